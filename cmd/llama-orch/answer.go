@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/sdk"
+)
+
+// answer shows a task's stream: tokens on stdout, the wait and the summary on stderr.
+type answer struct {
+	*app
+	submitted time.Time // predictions count from the admission, which was about then; zero: unknown
+	plainOut  bool      // stdout is a terminal: nothing but text may reach it, and a line feed ends it
+	lineErr   bool      // stderr is a terminal: the wait is one line that changes
+	waiting   string    // the wait as shown last
+	ended     bool      // the last text ended in a line feed, or there was none
+}
+
+func (a *app) answer(submitted time.Time) *answer {
+	return &answer{app: a, submitted: submitted, plainOut: terminal(a.out), lineErr: terminal(a.err), ended: true}
+}
+
+// follow streams the task to its end. A task that ended without an answer is an *sdk.Error.
+func (v *answer) follow(id, after string) error {
+	for event, err := range v.client.Stream(v.ctx, id, after) {
+		if err == nil {
+			err = v.show(event)
+		}
+		if err != nil {
+			v.clear()
+			v.endLine()
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *answer) show(event sdk.Event) error {
+	if v.json {
+		if err := v.printJSON(event.Wire()); err != nil {
+			return err
+		}
+		if e, ok := event.(sdk.ErrorEvent); ok {
+			return e.Err
+		}
+		return nil
+	}
+	switch e := event.(type) {
+	case sdk.Started:
+		if e.QueuePosition > 0 || e.PredictedStartMS > 0 {
+			v.wait(v.place(e.QueuePosition, e.PredictedStartMS))
+		}
+	case sdk.Metrics:
+		switch e.Phase {
+		case "queued":
+			v.wait(v.place(e.QueuePosition, e.PredictedStartMS))
+		case "prefill":
+			v.wait("reading the prompt")
+		}
+	case sdk.Token:
+		return v.text(e.Text)
+	case sdk.End:
+		v.clear()
+		if len(e.Result) > 0 {
+			if err := v.text(string(e.Result) + "\n"); err != nil {
+				return err
+			}
+		}
+		v.endLine()
+		v.note("%s", summary(e))
+	case sdk.ErrorEvent:
+		return e.Err
+	}
+	return nil
+}
+
+func (v *answer) place(position int, startMS int64) string {
+	line := "next in line"
+	if position > 0 {
+		line = fmt.Sprintf("%d ahead in line", position)
+	}
+	if !v.submitted.IsZero() {
+		startMS -= time.Since(v.submitted).Milliseconds()
+	}
+	if startMS > 0 {
+		line += ", starts in about " + duration(startMS)
+	}
+	return line
+}
+
+// wait shows what the task waits for: on a terminal in one changing line, elsewhere only if asked to.
+func (v *answer) wait(line string) {
+	switch {
+	case line == v.waiting:
+		return
+	case v.lineErr:
+		fmt.Fprintf(v.err, "\r\x1b[K%s", line)
+	case v.verbose:
+		v.note("%s", line)
+	default:
+		return
+	}
+	v.waiting = line
+}
+
+// clear takes the changing line away.
+func (v *answer) clear() {
+	if v.lineErr && v.waiting != "" {
+		fmt.Fprint(v.err, "\r\x1b[K")
+	}
+	v.waiting = ""
+}
+
+func (v *answer) text(s string) error {
+	v.clear()
+	if v.plainOut {
+		s = strings.Map(visible, s)
+	}
+	if _, err := io.WriteString(v.out, s); err != nil {
+		return fmt.Errorf("printing the answer: %w", err)
+	}
+	if s != "" {
+		v.ended = strings.HasSuffix(s, "\n")
+	}
+	return nil
+}
+
+// endLine ends the answer's last line on a terminal. Elsewhere the answer stays as it is, byte for byte.
+func (v *answer) endLine() {
+	if v.plainOut && !v.ended {
+		fmt.Fprintln(v.out)
+		v.ended = true
+	}
+}
+
+// receiptDigits is how much of the transcript's hash the summary shows.
+const receiptDigits = 12
+
+func summary(e sdk.End) string {
+	hash := e.Receipt.TranscriptSHA256
+	line := fmt.Sprintf("%s, %s, %s, seed %d, receipt %s", plural(e.TokensOut, "token"), duration(e.DecodeTimeMS),
+		e.Receipt.ReplicaID, e.Receipt.Seed, hash[:min(len(hash), receiptDigits)])
+	if e.FinishReason == "length" {
+		line += ", cut at the length limit"
+	}
+	return line
+}

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Command llama-orch is the command line of a llama-orch server: it submits tasks, streams their answers, cancels them, and
+// shows tasks and pools.
+//
+// Answers go to stdout, everything else to stderr. Where stdout is no terminal, the answer's bytes are exactly those that
+// the receipt's hash is over. The server's address is --addr or LLORCH_ADDR, its token LLORCH_API_TOKEN: a token among the
+// arguments would show in ps.
+//
+// Exit codes:
+//
+//	0    done
+//	1    the task failed, or the server answered with an error
+//	2    bad usage
+//	3    the server cannot be reached
+//	4    refused for now (HTTP 429 or 503); try again later
+//	5    the task was canceled by someone else
+//	130  interrupted by Ctrl-C or SIGTERM; `run` has canceled its task on the server
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"github.com/llama-orch/llama-orch/sdk"
+)
+
+// The exit codes, as documented above and in --help.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnreachable = 3
+	exitRefused     = 4
+	exitCanceled    = 5
+	exitInterrupted = 130
+)
+
+const (
+	addrEnv     = "LLORCH_ADDR"
+	tokenEnv    = "LLORCH_API_TOKEN"
+	defaultAddr = "http://127.0.0.1:8080"
+)
+
+const description = `Submits tasks to a llama-orch server, streams their answers, and shows tasks and pools.
+
+The token is read from the environment variable LLORCH_API_TOKEN.
+
+Exit codes:
+
+  0    done
+  1    the task failed, or the server answered with an error
+  2    bad usage
+  3    the server cannot be reached
+  4    refused for now (HTTP 429 or 503); try again later
+  5    the task was canceled by someone else
+  130  interrupted; run has canceled its task on the server
+`
+
+// version is stamped at build time.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
+}
+
+// cli is the grammar of the command line.
+type cli struct {
+	Addr    string `placeholder:"URL" help:"Server address (default: $$LLORCH_ADDR, else http://127.0.0.1:8080)."`
+	JSON    bool   `name:"json" help:"Print JSON: one object, or one per event of a stream; errors too, on stderr."`
+	Verbose bool   `short:"v" help:"Say on stderr what is happening, even if it is no terminal."`
+
+	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
+	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
+	Cancel       cancelCmd       `cmd:"" help:"Cancel a task."`
+	Task         taskCmd         `cmd:"" help:"Show one task."`
+	Tasks        tasksCmd        `cmd:"" help:"List recent tasks, newest first."`
+	Pools        poolsCmd        `cmd:"" help:"List the pools, or show one with its replicas."`
+	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
+	Version      versionCmd      `cmd:"" help:"Show this program's version."`
+}
+
+// app is what commands work with.
+type app struct {
+	ctx     context.Context // ends with Ctrl-C
+	client  *sdk.Client
+	stdin   io.Reader
+	out     io.Writer // results
+	err     io.Writer // everything else
+	json    bool
+	verbose bool
+}
+
+// usageError is an error in what was typed.
+type usageError struct{ error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// stopParsing unwinds kong where it would end the process, which only --help does.
+type stopParsing int
+
+// run is the whole program but for what belongs to the process. It returns the exit code.
+func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
+	defer func() {
+		if r := recover(); r != nil {
+			stop, ok := r.(stopParsing)
+			if !ok {
+				panic(r)
+			}
+			code = int(stop)
+		}
+	}()
+	a := &app{ctx: ctx, stdin: stdin, out: stdout, err: stderr}
+	var c cli
+	parser, err := kong.New(&c, kong.Name("llama-orch"), kong.Description(description), kong.Writers(stdout, stderr),
+		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
+		kong.Exit(func(code int) { panic(stopParsing(code)) }))
+	if err != nil {
+		return a.fail(fmt.Errorf("the command line's grammar: %w", err))
+	}
+	command, err := parser.Parse(args)
+	a.json, a.verbose = c.JSON, c.Verbose
+	if err != nil {
+		return a.fail(usageError{err})
+	}
+	a.client, err = sdk.New(sdk.Options{Addr: address(c.Addr, env), Token: env(tokenEnv)})
+	if err != nil {
+		return a.fail(usageError{err})
+	}
+	defer a.client.Close()
+	if err := command.Run(a); err != nil {
+		return a.fail(err)
+	}
+	return exitOK
+}
+
+// address resolves the server's address; a scheme may be left out.
+func address(flag string, env func(string) string) string {
+	addr := flag
+	if addr == "" {
+		addr = env(addrEnv)
+	}
+	if addr == "" {
+		addr = defaultAddr
+	}
+	if !strings.Contains(addr, "://") {
+		addr = "http://" + addr
+	}
+	return addr
+}
+
+// exitCode says how an error ends the process.
+func exitCode(ctx context.Context, err error) int {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
+		return exitUnreachable
+	}
+	if e, ok := errors.AsType[*sdk.Error](err); ok {
+		switch {
+		case e.Status == 429 || e.Status == 503:
+			return exitRefused
+		case e.Status == 0 && e.Code == "CANCELED":
+			return exitCanceled
+		}
+	}
+	return exitFailed
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/mattn/go-isatty"
+
+	"github.com/llama-orch/llama-orch/sdk"
+)
+
+// printJSON prints v as one line of JSON.
+func (a *app) printJSON(v any) error { return writeJSON(a.out, v) }
+
+func writeJSON(w io.Writer, v any) error {
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(v); err != nil {
+		return fmt.Errorf("printing JSON: %w", err)
+	}
+	return nil
+}
+
+// table prints rows of cells in aligned columns.
+func (a *app) table(rows [][]string) error {
+	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+	for _, row := range rows {
+		for i, cell := range row {
+			row[i] = dash(oneLine(cell))
+		}
+		if _, err := fmt.Fprintln(w, strings.Join(row, "\t")); err != nil {
+			return fmt.Errorf("printing a table: %w", err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("printing a table: %w", err)
+	}
+	return nil
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+// note prints a line about what happens; there is nothing to do where stderr cannot be written.
+func (a *app) note(format string, args ...any) {
+	fmt.Fprintln(a.err, oneLine(fmt.Sprintf(format, args...)))
+}
+
+// fail prints an error and returns the exit code.
+func (a *app) fail(err error) int {
+	code := exitCode(a.ctx, err)
+	message, label, hint, after := explain(a.ctx, err)
+	if a.json {
+		object := map[string]any{"message": message, "exit_code": code}
+		if label != "" {
+			object["code"] = label
+		}
+		if hint != "" {
+			object["hint"] = hint
+		}
+		if after > 0 {
+			object["retry_after_ms"] = after.Milliseconds()
+		}
+		if err := writeJSON(a.err, object); err == nil {
+			return code
+		}
+	}
+	if label != "" {
+		message += " (" + label + ")"
+	}
+	a.note("error: %s", message)
+	if after > 0 {
+		a.note("retry: in %s", duration(after.Milliseconds()))
+	}
+	if hint != "" {
+		a.note("hint: %s", hint)
+	}
+	return code
+}
+
+// explain puts an error in words for a person.
+func explain(ctx context.Context, err error) (message, label, hint string, after time.Duration) {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return "interrupted", "", "", 0
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return err.Error(), "", "`llama-orch --help` and `llama-orch COMMAND --help` say what can be given", 0
+	}
+	if e, ok := errors.AsType[*sdk.Error](err); ok {
+		return e.Message, string(e.Code), e.Hint, e.RetryAfter
+	}
+	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
+		return err.Error(), "", "is the server running (`orchestratord serve --config FILE`)? --addr or LLORCH_ADDR give another address", 0
+	}
+	if _, ok := errors.AsType[*sdk.ProtocolError](err); ok {
+		return err.Error(), "", "is this the address of a llama-orch server of this version? `llama-orch version` shows the client's", 0
+	}
+	return err.Error(), "", "", 0
+}
+
+// terminal reports whether w is one.
+func terminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// oneLine makes text of elsewhere fit for a line of a terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsSpace(r) {
+			return ' '
+		}
+		return visible(r)
+	}, s)
+}
+
+// visible drops what would control the terminal. It is for strings.Map.
+func visible(r rune) rune {
+	if r != '\n' && r != '\t' && unicode.IsControl(r) {
+		return -1
+	}
+	return r
+}
+
+// duration prints milliseconds for a person.
+func duration(ms int64) string {
+	d := time.Duration(ms) * time.Millisecond
+	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", ms)
+	case d < time.Minute:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	default:
+		return d.Round(time.Second).String()
+	}
+}
+
+func plural(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/llama-orch/llama-orch/gen"
+)
+
+// lastWords bounds what is still said to the server after Ctrl-C.
+const lastWords = 5 * time.Second
+
+// maxPrompt bounds what is read from stdin; the server's own limit, which it names, is below.
+const maxPrompt = 16 << 20
+
+type runCmd struct {
+	Prompt      string   `arg:"" help:"The prompt, as it is; - reads it from stdin."`
+	Model       string   `short:"m" placeholder:"REF" help:"Model (default: the only one the server serves)."`
+	Chat        bool     `help:"Send the prompt as a user's message, through the model's own template."`
+	System      string   `placeholder:"TEXT" help:"A system message before it; implies --chat."`
+	Priority    string   `enum:"interactive,batch" default:"interactive" help:"interactive or batch."`
+	Seed        *int64   `placeholder:"N" help:"Seed, 0 to 4294967294 (default: chosen by the server)."`
+	MaxTokens   *int     `placeholder:"N" help:"Tokens at most (default: as many as the context holds)."`
+	Temperature *float64 `placeholder:"X" help:"Sampling temperature (default: the pool's)."`
+	Stop        []string `sep:"none" placeholder:"TEXT" help:"Text that ends the answer; may be repeated."`
+	TaskID      string   `placeholder:"ID" help:"Idempotency key (default: a new UUID)."`
+	Pool        string   `placeholder:"ID" help:"This pool or none."`
+	Determinism string   `enum:",strict,best_effort" default:"" help:"strict or best_effort (default: strict where possible)."`
+}
+
+// Run submits, follows, and cancels on Ctrl-C.
+func (c *runCmd) Run(a *app) error {
+	request, err := c.request(a)
+	if err != nil {
+		return err
+	}
+	id := string(request.TaskID.Value)
+	submitted := time.Now()
+	admission, err := submit(a, request)
+	if err != nil {
+		return err
+	}
+	if a.verbose && !a.json {
+		a.note("task %s in pool %s, seed %d, %s", id, admission.PoolID, admission.Seed, admission.Determinism)
+	}
+	err = a.answer(submitted).follow(id, "")
+	if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		cancelTask(a, id)
+	}
+	return err
+}
+
+// submit lets a submit that Ctrl-C meets on its way come to its end: only then it is known whether there is a task to
+// cancel.
+func submit(a *app, request *gen.TaskRequest) (*gen.Admission, error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
+	defer cancel()
+	defer context.AfterFunc(a.ctx, func() { time.AfterFunc(lastWords, cancel) })()
+	admission, err := a.client.Submit(ctx, request)
+	if ctx.Err() != nil && a.ctx.Err() != nil {
+		return nil, a.ctx.Err()
+	}
+	return admission, err
+}
+
+// cancelTask keeps an interrupted task from running on. It has a time limit of its own: the app's context is over.
+func cancelTask(a *app, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), lastWords)
+	defer cancel()
+	result, err := a.client.Cancel(ctx, id)
+	switch {
+	case err != nil:
+		a.note("task %s could not be canceled and may still run: %v", id, err)
+	case a.json:
+		return
+	case result.Outcome == gen.OutcomeCanceled:
+		a.note("canceled task %s at event %s", id, result.LastEventID)
+	default:
+		a.note("task %s had already ended: %s", id, result.Outcome)
+	}
+}
+
+// request builds the body. The id is chosen here, so that the task can be named whatever happens to the answer.
+func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
+	prompt, err := c.prompt(a.stdin)
+	if err != nil {
+		return nil, err
+	}
+	if c.TaskID == "" {
+		c.TaskID = uuid.NewString()
+	}
+	if c.Model == "" {
+		if c.Model, err = c.onlyModel(a); err != nil {
+			return nil, err
+		}
+	}
+	request := &gen.TaskRequest{
+		ModelRef: gen.ModelRef(c.Model), TaskID: gen.NewOptTaskID(gen.TaskID(c.TaskID)),
+		Priority: gen.NewOptTaskRequestPriority(gen.TaskRequestPriority(c.Priority)),
+	}
+	if c.Chat || c.System != "" {
+		if c.System != "" {
+			request.Messages = append(request.Messages, gen.Message{Role: gen.MessageRoleSystem, Content: c.System})
+		}
+		request.Messages = append(request.Messages, gen.Message{Role: gen.MessageRoleUser, Content: prompt})
+	} else {
+		request.Prompt.SetTo(prompt)
+	}
+	if c.Seed != nil {
+		request.Seed.SetTo(gen.Seed(*c.Seed))
+	}
+	if c.MaxTokens != nil {
+		request.MaxTokens.SetTo(*c.MaxTokens)
+	}
+	if c.Temperature != nil || len(c.Stop) > 0 {
+		params := gen.Params{Stop: c.Stop}
+		if c.Temperature != nil {
+			params.Temperature.SetTo(*c.Temperature)
+		}
+		request.Params.SetTo(params)
+	}
+	if c.Determinism != "" {
+		request.Determinism.SetTo(gen.Determinism(c.Determinism))
+	}
+	if c.Pool != "" {
+		request.Placement.SetTo(gen.PlacementWish{
+			Mode: gen.NewOptPlacementWishMode(gen.PlacementWishModePin), PoolID: gen.NewOptPoolID(gen.PoolID(c.Pool)),
+		})
+	}
+	return request, nil
+}
+
+func (c *runCmd) prompt(stdin io.Reader) (string, error) {
+	if c.Prompt != "-" {
+		return c.Prompt, nil
+	}
+	text, err := io.ReadAll(io.LimitReader(stdin, maxPrompt+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("reading the prompt from stdin: %w", err)
+	case len(text) > maxPrompt:
+		return "", usagef("the prompt on stdin is longer than %d MiB", maxPrompt>>20)
+	}
+	return string(text), nil
+}
+
+// onlyModel finds the model to use where none was named.
+func (c *runCmd) onlyModel(a *app) (string, error) {
+	pools, err := a.client.Pools(a.ctx)
+	if err != nil {
+		return "", err
+	}
+	var models []string
+	for _, pool := range pools {
+		if pool.Workload == gen.WorkloadCompletion && (c.Pool == "" || string(pool.ID) == c.Pool) && !slices.Contains(models, pool.Model.ID) {
+			models = append(models, pool.Model.ID)
+		}
+	}
+	switch {
+	case len(models) == 1:
+		return models[0], nil
+	case len(models) > 1:
+		return "", usagef("the server serves several models, choose one with --model: %s", strings.Join(models, ", "))
+	case c.Pool != "":
+		return "", usagef("the server has no pool %q for completions; `llama-orch pools` lists them", c.Pool)
+	}
+	return "", errors.New("the server serves no model for completions; add a pool to its configuration")
+}
+
+// streamCmd shows a task that was submitted before.
+type streamCmd struct {
+	ID    string `arg:"" help:"The task's id."`
+	After string `placeholder:"EVENT" help:"Begin after this event id (default: at the start; only then hashes are checked)."`
+}
+
+// Run follows the stream. Ctrl-C stops looking, and leaves the task alone.
+func (c *streamCmd) Run(a *app) error { return a.answer(time.Time{}).follow(c.ID, c.After) }
+

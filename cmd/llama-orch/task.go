@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"strconv"
+
+	"github.com/llama-orch/llama-orch/gen"
+)
+
+const timeLayout = "2006-01-02 15:04:05"
+
+type cancelCmd struct {
+	ID string `arg:"" help:"The task's id."`
+}
+
+// Run cancels; a task that had ended is no error.
+func (c *cancelCmd) Run(a *app) error {
+	result, err := a.client.Cancel(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(result)
+	}
+	return a.table([][]string{
+		{"TASK", "OUTCOME", "LAST EVENT"},
+		{string(result.TaskID), string(result.Outcome), string(result.LastEventID)},
+	})
+}
+
+type tasksCmd struct {
+	State string `enum:",queued,running,completed,failed,canceled" default:"" placeholder:"STATE" help:"Only queued, running, completed, failed or canceled ones."`
+	Limit int    `placeholder:"N" help:"At most this many (default: as the server chooses)."`
+}
+
+// Run lists tasks.
+func (c *tasksCmd) Run(a *app) error {
+	tasks, err := a.client.List(a.ctx, gen.TaskState(c.State), c.Limit)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(&gen.TaskList{Tasks: tasks})
+	}
+	rows := [][]string{{"TASK", "STATE", "AHEAD", "PRIORITY", "MODEL", "POOL", "TOKENS", "ACCEPTED"}}
+	for _, t := range tasks {
+		ahead := ""
+		if t.State == gen.TaskStateQueued {
+			ahead = strconv.Itoa(t.QueuePosition)
+		}
+		rows = append(rows, []string{
+			string(t.TaskID), string(t.State), ahead, string(t.Priority), string(t.ModelRef), string(t.PoolID),
+			strconv.Itoa(t.TokensOut), t.AcceptedAt.Local().Format(timeLayout),
+		})
+	}
+	return a.table(rows)
+}
+
+type taskCmd struct {
+	ID string `arg:"" help:"The task's id."`
+}
+
+// Run shows one task.
+func (c *taskCmd) Run(a *app) error {
+	t, err := a.client.Get(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(t)
+	}
+	rows := [][]string{
+		{"task", string(t.TaskID)},
+		{"state", string(t.State)},
+		{"model", string(t.ModelRef)},
+		{"pool", string(t.PoolID)},
+		{"engine", t.Engine},
+		{"replica", t.ReplicaID.Or("")},
+		{"workload", string(t.Workload)},
+		{"priority", string(t.Priority)},
+		{"seed", strconv.FormatInt(int64(t.Seed), 10)},
+		{"determinism", string(t.Determinism)},
+		{"accepted", t.AcceptedAt.Local().Format(timeLayout)},
+		{"started", when(t.StartedAt)},
+		{"finished", when(t.FinishedAt)},
+		{"tokens in", strconv.Itoa(t.TokensIn)},
+		{"tokens out", strconv.Itoa(t.TokensOut)},
+		{"last event", string(t.LastEventID.Or(""))},
+	}
+	if t.State == gen.TaskStateQueued {
+		rows = append(rows, []string{"ahead", strconv.Itoa(t.QueuePosition)},
+			[]string{"predicted start", duration(t.PredictedStartMs) + " after it was accepted"})
+	}
+	if end, ok := t.End.Get(); ok {
+		rows = append(rows, []string{"decode time", duration(end.DecodeTimeMs)}, []string{"finished by", string(end.FinishReason)},
+			[]string{"fingerprint", end.Receipt.Fingerprint}, []string{"request", end.Receipt.RequestDigest},
+			[]string{"transcript", end.Receipt.TranscriptSHA256})
+	}
+	if e, ok := t.Error.Get(); ok {
+		rows = append(rows, []string{"error", e.Message + " (" + string(e.Code) + ")"})
+	}
+	return a.table(rows)
+}
+
+func when(t gen.OptDateTime) string {
+	if at, ok := t.Get(); ok {
+		return at.Local().Format(timeLayout)
+	}
+	return ""
+}
+

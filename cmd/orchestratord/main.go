@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Command orchestratord is the daemon: `serve` runs it, `check` says what a configuration would do, and `worker` is the
+// built-in engine that `serve` starts as its child.
+//
+// Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration; a worker also has 3 (model) and 4 (libraries).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/app"
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/worker"
+)
+
+// Set by the build.
+var (
+	version = "dev"
+	commit  = "unknown"
+)
+
+const (
+	exitFailure = 1
+	exitUsage   = 2
+)
+
+type cli struct {
+	Serve   serveCmd   `cmd:"" help:"Run the orchestrator until SIGINT or SIGTERM."`
+	Check   checkCmd   `cmd:"" help:"Validate a configuration and say what it would do."`
+	Worker  workerCmd  `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+type configFlag struct {
+	Config string `help:"The YAML configuration file." required:"" type:"path" placeholder:"FILE"`
+}
+
+type serveCmd struct {
+	configFlag
+	StopWithin time.Duration `help:"How long a stop may take; half of it is for running tasks to finish." default:"20s"`
+}
+
+type checkCmd struct{ configFlag }
+
+type versionCmd struct{}
+
+type workerCmd struct {
+	Model    string        `help:"GGUF file." required:""`
+	Libs     string        `help:"Folder with the engine's libraries." required:""`
+	Ctx      int           `help:"Context in tokens; 0 is the model's own."`
+	Threads  int           `help:"Threads that decode; 0 is one."`
+	Pace     float64       `help:"At most this many tokens a second; 0 is no bound."`
+	Workload task.Workload `help:"completion or embedding." default:"completion" enum:"completion,embedding"`
+	Verbose  bool          `help:"Show the engine's informational lines too."`
+}
+
+// exit is an error that knows its exit code.
+type exit struct {
+	code int
+	err  error
+}
+
+func (e exit) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e exit) Unwrap() error { return e.err }
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	var c cli
+	parser := kong.Must(&c, kong.Name("orchestratord"), kong.Description("LLM orchestrator for a home lab."), kong.UsageOnError())
+	parsed, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+		return exitUsage
+	}
+	err = parsed.Run()
+	if err == nil {
+		return 0
+	}
+	code := exitFailure
+	var e exit
+	if errors.As(err, &e) {
+		code = e.code
+	}
+	if code == exitFailure || e.err != nil {
+		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+	}
+	return code
+}
+
+func (f configFlag) load() (config.Config, error) {
+	c, err := config.Load(f.Config, os.Getenv)
+	if err != nil {
+		return c, exit{exitUsage, err}
+	}
+	return c, nil
+}
+
+// Run serves until a signal comes.
+func (s serveCmd) Run() error {
+	c, err := s.load()
+	if err != nil {
+		return err
+	}
+	if err := c.Check(); err != nil {
+		return exit{exitUsage, err}
+	}
+	log, err := observe.NewLogger(observe.Options{Level: c.Log.Level, Redactor: observe.NewRedactor(string(c.Token))})
+	if err != nil {
+		return exit{exitUsage, err}
+	}
+	defer func() { _ = log.Sync() }() // standard error cannot always be synced, and nothing is lost then
+
+	libs, err := engineLibs(c)
+	if err != nil {
+		return err
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program's own file: %w", err)
+	}
+	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit})
+	if err != nil {
+		return exit{exitUsage, err}
+	}
+	signals, forget := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer forget()
+	if err := a.Start(); err != nil {
+		return err
+	}
+	select {
+	case <-signals.Done():
+		log.Info("stopping on a signal", zap.Duration("stop_within", s.StopWithin))
+	case err = <-a.Failed():
+	}
+	forget() // a second signal ends the process at once
+	ctx, cancel := context.WithTimeout(context.Background(), s.StopWithin)
+	defer cancel()
+	return errors.Join(err, a.Stop(ctx))
+}
+
+// engineLibs finds the libraries of the built-in worker, where a pool uses it.
+func engineLibs(c config.Config) (string, error) {
+	for _, p := range c.Pools {
+		if p.Provisioning.Mode == config.ModeBuiltin {
+			return provision.LocateEngineLibs()
+		}
+	}
+	return "", nil
+}
+
+// Run validates.
+func (s checkCmd) Run() error {
+	c, err := s.load()
+	if err != nil {
+		return err
+	}
+	if err := c.Check(); err != nil {
+		return exit{exitUsage, err}
+	}
+	_, err = io.WriteString(os.Stdout, c.Describe())
+	return err
+}
+
+// Run prints the version.
+func (versionCmd) Run() error {
+	_, err := fmt.Printf("orchestratord %s (%s)\n", version, commit)
+	return err
+}
+
+// Run serves the engine's API until standard input ends.
+func (w workerCmd) Run() error {
+	code := worker.Main(context.Background(), worker.Options{
+		Model: w.Model, Libs: w.Libs, Ctx: w.Ctx, Threads: w.Threads, Pace: w.Pace, Workload: w.Workload, Verbose: w.Verbose,
+		APIKey: os.Getenv("LLAMA_API_KEY"), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	})
+	if code == worker.ExitOK {
+		return nil
+	}
+	return exit{code: code} // the worker has said why
+}

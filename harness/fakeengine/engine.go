@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package fakeengine is the fault-injecting engine of the tests (ORCH-3058): an http.Handler that speaks the part of
+// llama-server's native API which the llama.cpp adapter uses, and misbehaves as it is told.
+//
+// It is told through its Go methods, or, from another process, through the control paths under /_fake/ (control.go). It
+// is never reachable from a production configuration: nothing outside tests and harness/ may import it.
+//
+// Its figures are made to be counted by hand. A token of a prompt is a word as strings.Fields splits them, plus one BOS
+// where asked for. A generated token is one word with its following space. Output is a function of prompt, seed and
+// sampling parameters alone; at temperature 0 the seed does not count, as in a real engine.
+package fakeengine
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Fault is a way to misbehave in a generation.
+type Fault string
+
+// The faults. Those of a stream strike after Script.After tokens.
+const (
+	NoFault    Fault = ""
+	Stall      Fault = "stall"       // sends nothing more, and keeps the connection until the client goes
+	Die        Fault = "die"         // cuts the connection
+	Exit       Fault = "exit"        // ends the process (Options.Exit); cuts the connection where there is none
+	ErrorFrame Fault = "error_frame" // sends the engine's error as the stream's last frame
+	SplitRune  Fault = "split_rune"  // sends the bytes of "é" in two frames, each invalid UTF-8 by itself, and goes on
+	HugeLine   Fault = "huge_line"   // sends one frame of Script.Bytes content bytes, and goes on
+	Garbage    Fault = "garbage"     // sends a frame that is not JSON
+	Refuse     Fault = "refuse"      // answers Script.Status before any frame; After does not count
+)
+
+// Script says what generations do. The zero value is a plain one: as many tokens as the request asks for, at once.
+type Script struct {
+	Match      string   `json:"match,omitempty"`       // only prompts that hold this text follow the script; the others are plain
+	Times      int      `json:"times,omitempty"`       // the script is for this many matching generations, then plain; 0: all
+	Tokens     int      `json:"tokens,omitempty"`      // ends by itself after this many tokens; 0: n_predict, or 16
+	Text       []string `json:"text,omitempty"`        // these tokens instead of made-up ones
+	IntervalMS int      `json:"interval_ms,omitempty"` // time between tokens
+	Stepped    bool     `json:"stepped,omitempty"`     // every token waits for Release
+	Fault      Fault    `json:"fault,omitempty"`
+	After      int      `json:"after,omitempty"`  // tokens sent before the fault
+	Status     int      `json:"status,omitempty"` // of Refuse; 0: 503
+	Bytes      int      `json:"bytes,omitempty"`  // of HugeLine; 0: 8 MiB
+	// IgnoreCancel keeps the slot busy after the client went, until FreeSlots.
+	IgnoreCancel bool `json:"ignore_cancel,omitempty"`
+}
+
+// Health says how GET /health behaves. The zero value is healthy, at once.
+type Health struct {
+	Loading bool `json:"loading,omitempty"`  // 503, as while a model loads
+	DelayMS int  `json:"delay_ms,omitempty"` // time before the answer
+	Hang    bool `json:"hang,omitempty"`     // no answer until the client goes
+}
+
+// State is what the engine is doing and has done; the counters include every generation since New or Reset.
+type State struct {
+	Busy        int `json:"busy"`        // slots in use
+	Waiting     int `json:"waiting"`     // generations waiting for a slot
+	Generations int `json:"generations"` // that got a slot
+	Finished    int `json:"finished"`    // ended by themselves
+	Canceled    int `json:"canceled"`    // ended by the client
+	TokensSent  int `json:"tokens_sent"`
+}
+
+// Options set the engine up.
+type Options struct {
+	Build  string         // build_info; default "fake-1"
+	Ctx    int            // tokens a slot's context holds; default 256
+	Slots  int            // default 1
+	APIKey string         // where set, every path but /health and /_fake/ wants it as bearer token
+	Exit   func(code int) // what Fault Exit and POST /_fake/exit call
+}
+
+// Engine is the fake engine. Make it with New.
+type Engine struct {
+	opts Options
+	mux  *http.ServeMux
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at every change of what follows
+	script   Script
+	matched  int // generations the script was applied to
+	health   Health
+	released int // tokens that stepped generations may send
+	kept     int // slots that IgnoreCancel keeps busy
+	state    State
+}
+
+var _ http.Handler = (*Engine)(nil)
+
+// New makes an engine.
+func New(opts Options) *Engine {
+	if opts.Build == "" {
+		opts.Build = "fake-1"
+	}
+	if opts.Ctx == 0 {
+		opts.Ctx = 256
+	}
+	if opts.Slots == 0 {
+		opts.Slots = 1
+	}
+	e := &Engine{opts: opts, mux: http.NewServeMux(), changed: make(chan struct{})}
+	e.mux.HandleFunc("GET /health", e.getHealth)
+	e.mux.HandleFunc("GET /props", e.getProps)
+	e.mux.HandleFunc("GET /slots", e.getSlots)
+	e.mux.HandleFunc("POST /tokenize", e.tokenize)
+	e.mux.HandleFunc("POST /apply-template", e.applyTemplate)
+	e.mux.HandleFunc("POST /completion", e.completion)
+	for _, path := range []string{"/embedding", "/embeddings"} {
+		e.mux.HandleFunc("POST "+path, e.embedding)
+	}
+	for _, path := range []string{"/rerank", "/reranking", "/v1/rerank", "/v1/reranking"} {
+		e.mux.HandleFunc("POST "+path, e.rerank)
+	}
+	e.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusNotFound, "not_found_error", "File Not Found", nil)
+	})
+	e.routeControl()
+	return e
+}
+
+// SetScript replaces the script, also for generations that have not got their slot yet.
+func (e *Engine) SetScript(s Script) {
+	e.update(func() { e.script, e.matched = s, 0 })
+}
+
+// SetHealth replaces the behaviour of /health.
+func (e *Engine) SetHealth(h Health) { e.update(func() { e.health = h }) }
+
+// Release lets stepped generations send n more tokens.
+func (e *Engine) Release(n int) { e.update(func() { e.released += n }) }
+
+// FreeSlots frees the slots that IgnoreCancel kept.
+func (e *Engine) FreeSlots() { e.update(func() { e.state.Busy -= e.kept; e.kept = 0 }) }
+
+// Reset forgets script, health, releases and counters. Generations that run keep their script.
+func (e *Engine) Reset() {
+	e.update(func() {
+		e.script, e.matched, e.health, e.released = Script{}, 0, Health{}, 0
+		e.state = State{Busy: e.state.Busy, Waiting: e.state.Waiting}
+	})
+}
+
+// State returns what the engine is doing.
+func (e *Engine) State() State {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.state
+}
+
+// Wait returns as soon as ok holds, with the state it held for, or with ctx's error. It is what tests use in place of
+// sleeping.
+func (e *Engine) Wait(ctx context.Context, ok func(State) bool) (State, error) {
+	var s State
+	err := e.await(ctx, func() bool { s = e.state; return ok(s) })
+	return s, err
+}
+
+// update changes the engine under its lock and wakes everyone who waits for a change.
+func (e *Engine) update(change func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	change()
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+// await calls try under the lock, at once and after every change, until it returns true or ctx ends.
+func (e *Engine) await(ctx context.Context, try func() bool) error {
+	for {
+		e.mu.Lock()
+		ok, changed := try(), e.changed
+		e.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// pause waits for d or for ctx's end.
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return ctx.Err()
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

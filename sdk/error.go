@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/llama-orch/llama-orch/gen"
+)
+
+// Error is the API's one error envelope (OC-CTRL-2030), as the answer to a request or as a stream's last event.
+type Error struct {
+	Status        int           // HTTP status; 0 for a stream's event
+	Code          gen.ErrorCode // stable; a server newer than this client may send one that gen does not list
+	Message       string        // what is wrong and what to do
+	Retriable     bool          // whether the same request may succeed later
+	RetryAfter    time.Duration // when to try again; 0: no figure
+	PolicyLabel   string        // the policy that refused, such as `reject`
+	Engine        string
+	PoolID        string
+	Hint          string // what to look at
+	CorrelationID string // finds the request in the server's log; empty for a stream's event
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Code, e.Message) }
+
+// UnreachableError says that the server gave no answer, or that its connection broke in the middle of one.
+type UnreachableError struct {
+	Addr string
+	Err  error
+}
+
+func (e *UnreachableError) Error() string { return fmt.Sprintf("no answer from %s: %v", e.Addr, e.Err) }
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// ProtocolError says that something answered, but not in the words of this API: another program, a proxy, or a server of
+// another version.
+type ProtocolError struct {
+	Status int // HTTP status; 0 where the answer was a success by its status
+	Err    error
+}
+
+func (e *ProtocolError) Error() string {
+	if e.Status == 0 {
+		return fmt.Sprintf("the answer cannot be read: %v", e.Err)
+	}
+	return fmt.Sprintf("the answer has HTTP status %d, and cannot be read: %v", e.Status, e.Err)
+}
+
+func (e *ProtocolError) Unwrap() error { return e.Err }
+
+// Check names what a stream failed.
+type Check string
+
+// The checks of a stream (LO-201, LO-204).
+const (
+	CheckSequence   Check = "sequence"   // events are numbered without a gap or a repeat
+	CheckHash       Check = "hash"       // an event's id holds the running SHA-256 of the events so far
+	CheckTranscript Check = "transcript" // the receipt holds the SHA-256 of all token texts
+)
+
+// VerifyError says that a stream's events are not what the server says they are. What was read of it is not to be trusted.
+type VerifyError struct {
+	TaskID  string
+	Check   Check
+	EventID string // of the event at which it showed
+	Want    string // what follows from the events read
+	Got     string // what the server said
+}
+
+func (e *VerifyError) Error() string {
+	return fmt.Sprintf("the stream of task %s fails its %s check at event %s: the events read make %s, the server says %s; "+
+		"read the stream again from the start", e.TaskID, e.Check, e.EventID, e.Want, e.Got)
+}
+
+// errTooLarge ends an answer, or a stream, that passes Options.MaxEventBytes.
+var errTooLarge = errors.New("it is larger than this client reads")
+
+// typed makes one of the documented errors of what the generated client returned.
+func typed(ctx context.Context, err error) error {
+	if cause := ctx.Err(); cause != nil {
+		return cause
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*UnreachableError](err); ok {
+		return e
+	}
+	if e, ok := errors.AsType[*ProtocolError](err); ok {
+		return e
+	}
+	return &ProtocolError{Err: err}
+}
+
+// passing reports whether an error of a reconnect may pass by itself, and how long the server wants to be left alone.
+func passing(err error) (after time.Duration, ok bool) {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.RetryAfter, e.Retriable && (e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable)
+	}
+	if e, ok := errors.AsType[*ProtocolError](err); ok { // a proxy, while the server behind it restarts
+		return 0, e.Status == http.StatusBadGateway || e.Status == http.StatusServiceUnavailable || e.Status == http.StatusGatewayTimeout
+	}
+	_, ok = errors.AsType[*UnreachableError](err)
+	return 0, ok
+}
+
+// envelope is the wire form of Error.
+type envelope struct {
+	Code         gen.ErrorCode `json:"code"`
+	Message      string        `json:"message"`
+	Retriable    bool          `json:"retriable"`
+	RetryAfterMS int64         `json:"retry_after_ms"`
+	PolicyLabel  string        `json:"policy_label"`
+	Engine       string        `json:"engine"`
+	PoolID       string        `json:"pool_id"`
+	Hint         string        `json:"hint"`
+}
+
+func (e envelope) error() *Error {
+	return &Error{
+		Code: e.Code, Message: e.Message, Retriable: e.Retriable, RetryAfter: time.Duration(e.RetryAfterMS) * time.Millisecond,
+		PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID, Hint: e.Hint,
+	}
+}

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sdk
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"strconv"
+	"strings"
+
+	"github.com/ogen-go/ogen/sse"
+
+	"github.com/llama-orch/llama-orch/gen"
+)
+
+// Event is one event of a task's stream: Started, Token, Metrics, End or ErrorEvent. End and ErrorEvent are the last.
+type Event interface {
+	// Wire returns the event as it was sent.
+	Wire() Frame
+	event()
+}
+
+// Frame is an event as it was sent. Its JSON is `{"id", "event", "data"}`.
+type Frame struct {
+	ID   string          `json:"id,omitempty"` // `<sequence>-<8 hex>`, to resume from; empty for Metrics
+	Name string          `json:"event"`
+	Data json.RawMessage `json:"data"`
+}
+
+// Wire implements Event.
+func (f Frame) Wire() Frame { return f }
+func (Frame) event()        {}
+
+// Started is event 0, the snapshot taken at admission (ORCH-3029).
+type Started struct {
+	Frame            `json:"-"`
+	TaskID           string          `json:"task_id"`
+	QueuePosition    int             `json:"queue_position"`     // tasks ahead, from 0
+	PredictedStartMS int64           `json:"predicted_start_ms"` // from admission
+	Seed             uint32          `json:"seed"`
+	Determinism      gen.Determinism `json:"determinism"`
+}
+
+// Token is a piece of the answer.
+type Token struct {
+	Frame `json:"-"`
+	Text  string `json:"t"` // whole runes
+	Index int    `json:"i"` // counts tokens, from 0
+}
+
+// Metrics are moving figures, at most one frame a second. They are no part of the task's log.
+type Metrics struct {
+	Frame                 `json:"-"`
+	Phase                 string   `json:"phase"`       // `queued`, `prefill` or `decode`
+	QueueDepth            int      `json:"queue_depth"` // tasks in the pool's queue
+	QueuePosition         int      `json:"queue_position"`
+	PredictedStartMS      int64    `json:"predicted_start_ms"` // from admission
+	OnTimeProbability     float64  `json:"on_time_probability"`
+	KVWarmth              bool     `json:"kv_warmth"`
+	BudgetTokensRemaining *int64   `json:"budget_tokens_remaining"` // nil where the session has no such budget
+	BudgetTimeRemainingMS *int64   `json:"budget_time_remaining_ms"`
+	BudgetCostRemaining   *float64 `json:"budget_cost_remaining"`
+}
+
+// End is the last event of a task that completed.
+type End struct {
+	Frame        `json:"-"`
+	TokensIn     int                      `json:"tokens_in"`
+	TokensOut    int                      `json:"tokens_out"`
+	DecodeTimeMS int64                    `json:"decode_time_ms"`
+	FinishReason gen.EndEventFinishReason `json:"finish_reason"`
+	Result       json.RawMessage          `json:"result"` // the answer of an embedding or rerank task
+	Receipt      gen.Receipt              `json:"receipt"`
+}
+
+// ErrorEvent is the last event of a task that failed or was canceled (code CANCELED).
+type ErrorEvent struct {
+	Frame
+	Err *Error
+}
+
+// reader makes events of frames and checks that they are what their ids say. It lives as long as the stream, across
+// connections.
+type reader struct {
+	taskID string
+	last   string // id of the last numbered event, or where the caller wants to begin
+	next   int    // sequence number of the next numbered event; -1: unknown
+	whole  bool   // read from event 0 on, so that hashes can be checked
+
+	running    hash.Hash
+	transcript hash.Hash
+	sum        [sha256.Size]byte
+}
+
+func newReader(taskID, after string) *reader {
+	r := &reader{taskID: taskID, last: after, whole: after == "", running: sha256.New(), transcript: sha256.New()}
+	if after != "" {
+		r.next = -1 // where the id is malformed; the server will say so
+		if seq, _, ok := cutID(after); ok {
+			r.next = seq + 1
+		}
+	}
+	return r
+}
+
+// read returns nil for a frame that this client does not know. Last reports that nothing follows.
+func (r *reader) read(f sse.Event) (e Event, last bool, err error) {
+	frame := Frame{ID: f.ID, Name: f.Type, Data: json.RawMessage(f.Data)}
+	if f.ID != "" {
+		if err := r.number(frame); err != nil {
+			return nil, false, err
+		}
+	}
+	e, err = decode(frame)
+	if err != nil {
+		return nil, false, &ProtocolError{Err: fmt.Errorf("the %q event of task %s: %w", f.Type, r.taskID, err)}
+	}
+	switch e := e.(type) {
+	case Token:
+		r.transcript.Write([]byte(e.Text))
+	case End:
+		want := hex.EncodeToString(r.transcript.Sum(r.sum[:0]))
+		if got := e.Receipt.TranscriptSHA256; r.whole && got != want {
+			return nil, false, r.fails(CheckTranscript, f.ID, want, got)
+		}
+		return e, true, nil
+	case ErrorEvent:
+		return e, true, nil
+	}
+	return e, false, nil
+}
+
+// number checks a numbered event's id against the events so far.
+func (r *reader) number(f Frame) error {
+	seq, tag, ok := cutID(f.ID)
+	if !ok {
+		return &ProtocolError{Err: fmt.Errorf("the event id %.40q of task %s is malformed", f.ID, r.taskID)}
+	}
+	if r.next >= 0 && seq != r.next {
+		return r.fails(CheckSequence, f.ID, strconv.Itoa(r.next), strconv.Itoa(seq))
+	}
+	if r.whole {
+		r.running.Write([]byte(f.Name))
+		r.running.Write([]byte{'\n'})
+		r.running.Write(f.Data)
+		r.running.Write([]byte{'\n'})
+		want := hex.EncodeToString(r.running.Sum(r.sum[:0])[:len(tag)/2])
+		if tag != want {
+			return r.fails(CheckHash, f.ID, want, tag)
+		}
+	}
+	r.last, r.next = f.ID, seq+1
+	return nil
+}
+
+func (r *reader) fails(check Check, id, want, got string) error {
+	return &VerifyError{TaskID: r.taskID, Check: check, EventID: id, Want: want, Got: got}
+}
+
+var errUnnumbered = errors.New("it has no id")
+
+// decode makes the typed event of a frame, or nil of one that this client does not know. Of the numbered events only an
+// error may lack its id: so the server refuses to resume where its log and the client's differ.
+func decode(f Frame) (Event, error) {
+	if f.ID == "" && (f.Name == "started" || f.Name == "token" || f.Name == "end") {
+		return nil, errUnnumbered
+	}
+	switch f.Name {
+	case "started":
+		e := Started{Frame: f}
+		err := json.Unmarshal(f.Data, &e)
+		return e, err
+	case "token":
+		e := Token{Frame: f}
+		err := json.Unmarshal(f.Data, &e)
+		return e, err
+	case "metrics":
+		e := Metrics{Frame: f}
+		err := json.Unmarshal(f.Data, &e)
+		return e, err
+	case "end":
+		e := End{Frame: f}
+		err := json.Unmarshal(f.Data, &e)
+		return e, err
+	case "error":
+		var body envelope
+		err := json.Unmarshal(f.Data, &body)
+		return ErrorEvent{Frame: f, Err: body.error()}, err
+	}
+	return nil, nil
+}
+
+// cutID splits an event id into its sequence number and its 8 hex digits.
+func cutID(id string) (seq int, tag string, ok bool) {
+	number, tag, found := strings.Cut(id, "-")
+	seq, err := strconv.Atoi(number)
+	if !found || err != nil || seq < 0 || strconv.Itoa(seq) != number || len(tag) != 8 || strings.Trim(tag, "0123456789abcdef") != "" {
+		return 0, "", false
+	}
+	return seq, tag, true
+}

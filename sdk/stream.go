@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sdk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/ogen-go/ogen/sse"
+
+	"github.com/llama-orch/llama-orch/gen"
+)
+
+const eventStream = "text/event-stream"
+
+// maxRetryAfter is the longest Retry-After that a reconnect waits for; a server that asks for more has its error returned.
+const maxRetryAfter = time.Minute
+
+// errIdle ends a connection that was silent for too long.
+var errIdle = errors.New("the stream was silent for too long")
+
+// Stream reads a task's events, live or again, from the one after the event with the id after, or from event 0 if it is
+// empty. The sequence ends after End or ErrorEvent; an error is its last element and means that the stream could not be
+// read to its end. The caller may stop at any time. Each range over the sequence reads the stream anew.
+//
+// A connection that breaks is made again with Last-Event-ID (LO-201), so the caller sees every event once and in order.
+// The first connection is not retried. Sequence numbers are checked always; the running hash in the ids and the receipt's
+// transcript hash (LO-204) only when reading from event 0, since both need every event before. A check that fails is a
+// *VerifyError.
+func (c *Client) Stream(ctx context.Context, id, after string) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		if err := c.follow(ctx, newReader(id, after), yield); err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// follow returns nil when the stream is at its end or the caller stopped.
+func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error) bool) error {
+	delays := backoff.NewExponentialBackOff()
+	delays.InitialInterval, delays.MaxInterval, delays.Multiplier = c.opts.ReconnectDelay, 30*c.opts.ReconnectDelay, 2
+	delays.Reset()
+	connected := false
+	for tries := 0; ; tries++ {
+		before := r.next
+		accepted, err := c.connect(ctx, r, yield)
+		connected = connected || accepted
+		if r.next != before { // the log's events count as progress; a server that can only send metrics is not well
+			tries = 0
+			delays.Reset()
+		}
+		if err == nil {
+			return nil
+		}
+		after, ok := passing(err)
+		if !connected || !ok || ctx.Err() != nil || after > maxRetryAfter {
+			return err
+		}
+		if tries >= c.opts.Reconnects {
+			return fmt.Errorf("the stream of task %s broke after event %q and was not back after %d attempts: %w", r.taskID, r.last,
+				max(c.opts.Reconnects, 0), err)
+		}
+		if err := c.sleep(ctx, max(after, delays.NextBackOff())); err != nil {
+			return err
+		}
+	}
+}
+
+// connect reads one connection. Accepted says that the server began to stream.
+func (c *Client) connect(ctx context.Context, r *reader, yield func(Event, error) bool) (accepted bool, err error) {
+	connection, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	params := gen.StreamTaskParams{ID: gen.TaskID(r.taskID)}
+	if r.last != "" {
+		params.LastEventID.SetTo(gen.EventID(r.last))
+	}
+	answer, err := c.api.StreamTask(connection, params)
+	if err != nil {
+		return false, typed(ctx, err)
+	}
+	raw, ok := answer.(*gen.StreamTaskOKRawTextEventStream)
+	if !ok {
+		return false, &ProtocolError{Err: fmt.Errorf("the answer is a %T, no event stream", answer)}
+	}
+	defer raw.Response.Body.Close()
+
+	source := &meter{r: raw.Response.Body, idle: c.opts.IdleTimeout, silent: func() { cancel(errIdle) }}
+	decoder := sse.NewDecoder(source, 0, 0, "", nil)
+	for {
+		source.left = c.opts.MaxEventBytes
+		frame, err := decoder.Decode()
+		if err != nil {
+			return true, c.broken(ctx, connection, r, err)
+		}
+		event, last, err := r.read(frame)
+		if err != nil {
+			return true, err
+		}
+		if event == nil {
+			continue
+		}
+		if !yield(event, nil) || last {
+			return true, nil
+		}
+	}
+}
+
+// broken names the reason why a connection can be read no further.
+func (c *Client) broken(ctx, connection context.Context, r *reader, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, errTooLarge):
+		return &ProtocolError{Err: fmt.Errorf("an event of task %s: %w", r.taskID, errTooLarge)}
+	case errors.Is(err, io.EOF):
+		err = io.ErrUnexpectedEOF
+	case context.Cause(connection) != nil:
+		err = context.Cause(connection)
+	}
+	return &UnreachableError{Addr: c.opts.Addr, Err: err}
+}
+
+// meter bounds the bytes read for one event and the time without any. The decoder's own bound would not do: past it, it
+// reads on to the event's end, however far that is.
+type meter struct {
+	r      io.Reader
+	left   int
+	idle   time.Duration // negative: for ever
+	silent func()        // ends the connection, from a timer's goroutine
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	if m.left <= 0 {
+		return 0, errTooLarge
+	}
+	if m.idle > 0 {
+		defer time.AfterFunc(m.idle, m.silent).Stop()
+	}
+	n, err := m.r.Read(p[:min(len(p), m.left)])
+	m.left -= n
+	return n, err
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package api
+
+import (
+	"context"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// features are what clients may rely on beyond single operations.
+var features = []string{
+	"cancel_sealed", "deadline", "determinism_strict", "idempotent_submit", "placement_pin", "receipts", "stream_resume",
+}
+
+// GetCapabilities says what this server can do (ORCH-3095).
+func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error) {
+	out := gen.Capabilities{
+		APIVersion:    h.contract.version,
+		ServerVersion: clip(h.Version, maxShort),
+		Limits:        h.contract.limits(h.MaxBody),
+		Features:      features,
+		Gpus:          toGPUs(h.Pools.GPUs()),
+	}
+	for _, p := range h.Pools.Pools() {
+		out.Pools = append(out.Pools, gen.CapabilityPool{
+			ID: gen.PoolID(p.ID), Engine: clip(p.Engine, maxShort), EngineVersion: clip(p.EngineVersion, maxName),
+			Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Ctx: p.Ctx, Slots: p.Slots,
+			Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
+		})
+	}
+	for _, o := range h.contract.operations {
+		status := gen.OperationStatusNotImplemented
+		if live[o.name] {
+			status = gen.OperationStatusLive
+		}
+		out.Operations = append(out.Operations, gen.Operation{
+			ID: o.id, Method: o.method, Path: o.path, Plane: gen.OperationPlane(o.plane), Status: status,
+		})
+	}
+	return &gen.CapabilitiesHeaders{Response: out}, nil
+}
+
+// limits reads the figures that a client may want to know from the contract itself.
+func (c *contract) limits(maxBody int64) gen.Limits {
+	request, _ := dig[schema](c.root, "components", "schemas", "TaskRequest", "properties")
+	params, _ := dig[schema](c.root, "components", "schemas", "Params", "properties")
+	figure := func(properties schema, name, bound string) int64 {
+		field, _ := properties[name].(schema)
+		f, _ := number(c.resolve(field)[bound])
+		return int64(f)
+	}
+	return gen.Limits{
+		MaxBodyBytes:   maxBody,
+		MaxPromptChars: figure(request, "prompt", "maxLength"),
+		MaxMessages:    int(figure(request, "messages", "maxItems")),
+		MaxInputs:      int(figure(request, "inputs", "maxItems")),
+		MaxStop:        int(figure(params, "stop", "maxItems")),
+		MaxSeed:        figure(request, "seed", "maximum"),
+		MaxDeadlineMs:  figure(request, "deadline_ms", "maximum"),
+	}
+}
+
+// ListPools lists the pools.
+func (h pools) ListPools(context.Context) (*gen.PoolListHeaders, error) {
+	list := h.Pools.Pools()
+	out := gen.PoolList{Pools: make([]gen.Pool, len(list))}
+	for i, p := range list {
+		out.Pools[i] = toPool(p)
+	}
+	return &gen.PoolListHeaders{Response: out}, nil
+}
+
+// GetPoolHealth shows a pool's readiness, replicas, queue and GPUs (ORCH-2101).
+func (h pools) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen.PoolHealthHeaders, error) {
+	v, err := h.Pools.Health(string(p.ID))
+	if err != nil {
+		return nil, err
+	}
+	out := gen.PoolHealth{Pool: toPool(v.Pool), Replicas: make([]gen.Replica, len(v.Replicas)), Gpus: toGPUs(v.GPUs)}
+	for i, r := range v.Replicas {
+		out.Replicas[i] = gen.Replica{
+			ID: clip(r.ID, maxName), State: clip(r.State, maxState), Restarts: r.Restarts,
+			Fingerprint: clip(r.Fingerprint, maxName), EngineVersion: clip(r.EngineVersion, maxName),
+			Device: clip(r.Device, maxID), Slots: r.Slots, Active: r.Active,
+			LastError: optString(clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
+		}
+	}
+	return &gen.PoolHealthHeaders{Response: out}, nil
+}
+
+// What the contract allows of a replica.
+const (
+	maxState    = 32
+	maxLogLines = 256
+)
+
+func logTail(lines []string) []string {
+	lines = lines[max(len(lines)-maxLogLines, 0):]
+	out := make([]string, len(lines))
+	for i, line := range lines {
+		out[i] = clip(line, maxMessage)
+	}
+	return out
+}
+
+func toPool(p PoolView) gen.Pool {
+	return gen.Pool{
+		ID: gen.PoolID(p.ID), Engine: clip(p.Engine, maxShort), EngineVersion: clip(p.EngineVersion, maxName),
+		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
+		SamplerProfile: clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
+		LastError: optString(clip(p.LastError, maxMessage)), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
+		Queue: gen.Queue{
+			Depth: p.Queue.Interactive + p.Queue.Batch, Interactive: p.Queue.Interactive, Batch: p.Queue.Batch,
+			Capacity: p.Queue.Capacity, FullPolicy: gen.QueueFullPolicy(p.Queue.FullPolicy),
+		},
+	}
+}
+
+func toModel(m ModelView) gen.PoolModel {
+	return gen.PoolModel{ID: clip(m.ID, maxID), Ref: m.Ref, Digest: optString(clip(m.Digest, maxName))}
+}
+
+func toGPUs(list []GPUView) []gen.GPU {
+	out := make([]gen.GPU, len(list))
+	for i, g := range list {
+		out[i] = gen.GPU{
+			Index: g.Index, UUID: clip(g.UUID, maxID), Name: clip(g.Name, maxID), DriverVersion: clip(g.DriverVersion, maxShort),
+			Healthy: g.Healthy, LastError: optString(clip(g.LastError, maxMessage)),
+			VramTotalBytes: g.VRAMTotal, VramUsedBytes: g.VRAMUsed, VramOtherBytes: g.VRAMOther, VramPromisedBytes: g.VRAMPromised,
+			Utilization: g.Utilization,
+		}
+	}
+	return out
+}
+
+// GetLiveness answers as long as the process does.
+func (ops) GetLiveness(context.Context) (*gen.HealthHeaders, error) {
+	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusOk}}, nil
+}
+
+// GetReadiness answers while a task could be served.
+func (h ops) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
+	if err := h.Pools.Ready(); err != nil {
+		return nil, err
+	}
+	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusReady}}, nil
+}
+
+// GetMetrics serves the Prometheus exposition.
+func (h ops) GetMetrics(ctx context.Context, w http.ResponseWriter) error {
+	families, err := h.Gatherer.Gather()
+	if err != nil {
+		return task.AsError(err)
+	}
+	gathered := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return families, nil })
+	promhttp.HandlerFor(gathered, promhttp.HandlerOpts{}).ServeHTTP(w, callFrom(ctx).request)
+	return nil
+}

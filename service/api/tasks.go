@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package api
+
+import (
+	"context"
+	"time"
+
+	"github.com/go-faster/jx"
+	"github.com/google/uuid"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// CreateTask submits a task (ORCH-2001).
+func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.AdmissionHeaders, error) {
+	c := callFrom(ctx)
+	in := toRequest(req)
+	in.BodySHA256, in.CorrelationID, in.Actor = c.bodySHA256, c.correlationID, c.identity
+	a, err := h.Tasks.Submit(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	return &gen.AdmissionHeaders{
+		Location: "/v1/tasks/" + a.TaskID,
+		Response: gen.Admission{
+			TaskID:           gen.TaskID(a.TaskID),
+			PoolID:           gen.PoolID(a.PoolID),
+			QueuePosition:    max(a.QueuePosition, 0),
+			PredictedStartMs: millis(a.PredictedStart),
+			BackoffMs:        millis(a.Backoff),
+			Seed:             gen.Seed(a.Seed),
+			Determinism:      gen.Determinism(a.Determinism),
+		},
+	}, nil
+}
+
+// ListTasks lists recent tasks.
+func (h tasks) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
+	list := h.Tasks.List(task.State(p.State.Or("")), p.Limit.Or(0))
+	out := gen.TaskList{Tasks: make([]gen.TaskStatus, len(list))}
+	for i, s := range list {
+		out.Tasks[i] = toStatus(s)
+	}
+	return &gen.TaskListHeaders{Response: out}, nil
+}
+
+// GetTask shows one task.
+func (h tasks) GetTask(_ context.Context, p gen.GetTaskParams) (*gen.TaskStatusHeaders, error) {
+	s, err := h.Tasks.Get(string(p.ID))
+	if err != nil {
+		return nil, err
+	}
+	return &gen.TaskStatusHeaders{Response: toStatus(s)}, nil
+}
+
+// CancelTask cancels one task (ORCH-3026).
+func (h tasks) CancelTask(ctx context.Context, p gen.CancelTaskParams) (*gen.CancelResultHeaders, error) {
+	r, err := h.Tasks.Cancel(ctx, string(p.ID))
+	if err != nil {
+		return nil, err
+	}
+	return &gen.CancelResultHeaders{Response: gen.CancelResult{
+		TaskID: gen.TaskID(r.TaskID), Outcome: gen.Outcome(r.Outcome), LastEventID: gen.EventID(r.LastEventID),
+	}}, nil
+}
+
+// toRequest maps a decoded body. gen has filled the documented defaults in, but for an absent `placement`.
+func toRequest(r *gen.TaskRequest) task.Request {
+	out := task.Request{
+		ID:             string(r.TaskID.Or("")),
+		ModelRef:       string(r.ModelRef),
+		Workload:       task.Workload(r.Workload.Or("")),
+		Engine:         string(r.Engine.Or("")),
+		Priority:       task.Priority(r.Priority.Or("")),
+		Prompt:         r.Prompt.Or(""),
+		Inputs:         r.Inputs,
+		SamplerProfile: r.SamplerProfileVersion.Or(""),
+		Determinism:    task.Determinism(r.Determinism.Or("")),
+		MaxTokens:      r.MaxTokens.Or(0),
+		Deadline:       time.Duration(r.DeadlineMs.Or(0)) * time.Millisecond,
+		Ctx:            r.Ctx.Or(0),
+		ExpectedTokens: r.ExpectedTokens.Or(0),
+		Placement:      task.Placement{Mode: task.Auto},
+		KVHint:         string(r.KvHint.Or("")),
+		OutputMode:     string(r.OutputMode.Or("")),
+	}
+	if id, ok := r.SessionID.Get(); ok {
+		out.SessionID = uuid.UUID(id).String()
+	}
+	for _, m := range r.Messages {
+		out.Messages = append(out.Messages, task.Message{Role: string(m.Role), Content: m.Content})
+	}
+	if seed, ok := r.Seed.Get(); ok {
+		s := uint32(seed) // the contract's maximum is below 2^32
+		out.Seed = &s
+	}
+	if p, ok := r.Params.Get(); ok {
+		out.Params = task.Params{
+			Temperature: pointer(p.Temperature.Get()), TopP: pointer(p.TopP.Get()), TopK: pointer(p.TopK.Get()),
+			MinP: pointer(p.MinP.Get()), RepeatPenalty: pointer(p.RepeatPenalty.Get()), Stop: p.Stop,
+		}
+	}
+	if p, ok := r.Placement.Get(); ok {
+		out.Placement.Mode = task.PlacementMode(p.Mode.Or(gen.PlacementWishModeAuto))
+		out.Placement.PoolID = string(p.PoolID.Or(""))
+		for _, id := range p.Avoid {
+			out.Placement.Avoid = append(out.Placement.Avoid, string(id))
+		}
+	}
+	return out
+}
+
+func toStatus(s task.Status) gen.TaskStatus {
+	out := gen.TaskStatus{
+		TaskID:           gen.TaskID(s.ID),
+		State:            gen.TaskState(s.State),
+		PoolID:           gen.PoolID(s.PoolID),
+		Engine:           clip(s.Engine, maxShort),
+		Workload:         gen.Workload(s.Workload),
+		Priority:         gen.Priority(s.Priority),
+		ModelRef:         gen.ModelRef(s.ModelRef),
+		ReplicaID:        optString(clip(s.ReplicaID, maxName)),
+		QueuePosition:    max(s.QueuePosition, 0),
+		PredictedStartMs: millis(s.PredictedStart),
+		Seed:             gen.Seed(s.Seed),
+		Determinism:      gen.Determinism(s.Determinism),
+		AcceptedAt:       s.AcceptedAt.UTC(),
+		StartedAt:        optTime(s.StartedAt),
+		FinishedAt:       optTime(s.FinishedAt),
+		TokensIn:         s.TokensIn,
+		TokensOut:        s.TokensOut,
+	}
+	if s.LastEventID != "" {
+		out.LastEventID = gen.NewOptEventID(gen.EventID(s.LastEventID))
+	}
+	if e := s.End; e != nil {
+		out.End = gen.NewOptEndEvent(gen.EndEvent{
+			TokensIn:     e.TokensIn,
+			TokensOut:    e.TokensOut,
+			DecodeTimeMs: e.DecodeTimeMS,
+			FinishReason: gen.EndEventFinishReason(e.FinishReason),
+			Result:       jx.Raw(e.Result),
+			Receipt: gen.Receipt{
+				Seed:             gen.Seed(e.Receipt.Seed),
+				Determinism:      gen.Determinism(e.Receipt.Determinism),
+				Fingerprint:      e.Receipt.Fingerprint,
+				RequestDigest:    e.Receipt.RequestDigest,
+				TranscriptSHA256: e.Receipt.TranscriptSHA256,
+				ReplicaID:        e.Receipt.ReplicaID,
+				EngineVersion:    e.Receipt.EngineVersion,
+				ModelDigest:      e.Receipt.ModelDigest,
+			},
+		})
+	}
+	if s.Err != nil {
+		out.Error = gen.NewOptError(toError(s.Err))
+	}
+	return out
+}
+
+func pointer[T any](v T, ok bool) *T {
+	if !ok {
+		return nil
+	}
+	return &v
+}
+
+func optTime(t time.Time) gen.OptDateTime {
+	if t.IsZero() {
+		return gen.OptDateTime{}
+	}
+	return gen.NewOptDateTime(t.UTC())
+}
+
+// millis is never negative: what was predicted may have passed.
+func millis(d time.Duration) int64 { return max(d.Milliseconds(), 0) }

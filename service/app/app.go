@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package app joins the packages of service/ to a running orchestrator: options in, Start, Stop.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/admission"
+	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/auth"
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/engine"
+	"github.com/llama-orch/llama-orch/service/engine/llamacpp"
+	"github.com/llama-orch/llama-orch/service/ledger"
+	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/queue"
+	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// remembered is the number of finished tasks that the in-memory ledger keeps.
+const remembered = 1000
+
+// Options are what an App is made from.
+type Options struct {
+	Config  config.Config
+	Log     *zap.Logger
+	Exe     string // the program to run as `Exe worker …`
+	LibsDir string // the engine libraries, where a pool is `builtin`
+	Version string
+	Commit  string
+}
+
+// App is one orchestrator. Start and Stop are called once each, in this order.
+type App struct {
+	o        Options
+	log      *zap.Logger
+	pools    *pool.Manager
+	schedule *scheduler.Scheduler
+	server   *http.Server
+	listener net.Listener
+	failed   chan error // capacity 1: the server gave up
+	serving  sync.WaitGroup
+	cleanup  cleanup
+}
+
+// New wires an orchestrator and takes nothing yet: no port, no process, no file.
+func New(o Options) (*App, error) {
+	c := o.Config
+	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
+		return nil, err
+	}
+	guard, err := auth.New(auth.Options{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	if err != nil {
+		return nil, err
+	}
+	registry := observe.NewRegistry()
+	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
+		return nil, err
+	}
+	a := &App{o: o, log: o.Log.Named("app"), failed: make(chan error, 1)}
+	if a.pools, err = a.newPools(registry); err != nil {
+		return nil, err
+	}
+	f := fleet{manager: a.pools, config: c}
+	a.schedule = scheduler.New(scheduler.Options{
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: ledger.NewMemory(remembered),
+		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
+		Log: o.Log.Named("scheduler"), Now: time.Now,
+	})
+	desk := admission.NewDesk(admission.Options{
+		Pools: candidates{f, a.schedule}, Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
+		NewSeed: func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, Metrics: admission.NewMetrics(registry),
+		Limits: admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
+	})
+	handler, err := api.NewHandler(api.Options{
+		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule}, Auth: guard, Gatherer: registry, Log: o.Log,
+		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
+	})
+	if err != nil {
+		return nil, err
+	}
+	a.server = &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
+	}
+	return a, nil
+}
+
+func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
+	c := a.o.Config
+	specs := make([]pool.Spec, len(c.Pools))
+	for i, p := range c.Pools {
+		specs[i] = pool.Spec{
+			ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
+			Device: string(p.Device), Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
+			Workload: p.Workload, Pace: p.Pace, Mode: pool.Mode(p.Provisioning.Mode), BinaryPath: p.Provisioning.Path,
+			BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: a.o.LibsDir, ModelDigest: p.Model.Digest,
+		}
+	}
+	return pool.New(pool.Options{
+		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
+		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
+		OnChange:  func(id string) { a.schedule.Wake(id) },
+	})
+}
+
+func schedulerPools(c config.Config) []scheduler.Pool {
+	pools := make([]scheduler.Pool, len(c.Pools))
+	for i, p := range c.Pools {
+		pools[i] = scheduler.Pool{
+			ID: p.ID, Engine: p.Engine, Capacity: p.Queue.Capacity, Policy: queue.Policy(p.Queue.FullPolicy),
+			Wall: p.Timeouts.Wall, Idle: p.Timeouts.Idle,
+		}
+	}
+	return pools
+}
+
+// Start takes the data folder and the port, and sets everything going. It returns once the API answers; pools get Ready
+// later. What it took is given back when it fails.
+func (a *App) Start() (err error) {
+	defer func() {
+		if err != nil {
+			a.cleanup.run(context.Background(), a.log)
+		}
+	}()
+	if err := a.lock(); err != nil {
+		return err
+	}
+	if a.listener, err = net.Listen("tcp", a.o.Config.BindAddr); err != nil {
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%s is taken by another program: stop it, or set bind_addr (or LLORCH_BIND_ADDR) to another port", a.o.Config.BindAddr)
+		}
+		return fmt.Errorf("listen on %s: %w", a.o.Config.BindAddr, err)
+	}
+	a.cleanup.push("close the port", func(context.Context) error {
+		if err := a.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	if err := a.pools.Start(); err != nil {
+		return fmt.Errorf("start the pools: %w", err)
+	}
+	a.cleanup.push("stop the workers", a.pools.Stop)
+
+	a.serving.Go(func() {
+		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+			a.failed <- fmt.Errorf("serve HTTP: %w", err)
+		}
+	})
+	a.cleanup.push("close the connections", func(ctx context.Context) error {
+		err := a.server.Shutdown(ctx)
+		if err != nil {
+			err = errors.Join(err, a.server.Close())
+		}
+		a.serving.Wait()
+		return err
+	})
+	a.schedule.Start()
+	a.cleanup.push("end the tasks", func(ctx context.Context) error {
+		finish, stop := context.WithTimeout(ctx, finishWithin(ctx))
+		defer stop()
+		a.schedule.Stop(finish)
+		return nil
+	})
+	a.log.Info("serving",
+		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
+	return nil
+}
+
+// finishWithin leaves running tasks most of the time of a stop, and the rest of it to the connections and workers.
+func finishWithin(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return time.Until(deadline) / 2
+	}
+	return time.Minute
+}
+
+// Addr is the address that is listened on.
+func (a *App) Addr() string { return a.listener.Addr().String() }
+
+// Failed yields an error when the server gave up by itself.
+func (a *App) Failed() <-chan error { return a.failed }
+
+// Stop refuses new work, lets running tasks finish for half of the time that ctx leaves, and ends the rest with
+// SHUTTING_DOWN; then it closes the connections and stops the workers.
+func (a *App) Stop(ctx context.Context) error {
+	err := a.cleanup.run(ctx, a.log)
+	a.log.Info("stopped")
+	return err
+}
+
+// lock makes sure that one orchestrator alone uses the data folder. The lock goes with the process, however it ends.
+func (a *App) lock() error {
+	dir := a.o.Config.DataDir
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make the data folder: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return errors.Join(fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir), f.Close())
+	}
+	a.cleanup.push("unlock the data folder", func(context.Context) error { return f.Close() })
+	return nil
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/admission"
+	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// fleet is the pools as the other packages ask for them: each of the types below is one package's view.
+type fleet struct {
+	manager *pool.Manager
+	config  config.Config
+}
+
+// summary is what a pool's replicas say together. Ctx and Slots are what every Ready replica can do.
+type summary struct {
+	ready     int
+	version   string
+	digest    string
+	ctx       int
+	slots     int
+	lastError string
+	draining  bool
+}
+
+func (f fleet) summary(p config.Pool) summary {
+	s := summary{ctx: p.Ctx, slots: p.Slots}
+	for _, r := range f.manager.Infos(p.ID) {
+		if r.EngineVersion != "" {
+			s.version = r.EngineVersion
+		}
+		if r.ModelDigest != "" {
+			s.digest = r.ModelDigest
+		}
+		if r.State == pool.Draining {
+			s.draining = true
+		}
+		if r.State != pool.Ready {
+			if r.LastError != "" {
+				s.lastError = r.LastError
+			}
+			continue
+		}
+		if s.ready == 0 {
+			s.ctx, s.slots = r.Ctx, r.Slots
+		}
+		s.ready++
+		s.ctx, s.slots = min(s.ctx, r.Ctx), max(s.slots, r.Slots)
+	}
+	return s
+}
+
+// replicas is the scheduler's view.
+type replicas struct{ fleet }
+
+func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.Replica {
+	for _, r := range f.manager.Infos(poolID) {
+		into = append(into, placement.Replica{
+			ID: r.ID, Ready: r.State == pool.Ready, Slots: r.Slots, Active: r.Active, FreeVRAM: r.FreeVRAM, Fingerprint: r.Fingerprint,
+		})
+	}
+	return into
+}
+
+func (f replicas) Lease(replicaID string) (scheduler.Lease, error) {
+	l, err := f.manager.Lease(replicaID)
+	if err != nil {
+		return nil, err
+	}
+	return lease{l}, nil
+}
+
+func (f replicas) EngineVersion(poolID string) string {
+	for _, r := range f.manager.Infos(poolID) {
+		if r.EngineVersion != "" {
+			return r.EngineVersion
+		}
+	}
+	return ""
+}
+
+type lease struct{ *pool.Lease }
+
+func (l lease) Replica() scheduler.Replica {
+	i := l.Info()
+	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint}
+}
+
+// candidates is admission's view.
+type candidates struct {
+	fleet
+	schedule *scheduler.Scheduler
+}
+
+func (f candidates) Snapshot(p task.Priority) []admission.Pool {
+	pools := make([]admission.Pool, len(f.config.Pools))
+	for i, c := range f.config.Pools {
+		s, profile := f.summary(c), f.config.Profile(c)
+		pools[i] = admission.Pool{
+			Pool: placement.Pool{
+				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.slots,
+				Profile: c.SamplerProfile, Ready: s.ready > 0, Wait: f.schedule.Wait(c.ID, p),
+			},
+			EngineVersion: s.version,
+			Sampling: task.Sampling{
+				Profile: c.SamplerProfile, Temperature: profile.Temperature, TopP: profile.TopP, TopK: profile.TopK,
+				MinP: profile.MinP, RepeatPenalty: profile.RepeatPenalty,
+			},
+		}
+	}
+	return pools
+}
+
+// CanonicalRef is the form in which a request's model_ref is compared with the pools' refs.
+func (f candidates) CanonicalRef(ref string) string { return f.config.CanonicalRef(ref) }
+
+func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {
+	e, _, ok := f.manager.AnyReady(poolID)
+	return e, ok
+}
+
+// tasks is the API's view of the tasks.
+type tasks struct {
+	*admission.Desk
+	*scheduler.Scheduler
+}
+
+func (t tasks) Subscribe(id, after string) (api.Stream, error) {
+	s, err := t.Scheduler.Subscribe(id, after)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (t tasks) Submit(ctx context.Context, r task.Request) (task.Admission, error) {
+	return t.Desk.Submit(ctx, r)
+}
+
+// views is the API's view of the pools.
+type views struct {
+	fleet
+	schedule *scheduler.Scheduler
+}
+
+func (f views) Pools() []api.PoolView {
+	all := make([]api.PoolView, len(f.config.Pools))
+	for i, p := range f.config.Pools {
+		all[i] = f.view(p)
+	}
+	return all
+}
+
+func (f views) view(p config.Pool) api.PoolView {
+	s := f.summary(p)
+	infos := f.manager.Infos(p.ID)
+	interactive, batch := f.schedule.Depth(p.ID)
+	return api.PoolView{
+		ID: p.ID, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
+		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, SamplerProfile: p.SamplerProfile,
+		Ready: s.ready > 0, Draining: s.draining, LastError: s.lastError, Replicas: len(infos), ReplicasReady: s.ready,
+		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},
+	}
+}
+
+func (f views) Health(id string) (api.HealthView, error) {
+	for _, p := range f.config.Pools {
+		if p.ID != id {
+			continue
+		}
+		h := api.HealthView{Pool: f.view(p)}
+		for _, r := range f.manager.Infos(id) {
+			h.Replicas = append(h.Replicas, api.ReplicaView{
+				ID: r.ID, State: string(r.State), Restarts: r.Restarts, Fingerprint: r.Fingerprint, EngineVersion: r.EngineVersion,
+				Device: r.Device, Slots: r.Slots, Active: r.Active, LastError: r.LastError, LogTail: r.LogTail,
+			})
+		}
+		return h, nil
+	}
+	return api.HealthView{}, task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", id, strings.Join(f.manager.Pools(), ", "))
+}
+
+// GPUs is empty: the inventory comes with the pools on GPUs.
+func (f views) GPUs() []api.GPUView { return nil }
+
+func (f views) Ready() error {
+	var why []string
+	for _, p := range f.config.Pools {
+		s := f.summary(p)
+		if s.ready > 0 {
+			return nil
+		}
+		reason := "pool '" + p.ID + "' is starting"
+		if s.lastError != "" {
+			reason = "pool '" + p.ID + "': " + s.lastError
+		}
+		why = append(why, reason)
+	}
+	return task.Errorf(task.PoolUnready, "no pool is Ready yet: %s", strings.Join(why, "; ")).Retry(time.Second)
+}

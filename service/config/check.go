@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Check looks at what the configuration needs of this machine, which Load does not: model files, programs, the API token.
+// `orchestratord check` and `serve` call it. A failure is an *Error with every problem found. Whether a GPU is there and a
+// digest is right, the pools find out, which try again later.
+func (c Config) Check() error {
+	ps := &problems{file: c.Path}
+	switch {
+	case c.Token != "" || c.Auth.OptionalOnLoopback && c.Loopback():
+	case c.Loopback():
+		ps.addEnv(c.Auth.TokenEnv, "no API token is set, and auth.optional_on_loopback is false",
+			"set the variable, as to the output of `openssl rand -hex 32`, or set auth.optional_on_loopback: true to let every program on this machine in")
+	default:
+		ps.addEnv(c.Auth.TokenEnv, fmt.Sprintf("no API token is set, and other machines can reach %s", c.BindAddr),
+			"set the variable, as to the output of `openssl rand -hex 32`, or listen on 127.0.0.1")
+	}
+	for i, p := range c.Pools {
+		path := fmt.Sprintf("pools[%d]", i)
+		if p.Model.Path != "" {
+			if what, remedy := gguf(p.Model.Path); what != "" {
+				ps.add(c.where.of(path+".model.ref"), what, remedy)
+			}
+		}
+		if p.Provisioning.Mode == ModeBinary {
+			if _, err := exec.LookPath(p.Provisioning.Path); err != nil {
+				ps.add(c.where.of(path+".provisioning.path"), fmt.Sprintf("there is no program %s", clip(p.Provisioning.Path)),
+					"install llama-server or build one with `go tool mage engine:llamaServer`, or correct the path")
+			}
+		}
+	}
+	return ps.err()
+}
+
+// gguf says what is wrong with a model's file, "" for nothing.
+func gguf(path string) (what, remedy string) {
+	info, err := os.Stat(path) // first, because opening a named pipe would wait
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return "there is no model file " + path, "put it there, or correct model.ref; a relative path starts at this file's folder"
+	case err != nil:
+		return "the model file " + path + " cannot be looked at", "let the user who runs orchestratord into its folder"
+	case !info.Mode().IsRegular():
+		return path + " is no file", "name the model's .gguf file"
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "the model file " + path + " cannot be opened", "let the user who runs orchestratord read it"
+	}
+	defer f.Close() // nothing was written
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(f, magic); err != nil || string(magic) != "GGUF" {
+		return path + " is no GGUF file", "name the model's .gguf file, and fetch it again if it was cut short"
+	}
+	return "", ""
+}
+
+// Describe says in plain sentences what the daemon would do: one line about itself, one for each pool.
+func (c Config) Describe() string {
+	var b strings.Builder
+	who := "callers need the API token"
+	switch {
+	case c.Loopback() && c.Auth.OptionalOnLoopback:
+		who = "callers on this machine need no token"
+	case c.Token == "":
+		who = "callers need the API token, which is not set"
+	}
+	fmt.Fprintf(&b, "Would listen on %s; %s. State is kept in %s.\n", c.BindAddr, who, c.DataDir)
+	for _, p := range c.Pools {
+		fmt.Fprintf(&b, "Pool '%s' would serve %s as \"%s\" %s%s; at most %s wait, %s; a task may run %s, and %s without a token.\n",
+			p.ID, plural(p.Workload), p.Model.ID, c.workers(p), shape(p), count(p.Queue.Capacity, "task"), full(p.Queue), spoken(p.Timeouts.Wall), spoken(p.Timeouts.Idle))
+	}
+	return b.String()
+}
+
+func plural(w task.Workload) string {
+	switch w {
+	case task.Embedding:
+		return "embeddings"
+	case task.Rerank:
+		return "reranks"
+	}
+	return "completions"
+}
+
+// workers says what serves a pool.
+func (c Config) workers(p Pool) string {
+	switch p.Provisioning.Mode {
+	case ModeExternal:
+		return fmt.Sprintf("from %s that runs already (%s)", count(p.Replicas, "engine"), strings.Join(p.Provisioning.URLs, ", "))
+	case ModeBinary:
+		return fmt.Sprintf("by %s of %s on %s, with %s", count(p.Replicas, "process"), p.Provisioning.Path, p.Device.spoken(), p.Model.Path)
+	}
+	return fmt.Sprintf("by %s on %s, with %s", count(p.Replicas, "built-in worker"), p.Device.spoken(), p.Model.Path)
+}
+
+func (d Device) spoken() string {
+	switch {
+	case d == CPU:
+		return "the CPU (slow for large models)"
+	case d == Auto:
+		return "the GPUs that are there, never the CPU"
+	case strings.Contains(string(d), ","):
+		return "GPUs " + strings.ReplaceAll(string(d), ",", " and ") + " together"
+	}
+	return "GPU " + string(d)
+}
+
+func shape(p Pool) string {
+	s := ", " + count(p.Slots, "slot") + " each"
+	if p.Slots == 1 {
+		s += " (the same request gives the same bytes)"
+	}
+	if p.Ctx > 0 {
+		s += " of " + count(p.Ctx, "token")
+	}
+	if p.Pace > 0 {
+		s += fmt.Sprintf(", slowed to %g tokens a second", p.Pace)
+	}
+	return s
+}
+
+func full(q Queue) string {
+	if q.FullPolicy == PolicyDropLRU {
+		return "and beyond that the one that has waited longest gives way"
+	}
+	return "and beyond that newcomers are refused"
+}
+
+func count(n int, noun string) string {
+	switch {
+	case n == 1:
+		return "1 " + noun
+	case strings.HasSuffix(noun, "s"):
+		return fmt.Sprintf("%d %ses", n, noun)
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// spoken writes a duration without the zeros at its end.
+func spoken(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}

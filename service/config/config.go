@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package config reads the one YAML file, strictly: what it does not know it refuses, with the place, the reason and the
+// remedy, all mistakes of a file at once (HME-003). The struct tags here are the one source of the fields' defaults and
+// bounds: the reader checks against the JSON Schema that is generated from them (OC-CONFIG-6010).
+package config
+
+import (
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Config is a valid configuration with every default filled in.
+type Config struct {
+	BindAddr        string                    `yaml:"bind_addr" jsonschema:"default=127.0.0.1:8080" jsonschema_description:"Address and port to listen on. LLORCH_BIND_ADDR overrides it. An address that other machines can reach needs an API token."`
+	DataDir         string                    `yaml:"data_dir" jsonschema:"default=~/.local/state/llama-orch,minLength=1" jsonschema_description:"Folder of the durable state. LLORCH_DATA_DIR overrides it. A relative path is relative to this file's folder."`
+	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
+	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
+	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
+	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
+	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=64" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
+
+	Path  string `yaml:"-"` // of the file, as given
+	Dir   string `yaml:"-"` // the file's folder, absolute: relative refs and paths start here
+	Token Secret `yaml:"-"` // the API token, from the variable that auth.token_env names; empty: none is set
+
+	home  string
+	where *positions
+}
+
+// Auth says who may call the API (AUTH-1001…1008).
+type Auth struct {
+	TokenEnv           string `yaml:"token_env" jsonschema:"default=LLORCH_API_TOKEN,pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"Name of the environment variable that holds the API token. The token itself never stands in this file."`
+	OptionalOnLoopback bool   `yaml:"optional_on_loopback" jsonschema:"default=false" jsonschema_description:"Let callers on this machine in without a token."`
+}
+
+// Log is the log's part.
+type Log struct {
+	Level string `yaml:"level" jsonschema:"default=info,enum=debug,enum=info,enum=warn,enum=error" jsonschema_description:"The least severe lines that are written."`
+}
+
+// Limits bound a request before anything looks into it.
+type Limits struct {
+	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=4194304,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
+	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=1048576,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes of UTF-8."`
+	Inputs      int `yaml:"inputs" jsonschema:"default=256,minimum=1,maximum=65536" jsonschema_description:"Most inputs of an embedding or rerank task, and most messages of a chat."`
+}
+
+// SamplerProfile is a named set of sampling parameters. A request may override each of them.
+type SamplerProfile struct {
+	Temperature   float64 `yaml:"temperature" jsonschema:"default=0.8,minimum=0,maximum=5" jsonschema_description:"0 always takes the likeliest token."`
+	TopP          float64 `yaml:"top_p" jsonschema:"default=0.95,minimum=0,maximum=1" jsonschema_description:"Keep the likeliest tokens up to this sum of probability; 1 keeps all."`
+	TopK          int     `yaml:"top_k" jsonschema:"default=40,minimum=0,maximum=1000000" jsonschema_description:"Keep this many of the likeliest tokens; 0 keeps all."`
+	MinP          float64 `yaml:"min_p" jsonschema:"default=0.05,minimum=0,maximum=1" jsonschema_description:"Drop tokens less likely than this share of the likeliest one; 0 drops none."`
+	RepeatPenalty float64 `yaml:"repeat_penalty" jsonschema:"default=1.0,minimum=0.1,maximum=5" jsonschema_description:"Above 1 makes repetition less likely; 1 is off."`
+}
+
+// DefaultProfile is the name of the sampler profile that always exists.
+const DefaultProfile = "default"
+
+// The engines, provisioning modes and full-queue policies a pool may name.
+const (
+	EngineLlamaCpp = "llamacpp"
+
+	ModeBuiltin  = "builtin"
+	ModeExternal = "external"
+	ModeBinary   = "binary"
+
+	PolicyReject  = "reject"
+	PolicyDropLRU = "drop-lru"
+)
+
+// Pool is one pool.
+type Pool struct {
+	ID             string        `yaml:"id" jsonschema:"required,pattern=^[a-z0-9][a-z0-9._-]{0\\,62}$" jsonschema_description:"Name of the pool, in paths, logs and metrics: lower-case letters, digits, dots, dashes, underscores."`
+	Engine         string        `yaml:"engine" jsonschema:"default=llamacpp,enum=llamacpp" jsonschema_description:"The engine kind."`
+	Workload       task.Workload `yaml:"workload" jsonschema:"default=completion,enum=completion,enum=embedding,enum=rerank" jsonschema_description:"What the pool's model is for."`
+	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
+	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto (the GPUs that are there) or a list of GPU indices, which are used together. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
+	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
+	Slots          int           `yaml:"slots" jsonschema:"default=1,minimum=1,maximum=256" jsonschema_description:"Tasks that one replica decodes at the same time. Only a replica with one slot can promise the same bytes again."`
+	Ctx            int           `yaml:"ctx" jsonschema:"default=0,minimum=0,maximum=16777216" jsonschema_description:"Context of a slot, in tokens; 0 leaves it to the model."`
+	Threads        int           `yaml:"threads" jsonschema:"default=0,minimum=0,maximum=1024" jsonschema_description:"CPU threads of a replica; 0 chooses."`
+	SamplerProfile string        `yaml:"sampler_profile" jsonschema:"default=default" jsonschema_description:"Name of the sampler profile for requests that set no parameters."`
+	Pace           float64       `yaml:"pace" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Built-in worker: at most this many tokens a second; 0 is as fast as it can."`
+	Provisioning   Provisioning  `yaml:"provisioning" jsonschema_description:"Where the pool's workers come from."`
+	Queue          Queue         `yaml:"queue" jsonschema_description:"The pool's queue."`
+	Timeouts       Timeouts      `yaml:"timeouts" jsonschema_description:"When a task that runs is taken as stuck."`
+}
+
+// Model names a pool's model.
+type Model struct {
+	ID     string `yaml:"id" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,127}$" jsonschema_description:"Name that requests use as model_ref. Left out, it is the last part of ref without .gguf."`
+	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder. For an external pool it is a label that is never opened."`
+	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX. A file with another digest is refused."`
+
+	Canonical string `yaml:"-"` // Ref normalised: what a request's model_ref is compared with, see Config.CanonicalRef
+	Path      string `yaml:"-"` // the model's file, absolute; empty for an external pool
+}
+
+// Provisioning says where workers come from.
+type Provisioning struct {
+	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary" jsonschema_description:"builtin: the worker inside orchestratord. external: engines that run already, at urls. binary: a llama-server on this machine, at path."`
+	URLs []string `yaml:"urls" jsonschema:"maxItems=64" jsonschema_description:"external: base URLs, one a replica."`
+	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder."`
+	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary: further arguments, put after the pool's own."`
+}
+
+// Queue is a pool's waiting line.
+type Queue struct {
+	Capacity   int    `yaml:"capacity" jsonschema:"default=64,minimum=1,maximum=1000000" jsonschema_description:"Most tasks that wait, of both priorities together."`
+	FullPolicy string `yaml:"full_policy" jsonschema:"default=reject,enum=reject,enum=drop-lru" jsonschema_description:"What a full queue does with a newcomer: refuse it, or drop the oldest task that waits."`
+}
+
+// Timeouts are a pool's watchdogs (OC-CORE-1022).
+type Timeouts struct {
+	Wall time.Duration `yaml:"wall" jsonschema:"default=5m" jsonschema_description:"Longest run of a task."`
+	Idle time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token, the wait for the first one included."`
+}
+
+// Profile returns the pool's sampler profile, resolved.
+func (c Config) Profile(p Pool) SamplerProfile { return c.SamplerProfiles[p.SamplerProfile] }
+
+// Device is a pool's device mask: "cpu", "auto", or GPU indices as in "0" and "0,1"; empty for an external pool.
+type Device string
+
+// The devices that are no list.
+const (
+	CPU  Device = "cpu"
+	Auto Device = "auto"
+)
+
+// Secret is a string that does not print itself; convert it to use it.
+type Secret string
+
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "[redacted]"
+}
+
+// GoString keeps %#v from printing the secret.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText keeps encoders from printing the secret.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

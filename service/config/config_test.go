@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// environ is an environment with a home folder and these variables.
+func environ(pairs ...string) func(string) string {
+	vars := map[string]string{"HOME": "/home/user"}
+	for i := 0; i < len(pairs); i += 2 {
+		vars[pairs[i]] = pairs[i+1]
+	}
+	return func(name string) string { return vars[name] }
+}
+
+func parse(t *testing.T, text string, env ...string) config.Config {
+	t.Helper()
+	c, err := config.Parse("/etc/llama-orch/c.yaml", []byte(text), environ(env...))
+	require.NoError(t, err)
+	return c
+}
+
+// problems are those of a file that has some.
+func problems(t *testing.T, text string, env ...string) []config.Problem {
+	t.Helper()
+	_, err := config.Parse("c.yaml", []byte(text), environ(env...))
+	var e *config.Error
+	require.ErrorAs(t, err, &e)
+	require.NotEmpty(t, e.Problems)
+	for _, p := range e.Problems {
+		require.NotEmpty(t, p.What)
+		require.NotEmpty(t, p.Remedy, p.What)
+	}
+	return e.Problems
+}
+
+const minimal = "pools: [{id: a, model: {ref: file:a.gguf}}]\n"
+
+// HME-003, HME-002, LO-102
+func TestDefaults(t *testing.T) {
+	c := parse(t, minimal)
+	require.Equal(t, "127.0.0.1:8080", c.BindAddr)
+	require.True(t, c.Loopback())
+	require.Equal(t, "/home/user/.local/state/llama-orch", c.DataDir)
+	require.Equal(t, config.Auth{TokenEnv: "LLORCH_API_TOKEN"}, c.Auth)
+	require.Equal(t, "info", c.Log.Level)
+	require.Equal(t, config.Limits{BodyBytes: 4 << 20, PromptBytes: 1 << 20, Inputs: 256}, c.Limits)
+	require.Equal(t, config.SamplerProfile{Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1}, c.Profile(c.Pools[0]))
+	require.Equal(t, []config.Pool{{
+		ID: "a", Engine: "llamacpp", Workload: task.Completion, Device: "auto", Replicas: 1, Slots: 1, SamplerProfile: "default",
+		Model:        config.Model{ID: "a", Ref: "file:a.gguf", Canonical: "file:/etc/llama-orch/a.gguf", Path: "/etc/llama-orch/a.gguf"},
+		Provisioning: config.Provisioning{Mode: "builtin"},
+		Queue:        config.Queue{Capacity: 64, FullPolicy: "reject"},
+		Timeouts:     config.Timeouts{Wall: 5 * time.Minute, Idle: 30 * time.Second},
+	}}, c.Pools)
+}
+
+// HME-003
+func TestEverySettingIsRead(t *testing.T) {
+	c := parse(t, `
+bind_addr: "[::1]:0"
+data_dir: state
+auth: {token_env: MY_TOKEN, optional_on_loopback: true}
+log: {level: debug}
+limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
+sampler_profiles:
+  v1: {temperature: 0, top_p: 1, top_k: 0, min_p: 0.1, repeat_penalty: 1.1}
+  default: {top_k: 20}
+pools:
+  - id: gpus
+    workload: embedding
+    model: {id: "big/model:v2", ref: ~/models/big.gguf, digest: "sha256:`+strings.Repeat("0a", 32)+`"}
+    device: [0, 1]
+    replicas: 3
+    slots: 4
+    ctx: 8192
+    threads: 6
+    sampler_profile: v1
+    provisioning:
+      mode: binary
+      path: bin/llama-server
+      args: ["--flash-attn", 'on']
+    queue: {capacity: 1000000, full_policy: drop-lru}
+    timeouts: {wall: 1h30m, idle: 500ms}
+  - {id: slow, model: {ref: file:///abs/x%20y.GGUF, id: x}, device: cpu, pace: 2.5}
+  - {id: far, model: {ref: mistral}, slots: 2, provisioning: {mode: external, urls: [http://Host:9700/, "https://other"]}}
+`, "MY_TOKEN", "correct-horse")
+	require.Equal(t, "[::1]:0", c.BindAddr)
+	require.True(t, c.Loopback())
+	require.Equal(t, "/etc/llama-orch/state", c.DataDir)
+	require.Equal(t, config.Secret("correct-horse"), c.Token)
+	require.Equal(t, config.SamplerProfile{TopP: 1, MinP: 0.1, RepeatPenalty: 1.1}, c.Profile(c.Pools[0]))
+	require.Equal(t, 20, c.Profile(c.Pools[1]).TopK)
+	require.Equal(t, 0.8, c.Profile(c.Pools[1]).Temperature)
+	gpus, slow, far := c.Pools[0], c.Pools[1], c.Pools[2]
+	require.Equal(t, config.Device("0,1"), gpus.Device)
+	require.Equal(t, "/home/user/models/big.gguf", gpus.Model.Path)
+	require.Equal(t, "/etc/llama-orch/bin/llama-server", gpus.Provisioning.Path)
+	require.Equal(t, []string{"--flash-attn", "on"}, gpus.Provisioning.Args)
+	require.Equal(t, config.Timeouts{Wall: 90 * time.Minute, Idle: 500 * time.Millisecond}, gpus.Timeouts)
+	require.Equal(t, config.CPU, slow.Device)
+	require.Equal(t, 2.5, slow.Pace)
+	require.Equal(t, "/abs/x y.GGUF", slow.Model.Path)
+	require.Equal(t, []string{"http://host:9700", "https://other"}, far.Provisioning.URLs)
+	require.Equal(t, 2, far.Replicas)
+	require.Equal(t, "mistral", far.Model.ID)
+	require.Equal(t, "mistral", far.Model.Canonical)
+	require.Empty(t, far.Model.Path, "the ref of an external pool is never opened")
+	require.Empty(t, far.Device)
+}
+
+// HME-003, HME-002
+func TestEnvironmentOverridesTheFile(t *testing.T) {
+	c := parse(t, "bind_addr: 127.0.0.1:1\n"+minimal, "LLORCH_BIND_ADDR", "0.0.0.0:9", "LLORCH_DATA_DIR", "~/d", "LLORCH_API_TOKEN", "tok-en")
+	require.Equal(t, "0.0.0.0:9", c.BindAddr)
+	require.False(t, c.Loopback())
+	require.Equal(t, "/home/user/d", c.DataDir)
+	require.Equal(t, config.Secret("tok-en"), c.Token)
+
+	found := problems(t, minimal, "LLORCH_BIND_ADDR", "nowhere", "LLORCH_API_TOKEN", "two words")
+	require.Len(t, found, 2)
+	require.Equal(t, `LLORCH_API_TOKEN: the API token holds a blank or a character that is not ASCII: use letters, digits and punctuation, as `+
+		"`openssl rand -hex 32` makes them", found[1-indexOf(found, "LLORCH_BIND_ADDR")].String())
+	require.NotContains(t, fmt.Sprint(found), "two words", "a bad token is a secret too")
+}
+
+func indexOf(list []config.Problem, file string) int {
+	for i, p := range list {
+		if p.File == file {
+			return i
+		}
+	}
+	return -1
+}
+
+// AUTH-1007
+func TestTokenDoesNotPrintItself(t *testing.T) {
+	c := parse(t, minimal, "LLORCH_API_TOKEN", "correct-horse")
+	text, err := c.Token.MarshalText()
+	require.NoError(t, err)
+	for _, shown := range []string{fmt.Sprint(c), fmt.Sprintf("%+v %#v %s", c, c, c.Token), c.Describe(), string(text)} {
+		require.NotContains(t, shown, "correct-horse")
+	}
+}
+
+// HME-003, OC-CONFIG-6010
+func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
+	pool := func(more string) string { return "pools:\n- id: a\n  model: {ref: file:a.gguf}\n" + more }
+	for _, tt := range []struct{ name, text, want string }{
+		{"unknown field", "bindaddr: x\n" + minimal, "c.yaml:1:1: unknown field bindaddr: did you mean bind_addr? Otherwise remove it; known here: bind_addr, data_dir, auth"},
+		{"unknown nested field", pool("  queue: {capcity: 3}\n"), "c.yaml:4:11: unknown field pools[0].queue.capcity: did you mean capacity?"},
+		{"nothing like it", pool("  zzzzzzzzz: 3\n"), "c.yaml:4:3: unknown field pools[0].zzzzzzzzz: remove it; known here: id, engine"},
+		{"text for a number", pool("  slots: \"1\"\n"), `c.yaml:4:10: pools[0].slots is the text "1", but has to be a whole number: write a whole number, without quotes`},
+		{"fraction", pool("  slots: 1.5\n"), "c.yaml:4:10: pools[0].slots is the number 1.5, but has to be a whole number"},
+		{"number for text", "pools:\n- id: 3090\n  model: {ref: file:a}\n", `c.yaml:2:7: pools[0].id is the number 3090, but has to be text: put it in quotes: "3090"`},
+		{"text for true", "auth: {optional_on_loopback: yes}\n" + minimal, `c.yaml:1:30: auth.optional_on_loopback is the text "yes", but has to be true or false`},
+		{"list for mapping", "auth: [1]\n" + minimal, "c.yaml:1:7: auth is a list, but has to be a mapping of names to values"},
+		{"mapping for list", "pools: {id: a}\n", "c.yaml:1:8: pools is a mapping, but has to be a list"},
+		{"no value", "bind_addr:\n" + minimal, "bind_addr has no value: give it one (text), or remove the line"},
+		{"no value of a part", "auth:\n" + minimal, "auth has no value"},
+		{"not a mapping", "hello\n", `c.yaml:1:1: the file is the text "hello"`},
+		{"not infinite", "sampler_profiles: {x: {temperature: .inf}}\n" + minimal, "c.yaml:1:37: sampler_profiles.x.temperature is the number .inf, but has to be a number"},
+		{"out of range", pool("  replicas: 0\n"), "c.yaml:4:13: pools[0].replicas is 0, which is out of range: use a value from 1 to 64"},
+		{"huge", pool("  ctx: 99999999999999999999999999\n"), "pools[0].ctx is 99999999999999999999999999, which is out of range"},
+		{"negative", pool("  ctx: -1\n"), "c.yaml:4:8: pools[0].ctx is -1, which is out of range"},
+		{"enum", pool("  queue: {full_policy: dorp-lru}\n"), `c.yaml:4:24: pools[0].queue.full_policy cannot be "dorp-lru": did you mean drop-lru? Known: reject, drop-lru`},
+		{"engine", pool("  engine: vllm\n"), `pools[0].engine cannot be "vllm": use llamacpp`},
+		{"pool id", "pools:\n- id: A B\n  model: {ref: file:a}\n", `c.yaml:2:7: pools[0].id cannot be "A B": it has to match ^[a-z0-9]`},
+		{"missing id", "pools:\n- model: {ref: file:a}\n", "c.yaml:2:3: pools[0].id is missing: add it; name of the pool"},
+		{"missing pools", "log: {level: info}\n", "c.yaml:1:1: pools is missing: add it"},
+		{"no pools", "pools: []\n", "c.yaml:1:8: pools has 0 entries: give from 1 to 64"},
+		{"duplicate field", "bind_addr: 127.0.0.1:1\nbind_addr: 127.0.0.1:2\n" + minimal, "c.yaml:2:1: bind_addr stands here for the second time, the first is in line 1"},
+		{"duplicate id", "pools:\n- {id: a, model: {ref: file:a}}\n- {id: a, model: {ref: file:b}}\n", "c.yaml:3:8: the pool id a is taken by the pool in line 2"},
+		{"profile", "sampler_profiles: {v1: {}}\n" + pool("  sampler_profile: v2\n"), "c.yaml:5:20: there is no sampler profile v2: did you mean v1? Otherwise define it under sampler_profiles, or use one of: default, v1"},
+		{"profile name", "sampler_profiles: {\"a b\": {}}\n" + minimal, `c.yaml:1:20: "a b" is not a name`},
+		{"device", pool("  device: gpu\n"), "c.yaml:4:11: pools[0].device cannot be gpu: write cpu, auto, or a list of GPU indices like [0] or [0, 1]"},
+		{"device number", pool("  device: 0\n"), "pools[0].device cannot be 0"},
+		{"device empty", pool("  device: []\n"), "pools[0].device cannot be that list"},
+		{"device text index", pool("  device: [0, x]\n"), "c.yaml:4:15: pools[0].device holds x, which is no GPU index"},
+		{"device negative", pool("  device: [-1]\n"), "pools[0].device holds -1, which is no GPU index"},
+		{"device twice", pool("  device: [1, 1]\n"), "c.yaml:4:15: pools[0].device names GPU 1 twice"},
+		{"duration", pool("  timeouts: {wall: 5 minutes}\n"), `c.yaml:4:20: pools[0].timeouts.wall cannot be "5 minutes": write a duration like 500ms, 30s, 5m or 1h30m`},
+		{"duration number", pool("  timeouts: {wall: 5}\n"), "pools[0].timeouts.wall is the number 5, but has to be a duration like 30s"},
+		{"duration zero", pool("  timeouts: {idle: 0s}\n"), "pools[0].timeouts.idle is 0s, which is out of range"},
+		{"idle over wall", pool("  timeouts: {wall: 1s, idle: 2s}\n"), "c.yaml:4:30: timeouts.idle (2s) is over timeouts.wall (1s)"},
+		{"builtin slots", pool("  slots: 2\n"), "c.yaml:4:10: the built-in worker has one slot, not 2: use slots: 1 and more replicas; one slot is what makes its output the same bytes each time"},
+		{"builtin rerank", pool("  workload: rerank\n"), "c.yaml:4:13: the built-in worker cannot rerank"},
+		{"builtin urls", pool("  provisioning: {urls: [\"http://x\"]}\n"), "provisioning.urls has no effect in a pool of mode builtin: remove it, or set provisioning.mode to external"},
+		{"builtin path", pool("  provisioning: {path: x}\n"), "provisioning.path has no effect in a pool of mode builtin: remove it, or set provisioning.mode to binary"},
+		{"binary path", pool("  provisioning: {mode: binary}\n"), "c.yaml:4:17: provisioning.path is missing"},
+		{"binary pace", pool("  provisioning: {mode: binary, path: x}\n  pace: 3\n"), "c.yaml:5:9: pace has no effect in a pool of mode binary: remove it, or set provisioning.mode to builtin"},
+		{"external urls", pool("  provisioning: {mode: external}\n"), "c.yaml:4:17: provisioning.urls is missing"},
+		{"external url", pool("  provisioning: {mode: external, urls: [localhost:9]}\n"), `c.yaml:4:41: "localhost:9" is no base URL: write http://HOST:PORT`},
+		{"external credentials", pool("  provisioning: {mode: external, urls: [\"http://u:p@h\"]}\n"), "a base URL ends after its port, and holds no credentials"},
+		{"external twice", pool("  provisioning: {mode: external, urls: [\"http://h\", \"http://H/\"]}\n"), "http://h is named twice"},
+		{"external replicas", pool("  replicas: 2\n  provisioning: {mode: external, urls: [\"http://h\"]}\n"), "c.yaml:4:13: replicas is 2, but provisioning.urls names 1"},
+		{"external device", pool("  device: cpu\n  provisioning: {mode: external, urls: [\"http://h\"]}\n"), "c.yaml:4:11: device has no effect in a pool of mode external, because its engine runs already"},
+		{"bare name", "pools: [{id: a, model: {ref: haiku}}]\n", `c.yaml:1:30: model.ref cannot be "haiku": a bare name is no ref: write file:PATH`},
+		{"scheme", "pools: [{id: a, model: {ref: \"ollama:x\"}}]\n", "unknown scheme: use file:PATH"},
+		{"later scheme", "pools: [{id: a, model: {ref: \"hf:org/repo/x.gguf\"}}]\n", "model.ref has the scheme hf:, and fetching models comes with the catalog, which is not there yet: fetch the file yourself and write file:PATH"},
+		{"broken ref", "pools: [{id: a, model: {ref: \"file:\"}}]\n", "incomplete: write file:PATH"},
+		{"no model id", "pools: [{id: a, model: {ref: \"file:x/-.gguf\"}}]\n", `model.id is missing, and "-", the end of model.ref, will not do as one`},
+		{"digest", "pools: [{id: a, model: {ref: file:a, digest: abc}}]\n", `model.digest cannot be "abc": it has to match ^sha256:`},
+		{"bind", "bind_addr: localhost\n" + minimal, `c.yaml:1:12: "localhost" is no address: write HOST:PORT, like 127.0.0.1:8080`},
+		{"port", "bind_addr: localhost:99999\n" + minimal, `"99999" is no port`},
+		{"empty bind", "bind_addr: \"\"\n" + minimal, "bind_addr is empty"},
+		{"prompt over body", "limits: {body_bytes: 1024, prompt_bytes: 2048}\n" + minimal, "limits.prompt_bytes (2048) is over limits.body_bytes (1024)"},
+		{"empty", "", "c.yaml:1:1: the file is empty"},
+		{"comments only", "# nothing\n", "c.yaml:1:1: the file is empty"},
+		{"two documents", minimal + "---\n" + minimal, "c.yaml:3:1: the file holds a second document"},
+		{"syntax", "pools: [\n", "not valid YAML"},
+		{"tab", "auth:\n\ttoken_env: X\n", "not valid YAML"},
+		{"anchor", "log: &a {level: info}\n" + minimal, "c.yaml:1:6: anchors, aliases, merge keys, tags and directives are not taken here"},
+		{"tag", "log: !!map {level: info}\n" + minimal, "tags and directives are not taken here"},
+		{"not UTF-8", "bind_addr: \xff\n", "the file is not UTF-8 text"},
+		{"control character", "data_dir: \"a\\nb\"\n" + minimal, "data_dir holds a control character"},
+		{"number as key", "1: 2\n" + minimal, "c.yaml:1:1: a name is expected here"},
+		{"deep flow", "pools: " + strings.Repeat("[", 5000), "the file is nested too deep"},
+		{"deep block", strings.Repeat("- ", 5000), "the file is nested too deep"},
+		{"deep indentation", staircase(600), ""},
+		{"large", strings.Repeat("#", 300<<10), "the file is too large"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			found := problems(t, tt.text)
+			require.Contains(t, found[0].String(), tt.want)
+			require.Less(t, len(found[0].String()), 700)
+		})
+	}
+}
+
+// staircase nests by indentation alone.
+func staircase(n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(strings.Repeat(" ", i) + "a:\n")
+	}
+	return b.String()
+}
+
+// HME-003
+func TestAllMistakesAtOnceInTheOrderOfTheFile(t *testing.T) {
+	found := problems(t, `bindaddr: 127.0.0.1:8080
+log: {level: loud}
+pools:
+  - id: a
+    model: {ref: "hf:x/y"}
+    slots: 4
+    timeouts: {wall: soon}
+  - id: a
+    model: {}
+`)
+	var lines []int
+	for _, p := range found {
+		require.Equal(t, "c.yaml", p.File)
+		lines = append(lines, p.Line)
+	}
+	require.Equal(t, []int{1, 2, 5, 6, 7, 8, 9}, lines, "%v", found)
+}
+
+// A billion laughs, in the form that needs no merge key.
+// HME-003
+func TestBombsAreRefusedBeforeTheyAreParsed(t *testing.T) {
+	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
+	for i := 'b'; i < 'j'; i++ {
+		bomb += fmt.Sprintf("%c: &%c [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*%c,", i-1), 9), ","))
+	}
+	require.Contains(t, problems(t, bomb)[0].What, "anchors")
+}
+
+// HME-003
+func TestLoadOfAMissingFile(t *testing.T) {
+	_, err := config.Load(filepath.Join(t.TempDir(), "none.yaml"), environ())
+	var e *config.Error
+	require.True(t, errors.As(err, &e))
+	require.Contains(t, err.Error(), "there is no such file")
+	_, err = config.Load(t.TempDir(), environ())
+	require.ErrorAs(t, err, &e)
+}
+
+// ORCH-3090
+func TestCanonicalRef(t *testing.T) {
+	c := parse(t, minimal)
+	for ref, want := range map[string]string{
+		"file:a.gguf":                        "file:/etc/llama-orch/a.gguf",
+		"FILE:./x/../a.gguf":                 "file:/etc/llama-orch/a.gguf",
+		"./a.gguf":                           "file:/etc/llama-orch/a.gguf",
+		"models/a.gguf":                      "file:/etc/llama-orch/models/a.gguf",
+		"/etc/llama-orch/a.gguf":             "file:/etc/llama-orch/a.gguf",
+		"file:///etc/llama-orch/a.gguf":      "file:/etc/llama-orch/a.gguf",
+		"file:~/a.gguf":                      "file:/home/user/a.gguf",
+		" haiku ":                            "haiku",
+		"a.gguf":                             "a.gguf", // a bare name is never a path
+		"hf://Org/Repo/":                     "hf:Org/Repo",
+		"HF:Org/Repo/f.gguf":                 "hf:Org/Repo/f.gguf",
+		"https://Host.Example:443/m.gguf#x":  "https://host.example/m.gguf",
+		"s3://bucket/key":                    "s3:bucket/key",
+		"oci:registry.example/repo/model:v1": "oci:registry.example/repo/model:v1",
+		"hf:only":                            "hf:only",
+		"weird:thing":                        "weird:thing",
+		"":                                   "",
+	} {
+		require.Equal(t, want, c.CanonicalRef(ref), ref)
+		require.Equal(t, want, c.CanonicalRef(c.CanonicalRef(ref)), "canonical once and for all: %s", ref)
+	}
+}
+
+// HME-003, ORCH-3003
+func TestCheckLooksAtTheMachine(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, content string) {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
+	}
+	write("good.gguf", "GGUF\x03\x00\x00\x00")
+	write("bad.gguf", "no model")
+	load := func(text string, env ...string) config.Config {
+		write("c.yaml", text)
+		c, err := config.Load(filepath.Join(dir, "c.yaml"), environ(env...))
+		require.NoError(t, err)
+		return c
+	}
+	good := load("auth: {optional_on_loopback: true}\npools: [{id: a, model: {ref: file:good.gguf}}]\n")
+	require.NoError(t, good.Check())
+
+	err := load(`pools:
+- {id: a, model: {ref: file:none.gguf}}
+- {id: b, model: {ref: file:bad.gguf}}
+- {id: c, model: {ref: "file:.", id: c}}
+- {id: d, model: {ref: file:good.gguf}, provisioning: {mode: binary, path: ./no-such-program}}
+- {id: e, model: {ref: label}, provisioning: {mode: external, urls: ["http://h"]}}
+`).Check()
+	var e *config.Error
+	require.ErrorAs(t, err, &e)
+	require.Len(t, e.Problems, 5)
+	for i, want := range []string{"LLORCH_API_TOKEN: no API token is set", "c.yaml:2:24: there is no model file", "c.yaml:3:24: " + filepath.Join(dir, "bad.gguf") + " is no GGUF file",
+		"c.yaml:4:24: " + dir + " is no file", "there is no program"} {
+		require.Contains(t, e.Problems[i].String(), want)
+	}
+}
+
+// AUTH-1001
+func TestCheckWantsATokenWhereOthersCanCall(t *testing.T) {
+	text := "bind_addr: 0.0.0.0:1\nauth: {optional_on_loopback: true}\npools: [{id: a, model: {ref: x}, provisioning: {mode: external, urls: [\"http://h\"]}}]\n"
+	require.ErrorContains(t, parse(t, text).Check(), "LLORCH_API_TOKEN: no API token is set, and other machines can reach 0.0.0.0:1")
+	require.NoError(t, parse(t, text, "LLORCH_API_TOKEN", "tok").Check())
+}
+
+// HME-003
+func TestDescribeIsALineAPool(t *testing.T) {
+	c, err := config.Load("../../examples/workstation.yaml", environ("LLORCH_API_TOKEN", "tok"))
+	require.NoError(t, err)
+	lines := strings.Split(strings.TrimSpace(c.Describe()), "\n")
+	require.Len(t, lines, 3)
+	require.Equal(t, "Would listen on 0.0.0.0:8080; callers need the API token. State is kept in /var/lib/llama-orch.", lines[0])
+	require.Equal(t, `Pool 'coder' would serve completions as "qwen2.5-coder-32b" by 1 process of llama-server on GPU 0, with `+
+		`/home/user/models/qwen2.5-coder-32b-instruct-q4_k_m.gguf, 1 slot each (the same request gives the same bytes) of 16384 tokens; `+
+		`at most 128 tasks wait, and beyond that the one that has waited longest gives way; a task may run 15m, and 1m without a token.`, lines[1])
+}
+
+// Whatever the bytes, Parse returns a config or an *Error whose problems all say what to do.
+// HME-003
+func FuzzParse(f *testing.F) {
+	for _, name := range []string{"haiku", "workstation", "external"} {
+		data, err := os.ReadFile("../../examples/" + name + ".yaml")
+		require.NoError(f, err)
+		f.Add(data)
+	}
+	for _, text := range []string{minimal, "", "a: &a [*a]", "? a\n: b", "- - - -", "{{{{", "a: |\n  x\n", "%YAML 1.2\n---\n", "pools: [{id: a, device: [0x1]}]", "\"", "<<: *x", "a:\r\n b"} {
+		f.Add([]byte(text))
+	}
+	env := environ("LLORCH_API_TOKEN", "tok")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := config.Parse("c.yaml", data, env)
+		if err == nil {
+			require.NotEmpty(t, c.Pools)
+			require.NotEmpty(t, c.Describe())
+			return
+		}
+		var e *config.Error
+		require.ErrorAs(t, err, &e)
+		for _, p := range e.Problems {
+			require.NotEmpty(t, p.What)
+			require.NotEmpty(t, p.Remedy)
+		}
+	})
+}

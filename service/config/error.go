@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Problem is one mistake: where, what, and what to do about it.
+type Problem struct {
+	File      string // or the name of an environment variable
+	Line, Col int    // from 1; 0 where there is no line
+	What      string
+	Remedy    string
+}
+
+func (p Problem) String() string {
+	where := p.File
+	if p.Line > 0 {
+		where = fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Col)
+	}
+	return fmt.Sprintf("%s: %s: %s", where, p.What, p.Remedy)
+}
+
+// Error is every mistake found, in the order of the file. orchestratord exits with 2 on it.
+type Error struct{ Problems []Problem }
+
+func (e *Error) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// maxProblems is where a list stops helping.
+const maxProblems = 50
+
+// problems collects them.
+type problems struct {
+	file string
+	list []Problem
+}
+
+func (ps *problems) add(at position, what, remedy string) {
+	ps.list = append(ps.list, Problem{File: ps.file, Line: at.line, Col: at.col, What: what, Remedy: remedy})
+}
+
+func (ps *problems) addEnv(name, what, remedy string) {
+	ps.list = append(ps.list, Problem{File: name, What: what, Remedy: remedy})
+}
+
+// err is nil without problems.
+func (ps *problems) err() error {
+	if len(ps.list) == 0 {
+		return nil
+	}
+	slices.SortFunc(ps.list, func(a, b Problem) int { return cmp.Or(a.Line-b.Line, a.Col-b.Col, cmp.Compare(a.What, b.What)) })
+	list := slices.Compact(ps.list)
+	return &Error{Problems: list[:min(len(list), maxProblems)]}
+}
+
+// position is a place in the file, from 1; the zero position is nowhere.
+type position struct{ line, col int }
+
+// positions knows where the value at a path like pools[0].model.ref stands.
+type positions struct{ values map[string]position }
+
+// set reports whether the file says anything at the path.
+func (ps *positions) set(path string) bool {
+	_, ok := ps.values[path]
+	return ok
+}
+
+// of is where the value stands or, if the file leaves it out, where the nearest thing around it does.
+func (ps *positions) of(path string) position {
+	for {
+		if at, ok := ps.values[path]; ok {
+			return at
+		}
+		cut := strings.LastIndexAny(path, ".[")
+		if cut < 0 {
+			return ps.values[""]
+		}
+		path = path[:cut]
+	}
+}
+
+// nearest is the known name most like the given one, "" if none is much like it.
+func nearest(name string, known []string) string {
+	best, least := "", 1+max(2, len(name)/3)
+	for _, k := range known {
+		if d := distance(name, k); d < least {
+			best, least = k, d
+		}
+	}
+	return best
+}
+
+// distance counts the insertions, deletions and replacements between two names (Levenshtein).
+func distance(a, b string) int {
+	if len(a) > 64 {
+		return len(a) // not worth the work: no name is that long
+	}
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			change := diagonal
+			if a[i] != b[j] {
+				change++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(change, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// clip shortens what a file says for an error message.
+func clip(s string) string {
+	const most = 60
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"unicode/utf8"
+
+	yaml "github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+)
+
+// Bounds on the file, so that none can exhaust memory, time or stack.
+const (
+	maxBytes   = 256 << 10
+	maxNesting = 32
+)
+
+// Load reads and validates the config file; env gives the environment (os.Getenv). It looks at nothing else of the machine:
+// see Config.Check for that. A failure is an *Error.
+func Load(path string, env func(string) string) (Config, error) {
+	data, err := readFile(path)
+	if err != nil {
+		what := "the config file cannot be read"
+		if errors.Is(err, os.ErrNotExist) {
+			what = "there is no such file"
+		}
+		return Config{}, &Error{Problems: []Problem{{
+			File: path, What: fmt.Sprintf("%s (%v)", what, errors.Unwrap(err)), Remedy: "give a readable file with --config; the folder examples has some to start from",
+		}}}
+	}
+	return Parse(path, data, env)
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()                                  // nothing was written
+	return io.ReadAll(io.LimitReader(f, maxBytes+1)) // Parse refuses what is cut off here
+}
+
+// Parse validates a config file's content. Name is the file's path: it is in every message, and relative refs start at its
+// folder. A failure is an *Error with every problem found.
+func Parse(name string, data []byte, env func(string) string) (Config, error) {
+	ps := &problems{file: name}
+	where := &positions{values: map[string]position{"": {1, 1}}}
+	dir, err := filepath.Abs(filepath.Dir(name))
+	if err != nil {
+		ps.add(position{}, "the file's folder has no absolute path", "run the command in a folder that exists")
+		return Config{}, ps.err()
+	}
+	c := Config{Path: name, Dir: dir, home: env("HOME"), where: where}
+	root := parse(ps, data)
+	if root == nil {
+		return Config{}, ps.err()
+	}
+	r := &reader{problems: ps, where: where}
+	r.read(root, schema(), reflect.ValueOf(&c).Elem(), "")
+	c.finish(ps, env)
+	if err := ps.err(); err != nil {
+		return Config{}, err
+	}
+	return c, nil
+}
+
+// parse returns the one document's root, or nil after reporting why there is none. A panic of the YAML library is a
+// problem of the file like any other.
+func parse(ps *problems, data []byte) (root ast.Node) {
+	defer func() {
+		if p := recover(); p != nil {
+			root = nil
+			ps.add(position{1, 1}, "the file is not YAML that can be read", "simplify it; the folder examples has some to start from")
+		}
+	}()
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	switch {
+	case len(data) > maxBytes:
+		ps.add(position{}, "the file is too large", fmt.Sprintf("keep it under %d KiB", maxBytes>>10))
+		return nil
+	case !utf8.Valid(data) || bytes.IndexByte(data, 0) >= 0:
+		ps.add(position{}, "the file is not UTF-8 text", "save it as UTF-8")
+		return nil
+	}
+	tokens := lexer.Tokenize(string(data))
+	if !plain(ps, tokens) {
+		return nil
+	}
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // the reader reports duplicates, all of them
+	if err != nil {
+		reportSyntax(ps, err)
+		return nil
+	}
+	var roots []ast.Node
+	for _, doc := range file.Docs {
+		if doc.Body != nil {
+			roots = append(roots, doc.Body)
+		}
+	}
+	switch {
+	case len(roots) == 0:
+		ps.add(position{1, 1}, "the file is empty", "configure at least one pool; the folder examples has some to start from")
+	case len(roots) > 1:
+		ps.add(at(roots[1]), "the file holds a second document", "keep one document a file: remove the line ---")
+	default:
+		return roots[0]
+	}
+	return nil
+}
+
+// plain refuses what a config file has no use for and an attacker has: anchors and aliases, which multiply (YAML bombs),
+// tags, and nesting without end, which the parser follows by recursion.
+func plain(ps *problems, tokens token.Tokens) bool {
+	nesting, line, onLine := 0, 0, 0
+	for _, tk := range tokens {
+		if tk.Position.Line != line {
+			line, onLine = tk.Position.Line, 0
+		}
+		here := position{tk.Position.Line, tk.Position.Column}
+		switch tk.Type {
+		case token.AnchorType, token.AliasType, token.MergeKeyType, token.TagType, token.DirectiveType:
+			ps.add(here, "anchors, aliases, merge keys, tags and directives are not taken here", "write the value out, in quotes if it begins with one of & * ! %")
+			return false
+		case token.SequenceStartType, token.MappingStartType:
+			nesting++
+		case token.SequenceEndType, token.MappingEndType:
+			nesting--
+		case token.SequenceEntryType, token.MappingKeyType:
+			onLine++
+		case token.MappingValueType:
+			if nesting == 0 {
+				onLine++
+			}
+		}
+		// Nesting by indentation needs a column a level.
+		if nesting > maxNesting || onLine > maxNesting || tk.Position.Column > 64*maxNesting && tk.Type == token.MappingValueType {
+			ps.add(here, "the file is nested too deep", "no setting needs that; the folder examples has some files to start from")
+			return false
+		}
+	}
+	return true
+}
+
+func reportSyntax(ps *problems, err error) {
+	var e yaml.Error
+	if errors.As(err, &e) && e.GetToken() != nil && e.GetToken().Position != nil {
+		p := e.GetToken().Position
+		ps.add(position{p.Line, p.Column}, "not valid YAML: "+clip(strings.ReplaceAll(e.GetMessage(), "\n", " ")), "correct the line; indentation, colons and quotes are the usual suspects")
+		return
+	}
+	ps.add(position{1, 1}, "not valid YAML", "check the file with a YAML linter")
+}

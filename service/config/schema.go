@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/invopop/jsonschema"
+)
+
+const (
+	durationPattern = `^([0-9]+(\.[0-9]+)?(ms|s|m|h))+$`
+	profilePattern  = `^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`
+)
+
+// Schema is the JSON Schema of the config file, draft 2020-12, the same bytes on every call. It is committed as
+// contracts/config-schema/config.schema.json.
+func Schema() ([]byte, error) {
+	plain, err := json.Marshal(schema())
+	if err != nil {
+		return nil, fmt.Errorf("encode the config schema: %w", err)
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, plain, "", "  "); err != nil {
+		return nil, fmt.Errorf("indent the config schema: %w", err)
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
+}
+
+var schema = sync.OnceValue(func() *jsonschema.Schema {
+	r := jsonschema.Reflector{
+		FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, DoNotReference: true, ExpandedStruct: true, Anonymous: true,
+		Mapper: func(t reflect.Type) *jsonschema.Schema {
+			switch t {
+			case reflect.TypeFor[time.Duration]():
+				return &jsonschema.Schema{Type: "string", Pattern: durationPattern}
+			case reflect.TypeFor[Device]():
+				one, zero := uint64(1), json.Number("0")
+				return &jsonschema.Schema{OneOf: []*jsonschema.Schema{
+					{Type: "string", Enum: []any{string(CPU), string(Auto)}},
+					{Type: "array", Items: &jsonschema.Schema{Type: "integer", Minimum: zero}, MinItems: &one, UniqueItems: true},
+				}, Default: string(Auto)}
+			}
+			return nil
+		},
+	}
+	s := r.Reflect(Config{})
+	s.ID = "https://github.com/llama-orch/llama-orch/contracts/config-schema/config.schema.json"
+	s.Title = "llama-orch configuration"
+	profiles, _ := s.Properties.Get("sampler_profiles")
+	profiles.PropertyNames = &jsonschema.Schema{Pattern: profilePattern}
+	return s
+})
+
+// defaultProfile is a sampler profile of which nothing was written.
+func defaultProfile() SamplerProfile {
+	var p SamplerProfile
+	profiles, _ := schema().Properties.Get("sampler_profiles")
+	(&reader{problems: &problems{}, where: &positions{}}).absent(profiles.AdditionalProperties, reflect.ValueOf(&p).Elem(), "")
+	return p
+}
+
+// modelIDPattern is what model.id has to match, written or derived.
+func modelIDPattern() string {
+	pools, _ := schema().Properties.Get("pools")
+	model, _ := pools.Items.Properties.Get("model")
+	id, _ := model.Properties.Get("id")
+	return id.Pattern
+}

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// The environment variables that override the file.
+const (
+	EnvBindAddr = "LLORCH_BIND_ADDR"
+	EnvDataDir  = "LLORCH_DATA_DIR"
+)
+
+// finish applies the environment, checks what no field says alone, and fills in what follows from the rest. A field that
+// was not readable has its zero value here, and was reported: it is not reported again.
+func (c *Config) finish(ps *problems, env func(string) string) {
+	c.bind(ps, env)
+	c.state(ps, env)
+	c.token(ps, env)
+	if c.Limits.PromptBytes > c.Limits.BodyBytes && c.Limits.BodyBytes > 0 {
+		ps.add(c.where.of("limits.prompt_bytes"), fmt.Sprintf("limits.prompt_bytes (%d) is over limits.body_bytes (%d)", c.Limits.PromptBytes, c.Limits.BodyBytes),
+			"a prompt comes in a body: raise body_bytes or lower prompt_bytes")
+	}
+	c.profiles()
+	ids := make(map[string]int)
+	for i := range c.Pools {
+		p := &c.Pools[i]
+		path := fmt.Sprintf("pools[%d]", i)
+		if first, double := ids[p.ID]; double && p.ID != "" {
+			ps.add(c.where.of(path+".id"), fmt.Sprintf("the pool id %s is taken by the pool in line %d", p.ID, c.where.of(fmt.Sprintf("pools[%d].id", first)).line),
+				"give each pool an id of its own")
+		} else {
+			ids[p.ID] = i
+		}
+		c.pool(ps, p, path)
+	}
+}
+
+func (c *Config) bind(ps *problems, env func(string) string) {
+	const remedy = "write HOST:PORT, like 127.0.0.1:8080"
+	addr, report := c.BindAddr, func(what string) { ps.add(c.where.of("bind_addr"), what, remedy) }
+	if v := env(EnvBindAddr); v != "" {
+		addr, report = v, func(what string) { ps.addEnv(EnvBindAddr, what, remedy) }
+	}
+	if addr == "" && c.BindAddr == "" && c.where.set("bind_addr") {
+		report("bind_addr is empty")
+		return
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		report(fmt.Sprintf("%q is no address", clip(addr)))
+		return
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strings.HasPrefix(port, "+") {
+		report(fmt.Sprintf("%q is no port", clip(port)))
+		return
+	} else if port = strconv.FormatUint(n, 10); strings.ContainsAny(host, " /@") {
+		report(fmt.Sprintf("%q is no host", clip(host)))
+		return
+	}
+	c.BindAddr = net.JoinHostPort(host, port)
+}
+
+// Loopback reports whether only this machine can reach BindAddr.
+func (c Config) Loopback() bool {
+	host, _, err := net.SplitHostPort(c.BindAddr)
+	if err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func (c *Config) state(ps *problems, env func(string) string) {
+	dir, report := c.DataDir, func(what, remedy string) { ps.add(c.where.of("data_dir"), what, remedy) }
+	base := c.Dir
+	if v := env(EnvDataDir); v != "" {
+		dir, report = v, func(what, remedy string) { ps.addEnv(EnvDataDir, what, remedy) }
+		var err error
+		if base, err = filepath.Abs("."); err != nil { // what a shell's user means by a relative path
+			report("the working folder is gone", "write an absolute path")
+			return
+		}
+	}
+	if dir == "" {
+		return
+	}
+	path, err := expand(dir, base, c.home)
+	if err != nil {
+		report("the data folder cannot be found", err.Error())
+		return
+	}
+	c.DataDir = path
+}
+
+func (c *Config) token(ps *problems, env func(string) string) {
+	if c.Auth.TokenEnv == "" {
+		return
+	}
+	token := env(c.Auth.TokenEnv)
+	if strings.IndexFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
+		ps.addEnv(c.Auth.TokenEnv, "the API token holds a blank or a character that is not ASCII", "use letters, digits and punctuation, as `openssl rand -hex 32` makes them")
+		return
+	}
+	c.Token = Secret(token)
+}
+
+// profiles adds the profile that always exists.
+func (c *Config) profiles() {
+	if c.SamplerProfiles == nil {
+		c.SamplerProfiles = make(map[string]SamplerProfile)
+	}
+	if _, redefined := c.SamplerProfiles[DefaultProfile]; !redefined {
+		c.SamplerProfiles[DefaultProfile] = defaultProfile()
+	}
+}
+
+func (c *Config) pool(ps *problems, p *Pool, path string) {
+	at := func(field string) position { return c.where.of(path + "." + field) }
+	if _, known := c.SamplerProfiles[p.SamplerProfile]; !known && p.SamplerProfile != "" {
+		var names []string
+		for name := range c.SamplerProfiles {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		remedy := "define it under sampler_profiles, or use one of: " + strings.Join(names, ", ")
+		if best := nearest(p.SamplerProfile, names); best != "" {
+			remedy = fmt.Sprintf("did you mean %s? Otherwise %s", best, remedy)
+		}
+		ps.add(at("sampler_profile"), fmt.Sprintf("there is no sampler profile %s", clip(p.SamplerProfile)), remedy)
+	}
+	if p.Timeouts.Wall > 0 && p.Timeouts.Idle > p.Timeouts.Wall {
+		ps.add(at("timeouts.idle"), fmt.Sprintf("timeouts.idle (%s) is over timeouts.wall (%s)", p.Timeouts.Idle, p.Timeouts.Wall), "it would never fire: lower idle or raise wall")
+	}
+	switch p.Provisioning.Mode {
+	case ModeBuiltin:
+		c.only(ps, path, p.Provisioning.Mode)
+		if p.Slots > 1 {
+			ps.add(at("slots"), fmt.Sprintf("the built-in worker has one slot, not %d", p.Slots),
+				"use slots: 1 and more replicas; one slot is what makes its output the same bytes each time")
+		}
+		if p.Workload == task.Rerank {
+			ps.add(at("workload"), "the built-in worker cannot rerank", "use provisioning.mode binary or external with a llama-server")
+		}
+	case ModeBinary:
+		c.only(ps, path, p.Provisioning.Mode)
+		c.binary(ps, p, path)
+	case ModeExternal:
+		c.only(ps, path, p.Provisioning.Mode)
+		c.external(ps, p, path)
+	}
+	c.model(ps, p, path)
+}
+
+// belongs says which modes a setting is for, where it is not for all.
+var belongs = map[string][]string{
+	"provisioning.urls": {ModeExternal},
+	"provisioning.path": {ModeBinary},
+	"provisioning.args": {ModeBinary},
+	"pace":              {ModeBuiltin},
+	"threads":           {ModeBuiltin, ModeBinary},
+	"device":            {ModeBuiltin, ModeBinary},
+	"model.digest":      {ModeBuiltin, ModeBinary},
+}
+
+// only reports the settings that would have no effect in a pool of this mode.
+func (c *Config) only(ps *problems, path, mode string) {
+	for field, modes := range belongs {
+		if !c.where.set(path+"."+field) || slices.Contains(modes, mode) {
+			continue
+		}
+		why := ""
+		if mode == ModeExternal && !strings.HasPrefix(field, "provisioning.") && field != "pace" {
+			why = ", because its engine runs already and its files are not opened"
+		}
+		ps.add(c.where.of(path+"."+field), fmt.Sprintf("%s has no effect in a pool of mode %s%s", field, mode, why),
+			"remove it, or set provisioning.mode to "+strings.Join(modes, " or "))
+	}
+}
+
+func (c *Config) binary(ps *problems, p *Pool, path string) {
+	program := &p.Provisioning.Path
+	if *program == "" {
+		ps.add(c.where.of(path+".provisioning.path"), "provisioning.path is missing", "name the program, like llama-server or /opt/llama.cpp/llama-server")
+		return
+	}
+	if !strings.Contains(*program, "/") {
+		return // looked up in PATH when it is started
+	}
+	full, err := expand(*program, c.Dir, c.home)
+	if err != nil {
+		ps.add(c.where.of(path+".provisioning.path"), "provisioning.path cannot be found", err.Error())
+		return
+	}
+	*program = full
+}
+
+func (c *Config) external(ps *problems, p *Pool, path string) {
+	urls := p.Provisioning.URLs
+	if len(urls) == 0 {
+		ps.add(c.where.of(path+".provisioning.urls"), "provisioning.urls is missing", `name at least one engine, like urls: ["http://127.0.0.1:9700"]`)
+		return
+	}
+	for i, text := range urls {
+		at := c.where.of(fmt.Sprintf("%s.provisioning.urls[%d]", path, i))
+		u, err := url.Parse(text)
+		switch {
+		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+			ps.add(at, fmt.Sprintf("%q is no base URL", clip(text)), "write http://HOST:PORT")
+		case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
+			ps.add(at, "a base URL ends after its port, and holds no credentials", "write http://HOST:PORT")
+		default:
+			urls[i] = u.Scheme + "://" + strings.ToLower(u.Host)
+			if slices.Contains(urls[:i], urls[i]) {
+				ps.add(at, urls[i]+" is named twice", "name each engine once")
+			}
+		}
+	}
+	if c.where.set(path+".replicas") && p.Replicas > 0 && p.Replicas != len(urls) {
+		ps.add(c.where.of(path+".replicas"), fmt.Sprintf("replicas is %d, but provisioning.urls names %d", p.Replicas, len(urls)), "remove replicas: each URL is a replica")
+	}
+	p.Replicas, p.Device = len(urls), "" // its device is not ours to say
+}
+
+func (c *Config) model(ps *problems, p *Pool, path string) {
+	m := &p.Model
+	if m.Ref == "" {
+		return
+	}
+	at := c.where.of(path + ".model.ref")
+	m.Canonical = c.CanonicalRef(m.Ref)
+	if p.Provisioning.Mode != ModeExternal {
+		r, err := parseRef(m.Ref, c.Dir, c.home)
+		switch {
+		case err != nil:
+			ps.add(at, fmt.Sprintf("model.ref cannot be %q", clip(m.Ref)), err.Error())
+			return
+		case r.scheme != schemeFile:
+			ps.add(at, fmt.Sprintf("model.ref has the scheme %s:, and fetching models comes with the catalog, which is not there yet", r.scheme),
+				"fetch the file yourself and write file:PATH")
+			return
+		}
+		m.Path = r.rest
+	}
+	if m.ID == "" && !c.where.set(path+".model.id") {
+		if m.ID = modelName(m.Ref); !matches(modelIDPattern(), m.ID) {
+			ps.add(at, fmt.Sprintf("model.id is missing, and %q, the end of model.ref, will not do as one", clip(m.ID)), "add model.id: NAME")
+		}
+	}
+}

@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package httpsse
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Bounds of what an engine may answer.
+const (
+	maxAnswer = 64 << 20 // embeddings of many texts are the largest
+	maxEvent  = 8 << 20  // the final frame of some engines echoes the prompt
+	maxError  = 64 << 10
+)
+
+// Options of a client.
+type Options struct {
+	BaseURL string // without a slash at the end, such as http://127.0.0.1:9700
+	APIKey  string // sent as a bearer token; empty: none
+	Engine  string // names the engine in errors
+	// Transport replaces the client's own. The client's own keeps connections, follows no proxy settings and verifies TLS.
+	Transport http.RoundTripper
+}
+
+// Client talks to one replica. Its methods may be called from several goroutines.
+type Client struct {
+	base   string
+	auth   string
+	engine string
+	http   *http.Client
+}
+
+// New makes a client. Close it to drop its idle connections.
+func New(o Options) *Client {
+	transport := o.Transport
+	if transport == nil {
+		transport = &http.Transport{
+			// No proxy: an engine on loopback must not be reached by way of HTTP_PROXY.
+			DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
+			TLSHandshakeTimeout: 10 * time.Second,
+			MaxIdleConnsPerHost: 16,
+			// llama-server closes after 5 s without a request; being first avoids sending into a closing connection.
+			IdleConnTimeout:    3 * time.Second,
+			DisableCompression: true,
+		}
+	}
+	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, http: &http.Client{
+		Transport: transport,
+		// A redirect would carry the key elsewhere.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	if o.APIKey != "" {
+		c.auth = "Bearer " + o.APIKey
+	}
+	return c
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Get decodes the JSON answer of a GET into out.
+func (c *Client) Get(ctx context.Context, path string, out any) error {
+	return c.exchange(ctx, http.MethodGet, path, nil, out)
+}
+
+// Post sends body as JSON and decodes the JSON answer into out.
+func (c *Client) Post(ctx context.Context, path string, body, out any) error {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return fmt.Errorf("encoding the request to the engine: %w", err)
+	}
+	return c.exchange(ctx, http.MethodPost, path, data, out)
+}
+
+func (c *Client) exchange(ctx context.Context, method, path string, data []byte, out any) error {
+	resp, err := c.do(ctx, method, path, data)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return c.Broken(ctx, err)
+	}
+	if len(body) > maxAnswer {
+		return c.Reset(fmt.Errorf("%s answered more than %d bytes", path, maxAnswer))
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return c.Reset(fmt.Errorf("%s did not answer with the JSON expected: %w", path, err))
+	}
+	return nil
+}
+
+// Stream posts body as JSON and returns the events of the answer.
+func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the request to the engine: %w", err)
+	}
+	resp, err := c.do(ctx, http.MethodPost, path, data)
+	if err != nil {
+		return nil, err
+	}
+	return &Stream{Reader: NewReader(resp.Body, maxEvent), body: resp.Body}, nil
+}
+
+// Stream is an event stream and its connection.
+type Stream struct {
+	*Reader
+	body io.ReadCloser
+}
+
+// Close ends the stream. Where it had not come to its end the connection is closed, which makes the engine stop.
+func (s *Stream) Close() { _ = s.body.Close() }
+
+// Drain reads what follows the event that the caller knows to be the last, so that the connection can be used again.
+func (s *Stream) Drain() { _, _ = io.Copy(io.Discard, io.LimitReader(s.body, 4096)) }
+
+func (c *Client) do(ctx context.Context, method, path string, data []byte) (*http.Response, error) {
+	var body io.Reader
+	if data != nil {
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("making the request to the engine: %w", err)
+	}
+	if data != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.auth != "" {
+		req.Header.Set("Authorization", c.auth)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, c.Broken(ctx, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxError))
+	return nil, c.Refused(resp.StatusCode, text)
+}
+
+// Refused maps an engine's error answer. What the engine says of the request itself goes to the client; everything else
+// is the worker's trouble, and worth another try.
+func (c *Client) Refused(status int, body []byte) error {
+	said := message(body)
+	cause := &StatusError{Status: status, Message: said, Body: body}
+	switch status {
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity, http.StatusNotImplemented:
+		e := task.Errorf(task.InvalidParams, "the engine refused the request: %s", said).Because(cause)
+		e.Engine = c.engine
+		return e
+	}
+	return c.Reset(cause)
+}
+
+// StatusError is an engine's answer other than 200.
+type StatusError struct {
+	Status  int
+	Message string
+	Body    []byte // at most 64 KiB of it
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("the engine answered %d: %s", e.Status, e.Message)
+}
+
+// Broken maps an error of a connection: the cause of ctx's end when that was why, else WORKER_RESET.
+func (c *Client) Broken(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("the call of the engine was ended: %w", context.Cause(ctx))
+	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return c.Reset(err)
+}
+
+// Reset is WORKER_RESET, retriable, because of err.
+func (c *Client) Reset(err error) error {
+	e := task.Errorf(task.WorkerReset, "the engine failed or its connection broke; send the task again").Because(err).Retry(0)
+	e.Engine = c.engine
+	return e
+}
+
+// message finds the human part of an error body: llama-server's and OpenAI's {"error": {"message"}}, TGI's and Triton's
+// {"error": "..."}, FastAPI's {"detail"}.
+func message(body []byte) string {
+	var b struct {
+		Error   json.RawMessage `json:"error"`
+		Message string          `json:"message"`
+		Detail  json.RawMessage `json:"detail"`
+	}
+	if json.Unmarshal(body, &b) != nil {
+		return clip(string(body))
+	}
+	for _, raw := range []json.RawMessage{b.Error, b.Detail} {
+		var object struct {
+			Message string `json:"message"`
+		}
+		var text string
+		if json.Unmarshal(raw, &object) == nil && object.Message != "" {
+			return clip(object.Message)
+		}
+		if json.Unmarshal(raw, &text) == nil && text != "" {
+			return clip(text)
+		}
+	}
+	if b.Message != "" {
+		return clip(b.Message)
+	}
+	return clip(string(body))
+}
+
+func clip(s string) string {
+	s = strings.TrimSpace(strings.ToValidUTF8(s, "\uFFFD"))
+	if s == "" {
+		return "(no message)"
+	}
+	if r := []rune(s); len(r) > 500 {
+		return string(r[:500]) + "…"
+	}
+	return s
+}

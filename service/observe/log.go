@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package observe is what the operator sees: the logger, the narration of a task's way, redaction of secrets, and the
+// metrics registry with the contract's names. It is a leaf: service packages may import it, and it imports task only.
+package observe
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Options of a logger.
+type Options struct {
+	Level    string    // debug, info, warn or error; empty: info
+	Out      io.Writer // nil: standard error
+	Redactor *Redactor // nil: bearer tokens alone are redacted
+}
+
+// NewLogger makes the daemon's logger: one JSON object a line with ts (RFC 3339, nanoseconds, UTC), level, logger, msg and
+// the fields, secrets redacted. Packages take it by injection and name it: log.Named("scheduler").
+func NewLogger(o Options) (*zap.Logger, error) {
+	level := zapcore.InfoLevel
+	if o.Level != "" {
+		var err error
+		if level, err = zapcore.ParseLevel(o.Level); err != nil {
+			return nil, fmt.Errorf("log level %q: use debug, info, warn or error", o.Level)
+		}
+	}
+	if o.Out == nil {
+		o.Out = os.Stderr
+	}
+	if o.Redactor == nil {
+		o.Redactor = NewRedactor()
+	}
+	encoder := zapcore.NewJSONEncoder(zapcore.EncoderConfig{
+		TimeKey:        "ts",
+		LevelKey:       "level",
+		NameKey:        "logger",
+		MessageKey:     "msg",
+		LineEnding:     zapcore.DefaultLineEnding,
+		EncodeLevel:    zapcore.LowercaseLevelEncoder,
+		EncodeDuration: zapcore.MillisDurationEncoder,
+		EncodeTime: func(t time.Time, e zapcore.PrimitiveArrayEncoder) {
+			e.AppendString(t.UTC().Format(time.RFC3339Nano))
+		},
+	})
+	core := zapcore.NewCore(&redactingEncoder{encoder, o.Redactor}, zapcore.Lock(zapcore.AddSync(o.Out)), level)
+	return zap.New(core), nil
+}

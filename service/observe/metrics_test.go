@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package observe_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/llama-orch/llama-orch/service/observe"
+)
+
+// sentences makes a core that only collects the `human` fields.
+func sentences(to *[]string) func(zapcore.Core) zapcore.Core {
+	return func(zapcore.Core) zapcore.Core { return &collector{to: to} }
+}
+
+type collector struct{ to *[]string }
+
+func (c *collector) Enabled(zapcore.Level) bool        { return true }
+func (c *collector) With([]zapcore.Field) zapcore.Core { return c }
+func (c *collector) Sync() error                       { return nil }
+func (c *collector) Write(_ zapcore.Entry, fields []zapcore.Field) error {
+	for _, f := range fields {
+		if f.Key == "human" {
+			*c.to = append(*c.to, f.String)
+		}
+	}
+	return nil
+}
+
+func (c *collector) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return ce.AddCore(e, c)
+}
+
+// ORCH-3028
+func TestRegistryHasRuntimeAndBuildInfo(t *testing.T) {
+	r := observe.NewRegistry()
+	require.NoError(t, observe.BuildInfo(r, "0.1.0", "abc", "go1.26"))
+	require.Error(t, observe.BuildInfo(r, "0.1.0", "abc", "go1.26"), "twice is a mistake in the wiring")
+	n, err := testutil.GatherAndCount(r, "llorch_build_info", "go_goroutines", "process_start_time_seconds")
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+}
+
+// ORCH-3028
+func TestContractsBucketsAndLabels(t *testing.T) {
+	require.True(t, slices.IsSorted(observe.FirstTokenBuckets()))
+	require.Len(t, observe.FirstTokenBuckets(), 11)
+	require.True(t, slices.IsSorted(observe.DecodeBuckets()))
+	require.Len(t, observe.DecodeBuckets(), 10)
+	require.Equal(t, []string{"engine", "engine_version", "pool_id", "priority"}, observe.PoolLabels())
+	require.Equal(t, []string{"engine", "engine_version", "pool_id", "replica_id", "reason"}, observe.ReplicaLabels(observe.LabelReason))
+}

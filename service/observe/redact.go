@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package observe
+
+import (
+	"bytes"
+	"encoding/json"
+	"regexp"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"go.uber.org/zap/buffer"
+	"go.uber.org/zap/zapcore"
+)
+
+// Redacted stands where a secret stood.
+const Redacted = "[redacted]"
+
+// minSecret is the shortest secret a Redactor looks for: a shorter one would be found in innocent words.
+const minSecret = 4
+
+// bearer matches the credentials of an Authorization header wherever they are quoted (RFC 6750, b64token). From 8 bytes
+// on, so that it leaves the words "bearer token" alone.
+var bearer = regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/-]{8,}=*`)
+
+// A Redactor takes secrets out of text: those it was told of, and whatever follows the word Bearer. It is safe for
+// concurrent use.
+type Redactor struct {
+	adding  sync.Mutex
+	secrets atomic.Pointer[[]secret] // longest first: one secret may contain another
+}
+
+type secret struct{ plain, inJSON []byte }
+
+// NewRedactor makes a redactor that knows these secrets.
+func NewRedactor(secrets ...string) *Redactor {
+	r := &Redactor{}
+	r.secrets.Store(&[]secret{})
+	for _, s := range secrets {
+		r.Add(s)
+	}
+	return r
+}
+
+// Add makes a secret known. One of less than 4 bytes is not looked for.
+func (r *Redactor) Add(text string) {
+	if len(text) < minSecret {
+		return
+	}
+	r.adding.Lock()
+	defer r.adding.Unlock()
+	quoted := quote(text)
+	known := append(slices.Clone(*r.secrets.Load()), secret{plain: []byte(text), inJSON: quoted[1 : len(quoted)-1]})
+	slices.SortStableFunc(known, func(a, b secret) int { return len(b.plain) - len(a.plain) })
+	r.secrets.Store(&known)
+}
+
+// String returns the text without the secrets.
+func (r *Redactor) String(text string) string { return string(r.redact([]byte(text))) }
+
+func (r *Redactor) redact(text []byte) []byte {
+	for _, s := range *r.secrets.Load() {
+		if bytes.Contains(text, s.plain) {
+			text = bytes.ReplaceAll(text, s.plain, []byte(Redacted))
+		}
+	}
+	if bearer.Match(text) {
+		text = bearer.ReplaceAll(text, []byte("${1}"+Redacted))
+	}
+	return text
+}
+
+// finds says whether a line of JSON may need redacting; hardly any does.
+func (r *Redactor) finds(line []byte) bool {
+	for _, s := range *r.secrets.Load() {
+		if bytes.Contains(line, s.inJSON) {
+			return true
+		}
+	}
+	return bearer.Match(line)
+}
+
+// line redacts the string literals of a line of JSON, unquoted for it, and nothing else: a secret of digits must not break
+// a number, nor one that looks like a part of an escape the escape.
+func (r *Redactor) line(line []byte) []byte {
+	out := make([]byte, 0, len(line))
+	for {
+		open := bytes.IndexByte(line, '"')
+		if open < 0 {
+			return append(out, line...)
+		}
+		end := open + 1
+		for end < len(line) && line[end] != '"' {
+			if line[end] == '\\' {
+				end++
+			}
+			end++
+		}
+		end = min(end+1, len(line))
+		out = append(out, line[:open]...)
+		out = append(out, r.literal(line[open:end])...)
+		line = line[end:]
+	}
+}
+
+func (r *Redactor) literal(quoted []byte) []byte {
+	var text string
+	if json.Unmarshal(quoted, &text) != nil {
+		return []byte(`"` + Redacted + `"`)
+	}
+	if clean := r.String(text); clean != text {
+		return quote(clean)
+	}
+	return quoted
+}
+
+// quote writes text as a JSON string the way zap does: without escapes for HTML.
+func quote(text string) []byte {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(text) // a string into memory: cannot fail
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+}
+
+// redactingEncoder redacts what the encoder inside it wrote. It works on the finished line, because that is the one place
+// where everything has become text: messages, errors, stringers, nested objects and the fields of With.
+type redactingEncoder struct {
+	zapcore.Encoder
+	redactor *Redactor
+}
+
+func (e *redactingEncoder) Clone() zapcore.Encoder {
+	return &redactingEncoder{e.Encoder.Clone(), e.redactor}
+}
+
+func (e *redactingEncoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+	line, err := e.Encoder.EncodeEntry(entry, fields)
+	if err != nil || !e.redactor.finds(line.Bytes()) {
+		return line, err
+	}
+	clean := e.redactor.line(line.Bytes())
+	line.Reset()
+	_, err = line.Write(clean)
+	return line, err
+}

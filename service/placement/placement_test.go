@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package placement
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+func pools() []Pool {
+	return []Pool{
+		{ID: "big", Engine: "llamacpp", ModelID: "poet", Ref: "file:/m/poet.gguf", Workload: task.Completion, Profile: "v1", Ctx: 4096, Slots: 4, Ready: true, Wait: time.Second},
+		{ID: "small", Engine: "llamacpp", ModelID: "poet", Ref: "file:/m/poet.gguf", Workload: task.Completion, Profile: "v1", Ctx: 1024, Slots: 1, Ready: true, Wait: 2 * time.Second},
+		{ID: "vec", Engine: "llamacpp", ModelID: "embedder", Ref: "file:/m/e.gguf", Workload: task.Embedding, Ctx: 512, Slots: 1},
+	}
+}
+
+func request() task.Request {
+	return task.Request{ModelRef: "poet", Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}}
+}
+
+// ORCH-3010, OC-CTRL-2013, OC-CORE-1016
+func TestRoute(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*task.Request, []Pool)
+		want   Routing
+		code   task.Code
+		says   string
+	}{
+		"shortest wait":               {func(*task.Request, []Pool) {}, Routing{PoolID: "big"}, "", ""},
+		"equal wait goes by id":       {func(_ *task.Request, p []Pool) { p[0].Wait = p[1].Wait }, Routing{PoolID: "big"}, "", ""},
+		"ready before short wait":     {func(_ *task.Request, p []Pool) { p[0].Ready = false }, Routing{PoolID: "small"}, "", ""},
+		"by normalised ref":           {func(r *task.Request, _ []Pool) { r.ModelRef = "file:/m/poet.gguf" }, Routing{PoolID: "big"}, "", ""},
+		"strict needs one slot":       {func(r *task.Request, _ []Pool) { r.Determinism = task.Strict }, Routing{PoolID: "small"}, "", ""},
+		"context":                     {func(r *task.Request, _ []Pool) { r.Ctx = 2000 }, Routing{PoolID: "big"}, "", ""},
+		"avoid":                       {func(r *task.Request, _ []Pool) { r.Placement.Avoid = []string{"big"} }, Routing{PoolID: "small"}, "", ""},
+		"prefer":                      {prefer("small"), Routing{PoolID: "small"}, "", ""},
+		"prefer an unready one":       {func(r *task.Request, p []Pool) { prefer("small")(r, p); p[1].Ready = false }, Routing{PoolID: "big", Fallback: true}, "", ""},
+		"pin":                         {pinTo("small"), Routing{PoolID: "small", Pinned: true}, "", ""},
+		"pin to an unknown pool":      {pinTo("gone"), Routing{}, task.PoolUnavailable, "big, small, vec"},
+		"pin to an unready pool":      {func(r *task.Request, p []Pool) { pinTo("small")(r, p); p[1].Ready = false }, Routing{}, task.PoolUnready, "no Ready replica"},
+		"pin to another model":        {pinTo("vec"), Routing{}, task.InvalidParams, "serves 'embedder'"},
+		"unknown model":               {func(r *task.Request, _ []Pool) { r.ModelRef = "gpt" }, Routing{}, task.ModelNotFound, "use one of embedder, poet"},
+		"wrong workload":              {func(r *task.Request, _ []Pool) { r.ModelRef = "embedder" }, Routing{}, task.InvalidParams, "serves embedding tasks"},
+		"wrong engine":                {func(r *task.Request, _ []Pool) { r.Engine = "vllm" }, Routing{}, task.InvalidParams, "runs the engine llamacpp"},
+		"other sampler profile":       {func(r *task.Request, _ []Pool) { r.SamplerProfile = "v2" }, Routing{}, task.InvalidParams, "uses the sampler profile v1"},
+		"context larger than any":     {func(r *task.Request, _ []Pool) { r.Ctx = 9000 }, Routing{}, task.InvalidParams, "fewer than the 9000"},
+		"strict, no one-slot pool":    {func(r *task.Request, p []Pool) { r.Determinism = task.Strict; p[1].Slots = 2 }, Routing{}, task.InvalidParams, "needs one slot"},
+		"everything is to be avoided": {func(r *task.Request, _ []Pool) { r.Placement.Avoid = []string{"big", "small"} }, Routing{}, task.InvalidParams, "is to be avoided"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req, p := request(), pools()
+			c.change(&req, p)
+			got, err := Route(p, req.ModelRef, req)
+			if c.code == "" {
+				require.NoError(t, err)
+				require.Equal(t, c.want, got)
+				return
+			}
+			require.True(t, task.HasCode(err, c.code), "%v", err)
+			require.ErrorContains(t, err, c.says)
+		})
+	}
+}
+
+func prefer(id string) func(*task.Request, []Pool) {
+	return func(r *task.Request, _ []Pool) { r.Placement = task.Placement{Mode: task.Prefer, PoolID: id} }
+}
+
+func pinTo(id string) func(*task.Request, []Pool) {
+	return func(r *task.Request, _ []Pool) { r.Placement = task.Placement{Mode: task.Pin, PoolID: id} }
+}
+
+// ORCH-3012, OC-CORE-1012
+func TestPlaceOrder(t *testing.T) {
+	replicas := []Replica{
+		{ID: "d", Ready: true, Slots: 2, Active: 1, FreeVRAM: 8},
+		{ID: "c", Ready: true, Slots: 2, Active: 0, FreeVRAM: 8},
+		{ID: "b", Ready: true, Slots: 2, Active: 0, FreeVRAM: 8},
+		{ID: "a", Ready: true, Slots: 2, Active: 0, FreeVRAM: 4},
+		{ID: "down", Ready: false, Slots: 2, FreeVRAM: 99},
+		{ID: "full", Ready: true, Slots: 1, Active: 1, FreeVRAM: 99},
+	}
+	at, considered := Place(replicas, Need{})
+	require.Equal(t, "b", replicas[at].ID)
+	require.Equal(t, 4, considered)
+	at, considered = Place(replicas, Need{Strict: true})
+	require.Equal(t, -1, at)
+	require.Zero(t, considered)
+}
+
+// ORCH-3010, OC-CORE-1017: never an unready or full replica, and the order of the snapshot doesn't matter.
+func TestPlaceIsAFunctionOfTheSnapshot(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(0, 12).Draw(t, "n")
+		replicas := make([]Replica, n)
+		for i := range replicas {
+			replicas[i] = Replica{
+				ID: fmt.Sprintf("r%02d", i), Ready: rapid.Bool().Draw(t, "ready"), Slots: rapid.IntRange(1, 3).Draw(t, "slots"),
+				Active: rapid.IntRange(0, 3).Draw(t, "active"), FreeVRAM: rapid.Int64Range(0, 2).Draw(t, "vram"),
+			}
+		}
+		need := Need{Strict: rapid.Bool().Draw(t, "strict")}
+		at, considered := Place(replicas, need)
+		require.Equal(t, considered == 0, at < 0)
+		if at < 0 {
+			return
+		}
+		chosen := replicas[at]
+		require.True(t, chosen.Ready && chosen.Active < chosen.Slots && (!need.Strict || chosen.Slots == 1))
+		rand.Shuffle(n, func(i, j int) { replicas[i], replicas[j] = replicas[j], replicas[i] })
+		again, _ := Place(replicas, need)
+		require.Equal(t, chosen.ID, replicas[again].ID)
+	})
+}
+
+func BenchmarkPlace(b *testing.B) {
+	for _, n := range []int{8, 64, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			replicas := make([]Replica, n)
+			for i := range replicas {
+				replicas[i] = Replica{ID: fmt.Sprintf("r%04d", i), Ready: true, Slots: 1, FreeVRAM: int64(i % 7)}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				Place(replicas, Need{Strict: true})
+			}
+		})
+	}
+}

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package placement decides: Route picks a task's pool when it is admitted, Place picks its replica when it is dispatched.
+// Both are pure functions of a snapshot: the same snapshot always gives the same answer (OC-CORE-1017).
+package placement
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Pool is what Route knows of a pool.
+type Pool struct {
+	ID       string
+	Engine   string
+	ModelID  string
+	Ref      string // the model's normalised ref
+	Workload task.Workload
+	Ctx      int    // tokens a slot's context holds
+	Slots    int    // of each replica
+	Profile  string // its sampler profile
+	Ready    bool
+	Wait     time.Duration // predicted for a task queued now
+}
+
+// Routing is Route's answer. Fallback: the preferred pool could not be used.
+type Routing struct {
+	PoolID   string
+	Pinned   bool
+	Fallback bool
+}
+
+// Route picks the pool for a request: of the pools that hold its model and can serve it, a Ready one before others, then
+// the shortest wait, then the id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no pool can serve is refused with
+// the reason (OC-CORE-1016).
+func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
+	holding := withModel(pools, req.ModelRef, ref)
+	if len(holding) == 0 {
+		return Routing{}, task.Errorf(task.ModelNotFound, "no pool serves the model %.80q: %s", req.ModelRef, known(pools))
+	}
+	if req.Placement.Mode == task.Pin {
+		return pin(pools, holding, req)
+	}
+	var fit []Pool
+	var why []string
+	for _, p := range holding {
+		if slices.Contains(req.Placement.Avoid, p.ID) {
+			why = append(why, "pool '"+p.ID+"' is to be avoided")
+		} else if reason := misfit(p, req); reason != "" {
+			why = append(why, reason)
+		} else {
+			fit = append(fit, p)
+		}
+	}
+	if len(fit) == 0 {
+		return Routing{}, task.Errorf(task.InvalidParams, "no pool can serve this task: %s", strings.Join(why, "; "))
+	}
+	best := slices.MinFunc(fit, func(a, b Pool) int {
+		return cmp.Or(trueFirst(a.Ready, b.Ready), cmp.Compare(a.Wait, b.Wait), cmp.Compare(a.ID, b.ID))
+	})
+	if req.Placement.Mode != task.Prefer {
+		return Routing{PoolID: best.ID}, nil
+	}
+	for _, p := range fit {
+		if p.ID == req.Placement.PoolID && p.Ready {
+			return Routing{PoolID: p.ID}, nil
+		}
+	}
+	return Routing{PoolID: best.ID, Fallback: best.ID != req.Placement.PoolID}, nil
+}
+
+func pin(pools, holding []Pool, req task.Request) (Routing, error) {
+	id := req.Placement.PoolID
+	at := slices.IndexFunc(pools, func(p Pool) bool { return p.ID == id })
+	if at < 0 {
+		return Routing{}, task.Errorf(task.PoolUnavailable,
+			"the task is pinned to pool %.80q, which does not exist: pin it to one of %s, or leave the mode at auto", id, ids(pools))
+	}
+	if !slices.ContainsFunc(holding, func(p Pool) bool { return p.ID == id }) {
+		return Routing{}, task.Errorf(task.InvalidParams,
+			"the task is pinned to pool '%s', which serves '%s', not %.80q", id, pools[at].ModelID, req.ModelRef)
+	}
+	if reason := misfit(pools[at], req); reason != "" {
+		return Routing{}, task.Errorf(task.InvalidParams, "the task is pinned, and %s", reason)
+	}
+	if !pools[at].Ready {
+		e := task.Errorf(task.PoolUnready, "the task is pinned to pool '%s', which has no Ready replica: see /v1/pools/%s/health", id, id)
+		e.PoolID, e.Engine = id, pools[at].Engine
+		return Routing{}, e.Retry(time.Second)
+	}
+	return Routing{PoolID: id, Pinned: true}, nil
+}
+
+// withModel finds the pools for a model_ref: by model id, else by normalised ref; nothing else.
+func withModel(pools []Pool, id, ref string) []Pool {
+	var byID, byRef []Pool
+	for _, p := range pools {
+		if p.ModelID == id {
+			byID = append(byID, p)
+		}
+		if p.Ref == ref {
+			byRef = append(byRef, p)
+		}
+	}
+	if len(byID) > 0 {
+		return byID
+	}
+	return byRef
+}
+
+// misfit says why a pool cannot serve a request, or nothing.
+func misfit(p Pool, req task.Request) string {
+	pool := "pool '" + p.ID + "' "
+	switch {
+	case p.Workload != req.Workload:
+		return pool + "serves " + string(p.Workload) + " tasks, not " + string(req.Workload)
+	case req.Engine != "" && req.Engine != p.Engine:
+		return pool + "runs the engine " + p.Engine
+	case req.SamplerProfile != "" && req.SamplerProfile != p.Profile:
+		return pool + "uses the sampler profile " + p.Profile
+	case req.Ctx > p.Ctx:
+		return pool + "has a context of " + strconv.Itoa(p.Ctx) + " tokens, fewer than the " + strconv.Itoa(req.Ctx) + " asked for"
+	case req.Determinism == task.Strict && p.Slots > 1:
+		return pool + "has replicas of " + strconv.Itoa(p.Slots) + " slots, and strict determinism needs one slot: leave `determinism` out or ask for best_effort"
+	}
+	return ""
+}
+
+func known(pools []Pool) string {
+	var models []string
+	for _, p := range pools {
+		if !slices.Contains(models, p.ModelID) {
+			models = append(models, p.ModelID)
+		}
+	}
+	slices.Sort(models)
+	return "use one of " + strings.Join(models, ", ")
+}
+
+func ids(pools []Pool) string {
+	names := make([]string, len(pools))
+	for i, p := range pools {
+		names[i] = p.ID
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
+}
+
+func trueFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
+}

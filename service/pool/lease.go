@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"sync"
+
+	"github.com/llama-orch/llama-orch/service/engine"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Lease is one slot of one worker. Its methods may be called from several goroutines.
+type Lease struct {
+	r    *replica
+	w    *worker
+	once sync.Once
+	info Info
+}
+
+// Lease takes a slot of a ready replica. It fails with POOL_UNREADY where the replica is not ready, and with
+// REPLICA_EXHAUSTED where no slot is free; both are retriable (ORCH-3010).
+func (m *Manager) Lease(replicaID string) (*Lease, error) {
+	r := m.replicas[replicaID]
+	if r == nil {
+		return nil, task.Errorf(task.PoolUnready, "there is no replica %q; ask for the pool's replicas again", replicaID).Retry(0)
+	}
+	w := r.serving()
+	if w == nil {
+		return nil, r.unready()
+	}
+	for {
+		n := w.active.Load()
+		if int(n) >= w.slots {
+			err := task.Errorf(task.ReplicaExhausted, "every slot of replica %s is busy; try another one, or later", r.id).Retry(0)
+			err.Engine, err.PoolID = r.spec.Engine, r.spec.ID
+			return nil, err
+		}
+		if w.active.CompareAndSwap(n, n+1) {
+			break
+		}
+	}
+	l := &Lease{r: r, w: w}
+	l.info = r.info()
+	if w.ctx.Err() != nil { // it died meanwhile, and info may be of its successor
+		l.Release()
+		return nil, r.unready()
+	}
+	return l, nil
+}
+
+// Engine returns the worker's engine.
+func (l *Lease) Engine() engine.Engine { return l.w.engine }
+
+// Info returns the replica as it was when the slot was taken.
+func (l *Lease) Info() Info { return l.info }
+
+// Lost is closed when this worker died, stopped answering, or was replaced.
+func (l *Lease) Lost() <-chan struct{} { return l.w.ctx.Done() }
+
+// Release gives the slot back. Only the first call counts.
+func (l *Lease) Release() {
+	l.once.Do(func() {
+		l.w.active.Add(-1)
+		l.r.m.opts.OnChange(l.r.spec.ID)
+	})
+}
+
+// Replace kills this worker's process group and starts another worker; Lost is closed before it returns. It is for a
+// worker whose slot does not get idle after a cancel (ORCH-3026). An external engine is not killed, only probed again. It
+// does nothing where the worker is gone already.
+func (l *Lease) Replace(reason string) { l.w.lose(&loss{reason: replaced, detail: reason}) }

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package provision
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"context"
+	"crypto/sha512"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+)
+
+// pin names one npm package, and the digest its tarball must have (as npm writes it: sha512, base64).
+type pin struct {
+	name      string
+	version   string
+	integrity string
+}
+
+// fetch downloads p's tarball into dir with the npm client, as it is configured, and checks it.
+func fetch(ctx context.Context, o Options, p pin, dir string) (string, error) {
+	if _, err := exec.LookPath(o.npm()); err != nil {
+		return "", missing([]string{"npm"})
+	}
+	spec := p.name + "@" + p.version
+	o.say("fetching %s", spec)
+	in := filepath.Join(dir, "tarball")
+	if err := os.Mkdir(in, 0o755); err != nil {
+		return "", err
+	}
+	// An empty folder as working directory: no package.json or .npmrc of a project takes part.
+	if err := run(ctx, in, o.npm(), "pack", spec, "--silent", "--ignore-scripts", "--pack-destination", in); err != nil {
+		return "", fmt.Errorf("fetching %s: %w", spec, err)
+	}
+	found, err := filepath.Glob(filepath.Join(in, "*.tgz"))
+	if err != nil || len(found) != 1 {
+		return "", fmt.Errorf("fetching %s: npm left %d tarballs, want 1", spec, len(found))
+	}
+	return found[0], checkIntegrity(found[0], p)
+}
+
+func checkIntegrity(file string, p pin) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	h := sha512.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return err
+	}
+	got := "sha512-" + base64.StdEncoding.EncodeToString(h.Sum(nil))
+	if got != p.integrity {
+		return fmt.Errorf("the tarball of %s@%s is not the pinned one (got %s, want %s): do not use it, and check the registry npm is configured for",
+			p.name, p.version, got, p.integrity)
+	}
+	return nil
+}
+
+// Bounds of what an archive may unpack to; the real ones hold less than half.
+const (
+	maxUnpackedBytes = 512 << 20
+	maxUnpackedFiles = 20000
+)
+
+// unpack writes the regular files of a gzipped tarball that want names into dir, flat: want maps an archive path to a
+// plain file name, or "" to leave it out. Links, devices and folders are never made, so nothing can leave dir.
+func unpack(tarball, dir string, want func(name string) string) (int, error) {
+	f, err := os.Open(tarball)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		return 0, fmt.Errorf("opening the tarball: %w", err)
+	}
+	var (
+		r     = tar.NewReader(z)
+		room  = int64(maxUnpackedBytes)
+		files int
+	)
+	for n := 0; ; n++ {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return files, nil
+		}
+		if err != nil {
+			return files, fmt.Errorf("reading the tarball: %w", err)
+		}
+		if n > maxUnpackedFiles {
+			return files, fmt.Errorf("the tarball holds more than %d files", maxUnpackedFiles)
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		name := want(path.Clean(h.Name))
+		if name == "" {
+			continue
+		}
+		if name != filepath.Base(name) || !filepath.IsLocal(name) {
+			return files, fmt.Errorf("the tarball names %q, which is no plain file name", name)
+		}
+		if room -= h.Size; room < 0 {
+			return files, fmt.Errorf("the tarball unpacks to more than %d bytes", maxUnpackedBytes)
+		}
+		if err := writeFile(filepath.Join(dir, name), r); err != nil {
+			return files, fmt.Errorf("unpacking %s: %w", name, err)
+		}
+		files++
+	}
+}
+
+func writeFile(name string, r io.Reader) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(f, r); err != nil {
+		_ = f.Close()
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		_ = f.Close()
+		return err
+	}
+	return f.Close()
+}

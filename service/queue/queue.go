@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package queue is a pool's waiting line: a bounded FIFO with two priorities. Interactive items leave before batch items,
+// first come first served within each (ORCH-3004, OC-CORE-1003, OC-CORE-1004).
+//
+// One mutex, no I/O, no clock: the caller passes `now`. Push, Pop and Cancel take constant (amortised) time at any depth,
+// and Pop does not allocate. Position is exact and bears the cost instead: it adds up the counts of blocks of neighbours.
+//
+// A queued item is named by the ticket that Push returned, not by its task's id: the caller has a task's record in hand
+// whenever it cancels or looks at one, and a map of a million ids would make these operations several times slower.
+package queue
+
+import (
+	"sync"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Policy says what a full queue does with a newcomer (ORCH-3005).
+type Policy string
+
+// The policies. Reject refuses the newcomer. DropLRU makes room by dropping the oldest queued batch item or, for an
+// interactive newcomer where no batch item is queued, the oldest queued interactive one.
+const (
+	Reject  Policy = "reject"
+	DropLRU Policy = "drop-lru"
+)
+
+// Ticket names one stay of one item in one queue. It goes stale when the item leaves, and is never given again (as far as
+// 2^31 stays in one slot reach). The zero Ticket names nothing.
+type Ticket struct {
+	slot       ref
+	generation uint32
+}
+
+// Pushed is what became of a Push.
+type Pushed[T any] struct {
+	Ticket   Ticket
+	Position int  // items ahead, from 0
+	DidDrop  bool // an item was dropped to make room
+	Dropped  T    // that item
+}
+
+// Queue is one pool's queue of T, which is usually a pointer to the task's record. It is safe for concurrent use. New makes
+// one.
+type Queue[T any] struct {
+	capacity int
+	policy   Policy
+
+	mu    sync.Mutex
+	line  line
+	slots []slot[T] // by ref, beside line.nodes
+}
+
+type slot[T any] struct {
+	value      T
+	enqueuedAt time.Time
+}
+
+// The lanes, in order of priority.
+const (
+	interactive = iota
+	batch
+	lanes
+)
+
+// New makes an empty queue. Capacity counts both priorities together; less than 1 is taken as 1. A policy other than
+// DropLRU is Reject.
+func New[T any](capacity int, policy Policy) *Queue[T] {
+	if policy != DropLRU {
+		policy = Reject
+	}
+	return &Queue[T]{capacity: max(capacity, 1), policy: policy, line: newLine(), slots: make([]slot[T], 1)}
+}
+
+// Capacity is the bound given to New.
+func (q *Queue[T]) Capacity() int { return q.capacity }
+
+// Policy is the full-queue policy in force.
+func (q *Queue[T]) Policy() Policy { return q.policy }
+
+// Push puts an item at the end of its priority's line. A full queue refuses it with ADMISSION_REJECT, which carries the
+// policy's label and is retriable, the time left to the caller to fill in; or, under DropLRU, drops an item to make room.
+func (q *Queue[T]) Push(p task.Priority, value T, now time.Time) (Pushed[T], error) {
+	var done Pushed[T]
+	lane := laneOf(p)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.depth() >= q.capacity {
+		victim := q.victim(lane)
+		if victim == 0 {
+			return done, q.errFull()
+		}
+		done.Dropped, done.DidDrop = q.remove(victim), true
+	}
+	done.Position = q.ahead(lane) + q.line.lists[lane].len
+	n := q.take(value, now)
+	q.line.pushBack(lane, n)
+	done.Ticket = q.ticket(n)
+	return done, nil
+}
+
+// PushFront puts an item ahead of all others of its priority, exempt from capacity: for a task that was dispatched and has
+// to be dispatched again. The later of two calls is ahead. EnqueuedAt is when the task first came.
+func (q *Queue[T]) PushFront(p task.Priority, value T, enqueuedAt time.Time) Ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := q.take(value, enqueuedAt)
+	q.line.pushFront(laneOf(p), n)
+	return q.ticket(n)
+}
+
+// Restore puts an item at the end of its priority's line, exempt from capacity: for recovery after a restart, which
+// restores the tasks that were running, in start order, and then the queued ones in theirs.
+func (q *Queue[T]) Restore(p task.Priority, value T, enqueuedAt time.Time) Ticket {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := q.take(value, enqueuedAt)
+	q.line.pushBack(laneOf(p), n)
+	return q.ticket(n)
+}
+
+// Pop takes the next item: the first interactive one, else the first batch one. False: the queue is empty.
+func (q *Queue[T]) Pop() (T, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n := q.next(); n != 0 {
+		return q.remove(n), true
+	}
+	var none T
+	return none, false
+}
+
+// Peek shows the item that Pop would take.
+func (q *Queue[T]) Peek() (T, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := q.next() // slot 0 holds the zero T
+	return q.slots[n].value, n != 0
+}
+
+// Cancel takes an item out wherever it stands; it is never popped then (OC-CORE-1005). False: it had left before.
+func (q *Queue[T]) Cancel(t Ticket) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.queued(t) {
+		return false
+	}
+	q.remove(t.slot)
+	return true
+}
+
+// Position is how many items would be popped before this one, from 0. False: it has left the queue.
+func (q *Queue[T]) Position(t Ticket) (int, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if !q.queued(t) {
+		return 0, false
+	}
+	return q.ahead(q.line.lane(t.slot)) + q.line.rank(t.slot), true
+}
+
+// NextPosition is the position that a newcomer of this priority would get now, were there room.
+func (q *Queue[T]) NextPosition(p task.Priority) int {
+	lane := laneOf(p)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.ahead(lane) + q.line.lists[lane].len
+}
+
+// Len is how many items of a priority are queued.
+func (q *Queue[T]) Len(p task.Priority) int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.line.lists[laneOf(p)].len
+}
+
+// Depth is how many items are queued in all. PushFront and Restore can take it over the capacity.
+func (q *Queue[T]) Depth() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.depth()
+}
+
+// OldestAt is when the longer waiting of the two lines' first items was enqueued, for the alarm on a queue that does not
+// move (LO-601). False: the queue is empty.
+func (q *Queue[T]) OldestAt() (time.Time, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	var oldest time.Time
+	found := false
+	for lane := range lanes {
+		n := q.line.lists[lane].head
+		if n != 0 && (!found || q.slots[n].enqueuedAt.Before(oldest)) {
+			oldest, found = q.slots[n].enqueuedAt, true
+		}
+	}
+	return oldest, found
+}
+
+func (q *Queue[T]) depth() int { return q.line.lists[interactive].len + q.line.lists[batch].len }
+
+// ahead counts the items of higher priority than a lane's.
+func (q *Queue[T]) ahead(lane int) int {
+	if lane == batch {
+		return q.line.lists[interactive].len
+	}
+	return 0
+}
+
+func (q *Queue[T]) next() ref {
+	if n := q.line.lists[interactive].head; n != 0 {
+		return n
+	}
+	return q.line.lists[batch].head
+}
+
+// victim is what a full queue drops for a newcomer in this lane; none where it must refuse the newcomer.
+func (q *Queue[T]) victim(lane int) ref {
+	if q.policy != DropLRU {
+		return 0
+	}
+	if n := q.line.lists[batch].head; n != 0 || lane == batch {
+		return n
+	}
+	return q.line.lists[interactive].head
+}
+
+func (q *Queue[T]) take(value T, at time.Time) ref {
+	n := q.line.take()
+	if int(n) == len(q.slots) {
+		q.slots = append(q.slots, slot[T]{})
+	}
+	q.slots[n] = slot[T]{value: value, enqueuedAt: at}
+	return n
+}
+
+func (q *Queue[T]) remove(n ref) T {
+	value := q.slots[n].value
+	q.slots[n] = slot[T]{} // a free slot must not keep a task's memory alive
+	q.line.drop(n)
+	return value
+}
+
+func (q *Queue[T]) ticket(n ref) Ticket {
+	return Ticket{slot: n, generation: q.line.nodes[n].generation}
+}
+
+func (q *Queue[T]) queued(t Ticket) bool {
+	return t.slot != 0 && int(t.slot) < len(q.slots) && q.line.nodes[t.slot].generation == t.generation
+}
+
+func (q *Queue[T]) errFull() error {
+	e := task.Errorf(task.AdmissionReject, "the queue is full; submit again after retry_after_ms").Retry(0)
+	e.PolicyLabel = string(q.policy)
+	return e
+}
+
+// laneOf takes every priority but batch as interactive, the default of a request.
+func laneOf(p task.Priority) int {
+	if p == task.Batch {
+		return batch
+	}
+	return interactive
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/queue"
+	"github.com/llama-orch/llama-orch/service/stream"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// job is a live task.
+type job struct {
+	lane     *lane
+	task     task.Task    // set by admit, then constant
+	ticket   queue.Ticket // set by admit
+	log      *stream.Log  // set by admit
+	deadline *time.Timer  // set by accept where the task has one
+
+	mu          sync.Mutex
+	accepted    bool // recorded: may be dispatched
+	state       task.State
+	replica     Replica
+	startedAt   time.Time
+	firstOutput time.Time
+	cancelRun   context.CancelCauseFunc // not nil while a replica runs it
+	claimed     bool                    // somebody is ending it
+	record      task.Record             // once final
+	done        chan struct{}           // closed once final
+}
+
+// admit gives a job its place. Scheduler.mu is held, and the lane doesn't touch the job before accept.
+func (j *job) admit(ticket queue.Ticket, position int) {
+	j.ticket, j.state = ticket, task.Queued
+	j.task.QueuePosition, j.task.PredictedStart, j.task.Backoff = position, j.lane.predict(position), j.lane.backoff()
+	j.log = stream.New(j.task.Started())
+}
+
+// accept lets the lane have the job, and its deadline run.
+func (j *job) accept(expire func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.accepted = true
+	if d := j.task.Request.Deadline; d > 0 && !j.claimed {
+		j.deadline = time.AfterFunc(d, expire)
+	}
+}
+
+// dispatchable reports whether the lane may have the job: it is recorded, and nobody has ended it.
+func (j *job) dispatchable() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.accepted && !j.claimed
+}
+
+// start marks the job as run by a replica; cancel ends that run. It returns false if the job was ended before.
+func (j *job) start(r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.claimed {
+		return false
+	}
+	j.state, j.replica, j.startedAt, j.cancelRun = task.Running, r, now, cancel
+	return true
+}
+
+// claim makes the caller the one who ends the job. It returns false if another is.
+func (j *job) claim() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.claimed {
+		return false
+	}
+	j.claimed = true
+	if j.deadline != nil {
+		j.deadline.Stop()
+	}
+	return true
+}
+
+// stopEngine ends the run, if there is one.
+func (j *job) stopEngine(cause error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.cancelRun != nil {
+		j.cancelRun(cause)
+	}
+}
+
+// end publishes the outcome.
+func (j *job) end(r task.Record) {
+	j.mu.Lock()
+	j.state, j.record = r.State, r
+	j.mu.Unlock()
+	j.log.Publish()
+	close(j.done)
+}
+
+// outputAt notes when the first output came.
+func (j *job) outputAt(now time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.firstOutput = now
+}
+
+func (j *job) firstOutputAt() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.firstOutput
+}
+
+// version is that of the engine the task runs on, or was admitted for.
+func (j *job) version() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return cmp.Or(j.replica.EngineVersion, j.task.EngineVersion)
+}
+
+// snapshot is the job's record now.
+func (j *job) snapshot() task.Record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.state.Final() {
+		return j.record
+	}
+	return task.Record{Task: j.task, State: j.state, ReplicaID: j.replica.ID, StartedAt: j.startedAt}
+}
+
+func (j *job) status() task.Status {
+	s := j.snapshot().Status()
+	if s.State.Final() {
+		return s
+	}
+	s.TokensOut, s.LastEventID = j.log.Tokens(), j.log.LastEventID()
+	s.QueuePosition, s.PredictedStart = j.place(s)
+	return s
+}
+
+// place is the job's position and its start, from admission, as things are now.
+func (j *job) place(s task.Status) (position int, start time.Duration) {
+	if !s.StartedAt.IsZero() {
+		return 0, s.StartedAt.Sub(s.AcceptedAt)
+	}
+	position, _ = j.lane.queue.Position(j.ticket)
+	return position, j.lane.s.o.Now().Sub(s.AcceptedAt) + j.lane.predict(position)
+}
+
+// figures are those of a `metrics` frame, while there are any.
+func (j *job) figures() (task.Metrics, bool) {
+	r := j.snapshot()
+	if r.State.Final() {
+		return task.Metrics{}, false
+	}
+	m := task.Metrics{Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth()}
+	var start time.Duration
+	m.QueuePosition, start = j.place(r.Status())
+	m.PredictedStartMS = start.Milliseconds()
+	m.OnTimeProbability = j.lane.onTime(r.Task, start)
+	switch {
+	case r.State == task.Queued:
+	case j.log.Tokens() == 0:
+		m.Phase = task.PhasePrefill
+	default:
+		m.Phase = task.PhaseDecode
+	}
+	return m, true
+}
+
+// recorded is the job of a finished task, for its readers.
+func recorded(r task.Record, l *lane) *job {
+	return &job{lane: l, task: r.Task, state: r.State, record: r, log: stream.Rebuild(r.Task.Started(), r)}
+}
+
+// narrated is what the log says of a task.
+func narrated(r task.Record, version string) observe.Job {
+	q := r.Task.Request
+	j := observe.Job{
+		ID: r.Task.ID, SessionID: q.SessionID, CorrelationID: q.CorrelationID, Actor: q.Actor, Engine: r.Task.Engine,
+		EngineVersion: version, PoolID: r.Task.PoolID, ReplicaID: r.ReplicaID, Priority: q.Priority, Workload: q.Workload,
+		Model: q.ModelRef, QueuePosition: r.Task.QueuePosition, PredictedStart: r.Task.PredictedStart,
+		TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
+	}
+	if r.End != nil {
+		j.TokensIn, j.TokensOut = r.End.TokensIn, r.End.TokensOut
+		j.DecodeTime = time.Duration(r.End.DecodeTimeMS) * time.Millisecond
+	}
+	return j
+}

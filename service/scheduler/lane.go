@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/queue"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// lane is one pool's queue and the loop that empties it.
+type lane struct {
+	s     *Scheduler
+	pool  Pool
+	queue *queue.Queue[*job]
+	news  chan struct{} // capacity 1: the queue or the replicas changed
+	rates rates
+	slots []placement.Replica // the loop's scratch
+}
+
+func newLane(s *Scheduler, p Pool) *lane {
+	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1)}
+}
+
+func (l *lane) wake() {
+	select {
+	case l.news <- struct{}{}:
+	default:
+	}
+}
+
+// loop dispatches until ctx ends. What it sets running ends with run.
+func (l *lane) loop(ctx, run context.Context) {
+	for {
+		select {
+		case <-l.news:
+		case <-ctx.Done():
+			return
+		}
+		for ctx.Err() == nil && l.dispatch(run) {
+		}
+	}
+}
+
+// dispatch places the next task, and reports whether another may follow at once. Whatever makes it return false wakes the
+// lane when it changes: a push, an accept, a slot that is free again, a replica that got Ready.
+func (l *lane) dispatch(run context.Context) bool {
+	j, ok := l.queue.Peek()
+	if !ok || !j.dispatchable() {
+		return false
+	}
+	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
+	at, considered := placement.Place(l.slots, placement.Need{Strict: j.task.Determinism == task.Strict})
+	l.s.o.Metrics.placed(j.task, at >= 0, considered)
+	if at < 0 {
+		return false
+	}
+	lease, err := l.s.o.Replicas.Lease(l.slots[at].ID)
+	if err != nil { // it changed since the snapshot, and whoever changed it wakes the lane
+		l.s.o.Log.Debug("lease refused", zap.String("replica_id", l.slots[at].ID), zap.Error(err))
+		return false
+	}
+	if !l.queue.Cancel(j.ticket) { // it was ended meanwhile
+		lease.Release()
+		return true
+	}
+	l.s.runs.Go(func() {
+		defer lease.Release()
+		l.run(run, j, lease, considered)
+	})
+	return true
+}
+
+// errFull completes a full queue's refusal with when a place is likely to be free (ORCH-2007).
+func (l *lane) errFull(err error) error {
+	e := task.AsError(err)
+	e.Engine, e.PoolID = l.pool.Engine, l.pool.ID
+	return e.Retry(l.drain())
+}
+
+func (l *lane) errDropped() *task.Error {
+	e := task.Errorf(task.QueueFullDropLRU,
+		"the queue of pool '%s' was full, and this task, the oldest in line, gave way to a newer one: send it again later", l.pool.ID)
+	e.PolicyLabel = string(l.pool.Policy)
+	return e.Retry(l.drain())
+}
+
+// predict is how long a task with so many ahead of it has to wait for a slot.
+func (l *lane) predict(ahead int) time.Duration {
+	slots, busy := l.capacity()
+	free := slots - busy
+	if ahead < free {
+		return 0
+	}
+	return l.rates.wait(ahead-free, max(slots, 1), l.s.o.Now())
+}
+
+// capacity counts the slots of the pool's Ready replicas, and those in use.
+func (l *lane) capacity() (slots, busy int) {
+	var buf [16]placement.Replica
+	for _, r := range l.s.o.Replicas.Snapshot(l.pool.ID, buf[:0]) {
+		if r.Ready {
+			slots += r.Slots
+			busy += r.Active
+		}
+	}
+	return slots, busy
+}
+
+// drain is the time in which the pool ends one task, and so frees one place of its queue.
+func (l *lane) drain() time.Duration {
+	slots, _ := l.capacity()
+	return l.rates.service() / time.Duration(max(slots, 1))
+}
+
+// backoff is how long a client had better wait with its next task: nothing while the queue is less than half full, then
+// what the pool needs to end the tasks beyond that.
+func (l *lane) backoff() time.Duration {
+	over := l.queue.Depth() - l.queue.Capacity()/2
+	if over <= 0 {
+		return 0
+	}
+	return time.Duration(over) * l.drain()
+}
+
+// onTime estimates the chance that a task meets its deadline: certain without one, gone once it has passed, and in between
+// the share of the predicted time that the deadline leaves room for.
+func (l *lane) onTime(t task.Task, start time.Duration) float64 {
+	deadline := t.Request.Deadline
+	if deadline == 0 {
+		return 1
+	}
+	need := start + l.rates.service()
+	if need <= deadline {
+		return 1
+	}
+	return max(0, float64(deadline-start)/float64(l.rates.service()))
+}

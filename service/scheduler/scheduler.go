@@ -1,0 +1,413 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package scheduler runs accepted tasks: one loop per pool pops the queue, places the task on a replica, runs it and
+// finishes it. It is the only writer of a task's state.
+//
+// Locks, in the order they may be held: Scheduler.mu, then job.mu. A lane's estimator has a lock of its own, held alone.
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/engine"
+	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/queue"
+	"github.com/llama-orch/llama-orch/service/stream"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Replicas is what the scheduler asks of the pools.
+type Replicas interface {
+	// Snapshot appends the pool's replicas to into.
+	Snapshot(poolID string, into []placement.Replica) []placement.Replica
+	// Lease takes a slot of a Ready replica, or fails typed.
+	Lease(replicaID string) (Lease, error)
+	// EngineVersion is that of the pool's replicas, empty until one was Ready.
+	EngineVersion(poolID string) string
+}
+
+// Lease is one slot of one replica, held for one task.
+type Lease interface {
+	Engine() engine.Engine
+	Replica() Replica
+	// Lost is closed when the replica's worker is gone.
+	Lost() <-chan struct{}
+	// Replace kills the worker and starts another.
+	Replace(reason string)
+	Release()
+}
+
+// Replica is what a receipt and the logs say of a replica.
+type Replica struct {
+	ID            string
+	EngineVersion string
+	ModelDigest   string
+	Fingerprint   string
+}
+
+// Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
+type Ledger interface {
+	Accept(ctx context.Context, t task.Task) error
+	Dispatch(ctx context.Context, id, replicaID string, at time.Time) error
+	Finish(ctx context.Context, r task.Record) error
+	Get(id string) (task.Record, bool)
+	List(state task.State, limit int) []task.Record
+}
+
+// Pool is what the scheduler must know of a pool.
+type Pool struct {
+	ID       string
+	Engine   string
+	Capacity int
+	Policy   queue.Policy
+	Wall     time.Duration // longest run of a task
+	Idle     time.Duration // longest wait for the next token
+}
+
+// Options are what a Scheduler is made from.
+type Options struct {
+	Pools    []Pool
+	Replicas Replicas
+	Ledger   Ledger
+	Narrator *observe.Narrator
+	Metrics  *Metrics
+	Log      *zap.Logger
+	Now      func() time.Time
+	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
+	FlushWithin time.Duration
+	// IdleWithin is how long a cancelled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
+	IdleWithin time.Duration
+}
+
+// Scheduler holds the live tasks. Its methods may be called from several goroutines.
+type Scheduler struct {
+	o     Options
+	lanes map[string]*lane
+
+	mu       sync.Mutex
+	live     map[string]*job
+	stopping bool
+
+	loops   sync.WaitGroup // the lanes
+	runs    sync.WaitGroup // tasks being run
+	endLoop context.CancelFunc
+	endRuns context.CancelCauseFunc
+}
+
+// New makes a scheduler. Start sets its loops going.
+func New(o Options) *Scheduler {
+	o.FlushWithin = cmp.Or(o.FlushWithin, 250*time.Millisecond)
+	o.IdleWithin = cmp.Or(o.IdleWithin, 2*time.Second)
+	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}}
+	for _, p := range o.Pools {
+		s.lanes[p.ID] = newLane(s, p)
+	}
+	o.Metrics.watch(s)
+	return s
+}
+
+// Start sets the lanes going. Stop joins what it starts.
+func (s *Scheduler) Start() {
+	loop, endLoop := context.WithCancel(context.Background())
+	run, endRuns := context.WithCancelCause(context.Background())
+	s.endLoop, s.endRuns = endLoop, endRuns
+	for _, l := range s.lanes {
+		s.loops.Go(func() { l.loop(loop, run) })
+	}
+}
+
+// Stop refuses new tasks, lets running ones finish until ctx ends, and then ends what is left with SHUTTING_DOWN.
+func (s *Scheduler) Stop(ctx context.Context) {
+	s.mu.Lock()
+	s.stopping = true
+	s.mu.Unlock()
+	s.endLoop()
+	s.loops.Wait()
+
+	for _, j := range s.jobs() {
+		if j.snapshot().State == task.Queued {
+			s.finish(j, task.Failed, nil, errStopping())
+		}
+	}
+	finished := make(chan struct{})
+	var waiter sync.WaitGroup
+	waiter.Go(func() { s.runs.Wait(); close(finished) })
+	select {
+	case <-finished:
+	case <-ctx.Done():
+		s.endRuns(errStopping())
+	}
+	waiter.Wait()
+	s.endRuns(nil)
+}
+
+func errStopping() *task.Error {
+	return task.Errorf(task.ShuttingDown, "the orchestrator is stopping: send the task again once it is back").Retry(5 * time.Second)
+}
+
+// Wake tells a pool's lane that its replicas changed.
+func (s *Scheduler) Wake(poolID string) {
+	if l := s.lanes[poolID]; l != nil {
+		l.wake()
+	}
+}
+
+// Wait predicts how long a task queued now would wait for its start.
+func (s *Scheduler) Wait(poolID string, p task.Priority) time.Duration {
+	l := s.lanes[poolID]
+	return l.predict(l.queue.NextPosition(p))
+}
+
+// Depth is the number of a pool's queued tasks of each priority.
+func (s *Scheduler) Depth(poolID string) (interactive, batch int) {
+	q := s.lanes[poolID].queue
+	return q.Len(task.Interactive), q.Len(task.Batch)
+}
+
+// Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101).
+func (s *Scheduler) Known(id string, body [32]byte) (task.Admission, bool, error) {
+	r, ok := s.record(id)
+	if !ok {
+		return task.Admission{}, false, nil
+	}
+	a, err := repeated(r.Task, body)
+	return a, true, err
+}
+
+func repeated(t task.Task, body [32]byte) (task.Admission, error) {
+	if t.Request.BodySHA256 != body {
+		return task.Admission{}, task.Errorf(task.Conflict,
+			"task_id %s is taken by a task with another body: choose another id, or leave it out", t.ID)
+	}
+	return t.Admission(), nil
+}
+
+// Enqueue records a task and queues it. Of two concurrent submits of one id, one is queued and both get its admission.
+func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, error) {
+	l := s.lanes[t.PoolID]
+	j, dropped, a, err := s.push(l, t)
+	if dropped != nil {
+		s.finish(dropped, task.Failed, nil, l.errDropped())
+	}
+	if err != nil || j == nil {
+		return a, err
+	}
+	if err := s.o.Ledger.Accept(ctx, j.task); err != nil {
+		s.withdraw(j)
+		return task.Admission{}, task.Errorf(task.LedgerUnavailable,
+			"the task could not be recorded, so it was not accepted: try again in a moment").Retry(time.Second).Because(err)
+	}
+	s.o.Metrics.enqueued(j.task)
+	s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
+	j.accept(func() { s.finish(j, task.Failed, nil, errDeadline(j.task)) })
+	l.wake()
+	return a, nil
+}
+
+func errDeadline(t task.Task) *task.Error {
+	return task.Errorf(task.DeadlineUnmet, "the task's deadline of %d ms passed before it was done: allow more time, or send it when the queue is shorter",
+		t.Request.Deadline.Milliseconds())
+}
+
+// push takes the id and a place in the queue, for which another task may have to be dropped. It returns no job when the id
+// was already taken.
+func (s *Scheduler) push(l *lane, t task.Task) (j, dropped *job, a task.Admission, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return nil, nil, a, errStopping()
+	}
+	if known, ok := s.live[t.ID]; ok {
+		a, err = repeated(known.task, t.Request.BodySHA256)
+		return nil, nil, a, err
+	}
+	j = &job{task: t, lane: l, done: make(chan struct{})}
+	pushed, err := l.queue.Push(t.Request.Priority, j, t.AcceptedAt)
+	if err != nil || pushed.DidDrop {
+		s.o.Metrics.backpressure(l)
+	}
+	if err != nil {
+		return nil, nil, a, l.errFull(err)
+	}
+	j.admit(pushed.Ticket, pushed.Position)
+	s.live[t.ID] = j
+	return j, pushed.Dropped, j.task.Admission(), nil
+}
+
+// withdraw forgets a task that was never accepted.
+func (s *Scheduler) withdraw(j *job) {
+	j.lane.queue.Cancel(j.ticket)
+	s.mu.Lock()
+	delete(s.live, j.task.ID)
+	s.mu.Unlock()
+}
+
+// Get returns a task's status.
+func (s *Scheduler) Get(id string) (task.Status, error) {
+	if j := s.job(id); j != nil {
+		return j.status(), nil
+	}
+	if r, ok := s.o.Ledger.Get(id); ok {
+		return r.Status(), nil
+	}
+	return task.Status{}, errUnknown(id)
+}
+
+func errUnknown(id string) error {
+	return task.Errorf(task.NotFound, "there is no task %.128q: GET /v1/tasks lists the recent ones", id)
+}
+
+// List returns at most limit tasks, the last accepted first. An empty state means all.
+func (s *Scheduler) List(state task.State, limit int) []task.Status {
+	var found []task.Status
+	for _, j := range s.jobs() {
+		if st := j.status(); state == "" || st.State == state {
+			found = append(found, st)
+		}
+	}
+	for _, r := range s.o.Ledger.List(state, limit) {
+		found = append(found, r.Status())
+	}
+	slices.SortStableFunc(found, func(a, b task.Status) int {
+		return cmp.Or(b.AcceptedAt.Compare(a.AcceptedAt), cmp.Compare(a.ID, b.ID))
+	})
+	// A task that ended between the two looks is in both.
+	found = slices.CompactFunc(found, func(a, b task.Status) bool { return a.ID == b.ID })
+	return found[:min(limit, len(found))]
+}
+
+// Cancel ends a task, sealing its log: when it returns, no token is written any more (ORCH-3026). For a task that has
+// ended it returns the recorded outcome.
+func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, error) {
+	j := s.job(id)
+	if j == nil {
+		r, ok := s.o.Ledger.Get(id)
+		if !ok {
+			return task.CancelResult{}, errUnknown(id)
+		}
+		return r.CancelResult(), nil
+	}
+	e := task.Errorf(task.Canceled, "the task was canceled by its client")
+	if s.finish(j, task.StateCanceled, nil, e) {
+		flush, stop := context.WithTimeout(ctx, s.o.FlushWithin)
+		defer stop()
+		s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
+		return j.snapshot().CancelResult(), nil
+	}
+	select {
+	case <-j.done:
+		return j.snapshot().CancelResult(), nil
+	case <-ctx.Done():
+		return task.CancelResult{}, ctx.Err()
+	}
+}
+
+// Subscribe opens a task's stream after the event named by after, or from the start.
+func (s *Scheduler) Subscribe(id, after string) (*Stream, error) {
+	j := s.job(id)
+	if j == nil {
+		r, ok := s.o.Ledger.Get(id)
+		if !ok {
+			return nil, errUnknown(id)
+		}
+		j = recorded(r, s.lanes[r.Task.PoolID])
+	}
+	sub, err := j.log.Subscribe(after)
+	if err != nil {
+		return nil, err
+	}
+	s.o.Metrics.streams.Inc()
+	return &Stream{Subscription: sub, job: j, metrics: s.o.Metrics}, nil
+}
+
+// Stream is a subscription to a task, and its moving figures.
+type Stream struct {
+	*stream.Subscription
+	job     *job
+	metrics *Metrics
+}
+
+// Metrics are the figures for a `metrics` frame now, and false once the task has ended.
+func (s *Stream) Metrics() (task.Metrics, bool) { return s.job.figures() }
+
+// Close ends the subscription.
+func (s *Stream) Close() {
+	s.Subscription.Close()
+	s.metrics.streams.Dec()
+}
+
+// finish ends a task once, with end or with e: it fences the log, records the outcome, and only then lets anyone see it. It
+// reports whether this call ended it.
+func (s *Scheduler) finish(j *job, state task.State, end *task.End, e *task.Error) bool {
+	if !j.claim() {
+		return false
+	}
+	j.lane.queue.Cancel(j.ticket) // O(1), and nothing to do once it is dispatched
+	sealedAt, _ := j.log.Seal()
+	r := j.snapshot()
+	was := r.State
+	r.State, r.FinishedAt, r.SealedAt, r.End, r.Err = state, s.o.Now(), sealedAt, end, e
+	transcript, digest := j.log.Transcript()
+	r.Transcript = transcript
+	if end != nil {
+		end.Receipt.TranscriptSHA256 = digest
+		r.LastEventID = j.log.End(*end)
+	} else {
+		e.Engine, e.PoolID = j.task.Engine, j.task.PoolID
+		j.stopEngine(e)
+		r.LastEventID = j.log.Fail(e)
+	}
+	if err := s.o.Ledger.Finish(context.Background(), r); err != nil {
+		s.o.Log.Error("recording an outcome failed", zap.String("job_id", j.task.ID), zap.Error(err))
+	}
+	j.end(r)
+	s.mu.Lock()
+	delete(s.live, j.task.ID)
+	s.mu.Unlock()
+	s.o.Metrics.finished(r, j.version(), r.FinishedAt.Sub(j.firstOutputAt()))
+	s.narrate(j, r, was)
+	return true
+}
+
+// narrate tells of a task's end. Was is the state it was in.
+func (s *Scheduler) narrate(j *job, r task.Record, was task.State) {
+	told := narrated(r, j.version())
+	switch {
+	case r.State == task.StateCanceled:
+		s.o.Narrator.Canceled(told, was)
+	case r.Err != nil:
+		s.o.Narrator.StreamEnded(told, r.Err.Code)
+	default:
+		s.o.Narrator.StreamEnded(told, "")
+	}
+}
+
+func (s *Scheduler) job(id string) *job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live[id]
+}
+
+func (s *Scheduler) jobs() []*job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*job, 0, len(s.live))
+	for _, j := range s.live {
+		all = append(all, j)
+	}
+	return all
+}
+
+func (s *Scheduler) record(id string) (task.Record, bool) {
+	if j := s.job(id); j != nil {
+		return j.snapshot(), true
+	}
+	return s.o.Ledger.Get(id)
+}

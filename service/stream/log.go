@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package stream holds a task's event log and hands it to any number of subscribers.
+//
+// Every numbered event is encoded to its SSE frame once, when it is appended; subscribers write slices of the same bytes.
+// So a token costs no allocation to encode, and a second subscriber costs no encoding at all.
+package stream
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"hash"
+	"strconv"
+	"sync"
+
+	"github.com/go-faster/jx"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// ErrSealed is returned by Token once the log is sealed: the generation must stop.
+var ErrSealed = errors.New("the task's log is sealed")
+
+// The names of the numbered events (ORCH-2002), each with its line feed, as the frame and the running hash want it.
+var (
+	started  = []byte("started\n")
+	token    = []byte("token\n")
+	end      = []byte("end\n")
+	failed   = []byte("error\n")
+	lineFeed = []byte("\n")
+)
+
+// Log is one task's event log: `started`, tokens, then `end` or `error`. One goroutine appends tokens; any goroutine may
+// seal, end and subscribe.
+type Log struct {
+	mu         sync.Mutex
+	frames     []byte // the encoded events, back to back; bytes once written never change
+	ends       []int  // ends[i] is the length of frames after event i
+	tags       []tag  // tags[i] is the running hash after event i
+	running    hash.Hash
+	sum        [sha256.Size]byte // scratch of running
+	data       jx.Writer         // scratch: the data of the event being encoded
+	text       []byte            // the concatenated token texts
+	textEnds   []int
+	transcript hash.Hash
+	sealed     bool
+	ended      bool // the terminal event is appended
+	published  bool // and subscribers may have it
+	subs       map[*Subscription]struct{}
+	flushed    chan struct{} // not nil while Flush waits
+}
+
+// New makes a log whose event 0 is the admission's snapshot.
+func New(first task.Started) *Log {
+	l := &Log{running: sha256.New(), transcript: sha256.New(), subs: map[*Subscription]struct{}{}}
+	l.data.Buf = mustJSON(first)
+	l.append(started)
+	return l
+}
+
+// Rebuild makes the ended log of a recorded task. Ids are a function of the events, so they come out as they were.
+func Rebuild(first task.Started, r task.Record) *Log {
+	l := New(first)
+	from := 0
+	for _, to := range r.Transcript.Ends {
+		l.token(r.Transcript.Text[from:to])
+		from = to
+	}
+	switch {
+	case r.End != nil:
+		l.End(*r.End)
+	case r.Err != nil:
+		l.Fail(r.Err)
+	}
+	l.Publish()
+	return l
+}
+
+// Token appends a token event, or returns ErrSealed.
+func (l *Log) Token(text string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sealed {
+		return ErrSealed
+	}
+	l.token(text)
+	return nil
+}
+
+func (l *Log) token(text string) {
+	l.data.Reset()
+	l.data.RawStr(`{"t":`)
+	l.data.Str(text)
+	l.data.RawStr(`,"i":`)
+	l.data.Int(len(l.textEnds))
+	l.data.ObjEnd()
+	l.text = append(l.text, text...)
+	l.textEnds = append(l.textEnds, len(l.text))
+	l.transcript.Write(l.text[len(l.text)-len(text):])
+	l.append(token)
+}
+
+// Seal fences the log: no token is appended after it. It returns the id of the last event and whether this call sealed it.
+func (l *Log) Seal() (lastEventID string, first bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first = !l.sealed
+	l.sealed = true
+	return l.lastID(), first
+}
+
+// End seals the log, if it isn't, appends the `end` event and returns its id. Nobody sees it before Publish, so that it can
+// be recorded first. A log takes one terminal event; later ones are ignored.
+func (l *Log) End(e task.End) string { return l.terminate(end, mustJSON(e)) }
+
+// Fail is End for the `error` event.
+func (l *Log) Fail(e *task.Error) string { return l.terminate(failed, ErrorData(e)) }
+
+func (l *Log) terminate(event, data []byte) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.sealed, l.ended = true, true
+		l.data.Buf = data
+		l.append(event)
+	}
+	return l.lastID()
+}
+
+// Publish lets subscribers have the terminal event.
+func (l *Log) Publish() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.published = true
+	l.wakeAll()
+}
+
+// visible is the number of events that subscribers may have. The caller holds mu.
+func (l *Log) visible() int {
+	if l.ended && !l.published {
+		return len(l.ends) - 1
+	}
+	return len(l.ends)
+}
+
+// append encodes l.data as the next event and wakes the subscribers. The caller holds mu.
+func (l *Log) append(event []byte) {
+	l.running.Write(event)
+	l.running.Write(l.data.Buf)
+	l.running.Write(lineFeed)
+	var t tag
+	copy(t[:], l.running.Sum(l.sum[:0]))
+
+	seq := len(l.ends)
+	l.frames = append(l.frames, "id: "...)
+	l.frames = appendID(l.frames, seq, t)
+	l.frames = append(l.frames, "\nevent: "...)
+	l.frames = append(l.frames, event...)
+	l.frames = append(l.frames, "data: "...)
+	l.frames = append(l.frames, l.data.Buf...)
+	l.frames = append(l.frames, "\n\n"...)
+	l.ends = append(l.ends, len(l.frames))
+	l.tags = append(l.tags, t)
+	l.wakeAll()
+}
+
+func (l *Log) wakeAll() {
+	for s := range l.subs {
+		s.wake()
+	}
+}
+
+// LastEventID is the id of the last event that subscribers may have.
+func (l *Log) LastEventID() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := l.visible() - 1
+	return string(appendID(nil, last, l.tags[last]))
+}
+
+func (l *Log) lastID() string {
+	last := len(l.ends) - 1
+	return string(appendID(nil, last, l.tags[last]))
+}
+
+// Tokens is the number of token events so far.
+func (l *Log) Tokens() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.textEnds)
+}
+
+// Transcript returns the text so far and its SHA-256, hex.
+func (l *Log) Transcript() (t task.Transcript, digest string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ends := make([]int, len(l.textEnds))
+	copy(ends, l.textEnds)
+	return task.Transcript{Text: string(l.text), Ends: ends}, hex.EncodeToString(l.transcript.Sum(nil))
+}
+
+// tag is the part of the running SHA-256 that an event id shows.
+type tag [4]byte
+
+func appendID(b []byte, seq int, t tag) []byte {
+	b = strconv.AppendInt(b, int64(seq), 10)
+	b = append(b, '-')
+	return hex.AppendEncode(b, t[:])
+}
+
+// parseID reads an event id. The only valid form is the one appendID writes.
+func parseID(id string) (seq int, t tag, ok bool) {
+	number, digest, found := bytes.Cut([]byte(id), []byte("-"))
+	if !found || len(digest) != hex.EncodedLen(len(t)) {
+		return 0, t, false
+	}
+	seq, err := strconv.Atoi(string(number))
+	if err != nil || seq < 0 {
+		return 0, t, false
+	}
+	if _, err := hex.Decode(t[:], digest); err != nil {
+		return 0, t, false
+	}
+	return seq, t, string(appendID(nil, seq, t)) == id
+}
+
+// errorData is the data of an `error` event, and of the body's envelope (semantics: one flat envelope).
+type errorData struct {
+	Code         task.Code `json:"code"`
+	Message      string    `json:"message"`
+	Retriable    bool      `json:"retriable"`
+	RetryAfterMS *int64    `json:"retry_after_ms,omitempty"`
+	PolicyLabel  string    `json:"policy_label,omitempty"`
+	Engine       string    `json:"engine,omitempty"`
+	PoolID       string    `json:"pool_id,omitempty"`
+	Hint         string    `json:"hint,omitempty"`
+}
+
+// ErrorData encodes an error as the data of an `error` event.
+func ErrorData(e *task.Error) []byte {
+	d := errorData{
+		Code: e.Code, Message: e.Message, Retriable: e.Retriable, PolicyLabel: e.PolicyLabel, Engine: e.Engine,
+		PoolID: e.PoolID, Hint: e.Hint,
+	}
+	if e.RetryAfter > 0 {
+		ms := e.RetryAfter.Milliseconds()
+		d.RetryAfterMS = &ms
+	}
+	return mustJSON(d)
+}
+
+// MetricsFrame encodes a `metrics` frame: it has no id, so a client's Last-Event-ID stays where the log is.
+func MetricsFrame(m task.Metrics) []byte {
+	return append(append([]byte("event: metrics\ndata: "), mustJSON(m)...), "\n\n"...)
+}
+
+// mustJSON encodes plain structs of this module, which cannot fail.
+func mustJSON(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("stream: " + err.Error())
+	}
+	return b
+}

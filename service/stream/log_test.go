@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package stream
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func first() task.Started {
+	return task.Started{TaskID: "t", QueuePosition: 2, PredictedStartMS: 40, Seed: 7, Determinism: task.Strict}
+}
+
+type frame struct{ id, event, data string }
+
+// parse reads frames the way a strict client does.
+func parse(t require.TestingT, b []byte) (frames []frame) {
+	for _, block := range strings.Split(strings.TrimSuffix(string(b), "\n\n"), "\n\n") {
+		var f frame
+		for _, line := range strings.Split(block, "\n") {
+			field, value, ok := strings.Cut(line, ": ")
+			require.True(t, ok, "line %q", line)
+			switch field {
+			case "id":
+				f.id = value
+			case "event":
+				f.event = value
+			case "data":
+				f.data = value
+			default:
+				require.Fail(t, "unknown field", line)
+			}
+		}
+		frames = append(frames, f)
+	}
+	return frames
+}
+
+// drain reads a subscription to its end.
+func drain(t require.TestingT, s *Subscription) []byte {
+	var got []byte
+	for {
+		b, err := s.Next(context.Background(), nil)
+		if errors.Is(err, io.EOF) {
+			return got
+		}
+		require.NoError(t, err)
+		got = append(got, b...)
+		s.Written()
+	}
+}
+
+func subscribe(t require.TestingT, l *Log, after string) *Subscription {
+	s, err := l.Subscribe(after)
+	require.NoError(t, err)
+	return s
+}
+
+// LO-201, ORCH-2002, ORCH-3029
+func TestFramesCarrySequenceAndRunningHash(t *testing.T) {
+	l := New(first())
+	require.NoError(t, l.Token("frogs\n"))
+	require.NoError(t, l.Token("“née” \x01"))
+	l.End(task.End{TokensOut: 2, FinishReason: task.FinishStop})
+	l.Publish()
+
+	got := parse(t, drain(t, subscribe(t, l, "")))
+	require.Len(t, got, 4)
+	running := sha256.New()
+	for i, f := range got {
+		fmt.Fprintf(running, "%s\n%s\n", f.event, f.data)
+		require.Equal(t, fmt.Sprintf("%d-%s", i, hex.EncodeToString(running.Sum(nil)[:4])), f.id)
+		require.True(t, json.Valid([]byte(f.data)))
+	}
+	require.Equal(t, "started", got[0].event)
+	require.JSONEq(t, `{"task_id":"t","queue_position":2,"predicted_start_ms":40,"seed":7,"determinism":"strict"}`, got[0].data)
+	require.JSONEq(t, `{"t":"frogs\n","i":0}`, got[1].data)
+	require.JSONEq(t, `{"t":"“née” \u0001","i":1}`, got[2].data)
+	require.Equal(t, "end", got[3].event)
+	require.Equal(t, got[3].id, l.LastEventID())
+}
+
+// LO-201: however a reader is cut and resumed, it sees every event once, in order.
+func TestResumeAnywhereIsContiguous(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		texts := rapid.SliceOfN(rapid.StringN(0, 8, 24), 0, 40).Draw(t, "texts")
+		l := New(first())
+		for _, text := range texts {
+			require.NoError(t, l.Token(text))
+		}
+		l.End(task.End{})
+		l.Publish()
+		whole := drain(t, subscribe(t, l, ""))
+		ids := parse(t, whole)
+		cut := rapid.IntRange(0, len(ids)-1).Draw(t, "cut")
+		head := whole[:l.ends[cut]]
+		tail := drain(t, subscribe(t, l, ids[cut].id))
+		require.Equal(t, string(whole), string(head)+string(tail))
+	})
+}
+
+// LO-201: a rebuilt log has the ids it had.
+func TestRebuildGivesTheSameBytes(t *testing.T) {
+	l := New(first())
+	for i := range 20 {
+		require.NoError(t, l.Token(strings.Repeat("é", i%4)))
+	}
+	transcript, digest := l.Transcript()
+	sum := sha256.Sum256([]byte(transcript.Text))
+	require.Equal(t, hex.EncodeToString(sum[:]), digest)
+	ended := task.End{TokensOut: 20, Receipt: task.Receipt{TranscriptSHA256: digest}}
+	l.End(ended)
+	l.Publish()
+	again := Rebuild(first(), task.Record{Transcript: transcript, End: &ended})
+	require.Equal(t, string(drain(t, subscribe(t, l, ""))), string(drain(t, subscribe(t, again, ""))))
+}
+
+// LO-201
+func TestSubscribeRefusesIDsTheLogNeverGave(t *testing.T) {
+	l := New(first())
+	for _, id := range []string{"x", "0", "-1-00000000", "0-0000000", "00-00000000", "0-0000000G", "9-00000000", "0-AAAAAAAA", "99999999999999999999-00000000"} {
+		_, err := l.Subscribe(id)
+		require.True(t, task.HasCode(err, task.InvalidParams), "%s: %v", id, err)
+	}
+	_, err := l.Subscribe("9-00000000")
+	require.ErrorContains(t, err, "valid are 0 to 0")
+}
+
+// LO-201: what the client holds differs, so its stream ends; the task's own log does not.
+func TestSubscribeWithAnotherHashEndsThatStream(t *testing.T) {
+	l := New(first())
+	got := parse(t, drain(t, subscribe(t, l, "0-00000000")))
+	require.Len(t, got, 1)
+	require.Empty(t, got[0].id)
+	require.Equal(t, "error", got[0].event)
+	require.Contains(t, got[0].data, `"WORKER_RESET"`)
+	require.NoError(t, l.Token("on"))
+}
+
+// ORCH-3026, ORCH-2002
+func TestSealFencesTokensAndOneTerminalEventFollows(t *testing.T) {
+	l := New(first())
+	require.NoError(t, l.Token("a"))
+	id, firstSeal := l.Seal()
+	require.True(t, firstSeal)
+	require.True(t, strings.HasPrefix(id, "1-"))
+	require.ErrorIs(t, l.Token("b"), ErrSealed)
+	again, firstSeal := l.Seal()
+	require.False(t, firstSeal)
+	require.Equal(t, id, again)
+	s := subscribe(t, l, id)
+	ended := l.Fail(task.Errorf(task.Canceled, "canceled"))
+	b, err := s.take()
+	require.NoError(t, err)
+	require.Empty(t, b, "nobody has the terminal event before it is published")
+	require.Equal(t, id, l.LastEventID())
+	l.Publish()
+	require.Equal(t, ended, l.LastEventID())
+	l.End(task.End{})
+	got := parse(t, drain(t, subscribe(t, l, "")))
+	require.Len(t, got, 3)
+	require.Equal(t, "error", got[2].event)
+	require.Contains(t, got[2].data, `"CANCELED"`)
+}
+
+// ORCH-3026: with a reader in the middle of a write, Flush returns only when the write has ended.
+func TestFlushWaitsForAWriteUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(first())
+		s := subscribe(t, l, "")
+		require.NoError(t, l.Token("a"))
+		_, err := s.Next(t.Context(), nil)
+		require.NoError(t, err)
+		l.Seal()
+		returned := false
+		var flush sync.WaitGroup
+		flush.Go(func() {
+			require.Zero(t, l.Flush(context.Background()))
+			returned = true
+		})
+		synctest.Wait()
+		require.False(t, returned)
+		s.Written()
+		flush.Wait()
+		require.True(t, returned)
+	})
+}
+
+// ORCH-3026: a reader that takes nothing is cut off, may not go on, and can read the sealed log anew.
+func TestFlushCutsOffAStalledReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(first())
+		stalled, reader := subscribe(t, l, ""), subscribe(t, l, "")
+		require.NoError(t, l.Token("a"))
+		l.Seal()
+		_, err := reader.Next(t.Context(), nil)
+		require.NoError(t, err)
+		reader.Written()
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		require.Equal(t, 1, l.Flush(ctx))
+		l.Fail(task.Errorf(task.Canceled, "canceled"))
+		l.Publish()
+		_, err = stalled.Next(t.Context(), nil)
+		require.ErrorIs(t, err, ErrCutOff)
+		b, err := reader.Next(t.Context(), nil)
+		require.NoError(t, err)
+		require.Contains(t, string(b), "CANCELED")
+		require.Len(t, parse(t, drain(t, subscribe(t, l, ""))), 3)
+	})
+}
+
+// LO-201: several readers beside one writer, each sees the same bytes. Run with -race.
+func TestManyReadersSeeTheSameBytes(t *testing.T) {
+	l := New(first())
+	var got [8][]byte
+	var readers sync.WaitGroup
+	for i := range got {
+		s := subscribe(t, l, "")
+		readers.Go(func() {
+			defer s.Close()
+			got[i] = drain(t, s)
+		})
+	}
+	for i := range 2000 {
+		require.NoError(t, l.Token(fmt.Sprint(i, " ")))
+	}
+	l.End(task.End{})
+	l.Publish()
+	readers.Wait()
+	for i := range got {
+		require.True(t, bytes.Equal(got[0], got[i]))
+	}
+	require.Len(t, parse(t, got[0]), 2002)
+}
+
+// OC-CTRL-2026: the encoder takes no memory per token.
+func TestEncodingATokenAllocatesNothing(t *testing.T) {
+	l := New(first())
+	l.frames = make([]byte, 0, 1<<20)
+	l.ends, l.textEnds = make([]int, 1, 4096), make([]int, 0, 4096)
+	l.tags, l.text = make([]tag, 1, 4096), make([]byte, 0, 1<<16)
+	s := subscribe(t, l, "")
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		_ = l.Token(" winter")
+		_, _ = s.take()
+		s.Written()
+	}))
+}
+
+func FuzzParseID(f *testing.F) {
+	f.Add("0-00000000")
+	f.Add("12-deadbeef")
+	f.Add("-")
+	f.Fuzz(func(t *testing.T, id string) {
+		seq, tg, ok := parseID(id)
+		if ok && string(appendID(nil, seq, tg)) != id {
+			t.Fatalf("%q is read as %d-%x", id, seq, tg)
+		}
+	})
+}
+
+func BenchmarkToken(b *testing.B) {
+	l := New(first())
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := l.Token(" winter"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTokenToSubscriber(b *testing.B) {
+	l := New(first())
+	s := subscribe(b, l, "")
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := l.Token(" winter"); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.take(); err != nil {
+			b.Fatal(err)
+		}
+		s.Written()
+	}
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package stream
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// ErrCutOff ends a subscription that didn't take its events in time when its task was cancelled (ORCH-3026). The client
+// may reconnect and read the sealed log.
+var ErrCutOff = errors.New("the stream was too slow to take its events before a cancel returned")
+
+// maxWrite bounds the bytes of one write, so that a subscriber far behind is sent its events piece by piece.
+const maxWrite = 16 << 10
+
+// Subscription is one reader of a log. One goroutine uses it; a reader that stalls holds up nobody else.
+type Subscription struct {
+	log     *Log
+	woken   chan struct{} // capacity 1: "there may be news"
+	next    int           // the next event to hand out; log.mu guards this and the fields below
+	writing bool          // tokens were handed out and Written has not followed
+	cut     bool
+	refusal []byte // a frame to send instead of the log's events
+	over    bool   // the refusal was sent
+}
+
+// Subscribe opens a subscription that begins after the event with the given id, or at event 0 if it is empty. An id that
+// the log never gave is INVALID_PARAMS. An id whose hash differs gives a stream of one WORKER_RESET, since what the client
+// holds is not what the log holds (LO-201).
+func (l *Log) Subscribe(after string) (*Subscription, error) {
+	s := &Subscription{log: l, woken: make(chan struct{}, 1)}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if after != "" {
+		seq, t, ok := parseID(after)
+		last := l.visible() - 1
+		switch {
+		case !ok:
+			return nil, task.Errorf(task.InvalidParams,
+				"the event id %.40q is malformed: send the `id` of the last event received, such as %q, or leave it out", after, appendID(nil, last, l.tags[last]))
+		case seq > last:
+			return nil, task.Errorf(task.InvalidParams,
+				"this stream has no event %d yet: valid are 0 to %d; send the `id` of the last event received", seq, last)
+		case t != l.tags[seq]:
+			s.refusal = refusal(seq)
+		}
+		s.next = seq + 1
+	}
+	l.subs[s] = struct{}{}
+	return s, nil
+}
+
+func refusal(seq int) []byte {
+	e := task.Errorf(task.WorkerReset,
+		"the events up to %d that this client holds are not the ones that were sent: discard them and read the stream from the start", seq).Retry(0)
+	return append(append([]byte("event: error\ndata: "), ErrorData(e)...), "\n\n"...)
+}
+
+// Next waits for events and returns their frames; the bytes stay valid and are not to be changed. It returns (nil, nil)
+// when tick fires first, io.EOF after the terminal event, ErrCutOff, or the context's error. Written must follow every Next
+// that returned frames.
+func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
+	for {
+		frames, err := s.take()
+		if frames != nil || err != nil {
+			return frames, err
+		}
+		select {
+		case <-s.woken:
+		case <-tick:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *Subscription) take() ([]byte, error) {
+	l := s.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case s.over:
+		return nil, io.EOF
+	case s.refusal != nil:
+		s.over = true
+		return s.refusal, nil
+	case s.cut:
+		return nil, ErrCutOff
+	}
+	last := l.visible()
+	if s.next == last {
+		if l.published {
+			return nil, io.EOF
+		}
+		return nil, nil
+	}
+	from := 0
+	if s.next > 0 {
+		from = l.ends[s.next-1]
+	}
+	to := s.next + 1
+	for to < last && l.ends[to]-from <= maxWrite {
+		to++
+	}
+	s.writing = s.next < l.tokensEnd()
+	s.next = to
+	return l.frames[from:l.ends[to-1]:l.ends[to-1]], nil
+}
+
+// Written says that the frames of the last Next were written, or that writing them failed.
+func (s *Subscription) Written() {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.writing = false
+	s.log.settle()
+}
+
+// Close ends the subscription.
+func (s *Subscription) Close() {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	delete(s.log.subs, s)
+	s.log.settle()
+}
+
+func (s *Subscription) wake() {
+	select {
+	case s.woken <- struct{}{}:
+	default:
+	}
+}
+
+// Flush waits until every subscriber has written all tokens of a sealed log, so that no write of a token starts after it
+// returned. Subscribers that are not done when ctx ends are cut off; it returns how many.
+func (l *Log) Flush(ctx context.Context) (cut int) {
+	l.mu.Lock()
+	if l.behind() == 0 {
+		l.mu.Unlock()
+		return 0
+	}
+	if l.flushed == nil {
+		l.flushed = make(chan struct{})
+	}
+	flushed := l.flushed
+	l.mu.Unlock()
+	select {
+	case <-flushed:
+		return 0
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s := range l.subs {
+		if s.behind() {
+			s.cut = true
+			s.wake()
+			cut++
+		}
+	}
+	l.settle()
+	return cut
+}
+
+// behind reports whether a token is still to be written. The terminal event is no token: it may follow when it likes.
+func (s *Subscription) behind() bool {
+	return !s.cut && s.refusal == nil && (s.writing || s.next < s.log.tokensEnd())
+}
+
+// tokensEnd is the number of the first event that is no token: `started` and the tokens come before it.
+func (l *Log) tokensEnd() int { return 1 + len(l.textEnds) }
+
+func (l *Log) behind() (n int) {
+	for s := range l.subs {
+		if s.behind() {
+			n++
+		}
+	}
+	return n
+}
+
+// settle lets Flush go on once nobody is behind. The caller holds mu.
+func (l *Log) settle() {
+	if l.flushed != nil && l.behind() == 0 {
+		close(l.flushed)
+		l.flushed = nil
+	}
+}

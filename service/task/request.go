@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package task
+
+import "time"
+
+// Workload is what a task asks an engine to do (ORCH-3054).
+type Workload string
+
+// The workloads. A completion streams tokens; the answers of the others are the `result` of their `end` event.
+const (
+	Completion Workload = "completion"
+	Embedding  Workload = "embedding"
+	Rerank     Workload = "rerank"
+)
+
+// Priority orders a pool's queue (ORCH-3004).
+type Priority string
+
+// The priorities. Interactive tasks leave the queue before batch tasks.
+const (
+	Interactive Priority = "interactive"
+	Batch       Priority = "batch"
+)
+
+// Determinism is the promise made for a task's bytes (LO-204, LO-205).
+type Determinism string
+
+// Strict: same fingerprint and request digest, same bytes. BestEffort promises nothing. Unset lets the orchestrator choose
+// strict where a single-slot replica exists.
+const (
+	Unset      Determinism = ""
+	Strict     Determinism = "strict"
+	BestEffort Determinism = "best_effort"
+)
+
+// PlacementMode says how binding a task's wish for a pool is (OC-CTRL-2013).
+type PlacementMode string
+
+// The placement modes.
+const (
+	Auto   PlacementMode = "auto"
+	Prefer PlacementMode = "prefer"
+	Pin    PlacementMode = "pin"
+)
+
+// MaxSeed is the largest seed. llama.cpp reads the next value, 2^32-1, as "choose one".
+const MaxSeed = 1<<32 - 2
+
+// Message is one turn of a chat.
+type Message struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+// Params are the sampling parameters a request may set. Nil means: as the pool's sampler profile says.
+type Params struct {
+	Temperature   *float64 `json:"temperature,omitempty"`
+	TopP          *float64 `json:"top_p,omitempty"`
+	TopK          *int     `json:"top_k,omitempty"`
+	MinP          *float64 `json:"min_p,omitempty"`
+	RepeatPenalty *float64 `json:"repeat_penalty,omitempty"`
+	Stop          []string `json:"stop,omitempty"`
+}
+
+// Sampling is Params with every value resolved; it is part of the request digest.
+type Sampling struct {
+	Profile       string   `json:"profile"`
+	Temperature   float64  `json:"temperature"`
+	TopP          float64  `json:"top_p"`
+	TopK          int      `json:"top_k"`
+	MinP          float64  `json:"min_p"`
+	RepeatPenalty float64  `json:"repeat_penalty"`
+	Stop          []string `json:"stop"`
+}
+
+// Placement is a request's wish for a pool.
+type Placement struct {
+	Mode   PlacementMode `json:"mode"`
+	PoolID string        `json:"pool_id,omitempty"`
+	Avoid  []string      `json:"avoid,omitempty"` // pools not to use
+}
+
+// Request is what a client posted to /v1/tasks, with the documented defaults filled in.
+type Request struct {
+	ID             string // empty: the orchestrator chooses one
+	ModelRef       string
+	Workload       Workload
+	Engine         string // empty: any
+	SessionID      string
+	Priority       Priority
+	Prompt         string
+	Messages       []Message
+	Inputs         []string // texts to embed, or documents to rerank against Prompt
+	Seed           *uint32
+	Params         Params
+	SamplerProfile string // empty: the pool's
+	Determinism    Determinism
+	MaxTokens      int           // 0: as many as the context holds
+	Deadline       time.Duration // from admission; 0: none
+	Ctx            int           // context the task needs, in tokens; 0: the pool's
+	ExpectedTokens int           // the client's estimate of its answer, in tokens; 0: unknown
+	Placement      Placement
+	KVHint         string
+	OutputMode     string
+	BodySHA256     [32]byte // of the JSON as sent, compacted: what makes a repeated task_id "identical" (LO-101)
+	CorrelationID  string
+	Actor          string // who asked: `localhost` or `token:<6 hex>` (AUTH-1007)
+}

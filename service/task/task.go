@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package task
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// State is where a task is on its way.
+type State string
+
+// The states. The last three are final: a task reaches exactly one of them, once.
+const (
+	Queued        State = "queued"
+	Running       State = "running"
+	Completed     State = "completed"
+	Failed        State = "failed"
+	StateCanceled State = "canceled"
+)
+
+// Final reports whether s is one of the three outcomes.
+func (s State) Final() bool { return s == Completed || s == Failed || s == StateCanceled }
+
+// Task is an admitted task: its request with everything resolved that its bytes depend on. It does not change.
+type Task struct {
+	ID             string // the request's, or chosen at admission; `job_id` in logs
+	Request        Request
+	PoolID         string
+	Engine         string
+	EngineVersion  string
+	Prompt         string // after templating
+	PromptTokens   int    // exact, as counted by the engine; 0 where nobody could count
+	Seed           uint32
+	Sampling       Sampling
+	Determinism    Determinism // Strict or BestEffort
+	RequestDigest  string      // SHA-256, hex
+	AcceptedAt     time.Time
+	QueuePosition  int           // tasks ahead at admission
+	PredictedStart time.Duration // from AcceptedAt
+	Backoff        time.Duration // how long the client had better wait with its next task
+	PinnedPool     bool          // placement.mode was pin
+	Fallback       bool          // placement.mode was prefer and another pool was chosen
+}
+
+// Admission is the answer to the submit, the same however often it is repeated.
+func (t Task) Admission() Admission {
+	return Admission{
+		TaskID: t.ID, PoolID: t.PoolID, QueuePosition: t.QueuePosition, PredictedStart: t.PredictedStart, Backoff: t.Backoff,
+		Seed: t.Seed, Determinism: t.Determinism,
+	}
+}
+
+// Started is the data of the task's event 0.
+func (t Task) Started() Started {
+	return Started{
+		TaskID: t.ID, QueuePosition: t.QueuePosition, PredictedStartMS: t.PredictedStart.Milliseconds(), Seed: t.Seed,
+		Determinism: t.Determinism,
+	}
+}
+
+// Admission is the answer to a submit, the 202's body.
+type Admission struct {
+	TaskID         string
+	PoolID         string
+	QueuePosition  int
+	PredictedStart time.Duration
+	Backoff        time.Duration
+	Seed           uint32
+	Determinism    Determinism
+}
+
+// Receipt says what a stream's bytes depend on and what they are (LO-204). Digests are hex.
+type Receipt struct {
+	Seed             uint32      `json:"seed"`
+	Determinism      Determinism `json:"determinism"`
+	Fingerprint      string      `json:"fingerprint"`
+	RequestDigest    string      `json:"request_digest"`
+	TranscriptSHA256 string      `json:"transcript_sha256"`
+	ReplicaID        string      `json:"replica_id"`
+	EngineVersion    string      `json:"engine_version"`
+	ModelDigest      string      `json:"model_digest"`
+}
+
+// FinishReason says why a generation ended by itself.
+type FinishReason string
+
+// The finish reasons.
+const (
+	FinishStop   FinishReason = "stop"   // end of sequence, or a stop string
+	FinishLength FinishReason = "length" // max_tokens, or the context is full
+	FinishResult FinishReason = "result" // an embedding or rerank answered
+)
+
+// Started is the data of event 0, the snapshot taken at admission (ORCH-3029).
+type Started struct {
+	TaskID           string      `json:"task_id"`
+	QueuePosition    int         `json:"queue_position"`
+	PredictedStartMS int64       `json:"predicted_start_ms"`
+	Seed             uint32      `json:"seed"`
+	Determinism      Determinism `json:"determinism"`
+}
+
+// End is the data of the `end` event.
+type End struct {
+	TokensIn     int             `json:"tokens_in"`
+	TokensOut    int             `json:"tokens_out"`
+	DecodeTimeMS int64           `json:"decode_time_ms"`
+	FinishReason FinishReason    `json:"finish_reason"`
+	Result       json.RawMessage `json:"result,omitempty"`
+	Receipt      Receipt         `json:"receipt"`
+}
+
+// Metrics is the data of a `metrics` frame: moving figures, never part of the log (OC-CTRL-2023).
+type Metrics struct {
+	Phase             Phase   `json:"phase"`
+	QueueDepth        int     `json:"queue_depth"`
+	QueuePosition     int     `json:"queue_position"`
+	PredictedStartMS  int64   `json:"predicted_start_ms"`
+	OnTimeProbability float64 `json:"on_time_probability"`
+	KVWarmth          bool    `json:"kv_warmth"`
+}
+
+// Phase is what a task is doing as its stream sees it.
+type Phase string
+
+// The phases. Prefill lasts from dispatch to the first token.
+const (
+	PhaseQueued  Phase = "queued"
+	PhasePrefill Phase = "prefill"
+	PhaseDecode  Phase = "decode"
+)
+
+// Transcript is a task's generated text, cut where its token events were.
+type Transcript struct {
+	Text string
+	Ends []int // Ends[i] is the length of Text after token event i
+}
+
+// Record is what is known of a task beside its events: what the ledger keeps, and what a status is made from.
+type Record struct {
+	Task        Task
+	State       State
+	ReplicaID   string // empty until dispatched
+	StartedAt   time.Time
+	FinishedAt  time.Time
+	Transcript  Transcript // of a task in a final state
+	End         *End       // set when completed
+	Err         *Error     // set when failed or canceled
+	SealedAt    string // the last event before the terminal one, once final
+	LastEventID string
+}
+
+// Status is the record as a client sees it. The caller fills in the figures that move while a task waits.
+func (r Record) Status() Status {
+	s := Status{
+		ID: r.Task.ID, State: r.State, PoolID: r.Task.PoolID, Engine: r.Task.Engine, Workload: r.Task.Request.Workload,
+		Priority: r.Task.Request.Priority, ModelRef: r.Task.Request.ModelRef, ReplicaID: r.ReplicaID,
+		PredictedStart: r.Task.PredictedStart, Seed: r.Task.Seed, Determinism: r.Task.Determinism, AcceptedAt: r.Task.AcceptedAt,
+		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
+		LastEventID: r.LastEventID, End: r.End, Err: r.Err,
+	}
+	if r.End != nil {
+		s.TokensIn, s.TokensOut = r.End.TokensIn, r.End.TokensOut
+	}
+	return s
+}
+
+// CancelResult is the answer to a cancel of a task that has ended.
+func (r Record) CancelResult() CancelResult {
+	result := CancelResult{TaskID: r.Task.ID, Outcome: r.State, LastEventID: r.LastEventID}
+	if r.State == StateCanceled {
+		result.LastEventID = r.SealedAt
+	}
+	return result
+}
+
+// Status is a task as GET /v1/tasks/{id} shows it.
+type Status struct {
+	ID             string
+	State          State
+	PoolID         string
+	Engine         string
+	Workload       Workload
+	Priority       Priority
+	ModelRef       string
+	ReplicaID      string // empty until dispatched
+	QueuePosition  int    // tasks ahead now; 0 once dispatched
+	PredictedStart time.Duration
+	Seed           uint32
+	Determinism    Determinism
+	AcceptedAt     time.Time
+	StartedAt      time.Time // zero until dispatched
+	FinishedAt     time.Time // zero until final
+	TokensIn       int
+	TokensOut      int
+	LastEventID    string
+	End            *End   // set when completed
+	Err            *Error // set when failed or canceled
+}
+
+// CancelResult is the answer to a cancel. Outcome is the task's final state; LastEventID is the event its log was sealed
+// at: for a canceled task the last event before `error`, for any other the log's last event.
+type CancelResult struct {
+	TaskID      string
+	Outcome     State
+	LastEventID string
+}
