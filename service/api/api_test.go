@@ -169,116 +169,7 @@ func TestSubmitMapsEverything(t *testing.T) {
 	require.Regexp(t, `^token:[0-9a-f]{6}$`, got.Actor)
 }
 
-// OC-CTRL-2030, LO-102
-func TestBadBodies(t *testing.T) {
-	f := setup(t, func(o *Options) { o.MaxBody = 2 << 20 })
-	for body, message := range map[string]string{
-		`{"model_ref":"haiku","promt":"x"}`:                            `unknown field "promt": did you mean "prompt"?`,
-		`{"model_ref":"haiku","prompt":"x","params":{"temprature":1}}`: `unknown field "params.temprature": did you mean "temperature"?`,
-		`{"model_ref":"haiku","prompt":"x","zzz":1}`:                   `unknown field "zzz": known are ctx, deadline_ms`,
-		`{"prompt":"x"}`:                                                        "`model_ref` is missing: give a string of 1 to 512 characters",
-		`{"model_ref":7,"prompt":"x"}`:                                          "`model_ref` must be a string of 1 to 512 characters, not 7",
-		`{"model_ref":"haiku","prompt":null}`:                                   "`prompt` must be a string of 1 to 1048576 characters, not null",
-		`{"model_ref":"","prompt":"x"}`:                                         "`model_ref` must be a string of 1 to 512 characters, not 0 characters",
-		`{"model_ref":"haiku","prompt":"x","seed":-1}`:                          "`seed` must be an integer from 0 to 4294967294, not -1",
-		`{"model_ref":"haiku","prompt":"x","seed":4294967295}`:                  "`seed` must be an integer from 0 to 4294967294, not 4294967295",
-		`{"model_ref":"haiku","prompt":"x","seed":1e400}`:                       "`seed` must be an integer from 0 to 4294967294, not 1e400",
-		`{"model_ref":"haiku","prompt":"x","seed":1.5}`:                         "`seed` must be an integer from 0 to 4294967294, not 1.5",
-		`{"model_ref":"haiku","prompt":"x","seed":99999999999999999999}`:        "`seed` must be an integer from 0 to 4294967294, not 99999999999999999999",
-		`{"model_ref":"haiku","prompt":"x","seed":"1"}`:                         "`seed` must be an integer from 0 to 4294967294, not a string",
-		`{"model_ref":"haiku","prompt":"x","max_tokens":0}`:                     "`max_tokens` must be an integer from 1 to 10000000, not 0",
-		`{"model_ref":"haiku","prompt":"x","params":{"top_p":1.1}}`:             "`params.top_p` must be a number from 0 to 1, not 1.1",
-		`{"model_ref":"haiku","prompt":"x","params":{"top_p":1e999}}`:           "`params.top_p` must be a number from 0 to 1, not 1e999",
-		`{"model_ref":"haiku","prompt":"x","params":[]}`:                        "`params` must be an object, not a list",
-		`{"model_ref":"haiku","prompt":"x","priority":"urgent"}`:                "`priority` must be one of interactive, batch, not \"urgent\"",
-		`{"model_ref":"haiku","prompt":"x","task_id":"a b"}`:                    "`task_id` must be a string that matches ^[A-Za-z0-9]",
-		`{"model_ref":"haiku","prompt":"x","session_id":"7"}`:                   "`session_id` must be a UUID, not \"7\"",
-		`{"model_ref":"haiku","messages":[{"role":"wizard","content":"x"}]}`:    "`messages[0].role` must be one of system, user, assistant",
-		`{"model_ref":"haiku","messages":[]}`:                                   "`messages` must be a list of 1 to 1024 items, not 0 items",
-		`{"model_ref":"haiku","inputs":["a",7]}`:                                "`inputs[1]` must be a string of 1 to 1048576 characters, not 7",
-		`[]`:                                                                    "the body must be an object, not a list",
-		`"x"`:                                                                   "the body must be an object, not a string",
-		`{"model_ref":"haiku","prompt"`:                                         "the body is not valid JSON at byte 30",
-		`{"model_ref":"haiku",}`:                                                "the body is not valid JSON at byte 22",
-		goodBody + `{}`:                                                         "the body is not valid JSON at byte 39",
-		`nonsense`:                                                              "the body is not valid JSON at byte 2",
-		" \n":                                                                   "this call needs a JSON body and has none",
-		"{\"model_ref\":\"haiku\",\"prompt\":\"\xff\"}":                         "the body is not UTF-8",
-		`{"model_ref":"haiku","prompt":"` + strings.Repeat("x", 1048577) + `"}`: "`prompt` must be a string of 1 to 1048576 characters, not 1048577 characters",
-		strings.Repeat("[", 20000):                                              "the body is not valid JSON",
-	} {
-		name := clip(body, 80)
-		t.Run(name, func(t *testing.T) {
-			e := envelope(t, f.do("POST", "/v1/tasks", body))
-			require.Equal(t, gen.ErrorCodeINVALIDPARAMS, e.Code)
-			require.Contains(t, e.Message, message)
-			require.False(t, e.Retriable)
-		})
-	}
-	res := f.do("POST", "/v1/tasks", `{"model_ref":"haiku","prompt":"`+strings.Repeat("x", 2<<20)+`"}`)
-	require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
-	require.Equal(t, gen.ErrorCodeTOOLARGE, envelope(t, res).Code)
-}
-
-// OC-CTRL-2030
-func TestAnOversizedBodyOfUnknownLength(t *testing.T) {
-	f := setup(t, func(o *Options) { o.MaxBody = 1000 })
-	server := httptest.NewServer(f.handler)
-	defer server.Close()
-	body := io.MultiReader(strings.NewReader(`{"prompt":"`), strings.NewReader(strings.Repeat("x", 5000)))
-	req, err := http.NewRequest("POST", server.URL+"/v1/tasks", body)
-	require.NoError(t, err)
-	req.Header.Set("Content-Type", "application/json")
-	res, err := server.Client().Do(req)
-	require.NoError(t, err)
-	defer res.Body.Close()
-	require.Equal(t, gen.ErrorCodeTOOLARGE, envelope(t, res).Code)
-}
-
-// OC-CTRL-2030
-func TestBadRequests(t *testing.T) {
-	f := setup(t)
-	for _, c := range []struct {
-		method, target, body string
-		header               []string
-		status               int
-		message              string
-	}{
-		{method: "GET", target: "/nope", status: 404, message: `there is no path "/nope"`},
-		{method: "GET", target: "/v1/tasks/", status: 400, message: "path parameter `id`"},
-		{method: "GET", target: "/", status: 404, message: "there is no path"},
-		{method: "PUT", target: "/v1/tasks", status: 405, message: "/v1/tasks takes GET, POST, not PUT"},
-		{method: "OPTIONS", target: "/v1/tasks", status: 405, message: "not OPTIONS"},
-		{method: "HEAD", target: "/v1/tasks", status: 405, message: "not HEAD"},
-		{method: "DELETE", target: "/v1/tasks/t1", status: 405, message: "takes GET"},
-		{method: "GET", target: "/v1/tasks?limit=0", status: 400, message: "query parameter `limit` must be an integer from 1 to 500, not \"0\""},
-		{method: "GET", target: "/v1/tasks?limit=many", status: 400, message: "query parameter `limit` must be an integer from 1 to 500, not \"many\""},
-		{method: "GET", target: "/v1/tasks?limt=1", status: 400, message: "unknown query parameter \"limt\": did you mean \"limit\"?"},
-		{method: "GET", target: "/v1/tasks?limit=1&limit=2", status: 400, message: "is given 2 times"},
-		{method: "GET", target: "/v1/tasks?state=gone", status: 400, message: "must be one of queued, running, completed, failed, canceled, not \"gone\""},
-		{method: "GET", target: "/v1/tasks?limit=%zz", status: 400, message: "query string is malformed"},
-		{method: "GET", target: "/v1/tasks/t1?x=1", status: 400, message: "unknown query parameter \"x\": there are none here"},
-		{method: "GET", target: "/v1/tasks/a%20b", status: 400, message: "path parameter `id` must be a string that matches"},
-		{method: "GET", target: "/v1/tasks/t1/stream?after=7", status: 400, message: "query parameter `after` must be a string that matches"},
-		{method: "GET", target: "/v1/tasks/t1/stream", header: []string{"Last-Event-ID", "x"}, status: 400, message: "must be a string that matches ^(0|"},
-		{method: "GET", target: "/v1/tasks/t1/stream?after=1-00000000", header: []string{"Last-Event-ID", "2-00000000"}, status: 400, message: "differ: send one of them"},
-		{method: "POST", target: "/v1/tasks", body: goodBody, header: []string{"Content-Type", "text/plain"}, status: 400, message: "Content-Type: application/json"},
-		{method: "POST", target: "/v1/tasks", body: goodBody, header: []string{"Content-Type", ""}, status: 400, message: "Content-Type: application/json"},
-		{method: "POST", target: "/v1/tasks", body: goodBody, header: []string{"Content-Type", "application/json; charset=latin1"}, status: 400, message: "Content-Type: application/json"},
-		{method: "POST", target: "/v1/tasks", header: []string{"Content-Type", "application/json"}, status: 400, message: "needs a JSON body"},
-		{method: "GET", target: "/v1/pools/other/health", status: 404, message: "known: default"},
-	} {
-		t.Run(c.method+" "+c.target, func(t *testing.T) {
-			res := f.do(c.method, c.target, c.body, c.header...)
-			require.Equal(t, c.status, res.StatusCode)
-			require.Equal(t, c.status == 405, res.Header.Get("Allow") != "")
-			require.Empty(t, res.Header.Get("Access-Control-Allow-Methods"))
-			require.Contains(t, envelope(t, res).Message, c.message)
-		})
-	}
-}
-
-// AUTH-1001
+// AUTH-1001, AUTH-1003, AUTH-1005, AUTH-1006, AUTH-1008
 func TestAuthentication(t *testing.T) {
 	f := setup(t)
 	away := []string{"remote", "192.168.1.7:5000"}
@@ -361,67 +252,6 @@ func TestCapabilitiesAgreeWithWhatIsServed(t *testing.T) {
 	require.Equal(t, len(live), served)
 }
 
-// ORCH-3095
-func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
-	f := setup(t)
-	c := f.handler.(*server).contract
-	require.Len(t, c.operations, 30)
-	planes := map[string]int{}
-	for _, o := range c.operations {
-		route, ok := f.handler.(*server).routes.FindRoute(o.method, strings.ReplaceAll(o.path, "{id}", "x"))
-		require.True(t, ok, o.id)
-		require.Equal(t, o.name, route.Name())
-		require.Equal(t, o.id, route.OperationID())
-		planes[o.plane]++
-	}
-	require.Equal(t, map[string]int{"data": 7, "control": 9, "catalog": 7, "artifacts": 4, "ops": 3}, planes)
-	for name := range live {
-		require.NotNil(t, c.byName[name], name)
-	}
-	for name := range instead {
-		require.NotNil(t, c.byName[name], name)
-		require.False(t, live[name], name)
-	}
-}
-
-// The examples are what people copy: each must be what the server takes.
-//
-// LO-102
-func TestTheContractsRequestExamplesAreAccepted(t *testing.T) {
-	f := setup(t)
-	c := f.handler.(*server).contract
-	seen := 0
-	for path := range c.root["paths"].(map[string]any) {
-		post, ok := dig[map[string]any](c.root, "paths", path, "post", "requestBody", "content", "application/json")
-		if !ok {
-			continue
-		}
-		var values []any
-		if v, ok := post["example"]; ok {
-			values = append(values, v)
-		}
-		for _, e := range mapOf(post["examples"]) {
-			values = append(values, mapOf(e)["value"])
-		}
-		require.NotEmpty(t, values, path)
-		for _, v := range values {
-			body, err := json.Marshal(v)
-			require.NoError(t, err)
-			require.Empty(t, c.explainBody(mapOf(post["schema"]), body), path)
-			if path == "/v1/tasks" {
-				require.Equal(t, http.StatusAccepted, f.do("POST", path, string(body)).StatusCode, "%s", body)
-			}
-			seen++
-		}
-	}
-	require.Positive(t, seen)
-}
-
-func mapOf(v any) map[string]any {
-	m, _ := v.(map[string]any)
-	return m
-}
-
 // ORCH-2101, ORCH-3095
 func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	f := setup(t)
@@ -488,44 +318,6 @@ func TestMetricsAreServed(t *testing.T) {
 	require.Contains(t, string(body), "queue_depth 0")
 }
 
-func TestNearest(t *testing.T) {
-	known := []string{"max_tokens", "messages", "model_ref", "prompt"}
-	for name, want := range map[string]string{
-		"max_token": "max_tokens", "maxtokens": "max_tokens", "model": "", "modelref": "model_ref", "Prompt": "prompt", "x": "", "": "",
-		strings.Repeat("p", 1000): "",
-	} {
-		require.Equal(t, want, nearest(name, known), name)
-	}
-}
-
-// FuzzBody: whatever is posted, the server answers with the contract's status and envelope, never with a 5xx.
-//
-// OC-CTRL-2030
-func FuzzBody(f *testing.F) {
-	for _, seed := range []string{
-		goodBody, `{}`, `[]`, `null`, `{"model_ref":"a","prompt":"b","seed":1e9999}`, `{"model_ref":"a","inputs":[{}]}`, "\xff", `{"model_ref":"\ud800"}`,
-		`{"params":{"stop":[1]}}`, `{"placement":{"mode":1}}`, `{"a":{"b":{"c":[[[[]]]]}}}`, `{"seed":-0}`, `{"seed":1}`,
-	} {
-		f.Add([]byte(seed))
-	}
-	fix := setup(f)
-	var submitted bool
-	fix.tasks.submit = func(r task.Request) (task.Admission, error) {
-		submitted = true
-		return task.Admission{TaskID: "t1", PoolID: "p", Determinism: task.Strict}, nil
-	}
-	f.Fuzz(func(t *testing.T, body []byte) {
-		submitted = false
-		res := fix.do("POST", "/v1/tasks", string(body), "Content-Type", "application/json")
-		if submitted {
-			require.Equal(t, http.StatusAccepted, res.StatusCode)
-			return
-		}
-		require.Equal(t, gen.ErrorCodeINVALIDPARAMS, envelope(t, res).Code)
-		require.Less(t, res.StatusCode, 500)
-	})
-}
-
 type noToken struct{}
 
 func (noToken) BearerAuth(context.Context, gen.OperationName) (gen.BearerAuth, error) {
@@ -540,4 +332,23 @@ func TestRetryAfterIsWholeSeconds(t *testing.T) {
 		require.Equal(t, want, ceil(d, time.Second), strconv.FormatInt(int64(d), 10))
 	}
 	require.True(t, slices.IsSorted(features))
+}
+
+// AUTH-1007
+func TestLogLinesNameTheCallerAndNeverTheToken(t *testing.T) {
+	core, logs := observer.New(zap.DebugLevel)
+	f := setup(t, func(o *Options) { o.Log = zap.New(core) })
+	f.do("GET", "/v1/tasks", "", "Authorization", "Bearer "+testToken)
+	f.do("GET", "/v1/tasks", "", "Authorization", "Bearer wrong-"+testToken)
+	f.do("GET", "/v1/tasks", "")
+	var identities []string
+	for _, line := range logs.All() {
+		require.NotContains(t, fmt.Sprint(line.Message, line.ContextMap()), testToken)
+		if line.Message == "served a request" {
+			identities = append(identities, line.ContextMap()["identity"].(string))
+		}
+	}
+	require.Len(t, identities, 3)
+	require.Regexp(t, `^token:[0-9a-f]{6}$`, identities[0])
+	require.Equal(t, []string{"", "localhost"}, identities[1:])
 }

@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/goccy/go-yaml"
+	"github.com/go-faster/yaml"
 
 	"github.com/llama-orch/llama-orch/contracts/openapi"
 	"github.com/llama-orch/llama-orch/gen"

@@ -113,7 +113,8 @@ func (s *server) envelope(ctx context.Context, err error) *gen.ErrorStatusCodeWi
 	if res.StatusCode == http.StatusInternalServerError && ctx.Err() == nil {
 		log = s.Log.Error
 	}
-	log("a request was refused", zap.String("correlation_id", callFrom(ctx).correlationID),
+	c := callFrom(ctx)
+	log("a request was refused", zap.String("correlation_id", c.correlationID), zap.String("identity", c.identity),
 		zap.String("code", string(body.Code)), zap.Int("status", res.StatusCode), zap.Error(err))
 	return res
 }

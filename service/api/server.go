@@ -89,7 +89,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	route, found := s.routes.FindPath(r.Method, r.URL)
 	defer func() {
 		s.recovered(rec, r, recover())
-		s.Log.Debug("served a request", zap.String("correlation_id", c.correlationID), zap.String("actor", c.identity),
+		s.Log.Debug("served a request", zap.String("correlation_id", c.correlationID), zap.String("identity", c.identity),
 			zap.String("method", r.Method), zap.String("operation", route.Name()), zap.Int("status", rec.status),
 			zap.Duration("took_ms", time.Since(began)))
 	}()

@@ -127,7 +127,7 @@ func (l *lane) settle(j *job, lease Lease) {
 
 func ending(j *job, r Replica, result engine.Result, answer json.RawMessage) *task.End {
 	return &task.End{
-		TokensIn: result.TokensIn, TokensOut: result.TokensOut, DecodeTimeMS: result.Decode.Milliseconds(),
+		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: result.Decode.Milliseconds(),
 		FinishReason: result.Finish, Result: answer,
 		Receipt: task.Receipt{
 			Seed: j.task.Seed, Determinism: j.task.Determinism, Fingerprint: r.Fingerprint, RequestDigest: j.task.RequestDigest,

@@ -117,7 +117,7 @@ func (l *Log) Seal() (lastEventID string, first bool) {
 func (l *Log) End(e task.End) string { return l.terminate(end, mustJSON(e)) }
 
 // Fail is End for the `error` event.
-func (l *Log) Fail(e *task.Error) string { return l.terminate(failed, ErrorData(e)) }
+func (l *Log) Fail(e *task.Error) string { return l.terminate(failed, encodeError(e)) }
 
 func (l *Log) terminate(event, data []byte) string {
 	l.mu.Lock()
@@ -239,8 +239,7 @@ type errorData struct {
 	Hint         string    `json:"hint,omitempty"`
 }
 
-// ErrorData encodes an error as the data of an `error` event.
-func ErrorData(e *task.Error) []byte {
+func encodeError(e *task.Error) []byte {
 	d := errorData{
 		Code: e.Code, Message: e.Message, Retriable: e.Retriable, PolicyLabel: e.PolicyLabel, Engine: e.Engine,
 		PoolID: e.PoolID, Hint: e.Hint,
@@ -250,11 +249,6 @@ func ErrorData(e *task.Error) []byte {
 		d.RetryAfterMS = &ms
 	}
 	return mustJSON(d)
-}
-
-// MetricsFrame encodes a `metrics` frame: it has no id, so a client's Last-Event-ID stays where the log is.
-func MetricsFrame(m task.Metrics) []byte {
-	return append(append([]byte("event: metrics\ndata: "), mustJSON(m)...), "\n\n"...)
 }
 
 // mustJSON encodes plain structs of this module, which cannot fail.

@@ -25,13 +25,11 @@ type Subscription struct {
 	next    int           // the next event to hand out; log.mu guards this and the fields below
 	writing bool          // tokens were handed out and Written has not followed
 	cut     bool
-	refusal []byte // a frame to send instead of the log's events
-	over    bool   // the refusal was sent
 }
 
 // Subscribe opens a subscription that begins after the event with the given id, or at event 0 if it is empty. An id that
-// the log never gave is INVALID_PARAMS. An id whose hash differs gives a stream of one WORKER_RESET, since what the client
-// holds is not what the log holds (LO-201).
+// the log never gave is INVALID_PARAMS. An id whose hash differs is WORKER_RESET, since what the client holds is not what the
+// log holds (LO-201).
 func (l *Log) Subscribe(after string) (*Subscription, error) {
 	s := &Subscription{log: l, woken: make(chan struct{}, 1)}
 	l.mu.Lock()
@@ -47,18 +45,13 @@ func (l *Log) Subscribe(after string) (*Subscription, error) {
 			return nil, task.Errorf(task.InvalidParams,
 				"this stream has no event %d yet: valid are 0 to %d; send the `id` of the last event received", seq, last)
 		case t != l.tags[seq]:
-			s.refusal = refusal(seq)
+			return nil, task.Errorf(task.WorkerReset,
+				"the events up to %d that this client holds are not the ones that were sent: discard them and read the stream from the start", seq).Retry(0)
 		}
 		s.next = seq + 1
 	}
 	l.subs[s] = struct{}{}
 	return s, nil
-}
-
-func refusal(seq int) []byte {
-	e := task.Errorf(task.WorkerReset,
-		"the events up to %d that this client holds are not the ones that were sent: discard them and read the stream from the start", seq).Retry(0)
-	return append(append([]byte("event: error\ndata: "), ErrorData(e)...), "\n\n"...)
 }
 
 // Next waits for events and returns their frames; the bytes stay valid and are not to be changed. It returns (nil, nil)
@@ -84,13 +77,7 @@ func (s *Subscription) take() ([]byte, error) {
 	l := s.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch {
-	case s.over:
-		return nil, io.EOF
-	case s.refusal != nil:
-		s.over = true
-		return s.refusal, nil
-	case s.cut:
+	if s.cut {
 		return nil, ErrCutOff
 	}
 	last := l.visible()
@@ -169,7 +156,7 @@ func (l *Log) Flush(ctx context.Context) (cut int) {
 
 // behind reports whether a token is still to be written. The terminal event is no token: it may follow when it likes.
 func (s *Subscription) behind() bool {
-	return !s.cut && s.refusal == nil && (s.writing || s.next < s.log.tokensEnd())
+	return !s.cut && (s.writing || s.next < s.log.tokensEnd())
 }
 
 // tokensEnd is the number of the first event that is no token: `started` and the tokens come before it.
