@@ -15,13 +15,7 @@ import (
 	"github.com/llama-orch/llama-orch/ci/tally"
 )
 
-const (
-	module  = "github.com/llama-orch/llama-orch"
-	bddPath = module + "/harness/bdd"
-)
-
-// raceExcluded are the packages whose tests run without the race detector, each with its reason. This is the one list.
-var raceExcluded = map[string]string{}
+const bddPath = "github.com/llama-orch/llama-orch/harness/bdd"
 
 // Check holds the single steps of `test` and `dev:loop`.
 type Check mg.Namespace
@@ -41,11 +35,6 @@ func (Check) Unit(ctx context.Context) error { return alone(ctx, "tests", "check
 // Race runs every test but the BDD features, with the race detector.
 func (Check) Race(ctx context.Context) error {
 	return alone(ctx, "tests, race detector on", "check:race", checkRace)
-}
-
-// NoRace runs the tests of the packages that cannot run under the race detector.
-func (Check) NoRace(ctx context.Context) error {
-	return alone(ctx, "tests that cannot run under the race detector", "check:norace", checkNoRace)
 }
 
 // BDD runs the Gherkin features on the real daemon and engine.
@@ -95,47 +84,23 @@ func checkVet(ctx context.Context, _ *tally.Tally) error {
 	return command(ctx, "go", "vet", "-tags", "mage", ".")
 }
 
-func checkUnit(ctx context.Context, t *tally.Tally) error {
-	packages, err := packages(ctx, func(p string) bool { return !strings.HasPrefix(p, bddPath) })
+func checkUnit(ctx context.Context, t *tally.Tally) error { return checkPackages(ctx, t) }
+
+func checkRace(ctx context.Context, t *tally.Tally) error { return checkPackages(ctx, t, "-race") }
+
+// checkPackages tests every package but the BDD features, which are a step of their own.
+func checkPackages(ctx context.Context, t *tally.Tally, flags ...string) error {
+	list, err := output(ctx, "go", "list", "./...")
 	if err != nil {
 		return err
 	}
-	return goTest(ctx, t, packages...)
-}
-
-func checkRace(ctx context.Context, t *tally.Tally) error {
-	packages, err := packages(ctx, func(p string) bool {
-		_, excluded := raceExcluded[p]
-		return !excluded && !strings.HasPrefix(p, bddPath)
+	packages := slices.DeleteFunc(strings.Fields(list), func(p string) bool {
+		return p == bddPath || strings.HasPrefix(p, bddPath+"/")
 	})
-	if err != nil {
-		return err
-	}
-	return goTest(ctx, t, append([]string{"-race"}, packages...)...)
-}
-
-func checkNoRace(ctx context.Context, t *tally.Tally) error {
-	var names []string
-	for name, reason := range raceExcluded {
-		fmt.Printf("%s: %s\n", name, reason)
-		names = append(names, name)
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	slices.Sort(names)
-	return goTest(ctx, t, names...)
+	return goTest(ctx, t, append(flags, packages...)...)
 }
 
 // checkBDD never takes a cached result: the features run the daemon's binary, which Go's test cache cannot see.
 func checkBDD(ctx context.Context, t *tally.Tally) error {
 	return goTest(ctx, t, "-count=1", "./harness/bdd/...")
-}
-
-func packages(ctx context.Context, keep func(string) bool) ([]string, error) {
-	list, err := output(ctx, "go", "list", "./...")
-	if err != nil {
-		return nil, err
-	}
-	return slices.DeleteFunc(strings.Fields(list), func(p string) bool { return !keep(p) }), nil
 }

@@ -35,7 +35,6 @@ func Test(ctx context.Context) error {
 		step{"vet", "check:vet", checkVet},
 		step{"generated code", "gen:check", checkGen},
 		step{"tests, race detector on", "check:race", checkRace},
-		step{"tests that cannot run under the race detector", "check:norace", checkNoRace},
 		step{"BDD features", "check:bdd", checkBDD},
 	))
 }

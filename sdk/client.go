@@ -69,6 +69,8 @@ type Options struct {
 	// Retry-After of the server is honoured up to a minute; beyond that its error is returned. Default
 	// DefaultReconnectDelay.
 	ReconnectDelay time.Duration
+	// OnReconnect, if set, is called before the wait for a reconnect, from the goroutine that reads the stream.
+	OnReconnect func(cause error, wait time.Duration)
 	// IdleTimeout is how long a stream may be silent, keep-alive comments included, before its connection counts as
 	// broken. Negative: for ever. Default DefaultIdleTimeout.
 	IdleTimeout time.Duration

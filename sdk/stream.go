@@ -65,7 +65,11 @@ func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error)
 			return fmt.Errorf("the stream of task %s broke after event %q and was not back after %d attempts: %w", r.taskID, r.last,
 				max(c.opts.Reconnects, 0), err)
 		}
-		if err := c.sleep(ctx, max(after, delays.NextBackOff())); err != nil {
+		wait := max(after, delays.NextBackOff())
+		if c.opts.OnReconnect != nil {
+			c.opts.OnReconnect(err, wait)
+		}
+		if err := c.sleep(ctx, wait); err != nil {
 			return err
 		}
 	}

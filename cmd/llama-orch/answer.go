@@ -22,7 +22,16 @@ type answer struct {
 }
 
 func (a *app) answer(submitted time.Time) *answer {
-	return &answer{app: a, submitted: submitted, plainOut: terminal(a.out), lineErr: terminal(a.err), ended: true}
+	a.view = &answer{app: a, submitted: submitted, plainOut: terminal(a.out), lineErr: terminal(a.err), ended: true}
+	return a.view
+}
+
+// lost says that the connection is gone and will be tried again, to those who watch.
+func (a *app) lost(_ error, wait time.Duration) {
+	if v := a.view; v != nil && !v.json {
+		v.endLine()
+		v.wait("connection lost, trying again in " + duration(wait.Milliseconds()))
+	}
 }
 
 // follow streams the task to its end. A task that ended without an answer is an *sdk.Error.

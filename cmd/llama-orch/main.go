@@ -94,6 +94,7 @@ type cli struct {
 type app struct {
 	ctx     context.Context // ends with Ctrl-C
 	client  *sdk.Client
+	view    *answer // the stream being shown, if any
 	stdin   io.Reader
 	out     io.Writer // results
 	err     io.Writer // everything else
@@ -133,7 +134,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	if err != nil {
 		return a.fail(usageError{err})
 	}
-	a.client, err = sdk.New(sdk.Options{Addr: address(c.Addr, env), Token: env(tokenEnv)})
+	a.client, err = sdk.New(sdk.Options{Addr: address(c.Addr, env), Token: env(tokenEnv), OnReconnect: a.lost})
 	if err != nil {
 		return a.fail(usageError{err})
 	}

@@ -34,13 +34,16 @@ type runCmd struct {
 	Stop        []string `sep:"none" placeholder:"TEXT" help:"Text that ends the answer; may be repeated."`
 	TaskID      string   `placeholder:"ID" help:"Idempotency key (default: a new UUID)."`
 	Pool        string   `placeholder:"ID" help:"This pool or none."`
-	Determinism string   `enum:",strict,best_effort" default:"" help:"strict or best_effort (default: strict where possible)."`
+	Determinism string   `enum:",strict,best_effort" default:"" placeholder:"KIND" help:"strict or best_effort (default: strict where possible)."`
 }
 
 // Run submits, follows, and cancels on Ctrl-C.
 func (c *runCmd) Run(a *app) error {
 	request, err := c.request(a)
 	if err != nil {
+		return err
+	}
+	if err := a.ctx.Err(); err != nil {
 		return err
 	}
 	id := string(request.TaskID.Value)
@@ -66,8 +69,8 @@ func submit(a *app, request *gen.TaskRequest) (*gen.Admission, error) {
 	defer cancel()
 	defer context.AfterFunc(a.ctx, func() { time.AfterFunc(lastWords, cancel) })()
 	admission, err := a.client.Submit(ctx, request)
-	if ctx.Err() != nil && a.ctx.Err() != nil {
-		return nil, a.ctx.Err()
+	if ctx.Err() != nil {
+		a.note("the server did not say whether it took task %[1]s; `llama-orch cancel %[1]s` makes sure", request.TaskID.Value)
 	}
 	return admission, err
 }
@@ -171,7 +174,7 @@ func (c *runCmd) onlyModel(a *app) (string, error) {
 	case len(models) > 1:
 		return "", usagef("the server serves several models, choose one with --model: %s", strings.Join(models, ", "))
 	case c.Pool != "":
-		return "", usagef("the server has no pool %q for completions; `llama-orch pools` lists them", c.Pool)
+		return "", fmt.Errorf("the server has no pool %q for completions; `llama-orch pools` lists them", c.Pool)
 	}
 	return "", errors.New("the server serves no model for completions; add a pool to its configuration")
 }
@@ -184,4 +187,3 @@ type streamCmd struct {
 
 // Run follows the stream. Ctrl-C stops looking, and leaves the task alone.
 func (c *streamCmd) Run(a *app) error { return a.answer(time.Time{}).follow(c.ID, c.After) }
-

@@ -109,4 +109,3 @@ func when(t gen.OptDateTime) string {
 	}
 	return ""
 }
-

@@ -22,7 +22,7 @@ func code(t *testing.T, err error) task.Code {
 	return e.Code
 }
 
-// AUTH-1001
+// AUTH-1001, AUTH-1003, AUTH-1004, AUTH-1005, AUTH-1006, AUTH-1007
 func TestAuthenticate(t *testing.T) {
 	for _, c := range []struct {
 		name     string
@@ -62,7 +62,7 @@ func TestAuthenticate(t *testing.T) {
 	}
 }
 
-// AUTH-1001
+// AUTH-1005, AUTH-1006
 func TestNumericCodesAreInTheHint(t *testing.T) {
 	a, err := New(Options{Token: token})
 	require.NoError(t, err)
@@ -72,7 +72,7 @@ func TestNumericCodesAreInTheHint(t *testing.T) {
 	require.True(t, strings.HasPrefix(task.AsError(err).Hint, "40102"))
 }
 
-// AUTH-1001, HME-002
+// AUTH-1002, HME-002
 func TestRequireToken(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:8080", "localhost:8080", "[::1]:8080", "127.8.9.1:80", "[::ffff:127.0.0.1]:80"} {
 		require.NoError(t, RequireToken(addr, ""), addr)
@@ -85,7 +85,7 @@ func TestRequireToken(t *testing.T) {
 	require.ErrorContains(t, err, "LLORCH_API_TOKEN")
 }
 
-// AUTH-1001
+// AUTH-1003, AUTH-1008
 func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -23,6 +23,7 @@ import (
 // Bounds on the file, so that none can exhaust memory, time or stack.
 const (
 	maxBytes   = 256 << 10
+	maxTokens  = 20_000 // the parser's time grows with their square
 	maxNesting = 32
 )
 
@@ -68,7 +69,9 @@ func Parse(name string, data []byte, env func(string) string) (Config, error) {
 	}
 	r := &reader{problems: ps, where: where}
 	r.read(root, schema(), reflect.ValueOf(&c).Elem(), "")
-	c.finish(ps, env)
+	if isMapping(root) {
+		c.finish(ps, env)
+	}
 	if err := ps.err(); err != nil {
 		return Config{}, err
 	}
@@ -84,7 +87,7 @@ func parse(ps *problems, data []byte) (root ast.Node) {
 			ps.add(position{1, 1}, "the file is not YAML that can be read", "simplify it; the folder examples has some to start from")
 		}
 	}()
-	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	data = bytes.ReplaceAll(bytes.TrimPrefix(data, []byte("\ufeff")), []byte("\r\n"), []byte("\n"))
 	switch {
 	case len(data) > maxBytes:
 		ps.add(position{}, "the file is too large", fmt.Sprintf("keep it under %d KiB", maxBytes>>10))
@@ -122,6 +125,10 @@ func parse(ps *problems, data []byte) (root ast.Node) {
 // plain refuses what a config file has no use for and an attacker has: anchors and aliases, which multiply (YAML bombs),
 // tags, and nesting without end, which the parser follows by recursion.
 func plain(ps *problems, tokens token.Tokens) bool {
+	if len(tokens) > maxTokens {
+		ps.add(position{}, "the file is too large", fmt.Sprintf("keep it under %d names and values", maxTokens/3))
+		return false
+	}
 	nesting, line, onLine := 0, 0, 0
 	for _, tk := range tokens {
 		if tk.Position.Line != line {

@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/token"
 	"github.com/invopop/jsonschema"
 )
 
@@ -158,6 +159,14 @@ func (r *reader) mapping(node ast.Node, s *jsonschema.Schema, v reflect.Value, p
 	}
 }
 
+func isMapping(node ast.Node) bool {
+	switch node.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		return true
+	}
+	return false
+}
+
 // entry reads one entry of a map with names of the user's own.
 func (r *reader) entry(key *ast.StringNode, value ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
 	if s.PropertyNames != nil && !matches(s.PropertyNames.Pattern, key.Value) {
@@ -239,8 +248,8 @@ func (r *reader) text(node ast.Node, s *jsonschema.Schema, v reflect.Value, path
 }
 
 func (r *reader) whole(node ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
-	f, ok := number(node)
-	if _, isInteger := node.(*ast.IntegerNode); !ok || !isInteger {
+	f, ok := integer(node)
+	if !ok {
 		r.mistyped(node, path, "a whole number")
 		return
 	}
@@ -301,8 +310,8 @@ func (r *reader) device(node ast.Node, s *jsonschema.Schema, v reflect.Value, pa
 	}
 	var indices []int
 	for _, item := range list.Values {
-		f, ok := number(item)
-		if _, isInteger := item.(*ast.IntegerNode); !ok || !isInteger || f < 0 || f > maxGPU {
+		f, ok := integer(item)
+		if !ok || f < 0 || f > maxGPU {
 			r.add(at(item), fmt.Sprintf("%s holds %s, which is no GPU index", path, clip(raw(item))), remedy)
 			return
 		}
@@ -333,8 +342,12 @@ func (r *reader) mistyped(node ast.Node, path, want string) {
 		if want == "text" {
 			remedy = fmt.Sprintf("put it in quotes: %q", raw(node))
 		}
+	case *ast.MappingNode, *ast.MappingValueNode:
+		if want == "text" {
+			remedy = "put it in quotes, if it holds a colon"
+		}
 	case *ast.StringNode:
-		if want != "a list" && want != "a mapping of names to values" {
+		if node.GetToken().Type != token.StringType { // in quotes
 			remedy += ", without quotes"
 		}
 	}
@@ -398,12 +411,26 @@ func number(node ast.Node) (float64, bool) {
 		case uint64:
 			return float64(i), true
 		}
-		// An integer beyond 64 bits: as far as a range goes, any huge value will do.
-		if f, err := strconv.ParseFloat(raw(n), 64); err == nil || errors.Is(err, strconv.ErrRange) {
-			return f, true
+	case *ast.StringNode:
+		if n.Token.Type == token.StringType && matches(unreadNumber, n.Value) {
+			f, err := strconv.ParseFloat(n.Value, 64)
+			return f, err == nil || errors.Is(err, strconv.ErrRange)
 		}
 	}
 	return 0, false
+}
+
+// unreadNumber is an unquoted number that the YAML library takes as text: one beyond 64 bits, or with an exponent.
+const unreadNumber = `^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$`
+
+// integer is number for what is written as a whole number.
+func integer(node ast.Node) (float64, bool) {
+	f, ok := number(node)
+	if s, isText := node.(*ast.StringNode); isText {
+		return f, ok && !strings.ContainsAny(s.Value, ".eE")
+	}
+	_, isInteger := node.(*ast.IntegerNode)
+	return f, ok && isInteger
 }
 
 // at is where a value stands.

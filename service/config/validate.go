@@ -214,6 +214,7 @@ func (c *Config) external(ps *problems, p *Pool, path string) {
 		at := c.where.of(fmt.Sprintf("%s.provisioning.urls[%d]", path, i))
 		u, err := url.Parse(text)
 		switch {
+		case text == "": // was reported
 		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 			ps.add(at, fmt.Sprintf("%q is no base URL", clip(text)), "write http://HOST:PORT")
 		case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":

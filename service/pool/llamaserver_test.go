@@ -15,7 +15,7 @@ import (
 
 // ORCH-3200, ORCH-3045
 func TestRealLlamaServersOfOneFingerprintGiveTheSameBytes(t *testing.T) {
-	spec := real(t)
+	spec := haikus(t)
 	var err error
 	spec.Mode = pool.Binary
 	spec.BinaryPath, err = provision.LocateLlamaServer()

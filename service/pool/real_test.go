@@ -37,8 +37,8 @@ func runWorker() int {
 	})
 }
 
-// real is a pool of two replicas on the bundled model.
-func real(t *testing.T) pool.Spec {
+// haikus is a pool of two replicas on the bundled model.
+func haikus(t *testing.T) pool.Spec {
 	libs, err := provision.LocateEngineLibs()
 	require.NoError(t, err)
 	return pool.Spec{
@@ -64,7 +64,10 @@ func (b *bundle) decode(replicaID string) (text string, info pool.Info) {
 // sameBytes has both replicas decode, and the first one again after a kill -9.
 func sameBytes(t *testing.T, spec pool.Spec) {
 	b := setup(t, nil, spec)
-	both := func(pool.Info) bool { _, _, ok := b.m.AnyReady("p"); return ok && b.m.Infos("p")[1].State == pool.Ready }
+	both := func(pool.Info) bool {
+		_, _, ok := b.m.AnyReady("p")
+		return ok && b.m.Infos("p")[1].State == pool.Ready
+	}
 	b.await("p", func(i pool.Info) bool { return both(i) && i.State == pool.Ready })
 	first, info := b.decode("p-0")
 	second, other := b.decode("p-1")
@@ -79,4 +82,4 @@ func sameBytes(t *testing.T, spec pool.Spec) {
 }
 
 // ORCH-3002, ORCH-3045, LO-205
-func TestRealWorkersOfOneFingerprintGiveTheSameBytes(t *testing.T) { sameBytes(t, real(t)) }
+func TestRealWorkersOfOneFingerprintGiveTheSameBytes(t *testing.T) { sameBytes(t, haikus(t)) }

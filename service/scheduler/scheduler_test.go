@@ -103,7 +103,11 @@ type lease struct{ *replica }
 func (l lease) Engine() engine.Engine { return l.replica }
 func (l lease) Replica() Replica      { return Replica{ID: l.id, EngineVersion: "b1", Fingerprint: "fp"} }
 func (l lease) Lost() <-chan struct{} { return nil }
-func (l lease) Replace(reason string) { l.replaced = reason }
+func (l lease) Replace(reason string) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.replaced = reason
+}
 func (l lease) Release() {
 	l.r.mu.Lock()
 	l.busy = false
@@ -342,8 +346,13 @@ func TestStuckSlotGetsItsWorkerReplaced(t *testing.T) {
 		_, err := r.s.Cancel(t.Context(), "long")
 		require.NoError(t, err)
 		time.Sleep(1900 * time.Millisecond)
+		r.mu.Lock()
 		require.Empty(t, r.replicas[0].replaced)
+		r.mu.Unlock()
 		time.Sleep(200 * time.Millisecond)
+		synctest.Wait()
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		require.NotEmpty(t, r.replicas[0].replaced)
 	})
 }

@@ -147,7 +147,7 @@ type Record struct {
 	Transcript  Transcript // of a task in a final state
 	End         *End       // set when completed
 	Err         *Error     // set when failed or canceled
-	SealedAt    string // the last event before the terminal one, once final
+	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
 }
 

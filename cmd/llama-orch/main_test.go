@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/stream"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// asMain makes the test binary the program itself, for the test that needs a process.
+const asMain = "LLAMA_ORCH_TEST_AS_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asMain) != "" {
+		main()
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// daemon speaks the contract: one task, whose log the test writes.
+type daemon struct {
+	gen.Handler
+	pools  []gen.Pool
+	refuse *gen.ErrorStatusCodeWithHeaders // the answer to everything, if set
+	log    *stream.Log
+	before func() // runs within a submit
+
+	mu       sync.Mutex
+	token    string
+	request  *gen.TaskRequest
+	canceled []gen.TaskID
+}
+
+func newDaemon() *daemon {
+	return &daemon{
+		pools: []gen.Pool{pool("default", "haiku", gen.WorkloadCompletion), pool("vectors", "embedder", gen.WorkloadEmbedding)},
+		log:   stream.New(task.Started{TaskID: "t", Seed: 7, Determinism: task.Strict}),
+	}
+}
+
+func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
+	return gen.Pool{
+		ID: id, Engine: "llamacpp", EngineVersion: "v", Model: gen.PoolModel{ID: model, Ref: "file:" + model}, Workload: workload,
+		Device: "cpu", Ctx: 256, Slots: 1, SamplerProfile: "v1", Ready: true, Replicas: 2, ReplicasReady: 1,
+		Queue: gen.Queue{Depth: 3, Interactive: 2, Batch: 1, Capacity: 64, FullPolicy: gen.QueueFullPolicyReject},
+	}
+}
+
+// complete writes the tokens and a true receipt.
+func (d *daemon) complete(t *testing.T, texts ...string) *daemon {
+	t.Helper()
+	for _, text := range texts {
+		require.NoError(t, d.log.Token(text))
+	}
+	_, digest := d.log.Transcript()
+	return d.end(digest)
+}
+
+func (d *daemon) end(transcript string) *daemon {
+	d.log.End(task.End{
+		TokensIn: 4, TokensOut: d.log.Tokens(), DecodeTimeMS: 1500, FinishReason: task.FinishStop,
+		Receipt: task.Receipt{Seed: 7, Determinism: task.Strict, TranscriptSHA256: transcript, ReplicaID: "default-0"},
+	})
+	d.log.Publish()
+	return d
+}
+
+func (d *daemon) fail(code task.Code) *daemon {
+	d.log.Fail(task.Errorf(code, "it ended so"))
+	d.log.Publish()
+	return d
+}
+
+func refusal(status int, code gen.ErrorCode) *gen.ErrorStatusCodeWithHeaders {
+	return &gen.ErrorStatusCodeWithHeaders{StatusCode: status, Response: gen.Error{
+		Code: code, Message: "not so", RetryAfterMs: gen.NewOptInt64(1250), Hint: gen.NewOptString("look there"),
+	}}
+}
+
+func (d *daemon) NewError(_ context.Context, err error) *gen.ErrorStatusCodeWithHeaders {
+	if d.refuse != nil {
+		return d.refuse
+	}
+	return &gen.ErrorStatusCodeWithHeaders{StatusCode: 500, Response: gen.Error{Code: gen.ErrorCodeINTERNAL, Message: err.Error()}}
+}
+
+func (d *daemon) HandleBearerAuth(ctx context.Context, _ gen.OperationName, auth gen.BearerAuth) (context.Context, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.token = auth.Token
+	return ctx, nil
+}
+
+func (d *daemon) CreateTask(_ context.Context, r *gen.TaskRequest) (*gen.AdmissionHeaders, error) {
+	if d.before != nil {
+		d.before()
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.request = r
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.AdmissionHeaders{Location: "/v1/tasks/t", Response: gen.Admission{
+		TaskID: r.TaskID.Value, PoolID: "default", Seed: 7, Determinism: gen.DeterminismStrict,
+	}}, nil
+}
+
+const waiting = "event: metrics\n" +
+	`data: {"phase":"queued","queue_depth":2,"queue_position":1,"predicted_start_ms":86400000,"on_time_probability":1,"kv_warmth":false}` + "\n\n"
+
+func (d *daemon) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.ResponseWriter) error {
+	s, err := d.log.Subscribe(string(p.LastEventID.Value))
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	w.Header().Set("Content-Type", "text/event-stream")
+	if _, err := io.WriteString(w, waiting); err != nil {
+		return nil
+	}
+	for {
+		frames, err := s.Next(ctx, nil)
+		if err != nil {
+			return nil
+		}
+		_, err = w.Write(frames)
+		s.Written()
+		if err != nil || http.NewResponseController(w).Flush() != nil {
+			return nil
+		}
+	}
+}
+
+func (d *daemon) CancelTask(_ context.Context, p gen.CancelTaskParams) (*gen.CancelResultHeaders, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.canceled = append(d.canceled, p.ID)
+	last, _ := d.log.Seal()
+	return &gen.CancelResultHeaders{Response: gen.CancelResult{TaskID: p.ID, Outcome: gen.OutcomeCanceled, LastEventID: gen.EventID(last)}}, nil
+}
+
+// canceledTasks are the tasks that were canceled, in order.
+func (d *daemon) canceledTasks() []gen.TaskID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.canceled)
+}
+
+func (d *daemon) status(id gen.TaskID, state gen.TaskState) gen.TaskStatus {
+	return gen.TaskStatus{
+		TaskID: id, State: state, PoolID: "default", Engine: "llamacpp", Workload: gen.WorkloadCompletion, Priority: gen.PriorityBatch,
+		ModelRef: "haiku\x1b[31m", QueuePosition: 2, PredictedStartMs: 61000, Seed: 7, Determinism: gen.DeterminismStrict,
+		AcceptedAt: time.Unix(1000, 0), TokensOut: 12,
+		Error: gen.NewOptError(gen.Error{Code: gen.ErrorCodeWORKERRESET, Message: "the worker died"}),
+	}
+}
+
+func (d *daemon) GetTask(_ context.Context, p gen.GetTaskParams) (*gen.TaskStatusHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.TaskStatusHeaders{Response: d.status(p.ID, gen.TaskStateQueued)}, nil
+}
+
+func (d *daemon) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
+	list := gen.TaskList{Tasks: []gen.TaskStatus{d.status("b", p.State.Or(gen.TaskStateQueued)), d.status("a", gen.TaskStateFailed)}}
+	list.Tasks = list.Tasks[:min(2, p.Limit.Value)]
+	return &gen.TaskListHeaders{Response: list}, nil
+}
+
+func (d *daemon) ListPools(context.Context) (*gen.PoolListHeaders, error) {
+	return &gen.PoolListHeaders{Response: gen.PoolList{Pools: d.pools}}, nil
+}
+
+func (d *daemon) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen.PoolHealthHeaders, error) {
+	return &gen.PoolHealthHeaders{Response: gen.PoolHealth{
+		Pool:     pool(p.ID, "haiku", gen.WorkloadCompletion),
+		Replicas: []gen.Replica{{ID: "default-0", State: "ready", Device: "cpu", Slots: 1, Active: 1, LogTail: []string{}}},
+		Gpus:     []gen.GPU{{Index: 0, Name: "RTX 3090", Healthy: true, VramTotalBytes: 24 << 30, VramUsedBytes: 1 << 30}},
+	}}, nil
+}
+
+func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error) {
+	return &gen.CapabilitiesHeaders{Response: gen.Capabilities{
+		APIVersion: "1.0.0", ServerVersion: "0.1.0", Features: []string{"stream_resume", "receipts"}, Gpus: []gen.GPU{},
+		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptChars: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
+		Operations: []gen.Operation{{ID: "createTask", Method: "POST", Path: "/v1/tasks", Plane: "data", Status: "live"}},
+		Pools: []gen.CapabilityPool{{ID: "default", Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku"},
+			Workload: gen.WorkloadCompletion, Ctx: 256, Slots: 1, Replicas: 2, ReplicasReady: 1}},
+	}}, nil
+}
+
+// serve starts the daemon and returns its address.
+func (d *daemon) serve(t *testing.T) string {
+	t.Helper()
+	handler, err := gen.NewServer(d, d)
+	require.NoError(t, err)
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// output is what a run of the program left behind.
+type output struct {
+	code     int
+	out, err string
+}
+
+// call runs the program against the address.
+func call(ctx context.Context, addr, stdin string, args ...string) output {
+	var out, err bytes.Buffer
+	env := map[string]string{addrEnv: addr, tokenEnv: "s3cret"}
+	code := run(ctx, args, func(key string) string { return env[key] }, strings.NewReader(stdin), &out, &err)
+	return output{code, out.String(), err.String()}
+}

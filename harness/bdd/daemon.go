@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// row is one setting of a config file: a name and its value in YAML.
+type row struct{ name, value string }
+
+// setup is a configuration on its way to a file.
+type setup struct {
+	dir      string
+	settings []row
+	pools    []string // as YAML
+	replicas int      // that will be there
+	env      map[string]string
+	args     []string
+}
+
+func newSetup(dir string) *setup { return &setup{dir: dir, env: map[string]string{}} }
+
+// set replaces or adds settings.
+func set(rows []row, more ...row) []row {
+	for _, m := range more {
+		found := false
+		for i := range rows {
+			if rows[i].name == m.name {
+				rows[i], found = m, true
+			}
+		}
+		if !found {
+			rows = append(rows, m)
+		}
+	}
+	return rows
+}
+
+// builtin is a pool of built-in workers with the bundled model.
+func (l *lab) builtin(more ...row) []row {
+	return set([]row{
+		{"model", fmt.Sprintf(`{id: haiku, ref: "file:%s"}`, l.model)}, {"device", "cpu"}, {"ctx", "256"}, {"sampler_profile", "v1"},
+		{"provisioning", "{mode: builtin}"},
+	}, more...)
+}
+
+// external is a pool of an engine that runs already.
+func external(url string, more ...row) []row {
+	return set([]row{
+		{"model", `{id: haiku, ref: "label"}`}, {"sampler_profile", "v1"},
+		{"provisioning", fmt.Sprintf(`{mode: external, urls: [%q]}`, url)},
+	}, more...)
+}
+
+func (s *setup) pool(id string, rows []row) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "  - id: %s\n", id)
+	replicas := 1
+	for _, r := range rows {
+		fmt.Fprintf(&b, "    %s: %s\n", r.name, r.value)
+		if r.name == "replicas" {
+			_, _ = fmt.Sscan(r.value, &replicas) // the daemon says what is wrong with it
+		}
+	}
+	s.pools = append(s.pools, b.String())
+	s.replicas += replicas
+}
+
+// yaml is the config file.
+func (s *setup) yaml() string {
+	var b strings.Builder
+	for _, r := range set([]row{
+		{"bind_addr", "127.0.0.1:0"}, {"data_dir", "data"}, {"auth", "{optional_on_loopback: true}"},
+		{"sampler_profiles", "{v1: {temperature: 0.8, top_p: 0.95, top_k: 40}}"},
+	}, s.settings...) {
+		fmt.Fprintf(&b, "%s: %s\n", r.name, r.value)
+	}
+	return b.String() + "pools:\n" + strings.Join(s.pools, "")
+}
+
+func (s *setup) write() (path string, err error) {
+	path = filepath.Join(s.dir, "config.yaml")
+	if err := os.WriteFile(path, []byte(s.yaml()), 0o600); err != nil {
+		return "", fmt.Errorf("write the config file: %w", err)
+	}
+	return path, nil
+}
+
+// daemon is a running orchestratord.
+type daemon struct {
+	*process
+	url    string
+	token  string // sent with every request that says nothing else
+	client *http.Client
+}
+
+// startDaemon starts a daemon and waits until it serves.
+func (l *lab) startDaemon(s *setup) (*daemon, error) {
+	path, err := s.write()
+	if err != nil {
+		return nil, err
+	}
+	p, err := l.launcher.run("orchestratord", l.daemon, append([]string{"serve", "--config", path}, s.args...), l.env(s.dir, s.env))
+	if err != nil {
+		return nil, err
+	}
+	d := &daemon{
+		process: p, token: s.env["LLORCH_API_TOKEN"],
+		client: &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 4}},
+	}
+	if err := d.logged("its address", func(line logLine) bool {
+		addr, _ := line["addr"].(string)
+		d.url = "http://" + addr
+		return line["msg"] == "serving"
+	}); err != nil {
+		tail := p.tail(20)
+		p.kill()
+		return nil, fmt.Errorf("%w\n%s", err, tail)
+	}
+	return d, nil
+}
+
+// ready waits until so many replicas have got ready.
+func (d *daemon) ready(replicas int) error {
+	seen := map[any]bool{}
+	err := d.logged(fmt.Sprintf("%d ready replicas", replicas), func(line logLine) bool {
+		if line["msg"] == "replica is ready" {
+			seen[line["replica_id"]] = true
+		}
+		return len(seen) == replicas
+	})
+	if err != nil {
+		return fmt.Errorf("%w\n%s", err, d.tail(20))
+	}
+	return nil
+}
+
+// kill ends the daemon at once; its workers have to follow.
+func (d *daemon) kill() {
+	d.process.kill()
+	d.client.CloseIdleConnections()
+}
+
+// logLine is one line of the daemon's log.
+type logLine map[string]any
+
+// parseLog reads a line of the log; it is nil for what is not one.
+func parseLog(line string) logLine {
+	var l logLine
+	decoder := json.NewDecoder(strings.NewReader(line))
+	decoder.UseNumber()
+	if decoder.Decode(&l) != nil {
+		return nil
+	}
+	return l
+}
+
+// logged waits for a line of the log.
+func (d *daemon) logged(what string, find func(logLine) bool) error {
+	return d.said(what, func(line string) bool {
+		l := parseLog(line)
+		return l != nil && find(l)
+	})
+}
+
+// log returns all lines so far. Every line has to be a JSON object (ORCH-3027).
+func (d *daemon) log() ([]logLine, error) {
+	var all []logLine
+	var err error
+	d.look(func() {
+		for _, line := range d.lines {
+			if l := parseLog(line); l != nil {
+				all = append(all, l)
+			} else {
+				err = errors.Join(err, fmt.Errorf("a line of the log is no JSON object: %.200s", line))
+			}
+		}
+	})
+	return all, err
+}

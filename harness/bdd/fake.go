@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+)
+
+// fake is a running fake engine.
+type fake struct {
+	*process
+	url string
+}
+
+func (l *lab) startFake(dir string, slots int) (*fake, error) {
+	p, err := l.launcher.run("the fake engine", l.fake, []string{"-slots", fmt.Sprint(slots)}, l.env(dir, nil))
+	if err != nil {
+		return nil, err
+	}
+	f := &fake{process: p}
+	err = p.said("its address", func(line string) bool {
+		var at struct {
+			Listening string `json:"listening"`
+		}
+		if json.Unmarshal([]byte(line), &at) != nil || at.Listening == "" {
+			return false
+		}
+		f.url = "http://" + at.Listening
+		return true
+	})
+	if err != nil {
+		p.kill()
+		return nil, err
+	}
+	return f, nil
+}
+
+// tell uses one of the control paths.
+func (f *fake) tell(method, path, body string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, method, f.url+"/_fake/"+path, strings.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("make a request to the fake engine: %w", err)
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return fmt.Errorf("the fake engine did not get to %s: %w", path, err)
+	}
+	defer res.Body.Close()
+	answer, err := io.ReadAll(res.Body)
+	if err != nil {
+		return fmt.Errorf("read the fake engine's answer: %w", err)
+	}
+	if res.StatusCode >= http.StatusBadRequest {
+		return fmt.Errorf("the fake engine answered %d: %s", res.StatusCode, answer)
+	}
+	return nil
+}

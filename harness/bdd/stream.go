@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// event is one frame of a stream.
+type event struct {
+	id   string // empty for metrics frames
+	name string
+	data string
+}
+
+// frame is the event as it stood on the wire.
+func (e event) frame() string {
+	if e.id == "" {
+		return "event: " + e.name + "\ndata: " + e.data + "\n\n"
+	}
+	return "id: " + e.id + "\nevent: " + e.name + "\ndata: " + e.data + "\n\n"
+}
+
+func (e event) terminal() bool { return e.name == "end" || e.name == "error" }
+
+// stream is one subscription, read by its own goroutine and checked as it comes: framing, order, ids with their running
+// hash, the shape of every event's data, nothing behind the terminal event. The first breach is err.
+type stream struct {
+	watched
+	name     string
+	task     string
+	prior    []event // what the client held when it subscribed
+	resume   http.Header
+	header   http.Header
+	close    context.CancelFunc
+	done     chan struct{}
+	asserted bool // a step has said how it should end
+
+	events  []event // guarded by watched, as is what follows
+	ended   bool    // the body is at its end
+	hungUp  bool    // by us
+	refused bool    // its only event is the error that the client holds other events
+	err     error
+
+	running    hash.Hash // owned by the reader, as is what follows
+	transcript hash.Hash
+	seq        int
+	tokens     int
+	started    map[string]any
+}
+
+// newStream makes the reader of a response's body. Prior are the numbered events before the one it begins with.
+func newStream(name, task string, prior []event) *stream {
+	s := &stream{name: name, task: task, prior: prior, done: make(chan struct{}), running: sha256.New(), transcript: sha256.New()}
+	for _, e := range prior {
+		if err := s.numbered(e); err != nil {
+			s.err = fmt.Errorf("what was held before: %w", err)
+		}
+	}
+	return s
+}
+
+// read takes the body to its end.
+func (s *stream) read(body io.ReadCloser) {
+	defer close(s.done)
+	err := s.frames(bufio.NewReader(body))
+	_ = body.Close()
+	s.update(func() {
+		s.ended = true
+		if !s.hungUp {
+			s.err = errors.Join(s.err, err)
+		}
+	})
+}
+
+func (s *stream) frames(in *bufio.Reader) error {
+	var lines []string
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			switch {
+			case !errors.Is(err, io.EOF):
+				return fmt.Errorf("the stream broke off: %w", err)
+			case line != "" || lines != nil:
+				return fmt.Errorf("the stream ended within a frame: %q", append(lines, line))
+			}
+			return nil
+		}
+		line = strings.TrimSuffix(line, "\n")
+		if strings.ContainsRune(line, '\r') || !utf8.ValidString(line) {
+			return fmt.Errorf("a line holds a carriage return or is not UTF-8: %.200q", line)
+		}
+		if line != "" {
+			lines = append(lines, line)
+			continue
+		}
+		if err := s.frame(lines); err != nil {
+			return err
+		}
+		lines = nil
+	}
+}
+
+func (s *stream) frame(lines []string) error {
+	if len(lines) == 1 && strings.HasPrefix(lines[0], ":") {
+		return nil // a comment
+	}
+	e, err := parseFrame(lines)
+	if err != nil {
+		return err
+	}
+	var last event
+	var refused bool
+	s.look(func() {
+		refused = s.refused
+		if len(s.events) > 0 {
+			last = s.events[len(s.events)-1]
+		}
+	})
+	if last.terminal() {
+		return fmt.Errorf("%q came behind the terminal event", e.frame())
+	}
+	switch {
+	case e.name == "metrics":
+		if e.id != "" {
+			return fmt.Errorf("a metrics frame carries the id %s", e.id)
+		}
+		if s.seq == 0 {
+			return errors.New("a metrics frame came before `started`")
+		}
+		err = checkMetrics(e.data)
+	case e.id == "" && e.name == "error" && last.name == "" && len(s.prior) > 0 && !refused:
+		s.update(func() { s.refused = true })
+		_, err = object(e.data, []string{"code", "message", "retriable"}, errorFields)
+	default:
+		err = s.numbered(e)
+	}
+	if err != nil {
+		return fmt.Errorf("%w, in the frame %.300q", err, e.frame())
+	}
+	s.update(func() { s.events = append(s.events, e) })
+	return nil
+}
+
+func parseFrame(lines []string) (e event, err error) {
+	rest := lines
+	field := func(name string) (value string) {
+		if len(rest) > 0 && strings.HasPrefix(rest[0], name+": ") {
+			value, rest = strings.TrimPrefix(rest[0], name+": "), rest[1:]
+		}
+		return value
+	}
+	e.id, e.name, e.data = field("id"), field("event"), field("data")
+	if len(rest) > 0 || e.name == "" || e.data == "" {
+		return e, fmt.Errorf("a frame is not id, event, data: %.300q", lines)
+	}
+	return e, nil
+}
+
+// numbered checks an event of the log.
+func (s *stream) numbered(e event) error {
+	// The hash of an id is over every numbered event so far: its name, LF, its data, LF.
+	_, _ = io.WriteString(s.running, e.name+"\n"+e.data+"\n")
+	if want := fmt.Sprintf("%d-%s", s.seq, hex.EncodeToString(s.running.Sum(nil)[:4])); e.id != want {
+		return fmt.Errorf("the id is %q and should be %q", e.id, want)
+	}
+	if (s.seq == 0) != (e.name == "started") {
+		return fmt.Errorf("event %d is `%s`", s.seq, e.name)
+	}
+	s.seq++
+	switch e.name {
+	case "started":
+		var err error
+		s.started, err = object(e.data, []string{"task_id", "queue_position", "predicted_start_ms", "seed", "determinism"}, nil)
+		if err == nil && s.started["task_id"] != s.task {
+			err = fmt.Errorf("`started` is of the task %v, not %s", s.started["task_id"], s.task)
+		}
+		return err
+	case "token":
+		return s.token(e.data)
+	case "end":
+		return s.end(e.data)
+	case "error":
+		_, err := object(e.data, []string{"code", "message", "retriable"}, errorFields)
+		return err
+	}
+	return fmt.Errorf("there is no event `%s`", e.name)
+}
+
+var errorFields = []string{"retry_after_ms", "policy_label", "engine", "pool_id", "hint"}
+
+func (s *stream) token(data string) error {
+	o, err := object(data, []string{"t", "i"}, nil)
+	if err != nil {
+		return err
+	}
+	text, ok := o["t"].(string)
+	if !ok || text == "" || strings.ContainsRune(text, utf8.RuneError) {
+		return errors.New("`t` is not a text of whole runes")
+	}
+	if o["i"] != json.Number(fmt.Sprint(s.tokens)) {
+		return fmt.Errorf("`i` is %v and should be %d", o["i"], s.tokens)
+	}
+	s.tokens++
+	_, _ = io.WriteString(s.transcript, text)
+	return nil
+}
+
+func (s *stream) end(data string) error {
+	o, err := object(data, []string{"tokens_in", "tokens_out", "decode_time_ms", "finish_reason", "receipt"}, []string{"result"})
+	if err != nil {
+		return err
+	}
+	raw, err := json.Marshal(o["receipt"])
+	if err != nil {
+		return fmt.Errorf("encode the receipt again: %w", err)
+	}
+	receipt, err := object(string(raw), []string{
+		"seed", "determinism", "fingerprint", "request_digest", "transcript_sha256", "replica_id", "engine_version", "model_digest",
+	}, nil)
+	if err != nil {
+		return fmt.Errorf("receipt: %w", err)
+	}
+	if sum := hex.EncodeToString(s.transcript.Sum(nil)); receipt["transcript_sha256"] != sum {
+		return fmt.Errorf("the receipt's transcript_sha256 is %v, that of the tokens is %s", receipt["transcript_sha256"], sum)
+	}
+	for _, name := range []string{"seed", "determinism"} {
+		if receipt[name] != s.started[name] {
+			return fmt.Errorf("the receipt's %s is %v, that of `started` %v", name, receipt[name], s.started[name])
+		}
+	}
+	return nil
+}
+
+func checkMetrics(data string) error {
+	o, err := object(data, []string{"phase", "queue_depth", "queue_position", "predicted_start_ms", "on_time_probability", "kv_warmth"},
+		[]string{"budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining"})
+	if err == nil && !slices.Contains([]any{"queued", "prefill", "decode"}, o["phase"]) {
+		err = fmt.Errorf("there is no phase %v", o["phase"])
+	}
+	return err
+}
+
+// object decodes a JSON object and checks its fields.
+func object(data string, required, optional []string) (map[string]any, error) {
+	decoder := json.NewDecoder(strings.NewReader(data))
+	decoder.UseNumber()
+	var o map[string]any
+	if err := decoder.Decode(&o); err != nil {
+		return nil, fmt.Errorf("the data is no JSON object: %w", err)
+	}
+	if decoder.More() {
+		return nil, errors.New("more follows the JSON object")
+	}
+	for _, name := range required {
+		if o[name] == nil {
+			return nil, fmt.Errorf("`%s` is missing", name)
+		}
+	}
+	for name := range o {
+		if !slices.Contains(required, name) && !slices.Contains(optional, name) {
+			return nil, fmt.Errorf("`%s` is not in the contract", name)
+		}
+	}
+	return o, nil
+}
+
+// list returns the events so far, without metrics frames, and what is wrong with the stream.
+func (s *stream) list() (numbered []event, err error) {
+	s.look(func() {
+		for _, e := range s.events {
+			if e.name != "metrics" {
+				numbered = append(numbered, e)
+			}
+		}
+		err = s.err
+	})
+	if err != nil {
+		err = fmt.Errorf("stream %q: %w", s.name, err)
+	}
+	return numbered, err
+}
+
+// all is what a client holds that resumed: what it had, and what the stream brought.
+func (s *stream) all() ([]event, error) {
+	events, err := s.list()
+	return slices.Concat(s.prior, events), err
+}
+
+// over waits for the end and returns the terminal event.
+func (s *stream) over() (event, error) {
+	if err := s.await("the end of stream "+s.name, func() bool { return s.ended }); err != nil {
+		return event{}, err
+	}
+	events, err := s.list()
+	if err != nil {
+		return event{}, err
+	}
+	if len(events) == 0 || !events[len(events)-1].terminal() {
+		return event{}, fmt.Errorf("stream %q ended without a terminal event", s.name)
+	}
+	return events[len(events)-1], nil
+}
+
+// text is what the tokens of the stream say together.
+func text(events []event) string {
+	var b strings.Builder
+	for _, e := range events {
+		var token struct {
+			T string `json:"t"`
+		}
+		if e.name == "token" && json.Unmarshal([]byte(e.data), &token) == nil {
+			b.WriteString(token.T)
+		}
+	}
+	return b.String()
+}
+
+func frames(events []event) string {
+	var b strings.Builder
+	for _, e := range events {
+		b.WriteString(e.frame())
+	}
+	return b.String()
+}
