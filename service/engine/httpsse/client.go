@@ -138,6 +138,10 @@ func (c *Client) do(ctx context.Context, method, path string, data []byte) (*htt
 	}
 	if data != nil {
 		req.Header.Set("Content-Type", "application/json")
+		// llama-server closes a connection after a stream without saying so before. An empty key is not sent; it lets the
+		// transport send again, on a new connection, a request that a kept one died under before its answer began.
+		// Nothing an engine is asked here leaves a trace, so a second try is harmless.
+		req.Header["Idempotency-Key"] = nil
 	}
 	if c.auth != "" {
 		req.Header.Set("Authorization", c.auth)

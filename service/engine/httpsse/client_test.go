@@ -3,12 +3,15 @@
 package httpsse
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -82,6 +85,35 @@ func TestCauseOfTheEndIsKept(t *testing.T) {
 	})
 	go func() { <-reached; cancel(cause) }()
 	require.ErrorIs(t, c.Get(ctx, "/x", nil), cause)
+}
+
+// LO-203
+func TestConnectionThatDiedWhileKeptIsNoError(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for range 2 {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			r := bufio.NewReader(conn)
+			if req, err := http.ReadRequest(r); err == nil {
+				_, _ = io.Copy(io.Discard, req.Body)
+				_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+				_, _ = r.ReadByte() // the next request begins: leave it without an answer
+			}
+			_ = conn.Close()
+		}
+	})
+	c := New(Options{BaseURL: "http://" + l.Addr().String(), Engine: "test"})
+	defer c.Close()
+	var out map[string]any
+	require.NoError(t, c.Post(t.Context(), "/x", "first", &out))
+	require.NoError(t, c.Post(t.Context(), "/x", "second", &out))
 }
 
 // OC-CTRL-2030

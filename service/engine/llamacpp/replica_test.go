@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -79,8 +80,10 @@ func connect(t testing.TB, url string) *llamacpp.Engine {
 	t.Helper()
 	e := llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key})
 	t.Cleanup(e.Close)
-	for e.Health(t.Context()) != nil {
-		require.NoError(t, t.Context().Err())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for e.Health(ctx) != nil {
+		require.NoError(t, ctx.Err(), "the engine never became ready")
 	}
 	return e
 }

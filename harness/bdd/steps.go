@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+// define is how a step is made known: godog's ScenarioContext.Step, or whatever looks through the definitions.
+type define func(expr string, fn any)
+
+// steps are all step definitions. Each names what it does or checks, in words that a client of the API knows.
+func (w *world) steps(step define) {
+	w.daemonSteps(step)
+	w.fakeSteps(step)
+	w.commandSteps(step)
+	w.taskSteps(step)
+	w.streamSteps(step)
+	w.errorSteps(step)
+	w.metricsSteps(step)
+	w.logSteps(step)
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cucumber/godog"
+)
+
+func (w *world) commandSteps(step define) {
+	step(`^the file "([^"]*)"$`, w.theFile)
+	step(`^the daemon's config file with the pool$`, w.theConfigFileWithThePool)
+	step(`^I run "orchestratord ([^"]*)"$`, w.iRun)
+	step(`^it exits with (\d+)$`, w.itExitsWith)
+	step(`^it says "(.*)"$`, w.itSays)
+	step(`^it does not say "(.*)"$`, w.itDoesNotSay)
+}
+
+func (w *world) theFile(name string, content *godog.DocString) error {
+	return w.file(name, content.Content)
+}
+
+// theConfigFileWithThePool writes what the steps before it configured.
+func (w *world) theConfigFileWithThePool(t *godog.Table) error {
+	if err := w.aBuiltinPool("default", t); err != nil {
+		return err
+	}
+	_, err := w.setup.write()
+	return err
+}
+
+// iRun runs the program in the scenario's folder and waits for its end.
+func (w *world) iRun(line string) error {
+	line, err := w.expand(line)
+	if err != nil {
+		return err
+	}
+	args := strings.Fields(line)
+	// Relative paths are the scenario's: the program has no folder of its own to start in.
+	if i := slices.Index(args, "--config"); i >= 0 && i+1 < len(args) && !filepath.IsAbs(args[i+1]) {
+		args[i+1] = filepath.Join(w.dir, args[i+1])
+	}
+	if w.command, err = w.lab.launcher.run("orchestratord", w.lab.daemon, args, w.lab.env(w.dir, w.setup.env)); err != nil {
+		return err
+	}
+	_, err = w.command.exit()
+	return err
+}
+
+func (w *world) itExitsWith(code int) error {
+	if w.command.code != code {
+		return fmt.Errorf("the exit code is %d: %s", w.command.code, w.command.tail(20))
+	}
+	return nil
+}
+
+func (w *world) itSays(text string) error {
+	text, err := w.expand(text)
+	if err != nil {
+		return err
+	}
+	if out := w.command.tail(1000); !strings.Contains(out, text) {
+		return fmt.Errorf("it says: %s", out)
+	}
+	return nil
+}
+
+func (w *world) itDoesNotSay(text string) error {
+	if out := w.command.tail(1000); strings.Contains(out, text) {
+		return fmt.Errorf("it says: %s", out)
+	}
+	return nil
+}
+
+// noKeyOnACommandLine looks at what every user of the machine could see.
+func (w *world) noKeyOnACommandLine() error {
+	if err := w.noteWorkers(); err != nil {
+		return err
+	}
+	for _, pid := range w.workers {
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		if err != nil {
+			return fmt.Errorf("read a worker's environment: %w", err)
+		}
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil {
+			return fmt.Errorf("read a worker's command line: %w", err)
+		}
+		_, rest, found := strings.Cut("\x00"+string(environ), "\x00LLAMA_API_KEY=")
+		key, _, _ := strings.Cut(rest, "\x00")
+		if !found || len(key) < 16 {
+			return fmt.Errorf("worker %d got no key of length through LLAMA_API_KEY", pid)
+		}
+		if strings.Contains(string(cmdline), key) {
+			return fmt.Errorf("worker %d has its key on its command line", pid)
+		}
+	}
+	return nil
+}

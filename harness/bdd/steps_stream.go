@@ -1,0 +1,549 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/cucumber/godog"
+)
+
+func (w *world) streamSteps(step define) {
+	step(`^I follow task "([^"]*)"$`, w.iFollow)
+	step(`^I follow task "([^"]*)" as "([^"]*)"$`, w.iFollowAs)
+	step(`^I follow task "([^"]*)" as "([^"]*)", behind event (\d+) of "([^"]*)" by (Last-Event-ID|after|both)$`, w.iResume)
+	step(`^I follow task "([^"]*)" as "([^"]*)", behind the last event of "([^"]*)"$`, w.iResumeAtTheEnd)
+	step(`^I follow task "([^"]*)" as "([^"]*)", behind event (\d+) of "([^"]*)" with another hash$`, w.iResumeWithAnotherHash)
+	step(`^I open a stream of task "([^"]*)" and never read it$`, w.iNeverRead)
+	step(`^I hang up stream "([^"]*)"$`, w.iHangUp)
+	step(`^I keep the id of event (\d+) of stream "([^"]*)" as \$([A-Z]+)$`, w.iKeepTheID)
+	step(`^I keep the id of the last event of stream "([^"]*)" as \$([A-Z]+)$`, w.iKeepTheLastID)
+	step(`^stream "([^"]*)" has (\d+) tokens?$`, w.theStreamHasTokens)
+	step(`^stream "([^"]*)" has begun$`, w.theStreamHasBegun)
+	step(`^stream "([^"]*)" ends with (end|error [A-Z_]+)$`, w.theStreamEndsWith)
+	step(`^stream "([^"]*)" is empty$`, w.theStreamIsEmpty)
+	step(`^stream "([^"]*)" is "started", tokens, "(end|error)"$`, w.theStreamIs)
+	step(`^stream "([^"]*)" is "started", "(end|error)"$`, w.theStreamIsWithoutTokens)
+	step(`^stream "([^"]*)" has metrics frames without an id$`, w.theStreamHasMetrics)
+	step(`^stream "([^"]*)" says "(.*)"$`, w.theStreamSays)
+	step(`^stream "([^"]*)" holds (\d+) token events?$`, w.theStreamHolds)
+	step(`^stream "([^"]*)" begins with the figures of its admission$`, w.theStreamBeginsWithItsAdmission)
+	step(`^the (started|end|error|metrics) of stream "([^"]*)" has$`, w.theEventHas)
+	step(`^the last event before the error of stream "([^"]*)" is the answer's "last_event_id"$`, w.theSealIsTheLastEvent)
+	step(`^the last event of stream "([^"]*)" is the answer's "last_event_id"$`, w.theLastEventIsTheAnswers)
+	step(`^streams "([^"]*)" and "([^"]*)" brought the same bytes$`, w.sameBytes)
+	step(`^streams "([^"]*)" and "([^"]*)" have the same tokens$`, w.sameTokens)
+	step(`^streams "([^"]*)" and "([^"]*)" have different tokens$`, w.differentTokens)
+	step(`^the receipts of "([^"]*)" and "([^"]*)" (agree|differ) in "([^"]*)"$`, w.receipts)
+	step(`^one of the streams "([^"]*)" and "([^"]*)" ends with error ([A-Z_]+) and the other with end$`, w.oneEndsWith)
+	step(`^the headers of stream "([^"]*)" have$`, w.theStreamsHeadersHave)
+}
+
+// follow subscribes to a task, in the background.
+func (w *world) follow(task, name string, prior []event, headers []row, query string) error {
+	t, err := w.task(task)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r, err := w.request(ctx, http.MethodGet, "/v1/tasks/"+t.id+"/stream"+query, headers, nil)
+	if err != nil {
+		cancel()
+		return err
+	}
+	res, err := w.daemon.client.Do(r)
+	if err != nil {
+		cancel()
+		return fmt.Errorf("open a stream: %w", err)
+	}
+	if kind := res.Header.Get("Content-Type"); res.StatusCode != http.StatusOK || kind != "text/event-stream" {
+		defer cancel()
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		return errors.Join(fmt.Errorf("the stream of task %q is %d, %s: %s", task, res.StatusCode, kind, body), err)
+	}
+	s := newStream(name, t.id, prior)
+	s.header, s.close = res.Header, cancel
+	if !sound.MatchString(res.Header.Get("X-Correlation-Id")) {
+		s.err = errors.New("the stream carries no correlation id")
+	}
+	if old := w.streams[name]; old != nil {
+		w.hangUp(old)
+	}
+	w.streams[name] = s
+	go s.read(res.Body) // joined by hangUp
+	return nil
+}
+
+func (w *world) iFollow(task string) error { return w.follow(task, task, nil, nil, "") }
+
+func (w *world) iFollowAs(task, name string) error { return w.follow(task, name, nil, nil, "") }
+
+func (w *world) stream(name string) (*stream, error) {
+	if s := w.streams[name]; s != nil {
+		return s, nil
+	}
+	return nil, fmt.Errorf("the scenario follows no stream %q", name)
+}
+
+// held waits until a stream has given event n, and returns the events up to it.
+func (w *world) held(name string, n int) ([]event, error) {
+	s, err := w.stream(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.await(fmt.Sprintf("event %d of stream %s", n, name), func() bool {
+		count := len(s.prior)
+		for _, e := range s.events {
+			if e.name != "metrics" {
+				count++
+			}
+		}
+		return count > n || s.ended
+	}); err != nil {
+		return nil, err
+	}
+	events, err := s.all()
+	if err == nil && len(events) <= n {
+		err = fmt.Errorf("stream %q ended after %d events", name, len(events))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return events[:n+1], nil
+}
+
+func (w *world) iResume(task, name string, n int, of, by string) error {
+	prior, err := w.held(of, n)
+	if err != nil {
+		return err
+	}
+	id := prior[n].id
+	var headers []row
+	query := ""
+	if by != "after" {
+		headers = []row{{"Last-Event-ID", id}}
+	}
+	if by != "Last-Event-ID" {
+		query = "?after=" + id
+	}
+	return w.follow(task, name, prior, headers, query)
+}
+
+func (w *world) iResumeAtTheEnd(task, name, of string) error {
+	s, err := w.stream(of)
+	if err != nil {
+		return err
+	}
+	if _, err := s.over(); err != nil {
+		return err
+	}
+	prior, err := s.all()
+	if err != nil {
+		return err
+	}
+	return w.follow(task, name, prior, []row{{"Last-Event-ID", prior[len(prior)-1].id}}, "")
+}
+
+func (w *world) iResumeWithAnotherHash(task, name string, n int, of string) error {
+	prior, err := w.held(of, n)
+	if err != nil {
+		return err
+	}
+	seq, hash, _ := strings.Cut(prior[n].id, "-")
+	other := "00000000"
+	if hash == other {
+		other = "00000001"
+	}
+	return w.follow(task, name, prior, []row{{"Last-Event-ID", seq + "-" + other}}, "")
+}
+
+// iNeverRead opens a connection with small buffers, asks for the stream, and leaves it at that.
+func (w *world) iNeverRead(task string) error {
+	t, err := w.task(task)
+	if err != nil {
+		return err
+	}
+	address := strings.TrimPrefix(w.daemon.url, "http://")
+	c, err := net.Dial("tcp", address)
+	if err != nil {
+		return fmt.Errorf("connect to the daemon: %w", err)
+	}
+	w.blanks = append(w.blanks, c)
+	if err := c.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+		return fmt.Errorf("make the buffer small: %w", err)
+	}
+	if _, err := fmt.Fprintf(c, "GET /v1/tasks/%s/stream HTTP/1.1\r\nHost: %s\r\n\r\n", t.id, address); err != nil {
+		return fmt.Errorf("ask for the stream: %w", err)
+	}
+	return nil
+}
+
+func (w *world) iHangUp(name string) error {
+	s, err := w.stream(name)
+	if err == nil {
+		w.hangUp(s)
+	}
+	return err
+}
+
+func (w *world) iKeepTheID(n int, name, as string) error {
+	events, err := w.held(name, n)
+	if err == nil {
+		w.kept[as] = events[n].id
+	}
+	return err
+}
+
+func (w *world) iKeepTheLastID(name, as string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	last, err := s.over()
+	w.kept[as] = last.id
+	return err
+}
+
+func (w *world) theStreamHasTokens(name string, n int) error {
+	_, err := w.held(name, n) // event 0 is `started`
+	return err
+}
+
+func (w *world) theStreamHasBegun(name string) error {
+	_, err := w.held(name, 0)
+	return err
+}
+
+func (w *world) theStreamEndsWith(name, how string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	s.asserted = true
+	last, err := s.over()
+	if err != nil {
+		return err
+	}
+	kind, code, _ := strings.Cut(how, " ")
+	if last.name != kind {
+		return fmt.Errorf("it ends with %s %s", last.name, last.data)
+	}
+	if code == "" {
+		return nil
+	}
+	return inEvent(last, "code", code)
+}
+
+func inEvent(e event, path, want string) error {
+	data, err := decode([]byte(e.data))
+	if err != nil {
+		return err
+	}
+	if err := match(dig(data, path), want); err != nil {
+		return fmt.Errorf("%s: %w, in %s", path, err, e.data)
+	}
+	return nil
+}
+
+func (w *world) theStreamIsEmpty(name string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	if err := s.await("the end of stream "+name, func() bool { return s.ended }); err != nil {
+		return err
+	}
+	events, err := s.list()
+	if err == nil && len(events) > 0 {
+		err = fmt.Errorf("it brought %s", frames(events))
+	}
+	return err
+}
+
+// theStreamIs relies on the reader, which has refused any other order of what came.
+func (w *world) theStreamIs(name, last string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	if err := w.lasts(s, last); err != nil {
+		return err
+	}
+	events, err := s.all()
+	if err == nil && len(events) < 3 {
+		err = fmt.Errorf("it brought no tokens: %s", frames(events))
+	}
+	return err
+}
+
+func (w *world) lasts(s *stream, name string) error {
+	e, err := s.over()
+	if err == nil && e.name != name {
+		err = fmt.Errorf("it ends with %s %s", e.name, e.data)
+	}
+	return err
+}
+
+func (w *world) theStreamIsWithoutTokens(name, last string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	if err := w.lasts(s, last); err != nil {
+		return err
+	}
+	events, err := s.all()
+	if err == nil && len(events) != 2 {
+		err = fmt.Errorf("it brought %s", frames(events))
+	}
+	return err
+}
+
+func (w *world) theStreamHasMetrics(name string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	return s.await("a metrics frame", func() bool {
+		return slices.ContainsFunc(s.events, func(e event) bool { return e.name == "metrics" && e.id == "" })
+	})
+}
+
+func (w *world) theStreamSays(name, want string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	if _, err := s.over(); err != nil {
+		return err
+	}
+	events, err := s.all()
+	if got := text(events); err == nil && !strings.Contains(got, want) {
+		err = fmt.Errorf("it says %q", got)
+	}
+	return err
+}
+
+func (w *world) theStreamHolds(name string, n int) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	if _, err := s.over(); err != nil {
+		return err
+	}
+	events, err := s.all()
+	if got := countTokens(events); err == nil && got != n {
+		err = fmt.Errorf("it holds %d", got)
+	}
+	return err
+}
+
+func countTokens(events []event) (n int) {
+	for _, e := range events {
+		if e.name == "token" {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) theStreamBeginsWithItsAdmission(name string) error {
+	events, err := w.held(name, 0)
+	if err != nil {
+		return err
+	}
+	t, err := w.task(name)
+	if err != nil {
+		return err
+	}
+	admission, err := decode(t.admission)
+	if err != nil {
+		return err
+	}
+	for _, field := range []string{"task_id", "queue_position", "predicted_start_ms", "seed", "determinism"} {
+		err = errors.Join(err, inEvent(events[0], field, plain(dig(admission, field))))
+	}
+	return err
+}
+
+// theEventHas looks at the last event of that name.
+func (w *world) theEventHas(kind, name string, t *godog.Table) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	var found *event
+	if err := s.await(fmt.Sprintf("a `%s` of stream %s", kind, name), func() bool {
+		for i := range s.events {
+			if s.events[i].name == kind {
+				found = &s.events[i]
+			}
+		}
+		return found != nil || s.ended
+	}); err != nil {
+		return err
+	}
+	if found == nil {
+		return fmt.Errorf("stream %q ended without", name)
+	}
+	rows, err := w.rows(t)
+	for _, r := range rows {
+		err = errors.Join(err, inEvent(*found, r.name, r.value))
+	}
+	return err
+}
+
+func (w *world) theSealIsTheLastEvent(name string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	if _, err := s.over(); err != nil {
+		return err
+	}
+	events, err := s.all()
+	if err != nil {
+		return err
+	}
+	if len(events) < 2 {
+		return errors.New("there is no event before the error")
+	}
+	return w.has("last_event_id", events[len(events)-2].id)
+}
+
+func (w *world) theLastEventIsTheAnswers(name string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	last, err := s.over()
+	if err != nil {
+		return err
+	}
+	return w.has("last_event_id", last.id)
+}
+
+// two waits for both streams and returns what their clients hold.
+func (w *world) two(a, b string) (first, second []event, err error) {
+	for i, name := range []string{a, b} {
+		s, err := w.stream(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		if _, err := s.over(); err != nil {
+			return nil, nil, err
+		}
+		events, err := s.all()
+		if err != nil {
+			return nil, nil, err
+		}
+		if i == 0 {
+			first = events
+		} else {
+			second = events
+		}
+	}
+	return first, second, nil
+}
+
+func (w *world) sameBytes(a, b string) error {
+	first, second, err := w.two(a, b)
+	if err == nil && frames(first) != frames(second) {
+		err = fmt.Errorf("the first is\n%s\nand the second\n%s", frames(first), frames(second))
+	}
+	return err
+}
+
+// tokenFrames are the tokens of a stream, cut as they came.
+func tokenFrames(events []event) []string {
+	var data []string
+	for _, e := range events {
+		if e.name == "token" {
+			data = append(data, e.data)
+		}
+	}
+	return data
+}
+
+func (w *world) sameTokens(a, b string) error {
+	first, second, err := w.two(a, b)
+	if err == nil && !slices.Equal(tokenFrames(first), tokenFrames(second)) {
+		err = fmt.Errorf("the first says %q and the second %q", text(first), text(second))
+	}
+	return err
+}
+
+func (w *world) differentTokens(a, b string) error {
+	first, second, err := w.two(a, b)
+	if err == nil && text(first) == text(second) {
+		err = fmt.Errorf("both say %q", text(first))
+	}
+	return err
+}
+
+func (w *world) receipts(a, b, how, field string) error {
+	first, second, err := w.two(a, b)
+	if err != nil {
+		return err
+	}
+	var values [2]any
+	for i, events := range [][]event{first, second} {
+		end, err := decode([]byte(events[len(events)-1].data))
+		if err != nil {
+			return err
+		}
+		values[i] = dig(end, "receipt."+field)
+	}
+	if (values[0] == values[1]) != (how == "agree") {
+		return fmt.Errorf("they are %s and %s", show(values[0]), show(values[1]))
+	}
+	return nil
+}
+
+func (w *world) oneEndsWith(a, b, code string) error {
+	var ends []string
+	for _, name := range []string{a, b} {
+		s, err := w.stream(name)
+		if err != nil {
+			return err
+		}
+		s.asserted = true
+		last, err := s.over()
+		if err != nil {
+			return err
+		}
+		if last.name == "error" && inEvent(last, "code", code) == nil {
+			ends = append(ends, code)
+		} else {
+			ends = append(ends, last.name)
+		}
+	}
+	slices.Sort(ends)
+	if !slices.Equal(ends, []string{code, "end"}) {
+		return fmt.Errorf("they end with %v", ends)
+	}
+	return nil
+}
+
+func (w *world) theStreamsHeadersHave(name string, t *godog.Table) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	rows, err := w.rows(t)
+	for _, r := range rows {
+		if wrong := match(s.header.Get(r.name), r.value); wrong != nil {
+			err = errors.Join(err, fmt.Errorf("header %s: %w", r.name, wrong))
+		}
+	}
+	return err
+}
