@@ -92,6 +92,31 @@ func (t *Tally) Failed() []string {
 	return append(names, t.extra...)
 }
 
+// Outcome is how the tests of a name ended, over all that a package has of it: testing calls the further subtests of one
+// name NAME#01, NAME#02, …. A test that never ended has failed; one with subtests counts by its own outcome.
+func (t *Tally) Outcome(pkg, test string) (passed, failed, skipped int) {
+	for k, outcome := range t.outcomes {
+		if k.pkg != pkg || !named(k.test, test) {
+			continue
+		}
+		switch outcome {
+		case "pass":
+			passed++
+		case "skip":
+			skipped++
+		default:
+			failed++
+		}
+	}
+	return passed, failed, skipped
+}
+
+func named(test, name string) bool {
+	rest, ok := strings.CutPrefix(test, name)
+	number, again := strings.CutPrefix(rest, "#")
+	return ok && (rest == "" || again && len(number) > 1 && strings.Trim(number, "0123456789") == "")
+}
+
 // Line is the closing line of a test run.
 func (t *Tally) Line() string {
 	passed, failed, skipped := t.Counts()

@@ -106,3 +106,30 @@ func TestOtherLinesPassThrough(t *testing.T) {
 	require.Equal(t, "go: no such package\n{broken\n", read(t, tl, "go: no such package", "{broken"))
 	require.Equal(t, "0 passed, 0 failed", tl.Line())
 }
+
+// TRACE-12
+func TestOutcomesByName(t *testing.T) {
+	tl := tally.New()
+	read(t, tl,
+		`{"Action":"run","Package":"p","Test":"TestF"}`,
+		`{"Action":"run","Package":"p","Test":"TestF/a_b"}`,
+		`{"Action":"pass","Package":"p","Test":"TestF/a_b"}`,
+		`{"Action":"run","Package":"p","Test":"TestF/a_b#01"}`,
+		`{"Action":"fail","Package":"p","Test":"TestF/a_b#01"}`,
+		`{"Action":"run","Package":"p","Test":"TestF/a_b#c"}`,
+		`{"Action":"pass","Package":"p","Test":"TestF/a_b#c"}`,
+		`{"Action":"run","Package":"p","Test":"TestF/a_bc"}`,
+		`{"Action":"skip","Package":"p","Test":"TestF/a_bc"}`,
+		`{"Action":"fail","Package":"p","Test":"TestF"}`,
+		`{"Action":"run","Package":"p","Test":"TestG"}`,
+		`{"Action":"fail","Package":"p"}`,
+	)
+	for name, want := range map[string][3]int{
+		"TestF": {0, 1, 0}, "TestF/a_b": {1, 1, 0}, "TestF/a_bc": {0, 0, 1}, "TestG": {0, 1, 0}, "TestH": {},
+	} {
+		passed, failed, skipped := tl.Outcome("p", name)
+		require.Equal(t, want, [3]int{passed, failed, skipped}, name)
+	}
+	passed, _, _ := tl.Outcome("q", "TestF/a_b")
+	require.Zero(t, passed, "of another package")
+}

@@ -202,7 +202,7 @@ func (f views) Ready() error {
 		}
 		reason := "pool '" + p.ID + "' is starting"
 		if s.lastError != "" {
-			reason = "pool '" + p.ID + "': " + s.lastError
+			reason = "pool '" + p.ID + "' has no Ready replica, and /v1/pools/" + p.ID + "/health says why" // the cause is not for everybody
 		}
 		why = append(why, reason)
 	}

@@ -149,7 +149,7 @@ func TestBrokenCacheIsRepaired(t *testing.T) {
 	}
 }
 
-// ORCH-3037, ORCH-3200
+// ORCH-3200
 func TestAnotherTarballIsRefused(t *testing.T) {
 	b := setup(t, goodTarball(t))
 	b.a.pin.integrity = integrity([]byte("what was pinned"))

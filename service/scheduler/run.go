@@ -58,7 +58,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 
 	t := &j.task
 	work := engine.Job{
-		Workload: t.Request.Workload, Prompt: t.Prompt, Inputs: t.Request.Inputs, Seed: t.Seed, Sampling: t.Sampling,
+		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed, Sampling: t.Sampling,
 		MaxTokens: t.Request.MaxTokens, CachePrompt: t.Determinism == task.BestEffort,
 	}
 	if work.Workload != task.Completion {

@@ -25,6 +25,7 @@ func (s State) Final() bool { return s == Completed || s == Failed || s == State
 // Task is an admitted task: its request with everything resolved that its bytes depend on. It does not change.
 type Task struct {
 	ID             string // the request's, or chosen at admission; `job_id` in logs
+	Seq            uint64 // order of acceptance, over all pools
 	Request        Request
 	PoolID         string
 	Engine         string
@@ -137,11 +138,27 @@ type Transcript struct {
 	Ends []int // Ends[i] is the length of Text after token event i
 }
 
+// Checkpoint is a point of a running task's log that was recorded: what is decoded again must have the same sum there.
+type Checkpoint struct {
+	Event int      // number of the last event it covers; 0: none was taken
+	Sum   [32]byte // the running SHA-256 up to and with that event
+}
+
+// Dispatch says who runs a task.
+type Dispatch struct {
+	ID          string
+	ReplicaID   string
+	Fingerprint string
+	At          time.Time
+}
+
 // Record is what is known of a task beside its events: what the ledger keeps, and what a status is made from.
 type Record struct {
 	Task        Task
 	State       State
 	ReplicaID   string // empty until dispatched
+	Fingerprint string // of that replica
+	Checkpoint  Checkpoint
 	StartedAt   time.Time
 	FinishedAt  time.Time
 	Transcript  Transcript // of a task in a final state

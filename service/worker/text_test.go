@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// LO-204
+// ORCH-3054
 func TestTextHoldsBackPartialRunes(t *testing.T) {
 	txt := newText(nil)
 	var got []string
@@ -24,7 +24,7 @@ func TestTextHoldsBackPartialRunes(t *testing.T) {
 	require.Empty(t, out, "a rune that was cut off is left out")
 }
 
-// LO-204
+// ORCH-3054
 func TestTextProperty(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		letters := rapid.SampledFrom([]string{"a", "b", "ab", "é", "🐸", "\n"})

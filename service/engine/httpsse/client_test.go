@@ -30,7 +30,7 @@ func serve(t *testing.T, fn http.HandlerFunc) *Client {
 	return c
 }
 
-// OC-CTRL-2030
+// ORCH-3054
 func TestAnswersAreMappedToCodes(t *testing.T) {
 	for _, c := range []struct {
 		status int
@@ -66,7 +66,7 @@ func TestAnswersAreMappedToCodes(t *testing.T) {
 	}
 }
 
-// OC-CTRL-2030
+// ORCH-3054
 func TestUnreachableEngineIsReset(t *testing.T) {
 	c := New(Options{BaseURL: "http://127.0.0.1:1", Engine: "test"})
 	defer c.Close()
@@ -87,7 +87,7 @@ func TestCauseOfTheEndIsKept(t *testing.T) {
 	require.ErrorIs(t, c.Get(ctx, "/x", nil), cause)
 }
 
-// LO-203
+// ORCH-3054
 func TestConnectionThatDiedWhileKeptIsNoError(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -116,7 +116,7 @@ func TestConnectionThatDiedWhileKeptIsNoError(t *testing.T) {
 	require.NoError(t, c.Post(t.Context(), "/x", "second", &out))
 }
 
-// OC-CTRL-2030
+// ORCH-3054
 func TestAnswersAreBounded(t *testing.T) {
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		chunk := []byte(strings.Repeat(" ", 1<<20))

@@ -128,7 +128,7 @@ func (r *stepReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// OC-CTRL-2026
+// ORCH-3054
 func BenchmarkReader(b *testing.B) {
 	frame := []byte("data: {\"index\":0,\"content\":\" kernels\",\"tokens\":[983],\"stop\":false,\"id_slot\":-1,\"tokens_predicted\":1,\"tokens_evaluated\":22}\n\n")
 	s := NewReader(&endless{frame: bytes.Repeat(frame, 16)}, 1<<20)

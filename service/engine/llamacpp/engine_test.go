@@ -102,7 +102,7 @@ func TestGenerate(t *testing.T) {
 	require.Equal(t, task.FinishLength, r.Finish)
 }
 
-// ORCH-3045, LO-205
+// ORCH-3045
 func TestSeedsDecide(t *testing.T) {
 	e, _ := launch(t, task.Completion)
 	seen := map[string]bool{}
@@ -131,7 +131,7 @@ func TestStopStringsEndTheText(t *testing.T) {
 	require.Equal(t, task.FinishStop, r.Finish)
 }
 
-// ORCH-3014
+// ORCH-3054
 func TestContextIsFilledAndNeverShifted(t *testing.T) {
 	e, _ := launch(t, task.Completion)
 	for seed := range uint32(4) {
@@ -146,7 +146,7 @@ func TestContextIsFilledAndNeverShifted(t *testing.T) {
 	require.LessOrEqual(t, r.TokensIn+r.TokensOut, 256)
 }
 
-// ORCH-3014
+// ORCH-3054
 func TestPromptThatIsTooLongIsRefused(t *testing.T) {
 	e, _ := launch(t, task.Completion)
 	long := strings.Repeat("frog pond ", 200)
@@ -191,7 +191,7 @@ func TestCancelFreesTheSlot(t *testing.T) {
 	require.Contains(t, text, "forty-two")
 }
 
-// LO-203
+// ORCH-3054
 func TestDeadWorkerIsReset(t *testing.T) {
 	e, cmd := launch(t, task.Completion)
 	_, err := e.Generate(t.Context(), job(hot), func(string) error { return cmd.Process.Kill() })
@@ -229,4 +229,16 @@ func TestEmbedding(t *testing.T) {
 	require.Error(t, err)
 	_, _, err = e.Answer(t.Context(), engine.Job{Workload: task.Rerank, Prompt: "rain", Inputs: []string{"a"}})
 	require.Error(t, err)
+}
+
+// ORCH-3054
+func BenchmarkStreamFromTheEngine(b *testing.B) {
+	e, _ := launch(b, task.Completion)
+	tokens := 0
+	for b.Loop() {
+		r, err := e.Generate(b.Context(), job(hot), func(string) error { return nil })
+		require.NoError(b, err)
+		tokens += r.TokensOut
+	}
+	b.ReportMetric(float64(tokens)/b.Elapsed().Seconds(), "tokens/s")
 }

@@ -37,7 +37,7 @@ func token(s string) string {
 
 const last = `data: {"content":"","stop":true,"stop_type":"eos","tokens_predicted":2,"tokens_evaluated":5,"timings":{"prompt_ms":1.5,"predicted_ms":2.5}}` + "\n\n"
 
-// LO-203, OC-CTRL-2030
+// ORCH-3054
 func TestBrokenStreams(t *testing.T) {
 	for name, c := range map[string]struct {
 		stream string
@@ -99,7 +99,7 @@ func TestAnswersThatAreNotALlamaServersAreRefused(t *testing.T) {
 	require.True(t, task.HasCode(err, task.WorkerReset))
 }
 
-// OC-CTRL-2026
+// ORCH-3054
 func BenchmarkGenerateToken(b *testing.B) {
 	e := streamOf(b)
 	b.ReportAllocs()

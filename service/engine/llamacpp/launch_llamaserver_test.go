@@ -52,7 +52,7 @@ func launch(t testing.TB, workload task.Workload) (*llamacpp.Engine, *exec.Cmd) 
 // now and then a draw falls on the other side of a boundary. Any mistake in the sampler chain, in the seed or in the
 // prompt's tokens would leave next to nothing the same. Determinism is promised per fingerprint, and this is why.
 //
-// ORCH-3054, LO-205, OC-TEST-7001
+// ORCH-3054
 func TestBuiltInWorkerGivesLlamaServersBytes(t *testing.T) {
 	server, _ := launch(t, task.Completion)
 	builtin, _ := launchWorker(t, task.Completion, 0)

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package provision
+
+import (
+	"context"
+	"fmt"
+)
+
+// Package is a pinned npm package some files of which are wanted in the cache.
+type Package struct {
+	Kind      string // sub-folder of the cache
+	Name      string
+	Version   string
+	Integrity string // of the tarball, as npm writes it: sha512, base64
+	// Want maps a path in the tarball to the plain name it gets, or to "" to leave it out. It has to name at least one.
+	Want func(name string) string
+}
+
+// Ensure returns the folder that holds the package's wanted files, fetching them when they are not in the cache or not whole
+// there.
+func (p Package) Ensure(ctx context.Context, o Options) (string, error) {
+	a := artifact{
+		kind: p.Kind, pin: pin{name: p.Name, version: p.Version, integrity: p.Integrity},
+		make: func(_ context.Context, _ Options, tarball, dir string) error {
+			n, err := unpack(tarball, dir, p.Want)
+			if err == nil && n == 0 {
+				err = fmt.Errorf("the tarball of %s@%s holds none of the wanted files", p.Name, p.Version)
+			}
+			return err
+		},
+	}
+	return a.ensure(ctx, o)
+}
+
+// Platform is the machine as npm names it, such as linux-x64.
+func Platform() string { return platform() }
