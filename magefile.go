@@ -23,6 +23,7 @@ var Default = Test
 var Aliases = map[string]interface{}{
 	"gen":   Gen.All,
 	"build": Build.All,
+	"trace": Trace.Write,
 }
 
 // Test runs the whole check that gates a change. It fetches what it needs: links, format, vet, generated code, every test

@@ -61,6 +61,7 @@ type Metrics struct {
 	PredictedStartMS      int64    `json:"predicted_start_ms"` // from admission
 	OnTimeProbability     float64  `json:"on_time_probability"`
 	KVWarmth              bool     `json:"kv_warmth"`
+	Failover              int      `json:"failover"`                // times the task moved to another worker
 	BudgetTokensRemaining *int64   `json:"budget_tokens_remaining"` // nil where the session has no such budget
 	BudgetTimeRemainingMS *int64   `json:"budget_time_remaining_ms"`
 	BudgetCostRemaining   *float64 `json:"budget_cost_remaining"`

@@ -342,8 +342,9 @@ func TestCallerStops(t *testing.T) {
 func TestAgreesWithTheServersLog(t *testing.T) {
 	t.Parallel()
 	log := stream.New(task.Started{TaskID: "t", Seed: 9, Determinism: task.Strict})
+	attempt := log.Begin()
 	for _, text := range []string{"<b>", "\u2028 & ", "räin\n", "\x00\"\\"} {
-		require.NoError(t, log.Token(text))
+		require.NoError(t, attempt.Token(text))
 	}
 	_, digest := log.Transcript()
 	log.End(task.End{TokensIn: 1, TokensOut: 4, FinishReason: task.FinishStop, Receipt: task.Receipt{TranscriptSHA256: digest}})

@@ -39,6 +39,7 @@ type daemon struct {
 	pools  []gen.Pool
 	refuse *gen.ErrorStatusCodeWithHeaders // the answer to everything, if set
 	log    *stream.Log
+	writer *stream.Attempt
 	before func() // runs within a submit
 
 	mu       sync.Mutex
@@ -48,9 +49,10 @@ type daemon struct {
 }
 
 func newDaemon() *daemon {
+	log := stream.New(task.Started{TaskID: "t", Seed: 7, Determinism: task.Strict})
 	return &daemon{
 		pools: []gen.Pool{pool("default", "haiku", gen.WorkloadCompletion), pool("vectors", "embedder", gen.WorkloadEmbedding)},
-		log:   stream.New(task.Started{TaskID: "t", Seed: 7, Determinism: task.Strict}),
+		log:   log, writer: log.Begin(),
 	}
 }
 
@@ -66,7 +68,7 @@ func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
 func (d *daemon) complete(t *testing.T, texts ...string) *daemon {
 	t.Helper()
 	for _, text := range texts {
-		require.NoError(t, d.log.Token(text))
+		require.NoError(t, d.writer.Token(text))
 	}
 	_, digest := d.log.Transcript()
 	return d.end(digest)

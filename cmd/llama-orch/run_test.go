@@ -146,7 +146,7 @@ func TestExitCodes(t *testing.T) {
 func TestInterruptCancelsTheTask(t *testing.T) {
 	t.Parallel()
 	d := newDaemon()
-	require.NoError(t, d.log.Token("one"))
+	require.NoError(t, d.writer.Token("one"))
 	addr := d.serve(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -198,7 +198,7 @@ func TestInterruptedStreamLeavesTheTask(t *testing.T) {
 func TestCtrlC(t *testing.T) {
 	t.Parallel()
 	d := newDaemon()
-	require.NoError(t, d.log.Token("one"))
+	require.NoError(t, d.writer.Token("one"))
 	program := exec.Command(os.Args[0], "run", "x", "--task-id", "t-1")
 	program.Env = append(os.Environ(), asMain+"=1", addrEnv+"="+d.serve(t))
 	out, err := program.StdoutPipe()

@@ -147,7 +147,7 @@ func (s serveCmd) Run() error {
 	}
 	signals, forget := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer forget()
-	if err := a.Start(); err != nil {
+	if err := a.Start(signals); err != nil {
 		return err
 	}
 	select {

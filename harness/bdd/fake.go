@@ -14,7 +14,8 @@ import (
 // fake is a running fake engine.
 type fake struct {
 	*process
-	url string
+	url    string
+	client *http.Client
 }
 
 func (l *lab) startFake(dir string, slots int) (*fake, error) {
@@ -22,7 +23,7 @@ func (l *lab) startFake(dir string, slots int) (*fake, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &fake{process: p}
+	f := &fake{process: p, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
 	err = p.said("its address", func(line string) bool {
 		var at struct {
 			Listening string `json:"listening"`
@@ -48,7 +49,7 @@ func (f *fake) tell(method, path, body string) error {
 	if err != nil {
 		return fmt.Errorf("make a request to the fake engine: %w", err)
 	}
-	res, err := http.DefaultClient.Do(r)
+	res, err := f.client.Do(r)
 	if err != nil {
 		return fmt.Errorf("the fake engine did not get to %s: %w", path, err)
 	}

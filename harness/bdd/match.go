@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -17,6 +18,9 @@ func decode(data []byte) (v any, err error) {
 	decoder.UseNumber()
 	if err := decoder.Decode(&v); err != nil {
 		return nil, fmt.Errorf("it is no JSON: %w: %.200s", err, data)
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("more follows the JSON: %.200s", data)
 	}
 	return v, nil
 }

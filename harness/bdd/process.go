@@ -126,8 +126,8 @@ func (p *process) tail(n int) string {
 	var lines []string
 	p.look(func() { lines = slices.Clone(p.lines[max(len(p.lines)-n, 0):]) })
 	for i, line := range lines {
-		if len(line) > 1000 {
-			lines[i] = line[:1000] + "…"
+		if len(line) > 600 {
+			lines[i] = line[:600] + "…"
 		}
 	}
 	return strings.Join(lines, "\n")

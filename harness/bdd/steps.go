@@ -11,6 +11,7 @@ func (w *world) steps(step define) {
 	w.fakeSteps(step)
 	w.commandSteps(step)
 	w.taskSteps(step)
+	w.followSteps(step)
 	w.streamSteps(step)
 	w.errorSteps(step)
 	w.metricsSteps(step)

@@ -14,7 +14,7 @@ import (
 func (w *world) fakeSteps(step define) {
 	step(`^a fake engine with (\d+) slots?$`, w.aFakeEngine)
 	step(`^the fake engine's script is$`, w.theFakesScript)
-	step(`^the fake engine's script is (\d+) tokens of (\d+) bytes$`, w.theFakesScriptIsLarge)
+	step(`^the fake engine's script is (\d+) tokens of (\d+) bytes(, one at a time)?$`, w.theFakesScriptIsLarge)
 	step(`^the fake engine releases (\d+) tokens?$`, w.theFakeReleases)
 	step(`^the fake engine frees its slots$`, w.theFakeFreesItsSlots)
 	step(`^the fake engine is not healthy$`, w.theFakeIsNotHealthy)
@@ -36,12 +36,12 @@ func (w *world) theFakesScript(script *godog.DocString) error {
 	return w.fake.tell(http.MethodPut, "script", script.Content)
 }
 
-func (w *world) theFakesScriptIsLarge(tokens, bytes int) error {
+func (w *world) theFakesScriptIsLarge(tokens, bytes int, stepped string) error {
 	texts := make([]string, tokens)
 	for i := range texts {
 		texts[i] = strings.Repeat(string(rune('a'+i%26)), bytes)
 	}
-	script, err := json.Marshal(map[string]any{"text": texts})
+	script, err := json.Marshal(map[string]any{"text": texts, "stepped": stepped != ""})
 	if err != nil {
 		return fmt.Errorf("encode the script: %w", err)
 	}

@@ -25,6 +25,7 @@ func (w *world) taskSteps(step define) {
 	step(`^I cancel task "([^"]*)"$`, w.iCancel)
 	step(`^task "([^"]*)" is (queued|running|completed|failed|canceled)$`, w.theTaskIs)
 	step(`^task "([^"]*)" stands at position (\d+)$`, w.theTaskStandsAt)
+	step(`^new tasks are refused with (\d+) ([A-Z_]+)$`, w.newTasksAreRefused)
 	step(`^the answer is the same as the admission of task "([^"]*)"$`, w.sameAdmission)
 }
 
@@ -173,4 +174,14 @@ func (w *world) sameAdmission(name string) error {
 		return fmt.Errorf("the first was %s, this is %d %s", strings.TrimSpace(string(t.admission)), w.last.status, w.last.body)
 	}
 	return nil
+}
+
+// newTasksAreRefused submits until it is so: one that comes right behind the reason may still be accepted.
+func (w *world) newTasksAreRefused(status int, code string) error {
+	return poll("a refusal", func() error {
+		if err := w.submit("refused", nil); err != nil {
+			return err
+		}
+		return w.theAnswerIsCode(status, code)
+	})
 }

@@ -207,8 +207,8 @@ func (s *stream) token(data string) error {
 		return err
 	}
 	text, ok := o["t"].(string)
-	if !ok || text == "" || strings.ContainsRune(text, utf8.RuneError) {
-		return errors.New("`t` is not a text of whole runes")
+	if !ok || text == "" {
+		return errors.New("`t` is no text")
 	}
 	if o["i"] != json.Number(fmt.Sprint(s.tokens)) {
 		return fmt.Errorf("`i` is %v and should be %d", o["i"], s.tokens)

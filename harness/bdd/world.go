@@ -74,7 +74,7 @@ func (w *world) end(ctx context.Context, _ *godog.Scenario, failed error) (conte
 		err = errors.Join(w.settled(), w.unseen())
 	}
 	if d := w.daemon; d != nil && (failed != nil || err != nil) {
-		err = errors.Join(err, fmt.Errorf("the daemon's log ends with:\n%s", d.tail(40)))
+		godog.T(ctx).Logf("the daemon's log ends with:\n%s", d.tail(25))
 	}
 	for _, s := range w.streams {
 		w.hangUp(s)

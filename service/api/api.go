@@ -23,7 +23,7 @@ type Tasks interface {
 	Submit(ctx context.Context, req task.Request) (task.Admission, error)
 	Get(id string) (task.Status, error) // NOT_FOUND
 	// List returns the newest tasks first; an empty state means all.
-	List(state task.State, limit int) []task.Status
+	List(state task.State, limit int) ([]task.Status, error)
 	Cancel(ctx context.Context, id string) (task.CancelResult, error) // NOT_FOUND
 	// Subscribe opens a task's stream behind the event named by after, or at its start. INVALID_PARAMS for an id that the
 	// stream never gave, NOT_FOUND, WORKER_RESET for an id of other bytes.
@@ -33,8 +33,8 @@ type Tasks interface {
 // Stream is one subscription to a task's events. One goroutine uses it.
 type Stream interface {
 	// Next blocks until frames are there and returns whole encoded SSE frames, valid until the next call. Frames that are
-	// there go before a tick. It returns (nil, nil) when tick fires first, io.EOF after the terminal event, and other
-	// errors, ctx's among them, where the stream breaks off.
+	// there go before a tick. It returns (nil, nil) when tick fires first, io.EOF after the terminal event, a *task.Error
+	// that ends this stream alone, and other errors, ctx's among them, where the stream breaks off.
 	Next(ctx context.Context, tick <-chan time.Time) ([]byte, error)
 	// Written says that the frames of the last Next are on the wire, or that writing them failed.
 	Written()

@@ -41,13 +41,13 @@ func (f *fakeTasks) Submit(_ context.Context, r task.Request) (task.Admission, e
 	}
 	return task.Admission{TaskID: "t1", PoolID: "default", Determinism: task.Strict}, f.err
 }
-func (f *fakeTasks) Get(string) (task.Status, error)    { return f.status, f.err }
-func (f *fakeTasks) List(task.State, int) []task.Status { return f.listed }
+func (f *fakeTasks) Get(string) (task.Status, error)             { return f.status, f.err }
+func (f *fakeTasks) List(task.State, int) ([]task.Status, error) { return f.listed, f.err }
 func (f *fakeTasks) Subscribe(id, after string) (Stream, error) {
 	if f.subscribe != nil {
 		return f.subscribe(id, after)
 	}
-	return &refusal{sent: true}, f.err
+	return over{}, f.err
 }
 func (f *fakeTasks) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	return task.CancelResult{TaskID: id, Outcome: task.StateCanceled, LastEventID: "0-00000000"}, f.err
@@ -178,3 +178,8 @@ func (s *fakeStream) Next(ctx context.Context, tick <-chan time.Time) ([]byte, e
 func (s *fakeStream) Written()                      { s.written++ }
 func (s *fakeStream) Metrics() (task.Metrics, bool) { return s.metrics, !s.ended }
 func (s *fakeStream) Close()                        { close(s.closed) }
+
+// over is a stream at its end.
+type over struct{ refusal }
+
+func (over) Next(context.Context, <-chan time.Time) ([]byte, error) { return nil, io.EOF }

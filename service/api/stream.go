@@ -35,7 +35,7 @@ func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.Re
 		if !rules[e.Code].streamOnly {
 			return err
 		}
-		s = &refusal{err: e}
+		s = refusal{e}
 	}
 	defer s.Close()
 
@@ -81,6 +81,10 @@ func (h tasks) pump(ctx context.Context, s Stream, out *sse) error {
 	first, idle := true, 0
 	for {
 		frames, err := s.Next(ctx, tick)
+		var ended *task.Error
+		if errors.As(err, &ended) { // of this stream, not of the task's log: it has no id
+			return errors.Join(out.failure(ended), io.EOF)
+		}
 		if err != nil {
 			return err
 		}
@@ -153,6 +157,15 @@ func (o *sse) metrics(m task.Metrics) error {
 	return o.write(frame("metrics", data))
 }
 
+func (o *sse) failure(e *task.Error) error {
+	event := toError(e)
+	data, err := event.MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("encode an error event: %w", err)
+	}
+	return o.write(frame("error", data))
+}
+
 func (o *sse) bound() error {
 	err := o.control.SetWriteDeadline(time.Now().Add(o.timeout))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
@@ -171,24 +184,9 @@ func frame(event string, data []byte) []byte {
 }
 
 // refusal is the stream of a client whose events are not the log's: one error.
-type refusal struct {
-	err  *task.Error
-	sent bool
-}
+type refusal struct{ err *task.Error }
 
-func (r *refusal) Next(context.Context, <-chan time.Time) ([]byte, error) {
-	if r.sent {
-		return nil, io.EOF
-	}
-	r.sent = true
-	event := toError(r.err)
-	data, err := event.MarshalJSON()
-	if err != nil {
-		return nil, fmt.Errorf("encode an error event: %w", err)
-	}
-	return frame("error", data), nil
-}
-
-func (r *refusal) Written()                      {}
-func (r *refusal) Metrics() (task.Metrics, bool) { return task.Metrics{}, false }
-func (r *refusal) Close()                        {}
+func (r refusal) Next(context.Context, <-chan time.Time) ([]byte, error) { return nil, r.err }
+func (r refusal) Written()                                               {}
+func (r refusal) Metrics() (task.Metrics, bool)                          { return task.Metrics{}, false }
+func (r refusal) Close()                                                 {}

@@ -38,7 +38,10 @@ func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.Admis
 
 // ListTasks lists recent tasks.
 func (h tasks) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
-	list := h.Tasks.List(task.State(p.State.Or("")), p.Limit.Or(0))
+	list, err := h.Tasks.List(task.State(p.State.Or("")), p.Limit.Or(0))
+	if err != nil {
+		return nil, err
+	}
 	out := gen.TaskList{Tasks: make([]gen.TaskStatus, len(list))}
 	for i, s := range list {
 		out.Tasks[i] = toStatus(s)

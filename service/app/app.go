@@ -35,9 +35,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// remembered is the number of finished tasks that the in-memory ledger keeps.
-const remembered = 1000
-
 // Options are what an App is made from.
 type Options struct {
 	Config  config.Config
@@ -52,6 +49,7 @@ type Options struct {
 type App struct {
 	o        Options
 	log      *zap.Logger
+	ledger   *ledger.SQLite
 	pools    *pool.Manager
 	schedule *scheduler.Scheduler
 	server   *http.Server
@@ -61,8 +59,15 @@ type App struct {
 	cleanup  cleanup
 }
 
-// New wires an orchestrator and takes nothing yet: no port, no process, no file.
-func New(o Options) (*App, error) {
+// New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the
+// workers come with Start.
+func New(o Options) (_ *App, err error) {
+	a := &App{o: o, log: o.Log.Named("app"), failed: make(chan error, 1)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.cleanup.run(context.Background(), a.log))
+		}
+	}()
 	c := o.Config
 	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
@@ -75,13 +80,18 @@ func New(o Options) (*App, error) {
 	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
 		return nil, err
 	}
-	a := &App{o: o, log: o.Log.Named("app"), failed: make(chan error, 1)}
 	if a.pools, err = a.newPools(registry); err != nil {
+		return nil, err
+	}
+	if err := a.lock(); err != nil {
+		return nil, err
+	}
+	if err := a.openLedger(registry); err != nil {
 		return nil, err
 	}
 	f := fleet{manager: a.pools, config: c}
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: ledger.NewMemory(remembered),
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger,
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 	})
@@ -133,17 +143,14 @@ func schedulerPools(c config.Config) []scheduler.Pool {
 	return pools
 }
 
-// Start takes the data folder and the port, and sets everything going. It returns once the API answers; pools get Ready
-// later. What it took is given back when it fails.
-func (a *App) Start() (err error) {
+// Start takes the port, takes up the tasks of the run before, and sets everything going. It returns once the API answers;
+// pools get Ready later. When it fails, everything is given back.
+func (a *App) Start(ctx context.Context) (err error) {
 	defer func() {
 		if err != nil {
-			a.cleanup.run(context.Background(), a.log)
+			err = errors.Join(err, a.cleanup.run(context.Background(), a.log))
 		}
 	}()
-	if err := a.lock(); err != nil {
-		return err
-	}
 	if a.listener, err = net.Listen("tcp", a.o.Config.BindAddr); err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%s is taken by another program: stop it, or set bind_addr (or LLORCH_BIND_ADDR) to another port", a.o.Config.BindAddr)
@@ -160,6 +167,13 @@ func (a *App) Start() (err error) {
 		return fmt.Errorf("start the pools: %w", err)
 	}
 	a.cleanup.push("stop the workers", a.pools.Stop)
+	left, err := a.ledger.Live(ctx)
+	if err != nil {
+		return fmt.Errorf("read the tasks of the run before: %w", err)
+	}
+	if err := a.schedule.Recover(ctx, left); err != nil { // before anyone can ask for them
+		return err
+	}
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -186,6 +200,18 @@ func (a *App) Start() (err error) {
 	return nil
 }
 
+func (a *App) openLedger(r prometheus.Registerer) (err error) {
+	c := a.o.Config
+	a.ledger, err = ledger.Open(ledger.Options{
+		Path: filepath.Join(c.DataDir, ledger.FileName), Log: a.o.Log, Registerer: r, Now: time.Now,
+	})
+	if err != nil {
+		return fmt.Errorf("open the ledger: %w", err)
+	}
+	a.cleanup.push("close the ledger", func(context.Context) error { return a.ledger.Close() })
+	return nil
+}
+
 // finishWithin leaves running tasks most of the time of a stop, and the rest of it to the connections and workers.
 func finishWithin(ctx context.Context) time.Duration {
 	if deadline, ok := ctx.Deadline(); ok {
@@ -200,8 +226,8 @@ func (a *App) Addr() string { return a.listener.Addr().String() }
 // Failed yields an error when the server gave up by itself.
 func (a *App) Failed() <-chan error { return a.failed }
 
-// Stop refuses new work, lets running tasks finish for half of the time that ctx leaves, and ends the rest with
-// SHUTTING_DOWN; then it closes the connections and stops the workers.
+// Stop refuses new work, lets running tasks finish for half of the time that ctx leaves, and leaves the rest to the next
+// start; then it closes the connections, stops the workers and closes the ledger.
 func (a *App) Stop(ctx context.Context) error {
 	err := a.cleanup.run(ctx, a.log)
 	a.log.Info("stopped")

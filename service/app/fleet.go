@@ -165,6 +165,9 @@ func (f views) view(p config.Pool) api.PoolView {
 	s := f.summary(p)
 	infos := f.manager.Infos(p.ID)
 	interactive, batch := f.schedule.Depth(p.ID)
+	if f.schedule.Stuck(p.ID) {
+		s.lastError = "the queue stands still: tasks wait, and none was started or ended for minutes"
+	}
 	return api.PoolView{
 		ID: p.ID, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
 		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, SamplerProfile: p.SamplerProfile,
@@ -197,10 +200,13 @@ func (f views) Ready() error {
 	var why []string
 	for _, p := range f.config.Pools {
 		s := f.summary(p)
-		if s.ready > 0 {
+		if s.ready > 0 && !f.schedule.Stuck(p.ID) {
 			return nil
 		}
 		reason := "pool '" + p.ID + "' is starting"
+		if s.ready > 0 {
+			reason = "the queue of pool '" + p.ID + "' stands still"
+		}
 		if s.lastError != "" {
 			reason = "pool '" + p.ID + "' has no Ready replica, and /v1/pools/" + p.ID + "/health says why" // the cause is not for everybody
 		}

@@ -14,7 +14,8 @@ type Replica struct {
 
 // Need is what a task asks of its replica.
 type Need struct {
-	Strict bool // one slot only
+	Strict      bool   // one slot only
+	Fingerprint string // of the bytes it has to continue; empty: any
 }
 
 // Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a
@@ -24,7 +25,8 @@ func Place(replicas []Replica, need Need) (index, considered int) {
 	index = -1
 	for i := range replicas {
 		r := &replicas[i]
-		if !r.Ready || r.Active >= r.Slots || need.Strict && r.Slots != 1 {
+		if !r.Ready || r.Active >= r.Slots || need.Strict && r.Slots != 1 ||
+			need.Fingerprint != "" && need.Fingerprint != r.Fingerprint {
 			continue
 		}
 		considered++

@@ -91,6 +91,10 @@ func TestPlaceOrder(t *testing.T) {
 	at, considered := Place(replicas, Need{})
 	require.Equal(t, "b", replicas[at].ID)
 	require.Equal(t, 4, considered)
+	replicas[3].Fingerprint = "fp"
+	at, considered = Place(replicas, Need{Fingerprint: "fp"})
+	require.Equal(t, "a", replicas[at].ID)
+	require.Equal(t, 1, considered)
 	at, considered = Place(replicas, Need{Strict: true})
 	require.Equal(t, -1, at)
 	require.Zero(t, considered)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/queue"
 	"github.com/llama-orch/llama-orch/service/stream"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -16,11 +17,10 @@ import (
 
 // job is a live task.
 type job struct {
-	lane     *lane
-	task     task.Task    // set by admit, then constant
-	ticket   queue.Ticket // set by admit
-	log      *stream.Log  // set by admit
-	deadline *time.Timer  // set by accept where the task has one
+	lane   *lane
+	task   task.Task    // set by admit, then constant
+	ticket queue.Ticket // set by admit
+	log    *stream.Log  // set by admit
 
 	mu          sync.Mutex
 	accepted    bool // recorded: may be dispatched
@@ -28,10 +28,14 @@ type job struct {
 	replica     Replica
 	startedAt   time.Time
 	firstOutput time.Time
+	tried       int                     // runs so far, one of an earlier process included
+	wants       string                  // the fingerprint a further run needs; empty: any
 	cancelRun   context.CancelCauseFunc // not nil while a replica runs it
+	deadline    *time.Timer             // where the task has one
+	patience    *time.Timer             // while it waits for a replica to go on with
 	claimed     bool                    // somebody is ending it
 	record      task.Record             // once final
-	done        chan struct{}           // closed once final
+	done        chan struct{}           // closed once final, or left to the next start
 }
 
 // admit gives a job its place. Scheduler.mu is held, and the lane doesn't touch the job before accept.
@@ -42,12 +46,12 @@ func (j *job) admit(ticket queue.Ticket, position int) {
 }
 
 // accept lets the lane have the job, and its deadline run.
-func (j *job) accept(expire func()) {
+func (j *job) accept(now time.Time, expire func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.accepted = true
 	if d := j.task.Request.Deadline; d > 0 && !j.claimed {
-		j.deadline = time.AfterFunc(d, expire)
+		j.deadline = time.AfterFunc(d-now.Sub(j.task.AcceptedAt), expire)
 	}
 }
 
@@ -65,8 +69,45 @@ func (j *job) start(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	if j.claimed {
 		return false
 	}
-	j.state, j.replica, j.startedAt, j.cancelRun = task.Running, r, now, cancel
+	if j.patience != nil {
+		j.patience.Stop()
+	}
+	if j.startedAt.IsZero() {
+		j.startedAt = now
+	}
+	j.state, j.replica, j.cancelRun = task.Running, r, cancel
+	j.tried++
 	return true
+}
+
+// waits makes the job, whose run broke off, wait for another replica until patience ends.
+func (j *job) waits(fingerprint string, patience time.Duration, over func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.cancelRun, j.wants = nil, fingerprint
+	if !j.claimed {
+		j.patience = time.AfterFunc(patience, over)
+	}
+}
+
+// need is what the job asks of its next replica.
+func (j *job) need() placement.Need {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: j.wants}
+}
+
+func (j *job) running() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.cancelRun != nil
+}
+
+// tries is the number of runs so far.
+func (j *job) tries() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.tried
 }
 
 // claim makes the caller the one who ends the job. It returns false if another is.
@@ -77,8 +118,10 @@ func (j *job) claim() bool {
 		return false
 	}
 	j.claimed = true
-	if j.deadline != nil {
-		j.deadline.Stop()
+	for _, timer := range []*time.Timer{j.deadline, j.patience} {
+		if timer != nil {
+			timer.Stop()
+		}
 	}
 	return true
 }
@@ -101,11 +144,15 @@ func (j *job) end(r task.Record) {
 	close(j.done)
 }
 
-// outputAt notes when the first output came.
-func (j *job) outputAt(now time.Time) {
+// outputAt notes when the first output came. It returns false for that of a later attempt.
+func (j *job) outputAt(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if !j.firstOutput.IsZero() {
+		return false
+	}
 	j.firstOutput = now
+	return true
 }
 
 func (j *job) firstOutputAt() time.Time {
@@ -128,7 +175,9 @@ func (j *job) snapshot() task.Record {
 	if j.state.Final() {
 		return j.record
 	}
-	return task.Record{Task: j.task, State: j.state, ReplicaID: j.replica.ID, StartedAt: j.startedAt}
+	return task.Record{
+		Task: j.task, State: j.state, ReplicaID: j.replica.ID, Fingerprint: j.replica.Fingerprint, StartedAt: j.startedAt,
+	}
 }
 
 func (j *job) status() task.Status {
@@ -156,7 +205,7 @@ func (j *job) figures() (task.Metrics, bool) {
 	if r.State.Final() {
 		return task.Metrics{}, false
 	}
-	m := task.Metrics{Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth()}
+	m := task.Metrics{Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth(), Failover: max(j.tries()-1, 0)}
 	var start time.Duration
 	m.QueuePosition, start = j.place(r.Status())
 	m.PredictedStartMS = start.Milliseconds()

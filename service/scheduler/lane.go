@@ -4,6 +4,9 @@ package scheduler
 
 import (
 	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,10 +21,52 @@ type lane struct {
 	s     *Scheduler
 	pool  Pool
 	queue *queue.Queue[*job]
+	again again
 	news  chan struct{} // capacity 1: the queue or the replicas changed
 	rates rates
 	slots []placement.Replica // the loop's scratch
+	stuck atomic.Bool
+	moved atomic.Int64 // when a task last started or ended, in ns since the epoch
 }
+
+// again are the tasks that ran before and wait for a replica to go on with. They come before the queue, and are exempt from
+// its capacity.
+type again struct {
+	mu   sync.Mutex
+	jobs []*job
+}
+
+func (a *again) add(j *job) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.jobs = append(a.jobs, j)
+}
+
+func (a *again) list() []*job {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.jobs)
+}
+
+func (a *again) len() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.jobs)
+}
+
+func (a *again) remove(j *job) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := slices.Index(a.jobs, j)
+	if at < 0 {
+		return false
+	}
+	a.jobs = slices.Delete(a.jobs, at, at+1)
+	return true
+}
+
+// drop takes a job out of the line it waits in. It reports whether the job was in one.
+func (l *lane) drop(j *job) bool { return l.queue.Cancel(j.ticket) || l.again.remove(j) }
 
 func newLane(s *Scheduler, p Pool) *lane {
 	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1)}
@@ -36,9 +81,15 @@ func (l *lane) wake() {
 
 // loop dispatches until ctx ends. What it sets running ends with run.
 func (l *lane) loop(ctx, run context.Context) {
+	watch := time.NewTicker(l.s.o.StuckAfter / 4)
+	defer watch.Stop()
+	l.moved.Store(l.s.o.Now().UnixNano())
 	for {
 		select {
 		case <-l.news:
+		case <-watch.C:
+			l.look()
+			continue
 		case <-ctx.Done():
 			return
 		}
@@ -47,15 +98,43 @@ func (l *lane) loop(ctx, run context.Context) {
 	}
 }
 
-// dispatch places the next task, and reports whether another may follow at once. Whatever makes it return false wakes the
-// lane when it changes: a push, an accept, a slot that is free again, a replica that got Ready.
-func (l *lane) dispatch(run context.Context) bool {
-	j, ok := l.queue.Peek()
-	if !ok || !j.dispatchable() {
-		return false
+// look raises the alarm when tasks wait and none was started or ended for too long, and takes it back (LO-601).
+func (l *lane) look() {
+	now := l.s.o.Now()
+	oldest, waiting := l.queue.OldestAt()
+	since := time.Unix(0, l.moved.Load())
+	if oldest.After(since) {
+		since = oldest
 	}
+	stuck := waiting && now.Sub(since) >= l.s.o.StuckAfter
+	if l.stuck.Swap(stuck) == stuck {
+		return
+	}
+	if stuck {
+		l.s.o.Log.Error("the queue stands still", zap.String("pool_id", l.pool.ID), zap.Duration("for_ms", now.Sub(since)),
+			zap.Int("queued", l.queue.Depth()))
+	} else {
+		l.s.o.Log.Info("the queue moves again", zap.String("pool_id", l.pool.ID))
+	}
+}
+
+// dispatch places a task, and reports whether another may follow at once: first those that ran before, then the queue's
+// next. Whatever makes it return false wakes the lane when it changes: a push, an accept, a slot that is free again, a
+// replica that got Ready.
+func (l *lane) dispatch(run context.Context) bool {
 	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
-	at, considered := placement.Place(l.slots, placement.Need{Strict: j.task.Determinism == task.Strict})
+	for _, j := range l.again.list() {
+		if l.place(run, j) {
+			return true
+		}
+	}
+	j, ok := l.queue.Peek()
+	return ok && j.dispatchable() && l.place(run, j)
+}
+
+// place sets a task running, if a replica can take it now.
+func (l *lane) place(run context.Context, j *job) bool {
+	at, considered := placement.Place(l.slots, j.need())
 	l.s.o.Metrics.placed(j.task, at >= 0, considered)
 	if at < 0 {
 		return false
@@ -65,10 +144,11 @@ func (l *lane) dispatch(run context.Context) bool {
 		l.s.o.Log.Debug("lease refused", zap.String("replica_id", l.slots[at].ID), zap.Error(err))
 		return false
 	}
-	if !l.queue.Cancel(j.ticket) { // it was ended meanwhile
+	if !l.drop(j) { // it was ended meanwhile
 		lease.Release()
 		return true
 	}
+	l.moved.Store(l.s.o.Now().UnixNano())
 	l.s.runs.Go(func() {
 		defer lease.Release()
 		l.run(run, j, lease, considered)
@@ -94,6 +174,7 @@ func (l *lane) errDropped() *task.Error {
 func (l *lane) predict(ahead int) time.Duration {
 	slots, busy := l.capacity()
 	free := slots - busy
+	ahead += l.again.len()
 	if ahead < free {
 		return 0
 	}

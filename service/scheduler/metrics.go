@@ -29,6 +29,7 @@ type Metrics struct {
 	predictionMS  *prometheus.HistogramVec
 	streams       prometheus.Gauge
 	cutOffs       prometheus.Counter
+	failovers     *prometheus.CounterVec
 }
 
 // NewMetrics registers the scheduler's series.
@@ -51,6 +52,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		canceledTotal: counter("tasks_canceled_total", "Tasks ended before they were done, by whom: client, drop_lru, deadline, timeout or shutdown.",
 			observe.ReplicaLabels(observe.LabelReason)...),
 		finishedTotal: counter("llorch_tasks_finished_total", "Tasks by outcome: completed, canceled or failed.",
+			observe.LabelPoolID, observe.LabelOutcome),
+		failovers: counter("llorch_failovers_total", "Tasks that lost a worker, or the orchestrator, by how they ended.",
 			observe.LabelPoolID, observe.LabelOutcome),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
 		tokensOut: counter("tokens_out_total", "Tokens streamed.", observe.ReplicaLabels()...),
@@ -82,12 +85,23 @@ func (m *Metrics) watch(s *Scheduler) { m.registerer.MustRegister(depths{s}) }
 
 type depths struct{ s *Scheduler }
 
-var depthDesc = prometheus.NewDesc("queue_depth", "Queued tasks.", observe.PoolLabels(), nil)
+var (
+	depthDesc = prometheus.NewDesc("queue_depth", "Queued tasks.", observe.PoolLabels(), nil)
+	stuckDesc = prometheus.NewDesc("llorch_queue_stuck", "1 while a pool's queue stands still (LO-601).", []string{observe.LabelPoolID}, nil)
+)
 
-func (d depths) Describe(out chan<- *prometheus.Desc) { out <- depthDesc }
+func (d depths) Describe(out chan<- *prometheus.Desc) {
+	out <- depthDesc
+	out <- stuckDesc
+}
 
 func (d depths) Collect(out chan<- prometheus.Metric) {
 	for _, l := range d.s.lanes {
+		stuck := 0.0
+		if l.stuck.Load() {
+			stuck = 1
+		}
+		out <- prometheus.MustNewConstMetric(stuckDesc, prometheus.GaugeValue, stuck, l.pool.ID)
 		for _, p := range []task.Priority{task.Interactive, task.Batch} {
 			out <- prometheus.MustNewConstMetric(depthDesc, prometheus.GaugeValue, float64(l.queue.Len(p)),
 				l.pool.Engine, d.s.o.Replicas.EngineVersion(l.pool.ID), l.pool.ID, string(p))
@@ -112,9 +126,16 @@ func (m *Metrics) placed(t task.Task, ok bool, considered int) {
 	m.decisions.WithLabelValues(outcome, strconv.FormatBool(t.PinnedPool), strconv.FormatBool(t.Fallback)).Inc()
 }
 
-func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration) {
+func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration, tries int) {
 	m.startedTotal.WithLabelValues(t.Engine, r.EngineVersion, t.PoolID, r.ID, string(t.Request.Priority)).Inc()
-	m.predictionMS.WithLabelValues(t.PoolID).Observe(ms((waited - t.PredictedStart).Abs()))
+	if tries == 1 {
+		m.predictionMS.WithLabelValues(t.PoolID).Observe(ms((waited - t.PredictedStart).Abs()))
+	}
+}
+
+// moved counts how tasks ended that had lost a worker: completed on another, or not.
+func (m *Metrics) moved(r task.Record) {
+	m.failovers.WithLabelValues(r.Task.PoolID, string(r.State)).Inc()
 }
 
 func (m *Metrics) firstOutput(t task.Task, version string, waited time.Duration) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -15,7 +16,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// run takes a task through its replica. The slot is idle when it returns, or its worker is being replaced.
+// A checkpoint of a strict task's log is recorded after so many tokens, or so much time.
+const (
+	checkpointTokens = 256
+	checkpointTime   = 2 * time.Second
+)
+
+// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced.
 func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	o := &l.s.o
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -26,23 +33,21 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	}
 	l.rates.began(j, now)
 	waited := now.Sub(j.task.AcceptedAt)
-	o.Metrics.dispatched(j.task, replica, waited)
+	o.Metrics.dispatched(j.task, replica, waited, j.tries())
 	o.Narrator.Placed(narrated(j.snapshot(), replica.EngineVersion), waited, considered)
 
-	if err := o.Ledger.Dispatch(ctx, j.task.ID, replica.ID, now); err != nil {
-		l.s.finish(j, task.Failed, nil, task.Errorf(task.LedgerUnavailable,
-			"the task's start could not be recorded, so it was not run: send it again").Retry(time.Second).Because(err))
-		l.rates.ended(j, o.Now(), false)
+	result, answer, err := l.generate(ctx, cancel, j, lease)
+	l.rates.ended(j, o.Now(), err == nil)
+	if err == nil {
+		lease.Release() // the next task need not wait for the disk
+		l.moved.Store(o.Now().UnixNano())
+		l.s.finish(j, task.Completed, ending(j, replica, result, answer), nil)
 		return
 	}
-	result, answer, err := l.generate(ctx, cancel, j, lease)
-	if err == nil {
-		l.s.finish(j, task.Completed, ending(j, replica, result, answer), nil)
-	} else {
+	if !l.retry(ctx, j, replica, err) {
 		l.s.finish(j, task.Failed, nil, l.explain(ctx, j, err))
-		l.settle(j, lease)
 	}
-	l.rates.ended(j, o.Now(), err == nil)
+	l.settle(j, lease)
 }
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
@@ -55,11 +60,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
 	})
 	defer idle.Stop()
+	recorded := l.record(ctx, j, lease.Replica())
+	defer func() { _ = recorded() }()
 
 	t := &j.task
 	work := engine.Job{
-		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed, Sampling: t.Sampling,
-		MaxTokens: t.Request.MaxTokens, CachePrompt: t.Determinism == task.BestEffort,
+		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
+		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: t.Determinism == task.BestEffort,
 	}
 	if work.Workload != task.Completion {
 		answer, result, err := lease.Engine().Answer(ctx, work)
@@ -68,19 +75,88 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		}
 		return result, answer, err
 	}
+	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
 	result, err := lease.Engine().Generate(ctx, work, func(text string) error {
 		idle.Reset(l.pool.Idle)
-		if j.log.Tokens() == 0 {
+		if tokens == 0 {
+			if err := recorded(); err != nil {
+				return err
+			}
 			l.firstOutput(j)
 		}
-		return j.log.Token(text)
+		tokens++
+		if err := attempt.Token(text); err != nil {
+			return err
+		}
+		if now := l.s.o.Now(); t.Determinism == task.Strict && (tokens%checkpointTokens == 0 || now.Sub(saved) >= checkpointTime) {
+			saved = now
+			l.s.o.Ledger.Checkpoint(t.ID, j.log.Checkpoint())
+		}
+		return nil
 	})
+	if err == nil {
+		err = attempt.Done()
+	}
 	return result, nil, err
+}
+
+// record records the dispatch while the engine reads the prompt. The function it returns waits for that. A strict task
+// goes on without: its tokens can be made again. A best-effort one must not send a token that a crash would forget.
+func (l *lane) record(ctx context.Context, j *job, r Replica) func() error {
+	done := make(chan error, 1)
+	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
+	l.s.runs.Go(func() { done <- l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) })
+	return sync.OnceValue(func() error {
+		err := <-done
+		if err == nil {
+			return nil
+		}
+		l.s.o.Log.Warn("a dispatch was not recorded", zap.String("job_id", d.ID), zap.Error(err))
+		if j.task.Determinism == task.Strict {
+			return nil
+		}
+		return errLedger("the task's start could not be recorded, so it was not run", err)
+	})
+}
+
+// retry lets a task whose engine broke wait for another replica, if one could go on where this one stopped: a strict task
+// on a replica of the same fingerprint, a best-effort one only before its first token (LO-203).
+func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
+	sent := j.log.Tokens() > 0
+	strict := j.task.Determinism == task.Strict
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tries() >= attempts || sent && !strict {
+		return false
+	}
+	fingerprint := ""
+	if sent {
+		fingerprint = r.Fingerprint
+	}
+	l.s.o.Log.Warn("a task lost its worker and moves to another", zap.String("job_id", j.task.ID), zap.String("pool_id", l.pool.ID),
+		zap.String("replica_id", r.ID), zap.Int("tokens_out", j.log.Tokens()), zap.Int("tries", j.tries()), zap.Error(err))
+	l.waitAgain(j, fingerprint)
+	return true
+}
+
+// waitAgain puts a task before the queue, to go on where it broke off.
+func (l *lane) waitAgain(j *job, fingerprint string) {
+	j.waits(fingerprint, l.s.o.MoveWithin, func() {
+		l.s.aside(func() {
+			l.s.finish(j, task.Failed, nil, l.errLost("no replica that gives the same bytes was ready in time"))
+		})
+	})
+	l.again.add(j)
+	l.wake()
+}
+
+func (l *lane) errLost(why string) *task.Error {
+	return task.Errorf(task.WorkerReset, "the task's worker was lost, and %s: send the task again", why).Retry(0)
 }
 
 func (l *lane) firstOutput(j *job) {
 	now := l.s.o.Now()
-	j.outputAt(now)
+	if !j.outputAt(now) {
+		return
+	}
 	waited := now.Sub(j.task.AcceptedAt)
 	r := j.snapshot()
 	l.s.o.Metrics.firstOutput(r.Task, j.version(), waited)
@@ -97,6 +173,12 @@ func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
 		return e
 	}
 	e = task.AsError(err)
+	switch {
+	case errors.Is(err, stream.ErrDiverged):
+		e = l.errLost("decoding it again did not give what was already sent")
+	case e.Code == task.WorkerReset && j.tries() >= attempts:
+		e = l.errLost("so were the workers that tried it again")
+	}
 	l.s.o.Log.Warn("a run failed", zap.String("job_id", j.task.ID), zap.String("pool_id", l.pool.ID), zap.Error(err))
 	return e
 }

@@ -41,6 +41,7 @@ type Lease interface {
 	Lost() <-chan struct{}
 	// Replace kills the worker and starts another.
 	Replace(reason string)
+	// Release gives the slot back; only the first call counts.
 	Release()
 }
 
@@ -55,10 +56,15 @@ type Replica struct {
 // Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
 type Ledger interface {
 	Accept(ctx context.Context, t task.Task) error
-	Dispatch(ctx context.Context, id, replicaID string, at time.Time) error
+	Dispatch(ctx context.Context, d task.Dispatch) error
+	// Checkpoint returns at once.
+	Checkpoint(id string, c task.Checkpoint)
 	Finish(ctx context.Context, r task.Record) error
-	Get(id string) (task.Record, bool)
-	List(state task.State, limit int) []task.Record
+	Get(id string) (task.Record, bool, error)
+	// List returns finished tasks, the last to finish first.
+	List(state task.State, limit int) ([]task.Record, error)
+	// NextSeq is greater than the Seq of every task in the ledger.
+	NextSeq() uint64
 }
 
 // Pool is what the scheduler must know of a pool.
@@ -84,7 +90,17 @@ type Options struct {
 	FlushWithin time.Duration
 	// IdleWithin is how long a cancelled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
 	IdleWithin time.Duration
+	// MoveWithin is how long a task whose replica died, or that an earlier process ran, waits for a replica that gives
+	// the same bytes. 0: 1 min.
+	MoveWithin time.Duration
+	// StuckAfter is how long a queue may stand still before that is an alarm (LO-601). 0: 2 min.
+	StuckAfter time.Duration
+	// RecordEvery is the time between tries to record an outcome while the ledger cannot. 0: 1 s.
+	RecordEvery time.Duration
 }
+
+// attempts is how often a task is run before its replicas are to blame.
+const attempts = 3
 
 // Scheduler holds the live tasks. Its methods may be called from several goroutines.
 type Scheduler struct {
@@ -93,19 +109,24 @@ type Scheduler struct {
 
 	mu       sync.Mutex
 	live     map[string]*job
+	seq      uint64 // of the next task
 	stopping bool
 
 	loops   sync.WaitGroup // the lanes
 	runs    sync.WaitGroup // tasks being run
 	endLoop context.CancelFunc
 	endRuns context.CancelCauseFunc
+	halt    context.Context // ends with the runs
 }
 
 // New makes a scheduler. Start sets its loops going.
 func New(o Options) *Scheduler {
 	o.FlushWithin = cmp.Or(o.FlushWithin, 250*time.Millisecond)
 	o.IdleWithin = cmp.Or(o.IdleWithin, 2*time.Second)
-	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}}
+	o.MoveWithin = cmp.Or(o.MoveWithin, time.Minute)
+	o.StuckAfter = cmp.Or(o.StuckAfter, 2*time.Minute)
+	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
+	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}, seq: o.Ledger.NextSeq()}
 	for _, p := range o.Pools {
 		s.lanes[p.ID] = newLane(s, p)
 	}
@@ -117,13 +138,16 @@ func New(o Options) *Scheduler {
 func (s *Scheduler) Start() {
 	loop, endLoop := context.WithCancel(context.Background())
 	run, endRuns := context.WithCancelCause(context.Background())
-	s.endLoop, s.endRuns = endLoop, endRuns
+	s.endLoop, s.endRuns, s.halt = endLoop, endRuns, run
 	for _, l := range s.lanes {
 		s.loops.Go(func() { l.loop(loop, run) })
+		l.wake()
 	}
 }
 
-// Stop refuses new tasks, lets running ones finish until ctx ends, and then ends what is left with SHUTTING_DOWN.
+// Stop refuses new tasks and lets running ones finish until ctx ends. What is left stays in the ledger for the next start:
+// queued tasks, and strict ones that were running. Streams of those are closed without an end, so that their clients come
+// back. A best-effort task that was running ends with SHUTTING_DOWN, since nobody could continue its bytes.
 func (s *Scheduler) Stop(ctx context.Context) {
 	s.mu.Lock()
 	s.stopping = true
@@ -132,8 +156,8 @@ func (s *Scheduler) Stop(ctx context.Context) {
 	s.loops.Wait()
 
 	for _, j := range s.jobs() {
-		if j.snapshot().State == task.Queued {
-			s.finish(j, task.Failed, nil, errStopping())
+		if !j.running() {
+			s.leave(j)
 		}
 	}
 	finished := make(chan struct{})
@@ -142,10 +166,29 @@ func (s *Scheduler) Stop(ctx context.Context) {
 	select {
 	case <-finished:
 	case <-ctx.Done():
-		s.endRuns(errStopping())
+		for _, j := range s.jobs() {
+			if j.task.Determinism == task.Strict {
+				s.leave(j)
+			} else {
+				waiter.Go(func() { s.finish(j, task.Failed, nil, errStopping()) })
+			}
+		}
 	}
+	s.endRuns(errStopping())
 	waiter.Wait()
-	s.endRuns(nil)
+}
+
+// leave lets go of a task that the next start takes up.
+func (s *Scheduler) leave(j *job) {
+	if !j.claim() {
+		return
+	}
+	if j.snapshot().State == task.Running {
+		s.o.Ledger.Checkpoint(j.task.ID, j.log.Checkpoint())
+	}
+	j.log.Detach()
+	j.stopEngine(errStopping())
+	close(j.done)
 }
 
 func errStopping() *task.Error {
@@ -171,11 +214,18 @@ func (s *Scheduler) Depth(poolID string) (interactive, batch int) {
 	return q.Len(task.Interactive), q.Len(task.Batch)
 }
 
+// Stuck reports whether a pool's queue has stood still for too long (LO-601).
+func (s *Scheduler) Stuck(poolID string) bool { return s.lanes[poolID].stuck.Load() }
+
 // Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101).
 func (s *Scheduler) Known(id string, body [32]byte) (task.Admission, bool, error) {
-	r, ok := s.record(id)
-	if !ok {
-		return task.Admission{}, false, nil
+	if j := s.job(id); j != nil {
+		a, err := repeated(j.task, body)
+		return a, true, err
+	}
+	r, ok, err := s.recorded(id)
+	if !ok || err != nil {
+		return task.Admission{}, err != nil, err
 	}
 	a, err := repeated(r.Task, body)
 	return a, true, err
@@ -201,14 +251,20 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 	}
 	if err := s.o.Ledger.Accept(ctx, j.task); err != nil {
 		s.withdraw(j)
-		return task.Admission{}, task.Errorf(task.LedgerUnavailable,
-			"the task could not be recorded, so it was not accepted: try again in a moment").Retry(time.Second).Because(err)
+		return task.Admission{}, errLedger("the task could not be recorded, so it was not accepted", err)
 	}
 	s.o.Metrics.enqueued(j.task)
 	s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
-	j.accept(func() { s.finish(j, task.Failed, nil, errDeadline(j.task)) })
+	s.accept(j)
 	l.wake()
 	return a, nil
+}
+
+// accept lets the lane have a recorded job, and its deadline run.
+func (s *Scheduler) accept(j *job) {
+	j.accept(s.o.Now(), func() {
+		s.aside(func() { s.finish(j, task.Failed, nil, errDeadline(j.task)) })
+	})
 }
 
 func errDeadline(t task.Task) *task.Error {
@@ -228,6 +284,7 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, dropped *job, a task.Admissio
 		a, err = repeated(known.task, t.Request.BodySHA256)
 		return nil, nil, a, err
 	}
+	t.Seq = s.seq
 	j = &job{task: t, lane: l, done: make(chan struct{})}
 	pushed, err := l.queue.Push(t.Request.Priority, j, t.AcceptedAt)
 	if err != nil || pushed.DidDrop {
@@ -238,6 +295,7 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, dropped *job, a task.Admissio
 	}
 	j.admit(pushed.Ticket, pushed.Position)
 	s.live[t.ID] = j
+	s.seq++
 	return j, pushed.Dropped, j.task.Admission(), nil
 }
 
@@ -254,25 +312,48 @@ func (s *Scheduler) Get(id string) (task.Status, error) {
 	if j := s.job(id); j != nil {
 		return j.status(), nil
 	}
-	if r, ok := s.o.Ledger.Get(id); ok {
-		return r.Status(), nil
-	}
-	return task.Status{}, errUnknown(id)
+	r, err := s.finished(id)
+	return r.Status(), err
 }
 
-func errUnknown(id string) error {
-	return task.Errorf(task.NotFound, "there is no task %.128q: GET /v1/tasks lists the recent ones", id)
+// finished is a task that is no longer live.
+func (s *Scheduler) finished(id string) (task.Record, error) {
+	r, ok, err := s.recorded(id)
+	switch {
+	case err != nil:
+	case !ok:
+		err = task.Errorf(task.NotFound, "there is no task %.128q: GET /v1/tasks lists the recent ones", id)
+	case !r.State.Final():
+		err = errStopping() // the next start takes it up
+	}
+	return r, err
+}
+
+func (s *Scheduler) recorded(id string) (task.Record, bool, error) {
+	r, ok, err := s.o.Ledger.Get(id)
+	if err != nil {
+		return r, false, errLedger("the record of tasks cannot be read", err)
+	}
+	return r, ok, nil
+}
+
+func errLedger(what string, err error) *task.Error {
+	return task.Errorf(task.LedgerUnavailable, "%s: try again in a moment; the orchestrator's log has the cause", what).Retry(time.Second).Because(err)
 }
 
 // List returns at most limit tasks, the last accepted first. An empty state means all.
-func (s *Scheduler) List(state task.State, limit int) []task.Status {
+func (s *Scheduler) List(state task.State, limit int) ([]task.Status, error) {
 	var found []task.Status
 	for _, j := range s.jobs() {
 		if st := j.status(); state == "" || st.State == state {
 			found = append(found, st)
 		}
 	}
-	for _, r := range s.o.Ledger.List(state, limit) {
+	recorded, err := s.o.Ledger.List(state, limit)
+	if err != nil {
+		return nil, errLedger("the record of tasks cannot be read", err)
+	}
+	for _, r := range recorded {
 		found = append(found, r.Status())
 	}
 	slices.SortStableFunc(found, func(a, b task.Status) int {
@@ -280,7 +361,7 @@ func (s *Scheduler) List(state task.State, limit int) []task.Status {
 	})
 	// A task that ended between the two looks is in both.
 	found = slices.CompactFunc(found, func(a, b task.Status) bool { return a.ID == b.ID })
-	return found[:min(limit, len(found))]
+	return found[:min(limit, len(found))], nil
 }
 
 // Cancel ends a task, sealing its log: when it returns, no token is written any more (ORCH-3026). For a task that has
@@ -288,34 +369,35 @@ func (s *Scheduler) List(state task.State, limit int) []task.Status {
 func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, error) {
 	j := s.job(id)
 	if j == nil {
-		r, ok := s.o.Ledger.Get(id)
-		if !ok {
-			return task.CancelResult{}, errUnknown(id)
-		}
-		return r.CancelResult(), nil
+		r, err := s.finished(id)
+		return r.CancelResult(), err
 	}
-	e := task.Errorf(task.Canceled, "the task was canceled by its client")
-	if s.finish(j, task.StateCanceled, nil, e) {
-		flush, stop := context.WithTimeout(ctx, s.o.FlushWithin)
-		defer stop()
-		s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
-		return j.snapshot().CancelResult(), nil
+	canceled := task.Errorf(task.Canceled, "the task was canceled by its client")
+	if !s.aside(func() { s.finish(j, task.StateCanceled, nil, canceled) }) {
+		return task.CancelResult{}, errStopping()
 	}
 	select {
 	case <-j.done:
-		return j.snapshot().CancelResult(), nil
 	case <-ctx.Done():
-		return task.CancelResult{}, ctx.Err()
+		return task.CancelResult{}, errLedger("the task ends, but that is not recorded yet", context.Cause(ctx))
 	}
+	r := j.snapshot()
+	if !r.State.Final() {
+		return task.CancelResult{}, errStopping()
+	}
+	flush, stop := context.WithTimeout(ctx, s.o.FlushWithin)
+	defer stop()
+	s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
+	return r.CancelResult(), nil
 }
 
 // Subscribe opens a task's stream after the event named by after, or from the start.
 func (s *Scheduler) Subscribe(id, after string) (*Stream, error) {
 	j := s.job(id)
 	if j == nil {
-		r, ok := s.o.Ledger.Get(id)
-		if !ok {
-			return nil, errUnknown(id)
+		r, err := s.finished(id)
+		if err != nil {
+			return nil, err
 		}
 		j = recorded(r, s.lanes[r.Task.PoolID])
 	}
@@ -343,13 +425,27 @@ func (s *Stream) Close() {
 	s.metrics.streams.Dec()
 }
 
-// finish ends a task once, with end or with e: it fences the log, records the outcome, and only then lets anyone see it. It
-// reports whether this call ended it.
-func (s *Scheduler) finish(j *job, state task.State, end *task.End, e *task.Error) bool {
-	if !j.claim() {
+// aside runs f beside the caller, and Stop joins it. It returns false when the scheduler is stopping.
+func (s *Scheduler) aside(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
 		return false
 	}
-	j.lane.queue.Cancel(j.ticket) // O(1), and nothing to do once it is dispatched
+	s.runs.Go(f)
+	return true
+}
+
+// finish ends a task, with end or with e, unless somebody else does or did.
+func (s *Scheduler) finish(j *job, state task.State, end *task.End, e *task.Error) {
+	if j.claim() {
+		s.end(j, state, end, e)
+	}
+}
+
+// end ends a task that the caller has claimed: it fences the log, records the outcome, and only then lets anyone see it.
+func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) {
+	j.lane.drop(j)
 	sealedAt, _ := j.log.Seal()
 	r := j.snapshot()
 	was := r.State
@@ -364,21 +460,47 @@ func (s *Scheduler) finish(j *job, state task.State, end *task.End, e *task.Erro
 		j.stopEngine(e)
 		r.LastEventID = j.log.Fail(e)
 	}
-	if err := s.o.Ledger.Finish(context.Background(), r); err != nil {
-		s.o.Log.Error("recording an outcome failed", zap.String("job_id", j.task.ID), zap.Error(err))
+	if !s.settleRecord(r) { // the next start runs it again
+		j.log.Detach()
+		close(j.done)
+		return
 	}
+	// Counted and told before it is seen: who reads the end and then the metrics finds it there.
+	s.o.Metrics.finished(r, j.version(), r.FinishedAt.Sub(j.firstOutputAt()))
+	if j.tries() > 1 {
+		s.o.Metrics.moved(r)
+	}
+	s.narrate(r, j.version(), was)
 	j.end(r)
 	s.mu.Lock()
 	delete(s.live, j.task.ID)
 	s.mu.Unlock()
-	s.o.Metrics.finished(r, j.version(), r.FinishedAt.Sub(j.firstOutputAt()))
-	s.narrate(j, r, was)
-	return true
+}
+
+// settleRecord records an outcome. While the ledger cannot, as with a full disk, the outcome waits: nobody may see what a
+// crash could undo. It returns false when the orchestrator stops first.
+func (s *Scheduler) settleRecord(r task.Record) bool {
+	for failures := 0; ; failures++ {
+		err := s.o.Ledger.Finish(context.Background(), r)
+		if err == nil {
+			return true
+		}
+		if failures == 0 {
+			s.o.Log.Error("an outcome cannot be recorded and waits until it can", zap.String("job_id", r.Task.ID), zap.Error(err))
+		}
+		retry := time.NewTimer(s.o.RecordEvery)
+		select {
+		case <-retry.C:
+		case <-s.halt.Done():
+			retry.Stop()
+			return false
+		}
+	}
 }
 
 // narrate tells of a task's end. Was is the state it was in.
-func (s *Scheduler) narrate(j *job, r task.Record, was task.State) {
-	told := narrated(r, j.version())
+func (s *Scheduler) narrate(r task.Record, version string, was task.State) {
+	told := narrated(r, version)
 	switch {
 	case r.State == task.StateCanceled:
 		s.o.Narrator.Canceled(told, was)
@@ -403,11 +525,4 @@ func (s *Scheduler) jobs() []*job {
 		all = append(all, j)
 	}
 	return all
-}
-
-func (s *Scheduler) record(id string) (task.Record, bool) {
-	if j := s.job(id); j != nil {
-		return j.snapshot(), true
-	}
-	return s.o.Ledger.Get(id)
 }

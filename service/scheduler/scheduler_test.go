@@ -3,13 +3,16 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,10 +24,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/engine"
-	"github.com/llama-orch/llama-orch/service/ledger"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/queue"
+	"github.com/llama-orch/llama-orch/service/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -35,6 +38,7 @@ type rig struct {
 	t        *testing.T
 	s        *Scheduler
 	registry *prometheus.Registry
+	book     *book
 
 	mu       sync.Mutex
 	replicas []*replica
@@ -50,10 +54,17 @@ type replica struct {
 	every    time.Duration // between tokens
 	stuck    bool          // the slot stays busy once a run ended early
 	fail     error         // what Generate returns after two tokens
+	dies     int           // the worker is lost after so many tokens, once; -1: before the first
+	says     string        // put before each token
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
-	r := &rig{t: t, registry: prometheus.NewRegistry()}
+	return newRigOn(t, &book{records: map[string]task.Record{}}, replicas, change)
+}
+
+// newRigOn is a start on what an earlier run recorded.
+func newRigOn(t *testing.T, b *book, replicas int, change func(*Pool), left ...task.Record) *rig {
+	r := &rig{t: t, registry: prometheus.NewRegistry(), book: b}
 	for i := range replicas {
 		r.replicas = append(r.replicas, &replica{r: r, id: fmt.Sprint("default-", i), ready: true, every: 10 * time.Millisecond})
 	}
@@ -62,11 +73,119 @@ func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
 		change(&pool)
 	}
 	r.s = New(Options{
-		Pools: []Pool{pool}, Replicas: r, Ledger: ledger.NewMemory(100), Narrator: observe.NewNarrator(zap.NewNop()),
+		Pools: []Pool{pool}, Replicas: r, Ledger: b, Narrator: observe.NewNarrator(zap.NewNop()),
 		Metrics: NewMetrics(r.registry), Log: zap.NewNop(), Now: time.Now,
 	})
+	require.NoError(t, r.s.Recover(t.Context(), left))
 	r.s.Start()
 	return r
+}
+
+// restart starts anew on what is recorded, after a stop.
+func (r *rig) restart() *rig { return newRigOn(r.t, r.book, len(r.replicas), nil, r.book.live()...) }
+
+// crash returns what a kill would leave in the ledger, and then stops, which a kill would not.
+func (r *rig) crash() []task.Record {
+	left := r.book.live()
+	ctx, stop := context.WithCancel(r.t.Context())
+	stop()
+	r.s.Stop(ctx)
+	r.book = &book{records: map[string]task.Record{}}
+	return left
+}
+
+// book is a ledger in memory whose disk can be full.
+type book struct {
+	full    atomic.Bool
+	mu      sync.Mutex
+	records map[string]task.Record
+	order   []string // of dispatch
+}
+
+func (b *book) change(id string, f func(*task.Record)) error {
+	if b.full.Load() {
+		return errors.New("no space left on device")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.records[id]
+	f(&r)
+	b.records[id] = r
+	return nil
+}
+
+func (b *book) Accept(_ context.Context, t task.Task) error {
+	return b.change(t.ID, func(r *task.Record) { r.Task, r.State = t, task.Queued })
+}
+
+func (b *book) Dispatch(_ context.Context, d task.Dispatch) error {
+	return b.change(d.ID, func(r *task.Record) {
+		if !slices.Contains(b.order, d.ID) {
+			b.order = append(b.order, d.ID)
+		}
+		if !r.State.Final() {
+			r.State = task.Running
+		}
+		r.ReplicaID, r.Fingerprint, r.StartedAt = d.ReplicaID, d.Fingerprint, d.At
+	})
+}
+
+func (b *book) Checkpoint(id string, c task.Checkpoint) {
+	_ = b.change(id, func(r *task.Record) { r.Checkpoint = c })
+}
+
+func (b *book) Finish(_ context.Context, r task.Record) error {
+	return b.change(r.Task.ID, func(to *task.Record) { *to = r })
+}
+
+func (b *book) Get(id string) (task.Record, bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r, ok := b.records[id]
+	return r, ok, nil
+}
+
+func (b *book) List(state task.State, limit int) (found []task.Record, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.records {
+		if r.State.Final() && (state == "" || r.State == state) {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b task.Record) int { return b.FinishedAt.Compare(a.FinishedAt) })
+	return found[:min(limit, len(found))], nil
+}
+
+func (b *book) NextSeq() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return uint64(len(b.records) + 1)
+}
+
+// live are the running tasks in start order, then the queued ones in theirs.
+func (b *book) live() (left []task.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range b.order {
+		if r := b.records[id]; r.State == task.Running {
+			left = append(left, r)
+		}
+	}
+	running := len(left)
+	for _, r := range b.records {
+		if r.State == task.Queued {
+			left = append(left, r)
+		}
+	}
+	slices.SortFunc(left[running:], func(a, b task.Record) int { return cmp.Compare(a.Task.Seq, b.Task.Seq) })
+	return left
+}
+
+func (r *rig) set(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
 }
 
 func (r *rig) stop() { r.s.Stop(context.Background()) }
@@ -79,7 +198,7 @@ func (r *rig) Snapshot(_ string, into []placement.Replica) []placement.Replica {
 		if x.busy {
 			active = 1
 		}
-		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active})
+		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Fingerprint: "fp"})
 	}
 	return into
 }
@@ -92,13 +211,16 @@ func (r *rig) Lease(id string) (Lease, error) {
 	for _, x := range r.replicas {
 		if x.id == id && x.ready && !x.busy {
 			x.busy = true
-			return lease{x}, nil
+			return lease{x, &sync.Once{}}, nil
 		}
 	}
 	return nil, task.Errorf(task.ReplicaExhausted, "busy")
 }
 
-type lease struct{ *replica }
+type lease struct {
+	*replica
+	once *sync.Once
+}
 
 func (l lease) Engine() engine.Engine { return l.replica }
 func (l lease) Replica() Replica      { return Replica{ID: l.id, EngineVersion: "b1", Fingerprint: "fp"} }
@@ -109,10 +231,12 @@ func (l lease) Replace(reason string) {
 	l.replaced = reason
 }
 func (l lease) Release() {
-	l.r.mu.Lock()
-	l.busy = false
-	l.r.mu.Unlock()
-	l.r.s.Wake("default")
+	l.once.Do(func() {
+		l.r.mu.Lock()
+		l.busy = false
+		l.r.mu.Unlock()
+		l.r.s.Wake("default")
+	})
 }
 
 // replica is its own engine: it answers a prompt with MaxTokens tokens.
@@ -129,7 +253,13 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 		if x.fail != nil && i == 2 {
 			return engine.Result{}, x.fail
 		}
-		if err := emit(fmt.Sprint(job.Prompt, i, " ")); err != nil {
+		if x.dies == i && i > 0 || x.dies < 0 {
+			x.r.mu.Lock()
+			x.dies, x.ready = 0, false
+			x.r.mu.Unlock()
+			return engine.Result{}, task.Errorf(task.WorkerReset, "the worker died").Retry(0)
+		}
+		if err := emit(fmt.Sprint(x.says, job.Prompt, i, " ")); err != nil {
 			return engine.Result{}, err
 		}
 	}
@@ -162,14 +292,17 @@ func (r *rig) must(name string, change ...func(*task.Task)) task.Admission {
 	return a
 }
 
+func bestEffort(t *task.Task)                   { t.Determinism = task.BestEffort }
 func batch(t *task.Task)                        { t.Request.Priority = task.Batch }
 func tokens(n int) func(*task.Task)             { return func(t *task.Task) { t.Request.MaxTokens = n } }
 func deadline(d time.Duration) func(*task.Task) { return func(t *task.Task) { t.Request.Deadline = d } }
 func body(b byte) func(*task.Task)              { return func(t *task.Task) { t.Request.BodySHA256[0] = b } }
 
 // read takes a task's stream to its end.
-func (r *rig) read(id string) string {
-	s, err := r.s.Subscribe(id, "")
+func (r *rig) read(id string) string { return r.readAfter(id, "") }
+
+func (r *rig) readAfter(id, after string) string {
+	s, err := r.s.Subscribe(id, after)
 	require.NoError(r.t, err)
 	defer s.Close()
 	var got strings.Builder
@@ -182,6 +315,12 @@ func (r *rig) read(id string) string {
 		got.Write(b)
 		s.Written()
 	}
+}
+
+func (r *rig) list(state task.State, limit int) []task.Status {
+	found, err := r.s.List(state, limit)
+	require.NoError(r.t, err)
+	return found
 }
 
 func (r *rig) status(id string) task.Status {
@@ -402,19 +541,153 @@ func TestRepeatedSubmitGivesTheSameAdmission(t *testing.T) {
 // ORCH-3010
 func TestTasksWaitForAReadyReplica(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {
-		r.replicas[0].ready = false
+		r.set(func() { r.replicas[0].ready = false })
 		r.must("a")
 		synctest.Wait()
 		require.Empty(t, r.order)
-		r.mu.Lock()
-		r.replicas[0].ready = true
-		r.mu.Unlock()
+		r.set(func() { r.replicas[0].ready = true })
 		r.s.Wake("default")
 		require.Contains(t, r.read("a"), "event: end")
 	})
 }
 
-func TestBrokenEngineEndsTheTaskTyped(t *testing.T) {
+// LO-202: a stop lets running tasks finish; what is left is for the next start, and its streams end without an end.
+func TestStopLeavesQueuedTasksToTheNextStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		r.must("short")
+		r.must("queued")
+		synctest.Wait()
+		s, err := r.s.Subscribe("queued", "")
+		require.NoError(t, err)
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		r.s.Stop(ctx)
+		require.Contains(t, r.read("short"), "event: end", "what runs may finish")
+		_, err = s.Next(t.Context(), nil) // started
+		require.NoError(t, err)
+		s.Written()
+		_, err = s.Next(t.Context(), nil)
+		require.ErrorIs(t, err, stream.ErrDetached)
+		s.Close()
+		_, err = r.submit("late")
+		require.True(t, task.HasCode(err, task.ShuttingDown))
+		_, err = r.s.Cancel(t.Context(), "queued")
+		require.True(t, task.HasCode(err, task.ShuttingDown))
+
+		r = r.restart()
+		defer r.stop()
+		require.Contains(t, r.read("queued"), "event: end")
+	})
+}
+
+func TestStopEndsBestEffortTasksThatRunTooLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		r.must("long", tokens(1000), bestEffort)
+		synctest.Wait()
+		ctx, stop := context.WithTimeout(t.Context(), time.Second)
+		defer stop()
+		r.s.Stop(ctx)
+		require.Contains(t, r.read("long"), `"code":"SHUTTING_DOWN"`)
+	})
+}
+
+// LO-202: a strict task that a stop cut short is decoded again, and its client goes on where it was, byte for byte.
+func TestRestartContinuesAStrictTask(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		undisturbed := newRig(t, 1, nil)
+		undisturbed.must("long", tokens(100))
+		want := undisturbed.read("long")
+		undisturbed.stop()
+
+		r := newRig(t, 1, nil)
+		r.must("long", tokens(100))
+		r.must("next")
+		time.Sleep(305 * time.Millisecond)
+		s, err := r.s.Subscribe("long", "")
+		require.NoError(t, err)
+		var head []byte
+		for !strings.Contains(string(head), `"i":29}`) {
+			b, err := s.Next(t.Context(), nil)
+			require.NoError(t, err)
+			head = append(head, b...)
+			s.Written()
+		}
+		s.Close()
+		at := r.status("long").LastEventID
+		ctx, stop := context.WithCancel(t.Context())
+		stop()
+		r.s.Stop(ctx)
+		require.Equal(t, 30, r.book.records["long"].Checkpoint.Event)
+
+		r = r.restart()
+		defer r.stop()
+		r.must("later")
+		tail := r.readAfter("long", at)
+		require.Equal(t, want, string(head)+tail)
+		r.read("later")
+		require.Equal(t, []string{"long", "next", "later"}, r.order)
+		require.Equal(t, 1.0, testutil.ToFloat64(r.s.o.Metrics.failovers.WithLabelValues("default", "completed")))
+	})
+}
+
+// LO-202
+func TestRestartEndsWhatCannotBeContinued(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 2, nil)
+		r.must("best", tokens(1000), bestEffort)
+		r.must("strict", tokens(1000))
+		time.Sleep(50 * time.Millisecond)
+		left := r.crash()
+		for i := range left { // other bytes than will be decoded
+			left[i].Checkpoint = task.Checkpoint{Event: 2, Sum: [32]byte{1}}
+		}
+		r = newRigOn(t, r.book, 2, nil, left...)
+		defer r.stop()
+		require.Contains(t, r.read("best"), `"code":"WORKER_RESET"`)
+		require.Contains(t, r.read("strict"), "did not give what was already sent")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		r.must("strict", tokens(1000))
+		time.Sleep(50 * time.Millisecond)
+		left := r.crash()
+		left[0].Fingerprint = "gone"
+		gone := left[0]
+		gone.Task.ID, gone.Task.PoolID = "elsewhere", "removed"
+		r = newRigOn(t, r.book, 1, nil, left[0], gone)
+		defer r.stop()
+		began := time.Now()
+		require.Contains(t, r.read("strict"), "no replica that gives the same bytes")
+		require.Equal(t, time.Minute, time.Since(began))
+		require.Contains(t, r.read("elsewhere"), `"code":"POOL_UNAVAILABLE"`)
+	})
+}
+
+// LO-203: the stream of a strict task whose worker dies goes on from another replica of the set, as if nothing had been.
+func TestStrictTaskMovesToAnotherReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		undisturbed := newRig(t, 1, nil)
+		undisturbed.must("a")
+		want := undisturbed.read("a")
+		undisturbed.stop()
+
+		r := newRig(t, 2, nil)
+		defer r.stop()
+		r.replicas[0].dies = 3
+		r.must("a")
+		got := r.read("a")
+		tokens := strings.Index(want, "id: 11-") // behind them, the receipt names another replica
+		require.Equal(t, want[:tokens], got[:tokens])
+		require.Contains(t, got, "event: end")
+		require.Equal(t, "default-1", r.status("a").ReplicaID)
+		require.Equal(t, []string{"a", "a"}, r.order)
+	})
+}
+
+// LO-203
+func TestMovesAreBounded(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {
 		r.replicas[0].fail = task.Errorf(task.WorkerReset, "the worker died").Retry(0)
 		r.must("a")
@@ -422,31 +695,76 @@ func TestBrokenEngineEndsTheTaskTyped(t *testing.T) {
 		require.Equal(t, 2, strings.Count(got, "event: token\n"))
 		require.Contains(t, got, `"code":"WORKER_RESET"`)
 		require.Contains(t, got, `"pool_id":"default"`)
+		require.Len(t, r.order, attempts)
 	})
 }
 
-func TestStopEndsEveryTaskOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, 1, nil)
-		r.must("short")
-		r.must("queued")
-		synctest.Wait()
-		ctx, stop := context.WithTimeout(t.Context(), time.Second)
-		defer stop()
-		r.s.Stop(ctx)
-		require.Contains(t, r.read("short"), "event: end", "what runs may finish")
-		require.Contains(t, r.read("queued"), `"code":"SHUTTING_DOWN"`)
-		_, err := r.submit("late")
-		require.True(t, task.HasCode(err, task.ShuttingDown))
+// LO-203: other bytes than were sent end the task; nobody gets them.
+func TestMoveToOtherBytesIsAReset(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.replicas[0].dies, r.replicas[1].says = 3, "x"
+		r.must("a")
+		got := r.read("a")
+		require.Contains(t, got, "did not give what was already sent")
+		require.NotContains(t, got, "xa")
 	})
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, 1, nil)
-		r.must("long", tokens(1000))
-		synctest.Wait()
-		ctx, stop := context.WithTimeout(t.Context(), time.Second)
-		defer stop()
-		r.s.Stop(ctx)
-		require.Contains(t, r.read("long"), `"code":"SHUTTING_DOWN"`)
+}
+
+// LO-203: a best-effort task moves only while none of its tokens has left.
+func TestBestEffortTaskMovesBeforeItsFirstTokenOnly(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.replicas[0].dies = 1
+		r.must("b", bestEffort)
+		require.Contains(t, r.read("b"), `"code":"WORKER_RESET"`)
+		r.replicas[0].dies = -1
+		r.must("c", bestEffort)
+		require.Contains(t, r.read("c"), "event: end")
+	})
+}
+
+// ORCH-3026: a cancel while a task waits for another replica.
+func TestCancelWhileATaskMoves(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].dies, r.replicas[1].ready = 3, false })
+		r.must("a")
+		time.Sleep(100 * time.Millisecond)
+		c, err := r.s.Cancel(t.Context(), "a")
+		require.NoError(t, err)
+		require.True(t, strings.HasPrefix(c.LastEventID, "3-"))
+		require.Contains(t, r.read("a"), `"code":"CANCELED"`)
+	})
+}
+
+// An outcome that cannot be recorded waits; nobody sees it before. A task that cannot be recorded is not accepted.
+func TestFullDiskRefusesNewTasksAndHoldsOutcomes(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.must("a")
+		time.Sleep(50 * time.Millisecond)
+		r.book.full.Store(true)
+		_, err := r.submit("b")
+		require.True(t, task.HasCode(err, task.LedgerUnavailable))
+		time.Sleep(10 * time.Second)
+		require.Equal(t, task.Running, r.status("a").State)
+		require.Equal(t, 10, r.status("a").TokensOut, "tokens flow on")
+		r.book.full.Store(false)
+		require.Contains(t, r.read("a"), "event: end")
+		r.must("b")
+		require.Contains(t, r.read("b"), "event: end")
+	})
+}
+
+// LO-601
+func TestQueueThatStandsStillRaisesAnAlarm(t *testing.T) {
+	run(t, 1, func(p *Pool) { p.Wall, p.Idle = time.Hour, time.Hour }, func(t *testing.T, r *rig) {
+		r.replicas[0].every = 10 * time.Minute
+		r.must("hung", tokens(1))
+		r.must("waiting")
+		time.Sleep(time.Minute)
+		require.False(t, r.s.Stuck("default"))
+		time.Sleep(2 * time.Minute)
+		require.True(t, r.s.Stuck("default"))
+		time.Sleep(10 * time.Minute)
+		require.False(t, r.s.Stuck("default"))
 	})
 }
 
@@ -465,9 +783,9 @@ func TestListNewestFirst(t *testing.T) {
 			}
 			return ids
 		}
-		require.Equal(t, []string{"queued", "running", "done2", "done1", "done0"}, ids(r.s.List("", 10)))
-		require.Equal(t, []string{"queued", "running"}, ids(r.s.List("", 2)))
-		require.Equal(t, []string{"queued"}, ids(r.s.List(task.Queued, 10)))
+		require.Equal(t, []string{"queued", "running", "done2", "done1", "done0"}, ids(r.list("", 10)))
+		require.Equal(t, []string{"queued", "running"}, ids(r.list("", 2)))
+		require.Equal(t, []string{"queued"}, ids(r.list(task.Queued, 10)))
 		r.read("queued")
 	})
 }

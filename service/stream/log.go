@@ -21,8 +21,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// ErrSealed is returned by Token once the log is sealed: the generation must stop.
-var ErrSealed = errors.New("the task's log is sealed")
+// What Token and Attempt.Done return when a generation must stop.
+var (
+	// ErrSealed: the log is sealed, or a later attempt writes it.
+	ErrSealed = errors.New("the task's log is sealed")
+	// ErrDiverged: what was decoded again is not what the log, or its recorded checkpoint, holds.
+	ErrDiverged = errors.New("what was decoded again differs from what was sent before")
+)
 
 // The names of the numbered events (ORCH-2002), each with its line feed, as the frame and the running hash want it.
 var (
@@ -33,22 +38,27 @@ var (
 	lineFeed = []byte("\n")
 )
 
-// Log is one task's event log: `started`, tokens, then `end` or `error`. One goroutine appends tokens; any goroutine may
-// seal, end and subscribe.
+// Log is one task's event log: `started`, tokens, then `end` or `error`. One attempt at a time appends tokens; any goroutine
+// may seal, end and subscribe.
 type Log struct {
 	mu         sync.Mutex
 	frames     []byte // the encoded events, back to back; bytes once written never change
 	ends       []int  // ends[i] is the length of frames after event i
 	tags       []tag  // tags[i] is the running hash after event i
 	running    hash.Hash
-	sum        [sha256.Size]byte // scratch of running
+	sum        [sha256.Size]byte // the running hash after the last event
 	data       jx.Writer         // scratch: the data of the event being encoded
 	text       []byte            // the concatenated token texts
 	textEnds   []int
 	transcript hash.Hash
+	attempt    int             // the one that may append
+	expected   task.Checkpoint // what the log of an earlier process held; Event 0: nothing
+	recovering bool            // an earlier process may have sent more than the log holds now
+	detached   bool            // this process ends, the task does not
 	sealed     bool
-	ended      bool // the terminal event is appended
-	published  bool // and subscribers may have it
+	ended      bool        // the terminal event is appended
+	failure    *task.Error // of an `error` event
+	published  bool        // and subscribers may have it
 	subs       map[*Subscription]struct{}
 	flushed    chan struct{} // not nil while Flush waits
 }
@@ -79,15 +89,90 @@ func Rebuild(first task.Started, r task.Record) *Log {
 	return l
 }
 
-// Token appends a token event, or returns ErrSealed.
-func (l *Log) Token(text string) error {
+// Attempt writes a task's tokens. The first makes the log; a later one, on another replica or in another process, decodes
+// from the start again: what it writes is compared with what the log holds, and then extends it (LO-202, LO-203).
+type Attempt struct {
+	log    *Log
+	number int
+	at     int // tokens written by this attempt
+}
+
+// Begin opens an attempt and fences all earlier ones.
+func (l *Log) Begin() *Attempt {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.sealed {
+	l.attempt++
+	return &Attempt{log: l, number: l.attempt}
+}
+
+// Token writes the attempt's next token. It returns ErrSealed or ErrDiverged when the attempt must stop.
+func (a *Attempt) Token(text string) error {
+	l := a.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.sealed || l.attempt != a.number {
 		return ErrSealed
 	}
+	at := a.at
+	a.at++
+	if at < len(l.textEnds) {
+		if l.tokenText(at) != text {
+			return ErrDiverged
+		}
+		return nil
+	}
 	l.token(text)
+	return l.check()
+}
+
+// Done says that the attempt generated all it had to: it must have reached everything that was sent before.
+func (a *Attempt) Done() error {
+	l := a.log
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a.at < len(l.textEnds) || len(l.ends)-1 < l.expected.Event {
+		return ErrDiverged
+	}
 	return nil
+}
+
+func (l *Log) tokenText(i int) string {
+	from := 0
+	if i > 0 {
+		from = l.textEnds[i-1]
+	}
+	return string(l.text[from:l.textEnds[i]])
+}
+
+// check compares the log with the checkpoint of an earlier process, when it gets there.
+func (l *Log) check() error {
+	if l.expected.Event > 0 && len(l.ends)-1 == l.expected.Event && l.sum != l.expected.Sum {
+		return ErrDiverged
+	}
+	return nil
+}
+
+// Recover makes the log of a task that an earlier process was running: subscribers may name events that are still to be
+// decoded again, and the checkpoint must be met.
+func Recover(first task.Started, c task.Checkpoint) *Log {
+	l := New(first)
+	l.expected, l.recovering = c, true
+	return l
+}
+
+// Checkpoint is the log's last event and its running hash.
+func (l *Log) Checkpoint() task.Checkpoint {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return task.Checkpoint{Event: len(l.ends) - 1, Sum: l.sum}
+}
+
+// Detach ends every subscription without a terminal event: the process stops, and the task goes on in the next one.
+func (l *Log) Detach() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sealed, l.detached = true, true
+	l.wakeAll()
 }
 
 func (l *Log) token(text string) {
@@ -117,7 +202,14 @@ func (l *Log) Seal() (lastEventID string, first bool) {
 func (l *Log) End(e task.End) string { return l.terminate(end, mustJSON(e)) }
 
 // Fail is End for the `error` event.
-func (l *Log) Fail(e *task.Error) string { return l.terminate(failed, encodeError(e)) }
+func (l *Log) Fail(e *task.Error) string {
+	l.mu.Lock()
+	if l.failure == nil {
+		l.failure = e
+	}
+	l.mu.Unlock()
+	return l.terminate(failed, encodeError(e))
+}
 
 func (l *Log) terminate(event, data []byte) string {
 	l.mu.Lock()
@@ -152,7 +244,8 @@ func (l *Log) append(event []byte) {
 	l.running.Write(l.data.Buf)
 	l.running.Write(lineFeed)
 	var t tag
-	copy(t[:], l.running.Sum(l.sum[:0]))
+	l.running.Sum(l.sum[:0])
+	copy(t[:], l.sum[:])
 
 	seq := len(l.ends)
 	l.frames = append(l.frames, "id: "...)

@@ -55,6 +55,12 @@ func parse(t require.TestingT, b []byte) (frames []frame) {
 	return frames
 }
 
+// write appends a token as the log's first attempt.
+func write(l *Log, text string) error {
+	a := &Attempt{log: l, number: l.attempt, at: len(l.textEnds)}
+	return a.Token(text)
+}
+
 // drain reads a subscription to its end.
 func drain(t require.TestingT, s *Subscription) []byte {
 	var got []byte
@@ -78,8 +84,8 @@ func subscribe(t require.TestingT, l *Log, after string) *Subscription {
 // LO-201, ORCH-2002, ORCH-3029
 func TestFramesCarrySequenceAndRunningHash(t *testing.T) {
 	l := New(first())
-	require.NoError(t, l.Token("frogs\n"))
-	require.NoError(t, l.Token("“née” \x01"))
+	require.NoError(t, write(l, "frogs\n"))
+	require.NoError(t, write(l, "“née” \x01"))
 	l.End(task.End{TokensOut: 2, FinishReason: task.FinishStop})
 	l.Publish()
 
@@ -105,7 +111,7 @@ func TestResumeAnywhereIsContiguous(t *testing.T) {
 		texts := rapid.SliceOfN(rapid.StringN(0, 8, 24), 0, 40).Draw(t, "texts")
 		l := New(first())
 		for _, text := range texts {
-			require.NoError(t, l.Token(text))
+			require.NoError(t, write(l, text))
 		}
 		l.End(task.End{})
 		l.Publish()
@@ -122,7 +128,7 @@ func TestResumeAnywhereIsContiguous(t *testing.T) {
 func TestRebuildGivesTheSameBytes(t *testing.T) {
 	l := New(first())
 	for i := range 20 {
-		require.NoError(t, l.Token(strings.Repeat("é", i%4)))
+		require.NoError(t, write(l, strings.Repeat("é", i%4)))
 	}
 	transcript, digest := l.Transcript()
 	sum := sha256.Sum256([]byte(transcript.Text))
@@ -155,11 +161,11 @@ func TestSubscribeWithAnotherHashIsRefused(t *testing.T) {
 // ORCH-3026, ORCH-2002
 func TestSealFencesTokensAndOneTerminalEventFollows(t *testing.T) {
 	l := New(first())
-	require.NoError(t, l.Token("a"))
+	require.NoError(t, write(l, "a"))
 	id, firstSeal := l.Seal()
 	require.True(t, firstSeal)
 	require.True(t, strings.HasPrefix(id, "1-"))
-	require.ErrorIs(t, l.Token("b"), ErrSealed)
+	require.ErrorIs(t, write(l, "b"), ErrSealed)
 	again, firstSeal := l.Seal()
 	require.False(t, firstSeal)
 	require.Equal(t, id, again)
@@ -183,7 +189,7 @@ func TestFlushWaitsForAWriteUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(first())
 		s := subscribe(t, l, "")
-		require.NoError(t, l.Token("a"))
+		require.NoError(t, write(l, "a"))
 		_, err := s.Next(t.Context(), nil)
 		require.NoError(t, err)
 		l.Seal()
@@ -206,7 +212,7 @@ func TestFlushCutsOffAStalledReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New(first())
 		stalled, reader := subscribe(t, l, ""), subscribe(t, l, "")
-		require.NoError(t, l.Token("a"))
+		require.NoError(t, write(l, "a"))
 		l.Seal()
 		_, err := reader.Next(t.Context(), nil)
 		require.NoError(t, err)
@@ -238,7 +244,7 @@ func TestManyReadersSeeTheSameBytes(t *testing.T) {
 		})
 	}
 	for i := range 2000 {
-		require.NoError(t, l.Token(fmt.Sprint(i, " ")))
+		require.NoError(t, write(l, fmt.Sprint(i, " ")))
 	}
 	l.End(task.End{})
 	l.Publish()
@@ -257,10 +263,112 @@ func TestEncodingATokenAllocatesNothing(t *testing.T) {
 	l.tags, l.text = make([]tag, 1, 4096), make([]byte, 0, 1<<16)
 	s := subscribe(t, l, "")
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		_ = l.Token(" winter")
+		_ = write(l, " winter")
 		_, _ = s.take()
 		s.Written()
 	}))
+}
+
+// LO-203: a second attempt is compared with the first, extends it, and fences it.
+func TestLaterAttemptIsComparedThenExtends(t *testing.T) {
+	l := New(first())
+	one := l.Begin()
+	require.NoError(t, one.Token("a"))
+	require.NoError(t, one.Token("b"))
+	two := l.Begin()
+	require.ErrorIs(t, one.Token("c"), ErrSealed)
+	require.NoError(t, two.Token("a"))
+	require.ErrorIs(t, two.Done(), ErrDiverged, "it ended before what was sent")
+	require.NoError(t, two.Token("b"))
+	require.NoError(t, two.Token("c"))
+	require.NoError(t, two.Done())
+	transcript, _ := l.Transcript()
+	require.Equal(t, task.Transcript{Text: "abc", Ends: []int{1, 2, 3}}, transcript)
+
+	three := l.Begin()
+	require.ErrorIs(t, three.Token("x"), ErrDiverged)
+	require.Equal(t, 3, l.Tokens())
+}
+
+// LO-202: whatever an earlier process had sent, decoding it again gives the same ids; a client that is ahead waits for
+// its event and goes on behind it.
+func TestRecoveredLogServesClientsThatAreAhead(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		texts := rapid.SliceOfN(rapid.StringN(1, 4, 12), 1, 20).Draw(t, "texts")
+		before := New(first())
+		for _, text := range texts {
+			require.NoError(t, write(before, text))
+		}
+		seen := rapid.IntRange(0, len(texts)).Draw(t, "seen")
+		after := string(appendID(nil, seen, before.tags[seen]))
+		c := task.Checkpoint{}
+		if n := rapid.IntRange(0, len(texts)).Draw(t, "checkpoint"); n > 0 {
+			again := New(first())
+			for _, text := range texts[:n] {
+				require.NoError(t, write(again, text))
+			}
+			c = again.Checkpoint()
+		}
+		before.End(task.End{})
+		before.Publish()
+		want := string(drain(t, subscribe(t, before, after)))
+
+		l := Recover(first(), c)
+		s := subscribe(t, l, after)
+		a := l.Begin()
+		for _, text := range texts {
+			require.NoError(t, a.Token(text))
+		}
+		require.NoError(t, a.Done())
+		l.End(task.End{})
+		l.Publish()
+		require.Equal(t, want, string(drain(t, s)))
+	})
+}
+
+// LO-202
+func TestRecoveredLogRefusesOtherBytes(t *testing.T) {
+	before := New(first())
+	require.NoError(t, write(before, "a"))
+	require.NoError(t, write(before, "b"))
+	held := before.LastEventID()
+
+	l := Recover(first(), before.Checkpoint())
+	s := subscribe(t, l, held)
+	a := l.Begin()
+	require.NoError(t, a.Token("a"))
+	b, err := s.take()
+	require.NoError(t, err)
+	require.Empty(t, b, "the client's event is still to come")
+	require.ErrorIs(t, a.Token("x"), ErrDiverged, "the checkpoint")
+	_, err = s.take()
+	require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
+
+	short := Recover(first(), before.Checkpoint())
+	s = subscribe(t, short, held)
+	a = short.Begin()
+	require.NoError(t, a.Token("a"))
+	require.ErrorIs(t, a.Done(), ErrDiverged)
+	short.Fail(task.Errorf(task.Canceled, "canceled"))
+	short.Publish()
+	_, err = s.take()
+	require.True(t, task.HasCode(err, task.Canceled), "a client that is ahead hears how the task ended: %v", err)
+}
+
+// LO-202: a stopping process ends streams without an end, so that clients come back.
+func TestDetachEndsSubscriptionsWithoutATerminalEvent(t *testing.T) {
+	l := New(first())
+	s := subscribe(t, l, "")
+	a := l.Begin()
+	require.NoError(t, a.Token("a"))
+	l.Detach()
+	require.ErrorIs(t, a.Token("b"), ErrSealed)
+	b, err := s.Next(t.Context(), nil)
+	require.NoError(t, err)
+	require.Len(t, parse(t, b), 2)
+	s.Written()
+	_, err = s.Next(t.Context(), nil)
+	require.ErrorIs(t, err, ErrDetached)
 }
 
 func FuzzParseID(f *testing.F) {
@@ -279,7 +387,7 @@ func BenchmarkToken(b *testing.B) {
 	l := New(first())
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := l.Token(" winter"); err != nil {
+		if err := write(l, " winter"); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -290,7 +398,7 @@ func BenchmarkTokenToSubscriber(b *testing.B) {
 	s := subscribe(b, l, "")
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := l.Token(" winter"); err != nil {
+		if err := write(l, " winter"); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := s.take(); err != nil {

@@ -15,6 +15,9 @@ import (
 // may reconnect and read the sealed log.
 var ErrCutOff = errors.New("the stream was too slow to take its events before a cancel returned")
 
+// ErrDetached ends a subscription whose task goes on after a restart of the orchestrator. The client reconnects.
+var ErrDetached = errors.New("the orchestrator stops; the task goes on when it is back")
+
 // maxWrite bounds the bytes of one write, so that a subscriber far behind is sent its events piece by piece.
 const maxWrite = 16 << 10
 
@@ -23,6 +26,8 @@ type Subscription struct {
 	log     *Log
 	woken   chan struct{} // capacity 1: "there may be news"
 	next    int           // the next event to hand out; log.mu guards this and the fields below
+	held    tag           // the hash of the event before next, as the client has it
+	ahead   bool          // that event is still to be decoded again
 	writing bool          // tokens were handed out and Written has not followed
 	cut     bool
 }
@@ -41,12 +46,13 @@ func (l *Log) Subscribe(after string) (*Subscription, error) {
 		case !ok:
 			return nil, task.Errorf(task.InvalidParams,
 				"the event id %.40q is malformed: send the `id` of the last event received, such as %q, or leave it out", after, appendID(nil, last, l.tags[last]))
+		case seq > last && l.recovering && !l.ended:
+			s.held, s.ahead = t, true
 		case seq > last:
 			return nil, task.Errorf(task.InvalidParams,
 				"this stream has no event %d yet: valid are 0 to %d; send the `id` of the last event received", seq, last)
 		case t != l.tags[seq]:
-			return nil, task.Errorf(task.WorkerReset,
-				"the events up to %d that this client holds are not the ones that were sent: discard them and read the stream from the start", seq).Retry(0)
+			return nil, errOtherBytes(seq)
 		}
 		s.next = seq + 1
 	}
@@ -54,8 +60,14 @@ func (l *Log) Subscribe(after string) (*Subscription, error) {
 	return s, nil
 }
 
+func errOtherBytes(seq int) *task.Error {
+	return task.Errorf(task.WorkerReset,
+		"the events up to %d that this client holds are not the ones that were sent: discard them and read the stream from the start", seq).Retry(0)
+}
+
 // Next waits for events and returns their frames; the bytes stay valid and are not to be changed. It returns (nil, nil)
-// when tick fires first, io.EOF after the terminal event, ErrCutOff, or the context's error. Written must follow every Next
+// when tick fires first, io.EOF after the terminal event, ErrCutOff, ErrDetached, the context's error, or a *task.Error when a
+// log that is decoded again ends before, or differs from, what the client holds. Written must follow every Next
 // that returned frames.
 func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
 	for {
@@ -81,10 +93,25 @@ func (s *Subscription) take() ([]byte, error) {
 		return nil, ErrCutOff
 	}
 	last := l.visible()
-	if s.next == last {
-		if l.published {
-			return nil, io.EOF
+	if s.ahead {
+		switch {
+		case s.next > last && !l.published:
+			return nil, nil
+		case s.next <= last && l.tags[s.next-1] == s.held:
+			s.ahead = false
+		case s.next >= last && l.published && l.failure != nil: // such as a cancel before the log was where the client is
+			return nil, l.failure
+		default:
+			return nil, errOtherBytes(s.next - 1)
 		}
+	}
+	switch {
+	case s.next < last:
+	case l.published:
+		return nil, io.EOF
+	case l.detached:
+		return nil, ErrDetached
+	default:
 		return nil, nil
 	}
 	from := 0
@@ -156,7 +183,7 @@ func (l *Log) Flush(ctx context.Context) (cut int) {
 
 // behind reports whether a token is still to be written. The terminal event is no token: it may follow when it likes.
 func (s *Subscription) behind() bool {
-	return !s.cut && (s.writing || s.next < s.log.tokensEnd())
+	return !s.cut && !s.ahead && (s.writing || s.next < s.log.tokensEnd())
 }
 
 // tokensEnd is the number of the first event that is no token: `started` and the tokens come before it.

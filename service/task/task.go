@@ -120,6 +120,7 @@ type Metrics struct {
 	PredictedStartMS  int64   `json:"predicted_start_ms"`
 	OnTimeProbability float64 `json:"on_time_probability"`
 	KVWarmth          bool    `json:"kv_warmth"`
+	Failover          int     `json:"failover,omitempty"` // times the task moved to another worker
 }
 
 // Phase is what a task is doing as its stream sees it.

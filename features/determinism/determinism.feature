@@ -1,0 +1,112 @@
+Feature: Determinism
+  The same request on replicas of one fingerprint gives the same bytes, and every end carries a receipt of it.
+
+  @ORCH-3045 @LO-204 @ORCH-3046
+  Scenario: The same seed gives the same bytes on both replicas
+    Given a daemon whose pool has
+      | replicas | 2  |
+      | pace     | 30 |
+    When I submit task "here" with
+      | seed | 42 |
+    And I submit task "there" with
+      | seed | 42 |
+    And I follow task "here"
+    And I follow task "there"
+    Then streams "here" and "there" have the same tokens
+    And the receipts of "here" and "there" differ in "replica_id"
+    And the receipts of "here" and "there" agree in "fingerprint"
+    And the receipts of "here" and "there" agree in "request_digest"
+    And the receipts of "here" and "there" agree in "transcript_sha256"
+    When I submit task "again" with
+      | seed | 42 |
+    And I follow task "again"
+    Then streams "here" and "again" have the same tokens
+
+  @ORCH-3045
+  Scenario: Another seed gives other bytes
+    Given the shared daemon
+    When I submit task "one" with
+      | seed | 1 |
+    And I submit task "two" with
+      | seed | 2 |
+    And I follow task "one"
+    And I follow task "two"
+    Then streams "one" and "two" have different tokens
+    And the receipts of "one" and "two" differ in "request_digest"
+    And the receipts of "one" and "two" agree in "fingerprint"
+
+  @LO-204
+  Scenario: A seed that was chosen by the daemon repeats the answer
+    Given the shared daemon
+    When I submit task "chosen"
+    Then the answer is 202
+    And I keep its "seed" as $SEED
+    When I follow task "chosen"
+    And I submit task "repeated" with
+      | seed | $SEED |
+    And I follow task "repeated"
+    Then streams "chosen" and "repeated" have the same tokens
+    And the receipts of "chosen" and "repeated" agree in "request_digest"
+
+  @ORCH-3045
+  Scenario: Who asked, and with which priority, does not change the bytes
+    Given the shared daemon
+    When I submit task "urgent" with
+      | seed     | 7           |
+      | priority | interactive |
+    And I submit task "patient" with
+      | seed       | 7                                    |
+      | priority   | batch                                |
+      | session_id | 3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10 |
+    And I follow task "urgent"
+    And I follow task "patient"
+    Then streams "urgent" and "patient" have the same tokens
+    And the receipts of "urgent" and "patient" agree in "request_digest"
+
+  @LO-204
+  Scenario: The receipt says what the bytes depend on
+    Given the shared daemon
+    When I submit task "receipt" with
+      | seed | 0 |
+    And I follow task "receipt"
+    Then the end of stream "receipt" has
+      | receipt.seed              | 0                                                                       |
+      | receipt.determinism       | strict                                                                  |
+      | receipt.fingerprint       | /^fp-[0-9a-f]{16,64}$/                                                  |
+      | receipt.request_digest    | /^[0-9a-f]{64}$/                                                        |
+      | receipt.transcript_sha256 | /^[0-9a-f]{64}$/                                                        |
+      | receipt.replica_id        | /^default-[01]$/                                                        |
+      | receipt.engine_version    | /./                                                                     |
+      | receipt.model_digest      | sha256:f7532452c84534d102b6c3f8a796dbafbf2cb6c963a79a0654b4fd9cecbe742e |
+      | decode_time_ms            | >= 0                                                                    |
+    And I send GET "/v1/tasks/{receipt}"
+    And its body has
+      | end.receipt.seed         | 0                |
+      | end.receipt.model_digest | /^sha256:f7532452/ |
+
+  @LO-205
+  Scenario: A best-effort task says so
+    Given the shared daemon
+    When I submit task "loose" with
+      | determinism | best_effort |
+    Then its body has
+      | determinism | best_effort |
+    When I follow task "loose"
+    Then the end of stream "loose" has
+      | receipt.determinism | best_effort |
+
+  @LO-205
+  Scenario: Where replicas have several slots, strict is refused and best effort the default
+    Given a fake engine with 4 slots
+    And a daemon in front of a fake engine whose pool has
+      | slots | 4 |
+    When I submit task "strict" with
+      | determinism | strict |
+    Then the answer is 400 INVALID_PARAMS
+    And its message says "one slot"
+    When I submit task "unasked"
+    Then its body has
+      | determinism | best_effort |
+    When I follow task "unasked"
+    Then the end of stream "unasked" has
+      | receipt.determinism | best_effort |

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/cucumber/godog"
+)
+
+func (w *world) logSteps(step define) {
+	step(`^the log narrates the (admission|placement|stream_start|stream_end|cancel) of task "([^"]*)"$`, w.theLogNarrates)
+	step(`^the log narrates the (admission|placement|stream_start|stream_end|cancel) of task "([^"]*)" with$`, w.theLogNarratesWith)
+	step(`^the log places the tasks in the order "([^"]*)"$`, w.theLogPlaces)
+	step(`^the log never places task "([^"]*)"$`, w.theLogNeverPlaces)
+	step(`^the log has a line "([^"]*)"$`, w.theLogHasALine)
+	step(`^the log has a line "([^"]*)" with$`, w.theLogHasALineWith)
+	step(`^the log does not hold "(.*)"$`, w.theLogDoesNotHold)
+	step(`^every line of the log is a JSON object$`, w.theLogIsJSON)
+}
+
+var (
+	sentence = regexp.MustCompile(`^[A-Z][^\n]* [^\n]* [^\n]*\.$`)
+	opaque   = regexp.MustCompile(`(?i)[0-9a-f]{8}`)
+)
+
+// told are the fields of every line about a task (ORCH-3027), and whether each is a number.
+var told = map[string]bool{
+	"job_id": false, "session_id": false, "engine": false, "engine_version": false, "pool_id": false, "replica_id": false,
+	"queue_position": true, "predicted_start_ms": true, "tokens_in": true, "tokens_out": true, "decode_time_ms": true,
+	"correlation_id": false, "actor": false, "action": false, "target": false,
+}
+
+func (w *world) theLogNarrates(event, name string) error {
+	return w.theLogNarratesWith(event, name, &godog.Table{})
+}
+
+// theLogNarratesWith waits for the line and checks what ORCH-3300 and ORCH-3027 ask of each.
+func (w *world) theLogNarratesWith(event, name string, t *godog.Table) error {
+	task, err := w.task(name)
+	if err != nil {
+		return err
+	}
+	var line logLine
+	if err := w.daemon.logged("the line "+event, func(l logLine) bool {
+		line = l
+		return l["msg"] == event && l["job_id"] == task.id
+	}); err != nil {
+		return err
+	}
+	for field, number := range told {
+		switch line[field].(type) {
+		case json.Number:
+			if !number {
+				err = errors.Join(err, fmt.Errorf("%s is a number", field))
+			}
+		case string:
+			if number {
+				err = errors.Join(err, fmt.Errorf("%s is a text", field))
+			}
+		default:
+			err = errors.Join(err, fmt.Errorf("%s is missing", field))
+		}
+	}
+	human, _ := line["human"].(string)
+	if !sentence.MatchString(human) || opaque.MatchString(human) || strings.Contains(human, task.id) {
+		err = errors.Join(err, fmt.Errorf("`human` is no plain sentence: %q", human))
+	}
+	return errors.Join(err, w.lineHas(line, t))
+}
+
+func (w *world) lineHas(line logLine, t *godog.Table) error {
+	rows, err := w.rows(t)
+	for _, r := range rows {
+		if wrong := match(dig(map[string]any(line), r.name), r.value); wrong != nil {
+			err = errors.Join(err, fmt.Errorf("%s: %w", r.name, wrong))
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w, in %v", err, line)
+	}
+	return nil
+}
+
+func (w *world) placed() ([]any, error) {
+	log, err := w.daemon.log()
+	var ids []any
+	for _, l := range log {
+		if l["msg"] == "placement" {
+			ids = append(ids, l["job_id"])
+		}
+	}
+	return ids, err
+}
+
+// theLogPlaces waits until all of them are placed.
+func (w *world) theLogPlaces(names string) error {
+	var want []any
+	for name := range strings.SplitSeq(names, ", ") {
+		t, err := w.task(name)
+		if err != nil {
+			return err
+		}
+		want = append(want, t.id)
+	}
+	return poll("the placements", func() error {
+		got, err := w.placed()
+		if err == nil && !slices.Equal(got, want) {
+			err = fmt.Errorf("placed were %v, and should be %v", got, want)
+		}
+		return err
+	})
+}
+
+func (w *world) theLogNeverPlaces(name string) error {
+	t, err := w.task(name)
+	if err != nil {
+		return err
+	}
+	ids, err := w.placed()
+	if err == nil && slices.Contains(ids, any(t.id)) {
+		err = errors.New("it was placed")
+	}
+	return err
+}
+
+func (w *world) theLogHasALine(msg string) error {
+	return w.theLogHasALineWith(msg, &godog.Table{})
+}
+
+func (w *world) theLogHasALineWith(msg string, t *godog.Table) error {
+	var line logLine
+	if err := w.daemon.logged("the line "+msg, func(l logLine) bool { line = l; return l["msg"] == msg }); err != nil {
+		return err
+	}
+	return w.lineHas(line, t)
+}
+
+func (w *world) theLogDoesNotHold(text string) error {
+	text, err := w.expand(text)
+	if err != nil {
+		return err
+	}
+	var found string
+	w.daemon.look(func() {
+		for _, line := range w.daemon.lines {
+			if strings.Contains(line, text) {
+				found = line
+			}
+		}
+	})
+	if found != "" {
+		return fmt.Errorf("it does: %s", found)
+	}
+	return nil
+}
+
+func (w *world) theLogIsJSON() error {
+	_, err := w.daemon.log()
+	return err
+}

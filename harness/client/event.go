@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package client
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+)
+
+// Event is one frame of an event stream.
+type Event struct {
+	ID   string // empty for metrics frames
+	Name string
+	Data string
+}
+
+// Frame is the event as it stood on the wire.
+func (e Event) Frame() string {
+	frame := "event: " + e.Name + "\ndata: " + e.Data + "\n\n"
+	if e.ID != "" {
+		frame = "id: " + e.ID + "\n" + frame
+	}
+	return frame
+}
+
+// Terminal reports whether nothing may follow.
+func (e Event) Terminal() bool { return e.Name == "end" || e.Name == "error" }
+
+// Scanner reads frames. It takes only what the contract says: id, event and data in this order, one line each, ended by
+// LF, in whole frames of UTF-8; and comments.
+type Scanner struct{ in *bufio.Reader }
+
+// NewScanner makes a Scanner.
+func NewScanner(r io.Reader) *Scanner { return &Scanner{bufio.NewReader(r)} }
+
+// Next returns the next event, or io.EOF at the stream's end.
+func (s *Scanner) Next() (Event, error) {
+	var lines []string
+	for {
+		line, err := s.in.ReadString('\n')
+		switch {
+		case errors.Is(err, io.EOF) && line == "" && lines == nil:
+			return Event{}, io.EOF
+		case errors.Is(err, io.EOF):
+			return Event{}, fmt.Errorf("the stream ended within a frame: %.300q", append(lines, line))
+		case err != nil:
+			return Event{}, fmt.Errorf("the stream broke off: %w", err)
+		}
+		line = strings.TrimSuffix(line, "\n")
+		switch {
+		case strings.ContainsRune(line, '\r') || !utf8.ValidString(line):
+			return Event{}, fmt.Errorf("a line holds a carriage return or is not UTF-8: %.300q", line)
+		case line != "":
+			lines = append(lines, line)
+		case len(lines) == 1 && strings.HasPrefix(lines[0], ":"):
+			lines = nil // a comment
+		default:
+			return parse(lines)
+		}
+	}
+}
+
+func parse(lines []string) (e Event, err error) {
+	rest := lines
+	field := func(name string) (value string) {
+		if len(rest) > 0 && strings.HasPrefix(rest[0], name+": ") {
+			value, rest = strings.TrimPrefix(rest[0], name+": "), rest[1:]
+		}
+		return value
+	}
+	e.ID, e.Name, e.Data = field("id"), field("event"), field("data")
+	if len(rest) > 0 || e.Name == "" || e.Data == "" {
+		return e, fmt.Errorf("a frame is not id, event, data: %.300q", lines)
+	}
+	return e, nil
+}

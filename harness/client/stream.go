@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+)
+
+// Started is the data of event 0.
+type Started struct {
+	TaskID           string `json:"task_id"`
+	QueuePosition    int    `json:"queue_position"`
+	PredictedStartMS int64  `json:"predicted_start_ms"`
+	Seed             uint32 `json:"seed"`
+	Determinism      string `json:"determinism"`
+}
+
+// Token is the data of a token event.
+type Token struct {
+	Text  string `json:"t"`
+	Index int    `json:"i"`
+}
+
+// End is the data of the `end` event of a completion.
+type End struct {
+	TokensIn     int     `json:"tokens_in"`
+	TokensOut    int     `json:"tokens_out"`
+	DecodeTimeMS int64   `json:"decode_time_ms"`
+	FinishReason string  `json:"finish_reason"`
+	Receipt      Receipt `json:"receipt"`
+}
+
+// Receipt says what a stream's bytes depend on, and what they are (LO-204).
+type Receipt struct {
+	Seed             uint32 `json:"seed"`
+	Determinism      string `json:"determinism"`
+	Fingerprint      string `json:"fingerprint"`
+	RequestDigest    string `json:"request_digest"`
+	TranscriptSHA256 string `json:"transcript_sha256"`
+	ReplicaID        string `json:"replica_id"`
+	EngineVersion    string `json:"engine_version"`
+	ModelDigest      string `json:"model_digest"`
+}
+
+// Failure is the data of the `error` event.
+type Failure struct {
+	Code         string `json:"code"`
+	Message      string `json:"message"`
+	Retriable    bool   `json:"retriable"`
+	RetryAfterMS int64  `json:"retry_after_ms"`
+	PolicyLabel  string `json:"policy_label"`
+	Engine       string `json:"engine"`
+	PoolID       string `json:"pool_id"`
+	Hint         string `json:"hint"`
+}
+
+// Log is the numbered events of a completion, read from event 0 and checked one by one: their order, their ids with the
+// running hash, the shape of their data, and the receipt against the tokens.
+type Log struct {
+	Events []Event
+	Start  Started
+	Tokens []string // the text of each
+	End    *End     // of a task that completed
+	Fail   *Failure // of one that did not
+
+	running    hash.Hash
+	transcript hash.Hash
+}
+
+// NewLog makes an empty log.
+func NewLog() *Log { return &Log{running: sha256.New(), transcript: sha256.New()} }
+
+// Text is what the tokens say together.
+func (l *Log) Text() string { return strings.Join(l.Tokens, "") }
+
+// Over reports whether the terminal event is there.
+func (l *Log) Over() bool { return l.End != nil || l.Fail != nil }
+
+// Take adds the next event. Frames of metrics are checked for their place and left out.
+func (l *Log) Take(e Event) error {
+	if err := l.take(e); err != nil {
+		return fmt.Errorf("%w, in the frame %.300q", err, e.Frame())
+	}
+	return nil
+}
+
+func (l *Log) take(e Event) error {
+	switch {
+	case l.Over():
+		return errors.New("it came behind the terminal event")
+	case (len(l.Events) == 0) != (e.Name == "started"):
+		return errors.New("`started` is the first event, and only that")
+	case e.Name == "metrics" && e.ID != "":
+		return errors.New("a metrics frame carries an id")
+	case e.Name == "metrics":
+		return nil
+	}
+	_, _ = io.WriteString(l.running, e.Name+"\n"+e.Data+"\n")
+	if want := fmt.Sprintf("%d-%s", len(l.Events), hex.EncodeToString(l.running.Sum(nil)[:4])); e.ID != want {
+		return fmt.Errorf("the id is %q and should be %q", e.ID, want)
+	}
+	l.Events = append(l.Events, e)
+	switch e.Name {
+	case "started":
+		return strictly([]byte(e.Data), &l.Start)
+	case "token":
+		return l.token(e.Data)
+	case "end":
+		return l.end(e.Data)
+	case "error":
+		l.Fail = &Failure{}
+		return strictly([]byte(e.Data), l.Fail)
+	}
+	return fmt.Errorf("there is no event %q", e.Name)
+}
+
+func (l *Log) token(data string) error {
+	var t Token
+	if err := strictly([]byte(data), &t); err != nil {
+		return err
+	}
+	if t.Text == "" { // U+FFFD is no breach: a model may write bytes that are no rune
+		return errors.New("`t` is empty")
+	}
+	if t.Index != len(l.Tokens) {
+		return fmt.Errorf("`i` is %d and should be %d", t.Index, len(l.Tokens))
+	}
+	l.Tokens = append(l.Tokens, t.Text)
+	_, _ = io.WriteString(l.transcript, t.Text)
+	return nil
+}
+
+func (l *Log) end(data string) error {
+	l.End = &End{}
+	if err := strictly([]byte(data), l.End); err != nil {
+		return err
+	}
+	receipt := l.End.Receipt
+	switch sum := hex.EncodeToString(l.transcript.Sum(nil)); {
+	case l.End.TokensOut != len(l.Tokens):
+		return fmt.Errorf("`tokens_out` is %d, and %d tokens came", l.End.TokensOut, len(l.Tokens))
+	case receipt.TranscriptSHA256 != sum:
+		return fmt.Errorf("the receipt's transcript_sha256 is %s, that of the tokens is %s", receipt.TranscriptSHA256, sum)
+	case receipt.Seed != l.Start.Seed || receipt.Determinism != l.Start.Determinism:
+		return errors.New("the receipt has another seed or determinism than `started`")
+	}
+	return nil
+}
+
+// Stream is a subscription to a completion from its event 0.
+type Stream struct {
+	*Log
+	body io.Closer
+	in   *Scanner
+}
+
+// Open subscribes to a task.
+func (c *Client) Open(ctx context.Context, taskID string) (*Stream, error) {
+	response, err := c.send(ctx, http.MethodGet, "/v1/tasks/"+taskID+"/stream", nil, http.StatusOK)
+	if err != nil {
+		return nil, err
+	}
+	if media, _, err := mime.ParseMediaType(response.Header.Get("Content-Type")); err != nil || media != "text/event-stream" {
+		_ = response.Body.Close()
+		return nil, fmt.Errorf("the answer is no event stream but %q", response.Header.Get("Content-Type"))
+	}
+	return &Stream{NewLog(), response.Body, NewScanner(response.Body)}, nil
+}
+
+// Next returns the next event, checked and added to the log, or io.EOF behind the terminal one.
+func (s *Stream) Next() (Event, error) {
+	e, err := s.in.Next()
+	switch {
+	case errors.Is(err, io.EOF) && s.Over():
+		return e, io.EOF
+	case errors.Is(err, io.EOF):
+		return e, errors.New("the stream ended without a terminal event")
+	case err != nil:
+		return e, err
+	}
+	return e, s.Take(e)
+}
+
+// Rest reads to the end and closes.
+func (s *Stream) Rest() error {
+	defer func() { _ = s.body.Close() }() // nothing is left in it
+	for {
+		switch _, err := s.Next(); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// Close hangs up.
+func (s *Stream) Close() { _ = s.body.Close() }

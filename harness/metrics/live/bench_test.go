@@ -1,0 +1,312 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package live
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/fakeengine"
+	"github.com/llama-orch/llama-orch/harness/metrics"
+	"github.com/llama-orch/llama-orch/service/provision"
+)
+
+const (
+	root = "../../.."
+	// patience bounds every wait. It is long, because a busy machine is no failure: waits end with what they wait for.
+	patience = 30 * time.Second
+)
+
+// bench is a daemon with five small pools.
+type bench struct {
+	contract metrics.Contract
+	// configured is what the labels without a closed list may say.
+	configured map[string][]string
+
+	dir    string // its data folder
+	url    string
+	cmd    *exec.Cmd
+	log    *bytes.Buffer // readable once the daemon has ended
+	done   chan struct{} // closed then
+	client *client.Client
+	// The engines of the pools held, drop and short.
+	held, drop, short *fakeengine.Engine
+}
+
+// config has two built-in workers, three pools in front of fake engines, and one whose engine is nowhere.
+const config = `
+bind_addr: 127.0.0.1:0
+data_dir: data
+auth: {optional_on_loopback: true}
+sampler_profiles: {v1: {temperature: 0.8, top_p: 0.95, top_k: 40}}
+pools:
+  - {id: haiku, model: {id: haiku, ref: "file:$MODEL"}, device: cpu, replicas: 2, ctx: 256, sampler_profile: v1, provisioning: {mode: builtin}}
+  - {id: gone, model: {id: haiku, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$GONE"]}}
+  - {id: held, model: {id: held, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$HELD"]}, queue: {capacity: 1, full_policy: reject}, timeouts: {wall: 10m, idle: 10m}}
+  - {id: drop, model: {id: drop, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$DROP"]}, queue: {capacity: 1, full_policy: drop-lru}, timeouts: {wall: 10m, idle: 10m}}
+  - {id: short, model: {id: short, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$SHORT"]}, timeouts: {wall: 400ms, idle: 300ms}}
+`
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	libs, err := provision.LocateEngineLibs()
+	require.NoError(t, err)
+	b := &bench{dir: t.TempDir(), log: &bytes.Buffer{}, done: make(chan struct{})}
+	b.contract, err = metrics.ReadLint(filepath.Join(root, metrics.LintPath))
+	require.NoError(t, err)
+	b.configured = map[string][]string{
+		"pool_id": {"haiku", "gone", "held", "drop", "short"}, "model_id": {"haiku", "held", "drop", "short"},
+		"replica_id":     {"", "haiku-0", "haiku-1", "gone-0", "held-0", "drop-0", "short-0"},
+		"engine_version": {"", "fake-1", "llama.cpp v0.5.0 built-in"},
+	}
+	engine := func(e **fakeengine.Engine) string {
+		*e = fakeengine.New(fakeengine.Options{})
+		s := httptest.NewServer(*e)
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	model, err := filepath.Abs(filepath.Join(root, "models", "haiku", "haiku.gguf"))
+	require.NoError(t, err)
+	text := strings.NewReplacer("$MODEL", model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short)).Replace(config)
+	path := filepath.Join(b.dir, "config.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+
+	exe := filepath.Join(b.dir, "orchestratord")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", exe, "./cmd/orchestratord")
+	build.Dir = root
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+
+	b.start(t, exe, path, libs)
+	b.client = client.New(b.url, "")
+	t.Cleanup(b.client.Close)
+	return b
+}
+
+// nowhere is an address that nobody listens on.
+func nowhere(t *testing.T) string {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return "http://" + l.Addr().String()
+}
+
+// start runs the daemon until the test ends. The caller's thread has to stay: the daemon ends with it.
+func (b *bench) start(t *testing.T, exe, config, libs string) {
+	b.cmd = exec.Command(exe, "serve", "--config", config)
+	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, provision.EnvEngineLibs + "=" + libs}
+	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	read, write := io.Pipe()
+	b.cmd.Stdout, b.cmd.Stderr = write, write
+	require.NoError(t, b.cmd.Start())
+	address := make(chan string, 1)
+	read2 := io.TeeReader(read, b.log)
+	scanned := make(chan struct{})
+	go func() { // joined through scanned
+		defer close(scanned)
+		lines := json.NewDecoder(read2)
+		for {
+			var line struct{ Msg, Addr string }
+			if err := lines.Decode(&line); err != nil {
+				_, _ = io.Copy(io.Discard, read2)
+				return
+			}
+			if line.Msg == "serving" {
+				address <- line.Addr
+			}
+		}
+	}()
+	go func() { // joined through done
+		defer close(b.done)
+		_ = b.cmd.Wait() // a test that minds looks at the state
+		_ = write.Close()
+		<-scanned
+	}()
+	t.Cleanup(func() {
+		select {
+		case <-b.done:
+		default:
+			_ = syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL)
+			<-b.done
+		}
+		if t.Failed() {
+			t.Logf("the daemon's log:\n%s", b.log)
+		}
+	})
+	select {
+	case addr := <-address:
+		b.url = "http://" + addr
+	case <-b.done:
+		require.Fail(t, "the daemon ended before it served", "%s", b.log)
+	case <-time.After(patience):
+		require.Fail(t, "the daemon does not serve")
+	}
+}
+
+// eventually asks until try finds nothing wrong.
+func eventually(t *testing.T, try func() []string) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		wrong := try()
+		if len(wrong) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			require.Fail(t, "waited in vain", "%s", strings.Join(wrong, "\n"))
+		}
+		<-tick.C
+	}
+}
+
+func bounded(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// exposition is what /metrics answers.
+func (b *bench) exposition(t *testing.T) []byte {
+	t.Helper()
+	text, err := b.client.Get(bounded(t), "/metrics")
+	require.NoError(t, err)
+	return text
+}
+
+// scrape reads /metrics, which must keep the contract at any time.
+func (b *bench) scrape(t *testing.T) metrics.Scrape {
+	t.Helper()
+	s, err := metrics.Parse(b.exposition(t))
+	require.NoError(t, err)
+	require.Empty(t, b.contract.Lint(s, b.configured))
+	return s
+}
+
+// request is a task's body.
+type request map[string]any
+
+const prompt = "Write a haiku about rain containing \"seven\".\n\n"
+
+// submit posts a task for a model and returns its id.
+func (b *bench) submit(t *testing.T, model string, more request) string {
+	t.Helper()
+	a, err := b.client.Submit(bounded(t), body(t, model, more))
+	require.NoError(t, err)
+	return a.TaskID
+}
+
+func body(t *testing.T, model string, more request) []byte {
+	t.Helper()
+	r := request{"model_ref": model, "prompt": prompt}
+	for name, value := range more {
+		r[name] = value
+	}
+	text, err := json.Marshal(r)
+	require.NoError(t, err)
+	return text
+}
+
+// refused posts a task that must be refused with a code.
+func (b *bench) refused(t *testing.T, code, model string, more request) {
+	t.Helper()
+	_, err := b.client.Submit(bounded(t), body(t, model, more))
+	var r *client.RefusedError
+	require.True(t, errors.As(err, &r), "%v", err)
+	require.Equal(t, code, r.Code)
+}
+
+func (b *bench) cancel(t *testing.T, id string) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(bounded(t), http.MethodPost, b.url+"/v1/tasks/"+id+"/cancel", nil)
+	require.NoError(t, err)
+	answer, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+}
+
+func (b *bench) follow(t *testing.T, id string) *client.Stream {
+	t.Helper()
+	s, err := b.client.Open(bounded(t), id)
+	require.NoError(t, err)
+	t.Cleanup(s.Close)
+	return s
+}
+
+// read takes events until there are so many tokens.
+func read(t *testing.T, s *client.Stream, tokens int) {
+	t.Helper()
+	for len(s.Tokens) < tokens {
+		_, err := s.Next()
+		require.NoError(t, err)
+	}
+}
+
+// fails reads to the end, which must be an error.
+func fails(t *testing.T, s *client.Stream, code string) {
+	t.Helper()
+	require.NoError(t, s.Rest())
+	require.NotNil(t, s.Fail)
+	require.Equal(t, code, s.Fail.Code)
+}
+
+// busy waits until an engine has so many slots in use.
+func busy(t *testing.T, e *fakeengine.Engine, slots int) {
+	t.Helper()
+	_, err := e.Wait(bounded(t), func(s fakeengine.State) bool { return s.Busy == slots && s.Waiting == 0 })
+	require.NoError(t, err)
+}
+
+// neverRead opens a stream and takes nothing of it.
+func (b *bench) neverRead(t *testing.T, id string) (hangUp func() error) {
+	t.Helper()
+	host := strings.TrimPrefix(b.url, "http://")
+	c, err := net.Dial("tcp", host)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = c.Close() })
+	require.NoError(t, c.(*net.TCPConn).SetReadBuffer(4096))
+	_, err = fmt.Fprintf(c, "GET /v1/tasks/%s/stream HTTP/1.1\r\nHost: %s\r\n\r\n", id, host)
+	require.NoError(t, err)
+	return c.Close
+}
+
+// worker returns the pid of a replica's worker, by the files that the daemon keeps of them.
+func (b *bench) worker(t *testing.T, replica string) int {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(b.dir, "data", "run", "*.json"))
+	require.NoError(t, err)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		var w struct {
+			PID     int
+			Replica string `json:"replica_id"`
+		}
+		require.NoError(t, json.Unmarshal(text, &w))
+		if w.Replica == replica {
+			return w.PID
+		}
+	}
+	require.Fail(t, "no worker of "+replica+" among "+strconv.Itoa(len(files)))
+	return 0
+}

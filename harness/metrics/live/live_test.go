@@ -1,0 +1,300 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package live
+
+import (
+	"bytes"
+	"fmt"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/harness/fakeengine"
+	"github.com/llama-orch/llama-orch/harness/metrics"
+)
+
+// action does something to the daemon and says what that does to the series.
+type action struct {
+	name string
+	do   func(*testing.T, *bench) []metrics.Move
+}
+
+func by(figure float64, format string, args ...any) metrics.Move {
+	return metrics.Move{Series: fmt.Sprintf(format, args...), Kind: metrics.By, Figure: figure}
+}
+
+func is(figure float64, format string, args ...any) metrics.Move {
+	return metrics.Move{Series: fmt.Sprintf(format, args...), Kind: metrics.Is, Figure: figure}
+}
+
+// looks are decisions without a replica: the scheduler looks again whenever something has changed.
+var looks = metrics.Move{Series: `placement_decisions_total{outcome="no_replica"}`, Kind: metrics.AtLeast, Figure: 1}
+
+// queued is what the accept of a task moves.
+func queued(pool, priority string) []metrics.Move {
+	return []metrics.Move{by(1, `tasks_enqueued_total{pool_id=%q,priority=%q,replica_id=""}`, pool, priority)}
+}
+
+// started is what a dispatch moves.
+func started(pool, priority string) []metrics.Move {
+	return []metrics.Move{
+		by(1, `tasks_started_total{pool_id=%q,priority=%q}`, pool, priority),
+		by(1, `placement_decisions_total{outcome="placed"}`),
+		by(1, `placement_candidates_considered`),
+		by(1, `llorch_prediction_error_ms{pool_id=%q}`, pool),
+	}
+}
+
+// ended is what the end of a task moves that somebody decided on.
+func ended(pool, replica, reason, outcome string) []metrics.Move {
+	return []metrics.Move{
+		by(1, `tasks_canceled_total{pool_id=%q,replica_id=%q,reason=%q}`, pool, replica, reason),
+		by(1, `llorch_tasks_finished_total{pool_id=%q,outcome=%q}`, pool, outcome),
+	}
+}
+
+func both(moves ...[]metrics.Move) (all []metrics.Move) {
+	for _, m := range moves {
+		all = append(all, m...)
+	}
+	return all
+}
+
+func refusal(code, model string, more request, moves ...metrics.Move) func(*testing.T, *bench) []metrics.Move {
+	return func(t *testing.T, b *bench) []metrics.Move {
+		b.refused(t, code, model, more)
+		return moves
+	}
+}
+
+func completion(priority, decision string, more request) func(*testing.T, *bench) []metrics.Move {
+	return func(t *testing.T, b *bench) []metrics.Move {
+		more["priority"] = priority
+		s := b.follow(t, b.submit(t, "haiku", more))
+		require.NoError(t, s.Rest())
+		require.NotNil(t, s.End, "%+v", s.Fail)
+		replica := s.End.Receipt.ReplicaID
+		return both(queued("haiku", priority), started("haiku", priority), []metrics.Move{
+			by(1, `tasks_started_total{pool_id="haiku",replica_id=%q}`, replica),
+			by(1, `placement_decisions_total{%s}`, decision),
+			by(1, `latency_first_token_ms{pool_id="haiku",priority=%q}`, priority),
+			by(1, `latency_decode_ms{pool_id="haiku",priority=%q}`, priority),
+			by(float64(s.End.TokensIn), `tokens_in_total{pool_id="haiku",replica_id=%q}`, replica),
+			by(float64(len(s.Tokens)), `tokens_out_total{pool_id="haiku",replica_id=%q}`, replica),
+			by(1, `llorch_tasks_finished_total{pool_id="haiku",outcome="completed"}`),
+			is(0, `llorch_streams_open`),
+		})
+	}
+}
+
+const stepped = 200 // tokens of an engine that sends each when it is told
+
+// The table: action, series, delta. Actions build on those before them.
+var table = []action{
+	{"an interactive task completes", completion("interactive", `outcome="placed",pinned="false",fallback="false"`, request{})},
+	{"a batch task completes", completion("batch", `outcome="placed",pinned="false",fallback="false"`, request{})},
+	{"a pinned task completes", completion("interactive", `outcome="placed",pinned="true",fallback="false"`,
+		request{"placement": request{"mode": "pin", "pool_id": "haiku"}})},
+	{"a task falls back from the pool it prefers", completion("batch", `outcome="placed",pinned="false",fallback="true"`,
+		request{"placement": request{"mode": "prefer", "pool_id": "gone"}})},
+
+	{"an unknown model is refused", refusal("MODEL_NOT_FOUND", "other", nil, by(1, `tasks_rejected_total{engine="none",reason="model_not_found"}`))},
+	{"a request that makes no sense is refused", refusal("INVALID_PARAMS", "haiku", request{"inputs": []string{"x"}},
+		by(1, `tasks_rejected_total{engine="none",reason="invalid_params"}`))},
+	{"a context that is too long is refused", refusal("INVALID_PARAMS", "haiku", request{"max_tokens": 1000},
+		by(1, `tasks_rejected_total{engine="llamacpp",reason="invalid_params"}`))},
+	{"a pin to a pool that is not ready is refused", refusal("POOL_UNREADY", "haiku", request{"placement": request{"mode": "pin", "pool_id": "gone"}},
+		by(1, `tasks_rejected_total{engine="llamacpp",reason="pool_unready"}`))},
+	{"a body outside of the contract counts nowhere", refusal("INVALID_PARAMS", "haiku", request{"colour": "red"})},
+	{"a task_id with another body is a conflict", func(t *testing.T, b *bench) []metrics.Move {
+		named := completion("interactive", `outcome="placed"`, request{"task_id": "first"})(t, b)
+		b.refused(t, "CONFLICT", "haiku", request{"task_id": "first", "seed": 1})
+		return both(named, []metrics.Move{by(1, `tasks_rejected_total{engine="none",reason="conflict"}`)})
+	}},
+	{"the same submit again counts nowhere", func(t *testing.T, b *bench) []metrics.Move {
+		require.Equal(t, "first", b.submit(t, "haiku", request{"task_id": "first", "priority": "interactive"}))
+		return nil
+	}},
+
+	{"a slot is taken", func(t *testing.T, b *bench) []metrics.Move {
+		b.held.SetScript(fakeengine.Script{Stepped: true, Tokens: stepped})
+		b.submit(t, "held", request{"task_id": "running"})
+		busy(t, b.held, 1)
+		return both(queued("held", "interactive"), started("held", "interactive"), []metrics.Move{is(0, `queue_depth{pool_id="held"}`)})
+	}},
+	{"a task waits", func(t *testing.T, b *bench) []metrics.Move {
+		b.submit(t, "held", request{"task_id": "waiting"})
+		return both(queued("held", "interactive"), []metrics.Move{looks,
+			is(1, `queue_depth{pool_id="held",priority="interactive"}`), is(0, `queue_depth{pool_id="held",priority="batch"}`)})
+	}},
+	{"a full queue refuses", refusal("ADMISSION_REJECT", "held", nil,
+		by(1, `tasks_rejected_total{engine="llamacpp",reason="admission_reject"}`), by(1, `admission_backpressure_events_total{engine="llamacpp",policy="reject"}`))},
+	{"a queued task is cancelled", func(t *testing.T, b *bench) []metrics.Move {
+		b.cancel(t, "waiting")
+		return both(ended("held", "", "client", "canceled"), []metrics.Move{is(0, `queue_depth{pool_id="held"}`)})
+	}},
+	{"a running task is cancelled", func(t *testing.T, b *bench) []metrics.Move {
+		s := b.follow(t, "running")
+		b.held.Release(3)
+		read(t, s, 3)
+		b.cancel(t, "running")
+		fails(t, s, "CANCELED")
+		busy(t, b.held, 0)
+		return both(ended("held", "held-0", "client", "canceled"), []metrics.Move{
+			by(3, `tokens_out_total{pool_id="held",replica_id="held-0"}`), by(1, `latency_first_token_ms{pool_id="held"}`)})
+	}},
+	{"a second cancel counts nowhere", func(t *testing.T, b *bench) []metrics.Move {
+		b.cancel(t, "running")
+		return nil
+	}},
+	{"a deadline passes", func(t *testing.T, b *bench) []metrics.Move {
+		s := b.follow(t, b.submit(t, "held", request{"deadline_ms": 300}))
+		fails(t, s, "DEADLINE_UNMET")
+		busy(t, b.held, 0)
+		return both(queued("held", "interactive"), started("held", "interactive"), ended("held", "held-0", "deadline", "failed"))
+	}},
+	{"a full queue drops the oldest", func(t *testing.T, b *bench) []metrics.Move {
+		b.drop.SetScript(fakeengine.Script{Stepped: true, Tokens: stepped})
+		b.submit(t, "drop", request{"task_id": "kept"})
+		busy(t, b.drop, 1)
+		s := b.follow(t, b.submit(t, "drop", request{"task_id": "old", "priority": "batch"}))
+		b.submit(t, "drop", request{"task_id": "young"})
+		fails(t, s, "QUEUE_FULL_DROP_LRU")
+		return both(started("drop", "interactive"), ended("drop", "", "drop_lru", "failed"), []metrics.Move{looks,
+			by(2, `tasks_enqueued_total{pool_id="drop",priority="interactive"}`), by(1, `tasks_enqueued_total{pool_id="drop",priority="batch"}`),
+			by(1, `admission_backpressure_events_total{engine="llamacpp",policy="drop-lru"}`)})
+	}},
+	{"a task runs longer than its pool allows", func(t *testing.T, b *bench) []metrics.Move {
+		b.short.SetScript(fakeengine.Script{Stepped: true})
+		fails(t, b.follow(t, b.submit(t, "short", nil)), "DECODE_TIMEOUT")
+		busy(t, b.short, 0)
+		return both(queued("short", "interactive"), started("short", "interactive"), ended("short", "short-0", "timeout", "failed"))
+	}},
+	{"an engine breaks off", func(t *testing.T, b *bench) []metrics.Move {
+		b.short.SetScript(fakeengine.Script{Fault: fakeengine.Die, After: 2, Tokens: stepped, Times: 1})
+		s := b.follow(t, b.submit(t, "short", nil))
+		fails(t, s, "WORKER_RESET")
+		return both(queued("short", "interactive"), started("short", "interactive"), []metrics.Move{
+			by(1, `llorch_tasks_finished_total{pool_id="short",outcome="failed"}`), by(1, `latency_first_token_ms{pool_id="short"}`),
+			by(float64(len(s.Tokens)), `tokens_out_total{pool_id="short",replica_id="short-0"}`)})
+	}},
+
+	{"streams are opened", func(t *testing.T, b *bench) []metrics.Move {
+		for range 3 {
+			s, err := b.client.Open(t.Context(), "kept")
+			require.NoError(t, err)
+			openStreams = append(openStreams, s.Close)
+		}
+		return []metrics.Move{is(3, `llorch_streams_open`)}
+	}},
+	{"streams are closed", func(*testing.T, *bench) []metrics.Move {
+		for _, hangUp := range openStreams {
+			hangUp()
+		}
+		return []metrics.Move{is(0, `llorch_streams_open`)}
+	}},
+	{"a client that does not read is cut off", func(t *testing.T, b *bench) []metrics.Move {
+		text := make([]string, stepped)
+		for i := range text {
+			text[i] = strings.Repeat("x", 60_000)
+		}
+		b.held.SetScript(fakeengine.Script{Stepped: true, Tokens: stepped + 1, Text: append(text, "y")})
+		id := b.submit(t, "held", nil)
+		hangUp := b.neverRead(t, id)
+		s := b.follow(t, id)
+		b.held.Release(stepped)
+		read(t, s, stepped)
+		b.cancel(t, id)
+		fails(t, s, "CANCELED")
+		require.NoError(t, hangUp()) // or the daemon would wait for it to take one more write
+		busy(t, b.held, 0)
+		return both(queued("held", "interactive"), started("held", "interactive"), ended("held", "held-0", "client", "canceled"), []metrics.Move{
+			by(stepped, `tokens_out_total{pool_id="held"}`), by(1, `latency_first_token_ms{pool_id="held"}`),
+			by(1, `llorch_stream_cutoffs_total`), is(0, `llorch_streams_open`)})
+	}},
+
+	{"a worker dies", func(t *testing.T, b *bench) []metrics.Move {
+		require.NoError(t, syscall.Kill(b.worker(t, "haiku-1"), syscall.SIGKILL))
+		return []metrics.Move{
+			by(1, `llorch_worker_restarts_total{pool_id="haiku",replica_id="haiku-1",reason="exited"}`),
+			is(1, `llorch_replica_state{replica_id="haiku-1",state="ready"}`), is(1, `llorch_replica_state{replica_id="haiku-1"}`)}
+	}},
+	{"what stands still stands still", func(*testing.T, *bench) []metrics.Move {
+		return []metrics.Move{
+			is(1, `llorch_build_info`), is(3+2, `llorch_replica_state{state="ready"}`), is(0, `llorch_replica_state{replica_id="gone-0",state="ready"}`),
+			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`)}
+	}},
+	{"the daemon is told to stop", func(t *testing.T, b *bench) []metrics.Move {
+		// The task that runs keeps it from stopping, so there is time to look.
+		s := b.follow(t, "young")
+		require.NoError(t, b.cmd.Process.Signal(syscall.SIGTERM))
+		fails(t, s, "SHUTTING_DOWN")
+		return ended("drop", "", "shutdown", "failed")
+	}},
+}
+
+// openStreams are closed one action after they were opened.
+var openStreams []func()
+
+// ORCH-3028, OC-METRICS-7101, OC-METRICS-7102, LO-103
+func TestSeriesMoveWhenTheyShould(t *testing.T) {
+	runtime.LockOSThread() // the daemon ends with this thread, however the test does
+	promtool, err := metrics.FindPromtool()
+	require.NoError(t, err)
+	b := newBench(t)
+	// The daemon keeps trying to reach the engine that is nowhere.
+	loose := []metrics.Move{{Series: `llorch_worker_restarts_total{pool_id="gone"}`}}
+	eventually(t, func() []string {
+		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(5, `llorch_replica_state{state="ready"}`)}, loose)
+	})
+	var last []byte
+	for i, a := range table {
+		if !t.Run(a.name, func(t *testing.T) {
+			before := b.scrape(t)
+			moves := a.do(t, b)
+			eventually(t, func() []string { return b.contract.Unmoved(before, b.scrape(t), moves, loose) })
+			last = b.exposition(t)
+		}) {
+			t.Fatalf("%d actions behind %q were not tried: they build on it", len(table)-i-1, a.name)
+		}
+	}
+
+	seen, err := metrics.Parse(last)
+	require.NoError(t, err)
+	require.Empty(t, b.contract.Missing(seen))
+	wrong, err := b.contract.Promtool(t.Context(), promtool, last)
+	require.NoError(t, err)
+	require.Empty(t, wrong)
+	t.Run("a broken copy of the scrape fails", func(t *testing.T) { aBrokenCopyFails(t, b, promtool, last) })
+
+	b.drop.Release(stepped) // lets the last task end, and the daemon with it
+	select {
+	case <-b.done:
+		require.Zero(t, b.cmd.ProcessState.ExitCode())
+	case <-bounded(t).Done():
+		require.Fail(t, "the daemon does not stop")
+	}
+}
+
+// breakers change a scrape in one place each, so that the gate must find something.
+var breakers = map[string]string{
+	`pool_id="haiku"`: `pool="haiku"`, `le="150"`: `le="151"`, "TYPE queue_depth gauge": "TYPE queue_depth counter",
+	`priority="batch"`: `priority="low"`, "llorch_streams_open": "llorch_streams_opened", "llorch_build_info": "gpu_utilization",
+	`replica_id="held-0"`: `replica_id="3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10"`,
+}
+
+// aBrokenCopyFails makes sure that it is the real scrape that the gate looks at.
+func aBrokenCopyFails(t *testing.T, b *bench, promtool string, text []byte) {
+	for from, to := range breakers {
+		require.Contains(t, string(text), from)
+		broken, err := metrics.Parse(bytes.ReplaceAll(text, []byte(from), []byte(to)))
+		require.NoError(t, err)
+		require.NotEmpty(t, b.contract.Lint(broken, b.configured), "%s instead of %s", to, from)
+	}
+	wrong, err := b.contract.Promtool(t.Context(), promtool, bytes.ReplaceAll(text, []byte("tasks_started_total"), []byte("tasks_started")))
+	require.NoError(t, err)
+	require.NotEmpty(t, wrong)
+}

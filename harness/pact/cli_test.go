@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+//go:build pact
+
+package pact
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// cliCall runs the program, and looks at its exit code and at what it prints.
+func cliCall(args string, code int, says string, exchanges ...exchange) call {
+	return call{name: exchanges[0].name, exchanges: exchanges, do: func(t *testing.T, addr string) {
+		// No argument holds a space, since prompts come from stdin.
+		cmd := exec.CommandContext(t.Context(), program("llama-orch"), strings.Fields(args)...)
+		cmd.Env = []string{"LLORCH_ADDR=" + addr}
+		if exchanges[0].token != "" {
+			cmd.Env = append(cmd.Env, "LLORCH_API_TOKEN="+exchanges[0].token)
+		}
+		cmd.Stdin = strings.NewReader(prompt)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil {
+			require.ErrorAs(t, err, &exit, string(out))
+		}
+		require.Equal(t, code, cmd.ProcessState.ExitCode(), string(out))
+		require.Contains(t, string(out), says)
+	}}
+}
+
+func cliCalls() []call {
+	const (
+		failed  = 1
+		refused = 4
+		unknown = "no-such-task"
+	)
+	answer := strings.Join(transcript, "")
+	missing := refusal(task.NotFound, false)
+	_, _, first := example("cli-resumed", false)
+	// The program says what it wants even where that is the default.
+	ask := func(id string, more object) object {
+		return with(with(haiku(id), object{"priority": "interactive"}), more)
+	}
+	withoutToken, withBadToken := listPools("").refused("pools without a token", 401, refusal(task.MissingToken, false)),
+		listPools("").refused("pools with a wrong token", 401, refusal(task.BadToken, false))
+	withoutToken.token, withBadToken.token = "", "not-the-token"
+
+	// Interactions are verified in the order of their names, so a task is submitted before its stream is asked for.
+	return []call{
+		cliCall("run - -m haiku --task-id cli-run --seed 42", 0, answer,
+			submit("run 1, the submit", ask("cli-run", object{"seed": seed})), follow("run 2, the stream", "cli-run")),
+		cliCall("run - --task-id cli-alone --seed 42", 0, answer,
+			listPools("run without a model 1, the pools"),
+			submit("run without a model 2, the submit", ask("cli-alone", object{"seed": seed})), follow("run without a model 3, the stream", "cli-alone")),
+		cliCall("run - --task-id cli-all -m haiku --chat --system short --priority batch --seed 42 --max-tokens 24 --temperature 0.5 --stop X"+
+			" --determinism strict --pool default", 0, answer,
+			submit("run with every option 1, the submit", with(haiku("cli-all"), object{
+				"prompt": nil, "messages": []object{{"role": "system", "content": "short"}, {"role": "user", "content": prompt}}, "priority": "batch",
+				"seed": seed, "max_tokens": 24, "params": object{"temperature": 0.5, "stop": []string{"X"}}, "determinism": "strict",
+				"placement": object{"mode": "pin", "pool_id": "default"},
+			})), follow("run with every option 2, the stream", "cli-all")),
+		cliCall("run - -m haiku --task-id cli-long --max-tokens 9999", failed, "INVALID_PARAMS",
+			submit("", ask("cli-long", object{"max_tokens": 9999})).refused("run with an answer that is too long", 400, refusal(task.InvalidParams, false))),
+		cliCall("run - -m no-such-model --task-id cli-model", failed, "MODEL_NOT_FOUND",
+			submit("", ask("cli-model", object{"model_ref": "no-such-model"})).refused("run with an unknown model", 404, refusal(task.ModelNotFound, false))),
+		cliCall("run - -m haiku --task-id cli-taken --seed 1", failed, "CONFLICT",
+			submit("", ask("cli-taken", object{"seed": 1})).in(stateOf(stateCompleted, "cli-taken")).refused("run with a taken id", 409, refusal(task.Conflict, false))),
+		cliCall("run - -m slow --task-id cli-full", refused, "ADMISSION_REJECT",
+			submit("", ask("cli-full", object{"model_ref": "slow"})).in(state(stateFull)).refused("run with a full queue", 429, queueFull())),
+		cliCall("run - -m down --task-id cli-unready", refused, "POOL_UNREADY",
+			submit("", ask("cli-unready", object{"model_ref": "down"})).in(state(stateUnready)).refused("run without replicas", 503, refusal(task.PoolUnready, true))),
+
+		cliCall("stream cli-stream", 0, answer, follow("stream", "cli-stream")),
+		cliCall("stream cli-resumed --after "+first, 0, answer, resume("stream from behind the first event", "cli-resumed")),
+		cliCall("stream "+unknown, failed, "NOT_FOUND", follow("", unknown).in(state(stateReady)).refused("stream of an unknown task", 404, missing)),
+		cliCall("stream cli-ahead --after 9999-00000000", failed, "INVALID_PARAMS",
+			follow("", "cli-ahead").after("9999-00000000").refused("stream behind an event that never was", 400, refusal(task.InvalidParams, false))),
+
+		cliCall("cancel cli-cancel", 0, "canceled", cancel("cancel of a running task", stateRunning, "cli-cancel", task.StateCanceled)),
+		cliCall("cancel cli-late", 0, "completed", cancel("cancel of a completed task", stateCompleted, "cli-late", task.Completed)),
+		cliCall("cancel "+unknown, failed, "NOT_FOUND", cancel("", stateReady, unknown, "").in(state(stateReady)).refused("cancel of an unknown task", 404, missing)),
+		cliCall("task cli-running", 0, "running", showTask("task that runs", stateRunning, "cli-running", task.Running)),
+		cliCall("task cli-completed", 0, "transcript", showTask("task that has completed", stateCompleted, "cli-completed", task.Completed)),
+		cliCall("task "+unknown, failed, "NOT_FOUND", get("", state(stateReady), "/v1/tasks/"+unknown, nil).refused("task that is unknown", 404, missing)),
+		cliCall("tasks --state completed --limit 1", 0, "listed", listTasks("tasks", task.Completed, map[string]string{"state": "completed", "limit": "1"})),
+		cliCall("pools", 0, "REPLICAS", listPools("pools")),
+		cliCall("pools default", 0, "default-0", showPool("pools with a pool's name", "default")),
+		cliCall("pools no-such-pool", failed, "NOT_FOUND", showPool("", "no-such-pool").refused("pools with an unknown pool's name", 404, missing)),
+		cliCall("pools", failed, "MISSING_TOKEN", withoutToken),
+		cliCall("pools", failed, "BAD_TOKEN", withBadToken),
+		cliCall("capabilities", 0, "createTask", showCapabilities("capabilities")),
+	}
+}

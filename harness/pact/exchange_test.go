@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+//go:build pact
+
+package pact
+
+import (
+	"net/http"
+
+	"github.com/pact-foundation/pact-go/v2/matchers"
+	"github.com/pact-foundation/pact-go/v2/models"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// get is an exchange without a request body.
+func get(name string, state models.ProviderState, path string, answer any) exchange {
+	return exchange{
+		name: name, state: state, method: http.MethodGet, path: path, token: token, status: http.StatusOK, headers: plain(), answer: answer,
+	}
+}
+
+// refused turns an exchange into one that the daemon refuses.
+func (e exchange) refused(name string, status int, answer object) exchange {
+	e.name, e.status, e.headers, e.answer, e.stream, e.streamIs = name, status, plain(), answer, "", ""
+	if status == http.StatusTooManyRequests {
+		e.headers = backOff()
+	}
+	return e
+}
+
+// in puts an exchange into another provider state.
+func (e exchange) in(s models.ProviderState) exchange {
+	e.state = s
+	return e
+}
+
+func submit(name string, body object) exchange {
+	id := body["task_id"].(string)
+	return exchange{
+		name: name, state: state(stateReady), method: http.MethodPost, path: "/v1/tasks", token: token, body: body,
+		status: http.StatusAccepted, headers: accepted(id), answer: admission(id),
+	}
+}
+
+func showTask(name, given, id string, is task.State) exchange {
+	return get(name, stateOf(given, id), "/v1/tasks/"+id, status(id, is))
+}
+
+func listTasks(name string, is task.State, query map[string]string) exchange {
+	e := get(name, stateOf(stateCompleted, "listed"), "/v1/tasks", object{"tasks": matchers.EachLike(status(like("listed"), is), 1)})
+	e.query = query
+	return e
+}
+
+func cancel(name, given, id string, outcome task.State) exchange {
+	e := get(name, stateOf(given, id), "/v1/tasks/"+id+"/cancel", canceled(id, outcome))
+	e.method = http.MethodPost
+	return e
+}
+
+// follow streams a completed task.
+func follow(name, id string) exchange {
+	e := get(name, stateOf(stateCompleted, id), "/v1/tasks/"+id+"/stream", nil)
+	e.headers = streaming()
+	e.stream, _, _ = example(id, false)
+	e.streamIs = startedIs(id) + tokensAre + "+" + endIs
+	return e
+}
+
+// resume streams a completed task from behind its first event, whose id only its provider knows.
+func resume(name, id string) exchange {
+	e := follow(name, id)
+	_, rest, first := example(id, false)
+	e.header = map[string]matchers.Matcher{"Last-Event-ID": matchers.FromProviderState("${first_event_id}", first)}
+	e.stream, e.streamIs = rest, "^"+tokensAre+"+"+endIs
+	return e
+}
+
+// after sets the event behind which an exchange streams.
+func (e exchange) after(id string) exchange {
+	e.header = map[string]matchers.Matcher{"Last-Event-ID": matchers.S(id)}
+	return e
+}
+
+func listPools(name string) exchange {
+	return get(name, state(stateReady), "/v1/pools", object{"pools": matchers.EachLike(pool(), 1)})
+}
+
+func showPool(name, id string) exchange {
+	return get(name, state(stateReady), "/v1/pools/"+id+"/health", poolHealth(id))
+}
+
+func showCapabilities(name string) exchange {
+	return get(name, state(stateReady), "/v1/capabilities", capabilities())
+}
+
+func haiku(id string) object { return object{"task_id": id, "model_ref": "haiku", "prompt": prompt} }
+
+// with is a copy of a body with more, or other, fields; nil takes one away.
+func with(body, more object) object {
+	all := object{}
+	for _, from := range []object{body, more} {
+		for name, value := range from {
+			all[name] = value
+			if value == nil {
+				delete(all, name)
+			}
+		}
+	}
+	return all
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+//go:build pact
+
+package pact
+
+import (
+	"bytes"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	pactlog "github.com/pact-foundation/pact-go/v2/log"
+)
+
+// programsEnv names the folder of the built programs; a test that runs this binary again passes it on.
+const programsEnv = "LLORCH_TEST_PROGRAMS"
+
+// program is the path of a built program.
+func program(name string) string { return filepath.Join(os.Getenv(programsEnv), name) }
+
+func TestMain(m *testing.M) { os.Exit(run(m)) }
+
+func run(m *testing.M) int {
+	if err := pactlog.SetLogLevel("ERROR"); err != nil {
+		fmt.Fprintln(os.Stderr, "quieten Pact:", err)
+		return 1
+	}
+	log.SetOutput(errorsOnly{})
+	for _, setting := range os.Environ() { // some of Pact's own variables leave interactions out
+		if name, _, _ := strings.Cut(setting, "="); strings.HasPrefix(name, "PACT_") {
+			if err := os.Unsetenv(name); err != nil {
+				fmt.Fprintln(os.Stderr, "unset", name, err)
+				return 1
+			}
+		}
+	}
+	if os.Getenv(programsEnv) != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "llama-orch-pact-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "make a folder for the programs:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/orchestratord", "../../cmd/llama-orch")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
+		return 1
+	}
+	if err := os.Setenv(programsEnv, dir); err != nil {
+		fmt.Fprintln(os.Stderr, "name the folder of the programs:", err)
+		return 1
+	}
+	return m.Run()
+}
+
+// errorsOnly passes on what pact-go logs as an error, except that it cannot set up its logger a second time, which it tries for
+// every interaction.
+type errorsOnly struct{}
+
+func (errorsOnly) Write(line []byte) (int, error) {
+	if !bytes.Contains(line, []byte("[ERROR]")) || bytes.Contains(line, []byte("can't set logger")) {
+		return len(line), nil
+	}
+	return os.Stderr.Write(line)
+}

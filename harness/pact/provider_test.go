@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+//go:build pact
+
+package pact
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pact-foundation/pact-go/v2/provider"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
+	"github.com/llama-orch/llama-orch/service/app"
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/provision"
+)
+
+// pactsEnv names another folder of pacts to verify.
+const pactsEnv = "LLORCH_TEST_PACTS"
+
+// configuration has a pool for every state: one that is quick, one so slow that its tasks run until they are canceled, and
+// one whose engine is not there.
+const configuration = `bind_addr: 127.0.0.1:0
+data_dir: data
+auth: {token_env: LLORCH_API_TOKEN}
+pools:
+  - {id: default, model: {id: haiku, ref: "file:%[1]s"}, device: cpu, ctx: 256}
+  - {id: slow, model: {id: slow, ref: "file:%[1]s"}, device: cpu, ctx: 256, pace: 4, queue: {capacity: 1}}
+  - {id: down, model: {id: down, ref: down}, provisioning: {mode: external, urls: ["http://127.0.0.1:1"]}}
+`
+
+// builtinReplicas are those of the configuration that get ready.
+const builtinReplicas = 2
+
+// orchestrator is the real one, on a free port, and what the states have left in it.
+type orchestrator struct {
+	addr     string
+	client   *sdk.Client
+	toCancel []string // tasks that the current interaction's states have left running
+}
+
+func start(t *testing.T) *orchestrator {
+	libs, err := provision.LocateEngineLibs()
+	require.NoError(t, err)
+	model, err := filepath.Abs("../../models/haiku/haiku.gguf")
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, configuration, model), 0o600))
+	c, err := config.Load(file, func(name string) string { return map[string]string{"LLORCH_API_TOKEN": token}[name] })
+	require.NoError(t, err)
+
+	ready := make(chan struct{}, builtinReplicas)
+	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel), zaptest.WrapOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewTee(core, zapcore.RegisterHooks(everything{}, func(e zapcore.Entry) error {
+			if e.Message == "replica is ready" {
+				ready <- struct{}{}
+			}
+			return nil
+		}))
+	})))
+	a, err := app.New(app.Options{Config: c, Log: log, Exe: program("orchestratord"), LibsDir: libs, Version: "0.1.0", Commit: "unknown"})
+	require.NoError(t, err)
+	require.NoError(t, a.Start())
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		require.NoError(t, a.Stop(ctx))
+	})
+	for range builtinReplicas {
+		select {
+		case <-ready:
+		case <-time.After(time.Minute):
+			require.Fail(t, "the built-in workers do not get ready")
+		}
+	}
+	o := &orchestrator{addr: "http://" + a.Addr()}
+	o.client, err = sdk.New(sdk.Options{Addr: o.addr, Token: token})
+	require.NoError(t, err)
+	t.Cleanup(o.client.Close)
+	return o
+}
+
+// everything is a core that takes every entry and writes none.
+type everything struct{ zapcore.Core }
+
+func (everything) Enabled(zapcore.Level) bool { return true }
+
+func (c everything) With([]zapcore.Field) zapcore.Core { return c }
+
+func (c everything) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return to.AddCore(e, c)
+}
+
+func (everything) Write(zapcore.Entry, []zapcore.Field) error { return nil }
+
+func (everything) Sync() error { return nil }
+
+// seeding brings about a state through the orchestrator's own interfaces. What it returns are values for the interaction.
+type seeding func(ctx context.Context, o *orchestrator, taskID string) (map[string]string, error)
+
+// states are all provider states. A pact that names another one fails.
+var states = map[string]seeding{
+	stateReady:     nil, // so it starts
+	stateUnready:   nil,
+	stateCompleted: completed,
+	stateRunning: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
+		return nil, o.running(ctx, id)
+	},
+	stateCanceled: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
+		if err := o.running(ctx, id); err != nil {
+			return nil, err
+		}
+		return nil, o.settle(ctx)
+	},
+	stateFull: func(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
+		if err := o.running(ctx, "in-the-slot"); err != nil {
+			return nil, err
+		}
+		return nil, o.submit(ctx, "slow", "in-the-queue")
+	},
+}
+
+func (o *orchestrator) submit(ctx context.Context, model gen.ModelRef, id string) error {
+	_, err := o.client.Submit(ctx, &gen.TaskRequest{
+		TaskID: gen.NewOptTaskID(gen.TaskID(id)), ModelRef: model, Prompt: gen.NewOptString(prompt), Seed: gen.NewOptSeed(seed),
+	})
+	if err == nil && model == "slow" {
+		o.toCancel = append(o.toCancel, id)
+	}
+	return err
+}
+
+// completed has a task end, unless an interaction before has submitted it, and returns its first event.
+func completed(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
+	_, err := o.client.Get(ctx, id)
+	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == gen.ErrorCodeNOTFOUND {
+		err = o.submit(ctx, "haiku", id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var first string
+	for event, err := range o.client.Stream(ctx, id, "") {
+		switch e := event.(type) {
+		case sdk.Started:
+			first = e.ID
+		case sdk.ErrorEvent:
+			err = e.Err
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return map[string]string{"first_event_id": first}, nil
+}
+
+// running returns when the slow pool has written a task's first token.
+func (o *orchestrator) running(ctx context.Context, id string) error {
+	if err := o.submit(ctx, "slow", id); err != nil {
+		return err
+	}
+	for event, err := range o.client.Stream(ctx, id, "") {
+		if err != nil {
+			return err
+		}
+		switch event.(type) {
+		case sdk.Token:
+			return nil
+		case sdk.End, sdk.ErrorEvent:
+			return fmt.Errorf("task %s has ended", id)
+		}
+	}
+	return nil
+}
+
+// settle ends what the states have left running: the last in line first, so that it does not get to run.
+func (o *orchestrator) settle(ctx context.Context) error {
+	var failures []error
+	for _, id := range slices.Backward(o.toCancel) {
+		_, err := o.client.Cancel(ctx, id)
+		failures = append(failures, err)
+	}
+	o.toCancel = nil
+	return errors.Join(failures...)
+}
+
+// ServeHTTP is what the verifier calls before and after each interaction.
+func (o *orchestrator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	var ask struct {
+		Action string
+		State  string
+		Params struct {
+			TaskID string `json:"task_id"`
+		}
+	}
+	values := map[string]string{}
+	err := json.NewDecoder(r.Body).Decode(&ask)
+	if err == nil {
+		seed, known := states[ask.State]
+		switch {
+		case !known:
+			err = fmt.Errorf("there is no provider state %q: add it to the table of states", ask.State)
+		case ask.Action == "teardown":
+			err = o.settle(r.Context())
+		case seed != nil:
+			values, err = seed(r.Context(), o, ask.Params.TaskID)
+		}
+	}
+	if err != nil {
+		fmt.Printf("provider state %q, %s: %v\n", ask.State, ask.Action, err)
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(values) // the verifier says so if it got none
+}
+
+// TestProvider verifies the real orchestrator, with its built-in engine, against every pact.
+//
+// ORCH-3050
+func TestProvider(t *testing.T) {
+	dir := os.Getenv(pactsEnv)
+	if dir == "" {
+		dir = pactDir
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files, "there is no pact in %s", dir)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".json"), func(t *testing.T) {
+			o := start(t)
+			seeder := httptest.NewServer(o)
+			defer seeder.Close()
+			require.NoError(t, provider.NewVerifier().VerifyProvider(t, provider.VerifyRequest{
+				Provider: providerName, ProviderBaseURL: o.addr, PactFiles: []string{file}, ProviderStatesSetupURL: seeder.URL,
+				RequestTimeout: time.Minute, FailIfNoPactsFound: true, DisableColoredOutput: true,
+			}))
+		})
+	}
+}

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+//go:build pact
+
+package pact
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// sdkCall is a call of one exchange.
+func sdkCall(e exchange, do func(t *testing.T, c *sdk.Client)) call {
+	return call{name: e.name, exchanges: []exchange{e}, do: func(t *testing.T, addr string) {
+		c, err := sdk.New(sdk.Options{Addr: addr, Token: e.token, Reconnects: -1})
+		require.NoError(t, err)
+		defer c.Close()
+		do(t, c)
+	}}
+}
+
+// sdkRefused is a call that ends in the exchange's error.
+func sdkRefused(e exchange, do func(t *testing.T, c *sdk.Client) error) call {
+	return sdkCall(e, func(t *testing.T, c *sdk.Client) {
+		var got *sdk.Error
+		require.ErrorAs(t, do(t, c), &got)
+		want := e.answer.(object)
+		require.Equal(t, e.status, got.Status)
+		require.Equal(t, want["code"], string(got.Code))
+		require.Equal(t, want["retriable"], got.Retriable)
+		require.NotEmpty(t, got.Message)
+		require.NotEmpty(t, got.CorrelationID)
+		if e.status == http.StatusTooManyRequests {
+			require.Positive(t, got.RetryAfter)
+			require.Equal(t, "slow", got.PoolID)
+		}
+	})
+}
+
+func sdkSubmit(id string, change func(*gen.TaskRequest)) func(*testing.T, *sdk.Client) error {
+	return func(t *testing.T, c *sdk.Client) error {
+		r := &gen.TaskRequest{TaskID: gen.NewOptTaskID(gen.TaskID(id)), ModelRef: "haiku", Prompt: gen.NewOptString(prompt)}
+		if change != nil {
+			change(r)
+		}
+		_, err := c.Submit(t.Context(), r)
+		return err
+	}
+}
+
+// read collects a stream: its text, its last event and its error.
+func readAll(t *testing.T, c *sdk.Client, id, after string) (text string, last sdk.Event, err error) {
+	var b strings.Builder
+	for event, err := range c.Stream(t.Context(), id, after) {
+		if err != nil {
+			return "", nil, err
+		}
+		if token, ok := event.(sdk.Token); ok {
+			b.WriteString(token.Text)
+		}
+		last = event
+	}
+	return b.String(), last, nil
+}
+
+func sdkCalls() []call {
+	const unknown = "no-such-task"
+	answer := strings.Join(transcript, "")
+	missing := refusal(task.NotFound, false)
+	model := func(ref gen.ModelRef) func(*gen.TaskRequest) { return func(r *gen.TaskRequest) { r.ModelRef = ref } }
+	stream := func(id, after string) func(*testing.T, *sdk.Client) error {
+		return func(t *testing.T, c *sdk.Client) error {
+			_, _, err := readAll(t, c, id, after)
+			return err
+		}
+	}
+	pools := func(t *testing.T, c *sdk.Client) error {
+		_, err := c.Pools(t.Context())
+		return err
+	}
+	shown := func(e exchange, id string, check func(*testing.T, *gen.TaskStatus)) call {
+		return sdkCall(e, func(t *testing.T, c *sdk.Client) {
+			s, err := c.Get(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, gen.TaskID(id), s.TaskID)
+			check(t, s)
+		})
+	}
+	listed := func(e exchange, state gen.TaskState, limit int) call {
+		return sdkCall(e, func(t *testing.T, c *sdk.Client) {
+			tasks, err := c.List(t.Context(), state, limit)
+			require.NoError(t, err)
+			require.Len(t, tasks, 1)
+		})
+	}
+	ended := func(e exchange, id string, outcome gen.Outcome) call {
+		return sdkCall(e, func(t *testing.T, c *sdk.Client) {
+			result, err := c.Cancel(t.Context(), id)
+			require.NoError(t, err)
+			require.Equal(t, outcome, result.Outcome)
+			require.NotEmpty(t, result.LastEventID)
+		})
+	}
+	_, _, first := example("resumed", false)
+	withoutToken, withBadToken := listPools("").refused("a request without a token", 401, refusal(task.MissingToken, false)),
+		listPools("").refused("a request with a wrong token", 401, refusal(task.BadToken, false))
+	withoutToken.token, withBadToken.token = "", "not-the-token"
+
+	canceledStream := follow("a stream of a canceled task", "sdk-canceled").in(stateOf(stateCanceled, "sdk-canceled"))
+	canceledStream.stream, _, _ = example("sdk-canceled", true)
+	canceledStream.streamIs = startedIs("sdk-canceled") + tokensAre + "*" + canceledIs
+	otherBytes := follow("a stream behind an event with another hash", "sdk-other").after("0-00000000")
+	otherBytes.stream, otherBytes.streamIs = resetExample, resetIs
+
+	return []call{
+		sdkCall(submit("a submit", with(haiku("sdk-submit"), object{"seed": 7, "max_tokens": 32, "priority": "batch", "determinism": "strict"})),
+			func(t *testing.T, c *sdk.Client) {
+				a, err := c.Submit(t.Context(), &gen.TaskRequest{
+					TaskID: gen.NewOptTaskID("sdk-submit"), ModelRef: "haiku", Prompt: gen.NewOptString(prompt), Seed: gen.NewOptSeed(7),
+					MaxTokens: gen.NewOptInt(32), Priority: gen.NewOptTaskRequestPriority(gen.TaskRequestPriorityBatch),
+					Determinism: gen.NewOptDeterminism(gen.DeterminismStrict),
+				})
+				require.NoError(t, err)
+				require.Equal(t, gen.TaskID("sdk-submit"), a.TaskID)
+			}),
+		sdkRefused(submit("", with(haiku("sdk-both"), object{"messages": []object{{"role": "user", "content": "hello"}}})).
+			refused("a submit that contradicts itself", 400, refusal(task.InvalidParams, false)),
+			sdkSubmit("sdk-both", func(r *gen.TaskRequest) {
+				r.Messages = []gen.Message{{Role: gen.MessageRoleUser, Content: "hello"}}
+			})),
+		sdkRefused(submit("", with(haiku("sdk-model"), object{"model_ref": "no-such-model"})).
+			refused("a submit for an unknown model", 404, refusal(task.ModelNotFound, false)), sdkSubmit("sdk-model", model("no-such-model"))),
+		sdkRefused(submit("", with(haiku("sdk-taken"), object{"prompt": "another"})).in(stateOf(stateCompleted, "sdk-taken")).
+			refused("a submit with a taken id", 409, refusal(task.Conflict, false)),
+			sdkSubmit("sdk-taken", func(r *gen.TaskRequest) { r.Prompt.SetTo("another") })),
+		sdkRefused(submit("", with(haiku("sdk-full"), object{"model_ref": "slow"})).in(state(stateFull)).
+			refused("a submit to a full queue", 429, queueFull()), sdkSubmit("sdk-full", model("slow"))),
+		sdkRefused(submit("", with(haiku("sdk-unready"), object{"model_ref": "down"})).in(state(stateUnready)).
+			refused("a submit to a pool without replicas", 503, refusal(task.PoolUnready, true)), sdkSubmit("sdk-unready", model("down"))),
+		sdkRefused(withoutToken, pools),
+		sdkRefused(withBadToken, pools),
+
+		shown(showTask("a look at a running task", stateRunning, "sdk-running", task.Running), "sdk-running",
+			func(t *testing.T, s *gen.TaskStatus) { require.Equal(t, gen.TaskStateRunning, s.State) }),
+		shown(showTask("a look at a completed task", stateCompleted, "sdk-completed", task.Completed), "sdk-completed",
+			func(t *testing.T, s *gen.TaskStatus) { require.NotEmpty(t, s.End.Value.Receipt.TranscriptSHA256) }),
+		shown(showTask("a look at a canceled task", stateCanceled, "sdk-canceled", task.StateCanceled), "sdk-canceled",
+			func(t *testing.T, s *gen.TaskStatus) { require.Equal(t, gen.ErrorCodeCANCELED, s.Error.Value.Code) }),
+		sdkRefused(get("", state(stateReady), "/v1/tasks/"+unknown, nil).refused("a look at an unknown task", 404, missing),
+			func(t *testing.T, c *sdk.Client) error {
+				_, err := c.Get(t.Context(), unknown)
+				return err
+			}),
+		listed(listTasks("a list of the completed tasks", task.Completed, map[string]string{"state": "completed"}), gen.TaskStateCompleted, 0),
+		listed(listTasks("a list of one completed task", task.Completed, map[string]string{"state": "completed", "limit": "1"}), gen.TaskStateCompleted, 1),
+
+		ended(cancel("a cancel of a running task", stateRunning, "sdk-cancel", task.StateCanceled), "sdk-cancel", gen.OutcomeCanceled),
+		ended(cancel("a cancel of a completed task", stateCompleted, "sdk-late", task.Completed), "sdk-late", gen.OutcomeCompleted),
+		sdkRefused(cancel("", stateReady, unknown, "").in(state(stateReady)).refused("a cancel of an unknown task", 404, missing),
+			func(t *testing.T, c *sdk.Client) error {
+				_, err := c.Cancel(t.Context(), unknown)
+				return err
+			}),
+
+		sdkCall(follow("a stream from the start", "sdk-stream"), func(t *testing.T, c *sdk.Client) {
+			text, last, err := readAll(t, c, "sdk-stream", "")
+			require.NoError(t, err)
+			require.Equal(t, answer, text)
+			require.IsType(t, sdk.End{}, last)
+		}),
+		sdkCall(resume("a stream from behind the first event", "resumed"), func(t *testing.T, c *sdk.Client) {
+			text, last, err := readAll(t, c, "resumed", first)
+			require.NoError(t, err)
+			require.Equal(t, answer, text)
+			require.IsType(t, sdk.End{}, last)
+		}),
+		sdkCall(canceledStream, func(t *testing.T, c *sdk.Client) {
+			_, last, err := readAll(t, c, "sdk-canceled", "")
+			require.NoError(t, err)
+			require.Equal(t, gen.ErrorCodeCANCELED, last.(sdk.ErrorEvent).Err.Code)
+		}),
+		sdkCall(otherBytes, func(t *testing.T, c *sdk.Client) {
+			_, last, err := readAll(t, c, "sdk-other", "0-00000000")
+			require.NoError(t, err)
+			require.Equal(t, gen.ErrorCodeWORKERRESET, last.(sdk.ErrorEvent).Err.Code)
+		}),
+		sdkRefused(follow("", "sdk-ahead").after("9999-00000000").refused("a stream behind an event that never was", 400, refusal(task.InvalidParams, false)),
+			stream("sdk-ahead", "9999-00000000")),
+		sdkRefused(follow("", unknown).in(state(stateReady)).refused("a stream of an unknown task", 404, missing), stream(unknown, "")),
+
+		sdkCall(listPools("a list of the pools"), func(t *testing.T, c *sdk.Client) {
+			pools, err := c.Pools(t.Context())
+			require.NoError(t, err)
+			require.Len(t, pools, 1)
+		}),
+		sdkCall(showPool("a look at a pool", "default"), func(t *testing.T, c *sdk.Client) {
+			health, err := c.PoolHealth(t.Context(), "default")
+			require.NoError(t, err)
+			require.Len(t, health.Replicas, 1)
+		}),
+		sdkRefused(showPool("", "no-such-pool").refused("a look at an unknown pool", 404, missing), func(t *testing.T, c *sdk.Client) error {
+			_, err := c.PoolHealth(t.Context(), "no-such-pool")
+			return err
+		}),
+		sdkCall(showCapabilities("a question for the capabilities"), func(t *testing.T, c *sdk.Client) {
+			answer, err := c.Capabilities(t.Context())
+			require.NoError(t, err)
+			require.NotEmpty(t, answer.Operations)
+		}),
+	}
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package trace
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+)
+
+// Outcome is how tests of one name ended, over all that bear it.
+type Outcome struct{ Passed, Failed, Skipped int }
+
+// Ran knows what a run of the tests brought. It tells how the tests of one name ended.
+type Ran func(pkg, run string) Outcome
+
+// Write brings the catalogue and the README's stage table up to date, and says which lines are not done any more.
+func (t *Trace) Write(root string) (lost []string, err error) {
+	committed, err := os.ReadFile(filepath.Join(root, CatalogPath))
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("reading the catalogue: %w", err)
+	}
+	readme, err := os.ReadFile(filepath.Join(root, ReadmePath))
+	if err != nil {
+		return nil, fmt.Errorf("reading the README: %w", err)
+	}
+	updated, err := t.Readme(string(readme))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(root, CatalogPath), []byte(t.Catalog()), 0o644); err != nil {
+		return nil, fmt.Errorf("writing the catalogue: %w", err)
+	}
+	if updated != string(readme) {
+		if err := os.WriteFile(filepath.Join(root, ReadmePath), []byte(updated), 0o644); err != nil {
+			return nil, fmt.Errorf("writing the stage table: %w", err)
+		}
+	}
+	return t.Lost(string(committed)), nil
+}
+
+// Check says all that is wrong: in the repository, and between it and the committed catalogue and stage table.
+func (t *Trace) Check(root string) ([]string, error) {
+	wrong := slices.Clone(t.wrong)
+	committed, err := os.ReadFile(filepath.Join(root, CatalogPath))
+	if err != nil {
+		return nil, fmt.Errorf("reading the catalogue, which `go tool mage trace` writes: %w", err)
+	}
+	lost := t.Lost(string(committed))
+	wrong = append(wrong, lost...)
+	if string(committed) != t.Catalog() && len(lost) == 0 {
+		wrong = append(wrong, CatalogPath+" is out of date: "+t.firstChange(string(committed))+"; run `go tool mage trace` and commit the result")
+	}
+	readme, err := os.ReadFile(filepath.Join(root, ReadmePath))
+	if err != nil {
+		return nil, fmt.Errorf("reading the README: %w", err)
+	}
+	updated, err := t.Readme(string(readme))
+	if err != nil {
+		return nil, err
+	}
+	if updated != string(readme) && len(lost) == 0 {
+		wrong = append(wrong, "the stage table of "+ReadmePath+" is out of date; run `go tool mage trace` and commit the result")
+	}
+	return wrong, nil
+}
+
+// firstChange names the first row in which a catalogue differs from what it should be.
+func (t *Trace) firstChange(committed string) string {
+	was, _ := parseCatalog(committed)
+	is, ids := parseCatalog(t.Catalog())
+	for _, id := range ids {
+		if was[id] != is[id] {
+			return "first at " + id
+		}
+	}
+	return "in its text"
+}
+
+// Unproven says which lines that are done here a run has not borne out: none of the line's tests passed, or one that is
+// listed for it was not run at all.
+func (t *Trace) Unproven(ran Ran) []string {
+	var wrong []string
+	for _, l := range t.Lines {
+		if !l.Done() {
+			continue
+		}
+		proven := false
+		for _, test := range l.Tests {
+			o := ran(test.Package, test.Run)
+			if n := o.Passed + o.Failed + o.Skipped; n < test.Count {
+				wrong = append(wrong, fmt.Sprintf("%s is done by the catalogue, and its test %s (%s) was not run", l.ID, test.Name, test.where()))
+			}
+			proven = proven || o.Passed >= test.Count
+		}
+		if !proven {
+			wrong = append(wrong, fmt.Sprintf("%s (stage %s, %s) is done by the catalogue, and none of its tests passed: %s", l.ID, l.stages(), l.Level(), l.tests()))
+		}
+	}
+	return wrong
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package trace joins the requirement lines of .specs/ with the tests that name them (TRACE-12).
+//
+// A line is done when a test names it, or one of its aliases, and the open list does not hold it. The open list,
+// open.txt, is an admission: it names the lines that are not built, or only in part, although a test may serve that part. A
+// MUST line that is neither done nor admitted is an error. The committed catalogue holds what is done; a run of the
+// tests has to bear it out.
+package trace
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// Where things are, relative to the repository.
+const (
+	CatalogPath = ".docs/testing/spec-derived-test-catalog.md"
+	OpenPath    = "harness/trace/open.txt"
+	ReadmePath  = "README.md"
+
+	scenarioPackage = "harness/bdd"
+	scenarioParent  = "TestFeatures"
+)
+
+// Options say what to read.
+type Options struct {
+	Root string   // of the repository
+	Tags []string // build tags whose tests `mage test` runs too
+}
+
+// Trace is what the repository says of its requirements.
+type Trace struct {
+	Lines  []Line // by stage and ID
+	Stages []Stage
+	wrong  []string
+}
+
+// Line is a requirement with its tests.
+type Line struct {
+	Requirement
+	Tests []Test // that count, by file and name
+	Other []Test // behind build tags
+	Open  string // why it is open by admission; empty if it isn't
+}
+
+// Done says whether the repository claims that the line holds.
+func (l Line) Done() bool { return l.Open == "" && len(l.Tests) > 0 }
+
+func (l Line) state() string {
+	if l.Done() {
+		return "done"
+	}
+	return "open"
+}
+
+// Read reads specs, tests and the open list. Its error means that they could not be read; what is wrong with them is said by
+// Findings.
+func Read(o Options) (*Trace, error) {
+	requirements, wrong, err := readSpecs(o.Root)
+	if err != nil {
+		return nil, err
+	}
+	t := &Trace{wrong: wrong}
+	if t.Stages, err = readStages(o.Root); err != nil {
+		return nil, err
+	}
+	serves := map[string][]int{} // an ID or alias, and the lines that a test of it serves
+	for i, r := range requirements {
+		t.Lines = append(t.Lines, Line{Requirement: r})
+		for _, id := range append([]string{r.ID}, r.Aliases...) {
+			serves[id] = append(serves[id], i)
+		}
+	}
+	reader, err := newReader(o.Root, o.Tags, serves)
+	if err != nil {
+		return nil, err
+	}
+	if err := reader.goTests(); err != nil {
+		return nil, err
+	}
+	if err := reader.scenarios(scenarioPackage, scenarioParent); err != nil {
+		return nil, err
+	}
+	t.wrong = append(t.wrong, reader.wrong...)
+	t.join(reader.tests, serves)
+	if err := t.readOpen(o.Root); err != nil {
+		return nil, err
+	}
+	t.judge()
+	slices.SortFunc(t.Lines, func(a, b Line) int {
+		return cmp.Or(slices.Compare(a.Stages, b.Stages), cmp.Compare(a.ID, b.ID))
+	})
+	return t, nil
+}
+
+// join gives every line its tests.
+func (t *Trace) join(tests []Test, serves map[string][]int) {
+	slices.SortStableFunc(tests, func(a, b Test) int { return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Name, b.Name)) })
+	for _, test := range tests {
+		served := map[int]bool{}
+		for _, id := range test.IDs {
+			if len(serves[id]) == 0 {
+				t.wrong = append(t.wrong, fmt.Sprintf("%s: %s names %s, which is no line of .specs/ and no alias of one", test.File, test.Name, id))
+			}
+			for _, i := range serves[id] {
+				served[i] = true
+			}
+		}
+		for i := range served {
+			if test.Tagged {
+				t.Lines[i].Other = append(t.Lines[i].Other, test)
+			} else {
+				t.Lines[i].Tests = append(t.Lines[i].Tests, test)
+			}
+		}
+	}
+}
+
+// readOpen reads the list of admissions: lines `ID: why`, and comments that begin with #.
+func (t *Trace) readOpen(root string) error {
+	text, err := os.ReadFile(filepath.Join(root, OpenPath))
+	if err != nil {
+		return fmt.Errorf("reading the list of open requirements: %w", err)
+	}
+	at := map[string]int{}
+	for i, l := range t.Lines {
+		at[l.ID] = i
+	}
+	n := 0
+	for line := range strings.Lines(string(text)) {
+		n++
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		id, why, _ := strings.Cut(line, ":")
+		why = strings.TrimSpace(why)
+		i, known := at[id]
+		switch {
+		case !known:
+			t.wrong = append(t.wrong, fmt.Sprintf("%s:%d: %s is no line of .specs/", OpenPath, n, id))
+		case why == "":
+			t.wrong = append(t.wrong, fmt.Sprintf("%s:%d: say why %s is open: `%s: why`", OpenPath, n, id, id))
+		case t.Lines[i].Open != "":
+			t.wrong = append(t.wrong, fmt.Sprintf("%s:%d: %s stands here twice", OpenPath, n, id))
+		default:
+			t.Lines[i].Open = why
+		}
+	}
+	return nil
+}
+
+// judge finds MUST lines that are neither tested nor admitted, and stages without a name.
+func (t *Trace) judge() {
+	named := map[int]bool{}
+	for _, s := range t.Stages {
+		named[s.Number] = true
+	}
+	for _, l := range t.Lines {
+		if l.Must && !l.Done() && l.Open == "" {
+			t.wrong = append(t.wrong, fmt.Sprintf("%s: no test that `mage test` runs names %s (stage %s, MUST): name it in one, or admit in %s why it is open",
+				l.File, l.ID, l.stages(), OpenPath))
+		}
+		for _, n := range l.Stages {
+			if !named[n] {
+				t.wrong = append(t.wrong, fmt.Sprintf("%s: %s is due in stage %d, which the table of .specs/README.md does not have", l.File, l.ID, n))
+			}
+		}
+	}
+}
+
+// Findings say what is wrong in the repository itself, before any test has run.
+func (t *Trace) Findings() []string { return t.wrong }
+
+// Count is how far a stage has come.
+type Count struct{ Must, MustDone, Should, ShouldDone int }
+
+// Count counts a stage's lines. A line of two stages counts in both.
+func (t *Trace) Count(stage int) Count {
+	var c Count
+	for _, l := range t.Lines {
+		if !slices.Contains(l.Stages, stage) {
+			continue
+		}
+		done := 0
+		if l.Done() {
+			done = 1
+		}
+		if l.Must {
+			c.Must, c.MustDone = c.Must+1, c.MustDone+done
+		} else {
+			c.Should, c.ShouldDone = c.Should+1, c.ShouldDone+done
+		}
+	}
+	return c
+}

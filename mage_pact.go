@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+//go:build mage
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/llama-orch/llama-orch/ci/tally"
+	"github.com/llama-orch/llama-orch/harness/pact/libpact"
+)
+
+const pactPackages = "./harness/pact/..."
+
+// Pact runs the consumers against Pact's mock server, compares what they rely on with the committed pacts, and verifies the
+// real daemon against these. It fetches Pact's library.
+func Pact(ctx context.Context) error { return alone(ctx, "pacts", "pact", checkPact) }
+
+// Pacts rewrites contracts/pacts from what the consumers rely on.
+func (Gen) Pacts(ctx context.Context) error {
+	return finish(runSteps(ctx, tally.New(), true, step{"consumers", "gen:pacts", func(ctx context.Context, t *tally.Tally) error {
+		return testPacts(ctx, t, "-run", "^TestConsumers$", pactPackages, "-update")
+	}}))
+}
+
+// checkPact never takes a cached result: the tests build and run the programs, which Go's test cache cannot see.
+func checkPact(ctx context.Context, t *tally.Tally) error { return testPacts(ctx, t, pactPackages) }
+
+// testPacts names the library's folder to the linker alone. CGO_LDFLAGS would do, too, but the go command keys its cache by
+// it, and would build every cgo package, and all that import one, a second time.
+func testPacts(ctx context.Context, t *tally.Tally, args ...string) error {
+	dir, err := libpact.Ensure(ctx, preparing)
+	if err != nil {
+		return fmt.Errorf("preparing Pact's library: %w", err)
+	}
+	path := dir
+	if set := os.Getenv("LIBRARY_PATH"); set != "" {
+		path += ":" + set
+	}
+	if err := os.Setenv("LIBRARY_PATH", path); err != nil {
+		return fmt.Errorf("naming the folder of Pact's library: %w", err)
+	}
+	return goTest(ctx, t, append([]string{"-count=1", "-tags", "pact", "-ldflags", "-extldflags=-Wl,-rpath," + dir}, args...)...)
+}

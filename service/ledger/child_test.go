@@ -1,0 +1,3 @@
+package ledger
+
+func child(role, path string) int { return 0 }

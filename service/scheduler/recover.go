@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"fmt"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/stream"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Recover takes up the tasks that an earlier process left, before Start: strict ones that were running come first, in start
+// order, then the queued ones in theirs. A best-effort task that was running ends with WORKER_RESET, since its tokens cannot
+// be made again (LO-202). The records are in that order.
+func (s *Scheduler) Recover(ctx context.Context, left []task.Record) error {
+	running, queued := 0, 0
+	for _, r := range left {
+		l := s.lanes[r.Task.PoolID]
+		switch {
+		case l == nil:
+			if err := s.abandon(ctx, r, task.Errorf(task.PoolUnavailable,
+				"the task's pool '%s' is no longer configured: send the task again", r.Task.PoolID).Retry(0)); err != nil {
+				return err
+			}
+		case r.State == task.Queued:
+			s.restore(l, r)
+			queued++
+		case r.Task.Determinism == task.Strict:
+			s.resume(l, r)
+			running++
+		default:
+			if err := s.abandon(ctx, r, l.errLost("a best-effort task cannot be continued after a restart")); err != nil {
+				return err
+			}
+		}
+	}
+	if len(left) > 0 {
+		s.o.Log.Info("took up the tasks of the run before", zap.Int("running", running), zap.Int("queued", queued),
+			zap.Int("ended", len(left)-running-queued))
+	}
+	return nil
+}
+
+// restore queues a task that had not been dispatched.
+func (s *Scheduler) restore(l *lane, r task.Record) {
+	j := &job{lane: l, task: r.Task, state: task.Queued, log: stream.New(r.Task.Started()), done: make(chan struct{})}
+	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
+	s.live[r.Task.ID] = j
+	s.accept(j)
+}
+
+// resume lets a strict task that was running be decoded again, on the fingerprint it had.
+func (s *Scheduler) resume(l *lane, r task.Record) {
+	j := &job{
+		lane: l, task: r.Task, state: task.Running, startedAt: r.StartedAt, replica: Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint},
+		log: stream.Recover(r.Task.Started(), r.Checkpoint), tried: 1, done: make(chan struct{}),
+	}
+	s.live[r.Task.ID] = j
+	s.accept(j)
+	l.waitAgain(j, r.Fingerprint)
+}
+
+// abandon ends a task that nobody can continue.
+func (s *Scheduler) abandon(ctx context.Context, r task.Record, e *task.Error) error {
+	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
+	log := stream.New(r.Task.Started())
+	r.SealedAt = log.LastEventID()
+	r.LastEventID = log.Fail(e)
+	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e
+	if err := s.o.Ledger.Finish(ctx, r); err != nil {
+		return fmt.Errorf("end a task that cannot be continued: %w", err)
+	}
+	s.o.Metrics.finished(r, r.Task.EngineVersion, 0)
+	s.narrate(r, r.Task.EngineVersion, r.State)
+	return nil
+}
