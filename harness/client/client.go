@@ -80,12 +80,19 @@ func (c *Client) do(ctx context.Context, method, path string, body []byte, want 
 
 // send returns a response of the wanted status, with its body open.
 func (c *Client) send(ctx context.Context, method, path string, body []byte, want int) (*http.Response, error) {
+	return c.sendWith(ctx, nil, method, path, body, want)
+}
+
+func (c *Client) sendWith(ctx context.Context, more map[string]string, method, path string, body []byte, want int) (*http.Response, error) {
 	request, err := http.NewRequestWithContext(ctx, method, c.url+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make a request: %w", err)
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")
+	}
+	for name, value := range more {
+		request.Header.Set(name, value)
 	}
 	if c.token != "" {
 		request.Header.Set("Authorization", "Bearer "+c.token)

@@ -24,7 +24,6 @@ const (
 
 // Contract is all series that /metrics may have.
 type Contract struct {
-	Own     string   // prefix of our own series
 	Ignored []string // prefixes of series that others make
 	Remarks []string // of promtool, that are known and taken
 	Series  []Series
@@ -52,7 +51,7 @@ func ReadLint(path string) (Contract, error) {
 	}
 	var file struct {
 		Comment string   `json:"comment"`
-		Own     string   `json:"prefix_own"`
+		Own     string   `json:"prefix_own"` // of our own series, for readers
 		Ignored []string `json:"ignored_prefixes"`
 		Remarks []string `json:"promtool_remarks"`
 		Series  []Series `json:"metrics"`
@@ -62,7 +61,7 @@ func ReadLint(path string) (Contract, error) {
 	if err := decoder.Decode(&file); err != nil {
 		return Contract{}, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return Contract{Own: file.Own, Ignored: file.Ignored, Remarks: file.Remarks, Series: file.Series}, nil
+	return Contract{Ignored: file.Ignored, Remarks: file.Remarks, Series: file.Series}, nil
 }
 
 var (

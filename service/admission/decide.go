@@ -86,7 +86,7 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 			f.Pool.Wait.Milliseconds(), req.Deadline.Milliseconds())
 	}
 	t := task.Task{
-		ID: f.ID, Request: req, PoolID: f.Pool.ID, Engine: f.Pool.Engine, EngineVersion: f.Pool.EngineVersion,
+		ID: f.ID, Request: req, PoolID: f.Pool.ID, Engine: f.Pool.Engine, EngineVersion: f.Pool.EngineVersion, ModelID: f.Pool.ModelID,
 		Prompt: f.Prompt, PromptTokens: f.PromptTokens, Seed: f.Seed, Sampling: resolve(f.Pool.Sampling, req.Params),
 		Determinism: task.BestEffort, AcceptedAt: now, PinnedPool: f.Routing.Pinned, Fallback: f.Routing.Fallback,
 	}

@@ -11,7 +11,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -182,7 +184,7 @@ func open(d *desk) (*Desk, *Metrics) {
 	m := NewMetrics(prometheus.NewRegistry())
 	return NewDesk(Options{
 		Pools: d, Scheduler: d, Now: func() time.Time { return now }, NewID: func() string { return "made" },
-		NewSeed: func() uint32 { return 77 }, Metrics: m, Limits: limits,
+		NewSeed: func() uint32 { return 77 }, Metrics: m, Narrator: observe.NewNarrator(zap.NewNop()), Limits: limits,
 	}), m
 }
 

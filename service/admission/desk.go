@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -43,6 +44,7 @@ type Options struct {
 	NewID     func() string
 	NewSeed   func() uint32 // at most task.MaxSeed
 	Metrics   *Metrics
+	Narrator  *observe.Narrator
 	Limits    Limits
 }
 
@@ -56,11 +58,18 @@ func NewDesk(o Options) *Desk { return &Desk{o: o} }
 func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, error) {
 	admission, pool, err := d.submit(ctx, req)
 	if err != nil {
+		if ctx.Err() != nil { // the client is gone: nobody was refused
+			return task.Admission{}, err
+		}
 		e := task.AsError(err)
 		if e.Engine == "" && pool.ID != "" {
 			e.Engine, e.PoolID = pool.Engine, pool.ID
 		}
 		d.o.Metrics.rejected(e)
+		d.o.Narrator.Refused(observe.Job{
+			ID: req.ID, SessionID: req.SessionID, CorrelationID: req.CorrelationID, Actor: req.Actor, Engine: e.Engine,
+			EngineVersion: pool.EngineVersion, PoolID: e.PoolID, Priority: req.Priority, Workload: req.Workload, Model: pool.ModelID,
+		}, e.Code)
 		return task.Admission{}, e
 	}
 	return admission, nil

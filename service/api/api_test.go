@@ -56,7 +56,7 @@ func TestEveryCodeHasItsStatusAndTheEnvelope(t *testing.T) {
 			require.Equal(t, "what to do", e.Message)
 			require.Equal(t, "llamacpp", e.Engine.Value)
 			require.Equal(t, "default", e.PoolID.Value)
-			require.Equal(t, rules[code].retriable, e.Retriable)
+			require.Equal(t, (&task.Error{Code: code}).Envelope().Retriable, e.Retriable)
 		}
 	}
 	require.ElementsMatch(t, task.Codes(), seen)

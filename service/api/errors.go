@@ -17,11 +17,9 @@ import (
 
 // rule is how a code looks over HTTP (OC-CTRL-2030).
 type rule struct {
-	status    int
-	retriable bool // whether or not the error itself says so
+	status int
 	// streamOnly codes end streams. Where one reaches a plain response all the same, it is sent with this status.
 	streamOnly bool
-	policy     string // policy_label of a 429 that names none
 }
 
 // rules is the one table of error codes.
@@ -38,59 +36,42 @@ var rules = map[task.Code]rule{
 	task.Conflict:          {status: http.StatusConflict},
 	task.ModelDeprecated:   {status: http.StatusGone},
 	task.TooLarge:          {status: http.StatusRequestEntityTooLarge},
-	task.AdmissionReject:   {status: http.StatusTooManyRequests, retriable: true, policy: "reject"},
-	task.QueueFullDropLRU:  {status: http.StatusTooManyRequests, retriable: true, policy: "drop-lru"},
-	task.RateLimited:       {status: http.StatusTooManyRequests, retriable: true, policy: "rate-limit"},
-	task.BudgetExceeded:    {status: http.StatusTooManyRequests, policy: "budget"},
+	task.AdmissionReject:   {status: http.StatusTooManyRequests},
+	task.QueueFullDropLRU:  {status: http.StatusTooManyRequests},
+	task.RateLimited:       {status: http.StatusTooManyRequests},
+	task.BudgetExceeded:    {status: http.StatusTooManyRequests},
 	task.Internal:          {status: http.StatusInternalServerError},
 	task.NotImplemented:    {status: http.StatusNotImplemented},
-	task.PoolUnready:       {status: http.StatusServiceUnavailable, retriable: true},
-	task.PoolUnavailable:   {status: http.StatusServiceUnavailable, retriable: true},
-	task.ReplicaExhausted:  {status: http.StatusServiceUnavailable, retriable: true},
-	task.ShuttingDown:      {status: http.StatusServiceUnavailable, retriable: true},
-	task.LedgerUnavailable: {status: http.StatusServiceUnavailable, retriable: true},
+	task.PoolUnready:       {status: http.StatusServiceUnavailable},
+	task.PoolUnavailable:   {status: http.StatusServiceUnavailable},
+	task.ReplicaExhausted:  {status: http.StatusServiceUnavailable},
+	task.ShuttingDown:      {status: http.StatusServiceUnavailable},
+	task.LedgerUnavailable: {status: http.StatusServiceUnavailable},
 	task.DecodeTimeout:     {status: http.StatusServiceUnavailable, streamOnly: true},
-	task.WorkerReset:       {status: http.StatusServiceUnavailable, retriable: true, streamOnly: true},
+	task.WorkerReset:       {status: http.StatusServiceUnavailable, streamOnly: true},
 	task.Canceled:          {status: http.StatusConflict, streamOnly: true},
 }
 
 // What the contract allows; gen's client refuses more.
 const (
-	maxMessage  = 4096
-	maxHint     = 1024
-	maxShort    = 64
-	maxID       = 128
-	maxName     = 160
-	maxRetry    = 24 * time.Hour
-	minRetry429 = time.Second // where nobody measured a figure
+	maxMessage = 4096
+	maxShort   = 64
+	maxID      = 128
+	maxName    = 160
 )
 
-// toError renders an error as the flat envelope.
+// toError renders an error as gen's envelope.
 func toError(e *task.Error) gen.Error {
-	r, known := rules[e.Code]
-	if !known {
-		r, e = rules[task.Internal], task.AsError(e.Err)
+	if _, known := rules[e.Code]; !known {
+		e = task.AsError(e.Err)
 	}
+	v := e.Envelope()
 	out := gen.Error{
-		Code:        gen.ErrorCode(e.Code),
-		Message:     clip(e.Message, maxMessage),
-		Retriable:   e.Retriable || r.retriable,
-		PolicyLabel: optString(clip(e.PolicyLabel, maxShort)),
-		Engine:      optString(clip(e.Engine, maxShort)),
-		PoolID:      optString(clip(e.PoolID, maxID)),
-		Hint:        optString(clip(e.Hint, maxHint)),
+		Code: gen.ErrorCode(v.Code), Message: v.Message, Retriable: v.Retriable, PolicyLabel: optString(v.PolicyLabel),
+		Engine: optString(v.Engine), PoolID: optString(v.PoolID), Hint: optString(v.Hint),
 	}
-	after := min(e.RetryAfter, maxRetry)
-	if r.status == http.StatusTooManyRequests {
-		if after <= 0 {
-			after = minRetry429
-		}
-		if !out.PolicyLabel.Set {
-			out.PolicyLabel = gen.NewOptString(r.policy)
-		}
-	}
-	if after > 0 {
-		out.RetryAfterMs = gen.NewOptInt64(ceil(after, time.Millisecond))
+	if v.RetryAfterMS != nil {
+		out.RetryAfterMs = gen.NewOptInt64(*v.RetryAfterMS)
 	}
 	return out
 }

@@ -86,6 +86,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c.request = r
 	w.Header().Set(correlationHeader, c.correlationID)
 	rec := &recorder{ResponseWriter: w}
+	// A client that does not read its answer must not keep it for ever; a stream sets the time anew for each write.
+	_ = http.NewResponseController(w).SetWriteDeadline(began.Add(s.WriteTimeout))
 	route, found := s.routes.FindPath(r.Method, r.URL)
 	defer func() {
 		s.recovered(rec, r, recover())

@@ -51,6 +51,7 @@ func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.Re
 	}
 	if err := h.pump(ctx, s, out); !errors.Is(err, io.EOF) {
 		h.gone(ctx, err)
+		panic(http.ErrAbortHandler) // the connection must not end as if the stream had
 	}
 	return nil
 }
@@ -158,8 +159,7 @@ func (o *sse) metrics(m task.Metrics) error {
 }
 
 func (o *sse) failure(e *task.Error) error {
-	event := toError(e)
-	data, err := event.MarshalJSON()
+	data, err := json.Marshal(e.Envelope())
 	if err != nil {
 		return fmt.Errorf("encode an error event: %w", err)
 	}

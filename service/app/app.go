@@ -35,6 +35,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
+// closeWithin is how long a stop waits for clients to take what they were sent.
+const closeWithin = 2 * time.Second
+
 // Options are what an App is made from.
 type Options struct {
 	Config  config.Config
@@ -98,7 +101,8 @@ func New(o Options) (_ *App, err error) {
 	desk := admission.NewDesk(admission.Options{
 		Pools: candidates{f, a.schedule}, Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed: func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, Metrics: admission.NewMetrics(registry),
-		Limits: admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
+		Narrator: observe.NewNarrator(o.Log.Named("admission")),
+		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 	})
 	handler, err := api.NewHandler(api.Options{
 		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule}, Auth: guard, Gatherer: registry, Log: o.Log,
@@ -181,9 +185,11 @@ func (a *App) Start(ctx context.Context) (err error) {
 		}
 	})
 	a.cleanup.push("close the connections", func(ctx context.Context) error {
-		err := a.server.Shutdown(ctx)
-		if err != nil {
-			err = errors.Join(err, a.server.Close())
+		bounded, stop := context.WithTimeout(ctx, closeWithin)
+		defer stop()
+		err := a.server.Shutdown(bounded)
+		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer may not hold up the stop
+			err = a.server.Close()
 		}
 		a.serving.Wait()
 		return err

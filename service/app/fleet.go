@@ -10,6 +10,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/admission"
 	"github.com/llama-orch/llama-orch/service/api"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/engine"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/scheduler"
@@ -24,17 +25,18 @@ type fleet struct {
 
 // summary is what a pool's replicas say together. Ctx and Slots are what every Ready replica can do.
 type summary struct {
-	ready     int
-	version   string
-	digest    string
-	ctx       int
-	slots     int
-	lastError string
-	draining  bool
+	ready       int
+	version     string
+	digest      string
+	ctx         int
+	slots       int
+	engineSlots int
+	lastError   string
+	draining    bool
 }
 
 func (f fleet) summary(p config.Pool) summary {
-	s := summary{ctx: p.Ctx, slots: p.Slots}
+	s := summary{ctx: p.Ctx, slots: p.Slots, engineSlots: p.Slots}
 	for _, r := range f.manager.Infos(p.ID) {
 		if r.EngineVersion != "" {
 			s.version = r.EngineVersion
@@ -52,10 +54,10 @@ func (f fleet) summary(p config.Pool) summary {
 			continue
 		}
 		if s.ready == 0 {
-			s.ctx, s.slots = r.Ctx, r.Slots
+			s.ctx, s.slots, s.engineSlots = r.Ctx, r.Slots, r.EngineSlots
 		}
 		s.ready++
-		s.ctx, s.slots = min(s.ctx, r.Ctx), max(s.slots, r.Slots)
+		s.ctx, s.slots, s.engineSlots = min(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
 	}
 	return s
 }
@@ -66,7 +68,7 @@ type replicas struct{ fleet }
 func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.Replica {
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
-			ID: r.ID, Ready: r.State == pool.Ready, Slots: r.Slots, Active: r.Active, FreeVRAM: r.FreeVRAM, Fingerprint: r.Fingerprint,
+			ID: r.ID, Ready: r.State == pool.Ready, Slots: r.Slots, Active: r.Active, Strict: r.EngineSlots == 1, FreeVRAM: r.FreeVRAM, Fingerprint: r.Fingerprint,
 		})
 	}
 	return into
@@ -108,8 +110,8 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 		s, profile := f.summary(c), f.config.Profile(c)
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
-				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.slots,
-				Profile: c.SamplerProfile, Ready: s.ready > 0, Wait: f.schedule.Wait(c.ID, p),
+				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,
+				Profile: c.SamplerProfile, Ready: s.ready > 0, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
 			EngineVersion: s.version,
 			Sampling: task.Sampling{
@@ -125,8 +127,34 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 func (f candidates) CanonicalRef(ref string) string { return f.config.CanonicalRef(ref) }
 
 func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {
-	e, _, ok := f.manager.AnyReady(poolID)
-	return e, ok
+	engines := f.manager.Engines(poolID)
+	return tokenizer(engines), len(engines) > 0
+}
+
+// tokenizer asks one engine after the other: one that hangs must not keep a task from the others.
+type tokenizer []engine.Engine
+
+// tokenizeWithin bounds each try.
+const tokenizeWithin = 2 * time.Second
+
+func (t tokenizer) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
+	return firstAnswer(ctx, t, func(ctx context.Context, e engine.Engine) (string, error) { return e.ApplyTemplate(ctx, messages) })
+}
+
+func (t tokenizer) CountTokens(ctx context.Context, prompt string) (int, error) {
+	return firstAnswer(ctx, t, func(ctx context.Context, e engine.Engine) (int, error) { return e.CountTokens(ctx, prompt) })
+}
+
+func firstAnswer[T any](ctx context.Context, engines []engine.Engine, ask func(context.Context, engine.Engine) (T, error)) (answer T, err error) {
+	for _, e := range engines {
+		bounded, stop := context.WithTimeout(ctx, tokenizeWithin)
+		answer, err = ask(bounded, e)
+		stop()
+		if err == nil || task.HasCode(err, task.InvalidParams) || ctx.Err() != nil {
+			return answer, err
+		}
+	}
+	return answer, task.Errorf(task.WorkerReset, "no engine of the pool answered").Retry(0).Because(err)
 }
 
 // tasks is the API's view of the tasks.
@@ -197,6 +225,9 @@ func (f views) Health(id string) (api.HealthView, error) {
 func (f views) GPUs() []api.GPUView { return nil }
 
 func (f views) Ready() error {
+	if f.schedule.Stopping() {
+		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(5 * time.Second)
+	}
 	var why []string
 	for _, p := range f.config.Pools {
 		s := f.summary(p)

@@ -18,6 +18,7 @@ type Config struct {
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
+	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
 	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=64" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
 
@@ -45,6 +46,12 @@ type Limits struct {
 	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=4194304,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
 	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=1048576,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes of UTF-8."`
 	Inputs      int `yaml:"inputs" jsonschema:"default=256,minimum=1,maximum=65536" jsonschema_description:"Most inputs of an embedding or rerank task, and most messages of a chat."`
+}
+
+// Ledger says how long finished tasks are remembered (LO-202).
+type Ledger struct {
+	RetainAge   time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long a finished task and its stream can be read again."`
+	RetainBytes int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What tasks may take on the disk, in bytes. Beyond that the oldest finished ones go."`
 }
 
 // SamplerProfile is a named set of sampling parameters. A request may override each of them.

@@ -58,6 +58,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, config.Auth{TokenEnv: "LLORCH_API_TOKEN"}, c.Auth)
 	require.Equal(t, "info", c.Log.Level)
 	require.Equal(t, config.Limits{BodyBytes: 4 << 20, PromptBytes: 1 << 20, Inputs: 256}, c.Limits)
+	require.Equal(t, config.Ledger{RetainAge: 168 * time.Hour, RetainBytes: 1 << 30}, c.Ledger)
 	require.Equal(t, config.SamplerProfile{Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1}, c.Profile(c.Pools[0]))
 	require.Equal(t, []config.Pool{{
 		ID: "a", Engine: "llamacpp", Workload: task.Completion, Device: "auto", Replicas: 1, Slots: 1, SamplerProfile: "default",
@@ -76,6 +77,7 @@ data_dir: state
 auth: {token_env: MY_TOKEN, optional_on_loopback: true}
 log: {level: debug}
 limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
+ledger: {retain_age: 720h, retain_bytes: 1048576}
 sampler_profiles:
   exponent: {temperature: 5e-1, top_k: 0x10}
   v1: {temperature: 0, top_p: 1, top_k: 0, min_p: 0.1, repeat_penalty: 1.1}
@@ -102,6 +104,7 @@ pools:
 	require.Equal(t, "[::1]:0", c.BindAddr)
 	require.True(t, c.Loopback())
 	require.Equal(t, "/etc/llama-orch/state", c.DataDir)
+	require.Equal(t, config.Ledger{RetainAge: 720 * time.Hour, RetainBytes: 1 << 20}, c.Ledger)
 	require.Equal(t, config.Secret("correct-horse"), c.Token)
 	require.Equal(t, config.SamplerProfile{TopP: 1, MinP: 0.1, RepeatPenalty: 1.1}, c.Profile(c.Pools[0]))
 	require.Equal(t, 20, c.Profile(c.Pools[1]).TopK)

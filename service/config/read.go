@@ -275,7 +275,7 @@ func bound(n json.Number, none float64) float64 {
 }
 
 // maxDuration keeps every sum of durations far from overflow.
-const maxDuration = 7 * 24 * time.Hour
+const maxDuration = 366 * 24 * time.Hour
 
 func (r *reader) duration(node ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
 	text, ok := str(node)
@@ -288,7 +288,7 @@ func (r *reader) duration(node ast.Node, s *jsonschema.Schema, v reflect.Value, 
 	case err != nil || !matches(s.Pattern, text):
 		r.add(at(node), fmt.Sprintf("%s cannot be %q", path, clip(text)), "write a duration like 500ms, 30s, 5m or 1h30m")
 	case d < time.Millisecond || d > maxDuration:
-		r.add(at(node), fmt.Sprintf("%s is %s, which is out of range", path, clip(text)), "use a duration from 1ms to 168h")
+		r.add(at(node), fmt.Sprintf("%s is %s, which is out of range", path, clip(text)), "use a duration from 1ms to 8784h")
 	default:
 		v.SetInt(int64(d))
 	}

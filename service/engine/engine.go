@@ -29,8 +29,8 @@ type Engine interface {
 	Generate(ctx context.Context, job Job, emit func(text string) error) (Result, error)
 	// Answer runs an embedding or rerank job; its answer is the `result` of the task's `end` event.
 	Answer(ctx context.Context, job Job) (json.RawMessage, Result, error)
-	// Idle reports whether no slot of the engine is busy.
-	Idle(ctx context.Context) (bool, error)
+	// Busy counts the engine's busy slots.
+	Busy(ctx context.Context) (int, error)
 }
 
 // Props are an engine's own figures.

@@ -144,14 +144,14 @@ func TestLiveTasksComeBackInOrder(t *testing.T) {
 
 // LO-202
 func TestSequenceNumbersAreNotUsedAgain(t *testing.T) {
-	now := epoch
-	l := open(t, Options{RetainAge: time.Hour, Now: func() time.Time { return now }})
+	var c clock
+	l := open(t, Options{RetainAge: time.Hour, Now: c.now})
 	require.Equal(t, uint64(1), l.NextSeq())
 	accept(t, l, 4)
 	require.Equal(t, uint64(5), l.NextSeq())
 	end(t, l, ended(sample(4), task.Completed))
 	require.NoError(t, l.Close())
-	now = epoch.Add(3 * time.Hour)
+	c.advance(3 * time.Hour)
 	l = open(t, l.o)
 	sweep(t, l)
 	_, ok, err := l.Get(id(4))

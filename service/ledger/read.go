@@ -65,14 +65,14 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 
 func (r *Reader) prepare(ctx context.Context) error {
 	const (
-		ended  = `SELECT ` + columns + `, x.ends, NULL FROM task t LEFT JOIN transcript x ON x.seq = t.seq WHERE t.finished_ms IS NOT NULL`
+		ended  = `SELECT ` + columns + `, x.ends, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
 		newest = ` ORDER BY t.finished_ms DESC, t.seq DESC LIMIT ?`
 	)
 	for into, text := range map[**sql.Stmt]string{
 		&r.get:       everything + ` WHERE t.id = ?`,
 		&r.list:      ended + newest,
 		&r.listState: ended + ` AND t.state = ?` + newest,
-		&r.live:      `SELECT ` + columns + `, NULL, NULL FROM task t WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`,
+		&r.live:      `SELECT ` + columns + `, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`,
 	} {
 		stmt, err := r.db.PrepareContext(ctx, text)
 		if err != nil {
@@ -83,7 +83,7 @@ func (r *Reader) prepare(ctx context.Context) error {
 	return nil
 }
 
-const everything = `SELECT ` + columns + `, x.ends, x.text FROM task t LEFT JOIN transcript x ON x.seq = t.seq`
+const everything = `SELECT ` + columns + `, x.ends, x.text` + withTexts
 
 // Close closes the file.
 func (r *Reader) Close() error {

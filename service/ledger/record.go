@@ -186,7 +186,13 @@ func decodeEnds(in []byte) ([]int, error) {
 
 // columns are what a row of the queries below is made of, in the order of row.
 const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
-	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, t.task`
+	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, q.task`
+
+// The tables they come from: of any task, and of an ended one with its transcript.
+const (
+	tasks     = ` FROM task t LEFT JOIN request q ON q.seq = t.seq`
+	withTexts = tasks + ` LEFT JOIN transcript x ON x.seq = t.seq`
+)
 
 // row is a task as the database has it.
 type row struct {

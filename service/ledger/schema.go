@@ -34,11 +34,15 @@ CREATE TABLE task (
 	checkpoint_sum   BLOB,
 	sealed_at        TEXT,
 	last_event_id    TEXT,
-	outcome          TEXT,             -- JSON
-	task             TEXT NOT NULL     -- JSON
+	outcome          TEXT              -- JSON
 ) STRICT;
 CREATE INDEX task_live ON task (state DESC, start_order, seq) WHERE finished_ms IS NULL;
 CREATE INDEX task_finished ON task (finished_ms, seq, state) WHERE finished_ms IS NOT NULL;
+-- What is large has tables of its own, so that a change of state writes little, and finds room on a disk that is nearly full.
+CREATE TABLE request (
+	seq  INTEGER PRIMARY KEY, -- of the task
+	task TEXT NOT NULL        -- JSON
+) STRICT;
 CREATE TABLE transcript (
 	seq  INTEGER PRIMARY KEY, -- of the task
 	ends BLOB NOT NULL,       -- the tokens' lengths in bytes, as varints
@@ -154,7 +158,7 @@ func probe(ctx context.Context, db *sql.DB, path string, newest int) (version in
 	}
 	var whose, tables int
 	err = db.QueryRowContext(ctx, "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "+
-		"(SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('task', 'transcript'))").Scan(&whose, &version, &tables)
+		"(SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('task', 'request', 'transcript'))").Scan(&whose, &version, &tables)
 	if err != nil {
 		return 0, openError(path, err)
 	}
@@ -171,7 +175,7 @@ func probe(ctx context.Context, db *sql.DB, path string, newest int) (version in
 			Fault: TooOld, Path: path, What: fmt.Sprintf("has schema %d, and this version takes %d and later", version, oldest),
 			Remedy: "run an orchestratord between the two first, or `orchestratord serve --ledger-aside`, which keeps it under another name and starts a new one",
 		}
-	case tables != 2:
+	case tables != 3:
 		return version, damaged(path, "lacks its tables", nil)
 	}
 	return version, nil

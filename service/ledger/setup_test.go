@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,12 @@ func TestMain(m *testing.M) {
 	}
 	goleak.VerifyTestMain(m)
 }
+
+// clock is a time that stands still until it is moved.
+type clock struct{ since atomic.Int64 }
+
+func (c *clock) now() time.Time           { return epoch.Add(time.Duration(c.since.Load())) }
+func (c *clock) advance(by time.Duration) { c.since.Add(int64(by)) }
 
 var epoch = time.UnixMilli(1_700_000_000_123).UTC()
 
@@ -139,25 +146,21 @@ func settle(t testing.TB, l *SQLite) {
 // sweep returns once everything that is to be removed now is removed.
 func sweep(t testing.TB, l *SQLite) {
 	t.Helper()
-	// Between two commits, with the writer's connection.
-	more := true
-	for more {
-		done := make(chan bool, 1)
-		o := &op{kind: opAccept, run: func(w *writer) error { w.written = sweepAfter; done <- true; return nil }}
-		require.NoError(t, l.submit(t.Context(), o))
-		<-done
-		before := pageCounts(t, l)
-		settle(t, l)
-		more = pageCounts(t, l) != before
-	}
+	require.NoError(t, l.submit(t.Context(), &op{
+		kind: opAccept, run: func(*writer) error { return nil },
+		then: func() {
+			for l.sweepStep() {
+			}
+		},
+	}))
 }
 
-type pageCount struct{ tasks, pages, free int }
+type pageCount struct{ tasks, texts, pages, free int }
 
-func pageCounts(t testing.TB, l *SQLite) (c pageCount) {
+func pages(t testing.TB, l *SQLite) (c pageCount) {
 	t.Helper()
-	require.NoError(t, l.db.QueryRow(`SELECT (SELECT count(*) FROM task), (SELECT page_count FROM pragma_page_count),
-		(SELECT freelist_count FROM pragma_freelist_count)`).Scan(&c.tasks, &c.pages, &c.free))
+	require.NoError(t, l.db.QueryRow(`SELECT (SELECT count(*) FROM task), (SELECT count(*) FROM transcript),
+		(SELECT page_count FROM pragma_page_count), (SELECT freelist_count FROM pragma_freelist_count)`).Scan(&c.tasks, &c.texts, &c.pages, &c.free))
 	return c
 }
 

@@ -79,8 +79,8 @@ func (w *writer) remove(most int64, oldest time.Time) (removed int, err error) {
 	}
 	return len(doomed), w.transaction(func() error {
 		for _, seq := range doomed {
-			for _, text := range []string{"DELETE FROM transcript WHERE seq = ?", "DELETE FROM task WHERE seq = ? AND finished_ms IS NOT NULL"} {
-				if _, err := w.conn.ExecContext(context.Background(), text, seq); err != nil {
+			for _, table := range []string{"transcript", "request", "task"} {
+				if _, err := w.conn.ExecContext(context.Background(), "DELETE FROM "+table+" WHERE seq = ?", seq); err != nil {
 					return err
 				}
 			}
@@ -92,8 +92,8 @@ func (w *writer) remove(most int64, oldest time.Time) (removed int, err error) {
 // doomed are the next tasks to remove.
 func (w *writer) doomed(over int64, oldest time.Time) (seqs []int64, err error) {
 	rows, err := w.conn.QueryContext(context.Background(), `SELECT t.seq, t.finished_ms,
-		octet_length(t.task) + coalesce(octet_length(t.outcome), 0) + coalesce(octet_length(x.text) + octet_length(x.ends), 0)
-		FROM task t LEFT JOIN transcript x ON x.seq = t.seq WHERE t.finished_ms IS NOT NULL ORDER BY t.finished_ms, t.seq LIMIT ?`, sweepTasks)
+		coalesce(octet_length(q.task), 0) + coalesce(octet_length(t.outcome), 0) + coalesce(octet_length(x.text) + octet_length(x.ends), 0)`+withTexts+`
+		WHERE t.finished_ms IS NOT NULL ORDER BY t.finished_ms, t.seq LIMIT ?`, sweepTasks)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ type op struct {
 	seq   uint64 // of the task, where the operation brings it
 	size  int    // bytes, about
 	run   func(*writer) error
+	then  func()      // not nil: on the writing goroutine, once run is committed
 	err   error       // why it was refused, although the database is fine
 	taken atomic.Bool // by the writer, or back by the caller
 	done  chan error  // capacity 1; nil: nobody waits
@@ -168,6 +169,9 @@ func (l *SQLite) commit(batch []*op) {
 			l.w.finished++
 		}
 		l.w.written += o.size
+		if o.then != nil {
+			o.then()
+		}
 		o.answer(o.err)
 	}
 }
@@ -187,7 +191,7 @@ type writer struct {
 	written  int   // bytes, about, since the last sweep
 	finished int   // tasks, since the next sweep was set
 
-	insertTask, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
+	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -235,7 +239,8 @@ func (w *writer) begin(ctx context.Context, o Options, version int) (err error) 
 
 func (w *writer) prepare(ctx context.Context) error {
 	for into, text := range map[**sql.Stmt]string{
-		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms, task) VALUES (?, ?, 'queued', ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
+		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
+		&w.insertBody: `INSERT INTO request (seq, task) VALUES (?, ?)`,
 		&w.findSeq:    `SELECT id FROM task WHERE seq = ?`,
 		&w.findID:     `SELECT seq, state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
 		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = ?, start_order = coalesce(start_order, ?)
@@ -257,7 +262,7 @@ func (w *writer) prepare(ctx context.Context) error {
 // close gives the connection back. The last one to go takes the log of writes over into the database.
 func (w *writer) close() error {
 	var err error
-	for _, s := range []*sql.Stmt{w.insertTask, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText} {
+	for _, s := range []*sql.Stmt{w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -308,28 +313,28 @@ func (w *writer) transaction(do func() error) error {
 	return err
 }
 
+// accept makes a task's entry, if it isn't there.
 func (w *writer) accept(t task.Task, text []byte) error {
-	_, err := w.insert(t, text)
-	return err
-}
-
-// insert makes a task's entry, if it isn't there, and reports whether it made one.
-func (w *writer) insert(t task.Task, text []byte) (made bool, err error) {
-	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt), string(text))
+	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt))
 	if err != nil {
-		return false, err
+		return err
 	}
-	if n, err := done.RowsAffected(); err != nil || n == 1 {
-		return true, err
+	n, err := done.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n == 1 {
+		_, err = w.insertBody.Exec(int64(t.Seq), string(text))
+		return err
 	}
 	var id string
 	if err := w.findSeq.QueryRow(int64(t.Seq)).Scan(&id); err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return false, err
+		return err
 	}
 	if id != t.ID {
-		return false, ErrTaken
+		return ErrTaken
 	}
-	return false, nil
+	return nil
 }
 
 func (w *writer) dispatch(d task.Dispatch) error {
@@ -368,7 +373,7 @@ func (w *writer) checkpoint(id string, c task.Checkpoint) error {
 
 // finish makes the entry too, if it isn't there: a task may be dropped from its queue before it is accepted.
 func (w *writer) finish(r task.Record, text, outcome []byte) error {
-	if _, err := w.insert(r.Task, text); err != nil {
+	if err := w.accept(r.Task, text); err != nil {
 		return err
 	}
 	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),

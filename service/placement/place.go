@@ -7,14 +7,15 @@ type Replica struct {
 	ID          string
 	Ready       bool
 	Slots       int
-	Active      int // slots in use
+	Active      int  // slots in use
+	Strict      bool // its engine has one slot
 	FreeVRAM    int64
 	Fingerprint string
 }
 
 // Need is what a task asks of its replica.
 type Need struct {
-	Strict      bool   // one slot only
+	Strict      bool   // an engine of one slot only
 	Fingerprint string // of the bytes it has to continue; empty: any
 }
 
@@ -25,7 +26,7 @@ func Place(replicas []Replica, need Need) (index, considered int) {
 	index = -1
 	for i := range replicas {
 		r := &replicas[i]
-		if !r.Ready || r.Active >= r.Slots || need.Strict && r.Slots != 1 ||
+		if !r.Ready || r.Active >= r.Slots || need.Strict && !r.Strict ||
 			need.Fingerprint != "" && need.Fingerprint != r.Fingerprint {
 			continue
 		}

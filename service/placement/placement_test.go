@@ -44,7 +44,7 @@ func TestRoute(t *testing.T) {
 		"prefer":                      {prefer("small"), Routing{PoolID: "small"}, "", ""},
 		"prefer an unready one":       {func(r *task.Request, p []Pool) { prefer("small")(r, p); p[1].Ready = false }, Routing{PoolID: "big", Fallback: true}, "", ""},
 		"pin":                         {pinTo("small"), Routing{PoolID: "small", Pinned: true}, "", ""},
-		"pin to an unknown pool":      {pinTo("gone"), Routing{}, task.PoolUnavailable, "big, small, vec"},
+		"pin to an unknown pool":      {pinTo("gone"), Routing{}, task.NotFound, "big, small, vec"},
 		"pin to an unready pool":      {func(r *task.Request, p []Pool) { pinTo("small")(r, p); p[1].Ready = false }, Routing{}, task.PoolUnready, "no Ready replica"},
 		"pin to another model":        {pinTo("vec"), Routing{}, task.InvalidParams, "serves 'embedder'"},
 		"unknown model":               {func(r *task.Request, _ []Pool) { r.ModelRef = "gpt" }, Routing{}, task.ModelNotFound, "use one of embedder, poet"},
@@ -98,6 +98,9 @@ func TestPlaceOrder(t *testing.T) {
 	at, considered = Place(replicas, Need{Strict: true})
 	require.Equal(t, -1, at)
 	require.Zero(t, considered)
+	replicas[0].Strict = true
+	at, _ = Place(replicas, Need{Strict: true})
+	require.Equal(t, "d", replicas[at].ID)
 }
 
 // ORCH-3010, OC-CORE-1017: never an unready or full replica, and the order of the snapshot doesn't matter.
@@ -108,17 +111,17 @@ func TestPlaceIsAFunctionOfTheSnapshot(t *testing.T) {
 		for i := range replicas {
 			replicas[i] = Replica{
 				ID: fmt.Sprintf("r%02d", i), Ready: rapid.Bool().Draw(t, "ready"), Slots: rapid.IntRange(1, 3).Draw(t, "slots"),
-				Active: rapid.IntRange(0, 3).Draw(t, "active"), FreeVRAM: rapid.Int64Range(0, 2).Draw(t, "vram"),
+				Strict: rapid.Bool().Draw(t, "strict"), Active: rapid.IntRange(0, 3).Draw(t, "active"), FreeVRAM: rapid.Int64Range(0, 2).Draw(t, "vram"),
 			}
 		}
-		need := Need{Strict: rapid.Bool().Draw(t, "strict")}
+		need := Need{Strict: rapid.Bool().Draw(t, "need strict")}
 		at, considered := Place(replicas, need)
 		require.Equal(t, considered == 0, at < 0)
 		if at < 0 {
 			return
 		}
 		chosen := replicas[at]
-		require.True(t, chosen.Ready && chosen.Active < chosen.Slots && (!need.Strict || chosen.Slots == 1))
+		require.True(t, chosen.Ready && chosen.Active < chosen.Slots && (!need.Strict || chosen.Strict))
 		rand.Shuffle(n, func(i, j int) { replicas[i], replicas[j] = replicas[j], replicas[i] })
 		again, _ := Place(replicas, need)
 		require.Equal(t, chosen.ID, replicas[again].ID)
@@ -130,7 +133,7 @@ func BenchmarkPlace(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			replicas := make([]Replica, n)
 			for i := range replicas {
-				replicas[i] = Replica{ID: fmt.Sprintf("r%04d", i), Ready: true, Slots: 1, FreeVRAM: int64(i % 7)}
+				replicas[i] = Replica{ID: fmt.Sprintf("r%04d", i), Ready: true, Slots: 1, Strict: true, FreeVRAM: int64(i % 7)}
 			}
 			b.ReportAllocs()
 			for b.Loop() {

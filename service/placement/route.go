@@ -22,10 +22,11 @@ type Pool struct {
 	Ref      string // the model's normalised ref
 	Workload task.Workload
 	Ctx      int    // tokens a slot's context holds
-	Slots    int    // of each replica
+	Slots    int    // of each replica's engine
 	Profile  string // its sampler profile
 	Ready    bool
 	Wait     time.Duration // predicted for a task queued now
+	Backlog  int           // tasks that wait or run
 }
 
 // Routing is Route's answer. Fallback: the preferred pool could not be used.
@@ -36,7 +37,7 @@ type Routing struct {
 }
 
 // Route picks the pool for a request: of the pools that hold its model and can serve it, a Ready one before others, then
-// the shortest wait, then the id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no pool can serve is refused with
+// the shortest wait, then the fewest tasks, then the id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no pool can serve is refused with
 // the reason (OC-CORE-1016).
 func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 	holding := withModel(pools, req.ModelRef, ref)
@@ -61,7 +62,7 @@ func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 		return Routing{}, task.Errorf(task.InvalidParams, "no pool can serve this task: %s", strings.Join(why, "; "))
 	}
 	best := slices.MinFunc(fit, func(a, b Pool) int {
-		return cmp.Or(trueFirst(a.Ready, b.Ready), cmp.Compare(a.Wait, b.Wait), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(trueFirst(a.Ready, b.Ready), cmp.Compare(a.Wait, b.Wait), cmp.Compare(a.Backlog, b.Backlog), cmp.Compare(a.ID, b.ID))
 	})
 	if req.Placement.Mode != task.Prefer {
 		return Routing{PoolID: best.ID}, nil
@@ -78,8 +79,11 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 	id := req.Placement.PoolID
 	at := slices.IndexFunc(pools, func(p Pool) bool { return p.ID == id })
 	if at < 0 {
-		return Routing{}, task.Errorf(task.PoolUnavailable,
+		return Routing{}, task.Errorf(task.NotFound,
 			"the task is pinned to pool %.80q, which does not exist: pin it to one of %s, or leave the mode at auto", id, ids(pools))
+	}
+	if slices.Contains(req.Placement.Avoid, id) {
+		return Routing{}, task.Errorf(task.InvalidParams, "the task is pinned to pool '%s' and is to avoid it: leave one of the two out", id)
 	}
 	if !slices.ContainsFunc(holding, func(p Pool) bool { return p.ID == id }) {
 		return Routing{}, task.Errorf(task.InvalidParams,

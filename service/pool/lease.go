@@ -57,6 +57,9 @@ func (l *Lease) Info() Info { return l.info }
 // Lost is closed when this worker died, stopped answering, or was replaced.
 func (l *Lease) Lost() <-chan struct{} { return l.w.ctx.Done() }
 
+// Others counts the other leases of this worker.
+func (l *Lease) Others() int { return int(l.w.active.Load()) - 1 }
+
 // Release gives the slot back. Only the first call counts.
 func (l *Lease) Release() {
 	l.once.Do(func() {
@@ -66,6 +69,10 @@ func (l *Lease) Release() {
 }
 
 // Replace kills this worker's process group and starts another worker; Lost is closed before it returns. It is for a
-// worker whose slot does not get idle after a cancel (ORCH-3026). An external engine is not killed, only probed again. It
-// does nothing where the worker is gone already.
-func (l *Lease) Replace(reason string) { l.w.lose(&loss{reason: replaced, detail: reason}) }
+// worker whose slot does not get idle after a cancel (ORCH-3026). It does nothing where the worker is gone already, and to an
+// external engine, whose process is not ours to end.
+func (l *Lease) Replace(reason string) {
+	if l.r.spec.Mode != External {
+		l.w.lose(&loss{reason: replaced, detail: reason})
+	}
+}

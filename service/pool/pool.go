@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -85,6 +86,7 @@ type Info struct {
 	Fingerprint           string // empty until ready for the first time
 	Device                string
 	Ctx, Slots            int // as the engine says once it was ready; before that, as configured
+	EngineSlots           int // the engine's own, which may be more than are used here
 	Active                int // leases held
 	FreeVRAM              int64
 	PID                   int // 0 where no process runs
@@ -129,6 +131,7 @@ type Manager struct {
 	order    []string // pool ids as configured
 	pools    map[string][]*replica
 	replicas map[string]*replica
+	turn     atomic.Uint32 // of Engines
 
 	mu       sync.Mutex
 	started  bool
@@ -234,7 +237,7 @@ func (s *Spec) complete(opts Options) error {
 		if len(s.URLs) == 0 {
 			return errors.New("provisioning mode `external` needs at least one of `urls`")
 		}
-		s.Replicas = len(s.URLs)
+		s.Replicas, s.Device = len(s.URLs), "external"
 		return nil
 	default:
 		return fmt.Errorf("unknown provisioning mode %q; one of builtin, binary, external", s.Mode)
@@ -324,13 +327,15 @@ func (m *Manager) Infos(poolID string) []Info {
 	return infos
 }
 
-// AnyReady returns the engine of a ready replica, the first by index, for what needs the model but no slot: counting
-// tokens, and templates.
-func (m *Manager) AnyReady(poolID string) (engine.Engine, Info, bool) {
-	for _, r := range m.pools[poolID] {
-		if w := r.serving(); w != nil {
-			return w.engine, r.info(), true
+// Engines returns the engines of the ready replicas, for what needs the model but no slot: counting tokens, and templates.
+// It begins with another one each time, so that they share that work.
+func (m *Manager) Engines(poolID string) (ready []engine.Engine) {
+	replicas := m.pools[poolID]
+	first := int(m.turn.Add(1) % uint32(max(len(replicas), 1)))
+	for i := range replicas {
+		if w := replicas[(first+i)%len(replicas)].serving(); w != nil {
+			ready = append(ready, w.engine)
 		}
 	}
-	return nil, Info{}, false
+	return ready
 }

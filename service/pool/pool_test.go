@@ -159,9 +159,9 @@ func TestReadyAfterTheProbeAndBackAfterAKill(t *testing.T) {
 	require.Regexp(t, `^fp-[0-9a-f]{16}$`, first.Fingerprint)
 	require.Regexp(t, `^sha256:[0-9a-f]{64}$`, first.ModelDigest)
 	require.Equal(t, 1, b.logs.FilterMessageSnippet("decodes on the CPU").Len())
-	probed, _, ok := b.m.AnyReady("p")
-	require.True(t, ok)
-	n, err := probed.CountTokens(t.Context(), "one two")
+	ready := b.m.Engines("p")
+	require.Len(t, ready, 1)
+	n, err := ready[0].CountTokens(t.Context(), "one two")
 	require.NoError(t, err)
 	require.Equal(t, 3, n)
 
@@ -217,7 +217,7 @@ func TestACrashLoopBacksOffAndSaysWhy(t *testing.T) {
 	_, err := b.m.Lease("p-0")
 	require.True(t, task.HasCode(err, task.PoolUnready))
 	require.True(t, task.AsError(err).Retriable)
-	_, _, ok := b.m.AnyReady("p")
+	ok := len(b.m.Engines("p")) > 0
 	require.False(t, ok)
 }
 

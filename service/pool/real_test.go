@@ -65,7 +65,7 @@ func (b *bundle) decode(replicaID string) (text string, info pool.Info) {
 func sameBytes(t *testing.T, spec pool.Spec) {
 	b := setup(t, nil, spec)
 	both := func(pool.Info) bool {
-		_, _, ok := b.m.AnyReady("p")
+		ok := len(b.m.Engines("p")) > 0
 		return ok && b.m.Infos("p")[1].State == pool.Ready
 	}
 	b.await("p", func(i pool.Info) bool { return both(i) && i.State == pool.Ready })

@@ -296,7 +296,7 @@ func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
 	r.current.Store(w)
 	r.publish(Ready, func(i *Info) {
 		i.EngineVersion, i.Fingerprint = props.Build, Fingerprint(facts)
-		i.Ctx, i.Slots = facts.Ctx, w.slots
+		i.Ctx, i.Slots, i.EngineSlots = facts.Ctx, w.slots, facts.Slots
 		i.LogTail = w.tail()
 	})
 }

@@ -34,8 +34,14 @@ type job struct {
 	deadline    *time.Timer             // where the task has one
 	patience    *time.Timer             // while it waits for a replica to go on with
 	claimed     bool                    // somebody is ending it
+	refusal     *task.Error             // it could not be recorded, and never was accepted
+	recorded    chan struct{}           // closed once it is recorded, or could not be
 	record      task.Record             // once final
 	done        chan struct{}           // closed once final, or left to the next start
+}
+
+func newJob(l *lane, t task.Task) *job {
+	return &job{lane: l, task: t, recorded: make(chan struct{}), done: make(chan struct{})}
 }
 
 // admit gives a job its place. Scheduler.mu is held, and the lane doesn't touch the job before accept.
@@ -50,9 +56,28 @@ func (j *job) accept(now time.Time, expire func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.accepted = true
+	close(j.recorded)
 	if d := j.task.Request.Deadline; d > 0 && !j.claimed {
 		j.deadline = time.AfterFunc(d-now.Sub(j.task.AcceptedAt), expire)
 	}
+}
+
+// withdraw ends a job that could not be recorded.
+func (j *job) withdraw(e *task.Error) {
+	j.mu.Lock()
+	j.claimed, j.refusal = true, e
+	j.mu.Unlock()
+	j.log.Fail(e)
+	j.log.Publish()
+	close(j.recorded)
+	close(j.done)
+}
+
+// withdrawn says why a job was never accepted, or nil.
+func (j *job) withdrawn() *task.Error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.refusal
 }
 
 // dispatchable reports whether the lane may have the job: it is recorded, and nobody has ended it.
@@ -141,7 +166,6 @@ func (j *job) end(r task.Record) {
 	j.state, j.record = r.State, r
 	j.mu.Unlock()
 	j.log.Publish()
-	close(j.done)
 }
 
 // outputAt notes when the first output came. It returns false for that of a later attempt.
@@ -231,7 +255,7 @@ func narrated(r task.Record, version string) observe.Job {
 	j := observe.Job{
 		ID: r.Task.ID, SessionID: q.SessionID, CorrelationID: q.CorrelationID, Actor: q.Actor, Engine: r.Task.Engine,
 		EngineVersion: version, PoolID: r.Task.PoolID, ReplicaID: r.ReplicaID, Priority: q.Priority, Workload: q.Workload,
-		Model: q.ModelRef, QueuePosition: r.Task.QueuePosition, PredictedStart: r.Task.PredictedStart,
+		Model: r.Task.ModelID, QueuePosition: r.Task.QueuePosition, PredictedStart: r.Task.PredictedStart,
 		TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
 	}
 	if r.End != nil {

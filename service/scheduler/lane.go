@@ -4,6 +4,7 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -159,6 +160,7 @@ func (l *lane) place(run context.Context, j *job) bool {
 // errFull completes a full queue's refusal with when a place is likely to be free (ORCH-2007).
 func (l *lane) errFull(err error) error {
 	e := task.AsError(err)
+	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Depth())
 	e.Engine, e.PoolID = l.pool.Engine, l.pool.ID
 	return e.Retry(l.drain())
 }
@@ -216,9 +218,12 @@ func (l *lane) onTime(t task.Task, start time.Duration) float64 {
 	if deadline == 0 {
 		return 1
 	}
-	need := start + l.rates.service()
-	if need <= deadline {
+	service := l.rates.service()
+	switch {
+	case start+service <= deadline:
 		return 1
+	case start >= deadline:
+		return 0
 	}
-	return max(0, float64(deadline-start)/float64(l.rates.service()))
+	return float64(deadline-start) / float64(service)
 }

@@ -142,8 +142,8 @@ func (m *Metrics) firstOutput(t task.Task, version string, waited time.Duration)
 	m.firstTokenMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)).Observe(ms(waited))
 }
 
-// finished counts an ended task; decode is the time since its first output.
-func (m *Metrics) finished(r task.Record, version string, decode time.Duration) {
+// finished counts an ended task; first is when its first output came, zero if none did.
+func (m *Metrics) finished(r task.Record, version string, first time.Time) {
 	t := r.Task
 	m.finishedTotal.WithLabelValues(t.PoolID, string(r.State)).Inc()
 	if n := r.Status().TokensOut; n > 0 {
@@ -151,7 +151,9 @@ func (m *Metrics) finished(r task.Record, version string, decode time.Duration) 
 	}
 	if r.End != nil {
 		m.tokensIn.WithLabelValues(t.Engine, version, t.PoolID, r.ReplicaID).Add(float64(r.End.TokensIn))
-		m.decodeMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)).Observe(ms(decode))
+		if !first.IsZero() {
+			m.decodeMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)).Observe(ms(r.FinishedAt.Sub(first)))
+		}
 		return
 	}
 	if reason, ok := cancelReasons[r.Err.Code]; ok {

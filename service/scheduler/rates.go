@@ -7,9 +7,6 @@ import (
 	"time"
 )
 
-// unmeasured is what a task is taken to last before the pool has ended one.
-const unmeasured = time.Second
-
 // weight of the newest task in the mean: about the last ten count.
 const weight = 0.2
 
@@ -45,17 +42,10 @@ func (r *rates) ended(j *job, now time.Time, counts bool) {
 	}
 }
 
-// service is the mean time of a task.
+// service is the mean time of a task, 0 before one was measured: no guess.
 func (r *rates) service() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.perTask()
-}
-
-func (r *rates) perTask() time.Duration {
-	if r.mean == 0 {
-		return unmeasured
-	}
 	return r.mean
 }
 
@@ -64,7 +54,7 @@ func (r *rates) perTask() time.Duration {
 func (r *rates) wait(ahead, slots int, now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	mean := r.perTask()
+	mean := r.mean
 	rest := mean // until the first running task ends, if each lasts the mean
 	for _, since := range r.runs {
 		rest = min(rest, max(mean-now.Sub(since), 0))

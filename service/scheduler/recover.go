@@ -5,6 +5,7 @@ package scheduler
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -46,7 +47,8 @@ func (s *Scheduler) Recover(ctx context.Context, left []task.Record) error {
 
 // restore queues a task that had not been dispatched.
 func (s *Scheduler) restore(l *lane, r task.Record) {
-	j := &job{lane: l, task: r.Task, state: task.Queued, log: stream.New(r.Task.Started()), done: make(chan struct{})}
+	j := newJob(l, r.Task)
+	j.state, j.log = task.Queued, stream.New(r.Task.Started())
 	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
 	s.live[r.Task.ID] = j
 	s.accept(j)
@@ -54,10 +56,10 @@ func (s *Scheduler) restore(l *lane, r task.Record) {
 
 // resume lets a strict task that was running be decoded again, on the fingerprint it had.
 func (s *Scheduler) resume(l *lane, r task.Record) {
-	j := &job{
-		lane: l, task: r.Task, state: task.Running, startedAt: r.StartedAt, replica: Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint},
-		log: stream.Recover(r.Task.Started(), r.Checkpoint), tried: 1, done: make(chan struct{}),
-	}
+	j := newJob(l, r.Task)
+	j.state, j.startedAt, j.tried = task.Running, r.StartedAt, 1
+	j.replica = Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint}
+	j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
 	s.live[r.Task.ID] = j
 	s.accept(j)
 	l.waitAgain(j, r.Fingerprint)
@@ -73,7 +75,7 @@ func (s *Scheduler) abandon(ctx context.Context, r task.Record, e *task.Error) e
 	if err := s.o.Ledger.Finish(ctx, r); err != nil {
 		return fmt.Errorf("end a task that cannot be continued: %w", err)
 	}
-	s.o.Metrics.finished(r, r.Task.EngineVersion, 0)
+	s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{})
 	s.narrate(r, r.Task.EngineVersion, r.State)
 	return nil
 }

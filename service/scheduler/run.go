@@ -69,6 +69,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: t.Determinism == task.BestEffort,
 	}
 	if work.Workload != task.Completion {
+		idle.Stop() // there is nothing to see before the answer
 		answer, result, err := lease.Engine().Answer(ctx, work)
 		if err == nil {
 			l.firstOutput(j)
@@ -183,15 +184,15 @@ func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
 	return e
 }
 
-// settle waits until the engine's slots are idle after a run that ended early, and else has the worker replaced: the next
-// task must not share a slot with a dead one (ORCH-3026).
+// settle waits until the engine has no more busy slots than other tasks hold, after a run that ended early, and else has the
+// worker replaced: the next task must not wait behind a dead one (ORCH-3026).
 func (l *lane) settle(j *job, lease Lease) {
 	ctx, stop := context.WithTimeout(context.Background(), l.s.o.IdleWithin)
 	defer stop()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		if idle, err := lease.Engine().Idle(ctx); err == nil && idle {
+		if busy, err := lease.Engine().Busy(ctx); err == nil && busy <= lease.Others() {
 			return
 		}
 		select {

@@ -39,6 +39,8 @@ type Lease interface {
 	Replica() Replica
 	// Lost is closed when the replica's worker is gone.
 	Lost() <-chan struct{}
+	// Others counts the other leases of the same worker.
+	Others() int
 	// Replace kills the worker and starts another.
 	Replace(reason string)
 	// Release gives the slot back; only the first call counts.
@@ -109,7 +111,8 @@ type Scheduler struct {
 
 	mu       sync.Mutex
 	live     map[string]*job
-	seq      uint64 // of the next task
+	replays  map[string]*replay // of finished tasks that are being read
+	seq      uint64             // of the next task
 	stopping bool
 
 	loops   sync.WaitGroup // the lanes
@@ -126,7 +129,7 @@ func New(o Options) *Scheduler {
 	o.MoveWithin = cmp.Or(o.MoveWithin, time.Minute)
 	o.StuckAfter = cmp.Or(o.StuckAfter, 2*time.Minute)
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
-	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}, seq: o.Ledger.NextSeq()}
+	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}, replays: map[string]*replay{}, seq: o.Ledger.NextSeq()}
 	for _, p := range o.Pools {
 		s.lanes[p.ID] = newLane(s, p)
 	}
@@ -195,6 +198,13 @@ func errStopping() *task.Error {
 	return task.Errorf(task.ShuttingDown, "the orchestrator is stopping: send the task again once it is back").Retry(5 * time.Second)
 }
 
+// Stopping reports whether Stop was called.
+func (s *Scheduler) Stopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
 // Wake tells a pool's lane that its replicas changed.
 func (s *Scheduler) Wake(poolID string) {
 	if l := s.lanes[poolID]; l != nil {
@@ -206,6 +216,13 @@ func (s *Scheduler) Wake(poolID string) {
 func (s *Scheduler) Wait(poolID string, p task.Priority) time.Duration {
 	l := s.lanes[poolID]
 	return l.predict(l.queue.NextPosition(p))
+}
+
+// Backlog is the number of a pool's tasks that wait or run.
+func (s *Scheduler) Backlog(poolID string) int {
+	l := s.lanes[poolID]
+	_, busy := l.capacity()
+	return l.queue.Depth() + l.again.len() + busy
 }
 
 // Depth is the number of a pool's queued tasks of each priority.
@@ -220,7 +237,7 @@ func (s *Scheduler) Stuck(poolID string) bool { return s.lanes[poolID].stuck.Loa
 // Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101).
 func (s *Scheduler) Known(id string, body [32]byte) (task.Admission, bool, error) {
 	if j := s.job(id); j != nil {
-		a, err := repeated(j.task, body)
+		a, err := s.sameAs(context.Background(), j, body)
 		return a, true, err
 	}
 	r, ok, err := s.recorded(id)
@@ -242,16 +259,24 @@ func repeated(t task.Task, body [32]byte) (task.Admission, error) {
 // Enqueue records a task and queues it. Of two concurrent submits of one id, one is queued and both get its admission.
 func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, error) {
 	l := s.lanes[t.PoolID]
-	j, dropped, a, err := s.push(l, t)
-	if dropped != nil {
-		s.finish(dropped, task.Failed, nil, l.errDropped())
-	}
-	if err != nil || j == nil {
+	j, other, a, err := s.push(l, t)
+	if err != nil {
 		return a, err
 	}
-	if err := s.o.Ledger.Accept(ctx, j.task); err != nil {
-		s.withdraw(j)
-		return task.Admission{}, errLedger("the task could not be recorded, so it was not accepted", err)
+	if j == nil {
+		if other == nil {
+			return a, nil
+		}
+		return s.sameAs(ctx, other, t.Request.BodySHA256)
+	}
+	if other != nil {
+		s.finish(other, task.Failed, nil, l.errDropped())
+	}
+	// The client may go while this is written: the task is accepted all the same, and its id finds it.
+	if err := s.o.Ledger.Accept(context.WithoutCancel(ctx), j.task); err != nil {
+		e := errLedger("the task could not be recorded, so it was not accepted", err)
+		s.withdraw(j, e)
+		return task.Admission{}, e
 	}
 	s.o.Metrics.enqueued(j.task)
 	s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
@@ -272,20 +297,42 @@ func errDeadline(t task.Task) *task.Error {
 		t.Request.Deadline.Milliseconds())
 }
 
-// push takes the id and a place in the queue, for which another task may have to be dropped. It returns no job when the id
-// was already taken.
-func (s *Scheduler) push(l *lane, t task.Task) (j, dropped *job, a task.Admission, err error) {
+// sameAs answers a submit whose id a live task has, once that is recorded.
+func (s *Scheduler) sameAs(ctx context.Context, j *job, body [32]byte) (task.Admission, error) {
+	select {
+	case <-j.recorded:
+	case <-ctx.Done():
+		return task.Admission{}, context.Cause(ctx)
+	}
+	if e := j.withdrawn(); e != nil {
+		return task.Admission{}, e
+	}
+	return repeated(j.task, body)
+}
+
+// push takes the id and a place in the queue. Other is the live task that has the id, where no job is returned, or else the
+// task that was dropped to make room.
+func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
 		return nil, nil, a, errStopping()
 	}
 	if known, ok := s.live[t.ID]; ok {
-		a, err = repeated(known.task, t.Request.BodySHA256)
-		return nil, nil, a, err
+		return nil, known, a, nil
+	}
+	if t.Request.ID != "" { // it may have been accepted, and even have ended, since Known looked
+		r, ok, err := s.recorded(t.ID)
+		if err != nil {
+			return nil, nil, a, err
+		}
+		if ok {
+			a, err = repeated(r.Task, t.Request.BodySHA256)
+			return nil, nil, a, err
+		}
 	}
 	t.Seq = s.seq
-	j = &job{task: t, lane: l, done: make(chan struct{})}
+	j = newJob(l, t)
 	pushed, err := l.queue.Push(t.Request.Priority, j, t.AcceptedAt)
 	if err != nil || pushed.DidDrop {
 		s.o.Metrics.backpressure(l)
@@ -299,12 +346,14 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, dropped *job, a task.Admissio
 	return j, pushed.Dropped, j.task.Admission(), nil
 }
 
-// withdraw forgets a task that was never accepted.
-func (s *Scheduler) withdraw(j *job) {
-	j.lane.queue.Cancel(j.ticket)
+// withdraw forgets a task that was never accepted. Whoever has its stream already hears why.
+func (s *Scheduler) withdraw(j *job, e *task.Error) {
+	j.lane.drop(j)
+	j.lane.wake()
 	s.mu.Lock()
 	delete(s.live, j.task.ID)
 	s.mu.Unlock()
+	j.withdraw(e)
 }
 
 // Get returns a task's status.
@@ -343,11 +392,11 @@ func errLedger(what string, err error) *task.Error {
 
 // List returns at most limit tasks, the last accepted first. An empty state means all.
 func (s *Scheduler) List(state task.State, limit int) ([]task.Status, error) {
+	live := slices.DeleteFunc(s.jobs(), func(j *job) bool { return state != "" && j.snapshot().State != state })
+	slices.SortFunc(live, func(a, b *job) int { return cmp.Compare(b.task.Seq, a.task.Seq) })
 	var found []task.Status
-	for _, j := range s.jobs() {
-		if st := j.status(); state == "" || st.State == state {
-			found = append(found, st)
-		}
+	for _, j := range live[:min(limit, len(live))] { // a queued task's position and start have their price
+		found = append(found, j.status())
 	}
 	recorded, err := s.o.Ledger.List(state, limit)
 	if err != nil {
@@ -382,12 +431,12 @@ func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, e
 		return task.CancelResult{}, errLedger("the task ends, but that is not recorded yet", context.Cause(ctx))
 	}
 	r := j.snapshot()
-	if !r.State.Final() {
+	switch e := j.withdrawn(); {
+	case e != nil:
+		return task.CancelResult{}, e
+	case !r.State.Final():
 		return task.CancelResult{}, errStopping()
 	}
-	flush, stop := context.WithTimeout(ctx, s.o.FlushWithin)
-	defer stop()
-	s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
 	return r.CancelResult(), nil
 }
 
@@ -395,25 +444,70 @@ func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, e
 func (s *Scheduler) Subscribe(id, after string) (*Stream, error) {
 	j := s.job(id)
 	if j == nil {
-		r, err := s.finished(id)
-		if err != nil {
-			return nil, err
-		}
-		j = recorded(r, s.lanes[r.Task.PoolID])
+		return s.subscribeFinished(id, after)
 	}
 	sub, err := j.log.Subscribe(after)
 	if err != nil {
 		return nil, err
 	}
+	return s.stream(sub, j, func() {}), nil
+}
+
+func (s *Scheduler) stream(sub *stream.Subscription, j *job, closed func()) *Stream {
 	s.o.Metrics.streams.Inc()
-	return &Stream{Subscription: sub, job: j, metrics: s.o.Metrics}, nil
+	return &Stream{Subscription: sub, job: j, closed: func() {
+		s.o.Metrics.streams.Dec()
+		closed()
+	}}
+}
+
+// replay is the log of a finished task while somebody reads it, shared by all its readers.
+type replay struct {
+	build   sync.Once
+	job     *job
+	err     error
+	readers int // Scheduler.mu guards it
+}
+
+func (s *Scheduler) subscribeFinished(id, after string) (*Stream, error) {
+	s.mu.Lock()
+	p := s.replays[id]
+	if p == nil {
+		p = &replay{}
+		s.replays[id] = p
+	}
+	p.readers++
+	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if p.readers--; p.readers == 0 {
+			delete(s.replays, id)
+		}
+	}
+	p.build.Do(func() {
+		var r task.Record
+		if r, p.err = s.finished(id); p.err == nil {
+			p.job = recorded(r, s.lanes[r.Task.PoolID])
+		}
+	})
+	if p.err != nil {
+		leave()
+		return nil, p.err
+	}
+	sub, err := p.job.log.Subscribe(after)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return s.stream(sub, p.job, leave), nil
 }
 
 // Stream is a subscription to a task, and its moving figures.
 type Stream struct {
 	*stream.Subscription
-	job     *job
-	metrics *Metrics
+	job    *job
+	closed func()
 }
 
 // Metrics are the figures for a `metrics` frame now, and false once the task has ended.
@@ -422,7 +516,7 @@ func (s *Stream) Metrics() (task.Metrics, bool) { return s.job.figures() }
 // Close ends the subscription.
 func (s *Stream) Close() {
 	s.Subscription.Close()
-	s.metrics.streams.Dec()
+	s.closed()
 }
 
 // aside runs f beside the caller, and Stop joins it. It returns false when the scheduler is stopping.
@@ -445,8 +539,14 @@ func (s *Scheduler) finish(j *job, state task.State, end *task.End, e *task.Erro
 
 // end ends a task that the caller has claimed: it fences the log, records the outcome, and only then lets anyone see it.
 func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) {
-	j.lane.drop(j)
+	if j.lane.drop(j) {
+		j.lane.wake() // it may have been the head that the lane would not dispatch
+	}
 	sealedAt, _ := j.log.Seal()
+	j.stopEngine(e)
+	if <-j.recorded; j.withdrawn() != nil {
+		return // it never was accepted
+	}
 	r := j.snapshot()
 	was := r.State
 	r.State, r.FinishedAt, r.SealedAt, r.End, r.Err = state, s.o.Now(), sealedAt, end, e
@@ -456,9 +556,10 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		end.Receipt.TranscriptSHA256 = digest
 		r.LastEventID = j.log.End(*end)
 	} else {
-		e.Engine, e.PoolID = j.task.Engine, j.task.PoolID
-		j.stopEngine(e)
-		r.LastEventID = j.log.Fail(e)
+		own := *e // one cause may end many tasks
+		own.Engine, own.PoolID = j.task.Engine, j.task.PoolID
+		r.Err = &own
+		r.LastEventID = j.log.Fail(&own)
 	}
 	if !s.settleRecord(r) { // the next start runs it again
 		j.log.Detach()
@@ -466,15 +567,21 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		return
 	}
 	// Counted and told before it is seen: who reads the end and then the metrics finds it there.
-	s.o.Metrics.finished(r, j.version(), r.FinishedAt.Sub(j.firstOutputAt()))
+	s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
 	if j.tries() > 1 {
 		s.o.Metrics.moved(r)
 	}
 	s.narrate(r, j.version(), was)
 	j.end(r)
+	if state == task.StateCanceled {
+		flush, stop := context.WithTimeout(context.Background(), s.o.FlushWithin)
+		defer stop()
+		s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
+	}
 	s.mu.Lock()
 	delete(s.live, j.task.ID)
 	s.mu.Unlock()
+	close(j.done)
 }
 
 // settleRecord records an outcome. While the ledger cannot, as with a full disk, the outcome waits: nobody may see what a

@@ -198,7 +198,7 @@ func (r *rig) Snapshot(_ string, into []placement.Replica) []placement.Replica {
 		if x.busy {
 			active = 1
 		}
-		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Fingerprint: "fp"})
+		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Fingerprint: "fp"})
 	}
 	return into
 }
@@ -225,6 +225,7 @@ type lease struct {
 func (l lease) Engine() engine.Engine { return l.replica }
 func (l lease) Replica() Replica      { return Replica{ID: l.id, EngineVersion: "b1", Fingerprint: "fp"} }
 func (l lease) Lost() <-chan struct{} { return nil }
+func (l lease) Others() int           { return 0 }
 func (l lease) Replace(reason string) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
@@ -265,7 +266,12 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 	}
 	return engine.Result{TokensIn: 3, TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
 }
-func (x *replica) Idle(context.Context) (bool, error)                            { return !x.stuck, nil }
+func (x *replica) Busy(context.Context) (int, error) {
+	if x.stuck {
+		return 1, nil
+	}
+	return 0, nil
+}
 func (x *replica) Health(context.Context) error                                  { return nil }
 func (x *replica) Props(context.Context) (engine.Props, error)                   { return engine.Props{}, nil }
 func (x *replica) CountTokens(context.Context, string) (int, error)              { return 3, nil }
@@ -401,10 +407,16 @@ func TestFullQueueRejects(t *testing.T) {
 		require.Equal(t, task.AdmissionReject, e.Code)
 		require.Equal(t, "reject", e.PolicyLabel)
 		require.True(t, e.Retriable)
-		require.Positive(t, e.RetryAfter)
+		require.Zero(t, e.RetryAfter, "nothing was measured yet")
 		_, err = r.s.Get("refused")
 		require.True(t, task.HasCode(err, task.NotFound))
-		r.read("queued")
+		r.read("running")
+		synctest.Wait()
+		r.must("next")
+		_, err = r.submit("refused")
+		require.True(t, task.HasCode(err, task.AdmissionReject))
+		require.Equal(t, 100*time.Millisecond, task.AsError(err).RetryAfter, "a task lasts 100 ms here")
+		r.read("next")
 	})
 }
 

@@ -208,7 +208,7 @@ func (l *Log) Fail(e *task.Error) string {
 		l.failure = e
 	}
 	l.mu.Unlock()
-	return l.terminate(failed, encodeError(e))
+	return l.terminate(failed, mustJSON(e.Envelope()))
 }
 
 func (l *Log) terminate(event, data []byte) string {
@@ -318,30 +318,6 @@ func parseID(id string) (seq int, t tag, ok bool) {
 		return 0, t, false
 	}
 	return seq, t, string(appendID(nil, seq, t)) == id
-}
-
-// errorData is the data of an `error` event, and of the body's envelope (semantics: one flat envelope).
-type errorData struct {
-	Code         task.Code `json:"code"`
-	Message      string    `json:"message"`
-	Retriable    bool      `json:"retriable"`
-	RetryAfterMS *int64    `json:"retry_after_ms,omitempty"`
-	PolicyLabel  string    `json:"policy_label,omitempty"`
-	Engine       string    `json:"engine,omitempty"`
-	PoolID       string    `json:"pool_id,omitempty"`
-	Hint         string    `json:"hint,omitempty"`
-}
-
-func encodeError(e *task.Error) []byte {
-	d := errorData{
-		Code: e.Code, Message: e.Message, Retriable: e.Retriable, PolicyLabel: e.PolicyLabel, Engine: e.Engine,
-		PoolID: e.PoolID, Hint: e.Hint,
-	}
-	if e.RetryAfter > 0 {
-		ms := e.RetryAfter.Milliseconds()
-		d.RetryAfterMS = &ms
-	}
-	return mustJSON(d)
 }
 
 // mustJSON encodes plain structs of this module, which cannot fail.

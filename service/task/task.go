@@ -30,6 +30,7 @@ type Task struct {
 	PoolID         string
 	Engine         string
 	EngineVersion  string
+	ModelID        string // the name under which the pool serves it
 	Prompt         string // after templating
 	PromptTokens   int    // exact, as counted by the engine; 0 where nobody could count
 	Seed           uint32

@@ -114,19 +114,19 @@ func (b *bench) start(t *testing.T, exe, config, libs string) {
 	b.cmd = exec.Command(exe, "serve", "--config", config)
 	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, provision.EnvEngineLibs + "=" + libs}
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	read, write := io.Pipe()
+	pipe, write := io.Pipe()
 	b.cmd.Stdout, b.cmd.Stderr = write, write
 	require.NoError(t, b.cmd.Start())
 	address := make(chan string, 1)
-	read2 := io.TeeReader(read, b.log)
+	output := io.TeeReader(pipe, b.log)
 	scanned := make(chan struct{})
 	go func() { // joined through scanned
 		defer close(scanned)
-		lines := json.NewDecoder(read2)
+		lines := json.NewDecoder(output)
 		for {
 			var line struct{ Msg, Addr string }
 			if err := lines.Decode(&line); err != nil {
-				_, _ = io.Copy(io.Discard, read2)
+				_, _ = io.Copy(io.Discard, output)
 				return
 			}
 			if line.Msg == "serving" {
@@ -239,6 +239,7 @@ func (b *bench) cancel(t *testing.T, id string) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(bounded(t), http.MethodPost, b.url+"/v1/tasks/"+id+"/cancel", nil)
 	require.NoError(t, err)
+	defer http.DefaultClient.CloseIdleConnections()
 	answer, err := http.DefaultClient.Do(r)
 	require.NoError(t, err)
 	require.NoError(t, answer.Body.Close())

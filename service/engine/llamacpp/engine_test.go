@@ -58,9 +58,9 @@ func generate(t *testing.T, e *llamacpp.Engine, j engine.Job) (string, engine.Re
 func untilIdle(t *testing.T, e *llamacpp.Engine) {
 	t.Helper()
 	for {
-		idle, err := e.Idle(t.Context())
+		busy, err := e.Busy(t.Context())
 		require.NoError(t, err)
-		if idle {
+		if busy == 0 {
 			return
 		}
 	}

@@ -92,9 +92,8 @@ func TestAnswersThatAreNotALlamaServersAreRefused(t *testing.T) {
 	e := fake(t, map[string]string{"/props": `{}`, "/slots": `[]`, "/embedding": `[{"index":4,"embedding":[[1]]}]`})
 	_, err := e.Props(t.Context())
 	require.True(t, task.HasCode(err, task.WorkerReset))
-	idle, err := e.Idle(t.Context())
-	require.NoError(t, err)
-	require.False(t, idle)
+	_, err = e.Busy(t.Context())
+	require.True(t, task.HasCode(err, task.WorkerReset))
 	_, _, err = e.Answer(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{"a"}})
 	require.True(t, task.HasCode(err, task.WorkerReset))
 }

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-faster/jx"
 
@@ -124,6 +126,7 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 	}
 	defer s.Close()
 	var f frame
+	var held []byte // the begin of a rune whose end has not come yet
 	for {
 		event, err := s.Next()
 		if err != nil {
@@ -140,22 +143,41 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 			if err != nil {
 				return engine.Result{}, e.c.Reset(err)
 			}
-			if text != "" {
-				if err := emit(text); err != nil {
+			if text = string(held) + text; text != "" {
+				if err := emit(strings.ToValidUTF8(text, "\uFFFD")); err != nil {
 					return engine.Result{}, err
 				}
 			}
 			s.Drain()
 			return result, nil
 		case len(f.content) > 0: // empty: held back, or the end of sequence
-			if err := emit(string(f.content)); err != nil {
+			held = append(held, f.content...)
+			n := whole(held)
+			if n == 0 {
+				continue
+			}
+			if err := emit(strings.ToValidUTF8(string(held[:n]), "\uFFFD")); err != nil {
 				return engine.Result{}, err
 			}
+			held = append(held[:0], held[n:]...)
 		}
 		if ctx.Err() != nil {
 			return engine.Result{}, e.c.Broken(ctx, ctx.Err())
 		}
 	}
+}
+
+// whole is the length of b without a rune that is cut off at its end.
+func whole(b []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
+		if at := len(b) - n; utf8.RuneStart(b[at]) {
+			if !utf8.FullRune(b[at:]) {
+				return at
+			}
+			break
+		}
+	}
+	return len(b)
 }
 
 // frame reads what matters of one frame. It is reused: a token costs the string handed to emit and nothing else.

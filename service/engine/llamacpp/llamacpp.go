@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -109,20 +110,23 @@ func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (st
 	return body.Prompt, err
 }
 
-// Idle asks /slots.
-func (e *Engine) Idle(ctx context.Context) (bool, error) {
+// Busy asks /slots.
+func (e *Engine) Busy(ctx context.Context) (busy int, err error) {
 	var slots []struct {
 		Busy bool `json:"is_processing"`
 	}
 	if err := e.c.Get(ctx, "/slots", &slots); err != nil {
-		return false, err
+		return 0, err
+	}
+	if len(slots) == 0 {
+		return 0, e.c.Reset(errors.New("the engine names no slots"))
 	}
 	for _, s := range slots {
 		if s.Busy {
-			return false, nil
+			busy++
 		}
 	}
-	return len(slots) > 0, nil
+	return busy, nil
 }
 
 // Answer runs an embedding job (/embedding, one vector for each input) or a rerank job (/reranking, one score for each
@@ -152,13 +156,9 @@ func (e *Engine) Answer(ctx context.Context, job engine.Job) (json.RawMessage, e
 	if r, ok := answer.(*rerankAnswer); ok {
 		result.TokensIn = r.tokens
 	} else {
-		// The native answer has no count, so ask; these are the tokens that were run.
-		for _, text := range inputs {
-			n, err := e.CountTokens(ctx, text)
-			if err != nil {
-				return nil, engine.Result{}, err
-			}
-			result.TokensIn += n
+		// The native answer has no count, so ask, once: the inputs' own marks of begin and end are left out of it.
+		if result.TokensIn, err = e.CountTokens(ctx, strings.Join(inputs, "\n")); err != nil {
+			return nil, engine.Result{}, err
 		}
 	}
 	raw, err := json.Marshal(answer)

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/llama-orch/llama-orch/service/ledger"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// ledgerCmd looks at the record of tasks. None of it writes to the ledger, and all of it works while serve runs.
+type ledgerCmd struct {
+	Check  ledgerCheckCmd  `cmd:"" help:"Read the whole ledger and say what is in it, and what is damaged."`
+	Backup ledgerBackupCmd `cmd:"" help:"Copy the ledger as it is now to a file."`
+	Export ledgerExportCmd `cmd:"" help:"Print the tasks as lines of JSON, prompts and answers by their digests."`
+}
+
+// ledgerFlag says where the ledger is.
+type ledgerFlag struct {
+	Config  string `help:"The YAML configuration file, which names the data folder." required:"" xor:"where" type:"path" placeholder:"FILE"`
+	DataDir string `help:"The data folder." required:"" xor:"where" type:"path" placeholder:"DIR"`
+}
+
+type ledgerCheckCmd struct{ ledgerFlag }
+
+type ledgerBackupCmd struct {
+	ledgerFlag
+	File string `arg:"" help:"The copy. It must not be there yet." type:"path"`
+}
+
+type ledgerExportCmd struct {
+	ledgerFlag
+	WithText bool `help:"Print prompts and answers in full."`
+}
+
+// read opens the ledger and does something with it.
+func (f ledgerFlag) read(do func(context.Context, *ledger.Reader) error) error {
+	dir := f.DataDir
+	if f.Config != "" {
+		c, err := configFlag{f.Config}.load()
+		if err != nil {
+			return err
+		}
+		dir = c.DataDir
+	}
+	r, err := ledger.OpenReader(filepath.Join(dir, ledger.FileName))
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	return errors.Join(do(ctx, r), r.Close())
+}
+
+// Run checks.
+func (c ledgerCheckCmd) Run() error {
+	return c.read(func(ctx context.Context, r *ledger.Reader) error {
+		report, err := r.Check(ctx)
+		if err != nil {
+			return err
+		}
+		if err := printReport(os.Stdout, report); err != nil {
+			return err
+		}
+		if len(report.Problems) > 0 {
+			return errors.New("the ledger is damaged: keep a copy of its files, stop orchestratord, and start it with `orchestratord serve --ledger-aside`; " +
+				"`orchestratord ledger export` prints what can still be read")
+		}
+		return nil
+	})
+}
+
+func printReport(w io.Writer, report ledger.Report) error {
+	total := 0
+	for _, n := range report.States {
+		total += n
+	}
+	out := bufio.NewWriter(w)
+	fmt.Fprintf(out, "Schema %d, %d tasks:", report.Schema, total)
+	for _, state := range []task.State{task.Queued, task.Running, task.Completed, task.Failed, task.StateCanceled} {
+		fmt.Fprintf(out, " %d %s", report.States[state], state)
+	}
+	fmt.Fprintf(out, ".\n%d transcripts are what their receipts say.\n", report.Verified)
+	for _, p := range report.Problems {
+		fmt.Fprintf(out, "Damaged: %s\n", p)
+	}
+	if len(report.Problems) == 0 {
+		fmt.Fprintln(out, "Nothing is damaged.")
+	}
+	return out.Flush()
+}
+
+// Run copies.
+func (c ledgerBackupCmd) Run() error {
+	return c.read(func(ctx context.Context, r *ledger.Reader) error { return r.Backup(ctx, c.File) })
+}
+
+// Run prints.
+func (c ledgerExportCmd) Run() error {
+	return c.read(func(ctx context.Context, r *ledger.Reader) error {
+		out := bufio.NewWriter(os.Stdout)
+		return errors.Join(r.Export(ctx, out, c.WithText), out.Flush())
+	})
+}

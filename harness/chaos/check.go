@@ -1,0 +1,402 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package chaos
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/harness/client"
+)
+
+// finding is one property, how often it could be judged, and where it does not hold.
+type finding struct {
+	property string
+	judged   int
+	breaches []string
+}
+
+func (f *finding) breach(format string, args ...any) {
+	f.breaches = append(f.breaches, fmt.Sprintf(format, args...))
+}
+
+// check judges a run. Every property says what it can judge; nothing it cannot know counts as held.
+func check(h *history) []*finding {
+	var all []*finding
+	for _, p := range []struct {
+		name  string
+		judge func(*history, *finding)
+	}{
+		{"every 202 ends in exactly one outcome, and no refused task exists", oneOutcome},
+		{"every outcome has its cause", causes},
+		{"a repeated submit gives the same admission; refusals have their reason", admissions},
+		{"event ids are contiguous and their hashes are those of the events", eventIDs},
+		{"all readers and reconnects have the same events", sameEvents},
+		{"the bytes of strict tasks are those of their undisturbed run", strictBytes},
+		{"a cancel seals the log at the event it returns, always the same", cancels},
+		{"no token arrives once a cancel has returned", silence},
+		{"first in, first out within a pool's priority", order},
+		{"nothing is left over: processes, files, descriptors, goroutines", leftOver},
+	} {
+		f := &finding{property: p.name}
+		p.judge(h, f)
+		all = append(all, f)
+	}
+	return all
+}
+
+var final = map[string]string{"completed": "end", "canceled": "error", "failed": "error"}
+
+func oneOutcome(h *history, f *finding) {
+	for _, t := range h.tasks {
+		switch {
+		case t.accepted() == nil && t.final == nil && !t.unknown:
+			if len(t.submits) > 0 {
+				f.breach("%s: nobody asked at the end whether the daemon has it", t.plan.id)
+			}
+			continue
+		case t.accepted() == nil && t.final != nil && refusedForGood(t):
+			f.breach("%s was refused last, and yet the daemon has it as %s", t.plan.id, t.final.State)
+			continue
+		case !t.known():
+			f.judged++
+			continue
+		case t.unknown || t.final == nil:
+			f.breach("%s was accepted, and the daemon does not know it", t.plan.id)
+			continue
+		}
+		f.judged++
+		want, over := final[t.final.State]
+		var last client.Event
+		if len(t.log) > 0 {
+			last = t.log[len(t.log)-1]
+		}
+		switch {
+		case !over:
+			f.breach("%s was accepted and is still %s", t.plan.id, t.final.State)
+		case last.Name != want:
+			f.breach("%s is %s, and its stream ends with %q", t.plan.id, t.final.State, last.Name)
+		case last.ID != t.final.LastEvent:
+			f.breach("%s: the stream's last event is %s, the status says %s", t.plan.id, last.ID, t.final.LastEvent)
+		}
+	}
+}
+
+// refusedForGood reports whether no submit's answer was lost: then a refused task must not exist.
+func refusedForGood(t *taskRecord) bool {
+	return !slices.ContainsFunc(t.submits, func(s submit) bool { return s.admission == nil && s.code == "" })
+}
+
+// tries is how often a strict task's worker may be lost before the task is.
+const tries = 3
+
+func causes(h *history, f *finding) {
+	for _, t := range h.tasks {
+		if t.final == nil || t.final.Error == nil {
+			continue
+		}
+		f.judged++
+		from, to := t.submits[0].sent, t.final.Finished.Add(time.Second)
+		deaths := h.count(from, to, killDaemon, stopDaemon)
+		for _, x := range h.faults {
+			if x.kind == killWorker && x.pool == t.plan.pool && !x.at.Before(from) && !x.at.After(to) {
+				deaths++
+			}
+		}
+		ok := false
+		switch code := t.final.Error.Code; code {
+		case "CANCELED":
+			ok = len(t.cancels) > 0 && t.final.State == "canceled"
+		case "DEADLINE_UNMET":
+			ok = t.plan.deadline > 0
+		case "QUEUE_FULL_DROP_LRU":
+			ok = poolOf(t.plan.pool).policy == dropLRU
+		case "WORKER_RESET":
+			ok = deaths >= tries || !t.plan.strict && deaths > 0
+		case "SHUTTING_DOWN":
+			ok = !t.plan.strict && h.count(from, to, stopDaemon) > 0
+		case "LEDGER_UNAVAILABLE": // a best-effort task must not run while its dispatch cannot be recorded
+			ok = !t.plan.strict && h.count(from.Add(-10*time.Second), to, fillDisk) > 0
+		}
+		if !ok {
+			f.breach("%s (strict: %t, pool %s, %d cancels, workers or daemons lost meanwhile: %d) ended with %s: %s", t.plan.id, t.plan.strict,
+				t.plan.pool, len(t.cancels), deaths, t.final.Error.Code, t.final.Error.Message)
+		}
+	}
+}
+
+func poolOf(id string) poolPlan {
+	return pools[slices.IndexFunc(pools, func(p poolPlan) bool { return p.id == id })]
+}
+
+// refusals are the codes that a submit may be refused with, whatever is done to the daemon.
+var refusals = []string{"ADMISSION_REJECT", "POOL_UNREADY", "SHUTTING_DOWN", "LEDGER_UNAVAILABLE"}
+
+func admissions(h *history, f *finding) {
+	for _, t := range h.tasks {
+		first := t.accepted()
+		for _, s := range t.submits {
+			switch {
+			case s.admission != nil:
+				f.judged++
+				if *s.admission != *first.admission {
+					f.breach("%s: admitted with %+v and then with %+v", t.plan.id, *first.admission, *s.admission)
+				}
+			case s.code == "" || slices.Contains(refusals, s.code) || s.code == "DEADLINE_UNMET" && t.plan.deadline > 0:
+			default:
+				f.breach("%s was refused with %s", t.plan.id, s.code)
+			}
+		}
+		if first == nil || len(t.log) == 0 {
+			continue
+		}
+		l := client.NewLog()
+		a := first.admission
+		if l.Take(t.log[0]) == nil && l.Start != (client.Started{
+			TaskID: a.TaskID, QueuePosition: a.QueuePosition, PredictedStartMS: a.PredictedStartMS, Seed: a.Seed, Determinism: a.Determinism,
+		}) {
+			f.breach("%s was admitted with %+v, and its stream starts with %+v", t.plan.id, *a, l.Start)
+		}
+	}
+}
+
+func eventIDs(h *history, f *finding) {
+	strictly := func(t *taskRecord, events []client.Event) {
+		f.judged++
+		l := client.NewLog()
+		for _, e := range events {
+			if err := l.Take(e); err != nil {
+				f.breach("%s: %v", t.plan.id, err)
+				return
+			}
+		}
+	}
+	for _, t := range h.tasks {
+		if t.final != nil {
+			strictly(t, t.log)
+		}
+		for _, v := range t.views {
+			strictly(t, v.events())
+		}
+	}
+}
+
+func (v *view) events() (events []client.Event) {
+	for _, e := range v.seen {
+		events = append(events, e.Event)
+	}
+	return events
+}
+
+func sameEvents(h *history, f *finding) {
+	for _, t := range h.tasks {
+		if t.final == nil {
+			continue
+		}
+		for _, v := range t.views {
+			if len(v.seen) == 0 {
+				continue
+			}
+			f.judged++
+			events := v.events()
+			if v.discarded != "" {
+				// What a dead daemon sent of a task that then ended otherwise cannot be continued. Nothing else may be lost.
+				if t.final.State == "completed" || h.count(v.seen[0].at, v.at, killDaemon, stopDaemon) == 0 {
+					f.breach("%s, which is %s: reader %d had to discard %d events, the last %s: %s", t.plan.id, t.final.State, v.reader,
+						len(events), events[len(events)-1].ID, v.discarded)
+				}
+				continue
+			}
+			if len(events) > len(t.log) {
+				f.breach("%s: reader %d has %d events, the stream has %d", t.plan.id, v.reader, len(events), len(t.log))
+				continue
+			}
+			for i, e := range events {
+				if e != t.log[i] {
+					f.breach("%s: reader %d has %q where the stream has %q", t.plan.id, v.reader, e.Frame(), t.log[i].Frame())
+					break
+				}
+			}
+		}
+	}
+}
+
+// strictBytes holds every token that any client ever got of a strict task against the undisturbed run, and the receipts of
+// those that completed.
+func strictBytes(h *history, f *finding) {
+	for _, t := range h.tasks {
+		if t.final == nil || !t.plan.strict {
+			continue
+		}
+		all := [][]client.Event{t.log}
+		for _, v := range t.views {
+			all = append(all, v.events())
+		}
+		for _, events := range all {
+			l := client.NewLog()
+			for _, e := range events {
+				if l.Take(e) != nil { // said elsewhere
+					break
+				}
+			}
+			if len(l.Tokens) == 0 && l.End == nil {
+				continue
+			}
+			if t.calm == nil {
+				f.breach("%s sent tokens, and there is no undisturbed run of it", t.plan.id)
+				break
+			}
+			f.judged++
+			switch {
+			case len(l.Tokens) > len(t.calm.tokens) || !slices.Equal(l.Tokens, t.calm.tokens[:len(l.Tokens)]):
+				f.breach("%s sent %q, undisturbed it is %q", t.plan.id, l.Text(), strings.Join(t.calm.tokens, ""))
+			case l.End != nil && !sameRun(*l.End, *t.calm):
+				f.breach("%s ended with %+v, undisturbed it is %+v (%s)", t.plan.id, *l.End, t.calm.receipt, t.calm.finish)
+			}
+		}
+	}
+}
+
+func sameRun(e client.End, c calm) bool {
+	want := c.receipt
+	want.ReplicaID = e.Receipt.ReplicaID
+	return e.TokensOut == len(c.tokens) && e.FinishReason == c.finish && e.Receipt == want
+}
+
+func cancels(h *history, f *finding) {
+	for _, t := range h.tasks {
+		var first *client.Canceled
+		for _, c := range t.cancels {
+			if c.answer == nil {
+				if c.code != "" && !slices.Contains(refusals, c.code) {
+					f.breach("%s: a cancel was refused with %s", t.plan.id, c.code)
+				}
+				continue
+			}
+			f.judged++
+			if first == nil {
+				first = c.answer
+			}
+			if *c.answer != *first {
+				f.breach("%s: a cancel answered %+v and then %+v", t.plan.id, *first, *c.answer)
+			}
+		}
+		if first == nil || t.final == nil || len(t.log) < 2 {
+			continue
+		}
+		last := t.log[len(t.log)-1]
+		sealed := last.ID
+		if t.final.State == "canceled" {
+			sealed = t.log[len(t.log)-2].ID
+		}
+		if first.Outcome != t.final.State || first.LastEventID != sealed {
+			f.breach("%s: a cancel answered %s and %s; the task is %s, and its log was sealed at %s", t.plan.id, first.Outcome,
+				first.LastEventID, t.final.State, sealed)
+		}
+	}
+}
+
+// slack is how late a token may be read that was in a socket's buffer when the cancel returned. Readers that are slow on
+// purpose are not judged.
+const slack = 2 * time.Second
+
+func silence(h *history, f *finding) {
+	for _, t := range h.tasks {
+		for _, c := range t.cancels {
+			if c.answer == nil || c.answer.Outcome != "canceled" {
+				continue
+			}
+			for _, v := range t.views {
+				if v.slow {
+					continue
+				}
+				f.judged++
+				for _, e := range v.seen {
+					if e.Name != "token" {
+						continue
+					}
+					switch late := e.at.Sub(c.returned); {
+					case late > slack+h.stall && v.conns[e.conn].opened.Before(c.sent):
+						f.breach("%s: reader %d got event %s %s after the cancel had returned", t.plan.id, v.reader, e.ID, late)
+					case v.conns[e.conn].opened.After(c.returned) && number(e.ID) > number(c.answer.LastEventID):
+						f.breach("%s: reader %d, who came after the cancel, got event %s behind %s", t.plan.id, v.reader, e.ID, c.answer.LastEventID)
+					}
+				}
+			}
+		}
+	}
+}
+
+func number(eventID string) (n int) {
+	_, _ = fmt.Sscanf(eventID, "%d-", &n) // ids are checked elsewhere
+	return n
+}
+
+// inverted is how much later than its follower a task may show as started where two replicas take tasks at the same moment.
+const inverted = 250 * time.Millisecond
+
+// order can judge two tasks of a pool and priority if the second was sent after the first's 202 had come, and both were first
+// dispatched by the same process.
+func order(h *history, f *finding) {
+	type started struct {
+		t            *taskRecord
+		sent, has202 time.Time
+		life         int
+	}
+	groups := map[[2]string][]started{}
+	for _, t := range h.tasks {
+		a := t.accepted()
+		if a == nil || t.final == nil || t.final.StartedAt.IsZero() {
+			continue
+		}
+		if life := h.lifeAt(t.final.StartedAt); life >= 0 {
+			key := [2]string{t.plan.pool, t.plan.priority}
+			groups[key] = append(groups[key], started{t, t.submits[0].sent, a.answered, life})
+		}
+	}
+	for key, group := range groups {
+		tolerance := time.Duration(0)
+		if poolOf(key[0]).replicas > 1 {
+			tolerance = inverted + h.stall
+		}
+		for _, a := range group {
+			for _, b := range group {
+				if a.life != b.life || !a.has202.Before(b.sent) {
+					continue
+				}
+				f.judged++
+				if late := a.t.final.StartedAt.Sub(b.t.final.StartedAt); late > tolerance {
+					f.breach("%s was accepted before %s was sent, both %s in pool %s, and started %s later", a.t.plan.id, b.t.plan.id, key[1], key[0], late)
+				}
+			}
+		}
+	}
+}
+
+// What a daemon without tasks may have more of at the end than at the start: connections that are kept for the next request.
+const (
+	moreFDs        = 10
+	moreGoroutines = 20
+)
+
+func leftOver(h *history, f *finding) {
+	a := h.after
+	f.judged = 5
+	for _, o := range a.orphans {
+		f.breach("a process outlived its daemon: %s", o)
+	}
+	for _, o := range a.files {
+		f.breach("the data folder holds %s after the last stop", o)
+	}
+	if !a.stopped {
+		f.breach("the last SIGTERM did not end the daemon well")
+	}
+	if a.lastFDs == 0 || a.lastFDs > a.idleFDs+moreFDs {
+		f.breach("the daemon had %d open descriptors without tasks at first, and %d at last", a.idleFDs, a.lastFDs)
+	}
+	if a.lastGoroutines == 0 || a.lastGoroutines > a.idleGoroutines+moreGoroutines {
+		f.breach("the daemon had %d goroutines without tasks at first, and %d at last", a.idleGoroutines, a.lastGoroutines)
+	}
+}

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package task
+
+import (
+	"time"
+	"unicode/utf8"
+)
+
+// Envelope is an error as every client sees it: the body of a refusal, and the data of an `error` event (OC-CTRL-2030).
+// Times are milliseconds.
+type Envelope struct {
+	Code         Code   `json:"code"`
+	Message      string `json:"message"`
+	Retriable    bool   `json:"retriable"`
+	RetryAfterMS *int64 `json:"retry_after_ms,omitempty"`
+	PolicyLabel  string `json:"policy_label,omitempty"`
+	Engine       string `json:"engine,omitempty"`
+	PoolID       string `json:"pool_id,omitempty"`
+	Hint         string `json:"hint,omitempty"`
+}
+
+// trait is what a code says by itself.
+type trait struct {
+	retriable bool   // whether or not the error itself says so
+	policy    string // policy_label of an overload that names none; overloads always carry a time to wait
+}
+
+var traits = map[Code]trait{
+	AdmissionReject:   {retriable: true, policy: "reject"},
+	QueueFullDropLRU:  {retriable: true, policy: "drop-lru"},
+	RateLimited:       {retriable: true, policy: "rate-limit"},
+	BudgetExceeded:    {policy: "budget"},
+	PoolUnready:       {retriable: true},
+	PoolUnavailable:   {retriable: true},
+	ReplicaExhausted:  {retriable: true},
+	ShuttingDown:      {retriable: true},
+	LedgerUnavailable: {retriable: true},
+	WorkerReset:       {retriable: true},
+}
+
+// What the contract allows.
+const (
+	maxMessage   = 4096
+	maxHint      = 1024
+	maxLabel     = 64
+	maxID        = 128
+	maxRetry     = 24 * time.Hour
+	overloadWait = time.Second // where nobody measured a figure
+)
+
+// Envelope renders the error. Its low-level cause stays out.
+func (e *Error) Envelope() Envelope {
+	t := traits[e.Code]
+	out := Envelope{
+		Code: e.Code, Message: clip(e.Message, maxMessage), Retriable: e.Retriable || t.retriable,
+		PolicyLabel: clip(e.PolicyLabel, maxLabel), Engine: clip(e.Engine, maxLabel), PoolID: clip(e.PoolID, maxID), Hint: clip(e.Hint, maxHint),
+	}
+	after := min(e.RetryAfter, maxRetry)
+	if t.policy != "" {
+		if out.PolicyLabel == "" {
+			out.PolicyLabel = t.policy
+		}
+		if after <= 0 {
+			after = overloadWait
+		}
+	}
+	if after > 0 {
+		ms := int64((after + time.Millisecond - 1) / time.Millisecond)
+		out.RetryAfterMS = &ms
+	}
+	return out
+}
+
+// clip shortens s to at most n bytes, at the end of a rune.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
