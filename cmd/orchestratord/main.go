@@ -52,7 +52,8 @@ type configFlag struct {
 
 type serveCmd struct {
 	configFlag
-	StopWithin time.Duration `help:"How long a stop may take; half of it is for running tasks to finish." default:"20s"`
+	StopWithin  time.Duration `help:"How long a stop may take; half of it is for running tasks to finish." default:"20s"`
+	LedgerAside bool          `help:"Give the record of tasks, where it is damaged, another name, and begin a new one. Nothing is deleted."`
 }
 
 type checkCmd struct{ configFlag }
@@ -142,9 +143,9 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit})
+	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside})
 	if err != nil {
-		return exit{exitUsage, err}
+		return err
 	}
 	signals, forget := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer forget()

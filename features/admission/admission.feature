@@ -190,7 +190,7 @@ Feature: Admission
     Given the shared daemon
     When I submit task "pinned" with
       | placement | {"mode": "pin", "pool_id": "attic"} |
-    Then the answer is 503 POOL_UNAVAILABLE
+    Then the answer is 404 NOT_FOUND
     And its message says "default"
 
   @OC-CTRL-2013

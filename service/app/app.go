@@ -46,6 +46,8 @@ type Options struct {
 	LibsDir string // the engine libraries, where a pool is `builtin`
 	Version string
 	Commit  string
+	// LedgerAside gives the ledger that is there another name, and begins a new one.
+	LedgerAside bool
 }
 
 // App is one orchestrator. Start and Stop are called once each, in this order.
@@ -208,8 +210,18 @@ func (a *App) Start(ctx context.Context) (err error) {
 
 func (a *App) openLedger(r prometheus.Registerer) (err error) {
 	c := a.o.Config
+	path := filepath.Join(c.DataDir, ledger.FileName)
+	if a.o.LedgerAside {
+		moved, err := ledger.Aside(path, time.Now())
+		if err != nil {
+			return err
+		}
+		if moved != "" {
+			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
+		}
+	}
 	a.ledger, err = ledger.Open(ledger.Options{
-		Path: filepath.Join(c.DataDir, ledger.FileName), Log: a.o.Log, Registerer: r, Now: time.Now,
+		Path: path, Log: a.o.Log, Registerer: r, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("open the ledger: %w", err)

@@ -51,7 +51,7 @@ func OpenReader(path string) (*Reader, error) {
 
 // look opens a file for reading and makes sure that it is a ledger.
 func look(ctx context.Context, path string, newest int) (r *Reader, version int, err error) {
-	db, err := sql.Open("sqlite", dsn(path, "mode=ro", "_query_only=1"))
+	db, err := sql.Open("sqlite", dsn(path, "mode=ro"))
 	if err != nil {
 		return nil, 0, err
 	}

@@ -69,10 +69,10 @@ func (l *Lease) Release() {
 }
 
 // Replace kills this worker's process group and starts another worker; Lost is closed before it returns. It is for a
-// worker whose slot does not get idle after a cancel (ORCH-3026). It does nothing where the worker is gone already, and to an
-// external engine, whose process is not ours to end.
+// worker whose slot does not get idle after a cancel (ORCH-3026). An external engine, whose process is not ours to end, is out
+// of service until it answers a probe, unless other tasks run on it. It does nothing where the worker is gone already.
 func (l *Lease) Replace(reason string) {
-	if l.r.spec.Mode != External {
+	if l.r.spec.Mode != External || l.Others() == 0 {
 		l.w.lose(&loss{reason: replaced, detail: reason})
 	}
 }

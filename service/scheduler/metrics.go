@@ -3,12 +3,14 @@
 package scheduler
 
 import (
+	"errors"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -53,7 +55,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			observe.ReplicaLabels(observe.LabelReason)...),
 		finishedTotal: counter("llorch_tasks_finished_total", "Tasks by outcome: completed, canceled or failed.",
 			observe.LabelPoolID, observe.LabelOutcome),
-		failovers: counter("llorch_failovers_total", "Tasks that lost a worker, or the orchestrator, by how they ended.",
+		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that was settled: resumed, mismatch or exhausted.",
 			observe.LabelPoolID, observe.LabelOutcome),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
 		tokensOut: counter("tokens_out_total", "Tokens streamed.", observe.ReplicaLabels()...),
@@ -133,9 +135,19 @@ func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration, tries
 	}
 }
 
-// moved counts how tasks ended that had lost a worker: completed on another, or not.
+// moved counts how the failover of a task was settled (LO-203). One that was ended by somebody's decision settles nothing.
 func (m *Metrics) moved(r task.Record) {
-	m.failovers.WithLabelValues(r.Task.PoolID, string(r.State)).Inc()
+	outcome := "resumed"
+	switch {
+	case r.End != nil:
+	case errors.Is(r.Err, stream.ErrDiverged):
+		outcome = "mismatch"
+	case task.HasCode(r.Err, task.WorkerReset):
+		outcome = "exhausted"
+	default:
+		return
+	}
+	m.failovers.WithLabelValues(r.Task.PoolID, outcome).Inc()
 }
 
 func (m *Metrics) firstOutput(t task.Task, version string, waited time.Duration) {

@@ -176,7 +176,7 @@ func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
 	e = task.AsError(err)
 	switch {
 	case errors.Is(err, stream.ErrDiverged):
-		e = l.errLost("decoding it again did not give what was already sent")
+		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
 	case e.Code == task.WorkerReset && j.tries() >= attempts:
 		e = l.errLost("so were the workers that tried it again")
 	}

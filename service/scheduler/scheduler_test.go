@@ -640,7 +640,7 @@ func TestRestartContinuesAStrictTask(t *testing.T) {
 		require.Equal(t, want, string(head)+tail)
 		r.read("later")
 		require.Equal(t, []string{"long", "next", "later"}, r.order)
-		require.Equal(t, 1.0, testutil.ToFloat64(r.s.o.Metrics.failovers.WithLabelValues("default", "completed")))
+		require.Equal(t, 1.0, testutil.ToFloat64(r.s.o.Metrics.failovers.WithLabelValues("default", "resumed")))
 	})
 }
 

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package chaos
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	envScale  = "LLORCH_CHAOS"        // "long": the long run
+	envSeed   = "LLORCH_CHAOS_SEED"   // repeats a schedule
+	envReport = "LLORCH_CHAOS_REPORT" // a file that the report is added to: `go test` shows a passing test's lines to nobody
+)
+
+func say(t *testing.T, text string) {
+	t.Helper()
+	t.Log(text)
+	path := os.Getenv(envReport)
+	if path == "" {
+		return
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	require.NoError(t, err)
+	_, err = fmt.Fprintln(f, text)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// ORCH-3051, LO-201, LO-202, LO-203, ORCH-3026, ORCH-3004
+func TestNothingAcceptedIsLost(t *testing.T) {
+	seed := uint64(time.Now().UnixNano()) % 1_000_000
+	if given := os.Getenv(envSeed); given != "" {
+		var err error
+		seed, err = strconv.ParseUint(given, 10, 64)
+		require.NoError(t, err, envSeed)
+	}
+	size := short
+	if os.Getenv(envScale) == long.name {
+		size = long
+	}
+	say(t, fmt.Sprintf("chaos: a %s run with seed %d; %s=%d repeats its schedule", size.name, seed, envSeed, seed))
+	root, err := filepath.Abs("../..")
+	require.NoError(t, err)
+	dir, err := os.MkdirTemp("", "llama-orch-chaos-")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	l, err := newLab(dir, root)
+	require.NoError(t, err)
+	t.Cleanup(l.close)
+
+	began := time.Now()
+	r, err := perform(t.Context(), l, draw(seed, size), func(format string, args ...any) {
+		t.Logf("%6.1f s: %s", time.Since(began).Seconds(), fmt.Sprintf(format, args...))
+	})
+	require.NoError(t, err)
+	findings := check(r.history)
+	say(t, r.table(findings))
+	for _, f := range findings {
+		for _, b := range f.breaches[:min(len(f.breaches), 20)] {
+			t.Errorf("%s: %s", f.property, b)
+		}
+		require.NotZero(t, f.judged, "nothing could be judged of: %s", f.property)
+	}
+
+	f := r.figures()
+	require.Positive(t, f.acrossLives, "no stream went on after the daemon's death")
+	require.Positive(t, f.hitByWorker, "no strict task lost its worker within its stream")
+	if size.name == long.name {
+		require.GreaterOrEqual(t, f.accepted, 500)
+		require.GreaterOrEqual(t, f.faults[killWorker], 30)
+		require.GreaterOrEqual(t, f.faults[killDaemon], 30)
+	}
+	mounts, err := os.ReadFile("/proc/mounts")
+	require.NoError(t, err)
+	require.False(t, strings.Contains(string(mounts), dir), "the small file system is still mounted")
+}
+
+// ORCH-3051
+func TestASeedIsASchedule(t *testing.T) {
+	for _, s := range []scale{short, long} {
+		require.Equal(t, draw(7, s), draw(7, s))
+		require.NotEqual(t, draw(7, s).tasks, draw(8, s).tasks)
+		done := map[faultKind]int{}
+		for _, f := range draw(7, s).faults {
+			done[f.kind]++
+		}
+		require.GreaterOrEqual(t, done[killWorker], s.workerKills)
+		require.GreaterOrEqual(t, done[killDaemon], s.daemonKills)
+		require.Equal(t, s.fills, done[fillDisk])
+		require.Equal(t, s.fills, done[emptyDisk])
+	}
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package chaos
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// disk is a small file system for the data folder, that can be filled.
+type disk struct {
+	path    string
+	mounted bool
+}
+
+const diskSize = 32 << 20
+
+// newDisk mounts one. Where that is not allowed it is a plain folder, and why says so: then nothing is filled.
+func newDisk(path string) (d *disk, why error, err error) { //nolint:revive // why is no failure
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, nil, fmt.Errorf("make the data folder: %w", err)
+	}
+	d = &disk{path: path}
+	if err := syscall.Mount("chaos", path, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", diskSize)); err != nil {
+		return d, fmt.Errorf("no small file system could be mounted at the data folder (it takes root): %w", err), nil
+	}
+	d.mounted = true
+	return d, nil, nil
+}
+
+func (d *disk) ballast() string { return filepath.Join(d.path, "ballast") }
+
+// fill leaves no byte.
+func (d *disk) fill() error {
+	f, err := os.OpenFile(d.ballast(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("fill the disk: %w", err)
+	}
+	for chunk := make([]byte, 1<<20); len(chunk) > 0; {
+		if _, err = f.Write(chunk); err != nil {
+			chunk = chunk[:len(chunk)/2]
+		}
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		return errors.Join(fmt.Errorf("fill the disk: %w", err), f.Close())
+	}
+	return f.Close()
+}
+
+func (d *disk) empty() error {
+	if err := os.Remove(d.ballast()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("empty the disk: %w", err)
+	}
+	return nil
+}
+
+// close unmounts.
+func (d *disk) close() error {
+	if !d.mounted {
+		return nil
+	}
+	d.mounted = false
+	if err := syscall.Unmount(d.path, 0); err != nil {
+		if err := syscall.Unmount(d.path, 2); err != nil { // MNT_DETACH: it goes with the last process that uses it
+			return fmt.Errorf("unmount %s: %w", d.path, err)
+		}
+	}
+	return nil
+}

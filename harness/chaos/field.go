@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package chaos
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// field is the daemon under test, life after life. Its faults are done by one goroutine.
+type field struct {
+	lab    *lab
+	config string
+	disk   *disk
+	full   bool // the disk
+	driver *driver
+
+	mu      sync.Mutex
+	daemon  *daemon // nil between two lives
+	h       *history
+	changed chan struct{} // closed and replaced when daemon changes
+
+	refusedStarts int // on a full disk
+	orphans       []string
+}
+
+// at is the daemon that serves now, and the number of its life; it waits for one.
+func (f *field) at(ctx context.Context) (*daemon, int, bool) {
+	for {
+		f.mu.Lock()
+		d, life, changed := f.daemon, len(f.h.lives)-1, f.changed
+		f.mu.Unlock()
+		if ctx.Err() != nil {
+			return nil, 0, false
+		}
+		if d != nil {
+			return d, life, true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, 0, false
+		}
+	}
+}
+
+func (f *field) change(d *daemon) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	now := time.Now()
+	if d != nil {
+		f.h.lives = append(f.h.lives, life{serving: now})
+	} else if n := len(f.h.lives); n > 0 && f.h.lives[n-1].over.IsZero() {
+		f.h.lives[n-1].over = now
+	}
+	f.daemon = d
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// start begins a life. A daemon that cannot start because the disk is full gets room first.
+func (f *field) start() error {
+	d, err := f.lab.serve(f.config, f.disk.path)
+	if err != nil && f.full {
+		f.refusedStarts++
+		if err := f.relieve(); err != nil {
+			return err
+		}
+		d, err = f.lab.serve(f.config, f.disk.path)
+	}
+	if err != nil {
+		return err
+	}
+	f.change(d)
+	return nil
+}
+
+// end ends a life with SIGKILL, or with SIGTERM, and waits until its workers have followed it.
+func (f *field) end(kill bool) (well bool) {
+	f.mu.Lock()
+	d := f.daemon
+	f.mu.Unlock()
+	if d == nil {
+		return true
+	}
+	workers := d.workers()
+	if kill {
+		d.kill()
+		well = true
+	} else {
+		well = d.stop()
+	}
+	f.change(nil)
+	limit := time.Now().Add(5 * time.Second)
+	for _, w := range workers {
+		for w.alive(f.lab) && time.Now().Before(limit) {
+			pause(context.Background(), 10*time.Millisecond)
+		}
+		if w.alive(f.lab) {
+			f.orphans = append(f.orphans, fmt.Sprintf("worker %d of daemon %d", w.pid, d.pid()))
+			w.kill(f.lab)
+		}
+	}
+	return well
+}
+
+func (f *field) relieve() error {
+	f.full = false
+	return f.disk.empty()
+}
+
+// faults does the schedule's faults, one after the other.
+func (f *field) faults(ctx context.Context, began time.Time, plans []faultPlan) error {
+	for _, p := range plans {
+		if !pause(ctx, time.Until(began.Add(p.at))) {
+			return nil
+		}
+		if err := f.fault(ctx, p); err != nil {
+			return fmt.Errorf("%s: %w", p.kind, err)
+		}
+	}
+	return nil
+}
+
+func (f *field) fault(ctx context.Context, p faultPlan) error {
+	done := fault{kind: p.kind, at: time.Now()}
+	switch p.kind {
+	case killWorker:
+		victim, ok := f.victim(ctx, p, &done)
+		if !ok {
+			return nil
+		}
+		done.at = time.Now()
+		victim.kill(f.lab)
+	case killDaemon, stopDaemon:
+		for _, t := range f.driver.within() {
+			done.hits = append(done.hits, t.plan.id)
+		}
+		f.end(p.kind == killDaemon)
+		if err := f.start(); err != nil {
+			return err
+		}
+	case fillDisk:
+		if !f.disk.mounted {
+			return nil
+		}
+		f.full = true
+		if err := f.disk.fill(); err != nil {
+			return err
+		}
+	case emptyDisk:
+		if !f.full {
+			return nil
+		}
+		if err := f.relieve(); err != nil {
+			return err
+		}
+	}
+	f.mu.Lock()
+	f.h.faults = append(f.h.faults, done)
+	f.mu.Unlock()
+	return nil
+}
+
+// victim chooses a worker: one whose task is within its stream, as the task's client sees it, or any.
+func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (worker, bool) {
+	d, _, ok := f.at(ctx)
+	if !ok {
+		return worker{}, false
+	}
+	streams := map[string]string{} // the task within its stream, by replica
+	for _, t := range f.driver.within() {
+		if s, err := statusOf(ctx, d, t.plan.id); err == nil && s.State == "running" {
+			streams[s.ReplicaID] = t.plan.id
+		}
+	}
+	all := d.workers()
+	busy := slices.DeleteFunc(slices.Clone(all), func(w worker) bool { return streams[w.replica] == "" })
+	if p.busy && len(busy) > 0 {
+		all = busy
+	}
+	if len(all) == 0 {
+		return worker{}, false
+	}
+	w := all[int(p.pick)%len(all)]
+	for _, pool := range pools {
+		for i := range pool.replicas {
+			if w.replica == fmt.Sprintf("%s-%d", pool.id, i) {
+				done.pool = pool.id
+			}
+		}
+	}
+	if done.pool == "" { // the daemon could not note whose it is, so nobody could judge what it was
+		return worker{}, false
+	}
+	if hit := streams[w.replica]; hit != "" {
+		done.hits = append(done.hits, hit)
+	}
+	return w, true
+}
+
+func statusOf(ctx context.Context, d *daemon, id string) (*status, error) {
+	call, stop := context.WithTimeout(ctx, callWithin)
+	defer stop()
+	data, err := d.client.Get(call, "/v1/tasks/"+id)
+	if err != nil {
+		return nil, err
+	}
+	s := &status{}
+	return s, decode(string(data), s)
+}
+
+func decode(text string, into any) error {
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		return fmt.Errorf("decode %.200q: %w", text, err)
+	}
+	return nil
+}
+
+// leftFiles are those in the data folder that a stopped daemon has no use for.
+func leftFiles(dirs ...string) (left []string) {
+	needed := []string{"lock", "state.db", "run", "run/lock"}
+	for _, dir := range dirs {
+		_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+			if name, _ := filepath.Rel(dir, path); err == nil && path != dir && !slices.Contains(needed, name) {
+				left = append(left, name)
+			}
+			return nil
+		})
+	}
+	return left
+}

@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package chaos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/llama-orch/llama-orch/harness/client"
+)
+
+// result is a run that was done.
+type result struct {
+	*history
+	plan          schedule
+	noDisk        error // why the disk was not filled
+	full          int   // submits refused for a full disk
+	refusedStarts int
+	took          time.Duration
+}
+
+// settleWithin bounds the time from the end of a schedule until every accepted task has ended.
+const settleWithin = 2 * time.Minute
+
+// perform runs a schedule, and everything it started has ended when it returns.
+func perform(ctx context.Context, l *lab, p schedule, say func(string, ...any)) (r *result, err error) {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, p.scale.span+settleWithin+3*time.Minute)
+	defer cancel()
+	dir := filepath.Join(l.dir, "field")
+	drive, noDisk, err := newDisk(filepath.Join(dir, "data"))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, drive.close()) }()
+	f := &field{lab: l, disk: drive, h: &history{}, changed: make(chan struct{})}
+	f.driver = &driver{field: f, live: map[*taskRecord]map[*view]bool{}}
+	if f.config, err = l.configure(dir, drive.path, pace, pools); err != nil {
+		return nil, err
+	}
+	defer func() { // on any way out
+		f.end(true)
+		for _, w := range l.processes() {
+			w.kill(l)
+		}
+	}()
+	r = &result{history: f.h, plan: p, noDisk: noDisk}
+	stalled, endWatch := watchStalls()
+	defer endWatch()
+
+	if err := f.start(); err != nil {
+		return nil, err
+	}
+	if err := f.daemon.ready(ctx); err != nil {
+		return nil, err
+	}
+	f.h.after.idleFDs, f.h.after.idleGoroutines = f.idle(ctx)
+	say("the daemon is ready; %d tasks and %d faults in %s", len(p.tasks), len(p.faults), p.scale.span)
+	if err := f.storm(ctx, p); err != nil {
+		return nil, errors.Join(err, f.tail())
+	}
+	say("settling")
+	if err := f.settle(ctx); err != nil {
+		return nil, errors.Join(err, f.tail())
+	}
+	f.aftermath(ctx, dir)
+	f.h.stall = time.Duration(stalled.Load())
+	r.full, r.refusedStarts = f.driver.full, f.refusedStarts
+	say("decoding the strict tasks again on a daemon that nobody disturbs")
+	if err := calmly(ctx, l, f.h); err != nil {
+		return nil, err
+	}
+	r.took = time.Since(began)
+	return r, nil
+}
+
+func (f *field) tail() error {
+	if f.daemon == nil {
+		return nil
+	}
+	return errors.New(f.daemon.tail())
+}
+
+// watchStalls measures how late a timer of this process fires at worst.
+func watchStalls() (worst *atomic.Int64, end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	worst = &atomic.Int64{}
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		const every = 20 * time.Millisecond
+		for before := time.Now(); pause(ctx, every); before = time.Now() {
+			if late := int64(time.Since(before) - every); late > worst.Load() {
+				worst.Store(late)
+			}
+		}
+	})
+	return worst, func() { cancel(); watch.Wait() }
+}
+
+// storm lets the tasks' clients and the faults loose, and returns when the clients have the ends of their streams.
+func (f *field) storm(ctx context.Context, p schedule) error {
+	ctx, cancel := context.WithTimeout(ctx, p.scale.span+settleWithin)
+	defer cancel()
+	began := time.Now()
+	var clients sync.WaitGroup
+	for _, plan := range p.tasks {
+		t := &taskRecord{plan: plan}
+		f.h.tasks = append(f.h.tasks, t)
+		clients.Go(func() {
+			if pause(ctx, time.Until(began.Add(plan.at))) {
+				f.driver.drive(ctx, t)
+			}
+		})
+	}
+	err := f.faults(ctx, began, p.faults)
+	if err != nil {
+		cancel()
+	}
+	clients.Wait()
+	return err
+}
+
+// settle asks for every task until it has ended, and reads its whole stream. What has not ended by then is a finding.
+func (f *field) settle(ctx context.Context) error {
+	for _, t := range f.h.tasks {
+		if err := f.last(ctx, t); err != nil {
+			return fmt.Errorf("ask for %s at the end: %w", t.plan.id, err)
+		}
+	}
+	return nil
+}
+
+func (f *field) last(ctx context.Context, t *taskRecord) error {
+	if len(t.submits) == 0 {
+		return nil
+	}
+	limit := time.Now().Add(settleWithin / 4)
+	for {
+		s, err := statusOf(ctx, f.daemon, t.plan.id)
+		var refused *client.RefusedError
+		if errors.As(err, &refused) && refused.Code == "NOT_FOUND" {
+			t.unknown = true
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		t.final = s
+		if _, over := final[s.State]; over {
+			break
+		}
+		if time.Now().After(limit) || !pause(ctx, 50*time.Millisecond) {
+			return nil
+		}
+	}
+	frames, err := f.daemon.client.Follow(ctx, t.plan.id, "", false)
+	if err != nil {
+		return err
+	}
+	defer frames.Close()
+	for {
+		e, err := frames.Next()
+		if err != nil {
+			return err
+		}
+		if e.ID != "" || e.Terminal() {
+			t.log = append(t.log, e)
+		}
+		if e.Terminal() {
+			return nil
+		}
+	}
+}
+
+// idle counts the descriptors and goroutines of a daemon without tasks: the fewest of some looks, since connections take a
+// moment to close.
+func (f *field) idle(ctx context.Context) (fds, goroutines int) {
+	for range 15 {
+		f.daemon.client.Close()
+		pause(ctx, 100*time.Millisecond)
+		g, n := f.daemon.goroutines(ctx), f.daemon.fds()
+		if fds == 0 || n < fds {
+			fds = n
+		}
+		if goroutines == 0 || g < goroutines {
+			goroutines = g
+		}
+	}
+	return fds, goroutines
+}
+
+// aftermath looks at what is left, and stops the daemon for good.
+func (f *field) aftermath(ctx context.Context, dir string) {
+	a := &f.h.after
+	if f.daemon.ready(ctx) == nil {
+		a.lastFDs, a.lastGoroutines = f.idle(ctx)
+	}
+	a.stopped = f.end(false)
+	for _, w := range f.lab.processes() {
+		f.orphans = append(f.orphans, fmt.Sprintf("process %d (%s)", w.pid, w.replica))
+		w.kill(f.lab)
+	}
+	a.orphans = f.orphans
+	a.files = leftFiles(f.disk.path, filepath.Join(dir, "tmp"))
+}
+
+// calmly decodes every strict task of which a client got a token on a daemon that nobody disturbs.
+func calmly(ctx context.Context, l *lab, h *history) error {
+	dir := filepath.Join(l.dir, "calm")
+	all := slices.Clone(pools)
+	for i := range all {
+		all[i].capacity = 100_000
+	}
+	config, err := l.configure(dir, filepath.Join(dir, "data"), 0, all)
+	if err != nil {
+		return err
+	}
+	d, err := l.serve(config, filepath.Join(dir, "data"))
+	if err != nil {
+		return err
+	}
+	defer d.kill()
+	if err := d.ready(ctx); err != nil {
+		return err
+	}
+	for _, t := range h.tasks {
+		if !t.plan.strict || !t.sentTokens() {
+			continue
+		}
+		if t.calm, err = calmRun(ctx, d, t); err != nil {
+			return fmt.Errorf("the undisturbed run of %s: %w", t.plan.id, err)
+		}
+	}
+	if !d.stop() {
+		return fmt.Errorf("the undisturbed daemon did not end well:\n%s", d.tail())
+	}
+	return nil
+}
+
+func (t *taskRecord) sentTokens() bool {
+	return len(t.log) > 2 || slices.ContainsFunc(t.views, func(v *view) bool { return v.tokens() > 0 }) ||
+		t.final != nil && t.final.State == "completed"
+}
+
+func calmRun(ctx context.Context, d *daemon, t *taskRecord) (*calm, error) {
+	start := client.NewLog()
+	first := t.log
+	if len(first) == 0 {
+		first = t.views[0].events()
+	}
+	if err := start.Take(first[0]); err != nil {
+		return nil, err
+	}
+	if _, err := d.client.Submit(ctx, t.plan.body(true, start.Start.Seed)); err != nil {
+		return nil, err
+	}
+	stream, err := d.client.Open(ctx, t.plan.id)
+	if err != nil {
+		return nil, err
+	}
+	if err := stream.Rest(); err != nil {
+		return nil, err
+	}
+	if stream.End == nil {
+		return nil, fmt.Errorf("it ended with %+v", *stream.Fail)
+	}
+	return &calm{tokens: stream.Tokens, finish: stream.End.FinishReason, receipt: stream.End.Receipt}, nil
+}
