@@ -20,6 +20,7 @@ import (
 type storedTask struct {
 	Engine           string           `json:"engine"`
 	EngineVersion    string           `json:"engine_version,omitempty"`
+	ModelID          string           `json:"model_id,omitempty"`
 	Prompt           *string          `json:"prompt,omitempty"` // nil: as the request's
 	PromptTokens     int              `json:"prompt_tokens,omitempty"`
 	Seed             uint32           `json:"seed"`
@@ -80,7 +81,7 @@ type storedError struct {
 func encodeTask(t task.Task) ([]byte, error) {
 	q := t.Request
 	s := storedTask{
-		Engine: t.Engine, EngineVersion: t.EngineVersion, PromptTokens: t.PromptTokens, Seed: t.Seed, Sampling: t.Sampling,
+		Engine: t.Engine, EngineVersion: t.EngineVersion, ModelID: t.ModelID, PromptTokens: t.PromptTokens, Seed: t.Seed, Sampling: t.Sampling,
 		Determinism: t.Determinism, RequestDigest: t.RequestDigest, QueuePosition: t.QueuePosition,
 		PredictedStartNS: t.PredictedStart, BackoffNS: t.Backoff, PinnedPool: t.PinnedPool, Fallback: t.Fallback,
 		Request: storedRequest{
@@ -107,6 +108,7 @@ func decodeTask(text []byte, t *task.Task) error {
 	t.Engine, t.EngineVersion, t.Prompt, t.PromptTokens, t.Seed = s.Engine, s.EngineVersion, q.Prompt, s.PromptTokens, s.Seed
 	t.Sampling, t.Determinism, t.RequestDigest, t.QueuePosition = s.Sampling, s.Determinism, s.RequestDigest, s.QueuePosition
 	t.PredictedStart, t.Backoff, t.PinnedPool, t.Fallback = s.PredictedStartNS, s.BackoffNS, s.PinnedPool, s.Fallback
+	t.ModelID = s.ModelID
 	if s.Prompt != nil {
 		t.Prompt = *s.Prompt
 	}

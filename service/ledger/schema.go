@@ -182,7 +182,7 @@ func probe(ctx context.Context, db *sql.DB, path string, newest int) (version in
 }
 
 // quickCheckBytes is up to where a ledger is looked through before it is used. Larger ones would keep the start waiting.
-const quickCheckBytes = 640 << 20
+const quickCheckBytes = 64 << 20
 
 // quickCheck reads all pages of a ledger that is not too large for that.
 func quickCheck(ctx context.Context, db *sql.DB, path string) error {

@@ -67,7 +67,13 @@ func (a *again) remove(j *job) bool {
 }
 
 // drop takes a job out of the line it waits in. It reports whether the job was in one.
-func (l *lane) drop(j *job) bool { return l.queue.Cancel(j.ticket) || l.again.remove(j) }
+func (l *lane) drop(j *job) bool {
+	if l.queue.Cancel(j.ticket) {
+		l.rates.queue(j, -1)
+		return true
+	}
+	return l.again.remove(j)
+}
 
 func newLane(s *Scheduler, p Pool) *lane {
 	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1)}
@@ -174,31 +180,36 @@ func (l *lane) errDropped() *task.Error {
 
 // predict is how long a task with so many ahead of it has to wait for a slot.
 func (l *lane) predict(ahead int) time.Duration {
-	slots, busy := l.capacity()
-	free := slots - busy
+	var buf [16]placement.Replica
+	ready, busy := l.ready(buf[:0])
+	slots := 0
+	for i := range ready {
+		slots += ready[i].Slots
+	}
 	ahead += l.again.len()
-	if ahead < free {
+	if ahead < slots-busy {
 		return 0
 	}
-	return l.rates.wait(ahead-free, max(slots, 1), l.s.o.Now())
+	return l.rates.wait(ahead, ready, l.s.o.Now())
 }
 
-// capacity counts the slots of the pool's Ready replicas, and those in use.
-func (l *lane) capacity() (slots, busy int) {
-	var buf [16]placement.Replica
-	for _, r := range l.s.o.Replicas.Snapshot(l.pool.ID, buf[:0]) {
-		if r.Ready {
-			slots += r.Slots
-			busy += r.Active
-		}
+// ready are the pool's Ready replicas, and the number of their slots in use.
+func (l *lane) ready(into []placement.Replica) (ready []placement.Replica, busy int) {
+	ready = slices.DeleteFunc(l.s.o.Replicas.Snapshot(l.pool.ID, into), func(r placement.Replica) bool { return !r.Ready })
+	for i := range ready {
+		busy += ready[i].Active
 	}
-	return slots, busy
+	return ready, busy
 }
 
 // drain is the time in which the pool ends one task, and so frees one place of its queue.
 func (l *lane) drain() time.Duration {
-	slots, _ := l.capacity()
-	return l.rates.service() / time.Duration(max(slots, 1))
+	ready, _ := l.ready(nil)
+	slots := 0
+	for i := range ready {
+		slots += ready[i].Slots
+	}
+	return l.rates.perTask() / time.Duration(max(slots, 1))
 }
 
 // backoff is how long a client had better wait with its next task: nothing while the queue is less than half full, then
@@ -218,7 +229,7 @@ func (l *lane) onTime(t task.Task, start time.Duration) float64 {
 	if deadline == 0 {
 		return 1
 	}
-	service := l.rates.service()
+	service := l.rates.perTask()
 	switch {
 	case start+service <= deadline:
 		return 1

@@ -50,6 +50,7 @@ func (s *Scheduler) restore(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
 	j.state, j.log = task.Queued, stream.New(r.Task.Started())
 	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
+	l.rates.queue(j, 1)
 	s.live[r.Task.ID] = j
 	s.accept(j)
 }

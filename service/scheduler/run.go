@@ -31,13 +31,13 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	if !j.start(replica, now, cancel) {
 		return
 	}
-	l.rates.began(j, now)
+	l.rates.began(j, replica.ID, now)
 	waited := now.Sub(j.task.AcceptedAt)
 	o.Metrics.dispatched(j.task, replica, waited, j.tries())
 	o.Narrator.Placed(narrated(j.snapshot(), replica.EngineVersion), waited, considered)
 
 	result, answer, err := l.generate(ctx, cancel, j, lease)
-	l.rates.ended(j, o.Now(), err == nil)
+	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	if err == nil {
 		lease.Release() // the next task need not wait for the disk
 		l.moved.Store(o.Now().UnixNano())
@@ -80,6 +80,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	result, err := lease.Engine().Generate(ctx, work, func(text string) error {
 		idle.Reset(l.pool.Idle)
 		if tokens == 0 {
+			l.rates.firstToken(j, l.s.o.Now())
 			if err := recorded(); err != nil {
 				return err
 			}

@@ -221,7 +221,7 @@ func (s *Scheduler) Wait(poolID string, p task.Priority) time.Duration {
 // Backlog is the number of a pool's tasks that wait or run.
 func (s *Scheduler) Backlog(poolID string) int {
 	l := s.lanes[poolID]
-	_, busy := l.capacity()
+	_, busy := l.ready(nil)
 	return l.queue.Depth() + l.again.len() + busy
 }
 
@@ -341,6 +341,10 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 		return nil, nil, a, l.errFull(err)
 	}
 	j.admit(pushed.Ticket, pushed.Position)
+	l.rates.queue(j, 1)
+	if pushed.DidDrop {
+		l.rates.queue(pushed.Dropped, -1)
+	}
 	s.live[t.ID] = j
 	s.seq++
 	return j, pushed.Dropped, j.task.Admission(), nil

@@ -389,10 +389,36 @@ func TestPredictionsFromMeasuredTimes(t *testing.T) {
 		r.must("b")
 		synctest.Wait()
 		require.Equal(t, 100*time.Millisecond, r.must("c").PredictedStart)
-		require.Equal(t, 150*time.Millisecond, r.must("d").PredictedStart)
-		r.read("c")
-		require.Equal(t, 100*time.Millisecond, r.status("c").StartedAt.Sub(r.status("c").AcceptedAt))
-		r.read("d")
+		require.Equal(t, 100*time.Millisecond, r.must("d").PredictedStart)
+		require.Equal(t, 200*time.Millisecond, r.must("e").PredictedStart)
+		for _, id := range []string{"c", "d", "e"} {
+			r.read(id)
+			got := r.status(id)
+			require.Equal(t, got.PredictedStart, got.StartedAt.Sub(got.AcceptedAt), id)
+		}
+		require.Zero(t, testutil.ToFloat64(r.s.o.Metrics.cutOffs))
+	})
+}
+
+// ORCH-2001: a slow and a fast replica in one pool: each counts at its own pace.
+func TestPredictionsOnUnequalReplicas(t *testing.T) {
+	run(t, 2, func(p *Pool) { p.Capacity = 50 }, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[1].every = 30 * time.Millisecond })
+		for _, id := range []string{"warm0", "warm1"} {
+			r.must(id)
+		}
+		r.read("warm1")
+		for i := range 14 {
+			r.must(fmt.Sprint("t", i))
+		}
+		synctest.Wait()
+		for i := range 14 {
+			r.read(fmt.Sprint("t", i))
+			s := r.status(fmt.Sprint("t", i))
+			if i > 1 { // the first two found a free slot
+				require.InDelta(t, s.PredictedStart.Seconds(), s.StartedAt.Sub(s.AcceptedAt).Seconds(), 0.005, i)
+			}
+		}
 	})
 }
 
