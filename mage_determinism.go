@@ -10,15 +10,12 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/magefile/mage/mg"
-
 	"github.com/llama-orch/llama-orch/ci/tally"
 )
 
 // Determinism holds the receipts' promise (same fingerprint, same bytes) against the daemon, on every engine of this machine.
 func Determinism(ctx context.Context) error {
-	mg.CtxDeps(ctx, Engine.Libs)
-	return finish(runSteps(ctx, tally.New(), true, step{"determinism", "determinism", checkDeterminism}))
+	return prepared(ctx, determinism)
 }
 
 // checkDeterminism never takes a cached result: the suite runs the daemon's binary, which Go's test cache cannot see. It

@@ -15,16 +15,18 @@ import (
 // Dev is the daily work.
 type Dev mg.Namespace
 
-// Loop runs the checks from the fastest to the slowest and stops at the first that fails.
+// Loop runs every check, the fastest first, and stops at the first that fails.
 func (Dev) Loop(ctx context.Context) error {
 	mg.CtxDeps(ctx, Engine.Libs)
 	return finish(runSteps(ctx, tally.New(), true,
-		step{"format", "check:fmt", checkFmt},
-		step{"vet", "check:vet", checkVet},
-		step{"generated code", "gen:check", checkGen},
-		step{"tests", "check:unit", checkUnit},
-		step{"tests, race detector on", "check:race", checkRace},
-		step{"BDD features", "check:bdd", checkBDD},
-		step{"links", "check:links", checkLinks},
-	))
+		format, links, vet, lint, generated, unit, race, pacts, metricsLint, bdd, determinism, chaos, traced))
+}
+
+// Fmt formats all Go files with gofumpt.
+func Fmt(ctx context.Context) error {
+	files, err := goFiles(ctx)
+	if err != nil {
+		return err
+	}
+	return command(ctx, "go", pinned("gofumpt", append([]string{"-l", "-w"}, files...)...)...)
 }

@@ -42,8 +42,10 @@ func (Engine) LlamaServer(ctx context.Context) error {
 // TestLlamaServer runs the llama.cpp adapter's tests on a real llama-server.
 func (Engine) TestLlamaServer(ctx context.Context) error {
 	mg.CtxDeps(ctx, Engine.Libs, Engine.LlamaServer)
-	return finish(runSteps(ctx, tally.New(), true, step{"tests on llama-server", "engine:testLlamaServer",
+	return finish(runSteps(ctx, tally.New(), true, step{
+		"tests on llama-server", "engine:testLlamaServer",
 		func(ctx context.Context, t *tally.Tally) error {
 			return goTest(ctx, t, "-count=1", "-tags", "llamaserver", "./service/engine/llamacpp/...", "./harness/e2e/...")
-		}}))
+		},
+	}))
 }

@@ -20,7 +20,7 @@ type Metrics mg.Namespace
 // Lint holds ci/metrics.lint.json against the spec, and the /metrics of a real daemon under a small load against both
 // (ORCH-3028). It needs promtool, and fetches it where there is apt-get.
 func (Metrics) Lint(ctx context.Context) error {
-	return alone(ctx, "metrics contract", "metrics:lint", checkMetrics)
+	return prepared(ctx, metricsLint)
 }
 
 // checkMetrics never takes a cached result: the test runs the daemon's program, which Go's test cache cannot see.

@@ -260,8 +260,10 @@ func state(err error) string {
 
 // minuteWords spells a minute as the bundled model was taught to.
 func minuteWords(minute int) string {
-	small := []string{"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-		"thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"}
+	small := []string{
+		"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+		"thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+	}
 	if minute < len(small) {
 		return small[minute]
 	}

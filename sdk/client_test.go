@@ -153,14 +153,22 @@ func TestErrorEnvelope(t *testing.T) {
 		body   string
 		want   Error
 	}{
-		"queue full": {429, "2", `{"code":"ADMISSION_REJECT","message":"full","retriable":true,"retry_after_ms":1250,"policy_label":"reject","engine":"llamacpp","pool_id":"default"}`,
-			Error{Status: 429, Code: "ADMISSION_REJECT", Message: "full", Retriable: true, RetryAfter: 1250 * time.Millisecond, PolicyLabel: "reject", Engine: "llamacpp", PoolID: "default"}},
-		"unready, only the header has a figure": {503, "3", `{"code":"POOL_UNREADY","message":"wait","retriable":true}`,
-			Error{Status: 503, Code: "POOL_UNREADY", Message: "wait", Retriable: true, RetryAfter: 3 * time.Second}},
-		"wrong token": {401, "", `{"code":"BAD_TOKEN","message":"check it","retriable":false,"hint":"40102"}`,
-			Error{Status: 401, Code: "BAD_TOKEN", Message: "check it", Hint: "40102"}},
-		"a code of a newer server": {418, "soon", `{"code":"TEAPOT","message":"short and stout","retriable":false,"spout":1}`,
-			Error{Status: 418, Code: "TEAPOT", Message: "short and stout"}},
+		"queue full": {
+			429, "2", `{"code":"ADMISSION_REJECT","message":"full","retriable":true,"retry_after_ms":1250,"policy_label":"reject","engine":"llamacpp","pool_id":"default"}`,
+			Error{Status: 429, Code: "ADMISSION_REJECT", Message: "full", Retriable: true, RetryAfter: 1250 * time.Millisecond, PolicyLabel: "reject", Engine: "llamacpp", PoolID: "default"},
+		},
+		"unready, only the header has a figure": {
+			503, "3", `{"code":"POOL_UNREADY","message":"wait","retriable":true}`,
+			Error{Status: 503, Code: "POOL_UNREADY", Message: "wait", Retriable: true, RetryAfter: 3 * time.Second},
+		},
+		"wrong token": {
+			401, "", `{"code":"BAD_TOKEN","message":"check it","retriable":false,"hint":"40102"}`,
+			Error{Status: 401, Code: "BAD_TOKEN", Message: "check it", Hint: "40102"},
+		},
+		"a code of a newer server": {
+			418, "soon", `{"code":"TEAPOT","message":"short and stout","retriable":false,"spout":1}`,
+			Error{Status: 418, Code: "TEAPOT", Message: "short and stout"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -192,7 +200,7 @@ func TestAnswersOfSomethingElse(t *testing.T) {
 	}{
 		"a proxy's page": {502, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
-			w.WriteHeader(502)
+			w.WriteHeader(http.StatusBadGateway)
 		}},
 		"an error without a code":   {500, func(w http.ResponseWriter, _ *http.Request) { envelopeAnswer(w, 500, `{"error":"x"}`) }},
 		"an error of broken JSON":   {500, func(w http.ResponseWriter, _ *http.Request) { envelopeAnswer(w, 500, `{"code":`) }},
@@ -243,8 +251,14 @@ func TestNoAnswer(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	for _, opts := range []Options{
-		{}, {Addr: "127.0.0.1:8080"}, {Addr: "ftp://host"}, {Addr: "http://"}, {Addr: "http://user:s3cret@host"}, {Addr: "http://h%zz"},
-		{Addr: "http://host", Token: "s3cret\n"}, {Addr: "http://host", Token: "s3cret two"},
+		{},
+		{Addr: "127.0.0.1:8080"},
+		{Addr: "ftp://host"},
+		{Addr: "http://"},
+		{Addr: "http://user:s3cret@host"},
+		{Addr: "http://h%zz"},
+		{Addr: "http://host", Token: "s3cret\n"},
+		{Addr: "http://host", Token: "s3cret two"},
 	} {
 		_, err := New(opts)
 		require.Error(t, err, opts.Addr)

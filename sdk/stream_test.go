@@ -165,7 +165,7 @@ func TestReconnectHonoursRetryAfter(t *testing.T) {
 			w.Header().Set("Retry-After", "7")
 			envelopeAnswer(w, 503, `{"code":"SHUTTING_DOWN","message":"m","retriable":true}`)
 		},
-		func(w http.ResponseWriter) { w.WriteHeader(502) },
+		func(w http.ResponseWriter) { w.WriteHeader(http.StatusBadGateway) },
 		func(w http.ResponseWriter) { sendStream(w, strings.Join(s.frames[2:], "")) },
 	}
 	call := 0
@@ -231,8 +231,10 @@ func TestStreamIsVerified(t *testing.T) {
 		"a gap":              {good.frames[0] + good.frames[2], CheckSequence, good.ids[2]},
 		"a repeat":           {good.frames[0] + good.frames[1] + good.frames[1], CheckSequence, good.ids[1]},
 		"a false start":      {good.frames[1], CheckSequence, good.ids[1]},
-		"another transcript": {newScript().tokens("a").endWith(strings.Repeat("0", 64)).String(), CheckTranscript,
-			newScript().tokens("a").endWith(strings.Repeat("0", 64)).ids[2]},
+		"another transcript": {
+			newScript().tokens("a").endWith(strings.Repeat("0", 64)).String(), CheckTranscript,
+			newScript().tokens("a").endWith(strings.Repeat("0", 64)).ids[2],
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -322,7 +324,8 @@ func TestCallerStops(t *testing.T) {
 		<-r.Context().Done()
 		gone <- struct{}{}
 	}))
-	for range c.Stream(t.Context(), "t", "") {
+	for _, err := range c.Stream(t.Context(), "t", "") {
+		require.NoError(t, err)
 		break
 	}
 	<-gone
@@ -350,7 +353,7 @@ func TestAgreesWithTheServersLog(t *testing.T) {
 	log.End(task.End{TokensIn: 1, TokensOut: 4, FinishReason: task.FinishStop, Receipt: task.Receipt{TranscriptSHA256: digest}})
 	log.Publish()
 	c, _ := setup(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		s, err := log.Subscribe(r.Header.Get("Last-Event-ID"))
+		s, err := log.Subscribe(r.Header.Get("Last-Event-ID"), 0)
 		if e := (*task.Error)(nil); errors.As(err, &e) {
 			body := fmt.Sprintf(`{"code":%q,"message":%q,"retriable":%t}`, e.Code, e.Message, e.Retriable)
 			if e.Code == task.WorkerReset { // as the service's API does it

@@ -43,8 +43,7 @@ func (t *transport) Do(r *http.Request) (*http.Response, error) {
 		if cause := r.Context().Err(); cause != nil {
 			return nil, cause
 		}
-		var outer *url.Error
-		if errors.As(err, &outer) { // its text would repeat the URL
+		if outer, ok := errors.AsType[*url.Error](err); ok { // its text would repeat the URL
 			err = outer.Err
 		}
 		return nil, &UnreachableError{Addr: t.opts.Addr, Err: err}

@@ -25,7 +25,7 @@ func run() error {
 		return fmt.Errorf("NVML found no NVIDIA driver (%s). Run this on the reference box of .docs/HOME_PROFILE_TARGET.md, "+
 			"with the driver loaded: `nvidia-smi` must list its GPUs", lib.ErrorString(ret))
 	}
-	defer lib.Shutdown()
+	defer func() { _ = lib.Shutdown() }()
 	count, ret := lib.DeviceGetCount()
 	if ret != nvml.SUCCESS {
 		return fmt.Errorf("NVML could not count the GPUs: %s", lib.ErrorString(ret))

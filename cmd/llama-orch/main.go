@@ -46,7 +46,7 @@ const (
 
 const (
 	addrEnv     = "LLORCH_ADDR"
-	tokenEnv    = "LLORCH_API_TOKEN"
+	tokenEnv    = "LLORCH_API_TOKEN" //nolint:gosec // the name of a variable
 	defaultAddr = "http://127.0.0.1:8080"
 )
 

@@ -128,7 +128,7 @@ const waiting = "event: metrics\n" +
 	`data: {"phase":"queued","queue_depth":2,"queue_position":1,"predicted_start_ms":86400000,"on_time_probability":1,"kv_warmth":false}` + "\n\n"
 
 func (d *daemon) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.ResponseWriter) error {
-	s, err := d.log.Subscribe(string(p.LastEventID.Value))
+	s, err := d.log.Subscribe(string(p.LastEventID.Value), 0)
 	if err != nil {
 		return err
 	}
@@ -204,8 +204,10 @@ func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 		APIVersion: "1.0.0", ServerVersion: "0.1.0", Features: []string{"stream_resume", "receipts"}, Gpus: []gen.GPU{},
 		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptChars: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
 		Operations: []gen.Operation{{ID: "createTask", Method: "POST", Path: "/v1/tasks", Plane: "data", Status: "live"}},
-		Pools: []gen.CapabilityPool{{ID: "default", Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku"},
-			Workload: gen.WorkloadCompletion, Ctx: 256, Slots: 1, Replicas: 2, ReplicasReady: 1}},
+		Pools: []gen.CapabilityPool{{
+			ID: "default", Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku"},
+			Workload: gen.WorkloadCompletion, Ctx: 256, Slots: 1, Replicas: 2, ReplicasReady: 1,
+		}},
 	}}, nil
 }
 

@@ -12,7 +12,7 @@ Feature: Admission
     And its body has
       | task_id            | /^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/ |
       | pool_id            | default                                                                 |
-      | queue_position     | 0                                                                       |
+      | queue_position     | >= 0                                                                    |
       | predicted_start_ms | >= 0                                                                    |
       | backoff_ms         | 0                                                                       |
       | seed               | >= 0                                                                    |

@@ -158,3 +158,18 @@ Feature: The order of a stream
       | die         | WORKER_RESET |
       | garbage     | WORKER_RESET |
       | error_frame | WORKER_RESET |
+
+  @OC-CTRL-2026
+  Scenario: Tokens that are written together are the same events
+    Given the settings
+      | stream | {micro_batch_ms: 100} |
+    And a daemon whose pool has
+      | pace | 40 |
+    When I submit task "joined" with
+      | seed | 3 |
+    And I follow task "joined"
+    Then stream "joined" is "started", tokens, "end"
+    When I follow task "joined" as "replay"
+    Then streams "joined" and "replay" brought the same bytes
+    When I send the daemon SIGTERM
+    Then the daemon exits with 0

@@ -46,7 +46,10 @@ func set(rows []row, more ...row) []row {
 // builtin is a pool of built-in workers with the bundled model.
 func (l *lab) builtin(more ...row) []row {
 	return set([]row{
-		{"model", fmt.Sprintf(`{id: haiku, ref: "file:%s"}`, l.model)}, {"device", "cpu"}, {"ctx", "256"}, {"sampler_profile", "v1"},
+		{"model", fmt.Sprintf(`{id: haiku, ref: "file:%s"}`, l.model)},
+		{"device", "cpu"},
+		{"ctx", "256"},
+		{"sampler_profile", "v1"},
 		{"provisioning", "{mode: builtin}"},
 	}, more...)
 }
@@ -54,7 +57,8 @@ func (l *lab) builtin(more ...row) []row {
 // external is a pool of an engine that runs already.
 func external(url string, more ...row) []row {
 	return set([]row{
-		{"model", `{id: haiku, ref: "label"}`}, {"sampler_profile", "v1"},
+		{"model", `{id: haiku, ref: "label"}`},
+		{"sampler_profile", "v1"},
 		{"provisioning", fmt.Sprintf(`{mode: external, urls: [%q]}`, url)},
 	}, more...)
 }
@@ -77,7 +81,10 @@ func (s *setup) pool(id string, rows []row) {
 func (s *setup) yaml() string {
 	var b strings.Builder
 	for _, r := range set([]row{
-		{"bind_addr", "127.0.0.1:0"}, {"data_dir", "data"}, {"auth", "{optional_on_loopback: true}"},
+		{"bind_addr", "127.0.0.1:0"},
+		{"data_dir", "data"},
+		{"auth", "{optional_on_loopback: true}"},
+		{"log", "{level: debug}"},
 		{"sampler_profiles", "{v1: {temperature: 0.8, top_p: 0.95, top_k: 40}}"},
 	}, s.settings...) {
 		fmt.Fprintf(&b, "%s: %s\n", r.name, r.value)
@@ -111,6 +118,7 @@ func (l *lab) startDaemon(s *setup) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.logs.watch(p, s.env["LLORCH_API_TOKEN"])
 	d := &daemon{
 		process: p, token: s.env["LLORCH_API_TOKEN"],
 		client: &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 4}},

@@ -13,22 +13,31 @@ import (
 
 	"github.com/cucumber/godog"
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Scenarios mostly wait, for a paced stream or a worker's start, so more of them run at a time than there are cores.
-const atOnce = 4
+const atOnce = 6
 
 var only = flag.String("tags", "", "run only the scenarios with these tags, such as @ORCH-3026")
 
 var features = []string{"../../features"}
 
-// HME-042
+// All scenarios, and then all lines that their daemons logged.
+//
+// HME-042, ORCH-3027, ORCH-3300, AUTH-1007
 func TestFeatures(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	lab, err := newLab(t.TempDir(), root)
 	require.NoError(t, err)
-	defer func() { require.NoError(t, lab.close()) }()
+	closed := false
+	defer func() {
+		if !closed {
+			require.NoError(t, lab.close())
+		}
+	}()
 	suite := godog.TestSuite{
 		Name: "llama-orch",
 		ScenarioInitializer: func(sc *godog.ScenarioContext) {
@@ -43,6 +52,18 @@ func TestFeatures(t *testing.T) {
 		},
 	}
 	require.Zero(t, suite.Run())
+	closed = true
+	require.NoError(t, lab.close())
+	lines, err := lab.logs.check()
+	require.NoError(t, err)
+	kinds := map[string]int{}
+	for _, kind := range lab.logs.canaries {
+		kinds[kind]++
+	}
+	t.Logf("%d lines of the logs of %d daemons are as promised, and hold none of these: %v", lines, len(lab.logs.daemons), kinds)
+	if *only == "" {
+		require.Len(t, kinds, 3, "tokens, prompts, generated text")
+	}
 }
 
 // A step definition that no scenario uses is dead code, one that isn't anchored catches what it shouldn't, and a step with
@@ -74,6 +95,43 @@ func TestStepDefinitionsAreAnchoredUsedAndUnambiguous(t *testing.T) {
 	}
 	for expr, n := range uses {
 		require.NotZero(t, n, "no scenario uses the step %s", expr)
+	}
+}
+
+// unreachable are the codes of the contract that no scenario can bring about yet, and why.
+var unreachable = map[task.Code]string{
+	task.UntrustedArtifact: "a model whose digest differs keeps its pool from getting Ready, so tasks are refused with POOL_UNREADY; ORCH-3037 is open",
+	task.ModelDeprecated:   "there is no catalog that could retire a model; ORCH-3060 is open",
+	task.RateLimited:       "there are no caps; ORCH-3006 is open",
+	task.BudgetExceeded:    "there are no budgets; ORCH-3099 is open",
+	task.Internal:          "bad input must not bring it about, and a defect that does is mended",
+	task.ReplicaExhausted:  "the scheduler waits for a slot itself; between it and the pools the code is an inner one",
+}
+
+var asserted = regexp.MustCompile(`(?:(?:answer is|refused with) \d+|error) ([A-Z_]{4,})`)
+
+// Every code that can occur is asserted by a scenario, and no code is excused that one asserts.
+//
+// HME-042, OC-CTRL-2030
+func TestEveryErrorCodeIsAsserted(t *testing.T) {
+	found, err := godog.TestSuite{Options: &godog.Options{Paths: features}}.RetrieveFeatures()
+	require.NoError(t, err)
+	seen := map[task.Code]bool{}
+	for _, feature := range found {
+		for _, pickle := range feature.Pickles {
+			for _, step := range pickle.Steps {
+				if m := asserted.FindStringSubmatch(step.Text); m != nil {
+					seen[task.Code(m[1])] = true
+				}
+			}
+		}
+	}
+	for _, code := range task.Codes() {
+		if why, excused := unreachable[code]; excused {
+			require.False(t, seen[code], "%s is asserted, and excused: %s", code, why)
+		} else {
+			require.True(t, seen[code], "no scenario asserts %s", code)
+		}
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/cucumber/godog"
+
 	"github.com/llama-orch/llama-orch/service/provision"
 )
 
@@ -23,6 +25,7 @@ type lab struct {
 	daemon   string // the program
 	fake     string // the program
 	launcher *launcher
+	logs     *logContract
 
 	once   sync.Once
 	shared *daemon
@@ -40,7 +43,7 @@ func newLab(dir, root string) (*lab, error) {
 	}
 	l := &lab{
 		dir: dir, root: root, libs: libs, model: filepath.Join(root, "models", "haiku", "haiku.gguf"),
-		daemon: filepath.Join(dir, "bin", "orchestratord"), fake: filepath.Join(dir, "bin", "fakeengine"),
+		daemon: filepath.Join(dir, "bin", "orchestratord"), fake: filepath.Join(dir, "bin", "fakeengine"), logs: newLogContract(),
 	}
 	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/orchestratord", "./harness/fakeengine/cmd/fakeengine")
 	build.Dir = root
@@ -53,16 +56,18 @@ func newLab(dir, root string) (*lab, error) {
 
 // close ends the shared daemon and reports what is left of any: nothing may be.
 func (l *lab) close() error {
+	var err error
 	if l.shared != nil {
 		l.shared.kill()
+		err = keep(&godog.Scenario{Uri: "all", Name: "shared daemon"}, map[string]string{"daemon.log": l.shared.output()})
 	}
 	l.launcher.close()
-	err := poll("the end of all workers", func() error {
+	err = errors.Join(err, poll("the end of all workers", func() error {
 		if left := workers(l.daemon, 0); len(left) > 0 {
 			return fmt.Errorf("workers %v outlived their daemon", left)
 		}
 		return nil
-	})
+	}))
 	for _, pid := range workers(l.daemon, 0) {
 		err = errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
 	}

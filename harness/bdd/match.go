@@ -33,7 +33,7 @@ func dig(v any, path string) any {
 	if path == "." {
 		return v
 	}
-	for _, key := range strings.Split(path, ".") {
+	for key := range strings.SplitSeq(path, ".") {
 		switch node := v.(type) {
 		case map[string]any:
 			inner, ok := node[key]

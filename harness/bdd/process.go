@@ -121,10 +121,23 @@ func (p *process) exit() (int, error) {
 	return p.code, err
 }
 
-// tail is the end of what the process wrote.
+// output is all that the process wrote.
+func (p *process) output() (all string) {
+	p.look(func() { all = strings.Join(p.lines, "\n") })
+	return all
+}
+
+// tail is the end of what the process wrote, for people: without debug lines, and no line in full length.
 func (p *process) tail(n int) string {
 	var lines []string
-	p.look(func() { lines = slices.Clone(p.lines[max(len(p.lines)-n, 0):]) })
+	p.look(func() {
+		for _, line := range p.lines {
+			if !strings.HasPrefix(line, `{"level":"debug"`) {
+				lines = append(lines, line)
+			}
+		}
+	})
+	lines = lines[max(len(lines)-n, 0):]
 	for i, line := range lines {
 		if len(line) > 600 {
 			lines[i] = line[:600] + "…"

@@ -8,6 +8,7 @@ type define func(expr string, fn any)
 // steps are all step definitions. Each names what it does or checks, in words that a client of the API knows.
 func (w *world) steps(step define) {
 	w.daemonSteps(step)
+	w.recoverySteps(step)
 	w.fakeSteps(step)
 	w.commandSteps(step)
 	w.taskSteps(step)

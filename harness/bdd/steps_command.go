@@ -64,15 +64,15 @@ func (w *world) itSays(text string) error {
 	if err != nil {
 		return err
 	}
-	if out := w.command.tail(1000); !strings.Contains(out, text) {
-		return fmt.Errorf("it says: %s", out)
+	if !strings.Contains(w.command.output(), text) {
+		return fmt.Errorf("it says: %s", w.command.tail(100))
 	}
 	return nil
 }
 
 func (w *world) itDoesNotSay(text string) error {
-	if out := w.command.tail(1000); strings.Contains(out, text) {
-		return fmt.Errorf("it says: %s", out)
+	if strings.Contains(w.command.output(), text) {
+		return fmt.Errorf("it says: %s", w.command.tail(100))
 	}
 	return nil
 }

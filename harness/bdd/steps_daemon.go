@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"syscall"
 
 	"github.com/cucumber/godog"
@@ -160,9 +161,7 @@ func (w *world) killAWorker() error {
 }
 
 func (w *world) killTheDaemon() error {
-	if err := w.noteWorkers(); err != nil {
-		return err
-	}
+	w.workers = workers(w.lab.daemon, w.daemon.pid())
 	if err := w.daemon.signal(syscall.SIGKILL); err != nil {
 		return err
 	}
@@ -183,13 +182,14 @@ func (w *world) startAgain() error {
 }
 
 func (w *world) noWorkerIsLeft() error {
+	if len(w.workers) == 0 {
+		return errors.New("the daemon had no worker")
+	}
 	return poll("the end of the workers", func() error {
 		for _, pid := range w.workers {
 			// A process that ended stays in /proc until somebody reaps it, but its program is gone from there.
-			for _, left := range workers(w.lab.daemon, 0) {
-				if left == pid {
-					return fmt.Errorf("worker %d is still there", pid)
-				}
+			if slices.Contains(workers(w.lab.daemon, 0), pid) {
+				return fmt.Errorf("worker %d is still there", pid)
 			}
 		}
 		return nil

@@ -3,10 +3,8 @@
 package bdd
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -24,23 +22,11 @@ func (w *world) logSteps(step define) {
 	step(`^every line of the log is a JSON object$`, w.theLogIsJSON)
 }
 
-var (
-	sentence = regexp.MustCompile(`^[A-Z][^\n]* [^\n]* [^\n]*\.$`)
-	opaque   = regexp.MustCompile(`(?i)[0-9a-f]{8}`)
-)
-
-// told are the fields of every line about a task (ORCH-3027), and whether each is a number.
-var told = map[string]bool{
-	"job_id": false, "session_id": false, "engine": false, "engine_version": false, "pool_id": false, "replica_id": false,
-	"queue_position": true, "predicted_start_ms": true, "tokens_in": true, "tokens_out": true, "decode_time_ms": true,
-	"correlation_id": false, "actor": false, "action": false, "target": false,
-}
-
 func (w *world) theLogNarrates(event, name string) error {
 	return w.theLogNarratesWith(event, name, &godog.Table{})
 }
 
-// theLogNarratesWith waits for the line and checks what ORCH-3300 and ORCH-3027 ask of each.
+// theLogNarratesWith waits for the line. What ORCH-3300 and ORCH-3027 ask of each is also checked of all lines at the end.
 func (w *world) theLogNarratesWith(event, name string, t *godog.Table) error {
 	task, err := w.task(name)
 	if err != nil {
@@ -53,24 +39,7 @@ func (w *world) theLogNarratesWith(event, name string, t *godog.Table) error {
 	}); err != nil {
 		return err
 	}
-	for field, number := range told {
-		switch line[field].(type) {
-		case json.Number:
-			if !number {
-				err = errors.Join(err, fmt.Errorf("%s is a number", field))
-			}
-		case string:
-			if number {
-				err = errors.Join(err, fmt.Errorf("%s is a text", field))
-			}
-		default:
-			err = errors.Join(err, fmt.Errorf("%s is missing", field))
-		}
-	}
-	human, _ := line["human"].(string)
-	if !sentence.MatchString(human) || opaque.MatchString(human) || strings.Contains(human, task.id) {
-		err = errors.Join(err, fmt.Errorf("`human` is no plain sentence: %q", human))
-	}
+	err = narrated(line)
 	return errors.Join(err, w.lineHas(line, t))
 }
 

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cucumber/godog"
 )
@@ -88,7 +89,7 @@ func (w *world) accepted(name string) error {
 		return fmt.Errorf("the admission: %w: %s", err, w.last.body)
 	}
 	id, _ := a["task_id"].(string)
-	w.tasks[name] = &submitted{id: id, admission: w.last.body}
+	w.tasks[name] = &submitted{id: id, admission: w.last.body, at: time.Now()}
 	return nil
 }
 

@@ -33,6 +33,9 @@ func (e event) frame() string {
 	return "id: " + e.id + "\nevent: " + e.name + "\ndata: " + e.data + "\n\n"
 }
 
+// errBroken is how a stream ends whose connection was cut, and not closed: its task goes on.
+var errBroken = errors.New("the stream broke off")
+
 func (e event) terminal() bool { return e.name == "end" || e.name == "error" }
 
 // stream is one subscription, read by its own goroutine and checked as it comes: framing, order, ids with their running
@@ -42,7 +45,6 @@ type stream struct {
 	name     string
 	task     string
 	prior    []event // what the client held when it subscribed
-	resume   http.Header
 	header   http.Header
 	close    context.CancelFunc
 	done     chan struct{}
@@ -52,6 +54,7 @@ type stream struct {
 	ended   bool    // the body is at its end
 	hungUp  bool    // by us
 	refused bool    // its only event is the error that the client holds other events
+	broken  bool    // a step has said that it breaks off, and it did
 	err     error
 
 	running    hash.Hash // owned by the reader, as is what follows
@@ -92,7 +95,7 @@ func (s *stream) frames(in *bufio.Reader) error {
 		if err != nil {
 			switch {
 			case !errors.Is(err, io.EOF):
-				return fmt.Errorf("the stream broke off: %w", err)
+				return fmt.Errorf("%w: %w", errBroken, err)
 			case line != "" || lines != nil:
 				return fmt.Errorf("the stream ended within a frame: %q", append(lines, line))
 			}
@@ -246,7 +249,7 @@ func (s *stream) end(data string) error {
 
 func checkMetrics(data string) error {
 	o, err := object(data, []string{"phase", "queue_depth", "queue_position", "predicted_start_ms", "on_time_probability", "kv_warmth"},
-		[]string{"budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining"})
+		[]string{"failover", "budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining"})
 	if err == nil && !slices.Contains([]any{"queued", "prefill", "decode"}, o["phase"]) {
 		err = fmt.Errorf("there is no phase %v", o["phase"])
 	}

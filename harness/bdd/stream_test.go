@@ -170,10 +170,23 @@ func TestMatch(t *testing.T) {
 		path, want string
 		ok         bool
 	}{
-		{"a.b.0", "1", true}, {"a.b.0", "2", false}, {"a.b.1", "two", true}, {"a.b.1", "/^t.o$/", true}, {"a.b.1", "/x/", false},
-		{"a.b.2", "absent", true}, {"a.b.2", "present", false}, {"a.b", "present", true}, {"a.b", "absent", false},
-		{"n", ">= 1.5", true}, {"n", "> 1.5", false}, {"n", "< 2", true}, {"s", "> 1", false}, {"s", "7", true},
-		{"a.b", `[1, "two"]`, true}, {"zzz", "1", false}, {".", "present", true},
+		{"a.b.0", "1", true},
+		{"a.b.0", "2", false},
+		{"a.b.1", "two", true},
+		{"a.b.1", "/^t.o$/", true},
+		{"a.b.1", "/x/", false},
+		{"a.b.2", "absent", true},
+		{"a.b.2", "present", false},
+		{"a.b", "present", true},
+		{"a.b", "absent", false},
+		{"n", ">= 1.5", true},
+		{"n", "> 1.5", false},
+		{"n", "< 2", true},
+		{"s", "> 1", false},
+		{"s", "7", true},
+		{"a.b", `[1, "two"]`, true},
+		{"zzz", "1", false},
+		{".", "present", true},
 	} {
 		require.Equal(t, c.ok, match(dig(v, c.path), c.want) == nil, "%s is %s", c.path, c.want)
 	}

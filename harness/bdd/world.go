@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cucumber/godog"
 )
@@ -34,6 +35,7 @@ type world struct {
 	last    *response
 	metrics series // as noted
 	workers []int  // of the daemon, as noted
+	ledger  []byte // the file, as it was damaged
 	command *process
 }
 
@@ -41,6 +43,7 @@ type world struct {
 type submitted struct {
 	id        string
 	admission []byte
+	at        time.Time // of the 202
 }
 
 // response is an answer; one that is an error has to be asserted by a step.
@@ -68,7 +71,7 @@ func (w *world) begin(ctx context.Context, _ *godog.Scenario) (context.Context, 
 }
 
 // end stops what the scenario started, and fails the scenario for what no step looked at.
-func (w *world) end(ctx context.Context, _ *godog.Scenario, failed error) (context.Context, error) {
+func (w *world) end(ctx context.Context, sc *godog.Scenario, failed error) (context.Context, error) {
 	var err error
 	if failed == nil {
 		err = errors.Join(w.settled(), w.unseen())
@@ -91,7 +94,7 @@ func (w *world) end(ctx context.Context, _ *godog.Scenario, failed error) (conte
 	if w.command != nil {
 		w.command.kill()
 	}
-	return ctx, errors.Join(err, os.RemoveAll(w.dir))
+	return ctx, errors.Join(err, keep(sc, w.proof()), os.RemoveAll(w.dir))
 }
 
 // settled fails for an error that was answered and that no step has asserted.
@@ -118,6 +121,8 @@ func (w *world) hangUp(s *stream) {
 	s.update(func() { s.hungUp = s.hungUp || !s.ended })
 	s.close()
 	<-s.done
+	events, _ := s.all() // what is wrong with it was said elsewhere
+	w.lab.logs.generated(text(events))
 }
 
 // expand replaces $NAME by what was kept and {name} by the id of the task of that name.
@@ -165,6 +170,7 @@ func (w *world) request(ctx context.Context, method, path string, headers []row,
 	if err != nil {
 		return nil, fmt.Errorf("make a request: %w", err)
 	}
+	w.lab.logs.body(body)
 	if w.daemon.token != "" {
 		r.Header.Set("Authorization", "Bearer "+w.daemon.token)
 	}
@@ -181,6 +187,7 @@ func (w *world) request(ctx context.Context, method, path string, headers []row,
 			r.Header.Set(h.name, h.value)
 		}
 	}
+	w.lab.logs.secret(r.Header.Get("Authorization"))
 	return r, nil
 }
 

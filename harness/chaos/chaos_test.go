@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -52,9 +51,7 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	say(t, fmt.Sprintf("chaos: a %s run with seed %d; %s=%d repeats its schedule", size.name, seed, envSeed, seed))
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
-	dir, err := os.MkdirTemp("", "llama-orch-chaos-")
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	dir := t.TempDir()
 	l, err := newLab(dir, root)
 	require.NoError(t, err)
 	t.Cleanup(l.close)
@@ -83,13 +80,14 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	}
 	mounts, err := os.ReadFile("/proc/mounts")
 	require.NoError(t, err)
-	require.False(t, strings.Contains(string(mounts), dir), "the small file system is still mounted")
+	require.NotContains(t, string(mounts), dir, "the small file system is still mounted")
 }
 
 // ORCH-3051
 func TestASeedIsASchedule(t *testing.T) {
 	for _, s := range []scale{short, long} {
-		require.Equal(t, draw(7, s), draw(7, s))
+		drawn, again := draw(7, s), draw(7, s)
+		require.Equal(t, drawn, again)
 		require.NotEqual(t, draw(7, s).tasks, draw(8, s).tasks)
 		done := map[faultKind]int{}
 		for _, f := range draw(7, s).faults {

@@ -338,7 +338,8 @@ func number(eventID string) (n int) {
 const inverted = 250 * time.Millisecond
 
 // order can judge two tasks of a pool and priority if the second was sent after the first's 202 had come, and both were first
-// dispatched by the same process.
+// dispatched by the same process. With several replicas that process must also be the one that accepted them: which of the
+// tasks that a dead one had dispatched it had also recorded as running, and so goes on with first, no client can know.
 func order(h *history, f *finding) {
 	type started struct {
 		t            *taskRecord
@@ -357,13 +358,13 @@ func order(h *history, f *finding) {
 		}
 	}
 	for key, group := range groups {
-		tolerance := time.Duration(0)
-		if poolOf(key[0]).replicas > 1 {
+		tolerance, several := time.Duration(0), poolOf(key[0]).replicas > 1
+		if several {
 			tolerance = inverted + h.stall
 		}
 		for _, a := range group {
 			for _, b := range group {
-				if a.life != b.life || !a.has202.Before(b.sent) {
+				if a.life != b.life || !a.has202.Before(b.sent) || several && (h.lifeAt(a.has202) != a.life || h.lifeAt(b.sent) != a.life) {
 					continue
 				}
 				f.judged++

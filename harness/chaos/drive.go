@@ -93,7 +93,7 @@ func (d *driver) submit(ctx context.Context, t *taskRecord, body []byte) bool {
 		case err == nil:
 			return true
 		case refused == nil: // lost: it has to be asked again, since it may have been accepted
-			wait = 20 * time.Millisecond
+			wait = 60 * time.Millisecond
 		case refused.Status == http.StatusTooManyRequests && try > 3, refused.Status == http.StatusBadRequest, try > most:
 			return false
 		}

@@ -5,6 +5,7 @@ package chaos
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -108,7 +109,7 @@ var (
 
 // draw makes the schedule of a seed.
 func draw(seed uint64, s scale) schedule {
-	r := rand.New(rand.NewPCG(seed, 0x6368616f73)) //nolint:gosec // a schedule has to repeat
+	r := rand.New(rand.NewPCG(seed, 0x6368616f73)) // a schedule has to repeat
 	p := schedule{seed: seed, scale: s}
 	for range s.tasks {
 		p.tasks = append(p.tasks, drawTask(r, p.someTime(r, 0, 1), ""))
@@ -221,9 +222,7 @@ func (t taskPlan) body(undisturbed bool, seed uint32) []byte {
 	if t.strict {
 		request["determinism"] = "strict"
 	}
-	for name, value := range t.request {
-		request[name] = value
-	}
+	maps.Copy(request, t.request)
 	if t.deadline > 0 && !undisturbed {
 		request["deadline_ms"] = t.deadline.Milliseconds()
 	}

@@ -5,7 +5,6 @@ package client_test
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -114,7 +113,7 @@ func TestARefusalIsTheEnvelope(t *testing.T) {
 	defer c.Close()
 	_, err := c.Get(t.Context(), "/x")
 	var refused *client.RefusedError
-	require.True(t, errors.As(err, &refused))
+	require.ErrorAs(t, err, &refused)
 	require.Equal(t, &client.RefusedError{Status: 404, Code: "NOT_FOUND", Message: "there is none"}, refused)
 	answer = "404 page not found"
 	_, err = c.Open(t.Context(), "x")

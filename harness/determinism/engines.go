@@ -101,7 +101,7 @@ func rewritten(from, to string, change func([]byte) []byte) error {
 	if err != nil {
 		return fmt.Errorf("read what is to be copied: %w", err)
 	}
-	if err := os.WriteFile(to, change(data), 0o700); err != nil { //nolint:gosec // some of them are programs
+	if err := os.WriteFile(to, change(data), 0o700); err != nil { // some of them are programs
 		return fmt.Errorf("write a changed copy: %w", err)
 	}
 	return nil

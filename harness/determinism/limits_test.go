@@ -4,7 +4,6 @@ package determinism
 
 import (
 	"bytes"
-	"errors"
 	"net/http"
 	"path/filepath"
 	"testing"
@@ -78,7 +77,8 @@ func TestAnotherFactGivesAnotherFingerprint(t *testing.T) {
 
 			same := []pool{{id: "base", provisioning: e.provisioning}, {id: "profile", provisioning: e.provisioning, profile: "v2"}}
 			other := []pool{
-				{id: "threads", provisioning: e.provisioning, more: "threads: 2"}, {id: "model", provisioning: e.provisioning, model: model},
+				{id: "threads", provisioning: e.provisioning, more: "threads: 2"},
+				{id: "model", provisioning: e.provisioning, model: model},
 				{id: "ctx", provisioning: e.provisioning, model: model, more: "ctx: 512"},
 			}
 			if e.slots {
@@ -151,7 +151,7 @@ func TestBestEffortSaysSoInTheReceipt(t *testing.T) {
 			require.Equal(t, "best_effort", ask(t, d, c, "slots").receipt().Determinism)
 			_, err := d.ask(t.Context(), c.with(map[string]any{"determinism": "strict"}), "slots")
 			var refused *client.RefusedError
-			require.True(t, errors.As(err, &refused), "%v", err)
+			require.ErrorAs(t, err, &refused, "%v", err)
 			require.Equal(t, http.StatusBadRequest, refused.Status)
 			require.Equal(t, "INVALID_PARAMS", refused.Code)
 		})

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"time"
@@ -168,8 +169,6 @@ func writeError(w http.ResponseWriter, status int, kind, message string, more ma
 
 func errorBody(status int, kind, message string, more map[string]any) map[string]any {
 	e := map[string]any{"code": status, "message": message, "type": kind}
-	for k, v := range more {
-		e[k] = v
-	}
+	maps.Copy(e, more)
 	return map[string]any{"error": e}
 }

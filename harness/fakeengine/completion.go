@@ -129,7 +129,7 @@ func (g *generation) run(ctx context.Context) error {
 		if err := g.waitTurn(ctx, i); err != nil {
 			return err
 		}
-		token := ""
+		var token string
 		if len(g.script.Text) > 0 {
 			token = g.script.Text[i]
 		} else {
@@ -212,6 +212,7 @@ func (g *generation) misbehave(ctx context.Context) (done bool, err error) {
 		g.raw(strings.Repeat("x", n))
 	case Garbage:
 		g.frame("{not json")
+	case NoFault, Refuse: // it refuses before it generates
 	}
 	return false, nil
 }

@@ -48,7 +48,7 @@ func tokens(text string, bos bool) []uint32 {
 	if bos {
 		ids = append(ids, 1)
 	}
-	for _, word := range strings.Fields(text) {
+	for word := range strings.FieldsSeq(text) {
 		sum := sha256.Sum256([]byte(word))
 		ids = append(ids, 2+binary.BigEndian.Uint32(sum[:])>>16)
 	}

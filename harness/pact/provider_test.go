@@ -76,7 +76,7 @@ func start(t *testing.T) *orchestrator {
 	})))
 	a, err := app.New(app.Options{Config: c, Log: log, Exe: program("orchestratord"), LibsDir: libs, Version: "0.1.0", Commit: "unknown"})
 	require.NoError(t, err)
-	require.NoError(t, a.Start())
+	require.NoError(t, a.Start(t.Context()))
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

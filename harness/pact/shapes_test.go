@@ -232,7 +232,7 @@ func example(taskID string, canceled bool) (whole, afterFirst, firstID string) {
 }
 
 func read(log *stream.Log, after string) string {
-	s, err := log.Subscribe(after)
+	s, err := log.Subscribe(after, 0)
 	if err != nil {
 		panic(err) // the id is the log's own
 	}

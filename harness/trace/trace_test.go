@@ -3,6 +3,7 @@
 package trace_test
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,9 +84,7 @@ func repository(t *testing.T, changes map[string]string) string {
 		// Neither of these may be read.
 		"a/testdata/x_test.go": "broken", "other/go.mod": "module other\n", "other/x_test.go": "broken",
 	}
-	for name, content := range changes {
-		files[name] = content
-	}
+	maps.Copy(files, changes)
 	for name, content := range files {
 		if content == "" {
 			continue

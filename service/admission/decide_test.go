@@ -168,13 +168,16 @@ func (d *desk) Tokenizer(string) (Tokenizer, bool) { return d, d.ready }
 func (d *desk) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
 	return "<user>" + m[0].Content, d.count
 }
+
 func (d *desk) CountTokens(_ context.Context, p string) (int, error) {
 	return len(strings.Fields(p)), d.count
 }
+
 func (d *desk) Known(id string, _ [32]byte) (task.Admission, bool, error) {
 	a, ok := d.known[id]
 	return a, ok, nil
 }
+
 func (d *desk) Enqueue(_ context.Context, t task.Task) (task.Admission, error) {
 	d.enqueued = append(d.enqueued, t)
 	return t.Admission(), nil

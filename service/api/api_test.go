@@ -113,7 +113,7 @@ func TestAPanicIsInternalAndTheStackIsLoggedOnly(t *testing.T) {
 	e := envelope(t, f.do("POST", "/v1/tasks", goodBody))
 	require.Equal(t, gen.ErrorCodeINTERNAL, e.Code)
 	require.NotContains(t, e.Message, "boom")
-	require.Contains(t, string(logs.All()[0].ContextMap()["stack"].(string)), "fake_test.go")
+	require.Contains(t, logs.All()[0].ContextMap()["stack"].(string), "fake_test.go")
 
 	f.tasks.submit = nil
 	require.Equal(t, http.StatusAccepted, f.do("POST", "/v1/tasks", goodBody).StatusCode)
@@ -196,7 +196,7 @@ func TestAuthentication(t *testing.T) {
 		}
 		e := envelope(t, res)
 		require.Equal(t, c.code, e.Code, c.target)
-		require.Equal(t, res.StatusCode == 401, res.Header.Get("WWW-Authenticate") == "Bearer")
+		require.Equal(t, res.StatusCode == http.StatusUnauthorized, res.Header.Get("WWW-Authenticate") == "Bearer")
 	}
 	e := envelope(t, f.do("POST", "/v1/workers/register", "{}"))
 	require.Equal(t, gen.ErrorCodeMISSINGTOKEN, e.Code, "registration needs the token on loopback too")

@@ -72,7 +72,7 @@ func TestAnOversizedBodyOfUnknownLength(t *testing.T) {
 	server := httptest.NewServer(f.handler)
 	defer server.Close()
 	body := io.MultiReader(strings.NewReader(`{"prompt":"`), strings.NewReader(strings.Repeat("x", 5000)))
-	req, err := http.NewRequest("POST", server.URL+"/v1/tasks", body)
+	req, err := http.NewRequest(http.MethodPost, server.URL+"/v1/tasks", body)
 	require.NoError(t, err)
 	req.Header.Set("Content-Type", "application/json")
 	res, err := server.Client().Do(req)

@@ -49,6 +49,7 @@ func (f *fakeTasks) Subscribe(id, after string) (Stream, error) {
 	}
 	return over{}, f.err
 }
+
 func (f *fakeTasks) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	return task.CancelResult{TaskID: id, Outcome: task.StateCanceled, LastEventID: "0-00000000"}, f.err
 }
@@ -62,6 +63,7 @@ func (f *fakePools) Pools() []PoolView {
 		Queue: QueueView{Interactive: 1, Batch: 2, Capacity: 64, FullPolicy: "reject"},
 	}}
 }
+
 func (f *fakePools) Health(id string) (HealthView, error) {
 	if id != "default" {
 		return HealthView{}, task.Errorf(task.NotFound, "there is no pool %q; known: default", id)

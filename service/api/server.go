@@ -193,8 +193,7 @@ func (s *server) readBody(w http.ResponseWriter, r *http.Request, c *call) error
 		return fmt.Errorf("bound the reading of the body: %w", err)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.MaxBody))
-	var over *http.MaxBytesError
-	if errors.As(err, &over) {
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return tooLarge
 	}
 	if err != nil {
@@ -232,8 +231,7 @@ func digest(body []byte) (sum [sha256.Size]byte, err error) {
 	compact.Grow(len(body))
 	if err := json.Compact(&compact, body); err != nil {
 		at := int64(0)
-		var syntax *json.SyntaxError
-		if errors.As(json.Unmarshal(body, new(json.RawMessage)), &syntax) { // Compact knows no offset
+		if syntax, ok := errors.AsType[*json.SyntaxError](json.Unmarshal(body, new(json.RawMessage))); ok { // Compact knows no offset
 			at = syntax.Offset
 		}
 		return sum, task.Errorf(task.InvalidParams, "the body is not valid JSON at byte %d: %s", at, err)

@@ -82,8 +82,7 @@ func (h tasks) pump(ctx context.Context, s Stream, out *sse) error {
 	first, idle := true, 0
 	for {
 		frames, err := s.Next(ctx, tick)
-		var ended *task.Error
-		if errors.As(err, &ended) { // of this stream, not of the task's log: it has no id
+		if ended, ok := errors.AsType[*task.Error](err); ok { // of this stream, not of the task's log: it has no id
 			return errors.Join(out.failure(ended), io.EOF)
 		}
 		if err != nil {

@@ -26,19 +26,19 @@ const (
 )
 
 // overSocket serves a stream on a real socket, with a tick that the test gives.
-func overSocket(t *testing.T, s Stream, change ...func(*Options)) (server *httptest.Server, tick chan time.Time, f *fixture) {
+func overSocket(t *testing.T, s Stream, change ...func(*Options)) (server *httptest.Server, tick chan time.Time) {
 	tick = make(chan time.Time)
-	f = setup(t, append([]func(*Options){func(o *Options) {
+	f := setup(t, append([]func(*Options){func(o *Options) {
 		o.Ticker = func() (<-chan time.Time, func()) { return tick, func() {} }
 	}}, change...)...)
 	f.tasks.subscribe = func(string, string) (Stream, error) { return s, nil }
 	server = httptest.NewServer(f.handler)
 	t.Cleanup(server.Close)
-	return server, tick, f
+	return server, tick
 }
 
 func open(t *testing.T, ctx context.Context, server *httptest.Server) *http.Response {
-	req, err := http.NewRequestWithContext(ctx, "GET", server.URL+"/v1/tasks/t1/stream", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/v1/tasks/t1/stream", nil)
 	require.NoError(t, err)
 	res, err := server.Client().Do(req)
 	require.NoError(t, err)
@@ -50,7 +50,7 @@ func open(t *testing.T, ctx context.Context, server *httptest.Server) *http.Resp
 func TestStreamOrderAndHeaders(t *testing.T) {
 	s := newFakeStream(io.EOF, startedFrame, tokenFrame, "", endFrame)
 	s.metrics = task.Metrics{Phase: task.PhaseDecode, OnTimeProbability: 1}
-	server, tick, _ := overSocket(t, s)
+	server, tick := overSocket(t, s)
 	go func() { tick <- time.Time{} }() // joined by the stream, which ends only after it took the tick
 	res := open(t, context.Background(), server)
 	require.Equal(t, "text/event-stream", res.Header.Get("Content-Type"))
@@ -69,7 +69,7 @@ func TestStreamOrderAndHeaders(t *testing.T) {
 func TestNothingFollowsTheTerminalEvent(t *testing.T) {
 	s := newFakeStream(io.EOF, startedFrame+tokenFrame+endFrame)
 	s.metrics, s.ended = task.Metrics{Phase: task.PhaseDecode}, true
-	server, _, _ := overSocket(t, s)
+	server, _ := overSocket(t, s)
 	body, err := io.ReadAll(open(t, context.Background(), server).Body)
 	require.NoError(t, err)
 	require.Equal(t, startedFrame+tokenFrame+endFrame, string(body))
@@ -82,7 +82,7 @@ func TestAnIdleStreamIsKeptAlive(t *testing.T) {
 		steps = append(steps, "")
 	}
 	s := newFakeStream(io.EOF, append(steps, endFrame)...)
-	server, tick, _ := overSocket(t, s)
+	server, tick := overSocket(t, s)
 	res := open(t, context.Background(), server)
 	for range keepAliveTicks {
 		tick <- time.Time{}
@@ -123,7 +123,7 @@ func TestErrorsBeforeTheStreamUseTheStatusAndStreamErrorsDoNot(t *testing.T) {
 
 // OC-CTRL-2034
 func TestAPanicInAStreamBreaksItOff(t *testing.T) {
-	server, _, _ := overSocket(t, panicStream{newFakeStream(nil)})
+	server, _ := overSocket(t, panicStream{newFakeStream(nil)})
 	res := open(t, context.Background(), server)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	_, err := io.ReadAll(res.Body)
@@ -137,7 +137,7 @@ func (panicStream) Next(context.Context, <-chan time.Time) ([]byte, error) { pan
 // ORCH-2002
 func TestAClientThatLeavesClosesItsSubscription(t *testing.T) {
 	s := newFakeStream(nil, startedFrame)
-	server, _, _ := overSocket(t, s)
+	server, _ := overSocket(t, s)
 	ctx, leave := context.WithCancel(context.Background())
 	res := open(t, ctx, server)
 	line, err := bufio.NewReader(res.Body).ReadString('\n')
@@ -150,7 +150,7 @@ func TestAClientThatLeavesClosesItsSubscription(t *testing.T) {
 // ORCH-3026
 func TestAClientThatStopsReadingIsLetGo(t *testing.T) {
 	s := &endless{fakeStream: newFakeStream(nil), frames: []byte(strings.Repeat(tokenFrame, 1000))}
-	server, _, _ := overSocket(t, s, func(o *Options) { o.WriteTimeout = 50 * time.Millisecond })
+	server, _ := overSocket(t, s, func(o *Options) { o.WriteTimeout = 50 * time.Millisecond })
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	require.NoError(t, err)
 	defer conn.Close()
@@ -179,7 +179,7 @@ func TestTheWriteDeadlineEndsWithTheStream(t *testing.T) {
 	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
 	f := setup(t)
 	f.tasks.subscribe = func(string, string) (Stream, error) { return newFakeStream(io.EOF, startedFrame), nil }
-	r := httptest.NewRequest("GET", "/v1/tasks/t1/stream", nil)
+	r := httptest.NewRequest(http.MethodGet, "/v1/tasks/t1/stream", nil)
 	r.RemoteAddr, r.Host = "127.0.0.1:5000", "localhost"
 	f.handler.ServeHTTP(w, r)
 	require.GreaterOrEqual(t, len(w.set), 3)

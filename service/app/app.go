@@ -99,10 +99,12 @@ func New(o Options) (_ *App, err error) {
 		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger,
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
+		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
 	desk := admission.NewDesk(admission.Options{
 		Pools: candidates{f, a.schedule}, Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
-		NewSeed: func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, Metrics: admission.NewMetrics(registry),
+		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
+		Metrics:  admission.NewMetrics(registry),
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 	})
@@ -157,7 +159,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 			err = errors.Join(err, a.cleanup.run(context.Background(), a.log))
 		}
 	}()
-	if a.listener, err = net.Listen("tcp", a.o.Config.BindAddr); err != nil {
+	if a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", a.o.Config.BindAddr); err != nil {
 		if errors.Is(err, syscall.EADDRINUSE) {
 			return fmt.Errorf("%s is taken by another program: stop it, or set bind_addr (or LLORCH_BIND_ADDR) to another port", a.o.Config.BindAddr)
 		}

@@ -3,6 +3,7 @@
 package auth
 
 import (
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -114,7 +115,7 @@ func TestCheck(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			a, err := New(Options{Token: token, OptionalOnLoopback: true})
 			require.NoError(t, err)
-			r := httptest.NewRequest("POST", "/v1/tasks", nil)
+			r := httptest.NewRequest(http.MethodPost, "/v1/tasks", nil)
 			r.RemoteAddr, r.Host = c.remote, c.host
 			for k, v := range c.headers {
 				r.Header.Set(k, v)

@@ -92,6 +92,7 @@ func plural(w task.Workload) string {
 		return "embeddings"
 	case task.Rerank:
 		return "reranks"
+	case task.Completion:
 	}
 	return "completions"
 }

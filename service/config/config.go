@@ -19,6 +19,7 @@ type Config struct {
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
+	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
 	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=64" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
 
@@ -52,6 +53,11 @@ type Limits struct {
 type Ledger struct {
 	RetainAge   time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long a finished task and its stream can be read again."`
 	RetainBytes int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What tasks may take on the disk, in bytes. Beyond that the oldest finished ones go."`
+}
+
+// Stream says how events are sent.
+type Stream struct {
+	MicroBatchMS int `yaml:"micro_batch_ms" jsonschema:"default=0,minimum=0,maximum=100" jsonschema_description:"Tokens that come within so many milliseconds are written together: fewer writes, later tokens. 0 writes each as it comes."`
 }
 
 // SamplerProfile is a named set of sampling parameters. A request may override each of them.

@@ -3,7 +3,6 @@
 package config_test
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -283,7 +282,7 @@ func TestBombsAreRefusedBeforeTheyAreParsed(t *testing.T) {
 func TestLoadOfAMissingFile(t *testing.T) {
 	_, err := config.Load(filepath.Join(t.TempDir(), "none.yaml"), environ())
 	var e *config.Error
-	require.True(t, errors.As(err, &e))
+	require.ErrorAs(t, err, &e)
 	require.Contains(t, err.Error(), "there is no such file")
 	_, err = config.Load(t.TempDir(), environ())
 	require.ErrorAs(t, err, &e)
@@ -343,8 +342,10 @@ func TestCheckLooksAtTheMachine(t *testing.T) {
 	var e *config.Error
 	require.ErrorAs(t, err, &e)
 	require.Len(t, e.Problems, 5)
-	for i, want := range []string{"LLORCH_API_TOKEN: no API token is set", "c.yaml:2:24: there is no model file", "c.yaml:3:24: " + filepath.Join(dir, "bad.gguf") + " is no GGUF file",
-		"c.yaml:4:24: " + dir + " is no file", "there is no program"} {
+	for i, want := range []string{
+		"LLORCH_API_TOKEN: no API token is set", "c.yaml:2:24: there is no model file", "c.yaml:3:24: " + filepath.Join(dir, "bad.gguf") + " is no GGUF file",
+		"c.yaml:4:24: " + dir + " is no file", "there is no program",
+	} {
 		require.Contains(t, e.Problems[i].String(), want)
 	}
 }

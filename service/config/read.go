@@ -38,7 +38,7 @@ func (r *reader) read(node ast.Node, s *jsonschema.Schema, v reflect.Value, path
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		r.duration(node, s, v, path)
 	case v.Type() == reflect.TypeFor[Device]():
-		r.device(node, s, v, path)
+		r.device(node, v, path)
 	case v.Kind() == reflect.Struct, v.Kind() == reflect.Map:
 		r.mapping(node, s, v, path)
 	case v.Kind() == reflect.Slice:
@@ -297,7 +297,7 @@ func (r *reader) duration(node ast.Node, s *jsonschema.Schema, v reflect.Value, 
 // maxGPU is beyond what one machine holds.
 const maxGPU = 63
 
-func (r *reader) device(node ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
+func (r *reader) device(node ast.Node, v reflect.Value, path string) {
 	const remedy = "write cpu, auto, or a list of GPU indices like [0] or [0, 1]"
 	if text, ok := str(node); ok && (text == string(CPU) || text == string(Auto)) {
 		v.SetString(text)

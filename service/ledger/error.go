@@ -91,8 +91,7 @@ func noAccess(path string, err error) *Error {
 
 // code is SQLite's primary result code, 0 for an error of another kind.
 func code(err error) int {
-	var e *sqlite.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*sqlite.Error](err); ok {
 		return e.Code() & 0xff
 	}
 	return 0

@@ -4,6 +4,7 @@ package ledger
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -31,10 +32,9 @@ func TestFullDiskRefusesAndRecovers(t *testing.T) {
 	var refused task.Task
 	for seq := uint64(1); refused.ID == ""; seq++ {
 		s := large(seq, 64)
-		switch err := l.Accept(t.Context(), s); {
-		case err == nil:
+		if err := l.Accept(t.Context(), s); err == nil {
 			accepted = append(accepted, s.ID)
-		default:
+		} else {
 			require.ErrorIs(t, err, ErrUnavailable)
 			require.ErrorContains(t, err, "full")
 			refused = s
@@ -108,6 +108,23 @@ func TestOneThatDoesNotFitFailsAlone(t *testing.T) {
 	require.InDelta(t, 1, testutil.ToFloat64(l.metrics.errors), 0)
 }
 
+// An operation that fails on its way leaves nothing behind, and the next one finds a clean table.
+// LO-202
+func TestHalfAnOperationIsUndone(t *testing.T) {
+	l := open(t, Options{})
+	text, err := encodeTask(sample(1))
+	require.NoError(t, err)
+	broken := errors.New("broken")
+	err = l.submit(t.Context(), &op{kind: opAccept, run: func(w *writer) error {
+		return errors.Join(w.accept(sample(1), text), broken)
+	}})
+	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorIs(t, err, broken)
+	accept(t, l, 2)
+	require.Equal(t, []string{id(2)}, live(t, l))
+	require.Equal(t, uint64(3), l.NextSeq())
+}
+
 // The file belongs to somebody else for a while: operations fail together, after one wait, and succeed again later.
 // LO-202
 func TestLockedFileRecovers(t *testing.T) {
@@ -126,7 +143,7 @@ func TestLockedFileRecovers(t *testing.T) {
 // LO-202
 func TestRetentionByAge(t *testing.T) {
 	var c clock
-	l := open(t, Options{RetainAge: time.Hour, Now: c.now})
+	l := open(t, Options{RetainAge: time.Hour, Now: c.now, offhand: true})
 	for seq := uint64(1); seq <= 300; seq++ {
 		accept(t, l, seq)
 		r := ended(sample(seq), task.Completed, "text")
@@ -156,7 +173,7 @@ func TestRetentionByAge(t *testing.T) {
 // LO-202
 func TestRetentionByBytes(t *testing.T) {
 	const most = 4 << 20
-	l := open(t, Options{RetainBytes: most})
+	l := open(t, Options{RetainBytes: most, offhand: true})
 	for seq := uint64(1); seq <= 10; seq++ {
 		require.NoError(t, l.Accept(t.Context(), large(seq, 32)))
 	}
@@ -190,7 +207,7 @@ func TestRetentionByBytes(t *testing.T) {
 // A ledger that is used sweeps by itself, between the commits.
 // LO-202
 func TestSweepsComeByThemselves(t *testing.T) {
-	l := open(t, Options{RetainBytes: 2 << 20})
+	l := open(t, Options{RetainBytes: 2 << 20, offhand: true})
 	for seq := uint64(1); seq <= 400; seq++ {
 		s := large(seq, 16)
 		require.NoError(t, l.Accept(t.Context(), s))

@@ -100,7 +100,7 @@ func life(l *SQLite, seq uint64) error {
 }
 
 // say writes a line in one piece.
-func say(what string, seq uint64) { _, _ = os.Stdout.WriteString(fmt.Sprintf("%s %d\n", what, seq)) }
+func say(what string, seq uint64) { fmt.Printf("%s %d\n", what, seq) }
 
 // Whatever was answered before a SIGKILL is there after it, in its order, and nothing is half there.
 // LO-202
@@ -200,7 +200,9 @@ func limited(l *SQLite) error {
 	for ; ; seq++ {
 		err := l.Accept(ctx, large(seq, 16))
 		if err == nil {
-			say("accepted", seq)
+			if say("accepted", seq); seq > 1000 {
+				return errors.New("the limit is not felt")
+			}
 			continue
 		}
 		if !errors.Is(err, ErrUnavailable) {

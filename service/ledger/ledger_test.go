@@ -29,8 +29,8 @@ func populate(v reflect.Value, n *int) {
 			v.Set(reflect.ValueOf(epoch.Add(time.Duration(*n) * time.Millisecond)))
 			return
 		}
-		for i := range v.NumField() {
-			populate(v.Field(i), n)
+		for _, field := range v.Fields() {
+			populate(field, n)
 		}
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))

@@ -5,7 +5,6 @@ package ledger
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -167,7 +166,7 @@ func pages(t testing.TB, l *SQLite) (c pageCount) {
 func faultOf(t testing.TB, err error) *Error {
 	t.Helper()
 	var e *Error
-	require.True(t, errors.As(err, &e), "%T: %v", err, err)
+	require.ErrorAs(t, err, &e)
 	require.NotEmpty(t, e.What)
 	require.NotEmpty(t, e.Remedy)
 	return e

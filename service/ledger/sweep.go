@@ -79,8 +79,10 @@ func (w *writer) remove(most int64, oldest time.Time) (removed int, err error) {
 	}
 	return len(doomed), w.transaction(func() error {
 		for _, seq := range doomed {
-			for _, table := range []string{"transcript", "request", "task"} {
-				if _, err := w.conn.ExecContext(context.Background(), "DELETE FROM "+table+" WHERE seq = ?", seq); err != nil {
+			for _, of := range []string{
+				`DELETE FROM transcript WHERE seq = ?`, `DELETE FROM request WHERE seq = ?`, `DELETE FROM task WHERE seq = ?`,
+			} {
+				if _, err := w.conn.ExecContext(context.Background(), of, seq); err != nil {
 					return err
 				}
 			}

@@ -143,7 +143,7 @@ func (l *SQLite) commit(batch []*op) {
 	}
 	if err != nil {
 		if l.w.failing == 0 {
-			l.log.Error("the ledger cannot write", zap.String("job_id", batch[0].id), zap.Error(err))
+			l.log.Error("the ledger cannot write", zap.String("first_task", batch[0].id), zap.Error(err))
 		}
 		l.w.failing += len(batch)
 		l.metrics.errors.Add(float64(len(batch)))
@@ -242,7 +242,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
 		&w.insertBody: `INSERT INTO request (seq, task) VALUES (?, ?)`,
 		&w.findSeq:    `SELECT id FROM task WHERE seq = ?`,
-		&w.findID:     `SELECT seq, state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
+		&w.findID:     `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
 		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = ?, start_order = coalesce(start_order, ?)
 			WHERE id = ? AND finished_ms IS NULL`,
 		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
@@ -350,19 +350,19 @@ func (w *writer) dispatch(d task.Dispatch) error {
 		w.starts++
 		return nil
 	}
-	_, state, _, err := w.find(d.ID)
+	state, _, err := w.find(d.ID)
 	if err != nil {
 		return err
 	}
 	return fmt.Errorf("%w: it is %s", ErrEnded, state)
 }
 
-func (w *writer) find(id string) (seq int64, state task.State, last string, err error) {
-	err = w.findID.QueryRow(id).Scan(&seq, &state, &last)
+func (w *writer) find(id string) (state task.State, last string, err error) {
+	err = w.findID.QueryRow(id).Scan(&state, &last)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = ErrUnknown
 	}
-	return seq, state, last, err
+	return state, last, err
 }
 
 // checkpoint has nothing to say to a task that has ended or is unknown.
@@ -389,7 +389,7 @@ func (w *writer) finish(r task.Record, text, outcome []byte) error {
 		_, err = w.insertText.Exec(int64(r.Task.Seq), encodeEnds(r.Transcript.Ends), r.Transcript.Text)
 		return err
 	}
-	_, state, last, err := w.find(r.Task.ID)
+	state, last, err := w.find(r.Task.ID)
 	if err != nil {
 		return err
 	}

@@ -91,11 +91,18 @@ func (n *Narrator) say(event, action string, j Job, human string, more ...zap.Fi
 	if actor == "" {
 		actor = "orchestrator"
 	}
-	n.log.Info(event, append([]zap.Field{
+	told := append([]zap.Field{
 		zap.String("actor", actor),
 		zap.String("action", action),
 		zap.String("target", "pool:"+j.PoolID),
 		zap.String("human", human),
+	}, j.Fields()...)
+	n.log.Info(event, append(told, more...)...)
+}
+
+// Fields are those of every log line about a task, narrated or not (ORCH-3027).
+func (j Job) Fields() []zap.Field {
+	return []zap.Field{
 		zap.String("job_id", j.ID),
 		zap.String("session_id", j.SessionID),
 		zap.String("correlation_id", j.CorrelationID),
@@ -108,7 +115,7 @@ func (n *Narrator) say(event, action string, j Job, human string, more ...zap.Fi
 		zap.Int("tokens_in", j.TokensIn),
 		zap.Int("tokens_out", j.TokensOut),
 		zap.Int64("decode_time_ms", j.DecodeTime.Milliseconds()),
-	}, more...)...)
+	}
 }
 
 // opaque finds what is no name: a UUID, or a run of digits and letters a to f as hashes have.

@@ -66,7 +66,8 @@ func TestNarrationReadsLikeSentences(t *testing.T) {
 		{"cancel", "Cancelled an interactive completion with haiku in pool 'default' while it was running, after 1,234 tokens."},
 	}
 	for i, line := range lines {
-		require.Equal(t, want[i], [2]string{line["msg"].(string), line["human"].(string)})
+		got := [2]string{line["msg"].(string), line["human"].(string)}
+		require.Equal(t, want[i], got)
 	}
 }
 

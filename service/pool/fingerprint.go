@@ -75,7 +75,7 @@ func cpuClass(cpuinfo io.Reader) string {
 		case "model name", "CPU implementer", "CPU architecture", "CPU variant", "CPU part":
 			model = append(model, value)
 		case "flags", "Features":
-			for _, flag := range strings.Fields(value) {
+			for flag := range strings.FieldsSeq(value) {
 				if slices.ContainsFunc(isaPrefixes, func(p string) bool { return strings.HasPrefix(flag, p) }) {
 					isa = append(isa, flag)
 				}

@@ -17,9 +17,10 @@ func TestEveryFactChangesTheFingerprint(t *testing.T) {
 		Engine: "llamacpp", Build: "b1", EngineDigest: "sha256:1", ModelDigest: "sha256:2", Device: "cpu:x", Threads: 1, Ctx: 256,
 		Slots: 1, Batch: 2048, Flags: []string{"-a", "b"},
 	}
-	seen := map[string]string{Fingerprint(base): "none"}
-	require.Equal(t, Fingerprint(base), Fingerprint(base))
-	require.Regexp(t, `^fp-[0-9a-f]{16}$`, Fingerprint(base))
+	first, again := Fingerprint(base), Fingerprint(base)
+	require.Equal(t, first, again)
+	require.Regexp(t, `^fp-[0-9a-f]{16}$`, first)
+	seen := map[string]string{first: "none"}
 	for i := range reflect.TypeFor[Facts]().NumField() {
 		changed := base
 		field := reflect.ValueOf(&changed).Elem().Field(i)
@@ -33,9 +34,9 @@ func TestEveryFactChangesTheFingerprint(t *testing.T) {
 		default:
 			t.Fatalf("a fact of kind %s", field.Kind())
 		}
-		name, print := reflect.TypeFor[Facts]().Field(i).Name, Fingerprint(changed)
-		require.NotContains(t, seen, print, "%s changes nothing", name)
-		seen[print] = name
+		name, changedPrint := reflect.TypeFor[Facts]().Field(i).Name, Fingerprint(changed)
+		require.NotContains(t, seen, changedPrint, "%s changes nothing", name)
+		seen[changedPrint] = name
 	}
 	require.Equal(t, Fingerprint(Facts{}), Fingerprint(Facts{Flags: []string{}}))
 }

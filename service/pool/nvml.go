@@ -20,7 +20,7 @@ func checkNVML(mask string) error {
 	if status := lib.Init(); status != nvml.SUCCESS {
 		return noGPU("the NVIDIA driver cannot be used (%s): install it, or say `device: cpu` to decode on the CPU", nvml.ErrorString(status))
 	}
-	defer lib.Shutdown()
+	defer func() { _ = lib.Shutdown() }()
 	count, status := lib.DeviceGetCount()
 	if status != nvml.SUCCESS {
 		return noGPU("the NVIDIA driver does not list its cards (%s): look at `nvidia-smi`", nvml.ErrorString(status))

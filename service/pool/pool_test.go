@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -106,12 +107,7 @@ func (b *bundle) await(poolID string, ok func(pool.Info) bool) pool.Info {
 
 func is(states ...pool.State) func(pool.Info) bool {
 	return func(i pool.Info) bool {
-		for _, s := range states {
-			if i.State == s {
-				return true
-			}
-		}
-		return false
+		return slices.Contains(states, i.State)
 	}
 }
 

@@ -39,7 +39,7 @@ type process struct {
 // spawn starts the plan's command. When it ends, by itself or not, lose is called with the reason.
 func (r *replica) spawn(p *plan, key string, lose context.CancelCauseFunc, log *zap.Logger) (*process, error) {
 	proc := &process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
-	cmd := exec.Command(p.exe, p.args...)
+	cmd := exec.Command(p.exe, p.args...) //nolint:noctx // stop ends it, in steps
 	cmd.Env = append(workerEnv(r.spec), "LLAMA_API_KEY="+key)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = straysWait

@@ -120,7 +120,7 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 	}
 	// A port found free may be taken before llama-server binds it. It then ends, and the next try takes another; a stranger
 	// that answers on it meanwhile does not know the worker's key, and does not pass the probe.
-	address, port, err := freePort()
+	address, port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -131,6 +131,7 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 		facts.Flags = []string{"-ngl", "all", "--fit", "off"}
 	}
 	switch spec.Workload {
+	case task.Completion:
 	case task.Embedding:
 		facts.Flags = append(facts.Flags, "--embedding")
 	case task.Rerank:
@@ -149,8 +150,8 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 }
 
 // freePort finds a port of the loopback that is free now.
-func freePort() (address, port string, err error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (address, port string, err error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", "", fmt.Errorf("find a free port: %w", err)
 	}
@@ -196,7 +197,7 @@ func identify(path string) (fileID, error) {
 	}
 	id := fileID{path: path, size: stat.Size(), mtime: stat.ModTime().UnixNano()}
 	if sys, ok := stat.Sys().(*syscall.Stat_t); ok {
-		id.device, id.node = uint64(sys.Dev), sys.Ino
+		id.device, id.node = sys.Dev, sys.Ino
 	}
 	return id, nil
 }

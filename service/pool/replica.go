@@ -353,8 +353,7 @@ func (w *worker) tail() []string {
 
 // asLoss finds the *loss in err's chain, else makes one.
 func asLoss(err error, why reason) *loss {
-	var l *loss
-	if errors.As(err, &l) {
+	if l, ok := errors.AsType[*loss](err); ok {
 		return l
 	}
 	return &loss{reason: why, err: err}

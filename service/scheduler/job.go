@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/queue"
@@ -62,15 +64,20 @@ func (j *job) accept(now time.Time, expire func()) {
 	}
 }
 
-// withdraw ends a job that could not be recorded.
-func (j *job) withdraw(e *task.Error) {
+// withdraw ends a job that could not be recorded. It returns false if somebody else ended it meanwhile: that outcome is
+// being recorded, and a later submit of the id hears of it.
+func (j *job) withdraw(e *task.Error) bool {
+	first := j.claim()
 	j.mu.Lock()
-	j.claimed, j.refusal = true, e
+	j.refusal = e
 	j.mu.Unlock()
-	j.log.Fail(e)
-	j.log.Publish()
+	if first {
+		j.log.Fail(e)
+		j.log.Publish()
+		close(j.done)
+	}
 	close(j.recorded)
-	close(j.done)
+	return first
 }
 
 // withdrawn says why a job was never accepted, or nil.
@@ -247,6 +254,13 @@ func (j *job) figures() (task.Metrics, bool) {
 // recorded is the job of a finished task, for its readers.
 func recorded(r task.Record, l *lane) *job {
 	return &job{lane: l, task: r.Task, state: r.State, record: r, log: stream.Rebuild(r.Task.Started(), r)}
+}
+
+// told are the fields of a log line about the job.
+func (j *job) told() []zap.Field {
+	n := narrated(j.snapshot(), j.version())
+	n.TokensOut = j.log.Tokens()
+	return n.Fields()
 }
 
 // narrated is what the log says of a task.

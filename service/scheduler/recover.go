@@ -49,6 +49,9 @@ func (s *Scheduler) Recover(ctx context.Context, left []task.Record) error {
 func (s *Scheduler) restore(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
 	j.state, j.log = task.Queued, stream.New(r.Task.Started())
+	if r.Task.Determinism == task.Strict { // it may have run all the same, while its dispatch could not be recorded
+		j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+	}
 	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
 	l.rates.queue(j, 1)
 	s.live[r.Task.ID] = j

@@ -113,7 +113,7 @@ func (l *lane) record(ctx context.Context, j *job, r Replica) func() error {
 		if err == nil {
 			return nil
 		}
-		l.s.o.Log.Warn("a dispatch was not recorded", zap.String("job_id", d.ID), zap.Error(err))
+		l.s.o.Log.Warn("a dispatch was not recorded", append(j.told(), zap.Error(err))...)
 		if j.task.Determinism == task.Strict {
 			return nil
 		}
@@ -133,8 +133,7 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	if sent {
 		fingerprint = r.Fingerprint
 	}
-	l.s.o.Log.Warn("a task lost its worker and moves to another", zap.String("job_id", j.task.ID), zap.String("pool_id", l.pool.ID),
-		zap.String("replica_id", r.ID), zap.Int("tokens_out", j.log.Tokens()), zap.Int("tries", j.tries()), zap.Error(err))
+	l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tries()), zap.Error(err))...)
 	l.waitAgain(j, fingerprint)
 	return true
 }
@@ -181,7 +180,7 @@ func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
 	case e.Code == task.WorkerReset && j.tries() >= attempts:
 		e = l.errLost("so were the workers that tried it again")
 	}
-	l.s.o.Log.Warn("a run failed", zap.String("job_id", j.task.ID), zap.String("pool_id", l.pool.ID), zap.Error(err))
+	l.s.o.Log.Warn("a run failed", append(j.told(), zap.Error(err))...)
 	return e
 }
 
@@ -201,7 +200,7 @@ func (l *lane) settle(j *job, lease Lease) {
 			return
 		case <-ctx.Done():
 			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
-				zap.String("job_id", j.task.ID), zap.String("replica_id", lease.Replica().ID), zap.Duration("waited", l.s.o.IdleWithin))
+				append(j.told(), zap.Duration("waited", l.s.o.IdleWithin))...)
 			lease.Replace("slot still busy after its task ended")
 			return
 		case <-poll.C:

@@ -97,6 +97,8 @@ type Options struct {
 	MoveWithin time.Duration
 	// StuckAfter is how long a queue may stand still before that is an alarm (LO-601). 0: 2 min.
 	StuckAfter time.Duration
+	// MicroBatch joins the writes of tokens that come within it. 0: none.
+	MicroBatch time.Duration
 	// RecordEvery is the time between tries to record an outcome while the ledger cannot. 0: 1 s.
 	RecordEvery time.Duration
 }
@@ -352,12 +354,14 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 
 // withdraw forgets a task that was never accepted. Whoever has its stream already hears why.
 func (s *Scheduler) withdraw(j *job, e *task.Error) {
+	if !j.withdraw(e) {
+		return
+	}
 	j.lane.drop(j)
 	j.lane.wake()
 	s.mu.Lock()
 	delete(s.live, j.task.ID)
 	s.mu.Unlock()
-	j.withdraw(e)
 }
 
 // Get returns a task's status.
@@ -450,7 +454,7 @@ func (s *Scheduler) Subscribe(id, after string) (*Stream, error) {
 	if j == nil {
 		return s.subscribeFinished(id, after)
 	}
-	sub, err := j.log.Subscribe(after)
+	sub, err := j.log.Subscribe(after, s.o.MicroBatch)
 	if err != nil {
 		return nil, err
 	}
@@ -499,7 +503,7 @@ func (s *Scheduler) subscribeFinished(id, after string) (*Stream, error) {
 		leave()
 		return nil, p.err
 	}
-	sub, err := p.job.log.Subscribe(after)
+	sub, err := p.job.log.Subscribe(after, 0)
 	if err != nil {
 		leave()
 		return nil, err
@@ -597,7 +601,8 @@ func (s *Scheduler) settleRecord(r task.Record) bool {
 			return true
 		}
 		if failures == 0 {
-			s.o.Log.Error("an outcome cannot be recorded and waits until it can", zap.String("job_id", r.Task.ID), zap.Error(err))
+			s.o.Log.Error("an outcome cannot be recorded and waits until it can",
+				append(narrated(r, r.Task.EngineVersion).Fields(), zap.Error(err))...)
 		}
 		retry := time.NewTimer(s.o.RecordEvery)
 		select {

@@ -231,6 +231,7 @@ func (l lease) Replace(reason string) {
 	defer l.r.mu.Unlock()
 	l.replaced = reason
 }
+
 func (l lease) Release() {
 	l.once.Do(func() {
 		l.r.mu.Lock()
@@ -266,6 +267,7 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 	}
 	return engine.Result{TokensIn: 3, TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
 }
+
 func (x *replica) Busy(context.Context) (int, error) {
 	if x.stuck {
 		return 1, nil
@@ -298,11 +300,13 @@ func (r *rig) must(name string, change ...func(*task.Task)) task.Admission {
 	return a
 }
 
-func bestEffort(t *task.Task)                   { t.Determinism = task.BestEffort }
-func batch(t *task.Task)                        { t.Request.Priority = task.Batch }
-func tokens(n int) func(*task.Task)             { return func(t *task.Task) { t.Request.MaxTokens = n } }
+func bestEffort(t *task.Task)       { t.Determinism = task.BestEffort }
+func batch(t *task.Task)            { t.Request.Priority = task.Batch }
+func tokens(n int) func(*task.Task) { return func(t *task.Task) { t.Request.MaxTokens = n } }
+
 func deadline(d time.Duration) func(*task.Task) { return func(t *task.Task) { t.Request.Deadline = d } }
-func body(b byte) func(*task.Task)              { return func(t *task.Task) { t.Request.BodySHA256[0] = b } }
+
+func body(b byte) func(*task.Task) { return func(t *task.Task) { t.Request.BodySHA256[0] = b } }
 
 // read takes a task's stream to its end.
 func (r *rig) read(id string) string { return r.readAfter(id, "") }

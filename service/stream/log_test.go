@@ -34,9 +34,9 @@ type frame struct{ id, event, data string }
 
 // parse reads frames the way a strict client does.
 func parse(t require.TestingT, b []byte) (frames []frame) {
-	for _, block := range strings.Split(strings.TrimSuffix(string(b), "\n\n"), "\n\n") {
+	for block := range strings.SplitSeq(strings.TrimSuffix(string(b), "\n\n"), "\n\n") {
 		var f frame
-		for _, line := range strings.Split(block, "\n") {
+		for line := range strings.SplitSeq(block, "\n") {
 			field, value, ok := strings.Cut(line, ": ")
 			require.True(t, ok, "line %q", line)
 			switch field {
@@ -76,7 +76,7 @@ func drain(t require.TestingT, s *Subscription) []byte {
 }
 
 func subscribe(t require.TestingT, l *Log, after string) *Subscription {
-	s, err := l.Subscribe(after)
+	s, err := l.Subscribe(after, 0)
 	require.NoError(t, err)
 	return s
 }
@@ -144,17 +144,17 @@ func TestRebuildGivesTheSameBytes(t *testing.T) {
 func TestSubscribeRefusesIDsTheLogNeverGave(t *testing.T) {
 	l := New(first())
 	for _, id := range []string{"x", "0", "-1-00000000", "0-0000000", "00-00000000", "0-0000000G", "9-00000000", "0-AAAAAAAA", "99999999999999999999-00000000"} {
-		_, err := l.Subscribe(id)
+		_, err := l.Subscribe(id, 0)
 		require.True(t, task.HasCode(err, task.InvalidParams), "%s: %v", id, err)
 	}
-	_, err := l.Subscribe("9-00000000")
+	_, err := l.Subscribe("9-00000000", 0)
 	require.ErrorContains(t, err, "valid are 0 to 0")
 }
 
 // LO-201: what the client holds differs, so its stream does not go on.
 func TestSubscribeWithAnotherHashIsRefused(t *testing.T) {
 	l := New(first())
-	_, err := l.Subscribe("0-00000000")
+	_, err := l.Subscribe("0-00000000", 0)
 	require.True(t, task.HasCode(err, task.WorkerReset))
 }
 
@@ -171,7 +171,7 @@ func TestSealFencesTokensAndOneTerminalEventFollows(t *testing.T) {
 	require.Equal(t, id, again)
 	s := subscribe(t, l, id)
 	ended := l.Fail(task.Errorf(task.Canceled, "canceled"))
-	b, err := s.take()
+	b, _, err := s.take()
 	require.NoError(t, err)
 	require.Empty(t, b, "nobody has the terminal event before it is published")
 	require.Equal(t, id, l.LastEventID())
@@ -255,6 +255,39 @@ func TestManyReadersSeeTheSameBytes(t *testing.T) {
 	require.Len(t, parse(t, got[0]), 2002)
 }
 
+// OC-CTRL-2026: micro-batching joins writes, not events, and never holds up the end.
+func TestMicroBatchingJoinsWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New(first())
+		s, err := l.Subscribe("", 50*time.Millisecond)
+		require.NoError(t, err)
+		var sizes []int
+		var reader sync.WaitGroup
+		began := time.Now()
+		reader.Go(func() {
+			for {
+				b, err := s.Next(context.Background(), nil)
+				if errors.Is(err, io.EOF) {
+					return
+				}
+				require.NoError(t, err)
+				sizes = append(sizes, len(parse(t, b)))
+				s.Written()
+			}
+		})
+		for range 12 {
+			time.Sleep(9 * time.Millisecond) // never at the time of a write
+			require.NoError(t, write(l, "x"))
+		}
+		time.Sleep(time.Millisecond)
+		l.End(task.End{})
+		l.Publish()
+		reader.Wait()
+		require.Equal(t, []int{1, 5, 6, 2}, sizes)
+		require.Equal(t, 109*time.Millisecond, time.Since(began))
+	})
+}
+
 // OC-CTRL-2026: the encoder takes no memory per token.
 func TestEncodingATokenAllocatesNothing(t *testing.T) {
 	l := New(first())
@@ -264,7 +297,7 @@ func TestEncodingATokenAllocatesNothing(t *testing.T) {
 	s := subscribe(t, l, "")
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		_ = write(l, " winter")
-		_, _ = s.take()
+		_, _, _ = s.take()
 		s.Written()
 	}))
 }
@@ -337,11 +370,11 @@ func TestRecoveredLogRefusesOtherBytes(t *testing.T) {
 	s := subscribe(t, l, held)
 	a := l.Begin()
 	require.NoError(t, a.Token("a"))
-	b, err := s.take()
+	b, _, err := s.take()
 	require.NoError(t, err)
 	require.Empty(t, b, "the client's event is still to come")
 	require.ErrorIs(t, a.Token("x"), ErrDiverged, "the checkpoint")
-	_, err = s.take()
+	_, _, err = s.take()
 	require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
 
 	short := Recover(first(), before.Checkpoint())
@@ -351,7 +384,7 @@ func TestRecoveredLogRefusesOtherBytes(t *testing.T) {
 	require.ErrorIs(t, a.Done(), ErrDiverged)
 	short.Fail(task.Errorf(task.Canceled, "canceled"))
 	short.Publish()
-	_, err = s.take()
+	_, _, err = s.take()
 	require.True(t, task.HasCode(err, task.Canceled), "a client that is ahead hears how the task ended: %v", err)
 }
 
@@ -401,7 +434,7 @@ func BenchmarkTokenToSubscriber(b *testing.B) {
 		if err := write(l, " winter"); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := s.take(); err != nil {
+		if _, _, err := s.take(); err != nil {
 			b.Fatal(err)
 		}
 		s.Written()

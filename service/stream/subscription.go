@@ -28,6 +28,8 @@ type Subscription struct {
 	next    int           // the next event to hand out; log.mu guards this and the fields below
 	held    tag           // the hash of the event before next, as the client has it
 	ahead   bool          // that event is still to be decoded again
+	batch   time.Duration // at least so long between two writes of tokens; 0: none
+	due     time.Time     // of the next write
 	writing bool          // tokens were handed out and Written has not followed
 	cut     bool
 }
@@ -35,8 +37,11 @@ type Subscription struct {
 // Subscribe opens a subscription that begins after the event with the given id, or at event 0 if it is empty. An id that
 // the log never gave is INVALID_PARAMS. An id whose hash differs is WORKER_RESET, since what the client holds is not what the
 // log holds (LO-201).
-func (l *Log) Subscribe(after string) (*Subscription, error) {
-	s := &Subscription{log: l, woken: make(chan struct{}, 1)}
+//
+// With a batch time, tokens that come within it are written together (OC-CTRL-2026): writes are joined, events are not. The
+// terminal event never waits.
+func (l *Log) Subscribe(after string, batch time.Duration) (*Subscription, error) {
+	s := &Subscription{log: l, woken: make(chan struct{}, 1), batch: batch}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if after != "" {
@@ -46,7 +51,7 @@ func (l *Log) Subscribe(after string) (*Subscription, error) {
 		case !ok:
 			return nil, task.Errorf(task.InvalidParams,
 				"the event id %.40q is malformed: send the `id` of the last event received, such as %q, or leave it out", after, appendID(nil, last, l.tags[last]))
-		case seq > last && l.recovering && !l.ended:
+		case seq > last && (l.recovering && !l.ended || l.lost()):
 			s.held, s.ahead = t, true
 		case seq > last:
 			return nil, task.Errorf(task.InvalidParams,
@@ -60,6 +65,12 @@ func (l *Log) Subscribe(after string) (*Subscription, error) {
 	return s, nil
 }
 
+// lost reports whether the task ended because its worker, or the process that ran it, was lost: more may have been sent than
+// the log holds, so a client that holds more is told why, and not that it made its id up. The caller holds mu.
+func (l *Log) lost() bool {
+	return l.failure != nil && (l.recovering || l.failure.Code == task.WorkerReset)
+}
+
 func errOtherBytes(seq int) *task.Error {
 	return task.Errorf(task.WorkerReset,
 		"the events up to %d that this client holds are not the ones that were sent: discard them and read the stream from the start", seq).Retry(0)
@@ -70,13 +81,19 @@ func errOtherBytes(seq int) *task.Error {
 // log that is decoded again ends before, or differs from, what the client holds. Written must follow every Next
 // that returned frames.
 func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
+	var due <-chan time.Time
 	for {
-		frames, err := s.take()
+		frames, wait, err := s.take()
 		if frames != nil || err != nil {
 			return frames, err
 		}
+		if wait > 0 && due == nil {
+			due = time.After(wait)
+		}
 		select {
 		case <-s.woken:
+		case <-due:
+			due = nil
 		case <-tick:
 			return nil, nil
 		case <-ctx.Done():
@@ -85,34 +102,42 @@ func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte,
 	}
 }
 
-func (s *Subscription) take() ([]byte, error) {
+// take returns frames, or how long to wait for the tokens that are there to be written with others; 0: there are none.
+func (s *Subscription) take() (frames []byte, wait time.Duration, err error) {
 	l := s.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if s.cut {
-		return nil, ErrCutOff
+		return nil, 0, ErrCutOff
 	}
 	last := l.visible()
 	if s.ahead {
 		switch {
 		case s.next > last && !l.published:
-			return nil, nil
+			return nil, 0, nil
 		case s.next <= last && l.tags[s.next-1] == s.held:
 			s.ahead = false
 		case s.next >= last && l.published && l.failure != nil: // such as a cancel before the log was where the client is
-			return nil, l.failure
+			return nil, 0, l.failure
 		default:
-			return nil, errOtherBytes(s.next - 1)
+			return nil, 0, errOtherBytes(s.next - 1)
 		}
 	}
 	switch {
 	case s.next < last:
 	case l.published:
-		return nil, io.EOF
+		return nil, 0, io.EOF
 	case l.detached:
-		return nil, ErrDetached
+		return nil, 0, ErrDetached
 	default:
-		return nil, nil
+		return nil, 0, nil
+	}
+	if s.batch > 0 && !l.sealed {
+		now := time.Now()
+		if now.Before(s.due) {
+			return nil, s.due.Sub(now), nil
+		}
+		s.due = now.Add(s.batch)
 	}
 	from := 0
 	if s.next > 0 {
@@ -124,7 +149,7 @@ func (s *Subscription) take() ([]byte, error) {
 	}
 	s.writing = s.next < l.tokensEnd()
 	s.next = to
-	return l.frames[from:l.ends[to-1]:l.ends[to-1]], nil
+	return l.frames[from:l.ends[to-1]:l.ends[to-1]], 0, nil
 }
 
 // Written says that the frames of the last Next were written, or that writing them failed.

@@ -94,8 +94,7 @@ func (e *Error) Retry(after time.Duration) *Error {
 
 // AsError finds the *Error in err's chain. An error of another type becomes INTERNAL, with err as its cause.
 func AsError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
 	return Errorf(Internal, "something went wrong inside the orchestrator; its log has the cause under this correlation id").Because(err)

@@ -95,7 +95,7 @@ var defaultSamplers = []string{"penalties", "top_k", "top_p", "min_p", "temperat
 func (m *model) chain(c *completion) llama.Sampler {
 	seed := or(c.Seed, -1)
 	if seed == -1 || seed == llama.DefaultSeed {
-		seed = int64(rand.Uint32N(llama.DefaultSeed))
+		seed = int64(rand.Uint32N(llama.DefaultSeed)) //nolint:gosec // a seed is no secret
 	}
 	names := c.Samplers
 	if names == nil {
@@ -253,8 +253,11 @@ func (m *model) embed(tokens []llama.Token) ([]float32, error) {
 		return nil, err
 	}
 	v, err := llama.GetEmbeddingsSeq(m.ctx, 0, int32(m.nEmbd))
-	if err != nil || v == nil {
-		return nil, fmt.Errorf("the model gave no embedding (%w)", err)
+	if err != nil {
+		return nil, fmt.Errorf("the model gave no embedding: %w", err)
+	}
+	if v == nil {
+		return nil, errors.New("the model gave no embedding")
 	}
 	return normalise(v), nil
 }

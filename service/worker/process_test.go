@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -197,8 +198,6 @@ const prompt = "Write a haiku about GPUs containing \"forty-two\".\n\n"
 
 func ask(more map[string]any) map[string]any {
 	body := map[string]any{"prompt": prompt, "temperature": 0.8, "seed": 1, "n_predict": 64}
-	for k, v := range more {
-		body[k] = v
-	}
+	maps.Copy(body, more)
 	return body
 }

@@ -80,8 +80,7 @@ func Main(ctx context.Context, o Options) int {
 		return ExitOK
 	}
 	exit := ExitFailure
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		exit = e.Exit
 	}
 	line, _ := json.Marshal(map[string]any{"level": "error", "msg": "worker failed", "error": err.Error(), "exit_code": exit})

@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -294,7 +293,7 @@ func TestJobsTakeTurnsInArrivalOrder(t *testing.T) {
 	gone, leave := context.WithCancel(t.Context())
 	var left error
 	wg.Go(func() {
-		_, left = p.request(gone, http.MethodPost, "/completion", ask(map[string]any{"n_predict": 1})) //nolint:bodyclose // there is none
+		_, left = p.request(gone, http.MethodPost, "/completion", ask(map[string]any{"n_predict": 1}))
 	})
 	p.deferred(t, n+1)
 	// Counting works while decoding.
@@ -419,7 +418,7 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 	} {
 		p := spawn(t, c.o)
 		var exit *exec.ExitError
-		require.True(t, errors.As(p.cmd.Wait(), &exit), name)
+		require.ErrorAs(t, p.cmd.Wait(), &exit, name)
 		require.Equal(t, c.exit, exit.ExitCode(), "%s: %s", name, p.stderr)
 		lines := strings.Split(strings.TrimSpace(p.stderr.String()), "\n")
 		var said struct {

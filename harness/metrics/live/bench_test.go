@@ -6,9 +6,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -193,6 +193,19 @@ func (b *bench) exposition(t *testing.T) []byte {
 	return text
 }
 
+// keep leaves what /metrics answered after an action in the folder that LLORCH_PROOF_DIR names, if it does.
+func keep(t *testing.T, number int, action string, text []byte) {
+	t.Helper()
+	dir := os.Getenv("LLORCH_PROOF_DIR")
+	if dir == "" {
+		return
+	}
+	dir = filepath.Join(dir, "metrics")
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	text = append([]byte("# After: "+action+"\n"), text...)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("%02d.prom", number)), text, 0o600))
+}
+
 // scrape reads /metrics, which must keep the contract at any time.
 func (b *bench) scrape(t *testing.T) metrics.Scrape {
 	t.Helper()
@@ -218,9 +231,7 @@ func (b *bench) submit(t *testing.T, model string, more request) string {
 func body(t *testing.T, model string, more request) []byte {
 	t.Helper()
 	r := request{"model_ref": model, "prompt": prompt}
-	for name, value := range more {
-		r[name] = value
-	}
+	maps.Copy(r, more)
 	text, err := json.Marshal(r)
 	require.NoError(t, err)
 	return text
@@ -231,7 +242,7 @@ func (b *bench) refused(t *testing.T, code, model string, more request) {
 	t.Helper()
 	_, err := b.client.Submit(bounded(t), body(t, model, more))
 	var r *client.RefusedError
-	require.True(t, errors.As(err, &r), "%v", err)
+	require.ErrorAs(t, err, &r)
 	require.Equal(t, code, r.Code)
 }
 

@@ -30,8 +30,8 @@ func by(figure float64, format string, args ...any) metrics.Move {
 	return metrics.Move{Series: fmt.Sprintf(format, args...), Kind: metrics.By, Figure: figure}
 }
 
-func is(figure float64, format string, args ...any) metrics.Move {
-	return metrics.Move{Series: fmt.Sprintf(format, args...), Kind: metrics.Is, Figure: figure}
+func is(figure float64, series string) metrics.Move {
+	return metrics.Move{Series: series, Kind: metrics.Is, Figure: figure}
 }
 
 // looks are decisions without a replica: the scheduler looks again whenever something has changed.
@@ -138,8 +138,10 @@ var table = []action{
 	}},
 	{"a task waits", func(t *testing.T, b *bench) []metrics.Move {
 		b.submit(t, "held", request{"task_id": "waiting"})
-		return both(queued("held", "interactive"), []metrics.Move{looks,
-			is(1, `queue_depth{pool_id="held",priority="interactive"}`), is(0, `queue_depth{pool_id="held",priority="batch"}`)})
+		return both(queued("held", "interactive"), []metrics.Move{
+			looks,
+			is(1, `queue_depth{pool_id="held",priority="interactive"}`), is(0, `queue_depth{pool_id="held",priority="batch"}`),
+		})
 	}},
 	{"a full queue refuses", refusal("ADMISSION_REJECT", "held", nil,
 		by(1, `tasks_rejected_total{engine="llamacpp",reason="admission_reject"}`), by(1, `admission_backpressure_events_total{engine="llamacpp",policy="reject"}`))},
@@ -155,7 +157,8 @@ var table = []action{
 		fails(t, s, "CANCELED")
 		busy(t, b.held, 0)
 		return both(ended("held", "held-0", "client", "canceled"), []metrics.Move{
-			by(3, `tokens_out_total{pool_id="held",replica_id="held-0"}`), by(1, `latency_first_token_ms{pool_id="held"}`)})
+			by(3, `tokens_out_total{pool_id="held",replica_id="held-0"}`), by(1, `latency_first_token_ms{pool_id="held"}`),
+		})
 	}},
 	{"a second cancel counts nowhere", func(t *testing.T, b *bench) []metrics.Move {
 		b.cancel(t, "running")
@@ -174,9 +177,11 @@ var table = []action{
 		s := b.follow(t, b.submit(t, "drop", request{"task_id": "old", "priority": "batch"}))
 		b.submit(t, "drop", request{"task_id": "young"})
 		fails(t, s, "QUEUE_FULL_DROP_LRU")
-		return both(started("drop", "interactive"), ended("drop", "", "drop_lru", "failed"), []metrics.Move{looks,
+		return both(started("drop", "interactive"), ended("drop", "", "drop_lru", "failed"), []metrics.Move{
+			looks,
 			by(3, `llorch_ledger_ops_total{op="accept"}`), by(2, `tasks_enqueued_total{pool_id="drop",priority="interactive"}`), by(1, `tasks_enqueued_total{pool_id="drop",priority="batch"}`),
-			by(1, `admission_backpressure_events_total{engine="llamacpp",policy="drop-lru"}`)})
+			by(1, `admission_backpressure_events_total{engine="llamacpp",policy="drop-lru"}`),
+		})
 	}},
 	{"a task runs longer than its pool allows", func(t *testing.T, b *bench) []metrics.Move {
 		b.short.SetScript(fakeengine.Script{Stepped: true})
@@ -189,13 +194,15 @@ var table = []action{
 		s := b.follow(t, b.submit(t, "short", request{"max_tokens": 9}))
 		require.NoError(t, s.Rest())
 		require.NotNil(t, s.End, "%+v", s.Fail)
-		return both(queued("short", "interactive"), []metrics.Move{{Series: looks.Series, Kind: metrics.AtLeast},
+		return both(queued("short", "interactive"), []metrics.Move{
+			{Series: looks.Series, Kind: metrics.AtLeast},
 			by(2, `tasks_started_total{pool_id="short"}`), by(2, `placement_decisions_total{outcome="placed"}`), by(2, `placement_candidates_considered`),
 			by(2, `llorch_ledger_ops_total{op="dispatch"}`), by(1, `llorch_ledger_ops_total{op="finish"}`),
 			by(1, `llorch_prediction_error_ms{pool_id="short"}`), by(1, `llorch_failovers_total{pool_id="short",outcome="resumed"}`),
 			by(1, `llorch_tasks_finished_total{pool_id="short",outcome="completed"}`), by(1, `latency_first_token_ms{pool_id="short"}`),
 			by(1, `latency_decode_ms{pool_id="short"}`), by(float64(s.End.TokensIn), `tokens_in_total{pool_id="short"}`),
-			by(float64(len(s.Tokens)), `tokens_out_total{pool_id="short",replica_id="short-0"}`)})
+			by(float64(len(s.Tokens)), `tokens_out_total{pool_id="short",replica_id="short-0"}`),
+		})
 	}},
 
 	{"streams are opened", func(t *testing.T, b *bench) []metrics.Move {
@@ -213,11 +220,8 @@ var table = []action{
 		return []metrics.Move{is(0, `llorch_streams_open`)}
 	}},
 	{"a client that does not read is cut off", func(t *testing.T, b *bench) []metrics.Move {
-		text := make([]string, stepped)
-		for i := range text {
-			text[i] = strings.Repeat("x", 60_000)
-		}
-		b.held.SetScript(fakeengine.Script{Stepped: true, Tokens: stepped + 1, Text: append(text, "y")})
+		text := slices.Repeat([]string{strings.Repeat("x", 60_000)}, stepped)
+		b.held.SetScript(fakeengine.Script{Stepped: true, Tokens: stepped + 1, Text: slices.Concat(text, []string{"y"})})
 		id := b.submit(t, "held", nil)
 		hangUp := b.neverRead(t, id)
 		s := b.follow(t, id)
@@ -229,19 +233,22 @@ var table = []action{
 		busy(t, b.held, 0)
 		return both(queued("held", "interactive"), started("held", "interactive"), ended("held", "held-0", "client", "canceled"), []metrics.Move{
 			by(stepped, `tokens_out_total{pool_id="held"}`), by(1, `latency_first_token_ms{pool_id="held"}`),
-			by(1, `llorch_stream_cutoffs_total`), is(0, `llorch_streams_open`)})
+			by(1, `llorch_stream_cutoffs_total`), is(0, `llorch_streams_open`),
+		})
 	}},
 
 	{"a worker dies", func(t *testing.T, b *bench) []metrics.Move {
 		require.NoError(t, syscall.Kill(b.worker(t, "haiku-1"), syscall.SIGKILL))
 		return []metrics.Move{
 			by(1, `llorch_worker_restarts_total{pool_id="haiku",replica_id="haiku-1",reason="exited"}`),
-			is(1, `llorch_replica_state{replica_id="haiku-1",state="ready"}`), is(1, `llorch_replica_state{replica_id="haiku-1"}`)}
+			is(1, `llorch_replica_state{replica_id="haiku-1",state="ready"}`), is(1, `llorch_replica_state{replica_id="haiku-1"}`),
+		}
 	}},
 	{"what stands still stands still", func(*testing.T, *bench) []metrics.Move {
 		return []metrics.Move{
 			is(1, `llorch_build_info`), is(0, `llorch_queue_stuck`), is(3+2, `llorch_replica_state{state="ready"}`), is(0, `llorch_replica_state{replica_id="gone-0",state="ready"}`),
-			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`)}
+			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`),
+		}
 	}},
 }
 
@@ -256,9 +263,12 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	b := newBench(t)
 	// The daemon keeps trying to reach the engine that is nowhere.
 	loose := []metrics.Move{
-		{Series: `llorch_worker_restarts_total{pool_id="gone"}`}, {Series: `llorch_ledger_ops_total{op="checkpoint"}`},
+		{Series: `llorch_worker_restarts_total{pool_id="gone"}`},
+		{Series: `llorch_ledger_ops_total{op="checkpoint"}`},
 		// How many operations share a commit is a matter of timing.
-		{Series: `llorch_ledger_commits_total`}, {Series: `llorch_ledger_commit_ms`}, {Series: `llorch_ledger_batch_size`},
+		{Series: `llorch_ledger_commits_total`},
+		{Series: `llorch_ledger_commit_ms`},
+		{Series: `llorch_ledger_batch_size`},
 	}
 	eventually(t, func() []string {
 		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(5, `llorch_replica_state{state="ready"}`)}, loose)
@@ -270,6 +280,7 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 			moves := a.do(t, b)
 			eventually(t, func() []string { return b.contract.Unmoved(before, b.scrape(t), moves, loose) })
 			last = b.exposition(t)
+			keep(t, i+1, a.name, last)
 		}) {
 			t.Fatalf("%d actions behind %q were not tried: they build on it", len(table)-i-1, a.name)
 		}

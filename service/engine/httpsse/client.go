@@ -108,7 +108,7 @@ func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, er
 	if err != nil {
 		return nil, fmt.Errorf("encoding the request to the engine: %w", err)
 	}
-	resp, err := c.do(ctx, http.MethodPost, path, data)
+	resp, err := c.do(ctx, http.MethodPost, path, data) //nolint:bodyclose // the stream closes it
 	if err != nil {
 		return nil, err
 	}

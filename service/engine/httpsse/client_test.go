@@ -14,6 +14,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -51,7 +52,7 @@ func TestAnswersAreMappedToCodes(t *testing.T) {
 		{200, `{`, task.WorkerReset, "JSON"},
 	} {
 		e := serve(t, func(w http.ResponseWriter, r *http.Request) {
-			require.Equal(t, "Bearer k", r.Header.Get("Authorization"))
+			assert.Equal(t, "Bearer k", r.Header.Get("Authorization"))
 			w.Header().Set("Location", "/elsewhere")
 			w.WriteHeader(c.status)
 			_, _ = io.WriteString(w, c.body)

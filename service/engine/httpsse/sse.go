@@ -155,7 +155,7 @@ func (s *Reader) fill() error {
 		s.w += n
 		s.err = err
 		if n > 0 || err != nil {
-			return nil
+			return nil //nolint:nilerr // it is kept
 		}
 	}
 	return io.ErrNoProgress

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -39,6 +40,8 @@ func run(addr string, opts fakeengine.Options) error {
 	fmt.Printf("{\"listening\":%q}\n", listener.Addr())
 	_, err = io.Copy(io.Discard, os.Stdin)
 	_ = server.Close()
-	<-failed
+	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, served)
+	}
 	return err
 }

@@ -1,0 +1,106 @@
+Feature: Failover
+  A strict task whose worker dies goes on elsewhere, and its client sees the same bytes.
+
+  @LO-203 @LO-204 @ORCH-3045
+  Scenario: A worker is killed in mid-stream, and the other replica goes on
+    Given a daemon whose pool has
+      | replicas | 2  |
+      | pace     | 10 |
+    When I submit task "moved" with
+      | seed | 11 |
+    And I follow task "moved"
+    Then stream "moved" has 6 tokens
+    When I kill the worker that runs task "moved"
+    Then a metrics frame of stream "moved" has
+      | failover  | 1     |
+      | kv_warmth | false |
+    And stream "moved" is "started", tokens, "end"
+    When I submit task "undisturbed" with
+      | seed | 11 |
+    And I follow task "undisturbed"
+    Then streams "moved" and "undisturbed" have the same tokens
+    And the receipts of "moved" and "undisturbed" agree in "transcript_sha256"
+    And the receipts of "moved" and "undisturbed" agree in "fingerprint"
+    And the receipts of "moved" and "undisturbed" agree in "request_digest"
+    And the log has a line "a task lost its worker and moves to another"
+    And the metrics have
+      | llorch_failovers_total{pool_id="default",outcome="resumed"}        | 1 |
+      | llorch_tasks_finished_total{pool_id="default",outcome="completed"} | 2 |
+      | tasks_started_total{pool_id="default"}                             | 3 |
+    And every series is in the metrics contract, with its labels and values
+
+  @LO-203
+  Scenario: The only worker is killed in mid-stream, and the restarted one goes on
+    Given a daemon whose pool has
+      | pace | 20 |
+    When I submit task "moved"
+    And I follow task "moved"
+    Then stream "moved" has 5 tokens
+    When I kill the worker that runs task "moved"
+    Then stream "moved" is "started", tokens, "end"
+    And the metrics have
+      | llorch_failovers_total{pool_id="default",outcome="resumed"} | 1 |
+
+  @LO-203 @OC-CTRL-2030
+  Scenario: A task is tried three times, and then its replicas are to blame
+    Given a daemon in front of a fake engine
+    And the fake engine's script is
+      """
+      {"tokens": 9, "fault": "die", "after": 2, "match": "haiku"}
+      """
+    When I submit task "cursed"
+    And I follow task "cursed"
+    Then stream "cursed" ends with error WORKER_RESET
+    And stream "cursed" holds 2 token events
+    And the fake engine has come to generations 3
+    And the metrics have
+      | llorch_failovers_total{pool_id="default",outcome="exhausted"} | 1 |
+      | tasks_started_total{pool_id="default"}                        | 3 |
+      | llorch_tasks_finished_total{outcome="failed"}                 | 1 |
+
+  @LO-203 @OC-CTRL-2030
+  Scenario: Other bytes than those that were sent are never sent
+    Given a daemon in front of a fake engine
+    And the fake engine's script is
+      """
+      {"text": ["seven ", "quiet ", "stones "], "fault": "die", "after": 2, "times": 1, "match": "haiku"}
+      """
+    When I submit task "torn"
+    And I follow task "torn"
+    Then stream "torn" ends with error WORKER_RESET
+    And stream "torn" holds 2 token events
+    And the metrics have
+      | llorch_failovers_total{pool_id="default",outcome="mismatch"} | 1 |
+
+  @LO-203
+  Scenario Outline: A best-effort task is tried again only if none of its tokens left
+    Given a daemon in front of a fake engine
+    And the fake engine's script is
+      """
+      {"tokens": 3, "fault": "die", "after": <after>, "times": 1, "match": "haiku"}
+      """
+    When I submit task "loose" with
+      | determinism | best_effort |
+    And I follow task "loose"
+    Then stream "loose" ends with <end>
+    And the fake engine has come to generations <runs>
+
+    Examples:
+      | after | end                | runs |
+      | 0     | end                | 2    |
+      | 1     | error WORKER_RESET | 1    |
+
+  @LO-203 @ORCH-3026
+  Scenario: A task that waits for another replica can be canceled
+    Given a daemon whose pool has
+      | pace | 20 |
+    When I submit task "moving"
+    And I follow task "moving"
+    Then stream "moving" has 4 tokens
+    When I kill the worker that runs task "moving"
+    Then the replica "default-0" is taken out of service
+    When I cancel task "moving"
+    Then its body has
+      | outcome | canceled |
+    And stream "moving" ends with error CANCELED
+    And the last event before the error of stream "moving" is the answer's "last_event_id"

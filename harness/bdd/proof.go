@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"github.com/cucumber/godog"
+)
+
+// envProof names a folder that each scenario leaves the streams it read and its daemons' logs in.
+const envProof = "LLORCH_PROOF_DIR"
+
+// proof is what a scenario leaves, by file name.
+func (w *world) proof() map[string]string {
+	files := map[string]string{}
+	for name, s := range w.streams {
+		s.look(func() {
+			for _, e := range s.events {
+				files["stream-"+slug(name)+".sse"] += e.frame()
+			}
+		})
+	}
+	for i, d := range w.daemons {
+		files[fmt.Sprintf("daemon-%d.log", i+1)] = d.output() + "\n"
+	}
+	return files
+}
+
+// keep leaves files in a new folder named for the scenario, if a proof is asked for. The rows of an outline share a name, so
+// theirs are numbered.
+func keep(sc *godog.Scenario, files map[string]string) error {
+	root := os.Getenv(envProof)
+	if root == "" || len(files) == 0 {
+		return nil
+	}
+	name := filepath.Join(root, "bdd", strings.TrimSuffix(filepath.Base(sc.Uri), ".feature")+"."+slug(sc.Name))
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return fmt.Errorf("make the proof's folder: %w", err)
+	}
+	folder := name
+	err := os.Mkdir(folder, 0o755)
+	for row := 2; errors.Is(err, fs.ErrExist); row++ {
+		folder = fmt.Sprintf("%s.%d", name, row)
+		err = os.Mkdir(folder, 0o755)
+	}
+	for file, content := range files {
+		err = errors.Join(err, os.WriteFile(filepath.Join(folder, file), []byte(content), 0o600))
+	}
+	if err != nil {
+		return fmt.Errorf("leave the proof of a scenario: %w", err)
+	}
+	return nil
+}
+
+var unslug = regexp.MustCompile(`[^A-Za-z0-9]+`)
+
+func slug(name string) string {
+	name = strings.Trim(unslug.ReplaceAllString(name, "-"), "-")
+	return name[:min(len(name), 100)]
+}

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cucumber/godog"
+	"golang.org/x/sys/unix"
+)
+
+func (w *world) recoverySteps(step define) {
+	step(`^stream "([^"]*)" breaks off$`, w.theStreamBreaksOff)
+	step(`^I follow task "([^"]*)" as "([^"]*)", from where "([^"]*)" broke off$`, w.iReconnect)
+	step(`^a metrics frame of stream "([^"]*)" has$`, w.aMetricsFrameHas)
+	step(`^I start the daemon again at once$`, w.start)
+	step(`^I start the daemon again with "([^"]*)"$`, w.startAgainWith)
+	step(`^I stop the daemon$`, w.stopTheDaemon)
+	step(`^I kill the worker that runs task "([^"]*)"$`, w.killTheWorkerOf)
+	step(`^the pool is configured under the name "([^"]*)"$`, w.thePoolIsRenamed)
+	step(`^task "([^"]*)" is past its deadline of (\d+) ms$`, w.theTaskIsPastItsDeadline)
+	step(`^the disk takes no more bytes from the daemon$`, w.theDiskIsFull)
+	step(`^the disk takes the daemon's bytes again$`, w.theDiskHasRoom)
+	step(`^the ledger is (overwritten at its head|cut to a half|replaced by a text)$`, w.theLedgerIs)
+	step(`^the ledger is as it was$`, w.theLedgerIsAsItWas)
+	step(`^the data folder holds a file "([^"]*)" with the ledger as it was$`, w.theLedgerIsIn)
+}
+
+// theStreamBreaksOff waits for the cut of the connection: a client must not take that for the end of its task.
+func (w *world) theStreamBreaksOff(name string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	if err := s.await("the end of stream "+name, func() bool { return s.ended }); err != nil {
+		return err
+	}
+	if events, _ := s.list(); len(events) > 0 && events[len(events)-1].terminal() {
+		return fmt.Errorf("it ends with %s", events[len(events)-1].data)
+	}
+	s.update(func() {
+		if !s.hungUp && s.err != nil && errors.Is(s.err, errBroken) {
+			s.broken, s.err = true, nil
+		} else {
+			err = errors.Join(errors.New("it was not cut off"), s.err)
+		}
+	})
+	return err
+}
+
+// iReconnect names the last event that the client held.
+func (w *world) iReconnect(task, name, of string) error {
+	s, err := w.stream(of)
+	if err != nil {
+		return err
+	}
+	prior, err := s.all()
+	switch {
+	case err != nil:
+		return err
+	case !s.broken:
+		return fmt.Errorf("no step has seen stream %q break off", of)
+	case len(prior) == 0:
+		return fmt.Errorf("stream %q had brought nothing", of)
+	}
+	return w.follow(task, name, prior, []row{{"Last-Event-ID", prior[len(prior)-1].id}}, "")
+}
+
+// aMetricsFrameHas waits for the first frame that is as the table says.
+func (w *world) aMetricsFrameHas(name string, t *godog.Table) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	rows, err := w.rows(t)
+	if err != nil {
+		return err
+	}
+	found := false
+	if err := s.await("such a metrics frame of stream "+name, func() bool {
+		for _, e := range s.events {
+			fits := e.name == "metrics"
+			for _, r := range rows {
+				fits = fits && inEvent(e, r.name, r.value) == nil
+			}
+			found = found || fits
+		}
+		return found || s.ended
+	}); err != nil {
+		return err
+	}
+	if !found {
+		return fmt.Errorf("stream %q ended without", name)
+	}
+	return nil
+}
+
+func (w *world) startAgainWith(flags string) error {
+	w.setup.args = append(w.setup.args, strings.Fields(flags)...)
+	return w.startAgain()
+}
+
+func (w *world) stopTheDaemon() error {
+	if err := w.terminateTheDaemon(); err != nil {
+		return err
+	}
+	return w.theDaemonExitsWith(0)
+}
+
+// killTheWorkerOf finds the worker in the pid files, by which the daemon itself would find it.
+func (w *world) killTheWorkerOf(name string) error {
+	t, err := w.task(name)
+	if err != nil {
+		return err
+	}
+	if err := w.call(http.MethodGet, "/v1/tasks/"+t.id, nil, nil); err != nil {
+		return err
+	}
+	var status struct {
+		Replica string `json:"replica_id"`
+	}
+	if err := json.Unmarshal(w.last.body, &status); err != nil || status.Replica == "" {
+		return fmt.Errorf("task %q runs on no replica: %s", name, w.last.body)
+	}
+	files, err := filepath.Glob(filepath.Join(w.dir, "data", "run", "*.json"))
+	if err != nil {
+		return fmt.Errorf("look for the pid files: %w", err)
+	}
+	for _, file := range files {
+		var worker struct {
+			PID     int    `json:"pid"`
+			Replica string `json:"replica_id"`
+		}
+		data, err := os.ReadFile(file)
+		if err != nil || json.Unmarshal(data, &worker) != nil || worker.Replica != status.Replica {
+			continue
+		}
+		if err := syscall.Kill(worker.PID, syscall.SIGKILL); err != nil {
+			return fmt.Errorf("kill a worker: %w", err)
+		}
+		return nil
+	}
+	return fmt.Errorf("no pid file names the replica %s", status.Replica)
+}
+
+func (w *world) thePoolIsRenamed(id string) error {
+	w.setup.pools[0] = strings.Replace(w.setup.pools[0], "  - id: default\n", "  - id: "+id+"\n", 1)
+	return nil
+}
+
+// theTaskIsPastItsDeadline waits for a time, since nothing can be asked while the daemon is down.
+func (w *world) theTaskIsPastItsDeadline(name string, ms int) error {
+	t, err := w.task(name)
+	if err == nil {
+		<-time.After(time.Until(t.at.Add(time.Duration(ms) * time.Millisecond)))
+	}
+	return err
+}
+
+// theDiskIsFull bounds the size of every file the daemon writes. To SQLite that is a write that fails, and it takes no
+// right to mount anything. A disk that is really full is in the chaos suite.
+func (w *world) theDiskIsFull() error { return w.fileSize(0) }
+
+func (w *world) theDiskHasRoom() error { return w.fileSize(unix.RLIM_INFINITY) }
+
+func (w *world) fileSize(soft uint64) error {
+	var limit unix.Rlimit
+	if err := unix.Prlimit(w.daemon.pid(), unix.RLIMIT_FSIZE, nil, &limit); err != nil {
+		return fmt.Errorf("read the daemon's limits: %w", err)
+	}
+	limit.Cur = min(soft, limit.Max)
+	if err := unix.Prlimit(w.daemon.pid(), unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+		return fmt.Errorf("set the daemon's limits: %w", err)
+	}
+	return nil
+}
+
+func (w *world) ledgerFile() string { return filepath.Join(w.dir, "data", "state.db") }
+
+func (w *world) theLedgerIs(how string) error {
+	content, err := os.ReadFile(w.ledgerFile())
+	if err != nil {
+		return fmt.Errorf("read the ledger: %w", err)
+	}
+	switch how {
+	case "overwritten at its head":
+		copy(content, bytes.Repeat([]byte("damaged!"), 512))
+	case "cut to a half":
+		content = content[:len(content)/2+1]
+	default:
+		content = []byte("This is somebody's shopping list.\n")
+	}
+	if err := os.WriteFile(w.ledgerFile(), content, 0o600); err != nil {
+		return fmt.Errorf("damage the ledger: %w", err)
+	}
+	w.ledger = content
+	return nil
+}
+
+func (w *world) theLedgerIsAsItWas() error { return w.sameLedger(w.ledgerFile()) }
+
+func (w *world) sameLedger(file string) error {
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read the ledger: %w", err)
+	}
+	if w.ledger == nil || !bytes.Equal(content, w.ledger) {
+		return fmt.Errorf("%s has %d other bytes than the %d it was damaged to", file, len(content), len(w.ledger))
+	}
+	return nil
+}
+
+func (w *world) theLedgerIsIn(pattern string) error {
+	files, err := filepath.Glob(filepath.Join(w.dir, "data", pattern))
+	if err != nil || len(files) != 1 {
+		return errors.Join(err, fmt.Errorf("the data folder has %v", files))
+	}
+	return w.sameLedger(files[0])
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// way is one of the ways that a token takes from the stub to the client.
+type way struct {
+	name   string
+	url    string
+	proc   *process // what stands between; nil: nothing
+	tasks  bool     // it is a daemon
+	client *http.Client
+}
+
+func newWay(name, url string, proc *process, tasks bool) *way {
+	return &way{name: name, url: url, proc: proc, tasks: tasks, client: &http.Client{Transport: &http.Transport{
+		MaxIdleConnsPerHost: 1024, DisableCompression: true,
+	}}}
+}
+
+// open starts a generation and returns its stream.
+func (w *way) open(ctx context.Context, prompt string) (io.ReadCloser, error) {
+	if !w.tasks {
+		return w.send(ctx, http.MethodPost, "/completion", map[string]any{"prompt": prompt, "stream": true}, http.StatusOK)
+	}
+	id, err := w.submit(ctx, prompt)
+	if err != nil {
+		return nil, err
+	}
+	return w.send(ctx, http.MethodGet, "/v1/tasks/"+id+"/stream", nil, http.StatusOK)
+}
+
+func (w *way) submit(ctx context.Context, prompt string) (id string, err error) {
+	body, err := w.send(ctx, http.MethodPost, "/v1/tasks", map[string]any{"model_ref": "bench", "prompt": prompt}, http.StatusAccepted)
+	if err != nil {
+		return "", err
+	}
+	defer body.Close()
+	var a struct {
+		ID string `json:"task_id"`
+	}
+	if err := json.NewDecoder(body).Decode(&a); err != nil {
+		return "", fmt.Errorf("read the admission: %w", err)
+	}
+	_, _ = io.Copy(io.Discard, body) // so that the connection is used again
+	return a.ID, nil
+}
+
+func (w *way) send(ctx context.Context, method, path string, body any, want int) (io.ReadCloser, error) {
+	var data []byte
+	if body != nil {
+		var err error
+		if data, err = json.Marshal(body); err != nil {
+			return nil, fmt.Errorf("encode a request: %w", err)
+		}
+	}
+	r, err := http.NewRequestWithContext(ctx, method, w.url+path, bytes.NewReader(data))
+	if err != nil {
+		return nil, fmt.Errorf("make a request: %w", err)
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	answer, err := w.client.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("send a request: %w", err)
+	}
+	if answer.StatusCode != want {
+		text, _ := io.ReadAll(io.LimitReader(answer.Body, 1000))
+		_ = answer.Body.Close()
+		return nil, fmt.Errorf("%s %s answered %d: %s", method, path, answer.StatusCode, text)
+	}
+	return answer.Body, nil
+}
+
+// meter is what the streams of a round count together.
+type meter struct {
+	open   atomic.Bool  // latencies are noted
+	tokens atomic.Int64 // received
+}
+
+// follow reads a stream to its end. It returns the latency of each token that came while the meter was open; first is called
+// with the first token.
+func follow(body io.Reader, m *meter, first func()) (lat []time.Duration, err error) {
+	buf := make([]byte, 32<<10)
+	have, began := 0, false
+	for {
+		n, err := body.Read(buf[have:])
+		now := time.Now().UnixNano()
+		open := m.open.Load()
+		rest, tokens := buf[:have+n], int64(0)
+		for {
+			at := bytes.IndexByte(rest, mark)
+			if at < 0 {
+				rest = nil
+				break
+			}
+			if rest = rest[at:]; len(rest) <= digits {
+				break // its end is still to come
+			}
+			sent, err := strconv.ParseInt(string(rest[1:1+digits]), 10, 64)
+			if err != nil {
+				return lat, fmt.Errorf("a token without its time: %w", err)
+			}
+			if open {
+				lat = append(lat, time.Duration(now-sent))
+			}
+			tokens++
+			rest = rest[1+digits:]
+		}
+		have = copy(buf, rest)
+		m.tokens.Add(tokens)
+		if tokens > 0 && !began {
+			began = true
+			first()
+		}
+		if err == io.EOF {
+			return lat, nil
+		}
+		if err != nil {
+			return lat, fmt.Errorf("read a stream: %w", err)
+		}
+	}
+}

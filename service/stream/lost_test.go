@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package stream
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// A client that holds tokens of a task that was lost with its process hears why, and not that it made its id up.
+// LO-201, LO-202
+func TestClientsOfALostTaskHearWhy(t *testing.T) {
+	lost := task.Errorf(task.WorkerReset, "the task's worker was lost: send the task again").Retry(0)
+	for name, log := range map[string]*Log{
+		"replayed":  Rebuild(first(), task.Record{Err: lost}),
+		"recovered": Recover(first(), task.Checkpoint{}),
+	} {
+		if name == "recovered" {
+			log.Fail(task.Errorf(task.Canceled, "the task was canceled by its client"))
+			log.Publish()
+		}
+		s, err := log.Subscribe("9-00000000", 0)
+		require.NoError(t, err, name)
+		_, err = s.Next(t.Context(), nil)
+		require.Equal(t, log.failure, task.AsError(err), name)
+		s.Close()
+	}
+	ended := Rebuild(first(), task.Record{Err: task.Errorf(task.Canceled, "the task was canceled by its client")})
+	_, err := ended.Subscribe("9-00000000", 0)
+	require.True(t, task.HasCode(err, task.InvalidParams))
+	require.ErrorContains(t, err, "valid are 0 to 1")
+}
