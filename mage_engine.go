@@ -45,7 +45,7 @@ func (Engine) TestLlamaServer(ctx context.Context) error {
 	return finish(runSteps(ctx, tally.New(), true, step{
 		"tests on llama-server", "engine:testLlamaServer",
 		func(ctx context.Context, t *tally.Tally) error {
-			return goTest(ctx, t, "-count=1", "-tags", "llamaserver", "./service/engine/llamacpp/...", "./harness/e2e/...")
+			return goTest(ctx, t, "-count=1", "-tags", "llamaserver", "./service/engine/llamacpp/...", "./service/pool/...")
 		},
 	}))
 }

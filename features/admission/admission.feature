@@ -106,7 +106,7 @@ Feature: Admission
       | predicted_start_ms | >= 1000 |
     When I follow task "after"
     Then stream "after" begins with the figures of its admission
-    And the metrics of stream "after" has
+    And a metrics frame of stream "after" has
       | phase          | queued |
       | queue_position | 1      |
     When the fake engine releases 3 tokens

@@ -96,6 +96,7 @@ Feature: The ledger
       | task_id | refused-1 |
     Then the answer is 202
     When I kill the daemon
+    And the fake engine has come to busy 0
     And I start the daemon again
     And the fake engine releases 4 tokens
     Then task "running" is completed

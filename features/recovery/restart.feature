@@ -96,6 +96,7 @@ Feature: A restart loses nothing
     When I <end> the daemon
     Then stream "cut-running" breaks off
     And stream "cut-b1" breaks off
+    And the fake engine has come to busy 0
     When I start the daemon again
     And the fake engine has come to busy 1
     Then task "running" is running
@@ -134,6 +135,7 @@ Feature: A restart loses nothing
     And I submit task "refused"
     Then the answer is 429 ADMISSION_REJECT
     When I kill the daemon
+    And the fake engine has come to busy 0
     And I start the daemon again
     And I submit task "refused"
     Then the answer is 429 ADMISSION_REJECT
@@ -216,6 +218,7 @@ Feature: A restart loses nothing
       | determinism | best_effort |
     And I kill the daemon
     Then stream "cut" breaks off
+    And the fake engine has come to busy 0
     When the fake engine releases 4 tokens
     And I start the daemon again
     And I follow task "queued"
@@ -245,6 +248,7 @@ Feature: A restart loses nothing
       | deadline_ms | 1500 |
     And I kill the daemon
     Then task "late" is past its deadline of 1500 ms
+    And the fake engine has come to busy 0
     When the fake engine releases 2 tokens
     And I start the daemon again
     And I follow task "late"

@@ -47,11 +47,11 @@ Feature: The order of a stream
   @OC-CTRL-2023 @ORCH-2002
   Scenario: Metrics frames come in between, without an id
     Given a daemon whose pool has
-      | pace | 20 |
+      | pace | 12 |
     When I submit task "slow"
     And I follow task "slow"
     Then stream "slow" has metrics frames without an id
-    And the metrics of stream "slow" has
+    And a metrics frame of stream "slow" has
       | phase               | /^(prefill\|decode)$/ |
       | queue_depth         | 0                     |
       | on_time_probability | 1                     |

@@ -22,7 +22,7 @@ func (w *world) streamSteps(step define) {
 	step(`^stream "([^"]*)" says "(.*)"$`, w.theStreamSays)
 	step(`^stream "([^"]*)" holds (\d+) token events?$`, w.theStreamHolds)
 	step(`^stream "([^"]*)" begins with the figures of its admission$`, w.theStreamBeginsWithItsAdmission)
-	step(`^the (started|end|error|metrics) of stream "([^"]*)" has$`, w.theEventHas)
+	step(`^the (started|end|error) of stream "([^"]*)" has$`, w.theEventHas)
 	step(`^the last event before the error of stream "([^"]*)" is the answer's "last_event_id"$`, w.theSealIsTheLastEvent)
 	step(`^the last event of stream "([^"]*)" is the answer's "last_event_id"$`, w.theLastEventIsTheAnswers)
 	step(`^streams "([^"]*)" and "([^"]*)" brought the same bytes$`, w.sameBytes)

@@ -125,6 +125,7 @@ type sse struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
 	timeout time.Duration
+	bounded time.Time // when the deadline was set last
 }
 
 // begin sends the headers at once: a stream resumed at its end may have no event for long.
@@ -165,8 +166,15 @@ func (o *sse) failure(e *task.Error) error {
 	return o.write(frame("error", data))
 }
 
+// bound gives the next write its time. To move the deadline for each token would cost more than to encode it, so it may
+// stand for a tenth of that time.
 func (o *sse) bound() error {
-	err := o.control.SetWriteDeadline(time.Now().Add(o.timeout))
+	now := time.Now()
+	if now.Sub(o.bounded) < o.timeout/10 {
+		return nil
+	}
+	o.bounded = now
+	err := o.control.SetWriteDeadline(now.Add(o.timeout))
 	if err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return fmt.Errorf("bound a write: %w", err)
 	}

@@ -21,7 +21,7 @@ type Config struct {
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
-	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=64" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
+	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=32" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
 
 	Path  string `yaml:"-"` // of the file, as given
 	Dir   string `yaml:"-"` // the file's folder, absolute: relative refs and paths start here

@@ -43,7 +43,18 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 		}
 		c.pool(ps, p, path)
 	}
+	replicas := 0
+	for i := range c.Pools {
+		replicas += max(c.Pools[i].Replicas, len(c.Pools[i].Provisioning.URLs))
+	}
+	if replicas > maxReplicas {
+		ps.add(c.where.of("pools"), fmt.Sprintf("the pools have %d replicas in all, more than %d", replicas, maxReplicas),
+			"lower `replicas`: each one is a label of the metrics, whose number is bounded (ORCH-3028)")
+	}
 }
+
+// maxReplicas bounds the replicas of all pools together, as the metrics contract counts on.
+const maxReplicas = 64
 
 func (c *Config) bind(ps *problems, env func(string) string) {
 	const remedy = "write HOST:PORT, like 127.0.0.1:8080"

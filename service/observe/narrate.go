@@ -42,8 +42,11 @@ func NewNarrator(log *zap.Logger) *Narrator { return &Narrator{log: log} }
 
 // Admitted tells that a task was accepted.
 func (n *Narrator) Admitted(j Job) {
-	n.say("admission", "admit", j, fmt.Sprintf("Accepted %s for %s; %s, and it should start in %s.",
-		j.kind(), j.pool(), ahead(j.QueuePosition), span(j.PredictedStart)))
+	start := "it should start in " + span(j.PredictedStart)
+	if j.PredictedStart == 0 && j.QueuePosition > 0 {
+		start = "nothing was measured yet that would tell its start"
+	}
+	n.say("admission", "admit", j, fmt.Sprintf("Accepted %s for %s; %s, and %s.", j.kind(), j.pool(), ahead(j.QueuePosition), start))
 }
 
 // Refused tells that a task was not accepted, and why in one code.

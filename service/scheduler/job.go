@@ -64,20 +64,15 @@ func (j *job) accept(now time.Time, expire func()) {
 	}
 }
 
-// withdraw ends a job that could not be recorded. It returns false if somebody else ended it meanwhile: that outcome is
-// being recorded, and a later submit of the id hears of it.
-func (j *job) withdraw(e *task.Error) bool {
-	first := j.claim()
+// withdraw ends a job that could not be recorded.
+func (j *job) withdraw(e *task.Error) {
 	j.mu.Lock()
-	j.refusal = e
+	j.claimed, j.refusal = true, e
 	j.mu.Unlock()
-	if first {
-		j.log.Fail(e)
-		j.log.Publish()
-		close(j.done)
-	}
+	j.log.Fail(e)
+	j.log.Publish()
 	close(j.recorded)
-	return first
+	close(j.done)
 }
 
 // withdrawn says why a job was never accepted, or nil.

@@ -236,6 +236,9 @@ func (h held) Release() {
 func word(prompt string, i int) string { return fmt.Sprint(prompt, ".", i, " ") }
 
 func (h held) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+	if ctx.Err() != nil { // ended between its start and here: the engine is not even asked
+		return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+	}
 	s := h.stage
 	s.mu.Lock()
 	h.running++

@@ -32,9 +32,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 		return
 	}
 	l.rates.began(j, replica.ID, now)
-	waited := now.Sub(j.task.AcceptedAt)
-	o.Metrics.dispatched(j.task, replica, waited, j.tries())
-	o.Narrator.Placed(narrated(j.snapshot(), replica.EngineVersion), waited, considered)
+	l.placed(j, replica, now, considered)
 
 	result, answer, err := l.generate(ctx, cancel, j, lease)
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
@@ -48,6 +46,14 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 		l.s.finish(j, task.Failed, nil, l.explain(ctx, j, err))
 	}
 	l.settle(j, lease)
+}
+
+// placed counts and narrates a dispatch. It is no part of run, whose stack stays while the task does and is large with
+// these copies on it.
+func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
+	waited := now.Sub(j.task.AcceptedAt)
+	l.s.o.Metrics.dispatched(j.task, r, waited, j.tries())
+	l.s.o.Narrator.Placed(narrated(j.snapshot(), r.EngineVersion), waited, considered)
 }
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).

@@ -132,6 +132,7 @@ func New(o Options) *Scheduler {
 	o.StuckAfter = cmp.Or(o.StuckAfter, 2*time.Minute)
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
 	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}, replays: map[string]*replay{}, seq: o.Ledger.NextSeq()}
+	s.halt, s.endRuns = context.WithCancelCause(context.Background()) // a recovered task's deadline may pass before Start
 	for _, p := range o.Pools {
 		s.lanes[p.ID] = newLane(s, p)
 	}
@@ -142,10 +143,9 @@ func New(o Options) *Scheduler {
 // Start sets the lanes going. Stop joins what it starts.
 func (s *Scheduler) Start() {
 	loop, endLoop := context.WithCancel(context.Background())
-	run, endRuns := context.WithCancelCause(context.Background())
-	s.endLoop, s.endRuns, s.halt = endLoop, endRuns, run
+	s.endLoop = endLoop
 	for _, l := range s.lanes {
-		s.loops.Go(func() { l.loop(loop, run) })
+		s.loops.Go(func() { l.loop(loop, s.halt) })
 		l.wake()
 	}
 }
@@ -187,6 +187,9 @@ func (s *Scheduler) Stop(ctx context.Context) {
 func (s *Scheduler) leave(j *job) {
 	if !j.claim() {
 		return
+	}
+	if <-j.recorded; j.withdrawn() != nil {
+		return // it never was accepted, and is ended by who could not record it
 	}
 	if j.snapshot().State == task.Running {
 		s.o.Ledger.Checkpoint(j.task.ID, j.log.Checkpoint())
@@ -271,8 +274,8 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 		}
 		return s.sameAs(ctx, other, t.Request.BodySHA256)
 	}
-	if other != nil {
-		s.finish(other, task.Failed, nil, l.errDropped())
+	if other != nil { // aside, because while the ledger cannot write an outcome waits until it can
+		s.aside(func() { s.finish(other, task.Failed, nil, l.errDropped()) })
 	}
 	// The client may go while this is written: the task is accepted all the same, and its id finds it.
 	if err := s.o.Ledger.Accept(context.WithoutCancel(ctx), j.task); err != nil {
@@ -354,14 +357,12 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 
 // withdraw forgets a task that was never accepted. Whoever has its stream already hears why.
 func (s *Scheduler) withdraw(j *job, e *task.Error) {
-	if !j.withdraw(e) {
-		return
-	}
 	j.lane.drop(j)
 	j.lane.wake()
 	s.mu.Lock()
 	delete(s.live, j.task.ID)
 	s.mu.Unlock()
+	j.withdraw(e)
 }
 
 // Get returns a task's status.

@@ -13,6 +13,7 @@ import (
 	"encoding/json"
 	"errors"
 	"hash"
+	"slices"
 	"strconv"
 	"sync"
 
@@ -42,9 +43,9 @@ var (
 // may seal, end and subscribe.
 type Log struct {
 	mu         sync.Mutex
-	frames     []byte // the encoded events, back to back; bytes once written never change
-	ends       []int  // ends[i] is the length of frames after event i
-	tags       []tag  // tags[i] is the running hash after event i
+	chunks     []chunk // the encoded events, back to back; bytes once written never change
+	ends       []int   // ends[i] is the number of bytes up to and with event i
+	tags       []tag   // tags[i] is the running hash after event i
 	running    hash.Hash
 	sum        [sha256.Size]byte // the running hash after the last event
 	data       jx.Writer         // scratch: the data of the event being encoded
@@ -62,6 +63,18 @@ type Log struct {
 	subs       map[*Subscription]struct{}
 	flushed    chan struct{} // not nil while Flush waits
 }
+
+// chunk holds whole events. A log grows by further chunks, so that no event is copied again.
+type chunk struct {
+	begin int // the number of bytes before it
+	data  []byte
+}
+
+// The first chunk of a log, and the size at which they stop doubling; an event that is larger has one of its own size.
+const (
+	firstChunk = 1 << 10
+	maxChunk   = 16 << 10
+)
 
 // New makes a log whose event 0 is the admission's snapshot.
 func New(first task.Started) *Log {
@@ -247,17 +260,54 @@ func (l *Log) append(event []byte) {
 	l.running.Sum(l.sum[:0])
 	copy(t[:], l.sum[:])
 
-	seq := len(l.ends)
-	l.frames = append(l.frames, "id: "...)
-	l.frames = appendID(l.frames, seq, t)
-	l.frames = append(l.frames, "\nevent: "...)
-	l.frames = append(l.frames, event...)
-	l.frames = append(l.frames, "data: "...)
-	l.frames = append(l.frames, l.data.Buf...)
-	l.frames = append(l.frames, "\n\n"...)
-	l.ends = append(l.ends, len(l.frames))
+	c := l.room(len(event) + len(l.data.Buf) + frameSize)
+	b := append(c.data, "id: "...)
+	b = appendID(b, len(l.ends), t)
+	b = append(b, "\nevent: "...)
+	b = append(b, event...)
+	b = append(b, "data: "...)
+	b = append(b, l.data.Buf...)
+	c.data = append(b, "\n\n"...)
+	l.ends = append(l.ends, c.begin+len(c.data))
 	l.tags = append(l.tags, t)
 	l.wakeAll()
+}
+
+// frameSize is the most that a frame has beside its event's name and data.
+const frameSize = len("id: 9223372036854775807-12345678\nevent: data: \n\n")
+
+// room is the last chunk, with room for so many bytes. The caller holds mu.
+func (l *Log) room(n int) *chunk {
+	begin, size := 0, firstChunk
+	if len(l.chunks) > 0 {
+		last := &l.chunks[len(l.chunks)-1]
+		if cap(last.data)-len(last.data) >= n {
+			return last
+		}
+		begin, size = last.begin+len(last.data), min(2*cap(last.data), maxChunk)
+	}
+	l.chunks = append(l.chunks, chunk{begin: begin, data: make([]byte, 0, max(size, n))})
+	return &l.chunks[len(l.chunks)-1]
+}
+
+// frames returns the encoded events from the given one on and before the other: as many of them, but at least one, as lie in
+// one chunk and have no more than maxWrite bytes. To is the event behind them. The caller holds mu.
+func (l *Log) frames(from, before int) (b []byte, to int) {
+	begin := 0
+	if from > 0 {
+		begin = l.ends[from-1]
+	}
+	at, found := slices.BinarySearchFunc(l.chunks, begin, func(c chunk, begin int) int { return c.begin - begin })
+	if !found {
+		at--
+	}
+	c := l.chunks[at]
+	to = from + 1
+	for to < before && l.ends[to] <= c.begin+len(c.data) && l.ends[to]-begin <= maxWrite {
+		to++
+	}
+	end := l.ends[to-1] - c.begin
+	return c.data[begin-c.begin : end : end], to
 }
 
 func (l *Log) wakeAll() {

@@ -291,7 +291,7 @@ func TestMicroBatchingJoinsWrites(t *testing.T) {
 // OC-CTRL-2026: the encoder takes no memory per token.
 func TestEncodingATokenAllocatesNothing(t *testing.T) {
 	l := New(first())
-	l.frames = make([]byte, 0, 1<<20)
+	l.chunks[0].data = append(make([]byte, 0, 1<<20), l.chunks[0].data...)
 	l.ends, l.textEnds = make([]int, 1, 4096), make([]int, 0, 4096)
 	l.tags, l.text = make([]tag, 1, 4096), make([]byte, 0, 1<<16)
 	s := subscribe(t, l, "")

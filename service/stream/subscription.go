@@ -139,17 +139,9 @@ func (s *Subscription) take() (frames []byte, wait time.Duration, err error) {
 		}
 		s.due = now.Add(s.batch)
 	}
-	from := 0
-	if s.next > 0 {
-		from = l.ends[s.next-1]
-	}
-	to := s.next + 1
-	for to < last && l.ends[to]-from <= maxWrite {
-		to++
-	}
 	s.writing = s.next < l.tokensEnd()
-	s.next = to
-	return l.frames[from:l.ends[to-1]:l.ends[to-1]], 0, nil
+	frames, s.next = l.frames(s.next, last)
+	return frames, 0, nil
 }
 
 // Written says that the frames of the last Next were written, or that writing them failed.
