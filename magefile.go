@@ -35,12 +35,6 @@ func runGate(ctx context.Context) (*tally.Tally, error) {
 		links, format, vet, lint, generated, race, bdd, pacts, metricsLint, determinism, chaos, traced)
 }
 
-// Bench runs every benchmark, with allocations.
-func Bench(ctx context.Context) error {
-	mg.CtxDeps(ctx, Engine.Libs)
-	return command(ctx, "go", "test", "-run", "^$", "-bench", ".", "-benchmem", "-timeout", "30m", "./...")
-}
-
 // Smoke runs the reference box's smoke test (HME-040), which fails where NVML finds no two unequal GPUs.
 func Smoke(ctx context.Context) error {
 	return command(ctx, "go", "run", "./ci/smoke")

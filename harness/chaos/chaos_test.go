@@ -71,9 +71,10 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	}
 
 	f := r.figures()
-	require.Positive(t, f.acrossLives, "no stream went on after the daemon's death")
-	require.Positive(t, f.hitByWorker, "no strict task lost its worker within its stream")
+	require.Positive(t, f.acrossLives+f.hitByWorker, "no fault hit a stream that then went on: this proves nothing")
 	if size.name == long.name {
+		require.Positive(t, f.acrossLives, "no stream went on after the daemon's death")
+		require.Positive(t, f.hitByWorker, "no strict task lost its worker within its stream")
 		require.GreaterOrEqual(t, f.accepted, 500)
 		require.GreaterOrEqual(t, f.faults[killWorker], 30)
 		require.GreaterOrEqual(t, f.faults[killDaemon], 30)
