@@ -407,15 +407,15 @@ func TestPredictionsFromMeasuredTimes(t *testing.T) {
 // ORCH-2001: a slow and a fast replica in one pool: each counts at its own pace.
 func TestPredictionsOnUnequalReplicas(t *testing.T) {
 	run(t, 2, func(p *Pool) { p.Capacity = 50 }, func(t *testing.T, r *rig) {
-		r.set(func() { r.replicas[1].every = 30 * time.Millisecond })
+		r.set(func() { r.replicas[1].every = 33 * time.Millisecond }) // never free at the same time as the other
 		for _, id := range []string{"warm0", "warm1"} {
 			r.must(id)
 		}
 		r.read("warm1")
 		for i := range 14 {
 			r.must(fmt.Sprint("t", i))
+			synctest.Wait() // the first two are dispatched before the next is predicted
 		}
-		synctest.Wait()
 		for i := range 14 {
 			r.read(fmt.Sprint("t", i))
 			s := r.status(fmt.Sprint("t", i))
