@@ -61,7 +61,7 @@ func (d *daemon) ask(ctx context.Context, c testCase, poolID string) (*run, erro
 
 // steerTries bounds how often a case is run until it was on the wanted replica. Placement is steered from outside, by keeping
 // the other replica busy, and a machine that stalls at the wrong moment can spoil a try.
-const steerTries = 20
+const steerTries = 400
 
 // onBoth has both replicas of a pool answer a case, and returns every run there was: the last two are those on replica 1
 // and on replica 0.
