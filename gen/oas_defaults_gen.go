@@ -53,6 +53,10 @@ func (s *TaskRequest) setDefaults() {
 		s.KvHint.SetTo(val)
 	}
 	{
+		val := TaskRequestOnDisconnect("continue")
+		s.OnDisconnect.SetTo(val)
+	}
+	{
 		val := TaskRequestOutputMode("text")
 		s.OutputMode.SetTo(val)
 	}

@@ -5796,6 +5796,39 @@ func (s *OptTaskRequestKvHint) UnmarshalJSON(data []byte) error {
 	return s.Decode(d)
 }
 
+// Encode encodes TaskRequestOnDisconnect as json.
+func (o OptTaskRequestOnDisconnect) Encode(e *jx.Encoder) {
+	if !o.Set {
+		return
+	}
+	e.Str(string(o.Value))
+}
+
+// Decode decodes TaskRequestOnDisconnect from json.
+func (o *OptTaskRequestOnDisconnect) Decode(d *jx.Decoder) error {
+	if o == nil {
+		return errors.New("invalid: unable to decode OptTaskRequestOnDisconnect to nil")
+	}
+	o.Set = true
+	if err := o.Value.Decode(d); err != nil {
+		return err
+	}
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s OptTaskRequestOnDisconnect) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *OptTaskRequestOnDisconnect) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
 // Encode encodes TaskRequestOutputMode as json.
 func (o OptTaskRequestOutputMode) Encode(e *jx.Encoder) {
 	if !o.Set {
@@ -8848,6 +8881,12 @@ func (s *TaskRequest) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.OnDisconnect.Set {
+			e.FieldStart("on_disconnect")
+			s.OnDisconnect.Encode(e)
+		}
+	}
+	{
 		if s.OutputMode.Set {
 			e.FieldStart("output_mode")
 			s.OutputMode.Encode(e)
@@ -8855,7 +8894,7 @@ func (s *TaskRequest) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskRequest = [20]string{
+var jsonFieldsNameOfTaskRequest = [21]string{
 	0:  "model_ref",
 	1:  "task_id",
 	2:  "workload",
@@ -8875,7 +8914,8 @@ var jsonFieldsNameOfTaskRequest = [20]string{
 	16: "expected_tokens",
 	17: "placement",
 	18: "kv_hint",
-	19: "output_mode",
+	19: "on_disconnect",
+	20: "output_mode",
 }
 
 // Decode decodes TaskRequest from json.
@@ -9094,6 +9134,16 @@ func (s *TaskRequest) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"kv_hint\"")
 			}
+		case "on_disconnect":
+			if err := func() error {
+				s.OnDisconnect.Reset()
+				if err := s.OnDisconnect.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"on_disconnect\"")
+			}
 		case "output_mode":
 			if err := func() error {
 				s.OutputMode.Reset()
@@ -9200,6 +9250,46 @@ func (s TaskRequestKvHint) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements stdjson.Unmarshaler.
 func (s *TaskRequestKvHint) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode encodes TaskRequestOnDisconnect as json.
+func (s TaskRequestOnDisconnect) Encode(e *jx.Encoder) {
+	e.Str(string(s))
+}
+
+// Decode decodes TaskRequestOnDisconnect from json.
+func (s *TaskRequestOnDisconnect) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode TaskRequestOnDisconnect to nil")
+	}
+	v, err := d.StrBytes()
+	if err != nil {
+		return err
+	}
+	// Try to use constant string.
+	switch TaskRequestOnDisconnect(v) {
+	case TaskRequestOnDisconnectContinue:
+		*s = TaskRequestOnDisconnectContinue
+	case TaskRequestOnDisconnectCancel:
+		*s = TaskRequestOnDisconnectCancel
+	default:
+		*s = TaskRequestOnDisconnect(v)
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s TaskRequestOnDisconnect) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *TaskRequestOnDisconnect) UnmarshalJSON(data []byte) error {
 	d := jx.DecodeBytes(data)
 	return s.Decode(d)
 }

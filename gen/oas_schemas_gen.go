@@ -4045,6 +4045,52 @@ func (o OptTaskRequestKvHint) Or(d TaskRequestKvHint) TaskRequestKvHint {
 	return d
 }
 
+// NewOptTaskRequestOnDisconnect returns new OptTaskRequestOnDisconnect with value set to v.
+func NewOptTaskRequestOnDisconnect(v TaskRequestOnDisconnect) OptTaskRequestOnDisconnect {
+	return OptTaskRequestOnDisconnect{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptTaskRequestOnDisconnect is optional TaskRequestOnDisconnect.
+type OptTaskRequestOnDisconnect struct {
+	Value TaskRequestOnDisconnect
+	Set   bool
+}
+
+// IsSet returns true if OptTaskRequestOnDisconnect was set.
+func (o OptTaskRequestOnDisconnect) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptTaskRequestOnDisconnect) Reset() {
+	var v TaskRequestOnDisconnect
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptTaskRequestOnDisconnect) SetTo(v TaskRequestOnDisconnect) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptTaskRequestOnDisconnect) Get() (v TaskRequestOnDisconnect, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptTaskRequestOnDisconnect) Or(d TaskRequestOnDisconnect) TaskRequestOnDisconnect {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptTaskRequestOutputMode returns new OptTaskRequestOutputMode with value set to v.
 func NewOptTaskRequestOutputMode(v TaskRequestOutputMode) OptTaskRequestOutputMode {
 	return OptTaskRequestOutputMode{
@@ -5702,6 +5748,10 @@ type TaskRequest struct {
 	Placement      OptPlacementWish `json:"placement"`
 	// Whether reusing the KV cache of the session is wished. Strict tasks always start cold.
 	KvHint OptTaskRequestKvHint `json:"kv_hint"`
+	// What becomes of the task when its last stream goes away and none comes back within 5 s. `continue`
+	// runs on, and the stream can be read later; `cancel` cancels it. A task that nobody ever read runs
+	// on.
+	OnDisconnect OptTaskRequestOnDisconnect `json:"on_disconnect"`
 	// How the answer is given. Text is the only mode yet.
 	OutputMode OptTaskRequestOutputMode `json:"output_mode"`
 }
@@ -5799,6 +5849,11 @@ func (s *TaskRequest) GetPlacement() OptPlacementWish {
 // GetKvHint returns the value of KvHint.
 func (s *TaskRequest) GetKvHint() OptTaskRequestKvHint {
 	return s.KvHint
+}
+
+// GetOnDisconnect returns the value of OnDisconnect.
+func (s *TaskRequest) GetOnDisconnect() OptTaskRequestOnDisconnect {
+	return s.OnDisconnect
 }
 
 // GetOutputMode returns the value of OutputMode.
@@ -5901,6 +5956,11 @@ func (s *TaskRequest) SetKvHint(val OptTaskRequestKvHint) {
 	s.KvHint = val
 }
 
+// SetOnDisconnect sets the value of OnDisconnect.
+func (s *TaskRequest) SetOnDisconnect(val OptTaskRequestOnDisconnect) {
+	s.OnDisconnect = val
+}
+
 // SetOutputMode sets the value of OutputMode.
 func (s *TaskRequest) SetOutputMode(val OptTaskRequestOutputMode) {
 	s.OutputMode = val
@@ -5949,6 +6009,50 @@ func (s *TaskRequestKvHint) UnmarshalText(data []byte) error {
 		return nil
 	case TaskRequestKvHintCold:
 		*s = TaskRequestKvHintCold
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
+// What becomes of the task when its last stream goes away and none comes back within 5 s. `continue`
+// runs on, and the stream can be read later; `cancel` cancels it. A task that nobody ever read runs
+// on.
+type TaskRequestOnDisconnect string
+
+const (
+	TaskRequestOnDisconnectContinue TaskRequestOnDisconnect = "continue"
+	TaskRequestOnDisconnectCancel   TaskRequestOnDisconnect = "cancel"
+)
+
+// AllValues returns all TaskRequestOnDisconnect values.
+func (TaskRequestOnDisconnect) AllValues() []TaskRequestOnDisconnect {
+	return []TaskRequestOnDisconnect{
+		TaskRequestOnDisconnectContinue,
+		TaskRequestOnDisconnectCancel,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s TaskRequestOnDisconnect) MarshalText() ([]byte, error) {
+	switch s {
+	case TaskRequestOnDisconnectContinue:
+		return []byte(s), nil
+	case TaskRequestOnDisconnectCancel:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *TaskRequestOnDisconnect) UnmarshalText(data []byte) error {
+	switch TaskRequestOnDisconnect(data) {
+	case TaskRequestOnDisconnectContinue:
+		*s = TaskRequestOnDisconnectContinue
+		return nil
+	case TaskRequestOnDisconnectCancel:
+		*s = TaskRequestOnDisconnectCancel
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)

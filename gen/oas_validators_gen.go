@@ -7175,6 +7175,24 @@ func (s *TaskRequest) Validate() error {
 		})
 	}
 	if err := func() error {
+		if value, ok := s.OnDisconnect.Get(); ok {
+			if err := func() error {
+				if err := value.Validate(); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "on_disconnect",
+			Error: err,
+		})
+	}
+	if err := func() error {
 		if value, ok := s.OutputMode.Get(); ok {
 			if err := func() error {
 				if err := value.Validate(); err != nil {
@@ -7205,6 +7223,17 @@ func (s TaskRequestKvHint) Validate() error {
 	case "reuse":
 		return nil
 	case "cold":
+		return nil
+	default:
+		return errors.Errorf("invalid value: %v", s)
+	}
+}
+
+func (s TaskRequestOnDisconnect) Validate() error {
+	switch s {
+	case "continue":
+		return nil
+	case "cancel":
 		return nil
 	default:
 		return errors.Errorf("invalid value: %v", s)

@@ -23,18 +23,19 @@ const lastWords = 5 * time.Second
 const maxPrompt = 16 << 20
 
 type runCmd struct {
-	Prompt      string   `arg:"" help:"The prompt, as it is; - reads it from stdin."`
-	Model       string   `short:"m" placeholder:"REF" help:"Model (default: the only one the server serves)."`
-	Chat        bool     `help:"Send the prompt as a user's message, through the model's own template."`
-	System      string   `placeholder:"TEXT" help:"A system message before it; implies --chat."`
-	Priority    string   `enum:"interactive,batch" default:"interactive" help:"interactive or batch."`
-	Seed        *int64   `placeholder:"N" help:"Seed, 0 to 4294967294 (default: chosen by the server)."`
-	MaxTokens   *int     `placeholder:"N" help:"Tokens at most (default: as many as the context holds)."`
-	Temperature *float64 `placeholder:"X" help:"Sampling temperature (default: the pool's)."`
-	Stop        []string `sep:"none" placeholder:"TEXT" help:"Text that ends the answer; may be repeated."`
-	TaskID      string   `placeholder:"ID" help:"Idempotency key (default: a new UUID)."`
-	Pool        string   `placeholder:"ID" help:"This pool or none."`
-	Determinism string   `enum:",strict,best_effort" default:"" placeholder:"KIND" help:"strict or best_effort (default: strict where possible)."`
+	Prompt       string   `arg:"" help:"The prompt, as it is; - reads it from stdin."`
+	Model        string   `short:"m" placeholder:"REF" help:"Model (default: the only one the server serves)."`
+	Chat         bool     `help:"Send the prompt as a user's message, through the model's own template."`
+	System       string   `placeholder:"TEXT" help:"A system message before it; implies --chat."`
+	Priority     string   `enum:"interactive,batch" default:"interactive" help:"interactive or batch."`
+	Seed         *int64   `placeholder:"N" help:"Seed, 0 to 4294967294 (default: chosen by the server)."`
+	MaxTokens    *int     `placeholder:"N" help:"Tokens at most (default: as many as the context holds)."`
+	Temperature  *float64 `placeholder:"X" help:"Sampling temperature (default: the pool's)."`
+	Stop         []string `sep:"none" placeholder:"TEXT" help:"Text that ends the answer; may be repeated."`
+	TaskID       string   `placeholder:"ID" help:"Idempotency key (default: a new UUID)."`
+	Pool         string   `placeholder:"ID" help:"This pool or none."`
+	OnDisconnect string   `enum:"continue,cancel" default:"continue" help:"What becomes of the task when this program goes away without a word: continue or cancel."`
+	Determinism  string   `enum:",strict,best_effort" default:"" placeholder:"KIND" help:"strict or best_effort (default: strict where possible)."`
 }
 
 // Run submits, follows, and cancels on Ctrl-C.
@@ -131,6 +132,7 @@ func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
 		}
 		request.Params.SetTo(params)
 	}
+	request.OnDisconnect.SetTo(gen.TaskRequestOnDisconnect(c.OnDisconnect))
 	if c.Determinism != "" {
 		request.Determinism.SetTo(gen.Determinism(c.Determinism))
 	}

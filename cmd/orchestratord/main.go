@@ -123,7 +123,7 @@ func (f configFlag) load() (config.Config, error) {
 
 // gcPercent keeps the memory of many streams small: most of it is buffers and stacks that live as long as a stream, and a
 // token leaves next to no garbage, so that collecting sooner costs little (.docs/perf.md). GOGC overrides it.
-const gcPercent = 40
+const gcPercent = 25
 
 // Run serves until a signal comes.
 func (s serveCmd) Run() error {

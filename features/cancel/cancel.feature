@@ -25,6 +25,29 @@ Feature: Cancel
     Then stream "next" is "started", tokens, "end"
     And task "victim" is canceled
 
+  @ORCH-3026 @LO-201
+  Scenario: A task that asked for it ends when its client goes away
+    Given a daemon whose pool has
+      | pace     | 3 |
+      | replicas | 2 |
+    When I submit task "victim" with
+      | on_disconnect | "cancel" |
+    And I submit task "other" with
+      | on_disconnect | "continue" |
+    And I follow task "victim"
+    And I follow task "other"
+    Then stream "victim" has 2 tokens
+    And stream "other" has 2 tokens
+    When I hang up stream "victim"
+    And I hang up stream "other"
+    And I follow task "other" as "back"
+    Then stream "back" ends with end
+    And task "victim" is canceled
+    When I follow task "victim" as "afterwards"
+    Then stream "afterwards" ends with error CANCELED
+    And the error of stream "afterwards" has
+      | message | /on_disconnect/ |
+
   @ORCH-3026
   Scenario: Tokens that the engine still makes are not taken
     Given a daemon in front of a fake engine

@@ -140,7 +140,7 @@ func TestSubmitMapsEverything(t *testing.T) {
 	least.BodySHA256, least.CorrelationID = [32]byte{}, ""
 	require.Equal(t, task.Request{
 		ModelRef: "haiku", Prompt: "hello", Workload: task.Completion, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
-		KVHint: "auto", OutputMode: "text", Actor: "localhost",
+		KVHint: "auto", OnDisconnect: task.Continue, OutputMode: "text", Actor: "localhost",
 	}, least)
 
 	spaced := got.BodySHA256
@@ -151,7 +151,7 @@ func TestSubmitMapsEverything(t *testing.T) {
 
 	res = f.do("POST", "/v1/tasks", `{"task_id":"x","session_id":"3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10","workload":"rerank","model_ref":"haiku","engine":"llamacpp",
 		"ctx":100,"priority":"batch","seed":0,"determinism":"strict","sampler_profile_version":"v1","prompt":"q","inputs":["a","b"],
-		"messages":[{"role":"user","content":"hi"}],"max_tokens":5,"deadline_ms":2500,"expected_tokens":7,"kv_hint":"cold","output_mode":"text",
+		"messages":[{"role":"user","content":"hi"}],"max_tokens":5,"deadline_ms":2500,"expected_tokens":7,"kv_hint":"cold","on_disconnect":"cancel","output_mode":"text",
 		"params":{"temperature":0,"top_p":0.5,"top_k":3,"min_p":0.1,"repeat_penalty":1.1,"stop":["x"]},
 		"placement":{"mode":"pin","pool_id":"p","avoid":["q"]}}`, "Authorization", "Bearer "+testToken, correlationHeader, "corr-1")
 	require.Equal(t, http.StatusAccepted, res.StatusCode)
@@ -162,7 +162,7 @@ func TestSubmitMapsEverything(t *testing.T) {
 		ID: "x", SessionID: "3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10", Workload: task.Rerank, ModelRef: "haiku", Engine: "llamacpp", Ctx: 100,
 		Priority: task.Batch, Seed: &zero, Determinism: task.Strict, SamplerProfile: "v1", Prompt: "q", Inputs: []string{"a", "b"},
 		Messages: []task.Message{{Role: "user", Content: "hi"}}, MaxTokens: 5, Deadline: 2500 * time.Millisecond, ExpectedTokens: 7,
-		KVHint: "cold", OutputMode: "text", CorrelationID: "corr-1", Actor: got.Actor,
+		KVHint: "cold", OnDisconnect: task.CancelIt, OutputMode: "text", CorrelationID: "corr-1", Actor: got.Actor,
 		Params:    task.Params{Temperature: &temperature, TopP: &topP, TopK: &topK, MinP: &minP, RepeatPenalty: &penalty, Stop: []string{"x"}},
 		Placement: task.Placement{Mode: task.Pin, PoolID: "p", Avoid: []string{"q"}},
 	}, got)

@@ -87,6 +87,7 @@ func toRequest(r *gen.TaskRequest) task.Request {
 		ExpectedTokens: r.ExpectedTokens.Or(0),
 		Placement:      task.Placement{Mode: task.Auto},
 		KVHint:         string(r.KvHint.Or("")),
+		OnDisconnect:   task.OnDisconnect(r.OnDisconnect.Or("")),
 		OutputMode:     string(r.OutputMode.Or("")),
 	}
 	if id, ok := r.SessionID.Get(); ok {

@@ -179,9 +179,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("read the tasks of the run before: %w", err)
 	}
-	if err := a.schedule.Recover(ctx, left); err != nil { // before anyone can ask for them
-		return err
-	}
+	a.schedule.Recover(left) // before anyone can ask for them
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {

@@ -36,28 +36,29 @@ type storedTask struct {
 }
 
 type storedRequest struct {
-	ID             string           `json:"task_id,omitempty"`
-	ModelRef       string           `json:"model_ref"`
-	Workload       task.Workload    `json:"workload"`
-	Engine         string           `json:"engine,omitempty"`
-	SessionID      string           `json:"session_id,omitempty"`
-	Prompt         string           `json:"prompt,omitempty"`
-	Messages       []task.Message   `json:"messages,omitempty"`
-	Inputs         []string         `json:"inputs,omitempty"`
-	Seed           *uint32          `json:"seed,omitempty"`
-	Params         task.Params      `json:"params"`
-	SamplerProfile string           `json:"sampler_profile,omitempty"`
-	Determinism    task.Determinism `json:"determinism,omitempty"`
-	MaxTokens      int              `json:"max_tokens,omitempty"`
-	DeadlineNS     time.Duration    `json:"deadline_ns,omitempty"`
-	Ctx            int              `json:"ctx,omitempty"`
-	ExpectedTokens int              `json:"expected_tokens,omitempty"`
-	Placement      task.Placement   `json:"placement"`
-	KVHint         string           `json:"kv_hint,omitempty"`
-	OutputMode     string           `json:"output_mode,omitempty"`
-	BodySHA256     string           `json:"body_sha256"`
-	CorrelationID  string           `json:"correlation_id,omitempty"`
-	Actor          string           `json:"actor,omitempty"`
+	ID             string            `json:"task_id,omitempty"`
+	ModelRef       string            `json:"model_ref"`
+	Workload       task.Workload     `json:"workload"`
+	Engine         string            `json:"engine,omitempty"`
+	SessionID      string            `json:"session_id,omitempty"`
+	Prompt         string            `json:"prompt,omitempty"`
+	Messages       []task.Message    `json:"messages,omitempty"`
+	Inputs         []string          `json:"inputs,omitempty"`
+	Seed           *uint32           `json:"seed,omitempty"`
+	Params         task.Params       `json:"params"`
+	SamplerProfile string            `json:"sampler_profile,omitempty"`
+	Determinism    task.Determinism  `json:"determinism,omitempty"`
+	MaxTokens      int               `json:"max_tokens,omitempty"`
+	DeadlineNS     time.Duration     `json:"deadline_ns,omitempty"`
+	Ctx            int               `json:"ctx,omitempty"`
+	ExpectedTokens int               `json:"expected_tokens,omitempty"`
+	Placement      task.Placement    `json:"placement"`
+	KVHint         string            `json:"kv_hint,omitempty"`
+	OnDisconnect   task.OnDisconnect `json:"on_disconnect,omitempty"`
+	OutputMode     string            `json:"output_mode,omitempty"`
+	BodySHA256     string            `json:"body_sha256"`
+	CorrelationID  string            `json:"correlation_id,omitempty"`
+	Actor          string            `json:"actor,omitempty"`
 }
 
 // storedOutcome is the JSON of how a task ended.
@@ -88,7 +89,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
 			Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
 			Determinism: q.Determinism, MaxTokens: q.MaxTokens, DeadlineNS: q.Deadline, Ctx: q.Ctx,
-			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OutputMode: q.OutputMode,
+			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
 			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
 		},
 	}
@@ -116,7 +117,7 @@ func decodeTask(text []byte, t *task.Task) error {
 		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
 		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, Deadline: q.DeadlineNS, Ctx: q.Ctx,
-		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OutputMode: q.OutputMode,
+		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
 		CorrelationID: q.CorrelationID, Actor: q.Actor,
 	}
 	if n, err := hex.Decode(t.Request.BodySHA256[:], []byte(q.BodySHA256)); err != nil || n != sha256.Size {

@@ -71,7 +71,7 @@ func (s *line) take() ref {
 func (s *line) pushBack(lane int, n ref) {
 	l := &s.lists[lane]
 	if l.last == 0 || s.blocks[l.last].count == blockSize {
-		s.addBlock(lane, l.last, 0)
+		s.addBlock(lane)
 	}
 	s.blocks[l.last].count++
 	x := &s.nodes[n]
@@ -82,23 +82,6 @@ func (s *line) pushBack(lane int, n ref) {
 		s.nodes[l.tail].next = n
 	}
 	l.tail = n
-	l.len++
-}
-
-func (s *line) pushFront(lane int, n ref) {
-	l := &s.lists[lane]
-	if l.first == 0 || s.blocks[l.first].count == blockSize {
-		s.addBlock(lane, 0, l.first)
-	}
-	s.blocks[l.first].count++
-	x := &s.nodes[n]
-	x.prev, x.next, x.block = 0, l.head, l.first
-	if l.head == 0 {
-		l.tail = n
-	} else {
-		s.nodes[l.head].prev = n
-	}
-	l.head = n
 	l.len++
 }
 
@@ -126,8 +109,8 @@ func (s *line) drop(n ref) {
 	s.freeNode = n
 }
 
-// addBlock puts an empty block between two neighbours, of which one or both are none.
-func (s *line) addBlock(lane int, prev, next ref) {
+// addBlock puts an empty block at the end of a list.
+func (s *line) addBlock(lane int) {
 	l := &s.lists[lane]
 	b := s.freeBlock
 	if b == 0 {
@@ -136,17 +119,13 @@ func (s *line) addBlock(lane int, prev, next ref) {
 	} else {
 		s.freeBlock = s.blocks[b].next
 	}
-	s.blocks[b] = block{prev: prev, next: next, lane: int32(lane)}
-	if prev == 0 {
+	s.blocks[b] = block{prev: l.last, lane: int32(lane)}
+	if l.last == 0 {
 		l.first = b
 	} else {
-		s.blocks[prev].next = b
+		s.blocks[l.last].next = b
 	}
-	if next == 0 {
-		l.last = b
-	} else {
-		s.blocks[next].prev = b
-	}
+	l.last = b
 }
 
 func (s *line) dropBlock(l *list, b ref) {

@@ -32,7 +32,7 @@ func (m *model) remove(id int) {
 
 // A step is one operation with what the queue answered and how the model stood before it.
 type step struct {
-	op       string // push, front, restore, pop, cancel
+	op       string // push, restore, pop, cancel
 	id       int    // pushed, popped or cancelled; -1 when Pop found nothing
 	priority task.Priority
 	ok       bool
@@ -66,12 +66,14 @@ func history(t *rapid.T, property func(q *queue.Queue[int], m *model, s step)) {
 		done, err := q.Push(p, s.id, now)
 		if s.ok = err == nil; s.ok {
 			s.position = done.Position
-			if done.DidDrop {
-				s.dropped = done.Dropped
-				m.remove(s.dropped)
-			}
 			m.tickets[s.id] = done.Ticket
 			m.lanes[p] = append(m.lanes[p], s.id)
+			if dropped, ok := q.Shed(p); ok != done.Over {
+				t.Fatalf("Shed says %v after a push that says %v", ok, done.Over)
+			} else if ok {
+				s.dropped = dropped
+				m.remove(s.dropped)
+			}
 		}
 		property(q, m, s)
 	}
@@ -87,13 +89,6 @@ func history(t *rapid.T, property func(q *queue.Queue[int], m *model, s step)) {
 			for range rapid.IntRange(1, min(m.capacity, 700)).Draw(t, "many") {
 				push(task.Batch)
 			}
-		},
-		"front": func(*rapid.T) {
-			p := priority()
-			s := step{op: "front", id: newcomer(p), priority: p, ok: true, dropped: -1, before: m.line()}
-			m.tickets[s.id] = q.PushFront(p, s.id, now)
-			m.lanes[p] = slices.Insert(m.lanes[p], 0, s.id)
-			property(q, m, s)
 		},
 		"restore": func(*rapid.T) {
 			p := priority()
@@ -180,7 +175,7 @@ func TestPropertyNoTaskLostOrDoubled(t *testing.T) {
 				leave(s.dropped)
 			}
 			switch s.op {
-			case "push", "front", "restore":
+			case "push", "restore":
 				if s.ok {
 					inside[s.id] = true
 				}

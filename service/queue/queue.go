@@ -21,7 +21,8 @@ import (
 type Policy string
 
 // The policies. Reject refuses the newcomer. DropLRU makes room by dropping the oldest queued batch item or, for an
-// interactive newcomer where no batch item is queued, the oldest queued interactive one.
+// interactive newcomer where no batch item is queued, the oldest queued interactive one: not when it is pushed, but when
+// Shed is called.
 const (
 	Reject  Policy = "reject"
 	DropLRU Policy = "drop-lru"
@@ -35,11 +36,10 @@ type Ticket struct {
 }
 
 // Pushed is what became of a Push.
-type Pushed[T any] struct {
+type Pushed struct {
 	Ticket   Ticket
-	Position int  // items ahead, from 0
-	DidDrop  bool // an item was dropped to make room
-	Dropped  T    // that item
+	Position int  // items ahead, from 0, once room is made
+	Over     bool // the queue was full: Shed makes room
 }
 
 // Queue is one pool's queue of T, which is usually a pointer to the task's record. It is safe for concurrent use. New makes
@@ -81,34 +81,42 @@ func (q *Queue[T]) Capacity() int { return q.capacity }
 func (q *Queue[T]) Policy() Policy { return q.policy }
 
 // Push puts an item at the end of its priority's line. A full queue refuses it with ADMISSION_REJECT, which carries the
-// policy's label and is retriable, the time left to the caller to fill in; or, under DropLRU, drops an item to make room.
-func (q *Queue[T]) Push(p task.Priority, value T, now time.Time) (Pushed[T], error) {
-	var done Pushed[T]
+// policy's label and is retriable, the time left to the caller to fill in. Under DropLRU it takes the item in all the same,
+// and the caller makes room with Shed, once it is sure of the newcomer: what waits is not given up for one that is then
+// refused.
+func (q *Queue[T]) Push(p task.Priority, value T, now time.Time) (Pushed, error) {
+	var done Pushed
 	lane := laneOf(p)
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	done.Position = q.ahead(lane) + q.line.lists[lane].len
 	if q.depth() >= q.capacity {
 		victim := q.victim(lane)
 		if victim == 0 {
-			return done, q.errFull()
+			return Pushed{}, q.errFull()
 		}
-		done.Dropped, done.DidDrop = q.remove(victim), true
+		done.Over = true
+		if q.line.lane(victim) <= lane {
+			done.Position--
+		}
 	}
-	done.Position = q.ahead(lane) + q.line.lists[lane].len
 	n := q.take(value, now)
 	q.line.pushBack(lane, n)
 	done.Ticket = q.ticket(n)
 	return done, nil
 }
 
-// PushFront puts an item ahead of all others of its priority, exempt from capacity: for a task that was dispatched and has
-// to be dispatched again. The later of two calls is ahead. EnqueuedAt is when the task first came.
-func (q *Queue[T]) PushFront(p task.Priority, value T, enqueuedAt time.Time) Ticket {
+// Shed drops the item that gives way to a newcomer of this priority, which was pushed before. False: there is room by now.
+func (q *Queue[T]) Shed(p task.Priority) (T, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := q.take(value, enqueuedAt)
-	q.line.pushFront(laneOf(p), n)
-	return q.ticket(n)
+	if q.depth() > q.capacity {
+		if victim := q.victim(laneOf(p)); victim != 0 {
+			return q.remove(victim), true
+		}
+	}
+	var none T
+	return none, false
 }
 
 // Restore puts an item at the end of its priority's line, exempt from capacity: for recovery after a restart, which
@@ -176,7 +184,7 @@ func (q *Queue[T]) Len(p task.Priority) int {
 	return q.line.lists[laneOf(p)].len
 }
 
-// Depth is how many items are queued in all. PushFront and Restore can take it over the capacity.
+// Depth is how many items are queued in all. Restore, and a Push until its Shed, can take it over the capacity.
 func (q *Queue[T]) Depth() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -59,20 +59,40 @@ func TestTicketGoesStaleWhenItsSlotIsReused(t *testing.T) {
 }
 
 // ORCH-3004
-func TestPushFrontAndRestoreAreExemptFromCapacity(t *testing.T) {
+func TestRestoreIsExemptFromCapacity(t *testing.T) {
 	q := queue.New[string](1, queue.Reject)
 	_, err := q.Push(task.Batch, "queued", start)
 	require.NoError(t, err)
 	q.Restore(task.Batch, "recovered", start)
-	q.PushFront(task.Batch, "again", start)
-	require.Equal(t, 3, q.Depth())
-	for _, want := range []string{"again", "queued", "recovered"} {
+	require.Equal(t, 2, q.Depth())
+	for _, want := range []string{"queued", "recovered"} {
 		got, ok := q.Pop()
 		require.True(t, ok)
 		require.Equal(t, want, got)
 	}
 	_, ok := q.Pop()
 	require.False(t, ok)
+}
+
+// A newcomer that cannot be recorded leaves again, and nothing was given up for it.
+// ORCH-3005
+func TestNothingIsDroppedBeforeShed(t *testing.T) {
+	q := queue.New[string](1, queue.DropLRU)
+	old := must(q.Push(task.Batch, "old", start))
+	refused := must(q.Push(task.Batch, "refused", start))
+	require.True(t, refused.Over)
+	require.Zero(t, refused.Position, "as it will be once room is made")
+	position, queued := q.Position(old.Ticket)
+	require.True(t, queued)
+	require.Zero(t, position)
+	require.True(t, q.Cancel(refused.Ticket))
+	_, dropped := q.Shed(task.Batch)
+	require.False(t, dropped)
+	urgent := must(q.Push(task.Interactive, "urgent", start))
+	require.True(t, urgent.Over)
+	gone, dropped := q.Shed(task.Interactive)
+	require.True(t, dropped)
+	require.Equal(t, "old", gone)
 }
 
 // LO-601
@@ -125,8 +145,8 @@ func TestConcurrentUseLosesAndDoublesNothing(t *testing.T) {
 					left[id].Add(1)
 					continue
 				}
-				if pushed.DidDrop {
-					left[pushed.Dropped].Add(1)
+				if dropped, ok := q.Shed(task.Batch); ok {
+					left[dropped].Add(1)
 				}
 				q.Position(pushed.Ticket)
 				if id%5 == 0 && q.Cancel(pushed.Ticket) {

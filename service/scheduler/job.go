@@ -35,6 +35,9 @@ type job struct {
 	cancelRun   context.CancelCauseFunc // not nil while a replica runs it
 	deadline    *time.Timer             // where the task has one
 	patience    *time.Timer             // while it waits for a replica to go on with
+	readers     int                     // of its stream
+	visits      int                     // readers so far
+	absence     *time.Timer             // while its last reader may come back, where it ends without one
 	claimed     bool                    // somebody is ending it
 	refusal     *task.Error             // it could not be recorded, and never was accepted
 	recorded    chan struct{}           // closed once it is recorded, or could not be
@@ -145,12 +148,41 @@ func (j *job) claim() bool {
 		return false
 	}
 	j.claimed = true
-	for _, timer := range []*time.Timer{j.deadline, j.patience} {
+	for _, timer := range []*time.Timer{j.deadline, j.patience, j.absence} {
 		if timer != nil {
 			timer.Stop()
 		}
 	}
 	return true
+}
+
+// read counts a reader in.
+func (j *job) read() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.readers++
+	j.visits++
+	if j.absence != nil {
+		j.absence.Stop()
+	}
+}
+
+// left counts a reader out. Where the task is to end with its client, over is called unless another reader comes in time.
+func (j *job) left(patience time.Duration, over func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.readers--; j.readers > 0 || j.claimed || j.task.Request.OnDisconnect != task.CancelIt {
+		return
+	}
+	visits := j.visits
+	j.absence = time.AfterFunc(patience, func() {
+		j.mu.Lock()
+		back := j.visits > visits
+		j.mu.Unlock()
+		if !back {
+			over()
+		}
+	})
 }
 
 // stopEngine ends the run, if there is one.

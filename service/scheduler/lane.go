@@ -75,6 +75,17 @@ func (l *lane) drop(j *job) bool {
 	return l.again.remove(j)
 }
 
+// shed ends the task that gives way to a newcomer, now that the newcomer is recorded: a full disk must not cost both.
+func (l *lane) shed(newcomer task.Priority) {
+	j, ok := l.queue.Shed(newcomer)
+	if !ok {
+		return
+	}
+	l.rates.queue(j, -1)
+	// Aside, because while the ledger cannot write an outcome waits until it can.
+	l.s.aside(func() { l.s.finish(j, task.Failed, nil, l.errDropped()) })
+}
+
 func newLane(s *Scheduler, p Pool) *lane {
 	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1)}
 }

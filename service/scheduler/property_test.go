@@ -155,9 +155,7 @@ func (s *stage) start() {
 	if slices.ContainsFunc(left, func(r task.Record) bool { return r.State == task.Running && r.Task.Determinism == task.BestEffort }) {
 		s.book.full.Store(false) // it would not start: what it has to end has to be recorded
 	}
-	if err := s.s.Recover(s.t.Context(), left); err != nil {
-		s.complain("recover: %v", err)
-	}
+	s.s.Recover(left)
 	s.s.Start()
 	for _, a := range s.tasks {
 		s.connect(a)

@@ -3,8 +3,7 @@
 package scheduler
 
 import (
-	"context"
-	"fmt"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,16 +15,15 @@ import (
 // Recover takes up the tasks that an earlier process left, before Start: strict ones that were running come first, in start
 // order, then the queued ones in theirs. A best-effort task that was running ends with WORKER_RESET, since its tokens cannot
 // be made again (LO-202). The records are in that order.
-func (s *Scheduler) Recover(ctx context.Context, left []task.Record) error {
+func (s *Scheduler) Recover(left []task.Record) {
 	running, queued := 0, 0
+	var tried sync.WaitGroup // together, so that they share commits
 	for _, r := range left {
 		l := s.lanes[r.Task.PoolID]
 		switch {
 		case l == nil:
-			if err := s.abandon(ctx, r, task.Errorf(task.PoolUnavailable,
-				"the task's pool '%s' is no longer configured: send the task again", r.Task.PoolID).Retry(0)); err != nil {
-				return err
-			}
+			s.abandon(&tried, r, task.Errorf(task.PoolUnavailable,
+				"the task's pool '%s' is no longer configured: send the task again", r.Task.PoolID).Retry(0))
 		case r.State == task.Queued:
 			s.restore(l, r)
 			queued++
@@ -33,16 +31,14 @@ func (s *Scheduler) Recover(ctx context.Context, left []task.Record) error {
 			s.resume(l, r)
 			running++
 		default:
-			if err := s.abandon(ctx, r, l.errLost("a best-effort task cannot be continued after a restart")); err != nil {
-				return err
-			}
+			s.abandon(&tried, r, l.errLost("a best-effort task cannot be continued after a restart"))
 		}
 	}
+	tried.Wait()
 	if len(left) > 0 {
 		s.o.Log.Info("took up the tasks of the run before", zap.Int("running", running), zap.Int("queued", queued),
 			zap.Int("ended", len(left)-running-queued))
 	}
-	return nil
 }
 
 // restore queues a task that had not been dispatched.
@@ -69,17 +65,21 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 	l.waitAgain(j, r.Fingerprint)
 }
 
-// abandon ends a task that nobody can continue.
-func (s *Scheduler) abandon(ctx context.Context, r task.Record, e *task.Error) error {
+// abandon ends a task that nobody can continue. A disk that is full at the start does not keep the rest from going on: the
+// outcome then waits until it can be recorded.
+func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error) {
 	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
-	log := stream.New(r.Task.Started())
+	log, was := stream.New(r.Task.Started()), r.State
 	r.SealedAt = log.LastEventID()
 	r.LastEventID = log.Fail(e)
 	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e
-	if err := s.o.Ledger.Finish(ctx, r); err != nil {
-		return fmt.Errorf("end a task that cannot be continued: %w", err)
-	}
-	s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{})
-	s.narrate(r, r.Task.EngineVersion, r.State)
-	return nil
+	tried.Add(1)
+	s.runs.Go(func() {
+		recorded := s.tryRecord(r)
+		tried.Done()
+		if recorded || s.retryRecord(r) {
+			s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{})
+			s.narrate(r, r.Task.EngineVersion, was)
+		}
+	})
 }

@@ -71,7 +71,7 @@ func newRigOn(t *testing.T, b *book, replicas int, change func(*Pool), left ...t
 		Pools: []Pool{pool}, Replicas: r, Ledger: b, Narrator: observe.NewNarrator(zap.NewNop()),
 		Metrics: NewMetrics(r.registry), Log: zap.NewNop(), Now: time.Now,
 	})
-	require.NoError(t, r.s.Recover(t.Context(), left))
+	r.s.Recover(left)
 	r.s.Start()
 	return r
 }

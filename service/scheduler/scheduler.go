@@ -94,6 +94,8 @@ type Options struct {
 	// MoveWithin is how long a task whose replica died, or that an earlier process ran, waits for a replica that gives
 	// the same bytes. 0: 1 min.
 	MoveWithin time.Duration
+	// ReturnWithin is how long a task that ends with its client waits for that to come back. 0: 5 s.
+	ReturnWithin time.Duration
 	// StuckAfter is how long a queue may stand still before that is an alarm (LO-601). 0: 2 min.
 	StuckAfter time.Duration
 	// MicroBatch joins the writes of tokens that come within it. 0: none.
@@ -128,6 +130,7 @@ func New(o Options) *Scheduler {
 	o.FlushWithin = cmp.Or(o.FlushWithin, 250*time.Millisecond)
 	o.IdleWithin = cmp.Or(o.IdleWithin, 2*time.Second)
 	o.MoveWithin = cmp.Or(o.MoveWithin, time.Minute)
+	o.ReturnWithin = cmp.Or(o.ReturnWithin, 5*time.Second)
 	o.StuckAfter = cmp.Or(o.StuckAfter, 2*time.Minute)
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
 	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}, replays: map[string]*replay{}, seq: o.Ledger.NextSeq()}
@@ -254,8 +257,11 @@ func (s *Scheduler) finished(id string) (task.Record, error) {
 	case err != nil:
 	case !ok:
 		err = task.Errorf(task.NotFound, "there is no task %.128q: GET /v1/tasks lists the recent ones", id)
-	case !r.State.Final():
-		err = errStopping() // the next start takes it up
+	case r.State.Final():
+	case s.Stopping(): // the next start takes it up
+		err = errStopping()
+	default: // such as one that an earlier process was running, while the disk is full
+		err = errLedger("how the task ended cannot be recorded yet", nil)
 	}
 	return r, err
 }
@@ -389,22 +395,28 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 
 // settleRecord records an outcome. While the ledger cannot, as with a full disk, the outcome waits: nobody may see what a
 // crash could undo. It returns false when the orchestrator stops first.
-func (s *Scheduler) settleRecord(r task.Record) bool {
-	for failures := 0; ; failures++ {
-		err := s.o.Ledger.Finish(context.Background(), r)
-		if err == nil {
-			return true
-		}
-		if failures == 0 {
-			s.o.Log.Error("an outcome cannot be recorded and waits until it can",
-				append(narrated(r, r.Task.EngineVersion).Fields(), zap.Error(err))...)
-		}
-		retry := time.NewTimer(s.o.RecordEvery)
+func (s *Scheduler) settleRecord(r task.Record) bool { return s.tryRecord(r) || s.retryRecord(r) }
+
+func (s *Scheduler) tryRecord(r task.Record) bool {
+	err := s.o.Ledger.Finish(context.Background(), r)
+	if err != nil {
+		s.o.Log.Error("an outcome cannot be recorded and waits until it can",
+			append(narrated(r, r.Task.EngineVersion).Fields(), zap.Error(err))...)
+	}
+	return err == nil
+}
+
+func (s *Scheduler) retryRecord(r task.Record) bool {
+	retry := time.NewTicker(s.o.RecordEvery)
+	defer retry.Stop()
+	for {
 		select {
 		case <-retry.C:
 		case <-s.halt.Done():
-			retry.Stop()
 			return false
+		}
+		if s.o.Ledger.Finish(context.Background(), r) == nil {
+			return true
 		}
 	}
 }

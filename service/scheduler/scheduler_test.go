@@ -3,7 +3,6 @@
 package scheduler
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -15,7 +14,6 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/service/queue"
-	"github.com/llama-orch/llama-orch/service/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -135,6 +133,50 @@ func TestFullQueueDropsTheOldestBatchTask(t *testing.T) {
 		require.Contains(t, r.read("old"), `"code":"QUEUE_FULL_DROP_LRU"`)
 		require.Contains(t, r.read("young"), "event: end")
 		require.Equal(t, []string{"running", "new", "young"}, r.order)
+	})
+}
+
+// LO-201, ORCH-3026: a task whose client asked for that ends when the last reader stays away, and not before.
+func TestATaskMayEndWithItsClient(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		with := func(d task.OnDisconnect) func(*task.Task) {
+			return func(t *task.Task) { t.Request.MaxTokens, t.Request.OnDisconnect = 1000, d } // 10 s
+		}
+		r.must("ends", with(task.CancelIt))
+		r.must("unread", with(task.CancelIt), tokens(10))
+		r.must("stays", with(task.Continue))
+		one, err := r.s.Subscribe("ends", "")
+		require.NoError(t, err)
+		two, err := r.s.Subscribe("ends", "")
+		require.NoError(t, err)
+		one.Close()
+		time.Sleep(6 * time.Second) // another still reads
+		require.Equal(t, task.Running, r.status("ends").State)
+		two.Close()
+		time.Sleep(4 * time.Second)
+		again, err := r.s.Subscribe("ends", "") // in time
+		require.NoError(t, err)
+		time.Sleep(6 * time.Second)
+		again.Close() // it has ended by then
+		require.Equal(t, task.Completed, r.status("ends").State)
+
+		require.Contains(t, r.read("unread"), "event: end", "nobody had read it, so nobody went away")
+
+		left, err := r.s.Subscribe("stays", "")
+		require.NoError(t, err)
+		left.Close()
+		time.Sleep(11 * time.Second)
+		require.Equal(t, task.Completed, r.status("stays").State)
+
+		r.must("left", with(task.CancelIt))
+		left, err = r.s.Subscribe("left", "")
+		require.NoError(t, err)
+		left.Close()
+		time.Sleep(6 * time.Second)
+		s := r.status("left")
+		require.Equal(t, task.StateCanceled, s.State)
+		require.Contains(t, s.Err.Message, "on_disconnect")
+		require.InDelta(t, 500, s.TokensOut, 1, "5 s of 10 ms tokens")
 	})
 }
 
@@ -264,208 +306,6 @@ func TestTasksWaitForAReadyReplica(t *testing.T) {
 		r.set(func() { r.replicas[0].ready = true })
 		r.s.Wake("default")
 		require.Contains(t, r.read("a"), "event: end")
-	})
-}
-
-// LO-202: a stop lets running tasks finish; what is left is for the next start, and its streams end without an end.
-func TestStopLeavesQueuedTasksToTheNextStart(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, 1, nil)
-		r.must("short")
-		r.must("queued")
-		synctest.Wait()
-		s, err := r.s.Subscribe("queued", "")
-		require.NoError(t, err)
-		ctx, stop := context.WithTimeout(t.Context(), time.Second)
-		defer stop()
-		r.s.Stop(ctx)
-		require.Contains(t, r.read("short"), "event: end", "what runs may finish")
-		_, err = s.Next(t.Context(), nil) // started
-		require.NoError(t, err)
-		s.Written()
-		_, err = s.Next(t.Context(), nil)
-		require.ErrorIs(t, err, stream.ErrDetached)
-		s.Close()
-		_, err = r.submit("late")
-		require.True(t, task.HasCode(err, task.ShuttingDown))
-		_, err = r.s.Cancel(t.Context(), "queued")
-		require.True(t, task.HasCode(err, task.ShuttingDown))
-
-		r = r.restart()
-		defer r.stop()
-		require.Contains(t, r.read("queued"), "event: end")
-	})
-}
-
-func TestStopEndsBestEffortTasksThatRunTooLong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, 1, nil)
-		r.must("long", tokens(1000), bestEffort)
-		synctest.Wait()
-		ctx, stop := context.WithTimeout(t.Context(), time.Second)
-		defer stop()
-		r.s.Stop(ctx)
-		require.Contains(t, r.read("long"), `"code":"SHUTTING_DOWN"`)
-	})
-}
-
-// LO-202: a strict task that a stop cut short is decoded again, and its client goes on where it was, byte for byte.
-func TestRestartContinuesAStrictTask(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		undisturbed := newRig(t, 1, nil)
-		undisturbed.must("long", tokens(100))
-		want := undisturbed.read("long")
-		undisturbed.stop()
-
-		r := newRig(t, 1, nil)
-		r.must("long", tokens(100))
-		r.must("next")
-		time.Sleep(305 * time.Millisecond)
-		s, err := r.s.Subscribe("long", "")
-		require.NoError(t, err)
-		var head []byte
-		for !strings.Contains(string(head), `"i":29}`) {
-			b, err := s.Next(t.Context(), nil)
-			require.NoError(t, err)
-			head = append(head, b...)
-			s.Written()
-		}
-		s.Close()
-		at := r.status("long").LastEventID
-		ctx, stop := context.WithCancel(t.Context())
-		stop()
-		r.s.Stop(ctx)
-		require.Equal(t, 30, r.book.records["long"].Checkpoint.Event)
-
-		r = r.restart()
-		defer r.stop()
-		r.must("later")
-		tail := r.readAfter("long", at)
-		require.Equal(t, want, string(head)+tail)
-		r.read("later")
-		require.Equal(t, []string{"long", "next", "later"}, r.order)
-		require.Equal(t, 1.0, testutil.ToFloat64(r.s.o.Metrics.failovers.WithLabelValues("default", "resumed")))
-	})
-}
-
-// LO-202
-func TestRestartEndsWhatCannotBeContinued(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, 2, nil)
-		r.must("best", tokens(1000), bestEffort)
-		r.must("strict", tokens(1000))
-		time.Sleep(50 * time.Millisecond)
-		left := r.crash()
-		for i := range left { // other bytes than will be decoded
-			left[i].Checkpoint = task.Checkpoint{Event: 2, Sum: [32]byte{1}}
-		}
-		r = newRigOn(t, r.book, 2, nil, left...)
-		defer r.stop()
-		require.Contains(t, r.read("best"), `"code":"WORKER_RESET"`)
-		require.Contains(t, r.read("strict"), "did not give what was already sent")
-	})
-	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, 1, nil)
-		r.must("strict", tokens(1000))
-		time.Sleep(50 * time.Millisecond)
-		left := r.crash()
-		left[0].Fingerprint = "gone"
-		gone := left[0]
-		gone.Task.ID, gone.Task.PoolID = "elsewhere", "removed"
-		r = newRigOn(t, r.book, 1, nil, left[0], gone)
-		defer r.stop()
-		began := time.Now()
-		require.Contains(t, r.read("strict"), "no replica that gives the same bytes")
-		require.Equal(t, time.Minute, time.Since(began))
-		require.Contains(t, r.read("elsewhere"), `"code":"POOL_UNAVAILABLE"`)
-	})
-}
-
-// LO-203: the stream of a strict task whose worker dies goes on from another replica of the set, as if nothing had been.
-func TestStrictTaskMovesToAnotherReplica(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		undisturbed := newRig(t, 1, nil)
-		undisturbed.must("a")
-		want := undisturbed.read("a")
-		undisturbed.stop()
-
-		r := newRig(t, 2, nil)
-		defer r.stop()
-		r.replicas[0].dies = 3
-		r.must("a")
-		got := r.read("a")
-		tokens := strings.Index(want, "id: 11-") // behind them, the receipt names another replica
-		require.Equal(t, want[:tokens], got[:tokens])
-		require.Contains(t, got, "event: end")
-		require.Equal(t, "default-1", r.status("a").ReplicaID)
-		require.Equal(t, []string{"a", "a"}, r.order)
-	})
-}
-
-// LO-203
-func TestMovesAreBounded(t *testing.T) {
-	run(t, 1, nil, func(t *testing.T, r *rig) {
-		r.replicas[0].fail = task.Errorf(task.WorkerReset, "the worker died").Retry(0)
-		r.must("a")
-		got := r.read("a")
-		require.Equal(t, 2, strings.Count(got, "event: token\n"))
-		require.Contains(t, got, `"code":"WORKER_RESET"`)
-		require.Contains(t, got, `"pool_id":"default"`)
-		require.Len(t, r.order, attempts)
-	})
-}
-
-// LO-203: other bytes than were sent end the task; nobody gets them.
-func TestMoveToOtherBytesIsAReset(t *testing.T) {
-	run(t, 2, nil, func(t *testing.T, r *rig) {
-		r.replicas[0].dies, r.replicas[1].says = 3, "x"
-		r.must("a")
-		got := r.read("a")
-		require.Contains(t, got, "did not give what was already sent")
-		require.NotContains(t, got, "xa")
-	})
-}
-
-// LO-203: a best-effort task moves only while none of its tokens has left.
-func TestBestEffortTaskMovesBeforeItsFirstTokenOnly(t *testing.T) {
-	run(t, 2, nil, func(t *testing.T, r *rig) {
-		r.replicas[0].dies = 1
-		r.must("b", bestEffort)
-		require.Contains(t, r.read("b"), `"code":"WORKER_RESET"`)
-		r.replicas[0].dies = -1
-		r.must("c", bestEffort)
-		require.Contains(t, r.read("c"), "event: end")
-	})
-}
-
-// ORCH-3026: a cancel while a task waits for another replica.
-func TestCancelWhileATaskMoves(t *testing.T) {
-	run(t, 2, nil, func(t *testing.T, r *rig) {
-		r.set(func() { r.replicas[0].dies, r.replicas[1].ready = 3, false })
-		r.must("a")
-		time.Sleep(100 * time.Millisecond)
-		c, err := r.s.Cancel(t.Context(), "a")
-		require.NoError(t, err)
-		require.True(t, strings.HasPrefix(c.LastEventID, "3-"))
-		require.Contains(t, r.read("a"), `"code":"CANCELED"`)
-	})
-}
-
-// An outcome that cannot be recorded waits; nobody sees it before. A task that cannot be recorded is not accepted.
-func TestFullDiskRefusesNewTasksAndHoldsOutcomes(t *testing.T) {
-	run(t, 1, nil, func(t *testing.T, r *rig) {
-		r.must("a")
-		time.Sleep(50 * time.Millisecond)
-		r.book.full.Store(true)
-		_, err := r.submit("b")
-		require.True(t, task.HasCode(err, task.LedgerUnavailable))
-		time.Sleep(10 * time.Second)
-		require.Equal(t, task.Running, r.status("a").State)
-		require.Equal(t, 10, r.status("a").TokensOut, "tokens flow on")
-		r.book.full.Store(false)
-		require.Contains(t, r.read("a"), "event: end")
-		r.must("b")
-		require.Contains(t, r.read("b"), "event: end")
 	})
 }
 

@@ -34,17 +34,13 @@ func repeated(t task.Task, body [32]byte) (task.Admission, error) {
 func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, error) {
 	l := s.lanes[t.PoolID]
 	j, other, a, err := s.push(l, t)
-	if err != nil {
+	switch {
+	case err != nil:
 		return a, err
-	}
-	if j == nil {
-		if other == nil {
-			return a, nil
-		}
+	case other != nil:
 		return s.sameAs(ctx, other, t.Request.BodySHA256)
-	}
-	if other != nil { // aside, because while the ledger cannot write an outcome waits until it can
-		s.aside(func() { s.finish(other, task.Failed, nil, l.errDropped()) })
+	case j == nil:
+		return a, nil
 	}
 	// The client may go while this is written: the task is accepted all the same, and its id finds it.
 	if err := s.o.Ledger.Accept(context.WithoutCancel(ctx), j.task); err != nil {
@@ -55,6 +51,7 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 	s.o.Metrics.enqueued(j.task)
 	s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
 	s.accept(j)
+	l.shed(t.Request.Priority)
 	l.wake()
 	return a, nil
 }
@@ -84,8 +81,8 @@ func (s *Scheduler) sameAs(ctx context.Context, j *job, body [32]byte) (task.Adm
 	return repeated(j.task, body)
 }
 
-// push takes the id and a place in the queue. Other is the live task that has the id, where no job is returned, or else the
-// task that was dropped to make room.
+// push takes the id and a place in the queue. Other is the live task that has the id; neither: a task that has ended had it,
+// and its admission is the answer.
 func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,7 +105,7 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 	t.Seq = s.seq
 	j = newJob(l, t)
 	pushed, err := l.queue.Push(t.Request.Priority, j, t.AcceptedAt)
-	if err != nil || pushed.DidDrop {
+	if err != nil || pushed.Over {
 		s.o.Metrics.backpressure(l)
 	}
 	if err != nil {
@@ -116,12 +113,9 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 	}
 	j.admit(pushed.Ticket, pushed.Position)
 	l.rates.queue(j, 1)
-	if pushed.DidDrop {
-		l.rates.queue(pushed.Dropped, -1)
-	}
 	s.live[t.ID] = j
 	s.seq++
-	return j, pushed.Dropped, j.task.Admission(), nil
+	return j, nil, j.task.Admission(), nil
 }
 
 // withdraw forgets a task that was never accepted. Whoever has its stream already hears why.

@@ -19,7 +19,20 @@ func (s *Scheduler) Subscribe(id, after string) (*Stream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.stream(sub, j, func() {}), nil
+	j.read()
+	return s.stream(sub, j, func() { s.left(j) }), nil
+}
+
+// left counts a reader out. A task whose client asked for that is cancelled when nobody reads it any more and nobody comes
+// back in time.
+func (s *Scheduler) left(j *job) {
+	j.left(s.o.ReturnWithin, func() {
+		s.aside(func() { s.finish(j, task.StateCanceled, nil, errAbandoned()) })
+	})
+}
+
+func errAbandoned() *task.Error {
+	return task.Errorf(task.Canceled, "the task's client went away and did not come back, and it asked with `on_disconnect` that the task end then")
 }
 
 func (s *Scheduler) stream(sub *stream.Subscription, j *job, closed func()) *Stream {

@@ -73,7 +73,7 @@ type chunk struct {
 // The first chunk of a log, and the size at which they stop doubling; an event that is larger has one of its own size.
 const (
 	firstChunk = 1 << 10
-	maxChunk   = 16 << 10
+	maxChunk   = 4 << 10
 )
 
 // New makes a log whose event 0 is the admission's snapshot.

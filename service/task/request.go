@@ -44,6 +44,15 @@ const (
 	Pin    PlacementMode = "pin"
 )
 
+// OnDisconnect says what becomes of a task when its last reader goes away and stays away (LO-201).
+type OnDisconnect string
+
+// Continue lets the task run on without its client; CancelIt cancels it.
+const (
+	Continue OnDisconnect = "continue"
+	CancelIt OnDisconnect = "cancel"
+)
+
 // MaxSeed is the largest seed. llama.cpp reads the next value, 2^32-1, as "choose one".
 const MaxSeed = 1<<32 - 2
 
@@ -102,6 +111,7 @@ type Request struct {
 	ExpectedTokens int           // the client's estimate of its answer, in tokens; 0: unknown
 	Placement      Placement
 	KVHint         string
+	OnDisconnect   OnDisconnect
 	OutputMode     string
 	BodySHA256     [32]byte // of the JSON as sent, compacted: what makes a repeated task_id "identical" (LO-101)
 	CorrelationID  string

@@ -50,6 +50,8 @@ func New(o Options) *Client {
 			DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 			TLSHandshakeTimeout: 10 * time.Second,
 			MaxIdleConnsPerHost: 16,
+			// A stream keeps its connection's buffers while it lasts: some tokens fit one, and the request is long written.
+			ReadBufferSize: 2 << 10, WriteBufferSize: 512,
 			// llama-server closes after 5 s without a request; being first avoids sending into a closing connection.
 			IdleConnTimeout:    3 * time.Second,
 			DisableCompression: true,

@@ -14,6 +14,7 @@ import (
 	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/engine"
+	"github.com/llama-orch/llama-orch/service/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -88,41 +89,11 @@ type final struct {
 	} `json:"timings"`
 }
 
-// Generate streams /completion. The number of tokens asked for never passes what the context holds after the prompt, so a
-// server that was started with context shift never shifts.
+// Generate streams /completion.
 func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text string) error) (engine.Result, error) {
-	if job.Workload != task.Completion && job.Workload != "" {
-		return engine.Result{}, task.Errorf(task.Internal, "a %s task streams no tokens", job.Workload)
-	}
-	size, err := e.slotCtx(ctx)
+	s, err := e.start(ctx, &job)
 	if err != nil {
 		return engine.Result{}, err
-	}
-	prompt := job.PromptTokens
-	if prompt == 0 {
-		if prompt, err = e.CountTokens(ctx, job.Prompt); err != nil {
-			return engine.Result{}, err
-		}
-	}
-	room := size - prompt
-	if room <= 0 {
-		return engine.Result{}, tooLong(prompt, size)
-	}
-	limit := room
-	if job.MaxTokens > 0 {
-		limit = min(limit, job.MaxTokens)
-	}
-	stop := job.Sampling.Stop
-	if stop == nil {
-		stop = []string{}
-	}
-	s, err := e.c.Stream(ctx, "/completion", completion{
-		Prompt: job.Prompt, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
-		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
-		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: stop, ResponseFields: responseFields, off: allOff,
-	})
-	if err != nil {
-		return engine.Result{}, explain(err)
 	}
 	defer s.Close()
 	var f frame
@@ -139,17 +110,7 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 		case f.failed:
 			return engine.Result{}, e.failed(event.Data)
 		case f.stop:
-			result, text, err := f.final(event.Data)
-			if err != nil {
-				return engine.Result{}, e.c.Reset(err)
-			}
-			if text = string(held) + text; text != "" {
-				if err := emit(strings.ToValidUTF8(text, "\uFFFD")); err != nil {
-					return engine.Result{}, err
-				}
-			}
-			s.Drain()
-			return result, nil
+			return e.last(s, event.Data, held, emit)
 		case len(f.content) > 0: // empty: held back, or the end of sequence
 			held = append(held, f.content...)
 			n := whole(held)
@@ -165,6 +126,63 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 			return engine.Result{}, e.c.Broken(ctx, ctx.Err())
 		}
 	}
+}
+
+// start sends the request. The number of tokens asked for never passes what the context holds after the prompt, so a server
+// that was started with context shift never shifts.
+//
+// Like last it is no part of Generate, whose stack is kept as long as the stream: with what they need on it, it would be
+// twice as large (.docs/perf.md).
+func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, error) {
+	if job.Workload != task.Completion && job.Workload != "" {
+		return nil, task.Errorf(task.Internal, "a %s task streams no tokens", job.Workload)
+	}
+	size, err := e.slotCtx(ctx)
+	if err != nil {
+		return nil, err
+	}
+	prompt := job.PromptTokens
+	if prompt == 0 {
+		if prompt, err = e.CountTokens(ctx, job.Prompt); err != nil {
+			return nil, err
+		}
+	}
+	room := size - prompt
+	if room <= 0 {
+		return nil, tooLong(prompt, size)
+	}
+	limit := room
+	if job.MaxTokens > 0 {
+		limit = min(limit, job.MaxTokens)
+	}
+	stop := job.Sampling.Stop
+	if stop == nil {
+		stop = []string{}
+	}
+	s, err := e.c.Stream(ctx, "/completion", completion{
+		Prompt: job.Prompt, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
+		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
+		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: stop, ResponseFields: responseFields, off: allOff,
+	})
+	if err != nil {
+		return nil, explain(err)
+	}
+	return s, nil
+}
+
+// last takes the last frame, and emits what was held back.
+func (e *Engine) last(s *httpsse.Stream, data, held []byte, emit func(text string) error) (engine.Result, error) {
+	result, text, err := lastFrame(data)
+	if err != nil {
+		return engine.Result{}, e.c.Reset(err)
+	}
+	if text = string(held) + text; text != "" {
+		if err := emit(strings.ToValidUTF8(text, "\uFFFD")); err != nil {
+			return engine.Result{}, err
+		}
+	}
+	s.Drain()
+	return result, nil
 }
 
 // whole is the length of b without a rune that is cut off at its end.
@@ -217,7 +235,7 @@ func (f *frame) parse(data []byte) error {
 	return fields.Err()
 }
 
-func (f *frame) final(data []byte) (engine.Result, string, error) {
+func lastFrame(data []byte) (engine.Result, string, error) {
 	var last final
 	if err := json.Unmarshal(data, &last); err != nil {
 		return engine.Result{}, "", fmt.Errorf("reading the last frame: %w", err)
