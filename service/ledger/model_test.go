@@ -118,9 +118,9 @@ func TestHistoriesMatchTheModel(t *testing.T) {
 					require.NoError(t, err)
 					if e.start == 0 {
 						model.starts++
-						e.start = model.starts
+						e.start, e.r.StartedAt = model.starts, d.At
 					}
-					e.r.State, e.r.ReplicaID, e.r.Fingerprint, e.r.StartedAt = task.Running, d.ReplicaID, d.Fingerprint, d.At
+					e.r.State, e.r.ReplicaID, e.r.Fingerprint = task.Running, d.ReplicaID, d.Fingerprint
 				}
 			},
 			"checkpoint": func(t *rapid.T) {

@@ -25,7 +25,7 @@ CREATE TABLE task (
 	priority         TEXT NOT NULL,
 	pool_id          TEXT NOT NULL,
 	accepted_ms      INTEGER NOT NULL, -- times are in milliseconds since 1970, UTC
-	started_ms       INTEGER,          -- of the last dispatch
+	started_ms       INTEGER,          -- of the first dispatch
 	finished_ms      INTEGER CHECK ((finished_ms IS NULL) = (state IN ('queued', 'running'))),
 	start_order      INTEGER,          -- of the first dispatch
 	replica_id       TEXT,

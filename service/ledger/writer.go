@@ -243,7 +243,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.insertBody: `INSERT INTO request (seq, task) VALUES (?, ?)`,
 		&w.findSeq:    `SELECT id FROM task WHERE seq = ?`,
 		&w.findID:     `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
-		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = ?, start_order = coalesce(start_order, ?)
+		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = coalesce(started_ms, ?), start_order = coalesce(start_order, ?)
 			WHERE id = ? AND finished_ms IS NULL`,
 		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
 		&w.endTask: `UPDATE task SET state = ?, replica_id = ?, fingerprint = ?, started_ms = ?, finished_ms = ?, sealed_at = ?,

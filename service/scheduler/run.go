@@ -113,7 +113,18 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 func (l *lane) record(ctx context.Context, j *job, r Replica) func() error {
 	done := make(chan error, 1)
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
-	l.s.runs.Go(func() { done <- l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) })
+	l.s.runs.Go(func() {
+		err := l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d)
+		done <- err
+		for err != nil && j.task.Determinism == task.Strict { // else a crash would forget that it was before those behind it
+			select {
+			case <-time.After(l.s.o.RecordEvery):
+				err = l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	return sync.OnceValue(func() error {
 		err := <-done
 		if err == nil {
