@@ -5,9 +5,6 @@
 package admission
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/placement"
@@ -29,6 +26,9 @@ type Facts struct {
 	Routing      placement.Routing
 	Prompt       string // after templating
 	PromptTokens int
+	// Unread: the pool's model is not loaded, so that nobody could template the messages or count the tokens. Whoever runs the
+	// task does (LO-503).
+	Unread bool
 }
 
 // Limits bound what one request may bring.
@@ -96,13 +96,15 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 	if req.Determinism != task.BestEffort && f.Pool.Slots == 1 {
 		t.Determinism = task.Strict
 	}
-	t.RequestDigest = digest(t)
+	if !f.Unread || len(req.Messages) == 0 {
+		t.RequestDigest = t.Digest()
+	}
 	return t, nil
 }
 
 func fits(req task.Request, f Facts) error {
-	if req.Workload != task.Completion {
-		return nil // the engine knows the limits of its batch
+	if req.Workload != task.Completion || f.Unread {
+		return nil // the engine knows, and the limits of its batch too
 	}
 	answer := max(req.MaxTokens, 1)
 	over := f.PromptTokens + answer - f.Pool.Ctx
@@ -133,21 +135,4 @@ func set[T any](to, from *T) {
 	if from != nil {
 		*to = *from
 	}
-}
-
-// digest is the SHA-256 of everything of a request that its bytes depend on (semantics: request_digest).
-func digest(t task.Task) string {
-	b, err := json.Marshal(struct {
-		Workload  task.Workload `json:"workload"`
-		Prompt    string        `json:"prompt"`
-		Inputs    []string      `json:"inputs"`
-		Sampling  task.Sampling `json:"sampling"`
-		Seed      uint32        `json:"seed"`
-		MaxTokens int           `json:"max_tokens"`
-	}{t.Request.Workload, t.Prompt, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
-	if err != nil {
-		panic("admission: " + err.Error()) // finite numbers and strings always encode
-	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
 }

@@ -92,7 +92,7 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	if f.ID == "" {
 		f.ID = d.o.NewID()
 	}
-	if f.Prompt, f.PromptTokens, err = d.read(ctx, pool.ID, req); err != nil {
+	if err = d.read(ctx, req, &f); err != nil {
 		return task.Admission{}, pool, err
 	}
 	t, err := Decide(d.o.Now(), req, f)
@@ -121,26 +121,31 @@ func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
 	return Pool{}, routing, task.Errorf(task.Internal, "the routed pool '%s' is gone: send the task again", routing.PoolID).Retry(0)
 }
 
-// read templates the prompt and counts its tokens, with the pool's own engine: only it knows.
-func (d *Desk) read(ctx context.Context, poolID string, req task.Request) (prompt string, tokens int, err error) {
-	engine, ready := d.o.Pools.Tokenizer(poolID)
-	if !ready {
-		return "", 0, task.Errorf(task.PoolUnready,
-			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%s/health says why", poolID, poolID).Retry(time.Second)
+// read templates the prompt and counts its tokens, with the pool's own engine: only it knows. Where the pool's model is yet to
+// be loaded, that is left to whoever runs the task.
+func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error) {
+	engine, ready := d.o.Pools.Tokenizer(f.Pool.ID)
+	f.Prompt = req.Prompt
+	switch {
+	case ready:
+	case f.Pool.OnDemand:
+		f.Unread = true
+		return nil
+	default:
+		return task.Errorf(task.PoolUnready,
+			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%[1]s/health says why", f.Pool.ID).Retry(time.Second)
 	}
-	prompt = req.Prompt
 	if len(req.Messages) > 0 {
-		if prompt, err = engine.ApplyTemplate(ctx, req.Messages); err != nil {
-			return "", 0, unready(err)
+		if f.Prompt, err = engine.ApplyTemplate(ctx, req.Messages); err != nil {
+			return unready(err)
 		}
 	}
-	if req.Workload != task.Completion {
-		return prompt, 0, nil
+	if req.Workload == task.Completion {
+		if f.PromptTokens, err = engine.CountTokens(ctx, f.Prompt); err != nil {
+			return unready(err)
+		}
 	}
-	if tokens, err = engine.CountTokens(ctx, prompt); err != nil {
-		return "", 0, unready(err)
-	}
-	return prompt, tokens, nil
+	return nil
 }
 
 // unready turns a broken engine, which before admission costs nothing but another try, into its code.

@@ -25,6 +25,7 @@ type Pool struct {
 	Slots    int    // of each replica's engine
 	Profile  string // its sampler profile
 	Ready    bool
+	OnDemand bool          // a task loads it
 	Wait     time.Duration // predicted for a task queued now
 	Backlog  int           // tasks that wait or run
 }
@@ -36,7 +37,7 @@ type Routing struct {
 	Fallback bool
 }
 
-// Route picks the pool for a request: of the pools that hold its model and can serve it, a Ready one before others, then
+// Route picks the pool for a request: of the pools that hold its model and can serve it, one that is Ready or loads on demand before others, then
 // the shortest wait, then the fewest tasks, then the id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no pool can serve is refused with
 // the reason (OC-CORE-1016).
 func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
@@ -62,13 +63,13 @@ func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 		return Routing{}, task.Errorf(task.InvalidParams, "no pool can serve this task: %s", strings.Join(why, "; "))
 	}
 	best := slices.MinFunc(fit, func(a, b Pool) int {
-		return cmp.Or(trueFirst(a.Ready, b.Ready), cmp.Compare(a.Wait, b.Wait), cmp.Compare(a.Backlog, b.Backlog), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(trueFirst(a.serves(), b.serves()), cmp.Compare(a.Wait, b.Wait), cmp.Compare(a.Backlog, b.Backlog), cmp.Compare(a.ID, b.ID))
 	})
 	if req.Placement.Mode != task.Prefer {
 		return Routing{PoolID: best.ID}, nil
 	}
 	for _, p := range fit {
-		if p.ID == req.Placement.PoolID && p.Ready {
+		if p.ID == req.Placement.PoolID && p.serves() {
 			return Routing{PoolID: p.ID}, nil
 		}
 	}
@@ -92,13 +93,16 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 	if reason := misfit(pools[at], req); reason != "" {
 		return Routing{}, task.Errorf(task.InvalidParams, "the task is pinned, and %s", reason)
 	}
-	if !pools[at].Ready {
+	if !pools[at].serves() {
 		e := task.Errorf(task.PoolUnready, "the task is pinned to pool '%s', which has no Ready replica: see /v1/pools/%s/health", id, id)
 		e.PoolID, e.Engine = id, pools[at].Engine
 		return Routing{}, e.Retry(time.Second)
 	}
 	return Routing{PoolID: id, Pinned: true}, nil
 }
+
+// serves reports whether a task for the pool can be run, if need be once its model is loaded.
+func (p Pool) serves() bool { return p.Ready || p.OnDemand }
 
 // withModel finds the pools for a model_ref: by model id, else by normalised ref; nothing else.
 func withModel(pools []Pool, id, ref string) []Pool {
@@ -127,7 +131,7 @@ func misfit(p Pool, req task.Request) string {
 		return pool + "runs the engine " + p.Engine
 	case req.SamplerProfile != "" && req.SamplerProfile != p.Profile:
 		return pool + "uses the sampler profile " + p.Profile
-	case req.Ctx > p.Ctx:
+	case req.Ctx > p.Ctx && (p.Ctx > 0 || !p.OnDemand): // of a model that is not loaded it may be unknown
 		return pool + "has a context of " + strconv.Itoa(p.Ctx) + " tokens, fewer than the " + strconv.Itoa(req.Ctx) + " asked for"
 	case req.Determinism == task.Strict && p.Slots > 1:
 		return pool + "has replicas of " + strconv.Itoa(p.Slots) + " slots, and strict determinism needs one slot: leave `determinism` out or ask for best_effort"

@@ -191,20 +191,12 @@ func (q *Queue[T]) Depth() int {
 	return q.depth()
 }
 
-// OldestAt is when the longer waiting of the two lines' first items was enqueued, for the alarm on a queue that does not
-// move (LO-601). False: the queue is empty.
-func (q *Queue[T]) OldestAt() (time.Time, bool) {
+// Oldest is when the first item of a priority's line was enqueued. False: nobody is in that line.
+func (q *Queue[T]) Oldest(p task.Priority) (time.Time, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	var oldest time.Time
-	found := false
-	for lane := range lanes {
-		n := q.line.lists[lane].head
-		if n != 0 && (!found || q.slots[n].enqueuedAt.Before(oldest)) {
-			oldest, found = q.slots[n].enqueuedAt, true
-		}
-	}
-	return oldest, found
+	n := q.line.lists[laneOf(p)].head // slot 0 holds the zero T
+	return q.slots[n].enqueuedAt, n != 0
 }
 
 func (q *Queue[T]) depth() int { return q.line.lists[interactive].len + q.line.lists[batch].len }

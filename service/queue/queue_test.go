@@ -95,19 +95,23 @@ func TestNothingIsDroppedBeforeShed(t *testing.T) {
 	require.Equal(t, "old", gone)
 }
 
-// LO-601
-func TestOldestAtLooksAtBothPriorities(t *testing.T) {
+// LO-601, LO-503
+func TestOldestOfEachPriority(t *testing.T) {
 	q := queue.New[string](4, queue.Reject)
-	_, ok := q.OldestAt()
+	_, ok := q.Oldest(task.Batch)
 	require.False(t, ok)
 	_ = must(q.Push(task.Batch, "old", start))
+	_ = must(q.Push(task.Batch, "newer", start.Add(time.Second)))
 	_ = must(q.Push(task.Interactive, "young", start.Add(time.Minute)))
-	at, ok := q.OldestAt()
+	at, ok := q.Oldest(task.Batch)
 	require.True(t, ok)
 	require.Equal(t, start, at)
+	at, ok = q.Oldest(task.Interactive)
+	require.True(t, ok)
+	require.Equal(t, start.Add(time.Minute), at)
 	_, _ = q.Pop() // the young one
-	at, _ = q.OldestAt()
-	require.Equal(t, start, at)
+	_, ok = q.Oldest(task.Interactive)
+	require.False(t, ok)
 }
 
 // OC-CORE-1003

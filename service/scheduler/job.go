@@ -270,6 +270,7 @@ func (j *job) figures() (task.Metrics, bool) {
 	m.OnTimeProbability = j.lane.onTime(r.Task, start)
 	switch {
 	case r.State == task.Queued:
+		m.Phase, m.LoadProgress = j.lane.s.swaps.phase(j.lane, j.lane.s.o.Now())
 	case j.log.Tokens() == 0:
 		m.Phase = task.PhasePrefill
 	default:

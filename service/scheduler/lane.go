@@ -27,6 +27,7 @@ type lane struct {
 	rates rates
 	slots []placement.Replica // the loop's scratch
 	stuck atomic.Bool
+	held  atomic.Bool  // no further task is dispatched: the pool's memory is needed for another
 	moved atomic.Int64 // when a task last started or ended, in ns since the epoch
 }
 
@@ -91,6 +92,9 @@ func newLane(s *Scheduler, p Pool) *lane {
 }
 
 func (l *lane) wake() {
+	if l.pool.OnDemand {
+		l.s.swaps.wake()
+	}
 	select {
 	case l.news <- struct{}{}:
 	default:
@@ -119,12 +123,15 @@ func (l *lane) loop(ctx, run context.Context) {
 // look raises the alarm when tasks wait and none was started or ended for too long, and takes it back (LO-601).
 func (l *lane) look() {
 	now := l.s.o.Now()
-	oldest, waiting := l.queue.OldestAt()
+	oldest := l.oldest(task.Interactive)
+	if batch := l.oldest(task.Batch); oldest.IsZero() || !batch.IsZero() && batch.Before(oldest) {
+		oldest = batch
+	}
 	since := time.Unix(0, l.moved.Load())
 	if oldest.After(since) {
 		since = oldest
 	}
-	stuck := waiting && now.Sub(since) >= l.s.o.StuckAfter
+	stuck := !oldest.IsZero() && now.Sub(since) >= l.s.o.StuckAfter
 	if l.stuck.Swap(stuck) == stuck {
 		return
 	}
@@ -136,10 +143,19 @@ func (l *lane) look() {
 	}
 }
 
+// oldest is when the first task of a priority's line came; zero: there is none.
+func (l *lane) oldest(p task.Priority) time.Time {
+	at, _ := l.queue.Oldest(p)
+	return at
+}
+
 // dispatch places a task, and reports whether another may follow at once: first those that ran before, then the queue's
 // next. Whatever makes it return false wakes the lane when it changes: a push, an accept, a slot that is free again, a
 // replica that got Ready.
 func (l *lane) dispatch(run context.Context) bool {
+	if l.held.Load() {
+		return false
+	}
 	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
 	for _, j := range l.again.list() {
 		if l.place(run, j) {
@@ -201,7 +217,8 @@ func (l *lane) predict(ahead int) time.Duration {
 	if ahead < slots-busy {
 		return 0
 	}
-	return l.rates.wait(ahead, ready, l.s.o.Now())
+	now := l.s.o.Now()
+	return l.rates.wait(ahead, ready, now) + l.s.swaps.wait(l, now)
 }
 
 // ready are the pool's Ready replicas, and the number of their slots in use.

@@ -43,6 +43,7 @@ type rig struct {
 type replica struct {
 	r        *rig
 	id       string
+	pool     string
 	ready    bool
 	busy     bool
 	replaced string
@@ -61,7 +62,7 @@ func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
 func newRigOn(t *testing.T, b *book, replicas int, change func(*Pool), left ...task.Record) *rig {
 	r := &rig{t: t, registry: prometheus.NewRegistry(), book: b}
 	for i := range replicas {
-		r.replicas = append(r.replicas, &replica{r: r, id: fmt.Sprint("default-", i), ready: true, every: 10 * time.Millisecond})
+		r.replicas = append(r.replicas, &replica{r: r, id: fmt.Sprint("default-", i), pool: "default", ready: true, every: 10 * time.Millisecond})
 	}
 	pool := Pool{ID: "default", Engine: "llamacpp", Capacity: 4, Policy: queue.Reject, Wall: time.Minute, Idle: 5 * time.Second}
 	if change != nil {
@@ -185,10 +186,13 @@ func (r *rig) set(change func()) {
 
 func (r *rig) stop() { r.s.Stop(context.Background()) }
 
-func (r *rig) Snapshot(_ string, into []placement.Replica) []placement.Replica {
+func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replica {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.replicas {
+		if x.pool != pool {
+			continue
+		}
 		active := 0
 		if x.busy {
 			active = 1
@@ -232,7 +236,7 @@ func (l lease) Release() {
 		l.r.mu.Lock()
 		l.busy = false
 		l.r.mu.Unlock()
-		l.r.s.Wake("default")
+		l.r.s.Wake(l.pool)
 	})
 }
 
@@ -269,10 +273,12 @@ func (x *replica) Busy(context.Context) (int, error) {
 	}
 	return 0, nil
 }
-func (x *replica) Health(context.Context) error                                  { return nil }
-func (x *replica) Props(context.Context) (engine.Props, error)                   { return engine.Props{}, nil }
-func (x *replica) CountTokens(context.Context, string) (int, error)              { return 3, nil }
-func (x *replica) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
+func (x *replica) Health(context.Context) error                     { return nil }
+func (x *replica) Props(context.Context) (engine.Props, error)      { return engine.Props{}, nil }
+func (x *replica) CountTokens(context.Context, string) (int, error) { return 3, nil }
+func (x *replica) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
+	return "templated " + m[0].Content, nil
+}
 func (x *replica) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return json.RawMessage(`[[1]]`), engine.Result{Finish: task.FinishResult}, nil
 }

@@ -34,18 +34,38 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	l.rates.began(j, replica.ID, now)
 	l.placed(j, replica, now, considered)
 
-	result, answer, err := l.generate(ctx, cancel, j, lease)
+	t, err := l.read(ctx, j, lease.Engine())
+	var result engine.Result
+	var answer json.RawMessage
+	if err == nil {
+		result, answer, err = l.generate(ctx, cancel, j, t, lease)
+	}
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	if err == nil {
 		lease.Release() // the next task need not wait for the disk
 		l.moved.Store(o.Now().UnixNano())
-		l.s.finish(j, task.Completed, ending(j, replica, result, answer), nil)
+		l.s.finish(j, task.Completed, ending(j, t, replica, result, answer), nil)
 		return
 	}
 	if !l.retry(ctx, j, replica, err) {
 		l.s.finish(j, task.Failed, nil, l.explain(ctx, j, err))
 	}
 	l.settle(j, lease)
+}
+
+// read is the job's task, with its messages templated where admission could not: the pool's model was not loaded then.
+func (l *lane) read(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
+	t := j.task
+	if len(t.Request.Messages) == 0 || t.Prompt != "" {
+		return &j.task, nil
+	}
+	prompt, err := e.ApplyTemplate(ctx, t.Request.Messages)
+	if err != nil {
+		return &j.task, err
+	}
+	t.Prompt = prompt
+	t.RequestDigest = t.Digest()
+	return &t, nil
 }
 
 // placed counts and narrates a dispatch. It is no part of run, whose stack stays while the task does and is large with
@@ -57,7 +77,7 @@ func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 }
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
-func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, lease Lease) (engine.Result, json.RawMessage, error) {
+func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, lease Lease) (engine.Result, json.RawMessage, error) {
 	wall := time.AfterFunc(l.pool.Wall, func() {
 		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
 	})
@@ -69,7 +89,6 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	recorded := l.record(ctx, j, lease.Replica())
 	defer func() { _ = recorded() }()
 
-	t := &j.task
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
 		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: t.Determinism == task.BestEffort,
@@ -225,12 +244,12 @@ func (l *lane) settle(j *job, lease Lease) {
 	}
 }
 
-func ending(j *job, r Replica, result engine.Result, answer json.RawMessage) *task.End {
+func ending(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {
 	return &task.End{
 		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: result.Decode.Milliseconds(),
 		FinishReason: result.Finish, Result: answer,
 		Receipt: task.Receipt{
-			Seed: j.task.Seed, Determinism: j.task.Determinism, Fingerprint: r.Fingerprint, RequestDigest: j.task.RequestDigest,
+			Seed: t.Seed, Determinism: t.Determinism, Fingerprint: r.Fingerprint, RequestDigest: t.RequestDigest,
 			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest,
 		},
 	}

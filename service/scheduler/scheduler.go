@@ -76,12 +76,16 @@ type Pool struct {
 	Policy   queue.Policy
 	Wall     time.Duration // longest run of a task
 	Idle     time.Duration // longest wait for the next token
+	OnDemand bool          // loaded when a task needs it (LO-503)
+	IdleTTL  time.Duration // of an on-demand pool: unloaded when nobody needed it for so long; 0: only to make room
 }
 
 // Options are what a Scheduler is made from.
 type Options struct {
 	Pools    []Pool
 	Replicas Replicas
+	Models   Models // needed where a pool is on demand
+	Swap     placement.SwapRules
 	Ledger   Ledger
 	Narrator *observe.Narrator
 	Metrics  *Metrics
@@ -111,6 +115,7 @@ const attempts = 3
 type Scheduler struct {
 	o     Options
 	lanes map[string]*lane
+	swaps *swapper
 
 	mu       sync.Mutex
 	live     map[string]*job
@@ -138,6 +143,7 @@ func New(o Options) *Scheduler {
 	for _, p := range o.Pools {
 		s.lanes[p.ID] = newLane(s, p)
 	}
+	s.swaps = newSwapper(s)
 	o.Metrics.watch(s)
 	return s
 }
@@ -149,6 +155,9 @@ func (s *Scheduler) Start() {
 	for _, l := range s.lanes {
 		s.loops.Go(func() { l.loop(loop, s.halt) })
 		l.wake()
+	}
+	if s.swaps.needed() {
+		s.loops.Go(func() { s.swaps.loop(loop) })
 	}
 }
 
@@ -217,6 +226,7 @@ func (s *Scheduler) Wake(poolID string) {
 	if l := s.lanes[poolID]; l != nil {
 		l.wake()
 	}
+	s.swaps.wake()
 }
 
 // Wait predicts how long a task queued now would wait for its start.

@@ -3,6 +3,8 @@
 package task
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"time"
 )
@@ -36,13 +38,30 @@ type Task struct {
 	Seed           uint32
 	Sampling       Sampling
 	Determinism    Determinism // Strict or BestEffort
-	RequestDigest  string      // SHA-256, hex
+	RequestDigest  string      // see Digest; empty while the prompt is still to be templated
 	AcceptedAt     time.Time
 	QueuePosition  int           // tasks ahead at admission
 	PredictedStart time.Duration // from AcceptedAt
 	Backoff        time.Duration // how long the client had better wait with its next task
 	PinnedPool     bool          // placement.mode was pin
 	Fallback       bool          // placement.mode was prefer and another pool was chosen
+}
+
+// Digest is the SHA-256, hex, of everything of a request that its bytes depend on (semantics: request_digest).
+func (t Task) Digest() string {
+	b, err := json.Marshal(struct {
+		Workload  Workload `json:"workload"`
+		Prompt    string   `json:"prompt"`
+		Inputs    []string `json:"inputs"`
+		Sampling  Sampling `json:"sampling"`
+		Seed      uint32   `json:"seed"`
+		MaxTokens int      `json:"max_tokens"`
+	}{t.Request.Workload, t.Prompt, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
+	if err != nil {
+		panic("task: " + err.Error()) // finite numbers and strings always encode
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
 // Admission is the answer to the submit, the same however often it is repeated.
@@ -116,6 +135,7 @@ type End struct {
 // Metrics is the data of a `metrics` frame: moving figures, never part of the log (OC-CTRL-2023).
 type Metrics struct {
 	Phase             Phase   `json:"phase"`
+	LoadProgress      float64 `json:"load_progress,omitempty"` // of the pool's model, 0 to 1, in PhaseLoading
 	QueueDepth        int     `json:"queue_depth"`
 	QueuePosition     int     `json:"queue_position"`
 	PredictedStartMS  int64   `json:"predicted_start_ms"`
@@ -127,9 +147,11 @@ type Metrics struct {
 // Phase is what a task is doing as its stream sees it.
 type Phase string
 
-// The phases. Prefill lasts from dispatch to the first token.
+// The phases. Loading is queued while the pool's model is on its way into memory; prefill lasts from dispatch to the first
+// token.
 const (
 	PhaseQueued  Phase = "queued"
+	PhaseLoading Phase = "loading"
 	PhasePrefill Phase = "prefill"
 	PhaseDecode  Phase = "decode"
 )

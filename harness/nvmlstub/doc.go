@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package nvmlstub builds a stand-in for NVIDIA's libnvidia-ml.so.1 and writes the state it answers from, so that what reads
+// GPUs through NVML can be run, binding and all, on a machine without one.
+//
+// The state is a text file, read again on each call; the environment variable LLORCH_NVML_STUB names it. No file: no driver.
+// Its lines:
+//
+//	driver 570.86.10
+//	cuda 12080
+//	card 0 uuid=GPU-… name="NVIDIA GeForce RTX 3090" total=25769803776 used=… util=.. temp=.. power=.. [ecc=..]
+//	process 0 pid=123 used=…
+//	xid 0 79 seq=1     an event of card 0, delivered once to each event set that was made before it
+//	ecc 0 seq=2        an uncorrectable memory error of card 0, as an event
+//	lost               the driver went away
+//	lost 0             card 0 fell off the bus
+//
+// The used memory of a card is its own `used`, which nobody is named for, and what its processes hold. A running program
+// claims memory with a `process` line in a file named by its pid in the directory LLORCH_NVML_STUB + ".d"; the claim
+// ends with the program, however that ends.
+package nvmlstub

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package gpu knows the machine's GPUs: the Monitor reads them through NVML, and the Ledger keeps account of who was promised
+// how much of their memory, so that none of it is promised twice (LO-501). A card is one GPU; its index is NVML's, which
+// counts by PCI bus, so a worker needs CUDA_DEVICE_ORDER=PCI_BUS_ID to mean the same card by it.
+package gpu
+
+import (
+	"errors"
+	"strings"
+	"time"
+)
+
+// Inventory is what one sample found. It is never changed: whoever holds one reads it freely.
+type Inventory struct {
+	Seq    uint64    // counts the samples from 1; 0: nobody looked yet
+	At     time.Time // when the sample began
+	Driver string    // as in 570.86.10
+	CUDA   string    // the newest CUDA the driver can run, as in 12.8
+	Err    string    // why no card can be used, and what to do; empty: they can
+	Cards  []Card    // by index; while the driver is lost, those it had, unhealthy
+}
+
+// Card is one GPU. Memory is in bytes.
+type Card struct {
+	Index       int
+	UUID        string
+	Name        string
+	Total       int64
+	Free        int64
+	Used        int64   // with what the driver keeps for itself
+	Utilization float64 // share of the time in which it computed, 0 to 1; 0 where the card does not tell
+	Temperature int     // °C; 0 where the card does not tell
+	Power       float64 // W; 0 where the card does not tell
+	Processes   []Process
+	Healthy     bool
+	Problem     string // why it is not healthy, and what to do
+}
+
+// Process computes on a card. Bytes is 0 where the driver does not tell.
+type Process struct {
+	PID   int
+	Bytes int64
+}
+
+// Short is the card's name without the maker's: RTX 3090.
+func (c Card) Short() string { return short(c.Name) }
+
+func short(name string) string {
+	name = strings.TrimPrefix(name, "NVIDIA ")
+	return strings.TrimPrefix(name, "GeForce ")
+}
+
+// Card finds a card by its index.
+func (i Inventory) Card(index int) (Card, bool) {
+	for _, c := range i.Cards {
+		if c.Index == index {
+			return c, true
+		}
+	}
+	return Card{}, false
+}
+
+// Check returns nil where a pool could run on these cards, by index (none: on any one card), and else says what to do
+// (ORCH-1102). That a card is unhealthy now is no reason: it may recover.
+func (i Inventory) Check(mask ...int) error {
+	if i.Err != "" {
+		return noDriver(i.Err)
+	}
+	for _, index := range mask {
+		if _, ok := i.Card(index); !ok {
+			return missing(index, len(i.Cards))
+		}
+	}
+	return nil
+}
+
+// Kind says what an Event is about.
+type Kind string
+
+// The kinds of events. An XID is the driver's number for what went wrong on a card.
+const (
+	DriverLost Kind = "driver_lost"
+	DriverBack Kind = "driver_back"
+	CardLost   Kind = "card_lost"
+	CardBack   Kind = "card_back"
+	XID        Kind = "xid"
+	ECC        Kind = "ecc" // a memory error that could not be corrected
+)
+
+// Event is something that happened to the driver or a card.
+type Event struct {
+	At       time.Time // of the sample that noticed it
+	Kind     Kind
+	Card     int // -1: the driver, so all cards
+	UUID     string
+	XID      uint64 // 0: none
+	Critical bool   // the card must not be given work; else it is an application's own fault, or over
+	Text     string // what it means
+}
+
+// Errors that the *task.Error of a refusal wraps, to be told apart with errors.Is. A refusal for want of memory wraps a
+// *ShortageError.
+var (
+	ErrNoDriver  = errors.New("no usable NVIDIA driver")
+	ErrUnhealthy = errors.New("the card is not healthy")
+)

@@ -1,0 +1,325 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package gpu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/NVIDIA/go-nvml/pkg/nvml"
+	"go.uber.org/zap"
+)
+
+// Options of a monitor. All have defaults.
+type Options struct {
+	LibraryPath  string        // of NVML; empty: where the loader finds libnvidia-ml.so.1
+	Interval     time.Duration // between samples; 0: 1 s
+	HealthyAfter time.Duration // how long a card stays unhealthy after its last critical event; 0: 5 min
+	Log          *zap.Logger
+	Now          func() time.Time
+	// OnEvent is called in the monitor's goroutine, after the sample it belongs to can be read. It must return soon, and
+	// must not call Refresh or Stop.
+	OnEvent func(Event)
+}
+
+// What is waited at most between two tries to get the driver back, and for a call of NVML that hangs as Stop comes.
+const (
+	longestWait = 30 * time.Second
+	stopWithin  = 5 * time.Second
+)
+
+var errStopped = errors.New("the GPU monitor is stopped")
+
+// Monitor samples the GPUs. One goroutine alone calls NVML; what it found is read without a lock.
+type Monitor struct {
+	o        Options
+	current  atomic.Pointer[Inventory]
+	requests chan chan struct{}
+	quit     context.CancelFunc // nil until Start
+	done     chan struct{}
+
+	// Owned by the goroutine.
+	lib     nvml.Interface
+	session *session
+	wait    time.Duration // before the next try to get back what is lost
+	retryAt time.Time
+	had     bool            // there was a driver once
+	marks   map[string]mark // by UUID
+	gone    map[int]bool    // the cards that don't answer, of this session
+}
+
+// mark is why a card is left alone.
+type mark struct {
+	text string
+	at   time.Time // of the last event
+}
+
+// NewMonitor makes a monitor that has not looked yet.
+func NewMonitor(o Options) *Monitor {
+	if o.Interval <= 0 {
+		o.Interval = time.Second
+	}
+	if o.HealthyAfter <= 0 {
+		o.HealthyAfter = 5 * time.Minute
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.OnEvent == nil {
+		o.OnEvent = func(Event) {}
+	}
+	var options []nvml.LibraryOption
+	if o.LibraryPath != "" {
+		options = append(options, nvml.WithLibraryPath(o.LibraryPath))
+	}
+	m := &Monitor{
+		o: o, requests: make(chan chan struct{}), done: make(chan struct{}), lib: nvml.New(options...), marks: map[string]mark{}, gone: map[int]bool{},
+	}
+	m.current.Store(&Inventory{Err: "nobody has looked for GPUs yet: try again in a moment"})
+	return m
+}
+
+// Start begins to sample, and returns after the first sample or when ctx ends. That there is no driver is no error: the
+// inventory says so, the log too, and the monitor goes on looking (ORCH-1101). Call it once.
+func (m *Monitor) Start(ctx context.Context) {
+	run, quit := context.WithCancel(context.WithoutCancel(ctx))
+	m.quit = quit
+	first := make(chan struct{})
+	go m.run(run, first) // joined by Stop
+	select {
+	case <-first:
+	case <-ctx.Done():
+	}
+}
+
+// Stop ends the sampling and joins the goroutine. A driver that hangs in a call is not waited for longer than 5 s.
+func (m *Monitor) Stop() {
+	if m.quit == nil {
+		return
+	}
+	m.quit()
+	late := time.NewTimer(stopWithin)
+	defer late.Stop()
+	select {
+	case <-m.done:
+	case <-late.C:
+		m.o.Log.Warn("the NVIDIA driver hangs in a call and is left to itself")
+	}
+}
+
+// Snapshot is what the last sample found.
+func (m *Monitor) Snapshot() Inventory { return *m.current.Load() }
+
+// Refresh samples now, looking for a lost driver too, and returns when Snapshot has a sample that began after the call.
+func (m *Monitor) Refresh(ctx context.Context) error {
+	sampled := make(chan struct{})
+	select {
+	case m.requests <- sampled:
+	case <-m.done:
+		return errStopped
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a sample of the GPUs: %w", ctx.Err())
+	}
+	select {
+	case <-sampled:
+		return nil
+	case <-m.done:
+		return errStopped
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a sample of the GPUs: %w", ctx.Err())
+	}
+}
+
+func (m *Monitor) run(ctx context.Context, first chan<- struct{}) {
+	defer close(m.done)
+	defer func() {
+		if m.session != nil {
+			m.session.close()
+		}
+	}()
+	m.sample(true)
+	m.introduce()
+	close(first)
+	ticker := time.NewTicker(m.o.Interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			m.sample(false)
+		case sampled := <-m.requests:
+			waiting := []chan struct{}{sampled}
+			for more := true; more; { // one sample does for all who wait
+				select {
+				case sampled := <-m.requests:
+					waiting = append(waiting, sampled)
+				default:
+					more = false
+				}
+			}
+			m.sample(true)
+			for _, sampled := range waiting {
+				close(sampled)
+			}
+		}
+	}
+}
+
+// introduce logs what was found at start (ORCH-1101).
+func (m *Monitor) introduce() {
+	i := m.Snapshot()
+	if i.Err != "" {
+		m.o.Log.Warn("no usable GPU", zap.String("reason", i.Err))
+		return
+	}
+	for _, c := range i.Cards {
+		m.o.Log.Info("found a GPU", zap.Int("card", c.Index), zap.String("name", c.Name), zap.String("uuid", c.UUID),
+			zap.Int64("vram_total_bytes", c.Total), zap.Int64("vram_free_bytes", c.Free), zap.Bool("healthy", c.Healthy),
+			zap.String("driver", i.Driver), zap.String("cuda", i.CUDA))
+	}
+}
+
+// sample takes one sample and publishes it. What is lost is looked for when it is time, or at once if urgent.
+func (m *Monitor) sample(urgent bool) {
+	now := m.o.Now()
+	var events []Event
+	if due := urgent || !now.Before(m.retryAt); due && (m.session == nil || len(m.gone) > 0) {
+		events = m.reopen(now)
+	}
+	if m.session != nil {
+		events = append(events, m.read(now)...)
+	}
+	for _, e := range events {
+		log := m.o.Log.Info
+		if e.Critical || e.Kind == XID {
+			log = m.o.Log.Warn
+		}
+		log("GPU event", zap.String("kind", string(e.Kind)), zap.Int("card", e.Card), zap.String("uuid", e.UUID), zap.Uint64("xid", e.XID),
+			zap.Bool("critical", e.Critical), zap.String("text", e.Text))
+		m.o.OnEvent(e)
+	}
+}
+
+func (m *Monitor) publish(i Inventory) {
+	i.Seq = m.current.Load().Seq + 1
+	m.current.Store(&i)
+}
+
+// reopen initialises NVML anew, where there is none or a card of it does not answer.
+func (m *Monitor) reopen(now time.Time) (events []Event) {
+	lost := m.session == nil
+	if !lost {
+		for _, h := range m.session.happened() { // a new session would not tell them
+			events = append(events, m.note(now, m.session.known[h.card], h.xid))
+		}
+		m.session.close()
+		m.session = nil
+	}
+	before := m.current.Load()
+	opened, ret := open(m.lib, before.Cards)
+	m.wait = min(max(2*m.wait, m.o.Interval), longestWait)
+	m.retryAt = now.Add(m.wait)
+	if ret != nvml.SUCCESS {
+		m.gone = map[int]bool{}
+		if !lost {
+			return append(events, m.lose(now, ret))
+		}
+		m.without(now, useless(ret))
+		return nil
+	}
+	m.session = opened
+	if !lost {
+		maps.DeleteFunc(m.gone, func(i int, _ bool) bool { return i >= len(opened.devices) })
+		return events // read tells which of the cards are back
+	}
+	m.marks = map[string]mark{}
+	if before.Seq > 0 { // it was not there at start, or went away since
+		text := fmt.Sprintf("the NVIDIA driver %s is there, with %d cards", opened.driver, len(opened.devices))
+		if m.had {
+			text = fmt.Sprintf("the NVIDIA driver %s is back, with %d cards", opened.driver, len(opened.devices))
+		}
+		events = append(events, Event{At: now, Kind: DriverBack, Card: -1, Text: text})
+	}
+	m.had = true
+	return events
+}
+
+// lose notes that the driver is gone.
+func (m *Monitor) lose(now time.Time, ret nvml.Return) Event {
+	text := useless(ret)
+	m.wait, m.retryAt = m.o.Interval, now.Add(m.o.Interval)
+	m.without(now, text)
+	return Event{At: now, Kind: DriverLost, Card: -1, Critical: true, Text: text}
+}
+
+// without publishes that there is no driver. The cards it had stay visible, as unusable.
+func (m *Monitor) without(now time.Time, why string) {
+	i := Inventory{At: now, Err: why}
+	for _, c := range m.current.Load().Cards {
+		i.Cards = append(i.Cards, Card{Index: c.Index, UUID: c.UUID, Name: c.Name, Total: c.Total, Problem: why})
+	}
+	m.publish(i)
+}
+
+// read samples the session's cards and takes their events.
+func (m *Monitor) read(now time.Time) []Event {
+	s := m.session
+	happened := s.happened()
+	cards, lost, ret := s.read()
+	var events []Event
+	for _, h := range happened {
+		events = append(events, m.note(now, s.known[h.card], h.xid))
+	}
+	if ret != nvml.SUCCESS {
+		s.close()
+		m.session, m.gone = nil, map[int]bool{}
+		return append(events, m.lose(now, ret))
+	}
+	for i := range cards {
+		c := &cards[i]
+		why, isLost := lost[i]
+		switch {
+		case isLost && !m.gone[i]:
+			m.gone[i], m.wait, m.retryAt = true, m.o.Interval, now.Add(m.o.Interval)
+			events = append(events, Event{At: now, Kind: CardLost, Card: i, UUID: c.UUID, Critical: true, Text: silent(why)})
+		case !isLost && m.gone[i]:
+			delete(m.gone, i)
+			delete(m.marks, c.UUID) // it was initialised anew
+			events = append(events, Event{At: now, Kind: CardBack, Card: i, UUID: c.UUID, Text: "the card answers the driver again"})
+		}
+		if mark, ok := m.marks[c.UUID]; ok && now.Sub(mark.at) >= m.o.HealthyAfter {
+			delete(m.marks, c.UUID)
+		} else if ok {
+			c.Healthy, c.Problem = false, mark.text
+		}
+		if isLost {
+			c.Healthy, c.Problem = false, silent(why)
+		}
+	}
+	m.publish(Inventory{At: now, Driver: s.driver, CUDA: s.cuda, Cards: slices.Clip(cards)})
+	return events
+}
+
+// note makes an event of what happened to a card, and marks the card if it is to be left alone.
+func (m *Monitor) note(now time.Time, c Card, code uint64) Event {
+	e := Event{At: now, Kind: XID, Card: c.Index, UUID: c.UUID, XID: code}
+	if code == 0 {
+		e.Kind, e.Critical = ECC, true
+		e.Text = "the card's memory had an error that it could not correct: reset the card with `nvidia-smi --gpu-reset`, or restart the machine"
+	} else {
+		e.Text, e.Critical = xid(code)
+	}
+	if e.Critical {
+		m.marks[c.UUID] = mark{e.Text, now}
+	}
+	return e
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Models loads and unloads the models of on-demand pools.
+type Models interface {
+	// Memory is the cards' free memory, and of each on-demand pool where its model is, what it holds and what it wants.
+	// Its tasks and times are left to the scheduler.
+	Memory() ([]placement.Card, []placement.Tenant)
+	// Load asks for a pool's model, and returns at once.
+	Load(poolID string)
+	// Unload lets a pool's model go, and returns at once. It fails where a task runs on it.
+	Unload(poolID string) error
+	// LoadTime is how long the pool's last load took; 0 before the first.
+	LoadTime(poolID string) time.Duration
+}
+
+// swapEvery is the time between two looks at the on-demand pools where nothing happens.
+const swapEvery = time.Second
+
+// swapper decides which on-demand pools are in memory (LO-503): it gathers what placement.PlanSwaps must know, and does what
+// that says. Its goroutine alone writes the residents, and alone loads and unloads.
+type swapper struct {
+	s    *Scheduler
+	news chan struct{} // capacity 1
+
+	mu        sync.Mutex
+	residents map[string]*resident
+}
+
+// resident is what the swapper remembers of an on-demand pool.
+type resident struct {
+	state  placement.Residency
+	since  time.Time // when it came to be so
+	lostAt time.Time // since when tasks wait for its model; zero while none do
+}
+
+func newSwapper(s *Scheduler) *swapper {
+	w := &swapper{s: s, news: make(chan struct{}, 1), residents: map[string]*resident{}}
+	for id, l := range s.lanes {
+		if l.pool.OnDemand {
+			w.residents[id] = &resident{}
+		}
+	}
+	return w
+}
+
+func (w *swapper) needed() bool { return len(w.residents) > 0 }
+
+func (w *swapper) wake() {
+	select {
+	case w.news <- struct{}{}:
+	default:
+	}
+}
+
+// loop plans until ctx ends.
+func (w *swapper) loop(ctx context.Context) {
+	tick := time.NewTicker(swapEvery)
+	defer tick.Stop()
+	for {
+		w.do(w.plan(w.s.o.Now()))
+		select {
+		case <-w.news:
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// plan is what placement says of the pools as they are now.
+func (w *swapper) plan(now time.Time) placement.Swaps {
+	cards, tenants := w.tenants(now)
+	return placement.PlanSwaps(now, cards, tenants, w.s.o.Swap)
+}
+
+// tenants completes the pools' memory by their tasks and times.
+func (w *swapper) tenants(now time.Time) ([]placement.Card, []placement.Tenant) {
+	cards, tenants := w.s.o.Models.Memory()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range tenants {
+		t := &tenants[i]
+		l, r := w.s.lanes[t.ID], w.residents[t.ID]
+		if r.state != t.State || r.since.IsZero() {
+			r.state, r.since = t.State, now
+		}
+		t.Since, t.IdleTTL = r.since, l.pool.IdleTTL
+		t.Interactive, t.Batch = l.oldest(task.Interactive), l.oldest(task.Batch)
+		for _, j := range l.again.list() { // they ran before: nobody is ahead of them
+			t.Interactive = j.task.AcceptedAt
+		}
+		_, t.Busy = l.ready(nil)
+		if t.IdleSince = time.Unix(0, l.moved.Load()); r.since.After(t.IdleSince) {
+			t.IdleSince = r.since
+		}
+		w.count(r, l, t, now)
+	}
+	return cards, tenants
+}
+
+// count adds up what the tasks of a pool lose because its model is not there.
+func (w *swapper) count(r *resident, l *lane, t *placement.Tenant, now time.Time) {
+	waits := t.State != placement.Loaded && l.queue.Depth() > 0
+	if !r.lostAt.IsZero() {
+		w.s.o.Metrics.swapLost(l.pool.ID, now.Sub(r.lostAt))
+	}
+	r.lostAt = time.Time{}
+	if waits {
+		r.lostAt = now
+	}
+}
+
+func (w *swapper) do(plan placement.Swaps) {
+	for id := range w.residents {
+		l := w.s.lanes[id]
+		held := slices.Contains(plan.Hold, id) || slices.Contains(plan.Unload, id)
+		if l.held.Swap(held) && !held {
+			l.wake()
+		}
+	}
+	for _, id := range plan.Unload {
+		if err := w.s.o.Models.Unload(id); err != nil { // a task got in before the pool was held
+			w.s.o.Log.Debug("a pool was not unloaded", zap.String("pool_id", id), zap.Error(err))
+			continue
+		}
+		w.s.o.Metrics.swapped(id, false)
+		w.s.o.Log.Info("an on-demand pool leaves the memory", zap.String("pool_id", id))
+	}
+	for _, id := range plan.Load {
+		w.s.o.Models.Load(id)
+		w.s.o.Metrics.swapped(id, true)
+		w.s.o.Log.Info("an on-demand pool is loaded", zap.String("pool_id", id), zap.Int("queued", w.s.lanes[id].queue.Depth()))
+	}
+}
+
+// wait predicts how long a pool's model needs until it is there; 0 for a pool that is not on demand.
+func (w *swapper) wait(l *lane, now time.Time) time.Duration {
+	state, since, ok := w.of(l.pool.ID)
+	took := time.Duration(0)
+	if ok && state != placement.Loaded {
+		took = w.s.o.Models.LoadTime(l.pool.ID)
+	}
+	switch {
+	case !ok || state == placement.Loaded:
+		return 0
+	case state == placement.Loading:
+		return max(took-now.Sub(since), 0)
+	}
+	cards, tenants := w.s.o.Models.Memory()
+	for i := range tenants {
+		t := &tenants[i]
+		other := w.s.lanes[t.ID]
+		t.Interactive, t.Batch = other.oldest(task.Interactive), other.oldest(task.Batch)
+		_, t.Busy = other.ready(nil)
+		if t.ID == l.pool.ID && t.Interactive.IsZero() {
+			t.Interactive = now
+		}
+	}
+	plan := placement.PlanSwaps(now, cards, tenants, w.s.o.Swap)
+	if slices.Contains(plan.Load, l.pool.ID) || len(plan.Unload) > 0 {
+		return took
+	}
+	return took + w.s.o.Swap.MaxWait // at the latest: the others may be done before
+}
+
+// phase is what a queued task's stream is told, and how far its pool's load is.
+func (w *swapper) phase(l *lane, now time.Time) (task.Phase, float64) {
+	state, since, ok := w.of(l.pool.ID)
+	if !ok || state != placement.Loading {
+		return task.PhaseQueued, 0
+	}
+	took := w.s.o.Models.LoadTime(l.pool.ID)
+	if took <= 0 {
+		return task.PhaseLoading, 0
+	}
+	return task.PhaseLoading, min(float64(now.Sub(since))/float64(took), 0.99)
+}
+
+func (w *swapper) of(poolID string) (placement.Residency, time.Time, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.residents[poolID]
+	if r == nil {
+		return 0, time.Time{}, false
+	}
+	return r.state, r.since, true
+}
