@@ -113,7 +113,7 @@ func (d Device) spoken() string {
 	case d == CPU:
 		return "the CPU (slow for large models)"
 	case d == Auto:
-		return "the GPUs that are there, never the CPU"
+		return "the GPU that holds it, never the CPU"
 	case strings.Contains(string(d), ","):
 		return "GPUs " + strings.ReplaceAll(string(d), ",", " and ") + " together"
 	}
@@ -130,6 +130,9 @@ func shape(p Pool) string {
 	}
 	if p.Pace > 0 {
 		s += fmt.Sprintf(", slowed to %g tokens a second", p.Pace)
+	}
+	if p.Lifecycle == LifecycleOnDemand {
+		s += ", loaded when a task needs it and unloaded when idle for " + spoken(p.IdleTTL)
 	}
 	return s
 }

@@ -20,6 +20,7 @@ type Config struct {
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
+	Swap            Swap                      `yaml:"swap" jsonschema_description:"How long tasks wait because other models than theirs are in memory, where pools are on demand."`
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
 	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=32" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
 
@@ -60,6 +61,13 @@ type Stream struct {
 	MicroBatchMS int `yaml:"micro_batch_ms" jsonschema:"default=0,minimum=0,maximum=100" jsonschema_description:"Tokens that come within so many milliseconds are written together: fewer writes, later tokens. 0 writes each as it comes."`
 }
 
+// Swap bounds the wait for a model that is not in memory (LO-503).
+type Swap struct {
+	MaxWait      time.Duration `yaml:"max_wait" jsonschema:"default=30s" jsonschema_description:"An interactive task that waited so long for its model is next: loaded pools end what they run, and make room."`
+	MaxWaitBatch time.Duration `yaml:"max_wait_batch" jsonschema:"default=5m" jsonschema_description:"The same of a batch task."`
+	MinTurn      time.Duration `yaml:"min_turn" jsonschema:"default=10s" jsonschema_description:"A pool that was loaded and has tasks stays at least so long."`
+}
+
 // SamplerProfile is a named set of sampling parameters. A request may override each of them.
 type SamplerProfile struct {
 	Temperature   float64 `yaml:"temperature" jsonschema:"default=0.8,minimum=0,maximum=5" jsonschema_description:"0 always takes the likeliest token."`
@@ -80,6 +88,9 @@ const (
 	ModeExternal = "external"
 	ModeBinary   = "binary"
 
+	LifecyclePinned   = "pinned"
+	LifecycleOnDemand = "on_demand"
+
 	PolicyReject  = "reject"
 	PolicyDropLRU = "drop-lru"
 )
@@ -90,7 +101,10 @@ type Pool struct {
 	Engine         string        `yaml:"engine" jsonschema:"default=llamacpp,enum=llamacpp" jsonschema_description:"The engine kind."`
 	Workload       task.Workload `yaml:"workload" jsonschema:"default=completion,enum=completion,enum=embedding,enum=rerank" jsonschema_description:"What the pool's model is for."`
 	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
-	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto (the GPUs that are there) or a list of GPU indices, which are used together. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
+	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
+	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"What part of the model each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it, and a llama-server (provisioning.mode binary)."`
+	Lifecycle      string        `yaml:"lifecycle" jsonschema:"default=pinned,enum=pinned,enum=on_demand" jsonschema_description:"pinned: loaded at the start, and always. on_demand: loaded when a task needs it, unloaded to make room for others and after idle_ttl."`
+	IdleTTL        time.Duration `yaml:"idle_ttl" jsonschema:"default=10m" jsonschema_description:"on_demand: unloaded when no task needed it for so long."`
 	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
 	Slots          int           `yaml:"slots" jsonschema:"default=1,minimum=1,maximum=256" jsonschema_description:"Tasks that one replica decodes at the same time. Only a replica with one slot can promise the same bytes again."`
 	Ctx            int           `yaml:"ctx" jsonschema:"default=0,minimum=0,maximum=16777216" jsonschema_description:"Context of a slot, in tokens; 0 leaves it to the model."`

@@ -58,9 +58,11 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, "info", c.Log.Level)
 	require.Equal(t, config.Limits{BodyBytes: 4 << 20, PromptBytes: 1 << 20, Inputs: 256}, c.Limits)
 	require.Equal(t, config.Ledger{RetainAge: 168 * time.Hour, RetainBytes: 1 << 30}, c.Ledger)
+	require.Equal(t, config.Swap{MaxWait: 30 * time.Second, MaxWaitBatch: 5 * time.Minute, MinTurn: 10 * time.Second}, c.Swap)
 	require.Equal(t, config.SamplerProfile{Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1}, c.Profile(c.Pools[0]))
 	require.Equal(t, []config.Pool{{
-		ID: "a", Engine: "llamacpp", Workload: task.Completion, Device: "auto", Replicas: 1, Slots: 1, SamplerProfile: "default",
+		ID: "a", Engine: "llamacpp", Workload: task.Completion, Device: "auto", Lifecycle: "pinned", IdleTTL: 10 * time.Minute,
+		Replicas: 1, Slots: 1, SamplerProfile: "default",
 		Model:        config.Model{ID: "a", Ref: "file:a.gguf", Canonical: "file:/etc/llama-orch/a.gguf", Path: "/etc/llama-orch/a.gguf"},
 		Provisioning: config.Provisioning{Mode: "builtin"},
 		Queue:        config.Queue{Capacity: 64, FullPolicy: "reject"},
@@ -77,6 +79,7 @@ auth: {token_env: MY_TOKEN, optional_on_loopback: true}
 log: {level: debug}
 limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
 ledger: {retain_age: 720h, retain_bytes: 1048576}
+swap: {max_wait: 1m, max_wait_batch: 2m, min_turn: 3s}
 sampler_profiles:
   exponent: {temperature: 5e-1, top_k: 0x10}
   v1: {temperature: 0, top_p: 1, top_k: 0, min_p: 0.1, repeat_penalty: 1.1}
@@ -86,6 +89,9 @@ pools:
     workload: embedding
     model: {id: "big/model:v2", ref: ~/models/big.gguf, digest: "sha256:`+strings.Repeat("0a", 32)+`"}
     device: [0, 1]
+    tensor_split: [2, 1.5]
+    lifecycle: on_demand
+    idle_ttl: 30m
     replicas: 3
     slots: 4
     ctx: 8192
@@ -111,7 +117,11 @@ pools:
 	require.Equal(t, 0.5, c.SamplerProfiles["exponent"].Temperature)
 	require.Equal(t, 16, c.SamplerProfiles["exponent"].TopK)
 	gpus, slow, far := c.Pools[0], c.Pools[1], c.Pools[2]
+	require.Equal(t, config.Swap{MaxWait: time.Minute, MaxWaitBatch: 2 * time.Minute, MinTurn: 3 * time.Second}, c.Swap)
 	require.Equal(t, config.Device("0,1"), gpus.Device)
+	require.Equal(t, []float64{2, 1.5}, gpus.TensorSplit)
+	require.Equal(t, config.LifecycleOnDemand, gpus.Lifecycle)
+	require.Equal(t, 30*time.Minute, gpus.IdleTTL)
 	require.Equal(t, "/home/user/models/big.gguf", gpus.Model.Path)
 	require.Equal(t, "/etc/llama-orch/bin/llama-server", gpus.Provisioning.Path)
 	require.Equal(t, []string{"--flash-attn", "on"}, gpus.Provisioning.Args)
@@ -199,6 +209,14 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"builtin path", pool("  provisioning: {path: x}\n"), "provisioning.path has no effect in a pool of mode builtin: remove it, or set provisioning.mode to binary"},
 		{"binary path", pool("  provisioning: {mode: binary}\n"), "c.yaml:4:17: provisioning.path is missing"},
 		{"binary pace", pool("  provisioning: {mode: binary, path: x}\n  pace: 3\n"), "c.yaml:5:9: pace has no effect in a pool of mode binary: remove it, or set provisioning.mode to builtin"},
+		{"two GPUs without a split", pool("  device: [0, 1]\n"), "c.yaml:4:11: device lists 2 GPUs, and tensor_split is missing: say what part of the model each holds"},
+		{"a split of one GPU", pool("  device: [0]\n  tensor_split: [1]\n"), "tensor_split has no effect on one device"},
+		{"a split of the wrong length", pool("  device: [0, 1]\n  tensor_split: [1, 1, 1]\n  provisioning: {mode: binary, path: x}\n"), "tensor_split has 3 parts for 2 GPUs"},
+		{"a part of nothing", pool("  device: [0, 1]\n  tensor_split: [1, 0]\n  provisioning: {mode: binary, path: x}\n"), "c.yaml:5:21: a part of tensor_split has to be above 0"},
+		{"a split built-in worker", pool("  device: [0, 1]\n  tensor_split: [2, 1]\n"), "the built-in worker cannot split a model"},
+		{"idle_ttl of a pinned pool", pool("  idle_ttl: 1m\n"), "idle_ttl has no effect on a pinned pool: remove it, or set lifecycle: on_demand"},
+		{"lifecycle", pool("  lifecycle: ondemand\n"), `pools[0].lifecycle cannot be "ondemand": did you mean on_demand? Known: pinned, on_demand`},
+		{"one engine in two pools", "pools:\n- {id: a, model: {ref: x}, provisioning: {mode: external, urls: [\"http://h:1\"]}}\n- {id: b, model: {ref: y}, provisioning: {mode: external, urls: [\"http://h:1/\"]}}\n", "c.yaml:3:66: http://h:1 is in pool a already"},
 		{"external urls", pool("  provisioning: {mode: external}\n"), "c.yaml:4:17: provisioning.urls is missing"},
 		{"external url", pool("  provisioning: {mode: external, urls: [\"localhost:9\"]}\n"), `c.yaml:4:41: "localhost:9" is no base URL: write http://HOST:PORT`},
 		{"external url unquoted", pool("  provisioning: {mode: external, urls: [http://h:9]}\n"), "pools[0].provisioning.urls[0] is a mapping, but has to be text: put it in quotes, if it holds a colon"},
@@ -363,11 +381,11 @@ func TestDescribeIsALineAPool(t *testing.T) {
 	c, err := config.Load("../../examples/workstation.yaml", environ("LLORCH_API_TOKEN", "tok"))
 	require.NoError(t, err)
 	lines := strings.Split(strings.TrimSpace(c.Describe()), "\n")
-	require.Len(t, lines, 3)
+	require.Len(t, lines, 4)
 	require.Equal(t, "Would listen on 0.0.0.0:8080; callers need the API token. State is kept in /var/lib/llama-orch.", lines[0])
-	require.Equal(t, `Pool 'coder' would serve completions as "qwen2.5-coder-32b" by 1 process of llama-server on GPU 0, with `+
-		`/home/user/models/qwen2.5-coder-32b-instruct-q4_k_m.gguf, 1 slot each (the same request gives the same bytes) of 16384 tokens; `+
-		`at most 128 tasks wait, and beyond that the one that has waited longest gives way; a task may run 15m, and 1m without a token.`, lines[1])
+	require.Equal(t, `Pool 'coder' would serve completions as "qwen2.5-coder-32b" by 1 process of llama-server on the GPU that holds it, never the CPU, with `+
+		`/home/user/models/qwen2.5-coder-32b-instruct-q4_k_m.gguf, 1 slot each (the same request gives the same bytes) of 16384 tokens, `+
+		`loaded when a task needs it and unloaded when idle for 30m; at most 128 tasks wait, and beyond that the one that has waited longest gives way; a task may run 15m, and 1m without a token.`, lines[1])
 }
 
 // Whatever the bytes, Parse returns a config or an *Error whose problems all say what to do.

@@ -43,6 +43,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 		}
 		c.pool(ps, p, path)
 	}
+	c.engines(ps)
 	replicas := 0
 	for i := range c.Pools {
 		replicas += max(c.Pools[i].Replicas, len(c.Pools[i].Provisioning.URLs))
@@ -50,6 +51,20 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	if replicas > maxReplicas {
 		ps.add(c.where.of("pools"), fmt.Sprintf("the pools have %d replicas in all, more than %d", replicas, maxReplicas),
 			"lower `replicas`: each one is a label of the metrics, whose number is bounded (ORCH-3028)")
+	}
+}
+
+// engines refuses one external engine in two pools: each would take its slots for its own.
+func (c *Config) engines(ps *problems) {
+	of := map[string]string{}
+	for i, p := range c.Pools {
+		for k, u := range p.Provisioning.URLs {
+			if first, taken := of[u]; taken && first != p.ID {
+				ps.add(c.where.of(fmt.Sprintf("pools[%d].provisioning.urls[%d]", i, k)), fmt.Sprintf("%s is in pool %s already", u, first),
+					"give each pool engines of its own")
+			}
+			of[u] = p.ID
+		}
 	}
 }
 
@@ -169,7 +184,37 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 		c.only(ps, path, p.Provisioning.Mode)
 		c.external(ps, p, path)
 	}
+	c.devices(ps, p, path)
 	c.model(ps, p, path)
+}
+
+// devices holds the device mask, the split over it and the life cycle against each other (ORCH-3052, LO-503).
+func (c *Config) devices(ps *problems, p *Pool, path string) {
+	at := func(field string) position { return c.where.of(path + "." + field) }
+	cards := 1
+	if p.Device != "" && p.Device != CPU && p.Device != Auto {
+		cards = 1 + strings.Count(string(p.Device), ",")
+	}
+	split := p.TensorSplit
+	switch {
+	case len(split) == 0 && cards > 1:
+		ps.add(at("device"), fmt.Sprintf("device lists %d GPUs, and tensor_split is missing", cards),
+			"say what part of the model each holds, like tensor_split: [2, 1]; or use device: auto, which gives each replica one GPU")
+	case len(split) > 0 && cards == 1:
+		ps.add(at("tensor_split"), "tensor_split has no effect on one device", "remove it, or list the GPUs under device")
+	case len(split) > 0 && len(split) != cards:
+		ps.add(at("tensor_split"), fmt.Sprintf("tensor_split has %d parts for %d GPUs", len(split), cards), "give each GPU of device one part, in its order")
+	case len(split) > 0 && p.Provisioning.Mode == ModeBuiltin:
+		ps.add(at("tensor_split"), "the built-in worker cannot split a model", "use provisioning.mode binary with a llama-server")
+	}
+	for i, part := range split {
+		if part <= 0 {
+			ps.add(at(fmt.Sprintf("tensor_split[%d]", i)), "a part of tensor_split has to be above 0", "a GPU that holds nothing does not belong in device")
+		}
+	}
+	if p.Lifecycle == LifecyclePinned && c.where.set(path+".idle_ttl") {
+		ps.add(at("idle_ttl"), "idle_ttl has no effect on a pinned pool", "remove it, or set lifecycle: on_demand")
+	}
 }
 
 // belongs says which modes a setting is for, where it is not for all.
@@ -181,6 +226,9 @@ var belongs = map[string][]string{
 	"threads":           {ModeBuiltin, ModeBinary},
 	"device":            {ModeBuiltin, ModeBinary},
 	"model.digest":      {ModeBuiltin, ModeBinary},
+	"tensor_split":      {ModeBuiltin, ModeBinary},
+	"lifecycle":         {ModeBuiltin, ModeBinary},
+	"idle_ttl":          {ModeBuiltin, ModeBinary},
 }
 
 // only reports the settings that would have no effect in a pool of this mode.
