@@ -5,7 +5,9 @@ package placement
 // Replica is what Place knows of a replica.
 type Replica struct {
 	ID          string
+	State       string // where it is on its way to serve, in a word
 	Ready       bool
+	Parked      bool // it was taken out of service on purpose, and does not come back by itself
 	Slots       int
 	Active      int  // slots in use
 	Strict      bool // its engine has one slot
@@ -26,8 +28,7 @@ func Place(replicas []Replica, need Need) (index, considered int) {
 	index = -1
 	for i := range replicas {
 		r := &replicas[i]
-		if !r.Ready || r.Active >= r.Slots || need.Strict && !r.Strict ||
-			need.Fingerprint != "" && need.Fingerprint != r.Fingerprint {
+		if !r.takes(need) {
 			continue
 		}
 		considered++
@@ -36,6 +37,11 @@ func Place(replicas []Replica, need Need) (index, considered int) {
 		}
 	}
 	return index, considered
+}
+
+// takes reports whether the replica can run the task now.
+func (r *Replica) takes(need Need) bool {
+	return r.Ready && r.Active < r.Slots && (!need.Strict || r.Strict) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
 }
 
 func before(a, b *Replica) bool {

@@ -110,14 +110,26 @@ func (j *job) start(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	return true
 }
 
-// waits makes the job, whose run broke off, wait for another replica until patience ends.
-func (j *job) waits(fingerprint string, patience time.Duration, over func()) {
+// waits makes the job, whose run broke off, wait for another replica until patience ends and over says that this was it.
+func (j *job) waits(fingerprint string, patience time.Duration, over func() bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.cancelRun, j.wants = nil, fingerprint
-	if !j.claimed {
-		j.patience = time.AfterFunc(patience, over)
+	if j.claimed {
+		return
 	}
+	var timer *time.Timer
+	timer = time.AfterFunc(patience, func() {
+		if over() {
+			return
+		}
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if !j.claimed && j.patience == timer {
+			timer.Reset(patience)
+		}
+	})
+	j.patience = timer
 }
 
 // need is what the job asks of its next replica.

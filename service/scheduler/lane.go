@@ -131,7 +131,7 @@ func (l *lane) look() {
 	if oldest.After(since) {
 		since = oldest
 	}
-	stuck := !oldest.IsZero() && now.Sub(since) >= l.s.o.StuckAfter
+	stuck := !oldest.IsZero() && !l.parked() && now.Sub(since) >= l.patience()
 	if l.stuck.Swap(stuck) == stuck {
 		return
 	}
@@ -141,6 +141,20 @@ func (l *lane) look() {
 	} else {
 		l.s.o.Log.Info("the queue moves again", zap.String("pool_id", l.pool.ID))
 	}
+}
+
+// patience is how long the queue may stand still: that of a pool on demand also while others have the memory.
+func (l *lane) patience() time.Duration {
+	if l.pool.OnDemand {
+		return l.s.o.StuckAfter + l.s.o.Swap.MaxWaitBatch
+	}
+	return l.s.o.StuckAfter
+}
+
+// parked reports whether all of the pool was taken out of service on purpose.
+func (l *lane) parked() bool {
+	replicas := l.s.o.Replicas.Snapshot(l.pool.ID, nil)
+	return len(replicas) > 0 && !slices.ContainsFunc(replicas, func(r placement.Replica) bool { return !r.Parked })
 }
 
 // oldest is when the first task of a priority's line came; zero: there is none.

@@ -176,10 +176,14 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 
 // waitAgain puts a task before the queue, to go on where it broke off.
 func (l *lane) waitAgain(j *job, fingerprint string) {
-	j.waits(fingerprint, l.s.o.MoveWithin, func() {
+	j.waits(fingerprint, l.s.o.MoveWithin, func() bool {
+		if l.parked() { // a drained pool's tasks wait for it, as its queue does
+			return false
+		}
 		l.s.aside(func() {
 			l.s.finish(j, task.Failed, nil, l.errLost("no replica that gives the same bytes was ready in time"))
 		})
+		return true
 	})
 	l.again.add(j)
 	l.wake()

@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Verdict says why a replica, or a pool where it has none of interest, was or was not chosen (LO-502).
+type Verdict struct {
+	PoolID, ReplicaID string
+	Chosen            bool
+	Reasons           []string
+	Active            int
+	FreeVRAM          int64
+}
+
+// Explanation is a dry run's answer. PoolID is empty where no pool can serve the request, ReplicaID where none of the pool's
+// replicas can take it now.
+type Explanation struct {
+	PoolID, ReplicaID string
+	Verdicts          []Verdict
+}
+
+// Explain routes and places a request as Route and Place would, and says why (LO-502). Replicas are each pool's. An unknown
+// model or pool is an error; a request that no pool can serve is an explanation.
+func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, req task.Request) (Explanation, error) {
+	var e Explanation
+	routing, err := Route(pools, ref, req)
+	if task.HasCode(err, task.NotFound) || task.HasCode(err, task.ModelNotFound) {
+		return e, err
+	}
+	at := slices.IndexFunc(pools, func(p Pool) bool { return err == nil && p.ID == routing.PoolID })
+	for _, p := range withModel(pools, req.ModelRef, ref) {
+		if at < 0 || p.ID != routing.PoolID {
+			e.Verdicts = append(e.Verdicts, Verdict{PoolID: p.ID, Reasons: p.against(pools, at, req)})
+		}
+	}
+	if at < 0 {
+		return e, nil
+	}
+	chosen := pools[at]
+	e.PoolID = chosen.ID
+	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1}
+	list := replicas(chosen.ID)
+	best, considered := Place(list, need)
+	for i := range list {
+		r := &list[i]
+		v := Verdict{PoolID: chosen.ID, ReplicaID: r.ID, Active: r.Active, FreeVRAM: r.FreeVRAM, Chosen: i == best}
+		switch {
+		case i == best:
+			e.ReplicaID = r.ID
+			v.Reasons = r.forIt(list, best, considered, need)
+		case best >= 0 && r.takes(need):
+			v.Reasons = []string{r.behind(&list[best])}
+		default:
+			v.Reasons = r.against(need)
+		}
+		e.Verdicts = append(e.Verdicts, v)
+	}
+	if len(list) == 0 || best < 0 && chosen.OnDemand && !chosen.Ready {
+		e.Verdicts = append(e.Verdicts, Verdict{PoolID: chosen.ID, Reasons: []string{"its model is not loaded: the task would load it, and wait for that"}})
+	}
+	return e, nil
+}
+
+// against says why a pool that holds the model is not the one, which is pools[chosen], or none below 0.
+func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
+	var why []string
+	if slices.Contains(req.Placement.Avoid, p.ID) {
+		why = append(why, "it is to be avoided")
+	}
+	if reason := misfit(p, req); reason != "" {
+		why = append(why, reason)
+	}
+	if !p.serves() {
+		why = append(why, "it has no Ready replica")
+	}
+	if chosen < 0 || len(why) > 0 {
+		return why
+	}
+	c := pools[chosen]
+	switch {
+	case req.Placement.Mode != task.Auto && req.Placement.PoolID == c.ID:
+		return []string{"the request asks for pool '" + c.ID + "'"}
+	case p.Wait != c.Wait:
+		return []string{fmt.Sprintf("a task would wait %s, and %s in pool '%s'", spoken(p.Wait), spoken(c.Wait), c.ID)}
+	case p.Backlog != c.Backlog:
+		return []string{fmt.Sprintf("it has %d tasks, and pool '%s' %d", p.Backlog, c.ID, c.Backlog)}
+	}
+	return []string{"all else equal, pool '" + c.ID + "' is first by its id"}
+}
+
+func (r *Replica) against(need Need) []string {
+	var why []string
+	if !r.Ready {
+		why = append(why, "it is not Ready but "+r.State)
+	}
+	if r.Ready && r.Active >= r.Slots {
+		why = append(why, fmt.Sprintf("all of its %d slots are busy", r.Slots))
+	}
+	if need.Strict && r.Ready && !r.Strict {
+		why = append(why, "its engine has several slots, and strict determinism needs one")
+	}
+	return why
+}
+
+func (r *Replica) forIt(list []Replica, best, considered int, need Need) []string {
+	if considered == 1 {
+		return []string{"it is the only one that can take the task now"}
+	}
+	for i := range list { // what told it from the best of the others
+		if i != best && list[i].takes(need) && list[i].FreeVRAM == r.FreeVRAM {
+			if list[i].Active == r.Active {
+				return []string{"all else equal, it is first by its id"}
+			}
+			return []string{fmt.Sprintf("of those with the most free VRAM it has the fewest active tasks: %d", r.Active)}
+		}
+	}
+	return []string{fmt.Sprintf("it has the most free VRAM: %s", gigabytes(r.FreeVRAM))}
+}
+
+func (r *Replica) behind(best *Replica) string {
+	switch {
+	case r.FreeVRAM != best.FreeVRAM:
+		return fmt.Sprintf("it has %s of free VRAM, and %s has %s", gigabytes(r.FreeVRAM), best.ID, gigabytes(best.FreeVRAM))
+	case r.Active != best.Active:
+		return fmt.Sprintf("it has %d active tasks, and %s %d", r.Active, best.ID, best.Active)
+	}
+	return "all else equal, " + best.ID + " is first by its id"
+}
+
+func gigabytes(n int64) string { return fmt.Sprintf("%.1f GB", float64(n)/1e9) }
+
+func spoken(d time.Duration) string { return d.Round(time.Millisecond).String() }
