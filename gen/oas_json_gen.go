@@ -3305,12 +3305,36 @@ func (s *GPU) encodeFields(e *jx.Encoder) {
 		e.Int64(s.VramPromisedBytes)
 	}
 	{
+		e.FieldStart("vram_free_bytes")
+		e.Int64(s.VramFreeBytes)
+	}
+	{
 		e.FieldStart("utilization")
 		e.Float64(s.Utilization)
 	}
+	{
+		if s.TemperatureC.Set {
+			e.FieldStart("temperature_c")
+			s.TemperatureC.Encode(e)
+		}
+	}
+	{
+		if s.PowerW.Set {
+			e.FieldStart("power_w")
+			s.PowerW.Encode(e)
+		}
+	}
+	{
+		e.FieldStart("holders")
+		e.ArrStart()
+		for _, elem := range s.Holders {
+			elem.Encode(e)
+		}
+		e.ArrEnd()
+	}
 }
 
-var jsonFieldsNameOfGPU = [11]string{
+var jsonFieldsNameOfGPU = [15]string{
 	0:  "index",
 	1:  "uuid",
 	2:  "name",
@@ -3321,7 +3345,11 @@ var jsonFieldsNameOfGPU = [11]string{
 	7:  "vram_used_bytes",
 	8:  "vram_other_bytes",
 	9:  "vram_promised_bytes",
-	10: "utilization",
+	10: "vram_free_bytes",
+	11: "utilization",
+	12: "temperature_c",
+	13: "power_w",
+	14: "holders",
 }
 
 // Decode decodes GPU from json.
@@ -3451,8 +3479,20 @@ func (s *GPU) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"vram_promised_bytes\"")
 			}
-		case "utilization":
+		case "vram_free_bytes":
 			requiredBitSet[1] |= 1 << 2
+			if err := func() error {
+				v, err := d.Int64()
+				s.VramFreeBytes = int64(v)
+				if err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"vram_free_bytes\"")
+			}
+		case "utilization":
+			requiredBitSet[1] |= 1 << 3
 			if err := func() error {
 				v, err := d.Float64()
 				s.Utilization = float64(v)
@@ -3462,6 +3502,44 @@ func (s *GPU) Decode(d *jx.Decoder) error {
 				return nil
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"utilization\"")
+			}
+		case "temperature_c":
+			if err := func() error {
+				s.TemperatureC.Reset()
+				if err := s.TemperatureC.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"temperature_c\"")
+			}
+		case "power_w":
+			if err := func() error {
+				s.PowerW.Reset()
+				if err := s.PowerW.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"power_w\"")
+			}
+		case "holders":
+			requiredBitSet[1] |= 1 << 6
+			if err := func() error {
+				s.Holders = make([]VRAMHolder, 0)
+				if err := d.Arr(func(d *jx.Decoder) error {
+					var elem VRAMHolder
+					if err := elem.Decode(d); err != nil {
+						return err
+					}
+					s.Holders = append(s.Holders, elem)
+					return nil
+				}); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"holders\"")
 			}
 		default:
 			return d.Skip()
@@ -3474,7 +3552,7 @@ func (s *GPU) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b11011111,
-		0b00000111,
+		0b01001111,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -3530,6 +3608,24 @@ func (s *GPUList) Encode(e *jx.Encoder) {
 // encodeFields encodes fields.
 func (s *GPUList) encodeFields(e *jx.Encoder) {
 	{
+		if s.DriverVersion.Set {
+			e.FieldStart("driver_version")
+			s.DriverVersion.Encode(e)
+		}
+	}
+	{
+		if s.CudaVersion.Set {
+			e.FieldStart("cuda_version")
+			s.CudaVersion.Encode(e)
+		}
+	}
+	{
+		if s.Problem.Set {
+			e.FieldStart("problem")
+			s.Problem.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("gpus")
 		e.ArrStart()
 		for _, elem := range s.Gpus {
@@ -3539,8 +3635,11 @@ func (s *GPUList) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfGPUList = [1]string{
-	0: "gpus",
+var jsonFieldsNameOfGPUList = [4]string{
+	0: "driver_version",
+	1: "cuda_version",
+	2: "problem",
+	3: "gpus",
 }
 
 // Decode decodes GPUList from json.
@@ -3552,8 +3651,38 @@ func (s *GPUList) Decode(d *jx.Decoder) error {
 
 	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
 		switch string(k) {
+		case "driver_version":
+			if err := func() error {
+				s.DriverVersion.Reset()
+				if err := s.DriverVersion.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"driver_version\"")
+			}
+		case "cuda_version":
+			if err := func() error {
+				s.CudaVersion.Reset()
+				if err := s.CudaVersion.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"cuda_version\"")
+			}
+		case "problem":
+			if err := func() error {
+				s.Problem.Reset()
+				if err := s.Problem.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"problem\"")
+			}
 		case "gpus":
-			requiredBitSet[0] |= 1 << 0
+			requiredBitSet[0] |= 1 << 3
 			if err := func() error {
 				s.Gpus = make([]GPU, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -3580,7 +3709,7 @@ func (s *GPUList) Decode(d *jx.Decoder) error {
 	// Validate required fields.
 	var failures []validate.FieldError
 	for i, mask := range [1]uint8{
-		0b00000001,
+		0b00001000,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -3756,6 +3885,46 @@ func (s HealthStatus) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements stdjson.Unmarshaler.
 func (s *HealthStatus) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode encodes Lifecycle as json.
+func (s Lifecycle) Encode(e *jx.Encoder) {
+	e.Str(string(s))
+}
+
+// Decode decodes Lifecycle from json.
+func (s *Lifecycle) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode Lifecycle to nil")
+	}
+	v, err := d.StrBytes()
+	if err != nil {
+		return err
+	}
+	// Try to use constant string.
+	switch Lifecycle(v) {
+	case LifecyclePinned:
+		*s = LifecyclePinned
+	case LifecycleOnDemand:
+		*s = LifecycleOnDemand
+	default:
+		*s = Lifecycle(v)
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s Lifecycle) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *Lifecycle) UnmarshalJSON(data []byte) error {
 	d := jx.DecodeBytes(data)
 	return s.Decode(d)
 }
@@ -6336,6 +6505,14 @@ func (s *Pool) encodeFields(e *jx.Encoder) {
 		e.Bool(s.Draining)
 	}
 	{
+		e.FieldStart("lifecycle")
+		s.Lifecycle.Encode(e)
+	}
+	{
+		e.FieldStart("loaded")
+		e.Bool(s.Loaded)
+	}
+	{
 		if s.LastError.Set {
 			e.FieldStart("last_error")
 			s.LastError.Encode(e)
@@ -6355,7 +6532,7 @@ func (s *Pool) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfPool = [15]string{
+var jsonFieldsNameOfPool = [17]string{
 	0:  "id",
 	1:  "engine",
 	2:  "engine_version",
@@ -6367,10 +6544,12 @@ var jsonFieldsNameOfPool = [15]string{
 	8:  "sampler_profile",
 	9:  "ready",
 	10: "draining",
-	11: "last_error",
-	12: "replicas",
-	13: "replicas_ready",
-	14: "queue",
+	11: "lifecycle",
+	12: "loaded",
+	13: "last_error",
+	14: "replicas",
+	15: "replicas_ready",
+	16: "queue",
 }
 
 // Decode decodes Pool from json.
@@ -6378,7 +6557,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 	if s == nil {
 		return errors.New("invalid: unable to decode Pool to nil")
 	}
-	var requiredBitSet [2]uint8
+	var requiredBitSet [3]uint8
 
 	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
 		switch string(k) {
@@ -6508,6 +6687,28 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"draining\"")
 			}
+		case "lifecycle":
+			requiredBitSet[1] |= 1 << 3
+			if err := func() error {
+				if err := s.Lifecycle.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"lifecycle\"")
+			}
+		case "loaded":
+			requiredBitSet[1] |= 1 << 4
+			if err := func() error {
+				v, err := d.Bool()
+				s.Loaded = bool(v)
+				if err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"loaded\"")
+			}
 		case "last_error":
 			if err := func() error {
 				s.LastError.Reset()
@@ -6519,7 +6720,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"last_error\"")
 			}
 		case "replicas":
-			requiredBitSet[1] |= 1 << 4
+			requiredBitSet[1] |= 1 << 6
 			if err := func() error {
 				v, err := d.Int()
 				s.Replicas = int(v)
@@ -6531,7 +6732,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas\"")
 			}
 		case "replicas_ready":
-			requiredBitSet[1] |= 1 << 5
+			requiredBitSet[1] |= 1 << 7
 			if err := func() error {
 				v, err := d.Int()
 				s.ReplicasReady = int(v)
@@ -6543,7 +6744,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas_ready\"")
 			}
 		case "queue":
-			requiredBitSet[1] |= 1 << 6
+			requiredBitSet[2] |= 1 << 0
 			if err := func() error {
 				if err := s.Queue.Decode(d); err != nil {
 					return err
@@ -6561,9 +6762,10 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 	}
 	// Validate required fields.
 	var failures []validate.FieldError
-	for i, mask := range [2]uint8{
+	for i, mask := range [3]uint8{
 		0b11111111,
-		0b01110111,
+		0b11011111,
+		0b00000001,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -8013,7 +8215,7 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 	}
 	{
 		e.FieldStart("state")
-		e.Str(s.State)
+		s.State.Encode(e)
 	}
 	{
 		e.FieldStart("restarts")
@@ -8040,6 +8242,32 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 		e.Int(s.Active)
 	}
 	{
+		e.FieldStart("cards")
+		e.ArrStart()
+		for _, elem := range s.Cards {
+			e.Int(elem)
+		}
+		e.ArrEnd()
+	}
+	{
+		if s.EstimateBytes.Set {
+			e.FieldStart("estimate_bytes")
+			s.EstimateBytes.Encode(e)
+		}
+	}
+	{
+		if s.ObservedBytes.Set {
+			e.FieldStart("observed_bytes")
+			s.ObservedBytes.Encode(e)
+		}
+	}
+	{
+		if s.LoadMs.Set {
+			e.FieldStart("load_ms")
+			s.LoadMs.Encode(e)
+		}
+	}
+	{
 		if s.LastError.Set {
 			e.FieldStart("last_error")
 			s.LastError.Encode(e)
@@ -8055,17 +8283,21 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfReplica = [10]string{
-	0: "id",
-	1: "state",
-	2: "restarts",
-	3: "fingerprint",
-	4: "engine_version",
-	5: "device",
-	6: "slots",
-	7: "active",
-	8: "last_error",
-	9: "log_tail",
+var jsonFieldsNameOfReplica = [14]string{
+	0:  "id",
+	1:  "state",
+	2:  "restarts",
+	3:  "fingerprint",
+	4:  "engine_version",
+	5:  "device",
+	6:  "slots",
+	7:  "active",
+	8:  "cards",
+	9:  "estimate_bytes",
+	10: "observed_bytes",
+	11: "load_ms",
+	12: "last_error",
+	13: "log_tail",
 }
 
 // Decode decodes Replica from json.
@@ -8092,9 +8324,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 		case "state":
 			requiredBitSet[0] |= 1 << 1
 			if err := func() error {
-				v, err := d.Str()
-				s.State = string(v)
-				if err != nil {
+				if err := s.State.Decode(d); err != nil {
 					return err
 				}
 				return nil
@@ -8173,6 +8403,56 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"active\"")
 			}
+		case "cards":
+			requiredBitSet[1] |= 1 << 0
+			if err := func() error {
+				s.Cards = make([]int, 0)
+				if err := d.Arr(func(d *jx.Decoder) error {
+					var elem int
+					v, err := d.Int()
+					elem = int(v)
+					if err != nil {
+						return err
+					}
+					s.Cards = append(s.Cards, elem)
+					return nil
+				}); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"cards\"")
+			}
+		case "estimate_bytes":
+			if err := func() error {
+				s.EstimateBytes.Reset()
+				if err := s.EstimateBytes.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"estimate_bytes\"")
+			}
+		case "observed_bytes":
+			if err := func() error {
+				s.ObservedBytes.Reset()
+				if err := s.ObservedBytes.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"observed_bytes\"")
+			}
+		case "load_ms":
+			if err := func() error {
+				s.LoadMs.Reset()
+				if err := s.LoadMs.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"load_ms\"")
+			}
 		case "last_error":
 			if err := func() error {
 				s.LastError.Reset()
@@ -8184,7 +8464,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"last_error\"")
 			}
 		case "log_tail":
-			requiredBitSet[1] |= 1 << 1
+			requiredBitSet[1] |= 1 << 5
 			if err := func() error {
 				s.LogTail = make([]string, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -8214,7 +8494,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b11111111,
-		0b00000010,
+		0b00100001,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -8256,6 +8536,58 @@ func (s *Replica) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements stdjson.Unmarshaler.
 func (s *Replica) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode encodes ReplicaState as json.
+func (s ReplicaState) Encode(e *jx.Encoder) {
+	e.Str(string(s))
+}
+
+// Decode decodes ReplicaState from json.
+func (s *ReplicaState) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode ReplicaState to nil")
+	}
+	v, err := d.StrBytes()
+	if err != nil {
+		return err
+	}
+	// Try to use constant string.
+	switch ReplicaState(v) {
+	case ReplicaStateProvisioning:
+		*s = ReplicaStateProvisioning
+	case ReplicaStateLoading:
+		*s = ReplicaStateLoading
+	case ReplicaStateProbing:
+		*s = ReplicaStateProbing
+	case ReplicaStateReady:
+		*s = ReplicaStateReady
+	case ReplicaStateBackoff:
+		*s = ReplicaStateBackoff
+	case ReplicaStateDraining:
+		*s = ReplicaStateDraining
+	case ReplicaStateStopped:
+		*s = ReplicaStateStopped
+	case ReplicaStateFailed:
+		*s = ReplicaStateFailed
+	default:
+		*s = ReplicaState(v)
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s ReplicaState) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *ReplicaState) UnmarshalJSON(data []byte) error {
 	d := jx.DecodeBytes(data)
 	return s.Decode(d)
 }
@@ -9861,6 +10193,153 @@ func (s *TaskStatus) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements stdjson.Unmarshaler.
 func (s *TaskStatus) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode implements json.Marshaler.
+func (s *VRAMHolder) Encode(e *jx.Encoder) {
+	e.ObjStart()
+	s.encodeFields(e)
+	e.ObjEnd()
+}
+
+// encodeFields encodes fields.
+func (s *VRAMHolder) encodeFields(e *jx.Encoder) {
+	{
+		if s.ReplicaID.Set {
+			e.FieldStart("replica_id")
+			s.ReplicaID.Encode(e)
+		}
+	}
+	{
+		if s.Pid.Set {
+			e.FieldStart("pid")
+			s.Pid.Encode(e)
+		}
+	}
+	{
+		e.FieldStart("used_bytes")
+		e.Int64(s.UsedBytes)
+	}
+	{
+		e.FieldStart("promised_bytes")
+		e.Int64(s.PromisedBytes)
+	}
+}
+
+var jsonFieldsNameOfVRAMHolder = [4]string{
+	0: "replica_id",
+	1: "pid",
+	2: "used_bytes",
+	3: "promised_bytes",
+}
+
+// Decode decodes VRAMHolder from json.
+func (s *VRAMHolder) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode VRAMHolder to nil")
+	}
+	var requiredBitSet [1]uint8
+
+	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
+		switch string(k) {
+		case "replica_id":
+			if err := func() error {
+				s.ReplicaID.Reset()
+				if err := s.ReplicaID.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"replica_id\"")
+			}
+		case "pid":
+			if err := func() error {
+				s.Pid.Reset()
+				if err := s.Pid.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"pid\"")
+			}
+		case "used_bytes":
+			requiredBitSet[0] |= 1 << 2
+			if err := func() error {
+				v, err := d.Int64()
+				s.UsedBytes = int64(v)
+				if err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"used_bytes\"")
+			}
+		case "promised_bytes":
+			requiredBitSet[0] |= 1 << 3
+			if err := func() error {
+				v, err := d.Int64()
+				s.PromisedBytes = int64(v)
+				if err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"promised_bytes\"")
+			}
+		default:
+			return d.Skip()
+		}
+		return nil
+	}); err != nil {
+		return errors.Wrap(err, "decode VRAMHolder")
+	}
+	// Validate required fields.
+	var failures []validate.FieldError
+	for i, mask := range [1]uint8{
+		0b00001100,
+	} {
+		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
+			// Mask only required fields and check equality to mask using XOR.
+			//
+			// If XOR result is not zero, result is not equal to expected, so some fields are missed.
+			// Bits of fields which would be set are actually bits of missed fields.
+			missed := bits.OnesCount8(result)
+			for bitN := 0; bitN < missed; bitN++ {
+				bitIdx := bits.TrailingZeros8(result)
+				fieldIdx := i*8 + bitIdx
+				var name string
+				if fieldIdx < len(jsonFieldsNameOfVRAMHolder) {
+					name = jsonFieldsNameOfVRAMHolder[fieldIdx]
+				} else {
+					name = strconv.Itoa(fieldIdx)
+				}
+				failures = append(failures, validate.FieldError{
+					Name:  name,
+					Error: validate.ErrFieldRequired,
+				})
+				// Reset bit.
+				result &^= 1 << bitIdx
+			}
+		}
+	}
+	if len(failures) > 0 {
+		return &validate.Error{Fields: failures}
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s *VRAMHolder) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *VRAMHolder) UnmarshalJSON(data []byte) error {
 	d := jx.DecodeBytes(data)
 	return s.Decode(d)
 }

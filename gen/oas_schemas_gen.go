@@ -1924,8 +1924,14 @@ type GPU struct {
 	// Held by other programs.
 	VramOtherBytes int64 `json:"vram_other_bytes"`
 	// Promised to starting workers.
-	VramPromisedBytes int64   `json:"vram_promised_bytes"`
-	Utilization       float64 `json:"utilization"`
+	VramPromisedBytes int64 `json:"vram_promised_bytes"`
+	// What a further worker may be promised.
+	VramFreeBytes int64      `json:"vram_free_bytes"`
+	Utilization   float64    `json:"utilization"`
+	TemperatureC  OptInt     `json:"temperature_c"`
+	PowerW        OptFloat64 `json:"power_w"`
+	// The replicas on this GPU, and other programs.
+	Holders []VRAMHolder `json:"holders"`
 }
 
 // GetIndex returns the value of Index.
@@ -1978,9 +1984,29 @@ func (s *GPU) GetVramPromisedBytes() int64 {
 	return s.VramPromisedBytes
 }
 
+// GetVramFreeBytes returns the value of VramFreeBytes.
+func (s *GPU) GetVramFreeBytes() int64 {
+	return s.VramFreeBytes
+}
+
 // GetUtilization returns the value of Utilization.
 func (s *GPU) GetUtilization() float64 {
 	return s.Utilization
+}
+
+// GetTemperatureC returns the value of TemperatureC.
+func (s *GPU) GetTemperatureC() OptInt {
+	return s.TemperatureC
+}
+
+// GetPowerW returns the value of PowerW.
+func (s *GPU) GetPowerW() OptFloat64 {
+	return s.PowerW
+}
+
+// GetHolders returns the value of Holders.
+func (s *GPU) GetHolders() []VRAMHolder {
+	return s.Holders
 }
 
 // SetIndex sets the value of Index.
@@ -2033,19 +2059,74 @@ func (s *GPU) SetVramPromisedBytes(val int64) {
 	s.VramPromisedBytes = val
 }
 
+// SetVramFreeBytes sets the value of VramFreeBytes.
+func (s *GPU) SetVramFreeBytes(val int64) {
+	s.VramFreeBytes = val
+}
+
 // SetUtilization sets the value of Utilization.
 func (s *GPU) SetUtilization(val float64) {
 	s.Utilization = val
 }
 
+// SetTemperatureC sets the value of TemperatureC.
+func (s *GPU) SetTemperatureC(val OptInt) {
+	s.TemperatureC = val
+}
+
+// SetPowerW sets the value of PowerW.
+func (s *GPU) SetPowerW(val OptFloat64) {
+	s.PowerW = val
+}
+
+// SetHolders sets the value of Holders.
+func (s *GPU) SetHolders(val []VRAMHolder) {
+	s.Holders = val
+}
+
 // Ref: #/components/schemas/GPUList
 type GPUList struct {
-	Gpus []GPU `json:"gpus"`
+	// Missing without a driver.
+	DriverVersion OptString `json:"driver_version"`
+	CudaVersion   OptString `json:"cuda_version"`
+	// Why no GPU can be used.
+	Problem OptString `json:"problem"`
+	Gpus    []GPU     `json:"gpus"`
+}
+
+// GetDriverVersion returns the value of DriverVersion.
+func (s *GPUList) GetDriverVersion() OptString {
+	return s.DriverVersion
+}
+
+// GetCudaVersion returns the value of CudaVersion.
+func (s *GPUList) GetCudaVersion() OptString {
+	return s.CudaVersion
+}
+
+// GetProblem returns the value of Problem.
+func (s *GPUList) GetProblem() OptString {
+	return s.Problem
 }
 
 // GetGpus returns the value of Gpus.
 func (s *GPUList) GetGpus() []GPU {
 	return s.Gpus
+}
+
+// SetDriverVersion sets the value of DriverVersion.
+func (s *GPUList) SetDriverVersion(val OptString) {
+	s.DriverVersion = val
+}
+
+// SetCudaVersion sets the value of CudaVersion.
+func (s *GPUList) SetCudaVersion(val OptString) {
+	s.CudaVersion = val
+}
+
+// SetProblem sets the value of Problem.
+func (s *GPUList) SetProblem(val OptString) {
+	s.Problem = val
 }
 
 // SetGpus sets the value of Gpus.
@@ -2321,6 +2402,50 @@ func (s *HealthStatus) UnmarshalText(data []byte) error {
 		return nil
 	case HealthStatusReady:
 		*s = HealthStatusReady
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
+// A pinned pool is always loaded. One that is on demand is loaded when a task needs it and leaves when
+// others need its memory, or when it was idle for long.
+// Ref: #/components/schemas/Lifecycle
+type Lifecycle string
+
+const (
+	LifecyclePinned   Lifecycle = "pinned"
+	LifecycleOnDemand Lifecycle = "on_demand"
+)
+
+// AllValues returns all Lifecycle values.
+func (Lifecycle) AllValues() []Lifecycle {
+	return []Lifecycle{
+		LifecyclePinned,
+		LifecycleOnDemand,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s Lifecycle) MarshalText() ([]byte, error) {
+	switch s {
+	case LifecyclePinned:
+		return []byte(s), nil
+	case LifecycleOnDemand:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Lifecycle) UnmarshalText(data []byte) error {
+	switch Lifecycle(data) {
+	case LifecyclePinned:
+		*s = LifecyclePinned
+		return nil
+	case LifecycleOnDemand:
+		*s = LifecycleOnDemand
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)
@@ -4501,8 +4626,11 @@ type Pool struct {
 	Slots          int    `json:"slots"`
 	SamplerProfile string `json:"sampler_profile"`
 	// At least one replica is Ready and the pool is not draining.
-	Ready         bool      `json:"ready"`
-	Draining      bool      `json:"draining"`
+	Ready     bool      `json:"ready"`
+	Draining  bool      `json:"draining"`
+	Lifecycle Lifecycle `json:"lifecycle"`
+	// An on-demand pool that is not loaded is loaded by its next task.
+	Loaded        bool      `json:"loaded"`
 	LastError     OptString `json:"last_error"`
 	Replicas      int       `json:"replicas"`
 	ReplicasReady int       `json:"replicas_ready"`
@@ -4562,6 +4690,16 @@ func (s *Pool) GetReady() bool {
 // GetDraining returns the value of Draining.
 func (s *Pool) GetDraining() bool {
 	return s.Draining
+}
+
+// GetLifecycle returns the value of Lifecycle.
+func (s *Pool) GetLifecycle() Lifecycle {
+	return s.Lifecycle
+}
+
+// GetLoaded returns the value of Loaded.
+func (s *Pool) GetLoaded() bool {
+	return s.Loaded
 }
 
 // GetLastError returns the value of LastError.
@@ -4637,6 +4775,16 @@ func (s *Pool) SetReady(val bool) {
 // SetDraining sets the value of Draining.
 func (s *Pool) SetDraining(val bool) {
 	s.Draining = val
+}
+
+// SetLifecycle sets the value of Lifecycle.
+func (s *Pool) SetLifecycle(val Lifecycle) {
+	s.Lifecycle = val
+}
+
+// SetLoaded sets the value of Loaded.
+func (s *Pool) SetLoaded(val bool) {
+	s.Loaded = val
 }
 
 // SetLastError sets the value of LastError.
@@ -5294,17 +5442,24 @@ func (s *ReloadResultHeaders) SetResponse(val ReloadResult) {
 
 // Ref: #/components/schemas/Replica
 type Replica struct {
-	ID string `json:"id"`
-	// For example `starting`, `ready`, `unready`, `draining`, `backoff`, `stopped`.
-	State    string `json:"state"`
-	Restarts int    `json:"restarts"`
+	ID       string       `json:"id"`
+	State    ReplicaState `json:"state"`
+	Restarts int          `json:"restarts"`
 	// Empty until ready once.
 	Fingerprint   string `json:"fingerprint"`
 	EngineVersion string `json:"engine_version"`
 	Device        string `json:"device"`
 	Slots         int    `json:"slots"`
 	// Tasks on it now.
-	Active    int       `json:"active"`
+	Active int `json:"active"`
+	// The GPUs it sits on, by index; empty for one on the CPU.
+	Cards []int `json:"cards"`
+	// Memory it was expected to take.
+	EstimateBytes OptInt64 `json:"estimate_bytes"`
+	// Memory it was seen to take; missing until seen.
+	ObservedBytes OptInt64 `json:"observed_bytes"`
+	// How long its last start took.
+	LoadMs    OptInt64  `json:"load_ms"`
 	LastError OptString `json:"last_error"`
 	// The worker's last lines, oldest first.
 	LogTail []string `json:"log_tail"`
@@ -5316,7 +5471,7 @@ func (s *Replica) GetID() string {
 }
 
 // GetState returns the value of State.
-func (s *Replica) GetState() string {
+func (s *Replica) GetState() ReplicaState {
 	return s.State
 }
 
@@ -5350,6 +5505,26 @@ func (s *Replica) GetActive() int {
 	return s.Active
 }
 
+// GetCards returns the value of Cards.
+func (s *Replica) GetCards() []int {
+	return s.Cards
+}
+
+// GetEstimateBytes returns the value of EstimateBytes.
+func (s *Replica) GetEstimateBytes() OptInt64 {
+	return s.EstimateBytes
+}
+
+// GetObservedBytes returns the value of ObservedBytes.
+func (s *Replica) GetObservedBytes() OptInt64 {
+	return s.ObservedBytes
+}
+
+// GetLoadMs returns the value of LoadMs.
+func (s *Replica) GetLoadMs() OptInt64 {
+	return s.LoadMs
+}
+
 // GetLastError returns the value of LastError.
 func (s *Replica) GetLastError() OptString {
 	return s.LastError
@@ -5366,7 +5541,7 @@ func (s *Replica) SetID(val string) {
 }
 
 // SetState sets the value of State.
-func (s *Replica) SetState(val string) {
+func (s *Replica) SetState(val ReplicaState) {
 	s.State = val
 }
 
@@ -5400,6 +5575,26 @@ func (s *Replica) SetActive(val int) {
 	s.Active = val
 }
 
+// SetCards sets the value of Cards.
+func (s *Replica) SetCards(val []int) {
+	s.Cards = val
+}
+
+// SetEstimateBytes sets the value of EstimateBytes.
+func (s *Replica) SetEstimateBytes(val OptInt64) {
+	s.EstimateBytes = val
+}
+
+// SetObservedBytes sets the value of ObservedBytes.
+func (s *Replica) SetObservedBytes(val OptInt64) {
+	s.ObservedBytes = val
+}
+
+// SetLoadMs sets the value of LoadMs.
+func (s *Replica) SetLoadMs(val OptInt64) {
+	s.LoadMs = val
+}
+
 // SetLastError sets the value of LastError.
 func (s *Replica) SetLastError(val OptString) {
 	s.LastError = val
@@ -5408,6 +5603,89 @@ func (s *Replica) SetLastError(val OptString) {
 // SetLogTail sets the value of LogTail.
 func (s *Replica) SetLogTail(val []string) {
 	s.LogTail = val
+}
+
+type ReplicaState string
+
+const (
+	ReplicaStateProvisioning ReplicaState = "provisioning"
+	ReplicaStateLoading      ReplicaState = "loading"
+	ReplicaStateProbing      ReplicaState = "probing"
+	ReplicaStateReady        ReplicaState = "ready"
+	ReplicaStateBackoff      ReplicaState = "backoff"
+	ReplicaStateDraining     ReplicaState = "draining"
+	ReplicaStateStopped      ReplicaState = "stopped"
+	ReplicaStateFailed       ReplicaState = "failed"
+)
+
+// AllValues returns all ReplicaState values.
+func (ReplicaState) AllValues() []ReplicaState {
+	return []ReplicaState{
+		ReplicaStateProvisioning,
+		ReplicaStateLoading,
+		ReplicaStateProbing,
+		ReplicaStateReady,
+		ReplicaStateBackoff,
+		ReplicaStateDraining,
+		ReplicaStateStopped,
+		ReplicaStateFailed,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s ReplicaState) MarshalText() ([]byte, error) {
+	switch s {
+	case ReplicaStateProvisioning:
+		return []byte(s), nil
+	case ReplicaStateLoading:
+		return []byte(s), nil
+	case ReplicaStateProbing:
+		return []byte(s), nil
+	case ReplicaStateReady:
+		return []byte(s), nil
+	case ReplicaStateBackoff:
+		return []byte(s), nil
+	case ReplicaStateDraining:
+		return []byte(s), nil
+	case ReplicaStateStopped:
+		return []byte(s), nil
+	case ReplicaStateFailed:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *ReplicaState) UnmarshalText(data []byte) error {
+	switch ReplicaState(data) {
+	case ReplicaStateProvisioning:
+		*s = ReplicaStateProvisioning
+		return nil
+	case ReplicaStateLoading:
+		*s = ReplicaStateLoading
+		return nil
+	case ReplicaStateProbing:
+		*s = ReplicaStateProbing
+		return nil
+	case ReplicaStateReady:
+		*s = ReplicaStateReady
+		return nil
+	case ReplicaStateBackoff:
+		*s = ReplicaStateBackoff
+		return nil
+	case ReplicaStateDraining:
+		*s = ReplicaStateDraining
+		return nil
+	case ReplicaStateStopped:
+		*s = ReplicaStateStopped
+		return nil
+	case ReplicaStateFailed:
+		*s = ReplicaStateFailed
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
 }
 
 type Seed int64
@@ -6498,6 +6776,55 @@ func (s *TaskStatusHeaders) SetXCorrelationID(val OptString) {
 // SetResponse sets the value of Response.
 func (s *TaskStatusHeaders) SetResponse(val TaskStatus) {
 	s.Response = val
+}
+
+// Ref: #/components/schemas/VRAMHolder
+type VRAMHolder struct {
+	// Missing for a program that is not the orchestrator's.
+	ReplicaID     OptString `json:"replica_id"`
+	Pid           OptInt    `json:"pid"`
+	UsedBytes     int64     `json:"used_bytes"`
+	PromisedBytes int64     `json:"promised_bytes"`
+}
+
+// GetReplicaID returns the value of ReplicaID.
+func (s *VRAMHolder) GetReplicaID() OptString {
+	return s.ReplicaID
+}
+
+// GetPid returns the value of Pid.
+func (s *VRAMHolder) GetPid() OptInt {
+	return s.Pid
+}
+
+// GetUsedBytes returns the value of UsedBytes.
+func (s *VRAMHolder) GetUsedBytes() int64 {
+	return s.UsedBytes
+}
+
+// GetPromisedBytes returns the value of PromisedBytes.
+func (s *VRAMHolder) GetPromisedBytes() int64 {
+	return s.PromisedBytes
+}
+
+// SetReplicaID sets the value of ReplicaID.
+func (s *VRAMHolder) SetReplicaID(val OptString) {
+	s.ReplicaID = val
+}
+
+// SetPid sets the value of Pid.
+func (s *VRAMHolder) SetPid(val OptInt) {
+	s.Pid = val
+}
+
+// SetUsedBytes sets the value of UsedBytes.
+func (s *VRAMHolder) SetUsedBytes(val int64) {
+	s.UsedBytes = val
+}
+
+// SetPromisedBytes sets the value of PromisedBytes.
+func (s *VRAMHolder) SetPromisedBytes(val int64) {
+	s.PromisedBytes = val
 }
 
 // Ref: #/components/schemas/Verification

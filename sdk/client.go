@@ -52,7 +52,8 @@ const (
 	DefaultMaxEventBytes  = 64 << 20
 )
 
-// headerTimeout bounds the wait for an answer's first bytes: no operation takes as long before it answers.
+// headerTimeout bounds the wait for an answer's first bytes: no operation takes as long before it answers, but for those that
+// load models, which wait as long as their context lets them.
 const headerTimeout = time.Minute
 
 // Options of a Client. Only Addr is required.
@@ -80,8 +81,10 @@ type Options struct {
 
 // Client talks to one server. Its methods may be called from several goroutines.
 type Client struct {
-	opts Options
-	api  *gen.Client
+	opts    Options
+	api     *gen.Client
+	patient *http.Client // for what loads models
+	loading *gen.Client  // over patient
 	// sleep waits between reconnects; tests replace it.
 	sleep func(context.Context, time.Duration) error
 }
@@ -100,11 +103,15 @@ func New(opts Options) (*Client, error) {
 	if strings.ContainsFunc(opts.Token, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsGraphic(r) || r == ' ' }) {
 		return nil, errors.New("the token has characters that a header cannot carry: check it for line feeds and spaces")
 	}
+	patient := opts.HTTPClient
 	if opts.HTTPClient == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.ResponseHeaderTimeout = headerTimeout
 		transport.DisableCompression = true // a compressed stream would reach us in lumps
 		opts.HTTPClient = &http.Client{Transport: transport}
+		transport = transport.Clone()
+		transport.ResponseHeaderTimeout = 0
+		patient = &http.Client{Transport: transport}
 	}
 	if opts.Reconnects == 0 {
 		opts.Reconnects = DefaultReconnects
@@ -118,16 +125,29 @@ func New(opts Options) (*Client, error) {
 	if opts.MaxEventBytes <= 0 {
 		opts.MaxEventBytes = DefaultMaxEventBytes
 	}
-	c := &Client{opts: opts, sleep: sleep}
-	c.api, err = gen.NewClient(opts.Addr, bearer(opts.Token), gen.WithClient(&transport{http: opts.HTTPClient, opts: &c.opts}))
-	if err != nil {
-		return nil, fmt.Errorf("making the generated client: %w", err)
+	c := &Client{opts: opts, patient: patient, sleep: sleep}
+	if c.api, err = c.generated(opts.HTTPClient); err != nil {
+		return nil, err
+	}
+	if c.loading, err = c.generated(patient); err != nil {
+		return nil, err
 	}
 	return c, nil
 }
 
+func (c *Client) generated(over *http.Client) (*gen.Client, error) {
+	api, err := gen.NewClient(c.opts.Addr, bearer(c.opts.Token), gen.WithClient(&transport{http: over, opts: &c.opts}))
+	if err != nil {
+		return nil, fmt.Errorf("making the generated client: %w", err)
+	}
+	return api, nil
+}
+
 // Close closes idle connections. Streams in progress end with their context.
-func (c *Client) Close() { c.opts.HTTPClient.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.opts.HTTPClient.CloseIdleConnections()
+	c.patient.CloseIdleConnections()
+}
 
 // Submit submits a task and returns its admission: place in line, prediction, the seed. With a TaskID it may be repeated:
 // the same body gets the same admission (LO-101), another body the Error CONFLICT.

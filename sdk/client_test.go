@@ -22,6 +22,7 @@ type fake struct {
 	request  *gen.TaskRequest
 	list     gen.ListTasksParams
 	canceled gen.TaskID
+	explain  *gen.ExplainRequest
 }
 
 func (f *fake) HandleBearerAuth(ctx context.Context, _ gen.OperationName, auth gen.BearerAuth) (context.Context, error) {
@@ -66,6 +67,36 @@ func (f *fake) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error
 	}}, nil
 }
 
+func (f *fake) DrainPool(_ context.Context, r *gen.DrainRequest, p gen.DrainPoolParams) (*gen.DrainStatusHeaders, error) {
+	return &gen.DrainStatusHeaders{Response: gen.DrainStatus{PoolID: p.ID, Draining: true, Running: 1, Queued: 3, DeadlineMs: r.DeadlineMs}}, nil
+}
+
+func (f *fake) ReloadPool(_ context.Context, r *gen.ReloadRequest, p gen.ReloadPoolParams) (*gen.ReloadResultHeaders, error) {
+	return &gen.ReloadResultHeaders{Response: gen.ReloadResult{
+		PoolID: p.ID, Model: gen.PoolModel{ID: "haiku", Ref: r.NewModelRef}, PreviousModelRef: "file:old.gguf", TookMs: 840,
+	}}, nil
+}
+
+func (f *fake) ListGpus(context.Context) (*gen.GPUListHeaders, error) {
+	return &gen.GPUListHeaders{Response: gen.GPUList{Problem: gen.NewOptString("no driver"), Gpus: []gen.GPU{}}}, nil
+}
+
+func (f *fake) ExplainPlacement(_ context.Context, r *gen.ExplainRequest) (*gen.ExplanationHeaders, error) {
+	f.explain = r
+	return &gen.ExplanationHeaders{Response: gen.Explanation{
+		PoolID: gen.NewOptPoolID("default"), Candidates: []gen.Candidate{{PoolID: "default", Chosen: true, Reasons: []string{"the only one"}}},
+		Evictions: []gen.Eviction{},
+	}}, nil
+}
+
+func (f *fake) ReloadConfig(context.Context) (*gen.ConfigReloadResultHeaders, error) {
+	return &gen.ConfigReloadResultHeaders{Response: gen.ConfigReloadResult{Changed: []string{"pools.default"}, RestartRequired: []string{}}}, nil
+}
+
+func (f *fake) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
+	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusReady}}, nil
+}
+
 func status(id gen.TaskID) gen.TaskStatus {
 	return gen.TaskStatus{
 		TaskID: id, State: gen.TaskStateRunning, PoolID: "default", Engine: "llamacpp", Workload: gen.WorkloadCompletion,
@@ -76,7 +107,7 @@ func status(id gen.TaskID) gen.TaskStatus {
 func pool(id gen.PoolID) gen.Pool {
 	return gen.Pool{
 		ID: id, Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: gen.WorkloadCompletion,
-		Device: "cpu", SamplerProfile: "v1", Ready: true, Queue: gen.Queue{Capacity: 64, FullPolicy: gen.QueueFullPolicyReject},
+		Device: "cpu", SamplerProfile: "v1", Ready: true, Lifecycle: gen.LifecyclePinned, Loaded: true, Queue: gen.Queue{Capacity: 64, FullPolicy: gen.QueueFullPolicyReject},
 	}
 }
 
@@ -123,6 +154,83 @@ func TestOperations(t *testing.T) {
 	capabilities, err := c.Capabilities(ctx)
 	require.NoError(t, err)
 	require.Equal(t, []string{"stream_resume"}, capabilities.Features)
+}
+
+// ORCH-2101, LO-501, LO-502
+func TestOperationsOfControl(t *testing.T) {
+	t.Parallel()
+	f := &fake{}
+	server, err := gen.NewServer(f, f)
+	require.NoError(t, err)
+	for name, change := range map[string]func(*Options){
+		"over its own HTTP client": func(*Options) {},
+		"over another": func(o *Options) {
+			o.HTTPClient = &http.Client{Transport: http.DefaultTransport.(*http.Transport).Clone()}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _ := setup(t, server, change)
+			ctx := t.Context()
+			drain, err := c.Drain(ctx, "default", 1500*time.Millisecond)
+			require.NoError(t, err)
+			require.Equal(t, &gen.DrainStatus{PoolID: "default", Draining: true, Running: 1, Queued: 3, DeadlineMs: 1500}, drain)
+			reload, err := c.Reload(ctx, "default", "file:new.gguf")
+			require.NoError(t, err)
+			require.Equal(t, "file:new.gguf", reload.Model.Ref)
+			require.Equal(t, "file:old.gguf", reload.PreviousModelRef)
+			gpus, err := c.GPUs(ctx)
+			require.NoError(t, err)
+			require.Equal(t, "no driver", gpus.Problem.Value)
+			explanation, err := c.Explain(ctx, &gen.ExplainRequest{ModelRef: "haiku", Ctx: gen.NewOptInt(9)})
+			require.NoError(t, err)
+			require.Equal(t, []string{"the only one"}, explanation.Candidates[0].Reasons)
+			require.Equal(t, gen.NewOptInt(9), f.explain.Ctx)
+			change, err := c.ReloadConfig(ctx)
+			require.NoError(t, err)
+			require.Equal(t, []string{"pools.default"}, change.Changed)
+			health, err := c.Health(ctx)
+			require.NoError(t, err)
+			require.Equal(t, gen.HealthStatusReady, health.Status)
+		})
+	}
+}
+
+// What loads models may take longer than any other operation.
+//
+// ORCH-2101
+func TestOnlyLoadingWaitsWithoutABound(t *testing.T) {
+	t.Parallel()
+	c, err := New(Options{Addr: "http://127.0.0.1:1"})
+	require.NoError(t, err)
+	require.Equal(t, headerTimeout, c.opts.HTTPClient.Transport.(*http.Transport).ResponseHeaderTimeout)
+	require.Zero(t, c.patient.Transport.(*http.Transport).ResponseHeaderTimeout)
+	own := &http.Client{}
+	c, err = New(Options{Addr: "http://127.0.0.1:1", HTTPClient: own})
+	require.NoError(t, err)
+	require.Same(t, own, c.patient)
+}
+
+// ORCH-2101
+func TestErrorsOfControl(t *testing.T) {
+	t.Parallel()
+	c, _ := setup(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		envelopeAnswer(w, 409, `{"code":"CONFLICT","message":"m","retriable":false}`)
+	}))
+	for name, call := range map[string]func() error{
+		"drain":  func() error { _, err := c.Drain(t.Context(), "p", 0); return err },
+		"reload": func() error { _, err := c.Reload(t.Context(), "p", "r"); return err },
+		"gpus":   func() error { _, err := c.GPUs(t.Context()); return err },
+		"explain": func() error {
+			_, err := c.Explain(t.Context(), &gen.ExplainRequest{ModelRef: "m"})
+			return err
+		},
+		"config": func() error { _, err := c.ReloadConfig(t.Context()); return err },
+		"health": func() error { _, err := c.Health(t.Context()); return err },
+	} {
+		var e *Error
+		require.ErrorAs(t, call(), &e, name)
+		require.Equal(t, gen.ErrorCodeCONFLICT, e.Code, name)
+	}
 }
 
 // AUTH-1001

@@ -55,8 +55,9 @@ type Token struct {
 // Metrics are moving figures, at most one frame a second. They are no part of the task's log.
 type Metrics struct {
 	Frame                 `json:"-"`
-	Phase                 string   `json:"phase"`       // `queued`, `prefill` or `decode`
-	QueueDepth            int      `json:"queue_depth"` // tasks in the pool's queue
+	Phase                 string   `json:"phase"`         // `queued`, `loading`, `prefill` or `decode`
+	LoadProgress          *float64 `json:"load_progress"` // 0 to 1, in phase `loading`; nil: no figure
+	QueueDepth            int      `json:"queue_depth"`   // tasks in the pool's queue
 	QueuePosition         int      `json:"queue_position"`
 	PredictedStartMS      int64    `json:"predicted_start_ms"` // from admission
 	OnTimeProbability     float64  `json:"on_time_probability"`

@@ -68,6 +68,8 @@ func (v *answer) show(event sdk.Event) error {
 		switch e.Phase {
 		case "queued":
 			v.wait(v.place(e.QueuePosition, e.PredictedStartMS))
+		case "loading":
+			v.wait(v.loading(e))
 		case "prefill":
 			v.wait("reading the prompt")
 		}
@@ -100,6 +102,14 @@ func (v *answer) place(position int, startMS int64) string {
 		line += ", starts in about " + duration(startMS)
 	}
 	return line
+}
+
+func (v *answer) loading(e sdk.Metrics) string {
+	line := "the model is being loaded"
+	if e.LoadProgress != nil {
+		line += fmt.Sprintf(", %d %%", int(*e.LoadProgress*100))
+	}
+	return line + "; " + v.place(e.QueuePosition, e.PredictedStartMS)
 }
 
 // wait shows what the task waits for: on a terminal in one changing line, elsewhere only if asked to.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command llama-orch is the command line of a llama-orch server: it submits tasks, streams their answers, cancels them, and
-// shows tasks and pools.
+// Command llama-orch is the command line of a llama-orch server: it submits tasks, streams their answers, cancels them, shows
+// and operates pools and GPUs, and looks for what is wrong with a server and its machine.
 //
 // Answers go to stdout, everything else to stderr. Where stdout is no terminal, the answer's bytes are exactly those that
 // the receipt's hash is over. The server's address is --addr or LLORCH_ADDR, its token LLORCH_API_TOKEN: a token among the
@@ -10,12 +10,12 @@
 // Exit codes:
 //
 //	0    done
-//	1    the task failed, or the server answered with an error
+//	1    the task failed, the server answered with an error, or doctor found a failure
 //	2    bad usage
 //	3    the server cannot be reached
 //	4    refused for now (HTTP 429 or 503); try again later
 //	5    the task was canceled by someone else
-//	130  interrupted by Ctrl-C or SIGTERM; `run` has canceled its task on the server
+//	130  interrupted by Ctrl-C or SIGTERM; `run` has canceled its task on the server. Both end `top` with 0
 package main
 
 import (
@@ -50,14 +50,14 @@ const (
 	defaultAddr = "http://127.0.0.1:8080"
 )
 
-const description = `Submits tasks to a llama-orch server, streams their answers, and shows tasks and pools.
+const description = `Submits tasks to a llama-orch server, streams their answers, and shows and operates pools and GPUs.
 
 The token is read from the environment variable LLORCH_API_TOKEN.
 
 Exit codes:
 
   0    done
-  1    the task failed, or the server answered with an error
+  1    the task failed, the server answered with an error, or doctor found a failure
   2    bad usage
   3    the server cannot be reached
   4    refused for now (HTTP 429 or 503); try again later
@@ -86,6 +86,12 @@ type cli struct {
 	Task         taskCmd         `cmd:"" help:"Show one task."`
 	Tasks        tasksCmd        `cmd:"" help:"List recent tasks, newest first."`
 	Pools        poolsCmd        `cmd:"" help:"List the pools, or show one with its replicas."`
+	Pool         poolCmd         `cmd:"" help:"Look at one pool, drain it, or swap its model."`
+	GPUs         gpusCmd         `cmd:"" name:"gpus" help:"Show the GPUs, and who holds their memory."`
+	Explain      explainCmd      `cmd:"" help:"Say where a task would run, and why, without running it."`
+	Config       configCmd       `cmd:"" help:"Have the server read its configuration again."`
+	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
+	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
 	Version      versionCmd      `cmd:"" help:"Show this program's version."`
 }
@@ -94,6 +100,8 @@ type cli struct {
 type app struct {
 	ctx     context.Context // ends with Ctrl-C
 	client  *sdk.Client
+	addr    string // of the server
+	env     func(string) string
 	view    *answer // the stream being shown, if any
 	stdin   io.Reader
 	out     io.Writer // results
@@ -121,7 +129,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 			code = int(stop)
 		}
 	}()
-	a := &app{ctx: ctx, stdin: stdin, out: stdout, err: stderr}
+	a := &app{ctx: ctx, env: env, stdin: stdin, out: stdout, err: stderr}
 	var c cli
 	parser, err := kong.New(&c, kong.Name("llama-orch"), kong.Description(description), kong.Writers(stdout, stderr),
 		kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true, WrapUpperBound: 100}),
@@ -134,7 +142,8 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	if err != nil {
 		return a.fail(usageError{err})
 	}
-	a.client, err = sdk.New(sdk.Options{Addr: address(c.Addr, env), Token: env(tokenEnv), OnReconnect: a.lost})
+	a.addr = address(c.Addr, env)
+	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Token: env(tokenEnv), OnReconnect: a.lost})
 	if err != nil {
 		return a.fail(usageError{err})
 	}

@@ -42,9 +42,15 @@ type daemon struct {
 	writer *stream.Attempt
 	before func() // runs within a submit
 
+	unready error // the answer of /readyz, if set
+	gpus    gen.GPUList
+	health  func(gen.PoolID) gen.PoolHealth
+
 	mu       sync.Mutex
 	token    string
 	request  *gen.TaskRequest
+	explain  *gen.ExplainRequest
+	drained  *gen.DrainRequest
 	canceled []gen.TaskID
 }
 
@@ -52,14 +58,14 @@ func newDaemon() *daemon {
 	log := stream.New(task.Started{TaskID: "t", Seed: 7, Determinism: task.Strict})
 	return &daemon{
 		pools: []gen.Pool{pool("default", "haiku", gen.WorkloadCompletion), pool("vectors", "embedder", gen.WorkloadEmbedding)},
-		log:   log, writer: log.Begin(),
+		log:   log, writer: log.Begin(), health: healthy, gpus: twoCards(),
 	}
 }
 
 func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
 	return gen.Pool{
 		ID: id, Engine: "llamacpp", EngineVersion: "v", Model: gen.PoolModel{ID: model, Ref: "file:" + model}, Workload: workload,
-		Device: "cpu", Ctx: 256, Slots: 1, SamplerProfile: "v1", Ready: true, Replicas: 2, ReplicasReady: 1,
+		Device: "cpu", Ctx: 256, Slots: 1, SamplerProfile: "v1", Ready: true, Lifecycle: gen.LifecyclePinned, Loaded: true, Replicas: 2, ReplicasReady: 1,
 		Queue: gen.Queue{Depth: 3, Interactive: 2, Batch: 1, Capacity: 64, FullPolicy: gen.QueueFullPolicyReject},
 	}
 }
@@ -192,11 +198,92 @@ func (d *daemon) ListPools(context.Context) (*gen.PoolListHeaders, error) {
 }
 
 func (d *daemon) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen.PoolHealthHeaders, error) {
-	return &gen.PoolHealthHeaders{Response: gen.PoolHealth{
-		Pool:     pool(p.ID, "haiku", gen.WorkloadCompletion),
-		Replicas: []gen.Replica{{ID: "default-0", State: "ready", Device: "cpu", Slots: 1, Active: 1, LogTail: []string{}}},
-		Gpus:     []gen.GPU{{Index: 0, Name: "RTX 3090", Healthy: true, VramTotalBytes: 24 << 30, VramUsedBytes: 1 << 30}},
+	return &gen.PoolHealthHeaders{Response: d.health(p.ID)}, nil
+}
+
+func healthy(id gen.PoolID) gen.PoolHealth {
+	return gen.PoolHealth{
+		Pool: pool(id, "haiku", gen.WorkloadCompletion),
+		Replicas: []gen.Replica{
+			{
+				ID: "default-0", State: gen.ReplicaStateReady, Device: "auto", Slots: 1, Active: 1, Cards: []int{0}, LogTail: []string{"model loaded"},
+				EstimateBytes: gen.NewOptInt64(3 << 30), ObservedBytes: gen.NewOptInt64(2 << 30), LoadMs: gen.NewOptInt64(700),
+			},
+			{
+				ID: "default-1", State: gen.ReplicaStateBackoff, Device: "auto", Slots: 1, Cards: []int{}, Restarts: 3,
+				LastError: gen.NewOptString("it needs 9 GiB"), LogTail: []string{"out of \x1b[31mmemory"},
+			},
+		},
+		Gpus: twoCards().Gpus[:1],
+	}
+}
+
+func twoCards() gen.GPUList {
+	return gen.GPUList{DriverVersion: gen.NewOptString("550.54"), CudaVersion: gen.NewOptString("12.4"), Gpus: []gen.GPU{
+		{
+			Index: 0, Name: "NVIDIA RTX 3090", Healthy: true, VramTotalBytes: 24 << 30, VramUsedBytes: 1 << 30, VramFreeBytes: 21 << 30, VramOtherBytes: 512 << 20,
+			VramPromisedBytes: 2 << 30, Utilization: 0.42, TemperatureC: gen.NewOptInt(61), PowerW: gen.NewOptFloat64(212.4),
+			Holders: []gen.VRAMHolder{
+				{ReplicaID: gen.NewOptString("default-0"), Pid: gen.NewOptInt(4711), UsedBytes: 512 << 20},
+				{Pid: gen.NewOptInt(12), UsedBytes: 512 << 20},
+				{ReplicaID: gen.NewOptString("default-1"), PromisedBytes: 2 << 30},
+			},
+		},
+		{Index: 1, Name: "NVIDIA RTX 3060", LastError: gen.NewOptString("XID 79: it has fallen off the bus"), VramTotalBytes: 12 << 30, Holders: []gen.VRAMHolder{}},
+	}}
+}
+
+func (d *daemon) ListGpus(context.Context) (*gen.GPUListHeaders, error) {
+	return &gen.GPUListHeaders{Response: d.gpus}, nil
+}
+
+func (d *daemon) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
+	if d.unready != nil {
+		return nil, d.unready
+	}
+	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusReady}}, nil
+}
+
+func (d *daemon) DrainPool(_ context.Context, r *gen.DrainRequest, p gen.DrainPoolParams) (*gen.DrainStatusHeaders, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.drained = r
+	return &gen.DrainStatusHeaders{Response: gen.DrainStatus{PoolID: p.ID, Draining: true, Running: 1, Queued: 3, DeadlineMs: r.DeadlineMs}}, nil
+}
+
+func (d *daemon) ReloadPool(_ context.Context, r *gen.ReloadRequest, p gen.ReloadPoolParams) (*gen.ReloadResultHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.ReloadResultHeaders{Response: gen.ReloadResult{
+		PoolID: p.ID, Model: gen.PoolModel{ID: "haiku", Ref: r.NewModelRef}, PreviousModelRef: "file:old.gguf", TookMs: 840,
 	}}, nil
+}
+
+func (d *daemon) ExplainPlacement(_ context.Context, r *gen.ExplainRequest) (*gen.ExplanationHeaders, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.explain = r
+	e := gen.Explanation{Candidates: []gen.Candidate{}, Evictions: []gen.Eviction{}}
+	if r.ModelRef != "nothing" {
+		e.PoolID.SetTo("default")
+		e.Candidates = []gen.Candidate{
+			{PoolID: "default", Chosen: true, Reasons: []string{"it can be loaded"}},
+			{PoolID: "other", ReplicaID: gen.NewOptString("other-0"), Active: gen.NewOptInt(1), VramFreeBytes: gen.NewOptInt64(8 << 30), Reasons: []string{"another model", "it drains"}},
+		}
+		e.Evictions = []gen.Eviction{{PoolID: "idle", ReplicaID: "idle-0", FreesBytes: 4 << 30}}
+	}
+	if r.ModelRef == "placed" {
+		e.ReplicaID.SetTo("default-0")
+	}
+	return &gen.ExplanationHeaders{Response: e}, nil
+}
+
+func (d *daemon) ReloadConfig(context.Context) (*gen.ConfigReloadResultHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.ConfigReloadResultHeaders{Response: gen.ConfigReloadResult{Changed: []string{"pools.default"}, RestartRequired: []string{"bind_addr"}}}, nil
 }
 
 func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error) {
@@ -229,8 +316,12 @@ type output struct {
 
 // call runs the program against the address.
 func call(ctx context.Context, addr, stdin string, args ...string) output {
+	return callWith(ctx, map[string]string{addrEnv: addr, tokenEnv: "s3cret"}, stdin, args...)
+}
+
+// callWith runs the program in an environment.
+func callWith(ctx context.Context, env map[string]string, stdin string, args ...string) output {
 	var out, err bytes.Buffer
-	env := map[string]string{addrEnv: addr, tokenEnv: "s3cret"}
 	code := run(ctx, args, func(key string) string { return env[key] }, strings.NewReader(stdin), &out, &err)
 	return output{code, out.String(), err.String()}
 }

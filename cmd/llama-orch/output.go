@@ -32,8 +32,28 @@ func writeJSON(w io.Writer, v any) error {
 }
 
 // table prints rows of cells in aligned columns.
-func (a *app) table(rows [][]string) error {
-	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+func (a *app) table(rows [][]string) error { return writeTable(a.out, rows) }
+
+// tables prints tables with an empty line between them, but for those that have a header alone.
+func (a *app) tables(all ...[][]string) error {
+	first := true
+	for _, rows := range all {
+		if len(rows) < 2 {
+			continue
+		}
+		if !first {
+			fmt.Fprintln(a.out)
+		}
+		first = false
+		if err := a.table(rows); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeTable(out io.Writer, rows [][]string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
 		for i, cell := range row {
 			row[i] = dash(oneLine(cell))

@@ -5,6 +5,8 @@ package main
 import (
 	"fmt"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/llama-orch/llama-orch/gen"
 )
@@ -28,6 +30,69 @@ func (c *poolsCmd) Run(a *app) error {
 	return a.table(poolRows(pools...))
 }
 
+// poolCmd holds what is done with one pool.
+type poolCmd struct {
+	Health poolHealthCmd `cmd:"" help:"Show a pool with its replicas and GPUs."`
+	Drain  poolDrainCmd  `cmd:"" help:"Stop a pool taking tasks from its queue, and let it finish."`
+	Reload poolReloadCmd `cmd:"" help:"Swap a pool's model; brings a drained pool back, too."`
+}
+
+type poolHealthCmd struct {
+	ID string `arg:"" help:"The pool's id."`
+}
+
+// Run shows one pool.
+func (c *poolHealthCmd) Run(a *app) error { return showPool(a, c.ID) }
+
+type poolDrainCmd struct {
+	ID       string        `arg:"" help:"The pool's id."`
+	Deadline time.Duration `default:"30s" placeholder:"TIME" help:"What still runs then waits in line again (default: 30s; at most 24h)."`
+}
+
+// maxDeadline is the contract's.
+const maxDeadline = 24 * time.Hour
+
+// Run drains. It does not wait for the pool to be empty.
+func (c *poolDrainCmd) Run(a *app) error {
+	if c.Deadline < 0 || c.Deadline > maxDeadline {
+		return usagef("--deadline must be from 0s to %s, not %s", maxDeadline, c.Deadline)
+	}
+	s, err := a.client.Drain(a.ctx, c.ID, c.Deadline)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(s)
+	}
+	return a.table([][]string{
+		{"POOL", "DRAINING", "RUNNING", "QUEUED", "DEADLINE"},
+		{string(s.PoolID), yesNo(s.Draining), strconv.Itoa(s.Running), strconv.Itoa(s.Queued), "in " + duration(s.DeadlineMs)},
+	})
+}
+
+type poolReloadCmd struct {
+	ID  string `arg:"" help:"The pool's id."`
+	Ref string `arg:"" help:"The new model, as in the configuration; file:PATH is relative to that file's folder."`
+}
+
+// Run reloads, and waits until the new model serves or the old one does again.
+func (c *poolReloadCmd) Run(a *app) error {
+	if c.Ref == "" {
+		return usagef("the new model's ref is empty")
+	}
+	r, err := a.client.Reload(a.ctx, c.ID, c.Ref)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(r)
+	}
+	return a.table([][]string{
+		{"POOL", "MODEL", "REF", "BEFORE", "TOOK"},
+		{string(r.PoolID), r.Model.ID, r.Model.Ref, r.PreviousModelRef, duration(r.TookMs)},
+	})
+}
+
 func showPool(a *app, id string) error {
 	health, err := a.client.PoolHealth(a.ctx, id)
 	if err != nil {
@@ -36,41 +101,67 @@ func showPool(a *app, id string) error {
 	if a.json {
 		return a.printJSON(health)
 	}
-	if err := a.table(poolRows(health.Pool)); err != nil {
+	if err := a.tables(poolRows(health.Pool), replicaRows(health), gpuRows(health.Gpus)); err != nil {
 		return err
 	}
-	rows := [][]string{{"REPLICA", "STATE", "DEVICE", "BUSY", "RESTARTS", "ENGINE VERSION", "LAST ERROR"}}
 	for _, r := range health.Replicas {
-		rows = append(rows, []string{
-			r.ID, r.State, r.Device, fmt.Sprintf("%d/%d", r.Active, r.Slots), strconv.Itoa(r.Restarts), r.EngineVersion, r.LastError.Or(""),
-		})
+		if r.State == gen.ReplicaStateReady || len(r.LogTail) == 0 {
+			continue
+		}
+		fmt.Fprintf(a.out, "\nlast lines of %s:\n", oneLine(r.ID))
+		for _, line := range r.LogTail {
+			fmt.Fprintln(a.out, "  "+oneLine(line))
+		}
 	}
-	fmt.Fprintln(a.out)
-	if err := a.table(rows); err != nil || len(health.Gpus) == 0 {
-		return err
-	}
-	rows = [][]string{{"GPU", "NAME", "HEALTHY", "VRAM USED", "OF"}}
-	for _, g := range health.Gpus {
-		rows = append(rows, []string{strconv.Itoa(g.Index), g.Name, yesNo(g.Healthy), mib(g.VramUsedBytes), mib(g.VramTotalBytes)})
-	}
-	fmt.Fprintln(a.out)
-	return a.table(rows)
+	return nil
 }
 
 func poolRows(pools ...gen.Pool) [][]string {
-	rows := [][]string{{"POOL", "MODEL", "WORKLOAD", "ENGINE", "DEVICE", "STATE", "REPLICAS", "QUEUE", "CTX", "LAST ERROR"}}
+	rows := [][]string{{"POOL", "MODEL", "WORKLOAD", "ENGINE", "DEVICE", "STATE", "LIFECYCLE", "LOADED", "REPLICAS", "QUEUE", "CTX", "LAST ERROR"}}
 	for _, p := range pools {
-		state := "unready"
-		switch {
-		case p.Draining:
-			state = "draining"
-		case p.Ready:
-			state = "ready"
-		}
 		rows = append(rows, []string{
-			string(p.ID), p.Model.ID, string(p.Workload), p.Engine, p.Device, state, fmt.Sprintf("%d/%d", p.ReplicasReady, p.Replicas),
-			fmt.Sprintf("%d/%d", p.Queue.Depth, p.Queue.Capacity), strconv.Itoa(p.Ctx), p.LastError.Or(""),
+			string(p.ID), p.Model.ID, string(p.Workload), p.Engine, p.Device, poolState(p), strings.ReplaceAll(string(p.Lifecycle), "_", " "),
+			yesNo(p.Loaded), fmt.Sprintf("%d/%d", p.ReplicasReady, p.Replicas), fmt.Sprintf("%d/%d", p.Queue.Depth, p.Queue.Capacity),
+			strconv.Itoa(p.Ctx), p.LastError.Or(""),
 		})
+	}
+	return rows
+}
+
+func poolState(p gen.Pool) string {
+	switch {
+	case p.Draining:
+		return "draining"
+	case p.Ready:
+		return "ready"
+	case sleeping(p):
+		return "unloaded"
+	}
+	return "unready"
+}
+
+// sleeping says that nothing is amiss with a pool that is not ready: its next task loads it.
+func sleeping(p gen.Pool) bool {
+	return p.Lifecycle == gen.LifecycleOnDemand && !p.Loaded && !p.Draining
+}
+
+func replicaRows(pools ...*gen.PoolHealth) [][]string {
+	rows := [][]string{{"REPLICA", "STATE", "DEVICE", "GPU", "BUSY", "RESTARTS", "EXPECTED", "TAKEN", "LOADED IN", "ENGINE VERSION", "LAST ERROR"}}
+	for _, p := range pools {
+		for _, r := range p.Replicas {
+			cards := make([]string, len(r.Cards))
+			for i, card := range r.Cards {
+				cards[i] = strconv.Itoa(card)
+			}
+			loaded := ""
+			if ms, ok := r.LoadMs.Get(); ok {
+				loaded = duration(ms)
+			}
+			rows = append(rows, []string{
+				r.ID, string(r.State), r.Device, strings.Join(cards, ","), fmt.Sprintf("%d/%d", r.Active, r.Slots), strconv.Itoa(r.Restarts),
+				optMiB(r.EstimateBytes), optMiB(r.ObservedBytes), loaded, r.EngineVersion, r.LastError.Or(""),
+			})
+		}
 	}
 	return rows
 }
@@ -83,3 +174,10 @@ func yesNo(b bool) string {
 }
 
 func mib(bytes int64) string { return fmt.Sprintf("%d MiB", bytes>>20) }
+
+func optMiB(bytes gen.OptInt64) string {
+	if n, ok := bytes.Get(); ok {
+		return mib(n)
+	}
+	return ""
+}

@@ -34,7 +34,7 @@ type runCmd struct {
 	Stop         []string `sep:"none" placeholder:"TEXT" help:"Text that ends the answer; may be repeated."`
 	TaskID       string   `placeholder:"ID" help:"Idempotency key (default: a new UUID)."`
 	Pool         string   `placeholder:"ID" help:"This pool or none."`
-	OnDisconnect string   `enum:"continue,cancel" default:"continue" help:"What becomes of the task when this program goes away without a word: continue or cancel."`
+	OnDisconnect string   `enum:",continue,cancel" default:"" placeholder:"WHAT" help:"What becomes of the task when this program goes away without a word: continue or cancel (default: continue)."`
 	Determinism  string   `enum:",strict,best_effort" default:"" placeholder:"KIND" help:"strict or best_effort (default: strict where possible)."`
 }
 
@@ -132,7 +132,9 @@ func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
 		}
 		request.Params.SetTo(params)
 	}
-	request.OnDisconnect.SetTo(gen.TaskRequestOnDisconnect(c.OnDisconnect))
+	if c.OnDisconnect != "" {
+		request.OnDisconnect.SetTo(gen.TaskRequestOnDisconnect(c.OnDisconnect))
+	}
 	if c.Determinism != "" {
 		request.Determinism.SetTo(gen.Determinism(c.Determinism))
 	}

@@ -160,10 +160,19 @@ func (s serveCmd) Run() error {
 	if err := a.Start(signals); err != nil {
 		return err
 	}
-	select {
-	case <-signals.Done():
-		log.Info("stopping on a signal", zap.Duration("stop_within", s.StopWithin))
-	case err = <-a.Failed():
+	again := make(chan os.Signal, 1)
+	signal.Notify(again, syscall.SIGHUP)
+	defer signal.Stop(again)
+	for running := true; running; {
+		select {
+		case <-again:
+			a.ReloadConfig(signals)
+		case <-signals.Done():
+			log.Info("stopping on a signal", zap.Duration("stop_within", s.StopWithin))
+			running = false
+		case err = <-a.Failed():
+			running = false
+		}
 	}
 	forget() // a second signal ends the process at once
 	ctx, cancel := context.WithTimeout(context.Background(), s.StopWithin)

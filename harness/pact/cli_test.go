@@ -95,5 +95,25 @@ func cliCalls() []call {
 		cliCall("pools", failed, "MISSING_TOKEN", withoutToken),
 		cliCall("pools", failed, "BAD_TOKEN", withBadToken),
 		cliCall("capabilities", 0, "createTask", showCapabilities("capabilities")),
+
+		cliCall("pool health default", 0, "default-0", showPool("pool health", "default")),
+		cliCall("pool drain spare --deadline 1s", 0, "in 1.0 s", drain("pool drain", "spare", 1000)),
+		cliCall("pool drain no-such-pool", failed, "NOT_FOUND", drain("", "no-such-pool", 30000).refused("pool drain of an unknown pool", 404, missing)),
+		cliCall("pool reload spare "+spareModel, 0, spareModel, reload("pool reload", "spare", spareModel)),
+		cliCall("pool reload no-such-pool "+spareModel, failed, "NOT_FOUND",
+			reload("", "no-such-pool", spareModel).refused("pool reload of an unknown pool", 404, missing)),
+		cliCall("pool reload spare file:no-such-model.gguf", failed, "MODEL_NOT_FOUND",
+			reload("", "spare", "file:no-such-model.gguf").refused("pool reload to a missing model", 404, refusal(task.ModelNotFound, false))),
+		cliCall("pool reload spare "+spareModel, failed, "CONFLICT",
+			reload("", "spare", spareModel).in(state(stateReloading)).refused("pool reload during another", 409, refusal(task.Conflict, false))),
+		cliCall("gpus", 0, "no GPU can be used", listGPUs("gpus")),
+		cliCall("explain -m haiku --pool default --determinism strict", 0, "would run on default-0", explain("explain", object{
+			"model_ref": "haiku", "workload": "completion", "determinism": "strict", "placement": object{"mode": "pin", "pool_id": "default"},
+		})),
+		cliCall("config reload", 0, "nothing has changed", reloadConfig("config reload")),
+		cliCall("top --once", 0, "default-0", listPools("top 1, the pools"), showPool("top 2, each pool", "default"), listGPUs("top 3, the GPUs")),
+		// It fails, for want of a home, but not because of the server.
+		cliCall("doctor", failed, "tasks are taken", showCapabilities("doctor 1, the capabilities"), askReady("doctor 2, the readiness"),
+			listPools("doctor 3, the pools"), showPool("doctor 4, each pool", "default"), listGPUs("doctor 5, the GPUs")),
 	}
 }

@@ -95,6 +95,40 @@ func showCapabilities(name string) exchange {
 	return get(name, state(stateReady), "/v1/capabilities", capabilities())
 }
 
+func post(name string, given models.ProviderState, path string, body object, status int, answer any) exchange {
+	e := get(name, given, path, answer)
+	e.method, e.body, e.status = http.MethodPost, body, status
+	return e
+}
+
+func drain(name, id string, deadlineMS int) exchange {
+	return post(name, state(stateSpare), "/v1/pools/"+id+"/drain", object{"deadline_ms": deadlineMS}, http.StatusAccepted, draining(id, deadlineMS))
+}
+
+// spareModel is a model beside the daemon's configuration.
+const spareModel = "file:haiku.gguf"
+
+func reload(name, id, ref string) exchange {
+	return post(name, state(stateSpare), "/v1/pools/"+id+"/reload", object{"new_model_ref": ref}, http.StatusOK, reloaded(id, ref))
+}
+
+func listGPUs(name string) exchange { return get(name, state(stateNoGPU), "/v1/gpus", noGPUs()) }
+
+func explain(name string, body object) exchange {
+	return post(name, state(stateReady), "/v1/placement/explain", body, http.StatusOK, explanation())
+}
+
+func reloadConfig(name string) exchange {
+	return post(name, state(stateReady), "/v1/config/reload", nil, http.StatusOK, object{"changed": like([]any{}), "restart_required": like([]any{})})
+}
+
+// askReady needs no token, so none is sent.
+func askReady(name string) exchange {
+	e := get(name, state(stateReady), "/readyz", object{"status": "ready"})
+	e.token = ""
+	return e
+}
+
 func haiku(id string) object { return object{"task_id": id, "model_ref": "haiku", "prompt": prompt} }
 
 // with is a copy of a body with more, or other, fields; nil takes one away.

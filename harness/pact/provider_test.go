@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest"
+	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
@@ -34,8 +35,8 @@ import (
 // pactsEnv names another folder of pacts to verify.
 const pactsEnv = "LLORCH_TEST_PACTS"
 
-// configuration has a pool for every state: one that is quick, one so slow that its tasks run until they are canceled, and
-// one whose engine is not there.
+// configuration has a pool for every state: one that is quick, one so slow that its tasks run until they are canceled, one
+// whose engine is not there, and one to be drained and reloaded, which no task needs.
 const configuration = `bind_addr: 127.0.0.1:0
 data_dir: data
 auth: {token_env: LLORCH_API_TOKEN}
@@ -43,16 +44,27 @@ pools:
   - {id: default, model: {id: haiku, ref: "file:%[1]s"}, device: cpu, ctx: 256}
   - {id: slow, model: {id: slow, ref: "file:%[1]s"}, device: cpu, ctx: 256, pace: 4, queue: {capacity: 1}}
   - {id: down, model: {id: down, ref: down}, provisioning: {mode: external, urls: ["http://127.0.0.1:1"]}}
+  - {id: spare, model: {id: spare, ref: "file:%[1]s"}, device: cpu, ctx: 256}
 `
 
 // builtinReplicas are those of the configuration that get ready.
-const builtinReplicas = 2
+const builtinReplicas = 3
+
+// gated starts a program. While there is a pipe at the gate, it waits there first.
+const gated = `#!/bin/sh
+if test -p '%[1]s'; then read -r _ <'%[1]s'; fi
+exec '%[2]s' "$@"
+`
 
 // orchestrator is the real one, on a free port, and what the states have left in it.
 type orchestrator struct {
 	addr     string
 	client   *sdk.Client
 	toCancel []string // tasks that the current interaction's states have left running
+
+	gate     string     // workers that start wait here while it exists
+	holds    *os.File   // keeps a worker at the gate; nil: none waits
+	reloaded chan error // how the reload of that worker's pool ended
 }
 
 func start(t *testing.T) *orchestrator {
@@ -60,7 +72,12 @@ func start(t *testing.T) *orchestrator {
 	require.NoError(t, err)
 	model, err := filepath.Abs("../../models/haiku/haiku.gguf")
 	require.NoError(t, err)
-	file := filepath.Join(t.TempDir(), "config.yaml")
+	dir := t.TempDir()
+	file, exe, gate := filepath.Join(dir, "config.yaml"), filepath.Join(dir, "worker"), filepath.Join(dir, "gate")
+	data, err := os.ReadFile(model)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, strings.TrimPrefix(spareModel, "file:")), data, 0o600))
+	require.NoError(t, os.WriteFile(exe, fmt.Appendf(nil, gated, gate, program("orchestratord")), 0o700))
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, configuration, model), 0o600))
 	c, err := config.Load(file, func(name string) string { return map[string]string{"LLORCH_API_TOKEN": token}[name] })
 	require.NoError(t, err)
@@ -69,12 +86,15 @@ func start(t *testing.T) *orchestrator {
 	log := zaptest.NewLogger(t, zaptest.Level(zap.ErrorLevel), zaptest.WrapOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
 		return zapcore.NewTee(core, zapcore.RegisterHooks(everything{}, func(e zapcore.Entry) error {
 			if e.Message == "replica is ready" {
-				ready <- struct{}{}
+				select {
+				case ready <- struct{}{}:
+				default: // a reload
+				}
 			}
 			return nil
 		}))
 	})))
-	a, err := app.New(app.Options{Config: c, Log: log, Exe: program("orchestratord"), LibsDir: libs, Version: "0.1.0", Commit: "unknown"})
+	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: "0.1.0", Commit: "unknown"})
 	require.NoError(t, err)
 	require.NoError(t, a.Start(t.Context()))
 	t.Cleanup(func() {
@@ -89,7 +109,7 @@ func start(t *testing.T) *orchestrator {
 			require.Fail(t, "the built-in workers do not get ready")
 		}
 	}
-	o := &orchestrator{addr: "http://" + a.Addr()}
+	o := &orchestrator{addr: "http://" + a.Addr(), gate: gate}
 	o.client, err = sdk.New(sdk.Options{Addr: o.addr, Token: token})
 	require.NoError(t, err)
 	t.Cleanup(o.client.Close)
@@ -118,6 +138,9 @@ type seeding func(ctx context.Context, o *orchestrator, taskID string) (map[stri
 var states = map[string]seeding{
 	stateReady:     nil, // so it starts
 	stateUnready:   nil,
+	stateNoGPU:     nil, // so the machines are that this runs on
+	stateSpare:     spare,
+	stateReloading: reloading,
 	stateCompleted: completed,
 	stateRunning: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 		return nil, o.running(ctx, id)
@@ -189,6 +212,63 @@ func (o *orchestrator) running(ctx context.Context, id string) error {
 	return nil
 }
 
+// spare brings the pool back that other interactions drain.
+func spare(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
+	health, err := o.client.PoolHealth(ctx, "spare")
+	if err == nil && !health.Pool.Ready {
+		_, err = o.client.Reload(ctx, "spare", spareModel)
+	}
+	return nil, err
+}
+
+// reloading returns when the new worker of a reload waits at the gate.
+func reloading(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
+	if _, err := spare(ctx, o, ""); err != nil {
+		return nil, err
+	}
+	if err := unix.Mkfifo(o.gate, 0o600); err != nil {
+		return nil, err
+	}
+	o.reloaded = make(chan error, 1)
+	go func() {
+		_, err := o.client.Reload(context.WithoutCancel(ctx), "spare", spareModel)
+		o.reloaded <- err
+	}()
+	type opened struct {
+		file *os.File
+		err  error
+	}
+	reader := make(chan opened, 1)
+	go func() {
+		f, err := os.OpenFile(o.gate, os.O_WRONLY, 0) // waits for who reads
+		reader <- opened{f, err}
+	}()
+	select {
+	case r := <-reader:
+		o.holds = r.file
+		return nil, r.err
+	case err := <-o.reloaded:
+		f, openErr := os.OpenFile(o.gate, os.O_RDWR, 0) // lets the writer go
+		r := <-reader
+		o.reloaded <- err
+		return nil, errors.Join(fmt.Errorf("the reload ended without a new worker: %w", err), openErr, r.err, f.Close(), r.file.Close())
+	}
+}
+
+// open lets the worker at the gate start, and waits for the reload that it is of.
+func (o *orchestrator) open() error {
+	if o.reloaded == nil {
+		return nil
+	}
+	err := os.Remove(o.gate)
+	if o.holds != nil {
+		err = errors.Join(err, o.holds.Close())
+	}
+	err = errors.Join(err, <-o.reloaded)
+	o.holds, o.reloaded = nil, nil
+	return err
+}
+
 // settle ends what the states have left running: the last in line first, so that it does not get to run.
 func (o *orchestrator) settle(ctx context.Context) error {
 	var failures []error
@@ -197,6 +277,7 @@ func (o *orchestrator) settle(ctx context.Context) error {
 		failures = append(failures, err)
 	}
 	o.toCancel = nil
+	failures = append(failures, o.open())
 	return errors.Join(failures...)
 }
 

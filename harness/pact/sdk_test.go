@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -214,5 +215,62 @@ func sdkCalls() []call {
 			require.NoError(t, err)
 			require.NotEmpty(t, answer.Operations)
 		}),
+
+		sdkCall(drain("a drain", "spare", 1500), func(t *testing.T, c *sdk.Client) {
+			status, err := c.Drain(t.Context(), "spare", 1500*time.Millisecond)
+			require.NoError(t, err)
+			require.True(t, status.Draining)
+		}),
+		sdkRefused(drain("", "no-such-pool", 0).refused("a drain of an unknown pool", 404, missing), func(t *testing.T, c *sdk.Client) error {
+			_, err := c.Drain(t.Context(), "no-such-pool", 0)
+			return err
+		}),
+		sdkRefused(drain("", "spare", 90000000).refused("a drain with a deadline that is too long", 400, refusal(task.InvalidParams, false)),
+			func(t *testing.T, c *sdk.Client) error {
+				_, err := c.Drain(t.Context(), "spare", 25*time.Hour)
+				return err
+			}),
+		sdkCall(reload("a reload", "spare", spareModel), func(t *testing.T, c *sdk.Client) {
+			result, err := c.Reload(t.Context(), "spare", spareModel)
+			require.NoError(t, err)
+			require.Equal(t, spareModel, result.Model.Ref)
+		}),
+		sdkRefused(reload("", "no-such-pool", spareModel).refused("a reload of an unknown pool", 404, missing), reloadTo("no-such-pool", spareModel)),
+		sdkRefused(reload("", "spare", "file:no-such-model.gguf").refused("a reload to a missing model", 404, refusal(task.ModelNotFound, false)),
+			reloadTo("spare", "file:no-such-model.gguf")),
+		sdkRefused(reload("", "spare", "").refused("a reload to nothing", 400, refusal(task.InvalidParams, false)), reloadTo("spare", "")),
+		sdkRefused(reload("", "spare", spareModel).in(state(stateReloading)).refused("a reload during another", 409, refusal(task.Conflict, false)),
+			reloadTo("spare", spareModel)),
+		sdkCall(listGPUs("a look at the GPUs"), func(t *testing.T, c *sdk.Client) {
+			list, err := c.GPUs(t.Context())
+			require.NoError(t, err)
+			require.NotEmpty(t, list.Problem.Value)
+		}),
+		sdkCall(explain("a dry run", object{"model_ref": "haiku"}), func(t *testing.T, c *sdk.Client) {
+			e, err := c.Explain(t.Context(), &gen.ExplainRequest{ModelRef: "haiku"})
+			require.NoError(t, err)
+			require.Equal(t, gen.PoolID("default"), e.PoolID.Value)
+		}),
+		sdkRefused(explain("", object{"model_ref": "haiku", "ctx": 0}).refused("a dry run without a context", 400, refusal(task.InvalidParams, false)),
+			func(t *testing.T, c *sdk.Client) error {
+				_, err := c.Explain(t.Context(), &gen.ExplainRequest{ModelRef: "haiku", Ctx: gen.NewOptInt(0)})
+				return err
+			}),
+		sdkCall(reloadConfig("a reload of the configuration"), func(t *testing.T, c *sdk.Client) {
+			_, err := c.ReloadConfig(t.Context())
+			require.NoError(t, err)
+		}),
+		sdkCall(askReady("a question for the health"), func(t *testing.T, c *sdk.Client) {
+			health, err := c.Health(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, gen.HealthStatusReady, health.Status)
+		}),
+	}
+}
+
+func reloadTo(pool, ref string) func(*testing.T, *sdk.Client) error {
+	return func(t *testing.T, c *sdk.Client) error {
+		_, err := c.Reload(t.Context(), pool, ref)
+		return err
 	}
 }

@@ -33,6 +33,9 @@ const (
 	stateCanceled  = "a task was canceled"
 	stateFull      = "the queue of the pool slow is full"
 	stateUnready   = "no replica of the pool down is ready"
+	stateSpare     = "the pool spare is ready"
+	stateReloading = "the pool spare is being reloaded"
+	stateNoGPU     = "the machine has no GPU"
 )
 
 func state(name string) models.ProviderState { return models.ProviderState{Name: name} }
@@ -47,6 +50,8 @@ var (
 	count       = matchers.Integer(0)
 	eventID     = matchers.Regex("7-9f86d081", `^(0|[1-9][0-9]*)-[0-9a-f]{8}$`)
 	instant     = matchers.Regex("2026-11-22T20:15:00.125Z", `^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}(Z|[+-][0-9]{2}:[0-9]{2})$`)
+	lifecycle   = matchers.Regex("pinned", `^(pinned|on_demand)$`)
+	replicaIs   = matchers.Regex("ready", `^(provisioning|loading|probing|ready|backoff|draining|stopped|failed)$`)
 	workload    = matchers.Regex("completion", `^(completion|embedding|rerank)$`)
 	priority    = matchers.Regex("interactive", `^(interactive|batch)$`)
 	determinism = matchers.Regex("strict", `^(strict|best_effort)$`)
@@ -134,7 +139,7 @@ func pool() object {
 	return object{
 		"id": like("default"), "engine": like("llamacpp"), "engine_version": like("llama.cpp v0.5.0 built-in"), "model": model(),
 		"workload": workload, "device": like("cpu"), "ctx": matchers.Integer(256), "slots": matchers.Integer(1),
-		"sampler_profile": like("default"), "ready": like(true), "draining": like(false), "replicas": matchers.Integer(1),
+		"sampler_profile": like("default"), "ready": like(true), "draining": like(false), "lifecycle": lifecycle, "loaded": like(true), "replicas": matchers.Integer(1),
 		"replicas_ready": matchers.Integer(1), "queue": object{
 			"depth": count, "interactive": count, "batch": count, "capacity": matchers.Integer(64),
 			"full_policy": matchers.Regex("reject", "^(reject|drop-lru)$"),
@@ -146,10 +151,33 @@ func poolHealth(id string) object {
 	p := pool()
 	p["id"] = id
 	return object{"pool": p, "gpus": like([]any{}), "replicas": matchers.EachLike(object{
-		"id": like(id + "-0"), "state": like("ready"), "restarts": count, "fingerprint": like("fp-962eabc74e2da322"),
+		"id": like(id + "-0"), "state": replicaIs, "restarts": count, "fingerprint": like("fp-962eabc74e2da322"),
 		"engine_version": like("llama.cpp v0.5.0 built-in"), "device": like("cpu"), "slots": matchers.Integer(1), "active": count,
-		"log_tail": like([]any{}),
+		"cards": like([]any{}), "log_tail": like([]any{}),
 	}, 1)}
+}
+
+func draining(id string, deadlineMS int) object {
+	return object{"pool_id": id, "draining": true, "running": count, "queued": count, "deadline_ms": deadlineMS}
+}
+
+func reloaded(id, ref string) object {
+	return object{
+		"pool_id": id, "model": object{"id": like("spare"), "ref": ref}, "previous_model_ref": like("file:models/haiku/haiku.gguf"),
+		"took_ms": matchers.Integer(840),
+	}
+}
+
+// noGPUs is what a machine without GPUs says of them.
+func noGPUs() object {
+	return object{"problem": like("why no GPU can be used, and what to do"), "gpus": like([]any{})}
+}
+
+func explanation() object {
+	return object{
+		"pool_id": "default", "replica_id": like("default-0"), "evictions": like([]any{}),
+		"candidates": matchers.EachLike(object{"pool_id": like("default"), "chosen": like(true), "reasons": matchers.EachLike("the only one", 1)}, 1),
+	}
 }
 
 func capabilities() object {

@@ -47,7 +47,7 @@ type Stream interface {
 type Pools interface {
 	Pools() []PoolView
 	Health(id string) (HealthView, error) // *task.Error NOT_FOUND
-	GPUs() []GPUView
+	GPUs() GPUsView
 	// Ready returns nil when at least one pool can serve a task, else *task.Error POOL_UNREADY.
 	Ready() error
 }
@@ -65,6 +65,8 @@ type PoolView struct {
 	SamplerProfile string
 	Ready          bool
 	Draining       bool
+	Lifecycle      string // `pinned` or `on_demand`
+	Loaded         bool   // an on-demand pool that is not is loaded by its next task
 	LastError      string
 	Replicas       int
 	ReplicasReady  int
@@ -87,7 +89,7 @@ type HealthView struct {
 	GPUs     []GPUView
 }
 
-// ReplicaView is one worker process.
+// ReplicaView is one worker process. State is one of the contract's.
 type ReplicaView struct {
 	ID            string
 	State         string
@@ -97,24 +99,45 @@ type ReplicaView struct {
 	Device        string
 	Slots         int
 	Active        int
+	Cards         []int // the GPUs it sits on; empty on the CPU
+	EstimateBytes int64 // memory it was expected to take; 0: unknown
+	ObservedBytes int64 // memory it was seen to take; 0: not seen yet
+	LoadTime      time.Duration
 	LastError     string
 	LogTail       []string // oldest first
 }
 
-// GPUView is one GPU. Sizes are bytes, utilization is 0 to 1.
-type GPUView struct {
-	Index                                        int
-	UUID, Name, DriverVersion                    string
-	Healthy                                      bool
-	LastError                                    string
-	VRAMTotal, VRAMUsed, VRAMOther, VRAMPromised int64
-	Utilization                                  float64
+// GPUsView is the machine's GPUs, by index. Problem says why none can be used, and what to do; empty: they can.
+type GPUsView struct {
+	Driver, CUDA, Problem string
+	GPUs                  []GPUView
 }
 
-// Options are what a handler is made from. Tasks, Pools, Auth and Gatherer are needed.
+// GPUView is one GPU. Sizes are bytes, utilization is 0 to 1. Temperature and power are 0 where the card does not tell.
+type GPUView struct {
+	Index                                                  int
+	UUID, Name, DriverVersion                              string
+	Healthy                                                bool
+	LastError                                              string
+	VRAMTotal, VRAMUsed, VRAMOther, VRAMPromised, VRAMFree int64
+	Utilization                                            float64
+	TemperatureC                                           int
+	PowerW                                                 float64
+	Holders                                                []HolderView
+}
+
+// HolderView is who holds memory of a GPU: a replica, or another program, which has no ReplicaID.
+type HolderView struct {
+	ReplicaID      string
+	PID            int // 0: unknown, or not started yet
+	Used, Promised int64
+}
+
+// Options are what a handler is made from. Tasks, Pools, Control, Auth and Gatherer are needed.
 type Options struct {
 	Tasks    Tasks
 	Pools    Pools
+	Control  Control
 	Auth     *auth.Auth
 	Gatherer prometheus.Gatherer
 	Log      *zap.Logger // default none
@@ -135,8 +158,8 @@ const (
 
 // NewHandler returns the handler of the whole API.
 func NewHandler(o Options) (http.Handler, error) {
-	if o.Tasks == nil || o.Pools == nil || o.Auth == nil || o.Gatherer == nil {
-		return nil, errors.New("api: Tasks, Pools, Auth and Gatherer are needed")
+	if o.Tasks == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
+		return nil, errors.New("api: Tasks, Pools, Control, Auth and Gatherer are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -184,11 +207,9 @@ type (
 		*server
 	}
 	pools struct {
-		gen.PoolsHandler
 		*server
 	}
 	control struct {
-		gen.ControlHandler
 		*server
 	}
 	ops struct {

@@ -207,7 +207,7 @@ func TestAuthentication(t *testing.T) {
 func TestCorrelationID(t *testing.T) {
 	f := setup(t)
 	f.tasks.subscribe = func(string, string) (Stream, error) { return newFakeStream(io.EOF, "event: x\n\n"), nil }
-	for _, target := range []string{"/healthz", "/readyz", "/metrics", "/v1/tasks", "/v1/tasks/t1/stream", "/nope", "/v1/tasks?x=1", "/v1/gpus", "/v1/tasks/a%20b"} {
+	for _, target := range []string{"/healthz", "/readyz", "/metrics", "/v1/tasks", "/v1/tasks/t1/stream", "/nope", "/v1/tasks?x=1", "/v1/gpus", "/v1/catalog/engines", "/v1/tasks/a%20b"} {
 		require.Equal(t, []string{"my-id:1"}, f.do("GET", target, "", correlationHeader, "my-id:1").Header.Values(correlationHeader), target)
 		for _, offered := range []string{"", "with space", "new\tline", strings.Repeat("x", 129), "ü"} {
 			made := f.do("GET", target, "", correlationHeader, offered).Header.Get(correlationHeader)

@@ -19,31 +19,31 @@ import (
 // live are the operations that are served; all others of the contract answer NOT_IMPLEMENTED. /v1/capabilities and the
 // 501s both come from here.
 var live = map[gen.OperationName]bool{
-	gen.CreateTaskOperation:      true,
-	gen.ListTasksOperation:       true,
-	gen.GetTaskOperation:         true,
-	gen.StreamTaskOperation:      true,
-	gen.CancelTaskOperation:      true,
-	gen.GetCapabilitiesOperation: true,
-	gen.ListPoolsOperation:       true,
-	gen.GetPoolHealthOperation:   true,
-	gen.GetLivenessOperation:     true,
-	gen.GetReadinessOperation:    true,
-	gen.GetMetricsOperation:      true,
+	gen.CreateTaskOperation:       true,
+	gen.ListTasksOperation:        true,
+	gen.GetTaskOperation:          true,
+	gen.StreamTaskOperation:       true,
+	gen.CancelTaskOperation:       true,
+	gen.GetCapabilitiesOperation:  true,
+	gen.ListPoolsOperation:        true,
+	gen.GetPoolHealthOperation:    true,
+	gen.DrainPoolOperation:        true,
+	gen.ReloadPoolOperation:       true,
+	gen.ListGpusOperation:         true,
+	gen.ExplainPlacementOperation: true,
+	gen.ReloadConfigOperation:     true,
+	gen.RegisterWorkerOperation:   true,
+	gen.GetLivenessOperation:      true,
+	gen.GetReadinessOperation:     true,
+	gen.GetMetricsOperation:       true,
 }
 
 // instead says what serves until an operation is live.
 var instead = map[gen.OperationName]string{
-	gen.ListGpusOperation:         "GET /v1/capabilities shows the GPUs",
-	gen.ListModelsOperation:       "GET /v1/pools shows the models that are served",
-	gen.GetModelOperation:         "GET /v1/pools shows the models that are served",
-	gen.ListEnginesOperation:      "GET /v1/pools shows the engines in use",
-	gen.CreateModelOperation:      "name the model in a pool of the configuration and restart the server",
-	gen.ReloadPoolOperation:       "change the pool's model in the configuration and restart the server",
-	gen.ReloadConfigOperation:     "restart the server",
-	gen.ExplainPlacementOperation: "GET /v1/pools/{id}/health shows the replicas that placement chooses from",
-	gen.RegisterWorkerOperation:   "name the worker's URL in a pool with `provisioning: {mode: external}`",
-	gen.DrainPoolOperation:        "POST /v1/tasks/{id}/cancel ends single tasks",
+	gen.ListModelsOperation:  "GET /v1/pools shows the models that are served",
+	gen.GetModelOperation:    "GET /v1/pools shows the models that are served",
+	gen.ListEnginesOperation: "GET /v1/pools shows the engines in use",
+	gen.CreateModelOperation: "name the model in a pool of the configuration, then POST /v1/config/reload",
 }
 
 // schema is a node of the contract that describes values.

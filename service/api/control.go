@@ -5,6 +5,7 @@ package api
 import (
 	"context"
 	"net/http"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -16,7 +17,8 @@ import (
 
 // features are what clients may rely on beyond single operations.
 var features = []string{
-	"cancel_sealed", "deadline", "determinism_strict", "idempotent_submit", "placement_pin", "receipts", "stream_resume",
+	"cancel_sealed", "config_reload", "deadline", "determinism_strict", "gpu_memory_ledger", "idempotent_submit", "placement_explain",
+	"placement_pin", "pool_drain", "pool_reload", "pools_on_demand", "receipts", "stream_resume", "worker_register",
 }
 
 // GetCapabilities says what this server can do (ORCH-3095).
@@ -26,7 +28,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 		ServerVersion: clip(h.Version, maxShort),
 		Limits:        h.contract.limits(h.MaxBody),
 		Features:      features,
-		Gpus:          toGPUs(h.Pools.GPUs()),
+		Gpus:          toGPUs(h.Pools.GPUs().GPUs),
 	}
 	for _, p := range h.Pools.Pools() {
 		out.Pools = append(out.Pools, gen.CapabilityPool{
@@ -86,28 +88,21 @@ func (h pools) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen
 	out := gen.PoolHealth{Pool: toPool(v.Pool), Replicas: make([]gen.Replica, len(v.Replicas)), Gpus: toGPUs(v.GPUs)}
 	for i, r := range v.Replicas {
 		out.Replicas[i] = gen.Replica{
-			ID: clip(r.ID, maxName), State: clip(r.State, maxState), Restarts: r.Restarts,
+			ID: clip(r.ID, maxName), State: gen.ReplicaState(r.State), Restarts: r.Restarts,
 			Fingerprint: clip(r.Fingerprint, maxName), EngineVersion: clip(r.EngineVersion, maxName),
-			Device: clip(r.Device, maxID), Slots: r.Slots, Active: r.Active,
+			Device: clip(r.Device, maxID), Slots: r.Slots, Active: r.Active, Cards: append([]int{}, r.Cards...),
+			EstimateBytes: optBytes(r.EstimateBytes), ObservedBytes: optBytes(r.ObservedBytes), LoadMs: optMillis(r.LoadTime),
 			LastError: optString(clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
 		}
 	}
 	return &gen.PoolHealthHeaders{Response: out}, nil
 }
 
-// What the contract allows of a replica.
-const (
-	maxState    = 32
-	maxLogLines = 256
-)
+// maxLogLines is what the contract allows of a replica.
+const maxLogLines = 256
 
 func logTail(lines []string) []string {
-	lines = lines[max(len(lines)-maxLogLines, 0):]
-	out := make([]string, len(lines))
-	for i, line := range lines {
-		out[i] = clip(line, maxMessage)
-	}
-	return out
+	return clipAll(lines[max(len(lines)-maxLogLines, 0):], maxMessage)
 }
 
 func toPool(p PoolView) gen.Pool {
@@ -115,6 +110,7 @@ func toPool(p PoolView) gen.Pool {
 		ID: gen.PoolID(p.ID), Engine: clip(p.Engine, maxShort), EngineVersion: clip(p.EngineVersion, maxName),
 		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
 		SamplerProfile: clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
+		Lifecycle: gen.Lifecycle(p.Lifecycle), Loaded: p.Loaded,
 		LastError: optString(clip(p.LastError, maxMessage)), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
 		Queue: gen.Queue{
 			Depth: p.Queue.Interactive + p.Queue.Batch, Interactive: p.Queue.Interactive, Batch: p.Queue.Batch,
@@ -134,11 +130,33 @@ func toGPUs(list []GPUView) []gen.GPU {
 			Index: g.Index, UUID: clip(g.UUID, maxID), Name: clip(g.Name, maxID), DriverVersion: clip(g.DriverVersion, maxShort),
 			Healthy: g.Healthy, LastError: optString(clip(g.LastError, maxMessage)),
 			VramTotalBytes: g.VRAMTotal, VramUsedBytes: g.VRAMUsed, VramOtherBytes: g.VRAMOther, VramPromisedBytes: g.VRAMPromised,
-			Utilization: g.Utilization,
+			VramFreeBytes: max(g.VRAMFree, 0), Utilization: g.Utilization, Holders: make([]gen.VRAMHolder, len(g.Holders)),
+		}
+		if g.TemperatureC != 0 {
+			out[i].TemperatureC = gen.NewOptInt(g.TemperatureC)
+		}
+		if g.PowerW > 0 {
+			out[i].PowerW = gen.NewOptFloat64(g.PowerW)
+		}
+		for n, h := range g.Holders {
+			out[i].Holders[n] = gen.VRAMHolder{ReplicaID: optString(clip(h.ReplicaID, maxName)), UsedBytes: h.Used, PromisedBytes: h.Promised}
+			if h.PID > 0 {
+				out[i].Holders[n].Pid = gen.NewOptInt(h.PID)
+			}
 		}
 	}
 	return out
 }
+
+// optBytes leaves out what is not known.
+func optBytes(n int64) gen.OptInt64 {
+	if n <= 0 {
+		return gen.OptInt64{}
+	}
+	return gen.NewOptInt64(n)
+}
+
+func optMillis(d time.Duration) gen.OptInt64 { return optBytes(d.Milliseconds()) }
 
 // GetLiveness answers as long as the process does.
 func (ops) GetLiveness(context.Context) (*gen.HealthHeaders, error) {

@@ -54,12 +54,16 @@ func (f *fakeTasks) Cancel(_ context.Context, id string) (task.CancelResult, err
 	return task.CancelResult{TaskID: id, Outcome: task.StateCanceled, LastEventID: "0-00000000"}, f.err
 }
 
-type fakePools struct{ unready error }
+type fakePools struct {
+	unready error
+	gpus    GPUsView
+	replica ReplicaView
+}
 
 func (f *fakePools) Pools() []PoolView {
 	return []PoolView{{
 		ID: "default", Engine: "llamacpp", EngineVersion: "v1", Model: ModelView{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: task.Completion,
-		Device: "cpu", Ctx: 256, Slots: 1, Ready: true, Replicas: 1, ReplicasReady: 1,
+		Device: "cpu", Ctx: 256, Slots: 1, Ready: true, Lifecycle: "pinned", Loaded: true, Replicas: 1, ReplicasReady: 1,
 		Queue: QueueView{Interactive: 1, Batch: 2, Capacity: 64, FullPolicy: "reject"},
 	}}
 }
@@ -68,15 +72,56 @@ func (f *fakePools) Health(id string) (HealthView, error) {
 	if id != "default" {
 		return HealthView{}, task.Errorf(task.NotFound, "there is no pool %q; known: default", id)
 	}
-	return HealthView{Pool: f.Pools()[0], Replicas: []ReplicaView{{ID: "default-0", State: "ready", LogTail: []string{"loaded"}}}}, nil
+	return HealthView{Pool: f.Pools()[0], Replicas: []ReplicaView{f.replica}, GPUs: f.gpus.GPUs}, nil
 }
-func (f *fakePools) GPUs() []GPUView { return nil }
-func (f *fakePools) Ready() error    { return f.unready }
+func (f *fakePools) GPUs() GPUsView { return f.gpus }
+func (f *fakePools) Ready() error   { return f.unready }
+
+// fakeControl answers what a test tells it to, and notes what it was asked.
+type fakeControl struct {
+	err      error
+	asked    []any
+	drain    DrainView
+	reload   ReloadView
+	explain  Explanation
+	change   ConfigChange
+	lease    WorkerLease
+	onReload func()
+}
+
+func (f *fakeControl) Drain(_ context.Context, id string, deadline time.Duration) (DrainView, error) {
+	f.asked = []any{id, deadline}
+	return f.drain, f.err
+}
+
+func (f *fakeControl) Reload(_ context.Context, id, ref string) (ReloadView, error) {
+	f.asked = []any{id, ref}
+	if f.onReload != nil {
+		f.onReload()
+	}
+	return f.reload, f.err
+}
+
+func (f *fakeControl) Explain(_ context.Context, r task.Request) (Explanation, error) {
+	f.asked = []any{r}
+	return f.explain, f.err
+}
+
+func (f *fakeControl) ReloadConfig(context.Context) (ConfigChange, error) {
+	f.asked = []any{}
+	return f.change, f.err
+}
+
+func (f *fakeControl) Register(_ context.Context, w WorkerRegistration) (WorkerLease, error) {
+	f.asked = []any{w}
+	return f.lease, f.err
+}
 
 // fixture is a handler over fakes, called in memory as from loopback.
 type fixture struct {
 	tasks   *fakeTasks
 	pools   *fakePools
+	control *fakeControl
 	handler http.Handler
 	options Options
 }
@@ -84,10 +129,13 @@ type fixture struct {
 func setup(t testing.TB, change ...func(*Options)) *fixture {
 	a, err := auth.New(auth.Options{Token: testToken, OptionalOnLoopback: true})
 	require.NoError(t, err)
-	f := &fixture{tasks: &fakeTasks{}, pools: &fakePools{}}
+	f := &fixture{
+		tasks: &fakeTasks{}, control: &fakeControl{},
+		pools: &fakePools{replica: ReplicaView{ID: "default-0", State: "ready", LogTail: []string{"loaded"}}},
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "queue_depth"}))
-	f.options = Options{Tasks: f.tasks, Pools: f.pools, Auth: a, Gatherer: registry, Version: "0.0.1"}
+	f.options = Options{Tasks: f.tasks, Pools: f.pools, Control: f.control, Auth: a, Gatherer: registry, Version: "0.0.1"}
 	for _, c := range change {
 		c(&f.options)
 	}

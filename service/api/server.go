@@ -44,6 +44,7 @@ type call struct {
 	bodySHA256    [sha256.Size]byte // of the compacted JSON
 	body          []byte
 	request       *http.Request
+	writer        *http.ResponseController // of the answer
 }
 
 type callKey struct{}
@@ -87,7 +88,8 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set(correlationHeader, c.correlationID)
 	rec := &recorder{ResponseWriter: w}
 	// A client that does not read its answer must not keep it for ever; a stream sets the time anew for each write.
-	_ = http.NewResponseController(w).SetWriteDeadline(began.Add(s.WriteTimeout))
+	c.writer = http.NewResponseController(w)
+	_ = c.writer.SetWriteDeadline(began.Add(s.WriteTimeout))
 	route, found := s.routes.FindPath(r.Method, r.URL)
 	defer func() {
 		s.recovered(rec, r, recover())

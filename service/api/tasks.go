@@ -85,7 +85,7 @@ func toRequest(r *gen.TaskRequest) task.Request {
 		Deadline:       time.Duration(r.DeadlineMs.Or(0)) * time.Millisecond,
 		Ctx:            r.Ctx.Or(0),
 		ExpectedTokens: r.ExpectedTokens.Or(0),
-		Placement:      task.Placement{Mode: task.Auto},
+		Placement:      toWish(r.Placement),
 		KVHint:         string(r.KvHint.Or("")),
 		OnDisconnect:   task.OnDisconnect(r.OnDisconnect.Or("")),
 		OutputMode:     string(r.OutputMode.Or("")),
@@ -106,11 +106,16 @@ func toRequest(r *gen.TaskRequest) task.Request {
 			MinP: pointer(p.MinP.Get()), RepeatPenalty: pointer(p.RepeatPenalty.Get()), Stop: p.Stop,
 		}
 	}
-	if p, ok := r.Placement.Get(); ok {
-		out.Placement.Mode = task.PlacementMode(p.Mode.Or(gen.PlacementWishModeAuto))
-		out.Placement.PoolID = string(p.PoolID.Or(""))
+	return out
+}
+
+func toWish(w gen.OptPlacementWish) task.Placement {
+	out := task.Placement{Mode: task.Auto}
+	if p, ok := w.Get(); ok {
+		out.Mode = task.PlacementMode(p.Mode.Or(gen.PlacementWishModeAuto))
+		out.PoolID = string(p.PoolID.Or(""))
 		for _, id := range p.Avoid {
-			out.Placement.Avoid = append(out.Placement.Avoid, string(id))
+			out.Avoid = append(out.Avoid, string(id))
 		}
 	}
 	return out

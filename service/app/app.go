@@ -29,8 +29,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/ledger"
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/pool"
-	"github.com/llama-orch/llama-orch/service/queue"
 	"github.com/llama-orch/llama-orch/service/scheduler"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -46,6 +46,7 @@ type Options struct {
 	LibsDir string // the engine libraries, where a pool is `builtin`
 	Version string
 	Commit  string
+	Env     func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
 	// LedgerAside gives the ledger that is there another name, and begins a new one.
 	LedgerAside bool
 }
@@ -55,6 +56,8 @@ type App struct {
 	o        Options
 	log      *zap.Logger
 	ledger   *ledger.SQLite
+	memory   *memory
+	operator *operator
 	pools    *pool.Manager
 	schedule *scheduler.Scheduler
 	server   *http.Server
@@ -67,6 +70,9 @@ type App struct {
 // New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the
 // workers come with Start.
 func New(o Options) (_ *App, err error) {
+	if o.Env == nil {
+		o.Env = os.Getenv
+	}
 	a := &App{o: o, log: o.Log.Named("app"), failed: make(chan error, 1)}
 	defer func() {
 		if err != nil {
@@ -85,6 +91,7 @@ func New(o Options) (_ *App, err error) {
 	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
 		return nil, err
 	}
+	a.memory = newMemory(o.Log)
 	if a.pools, err = a.newPools(registry); err != nil {
 		return nil, err
 	}
@@ -94,9 +101,11 @@ func New(o Options) (_ *App, err error) {
 	if err := a.openLedger(registry); err != nil {
 		return nil, err
 	}
-	f := fleet{manager: a.pools, config: c}
+	f := fleet{setup: newSetup(c), manager: a.pools, memory: a.memory}
+	registry.MustRegister(cardMetrics{f})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger,
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger, Models: models{f, o.Log.Named("app")},
+		Swap:     placement.SwapRules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
@@ -108,8 +117,11 @@ func New(o Options) (_ *App, err error) {
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 	})
+	a.operator = &operator{
+		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]pool.Spec{},
+	}
 	handler, err := api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule}, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule}, Control: a.operator, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -126,27 +138,20 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	c := a.o.Config
 	specs := make([]pool.Spec, len(c.Pools))
 	for i, p := range c.Pools {
-		specs[i] = pool.Spec{
-			ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
-			Device: string(p.Device), Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
-			Workload: p.Workload, Pace: p.Pace, Mode: pool.Mode(p.Provisioning.Mode), BinaryPath: p.Provisioning.Path,
-			BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: a.o.LibsDir, ModelDigest: p.Model.Digest,
-		}
+		specs[i] = poolSpec(p, a.o.LibsDir)
 	}
 	return pool.New(pool.Options{
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
 		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
 		OnChange:  func(id string) { a.schedule.Wake(id) },
+		CheckGPU:  a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
 	})
 }
 
 func schedulerPools(c config.Config) []scheduler.Pool {
 	pools := make([]scheduler.Pool, len(c.Pools))
 	for i, p := range c.Pools {
-		pools[i] = scheduler.Pool{
-			ID: p.ID, Engine: p.Engine, Capacity: p.Queue.Capacity, Policy: queue.Policy(p.Queue.FullPolicy),
-			Wall: p.Timeouts.Wall, Idle: p.Timeouts.Idle,
-		}
+		pools[i] = schedulerPool(p)
 	}
 	return pools
 }
@@ -171,6 +176,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 		}
 		return nil
 	})
+	a.memory.monitor.Start(ctx)
+	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.monitor.Stop(); return nil })
 	if err := a.pools.Start(); err != nil {
 		return fmt.Errorf("start the pools: %w", err)
 	}
@@ -203,6 +210,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.schedule.Stop(finish)
 		return nil
 	})
+	a.operator.start()
+	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.end(); return nil })
 	a.log.Info("serving",
 		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
 	return nil
@@ -240,6 +249,11 @@ func finishWithin(ctx context.Context) time.Duration {
 
 // Addr is the address that is listened on.
 func (a *App) Addr() string { return a.listener.Addr().String() }
+
+// ReloadConfig reads the configuration file again, as SIGHUP does; the log says what came of it.
+func (a *App) ReloadConfig(ctx context.Context) {
+	_, _ = a.operator.ReloadConfig(ctx)
+}
 
 // Failed yields an error when the server gave up by itself.
 func (a *App) Failed() <-chan error { return a.failed }

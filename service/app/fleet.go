@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,8 +20,9 @@ import (
 
 // fleet is the pools as the other packages ask for them: each of the types below is one package's view.
 type fleet struct {
+	*setup
 	manager *pool.Manager
-	config  config.Config
+	memory  *memory
 }
 
 // summary is what a pool's replicas say together. Ctx and Slots are what every Ready replica can do.
@@ -44,7 +46,7 @@ func (f fleet) summary(p config.Pool) summary {
 		if r.ModelDigest != "" {
 			s.digest = r.ModelDigest
 		}
-		if r.State == pool.Draining {
+		if r.State == pool.Draining || !r.Wanted && !onDemand(p) {
 			s.draining = true
 		}
 		if r.State != pool.Ready {
@@ -68,7 +70,8 @@ type replicas struct{ fleet }
 func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.Replica {
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
-			ID: r.ID, Ready: r.State == pool.Ready, Slots: r.Slots, Active: r.Active, Strict: r.EngineSlots == 1, FreeVRAM: r.FreeVRAM, Fingerprint: r.Fingerprint,
+			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
+			Strict: r.EngineSlots == 1, FreeVRAM: f.memory.free(r.Cards), Fingerprint: r.Fingerprint,
 		})
 	}
 	return into
@@ -105,13 +108,14 @@ type candidates struct {
 }
 
 func (f candidates) Snapshot(p task.Priority) []admission.Pool {
-	pools := make([]admission.Pool, len(f.config.Pools))
-	for i, c := range f.config.Pools {
-		s, profile := f.summary(c), f.config.Profile(c)
+	now := f.config()
+	pools := make([]admission.Pool, len(now.Pools))
+	for i, c := range now.Pools {
+		s, profile := f.summary(c), now.Profile(c)
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
 				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,
-				Profile: c.SamplerProfile, Ready: s.ready > 0, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
+				Profile: c.SamplerProfile, Ready: s.ready > 0, OnDemand: onDemand(c), Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
 			EngineVersion: s.version,
 			Sampling: task.Sampling{
@@ -124,7 +128,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 }
 
 // CanonicalRef is the form in which a request's model_ref is compared with the pools' refs.
-func (f candidates) CanonicalRef(ref string) string { return f.config.CanonicalRef(ref) }
+func (f candidates) CanonicalRef(ref string) string { return f.config().CanonicalRef(ref) }
 
 func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {
 	engines := f.manager.Engines(poolID)
@@ -182,8 +186,9 @@ type views struct {
 }
 
 func (f views) Pools() []api.PoolView {
-	all := make([]api.PoolView, len(f.config.Pools))
-	for i, p := range f.config.Pools {
+	now := f.config().Pools
+	all := make([]api.PoolView, len(now))
+	for i, p := range now {
 		all[i] = f.view(p)
 	}
 	return all
@@ -199,39 +204,43 @@ func (f views) view(p config.Pool) api.PoolView {
 	return api.PoolView{
 		ID: p.ID, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
 		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, SamplerProfile: p.SamplerProfile,
-		Ready: s.ready > 0, Draining: s.draining, LastError: s.lastError, Replicas: len(infos), ReplicasReady: s.ready,
+		Ready: s.ready > 0, Draining: s.draining, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, Replicas: len(infos), ReplicasReady: s.ready,
 		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},
 	}
 }
 
 func (f views) Health(id string) (api.HealthView, error) {
-	for _, p := range f.config.Pools {
+	for _, p := range f.config().Pools {
 		if p.ID != id {
 			continue
 		}
-		h := api.HealthView{Pool: f.view(p)}
+		h, gpus := api.HealthView{Pool: f.view(p)}, f.GPUs().GPUs
 		for _, r := range f.manager.Infos(id) {
 			h.Replicas = append(h.Replicas, api.ReplicaView{
 				ID: r.ID, State: string(r.State), Restarts: r.Restarts, Fingerprint: r.Fingerprint, EngineVersion: r.EngineVersion,
-				Device: r.Device, Slots: r.Slots, Active: r.Active, LastError: r.LastError, LogTail: r.LogTail,
+				Device: r.Device, Slots: r.Slots, Active: r.Active, Cards: r.Cards, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
+				LoadTime: r.LoadTime, LastError: r.LastError, LogTail: r.LogTail,
 			})
+			for _, g := range gpus {
+				if slices.Contains(r.Cards, g.Index) && !slices.ContainsFunc(h.GPUs, func(o api.GPUView) bool { return o.Index == g.Index }) {
+					h.GPUs = append(h.GPUs, g)
+				}
+			}
 		}
 		return h, nil
 	}
 	return api.HealthView{}, task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", id, strings.Join(f.manager.Pools(), ", "))
 }
 
-// GPUs is empty: the inventory comes with the pools on GPUs.
-func (f views) GPUs() []api.GPUView { return nil }
-
+// Ready reports whether a task could be served: by a Ready replica, or by a pool that it would load.
 func (f views) Ready() error {
 	if f.schedule.Stopping() {
 		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(5 * time.Second)
 	}
 	var why []string
-	for _, p := range f.config.Pools {
+	for _, p := range f.config().Pools {
 		s := f.summary(p)
-		if s.ready > 0 && !f.schedule.Stuck(p.ID) {
+		if (s.ready > 0 || onDemand(p) && s.lastError == "") && !f.schedule.Stuck(p.ID) {
 			return nil
 		}
 		reason := "pool '" + p.ID + "' is starting"

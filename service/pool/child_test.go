@@ -3,6 +3,7 @@
 package pool_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -29,7 +30,8 @@ const asServer = "--as-llama-server"
 // child is what a worker process of the tests does. It is the content of its "model file", because a worker inherits
 // nothing else that a test could choose.
 type child struct {
-	Crash       string            `json:"crash,omitempty"`        // says this on stderr and exits 7 before it listens
+	Crash       string            `json:"crash,omitempty"` // says this on stderr and exits 7, or Code, before it listens
+	Code        int               `json:"code,omitempty"`
 	Silent      bool              `json:"silent,omitempty"`       // never listens
 	IgnoreStdin bool              `json:"ignore_stdin,omitempty"` // lives on at its end
 	IgnoreTerm  bool              `json:"ignore_term,omitempty"`  // ignores SIGTERM, and its stdin's end
@@ -71,7 +73,7 @@ func runChild(model, address string) int {
 	}
 	if c.Crash != "" {
 		fmt.Fprintln(os.Stderr, c.Crash)
-		return 7
+		return cmp.Or(c.Code, 7)
 	}
 	if c.IgnoreTerm {
 		signal.Ignore(syscall.SIGTERM)

@@ -20,24 +20,13 @@ type Lease struct {
 // Lease takes a slot of a ready replica. It fails with POOL_UNREADY where the replica is not ready, and with
 // REPLICA_EXHAUSTED where no slot is free; both are retriable (ORCH-3010).
 func (m *Manager) Lease(replicaID string) (*Lease, error) {
-	r := m.replicas[replicaID]
+	r := m.layout.Load().replicas[replicaID]
 	if r == nil {
 		return nil, task.Errorf(task.PoolUnready, "there is no replica %q; ask for the pool's replicas again", replicaID).Retry(0)
 	}
-	w := r.serving()
-	if w == nil {
-		return nil, r.unready()
-	}
-	for {
-		n := w.active.Load()
-		if int(n) >= w.slots {
-			err := task.Errorf(task.ReplicaExhausted, "every slot of replica %s is busy; try another one, or later", r.id).Retry(0)
-			err.Engine, err.PoolID = r.spec.Engine, r.spec.ID
-			return nil, err
-		}
-		if w.active.CompareAndSwap(n, n+1) {
-			break
-		}
+	w, err := r.take()
+	if err != nil {
+		return nil, err
 	}
 	l := &Lease{r: r, w: w}
 	l.info = r.info()
@@ -46,6 +35,23 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 		return nil, r.unready()
 	}
 	return l, nil
+}
+
+// take takes a slot of the worker that serves.
+func (r *replica) take() (*worker, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	w := r.serving()
+	if w == nil || r.order.ends() {
+		return nil, r.unready()
+	}
+	if int(w.active.Load()) >= w.slots {
+		err := task.Errorf(task.ReplicaExhausted, "every slot of replica %s is busy; try another one, or later", r.id).Retry(0)
+		err.Engine, err.PoolID = r.spec.Engine, r.spec.ID
+		return nil, err
+	}
+	w.active.Add(1)
+	return w, nil
 }
 
 // Engine returns the worker's engine.
@@ -57,13 +63,16 @@ func (l *Lease) Info() Info { return l.info }
 // Lost is closed when this worker died, stopped answering, or was replaced.
 func (l *Lease) Lost() <-chan struct{} { return l.w.ctx.Done() }
 
-// Others counts the other leases of this worker.
+// Others counts the other slots of this worker that are in use.
 func (l *Lease) Others() int { return int(l.w.active.Load()) - 1 }
 
 // Release gives the slot back. Only the first call counts.
 func (l *Lease) Release() {
 	l.once.Do(func() {
-		l.w.active.Add(-1)
+		if l.w.ctx.Err() == nil {
+			l.w.served.Store(true)
+		}
+		l.w.free()
 		l.r.m.opts.OnChange(l.r.spec.ID)
 	})
 }

@@ -11,45 +11,68 @@ import (
 
 // metrics are the package's series. `kv_cache_usage_ratio` is not among them: the engines' API does not tell it.
 type metrics struct {
-	states   *prometheus.GaugeVec
 	restarts *prometheus.CounterVec
-	models   *prometheus.GaugeVec
 }
 
-func newMetrics(to prometheus.Registerer) (*metrics, error) {
+var (
+	stateDesc = prometheus.NewDesc("llorch_replica_state", "1 for the state the replica is in, 0 for the others.",
+		[]string{"pool_id", "replica_id", "state"}, nil)
+	modelDesc = prometheus.NewDesc("model_state", "1 for the state of the model's life cycle, 0 for the other.",
+		[]string{"model_id", "state"}, nil)
+)
+
+func newMetrics(to prometheus.Registerer, of *Manager) (*metrics, error) {
 	m := &metrics{
-		states: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "llorch_replica_state", Help: "1 for the state the replica is in, 0 for the others.",
-		}, []string{"pool_id", "replica_id", "state"}),
 		restarts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "llorch_worker_restarts_total",
 			Help: "Times a replica lost its worker, or could not start one, and tried again.",
 		}, []string{"pool_id", "replica_id", "reason"}),
-		models: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "model_state", Help: "1 for the state of the model's life cycle, 0 for the other.",
-		}, []string{"model_id", "state"}),
 	}
 	if to == nil {
 		return m, nil
 	}
-	if err := errors.Join(to.Register(m.states), to.Register(m.restarts), to.Register(m.models)); err != nil {
+	if err := errors.Join(to.Register(m.restarts), to.Register(states{of})); err != nil {
 		return nil, fmt.Errorf("register the pools' metrics: %w", err)
 	}
 	return m, nil
 }
 
-func (m *metrics) state(poolID, replicaID string, now State) {
-	for _, s := range States() {
-		value := 0.0
-		if s == now {
-			value = 1
-		}
-		m.states.WithLabelValues(poolID, replicaID, string(s)).Set(value)
-	}
+func (m *metrics) lost(r *replica, why reason) {
+	m.restarts.WithLabelValues(r.spec.ID, r.id, string(why)).Inc()
 }
 
-// model shows a configured model, which is active: the catalog's life cycle begins with it.
-func (m *metrics) model(id string) {
-	m.models.WithLabelValues(id, "Active").Set(1)
-	m.models.WithLabelValues(id, "Retired").Set(0)
+// states reads the states at each scrape: replicas come and go with the configuration.
+type states struct{ m *Manager }
+
+func (s states) Describe(to chan<- *prometheus.Desc) {
+	to <- stateDesc
+	to <- modelDesc
+}
+
+func (s states) Collect(to chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, on bool, labels ...string) {
+		value := 0.0
+		if on {
+			value = 1
+		}
+		to <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	now, models := s.m.layout.Load(), map[string]bool{}
+	if now == nil {
+		return
+	}
+	for _, id := range now.order {
+		g := now.pools[id]
+		for _, r := range g.replicas {
+			is := r.info().State
+			for _, state := range States() {
+				gauge(stateDesc, state == is, id, r.id, string(state))
+			}
+		}
+		if model := g.spec.ModelID; !models[model] { // a configured model is active: the catalog's life cycle begins with it
+			models[model] = true
+			gauge(modelDesc, true, model, "Active")
+			gauge(modelDesc, false, model, "Retired")
+		}
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,44 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/engine"
-	"github.com/llama-orch/llama-orch/service/task"
 )
-
-// Mode says where a pool's workers come from (ORCH-3200).
-type Mode string
-
-// The modes.
-const (
-	Builtin  Mode = "builtin"  // this program again, as `worker`
-	Binary   Mode = "binary"   // a llama-server on this machine
-	External Mode = "external" // engines that somebody else runs, by URL
-)
-
-// Spec is one pool as configured.
-type Spec struct {
-	ID       string
-	Engine   string // engine kind, e.g. llamacpp
-	ModelID  string
-	ModelRef string // a label; only ModelPath is opened
-	// ModelPath is the model's file. Empty for external pools.
-	ModelPath string
-	Device    string // "cpu", "auto" (every GPU), or a mask of GPU indices: "0", "0,1"
-	Replicas  int    // default 1; external pools have one replica a URL
-	Slots     int    // default 1; the built-in worker has one
-	Ctx       int    // tokens a slot's context holds; 0: the engine's default
-	// Threads that decode. Default: 1 for a model file under 64 MB, where more threads cost more than they give, else half
-	// the logical cores, at least 1.
-	Threads    int
-	Workload   task.Workload // default completion
-	Pace       float64       // built-in worker: at most this many tokens a second; 0: no bound
-	Mode       Mode
-	BinaryPath string   // of llama-server; a bare name is looked up in PATH
-	BinaryArgs []string // put after the pool's own
-	URLs       []string // base URLs of an external pool
-	LibsDir    string   // folder of the engine's libraries
-	// ModelDigest is the expected digest, "sha256:<hex>"; a model file with another one is refused. Empty: none expected.
-	ModelDigest string
-}
 
 // State is where a replica is on its way to serve.
 type State string
@@ -87,14 +51,25 @@ type Info struct {
 	Device                string
 	Ctx, Slots            int // as the engine says once it was ready; before that, as configured
 	EngineSlots           int // the engine's own, which may be more than are used here
-	Active                int // leases held
+	Active                int // slots in use: leases held, and the liveness probe while it runs
 	FreeVRAM              int64
 	PID                   int // 0 where no process runs
-	Restarts              int
-	LastError             string   // why the replica is not, or was last not, ready
-	LogTail               []string // the worker's last lines, as of the last change of state
-	Since                 time.Time
-	NextTry               time.Time // zero unless backoff or failed
+	// Owner is the replica's name in Memory. It differs from ID once a reload has put the replica in the place of another.
+	Owner string
+	// Cards are the indices of the GPUs that the worker was granted.
+	Cards         []int
+	EstimateBytes int64 // memory that the model was expected to take, on the cards or the host; 0: not estimated yet
+	ObservedBytes int64 // what the worker was last seen to take once it was ready; 0: not seen
+	// Wanted says that a worker should run: false once the pool was drained or unloaded, or where it waits for its first Load.
+	Wanted bool
+	// LoadTime is how long it last took from the first check to ready; 0: never yet.
+	LoadTime  time.Duration
+	Restarts  int
+	LastError string   // why the replica is not, or was last not, ready
+	Short     bool     // it waits because memory was too little, before anything was started
+	LogTail   []string // the worker's last lines, as of the last change of state
+	Since     time.Time
+	NextTry   time.Time // zero unless backoff or failed
 }
 
 // Options set a Manager up. Zero durations mean the defaults.
@@ -112,6 +87,15 @@ type Options struct {
 	RunDir string
 	// CheckGPU returns nil where the device mask can be used. Nil: NVML is asked.
 	CheckGPU func(mask string) error
+	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
+	Memory Memory
+	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.
+	// Nil: nothing is known.
+	DeviceProblems func(cards []int, since time.Time) string
+	// HostMemory tells the bytes of memory that processes of this machine could still take. Nil: /proc/meminfo.
+	HostMemory func() (available int64, err error)
+	// OOMKills counts the processes that the kernel has killed for lack of memory. Nil: /proc/vmstat.
+	OOMKills func() int64
 
 	ProbeTimeout   time.Duration // of the probe's decode; default 60 s
 	LoadTimeout    time.Duration // from the spawn to the first good health check; default 10 min
@@ -119,6 +103,12 @@ type Options struct {
 	StopGrace      time.Duration // from SIGTERM to SIGKILL; default 5 s
 	BackoffMin     time.Duration // default 250 ms
 	BackoffMax     time.Duration // default 30 s
+	// LivenessInterval is how long a ready replica is idle before it has to answer a probe again; default 30 s, below 0:
+	// never.
+	LivenessInterval time.Duration
+	BreakerFailures  int           // within BreakerWindow, until a replica is given up for BackoffMax × 10; default 5
+	BreakerWindow    time.Duration // default 10 min
+	ReloadDeadline   time.Duration // what tasks of the old worker get to end, in Reload and Apply; default 30 s
 }
 
 // Manager runs the replicas of all pools.
@@ -127,23 +117,40 @@ type Manager struct {
 	log      *zap.Logger
 	metrics  *metrics
 	digests  digests
+	learned  learned
+	host     host
 	launcher *launcher
-	order    []string // pool ids as configured
-	pools    map[string][]*replica
-	replicas map[string]*replica
-	turn     atomic.Uint32 // of Engines
+	layout   atomic.Pointer[layout] // changed under mu, and read without
+	turn     atomic.Uint32          // of Engines
 
-	mu       sync.Mutex
-	started  bool
-	stopping bool
-	stopped  bool
-	runDir   *runDir // nil without RunDir
+	mu        sync.Mutex // before any replica's
+	started   bool
+	stopping  bool
+	stopped   bool
+	reloading map[string]bool    // pools that Reload is at work on
+	births    int                // replicas ever made in the place of others
+	members   map[string]*member // engines that registered, by replica id
+	runDir    *runDir            // nil without RunDir
 
 	run  context.Context // ends when replicas are to stop
 	stop context.CancelCauseFunc
 	kill context.Context // ends when their processes get no more time
 	hard context.CancelFunc
 	wg   sync.WaitGroup // supervisors
+}
+
+// layout is which replicas there are. It is never changed, but replaced.
+type layout struct {
+	order    []string // pool ids as configured
+	pools    map[string]*group
+	replicas map[string]*replica
+}
+
+// group is one pool. It is never changed either.
+type group struct {
+	configured Spec // as New or Apply got it; a Reload does not change it
+	spec       Spec // as the replicas run it
+	replicas   []*replica
 }
 
 // errStopping is the cause of everything that ends because of Stop.
@@ -154,98 +161,134 @@ func New(opts Options) (*Manager, error) {
 	if opts.NewEngine == nil {
 		return nil, errors.New("pool: Options.NewEngine is missing")
 	}
-	if opts.Log == nil {
-		opts.Log = zap.NewNop()
+	opts.complete()
+	m := &Manager{opts: opts, log: opts.Log.Named("pool"), reloading: map[string]bool{}}
+	m.run, m.stop = context.WithCancelCause(context.Background())
+	m.kill, m.hard = context.WithCancel(context.Background())
+	specs, err := m.check(opts.Specs)
+	if err != nil {
+		return nil, err
 	}
-	if opts.OnChange == nil {
-		opts.OnChange = func(string) {}
+	if m.metrics, err = newMetrics(opts.Registerer, m); err != nil {
+		return nil, err
 	}
-	if opts.CheckGPU == nil {
-		opts.CheckGPU = checkNVML
+	next := newLayout()
+	for _, spec := range specs {
+		next.add(m.newGroup(spec, spec, !spec.OnDemand, nil))
+	}
+	m.layout.Store(next)
+	return m, nil
+}
+
+func (o *Options) complete() {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.OnChange == nil {
+		o.OnChange = func(string) {}
+	}
+	if o.CheckGPU == nil {
+		o.CheckGPU = checkNVML
+	}
+	if o.DeviceProblems == nil {
+		o.DeviceProblems = func([]int, time.Time) string { return "" }
+	}
+	if o.HostMemory == nil {
+		o.HostMemory = memAvailable
+	}
+	if o.OOMKills == nil {
+		o.OOMKills = oomKills
+	}
+	if o.BreakerFailures <= 0 {
+		o.BreakerFailures = 5
+	}
+	if o.LivenessInterval == 0 {
+		o.LivenessInterval = 30 * time.Second
 	}
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
 	}{
-		{&opts.ProbeTimeout, time.Minute},
-		{&opts.LoadTimeout, 10 * time.Minute},
-		{&opts.HealthInterval, 5 * time.Second},
-		{&opts.StopGrace, 5 * time.Second},
-		{&opts.BackoffMin, 250 * time.Millisecond},
-		{&opts.BackoffMax, 30 * time.Second},
+		{&o.ProbeTimeout, time.Minute},
+		{&o.LoadTimeout, 10 * time.Minute},
+		{&o.HealthInterval, 5 * time.Second},
+		{&o.StopGrace, 5 * time.Second},
+		{&o.BackoffMin, 250 * time.Millisecond},
+		{&o.BackoffMax, 30 * time.Second},
+		{&o.BreakerWindow, 10 * time.Minute},
+		{&o.ReloadDeadline, 30 * time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
 	}
-	m := &Manager{
-		opts: opts, log: opts.Log.Named("pool"),
-		pools: map[string][]*replica{}, replicas: map[string]*replica{},
-	}
-	m.run, m.stop = context.WithCancelCause(context.Background())
-	m.kill, m.hard = context.WithCancel(context.Background())
-	var err error
-	if m.metrics, err = newMetrics(opts.Registerer); err != nil {
-		return nil, err
-	}
-	for _, spec := range opts.Specs {
-		if err := spec.complete(opts); err != nil {
-			return nil, fmt.Errorf("pool %q: %w", spec.ID, err)
-		}
-		if _, ok := m.pools[spec.ID]; ok {
-			return nil, fmt.Errorf("pool %q is configured twice", spec.ID)
-		}
-		m.order = append(m.order, spec.ID)
-		m.metrics.model(spec.ModelID)
-		for i := range spec.Replicas {
-			r := newReplica(m, spec, i)
-			m.pools[spec.ID] = append(m.pools[spec.ID], r)
-			m.replicas[r.id] = r
-		}
-	}
-	return m, nil
 }
 
-// complete fills the defaults in and refuses what cannot work.
-func (s *Spec) complete(opts Options) error {
-	if s.ID == "" {
-		return errors.New("the pool has no id")
-	}
-	if s.Workload == "" {
-		s.Workload = task.Completion
-	}
-	if s.Device == "" {
-		s.Device = "cpu"
-	}
-	s.Replicas, s.Slots = max(s.Replicas, 1), max(s.Slots, 1)
-	switch s.Mode {
-	case Builtin:
-		if s.Slots != 1 {
-			return errors.New("the built-in worker has one slot; raise `replicas` instead of `slots`")
+// check returns the specs with their defaults, or why one of them cannot work.
+func (m *Manager) check(given []Spec) ([]Spec, error) {
+	specs := slices.Clone(given)
+	for i := range specs {
+		s := &specs[i]
+		if err := s.complete(m.opts); err != nil {
+			return nil, fmt.Errorf("pool %q: %w", s.ID, err)
 		}
-		if s.Workload == task.Rerank {
-			return errors.New("the built-in worker does not rerank; use provisioning mode `binary` or `external`")
+		if slices.ContainsFunc(specs[:i], func(o Spec) bool { return o.ID == s.ID }) {
+			return nil, fmt.Errorf("pool %q is configured twice", s.ID)
 		}
-		if opts.WorkerExe == "" {
-			return errors.New("Options.WorkerExe is missing")
-		}
-	case Binary:
-		if s.BinaryPath == "" {
-			return errors.New("provisioning mode `binary` needs the `path` of a llama-server")
-		}
-	case External:
-		if len(s.URLs) == 0 {
-			return errors.New("provisioning mode `external` needs at least one of `urls`")
-		}
-		s.Replicas, s.Device = len(s.URLs), "external"
-		return nil
-	default:
-		return fmt.Errorf("unknown provisioning mode %q; one of builtin, binary, external", s.Mode)
 	}
-	if s.ModelPath == "" {
-		return errors.New("the pool's model has no file")
+	return specs, nil
+}
+
+func newLayout() *layout {
+	return &layout{pools: map[string]*group{}, replicas: map[string]*replica{}}
+}
+
+func (l *layout) add(g *group) {
+	l.order = append(l.order, g.spec.ID)
+	l.pools[g.spec.ID] = g
+	for _, r := range g.replicas {
+		l.replicas[r.id] = r
 	}
-	return nil
+}
+
+// with returns the layout with the group in the place of the pool's old one.
+func (l *layout) with(g *group) *layout {
+	next := newLayout()
+	for _, id := range l.order {
+		if id == g.spec.ID {
+			next.add(g)
+		} else {
+			next.add(l.pools[id])
+		}
+	}
+	return next
+}
+
+// newGroup makes a pool's replicas, which start once those before them have ended. It wants m.mu, but in New.
+func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica) *group {
+	g := &group{configured: configured, spec: spec}
+	for i := range spec.Replicas {
+		r := newReplica(m, spec, i, fmt.Sprintf("%s-%d", spec.ID, i), wanted)
+		r.after = after
+		if m.births > 0 { // another replica of this id may still hold memory
+			r.owner = fmt.Sprintf("%s~%d", r.id, m.births)
+		}
+		g.replicas = append(g.replicas, r)
+	}
+	return g
+}
+
+// begin starts a group's supervisors, unless the Manager has not started yet or stops. It wants m.mu.
+func (m *Manager) begin(g *group) {
+	if !m.started || m.stopping {
+		return
+	}
+	for _, r := range g.replicas {
+		if r.index == 0 && r.spec.Mode != External && r.spec.Device == "cpu" {
+			m.log.Warn("this pool decodes on the CPU, because its configuration says `device: cpu`", zap.String("pool_id", r.spec.ID))
+		}
+		m.wg.Go(r.supervise)
+	}
 }
 
 // Start reaps what an earlier run left over and starts the supervisors. It returns at once; replicas get ready later.
@@ -268,13 +311,9 @@ func (m *Manager) Start() error {
 	}
 	m.started = true
 	m.launcher = startLauncher()
-	for _, id := range m.order {
-		for _, r := range m.pools[id] {
-			if r.index == 0 && r.spec.Mode != External && r.spec.Device == "cpu" {
-				m.log.Warn("this pool decodes on the CPU, because its configuration says `device: cpu`", zap.String("pool_id", id))
-			}
-			m.wg.Go(r.supervise)
-		}
+	now := m.layout.Load()
+	for _, id := range now.order {
+		m.begin(now.pools[id])
 	}
 	return nil
 }
@@ -312,16 +351,16 @@ func (m *Manager) Stop(ctx context.Context) error {
 }
 
 // Pools lists the pool ids as configured.
-func (m *Manager) Pools() []string { return append([]string(nil), m.order...) }
+func (m *Manager) Pools() []string { return slices.Clone(m.layout.Load().order) }
 
 // Infos returns the pool's replicas in order of their index, nil for an unknown pool. It takes no lock.
 func (m *Manager) Infos(poolID string) []Info {
-	replicas := m.pools[poolID]
-	if replicas == nil {
+	g := m.layout.Load().pools[poolID]
+	if g == nil {
 		return nil
 	}
-	infos := make([]Info, len(replicas))
-	for i, r := range replicas {
+	infos := make([]Info, len(g.replicas))
+	for i, r := range g.replicas {
 		infos[i] = r.info()
 	}
 	return infos
@@ -330,10 +369,13 @@ func (m *Manager) Infos(poolID string) []Info {
 // Engines returns the engines of the ready replicas, for what needs the model but no slot: counting tokens, and templates.
 // It begins with another one each time, so that they share that work.
 func (m *Manager) Engines(poolID string) (ready []engine.Engine) {
-	replicas := m.pools[poolID]
-	first := int(m.turn.Add(1) % uint32(max(len(replicas), 1)))
-	for i := range replicas {
-		if w := replicas[(first+i)%len(replicas)].serving(); w != nil {
+	g := m.layout.Load().pools[poolID]
+	if g == nil {
+		return nil
+	}
+	first := int(m.turn.Add(1) % uint32(max(len(g.replicas), 1)))
+	for i := range g.replicas {
+		if w := g.replicas[(first+i)%len(g.replicas)].serving(); w != nil {
 			ready = append(ready, w.engine)
 		}
 	}

@@ -38,6 +38,7 @@ type bundle struct {
 	dir     string
 	logs    *observer.ObservedLogs
 	metrics *prometheus.Registry
+	specs   []pool.Spec // with the model files that were made for them
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at every OnChange
@@ -66,6 +67,7 @@ func setup(t *testing.T, change func(b *bundle, o *pool.Options), specs ...pool.
 			s.ModelPath = b.model(child{})
 		}
 	}
+	b.specs = options.Specs
 	var err error
 	b.m, err = pool.New(options)
 	require.NoError(t, err)
@@ -396,17 +398,21 @@ func TestWhatIsMissingIsNamed(t *testing.T) {
 	}
 }
 
-// ORCH-3200
+// ORCH-3200, ORCH-3052
 func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 	for says, specs := range map[string][]pool.Spec{
-		"one slot":            {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Slots: 2}},
-		"does not rerank":     {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Workload: task.Rerank}},
-		"`path`":              {{ID: "p", Mode: pool.Binary, ModelPath: "m"}},
-		"`urls`":              {{ID: "p", Mode: pool.External}},
-		"builtin, binary":     {{ID: "p", Mode: "magic"}},
-		"no file":             {{ID: "p", Mode: pool.Builtin}},
-		"no id":               {{Mode: pool.Builtin}},
-		"is configured twice": {{ID: "p", Mode: pool.Builtin, ModelPath: "m"}, {ID: "p", Mode: pool.Builtin, ModelPath: "m"}},
+		"one slot":             {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Slots: 2}},
+		"does not rerank":      {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Workload: task.Rerank}},
+		"`path`":               {{ID: "p", Mode: pool.Binary, ModelPath: "m"}},
+		"`urls`":               {{ID: "p", Mode: pool.External}},
+		"builtin, binary":      {{ID: "p", Mode: "magic"}},
+		"no file":              {{ID: "p", Mode: pool.Builtin}},
+		"no id":                {{Mode: pool.Builtin}},
+		"built-in worker does": {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 1}}},
+		"needs the cards":      {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "auto", TensorSplit: []float64{1, 1}}},
+		"has 3 shares":         {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 1, 1}}},
+		"positive number":      {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 0}}},
+		"is configured twice":  {{ID: "p", Mode: pool.Builtin, ModelPath: "m"}, {ID: "p", Mode: pool.Builtin, ModelPath: "m"}},
 	} {
 		_, err := pool.New(pool.Options{Specs: specs, WorkerExe: "w", NewEngine: func(string, string) engine.Engine { return nil }})
 		require.ErrorContains(t, err, says)

@@ -29,18 +29,20 @@ type process struct {
 	log       *ring
 	announced chan string // the address the worker says it listens on
 	ended     chan struct{}
-	epitaph   string // how it ended and what it last complained of, in one line; set when ended is closed
+	epitaph   string           // how it ended and what it last complained of, in one line; set when ended is closed
+	state     *os.ProcessState // how it ended; set when ended is closed
 
-	stdin io.Closer
-	mu    sync.Mutex
-	gone  bool // guarded by mu: the pid may belong to somebody else
+	stdin  io.Closer
+	mu     sync.Mutex
+	gone   bool // guarded by mu: the pid may belong to somebody else
+	killed bool // guarded by mu until ended is closed: a signal of ours was sent while it ran
 }
 
 // spawn starts the plan's command. When it ends, by itself or not, lose is called with the reason.
 func (r *replica) spawn(p *plan, key string, lose context.CancelCauseFunc, log *zap.Logger) (*process, error) {
 	proc := &process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
 	cmd := exec.Command(p.exe, p.args...) //nolint:noctx // stop ends it, in steps
-	cmd.Env = append(workerEnv(r.spec), "LLAMA_API_KEY="+key)
+	cmd.Env = append(workerEnv(r.spec, p.cards), "LLAMA_API_KEY="+key)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = straysWait
 	stdout := &lines{each: func(line string) {
@@ -76,7 +78,7 @@ func (r *replica) spawn(p *plan, key string, lose context.CancelCauseFunc, log *
 		forget()
 		stdout.flush()
 		stderr.flush()
-		proc.epitaph = proc.mourn(cmd.ProcessState, err)
+		proc.state, proc.epitaph = cmd.ProcessState, proc.mourn(cmd.ProcessState, err)
 	}()
 	return proc, nil
 }
@@ -89,6 +91,13 @@ func awaitExit(pid int) {
 			return
 		}
 	}
+}
+
+// isZombie tells whether a child has ended that was not reaped yet.
+func isZombie(pid int) bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
+	return err == nil && info.Signo != 0
 }
 
 func (p *process) mourn(state *os.ProcessState, err error) string {
@@ -142,12 +151,13 @@ func (p *process) signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if !p.gone {
-		_ = unix.Kill(-p.pid, sig) // it may be a zombie already
+		p.killed = p.killed || !isZombie(p.pid)
+		_ = unix.Kill(-p.pid, sig)
 	}
 }
 
-// workerEnv is all that a worker inherits.
-func workerEnv(spec Spec) []string {
+// workerEnv is all that a worker inherits. Cards are those it was granted; nil where Memory grants none.
+func workerEnv(spec Spec, cards []int) []string {
 	var env []string
 	for _, name := range []string{"PATH", "HOME", "LANG"} {
 		if value, ok := os.LookupEnv(name); ok {
@@ -163,12 +173,16 @@ func workerEnv(spec Spec) []string {
 	if libraries != "" {
 		env = append(env, "LD_LIBRARY_PATH="+libraries)
 	}
-	switch spec.Device {
+	mask := spec.Device
+	if cards != nil {
+		mask = strings.Trim(strings.ReplaceAll(fmt.Sprint(cards), " ", ","), "[]")
+	}
+	switch mask {
 	case "auto":
 	case "cpu":
 		env = append(env, "CUDA_VISIBLE_DEVICES=")
 	default: // NVML counts cards in the order of the bus, CUDA does so only when told
-		env = append(env, "CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES="+spec.Device)
+		env = append(env, "CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES="+mask)
 	}
 	return env
 }

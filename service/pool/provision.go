@@ -20,6 +20,8 @@ import (
 	"sync"
 	"syscall"
 
+	"go.uber.org/zap"
+
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -34,12 +36,14 @@ type plan struct {
 	exe     string
 	args    []string
 	address string // where it will listen; empty where it says so itself
+	cards   []int  // granted; nil where Memory grants none
 	facts   Facts
 }
 
-// provision checks everything a worker needs, so that what is missing is named before a process starts.
-func (r *replica) provision(ctx context.Context) (*plan, error) {
-	spec := r.spec
+// provision checks everything a worker needs, so that what is missing is named before a process starts, and reserves its
+// memory.
+func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
+	ctx, spec := w.ctx, r.spec
 	facts := Facts{Engine: spec.Engine}
 	if spec.Mode == External {
 		facts.Device = strings.TrimRight(spec.URLs[r.index], "/")
@@ -47,7 +51,7 @@ func (r *replica) provision(ctx context.Context) (*plan, error) {
 	}
 	if spec.Device == "cpu" {
 		facts.Device = cpuDevice()
-	} else {
+	} else if r.m.opts.Memory == nil {
 		if err := r.m.opts.CheckGPU(spec.Device); err != nil {
 			return nil, &loss{reason: refused, fixed: true, err: err}
 		}
@@ -70,10 +74,19 @@ func (r *replica) provision(ctx context.Context) (*plan, error) {
 	if facts.Threads <= 0 {
 		facts.Threads = defaultThreads(stat.Size(), runtime.NumCPU())
 	}
-	if spec.Mode == Builtin {
-		return r.planBuiltin(ctx, facts)
+	plan := r.planBuiltin
+	if spec.Mode == Binary {
+		plan = r.planBinary
 	}
-	return r.planBinary(ctx, facts)
+	ready, err := plan(ctx, facts)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.reserve(w, &ready.facts, stat.Size(), log); err != nil { // last: it takes from others
+		return nil, err
+	}
+	ready.cards = w.claim.cards
+	return ready, nil
 }
 
 func defaultThreads(modelSize int64, cores int) int {
@@ -129,6 +142,13 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 		facts.Flags = []string{"--device", "none", "-ngl", "0"}
 	} else { // all layers or none: what does not fit must fail, not move to the CPU
 		facts.Flags = []string{"-ngl", "all", "--fit", "off"}
+	}
+	if len(spec.TensorSplit) > 0 {
+		shares := make([]string, len(spec.TensorSplit))
+		for i, share := range spec.TensorSplit {
+			shares[i] = strconv.FormatFloat(share, 'g', -1, 64)
+		}
+		facts.Flags = append(facts.Flags, "--tensor-split", strings.Join(shares, ","))
 	}
 	switch spec.Workload {
 	case task.Completion:

@@ -4,10 +4,8 @@ package pool
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
-	"fmt"
-	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,70 +19,52 @@ import (
 // healthyAfter is how long a worker must have been ready for its replica's backoff to start anew.
 const healthyAfter = time.Minute
 
-// missesAllowed is how many health checks in a row a ready replica may miss. One alone may be a busy machine.
-const missesAllowed = 1
-
-// reason says why a worker was, or could not be, started again. It labels a metric: the list is closed.
-type reason string
-
-const (
-	refused     reason = "refused"      // a check before the spawn failed
-	loadFailed  reason = "load_failed"  // spawned, but did not get healthy
-	probeFailed reason = "probe_failed" // healthy, but did not answer the probe
-	exited      reason = "exited"       // the process of a ready worker ended
-	unhealthy   reason = "unhealthy"    // a ready worker stopped answering health checks
-	replaced    reason = "replaced"     // Lease.Replace
-)
-
-// errExited is why a worker is lost whose process ended.
-var errExited = errors.New("the worker process ended")
-
-// loss is why a replica has no worker.
-type loss struct {
-	reason reason
-	detail string
-	err    error
-	fixed  bool // repeating alone does not help: somebody must change something
+// order is what the Manager wants of a replica.
+type order struct {
+	wanted  bool      // a worker is to run
+	gone    bool      // the replica is to end, for good
+	cut     time.Time // when leases that are still held are lost; counts where no worker is wanted
+	retries int       // raised to cut a wait for the next try short
 }
 
-func (l *loss) Error() string {
-	switch {
-	case l.err == nil:
-		return l.detail
-	case l.detail == "":
-		return l.err.Error()
-	}
-	return l.detail + ": " + l.err.Error()
-}
+func (o order) ends() bool { return o.gone || !o.wanted }
 
-func (l *loss) Unwrap() error { return l.err }
-
-// worker is one incarnation of a replica: a process, or a URL found healthy.
-type worker struct {
-	ctx    context.Context // ends, with a *loss as its cause, when the worker is lost
-	lose   context.CancelCauseFunc
-	engine engine.Engine
-	proc   *process // nil for external
-	slots  int
-	active atomic.Int32
-}
-
-// replica is one worker's place. Its supervisor alone changes it; others read through the two pointers.
+// replica is one worker's place. Its supervisor alone changes what is shown of it, and does what the order says; everybody
+// else reads through the two pointers.
 type replica struct {
 	m     *Manager
-	spec  Spec
+	spec  Spec // never changed
 	index int
 	id    string
+	owner string     // its name in Memory
+	after []*replica // those it replaces, which have to end first; emptied once they have
 
 	shown   atomic.Pointer[Info]
-	current atomic.Pointer[worker] // set while ready
+	wants   atomic.Bool            // the order's wish, for readers without the mutex
+	current atomic.Pointer[worker] // set from ready until it is lost or buried
+	first   chan *loss             // capacity 1: how its first try went; nil: ready
+	done    chan struct{}          // closed when the supervisor ended
+
+	mu      sync.Mutex // also guards the growth of the current worker's active. Several are locked in the order of the index
+	order   order
+	changed chan struct{}           // closed and replaced when the order changes
+	abort   context.CancelCauseFunc // of the worker that is not ready yet; nil: there is none
+	news    chan struct{}           // closed and replaced when something else is shown
 
 	backoff  *backoff.ExponentialBackOff // owned by the supervisor
+	breaker  breaker                     // owned by the supervisor
 	restarts int                         // owned by the supervisor
+	probing  bool                        // the liveness probe has a slot; guarded by mu
 }
 
-func newReplica(m *Manager, spec Spec, index int) *replica {
-	r := &replica{m: m, spec: spec, index: index, id: fmt.Sprintf("%s-%d", spec.ID, index)}
+func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *replica {
+	r := &replica{
+		m: m, spec: spec, index: index, id: id, order: order{wanted: wanted},
+		first: make(chan *loss, 1), done: make(chan struct{}), changed: make(chan struct{}), news: make(chan struct{}),
+		breaker: breaker{failures: m.opts.BreakerFailures, window: m.opts.BreakerWindow},
+	}
+	r.owner = r.id
+	r.wants.Store(wanted)
 	r.backoff = &backoff.ExponentialBackOff{
 		InitialInterval: m.opts.BackoffMin, MaxInterval: m.opts.BackoffMax, Multiplier: 2, RandomizationFactor: 0.2,
 	}
@@ -93,12 +73,51 @@ func newReplica(m *Manager, spec Spec, index int) *replica {
 		ID: r.id, PoolID: spec.ID, State: Stopped, Engine: spec.Engine, ModelID: spec.ModelID, Device: spec.Device,
 		Ctx: spec.Ctx, Slots: spec.Slots, Since: time.Now(),
 	})
-	m.metrics.state(r.spec.ID, r.id, Stopped)
 	return r
+}
+
+// tell changes the order.
+func (r *replica) tell(change func(*order)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tellLocked(change)
+}
+
+func (r *replica) tellLocked(change func(*order)) {
+	before := r.order
+	change(&r.order)
+	if r.order == before {
+		return
+	}
+	r.wants.Store(!r.order.ends())
+	close(r.changed)
+	r.changed = make(chan struct{})
+	if r.order.ends() && r.abort != nil {
+		r.abort(errUnwanted)
+	}
+}
+
+// orders returns the order, and what is closed when it changes.
+func (r *replica) orders() (order, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.order, r.changed
+}
+
+// abortable has an order to end abort the worker, from now until it is called with nil.
+func (r *replica) abortable(abort context.CancelCauseFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.abort = abort; abort != nil && r.order.ends() {
+		abort(errUnwanted)
+	}
 }
 
 // serving returns the ready worker, or nil.
 func (r *replica) serving() *worker {
+	if r.shown.Load().State != Ready {
+		return nil
+	}
 	if w := r.current.Load(); w != nil && w.ctx.Err() == nil {
 		return w
 	}
@@ -107,15 +126,17 @@ func (r *replica) serving() *worker {
 
 func (r *replica) info() Info {
 	info := *r.shown.Load()
-	if info.State != Ready {
+	info.Owner, info.Wanted = r.owner, r.wants.Load()
+	if info.State != Ready && info.State != Draining {
 		return info
 	}
 	w := r.current.Load()
-	if w == nil || w.ctx.Err() != nil { // lost, and the supervisor has not got round to say so
+	switch {
+	case w != nil && w.ctx.Err() == nil:
+		info.Active = int(w.active.Load())
+	case info.State == Ready: // lost, and the supervisor has not got round to say so
 		info.State = Backoff
-		return info
 	}
-	info.Active = int(w.active.Load())
 	return info
 }
 
@@ -128,64 +149,155 @@ func (r *replica) unready() *task.Error {
 
 // publish shows a new state. Only the supervisor calls it.
 func (r *replica) publish(state State, change func(*Info)) {
-	next := *r.shown.Load()
-	next.State, next.Since, next.NextTry = state, time.Now(), time.Time{}
-	next.Restarts = r.restarts
-	if change != nil {
-		change(&next)
-	}
-	r.shown.Store(&next)
-	r.m.metrics.state(r.spec.ID, r.id, state)
+	r.change(func(i *Info) {
+		i.State, i.Since, i.NextTry, i.Short = state, time.Now(), time.Time{}, false
+		i.Restarts = r.restarts
+		if change != nil {
+			change(i)
+		}
+	})
 	r.m.opts.OnChange(r.spec.ID)
 }
 
-// supervise keeps the replica running until the manager stops.
-func (r *replica) supervise() {
-	log := r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
+// change shows something new within a state. Only the supervisor calls it.
+func (r *replica) change(change func(*Info)) {
+	next := *r.shown.Load()
+	change(&next)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shown.Store(&next)
+	close(r.news)
+	r.news = make(chan struct{})
+}
+
+// await returns when ok holds for what is shown.
+func (r *replica) await(ctx context.Context, ok func(Info) bool) error {
 	for {
-		why := r.live(log)
-		if r.m.run.Err() != nil {
-			r.publish(Stopped, func(i *Info) { i.PID = 0 })
-			return
+		r.mu.Lock()
+		news := r.news
+		r.mu.Unlock()
+		if ok(r.info()) {
+			return nil
 		}
-		wait := r.backoff.NextBackOff()
-		state := Backoff
-		if why.fixed {
-			state = Failed
-		}
-		r.m.metrics.restarts.WithLabelValues(r.spec.ID, r.id, string(why.reason)).Inc()
-		log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
-			zap.Duration("next_try_in", wait), zap.Error(why))
-		r.publish(state, func(i *Info) { i.PID, i.LastError, i.NextTry = 0, why.Error(), i.Since.Add(wait) })
-		timer := time.NewTimer(wait)
 		select {
-		case <-timer.C:
-		case <-r.m.run.Done():
-			timer.Stop()
+		case <-news:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-		r.restarts++
 	}
 }
 
-// live leads one worker from provisioning to its end, and returns why it ended. Nothing of it is left then.
+// supervise does what the order says until that is to end, or the manager stops.
+func (r *replica) supervise() {
+	defer close(r.done)
+	log := r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
+	r.succeed()
+	for {
+		o, changed := r.orders()
+		switch {
+		case r.m.run.Err() != nil || o.gone:
+			r.publish(Stopped, r.without)
+			return
+		case !o.wanted:
+			r.publish(Stopped, r.without)
+			select {
+			case <-changed:
+			case <-r.m.run.Done():
+			}
+			continue
+		}
+		why := r.live(log)
+		if why == nil || r.m.run.Err() != nil {
+			continue // ended as ordered
+		}
+		r.tried(why)
+		r.pause(why, o.retries, log)
+	}
+}
+
+// without shows that there is no worker.
+func (r *replica) without(i *Info) { i.PID, i.Cards = 0, nil }
+
+// tried says how the first try went.
+func (r *replica) tried(why *loss) {
+	select {
+	case r.first <- why:
+	default:
+	}
+}
+
+// succeed waits until the replicas that this one replaces are gone.
+func (r *replica) succeed() {
+	if len(r.after) > 0 {
+		r.publish(Draining, nil) // they are, and this is what is shown of the pool
+	}
+	for _, old := range r.after {
+		<-old.done // they were told to be gone, or the manager stops
+	}
+	r.after = nil
+}
+
+// pause waits for the next try after a loss. Retries is how many were ordered when the lost worker began.
+func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
+	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
+	if why.fixed {
+		state = Failed
+	}
+	if r.spec.Mode != External && r.breaker.fail(why.reason, time.Now()) {
+		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)
+		text = r.breaker.gaveUp(why, time.Now().Add(wait))
+	}
+	r.m.metrics.lost(r, why.reason)
+	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
+		zap.Duration("next_try_in", wait), zap.Error(why))
+	r.publish(state, func(i *Info) {
+		r.without(i)
+		i.LastError, i.NextTry, i.Short = text, i.Since.Add(wait), why.short
+	})
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for waiting := true; waiting; {
+		o, changed := r.orders()
+		if o.ends() || o.retries != retries {
+			r.backoff.Reset()
+			r.breaker.reset()
+			break
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			waiting = false
+		case <-r.m.run.Done():
+			waiting = false
+		}
+	}
+	r.restarts++
+}
+
+// live leads one worker from provisioning to its end, and returns why it ended; nil if it was ordered to. Nothing of it is
+// left then.
 func (r *replica) live(log *zap.Logger) (why *loss) {
+	w := r.newWorker()
+	r.abortable(w.lose)
 	r.publish(Provisioning, nil)
-	plan, err := r.provision(r.m.run)
+	defer func() {
+		r.abortable(nil)
+		r.current.Store(nil)
+		r.bury(w, why == nil)
+		switch {
+		case why == nil: // a nil *loss must not get into errors.Is
+		case errors.Is(why, errUnwanted):
+			why = nil
+		default:
+			why = r.explain(why, w)
+		}
+	}()
+	plan, err := r.provision(w, log)
 	if err != nil {
 		return asLoss(err, refused)
 	}
 	r.publish(Loading, func(i *Info) { i.ModelDigest = plan.facts.ModelDigest })
-
-	w := &worker{}
-	w.ctx, w.lose = context.WithCancelCause(r.m.run)
-	defer w.lose(errStopping)
 	base, err := r.load(w, plan, log)
-	defer func() {
-		r.bury(w)
-		if errors.Is(why, errExited) { // only now is it known how
-			why = &loss{reason: why.reason, detail: w.proc.epitaph}
-		}
-	}()
 	if err != nil {
 		return asLoss(err, loadFailed)
 	}
@@ -194,167 +306,46 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	if err != nil {
 		return asLoss(err, probeFailed)
 	}
+	observed := r.settleClaim(w)
+	r.abortable(nil) // from here on it drains
 	r.settle(w, plan, props)
+	r.serve(w, observed)
 	log.Info("replica is ready", zap.String("engine", r.spec.Engine), zap.String("engine_version", props.Build),
-		zap.String("url", base), zap.String("fingerprint", r.shown.Load().Fingerprint))
+		zap.String("url", base), zap.String("fingerprint", Fingerprint(w.facts)), zap.Ints("cards", w.claim.cards),
+		zap.Int64("estimate_bytes", r.shown.Load().EstimateBytes), zap.Int64("observed_bytes", observed))
+	r.tried(nil)
 	since := time.Now()
-	why = r.watch(w)
-	r.current.Store(nil)
+	why = r.watch(w, log)
 	if time.Since(since) >= healthyAfter {
 		r.backoff.Reset()
+	}
+	if w.served.Load() || time.Since(since) >= healthyAfter {
+		r.breaker.reset()
 	}
 	return why
 }
 
-// load starts the worker, where it is a process of ours, and waits until it is healthy.
-func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err error) {
-	ctx, cancel := context.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
-		fmt.Errorf("the worker was not healthy within %s", r.m.opts.LoadTimeout))
-	defer cancel()
-	key := ""
-	if r.spec.Mode == External {
-		base = strings.TrimRight(r.spec.URLs[r.index], "/")
-	} else {
-		key = rand.Text()
-		if w.proc, err = r.spawn(plan, key, w.lose, log); err != nil {
-			return "", err
-		}
-		r.publish(Loading, func(i *Info) { i.PID = w.proc.pid })
-		address := plan.address
-		if address == "" {
-			select {
-			case address = <-w.proc.announced:
-			case <-ctx.Done():
-				return "", context.Cause(ctx)
-			}
-		}
-		base = "http://" + address
-	}
-	w.engine = r.m.opts.NewEngine(base, key)
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := w.engine.Health(ctx)
-		if err == nil {
-			return base, nil
-		}
-		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
-		}
-		if r.spec.Mode == External { // nothing of ours is loading: back off
-			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-		}
-	}
-}
-
-// probe has the model answer once: only then is the replica ready (ORCH-3002).
-func (r *replica) probe(w *worker) (engine.Props, error) {
-	ctx, cancel := context.WithTimeoutCause(w.ctx, r.m.opts.ProbeTimeout,
-		fmt.Errorf("the probe was not answered within %s", r.m.opts.ProbeTimeout))
-	defer cancel()
-	job := engine.Job{
-		Workload: r.spec.Workload, Prompt: "Hello", Seed: 1, MaxTokens: 4,
-		Sampling: task.Sampling{Profile: "probe", TopP: 1, TopK: 1, RepeatPenalty: 1},
-	}
-	props, err := w.engine.Props(ctx)
-	switch {
-	case err != nil:
-	case r.spec.Workload == task.Completion:
-		_, err = w.engine.Generate(ctx, job, func(string) error { return nil })
-	default:
-		job.Inputs = []string{"Hello"}
-		if r.spec.Workload == task.Embedding {
-			job.Prompt = ""
-		}
-		_, _, err = w.engine.Answer(ctx, job)
-	}
-	if ctx.Err() != nil {
-		return props, context.Cause(ctx)
-	}
-	if err != nil {
-		return props, fmt.Errorf("the probe failed: %w", err)
-	}
-	return props, nil
-}
-
-// settle makes the worker the one that is leased.
+// settle notes what the engine said of itself.
 func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
-	facts := plan.facts
-	facts.Build, facts.System = props.Build, props.System
-	facts.Ctx, facts.Slots = r.spec.Ctx, r.spec.Slots
+	w.facts = plan.facts
+	w.facts.Build, w.facts.System = props.Build, props.System
+	w.facts.Ctx, w.facts.Slots = r.spec.Ctx, r.spec.Slots
 	if props.Ctx > 0 {
-		facts.Ctx = props.Ctx
+		w.facts.Ctx = props.Ctx
 	}
 	if props.Slots > 0 {
-		facts.Slots = props.Slots
+		w.facts.Slots = props.Slots
 	}
-	w.slots = min(r.spec.Slots, facts.Slots)
+	w.slots = min(r.spec.Slots, w.facts.Slots)
+}
+
+// serve makes the worker the one that is leased.
+func (r *replica) serve(w *worker, observed int64) {
+	w.used.Store(time.Now().UnixNano())
 	r.current.Store(w)
 	r.publish(Ready, func(i *Info) {
-		i.EngineVersion, i.Fingerprint = props.Build, Fingerprint(facts)
-		i.Ctx, i.Slots, i.EngineSlots = facts.Ctx, w.slots, facts.Slots
-		i.LogTail = w.tail()
+		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
+		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
+		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, time.Since(w.born)
 	})
-}
-
-// watch checks the worker's health until it is lost.
-func (r *replica) watch(w *worker) *loss {
-	ticker := time.NewTicker(r.m.opts.HealthInterval)
-	defer ticker.Stop()
-	misses := 0
-	for {
-		select {
-		case <-w.ctx.Done():
-			return asLoss(context.Cause(w.ctx), exited)
-		case <-ticker.C:
-		}
-		ctx, cancel := context.WithTimeout(w.ctx, r.m.opts.HealthInterval)
-		err := w.engine.Health(ctx)
-		cancel()
-		if err == nil {
-			misses = 0
-			continue
-		}
-		if misses++; misses > missesAllowed {
-			w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: err})
-		}
-	}
-}
-
-// bury ends what the worker still has: its process, with everything in its group, and its connections.
-func (r *replica) bury(w *worker) {
-	w.lose(errStopping) // no effect on a worker that was lost already
-	if w.proc != nil {
-		grace := time.Duration(0)
-		if r.m.run.Err() != nil {
-			grace = r.m.opts.StopGrace
-		}
-		w.proc.end(r.m.kill, grace)
-		tail := w.tail()
-		next := *r.shown.Load()
-		next.LogTail = tail
-		r.shown.Store(&next)
-	}
-	if c, ok := w.engine.(interface{ Close() }); ok {
-		c.Close() // its idle connections
-	}
-}
-
-func (w *worker) tail() []string {
-	if w.proc == nil {
-		return nil
-	}
-	return w.proc.log.tail(tailLines)
-}
-
-// asLoss finds the *loss in err's chain, else makes one.
-func asLoss(err error, why reason) *loss {
-	if l, ok := errors.AsType[*loss](err); ok {
-		return l
-	}
-	return &loss{reason: why, err: err}
 }

@@ -26,9 +26,11 @@ type lane struct {
 	news  chan struct{} // capacity 1: the queue or the replicas changed
 	rates rates
 	slots []placement.Replica // the loop's scratch
-	stuck atomic.Bool
-	held  atomic.Bool  // no further task is dispatched: the pool's memory is needed for another
-	moved atomic.Int64 // when a task last started or ended, in ns since the epoch
+
+	removed chan struct{} // closed once the pool is no longer configured
+	stuck   atomic.Bool
+	held    atomic.Bool  // no further task is dispatched: the pool's memory is needed for another
+	moved   atomic.Int64 // when a task last started or ended, in ns since the epoch
 }
 
 // again are the tasks that ran before and wait for a replica to go on with. They come before the queue, and are exempt from
@@ -88,7 +90,7 @@ func (l *lane) shed(newcomer task.Priority) {
 }
 
 func newLane(s *Scheduler, p Pool) *lane {
-	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1)}
+	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1), removed: make(chan struct{})}
 }
 
 func (l *lane) wake() {
@@ -113,6 +115,8 @@ func (l *lane) loop(ctx, run context.Context) {
 			l.look()
 			continue
 		case <-ctx.Done():
+			return
+		case <-l.removed:
 			return
 		}
 		for ctx.Err() == nil && l.dispatch(run) {

@@ -103,7 +103,7 @@ func (d depths) Describe(out chan<- *prometheus.Desc) {
 }
 
 func (d depths) Collect(out chan<- prometheus.Metric) {
-	for _, l := range d.s.lanes {
+	for _, l := range *d.s.lanes.Load() {
 		stuck := 0.0
 		if l.stuck.Load() {
 			stuck = 1

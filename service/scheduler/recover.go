@@ -19,7 +19,7 @@ func (s *Scheduler) Recover(left []task.Record) {
 	running, queued := 0, 0
 	var tried sync.WaitGroup // together, so that they share commits
 	for _, r := range left {
-		l := s.lanes[r.Task.PoolID]
+		l := s.lane(r.Task.PoolID)
 		switch {
 		case l == nil:
 			s.abandon(&tried, r, task.Errorf(task.PoolUnavailable,

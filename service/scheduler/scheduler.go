@@ -9,8 +9,10 @@ package scheduler
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -114,7 +116,7 @@ const attempts = 3
 // Scheduler holds the live tasks. Its methods may be called from several goroutines.
 type Scheduler struct {
 	o     Options
-	lanes map[string]*lane
+	lanes atomic.Pointer[map[string]*lane] // replaced, with mu held, and never changed
 	swaps *swapper
 
 	mu       sync.Mutex
@@ -122,6 +124,7 @@ type Scheduler struct {
 	replays  map[string]*replay // of finished tasks that are being read
 	seq      uint64             // of the next task
 	stopping bool
+	looping  context.Context // of the lanes' loops; nil before Start
 
 	loops   sync.WaitGroup // the lanes
 	runs    sync.WaitGroup // tasks being run
@@ -138,25 +141,74 @@ func New(o Options) *Scheduler {
 	o.ReturnWithin = cmp.Or(o.ReturnWithin, 5*time.Second)
 	o.StuckAfter = cmp.Or(o.StuckAfter, 2*time.Minute)
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
-	s := &Scheduler{o: o, lanes: map[string]*lane{}, live: map[string]*job{}, replays: map[string]*replay{}, seq: o.Ledger.NextSeq()}
+	s := &Scheduler{o: o, live: map[string]*job{}, replays: map[string]*replay{}, seq: o.Ledger.NextSeq()}
 	s.halt, s.endRuns = context.WithCancelCause(context.Background()) // a recovered task's deadline may pass before Start
-	for _, p := range o.Pools {
-		s.lanes[p.ID] = newLane(s, p)
-	}
+	s.lanes.Store(&map[string]*lane{})
 	s.swaps = newSwapper(s)
+	for _, p := range o.Pools {
+		s.AddPool(p)
+	}
 	o.Metrics.watch(s)
 	return s
 }
 
+// AddPool gives a pool its queue. It does nothing for one that has it.
+func (s *Scheduler) AddPool(p Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lane(p.ID) != nil || s.stopping {
+		return
+	}
+	lanes := maps.Clone(*s.lanes.Load())
+	l := newLane(s, p)
+	lanes[p.ID] = l
+	s.lanes.Store(&lanes)
+	s.swaps.add(l)
+	if s.looping != nil {
+		s.run(l)
+	}
+}
+
+// RemovePool takes a pool's queue away, once none of its tasks waits or runs; else it returns false.
+func (s *Scheduler) RemovePool(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.lane(id)
+	if l == nil {
+		return true
+	}
+	for _, j := range s.live {
+		if j.lane == l {
+			return false
+		}
+	}
+	lanes := maps.Clone(*s.lanes.Load())
+	delete(lanes, id)
+	s.lanes.Store(&lanes)
+	s.swaps.remove(id)
+	close(l.removed)
+	return true
+}
+
+func (s *Scheduler) lane(id string) *lane { return (*s.lanes.Load())[id] }
+
+// run sets a lane going. The caller holds mu.
+func (s *Scheduler) run(l *lane) {
+	loop := s.looping
+	s.loops.Go(func() { l.loop(loop, s.halt) })
+	l.wake()
+}
+
 // Start sets the lanes going. Stop joins what it starts.
 func (s *Scheduler) Start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	loop, endLoop := context.WithCancel(context.Background())
-	s.endLoop = endLoop
-	for _, l := range s.lanes {
-		s.loops.Go(func() { l.loop(loop, s.halt) })
-		l.wake()
+	s.looping, s.endLoop = loop, endLoop
+	for _, l := range *s.lanes.Load() {
+		s.run(l)
 	}
-	if s.swaps.needed() {
+	if s.o.Models != nil {
 		s.loops.Go(func() { s.swaps.loop(loop) })
 	}
 }
@@ -223,7 +275,7 @@ func (s *Scheduler) Stopping() bool {
 
 // Wake tells a pool's lane that its replicas changed.
 func (s *Scheduler) Wake(poolID string) {
-	if l := s.lanes[poolID]; l != nil {
+	if l := s.lane(poolID); l != nil {
 		l.wake()
 	}
 	s.swaps.wake()
@@ -231,25 +283,47 @@ func (s *Scheduler) Wake(poolID string) {
 
 // Wait predicts how long a task queued now would wait for its start.
 func (s *Scheduler) Wait(poolID string, p task.Priority) time.Duration {
-	l := s.lanes[poolID]
+	l := s.lane(poolID)
+	if l == nil {
+		return 0
+	}
 	return l.predict(l.queue.NextPosition(p))
 }
 
 // Backlog is the number of a pool's tasks that wait or run.
 func (s *Scheduler) Backlog(poolID string) int {
-	l := s.lanes[poolID]
+	l := s.lane(poolID)
+	if l == nil {
+		return 0
+	}
 	_, busy := l.ready(nil)
 	return l.queue.Depth() + l.again.len() + busy
 }
 
 // Depth is the number of a pool's queued tasks of each priority.
 func (s *Scheduler) Depth(poolID string) (interactive, batch int) {
-	q := s.lanes[poolID].queue
+	l := s.lane(poolID)
+	if l == nil {
+		return 0, 0
+	}
+	q := l.queue
 	return q.Len(task.Interactive), q.Len(task.Batch)
 }
 
+// Evictions are the pools that would make room for an on-demand pool if a task for it came now (LO-502).
+func (s *Scheduler) Evictions(poolID string) []string {
+	l := s.lane(poolID)
+	if l == nil || !l.pool.OnDemand {
+		return nil
+	}
+	return s.swaps.ifAsked(l, s.o.Now()).Unload
+}
+
 // Stuck reports whether a pool's queue has stood still for too long (LO-601).
-func (s *Scheduler) Stuck(poolID string) bool { return s.lanes[poolID].stuck.Load() }
+func (s *Scheduler) Stuck(poolID string) bool {
+	l := s.lane(poolID)
+	return l != nil && l.stuck.Load()
+}
 
 // Get returns a task's status.
 func (s *Scheduler) Get(id string) (task.Status, error) {

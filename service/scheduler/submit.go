@@ -32,7 +32,7 @@ func repeated(t task.Task, body [32]byte) (task.Admission, error) {
 
 // Enqueue records a task and queues it. Of two concurrent submits of one id, one is queued and both get its admission.
 func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, error) {
-	l := s.lanes[t.PoolID]
+	l := s.lane(t.PoolID)
 	j, other, a, err := s.push(l, t)
 	switch {
 	case err != nil:
@@ -88,6 +88,9 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 	defer s.mu.Unlock()
 	if s.stopping {
 		return nil, nil, a, errStopping()
+	}
+	if l == nil || s.lane(t.PoolID) != l {
+		return nil, nil, a, task.Errorf(task.PoolUnavailable, "pool '%s' was removed just now: send the task again", t.PoolID).Retry(0)
 	}
 	if known, ok := s.live[t.ID]; ok {
 		return nil, known, a, nil

@@ -70,7 +70,7 @@ func (s *Scheduler) subscribeFinished(id, after string) (*Stream, error) {
 	p.build.Do(func() {
 		var r task.Record
 		if r, p.err = s.finished(id); p.err == nil {
-			p.job = recorded(r, s.lanes[r.Task.PoolID])
+			p.job = recorded(r, s.lane(r.Task.PoolID))
 		}
 	})
 	if p.err != nil {

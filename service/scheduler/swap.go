@@ -42,22 +42,29 @@ type swapper struct {
 
 // resident is what the swapper remembers of an on-demand pool.
 type resident struct {
+	lane   *lane
 	state  placement.Residency
 	since  time.Time // when it came to be so
 	lostAt time.Time // since when tasks wait for its model; zero while none do
 }
 
 func newSwapper(s *Scheduler) *swapper {
-	w := &swapper{s: s, news: make(chan struct{}, 1), residents: map[string]*resident{}}
-	for id, l := range s.lanes {
-		if l.pool.OnDemand {
-			w.residents[id] = &resident{}
-		}
-	}
-	return w
+	return &swapper{s: s, news: make(chan struct{}, 1), residents: map[string]*resident{}}
 }
 
-func (w *swapper) needed() bool { return len(w.residents) > 0 }
+func (w *swapper) add(l *lane) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if l.pool.OnDemand {
+		w.residents[l.pool.ID] = &resident{lane: l}
+	}
+}
+
+func (w *swapper) remove(poolID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.residents, poolID)
+}
 
 func (w *swapper) wake() {
 	select {
@@ -71,7 +78,9 @@ func (w *swapper) loop(ctx context.Context) {
 	tick := time.NewTicker(swapEvery)
 	defer tick.Stop()
 	for {
-		w.do(w.plan(w.s.o.Now()))
+		if len(w.lanes()) > 0 {
+			w.do(w.plan(w.s.o.Now()))
+		}
 		select {
 		case <-w.news:
 		case <-tick.C:
@@ -92,9 +101,11 @@ func (w *swapper) tenants(now time.Time) ([]placement.Card, []placement.Tenant) 
 	cards, tenants := w.s.o.Models.Memory()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	tenants = slices.DeleteFunc(tenants, func(t placement.Tenant) bool { return w.residents[t.ID] == nil })
 	for i := range tenants {
 		t := &tenants[i]
-		l, r := w.s.lanes[t.ID], w.residents[t.ID]
+		r := w.residents[t.ID]
+		l := r.lane
 		if r.state != t.State || r.since.IsZero() {
 			r.state, r.since = t.State, now
 		}
@@ -125,8 +136,7 @@ func (w *swapper) count(r *resident, l *lane, t *placement.Tenant, now time.Time
 }
 
 func (w *swapper) do(plan placement.Swaps) {
-	for id := range w.residents {
-		l := w.s.lanes[id]
+	for id, l := range w.lanes() {
 		held := slices.Contains(plan.Hold, id) || slices.Contains(plan.Unload, id)
 		if l.held.Swap(held) && !held {
 			l.wake()
@@ -143,8 +153,19 @@ func (w *swapper) do(plan placement.Swaps) {
 	for _, id := range plan.Load {
 		w.s.o.Models.Load(id)
 		w.s.o.Metrics.swapped(id, true)
-		w.s.o.Log.Info("an on-demand pool is loaded", zap.String("pool_id", id), zap.Int("queued", w.s.lanes[id].queue.Depth()))
+		w.s.o.Log.Info("an on-demand pool is loaded", zap.String("pool_id", id))
 	}
+}
+
+// lanes are those of the on-demand pools.
+func (w *swapper) lanes() map[string]*lane {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	lanes := make(map[string]*lane, len(w.residents))
+	for id, r := range w.residents {
+		lanes[id] = r.lane
+	}
+	return lanes
 }
 
 // wait predicts how long a pool's model needs until it is there; 0 for a pool that is not on demand.
@@ -160,21 +181,30 @@ func (w *swapper) wait(l *lane, now time.Time) time.Duration {
 	case state == placement.Loading:
 		return max(took-now.Sub(since), 0)
 	}
-	cards, tenants := w.s.o.Models.Memory()
-	for i := range tenants {
-		t := &tenants[i]
-		other := w.s.lanes[t.ID]
-		t.Interactive, t.Batch = other.oldest(task.Interactive), other.oldest(task.Batch)
-		_, t.Busy = other.ready(nil)
-		if t.ID == l.pool.ID && t.Interactive.IsZero() {
-			t.Interactive = now
-		}
-	}
-	plan := placement.PlanSwaps(now, cards, tenants, w.s.o.Swap)
+	plan := w.ifAsked(l, now)
 	if slices.Contains(plan.Load, l.pool.ID) || len(plan.Unload) > 0 {
 		return took
 	}
 	return took + w.s.o.Swap.MaxWait // at the latest: the others may be done before
+}
+
+// ifAsked is the plan as it would be with an interactive task for the pool.
+func (w *swapper) ifAsked(l *lane, now time.Time) placement.Swaps {
+	cards, tenants := w.s.o.Models.Memory()
+	lanes := w.lanes()
+	for i := range tenants {
+		t := &tenants[i]
+		other := lanes[t.ID]
+		if other == nil {
+			continue
+		}
+		t.Interactive, t.Batch = other.oldest(task.Interactive), other.oldest(task.Batch)
+		_, t.Busy = other.ready(nil)
+		if other == l && t.Interactive.IsZero() {
+			t.Interactive = now
+		}
+	}
+	return placement.PlanSwaps(now, cards, tenants, w.s.o.Swap)
 }
 
 // phase is what a queued task's stream is told, and how far its pool's load is.

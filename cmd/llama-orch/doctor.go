@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
+)
+
+type doctorCmd struct {
+	Config string `placeholder:"FILE" help:"The server's configuration: it is checked, and its port and folders are looked at."`
+}
+
+// verdict is how a check went. A warning is something that may be as it should.
+type verdict string
+
+const (
+	fine verdict = "ok"
+	warn verdict = "warn"
+	fail verdict = "fail"
+)
+
+// finding is what one check found. Fixes are lines to paste into a shell, or, after a #, to read.
+type finding struct {
+	Check   string   `json:"check"`
+	Verdict verdict  `json:"verdict"`
+	Detail  string   `json:"detail"`
+	Fixes   []string `json:"fixes,omitempty"`
+}
+
+// report collects the findings.
+type report struct {
+	Findings []finding `json:"findings"`
+}
+
+func (r *report) add(check string, v verdict, detail string, fixes ...string) {
+	if v == fine {
+		fixes = nil
+	}
+	r.Findings = append(r.Findings, finding{Check: check, Verdict: v, Detail: detail, Fixes: fixes})
+}
+
+func (r *report) count(v verdict) (n int) {
+	for _, f := range r.Findings {
+		if f.Verdict == v {
+			n++
+		}
+	}
+	return n
+}
+
+// Run checks the server, then the machine where that is the server's. It fails if a check does.
+func (c *doctorCmd) Run(a *app) error {
+	r := &report{Findings: []finding{}}
+	s := a.examine(r)
+	if a.ctx.Err() != nil {
+		return context.Canceled
+	}
+	if host := hostOf(a.addr); c.Config != "" || local(host) {
+		m := &machine{root: "/", env: a.env, config: c.Config, addr: a.addr, serving: s.answers, wantsGPU: s.wantsGPU}
+		m.examine(a.ctx, r)
+	} else {
+		r.add("machine", fine, fmt.Sprintf("the server is on %s, so this machine was not looked at; run `llama-orch doctor` there, too", host))
+	}
+	if err := a.show(r); err != nil {
+		return err
+	}
+	if n := r.count(fail); n > 0 {
+		return fmt.Errorf("%s failed", plural(n, "check"))
+	}
+	return nil
+}
+
+func (a *app) show(r *report) error {
+	if a.json {
+		return a.printJSON(r)
+	}
+	width := 0
+	for _, f := range r.Findings {
+		width = max(width, len(f.Check))
+	}
+	for _, f := range r.Findings {
+		fmt.Fprintf(a.out, "%-4s  %-*s  %s\n", f.Verdict, width, oneLine(f.Check), oneLine(f.Detail))
+		for _, fix := range f.Fixes {
+			fmt.Fprintf(a.out, "      %-*s  %s\n", width, "", oneLine(fix))
+		}
+	}
+	_, err := fmt.Fprintf(a.out, "\n%s: %d ok, %s, %s\n", plural(len(r.Findings), "check"), r.count(fine),
+		plural(r.count(warn), "warning"), plural(r.count(fail), "failure"))
+	return err
+}
+
+func hostOf(addr string) string {
+	u, err := url.Parse(addr)
+	if err != nil {
+		return ""
+	}
+	return u.Hostname()
+}
+
+// local reports whether a host is surely this machine.
+func local(host string) bool {
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback()
+}
+
+// server is what the machine's checks need to know of the server.
+type server struct {
+	answers  bool
+	wantsGPU bool // a pool of it does
+}
+
+const serveCommand = "orchestratord serve --config FILE"
+
+// examine looks at the server through its API.
+func (a *app) examine(r *report) (s server) {
+	capabilities, err := a.client.Capabilities(a.ctx)
+	if err != nil {
+		r.add("server", fail, err.Error(), serverFix(err)...)
+		var e *sdk.Error
+		s.answers = errors.As(err, &e)
+		return s
+	}
+	s.answers = true
+	r.add("server", fine, fmt.Sprintf("%s answers: version %s, API %s", a.addr, capabilities.ServerVersion, capabilities.APIVersion))
+	if _, err := a.client.Health(a.ctx); err != nil {
+		r.add("readiness", fail, err.Error(), "# no pool can serve a task; see the pools below")
+	} else {
+		r.add("readiness", fine, "tasks are taken")
+	}
+	pools, err := a.client.Pools(a.ctx)
+	if err != nil {
+		r.add("pools", fail, err.Error(), serverFix(err)...)
+	}
+	for _, p := range pools {
+		s.wantsGPU = s.wantsGPU || p.Device != "" && p.Device != "cpu"
+		health, err := a.client.PoolHealth(a.ctx, string(p.ID))
+		if err != nil {
+			r.add("pool "+string(p.ID), fail, err.Error(), serverFix(err)...)
+			continue
+		}
+		examinePool(r, health)
+	}
+	a.examineGPUs(r, s.wantsGPU)
+	return s
+}
+
+// serverFix says what to do where the server does not answer as it should.
+func serverFix(err error) []string {
+	if e, ok := errors.AsType[*sdk.Error](err); ok {
+		if e.Status == http.StatusUnauthorized {
+			return []string{"export " + tokenEnv + "=TOKEN  # the server's"}
+		}
+		return nil
+	}
+	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
+		return []string{serveCommand, "export " + addrEnv + "=http://HOST:PORT  # if it runs elsewhere"}
+	}
+	return []string{"export " + addrEnv + "=http://HOST:PORT  # another program answers here"}
+}
+
+func examinePool(r *report, h *gen.PoolHealth) {
+	p := h.Pool
+	check, look := "pool "+string(p.ID), "llama-orch pool health "+string(p.ID)
+	ready := fmt.Sprintf("%s: %d of %d replicas ready", p.Model.ID, p.ReplicasReady, p.Replicas)
+	switch {
+	case p.Draining:
+		r.add(check, warn, p.Model.ID+": it drains and takes no task", fmt.Sprintf("llama-orch pool reload %s '%s'", p.ID, p.Model.Ref))
+	case sleeping(p):
+		r.add(check, fine, p.Model.ID+": on demand, not loaded; its next task loads it")
+	case !p.Ready:
+		r.add(check, fail, ready+whyNot(h), look)
+	case p.ReplicasReady < p.Replicas:
+		r.add(check, warn, ready+whyNot(h), look)
+	default:
+		if ms := slowestLoad(h); ms > 0 {
+			ready += ", loaded in " + duration(ms)
+		}
+		r.add(check, fine, ready)
+	}
+}
+
+// whyNot is the last error of a pool, or else of a replica that is not ready.
+func whyNot(h *gen.PoolHealth) string {
+	if e := h.Pool.LastError.Or(""); e != "" {
+		return ": " + e
+	}
+	for _, r := range h.Replicas {
+		if e := r.LastError.Or(""); r.State != gen.ReplicaStateReady && e != "" {
+			return fmt.Sprintf(": %s is in state %s: %s", r.ID, r.State, e)
+		}
+	}
+	for _, r := range h.Replicas {
+		if r.State != gen.ReplicaStateReady {
+			return fmt.Sprintf(": %s is in state %s", r.ID, r.State)
+		}
+	}
+	return ""
+}
+
+func slowestLoad(h *gen.PoolHealth) (ms int64) {
+	for _, r := range h.Replicas {
+		ms = max(ms, r.LoadMs.Or(0))
+	}
+	return ms
+}
+
+// examineGPUs tells what is wrong with the cards; that matters where a pool wants one.
+func (a *app) examineGPUs(r *report, wanted bool) {
+	list, err := a.client.GPUs(a.ctx)
+	if err != nil {
+		r.add("GPUs", fail, err.Error(), serverFix(err)...)
+		return
+	}
+	if problem, ok := list.Problem.Get(); ok {
+		if wanted {
+			r.add("GPUs", fail, problem, driverFixes...)
+		} else {
+			r.add("GPUs", fine, "no pool wants one; "+problem)
+		}
+		return
+	}
+	if list.CudaVersion.Or("") == "" {
+		r.add("driver", warn, driver(list)+": the driver does not say which CUDA it runs", driverFixes...)
+	} else {
+		r.add("driver", fine, driver(list))
+	}
+	for _, g := range list.Gpus {
+		check := fmt.Sprintf("GPU %d", g.Index)
+		name := strings.TrimPrefix(g.Name, "NVIDIA ")
+		switch {
+		case g.Healthy:
+			r.add(check, fine, fmt.Sprintf("%s: %s of %s free", name, mib(g.VramFreeBytes), mib(g.VramTotalBytes)))
+		case wanted:
+			r.add(check, fail, name+": "+dash(g.LastError.Or("")), gpuFixes(g.Index)...)
+		default:
+			r.add(check, warn, name+": "+dash(g.LastError.Or("")), gpuFixes(g.Index)...)
+		}
+	}
+}
+
+func gpuFixes(index int) []string {
+	return []string{"sudo dmesg | grep -i xid", fmt.Sprintf("sudo nvidia-smi --gpu-reset -i %d  # with nothing running on it; else restart the machine", index)}
+}

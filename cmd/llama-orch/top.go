@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
+)
+
+type topCmd struct {
+	Once bool `help:"Print one frame and end; so it does where stdout is no terminal, and with --json."`
+}
+
+// Run shows one frame, or one a second until Ctrl-C.
+func (c *topCmd) Run(a *app) error {
+	first, err := a.look()
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(first)
+	}
+	if c.Once || !terminal(a.out) || a.env("TERM") == "dumb" {
+		text, err := first.render(a.addr, time.Now())
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(a.out, text)
+		return err
+	}
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	return a.watch(first, ticker.C, func() int { return rows(a.out) })
+}
+
+// load is all that top shows.
+type load struct {
+	Pools []*gen.PoolHealth `json:"pools"`
+	GPUs  *gen.GPUList      `json:"gpus"`
+}
+
+func (a *app) look() (*load, error) {
+	pools, err := a.client.Pools(a.ctx)
+	if err != nil {
+		return nil, err
+	}
+	l := &load{Pools: []*gen.PoolHealth{}}
+	for _, p := range pools {
+		health, err := a.client.PoolHealth(a.ctx, string(p.ID))
+		if e, ok := errors.AsType[*sdk.Error](err); ok && e.Status == http.StatusNotFound {
+			continue // the configuration has changed since
+		}
+		if err != nil {
+			return nil, err
+		}
+		l.Pools = append(l.Pools, health)
+	}
+	l.GPUs, err = a.client.GPUs(a.ctx)
+	return l, err
+}
+
+// render makes the frame's text.
+func (l *load) render(addr string, now time.Time) (string, error) {
+	var ready, running, waiting int
+	all := make([]gen.Pool, len(l.Pools))
+	for i, p := range l.Pools {
+		all[i] = p.Pool
+		waiting += p.Pool.Queue.Depth
+		for _, r := range p.Replicas {
+			running += r.Active
+			if r.State == gen.ReplicaStateReady {
+				ready++
+			}
+		}
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s  %s  %s, %s ready, %s running, %d waiting\n", oneLine(addr), now.Format(timeLayout), plural(len(all), "pool"),
+		plural(ready, "replica"), plural(running, "task"), waiting)
+	if problem, ok := l.GPUs.Problem.Get(); ok {
+		fmt.Fprintf(&b, "no GPU can be used: %s\n", oneLine(problem))
+	}
+	for _, table := range [][][]string{poolRows(all...), replicaRows(l.Pools...), gpuRows(l.GPUs.Gpus), holderRows(l.GPUs.Gpus)} {
+		if len(table) < 2 {
+			continue
+		}
+		b.WriteByte('\n')
+		if err := writeTable(&b, table); err != nil {
+			return "", err
+		}
+	}
+	return b.String(), nil
+}
+
+// What the live view does to the terminal, and how it undoes it: the other screen, no cursor, long lines cut and not wrapped.
+const (
+	takeScreen = "\x1b[?1049h\x1b[?25l\x1b[?7l"
+	giveBack   = "\x1b[?7h\x1b[?25h\x1b[?1049l"
+)
+
+// watch draws a frame at every tick until Ctrl-C, which is how it is left, so no error. A server that goes away is waited for.
+func (a *app) watch(now *load, tick <-chan time.Time, height func() int) (err error) {
+	if _, err := io.WriteString(a.out, takeScreen); err != nil {
+		return err
+	}
+	defer func() {
+		_, left := io.WriteString(a.out, giveBack)
+		err = errors.Join(err, left)
+	}()
+	trouble := ""
+	for at := time.Now(); ; {
+		text, err := now.render(a.addr, at)
+		if err != nil {
+			return err
+		}
+		if err := a.draw(trouble+text, height()); err != nil {
+			return err
+		}
+		select {
+		case at = <-tick:
+		case <-a.ctx.Done():
+			return nil
+		}
+		next, err := a.look()
+		trouble = ""
+		switch {
+		case a.ctx.Err() != nil:
+			return nil
+		case err != nil:
+			trouble = "what follows is old: " + oneLine(err.Error()) + "\n"
+		default:
+			now = next
+		}
+	}
+}
+
+// draw overwrites the screen line by line, which does not flicker, and leaves out what does not fit.
+func (a *app) draw(text string, height int) error {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if height > 0 && len(lines) > height {
+		lines = lines[:height]
+	}
+	_, err := io.WriteString(a.out, "\x1b[H"+strings.Join(lines, "\x1b[K\r\n")+"\x1b[K\x1b[J")
+	return err
+}
+
+// rows is a terminal's height; 0: unknown.
+func rows(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil {
+		return 0
+	}
+	return int(size.Row)
+}

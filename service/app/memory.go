@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/gpu"
+	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// refreshWithin bounds a look at the cards for a reservation; what the last sample says does as well, only worse.
+const refreshWithin = 2 * time.Second
+
+// troubleKept is how many of the driver's last events are remembered.
+const troubleKept = 64
+
+// memory is the pools' view of the cards: the VRAM ledger over the monitor's samples (LO-501).
+type memory struct {
+	monitor *gpu.Monitor
+	ledger  *gpu.Ledger
+
+	mu      sync.Mutex
+	trouble []gpu.Event // the newest last
+}
+
+func newMemory(log *zap.Logger) *memory {
+	m := &memory{}
+	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
+	m.ledger = gpu.NewLedger(gpu.LedgerOptions{Snapshot: m.monitor.Snapshot, Now: time.Now})
+	return m
+}
+
+func (m *memory) note(e gpu.Event) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trouble = append(m.trouble, e)
+	if over := len(m.trouble) - troubleKept; over > 0 {
+		m.trouble = slices.Delete(m.trouble, 0, over)
+	}
+}
+
+// problems says what the driver reported of the cards since then; empty: nothing (ORCH-3053).
+func (m *memory) problems(cards []int, since time.Time) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range slices.Backward(m.trouble) {
+		back := e.Kind == gpu.DriverBack || e.Kind == gpu.CardBack
+		if !back && !e.At.Before(since) && (e.Card < 0 || slices.Contains(cards, e.Card)) {
+			return e.Text
+		}
+	}
+	return ""
+}
+
+// check says why no worker could run on a device mask, whatever is free (ORCH-1102).
+func (m *memory) check(mask string) error {
+	cards, err := indices(mask)
+	if err != nil {
+		return err
+	}
+	return m.monitor.Snapshot().Check(cards...)
+}
+
+// indices are the cards of a mask; none: any one card.
+func indices(mask string) (cards []int, err error) {
+	if mask == "auto" {
+		return nil, nil
+	}
+	for text := range strings.SplitSeq(mask, ",") {
+		card, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, task.Errorf(task.PoolUnavailable, "the device mask %q is no list of GPU indices: correct it", mask)
+		}
+		cards = append(cards, card)
+	}
+	return cards, nil
+}
+
+// shares deals the bytes out over the cards of a mask, by the split.
+func shares(cards []int, split []float64, bytes int64) []gpu.Share {
+	sum := 0.0
+	for _, part := range split {
+		sum += part
+	}
+	out := make([]gpu.Share, len(cards))
+	for i, card := range cards {
+		out[i] = gpu.Share{Card: card, Bytes: bytes}
+		if len(split) == len(cards) && sum > 0 {
+			out[i].Bytes = int64(float64(bytes) * split[i] / sum)
+		}
+	}
+	return out
+}
+
+// Reserve is pool.Memory's.
+func (m *memory) Reserve(owner string, wish pool.Wish) (pool.Grant, error) {
+	cards, err := indices(wish.Device)
+	if err != nil {
+		return pool.Grant{}, err
+	}
+	m.refresh()
+	want := shares(cards, wish.Split, wish.Bytes)
+	if len(cards) == 0 {
+		var card int
+		card, err = m.ledger.ReserveAuto(owner, wish.Bytes)
+		want = []gpu.Share{{Card: card, Bytes: wish.Bytes}}
+	} else {
+		err = m.ledger.Reserve(owner, want)
+	}
+	if err != nil {
+		refusal := *task.AsError(err)
+		refusal.Retriable = !gpu.NeverFits(err)
+		return pool.Grant{}, &refusal
+	}
+	inventory, grant := m.monitor.Snapshot(), pool.Grant{}
+	for _, s := range want {
+		c, _ := inventory.Card(s.Card)
+		grant.Cards = append(grant.Cards, s.Card)
+		grant.Names = append(grant.Names, fmt.Sprintf("%s;driver %s", c.Name, inventory.Driver))
+		grant.Shares = append(grant.Shares, pool.Share(s))
+	}
+	return grant, nil
+}
+
+// Spawned is pool.Memory's.
+func (m *memory) Spawned(owner string, pid int) { m.ledger.Spawned(owner, pid) }
+
+// Settle is pool.Memory's.
+func (m *memory) Settle(owner string) (observed []pool.Share) {
+	m.refresh()
+	for _, s := range m.ledger.Settle(owner) {
+		observed = append(observed, pool.Share(s))
+	}
+	return observed
+}
+
+// Release is pool.Memory's.
+func (m *memory) Release(owner string) { m.ledger.Release(owner) }
+
+func (m *memory) refresh() {
+	ctx, stop := context.WithTimeout(context.Background(), refreshWithin)
+	defer stop()
+	_ = m.monitor.Refresh(ctx)
+}
+
+// free is the least that is free on the cards of a replica, in bytes.
+func (m *memory) free(cards []int) (least int64) {
+	for i, card := range cards {
+		if free := m.ledger.Free(card); i == 0 || free < least {
+			least = free
+		}
+	}
+	return least
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/gpu"
+	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/pool"
+)
+
+// hostCard stands for the machine's own memory among the cards, for on-demand pools on the CPU.
+const hostCard = -1
+
+// models is the scheduler's view of the on-demand pools (LO-503).
+type models struct {
+	fleet
+	log *zap.Logger
+}
+
+// Memory is scheduler.Models's.
+func (m models) Memory() ([]placement.Card, []placement.Tenant) {
+	view := m.memory.ledger.View()
+	var cards []placement.Card
+	for _, c := range view.Cards {
+		cards = append(cards, placement.Card{Index: c.Index, Free: c.Free})
+	}
+	if free, err := m.manager.HostMemory(); err == nil {
+		cards = append(cards, placement.Card{Index: hostCard, Free: free})
+	}
+	var tenants []placement.Tenant
+	for _, p := range m.config().Pools {
+		if onDemand(p) {
+			t := placement.Tenant{ID: p.ID, State: placement.Absent}
+			for _, r := range m.manager.Infos(p.ID) {
+				m.tenant(&t, string(p.Device), p.TensorSplit, r, view)
+			}
+			tenants = append(tenants, t)
+		}
+	}
+	return cards, tenants
+}
+
+// tenant adds a replica to its pool's tenant: the pool is where its furthest replica is.
+func (m models) tenant(t *placement.Tenant, device string, split []float64, r pool.Info, view gpu.View) {
+	switch r.State {
+	case pool.Ready:
+		t.State = placement.Loaded
+	case pool.Provisioning, pool.Loading, pool.Probing:
+		if t.State != placement.Loaded {
+			t.State = placement.Loading
+		}
+	case pool.Draining:
+		if t.State == placement.Absent {
+			t.State = placement.Leaving
+		}
+	case pool.Backoff, pool.Failed: // for want of memory: room has to be made; for another reason, that would not help
+		if !r.Short && r.Wanted && t.State != placement.Loaded {
+			t.State = placement.Loading
+		}
+	case pool.Stopped:
+	}
+	bytes := max(r.ObservedBytes, r.EstimateBytes)
+	if device == "cpu" {
+		share := placement.Share{Card: hostCard, Bytes: bytes}
+		t.Wants = append(t.Wants, placement.Want{Shares: []placement.Share{share}})
+		if r.PID != 0 {
+			t.Holds = append(t.Holds, share)
+		}
+		return
+	}
+	want := placement.Want{Bytes: bytes}
+	if cards, err := indices(device); err == nil {
+		for _, s := range shares(cards, split, bytes) {
+			want.Shares = append(want.Shares, placement.Share(s))
+		}
+	}
+	t.Wants = append(t.Wants, want)
+	for _, c := range view.Cards {
+		for _, h := range c.Holders {
+			if h.Owner != r.Owner {
+				continue
+			}
+			if h.Phase == gpu.Leaving {
+				if t.State == placement.Absent && h.Kept > 0 {
+					t.State = placement.Leaving
+				}
+				continue
+			}
+			t.Holds = append(t.Holds, placement.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
+		}
+	}
+}
+
+// Load is scheduler.Models's. A pool that waits for memory after a refusal tries again at once.
+func (m models) Load(poolID string) {
+	err := m.manager.Load(poolID)
+	if err == nil && slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.State == pool.Backoff }) {
+		err = m.manager.Retry(poolID)
+	}
+	if err != nil {
+		m.log.Warn("an on-demand pool cannot be loaded", zap.String("pool_id", poolID), zap.Error(err))
+	}
+}
+
+// Unload is scheduler.Models's.
+func (m models) Unload(poolID string) error { return m.manager.Unload(poolID) }
+
+// LoadTime is scheduler.Models's: that of the slowest replica.
+func (m models) LoadTime(poolID string) (longest time.Duration) {
+	for _, r := range m.manager.Infos(poolID) {
+		longest = max(longest, r.LoadTime)
+	}
+	return longest
+}

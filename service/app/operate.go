@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// tidyEvery is how often pools that are no longer configured are looked at.
+const tidyEvery = time.Second
+
+// operator changes the pools while they run: drain, reload, and the configuration read again (ORCH-2101).
+type operator struct {
+	fleet
+	schedule *scheduler.Scheduler
+	log      *zap.Logger
+	libsDir  string
+	env      func(string) string
+
+	mu      sync.Mutex // one change at a time
+	file    config.Config
+	closing map[string]pool.Spec // no longer configured, and still with tasks
+	stop    context.CancelFunc
+	tidying sync.WaitGroup
+}
+
+// Drain is api.Control's.
+func (o *operator) Drain(_ context.Context, id string, deadline time.Duration) (api.DrainView, error) {
+	if err := o.manager.Drain(id, deadline); err != nil {
+		return api.DrainView{}, err
+	}
+	v := api.DrainView{PoolID: id, Draining: true, Deadline: deadline}
+	interactive, batch := o.schedule.Depth(id)
+	v.Queued = interactive + batch
+	for _, r := range o.manager.Infos(id) {
+		v.Running += r.Active
+	}
+	o.log.Info("a pool drains", zap.String("pool_id", id), zap.Duration("deadline_ms", deadline), zap.Int("running", v.Running), zap.Int("queued", v.Queued))
+	return v, nil
+}
+
+// Reload is api.Control's.
+func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, error) {
+	p, known := o.setup.pool(id)
+	if !known {
+		return api.ReloadView{}, o.unknown(id)
+	}
+	if p.Provisioning.Mode == config.ModeExternal {
+		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there", id)
+	}
+	m, err := o.config().ModelAt(ref)
+	if err != nil {
+		return api.ReloadView{}, task.Errorf(task.ModelNotFound, "%s", err)
+	}
+	began := time.Now()
+	if err := o.manager.Reload(ctx, id, pool.Model{Ref: m.Canonical, Path: m.Path}); err != nil {
+		o.log.Warn("a pool keeps its model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Error(err))
+		return api.ReloadView{}, err
+	}
+	m.ID = p.Model.ID // requests go on by the name they know
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.setup.remodel(id, m)
+	digest := ""
+	for _, r := range o.manager.Infos(id) {
+		digest = r.ModelDigest
+	}
+	view := api.ReloadView{
+		PoolID: id, Model: api.ModelView{ID: m.ID, Ref: ref, Digest: digest}, PreviousRef: p.Model.Canonical, Took: time.Since(began),
+	}
+	o.log.Info("a pool has another model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Duration("took_ms", view.Took))
+	return view, nil
+}
+
+// Explain is api.Control's.
+func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
+	seen := candidates{o.fleet, o.schedule}
+	var pools []placement.Pool
+	for _, p := range seen.Snapshot(task.Interactive) {
+		pools = append(pools, p.Pool)
+	}
+	e, err := placement.Explain(pools, func(id string) []placement.Replica {
+		return replicas{o.fleet}.Snapshot(id, nil)
+	}, seen.CanonicalRef(r.ModelRef), r)
+	if err != nil {
+		return api.Explanation{}, err
+	}
+	out := api.Explanation{PoolID: e.PoolID, ReplicaID: e.ReplicaID}
+	for _, v := range e.Verdicts {
+		out.Candidates = append(out.Candidates, api.CandidateView{
+			PoolID: v.PoolID, ReplicaID: v.ReplicaID, Chosen: v.Chosen, Reasons: v.Reasons, Active: v.Active, VRAMFree: v.FreeVRAM,
+		})
+	}
+	if p, ok := o.setup.pool(e.PoolID); ok && e.ReplicaID == "" && onDemand(p) {
+		for _, evicted := range o.schedule.Evictions(e.PoolID) {
+			for _, r := range o.manager.Infos(evicted) {
+				out.Evictions = append(out.Evictions, api.EvictionView{PoolID: evicted, ReplicaID: r.ID, Frees: max(r.ObservedBytes, r.EstimateBytes)})
+			}
+		}
+	}
+	return out, nil
+}
+
+// ReloadConfig is api.Control's, and what SIGHUP does.
+func (o *operator) ReloadConfig(context.Context) (api.ConfigChange, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	next, err := config.Load(o.file.Path, o.env)
+	if err == nil {
+		err = next.Check()
+	}
+	if err != nil {
+		o.log.Warn("the configuration was not read again, and nothing has changed", zap.Error(err))
+		return api.ConfigChange{}, task.Errorf(task.InvalidParams, "the configuration is not valid, and nothing has changed: %s", err)
+	}
+	var change api.ConfigChange
+	for _, path := range config.Diff(o.file, next) {
+		if applies(path) {
+			change.Changed = append(change.Changed, path)
+		} else {
+			change.RestartRequired = append(change.RestartRequired, path)
+		}
+	}
+	if err := o.apply(next); err != nil {
+		return api.ConfigChange{}, err
+	}
+	o.log.Info("the configuration was read again", zap.Strings("changed", change.Changed), zap.Strings("restart_required", change.RestartRequired))
+	return change, nil
+}
+
+// applies reports whether a setting takes effect without a restart: those that make up a pool's workers.
+func applies(path string) bool {
+	if strings.HasPrefix(path, "sampler_profiles.") {
+		return true
+	}
+	rest, isPool := strings.CutPrefix(path, "pools.")
+	for _, fixed := range []string{"queue", "timeouts", "lifecycle", "idle_ttl", "engine"} {
+		if strings.HasSuffix(rest, "."+fixed) || strings.Contains(rest, "."+fixed+".") {
+			return false
+		}
+	}
+	return isPool
+}
+
+// apply makes the pools those of the file. The caller holds mu.
+func (o *operator) apply(next config.Config) error {
+	live, specs := o.config(), []pool.Spec{}
+	live.Pools, live.SamplerProfiles = nil, next.SamplerProfiles
+	for _, p := range next.Pools {
+		if was, ok := poolIn(o.file, p.ID); ok { // what only a restart can change stays as it was
+			p.Queue, p.Timeouts, p.Lifecycle, p.IdleTTL, p.Engine = was.Queue, was.Timeouts, was.Lifecycle, was.IdleTTL, was.Engine
+		}
+		specs = append(specs, poolSpec(p, o.libsDir))
+		if now, ok := o.setup.pool(p.ID); ok { // a model that a reload gave it stays, unless the file names another
+			if was, ok := poolIn(o.file, p.ID); ok && was.Model == p.Model {
+				p.Model = now.Model
+			}
+		}
+		live.Pools = append(live.Pools, p)
+		delete(o.closing, p.ID)
+	}
+	for _, p := range o.file.Pools {
+		if _, stays := poolIn(next, p.ID); !stays {
+			o.closing[p.ID] = poolSpec(p, o.libsDir)
+		}
+	}
+	for _, spec := range o.closing {
+		specs = append(specs, spec)
+	}
+	if _, _, _, err := o.manager.Apply(specs); err != nil {
+		return err
+	}
+	for _, p := range live.Pools {
+		o.schedule.AddPool(schedulerPool(p))
+	}
+	o.setup.now.Store(&live)
+	o.file = next
+	return nil
+}
+
+func poolIn(c config.Config, id string) (config.Pool, bool) {
+	return newSetup(c).pool(id)
+}
+
+// start looks after pools that are no longer configured, until they have no tasks. end joins it.
+func (o *operator) start() {
+	ctx, stop := context.WithCancel(context.Background())
+	o.stop = stop
+	o.tidying.Go(func() {
+		tick := time.NewTicker(tidyEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				o.tidy()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (o *operator) end() {
+	o.stop()
+	o.tidying.Wait()
+}
+
+// tidy ends the pools that are no longer configured and have no task left.
+func (o *operator) tidy() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	gone := []string{}
+	for id := range o.closing {
+		if o.schedule.RemovePool(id) {
+			delete(o.closing, id)
+			gone = append(gone, id)
+		}
+	}
+	if len(gone) == 0 {
+		return
+	}
+	var specs []pool.Spec
+	for _, p := range o.file.Pools {
+		specs = append(specs, poolSpec(p, o.libsDir))
+	}
+	for _, spec := range o.closing {
+		specs = append(specs, spec)
+	}
+	if _, _, _, err := o.manager.Apply(specs); err != nil {
+		o.log.Warn("a pool that is no longer configured could not be ended", zap.Strings("pools", gone), zap.Error(err))
+		return
+	}
+	o.log.Info("pools that are no longer configured have ended", zap.Strings("pools", gone))
+}
+
+// Register is api.Control's: a worker on another host joins an external pool (ORCH-2101).
+func (o *operator) Register(ctx context.Context, w api.WorkerRegistration) (api.WorkerLease, error) {
+	p, known := o.setup.pool(w.PoolID)
+	switch {
+	case !known:
+		return api.WorkerLease{}, o.unknown(w.PoolID)
+	case p.Provisioning.Mode != config.ModeExternal:
+		return api.WorkerLease{}, task.Errorf(task.InvalidParams, "pool '%s' runs its own workers: register with a pool of provisioning mode external", p.ID)
+	case w.Engine != p.Engine:
+		return api.WorkerLease{}, task.Errorf(task.InvalidParams, "pool '%s' is for engines of kind %s, not %.40q", p.ID, p.Engine, w.Engine)
+	case p.Ctx > 0 && w.Ctx < p.Ctx:
+		return api.WorkerLease{}, task.Errorf(task.InvalidParams,
+			"the worker's context of %d tokens is smaller than the %d of pool '%s': start it with a larger one", w.Ctx, p.Ctx, p.ID)
+	}
+	replica, err := o.manager.Join(ctx, p.ID, w.WorkerID, w.URL, registrationLease)
+	if err != nil {
+		return api.WorkerLease{}, err
+	}
+	return api.WorkerLease{WorkerID: w.WorkerID, ReplicaID: replica, Lease: registrationLease}, nil
+}
+
+// registrationLease is how long a registered worker belongs to its pool without being heard of again.
+const registrationLease = 30 * time.Second
+
+func (o *operator) unknown(id string) error {
+	return task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", id, strings.Join(o.manager.Pools(), ", "))
+}

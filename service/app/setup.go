@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/queue"
+	"github.com/llama-orch/llama-orch/service/scheduler"
+)
+
+// setup is the configuration in force: the file's, with the models that reloads gave to pools. Whoever has one reads it freely.
+type setup struct{ now atomic.Pointer[config.Config] }
+
+func newSetup(c config.Config) *setup {
+	s := &setup{}
+	s.now.Store(&c)
+	return s
+}
+
+func (s *setup) config() config.Config { return *s.now.Load() }
+
+// pool finds a pool by its id.
+func (s *setup) pool(id string) (config.Pool, bool) {
+	pools := s.now.Load().Pools
+	if i := slices.IndexFunc(pools, func(p config.Pool) bool { return p.ID == id }); i >= 0 {
+		return pools[i], true
+	}
+	return config.Pool{}, false
+}
+
+// remodel gives a pool another model. One goroutine at a time may change a setup.
+func (s *setup) remodel(id string, m config.Model) {
+	c := s.config()
+	c.Pools = slices.Clone(c.Pools)
+	for i := range c.Pools {
+		if c.Pools[i].ID == id {
+			c.Pools[i].Model = m
+		}
+	}
+	s.now.Store(&c)
+}
+
+func poolSpec(p config.Pool, libsDir string) pool.Spec {
+	return pool.Spec{
+		ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
+		Device: string(p.Device), TensorSplit: p.TensorSplit, Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
+		Workload: p.Workload, Pace: p.Pace, Mode: pool.Mode(p.Provisioning.Mode), BinaryPath: p.Provisioning.Path,
+		BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
+		OnDemand: onDemand(p),
+	}
+}
+
+func onDemand(p config.Pool) bool { return p.Lifecycle == config.LifecycleOnDemand }
+
+func schedulerPool(p config.Pool) scheduler.Pool {
+	return scheduler.Pool{
+		ID: p.ID, Engine: p.Engine, Capacity: p.Queue.Capacity, Policy: queue.Policy(p.Queue.FullPolicy),
+		Wall: p.Timeouts.Wall, Idle: p.Timeouts.Idle, OnDemand: onDemand(p), IdleTTL: p.IdleTTL,
+	}
+}

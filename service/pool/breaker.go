@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+)
+
+// breaker gives a replica up whose workers keep failing. One goroutine uses it.
+type breaker struct {
+	failures int // allowed within the window, but one
+	window   time.Duration
+	recent   []time.Time
+}
+
+// fail counts a failure and reports whether it was one too many. What costs nothing to try again does not count, nor what was
+// decided here.
+func (b *breaker) fail(why reason, now time.Time) bool {
+	if why == refused || why == drained {
+		return false
+	}
+	kept := b.recent[:0]
+	for _, at := range b.recent {
+		if now.Sub(at) < b.window {
+			kept = append(kept, at)
+		}
+	}
+	b.recent = append(kept, now)
+	return len(b.recent) >= b.failures
+}
+
+// reset forgets the failures: a worker served well, or somebody did something about it.
+func (b *breaker) reset() { b.recent = nil }
+
+func (b *breaker) gaveUp(why *loss, next time.Time) string {
+	return fmt.Sprintf("gave up after %d failures in %s: %s; next try at %s, or at once after a reload or a retry",
+		len(b.recent), b.window, why.Error(), next.UTC().Format(time.RFC3339))
+}
+
+// jitter spreads a wait by a fifth either way, so that what failed together does not come back together.
+func jitter(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+}

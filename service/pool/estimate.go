@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	gguf "github.com/gpustack/gguf-parser-go"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+const (
+	mebi = 1 << 20
+	// cardContext is what the CUDA context, its kernels and cuBLAS take on each card beside the model.
+	cardContext = 300 * mebi
+	// processHost is what a process takes on the host beside the model.
+	processHost = 32 * mebi
+	// guessFixed and guessShare make a guess of a file whose header cannot be read.
+	guessFixed = 64 * mebi
+	guessShare = 1.2
+)
+
+// estimate is what a worker is expected to take. Bytes.
+type estimate struct {
+	cards []int64 // on each card of the split, in its order; empty on the CPU
+	host  int64
+}
+
+// total is the sum that has to be reserved for each card's part of it to hold what that card needs. The layers do not come
+// apart exactly as the parts say, so it is more than the sum of the cards.
+func total(cards []int64, parts []float64) int64 {
+	var most int64
+	for i, bytes := range cards {
+		most = max(most, int64(math.Ceil(float64(bytes)/parts[i])))
+	}
+	return most
+}
+
+// estimateFile estimates what a worker of the spec takes. With an error comes a guess made of the file's size.
+func estimateFile(spec Spec, size int64) (e estimate, err error) {
+	defer func() {
+		if p := recover(); p != nil { // the parser's, about a header that contradicts itself
+			err = fmt.Errorf("estimate the model's memory: %v", p)
+		}
+		if err != nil {
+			e = guess(spec, size)
+		}
+	}()
+	file, err := gguf.ParseGGUFFile(spec.ModelPath, gguf.UseMMap())
+	if err != nil {
+		return e, fmt.Errorf("read the model's header: %w", err)
+	}
+	cpu := spec.Device == "cpu"
+	options := []gguf.GGUFRunEstimateOption{
+		gguf.WithLLaMACppContextSize(int32(min(int64(spec.Ctx)*int64(spec.Slots), math.MaxInt32))), // 0: the model's own
+		gguf.WithParallelSize(int32(spec.Slots)),
+		gguf.WithLLaMACppLogicalBatchSize(batch), gguf.WithLLaMACppPhysicalBatchSize(microBatch),
+	}
+	if cpu {
+		options = append(options, gguf.WithLLaMACppOffloadLayers(0))
+	} else {
+		options = append(options, gguf.WithLLaMACppOffloadLayers(math.MaxUint64), gguf.WithTensorSplitFraction(cumulated(spec.parts())))
+	}
+	run := file.EstimateLLaMACppRun(options...)
+	item := run.SummarizeItem(false, processHost, cardContext)
+	e.host = int64(item.RAM.NonUMA)
+	if !cpu {
+		for _, card := range item.VRAMs {
+			e.cards = append(e.cards, int64(card.NonUMA))
+		}
+	}
+	if !e.sensible(spec) {
+		return e, errors.New("the estimate of the model's memory makes no sense")
+	}
+	return e, nil
+}
+
+func (e estimate) sensible(spec Spec) bool {
+	if len(e.cards) != spec.cards() || e.host <= 0 {
+		return false
+	}
+	for _, bytes := range e.cards {
+		if bytes <= 0 || bytes > math.MaxInt64/1024 {
+			return false
+		}
+	}
+	return e.host < math.MaxInt64/1024
+}
+
+// guess is for a file that the parser does not understand: its engine may.
+func guess(spec Spec, size int64) estimate {
+	bytes := float64(size)*guessShare + guessFixed
+	if spec.Device == "cpu" {
+		return estimate{host: int64(bytes)}
+	}
+	e := estimate{host: processHost}
+	for _, part := range spec.parts() {
+		e.cards = append(e.cards, int64(bytes*part)+cardContext)
+	}
+	return e
+}
+
+// cumulated turns parts into the running sums that the parser wants, the last of which is exactly 1.
+func cumulated(parts []float64) []float64 {
+	sums, sum := make([]float64, len(parts)), 0.0
+	for i, part := range parts {
+		sum += part
+		sums[i] = min(sum, 1)
+	}
+	sums[len(sums)-1] = 1
+	return sums
+}
+
+// size writes bytes for people.
+func size(bytes int64) string {
+	if bytes >= 1<<30 {
+		return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30))
+	}
+	return fmt.Sprintf("%.0f MiB", math.Ceil(float64(bytes)/mebi))
+}
+
+func unavailable(format string, args ...any) *task.Error {
+	return task.Errorf(task.PoolUnavailable, format, args...)
+}

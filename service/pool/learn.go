@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// observedMargin is added to what was observed: two loads do not take the same to the byte.
+	observedMargin = 1.05
+	// shortMargin is added to a need that turned out too small.
+	shortMargin = 1.15
+	// shortFor is how long such a rise counts. After that the load is tried as before: what took the memory may have ended.
+	shortFor = 15 * time.Minute
+)
+
+// load is what decides how much memory a worker takes.
+type load struct {
+	model      string // digest
+	ctx, slots int
+	cards      int // 0: on the host
+}
+
+// learned is what workers were seen to take. It replaces the estimate.
+type learned struct {
+	mu    sync.Mutex
+	loads map[load]*lesson
+}
+
+type lesson struct {
+	observed map[string]int64 // by device class
+	short    int64            // more than what was not enough
+	until    time.Time        // short counts
+}
+
+func (l *learned) lesson(of load) *lesson {
+	if l.loads == nil {
+		l.loads = map[load]*lesson{}
+	}
+	if l.loads[of] == nil {
+		l.loads[of] = &lesson{observed: map[string]int64{}}
+	}
+	return l.loads[of]
+}
+
+// need returns what to reserve for the load on cards of the class, which is empty while no card is chosen yet: then it is
+// the most of any.
+func (l *learned) need(of load, class string, estimate int64, now time.Time) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lesson := l.lesson(of)
+	var most int64
+	for c, bytes := range lesson.observed {
+		if class == "" || c == class {
+			most = max(most, bytes)
+		}
+	}
+	need := estimate
+	if most > 0 {
+		need = int64(float64(most) * observedMargin)
+	}
+	if now.Before(lesson.until) {
+		need = max(need, lesson.short)
+	}
+	return need
+}
+
+// observe notes what a worker took that answered its probe.
+func (l *learned) observe(of load, class string, bytes int64) {
+	if bytes <= 0 {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lesson := l.lesson(of)
+	lesson.observed[class] = bytes
+}
+
+// tooLittle notes that so much was not enough, so that the same is not tried again at once.
+func (l *learned) tooLittle(of load, bytes int64, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	lesson := l.lesson(of)
+	lesson.short, lesson.until = int64(float64(bytes)*shortMargin), now.Add(shortFor)
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Memory is the account of the GPUs' memory (LO-501). Its methods may be called from several goroutines.
+type Memory interface {
+	// Reserve chooses cards for the owner's next worker and promises their memory, before anything is started. A refusal is
+	// a *task.Error, retriable where waiting may help. What an earlier worker of the owner has not given back yet counts
+	// beside it.
+	Reserve(owner string, wish Wish) (Grant, error)
+	// Spawned says that the owner's worker leads this process group.
+	Spawned(owner string, pid int)
+	// Settle says that the owner's worker has loaded and takes no more than it has. It returns what the driver shows for it,
+	// by card; nothing where the driver does not tell.
+	Settle(owner string) []Share
+	// Release says that the owner's worker and its group are gone.
+	Release(owner string)
+}
+
+// Wish is what a worker needs.
+type Wish struct {
+	Device string    // "auto", or a mask of indices: "0", "0,1"
+	Split  []float64 // shares of the cards of the mask, in its order; empty: all on one
+	Bytes  int64     // in all; with Split each card takes its share of them
+}
+
+// Grant is what a worker got.
+type Grant struct {
+	Cards  []int    // indices, in the order of the mask
+	Names  []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
+	Shares []Share
+}
+
+// Share is memory of one card.
+type Share struct {
+	Card  int
+	Bytes int64
+}
+
+// claim is a worker's memory, from before the spawn until its process is gone.
+type claim struct {
+	load     load
+	class    string // device class
+	cards    []int
+	reserved bool  // with Memory
+	bytes    int64 // reserved
+	host     int64 // promised of the host's memory, until the worker is ready
+}
+
+// reserve makes the claim of the worker about to be started, or says what is too little (ORCH-3003).
+func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logger) error {
+	spec := r.spec
+	estimate, err := estimateFile(spec, fileSize)
+	if err != nil {
+		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
+	}
+	c := &w.claim
+	c.load = load{model: facts.ModelDigest, ctx: spec.Ctx, slots: spec.Slots, cards: len(estimate.cards)}
+	expected := estimate.host
+	if c.load.cards > 0 {
+		expected = total(estimate.cards, spec.parts())
+	}
+	r.change(func(i *Info) { i.EstimateBytes, i.ObservedBytes = expected, 0 })
+
+	host := estimate.host
+	if c.load.cards == 0 {
+		c.class = facts.Device
+		host = r.m.learned.need(c.load, c.class, host, time.Now())
+	}
+	if err := r.m.promiseHost(host); err != nil {
+		return &loss{reason: refused, err: r.typed(err), short: true}
+	}
+	c.host = host
+	if c.load.cards == 0 || r.m.opts.Memory == nil {
+		return nil
+	}
+
+	need := r.m.learned.need(c.load, "", expected, time.Now())
+	grant, err := r.m.opts.Memory.Reserve(r.owner, Wish{Device: spec.Device, Split: spec.TensorSplit, Bytes: need})
+	if err != nil {
+		refusal := task.AsError(err)
+		return &loss{reason: refused, err: r.typed(err), short: refusal.Retriable, fixed: !refusal.Retriable}
+	}
+	c.reserved, c.bytes, c.cards = true, need, grant.Cards
+	c.class = "gpu:" + strings.Join(grant.Names, "+")
+	facts.Device = c.class
+	r.change(func(i *Info) { i.Cards = grant.Cards })
+	return nil
+}
+
+// typed names the pool in a typed error.
+func (r *replica) typed(err error) error {
+	typed := *task.AsError(err)
+	typed.Engine, typed.PoolID = r.spec.Engine, r.spec.ID
+	return &typed
+}
+
+// settleClaim compares what the ready worker takes with what it was expected to, and remembers it.
+func (r *replica) settleClaim(w *worker) (observed int64) {
+	c := &w.claim
+	r.m.keepHost(c)
+	switch {
+	case c.reserved:
+		shares, parts := r.m.opts.Memory.Settle(r.owner), r.spec.parts()
+		cards := make([]int64, len(c.cards))
+		for _, s := range shares {
+			for i, card := range c.cards {
+				if card == s.Card && i < len(parts) {
+					cards[i] = s.Bytes
+				}
+			}
+			observed += s.Bytes
+		}
+		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
+			r.m.learned.observe(c.load, c.class, total(cards, parts))
+		}
+	case w.proc != nil && c.load.cards == 0:
+		observed = residentBytes(w.proc.pid)
+		r.m.learned.observe(c.load, c.class, observed)
+	}
+	return observed
+}
+
+// release gives the claim back. The worker's process is gone, or there was none.
+func (r *replica) release(w *worker) {
+	r.m.keepHost(&w.claim)
+	if w.claim.reserved {
+		w.claim.reserved = false
+		r.m.opts.Memory.Release(r.owner)
+	}
+}
+
+// host is what was promised of the host's memory to workers that are starting, and that does not show there yet.
+type host struct {
+	mu       sync.Mutex
+	promised int64
+}
+
+func (m *Manager) promiseHost(need int64) error {
+	m.host.mu.Lock()
+	defer m.host.mu.Unlock()
+	free, err := m.opts.HostMemory()
+	if err != nil {
+		m.log.Warn("the host's free memory is unknown, so nothing is checked against it", zap.Error(err))
+		free = math.MaxInt64
+	}
+	if free -= m.host.promised; need > free {
+		return unavailable("a worker needs %s of the host's memory, and %s are free: end what holds it, or use a smaller model, `ctx` or `slots`",
+			size(need), size(max(free, 0))).Retry(m.opts.BackoffMax)
+	}
+	m.host.promised += need
+	return nil
+}
+
+// HostMemory is the host's memory that workers can still be promised, in bytes.
+func (m *Manager) HostMemory() (int64, error) {
+	m.host.mu.Lock()
+	defer m.host.mu.Unlock()
+	free, err := m.opts.HostMemory()
+	return max(free-m.host.promised, 0), err
+}
+
+// keepHost ends a promise: the worker has what it needs, or is gone.
+func (m *Manager) keepHost(c *claim) {
+	m.host.mu.Lock()
+	defer m.host.mu.Unlock()
+	m.host.promised -= c.host
+	c.host = 0
+}
+
+// memAvailable reads the kernel's own estimate of what can still be taken without swapping.
+func memAvailable() (int64, error) {
+	file, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = file.Close() }()
+	kilobytes, err := procFigure(file, "MemAvailable:")
+	return kilobytes << 10, err
+}
+
+// oomKills reads how many processes the kernel has killed for lack of memory; 0 where it does not tell.
+func oomKills() int64 {
+	file, err := os.Open("/proc/vmstat")
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = file.Close() }()
+	kills, err := procFigure(file, "oom_kill")
+	if err != nil {
+		return 0
+	}
+	return kills
+}
+
+// residentBytes is what a process holds in memory; 0 where it is gone.
+func residentBytes(pid int) int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	kilobytes, err := procFigure(bytes.NewReader(status), "VmRSS:")
+	if err != nil {
+		return 0
+	}
+	return kilobytes << 10
+}
+
+// procFigure reads the number behind a name at the beginning of a line.
+func procFigure(from io.Reader, name string) (int64, error) {
+	scanner := bufio.NewScanner(from)
+	for scanner.Scan() {
+		if fields := strings.Fields(scanner.Text()); len(fields) > 1 && fields[0] == name {
+			return strconv.ParseInt(fields[1], 10, 64)
+		}
+	}
+	if err := scanner.Err(); err != nil {
+		return 0, err
+	}
+	return 0, fmt.Errorf("there is no %s", name)
+}

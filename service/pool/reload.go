@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Model is what Reload puts in the place of a pool's model.
+type Model struct {
+	ID     string // empty: the pool's model keeps its id
+	Ref    string
+	Path   string
+	Digest string // expected, "sha256:<hex>"; empty: none
+}
+
+// portTries is how often a new worker may find its port taken before a reload fails of it.
+const portTries = 3
+
+// Reload gives a pool another model (ORCH-2102). Where the memory holds both, the new workers are started and probed beside the
+// old ones and then take their place; else the old ones are drained first. On any failure the old model is, or is again, in
+// service, and the error says why. Tasks that run on an old worker may end within ReloadDeadline. It returns when the pool
+// serves one of the two, and an end of ctx counts as a failure. A pool whose workers are not loaded on demand comes back by it
+// if it was drained.
+func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error {
+	m.mu.Lock()
+	old, err := m.settled(poolID)
+	if err == nil && !m.started {
+		err = unavailable("the pools have not been started yet").Retry(time.Second)
+	}
+	if err != nil {
+		m.mu.Unlock()
+		return err
+	}
+	m.reloading[poolID] = true
+	m.mu.Unlock()
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.reloading, poolID)
+	}()
+
+	spec := old.spec
+	if spec.ModelRef, spec.ModelPath, spec.ModelDigest = model.Ref, model.Path, model.Digest; model.ID != "" {
+		spec.ModelID = model.ID
+	}
+	if err := m.checkModel(ctx, spec); err != nil {
+		err.Engine, err.PoolID = spec.Engine, poolID
+		return err
+	}
+	log := m.log.With(zap.String("pool_id", poolID), zap.String("model_id", spec.ModelID))
+	if spec.OnDemand && !old.wanted() {
+		m.replace(old, m.successors(old, spec, false, old.replicas), true)
+		return nil
+	}
+
+	next := m.successors(old, spec, true, nil)
+	m.launch(next)
+	why := m.firstTries(ctx, next)
+	if why == nil {
+		m.replace(old, next, false)
+		log.Info("the pool was reloaded, the new model beside the old one")
+		return nil
+	}
+	next.dismiss(time.Now())
+	next.wait()
+	if !why.short && why.reason != oomVRAM && why.reason != oomHost {
+		return reloadFailed(spec, why, "the old one still serves")
+	}
+	log.Info("the memory does not hold both models: the old one goes first", zap.Error(why))
+	return m.reloadInPlace(ctx, old, spec, log)
+}
+
+// reloadInPlace ends the old workers before it starts the new ones, and starts the old ones again where that fails.
+func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log *zap.Logger) error {
+	var served, wanted []*replica
+	cut := time.Now().Add(m.opts.ReloadDeadline)
+	for _, r := range old.replicas {
+		if r.info().State == Ready {
+			served = append(served, r)
+		}
+		if o, _ := r.orders(); o.wanted {
+			wanted = append(wanted, r)
+		}
+		r.tell(func(o *order) { o.wanted, o.cut = false, cut })
+	}
+	for _, r := range old.replicas {
+		if r.await(m.run, func(i Info) bool { return i.State == Stopped }) != nil {
+			return task.Errorf(task.ShuttingDown, "the orchestrator is stopping")
+		}
+	}
+	next := m.successors(old, spec, true, nil)
+	m.show(next)
+	m.launch(next)
+	why := m.firstTries(ctx, next)
+	if why == nil {
+		old.dismiss(time.Now())
+		log.Info("the pool was reloaded, the new model after the old one")
+		return nil
+	}
+	next.dismiss(time.Now())
+	next.wait()
+	m.show(old)
+	for _, r := range wanted {
+		r.tell(func(o *order) { o.wanted = true })
+	}
+	back, cancel := context.WithTimeout(m.run, m.opts.LoadTimeout+m.opts.ProbeTimeout)
+	defer cancel()
+	for _, r := range served {
+		if r.await(back, func(i Info) bool { return i.State == Ready }) != nil {
+			return reloadFailed(spec, why, "the old one does not come back either, and the pool's health says why")
+		}
+	}
+	log.Warn("a reload failed, and the old model is back", zap.Error(why))
+	return reloadFailed(spec, why, "the old one is back")
+}
+
+// checkModel refuses a model before anything is done for it.
+func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
+	if spec.Mode == External {
+		return task.Errorf(task.InvalidParams, "the engines of pool '%s' run elsewhere and load their own models: reload them there", spec.ID)
+	}
+	stat, err := os.Stat(spec.ModelPath)
+	if err != nil || !stat.Mode().IsRegular() {
+		return task.Errorf(task.ModelNotFound, "there is no model file for %q: fetch it, or correct the reference", spec.ModelRef).Because(err)
+	}
+	digest, err := m.digests.file(ctx, spec.ModelPath)
+	if err != nil {
+		return task.Errorf(task.ModelNotFound, "the model file for %q cannot be read: check its permissions, or fetch it again", spec.ModelRef).Because(err)
+	}
+	if spec.ModelDigest != "" && !strings.EqualFold(spec.ModelDigest, digest) {
+		return task.Errorf(task.UntrustedArtifact, "the model file for %q has the digest %s, and %s is expected: fetch the file again, or correct the digest",
+			spec.ModelRef, digest, spec.ModelDigest)
+	}
+	return nil
+}
+
+func reloadFailed(spec Spec, why *loss, now string) error {
+	code := task.WorkerReset
+	if why.reason == refused {
+		code = task.PoolUnavailable
+	}
+	if cause, ok := errors.AsType[*task.Error](why.err); ok {
+		code = cause.Code
+	}
+	err := task.Errorf(code, "the new model of pool '%s' was not loaded, and %s: %s", spec.ID, now, why.Error())
+	err.Engine, err.PoolID = spec.Engine, spec.ID
+	return err
+}
+
+// successors makes replicas to take a group's place.
+func (m *Manager) successors(old *group, spec Spec, wanted bool, after []*replica) *group {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.births++
+	return m.newGroup(old.configured, spec, wanted, after)
+}
+
+func (m *Manager) launch(g *group) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopping { // nobody will run them: what waits for their end must not hang
+		for _, r := range g.replicas {
+			close(r.done)
+		}
+	}
+	m.begin(g)
+}
+
+// show has the group be what is seen of its pool.
+func (m *Manager) show(g *group) {
+	m.mu.Lock()
+	m.layout.Store(m.layout.Load().with(g))
+	m.mu.Unlock()
+	m.opts.OnChange(g.spec.ID)
+}
+
+// replace shows the successors, which are launched if they are not yet, and has the old ones end.
+func (m *Manager) replace(old, next *group, launch bool) {
+	m.show(next)
+	old.dismiss(time.Now().Add(m.opts.ReloadDeadline))
+	if launch {
+		m.launch(next)
+	}
+}
+
+// firstTries waits until every replica of the group was ready once, or one was not.
+func (m *Manager) firstTries(ctx context.Context, g *group) *loss {
+	for _, r := range g.replicas {
+		for try := 1; ; try++ {
+			var why *loss
+			select {
+			case why = <-r.first:
+			case <-ctx.Done():
+				return &loss{reason: loadFailed, detail: "the reload was given up", err: context.Cause(ctx)}
+			case <-m.run.Done():
+				return &loss{reason: loadFailed, err: task.Errorf(task.ShuttingDown, "the orchestrator is stopping")}
+			}
+			if why == nil {
+				break
+			}
+			if why.reason != portTaken || try == portTries {
+				return why
+			}
+		}
+	}
+	return nil
+}
+
+func (g *group) wanted() bool {
+	for _, r := range g.replicas {
+		if o, _ := r.orders(); o.wanted {
+			return true
+		}
+	}
+	return false
+}
+
+// dismiss has the replicas end for good, with time for their leases until cut.
+func (g *group) dismiss(cut time.Time) {
+	for _, r := range g.replicas {
+		r.tell(func(o *order) {
+			o.gone = true
+			if o.wanted || cut.Before(o.cut) {
+				o.cut = cut
+			}
+		})
+	}
+}
+
+func (g *group) wait() {
+	for _, r := range g.replicas {
+		<-r.done
+	}
+}
+
+// Apply makes the pools those of the specs: what is new is started, what differs from what was configured is drained and
+// replaced, what is missing is drained, each with ReloadDeadline, and the rest is left alone, reloaded models included. It
+// returns at once, and on an error it has changed nothing.
+func (m *Manager) Apply(specs []Spec) (changed, added, removed []string, err error) {
+	if specs, err = m.check(specs); err != nil {
+		return nil, nil, nil, fmt.Errorf("apply the pools' configuration: %w", err)
+	}
+	m.mu.Lock()
+	changed, added, removed, err = m.apply(specs)
+	m.mu.Unlock()
+	if err == nil {
+		for _, id := range append(append(append([]string(nil), changed...), added...), removed...) {
+			m.opts.OnChange(id)
+		}
+	}
+	return changed, added, removed, err
+}
+
+func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err error) {
+	for id := range m.reloading {
+		return nil, nil, nil, conflict(id, "pool '%s' is being reloaded; try again when that has ended", id).Retry(time.Second)
+	}
+	if m.stopping {
+		return nil, nil, nil, task.Errorf(task.ShuttingDown, "the orchestrator is stopping")
+	}
+	now, next := m.layout.Load(), newLayout()
+	cut := time.Now().Add(m.opts.ReloadDeadline)
+	var begin []*group
+	m.births++
+	for _, spec := range specs {
+		old := now.pools[spec.ID]
+		if old != nil && reflect.DeepEqual(old.configured, spec) {
+			next.add(old)
+			continue
+		}
+		wanted, after := !spec.OnDemand, []*replica(nil)
+		if old == nil {
+			added = append(added, spec.ID)
+		} else {
+			changed = append(changed, spec.ID)
+			wanted = wanted || old.wanted()
+			if m.started { // else they never run, and so never end
+				after = old.replicas
+			}
+			old.dismiss(cut)
+		}
+		g := m.newGroup(spec, spec, wanted, after)
+		next.add(g)
+		begin = append(begin, g)
+	}
+	for _, id := range now.order {
+		if next.pools[id] == nil {
+			removed = append(removed, id)
+			now.pools[id].dismiss(cut)
+		}
+	}
+	m.layout.Store(next)
+	for _, g := range begin {
+		m.begin(g)
+	}
+	return changed, added, removed, nil
+}

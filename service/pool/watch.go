@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// missesAllowed is how many health checks in a row a ready replica may miss. One alone may be a busy machine.
+const missesAllowed = 1
+
+// watch checks the ready worker until it is lost, or has ended its work because it was ordered to: then it returns nil.
+func (r *replica) watch(w *worker, log *zap.Logger) *loss {
+	ticker := time.NewTicker(r.m.opts.HealthInterval)
+	defer ticker.Stop()
+	var check *checkup // that runs now
+	defer func() { check.end() }()
+	misses := 0
+	for {
+		o, changed := r.orders()
+		if o.ends() {
+			check.end() // a probe that hangs must not hold the drain up
+			check = nil
+			if !r.drain(w, log) {
+				return nil
+			}
+			continue
+		}
+		select {
+		case <-w.ctx.Done():
+			return asLoss(context.Cause(w.ctx), exited)
+		case <-changed:
+		case <-ticker.C:
+			if check == nil {
+				check = r.checkup(w)
+			}
+		case found := <-check.found():
+			check.end()
+			check = nil
+			switch {
+			case found.lost != nil:
+				w.lose(found.lost)
+			case found.missed == nil:
+				misses = 0
+			default:
+				if misses++; misses > missesAllowed {
+					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: found.missed})
+				}
+			}
+		}
+	}
+}
+
+// checkup is one look at a ready worker, in a goroutine of its own so that orders do not wait for it.
+type checkup struct {
+	stop   context.CancelFunc
+	done   chan struct{}
+	result chan verdict // capacity 1
+}
+
+type verdict struct {
+	missed error // the health check failed
+	lost   *loss // it is beyond waiting
+}
+
+func (r *replica) checkup(w *worker) *checkup {
+	ctx, stop := context.WithCancel(w.ctx)
+	c := &checkup{stop: stop, done: make(chan struct{}), result: make(chan verdict, 1)}
+	go func() { // joined by end
+		defer close(c.done)
+		c.result <- r.examine(ctx, w)
+	}()
+	return c
+}
+
+// found is where the verdict comes; nil, which never does, where no checkup runs.
+func (c *checkup) found() <-chan verdict {
+	if c == nil {
+		return nil
+	}
+	return c.result
+}
+
+// end cuts the checkup short and joins it.
+func (c *checkup) end() {
+	if c != nil {
+		c.stop()
+		<-c.done
+	}
+}
+
+func (r *replica) examine(ctx context.Context, w *worker) verdict {
+	if cards := w.claim.cards; cards != nil {
+		if problem := r.m.opts.DeviceProblems(cards, w.born); problem != "" {
+			return verdict{lost: &loss{reason: unhealthy, detail: "the worker's card had trouble"}} // explain says which
+		}
+	}
+	bounded, cancel := context.WithTimeout(ctx, r.m.opts.HealthInterval)
+	err := w.engine.Health(bounded)
+	cancel()
+	if err != nil || !r.takeIdle(w) {
+		return verdict{missed: err}
+	}
+	return verdict{lost: r.liveness(ctx, w)}
+}
+
+// takeIdle takes a slot for the liveness probe if the worker has been idle for long enough.
+func (r *replica) takeIdle(w *worker) bool {
+	interval := r.m.opts.LivenessInterval
+	if interval < 0 {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	idle := time.Since(time.Unix(0, w.used.Load()))
+	if r.order.ends() || w.active.Load() != 0 || idle < interval {
+		return false
+	}
+	w.active.Add(1)
+	r.probing = true
+	return true
+}
+
+// liveness has the idle worker decode one token: an engine may answer health checks and decode nothing (ORCH-3002). The probe
+// has a slot of its own meanwhile.
+func (r *replica) liveness(ctx context.Context, w *worker) *loss {
+	bounded, cancel := context.WithTimeoutCause(ctx, r.m.opts.ProbeTimeout, fmt.Errorf("no token within %s", r.m.opts.ProbeTimeout))
+	err := probeError(bounded, r.decode(bounded, w, 1))
+	cancel()
+	r.mu.Lock()
+	r.probing = false
+	w.free()
+	r.mu.Unlock()
+	r.m.opts.OnChange(r.spec.ID) // somebody may have been refused the slot
+	if err == nil || ctx.Err() != nil {
+		return nil
+	}
+	return &loss{reason: unhealthy, detail: "the engine answers health checks, but decodes nothing", err: err}
+}
