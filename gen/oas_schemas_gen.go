@@ -3986,6 +3986,52 @@ func (o OptSeed) Or(d Seed) Seed {
 	return d
 }
 
+// NewOptSelfTest returns new OptSelfTest with value set to v.
+func NewOptSelfTest(v SelfTest) OptSelfTest {
+	return OptSelfTest{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptSelfTest is optional SelfTest.
+type OptSelfTest struct {
+	Value SelfTest
+	Set   bool
+}
+
+// IsSet returns true if OptSelfTest was set.
+func (o OptSelfTest) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptSelfTest) Reset() {
+	var v SelfTest
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptSelfTest) SetTo(v SelfTest) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptSelfTest) Get() (v SelfTest, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptSelfTest) Or(d SelfTest) SelfTest {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptSessionID returns new OptSessionID with value set to v.
 func NewOptSessionID(v SessionID) OptSessionID {
 	return OptSessionID{
@@ -4630,11 +4676,12 @@ type Pool struct {
 	Draining  bool      `json:"draining"`
 	Lifecycle Lifecycle `json:"lifecycle"`
 	// An on-demand pool that is not loaded is loaded by its next task.
-	Loaded        bool      `json:"loaded"`
-	LastError     OptString `json:"last_error"`
-	Replicas      int       `json:"replicas"`
-	ReplicasReady int       `json:"replicas_ready"`
-	Queue         Queue     `json:"queue"`
+	Loaded        bool        `json:"loaded"`
+	LastError     OptString   `json:"last_error"`
+	SelfTest      OptSelfTest `json:"self_test"`
+	Replicas      int         `json:"replicas"`
+	ReplicasReady int         `json:"replicas_ready"`
+	Queue         Queue       `json:"queue"`
 }
 
 // GetID returns the value of ID.
@@ -4705,6 +4752,11 @@ func (s *Pool) GetLoaded() bool {
 // GetLastError returns the value of LastError.
 func (s *Pool) GetLastError() OptString {
 	return s.LastError
+}
+
+// GetSelfTest returns the value of SelfTest.
+func (s *Pool) GetSelfTest() OptSelfTest {
+	return s.SelfTest
 }
 
 // GetReplicas returns the value of Replicas.
@@ -4790,6 +4842,11 @@ func (s *Pool) SetLoaded(val bool) {
 // SetLastError sets the value of LastError.
 func (s *Pool) SetLastError(val OptString) {
 	s.LastError = val
+}
+
+// SetSelfTest sets the value of SelfTest.
+func (s *Pool) SetSelfTest(val OptSelfTest) {
+	s.SelfTest = val
 }
 
 // SetReplicas sets the value of Replicas.
@@ -5690,6 +5747,91 @@ func (s *ReplicaState) UnmarshalText(data []byte) error {
 
 type Seed int64
 
+// What the test at the start found of this pool. Missing where none is made.
+// Ref: #/components/schemas/SelfTest
+type SelfTest struct {
+	// Pending until the pool is Ready; skipped for a pool that is not loaded at the start.
+	State SelfTestState `json:"state"`
+	// A sentence.
+	Detail string `json:"detail"`
+}
+
+// GetState returns the value of State.
+func (s *SelfTest) GetState() SelfTestState {
+	return s.State
+}
+
+// GetDetail returns the value of Detail.
+func (s *SelfTest) GetDetail() string {
+	return s.Detail
+}
+
+// SetState sets the value of State.
+func (s *SelfTest) SetState(val SelfTestState) {
+	s.State = val
+}
+
+// SetDetail sets the value of Detail.
+func (s *SelfTest) SetDetail(val string) {
+	s.Detail = val
+}
+
+// Pending until the pool is Ready; skipped for a pool that is not loaded at the start.
+type SelfTestState string
+
+const (
+	SelfTestStatePending SelfTestState = "pending"
+	SelfTestStatePassed  SelfTestState = "passed"
+	SelfTestStateFailed  SelfTestState = "failed"
+	SelfTestStateSkipped SelfTestState = "skipped"
+)
+
+// AllValues returns all SelfTestState values.
+func (SelfTestState) AllValues() []SelfTestState {
+	return []SelfTestState{
+		SelfTestStatePending,
+		SelfTestStatePassed,
+		SelfTestStateFailed,
+		SelfTestStateSkipped,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s SelfTestState) MarshalText() ([]byte, error) {
+	switch s {
+	case SelfTestStatePending:
+		return []byte(s), nil
+	case SelfTestStatePassed:
+		return []byte(s), nil
+	case SelfTestStateFailed:
+		return []byte(s), nil
+	case SelfTestStateSkipped:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *SelfTestState) UnmarshalText(data []byte) error {
+	switch SelfTestState(data) {
+	case SelfTestStatePending:
+		*s = SelfTestStatePending
+		return nil
+	case SelfTestStatePassed:
+		*s = SelfTestStatePassed
+		return nil
+	case SelfTestStateFailed:
+		*s = SelfTestStateFailed
+		return nil
+	case SelfTestStateSkipped:
+		*s = SelfTestStateSkipped
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
 // Ref: #/components/schemas/Session
 type Session struct {
 	SessionID             SessionID  `json:"session_id"`
@@ -6543,13 +6685,14 @@ type TaskStatus struct {
 	Seed             Seed        `json:"seed"`
 	Determinism      Determinism `json:"determinism"`
 	AcceptedAt       time.Time   `json:"accepted_at"`
-	StartedAt        OptDateTime `json:"started_at"`
-	FinishedAt       OptDateTime `json:"finished_at"`
-	TokensIn         int         `json:"tokens_in"`
-	TokensOut        int         `json:"tokens_out"`
-	LastEventID      OptEventID  `json:"last_event_id"`
-	End              OptEndEvent `json:"end"`
-	Error            OptError    `json:"error"`
+	// Of the first dispatch, also where the task was run again.
+	StartedAt   OptDateTime `json:"started_at"`
+	FinishedAt  OptDateTime `json:"finished_at"`
+	TokensIn    int         `json:"tokens_in"`
+	TokensOut   int         `json:"tokens_out"`
+	LastEventID OptEventID  `json:"last_event_id"`
+	End         OptEndEvent `json:"end"`
+	Error       OptError    `json:"error"`
 }
 
 // GetTaskID returns the value of TaskID.

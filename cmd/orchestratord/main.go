@@ -54,6 +54,7 @@ type configFlag struct {
 type serveCmd struct {
 	configFlag
 	StopWithin  time.Duration `help:"How long a stop may take; half of it is for running tasks to finish." default:"20s"`
+	SelfTest    bool          `help:"Decode and cancel one task of each pool once it is ready." default:"true" negatable:""`
 	LedgerAside bool          `help:"Give the record of tasks, where it is damaged, another name, and begin a new one. Nothing is deleted."`
 }
 
@@ -151,7 +152,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside})
+	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest})
 	if err != nil {
 		return err
 	}

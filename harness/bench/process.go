@@ -230,7 +230,7 @@ func (l *lab) daemon(name, exe, data string, urls ...string) (*process, error) {
 	if l.profile != "" && name == "daemon" {
 		return l.start(name, dir, l.self, "profiled", config, l.profile)
 	}
-	return l.start(name, dir, exe, "serve", "--config", config, "--stop-within", "2s")
+	return l.start(name, dir, exe, "serve", "--no-self-test", "--config", config, "--stop-within", "2s")
 }
 
 // answers waits until a GET of the path is answered with 200, and returns the time since the process began.

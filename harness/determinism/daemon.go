@@ -50,7 +50,7 @@ func (l *lab) serve(name, config string, env map[string]string) (*daemon, error)
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, fmt.Errorf("write the daemon's configuration: %w", err)
 	}
-	d := &daemon{name: name, cmd: exec.Command(l.exe, "serve", "--config", path), ended: make(chan struct{}), health: map[string][]byte{}}
+	d := &daemon{name: name, cmd: exec.Command(l.exe, "serve", "--no-self-test", "--config", path), ended: make(chan struct{}), health: map[string][]byte{}}
 	d.cmd.Env = l.env(dir, env)
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	// One pipe for both, which this process owns, so that a left-over worker that holds it blocks nothing.

@@ -68,10 +68,14 @@ type PoolView struct {
 	Lifecycle      string // `pinned` or `on_demand`
 	Loaded         bool   // an on-demand pool that is not is loaded by its next task
 	LastError      string
+	SelfTest       SelfTestView
 	Replicas       int
 	ReplicasReady  int
 	Queue          QueueView
 }
+
+// SelfTestView is what the test at the start found of a pool. State is one of the contract's, or empty where none is made.
+type SelfTestView struct{ State, Detail string }
 
 // ModelView names a pool's model. Digest is empty where unknown.
 type ModelView struct{ ID, Ref, Digest string }

@@ -106,7 +106,7 @@ func logTail(lines []string) []string {
 }
 
 func toPool(p PoolView) gen.Pool {
-	return gen.Pool{
+	out := gen.Pool{
 		ID: gen.PoolID(p.ID), Engine: clip(p.Engine, maxShort), EngineVersion: clip(p.EngineVersion, maxName),
 		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
 		SamplerProfile: clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
@@ -117,6 +117,12 @@ func toPool(p PoolView) gen.Pool {
 			Capacity: p.Queue.Capacity, FullPolicy: gen.QueueFullPolicy(p.Queue.FullPolicy),
 		},
 	}
+	if p.SelfTest.State != "" {
+		out.SelfTest = gen.NewOptSelfTest(gen.SelfTest{
+			State: gen.SelfTestState(p.SelfTest.State), Detail: clip(p.SelfTest.Detail, maxMessage),
+		})
+	}
+	return out
 }
 
 func toModel(m ModelView) gen.PoolModel {

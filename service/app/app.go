@@ -40,13 +40,14 @@ const closeWithin = 2 * time.Second
 
 // Options are what an App is made from.
 type Options struct {
-	Config  config.Config
-	Log     *zap.Logger
-	Exe     string // the program to run as `Exe worker …`
-	LibsDir string // the engine libraries, where a pool is `builtin`
-	Version string
-	Commit  string
-	Env     func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
+	Config   config.Config
+	Log      *zap.Logger
+	Exe      string // the program to run as `Exe worker …`
+	LibsDir  string // the engine libraries, where a pool is `builtin`
+	Version  string
+	Commit   string
+	Env      func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
+	SelfTest bool                // decode and cancel a task of each pool once it is Ready (ORCH-3049)
 	// LedgerAside gives the ledger that is there another name, and begins a new one.
 	LedgerAside bool
 }
@@ -58,6 +59,7 @@ type App struct {
 	ledger   *ledger.SQLite
 	memory   *memory
 	operator *operator
+	selfTest *selfTest // nil: none is made
 	pools    *pool.Manager
 	schedule *scheduler.Scheduler
 	server   *http.Server
@@ -80,6 +82,10 @@ func New(o Options) (_ *App, err error) {
 		}
 	}()
 	c := o.Config
+	var heard *ear
+	if o.SelfTest {
+		heard, o.Log = newEar(o.Log)
+	}
 	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
 	}
@@ -117,11 +123,16 @@ func New(o Options) (_ *App, err error) {
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 	})
+	if o.SelfTest {
+		a.selfTest = &selfTest{
+			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"),
+		}
+	}
 	a.operator = &operator{
 		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]pool.Spec{},
 	}
 	handler, err := api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule}, Control: a.operator, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -210,6 +221,10 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.schedule.Stop(finish)
 		return nil
 	})
+	if a.selfTest != nil {
+		a.selfTest.start()
+		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.end(); return nil })
+	}
 	a.operator.start()
 	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.end(); return nil })
 	a.log.Info("serving",

@@ -183,6 +183,7 @@ func (t tasks) Submit(ctx context.Context, r task.Request) (task.Admission, erro
 type views struct {
 	fleet
 	schedule *scheduler.Scheduler
+	tests    *selfTest
 }
 
 func (f views) Pools() []api.PoolView {
@@ -204,7 +205,8 @@ func (f views) view(p config.Pool) api.PoolView {
 	return api.PoolView{
 		ID: p.ID, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
 		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, SamplerProfile: p.SamplerProfile,
-		Ready: s.ready > 0, Draining: s.draining, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, Replicas: len(infos), ReplicasReady: s.ready,
+		Ready: s.ready > 0, Draining: s.draining, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.result(p.ID),
+		Replicas: len(infos), ReplicasReady: s.ready,
 		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},
 	}
 }

@@ -56,7 +56,7 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, pools.Stop(context.Background())) })
 	s.Start()
 	t.Cleanup(func() { s.Stop(t.Context()) }) // its context has ended, so nothing is waited for
-	v := views{f, s}
+	v := views{f, s, nil}
 	soon := func(what func() bool) { require.Eventually(t, what, time.Minute, time.Millisecond) }
 	soon(func() bool { return v.Ready() == nil })
 	require.Empty(t, v.Pools()[0].LastError)

@@ -57,16 +57,6 @@ func TestSmallModelsGetOneThread(t *testing.T) {
 	require.Equal(t, 1, defaultThreads(1<<30, 1))
 }
 
-// ORCH-3011, ORCH-1102
-func TestMasksNameCardsThatAreThere(t *testing.T) {
-	for _, good := range []string{"auto", "0", "1", "0,1"} {
-		require.NoError(t, checkMask(good, 2))
-	}
-	for _, bad := range []string{"2", "-1", "0,0", "x", "", "0,"} {
-		require.ErrorContains(t, checkMask(bad, 2), "2 cards", bad)
-	}
-}
-
 // ORCH-3001
 func TestOutputIsCutIntoBoundedLines(t *testing.T) {
 	r := &ring{}

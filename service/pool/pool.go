@@ -85,7 +85,7 @@ type Options struct {
 	// RunDir holds one file a worker process, so that the next start finds what a crash left over. One Manager at a time
 	// may use it. Empty: no such files.
 	RunDir string
-	// CheckGPU returns nil where the device mask can be used. Nil: NVML is asked.
+	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
 	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
 	Memory Memory
@@ -188,7 +188,7 @@ func (o *Options) complete() {
 		o.OnChange = func(string) {}
 	}
 	if o.CheckGPU == nil {
-		o.CheckGPU = checkNVML
+		o.CheckGPU = func(string) error { return unavailable("nobody looks for GPUs here: say `device: cpu`") }
 	}
 	if o.DeviceProblems == nil {
 		o.DeviceProblems = func([]int, time.Time) string { return "" }

@@ -404,7 +404,6 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 		"one slot":             {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Slots: 2}},
 		"does not rerank":      {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Workload: task.Rerank}},
 		"`path`":               {{ID: "p", Mode: pool.Binary, ModelPath: "m"}},
-		"`urls`":               {{ID: "p", Mode: pool.External}},
 		"builtin, binary":      {{ID: "p", Mode: "magic"}},
 		"no file":              {{ID: "p", Mode: pool.Builtin}},
 		"no id":                {{Mode: pool.Builtin}},

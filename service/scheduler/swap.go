@@ -148,12 +148,12 @@ func (w *swapper) do(plan placement.Swaps) {
 			continue
 		}
 		w.s.o.Metrics.swapped(id, false)
-		w.s.o.Log.Info("an on-demand pool leaves the memory", zap.String("pool_id", id))
+		w.s.o.Log.Info("an on-demand pool is to leave the memory", zap.String("pool_id", id))
 	}
 	for _, id := range plan.Load {
 		w.s.o.Models.Load(id)
 		w.s.o.Metrics.swapped(id, true)
-		w.s.o.Log.Info("an on-demand pool is loaded", zap.String("pool_id", id))
+		w.s.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
 	}
 }
 
