@@ -183,6 +183,8 @@ func examinePool(r *report, h *gen.PoolHealth) {
 		r.add(check, fail, ready+whyNot(h), look)
 	case p.ReplicasReady < p.Replicas:
 		r.add(check, warn, ready+whyNot(h), look)
+	case p.SelfTest.Value.State == gen.SelfTestStateFailed:
+		r.add(check, fail, ready+"; the self-test at its start failed: "+p.SelfTest.Value.Detail, look)
 	default:
 		if ms := slowestLoad(h); ms > 0 {
 			ready += ", loaded in " + duration(ms)

@@ -236,3 +236,36 @@ func TestSubmitRefusesTypedAndCounts(t *testing.T) {
 	_, err = s.Submit(t.Context(), request())
 	require.True(t, task.HasCode(err, task.PoolUnready), "before admission, a broken engine is only another try")
 }
+
+// LO-503: a task for a model that is not loaded is accepted unread; messages get their digest once they are templated.
+func TestSubmitToAModelThatIsNotLoaded(t *testing.T) {
+	pool := facts().Pool
+	pool.OnDemand, pool.Ready, pool.Ctx = true, false, 0
+	d := &desk{pools: []Pool{pool}}
+	s, _ := open(d)
+	req := request()
+	req.Ctx = 4096
+	_, err := s.Submit(t.Context(), req)
+	require.NoError(t, err, "how large its context is, is not known yet")
+	chat := request()
+	chat.Prompt, chat.Messages = "", []task.Message{{Role: "user", Content: "hi"}}
+	_, err = s.Submit(t.Context(), chat)
+	require.NoError(t, err)
+	require.Equal(t, req.Prompt, d.enqueued[0].Prompt)
+	require.Equal(t, d.enqueued[0].Digest(), d.enqueued[0].RequestDigest)
+	require.Zero(t, d.enqueued[0].PromptTokens)
+	require.Empty(t, d.enqueued[1].Prompt+d.enqueued[1].RequestDigest)
+}
+
+// ORCH-3040: a pool whose replicas were all given up sheds, and says when they are tried again.
+func TestSubmitToAPoolThatWasGivenUp(t *testing.T) {
+	pool := facts().Pool
+	pool.Ready, pool.GaveUp = false, 90*time.Second
+	s, m := open(&desk{pools: []Pool{pool}})
+	_, err := s.Submit(t.Context(), request())
+	e := task.AsError(err)
+	require.Equal(t, task.PoolUnavailable, e.Code)
+	require.True(t, e.Retriable)
+	require.Equal(t, 90*time.Second, e.RetryAfter)
+	require.Equal(t, 1.0, testutil.ToFloat64(m.refusals.WithLabelValues("llamacpp", "pool_unavailable")))
+}

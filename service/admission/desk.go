@@ -131,6 +131,9 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	case f.Pool.OnDemand:
 		f.Unread = true
 		return nil
+	case f.Pool.GaveUp > 0:
+		return task.Errorf(task.PoolUnavailable, "the workers of pool '%s' kept failing, and it takes no tasks for now: /v1/pools/%[1]s/health says why", f.Pool.ID).
+			Retry(f.Pool.GaveUp)
 	default:
 		return task.Errorf(task.PoolUnready,
 			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%[1]s/health says why", f.Pool.ID).Retry(time.Second)

@@ -35,11 +35,17 @@ type summary struct {
 	engineSlots int
 	lastError   string
 	draining    bool
+	gaveUp      time.Duration // until a replica is tried again, where all were given up
 }
 
 func (f fleet) summary(p config.Pool) summary {
 	s := summary{ctx: p.Ctx, slots: p.Slots, engineSlots: p.Slots}
+	failed := 0
 	for _, r := range f.manager.Infos(p.ID) {
+		if r.State == pool.Failed {
+			failed++
+			s.gaveUp = max(time.Until(r.NextTry), time.Second)
+		}
 		if r.EngineVersion != "" {
 			s.version = r.EngineVersion
 		}
@@ -60,6 +66,9 @@ func (f fleet) summary(p config.Pool) summary {
 		}
 		s.ready++
 		s.ctx, s.slots, s.engineSlots = min(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
+	}
+	if failed < len(f.manager.Infos(p.ID)) {
+		s.gaveUp = 0
 	}
 	return s
 }
@@ -115,7 +124,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
 				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,
-				Profile: c.SamplerProfile, Ready: s.ready > 0, OnDemand: onDemand(c), Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
+				Profile: c.SamplerProfile, Ready: s.ready > 0, OnDemand: onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
 			EngineVersion: s.version,
 			Sampling: task.Sampling{

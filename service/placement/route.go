@@ -26,6 +26,7 @@ type Pool struct {
 	Profile  string // its sampler profile
 	Ready    bool
 	OnDemand bool          // a task loads it
+	GaveUp   time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
 	Wait     time.Duration // predicted for a task queued now
 	Backlog  int           // tasks that wait or run
 }
