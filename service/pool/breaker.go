@@ -41,5 +41,5 @@ func (b *breaker) gaveUp(why *loss, next time.Time) string {
 
 // jitter spreads a wait by a fifth either way, so that what failed together does not come back together.
 func jitter(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // no secret
 }

@@ -186,6 +186,7 @@ func (r *replica) advice(why reason, c *claim, problem string) string {
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", r.spec.ModelPath)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
+	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained: // their own words say it
 	}
 	return ""
 }

@@ -279,23 +279,26 @@ func TestStopAmidEverything(t *testing.T) {
 			}
 		}
 		lease := b.lease("p-0")
-		reloaded := make(chan error, 1)
+		changed := make(chan struct{})
 		next := b.model(child{Silent: true})
 		switch i % 3 {
 		case 0:
 			require.NoError(t, b.m.Drain("p", bound))
-			reloaded <- nil
+			close(changed)
 		case 1:
-			go func() { reloaded <- b.m.Reload(b.Context(), "p", pool.Model{Path: next}) }()
+			go func() {
+				defer close(changed)
+				_ = b.m.Reload(b.Context(), "p", pool.Model{Path: next}) // cut short by the stop, or done before
+			}()
 		case 2:
-			changed := spec
-			changed.ModelPath, changed.Ctx = next, 128
-			_, _, _, err := b.m.Apply([]pool.Spec{changed})
+			other := spec
+			other.ModelPath, other.Ctx = next, 128
+			_, _, _, err := b.m.Apply([]pool.Spec{other})
 			require.NoError(t, err)
-			reloaded <- nil
+			close(changed)
 		}
 		require.NoError(t, b.m.Stop(t.Context()))
-		<-reloaded
+		<-changed
 		b.lost(lease)
 		lease.Release()
 		for _, fd := range fds {

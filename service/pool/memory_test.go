@@ -53,8 +53,8 @@ func (c *cards) Reserve(owner string, w pool.Wish) (pool.Grant, error) {
 		return pool.Grant{}, c.final
 	}
 	var shares []pool.Share
-	switch {
-	case w.Device == "auto":
+	switch w.Device {
+	case "auto":
 		best := -1
 		for i, free := range c.free {
 			if free >= w.Bytes && (best < 0 || free < c.free[best]) {
@@ -174,7 +174,7 @@ func TestAGPUWorkerReservesBeforeItIsSpawned(t *testing.T) {
 	})
 	wishes := memory.asked()
 	observed := float64(400 << 20)
-	require.EqualValues(t, int64(observed*1.05), wishes[2].Bytes, "learned")
+	require.Equal(t, int64(observed*1.05), wishes[2].Bytes, "learned")
 	memory.mu.Lock()
 	var calls []string
 	for _, call := range memory.calls {
@@ -244,7 +244,7 @@ func TestRunningOutOfVRAMRaisesWhatIsAskedFor(t *testing.T) {
 	require.Contains(t, info.LastError, "the worker ran out of the memory of card 1, where ")
 	require.Contains(t, info.LastError, "lower `ctx` or `slots`")
 	wishes := memory.asked()
-	require.EqualValues(t, int64(float64(wishes[0].Bytes)*1.15), wishes[1].Bytes)
+	require.Equal(t, int64(float64(wishes[0].Bytes)*1.15), wishes[1].Bytes)
 	require.GreaterOrEqual(t, b.restarts("oom_vram"), 1.0)
 }
 

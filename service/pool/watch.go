@@ -136,8 +136,8 @@ func (r *replica) liveness(ctx context.Context, w *worker) *loss {
 	w.free()
 	r.mu.Unlock()
 	r.m.opts.OnChange(r.spec.ID) // somebody may have been refused the slot
-	if err == nil || ctx.Err() != nil {
-		return nil
+	if err != nil && ctx.Err() == nil {
+		return &loss{reason: unhealthy, detail: "the engine answers health checks, but decodes nothing", err: err}
 	}
-	return &loss{reason: unhealthy, detail: "the engine answers health checks, but decodes nothing", err: err}
+	return nil
 }
