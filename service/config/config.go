@@ -63,9 +63,11 @@ type Stream struct {
 
 // Swap bounds the wait for a model that is not in memory (LO-503).
 type Swap struct {
-	MaxWait      time.Duration `yaml:"max_wait" jsonschema:"default=30s" jsonschema_description:"An interactive task that waited so long for its model is next: loaded pools end what they run, and make room."`
-	MaxWaitBatch time.Duration `yaml:"max_wait_batch" jsonschema:"default=5m" jsonschema_description:"The same of a batch task."`
-	MinTurn      time.Duration `yaml:"min_turn" jsonschema:"default=10s" jsonschema_description:"A pool that was loaded and has tasks stays at least so long."`
+	MaxWait            time.Duration `yaml:"max_wait" jsonschema:"default=30s" jsonschema_description:"An interactive task that waited so long for its model is next: loaded pools end what they run, and make room."`
+	MaxWaitBehindBatch time.Duration `yaml:"max_wait_behind_batch" jsonschema:"default=5s" jsonschema_description:"The same where batch tasks alone are in the way."`
+	MaxWaitBatch       time.Duration `yaml:"max_wait_batch" jsonschema:"default=10m" jsonschema_description:"The same of a batch task."`
+	MinTurn            time.Duration `yaml:"min_turn" jsonschema:"default=20s" jsonschema_description:"A pool that was loaded and has tasks stays at least so long."`
+	Linger             time.Duration `yaml:"linger" jsonschema:"default=30s" jsonschema_description:"A pool that is idle for less does not make room for batch tasks: its user is likely to be back."`
 }
 
 // SamplerProfile is a named set of sampling parameters. A request may override each of them.

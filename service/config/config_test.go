@@ -58,7 +58,9 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, "info", c.Log.Level)
 	require.Equal(t, config.Limits{BodyBytes: 4 << 20, PromptBytes: 1 << 20, Inputs: 256}, c.Limits)
 	require.Equal(t, config.Ledger{RetainAge: 168 * time.Hour, RetainBytes: 1 << 30}, c.Ledger)
-	require.Equal(t, config.Swap{MaxWait: 30 * time.Second, MaxWaitBatch: 5 * time.Minute, MinTurn: 10 * time.Second}, c.Swap)
+	require.Equal(t, config.Swap{
+		MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 10 * time.Minute, MinTurn: 20 * time.Second, Linger: 30 * time.Second,
+	}, c.Swap)
 	require.Equal(t, config.SamplerProfile{Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1}, c.Profile(c.Pools[0]))
 	require.Equal(t, []config.Pool{{
 		ID: "a", Engine: "llamacpp", Workload: task.Completion, Device: "auto", Lifecycle: "pinned", IdleTTL: 10 * time.Minute,
@@ -79,7 +81,7 @@ auth: {token_env: MY_TOKEN, optional_on_loopback: true}
 log: {level: debug}
 limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
 ledger: {retain_age: 720h, retain_bytes: 1048576}
-swap: {max_wait: 1m, max_wait_batch: 2m, min_turn: 3s}
+swap: {max_wait: 1m, max_wait_behind_batch: 4s, max_wait_batch: 2m, min_turn: 3s, linger: 5s}
 sampler_profiles:
   exponent: {temperature: 5e-1, top_k: 0x10}
   v1: {temperature: 0, top_p: 1, top_k: 0, min_p: 0.1, repeat_penalty: 1.1}
@@ -117,7 +119,9 @@ pools:
 	require.Equal(t, 0.5, c.SamplerProfiles["exponent"].Temperature)
 	require.Equal(t, 16, c.SamplerProfiles["exponent"].TopK)
 	gpus, slow, far := c.Pools[0], c.Pools[1], c.Pools[2]
-	require.Equal(t, config.Swap{MaxWait: time.Minute, MaxWaitBatch: 2 * time.Minute, MinTurn: 3 * time.Second}, c.Swap)
+	require.Equal(t, config.Swap{
+		MaxWait: time.Minute, MaxWaitBehindBatch: 4 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 3 * time.Second, Linger: 5 * time.Second,
+	}, c.Swap)
 	require.Equal(t, config.Device("0,1"), gpus.Device)
 	require.Equal(t, []float64{2, 1.5}, gpus.TensorSplit)
 	require.Equal(t, config.LifecycleOnDemand, gpus.Lifecycle)

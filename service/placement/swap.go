@@ -55,9 +55,11 @@ type Tenant struct {
 
 // SwapRules bound how long tasks wait because another model is in memory (LO-503).
 type SwapRules struct {
-	MaxWait      time.Duration // of an interactive task
-	MaxWaitBatch time.Duration // of a batch task
-	MinTurn      time.Duration // that a pool with tasks stays, once loaded
+	MaxWait            time.Duration // of an interactive task
+	MaxWaitBehindBatch time.Duration // of an interactive task, for the memory of pools that have batch tasks only
+	MaxWaitBatch       time.Duration // of a batch task
+	MinTurn            time.Duration // that a pool with tasks stays, once loaded
+	Linger             time.Duration // that an idle pool stays before it makes room for batch tasks
 }
 
 // Swaps is what is to be done now. Held pools dispatch no further task: others wait for their memory, or for them to end.
@@ -170,14 +172,15 @@ func ChooseCard(free map[int]int64, bytes int64) (card int, ok bool) {
 	return card, ok
 }
 
-// evict finds the pools that make room for w, none where that cannot be now. It looks at the idle ones first, and then,
-// where w is over its bound, at all that had their turn.
+// evict finds the pools that make room for w, none where that cannot be now. It looks at the idle ones first; then, where w is
+// over its bound, at those that had their turn: first at those with batch tasks alone.
 func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules SwapRules) []*Tenant {
 	var idle, all []*Tenant
 	for i := range tenants {
 		t := &tenants[i]
 		switch {
 		case t.State != Loaded:
+		case t.idle() && w.Interactive.IsZero() && now.Sub(t.IdleSince) < rules.Linger && !w.overdue(now, rules): // its user is likely to be back
 		case t.idle():
 			idle, all = append(idle, t), append(all, t)
 		case now.Sub(t.Since) >= rules.MinTurn:
@@ -186,6 +189,12 @@ func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules
 	}
 	if out := smallest(free, idle, w.Wants); out != nil {
 		return out
+	}
+	if w.late(now, w.Interactive, rules.MaxWaitBehindBatch) || w.overdue(now, rules) {
+		batch := slices.DeleteFunc(slices.Clone(all), func(t *Tenant) bool { return !t.Interactive.IsZero() })
+		if out := smallest(free, batch, w.Wants); out != nil {
+			return out
+		}
 	}
 	if !w.overdue(now, rules) {
 		return nil
@@ -207,8 +216,8 @@ const most = 12
 
 // smallest is the smallest set of pools whose memory makes room, of equal ones that which was used the longest ago; nil: none.
 func smallest(free map[int]int64, from []*Tenant, wants []Want) []*Tenant {
-	slices.SortFunc(from, func(a, b *Tenant) int { // the longest idle first, pools with tasks last
-		return cmp.Or(trueFirst(a.idle(), b.idle()), a.IdleSince.Compare(b.IdleSince), cmp.Compare(a.ID, b.ID))
+	slices.SortFunc(from, func(a, b *Tenant) int { // the longest idle first, pools with tasks last, by when their turn began
+		return cmp.Or(trueFirst(a.idle(), b.idle()), a.rests().Compare(b.rests()), cmp.Compare(a.ID, b.ID))
 	})
 	if len(from) > most {
 		from = from[:most]
@@ -259,4 +268,13 @@ func (t *Tenant) late(now, came time.Time, bound time.Duration) bool {
 		came = t.Since
 	}
 	return now.Sub(came) >= bound
+}
+
+// rests is since when a pool may be missed the least. Of one with tasks it must not move while these start and end: else the
+// choice would go to and fro between two such pools, each would dispatch while the other is held, and neither would ever go.
+func (t *Tenant) rests() time.Time {
+	if t.idle() {
+		return t.IdleSince
+	}
+	return t.Since
 }

@@ -16,7 +16,9 @@ const gb = int64(1) << 30
 
 var (
 	noon  = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
-	rules = SwapRules{MaxWait: 30 * time.Second, MaxWaitBatch: 5 * time.Minute, MinTurn: 10 * time.Second}
+	rules = SwapRules{
+		MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 5 * time.Minute, MinTurn: 10 * time.Second, Linger: 30 * time.Second,
+	}
 )
 
 func ago(d time.Duration) time.Time { return noon.Add(-d) }
@@ -50,18 +52,24 @@ func TestPlanSwaps(t *testing.T) {
 		"already on its way":          {cards(24, 12), []Tenant{absent("a", 8).in(Loading).batch(0)}, Swaps{}},
 		"idle for long":               {cards(1, 1), []Tenant{loaded("a", 0, 8, time.Hour).ttl(time.Minute), loaded("b", 1, 8, time.Second).ttl(time.Minute)}, Swaps{Unload: []string{"a"}}},
 		"no time to live":             {cards(1, 1), []Tenant{loaded("a", 0, 8, time.Hour)}, Swaps{}},
-		"one idle pool makes room":    {cards(2, 2), []Tenant{absent("a", 10).batch(0), loaded("b", 0, 8, time.Second)}, Swaps{Unload: []string{"b"}}},
-		"the longest idle of two":     {cards(0, 0), []Tenant{absent("a", 8).batch(0), loaded("b", 0, 8, time.Second), loaded("c", 1, 8, time.Minute)}, Swaps{Unload: []string{"c"}}},
-		"one rather than two":         {cards(0, 0), []Tenant{absent("a", 8).batch(0), loaded("b", 0, 4, time.Hour), loaded("c", 0, 4, time.Hour), loaded("d", 1, 8, time.Second)}, Swaps{Unload: []string{"d"}}},
-		"two where it must be":        {cards(0, 0), []Tenant{absent("a", 8).batch(0), loaded("b", 0, 4, time.Second), loaded("c", 0, 4, time.Second), loaded("d", 1, 4, time.Hour)}, Swaps{Unload: []string{"b", "c"}}},
+		"one idle pool makes room":    {cards(2, 2), []Tenant{absent("a", 10).batch(0), loaded("b", 0, 8, time.Minute)}, Swaps{Unload: []string{"b"}}},
+		"the longest idle of two":     {cards(0, 0), []Tenant{absent("a", 8).batch(0), loaded("b", 0, 8, time.Minute), loaded("c", 1, 8, time.Hour)}, Swaps{Unload: []string{"c"}}},
+		"one rather than two":         {cards(0, 0), []Tenant{absent("a", 8).batch(0), loaded("b", 0, 4, time.Hour), loaded("c", 0, 4, time.Hour), loaded("d", 1, 8, time.Minute)}, Swaps{Unload: []string{"d"}}},
+		"two where it must be":        {cards(0, 0), []Tenant{absent("a", 8).batch(0), loaded("b", 0, 4, time.Minute), loaded("c", 0, 4, time.Minute), loaded("d", 1, 4, time.Hour)}, Swaps{Unload: []string{"b", "c"}}},
 		"wait for one that leaves":    {cards(0, 0), []Tenant{absent("a", 8).batch(0), loaded("b", 0, 8, 0).in(Leaving), loaded("c", 1, 8, time.Hour)}, Swaps{}},
 		"never one that generates":    {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Second), loaded("b", 0, 8, 0).busy(1)}, Swaps{}},
-		"tasks of one model together": {cards(0, 0), []Tenant{absent("a", 8).interactive(29 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute)}, Swaps{}},
-		"over the bound":              {cards(0, 0), []Tenant{absent("a", 8).interactive(30 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute)}, Swaps{Unload: []string{"b"}}},
-		"over the bound, generating":  {cards(0, 0), []Tenant{absent("a", 8).interactive(30 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute).busy(2)}, Swaps{Hold: []string{"b"}}},
+		"tasks of one model together": {cards(0, 0), []Tenant{absent("a", 8).interactive(29 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Swaps{}},
+		"over the bound":              {cards(0, 0), []Tenant{absent("a", 8).interactive(30 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Swaps{Unload: []string{"b"}}},
+		"over the bound, generating":  {cards(0, 0), []Tenant{absent("a", 8).interactive(30 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute).busy(2)}, Swaps{Hold: []string{"b"}}},
 		"batch has a longer bound":    {cards(0, 0), []Tenant{absent("a", 8).batch(4 * time.Minute), loaded("b", 0, 8, 0).batch(time.Minute)}, Swaps{}},
+		"sooner behind batch tasks":   {cards(0, 0), []Tenant{absent("a", 8).interactive(5 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute)}, Swaps{Unload: []string{"b"}}},
+		"not behind interactive ones": {cards(0, 0), []Tenant{absent("a", 8).interactive(6 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute).interactive(0)}, Swaps{}},
+		"batch alone goes first":      {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 8, 0).interactive(0).since(3 * time.Hour), loaded("c", 1, 8, 0).batch(0)}, Swaps{Unload: []string{"c"}}},
+		"the user may be back":        {cards(2, 2), []Tenant{absent("a", 10).batch(time.Minute), loaded("b", 0, 8, 29*time.Second)}, Swaps{}},
+		"or not":                      {cards(2, 2), []Tenant{absent("a", 10).batch(time.Minute), loaded("b", 0, 8, 30*time.Second)}, Swaps{Unload: []string{"b"}}},
+		"the longer turn goes":        {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 8, 0).batch(0).busy(1).since(20 * time.Second), loaded("c", 1, 8, 0).batch(0).busy(1).since(time.Minute)}, Swaps{Hold: []string{"c"}}},
 		"a turn is a turn":            {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 8, 0).batch(time.Minute).since(9 * time.Second)}, Swaps{}},
-		"waits count from the turn":   {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour).since(29 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute)}, Swaps{}},
+		"waits count from the turn":   {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour).since(29 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Swaps{}},
 		"overdue before interactive":  {cards(8, 0), []Tenant{absent("a", 8).interactive(time.Second), absent("b", 8).batch(time.Hour)}, Swaps{Load: []string{"b"}}},
 		"interactive before batch":    {cards(8, 0), []Tenant{absent("a", 8).batch(time.Minute), absent("b", 8).interactive(0)}, Swaps{Load: []string{"b"}}},
 		"too large for any card":      {cards(24, 12), []Tenant{absent("a", 30).interactive(time.Hour), absent("b", 8).batch(0)}, Swaps{Load: []string{"b"}}},
@@ -109,11 +117,13 @@ func TestPropertySwapsKeepTheMemory(t *testing.T) {
 		}
 		plan := PlanSwaps(noon, cards, tenants, rules)
 		free := map[int]int64{0: cards[0].Free, 1: cards[1].Free}
+		for _, id := range plan.Load {
+			x := tenants[slices.IndexFunc(tenants, func(x Tenant) bool { return x.ID == id })]
+			require.True(t, x.State == Absent && x.queued(), "only what is waited for is loaded")
+			require.True(t, fits(free, x.Wants), "what is loaded fits together, in the plan's order")
+		}
 		for _, x := range tenants {
 			switch {
-			case slices.Contains(plan.Load, x.ID):
-				require.True(t, x.State == Absent && x.queued(), "only what is waited for is loaded")
-				require.True(t, fits(free, x.Wants), "what is loaded fits together")
 			case slices.Contains(plan.Unload, x.ID):
 				require.True(t, x.State == Loaded && x.Busy == 0, "what generates stays")
 			case slices.Contains(plan.Hold, x.ID):

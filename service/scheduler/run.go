@@ -42,11 +42,12 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	}
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	if err == nil {
-		lease.Release() // the next task need not wait for the disk
 		l.moved.Store(o.Now().UnixNano())
+		lease.Release() // the next task need not wait for the disk
 		l.s.finish(j, task.Completed, ending(j, t, replica, result, answer), nil)
 		return
 	}
+	l.moved.Store(o.Now().UnixNano())
 	if !l.retry(ctx, j, replica, err) {
 		l.s.finish(j, task.Failed, nil, l.explain(ctx, j, err))
 	}
