@@ -8,8 +8,10 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/gpu"
+	"github.com/llama-orch/llama-orch/service/placement"
 )
 
 // ORCH-3011, ORCH-3052
@@ -43,4 +45,24 @@ func TestProblemsOfCards(t *testing.T) {
 		m.note(gpu.Event{At: born, Kind: gpu.XID, Card: 5, Text: "more"})
 	}
 	require.Len(t, m.trouble, troubleKept)
+}
+
+// LO-501, LO-503: the plan of swaps and the ledger, which must not know each other, choose the same card.
+func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		now, free := time.Now(), map[int]int64{}
+		inventory := gpu.Inventory{Seq: 1, At: now, Driver: "570"}
+		for i := range rapid.IntRange(1, 5).Draw(t, "cards") {
+			free[i] = rapid.Int64Range(0, 6).Draw(t, "free")
+			inventory.Cards = append(inventory.Cards, gpu.Card{Index: i, Total: 8, Free: free[i], Used: 8 - free[i], Healthy: true})
+		}
+		ledger := gpu.NewLedger(gpu.LedgerOptions{Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now }})
+		bytes := rapid.Int64Range(1, 6).Draw(t, "bytes")
+		want, fits := placement.ChooseCard(free, bytes)
+		got, err := ledger.ReserveAuto("a", bytes)
+		require.Equal(t, fits, err == nil, "%v", err)
+		if fits {
+			require.Equal(t, want, got)
+		}
+	})
 }

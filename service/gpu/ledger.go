@@ -134,7 +134,9 @@ func (l *Ledger) Reserve(owner string, want []Share) error {
 	return nil
 }
 
-// ReserveAuto promises memory to an owner on the one card that Choose picks, and returns the card.
+// ReserveAuto promises memory to an owner on one card, and returns that: of the healthy cards that hold so many bytes, the
+// one with the least free memory, then the lowest index. Small models so fill small cards, and large cards stay free for large
+// models.
 func (l *Ledger) ReserveAuto(owner string, bytes int64) (card int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -146,17 +148,6 @@ func (l *Ledger) ReserveAuto(owner string, bytes int64) (card int, err error) {
 	}
 	l.promise(owner, map[int]int64{card: bytes})
 	return card, nil
-}
-
-// Choose picks the card for so many bytes, and promises nothing: of the healthy cards that hold them, the one with the least
-// free memory, then the lowest index. Small models so fill small cards, and large cards stay free for large models.
-func (l *Ledger) Choose(bytes int64) (card int, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if err := l.usable(); err != nil {
-		return -1, err
-	}
-	return l.choose(bytes)
 }
 
 func (l *Ledger) choose(bytes int64) (int, error) {

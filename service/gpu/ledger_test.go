@@ -120,10 +120,7 @@ func TestChoice(t *testing.T) {
 		bytes int64
 		card  int
 	}{{8 * gib, 1}, {4 * gib, 0}, {3 * gib, 1}, {gib, 0}, {18 * gib, 0}} {
-		card, err := d.Choose(want.bytes)
-		require.NoError(t, err)
-		require.Equal(t, want.card, card, want)
-		card, err = d.ReserveAuto(fmt.Sprint(i), want.bytes)
+		card, err := d.ReserveAuto(fmt.Sprint(i), want.bytes)
 		require.NoError(t, err)
 		require.Equal(t, want.card, card, want)
 	}
