@@ -235,6 +235,31 @@ func TestFullDiskRefusesNewTasksAndHoldsOutcomes(t *testing.T) {
 	})
 }
 
+// ORCH-3046, LO-203: a pool with two builds of its engine has two sets. A strict task stays in its own, and where nobody of that comes
+// back it ends rather than go on with other bytes.
+func TestATaskStaysInItsReplicaSet(t *testing.T) {
+	for name, back := range map[string]bool{"its own replica comes back": true, "only the other is there": false} {
+		t.Run(name, func(t *testing.T) {
+			run(t, 2, nil, func(t *testing.T, r *rig) {
+				r.set(func() { r.replicas[1].build, r.replicas[0].dies = "b2", 3 })
+				r.must("strict") // on the first by its id
+				time.Sleep(10 * time.Second)
+				require.Equal(t, task.Running, r.status("strict").State)
+				require.Equal(t, 3, r.status("strict").TokensOut)
+				if back {
+					r.set(func() { r.replicas[0].ready = true })
+					r.s.Wake("default")
+					require.Contains(t, r.read("strict"), "event: end")
+					require.Equal(t, "default-0", r.status("strict").End.Receipt.ReplicaID)
+					return
+				}
+				require.Contains(t, r.read("strict"), `"code":"WORKER_RESET"`)
+				require.Equal(t, []string{"strict"}, r.order, "the other build never decoded it")
+			})
+		})
+	}
+}
+
 // LO-202: a start on a full disk takes up what it can, and ends the rest once it may.
 func TestStartOnAFullDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

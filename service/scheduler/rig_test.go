@@ -52,6 +52,7 @@ type replica struct {
 	fail     error         // what Generate returns after two tokens
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
 	says     string        // put before each token
+	build    string        // of another engine; empty: the others'
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -197,7 +198,7 @@ func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replic
 		if x.busy {
 			active = 1
 		}
-		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Fingerprint: "fp"})
+		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Fingerprint: x.fingerprint()})
 	}
 	return into
 }
@@ -222,7 +223,9 @@ type lease struct {
 }
 
 func (l lease) Engine() engine.Engine { return l.replica }
-func (l lease) Replica() Replica      { return Replica{ID: l.id, EngineVersion: "b1", Fingerprint: "fp"} }
+func (l lease) Replica() Replica {
+	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint()}
+}
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
 func (l lease) Replace(reason string) {
@@ -239,6 +242,8 @@ func (l lease) Release() {
 		l.r.s.Wake(l.pool)
 	})
 }
+
+func (x *replica) fingerprint() string { return "fp" + x.build }
 
 // replica is its own engine: it answers a prompt with MaxTokens tokens.
 func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
