@@ -46,13 +46,17 @@ type Options struct {
 	Metrics   *Metrics
 	Narrator  *observe.Narrator
 	Limits    Limits
+	Rates     map[task.Priority]Rate // caps; a priority without one is not capped
 }
 
 // Desk takes submits. Its methods may be called from several goroutines.
-type Desk struct{ o Options }
+type Desk struct {
+	o    Options
+	caps *caps
+}
 
 // NewDesk makes a desk.
-func NewDesk(o Options) *Desk { return &Desk{o: o} }
+func NewDesk(o Options) *Desk { return &Desk{o: o, caps: newCaps(o.Rates)} }
 
 // Submit admits a task or refuses it, typed.
 func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, error) {
@@ -83,6 +87,9 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 		if known, found, err := d.o.Scheduler.Known(req.ID, req.BodySHA256); found {
 			return known, Pool{}, err
 		}
+	}
+	if err := d.caps.take(d.o.Now(), req.Actor, req.Priority); err != nil {
+		return task.Admission{}, Pool{}, err
 	}
 	pool, routing, err := d.route(req)
 	if err != nil {

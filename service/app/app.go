@@ -122,6 +122,9 @@ func New(o Options) (_ *App, err error) {
 		Metrics:  admission.NewMetrics(registry),
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
+		Rates: map[task.Priority]admission.Rate{
+			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
+		},
 	})
 	if o.SelfTest {
 		a.selfTest = &selfTest{

@@ -18,6 +18,7 @@ type Config struct {
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
+	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
 	Swap            Swap                      `yaml:"swap" jsonschema_description:"How long tasks wait because other models than theirs are in memory, where pools are on demand."`
@@ -48,6 +49,18 @@ type Limits struct {
 	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=4194304,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
 	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=1048576,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes of UTF-8."`
 	Inputs      int `yaml:"inputs" jsonschema:"default=256,minimum=1,maximum=65536" jsonschema_description:"Most inputs of an embedding or rerank task, and most messages of a chat."`
+}
+
+// Rates cap what each API token sends (ORCH-3006).
+type Rates struct {
+	Interactive Rate `yaml:"interactive" jsonschema_description:"Interactive tasks."`
+	Batch       Rate `yaml:"batch" jsonschema_description:"Batch tasks."`
+}
+
+// Rate is a token bucket.
+type Rate struct {
+	PerSecond float64 `yaml:"per_second" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Tasks a second on average; 0 is no cap."`
+	Burst     int     `yaml:"burst" jsonschema:"default=1,minimum=1,maximum=1000000" jsonschema_description:"Tasks that may come at once."`
 }
 
 // Ledger says how long finished tasks are remembered (LO-202).

@@ -57,6 +57,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, config.Auth{TokenEnv: "LLORCH_API_TOKEN"}, c.Auth)
 	require.Equal(t, "info", c.Log.Level)
 	require.Equal(t, config.Limits{BodyBytes: 4 << 20, PromptBytes: 1 << 20, Inputs: 256}, c.Limits)
+	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{Burst: 1}}, c.Rates)
 	require.Equal(t, config.Ledger{RetainAge: 168 * time.Hour, RetainBytes: 1 << 30}, c.Ledger)
 	require.Equal(t, config.Swap{
 		MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 10 * time.Minute, MinTurn: 20 * time.Second, Linger: 30 * time.Second,
@@ -80,6 +81,7 @@ data_dir: state
 auth: {token_env: MY_TOKEN, optional_on_loopback: true}
 log: {level: debug}
 limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
+rates: {batch: {per_second: 0.5, burst: 3}}
 ledger: {retain_age: 720h, retain_bytes: 1048576}
 swap: {max_wait: 1m, max_wait_behind_batch: 4s, max_wait_batch: 2m, min_turn: 3s, linger: 5s}
 sampler_profiles:
@@ -111,6 +113,7 @@ pools:
 	require.Equal(t, "[::1]:0", c.BindAddr)
 	require.True(t, c.Loopback())
 	require.Equal(t, "/etc/llama-orch/state", c.DataDir)
+	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{PerSecond: 0.5, Burst: 3}}, c.Rates)
 	require.Equal(t, config.Ledger{RetainAge: 720 * time.Hour, RetainBytes: 1 << 20}, c.Ledger)
 	require.Equal(t, config.Secret("correct-horse"), c.Token)
 	require.Equal(t, config.SamplerProfile{TopP: 1, MinP: 0.1, RepeatPenalty: 1.1}, c.Profile(c.Pools[0]))
