@@ -105,7 +105,7 @@ func cliCalls() []call {
 		cliCall("pool reload spare file:no-such-model.gguf", failed, "MODEL_NOT_FOUND",
 			reload("", "spare", "file:no-such-model.gguf").refused("pool reload to a missing model", 404, refusal(task.ModelNotFound, false))),
 		cliCall("pool reload spare "+spareModel, failed, "CONFLICT",
-			reload("", "spare", spareModel).in(state(stateReloading)).refused("pool reload during another", 409, refusal(task.Conflict, false))),
+			reload("", "spare", spareModel).in(state(stateReloading)).refused("pool reload during another", 409, refusal(task.Conflict, true))),
 		cliCall("gpus", 0, "no GPU can be used", listGPUs("gpus")),
 		cliCall("explain -m haiku --pool default --determinism strict", 0, "would run on default-0", explain("explain", object{
 			"model_ref": "haiku", "workload": "completion", "determinism": "strict", "placement": object{"mode": "pin", "pool_id": "default"},

@@ -79,7 +79,8 @@ func start(t *testing.T) *orchestrator {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, strings.TrimPrefix(spareModel, "file:")), data, 0o600))
 	require.NoError(t, os.WriteFile(exe, fmt.Appendf(nil, gated, gate, program("orchestratord")), 0o700))
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, configuration, model), 0o600))
-	c, err := config.Load(file, func(name string) string { return map[string]string{"LLORCH_API_TOKEN": token}[name] })
+	env := func(name string) string { return map[string]string{"LLORCH_API_TOKEN": token}[name] }
+	c, err := config.Load(file, env)
 	require.NoError(t, err)
 
 	ready := make(chan struct{}, builtinReplicas)
@@ -94,7 +95,7 @@ func start(t *testing.T) *orchestrator {
 			return nil
 		}))
 	})))
-	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: "0.1.0", Commit: "unknown"})
+	a, err := app.New(app.Options{Env: env, Config: c, Log: log, Exe: exe, LibsDir: libs, Version: "0.1.0", Commit: "unknown"})
 	require.NoError(t, err)
 	require.NoError(t, a.Start(t.Context()))
 	t.Cleanup(func() {

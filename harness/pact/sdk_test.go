@@ -239,7 +239,7 @@ func sdkCalls() []call {
 		sdkRefused(reload("", "spare", "file:no-such-model.gguf").refused("a reload to a missing model", 404, refusal(task.ModelNotFound, false)),
 			reloadTo("spare", "file:no-such-model.gguf")),
 		sdkRefused(reload("", "spare", "").refused("a reload to nothing", 400, refusal(task.InvalidParams, false)), reloadTo("spare", "")),
-		sdkRefused(reload("", "spare", spareModel).in(state(stateReloading)).refused("a reload during another", 409, refusal(task.Conflict, false)),
+		sdkRefused(reload("", "spare", spareModel).in(state(stateReloading)).refused("a reload during another", 409, refusal(task.Conflict, true)),
 			reloadTo("spare", spareModel)),
 		sdkCall(listGPUs("a look at the GPUs"), func(t *testing.T, c *sdk.Client) {
 			list, err := c.GPUs(t.Context())
