@@ -113,8 +113,12 @@ Feature: Who may call
         | Content-Type  | application/json        |
         | body          | {"worker_id": "attic"} |
       Then the answer is 401 MISSING_TOKEN
-      When I send POST "/v1/workers/register"
-      Then the answer is 501 NOT_IMPLEMENTED
+      When I post to "/v1/workers/register"
+        """
+        {"worker_id": "attic", "pool_id": "default", "url": "http://127.0.0.1:1", "engine": "llamacpp", "engine_version": "v", "model_digest": "d", "fingerprint": "f", "slots": 1, "ctx": 256}
+        """
+      Then the answer is 400 INVALID_PARAMS
+      And its message says "runs its own workers"
 
     @AUTH-1008
     Scenario: Where no token is configured, no worker can register

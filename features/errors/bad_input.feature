@@ -224,9 +224,4 @@ Feature: Bad input
       | POST   | /v1/catalog/models           |
       | GET    | /v1/catalog/engines          |
       | GET    | /v1/artifacts                |
-      | POST   | /v1/placement/explain        |
-      | POST   | /v1/config/reload            |
-      | POST   | /v1/pools/default/drain      |
-      | POST   | /v1/pools/default/reload     |
-      | GET    | /v1/gpus                     |
       | GET    | /v1/sessions/3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10 |

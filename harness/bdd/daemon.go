@@ -69,8 +69,11 @@ func (s *setup) pool(id string, rows []row) {
 	replicas := 1
 	for _, r := range rows {
 		fmt.Fprintf(&b, "    %s: %s\n", r.name, r.value)
-		if r.name == "replicas" {
+		switch {
+		case r.name == "replicas":
 			_, _ = fmt.Sscan(r.value, &replicas) // the daemon says what is wrong with it
+		case r.name == "lifecycle" && r.value == "on_demand":
+			replicas = 0 // none is ready before a task asks for it
 		}
 	}
 	s.pools = append(s.pools, b.String())

@@ -26,6 +26,7 @@ type lab struct {
 	fake     string // the program
 	launcher *launcher
 	logs     *logContract
+	gpu      cardMaker
 
 	once   sync.Once
 	shared *daemon

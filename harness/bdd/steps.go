@@ -9,6 +9,7 @@ type define func(expr string, fn any)
 func (w *world) steps(step define) {
 	w.daemonSteps(step)
 	w.recoverySteps(step)
+	w.operateSteps(step)
 	w.fakeSteps(step)
 	w.commandSteps(step)
 	w.taskSteps(step)
@@ -17,4 +18,5 @@ func (w *world) steps(step define) {
 	w.errorSteps(step)
 	w.metricsSteps(step)
 	w.logSteps(step)
+	w.gpuSteps(step)
 }

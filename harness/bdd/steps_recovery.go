@@ -131,9 +131,21 @@ func (w *world) killTheWorkerOf(name string) error {
 	if err := json.Unmarshal(w.last.body, &status); err != nil || status.Replica == "" {
 		return fmt.Errorf("task %q runs on no replica: %s", name, w.last.body)
 	}
+	pid, err := w.workerOf(status.Replica)
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return fmt.Errorf("kill a worker: %w", err)
+	}
+	return nil
+}
+
+// workerOf finds a replica's worker in the pid files.
+func (w *world) workerOf(replica string) (pid int, err error) {
 	files, err := filepath.Glob(filepath.Join(w.dir, "data", "run", "*.json"))
 	if err != nil {
-		return fmt.Errorf("look for the pid files: %w", err)
+		return 0, fmt.Errorf("look for the pid files: %w", err)
 	}
 	for _, file := range files {
 		var worker struct {
@@ -141,15 +153,11 @@ func (w *world) killTheWorkerOf(name string) error {
 			Replica string `json:"replica_id"`
 		}
 		data, err := os.ReadFile(file)
-		if err != nil || json.Unmarshal(data, &worker) != nil || worker.Replica != status.Replica {
-			continue
+		if err == nil && json.Unmarshal(data, &worker) == nil && worker.Replica == replica {
+			return worker.PID, nil
 		}
-		if err := syscall.Kill(worker.PID, syscall.SIGKILL); err != nil {
-			return fmt.Errorf("kill a worker: %w", err)
-		}
-		return nil
 	}
-	return fmt.Errorf("no pid file names the replica %s", status.Replica)
+	return 0, fmt.Errorf("no pid file names the replica %s", replica)
 }
 
 func (w *world) thePoolIsRenamed(id string) error {

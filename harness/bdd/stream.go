@@ -249,8 +249,8 @@ func (s *stream) end(data string) error {
 
 func checkMetrics(data string) error {
 	o, err := object(data, []string{"phase", "queue_depth", "queue_position", "predicted_start_ms", "on_time_probability", "kv_warmth"},
-		[]string{"failover", "budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining"})
-	if err == nil && !slices.Contains([]any{"queued", "prefill", "decode"}, o["phase"]) {
+		[]string{"failover", "load_progress", "budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining"})
+	if err == nil && !slices.Contains([]any{"queued", "loading", "prefill", "decode"}, o["phase"]) {
 		err = fmt.Errorf("there is no phase %v", o["phase"])
 	}
 	return err

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/cucumber/godog"
+
+	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 )
 
 // world is the state of one scenario. Its steps run one after another.
@@ -37,6 +39,7 @@ type world struct {
 	workers []int  // of the daemon, as noted
 	ledger  []byte // the file, as it was damaged
 	command *process
+	cards   *nvmlstub.State
 }
 
 // submitted is a task by its name in the scenario.

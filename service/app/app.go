@@ -132,7 +132,7 @@ func New(o Options) (_ *App, err error) {
 		}
 	}
 	a.operator = &operator{
-		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]pool.Spec{},
+		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]config.Pool{},
 	}
 	handler, err := api.NewHandler(api.Options{
 		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Auth: guard, Gatherer: registry, Log: o.Log,

@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -117,9 +118,9 @@ func (m *memory) Reserve(owner string, wish pool.Wish) (pool.Grant, error) {
 	} else {
 		err = m.ledger.Reserve(owner, want)
 	}
-	if err != nil {
+	if err != nil { // without a driver, or on too small a card, making room helps as little as waiting
 		refusal := *task.AsError(err)
-		refusal.Retriable = !gpu.NeverFits(err)
+		refusal.Retriable = !gpu.NeverFits(err) && !errors.Is(err, gpu.ErrNoDriver)
 		return pool.Grant{}, &refusal
 	}
 	inventory, grant := m.monitor.Snapshot(), pool.Grant{}

@@ -33,7 +33,7 @@ func (m models) Memory() ([]placement.Card, []placement.Tenant) {
 		cards = append(cards, placement.Card{Index: hostCard, Free: free})
 	}
 	var tenants []placement.Tenant
-	for _, p := range m.config().Pools {
+	for _, p := range m.served() {
 		if onDemand(p) {
 			t := placement.Tenant{ID: p.ID, State: placement.Absent}
 			for _, r := range m.manager.Infos(p.ID) {

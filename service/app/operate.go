@@ -4,6 +4,8 @@ package app
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/provision"
 	"github.com/llama-orch/llama-orch/service/scheduler"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -29,9 +32,9 @@ type operator struct {
 	libsDir  string
 	env      func(string) string
 
-	mu      sync.Mutex // one change at a time
-	file    config.Config
-	closing map[string]pool.Spec // no longer configured, and still with tasks
+	mu      sync.Mutex             // one change at a time
+	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
+	closing map[string]config.Pool // no longer configured, and still with tasks
 	stop    context.CancelFunc
 	tidying sync.WaitGroup
 }
@@ -57,8 +60,13 @@ func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 	if !known {
 		return api.ReloadView{}, o.unknown(id)
 	}
+	if p.Provisioning.Mode == config.ModeExternal && o.config().CanonicalRef(ref) == p.Model.Canonical {
+		return api.ReloadView{ // back from a drain: more cannot be done to engines of somebody else
+			PoolID: id, Model: api.ModelView{ID: p.Model.ID, Ref: ref}, PreviousRef: p.Model.Canonical,
+		}, o.manager.Load(id)
+	}
 	if p.Provisioning.Mode == config.ModeExternal {
-		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there", id)
+		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there; the pool's own ref %s brings them back after a drain", id, p.Model.Canonical)
 	}
 	m, err := o.config().ModelAt(ref)
 	if err != nil {
@@ -121,6 +129,9 @@ func (o *operator) ReloadConfig(context.Context) (api.ConfigChange, error) {
 	if err == nil {
 		err = next.Check()
 	}
+	if err == nil {
+		err = o.findLibs(next)
+	}
 	if err != nil {
 		o.log.Warn("the configuration was not read again, and nothing has changed", zap.Error(err))
 		return api.ConfigChange{}, task.Errorf(task.InvalidParams, "the configuration is not valid, and nothing has changed: %s", err)
@@ -140,6 +151,14 @@ func (o *operator) ReloadConfig(context.Context) (api.ConfigChange, error) {
 	return change, nil
 }
 
+// findLibs finds the libraries of the built-in worker, where no pool has used it so far. The caller holds mu.
+func (o *operator) findLibs(next config.Config) (err error) {
+	if o.libsDir == "" && slices.ContainsFunc(next.Pools, func(p config.Pool) bool { return p.Provisioning.Mode == config.ModeBuiltin }) {
+		o.libsDir, err = provision.LocateEngineLibs()
+	}
+	return err
+}
+
 // applies reports whether a setting takes effect without a restart: those that make up a pool's workers.
 func applies(path string) bool {
 	if strings.HasPrefix(path, "sampler_profiles.") {
@@ -156,38 +175,58 @@ func applies(path string) bool {
 
 // apply makes the pools those of the file. The caller holds mu.
 func (o *operator) apply(next config.Config) error {
-	live, specs := o.config(), []pool.Spec{}
+	file, live, closing := o.file, o.config(), maps.Clone(o.closing)
+	file.Pools, file.SamplerProfiles = nil, next.SamplerProfiles
 	live.Pools, live.SamplerProfiles = nil, next.SamplerProfiles
 	for _, p := range next.Pools {
-		if was, ok := poolIn(o.file, p.ID); ok { // what only a restart can change stays as it was
+		was, there := poolIn(o.file, p.ID)
+		if !there {
+			was, there = closing[p.ID]
+		}
+		if there { // what only a restart can change stays as it was
 			p.Queue, p.Timeouts, p.Lifecycle, p.IdleTTL, p.Engine = was.Queue, was.Timeouts, was.Lifecycle, was.IdleTTL, was.Engine
 		}
-		specs = append(specs, poolSpec(p, o.libsDir))
-		if now, ok := o.setup.pool(p.ID); ok { // a model that a reload gave it stays, unless the file names another
-			if was, ok := poolIn(o.file, p.ID); ok && was.Model == p.Model {
-				p.Model = now.Model
-			}
+		file.Pools = append(file.Pools, p)
+		if now, ok := o.setup.pool(p.ID); ok && was.Model == p.Model { // a model that a reload gave it stays, unless the file names another
+			p.Model = now.Model
 		}
 		live.Pools = append(live.Pools, p)
-		delete(o.closing, p.ID)
+		delete(closing, p.ID)
 	}
 	for _, p := range o.file.Pools {
 		if _, stays := poolIn(next, p.ID); !stays {
-			o.closing[p.ID] = poolSpec(p, o.libsDir)
+			closing[p.ID] = p
 		}
 	}
-	for _, spec := range o.closing {
-		specs = append(specs, spec)
-	}
-	if _, _, _, err := o.manager.Apply(specs); err != nil {
+	if _, _, _, err := o.manager.Apply(o.specs(file, closing)); err != nil {
 		return err
 	}
+	o.close(closing)
 	for _, p := range live.Pools {
 		o.schedule.AddPool(schedulerPool(p))
 	}
 	o.setup.now.Store(&live)
-	o.file = next
+	o.file = file
 	return nil
+}
+
+// close notes which pools are no longer configured, and still have tasks. The caller holds mu.
+func (o *operator) close(closing map[string]config.Pool) {
+	o.closing = closing
+	left := slices.Collect(maps.Values(closing))
+	o.setup.closing.Store(&left)
+}
+
+// specs are those of the pools that are configured, and of those that are no longer and have tasks yet.
+func (o *operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
+	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
+	for _, p := range file.Pools {
+		specs = append(specs, poolSpec(p, o.libsDir))
+	}
+	for _, id := range slices.Sorted(maps.Keys(closing)) {
+		specs = append(specs, poolSpec(closing[id], o.libsDir))
+	}
+	return specs
 }
 
 func poolIn(c config.Config, id string) (config.Pool, bool) {
@@ -221,32 +260,26 @@ func (o *operator) end() {
 func (o *operator) tidy() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	gone := []string{}
+	gone, rest := []string{}, maps.Clone(o.closing)
 	for id := range o.closing {
 		if o.schedule.RemovePool(id) {
-			delete(o.closing, id)
+			delete(rest, id)
 			gone = append(gone, id)
 		}
 	}
 	if len(gone) == 0 {
 		return
 	}
-	var specs []pool.Spec
-	for _, p := range o.file.Pools {
-		specs = append(specs, poolSpec(p, o.libsDir))
-	}
-	for _, spec := range o.closing {
-		specs = append(specs, spec)
-	}
-	if _, _, _, err := o.manager.Apply(specs); err != nil {
-		o.log.Warn("a pool that is no longer configured could not be ended", zap.Strings("pools", gone), zap.Error(err))
+	if _, _, _, err := o.manager.Apply(o.specs(o.file, rest)); err != nil { // a pool is being reloaded, perhaps
+		o.log.Debug("pools that are no longer configured cannot be ended yet", zap.Strings("pools", gone), zap.Error(err))
 		return
 	}
+	o.close(rest)
 	o.log.Info("pools that are no longer configured have ended", zap.Strings("pools", gone))
 }
 
 // Register is api.Control's: a worker on another host joins an external pool (ORCH-2101).
-func (o *operator) Register(ctx context.Context, w api.WorkerRegistration) (api.WorkerLease, error) {
+func (o *operator) Register(_ context.Context, w api.WorkerRegistration) (api.WorkerLease, error) {
 	p, known := o.setup.pool(w.PoolID)
 	switch {
 	case !known:
@@ -259,7 +292,7 @@ func (o *operator) Register(ctx context.Context, w api.WorkerRegistration) (api.
 		return api.WorkerLease{}, task.Errorf(task.InvalidParams,
 			"the worker's context of %d tokens is smaller than the %d of pool '%s': start it with a larger one", w.Ctx, p.Ctx, p.ID)
 	}
-	replica, err := o.manager.Join(ctx, p.ID, w.WorkerID, w.URL, registrationLease)
+	replica, err := o.manager.Join(p.ID, pool.Announced{Name: w.WorkerID, URL: w.URL, ModelDigest: w.ModelDigest}, registrationLease)
 	if err != nil {
 		return api.WorkerLease{}, err
 	}

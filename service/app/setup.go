@@ -13,15 +13,30 @@ import (
 )
 
 // setup is the configuration in force: the file's, with the models that reloads gave to pools. Whoever has one reads it freely.
-type setup struct{ now atomic.Pointer[config.Config] }
+type setup struct {
+	now     atomic.Pointer[config.Config]
+	closing atomic.Pointer[[]config.Pool] // no longer configured, and still with tasks
+}
 
 func newSetup(c config.Config) *setup {
 	s := &setup{}
 	s.now.Store(&c)
+	s.closing.Store(&[]config.Pool{})
 	return s
 }
 
 func (s *setup) config() config.Config { return *s.now.Load() }
+
+// served are the pools that tasks may run in: those that take tasks, and those that end what they have.
+func (s *setup) served() []config.Pool {
+	served := slices.Clone(s.config().Pools)
+	for _, p := range *s.closing.Load() {
+		if _, configured := s.pool(p.ID); !configured {
+			served = append(served, p)
+		}
+	}
+	return served
+}
 
 // pool finds a pool by its id.
 func (s *setup) pool(id string) (config.Pool, bool) {

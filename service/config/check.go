@@ -35,6 +35,10 @@ func (c Config) Check() error {
 				ps.add(c.where.of(path+".model.ref"), what, remedy)
 			}
 		}
+		if c.Token == "" && registersAlone(p) {
+			ps.addEnv(c.Auth.TokenEnv, fmt.Sprintf("no API token is set, and only engines that register themselves serve pool %s, which always takes the token", p.ID),
+				"set the variable, as to the output of `openssl rand -hex 32`, or name the engines under provisioning.urls")
+		}
 		if p.Provisioning.Mode == ModeBinary {
 			if _, err := exec.LookPath(p.Provisioning.Path); err != nil {
 				ps.add(c.where.of(path+".provisioning.path"), fmt.Sprintf("there is no program %s", clip(p.Provisioning.Path)),
@@ -101,11 +105,19 @@ func plural(w task.Workload) string {
 func (c Config) workers(p Pool) string {
 	switch p.Provisioning.Mode {
 	case ModeExternal:
+		if registersAlone(p) {
+			return "from engines that register themselves"
+		}
 		return fmt.Sprintf("from %s that runs already (%s)", count(p.Replicas, "engine"), strings.Join(p.Provisioning.URLs, ", "))
 	case ModeBinary:
 		return fmt.Sprintf("by %s of %s on %s, with %s", count(p.Replicas, "process"), p.Provisioning.Path, p.Device.spoken(), p.Model.Path)
 	}
 	return fmt.Sprintf("by %s on %s, with %s", count(p.Replicas, "built-in worker"), p.Device.spoken(), p.Model.Path)
+}
+
+// registersAlone reports whether a pool has no engines but those that register.
+func registersAlone(p Pool) bool {
+	return p.Provisioning.Mode == ModeExternal && len(p.Provisioning.URLs) == 0
 }
 
 func (d Device) spoken() string {

@@ -143,8 +143,8 @@ type Model struct {
 
 // Provisioning says where workers come from.
 type Provisioning struct {
-	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary" jsonschema_description:"builtin: the worker inside orchestratord. external: engines that run already, at urls. binary: a llama-server on this machine, at path."`
-	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one a replica."`
+	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary" jsonschema_description:"builtin: the worker inside orchestratord. external: engines that run already, at urls, or that register themselves. binary: a llama-server on this machine, at path."`
+	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one a replica. Left out where all engines register themselves (POST /v1/workers/register)."`
 	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder."`
 	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary: further arguments, put after the pool's own."`
 }

@@ -224,7 +224,8 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"idle_ttl of a pinned pool", pool("  idle_ttl: 1m\n"), "idle_ttl has no effect on a pinned pool: remove it, or set lifecycle: on_demand"},
 		{"lifecycle", pool("  lifecycle: ondemand\n"), `pools[0].lifecycle cannot be "ondemand": did you mean on_demand? Known: pinned, on_demand`},
 		{"one engine in two pools", "pools:\n- {id: a, model: {ref: x}, provisioning: {mode: external, urls: [\"http://h:1\"]}}\n- {id: b, model: {ref: y}, provisioning: {mode: external, urls: [\"http://h:1/\"]}}\n", "c.yaml:3:66: http://h:1 is in pool a already"},
-		{"external urls", pool("  provisioning: {mode: external}\n"), "c.yaml:4:17: provisioning.urls is missing"},
+		{"external urls", pool("  provisioning: {mode: external, urls: []}\n"), "c.yaml:4:40: provisioning.urls is empty: name at least one engine, like urls: [\"http://127.0.0.1:9700\"], or leave urls out where engines register themselves"},
+		{"external replicas without urls", pool("  replicas: 2\n  provisioning: {mode: external}\n"), "c.yaml:4:13: replicas is 2, but provisioning.urls names 0: remove replicas: each URL is a replica, and each engine that registers"},
 		{"external url", pool("  provisioning: {mode: external, urls: [\"localhost:9\"]}\n"), `c.yaml:4:41: "localhost:9" is no base URL: write http://HOST:PORT`},
 		{"external url unquoted", pool("  provisioning: {mode: external, urls: [http://h:9]}\n"), "pools[0].provisioning.urls[0] is a mapping, but has to be text: put it in quotes, if it holds a colon"},
 		{"external credentials", pool("  provisioning: {mode: external, urls: [\"http://u:p@h\"]}\n"), "a base URL ends after its port, and holds no credentials"},
@@ -380,6 +381,16 @@ func TestCheckLooksAtTheMachine(t *testing.T) {
 func TestCheckWantsATokenWhereOthersCanCall(t *testing.T) {
 	text := "bind_addr: 0.0.0.0:1\nauth: {optional_on_loopback: true}\npools: [{id: a, model: {ref: x}, provisioning: {mode: external, urls: [\"http://h\"]}}]\n"
 	require.ErrorContains(t, parse(t, text).Check(), "LLORCH_API_TOKEN: no API token is set, and other machines can reach 0.0.0.0:1")
+	require.NoError(t, parse(t, text, "LLORCH_API_TOKEN", "tok").Check())
+}
+
+// ORCH-2101, AUTH-1008
+func TestAPoolOfEnginesThatRegisterWantsAToken(t *testing.T) {
+	text := "auth: {optional_on_loopback: true}\npools: [{id: a, model: {ref: x}, provisioning: {mode: external}}]\n"
+	c := parse(t, text)
+	require.Zero(t, c.Pools[0].Replicas)
+	require.ErrorContains(t, c.Check(), "LLORCH_API_TOKEN: no API token is set, and only engines that register themselves serve pool a")
+	require.Contains(t, c.Describe(), "from engines that register themselves")
 	require.NoError(t, parse(t, text, "LLORCH_API_TOKEN", "tok").Check())
 }
 

@@ -265,8 +265,9 @@ func (c *Config) binary(ps *problems, p *Pool, path string) {
 
 func (c *Config) external(ps *problems, p *Pool, path string) {
 	urls := p.Provisioning.URLs
-	if len(urls) == 0 {
-		ps.add(c.where.of(path+".provisioning.urls"), "provisioning.urls is missing", `name at least one engine, like urls: ["http://127.0.0.1:9700"]`)
+	if len(urls) == 0 && c.where.set(path+".provisioning.urls") {
+		ps.add(c.where.of(path+".provisioning.urls"), "provisioning.urls is empty",
+			`name at least one engine, like urls: ["http://127.0.0.1:9700"], or leave urls out where engines register themselves`)
 		return
 	}
 	for i, text := range urls {
@@ -286,7 +287,7 @@ func (c *Config) external(ps *problems, p *Pool, path string) {
 		}
 	}
 	if c.where.set(path+".replicas") && p.Replicas > 0 && p.Replicas != len(urls) {
-		ps.add(c.where.of(path+".replicas"), fmt.Sprintf("replicas is %d, but provisioning.urls names %d", p.Replicas, len(urls)), "remove replicas: each URL is a replica")
+		ps.add(c.where.of(path+".replicas"), fmt.Sprintf("replicas is %d, but provisioning.urls names %d", p.Replicas, len(urls)), "remove replicas: each URL is a replica, and each engine that registers")
 	}
 	p.Replicas, p.Device = len(urls), "" // its device is not ours to say
 }

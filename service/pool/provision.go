@@ -46,6 +46,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	ctx, spec := w.ctx, r.spec
 	facts := Facts{Engine: spec.Engine}
 	if spec.Mode == External {
+		facts.ModelDigest = spec.ModelDigest // as it says itself
 		facts.Device = strings.TrimRight(spec.URLs[r.index], "/")
 		return &plan{facts: facts}, nil
 	}

@@ -147,11 +147,8 @@ func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
 }
 
 func reloadFailed(spec Spec, why *loss, now string) error {
-	code := task.WorkerReset
-	if why.reason == refused {
-		code = task.PoolUnavailable
-	}
-	if cause, ok := errors.AsType[*task.Error](why.err); ok {
+	code := task.PoolUnavailable
+	if cause, ok := errors.AsType[*task.Error](why.err); ok && cause.Code != task.WorkerReset { // which is a stream's
 		code = cause.Code
 	}
 	err := task.Errorf(code, "the new model of pool '%s' was not loaded, and %s: %s", spec.ID, now, why.Error())

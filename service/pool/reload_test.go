@@ -94,7 +94,7 @@ func TestAFailedReloadLeavesTheOldModelInService(t *testing.T) {
 				require.Equal(t, first.PID, b.m.Infos("p")[0].PID, "refused up front")
 			}
 			err := b.m.Reload(t.Context(), "p", pool.Model{Path: b.model(child{Crash: "error loading model: unknown model architecture"})})
-			require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
+			require.True(t, task.HasCode(err, task.PoolUnavailable), "%v", err)
 			require.ErrorContains(t, err, "the new model of pool 'p' was not loaded, and the old one")
 			require.ErrorContains(t, err, "unknown model architecture")
 			info := b.m.Infos("p")[0]

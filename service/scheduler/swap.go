@@ -27,6 +27,9 @@ type Models interface {
 	LoadTime(poolID string) time.Duration
 }
 
+// askedFor is how long a pool that was told to load or to leave is taken for on its way, until it shows.
+const askedFor = 2 * time.Second
+
 // swapEvery is the time between two looks at the on-demand pools where nothing happens.
 const swapEvery = time.Second
 
@@ -46,6 +49,25 @@ type resident struct {
 	state  placement.Residency
 	since  time.Time // when it came to be so
 	lostAt time.Time // since when tasks wait for its model; zero while none do
+	asked  ask
+}
+
+// ask is what a pool was told last.
+type ask struct {
+	at   time.Time
+	in   bool
+	from placement.Residency // where its model was then
+}
+
+// state is where a pool's model is, or is on its way to since it was told.
+func (a ask) state(shown placement.Residency, now time.Time) placement.Residency {
+	switch {
+	case a.at.IsZero() || shown != a.from || now.Sub(a.at) >= askedFor:
+		return shown
+	case a.in:
+		return placement.Loading
+	}
+	return placement.Leaving
 }
 
 func newSwapper(s *Scheduler) *swapper {
@@ -106,6 +128,7 @@ func (w *swapper) tenants(now time.Time) ([]placement.Card, []placement.Tenant) 
 		t := &tenants[i]
 		r := w.residents[t.ID]
 		l := r.lane
+		t.State = r.asked.state(t.State, now)
 		if r.state != t.State || r.since.IsZero() {
 			r.state, r.since = t.State, now
 		}
@@ -147,13 +170,23 @@ func (w *swapper) do(plan placement.Swaps) {
 			w.s.o.Log.Debug("a pool was not unloaded", zap.String("pool_id", id), zap.Error(err))
 			continue
 		}
+		w.told(id, ask{at: w.s.o.Now(), from: placement.Loaded})
 		w.s.o.Metrics.swapped(id, false)
 		w.s.o.Log.Info("an on-demand pool is to leave the memory", zap.String("pool_id", id))
 	}
 	for _, id := range plan.Load {
 		w.s.o.Models.Load(id)
+		w.told(id, ask{at: w.s.o.Now(), in: true, from: placement.Absent})
 		w.s.o.Metrics.swapped(id, true)
 		w.s.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
+	}
+}
+
+func (w *swapper) told(poolID string, a ask) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if r := w.residents[poolID]; r != nil {
+		r.asked = a
 	}
 }
 

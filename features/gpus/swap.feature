@@ -1,0 +1,93 @@
+Feature: Models that are loaded on demand
+  More models than the cards hold at once: each is loaded when a task needs it, and makes room when it is idle.
+
+  @LO-503 @LO-502
+  Scenario: An idle pool makes room for a task's model
+    Given the cards of the reference box
+    And a pool "first" of a model of 14 GiB with
+      | lifecycle | on_demand |
+    And a pool "second" of a model of 14 GiB with
+      | lifecycle | on_demand |
+    And the daemon runs
+    Then replica "first-0" is stopped
+    When I send GET "/readyz"
+    Then the answer is 200
+    When I submit an interactive task "one" for "first"
+    And I follow task "one"
+    Then stream "one" is "started", tokens, "end"
+    And replica "first-0" is ready on card "0"
+    When I post to "/v1/placement/explain"
+      """
+      {"model_ref": "second"}
+      """
+    Then the answer is 200
+    And its body has
+      | pool_id                | second        |
+      | replica_id             | absent        |
+      | evictions.0.pool_id    | first         |
+      | evictions.0.replica_id | first-0       |
+      | evictions.0.frees_bytes | > 14000000000 |
+    Given a worker of the model "second" has to wait as it loads
+    When I submit an interactive task "two" for "second"
+    And I follow task "two"
+    Then a metrics frame of stream "two" has
+      | phase | loading |
+    And replica "second-0" is loading
+    And replica "first-0" is stopped
+    When a worker of the model "second" may load
+    Then stream "two" is "started", tokens, "end"
+    And the log has a line "an on-demand pool is to leave the memory" with
+      | pool_id | first |
+    And the metrics have
+      | llorch_swaps_total{pool_id="first",direction="in"}   | 1 |
+      | llorch_swaps_total{pool_id="first",direction="out"}  | 1 |
+      | llorch_swaps_total{pool_id="second",direction="in"}  | 1 |
+    And every series is in the metrics contract, with its labels and values
+
+  @LO-503
+  Scenario: A pool is not unloaded while it generates
+    Given the cards of the reference box
+    And the settings
+      | swap | {max_wait: 1s, max_wait_behind_batch: 1s, min_turn: 1s} |
+    And a pool "first" of a model of 14 GiB with
+      | lifecycle | on_demand |
+      | pace      | 10        |
+    And a pool "second" of a model of 14 GiB with
+      | lifecycle | on_demand |
+    And the daemon runs
+    When I submit an interactive task "one" for "first"
+    And I follow task "one"
+    Then stream "one" has 2 tokens
+    When I submit an interactive task "two" for "second"
+    And I follow task "two"
+    Then stream "one" is "started", tokens, "end"
+    And stream "two" is "started", tokens, "end"
+    And pool "first" left the memory only after task "one" had ended
+
+  @LO-503
+  Scenario: A pool that nobody needs leaves after its idle time
+    Given the cards of the reference box
+    And a pool "brief" of a model of 4 GiB with
+      | lifecycle | on_demand |
+      | idle_ttl  | 1s        |
+    And the daemon runs
+    When I submit task "one" with
+      | model_ref | brief |
+    And I follow task "one"
+    Then stream "one" is "started", tokens, "end"
+    And replica "brief-0" is stopped
+    And card 1 has
+      | holders | [] |
+
+  @LO-503
+  Scenario: A task for a model that cannot be loaded is told why
+    Given the cards of the reference box
+    And a pool "huge" of a model of 40 GiB with
+      | lifecycle | on_demand |
+    And the daemon runs
+    When I submit task "one" with
+      | model_ref | huge |
+    And I follow task "one"
+    Then replica "huge-0" is failed
+    And replica "huge-0" says "waiting will not help"
+    And stream "one" ends with error POOL_UNAVAILABLE
