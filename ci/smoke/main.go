@@ -2,53 +2,116 @@
 
 // Command smoke is the reference box's smoke test (HME-040). It needs two NVIDIA GPUs of unequal memory, and it fails, with
 // what to do, where it cannot run: a skipped smoke test would look like a passed one.
+//
+// It starts the daemon with the configuration that LLORCH_SMOKE_CONFIG names, or with the bundled model on each of the two
+// cards, and looks that every pool gets ready, that a task completes on each card, that a placement is explained, and that a
+// drained pool gives its memory back.
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
 
-	"github.com/NVIDIA/go-nvml/pkg/nvml"
+	"github.com/llama-orch/llama-orch/service/gpu"
 )
 
+// configEnv names the variable that names the configuration.
+const configEnv = "LLORCH_SMOKE_CONFIG"
+
+// within bounds the whole: models of some 20 GB are read from a disk.
+const within = 20 * time.Minute
+
 func main() {
-	if err := run(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	if err := run(ctx, os.Getenv(configEnv), os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "smoke: FAILED:", err)
-		os.Exit(1)
+		os.Exit(1) //nolint:gocritic // there is nothing left to clean up
 	}
+	fmt.Println("smoke: passed")
 }
 
-func run() error {
-	lib := nvml.New()
-	if ret := lib.Init(); ret != nvml.SUCCESS {
-		return fmt.Errorf("NVML found no NVIDIA driver (%s). Run this on the reference box of .docs/HOME_PROFILE_TARGET.md, "+
-			"with the driver loaded: `nvidia-smi` must list its GPUs", lib.ErrorString(ret))
+func run(ctx context.Context, config string, out io.Writer) error {
+	cards, err := unequal(ctx, out)
+	if err != nil {
+		return err
 	}
-	defer func() { _ = lib.Shutdown() }()
-	count, ret := lib.DeviceGetCount()
-	if ret != nvml.SUCCESS {
-		return fmt.Errorf("NVML could not count the GPUs: %s", lib.ErrorString(ret))
+	dir, err := os.MkdirTemp("", "llorch-smoke-")
+	if err != nil {
+		return fmt.Errorf("make a folder for the test: %w", err)
 	}
-	var sizes []uint64
-	for i := range count {
-		device, ret := lib.DeviceGetHandleByIndex(i)
-		if ret != nvml.SUCCESS {
-			return fmt.Errorf("NVML could not open GPU %d: %s", i, lib.ErrorString(ret))
+	defer func() { _ = os.RemoveAll(dir) }()
+	if config == "" {
+		config = filepath.Join(dir, "config.yaml")
+		if err := writeConfig(config, cards); err != nil {
+			return err
 		}
-		name, ret := device.GetName()
-		if ret != nvml.SUCCESS {
-			return fmt.Errorf("NVML could not name GPU %d: %s", i, lib.ErrorString(ret))
-		}
-		memory, ret := device.GetMemoryInfo()
-		if ret != nvml.SUCCESS {
-			return fmt.Errorf("NVML could not read the memory of GPU %d: %s", i, lib.ErrorString(ret))
-		}
-		fmt.Printf("GPU %d: %s, %d MiB, %d MiB free\n", i, name, memory.Total>>20, memory.Free>>20)
-		sizes = append(sizes, memory.Total)
+		fmt.Fprintf(out, "%s names no configuration: the bundled model goes on each card\n", configEnv)
 	}
-	if len(sizes) < 2 || sizes[0] == sizes[1] {
-		return errors.New("the reference box has two GPUs of unequal memory (24 GB and 12 GB); this machine has not")
+	b, err := start(ctx, dir, config)
+	if err != nil {
+		return err
 	}
-	return errors.New("the GPUs are there, but mixed-GPU placement (stage 9) is not built yet: see TODO.md")
+	err = b.check(ctx, cards, out)
+	if stopped := b.stop(); err == nil {
+		err = stopped
+	}
+	if err != nil {
+		return fmt.Errorf("%w\nthe daemon's log ends with:\n%s", err, b.tail())
+	}
+	return nil
+}
+
+// unequal finds the two cards, the one with more memory first.
+func unequal(ctx context.Context, out io.Writer) ([]gpu.Card, error) {
+	monitor := gpu.NewMonitor(gpu.Options{})
+	monitor.Start(ctx)
+	defer monitor.Stop()
+	found := monitor.Snapshot()
+	if found.Err != "" {
+		return nil, fmt.Errorf("NVML finds no GPU: %s. Run this on the reference box of .docs/HOME_PROFILE_TARGET.md, with the driver loaded: "+
+			"`nvidia-smi` must list its GPUs", found.Err)
+	}
+	for _, c := range found.Cards {
+		fmt.Fprintf(out, "GPU %d: %s, %d MiB, %d MiB free, driver %s, CUDA %s\n", c.Index, c.Name, c.Total>>20, c.Free>>20, found.Driver, found.CUDA)
+	}
+	cards := slices.Clone(found.Cards)
+	slices.SortStableFunc(cards, func(a, b gpu.Card) int { return int((b.Total - a.Total) >> 20) })
+	if len(cards) < 2 || cards[0].Total == cards[len(cards)-1].Total {
+		return nil, errors.New("the reference box has two GPUs of unequal memory (24 GB and 12 GB); this machine has not")
+	}
+	cards = []gpu.Card{cards[0], cards[len(cards)-1]}
+	for _, c := range cards {
+		if !c.Healthy {
+			return nil, fmt.Errorf("GPU %d is not healthy: %s", c.Index, c.Problem)
+		}
+	}
+	return cards, nil
+}
+
+func writeConfig(path string, cards []gpu.Card) error {
+	model, err := filepath.Abs(filepath.Join("models", "haiku", "haiku.gguf"))
+	if err != nil {
+		return fmt.Errorf("find the bundled model: %w", err)
+	}
+	var text strings.Builder
+	text.WriteString("pools:\n")
+	for i, name := range []string{"large", "small"} {
+		fmt.Fprintf(&text, "  - {id: %s, model: {id: %[1]s, ref: \"file:%s\"}, device: [%d], ctx: 256}\n", name, model, cards[i].Index)
+	}
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
+	}
+	return nil
 }

@@ -158,12 +158,12 @@ func (s serveCmd) Run() error {
 	}
 	signals, forget := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer forget()
+	again := make(chan os.Signal, 1) // before the start: else a SIGHUP right behind it would end the process
+	signal.Notify(again, syscall.SIGHUP)
+	defer signal.Stop(again)
 	if err := a.Start(signals); err != nil {
 		return err
 	}
-	again := make(chan os.Signal, 1)
-	signal.Notify(again, syscall.SIGHUP)
-	defer signal.Stop(again)
 	for running := true; running; {
 		select {
 		case <-again:

@@ -1,6 +1,23 @@
 Feature: Back-pressure
   A full queue refuses the newcomer or drops the one that has waited longest, as it is configured, and says when to come again.
 
+  @ORCH-3006 @ORCH-2007
+  Scenario: Tasks beyond the cap of their priority are refused
+    Given the settings
+      | rates | {batch: {per_second: 0.01, burst: 2}} |
+    And a daemon
+    When I submit a batch task "one"
+    And I submit a batch task "two"
+    And I submit a batch task "three"
+    Then the answer is 429 RATE_LIMITED
+    And its body has
+      | policy_label | rate |
+      | retriable    | true |
+    And its headers give the same figures as its body
+    When I submit an interactive task "other"
+    And I follow task "other"
+    Then stream "other" is "started", tokens, "end"
+
   @ORCH-3005 @ORCH-2007 @ORCH-3004
   Scenario: Policy reject refuses the newcomer
     Given a daemon in front of a fake engine whose pool has

@@ -36,7 +36,7 @@ Feature: Cards of unequal size
     And a pool "a" of a model of 2 GiB
     And a pool "b" of a model of 3 GiB
     And a pool "c" of a model of 4 GiB
-    And a pool "large" of a model of 20 GiB
+    And a pool "large" of a model of 23 GiB
     And a daemon
     Then replica "a-0" is ready on card "1"
     And replica "b-0" is ready on card "1"
@@ -147,7 +147,9 @@ Feature: Cards of unequal size
     Then replica "kept-0" is ready on card "1"
     When I submit task "waits" with
       | model_ref | more |
-    Then replica "more-0" is stopped
+    Then replica "more-0" is backoff
+    And replica "more-0" says "a worker needs 2.3 GiB on card 1 (RTX 3060), and"
+    And no worker was ever started for pool "more"
     And card 0 has
       | holders | [] |
     When I cancel task "waits"

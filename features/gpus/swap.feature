@@ -62,7 +62,12 @@ Feature: Models that are loaded on demand
     And I follow task "two"
     Then stream "one" is "started", tokens, "end"
     And stream "two" is "started", tokens, "end"
-    And pool "first" left the memory only after task "one" had ended
+    And the end of stream "one" has
+      | finish_reason | stop |
+    And the log places the tasks in the order "one, two"
+    And the metrics have
+      | tasks_started_total{pool_id="first",replica_id="first-0"} | 1 |
+      | llorch_swaps_total{pool_id="first",direction="out"}       | 1 |
 
   @LO-503
   Scenario: A pool that nobody needs leaves after its idle time
@@ -90,4 +95,8 @@ Feature: Models that are loaded on demand
     And I follow task "one"
     Then replica "huge-0" is failed
     And replica "huge-0" says "waiting will not help"
-    And stream "one" ends with error POOL_UNAVAILABLE
+    When I submit task "two" with
+      | model_ref | huge |
+    Then the answer is 503 POOL_UNAVAILABLE
+    When I cancel task "one"
+    Then stream "one" ends with error CANCELED

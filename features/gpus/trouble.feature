@@ -5,7 +5,8 @@ Feature: Trouble with a card
   Scenario: A card falls off the bus, and comes back
     Given the cards of the reference box
     And a pool "large" of a model of 14 GiB
-    And a pool "small" of a model of 2 GiB
+    And a pool "small" of a model of 2 GiB with
+      | device | [1] |
     And a daemon
     When card 0 falls off the bus with XID 79
     Then the log has a line "GPU event" with
@@ -14,13 +15,16 @@ Feature: Trouble with a card
       | xid      | 79                         |
       | critical | true                       |
       | text     | /XID 79: the card fell off/ |
-    And replica "large-0" says "the GPU driver had trouble with card 0 (XID 79"
+    And the log has a line "replica is not ready" with
+      | replica_id | large-0                                                |
+      | reason     | driver_reset                                           |
+      | error      | /the GPU driver had trouble with card 0 \(XID 79: the card fell off the bus/ |
+    And replica "large-0" says "card 0 (RTX 3090) is not used for now"
     And card 0 has
       | healthy    | false             |
       | last_error | /the card/        |
     And the metrics have
       | llorch_worker_restarts_total{replica_id="large-0",reason="driver_reset"} | 1 |
-      | llorch_worker_restarts_total{replica_id="large-0",reason="oom_vram"}     | 0 |
     When I submit task "other" with
       | model_ref | small |
     And I follow task "other"
@@ -41,9 +45,9 @@ Feature: Trouble with a card
       | device | [1] |
     And a worker of the model "greedy" takes 14 GiB
     And the daemon runs
-    Then replica "greedy-0" says "the worker ran out of the memory of card 1, where 5.4 GiB were reserved"
-    And the metrics have
-      | llorch_worker_restarts_total{replica_id="greedy-0",reason="driver_reset"} | 0 |
+    Then the log has a line "replica is not ready" with
+      | reason | oom_vram                                                                              |
+      | error  | /the worker ran out of the memory of card 1, where 5.3 GiB were reserved/ |
     And the worker of "greedy-0" was restarted for "oom_vram"
 
   @LO-501

@@ -10,6 +10,7 @@ func (w *world) steps(step define) {
 	w.daemonSteps(step)
 	w.recoverySteps(step)
 	w.operateSteps(step)
+	w.poolSteps(step)
 	w.fakeSteps(step)
 	w.commandSteps(step)
 	w.taskSteps(step)

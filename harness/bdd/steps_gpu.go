@@ -70,7 +70,6 @@ func (w *world) gpuSteps(step define) {
 	step(`^I kill the worker of "([^"]*)"$`, w.iKillTheWorkerOf)
 	step(`^card (\d+) has$`, w.theCardHas)
 	step(`^I submit an? (interactive|batch) task "([^"]*)" for "([^"]*)"$`, w.iSubmitFor)
-	step(`^pool "([^"]*)" left the memory only after task "([^"]*)" had ended$`, w.thePoolLeftAfter)
 	step(`^a daemon with (\d+) ready replicas?$`, w.aDaemonWithReady)
 }
 
@@ -110,7 +109,7 @@ func (w *world) aPoolOfAModelWith(id string, gib float64, t *godog.Table) error 
 	if err != nil {
 		return err
 	}
-	args := standin.Args(w.statePath(), w.lab.model)
+	args := standin.Args(w.statePath(), w.lab.model, w.lab.libs)
 	rows = slices.DeleteFunc(rows, func(r row) bool {
 		if r.name == "pace" {
 			args = append(args, "--pace", r.value)
@@ -339,24 +338,4 @@ func (w *world) iKillTheWorkerOf(replica string) error {
 
 func (w *world) iSubmitFor(priority, name, model string) error {
 	return w.submit(name, []row{{"priority", priority}, {"model_ref", model}})
-}
-
-// thePoolLeftAfter relies on the order of the log's lines.
-func (w *world) thePoolLeftAfter(pool, name string) error {
-	t, err := w.task(name)
-	if err != nil {
-		return err
-	}
-	ended := false
-	early := false
-	err = w.daemon.logged("the unload of pool "+pool, func(l logLine) bool {
-		ended = ended || l["msg"] == "stream_end" && l["job_id"] == t.id
-		left := l["msg"] == "an on-demand pool is to leave the memory" && l["pool_id"] == pool
-		early = early || left && !ended
-		return left
-	})
-	if err == nil && early {
-		err = errors.New("it left before that")
-	}
-	return err
 }

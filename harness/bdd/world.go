@@ -31,15 +31,16 @@ type world struct {
 	fakes   []*fake
 	blanks  []io.Closer // of connections that never read
 
-	tasks   map[string]*submitted
-	streams map[string]*stream
-	kept    map[string]string // values by name, for $NAME
-	last    *response
-	metrics series // as noted
-	workers []int  // of the daemon, as noted
-	ledger  []byte // the file, as it was damaged
-	command *process
-	cards   *nvmlstub.State
+	tasks     map[string]*submitted
+	streams   map[string]*stream
+	kept      map[string]string // values by name, for $NAME
+	last      *response
+	metrics   series // as noted
+	workers   []int  // of the daemon, as noted
+	ledger    []byte // the file, as it was damaged
+	command   *process
+	meanwhile chan sent // the answer to a request under way
+	cards     *nvmlstub.State
 }
 
 // submitted is a task by its name in the scenario.

@@ -29,7 +29,7 @@ func TestSpecAndLintAgree(t *testing.T) {
 	spec, err := metrics.ReadSpec(filepath.Join(root, metrics.SpecPath))
 	require.NoError(t, err)
 	require.Empty(t, metrics.Differences(spec, contract(t).Series))
-	require.Len(t, spec, 32)
+	require.Len(t, spec, 34)
 }
 
 // ORCH-3028: a difference in any field is named.

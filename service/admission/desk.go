@@ -135,7 +135,7 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	f.Prompt = req.Prompt
 	switch {
 	case ready:
-	case f.Pool.OnDemand:
+	case f.Pool.OnDemand && f.Pool.GaveUp == 0:
 		f.Unread = true
 		return nil
 	case f.Pool.GaveUp > 0:

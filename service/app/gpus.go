@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/gpu"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/pool"
@@ -63,6 +64,18 @@ func (f fleet) owners() map[string]pool.Info {
 		}
 	}
 	return owners
+}
+
+// cardsBack has workers that wait for a card try now: what they waited for has changed (ORCH-3053).
+func (f fleet) cardsBack() {
+	for _, p := range f.config().Pools {
+		if p.Device == config.CPU {
+			continue
+		}
+		if slices.ContainsFunc(f.manager.Infos(p.ID), func(r pool.Info) bool { return r.State == pool.Backoff || r.State == pool.Failed }) {
+			_ = f.manager.Retry(p.ID) // one that is being reloaded tries by itself
+		}
+	}
 }
 
 // cardMetrics are the gauges of the cards that replicas sit on, read when they are asked for.

@@ -29,19 +29,24 @@ const troubleKept = 64
 type memory struct {
 	monitor *gpu.Monitor
 	ledger  *gpu.Ledger
+	// back is called when a card or the driver can be used again; set before the monitor starts.
+	back func()
 
 	mu      sync.Mutex
 	trouble []gpu.Event // the newest last
 }
 
 func newMemory(log *zap.Logger) *memory {
-	m := &memory{}
+	m := &memory{back: func() {}}
 	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
 	m.ledger = gpu.NewLedger(gpu.LedgerOptions{Snapshot: m.monitor.Snapshot, Now: time.Now})
 	return m
 }
 
 func (m *memory) note(e gpu.Event) {
+	if e.Kind == gpu.CardBack || e.Kind == gpu.DriverBack {
+		m.back()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.trouble = append(m.trouble, e)
@@ -50,17 +55,25 @@ func (m *memory) note(e gpu.Event) {
 	}
 }
 
-// problems says what the driver reported of the cards since then; empty: nothing (ORCH-3053).
+// problems says what the driver reported of the cards since then; empty: nothing (ORCH-3053). Where it gave a number to what
+// happened, that says more than what follows from it.
 func (m *memory) problems(cards []int, since time.Time) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	text := ""
 	for _, e := range slices.Backward(m.trouble) {
 		back := e.Kind == gpu.DriverBack || e.Kind == gpu.CardBack
-		if !back && !e.At.Before(since) && (e.Card < 0 || slices.Contains(cards, e.Card)) {
+		if back || e.At.Before(since) || e.Card >= 0 && !slices.Contains(cards, e.Card) {
+			continue
+		}
+		if e.XID != 0 {
 			return e.Text
 		}
+		if text == "" {
+			text = e.Text
+		}
 	}
-	return ""
+	return text
 }
 
 // check says why no worker could run on a device mask, whatever is free (ORCH-1102).

@@ -42,7 +42,44 @@ func (m models) Memory() ([]placement.Card, []placement.Tenant) {
 			tenants = append(tenants, t)
 		}
 	}
+	for i := range tenants {
+		if t := &tenants[i]; !m.tried(t.ID) && !possible(cards, tenants, *t) {
+			// The plan would leave it alone, and nobody would say why: so the load is tried, and refused with the reason.
+			t.Wants = nil
+		}
+	}
 	return cards, tenants
+}
+
+// tried reports whether a worker of the pool is, or was last, wanted: then its health says how that went.
+func (m models) tried(poolID string) bool {
+	return slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.Wanted || r.State != pool.Stopped })
+}
+
+// possible reports whether each replica of an on-demand pool would fit if all on-demand pools were gone.
+func possible(cards []placement.Card, tenants []placement.Tenant, of placement.Tenant) bool {
+	free := map[int]int64{}
+	for _, c := range cards {
+		free[c.Index] = c.Free
+	}
+	for _, t := range tenants {
+		for _, s := range t.Holds {
+			free[s.Card] += s.Bytes
+		}
+	}
+	for _, want := range of.Wants {
+		_, fits := placement.ChooseCard(free, want.Bytes)
+		for _, s := range want.Shares {
+			fits = free[s.Card] >= s.Bytes
+			if !fits {
+				break
+			}
+		}
+		if !fits {
+			return false
+		}
+	}
+	return true
 }
 
 // tenant adds a replica to its pool's tenant: the pool is where its furthest replica is.
@@ -64,7 +101,7 @@ func (m models) tenant(t *placement.Tenant, device string, split []float64, r po
 		}
 	case pool.Stopped:
 	}
-	bytes := max(r.ObservedBytes, r.EstimateBytes)
+	bytes := r.NeedBytes // as the load will ask for it, or the plan would not fit
 	if device == "cpu" {
 		share := placement.Share{Card: hostCard, Bytes: bytes}
 		t.Wants = append(t.Wants, placement.Want{Shares: []placement.Share{share}})

@@ -62,8 +62,11 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, r
 		}
 		e.Verdicts = append(e.Verdicts, v)
 	}
-	if len(list) == 0 || best < 0 && chosen.OnDemand && !chosen.Ready {
+	switch {
+	case best < 0 && chosen.OnDemand && !chosen.Ready:
 		e.Verdicts = append(e.Verdicts, Verdict{PoolID: chosen.ID, Reasons: []string{"its model is not loaded: the task would load it, and wait for that"}})
+	case len(list) == 0:
+		e.Verdicts = append(e.Verdicts, Verdict{PoolID: chosen.ID, Reasons: []string{"no engine has registered with it"}})
 	}
 	return e, nil
 }

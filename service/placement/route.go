@@ -103,7 +103,7 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 }
 
 // serves reports whether a task for the pool can be run, if need be once its model is loaded.
-func (p Pool) serves() bool { return p.Ready || p.OnDemand }
+func (p Pool) serves() bool { return p.Ready || p.OnDemand && p.GaveUp == 0 }
 
 // withModel finds the pools for a model_ref: by model id, else by normalised ref; nothing else.
 func withModel(pools []Pool, id, ref string) []Pool {

@@ -162,10 +162,10 @@ func giveBack(free map[int]int64, shares []Share) {
 }
 
 // ChooseCard picks the card for a worker that goes on any one: of those that hold it that with the least free memory, then
-// the lowest index, so that large cards stay free for large models (LO-501).
+// the lowest index, so that large cards stay free for large models (LO-501). An index below 0 is no card, but the host.
 func ChooseCard(free map[int]int64, bytes int64) (card int, ok bool) {
 	for index, room := range free {
-		if room >= bytes && (!ok || room < free[card] || room == free[card] && index < card) {
+		if index >= 0 && room >= bytes && (!ok || room < free[card] || room == free[card] && index < card) {
 			card, ok = index, true
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 
 	gguf "github.com/gpustack/gguf-parser-go"
 
@@ -76,6 +77,25 @@ func estimateFile(spec Spec, size int64) (e estimate, err error) {
 		return e, errors.New("the estimate of the model's memory makes no sense")
 	}
 	return e, nil
+}
+
+// expectFile is what a worker of the spec is expected to take of the cards, or of the host where it has none; 0 where there
+// is no file.
+func expectFile(spec Spec) int64 {
+	stat, err := os.Stat(spec.ModelPath)
+	if err != nil || !stat.Mode().IsRegular() {
+		return 0
+	}
+	e, _ := estimateFile(spec, stat.Size()) // a guess will do; the load says that it is one
+	return e.expected(spec)
+}
+
+// expected is all of it together: on the cards, or on the host where there are none.
+func (e estimate) expected(spec Spec) int64 {
+	if len(e.cards) == 0 {
+		return e.host
+	}
+	return total(e.cards, spec.parts())
 }
 
 func (e estimate) sensible(spec Spec) bool {

@@ -35,16 +35,16 @@ func (b *bundle) join(name, url string) {
 	require.Equal(b, "r-"+name, id)
 }
 
-// until waits for the pool's replicas to be as asked.
-func (b *bundle) until(poolID string, ok func([]pool.Info) bool) []pool.Info {
+// until waits for the replicas of r to be as asked.
+func (b *bundle) until(ok func([]pool.Info) bool) {
 	b.Helper()
 	for timeout := time.After(bound); ; {
 		b.mu.Lock()
 		changed := b.changed
 		b.mu.Unlock()
-		infos := b.m.Infos(poolID)
+		infos := b.m.Infos("r")
 		if ok(infos) {
-			return infos
+			return
 		}
 		select {
 		case <-changed:
@@ -67,13 +67,13 @@ func TestARegisteredEngineServesUntilItsLeaseEnds(t *testing.T) {
 	short := elsewhere(t)
 	_, err := b.m.Join("r", pool.Announced{Name: "short", URL: short, ModelDigest: "sha256:aa"}, time.Millisecond)
 	require.NoError(t, err)
-	b.until("r", func(infos []pool.Info) bool { return len(infos) == 1 })
+	b.until(func(infos []pool.Info) bool { return len(infos) == 1 })
 	require.Equal(t, pool.Ready, b.m.Infos("r")[0].State, "the other one stays")
 	require.Len(t, b.logs.FilterMessage("a worker that registered was not heard of again and leaves its pool").All(), 1)
 
 	_, err = b.m.Join("r", pool.Announced{Name: "short", URL: short, ModelDigest: "sha256:aa"}, time.Hour) // it is heard of after all
 	require.NoError(t, err)
-	b.until("r", func(infos []pool.Info) bool { return len(infos) == 2 && infos[1].State == pool.Ready })
+	b.until(func(infos []pool.Info) bool { return len(infos) == 2 && infos[1].State == pool.Ready })
 }
 
 // ORCH-2101
@@ -88,7 +88,7 @@ func TestWhatALapsedEngineRunsMayEnd(t *testing.T) {
 			// It is renewed with a lease that ends.
 			_, err := b.m.Join("r", pool.Announced{Name: "attic", URL: url, ModelDigest: "sha256:aa"}, time.Millisecond)
 			require.NoError(t, err)
-			b.until("r", func(infos []pool.Info) bool { return len(infos) == 0 })
+			b.until(func(infos []pool.Info) bool { return len(infos) == 0 })
 			_, err = b.m.Lease("r-attic")
 			require.True(t, task.HasCode(err, task.PoolUnready), "%v", err)
 			if deadline == bound {
@@ -167,7 +167,7 @@ func TestAnEngineThatJoinsADrainedPoolWaitsWithIt(t *testing.T) {
 	b.join("cellar", elsewhere(t))
 	require.False(t, slices.ContainsFunc(b.m.Infos("r"), func(i pool.Info) bool { return i.Wanted }))
 	require.NoError(t, b.m.Load("r"))
-	b.until("r", func(infos []pool.Info) bool { return infos[0].State == pool.Ready && infos[1].State == pool.Ready })
+	b.until(func(infos []pool.Info) bool { return infos[0].State == pool.Ready && infos[1].State == pool.Ready })
 }
 
 // ORCH-2101
@@ -191,7 +191,7 @@ func TestApplyKeepsMembersOfAPoolThatIsNotTouched(t *testing.T) {
 // ORCH-2101
 func TestStopWithMembers(t *testing.T) {
 	b := setup(t, nil, roaming)
-	a := pool.Announced{Name: "attic", URL: elsewhere(t)}
+	a := pool.Announced{Name: "attic", URL: elsewhere(t), ModelDigest: "sha256:aa"}
 	b.join("cellar", elsewhere(t))
 	_, err := b.m.Join("r", a, time.Millisecond) // its lease ends about when all stops
 	require.NoError(t, err)

@@ -74,17 +74,16 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	}
 	c := &w.claim
 	c.load = load{model: facts.ModelDigest, ctx: spec.Ctx, slots: spec.Slots, cards: len(estimate.cards)}
-	expected := estimate.host
-	if c.load.cards > 0 {
-		expected = total(estimate.cards, spec.parts())
-	}
-	r.change(func(i *Info) { i.EstimateBytes, i.ObservedBytes = expected, 0 })
-
+	expected := estimate.expected(spec)
 	host := estimate.host
 	if c.load.cards == 0 {
 		c.class = facts.Device
-		host = r.m.learned.need(c.load, c.class, host, time.Now())
 	}
+	need := r.m.learned.need(c.load, c.class, expected, time.Now())
+	if c.load.cards == 0 {
+		host = need
+	}
+	r.change(func(i *Info) { i.EstimateBytes, i.NeedBytes, i.ObservedBytes = expected, need, 0 })
 	if err := r.m.promiseHost(host); err != nil {
 		return &loss{reason: refused, err: r.typed(err), short: true}
 	}
@@ -93,7 +92,6 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 		return nil
 	}
 
-	need := r.m.learned.need(c.load, "", expected, time.Now())
 	grant, err := r.m.opts.Memory.Reserve(r.owner, Wish{Device: spec.Device, Split: spec.TensorSplit, Bytes: need})
 	if err != nil {
 		refusal := task.AsError(err)

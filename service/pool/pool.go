@@ -60,6 +60,7 @@ type Info struct {
 	Cards         []int
 	EstimateBytes int64 // memory that the model was expected to take, on the cards or the host; 0: not estimated yet
 	ObservedBytes int64 // what the worker was last seen to take once it was ready; 0: not seen
+	NeedBytes     int64 // what is asked for the next worker, by the estimate and what was learned; 0: not known yet
 	// Wanted says that a worker should run: false once the pool was drained or unloaded, or where it waits for its first Load.
 	Wanted bool
 	// LoadTime is how long it last took from the first check to ready; 0: never yet.
@@ -267,9 +268,14 @@ func (l *layout) with(g *group) *layout {
 // newGroup makes a pool's replicas, which start once those before them have ended. It wants m.mu, but in New.
 func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica) *group {
 	g := &group{configured: configured, spec: spec}
+	expected := int64(0)
+	if spec.OnDemand { // who plans the swaps has to know before the first load
+		expected = expectFile(spec)
+	}
 	for i := range spec.Replicas {
 		r := newReplica(m, spec, i, fmt.Sprintf("%s-%d", spec.ID, i), wanted)
 		r.after = after
+		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = expected, expected })
 		if m.births > 0 { // another replica of this id may still hold memory
 			r.owner = fmt.Sprintf("%s~%d", r.id, m.births)
 		}

@@ -347,5 +347,10 @@ func (r *replica) serve(w *worker, observed int64) {
 		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
 		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, time.Since(w.born)
+		class := ""
+		if w.claim.load.cards == 0 {
+			class = w.claim.class
+		}
+		i.NeedBytes = r.m.learned.need(w.claim.load, class, i.EstimateBytes, time.Now())
 	})
 }

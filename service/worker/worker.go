@@ -35,6 +35,7 @@ type Options struct {
 	Workload task.Workload // Completion (the default) or Embedding
 	APIKey   string        // asked of every request but /health; empty: none
 	Verbose  bool          // llama.cpp's informational lines too, not only its warnings and errors
+	Address  string        // to listen on; empty: a free port of the loopback
 
 	Stdin  io.Reader // at its end the worker stops; nil: never
 	Stdout io.Writer // gets the line with the address
@@ -108,15 +109,18 @@ func Run(ctx context.Context, o Options) error {
 	if o.Threads == 0 {
 		o.Threads = 1
 	}
+	if o.Address == "" {
+		o.Address = "127.0.0.1:0"
+	}
 	if err := o.check(); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Address)
 	if err != nil {
-		return fail(ExitFailure, err, "cannot listen on loopback")
+		return fail(ExitFailure, err, "cannot listen on %s", o.Address)
 	}
 	w := &worker{o: o, jobs: make(chan *job), stopped: ctx.Done()}
 	server := &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second}

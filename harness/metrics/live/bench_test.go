@@ -26,6 +26,8 @@ import (
 	"github.com/llama-orch/llama-orch/harness/client"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/metrics"
+	"github.com/llama-orch/llama-orch/harness/nvmlstub"
+	"github.com/llama-orch/llama-orch/harness/standin"
 	"github.com/llama-orch/llama-orch/service/provision"
 )
 
@@ -35,7 +37,7 @@ const (
 	patience = 30 * time.Second
 )
 
-// bench is a daemon with five small pools.
+// bench is a daemon with five small pools, and two on demand on a stand-in for a card that holds one of them.
 type bench struct {
 	contract metrics.Contract
 	// configured is what the labels without a closed list may say.
@@ -51,7 +53,8 @@ type bench struct {
 	held, drop, short *fakeengine.Engine
 }
 
-// config has two built-in workers, three pools in front of fake engines, and one whose engine is nowhere.
+// config has two built-in workers, three pools in front of fake engines, one whose engine is nowhere, and two pools of
+// stand-ins for a CUDA llama-server that don't fit on a card together.
 const config = `
 bind_addr: 127.0.0.1:0
 data_dir: data
@@ -63,7 +66,15 @@ pools:
   - {id: held, model: {id: held, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$HELD"]}, queue: {capacity: 1, full_policy: reject}, timeouts: {wall: 10m, idle: 10m}}
   - {id: drop, model: {id: drop, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$DROP"]}, queue: {capacity: 1, full_policy: drop-lru}, timeouts: {wall: 10m, idle: 10m}}
   - {id: short, model: {id: short, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$SHORT"]}, timeouts: {wall: 400ms, idle: 300ms}}
+  - {id: day, model: {id: day, ref: "file:day.gguf"}, device: [0], ctx: 256, lifecycle: on_demand, sampler_profile: v1, provisioning: $STANDIN}
+  - {id: night, model: {id: night, ref: "file:night.gguf"}, device: [0], ctx: 256, lifecycle: on_demand, sampler_profile: v1, provisioning: $STANDIN}
 `
+
+// What the two on-demand pools' models take of a card, and what the card says of itself.
+const (
+	modelBytes  = 14 << 30
+	utilization = 37 // per cent
+)
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
@@ -73,8 +84,9 @@ func newBench(t *testing.T) *bench {
 	b.contract, err = metrics.ReadLint(filepath.Join(root, metrics.LintPath))
 	require.NoError(t, err)
 	b.configured = map[string][]string{
-		"pool_id": {"haiku", "gone", "held", "drop", "short"}, "model_id": {"haiku", "held", "drop", "short"},
-		"replica_id":     {"", "haiku-0", "haiku-1", "gone-0", "held-0", "drop-0", "short-0"},
+		"pool_id": {"haiku", "gone", "held", "drop", "short", "day", "night"}, "model_id": {"haiku", "held", "drop", "short", "day", "night"},
+		"replica_id":     {"", "haiku-0", "haiku-1", "gone-0", "held-0", "drop-0", "short-0", "day-0", "night-0"},
+		"device":         {"0"},
 		"engine_version": {"", "fake-1", "llama.cpp v0.5.0 built-in"},
 	}
 	engine := func(e **fakeengine.Engine) string {
@@ -85,7 +97,8 @@ func newBench(t *testing.T) *bench {
 	}
 	model, err := filepath.Abs(filepath.Join(root, "models", "haiku", "haiku.gguf"))
 	require.NoError(t, err)
-	text := strings.NewReplacer("$MODEL", model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short)).Replace(config)
+	text := strings.NewReplacer("$MODEL", model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
+		"$STANDIN", b.cards(t, model, libs)).Replace(config)
 	path := filepath.Join(b.dir, "config.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 
@@ -101,6 +114,23 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
+// cards puts the stand-ins for NVML and llama-server in place, with two models, and returns the pools' provisioning.
+func (b *bench) cards(t *testing.T, model, libs string) string {
+	_, err := nvmlstub.Build(b.dir)
+	require.NoError(t, err)
+	state := nvmlstub.Reference()
+	state.Cards[0].Util = utilization
+	require.NoError(t, state.Write(filepath.Join(b.dir, "cards")))
+	exe := filepath.Join(b.dir, "standin")
+	require.NoError(t, standin.Build(t.Context(), root, exe))
+	for _, name := range []string{"day", "night"} {
+		require.NoError(t, standin.WriteModel(filepath.Join(b.dir, name+".gguf"), name, modelBytes))
+	}
+	args, err := json.Marshal(standin.Args(filepath.Join(b.dir, "cards"), model, libs))
+	require.NoError(t, err)
+	return fmt.Sprintf("{mode: binary, path: %q, args: %s}", exe, args)
+}
+
 // nowhere is an address that nobody listens on.
 func nowhere(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -111,8 +141,8 @@ func nowhere(t *testing.T) string {
 
 // start runs the daemon until the test ends. The caller's thread has to stay: the daemon ends with it.
 func (b *bench) start(t *testing.T, exe, config, libs string) {
-	b.cmd = exec.Command(exe, "serve", "--config", config)
-	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, provision.EnvEngineLibs + "=" + libs}
+	b.cmd = exec.Command(exe, "serve", "--no-self-test", "--config", config)
+	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, provision.EnvEngineLibs + "=" + libs, "LD_LIBRARY_PATH=" + b.dir, nvmlstub.Env + "=" + filepath.Join(b.dir, "cards")}
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	pipe, write := io.Pipe()
 	b.cmd.Stdout, b.cmd.Stderr = write, write

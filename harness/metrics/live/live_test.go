@@ -16,6 +16,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/metrics"
+	"github.com/llama-orch/llama-orch/harness/standin"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -250,12 +251,36 @@ var table = []action{
 			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`),
 		}
 	}},
+
+	{"a task loads its model", swapped("day", is(1, `llorch_replica_state{replica_id="day-0",state="ready"}`))},
+	{"a task's model makes another go", swapped("night", by(1, `llorch_swaps_total{pool_id="day",direction="out"}`),
+		is(1, `llorch_replica_state{replica_id="night-0",state="ready"}`), is(1, `llorch_replica_state{replica_id="day-0",state="stopped"}`))},
+}
+
+// swapped is a task of an on-demand pool that is not loaded. Its worker takes what the model takes, and its card's share of the
+// time is the card's.
+func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metrics.Move {
+	return func(t *testing.T, b *bench) []metrics.Move {
+		s := b.follow(t, b.submit(t, pool, nil))
+		require.NoError(t, s.Rest())
+		require.NotNil(t, s.End, "%+v", s.Fail)
+		return both(queued(pool, "interactive"), started(pool, "interactive"), more, []metrics.Move{
+			{Series: looks.Series, Kind: metrics.AtLeast},
+			by(1, `llorch_swaps_total{pool_id=%q,direction="in"}`, pool),
+			{Series: fmt.Sprintf(`llorch_swap_lost_ms_total{pool_id=%q}`, pool), Kind: metrics.AtLeast, Figure: 1},
+			is(modelBytes+standin.CardContext, fmt.Sprintf(`vram_used_bytes{pool_id=%q,device="0"}`, pool)),
+			is(utilization/100.0, fmt.Sprintf(`gpu_utilization{pool_id=%q,device="0"}`, pool)),
+			by(1, `latency_first_token_ms{pool_id=%q}`, pool), by(1, `latency_decode_ms{pool_id=%q}`, pool),
+			by(float64(s.End.TokensIn), `tokens_in_total{pool_id=%q}`, pool), by(float64(len(s.Tokens)), `tokens_out_total{pool_id=%q}`, pool),
+			by(1, `llorch_tasks_finished_total{pool_id=%q,outcome="completed"}`, pool), by(1, `llorch_ledger_ops_total{op="finish"}`),
+		})
+	}
 }
 
 // openStreams are closed one action after they were opened.
 var openStreams []func()
 
-// ORCH-3028, OC-METRICS-7101, OC-METRICS-7102, LO-103
+// ORCH-3028, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-503, ORCH-1103
 func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	runtime.LockOSThread() // the daemon ends with this thread, however the test does
 	promtool, err := metrics.FindPromtool()
@@ -307,7 +332,7 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 // breakers change a scrape in one place each, so that the gate must find something.
 var breakers = map[string]string{
 	`pool_id="haiku"`: `pool="haiku"`, `le="150"`: `le="151"`, "TYPE queue_depth gauge": "TYPE queue_depth counter",
-	`priority="batch"`: `priority="low"`, "llorch_streams_open": "llorch_streams_opened", "llorch_build_info": "gpu_utilization",
+	`priority="batch"`: `priority="low"`, "llorch_streams_open": "llorch_streams_opened", "llorch_build_info": "kv_cache_usage_ratio",
 	`replica_id="held-0"`: `replica_id="3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10"`,
 }
 
