@@ -13,6 +13,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/metrics"
 	"github.com/llama-orch/llama-orch/harness/trace"
+	"github.com/llama-orch/llama-orch/service/pool"
 )
 
 const root = "../.."
@@ -30,6 +31,13 @@ func TestSpecAndLintAgree(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, metrics.Differences(spec, contract(t).Series))
 	require.Len(t, spec, 34)
+}
+
+// ORCH-3028, ORCH-3053: the reasons of a restart are those that the pools tell apart.
+func TestTheReasonsOfARestartAreThePools(t *testing.T) {
+	series := contract(t).Series
+	at := slices.IndexFunc(series, func(s metrics.Series) bool { return s.Name == "llorch_worker_restarts_total" })
+	require.ElementsMatch(t, pool.Reasons(), series[at].Values["reason"])
 }
 
 // ORCH-3028: a difference in any field is named.

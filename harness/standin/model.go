@@ -48,9 +48,15 @@ func (t tensor) bytes() uint64 {
 func layer(i int) []tensor {
 	at := func(name string) string { return fmt.Sprintf("blk.%d.%s.weight", i, name) }
 	return []tensor{
-		{at("attn_norm"), []uint64{embedding}}, {at("ffn_norm"), []uint64{embedding}}, {at("attn_q"), []uint64{embedding, heads}},
-		{at("attn_k"), []uint64{embedding, heads}}, {at("attn_v"), []uint64{embedding, heads}}, {at("attn_output"), []uint64{heads, embedding}},
-		{at("ffn_gate"), []uint64{embedding, 1}}, {at("ffn_up"), []uint64{embedding, 1}}, {at("ffn_down"), []uint64{1, embedding}},
+		{at("attn_norm"), []uint64{embedding}},
+		{at("ffn_norm"), []uint64{embedding}},
+		{at("attn_q"), []uint64{embedding, heads}},
+		{at("attn_k"), []uint64{embedding, heads}},
+		{at("attn_v"), []uint64{embedding, heads}},
+		{at("attn_output"), []uint64{heads, embedding}},
+		{at("ffn_gate"), []uint64{embedding, 1}},
+		{at("ffn_up"), []uint64{embedding, 1}},
+		{at("ffn_down"), []uint64{1, embedding}},
 	}
 }
 
@@ -71,11 +77,19 @@ func WriteModel(path, name string, takes int64) error {
 		key   string
 		value any
 	}{
-		{"general.architecture", "llama"}, {"general.name", name}, {"general.file_type", uint32(0)},
-		{"llama.block_count", uint32(layers)}, {"llama.context_length", uint32(Ctx)}, {"llama.embedding_length", uint32(embedding)},
-		{"llama.feed_forward_length", uint32(feed)}, {"llama.attention.head_count", uint32(heads)}, {"llama.attention.head_count_kv", uint32(heads)},
-		{keyLength, head}, {"llama.attention.value_length", head},
-		{"llama.attention.layer_norm_rms_epsilon", float32(1e-5)}, {"llama.vocab_size", uint32(words)},
+		{"general.architecture", "llama"},
+		{"general.name", name},
+		{"general.file_type", uint32(0)},
+		{"llama.block_count", uint32(layers)},
+		{"llama.context_length", uint32(Ctx)},
+		{"llama.embedding_length", uint32(embedding)},
+		{"llama.feed_forward_length", uint32(feed)},
+		{"llama.attention.head_count", uint32(heads)},
+		{"llama.attention.head_count_kv", uint32(heads)},
+		{keyLength, head},
+		{"llama.attention.value_length", head},
+		{"llama.attention.layer_norm_rms_epsilon", float32(1e-5)},
+		{"llama.vocab_size", uint32(words)},
 	}
 	var b bytes.Buffer
 	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) } // a buffer takes everything

@@ -151,7 +151,7 @@ func (o options) cards() (cards []int, err error) {
 	}
 	mask := os.Getenv("CUDA_VISIBLE_DEVICES")
 	if order := os.Getenv("CUDA_DEVICE_ORDER"); order != "PCI_BUS_ID" || mask == "" {
-		return nil, fmt.Errorf("ggml_cuda_init: failed to initialize CUDA: no CUDA-capable device is detected (order %q, mask %q)", order, mask)
+		return nil, fmt.Errorf("ggml_cuda_init: no CUDA-capable device is detected (order %q, mask %q)", order, mask)
 	}
 	for text := range strings.SplitSeq(mask, ",") {
 		card, err := strconv.Atoi(text)
@@ -212,7 +212,7 @@ func freeMemory(state string, cards []int) (free []int64, err error) {
 	}
 	lib := nvml.New()
 	if ret := lib.Init(); ret != nvml.SUCCESS {
-		return nil, fmt.Errorf("ggml_cuda_init: failed to initialize CUDA: no driver (%s)", lib.ErrorString(ret))
+		return nil, fmt.Errorf("ggml_cuda_init: no driver (%s)", lib.ErrorString(ret))
 	}
 	defer func() { _ = lib.Shutdown() }()
 	for _, card := range cards {

@@ -47,6 +47,35 @@ func TestProblemsOfCards(t *testing.T) {
 	require.Len(t, m.trouble, troubleKept)
 }
 
+// ORCH-3053: the number that the driver gave says more than that the card is gone; and workers that wait for it are told when
+// it is back.
+func TestTheDriversNumberComesFirst(t *testing.T) {
+	m, born, back := newMemory(zap.NewNop()), time.Now(), 0
+	m.back = func() { back++ }
+	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
+	m.note(gpu.Event{At: born, Kind: gpu.CardLost, Card: 0, Critical: true, Text: "does not answer"})
+	require.Equal(t, "XID 79", m.problems([]int{0}, born))
+	require.Zero(t, back)
+	m.note(gpu.Event{At: born, Kind: gpu.CardBack, Card: 0})
+	m.note(gpu.Event{At: born, Kind: gpu.DriverBack, Card: -1})
+	require.Equal(t, 2, back)
+}
+
+// LO-503: a pool that would not fit if all others on demand were gone is loaded once all the same, so that the refusal says why.
+func TestWhatIsImpossible(t *testing.T) {
+	cards := []placement.Card{{Index: hostCard, Free: 100}, {Index: 0, Free: 4}, {Index: 1, Free: 2}}
+	held := []placement.Tenant{{ID: "b", Holds: []placement.Share{{Card: 0, Bytes: 4}}}}
+	wants := func(bytes int64, shares ...placement.Share) placement.Tenant {
+		return placement.Tenant{ID: "a", Wants: []placement.Want{{Bytes: bytes, Shares: shares}}}
+	}
+	require.True(t, possible(cards, held, wants(8)))
+	require.False(t, possible(cards, held, wants(9)), "the host's memory is no card's")
+	require.True(t, possible(cards, held, wants(0, placement.Share{Card: 0, Bytes: 8}, placement.Share{Card: 1, Bytes: 2})))
+	require.False(t, possible(cards, held, wants(0, placement.Share{Card: 0, Bytes: 2}, placement.Share{Card: 1, Bytes: 3})))
+	require.False(t, possible(cards, held, wants(0, placement.Share{Card: 1, Bytes: 3}, placement.Share{Card: 0, Bytes: 2})))
+	require.True(t, possible(cards, held, wants(0, placement.Share{Card: hostCard, Bytes: 90})))
+}
+
 // LO-501, LO-503: the plan of swaps and the ledger, which must not know each other, choose the same card.
 func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

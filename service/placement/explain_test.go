@@ -26,19 +26,26 @@ func TestExplain(t *testing.T) {
 		says     []string // pool/replica: reason
 	}{
 		"most free VRAM": {func(*task.Request, []Pool) {}, replicas(ready("a", 8e9, 0), ready("b", 12e9, 1)), "big", "b", []string{
-			"small/: a task would wait 2s, and 1s in pool 'big'", "big/a: it has 8.0 GB of free VRAM, and b has 12.0 GB", "big/b: it has the most free VRAM: 12.0 GB"}},
+			"small/: a task would wait 2s, and 1s in pool 'big'", "big/a: it has 8.0 GB of free VRAM, and b has 12.0 GB", "big/b: it has the most free VRAM: 12.0 GB",
+		}},
 		"fewest active": {func(*task.Request, []Pool) {}, replicas(ready("a", 8e9, 1), ready("b", 8e9, 0)), "big", "b", []string{
-			"big/a: it has 1 active tasks, and b 0", "big/b: of those with the most free VRAM it has the fewest active tasks: 0"}},
+			"big/a: it has 1 active tasks, and b 0", "big/b: of those with the most free VRAM it has the fewest active tasks: 0",
+		}},
 		"by id": {func(*task.Request, []Pool) {}, replicas(ready("b", 8e9, 0), ready("a", 8e9, 0)), "big", "a", []string{
-			"big/b: all else equal, a is first by its id", "big/a: all else equal, it is first by its id"}},
+			"big/b: all else equal, a is first by its id", "big/a: all else equal, it is first by its id",
+		}},
 		"the only one": {func(*task.Request, []Pool) {}, replicas(ready("a", 8e9, 2), Replica{ID: "b", State: "loading"}, ready("c", 1e9, 1)), "big", "c", []string{
-			"big/a: all of its 2 slots are busy", "big/b: it is not Ready but loading", "big/c: it is the only one that can take the task now"}},
+			"big/a: all of its 2 slots are busy", "big/b: it is not Ready but loading", "big/c: it is the only one that can take the task now",
+		}},
 		"pinned": {pinTo("small"), replicas(ready("a", 0, 0)), "small", "", []string{
-			"big/: the request asks for pool 'small'", "small/a: its engine has several slots, and strict determinism needs one"}},
+			"big/: the request asks for pool 'small'", "small/a: its engine has several slots, and strict determinism needs one",
+		}},
 		"nothing fits": {func(r *task.Request, _ []Pool) { r.Ctx, r.Placement.Avoid = 9000, []string{"small"} }, replicas(), "", "", []string{
-			"big/: pool 'big' has a context of 4096 tokens, fewer than the 9000 asked for", "small/: it is to be avoided"}},
+			"big/: pool 'big' has a context of 4096 tokens, fewer than the 9000 asked for", "small/: it is to be avoided",
+		}},
 		"on demand": {func(_ *task.Request, p []Pool) { p[0].Ready, p[0].OnDemand = false, true }, replicas(Replica{ID: "a", State: "stopped"}), "big", "", []string{
-			"big/a: it is not Ready but stopped", "big/: its model is not loaded: the task would load it, and wait for that"}},
+			"big/a: it is not Ready but stopped", "big/: its model is not loaded: the task would load it, and wait for that",
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			req, p := request(), pools()

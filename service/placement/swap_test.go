@@ -25,12 +25,14 @@ func ago(d time.Duration) time.Time { return noon.Add(-d) }
 
 // absent wants so many GB; loaded holds them on a card.
 func absent(id string, size int64) Tenant { return Tenant{ID: id, Wants: []Want{{Bytes: size * gb}}} }
+
 func loaded(id string, card int, size int64, idle time.Duration) Tenant {
 	return Tenant{
 		ID: id, State: Loaded, Holds: []Share{{Card: card, Bytes: size * gb}}, Wants: []Want{{Bytes: size * gb}},
 		Since: ago(time.Hour), IdleSince: ago(idle),
 	}
 }
+
 func (t Tenant) busy(n int) Tenant                  { t.Busy, t.IdleSince = n, time.Time{}; return t }
 func (t Tenant) interactive(d time.Duration) Tenant { t.Interactive = ago(d); return t }
 func (t Tenant) batch(d time.Duration) Tenant       { t.Batch = ago(d); return t }
@@ -72,14 +74,17 @@ func TestPlanSwaps(t *testing.T) {
 		"waits count from the turn":   {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour).since(29 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Swaps{}},
 		"overdue before interactive":  {cards(8, 0), []Tenant{absent("a", 8).interactive(time.Second), absent("b", 8).batch(time.Hour)}, Swaps{Load: []string{"b"}}},
 		"interactive before batch":    {cards(8, 0), []Tenant{absent("a", 8).batch(time.Minute), absent("b", 8).interactive(0)}, Swaps{Load: []string{"b"}}},
+		"the host is no card":         {[]Card{{Index: -1, Free: 64 * gb}, {Index: 0}}, []Tenant{absent("a", 8).batch(0), loaded("b", 0, 8, time.Minute)}, Swaps{Unload: []string{"b"}}},
 		"too large for any card":      {cards(24, 12), []Tenant{absent("a", 30).interactive(time.Hour), absent("b", 8).batch(0)}, Swaps{Load: []string{"b"}}},
 		"a large one does not starve": {cards(8, 0), []Tenant{absent("a", 16).interactive(time.Hour), absent("b", 8).batch(0), loaded("c", 0, 8, 0).busy(1).since(0)}, Swaps{}},
 		"the idle wait for the busy": {
-			cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 4, 0).busy(1), loaded("c", 0, 4, 0).batch(time.Second)},
+			cards(0, 0),
+			[]Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 4, 0).busy(1), loaded("c", 0, 4, 0).batch(time.Second)},
 			Swaps{Hold: []string{"b", "c"}},
 		},
 		"a split over both cards": {
-			cards(24, 12), []Tenant{{ID: "a", Wants: []Want{{Shares: []Share{{0, 20 * gb}, {1, 10 * gb}}}}, Batch: noon}, absent("b", 8).batch(0)},
+			cards(24, 12),
+			[]Tenant{{ID: "a", Wants: []Want{{Shares: []Share{{0, 20 * gb}, {1, 10 * gb}}}}, Batch: noon}, absent("b", 8).batch(0)},
 			Swaps{Load: []string{"a"}},
 		},
 	} {

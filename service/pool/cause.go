@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // reason says why a worker was, or could not be, started again. It labels a metric: the list is closed.
@@ -52,9 +54,12 @@ type loss struct {
 }
 
 func (l *loss) Error() string {
+	typed, is := l.err.(*task.Error) //nolint:errorlint // a wrapped one has more to say; the cause says the same to programs
 	switch {
 	case l.err == nil:
 		return l.detail
+	case is && l.detail == "":
+		return string(typed.Code) + ": " + typed.Message
 	case l.detail == "":
 		return l.err.Error()
 	}

@@ -341,3 +341,17 @@ func TestTheBreakerGivesUpAndARetryTakesItBack(t *testing.T) {
 	require.NoError(t, b.m.Retry("p"))
 	b.await("p", func(i pool.Info) bool { return i.State == pool.Backoff && i.Restarts == 3 })
 }
+
+// LO-503: who plans the swaps knows what a load will ask for, before the first one and after each.
+func TestWhatALoadWillAskForIsKnown(t *testing.T) {
+	memory := newCards(t, 24*gib)
+	memory.takes = 1000 << 20
+	b := setup(t, func(_ *bundle, o *pool.Options) { o.Memory = memory }, onGPU(func(s *pool.Spec) { s.OnDemand = true }))
+	before := b.m.Infos("p")[0]
+	require.Equal(t, pool.Stopped, before.State)
+	require.Greater(t, before.NeedBytes, int64(300<<20))
+	require.Equal(t, before.EstimateBytes, before.NeedBytes)
+	require.NoError(t, b.m.Load("p"))
+	b.await("p", func(i pool.Info) bool { return i.State == pool.Ready })
+	require.EqualValues(t, 1050<<20, b.m.Infos("p")[0].NeedBytes, "what was observed, and a margin")
+}

@@ -284,6 +284,7 @@ func (x *replica) CountTokens(context.Context, string) (int, error) { return 3, 
 func (x *replica) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
 	return "templated " + m[0].Content, nil
 }
+
 func (x *replica) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return json.RawMessage(`[[1]]`), engine.Result{Finish: task.FinishResult}, nil
 }
