@@ -209,6 +209,9 @@ func sameEvents(h *history, f *finding) {
 				}
 				continue
 			}
+			if h.leftWithADaemon(t, v) { // what it sent of a task that then ended otherwise; the reader has begun anew since
+				events = events[:1]
+			}
 			if len(events) > len(t.log) {
 				f.breach("%s: reader %d has %d events, the stream has %d", t.plan.id, v.reader, len(events), len(t.log))
 				continue
@@ -221,6 +224,13 @@ func sameEvents(h *history, f *finding) {
 			}
 		}
 	}
+}
+
+// leftWithADaemon reports whether a reader left a view before its end, and the daemon that sent it ended before the task did, which
+// then did not complete.
+func (h *history) leftWithADaemon(t *taskRecord, v *view) bool {
+	last := v.seen[len(v.seen)-1]
+	return !last.Terminal() && t.final.State != "completed" && h.count(last.at, time.Now(), killDaemon, stopDaemon) > 0
 }
 
 // strictBytes holds every token that any client ever got of a strict task against the undisturbed run, and the receipts of

@@ -53,8 +53,8 @@ func (e *instantEngine) Generate(context.Context, engine.Job, func(string) error
 	return engine.Result{Finish: task.FinishStop}, nil
 }
 
-func (*instantEngine) Busy(context.Context) (int, error) { return 0, nil }
-func (*instantEngine) Health(context.Context) error      { return nil }
+func (*instantEngine) Busy(context.Context) (int, error)           { return 0, nil }
+func (*instantEngine) Health(context.Context) error                { return nil }
 func (*instantEngine) Props(context.Context) (engine.Props, error) { return engine.Props{}, nil }
 
 func (*instantEngine) CountTokens(context.Context, string) (int, error) { return 1, nil }
