@@ -189,6 +189,9 @@ func examinePool(r *report, h *gen.PoolHealth) {
 		if ms := slowestLoad(h); ms > 0 {
 			ready += ", loaded in " + duration(ms)
 		}
+		if p.SelfTest.Value.State == gen.SelfTestStatePassed {
+			ready += "; self-test passed: " + p.SelfTest.Value.Detail
+		}
 		r.add(check, fine, ready)
 	}
 }

@@ -209,8 +209,8 @@ func sameEvents(h *history, f *finding) {
 				}
 				continue
 			}
-			if h.leftWithADaemon(t, v) { // what it sent of a task that then ended otherwise; the reader has begun anew since
-				events = events[:1]
+			if h.leftWithADaemon(t, v) { // its end is not the log's; before that they must agree
+				events = events[:min(len(events), len(t.log)-1)]
 			}
 			if len(events) > len(t.log) {
 				f.breach("%s: reader %d has %d events, the stream has %d", t.plan.id, v.reader, len(events), len(t.log))
@@ -226,11 +226,12 @@ func sameEvents(h *history, f *finding) {
 	}
 }
 
-// leftWithADaemon reports whether a reader left a view before its end, and the daemon that sent it ended before the task did, which
-// then did not complete.
+// leftWithADaemon reports whether a reader left a view before its end, to begin anew, and the daemon that sent it ended before the
+// task did, which then did not complete: a best-effort task is cut short so, and a strict one that is cancelled before it was
+// decoded again. What the reader saw of it then goes beyond the log.
 func (h *history) leftWithADaemon(t *taskRecord, v *view) bool {
 	last := v.seen[len(v.seen)-1]
-	return !last.Terminal() && t.final.State != "completed" && h.count(last.at, time.Now(), killDaemon, stopDaemon) > 0
+	return !last.Terminal() && t.final.State != "completed" && h.count(last.at, t.final.Finished, killDaemon, stopDaemon) > 0
 }
 
 // strictBytes holds every token that any client ever got of a strict task against the undisturbed run, and the receipts of

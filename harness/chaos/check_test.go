@@ -132,6 +132,7 @@ func sound() *history {
 	reset.plan.strict = false
 	lost := reset.watch(stream(startEvent("reset"), tokenEvent(0, "x")), 3)
 	lost.discarded, lost.at = "the daemon refused 1-…", second(9)
+	reset.watch(stream(startEvent("reset"), tokenEvent(0, "x")), 3.1) // left, to begin anew, before the daemon was killed
 	return &history{
 		lives:  []life{{serving: second(0), over: second(4)}, {serving: second(5)}},
 		faults: []fault{{kind: killDaemon, at: second(4)}},
@@ -205,6 +206,11 @@ func TestTheCheckerObjects(t *testing.T) {
 		"a receipt of other tokens":  {func(h *history) { relog(h.task("first"), endEvent(3, "a b")) }, "transcript_sha256"},
 		"a reader has other events":  {func(h *history) { reread(h.task("first"), tokenEvent(0, "A ")) }, "where the stream has"},
 		"a reader has more events":   {func(h *history) { relog(h.task("first")); h.task("first").final.State = "failed" }, "the stream has 4"},
+		"a left view outlives it":    {func(h *history) { h.task("reset").final.Finished = second(3.9) }, "reader 0 has \"id: 1-"},
+		"a left view of a good task": {func(h *history) { h.task("reset").final.State = "completed" }, "reader 0 has \"id: 1-"},
+		"a left view began otherwise": {func(h *history) {
+			h.task("reset").views[2].seen[0].Event = stream(startEvent("other"))[0]
+		}, "reader 0 has \"id: 0-"},
 		"a strict stream broke off":  {func(h *history) { h.task("first").views[0].discarded = "400" }, "had to discard"},
 		"a stream broke for nothing": {func(h *history) { h.task("reset").views[1].at = second(3.5) }, "had to discard"},
 
