@@ -50,7 +50,9 @@ type ArtifactsInvoker interface {
 	GetArtifact(ctx context.Context, params GetArtifactParams) (*GetArtifactOKHeaders, error)
 	// GetArtifactContent invokes getArtifactContent operation.
 	//
-	// An artifact's bytes.
+	// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
+	// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
+	// envelope and `INVALID_PARAMS`.
 	//
 	// GET /v1/artifacts/{id}/content
 	GetArtifactContent(ctx context.Context, params GetArtifactContentParams) (GetArtifactContentRes, error)
@@ -68,13 +70,17 @@ type ArtifactsInvoker interface {
 type CatalogInvoker interface {
 	// CreateModel invokes createModel operation.
 	//
-	// Fetches the model when the policy allows it, checks the digest, and records it.
+	// Fetches the model when the policy allows it, checks the digest and the signature, and records it.
+	// What takes longer than `wait_ms` goes on in the background: the answer then says `Fetching`, and
+	// `GET /v1/catalog/models/{id}` how far it is and how it ended. The same request again gets the same
+	// entry. A model that is refused within `wait_ms` leaves no entry.
 	//
 	// POST /v1/catalog/models
 	CreateModel(ctx context.Context, request *ModelRequest) (*ModelHeaders, error)
 	// DeleteModel invokes deleteModel operation.
 	//
-	// Remove a model from the catalog.
+	// Its cached files go too; a file that a `file:` ref names stays. A fetch that is under way is given
+	// up. CONFLICT while a pool uses the model.
 	//
 	// DELETE /v1/catalog/models/{id}
 	DeleteModel(ctx context.Context, params DeleteModelParams) (*Done, error)
@@ -98,13 +104,14 @@ type CatalogInvoker interface {
 	ListModels(ctx context.Context, params ListModelsParams) (*ModelListHeaders, error)
 	// SetModelState invokes setModelState operation.
 	//
-	// Activate or retire a model.
+	// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
+	// when its pools drain.
 	//
 	// POST /v1/catalog/models/{id}/state
 	SetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error)
 	// VerifyModel invokes verifyModel operation.
 	//
-	// Takes no body.
+	// Takes no body. The check goes on, and is recorded, when the client leaves.
 	//
 	// POST /v1/catalog/models/{id}/verify
 	VerifyModel(ctx context.Context, params VerifyModelParams) (*VerificationHeaders, error)
@@ -490,7 +497,10 @@ func (c *Client) sendCreateArtifact(ctx context.Context, request *ArtifactReques
 
 // CreateModel invokes createModel operation.
 //
-// Fetches the model when the policy allows it, checks the digest, and records it.
+// Fetches the model when the policy allows it, checks the digest and the signature, and records it.
+// What takes longer than `wait_ms` goes on in the background: the answer then says `Fetching`, and
+// `GET /v1/catalog/models/{id}` how far it is and how it ended. The same request again gets the same
+// entry. A model that is refused within `wait_ms` leaves no entry.
 //
 // POST /v1/catalog/models
 func (c *Client) CreateModel(ctx context.Context, request *ModelRequest) (*ModelHeaders, error) {
@@ -652,7 +662,8 @@ func (c *Client) sendCreateTask(ctx context.Context, request *TaskRequest) (res 
 
 // DeleteModel invokes deleteModel operation.
 //
-// Remove a model from the catalog.
+// Its cached files go too; a file that a `file:` ref names stays. A fetch that is under way is given
+// up. CONFLICT while a pool uses the model.
 //
 // DELETE /v1/catalog/models/{id}
 func (c *Client) DeleteModel(ctx context.Context, params DeleteModelParams) (*Done, error) {
@@ -1129,7 +1140,9 @@ func (c *Client) sendGetArtifact(ctx context.Context, params GetArtifactParams) 
 
 // GetArtifactContent invokes getArtifactContent operation.
 //
-// An artifact's bytes.
+// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
+// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
+// envelope and `INVALID_PARAMS`.
 //
 // GET /v1/artifacts/{id}/content
 func (c *Client) GetArtifactContent(ctx context.Context, params GetArtifactContentParams) (GetArtifactContentRes, error) {
@@ -1888,6 +1901,26 @@ func (c *Client) sendListArtifacts(ctx context.Context, params ListArtifactsPara
 
 		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
 			if val, ok := params.TaskID.Get(); ok {
+				if unwrapped := string(val); true {
+					return e.EncodeValue(conv.StringToString(unwrapped))
+				}
+				return nil
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	{
+		// Encode "tag" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "tag",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.Tag.Get(); ok {
 				if unwrapped := string(val); true {
 					return e.EncodeValue(conv.StringToString(unwrapped))
 				}
@@ -2679,7 +2712,8 @@ func (c *Client) sendReloadPool(ctx context.Context, request *ReloadRequest, par
 
 // SetModelState invokes setModelState operation.
 //
-// Activate or retire a model.
+// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
+// when its pools drain.
 //
 // POST /v1/catalog/models/{id}/state
 func (c *Client) SetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error) {
@@ -2923,7 +2957,7 @@ func (c *Client) sendStreamTask(ctx context.Context, params StreamTaskParams) (r
 
 // VerifyModel invokes verifyModel operation.
 //
-// Takes no body.
+// Takes no body. The check goes on, and is recorded, when the client leaves.
 //
 // POST /v1/catalog/models/{id}/verify
 func (c *Client) VerifyModel(ctx context.Context, params VerifyModelParams) (*VerificationHeaders, error) {

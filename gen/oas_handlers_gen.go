@@ -315,7 +315,10 @@ func (s *Server) handleCreateArtifactRequest(args [0]string, argsEscaped bool, w
 
 // handleCreateModelRequest handles createModel operation.
 //
-// Fetches the model when the policy allows it, checks the digest, and records it.
+// Fetches the model when the policy allows it, checks the digest and the signature, and records it.
+// What takes longer than `wait_ms` goes on in the background: the answer then says `Fetching`, and
+// `GET /v1/catalog/models/{id}` how far it is and how it ended. The same request again gets the same
+// entry. A model that is refused within `wait_ms` leaves no entry.
 //
 // POST /v1/catalog/models
 func (s *Server) handleCreateModelRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -601,7 +604,8 @@ func (s *Server) handleCreateTaskRequest(args [0]string, argsEscaped bool, w htt
 
 // handleDeleteModelRequest handles deleteModel operation.
 //
-// Remove a model from the catalog.
+// Its cached files go too; a file that a `file:` ref names stays. A fetch that is under way is given
+// up. CONFLICT while a pool uses the model.
 //
 // DELETE /v1/catalog/models/{id}
 func (s *Server) handleDeleteModelRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -1327,7 +1331,9 @@ func (s *Server) handleGetArtifactRequest(args [1]string, argsEscaped bool, w ht
 
 // handleGetArtifactContentRequest handles getArtifactContent operation.
 //
-// An artifact's bytes.
+// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
+// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
+// envelope and `INVALID_PARAMS`.
 //
 // GET /v1/artifacts/{id}/content
 func (s *Server) handleGetArtifactContentRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2517,6 +2523,10 @@ func (s *Server) handleListArtifactsRequest(args [0]string, argsEscaped bool, w 
 					In:   "query",
 				}: params.TaskID,
 				{
+					Name: "tag",
+					In:   "query",
+				}: params.Tag,
+				{
 					Name: "limit",
 					In:   "query",
 				}: params.Limit,
@@ -3667,7 +3677,8 @@ func (s *Server) handleReloadPoolRequest(args [1]string, argsEscaped bool, w htt
 
 // handleSetModelStateRequest handles setModelState operation.
 //
-// Activate or retire a model.
+// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
+// when its pools drain.
 //
 // POST /v1/catalog/models/{id}/state
 func (s *Server) handleSetModelStateRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -3973,7 +3984,7 @@ func (s *Server) handleStreamTaskRequest(args [1]string, argsEscaped bool, w htt
 
 // handleVerifyModelRequest handles verifyModel operation.
 //
-// Takes no body.
+// Takes no body. The check goes on, and is recorded, when the client leaves.
 //
 // POST /v1/catalog/models/{id}/verify
 func (s *Server) handleVerifyModelRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {

@@ -139,14 +139,16 @@ type HolderView struct {
 
 // Options are what a handler is made from. Tasks, Pools, Control, Auth and Gatherer are needed.
 type Options struct {
-	Tasks    Tasks
-	Pools    Pools
-	Control  Control
-	Auth     *auth.Auth
-	Gatherer prometheus.Gatherer
-	Log      *zap.Logger // default none
-	Version  string      // the server's, shown in capabilities; default "dev"
-	MaxBody  int64       // bytes of a request body; default 4 MiB
+	Tasks     Tasks
+	Pools     Pools
+	Control   Control
+	Catalog   Catalog // nil: its operations answer NOT_IMPLEMENTED
+	Auth      *auth.Auth
+	Gatherer  prometheus.Gatherer
+	Artifacts Artifacts   // nil: their operations answer NOT_IMPLEMENTED
+	Log       *zap.Logger // default none
+	Version   string      // the server's, shown in capabilities; default "dev"
+	MaxBody   int64       // bytes of a request body; default 4 MiB
 	// WriteTimeout bounds each write of a stream, so that a dead client frees its goroutine. Default 30 s.
 	WriteTimeout time.Duration
 	// ReadTimeout bounds the reading of a request's body. Default 30 s.
@@ -193,11 +195,13 @@ func NewHandler(o Options) (http.Handler, error) {
 	}
 	s := &server{Options: o, contract: c}
 	s.routes, err = gen.NewServer(&handlers{
-		tasks:   tasks{server: s},
-		pools:   pools{server: s},
-		control: control{server: s},
-		ops:     ops{server: s},
-		server:  s,
+		tasks:     tasks{server: s},
+		pools:     pools{server: s},
+		control:   control{server: s},
+		catalog:   catalog{server: s},
+		artifacts: artifacts{server: s},
+		ops:       ops{server: s},
+		server:    s,
 	}, passSecurity{},
 		gen.WithErrorHandler(s.refused), gen.WithNotFound(s.notFound), gen.WithMethodNotAllowed(s.notAllowed))
 	if err != nil {
@@ -216,6 +220,9 @@ type (
 	control struct {
 		*server
 	}
+	catalog struct {
+		*server
+	}
 	ops struct {
 		*server
 	}
@@ -229,8 +236,8 @@ type handlers struct {
 	control
 	ops
 	gen.SessionsHandler
-	gen.CatalogHandler
-	gen.ArtifactsHandler
+	catalog
+	artifacts
 	*server
 }
 

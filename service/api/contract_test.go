@@ -31,7 +31,7 @@ func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 	}
 	for name := range instead {
 		require.NotNil(t, c.byName[name], name)
-		require.False(t, live[name], name)
+		require.True(t, !live[name] || optional[c.byName[name].plane] != nil, name)
 	}
 }
 

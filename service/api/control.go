@@ -39,7 +39,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	}
 	for _, o := range h.contract.operations {
 		status := gen.OperationStatusNotImplemented
-		if live[o.name] {
+		if h.serves(o) {
 			status = gen.OperationStatusLive
 		}
 		out.Operations = append(out.Operations, gen.Operation{
