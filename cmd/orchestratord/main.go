@@ -135,7 +135,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if err := c.Check(); err != nil {
+	if err := app.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
 	log, err := observe.NewLogger(observe.Options{Level: c.Log.Level, Redactor: observe.NewRedactor(string(c.Token))})
@@ -197,7 +197,7 @@ func (s checkCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if err := c.Check(); err != nil {
+	if err := app.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
 	_, err = io.WriteString(os.Stdout, c.Describe())

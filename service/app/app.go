@@ -23,6 +23,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/admission"
 	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/artifact"
 	"github.com/llama-orch/llama-orch/service/auth"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/engine"
@@ -30,6 +31,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/ledger"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/scheduler"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -54,19 +56,23 @@ type Options struct {
 
 // App is one orchestrator. Start and Stop are called once each, in this order.
 type App struct {
-	o        Options
-	log      *zap.Logger
-	ledger   *ledger.SQLite
-	memory   *memory
-	operator *operator
-	selfTest *selfTest // nil: none is made
-	pools    *pool.Manager
-	schedule *scheduler.Scheduler
-	server   *http.Server
-	listener net.Listener
-	failed   chan error // capacity 1: the server gave up
-	serving  sync.WaitGroup
-	cleanup  cleanup
+	o         Options
+	log       *zap.Logger
+	ledger    *ledger.SQLite
+	policy    *policy.Policy
+	shelf     *shelf
+	artifacts *artifact.Store
+	proofs    *artifact.Sink
+	memory    *memory
+	operator  *operator
+	selfTest  *selfTest // nil: none is made
+	pools     *pool.Manager
+	schedule  *scheduler.Scheduler
+	server    *http.Server
+	listener  net.Listener
+	failed    chan error // capacity 1: the server gave up
+	serving   sync.WaitGroup
+	cleanup   cleanup
 }
 
 // New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the
@@ -97,8 +103,7 @@ func New(o Options) (_ *App, err error) {
 	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
 		return nil, err
 	}
-	a.memory = newMemory(o.Log)
-	if a.pools, err = a.newPools(registry); err != nil {
+	if a.policy, err = policy.New(policy.Options{Rules: policyRules(c), Log: o.Log, Registerer: registry}); err != nil {
 		return nil, err
 	}
 	if err := a.lock(); err != nil {
@@ -107,11 +112,22 @@ func New(o Options) (_ *App, err error) {
 	if err := a.openLedger(registry); err != nil {
 		return nil, err
 	}
-	f := fleet{setup: newSetup(c), manager: a.pools, memory: a.memory}
+	if err := a.openArtifacts(registry); err != nil {
+		return nil, err
+	}
+	inForce := newSetup(c)
+	if err := a.openCatalog(registry, inForce); err != nil {
+		return nil, err
+	}
+	a.memory = newMemory(o.Log)
+	if a.pools, err = a.newPools(registry); err != nil {
+		return nil, err
+	}
+	f := fleet{setup: inForce, manager: a.pools, memory: a.memory, shelf: a.shelf}
 	a.memory.back = f.cardsBack
 	registry.MustRegister(cardMetrics{f})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger, Models: models{f, o.Log.Named("app")},
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Models: models{f, o.Log.Named("app")},
 		Swap:     placement.SwapRules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
@@ -134,9 +150,10 @@ func New(o Options) (_ *App, err error) {
 	}
 	a.operator = &operator{
 		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]config.Pool{},
+		policy: a.policy, retired: map[string]bool{},
 	}
 	handler, err := api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -157,10 +174,19 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	}
 	return pool.New(pool.Options{
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
-		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
-		OnChange:  func(id string) { a.schedule.Wake(id) },
-		CheckGPU:  a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
+		NewEngine: a.newEngine, Models: a.shelf,
+		OnChange: func(id string) { a.schedule.Wake(id) },
+		CheckGPU: a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
 	})
+}
+
+// newEngine reaches a replica. What has no key is not a worker of ours: to call it is an outbound call.
+func (a *App) newEngine(url, key string) engine.Engine {
+	o := llamacpp.Options{BaseURL: url, APIKey: key}
+	if key == "" {
+		o.Transport = a.policy.Transport(policy.Adapter)
+	}
+	return llamacpp.New(o)
 }
 
 func schedulerPools(c config.Config) []scheduler.Pool {
@@ -202,6 +228,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("read the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left) // before anyone can ask for them
+	a.catchUp()
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {

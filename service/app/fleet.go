@@ -10,6 +10,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/admission"
 	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/catalog"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/engine"
 	"github.com/llama-orch/llama-orch/service/placement"
@@ -23,6 +24,7 @@ type fleet struct {
 	*setup
 	manager *pool.Manager
 	memory  *memory
+	shelf   *shelf
 }
 
 // summary is what a pool's replicas say together. Ctx and Slots are what every Ready replica can do.
@@ -121,10 +123,16 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 	pools := make([]admission.Pool, len(now.Pools))
 	for i, c := range now.Pools {
 		s, profile := f.summary(c), now.Profile(c)
+		facts, deprecated := f.shelf.facts(c)
+		if s.ctx == 0 {
+			s.ctx = facts.CtxMax
+		}
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
 				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,
-				Profile: c.SamplerProfile, Ready: s.ready > 0, OnDemand: onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
+				Profile: c.SamplerProfile, Ready: s.ready > 0, Deprecated: deprecated,
+				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
+				OnDemand:   onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
 			EngineVersion: s.version,
 			Sampling: task.Sampling{

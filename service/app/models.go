@@ -154,3 +154,14 @@ func (m models) LoadTime(poolID string) (longest time.Duration) {
 	}
 	return longest
 }
+
+// Fetching is scheduler.Models's: all replicas wait for one fetch.
+func (m models) Fetching(poolID string) (share float64, fetching bool) {
+	for _, r := range m.manager.Infos(poolID) {
+		if r.FetchTotal > 0 {
+			return float64(r.FetchedBytes) / float64(r.FetchTotal), true
+		}
+		fetching = fetching || r.FetchedBytes > 0
+	}
+	return 0, fetching
+}

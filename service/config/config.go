@@ -21,6 +21,9 @@ type Config struct {
 	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
+	Policy          Policy                    `yaml:"policy" jsonschema_description:"Which calls may leave this machine: downloads and engines elsewhere."`
+	Catalog         Catalog                   `yaml:"catalog" jsonschema_description:"Where models come from, and which are trusted."`
+	Artifacts       Artifacts                 `yaml:"artifacts" jsonschema_description:"What tasks leave behind: plans, diffs, traces, and a proof bundle of each task."`
 	Swap            Swap                      `yaml:"swap" jsonschema_description:"How long tasks wait because other models than theirs are in memory, where pools are on demand."`
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
 	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=32" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
@@ -69,6 +72,50 @@ type Ledger struct {
 	RetainBytes int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What tasks may take on the disk, in bytes. Beyond that the oldest finished ones go."`
 }
 
+// Policy says which calls may leave the machine (ORCH-3080).
+type Policy struct {
+	Outbound string   `yaml:"outbound" jsonschema:"default=enforce,enum=enforce,enum=dry_run,enum=off" jsonschema_description:"enforce: by the two lists. dry_run: what they would refuse is logged, and goes out. off: nothing leaves this machine."`
+	Allow    []string `yaml:"allow" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"[scheme://]host[:port] of what may be called; the host may be *, *.name, an address or a range. Empty allows everything that is not denied. Private addresses need a rule that names them, but for an engine's own."`
+	Deny     []string `yaml:"deny" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"The same of what may not be called. Deny wins."`
+}
+
+// Catalog says where models come from and which are trusted (ORCH-3060, ORCH-3037).
+type Catalog struct {
+	Trust     Trust     `yaml:"trust" jsonschema_description:"Which models are taken."`
+	Endpoints Endpoints `yaml:"endpoints" jsonschema_description:"Mirrors, and servers of one's own, in the place of the services behind the schemes."`
+	Fetches   int       `yaml:"fetches" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models that are fetched at the same time."`
+	Hashes    int       `yaml:"hashes" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models whose bytes are checked at the same time."`
+}
+
+// Trust says which models are taken.
+type Trust struct {
+	Mode    string   `yaml:"mode" jsonschema:"default=permissive,enum=permissive,enum=strict" jsonschema_description:"permissive: a missing signature is a warning. strict: a model needs a signature by one of the keys."`
+	Sources []string `yaml:"sources" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"What model refs may begin with, like hf:org/ or file:/srv/models. Empty takes any."`
+	Keys    []string `yaml:"keys" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"minisign public keys, in base64."`
+}
+
+// Endpoints say where the services behind the schemes are.
+type Endpoints struct {
+	HF  string     `yaml:"hf" jsonschema_description:"Base URL in the place of the model hub's."`
+	S3  string     `yaml:"s3" jsonschema_description:"Base URL of the S3 service."`
+	OCI []Registry `yaml:"oci" jsonschema:"maxItems=64" jsonschema_description:"Registries that stand in for others."`
+}
+
+// Registry stands in for the registry of that name.
+type Registry struct {
+	Name string `yaml:"name" jsonschema:"required,minLength=1" jsonschema_description:"The registry as refs name it."`
+	URL  string `yaml:"url" jsonschema:"required,minLength=1" jsonschema_description:"Base URL of what is called in its place."`
+}
+
+// Artifacts says what is kept of them (ORCH-3097, OC-CTRL-2067).
+type Artifacts struct {
+	RetainAge       time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long an artifact is kept after it was stored."`
+	RetainBytes     int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What all artifacts may take on the disk, in bytes. Beyond that the oldest go."`
+	MaxBytes        int           `yaml:"max_bytes" jsonschema:"default=67108864,minimum=1024,maximum=1073741824" jsonschema_description:"Largest artifact, in bytes. Over the API it has to fit into limits.body_bytes as well."`
+	KeepPrompts     bool          `yaml:"keep_prompts" jsonschema:"default=false" jsonschema_description:"Proof bundles hold prompts, not only their digests."`
+	KeepTranscripts bool          `yaml:"keep_transcripts" jsonschema:"default=false" jsonschema_description:"Proof bundles hold what the model answered, not only its digest."`
+}
+
 // Stream says how events are sent.
 type Stream struct {
 	MicroBatchMS int `yaml:"micro_batch_ms" jsonschema:"default=0,minimum=0,maximum=100" jsonschema_description:"Tokens that come within so many milliseconds are written together: fewer writes, later tokens. 0 writes each as it comes."`
@@ -108,6 +155,11 @@ const (
 
 	PolicyReject  = "reject"
 	PolicyDropLRU = "drop-lru"
+
+	OutboundDryRun = "dry_run"
+	OutboundOff    = "off"
+
+	TrustStrict = "strict"
 )
 
 // Pool is one pool.
@@ -134,11 +186,11 @@ type Pool struct {
 // Model names a pool's model.
 type Model struct {
 	ID     string `yaml:"id" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,127}$" jsonschema_description:"Name that requests use as model_ref. Left out, it is the last part of ref without .gguf."`
-	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder. For an external pool it is a label that is never opened."`
-	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX. A file with another digest is refused."`
+	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened."`
+	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; of one in several parts that of all, one behind the other. Another digest is refused."`
 
 	Canonical string `yaml:"-"` // Ref normalised: what a request's model_ref is compared with, see Config.CanonicalRef
-	Path      string `yaml:"-"` // the model's file, absolute; empty for an external pool
+	Path      string `yaml:"-"` // the model's file, absolute; empty for an external pool, and for a model that is fetched
 }
 
 // Provisioning says where workers come from.

@@ -301,16 +301,11 @@ func (c *Config) model(ps *problems, p *Pool, path string) {
 	m.Canonical = c.CanonicalRef(m.Ref)
 	if p.Provisioning.Mode != ModeExternal {
 		r, err := parseRef(m.Ref, c.Dir, c.home)
-		switch {
-		case err != nil:
+		if err != nil {
 			ps.add(at, fmt.Sprintf("model.ref cannot be %q", clip(m.Ref)), err.Error())
 			return
-		case r.scheme != schemeFile:
-			ps.add(at, fmt.Sprintf("model.ref has the scheme %s:, and fetching models comes with the catalog, which is not there yet", r.scheme),
-				"fetch the file yourself and write file:PATH")
-			return
 		}
-		m.Path = r.rest
+		m.Path = r.path()
 	}
 	if m.ID == "" && !c.where.set(path+".model.id") {
 		if m.ID = modelName(m.Ref); !matches(modelIDPattern(), m.ID) {

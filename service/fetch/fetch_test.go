@@ -25,7 +25,7 @@ import (
 
 const size = 3 << 20
 
-// ORCH-3090 ORCH-3091
+// ORCH-3090, ORCH-3091
 func TestAModelIsFetchedOnce(t *testing.T) {
 	body := model(size)
 	eachKind(t, body, func(t *testing.T, s *source) {

@@ -161,7 +161,7 @@ func TestWhatASourceAnswers(t *testing.T) {
 	}
 }
 
-// ORCH-3080 ORCH-3091
+// ORCH-3080, ORCH-3091
 func TestRedirects(t *testing.T) {
 	body := model(1000)
 	s := webSource(t)

@@ -77,6 +77,9 @@ func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
 	if slices.Contains(req.Placement.Avoid, p.ID) {
 		why = append(why, "it is to be avoided")
 	}
+	if p.Deprecated {
+		why = append(why, "its model was retired")
+	}
 	if reason := misfit(p, req); reason != "" {
 		why = append(why, reason)
 	}

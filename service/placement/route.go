@@ -25,10 +25,12 @@ type Pool struct {
 	Slots    int    // of each replica's engine
 	Profile  string // its sampler profile
 	Ready    bool
-	OnDemand bool          // a task loads it
-	GaveUp   time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
-	Wait     time.Duration // predicted for a task queued now
-	Backlog  int           // tasks that wait or run
+	OnDemand bool // a task loads it
+	// Deprecated: its model was retired. NoTemplate: its model is known to have no chat template.
+	Deprecated, NoTemplate bool
+	GaveUp                 time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
+	Wait                   time.Duration // predicted for a task queued now
+	Backlog                int           // tasks that wait or run
 }
 
 // Routing is Route's answer. Fallback: the preferred pool could not be used.
@@ -45,6 +47,10 @@ func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 	holding := withModel(pools, req.ModelRef, ref)
 	if len(holding) == 0 {
 		return Routing{}, task.Errorf(task.ModelNotFound, "no pool serves the model %.80q: %s", req.ModelRef, known(pools))
+	}
+	holding = slices.DeleteFunc(holding, func(p Pool) bool { return p.Deprecated })
+	if len(holding) == 0 {
+		return Routing{}, task.Errorf(task.ModelDeprecated, "the model %.80q was retired, and takes no new tasks: %s", req.ModelRef, known(pools))
 	}
 	if req.Placement.Mode == task.Pin {
 		return pin(pools, holding, req)
@@ -86,6 +92,10 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 	}
 	if slices.Contains(req.Placement.Avoid, id) {
 		return Routing{}, task.Errorf(task.InvalidParams, "the task is pinned to pool '%s' and is to avoid it: leave one of the two out", id)
+	}
+	if pools[at].Deprecated {
+		return Routing{}, task.Errorf(task.ModelDeprecated,
+			"the task is pinned to pool '%s', whose model was retired: leave the mode at auto, or activate the model again", id)
 	}
 	if !slices.ContainsFunc(holding, func(p Pool) bool { return p.ID == id }) {
 		return Routing{}, task.Errorf(task.InvalidParams,
@@ -134,6 +144,8 @@ func misfit(p Pool, req task.Request) string {
 		return pool + "uses the sampler profile " + p.Profile
 	case req.Ctx > p.Ctx && (p.Ctx > 0 || !p.OnDemand): // of a model that is not loaded it may be unknown
 		return pool + "has a context of " + strconv.Itoa(p.Ctx) + " tokens, fewer than the " + strconv.Itoa(req.Ctx) + " asked for"
+	case len(req.Messages) > 0 && p.NoTemplate:
+		return pool + "has a model without a chat template: send a prompt"
 	case req.Determinism == task.Strict && p.Slots > 1:
 		return pool + "has replicas of " + strconv.Itoa(p.Slots) + " slots, and strict determinism needs one slot: leave `determinism` out or ask for best_effort"
 	}
@@ -143,9 +155,12 @@ func misfit(p Pool, req task.Request) string {
 func known(pools []Pool) string {
 	var models []string
 	for _, p := range pools {
-		if !slices.Contains(models, p.ModelID) {
+		if !p.Deprecated && !slices.Contains(models, p.ModelID) {
 			models = append(models, p.ModelID)
 		}
+	}
+	if len(models) == 0 {
+		return "there is no other"
 	}
 	slices.Sort(models)
 	return "use one of " + strings.Join(models, ", ")

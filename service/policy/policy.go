@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,6 +77,37 @@ type Policy struct {
 	o        Options
 	log      *zap.Logger
 	counters map[Action]map[decision]prometheus.Counter // made once, read only
+	routine  routine
+}
+
+// routine remembers which calls of adapters were let through: an engine is called every few seconds, and the line that says so
+// the first time is for people, those after it for a log at debug.
+type routine struct {
+	mu   sync.Mutex
+	seen map[string]bool
+}
+
+const maxRoutine = 1024
+
+// again reports whether a call was noted before, and notes it.
+func (r *routine) again(target, rule string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := target + " " + rule
+	if r.seen[key] {
+		return true
+	}
+	if r.seen == nil || len(r.seen) >= maxRoutine {
+		r.seen = map[string]bool{}
+	}
+	r.seen[key] = true
+	return false
+}
+
+// Check says what is wrong with rules.
+func Check(r Rules) error {
+	_, err := compile(r)
+	return err
 }
 
 // New makes a policy. It refuses rules that it cannot read.
@@ -148,8 +180,11 @@ func (p *Policy) settle(ctx context.Context, a Action, t Target, v verdict, stag
 		counter.Inc()
 	}
 	level := zapcore.InfoLevel
-	if v.decision != allowed {
+	switch {
+	case v.decision != allowed:
 		level = zapcore.WarnLevel
+	case a == Adapter && p.routine.again(t.String(), v.rule):
+		level = zapcore.DebugLevel
 	}
 	if line := p.log.Check(level, "an outbound call was decided"); line != nil {
 		line.Write(zap.String("actor", actorOf(ctx)), zap.String("action", string(a)), zap.String("target", t.String()),

@@ -58,22 +58,14 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 		}
 		facts.Device = "gpu:" + spec.Device
 	}
-	stat, err := os.Stat(spec.ModelPath)
-	if err != nil || !stat.Mode().IsRegular() {
-		return nil, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, err)
+	model, err := r.model(w, log)
+	if err != nil {
+		return nil, err
 	}
-	if facts.ModelDigest, err = r.m.digests.file(ctx, spec.ModelPath); err != nil {
-		return nil, fmt.Errorf("compute the model's digest: %w", err)
-	}
-	if spec.ModelDigest != "" && !strings.EqualFold(spec.ModelDigest, facts.ModelDigest) {
-		untrusted := task.Errorf(task.UntrustedArtifact, "the model's file has the digest %s, the configuration expects %s: fetch the file again, or correct `model.digest`",
-			facts.ModelDigest, spec.ModelDigest)
-		untrusted.Engine, untrusted.PoolID = spec.Engine, spec.ID
-		return nil, &loss{reason: refused, fixed: true, err: untrusted}
-	}
+	facts.ModelDigest = model.Digest
 	facts.Threads = spec.Threads
 	if facts.Threads <= 0 {
-		facts.Threads = defaultThreads(stat.Size(), runtime.NumCPU())
+		facts.Threads = defaultThreads(model.Size, runtime.NumCPU())
 	}
 	plan := r.planBuiltin
 	if spec.Mode == Binary {
@@ -83,7 +75,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.reserve(w, &ready.facts, stat.Size(), log); err != nil { // last: it takes from others
+	if err := r.reserve(w, &ready.facts, model.Size, log); err != nil { // last: it takes from others
 		return nil, err
 	}
 	ready.cards = w.claim.cards

@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -124,26 +122,6 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	}
 	log.Warn("a reload failed, and the old model is back", zap.Error(why))
 	return reloadFailed(spec, why, "the old one is back")
-}
-
-// checkModel refuses a model before anything is done for it.
-func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
-	if spec.Mode == External {
-		return task.Errorf(task.InvalidParams, "the engines of pool '%s' run elsewhere and load their own models: reload them there", spec.ID)
-	}
-	stat, err := os.Stat(spec.ModelPath)
-	if err != nil || !stat.Mode().IsRegular() {
-		return task.Errorf(task.ModelNotFound, "there is no model file for %q: fetch it, or correct the reference", spec.ModelRef).Because(err)
-	}
-	digest, err := m.digests.file(ctx, spec.ModelPath)
-	if err != nil {
-		return task.Errorf(task.ModelNotFound, "the model file for %q cannot be read: check its permissions, or fetch it again", spec.ModelRef).Because(err)
-	}
-	if spec.ModelDigest != "" && !strings.EqualFold(spec.ModelDigest, digest) {
-		return task.Errorf(task.UntrustedArtifact, "the model file for %q has the digest %s, and %s is expected: fetch the file again, or correct the digest",
-			spec.ModelRef, digest, spec.ModelDigest)
-	}
-	return nil
 }
 
 func reloadFailed(spec Spec, why *loss, now string) error {

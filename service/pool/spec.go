@@ -26,8 +26,8 @@ type Spec struct {
 	ID       string
 	Engine   string // engine kind, e.g. llamacpp
 	ModelID  string
-	ModelRef string // a label; only ModelPath is opened
-	// ModelPath is the model's file. Empty for external pools.
+	ModelRef string // what Options.Models knows the model by, else a label
+	// ModelPath is the model's file. Empty for external pools, and for a model that Options.Models fetches.
 	ModelPath string
 	Device    string // "cpu", "auto" (each replica gets one GPU that holds it), or a mask of GPU indices: "0", "0,1"
 	// TensorSplit says what part of the model each card of the mask holds, as positive shares in its order (ORCH-3052).
@@ -85,8 +85,8 @@ func (s *Spec) complete(opts Options) error {
 	default:
 		return fmt.Errorf("unknown provisioning mode %q; one of builtin, binary, external", s.Mode)
 	}
-	if s.ModelPath == "" {
-		return errors.New("the pool's model has no file")
+	if s.ModelPath == "" && s.ModelRef == "" {
+		return errors.New("the pool has no model")
 	}
 	return s.checkSplit()
 }

@@ -25,6 +25,8 @@ type Models interface {
 	Unload(poolID string) error
 	// LoadTime is how long the pool's last load took; 0 before the first.
 	LoadTime(poolID string) time.Duration
+	// Fetching reports whether the pool's model is on its way to the disk, and what share of it is there.
+	Fetching(poolID string) (share float64, fetching bool)
 }
 
 // askedFor is how long a pool that was told to load or to leave is taken for on its way, until it shows.
@@ -245,6 +247,9 @@ func (w *swapper) phase(l *lane, now time.Time) (task.Phase, float64) {
 	state, since, ok := w.of(l.pool.ID)
 	if !ok || state != placement.Loading {
 		return task.PhaseQueued, 0
+	}
+	if share, fetching := w.s.o.Models.Fetching(l.pool.ID); fetching {
+		return task.PhaseLoading, min(share, 0.99)
 	}
 	took := w.s.o.Models.LoadTime(l.pool.ID)
 	if took <= 0 {

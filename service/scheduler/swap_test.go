@@ -99,6 +99,8 @@ func (d *den) Unload(pool string) error {
 	return nil
 }
 
+func (d *den) Fetching(string) (float64, bool) { return 0, false }
+
 func (d *den) LoadTime(pool string) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
