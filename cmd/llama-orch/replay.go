@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -204,10 +205,8 @@ func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 		}
 		tries = []sdk.Words{w}
 	}
-	for _, w := range tries {
-		if p.Keep(w) {
-			return nil
-		}
+	if slices.ContainsFunc(tries, p.Keep) {
+		return nil
 	}
 	return usagef("%s does not hold %s of task %s: its SHA-256 is another", c.PromptFile, what, p.TaskID)
 }

@@ -9,8 +9,9 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
-	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,10 +27,10 @@ import (
 //
 // ORCH-3097
 func TestAsAMapWould(t *testing.T) {
+	all, life := t.TempDir(), 0
 	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "artifact")
-		require.NoError(t, err)
-		defer os.RemoveAll(dir)
+		life++
+		dir := filepath.Join(all, strconv.Itoa(life))
 		now := epoch
 		reopen := func() *Store {
 			s, err := Open(Options{Dir: dir, Now: func() time.Time { return now }, RetainAge: 50 * time.Second, offhand: true})

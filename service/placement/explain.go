@@ -77,7 +77,7 @@ func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
 	if slices.Contains(req.Placement.Avoid, p.ID) {
 		why = append(why, "it is to be avoided")
 	}
-	if p.Deprecated {
+	if p.Retired {
 		why = append(why, "its model was retired")
 	}
 	if reason := misfit(p, req); reason != "" {

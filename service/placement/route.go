@@ -26,11 +26,11 @@ type Pool struct {
 	Profile  string // its sampler profile
 	Ready    bool
 	OnDemand bool // a task loads it
-	// Deprecated: its model was retired. NoTemplate: its model is known to have no chat template.
-	Deprecated, NoTemplate bool
-	GaveUp                 time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
-	Wait                   time.Duration // predicted for a task queued now
-	Backlog                int           // tasks that wait or run
+	// Retired: its model was. NoTemplate: its model is known to have no chat template.
+	Retired, NoTemplate bool
+	GaveUp              time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
+	Wait                time.Duration // predicted for a task queued now
+	Backlog             int           // tasks that wait or run
 }
 
 // Routing is Route's answer. Fallback: the preferred pool could not be used.
@@ -48,7 +48,7 @@ func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 	if len(holding) == 0 {
 		return Routing{}, task.Errorf(task.ModelNotFound, "no pool serves the model %.80q: %s", req.ModelRef, known(pools))
 	}
-	holding = slices.DeleteFunc(holding, func(p Pool) bool { return p.Deprecated })
+	holding = slices.DeleteFunc(holding, func(p Pool) bool { return p.Retired })
 	if len(holding) == 0 {
 		return Routing{}, task.Errorf(task.ModelDeprecated, "the model %.80q was retired, and takes no new tasks: %s", req.ModelRef, known(pools))
 	}
@@ -93,7 +93,7 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 	if slices.Contains(req.Placement.Avoid, id) {
 		return Routing{}, task.Errorf(task.InvalidParams, "the task is pinned to pool '%s' and is to avoid it: leave one of the two out", id)
 	}
-	if pools[at].Deprecated {
+	if pools[at].Retired {
 		return Routing{}, task.Errorf(task.ModelDeprecated,
 			"the task is pinned to pool '%s', whose model was retired: leave the mode at auto, or activate the model again", id)
 	}
@@ -155,7 +155,7 @@ func misfit(p Pool, req task.Request) string {
 func known(pools []Pool) string {
 	var models []string
 	for _, p := range pools {
-		if !p.Deprecated && !slices.Contains(models, p.ModelID) {
+		if !p.Retired && !slices.Contains(models, p.ModelID) {
 			models = append(models, p.ModelID)
 		}
 	}
