@@ -233,7 +233,7 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"external replicas", pool("  replicas: 2\n  provisioning: {mode: external, urls: [\"http://h\"]}\n"), "c.yaml:4:13: replicas is 2, but provisioning.urls names 1"},
 		{"external device", pool("  device: cpu\n  provisioning: {mode: external, urls: [\"http://h\"]}\n"), "c.yaml:4:11: device has no effect in a pool of mode external, because its engine runs already"},
 		{"bare name", "pools: [{id: a, model: {ref: haiku}}]\n", `c.yaml:1:30: model.ref cannot be "haiku": a bare name is no ref: write file:PATH`},
-		{"scheme", "pools: [{id: a, model: {ref: \"ollama:x\"}}]\n", "unknown scheme: use one of file"},
+		{"scheme", "pools: [{id: a, model: {ref: \"ollama:x\"}}]\n", "unknown scheme: use file:PATH"},
 		{"broken ref", "pools: [{id: a, model: {ref: \"file:\"}}]\n", "incomplete: write file:PATH"},
 		{"no model id", "pools: [{id: a, model: {ref: \"file:x/-.gguf\"}}]\n", `model.id is missing, and "-", the end of model.ref, will not do as one`},
 		{"digest", "pools: [{id: a, model: {ref: file:a, digest: abc}}]\n", `model.digest cannot be "abc": it has to match ^sha256:`},

@@ -29,7 +29,7 @@ func (r ref) String() string { return r.scheme + ":" + r.rest }
 
 var (
 	errBareName = errors.New("a bare name is no ref: write file:PATH, where a relative PATH starts at this file's folder")
-	errScheme   = errors.New("unknown scheme: use one of file, hf, https, s3, oci")
+	errScheme   = errors.New("unknown scheme: use file:PATH, or an hf:, https:, s3: or oci: ref, which is fetched")
 	errRefShape = errors.New("incomplete: write file:PATH, hf:ORG/REPO or hf:ORG/REPO/FILE, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG")
 	errHome     = errors.New("~ needs the environment variable HOME, which is not set: write the path out")
 )

@@ -155,3 +155,26 @@ func TestAGivenUpPoolOnDemandServesNothing(t *testing.T) {
 	_, err = Route([]Pool{broken, sound}, "", request)
 	require.True(t, task.HasCode(err, task.PoolUnready))
 }
+
+// ORCH-3072, OC-CORE-1016
+func TestRouteLeavesOutWhatAModelCannotOrMayNotServe(t *testing.T) {
+	old := Pool{ID: "old", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Retired: true}
+	plain := Pool{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, NoTemplate: true}
+	req := task.Request{ModelRef: "m", Workload: task.Completion, Prompt: "x"}
+	_, err := Route([]Pool{old}, "m", req)
+	require.True(t, task.HasCode(err, task.ModelDeprecated), "%v", err)
+	require.ErrorContains(t, err, "there is no other")
+	r, err := Route([]Pool{old, plain}, "m", req)
+	require.NoError(t, err)
+	require.Equal(t, "plain", r.PoolID, "the other pool with the model takes its tasks")
+
+	pinned := req
+	pinned.Placement = task.Placement{Mode: task.Pin, PoolID: "old"}
+	_, err = Route([]Pool{old, plain}, "m", pinned)
+	require.True(t, task.HasCode(err, task.ModelDeprecated), "%v", err)
+
+	chat := task.Request{ModelRef: "m", Workload: task.Completion, Messages: []task.Message{{Role: "user", Content: "x"}}}
+	_, err = Route([]Pool{plain}, "m", chat)
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.ErrorContains(t, err, "without a chat template")
+}

@@ -63,7 +63,7 @@ func setup(t *testing.T, change func(b *bundle, o *pool.Options), specs ...pool.
 		change(b, &options)
 	}
 	for i := range options.Specs {
-		if s := &options.Specs[i]; s.Mode == pool.Builtin && s.ModelPath == "" {
+		if s := &options.Specs[i]; s.Mode == pool.Builtin && s.ModelPath == "" && options.Models == nil {
 			s.ModelPath = b.model(child{})
 		}
 	}
