@@ -220,6 +220,8 @@ func (r *rig) becomes(id string, s placement.Residency) {
 
 func (r *rig) LoadTime(string) time.Duration { return 0 }
 
+func (r *rig) Failed(string) *task.Error { return nil }
+
 func (r *rig) Accept(context.Context, task.Task) error       { return nil }
 func (r *rig) Dispatch(context.Context, task.Dispatch) error { return nil }
 func (r *rig) Checkpoint(string, task.Checkpoint)            {}

@@ -25,6 +25,8 @@ type Models interface {
 	Unload(poolID string) error
 	// LoadTime is how long the pool's last load took; 0 before the first.
 	LoadTime(poolID string) time.Duration
+	// Failed says why a pool's model cannot be loaded, where trying again by itself is no hope or only a distant one; else nil.
+	Failed(poolID string) *task.Error
 }
 
 // askedFor is how long a pool that was told to load or to leave is taken for on its way, until it shows.
@@ -102,6 +104,7 @@ func (w *swapper) loop(ctx context.Context) {
 	for {
 		if len(w.lanes()) > 0 {
 			w.do(w.plan(w.s.o.Now()))
+			w.giveUp()
 		}
 		select {
 		case <-w.news:
@@ -179,6 +182,18 @@ func (w *swapper) do(plan placement.Swaps) {
 		w.told(id, ask{at: w.s.o.Now(), in: true, from: placement.Absent})
 		w.s.o.Metrics.swapped(id, true)
 		w.s.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
+	}
+}
+
+// giveUp ends the tasks that wait for a model which cannot be loaded (LO-503): else each would wait for its deadline, or for ever.
+func (w *swapper) giveUp() {
+	for id, l := range w.lanes() {
+		if l.queue.Depth()+l.again.len() == 0 {
+			continue
+		}
+		if e := w.s.o.Models.Failed(id); e != nil {
+			l.giveUp(e)
+		}
 	}
 }
 
