@@ -75,7 +75,13 @@ type PoolView struct {
 }
 
 // SelfTestView is what the test at the start found of a pool. State is one of the contract's, or empty where none is made.
-type SelfTestView struct{ State, Detail string }
+type SelfTestView struct {
+	State, Detail string
+	Steps         []SelfTestStep // in their order
+}
+
+// SelfTestStep is one thing that a self-test looks at. Both are words of the contract.
+type SelfTestStep struct{ Step, State string }
 
 // ModelView names a pool's model. Digest is empty where unknown.
 type ModelView struct{ ID, Ref, Digest string }

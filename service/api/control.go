@@ -118,9 +118,11 @@ func toPool(p PoolView) gen.Pool {
 		},
 	}
 	if p.SelfTest.State != "" {
-		out.SelfTest = gen.NewOptSelfTest(gen.SelfTest{
-			State: gen.SelfTestState(p.SelfTest.State), Detail: clip(p.SelfTest.Detail, maxMessage),
-		})
+		test := gen.SelfTest{State: gen.SelfTestState(p.SelfTest.State), Detail: clip(p.SelfTest.Detail, maxMessage), Steps: []gen.SelfTestStep{}}
+		for _, s := range p.SelfTest.Steps {
+			test.Steps = append(test.Steps, gen.SelfTestStep{Step: gen.SelfTestStepStep(s.Step), State: gen.SelfTestState(s.State)})
+		}
+		out.SelfTest = gen.NewOptSelfTest(test)
 	}
 	return out
 }
