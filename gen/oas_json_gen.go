@@ -8292,6 +8292,12 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 		e.Int(s.Active)
 	}
 	{
+		if s.Ctx.Set {
+			e.FieldStart("ctx")
+			s.Ctx.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("cards")
 		e.ArrStart()
 		for _, elem := range s.Cards {
@@ -8333,7 +8339,7 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfReplica = [14]string{
+var jsonFieldsNameOfReplica = [15]string{
 	0:  "id",
 	1:  "state",
 	2:  "restarts",
@@ -8342,12 +8348,13 @@ var jsonFieldsNameOfReplica = [14]string{
 	5:  "device",
 	6:  "slots",
 	7:  "active",
-	8:  "cards",
-	9:  "estimate_bytes",
-	10: "observed_bytes",
-	11: "load_ms",
-	12: "last_error",
-	13: "log_tail",
+	8:  "ctx",
+	9:  "cards",
+	10: "estimate_bytes",
+	11: "observed_bytes",
+	12: "load_ms",
+	13: "last_error",
+	14: "log_tail",
 }
 
 // Decode decodes Replica from json.
@@ -8453,8 +8460,18 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"active\"")
 			}
+		case "ctx":
+			if err := func() error {
+				s.Ctx.Reset()
+				if err := s.Ctx.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"ctx\"")
+			}
 		case "cards":
-			requiredBitSet[1] |= 1 << 0
+			requiredBitSet[1] |= 1 << 1
 			if err := func() error {
 				s.Cards = make([]int, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -8514,7 +8531,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"last_error\"")
 			}
 		case "log_tail":
-			requiredBitSet[1] |= 1 << 5
+			requiredBitSet[1] |= 1 << 6
 			if err := func() error {
 				s.LogTail = make([]string, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -8544,7 +8561,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b11111111,
-		0b00100001,
+		0b01000010,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

@@ -5509,6 +5509,8 @@ type Replica struct {
 	Slots         int    `json:"slots"`
 	// Tasks on it now.
 	Active int `json:"active"`
+	// Context of a slot, in tokens; missing until known. Replicas of one pool on unequal cards may differ.
+	Ctx OptInt `json:"ctx"`
 	// The GPUs it sits on, by index; empty for one on the CPU.
 	Cards []int `json:"cards"`
 	// Memory it was expected to take.
@@ -5560,6 +5562,11 @@ func (s *Replica) GetSlots() int {
 // GetActive returns the value of Active.
 func (s *Replica) GetActive() int {
 	return s.Active
+}
+
+// GetCtx returns the value of Ctx.
+func (s *Replica) GetCtx() OptInt {
+	return s.Ctx
 }
 
 // GetCards returns the value of Cards.
@@ -5630,6 +5637,11 @@ func (s *Replica) SetSlots(val int) {
 // SetActive sets the value of Active.
 func (s *Replica) SetActive(val int) {
 	s.Active = val
+}
+
+// SetCtx sets the value of Ctx.
+func (s *Replica) SetCtx(val OptInt) {
+	s.Ctx = val
 }
 
 // SetCards sets the value of Cards.

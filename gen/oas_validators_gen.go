@@ -6332,6 +6332,34 @@ func (s *Replica) Validate() error {
 		})
 	}
 	if err := func() error {
+		if value, ok := s.Ctx.Get(); ok {
+			if err := func() error {
+				if err := (validate.Int{
+					MinSet:        true,
+					Min:           1,
+					MaxSet:        true,
+					Max:           100000000,
+					MinExclusive:  false,
+					MaxExclusive:  false,
+					MultipleOfSet: false,
+					MultipleOf:    0,
+					Pattern:       nil,
+				}).Validate(int64(value)); err != nil {
+					return errors.Wrap(err, "int")
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "ctx",
+			Error: err,
+		})
+	}
+	if err := func() error {
 		if s.Cards == nil {
 			return errors.New("nil is invalid value")
 		}

@@ -109,6 +109,7 @@ type ReplicaView struct {
 	Device        string
 	Slots         int
 	Active        int
+	Ctx           int   // tokens a slot's context holds; 0: not known yet
 	Cards         []int // the GPUs it sits on; empty on the CPU
 	EstimateBytes int64 // memory it was expected to take; 0: unknown
 	ObservedBytes int64 // memory it was seen to take; 0: not seen yet
