@@ -9469,6 +9469,12 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 		e.Int(s.Active)
 	}
 	{
+		if s.Ctx.Set {
+			e.FieldStart("ctx")
+			s.Ctx.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("cards")
 		e.ArrStart()
 		for _, elem := range s.Cards {
@@ -9510,7 +9516,7 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfReplica = [14]string{
+var jsonFieldsNameOfReplica = [15]string{
 	0:  "id",
 	1:  "state",
 	2:  "restarts",
@@ -9519,12 +9525,13 @@ var jsonFieldsNameOfReplica = [14]string{
 	5:  "device",
 	6:  "slots",
 	7:  "active",
-	8:  "cards",
-	9:  "estimate_bytes",
-	10: "observed_bytes",
-	11: "load_ms",
-	12: "last_error",
-	13: "log_tail",
+	8:  "ctx",
+	9:  "cards",
+	10: "estimate_bytes",
+	11: "observed_bytes",
+	12: "load_ms",
+	13: "last_error",
+	14: "log_tail",
 }
 
 // Decode decodes Replica from json.
@@ -9630,8 +9637,18 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"active\"")
 			}
+		case "ctx":
+			if err := func() error {
+				s.Ctx.Reset()
+				if err := s.Ctx.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"ctx\"")
+			}
 		case "cards":
-			requiredBitSet[1] |= 1 << 0
+			requiredBitSet[1] |= 1 << 1
 			if err := func() error {
 				s.Cards = make([]int, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -9691,7 +9708,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"last_error\"")
 			}
 		case "log_tail":
-			requiredBitSet[1] |= 1 << 5
+			requiredBitSet[1] |= 1 << 6
 			if err := func() error {
 				s.LogTail = make([]string, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -9721,7 +9738,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b11111111,
-		0b00100001,
+		0b01000010,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -9876,11 +9893,20 @@ func (s *SelfTest) encodeFields(e *jx.Encoder) {
 		e.FieldStart("detail")
 		e.Str(s.Detail)
 	}
+	{
+		e.FieldStart("steps")
+		e.ArrStart()
+		for _, elem := range s.Steps {
+			elem.Encode(e)
+		}
+		e.ArrEnd()
+	}
 }
 
-var jsonFieldsNameOfSelfTest = [2]string{
+var jsonFieldsNameOfSelfTest = [3]string{
 	0: "state",
 	1: "detail",
+	2: "steps",
 }
 
 // Decode decodes SelfTest from json.
@@ -9914,6 +9940,24 @@ func (s *SelfTest) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"detail\"")
 			}
+		case "steps":
+			requiredBitSet[0] |= 1 << 2
+			if err := func() error {
+				s.Steps = make([]SelfTestStep, 0)
+				if err := d.Arr(func(d *jx.Decoder) error {
+					var elem SelfTestStep
+					if err := elem.Decode(d); err != nil {
+						return err
+					}
+					s.Steps = append(s.Steps, elem)
+					return nil
+				}); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"steps\"")
+			}
 		default:
 			return d.Skip()
 		}
@@ -9924,7 +9968,7 @@ func (s *SelfTest) Decode(d *jx.Decoder) error {
 	// Validate required fields.
 	var failures []validate.FieldError
 	for i, mask := range [1]uint8{
-		0b00000011,
+		0b00000111,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -10010,6 +10054,161 @@ func (s SelfTestState) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements stdjson.Unmarshaler.
 func (s *SelfTestState) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode implements json.Marshaler.
+func (s *SelfTestStep) Encode(e *jx.Encoder) {
+	e.ObjStart()
+	s.encodeFields(e)
+	e.ObjEnd()
+}
+
+// encodeFields encodes fields.
+func (s *SelfTestStep) encodeFields(e *jx.Encoder) {
+	{
+		e.FieldStart("step")
+		s.Step.Encode(e)
+	}
+	{
+		e.FieldStart("state")
+		s.State.Encode(e)
+	}
+}
+
+var jsonFieldsNameOfSelfTestStep = [2]string{
+	0: "step",
+	1: "state",
+}
+
+// Decode decodes SelfTestStep from json.
+func (s *SelfTestStep) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode SelfTestStep to nil")
+	}
+	var requiredBitSet [1]uint8
+
+	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
+		switch string(k) {
+		case "step":
+			requiredBitSet[0] |= 1 << 0
+			if err := func() error {
+				if err := s.Step.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"step\"")
+			}
+		case "state":
+			requiredBitSet[0] |= 1 << 1
+			if err := func() error {
+				if err := s.State.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"state\"")
+			}
+		default:
+			return d.Skip()
+		}
+		return nil
+	}); err != nil {
+		return errors.Wrap(err, "decode SelfTestStep")
+	}
+	// Validate required fields.
+	var failures []validate.FieldError
+	for i, mask := range [1]uint8{
+		0b00000011,
+	} {
+		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
+			// Mask only required fields and check equality to mask using XOR.
+			//
+			// If XOR result is not zero, result is not equal to expected, so some fields are missed.
+			// Bits of fields which would be set are actually bits of missed fields.
+			missed := bits.OnesCount8(result)
+			for bitN := 0; bitN < missed; bitN++ {
+				bitIdx := bits.TrailingZeros8(result)
+				fieldIdx := i*8 + bitIdx
+				var name string
+				if fieldIdx < len(jsonFieldsNameOfSelfTestStep) {
+					name = jsonFieldsNameOfSelfTestStep[fieldIdx]
+				} else {
+					name = strconv.Itoa(fieldIdx)
+				}
+				failures = append(failures, validate.FieldError{
+					Name:  name,
+					Error: validate.ErrFieldRequired,
+				})
+				// Reset bit.
+				result &^= 1 << bitIdx
+			}
+		}
+	}
+	if len(failures) > 0 {
+		return &validate.Error{Fields: failures}
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s *SelfTestStep) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *SelfTestStep) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode encodes SelfTestStepStep as json.
+func (s SelfTestStepStep) Encode(e *jx.Encoder) {
+	e.Str(string(s))
+}
+
+// Decode decodes SelfTestStepStep from json.
+func (s *SelfTestStepStep) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode SelfTestStepStep to nil")
+	}
+	v, err := d.StrBytes()
+	if err != nil {
+		return err
+	}
+	// Try to use constant string.
+	switch SelfTestStepStep(v) {
+	case SelfTestStepStepPreload:
+		*s = SelfTestStepStepPreload
+	case SelfTestStepStepDecode:
+		*s = SelfTestStepStepDecode
+	case SelfTestStepStepCancel:
+		*s = SelfTestStepStepCancel
+	case SelfTestStepStepMetrics:
+		*s = SelfTestStepStepMetrics
+	case SelfTestStepStepLog:
+		*s = SelfTestStepStepLog
+	default:
+		*s = SelfTestStepStep(v)
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s SelfTestStepStep) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *SelfTestStepStep) UnmarshalJSON(data []byte) error {
 	d := jx.DecodeBytes(data)
 	return s.Decode(d)
 }

@@ -6185,6 +6185,8 @@ type Replica struct {
 	Slots         int    `json:"slots"`
 	// Tasks on it now.
 	Active int `json:"active"`
+	// Context of a slot, in tokens; missing until known. Replicas of one pool on unequal cards may differ.
+	Ctx OptInt `json:"ctx"`
 	// The GPUs it sits on, by index; empty for one on the CPU.
 	Cards []int `json:"cards"`
 	// Memory it was expected to take.
@@ -6236,6 +6238,11 @@ func (s *Replica) GetSlots() int {
 // GetActive returns the value of Active.
 func (s *Replica) GetActive() int {
 	return s.Active
+}
+
+// GetCtx returns the value of Ctx.
+func (s *Replica) GetCtx() OptInt {
+	return s.Ctx
 }
 
 // GetCards returns the value of Cards.
@@ -6306,6 +6313,11 @@ func (s *Replica) SetSlots(val int) {
 // SetActive sets the value of Active.
 func (s *Replica) SetActive(val int) {
 	s.Active = val
+}
+
+// SetCtx sets the value of Ctx.
+func (s *Replica) SetCtx(val OptInt) {
+	s.Ctx = val
 }
 
 // SetCards sets the value of Cards.
@@ -6426,10 +6438,11 @@ type Seed int64
 // What the test at the start found of this pool. Missing where none is made.
 // Ref: #/components/schemas/SelfTest
 type SelfTest struct {
-	// Pending until the pool is Ready; skipped for a pool that is not loaded at the start.
 	State SelfTestState `json:"state"`
 	// A sentence.
 	Detail string `json:"detail"`
+	// In the order in which they are taken.
+	Steps []SelfTestStep `json:"steps"`
 }
 
 // GetState returns the value of State.
@@ -6442,6 +6455,11 @@ func (s *SelfTest) GetDetail() string {
 	return s.Detail
 }
 
+// GetSteps returns the value of Steps.
+func (s *SelfTest) GetSteps() []SelfTestStep {
+	return s.Steps
+}
+
 // SetState sets the value of State.
 func (s *SelfTest) SetState(val SelfTestState) {
 	s.State = val
@@ -6452,7 +6470,14 @@ func (s *SelfTest) SetDetail(val string) {
 	s.Detail = val
 }
 
-// Pending until the pool is Ready; skipped for a pool that is not loaded at the start.
+// SetSteps sets the value of Steps.
+func (s *SelfTest) SetSteps(val []SelfTestStep) {
+	s.Steps = val
+}
+
+// Pending until the pool is Ready; skipped for a pool that is not loaded at the start, and for a step
+// that does not apply or that was not come to.
+// Ref: #/components/schemas/SelfTestState
 type SelfTestState string
 
 const (
@@ -6502,6 +6527,98 @@ func (s *SelfTestState) UnmarshalText(data []byte) error {
 		return nil
 	case SelfTestStateSkipped:
 		*s = SelfTestStateSkipped
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
+// Ref: #/components/schemas/SelfTestStep
+type SelfTestStep struct {
+	// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+	// their lines.
+	Step  SelfTestStepStep `json:"step"`
+	State SelfTestState    `json:"state"`
+}
+
+// GetStep returns the value of Step.
+func (s *SelfTestStep) GetStep() SelfTestStepStep {
+	return s.Step
+}
+
+// GetState returns the value of State.
+func (s *SelfTestStep) GetState() SelfTestState {
+	return s.State
+}
+
+// SetStep sets the value of Step.
+func (s *SelfTestStep) SetStep(val SelfTestStepStep) {
+	s.Step = val
+}
+
+// SetState sets the value of State.
+func (s *SelfTestStep) SetState(val SelfTestState) {
+	s.State = val
+}
+
+// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+// their lines.
+type SelfTestStepStep string
+
+const (
+	SelfTestStepStepPreload SelfTestStepStep = "preload"
+	SelfTestStepStepDecode  SelfTestStepStep = "decode"
+	SelfTestStepStepCancel  SelfTestStepStep = "cancel"
+	SelfTestStepStepMetrics SelfTestStepStep = "metrics"
+	SelfTestStepStepLog     SelfTestStepStep = "log"
+)
+
+// AllValues returns all SelfTestStepStep values.
+func (SelfTestStepStep) AllValues() []SelfTestStepStep {
+	return []SelfTestStepStep{
+		SelfTestStepStepPreload,
+		SelfTestStepStepDecode,
+		SelfTestStepStepCancel,
+		SelfTestStepStepMetrics,
+		SelfTestStepStepLog,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s SelfTestStepStep) MarshalText() ([]byte, error) {
+	switch s {
+	case SelfTestStepStepPreload:
+		return []byte(s), nil
+	case SelfTestStepStepDecode:
+		return []byte(s), nil
+	case SelfTestStepStepCancel:
+		return []byte(s), nil
+	case SelfTestStepStepMetrics:
+		return []byte(s), nil
+	case SelfTestStepStepLog:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *SelfTestStepStep) UnmarshalText(data []byte) error {
+	switch SelfTestStepStep(data) {
+	case SelfTestStepStepPreload:
+		*s = SelfTestStepStepPreload
+		return nil
+	case SelfTestStepStepDecode:
+		*s = SelfTestStepStepDecode
+		return nil
+	case SelfTestStepStepCancel:
+		*s = SelfTestStepStepCancel
+		return nil
+	case SelfTestStepStepMetrics:
+		*s = SelfTestStepStepMetrics
+		return nil
+	case SelfTestStepStepLog:
+		*s = SelfTestStepStepLog
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)

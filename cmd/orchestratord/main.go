@@ -152,7 +152,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest})
+	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest, Out: os.Stdout})
 	if err != nil {
 		return err
 	}

@@ -75,7 +75,13 @@ type PoolView struct {
 }
 
 // SelfTestView is what the test at the start found of a pool. State is one of the contract's, or empty where none is made.
-type SelfTestView struct{ State, Detail string }
+type SelfTestView struct {
+	State, Detail string
+	Steps         []SelfTestStep // in their order
+}
+
+// SelfTestStep is one thing that a self-test looks at. Both are words of the contract.
+type SelfTestStep struct{ Step, State string }
 
 // ModelView names a pool's model. Digest is empty where unknown.
 type ModelView struct{ ID, Ref, Digest string }
@@ -103,6 +109,7 @@ type ReplicaView struct {
 	Device        string
 	Slots         int
 	Active        int
+	Ctx           int   // tokens a slot's context holds; 0: not known yet
 	Cards         []int // the GPUs it sits on; empty on the CPU
 	EstimateBytes int64 // memory it was expected to take; 0: unknown
 	ObservedBytes int64 // memory it was seen to take; 0: not seen yet

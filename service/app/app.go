@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -50,6 +51,7 @@ type Options struct {
 	Commit   string
 	Env      func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
 	SelfTest bool                // decode and cancel a task of each pool once it is Ready (ORCH-3049)
+	Out      io.Writer           // takes the table of the self-tests, for people; nil: nobody reads it
 	// LedgerAside gives the ledger that is there another name, and begins a new one.
 	LedgerAside bool
 }
@@ -80,6 +82,9 @@ type App struct {
 func New(o Options) (_ *App, err error) {
 	if o.Env == nil {
 		o.Env = os.Getenv
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
 	}
 	a := &App{o: o, log: o.Log.Named("app"), failed: make(chan error, 1)}
 	defer func() {
@@ -145,7 +150,7 @@ func New(o Options) (_ *App, err error) {
 	})
 	if o.SelfTest {
 		a.selfTest = &selfTest{
-			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"),
+			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"), out: o.Out,
 		}
 	}
 	a.operator = &operator{

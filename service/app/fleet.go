@@ -27,7 +27,7 @@ type fleet struct {
 	shelf   *shelf
 }
 
-// summary is what a pool's replicas say together. Ctx and Slots are what every Ready replica can do.
+// summary is what a pool's replicas say together. Ctx is the largest that a Ready replica has, Slots the most.
 type summary struct {
 	ready       int
 	version     string
@@ -67,7 +67,7 @@ func (f fleet) summary(p config.Pool) summary {
 			s.ctx, s.slots, s.engineSlots = r.Ctx, r.Slots, r.EngineSlots
 		}
 		s.ready++
-		s.ctx, s.slots, s.engineSlots = min(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
+		s.ctx, s.slots, s.engineSlots = max(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
 	}
 	if failed < len(f.manager.Infos(p.ID)) {
 		s.gaveUp = 0
@@ -82,7 +82,7 @@ func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
 			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
-			Strict: r.EngineSlots == 1, FreeVRAM: f.memory.free(r.Cards), Fingerprint: r.Fingerprint,
+			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.memory.free(r.Cards), Fingerprint: r.Fingerprint,
 		})
 	}
 	return into
@@ -237,7 +237,7 @@ func (f views) Health(id string) (api.HealthView, error) {
 		for _, r := range f.manager.Infos(id) {
 			h.Replicas = append(h.Replicas, api.ReplicaView{
 				ID: r.ID, State: string(r.State), Restarts: r.Restarts, Fingerprint: r.Fingerprint, EngineVersion: r.EngineVersion,
-				Device: r.Device, Slots: r.Slots, Active: r.Active, Cards: r.Cards, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
+				Device: r.Device, Slots: r.Slots, Active: r.Active, Ctx: r.Ctx, Cards: r.Cards, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
 				LoadTime: r.LoadTime, LastError: r.LastError, LogTail: r.LogTail,
 			})
 			for _, g := range gpus {

@@ -45,8 +45,8 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, r
 	}
 	chosen := pools[at]
 	e.PoolID = chosen.ID
-	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1}
 	list := replicas(chosen.ID)
+	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1, Ctx: req.Ctx}.among(list)
 	best, considered := Place(list, need)
 	for i := range list {
 		r := &list[i]
@@ -108,6 +108,9 @@ func (r *Replica) against(need Need) []string {
 	}
 	if r.Ready && r.Active >= r.Slots {
 		why = append(why, fmt.Sprintf("all of its %d slots are busy", r.Slots))
+	}
+	if r.Ready && !r.holds(need) {
+		why = append(why, fmt.Sprintf("its context of %d tokens is smaller than the %d asked for", r.Ctx, need.Ctx))
 	}
 	if need.Strict && r.Ready && !r.Strict {
 		why = append(why, "its engine has several slots, and strict determinism needs one")

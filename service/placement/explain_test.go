@@ -104,3 +104,13 @@ func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 		}
 	})
 }
+
+// LO-502, LO-501
+func TestASmallContextIsAReason(t *testing.T) {
+	pools := []Pool{{ID: "a", ModelID: "m", Workload: task.Completion, Ctx: 8192, Slots: 1, Ready: true}}
+	list := []Replica{{ID: "a-0", Ready: true, Slots: 1, Strict: true, Ctx: 4096}, {ID: "a-1", Ready: true, Slots: 1, Strict: true, Ctx: 8192}}
+	e, err := Explain(pools, func(string) []Replica { return list }, "", task.Request{ModelRef: "m", Workload: task.Completion, Ctx: 5000})
+	require.NoError(t, err)
+	require.Equal(t, "a-1", e.ReplicaID)
+	require.Equal(t, []string{"its context of 4096 tokens is smaller than the 5000 asked for"}, e.Verdicts[0].Reasons)
+}

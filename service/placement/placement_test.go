@@ -178,3 +178,27 @@ func TestRouteLeavesOutWhatAModelCannotOrMayNotServe(t *testing.T) {
 	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 	require.ErrorContains(t, err, "without a chat template")
 }
+
+// LO-501, OC-CORE-1016: a task goes to a replica whose context holds it, and waits for one even where another is free; one that no
+// replica holds waits for none.
+func TestTheContextOfEachReplicaCounts(t *testing.T) {
+	small := Replica{ID: "small", Ready: true, Slots: 1, Ctx: 4096, FreeVRAM: 9}
+	large := Replica{ID: "large", Ready: true, Slots: 1, Ctx: 8192}
+	at := func(need int, list ...Replica) string {
+		i, _ := Place(list, Need{Ctx: need})
+		if i < 0 {
+			return ""
+		}
+		return list[i].ID
+	}
+	require.Equal(t, "small", at(4096, small, large))
+	require.Equal(t, "large", at(4097, small, large))
+	require.Equal(t, "large", at(9000, small, large), "its engine says that it is too long")
+	busy, away, parked, unknown := large, large, large, large
+	busy.Active, away.Ready, unknown.Ctx = 1, false, 0
+	parked.Ready, parked.Parked = false, true
+	require.Empty(t, at(4097, small, busy))
+	require.Empty(t, at(4097, small, away), "it comes back")
+	require.Equal(t, "small", at(4097, small, parked), "it does not")
+	require.Equal(t, "large", at(4097, small, unknown))
+}

@@ -127,6 +127,7 @@ type Manager struct {
 	launcher *launcher
 	layout   atomic.Pointer[layout] // changed under mu, and read without
 	turn     atomic.Uint32          // of Engines
+	placing  sync.Mutex             // held while a worker's cards are chosen; before mu and any replica's
 
 	mu        sync.Mutex // before any replica's
 	started   bool

@@ -35,8 +35,9 @@ const (
 type plan struct {
 	exe     string
 	args    []string
-	address string // where it will listen; empty where it says so itself
-	cards   []int  // granted; nil where Memory grants none
+	withCtx func(ctx int) []string // the arguments of a context, once it is decided on
+	address string                 // where it will listen; empty where it says so itself
+	cards   []int                  // granted; nil where Memory grants none
 	facts   Facts
 }
 
@@ -78,7 +79,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if err := r.reserve(w, &ready.facts, model.Size, log); err != nil { // last: it takes from others
 		return nil, err
 	}
-	ready.cards = w.claim.cards
+	ready.cards, ready.args = w.claim.cards, append(ready.args, ready.withCtx(w.claim.load.ctx)...)
 	return ready, nil
 }
 
@@ -108,10 +109,9 @@ func (r *replica) planBuiltin(ctx context.Context, facts Facts) (*plan, error) {
 	}
 	facts.Flags = []string{"workload=" + string(spec.Workload)}
 	return &plan{exe: r.m.opts.WorkerExe, facts: facts, args: []string{
-		"worker", "--model", spec.ModelPath, "--libs", spec.LibsDir,
-		"--ctx", strconv.Itoa(spec.Ctx), "--threads", strconv.Itoa(facts.Threads),
+		"worker", "--model", spec.ModelPath, "--libs", spec.LibsDir, "--threads", strconv.Itoa(facts.Threads),
 		"--pace", strconv.FormatFloat(spec.Pace, 'g', -1, 64), "--workload", string(spec.Workload),
-	}}, nil
+	}, withCtx: func(ctx int) []string { return []string{"--ctx", strconv.Itoa(ctx)} }}, nil
 }
 
 func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
@@ -156,10 +156,14 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
 		"--host", "127.0.0.1", "--port", port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
 	}
-	if spec.Ctx > 0 { // llama-server divides it among the slots
-		args = append(args, "-c", strconv.Itoa(spec.Ctx*spec.Slots))
+	withCtx := func(ctx int) []string {
+		var sized []string
+		if ctx > 0 { // llama-server divides it among the slots
+			sized = []string{"-c", strconv.Itoa(ctx * spec.Slots)}
+		}
+		return append(sized, facts.Flags...)
 	}
-	return &plan{exe: exe, args: append(args, facts.Flags...), address: address, facts: facts}, nil
+	return &plan{exe: exe, args: args, withCtx: withCtx, address: address, facts: facts}, nil
 }
 
 // freePort finds a port of the loopback that is free now.

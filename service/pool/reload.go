@@ -63,6 +63,7 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 	}
 
 	next := m.successors(old, spec, true, nil)
+	next.keepCtx(old)
 	m.launch(next)
 	why := m.firstTries(ctx, next)
 	if why == nil {
@@ -140,6 +141,15 @@ func (m *Manager) successors(old *group, spec Spec, wanted bool, after []*replic
 	defer m.mu.Unlock()
 	m.births++
 	return m.newGroup(old.configured, spec, wanted, after)
+}
+
+// keepCtx has the group's replicas, which were not launched yet, fit no smaller a context beside the old ones than those have.
+func (g *group) keepCtx(old *group) {
+	for i, r := range g.replicas {
+		if i < len(old.replicas) && r.spec.fitsCtx() {
+			r.kept = old.replicas[i].info().Ctx
+		}
+	}
 }
 
 func (m *Manager) launch(g *group) {

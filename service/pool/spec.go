@@ -35,7 +35,7 @@ type Spec struct {
 	TensorSplit []float64
 	Replicas    int // default 1; external pools have one replica a URL
 	Slots       int // default 1; the built-in worker has one
-	Ctx         int // tokens a slot's context holds; 0: the engine's default
+	Ctx         int // tokens a slot's context holds; 0: on cards what fits them, else the engine's default
 	// Threads that decode. Default: 1 for a model file under 64 MB, where more threads cost more than they give, else half
 	// the logical cores, at least 1.
 	Threads    int

@@ -136,7 +136,10 @@ func (j *job) waits(fingerprint string, patience time.Duration, over func() bool
 func (j *job) need() placement.Need {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: j.wants}
+	q := &j.task.Request
+	return placement.Need{
+		Strict: j.task.Determinism == task.Strict, Fingerprint: j.wants, Ctx: max(q.Ctx, j.task.PromptTokens+max(q.MaxTokens, 1)),
+	}
 }
 
 func (j *job) running() bool {

@@ -27,6 +27,8 @@ type Models interface {
 	LoadTime(poolID string) time.Duration
 	// Fetching reports whether the pool's model is on its way to the disk, and what share of it is there.
 	Fetching(poolID string) (share float64, fetching bool)
+	// Failed says why a pool's model cannot be loaded, where trying again by itself is no hope or only a distant one; else nil.
+	Failed(poolID string) *task.Error
 }
 
 // askedFor is how long a pool that was told to load or to leave is taken for on its way, until it shows.
@@ -104,6 +106,7 @@ func (w *swapper) loop(ctx context.Context) {
 	for {
 		if len(w.lanes()) > 0 {
 			w.do(w.plan(w.s.o.Now()))
+			w.giveUp()
 		}
 		select {
 		case <-w.news:
@@ -181,6 +184,18 @@ func (w *swapper) do(plan placement.Swaps) {
 		w.told(id, ask{at: w.s.o.Now(), in: true, from: placement.Absent})
 		w.s.o.Metrics.swapped(id, true)
 		w.s.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
+	}
+}
+
+// giveUp ends the tasks that wait for a model which cannot be loaded (LO-503): else each would wait for its deadline, or for ever.
+func (w *swapper) giveUp() {
+	for id, l := range w.lanes() {
+		if l.queue.Depth()+l.again.len() == 0 {
+			continue
+		}
+		if e := w.s.o.Models.Failed(id); e != nil {
+			l.giveUp(e)
+		}
 	}
 }
 
