@@ -30,6 +30,15 @@ type Tasks interface {
 	Subscribe(id, after string) (Stream, error)
 }
 
+// Sessions is what the API does with sessions and budgets. Errors are *task.Error.
+type Sessions interface {
+	Create(ctx context.Context, r task.SessionRequest) (task.SessionStatus, error)
+	Get(ctx context.Context, id, actor string) (task.SessionStatus, error) // NOT_FOUND
+	Delete(ctx context.Context, id string) error                           // NOT_FOUND, CONFLICT
+	// Rests are what is left of the budgets of a session, which may be empty, and an actor.
+	Rests(sessionID, actor string) task.Budgets
+}
+
 // Stream is one subscription to a task's events. One goroutine uses it.
 type Stream interface {
 	// Next blocks until frames are there and returns whole encoded SSE frames, valid until the next call. Frames that are
@@ -137,9 +146,10 @@ type HolderView struct {
 	Used, Promised int64
 }
 
-// Options are what a handler is made from. Tasks, Pools, Control, Auth and Gatherer are needed.
+// Options are what a handler is made from. Tasks, Sessions, Pools, Control, Auth and Gatherer are needed.
 type Options struct {
 	Tasks    Tasks
+	Sessions Sessions
 	Pools    Pools
 	Control  Control
 	Auth     *auth.Auth
@@ -162,8 +172,8 @@ const (
 
 // NewHandler returns the handler of the whole API.
 func NewHandler(o Options) (http.Handler, error) {
-	if o.Tasks == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
-		return nil, errors.New("api: Tasks, Pools, Control, Auth and Gatherer are needed")
+	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
+		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Auth and Gatherer are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -193,11 +203,12 @@ func NewHandler(o Options) (http.Handler, error) {
 	}
 	s := &server{Options: o, contract: c}
 	s.routes, err = gen.NewServer(&handlers{
-		tasks:   tasks{server: s},
-		pools:   pools{server: s},
-		control: control{server: s},
-		ops:     ops{server: s},
-		server:  s,
+		tasks:    tasks{server: s},
+		sessions: sessions{server: s},
+		pools:    pools{server: s},
+		control:  control{server: s},
+		ops:      ops{server: s},
+		server:   s,
 	}, passSecurity{},
 		gen.WithErrorHandler(s.refused), gen.WithNotFound(s.notFound), gen.WithMethodNotAllowed(s.notAllowed))
 	if err != nil {
@@ -208,6 +219,9 @@ func NewHandler(o Options) (http.Handler, error) {
 
 type (
 	tasks struct {
+		*server
+	}
+	sessions struct {
 		*server
 	}
 	pools struct {
@@ -225,10 +239,10 @@ type (
 // answers NOT_IMPLEMENTED before one of them could be called.
 type handlers struct {
 	tasks
+	sessions
 	pools
 	control
 	ops
-	gen.SessionsHandler
 	gen.CatalogHandler
 	gen.ArtifactsHandler
 	*server
