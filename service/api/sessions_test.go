@@ -36,7 +36,7 @@ func TestSessionIsBegunShownAndDeleted(t *testing.T) {
 	require.Equal(t, "/v1/sessions/"+sessionID, res.Header.Get("Location"))
 	require.Equal(t, "90", res.Header.Get("X-Budget-Tokens-Remaining"))
 	require.Empty(t, res.Header.Get("X-Budget-Time-Remaining-Ms"))
-	require.Equal(t, "0.25", res.Header.Get("X-Budget-Cost-Remaining"))
+	require.Equal(t, "0.2500000000", res.Header.Get("X-Budget-Cost-Remaining"))
 	require.JSONEq(t, `{"session_id":"3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10","turns":0,"max_turns":4,"ttl_remaining_ms":60000,"kv_warmth":false,
 		"budget_tokens_remaining":90,"budget_cost_remaining":0.25,"created_at":"1970-01-01T00:00:00.000Z"}`, text(t, res))
 	require.Equal(t, []any{task.SessionRequest{
@@ -63,7 +63,6 @@ func TestSessionIsBegunShownAndDeleted(t *testing.T) {
 // ORCH-3099
 func TestAdmissionSaysWhatIsLeft(t *testing.T) {
 	f := setup(t)
-	f.tasks.admission = task.Admission{TaskID: "x", PoolID: "default", Determinism: task.Strict}
 	f.sessions.rests = task.Budgets{Tokens: task.Rest[int64]{Bounded: true}, TimeMS: task.Rest[int64]{Left: 7, Bounded: true}}
 	res := f.do("POST", "/v1/tasks", `{"model_ref":"haiku","prompt":"x","session_id":"`+sessionID+`"}`)
 	require.Equal(t, http.StatusAccepted, res.StatusCode)

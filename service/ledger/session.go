@@ -23,11 +23,14 @@ func (l *SQLite) KeepSession(ctx context.Context, s task.Session) error {
 	return l.submit(ctx, &op{kind: opSession, id: s.ID, size: sessionBytes, run: func(w *writer) error { return w.session(s) }})
 }
 
-// DropSessions forgets sessions.
-func (l *SQLite) DropSessions(ctx context.Context, ids []string) error {
-	return l.submit(ctx, &op{kind: opSession, id: fmt.Sprint(len(ids)), run: func(w *writer) error {
-		for _, id := range ids {
-			if _, err := w.dropSession.Exec(id); err != nil {
+// DropSessions forgets sessions, but not others that have their ids since.
+func (l *SQLite) DropSessions(ctx context.Context, sessions []task.Session) error {
+	if len(sessions) == 0 {
+		return nil
+	}
+	return l.submit(ctx, &op{kind: opSession, id: sessions[0].ID, run: func(w *writer) error {
+		for _, s := range sessions {
+			if _, err := w.dropSession.Exec(s.ID, s.CreatedAt.UnixMilli()); err != nil {
 				return err
 			}
 		}
@@ -85,8 +88,11 @@ func (r *Reader) Spent(ctx context.Context, window time.Time) (spent map[string]
 
 func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// session makes a session's entry, or records its turns.
+// session makes a session's entry, or records its turns. An older session of that id was forgotten before.
 func (w *writer) session(s task.Session) error {
+	if _, err := w.replaceSession.Exec(s.ID, s.CreatedAt.UnixMilli()); err != nil {
+		return err
+	}
 	_, err := w.keepSession.Exec(s.ID, s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, orNull(s.PoolID), orNull(s.ReplicaID),
 		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost)
 	return err

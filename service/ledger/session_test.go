@@ -60,7 +60,12 @@ func TestSessionsAndTheirChargesAreKept(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, spent, "what was charged to a budget that was renewed since is forgotten")
 
-	require.NoError(t, l.DropSessions(t.Context(), []string{"s", "unknown"}))
+	renewed := session("s")
+	renewed.CreatedAt = epoch.Add(time.Hour)
+	require.NoError(t, l.KeepSession(t.Context(), renewed), "the id is another session's since")
+	require.NoError(t, l.DropSessions(t.Context(), []task.Session{s, session("unknown")}))
+	require.Equal(t, []task.Session{renewed}, sessions(t, l))
+	require.NoError(t, l.DropSessions(t.Context(), []task.Session{renewed}))
 	require.Empty(t, sessions(t, l))
 }
 

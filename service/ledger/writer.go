@@ -193,7 +193,7 @@ type writer struct {
 	finished int   // tasks, since the next sweep was set
 
 	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
-	keepSession, dropSession, chargeSession, spend, forget                            *sql.Stmt
+	keepSession, replaceSession, dropSession, chargeSession, spend, forget            *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -253,7 +253,8 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.insertText: `INSERT INTO transcript (seq, ends, text) VALUES (?, ?, ?)`,
 		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
 			spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
-		&w.dropSession: `DELETE FROM session WHERE id = ?`,
+		&w.replaceSession: `DELETE FROM session WHERE id = ? AND created_ms <> ?`,
+		&w.dropSession:    `DELETE FROM session WHERE id = ? AND created_ms = ?`,
 		&w.chargeSession: `UPDATE session SET spent_tokens = spent_tokens + ?, spent_time_ms = spent_time_ms + ?, spent_cost = spent_cost + ?,
 			pool_id = coalesce(?, pool_id), replica_id = coalesce(?, replica_id) WHERE id = ?`,
 		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
@@ -273,7 +274,7 @@ func (w *writer) prepare(ctx context.Context) error {
 func (w *writer) close() error {
 	var err error
 	for _, s := range []*sql.Stmt{w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText,
-		w.keepSession, w.dropSession, w.chargeSession, w.spend, w.forget} {
+		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}

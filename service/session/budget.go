@@ -3,7 +3,6 @@
 package session
 
 import (
-	"context"
 	"fmt"
 	"math"
 	"strings"
@@ -19,44 +18,44 @@ func (m *Manager) Admit(t *task.Task) error {
 		return nil
 	}
 	now := m.o.Now()
-	forgotten, err := m.admit(t, now)
-	m.drop(context.Background(), forgotten)
-	return err
-}
-
-func (m *Manager) admit(t *task.Task, now time.Time) (forgotten []string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var e *entry
-	fresh := false
-	if id := t.Request.SessionID; id != "" {
-		if m.making[id] {
-			return nil, task.Errorf(task.Conflict, "session %s is just being made: send the task again", id).Retry(0)
-		}
-		if e = m.sessions[id]; e == nil {
-			if forgotten, err = m.room(now); err != nil {
-				return nil, err
-			}
-			e, fresh = &entry{Session: m.fresh(id, now), begunBy: t.ID}, true
-		}
-		if err := e.refuse(now); err != nil {
-			return forgotten, err
-		}
+	e, err := m.forTask(t, now)
+	if err != nil {
+		return err
 	}
 	most := m.most(t)
 	if err := m.afford(e, t.Request.Actor, most, now); err != nil {
-		return forgotten, err
+		return err
 	}
 	if e != nil {
+		if m.sessions[e.ID] == nil {
+			if err := m.room(now); err != nil {
+				return err
+			}
+			m.sessions[e.ID] = e
+		}
 		e.Turns++
 		after := e.Session
 		t.Session = &after
-		if fresh {
-			m.sessions[e.ID] = e
-		}
 	}
 	m.take(e, t, most)
-	return forgotten, nil
+	return nil
+}
+
+// forTask is the session that a task names, which may be a new one; nil: none.
+func (m *Manager) forTask(t *task.Task, now time.Time) (*entry, error) {
+	id := t.Request.SessionID
+	if id == "" {
+		return nil, nil
+	}
+	if m.making[id] {
+		return nil, task.Errorf(task.Conflict, "session %s is just being made: send the task again", id).Retry(0)
+	}
+	if e := m.sessions[id]; e != nil {
+		return e, e.refuse(now)
+	}
+	return &entry{Session: m.fresh(id, now), begunBy: t.ID}, nil
 }
 
 // take makes a task's reservations.

@@ -21,7 +21,7 @@ import (
 // Ledger is the durable record. The turns and charges of tasks are recorded with the tasks themselves.
 type Ledger interface {
 	KeepSession(ctx context.Context, s task.Session) error
-	DropSessions(ctx context.Context, ids []string) error
+	DropSessions(ctx context.Context, sessions []task.Session) error
 	Sessions(ctx context.Context) ([]task.Session, error)
 	// Spent returns what each account was charged for in the budget that began then.
 	Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error)
@@ -68,6 +68,7 @@ type Manager struct {
 	mu       sync.Mutex
 	sessions map[string]*entry
 	making   map[string]bool // ids that are being recorded
+	dropped  []task.Session  // forgotten, and for the next sweep to take out of the ledger
 	turns    map[string]turn // live tasks with a session or an account
 	accounts map[string]*account
 	window   time.Time        // of the accounts' budgets
@@ -145,15 +146,13 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 		return task.SessionStatus{}, task.Errorf(task.Conflict,
 			"session %s is there already: take another id or leave it out, or DELETE /v1/sessions/%[1]s first", s.ID)
 	}
-	forgotten, err := m.room(now)
-	if err == nil {
-		m.making[s.ID] = true // others see it once it is recorded
-	}
-	m.mu.Unlock()
-	m.drop(ctx, forgotten)
+	err := m.room(now)
 	if err != nil {
+		m.mu.Unlock()
 		return task.SessionStatus{}, err
 	}
+	m.making[s.ID] = true // others see it once it is recorded
+	m.mu.Unlock()
 	err = m.o.Ledger.KeepSession(ctx, s)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -178,10 +177,10 @@ func (m *Manager) fresh(id string, now time.Time) task.Session {
 }
 
 // room makes sure that there is place for one more, if need be by forgetting the one of those that are over which has been so
-// for longest. The caller has the ledger drop what was forgotten.
-func (m *Manager) room(now time.Time) (forgotten []string, err error) {
+// for longest.
+func (m *Manager) room(now time.Time) error {
 	if len(m.sessions)+len(m.making) < m.o.Max {
-		return nil, nil
+		return nil
 	}
 	var oldest *entry
 	first := time.Time{}
@@ -195,22 +194,13 @@ func (m *Manager) room(now time.Time) (forgotten []string, err error) {
 	}
 	if oldest != nil {
 		delete(m.sessions, oldest.ID)
-		return []string{oldest.ID}, nil
+		m.dropped = append(m.dropped, oldest.Session)
+		return nil
 	}
 	e := task.Errorf(task.AdmissionReject,
 		"there are %d sessions, as many as the server keeps: DELETE one that is done with, or send the task without `session_id`", m.o.Max)
 	e.PolicyLabel = "sessions"
-	return nil, e.Retry(max(first.Sub(now), time.Second))
-}
-
-// drop has the ledger forget sessions. One that stays there is dropped by a later sweep of the next start.
-func (m *Manager) drop(ctx context.Context, ids []string) {
-	if len(ids) == 0 {
-		return
-	}
-	if err := m.o.Ledger.DropSessions(context.WithoutCancel(ctx), ids); err != nil {
-		m.o.Log.Warn("sessions that are over stay in the ledger until the next start", zap.Int("sessions", len(ids)), zap.Error(err))
-	}
+	return e.Retry(max(first.Sub(now), time.Second))
 }
 
 // Get shows a session.
@@ -254,7 +244,7 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 	e.turn = "DELETE /v1/sessions/" + id // nobody else's meanwhile
 	place, held, warm := e.place, m.cells[e.place], m.warm(e)
 	m.mu.Unlock()
-	err := m.o.Ledger.DropSessions(ctx, []string{id})
+	err := m.o.Ledger.DropSessions(ctx, []task.Session{e.Session})
 	m.mu.Lock()
 	if err != nil {
 		e.turn = ""
@@ -282,20 +272,28 @@ func errBusy(e *entry) *task.Error {
 // Sweep forgets the sessions that have been over for as long as they lived.
 func (m *Manager) Sweep(ctx context.Context) {
 	now := m.o.Now()
-	var gone []string
 	m.mu.Lock()
+	gone := m.dropped
+	m.dropped = nil
 	for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
 		if e := m.sessions[id]; e.turn == "" && !now.Before(e.ends().Add(e.TTL)) {
-			gone = append(gone, id)
+			gone = append(gone, e.Session)
 			delete(m.sessions, id)
 		}
 	}
 	maps.DeleteFunc(m.cells, func(_ cell, h holding) bool { return h.gone() })
 	m.mu.Unlock()
-	m.drop(ctx, gone)
-	if len(gone) > 0 {
-		m.o.Log.Info("sessions that were over are forgotten", zap.Int("sessions", len(gone)))
+	if len(gone) == 0 {
+		return
 	}
+	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // such as a full disk: the next sweep tries again
+		m.mu.Lock()
+		m.dropped = append(m.dropped, gone...)
+		m.mu.Unlock()
+		m.o.Log.Warn("sessions that are over cannot be taken out of the ledger yet", zap.Int("sessions", len(gone)), zap.Error(err))
+		return
+	}
+	m.o.Log.Info("sessions that were over are forgotten", zap.Int("sessions", len(gone)))
 }
 
 // Home is the pool of a session's last turn, or empty.
