@@ -212,9 +212,17 @@ type PoolsInvoker interface {
 //
 // x-gen-operation-group: Sessions
 type SessionsInvoker interface {
+	// CreateSession invokes createSession operation.
+	//
+	// Only needed for limits other than the configured ones: a task that names a new `session_id` begins
+	// that session too. An id that is in use is `CONFLICT`.
+	//
+	// POST /v1/sessions
+	CreateSession(ctx context.Context, request *SessionRequest) (*SessionHeaders, error)
 	// DeleteSession invokes deleteSession operation.
 	//
-	// Evict a session.
+	// Its KV is erased from the engine's slot and its id is free again. While a turn of it is on:
+	// `CONFLICT`.
 	//
 	// DELETE /v1/sessions/{id}
 	DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error)
@@ -223,7 +231,7 @@ type SessionsInvoker interface {
 	// One session.
 	//
 	// GET /v1/sessions/{id}
-	GetSession(ctx context.Context, params GetSessionParams) (*SessionHeaders, error)
+	GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error)
 }
 
 // TasksInvoker invokes operations described by OpenAPI v3 specification.
@@ -578,6 +586,87 @@ func (c *Client) sendCreateModel(ctx context.Context, request *ModelRequest) (re
 	return result, nil
 }
 
+// CreateSession invokes createSession operation.
+//
+// Only needed for limits other than the configured ones: a task that names a new `session_id` begins
+// that session too. An id that is in use is `CONFLICT`.
+//
+// POST /v1/sessions
+func (c *Client) CreateSession(ctx context.Context, request *SessionRequest) (*SessionHeaders, error) {
+	res, err := c.sendCreateSession(ctx, request)
+	return res, err
+}
+
+func (c *Client) sendCreateSession(ctx context.Context, request *SessionRequest) (res *SessionHeaders, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [1]string
+	pathParts[0] = "/v1/sessions"
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "POST", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+	if err := encodeCreateSessionRequest(request, r); err != nil {
+		return res, errors.Wrap(err, "encode request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, CreateSessionOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeCreateSessionResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
 // CreateTask invokes createTask operation.
 //
 // Admits the task or refuses it with the reason. Only `model_ref` and what the workload needs
@@ -761,7 +850,8 @@ func (c *Client) sendDeleteModel(ctx context.Context, params DeleteModelParams) 
 
 // DeleteSession invokes deleteSession operation.
 //
-// Evict a session.
+// Its KV is erased from the engine's slot and its id is free again. While a turn of it is on:
+// `CONFLICT`.
 //
 // DELETE /v1/sessions/{id}
 func (c *Client) DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error) {
@@ -1665,12 +1755,12 @@ func (c *Client) sendGetReadiness(ctx context.Context) (res *HealthHeaders, err 
 // One session.
 //
 // GET /v1/sessions/{id}
-func (c *Client) GetSession(ctx context.Context, params GetSessionParams) (*SessionHeaders, error) {
+func (c *Client) GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error) {
 	res, err := c.sendGetSession(ctx, params)
 	return res, err
 }
 
-func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (res *SessionHeaders, err error) {
+func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (res *GetSessionOKHeaders, err error) {
 
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string

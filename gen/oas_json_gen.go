@@ -1158,6 +1158,103 @@ func (s *ArtifactTags) UnmarshalJSON(data []byte) error {
 }
 
 // Encode implements json.Marshaler.
+func (s *Budget) Encode(e *jx.Encoder) {
+	e.ObjStart()
+	s.encodeFields(e)
+	e.ObjEnd()
+}
+
+// encodeFields encodes fields.
+func (s *Budget) encodeFields(e *jx.Encoder) {
+	{
+		if s.Tokens.Set {
+			e.FieldStart("tokens")
+			s.Tokens.Encode(e)
+		}
+	}
+	{
+		if s.TimeMs.Set {
+			e.FieldStart("time_ms")
+			s.TimeMs.Encode(e)
+		}
+	}
+	{
+		if s.Cost.Set {
+			e.FieldStart("cost")
+			s.Cost.Encode(e)
+		}
+	}
+}
+
+var jsonFieldsNameOfBudget = [3]string{
+	0: "tokens",
+	1: "time_ms",
+	2: "cost",
+}
+
+// Decode decodes Budget from json.
+func (s *Budget) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode Budget to nil")
+	}
+
+	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
+		switch string(k) {
+		case "tokens":
+			if err := func() error {
+				s.Tokens.Reset()
+				if err := s.Tokens.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"tokens\"")
+			}
+		case "time_ms":
+			if err := func() error {
+				s.TimeMs.Reset()
+				if err := s.TimeMs.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"time_ms\"")
+			}
+		case "cost":
+			if err := func() error {
+				s.Cost.Reset()
+				if err := s.Cost.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"cost\"")
+			}
+		default:
+			return errors.Errorf("unexpected field %q", k)
+		}
+		return nil
+	}); err != nil {
+		return errors.Wrap(err, "decode Budget")
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s *Budget) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *Budget) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode implements json.Marshaler.
 func (s *CancelResult) Encode(e *jx.Encoder) {
 	e.ObjStart()
 	s.encodeFields(e)
@@ -6373,6 +6470,39 @@ func (s *OptArtifactRequestEncoding) UnmarshalJSON(data []byte) error {
 	return s.Decode(d)
 }
 
+// Encode encodes Budget as json.
+func (o OptBudget) Encode(e *jx.Encoder) {
+	if !o.Set {
+		return
+	}
+	o.Value.Encode(e)
+}
+
+// Decode decodes Budget from json.
+func (o *OptBudget) Decode(d *jx.Decoder) error {
+	if o == nil {
+		return errors.New("invalid: unable to decode OptBudget to nil")
+	}
+	o.Set = true
+	if err := o.Value.Decode(d); err != nil {
+		return err
+	}
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s OptBudget) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *OptBudget) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
 // Encode encodes time.Time as json.
 func (o OptDateTime) Encode(e *jx.Encoder, format func(*jx.Encoder, time.Time)) {
 	if !o.Set {
@@ -10255,6 +10385,12 @@ func (s *Session) encodeFields(e *jx.Encoder) {
 		e.Bool(s.KvWarmth)
 	}
 	{
+		if s.KvBytes.Set {
+			e.FieldStart("kv_bytes")
+			s.KvBytes.Encode(e)
+		}
+	}
+	{
 		if s.BudgetTokensRemaining.Set {
 			e.FieldStart("budget_tokens_remaining")
 			s.BudgetTokensRemaining.Encode(e)
@@ -10278,7 +10414,7 @@ func (s *Session) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfSession = [11]string{
+var jsonFieldsNameOfSession = [12]string{
 	0:  "session_id",
 	1:  "pool_id",
 	2:  "replica_id",
@@ -10286,10 +10422,11 @@ var jsonFieldsNameOfSession = [11]string{
 	4:  "max_turns",
 	5:  "ttl_remaining_ms",
 	6:  "kv_warmth",
-	7:  "budget_tokens_remaining",
-	8:  "budget_time_remaining_ms",
-	9:  "budget_cost_remaining",
-	10: "created_at",
+	7:  "kv_bytes",
+	8:  "budget_tokens_remaining",
+	9:  "budget_time_remaining_ms",
+	10: "budget_cost_remaining",
+	11: "created_at",
 }
 
 // Decode decodes Session from json.
@@ -10379,6 +10516,16 @@ func (s *Session) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"kv_warmth\"")
 			}
+		case "kv_bytes":
+			if err := func() error {
+				s.KvBytes.Reset()
+				if err := s.KvBytes.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"kv_bytes\"")
+			}
 		case "budget_tokens_remaining":
 			if err := func() error {
 				s.BudgetTokensRemaining.Reset()
@@ -10410,7 +10557,7 @@ func (s *Session) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"budget_cost_remaining\"")
 			}
 		case "created_at":
-			requiredBitSet[1] |= 1 << 2
+			requiredBitSet[1] |= 1 << 3
 			if err := func() error {
 				v, err := json.DecodeTimeFormat(d, "2006-01-02T15:04:05.000Z07:00")
 				s.CreatedAt = v
@@ -10432,7 +10579,7 @@ func (s *Session) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b01111001,
-		0b00000100,
+		0b00001000,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -10514,6 +10661,120 @@ func (s SessionID) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements stdjson.Unmarshaler.
 func (s *SessionID) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode implements json.Marshaler.
+func (s *SessionRequest) Encode(e *jx.Encoder) {
+	e.ObjStart()
+	s.encodeFields(e)
+	e.ObjEnd()
+}
+
+// encodeFields encodes fields.
+func (s *SessionRequest) encodeFields(e *jx.Encoder) {
+	{
+		if s.SessionID.Set {
+			e.FieldStart("session_id")
+			s.SessionID.Encode(e)
+		}
+	}
+	{
+		if s.TTLMs.Set {
+			e.FieldStart("ttl_ms")
+			s.TTLMs.Encode(e)
+		}
+	}
+	{
+		if s.MaxTurns.Set {
+			e.FieldStart("max_turns")
+			s.MaxTurns.Encode(e)
+		}
+	}
+	{
+		if s.Budget.Set {
+			e.FieldStart("budget")
+			s.Budget.Encode(e)
+		}
+	}
+}
+
+var jsonFieldsNameOfSessionRequest = [4]string{
+	0: "session_id",
+	1: "ttl_ms",
+	2: "max_turns",
+	3: "budget",
+}
+
+// Decode decodes SessionRequest from json.
+func (s *SessionRequest) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode SessionRequest to nil")
+	}
+
+	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
+		switch string(k) {
+		case "session_id":
+			if err := func() error {
+				s.SessionID.Reset()
+				if err := s.SessionID.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"session_id\"")
+			}
+		case "ttl_ms":
+			if err := func() error {
+				s.TTLMs.Reset()
+				if err := s.TTLMs.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"ttl_ms\"")
+			}
+		case "max_turns":
+			if err := func() error {
+				s.MaxTurns.Reset()
+				if err := s.MaxTurns.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"max_turns\"")
+			}
+		case "budget":
+			if err := func() error {
+				s.Budget.Reset()
+				if err := s.Budget.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"budget\"")
+			}
+		default:
+			return errors.Errorf("unexpected field %q", k)
+		}
+		return nil
+	}); err != nil {
+		return errors.Wrap(err, "decode SessionRequest")
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s *SessionRequest) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *SessionRequest) UnmarshalJSON(data []byte) error {
 	d := jx.DecodeBytes(data)
 	return s.Decode(d)
 }

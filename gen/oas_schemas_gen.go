@@ -630,6 +630,47 @@ func (s *BearerAuth) SetRoles(val []string) {
 	s.Roles = val
 }
 
+// What is left out is as configured.
+// Ref: #/components/schemas/Budget
+type Budget struct {
+	// In and out together.
+	Tokens OptInt64 `json:"tokens"`
+	// Of decoding.
+	TimeMs OptInt64 `json:"time_ms"`
+	// At the prices of the configuration.
+	Cost OptFloat64 `json:"cost"`
+}
+
+// GetTokens returns the value of Tokens.
+func (s *Budget) GetTokens() OptInt64 {
+	return s.Tokens
+}
+
+// GetTimeMs returns the value of TimeMs.
+func (s *Budget) GetTimeMs() OptInt64 {
+	return s.TimeMs
+}
+
+// GetCost returns the value of Cost.
+func (s *Budget) GetCost() OptFloat64 {
+	return s.Cost
+}
+
+// SetTokens sets the value of Tokens.
+func (s *Budget) SetTokens(val OptInt64) {
+	s.Tokens = val
+}
+
+// SetTimeMs sets the value of TimeMs.
+func (s *Budget) SetTimeMs(val OptInt64) {
+	s.TimeMs = val
+}
+
+// SetCost sets the value of Cost.
+func (s *Budget) SetCost(val OptFloat64) {
+	s.Cost = val
+}
+
 // Ref: #/components/schemas/CancelResult
 type CancelResult struct {
 	TaskID  TaskID  `json:"task_id"`
@@ -2466,6 +2507,65 @@ func (s *GetModelOKHeaders) SetResponse(val Model) {
 	s.Response = val
 }
 
+// GetSessionOKHeaders wraps Session with response headers.
+type GetSessionOKHeaders struct {
+	XBudgetCostRemaining   OptFloat64
+	XBudgetTimeRemainingMs OptInt64
+	XBudgetTokensRemaining OptInt64
+	XCorrelationID         OptString
+	Response               Session
+}
+
+// GetXBudgetCostRemaining returns the value of XBudgetCostRemaining.
+func (s *GetSessionOKHeaders) GetXBudgetCostRemaining() OptFloat64 {
+	return s.XBudgetCostRemaining
+}
+
+// GetXBudgetTimeRemainingMs returns the value of XBudgetTimeRemainingMs.
+func (s *GetSessionOKHeaders) GetXBudgetTimeRemainingMs() OptInt64 {
+	return s.XBudgetTimeRemainingMs
+}
+
+// GetXBudgetTokensRemaining returns the value of XBudgetTokensRemaining.
+func (s *GetSessionOKHeaders) GetXBudgetTokensRemaining() OptInt64 {
+	return s.XBudgetTokensRemaining
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *GetSessionOKHeaders) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// GetResponse returns the value of Response.
+func (s *GetSessionOKHeaders) GetResponse() Session {
+	return s.Response
+}
+
+// SetXBudgetCostRemaining sets the value of XBudgetCostRemaining.
+func (s *GetSessionOKHeaders) SetXBudgetCostRemaining(val OptFloat64) {
+	s.XBudgetCostRemaining = val
+}
+
+// SetXBudgetTimeRemainingMs sets the value of XBudgetTimeRemainingMs.
+func (s *GetSessionOKHeaders) SetXBudgetTimeRemainingMs(val OptInt64) {
+	s.XBudgetTimeRemainingMs = val
+}
+
+// SetXBudgetTokensRemaining sets the value of XBudgetTokensRemaining.
+func (s *GetSessionOKHeaders) SetXBudgetTokensRemaining(val OptInt64) {
+	s.XBudgetTokensRemaining = val
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *GetSessionOKHeaders) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+// SetResponse sets the value of Response.
+func (s *GetSessionOKHeaders) SetResponse(val Session) {
+	s.Response = val
+}
+
 // Ref: #/components/schemas/Health
 type Health struct {
 	Status HealthStatus `json:"status"`
@@ -3736,6 +3836,52 @@ func (o OptArtifactTag) Get() (v ArtifactTag, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptArtifactTag) Or(d ArtifactTag) ArtifactTag {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptBudget returns new OptBudget with value set to v.
+func NewOptBudget(v Budget) OptBudget {
+	return OptBudget{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptBudget is optional Budget.
+type OptBudget struct {
+	Value Budget
+	Set   bool
+}
+
+// IsSet returns true if OptBudget was set.
+func (o OptBudget) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptBudget) Reset() {
+	var v Budget
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptBudget) SetTo(v Budget) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptBudget) Get() (v Budget, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptBudget) Or(d Budget) Budget {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -6627,13 +6773,18 @@ func (s *SelfTestStepStep) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/Session
 type Session struct {
-	SessionID             SessionID  `json:"session_id"`
-	PoolID                OptPoolID  `json:"pool_id"`
-	ReplicaID             OptString  `json:"replica_id"`
-	Turns                 int        `json:"turns"`
-	MaxTurns              int        `json:"max_turns"`
-	TTLRemainingMs        int64      `json:"ttl_remaining_ms"`
-	KvWarmth              bool       `json:"kv_warmth"`
+	SessionID SessionID `json:"session_id"`
+	// Where the last turn ran. Missing before the first one.
+	PoolID    OptPoolID `json:"pool_id"`
+	ReplicaID OptString `json:"replica_id"`
+	Turns     int       `json:"turns"`
+	MaxTurns  int       `json:"max_turns"`
+	// 0 once it takes no more tasks.
+	TTLRemainingMs int64 `json:"ttl_remaining_ms"`
+	// Whether the engine's slot still holds what the last turn left there.
+	KvWarmth bool `json:"kv_warmth"`
+	// What that takes, where the engine tells it.
+	KvBytes               OptInt64   `json:"kv_bytes"`
 	BudgetTokensRemaining OptInt64   `json:"budget_tokens_remaining"`
 	BudgetTimeRemainingMs OptInt64   `json:"budget_time_remaining_ms"`
 	BudgetCostRemaining   OptFloat64 `json:"budget_cost_remaining"`
@@ -6673,6 +6824,11 @@ func (s *Session) GetTTLRemainingMs() int64 {
 // GetKvWarmth returns the value of KvWarmth.
 func (s *Session) GetKvWarmth() bool {
 	return s.KvWarmth
+}
+
+// GetKvBytes returns the value of KvBytes.
+func (s *Session) GetKvBytes() OptInt64 {
+	return s.KvBytes
 }
 
 // GetBudgetTokensRemaining returns the value of BudgetTokensRemaining.
@@ -6730,6 +6886,11 @@ func (s *Session) SetKvWarmth(val bool) {
 	s.KvWarmth = val
 }
 
+// SetKvBytes sets the value of KvBytes.
+func (s *Session) SetKvBytes(val OptInt64) {
+	s.KvBytes = val
+}
+
 // SetBudgetTokensRemaining sets the value of BudgetTokensRemaining.
 func (s *Session) SetBudgetTokensRemaining(val OptInt64) {
 	s.BudgetTokensRemaining = val
@@ -6752,11 +6913,17 @@ func (s *Session) SetCreatedAt(val time.Time) {
 
 // SessionHeaders wraps Session with response headers.
 type SessionHeaders struct {
+	Location               string
 	XBudgetCostRemaining   OptFloat64
 	XBudgetTimeRemainingMs OptInt64
 	XBudgetTokensRemaining OptInt64
 	XCorrelationID         OptString
 	Response               Session
+}
+
+// GetLocation returns the value of Location.
+func (s *SessionHeaders) GetLocation() string {
+	return s.Location
 }
 
 // GetXBudgetCostRemaining returns the value of XBudgetCostRemaining.
@@ -6782,6 +6949,11 @@ func (s *SessionHeaders) GetXCorrelationID() OptString {
 // GetResponse returns the value of Response.
 func (s *SessionHeaders) GetResponse() Session {
 	return s.Response
+}
+
+// SetLocation sets the value of Location.
+func (s *SessionHeaders) SetLocation(val string) {
+	s.Location = val
 }
 
 // SetXBudgetCostRemaining sets the value of XBudgetCostRemaining.
@@ -6810,6 +6982,57 @@ func (s *SessionHeaders) SetResponse(val Session) {
 }
 
 type SessionID uuid.UUID
+
+// Ref: #/components/schemas/SessionRequest
+type SessionRequest struct {
+	// Chosen by the server when left out.
+	SessionID OptSessionID `json:"session_id"`
+	// Default the configured one.
+	TTLMs OptInt64 `json:"ttl_ms"`
+	// Default the configured one.
+	MaxTurns OptInt    `json:"max_turns"`
+	Budget   OptBudget `json:"budget"`
+}
+
+// GetSessionID returns the value of SessionID.
+func (s *SessionRequest) GetSessionID() OptSessionID {
+	return s.SessionID
+}
+
+// GetTTLMs returns the value of TTLMs.
+func (s *SessionRequest) GetTTLMs() OptInt64 {
+	return s.TTLMs
+}
+
+// GetMaxTurns returns the value of MaxTurns.
+func (s *SessionRequest) GetMaxTurns() OptInt {
+	return s.MaxTurns
+}
+
+// GetBudget returns the value of Budget.
+func (s *SessionRequest) GetBudget() OptBudget {
+	return s.Budget
+}
+
+// SetSessionID sets the value of SessionID.
+func (s *SessionRequest) SetSessionID(val OptSessionID) {
+	s.SessionID = val
+}
+
+// SetTTLMs sets the value of TTLMs.
+func (s *SessionRequest) SetTTLMs(val OptInt64) {
+	s.TTLMs = val
+}
+
+// SetMaxTurns sets the value of MaxTurns.
+func (s *SessionRequest) SetMaxTurns(val OptInt) {
+	s.MaxTurns = val
+}
+
+// SetBudget sets the value of Budget.
+func (s *SessionRequest) SetBudget(val OptBudget) {
+	s.Budget = val
+}
 
 // `invalid` is also a signature by a key that is not among the trusted ones; `unchecked` one whose
 // model is not there yet.

@@ -202,9 +202,17 @@ type PoolsHandler interface {
 //
 // x-ogen-operation-group: Sessions
 type SessionsHandler interface {
+	// CreateSession implements createSession operation.
+	//
+	// Only needed for limits other than the configured ones: a task that names a new `session_id` begins
+	// that session too. An id that is in use is `CONFLICT`.
+	//
+	// POST /v1/sessions
+	CreateSession(ctx context.Context, req *SessionRequest) (*SessionHeaders, error)
 	// DeleteSession implements deleteSession operation.
 	//
-	// Evict a session.
+	// Its KV is erased from the engine's slot and its id is free again. While a turn of it is on:
+	// `CONFLICT`.
 	//
 	// DELETE /v1/sessions/{id}
 	DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error)
@@ -213,7 +221,7 @@ type SessionsHandler interface {
 	// One session.
 	//
 	// GET /v1/sessions/{id}
-	GetSession(ctx context.Context, params GetSessionParams) (*SessionHeaders, error)
+	GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error)
 }
 
 // TasksHandler handles operations described by OpenAPI v3 specification.

@@ -30,6 +30,15 @@ type Tasks interface {
 	Subscribe(id, after string) (Stream, error)
 }
 
+// Sessions is what the API does with sessions and budgets. Errors are *task.Error.
+type Sessions interface {
+	Create(ctx context.Context, r task.SessionRequest) (task.SessionStatus, error)
+	Get(ctx context.Context, id, actor string) (task.SessionStatus, error) // NOT_FOUND
+	Delete(ctx context.Context, id string) error                           // NOT_FOUND, CONFLICT
+	// Rests are what is left of the budgets of a session, which may be empty, and an actor.
+	Rests(sessionID, actor string) task.Budgets
+}
+
 // Stream is one subscription to a task's events. One goroutine uses it.
 type Stream interface {
 	// Next blocks until frames are there and returns whole encoded SSE frames, valid until the next call. Frames that are
@@ -144,9 +153,10 @@ type HolderView struct {
 	Used, Promised int64
 }
 
-// Options are what a handler is made from. Tasks, Pools, Control, Auth and Gatherer are needed.
+// Options are what a handler is made from. Tasks, Sessions, Pools, Control, Auth and Gatherer are needed.
 type Options struct {
 	Tasks     Tasks
+	Sessions  Sessions
 	Pools     Pools
 	Control   Control
 	Catalog   Catalog // nil: its operations answer NOT_IMPLEMENTED
@@ -171,8 +181,8 @@ const (
 
 // NewHandler returns the handler of the whole API.
 func NewHandler(o Options) (http.Handler, error) {
-	if o.Tasks == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
-		return nil, errors.New("api: Tasks, Pools, Control, Auth and Gatherer are needed")
+	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
+		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Auth and Gatherer are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -203,6 +213,7 @@ func NewHandler(o Options) (http.Handler, error) {
 	s := &server{Options: o, contract: c}
 	s.routes, err = gen.NewServer(&handlers{
 		tasks:     tasks{server: s},
+		sessions:  sessions{server: s},
 		pools:     pools{server: s},
 		control:   control{server: s},
 		catalog:   catalog{server: s},
@@ -221,6 +232,9 @@ type (
 	tasks struct {
 		*server
 	}
+	sessions struct {
+		*server
+	}
 	pools struct {
 		*server
 	}
@@ -235,14 +249,13 @@ type (
 	}
 )
 
-// handlers joins the groups. An embedded interface of gen stands for operations of later issues: it is nil, and ServeHTTP
-// answers NOT_IMPLEMENTED before one of them could be called.
+// handlers joins the groups.
 type handlers struct {
 	tasks
+	sessions
 	pools
 	control
 	ops
-	gen.SessionsHandler
 	catalog
 	artifacts
 	*server

@@ -16,7 +16,7 @@ import (
 func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 	f := setup(t)
 	c := f.handler.(*server).contract
-	require.Len(t, c.operations, 30)
+	require.Len(t, c.operations, 31)
 	planes := map[string]int{}
 	for _, o := range c.operations {
 		route, ok := f.handler.(*server).routes.FindRoute(o.method, strings.ReplaceAll(o.path, "{id}", "x"))

@@ -35,6 +35,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/session"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -75,6 +76,7 @@ type App struct {
 	failed    chan error // capacity 1: the server gave up
 	serving   sync.WaitGroup
 	cleanup   cleanup
+	sessions *session.Manager
 }
 
 // New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the
@@ -131,8 +133,12 @@ func New(o Options) (_ *App, err error) {
 	f := fleet{setup: inForce, manager: a.pools, memory: a.memory, shelf: a.shelf}
 	a.memory.back = f.cardsBack
 	registry.MustRegister(cardMetrics{f})
+	if a.sessions, err = newSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
+		return nil, err
+	}
+	registry.MustRegister(kvMetrics{f, a.sessions})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Models: models{f, o.Log.Named("app")},
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
 		Swap:     placement.SwapRules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
@@ -143,6 +149,7 @@ func New(o Options) (_ *App, err error) {
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
 		Metrics:  admission.NewMetrics(registry),
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
+		Home:     a.sessions.Home,
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 		Rates: map[task.Priority]admission.Rate{
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
@@ -154,11 +161,11 @@ func New(o Options) (_ *App, err error) {
 		}
 	}
 	a.operator = &operator{
-		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]config.Pool{},
+		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]config.Pool{},
 		policy: a.policy, retired: map[string]bool{},
 	}
 	handler, err := api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -261,6 +268,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.selfTest.start()
 		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.end(); return nil })
 	}
+	sweeping := startSweeps(a.sessions)
+	a.cleanup.push("end the sweeps of sessions", func(context.Context) error { sweeping(); return nil })
 	a.operator.start()
 	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.end(); return nil })
 	a.log.Info("serving",

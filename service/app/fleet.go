@@ -109,7 +109,7 @@ type lease struct{ *pool.Lease }
 
 func (l lease) Replica() scheduler.Replica {
 	i := l.Info()
-	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint}
+	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots}
 }
 
 // candidates is admission's view.

@@ -20,6 +20,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/provision"
 	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/session"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -31,6 +32,7 @@ type operator struct {
 	fleet
 	schedule *scheduler.Scheduler
 	policy   *policy.Policy
+	sessions *session.Manager
 	log      *zap.Logger
 	libsDir  string
 	env      func(string) string
@@ -103,12 +105,14 @@ func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
 	seen := candidates{o.fleet, o.schedule}
 	var pools []placement.Pool
+	home := o.sessions.Home(r.SessionID)
 	for _, p := range seen.Snapshot(task.Interactive) {
+		p.Home = home != "" && p.ID == home
 		pools = append(pools, p.Pool)
 	}
 	e, err := placement.Explain(pools, func(id string) []placement.Replica {
 		return replicas{o.fleet}.Snapshot(id, nil)
-	}, seen.CanonicalRef(r.ModelRef), r)
+	}, seen.CanonicalRef(r.ModelRef), r, o.sessions.Warm(r.SessionID))
 	if err != nil {
 		return api.Explanation{}, err
 	}

@@ -19,6 +19,8 @@ type Config struct {
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
 	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
+	Sessions        Sessions                  `yaml:"sessions" jsonschema_description:"How long a session lives, and how many there are. POST /v1/sessions can ask for another time and number of turns."`
+	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take in all. Beyond that they are refused with 429."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
 	Policy          Policy                    `yaml:"policy" jsonschema_description:"Which calls may leave this machine: downloads and engines elsewhere."`
@@ -64,6 +66,34 @@ type Rates struct {
 type Rate struct {
 	PerSecond float64 `yaml:"per_second" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Tasks a second on average; 0 is no cap."`
 	Burst     int     `yaml:"burst" jsonschema:"default=1,minimum=1,maximum=1000000" jsonschema_description:"Tasks that may come at once."`
+}
+
+// Sessions bounds sessions (ORCH-3021).
+type Sessions struct {
+	TTL         time.Duration `yaml:"ttl" jsonschema:"default=10m" jsonschema_description:"How long a session takes tasks, from its first one; at most 24h."`
+	MaxTurns    int           `yaml:"max_turns" jsonschema:"default=8,minimum=1,maximum=1000000" jsonschema_description:"How many tasks it takes."`
+	MaxSessions int           `yaml:"max_sessions" jsonschema:"default=1024,minimum=1,maximum=100000" jsonschema_description:"How many sessions are kept at most."`
+}
+
+// Budgets bound what tasks take in all (ORCH-3099).
+type Budgets struct {
+	Session Budget      `yaml:"session" jsonschema_description:"Of each session that was begun with no budget of its own."`
+	Token   TokenBudget `yaml:"token" jsonschema_description:"Of each API token; callers that need none have one together."`
+}
+
+// Budget is one budget.
+type Budget struct {
+	Tokens int     `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 is no bound."`
+	TimeMS int     `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 is no bound."`
+	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 is no bound."`
+}
+
+// TokenBudget is a budget that renews.
+type TokenBudget struct {
+	Tokens int           `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 is no bound."`
+	TimeMS int           `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 is no bound."`
+	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 is no bound."`
+	Renew  time.Duration `yaml:"renew" jsonschema:"default=24h" jsonschema_description:"How long it has to last. 24h renews it at midnight UTC."`
 }
 
 // Ledger says how long finished tasks are remembered (LO-202).
@@ -179,6 +209,7 @@ type Pool struct {
 	SamplerProfile string        `yaml:"sampler_profile" jsonschema:"default=default" jsonschema_description:"Name of the sampler profile for requests that set no parameters."`
 	Pace           float64       `yaml:"pace" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Built-in worker: at most this many tokens a second; 0 is as fast as it can."`
 	Provisioning   Provisioning  `yaml:"provisioning" jsonschema_description:"Where the pool's workers come from."`
+	Price          Price         `yaml:"price" jsonschema_description:"What the pool's tokens cost, for budgets of cost. The unit is yours."`
 	Queue          Queue         `yaml:"queue" jsonschema_description:"The pool's queue."`
 	Timeouts       Timeouts      `yaml:"timeouts" jsonschema_description:"When a task that runs is taken as stuck."`
 }
@@ -199,6 +230,12 @@ type Provisioning struct {
 	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one a replica. Left out where all engines register themselves (POST /v1/workers/register)."`
 	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder."`
 	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary: further arguments, put after the pool's own."`
+}
+
+// Price is what tokens cost.
+type Price struct {
+	In  float64 `yaml:"per_1k_in" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"1000 tokens of prompts."`
+	Out float64 `yaml:"per_1k_out" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"1000 tokens of answers."`
 }
 
 // Queue is a pool's waiting line.

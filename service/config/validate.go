@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -29,6 +30,9 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	if c.Limits.PromptBytes > c.Limits.BodyBytes && c.Limits.BodyBytes > 0 {
 		ps.add(c.where.of("limits.prompt_bytes"), fmt.Sprintf("limits.prompt_bytes (%d) is over limits.body_bytes (%d)", c.Limits.PromptBytes, c.Limits.BodyBytes),
 			"a prompt comes in a body: raise body_bytes or lower prompt_bytes")
+	}
+	if c.Sessions.TTL > maxSessionTTL {
+		ps.add(c.where.of("sessions.ttl"), fmt.Sprintf("sessions.ttl (%s) is over %s", c.Sessions.TTL, maxSessionTTL), "write 24h or less: who needs longer begins another session")
 	}
 	c.profiles()
 	ids := make(map[string]int)
@@ -67,6 +71,9 @@ func (c *Config) engines(ps *problems) {
 		}
 	}
 }
+
+// maxSessionTTL is what the API's contract has room for.
+const maxSessionTTL = 24 * time.Hour
 
 // maxReplicas bounds the replicas of all pools together, as the metrics contract counts on.
 const maxReplicas = 64

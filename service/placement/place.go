@@ -20,12 +20,13 @@ type Replica struct {
 type Need struct {
 	Strict      bool   // an engine of one slot only
 	Fingerprint string // of the bytes it has to continue; empty: any
+	Warm        string // the replica that holds the KV of its session; empty: none
 	Ctx         int    // tokens of its prompt and answer
 }
 
-// Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a
-// free slot it takes the most free VRAM, then the fewest active slots, then the smallest id (ORCH-3012). Considered is how
-// many could have taken it.
+// Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a free slot
+// it takes the one that holds the task's KV, then the most free VRAM, then the fewest active slots, then the smallest id
+// (ORCH-3009, ORCH-3012). Considered is how many could have taken it.
 func Place(replicas []Replica, need Need) (index, considered int) {
 	index, need = -1, need.among(replicas)
 	for i := range replicas {
@@ -34,7 +35,7 @@ func Place(replicas []Replica, need Need) (index, considered int) {
 			continue
 		}
 		considered++
-		if index < 0 || before(r, &replicas[index]) {
+		if index < 0 || need.before(r, &replicas[index]) {
 			index = i
 		}
 	}
@@ -69,7 +70,10 @@ func (r *Replica) takes(need Need) bool {
 	return r.Ready && r.Active < r.Slots && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
 }
 
-func before(a, b *Replica) bool {
+func (n Need) before(a, b *Replica) bool {
+	if n.Warm != "" && (a.ID == n.Warm) != (b.ID == n.Warm) {
+		return a.ID == n.Warm
+	}
 	if a.FreeVRAM != b.FreeVRAM {
 		return a.FreeVRAM > b.FreeVRAM
 	}
