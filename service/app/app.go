@@ -31,6 +31,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/provision"
 	"github.com/llama-orch/llama-orch/service/scheduler"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -42,8 +43,9 @@ const closeWithin = 2 * time.Second
 type Options struct {
 	Config   config.Config
 	Log      *zap.Logger
-	Exe      string // the program to run as `Exe worker …`
-	LibsDir  string // the engine libraries, where a pool is `builtin`
+	Exe      string            // the program to run as `Exe worker …`
+	LibsDir  string            // the engine libraries, where a pool is `builtin`
+	Engines  provision.Options // how engines are prepared
 	Version  string
 	Commit   string
 	Env      func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
@@ -153,12 +155,13 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	c := a.o.Config
 	specs := make([]pool.Spec, len(c.Pools))
 	for i, p := range c.Pools {
-		specs[i] = poolSpec(p, a.o.LibsDir)
+		specs[i] = poolSpec(c, p, a.o.LibsDir)
 	}
 	return pool.New(pool.Options{
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
 		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
 		OnChange:  func(id string) { a.schedule.Wake(id) },
+		Prepare:   engines{a.o.Engines, a.o.Log.Named("provision")}.prepare,
 		CheckGPU:  a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
 	})
 }

@@ -91,6 +91,30 @@ func LocateEngineLibs() (string, error) {
 	return a.locate("engine:libs")
 }
 
+// CUDALibs is EngineLibs with the back end for NVIDIA's GPUs.
+func CUDALibs(ctx context.Context, o Options) (string, error) {
+	if dir := os.Getenv(EnvEngineLibs); dir != "" {
+		return givenLibs(dir)
+	}
+	a, err := libsFor(platform(), true)
+	if err != nil {
+		return "", err
+	}
+	return a.ensure(ctx, o)
+}
+
+// LocateCUDALibs is CUDALibs without fetching.
+func LocateCUDALibs() (string, error) {
+	if dir := os.Getenv(EnvEngineLibs); dir != "" {
+		return givenLibs(dir)
+	}
+	a, err := libsFor(platform(), true)
+	if err != nil {
+		return "", err
+	}
+	return a.locate("engine:libsCUDA")
+}
+
 func givenLibs(dir string) (string, error) {
 	for _, name := range []string{"libllama.so", "libggml.so", "libggml-base.so"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {

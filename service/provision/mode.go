@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -50,11 +51,14 @@ func planBuiltin(w Want, m Machine) (Plan, error) {
 	return p, nil
 }
 
+// npmCalls stands for the registry that npm is configured for.
+const npmCalls = "package://npm"
+
 // pin adds the step that fetches a pinned package.
 func (p *Plan) pin(m Machine, a artifact) {
 	p.pinned = &a
 	p.Tools = append(p.Tools, "npm")
-	p.Steps = append(p.Steps, Step{Do: Allow, Why: "the policy allows calls of the package manager", URL: "package://npm"}, Step{
+	p.Steps = append(p.Steps, Step{Do: Allow, Why: "the policy allows calls of the package manager", URL: npmCalls}, Step{
 		Do: Pinned, Why: "fetch the pinned package, unless what is wanted of it is in the cache and whole", Argv: a.pin.argv("npm", a.work(m.CacheDir)),
 		Digest: a.pin.integrity, Into: a.dir(m.CacheDir),
 	})
@@ -132,7 +136,7 @@ func planPackage(w Want, m Machine) (Plan, error) {
 		install.Argv = []string{"pacman", "-S", "--needed", "--noconfirm", w.Package}
 		p.ask = install.Unless
 	case "apt-get":
-		install.Unless = []string{"dpkg-query", "-W", "-f=${db:Status-Status} ${Version}\n", w.Package}
+		install.Unless = []string{"dpkg-query", "-W", "-f=${db:Status-Status} ${Version}", w.Package}
 		install.UnlessSays = "installed"
 		install.Argv = []string{"apt-get", "install", "-y", "--no-install-recommends", w.Package}
 		install.Env = append(install.Env, "DEBIAN_FRONTEND=noninteractive")
@@ -146,7 +150,7 @@ func planPackage(w Want, m Machine) (Plan, error) {
 		p.Tools = append(p.Tools, "sudo")
 	}
 	p.Steps = []Step{
-		{Do: Allow, Why: "the policy allows calls of the package manager", URL: "package://" + m.Manager},
+		{Do: Allow, Why: "the policy allows calls of the package manager", URL: "package://" + m.Manager, Unless: install.Unless, UnlessSays: install.UnlessSays},
 		install,
 		{Do: Check, Why: "it is a program", File: program},
 	}
@@ -175,18 +179,21 @@ func planContainer(w Want, m Machine) (Plan, error) {
 	inspect := []string{tool, "image", "inspect", "--format", "{{.Id}}", w.Image}
 	p := Plan{Pool: w.Pool, Mode: Container, Tools: []string{tool}, Program: w.Image, BuildRef: w.Image, ask: inspect}
 	p.Steps = []Step{
-		{Do: Allow, Why: "the policy allows calls to the image's registry", URL: "https://" + registry(w.Image)},
+		{Do: Allow, Why: "the policy allows calls to the image's registry", URL: "https://" + registry(w.Image), Unless: inspect},
 		{Do: Command, Why: "pull the image, unless it is here", Unless: inspect, Argv: []string{tool, "pull", "--quiet", w.Image}},
 	}
 	l := &Launch{Image: w.Image, Model: containerModel, Port: containerPort, Remove: []string{tool, "rm", "--force", "{name}"}, GPUs: []string{}}
 	// No new rights, nothing to write to but memory, no port that others reach. The key comes from the environment: command
 	// lines can be read by everyone.
 	l.Argv = []string{
-		tool, "run", "--rm", "--interactive", "--init", "--pull", "never", "--name", "{name}",
+		tool, "run", "--rm", "--init", "--pull", "never", "--name", "{name}",
 		"--label", "org.llama-orch.pool=" + w.Pool, "--label", "org.llama-orch.container={name}",
 		"--user", strconv.Itoa(m.UID) + ":" + strconv.Itoa(m.GID), "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
 		"--security-opt", "no-new-privileges", "--env", "LLAMA_API_KEY", "--publish", "127.0.0.1:{port}:" + strconv.Itoa(containerPort),
-		"--mount", "type=bind,source=" + w.Model + ",target=" + containerModel + ",readonly",
+		"--mount", "type=bind,source=" + cmp.Or(w.Model, "{model}") + ",target=" + containerModel + ",readonly",
+	}
+	if tool == "podman" { // rootless: the user inside is the one outside, who may read the model
+		l.Argv = append(l.Argv, "--userns", "keep-id")
 	}
 	if w.GPU && tool == "docker" {
 		l.GPUs = []string{"--gpus", `"device={cards}"`}

@@ -78,6 +78,9 @@ func ThisMachine(o Options) (Machine, error) {
 	return m, nil
 }
 
+// User is a machine of which only the user is known, which is all that a container's command takes of one.
+func User() Machine { return Machine{UID: os.Getuid(), GID: os.Getgid()} }
+
 // Kind says what a step does.
 type Kind string
 
@@ -214,7 +217,7 @@ func (p Plan) String() string {
 	for i, s := range p.Steps {
 		fmt.Fprintf(&b, "  %d. %s: %s\n", i+1, s.Do, s.Why)
 		for _, line := range []struct{ name, text string }{
-			{"unless", quoted(s.Unless)}, {"command", quoted(s.Argv)}, {"in", s.Dir}, {"with", quoted(s.Env)},
+			{"unless", unless(s)}, {"command", quoted(s.Argv)}, {"in", s.Dir}, {"with", quoted(s.Env)},
 			{"url", s.URL}, {"file", s.File}, {"digest", s.Digest}, {"into", s.Into},
 		} {
 			if line.text != "" {
@@ -233,6 +236,14 @@ func (p Plan) String() string {
 		fmt.Fprintf(&b, "  gives: %s\n", p.Program)
 	}
 	return b.String()
+}
+
+func unless(s Step) string {
+	text := quoted(s.Unless)
+	if s.UnlessSays != "" {
+		text += " says " + s.UnlessSays
+	}
+	return text
 }
 
 // quoted writes a command as one would type it.

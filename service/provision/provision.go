@@ -95,6 +95,15 @@ func (a artifact) work(cache string) string {
 	return filepath.Join(filepath.Dir(dir), ".preparing-"+filepath.Base(dir))
 }
 
+// there reports whether a's folder is in the cache, and whole.
+func (a artifact) there(o Options) bool {
+	cache, err := o.cacheDir()
+	if err == nil {
+		_, err = verify(a.dir(cache), a.pin)
+	}
+	return err == nil
+}
+
 // ensure returns a's folder, preparing it when it is absent or its content isn't what its manifest says. Processes that
 // prepare at the same time take turns, and nobody ever sees a half-written folder.
 func (a artifact) ensure(ctx context.Context, o Options) (string, error) {

@@ -128,8 +128,14 @@ func (o Options) steps(ctx context.Context, p Plan) error {
 }
 
 func (o Options) step(ctx context.Context, p Plan, s Step) error {
+	if done, err := o.done(ctx, s); err != nil || done {
+		return err
+	}
 	switch s.Do {
 	case Allow:
+		if s.URL == npmCalls && p.pinned.there(o) {
+			return nil // no call is made
+		}
 		if o.Decide == nil {
 			return task.Errorf(task.PolicyDenied, "there is no policy that could allow the call to %s", s.URL)
 		}
@@ -140,7 +146,8 @@ func (o Options) step(ctx context.Context, p Plan, s Step) error {
 		_, err := p.pinned.ensure(ctx, o)
 		return err
 	case Command:
-		return o.command(ctx, s)
+		_, err := command(ctx, s.Dir, s.Env, s.Argv, o.Output)
+		return err
 	case Unpack:
 		return unpackStep(ctx, s)
 	case Check:
@@ -180,19 +187,13 @@ func (o Options) download(ctx context.Context, s Step) error {
 	return os.Rename(got, s.File)
 }
 
-func (o Options) command(ctx context.Context, s Step) error {
-	if len(s.Unless) > 0 {
-		said, ok, err := ask(ctx, s.Dir, s.Env, s.Unless)
-		if err != nil {
-			return err
-		}
-		if ok && strings.HasPrefix(said, s.UnlessSays) {
-			o.say("it is so already")
-			return nil
-		}
+// done reports whether a step is not needed.
+func (o Options) done(ctx context.Context, s Step) (bool, error) {
+	if len(s.Unless) == 0 {
+		return false, nil
 	}
-	_, err := command(ctx, s.Dir, s.Env, s.Argv, o.Output)
-	return err
+	said, ok, err := ask(ctx, s.Dir, s.Env, s.Unless)
+	return ok && strings.HasPrefix(said, s.UnlessSays), err
 }
 
 func unpackStep(ctx context.Context, s Step) error {
@@ -249,7 +250,10 @@ func (o Options) facts(ctx context.Context, p Plan, out string) (e Prepared, err
 	}
 	switch p.Mode {
 	case Container:
-		e.Digest, e.Version = said, p.BuildRef
+		e.Path, e.Digest, e.Version = said, said, p.BuildRef
+		if !strings.HasPrefix(said, "sha256:") { // podman leaves it out
+			e.Digest = "sha256:" + said
+		}
 		if !digestPattern.MatchString(e.Digest) {
 			return e, fmt.Errorf("%s does not say the digest of image %s, but %.200q", p.Tools[0], p.BuildRef, said)
 		}
