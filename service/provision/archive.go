@@ -205,10 +205,7 @@ func (t *tree) file(name string, mode fs.FileMode, r io.Reader) error {
 	if t.left.bytes -= n; err == nil && t.left.bytes < 0 {
 		err = task.Errorf(task.TooLarge, "the archive unpacks to more than an engine takes: use another one")
 	}
-	if err == nil {
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
+	return errors.Join(err, f.Close()) // what a power cut takes of it, the manifest shows
 }
 
 // link makes a symbolic link whose target has no way up, so that no chain of such links leads out.
