@@ -29,6 +29,17 @@ func (Engine) Libs(ctx context.Context) error {
 	return nil
 }
 
+// LibsCUDA fetches the pinned llama.cpp libraries with the back end for NVIDIA's GPUs, 140 MB. It does nothing when they are
+// there.
+func (Engine) LibsCUDA(ctx context.Context) error {
+	dir, err := provision.CUDALibs(ctx, preparing)
+	if err != nil {
+		return fmt.Errorf("preparing the engine's libraries: %w", err)
+	}
+	fmt.Println("engine libraries with CUDA:", dir)
+	return nil
+}
+
 // LlamaServer builds llama-server from the packaged source. It takes about ten minutes, once.
 func (Engine) LlamaServer(ctx context.Context) error {
 	path, err := provision.LlamaServer(ctx, preparing)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command orchestratord is the daemon: `serve` runs it, `check` says what a configuration would do, `ledger` looks at
+// Command orchestratord is the daemon: `serve` runs it, `check` says what a configuration would do, `plan` how
+// its engines would be prepared, `ledger` looks at
 // the record of tasks, and `worker` is the built-in engine that `serve` starts as its child.
 //
 // Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration; a worker also has 3 (model) and 4 (libraries).
@@ -42,6 +43,7 @@ const (
 type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the orchestrator until SIGINT or SIGTERM."`
 	Check   checkCmd   `cmd:"" help:"Validate a configuration and say what it would do."`
+	Plan    planCmd    `cmd:"" help:"Print how the engines of a configuration's pools would be prepared, step by step. Nothing is done."`
 	Ledger  ledgerCmd  `cmd:"" help:"Check, back up or export the record of tasks."`
 	Worker  workerCmd  `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
 	Version versionCmd `cmd:"" help:"Print the version."`

@@ -25,7 +25,7 @@ func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 		require.Equal(t, o.id, route.OperationID())
 		planes[o.plane]++
 	}
-	require.Equal(t, map[string]int{"data": 7, "control": 9, "catalog": 7, "artifacts": 4, "ops": 3}, planes)
+	require.Equal(t, map[string]int{"data": 8, "control": 9, "catalog": 7, "artifacts": 4, "ops": 3}, planes)
 	for name := range live {
 		require.NotNil(t, c.byName[name], name)
 	}

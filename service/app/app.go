@@ -29,11 +29,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/engine"
 	"github.com/llama-orch/llama-orch/service/engine/llamacpp"
+	"github.com/llama-orch/llama-orch/service/fetch"
 	"github.com/llama-orch/llama-orch/service/ledger"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/provision"
 	"github.com/llama-orch/llama-orch/service/scheduler"
 	"github.com/llama-orch/llama-orch/service/session"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -46,8 +48,9 @@ const closeWithin = 2 * time.Second
 type Options struct {
 	Config   config.Config
 	Log      *zap.Logger
-	Exe      string // the program to run as `Exe worker …`
-	LibsDir  string // the engine libraries, where a pool is `builtin`
+	Exe      string            // the program to run as `Exe worker …`
+	LibsDir  string            // the engine libraries, where a pool is `builtin`
+	Engines  provision.Options // how engines are prepared
 	Version  string
 	Commit   string
 	Env      func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
@@ -63,6 +66,7 @@ type App struct {
 	log       *zap.Logger
 	ledger    *ledger.SQLite
 	policy    *policy.Policy
+	fetches   *fetch.Fetcher
 	shelf     *shelf
 	artifacts *artifact.Store
 	proofs    *artifact.Sink
@@ -182,11 +186,11 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	c := a.o.Config
 	specs := make([]pool.Spec, len(c.Pools))
 	for i, p := range c.Pools {
-		specs[i] = poolSpec(p, a.o.LibsDir)
+		specs[i] = poolSpec(c, p, a.o.LibsDir)
 	}
 	return pool.New(pool.Options{
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
-		NewEngine: a.newEngine, Models: a.shelf,
+		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().prepare,
 		OnChange: func(id string) { a.schedule.Wake(id) },
 		CheckGPU: a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
 	})
@@ -241,6 +245,9 @@ func (a *App) Start(ctx context.Context) (err error) {
 	}
 	a.schedule.Recover(left) // before anyone can ask for them
 	a.catchUp()
+	if err := a.engines().noteBuiltin(ctx, a.o.LibsDir); err != nil {
+		a.log.Warn("the built-in engine is not in the engine catalog", zap.Error(err))
+	}
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {

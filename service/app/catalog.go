@@ -47,18 +47,19 @@ func (a *App) openCatalog(r prometheus.Registerer, s *setup) error {
 		endpoints.OCI[o.Name] = o.URL
 	}
 	client := a.policy.Client(policy.Download)
-	fetches, err := fetch.New(fetch.Settings{Client: client, Endpoints: endpoints, Getenv: a.o.Env, Log: a.o.Log})
+	var err error
+	a.fetches, err = fetch.New(fetch.Settings{Client: client, Endpoints: endpoints, Getenv: a.o.Env, Log: a.o.Log})
 	if err != nil {
 		return fmt.Errorf("prepare to fetch models: %w", err)
 	}
 	a.cleanup.push("end the fetches", func(context.Context) error {
-		fetches.Close()
+		a.fetches.Close()
 		client.CloseIdleConnections()
 		return nil
 	})
 	a.shelf = &shelf{setup: s}
 	a.shelf.Catalog, err = catalog.Open(catalog.Options{
-		Dir: c.DataDir, Fetcher: fetcher{fetches},
+		Dir: c.DataDir, Fetcher: fetcher{a.fetches},
 		Trust:     catalog.Trust{Strict: c.Catalog.Trust.Mode == config.TrustStrict, Sources: c.Catalog.Trust.Sources, Keys: c.Catalog.Trust.Keys},
 		Canonical: canonical(s), InUse: a.shelf.inUse, Fetches: c.Catalog.Fetches, Hashes: c.Catalog.Hashes,
 		Log: a.o.Log, Registerer: r, Now: time.Now,

@@ -235,10 +235,10 @@ func (o *operator) close(closing map[string]config.Pool) {
 func (o *operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
 	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
 	for _, p := range file.Pools {
-		specs = append(specs, poolSpec(p, o.libsDir))
+		specs = append(specs, poolSpec(file, p, o.libsDir))
 	}
 	for _, id := range slices.Sorted(maps.Keys(closing)) {
-		specs = append(specs, poolSpec(closing[id], o.libsDir))
+		specs = append(specs, poolSpec(file, closing[id], o.libsDir))
 	}
 	return specs
 }

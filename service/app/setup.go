@@ -59,14 +59,16 @@ func (s *setup) remodel(id string, m config.Model) {
 	s.now.Store(&c)
 }
 
-func poolSpec(p config.Pool, libsDir string) pool.Spec {
-	return pool.Spec{
+func poolSpec(c config.Config, p config.Pool, libsDir string) pool.Spec {
+	spec := pool.Spec{
 		ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
 		Device: string(p.Device), TensorSplit: p.TensorSplit, Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
-		Workload: p.Workload, Pace: p.Pace, Mode: pool.Mode(p.Provisioning.Mode), BinaryPath: p.Provisioning.Path,
+		Workload: p.Workload, Pace: p.Pace,
 		BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
 		OnDemand: onDemand(p),
 	}
+	engineSpec(&spec, c, p)
+	return spec
 }
 
 func onDemand(p config.Pool) bool { return p.Lifecycle == config.LifecycleOnDemand }

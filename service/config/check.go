@@ -39,7 +39,7 @@ func (c Config) Check() error {
 			ps.addEnv(c.Auth.TokenEnv, fmt.Sprintf("no API token is set, and only engines that register themselves serve pool %s, which always takes the token", p.ID),
 				"set the variable, as to the output of `openssl rand -hex 32`, or name the engines under provisioning.urls")
 		}
-		if p.Provisioning.Mode == ModeBinary {
+		if p.Provisioning.Mode == ModeBinary && p.Provisioning.URL == "" {
 			if _, err := exec.LookPath(p.Provisioning.Path); err != nil {
 				ps.add(c.where.of(path+".provisioning.path"), fmt.Sprintf("there is no program %s", clip(p.Provisioning.Path)),
 					"install llama-server or build one with `go tool mage engine:llamaServer`, or correct the path")
@@ -109,8 +109,8 @@ func (c Config) workers(p Pool) string {
 			return "from engines that register themselves"
 		}
 		return fmt.Sprintf("from %s that runs already (%s)", count(p.Replicas, "engine"), strings.Join(p.Provisioning.URLs, ", "))
-	case ModeBinary:
-		return fmt.Sprintf("by %s of %s on %s, with %s", count(p.Replicas, "process"), p.Provisioning.Path, p.Device.spoken(), p.Model.from())
+	case ModeBinary, ModePackage, ModeContainer, ModeSource:
+		return fmt.Sprintf("by %s of %s on %s, with %s", count(p.Replicas, "process"), p.Provisioning.spoken(), p.Device.spoken(), p.Model.from())
 	}
 	return fmt.Sprintf("by %s on %s, with %s", count(p.Replicas, "built-in worker"), p.Device.spoken(), p.Model.from())
 }
@@ -121,6 +121,23 @@ func (m Model) from() string {
 		return m.Canonical + " (fetched where it is not in the catalog)"
 	}
 	return m.Path
+}
+
+// spoken says what llama-server the processes are of.
+func (v Provisioning) spoken() string {
+	switch {
+	case v.Mode == ModePackage:
+		return "the system package " + v.Package
+	case v.Mode == ModeContainer:
+		return "the " + v.Runtime + " image " + v.Image
+	case v.Mode == ModeSource && v.Repository == "":
+		return "a llama-server built from the packaged source"
+	case v.Mode == ModeSource:
+		return "a llama-server built from " + v.Repository + " at " + v.Ref
+	case v.URL != "":
+		return v.URL
+	}
+	return v.Path
 }
 
 // registersAlone reports whether a pool has no engines but those that register.

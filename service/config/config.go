@@ -27,6 +27,7 @@ type Config struct {
 	Catalog         Catalog                   `yaml:"catalog" jsonschema_description:"Where models come from, and which are trusted."`
 	Artifacts       Artifacts                 `yaml:"artifacts" jsonschema_description:"What tasks leave behind: plans, diffs, traces, and a proof bundle of each task."`
 	Swap            Swap                      `yaml:"swap" jsonschema_description:"How long tasks wait because other models than theirs are in memory, where pools are on demand."`
+	Provision       Provision                 `yaml:"provision" jsonschema_description:"What preparing engines may do to this machine."`
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
 	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=32" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
 
@@ -160,6 +161,11 @@ type Swap struct {
 	Linger             time.Duration `yaml:"linger" jsonschema:"default=30s" jsonschema_description:"A pool that is idle for less does not make room for batch tasks: its user is likely to be back."`
 }
 
+// Provision bounds what preparing engines may do (ORCH-3200).
+type Provision struct {
+	AllowSystemPackages bool `yaml:"allow_system_packages" jsonschema:"default=false" jsonschema_description:"Let pools of provisioning.mode package install with pacman or apt-get, as root or with sudo."`
+}
+
 // SamplerProfile is a named set of sampling parameters. A request may override each of them.
 type SamplerProfile struct {
 	Temperature   float64 `yaml:"temperature" jsonschema:"default=0.8,minimum=0,maximum=5" jsonschema_description:"0 always takes the likeliest token."`
@@ -180,6 +186,10 @@ const (
 	ModeExternal = "external"
 	ModeBinary   = "binary"
 
+	ModePackage   = "package"
+	ModeContainer = "container"
+	ModeSource    = "source"
+
 	LifecyclePinned   = "pinned"
 	LifecycleOnDemand = "on_demand"
 
@@ -199,7 +209,7 @@ type Pool struct {
 	Workload       task.Workload `yaml:"workload" jsonschema:"default=completion,enum=completion,enum=embedding,enum=rerank" jsonschema_description:"What the pool's model is for."`
 	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
 	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
-	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"What part of the model each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it, and a llama-server (provisioning.mode binary)."`
+	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"What part of the model each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it, and a llama-server, so no provisioning.mode builtin."`
 	Lifecycle      string        `yaml:"lifecycle" jsonschema:"default=pinned,enum=pinned,enum=on_demand" jsonschema_description:"pinned: loaded at the start, and always. on_demand: loaded when a task needs it, unloaded to make room for others and after idle_ttl."`
 	IdleTTL        time.Duration `yaml:"idle_ttl" jsonschema:"default=10m" jsonschema_description:"on_demand: unloaded when no task needed it for so long."`
 	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
@@ -226,10 +236,22 @@ type Model struct {
 
 // Provisioning says where workers come from.
 type Provisioning struct {
-	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary" jsonschema_description:"builtin: the worker inside orchestratord. external: engines that run already, at urls, or that register themselves. binary: a llama-server on this machine, at path."`
+	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: engines that run already, at urls, or that register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
 	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one a replica. Left out where all engines register themselves (POST /v1/workers/register)."`
-	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder."`
-	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary: further arguments, put after the pool's own."`
+	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. package: the program, if it is not llama-server."`
+	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary, package, container, source: further arguments of llama-server, put after the pool's own."`
+
+	URL    string `yaml:"url" jsonschema:"maxLength=4096" jsonschema_description:"binary: an https URL of the program, or of a .tar.gz or .zip that holds it."`
+	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"binary: SHA-256 of what url gives, as sha256:HEX."`
+
+	Package string `yaml:"package" jsonschema:"pattern=^[a-z0-9][a-z0-9+.@_-]{0\\,99}$" jsonschema_description:"package: its name. provision.allow_system_packages has to be true."`
+
+	Image   string `yaml:"image" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,255}(@sha256:[0-9a-f]{64})?$" jsonschema_description:"container: the image, whose entry point is llama-server. With @sha256:HEX nobody can change it."`
+	Runtime string `yaml:"runtime" jsonschema:"default=docker,enum=docker,enum=podman" jsonschema_description:"container: the program that runs it."`
+
+	Repository string   `yaml:"repository" jsonschema:"maxLength=4096" jsonschema_description:"source: an https URL of a git repository, or a folder or git bundle, relative to this file's folder. Left out, it is the packaged source of llama.cpp."`
+	Ref        string   `yaml:"ref" jsonschema:"default=HEAD,pattern=^[A-Za-z0-9][A-Za-z0-9._/-]{0\\,199}$" jsonschema_description:"source: branch, tag or commit. What was built of a ref is kept: name a tag or a commit, which do not move."`
+	CMakeFlags []string `yaml:"cmake_flags" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"source: flags for CMake, each -DNAME=VALUE, like -DGGML_CUDA=ON."`
 }
 
 // Price is what tokens cost.

@@ -48,6 +48,31 @@ func problems(t *testing.T, text string, env ...string) []config.Problem {
 
 const minimal = "pools: [{id: a, model: {ref: file:a.gguf}}]\n"
 
+// ORCH-3200
+func TestModesOfProvisioning(t *testing.T) {
+	t.Parallel()
+	c, err := config.Parse("/etc/llama-orch/c.yaml", []byte(`provision: {allow_system_packages: true}
+pools:
+- {id: a, model: {ref: file:a.gguf}, provisioning: {mode: binary, url: "https://h/x.tar.gz", digest: "sha256:abababababababababababababababababababababababababababababababab", path: bin/server}}
+- {id: b, model: {ref: file:a.gguf}, provisioning: {mode: package, package: llama.cpp}}
+- {id: c, model: {ref: file:a.gguf}, provisioning: {mode: container, image: "ghcr.io/org/llama.cpp:server", runtime: podman, args: [--mlock]}, device: [0]}
+- {id: d, model: {ref: file:a.gguf}, provisioning: {mode: source, repository: ./llama.bundle, ref: v1, cmake_flags: [-DGGML_CUDA=ON]}, slots: 2}
+- {id: e, model: {ref: file:a.gguf}, provisioning: {mode: source}}
+`), environ())
+	require.NoError(t, err)
+	require.True(t, c.Provision.AllowSystemPackages)
+	require.Equal(t, "bin/server", c.Pools[0].Provisioning.Path, "in the archive, not beside the file")
+	require.Equal(t, "/etc/llama-orch/llama.bundle", c.Pools[3].Provisioning.Repository)
+	require.Empty(t, c.Pools[4].Provisioning.Repository)
+	said := c.Describe()
+	for _, words := range []string{
+		"of https://h/x.tar.gz on", "of the system package llama.cpp on", "of the podman image ghcr.io/org/llama.cpp:server on GPU 0",
+		"built from /etc/llama-orch/llama.bundle at v1", "built from the packaged source",
+	} {
+		require.Contains(t, said, words)
+	}
+}
+
 // HME-003, HME-002, LO-102
 func TestDefaults(t *testing.T) {
 	c := parse(t, minimal)
@@ -69,7 +94,7 @@ func TestDefaults(t *testing.T) {
 		ID: "a", Engine: "llamacpp", Workload: task.Completion, Device: "auto", Lifecycle: "pinned", IdleTTL: 10 * time.Minute,
 		Replicas: 1, Slots: 1, SamplerProfile: "default",
 		Model:        config.Model{ID: "a", Ref: "file:a.gguf", Canonical: "file:/etc/llama-orch/a.gguf", Path: "/etc/llama-orch/a.gguf"},
-		Provisioning: config.Provisioning{Mode: "builtin"},
+		Provisioning: config.Provisioning{Mode: "builtin", Runtime: "docker", Ref: "HEAD"},
 		Queue:        config.Queue{Capacity: 64, FullPolicy: "reject"},
 		Timeouts:     config.Timeouts{Wall: 5 * time.Minute, Idle: 30 * time.Second},
 	}}, c.Pools)
@@ -220,6 +245,22 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"builtin urls", pool("  provisioning: {urls: [\"http://x\"]}\n"), "provisioning.urls has no effect in a pool of mode builtin: remove it, or set provisioning.mode to external"},
 		{"builtin path", pool("  provisioning: {path: x}\n"), "provisioning.path has no effect in a pool of mode builtin: remove it, or set provisioning.mode to binary"},
 		{"binary path", pool("  provisioning: {mode: binary}\n"), "c.yaml:4:17: provisioning.path is missing"},
+		{"binary digest", pool("  provisioning: {mode: binary, path: x, digest: \"sha256:abababababababababababababababababababababababababababababababab\"}\n"), "c.yaml:4:49: provisioning.digest has no effect without provisioning.url"},
+		{"a download without a digest", pool("  provisioning: {mode: binary, url: \"https://h/x.zip\"}\n"), "c.yaml:4:37: provisioning.digest is missing: write the download's SHA-256"},
+		{"a download in the clear", pool("  provisioning: {mode: binary, url: \"http://h/x.zip\", digest: \"sha256:abababababababababababababababababababababababababababababababab\"}\n"), "which is no https URL of a file: write https://HOST/PATH"},
+		{"a download with a password", pool("  provisioning: {mode: binary, url: \"https://u:p@h/x.zip\", digest: \"sha256:abababababababababababababababababababababababababababababababab\"}\n"), "provisioning.url holds credentials: leave them out"},
+		{"a program outside of the archive", pool("  provisioning: {mode: binary, url: \"https://h/x.zip\", digest: \"sha256:abababababababababababababababababababababababababababababababab\", path: ../sh}\n"), "leads out of what provisioning.url gives: name the program's path inside the archive"},
+		{"no package", pool("  provisioning: {mode: package}\n"), "provisioning.package is missing: name the package"},
+		{"a package that is not allowed", pool("  provisioning: {mode: package, package: llama.cpp}\n"), "c.yaml:4:42: installing system packages is not allowed: set provision.allow_system_packages: true"},
+		{"a package that is an option", pool("  provisioning: {mode: package, package: \"--root=/\"}\nprovision: {allow_system_packages: true}\n"), `pools[0].provisioning.package cannot be "--root=/"`},
+		{"no image", pool("  provisioning: {mode: container}\n"), "provisioning.image is missing: name the image"},
+		{"an image that is an option", pool("  provisioning: {mode: container, image: \"--privileged\"}\n"), `pools[0].provisioning.image cannot be "--privileged"`},
+		{"another runtime", pool("  provisioning: {mode: container, image: x, runtime: sh}\n"), `pools[0].provisioning.runtime cannot be "sh": use docker or podman`},
+		{"a repository of another protocol", pool("  provisioning: {mode: source, repository: \"ext::sh://x\"}\n"), "which is no https URL of a file"},
+		{"a ref that is an option", pool("  provisioning: {mode: source, ref: \"--upload-pack=x\"}\n"), `pools[0].provisioning.ref cannot be "--upload-pack=x"`},
+		{"a ref that is a range", pool("  provisioning: {mode: source, ref: a..b}\n"), "provisioning.ref cannot be \"a..b\": write one branch, tag or commit"},
+		{"a flag that is none", pool("  provisioning: {mode: source, cmake_flags: [\"-P/x.cmake\"]}\n"), "c.yaml:4:46: \"-P/x.cmake\" is no flag of this kind: write -DNAME=VALUE"},
+		{"source path", pool("  provisioning: {mode: source, path: x}\n"), "provisioning.path has no effect in a pool of mode source: remove it, or set provisioning.mode to binary or package"},
 		{"binary pace", pool("  provisioning: {mode: binary, path: x}\n  pace: 3\n"), "c.yaml:5:9: pace has no effect in a pool of mode binary: remove it, or set provisioning.mode to builtin"},
 		{"two GPUs without a split", pool("  device: [0, 1]\n"), "c.yaml:4:11: device lists 2 GPUs, and tensor_split is missing: say what part of the model each holds"},
 		{"a split of one GPU", pool("  device: [0]\n  tensor_split: [1]\n"), "tensor_split has no effect on one device"},

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -187,6 +188,9 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 	case ModeBinary:
 		c.only(ps, path, p.Provisioning.Mode)
 		c.binary(ps, p, path)
+	case ModePackage, ModeContainer, ModeSource:
+		c.only(ps, path, p.Provisioning.Mode)
+		c.prepared(ps, p, path)
 	case ModeExternal:
 		c.only(ps, path, p.Provisioning.Mode)
 		c.external(ps, p, path)
@@ -226,17 +230,31 @@ func (c *Config) devices(ps *problems, p *Pool, path string) {
 
 // belongs says which modes a setting is for, where it is not for all.
 var belongs = map[string][]string{
-	"provisioning.urls": {ModeExternal},
-	"provisioning.path": {ModeBinary},
-	"provisioning.args": {ModeBinary},
-	"pace":              {ModeBuiltin},
-	"threads":           {ModeBuiltin, ModeBinary},
-	"device":            {ModeBuiltin, ModeBinary},
-	"model.digest":      {ModeBuiltin, ModeBinary},
-	"tensor_split":      {ModeBuiltin, ModeBinary},
-	"lifecycle":         {ModeBuiltin, ModeBinary},
-	"idle_ttl":          {ModeBuiltin, ModeBinary},
+	"provisioning.urls":        {ModeExternal},
+	"provisioning.path":        {ModeBinary, ModePackage},
+	"provisioning.args":        servers,
+	"provisioning.url":         {ModeBinary},
+	"provisioning.digest":      {ModeBinary},
+	"provisioning.package":     {ModePackage},
+	"provisioning.image":       {ModeContainer},
+	"provisioning.runtime":     {ModeContainer},
+	"provisioning.repository":  {ModeSource},
+	"provisioning.ref":         {ModeSource},
+	"provisioning.cmake_flags": {ModeSource},
+	"pace":                     {ModeBuiltin},
+	"threads":                  ours,
+	"device":                   ours,
+	"model.digest":             ours,
+	"tensor_split":             ours,
+	"lifecycle":                ours,
+	"idle_ttl":                 ours,
 }
+
+// The modes whose workers are llama-servers, and those whose workers the orchestrator runs.
+var (
+	servers = []string{ModeBinary, ModePackage, ModeContainer, ModeSource}
+	ours    = append([]string{ModeBuiltin}, servers...)
+)
 
 // only reports the settings that would have no effect in a pool of this mode.
 func (c *Config) only(ps *problems, path, mode string) {
@@ -254,21 +272,97 @@ func (c *Config) only(ps *problems, path, mode string) {
 }
 
 func (c *Config) binary(ps *problems, p *Pool, path string) {
-	program := &p.Provisioning.Path
-	if *program == "" {
-		ps.add(c.where.of(path+".provisioning.path"), "provisioning.path is missing", "name the program, like llama-server or /opt/llama.cpp/llama-server")
+	v := &p.Provisioning
+	at := func(field string) position { return c.where.of(path + ".provisioning." + field) }
+	if v.URL != "" {
+		c.download(ps, v, at)
 		return
 	}
-	if !strings.Contains(*program, "/") {
-		return // looked up in PATH when it is started
+	switch {
+	case v.Digest != "":
+		ps.add(at("digest"), "provisioning.digest has no effect without provisioning.url", "remove it, or name the url that it is of")
+	case v.Path == "":
+		ps.add(at("path"), "provisioning.path is missing", "name the program, like llama-server or /opt/llama.cpp/llama-server, or give url and digest")
+	case strings.Contains(v.Path, "/"): // else it is looked up in PATH when it is started
+		c.expand(ps, &v.Path, at("path"), "provisioning.path")
 	}
-	full, err := expand(*program, c.Dir, c.home)
-	if err != nil {
-		ps.add(c.where.of(path+".provisioning.path"), "provisioning.path cannot be found", err.Error())
-		return
-	}
-	*program = full
 }
+
+// expand makes a path of the file absolute.
+func (c *Config) expand(ps *problems, file *string, at position, name string) {
+	full, err := expand(*file, c.Dir, c.home)
+	if err != nil {
+		ps.add(at, name+" cannot be found", err.Error())
+		return
+	}
+	*file = full
+}
+
+// secureURL reports a URL that is not https, or holds more than an address.
+func secureURL(ps *problems, text, name string, at position) {
+	u, err := url.Parse(text)
+	switch {
+	case err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") == "":
+		ps.add(at, fmt.Sprintf("%s is %q, which is no https URL of a file", name, clip(text)), "write https://HOST/PATH")
+	case u.User != nil:
+		ps.add(at, name+" holds credentials", "leave them out: this file is no place for secrets")
+	}
+}
+
+// download checks a program that is fetched.
+func (c *Config) download(ps *problems, v *Provisioning, at func(string) position) {
+	secureURL(ps, v.URL, "provisioning.url", at("url"))
+	if v.Digest == "" {
+		ps.add(at("url"), "provisioning.digest is missing", "write the download's SHA-256 as digest: sha256:HEX, from where its maker publishes it: a program that nobody vouches for is not run")
+	}
+	if v.Path != "" && !filepath.IsLocal(v.Path) {
+		ps.add(at("path"), fmt.Sprintf("%q leads out of what provisioning.url gives", clip(v.Path)), "name the program's path inside the archive, like build/bin/llama-server")
+	}
+}
+
+// prepared checks what package, container and source need.
+func (c *Config) prepared(ps *problems, p *Pool, path string) {
+	v := &p.Provisioning
+	at := func(field string) position { return c.where.of(path + ".provisioning." + field) }
+	switch v.Mode {
+	case ModePackage:
+		switch {
+		case v.Package == "" && !c.where.set(path+".provisioning.package"):
+			ps.add(at("package"), "provisioning.package is missing", "name the package that has llama-server")
+		case !c.Provision.AllowSystemPackages:
+			ps.add(at("package"), "installing system packages is not allowed", "set provision.allow_system_packages: true, or install it yourself and use provisioning.mode binary")
+		}
+		if strings.Contains(v.Path, "/") {
+			c.expand(ps, &v.Path, at("path"), "provisioning.path")
+		}
+	case ModeContainer:
+		if v.Image == "" && !c.where.set(path+".provisioning.image") {
+			ps.add(at("image"), "provisioning.image is missing", "name the image, like ghcr.io/ggml-org/llama.cpp:server")
+		}
+	case ModeSource:
+		c.source(ps, v, at)
+	}
+}
+
+func (c *Config) source(ps *problems, v *Provisioning, at func(string) position) {
+	switch {
+	case strings.Contains(v.Repository, "://"):
+		secureURL(ps, v.Repository, "provisioning.repository", at("repository"))
+	case v.Repository != "":
+		c.expand(ps, &v.Repository, at("repository"), "provisioning.repository")
+	}
+	if strings.Contains(v.Ref, "..") {
+		ps.add(at("ref"), fmt.Sprintf("provisioning.ref cannot be %q", clip(v.Ref)), "write one branch, tag or commit")
+	}
+	for i, flag := range v.CMakeFlags {
+		if flag != "" && !cmakeFlag.MatchString(flag) {
+			ps.add(at(fmt.Sprintf("cmake_flags[%d]", i)), fmt.Sprintf("%q is no flag of this kind", clip(flag)), "write -DNAME=VALUE, like -DGGML_CUDA=ON")
+		}
+	}
+}
+
+// cmakeFlag is a flag that sets a variable, and cannot be another option.
+var cmakeFlag = regexp.MustCompile(`^-D[A-Za-z_][A-Za-z0-9_]{0,99}(:[A-Z]{1,16})?=[^\x00-\x1f]{0,1000}$`)
 
 func (c *Config) external(ps *problems, p *Pool, path string) {
 	urls := p.Provisioning.URLs

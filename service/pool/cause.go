@@ -209,7 +209,7 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	}
 	if w.proc != nil {
 		e.lines = w.tail()
-		e.portChosen = r.spec.Mode == Binary
+		e.portChosen = r.spec.Mode == Binary || r.spec.Mode == Container
 		e.byUs = w.proc.killed
 		e.oomKilled = r.m.opts.OOMKills() > w.oomKills
 		if state := w.proc.state; state != nil {

@@ -28,6 +28,9 @@ type Facts struct {
 	Slots        int      `json:"slots"`
 	Batch        int      `json:"batch"` // 0: the engine's own
 	Flags        []string `json:"flags"` // what else the engine was told, in order
+	// Of an engine that was prepared: what it was built from, and with which flags.
+	BuildRef   string   `json:"build_ref,omitempty"`
+	BuildFlags []string `json:"build_flags,omitempty"`
 }
 
 // Fingerprint names the facts: replicas with equal ones give the same bytes for the same request digest.

@@ -88,6 +88,9 @@ type Options struct {
 	// RunDir holds one file a worker process, so that the next start finds what a crash left over. One Manager at a time
 	// may use it. Empty: no such files.
 	RunDir string
+	// Prepare makes the engine ready that a spec's Recipe asks for. It is called before every worker, from several goroutines,
+	// and returns at once where the engine is there. Its error says what to do.
+	Prepare func(ctx context.Context, recipe any) (Prepared, error)
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
 	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
@@ -321,7 +324,7 @@ func (m *Manager) Start() error {
 		if err != nil {
 			return err
 		}
-		for _, left := range dir.reap() {
+		for _, left := range dir.reap(m.log) {
 			m.log.Warn("a worker left over from an earlier run was ended",
 				zap.Int("pid", left.PID), zap.String("replica_id", left.Replica))
 		}

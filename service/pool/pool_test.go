@@ -404,6 +404,8 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 		"one slot":             {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Slots: 2}},
 		"does not rerank":      {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Workload: task.Rerank}},
 		"`path`":               {{ID: "p", Mode: pool.Binary, ModelPath: "m"}},
+		"its command":          {{ID: "p", Mode: pool.Container, ModelPath: "m"}},
+		"Options.Prepare":      {{ID: "p", Mode: pool.Binary, ModelPath: "m", Recipe: "r"}},
 		"builtin, binary":      {{ID: "p", Mode: "magic"}},
 		"no model":             {{ID: "p", Mode: pool.Builtin}},
 		"no id":                {{Mode: pool.Builtin}},

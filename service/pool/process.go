@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -43,6 +44,12 @@ func (r *replica) spawn(p *plan, key string, lose context.CancelCauseFunc, log *
 	proc := &process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
 	cmd := exec.Command(p.exe, p.args...) //nolint:noctx // stop ends it, in steps
 	cmd.Env = append(workerEnv(r.spec, p.cards), "LLAMA_API_KEY="+key)
+	if len(p.remove) > 0 { // one of a run before that was killed would hold the name
+		cmd.Env = append(containerEnv(), "LLAMA_API_KEY="+key)
+		if err := remove(p.remove); err != nil {
+			log.Debug("no container was left over", zap.Error(err))
+		}
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = straysWait
 	stdout := &lines{each: func(line string) {
@@ -64,7 +71,7 @@ func (r *replica) spawn(p *plan, key string, lose context.CancelCauseFunc, log *
 		return nil, fmt.Errorf("start %s: %w", p.exe, err)
 	}
 	proc.pid = cmd.Process.Pid
-	forget := r.m.runDir.note(proc.pid, r.id)
+	forget := r.m.runDir.note(proc.pid, r.id, p.remove)
 	go func() { // joined through ended
 		defer close(proc.ended)
 		awaitExit(proc.pid)
@@ -75,6 +82,10 @@ func (r *replica) spawn(p *plan, key string, lose context.CancelCauseFunc, log *
 		proc.gone = true
 		proc.mu.Unlock()
 		err := cmd.Wait() // reaps, and joins the readers of its output
+		// The process was the container's command line: the container itself is nobody's child.
+		if err := remove(p.remove); err != nil {
+			log.Debug("the container was not removed", zap.Error(err))
+		}
 		forget()
 		stdout.flush()
 		stderr.flush()
@@ -154,6 +165,18 @@ func (p *process) signal(sig syscall.Signal) {
 		p.killed = p.killed || !isZombie(p.pid)
 		_ = unix.Kill(-p.pid, sig)
 	}
+}
+
+// containerEnv is what the command line of containers needs to find its daemon, or its rootless state.
+func containerEnv() (env []string) {
+	for _, pair := range os.Environ() {
+		name, _, _ := strings.Cut(pair, "=")
+		if slices.Contains([]string{"PATH", "HOME", "LANG", "XDG_RUNTIME_DIR", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "TMPDIR"}, name) ||
+			strings.HasPrefix(name, "DOCKER_") || strings.HasPrefix(name, "CONTAINER_") {
+			env = append(env, pair)
+		}
+	}
+	return env
 }
 
 // workerEnv is all that a worker inherits. Cards are those it was granted; nil where Memory grants none.

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -39,6 +40,10 @@ type plan struct {
 	address string                 // where it will listen; empty where it says so itself
 	cards   []int                  // granted; nil where Memory grants none
 	facts   Facts
+
+	image  string // of a container; what follows it is after
+	after  []string
+	remove []string // the command that removes the container
 }
 
 // provision checks everything a worker needs, so that what is missing is named before a process starts, and reserves its
@@ -68,19 +73,46 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if facts.Threads <= 0 {
 		facts.Threads = defaultThreads(model.Size, runtime.NumCPU())
 	}
-	plan := r.planBuiltin
-	if spec.Mode == Binary {
-		plan = r.planBinary
+	var made Prepared
+	if spec.Recipe != nil {
+		if made, err = r.m.opts.Prepare(ctx, spec.Recipe); err != nil {
+			return nil, unprepared(ctx, err)
+		}
+		facts.BuildRef, facts.BuildFlags = made.BuildRef, made.Flags
 	}
-	ready, err := plan(ctx, facts)
+	plan := r.planBuiltin
+	switch spec.Mode {
+	case Binary:
+		plan = r.planBinary
+	case Container:
+		plan = r.planContainer
+	case Builtin, External:
+	}
+	ready, err := plan(ctx, facts, made)
 	if err != nil {
 		return nil, err
 	}
 	if err := r.reserve(w, &ready.facts, model.Size, log); err != nil { // last: it takes from others
 		return nil, err
 	}
-	ready.cards, ready.args = w.claim.cards, append(ready.args, ready.withCtx(w.claim.load.ctx)...)
+	ready.cards = w.claim.cards
+	sized := ready.withCtx(w.claim.load.ctx)
+	if spec.Mode == Container {
+		ready.after = append(ready.after, sized...)
+		ready.contain(spec, ready.cards)
+	} else {
+		ready.args = append(ready.args, sized...)
+	}
 	return ready, nil
+}
+
+// unprepared is a loss for want of an engine. Trying again soon would do the same work again for nothing, unless the engine
+// could not be fetched.
+func unprepared(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return &loss{reason: refused, detail: "the engine could not be prepared", err: err, fixed: true}
 }
 
 func defaultThreads(modelSize int64, cores int) int {
@@ -90,7 +122,7 @@ func defaultThreads(modelSize int64, cores int) int {
 	return max(cores/2, 1)
 }
 
-func (r *replica) planBuiltin(ctx context.Context, facts Facts) (*plan, error) {
+func (r *replica) planBuiltin(ctx context.Context, facts Facts, _ Prepared) (*plan, error) {
 	spec := r.spec
 	if spec.LibsDir != "" {
 		if _, err := os.Stat(filepath.Join(spec.LibsDir, "libllama.so")); err != nil {
@@ -99,7 +131,7 @@ func (r *replica) planBuiltin(ctx context.Context, facts Facts) (*plan, error) {
 		if spec.Device != "cpu" {
 			if found, err := filepath.Glob(filepath.Join(spec.LibsDir, "libggml-cuda*")); err != nil || len(found) == 0 {
 				return nil, fixable("the engine's libraries have no CUDA back end, and a GPU pool never falls back to the CPU: "+
-					"fetch libraries with CUDA, or say `device: cpu`", spec.LibsDir, err)
+					"fetch libraries with CUDA (`go tool mage engine:libsCUDA`), or say `device: cpu`", spec.LibsDir, err)
 			}
 		}
 		var err error
@@ -114,9 +146,9 @@ func (r *replica) planBuiltin(ctx context.Context, facts Facts) (*plan, error) {
 	}, withCtx: func(ctx int) []string { return []string{"--ctx", strconv.Itoa(ctx)} }}, nil
 }
 
-func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
+func (r *replica) planBinary(ctx context.Context, facts Facts, made Prepared) (*plan, error) {
 	spec := r.spec
-	exe, err := exec.LookPath(spec.BinaryPath)
+	exe, err := exec.LookPath(cmp.Or(made.Path, spec.BinaryPath))
 	if err != nil {
 		return nil, fixable("there is no such llama-server: install it, or build it with `go tool mage engine:llamaServer`, "+
 			"and correct `provisioning.path`", spec.BinaryPath, err)
@@ -130,6 +162,13 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	args, withCtx, facts := r.serverArgs(facts, spec.ModelPath, "127.0.0.1", port)
+	return &plan{exe: exe, args: args, withCtx: withCtx, address: address, facts: facts}, nil
+}
+
+// serverArgs is what llama-server is told, up to its context and from there, and the facts that this makes.
+func (r *replica) serverArgs(facts Facts, model, host, port string) (args []string, withCtx func(ctx int) []string, _ Facts) {
+	spec := r.spec
 	facts.Batch = batch
 	if spec.Device == "cpu" {
 		facts.Flags = []string{"--device", "none", "-ngl", "0"}
@@ -151,19 +190,19 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 		facts.Flags = append(facts.Flags, "--embedding", "--pooling", "rank", "--reranking")
 	}
 	facts.Flags = append(facts.Flags, spec.BinaryArgs...)
-	args := []string{
-		"-m", spec.ModelPath, "--parallel", strconv.Itoa(spec.Slots), "-t", strconv.Itoa(facts.Threads),
+	args = []string{
+		"-m", model, "--parallel", strconv.Itoa(spec.Slots), "-t", strconv.Itoa(facts.Threads),
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
-		"--host", "127.0.0.1", "--port", port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
+		"--host", host, "--port", port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
 	}
-	withCtx := func(ctx int) []string {
+	withCtx = func(ctx int) []string {
 		var sized []string
 		if ctx > 0 { // llama-server divides it among the slots
 			sized = []string{"-c", strconv.Itoa(ctx * spec.Slots)}
 		}
 		return append(sized, facts.Flags...)
 	}
-	return &plan{exe: exe, args: args, withCtx: withCtx, address: address, facts: facts}, nil
+	return args, withCtx, facts
 }
 
 // freePort finds a port of the loopback that is free now.

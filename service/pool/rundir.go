@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -29,6 +30,8 @@ type leftover struct {
 	Start   uint64 `json:"start"`
 	Boot    string `json:"boot"`
 	Replica string `json:"replica_id"`
+	// Remove is the command that removes what the process's end leaves: its container.
+	Remove []string `json:"remove,omitempty"`
 }
 
 // reapTimeoutMS bounds the wait for one left-over to be gone after its SIGKILL.
@@ -66,13 +69,13 @@ func (d *runDir) close() error {
 
 // note writes the process down and returns what strikes it out. A nil runDir does nothing: the file is the third line of
 // defence, so a full disk does not keep a worker from running either.
-func (d *runDir) note(pid int, replica string) (forget func()) {
+func (d *runDir) note(pid int, replica string, remove []string) (forget func()) {
 	if d == nil {
 		return func() {}
 	}
 	name := filepath.Join(d.path, strconv.Itoa(pid)+".json")
 	if start, err := startTime(pid); err == nil {
-		if data, err := json.Marshal(leftover{pid, start, d.boot, replica}); err == nil {
+		if data, err := json.Marshal(leftover{pid, start, d.boot, replica, remove}); err == nil {
 			_ = os.WriteFile(name, data, 0o600)
 		}
 	}
@@ -80,7 +83,7 @@ func (d *runDir) note(pid int, replica string) (forget func()) {
 }
 
 // reap ends the processes that the folder names and returns those it found.
-func (d *runDir) reap() []leftover {
+func (d *runDir) reap(log *zap.Logger) []leftover {
 	names, err := filepath.Glob(filepath.Join(d.path, "*.json"))
 	if err != nil {
 		return nil // only a malformed pattern does that
@@ -88,8 +91,13 @@ func (d *runDir) reap() []leftover {
 	var found []leftover
 	for _, name := range names {
 		var l leftover
-		if data, err := os.ReadFile(name); err == nil && json.Unmarshal(data, &l) == nil && l.Boot == d.boot && l.end() {
-			found = append(found, l)
+		if data, err := os.ReadFile(name); err == nil && json.Unmarshal(data, &l) == nil && l.Boot == d.boot {
+			if l.end() {
+				found = append(found, l)
+			}
+			if err := remove(l.Remove); err != nil { // the command line ended with its daemon, the container did not
+				log.Warn("a container left over from an earlier run was not removed", zap.String("replica_id", l.Replica), zap.Error(err))
+			}
 		}
 		_ = os.Remove(name)
 	}

@@ -19,6 +19,8 @@ const (
 	Builtin  Mode = "builtin"  // this program again, as `worker`
 	Binary   Mode = "binary"   // a llama-server on this machine
 	External Mode = "external" // engines that somebody else runs, by URL
+	// Container is llama-server in a container, whose command line is the worker's process.
+	Container Mode = "container"
 )
 
 // Spec is one pool as configured.
@@ -42,10 +44,14 @@ type Spec struct {
 	Workload   task.Workload // default completion
 	Pace       float64       // built-in worker: at most this many tokens a second; 0: no bound
 	Mode       Mode
-	BinaryPath string   // of llama-server; a bare name is looked up in PATH
+	BinaryPath string   // of llama-server; a bare name is looked up in PATH. With a Recipe it is what that gives
 	BinaryArgs []string // put after the pool's own
-	URLs       []string // base URLs of an external pool
-	LibsDir    string   // folder of the engine's libraries
+	// Recipe is what Options.Prepare makes the engine from before a worker starts; nil: the engine is there. Two that are
+	// deeply equal are the same.
+	Recipe    any
+	Container *ContainerRun // of mode Container
+	URLs      []string      // base URLs of an external pool
+	LibsDir   string        // folder of the engine's libraries
 	// ModelDigest is the expected digest, "sha256:<hex>"; a model file with another one is refused. Empty: none expected.
 	ModelDigest string
 	// OnDemand pools are not loaded at Start but by Load (LO-503).
@@ -76,14 +82,21 @@ func (s *Spec) complete(opts Options) error {
 			return errors.New("Options.WorkerExe is missing")
 		}
 	case Binary:
-		if s.BinaryPath == "" {
+		if s.BinaryPath == "" && s.Recipe == nil {
 			return errors.New("provisioning mode `binary` needs the `path` of a llama-server")
+		}
+	case Container:
+		if s.Container == nil || len(s.Container.Argv) == 0 || s.Recipe == nil {
+			return errors.New("provisioning mode `container` needs its command and its image")
 		}
 	case External:
 		s.Replicas, s.Device = len(s.URLs), "external"
 		return nil
 	default:
-		return fmt.Errorf("unknown provisioning mode %q; one of builtin, binary, external", s.Mode)
+		return fmt.Errorf("unknown provisioning mode %q; one of builtin, binary, container, external", s.Mode)
+	}
+	if s.Recipe != nil && opts.Prepare == nil {
+		return errors.New("Options.Prepare is missing")
 	}
 	if s.ModelPath == "" && s.ModelRef == "" {
 		return errors.New("the pool has no model")
@@ -96,7 +109,7 @@ func (s *Spec) checkSplit() error {
 		return nil
 	}
 	switch {
-	case s.Mode != Binary:
+	case s.Mode != Binary && s.Mode != Container:
 		return errors.New("the built-in worker does not split a model; use provisioning mode `binary`, or leave `tensor_split` out")
 	case s.Device == "cpu" || s.Device == "auto":
 		return fmt.Errorf("`tensor_split` needs the cards it is for: name them in `device`, as in \"0,1\", instead of %q", s.Device)

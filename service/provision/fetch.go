@@ -24,6 +24,11 @@ type pin struct {
 	integrity string
 }
 
+// argv is the command that downloads p's tarball to a folder of its own in dir.
+func (p pin) argv(npm, dir string) []string {
+	return []string{npm, "pack", p.name + "@" + p.version, "--silent", "--ignore-scripts", "--pack-destination", filepath.Join(dir, "tarball")}
+}
+
 // fetch downloads p's tarball into dir with the npm client, as it is configured, and checks it.
 func fetch(ctx context.Context, o Options, p pin, dir string) (string, error) {
 	if _, err := exec.LookPath(o.npm()); err != nil {
@@ -31,12 +36,13 @@ func fetch(ctx context.Context, o Options, p pin, dir string) (string, error) {
 	}
 	spec := p.name + "@" + p.version
 	o.say("fetching %s", spec)
-	in := filepath.Join(dir, "tarball")
+	argv := p.argv(o.npm(), dir)
+	in := argv[len(argv)-1]
 	if err := os.Mkdir(in, 0o755); err != nil {
 		return "", err
 	}
 	// An empty folder as working directory: no package.json or .npmrc of a project takes part.
-	if err := run(ctx, in, o.npm(), "pack", spec, "--silent", "--ignore-scripts", "--pack-destination", in); err != nil {
+	if _, err := command(ctx, in, nil, argv, o.Output); err != nil {
 		return "", fmt.Errorf("fetching %s: %w", spec, err)
 	}
 	found, err := filepath.Glob(filepath.Join(in, "*.tgz"))
@@ -64,9 +70,9 @@ func checkIntegrity(file string, p pin) error {
 	return nil
 }
 
-// Bounds of what an archive may unpack to; the real ones hold less than half.
+// Bounds of what an archive may unpack to; the largest, with CUDA, holds 0.5 GB.
 const (
-	maxUnpackedBytes = 512 << 20
+	maxUnpackedBytes = 1 << 30
 	maxUnpackedFiles = 20000
 )
 

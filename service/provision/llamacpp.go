@@ -7,19 +7,20 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
-	"strconv"
 	"strings"
 )
 
-// libPins are the packages that carry llama.cpp's shared libraries, by platform.
+// libPins are the packages that carry llama.cpp's shared libraries, by platform and back end.
 var libPins = map[string]pin{
 	"linux-x64": {
 		name: "@node-llama-cpp/linux-x64", version: Version,
 		integrity: "sha512-5uCCDNqWCNfaAm8aR/Uzxbo4HBpKgNF91kCHPepKhgMgV2OAmatoefbOlMihsqCiH2Od35E/eUHQCFbfRBJuOg==",
+	},
+	"linux-x64-cuda": {
+		name: "@node-llama-cpp/linux-x64-cuda", version: Version,
+		integrity: "sha512-8rQCjyNNLZJUFit+YpjwlC4hwkKgOMIkB2wuycKBf8NU2O3ySKbiWZQ8aw9ku2nUTXjSnUIrE6KB88itduTBuA==",
 	},
 	"linux-arm64": {
 		name: "@node-llama-cpp/linux-arm64", version: Version,
@@ -27,21 +28,41 @@ var libPins = map[string]pin{
 	},
 }
 
-// sourcePin is the package that carries llama.cpp's source as a git bundle.
-var sourcePin = pin{
-	name: "node-llama-cpp", version: Version,
-	integrity: "sha512-bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw==",
+// llamaSource is llama.cpp's source as a git bundle, whose one ref is HEAD.
+var llamaSource = artifact{
+	kind: "llama-source",
+	pin: pin{
+		name: "node-llama-cpp", version: Version,
+		integrity: "sha512-bltIipuWmc123H7tMIgDGKSsSrhmhlQYeVUC48XTjVW7XGJJiJJyCdlTMzQ/LiWoPkGDpcL4FviDpgw7qfTiDw==",
+	},
+	make: func(_ context.Context, _ Options, tarball, dir string) error {
+		n, err := unpack(tarball, dir, func(name string) string {
+			if name == "package/llama/gitRelease.bundle" {
+				return sourceFile
+			}
+			return ""
+		})
+		if err == nil && n != 1 {
+			err = errors.New("the tarball holds no bundle of llama.cpp")
+		}
+		return err
+	},
 }
 
-const sourceBundle = "package/llama/gitRelease.bundle"
+const sourceFile = "source.bundle"
 
-func engineLibs() (artifact, error) {
-	p, ok := libPins[platform()]
+// libsFor are the libraries for a platform, and for GPUs if there are any for it.
+func libsFor(platform string, gpu bool) (artifact, error) {
+	kind, backend := "engine-libs", platform
+	if gpu {
+		kind, backend = kind+"-cuda", platform+"-cuda"
+	}
+	p, ok := libPins[backend]
 	if !ok {
 		return artifact{}, fmt.Errorf("there are no packaged engine libraries for %s: point %s at a folder with libllama.so and libggml.so of llama.cpp %s",
-			platform(), EnvEngineLibs, LlamaVersion)
+			backend, EnvEngineLibs, LlamaVersion)
 	}
-	return artifact{kind: "engine-libs", pin: p, make: makeEngineLibs}, nil
+	return artifact{kind: kind, pin: p, make: libsMaker("package/bins/" + backend + "/")}, nil
 }
 
 // EngineLibs returns the folder of llama.cpp's shared libraries for the built-in worker, fetching them when they are not
@@ -50,7 +71,7 @@ func EngineLibs(ctx context.Context, o Options) (string, error) {
 	if dir := os.Getenv(EnvEngineLibs); dir != "" {
 		return givenLibs(dir)
 	}
-	a, err := engineLibs()
+	a, err := libsFor(platform(), false)
 	if err != nil {
 		return "", err
 	}
@@ -63,11 +84,35 @@ func LocateEngineLibs() (string, error) {
 	if dir := os.Getenv(EnvEngineLibs); dir != "" {
 		return givenLibs(dir)
 	}
-	a, err := engineLibs()
+	a, err := libsFor(platform(), false)
 	if err != nil {
 		return "", err
 	}
 	return a.locate("engine:libs")
+}
+
+// CUDALibs is EngineLibs with the back end for NVIDIA's GPUs.
+func CUDALibs(ctx context.Context, o Options) (string, error) {
+	if dir := os.Getenv(EnvEngineLibs); dir != "" {
+		return givenLibs(dir)
+	}
+	a, err := libsFor(platform(), true)
+	if err != nil {
+		return "", err
+	}
+	return a.ensure(ctx, o)
+}
+
+// LocateCUDALibs is CUDALibs without fetching.
+func LocateCUDALibs() (string, error) {
+	if dir := os.Getenv(EnvEngineLibs); dir != "" {
+		return givenLibs(dir)
+	}
+	a, err := libsFor(platform(), true)
+	if err != nil {
+		return "", err
+	}
+	return a.locate("engine:libsCUDA")
 }
 
 func givenLibs(dir string) (string, error) {
@@ -81,24 +126,30 @@ func givenLibs(dir string) (string, error) {
 
 var (
 	libName       = regexp.MustCompile(`^lib[A-Za-z0-9._-]+\.so$`)
-	versionedName = regexp.MustCompile(`^(lib[a-z]+)\.v[0-9.]+\.so$`)
+	versionedName = regexp.MustCompile(`^(lib[a-z]+)(\.cuda)?\.v[0-9.]+\.so$`)
 )
 
-func makeEngineLibs(_ context.Context, o Options, tarball, dir string) error {
-	o.say("unpacking the engine libraries")
-	folder := "package/bins/" + platform() + "/"
-	n, err := unpack(tarball, dir, func(name string) string {
-		if base, ok := strings.CutPrefix(name, folder); ok && libName.MatchString(base) {
-			return base
+// libsMaker puts the libraries of one folder of a tarball in place.
+func libsMaker(folder string) func(context.Context, Options, string, string) error {
+	return func(_ context.Context, o Options, tarball, dir string) error {
+		o.say("unpacking the engine libraries")
+		n, err := unpack(tarball, dir, func(name string) string {
+			if base, ok := strings.CutPrefix(name, folder); ok && libName.MatchString(base) {
+				return base
+			}
+			return ""
+		})
+		if err == nil && n == 0 {
+			err = fmt.Errorf("the tarball holds no libraries under %s", folder)
 		}
-		return ""
-	})
-	if err != nil {
-		return err
+		if err != nil {
+			return err
+		}
+		return linkLibs(dir)
 	}
-	if n == 0 {
-		return fmt.Errorf("the tarball holds no libraries under %s", folder)
-	}
+}
+
+func linkLibs(dir string) error {
 	// The binding opens libllama.so and libggml.so; the package has them with the version in their names.
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -115,9 +166,14 @@ func makeEngineLibs(_ context.Context, o Options, tarball, dir string) error {
 	return err
 }
 
-var llamaServer = artifact{kind: "llama-server", pin: sourcePin, make: makeLlamaServer}
-
-const serverName = "llama-server"
+// bundled is the plan of a llama-server that is built from the packaged source.
+func bundled(o Options) (Plan, error) {
+	m, err := ThisMachine(o)
+	if err != nil {
+		return Plan{}, err
+	}
+	return MakePlan(Want{Pool: serverName, Mode: Source}, m)
+}
 
 // LlamaServer returns the path of a llama-server built from the packaged source, building it when it is not in the cache:
 // about ten minutes on two cores. A binary named by LLORCH_LLAMA_SERVER is used as it is.
@@ -125,8 +181,13 @@ func LlamaServer(ctx context.Context, o Options) (string, error) {
 	if file := os.Getenv(EnvLlamaServer); file != "" {
 		return givenServer(file)
 	}
-	dir, err := llamaServer.ensure(ctx, o)
-	return filepath.Join(dir, serverName), err
+	p, err := bundled(o)
+	if err != nil {
+		return "", err
+	}
+	o.Decide = ByHand{}
+	e, err := Run(ctx, o, p)
+	return e.Path, err
 }
 
 // LocateLlamaServer is LlamaServer without building.
@@ -134,8 +195,15 @@ func LocateLlamaServer() (string, error) {
 	if file := os.Getenv(EnvLlamaServer); file != "" {
 		return givenServer(file)
 	}
-	dir, err := llamaServer.locate("engine:llamaServer")
-	return filepath.Join(dir, serverName), err
+	p, err := bundled(Options{})
+	if err != nil {
+		return "", err
+	}
+	e, ok := p.cached()
+	if !ok {
+		return "", errors.New("llama-server is not built, or not whole: run `go tool mage engine:llamaServer`")
+	}
+	return e.Path, nil
 }
 
 func givenServer(file string) (string, error) {
@@ -144,67 +212,4 @@ func givenServer(file string) (string, error) {
 		return "", fmt.Errorf("%s names %s, which is no program: correct it, or unset it", EnvLlamaServer, file)
 	}
 	return filepath.Abs(file)
-}
-
-func makeLlamaServer(ctx context.Context, o Options, tarball, dir string) error {
-	if err := preflight("git", "cmake", "ninja", "c++"); err != nil {
-		return err
-	}
-	work := filepath.Dir(dir)
-	n, err := unpack(tarball, work, func(name string) string {
-		if name == sourceBundle {
-			return "source.bundle"
-		}
-		return ""
-	})
-	if err != nil {
-		return err
-	}
-	if n != 1 {
-		return fmt.Errorf("the tarball holds no %s", sourceBundle)
-	}
-	o.say("cloning llama.cpp %s", LlamaVersion)
-	if err := run(ctx, work, "git", "clone", "--quiet", "source.bundle", "source"); err != nil {
-		return err
-	}
-	o.say("configuring llama-server")
-	err = run(ctx, work, "cmake", "-S", "source", "-B", "build", "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF",
-		"-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF")
-	if err != nil {
-		return err
-	}
-	o.say("building llama-server; this takes about ten minutes on two cores")
-	err = run(ctx, work, "cmake", "--build", "build", "--target", serverName, "--parallel", strconv.Itoa(runtime.NumCPU()))
-	if err != nil {
-		return err
-	}
-	return os.Rename(filepath.Join(work, "build", "bin", serverName), filepath.Join(dir, serverName))
-}
-
-// How to get the tools that preparing needs.
-var (
-	debianPackage = map[string]string{"npm": "npm", "git": "git", "cmake": "cmake", "ninja": "ninja-build", "c++": "g++"}
-	archPackage   = map[string]string{"npm": "npm", "git": "git", "cmake": "cmake", "ninja": "ninja", "c++": "gcc"}
-)
-
-func preflight(tools ...string) error {
-	var absent []string
-	for _, tool := range tools {
-		if _, err := exec.LookPath(tool); err != nil {
-			absent = append(absent, tool)
-		}
-	}
-	return missing(absent)
-}
-
-func missing(tools []string) error {
-	if len(tools) == 0 {
-		return nil
-	}
-	var debian, arch []string
-	for _, tool := range tools {
-		debian, arch = append(debian, debianPackage[tool]), append(arch, archPackage[tool])
-	}
-	return errors.New("missing on this machine: " + strings.Join(tools, ", ") +
-		". Debian: apt-get install -y " + strings.Join(debian, " ") + "; Arch: pacman -S --needed " + strings.Join(arch, " "))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package provision prepares engines: it fetches what is pinned here through the npm client, checks it against the pinned
-// digest, and puts it into the user's cache folder, where a manifest lets later starts tell a whole copy from a broken one.
+// Package provision prepares engines: it plans the exact steps, which can be printed before any is done, does them, and puts
+// the result into the user's cache folder, where a manifest lets later starts tell a whole copy from a broken one (ORCH-3200).
 package provision
 
 import (
@@ -12,12 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strings"
 	"syscall"
+	"time"
 )
 
 // Environment variables that name a prepared copy; what they name is used as it is and never fetched.
@@ -37,6 +37,10 @@ type Options struct {
 	CacheDir string               // default: llama-orch in the user's cache folder
 	NPM      string               // the npm client; default: npm on PATH
 	Progress func(message string) // called before each slow step; nil: silent
+	Output   func(line string)    // gets what commands print; nil: nobody does
+	Fetch    Fetcher              // nil: nothing is downloaded, but by tools
+	Decide   Decider              // nil: no call of a plan leaves the machine
+	Record   Recorder             // nil: nobody keeps what was prepared
 }
 
 func (o Options) say(format string, args ...any) {
@@ -84,6 +88,22 @@ func (a artifact) dir(cache string) string {
 	return filepath.Join(cache, a.kind, a.pin.version+"-"+platform())
 }
 
+// work is the folder of what is half done. Whoever holds the lock owns it, so what is in it was left by a process that was
+// killed.
+func (a artifact) work(cache string) string {
+	dir := a.dir(cache)
+	return filepath.Join(filepath.Dir(dir), ".preparing-"+filepath.Base(dir))
+}
+
+// there reports whether a's folder is in the cache, and whole.
+func (a artifact) there(o Options) bool {
+	cache, err := o.cacheDir()
+	if err == nil {
+		_, err = verify(a.dir(cache), a.pin)
+	}
+	return err == nil
+}
+
 // ensure returns a's folder, preparing it when it is absent or its content isn't what its manifest says. Processes that
 // prepare at the same time take turns, and nobody ever sees a half-written folder.
 func (a artifact) ensure(ctx context.Context, o Options) (string, error) {
@@ -92,29 +112,26 @@ func (a artifact) ensure(ctx context.Context, o Options) (string, error) {
 		return "", err
 	}
 	dir := a.dir(cache)
-	if verify(dir, a.pin) == nil {
+	if _, err := verify(dir, a.pin); err == nil {
 		return dir, nil
 	}
 	parent := filepath.Dir(dir)
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return "", fmt.Errorf("making the cache folder: %w", err)
 	}
-	unlock, err := lock(filepath.Join(parent, ".lock"))
+	unlock, err := lock(ctx, filepath.Join(parent, ".lock"))
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if verify(dir, a.pin) == nil { // another process was faster
+	if _, err := verify(dir, a.pin); err == nil { // another process was faster
 		return dir, nil
 	}
-	// Whoever holds the lock owns these folders, so any that exist were left by a process that was killed.
-	if stale, err := filepath.Glob(filepath.Join(parent, ".preparing-*")); err == nil {
-		for _, dir := range stale {
-			_ = os.RemoveAll(dir)
-		}
+	tmp := a.work(cache)
+	if err := os.RemoveAll(tmp); err != nil {
+		return "", fmt.Errorf("removing what a run before left: %w", err)
 	}
-	tmp, err := os.MkdirTemp(parent, ".preparing-*")
-	if err != nil {
+	if err := os.Mkdir(tmp, 0o755); err != nil {
 		return "", fmt.Errorf("making a temporary folder: %w", err)
 	}
 	defer os.RemoveAll(tmp)
@@ -129,7 +146,7 @@ func (a artifact) ensure(ctx context.Context, o Options) (string, error) {
 	if err := a.make(ctx, o, tarball, out); err != nil {
 		return "", err
 	}
-	if err := writeManifest(out, a.pin); err != nil {
+	if err := writeManifest(out, a.pin, nil); err != nil {
 		return "", err
 	}
 	if err := replace(out, dir, filepath.Join(tmp, "old")); err != nil {
@@ -145,7 +162,7 @@ func (a artifact) locate(target string) (string, error) {
 		return "", err
 	}
 	dir := a.dir(cache)
-	if err := verify(dir, a.pin); err != nil {
+	if _, err := verify(dir, a.pin); err != nil {
 		return "", fmt.Errorf("%s is not prepared (%w): run `go tool mage %s`", a.pin.name, err, target)
 	}
 	return dir, nil
@@ -162,16 +179,30 @@ func replace(next, dir, old string) error {
 	return nil
 }
 
-func lock(path string) (unlock func(), err error) {
+// lockEvery is the time between two tries to get a lock that another process holds, which may build for minutes.
+const lockEvery = 100 * time.Millisecond
+
+func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("opening the cache lock: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("locking the cache: %w", err)
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			_ = f.Close()
+			return nil, fmt.Errorf("locking the cache: %w", err)
+		}
+		select {
+		case <-time.After(lockEvery):
+		case <-ctx.Done():
+			_ = f.Close()
+			return nil, context.Cause(ctx)
+		}
 	}
-	return func() { _ = f.Close() }, nil
 }
 
 const manifestName = "manifest.json"
@@ -181,6 +212,7 @@ type manifest struct {
 	Package   string                  `json:"package"`
 	Version   string                  `json:"version"`
 	Integrity string                  `json:"integrity"`
+	Engine    *Prepared               `json:"engine,omitempty"`
 	Files     map[string]manifestFile `json:"files"`
 }
 
@@ -190,18 +222,21 @@ type manifestFile struct {
 	Link   string `json:"link,omitempty"`
 }
 
-func writeManifest(dir string, p pin) error {
-	m := manifest{Package: p.name, Version: p.version, Integrity: p.integrity, Files: map[string]manifestFile{}}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		f, err := inspect(filepath.Join(dir, e.Name()))
+func writeManifest(dir string, p pin, e *Prepared) error {
+	m := manifest{Package: p.name, Version: p.version, Integrity: p.integrity, Engine: e, Files: map[string]manifestFile{}}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
 		if err != nil {
 			return err
 		}
-		m.Files[e.Name()] = f
+		m.Files[name], err = inspect(path)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("listing what was prepared: %w", err)
 	}
 	data, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
@@ -210,32 +245,32 @@ func writeManifest(dir string, p pin) error {
 	return os.WriteFile(filepath.Join(dir, manifestName), append(data, '\n'), 0o644)
 }
 
-// verify says why dir isn't a whole copy of p, or nil.
-func verify(dir string, p pin) error {
+// verify returns the manifest of dir, or says why it isn't a whole copy of p.
+func verify(dir string, p pin) (manifest, error) {
+	var m manifest
 	data, err := os.ReadFile(filepath.Join(dir, manifestName))
 	if err != nil {
-		return fmt.Errorf("reading its manifest: %w", err)
+		return m, fmt.Errorf("reading its manifest: %w", err)
 	}
-	var m manifest
 	if err := json.Unmarshal(data, &m); err != nil {
-		return fmt.Errorf("reading its manifest: %w", err)
+		return m, fmt.Errorf("reading its manifest: %w", err)
 	}
 	if m.Package != p.name || m.Version != p.version || m.Integrity != p.integrity || len(m.Files) == 0 {
-		return errors.New("it was made from another package")
+		return m, errors.New("it was made from another package")
 	}
 	for name, want := range m.Files {
-		if name != filepath.Base(name) {
-			return fmt.Errorf("its manifest names %q, which is no plain file name", name)
+		if !filepath.IsLocal(name) {
+			return m, fmt.Errorf("its manifest names %q, which is not in it", name)
 		}
 		got, err := inspect(filepath.Join(dir, name))
 		if err != nil {
-			return err
+			return m, err
 		}
 		if got != want {
-			return fmt.Errorf("%s has changed since it was prepared", name)
+			return m, fmt.Errorf("%s has changed since it was prepared", name)
 		}
 	}
-	return nil
+	return m, nil
 }
 
 func inspect(path string) (manifestFile, error) {
@@ -247,32 +282,20 @@ func inspect(path string) (manifestFile, error) {
 		to, err := os.Readlink(path)
 		return manifestFile{Link: to}, err
 	}
+	return inspectFile(path)
+}
+
+// inspectFile is inspect of what a link leads to.
+func inspectFile(path string) (manifestFile, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return manifestFile{}, err
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	n, err := io.Copy(h, f)
+	if err != nil {
 		return manifestFile{}, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return manifestFile{Size: st.Size(), SHA256: hex.EncodeToString(h.Sum(nil))}, nil
-}
-
-// run runs a command, and puts the end of what it printed into the error.
-func run(ctx context.Context, dir, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	out, err := cmd.CombinedOutput()
-	if err == nil {
-		return nil
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	text := strings.TrimSpace(string(out))
-	if len(text) > 2000 {
-		text = "…" + text[len(text)-2000:]
-	}
-	return fmt.Errorf("%s %s: %w\n%s", filepath.Base(name), args[0], err, text)
+	return manifestFile{Size: n, SHA256: hex.EncodeToString(h.Sum(nil))}, nil
 }

@@ -67,7 +67,7 @@ func setup(t *testing.T, data []byte) bench {
 	return bench{
 		o:     Options{CacheDir: filepath.Join(dir, "cache"), NPM: npm},
 		calls: calls,
-		a:     artifact{kind: "engine-libs", pin: pin{name: "libs", version: "1.0.0", integrity: integrity(data)}, make: makeEngineLibs},
+		a:     artifact{kind: "engine-libs", pin: pin{name: "libs", version: "1.0.0", integrity: integrity(data)}, make: libsMaker("package/bins/" + platform() + "/")},
 	}
 }
 
@@ -140,10 +140,12 @@ func TestBrokenCacheIsRepaired(t *testing.T) {
 			dir, err := b.a.ensure(t.Context(), b.o)
 			require.NoError(t, err)
 			breakIt(t, dir)
-			require.Error(t, verify(dir, b.a.pin))
+			_, err = verify(dir, b.a.pin)
+			require.Error(t, err)
 			_, err = b.a.ensure(t.Context(), b.o)
 			require.NoError(t, err)
-			require.NoError(t, verify(dir, b.a.pin))
+			_, err = verify(dir, b.a.pin)
+			require.NoError(t, err)
 			require.Equal(t, 2, b.fetches(t))
 		})
 	}
@@ -174,7 +176,7 @@ func TestMissingToolsAreNamedWithTheirPackages(t *testing.T) {
 	require.ErrorContains(t, err, "apt-get install -y git cmake ninja-build g++")
 	require.ErrorContains(t, err, "pacman -S --needed git cmake ninja gcc")
 
-	_, err = fetch(t.Context(), Options{}, sourcePin, t.TempDir())
+	_, err = fetch(t.Context(), Options{}, llamaSource.pin, t.TempDir())
 	require.ErrorContains(t, err, "apt-get install -y npm")
 }
 

@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/fakedocker"
+	"github.com/llama-orch/llama-orch/harness/standin"
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/provision"
+)
+
+// records keeps what was prepared.
+type records struct {
+	mu   sync.Mutex
+	list []provision.Prepared
+}
+
+func (r *records) Prepared(e provision.Prepared) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, e)
+	return nil
+}
+
+func script(t *testing.T, path, text string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+}
+
+// sourceOf makes a git repository of a llama-server that is another program.
+func sourceOf(t *testing.T, program string) string {
+	t.Helper()
+	dir := t.TempDir()
+	text := fmt.Sprintf("#include <unistd.h>\nint main(int n, char **v) { (void)n; execv(%q, v); return 127; }\n", program)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "main.c"), []byte(text), 0o600))
+	for _, args := range [][]string{{"init", "--quiet"}, {"add", "."}, {"-c", "user.name=t", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "server"}} {
+		out, err := exec.Command("git", append([]string{"-C", dir}, args...)...).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	return dir
+}
+
+// A llama-server in a container and one that is built from its source serve as one that is there does: real streams of the
+// bundled model go through both. The docker command, and cmake, are fakes; the C compiler is not.
+//
+// ORCH-3200, OC-CAT-56, ORCH-3002
+func TestEnginesOfAContainerAndOfSourceServe(t *testing.T) {
+	libs, err := provision.EngineLibs(t.Context(), provision.Options{})
+	require.NoError(t, err)
+	model, err := filepath.Abs("../../models/haiku/haiku.gguf")
+	require.NoError(t, err)
+	dir := t.TempDir()
+	server := filepath.Join(dir, "standin")
+	require.NoError(t, standin.Build(t.Context(), "../..", server))
+	docker, err := fakedocker.New(dir, "docker", server)
+	require.NoError(t, err)
+	script(t, filepath.Join(dir, "ninja"), "exit 1")
+	script(t, filepath.Join(dir, "c++"), "exit 1")
+	script(t, filepath.Join(dir, "cmake"), `[ "$1" = -S ] && exec mkdir -p build/bin
+exec cc -o "build/bin/$4" source/main.c`)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+
+	path := filepath.Join(dir, "c.yaml")
+	args := fmt.Sprintf("[--gpu-state, %q, --load, %q, --libs, %q]", filepath.Join(dir, "none"), model, libs)
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, operatedHead+`pools:
+- {id: boxed, model: {id: boxed, ref: "file:%[1]s"}, device: cpu, ctx: 256, provisioning: {mode: container, image: "llama:server", args: %[2]s}}
+- {id: built, model: {id: built, ref: "file:%[1]s"}, device: cpu, ctx: 256, provisioning: {mode: source, repository: %[3]q, cmake_flags: [-DTOY=1], args: %[2]s}}
+`, model, args, sourceOf(t, server)), 0o600))
+	c, err := config.Load(path, func(string) string { return "" })
+	require.NoError(t, err)
+	plans, err := EnginePlans(c)
+	require.NoError(t, err)
+	require.Equal(t, []string{"docker"}, plans[0].Tools)
+	require.Empty(t, Missing(plans[0]))
+	require.Contains(t, plans[0].String(), "source="+model+",target=/models/model.gguf,readonly")
+
+	kept := &records{}
+	a, err := New(Options{
+		Config: c, Log: zap.NewNop(), Env: func(string) string { return "" },
+		Engines: provision.Options{CacheDir: filepath.Join(dir, "cache"), Decide: provision.ByHand{}, Record: kept},
+	})
+	require.NoError(t, err)
+	require.NoError(t, a.Start(t.Context()))
+	stopped := false
+	stop := func() {
+		if !stopped {
+			stopped = true
+			ctx, end := context.WithTimeout(context.Background(), 10*time.Second)
+			defer end()
+			require.NoError(t, a.Stop(ctx))
+		}
+	}
+	t.Cleanup(stop)
+	for _, id := range []string{"boxed", "built"} {
+		require.Eventually(t, func() bool { return a.pools.Infos(id)[0].State == pool.Ready }, 30*time.Second, 10*time.Millisecond,
+			"%+v", a.pools.Infos(id)[0])
+	}
+	require.NotEqual(t, a.pools.Infos("boxed")[0].Fingerprint, a.pools.Infos("built")[0].Fingerprint)
+
+	caller := client.New("http://"+a.Addr(), "")
+	defer caller.Close()
+	texts := map[string]string{}
+	for _, id := range []string{"boxed", "built"} {
+		body := fmt.Appendf(nil, `{"model_ref":%q,"prompt":"Write a haiku about rain containing \"soft\".\n\n","seed":7,"max_tokens":24}`, id)
+		admitted, err := caller.Submit(t.Context(), body)
+		require.NoError(t, err)
+		stream, err := caller.Open(t.Context(), admitted.TaskID)
+		require.NoError(t, err)
+		require.NoError(t, stream.Rest())
+		stream.Close()
+		require.NotNil(t, stream.Log.End)
+		texts[id] = stream.Log.Text()
+	}
+	require.NotEmpty(t, texts["boxed"])
+	require.Equal(t, texts["boxed"], texts["built"], "it is one engine in two wrappings")
+
+	kept.mu.Lock()
+	i := slices.IndexFunc(kept.list, func(e provision.Prepared) bool { return e.Mode == provision.Container })
+	k := slices.IndexFunc(kept.list, func(e provision.Prepared) bool { return e.Mode == provision.Source })
+	require.Equal(t, fakedocker.ImageID, kept.list[i].Digest)
+	require.Regexp(t, "^[0-9a-f]{40}$", kept.list[k].BuildRef)
+	require.Contains(t, kept.list[k].Flags, "-DTOY=1")
+	kept.mu.Unlock()
+
+	running, err := docker.Containers()
+	require.NoError(t, err)
+	require.Len(t, running, 1)
+	stop()
+	running, err = docker.Containers()
+	require.NoError(t, err)
+	require.Empty(t, running)
+}
+
+// ORCH-3200
+func TestEveryModeBecomesASpec(t *testing.T) {
+	digest := "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
+	c, err := config.Parse("/etc/c.yaml", []byte(`provision: {allow_system_packages: true}
+pools:
+- {id: a, model: {ref: file:m.gguf}, device: cpu}
+- {id: b, model: {ref: label}, provisioning: {mode: external, urls: ["http://127.0.0.1:1"]}}
+- {id: c, model: {ref: file:m.gguf}, provisioning: {mode: binary, path: /opt/server}}
+- {id: d, model: {ref: file:m.gguf}, provisioning: {mode: binary, url: "https://h/x.zip", digest: "`+digest+`"}}
+- {id: e, model: {ref: file:m.gguf}, provisioning: {mode: package, package: llama.cpp}}
+- {id: f, model: {ref: file:m.gguf}, provisioning: {mode: container, image: "x:y", runtime: podman}, device: [0]}
+- {id: g, model: {ref: file:m.gguf}, provisioning: {mode: source, ref: v1}}
+`), func(name string) string { return map[string]string{"HOME": "/home/someone"}[name] })
+	require.NoError(t, err)
+	var modes []pool.Mode
+	for _, p := range c.Pools {
+		s := poolSpec(c, p, "/libs")
+		modes = append(modes, s.Mode)
+		require.Equal(t, p.ID >= "d", s.Recipe != nil, p.ID)
+		require.Equal(t, p.ID == "f", s.Container != nil, p.ID)
+		require.Equal(t, s, poolSpec(c, p, "/libs"), "one that did not change is not replaced")
+	}
+	require.Equal(t, []pool.Mode{pool.Builtin, pool.External, pool.Binary, pool.Binary, pool.Binary, pool.Container, pool.Binary}, modes)
+	require.Equal(t, "/opt/server", poolSpec(c, c.Pools[2], "").BinaryPath)
+	want, ok := poolSpec(c, c.Pools[4], "").Recipe.(provision.Want)
+	require.True(t, ok)
+	require.True(t, want.AllowPackages)
+	require.Contains(t, poolSpec(c, c.Pools[5], "").Container.GPUs, "nvidia.com/gpu={card}")
+	_, err = engines{log: zap.NewNop()}.prepare(t.Context(), "no want")
+	require.ErrorContains(t, err, "none of an engine")
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package provision
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What is kept of a command's output, for the error that it may end with.
+const (
+	keptLines = 40
+	lineBytes = 500
+	askWithin = 10 * time.Second // a command that says a version
+)
+
+// inherited are the variables that a command gets of this process's: no other, so that no token goes to a build.
+var inherited = []string{
+	"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "XDG_*", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+	"SSL_CERT_*", "NODE_EXTRA_CA_CERTS", "npm_config_*", "NPM_CONFIG_*", "GIT_SSL_*", "CC", "CXX", "CUDACXX", "CUDA_*", "DOCKER_*", "CONTAINER_*",
+}
+
+func environment(more []string) (env []string) {
+	for _, pair := range os.Environ() {
+		name, _, _ := strings.Cut(pair, "=")
+		for _, pattern := range inherited {
+			if ok, err := filepath.Match(pattern, name); err == nil && ok {
+				env = append(env, pair)
+				break
+			}
+		}
+	}
+	return append(env, more...)
+}
+
+// tail keeps the last lines that are written to it, and shows each to somebody.
+type tail struct {
+	show func(line string)
+	part []byte
+	kept []string
+	long bool
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		head, rest, whole := bytes.Cut(p, []byte{'\n'})
+		p = rest
+		if room := lineBytes - len(t.part); len(head) > room {
+			head, t.long = head[:room], true
+		}
+		t.part = append(t.part, head...)
+		if whole {
+			t.flush()
+		}
+	}
+	return n, nil
+}
+
+func (t *tail) flush() {
+	line := strings.ToValidUTF8(strings.TrimRight(string(t.part), "\r \t"), "\uFFFD")
+	if t.long {
+		line += "…"
+	}
+	t.part, t.long = t.part[:0], false
+	if line == "" {
+		return
+	}
+	if t.kept = append(t.kept, line); len(t.kept) > keptLines {
+		t.kept = t.kept[1:]
+	}
+	if t.show != nil {
+		t.show(line)
+	}
+}
+
+func (t *tail) String() string { return strings.Join(t.kept, "\n") }
+
+// command runs a command in a process group of its own, which ends with ctx and with this process. It returns the end of what
+// was printed; an error has it too.
+func command(ctx context.Context, dir string, env, argv []string, show func(line string)) (string, error) {
+	// The kernel sends the parent-death signal when the thread that started the child ends: this one stays until it is reaped.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd.Dir, cmd.Env = dir, environment(env)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
+	cmd.WaitDelay = 2 * time.Second // something that left the group may hold the pipe
+	out := &tail{show: show}
+	cmd.Stdout, cmd.Stderr = out, out // one pipe, one reader
+	err := cmd.Run()
+	out.flush()
+	if err == nil {
+		return out.String(), nil
+	}
+	if ctx.Err() != nil {
+		return out.String(), context.Cause(ctx)
+	}
+	said := out.String()
+	if said != "" {
+		said = "\n" + said
+	}
+	return out.String(), fmt.Errorf("%s: %w%s", quoted(shortened(argv)), err, said)
+}
+
+// shortened is enough of a command to know it by.
+func shortened(argv []string) []string {
+	const most = 4
+	if len(argv) <= most {
+		return argv
+	}
+	return append(append([]string{}, argv[:most]...), "…")
+}
+
+// ask runs a command that answers at once, and tells whether it succeeded.
+func ask(ctx context.Context, dir string, env, argv []string) (said string, ok bool, err error) {
+	bounded, stop := context.WithTimeout(ctx, askWithin)
+	defer stop()
+	said, err = command(bounded, dir, env, argv, nil)
+	if ctx.Err() != nil {
+		return "", false, context.Cause(ctx)
+	}
+	var failed *exec.ExitError
+	if err != nil && !errors.As(err, &failed) && !errors.Is(err, exec.ErrNotFound) && bounded.Err() == nil {
+		return "", false, err
+	}
+	return said, err == nil, nil
+}

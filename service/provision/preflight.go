@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package provision
+
+import (
+	"errors"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// packageOf says which packages have the tools: of Debian, and of Arch.
+var packageOf = map[string]struct{ debian, arch string }{
+	"npm":    {"npm", "npm"},
+	"git":    {"git", "git"},
+	"cmake":  {"cmake", "cmake"},
+	"ninja":  {"ninja-build", "ninja"},
+	"c++":    {"g++", "gcc"},
+	"nvcc":   {"nvidia-cuda-toolkit", "cuda"},
+	"docker": {"docker.io", "docker"},
+	"podman": {"podman", "podman"},
+	"sudo":   {"sudo", "sudo"},
+	// Debian has it in NVIDIA's own repository alone.
+	"nvidia-ctk": {"nvidia-container-toolkit", "nvidia-container-toolkit"},
+}
+
+// Preflight names the tools that the plan needs and this machine lacks, with the commands that get them on Debian and on
+// Arch. Nothing is run.
+func Preflight(p Plan) error {
+	return preflight(p.Tools...)
+}
+
+func preflight(tools ...string) error {
+	var absent []string
+	for _, tool := range tools {
+		if _, err := exec.LookPath(tool); err != nil && !slices.Contains(absent, tool) {
+			absent = append(absent, tool)
+		}
+	}
+	return missing(absent)
+}
+
+func missing(tools []string) error {
+	if len(tools) == 0 {
+		return nil
+	}
+	var debian, arch []string
+	for _, tool := range tools {
+		known, ok := packageOf[tool]
+		if !ok {
+			known.debian, known.arch = tool, tool
+		}
+		debian, arch = append(debian, known.debian), append(arch, known.arch)
+	}
+	return errors.New("missing on this machine: " + strings.Join(tools, ", ") +
+		". Debian: apt-get install -y " + strings.Join(debian, " ") + "; Arch: pacman -S --needed " + strings.Join(arch, " "))
+}
