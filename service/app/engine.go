@@ -114,10 +114,12 @@ func (e engines) noteBuiltin(ctx context.Context, libsDir string) error {
 		return err
 	}
 	plan, err := provision.MakePlan(provision.Want{Mode: provision.Builtin}, m)
-	if err != nil || plan.Folder != libsDir {
+	if err != nil || plan.Program != libsDir {
 		return err
 	}
-	_, err = provision.Run(ctx, e.options, plan) // it is there and whole: no step is done
+	found := e.options
+	found.Decide = provision.ByHand{} // it is there and whole: nothing calls out
+	_, err = provision.Run(ctx, found, plan)
 	return err
 }
 
