@@ -135,7 +135,7 @@ func New(o Options) (_ *App, err error) {
 		}
 	}
 	a.operator = &operator{
-		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]config.Pool{},
+		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
 	}
 	handler, err := api.NewHandler(api.Options{
 		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Auth: guard, Gatherer: registry, Log: o.Log,
@@ -161,7 +161,7 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
 		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
 		OnChange:  func(id string) { a.schedule.Wake(id) },
-		Prepare:   engines{a.o.Engines, a.o.Log.Named("provision")}.prepare,
+		Prepare:   a.engines().prepare,
 		CheckGPU:  a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
 	})
 }
