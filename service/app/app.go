@@ -165,7 +165,7 @@ func New(o Options) (_ *App, err error) {
 		}
 	}
 	a.operator = &operator{
-		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, file: c, closing: map[string]config.Pool{},
+		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
 		policy: a.policy, retired: map[string]bool{},
 	}
 	handler, err := api.NewHandler(api.Options{
@@ -245,9 +245,6 @@ func (a *App) Start(ctx context.Context) (err error) {
 	}
 	a.schedule.Recover(left) // before anyone can ask for them
 	a.catchUp()
-	if err := a.engines().noteBuiltin(ctx, a.o.LibsDir); err != nil {
-		a.log.Warn("the built-in engine is not in the engine catalog", zap.Error(err))
-	}
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {

@@ -106,23 +106,6 @@ func (r recorder) Prepared(e provision.Prepared) error {
 	})
 }
 
-// noteBuiltin records the packaged libraries that the built-in workers use (OC-CAT-56). A folder that somebody named is not ours to
-// vouch for.
-func (e engines) noteBuiltin(ctx context.Context, libsDir string) error {
-	m, err := provision.ThisMachine(e.options)
-	if err != nil {
-		return err
-	}
-	plan, err := provision.MakePlan(provision.Want{Mode: provision.Builtin}, m)
-	if err != nil || plan.Program != libsDir {
-		return err
-	}
-	found := e.options
-	found.Decide = provision.ByHand{} // it is there and whole: nothing calls out
-	_, err = provision.Run(ctx, found, plan)
-	return err
-}
-
 // prepare is pool.Options.Prepare.
 func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error) {
 	want, ok := recipe.(provision.Want)
@@ -146,6 +129,26 @@ func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error)
 	}
 	made, err := provision.Run(ctx, o, plan)
 	return pool.Prepared{Path: made.Path, Digest: made.Digest, BuildRef: made.BuildRef, Flags: made.Flags}, err
+}
+
+// found records the engines that need no preparing.
+func (e engines) found(ctx context.Context, c config.Config) {
+	m, err := provision.ThisMachine(e.options)
+	if err != nil || e.options.Record == nil {
+		return
+	}
+	for _, p := range c.Pools {
+		if v := p.Provisioning; v.Mode != config.ModeBuiltin && (v.Mode != config.ModeBinary || v.URL != "") {
+			continue
+		}
+		plan, err := provision.MakePlan(wantOf(c, p), m)
+		if err == nil {
+			err = provision.Found(ctx, e.options, plan)
+		}
+		if err != nil { // the pool's own health says what keeps it from serving
+			e.log.Warn("an engine is not in the catalog", zap.String("pool_id", p.ID), zap.Error(err))
+		}
+	}
 }
 
 // Missing says in one line what a plan needs and this machine lacks, and how to get it; empty: nothing.

@@ -80,7 +80,8 @@ exec cc -o "build/bin/$4" source/main.c`)
 	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, operatedHead+`pools:
 - {id: boxed, model: {id: boxed, ref: "file:%[1]s"}, device: cpu, ctx: 256, provisioning: {mode: container, image: "llama:server", args: %[2]s}}
 - {id: built, model: {id: built, ref: "file:%[1]s"}, device: cpu, ctx: 256, provisioning: {mode: source, repository: %[3]q, cmake_flags: [-DTOY=1], args: %[2]s}}
-`, model, args, sourceOf(t, server)), 0o600))
+- {id: plain, model: {id: plain, ref: "file:%[1]s"}, device: cpu, ctx: 256, lifecycle: on_demand, provisioning: {mode: binary, path: %[4]q, args: %[2]s}}
+`, model, args, sourceOf(t, server), server), 0o600))
 	c, err := config.Load(path, func(string) string { return "" })
 	require.NoError(t, err)
 	plans, err := EnginePlans(c)
@@ -129,6 +130,11 @@ exec cc -o "build/bin/$4" source/main.c`)
 	require.NotEmpty(t, texts["boxed"])
 	require.Equal(t, texts["boxed"], texts["built"], "it is one engine in two wrappings")
 
+	require.Eventually(t, func() bool {
+		kept.mu.Lock()
+		defer kept.mu.Unlock()
+		return slices.ContainsFunc(kept.list, func(e provision.Prepared) bool { return e.Mode == provision.Binary && e.Path == server })
+	}, 30*time.Second, 10*time.Millisecond, "one that is there is in the catalog too")
 	kept.mu.Lock()
 	i := slices.IndexFunc(kept.list, func(e provision.Prepared) bool { return e.Mode == provision.Container })
 	k := slices.IndexFunc(kept.list, func(e provision.Prepared) bool { return e.Mode == provision.Source })

@@ -36,6 +36,7 @@ type operator struct {
 	log      *zap.Logger
 	libsDir  string
 	env      func(string) string
+	engines  engines
 
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
@@ -133,7 +134,7 @@ func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 }
 
 // ReloadConfig is api.Control's, and what SIGHUP does.
-func (o *operator) ReloadConfig(context.Context) (api.ConfigChange, error) {
+func (o *operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	next, err := config.Load(o.file.Path, o.env)
@@ -158,6 +159,7 @@ func (o *operator) ReloadConfig(context.Context) (api.ConfigChange, error) {
 	if err := o.apply(next); err != nil {
 		return api.ConfigChange{}, err
 	}
+	o.engines.found(ctx, o.file)
 	o.log.Info("the configuration was read again", zap.Strings("changed", change.Changed), zap.Strings("restart_required", change.RestartRequired))
 	return change, nil
 }
@@ -252,6 +254,7 @@ func (o *operator) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	o.stop = stop
 	o.tidying.Go(func() {
+		o.engines.found(ctx, o.config())
 		tick := time.NewTicker(tidyEvery)
 		defer tick.Stop()
 		for {

@@ -183,9 +183,9 @@ func FuzzArchive(f *testing.F) {
 			}
 			if d.Type() == fs.ModeSymlink {
 				if to, err := filepath.EvalSymlinks(path); err == nil {
-					real, err := filepath.EvalSymlinks(dir)
+					whole, err := filepath.EvalSymlinks(dir)
 					require.NoError(t, err)
-					require.True(t, to == real || strings.HasPrefix(to, real+"/"), "%s leads to %s", path, to)
+					require.True(t, to == whole || strings.HasPrefix(to, whole+"/"), "%s leads to %s", path, to)
 				}
 				return nil
 			}

@@ -239,7 +239,8 @@ func planSource(w Want, m Machine) (Plan, error) {
 		flags = append(flags, flag) // a later one of a name wins
 	}
 	p.Flags, p.BuildRef, p.commit = flags, ref, true
-	from, identity, shallow := w.Repository, "", false
+	from, shallow := w.Repository, false
+	var identity string
 	switch {
 	case from == "":
 		from, identity = filepath.Join(llamaSource.dir(m.CacheDir), sourceFile), "pinned:"+llamaSource.pin.integrity

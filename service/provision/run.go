@@ -200,7 +200,7 @@ func unpackStep(ctx context.Context, s Step) error {
 	if s.Format != "" {
 		return unpackTree(ctx, s.Format, s.File, s.Into, engineBounds)
 	}
-	if err := os.Chmod(s.File, 0o755); err != nil {
+	if err := os.Chmod(s.File, 0o755); err != nil { //nolint:gosec // it is a program
 		return err
 	}
 	return os.Rename(s.File, s.Into)
@@ -276,16 +276,11 @@ func (o Options) facts(ctx context.Context, p Plan, out string) (e Prepared, err
 	if e.Version == "" {
 		e.Version = "unknown"
 	}
-	file := p.Program
-	if out != "" {
-		rel, err := filepath.Rel(p.Folder, p.Program)
-		if err != nil {
-			return e, err
-		}
-		file = filepath.Join(out, rel)
-	} else if file, err = programAt(p.Program); err != nil {
+	file, err := p.file(out)
+	if err != nil {
 		return e, err
-	} else {
+	}
+	if out == "" {
 		e.Path = file
 	}
 	f, err := inspectFile(file)
@@ -293,11 +288,36 @@ func (o Options) facts(ctx context.Context, p Plan, out string) (e Prepared, err
 	return e, err
 }
 
+// file is the program, in the folder out before it has its place.
+func (p Plan) file(out string) (string, error) {
+	if out == "" {
+		return programAt(p.Program)
+	}
+	rel, err := filepath.Rel(p.Folder, p.Program)
+	return filepath.Join(out, rel), err
+}
+
+// Found records an engine that is there without any of its plan's steps: the libraries of the built-in worker, and a program
+// by its path.
+func Found(ctx context.Context, o Options, p Plan) error {
+	e, err := o.facts(ctx, p, "")
+	if err != nil {
+		return fmt.Errorf("looking at the engine of pool %s: %w", p.Pool, err)
+	}
+	if o.Record == nil {
+		return nil
+	}
+	return o.Record.Prepared(e)
+}
+
 // digestLibs is one digest for all shared libraries of a folder, the one of the replicas' fingerprint.
 func digestLibs(dir string) (string, error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*.so*")) // sorted
 	if err != nil {
 		return "", err
+	}
+	if len(names) == 0 {
+		return "", fmt.Errorf("there are no libraries in %s", dir)
 	}
 	hash := sha256.New()
 	for _, name := range names {
