@@ -113,7 +113,7 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	f := fleet{setup: newSetup(c), manager: a.pools, memory: a.memory}
-	a.memory.back = f.cardsBack
+	a.memory.back, a.memory.hurt = f.cardsBack, a.pools.Trouble
 	registry.MustRegister(cardMetrics{f})
 	a.schedule = scheduler.New(scheduler.Options{
 		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger, Models: models{f, o.Log.Named("app")},

@@ -91,8 +91,9 @@ type Options struct {
 	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
 	Memory Memory
 	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.
-	// Nil: nothing is known.
-	DeviceProblems func(cards []int, since time.Time) string
+	// Critical: no worker there can be relied upon any more; else it may be the fault of another program alone. Nil: nothing is
+	// known.
+	DeviceProblems func(cards []int, since time.Time) (problem string, critical bool)
 	// HostMemory tells the bytes of memory that processes of this machine could still take. Nil: /proc/meminfo.
 	HostMemory func() (available int64, err error)
 	// OOMKills counts the processes that the kernel has killed for lack of memory. Nil: /proc/vmstat.
@@ -193,7 +194,7 @@ func (o *Options) complete() {
 		o.CheckGPU = func(string) error { return unavailable("nobody looks for GPUs here: say `device: cpu`") }
 	}
 	if o.DeviceProblems == nil {
-		o.DeviceProblems = func([]int, time.Time) string { return "" }
+		o.DeviceProblems = func([]int, time.Time) (string, bool) { return "", false }
 	}
 	if o.HostMemory == nil {
 		o.HostMemory = memAvailable
