@@ -161,7 +161,7 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 		specs[i] = poolSpec(p, a.o.LibsDir)
 	}
 	return pool.New(pool.Options{
-		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
+		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
 		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
 		OnChange:  func(id string) { a.schedule.Wake(id) },
 		CheckGPU:  a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,

@@ -86,6 +86,8 @@ type Options struct {
 	// RunDir holds one file a worker process, so that the next start finds what a crash left over. One Manager at a time
 	// may use it. Empty: no such files.
 	RunDir string
+	// LearnedFile keeps what workers were seen to take over a restart (LO-501). Empty: nothing does.
+	LearnedFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
 	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
@@ -316,6 +318,9 @@ func (m *Manager) Start() error {
 				zap.Int("pid", left.PID), zap.String("replica_id", left.Replica))
 		}
 		m.runDir = dir
+	}
+	if err := m.learned.recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
+		return err
 	}
 	m.started = true
 	m.launcher = startLauncher()
