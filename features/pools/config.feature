@@ -56,6 +56,35 @@ Feature: The configuration is read again while tasks wait
       | changed          | []                               |
       | restart_required | ["pools.default.queue.capacity"] |
 
+  @ORCH-2101
+  Scenario: A pool with another number of replicas keeps those that it has
+    Given a daemon whose pool has
+      | pace | 20 |
+    When I submit tasks "a, b, c" and follow them
+    Then stream "a" has 2 tokens
+    When I note the worker of "default-0"
+    And the configuration has the pool "default" of built-in workers with
+      | pace     | 20 |
+      | replicas | 2  |
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And its body has
+      | changed          | ["pools.default.replicas"] |
+      | restart_required | []                         |
+    And "/v1/pools/default/health" has come to
+      | pool.replicas_ready | 2 |
+    And the worker of "default-0" is the one that was noted
+    When the configuration has the pool "default" of built-in workers with
+      | pace     | 20 |
+      | replicas | 1  |
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And streams "a, b, c" are all "started", tokens, "end"
+    And "/v1/pools/default/health" has come to
+      | pool.replicas | 1 |
+    And 0 workers run for the replica "default-1"
+    And the worker of "default-0" is the one that was noted
+
   @ORCH-2101 @HME-003
   Scenario: A file that is not valid changes nothing, and its mistakes are named
     Given a daemon

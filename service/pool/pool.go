@@ -156,6 +156,7 @@ type group struct {
 	configured Spec // as New or Apply got it; a Reload does not change it
 	spec       Spec // as the replicas run it
 	replicas   []*replica
+	leaving    []*replica // that there were more of, and that may still end tasks
 }
 
 // errStopping is the cause of everything that ends because of Stop.
@@ -272,28 +273,35 @@ func (l *layout) with(g *group) *layout {
 // newGroup makes a pool's replicas, which start once those before them have ended. It wants m.mu, but in New.
 func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica) *group {
 	g := &group{configured: configured, spec: spec}
+	m.grow(g, wanted, func(string) []*replica { return after })
+	return g
+}
+
+// grow makes the replicas that a group lacks, which is not shown yet, and returns them. After are those that have to end before one
+// of such an id. It wants m.mu, but in New.
+func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) (added []*replica) {
 	expected := int64(0)
-	if spec.OnDemand { // who plans the swaps has to know before the first load
-		expected = expectFile(spec)
+	if g.spec.OnDemand { // who plans the swaps has to know before the first load
+		expected = expectFile(g.spec)
 	}
-	for i := range spec.Replicas {
-		r := newReplica(m, spec, i, fmt.Sprintf("%s-%d", spec.ID, i), wanted)
-		r.after = after
+	for i := len(g.replicas); i < g.spec.Replicas; i++ {
+		r := newReplica(m, g.spec, i, fmt.Sprintf("%s-%d", g.spec.ID, i), wanted)
+		r.after = after(r.id)
 		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = expected, expected })
 		if m.births > 0 { // another replica of this id may still hold memory
 			r.owner = fmt.Sprintf("%s~%d", r.id, m.births)
 		}
-		g.replicas = append(g.replicas, r)
+		g.replicas, added = append(g.replicas, r), append(added, r)
 	}
-	return g
+	return added
 }
 
-// begin starts a group's supervisors, unless the Manager has not started yet or stops. It wants m.mu.
-func (m *Manager) begin(g *group) {
+// begin starts the supervisors of replicas, unless the Manager has not started yet or stops. It wants m.mu.
+func (m *Manager) begin(replicas []*replica) {
 	if !m.started || m.stopping {
 		return
 	}
-	for _, r := range g.replicas {
+	for _, r := range replicas {
 		if r.index == 0 && r.spec.Mode != External && r.spec.Device == "cpu" {
 			m.log.Warn("this pool decodes on the CPU, because its configuration says `device: cpu`", zap.String("pool_id", r.spec.ID))
 		}
@@ -326,7 +334,7 @@ func (m *Manager) Start() error {
 	m.launcher = startLauncher()
 	now := m.layout.Load()
 	for _, id := range now.order {
-		m.begin(now.pools[id])
+		m.begin(now.pools[id].replicas)
 	}
 	return nil
 }
