@@ -140,10 +140,11 @@ func (r *replica) takeIdle(w *worker) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	idle := time.Since(time.Unix(0, w.used.Load()))
-	if r.order.ends() || w.active.Load() != 0 || idle < interval {
+	if r.order.ends() || w.active.Load() != 0 || idle < interval || time.Now().UnixNano() < w.warm.Load() {
 		return false
 	}
 	w.active.Add(1)
+	w.uses.Add(1)
 	r.probing = true
 	return true
 }
