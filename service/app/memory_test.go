@@ -12,6 +12,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/gpu"
 	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/pool"
 )
 
 // ORCH-3011, ORCH-3052
@@ -118,4 +119,18 @@ func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 			require.Equal(t, want, got)
 		}
 	})
+}
+
+// LO-503, LO-103: a first load is predicted by the measured rate of others, and not at all without one.
+func TestAFirstLoadIsPredictedByTheRateOfOthers(t *testing.T) {
+	require.Zero(t, asFast(nil, 8))
+	loaded := []pool.Info{
+		{LoadTime: 2 * time.Second, EstimateBytes: 10}, {LoadTime: 4 * time.Second, EstimateBytes: 20},
+		{LoadTime: time.Hour}, {EstimateBytes: 1 << 40},
+	}
+	require.Equal(t, 8*time.Second, asFast(loaded, 40))
+	require.Zero(t, asFast(loaded[2:], 40))
+	longest, bytes := slowest(loaded[:2])
+	require.Equal(t, 4*time.Second, longest)
+	require.EqualValues(t, 20, bytes)
 }

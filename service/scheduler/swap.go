@@ -23,7 +23,7 @@ type Models interface {
 	Load(poolID string)
 	// Unload lets a pool's model go, and returns at once. It fails where a task runs on it.
 	Unload(poolID string) error
-	// LoadTime is how long the pool's last load took; 0 before the first.
+	// LoadTime is how long the pool's last load took, or its first is likely to by what others took; 0: nothing tells.
 	LoadTime(poolID string) time.Duration
 	// Failed says why a pool's model cannot be loaded, where trying again by itself is no hope or only a distant one; else nil.
 	Failed(poolID string) *task.Error
