@@ -116,3 +116,34 @@ Feature: The configuration is read again while tasks wait
     When I send the daemon SIGHUP
     Then the log has a line "the configuration was not read again, and nothing has changed"
     And the daemon still serves
+
+  @ORCH-2101
+  Scenario: A pool that is new serves, and what only a restart changes is named
+    Given a daemon
+    When the configuration has the pool "second" of built-in workers with
+      | model | {id: other, ref: "file:$DIR/other.gguf"} |
+    And a copy of the model as "other.gguf"
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And its body has
+      | changed          | ["pools.second"] |
+      | restart_required | []               |
+    And "/v1/pools/second/health" has come to
+      | pool.ready | true |
+    When I submit task "there" with
+      | model_ref | "other" |
+    And I follow task "there"
+    Then stream "there" is "started", tokens, "end"
+    When the configuration has the settings
+      | log | {level: info} |
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And its body has
+      | restart_required | ["log.level"] |
+    When the configuration has the settings
+      | log | {level: loud} |
+    And I send POST "/v1/config/reload"
+    Then the answer is 400 INVALID_PARAMS
+    And its message says "nothing has changed"
+    And its message says "loud"
+    And the daemon still serves
