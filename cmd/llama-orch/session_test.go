@@ -67,8 +67,14 @@ func TestSessionCommands(t *testing.T) {
 	require.JSONEq(t, `{"session_id":"`+aSession+`","deleted":true}`, call(t.Context(), addr, "", "--json", "session", "delete", aSession).out)
 
 	for _, args := range [][]string{
-		{"session"}, {"session", "show"}, {"session", "show", "7"}, {"session", "delete", "7"}, {"session", "create", "--tokens=-1"},
-		{"session", "create", "--ttl", "soon"}, {"session", "create", "--id", "7"}, {"run", "x", "-m", "haiku", "--session", "7"},
+		{"session"},
+		{"session", "show"},
+		{"session", "show", "7"},
+		{"session", "delete", "7"},
+		{"session", "create", "--tokens=-1"},
+		{"session", "create", "--ttl", "soon"},
+		{"session", "create", "--id", "7"},
+		{"run", "x", "-m", "haiku", "--session", "7"},
 	} {
 		require.Equal(t, exitUsage, call(t.Context(), addr, "", args...).code, args)
 	}

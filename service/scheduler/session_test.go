@@ -3,7 +3,6 @@
 package scheduler
 
 import (
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -111,7 +110,7 @@ func TestTasksVisitTheSessions(t *testing.T) {
 		b.full.Store(false)
 		v.refuse = task.Errorf(task.BudgetExceeded, "nothing is left")
 		_, err = r.submit("over")
-		require.True(t, errors.Is(err, v.refuse))
+		require.ErrorIs(t, err, v.refuse)
 		require.Empty(t, v.of["over"])
 		_, err = r.s.Get("over")
 		require.True(t, task.HasCode(err, task.NotFound), "it was refused before it was queued")
