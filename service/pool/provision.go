@@ -163,6 +163,7 @@ func (r *replica) planBinary(ctx context.Context, facts Facts) (*plan, error) {
 		"-m", spec.ModelPath, "--parallel", strconv.Itoa(spec.Slots), "-t", strconv.Itoa(facts.Threads),
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
 		"--host", "127.0.0.1", "--port", port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
+		"--slot-save-path", os.TempDir(), // without a folder it does not erase slots either; nothing is ever saved
 	}
 	if spec.Ctx > 0 { // llama-server divides it among the slots
 		args = append(args, "-c", strconv.Itoa(spec.Ctx*spec.Slots))

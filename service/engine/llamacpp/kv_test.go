@@ -49,3 +49,45 @@ func TestEngineTellsItsSlots(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 1, busy)
 }
+
+// What a job left in its slot is used by the next one where that may, told as the engine's own figures, and erased. The figures
+// are llama-server's and the built-in worker's alike.
+// ORCH-3022, ORCH-3021
+func TestKVIsUsedToldAndErased(t *testing.T) {
+	e, _ := launch(t, task.Completion)
+	run := func(cache bool) (told int, r engine.Result) {
+		told = -1
+		_, r = generate(t, e, job(func(j *engine.Job) {
+			j.CachePrompt, j.MaxTokens, j.Sampling.Temperature = cache, 4, 0
+			j.Cached = func(n int) { told = n }
+		}))
+		require.Equal(t, r.Cached, told)
+		return told, r
+	}
+	slot := func(id int) engine.Slot {
+		untilIdle(t, e)
+		slots, err := e.Slots(t.Context())
+		require.NoError(t, err)
+		for _, s := range slots {
+			if s.ID == id {
+				return s
+			}
+		}
+		require.Fail(t, "there is no such slot")
+		return engine.Slot{}
+	}
+	_, first := run(false)
+	was := slot(first.Slot)
+	require.True(t, was.Told)
+	require.Equal(t, first.TokensIn+first.TokensOut-1, first.Cells)
+
+	cached, second := run(true)
+	require.Equal(t, second.TokensIn-1, cached)
+	require.NotEqual(t, was.Job, slot(second.Slot).Job, "another job has been there")
+	cached, _ = run(false)
+	require.Zero(t, cached, "strict tasks start cold, whatever is there")
+
+	require.NoError(t, e.Erase(t.Context(), second.Slot))
+	cached, _ = run(true)
+	require.Zero(t, cached)
+}
