@@ -85,6 +85,7 @@ type cli struct {
 	Cancel       cancelCmd       `cmd:"" help:"Cancel a task."`
 	Task         taskCmd         `cmd:"" help:"Show one task."`
 	Tasks        tasksCmd        `cmd:"" help:"List recent tasks, newest first."`
+	Session      sessionCmd      `cmd:"" help:"Show, begin or delete a session."`
 	Pools        poolsCmd        `cmd:"" help:"List the pools, or show one with its replicas."`
 	Pool         poolCmd         `cmd:"" help:"Look at one pool, drain it, or swap its model."`
 	GPUs         gpusCmd         `cmd:"" name:"gpus" help:"Show the GPUs, and who holds their memory."`

@@ -51,6 +51,7 @@ type daemon struct {
 	request  *gen.TaskRequest
 	explain  *gen.ExplainRequest
 	drained  *gen.DrainRequest
+	session  *gen.SessionRequest
 	canceled []gen.TaskID
 }
 

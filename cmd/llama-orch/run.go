@@ -33,6 +33,7 @@ type runCmd struct {
 	Temperature  *float64 `placeholder:"X" help:"Sampling temperature (default: the pool's)."`
 	Stop         []string `sep:"none" placeholder:"TEXT" help:"Text that ends the answer; may be repeated."`
 	TaskID       string   `placeholder:"ID" help:"Idempotency key (default: a new UUID)."`
+	Session      string   `placeholder:"UUID" help:"The session that this is a turn of (default: none)."`
 	Pool         string   `placeholder:"ID" help:"This pool or none."`
 	OnDisconnect string   `enum:",continue,cancel" default:"" placeholder:"WHAT" help:"What becomes of the task when this program goes away without a word: continue or cancel (default: continue)."`
 	Determinism  string   `enum:",strict,best_effort" default:"" placeholder:"KIND" help:"strict or best_effort (default: strict where possible)."`
@@ -137,6 +138,13 @@ func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
 	}
 	if c.Determinism != "" {
 		request.Determinism.SetTo(gen.Determinism(c.Determinism))
+	}
+	if c.Session != "" {
+		id, err := sessionID(c.Session)
+		if err != nil {
+			return nil, err
+		}
+		request.SessionID.SetTo(id)
 	}
 	if c.Pool != "" {
 		request.Placement.SetTo(gen.PlacementWish{

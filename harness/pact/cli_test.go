@@ -89,6 +89,15 @@ func cliCalls() []call {
 		cliCall("task cli-completed", 0, "transcript", showTask("task that has completed", stateCompleted, "cli-completed", task.Completed)),
 		cliCall("task "+unknown, failed, "NOT_FOUND", get("", state(stateReady), "/v1/tasks/"+unknown, nil).refused("task that is unknown", 404, missing)),
 		cliCall("tasks --state completed --limit 1", 0, "listed", listTasks("tasks", task.Completed, map[string]string{"state": "completed", "limit": "1"})),
+		cliCall("session create --id "+aSession("3")+" --max-turns 4 --tokens 2000", 0, "tokens left  2000", createSession("session create", aSession("3"),
+			object{"session_id": aSession("3"), "max_turns": 4, "budget": object{"tokens": 2000}})),
+		cliCall("session show "+aSession("4"), 0, "0 of 4", showSession("session show", aSession("4"))),
+		cliCall("session delete "+aSession("4"), 0, "deleted session", deleteSession("session delete", aSession("4"))),
+		cliCall("session delete "+aSession("9"), failed, "NOT_FOUND", deleteSession("", aSession("9")).in(state(stateReady)).
+			refused("session delete of an unknown one", 404, missing)),
+		cliCall("run - -m slow --task-id cli-over --max-tokens 200 --session "+aSession("5"), refused, "BUDGET_EXCEEDED",
+			submit("", ask("cli-over", object{"model_ref": "slow", "max_tokens": 200, "session_id": aSession("5")})).
+				in(stateOf(stateSpent, aSession("5"))).refused("run over its session's budget", 429, overBudget())),
 		cliCall("pools", 0, "REPLICAS", listPools("pools")),
 		cliCall("pools default", 0, "default-0", showPool("pools with a pool's name", "default")),
 		cliCall("pools no-such-pool", failed, "NOT_FOUND", showPool("", "no-such-pool").refused("pools with an unknown pool's name", 404, missing)),

@@ -99,7 +99,9 @@ func (e exchange) response(b *consumer.V4ResponseBuilder) {
 		b.Body("text/event-stream", []byte(e.stream))
 		return
 	}
-	b.JSONBody(e.answer)
+	if e.answer != nil { // a 204 has none
+		b.JSONBody(e.answer)
+	}
 }
 
 // canonical is the pact that the library wrote, in an order that does not depend on the tests', without the versions of the

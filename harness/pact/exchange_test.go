@@ -129,6 +129,26 @@ func askReady(name string) exchange {
 	return e
 }
 
+// aSession is the id of the session that the interactions are about.
+func aSession(last string) string { return "3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e1" + last }
+
+func createSession(name, id string, body object) exchange {
+	e := post(name, state(stateReady), "/v1/sessions", body, http.StatusCreated, session(id, 4))
+	e.headers["Location"] = matchers.S("/v1/sessions/" + id)
+	e.headers["X-Budget-Tokens-Remaining"] = matchers.S("2000")
+	return e
+}
+
+func showSession(name, id string) exchange {
+	return get(name, stateOf(stateSession, id), "/v1/sessions/"+id, session(id, 4))
+}
+
+func deleteSession(name, id string) exchange {
+	e := get(name, stateOf(stateSession, id), "/v1/sessions/"+id, nil)
+	e.method, e.status, e.headers = http.MethodDelete, http.StatusNoContent, map[string]matchers.Matcher{"X-Correlation-Id": correlation}
+	return e
+}
+
 func haiku(id string) object { return object{"task_id": id, "model_ref": "haiku", "prompt": prompt} }
 
 // with is a copy of a body with more, or other, fields; nil takes one away.

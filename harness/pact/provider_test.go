@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/pact-foundation/pact-go/v2/provider"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -142,6 +143,12 @@ var states = map[string]seeding{
 	stateNoGPU:     nil, // so the machines are that this runs on
 	stateSpare:     spare,
 	stateReloading: reloading,
+	stateSession: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
+		return nil, o.begin(ctx, id, 2000)
+	},
+	stateSpent: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
+		return nil, o.begin(ctx, id, 10)
+	},
 	stateCompleted: completed,
 	stateRunning: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 		return nil, o.running(ctx, id)
@@ -192,6 +199,25 @@ func completed(ctx context.Context, o *orchestrator, id string) (map[string]stri
 		}
 	}
 	return map[string]string{"first_event_id": first}, nil
+}
+
+// begin begins a session anew.
+func (o *orchestrator) begin(ctx context.Context, id string, tokens int64) error {
+	parsed, err := uuid.Parse(id)
+	if err != nil {
+		return err
+	}
+	err = o.client.DeleteSession(ctx, gen.SessionID(parsed))
+	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == gen.ErrorCodeNOTFOUND {
+		err = nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = o.client.CreateSession(ctx, &gen.SessionRequest{
+		SessionID: gen.NewOptSessionID(gen.SessionID(parsed)), MaxTurns: gen.NewOptInt(4), Budget: gen.NewOptBudget(gen.Budget{Tokens: gen.NewOptInt64(tokens)}),
+	})
+	return err
 }
 
 // running returns when the slow pool has written a task's first token.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/gen"
@@ -256,6 +257,42 @@ func sdkCalls() []call {
 				_, err := c.Explain(t.Context(), &gen.ExplainRequest{ModelRef: "haiku", Ctx: gen.NewOptInt(0)})
 				return err
 			}),
+		sdkCall(createSession("a session that is begun", aSession("0"), object{"session_id": aSession("0"), "max_turns": 4, "budget": object{"tokens": 2000}}),
+			func(t *testing.T, c *sdk.Client) {
+				s, err := c.CreateSession(t.Context(), &gen.SessionRequest{
+					SessionID: gen.NewOptSessionID(idOf("0")), MaxTurns: gen.NewOptInt(4), Budget: gen.NewOptBudget(gen.Budget{Tokens: gen.NewOptInt64(2000)}),
+				})
+				require.NoError(t, err)
+				require.Equal(t, int64(2000), s.BudgetTokensRemaining.Value)
+			}),
+		sdkRefused(createSession("", aSession("1"), object{"session_id": aSession("1")}).in(stateOf(stateSession, aSession("1"))).
+			refused("a session whose id is in use", 409, refusal(task.Conflict, false)), func(t *testing.T, c *sdk.Client) error {
+			_, err := c.CreateSession(t.Context(), &gen.SessionRequest{SessionID: gen.NewOptSessionID(idOf("1"))})
+			return err
+		}),
+		sdkRefused(createSession("", "", object{"budget": object{"tokens": -1}}).refused("a session with less than no budget", 400, refusal(task.InvalidParams, false)),
+			func(t *testing.T, c *sdk.Client) error {
+				_, err := c.CreateSession(t.Context(), &gen.SessionRequest{Budget: gen.NewOptBudget(gen.Budget{Tokens: gen.NewOptInt64(-1)})})
+				return err
+			}),
+		sdkCall(showSession("a look at a session", aSession("1")), func(t *testing.T, c *sdk.Client) {
+			s, err := c.Session(t.Context(), idOf("1"))
+			require.NoError(t, err)
+			require.Equal(t, 4, s.MaxTurns)
+		}),
+		sdkRefused(get("", state(stateReady), "/v1/sessions/"+aSession("9"), nil).refused("a look at an unknown session", 404, missing),
+			func(t *testing.T, c *sdk.Client) error {
+				_, err := c.Session(t.Context(), idOf("9"))
+				return err
+			}),
+		sdkCall(deleteSession("a session that is deleted", aSession("1")), func(t *testing.T, c *sdk.Client) {
+			require.NoError(t, c.DeleteSession(t.Context(), idOf("1")))
+		}),
+		sdkRefused(submit("", with(haiku("sdk-over"), object{"max_tokens": 200, "session_id": aSession("2"), "model_ref": "slow"})).
+			in(stateOf(stateSpent, aSession("2"))).refused("a submit over its session's budget", 429, overBudget()),
+			sdkSubmit("sdk-over", func(r *gen.TaskRequest) {
+				r.ModelRef, r.SessionID, r.MaxTokens = "slow", gen.NewOptSessionID(idOf("2")), gen.NewOptInt(200)
+			})),
 		sdkCall(reloadConfig("a reload of the configuration"), func(t *testing.T, c *sdk.Client) {
 			_, err := c.ReloadConfig(t.Context())
 			require.NoError(t, err)
@@ -267,6 +304,8 @@ func sdkCalls() []call {
 		}),
 	}
 }
+
+func idOf(last string) gen.SessionID { return gen.SessionID(uuid.MustParse(aSession(last))) }
 
 func reloadTo(pool, ref string) func(*testing.T, *sdk.Client) error {
 	return func(t *testing.T, c *sdk.Client) error {

@@ -36,6 +36,8 @@ const (
 	stateSpare     = "the pool spare is ready"
 	stateReloading = "the pool spare is being reloaded"
 	stateNoGPU     = "the machine has no GPU"
+	stateSpent     = "a session was begun with a budget of 10 tokens"
+	stateSession   = "a session with 4 turns and a budget of 2000 tokens was begun"
 )
 
 func state(name string) models.ProviderState { return models.ProviderState{Name: name} }
@@ -127,6 +129,21 @@ func status(taskID any, state task.State) object {
 		s["error"] = refusal(task.Canceled, false)
 	}
 	return s
+}
+
+func session(id string, maxTurns int) object {
+	return object{
+		"session_id": id, "turns": count, "max_turns": maxTurns, "ttl_remaining_ms": matchers.Integer(600000), "kv_warmth": like(false),
+		"budget_tokens_remaining": 2000, "created_at": instant,
+	}
+}
+
+// overBudget is the refusal of a task that the session's budget is too small for.
+func overBudget() object {
+	e := refusal(task.BudgetExceeded, false)
+	e["retry_after_ms"], e["policy_label"] = matchers.Integer(599000), "budget"
+	e["engine"], e["pool_id"] = like("llamacpp"), "slow"
+	return e
 }
 
 func canceled(taskID string, outcome task.State) object {

@@ -273,8 +273,10 @@ func (w *writer) prepare(ctx context.Context) error {
 // close gives the connection back. The last one to go takes the log of writes over into the database.
 func (w *writer) close() error {
 	var err error
-	for _, s := range []*sql.Stmt{w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText,
-		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget} {
+	for _, s := range []*sql.Stmt{
+		w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
+	} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}

@@ -202,3 +202,43 @@ func TestTheContextOfEachReplicaCounts(t *testing.T) {
 	require.Equal(t, "small", at(4097, small, parked), "it does not")
 	require.Equal(t, "large", at(4097, small, unknown))
 }
+
+// A task goes where its session's KV is while that replica has a free slot; then the usual order counts.
+// ORCH-3009, ORCH-3012
+func TestPlaceGoesWhereTheKVIs(t *testing.T) {
+	list := []Replica{
+		{ID: "a", Ready: true, Slots: 1, FreeVRAM: 20},
+		{ID: "b", Ready: true, Slots: 2, Active: 1, FreeVRAM: 10},
+		{ID: "c", Ready: true, Slots: 1, FreeVRAM: 30},
+	}
+	at := func(need Need) string {
+		i, considered := Place(list, need)
+		require.Positive(t, considered)
+		return list[i].ID
+	}
+	require.Equal(t, "c", at(Need{}))
+	require.Equal(t, "b", at(Need{Warm: "b"}))
+	require.Equal(t, "c", at(Need{Warm: "gone"}))
+	list[1].Active = 2
+	require.Equal(t, "c", at(Need{Warm: "b"}), "it does not wait while another is free")
+	list[1].Active, list[1].Ready = 0, false
+	require.Equal(t, "c", at(Need{Warm: "b"}))
+}
+
+// Of pools with the same wait the session's own is taken, and a shorter wait is worth more.
+// ORCH-3009
+func TestRoutePrefersTheSessionsPool(t *testing.T) {
+	pool := func(id string) Pool {
+		return Pool{ID: id, ModelID: "haiku", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true}
+	}
+	two := []Pool{pool("a"), pool("b")}
+	two[1].Home, two[1].Backlog = true, 3
+	req := task.Request{ModelRef: "haiku", Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}}
+	got, err := Route(two, "haiku", req)
+	require.NoError(t, err)
+	require.Equal(t, "b", got.PoolID)
+	two[1].Wait = 1
+	got, err = Route(two, "haiku", req)
+	require.NoError(t, err)
+	require.Equal(t, "a", got.PoolID)
+}

@@ -190,10 +190,15 @@ func (r *replica) serverArgs(facts Facts, model, host, port string) (args []stri
 		facts.Flags = append(facts.Flags, "--embedding", "--pooling", "rank", "--reranking")
 	}
 	facts.Flags = append(facts.Flags, spec.BinaryArgs...)
+	slots := os.TempDir()
+	if spec.Mode == Container {
+		slots = "/tmp"
+	}
 	args = []string{
 		"-m", model, "--parallel", strconv.Itoa(spec.Slots), "-t", strconv.Itoa(facts.Threads),
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
 		"--host", host, "--port", port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
+		"--slot-save-path", slots, // without a folder it does not erase slots either; nothing is ever saved
 	}
 	withCtx = func(ctx int) []string {
 		var sized []string

@@ -33,18 +33,18 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	}
 	l.rates.began(j, replica.ID, now)
 	l.placed(j, replica, now, considered)
-	l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots)
+	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
 
 	t, err := l.read(ctx, j, lease.Engine())
 	var result engine.Result
 	var answer json.RawMessage
 	if err == nil {
-		result, answer, err = l.generate(ctx, cancel, j, t, lease)
+		result, answer, err = l.generate(ctx, cancel, j, t, warm, lease)
 	}
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	if err == nil {
 		l.moved.Store(o.Now().UnixNano())
-		l.kept(ctx, t, lease, result)
+		l.kept(ctx, t, warm, lease, result)
 		lease.Release() // the next task need not wait for the disk
 		l.s.finish(j, task.Completed, ending(j, t, replica, result, answer), nil)
 		return
@@ -80,7 +80,7 @@ func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 }
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
-func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, lease Lease) (engine.Result, json.RawMessage, error) {
+func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm bool, lease Lease) (engine.Result, json.RawMessage, error) {
 	wall := time.AfterFunc(l.pool.Wall, func() {
 		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
 	})
@@ -104,7 +104,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		}
 		return result, answer, err
 	}
-	if work.CachePrompt && t.Request.SessionID != "" {
+	if warm { // else what is there by chance, such as a prompt's begin that is always the same, is not the session's
 		work.Cached = j.cached
 	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()

@@ -87,8 +87,8 @@ type Sessions interface {
 	Rests(sessionID, actor string) task.Budgets
 	// Warm is the replica that should hold a session's KV, or empty.
 	Warm(sessionID string) string
-	// Began and Kept say who has a slot's KV.
-	Began(t task.Task, replicaID string, slots int)
+	// Began and Kept say who has a slot's KV. Began returns whether it should be that of the task's session.
+	Began(t task.Task, replicaID string, slots int) (warm bool)
 	Kept(t task.Task, replicaID string, lost <-chan struct{}, kv task.KV)
 }
 

@@ -20,15 +20,18 @@ func (noSessions) Charge(task.Record, time.Duration) *task.Charge   { return nil
 func (noSessions) Settle(task.Record)                               {}
 func (noSessions) Rests(string, string) task.Budgets                { return task.Budgets{} }
 func (noSessions) Warm(string) string                               { return "" }
-func (noSessions) Began(task.Task, string, int)                     {}
+func (noSessions) Began(task.Task, string, int) bool                { return false }
 func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
 
 // slotWithin bounds the look at the slot of a session's turn, which holds up that slot's next task.
 const slotWithin = time.Second
 
 // kept tells the sessions what a task that was done left in its slot. The caller still has the slot.
-func (l *lane) kept(ctx context.Context, t *task.Task, lease Lease, r engine.Result) {
-	kv := task.KV{Slot: r.Slot, Cells: r.Cells, Cached: r.Cached}
+func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r engine.Result) {
+	kv := task.KV{Slot: r.Slot, Cells: r.Cells}
+	if warm {
+		kv.Cached = r.Cached
+	}
 	if keeper, ok := lease.Engine().(engine.Keeper); ok && t.Request.SessionID != "" && t.Determinism == task.BestEffort {
 		bounded, stop := context.WithTimeout(ctx, slotWithin)
 		defer stop()

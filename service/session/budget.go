@@ -14,7 +14,7 @@ import (
 // Admit takes a session's turn and what the task may take of the budgets, or refuses the task (ORCH-3099). It notes in the task
 // how the session stands then. Whoever calls it ends the task with Settle, or with Withdraw if it never was accepted.
 func (m *Manager) Admit(t *task.Task) error {
-	if t.Request.SessionID == "" && m.o.Token == (task.Amount{}) {
+	if t.Request.SessionID == "" && !m.bounds(t.Request.Actor) {
 		return nil
 	}
 	now := m.o.Now()
@@ -65,7 +65,7 @@ func (m *Manager) take(e *entry, t *task.Task, most task.Amount) {
 		r.session, e.turn = e.ID, t.ID
 		e.reserved = e.reserved.Plus(most)
 	}
-	if m.o.Token != (task.Amount{}) {
+	if m.bounds(t.Request.Actor) {
 		r.account = t.Request.Actor
 		a := m.account(r.account)
 		a.reserved = a.reserved.Plus(most)
@@ -74,6 +74,9 @@ func (m *Manager) take(e *entry, t *task.Task, most task.Amount) {
 		m.turns[t.ID] = r
 	}
 }
+
+// bounds reports whether an actor has a budget. The server's own tasks, such as its self-test, are nobody's.
+func (m *Manager) bounds(actor string) bool { return actor != "" && m.o.Token != (task.Amount{}) }
 
 // account is an API token's, of which there are few.
 func (m *Manager) account(id string) *account {
@@ -201,7 +204,7 @@ func (m *Manager) afford(e *entry, actor string, most task.Amount, now time.Time
 			return err
 		}
 	}
-	if m.o.Token == (task.Amount{}) {
+	if !m.bounds(actor) {
 		return nil
 	}
 	m.renew(now)
@@ -243,7 +246,7 @@ func (m *Manager) rests(e *entry, actor string, now time.Time) (b task.Budgets) 
 	if e != nil {
 		least(&b, e.Budget, e.Budget.Minus(e.Spent).Minus(e.reserved))
 	}
-	if m.o.Token != (task.Amount{}) {
+	if m.bounds(actor) {
 		m.renew(now)
 		a := m.account(actor)
 		least(&b, m.o.Token, m.o.Token.Minus(a.spent).Minus(a.reserved))

@@ -47,11 +47,13 @@ func (m *Manager) Warm(id string) string {
 	return ""
 }
 
-// Began says that a task runs on a replica. With one slot, that slot's KV is the task's from now on.
-func (m *Manager) Began(t task.Task, replicaID string, slots int) {
+// Began says that a task runs on a replica, and returns whether the KV of its session should be there. With one slot, that
+// slot's KV is the task's from now on.
+func (m *Manager) Began(t task.Task, replicaID string, slots int) (warm bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if e := m.sessions[t.Request.SessionID]; e != nil {
+		warm = e.place.replica == replicaID && m.warm(e)
 		e.place = cell{}
 	}
 	if at := (cell{replica: replicaID}); slots == 1 {
@@ -60,6 +62,7 @@ func (m *Manager) Began(t task.Task, replicaID string, slots int) {
 			m.cells[at] = h
 		}
 	}
+	return warm
 }
 
 // Kept says what a task that was done left in its slot.

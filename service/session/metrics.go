@@ -16,6 +16,9 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		Name: "llorch_session_turns_total", Help: "Turns that were done, by whether the engine took part of the prompt from the session's KV.",
 	}, []string{"kv"})}
 	r.MustRegister(m.turns)
+	for _, kv := range []string{"warm", "cold"} {
+		m.turns.WithLabelValues(kv) // there from the start, as nothing
+	}
 	return m
 }
 

@@ -92,5 +92,5 @@ type KV struct {
 	Job    int  // tells the task from every other one of that engine
 	Told   bool // else the engine does not tell Job
 	Cells  int  // tokens in the slot's KV
-	Cached int  // tokens of the prompt that were taken from it
+	Cached int  // tokens of the prompt that were taken from its session's
 }

@@ -329,29 +329,30 @@ func (m *model) prompt(raw json.RawMessage) ([]llama.Token, error) {
 func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, prompt []llama.Token) error {
 	control := http.NewResponseController(rw)
 	started := false
-	var genErr error
-	err := w.turn(r.Context(), func(m *model) {
-		var (
-			buf     jx.Writer
-			renewed time.Time
-		)
-		send := func() error {
-			if now := time.Now(); now.Sub(renewed) > stuck/4 {
-				renewed = now
-				_ = control.SetWriteDeadline(now.Add(stuck))
-			}
-			if !started {
-				started = true
-				rw.Header().Set("Content-Type", "text/event-stream")
-				rw.WriteHeader(http.StatusOK)
-			}
-			buf.RawStr("\n\n")
-			if _, err := rw.Write(buf.Buf); err != nil {
-				return err
-			}
-			return control.Flush()
+	var (
+		buf     jx.Writer
+		renewed time.Time
+		o       outcome
+		genErr  error
+	)
+	send := func() error {
+		if now := time.Now(); now.Sub(renewed) > stuck/4 {
+			renewed = now
+			_ = control.SetWriteDeadline(now.Add(stuck))
 		}
-		o, err := m.generate(r.Context(), c, prompt, w.o.Pace, func(cached int) error {
+		if !started {
+			started = true
+			rw.Header().Set("Content-Type", "text/event-stream")
+			rw.WriteHeader(http.StatusOK)
+		}
+		buf.RawStr("\n\n")
+		if _, err := rw.Write(buf.Buf); err != nil {
+			return err
+		}
+		return control.Flush()
+	}
+	err := w.turn(r.Context(), func(m *model) {
+		o, genErr = m.generate(r.Context(), c, prompt, w.o.Pace, func(cached int) error {
 			if !c.ReturnProgress {
 				return nil
 			}
@@ -378,22 +379,20 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 			return send()
 		})
 		w.stats.add(o)
-		if r.Context().Err() != nil {
-			return // nobody is listening
-		}
-		if genErr = err; err != nil && !started {
-			return // there is still time for a status
-		}
+	})
+	// The last frame comes when the slot is free, and /slots says so. Nobody listens where the request has ended, and before the
+	// first frame there is still time for a status.
+	if r.Context().Err() == nil && err == nil && (genErr == nil || started) {
 		buf.Reset()
 		buf.RawStr("data: ")
-		if err != nil {
-			line, _ := json.Marshal(map[string]any{"error": asAPIError(err)})
+		if genErr != nil {
+			line, _ := json.Marshal(map[string]any{"error": asAPIError(genErr)})
 			buf.Raw(line)
 		} else {
-			buf.Raw(final(m, o, nil))
+			buf.Raw(final(w.model.Load(), o, nil))
 		}
 		_ = send()
-	})
+	}
 	_ = control.SetWriteDeadline(time.Time{}) // the connection may be used again
 	if started {
 		return nil

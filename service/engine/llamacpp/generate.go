@@ -113,7 +113,9 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 		case f.failed:
 			return engine.Result{}, e.failed(event.Data)
 		case f.progress:
-			job.Cached(f.cached)
+			if job.Cached != nil {
+				job.Cached(f.cached)
+			}
 		case f.stop:
 			return e.last(s, event.Data, held, emit)
 		case len(f.content) > 0: // empty: held back, or the end of sequence

@@ -37,6 +37,7 @@ func launch(t testing.TB, workload task.Workload) (*llamacpp.Engine, *exec.Cmd) 
 		"-m", model, "-c", "256", "--parallel", "1", "-t", "1", "--cache-ram", "0", "--port", port, "--context-shift",
 		"--temp", "1.5", "--top-k", "3", "--min-p", "0.3", "--repeat-last-n", "8", "--presence-penalty", "1", "--dry-multiplier", "0.8",
 		"--xtc-probability", "0.5", "--typical", "0.5", "--samplers", "temperature;xtc;dry", "--seed", "7", "-n", "5",
+		"--slot-save-path", t.TempDir(),
 	}
 	if workload == task.Embedding {
 		args = append(args, "--embedding", "--pooling", "mean")
