@@ -28,6 +28,9 @@ Feature: A model is retired
     And its body has
       | retriable | false |
     And stream "running" is "started", tokens, "end"
+    And the metrics have
+      | model_state{model_id="haiku",state="Retired"} | 1 |
+      | model_state{model_id="haiku",state="Active"}  | 0 |
     When I send GET "/v1/pools/default/health"
     Then its body has
       | replicas.0.state | ready |
