@@ -100,10 +100,8 @@ func TestStepDefinitionsAreAnchoredUsedAndUnambiguous(t *testing.T) {
 
 // unreachable are the codes of the contract that no scenario can bring about yet, and why.
 var unreachable = map[task.Code]string{
-	task.UntrustedArtifact: "a model whose digest differs keeps its pool from getting Ready, so tasks are refused with POOL_UNREADY; ORCH-3037 is open",
-	task.ModelDeprecated:   "there is no catalog that could retire a model; ORCH-3060 is open",
-	task.Internal:          "bad input must not bring it about, and a defect that does is mended",
-	task.ReplicaExhausted:  "the scheduler waits for a slot itself; between it and the pools the code is an inner one",
+	task.Internal:         "bad input must not bring it about, and a defect that does is mended",
+	task.ReplicaExhausted: "the scheduler waits for a slot itself; between it and the pools the code is an inner one",
 }
 
 var asserted = regexp.MustCompile(`(?:(?:answer is|refused with) \d+|error) ([A-Z_]{4,})`)

@@ -24,6 +24,7 @@ type lab struct {
 	model    string
 	daemon   string // the program
 	fake     string // the program
+	client   string // the program
 	launcher *launcher
 	logs     *logContract
 	gpu      cardMaker
@@ -44,12 +45,13 @@ func newLab(dir, root string) (*lab, error) {
 	}
 	l := &lab{
 		dir: dir, root: root, libs: libs, model: filepath.Join(root, "models", "haiku", "haiku.gguf"),
-		daemon: filepath.Join(dir, "bin", "orchestratord"), fake: filepath.Join(dir, "bin", "fakeengine"), logs: newLogContract(),
+		daemon: filepath.Join(dir, "bin", "orchestratord"), fake: filepath.Join(dir, "bin", "fakeengine"),
+		client: filepath.Join(dir, "bin", "llama-orch"), logs: newLogContract(),
 	}
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/orchestratord", "./harness/fakeengine/cmd/fakeengine")
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/orchestratord", "./cmd/llama-orch", "./harness/fakeengine/cmd/fakeengine")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the daemon and the fake engine: %w\n%s", err, out)
+		return nil, fmt.Errorf("build the programs: %w\n%s", err, out)
 	}
 	l.launcher = newLauncher()
 	return l, nil

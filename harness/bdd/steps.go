@@ -20,4 +20,6 @@ func (w *world) steps(step define) {
 	w.metricsSteps(step)
 	w.logSteps(step)
 	w.gpuSteps(step)
+	w.sourceSteps(step)
+	w.artifactSteps(step)
 }

@@ -42,6 +42,8 @@ type world struct {
 	command   *process
 	meanwhile chan sent // the answer to a request under way
 	cards     *nvmlstub.State
+	origins   map[string]*origin // of models, by scheme
+	trust     string             // the setting of the catalog, as YAML
 }
 
 // submitted is a task by its name in the scenario.
@@ -61,7 +63,7 @@ type response struct {
 }
 
 func newWorld(l *lab) *world {
-	return &world{lab: l, tasks: map[string]*submitted{}, streams: map[string]*stream{}, kept: map[string]string{}}
+	return &world{lab: l, tasks: map[string]*submitted{}, streams: map[string]*stream{}, kept: map[string]string{}, origins: map[string]*origin{}}
 }
 
 // begin gives the scenario its folder.
@@ -95,6 +97,11 @@ func (w *world) end(ctx context.Context, sc *godog.Scenario, failed error) (cont
 	}
 	for _, f := range w.fakes {
 		f.kill()
+	}
+	for _, o := range w.origins {
+		o.goOn()
+		o.Server.CloseClientConnections()
+		o.Server.Close()
 	}
 	if w.command != nil {
 		w.command.kill()

@@ -170,6 +170,9 @@ func (s *shelf) Path(ref string) string {
 	return m.Path
 }
 
+// Retired is pool.Models's.
+func (s *shelf) Retired(ref string) bool { return s.Deprecated(ref) }
+
 // facts are what is known of a pool's model without an engine: of one in the catalog.
 func (s *shelf) facts(p config.Pool) (f catalog.Metadata, deprecated bool) {
 	m, known := s.Find(p.Model.Canonical)

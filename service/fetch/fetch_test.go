@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/llama-orch/llama-orch/harness/source"
 	"github.com/llama-orch/llama-orch/service/fetch"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -28,10 +29,10 @@ const size = 3 << 20
 // ORCH-3090, ORCH-3091
 func TestAModelIsFetchedOnce(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
+	eachKind(t, body, func(t *testing.T, s *rig) {
 		b := s.fetcher(t, t.TempDir())
 		var last [2]int64
-		o := fetch.Options{Digest: strings.ToUpper(sum(body)), Progress: func(done, total int64) { last = [2]int64{done, total} }}
+		o := fetch.Options{Digest: strings.ToUpper(source.Sum(body)), Progress: func(done, total int64) { last = [2]int64{done, total} }}
 		file, err := b.fetch(t.Context(), s.parsed(t), o)
 		require.NoError(t, err)
 		requireFile(t, file, body)
@@ -40,12 +41,12 @@ func TestAModelIsFetchedOnce(t *testing.T) {
 		require.Len(t, left(t, b.dir), 3, "the folder, the file and its manifest")
 		require.NotContains(t, string(read(t, filepath.Join(filepath.Dir(file.Path), "fetched.json"))), "SECRET")
 
-		s.server.CloseClientConnections()
-		s.server.Close() // what is there needs no source
+		s.Server.CloseClientConnections()
+		s.Server.Close() // what is there needs no source
 		again, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 		require.NoError(t, err)
 		require.Equal(t, file, again)
-		require.Len(t, s.requests(), 1)
+		require.Len(t, s.Requests(), 1)
 
 		require.NoError(t, b.Remove(s.parsed(t), b.dir))
 		require.Empty(t, left(t, b.dir))
@@ -56,26 +57,26 @@ func TestAModelIsFetchedOnce(t *testing.T) {
 // ORCH-3091
 func TestACutConnectionGoesOnFromWhereItWas(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
-		s.cut = []int{size / 2, 0, size / 4} // the second one gains nothing
+	eachKind(t, body, func(t *testing.T, s *rig) {
+		s.Cut = []int{size / 2, 0, size / 4} // the second one gains nothing
 		b := s.fetcher(t, t.TempDir())
 		file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 		require.NoError(t, err)
 		requireFile(t, file, body)
-		spans := s.requests()
+		spans := s.Requests()
 		require.Len(t, spans, 4)
-		require.Empty(t, spans[0].span)
-		require.True(t, strings.HasPrefix(spans[1].span, from(size/2)), spans[1].span)
-		require.True(t, strings.HasPrefix(spans[2].span, from(size/2)), spans[2].span)
-		require.True(t, strings.HasPrefix(spans[3].span, from(size/2+size/4)), spans[3].span)
+		require.Empty(t, spans[0].Range)
+		require.True(t, strings.HasPrefix(spans[1].Range, from(size/2)), spans[1].Range)
+		require.True(t, strings.HasPrefix(spans[2].Range, from(size/2)), spans[2].Range)
+		require.True(t, strings.HasPrefix(spans[3].Range, from(size/2+size/4)), spans[3].Range)
 	})
 }
 
 // ORCH-3091
 func TestTroubleIsRetriableAndAnotherRunGoesOn(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
-		s.cut = []int{size / 2}
+	eachKind(t, body, func(t *testing.T, s *rig) {
+		s.Cut = []int{size / 2}
 		dir := t.TempDir()
 		_, err := s.fetcher(t, dir, noRetry).fetch(t.Context(), s.parsed(t), fetch.Options{})
 		require.Error(t, err)
@@ -86,27 +87,26 @@ func TestTroubleIsRetriableAndAnotherRunGoesOn(t *testing.T) {
 		require.Contains(t, left(t, dir), "m.gguf.part")
 		require.NotContains(t, left(t, dir), "m.gguf")
 
-		file, err := s.fetcher(t, dir).fetch(t.Context(), s.parsed(t), fetch.Options{Digest: sum(body)})
+		file, err := s.fetcher(t, dir).fetch(t.Context(), s.parsed(t), fetch.Options{Digest: source.Sum(body)})
 		require.NoError(t, err)
 		requireFile(t, file, body)
 		require.Len(t, left(t, dir), 3)
-		require.True(t, strings.HasPrefix(s.requests()[1].span, from(size/2)))
+		require.True(t, strings.HasPrefix(s.Requests()[1].Range, from(size/2)))
 	})
 }
 
 // child is the process that TestAKilledProcess kills: it fetches, and says when it has some of the model.
 func child() {
-	s := &source{ref: os.Getenv("FETCH_REF")}
 	url := os.Getenv("FETCH_CHILD")
 	once := sync.OnceFunc(func() { _, _ = os.Stdout.WriteString("half\n") })
 	f, err := fetch.New(fetch.Settings{
 		Client: &http.Client{Transport: http.DefaultTransport}, Log: zap.NewNop(),
-		Endpoints: fetch.Endpoints{HF: url, S3: url, OCI: map[string]string{"registry.example": url}},
+		Endpoints: fetch.Endpoints{HF: url, S3: url, OCI: map[string]string{source.Registry: url}},
 	})
 	if err != nil {
 		panic(err)
 	}
-	ref, err := fetch.ParseRef(s.ref)
+	ref, err := fetch.ParseRef(os.Getenv("FETCH_REF"))
 	if err != nil {
 		panic(err)
 	}
@@ -123,22 +123,22 @@ func child() {
 // ORCH-3091
 func TestAKilledProcess(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
+	eachKind(t, body, func(t *testing.T, s *rig) {
 		gone := make(chan struct{})
-		s.mu.Lock() // no request of this process comes between
-		s.cut = []int{size / 2}
-		s.gate = func(_ http.ResponseWriter, _ int, r *http.Request) {
+		s.Lock() // no request of this process comes between
+		s.Cut = []int{size / 2}
+		s.Gate = func(_ http.ResponseWriter, _ int, r *http.Request) {
 			<-r.Context().Done()
 			close(gone)
 			panic(http.ErrAbortHandler)
 		}
-		s.mu.Unlock()
+		s.Unlock()
 		dir := t.TempDir()
 		command := exec.CommandContext(t.Context(), os.Args[0])
-		command.Env = append(os.Environ(), "FETCH_CHILD="+s.server.URL, "FETCH_DIR="+dir, "FETCH_REF="+s.ref)
-		if s.server.TLS != nil {
+		command.Env = append(os.Environ(), "FETCH_CHILD="+s.Server.URL, "FETCH_DIR="+dir, "FETCH_REF="+s.Ref)
+		if s.Server.TLS != nil {
 			ca := filepath.Join(t.TempDir(), "ca.pem")
-			require.NoError(t, os.WriteFile(ca, pemOf(s.server.Certificate()), 0o600))
+			require.NoError(t, os.WriteFile(ca, s.Certificate(), 0o600))
 			command.Env = append(command.Env, "SSL_CERT_FILE="+ca)
 		}
 		command.Stderr = os.Stderr
@@ -159,26 +159,26 @@ func TestAKilledProcess(t *testing.T) {
 		file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 		require.NoError(t, err)
 		requireFile(t, file, body)
-		require.True(t, strings.HasPrefix(s.requests()[1].span, from(size/2)), s.requests()[1].span)
+		require.True(t, strings.HasPrefix(s.Requests()[1].Range, from(size/2)), s.Requests()[1].Range)
 	})
 }
 
 // ORCH-3037
 func TestAWrongDigestLeavesNothing(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
+	eachKind(t, body, func(t *testing.T, s *rig) {
 		b := s.fetcher(t, t.TempDir())
-		_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: sum([]byte("else"))})
+		_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: source.Sum([]byte("else"))})
 		require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
 		require.False(t, task.AsError(err).Retriable)
 		require.Empty(t, left(t, b.dir))
-		if s.digest {
-			require.Empty(t, s.requests(), "the source says so before a byte is fetched")
+		if s.Digest {
+			require.Empty(t, s.Requests(), "the source says so before a byte is fetched")
 		}
 
-		file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: sum(body)})
+		file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: source.Sum(body)})
 		require.NoError(t, err)
-		_, err = b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: sum([]byte("else"))})
+		_, err = b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: source.Sum([]byte("else"))})
 		require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
 		requireFile(t, file, body) // what was there, and right, is left alone
 		require.Len(t, left(t, b.dir), 3)
@@ -190,9 +190,9 @@ func TestASourceThatSendsOtherBytesThanItSays(t *testing.T) {
 	body := model(size)
 	for _, kind := range []string{"hf", "oci"} {
 		t.Run(kind, func(t *testing.T) {
-			s := kinds[kind](t)
+			s := start(t, kind)
 			s.put(t, "m.gguf", body)
-			s.first = []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
+			s.First = []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
 				_, _ = w.Write(append(model(size)[:size-1], body[size-1]^1))
 			}}
 			b := s.fetcher(t, t.TempDir())
@@ -208,26 +208,26 @@ func TestASourceThatSendsOtherBytesThanItSays(t *testing.T) {
 // ORCH-3037
 func TestADamagedPartialFile(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
-		s.cut = []int{size / 2}
+	eachKind(t, body, func(t *testing.T, s *rig) {
+		s.Cut = []int{size / 2}
 		b := s.fetcher(t, t.TempDir(), noRetry)
-		_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: sum(body)})
+		_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: source.Sum(body)})
 		require.Error(t, err)
 		part := filepath.Join(b.dir, s.parsed(t).Folder(), "m.gguf.part")
 		text := read(t, part)
 		text[7] ^= 1
 		require.NoError(t, os.WriteFile(part, text, 0o600))
-		file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: sum(body)})
+		file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Digest: source.Sum(body)})
 		require.NoError(t, err)
 		requireFile(t, file, body)
-		require.Len(t, s.requests(), 3)
+		require.Len(t, s.Requests(), 3)
 	})
 }
 
 // ORCH-3037
 func TestADamagedModelIsFetchedAgain(t *testing.T) {
 	body := model(size)
-	s := webSource(t)
+	s := start(t, "https")
 	s.put(t, "m.gguf", body)
 	b := s.fetcher(t, t.TempDir())
 	file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
@@ -241,9 +241,9 @@ func TestADamagedModelIsFetchedAgain(t *testing.T) {
 // ORCH-3091
 func TestOneDownloadForAll(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
+	eachKind(t, body, func(t *testing.T, s *rig) {
 		opened := make(chan struct{})
-		s.cut, s.gate = []int{size / 2}, func(http.ResponseWriter, int, *http.Request) { <-opened }
+		s.Cut, s.Gate = []int{size / 2}, func(http.ResponseWriter, int, *http.Request) { <-opened }
 		b := s.fetcher(t, t.TempDir())
 		const others = 7
 		begun := make(chan struct{}, others+1)
@@ -252,7 +252,7 @@ func TestOneDownloadForAll(t *testing.T) {
 			defer tell()
 			file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Progress: func(int64, int64) { tell() }})
 			if err == nil {
-				require.Equal(t, sum(body), file.Digest)
+				require.Equal(t, source.Sum(body), file.Digest)
 			}
 			return err
 		}
@@ -268,17 +268,17 @@ func TestOneDownloadForAll(t *testing.T) {
 		require.Error(t, b.Remove(s.parsed(t), b.dir), "not while it is fetched")
 		close(opened)
 		require.NoError(t, all.Wait())
-		require.Len(t, s.requests(), 1)
+		require.Len(t, s.Requests(), 1)
 	})
 }
 
 // ORCH-3091
 func TestOneWhoLeavesTakesNothingAlong(t *testing.T) {
 	body := model(size)
-	s := webSource(t)
+	s := start(t, "https")
 	s.put(t, "m.gguf", body)
 	opened := make(chan struct{})
-	s.cut, s.gate = []int{size / 2, size / 4}, func(_ http.ResponseWriter, _ int, r *http.Request) {
+	s.Cut, s.Gate = []int{size / 2, size / 4}, func(_ http.ResponseWriter, _ int, r *http.Request) {
 		select {
 		case <-opened:
 		case <-r.Context().Done():
@@ -329,9 +329,9 @@ func TestOneWhoLeavesTakesNothingAlong(t *testing.T) {
 
 // ORCH-3091
 func TestCloseEndsWhatIsUnderWay(t *testing.T) {
-	s := webSource(t)
+	s := start(t, "https")
 	s.put(t, "m.gguf", model(size))
-	s.cut, s.gate = []int{size / 2}, func(_ http.ResponseWriter, _ int, r *http.Request) { <-r.Context().Done(); panic(http.ErrAbortHandler) }
+	s.Cut, s.Gate = []int{size / 2}, func(_ http.ResponseWriter, _ int, r *http.Request) { <-r.Context().Done(); panic(http.ErrAbortHandler) }
 	b := s.fetcher(t, t.TempDir())
 	half := make(chan struct{})
 	reached := sync.OnceFunc(func() { close(half) })
@@ -358,9 +358,9 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 // ORCH-3091
 func TestAStalledSource(t *testing.T) {
 	body := model(size)
-	s := webSource(t)
+	s := start(t, "https")
 	s.put(t, "m.gguf", body)
-	s.cut, s.gate = []int{size / 2}, func(_ http.ResponseWriter, _ int, r *http.Request) { <-r.Context().Done(); panic(http.ErrAbortHandler) }
+	s.Cut, s.Gate = []int{size / 2}, func(_ http.ResponseWriter, _ int, r *http.Request) { <-r.Context().Done(); panic(http.ErrAbortHandler) }
 	b := s.fetcher(t, t.TempDir(), func(s *fetch.Settings) { s.Stall = 200 * time.Millisecond })
 	file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 	require.NoError(t, err)
@@ -370,7 +370,7 @@ func TestAStalledSource(t *testing.T) {
 // ORCH-3091
 func TestNoRoom(t *testing.T) {
 	body := model(size)
-	eachKind(t, body, func(t *testing.T, s *source) {
+	eachKind(t, body, func(t *testing.T, s *rig) {
 		for _, free := range []int64{0, size, size + 99} {
 			b := s.fetcher(t, t.TempDir(), func(s *fetch.Settings) {
 				s.Reserve, s.Free = 100, func(string) (int64, error) { return free, nil }
@@ -398,7 +398,7 @@ func TestNoRoom(t *testing.T) {
 // ORCH-3091
 func TestAnUnknownLength(t *testing.T) {
 	body := model(size)
-	s := webSource(t)
+	s := start(t, "https")
 	endless := func(w http.ResponseWriter, r *http.Request) {
 		for r.Context().Err() == nil {
 			if _, err := w.Write(body); err != nil {
@@ -407,12 +407,12 @@ func TestAnUnknownLength(t *testing.T) {
 		}
 	}
 	b := s.fetcher(t, t.TempDir(), func(s *fetch.Settings) { s.MaxBytes = 5 * size })
-	s.first = []http.HandlerFunc{endless}
+	s.First = []http.HandlerFunc{endless}
 	_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 	require.True(t, task.HasCode(err, task.TooLarge), "%v", err)
 	require.Empty(t, left(t, b.dir))
 
-	s.first = []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
+	s.First = []http.HandlerFunc{func(w http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		_, _ = w.Write(body)
 	}}
@@ -424,7 +424,7 @@ func TestAnUnknownLength(t *testing.T) {
 	b = s.fetcher(t, t.TempDir(), func(s *fetch.Settings) {
 		s.Reserve, s.Free = 100, func(string) (int64, error) { calls++; return 99, nil }
 	})
-	s.first = []http.HandlerFunc{endless}
+	s.First = []http.HandlerFunc{endless}
 	_, err = b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 	require.Contains(t, err.Error(), "no room")
 	require.Equal(t, 1, calls, "the disk is looked at on the way")
@@ -455,9 +455,9 @@ func TestALyingLength(t *testing.T) {
 		"far more than there is":     {answer("999999999999999999", body[:1000]), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := hubSource(t)
+			s := start(t, "hf")
 			s.put(t, "m.gguf", body)
-			s.first = []http.HandlerFunc{c.first}
+			s.First = []http.HandlerFunc{c.first}
 			b := s.fetcher(t, t.TempDir())
 			file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 			if c.fails != "" {
@@ -476,9 +476,9 @@ func TestASourceThatHasAnotherFileMeanwhile(t *testing.T) {
 	older, newer := model(size), model(size+1)
 	for _, kind := range []string{"https", "s3"} {
 		t.Run(kind, func(t *testing.T) {
-			s := kinds[kind](t)
+			s := start(t, kind)
 			s.put(t, "m.gguf", older)
-			s.cut = []int{size / 2}
+			s.Cut = []int{size / 2}
 			b := s.fetcher(t, t.TempDir(), noRetry)
 			_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 			require.Error(t, err)
@@ -493,14 +493,17 @@ func TestASourceThatHasAnotherFileMeanwhile(t *testing.T) {
 // ORCH-3091
 func TestAServerWithoutRanges(t *testing.T) {
 	body := model(size)
-	s := webSource(t)
+	s := start(t, "https")
 	s.put(t, "m.gguf", body)
 	whole := func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("ETag", `"x"`)
 		_, _ = w.Write(body)
 	}
-	half := func(w http.ResponseWriter, r *http.Request) {
-		whole(&cutter{ResponseWriter: w, left: size / 2, r: r}, r)
+	half := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("ETag", `"x"`)
+		_, _ = w.Write(body[:size/2])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
 	}
 	refuse := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusRequestedRangeNotSatisfiable) }
 	wrong := func(w http.ResponseWriter, _ *http.Request) {
@@ -509,11 +512,11 @@ func TestAServerWithoutRanges(t *testing.T) {
 		_, _ = io.WriteString(w, "evil")
 	}
 	for _, second := range []http.HandlerFunc{nil, refuse, wrong} {
-		s.first = []http.HandlerFunc{half}
+		s.First = []http.HandlerFunc{half}
 		if second != nil {
-			s.first = append(s.first, second)
+			s.First = append(s.First, second)
 		}
-		s.first = append(s.first, whole)
+		s.First = append(s.First, whole)
 		b := s.fetcher(t, t.TempDir())
 		file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 		require.NoError(t, err)

@@ -3,8 +3,6 @@
 package fetch_test
 
 import (
-	"crypto/x509"
-	"encoding/pem"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -16,41 +14,38 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/harness/source"
 	"github.com/llama-orch/llama-orch/service/fetch"
 	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-func pemOf(c *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
-}
-
 // ORCH-3090
 func TestASplitModel(t *testing.T) {
 	parts := [][]byte{model(1 << 20), model(2 << 20), model(size)}
 	names := []string{"big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-00003.gguf"}
-	for kind, start := range kinds {
+	for kind := range source.Kinds {
 		t.Run(kind, func(t *testing.T) {
-			s := start(t)
+			s := start(t, kind)
 			for i, name := range names {
 				s.put(t, name, parts[i])
 			}
-			ref := parse(t, strings.Replace(s.ref, "m.gguf", names[0], 1))
+			ref := parse(t, strings.Replace(s.Ref, "m.gguf", names[0], 1))
 			b := s.fetcher(t, t.TempDir(), noRetry)
-			s.cut = []int{1 << 20, 1 << 20} // the second part breaks
-			s.cut[0]++
-			_, err := b.fetch(t.Context(), ref, fetch.Options{Digest: sum(parts...)})
+			s.Cut = []int{1 << 20, 1 << 20} // the second part breaks
+			s.Cut[0]++
+			_, err := b.fetch(t.Context(), ref, fetch.Options{Digest: source.Sum(parts...)})
 			require.True(t, task.AsError(err).Retriable, "%v", err)
-			file, err := b.fetch(t.Context(), ref, fetch.Options{Digest: sum(parts...)})
+			file, err := b.fetch(t.Context(), ref, fetch.Options{Digest: source.Sum(parts...)})
 			require.NoError(t, err)
 			requireFile(t, file, parts...)
-			require.Len(t, s.requests(), 4)
+			require.Len(t, s.Requests(), 4)
 			require.Equal(t, names[0], filepath.Base(file.Path))
 			again, err := b.fetch(t.Context(), ref, fetch.Options{})
 			require.NoError(t, err)
 			require.Equal(t, file, again)
 			require.NoError(t, b.Remove(ref, b.dir))
-			_, err = b.fetch(t.Context(), ref, fetch.Options{Digest: sum(parts[0])})
+			_, err = b.fetch(t.Context(), ref, fetch.Options{Digest: source.Sum(parts[0])})
 			require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
 			require.Empty(t, left(t, b.dir))
 		})
@@ -76,7 +71,7 @@ func TestWhichFileOfARepository(t *testing.T) {
 		{"m-00001-of-99999.gguf", "1000 at most", task.InvalidParams},
 	} {
 		t.Run(c.names, func(t *testing.T) {
-			s := hubSource(t)
+			s := start(t, "hf")
 			for name := range strings.FieldsSeq(c.names) {
 				s.put(t, name, model(100+len(name)))
 			}
@@ -96,9 +91,9 @@ func TestWhichFileOfARepository(t *testing.T) {
 
 // ORCH-3091
 func TestWhatIsNotThere(t *testing.T) {
-	for kind, start := range kinds {
+	for kind := range source.Kinds {
 		t.Run(kind, func(t *testing.T) {
-			s := start(t)
+			s := start(t, kind)
 			if kind == "hf" {
 				s.put(t, "other.gguf", model(100))
 			}
@@ -142,9 +137,9 @@ func TestWhatASourceAnswers(t *testing.T) {
 		"compressed":       {[]http.HandlerFunc{say(200, "Content-Encoding", "gzip")}, task.InvalidParams, false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := webSource(t)
+			s := start(t, "https")
 			s.put(t, "m.gguf", body)
-			s.first = c.first
+			s.First = c.first
 			b := s.fetcher(t, t.TempDir())
 			file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 			if c.code == "" {
@@ -164,13 +159,13 @@ func TestWhatASourceAnswers(t *testing.T) {
 // ORCH-3080, ORCH-3091
 func TestRedirects(t *testing.T) {
 	body := model(1000)
-	s := webSource(t)
+	s := start(t, "https")
 	s.put(t, "m.gguf", body)
 	to := func(address string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, address, http.StatusFound) }
 	}
 	b := s.fetcher(t, t.TempDir())
-	s.first = []http.HandlerFunc{to("/models/m.gguf?again")}
+	s.First = []http.HandlerFunc{to("/models/m.gguf?again")}
 	_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 	require.NoError(t, err)
 
@@ -178,30 +173,30 @@ func TestRedirects(t *testing.T) {
 	for i := range loop {
 		loop[i] = to("/models/m.gguf?loop")
 	}
-	s.seen, s.first = nil, loop
+	s.Seen, s.First = nil, loop
 	b = s.fetcher(t, t.TempDir())
 	_, err = b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
-	require.Len(t, s.requests(), 10)
+	require.Len(t, s.Requests(), 10)
 	require.Empty(t, left(t, b.dir))
 
 	for _, address := range []string{"https://169.254.169.254/latest/m.gguf", "https://10.0.0.1/m.gguf", "http://127.0.0.1/m.gguf", "https://[fd00:ec2::254]/"} {
-		s.seen, s.first = nil, []http.HandlerFunc{to(address)}
+		s.Seen, s.First = nil, []http.HandlerFunc{to(address)}
 		_, err = b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 		require.True(t, task.HasCode(err, task.PolicyDenied), "%s: %v", address, err)
-		require.Len(t, s.requests(), 1)
+		require.Len(t, s.Requests(), 1)
 	}
 }
 
 // ORCH-3080
 func TestNothingIsFetchedWhenThePolicySaysNo(t *testing.T) {
-	eachKind(t, model(1000), func(t *testing.T, s *source) {
+	eachKind(t, model(1000), func(t *testing.T, s *rig) {
 		rules, err := policy.New(policy.Options{Log: zap.NewNop(), Registerer: prometheus.NewRegistry()})
 		require.NoError(t, err)
 		b := s.fetcher(t, t.TempDir(), func(s *fetch.Settings) { s.Client = rules.Client(policy.Download) })
 		_, err = b.fetch(t.Context(), s.parsed(t), fetch.Options{})
 		require.True(t, task.HasCode(err, task.PolicyDenied), "%v", err)
-		require.Empty(t, s.requests())
+		require.Empty(t, s.Requests())
 		require.Empty(t, left(t, b.dir))
 	})
 	_, err := fetch.New(fetch.Settings{Client: &http.Client{}})
@@ -212,12 +207,12 @@ func TestNothingIsFetchedWhenThePolicySaysNo(t *testing.T) {
 //
 // ORCH-3091
 func TestTheTokenStaysWithTheHub(t *testing.T) {
-	s, h := hubWith(t)
+	s := start(t, "hf")
 	s.put(t, "m.gguf", model(1000))
 	var asked []string
-	inner := s.inner
-	s.inner = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !s.isGet(r) {
+	inner := s.Inner
+	s.Inner = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.IsGet(r) {
 			asked = append(asked, r.Header.Get("Authorization"))
 		}
 		inner.ServeHTTP(w, r)
@@ -225,10 +220,10 @@ func TestTheTokenStaysWithTheHub(t *testing.T) {
 	_, err := s.fetcher(t, t.TempDir()).fetch(t.Context(), s.parsed(t), fetch.Options{})
 	require.NoError(t, err)
 	require.Equal(t, []string{"Bearer hf_TOKENSECRET", "Bearer hf_TOKENSECRET"}, asked)
-	require.Empty(t, s.requests()[0].authorization)
-	require.True(t, strings.HasPrefix(s.requests()[0].host, "localhost:"))
+	require.Empty(t, s.Requests()[0].Authorization)
+	require.True(t, strings.HasPrefix(s.Requests()[0].Host, "localhost:"))
 
-	h.lie = func(file map[string]any) { file["size"], file["lfs"] = -5, nil }
+	s.Lie = func(file map[string]any) { file["size"], file["lfs"] = -5, nil }
 	_, err = s.fetcher(t, t.TempDir()).fetch(t.Context(), s.parsed(t), fetch.Options{})
 	require.NoError(t, err, "the hub need not say size or digest")
 }
@@ -238,17 +233,17 @@ func TestAFileIsCheckedInPlace(t *testing.T) {
 	dir, body := t.TempDir(), model(size)
 	at := filepath.Join(dir, "m.gguf")
 	require.NoError(t, os.WriteFile(at, body, 0o600))
-	s := webSource(t)
+	s := start(t, "https")
 	b := s.fetcher(t, t.TempDir())
 	var done int64
-	file, err := b.fetch(t.Context(), parse(t, "file:"+at), fetch.Options{Digest: sum(body), Progress: func(n, _ int64) { done = n }})
+	file, err := b.fetch(t.Context(), parse(t, "file:"+at), fetch.Options{Digest: source.Sum(body), Progress: func(n, _ int64) { done = n }})
 	require.NoError(t, err)
 	requireFile(t, file, body)
 	require.Equal(t, at, file.Path)
 	require.EqualValues(t, size, done)
 	require.Empty(t, left(t, b.dir))
 
-	_, err = b.fetch(t.Context(), parse(t, "file://"+at), fetch.Options{Digest: sum(nil)})
+	_, err = b.fetch(t.Context(), parse(t, "file://"+at), fetch.Options{Digest: source.Sum(nil)})
 	require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
 	require.FileExists(t, at)
 	_, err = b.fetch(t.Context(), parse(t, "file:"+at), fetch.Options{Digest: "md5:1"})
@@ -272,7 +267,7 @@ func TestAFileIsCheckedInPlace(t *testing.T) {
 // ORCH-3091
 func TestSymlinksAreNotFollowed(t *testing.T) {
 	body := model(1000)
-	s := webSource(t)
+	s := start(t, "https")
 	s.put(t, "m.gguf", body)
 	folder := s.parsed(t).Folder()
 	victim := filepath.Join(t.TempDir(), "victim")

@@ -69,10 +69,11 @@ func (s states) Collect(to chan<- prometheus.Metric) {
 				gauge(stateDesc, state == is, id, r.id, string(state))
 			}
 		}
-		if model := g.spec.ModelID; !models[model] { // a configured model is active: the catalog's life cycle begins with it
+		if model := g.spec.ModelID; !models[model] { // a model that the catalog does not have is active
 			models[model] = true
-			gauge(modelDesc, true, model, "Active")
-			gauge(modelDesc, false, model, "Retired")
+			retired := s.m.opts.Models.Retired(g.spec.ModelRef)
+			gauge(modelDesc, !retired, model, "Active")
+			gauge(modelDesc, retired, model, "Retired")
 		}
 	}
 }

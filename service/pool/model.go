@@ -22,6 +22,8 @@ type Models interface {
 	Use(ctx context.Context, ref, digest string, progress func(done, total int64)) (held Held, known bool, err error)
 	// Path is where a model's file is, as far as that is known without waiting; empty: not yet.
 	Path(ref string) string
+	// Retired reports whether new tasks for a model are refused.
+	Retired(ref string) bool
 }
 
 // Held is a model that is used.
@@ -40,6 +42,8 @@ func (noModels) Use(context.Context, string, string, func(done, total int64)) (H
 }
 
 func (noModels) Path(string) string { return "" }
+
+func (noModels) Retired(string) bool { return false }
 
 // model finds the replica's model, fetched and checked, and holds it for the worker.
 func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {

@@ -44,6 +44,7 @@ type bench struct {
 	configured map[string][]string
 
 	dir    string // its data folder
+	model  string // the bundled one
 	url    string
 	cmd    *exec.Cmd
 	log    *bytes.Buffer // readable once the daemon has ended
@@ -59,6 +60,7 @@ const config = `
 bind_addr: 127.0.0.1:0
 data_dir: data
 auth: {optional_on_loopback: true}
+artifacts: {max_bytes: 1048576, retain_bytes: 1048576}
 sampler_profiles: {v1: {temperature: 0.8, top_p: 0.95, top_k: 40}}
 pools:
   - {id: haiku, model: {id: haiku, ref: "file:$MODEL"}, device: cpu, replicas: 2, ctx: 256, sampler_profile: v1, provisioning: {mode: builtin}}
@@ -97,6 +99,7 @@ func newBench(t *testing.T) *bench {
 	}
 	model, err := filepath.Abs(filepath.Join(root, "models", "haiku", "haiku.gguf"))
 	require.NoError(t, err)
+	b.model = model
 	text := strings.NewReplacer("$MODEL", model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
 		"$STANDIN", b.cards(t, model, libs)).Replace(config)
 	path := filepath.Join(b.dir, "config.yaml")
@@ -274,6 +277,21 @@ func (b *bench) refused(t *testing.T, code, model string, more request) {
 	var r *client.RefusedError
 	require.ErrorAs(t, err, &r)
 	require.Equal(t, code, r.Code)
+}
+
+// post sends a body that must be taken.
+func (b *bench) post(t *testing.T, path string, body request, status int) {
+	t.Helper()
+	text, err := json.Marshal(body)
+	require.NoError(t, err)
+	r, err := http.NewRequestWithContext(bounded(t), http.MethodPost, b.url+path, bytes.NewReader(text))
+	require.NoError(t, err)
+	r.Header.Set("Content-Type", "application/json")
+	defer http.DefaultClient.CloseIdleConnections()
+	answer, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, status, answer.StatusCode)
 }
 
 func (b *bench) cancel(t *testing.T, id string) {

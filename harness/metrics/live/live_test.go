@@ -5,11 +5,13 @@ package live
 import (
 	"bytes"
 	"fmt"
+	"net/http"
 	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -252,6 +254,28 @@ var table = []action{
 		}
 	}},
 
+	{"a model is added, and retired", func(t *testing.T, b *bench) []metrics.Move {
+		b.post(t, "/v1/catalog/models", request{"ref": "file:" + b.model, "wait_ms": patience.Milliseconds()}, http.StatusCreated)
+		b.post(t, "/v1/catalog/models/haiku/state", request{"state": "Retired", "deadline_ms": time.Hour.Milliseconds()}, http.StatusOK)
+		return []metrics.Move{
+			by(1, `catalog_verifications_total{result="warn",reason="signature_missing",engine="llamacpp"}`),
+			is(0, `model_state{model_id="haiku",state="Active"}`), is(1, `model_state{model_id="haiku",state="Retired"}`),
+		}
+	}},
+	{"nothing may be called", func(t *testing.T, b *bench) []metrics.Move {
+		b.post(t, "/v1/catalog/models", request{"ref": "https://10.0.0.1/m.gguf", "wait_ms": patience.Milliseconds()}, http.StatusForbidden)
+		return []metrics.Move{by(1, `llorch_policy_decisions_total{action="download",decision="deny"}`)}
+	}},
+	{"artifacts are too many", func(t *testing.T, b *bench) []metrics.Move {
+		for _, text := range []string{"x", "y"} {
+			b.post(t, "/v1/artifacts", request{"kind": "other", "content": strings.Repeat(text, 700<<10)}, http.StatusCreated)
+		}
+		return []metrics.Move{
+			by(2, `llorch_artifacts_stored_total{kind="other"}`), {Series: `llorch_artifacts_removed_total{reason="bytes"}`, Kind: metrics.AtLeast, Figure: 1},
+			is(1, `llorch_artifacts`), {Series: `llorch_artifact_bytes`, Kind: metrics.AtLeast}, by(0, `llorch_artifacts_damaged_total`),
+		}
+	}},
+
 	{"a task loads its model", swapped("day", is(1, `llorch_replica_state{replica_id="day-0",state="ready"}`))},
 	{"a task's model makes another go", swapped("night", by(1, `llorch_swaps_total{pool_id="day",direction="out"}`),
 		is(1, `llorch_replica_state{replica_id="night-0",state="ready"}`), is(1, `llorch_replica_state{replica_id="day-0",state="stopped"}`))},
@@ -280,7 +304,7 @@ func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metri
 // openStreams are closed one action after they were opened.
 var openStreams []func()
 
-// ORCH-3028, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-503, ORCH-1103
+// ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-CTRL-2067, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-503, ORCH-1103
 func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	runtime.LockOSThread() // the daemon ends with this thread, however the test does
 	promtool, err := metrics.FindPromtool()
@@ -294,6 +318,11 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 		{Series: `llorch_ledger_commits_total`},
 		{Series: `llorch_ledger_commit_ms`},
 		{Series: `llorch_ledger_batch_size`},
+		// The built-in workers and the engines are called again and again.
+		{Series: `llorch_policy_decisions_total{action="adapter",decision="allow"}`},
+		// Bundles are written behind the tasks. All of them are counted at the end.
+		{Series: `llorch_proofs_total{outcome="stored"}`},
+		{Series: `llorch_artifacts_stored_total{kind="proof"}`},
 	}
 	eventually(t, func() []string {
 		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(5, `llorch_replica_state{state="ready"}`)}, loose)
@@ -311,6 +340,7 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 		}
 	}
 
+	eventually(t, func() []string { return b.proofsMissing(t) })
 	seen, err := metrics.Parse(last)
 	require.NoError(t, err)
 	require.Empty(t, b.contract.Missing(seen))
@@ -327,6 +357,20 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	case <-bounded(t).Done():
 		require.Fail(t, "the daemon does not stop")
 	}
+}
+
+// proofsMissing says whether every task that ended has left its bundle.
+func (b *bench) proofsMissing(t *testing.T) []string {
+	sum := func(family string) (total float64) {
+		for _, m := range b.scrape(t)[family].GetMetric() {
+			total += m.GetCounter().GetValue()
+		}
+		return total
+	}
+	if bundles, ended := sum("llorch_proofs_total"), sum("llorch_tasks_finished_total"); bundles != ended {
+		return []string{fmt.Sprintf("%g tasks have ended, and %g bundles were written", ended, bundles)}
+	}
+	return nil
 }
 
 // breakers change a scrape in one place each, so that the gate must find something.

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package bdd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+func (w *world) artifactSteps(step define) {
+	step(`^its body is "([^"]*)"$`, w.itsBodyIs)
+	step(`^I post to "([^"]*)" a body that is said to have (\d+) bytes, and keep the connection$`, w.iPostALie)
+	step(`^I post to "([^"]*)" a body that is said to have (\d+) bytes, and hang up early$`, w.iHangUpEarly)
+	step(`^I get the proof of task "([^"]*)"$`, w.iGetTheProof)
+	step(`^the artifacts are gone from the disk$`, w.theArtifactsAreGone)
+	step(`^I run "llama-orch ([^"]*)"$`, w.iRunTheClient)
+}
+
+func (w *world) itsBodyIs(want string) error {
+	a, err := w.answered()
+	if err == nil && string(a.body) != want {
+		err = fmt.Errorf("it is %.200q", a.body)
+	}
+	return err
+}
+
+// begun is a body of which the beginning comes, and then nothing, or its end.
+type begun struct {
+	*strings.Reader
+	more <-chan struct{} // nil: it ends
+}
+
+func (b begun) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if errors.Is(err, io.EOF) && b.more != nil {
+		<-b.more
+	}
+	return n, err
+}
+
+func (w *world) lie(ctx context.Context, path string, size int64, more <-chan struct{}) (*http.Request, error) {
+	r, err := w.request(ctx, http.MethodPost, path, nil, []byte{})
+	if err != nil {
+		return nil, err
+	}
+	r.Body, r.GetBody = io.NopCloser(begun{strings.NewReader(`{"kind": "plan", "content": "half`), more}), nil
+	r.ContentLength = size
+	return r, nil
+}
+
+// iPostALie gets its answer though the body never comes.
+func (w *world) iPostALie(path string, size int64) error {
+	if err := w.settled(); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := w.lie(ctx, path, size, ctx.Done())
+	if err != nil {
+		return err
+	}
+	w.last, err = answer(w.daemon.client, r)
+	return err
+}
+
+// iHangUpEarly is what a client does whose machine goes down.
+func (w *world) iHangUpEarly(path string, size int64) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	r, err := w.lie(ctx, path, size, nil)
+	if err != nil {
+		return err
+	}
+	if res, err := w.daemon.client.Do(r); err == nil {
+		_ = res.Body.Close()
+		return fmt.Errorf("there was an answer, %d", res.StatusCode)
+	}
+	return nil
+}
+
+// iGetTheProof waits for the task's bundle, which is written behind its end, and gets it.
+func (w *world) iGetTheProof(name string) error {
+	t, err := w.task(name)
+	if err != nil {
+		return err
+	}
+	if err := poll("the proof bundle", func() error {
+		if err := w.iSend(http.MethodGet, "/v1/artifacts?kind=proof&task_id="+t.id); err != nil {
+			return err
+		}
+		return w.has("artifacts.0.task_id", t.id)
+	}); err != nil {
+		return err
+	}
+	body, err := decode(w.last.body)
+	if err != nil {
+		return err
+	}
+	return w.iSend(http.MethodGet, "/v1/artifacts/"+plain(dig(body, "artifacts.0.id"))+"/content")
+}
+
+func (w *world) theArtifactsAreGone() error {
+	if err := os.RemoveAll(filepath.Join(w.dir, "data", "artifacts")); err != nil {
+		return fmt.Errorf("remove the artifacts: %w", err)
+	}
+	return nil
+}
+
+// iRunTheClient runs the command line's program against the daemon.
+func (w *world) iRunTheClient(line string) error {
+	line, err := w.expand(line)
+	if err != nil {
+		return err
+	}
+	if w.daemon == nil {
+		return errors.New("the scenario has started no daemon")
+	}
+	env := append(w.lab.env(w.dir, w.setup.env), "LLORCH_ADDR="+w.daemon.url, "TZ=UTC")
+	if w.command, err = w.lab.launcher.run("llama-orch", w.lab.client, strings.Fields(line), env); err != nil {
+		return err
+	}
+	_, err = w.command.exit()
+	return err
+}
