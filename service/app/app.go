@@ -144,7 +144,7 @@ func New(o Options) (_ *App, err error) {
 	}
 	a.server = &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
+		ErrorLog: zap.NewStdLog(o.Log.Named("http")), ConnContext: api.ConnContext,
 	}
 	return a, nil
 }
@@ -204,7 +204,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.schedule.Recover(left) // before anyone can ask for them
 
 	a.serving.Go(func() {
-		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := a.server.Serve(api.Listener(a.listener)); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- fmt.Errorf("serve HTTP: %w", err)
 		}
 	})
