@@ -36,7 +36,7 @@ type Reader struct {
 
 // NewReader reads events from src; a line, or an event's data, of more than limit bytes is ErrTooLong.
 func NewReader(src io.Reader, limit int) *Reader {
-	return &Reader{src: src, limit: limit, buf: make([]byte, 2048), first: true}
+	return &Reader{src: src, limit: limit, buf: make([]byte, 4096), first: true}
 }
 
 // Next returns the next event that has data. At the end of the stream it returns io.EOF, or io.ErrUnexpectedEOF when the
