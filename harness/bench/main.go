@@ -36,6 +36,7 @@ func main() {
 	var o options
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
 	flag.StringVar(&o.only, "only", "stream,accept,recover", "the parts to run")
+	flag.StringVar(&o.load, "load", "", "only the stream loads whose names contain this, such as 500")
 	flag.StringVar(&o.exe, "daemon", "", "the orchestratord to measure; default: built from this checkout")
 	flag.StringVar(&o.against, "against", "", "another orchestratord, measured in the same rounds, instead of the one with its ledger in memory")
 	flag.StringVar(&o.dir, "dir", "", "folder for the data on disk; default: the user's cache folder, since /tmp may be no disk")
@@ -54,6 +55,7 @@ func main() {
 type options struct {
 	quick   bool
 	only    string
+	load    string
 	exe     string
 	against string
 	dir     string

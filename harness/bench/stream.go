@@ -78,6 +78,9 @@ func (l *lab) streams() (err error) {
 	}
 	var accepts, tokens float64
 	for _, load := range loads {
+		if !strings.Contains(load.name, l.load) {
+			continue
+		}
 		before, began := busy(), time.Now()
 		own := l.cpu(ways)
 		results := make([][]sample, len(ways))

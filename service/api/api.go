@@ -47,6 +47,9 @@ type Stream interface {
 	Next(ctx context.Context, tick <-chan time.Time) ([]byte, error)
 	// Written says that the frames of the last Next are on the wire, or that writing them failed.
 	Written()
+	// Direct gives tokens another way to the client while Next waits: write, called by another goroutine. It must not wait;
+	// where it reports false, Next returns frames of no bytes, and the reader finishes the write.
+	Direct(write func(frames []byte) bool)
 	// Metrics returns the current figures, and false once the task has ended.
 	Metrics() (task.Metrics, bool)
 	Close()

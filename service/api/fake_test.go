@@ -253,6 +253,7 @@ func (s *fakeStream) Next(ctx context.Context, tick <-chan time.Time) ([]byte, e
 		return nil, ctx.Err()
 	}
 }
+func (s *fakeStream) Direct(func([]byte) bool)      {}
 func (s *fakeStream) Written()                      { s.written++ }
 func (s *fakeStream) Metrics() (task.Metrics, bool) { return s.metrics, !s.ended }
 func (s *fakeStream) Close()                        { close(s.closed) }

@@ -44,7 +44,8 @@ type call struct {
 	bodySHA256    [sha256.Size]byte // of the compacted JSON
 	body          []byte
 	request       *http.Request
-	writer        *http.ResponseController // of the answer
+	writer        *http.ResponseController  // of the answer
+	then          func(ctx context.Context) // what is left to do when gen's handler has returned; nil: nothing
 }
 
 type callKey struct{}
@@ -106,6 +107,9 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.routes.ServeHTTP(rec, r)
+	if c.then != nil {
+		c.then(r.Context())
+	}
 }
 
 // admit checks what needs no handler. op is nil where no operation matches; gen words that refusal.

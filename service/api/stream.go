@@ -37,23 +37,31 @@ func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.Re
 		}
 		s = refusal{e}
 	}
-	defer s.Close()
+	callFrom(ctx).then = func(ctx context.Context) { h.serve(ctx, s, w) }
+	return nil
+}
 
+// serve sends a subscription's events. It runs once gen's handler has returned: the stack of a stream lasts as long as the
+// stream, and the frames of what only its begin needs would double it (.docs/perf.md).
+func (h tasks) serve(ctx context.Context, s Stream, w http.ResponseWriter) {
+	defer s.Close()
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no")
-	out := &sse{w: w, control: http.NewResponseController(w), timeout: h.WriteTimeout}
+	out := &sse{w: w, control: http.NewResponseController(w), conn: connFrom(ctx), timeout: h.WriteTimeout}
 	defer out.release()
 	if err := out.begin(); err != nil {
 		h.gone(ctx, err)
-		return nil
+		return
+	}
+	if out.conn != nil {
+		s.Direct(out.try)
 	}
 	if err := h.pump(ctx, s, out); !errors.Is(err, io.EOF) {
 		h.gone(ctx, err)
 		panic(http.ErrAbortHandler) // the connection must not end as if the stream had
 	}
-	return nil
 }
 
 func (s *server) gone(ctx context.Context, err error) {
@@ -124,6 +132,7 @@ func (h tasks) pump(ctx context.Context, s Stream, out *sse) error {
 type sse struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	conn    *conn // nil: nothing is known of it
 	timeout time.Duration
 	bounded time.Time // when the deadline was set last
 }
@@ -141,6 +150,11 @@ func (o *sse) write(frames []byte) error {
 	if err := o.bound(); err != nil {
 		return err
 	}
+	if o.conn != nil {
+		if err := o.conn.finish(); err != nil {
+			return fmt.Errorf("write to the client: %w", err)
+		}
+	}
 	if _, err := o.w.Write(frames); err != nil {
 		return fmt.Errorf("write to the client: %w", err)
 	}
@@ -148,6 +162,14 @@ func (o *sse) write(frames []byte) error {
 		return fmt.Errorf("flush to the client: %w", err)
 	}
 	return nil
+}
+
+// try writes what can be written without waiting, and reports whether that was all. Write writes the rest.
+func (o *sse) try(frames []byte) bool {
+	o.conn.try = true
+	err := o.write(frames)
+	o.conn.try = false
+	return err == nil && len(o.conn.rest) == 0
 }
 
 func (o *sse) metrics(m task.Metrics) error {
@@ -194,6 +216,7 @@ func frame(event string, data []byte) []byte {
 type refusal struct{ err *task.Error }
 
 func (r refusal) Next(context.Context, <-chan time.Time) ([]byte, error) { return nil, r.err }
+func (r refusal) Direct(func([]byte) bool)                               {}
 func (r refusal) Written()                                               {}
 func (r refusal) Metrics() (task.Metrics, bool)                          { return task.Metrics{}, false }
 func (r refusal) Close()                                                 {}

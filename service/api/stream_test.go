@@ -32,7 +32,10 @@ func overSocket(t *testing.T, s Stream, change ...func(*Options)) (server *httpt
 		o.Ticker = func() (<-chan time.Time, func()) { return tick, func() {} }
 	}}, change...)...)
 	f.tasks.subscribe = func(string, string) (Stream, error) { return s, nil }
-	server = httptest.NewServer(f.handler)
+	server = httptest.NewUnstartedServer(f.handler)
+	server.Listener = Listener(server.Listener)
+	server.Config.ConnContext = ConnContext
+	server.Start()
 	t.Cleanup(server.Close)
 	return server, tick
 }

@@ -177,7 +177,7 @@ func New(o Options) (_ *App, err error) {
 	}
 	a.server = &http.Server{
 		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
+		ErrorLog: zap.NewStdLog(o.Log.Named("http")), ConnContext: api.ConnContext,
 	}
 	return a, nil
 }
@@ -247,7 +247,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.catchUp()
 
 	a.serving.Go(func() {
-		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := a.server.Serve(api.Listener(a.listener)); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- fmt.Errorf("serve HTTP: %w", err)
 		}
 	})

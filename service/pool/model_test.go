@@ -36,6 +36,8 @@ func (l *library) Use(ctx context.Context, ref, digest string, progress func(don
 
 func (l *library) Path(string) string { return "" }
 
+func (l *library) Retired(string) bool { return false }
+
 func newLibrary() *library {
 	return &library{begun: make(chan struct{}), arrived: make(chan error, 1), released: make(chan struct{})}
 }

@@ -285,35 +285,37 @@ func (j *job) status() task.Status {
 		return s
 	}
 	s.TokensOut, s.LastEventID = j.log.Tokens(), j.log.LastEventID()
-	s.QueuePosition, s.PredictedStart = j.place(s)
+	s.QueuePosition, s.PredictedStart = j.place(s.StartedAt)
 	return s
 }
 
 // place is the job's position and its start, from admission, as things are now.
-func (j *job) place(s task.Status) (position int, start time.Duration) {
-	if !s.StartedAt.IsZero() {
-		return 0, s.StartedAt.Sub(s.AcceptedAt)
+func (j *job) place(startedAt time.Time) (position int, start time.Duration) {
+	if !startedAt.IsZero() {
+		return 0, startedAt.Sub(j.task.AcceptedAt)
 	}
 	position, _ = j.lane.queue.Position(j.ticket)
-	return position, j.lane.s.o.Now().Sub(s.AcceptedAt) + j.lane.predict(position)
+	return position, j.lane.s.o.Now().Sub(j.task.AcceptedAt) + j.lane.predict(position)
 }
 
-// figures are those of a `metrics` frame, while there are any.
+// figures are those of a `metrics` frame, while there are any. Every stream asks each second, so it makes no snapshot.
 func (j *job) figures() (task.Metrics, bool) {
-	r := j.snapshot()
-	if r.State.Final() {
+	j.mu.Lock()
+	state, startedAt, tried := j.state, j.startedAt, j.tried
+	j.mu.Unlock()
+	if state.Final() {
 		return task.Metrics{}, false
 	}
 	m := task.Metrics{
-		Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth(), KVWarmth: j.isWarm(), Failover: max(j.tries()-1, 0),
-		Budgets: j.lane.s.o.Sessions.Rests(r.Task.Request.SessionID, r.Task.Request.Actor),
+		Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth(), KVWarmth: j.isWarm(), Failover: max(tried-1, 0),
+		Budgets: j.lane.s.o.Sessions.Rests(j.task.Request.SessionID, j.task.Request.Actor),
 	}
 	var start time.Duration
-	m.QueuePosition, start = j.place(r.Status())
+	m.QueuePosition, start = j.place(startedAt)
 	m.PredictedStartMS = start.Milliseconds()
-	m.OnTimeProbability = j.lane.onTime(r.Task, start)
+	m.OnTimeProbability = j.lane.onTime(j.task.Request.Deadline, start)
 	switch {
-	case r.State == task.Queued:
+	case state == task.Queued:
 		m.Phase, m.LoadProgress = j.lane.s.swaps.phase(j.lane, j.lane.s.o.Now())
 	case j.log.Tokens() == 0:
 		m.Phase = task.PhasePrefill

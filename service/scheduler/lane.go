@@ -284,8 +284,7 @@ func (l *lane) backoff() time.Duration {
 
 // onTime estimates the chance that a task meets its deadline: certain without one, gone once it has passed, and in between
 // the share of the predicted time that the deadline leaves room for.
-func (l *lane) onTime(t task.Task, start time.Duration) float64 {
-	deadline := t.Request.Deadline
+func (l *lane) onTime(deadline, start time.Duration) float64 {
 	if deadline == 0 {
 		return 1
 	}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/go-faster/jx"
 
@@ -60,6 +61,7 @@ type Log struct {
 	ended      bool        // the terminal event is appended
 	failure    *task.Error // of an `error` event
 	published  bool        // and subscribers may have it
+	tokenAt    time.Time   // when the last token came
 	subs       map[*Subscription]struct{}
 	flushed    chan struct{} // not nil while Flush waits
 }
@@ -75,6 +77,10 @@ const (
 	firstChunk = 1 << 10
 	maxChunk   = 4 << 10
 )
+
+// apart is how far from the one before a token must be to be written directly. Those that come at once are better written
+// together, by the reader's goroutine.
+const apart = 250 * time.Microsecond
 
 // New makes a log whose event 0 is the admission's snapshot.
 func New(first task.Started) *Log {
@@ -134,7 +140,13 @@ func (a *Attempt) Token(text string) error {
 		}
 		return nil
 	}
+	now := time.Now()
+	alone := now.Sub(l.tokenAt) >= apart
+	l.tokenAt = now
 	l.token(text)
+	if !alone || !l.direct() {
+		l.wakeAll()
+	}
 	return l.check()
 }
 
@@ -251,7 +263,7 @@ func (l *Log) visible() int {
 	return len(l.ends)
 }
 
-// append encodes l.data as the next event and wakes the subscribers. The caller holds mu.
+// append encodes l.data as the next event. The caller holds mu.
 func (l *Log) append(event []byte) {
 	l.running.Write(event)
 	l.running.Write(l.data.Buf)
@@ -270,7 +282,6 @@ func (l *Log) append(event []byte) {
 	c.data = append(b, "\n\n"...)
 	l.ends = append(l.ends, c.begin+len(c.data))
 	l.tags = append(l.tags, t)
-	l.wakeAll()
 }
 
 // frameSize is the most that a frame has beside its event's name and data.

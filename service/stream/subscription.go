@@ -21,7 +21,7 @@ var ErrDetached = errors.New("the orchestrator stops; the task goes on when it i
 // maxWrite bounds the bytes of one write, so that a subscriber far behind is sent its events piece by piece.
 const maxWrite = 16 << 10
 
-// Subscription is one reader of a log. One goroutine uses it; a reader that stalls holds up nobody else.
+// Subscription is one reader of a log. One goroutine calls its methods; a reader that stalls holds up nobody else.
 type Subscription struct {
 	log     *Log
 	woken   chan struct{} // capacity 1: "there may be news"
@@ -32,6 +32,9 @@ type Subscription struct {
 	due     time.Time     // of the next write
 	writing bool          // tokens were handed out and Written has not followed
 	cut     bool
+	parked  bool // Next waits, and there is nothing to hand out
+	begun   bool // direct could not write all: the reader is to finish it
+	direct  func(frames []byte) bool
 }
 
 // Subscribe opens a subscription that begins after the event with the given id, or at event 0 if it is empty. An id that
@@ -79,7 +82,7 @@ func errOtherBytes(seq int) *task.Error {
 // Next waits for events and returns their frames; the bytes stay valid and are not to be changed. It returns (nil, nil)
 // when tick fires first, io.EOF after the terminal event, ErrCutOff, ErrDetached, the context's error, or a *task.Error when a
 // log that is decoded again ends before, or differs from, what the client holds. Written must follow every Next
-// that returned frames.
+// that returned frames, also none (see Direct).
 func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
 	var due <-chan time.Time
 	for {
@@ -95,8 +98,10 @@ func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte,
 		case <-due:
 			due = nil
 		case <-tick:
+			s.unpark()
 			return nil, nil
 		case <-ctx.Done():
+			s.unpark()
 			return nil, ctx.Err()
 		}
 	}
@@ -107,8 +112,13 @@ func (s *Subscription) take() (frames []byte, wait time.Duration, err error) {
 	l := s.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	s.parked = false
 	if s.cut {
 		return nil, 0, ErrCutOff
+	}
+	if s.begun {
+		s.begun = false
+		return []byte{}, 0, nil
 	}
 	last := l.visible()
 	if s.ahead {
@@ -130,6 +140,7 @@ func (s *Subscription) take() (frames []byte, wait time.Duration, err error) {
 	case l.detached:
 		return nil, 0, ErrDetached
 	default:
+		s.parked = s.batch == 0
 		return nil, 0, nil
 	}
 	if s.batch > 0 && !l.sealed {
@@ -158,6 +169,38 @@ func (s *Subscription) Close() {
 	defer s.log.mu.Unlock()
 	delete(s.log.subs, s)
 	s.log.settle()
+}
+
+// Direct lets tokens be written by whoever appends them while Next waits, which saves waking its goroutine (.docs/perf.md).
+// Write is called under the log's lock and must not wait. Where it reports false, Next returns frames of no bytes: the
+// reader is to finish the write. Direct comes before the first Next.
+func (s *Subscription) Direct(write func(frames []byte) bool) { s.direct = write }
+
+func (s *Subscription) unpark() {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.parked = false
+}
+
+// direct writes the last event to the only subscriber, if that waits for it. Several are woken instead: each writes for
+// itself, and the engine does not wait for all. The caller holds mu.
+func (l *Log) direct() bool {
+	if len(l.subs) != 1 {
+		return false
+	}
+	for s := range l.subs {
+		last := len(l.ends) - 1
+		if !s.parked || s.direct == nil || s.next != last {
+			return false
+		}
+		frames, next := l.frames(last, last+1)
+		s.next = next
+		if s.direct(frames) {
+			return true
+		}
+		s.parked, s.begun, s.writing = false, true, true
+	}
+	return false
 }
 
 func (s *Subscription) wake() {
