@@ -190,7 +190,7 @@ func (a *app) examine(r *report) (s server) {
 		}
 		examinePool(r, health)
 		if test, made := p.SelfTest.Get(); made {
-			r.SelfTests = append(r.SelfTests, selfTest{string(p.ID), string(p.Model.ID), test})
+			r.SelfTests = append(r.SelfTests, selfTest{string(p.ID), p.Model.ID, test})
 		}
 	}
 	a.examineGPUs(r, s.wantsGPU)

@@ -36,21 +36,21 @@ func (s *Spec) fitsCtx() bool {
 // least is the smallest context that is fitted.
 func (s *sizer) least() int { return min(ctxLeast, s.own) }
 
-// fit is the largest context up to the most whose worker takes no more than the room, and what is asked for with it; 0: not even
-// the least does. Need turns a context and its estimate into that.
-func (s *sizer) fit(least, most int, room int64, need func(ctx int, estimate int64) int64) (ctx int, bytes int64) {
+// fit is the largest context up to the most whose worker takes no more than the room; 0: not even the least does. Need turns a
+// context and its estimate into what is asked for.
+func (s *sizer) fit(least, most int, room int64, need func(ctx int, estimate int64) int64) (ctx int) {
 	below := 0 // steps above the least that are known to fit, and one
 	for above := (most-least+ctxStep-1)/ctxStep + 1; below < above; {
 		middle := (below + above) / 2
 		try := min(least+middle*ctxStep, most)
 		e, err := s.at(try)
 		if wants := need(try, e.expected(s.spec)); err == nil && float64(wants)*fitMargin <= float64(room) {
-			ctx, bytes, below = try, wants, middle+1
+			ctx, below = try, middle+1
 		} else {
 			above = middle
 		}
 	}
-	return ctx, bytes
+	return ctx
 }
 
 // fitting is a replica's memory as it is about to be reserved.
@@ -82,7 +82,7 @@ type place struct {
 	name   string // for people
 }
 
-// places are where the pool's device lets its workers go. Empty: whatever size is asked for, cards are not ready to give any.
+// places are where the pool's device lets its workers go; none while a card of its mask cannot be used.
 func (f fitting) places(size func(Room) int64) (places []place) {
 	rooms := f.r.m.opts.Memory.Room(f.r.spec.Device)
 	if f.r.spec.Device == "auto" {
@@ -113,17 +113,17 @@ func (f fitting) places(size func(Room) int64) (places []place) {
 
 // largest is the place with the largest context from the least to the most, of equal ones that with the least room, so that large
 // cards stay free; nil: no place holds the least.
-func (f fitting) largest(least, most int, size func(Room) int64) (best *place, ctx int, bytes int64) {
+func (f fitting) largest(least, most int, size func(Room) int64) (best *place, ctx int) {
 	places := f.places(size)
 	slices.SortStableFunc(places, func(a, b place) int { return cmp.Compare(a.room, b.room) })
 	for i := range places {
 		p := &places[i]
-		fits, wants := f.sizer.fit(least, most, p.room, func(c int, estimate int64) int64 { return f.need(p.class, c, estimate) })
+		fits := f.sizer.fit(least, most, p.room, func(c int, estimate int64) int64 { return f.need(p.class, c, estimate) })
 		if fits > ctx {
-			best, ctx, bytes = p, fits, wants
+			best, ctx = p, fits
 		}
 	}
-	return best, ctx, bytes
+	return best, ctx
 }
 
 // choose decides on the worker's context and device before its memory is reserved. A replica keeps the context that it had, so
@@ -136,7 +136,7 @@ func (f fitting) choose() (ctx int, device string) {
 	if kept := min(f.r.kept, f.sizer.own); kept > 0 && f.r.inVain < keepTries {
 		return kept, spec.Device
 	}
-	if best, ctx, _ := f.largest(f.sizer.least(), f.sizer.own, func(r Room) int64 { return r.Free }); best != nil {
+	if best, ctx := f.largest(f.sizer.least(), f.sizer.own, func(r Room) int64 { return r.Free }); best != nil {
 		return ctx, best.device
 	}
 	return f.sizer.least(), spec.Device // and the refusal says why not
@@ -157,7 +157,7 @@ func (f fitting) refused(refusal *task.Error, ctx int) {
 	if f.sizer.own == 0 || ctx <= ctxStep || f.r.spec.cards() == 0 {
 		return
 	}
-	if best, fits, _ := f.largest(ctxStep, ctx, size); best != nil && fits < ctx {
+	if best, fits := f.largest(ctxStep, ctx, size); best != nil && fits < ctx {
 		refusal.Message += fmt.Sprintf("; with `ctx: %d` or less instead of %d it would fit %s%s", fits, ctx, best.name, when)
 	}
 }

@@ -151,13 +151,12 @@ func TestFittingIsExact(t *testing.T) {
 		per, fixed := rapid.Int64Range(1, 1<<20).Draw(t, "per token"), rapid.Int64Range(0, 1<<32).Draw(t, "fixed")
 		room := rapid.Int64Range(0, 1<<37).Draw(t, "room")
 		need := func(ctx int, _ int64) int64 { return fixed + per*int64(ctx) }
-		ctx, bytes := f.sizer.fit(ctxLeast, f.sizer.own, room, need)
+		ctx := f.sizer.fit(ctxLeast, f.sizer.own, room, need)
 		holds := func(ctx int) bool { return float64(need(ctx, 0))*fitMargin <= float64(room) }
 		if ctx == 0 {
 			require.False(t, holds(ctxLeast))
 			return
 		}
-		require.Equal(t, need(ctx, 0), bytes)
 		require.True(t, holds(ctx))
 		require.True(t, ctx == f.sizer.own || !holds(min(ctx+ctxStep, f.sizer.own)))
 	})
