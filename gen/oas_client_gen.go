@@ -50,7 +50,9 @@ type ArtifactsInvoker interface {
 	GetArtifact(ctx context.Context, params GetArtifactParams) (*GetArtifactOKHeaders, error)
 	// GetArtifactContent invokes getArtifactContent operation.
 	//
-	// An artifact's bytes.
+	// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
+	// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
+	// envelope and `INVALID_PARAMS`.
 	//
 	// GET /v1/artifacts/{id}/content
 	GetArtifactContent(ctx context.Context, params GetArtifactContentParams) (GetArtifactContentRes, error)
@@ -68,13 +70,17 @@ type ArtifactsInvoker interface {
 type CatalogInvoker interface {
 	// CreateModel invokes createModel operation.
 	//
-	// Fetches the model when the policy allows it, checks the digest, and records it.
+	// Fetches the model when the policy allows it, checks the digest and the signature, and records it.
+	// What takes longer than `wait_ms` goes on in the background: the answer then says `Fetching`, and
+	// `GET /v1/catalog/models/{id}` how far it is and how it ended. The same request again gets the same
+	// entry. A model that is refused within `wait_ms` leaves no entry.
 	//
 	// POST /v1/catalog/models
 	CreateModel(ctx context.Context, request *ModelRequest) (*ModelHeaders, error)
 	// DeleteModel invokes deleteModel operation.
 	//
-	// Remove a model from the catalog.
+	// Its cached files go too; a file that a `file:` ref names stays. A fetch that is under way is given
+	// up. CONFLICT while a pool uses the model.
 	//
 	// DELETE /v1/catalog/models/{id}
 	DeleteModel(ctx context.Context, params DeleteModelParams) (*Done, error)
@@ -98,13 +104,14 @@ type CatalogInvoker interface {
 	ListModels(ctx context.Context, params ListModelsParams) (*ModelListHeaders, error)
 	// SetModelState invokes setModelState operation.
 	//
-	// Activate or retire a model.
+	// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
+	// when its pools drain.
 	//
 	// POST /v1/catalog/models/{id}/state
 	SetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error)
 	// VerifyModel invokes verifyModel operation.
 	//
-	// Takes no body.
+	// Takes no body. The check goes on, and is recorded, when the client leaves.
 	//
 	// POST /v1/catalog/models/{id}/verify
 	VerifyModel(ctx context.Context, params VerifyModelParams) (*VerificationHeaders, error)
@@ -205,9 +212,17 @@ type PoolsInvoker interface {
 //
 // x-gen-operation-group: Sessions
 type SessionsInvoker interface {
+	// CreateSession invokes createSession operation.
+	//
+	// Only needed for limits other than the configured ones: a task that names a new `session_id` begins
+	// that session too. An id that is in use is `CONFLICT`.
+	//
+	// POST /v1/sessions
+	CreateSession(ctx context.Context, request *SessionRequest) (*SessionHeaders, error)
 	// DeleteSession invokes deleteSession operation.
 	//
-	// Evict a session.
+	// Its KV is erased from the engine's slot and its id is free again. While a turn of it is on:
+	// `CONFLICT`.
 	//
 	// DELETE /v1/sessions/{id}
 	DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error)
@@ -216,7 +231,7 @@ type SessionsInvoker interface {
 	// One session.
 	//
 	// GET /v1/sessions/{id}
-	GetSession(ctx context.Context, params GetSessionParams) (*SessionHeaders, error)
+	GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error)
 }
 
 // TasksInvoker invokes operations described by OpenAPI v3 specification.
@@ -490,7 +505,10 @@ func (c *Client) sendCreateArtifact(ctx context.Context, request *ArtifactReques
 
 // CreateModel invokes createModel operation.
 //
-// Fetches the model when the policy allows it, checks the digest, and records it.
+// Fetches the model when the policy allows it, checks the digest and the signature, and records it.
+// What takes longer than `wait_ms` goes on in the background: the answer then says `Fetching`, and
+// `GET /v1/catalog/models/{id}` how far it is and how it ended. The same request again gets the same
+// entry. A model that is refused within `wait_ms` leaves no entry.
 //
 // POST /v1/catalog/models
 func (c *Client) CreateModel(ctx context.Context, request *ModelRequest) (*ModelHeaders, error) {
@@ -561,6 +579,87 @@ func (c *Client) sendCreateModel(ctx context.Context, request *ModelRequest) (re
 	}()
 
 	result, err := decodeCreateModelResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
+// CreateSession invokes createSession operation.
+//
+// Only needed for limits other than the configured ones: a task that names a new `session_id` begins
+// that session too. An id that is in use is `CONFLICT`.
+//
+// POST /v1/sessions
+func (c *Client) CreateSession(ctx context.Context, request *SessionRequest) (*SessionHeaders, error) {
+	res, err := c.sendCreateSession(ctx, request)
+	return res, err
+}
+
+func (c *Client) sendCreateSession(ctx context.Context, request *SessionRequest) (res *SessionHeaders, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [1]string
+	pathParts[0] = "/v1/sessions"
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "POST", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+	if err := encodeCreateSessionRequest(request, r); err != nil {
+		return res, errors.Wrap(err, "encode request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, CreateSessionOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeCreateSessionResponse(resp)
 	if err != nil {
 		return res, errors.Wrap(err, "decode response")
 	}
@@ -652,7 +751,8 @@ func (c *Client) sendCreateTask(ctx context.Context, request *TaskRequest) (res 
 
 // DeleteModel invokes deleteModel operation.
 //
-// Remove a model from the catalog.
+// Its cached files go too; a file that a `file:` ref names stays. A fetch that is under way is given
+// up. CONFLICT while a pool uses the model.
 //
 // DELETE /v1/catalog/models/{id}
 func (c *Client) DeleteModel(ctx context.Context, params DeleteModelParams) (*Done, error) {
@@ -750,7 +850,8 @@ func (c *Client) sendDeleteModel(ctx context.Context, params DeleteModelParams) 
 
 // DeleteSession invokes deleteSession operation.
 //
-// Evict a session.
+// Its KV is erased from the engine's slot and its id is free again. While a turn of it is on:
+// `CONFLICT`.
 //
 // DELETE /v1/sessions/{id}
 func (c *Client) DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error) {
@@ -1129,7 +1230,9 @@ func (c *Client) sendGetArtifact(ctx context.Context, params GetArtifactParams) 
 
 // GetArtifactContent invokes getArtifactContent operation.
 //
-// An artifact's bytes.
+// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
+// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
+// envelope and `INVALID_PARAMS`.
 //
 // GET /v1/artifacts/{id}/content
 func (c *Client) GetArtifactContent(ctx context.Context, params GetArtifactContentParams) (GetArtifactContentRes, error) {
@@ -1652,12 +1755,12 @@ func (c *Client) sendGetReadiness(ctx context.Context) (res *HealthHeaders, err 
 // One session.
 //
 // GET /v1/sessions/{id}
-func (c *Client) GetSession(ctx context.Context, params GetSessionParams) (*SessionHeaders, error) {
+func (c *Client) GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error) {
 	res, err := c.sendGetSession(ctx, params)
 	return res, err
 }
 
-func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (res *SessionHeaders, err error) {
+func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (res *GetSessionOKHeaders, err error) {
 
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
@@ -1888,6 +1991,26 @@ func (c *Client) sendListArtifacts(ctx context.Context, params ListArtifactsPara
 
 		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
 			if val, ok := params.TaskID.Get(); ok {
+				if unwrapped := string(val); true {
+					return e.EncodeValue(conv.StringToString(unwrapped))
+				}
+				return nil
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	{
+		// Encode "tag" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "tag",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.Tag.Get(); ok {
 				if unwrapped := string(val); true {
 					return e.EncodeValue(conv.StringToString(unwrapped))
 				}
@@ -2679,7 +2802,8 @@ func (c *Client) sendReloadPool(ctx context.Context, request *ReloadRequest, par
 
 // SetModelState invokes setModelState operation.
 //
-// Activate or retire a model.
+// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
+// when its pools drain.
 //
 // POST /v1/catalog/models/{id}/state
 func (c *Client) SetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error) {
@@ -2923,7 +3047,7 @@ func (c *Client) sendStreamTask(ctx context.Context, params StreamTaskParams) (r
 
 // VerifyModel invokes verifyModel operation.
 //
-// Takes no body.
+// Takes no body. The check goes on, and is recorded, when the client leaves.
 //
 // POST /v1/catalog/models/{id}/verify
 func (c *Client) VerifyModel(ctx context.Context, params VerifyModelParams) (*VerificationHeaders, error) {

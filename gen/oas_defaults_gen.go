@@ -23,6 +23,14 @@ func (s *ExplainRequest) setDefaults() {
 }
 
 // setDefaults set default value of fields.
+func (s *ModelRequest) setDefaults() {
+	{
+		val := int64(1000)
+		s.WaitMs.SetTo(val)
+	}
+}
+
+// setDefaults set default value of fields.
 func (s *ModelStateRequest) setDefaults() {
 	{
 		val := int64(30000)

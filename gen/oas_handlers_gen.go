@@ -315,7 +315,10 @@ func (s *Server) handleCreateArtifactRequest(args [0]string, argsEscaped bool, w
 
 // handleCreateModelRequest handles createModel operation.
 //
-// Fetches the model when the policy allows it, checks the digest, and records it.
+// Fetches the model when the policy allows it, checks the digest and the signature, and records it.
+// What takes longer than `wait_ms` goes on in the background: the answer then says `Fetching`, and
+// `GET /v1/catalog/models/{id}` how far it is and how it ended. The same request again gets the same
+// entry. A model that is refused within `wait_ms` leaves no entry.
 //
 // POST /v1/catalog/models
 func (s *Server) handleCreateModelRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -447,6 +450,149 @@ func (s *Server) handleCreateModelRequest(args [0]string, argsEscaped bool, w ht
 	}
 
 	if err := encodeCreateModelResponse(response, w); err != nil {
+		defer recordError("EncodeResponse", err)
+		if !errors.Is(err, ht.ErrInternalServerErrorResponse) {
+			s.cfg.ErrorHandler(ctx, w, r, err)
+		}
+		return
+	}
+}
+
+// handleCreateSessionRequest handles createSession operation.
+//
+// Only needed for limits other than the configured ones: a task that names a new `session_id` begins
+// that session too. An id that is in use is `CONFLICT`.
+//
+// POST /v1/sessions
+func (s *Server) handleCreateSessionRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
+	statusWriter := &codeRecorder{ResponseWriter: w}
+	w = statusWriter
+	ctx := r.Context()
+
+	var (
+		err          error
+		opErrContext = ogenerrors.OperationContext{
+			Name: CreateSessionOperation,
+			ID:   "createSession",
+		}
+	)
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+			sctx, ok, err := s.securityBearerAuth(ctx, CreateSessionOperation, r)
+			if err != nil {
+				err = &ogenerrors.SecurityError{
+					OperationContext: opErrContext,
+					Security:         "BearerAuth",
+					Err:              err,
+				}
+				if encodeErr := encodeErrorResponse(s.h.NewError(ctx, err), w); encodeErr != nil {
+					defer recordError("Security:BearerAuth", err)
+				}
+				return
+			}
+			if ok {
+				satisfied[0] |= 1 << 0
+				ctx = sctx
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			err = &ogenerrors.SecurityError{
+				OperationContext: opErrContext,
+				Err:              ogenerrors.ErrSecurityRequirementIsNotSatisfied,
+			}
+			if encodeErr := encodeErrorResponse(s.h.NewError(ctx, err), w); encodeErr != nil {
+				defer recordError("Security", err)
+			}
+			return
+		}
+	}
+
+	var rawBody []byte
+	request, rawBody, close, err := s.decodeCreateSessionRequest(r)
+	if err != nil {
+		err = &ogenerrors.DecodeRequestError{
+			OperationContext: opErrContext,
+			Err:              err,
+		}
+		defer recordError("DecodeRequest", err)
+		s.cfg.ErrorHandler(ctx, w, r, err)
+		return
+	}
+	defer func() {
+		if err := close(); err != nil {
+			recordError("CloseRequest", err)
+		}
+	}()
+
+	var response *SessionHeaders
+	if m := s.cfg.Middleware; m != nil {
+		mreq := middleware.Request{
+			Context:          ctx,
+			OperationName:    CreateSessionOperation,
+			OperationSummary: "Begin a session with limits of its own",
+			OperationID:      "createSession",
+			Body:             request,
+			RawBody:          rawBody,
+			Params:           middleware.Parameters{},
+			Raw:              r,
+		}
+
+		type (
+			Request  = *SessionRequest
+			Params   = struct{}
+			Response = *SessionHeaders
+		)
+		response, err = middleware.HookMiddleware[
+			Request,
+			Params,
+			Response,
+		](
+			m,
+			mreq,
+			nil,
+			func(ctx context.Context, request Request, params Params) (response Response, err error) {
+				response, err = s.h.CreateSession(ctx, request)
+				return response, err
+			},
+		)
+	} else {
+		response, err = s.h.CreateSession(ctx, request)
+	}
+	if err != nil {
+		if errRes, ok := errors.Into[*ErrorStatusCodeWithHeaders](err); ok {
+			if err := encodeErrorResponse(errRes, w); err != nil {
+				defer recordError("Internal", err)
+			}
+			return
+		}
+		if errors.Is(err, ht.ErrNotImplemented) {
+			s.cfg.ErrorHandler(ctx, w, r, err)
+			return
+		}
+		if err := encodeErrorResponse(s.h.NewError(ctx, err), w); err != nil {
+			defer recordError("Internal", err)
+		}
+		return
+	}
+
+	if err := encodeCreateSessionResponse(response, w); err != nil {
 		defer recordError("EncodeResponse", err)
 		if !errors.Is(err, ht.ErrInternalServerErrorResponse) {
 			s.cfg.ErrorHandler(ctx, w, r, err)
@@ -601,7 +747,8 @@ func (s *Server) handleCreateTaskRequest(args [0]string, argsEscaped bool, w htt
 
 // handleDeleteModelRequest handles deleteModel operation.
 //
-// Remove a model from the catalog.
+// Its cached files go too; a file that a `file:` ref names stays. A fetch that is under way is given
+// up. CONFLICT while a pool uses the model.
 //
 // DELETE /v1/catalog/models/{id}
 func (s *Server) handleDeleteModelRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -743,7 +890,8 @@ func (s *Server) handleDeleteModelRequest(args [1]string, argsEscaped bool, w ht
 
 // handleDeleteSessionRequest handles deleteSession operation.
 //
-// Evict a session.
+// Its KV is erased from the engine's slot and its id is free again. While a turn of it is on:
+// `CONFLICT`.
 //
 // DELETE /v1/sessions/{id}
 func (s *Server) handleDeleteSessionRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -1327,7 +1475,9 @@ func (s *Server) handleGetArtifactRequest(args [1]string, argsEscaped bool, w ht
 
 // handleGetArtifactContentRequest handles getArtifactContent operation.
 //
-// An artifact's bytes.
+// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
+// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
+// envelope and `INVALID_PARAMS`.
 //
 // GET /v1/artifacts/{id}/content
 func (s *Server) handleGetArtifactContentRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2214,7 +2364,7 @@ func (s *Server) handleGetSessionRequest(args [1]string, argsEscaped bool, w htt
 
 	var rawBody []byte
 
-	var response *SessionHeaders
+	var response *GetSessionOKHeaders
 	if m := s.cfg.Middleware; m != nil {
 		mreq := middleware.Request{
 			Context:          ctx,
@@ -2235,7 +2385,7 @@ func (s *Server) handleGetSessionRequest(args [1]string, argsEscaped bool, w htt
 		type (
 			Request  = struct{}
 			Params   = GetSessionParams
-			Response = *SessionHeaders
+			Response = *GetSessionOKHeaders
 		)
 		response, err = middleware.HookMiddleware[
 			Request,
@@ -2516,6 +2666,10 @@ func (s *Server) handleListArtifactsRequest(args [0]string, argsEscaped bool, w 
 					Name: "task_id",
 					In:   "query",
 				}: params.TaskID,
+				{
+					Name: "tag",
+					In:   "query",
+				}: params.Tag,
 				{
 					Name: "limit",
 					In:   "query",
@@ -3667,7 +3821,8 @@ func (s *Server) handleReloadPoolRequest(args [1]string, argsEscaped bool, w htt
 
 // handleSetModelStateRequest handles setModelState operation.
 //
-// Activate or retire a model.
+// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
+// when its pools drain.
 //
 // POST /v1/catalog/models/{id}/state
 func (s *Server) handleSetModelStateRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -3973,7 +4128,7 @@ func (s *Server) handleStreamTaskRequest(args [1]string, argsEscaped bool, w htt
 
 // handleVerifyModelRequest handles verifyModel operation.
 //
-// Takes no body.
+// Takes no body. The check goes on, and is recorded, when the client leaves.
 //
 // POST /v1/catalog/models/{id}/verify
 func (s *Server) handleVerifyModelRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {

@@ -9,6 +9,7 @@ const (
 	CancelTaskOperation         OperationName = "CancelTask"
 	CreateArtifactOperation     OperationName = "CreateArtifact"
 	CreateModelOperation        OperationName = "CreateModel"
+	CreateSessionOperation      OperationName = "CreateSession"
 	CreateTaskOperation         OperationName = "CreateTask"
 	DeleteModelOperation        OperationName = "DeleteModel"
 	DeleteSessionOperation      OperationName = "DeleteSession"

@@ -805,6 +805,8 @@ type ListArtifactsParams struct {
 	Kind OptArtifactKind `json:",omitempty,omitzero"`
 	// Only artifacts of this task.
 	TaskID OptTaskID `json:",omitempty,omitzero"`
+	// Only artifacts with this tag.
+	Tag OptArtifactTag `json:",omitempty,omitzero"`
 	// At most this many.
 	Limit OptInt `json:",omitempty,omitzero"`
 }
@@ -826,6 +828,15 @@ func unpackListArtifactsParams(packed middleware.Parameters) (params ListArtifac
 		}
 		if v, ok := packed[key]; ok {
 			params.TaskID = v.(OptTaskID)
+		}
+	}
+	{
+		key := middleware.ParameterKey{
+			Name: "tag",
+			In:   "query",
+		}
+		if v, ok := packed[key]; ok {
+			params.Tag = v.(OptArtifactTag)
 		}
 	}
 	{
@@ -957,6 +968,69 @@ func decodeListArtifactsParams(args [0]string, argsEscaped bool, r *http.Request
 	}(); err != nil {
 		return params, &ogenerrors.DecodeParamError{
 			Name: "task_id",
+			In:   "query",
+			Err:  err,
+		}
+	}
+	// Decode query: tag.
+	if err := func() error {
+		cfg := uri.QueryParameterDecodingConfig{
+			Name:    "tag",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.HasParam(cfg); err == nil {
+			if err := q.DecodeParam(cfg, func(d uri.Decoder) error {
+				var paramsDotTagVal ArtifactTag
+				if err := func() error {
+					var paramsDotTagValVal string
+					if err := func() error {
+						val, err := d.DecodeValue()
+						if err != nil {
+							return err
+						}
+
+						c, err := conv.ToString(val)
+						if err != nil {
+							return err
+						}
+
+						paramsDotTagValVal = c
+						return nil
+					}(); err != nil {
+						return err
+					}
+					paramsDotTagVal = ArtifactTag(paramsDotTagValVal)
+					return nil
+				}(); err != nil {
+					return err
+				}
+				params.Tag.SetTo(paramsDotTagVal)
+				return nil
+			}); err != nil {
+				return err
+			}
+			if err := func() error {
+				if value, ok := params.Tag.Get(); ok {
+					if err := func() error {
+						if err := value.Validate(); err != nil {
+							return err
+						}
+						return nil
+					}(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		return params, &ogenerrors.DecodeParamError{
+			Name: "tag",
 			In:   "query",
 			Err:  err,
 		}

@@ -38,6 +38,20 @@ func encodeCreateModelRequest(
 	return nil
 }
 
+func encodeCreateSessionRequest(
+	req *SessionRequest,
+	r *http.Request,
+) error {
+	const contentType = "application/json"
+	e := new(jx.Encoder)
+	{
+		req.Encode(e)
+	}
+	encoded := e.Bytes()
+	ht.SetBody(r, bytes.NewReader(encoded), contentType)
+	return nil
+}
+
 func encodeCreateTaskRequest(
 	req *TaskRequest,
 	r *http.Request,

@@ -135,6 +135,96 @@ func encodeCreateModelResponse(response *ModelHeaders, w http.ResponseWriter) er
 	return nil
 }
 
+func encodeCreateSessionResponse(response *SessionHeaders, w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Access-Control-Expose-Headers", "Location,X-Budget-Cost-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
+	// Encoding response headers.
+	{
+		h := uri.NewHeaderEncoder(w.Header())
+		// Encode "Location" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "Location",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				return e.EncodeValue(conv.StringToString(response.Location))
+			}); err != nil {
+				return errors.Wrap(err, "encode Location header")
+			}
+		}
+		// Encode "X-Budget-Cost-Remaining" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Budget-Cost-Remaining",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XBudgetCostRemaining.Get(); ok {
+					return e.EncodeValue(conv.Float64ToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Budget-Cost-Remaining header")
+			}
+		}
+		// Encode "X-Budget-Time-Remaining-Ms" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Budget-Time-Remaining-Ms",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XBudgetTimeRemainingMs.Get(); ok {
+					return e.EncodeValue(conv.Int64ToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Budget-Time-Remaining-Ms header")
+			}
+		}
+		// Encode "X-Budget-Tokens-Remaining" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Budget-Tokens-Remaining",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XBudgetTokensRemaining.Get(); ok {
+					return e.EncodeValue(conv.Int64ToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Budget-Tokens-Remaining header")
+			}
+		}
+		// Encode "X-Correlation-Id" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Correlation-Id",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XCorrelationID.Get(); ok {
+					return e.EncodeValue(conv.StringToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Correlation-Id header")
+			}
+		}
+	}
+	w.WriteHeader(201)
+
+	e := new(jx.Encoder)
+	response.Response.Encode(e)
+	if _, err := e.WriteTo(w); err != nil {
+		return errors.Wrap(err, "write")
+	}
+
+	return nil
+}
+
 func encodeCreateTaskResponse(response *AdmissionHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Access-Control-Expose-Headers", "Location,X-Budget-Cost-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
@@ -555,7 +645,7 @@ func encodeGetReadinessResponse(response *HealthHeaders, w http.ResponseWriter) 
 	return nil
 }
 
-func encodeGetSessionResponse(response *SessionHeaders, w http.ResponseWriter) error {
+func encodeGetSessionResponse(response *GetSessionOKHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Access-Control-Expose-Headers", "X-Budget-Cost-Remaining,X-Budget-Time-Remaining-Ms,X-Budget-Tokens-Remaining,X-Correlation-Id")
 	// Encoding response headers.

@@ -173,12 +173,15 @@ func (s *AdmissionHeaders) SetResponse(val Admission) {
 
 // Ref: #/components/schemas/Artifact
 type Artifact struct {
-	ID        ArtifactID   `json:"id"`
-	Kind      ArtifactKind `json:"kind"`
-	MediaType string       `json:"media_type"`
-	SizeBytes int64        `json:"size_bytes"`
-	TaskID    OptTaskID    `json:"task_id"`
-	CreatedAt time.Time    `json:"created_at"`
+	ID        ArtifactID       `json:"id"`
+	Kind      ArtifactKind     `json:"kind"`
+	MediaType string           `json:"media_type"`
+	SizeBytes int64            `json:"size_bytes"`
+	TaskID    OptTaskID        `json:"task_id"`
+	Parent    OptArtifactID    `json:"parent"`
+	Tags      ArtifactTags     `json:"tags"`
+	Metadata  ArtifactMetadata `json:"metadata"`
+	CreatedAt time.Time        `json:"created_at"`
 	// Reachable from another box.
 	URL string `json:"url"`
 }
@@ -206,6 +209,21 @@ func (s *Artifact) GetSizeBytes() int64 {
 // GetTaskID returns the value of TaskID.
 func (s *Artifact) GetTaskID() OptTaskID {
 	return s.TaskID
+}
+
+// GetParent returns the value of Parent.
+func (s *Artifact) GetParent() OptArtifactID {
+	return s.Parent
+}
+
+// GetTags returns the value of Tags.
+func (s *Artifact) GetTags() ArtifactTags {
+	return s.Tags
+}
+
+// GetMetadata returns the value of Metadata.
+func (s *Artifact) GetMetadata() ArtifactMetadata {
+	return s.Metadata
 }
 
 // GetCreatedAt returns the value of CreatedAt.
@@ -241,6 +259,21 @@ func (s *Artifact) SetSizeBytes(val int64) {
 // SetTaskID sets the value of TaskID.
 func (s *Artifact) SetTaskID(val OptTaskID) {
 	s.TaskID = val
+}
+
+// SetParent sets the value of Parent.
+func (s *Artifact) SetParent(val OptArtifactID) {
+	s.Parent = val
+}
+
+// SetTags sets the value of Tags.
+func (s *Artifact) SetTags(val ArtifactTags) {
+	s.Tags = val
+}
+
+// SetMetadata sets the value of Metadata.
+func (s *Artifact) SetMetadata(val ArtifactMetadata) {
+	s.Metadata = val
 }
 
 // SetCreatedAt sets the value of CreatedAt.
@@ -296,19 +329,23 @@ type ArtifactID string
 type ArtifactKind string
 
 const (
-	ArtifactKindPlan        ArtifactKind = "plan"
-	ArtifactKindDiff        ArtifactKind = "diff"
-	ArtifactKindTrace       ArtifactKind = "trace"
-	ArtifactKindProofBundle ArtifactKind = "proof_bundle"
+	ArtifactKindPlan    ArtifactKind = "plan"
+	ArtifactKindSummary ArtifactKind = "summary"
+	ArtifactKindDiff    ArtifactKind = "diff"
+	ArtifactKindTrace   ArtifactKind = "trace"
+	ArtifactKindProof   ArtifactKind = "proof"
+	ArtifactKindOther   ArtifactKind = "other"
 )
 
 // AllValues returns all ArtifactKind values.
 func (ArtifactKind) AllValues() []ArtifactKind {
 	return []ArtifactKind{
 		ArtifactKindPlan,
+		ArtifactKindSummary,
 		ArtifactKindDiff,
 		ArtifactKindTrace,
-		ArtifactKindProofBundle,
+		ArtifactKindProof,
+		ArtifactKindOther,
 	}
 }
 
@@ -317,11 +354,15 @@ func (s ArtifactKind) MarshalText() ([]byte, error) {
 	switch s {
 	case ArtifactKindPlan:
 		return []byte(s), nil
+	case ArtifactKindSummary:
+		return []byte(s), nil
 	case ArtifactKindDiff:
 		return []byte(s), nil
 	case ArtifactKindTrace:
 		return []byte(s), nil
-	case ArtifactKindProofBundle:
+	case ArtifactKindProof:
+		return []byte(s), nil
+	case ArtifactKindOther:
 		return []byte(s), nil
 	default:
 		return nil, errors.Errorf("invalid value: %q", s)
@@ -334,14 +375,20 @@ func (s *ArtifactKind) UnmarshalText(data []byte) error {
 	case ArtifactKindPlan:
 		*s = ArtifactKindPlan
 		return nil
+	case ArtifactKindSummary:
+		*s = ArtifactKindSummary
+		return nil
 	case ArtifactKindDiff:
 		*s = ArtifactKindDiff
 		return nil
 	case ArtifactKindTrace:
 		*s = ArtifactKindTrace
 		return nil
-	case ArtifactKindProofBundle:
-		*s = ArtifactKindProofBundle
+	case ArtifactKindProof:
+		*s = ArtifactKindProof
+		return nil
+	case ArtifactKindOther:
+		*s = ArtifactKindOther
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)
@@ -389,6 +436,34 @@ func (s *ArtifactListHeaders) SetResponse(val ArtifactList) {
 	s.Response = val
 }
 
+type ArtifactMetadata []ArtifactNote
+
+// Ref: #/components/schemas/ArtifactNote
+type ArtifactNote struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+// GetKey returns the value of Key.
+func (s *ArtifactNote) GetKey() string {
+	return s.Key
+}
+
+// GetValue returns the value of Value.
+func (s *ArtifactNote) GetValue() string {
+	return s.Value
+}
+
+// SetKey sets the value of Key.
+func (s *ArtifactNote) SetKey(val string) {
+	s.Key = val
+}
+
+// SetValue sets the value of Value.
+func (s *ArtifactNote) SetValue(val string) {
+	s.Value = val
+}
+
 // Ref: #/components/schemas/ArtifactRequest
 type ArtifactRequest struct {
 	Kind      ArtifactKind `json:"kind"`
@@ -398,6 +473,10 @@ type ArtifactRequest struct {
 	Encoding OptArtifactRequestEncoding `json:"encoding"`
 	// The task it belongs to. Default none.
 	TaskID OptTaskID `json:"task_id"`
+	// The artifact that it was made from, which must be there. Default none.
+	Parent   OptArtifactID    `json:"parent"`
+	Tags     ArtifactTags     `json:"tags"`
+	Metadata ArtifactMetadata `json:"metadata"`
 }
 
 // GetKind returns the value of Kind.
@@ -425,6 +504,21 @@ func (s *ArtifactRequest) GetTaskID() OptTaskID {
 	return s.TaskID
 }
 
+// GetParent returns the value of Parent.
+func (s *ArtifactRequest) GetParent() OptArtifactID {
+	return s.Parent
+}
+
+// GetTags returns the value of Tags.
+func (s *ArtifactRequest) GetTags() ArtifactTags {
+	return s.Tags
+}
+
+// GetMetadata returns the value of Metadata.
+func (s *ArtifactRequest) GetMetadata() ArtifactMetadata {
+	return s.Metadata
+}
+
 // SetKind sets the value of Kind.
 func (s *ArtifactRequest) SetKind(val ArtifactKind) {
 	s.Kind = val
@@ -448,6 +542,21 @@ func (s *ArtifactRequest) SetEncoding(val OptArtifactRequestEncoding) {
 // SetTaskID sets the value of TaskID.
 func (s *ArtifactRequest) SetTaskID(val OptTaskID) {
 	s.TaskID = val
+}
+
+// SetParent sets the value of Parent.
+func (s *ArtifactRequest) SetParent(val OptArtifactID) {
+	s.Parent = val
+}
+
+// SetTags sets the value of Tags.
+func (s *ArtifactRequest) SetTags(val ArtifactTags) {
+	s.Tags = val
+}
+
+// SetMetadata sets the value of Metadata.
+func (s *ArtifactRequest) SetMetadata(val ArtifactMetadata) {
+	s.Metadata = val
 }
 
 // How `content` spells the bytes.
@@ -492,6 +601,10 @@ func (s *ArtifactRequestEncoding) UnmarshalText(data []byte) error {
 	}
 }
 
+type ArtifactTag string
+
+type ArtifactTags []ArtifactTag
+
 type BearerAuth struct {
 	Token string
 	Roles []string
@@ -515,6 +628,47 @@ func (s *BearerAuth) SetToken(val string) {
 // SetRoles sets the value of Roles.
 func (s *BearerAuth) SetRoles(val []string) {
 	s.Roles = val
+}
+
+// What is left out is as configured.
+// Ref: #/components/schemas/Budget
+type Budget struct {
+	// In and out together.
+	Tokens OptInt64 `json:"tokens"`
+	// Of decoding.
+	TimeMs OptInt64 `json:"time_ms"`
+	// At the prices of the configuration.
+	Cost OptFloat64 `json:"cost"`
+}
+
+// GetTokens returns the value of Tokens.
+func (s *Budget) GetTokens() OptInt64 {
+	return s.Tokens
+}
+
+// GetTimeMs returns the value of TimeMs.
+func (s *Budget) GetTimeMs() OptInt64 {
+	return s.TimeMs
+}
+
+// GetCost returns the value of Cost.
+func (s *Budget) GetCost() OptFloat64 {
+	return s.Cost
+}
+
+// SetTokens sets the value of Tokens.
+func (s *Budget) SetTokens(val OptInt64) {
+	s.Tokens = val
+}
+
+// SetTimeMs sets the value of TimeMs.
+func (s *Budget) SetTimeMs(val OptInt64) {
+	s.TimeMs = val
+}
+
+// SetCost sets the value of Cost.
+func (s *Budget) SetCost(val OptFloat64) {
+	s.Cost = val
 }
 
 // Ref: #/components/schemas/CancelResult
@@ -1911,6 +2065,33 @@ func (s *ExplanationHeaders) SetResponse(val Explanation) {
 	s.Response = val
 }
 
+// Ref: #/components/schemas/FetchProgress
+type FetchProgress struct {
+	DoneBytes int64 `json:"done_bytes"`
+	// 0: not known yet.
+	TotalBytes int64 `json:"total_bytes"`
+}
+
+// GetDoneBytes returns the value of DoneBytes.
+func (s *FetchProgress) GetDoneBytes() int64 {
+	return s.DoneBytes
+}
+
+// GetTotalBytes returns the value of TotalBytes.
+func (s *FetchProgress) GetTotalBytes() int64 {
+	return s.TotalBytes
+}
+
+// SetDoneBytes sets the value of DoneBytes.
+func (s *FetchProgress) SetDoneBytes(val int64) {
+	s.DoneBytes = val
+}
+
+// SetTotalBytes sets the value of TotalBytes.
+func (s *FetchProgress) SetTotalBytes(val int64) {
+	s.TotalBytes = val
+}
+
 // Ref: #/components/schemas/GPU
 type GPU struct {
 	Index          int       `json:"index"`
@@ -2326,6 +2507,65 @@ func (s *GetModelOKHeaders) SetResponse(val Model) {
 	s.Response = val
 }
 
+// GetSessionOKHeaders wraps Session with response headers.
+type GetSessionOKHeaders struct {
+	XBudgetCostRemaining   OptFloat64
+	XBudgetTimeRemainingMs OptInt64
+	XBudgetTokensRemaining OptInt64
+	XCorrelationID         OptString
+	Response               Session
+}
+
+// GetXBudgetCostRemaining returns the value of XBudgetCostRemaining.
+func (s *GetSessionOKHeaders) GetXBudgetCostRemaining() OptFloat64 {
+	return s.XBudgetCostRemaining
+}
+
+// GetXBudgetTimeRemainingMs returns the value of XBudgetTimeRemainingMs.
+func (s *GetSessionOKHeaders) GetXBudgetTimeRemainingMs() OptInt64 {
+	return s.XBudgetTimeRemainingMs
+}
+
+// GetXBudgetTokensRemaining returns the value of XBudgetTokensRemaining.
+func (s *GetSessionOKHeaders) GetXBudgetTokensRemaining() OptInt64 {
+	return s.XBudgetTokensRemaining
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *GetSessionOKHeaders) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// GetResponse returns the value of Response.
+func (s *GetSessionOKHeaders) GetResponse() Session {
+	return s.Response
+}
+
+// SetXBudgetCostRemaining sets the value of XBudgetCostRemaining.
+func (s *GetSessionOKHeaders) SetXBudgetCostRemaining(val OptFloat64) {
+	s.XBudgetCostRemaining = val
+}
+
+// SetXBudgetTimeRemainingMs sets the value of XBudgetTimeRemainingMs.
+func (s *GetSessionOKHeaders) SetXBudgetTimeRemainingMs(val OptInt64) {
+	s.XBudgetTimeRemainingMs = val
+}
+
+// SetXBudgetTokensRemaining sets the value of XBudgetTokensRemaining.
+func (s *GetSessionOKHeaders) SetXBudgetTokensRemaining(val OptInt64) {
+	s.XBudgetTokensRemaining = val
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *GetSessionOKHeaders) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+// SetResponse sets the value of Response.
+func (s *GetSessionOKHeaders) SetResponse(val Session) {
+	s.Response = val
+}
+
 // Ref: #/components/schemas/Health
 type Health struct {
 	Status HealthStatus `json:"status"`
@@ -2609,14 +2849,25 @@ func (s *MessageRole) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/Model
 type Model struct {
-	ID         ModelID        `json:"id"`
-	Ref        string         `json:"ref"`
-	Digest     string         `json:"digest"`
-	State      ModelState     `json:"state"`
-	SizeBytes  int64          `json:"size_bytes"`
-	Signature  ModelSignature `json:"signature"`
-	CreatedAt  time.Time      `json:"created_at"`
-	VerifiedAt OptDateTime    `json:"verified_at"`
+	ID ModelID `json:"id"`
+	// Normalised.
+	Ref string `json:"ref"`
+	// Of the bytes on the disk; before they are there, the one that was given, or empty.
+	Digest string `json:"digest"`
+	// What the last check against digest and signature found. A model that is not verified is not used.
+	Verified  bool             `json:"verified"`
+	State     ModelState       `json:"state"`
+	SizeBytes int64            `json:"size_bytes"`
+	Signature SignatureState   `json:"signature"`
+	Warnings  []string         `json:"warnings"`
+	Sbom      OptString        `json:"sbom"`
+	Metadata  OptModelMetadata `json:"metadata"`
+	Progress  OptFetchProgress `json:"progress"`
+	Problem   OptModelProblem  `json:"problem"`
+	// When the pools of a retired model drain.
+	DrainBy    OptDateTime `json:"drain_by"`
+	CreatedAt  time.Time   `json:"created_at"`
+	VerifiedAt OptDateTime `json:"verified_at"`
 }
 
 // GetID returns the value of ID.
@@ -2634,6 +2885,11 @@ func (s *Model) GetDigest() string {
 	return s.Digest
 }
 
+// GetVerified returns the value of Verified.
+func (s *Model) GetVerified() bool {
+	return s.Verified
+}
+
 // GetState returns the value of State.
 func (s *Model) GetState() ModelState {
 	return s.State
@@ -2645,8 +2901,38 @@ func (s *Model) GetSizeBytes() int64 {
 }
 
 // GetSignature returns the value of Signature.
-func (s *Model) GetSignature() ModelSignature {
+func (s *Model) GetSignature() SignatureState {
 	return s.Signature
+}
+
+// GetWarnings returns the value of Warnings.
+func (s *Model) GetWarnings() []string {
+	return s.Warnings
+}
+
+// GetSbom returns the value of Sbom.
+func (s *Model) GetSbom() OptString {
+	return s.Sbom
+}
+
+// GetMetadata returns the value of Metadata.
+func (s *Model) GetMetadata() OptModelMetadata {
+	return s.Metadata
+}
+
+// GetProgress returns the value of Progress.
+func (s *Model) GetProgress() OptFetchProgress {
+	return s.Progress
+}
+
+// GetProblem returns the value of Problem.
+func (s *Model) GetProblem() OptModelProblem {
+	return s.Problem
+}
+
+// GetDrainBy returns the value of DrainBy.
+func (s *Model) GetDrainBy() OptDateTime {
+	return s.DrainBy
 }
 
 // GetCreatedAt returns the value of CreatedAt.
@@ -2674,6 +2960,11 @@ func (s *Model) SetDigest(val string) {
 	s.Digest = val
 }
 
+// SetVerified sets the value of Verified.
+func (s *Model) SetVerified(val bool) {
+	s.Verified = val
+}
+
 // SetState sets the value of State.
 func (s *Model) SetState(val ModelState) {
 	s.State = val
@@ -2685,8 +2976,38 @@ func (s *Model) SetSizeBytes(val int64) {
 }
 
 // SetSignature sets the value of Signature.
-func (s *Model) SetSignature(val ModelSignature) {
+func (s *Model) SetSignature(val SignatureState) {
 	s.Signature = val
+}
+
+// SetWarnings sets the value of Warnings.
+func (s *Model) SetWarnings(val []string) {
+	s.Warnings = val
+}
+
+// SetSbom sets the value of Sbom.
+func (s *Model) SetSbom(val OptString) {
+	s.Sbom = val
+}
+
+// SetMetadata sets the value of Metadata.
+func (s *Model) SetMetadata(val OptModelMetadata) {
+	s.Metadata = val
+}
+
+// SetProgress sets the value of Progress.
+func (s *Model) SetProgress(val OptFetchProgress) {
+	s.Progress = val
+}
+
+// SetProblem sets the value of Problem.
+func (s *Model) SetProblem(val OptModelProblem) {
+	s.Problem = val
+}
+
+// SetDrainBy sets the value of DrainBy.
+func (s *Model) SetDrainBy(val OptDateTime) {
+	s.DrainBy = val
 }
 
 // SetCreatedAt sets the value of CreatedAt.
@@ -2779,6 +3100,199 @@ func (s *ModelListHeaders) SetResponse(val ModelList) {
 	s.Response = val
 }
 
+// What the model's file says of itself. Absent where its format is not known.
+// Ref: #/components/schemas/ModelMetadata
+type ModelMetadata struct {
+	Format       ModelMetadataFormat `json:"format"`
+	Architecture string              `json:"architecture"`
+	Name         OptString           `json:"name"`
+	Parameters   int64               `json:"parameters"`
+	// Of most of its weights.
+	Quantisation string `json:"quantisation"`
+	// The longest context that it was made for, in tokens; 0: it does not say.
+	CtxMax   int                         `json:"ctx_max"`
+	Features []ModelMetadataFeaturesItem `json:"features"`
+}
+
+// GetFormat returns the value of Format.
+func (s *ModelMetadata) GetFormat() ModelMetadataFormat {
+	return s.Format
+}
+
+// GetArchitecture returns the value of Architecture.
+func (s *ModelMetadata) GetArchitecture() string {
+	return s.Architecture
+}
+
+// GetName returns the value of Name.
+func (s *ModelMetadata) GetName() OptString {
+	return s.Name
+}
+
+// GetParameters returns the value of Parameters.
+func (s *ModelMetadata) GetParameters() int64 {
+	return s.Parameters
+}
+
+// GetQuantisation returns the value of Quantisation.
+func (s *ModelMetadata) GetQuantisation() string {
+	return s.Quantisation
+}
+
+// GetCtxMax returns the value of CtxMax.
+func (s *ModelMetadata) GetCtxMax() int {
+	return s.CtxMax
+}
+
+// GetFeatures returns the value of Features.
+func (s *ModelMetadata) GetFeatures() []ModelMetadataFeaturesItem {
+	return s.Features
+}
+
+// SetFormat sets the value of Format.
+func (s *ModelMetadata) SetFormat(val ModelMetadataFormat) {
+	s.Format = val
+}
+
+// SetArchitecture sets the value of Architecture.
+func (s *ModelMetadata) SetArchitecture(val string) {
+	s.Architecture = val
+}
+
+// SetName sets the value of Name.
+func (s *ModelMetadata) SetName(val OptString) {
+	s.Name = val
+}
+
+// SetParameters sets the value of Parameters.
+func (s *ModelMetadata) SetParameters(val int64) {
+	s.Parameters = val
+}
+
+// SetQuantisation sets the value of Quantisation.
+func (s *ModelMetadata) SetQuantisation(val string) {
+	s.Quantisation = val
+}
+
+// SetCtxMax sets the value of CtxMax.
+func (s *ModelMetadata) SetCtxMax(val int) {
+	s.CtxMax = val
+}
+
+// SetFeatures sets the value of Features.
+func (s *ModelMetadata) SetFeatures(val []ModelMetadataFeaturesItem) {
+	s.Features = val
+}
+
+type ModelMetadataFeaturesItem string
+
+const (
+	ModelMetadataFeaturesItemChatTemplate ModelMetadataFeaturesItem = "chat_template"
+	ModelMetadataFeaturesItemEmbedding    ModelMetadataFeaturesItem = "embedding"
+	ModelMetadataFeaturesItemExperts      ModelMetadataFeaturesItem = "experts"
+)
+
+// AllValues returns all ModelMetadataFeaturesItem values.
+func (ModelMetadataFeaturesItem) AllValues() []ModelMetadataFeaturesItem {
+	return []ModelMetadataFeaturesItem{
+		ModelMetadataFeaturesItemChatTemplate,
+		ModelMetadataFeaturesItemEmbedding,
+		ModelMetadataFeaturesItemExperts,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s ModelMetadataFeaturesItem) MarshalText() ([]byte, error) {
+	switch s {
+	case ModelMetadataFeaturesItemChatTemplate:
+		return []byte(s), nil
+	case ModelMetadataFeaturesItemEmbedding:
+		return []byte(s), nil
+	case ModelMetadataFeaturesItemExperts:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *ModelMetadataFeaturesItem) UnmarshalText(data []byte) error {
+	switch ModelMetadataFeaturesItem(data) {
+	case ModelMetadataFeaturesItemChatTemplate:
+		*s = ModelMetadataFeaturesItemChatTemplate
+		return nil
+	case ModelMetadataFeaturesItemEmbedding:
+		*s = ModelMetadataFeaturesItemEmbedding
+		return nil
+	case ModelMetadataFeaturesItemExperts:
+		*s = ModelMetadataFeaturesItemExperts
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
+type ModelMetadataFormat string
+
+const (
+	ModelMetadataFormatGguf ModelMetadataFormat = "gguf"
+)
+
+// AllValues returns all ModelMetadataFormat values.
+func (ModelMetadataFormat) AllValues() []ModelMetadataFormat {
+	return []ModelMetadataFormat{
+		ModelMetadataFormatGguf,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s ModelMetadataFormat) MarshalText() ([]byte, error) {
+	switch s {
+	case ModelMetadataFormatGguf:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *ModelMetadataFormat) UnmarshalText(data []byte) error {
+	switch ModelMetadataFormat(data) {
+	case ModelMetadataFormatGguf:
+		*s = ModelMetadataFormatGguf
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
+// Why the model failed, or what the last check found.
+// Ref: #/components/schemas/ModelProblem
+type ModelProblem struct {
+	Code    ErrorCode `json:"code"`
+	Message string    `json:"message"`
+}
+
+// GetCode returns the value of Code.
+func (s *ModelProblem) GetCode() ErrorCode {
+	return s.Code
+}
+
+// GetMessage returns the value of Message.
+func (s *ModelProblem) GetMessage() string {
+	return s.Message
+}
+
+// SetCode sets the value of Code.
+func (s *ModelProblem) SetCode(val ErrorCode) {
+	s.Code = val
+}
+
+// SetMessage sets the value of Message.
+func (s *ModelProblem) SetMessage(val string) {
+	s.Message = val
+}
+
 type ModelRef string
 
 // Ref: #/components/schemas/ModelRequest
@@ -2789,8 +3303,12 @@ type ModelRequest struct {
 	Ref string `json:"ref"`
 	// Checked when given. Default unknown.
 	Digest OptString `json:"digest"`
-	// Detached signature, base64. Default none.
+	// A minisign signature, the text of its `.minisig` file in base64. Default none.
 	Signature OptString `json:"signature"`
+	// Where the model's bill of materials is. It is kept and shown, and never opened. Default none.
+	Sbom OptString `json:"sbom"`
+	// How long the answer may wait for the model to be there.
+	WaitMs OptInt64 `json:"wait_ms"`
 }
 
 // GetID returns the value of ID.
@@ -2813,6 +3331,16 @@ func (s *ModelRequest) GetSignature() OptString {
 	return s.Signature
 }
 
+// GetSbom returns the value of Sbom.
+func (s *ModelRequest) GetSbom() OptString {
+	return s.Sbom
+}
+
+// GetWaitMs returns the value of WaitMs.
+func (s *ModelRequest) GetWaitMs() OptInt64 {
+	return s.WaitMs
+}
+
 // SetID sets the value of ID.
 func (s *ModelRequest) SetID(val OptModelID) {
 	s.ID = val
@@ -2833,65 +3361,32 @@ func (s *ModelRequest) SetSignature(val OptString) {
 	s.Signature = val
 }
 
-type ModelSignature string
-
-const (
-	ModelSignatureMissing ModelSignature = "missing"
-	ModelSignatureValid   ModelSignature = "valid"
-	ModelSignatureInvalid ModelSignature = "invalid"
-)
-
-// AllValues returns all ModelSignature values.
-func (ModelSignature) AllValues() []ModelSignature {
-	return []ModelSignature{
-		ModelSignatureMissing,
-		ModelSignatureValid,
-		ModelSignatureInvalid,
-	}
+// SetSbom sets the value of Sbom.
+func (s *ModelRequest) SetSbom(val OptString) {
+	s.Sbom = val
 }
 
-// MarshalText implements encoding.TextMarshaler.
-func (s ModelSignature) MarshalText() ([]byte, error) {
-	switch s {
-	case ModelSignatureMissing:
-		return []byte(s), nil
-	case ModelSignatureValid:
-		return []byte(s), nil
-	case ModelSignatureInvalid:
-		return []byte(s), nil
-	default:
-		return nil, errors.Errorf("invalid value: %q", s)
-	}
+// SetWaitMs sets the value of WaitMs.
+func (s *ModelRequest) SetWaitMs(val OptInt64) {
+	s.WaitMs = val
 }
 
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (s *ModelSignature) UnmarshalText(data []byte) error {
-	switch ModelSignature(data) {
-	case ModelSignatureMissing:
-		*s = ModelSignatureMissing
-		return nil
-	case ModelSignatureValid:
-		*s = ModelSignatureValid
-		return nil
-	case ModelSignatureInvalid:
-		*s = ModelSignatureInvalid
-		return nil
-	default:
-		return errors.Errorf("invalid value: %q", data)
-	}
-}
-
+// `Fetching` and `Failed` are of a model that is not there yet: no task can use it.
 // Ref: #/components/schemas/ModelState
 type ModelState string
 
 const (
-	ModelStateActive  ModelState = "Active"
-	ModelStateRetired ModelState = "Retired"
+	ModelStateFetching ModelState = "Fetching"
+	ModelStateFailed   ModelState = "Failed"
+	ModelStateActive   ModelState = "Active"
+	ModelStateRetired  ModelState = "Retired"
 )
 
 // AllValues returns all ModelState values.
 func (ModelState) AllValues() []ModelState {
 	return []ModelState{
+		ModelStateFetching,
+		ModelStateFailed,
 		ModelStateActive,
 		ModelStateRetired,
 	}
@@ -2900,6 +3395,10 @@ func (ModelState) AllValues() []ModelState {
 // MarshalText implements encoding.TextMarshaler.
 func (s ModelState) MarshalText() ([]byte, error) {
 	switch s {
+	case ModelStateFetching:
+		return []byte(s), nil
+	case ModelStateFailed:
+		return []byte(s), nil
 	case ModelStateActive:
 		return []byte(s), nil
 	case ModelStateRetired:
@@ -2912,6 +3411,12 @@ func (s ModelState) MarshalText() ([]byte, error) {
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (s *ModelState) UnmarshalText(data []byte) error {
 	switch ModelState(data) {
+	case ModelStateFetching:
+		*s = ModelStateFetching
+		return nil
+	case ModelStateFailed:
+		*s = ModelStateFailed
+		return nil
 	case ModelStateActive:
 		*s = ModelStateActive
 		return nil
@@ -2925,13 +3430,13 @@ func (s *ModelState) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/ModelStateRequest
 type ModelStateRequest struct {
-	State ModelState `json:"state"`
+	State ModelStateRequestState `json:"state"`
 	// How long tasks on a retired model may still run.
 	DeadlineMs OptInt64 `json:"deadline_ms"`
 }
 
 // GetState returns the value of State.
-func (s *ModelStateRequest) GetState() ModelState {
+func (s *ModelStateRequest) GetState() ModelStateRequestState {
 	return s.State
 }
 
@@ -2941,13 +3446,54 @@ func (s *ModelStateRequest) GetDeadlineMs() OptInt64 {
 }
 
 // SetState sets the value of State.
-func (s *ModelStateRequest) SetState(val ModelState) {
+func (s *ModelStateRequest) SetState(val ModelStateRequestState) {
 	s.State = val
 }
 
 // SetDeadlineMs sets the value of DeadlineMs.
 func (s *ModelStateRequest) SetDeadlineMs(val OptInt64) {
 	s.DeadlineMs = val
+}
+
+type ModelStateRequestState string
+
+const (
+	ModelStateRequestStateActive  ModelStateRequestState = "Active"
+	ModelStateRequestStateRetired ModelStateRequestState = "Retired"
+)
+
+// AllValues returns all ModelStateRequestState values.
+func (ModelStateRequestState) AllValues() []ModelStateRequestState {
+	return []ModelStateRequestState{
+		ModelStateRequestStateActive,
+		ModelStateRequestStateRetired,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s ModelStateRequestState) MarshalText() ([]byte, error) {
+	switch s {
+	case ModelStateRequestStateActive:
+		return []byte(s), nil
+	case ModelStateRequestStateRetired:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *ModelStateRequestState) UnmarshalText(data []byte) error {
+	switch ModelStateRequestState(data) {
+	case ModelStateRequestStateActive:
+		*s = ModelStateRequestStateActive
+		return nil
+	case ModelStateRequestStateRetired:
+		*s = ModelStateRequestStateRetired
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
 }
 
 // Ref: #/components/schemas/Operation
@@ -3112,6 +3658,52 @@ func (s *OperationStatus) UnmarshalText(data []byte) error {
 	}
 }
 
+// NewOptArtifactID returns new OptArtifactID with value set to v.
+func NewOptArtifactID(v ArtifactID) OptArtifactID {
+	return OptArtifactID{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptArtifactID is optional ArtifactID.
+type OptArtifactID struct {
+	Value ArtifactID
+	Set   bool
+}
+
+// IsSet returns true if OptArtifactID was set.
+func (o OptArtifactID) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptArtifactID) Reset() {
+	var v ArtifactID
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptArtifactID) SetTo(v ArtifactID) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptArtifactID) Get() (v ArtifactID, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptArtifactID) Or(d ArtifactID) ArtifactID {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptArtifactKind returns new OptArtifactKind with value set to v.
 func NewOptArtifactKind(v ArtifactKind) OptArtifactKind {
 	return OptArtifactKind{
@@ -3198,6 +3790,98 @@ func (o OptArtifactRequestEncoding) Get() (v ArtifactRequestEncoding, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptArtifactRequestEncoding) Or(d ArtifactRequestEncoding) ArtifactRequestEncoding {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptArtifactTag returns new OptArtifactTag with value set to v.
+func NewOptArtifactTag(v ArtifactTag) OptArtifactTag {
+	return OptArtifactTag{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptArtifactTag is optional ArtifactTag.
+type OptArtifactTag struct {
+	Value ArtifactTag
+	Set   bool
+}
+
+// IsSet returns true if OptArtifactTag was set.
+func (o OptArtifactTag) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptArtifactTag) Reset() {
+	var v ArtifactTag
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptArtifactTag) SetTo(v ArtifactTag) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptArtifactTag) Get() (v ArtifactTag, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptArtifactTag) Or(d ArtifactTag) ArtifactTag {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptBudget returns new OptBudget with value set to v.
+func NewOptBudget(v Budget) OptBudget {
+	return OptBudget{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptBudget is optional Budget.
+type OptBudget struct {
+	Value Budget
+	Set   bool
+}
+
+// IsSet returns true if OptBudget was set.
+func (o OptBudget) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptBudget) Reset() {
+	var v Budget
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptBudget) SetTo(v Budget) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptBudget) Get() (v Budget, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptBudget) Or(d Budget) Budget {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -3526,6 +4210,52 @@ func (o OptExplainRequestWorkload) Or(d ExplainRequestWorkload) ExplainRequestWo
 	return d
 }
 
+// NewOptFetchProgress returns new OptFetchProgress with value set to v.
+func NewOptFetchProgress(v FetchProgress) OptFetchProgress {
+	return OptFetchProgress{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptFetchProgress is optional FetchProgress.
+type OptFetchProgress struct {
+	Value FetchProgress
+	Set   bool
+}
+
+// IsSet returns true if OptFetchProgress was set.
+func (o OptFetchProgress) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptFetchProgress) Reset() {
+	var v FetchProgress
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptFetchProgress) SetTo(v FetchProgress) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptFetchProgress) Get() (v FetchProgress, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptFetchProgress) Or(d FetchProgress) FetchProgress {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptFloat64 returns new OptFloat64 with value set to v.
 func NewOptFloat64(v float64) OptFloat64 {
 	return OptFloat64{
@@ -3704,6 +4434,98 @@ func (o OptModelID) Get() (v ModelID, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptModelID) Or(d ModelID) ModelID {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptModelMetadata returns new OptModelMetadata with value set to v.
+func NewOptModelMetadata(v ModelMetadata) OptModelMetadata {
+	return OptModelMetadata{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptModelMetadata is optional ModelMetadata.
+type OptModelMetadata struct {
+	Value ModelMetadata
+	Set   bool
+}
+
+// IsSet returns true if OptModelMetadata was set.
+func (o OptModelMetadata) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptModelMetadata) Reset() {
+	var v ModelMetadata
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptModelMetadata) SetTo(v ModelMetadata) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptModelMetadata) Get() (v ModelMetadata, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptModelMetadata) Or(d ModelMetadata) ModelMetadata {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptModelProblem returns new OptModelProblem with value set to v.
+func NewOptModelProblem(v ModelProblem) OptModelProblem {
+	return OptModelProblem{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptModelProblem is optional ModelProblem.
+type OptModelProblem struct {
+	Value ModelProblem
+	Set   bool
+}
+
+// IsSet returns true if OptModelProblem was set.
+func (o OptModelProblem) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptModelProblem) Reset() {
+	var v ModelProblem
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptModelProblem) SetTo(v ModelProblem) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptModelProblem) Get() (v ModelProblem, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptModelProblem) Or(d ModelProblem) ModelProblem {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -5509,6 +6331,8 @@ type Replica struct {
 	Slots         int    `json:"slots"`
 	// Tasks on it now.
 	Active int `json:"active"`
+	// Context of a slot, in tokens; missing until known. Replicas of one pool on unequal cards may differ.
+	Ctx OptInt `json:"ctx"`
 	// The GPUs it sits on, by index; empty for one on the CPU.
 	Cards []int `json:"cards"`
 	// Memory it was expected to take.
@@ -5560,6 +6384,11 @@ func (s *Replica) GetSlots() int {
 // GetActive returns the value of Active.
 func (s *Replica) GetActive() int {
 	return s.Active
+}
+
+// GetCtx returns the value of Ctx.
+func (s *Replica) GetCtx() OptInt {
+	return s.Ctx
 }
 
 // GetCards returns the value of Cards.
@@ -5630,6 +6459,11 @@ func (s *Replica) SetSlots(val int) {
 // SetActive sets the value of Active.
 func (s *Replica) SetActive(val int) {
 	s.Active = val
+}
+
+// SetCtx sets the value of Ctx.
+func (s *Replica) SetCtx(val OptInt) {
+	s.Ctx = val
 }
 
 // SetCards sets the value of Cards.
@@ -5750,10 +6584,11 @@ type Seed int64
 // What the test at the start found of this pool. Missing where none is made.
 // Ref: #/components/schemas/SelfTest
 type SelfTest struct {
-	// Pending until the pool is Ready; skipped for a pool that is not loaded at the start.
 	State SelfTestState `json:"state"`
 	// A sentence.
 	Detail string `json:"detail"`
+	// In the order in which they are taken.
+	Steps []SelfTestStep `json:"steps"`
 }
 
 // GetState returns the value of State.
@@ -5766,6 +6601,11 @@ func (s *SelfTest) GetDetail() string {
 	return s.Detail
 }
 
+// GetSteps returns the value of Steps.
+func (s *SelfTest) GetSteps() []SelfTestStep {
+	return s.Steps
+}
+
 // SetState sets the value of State.
 func (s *SelfTest) SetState(val SelfTestState) {
 	s.State = val
@@ -5776,7 +6616,14 @@ func (s *SelfTest) SetDetail(val string) {
 	s.Detail = val
 }
 
-// Pending until the pool is Ready; skipped for a pool that is not loaded at the start.
+// SetSteps sets the value of Steps.
+func (s *SelfTest) SetSteps(val []SelfTestStep) {
+	s.Steps = val
+}
+
+// Pending until the pool is Ready; skipped for a pool that is not loaded at the start, and for a step
+// that does not apply or that was not come to.
+// Ref: #/components/schemas/SelfTestState
 type SelfTestState string
 
 const (
@@ -5832,15 +6679,112 @@ func (s *SelfTestState) UnmarshalText(data []byte) error {
 	}
 }
 
+// Ref: #/components/schemas/SelfTestStep
+type SelfTestStep struct {
+	// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+	// their lines.
+	Step  SelfTestStepStep `json:"step"`
+	State SelfTestState    `json:"state"`
+}
+
+// GetStep returns the value of Step.
+func (s *SelfTestStep) GetStep() SelfTestStepStep {
+	return s.Step
+}
+
+// GetState returns the value of State.
+func (s *SelfTestStep) GetState() SelfTestState {
+	return s.State
+}
+
+// SetStep sets the value of Step.
+func (s *SelfTestStep) SetStep(val SelfTestStepStep) {
+	s.Step = val
+}
+
+// SetState sets the value of State.
+func (s *SelfTestStep) SetState(val SelfTestState) {
+	s.State = val
+}
+
+// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+// their lines.
+type SelfTestStepStep string
+
+const (
+	SelfTestStepStepPreload SelfTestStepStep = "preload"
+	SelfTestStepStepDecode  SelfTestStepStep = "decode"
+	SelfTestStepStepCancel  SelfTestStepStep = "cancel"
+	SelfTestStepStepMetrics SelfTestStepStep = "metrics"
+	SelfTestStepStepLog     SelfTestStepStep = "log"
+)
+
+// AllValues returns all SelfTestStepStep values.
+func (SelfTestStepStep) AllValues() []SelfTestStepStep {
+	return []SelfTestStepStep{
+		SelfTestStepStepPreload,
+		SelfTestStepStepDecode,
+		SelfTestStepStepCancel,
+		SelfTestStepStepMetrics,
+		SelfTestStepStepLog,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s SelfTestStepStep) MarshalText() ([]byte, error) {
+	switch s {
+	case SelfTestStepStepPreload:
+		return []byte(s), nil
+	case SelfTestStepStepDecode:
+		return []byte(s), nil
+	case SelfTestStepStepCancel:
+		return []byte(s), nil
+	case SelfTestStepStepMetrics:
+		return []byte(s), nil
+	case SelfTestStepStepLog:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *SelfTestStepStep) UnmarshalText(data []byte) error {
+	switch SelfTestStepStep(data) {
+	case SelfTestStepStepPreload:
+		*s = SelfTestStepStepPreload
+		return nil
+	case SelfTestStepStepDecode:
+		*s = SelfTestStepStepDecode
+		return nil
+	case SelfTestStepStepCancel:
+		*s = SelfTestStepStepCancel
+		return nil
+	case SelfTestStepStepMetrics:
+		*s = SelfTestStepStepMetrics
+		return nil
+	case SelfTestStepStepLog:
+		*s = SelfTestStepStepLog
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
 // Ref: #/components/schemas/Session
 type Session struct {
-	SessionID             SessionID  `json:"session_id"`
-	PoolID                OptPoolID  `json:"pool_id"`
-	ReplicaID             OptString  `json:"replica_id"`
-	Turns                 int        `json:"turns"`
-	MaxTurns              int        `json:"max_turns"`
-	TTLRemainingMs        int64      `json:"ttl_remaining_ms"`
-	KvWarmth              bool       `json:"kv_warmth"`
+	SessionID SessionID `json:"session_id"`
+	// Where the last turn ran. Missing before the first one.
+	PoolID    OptPoolID `json:"pool_id"`
+	ReplicaID OptString `json:"replica_id"`
+	Turns     int       `json:"turns"`
+	MaxTurns  int       `json:"max_turns"`
+	// 0 once it takes no more tasks.
+	TTLRemainingMs int64 `json:"ttl_remaining_ms"`
+	// Whether the engine's slot still holds what the last turn left there.
+	KvWarmth bool `json:"kv_warmth"`
+	// What that takes, where the engine tells it.
+	KvBytes               OptInt64   `json:"kv_bytes"`
 	BudgetTokensRemaining OptInt64   `json:"budget_tokens_remaining"`
 	BudgetTimeRemainingMs OptInt64   `json:"budget_time_remaining_ms"`
 	BudgetCostRemaining   OptFloat64 `json:"budget_cost_remaining"`
@@ -5880,6 +6824,11 @@ func (s *Session) GetTTLRemainingMs() int64 {
 // GetKvWarmth returns the value of KvWarmth.
 func (s *Session) GetKvWarmth() bool {
 	return s.KvWarmth
+}
+
+// GetKvBytes returns the value of KvBytes.
+func (s *Session) GetKvBytes() OptInt64 {
+	return s.KvBytes
 }
 
 // GetBudgetTokensRemaining returns the value of BudgetTokensRemaining.
@@ -5937,6 +6886,11 @@ func (s *Session) SetKvWarmth(val bool) {
 	s.KvWarmth = val
 }
 
+// SetKvBytes sets the value of KvBytes.
+func (s *Session) SetKvBytes(val OptInt64) {
+	s.KvBytes = val
+}
+
 // SetBudgetTokensRemaining sets the value of BudgetTokensRemaining.
 func (s *Session) SetBudgetTokensRemaining(val OptInt64) {
 	s.BudgetTokensRemaining = val
@@ -5959,11 +6913,17 @@ func (s *Session) SetCreatedAt(val time.Time) {
 
 // SessionHeaders wraps Session with response headers.
 type SessionHeaders struct {
+	Location               string
 	XBudgetCostRemaining   OptFloat64
 	XBudgetTimeRemainingMs OptInt64
 	XBudgetTokensRemaining OptInt64
 	XCorrelationID         OptString
 	Response               Session
+}
+
+// GetLocation returns the value of Location.
+func (s *SessionHeaders) GetLocation() string {
+	return s.Location
 }
 
 // GetXBudgetCostRemaining returns the value of XBudgetCostRemaining.
@@ -5989,6 +6949,11 @@ func (s *SessionHeaders) GetXCorrelationID() OptString {
 // GetResponse returns the value of Response.
 func (s *SessionHeaders) GetResponse() Session {
 	return s.Response
+}
+
+// SetLocation sets the value of Location.
+func (s *SessionHeaders) SetLocation(val string) {
+	s.Location = val
 }
 
 // SetXBudgetCostRemaining sets the value of XBudgetCostRemaining.
@@ -6017,6 +6982,115 @@ func (s *SessionHeaders) SetResponse(val Session) {
 }
 
 type SessionID uuid.UUID
+
+// Ref: #/components/schemas/SessionRequest
+type SessionRequest struct {
+	// Chosen by the server when left out.
+	SessionID OptSessionID `json:"session_id"`
+	// Default the configured one.
+	TTLMs OptInt64 `json:"ttl_ms"`
+	// Default the configured one.
+	MaxTurns OptInt    `json:"max_turns"`
+	Budget   OptBudget `json:"budget"`
+}
+
+// GetSessionID returns the value of SessionID.
+func (s *SessionRequest) GetSessionID() OptSessionID {
+	return s.SessionID
+}
+
+// GetTTLMs returns the value of TTLMs.
+func (s *SessionRequest) GetTTLMs() OptInt64 {
+	return s.TTLMs
+}
+
+// GetMaxTurns returns the value of MaxTurns.
+func (s *SessionRequest) GetMaxTurns() OptInt {
+	return s.MaxTurns
+}
+
+// GetBudget returns the value of Budget.
+func (s *SessionRequest) GetBudget() OptBudget {
+	return s.Budget
+}
+
+// SetSessionID sets the value of SessionID.
+func (s *SessionRequest) SetSessionID(val OptSessionID) {
+	s.SessionID = val
+}
+
+// SetTTLMs sets the value of TTLMs.
+func (s *SessionRequest) SetTTLMs(val OptInt64) {
+	s.TTLMs = val
+}
+
+// SetMaxTurns sets the value of MaxTurns.
+func (s *SessionRequest) SetMaxTurns(val OptInt) {
+	s.MaxTurns = val
+}
+
+// SetBudget sets the value of Budget.
+func (s *SessionRequest) SetBudget(val OptBudget) {
+	s.Budget = val
+}
+
+// `invalid` is also a signature by a key that is not among the trusted ones; `unchecked` one whose
+// model is not there yet.
+// Ref: #/components/schemas/SignatureState
+type SignatureState string
+
+const (
+	SignatureStateMissing   SignatureState = "missing"
+	SignatureStateValid     SignatureState = "valid"
+	SignatureStateInvalid   SignatureState = "invalid"
+	SignatureStateUnchecked SignatureState = "unchecked"
+)
+
+// AllValues returns all SignatureState values.
+func (SignatureState) AllValues() []SignatureState {
+	return []SignatureState{
+		SignatureStateMissing,
+		SignatureStateValid,
+		SignatureStateInvalid,
+		SignatureStateUnchecked,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s SignatureState) MarshalText() ([]byte, error) {
+	switch s {
+	case SignatureStateMissing:
+		return []byte(s), nil
+	case SignatureStateValid:
+		return []byte(s), nil
+	case SignatureStateInvalid:
+		return []byte(s), nil
+	case SignatureStateUnchecked:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *SignatureState) UnmarshalText(data []byte) error {
+	switch SignatureState(data) {
+	case SignatureStateMissing:
+		*s = SignatureStateMissing
+		return nil
+	case SignatureStateValid:
+		*s = SignatureStateValid
+		return nil
+	case SignatureStateInvalid:
+		*s = SignatureStateInvalid
+		return nil
+	case SignatureStateUnchecked:
+		*s = SignatureStateUnchecked
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
 
 // The `data` of one frame, by the frame's `event`.
 // Ref: #/components/schemas/StreamEvent
@@ -6972,12 +8046,12 @@ func (s *VRAMHolder) SetPromisedBytes(val int64) {
 
 // Ref: #/components/schemas/Verification
 type Verification struct {
-	ModelID    ModelID               `json:"model_id"`
-	Digest     string                `json:"digest"`
-	Verified   bool                  `json:"verified"`
-	Signature  VerificationSignature `json:"signature"`
-	Warnings   []string              `json:"warnings"`
-	VerifiedAt time.Time             `json:"verified_at"`
+	ModelID    ModelID        `json:"model_id"`
+	Digest     string         `json:"digest"`
+	Verified   bool           `json:"verified"`
+	Signature  SignatureState `json:"signature"`
+	Warnings   []string       `json:"warnings"`
+	VerifiedAt time.Time      `json:"verified_at"`
 }
 
 // GetModelID returns the value of ModelID.
@@ -6996,7 +8070,7 @@ func (s *Verification) GetVerified() bool {
 }
 
 // GetSignature returns the value of Signature.
-func (s *Verification) GetSignature() VerificationSignature {
+func (s *Verification) GetSignature() SignatureState {
 	return s.Signature
 }
 
@@ -7026,7 +8100,7 @@ func (s *Verification) SetVerified(val bool) {
 }
 
 // SetSignature sets the value of Signature.
-func (s *Verification) SetSignature(val VerificationSignature) {
+func (s *Verification) SetSignature(val SignatureState) {
 	s.Signature = val
 }
 
@@ -7064,54 +8138,6 @@ func (s *VerificationHeaders) SetXCorrelationID(val OptString) {
 // SetResponse sets the value of Response.
 func (s *VerificationHeaders) SetResponse(val Verification) {
 	s.Response = val
-}
-
-type VerificationSignature string
-
-const (
-	VerificationSignatureMissing VerificationSignature = "missing"
-	VerificationSignatureValid   VerificationSignature = "valid"
-	VerificationSignatureInvalid VerificationSignature = "invalid"
-)
-
-// AllValues returns all VerificationSignature values.
-func (VerificationSignature) AllValues() []VerificationSignature {
-	return []VerificationSignature{
-		VerificationSignatureMissing,
-		VerificationSignatureValid,
-		VerificationSignatureInvalid,
-	}
-}
-
-// MarshalText implements encoding.TextMarshaler.
-func (s VerificationSignature) MarshalText() ([]byte, error) {
-	switch s {
-	case VerificationSignatureMissing:
-		return []byte(s), nil
-	case VerificationSignatureValid:
-		return []byte(s), nil
-	case VerificationSignatureInvalid:
-		return []byte(s), nil
-	default:
-		return nil, errors.Errorf("invalid value: %q", s)
-	}
-}
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (s *VerificationSignature) UnmarshalText(data []byte) error {
-	switch VerificationSignature(data) {
-	case VerificationSignatureMissing:
-		*s = VerificationSignatureMissing
-		return nil
-	case VerificationSignatureValid:
-		*s = VerificationSignatureValid
-		return nil
-	case VerificationSignatureInvalid:
-		*s = VerificationSignatureInvalid
-		return nil
-	default:
-		return errors.Errorf("invalid value: %q", data)
-	}
 }
 
 // Ref: #/components/schemas/WorkerLease

@@ -39,6 +39,7 @@ var operationRolesBearerAuth = map[string][]string{
 	CancelTaskOperation:         []string{},
 	CreateArtifactOperation:     []string{},
 	CreateModelOperation:        []string{},
+	CreateSessionOperation:      []string{},
 	CreateTaskOperation:         []string{},
 	DeleteModelOperation:        []string{},
 	DeleteSessionOperation:      []string{},

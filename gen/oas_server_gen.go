@@ -40,7 +40,9 @@ type ArtifactsHandler interface {
 	GetArtifact(ctx context.Context, params GetArtifactParams) (*GetArtifactOKHeaders, error)
 	// GetArtifactContent implements getArtifactContent operation.
 	//
-	// An artifact's bytes.
+	// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
+	// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
+	// envelope and `INVALID_PARAMS`.
 	//
 	// GET /v1/artifacts/{id}/content
 	GetArtifactContent(ctx context.Context, params GetArtifactContentParams, w http.ResponseWriter) error
@@ -58,13 +60,17 @@ type ArtifactsHandler interface {
 type CatalogHandler interface {
 	// CreateModel implements createModel operation.
 	//
-	// Fetches the model when the policy allows it, checks the digest, and records it.
+	// Fetches the model when the policy allows it, checks the digest and the signature, and records it.
+	// What takes longer than `wait_ms` goes on in the background: the answer then says `Fetching`, and
+	// `GET /v1/catalog/models/{id}` how far it is and how it ended. The same request again gets the same
+	// entry. A model that is refused within `wait_ms` leaves no entry.
 	//
 	// POST /v1/catalog/models
 	CreateModel(ctx context.Context, req *ModelRequest) (*ModelHeaders, error)
 	// DeleteModel implements deleteModel operation.
 	//
-	// Remove a model from the catalog.
+	// Its cached files go too; a file that a `file:` ref names stays. A fetch that is under way is given
+	// up. CONFLICT while a pool uses the model.
 	//
 	// DELETE /v1/catalog/models/{id}
 	DeleteModel(ctx context.Context, params DeleteModelParams) (*Done, error)
@@ -88,13 +94,14 @@ type CatalogHandler interface {
 	ListModels(ctx context.Context, params ListModelsParams) (*ModelListHeaders, error)
 	// SetModelState implements setModelState operation.
 	//
-	// Activate or retire a model.
+	// New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
+	// when its pools drain.
 	//
 	// POST /v1/catalog/models/{id}/state
 	SetModelState(ctx context.Context, req *ModelStateRequest, params SetModelStateParams) (*GetModelOKHeaders, error)
 	// VerifyModel implements verifyModel operation.
 	//
-	// Takes no body.
+	// Takes no body. The check goes on, and is recorded, when the client leaves.
 	//
 	// POST /v1/catalog/models/{id}/verify
 	VerifyModel(ctx context.Context, params VerifyModelParams) (*VerificationHeaders, error)
@@ -195,9 +202,17 @@ type PoolsHandler interface {
 //
 // x-ogen-operation-group: Sessions
 type SessionsHandler interface {
+	// CreateSession implements createSession operation.
+	//
+	// Only needed for limits other than the configured ones: a task that names a new `session_id` begins
+	// that session too. An id that is in use is `CONFLICT`.
+	//
+	// POST /v1/sessions
+	CreateSession(ctx context.Context, req *SessionRequest) (*SessionHeaders, error)
 	// DeleteSession implements deleteSession operation.
 	//
-	// Evict a session.
+	// Its KV is erased from the engine's slot and its id is free again. While a turn of it is on:
+	// `CONFLICT`.
 	//
 	// DELETE /v1/sessions/{id}
 	DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error)
@@ -206,7 +221,7 @@ type SessionsHandler interface {
 	// One session.
 	//
 	// GET /v1/sessions/{id}
-	GetSession(ctx context.Context, params GetSessionParams) (*SessionHeaders, error)
+	GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error)
 }
 
 // TasksHandler handles operations described by OpenAPI v3 specification.

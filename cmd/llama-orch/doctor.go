@@ -38,7 +38,15 @@ type finding struct {
 
 // report collects the findings.
 type report struct {
-	Findings []finding `json:"findings"`
+	Findings  []finding  `json:"findings"`
+	SelfTests []selfTest `json:"self_tests"`
+}
+
+// selfTest is what the server's test at its start found of a pool (ORCH-3049).
+type selfTest struct {
+	Pool  string       `json:"pool_id"`
+	Model string       `json:"model_id"`
+	Test  gen.SelfTest `json:"self_test"`
 }
 
 func (r *report) add(check string, v verdict, detail string, fixes ...string) {
@@ -59,7 +67,7 @@ func (r *report) count(v verdict) (n int) {
 
 // Run checks the server, then the machine where that is the server's. It fails if a check does.
 func (c *doctorCmd) Run(a *app) error {
-	r := &report{Findings: []finding{}}
+	r := &report{Findings: []finding{}, SelfTests: []selfTest{}}
 	s := a.examine(r)
 	if a.ctx.Err() != nil {
 		return context.Canceled
@@ -93,9 +101,39 @@ func (a *app) show(r *report) error {
 			fmt.Fprintf(a.out, "      %-*s  %s\n", width, "", oneLine(fix))
 		}
 	}
+	if len(r.SelfTests) > 0 {
+		fmt.Fprintln(a.out)
+		if err := a.table(r.selfTestRows()); err != nil {
+			return err
+		}
+	}
 	_, err := fmt.Fprintf(a.out, "\n%s: %d ok, %s, %s\n", plural(len(r.Findings), "check"), r.count(fine),
 		plural(r.count(warn), "warning"), plural(r.count(fail), "failure"))
 	return err
+}
+
+// selfTestRows are the table that the server shows at its start.
+func (r *report) selfTestRows() [][]string {
+	steps := gen.SelfTestStepStep("").AllValues()
+	head := []string{"SELF-TEST", "MODEL"}
+	for _, step := range steps {
+		head = append(head, strings.ToUpper(string(step)))
+	}
+	rows := [][]string{append(head, "RESULT")}
+	for _, t := range r.SelfTests {
+		row := []string{t.Pool, t.Model}
+		for _, step := range steps {
+			cell := ""
+			for _, s := range t.Test.Steps {
+				if s.Step == step {
+					cell = string(s.State)
+				}
+			}
+			row = append(row, cell)
+		}
+		rows = append(rows, append(row, string(t.Test.State)+": "+t.Test.Detail))
+	}
+	return rows
 }
 
 func hostOf(addr string) string {
@@ -151,6 +189,9 @@ func (a *app) examine(r *report) (s server) {
 			continue
 		}
 		examinePool(r, health)
+		if test, made := p.SelfTest.Get(); made {
+			r.SelfTests = append(r.SelfTests, selfTest{string(p.ID), string(p.Model.ID), test})
+		}
 	}
 	a.examineGPUs(r, s.wantsGPU)
 	return s

@@ -60,6 +60,26 @@ func TestDoctorOfAServerThatServes(t *testing.T) {
 	}
 }
 
+// ORCH-3049: the table that the server showed at its start.
+func TestDoctorShowsTheSelfTests(t *testing.T) {
+	t.Parallel()
+	d := newDaemon()
+	d.pools[0].SelfTest = gen.NewOptSelfTest(gen.SelfTest{
+		State: gen.SelfTestStateFailed, Detail: "one cancel: a token\nfollowed", Steps: []gen.SelfTestStep{
+			{Step: gen.SelfTestStepStepDecode, State: gen.SelfTestStatePassed}, {Step: gen.SelfTestStepStepCancel, State: gen.SelfTestStateFailed},
+			{Step: gen.SelfTestStepStepLog, State: gen.SelfTestStateSkipped},
+		},
+	})
+	got := callWith(t.Context(), map[string]string{addrEnv: d.serve(t), "HOME": t.TempDir()}, "", "doctor")
+	require.Contains(t, got.out, `
+SELF-TEST  MODEL  PRELOAD  DECODE  CANCEL  METRICS  LOG      RESULT
+default    haiku  -        passed  failed  -        skipped  failed: one cancel: a token followed
+
+`)
+	_, got = doctor(t, d.serve(t))
+	require.Contains(t, got.out, `{"pool_id":"default","model_id":"haiku","self_test":{"state":"failed",`)
+}
+
 // ORCH-3049
 func TestDoctorOfAServerThatAils(t *testing.T) {
 	t.Parallel()

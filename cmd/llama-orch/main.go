@@ -90,6 +90,12 @@ type cli struct {
 	GPUs         gpusCmd         `cmd:"" name:"gpus" help:"Show the GPUs, and who holds their memory."`
 	Explain      explainCmd      `cmd:"" help:"Say where a task would run, and why, without running it."`
 	Config       configCmd       `cmd:"" help:"Have the server read its configuration again."`
+	Models       modelsCmd       `cmd:"" help:"List the catalog's models, add, show, verify, retire or delete one."`
+	Engines      enginesCmd      `cmd:"" help:"List the engines that the server has prepared."`
+	Artifacts    artifactsCmd    `cmd:"" help:"List what tasks and their clients left behind, newest first."`
+	Artifact     artifactCmd     `cmd:"" help:"Get one artifact, or store one."`
+	Proof        proofCmd        `cmd:"" help:"Show the proof bundle of a task that has ended."`
+	Replay       replayCmd       `cmd:"" help:"Run a recorded task again, and say whether its answer is the same."`
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`

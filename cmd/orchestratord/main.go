@@ -137,7 +137,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if err := c.Check(); err != nil {
+	if err := app.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
 	log, err := observe.NewLogger(observe.Options{Level: c.Log.Level, Redactor: observe.NewRedactor(string(c.Token))})
@@ -154,7 +154,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest})
+	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest, Out: os.Stdout})
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (s checkCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if err := c.Check(); err != nil {
+	if err := app.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
 	_, err = io.WriteString(os.Stdout, c.Describe())

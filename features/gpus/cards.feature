@@ -126,6 +126,35 @@ Feature: Cards of unequal size
     And replica "huge-0" says "waiting will not help"
     And no worker was ever started for pool "huge"
 
+  @LO-501 @ORCH-1103
+  Scenario: The context of a pool that has none configured is what each card holds
+    Given the cards of the reference box
+    And a pool "wide" of a model of 0.5 GiB with
+      | model_ctx | 16384 |
+      | ctx       | 0     |
+      | replicas  | 2     |
+    And a daemon
+    Then a worker of pool "wide" on card 0 has a context of 10752 to 12032 tokens
+    And a worker of pool "wide" on card 1 has a context of 4608 to 6144 tokens
+    And no replica of pool "wide" was refused memory
+    When I submit task "long" with
+      | model_ref | wide |
+    And I follow task "long"
+    Then stream "long" is "started", tokens, "end"
+
+  @LO-501 @ORCH-3003
+  Scenario: A context that is configured is kept to, and the refusal names the one that would fit
+    Given the cards of the reference box
+    And a pool "fixed" of a model of 0.5 GiB with
+      | model_ctx | 16384 |
+      | ctx       | 8192  |
+      | device    | [1]   |
+    And the daemon runs
+    Then replica "fixed-0" is failed
+    And replica "fixed-0" says "waiting will not help"
+    And replica "fixed-0" says "or less instead of 8192 it would fit card 1"
+    And no worker was ever started for pool "fixed"
+
   @ORCH-3003
   Scenario: A mask names a card that is not there
     Given the cards of the reference box

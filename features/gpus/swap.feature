@@ -93,10 +93,34 @@ Feature: Models that are loaded on demand
     When I submit task "one" with
       | model_ref | huge |
     And I follow task "one"
-    Then replica "huge-0" is failed
+    Then stream "one" ends with error POOL_UNAVAILABLE
+    And stream "one" is "started", "error"
+    And the error of stream "one" has
+      | pool_id | huge |
+      | message | /the model of pool 'huge' cannot be loaded.*40.3 GiB.*waiting will not help/ |
+    And replica "huge-0" is failed
     And replica "huge-0" says "waiting will not help"
     When I submit task "two" with
       | model_ref | huge |
     Then the answer is 503 POOL_UNAVAILABLE
-    When I cancel task "one"
-    Then stream "one" ends with error CANCELED
+
+  @LO-503 @ORCH-3040
+  Scenario: A task waits while its pool backs off, and ends once the pool is given up
+    Given the cards of the reference box
+    And a foreign process takes 20 GiB of card 0
+    And a pool "broken" of a model of 14 GiB with
+      | lifecycle | on_demand |
+    And a worker of the model "broken" dies of "llama_model_load: error loading model: check_tensor_dims: wrong shape"
+    And the daemon runs
+    When I submit task "one" with
+      | model_ref | broken |
+    And I follow task "one"
+    Then replica "broken-0" is backoff
+    And task "one" is queued
+    When no foreign process takes memory of card 0
+    Then stream "one" ends with error POOL_UNAVAILABLE
+    And the error of stream "one" has
+      | retriable      | true |
+      | retry_after_ms | > 0  |
+      | message        | /gave up after 5 failures in 10m0s: the engine does not take the model file/ |
+    And replica "broken-0" is failed

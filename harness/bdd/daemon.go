@@ -23,6 +23,7 @@ type setup struct {
 	replicas int      // that will be there
 	env      map[string]string
 	args     []string
+	selfTest bool // the daemon tests itself at its start
 }
 
 func newSetup(dir string) *setup { return &setup{dir: dir, env: map[string]string{}} }
@@ -95,6 +96,9 @@ func (s *setup) yaml() string {
 	return b.String() + "pools:\n" + strings.Join(s.pools, "")
 }
 
+// printedPath is where the daemon's standard output goes, which is for people: the log is on standard error.
+func (s *setup) printedPath() string { return filepath.Join(s.dir, "printed") }
+
 func (s *setup) write() (path string, err error) {
 	path = filepath.Join(s.dir, "config.yaml")
 	if err := os.WriteFile(path, []byte(s.yaml()), 0o600); err != nil {
@@ -117,7 +121,16 @@ func (l *lab) startDaemon(s *setup) (*daemon, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := l.launcher.run("orchestratord", l.daemon, append([]string{"serve", "--no-self-test", "--config", path}, s.args...), l.env(s.dir, s.env))
+	out, err := os.OpenFile(s.printedPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("make a file for the daemon's standard output: %w", err)
+	}
+	args := []string{"serve", "--config", path}
+	if !s.selfTest {
+		args = append(args, "--no-self-test")
+	}
+	p, err := l.launcher.runApart("orchestratord", l.daemon, append(args, s.args...), l.env(s.dir, s.env), out)
+	_ = out.Close() // the daemon has it
 	if err != nil {
 		return nil, err
 	}

@@ -54,6 +54,11 @@ type process struct {
 }
 
 func (l *launcher) run(name, exe string, args, env []string) (*process, error) {
+	return l.runApart(name, exe, args, env, nil)
+}
+
+// runApart starts a program whose standard output goes to a file.
+func (l *launcher) runApart(name, exe string, args, env []string, out *os.File) (*process, error) {
 	p := &process{name: name, cmd: exec.Command(exe, args...), done: make(chan struct{})}
 	p.cmd.Env = env
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -67,6 +72,9 @@ func (l *launcher) run(name, exe string, args, env []string) (*process, error) {
 		return nil, fmt.Errorf("make a pipe for %s: %w", name, err)
 	}
 	p.cmd.Stdout, p.cmd.Stderr = write, write
+	if out != nil {
+		p.cmd.Stdout = out
+	}
 	err = l.start(p.cmd)
 	_ = write.Close()
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,6 +65,8 @@ func (w *world) gpuSteps(step define) {
 	step(`^replica "([^"]*)" says "(.*)"$`, w.theReplicaSays)
 	step(`^no worker was ever started for pool "([^"]*)"$`, w.noWorkerWasStarted)
 	step(`^the replicas of pool "([^"]*)" have (\d+) fingerprints$`, w.theReplicasHaveFingerprints)
+	step(`^a worker of pool "([^"]*)" on card (\d+) has a context of (\d+) to (\d+) tokens$`, w.theWorkerOnHas)
+	step(`^no replica of pool "([^"]*)" was refused memory$`, w.noneWasRefused)
 	step(`^the chosen replica is on card "([^"]*)"$`, w.theChosenIsOn)
 	step(`^the worker of "([^"]*)" was told "([^"]*)"$`, w.theWorkerWasTold)
 	step(`^the worker of "([^"]*)" was restarted for "([^"]*)"$`, w.theWorkerWasRestartedFor)
@@ -100,22 +103,31 @@ func (w *world) aPoolOfAModel(id string, gib float64) error {
 	return w.aPoolOfAModelWith(id, gib, &godog.Table{})
 }
 
-// aPoolOfAModelWith makes a pool of stand-ins and its model, both of that name. A row `pace` slows its tasks down.
+// aPoolOfAModelWith makes a pool of stand-ins and its model, both of that name. A row `pace` slows its tasks down, and a row
+// `model_ctx` gives the model another context of its own.
 func (w *world) aPoolOfAModelWith(id string, gib float64, t *godog.Table) error {
-	if err := w.aModelFile(id, gib); err != nil {
-		return err
-	}
 	rows, err := w.rows(t)
 	if err != nil {
 		return err
 	}
-	args := standin.Args(w.statePath(), w.lab.model, w.lab.libs)
+	args, own := standin.Args(w.statePath(), w.lab.model, w.lab.libs), standin.Ctx
 	rows = slices.DeleteFunc(rows, func(r row) bool {
-		if r.name == "pace" {
+		switch r.name {
+		case "pace":
 			args = append(args, "--pace", r.value)
+		case "model_ctx":
+			_, err = fmt.Sscan(r.value, &own)
+		default:
+			return false
 		}
-		return r.name == "pace"
+		return true
 	})
+	if err != nil {
+		return fmt.Errorf("read the model's context: %w", err)
+	}
+	if err := standin.WriteModelOf(w.modelPath(id), id, gibibytes(gib), own); err != nil {
+		return err
+	}
 	listed, err := json.Marshal(args)
 	if err != nil {
 		return fmt.Errorf("encode the stand-in's arguments: %w", err)
@@ -287,6 +299,56 @@ func (w *world) theReplicasHaveFingerprints(pool string, n int) error {
 	return nil
 }
 
+// replicaOn finds a pool's replica by its card.
+func (w *world) replicaOn(pool string, card int) (any, error) {
+	if err := w.iSend("GET", "/v1/pools/"+pool+"/health"); err != nil {
+		return nil, err
+	}
+	health, err := decode(w.last.body)
+	if err != nil {
+		return nil, err
+	}
+	list, _ := dig(health, "replicas").([]any)
+	for _, r := range list {
+		if match(dig(r, "cards"), fmt.Sprintf("[%d]", card)) == nil {
+			return r, nil
+		}
+	}
+	return nil, fmt.Errorf("none is on card %d: %s", card, w.last.body)
+}
+
+// theWorkerOnHas looks at what the worker was told: what the stand-in serves has a context of its own.
+func (w *world) theWorkerOnHas(pool string, card, least, most int) error {
+	r, err := w.replicaOn(pool, card)
+	if err != nil {
+		return err
+	}
+	id, _ := dig(r, "id").(string)
+	args, err := w.commandLine(id)
+	if err != nil {
+		return err
+	}
+	at := slices.Index(args, "-c")
+	if at < 0 || at+1 == len(args) {
+		return fmt.Errorf("it was told no context: %q", args)
+	}
+	if ctx, err := strconv.Atoi(args[at+1]); err != nil || ctx < least || ctx > most {
+		return fmt.Errorf("its context is %s tokens", args[at+1])
+	}
+	return nil
+}
+
+func (w *world) noneWasRefused(pool string) error {
+	now, err := w.scrape()
+	if err != nil {
+		return err
+	}
+	if n, _ := now.sum(fmt.Sprintf(`llorch_worker_restarts_total{pool_id=%q,reason="refused"}`, pool)); n > 0 {
+		return fmt.Errorf("%v were", n)
+	}
+	return nil
+}
+
 // theChosenIsOn looks at the explanation that was just given.
 func (w *world) theChosenIsOn(card string) error {
 	explanation, err := decode(w.last.body)
@@ -297,16 +359,25 @@ func (w *world) theChosenIsOn(card string) error {
 	return w.theReplicaIsOn(id, card)
 }
 
-func (w *world) theWorkerWasTold(replica, words string) error {
+// commandLine is what a replica's worker was told.
+func (w *world) commandLine(replica string) ([]string, error) {
 	pid, err := w.workerOf(replica)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
-		return fmt.Errorf("read a worker's command line: %w", err)
+		return nil, fmt.Errorf("read a worker's command line: %w", err)
 	}
-	if line := strings.ReplaceAll(string(cmdline), "\x00", " "); !strings.Contains(line, words) {
+	return strings.Split(string(cmdline), "\x00"), nil
+}
+
+func (w *world) theWorkerWasTold(replica, words string) error {
+	args, err := w.commandLine(replica)
+	if err != nil {
+		return err
+	}
+	if line := strings.Join(args, " "); !strings.Contains(line, words) {
 		return fmt.Errorf("it was told %s", line)
 	}
 	return nil

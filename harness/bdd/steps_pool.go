@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -26,6 +27,8 @@ func (w *world) poolSteps(step define) {
 	step(`^the answer to that is (\d+)$`, w.theAnswerToThatIs)
 	step(`^(\d+) workers run for the replica "([^"]*)"$`, w.workersRunFor)
 	step(`^the configuration file is$`, w.theConfigurationFileIs)
+	step(`^a daemon that tests itself$`, w.aDaemonThatTestsItself)
+	step(`^the daemon prints$`, w.theDaemonPrints)
 }
 
 // aPoolOfRegistered has no engine before one registers.
@@ -194,4 +197,28 @@ func (w *world) workersRunFor(n int, replica string) error {
 // theConfigurationFileIs puts any text in the place of the running daemon's file.
 func (w *world) theConfigurationFileIs(content *godog.DocString) error {
 	return w.file("config.yaml", content.Content)
+}
+
+func (w *world) aDaemonThatTestsItself() error {
+	w.setup.selfTest = true
+	return w.start()
+}
+
+// theDaemonPrints waits for lines on standard output. Blanks may be any number of blanks, and a cell may be a pattern.
+func (w *world) theDaemonPrints(t *godog.Table) error {
+	return poll("what the daemon prints", func() error {
+		printed, err := os.ReadFile(w.setup.printedPath())
+		if err != nil {
+			return fmt.Errorf("read what the daemon printed: %w", err)
+		}
+		lines := strings.Split(string(printed), "\n")
+		for _, r := range t.Rows {
+			if !slices.ContainsFunc(lines, func(line string) bool {
+				return match(strings.Join(strings.Fields(line), " "), r.Cells[0].Value) == nil
+			}) {
+				return fmt.Errorf("no line is %q:\n%s", r.Cells[0].Value, printed)
+			}
+		}
+		return nil
+	})
 }

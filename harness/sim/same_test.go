@@ -218,7 +218,11 @@ func (r *rig) becomes(id string, s placement.Residency) {
 	r.s.Wake(id)
 }
 
+func (r *rig) Fetching(string) (float64, bool) { return 0, false }
+
 func (r *rig) LoadTime(string) time.Duration { return 0 }
+
+func (r *rig) Failed(string) *task.Error { return nil }
 
 func (r *rig) Accept(context.Context, task.Task) error       { return nil }
 func (r *rig) Dispatch(context.Context, task.Dispatch) error { return nil }

@@ -63,9 +63,12 @@ func layer(i int) []tensor {
 // kvBytes is what the KV cache of a model takes for a context.
 func kvBytes(ctx, headBytes int64) int64 { return ctx * layers * heads * 2 * headBytes }
 
-// WriteModel writes a model that takes about so many bytes of cards with a context of Ctx. Its weights make no sense: the
-// stand-in loads another model whatever it is told. The name makes files of one size differ.
-func WriteModel(path, name string, takes int64) error {
+// WriteModel writes a model that takes about so many bytes of cards with a context of Ctx, which is its own. Its weights make no
+// sense: the stand-in loads another model whatever it is told. The name makes files of one size differ.
+func WriteModel(path, name string, takes int64) error { return WriteModelOf(path, name, takes, Ctx) }
+
+// WriteModelOf writes such a model whose own context is another.
+func WriteModelOf(path, name string, takes int64, own int) error {
 	table := []tensor{
 		{"token_embd.weight", []uint64{embedding, words}}, {"output.weight", []uint64{embedding, words}}, {"output_norm.weight", []uint64{embedding}},
 	}
@@ -81,7 +84,7 @@ func WriteModel(path, name string, takes int64) error {
 		{"general.name", name},
 		{"general.file_type", uint32(0)},
 		{"llama.block_count", uint32(layers)},
-		{"llama.context_length", uint32(Ctx)},
+		{"llama.context_length", uint32(own)},
 		{"llama.embedding_length", uint32(embedding)},
 		{"llama.feed_forward_length", uint32(feed)},
 		{"llama.attention.head_count", uint32(heads)},

@@ -99,7 +99,31 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 	if !f.Unread || len(req.Messages) == 0 {
 		t.RequestDigest = t.Digest()
 	}
+	t.MostTokens = most(t, f)
 	return t, nil
+}
+
+// most bounds the tokens that a task can take, in and out: what budgets reserve (ORCH-3099). Where nobody has counted, no text
+// has more tokens than bytes, but for its marks.
+func most(t task.Task, f Facts) int {
+	req, in := t.Request, f.PromptTokens
+	if in == 0 {
+		const marks = 8 // begin and end, and a template's around each message
+		in = len(req.Prompt) + marks
+		for _, m := range req.Messages {
+			in += len(m.Role) + len(m.Content) + marks
+		}
+		for _, text := range req.Inputs {
+			in += len(text) + marks
+		}
+	}
+	switch {
+	case req.Workload != task.Completion:
+		return in
+	case req.MaxTokens > 0:
+		return in + req.MaxTokens
+	}
+	return max(f.Pool.Ctx, in)
 }
 
 func fits(req task.Request, f Facts) error {

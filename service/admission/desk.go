@@ -46,7 +46,8 @@ type Options struct {
 	Metrics   *Metrics
 	Narrator  *observe.Narrator
 	Limits    Limits
-	Rates     map[task.Priority]Rate // caps; a priority without one is not capped
+	Rates     map[task.Priority]Rate                 // caps; a priority without one is not capped
+	Home      func(sessionID string) (poolID string) // of a session's last turn; nil, or empty: of none
 }
 
 // Desk takes submits. Its methods may be called from several goroutines.
@@ -112,9 +113,14 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 
 func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
 	pools := d.o.Pools.Snapshot(req.Priority)
+	home := ""
+	if req.SessionID != "" && d.o.Home != nil {
+		home = d.o.Home(req.SessionID)
+	}
 	candidates := make([]placement.Pool, len(pools))
 	for i, p := range pools {
 		candidates[i] = p.Pool
+		candidates[i].Home = home != "" && p.ID == home
 	}
 	routing, err := placement.Route(candidates, d.o.Pools.CanonicalRef(req.ModelRef), req)
 	if err != nil {

@@ -30,6 +30,15 @@ type Tasks interface {
 	Subscribe(id, after string) (Stream, error)
 }
 
+// Sessions is what the API does with sessions and budgets. Errors are *task.Error.
+type Sessions interface {
+	Create(ctx context.Context, r task.SessionRequest) (task.SessionStatus, error)
+	Get(ctx context.Context, id, actor string) (task.SessionStatus, error) // NOT_FOUND
+	Delete(ctx context.Context, id string) error                           // NOT_FOUND, CONFLICT
+	// Rests are what is left of the budgets of a session, which may be empty, and an actor.
+	Rests(sessionID, actor string) task.Budgets
+}
+
 // Stream is one subscription to a task's events. One goroutine uses it.
 type Stream interface {
 	// Next blocks until frames are there and returns whole encoded SSE frames, valid until the next call. Frames that are
@@ -75,7 +84,13 @@ type PoolView struct {
 }
 
 // SelfTestView is what the test at the start found of a pool. State is one of the contract's, or empty where none is made.
-type SelfTestView struct{ State, Detail string }
+type SelfTestView struct {
+	State, Detail string
+	Steps         []SelfTestStep // in their order
+}
+
+// SelfTestStep is one thing that a self-test looks at. Both are words of the contract.
+type SelfTestStep struct{ Step, State string }
 
 // ModelView names a pool's model. Digest is empty where unknown.
 type ModelView struct{ ID, Ref, Digest string }
@@ -103,6 +118,7 @@ type ReplicaView struct {
 	Device        string
 	Slots         int
 	Active        int
+	Ctx           int   // tokens a slot's context holds; 0: not known yet
 	Cards         []int // the GPUs it sits on; empty on the CPU
 	EstimateBytes int64 // memory it was expected to take; 0: unknown
 	ObservedBytes int64 // memory it was seen to take; 0: not seen yet
@@ -137,16 +153,19 @@ type HolderView struct {
 	Used, Promised int64
 }
 
-// Options are what a handler is made from. Tasks, Pools, Control, Auth and Gatherer are needed.
+// Options are what a handler is made from. Tasks, Sessions, Pools, Control, Auth and Gatherer are needed.
 type Options struct {
-	Tasks    Tasks
-	Pools    Pools
-	Control  Control
-	Auth     *auth.Auth
-	Gatherer prometheus.Gatherer
-	Log      *zap.Logger // default none
-	Version  string      // the server's, shown in capabilities; default "dev"
-	MaxBody  int64       // bytes of a request body; default 4 MiB
+	Tasks     Tasks
+	Sessions  Sessions
+	Pools     Pools
+	Control   Control
+	Catalog   Catalog // nil: its operations answer NOT_IMPLEMENTED
+	Auth      *auth.Auth
+	Gatherer  prometheus.Gatherer
+	Artifacts Artifacts   // nil: their operations answer NOT_IMPLEMENTED
+	Log       *zap.Logger // default none
+	Version   string      // the server's, shown in capabilities; default "dev"
+	MaxBody   int64       // bytes of a request body; default 4 MiB
 	// WriteTimeout bounds each write of a stream, so that a dead client frees its goroutine. Default 30 s.
 	WriteTimeout time.Duration
 	// ReadTimeout bounds the reading of a request's body. Default 30 s.
@@ -162,8 +181,8 @@ const (
 
 // NewHandler returns the handler of the whole API.
 func NewHandler(o Options) (http.Handler, error) {
-	if o.Tasks == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
-		return nil, errors.New("api: Tasks, Pools, Control, Auth and Gatherer are needed")
+	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
+		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Auth and Gatherer are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -193,11 +212,14 @@ func NewHandler(o Options) (http.Handler, error) {
 	}
 	s := &server{Options: o, contract: c}
 	s.routes, err = gen.NewServer(&handlers{
-		tasks:   tasks{server: s},
-		pools:   pools{server: s},
-		control: control{server: s},
-		ops:     ops{server: s},
-		server:  s,
+		tasks:     tasks{server: s},
+		sessions:  sessions{server: s},
+		pools:     pools{server: s},
+		control:   control{server: s},
+		catalog:   catalog{server: s},
+		artifacts: artifacts{server: s},
+		ops:       ops{server: s},
+		server:    s,
 	}, passSecurity{},
 		gen.WithErrorHandler(s.refused), gen.WithNotFound(s.notFound), gen.WithMethodNotAllowed(s.notAllowed))
 	if err != nil {
@@ -210,10 +232,16 @@ type (
 	tasks struct {
 		*server
 	}
+	sessions struct {
+		*server
+	}
 	pools struct {
 		*server
 	}
 	control struct {
+		*server
+	}
+	catalog struct {
 		*server
 	}
 	ops struct {
@@ -221,16 +249,15 @@ type (
 	}
 )
 
-// handlers joins the groups. An embedded interface of gen stands for operations of later issues: it is nil, and ServeHTTP
-// answers NOT_IMPLEMENTED before one of them could be called.
+// handlers joins the groups.
 type handlers struct {
 	tasks
+	sessions
 	pools
 	control
 	ops
-	gen.SessionsHandler
-	gen.CatalogHandler
-	gen.ArtifactsHandler
+	catalog
+	artifacts
 	*server
 }
 

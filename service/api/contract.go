@@ -19,26 +19,52 @@ import (
 // live are the operations that are served; all others of the contract answer NOT_IMPLEMENTED. /v1/capabilities and the
 // 501s both come from here.
 var live = map[gen.OperationName]bool{
-	gen.CreateTaskOperation:       true,
-	gen.ListTasksOperation:        true,
-	gen.GetTaskOperation:          true,
-	gen.StreamTaskOperation:       true,
-	gen.CancelTaskOperation:       true,
-	gen.GetCapabilitiesOperation:  true,
-	gen.ListPoolsOperation:        true,
-	gen.GetPoolHealthOperation:    true,
-	gen.DrainPoolOperation:        true,
-	gen.ReloadPoolOperation:       true,
-	gen.ListGpusOperation:         true,
-	gen.ExplainPlacementOperation: true,
-	gen.ReloadConfigOperation:     true,
-	gen.RegisterWorkerOperation:   true,
-	gen.GetLivenessOperation:      true,
-	gen.GetReadinessOperation:     true,
-	gen.GetMetricsOperation:       true,
+	gen.CreateTaskOperation:         true,
+	gen.ListTasksOperation:          true,
+	gen.GetTaskOperation:            true,
+	gen.StreamTaskOperation:         true,
+	gen.CancelTaskOperation:         true,
+	gen.CreateSessionOperation:      true,
+	gen.GetSessionOperation:         true,
+	gen.DeleteSessionOperation:      true,
+	gen.GetCapabilitiesOperation:    true,
+	gen.ListPoolsOperation:          true,
+	gen.GetPoolHealthOperation:      true,
+	gen.DrainPoolOperation:          true,
+	gen.ReloadPoolOperation:         true,
+	gen.ListGpusOperation:           true,
+	gen.ExplainPlacementOperation:   true,
+	gen.ReloadConfigOperation:       true,
+	gen.RegisterWorkerOperation:     true,
+	gen.GetLivenessOperation:        true,
+	gen.GetReadinessOperation:       true,
+	gen.GetMetricsOperation:         true,
+	gen.CreateModelOperation:        true,
+	gen.ListModelsOperation:         true,
+	gen.GetModelOperation:           true,
+	gen.DeleteModelOperation:        true,
+	gen.VerifyModelOperation:        true,
+	gen.SetModelStateOperation:      true,
+	gen.ListEnginesOperation:        true,
+	gen.CreateArtifactOperation:     true,
+	gen.ListArtifactsOperation:      true,
+	gen.GetArtifactOperation:        true,
+	gen.GetArtifactContentOperation: true,
 }
 
-// instead says what serves until an operation is live.
+// optional are the planes that a server can be made without. Their operations are served only where the part is there.
+var optional = map[string]func(*Options) bool{
+	"catalog":   func(o *Options) bool { return o.Catalog != nil },
+	"artifacts": func(o *Options) bool { return o.Artifacts != nil },
+}
+
+// serves reports whether an operation is live on this server.
+func (s *server) serves(o *operation) bool {
+	there := optional[o.plane]
+	return live[o.name] && (there == nil || there(&s.Options))
+}
+
+// instead says what serves where an operation does not.
 var instead = map[gen.OperationName]string{
 	gen.ListModelsOperation:  "GET /v1/pools shows the models that are served",
 	gen.GetModelOperation:    "GET /v1/pools shows the models that are served",

@@ -39,7 +39,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	}
 	for _, o := range h.contract.operations {
 		status := gen.OperationStatusNotImplemented
-		if live[o.name] {
+		if h.serves(o) {
 			status = gen.OperationStatusLive
 		}
 		out.Operations = append(out.Operations, gen.Operation{
@@ -87,10 +87,11 @@ func (h pools) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen
 	}
 	out := gen.PoolHealth{Pool: toPool(v.Pool), Replicas: make([]gen.Replica, len(v.Replicas)), Gpus: toGPUs(v.GPUs)}
 	for i, r := range v.Replicas {
+		ctx := gen.OptInt{Value: r.Ctx, Set: r.Ctx > 0}
 		out.Replicas[i] = gen.Replica{
 			ID: clip(r.ID, maxName), State: gen.ReplicaState(r.State), Restarts: r.Restarts,
 			Fingerprint: clip(r.Fingerprint, maxName), EngineVersion: clip(r.EngineVersion, maxName),
-			Device: clip(r.Device, maxID), Slots: r.Slots, Active: r.Active, Cards: append([]int{}, r.Cards...),
+			Device: clip(r.Device, maxID), Slots: r.Slots, Active: r.Active, Ctx: ctx, Cards: append([]int{}, r.Cards...),
 			EstimateBytes: optBytes(r.EstimateBytes), ObservedBytes: optBytes(r.ObservedBytes), LoadMs: optMillis(r.LoadTime),
 			LastError: optString(clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
 		}
@@ -118,9 +119,11 @@ func toPool(p PoolView) gen.Pool {
 		},
 	}
 	if p.SelfTest.State != "" {
-		out.SelfTest = gen.NewOptSelfTest(gen.SelfTest{
-			State: gen.SelfTestState(p.SelfTest.State), Detail: clip(p.SelfTest.Detail, maxMessage),
-		})
+		test := gen.SelfTest{State: gen.SelfTestState(p.SelfTest.State), Detail: clip(p.SelfTest.Detail, maxMessage), Steps: []gen.SelfTestStep{}}
+		for _, s := range p.SelfTest.Steps {
+			test.Steps = append(test.Steps, gen.SelfTestStep{Step: gen.SelfTestStepStep(s.Step), State: gen.SelfTestState(s.State)})
+		}
+		out.SelfTest = gen.NewOptSelfTest(test)
 	}
 	return out
 }

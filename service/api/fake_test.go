@@ -117,25 +117,53 @@ func (f *fakeControl) Register(_ context.Context, w WorkerRegistration) (WorkerL
 	return f.lease, f.err
 }
 
+type fakeSessions struct {
+	asked   []any
+	session task.SessionStatus
+	rests   task.Budgets
+	err     error
+}
+
+func (f *fakeSessions) Create(_ context.Context, r task.SessionRequest) (task.SessionStatus, error) {
+	f.asked = []any{r}
+	return f.session, f.err
+}
+
+func (f *fakeSessions) Get(_ context.Context, id, actor string) (task.SessionStatus, error) {
+	f.asked = []any{id, actor}
+	return f.session, f.err
+}
+
+func (f *fakeSessions) Delete(_ context.Context, id string) error {
+	f.asked = []any{id}
+	return f.err
+}
+
+func (f *fakeSessions) Rests(sessionID, actor string) task.Budgets {
+	f.asked = []any{sessionID, actor}
+	return f.rests
+}
+
 // fixture is a handler over fakes, called in memory as from loopback.
 type fixture struct {
-	tasks   *fakeTasks
-	pools   *fakePools
-	control *fakeControl
-	handler http.Handler
-	options Options
+	tasks    *fakeTasks
+	pools    *fakePools
+	control  *fakeControl
+	sessions *fakeSessions
+	handler  http.Handler
+	options  Options
 }
 
 func setup(t testing.TB, change ...func(*Options)) *fixture {
 	a, err := auth.New(auth.Options{Token: testToken, OptionalOnLoopback: true})
 	require.NoError(t, err)
 	f := &fixture{
-		tasks: &fakeTasks{}, control: &fakeControl{},
+		tasks: &fakeTasks{}, control: &fakeControl{}, sessions: &fakeSessions{},
 		pools: &fakePools{replica: ReplicaView{ID: "default-0", State: "ready", LogTail: []string{"loaded"}}},
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "queue_depth"}))
-	f.options = Options{Tasks: f.tasks, Pools: f.pools, Control: f.control, Auth: a, Gatherer: registry, Version: "0.0.1"}
+	f.options = Options{Tasks: f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Auth: a, Gatherer: registry, Version: "0.0.1"}
 	for _, c := range change {
 		c(&f.options)
 	}

@@ -22,8 +22,10 @@ func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.Admis
 	if err != nil {
 		return nil, err
 	}
+	left := h.Sessions.Rests(in.SessionID, in.Actor)
 	return &gen.AdmissionHeaders{
-		Location: "/v1/tasks/" + a.TaskID,
+		Location:               "/v1/tasks/" + a.TaskID,
+		XBudgetTokensRemaining: optInt(left.Tokens), XBudgetTimeRemainingMs: optInt(left.TimeMS), XBudgetCostRemaining: optFloat(left.Cost),
 		Response: gen.Admission{
 			TaskID:           gen.TaskID(a.TaskID),
 			PoolID:           gen.PoolID(a.PoolID),

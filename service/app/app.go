@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -23,16 +24,20 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/admission"
 	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/artifact"
 	"github.com/llama-orch/llama-orch/service/auth"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/engine"
 	"github.com/llama-orch/llama-orch/service/engine/llamacpp"
+	"github.com/llama-orch/llama-orch/service/fetch"
 	"github.com/llama-orch/llama-orch/service/ledger"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/provision"
 	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/session"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -50,25 +55,32 @@ type Options struct {
 	Commit   string
 	Env      func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
 	SelfTest bool                // decode and cancel a task of each pool once it is Ready (ORCH-3049)
+	Out      io.Writer           // takes the table of the self-tests, for people; nil: nobody reads it
 	// LedgerAside gives the ledger that is there another name, and begins a new one.
 	LedgerAside bool
 }
 
 // App is one orchestrator. Start and Stop are called once each, in this order.
 type App struct {
-	o        Options
-	log      *zap.Logger
-	ledger   *ledger.SQLite
-	memory   *memory
-	operator *operator
-	selfTest *selfTest // nil: none is made
-	pools    *pool.Manager
-	schedule *scheduler.Scheduler
-	server   *http.Server
-	listener net.Listener
-	failed   chan error // capacity 1: the server gave up
-	serving  sync.WaitGroup
-	cleanup  cleanup
+	o         Options
+	log       *zap.Logger
+	ledger    *ledger.SQLite
+	policy    *policy.Policy
+	fetches   *fetch.Fetcher
+	shelf     *shelf
+	artifacts *artifact.Store
+	proofs    *artifact.Sink
+	memory    *memory
+	operator  *operator
+	selfTest  *selfTest // nil: none is made
+	pools     *pool.Manager
+	schedule  *scheduler.Scheduler
+	server    *http.Server
+	listener  net.Listener
+	failed    chan error // capacity 1: the server gave up
+	serving   sync.WaitGroup
+	cleanup   cleanup
+	sessions  *session.Manager
 }
 
 // New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the
@@ -76,6 +88,9 @@ type App struct {
 func New(o Options) (_ *App, err error) {
 	if o.Env == nil {
 		o.Env = os.Getenv
+	}
+	if o.Out == nil {
+		o.Out = io.Discard
 	}
 	a := &App{o: o, log: o.Log.Named("app"), failed: make(chan error, 1)}
 	defer func() {
@@ -99,8 +114,7 @@ func New(o Options) (_ *App, err error) {
 	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
 		return nil, err
 	}
-	a.memory = newMemory(o.Log)
-	if a.pools, err = a.newPools(registry); err != nil {
+	if a.policy, err = policy.New(policy.Options{Rules: policyRules(c), Log: o.Log, Registerer: registry}); err != nil {
 		return nil, err
 	}
 	if err := a.lock(); err != nil {
@@ -109,11 +123,26 @@ func New(o Options) (_ *App, err error) {
 	if err := a.openLedger(registry); err != nil {
 		return nil, err
 	}
-	f := fleet{setup: newSetup(c), manager: a.pools, memory: a.memory}
+	if err := a.openArtifacts(registry); err != nil {
+		return nil, err
+	}
+	inForce := newSetup(c)
+	if err := a.openCatalog(registry, inForce); err != nil {
+		return nil, err
+	}
+	a.memory = newMemory(o.Log)
+	if a.pools, err = a.newPools(registry); err != nil {
+		return nil, err
+	}
+	f := fleet{setup: inForce, manager: a.pools, memory: a.memory, shelf: a.shelf}
 	a.memory.back = f.cardsBack
 	registry.MustRegister(cardMetrics{f})
+	if a.sessions, err = newSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
+		return nil, err
+	}
+	registry.MustRegister(kvMetrics{f, a.sessions})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger, Models: models{f, o.Log.Named("app")},
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
 		Swap:     placement.SwapRules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
@@ -124,6 +153,7 @@ func New(o Options) (_ *App, err error) {
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
 		Metrics:  admission.NewMetrics(registry),
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
+		Home:     a.sessions.Home,
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 		Rates: map[task.Priority]admission.Rate{
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
@@ -131,14 +161,15 @@ func New(o Options) (_ *App, err error) {
 	})
 	if o.SelfTest {
 		a.selfTest = &selfTest{
-			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"),
+			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"), out: o.Out,
 		}
 	}
 	a.operator = &operator{
-		fleet: f, schedule: a.schedule, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
+		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
+		policy: a.policy, retired: map[string]bool{},
 	}
 	handler, err := api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -159,11 +190,19 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	}
 	return pool.New(pool.Options{
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
-		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
-		OnChange:  func(id string) { a.schedule.Wake(id) },
-		Prepare:   a.engines().prepare,
-		CheckGPU:  a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
+		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().prepare,
+		OnChange: func(id string) { a.schedule.Wake(id) },
+		CheckGPU: a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
 	})
+}
+
+// newEngine reaches a replica. What has no key is not a worker of ours: to call it is an outbound call.
+func (a *App) newEngine(url, key string) engine.Engine {
+	o := llamacpp.Options{BaseURL: url, APIKey: key}
+	if key == "" {
+		o.Transport = a.policy.Transport(policy.Adapter)
+	}
+	return llamacpp.New(o)
 }
 
 func schedulerPools(c config.Config) []scheduler.Pool {
@@ -205,6 +244,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("read the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left) // before anyone can ask for them
+	a.catchUp()
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -232,6 +272,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.selfTest.start()
 		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.end(); return nil })
 	}
+	sweeping := startSweeps(a.sessions)
+	a.cleanup.push("end the sweeps of sessions", func(context.Context) error { sweeping(); return nil })
 	a.operator.start()
 	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.end(); return nil })
 	a.log.Info("serving",

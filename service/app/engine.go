@@ -9,7 +9,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/catalog"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/provision"
 )
@@ -67,7 +69,42 @@ type engines struct {
 	log     *zap.Logger
 }
 
-func (a *App) engines() engines { return engines{a.o.Engines, a.o.Log.Named("provision")} }
+// engines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
+func (a *App) engines() engines {
+	o := a.o.Engines
+	if o.Fetch == nil {
+		o.Fetch = fetcher{a.fetches}
+	}
+	if o.Decide == nil {
+		o.Decide = decider{a.policy}
+	}
+	if o.Record == nil {
+		o.Record = recorder{a.shelf}
+	}
+	return engines{o, a.o.Log.Named("provision")}
+}
+
+// decider is provision.Decider over the policy.
+type decider struct{ *policy.Policy }
+
+// Decide is provision.Decider's.
+func (d decider) Decide(ctx context.Context, target string) error {
+	t, err := policy.ParseTarget(target)
+	if err != nil {
+		return err
+	}
+	return d.Policy.Decide(ctx, policy.Download, t)
+}
+
+// recorder is provision.Recorder over the catalog.
+type recorder struct{ *shelf }
+
+// Prepared is provision.Recorder's.
+func (r recorder) Prepared(e provision.Prepared) error {
+	return r.Catalog.Prepared(catalog.Engine{
+		Engine: e.Engine, Version: e.Version, Mode: string(e.Mode), BuildRef: e.BuildRef, Digest: e.Digest, Flags: e.Flags, Path: e.Path,
+	})
+}
 
 // prepare is pool.Options.Prepare.
 func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error) {
@@ -94,7 +131,8 @@ func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error)
 	return pool.Prepared{Path: made.Path, Digest: made.Digest, BuildRef: made.BuildRef, Flags: made.Flags}, err
 }
 
-// found records the engines that need no preparing.
+// found records the engines that need no preparing (OC-CAT-56): packaged libraries that are in the cache, and programs. A folder of
+// libraries that somebody named is not ours to vouch for.
 func (e engines) found(ctx context.Context, c config.Config) {
 	m, err := provision.ThisMachine(e.options)
 	if err != nil || e.options.Record == nil {
@@ -105,6 +143,9 @@ func (e engines) found(ctx context.Context, c config.Config) {
 			continue
 		}
 		plan, err := provision.MakePlan(wantOf(c, p), m)
+		if err == nil && plan.BuildRef == provision.EnvEngineLibs {
+			continue
+		}
 		if err == nil {
 			err = provision.Found(ctx, e.options, plan)
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -20,8 +21,10 @@ import (
 	"github.com/llama-orch/llama-orch/harness/fakedocker"
 	"github.com/llama-orch/llama-orch/harness/standin"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // records keeps what was prepared.
@@ -150,6 +153,22 @@ exec cc -o "build/bin/$4" source/main.c`)
 	running, err = docker.Containers()
 	require.NoError(t, err)
 	require.Empty(t, running)
+}
+
+// ORCH-3080, ORCH-3200
+func TestThePolicyDecidesOnPackageManagersToo(t *testing.T) {
+	p, err := policy.New(policy.Options{Log: zap.NewNop(), Registerer: prometheus.NewRegistry()})
+	require.NoError(t, err)
+	d := decider{p}
+	for _, target := range []string{"package://npm", "package://apt-get", "package://pacman", "https://registry-1.docker.io", "https://host/llama.git"} {
+		require.NoError(t, d.Decide(t.Context(), target), target)
+	}
+	require.NoError(t, p.Replace(policy.Rules{Deny: []string{"package://*"}}))
+	require.True(t, task.HasCode(d.Decide(t.Context(), "package://npm"), task.PolicyDenied))
+	require.NoError(t, d.Decide(t.Context(), "https://host/llama.git"))
+	require.NoError(t, p.Replace(policy.Rules{Off: true}))
+	require.True(t, task.HasCode(d.Decide(t.Context(), "package://apt-get"), task.PolicyDenied))
+	require.Error(t, d.Decide(t.Context(), "no target"))
 }
 
 // ORCH-3200

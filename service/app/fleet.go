@@ -10,6 +10,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/admission"
 	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/catalog"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/engine"
 	"github.com/llama-orch/llama-orch/service/placement"
@@ -23,9 +24,10 @@ type fleet struct {
 	*setup
 	manager *pool.Manager
 	memory  *memory
+	shelf   *shelf
 }
 
-// summary is what a pool's replicas say together. Ctx and Slots are what every Ready replica can do.
+// summary is what a pool's replicas say together. Ctx is the largest that a Ready replica has, Slots the most.
 type summary struct {
 	ready       int
 	version     string
@@ -65,7 +67,7 @@ func (f fleet) summary(p config.Pool) summary {
 			s.ctx, s.slots, s.engineSlots = r.Ctx, r.Slots, r.EngineSlots
 		}
 		s.ready++
-		s.ctx, s.slots, s.engineSlots = min(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
+		s.ctx, s.slots, s.engineSlots = max(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
 	}
 	if failed < len(f.manager.Infos(p.ID)) {
 		s.gaveUp = 0
@@ -80,7 +82,7 @@ func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
 			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
-			Strict: r.EngineSlots == 1, FreeVRAM: f.memory.free(r.Cards), Fingerprint: r.Fingerprint,
+			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.memory.free(r.Cards), Fingerprint: r.Fingerprint,
 		})
 	}
 	return into
@@ -107,7 +109,7 @@ type lease struct{ *pool.Lease }
 
 func (l lease) Replica() scheduler.Replica {
 	i := l.Info()
-	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint}
+	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots}
 }
 
 // candidates is admission's view.
@@ -121,10 +123,16 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 	pools := make([]admission.Pool, len(now.Pools))
 	for i, c := range now.Pools {
 		s, profile := f.summary(c), now.Profile(c)
+		facts, retired := f.shelf.facts(c)
+		if s.ctx == 0 {
+			s.ctx = facts.CtxMax
+		}
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
 				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,
-				Profile: c.SamplerProfile, Ready: s.ready > 0, OnDemand: onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
+				Profile: c.SamplerProfile, Ready: s.ready > 0, Retired: retired,
+				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
+				OnDemand:   onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
 			EngineVersion: s.version,
 			Sampling: task.Sampling{
@@ -229,7 +237,7 @@ func (f views) Health(id string) (api.HealthView, error) {
 		for _, r := range f.manager.Infos(id) {
 			h.Replicas = append(h.Replicas, api.ReplicaView{
 				ID: r.ID, State: string(r.State), Restarts: r.Restarts, Fingerprint: r.Fingerprint, EngineVersion: r.EngineVersion,
-				Device: r.Device, Slots: r.Slots, Active: r.Active, Cards: r.Cards, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
+				Device: r.Device, Slots: r.Slots, Active: r.Active, Ctx: r.Ctx, Cards: r.Cards, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
 				LoadTime: r.LoadTime, LastError: r.LastError, LogTail: r.LogTail,
 			})
 			for _, g := range gpus {

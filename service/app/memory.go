@@ -140,11 +140,40 @@ func (m *memory) Reserve(owner string, wish pool.Wish) (pool.Grant, error) {
 	for _, s := range want {
 		c, _ := inventory.Card(s.Card)
 		grant.Cards = append(grant.Cards, s.Card)
-		grant.Names = append(grant.Names, fmt.Sprintf("%s;driver %s", c.Name, inventory.Driver))
+		grant.Names = append(grant.Names, cardName(c.Name, inventory.Driver))
 		grant.Shares = append(grant.Shares, pool.Share(s))
 	}
 	return grant, nil
 }
+
+// Room is pool.Memory's.
+func (m *memory) Room(device string) (rooms []pool.Room) {
+	mask, err := indices(device)
+	if err != nil {
+		return nil
+	}
+	m.refresh()
+	inventory, view := m.monitor.Snapshot(), m.ledger.View()
+	usable := map[int]pool.Room{}
+	for _, c := range view.Cards {
+		if c.Healthy && view.Err == "" {
+			usable[c.Index] = pool.Room{Card: c.Index, Name: cardName(c.Name, inventory.Driver), Free: c.Free, Total: c.Total}
+		}
+		if len(mask) == 0 && usable[c.Index].Total > 0 {
+			rooms = append(rooms, usable[c.Index])
+		}
+	}
+	for _, card := range mask {
+		if usable[card].Total == 0 {
+			return nil
+		}
+		rooms = append(rooms, usable[card])
+	}
+	return rooms
+}
+
+// cardName tells what of a card and its driver can change bytes.
+func cardName(name, driver string) string { return fmt.Sprintf("%s;driver %s", name, driver) }
 
 // Spawned is pool.Memory's.
 func (m *memory) Spawned(owner string, pid int) { m.ledger.Spawned(owner, pid) }

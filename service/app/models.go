@@ -8,9 +8,11 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/gpu"
 	"github.com/llama-orch/llama-orch/service/placement"
 	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // hostCard stands for the machine's own memory among the cards, for on-demand pools on the CPU.
@@ -147,10 +149,34 @@ func (m models) Load(poolID string) {
 // Unload is scheduler.Models's.
 func (m models) Unload(poolID string) error { return m.manager.Unload(poolID) }
 
+// Failed is scheduler.Models's: all of the pool's replicas were given up, and this is why.
+func (m models) Failed(poolID string) *task.Error {
+	i := slices.IndexFunc(m.served(), func(p config.Pool) bool { return p.ID == poolID })
+	if i < 0 {
+		return nil
+	}
+	s := m.summary(m.served()[i])
+	if s.gaveUp == 0 {
+		return nil
+	}
+	return task.Errorf(task.PoolUnavailable, "the model of pool '%s' cannot be loaded, and the task waits no longer: %s", poolID, s.lastError).Retry(s.gaveUp)
+}
+
 // LoadTime is scheduler.Models's: that of the slowest replica.
 func (m models) LoadTime(poolID string) (longest time.Duration) {
 	for _, r := range m.manager.Infos(poolID) {
 		longest = max(longest, r.LoadTime)
 	}
 	return longest
+}
+
+// Fetching is scheduler.Models's: all replicas wait for one fetch.
+func (m models) Fetching(poolID string) (share float64, fetching bool) {
+	for _, r := range m.manager.Infos(poolID) {
+		if r.FetchTotal > 0 {
+			return float64(r.FetchedBytes) / float64(r.FetchTotal), true
+		}
+		fetching = fetching || r.FetchedBytes > 0
+	}
+	return 0, fetching
 }

@@ -13,11 +13,14 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/api"
+	"github.com/llama-orch/llama-orch/service/catalog"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/provision"
 	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/session"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -28,6 +31,8 @@ const tidyEvery = time.Second
 type operator struct {
 	fleet
 	schedule *scheduler.Scheduler
+	policy   *policy.Policy
+	sessions *session.Manager
 	log      *zap.Logger
 	libsDir  string
 	env      func(string) string
@@ -36,6 +41,7 @@ type operator struct {
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
 	closing map[string]config.Pool // no longer configured, and still with tasks
+	retired map[string]bool        // pools that were drained because their model was retired
 	stop    context.CancelFunc
 	tidying sync.WaitGroup
 }
@@ -69,6 +75,9 @@ func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 	if p.Provisioning.Mode == config.ModeExternal {
 		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there; the pool's own ref %s brings them back after a drain", id, p.Model.Canonical)
 	}
+	if added, known := o.shelf.Find(ref); known { // by its id
+		ref = added.Ref
+	}
 	m, err := o.config().ModelAt(ref)
 	if err != nil {
 		return api.ReloadView{}, task.Errorf(task.ModelNotFound, "%s", err)
@@ -97,12 +106,14 @@ func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
 	seen := candidates{o.fleet, o.schedule}
 	var pools []placement.Pool
+	home := o.sessions.Home(r.SessionID)
 	for _, p := range seen.Snapshot(task.Interactive) {
+		p.Home = home != "" && p.ID == home
 		pools = append(pools, p.Pool)
 	}
 	e, err := placement.Explain(pools, func(id string) []placement.Replica {
 		return replicas{o.fleet}.Snapshot(id, nil)
-	}, seen.CanonicalRef(r.ModelRef), r)
+	}, seen.CanonicalRef(r.ModelRef), r, o.sessions.Warm(r.SessionID))
 	if err != nil {
 		return api.Explanation{}, err
 	}
@@ -128,7 +139,7 @@ func (o *operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 	defer o.mu.Unlock()
 	next, err := config.Load(o.file.Path, o.env)
 	if err == nil {
-		err = next.Check()
+		err = Check(next)
 	}
 	if err == nil {
 		err = o.findLibs(next)
@@ -161,9 +172,9 @@ func (o *operator) findLibs(next config.Config) (err error) {
 	return err
 }
 
-// applies reports whether a setting takes effect without a restart: those that make up a pool's workers.
+// applies reports whether a setting takes effect without a restart: those that make up a pool's workers, and the policy.
 func applies(path string) bool {
-	if strings.HasPrefix(path, "sampler_profiles.") {
+	if strings.HasPrefix(path, "sampler_profiles.") || strings.HasPrefix(path, "policy.") {
 		return true
 	}
 	rest, isPool := strings.CutPrefix(path, "pools.")
@@ -178,8 +189,8 @@ func applies(path string) bool {
 // apply makes the pools those of the file. The caller holds mu.
 func (o *operator) apply(next config.Config) error {
 	file, live, closing := o.file, o.config(), maps.Clone(o.closing)
-	file.Pools, file.SamplerProfiles = nil, next.SamplerProfiles
-	live.Pools, live.SamplerProfiles = nil, next.SamplerProfiles
+	file.Pools, file.SamplerProfiles, file.Policy = nil, next.SamplerProfiles, next.Policy
+	live.Pools, live.SamplerProfiles, live.Policy = nil, next.SamplerProfiles, next.Policy
 	for _, p := range next.Pools {
 		was, there := poolIn(o.file, p.ID)
 		if !there {
@@ -202,6 +213,9 @@ func (o *operator) apply(next config.Config) error {
 	}
 	if _, _, _, err := o.manager.Apply(o.specs(file, closing)); err != nil {
 		return err
+	}
+	if err := o.policy.Replace(policyRules(next)); err != nil {
+		return err // which Check would have found
 	}
 	o.close(closing)
 	for _, p := range live.Pools {
@@ -247,6 +261,7 @@ func (o *operator) start() {
 			select {
 			case <-tick.C:
 				o.tidy()
+				o.retire()
 			case <-ctx.Done():
 				return
 			}
@@ -279,6 +294,32 @@ func (o *operator) tidy() {
 	}
 	o.close(rest)
 	o.log.Info("pools that are no longer configured have ended", zap.Strings("pools", gone))
+}
+
+// retire drains the pools of models whose time is over, and brings those back whose model is active again (ORCH-3072).
+func (o *operator) retire() {
+	for _, p := range o.config().Pools {
+		m, known := o.shelf.Find(p.Model.Canonical)
+		over := known && m.State == catalog.Retired && !time.Now().Before(m.DrainBy)
+		if over == o.retired[p.ID] {
+			continue
+		}
+		log, err := o.log.With(zap.String("pool_id", p.ID), zap.String("model_id", m.ID)), error(nil)
+		if over {
+			if err = o.manager.Drain(p.ID, 0); err == nil {
+				log.Info("a pool drains, because its model was retired")
+				o.retired[p.ID] = true
+			}
+		} else if onDemand(p) { // a task loads it
+			delete(o.retired, p.ID)
+		} else if err = o.manager.Load(p.ID); err == nil {
+			log.Info("a pool is back, because its model was activated again")
+			delete(o.retired, p.ID)
+		}
+		if err != nil { // a reload is at work on it, perhaps: again in a second
+			log.Debug("a pool does not follow its model yet", zap.Error(err))
+		}
+	}
 }
 
 // Register is api.Control's: a worker on another host joins an external pool (ORCH-2101).

@@ -9,6 +9,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"text/tabwriter"
 	"time"
 
 	"github.com/google/uuid"
@@ -31,7 +32,8 @@ const (
 	selfTestWithin = time.Minute
 )
 
-// selfTest decodes and cancels a task of each pool once it is Ready, and looks whether metrics and log followed (ORCH-3049).
+// selfTest decodes and cancels a task of each pool once it is Ready, looks whether metrics and log followed, and shows that in a table
+// (ORCH-3049).
 type selfTest struct {
 	fleet
 	desk     *admission.Desk
@@ -39,6 +41,7 @@ type selfTest struct {
 	gatherer prometheus.Gatherer
 	heard    *ear
 	log      *zap.Logger
+	out      io.Writer // for people
 
 	mu      sync.Mutex
 	results map[string]api.SelfTestView
@@ -56,29 +59,87 @@ func (t *selfTest) result(poolID string) api.SelfTestView {
 	return t.results[poolID]
 }
 
-func (t *selfTest) set(poolID, state, detail string) {
+func (t *selfTest) set(poolID string, v api.SelfTestView) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.results[poolID] = api.SelfTestView{State: state, Detail: detail}
+	t.results[poolID] = v
+}
+
+// selfTestSteps are what each test looks at, in this order.
+var selfTestSteps = []string{"preload", "decode", "cancel", "metrics", "log"}
+
+// unmade is a test of which no step was taken.
+func unmade(state, detail string) api.SelfTestView {
+	v := api.SelfTestView{State: state, Detail: detail}
+	for _, step := range selfTestSteps {
+		v.Steps = append(v.Steps, api.SelfTestStep{Step: step, State: state})
+	}
+	return v
 }
 
 // start tests each pool beside the others. end joins that.
 func (t *selfTest) start() {
 	ctx, stop := context.WithCancel(context.Background())
 	t.stop, t.results = stop, map[string]api.SelfTestView{}
+	var tests sync.WaitGroup
 	for _, p := range t.config().Pools {
 		if onDemand(p) {
-			t.set(p.ID, "skipped", "the pool is loaded when a task needs it")
+			t.set(p.ID, unmade("skipped", "the pool is loaded when a task needs it"))
 			continue
 		}
-		t.set(p.ID, "pending", "the pool is not Ready yet")
-		t.running.Go(func() { t.test(ctx, p) })
+		t.set(p.ID, unmade("pending", "the pool is not Ready yet"))
+		tests.Go(func() { t.test(ctx, p) })
 	}
+	done := make(chan struct{})
+	t.running.Go(func() { tests.Wait(); close(done) })
+	t.running.Go(func() { t.report(ctx, done) })
 }
 
 func (t *selfTest) end() {
 	t.stop()
 	t.running.Wait()
+}
+
+// report shows the results once all are there, and what is there before where that takes long.
+func (t *selfTest) report(ctx context.Context, done <-chan struct{}) {
+	late := time.NewTimer(selfTestWithin)
+	defer late.Stop()
+	select {
+	case <-done:
+	case <-late.C:
+		t.show()
+		<-done
+	}
+	if ctx.Err() == nil {
+		t.show()
+	}
+}
+
+// show writes the table of all results, for people.
+func (t *selfTest) show() {
+	var text strings.Builder
+	text.WriteString("\n")
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintf(w, "SELF-TEST\tMODEL\t%s\tRESULT\n", strings.ToUpper(strings.Join(selfTestSteps, "\t")))
+	for _, p := range t.config().Pools {
+		v := t.result(p.ID)
+		if v.State == "" { // it came after the start
+			continue
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s", p.ID, p.Model.ID)
+		for _, s := range v.Steps {
+			_, _ = fmt.Fprintf(w, "\t%s", s.State)
+		}
+		if why := t.summary(p).lastError; v.State == "pending" && why != "" {
+			v.Detail += ": " + why
+		}
+		_, _ = fmt.Fprintf(w, "\t%s: %s\n", v.State, strings.Join(strings.Fields(v.Detail), " "))
+	}
+	_ = w.Flush() // into memory
+	text.WriteString("\n")
+	if _, err := io.WriteString(t.out, text.String()); err != nil {
+		t.log.Debug("the table of the self-tests was not shown", zap.Error(err))
+	}
 }
 
 func (t *selfTest) test(ctx context.Context, p config.Pool) {
@@ -87,15 +148,15 @@ func (t *selfTest) test(ctx context.Context, p config.Pool) {
 	}
 	bounded, stop := context.WithTimeout(ctx, selfTestWithin)
 	defer stop()
-	detail, err := t.examine(bounded, p)
-	switch {
-	case ctx.Err() != nil:
-	case err != nil:
-		t.set(p.ID, "failed", err.Error())
+	v, err := t.examine(bounded, p)
+	if ctx.Err() != nil {
+		return
+	}
+	t.set(p.ID, v)
+	if err != nil {
 		t.log.Error("self-test failed", zap.String("pool_id", p.ID), zap.Error(err))
-	default:
-		t.set(p.ID, "passed", detail)
-		t.log.Info("self-test passed", zap.String("pool_id", p.ID), zap.String("detail", detail))
+	} else {
+		t.log.Info("self-test passed", zap.String("pool_id", p.ID), zap.String("detail", v.Detail))
 	}
 }
 
@@ -113,38 +174,69 @@ func (t *selfTest) ready(ctx context.Context, p config.Pool) bool {
 	return true
 }
 
-func (t *selfTest) examine(ctx context.Context, p config.Pool) (string, error) {
-	before, err := t.finished(p.ID)
-	if err != nil {
-		return "", err
+// examine tests a Ready pool, step by step. The steps behind one that fails are skipped.
+func (t *selfTest) examine(ctx context.Context, p config.Pool) (api.SelfTestView, error) {
+	var before float64
+	var ids, did []string
+	done := "decoded"
+	steps := map[string]func() error{
+		"preload": func() (err error) {
+			before, err = t.finished(p.ID)
+			return err
+		},
+		"decode": func() error {
+			decoded, err := t.decode(ctx, p)
+			if err != nil {
+				return fmt.Errorf("one task: %w", err)
+			}
+			ids = append(ids, decoded.TaskID)
+			if p.Workload == task.Completion {
+				did = append(did, fmt.Sprintf("%d tokens decoded in %d ms", decoded.tokens, decoded.took.Milliseconds()))
+			} else {
+				did = append(did, fmt.Sprintf("one %s answered in %d ms", p.Workload, decoded.took.Milliseconds()))
+			}
+			return nil
+		},
+		"cancel": func() error {
+			canceled, err := t.cancel(ctx, p)
+			if err != nil {
+				return fmt.Errorf("one cancel: %w", err)
+			}
+			ids, done = append(ids, canceled.TaskID), "decoded and cancelled"
+			did = append(did, fmt.Sprintf("one cancelled at event %s", canceled.LastEventID))
+			return nil
+		},
+		"metrics": func() error {
+			after, err := t.finished(p.ID)
+			if err == nil && after-before < float64(len(ids)) {
+				err = fmt.Errorf("%d tasks were %s, and llorch_tasks_finished_total moved by %g", len(ids), done, after-before)
+			}
+			return err
+		},
+		"log": func() error {
+			if missing := t.heard.missing(ids); missing != "" {
+				return fmt.Errorf("the log has no line %q of a task that was %s", missing, done)
+			}
+			return nil
+		},
 	}
-	decoded, err := t.decode(ctx, p)
-	if err != nil {
-		return "", fmt.Errorf("one task: %w", err)
+	if p.Workload != task.Completion { // there is nothing to seal
+		delete(steps, "cancel")
 	}
-	ids, done := []string{decoded.TaskID}, "decoded"
-	detail := fmt.Sprintf("%d tokens decoded in %d ms", decoded.tokens, decoded.took.Milliseconds())
-	if p.Workload != task.Completion {
-		detail = fmt.Sprintf("one %s answered in %d ms", p.Workload, decoded.took.Milliseconds())
-	} else {
-		canceled, err := t.cancel(ctx, p)
-		if err != nil {
-			return "", fmt.Errorf("one cancel: %w", err)
+	v := unmade("skipped", "")
+	for i := range v.Steps {
+		step := steps[v.Steps[i].Step]
+		if step == nil {
+			continue
 		}
-		ids, done = append(ids, canceled.TaskID), "decoded and cancelled"
-		detail += fmt.Sprintf(", one cancelled at event %s", canceled.LastEventID)
+		if err := step(); err != nil {
+			v.Steps[i].State, v.State, v.Detail = "failed", "failed", err.Error()
+			return v, err
+		}
+		v.Steps[i].State = "passed"
 	}
-	after, err := t.finished(p.ID)
-	if err != nil {
-		return "", err
-	}
-	if after-before < float64(len(ids)) {
-		return "", fmt.Errorf("%d tasks were %s, and llorch_tasks_finished_total moved by %g", len(ids), done, after-before)
-	}
-	if missing := t.heard.missing(ids); missing != "" {
-		return "", fmt.Errorf("the log has no line %q of a task that was %s", missing, done)
-	}
-	return detail + "; metrics and log followed", nil
+	v.State, v.Detail = "passed", strings.Join(did, ", ")+"; metrics and log followed"
+	return v, nil
 }
 
 type decoded struct {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -52,7 +53,8 @@ pools:
   - {id: down, model: {id: n, ref: y}, provisioning: {mode: external, urls: ["http://127.0.0.1:1"]}}
 `), func(string) string { return "" })
 	require.NoError(t, err)
-	a, err := New(Options{Config: c, Log: log, SelfTest: true})
+	var shown lockedBuffer
+	a, err := New(Options{Config: c, Log: log, SelfTest: true, Out: &shown})
 	require.NoError(t, err)
 	require.NoError(t, a.Start(t.Context()))
 	t.Cleanup(func() {
@@ -65,6 +67,14 @@ pools:
 	require.Equal(t, "passed", r.State, r.Detail)
 	require.Regexp(t, `^\d+ tokens decoded in \d+ ms, one cancelled at event \d+-[0-9a-f]{8}; metrics and log followed$`, r.Detail)
 	require.Equal(t, "pending", a.selfTest.result("down").State)
+	require.Empty(t, shown.String(), "a pool has no result yet")
+	a.selfTest.show()
+	table := strings.Split(shown.String(), "\n")
+	require.Len(t, table, 6, "an empty line before and one behind")
+	require.Regexp(t, `^SELF-TEST  MODEL  PRELOAD  DECODE   CANCEL   METRICS  LOG      RESULT$`, table[1])
+	require.Regexp(t, `^good       m      passed   passed   passed   passed   passed   passed: \d+ tokens decoded`, table[2])
+	require.Regexp(t, `^down       n      pending  pending  pending  pending  pending  pending: the pool is not Ready yet: .*127\.0\.0\.1:1`, table[3])
+	require.Empty(t, table[4])
 	require.Contains(t, out.String(), `"msg":"self-test passed"`)
 	require.Contains(t, out.String(), `"actor":"self-test"`)
 	require.NotContains(t, out.String(), selfTestPrompt+`"`)
@@ -85,4 +95,40 @@ func TestSelfTestMissesLines(t *testing.T) {
 	say("cancel", selfTestActor)
 	require.Empty(t, e.missing([]string{"a"}))
 	require.Equal(t, "admission", e.missing([]string{"a", "b"}))
+}
+
+// ORCH-3049: the table comes by itself once every pool has its result, and the steps behind one that fails are skipped.
+func TestSelfTestTableComesByItself(t *testing.T) {
+	fake := fakeengine.New(fakeengine.Options{})
+	server := httptest.NewServer(fake)
+	t.Cleanup(server.Close)
+	c, err := config.Parse("c.yaml", []byte(`
+bind_addr: 127.0.0.1:0
+data_dir: `+t.TempDir()+`
+auth: {optional_on_loopback: true}
+pools:
+  - {id: only, model: {id: m, ref: x}, provisioning: {mode: external, urls: ["`+server.URL+`"]}}
+`), func(string) string { return "" })
+	require.NoError(t, err)
+	var shown lockedBuffer
+	a, err := New(Options{Config: c, Log: zap.NewNop(), SelfTest: true, Out: &shown})
+	require.NoError(t, err)
+	require.NoError(t, a.Start(t.Context()))
+	require.Eventually(t, func() bool { return strings.HasSuffix(shown.String(), "\n\n") }, time.Minute, 5*time.Millisecond)
+	require.Contains(t, shown.String(), "only       m      passed")
+	require.Equal(t, 1, strings.Count(shown.String(), "SELF-TEST"))
+
+	p, _ := a.operator.setup.pool("only")
+	a.schedule.Stop(t.Context())
+	v, err := a.selfTest.examine(t.Context(), p)
+	require.Error(t, err)
+	require.Equal(t, "failed", v.State)
+	var states []string
+	for _, s := range v.Steps {
+		states = append(states, s.State)
+	}
+	require.Equal(t, []string{"passed", "failed", "skipped", "skipped", "skipped"}, states)
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	require.NoError(t, a.Stop(ctx))
 }

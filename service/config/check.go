@@ -110,9 +110,17 @@ func (c Config) workers(p Pool) string {
 		}
 		return fmt.Sprintf("from %s that runs already (%s)", count(p.Replicas, "engine"), strings.Join(p.Provisioning.URLs, ", "))
 	case ModeBinary, ModePackage, ModeContainer, ModeSource:
-		return fmt.Sprintf("by %s of %s on %s, with %s", count(p.Replicas, "process"), p.Provisioning.spoken(), p.Device.spoken(), p.Model.Path)
+		return fmt.Sprintf("by %s of %s on %s, with %s", count(p.Replicas, "process"), p.Provisioning.spoken(), p.Device.spoken(), p.Model.from())
 	}
-	return fmt.Sprintf("by %s on %s, with %s", count(p.Replicas, "built-in worker"), p.Device.spoken(), p.Model.Path)
+	return fmt.Sprintf("by %s on %s, with %s", count(p.Replicas, "built-in worker"), p.Device.spoken(), p.Model.from())
+}
+
+// from says where the model is.
+func (m Model) from() string {
+	if m.Path == "" {
+		return m.Canonical + " (fetched where it is not in the catalog)"
+	}
+	return m.Path
 }
 
 // spoken says what llama-server the processes are of.

@@ -19,8 +19,13 @@ type Config struct {
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
 	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
+	Sessions        Sessions                  `yaml:"sessions" jsonschema_description:"How long a session lives, and how many there are. POST /v1/sessions can ask for another time and number of turns."`
+	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take in all. Beyond that they are refused with 429."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
+	Policy          Policy                    `yaml:"policy" jsonschema_description:"Which calls may leave this machine: downloads and engines elsewhere."`
+	Catalog         Catalog                   `yaml:"catalog" jsonschema_description:"Where models come from, and which are trusted."`
+	Artifacts       Artifacts                 `yaml:"artifacts" jsonschema_description:"What tasks leave behind: plans, diffs, traces, and a proof bundle of each task."`
 	Swap            Swap                      `yaml:"swap" jsonschema_description:"How long tasks wait because other models than theirs are in memory, where pools are on demand."`
 	Provision       Provision                 `yaml:"provision" jsonschema_description:"What preparing engines may do to this machine."`
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
@@ -64,10 +69,82 @@ type Rate struct {
 	Burst     int     `yaml:"burst" jsonschema:"default=1,minimum=1,maximum=1000000" jsonschema_description:"Tasks that may come at once."`
 }
 
+// Sessions bounds sessions (ORCH-3021).
+type Sessions struct {
+	TTL         time.Duration `yaml:"ttl" jsonschema:"default=10m" jsonschema_description:"How long a session takes tasks, from its first one; at most 24h."`
+	MaxTurns    int           `yaml:"max_turns" jsonschema:"default=8,minimum=1,maximum=1000000" jsonschema_description:"How many tasks it takes."`
+	MaxSessions int           `yaml:"max_sessions" jsonschema:"default=1024,minimum=1,maximum=100000" jsonschema_description:"How many sessions are kept at most."`
+}
+
+// Budgets bound what tasks take in all (ORCH-3099).
+type Budgets struct {
+	Session Budget      `yaml:"session" jsonschema_description:"Of each session that was begun with no budget of its own."`
+	Token   TokenBudget `yaml:"token" jsonschema_description:"Of each API token; callers that need none have one together."`
+}
+
+// Budget is one budget.
+type Budget struct {
+	Tokens int     `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 is no bound."`
+	TimeMS int     `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 is no bound."`
+	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 is no bound."`
+}
+
+// TokenBudget is a budget that renews.
+type TokenBudget struct {
+	Tokens int           `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 is no bound."`
+	TimeMS int           `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 is no bound."`
+	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 is no bound."`
+	Renew  time.Duration `yaml:"renew" jsonschema:"default=24h" jsonschema_description:"How long it has to last. 24h renews it at midnight UTC."`
+}
+
 // Ledger says how long finished tasks are remembered (LO-202).
 type Ledger struct {
 	RetainAge   time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long a finished task and its stream can be read again."`
 	RetainBytes int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What tasks may take on the disk, in bytes. Beyond that the oldest finished ones go."`
+}
+
+// Policy says which calls may leave the machine (ORCH-3080).
+type Policy struct {
+	Outbound string   `yaml:"outbound" jsonschema:"default=enforce,enum=enforce,enum=dry_run,enum=off" jsonschema_description:"enforce: by the two lists. dry_run: what they would refuse is logged, and goes out. off: nothing leaves this machine."`
+	Allow    []string `yaml:"allow" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"[scheme://]host[:port] of what may be called; the host may be *, *.name, an address or a range. Empty allows everything that is not denied. Private addresses need a rule that names them, but for an engine's own."`
+	Deny     []string `yaml:"deny" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"The same of what may not be called. Deny wins."`
+}
+
+// Catalog says where models come from and which are trusted (ORCH-3060, ORCH-3037).
+type Catalog struct {
+	Trust     Trust     `yaml:"trust" jsonschema_description:"Which models are taken."`
+	Endpoints Endpoints `yaml:"endpoints" jsonschema_description:"Mirrors, and servers of one's own, in the place of the services behind the schemes."`
+	Fetches   int       `yaml:"fetches" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models that are fetched at the same time."`
+	Hashes    int       `yaml:"hashes" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models whose bytes are checked at the same time."`
+}
+
+// Trust says which models are taken.
+type Trust struct {
+	Mode    string   `yaml:"mode" jsonschema:"default=permissive,enum=permissive,enum=strict" jsonschema_description:"permissive: a missing signature is a warning. strict: a model needs a signature by one of the keys."`
+	Sources []string `yaml:"sources" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"What model refs may begin with, like hf:org/ or file:/srv/models. Empty takes any."`
+	Keys    []string `yaml:"keys" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"minisign public keys, in base64."`
+}
+
+// Endpoints say where the services behind the schemes are.
+type Endpoints struct {
+	HF  string     `yaml:"hf" jsonschema_description:"Base URL in the place of the model hub's."`
+	S3  string     `yaml:"s3" jsonschema_description:"Base URL of the S3 service."`
+	OCI []Registry `yaml:"oci" jsonschema:"maxItems=64" jsonschema_description:"Registries that stand in for others."`
+}
+
+// Registry stands in for the registry of that name.
+type Registry struct {
+	Name string `yaml:"name" jsonschema:"required,minLength=1" jsonschema_description:"The registry as refs name it."`
+	URL  string `yaml:"url" jsonschema:"required,minLength=1" jsonschema_description:"Base URL of what is called in its place."`
+}
+
+// Artifacts says what is kept of them (ORCH-3097, OC-CTRL-2067).
+type Artifacts struct {
+	RetainAge       time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long an artifact is kept after it was stored."`
+	RetainBytes     int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What all artifacts may take on the disk, in bytes. Beyond that the oldest go."`
+	MaxBytes        int           `yaml:"max_bytes" jsonschema:"default=67108864,minimum=1024,maximum=1073741824" jsonschema_description:"Largest artifact, in bytes. Over the API it has to fit into limits.body_bytes as well."`
+	KeepPrompts     bool          `yaml:"keep_prompts" jsonschema:"default=false" jsonschema_description:"Proof bundles hold prompts, not only their digests."`
+	KeepTranscripts bool          `yaml:"keep_transcripts" jsonschema:"default=false" jsonschema_description:"Proof bundles hold what the model answered, not only its digest."`
 }
 
 // Stream says how events are sent.
@@ -118,6 +195,11 @@ const (
 
 	PolicyReject  = "reject"
 	PolicyDropLRU = "drop-lru"
+
+	OutboundDryRun = "dry_run"
+	OutboundOff    = "off"
+
+	TrustStrict = "strict"
 )
 
 // Pool is one pool.
@@ -132,11 +214,12 @@ type Pool struct {
 	IdleTTL        time.Duration `yaml:"idle_ttl" jsonschema:"default=10m" jsonschema_description:"on_demand: unloaded when no task needed it for so long."`
 	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
 	Slots          int           `yaml:"slots" jsonschema:"default=1,minimum=1,maximum=256" jsonschema_description:"Tasks that one replica decodes at the same time. Only a replica with one slot can promise the same bytes again."`
-	Ctx            int           `yaml:"ctx" jsonschema:"default=0,minimum=0,maximum=16777216" jsonschema_description:"Context of a slot, in tokens; 0 leaves it to the model."`
+	Ctx            int           `yaml:"ctx" jsonschema:"default=0,minimum=0,maximum=16777216" jsonschema_description:"Context of a slot, in tokens. 0 on a GPU: as much as fits each replica's card, and the model has; else the model's own."`
 	Threads        int           `yaml:"threads" jsonschema:"default=0,minimum=0,maximum=1024" jsonschema_description:"CPU threads of a replica; 0 chooses."`
 	SamplerProfile string        `yaml:"sampler_profile" jsonschema:"default=default" jsonschema_description:"Name of the sampler profile for requests that set no parameters."`
 	Pace           float64       `yaml:"pace" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Built-in worker: at most this many tokens a second; 0 is as fast as it can."`
 	Provisioning   Provisioning  `yaml:"provisioning" jsonschema_description:"Where the pool's workers come from."`
+	Price          Price         `yaml:"price" jsonschema_description:"What the pool's tokens cost, for budgets of cost. The unit is yours."`
 	Queue          Queue         `yaml:"queue" jsonschema_description:"The pool's queue."`
 	Timeouts       Timeouts      `yaml:"timeouts" jsonschema_description:"When a task that runs is taken as stuck."`
 }
@@ -144,11 +227,11 @@ type Pool struct {
 // Model names a pool's model.
 type Model struct {
 	ID     string `yaml:"id" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,127}$" jsonschema_description:"Name that requests use as model_ref. Left out, it is the last part of ref without .gguf."`
-	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder. For an external pool it is a label that is never opened."`
-	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX. A file with another digest is refused."`
+	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened."`
+	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; of one in several parts that of all, one behind the other. Another digest is refused."`
 
 	Canonical string `yaml:"-"` // Ref normalised: what a request's model_ref is compared with, see Config.CanonicalRef
-	Path      string `yaml:"-"` // the model's file, absolute; empty for an external pool
+	Path      string `yaml:"-"` // the model's file, absolute; empty for an external pool, and for a model that is fetched
 }
 
 // Provisioning says where workers come from.
@@ -169,6 +252,12 @@ type Provisioning struct {
 	Repository string   `yaml:"repository" jsonschema:"maxLength=4096" jsonschema_description:"source: an https URL of a git repository, or a folder or git bundle, relative to this file's folder. Left out, it is the packaged source of llama.cpp."`
 	Ref        string   `yaml:"ref" jsonschema:"default=HEAD,pattern=^[A-Za-z0-9][A-Za-z0-9._/-]{0\\,199}$" jsonschema_description:"source: branch, tag or commit. What was built of a ref is kept: name a tag or a commit, which do not move."`
 	CMakeFlags []string `yaml:"cmake_flags" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"source: flags for CMake, each -DNAME=VALUE, like -DGGML_CUDA=ON."`
+}
+
+// Price is what tokens cost.
+type Price struct {
+	In  float64 `yaml:"per_1k_in" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"1000 tokens of prompts."`
+	Out float64 `yaml:"per_1k_out" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"1000 tokens of answers."`
 }
 
 // Queue is a pool's waiting line.

@@ -83,6 +83,8 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, "info", c.Log.Level)
 	require.Equal(t, config.Limits{BodyBytes: 4 << 20, PromptBytes: 1 << 20, Inputs: 256}, c.Limits)
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{Burst: 1}}, c.Rates)
+	require.Equal(t, config.Sessions{TTL: 10 * time.Minute, MaxTurns: 8, MaxSessions: 1024}, c.Sessions)
+	require.Equal(t, config.Budgets{Token: config.TokenBudget{Renew: 24 * time.Hour}}, c.Budgets)
 	require.Equal(t, config.Ledger{RetainAge: 168 * time.Hour, RetainBytes: 1 << 30}, c.Ledger)
 	require.Equal(t, config.Swap{
 		MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 10 * time.Minute, MinTurn: 20 * time.Second, Linger: 30 * time.Second,
@@ -107,6 +109,8 @@ auth: {token_env: MY_TOKEN, optional_on_loopback: true}
 log: {level: debug}
 limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
 rates: {batch: {per_second: 0.5, burst: 3}}
+sessions: {ttl: 1h, max_turns: 20, max_sessions: 5}
+budgets: {session: {tokens: 2000, time_ms: 30000, cost: 0.5}, token: {tokens: 9007199254740991, time_ms: 1, cost: 2.25, renew: 1h}}
 ledger: {retain_age: 720h, retain_bytes: 1048576}
 swap: {max_wait: 1m, max_wait_behind_batch: 4s, max_wait_batch: 2m, min_turn: 3s, linger: 5s}
 sampler_profiles:
@@ -123,6 +127,7 @@ pools:
     idle_ttl: 30m
     replicas: 3
     slots: 4
+    price: {per_1k_in: 0.1, per_1k_out: 0.3}
     ctx: 8192
     threads: 6
     sampler_profile: v1
@@ -275,7 +280,6 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"external device", pool("  device: cpu\n  provisioning: {mode: external, urls: [\"http://h\"]}\n"), "c.yaml:4:11: device has no effect in a pool of mode external, because its engine runs already"},
 		{"bare name", "pools: [{id: a, model: {ref: haiku}}]\n", `c.yaml:1:30: model.ref cannot be "haiku": a bare name is no ref: write file:PATH`},
 		{"scheme", "pools: [{id: a, model: {ref: \"ollama:x\"}}]\n", "unknown scheme: use file:PATH"},
-		{"later scheme", "pools: [{id: a, model: {ref: \"hf:org/repo/x.gguf\"}}]\n", "model.ref has the scheme hf:, and fetching models comes with the catalog, which is not there yet: fetch the file yourself and write file:PATH"},
 		{"broken ref", "pools: [{id: a, model: {ref: \"file:\"}}]\n", "incomplete: write file:PATH"},
 		{"no model id", "pools: [{id: a, model: {ref: \"file:x/-.gguf\"}}]\n", `model.id is missing, and "-", the end of model.ref, will not do as one`},
 		{"digest", "pools: [{id: a, model: {ref: file:a, digest: abc}}]\n", `model.digest cannot be "abc": it has to match ^sha256:`},
@@ -322,7 +326,7 @@ func TestAllMistakesAtOnceInTheOrderOfTheFile(t *testing.T) {
 log: {level: loud}
 pools:
   - id: a
-    model: {ref: "hf:x/y"}
+    model: {ref: "ftp:x/y"}
     slots: 4
     timeouts: {wall: soon}
   - id: a

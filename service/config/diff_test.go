@@ -21,12 +21,15 @@ func TestDiffNamesWhatChanged(t *testing.T) {
 }
 
 // ORCH-2101
-func TestModelAtTakesFilesOnly(t *testing.T) {
+func TestModelAtTakesRefs(t *testing.T) {
 	c := parse(t, minimal)
 	m, err := c.ModelAt("file:other.gguf")
 	require.NoError(t, err)
 	require.Equal(t, config.Model{Ref: "file:other.gguf", Canonical: "file:/etc/llama-orch/other.gguf", Path: "/etc/llama-orch/other.gguf"}, m)
-	for _, ref := range []string{"other", "hf:org/repo", "ftp:x/y", ""} {
+	fetched, err := c.ModelAt("hf:org/repo")
+	require.NoError(t, err)
+	require.Equal(t, config.Model{Ref: "hf:org/repo", Canonical: "hf:org/repo"}, fetched, "no path until it is fetched")
+	for _, ref := range []string{"other", "ftp:x/y", ""} {
 		_, err := c.ModelAt(ref)
 		require.ErrorContains(t, err, "file:PATH", ref)
 	}

@@ -28,11 +28,10 @@ type ref struct {
 func (r ref) String() string { return r.scheme + ":" + r.rest }
 
 var (
-	errBareName   = errors.New("a bare name is no ref: write file:PATH, where a relative PATH starts at this file's folder")
-	errScheme     = errors.New("unknown scheme: use file:PATH (or hf:, https:, s3:, oci:, once models can be fetched)")
-	errRefShape   = errors.New("incomplete: write file:PATH, hf:ORG/REPO or hf:ORG/REPO/FILE, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG")
-	errNotFetched = errors.New("models are not fetched yet: fetch the file yourself and write file:PATH")
-	errHome       = errors.New("~ needs the environment variable HOME, which is not set: write the path out")
+	errBareName = errors.New("a bare name is no ref: write file:PATH, where a relative PATH starts at this file's folder")
+	errScheme   = errors.New("unknown scheme: use file:PATH, or an hf:, https:, s3: or oci: ref, which is fetched")
+	errRefShape = errors.New("incomplete: write file:PATH, hf:ORG/REPO or hf:ORG/REPO/FILE, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG")
+	errHome     = errors.New("~ needs the environment variable HOME, which is not set: write the path out")
 )
 
 // CanonicalRef is the one spelling of a ref, for comparing: a request's model_ref means the pool whose Model.Canonical
@@ -119,15 +118,20 @@ func modelName(ref string) string {
 	return ref
 }
 
-// ModelAt is the model that a ref names, for a pool that is to get it in the place of its own: a file, by the same rules as
-// model.ref. Nothing is opened.
+// ModelAt is the model that a ref names, for a pool that is to get it in the place of its own, by the same rules as model.ref.
+// Nothing is opened.
 func (c Config) ModelAt(text string) (Model, error) {
 	r, err := parseRef(text, c.Dir, c.home)
-	if err == nil && r.scheme != schemeFile {
-		err = errNotFetched
-	}
 	if err != nil {
 		return Model{}, fmt.Errorf("%q is no model that can be loaded: %w", clip(text), err)
 	}
-	return Model{Ref: text, Canonical: r.String(), Path: r.rest}, nil
+	return Model{Ref: text, Canonical: r.String(), Path: r.path()}, nil
+}
+
+// path is the file of a file: ref; empty for what is fetched.
+func (r ref) path() string {
+	if r.scheme == schemeFile {
+		return r.rest
+	}
+	return ""
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -30,6 +31,9 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	if c.Limits.PromptBytes > c.Limits.BodyBytes && c.Limits.BodyBytes > 0 {
 		ps.add(c.where.of("limits.prompt_bytes"), fmt.Sprintf("limits.prompt_bytes (%d) is over limits.body_bytes (%d)", c.Limits.PromptBytes, c.Limits.BodyBytes),
 			"a prompt comes in a body: raise body_bytes or lower prompt_bytes")
+	}
+	if c.Sessions.TTL > maxSessionTTL {
+		ps.add(c.where.of("sessions.ttl"), fmt.Sprintf("sessions.ttl (%s) is over %s", c.Sessions.TTL, maxSessionTTL), "write 24h or less: who needs longer begins another session")
 	}
 	c.profiles()
 	ids := make(map[string]int)
@@ -68,6 +72,9 @@ func (c *Config) engines(ps *problems) {
 		}
 	}
 }
+
+// maxSessionTTL is what the API's contract has room for.
+const maxSessionTTL = 24 * time.Hour
 
 // maxReplicas bounds the replicas of all pools together, as the metrics contract counts on.
 const maxReplicas = 64
@@ -395,16 +402,11 @@ func (c *Config) model(ps *problems, p *Pool, path string) {
 	m.Canonical = c.CanonicalRef(m.Ref)
 	if p.Provisioning.Mode != ModeExternal {
 		r, err := parseRef(m.Ref, c.Dir, c.home)
-		switch {
-		case err != nil:
+		if err != nil {
 			ps.add(at, fmt.Sprintf("model.ref cannot be %q", clip(m.Ref)), err.Error())
 			return
-		case r.scheme != schemeFile:
-			ps.add(at, fmt.Sprintf("model.ref has the scheme %s:, and fetching models comes with the catalog, which is not there yet", r.scheme),
-				"fetch the file yourself and write file:PATH")
-			return
 		}
-		m.Path = r.rest
+		m.Path = r.path()
 	}
 	if m.ID == "" && !c.where.set(path+".model.id") {
 		if m.ID = modelName(m.Ref); !matches(modelIDPattern(), m.ID) {

@@ -53,6 +53,8 @@ type Job struct {
 	// CachePrompt lets the engine reuse the KV of an earlier prompt. Never for strict tasks: the bytes would depend on
 	// what ran before.
 	CachePrompt bool
+	// Cached is told, before the first token, how many tokens of the prompt came from that KV. Nil: nobody asks.
+	Cached func(tokens int)
 }
 
 // Result is what an engine reports when a job is done.
@@ -62,4 +64,23 @@ type Result struct {
 	Prefill   time.Duration
 	Decode    time.Duration
 	Finish    task.FinishReason
+	Slot      int // where it ran
+	Cells     int // tokens that the slot's KV then held
+	Cached    int // tokens of the prompt that were there already
+}
+
+// Keeper is an Engine that tells what its slots hold, and empties them.
+type Keeper interface {
+	Slots(ctx context.Context) ([]Slot, error)
+	// Erase forgets what a slot holds.
+	Erase(ctx context.Context, slot int) error
+}
+
+// Slot is one slot of an engine.
+type Slot struct {
+	ID    int
+	Busy  bool
+	Job   int   // a number of its last job, where Told
+	Told  bool  //
+	Bytes int64 // of its KV; 0: not told
 }

@@ -73,6 +73,7 @@ func full(state task.State) task.Record {
 	} else {
 		r.End = nil
 	}
+	r.Task.Session, r.Charge = nil, nil // they are kept in tables of their own
 	return r
 }
 

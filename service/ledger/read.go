@@ -19,6 +19,7 @@ type Reader struct {
 	db      *sql.DB
 
 	get, list, listState, live *sql.Stmt
+	sessions, spent            *sql.Stmt
 }
 
 // readers is how many may read at the same time.
@@ -73,6 +74,8 @@ func (r *Reader) prepare(ctx context.Context) error {
 		&r.list:      ended + newest,
 		&r.listState: ended + ` AND t.state = ?` + newest,
 		&r.live:      `SELECT ` + columns + `, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`,
+		&r.sessions:  sessionRows,
+		&r.spent:     `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
 	} {
 		stmt, err := r.db.PrepareContext(ctx, text)
 		if err != nil {
@@ -88,7 +91,7 @@ const everything = `SELECT ` + columns + `, x.ends, x.text` + withTexts
 // Close closes the file.
 func (r *Reader) Close() error {
 	var err error
-	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live} {
+	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live, r.sessions, r.spent} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}

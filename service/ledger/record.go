@@ -32,6 +32,7 @@ type storedTask struct {
 	BackoffNS        time.Duration    `json:"backoff_ns"`
 	PinnedPool       bool             `json:"pinned_pool,omitempty"`
 	Fallback         bool             `json:"fallback,omitempty"`
+	MostTokens       int              `json:"most_tokens,omitempty"`
 	Request          storedRequest    `json:"request"`
 }
 
@@ -85,6 +86,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 		Engine: t.Engine, EngineVersion: t.EngineVersion, ModelID: t.ModelID, PromptTokens: t.PromptTokens, Seed: t.Seed, Sampling: t.Sampling,
 		Determinism: t.Determinism, RequestDigest: t.RequestDigest, QueuePosition: t.QueuePosition,
 		PredictedStartNS: t.PredictedStart, BackoffNS: t.Backoff, PinnedPool: t.PinnedPool, Fallback: t.Fallback,
+		MostTokens: t.MostTokens,
 		Request: storedRequest{
 			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
 			Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
@@ -109,7 +111,7 @@ func decodeTask(text []byte, t *task.Task) error {
 	t.Engine, t.EngineVersion, t.Prompt, t.PromptTokens, t.Seed = s.Engine, s.EngineVersion, q.Prompt, s.PromptTokens, s.Seed
 	t.Sampling, t.Determinism, t.RequestDigest, t.QueuePosition = s.Sampling, s.Determinism, s.RequestDigest, s.QueuePosition
 	t.PredictedStart, t.Backoff, t.PinnedPool, t.Fallback = s.PredictedStartNS, s.BackoffNS, s.PinnedPool, s.Fallback
-	t.ModelID = s.ModelID
+	t.ModelID, t.MostTokens = s.ModelID, s.MostTokens
 	if s.Prompt != nil {
 		t.Prompt = *s.Prompt
 	}

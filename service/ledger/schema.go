@@ -48,6 +48,30 @@ CREATE TABLE transcript (
 	ends BLOB NOT NULL,       -- the tokens' lengths in bytes, as varints
 	text TEXT NOT NULL
 ) STRICT;
+`, `
+CREATE TABLE session (
+	id             TEXT PRIMARY KEY,
+	created_ms     INTEGER NOT NULL,
+	ttl_ms         INTEGER NOT NULL,
+	max_turns      INTEGER NOT NULL,
+	turns          INTEGER NOT NULL, -- tasks that were accepted
+	pool_id        TEXT,             -- of the last turn that ran
+	replica_id     TEXT,
+	budget_tokens  INTEGER NOT NULL, -- 0: no bound
+	budget_time_ms INTEGER NOT NULL,
+	budget_cost    INTEGER NOT NULL, -- millionths
+	spent_tokens   INTEGER NOT NULL,
+	spent_time_ms  INTEGER NOT NULL,
+	spent_cost     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE spending (
+	account   TEXT NOT NULL,    -- who the tasks were from
+	window_ms INTEGER NOT NULL, -- when the budget began that they were charged to
+	tokens    INTEGER NOT NULL,
+	time_ms   INTEGER NOT NULL,
+	cost      INTEGER NOT NULL,
+	PRIMARY KEY (account, window_ms)
+) STRICT, WITHOUT ROWID;
 `}
 
 // oldest is the first version from which the steps lead on.

@@ -23,6 +23,7 @@ const (
 	opDispatch   kind = "dispatch"
 	opCheckpoint kind = "checkpoint"
 	opFinish     kind = "finish"
+	opSession    kind = "session"
 )
 
 // op is one operation that waits for the writer.
@@ -192,6 +193,7 @@ type writer struct {
 	finished int   // tasks, since the next sweep was set
 
 	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
+	keepSession, replaceSession, dropSession, chargeSession, spend, forget            *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -249,6 +251,15 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.endTask: `UPDATE task SET state = ?, replica_id = ?, fingerprint = ?, started_ms = ?, finished_ms = ?, sealed_at = ?,
 			last_event_id = ?, outcome = ? WHERE seq = ? AND finished_ms IS NULL`,
 		&w.insertText: `INSERT INTO transcript (seq, ends, text) VALUES (?, ?, ?)`,
+		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
+			spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
+		&w.replaceSession: `DELETE FROM session WHERE id = ? AND created_ms <> ?`,
+		&w.dropSession:    `DELETE FROM session WHERE id = ? AND created_ms = ?`,
+		&w.chargeSession: `UPDATE session SET spent_tokens = spent_tokens + ?, spent_time_ms = spent_time_ms + ?, spent_cost = spent_cost + ?,
+			pool_id = coalesce(?, pool_id), replica_id = coalesce(?, replica_id) WHERE id = ?`,
+		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost`,
+		&w.forget: `DELETE FROM spending WHERE account = ? AND window_ms < ?`,
 	} {
 		stmt, err := w.conn.PrepareContext(ctx, text)
 		if err != nil {
@@ -262,7 +273,8 @@ func (w *writer) prepare(ctx context.Context) error {
 // close gives the connection back. The last one to go takes the log of writes over into the database.
 func (w *writer) close() error {
 	var err error
-	for _, s := range []*sql.Stmt{w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText} {
+	for _, s := range []*sql.Stmt{w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -324,7 +336,9 @@ func (w *writer) accept(t task.Task, text []byte) error {
 		return err
 	}
 	if n == 1 {
-		_, err = w.insertBody.Exec(int64(t.Seq), string(text))
+		if _, err = w.insertBody.Exec(int64(t.Seq), string(text)); err == nil && t.Session != nil {
+			err = w.session(*t.Session)
+		}
 		return err
 	}
 	var id string
@@ -385,8 +399,10 @@ func (w *writer) finish(r task.Record, text, outcome []byte) error {
 	if err != nil {
 		return err
 	}
-	if n == 1 {
-		_, err = w.insertText.Exec(int64(r.Task.Seq), encodeEnds(r.Transcript.Ends), r.Transcript.Text)
+	if n == 1 { // for the first time: what follows is done once
+		if _, err = w.insertText.Exec(int64(r.Task.Seq), encodeEnds(r.Transcript.Ends), r.Transcript.Text); err == nil && r.Charge != nil {
+			err = w.charge(*r.Charge, r)
+		}
 		return err
 	}
 	state, last, err := w.find(r.Task.ID)

@@ -26,9 +26,9 @@ type Explanation struct {
 	Verdicts          []Verdict
 }
 
-// Explain routes and places a request as Route and Place would, and says why (LO-502). Replicas are each pool's. An unknown
-// model or pool is an error; a request that no pool can serve is an explanation.
-func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, req task.Request) (Explanation, error) {
+// Explain routes and places a request as Route and Place would, and says why (LO-502). Replicas are each pool's, and warm is the one
+// with the KV of the request's session. An unknown model or pool is an error; a request that no pool can serve is an explanation.
+func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, req task.Request, warm string) (Explanation, error) {
 	var e Explanation
 	routing, err := Route(pools, ref, req)
 	if task.HasCode(err, task.NotFound) || task.HasCode(err, task.ModelNotFound) {
@@ -45,8 +45,12 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, r
 	}
 	chosen := pools[at]
 	e.PoolID = chosen.ID
-	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1}
 	list := replicas(chosen.ID)
+	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1, Ctx: req.Ctx}
+	if !need.Strict {
+		need.Warm = warm
+	}
+	need = need.among(list)
 	best, considered := Place(list, need)
 	for i := range list {
 		r := &list[i]
@@ -56,7 +60,7 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, r
 			e.ReplicaID = r.ID
 			v.Reasons = r.forIt(list, best, considered, need)
 		case best >= 0 && r.takes(need):
-			v.Reasons = []string{r.behind(&list[best])}
+			v.Reasons = []string{r.behind(&list[best], need)}
 		default:
 			v.Reasons = r.against(need)
 		}
@@ -77,6 +81,9 @@ func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
 	if slices.Contains(req.Placement.Avoid, p.ID) {
 		why = append(why, "it is to be avoided")
 	}
+	if p.Retired {
+		why = append(why, "its model was retired")
+	}
 	if reason := misfit(p, req); reason != "" {
 		why = append(why, reason)
 	}
@@ -92,6 +99,8 @@ func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
 		return []string{"the request asks for pool '" + c.ID + "'"}
 	case p.Wait != c.Wait:
 		return []string{fmt.Sprintf("a task would wait %s, and %s in pool '%s'", spoken(p.Wait), spoken(c.Wait), c.ID)}
+	case c.Home && !p.Home:
+		return []string{"the session's last turn ran in pool '" + c.ID + "'"}
 	case p.Backlog != c.Backlog:
 		return []string{fmt.Sprintf("it has %d tasks, and pool '%s' %d", p.Backlog, c.ID, c.Backlog)}
 	}
@@ -106,6 +115,9 @@ func (r *Replica) against(need Need) []string {
 	if r.Ready && r.Active >= r.Slots {
 		why = append(why, fmt.Sprintf("all of its %d slots are busy", r.Slots))
 	}
+	if r.Ready && !r.holds(need) {
+		why = append(why, fmt.Sprintf("its context of %d tokens is smaller than the %d asked for", r.Ctx, need.Ctx))
+	}
 	if need.Strict && r.Ready && !r.Strict {
 		why = append(why, "its engine has several slots, and strict determinism needs one")
 	}
@@ -115,6 +127,9 @@ func (r *Replica) against(need Need) []string {
 func (r *Replica) forIt(list []Replica, best, considered int, need Need) []string {
 	if considered == 1 {
 		return []string{"it is the only one that can take the task now"}
+	}
+	if r.ID == need.Warm {
+		return []string{"it holds the KV of the session's last turn"}
 	}
 	for i := range list { // what told it from the best of the others
 		if i != best && list[i].takes(need) && list[i].FreeVRAM == r.FreeVRAM {
@@ -127,8 +142,10 @@ func (r *Replica) forIt(list []Replica, best, considered int, need Need) []strin
 	return []string{fmt.Sprintf("it has the most free VRAM: %s", gigabytes(r.FreeVRAM))}
 }
 
-func (r *Replica) behind(best *Replica) string {
+func (r *Replica) behind(best *Replica, need Need) string {
 	switch {
+	case best.ID == need.Warm:
+		return best.ID + " holds the KV of the session's last turn"
 	case r.FreeVRAM != best.FreeVRAM:
 		return fmt.Sprintf("it has %s of free VRAM, and %s has %s", gigabytes(r.FreeVRAM), best.ID, gigabytes(best.FreeVRAM))
 	case r.Active != best.Active:

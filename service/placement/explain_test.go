@@ -50,7 +50,7 @@ func TestExplain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			req, p := request(), pools()
 			c.change(&req, p)
-			got, err := Explain(p, c.replicas, req.ModelRef, req)
+			got, err := Explain(p, c.replicas, req.ModelRef, req, "")
 			require.NoError(t, err)
 			require.Equal(t, c.pool, got.PoolID)
 			require.Equal(t, c.id, got.ReplicaID)
@@ -64,7 +64,7 @@ func TestExplain(t *testing.T) {
 			}
 		})
 	}
-	_, err := Explain(pools(), replicas(), "gpt", task.Request{ModelRef: "gpt"})
+	_, err := Explain(pools(), replicas(), "gpt", task.Request{ModelRef: "gpt"}, "")
 	require.True(t, task.HasCode(err, task.ModelNotFound))
 }
 
@@ -85,7 +85,7 @@ func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 		}
 		req := request()
 		req.Determinism = rapid.SampledFrom([]task.Determinism{task.Strict, task.BestEffort}).Draw(t, "determinism")
-		got, err := Explain(p, func(string) []Replica { return list }, req.ModelRef, req)
+		got, err := Explain(p, func(string) []Replica { return list }, req.ModelRef, req, "")
 		require.NoError(t, err)
 		routing, err := Route(p, req.ModelRef, req)
 		if err != nil {
@@ -103,4 +103,14 @@ func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 			require.NotEmpty(t, v.Reasons, v)
 		}
 	})
+}
+
+// LO-502, LO-501
+func TestASmallContextIsAReason(t *testing.T) {
+	pools := []Pool{{ID: "a", ModelID: "m", Workload: task.Completion, Ctx: 8192, Slots: 1, Ready: true}}
+	list := []Replica{{ID: "a-0", Ready: true, Slots: 1, Strict: true, Ctx: 4096}, {ID: "a-1", Ready: true, Slots: 1, Strict: true, Ctx: 8192}}
+	e, err := Explain(pools, func(string) []Replica { return list }, "", task.Request{ModelRef: "m", Workload: task.Completion, Ctx: 5000}, "")
+	require.NoError(t, err)
+	require.Equal(t, "a-1", e.ReplicaID)
+	require.Equal(t, []string{"its context of 4096 tokens is smaller than the 5000 asked for"}, e.Verdicts[0].Reasons)
 }

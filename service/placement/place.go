@@ -11,6 +11,7 @@ type Replica struct {
 	Slots       int
 	Active      int  // slots in use
 	Strict      bool // its engine has one slot
+	Ctx         int  // tokens a slot's context holds; 0: not known
 	FreeVRAM    int64
 	Fingerprint string
 }
@@ -19,32 +20,60 @@ type Replica struct {
 type Need struct {
 	Strict      bool   // an engine of one slot only
 	Fingerprint string // of the bytes it has to continue; empty: any
+	Warm        string // the replica that holds the KV of its session; empty: none
+	Ctx         int    // tokens of its prompt and answer
 }
 
-// Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a
-// free slot it takes the most free VRAM, then the fewest active slots, then the smallest id (ORCH-3012). Considered is how
-// many could have taken it.
+// Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a free slot
+// it takes the one that holds the task's KV, then the most free VRAM, then the fewest active slots, then the smallest id
+// (ORCH-3009, ORCH-3012). Considered is how many could have taken it.
 func Place(replicas []Replica, need Need) (index, considered int) {
-	index = -1
+	index, need = -1, need.among(replicas)
 	for i := range replicas {
 		r := &replicas[i]
 		if !r.takes(need) {
 			continue
 		}
 		considered++
-		if index < 0 || before(r, &replicas[index]) {
+		if index < 0 || need.before(r, &replicas[index]) {
 			index = i
 		}
 	}
 	return index, considered
 }
 
-// takes reports whether the replica can run the task now.
-func (r *Replica) takes(need Need) bool {
-	return r.Ready && r.Active < r.Slots && (!need.Strict || r.Strict) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
+// among bounds the context asked for by the largest that any of the replicas has, or will have once it is back: a task that is
+// larger still waits for none of them, and its engine says so.
+func (n Need) among(replicas []Replica) Need {
+	if n.Ctx == 0 {
+		return n
+	}
+	most := 0
+	for i := range replicas {
+		switch r := &replicas[i]; {
+		case r.Parked:
+		case r.Ready && r.Ctx == 0: // it may hold anything
+			return n
+		default:
+			most = max(most, r.Ctx)
+		}
+	}
+	n.Ctx = min(n.Ctx, most)
+	return n
 }
 
-func before(a, b *Replica) bool {
+// holds reports whether the replica's context is large enough for the task.
+func (r *Replica) holds(need Need) bool { return r.Ctx == 0 || need.Ctx <= r.Ctx }
+
+// takes reports whether the replica can run the task now.
+func (r *Replica) takes(need Need) bool {
+	return r.Ready && r.Active < r.Slots && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
+}
+
+func (n Need) before(a, b *Replica) bool {
+	if n.Warm != "" && (a.ID == n.Warm) != (b.ID == n.Warm) {
+		return a.ID == n.Warm
+	}
 	if a.FreeVRAM != b.FreeVRAM {
 		return a.FreeVRAM > b.FreeVRAM
 	}

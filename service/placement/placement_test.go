@@ -155,3 +155,50 @@ func TestAGivenUpPoolOnDemandServesNothing(t *testing.T) {
 	_, err = Route([]Pool{broken, sound}, "", request)
 	require.True(t, task.HasCode(err, task.PoolUnready))
 }
+
+// ORCH-3072, OC-CORE-1016
+func TestRouteLeavesOutWhatAModelCannotOrMayNotServe(t *testing.T) {
+	old := Pool{ID: "old", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Retired: true}
+	plain := Pool{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, NoTemplate: true}
+	req := task.Request{ModelRef: "m", Workload: task.Completion, Prompt: "x"}
+	_, err := Route([]Pool{old}, "m", req)
+	require.True(t, task.HasCode(err, task.ModelDeprecated), "%v", err)
+	require.ErrorContains(t, err, "there is no other")
+	r, err := Route([]Pool{old, plain}, "m", req)
+	require.NoError(t, err)
+	require.Equal(t, "plain", r.PoolID, "the other pool with the model takes its tasks")
+
+	pinned := req
+	pinned.Placement = task.Placement{Mode: task.Pin, PoolID: "old"}
+	_, err = Route([]Pool{old, plain}, "m", pinned)
+	require.True(t, task.HasCode(err, task.ModelDeprecated), "%v", err)
+
+	chat := task.Request{ModelRef: "m", Workload: task.Completion, Messages: []task.Message{{Role: "user", Content: "x"}}}
+	_, err = Route([]Pool{plain}, "m", chat)
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.ErrorContains(t, err, "without a chat template")
+}
+
+// LO-501, OC-CORE-1016: a task goes to a replica whose context holds it, and waits for one even where another is free; one that no
+// replica holds waits for none.
+func TestTheContextOfEachReplicaCounts(t *testing.T) {
+	small := Replica{ID: "small", Ready: true, Slots: 1, Ctx: 4096, FreeVRAM: 9}
+	large := Replica{ID: "large", Ready: true, Slots: 1, Ctx: 8192}
+	at := func(need int, list ...Replica) string {
+		i, _ := Place(list, Need{Ctx: need})
+		if i < 0 {
+			return ""
+		}
+		return list[i].ID
+	}
+	require.Equal(t, "small", at(4096, small, large))
+	require.Equal(t, "large", at(4097, small, large))
+	require.Equal(t, "large", at(9000, small, large), "its engine says that it is too long")
+	busy, away, parked, unknown := large, large, large, large
+	busy.Active, away.Ready, unknown.Ctx = 1, false, 0
+	parked.Ready, parked.Parked = false, true
+	require.Empty(t, at(4097, small, busy))
+	require.Empty(t, at(4097, small, away), "it comes back")
+	require.Equal(t, "small", at(4097, small, parked), "it does not")
+	require.Equal(t, "large", at(4097, small, unknown))
+}

@@ -25,10 +25,13 @@ type Pool struct {
 	Slots    int    // of each replica's engine
 	Profile  string // its sampler profile
 	Ready    bool
-	OnDemand bool          // a task loads it
-	GaveUp   time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
-	Wait     time.Duration // predicted for a task queued now
-	Backlog  int           // tasks that wait or run
+	OnDemand bool // a task loads it
+	// Retired: its model was. NoTemplate: its model is known to have no chat template.
+	Retired, NoTemplate bool
+	GaveUp              time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
+	Wait                time.Duration // predicted for a task queued now
+	Backlog             int           // tasks that wait or run
+	Home                bool          // the session's last turn ran there
 }
 
 // Routing is Route's answer. Fallback: the preferred pool could not be used.
@@ -39,12 +42,16 @@ type Routing struct {
 }
 
 // Route picks the pool for a request: of the pools that hold its model and can serve it, one that is Ready or loads on demand before others, then
-// the shortest wait, then the fewest tasks, then the id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no pool can serve is refused with
+// the shortest wait, then its session's last, then the fewest tasks, then the id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no pool can serve is refused with
 // the reason (OC-CORE-1016).
 func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 	holding := withModel(pools, req.ModelRef, ref)
 	if len(holding) == 0 {
 		return Routing{}, task.Errorf(task.ModelNotFound, "no pool serves the model %.80q: %s", req.ModelRef, known(pools))
+	}
+	holding = slices.DeleteFunc(holding, func(p Pool) bool { return p.Retired })
+	if len(holding) == 0 {
+		return Routing{}, task.Errorf(task.ModelDeprecated, "the model %.80q was retired, and takes no new tasks: %s", req.ModelRef, known(pools))
 	}
 	if req.Placement.Mode == task.Pin {
 		return pin(pools, holding, req)
@@ -64,7 +71,7 @@ func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 		return Routing{}, task.Errorf(task.InvalidParams, "no pool can serve this task: %s", strings.Join(why, "; "))
 	}
 	best := slices.MinFunc(fit, func(a, b Pool) int {
-		return cmp.Or(trueFirst(a.serves(), b.serves()), cmp.Compare(a.Wait, b.Wait), cmp.Compare(a.Backlog, b.Backlog), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(trueFirst(a.serves(), b.serves()), cmp.Compare(a.Wait, b.Wait), trueFirst(a.Home, b.Home), cmp.Compare(a.Backlog, b.Backlog), cmp.Compare(a.ID, b.ID))
 	})
 	if req.Placement.Mode != task.Prefer {
 		return Routing{PoolID: best.ID}, nil
@@ -86,6 +93,10 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 	}
 	if slices.Contains(req.Placement.Avoid, id) {
 		return Routing{}, task.Errorf(task.InvalidParams, "the task is pinned to pool '%s' and is to avoid it: leave one of the two out", id)
+	}
+	if pools[at].Retired {
+		return Routing{}, task.Errorf(task.ModelDeprecated,
+			"the task is pinned to pool '%s', whose model was retired: leave the mode at auto, or activate the model again", id)
 	}
 	if !slices.ContainsFunc(holding, func(p Pool) bool { return p.ID == id }) {
 		return Routing{}, task.Errorf(task.InvalidParams,
@@ -134,6 +145,8 @@ func misfit(p Pool, req task.Request) string {
 		return pool + "uses the sampler profile " + p.Profile
 	case req.Ctx > p.Ctx && (p.Ctx > 0 || !p.OnDemand): // of a model that is not loaded it may be unknown
 		return pool + "has a context of " + strconv.Itoa(p.Ctx) + " tokens, fewer than the " + strconv.Itoa(req.Ctx) + " asked for"
+	case len(req.Messages) > 0 && p.NoTemplate:
+		return pool + "has a model without a chat template: send a prompt"
 	case req.Determinism == task.Strict && p.Slots > 1:
 		return pool + "has replicas of " + strconv.Itoa(p.Slots) + " slots, and strict determinism needs one slot: leave `determinism` out or ask for best_effort"
 	}
@@ -143,9 +156,12 @@ func misfit(p Pool, req task.Request) string {
 func known(pools []Pool) string {
 	var models []string
 	for _, p := range pools {
-		if !slices.Contains(models, p.ModelID) {
+		if !p.Retired && !slices.Contains(models, p.ModelID) {
 			models = append(models, p.ModelID)
 		}
+	}
+	if len(models) == 0 {
+		return "there is no other"
 	}
 	slices.Sort(models)
 	return "use one of " + strings.Join(models, ", ")

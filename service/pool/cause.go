@@ -225,6 +225,9 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	}
 	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
 		r.m.learned.tooLittle(w.claim.load, w.claim.bytes, time.Now())
+		if r.spec.fitsCtx() { // a smaller context is tried next
+			r.kept, r.stretch = 0, r.stretch*shortMargin
+		}
 	}
 	if text := r.advice(found.reason, &w.claim, e.problem); text != "" {
 		if found.detail != "" {

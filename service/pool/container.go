@@ -63,8 +63,8 @@ func (r *replica) planContainer(ctx context.Context, facts Facts, ready Prepared
 		return nil, err
 	}
 	fill := strings.NewReplacer("{name}", r.containerName(), "{port}", port, "{model}", spec.ModelPath)
-	args, facts := r.serverArgs(facts, c.Model, "0.0.0.0", strconv.Itoa(c.Port))
-	p := &plan{exe: exe, address: address, facts: facts, image: ready.Path, after: args}
+	args, withCtx, facts := r.serverArgs(facts, c.Model, "0.0.0.0", strconv.Itoa(c.Port))
+	p := &plan{exe: exe, address: address, facts: facts, image: ready.Path, after: args, withCtx: withCtx}
 	for _, arg := range c.Argv[1:] {
 		p.args = append(p.args, fill.Replace(arg))
 	}

@@ -22,6 +22,7 @@ const (
 	// guessFixed and guessShare make a guess of a file whose header cannot be read.
 	guessFixed = 64 * mebi
 	guessShare = 1.2
+	maxCtx     = 1 << 24 // what the configuration allows
 )
 
 // estimate is what a worker is expected to take. Bytes.
@@ -40,23 +41,47 @@ func total(cards []int64, parts []float64) int64 {
 	return most
 }
 
-// estimateFile estimates what a worker of the spec takes. With an error comes a guess made of the file's size.
-func estimateFile(spec Spec, size int64) (e estimate, err error) {
+// sizer estimates what workers of a spec take, by the header of the model's file.
+type sizer struct {
+	spec Spec
+	size int64          // of the file
+	file *gguf.GGUFFile // nil: its header is not understood, and everything is a guess
+	own  int            // the model's own context, in tokens; 0: not known
+}
+
+// newSizer reads the header. With an error the sizer guesses.
+func newSizer(spec Spec, size int64) (s *sizer, err error) {
+	s = &sizer{spec: spec, size: size}
 	defer func() {
 		if p := recover(); p != nil { // the parser's, about a header that contradicts itself
-			err = fmt.Errorf("estimate the model's memory: %v", p)
-		}
-		if err != nil {
-			e = guess(spec, size)
+			s.file, s.own, err = nil, 0, fmt.Errorf("read the model's header: %v", p)
 		}
 	}()
 	file, err := gguf.ParseGGUFFile(spec.ModelPath, gguf.UseMMap())
 	if err != nil {
-		return e, fmt.Errorf("read the model's header: %w", err)
+		return s, fmt.Errorf("read the model's header: %w", err)
+	}
+	s.file, s.own = file, int(min(file.Architecture().MaximumContextLength, maxCtx))
+	return s, nil
+}
+
+// at estimates a worker whose slots have such a context; 0: the engine's default.
+func (s *sizer) at(ctx int) (e estimate, err error) {
+	spec := s.spec
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("estimate the model's memory: %v", p)
+		}
+		if err != nil {
+			e = guess(spec, s.size)
+		}
+	}()
+	if s.file == nil {
+		return guess(spec, s.size), nil
 	}
 	cpu := spec.Device == "cpu"
 	options := []gguf.GGUFRunEstimateOption{
-		gguf.WithLLaMACppContextSize(int32(min(int64(spec.Ctx)*int64(spec.Slots), math.MaxInt32))), // 0: the model's own
+		gguf.WithLLaMACppContextSize(int32(min(int64(ctx)*int64(spec.Slots), math.MaxInt32))), // 0: the model's own
 		gguf.WithParallelSize(int32(spec.Slots)),
 		gguf.WithLLaMACppLogicalBatchSize(batch), gguf.WithLLaMACppPhysicalBatchSize(microBatch),
 	}
@@ -65,7 +90,7 @@ func estimateFile(spec Spec, size int64) (e estimate, err error) {
 	} else {
 		options = append(options, gguf.WithLLaMACppOffloadLayers(math.MaxUint64), gguf.WithTensorSplitFraction(cumulated(spec.parts())))
 	}
-	run := file.EstimateLLaMACppRun(options...)
+	run := s.file.EstimateLLaMACppRun(options...)
 	item := run.SummarizeItem(false, processHost, cardContext)
 	e.host = int64(item.RAM.NonUMA)
 	if !cpu {
@@ -86,7 +111,12 @@ func expectFile(spec Spec) int64 {
 	if err != nil || !stat.Mode().IsRegular() {
 		return 0
 	}
-	e, _ := estimateFile(spec, stat.Size()) // a guess will do; the load says that it is one
+	s, _ := newSizer(spec, stat.Size()) // a guess will do; the load says that it is one
+	ctx := spec.Ctx
+	if spec.fitsCtx() { // the swap is planned for the least, and the load takes what there is beyond it
+		ctx = s.least()
+	}
+	e, _ := s.at(ctx)
 	return e.expected(spec)
 }
 

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -20,12 +21,18 @@ func fileSize(t *testing.T, path string) int64 {
 	return stat.Size()
 }
 
+func estimateOf(spec Spec, size int64) (estimate, error) {
+	s, unread := newSizer(spec, size)
+	e, err := s.at(spec.Ctx)
+	return e, errors.Join(unread, err)
+}
+
 // ORCH-3003, LO-501
 func TestTheBundledModelIsEstimated(t *testing.T) {
 	of := func(change func(*Spec)) estimate {
 		spec := Spec{ID: "p", ModelPath: haikuFile, Mode: Binary, Device: "cpu", Ctx: 256, Slots: 1}
 		change(&spec)
-		e, err := estimateFile(spec, fileSize(t, haikuFile))
+		e, err := estimateOf(spec, fileSize(t, haikuFile))
 		require.NoError(t, err)
 		return e
 	}
@@ -62,7 +69,7 @@ func TestAFileThatIsNotUnderstoodIsGuessed(t *testing.T) {
 		path := filepath.Join(dir, "broken.gguf")
 		require.NoError(t, os.WriteFile(path, broken, 0o600))
 		for _, device := range []string{"cpu", "0"} {
-			e, err := estimateFile(Spec{ModelPath: path, Mode: Binary, Device: device, Ctx: 256, Slots: 1}, 1000*mebi)
+			e, err := estimateOf(Spec{ModelPath: path, Mode: Binary, Device: device, Ctx: 256, Slots: 1}, 1000*mebi)
 			if err == nil {
 				require.Positive(t, e.host)
 				continue

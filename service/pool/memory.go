@@ -22,6 +22,9 @@ import (
 
 // Memory is the account of the GPUs' memory (LO-501). Its methods may be called from several goroutines.
 type Memory interface {
+	// Room tells what the cards of a device can give: of a mask its cards, in its order, of "auto" all that can be used. Nothing
+	// where one of the mask cannot.
+	Room(device string) []Room
 	// Reserve chooses cards for the owner's next worker and promises their memory, before anything is started. A refusal is
 	// a *task.Error, retriable where waiting may help. What an earlier worker of the owner has not given back yet counts
 	// beside it.
@@ -33,6 +36,13 @@ type Memory interface {
 	Settle(owner string) []Share
 	// Release says that the owner's worker and its group are gone.
 	Release(owner string)
+}
+
+// Room is what a card can give, in bytes: now, and if nobody else had anything of it.
+type Room struct {
+	Card        int
+	Name        string // as in Grant
+	Free, Total int64
 }
 
 // Wish is what a worker needs.
@@ -68,22 +78,32 @@ type claim struct {
 // reserve makes the claim of the worker about to be started, or says what is too little (ORCH-3003).
 func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logger) error {
 	spec := r.spec
-	estimate, err := estimateFile(spec, fileSize)
+	sizer, err := newSizer(spec, fileSize)
+	if err != nil {
+		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
+	}
+	if spec.cards() > 0 { // one at a time, so that what is fitted is there when it is reserved
+		r.m.placing.Lock()
+		defer r.m.placing.Unlock()
+	}
+	f := fitting{r: r, sizer: sizer, model: facts.ModelDigest, now: time.Now()}
+	ctx, device := f.choose()
+	estimate, err := sizer.at(ctx)
 	if err != nil {
 		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
 	}
 	c := &w.claim
-	c.load = load{model: facts.ModelDigest, ctx: spec.Ctx, slots: spec.Slots, cards: len(estimate.cards)}
+	c.load = f.load(ctx)
 	expected := estimate.expected(spec)
 	host := estimate.host
 	if c.load.cards == 0 {
 		c.class = facts.Device
 	}
-	need := r.m.learned.need(c.load, c.class, expected, time.Now())
+	need := f.need(c.class, ctx, expected)
 	if c.load.cards == 0 {
 		host = need
 	}
-	r.change(func(i *Info) { i.EstimateBytes, i.NeedBytes, i.ObservedBytes = expected, need, 0 })
+	r.change(func(i *Info) { i.EstimateBytes, i.NeedBytes, i.ObservedBytes, i.Ctx = expected, need, 0, ctx })
 	if err := r.m.promiseHost(host); err != nil {
 		return &loss{reason: refused, err: r.typed(err), short: true}
 	}
@@ -92,11 +112,14 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 		return nil
 	}
 
-	grant, err := r.m.opts.Memory.Reserve(r.owner, Wish{Device: spec.Device, Split: spec.TensorSplit, Bytes: need})
+	grant, err := r.m.opts.Memory.Reserve(r.owner, Wish{Device: device, Split: spec.TensorSplit, Bytes: need})
 	if err != nil {
-		refusal := task.AsError(err)
-		return &loss{reason: refused, err: r.typed(err), short: refusal.Retriable, fixed: !refusal.Retriable}
+		refusal := *task.AsError(err)
+		f.refused(&refusal, ctx)
+		r.inVain++
+		return &loss{reason: refused, err: r.typed(&refusal), short: refusal.Retriable, fixed: !refusal.Retriable}
 	}
+	r.inVain, r.kept = 0, ctx
 	c.reserved, c.bytes, c.cards = true, need, grant.Cards
 	c.class = "gpu:" + strings.Join(grant.Names, "+")
 	facts.Device = c.class

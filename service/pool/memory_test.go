@@ -21,6 +21,8 @@ import (
 
 const gib = 1 << 30
 
+var cardNames = []string{"RTX 3090;driver 1", "RTX 3060;driver 1"}
+
 // cards plays the account of two cards, a large one and a small one.
 type cards struct {
 	t *testing.T
@@ -75,10 +77,29 @@ func (c *cards) Reserve(owner string, w pool.Wish) (pool.Grant, error) {
 	for _, s := range shares {
 		c.free[s.Card] -= s.Bytes
 		g.Cards = append(g.Cards, s.Card)
-		g.Names = append(g.Names, []string{"RTX 3090;driver 1", "RTX 3060;driver 1"}[s.Card])
+		g.Names = append(g.Names, cardNames[s.Card])
 	}
 	c.held[owner] = shares
 	return g, nil
+}
+
+func (c *cards) Room(device string) (rooms []pool.Room) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i, free := range c.free {
+		room := pool.Room{Card: i, Name: cardNames[i], Free: free, Total: free}
+		for _, held := range c.held {
+			for _, s := range held {
+				if s.Card == i {
+					room.Total += s.Bytes
+				}
+			}
+		}
+		if device == "auto" || slices.Contains(strings.Split(device, ","), fmt.Sprint(i)) {
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms
 }
 
 func (c *cards) Spawned(owner string, pid int) {

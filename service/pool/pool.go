@@ -63,7 +63,9 @@ type Info struct {
 	NeedBytes     int64 // what is asked for the next worker, by the estimate and what was learned; 0: not known yet
 	// Wanted says that a worker should run: false once the pool was drained or unloaded, or where it waits for its first Load.
 	Wanted bool
-	// LoadTime is how long it last took from the first check to ready; 0: never yet.
+	// FetchedBytes of FetchTotal, which is 0 while it is not known, are on the disk of a model that the replica waits for.
+	FetchedBytes, FetchTotal int64
+	// LoadTime is how long it last took from the first check to ready, the fetch of the model aside; 0: never yet.
 	LoadTime  time.Duration
 	Restarts  int
 	LastError string   // why the replica is not, or was last not, ready
@@ -93,6 +95,8 @@ type Options struct {
 	CheckGPU func(mask string) error
 	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
 	Memory Memory
+	// Models are those that are fetched or catalogued. Nil: every model is simply a file.
+	Models Models
 	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.
 	// Nil: nothing is known.
 	DeviceProblems func(cards []int, since time.Time) string
@@ -126,6 +130,7 @@ type Manager struct {
 	launcher *launcher
 	layout   atomic.Pointer[layout] // changed under mu, and read without
 	turn     atomic.Uint32          // of Engines
+	placing  sync.Mutex             // held while a worker's cards are chosen; before mu and any replica's
 
 	mu        sync.Mutex // before any replica's
 	started   bool
@@ -193,6 +198,9 @@ func (o *Options) complete() {
 	}
 	if o.CheckGPU == nil {
 		o.CheckGPU = func(string) error { return unavailable("nobody looks for GPUs here: say `device: cpu`") }
+	}
+	if o.Models == nil {
+		o.Models = noModels{}
 	}
 	if o.DeviceProblems == nil {
 		o.DeviceProblems = func([]int, time.Time) string { return "" }
@@ -273,7 +281,11 @@ func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica)
 	g := &group{configured: configured, spec: spec}
 	expected := int64(0)
 	if spec.OnDemand { // who plans the swaps has to know before the first load
-		expected = expectFile(spec)
+		known := spec
+		if path := m.opts.Models.Path(spec.ModelRef); path != "" {
+			known.ModelPath = path
+		}
+		expected = expectFile(known)
 	}
 	for i := range spec.Replicas {
 		r := newReplica(m, spec, i, fmt.Sprintf("%s-%d", spec.ID, i), wanted)

@@ -63,7 +63,7 @@ func setup(t *testing.T, change func(b *bundle, o *pool.Options), specs ...pool.
 		change(b, &options)
 	}
 	for i := range options.Specs {
-		if s := &options.Specs[i]; s.Mode == pool.Builtin && s.ModelPath == "" {
+		if s := &options.Specs[i]; s.Mode == pool.Builtin && s.ModelPath == "" && options.Models == nil {
 			s.ModelPath = b.model(child{})
 		}
 	}
@@ -195,7 +195,7 @@ func TestAWorkerInheritsLittleAndKnowsAKey(t *testing.T) {
 	require.NotContains(t, environment, "the daemon's secret")
 	require.Contains(t, environment, "CUDA_VISIBLE_DEVICES= ")
 	require.Regexp(t, `LLAMA_API_KEY=[A-Z2-7]{26}`, environment)
-	require.Contains(t, arguments, "--ctx 256 --threads 3 --pace 2.5 --workload completion")
+	require.Contains(t, arguments, "--threads 3 --pace 2.5 --workload completion --ctx 256")
 }
 
 // ORCH-3002
@@ -407,7 +407,7 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 		"its command":          {{ID: "p", Mode: pool.Container, ModelPath: "m"}},
 		"Options.Prepare":      {{ID: "p", Mode: pool.Binary, ModelPath: "m", Recipe: "r"}},
 		"builtin, binary":      {{ID: "p", Mode: "magic"}},
-		"no file":              {{ID: "p", Mode: pool.Builtin}},
+		"no model":             {{ID: "p", Mode: pool.Builtin}},
 		"no id":                {{Mode: pool.Builtin}},
 		"built-in worker does": {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 1}}},
 		"needs the cards":      {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "auto", TensorSplit: []float64{1, 1}}},

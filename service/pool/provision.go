@@ -36,8 +36,9 @@ const (
 type plan struct {
 	exe     string
 	args    []string
-	address string // where it will listen; empty where it says so itself
-	cards   []int  // granted; nil where Memory grants none
+	withCtx func(ctx int) []string // the arguments of a context, once it is decided on
+	address string                 // where it will listen; empty where it says so itself
+	cards   []int                  // granted; nil where Memory grants none
 	facts   Facts
 
 	image  string // of a container; what follows it is after
@@ -63,22 +64,14 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 		}
 		facts.Device = "gpu:" + spec.Device
 	}
-	stat, err := os.Stat(spec.ModelPath)
-	if err != nil || !stat.Mode().IsRegular() {
-		return nil, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, err)
+	model, err := r.model(w, log)
+	if err != nil {
+		return nil, err
 	}
-	if facts.ModelDigest, err = r.m.digests.file(ctx, spec.ModelPath); err != nil {
-		return nil, fmt.Errorf("compute the model's digest: %w", err)
-	}
-	if spec.ModelDigest != "" && !strings.EqualFold(spec.ModelDigest, facts.ModelDigest) {
-		untrusted := task.Errorf(task.UntrustedArtifact, "the model's file has the digest %s, the configuration expects %s: fetch the file again, or correct `model.digest`",
-			facts.ModelDigest, spec.ModelDigest)
-		untrusted.Engine, untrusted.PoolID = spec.Engine, spec.ID
-		return nil, &loss{reason: refused, fixed: true, err: untrusted}
-	}
+	facts.ModelDigest = model.Digest
 	facts.Threads = spec.Threads
 	if facts.Threads <= 0 {
-		facts.Threads = defaultThreads(stat.Size(), runtime.NumCPU())
+		facts.Threads = defaultThreads(model.Size, runtime.NumCPU())
 	}
 	var made Prepared
 	if spec.Recipe != nil {
@@ -99,12 +92,16 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.reserve(w, &ready.facts, stat.Size(), log); err != nil { // last: it takes from others
+	if err := r.reserve(w, &ready.facts, model.Size, log); err != nil { // last: it takes from others
 		return nil, err
 	}
 	ready.cards = w.claim.cards
+	sized := ready.withCtx(w.claim.load.ctx)
 	if spec.Mode == Container {
+		ready.after = append(ready.after, sized...)
 		ready.contain(spec, ready.cards)
+	} else {
+		ready.args = append(ready.args, sized...)
 	}
 	return ready, nil
 }
@@ -144,10 +141,9 @@ func (r *replica) planBuiltin(ctx context.Context, facts Facts, _ Prepared) (*pl
 	}
 	facts.Flags = []string{"workload=" + string(spec.Workload)}
 	return &plan{exe: r.m.opts.WorkerExe, facts: facts, args: []string{
-		"worker", "--model", spec.ModelPath, "--libs", spec.LibsDir,
-		"--ctx", strconv.Itoa(spec.Ctx), "--threads", strconv.Itoa(facts.Threads),
+		"worker", "--model", spec.ModelPath, "--libs", spec.LibsDir, "--threads", strconv.Itoa(facts.Threads),
 		"--pace", strconv.FormatFloat(spec.Pace, 'g', -1, 64), "--workload", string(spec.Workload),
-	}}, nil
+	}, withCtx: func(ctx int) []string { return []string{"--ctx", strconv.Itoa(ctx)} }}, nil
 }
 
 func (r *replica) planBinary(ctx context.Context, facts Facts, made Prepared) (*plan, error) {
@@ -166,12 +162,12 @@ func (r *replica) planBinary(ctx context.Context, facts Facts, made Prepared) (*
 	if err != nil {
 		return nil, err
 	}
-	args, facts := r.serverArgs(facts, spec.ModelPath, "127.0.0.1", port)
-	return &plan{exe: exe, args: args, address: address, facts: facts}, nil
+	args, withCtx, facts := r.serverArgs(facts, spec.ModelPath, "127.0.0.1", port)
+	return &plan{exe: exe, args: args, withCtx: withCtx, address: address, facts: facts}, nil
 }
 
-// serverArgs is what llama-server is told, and the facts that this makes.
-func (r *replica) serverArgs(facts Facts, model, host, port string) ([]string, Facts) {
+// serverArgs is what llama-server is told, up to its context and from there, and the facts that this makes.
+func (r *replica) serverArgs(facts Facts, model, host, port string) (args []string, withCtx func(ctx int) []string, _ Facts) {
 	spec := r.spec
 	facts.Batch = batch
 	if spec.Device == "cpu" {
@@ -194,15 +190,19 @@ func (r *replica) serverArgs(facts Facts, model, host, port string) ([]string, F
 		facts.Flags = append(facts.Flags, "--embedding", "--pooling", "rank", "--reranking")
 	}
 	facts.Flags = append(facts.Flags, spec.BinaryArgs...)
-	args := []string{
+	args = []string{
 		"-m", model, "--parallel", strconv.Itoa(spec.Slots), "-t", strconv.Itoa(facts.Threads),
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
 		"--host", host, "--port", port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
 	}
-	if spec.Ctx > 0 { // llama-server divides it among the slots
-		args = append(args, "-c", strconv.Itoa(spec.Ctx*spec.Slots))
+	withCtx = func(ctx int) []string {
+		var sized []string
+		if ctx > 0 { // llama-server divides it among the slots
+			sized = []string{"-c", strconv.Itoa(ctx * spec.Slots)}
+		}
+		return append(sized, facts.Flags...)
 	}
-	return append(args, facts.Flags...), facts
+	return args, withCtx, facts
 }
 
 // freePort finds a port of the loopback that is free now.

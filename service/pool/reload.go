@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"reflect"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -65,6 +63,7 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 	}
 
 	next := m.successors(old, spec, true, nil)
+	next.keepCtx(old)
 	m.launch(next)
 	why := m.firstTries(ctx, next)
 	if why == nil {
@@ -126,26 +125,6 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	return reloadFailed(spec, why, "the old one is back")
 }
 
-// checkModel refuses a model before anything is done for it.
-func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
-	if spec.Mode == External {
-		return task.Errorf(task.InvalidParams, "the engines of pool '%s' run elsewhere and load their own models: reload them there", spec.ID)
-	}
-	stat, err := os.Stat(spec.ModelPath)
-	if err != nil || !stat.Mode().IsRegular() {
-		return task.Errorf(task.ModelNotFound, "there is no model file for %q: fetch it, or correct the reference", spec.ModelRef).Because(err)
-	}
-	digest, err := m.digests.file(ctx, spec.ModelPath)
-	if err != nil {
-		return task.Errorf(task.ModelNotFound, "the model file for %q cannot be read: check its permissions, or fetch it again", spec.ModelRef).Because(err)
-	}
-	if spec.ModelDigest != "" && !strings.EqualFold(spec.ModelDigest, digest) {
-		return task.Errorf(task.UntrustedArtifact, "the model file for %q has the digest %s, and %s is expected: fetch the file again, or correct the digest",
-			spec.ModelRef, digest, spec.ModelDigest)
-	}
-	return nil
-}
-
 func reloadFailed(spec Spec, why *loss, now string) error {
 	code := task.PoolUnavailable
 	if cause, ok := errors.AsType[*task.Error](why.err); ok && cause.Code != task.WorkerReset { // which is a stream's
@@ -162,6 +141,15 @@ func (m *Manager) successors(old *group, spec Spec, wanted bool, after []*replic
 	defer m.mu.Unlock()
 	m.births++
 	return m.newGroup(old.configured, spec, wanted, after)
+}
+
+// keepCtx has the group's replicas, which were not launched yet, fit no smaller a context beside the old ones than those have.
+func (g *group) keepCtx(old *group) {
+	for i, r := range g.replicas {
+		if i < len(old.replicas) && r.spec.fitsCtx() {
+			r.kept = old.replicas[i].info().Ctx
+		}
+	}
 }
 
 func (m *Manager) launch(g *group) {

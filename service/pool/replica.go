@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -54,13 +55,16 @@ type replica struct {
 	backoff  *backoff.ExponentialBackOff // owned by the supervisor
 	breaker  breaker                     // owned by the supervisor
 	restarts int                         // owned by the supervisor
+	kept     int                         // the context that was fitted last, 0: none; owned by the supervisor
+	inVain   int                         // times in a row that no memory was to be had; owned by the supervisor
+	stretch  float64                     // by how much more than expected a fitted worker asks for; owned by the supervisor
 	probing  bool                        // the liveness probe has a slot; guarded by mu
 }
 
 func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *replica {
 	r := &replica{
 		m: m, spec: spec, index: index, id: id, order: order{wanted: wanted},
-		first: make(chan *loss, 1), done: make(chan struct{}), changed: make(chan struct{}), news: make(chan struct{}),
+		stretch: 1, first: make(chan *loss, 1), done: make(chan struct{}), changed: make(chan struct{}), news: make(chan struct{}),
 		breaker: breaker{failures: m.opts.BreakerFailures, window: m.opts.BreakerWindow},
 	}
 	r.owner = r.id
@@ -329,7 +333,7 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
 	w.facts = plan.facts
 	w.facts.Build, w.facts.System = props.Build, props.System
-	w.facts.Ctx, w.facts.Slots = r.spec.Ctx, r.spec.Slots
+	w.facts.Ctx, w.facts.Slots = cmp.Or(w.claim.load.ctx, r.spec.Ctx), r.spec.Slots
 	if props.Ctx > 0 {
 		w.facts.Ctx = props.Ctx
 	}

@@ -28,8 +28,8 @@ type Spec struct {
 	ID       string
 	Engine   string // engine kind, e.g. llamacpp
 	ModelID  string
-	ModelRef string // a label; only ModelPath is opened
-	// ModelPath is the model's file. Empty for external pools.
+	ModelRef string // what Options.Models knows the model by, else a label
+	// ModelPath is the model's file. Empty for external pools, and for a model that Options.Models fetches.
 	ModelPath string
 	Device    string // "cpu", "auto" (each replica gets one GPU that holds it), or a mask of GPU indices: "0", "0,1"
 	// TensorSplit says what part of the model each card of the mask holds, as positive shares in its order (ORCH-3052).
@@ -37,7 +37,7 @@ type Spec struct {
 	TensorSplit []float64
 	Replicas    int // default 1; external pools have one replica a URL
 	Slots       int // default 1; the built-in worker has one
-	Ctx         int // tokens a slot's context holds; 0: the engine's default
+	Ctx         int // tokens a slot's context holds; 0: on cards what fits them, else the engine's default
 	// Threads that decode. Default: 1 for a model file under 64 MB, where more threads cost more than they give, else half
 	// the logical cores, at least 1.
 	Threads    int
@@ -98,8 +98,8 @@ func (s *Spec) complete(opts Options) error {
 	if s.Recipe != nil && opts.Prepare == nil {
 		return errors.New("Options.Prepare is missing")
 	}
-	if s.ModelPath == "" {
-		return errors.New("the pool's model has no file")
+	if s.ModelPath == "" && s.ModelRef == "" {
+		return errors.New("the pool has no model")
 	}
 	return s.checkSplit()
 }

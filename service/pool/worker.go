@@ -28,6 +28,7 @@ type worker struct {
 	born     time.Time
 	oomKills int64 // when it was born
 	claim    claim // owned by the supervisor
+	held     Held  // its model, where that is kept from being deleted; owned by the supervisor
 	facts    Facts // set when ready
 
 	active atomic.Int32  // slots in use. It grows under the replica's mutex alone
@@ -164,6 +165,9 @@ func (r *replica) bury(w *worker, ordered bool) {
 		r.change(func(i *Info) { i.LogTail = w.tail() })
 	}
 	r.release(w)
+	if w.held.Release != nil {
+		w.held.Release()
+	}
 	if c, ok := w.engine.(interface{ Close() }); ok {
 		c.Close() // its idle connections
 	}

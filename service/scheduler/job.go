@@ -38,6 +38,7 @@ type job struct {
 	readers     int                     // of its stream
 	visits      int                     // readers so far
 	absence     *time.Timer             // while its last reader may come back, where it ends without one
+	warm        bool                    // the engine took part of the prompt from KV, in this run
 	claimed     bool                    // somebody is ending it
 	refusal     *task.Error             // it could not be recorded, and never was accepted
 	recorded    chan struct{}           // closed once it is recorded, or could not be
@@ -105,7 +106,7 @@ func (j *job) start(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	if j.startedAt.IsZero() {
 		j.startedAt = now
 	}
-	j.state, j.replica, j.cancelRun = task.Running, r, cancel
+	j.state, j.replica, j.cancelRun, j.warm = task.Running, r, cancel, false
 	j.tried++
 	return true
 }
@@ -136,7 +137,14 @@ func (j *job) waits(fingerprint string, patience time.Duration, over func() bool
 func (j *job) need() placement.Need {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: j.wants}
+	q := &j.task.Request
+	need := placement.Need{
+		Strict: j.task.Determinism == task.Strict, Fingerprint: j.wants, Ctx: max(q.Ctx, j.task.PromptTokens+max(q.MaxTokens, 1)),
+	}
+	if reuse(&j.task) {
+		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
+	}
+	return need
 }
 
 func (j *job) running() bool {
@@ -225,6 +233,27 @@ func (j *job) outputAt(now time.Time) bool {
 	return true
 }
 
+// decoded is how long the job's tokens took until now.
+func (j *job) decoded(now time.Time) time.Duration {
+	if at := j.firstOutputAt(); !at.IsZero() {
+		return now.Sub(at)
+	}
+	return 0
+}
+
+// cached notes how much of the prompt the engine took from KV.
+func (j *job) cached(tokens int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.warm = tokens > 0
+}
+
+func (j *job) isWarm() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.warm
+}
+
 func (j *job) firstOutputAt() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -275,7 +304,10 @@ func (j *job) figures() (task.Metrics, bool) {
 	if r.State.Final() {
 		return task.Metrics{}, false
 	}
-	m := task.Metrics{Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth(), Failover: max(j.tries()-1, 0)}
+	m := task.Metrics{
+		Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth(), KVWarmth: j.isWarm(), Failover: max(j.tries()-1, 0),
+		Budgets: j.lane.s.o.Sessions.Rests(r.Task.Request.SessionID, r.Task.Request.Actor),
+	}
 	var start time.Duration
 	m.QueuePosition, start = j.place(r.Status())
 	m.PredictedStartMS = start.Milliseconds()

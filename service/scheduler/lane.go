@@ -208,6 +208,20 @@ func (l *lane) place(run context.Context, j *job) bool {
 	return true
 }
 
+// giveUp ends the tasks that wait. One whose tokens left was lost with its worker, and its client can no longer go on.
+func (l *lane) giveUp(e *task.Error) {
+	for _, j := range l.s.jobs() {
+		if j.lane != l || j.running() || !j.dispatchable() {
+			continue
+		}
+		why := e
+		if j.log.Tokens() > 0 {
+			why = l.errLost("its pool cannot load its model again")
+		}
+		l.s.aside(func() { l.s.finish(j, task.Failed, nil, why) })
+	}
+}
+
 // errFull completes a full queue's refusal with when a place is likely to be free (ORCH-2007).
 func (l *lane) errFull(err error) error {
 	e := task.AsError(err)

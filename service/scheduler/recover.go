@@ -19,6 +19,7 @@ func (s *Scheduler) Recover(left []task.Record) {
 	running, queued := 0, 0
 	var tried sync.WaitGroup // together, so that they share commits
 	for _, r := range left {
+		s.o.Sessions.Recover(r.Task)
 		l := s.lane(r.Task.PoolID)
 		switch {
 		case l == nil:
@@ -73,11 +74,13 @@ func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error)
 	r.SealedAt = log.LastEventID()
 	r.LastEventID = log.Fail(e)
 	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e
+	r.Charge = s.o.Sessions.Charge(r, 0)
 	tried.Add(1)
 	s.runs.Go(func() {
 		recorded := s.tryRecord(r)
 		tried.Done()
 		if recorded || s.retryRecord(r) {
+			s.o.Sessions.Settle(r)
 			s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{})
 			s.narrate(r, r.Task.EngineVersion, was)
 		}

@@ -52,6 +52,7 @@ type replica struct {
 	fail     error         // what Generate returns after two tokens
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
 	says     string        // put before each token
+	ctx      int           // 0: not known
 	build    string        // of another engine; empty: the others'
 }
 
@@ -198,7 +199,7 @@ func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replic
 		if x.busy {
 			active = 1
 		}
-		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Fingerprint: x.fingerprint()})
+		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Ctx: x.ctx, Fingerprint: x.fingerprint()})
 	}
 	return into
 }

@@ -33,6 +33,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	}
 	l.rates.began(j, replica.ID, now)
 	l.placed(j, replica, now, considered)
+	l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots)
 
 	t, err := l.read(ctx, j, lease.Engine())
 	var result engine.Result
@@ -43,6 +44,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	if err == nil {
 		l.moved.Store(o.Now().UnixNano())
+		l.kept(ctx, t, lease, result)
 		lease.Release() // the next task need not wait for the disk
 		l.s.finish(j, task.Completed, ending(j, t, replica, result, answer), nil)
 		return
@@ -92,7 +94,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
-		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: t.Determinism == task.BestEffort,
+		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t),
 	}
 	if work.Workload != task.Completion {
 		idle.Stop() // there is nothing to see before the answer
@@ -101,6 +103,9 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 			l.firstOutput(j)
 		}
 		return result, answer, err
+	}
+	if work.CachePrompt && t.Request.SessionID != "" {
+		work.Cached = j.cached
 	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
 	result, err := lease.Engine().Generate(ctx, work, func(text string) error {

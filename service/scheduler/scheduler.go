@@ -54,6 +54,7 @@ type Replica struct {
 	EngineVersion string
 	ModelDigest   string
 	Fingerprint   string
+	Slots         int // of its engine
 }
 
 // Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
@@ -68,6 +69,27 @@ type Ledger interface {
 	List(state task.State, limit int) ([]task.Record, error)
 	// NextSeq is greater than the Seq of every task in the ledger.
 	NextSeq() uint64
+}
+
+// Sessions keeps the turns, the budgets and the KV of sessions. Its calls return at once; some are made with Scheduler.mu held.
+type Sessions interface {
+	// Admit takes a task's turn and its part of the budgets, or refuses it. Each Admit is followed by a Withdraw, for a task that
+	// was not accepted, or a Settle.
+	Admit(t *task.Task) error
+	Withdraw(t task.Task)
+	// Recover takes up a task that an earlier process admitted.
+	Recover(t task.Task)
+	// Charge is what a task's end costs. Decode is how long it decoded, where the record has no End.
+	Charge(r task.Record, decode time.Duration) *task.Charge
+	// Settle ends the turn of a task whose record, with its charge, is in the ledger.
+	Settle(r task.Record)
+	// Rests are what is left of the budgets.
+	Rests(sessionID, actor string) task.Budgets
+	// Warm is the replica that should hold a session's KV, or empty.
+	Warm(sessionID string) string
+	// Began and Kept say who has a slot's KV.
+	Began(t task.Task, replicaID string, slots int)
+	Kept(t task.Task, replicaID string, lost <-chan struct{}, kv task.KV)
 }
 
 // Pool is what the scheduler must know of a pool.
@@ -89,6 +111,7 @@ type Options struct {
 	Models   Models // needed where a pool is on demand
 	Swap     placement.SwapRules
 	Ledger   Ledger
+	Sessions Sessions // nil: tasks have no sessions and no budgets
 	Narrator *observe.Narrator
 	Metrics  *Metrics
 	Log      *zap.Logger
@@ -141,6 +164,9 @@ func New(o Options) *Scheduler {
 	o.ReturnWithin = cmp.Or(o.ReturnWithin, 5*time.Second)
 	o.StuckAfter = cmp.Or(o.StuckAfter, 2*time.Minute)
 	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
+	if o.Sessions == nil {
+		o.Sessions = noSessions{}
+	}
 	s := &Scheduler{o: o, live: map[string]*job{}, replays: map[string]*replay{}, seq: o.Ledger.NextSeq()}
 	s.halt, s.endRuns = context.WithCancelCause(context.Background()) // a recovered task's deadline may pass before Start
 	s.lanes.Store(&map[string]*lane{})
@@ -454,11 +480,13 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		r.Err = &own
 		r.LastEventID = j.log.Fail(&own)
 	}
+	r.Charge = s.o.Sessions.Charge(r, j.decoded(r.FinishedAt))
 	if !s.settleRecord(r) { // the next start runs it again
 		j.log.Detach()
 		close(j.done)
 		return
 	}
+	s.o.Sessions.Settle(r) // before it is seen: who reads the end may send the session's next turn
 	// Counted and told before it is seen: who reads the end and then the metrics finds it there.
 	s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
 	if j.tries() > 1 {

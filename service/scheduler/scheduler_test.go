@@ -373,3 +373,19 @@ func TestFigures(t *testing.T) {
 		require.False(t, ok)
 	})
 }
+
+// LO-501: prompt and answer together decide which replicas can take a task.
+func TestALongTaskWaitsForTheLargeReplica(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].ctx, r.replicas[1].ctx = 50, 100 })
+		long := func(t *task.Task) { t.PromptTokens, t.Request.MaxTokens = 31, 20 }
+		for _, id := range []string{"a", "b"} {
+			r.must(id, long)
+			require.Contains(t, r.read(id), "event: end")
+			require.Equal(t, "default-1", r.status(id).End.Receipt.ReplicaID)
+		}
+		r.must("short", func(t *task.Task) { t.PromptTokens, t.Request.MaxTokens = 30, 20 })
+		require.Contains(t, r.read("short"), "event: end")
+		require.Equal(t, "default-0", r.status("short").End.Receipt.ReplicaID)
+	})
+}

@@ -106,12 +106,16 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 		}
 	}
 	t.Seq = s.seq
+	if err := s.o.Sessions.Admit(&t); err != nil {
+		return nil, nil, a, err
+	}
 	j = newJob(l, t)
 	pushed, err := l.queue.Push(t.Request.Priority, j, t.AcceptedAt)
 	if err != nil || pushed.Over {
 		s.o.Metrics.backpressure(l)
 	}
 	if err != nil {
+		s.o.Sessions.Withdraw(t)
 		return nil, nil, a, l.errFull(err)
 	}
 	j.admit(pushed.Ticket, pushed.Position)
@@ -128,5 +132,6 @@ func (s *Scheduler) withdraw(j *job, e *task.Error) {
 	s.mu.Lock()
 	delete(s.live, j.task.ID)
 	s.mu.Unlock()
+	s.o.Sessions.Withdraw(j.task)
 	j.withdraw(e)
 }

@@ -25,6 +25,10 @@ type Models interface {
 	Unload(poolID string) error
 	// LoadTime is how long the pool's last load took; 0 before the first.
 	LoadTime(poolID string) time.Duration
+	// Fetching reports whether the pool's model is on its way to the disk, and what share of it is there.
+	Fetching(poolID string) (share float64, fetching bool)
+	// Failed says why a pool's model cannot be loaded, where trying again by itself is no hope or only a distant one; else nil.
+	Failed(poolID string) *task.Error
 }
 
 // askedFor is how long a pool that was told to load or to leave is taken for on its way, until it shows.
@@ -102,6 +106,7 @@ func (w *swapper) loop(ctx context.Context) {
 	for {
 		if len(w.lanes()) > 0 {
 			w.do(w.plan(w.s.o.Now()))
+			w.giveUp()
 		}
 		select {
 		case <-w.news:
@@ -182,6 +187,18 @@ func (w *swapper) do(plan placement.Swaps) {
 	}
 }
 
+// giveUp ends the tasks that wait for a model which cannot be loaded (LO-503): else each would wait for its deadline, or for ever.
+func (w *swapper) giveUp() {
+	for id, l := range w.lanes() {
+		if l.queue.Depth()+l.again.len() == 0 {
+			continue
+		}
+		if e := w.s.o.Models.Failed(id); e != nil {
+			l.giveUp(e)
+		}
+	}
+}
+
 func (w *swapper) told(poolID string, a ask) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -245,6 +262,9 @@ func (w *swapper) phase(l *lane, now time.Time) (task.Phase, float64) {
 	state, since, ok := w.of(l.pool.ID)
 	if !ok || state != placement.Loading {
 		return task.PhaseQueued, 0
+	}
+	if share, fetching := w.s.o.Models.Fetching(l.pool.ID); fetching {
+		return task.PhaseLoading, min(share, 0.99)
 	}
 	took := w.s.o.Models.LoadTime(l.pool.ID)
 	if took <= 0 {

@@ -24,6 +24,7 @@ type den struct {
 	*rig
 	state map[string]placement.Residency
 	took  map[string]time.Duration
+	fails map[string]*task.Error
 	loads []string
 }
 
@@ -32,7 +33,7 @@ const loadTime = 3 * time.Second
 func newDen(t *testing.T, pools ...string) *den {
 	d := &den{
 		rig:   &rig{t: t, registry: prometheus.NewRegistry(), book: &book{records: map[string]task.Record{}}},
-		state: map[string]placement.Residency{}, took: map[string]time.Duration{},
+		state: map[string]placement.Residency{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
 	}
 	o := Options{
 		Replicas: d, Models: d, Ledger: d.book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(d.registry),
@@ -99,10 +100,18 @@ func (d *den) Unload(pool string) error {
 	return nil
 }
 
+func (d *den) Fetching(string) (float64, bool) { return 0, false }
+
 func (d *den) LoadTime(pool string) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.took[pool]
+}
+
+func (d *den) Failed(pool string) *task.Error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.fails[pool]
 }
 
 func (d *den) residency(pool string) placement.Residency {
@@ -203,5 +212,36 @@ func TestMessagesAreTemplatedOnceTheModelIsThere(t *testing.T) {
 		require.Contains(t, d.read("chat"), "templated hi0 ")
 		want := task.Task{Prompt: "templated hi", Request: task.Request{Workload: task.Completion, MaxTokens: 10}}
 		require.Equal(t, want.Digest(), d.status("chat").End.Receipt.RequestDigest)
+	})
+}
+
+// LO-503, ORCH-3040: tasks wait while a pool's model is tried, and end with the reason once it is given up; those of other pools
+// do not notice.
+func TestTasksOfAPoolThatIsGivenUpEnd(t *testing.T) {
+	denned(t, []string{"a", "b"}, func(t *testing.T, d *den) {
+		d.set(func() { d.state["a"] = placement.Loading }) // as one that backs off is shown
+		for _, id := range []string{"first", "second"} {
+			d.must(id, in("a"), batch)
+		}
+		d.must("other", in("b"))
+		time.Sleep(time.Hour)
+		require.Equal(t, task.Queued, d.status("first").State)
+		d.set(func() {
+			d.fails["a"] = task.Errorf(task.PoolUnavailable, "the model is larger than any card: use a smaller one").Retry(time.Minute)
+		})
+		d.s.Wake("a")
+		for _, id := range []string{"first", "second"} {
+			require.Contains(t, d.read(id), "event: error")
+			s := d.status(id)
+			require.Equal(t, task.Failed, s.State)
+			require.Equal(t, task.PoolUnavailable, s.Err.Code)
+			require.Equal(t, "a", s.Err.PoolID)
+			require.Contains(t, s.Err.Message, "use a smaller one")
+			require.Equal(t, time.Minute, s.Err.RetryAfter)
+		}
+		require.Zero(t, d.s.Backlog("a"))
+		require.Equal(t, task.Queued, d.status("other").State)
+		d.set(func() { d.state["a"] = placement.Absent; d.fails["a"] = nil })
+		require.Contains(t, d.read("other"), "event: end")
 	})
 }

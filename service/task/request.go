@@ -53,6 +53,9 @@ const (
 	CancelIt OnDisconnect = "cancel"
 )
 
+// KVCold is the hint of a task that wants to start cold, as strict ones always do.
+const KVCold = "cold"
+
 // MaxSeed is the largest seed. llama.cpp reads the next value, 2^32-1, as "choose one".
 const MaxSeed = 1<<32 - 2
 

@@ -45,6 +45,8 @@ type Task struct {
 	Backoff        time.Duration // how long the client had better wait with its next task
 	PinnedPool     bool          // placement.mode was pin
 	Fallback       bool          // placement.mode was prefer and another pool was chosen
+	MostTokens     int           // the most that it can take, in and out
+	Session        *Session      // as this turn leaves it; nil once that is recorded, and where it is in none
 }
 
 // Digest is the SHA-256, hex, of everything of a request that its bytes depend on (semantics: request_digest).
@@ -141,7 +143,8 @@ type Metrics struct {
 	PredictedStartMS  int64   `json:"predicted_start_ms"`
 	OnTimeProbability float64 `json:"on_time_probability"`
 	KVWarmth          bool    `json:"kv_warmth"`
-	Failover          int     `json:"failover,omitempty"` // times the task moved to another worker
+	Budgets
+	Failover int `json:"failover,omitempty"` // times the task moved to another worker
 }
 
 // Phase is what a task is doing as its stream sees it.
@@ -190,6 +193,7 @@ type Record struct {
 	Err         *Error     // set when failed or canceled
 	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
+	Charge      *Charge // of a final state that is to be recorded; nil: it costs nothing
 }
 
 // Status is the record as a client sees it. The caller fills in the figures that move while a task waits.

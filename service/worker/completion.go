@@ -29,6 +29,9 @@ type completion struct {
 	Seed          *int64          `json:"seed"`
 	Stop          stopStrings     `json:"stop"`
 	Samplers      []string        `json:"samplers"`
+	// CachePrompt lets the job use what the one before left in the context. Unlike llama-server's, it is off unless asked for.
+	CachePrompt    bool `json:"cache_prompt"`
+	ReturnProgress bool `json:"return_progress"`
 	unsupported
 }
 
@@ -150,6 +153,7 @@ type outcome struct {
 	stopType string // none, eos, word, limit, as llama-server says
 	stopWord string
 	prompt   int
+	cached   int // tokens of the prompt that were in the context already
 	gen      int
 	cutShort bool // the context is full
 	newLine  bool
@@ -157,15 +161,22 @@ type outcome struct {
 	tGen     time.Duration
 }
 
-// generate decodes prompt from an empty context and calls emit for every token, with the text that may be sent now. It
-// ends early, with ctx's cause, between two tokens or two batches of the prompt, and with emit's error.
-func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, emit func(t llama.Token, n int, out []byte) error) (outcome, error) {
+// generate decodes prompt and calls emit for every token, with the text that may be sent now. It begins with an empty context,
+// unless the job may use what is there; then begun is told how much of the prompt that was. It ends early, with ctx's cause, between two tokens or two batches of the prompt, and with emit's error.
+func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, begun func(cached int) error, emit func(t llama.Token, n int, out []byte) error) (outcome, error) {
 	o := outcome{stopType: "none", prompt: len(prompt)}
 	chain := m.chain(c)
 	defer llama.SamplerFree(chain)
 	begin := time.Now()
-	m.clear()
-	for pos := 0; pos < len(prompt); pos += promptBatch {
+	if c.CachePrompt {
+		o.cached = m.keep(prompt)
+	} else {
+		m.clear()
+	}
+	if err := begun(o.cached); err != nil {
+		return o, err
+	}
+	for pos := o.cached; pos < len(prompt); pos += promptBatch {
 		if ctx.Err() != nil {
 			return o, context.Cause(ctx)
 		}

@@ -33,7 +33,7 @@ type stats struct {
 }
 
 func (s *stats) add(o outcome) {
-	s.promptTokens.Add(int64(o.prompt))
+	s.promptTokens.Add(int64(o.prompt - o.cached))
 	s.promptTime.Add(int64(o.tPrompt))
 	s.genTokens.Add(int64(o.gen))
 	s.genTime.Add(int64(o.tGen))
@@ -107,6 +107,7 @@ func (w *worker) handler() http.Handler {
 	})
 	handle("GET /props", w.props)
 	handle("GET /slots", w.slots)
+	handle("POST /slots/{id}", w.erase)
 	handle("GET /metrics", w.metrics)
 	handle("POST /tokenize", w.tokenize)
 	handle("POST /apply-template", w.applyTemplate)
@@ -145,7 +146,28 @@ func (w *worker) props(rw http.ResponseWriter, _ *http.Request, m *model) error 
 }
 
 func (w *worker) slots(rw http.ResponseWriter, _ *http.Request, m *model) error {
-	reply(rw, http.StatusOK, []map[string]any{{"id": 0, "n_ctx": m.nCtx, "speculative": false, "is_processing": w.busy.Load()}})
+	reply(rw, http.StatusOK, []map[string]any{{
+		"id": 0, "id_task": w.job.Load(), "n_ctx": m.nCtx, "speculative": false, "is_processing": w.busy.Load(), "kv_bytes": w.kvBytes.Load(),
+	}})
+	return nil
+}
+
+// erase empties the slot's context.
+func (w *worker) erase(rw http.ResponseWriter, r *http.Request, _ *model) error {
+	if action := r.URL.Query().Get("action"); action != "erase" {
+		return invalid("the built-in worker has no slot action %q: use erase", action)
+	}
+	if r.PathValue("id") != "0" {
+		return invalid("the built-in worker has slot 0 only")
+	}
+	erased := 0
+	if err := w.turn(r.Context(), func(m *model) {
+		erased = len(m.held)
+		m.clear()
+	}); err != nil {
+		return err
+	}
+	reply(rw, http.StatusOK, map[string]int{"id_slot": 0, "n_erased": erased})
 	return nil
 }
 
@@ -263,7 +285,7 @@ func (w *worker) completion(rw http.ResponseWriter, r *http.Request, m *model) e
 		genErr  error
 	)
 	err = w.turn(r.Context(), func(m *model) {
-		o, genErr = m.generate(r.Context(), &c, prompt, w.o.Pace, func(_ llama.Token, _ int, out []byte) error {
+		o, genErr = m.generate(r.Context(), &c, prompt, w.o.Pace, func(int) error { return nil }, func(_ llama.Token, _ int, out []byte) error {
 			content = append(content, out...)
 			return nil
 		})
@@ -329,7 +351,20 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 			}
 			return control.Flush()
 		}
-		o, err := m.generate(r.Context(), c, prompt, w.o.Pace, func(t llama.Token, n int, out []byte) error {
+		o, err := m.generate(r.Context(), c, prompt, w.o.Pace, func(cached int) error {
+			if !c.ReturnProgress {
+				return nil
+			}
+			buf.Reset()
+			buf.RawStr(`data: {"index":0,"content":"","tokens":[],"stop":false,"id_slot":0,"prompt_progress":{"total":`)
+			buf.Int(len(prompt))
+			buf.RawStr(`,"cache":`)
+			buf.Int(cached)
+			buf.RawStr(`,"processed":`)
+			buf.Int(cached)
+			buf.RawStr(`,"time_ms":0}}`)
+			return send()
+		}, func(t llama.Token, n int, out []byte) error {
 			buf.Reset()
 			buf.RawStr(`data: {"index":0,"content":`)
 			buf.ByteStr(out)
@@ -381,9 +416,9 @@ func final(m *model, o outcome, content []byte) []byte {
 		"tokens_predicted": o.gen, "tokens_evaluated": o.prompt, "has_new_line": o.newLine, "truncated": o.cutShort,
 		"stop_type": o.stopType, "stopping_word": o.stopWord, "tokens_cached": max(0, o.prompt+o.gen-1),
 		"timings": map[string]any{
-			"cache_n":  0,
-			"prompt_n": o.prompt, "prompt_ms": pms, "prompt_per_token_ms": per(pms, float64(o.prompt)),
-			"prompt_per_second": per(1000*float64(o.prompt), pms),
+			"cache_n":  o.cached,
+			"prompt_n": o.prompt - o.cached, "prompt_ms": pms, "prompt_per_token_ms": per(pms, float64(o.prompt-o.cached)),
+			"prompt_per_second": per(1000*float64(o.prompt-o.cached), pms),
 			"predicted_n":       o.gen, "predicted_ms": gms, "predicted_per_token_ms": per(gms, float64(o.gen)),
 			"predicted_per_second": per(1000*float64(o.gen), gms),
 		},

@@ -44,6 +44,7 @@ type model struct {
 	mem    llama.Memory
 	batch  llama.Batch
 	pieces map[llama.Token][]byte
+	held   []llama.Token // what the context holds, in order
 }
 
 // load opens the libraries and the model.
@@ -207,9 +208,38 @@ func (m *model) piece(t llama.Token) []byte {
 
 // clear forgets the job before. Metadata only: masked cells take no part in any sum.
 func (m *model) clear() {
+	m.held = m.held[:0]
 	if m.mem != 0 {
 		_ = llama.MemoryClear(m.mem, false)
 	}
+}
+
+// keep forgets what the context holds beyond the begin that it shares with prompt, and returns how long that is. The prompt's
+// last token is always decoded, since its output is needed.
+func (m *model) keep(prompt []llama.Token) int {
+	n := 0
+	for n < len(m.held) && n < len(prompt)-1 && m.held[n] == prompt[n] {
+		n++
+	}
+	if n == 0 {
+		m.clear()
+		return 0
+	}
+	// Models whose memory is a state, not a row of cells, cannot go back.
+	if ok, err := llama.MemorySeqRm(m.mem, seqZero[0], llama.Pos(n), -1); err != nil || !ok {
+		m.clear()
+		return 0
+	}
+	m.held = m.held[:n]
+	return n
+}
+
+// kvBytes is what the context's tokens take.
+func (m *model) kvBytes() int64 {
+	if len(m.held) == 0 {
+		return 0
+	}
+	return int64(llama.StateSeqGetSize(m.ctx, seqZero[0]))
 }
 
 // decode runs tokens that begin at position pos, and asks for the output of the last one, or of all.
@@ -222,11 +252,14 @@ func (m *model) decode(tokens []llama.Token, pos int, last, all bool) error {
 	}
 	code, err := llama.Decode(m.ctx, m.batch)
 	if err != nil {
+		m.clear()
 		return err
 	}
 	if code != 0 {
+		m.clear() // what is in it now, nobody knows
 		return fmt.Errorf("llama_decode returned %d", code)
 	}
+	m.held = append(m.held, tokens...)
 	return nil
 }
 

@@ -2,7 +2,8 @@
 
 // Package worker is the built-in engine: llama.cpp in this process, through its shared libraries and without cgo, behind
 // the part of llama-server's native HTTP API that the llama.cpp adapter uses. It has one slot, and nothing of one job
-// reaches the next, so a prompt, its parameters and its seed always give the same bytes.
+// reaches the next unless that asks for it with `cache_prompt`, so a prompt, its parameters and its seed always give the same
+// bytes.
 //
 // It runs under the race detector: `go test -race`, which turns checkptr on, passes with it (.docs/engine.md).
 package worker
@@ -97,6 +98,8 @@ type worker struct {
 	stopped <-chan struct{}       // closed when the worker stops
 	busy    atomic.Bool           // a job is in the slot
 	waiting atomic.Int64          // jobs that wait for the slot
+	job     atomic.Int64          // the last one in the slot, counted
+	kvBytes atomic.Int64          // what its context takes since then
 	stats   stats
 }
 
@@ -215,7 +218,9 @@ func (w *worker) loop(ctx context.Context) error {
 			return nil
 		case j := <-w.jobs:
 			w.busy.Store(true)
+			w.job.Add(1)
 			j.run(m)
+			w.kvBytes.Store(m.kvBytes())
 			w.busy.Store(false)
 			close(j.done)
 		}

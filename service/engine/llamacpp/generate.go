@@ -71,7 +71,7 @@ var (
 		LogitBias: []float64{},
 	}
 	// responseFields keeps the last frame from echoing the prompt and every setting.
-	responseFields = []string{"content", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "timings"}
+	responseFields = []string{"content", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "tokens_cached", "id_slot", "timings"}
 )
 
 // repeatLastN is how far the repeat penalty looks back, llama-server's default.
@@ -83,7 +83,10 @@ type final struct {
 	StopType  string `json:"stop_type"`
 	Predicted int    `json:"tokens_predicted"`
 	Evaluated int    `json:"tokens_evaluated"`
+	Cells     int    `json:"tokens_cached"`
+	Slot      int    `json:"id_slot"`
 	Timings   struct {
+		CacheN      int     `json:"cache_n"`
 		PromptMS    float64 `json:"prompt_ms"`
 		PredictedMS float64 `json:"predicted_ms"`
 	} `json:"timings"`
@@ -109,6 +112,8 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 		switch {
 		case f.failed:
 			return engine.Result{}, e.failed(event.Data)
+		case f.progress:
+			job.Cached(f.cached)
 		case f.stop:
 			return e.last(s, event.Data, held, emit)
 		case len(f.content) > 0: // empty: held back, or the end of sequence
@@ -159,10 +164,12 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 	if stop == nil {
 		stop = []string{}
 	}
+	more := allOff
+	more.ReturnProgress = job.Cached != nil
 	s, err := e.c.Stream(ctx, "/completion", completion{
 		Prompt: job.Prompt, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
 		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
-		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: stop, ResponseFields: responseFields, off: allOff,
+		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: stop, ResponseFields: responseFields, off: more,
 	})
 	if err != nil {
 		return nil, explain(err)
@@ -204,10 +211,13 @@ type frame struct {
 	content []byte
 	stop    bool
 	failed  bool
+
+	progress bool // it tells of the prompt, and holds no token
+	cached   int  // tokens of it that came from KV
 }
 
 func (f *frame) parse(data []byte) error {
-	f.content, f.stop, f.failed = f.content[:0], false, false
+	f.content, f.stop, f.failed, f.progress = f.content[:0], false, false, false
 	f.d.ResetBytes(data)
 	fields, err := f.d.ObjIter()
 	if err != nil {
@@ -222,6 +232,8 @@ func (f *frame) parse(data []byte) error {
 				// A token's frame: nothing that follows matters.
 				return nil
 			}
+		case "prompt_progress":
+			err = f.readProgress()
 		case "error":
 			f.failed = true
 			err = f.d.Skip()
@@ -235,6 +247,17 @@ func (f *frame) parse(data []byte) error {
 	return fields.Err()
 }
 
+func (f *frame) readProgress() error {
+	f.progress = true
+	return f.d.ObjBytes(func(d *jx.Decoder, key []byte) (err error) {
+		if string(key) != "cache" {
+			return d.Skip()
+		}
+		f.cached, err = d.Int()
+		return err
+	})
+}
+
 func lastFrame(data []byte) (engine.Result, string, error) {
 	var last final
 	if err := json.Unmarshal(data, &last); err != nil {
@@ -243,6 +266,7 @@ func lastFrame(data []byte) (engine.Result, string, error) {
 	r := engine.Result{
 		TokensIn: last.Evaluated, TokensOut: last.Predicted,
 		Prefill: milliseconds(last.Timings.PromptMS), Decode: milliseconds(last.Timings.PredictedMS),
+		Slot: last.Slot, Cells: last.Cells, Cached: last.Timings.CacheN,
 	}
 	switch last.StopType {
 	case "eos", "word":

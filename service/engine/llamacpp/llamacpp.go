@@ -110,25 +110,6 @@ func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (st
 	return body.Prompt, err
 }
 
-// Busy asks /slots.
-func (e *Engine) Busy(ctx context.Context) (busy int, err error) {
-	var slots []struct {
-		Busy bool `json:"is_processing"`
-	}
-	if err := e.c.Get(ctx, "/slots", &slots); err != nil {
-		return 0, err
-	}
-	if len(slots) == 0 {
-		return 0, e.c.Reset(errors.New("the engine names no slots"))
-	}
-	for _, s := range slots {
-		if s.Busy {
-			busy++
-		}
-	}
-	return busy, nil
-}
-
 // Answer runs an embedding job (/embedding, one vector for each input) or a rerank job (/reranking, one score for each
 // input, in the order of the inputs).
 func (e *Engine) Answer(ctx context.Context, job engine.Job) (json.RawMessage, engine.Result, error) {

@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/gen"
+)
+
+// modelsCmd holds what is done with the catalog's models.
+type modelsCmd struct {
+	List     modelsListCmd     `cmd:"" default:"withargs" help:"List the models of the catalog."`
+	Add      modelsAddCmd      `cmd:"" help:"Add a model by its ref, and have the server fetch it."`
+	Show     modelsShowCmd     `cmd:"" help:"Show one model."`
+	Verify   modelsVerifyCmd   `cmd:"" help:"Have the server check a model's bytes against its digest and signature."`
+	Retire   modelsRetireCmd   `cmd:"" help:"Refuse new tasks for a model, and let its pools drain."`
+	Activate modelsActivateCmd `cmd:"" help:"Take a retirement back."`
+	Delete   modelsDeleteCmd   `cmd:"" help:"Remove a model, and what was fetched of it."`
+}
+
+type modelsListCmd struct {
+	State string `enum:",Fetching,Failed,Active,Retired" default:"" placeholder:"STATE" help:"Only models in this state: Fetching, Failed, Active or Retired."`
+}
+
+// Run lists.
+func (c *modelsListCmd) Run(a *app) error {
+	models, err := a.client.Models(a.ctx, gen.ModelState(c.State))
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(&gen.ModelList{Models: models})
+	}
+	return a.table(modelRows(models...))
+}
+
+type modelsAddCmd struct {
+	Ref       string `arg:"" help:"hf:ORG/REPO/FILE, hf:ORG/REPO, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, or file:PATH on the server."`
+	ID        string `name:"id" placeholder:"ID" help:"Its name in the catalog (default: made from the ref)."`
+	Digest    string `placeholder:"DIGEST" help:"What its bytes must be: sha256: and 64 hexadecimal digits."`
+	Signature string `placeholder:"FILE" help:"Its minisign signature, a .minisig file."`
+	SBOM      string `name:"sbom" placeholder:"REF" help:"Where its bill of materials is; it is kept and shown."`
+	Wait      bool   `help:"Wait until the model is there, and show how far it is. Ctrl-C ends the waiting, not the fetch."`
+}
+
+// maxSignature is the contract's, before base64.
+const maxSignature = 12 << 10
+
+// Run adds, and waits if it is told to.
+func (c *modelsAddCmd) Run(a *app) error {
+	request, err := c.request()
+	if err != nil {
+		return err
+	}
+	m, err := a.client.AddModel(a.ctx, request)
+	if err != nil {
+		return err
+	}
+	if m.State == gen.ModelStateFetching && c.Wait {
+		if m, err = a.follow(m); err != nil {
+			return err
+		}
+	}
+	if m.State == gen.ModelStateFetching {
+		a.note("the server is fetching it: `llama-orch models show %s` says how far it is", m.ID)
+	}
+	return a.showModel(m)
+}
+
+func (c *modelsAddCmd) request() (*gen.ModelRequest, error) {
+	if c.Ref == "" {
+		return nil, usagef("the model's ref is empty")
+	}
+	r := &gen.ModelRequest{Ref: c.Ref}
+	if c.ID != "" {
+		r.ID.SetTo(gen.ModelID(c.ID))
+	}
+	if c.Digest != "" {
+		r.Digest.SetTo(c.Digest)
+	}
+	if c.SBOM != "" {
+		r.Sbom.SetTo(c.SBOM)
+	}
+	if err := r.Validate(); err != nil {
+		return nil, usagef("what was given is no model's: %w", err)
+	}
+	if c.Signature == "" {
+		return r, nil
+	}
+	at, err := os.Stat(c.Signature)
+	if err == nil && (!at.Mode().IsRegular() || at.Size() > maxSignature) {
+		err = errors.New("it is not a .minisig file")
+	}
+	var text []byte
+	if err == nil {
+		text, err = os.ReadFile(c.Signature)
+	}
+	if err != nil {
+		return nil, usagef("reading the signature: %w", err)
+	}
+	r.Signature.SetTo(base64.StdEncoding.EncodeToString(text))
+	return r, nil
+}
+
+// follow waits for a model, with a bar where stderr is a terminal.
+func (a *app) follow(m *gen.Model) (*gen.Model, error) {
+	b := bar{began: time.Now()}
+	shown := terminal(a.err) && !a.json && a.env("TERM") != "dumb"
+	if !shown && !a.json {
+		a.note("waiting for model %s", m.ID)
+	}
+	m, err := a.client.WaitModel(a.ctx, string(m.ID), func(m *gen.Model) {
+		if p, ok := m.Progress.Get(); ok && shown {
+			fmt.Fprint(a.err, "\r"+b.line(p.DoneBytes, p.TotalBytes, time.Now())+"\x1b[K")
+		}
+	})
+	if shown {
+		fmt.Fprint(a.err, "\r\x1b[K")
+	}
+	if err != nil && a.ctx.Err() != nil {
+		a.note("the server goes on fetching it")
+	}
+	return m, err
+}
+
+// bar is the progress of a fetch on one line.
+type bar struct {
+	began time.Time
+	first int64 // bytes that were there when it began
+	seen  bool
+}
+
+const barWidth = 30
+
+func (b *bar) line(done, total int64, now time.Time) string {
+	if !b.seen {
+		b.first, b.seen = done, true
+	}
+	text := bytesText(done)
+	if total > 0 {
+		done = min(done, total)
+		full := int(float64(barWidth) * float64(done) / float64(total))
+		text = fmt.Sprintf("[%s%s] %3.0f %%  %s of %s", strings.Repeat("=", full), strings.Repeat(" ", barWidth-full),
+			100*float64(done)/float64(total), text, bytesText(total))
+	}
+	spent := now.Sub(b.began).Seconds()
+	if spent < 1 || done <= b.first {
+		return text
+	}
+	rate := float64(done-b.first) / spent
+	text += "  " + bytesText(int64(rate)) + "/s"
+	if total > done {
+		text += "  " + duration(max(int64(float64(total-done)/rate*1000), 1000)) + " left"
+	}
+	return text
+}
+
+func bytesText(n int64) string {
+	for _, unit := range []struct {
+		shift uint
+		name  string
+	}{{40, "TiB"}, {30, "GiB"}, {20, "MiB"}, {10, "KiB"}} {
+		if n >= 1<<unit.shift {
+			return fmt.Sprintf("%.1f %s", float64(n)/float64(int64(1)<<unit.shift), unit.name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+type modelsShowCmd struct {
+	ID string `arg:"" help:"The model's id."`
+}
+
+// Run shows one model.
+func (c *modelsShowCmd) Run(a *app) error {
+	m, err := a.client.Model(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	return a.showModel(m)
+}
+
+type modelsVerifyCmd struct {
+	ID string `arg:"" help:"The model's id."`
+}
+
+// Run verifies. A model that is not what it should be is a failure.
+func (c *modelsVerifyCmd) Run(a *app) error {
+	v, err := a.client.VerifyModel(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.printJSON(v)
+	} else {
+		err = a.table([][]string{
+			{"MODEL", "VERIFIED", "SIGNATURE", "DIGEST", "WARNINGS"},
+			{string(v.ModelID), yesNo(v.Verified), string(v.Signature), v.Digest, strings.Join(v.Warnings, "; ")},
+		})
+	}
+	if err == nil && !v.Verified {
+		err = fmt.Errorf("model %s is not what it should be, and is not used: delete it and add it again", v.ModelID)
+	}
+	return err
+}
+
+type modelsRetireCmd struct {
+	ID       string        `arg:"" help:"The model's id."`
+	Deadline time.Duration `default:"30s" placeholder:"TIME" help:"Tasks that run may finish for so long (default: 30s; at most 24h)."`
+}
+
+// Run retires.
+func (c *modelsRetireCmd) Run(a *app) error {
+	if c.Deadline < 0 || c.Deadline > maxDeadline {
+		return usagef("--deadline must be from 0s to %s, not %s", maxDeadline, c.Deadline)
+	}
+	m, err := a.client.RetireModel(a.ctx, c.ID, c.Deadline)
+	if err != nil {
+		return err
+	}
+	return a.showModel(m)
+}
+
+type modelsActivateCmd struct {
+	ID string `arg:"" help:"The model's id."`
+}
+
+// Run activates.
+func (c *modelsActivateCmd) Run(a *app) error {
+	m, err := a.client.ActivateModel(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	return a.showModel(m)
+}
+
+type modelsDeleteCmd struct {
+	ID string `arg:"" help:"The model's id."`
+}
+
+// Run deletes.
+func (c *modelsDeleteCmd) Run(a *app) error {
+	if err := a.client.DeleteModel(a.ctx, c.ID); err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(map[string]string{"deleted": c.ID})
+	}
+	_, err := fmt.Fprintf(a.out, "deleted %s\n", oneLine(c.ID))
+	return err
+}
+
+type enginesCmd struct{}
+
+// Run lists the prepared engines.
+func (enginesCmd) Run(a *app) error {
+	engines, err := a.client.Engines(a.ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printJSON(&gen.EngineList{Engines: engines})
+	}
+	rows := [][]string{{"ENGINE", "VERSION", "MODE", "BUILD", "DIGEST", "FLAGS", "PATH", "PREPARED"}}
+	for _, e := range engines {
+		rows = append(rows, []string{
+			e.Engine, e.Version, string(e.Mode), e.BuildRef, shortDigest(e.Digest), strings.Join(e.Flags, " "), e.Path, e.PreparedAt.Local().Format(time.DateTime),
+		})
+	}
+	return a.table(rows)
+}
+
+func modelRows(models ...gen.Model) [][]string {
+	rows := [][]string{{"MODEL", "STATE", "VERIFIED", "SIGNATURE", "SIZE", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "CTX MAX", "REF"}}
+	for _, m := range models {
+		meta := m.Metadata.Or(gen.ModelMetadata{})
+		rows = append(rows, []string{
+			string(m.ID), modelState(m), yesNo(m.Verified), string(m.Signature), bytesText(m.SizeBytes), meta.Architecture, parameters(meta.Parameters),
+			meta.Quantisation, positive(meta.CtxMax), m.Ref,
+		})
+	}
+	return rows
+}
+
+func modelState(m gen.Model) string {
+	if p, ok := m.Progress.Get(); ok && p.TotalBytes > 0 {
+		return fmt.Sprintf("%s %.0f %%", m.State, 100*min(float64(p.DoneBytes)/float64(p.TotalBytes), 1))
+	}
+	return string(m.State)
+}
+
+// showModel prints all that is known of a model, a line each.
+func (a *app) showModel(m *gen.Model) error {
+	if a.json {
+		return a.printJSON(m)
+	}
+	rows := [][]string{
+		{"model", string(m.ID)},
+		{"ref", m.Ref},
+		{"state", modelState(*m)},
+		{"digest", m.Digest},
+		{"verified", yesNo(m.Verified)},
+		{"signature", string(m.Signature)},
+		{"size", bytesText(m.SizeBytes)},
+	}
+	add := func(name, value string) {
+		if value != "" {
+			rows = append(rows, []string{name, value})
+		}
+	}
+	if meta, ok := m.Metadata.Get(); ok {
+		add("name", meta.Name.Or(""))
+		add("architecture", meta.Architecture)
+		add("parameters", parameters(meta.Parameters))
+		add("quantisation", meta.Quantisation)
+		add("ctx max", positive(meta.CtxMax))
+		features := make([]string, len(meta.Features))
+		for i, f := range meta.Features {
+			features[i] = strings.ReplaceAll(string(f), "_", " ")
+		}
+		add("features", strings.Join(features, ", "))
+	}
+	add("sbom", m.Sbom.Or(""))
+	add("drains by", localTime(m.DrainBy))
+	add("added", m.CreatedAt.Local().Format(time.DateTime))
+	add("checked", localTime(m.VerifiedAt))
+	for _, w := range m.Warnings {
+		add("warning", w)
+	}
+	if p, ok := m.Problem.Get(); ok {
+		add("problem", p.Message+" ("+string(p.Code)+")")
+	}
+	return a.table(rows)
+}
+
+func localTime(t gen.OptDateTime) string {
+	if at, ok := t.Get(); ok {
+		return at.Local().Format(time.DateTime)
+	}
+	return ""
+}
+
+// parameters prints a count as models are called: 1.1M, 7.2B.
+func parameters(n int64) string {
+	switch {
+	case n <= 0:
+		return ""
+	case n >= 1e9:
+		return fmt.Sprintf("%.1fB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1fM", float64(n)/1e6)
+	}
+	return strconv.FormatInt(n, 10)
+}
+
+func positive(n int) string {
+	if n <= 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+// shortDigest is enough of a digest to tell it from others.
+func shortDigest(digest string) string {
+	if hash, ok := strings.CutPrefix(digest, "sha256:"); ok && len(hash) > 12 {
+		return "sha256:" + hash[:12]
+	}
+	return digest
+}

@@ -1,0 +1,330 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
+)
+
+// maxProof bounds what is read of a proof bundle's file.
+const maxProof = 64 << 20
+
+type proofCmd struct {
+	Task string `arg:"" help:"The task's id, or a file with a proof bundle."`
+}
+
+// Run shows a proof bundle: for people, or with --json as it was written.
+func (c *proofCmd) Run(a *app) error {
+	p, text, err := findProof(a, c.Task)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		if _, err := a.out.Write(append(text, '\n')); err != nil {
+			return fmt.Errorf("printing the proof bundle: %w", err)
+		}
+		return nil
+	}
+	return a.table(proofRows(p))
+}
+
+// findProof reads the file of this name, or gets the bundle of the task.
+func findProof(a *app, name string) (*sdk.Proof, []byte, error) {
+	if at, err := os.Stat(name); err != nil || !at.Mode().IsRegular() {
+		return a.client.Proof(a.ctx, name)
+	}
+	text, err := readFile(nil, name, maxProof)
+	if err != nil {
+		return nil, nil, err
+	}
+	p, err := sdk.DecodeProof(text)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return p, []byte(strings.TrimRight(string(text), "\n")), nil
+}
+
+func proofRows(p *sdk.Proof) [][]string {
+	at := func(t time.Time) string { return t.Local().Format(timeLayout + ".000") }
+	words := "by digest"
+	if p.Request.Kept {
+		words = "kept"
+	}
+	rows := [][]string{
+		{"task", p.TaskID},
+		{"outcome", string(p.Outcome)},
+	}
+	add := func(name, value string) {
+		if value != "" {
+			rows = append(rows, []string{name, value})
+		}
+	}
+	if p.Error != nil {
+		add("error", p.Error.Message+" ("+string(p.Error.Code)+")")
+	}
+	add("model", p.Request.ModelRef)
+	add("workload", string(p.Request.Workload))
+	add("words", words)
+	add("prompt sha256", p.Request.PromptSHA256)
+	add("messages sha256", p.Request.MessagesSHA256)
+	add("inputs sha256", p.Request.InputsSHA256)
+	add("prompt", strconv.Quote(p.Request.Prompt))
+	if p.Request.Prompt == "" {
+		rows = rows[:len(rows)-1]
+	}
+	add("request digest", p.RequestDigest)
+	add("seed", strconv.FormatUint(uint64(p.Seed), 10))
+	add("determinism", string(p.Determinism))
+	s := p.Sampling
+	add("sampling", fmt.Sprintf("%s: temperature %g, top_p %g, top_k %d, min_p %g, repeat_penalty %g", s.Profile, s.Temperature, s.TopP, s.TopK, s.MinP, s.RepeatPenalty))
+	add("pool", p.Placement.PoolID)
+	add("replica", p.Placement.ReplicaID)
+	add("engine", strings.TrimSpace(p.Placement.Engine+" "+p.Placement.EngineVersion))
+	add("fingerprint", p.Placement.Fingerprint)
+	for _, reason := range p.Placement.Reasons {
+		add("because", reason)
+	}
+	if p.Receipt != nil {
+		add("model digest", p.Receipt.ModelDigest)
+	}
+	add("accepted", at(p.Timing.AcceptedAt))
+	add("waited", fmt.Sprintf("%s, %s predicted, %d ahead", duration(p.Timing.WaitedMS), duration(p.Timing.PredictedStartMS), p.Metrics.QueuePosition))
+	add("ran", duration(p.Timing.RanMS))
+	add("finished", at(p.Timing.FinishedAt))
+	add("tokens in", strconv.Itoa(p.Metrics.TokensIn))
+	add("tokens out", strconv.Itoa(p.Metrics.TokensOut))
+	if p.Metrics.TokensPerSec > 0 {
+		add("speed", fmt.Sprintf("%g tokens a second", p.Metrics.TokensPerSec))
+	}
+	add("transcript", fmt.Sprintf("%s, %d bytes", plural(p.Transcript.Tokens, "token"), p.Transcript.Bytes))
+	add("transcript sha256", p.Transcript.SHA256)
+	if p.Transcript.Text != "" {
+		add("text", strconv.Quote(p.Transcript.Text))
+	}
+	if p.Result != nil {
+		add("result sha256", p.Result.SHA256)
+	}
+	return rows
+}
+
+type replayCmd struct {
+	Proof      string `arg:"" help:"A file with a proof bundle, or the id of a task that has one."`
+	PromptFile string `placeholder:"FILE" help:"The prompt, where the bundle keeps its digest alone. For messages or inputs: the request's JSON. - reads stdin."`
+}
+
+// replayed is what --json prints.
+type replayed struct {
+	TaskID       string `json:"task_id"`
+	ReplayTaskID string `json:"replay_task_id"`
+	sdk.Verdict
+	Fingerprint         string `json:"fingerprint"`
+	RecordedFingerprint string `json:"recorded_fingerprint"`
+}
+
+// errDiffers ends a replay whose answer is another.
+var errDiffers = errors.New("the answers differ")
+
+// Run submits the recorded request again with the recorded seed, and compares (LO-301).
+func (c *replayCmd) Run(a *app) error {
+	p, _, err := findProof(a, c.Proof)
+	if err != nil {
+		return err
+	}
+	if p.Outcome != gen.OutcomeCompleted && p.Transcript.Tokens == 0 {
+		return fmt.Errorf("task %s ended (%s) before its first token: there is nothing to compare", p.TaskID, p.Outcome)
+	}
+	if err := c.words(a, p); err != nil {
+		return err
+	}
+	request, err := p.Again()
+	if err != nil {
+		return err
+	}
+	if err := samePool(a, p, request); err != nil {
+		return err
+	}
+	id := uuid.NewString()
+	request.TaskID.SetTo(gen.TaskID(id))
+	if _, err := submit(a, request); err != nil {
+		return err
+	}
+	got, err := again(a, id, p)
+	if err != nil {
+		if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			cancelTask(a, id)
+		}
+		return err
+	}
+	return c.report(a, p, id, got)
+}
+
+// words sees to it that the bundle has the request's words.
+func (c *replayCmd) words(a *app, p *sdk.Proof) error {
+	r := p.Request
+	if r.Kept {
+		if c.PromptFile != "" {
+			return usagef("the bundle keeps the request's words: leave --prompt-file out")
+		}
+		return nil
+	}
+	plain := r.MessagesSHA256 == "" && r.InputsSHA256 == ""
+	what := "the JSON that was sent, or its fields prompt, messages and inputs"
+	if plain {
+		what = "the prompt"
+	}
+	if c.PromptFile == "" {
+		return usagef("the bundle of task %s holds what was asked by its SHA-256 alone: give --prompt-file a file with %s. "+
+			"With artifacts.keep_prompts in its configuration the server keeps it in bundles to come", p.TaskID, what)
+	}
+	text, err := readFile(a.stdin, c.PromptFile, maxPrompt)
+	if err != nil {
+		return err
+	}
+	var tries []sdk.Words
+	if plain {
+		// Editors end a file with a line feed that was not part of the prompt.
+		tries = []sdk.Words{{Prompt: string(text)}, {Prompt: strings.TrimSuffix(string(text), "\n")}}
+	} else {
+		var w sdk.Words
+		if err := json.Unmarshal(text, &w); err != nil {
+			return usagef("%s is not %s: %w", c.PromptFile, what, err)
+		}
+		tries = []sdk.Words{w}
+	}
+	if slices.ContainsFunc(tries, p.Keep) {
+		return nil
+	}
+	return usagef("%s does not hold %s of task %s: its SHA-256 is another", c.PromptFile, what, p.TaskID)
+}
+
+// samePool asks for the pool of the recorded run where the server has it: another may have another fingerprint.
+func samePool(a *app, p *sdk.Proof, request *gen.TaskRequest) error {
+	pools, err := a.client.Pools(a.ctx)
+	if err != nil {
+		return err
+	}
+	for _, pool := range pools {
+		if string(pool.ID) == p.Placement.PoolID {
+			request.Placement.SetTo(gen.PlacementWish{
+				Mode: gen.NewOptPlacementWishMode(gen.PlacementWishModePin), PoolID: gen.NewOptPoolID(pool.ID),
+			})
+			return nil
+		}
+	}
+	a.note("the server has no pool %s, where the task ran: any that serves %s may take it", p.Placement.PoolID, p.Request.ModelRef)
+	return nil
+}
+
+// replay is what a run has answered.
+type replay struct {
+	tokens []string
+	end    *sdk.End // nil where the run was stopped once there was enough to compare
+}
+
+// again reads a run's answer. Where the recorded run ended early it is stopped as soon as it is as long.
+func again(a *app, id string, p *sdk.Proof) (got replay, err error) {
+	for event, err := range a.client.Stream(a.ctx, id, "") {
+		if err != nil {
+			return got, err
+		}
+		switch e := event.(type) {
+		case sdk.Token:
+			got.tokens = append(got.tokens, e.Text)
+			if p.Outcome != gen.OutcomeCompleted && len(got.tokens) == p.Transcript.Tokens {
+				_, err := a.client.Cancel(a.ctx, id)
+				return got, err
+			}
+		case sdk.End:
+			got.end = &e
+		case sdk.ErrorEvent:
+			return got, e.Err
+		}
+	}
+	return got, nil
+}
+
+func (c *replayCmd) report(a *app, p *sdk.Proof, id string, got replay) error {
+	verdict := p.Compare(got.tokens, nil)
+	if !verdict.Match && verdict.Token < 0 {
+		if tokens := recorded(a, p); tokens != nil {
+			verdict = p.Compare(got.tokens, tokens)
+		}
+	}
+	out := replayed{TaskID: p.TaskID, ReplayTaskID: id, RecordedFingerprint: p.Placement.Fingerprint}
+	if got.end != nil {
+		out.Fingerprint = got.end.Receipt.Fingerprint
+		if p.Result != nil {
+			verdict = p.CompareResult(got.end.Result)
+		}
+		if p.RequestDigest != "" && got.end.Receipt.RequestDigest != p.RequestDigest {
+			a.note("the request's digest is another than the recorded one: the model's template, the sampler profile or the words differ")
+		}
+	}
+	out.Verdict = verdict
+	switch {
+	case out.Fingerprint != "" && out.Fingerprint != p.Placement.Fingerprint:
+		a.note("it ran on fingerprint %s, not on %s: the same bytes were not promised", out.Fingerprint, p.Placement.Fingerprint)
+	case p.Determinism == gen.DeterminismBestEffort:
+		a.note("the task was best_effort: the same bytes were not promised")
+	}
+	if a.json {
+		if err := a.printJSON(out); err != nil {
+			return err
+		}
+	} else if _, err := io.WriteString(a.out, oneLine(sentence(verdict, p, got))+"\n"); err != nil {
+		return fmt.Errorf("printing the verdict: %w", err)
+	}
+	if !verdict.Match {
+		return errDiffers
+	}
+	return nil
+}
+
+// recorded are the tokens of the recorded run, where the server still has them.
+func recorded(a *app, p *sdk.Proof) (tokens []string) {
+	for event, err := range a.client.Stream(a.ctx, p.TaskID, "") {
+		if err != nil {
+			return nil
+		}
+		if e, ok := event.(sdk.Token); ok {
+			tokens = append(tokens, e.Text)
+		}
+	}
+	return tokens
+}
+
+func sentence(v sdk.Verdict, p *sdk.Proof, got replay) string {
+	piece := func(s string) string {
+		if s == "" {
+			return "nothing"
+		}
+		return strconv.Quote(s)
+	}
+	switch {
+	case v.Match && p.Result != nil:
+		return "match: the same result"
+	case v.Match && v.Partial:
+		return fmt.Sprintf("match: %s, as far as the recorded run got", plural(p.Transcript.Tokens, "token"))
+	case v.Match:
+		return fmt.Sprintf("match: %s, transcript %s", plural(len(got.tokens), "token"), p.Transcript.SHA256)
+	case p.Result != nil:
+		return "the results differ"
+	case v.Token < 0:
+		return "the answers differ; neither the bundle nor the server keeps the recorded one, so nobody can say where"
+	}
+	return fmt.Sprintf("the answers differ at token %d: recorded %s, now %s", v.Token, piece(v.Want), piece(v.Got))
+}

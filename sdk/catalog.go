@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sdk
+
+import (
+	"context"
+	"time"
+
+	"github.com/llama-orch/llama-orch/gen"
+)
+
+// modelPoll is the time between two looks at a model that is fetched.
+const modelPoll = 500 * time.Millisecond
+
+// AddModel adds a model to the server's catalog (ORCH-3060). A model that is not there within the request's WaitMs comes back in
+// the state Fetching; WaitModel follows it. The same request again gets the same entry.
+func (c *Client) AddModel(ctx context.Context, request *gen.ModelRequest) (*gen.Model, error) {
+	answer, err := c.loading.CreateModel(ctx, request)
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return &answer.Response, nil
+}
+
+// WaitModel looks at a model twice a second until it is no longer Fetching, and calls seen, unless it is nil, with each look.
+// Why a fetch failed is an Error with a Status of 0.
+func (c *Client) WaitModel(ctx context.Context, id string, seen func(*gen.Model)) (*gen.Model, error) {
+	for {
+		m, err := c.Model(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if seen != nil {
+			seen(m)
+		}
+		switch m.State {
+		case gen.ModelStateFetching:
+		case gen.ModelStateFailed:
+			p := m.Problem.Or(gen.ModelProblem{Code: gen.ErrorCodeINTERNAL, Message: "the model could not be fetched"})
+			return nil, &Error{Code: p.Code, Message: p.Message}
+		default:
+			return m, nil
+		}
+		if err := c.sleep(ctx, modelPoll); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// Models lists the catalog by id: the models in this state, or all if it is empty.
+func (c *Client) Models(ctx context.Context, state gen.ModelState) ([]gen.Model, error) {
+	var params gen.ListModelsParams
+	if state != "" {
+		params.State.SetTo(state)
+	}
+	answer, err := c.api.ListModels(ctx, params)
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return answer.Response.Models, nil
+}
+
+// Model returns one model of the catalog.
+func (c *Client) Model(ctx context.Context, id string) (*gen.Model, error) {
+	answer, err := c.api.GetModel(ctx, gen.GetModelParams{ID: gen.ModelID(id)})
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return &answer.Response, nil
+}
+
+// VerifyModel has the server read all of a model's bytes, which can take minutes: bound it with the context. That they are not
+// what they should be is an answer and no error.
+func (c *Client) VerifyModel(ctx context.Context, id string) (*gen.Verification, error) {
+	answer, err := c.loading.VerifyModel(ctx, gen.VerifyModelParams{ID: gen.ModelID(id)})
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return &answer.Response, nil
+}
+
+// RetireModel has tasks for a model refused from now on; those that run may finish until the deadline, in whole milliseconds, when
+// the model's pools drain.
+func (c *Client) RetireModel(ctx context.Context, id string, deadline time.Duration) (*gen.Model, error) {
+	return c.setModelState(ctx, id, &gen.ModelStateRequest{State: gen.ModelStateRequestStateRetired, DeadlineMs: gen.NewOptInt64(deadline.Milliseconds())})
+}
+
+// ActivateModel takes a retirement back.
+func (c *Client) ActivateModel(ctx context.Context, id string) (*gen.Model, error) {
+	return c.setModelState(ctx, id, &gen.ModelStateRequest{State: gen.ModelStateRequestStateActive})
+}
+
+func (c *Client) setModelState(ctx context.Context, id string, request *gen.ModelStateRequest) (*gen.Model, error) {
+	answer, err := c.api.SetModelState(ctx, request, gen.SetModelStateParams{ID: gen.ModelID(id)})
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return &answer.Response, nil
+}
+
+// DeleteModel removes a model and what was fetched of it. The Error CONFLICT says that a pool uses it.
+func (c *Client) DeleteModel(ctx context.Context, id string) error {
+	_, err := c.loading.DeleteModel(ctx, gen.DeleteModelParams{ID: gen.ModelID(id)})
+	if err != nil {
+		return typed(ctx, err)
+	}
+	return nil
+}
+
+// Engines lists the engines that the server has prepared (OC-CAT-56).
+func (c *Client) Engines(ctx context.Context) ([]gen.PreparedEngine, error) {
+	answer, err := c.api.ListEngines(ctx)
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return answer.Response.Engines, nil
+}

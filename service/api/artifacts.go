@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package api
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Artifacts is what the API does with artifacts (ORCH-3097). Errors are *task.Error, or wrap what the content's reader
+// failed with.
+type Artifacts interface {
+	// Put stores what r reads, and returns when it is on the disk. TOO_LARGE.
+	Put(ctx context.Context, a ArtifactView, r io.Reader) (ArtifactView, error)
+	Get(id string) (ArtifactView, error) // NOT_FOUND
+	// List returns the newest first. An empty field of the filter takes all.
+	List(f ArtifactFilter) []ArtifactView
+	Open(id string) (ArtifactView, io.ReadSeekCloser, error) // NOT_FOUND
+}
+
+// ArtifactView is an artifact as clients see it. A Put does not look at ID, Size and CreatedAt.
+type ArtifactView struct {
+	ID        string // `sha256-<64 hex>`
+	Kind      string // plan, summary, diff, trace, proof or other
+	MediaType string
+	TaskID    string // empty: it belongs to none
+	Parent    string // id of the artifact that it was made from; empty: none
+	Tags      []string
+	Metadata  map[string]string
+	Size      int64
+	CreatedAt time.Time
+}
+
+// ArtifactFilter chooses artifacts.
+type ArtifactFilter struct {
+	Kind, TaskID, Tag string
+	Limit             int
+}
+
+type artifacts struct {
+	*server
+}
+
+// CreateArtifact stores an artifact. The request's body is bounded as every other's; what it spells is decoded as it is
+// written.
+func (h artifacts) CreateArtifact(ctx context.Context, r *gen.ArtifactRequest) (*gen.ArtifactHeaders, error) {
+	in := ArtifactView{
+		Kind: string(r.Kind), MediaType: r.MediaType.Or(""), TaskID: string(r.TaskID.Or("")), Parent: string(r.Parent.Or("")),
+		Metadata: make(map[string]string, len(r.Metadata)),
+	}
+	for _, tag := range r.Tags {
+		in.Tags = append(in.Tags, string(tag))
+	}
+	for _, note := range r.Metadata {
+		in.Metadata[note.Key] = note.Value
+	}
+	spelled := &spelling{r: strings.NewReader(r.Content)}
+	if r.Encoding.Or("") == gen.ArtifactRequestEncodingBase64 {
+		spelled.r = base64.NewDecoder(base64.StdEncoding, spelled.r)
+	}
+	v, err := h.Artifacts.Put(ctx, in, spelled)
+	if spelled.err != nil {
+		return nil, task.Errorf(task.InvalidParams,
+			"`content` is not base64, as `encoding` says: spell it with the standard alphabet and padding").Because(spelled.err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &gen.ArtifactHeaders{Location: "/v1/artifacts/" + v.ID, Response: h.toArtifact(ctx, v)}, nil
+}
+
+// spelling notes what is wrong with the spelling, to tell it from what is wrong with the disk.
+type spelling struct {
+	r   io.Reader
+	err error
+}
+
+func (s *spelling) Read(p []byte) (n int, err error) {
+	if n, err = s.r.Read(p); err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// ListArtifacts lists artifacts, newest first.
+func (h artifacts) ListArtifacts(ctx context.Context, p gen.ListArtifactsParams) (*gen.ArtifactListHeaders, error) {
+	f := ArtifactFilter{Kind: string(p.Kind.Or("")), TaskID: string(p.TaskID.Or("")), Tag: string(p.Tag.Or("")), Limit: p.Limit.Or(0)}
+	list := h.Artifacts.List(f)
+	out := gen.ArtifactList{Artifacts: make([]gen.Artifact, len(list))}
+	for i, v := range list {
+		out.Artifacts[i] = h.toArtifact(ctx, v)
+	}
+	return &gen.ArtifactListHeaders{Response: out}, nil
+}
+
+// GetArtifact shows one artifact.
+func (h artifacts) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*gen.GetArtifactOKHeaders, error) {
+	v, err := h.Artifacts.Get(string(p.ID))
+	if err != nil {
+		return nil, err
+	}
+	return &gen.GetArtifactOKHeaders{Response: h.toArtifact(ctx, v)}, nil
+}
+
+// GetArtifactContent sends an artifact's bytes, or the ranges of them that are asked for. They can be anything, so that a
+// browser must take them for nothing but what they are said to be, and run nothing of them.
+func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactContentParams, w http.ResponseWriter) error {
+	v, content, err := h.Artifacts.Open(string(p.ID))
+	if err != nil {
+		return err
+	}
+	defer content.Close()
+	header := w.Header()
+	header.Set("Content-Type", v.MediaType)
+	header.Set("ETag", `"`+v.ID+`"`)
+	header.Set("Cache-Control", "private, no-cache") // its bytes never change, but it may be removed
+	header.Set("X-Content-Type-Options", "nosniff")
+	header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
+	out := &download{ResponseWriter: w, paced: &sse{w: w, control: http.NewResponseController(w), timeout: h.WriteTimeout}}
+	defer out.paced.release()
+	http.ServeContent(out, callFrom(ctx).request, "", time.Time{}, content)
+	var why *task.Error
+	switch out.refused {
+	case 0:
+		return nil
+	case http.StatusRequestedRangeNotSatisfiable:
+		why = task.Errorf(task.InvalidParams, "the range %q is not within the artifact's %d bytes: ask for less",
+			clip(callFrom(ctx).request.Header.Get("Range"), maxQuote), v.Size)
+	default:
+		why = task.Errorf(task.InvalidParams, "the artifact's ETag is %q, and the request wants another: send it without its condition", v.ID)
+	}
+	e := toError(why)
+	body, err := e.MarshalJSON()
+	if err != nil {
+		return fmt.Errorf("encode an error envelope: %w", err)
+	}
+	header.Set("Content-Type", "application/json; charset=utf-8")
+	header.Del("ETag")
+	w.WriteHeader(out.refused)
+	if _, err := w.Write(body); err != nil {
+		h.Log.Debug("an error envelope could not be sent", zap.Error(err))
+	}
+	return nil
+}
+
+// download gives each write its time, since a whole one may take longer than a dead client may stay, and keeps the plain text
+// of a refusal from the client: it gets the envelope.
+type download struct {
+	http.ResponseWriter
+	paced   *sse
+	refused int // the status; 0: it was not
+}
+
+func (d *download) WriteHeader(status int) {
+	if status >= http.StatusBadRequest {
+		d.refused = status
+		return
+	}
+	d.ResponseWriter.WriteHeader(status)
+}
+
+func (d *download) Write(b []byte) (int, error) {
+	if d.refused != 0 {
+		return len(b), nil
+	}
+	if err := d.paced.bound(); err != nil {
+		return 0, err
+	}
+	return d.ResponseWriter.Write(b)
+}
+
+func (h artifacts) toArtifact(ctx context.Context, v ArtifactView) gen.Artifact {
+	out := gen.Artifact{
+		ID: gen.ArtifactID(v.ID), Kind: gen.ArtifactKind(v.Kind), MediaType: v.MediaType, SizeBytes: v.Size, CreatedAt: v.CreatedAt.UTC(),
+		URL: origin(callFrom(ctx).request) + "/v1/artifacts/" + v.ID + "/content",
+	}
+	if v.TaskID != "" {
+		out.TaskID = gen.NewOptTaskID(gen.TaskID(v.TaskID))
+	}
+	if v.Parent != "" {
+		out.Parent = gen.NewOptArtifactID(gen.ArtifactID(v.Parent))
+	}
+	for _, tag := range v.Tags {
+		out.Tags = append(out.Tags, gen.ArtifactTag(tag))
+	}
+	for _, key := range slices.Sorted(maps.Keys(v.Metadata)) {
+		out.Metadata = append(out.Metadata, gen.ArtifactNote{Key: key, Value: v.Metadata[key]})
+	}
+	return out
+}
+
+// maxHost bounds what of the client's own words comes back in a URL.
+const maxHost = 512
+
+// origin is this server as the client reached it: by a name that works from the client's box, whatever address it is bound
+// to (HME-022).
+func origin(r *http.Request) string {
+	scheme := "http"
+	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" { // a tunnel in front of it speaks TLS
+		scheme = "https"
+	}
+	host := r.Host
+	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && (host == "" || len(host) > maxHost) {
+		host = local.String()
+	}
+	return scheme + "://" + clip(host, maxHost)
+}

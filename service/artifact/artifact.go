@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package artifact keeps what tasks leave behind: a content-addressed store of plans, diffs, traces and proof bundles, and
+// the proof bundles themselves (ORCH-3097, OC-CTRL-2067).
+package artifact
+
+import (
+	"mime"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Kind says what an artifact is for.
+type Kind string
+
+// The kinds.
+const (
+	KindPlan    Kind = "plan"
+	KindSummary Kind = "summary"
+	KindDiff    Kind = "diff"
+	KindTrace   Kind = "trace"
+	KindProof   Kind = "proof"
+	KindOther   Kind = "other"
+)
+
+// Kinds lists every kind.
+func Kinds() []Kind {
+	return []Kind{KindPlan, KindSummary, KindDiff, KindTrace, KindProof, KindOther}
+}
+
+// Meta is what is said of an artifact beside its bytes.
+type Meta struct {
+	Kind      Kind              `json:"kind"`
+	MediaType string            `json:"media_type"`         // empty: application/octet-stream
+	TaskID    string            `json:"task_id,omitempty"`  // the task that it belongs to
+	Parent    string            `json:"parent,omitempty"`   // id of the artifact that it was made from
+	Tags      []string          `json:"tags,omitempty"`     // sorted, each once
+	Metadata  map[string]string `json:"metadata,omitempty"` // of the writer's own
+}
+
+// Entry is an artifact that is stored. Its tags and metadata are shared: who gets one must not change them.
+type Entry struct {
+	ID string `json:"id"` // `sha256-<64 hex>` of the bytes
+	Meta
+	Size      int64     `json:"size_bytes"`
+	CreatedAt time.Time `json:"created_at"`
+	RenewedAt time.Time `json:"renewed_at"` // when its bytes were stored last: what retention counts from
+}
+
+// Filter chooses entries; an empty field takes all.
+type Filter struct {
+	Kind   Kind
+	Tag    string
+	TaskID string
+	Limit  int // 0: no limit
+}
+
+func (f Filter) takes(e *Entry) bool {
+	return (f.Kind == "" || e.Kind == f.Kind) && (f.TaskID == "" || e.TaskID == f.TaskID) &&
+		(f.Tag == "" || slices.Contains(e.Tags, f.Tag))
+}
+
+// The bounds of what is said of an artifact.
+const (
+	maxMediaType = 128
+	maxTags      = 32
+	maxTag       = 64
+	maxPairs     = 32
+	maxKey       = 64
+	maxValue     = 1024
+	maxTaskID    = 128
+)
+
+const defaultMediaType = "application/octet-stream"
+
+const (
+	idPrefix = "sha256-"
+	idHex    = 64
+)
+
+// ValidID reports whether id has the form of an artifact's.
+func ValidID(id string) bool {
+	digits, ok := strings.CutPrefix(id, idPrefix)
+	return ok && len(digits) == idHex && strings.Trim(digits, "0123456789abcdef") == ""
+}
+
+func invalid(format string, args ...any) error {
+	return task.Errorf(task.InvalidParams, format, args...)
+}
+
+// settle checks m and fills its defaults in. What it returns shares nothing with m.
+func (m Meta) settle() (Meta, error) {
+	if !slices.Contains(Kinds(), m.Kind) {
+		return m, invalid("an artifact's kind must be one of plan, summary, diff, trace, proof and other, not %q", clip(string(m.Kind)))
+	}
+	if m.MediaType == "" {
+		m.MediaType = defaultMediaType
+	}
+	kind, _, err := mime.ParseMediaType(m.MediaType)
+	if err != nil || !strings.Contains(kind, "/") || len(m.MediaType) > maxMediaType || !printable(m.MediaType) {
+		return m, invalid("the media type %q is none: give one such as text/markdown, of at most %d characters", clip(m.MediaType), maxMediaType)
+	}
+	if m.TaskID != "" && (len(m.TaskID) > maxTaskID || !word(m.TaskID, "._-")) {
+		return m, invalid("%q cannot be a task's id: it has letters, digits, dots, dashes and underscores, at most %d", clip(m.TaskID), maxTaskID)
+	}
+	if m.Parent != "" && !ValidID(m.Parent) {
+		return m, invalid("the parent %q is no artifact's id: it is sha256- and 64 hexadecimal digits", clip(m.Parent))
+	}
+	m.Tags = slices.Compact(slices.Sorted(slices.Values(m.Tags)))
+	if len(m.Tags) > maxTags {
+		return m, invalid("an artifact takes at most %d tags, not %d", maxTags, len(m.Tags))
+	}
+	for _, tag := range m.Tags {
+		if len(tag) > maxTag || !word(tag, "._:/-") {
+			return m, invalid("the tag %q must have 1 to %d letters, digits and ._:/- and begin with a letter or a digit", clip(tag), maxTag)
+		}
+	}
+	if len(m.Metadata) > maxPairs {
+		return m, invalid("an artifact takes at most %d pairs of metadata, not %d", maxPairs, len(m.Metadata))
+	}
+	metadata := make(map[string]string, len(m.Metadata))
+	for key, value := range m.Metadata {
+		if len(key) > maxKey || !word(key, "._:/-") {
+			return m, invalid("the metadata key %q must have 1 to %d letters, digits and ._:/- and begin with a letter or a digit", clip(key), maxKey)
+		}
+		if len(value) > maxValue || !utf8.ValidString(value) {
+			return m, invalid("the metadata value of %q must be at most %d bytes of UTF-8", key, maxValue)
+		}
+		metadata[key] = value
+	}
+	m.Metadata = metadata
+	if len(metadata) == 0 {
+		m.Metadata = nil
+	}
+	return m, nil
+}
+
+// word reports whether s is not empty, begins with a letter or a digit, and has nothing but those and what also says.
+func word(s, also string) bool {
+	for i, b := range []byte(s) {
+		alphanumeric := 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9'
+		if !alphanumeric && (i == 0 || strings.IndexByte(also, b) < 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func printable(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
+}
+
+// clip keeps what an error repeats of its sender's words short.
+func clip(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "")
+}

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package artifact
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// reason says why an artifact was removed.
+type reason string
+
+const (
+	byAge     reason = "age"
+	byBytes   reason = "bytes"
+	byRequest reason = "request"
+)
+
+// storeMetrics are the store's series of the metrics contract (ORCH-3028).
+type storeMetrics struct {
+	artifacts, bytes prometheus.GaugeFunc
+	stored           *prometheus.CounterVec
+	removed          *prometheus.CounterVec
+	damaged          prometheus.Counter
+}
+
+func newStoreMetrics(r prometheus.Registerer, artifacts, bytes func() float64) (*storeMetrics, error) {
+	m := &storeMetrics{
+		artifacts: prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "llorch_artifacts", Help: "Artifacts that are stored."}, artifacts),
+		bytes: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "llorch_artifact_bytes", Help: "Bytes that the artifacts take on the disk.",
+		}, bytes),
+		stored: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "llorch_artifacts_stored_total", Help: "Artifacts that were stored, the same bytes again too.",
+		}, []string{"kind"}),
+		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "llorch_artifacts_removed_total", Help: "Artifacts that were removed: too old, too many bytes, or by request.",
+		}, []string{"reason"}),
+		damaged: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "llorch_artifacts_damaged_total", Help: "Artifacts that were found not to be what their id says.",
+		}),
+	}
+	if err := register(r, m.all()); err != nil {
+		return nil, fmt.Errorf("register the artifact store's metrics: %w", err)
+	}
+	return m, nil
+}
+
+func (m *storeMetrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.artifacts, m.bytes, m.stored, m.removed, m.damaged}
+}
+
+// proofOutcome says what became of a task's proof bundle.
+type proofOutcome string
+
+const (
+	proofStored  proofOutcome = "stored"
+	proofDropped proofOutcome = "dropped"
+	proofFailed  proofOutcome = "failed"
+)
+
+func newProofMetrics(r prometheus.Registerer) (*prometheus.CounterVec, error) {
+	proofs := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "llorch_proofs_total", Help: "Proof bundles of tasks that ended: stored, dropped because the disk did not keep up, or failed to be written.",
+	}, []string{"outcome"})
+	if err := register(r, []prometheus.Collector{proofs}); err != nil {
+		return nil, fmt.Errorf("register the proof bundles' metrics: %w", err)
+	}
+	return proofs, nil
+}
+
+func register(r prometheus.Registerer, all []prometheus.Collector) (failed error) {
+	for _, c := range all {
+		failed = errors.Join(failed, r.Register(c))
+	}
+	return failed
+}

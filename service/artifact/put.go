@@ -1,0 +1,226 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package artifact
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// chunks are what bytes are moved in, whatever their number.
+var chunks = sync.Pool{New: func() any { return new([128 << 10]byte) }}
+
+// received is what Put got, on the disk under a temporary name.
+type received struct {
+	temp string
+	id   string
+	size int64
+}
+
+// Put stores what r reads. When it returns, the artifact is on the disk. The same bytes again are the same artifact: it stays
+// what it was said to be first, and its age counts anew; were they damaged, they are whole again. TOO_LARGE, INVALID_PARAMS,
+// NOT_FOUND for a parent that is not there; an error of r is returned wrapped.
+func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
+	m, err := m.settle()
+	if err != nil {
+		return Entry{}, err
+	}
+	done, err := s.begin()
+	if err != nil {
+		return Entry{}, err
+	}
+	defer done()
+	if m.Parent != "" {
+		if _, err := s.Get(m.Parent); err != nil {
+			return Entry{}, err
+		}
+	}
+	got, err := s.receive(ctx, r)
+	if err != nil {
+		return Entry{}, err
+	}
+	e, err := s.install(got, m)
+	if err != nil {
+		return Entry{}, notStored(errors.Join(err, s.clear(got.temp)))
+	}
+	s.metrics.stored.WithLabelValues(string(e.Kind)).Inc()
+	return e, nil
+}
+
+func notStored(err error) error {
+	return task.Errorf(task.Internal, "the artifact could not be stored on the server's disk: see that it has room and can be written, then send it again").Because(err)
+}
+
+// receive writes what r reads to a temporary file and waits until it is on the disk.
+func (s *Store) receive(ctx context.Context, r io.Reader) (got received, err error) {
+	f, err := s.temp()
+	if err != nil {
+		return got, notStored(err)
+	}
+	got.temp = tempDir + "/" + filepath.Base(f.Name())
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.clear(got.temp))
+		}
+	}()
+	hash := sha256.New()
+	readErr, writeErr := s.copy(ctx, io.MultiWriter(hash, f), r, &got.size)
+	if readErr == nil && writeErr == nil {
+		writeErr = s.sync(f)
+	}
+	if err := f.Close(); writeErr == nil {
+		writeErr = err
+	}
+	switch {
+	case readErr != nil:
+		return got, readErr
+	case writeErr != nil:
+		return got, notStored(writeErr)
+	}
+	got.id = idPrefix + hex.EncodeToString(hash.Sum(nil))
+	return got, nil
+}
+
+func (s *Store) copy(ctx context.Context, w io.Writer, r io.Reader, size *int64) (readErr, writeErr error) {
+	chunk := chunks.Get().(*[128 << 10]byte)
+	defer chunks.Put(chunk)
+	for {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("store an artifact: %w", err), nil
+		}
+		n, err := r.Read(chunk[:])
+		if *size += int64(n); *size > s.o.MaxBytes {
+			return task.Errorf(task.TooLarge, "an artifact may have at most %d bytes on this server: shorten it, split it, or raise artifacts.max_bytes", s.o.MaxBytes), nil
+		}
+		if n > 0 {
+			if _, err := w.Write(chunk[:n]); err != nil {
+				return nil, err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil, nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the artifact to store: %w", err), nil
+		}
+	}
+}
+
+// temp makes a temporary file. Its number is not taken twice while the store is open, and none is left when it is opened.
+func (s *Store) temp() (*os.File, error) {
+	return s.root.OpenFile(tempDir+"/"+strconv.FormatUint(s.temps.Add(1), 10), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+}
+
+func (s *Store) clear(temp string) error {
+	if err := s.root.Remove(temp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove a temporary file: %w", err)
+	}
+	return nil
+}
+
+// install gives what was received its place, and returns when that is on the disk.
+func (s *Store) install(got received, m Meta) (Entry, error) {
+	stripe := s.stripe(got.id)
+	stripe.Lock()
+	defer stripe.Unlock()
+	now := s.o.Now().UTC()
+	s.mu.Lock()
+	old := s.byID[got.id]
+	s.mu.Unlock()
+	e := &Entry{ID: got.id, Meta: m, Size: got.size, CreatedAt: now, RenewedAt: now}
+	if old != nil {
+		*e = *old
+		e.Size, e.RenewedAt = got.size, now
+	}
+	at := path(got.id)
+	err := s.folder(filepath.Dir(at))
+	if err == nil {
+		err = s.root.Rename(got.temp, at)
+	}
+	if err == nil {
+		err = s.writeEntry(e, at+sidecar)
+	}
+	if err == nil {
+		err = s.syncDir(filepath.Dir(at))
+	}
+	if err != nil && old == nil {
+		// Neither is promised to anyone.
+		err = errors.Join(err, s.clear(at+sidecar), s.clear(at))
+	}
+	if err != nil {
+		return Entry{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.replace(old, e)
+	if s.o.RetainBytes > 0 && s.disk > s.o.RetainBytes {
+		select {
+		case s.wake <- struct{}{}:
+		default: // it is on its way
+		}
+	}
+	return *e, nil
+}
+
+// replace puts an entry into the index, in the place of the old one if there is one. The caller holds mu.
+func (s *Store) replace(old, e *Entry) {
+	if old != nil {
+		s.forget(old)
+	}
+	i, _ := slices.BinarySearchFunc(s.order, e, inOrder)
+	s.order = slices.Insert(s.order, i, e)
+	s.note(e)
+}
+
+// writeEntry writes a sidecar by way of a temporary file that is on the disk before it gets its name.
+func (s *Store) writeEntry(e *Entry, at string) error {
+	text, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	f, err := s.temp()
+	if err != nil {
+		return err
+	}
+	temp := tempDir + "/" + filepath.Base(f.Name())
+	_, err = f.Write(text)
+	if err == nil {
+		err = s.sync(f)
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = s.root.Rename(temp, at)
+	}
+	if err != nil {
+		return errors.Join(err, s.clear(temp))
+	}
+	return nil
+}
+
+// syncDir makes the names in a folder durable.
+func (s *Store) syncDir(dir string) error {
+	f, err := s.root.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.sync(f), f.Close())
+}
+
+// sync waits until a file is on the disk.
+func (s *Store) sync(f *os.File) error {
+	if s.o.offhand {
+		return nil
+	}
+	return f.Sync()
+}

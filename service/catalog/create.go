@@ -1,0 +1,479 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Request asks for a model to be added. Only Ref is needed.
+type Request struct {
+	ID        string // default made from the ref
+	Ref       string
+	Digest    string        // `sha256:` and 64 hexadecimal digits; empty: any
+	Signature string        // a .minisig file in base64
+	SBOM      string        // where the bill of materials is
+	Wait      time.Duration // for the model to be there; at 0 Create returns at once
+}
+
+const maxRef = 2048
+
+// Create adds a model and waits a while for it to be there: a model that is refused within that time leaves no entry, one that
+// takes longer is Fetching, and goes on. The same request again joins the first. INVALID_PARAMS, UNTRUSTED_ARTIFACT, CONFLICT,
+// and the fetcher's errors.
+func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
+	r, err := c.settle(r)
+	if err != nil {
+		return Model{}, err
+	}
+	id, j, err := c.begin(r) //nolint:contextcheck // the fetch outlives the call
+	if err != nil {
+		return Model{}, err
+	}
+	if j == nil {
+		return c.Get(id)
+	}
+	timer := time.NewTimer(r.Wait)
+	defer timer.Stop()
+	select {
+	case <-j.over:
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	c.mu.Lock()
+	late := j.settled
+	if !late {
+		j.waiters--
+	}
+	c.mu.Unlock()
+	if late { // its end is near: it has been decided what it tells
+		<-j.over
+		if j.err != nil {
+			return Model{}, j.err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return Model{}, fmt.Errorf("add a model: %w", err)
+	}
+	return c.Get(id)
+}
+
+// settle checks a request and fills it in.
+func (c *Catalog) settle(r Request) (Request, error) {
+	bad := func(format string, args ...any) (Request, error) {
+		return r, task.Errorf(task.InvalidParams, format, args...)
+	}
+	if len(r.Ref) > maxRef || strings.ContainsFunc(r.Ref, unicode.IsControl) {
+		return bad("`ref` must have at most %d bytes, and no control characters", maxRef)
+	}
+	ref, err := c.o.Canonical(r.Ref)
+	if err != nil {
+		return bad("`ref` is no model's: %v", err)
+	}
+	if r.Ref = ref; strayed(ref) {
+		return bad("`ref` must not hold the steps . and ..: write where it leads")
+	}
+	if r.ID == "" {
+		r.ID = c.idFor(ref)
+	}
+	switch {
+	case !ValidID(r.ID):
+		return bad("`id` must be up to 128 letters, digits, dots, dashes and underscores, and begin with a letter or digit")
+	case r.Digest != "" && !digestShape.MatchString(r.Digest):
+		return bad("`digest` must be sha256: and 64 hexadecimal digits, in lower case")
+	case len(r.SBOM) > maxRef || strings.ContainsFunc(r.SBOM, unicode.IsControl):
+		return bad("`sbom` must have at most %d bytes, and no control characters", maxRef)
+	}
+	if r.Signature != "" {
+		if _, err := readSignature(r.Signature); err != nil {
+			return r, err
+		}
+	}
+	if err := c.trust.source(ref); err != nil {
+		return r, err
+	}
+	if r.Signature == "" && c.trust.strict { // nothing needs to be fetched to say so
+		f := c.trust.check(hashed{}, "", "")
+		c.count(f, metadataOf(ref))
+		return r, f.problem
+	}
+	return r, nil
+}
+
+// metadataOf guesses the format by a ref, for the label of a metric.
+func metadataOf(ref string) *Metadata {
+	if strings.HasSuffix(strings.ToLower(ref), ".gguf") {
+		return &Metadata{}
+	}
+	return nil
+}
+
+// strayed reports whether a step of a ref leads upwards, however it is written.
+func strayed(ref string) bool {
+	plain := ref
+	for range 3 { // what is escaped twice is a way in, too
+		next, err := url.PathUnescape(plain)
+		if err != nil || next == plain {
+			break
+		}
+		plain = next
+	}
+	for _, text := range []string{ref, plain} {
+		if slices.ContainsFunc(strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(`/\:?#`, r) }), func(step string) bool {
+			return step == "." || step == ".."
+		}) {
+			return true
+		}
+	}
+	return false
+}
+
+// idFor is the id that a ref has, or else would have.
+func (c *Catalog) idFor(ref string) string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if e := c.byRef[ref]; e != nil {
+		return e.rec.ID
+	}
+	return idFrom(ref)
+}
+
+// idFrom makes an id of the last part of a ref. It can be empty, which is none.
+func idFrom(ref string) string {
+	ref, _, _ = strings.Cut(ref, "?")
+	ref = strings.TrimRight(ref, "/")
+	name := ref[strings.LastIndexByte(ref, '/')+1:]
+	if part := shardName.FindStringSubmatch(name); part != nil {
+		name = part[1]
+	}
+	if strings.HasSuffix(strings.ToLower(name), ".gguf") {
+		name = name[:len(name)-len(".gguf")]
+	}
+	name = strings.Map(func(r rune) rune {
+		switch {
+		case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9', r == '.', r == '_', r == '-':
+			return r
+		}
+		return '-'
+	}, name)
+	return clip(strings.TrimLeft(name, "._-"), 128)
+}
+
+// begin finds or makes the entry of a request. The job is nil where the model is there.
+func (c *Catalog) begin(r Request) (id string, j *job, err error) {
+	c.change.Lock()
+	defer c.change.Unlock()
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return "", nil, closing()
+	}
+	e := c.byID[r.ID]
+	if e == nil {
+		e = c.byRef[r.Ref]
+	}
+	if e != nil && e.rec.State != Failed {
+		defer c.mu.Unlock()
+		if err := joinable(e, r); err != nil {
+			return "", nil, err
+		}
+		return e.rec.ID, c.join(e), nil
+	}
+	switch {
+	case e != nil && (e.deleting || e.rec.Ref != r.Ref || e.rec.ID != r.ID):
+		err = task.Errorf(task.Conflict, "model %s, which could not be fetched, has that id or ref: delete it first", e.rec.ID)
+	case e == nil && len(c.byID) >= MaxModels:
+		err = task.Errorf(task.Conflict, "the catalog holds its %d models: delete some first", MaxModels)
+	case c.pending >= maxPending:
+		err = task.Errorf(task.RateLimited, "%d models are being fetched: wait for some of them", c.pending).Retry(10 * time.Second)
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return "", nil, err
+	}
+	if e == nil { // what lies there is of no model
+		err = c.clear(r.ID)
+	}
+	if err == nil {
+		err = c.disk.folder(home(r.ID))
+	}
+	if err != nil {
+		return "", nil, notWritten(err)
+	}
+	rec := &record{
+		Model: Model{
+			ID: r.ID, Ref: r.Ref, Digest: r.Digest, State: Fetching, Signature: SignatureMissing, SBOM: r.SBOM, CreatedAt: c.o.Now().UTC(),
+		},
+		Given: r.Digest, SignatureText: r.Signature,
+	}
+	if r.Signature != "" {
+		rec.Signature = SignatureUnchecked
+	}
+	if err := c.disk.write(recordName(r.ID), rec); err != nil {
+		return "", nil, notWritten(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e == nil {
+		e = &entry{}
+	}
+	e.rec = rec
+	e.done.Store(0)
+	e.total.Store(0)
+	c.put(e)
+	if c.closed {
+		return "", nil, closing()
+	}
+	c.fetch(e)
+	return r.ID, c.join(e), nil
+}
+
+// join makes the caller one who waits for a fetch. mu is held.
+func (c *Catalog) join(e *entry) *job {
+	if e.rec.State != Fetching || e.job == nil {
+		return nil
+	}
+	if !e.job.settled {
+		e.job.waiters++
+	}
+	return e.job
+}
+
+// joinable refuses a request that is not the one that made the entry.
+func joinable(e *entry, r Request) error {
+	switch {
+	case e.deleting:
+		return task.Errorf(task.Conflict, "model %s is being deleted: try again in a moment", e.rec.ID).Retry(time.Second)
+	case e.rec.Ref != r.Ref:
+		return task.Errorf(task.Conflict, "the id %s is taken, by %s: give another id, or delete that model first", r.ID, clip(e.rec.Ref, 256))
+	case e.rec.ID != r.ID:
+		return task.Errorf(task.Conflict, "that ref is in the catalog already, as model %s: use it, or delete it first", e.rec.ID)
+	case r.Digest != "" && e.rec.Digest != r.Digest, r.Signature != "" && e.rec.SignatureText != r.Signature:
+		return task.Errorf(task.Conflict, "model %s is in the catalog with another digest or signature: delete it first", e.rec.ID)
+	}
+	return nil
+}
+
+// fetch begins to fetch an entry's model. mu is held.
+func (c *Catalog) fetch(e *entry) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	j := &job{cancel: cancel, over: make(chan struct{})}
+	e.job = j
+	c.pending++
+	rec := *e.rec
+	c.jobs.Go(func() {
+		defer cancel()
+		err := c.bring(ctx, e, &rec)
+		changed, told := c.end(ctx, e, j, &rec, err)
+		if told {
+			c.o.Changed(changed)
+		}
+		close(j.over)
+	})
+}
+
+// bring fetches a model and checks it. It fills in the record.
+func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
+	select {
+	case c.fetching <- struct{}{}:
+		defer func() { <-c.fetching }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	c.log.Info("fetching a model", zap.String("model_id", rec.ID), zap.String("ref", shown(rec.Ref)))
+	if err := c.disk.folder(home(rec.ID)); err != nil {
+		return notWritten(err)
+	}
+	path, _, digest, err := c.o.Fetcher.Fetch(ctx, rec.Ref, c.homePath(rec.ID), rec.Given, func(done, total int64) {
+		e.done.Store(max(done, 0))
+		e.total.Store(max(total, 0))
+	})
+	if err != nil {
+		if task.HasCode(err, task.UntrustedArtifact) {
+			c.count(finding{result: fail, reason: digestMismatch}, metadataOf(rec.Ref))
+		}
+		return fmt.Errorf("fetch model %s: %w", rec.ID, err)
+	}
+	l, err := c.place(rec, path)
+	if err != nil {
+		return err
+	}
+	if rec.Metadata, err = describeModel(l); err != nil {
+		return task.Errorf(task.InvalidParams, "the model cannot be read: %v", err)
+	}
+	h, err := c.digest(ctx, l, digest, rec.SignatureText != "")
+	if err != nil {
+		return err
+	}
+	f := c.trust.check(h, rec.Given, rec.SignatureText)
+	c.count(f, rec.Metadata)
+	if f.problem != nil {
+		return f.problem
+	}
+	rec.Digest, rec.Size, rec.Files = h.digest, h.size, h.files
+	rec.State, rec.Verified, rec.Signature, rec.Warnings, rec.VerifiedAt = Active, true, f.signature, f.warnings, c.o.Now().UTC()
+	return nil
+}
+
+// place says where the fetched model is, and refuses a place where it must not be.
+func (c *Catalog) place(rec *record, path string) (layout, error) {
+	refuse := func(err error) error {
+		return task.Errorf(task.InvalidParams, "the model cannot be read: %v", err)
+	}
+	if !filepath.IsAbs(path) {
+		return layout{}, refuse(errors.New("its place is not known"))
+	}
+	own := c.homePath(rec.ID)
+	within, err := filepath.Rel(own, filepath.Clean(path))
+	rec.Cached = err == nil && filepath.IsLocal(within)
+	if !rec.Cached && !strings.HasPrefix(rec.Ref, "file:") {
+		return layout{}, task.Errorf(task.UntrustedArtifact, "the model was put out of the cache, and is refused: fetch it again")
+	}
+	inside := ""
+	if rec.At = filepath.Clean(path); rec.Cached {
+		rec.At, inside = filepath.ToSlash(within), own
+	}
+	l, err := lay(rec.path(c), inside)
+	if err != nil {
+		return l, refuse(err)
+	}
+	return l, nil
+}
+
+// path is where the model is; empty: not there yet.
+func (r *record) path(c *Catalog) string {
+	if r.Cached {
+		return filepath.Join(c.homePath(r.ID), filepath.FromSlash(r.At))
+	}
+	return r.At
+}
+
+// describeModel reads the metadata. A single file must be a GGUF, since no engine loads another.
+func describeModel(l layout) (*Metadata, error) {
+	path := l.gguf()
+	if path == "" && l.folder {
+		return nil, nil
+	}
+	if path == "" {
+		path = filepath.Join(l.dir, filepath.FromSlash(l.names[0]))
+	}
+	m, err := ReadGGUF(path)
+	if err != nil {
+		return nil, err
+	}
+	return &m, nil
+}
+
+// digest hashes a model, unless the fetcher did so with a file's bytes as they came.
+func (c *Catalog) digest(ctx context.Context, l layout, known string, sign bool) (hashed, error) {
+	if !digestShape.MatchString(known) || l.folder || sign {
+		return c.hash(ctx, l, sign)
+	}
+	h := hashed{digest: known}
+	for _, name := range l.names {
+		at, err := os.Stat(filepath.Join(l.dir, name))
+		if err != nil {
+			return h, task.Errorf(task.InvalidParams, "the model is gone again: fetch it anew").Because(err)
+		}
+		h.size += at.Size()
+		h.files = append(h.files, File{Name: name, Size: at.Size(), ModTime: at.ModTime().UTC()})
+	}
+	return h, nil
+}
+
+// hash waits for its turn at the disk.
+func (c *Catalog) hash(ctx context.Context, l layout, sign bool) (hashed, error) {
+	select {
+	case c.hashing <- struct{}{}:
+		defer func() { <-c.hashing }()
+	case <-ctx.Done():
+		return hashed{}, ctx.Err()
+	}
+	h, err := hashLayout(ctx, l, sign)
+	if err != nil && ctx.Err() == nil {
+		return h, task.Errorf(task.InvalidParams, "the model's files cannot be read: see that they are there and may be read by the server").Because(err)
+	}
+	return h, err
+}
+
+// end records how a fetch ended. A failure that a creator still waits for leaves no entry.
+func (c *Catalog) end(ctx context.Context, e *entry, j *job, rec *record, failed error) (changed Model, told bool) {
+	c.change.Lock()
+	defer c.change.Unlock()
+	c.mu.Lock()
+	j.settled = true
+	deleting, waiters := e.deleting, j.waiters
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		e.job = nil
+		c.pending--
+	}()
+	switch {
+	case deleting:
+		j.err = task.Errorf(task.Conflict, "model %s was deleted while it was fetched", rec.ID)
+		return Model{}, false
+	case failed != nil && ctx.Err() != nil: // the server stops; the record says Fetching, and it goes on at the next start
+		j.err = closing()
+		return Model{}, false
+	case failed == nil:
+		changed, failed = c.store(e, rec)
+	}
+	if failed == nil {
+		c.log.Info("a model is there", zap.String("model_id", rec.ID), zap.String("digest", rec.Digest), zap.Int64("size_bytes", rec.Size), zap.Strings("warnings", rec.Warnings))
+		return changed, true
+	}
+	return c.failed(e, j, failed, waiters > 0)
+}
+
+func (c *Catalog) failed(e *entry, j *job, failed error, heard bool) (Model, bool) {
+	id := e.rec.ID
+	known := task.AsError(failed)
+	c.log.Warn("a model could not be added", zap.String("model_id", id), zap.Error(failed))
+	if heard {
+		j.err = known
+		if err := c.erase(id); err != nil {
+			c.log.Error("what was fetched of a model that was refused could not be removed", zap.String("model_id", id), zap.Error(err))
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.drop(e)
+		return Model{}, false
+	}
+	if !known.Retriable && known.Code != task.Internal { // it was refused: another try would not go on from what is there
+		if err := c.clear(id); err != nil {
+			c.log.Error("what was fetched of a model that was refused could not be removed", zap.String("model_id", id), zap.Error(err))
+		}
+	}
+	rec := *e.rec
+	rec.State, rec.Problem = Failed, &Problem{Code: known.Code, Message: clip(known.Message, 4096)}
+	m, err := c.store(e, &rec)
+	if err != nil { // it is tried again at the next start
+		c.log.Error("that a model could not be added could not be recorded", zap.String("model_id", id), zap.Error(err))
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		e.rec = &rec
+		m = c.model(e)
+	}
+	return m, true
+}
+
+// shown is a ref without what may be a secret.
+func shown(ref string) string {
+	ref, _, _ = strings.Cut(ref, "?")
+	return ref
+}

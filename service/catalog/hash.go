@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package catalog
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"aead.dev/minisign"
+)
+
+// digestShape is how digests are written.
+var digestShape = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+
+const (
+	digestPrefix = "sha256:"
+	hashBuffer   = 1 << 20
+	maxFiles     = 4096 // of one model
+)
+
+var hashBuffers = sync.Pool{New: func() any { return new([hashBuffer]byte) }}
+
+// File is one file of a model, as it was when it was hashed. A file with the same size and time is taken to be the same.
+type File struct {
+	Name    string    `json:"name"` // below the model's folder, with slashes
+	Size    int64     `json:"size"`
+	ModTime time.Time `json:"mod_time"`
+}
+
+// hashed is what reading all of a model's bytes found.
+type hashed struct {
+	digest string
+	size   int64
+	files  []File
+	signed *minisign.Reader // over what a signature is made of; nil: none was asked for
+}
+
+// layout is where the files of a model are.
+type layout struct {
+	dir    string   // absolute
+	names  []string // below dir, in the order in which they are read
+	folder bool     // the model is a folder, and not a file, or the parts of one
+}
+
+// hashLayout reads the bytes of a model once. The digest of a file in parts is over all of them, one behind the other; that
+// of a folder over the lines that sha256sum prints for its files. With sign, what a signature is made of is digested on the way.
+func hashLayout(ctx context.Context, l layout, sign bool) (out hashed, err error) {
+	if !l.folder {
+		return hashParts(ctx, l.dir, l.names, sign)
+	}
+	var list strings.Builder
+	for _, name := range l.names {
+		one, err := hashParts(ctx, l.dir, []string{name}, false)
+		if err != nil {
+			return out, err
+		}
+		out.files, out.size = append(out.files, one.files...), out.size+one.size
+		fmt.Fprintf(&list, "%s  %s\n", strings.TrimPrefix(one.digest, digestPrefix), name)
+	}
+	sum := sha256.Sum256([]byte(list.String()))
+	out.digest = digestPrefix + hex.EncodeToString(sum[:])
+	if sign {
+		out.signed = minisign.NewReader(strings.NewReader(list.String()))
+		if _, err := io.Copy(io.Discard, out.signed); err != nil {
+			return out, fmt.Errorf("digest the list of a model's files: %w", err)
+		}
+	}
+	return out, nil
+}
+
+func hashParts(ctx context.Context, dir string, names []string, sign bool) (out hashed, err error) {
+	p := &parts{dir: dir, names: names}
+	defer p.close()
+	var r io.Reader = p
+	if sign {
+		out.signed = minisign.NewReader(p)
+		r = out.signed
+	}
+	hash := sha256.New()
+	buffer := hashBuffers.Get().(*[hashBuffer]byte)
+	defer hashBuffers.Put(buffer)
+	for err == nil {
+		if err = ctx.Err(); err == nil {
+			var n int
+			n, err = r.Read(buffer[:])
+			hash.Write(buffer[:n])
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return hashed{}, fmt.Errorf("hash a model: %w", err)
+	}
+	for _, f := range p.files {
+		out.size += f.Size
+	}
+	out.digest, out.files = digestPrefix+hex.EncodeToString(hash.Sum(nil)), p.files
+	return out, nil
+}
+
+// parts reads files one behind the other, and notes what they are.
+type parts struct {
+	dir   string
+	names []string // still to be opened
+	open  *os.File
+	files []File
+}
+
+func (p *parts) Read(b []byte) (int, error) {
+	for {
+		if p.open == nil {
+			if len(p.names) == 0 {
+				return 0, io.EOF
+			}
+			f, err := os.Open(filepath.Join(p.dir, filepath.FromSlash(p.names[0])))
+			if err != nil {
+				return 0, err
+			}
+			at, err := f.Stat()
+			if err != nil {
+				return 0, errors.Join(err, f.Close())
+			}
+			p.files = append(p.files, File{Name: p.names[0], ModTime: at.ModTime().UTC()})
+			p.open, p.names = f, p.names[1:]
+		}
+		n, err := p.open.Read(b)
+		p.files[len(p.files)-1].Size += int64(n)
+		if errors.Is(err, io.EOF) {
+			p.close()
+			err = nil
+		}
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+func (p *parts) close() {
+	if p.open != nil {
+		_ = p.open.Close() // it was only read
+		p.open = nil
+	}
+}
+
+// unchanged reports whether the files are still those that were hashed.
+func unchanged(dir string, files []File) bool {
+	for _, f := range files {
+		at, err := os.Stat(filepath.Join(dir, filepath.FromSlash(f.Name)))
+		if err != nil || !at.Mode().IsRegular() || at.Size() != f.Size || !at.ModTime().Equal(f.ModTime) {
+			return false
+		}
+	}
+	return len(files) > 0
+}
+
+// lay lists the files of the model at path. With inside, path must lie in that folder, and nothing below may be a link.
+func lay(path, inside string) (layout, error) {
+	if inside != "" {
+		if err := contained(path, inside); err != nil {
+			return layout{}, err
+		}
+	}
+	at, err := os.Stat(path)
+	if err != nil {
+		return layout{}, fmt.Errorf("look for a model's files: %w", err)
+	}
+	if at.Mode().IsRegular() {
+		return layFile(path, inside != "")
+	}
+	if !at.IsDir() {
+		return layout{}, fmt.Errorf("%s is neither a plain file nor a folder", filepath.Base(path))
+	}
+	l := layout{dir: path, folder: true}
+	err = filepath.WalkDir(path, func(at string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir():
+			return nil
+		case !e.Type().IsRegular():
+			return fmt.Errorf("%s is no plain file: a model's folder must hold nothing else", filepath.Base(at))
+		case len(l.names) == maxFiles:
+			return fmt.Errorf("a model's folder may hold at most %d files", maxFiles)
+		}
+		name, err := filepath.Rel(path, at)
+		l.names = append(l.names, filepath.ToSlash(name))
+		return err
+	})
+	if err == nil && len(l.names) == 0 {
+		err = fmt.Errorf("the folder %s has no files", filepath.Base(path))
+	}
+	slices.Sort(l.names)
+	return l, err
+}
+
+// layFile is a single file, or the first of several parts. In the cache none is a link.
+func layFile(path string, cached bool) (layout, error) {
+	l := layout{dir: filepath.Dir(path)}
+	parts, err := shards(path)
+	if err != nil {
+		return l, err
+	}
+	for _, part := range parts {
+		look := os.Stat
+		if cached {
+			look = os.Lstat
+		}
+		if at, err := look(part); err != nil || !at.Mode().IsRegular() {
+			return l, fmt.Errorf("part %s of the model is not there, or is no plain file", filepath.Base(part))
+		}
+		l.names = append(l.names, filepath.Base(part))
+	}
+	return l, nil
+}
+
+// contained refuses a path that is not below the folder, that leads out of it through a link, or that is a link itself.
+func contained(path, folder string) error {
+	refused := func(cause error) error {
+		return errors.Join(fmt.Errorf("%s is not below the model's own folder, or a link", filepath.Base(path)), cause)
+	}
+	home, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return refused(err)
+	}
+	resolved, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return refused(err)
+	}
+	within, err := filepath.Rel(folder, path)
+	if err != nil || !filepath.IsLocal(within) || resolved != filepath.Join(home, within) {
+		return refused(err)
+	}
+	return nil
+}
+
+// gguf finds the GGUF of a layout, its first part where it has several; empty: there is none.
+func (l layout) gguf() string {
+	for _, name := range l.names {
+		if !strings.HasSuffix(strings.ToLower(name), ".gguf") {
+			continue
+		}
+		if part := shardName.FindStringSubmatch(filepath.Base(name)); part != nil && part[2] != "00001" {
+			continue
+		}
+		return filepath.Join(l.dir, filepath.FromSlash(name))
+	}
+	return ""
+}

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package catalog
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+)
+
+const (
+	modelsDir  = "models"
+	filesDir   = "files" // below modelsDir
+	enginesDoc = "engines.json"
+	suffix     = ".json"
+	damaged    = ".damaged"
+	tempPrefix = ".tmp-"
+	maxRecord  = 4 << 20 // bytes of a file of ours
+)
+
+// record is a model's file. A record that was stored is never changed, but replaced.
+type record struct {
+	Model
+	Given         string `json:"given_digest,omitempty"`
+	SignatureText string `json:"signature_text,omitempty"`
+	At            string `json:"at,omitempty"` // where the model is: below its own folder where Cached, else absolute
+	Cached        bool   `json:"cached,omitempty"`
+	Files         []File `json:"files,omitempty"`
+	Deleting      bool   `json:"deleting,omitempty"`
+}
+
+// disk writes the catalog's files. Only what is below its folder can be reached, whatever links lie in it.
+type disk struct {
+	root  *os.Root
+	dir   string // absolute
+	temps atomic.Uint64
+}
+
+func openDisk(dir string) (*disk, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := &disk{root: root, dir: dir}
+	for _, name := range []string{modelsDir, modelsDir + "/" + filesDir} {
+		if err := d.folder(name); err != nil {
+			return nil, errors.Join(err, root.Close())
+		}
+	}
+	return d, nil
+}
+
+// folder makes a folder where it is not there, and makes sure that it is one and no link.
+func (d *disk) folder(name string) error {
+	err := d.root.Mkdir(name, 0o700)
+	if err == nil {
+		return d.sync(filepath.Dir(name))
+	}
+	if !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	if at, err := d.root.Lstat(name); err != nil || !at.IsDir() {
+		return errors.Join(fmt.Errorf("%s is no folder: move it away", filepath.Join(d.dir, name)), err)
+	}
+	return nil
+}
+
+// sync makes what happened to the names in a folder last.
+func (d *disk) sync(name string) error {
+	f, err := d.root.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// write replaces a file: after a crash it is the old one or the new one.
+func (d *disk) write(name string, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	temp := filepath.Dir(name) + "/" + tempPrefix + strconv.FormatUint(d.temps.Add(1), 10)
+	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(text, '\n'))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = d.root.Rename(temp, name)
+	}
+	if err != nil {
+		return errors.Join(err, ignoreMissing(d.root.Remove(temp)))
+	}
+	return d.sync(filepath.Dir(name))
+}
+
+func (d *disk) read(name string, v any) error {
+	at, err := d.root.Lstat(name)
+	if err != nil {
+		return err
+	}
+	if !at.Mode().IsRegular() || at.Size() > maxRecord {
+		return errors.New("it is no plain file, or too large")
+	}
+	f, err := d.root.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxRecord))
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(text, v)
+}
+
+func (d *disk) remove(name string) error {
+	if err := d.root.Remove(name); err != nil {
+		return ignoreMissing(err)
+	}
+	return d.sync(filepath.Dir(name))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func recordName(id string) string { return modelsDir + "/" + id + suffix }
+
+// home is the folder of a model's own files, from the root.
+func home(id string) string { return modelsDir + "/" + filesDir + "/" + id }
+
+func (c *Catalog) homePath(id string) string { return filepath.Join(c.disk.dir, home(id)) }
+
+// load reads the records. What cannot be read is set aside; what a crash left half done is put right.
+func (c *Catalog) load() error {
+	f, err := c.disk.root.Open(modelsDir)
+	if err != nil {
+		return err
+	}
+	names, err := f.Readdirnames(-1)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	for _, name := range names {
+		id, isRecord := strings.CutSuffix(name, suffix)
+		switch {
+		case strings.HasPrefix(name, tempPrefix):
+			err = c.disk.remove(modelsDir + "/" + name)
+		case isRecord && ValidID(id):
+			err = c.loadOne(id)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := c.disk.read(enginesDoc, &c.engines); err != nil && !errors.Is(err, os.ErrNotExist) {
+		c.log.Error("the list of prepared engines cannot be read and is set aside: engines are listed again once they are prepared", zap.Error(err))
+		c.engines = nil
+		return c.disk.root.Rename(enginesDoc, enginesDoc+damaged)
+	}
+	return nil
+}
+
+func (c *Catalog) loadOne(id string) error {
+	var r record
+	err := c.disk.read(recordName(id), &r)
+	if err == nil {
+		err = r.sound(id)
+	}
+	if err == nil && c.byRef[r.Ref] != nil {
+		err = fmt.Errorf("%s has its ref, too", c.byRef[r.Ref].rec.ID)
+	}
+	switch {
+	case err != nil:
+		c.log.Error("a model's entry cannot be read and is set aside: add the model again", zap.String("model_id", id), zap.Error(err))
+		return c.disk.root.Rename(recordName(id), recordName(id)+damaged)
+	case r.Deleting:
+		return c.erase(id)
+	}
+	c.put(&entry{rec: &r})
+	return nil
+}
+
+// sound reports what makes a record none of ours.
+func (r *record) sound(id string) error {
+	switch {
+	case r.ID != id, r.Ref == "":
+		return errors.New("it is another model's")
+	case r.State != Fetching && r.State != Failed && r.State != Active && r.State != Retired:
+		return fmt.Errorf("it has the state %q", clip(string(r.State), maxArchBytes))
+	case r.At != "" && r.Cached && !filepath.IsLocal(filepath.FromSlash(r.At)), r.At != "" && !r.Cached && !filepath.IsAbs(r.At):
+		return errors.New("its path leads out of the cache")
+	case r.Size < 0, (r.State == Active || r.State == Retired) && (r.At == "" || !digestShape.MatchString(r.Digest) || len(r.Files) == 0):
+		return errors.New("it is incomplete")
+	}
+	for _, f := range r.Files {
+		if !filepath.IsLocal(filepath.FromSlash(f.Name)) || f.Size < 0 {
+			return errors.New("the name of a file leads out of the model's folder")
+		}
+	}
+	return nil
+}
+
+// erase removes a model's files, then its record.
+func (c *Catalog) erase(id string) error {
+	if err := c.clear(id); err != nil {
+		return err
+	}
+	return c.disk.remove(recordName(id))
+}
+
+// clear removes a model's own files. RemoveAll removes links, and does not follow them.
+func (c *Catalog) clear(id string) error { return c.disk.root.RemoveAll(home(id)) }

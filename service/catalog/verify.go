@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package catalog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Verification is what a check of a model's bytes found.
+type Verification struct {
+	ModelID    string
+	Digest     string // of the bytes as they are; empty: they could not be read
+	Verified   bool
+	Signature  SignatureState
+	Warnings   []string
+	VerifiedAt time.Time
+}
+
+// Verify reads all bytes of a model again and records what it finds (ORCH-3061). The check goes on when ctx ends; whoever asks
+// for one that goes on already joins it. NOT_FOUND, CONFLICT for a model that is not there.
+func (c *Catalog) Verify(ctx context.Context, id string) (Verification, error) {
+	c.mu.Lock()
+	e, err := c.entry(id)
+	switch {
+	case err != nil:
+	case c.closed:
+		err = closing()
+	case e.deleting || e.rec.State != Active && e.rec.State != Retired:
+		err = task.Errorf(task.Conflict, "model %s is not there: wait for its fetch, or delete it", id)
+	case e.job == nil:
+		c.verify(e) //nolint:contextcheck // the check outlives the call
+	}
+	var j *job
+	if err == nil {
+		j = e.job
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return Verification{}, err
+	}
+	select {
+	case <-j.over:
+		if !j.checked {
+			return Verification{}, j.err
+		}
+		return j.found, nil
+	case <-ctx.Done():
+		return Verification{}, fmt.Errorf("verify a model: %w", ctx.Err())
+	}
+}
+
+// verify begins to check an entry. mu is held.
+func (c *Catalog) verify(e *entry) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	j := &job{cancel: cancel, over: make(chan struct{})}
+	e.job = j
+	rec := e.rec
+	c.jobs.Go(func() {
+		defer cancel()
+		h, f, err := c.look(ctx, rec)
+		changed := c.checked(ctx, e, j, h, f, err)
+		if j.checked {
+			c.o.Changed(changed)
+		}
+		close(j.over)
+	})
+}
+
+// look reads a model's bytes. What cannot be read does not fit its digest.
+func (c *Catalog) look(ctx context.Context, rec *record) (hashed, finding, error) {
+	inside := ""
+	if rec.Cached {
+		inside = c.homePath(rec.ID)
+	}
+	l, err := lay(rec.path(c), inside)
+	var h hashed
+	if err == nil {
+		h, err = c.hash(ctx, l, rec.SignatureText != "")
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return h, finding{}, ctx.Err()
+		}
+		return hashed{}, finding{
+			result: fail, reason: digestMismatch, signature: rec.Signature,
+			problem: task.Errorf(task.UntrustedArtifact, "the model's files are not what was fetched, or cannot be read: delete the model and add it again").Because(err),
+		}, nil
+	}
+	return h, c.trust.check(h, rec.Digest, rec.SignatureText), nil
+}
+
+// checked records what a check found.
+func (c *Catalog) checked(ctx context.Context, e *entry, j *job, h hashed, f finding, failed error) (changed Model) {
+	c.change.Lock()
+	defer c.change.Unlock()
+	c.mu.Lock()
+	deleting := e.deleting
+	rec := *e.rec // its state may have changed meanwhile
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		e.job = nil
+	}()
+	switch {
+	case deleting:
+		j.err = task.Errorf(task.Conflict, "model %s is being deleted", rec.ID)
+		return changed
+	case failed != nil || ctx.Err() != nil:
+		j.err = closing()
+		return changed
+	}
+	c.count(f, rec.Metadata)
+	rec.Verified, rec.VerifiedAt, rec.Warnings, rec.Problem = f.problem == nil, c.o.Now().UTC(), f.warnings, nil
+	if f.signature != SignatureUnchecked {
+		rec.Signature = f.signature
+	}
+	found := Verification{
+		ModelID: rec.ID, Digest: h.digest, Verified: rec.Verified, Signature: rec.Signature, Warnings: f.warnings, VerifiedAt: rec.VerifiedAt,
+	}
+	if f.problem != nil {
+		rec.Problem = &Problem{Code: f.problem.Code, Message: f.problem.Message}
+		found.Warnings = append(found.Warnings, f.problem.Message)
+		c.log.Error("a model is not what it should be, and is not used", zap.String("model_id", rec.ID), zap.Error(f.problem))
+	} else {
+		rec.Files = h.files
+	}
+	changed, err := c.store(e, &rec)
+	if err != nil {
+		j.err = err
+		return changed
+	}
+	j.found, j.checked = found, true
+	return changed
+}
+
+// Use returns a model for a pool to load, and keeps it from being deleted until release is called, which may be called more than once. A
+// model whose file has another size or time than it had is checked first. MODEL_NOT_FOUND, UNTRUSTED_ARTIFACT, POOL_UNREADY
+// while it is fetched, and the error by which that failed.
+func (c *Catalog) Use(ctx context.Context, id string) (m Model, release func(), err error) {
+	m, files, release, err := c.hold(id)
+	if err != nil {
+		return m, nil, err
+	}
+	dir := ""
+	if len(files) > 0 {
+		dir = m.dir()
+	}
+	if m.Verified && unchanged(dir, files) {
+		return m, release, nil
+	}
+	if _, err = c.Verify(ctx, id); err == nil {
+		m, err = c.Get(id)
+	}
+	if err == nil && !m.Verified {
+		err = errors.New("it is not verified")
+		if m.Problem != nil {
+			err = m.Problem.Typed()
+		}
+	}
+	if err != nil {
+		release()
+		return m, nil, err
+	}
+	return m, release, nil
+}

@@ -1,0 +1,319 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package fetch brings models to the disk: it resolves a ref, downloads what it names so that it can be resumed, checks it,
+// and gives it its place in one step (ORCH-3090, ORCH-3091).
+package fetch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Endpoints say where the services behind the schemes are: mirrors, and servers of one's own.
+type Endpoints struct {
+	HF  string            // empty: https://huggingface.co
+	S3  string            // empty: https://s3.amazonaws.com
+	OCI map[string]string // by the registry that a ref names: the base URL of what stands in for it
+}
+
+// Settings of a Fetcher.
+type Settings struct {
+	// Client makes every call. It must ask the policy for each, as policy.Client does.
+	Client    *http.Client
+	Endpoints Endpoints
+	// Getenv looks up HF_TOKEN, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, and DOCKER_CONFIG,
+	// the folder of a config.json with logins of registries. nil: os.Getenv.
+	Getenv    func(string) string
+	Log       *zap.Logger
+	Free      func(dir string) (int64, error) // bytes that may still be written there; nil: as the file system says
+	Reserve   int64                           // bytes of those that must stay free; 0: 512 MiB
+	MaxBytes  int64                           // of one model; 0: 4 TiB
+	Stall     time.Duration                   // without a byte for so long, a connection is given up; 0: 30 s
+	Retries   int                             // in a row without a byte gained; 0: 5; negative: none
+	RetryWait time.Duration                   // before the first retry, then twice as long each time; 0: 500 ms
+}
+
+const (
+	defaultHF       = "https://huggingface.co"
+	defaultS3       = "https://s3.amazonaws.com"
+	defaultReserve  = 512 << 20
+	defaultMaxBytes = 4 << 40
+	defaultStall    = 30 * time.Second
+	defaultRetries  = 5
+	defaultWait     = 500 * time.Millisecond
+)
+
+// Options of one Fetch.
+type Options struct {
+	// Digest is the expected SHA-256, `sha256:<hex>`; empty: none. Of a split model it is that of all its files, one behind the other.
+	Digest string
+	// Progress hears how many bytes there are; total is 0 while it is not known. It must not block. It may start anew, when the
+	// source has changed.
+	Progress func(done, total int64)
+}
+
+// Part is one file of a model.
+type Part struct {
+	Path   string `json:"path"` // absolute
+	Size   int64  `json:"size_bytes"`
+	Digest string `json:"digest"` // sha256:<hex>
+}
+
+// File is a model on the disk.
+type File struct {
+	Path   string // of the first part: what an engine is given
+	Size   int64  // of all parts
+	Digest string // of all parts, one behind the other
+	Parts  []Part
+}
+
+// Fetcher fetches. It is safe for concurrent use.
+type Fetcher struct {
+	s       Settings
+	log     *zap.Logger
+	ctx     context.Context // ends with Close
+	stop    context.CancelFunc
+	boot    string // tells this run of the machine from others; empty: unknown
+	running sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	flights map[string]*flight // by the folder that they fill
+}
+
+// New makes a fetcher. It makes no call yet. Its owner closes it.
+func New(s Settings) (*Fetcher, error) {
+	if s.Client == nil || s.Client.Transport == nil {
+		return nil, errors.New("the fetcher needs a client with a transport that asks the policy")
+	}
+	if s.Log == nil {
+		s.Log = zap.NewNop()
+	}
+	if s.Getenv == nil {
+		s.Getenv = os.Getenv
+	}
+	if s.Free == nil {
+		s.Free = freeBytes
+	}
+	fill(&s.Endpoints.HF, defaultHF)
+	fill(&s.Endpoints.S3, defaultS3)
+	fill(&s.Reserve, defaultReserve)
+	fill(&s.MaxBytes, defaultMaxBytes)
+	fill(&s.Stall, defaultStall)
+	fill(&s.Retries, defaultRetries)
+	fill(&s.RetryWait, defaultWait)
+	s.Client = boundRedirects(s.Client)
+	f := &Fetcher{s: s, log: s.Log.Named("fetch"), flights: map[string]*flight{}}
+	for _, endpoint := range append([]string{s.Endpoints.HF, s.Endpoints.S3}, values(s.Endpoints.OCI)...) {
+		if _, err := endpointURL(endpoint); err != nil {
+			return nil, err
+		}
+	}
+	if id, err := os.ReadFile("/proc/sys/kernel/random/boot_id"); err == nil {
+		f.boot = strings.TrimSpace(string(id))
+	}
+	f.ctx, f.stop = context.WithCancel(context.Background())
+	return f, nil
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func values(m map[string]string) (all []string) {
+	for _, v := range m {
+		all = append(all, v)
+	}
+	return all
+}
+
+// Close ends what is being fetched, keeping what there is of it for another time, and waits.
+func (f *Fetcher) Close() {
+	f.mu.Lock()
+	f.closed = true
+	f.mu.Unlock()
+	f.stop()
+	f.running.Wait()
+}
+
+// Fetch brings what ref names into a folder of its own below dir, and returns once it is complete, checked and in its place. What
+// is already there is checked and returned, without a call. A file: stays where it is. Requests for one ref share one download,
+// which ends when the last of them gives up; the partial file is kept, and the next Fetch goes on from it.
+//
+// Errors: UNTRUSTED_ARTIFACT for another digest; MODEL_NOT_FOUND; POLICY_DENIED; INVALID_PARAMS, also for a repository that
+// leaves open which file is meant; TOO_LARGE; CONFLICT while another process fetches the same; INTERNAL for the disk, and,
+// marked as retriable, when the network or the source fails.
+func (f *Fetcher) Fetch(ctx context.Context, ref Ref, dir string, o Options) (File, error) {
+	digest, err := parseDigest(o.Digest)
+	if err != nil {
+		return File{}, err
+	}
+	o.Digest = digest
+	if o.Progress == nil {
+		o.Progress = func(int64, int64) {}
+	}
+	if ref.scheme == SchemeFile {
+		return inPlace(ctx, ref, o)
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return File{}, disk(err)
+	}
+	key := filepath.Join(dir, ref.Folder())
+	for {
+		f.mu.Lock()
+		if f.closed {
+			f.mu.Unlock()
+			return File{}, task.Errorf(task.ShuttingDown, "the server is shutting down: ask again when it is back").Retry(0)
+		}
+		fl := f.flights[key]
+		if fl == nil {
+			fl = f.launch(ctx, ref, dir, key, o.Digest)
+		}
+		if fl.digest == o.Digest && fl.join(&o) {
+			f.mu.Unlock()
+			return fl.wait(ctx, &o)
+		}
+		f.mu.Unlock()
+		select { // another digest is expected of the same ref, or the flight has been given up: after it
+		case <-fl.done:
+		case <-ctx.Done():
+			return File{}, fmt.Errorf("fetch %s: %w", ref.Shown(), context.Cause(ctx))
+		}
+	}
+}
+
+// Remove deletes what was fetched for ref into dir, partial files too. CONFLICT while it is being fetched.
+func (f *Fetcher) Remove(ref Ref, dir string) error {
+	if ref.scheme == SchemeFile {
+		return nil // it is not ours
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return disk(err)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.flights[filepath.Join(dir, ref.Folder())] != nil {
+		return task.Errorf(task.Conflict, "%s is being fetched: wait until that has ended, then delete it", ref.Shown()).Retry(0)
+	}
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return disk(err)
+	}
+	defer func() { _ = root.Close() }()
+	if err := root.RemoveAll(ref.Folder()); err != nil {
+		return disk(err)
+	}
+	return nil
+}
+
+// flight is one download, and those who wait for it.
+type flight struct {
+	digest string
+	cancel context.CancelFunc
+	done   chan struct{} // closed when file and err are set and the flight has left the map
+	file   File
+	err    error
+
+	mu      sync.Mutex
+	waiting map[*Options]struct{}
+	given   bool // up: the last one left
+	now, of int64
+	begun   bool
+}
+
+// launch starts a flight. The caller holds f.mu.
+func (f *Fetcher) launch(caller context.Context, ref Ref, dir, key, digest string) *flight {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(caller)) // its values say who asks
+	detach := context.AfterFunc(f.ctx, cancel)                       //nolint:contextcheck // it ends with the fetcher too, not with its caller alone
+	fl := &flight{digest: digest, cancel: cancel, done: make(chan struct{}), waiting: map[*Options]struct{}{}}
+	f.flights[key] = fl
+	f.running.Go(func() {
+		defer cancel()
+		defer detach()
+		file, err := f.run(ctx, ref, dir, digest, fl.progress)
+		if err != nil && ctx.Err() != nil && !task.HasCode(err, task.PolicyDenied) {
+			err = fmt.Errorf("fetch %s: %w", ref.Shown(), ctx.Err())
+			if f.ctx.Err() != nil {
+				err = task.Errorf(task.ShuttingDown, "the server is shutting down; what there is of %s is kept: ask again when it is back", ref.Shown()).Retry(0)
+			}
+		}
+		fl.file, fl.err = file, err
+		f.mu.Lock()
+		delete(f.flights, key)
+		f.mu.Unlock()
+		close(fl.done)
+	})
+	return fl
+}
+
+// join adds somebody who waits, unless the flight has been given up.
+func (fl *flight) join(o *Options) bool {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	if fl.given {
+		return false
+	}
+	fl.waiting[o] = struct{}{}
+	if fl.begun {
+		o.Progress(fl.now, fl.of)
+	}
+	return true
+}
+
+func (fl *flight) wait(ctx context.Context, o *Options) (File, error) {
+	select {
+	case <-fl.done:
+		return fl.file, fl.err
+	case <-ctx.Done():
+	}
+	fl.mu.Lock()
+	delete(fl.waiting, o)
+	last := len(fl.waiting) == 0
+	if last {
+		fl.given = true
+		fl.cancel()
+	}
+	fl.mu.Unlock()
+	if last {
+		<-fl.done // what there is of it has been written
+	}
+	return File{}, fmt.Errorf("fetch: %w", context.Cause(ctx))
+}
+
+func (fl *flight) progress(done, total int64) {
+	fl.mu.Lock()
+	defer fl.mu.Unlock()
+	fl.now, fl.of, fl.begun = done, total, true
+	for o := range fl.waiting {
+		o.Progress(done, total)
+	}
+}
+
+// parseDigest takes sha256:<hex>, in whatever case, and returns it in lower case.
+func parseDigest(text string) (string, error) {
+	digest := strings.ToLower(strings.TrimSpace(text))
+	hex, ok := strings.CutPrefix(digest, "sha256:")
+	if digest == "" || ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == "" {
+		return digest, nil
+	}
+	return "", task.Errorf(task.InvalidParams, "the expected digest is none: write sha256: and 64 hexadecimal digits")
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+const (
+	dialTimeout      = 15 * time.Second
+	handshakeTimeout = 15 * time.Second
+	idleTimeout      = 90 * time.Second
+	maxRedirects     = 10
+	maxHeaderBytes   = 256 << 10
+)
+
+// decidedKey holds the target that a request was decided for, so that dialling is judged by the same name and scheme.
+type decidedKey struct{}
+
+// Transport returns a transport that asks the policy before every request, those of redirects too, and again, with the
+// addresses that the name leads to, when it dials. It uses no proxy: what a name leads to is looked up here.
+func (p *Policy) Transport(a Action) http.RoundTripper {
+	return &transport{p: p, action: a, inner: &http.Transport{
+		DialContext: p.DialContext(a), TLSClientConfig: p.o.TLS.Clone(), ForceAttemptHTTP2: true, TLSHandshakeTimeout: handshakeTimeout,
+		IdleConnTimeout: idleTimeout, MaxIdleConnsPerHost: 4, MaxResponseHeaderBytes: maxHeaderBytes,
+	}}
+}
+
+type transport struct {
+	p      *Policy
+	action Action
+	inner  *http.Transport
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	target, err := TargetOf(r.URL)
+	if err != nil {
+		return nil, task.Errorf(task.InvalidParams, "an address that is called is %v", err)
+	}
+	if err := t.p.Decide(r.Context(), t.action, target); err != nil {
+		return nil, err
+	}
+	return t.inner.RoundTrip(r.WithContext(context.WithValue(r.Context(), decidedKey{}, target)))
+}
+
+// CloseIdleConnections is what http.Client looks for.
+func (t *transport) CloseIdleConnections() { t.inner.CloseIdleConnections() }
+
+// Client returns a client over Transport. It follows at most 10 redirects, and none from https to plain http. Its owner closes
+// its idle connections.
+func (p *Policy) Client(a Action) *http.Client {
+	return &http.Client{Transport: p.Transport(a), CheckRedirect: func(r *http.Request, via []*http.Request) error {
+		target, err := TargetOf(r.URL)
+		if err != nil {
+			return task.Errorf(task.InvalidParams, "a redirect leads to what is %v", err)
+		}
+		if len(via) > maxRedirects {
+			return p.settle(r.Context(), a, target, verdict{
+				denied, fmt.Sprintf("at most %d redirects", maxRedirects), "The source sends its callers on and on: give the final address.",
+			}, "request")
+		}
+		if target.scheme == "http" && via[len(via)-1].URL.Scheme == "https" {
+			return p.settle(r.Context(), a, target, verdict{
+				denied, "no redirect from https to http", "The source would send the bytes unprotected: give an address that stays with https.",
+			}, "request")
+		}
+		return nil
+	}}
+}
+
+// DialContext returns a dialler for clients that bring a transport of their own. It looks the name up, refuses the addresses
+// that the policy does not take, and connects to one that it does take: nothing is looked up in between. A connection for
+// which Transport did not ask is decided as scheme tcp first. A passing check of a decided call writes no second audit line.
+func (p *Policy) DialContext(a Action) func(ctx context.Context, network, address string) (net.Conn, error) {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		host, port, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, err
+		}
+		dialled, err := newTarget("tcp", host, port)
+		if err != nil {
+			return nil, task.Errorf(task.InvalidParams, "an address that is called is %v", err)
+		}
+		t, ok := ctx.Value(decidedKey{}).(Target)
+		if !ok || t.host != dialled.host || t.port != dialled.port {
+			t = dialled
+			if err := p.Decide(ctx, a, t); err != nil {
+				return nil, err
+			}
+		}
+		return p.connect(ctx, a, t, network)
+	}
+}
+
+// connect tries the addresses of the target in turn.
+func (p *Policy) connect(ctx context.Context, a Action, t Target, network string) (net.Conn, error) {
+	addrs := []netip.Addr{t.addr}
+	if !t.addr.IsValid() {
+		ctx, stop := context.WithTimeout(ctx, dialTimeout)
+		defer stop()
+		var err error
+		if addrs, err = p.o.Resolver.LookupNetIP(ctx, "ip", t.host); err != nil {
+			return nil, err
+		}
+	}
+	var failed, refused error
+	for _, addr := range addrs {
+		v := p.rules.Load().dial(a, t, addr, p.o.Loopback)
+		if v.decision != allowed {
+			if err := p.settle(ctx, a, t, v, "dial"); err != nil {
+				refused = err
+				continue
+			}
+		}
+		conn, err := p.o.Dial(ctx, network, net.JoinHostPort(addr.Unmap().String(), t.port))
+		if err == nil {
+			return conn, nil
+		}
+		failed = errors.Join(failed, err)
+	}
+	switch {
+	case failed != nil: // of an address that is let through: it may answer later
+		return nil, failed
+	case refused != nil:
+		return nil, refused
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: t.host, IsNotFound: true}
+}

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Models are those that are not simply files of the configuration: they are fetched, or the catalog watches over them.
+type Models interface {
+	// Use waits for a model's file to be there, fetching it if need be, and keeps it from being deleted until Held.Release. Known is false
+	// for a model that is none of theirs: its path is opened as it is. Progress hears of a fetch, in bytes, from within the call.
+	Use(ctx context.Context, ref, digest string, progress func(done, total int64)) (held Held, known bool, err error)
+	// Path is where a model's file is, as far as that is known without waiting; empty: not yet.
+	Path(ref string) string
+}
+
+// Held is a model that is used.
+type Held struct {
+	Path    string // of its file, or of the first of its parts
+	Digest  string // "sha256:<hex>", of all of its bytes
+	Size    int64  // of all of its files
+	Release func()
+}
+
+// noModels is nobody's catalog.
+type noModels struct{}
+
+func (noModels) Use(context.Context, string, string, func(done, total int64)) (Held, bool, error) {
+	return Held{}, false, nil
+}
+
+func (noModels) Path(string) string { return "" }
+
+// model finds the replica's model, fetched and checked, and holds it for the worker.
+func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
+	spec, began := r.spec, false
+	held, known, err := r.m.opts.Models.Use(w.ctx, spec.ModelRef, spec.ModelDigest, func(done, total int64) {
+		if !began {
+			log.Info("waiting for the model to be fetched", zap.String("model_ref", shownRef(spec.ModelRef)))
+			began = true
+		}
+		r.change(func(i *Info) { i.FetchedBytes, i.FetchTotal = done, total })
+	})
+	if began {
+		r.change(func(i *Info) { i.FetchedBytes, i.FetchTotal = 0, 0 })
+		w.born = time.Now() // what it takes to load a model does not hold the time of its fetch
+	}
+	if err != nil {
+		if w.ctx.Err() != nil {
+			return held, context.Cause(w.ctx)
+		}
+		typed := *task.AsError(err)
+		typed.Engine, typed.PoolID = spec.Engine, spec.ID
+		return held, &loss{reason: refused, fixed: !typed.Retriable, err: &typed}
+	}
+	if known {
+		w.held, r.spec.ModelPath = held, held.Path // of this goroutine alone
+		return held, nil
+	}
+	if spec.ModelPath == "" {
+		return held, &loss{reason: refused, fixed: true, err: task.Errorf(task.ModelNotFound, "nobody here fetches the model %q", shownRef(spec.ModelRef))}
+	}
+	return r.m.file(w.ctx, spec)
+}
+
+// file is the model of a spec that is simply a file.
+func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
+	stat, err := os.Stat(spec.ModelPath)
+	if err != nil || !stat.Mode().IsRegular() {
+		return Held{}, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, err)
+	}
+	digest, err := m.digests.file(ctx, spec.ModelPath)
+	if err != nil {
+		return Held{}, fmt.Errorf("compute the model's digest: %w", err)
+	}
+	if spec.ModelDigest != "" && !strings.EqualFold(spec.ModelDigest, digest) {
+		untrusted := task.Errorf(task.UntrustedArtifact, "the model's file has the digest %s, and %s is expected: fetch the file again, or correct the digest",
+			digest, spec.ModelDigest)
+		untrusted.Engine, untrusted.PoolID = spec.Engine, spec.ID
+		return Held{}, &loss{reason: refused, fixed: true, err: untrusted}
+	}
+	return Held{Path: spec.ModelPath, Digest: digest, Size: stat.Size()}, nil
+}
+
+// checkModel refuses a model before anything is done for it, and waits for one that is fetched.
+func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
+	if spec.Mode == External {
+		return task.Errorf(task.InvalidParams, "the engines of pool '%s' run elsewhere and load their own models: reload them there", spec.ID)
+	}
+	held, known, err := m.opts.Models.Use(ctx, spec.ModelRef, spec.ModelDigest, func(int64, int64) {})
+	if err != nil {
+		refusal := *task.AsError(err)
+		return &refusal
+	}
+	if known {
+		held.Release()
+		return nil
+	}
+	if _, err = m.file(ctx, spec); err == nil {
+		return nil
+	}
+	if typed, ok := errors.AsType[*task.Error](err); ok {
+		return typed
+	}
+	return task.Errorf(task.ModelNotFound, "there is no model file for %q that can be read: fetch it, or correct the reference or its permissions",
+		shownRef(spec.ModelRef)).Because(err)
+}
+
+// shownRef is a ref without its query, which may hold credentials.
+func shownRef(ref string) string {
+	if strings.HasPrefix(ref, "https:") {
+		ref, _, _ = strings.Cut(ref, "?")
+	}
+	return ref
+}

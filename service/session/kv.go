@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package session
+
+import "github.com/llama-orch/llama-orch/service/task"
+
+// cell is a slot of a replica's engine.
+type cell struct {
+	replica string
+	slot    int
+}
+
+// holding is what a slot holds since the last task that ended there.
+type holding struct {
+	session string // whose; empty: nobody's who could use it
+	job     int    // as the engine calls the task
+	cells   int    // tokens
+	lost    <-chan struct{}
+}
+
+// gone reports whether the worker is gone, and its KV with it.
+func (h holding) gone() bool {
+	select {
+	case <-h.lost:
+		return true
+	default:
+		return false
+	}
+}
+
+// warm reports whether a session's KV should still be there. Only the engine knows.
+func (m *Manager) warm(e *entry) bool {
+	h, ok := m.cells[e.place]
+	return ok && h.session == e.ID && !h.gone()
+}
+
+// Warm is the replica where a session's KV should still be, or empty. A session is never moved for it (ORCH-3009).
+func (m *Manager) Warm(id string) string {
+	if id == "" {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.sessions[id]; e != nil && m.warm(e) {
+		return e.place.replica
+	}
+	return ""
+}
+
+// Began says that a task runs on a replica. With one slot, that slot's KV is the task's from now on.
+func (m *Manager) Began(t task.Task, replicaID string, slots int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.sessions[t.Request.SessionID]; e != nil {
+		e.place = cell{}
+	}
+	if at := (cell{replica: replicaID}); slots == 1 {
+		if h, ok := m.cells[at]; ok {
+			h.session = ""
+			m.cells[at] = h
+		}
+	}
+}
+
+// Kept says what a task that was done left in its slot.
+func (m *Manager) Kept(t task.Task, replicaID string, lost <-chan struct{}, kv task.KV) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	at, h := cell{replica: replicaID, slot: kv.Slot}, holding{job: kv.Job, cells: kv.Cells, lost: lost}
+	e := m.sessions[t.Request.SessionID]
+	if e != nil {
+		m.o.Metrics.turn(kv.Cached > 0)
+	}
+	// What a strict task left is as good as the rest, but it was promised to have nothing to do with what runs beside it.
+	if e != nil && t.Determinism == task.BestEffort && kv.Told {
+		h.session, e.place = e.ID, at
+	}
+	m.cells[at] = h
+}
+
+// Cells are the tokens that the slots of each replica hold, as far as its engine told.
+func (m *Manager) Cells() map[string]int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	sums := map[string]int{}
+	for at, h := range m.cells {
+		if !h.gone() {
+			sums[at.replica] += h.cells
+		}
+	}
+	return sums
+}
+
+// count is the number of sessions.
+func (m *Manager) count() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return float64(len(m.sessions))
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package session keeps sessions: their turns, their time, the budgets that they and API tokens have, and where the KV of
+// their last turn is (ORCH-3021, ORCH-3099, ORCH-3009).
+package session
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Ledger is the durable record. The turns and charges of tasks are recorded with the tasks themselves.
+type Ledger interface {
+	KeepSession(ctx context.Context, s task.Session) error
+	DropSessions(ctx context.Context, sessions []task.Session) error
+	Sessions(ctx context.Context) ([]task.Session, error)
+	// Spent returns what each account was charged for in the budget that began then.
+	Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error)
+}
+
+// Engines are the replicas' engines. A session's KV is only where they say it is.
+type Engines interface {
+	// Slot returns what a slot holds, and false where the engine does not tell, or is not there.
+	Slot(ctx context.Context, replicaID string, slot int) (Slot, bool)
+	// Erase empties a slot, if that job is still its last.
+	Erase(ctx context.Context, replicaID string, slot, job int) error
+}
+
+// Slot is one slot of an engine. Job tells its last job from every other one of that engine.
+type Slot struct {
+	Job   int
+	Bytes int64 // 0: unknown
+}
+
+// Price is what tokens of a pool cost, in units of task.Amount.Cost for each.
+type Price struct{ In, Out float64 }
+
+// Options are what a Manager is made from.
+type Options struct {
+	TTL      time.Duration
+	MaxTurns int
+	Max      int         // sessions
+	Budget   task.Amount // of a session that was given none
+	Token    task.Amount // of each API token
+	Renew    time.Duration
+	Price    func(poolID string) Price
+	Ledger   Ledger
+	Engines  Engines
+	Metrics  *Metrics
+	Log      *zap.Logger
+	Now      func() time.Time
+	NewID    func() string
+}
+
+// Manager holds the sessions. Its methods may be called from several goroutines.
+type Manager struct {
+	o Options
+
+	mu       sync.Mutex
+	sessions map[string]*entry
+	making   map[string]bool // ids that are being recorded
+	dropped  []task.Session  // forgotten, and for the next sweep to take out of the ledger
+	turns    map[string]turn // live tasks with a session or an account
+	accounts map[string]*account
+	window   time.Time        // of the accounts' budgets
+	cells    map[cell]holding // what the slots of the replicas hold
+}
+
+// entry is a session.
+type entry struct {
+	task.Session
+
+	begunBy  string // the task that did, or empty
+	turn     string // the task whose turn it is; empty: none's
+	reserved task.Amount
+	place    cell // of the last turn's KV, if cells says so too
+}
+
+// turn is what a live task has of the budgets.
+type turn struct {
+	session, account string
+	reserved         task.Amount
+}
+
+// account is an API token's.
+type account struct {
+	spent, reserved task.Amount
+}
+
+// New makes a manager with the sessions and the spending that are recorded. Their tasks come back with Recover.
+func New(ctx context.Context, o Options) (*Manager, error) {
+	m := &Manager{
+		o: o, sessions: map[string]*entry{}, making: map[string]bool{}, turns: map[string]turn{}, accounts: map[string]*account{},
+		cells: map[cell]holding{}, window: windowOf(o.Now(), o.Renew),
+	}
+	kept, err := o.Ledger.Sessions(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range kept {
+		m.sessions[s.ID] = &entry{Session: s}
+	}
+	spent, err := o.Ledger.Spent(ctx, m.window)
+	if err != nil {
+		return nil, err
+	}
+	for id, a := range spent {
+		m.accounts[id] = &account{spent: a}
+	}
+	o.Metrics.watch(m)
+	return m, nil
+}
+
+// windowOf is when the budget that is in force at a time began.
+func windowOf(at time.Time, renew time.Duration) time.Time {
+	ms := max(renew.Milliseconds(), 1)
+	return time.UnixMilli(at.UnixMilli() / ms * ms).UTC()
+}
+
+// ends is when the session takes no more tasks.
+func (e *entry) ends() time.Time { return e.CreatedAt.Add(e.TTL) }
+
+// over reports whether the session takes no more tasks, by its time or its turns.
+func (e *entry) over(now time.Time) bool { return !now.Before(e.ends()) || e.Turns >= e.MaxTurns }
+
+// Create begins a session with limits of its own.
+func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.SessionStatus, error) {
+	now := m.o.Now()
+	s := m.fresh(cmp.Or(r.ID, m.o.NewID()), now)
+	s.TTL, s.MaxTurns = cmp.Or(r.TTL, s.TTL), cmp.Or(r.MaxTurns, s.MaxTurns)
+	s.Budget = task.Amount{
+		Tokens: cmp.Or(r.Budget.Tokens, s.Budget.Tokens), Time: cmp.Or(r.Budget.Time, s.Budget.Time), Cost: cmp.Or(r.Budget.Cost, s.Budget.Cost),
+	}
+	m.mu.Lock()
+	if m.sessions[s.ID] != nil || m.making[s.ID] {
+		m.mu.Unlock()
+		return task.SessionStatus{}, task.Errorf(task.Conflict,
+			"session %s is there already: take another id or leave it out, or DELETE /v1/sessions/%[1]s first", s.ID)
+	}
+	err := m.room(now)
+	if err != nil {
+		m.mu.Unlock()
+		return task.SessionStatus{}, err
+	}
+	m.making[s.ID] = true // others see it once it is recorded
+	m.mu.Unlock()
+	err = m.o.Ledger.KeepSession(ctx, s)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.making, s.ID)
+	if err != nil {
+		return task.SessionStatus{}, errLedger(err)
+	}
+	e := &entry{Session: s}
+	m.sessions[s.ID] = e
+	m.o.Log.Info("a session began", zap.String("session_id", s.ID), zap.Duration("ttl", s.TTL), zap.Int("max_turns", s.MaxTurns))
+	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.rests(e, r.Actor, now)}, nil
+}
+
+func errLedger(err error) *task.Error {
+	return task.Errorf(task.LedgerUnavailable, "the session could not be recorded: try again in a moment; the orchestrator's log has the cause").
+		Retry(time.Second).Because(err)
+}
+
+// fresh is a session as configured. Times are those that the ledger can keep.
+func (m *Manager) fresh(id string, now time.Time) task.Session {
+	return task.Session{ID: id, CreatedAt: now.Truncate(time.Millisecond), TTL: m.o.TTL, MaxTurns: m.o.MaxTurns, Budget: m.o.Budget}
+}
+
+// room makes sure that there is place for one more, if need be by forgetting the one of those that are over which has been so
+// for longest.
+func (m *Manager) room(now time.Time) error {
+	if len(m.sessions)+len(m.making) < m.o.Max {
+		return nil
+	}
+	var oldest *entry
+	first := time.Time{}
+	for _, e := range m.sessions {
+		if first.IsZero() || e.ends().Before(first) {
+			first = e.ends()
+		}
+		if e.turn == "" && e.over(now) && (oldest == nil || e.CreatedAt.Before(oldest.CreatedAt)) {
+			oldest = e
+		}
+	}
+	if oldest != nil {
+		delete(m.sessions, oldest.ID)
+		m.dropped = append(m.dropped, oldest.Session)
+		return nil
+	}
+	e := task.Errorf(task.AdmissionReject,
+		"there are %d sessions, as many as the server keeps: DELETE one that is done with, or send the task without `session_id`", m.o.Max)
+	e.PolicyLabel = "sessions"
+	return e.Retry(max(first.Sub(now), time.Second))
+}
+
+// Get shows a session.
+func (m *Manager) Get(ctx context.Context, id, actor string) (task.SessionStatus, error) {
+	now := m.o.Now()
+	m.mu.Lock()
+	e := m.sessions[id]
+	if e == nil {
+		m.mu.Unlock()
+		return task.SessionStatus{}, errUnknown(id)
+	}
+	s := task.SessionStatus{Session: e.Session, TTLLeft: max(e.ends().Sub(now), 0), Rests: m.rests(e, actor, now)}
+	place, held, warm := e.place, m.cells[e.place], m.warm(e)
+	m.mu.Unlock()
+	if warm {
+		slot, ok := m.o.Engines.Slot(ctx, place.replica, place.slot)
+		s.Warm = ok && slot.Job == held.job
+		if s.Warm {
+			s.KVBytes = slot.Bytes
+		}
+	}
+	return s, nil
+}
+
+func errUnknown(id string) *task.Error {
+	return task.Errorf(task.NotFound, "there is no session %s: it was never begun, was deleted, or is long over", id)
+}
+
+// Delete evicts a session, and erases its KV where a slot still holds it.
+func (m *Manager) Delete(ctx context.Context, id string) error {
+	m.mu.Lock()
+	e := m.sessions[id]
+	if e == nil {
+		m.mu.Unlock()
+		return errUnknown(id)
+	}
+	if e.turn != "" {
+		m.mu.Unlock()
+		return errBusy(e)
+	}
+	e.turn = "DELETE /v1/sessions/" + id // nobody else's meanwhile
+	place, held, warm := e.place, m.cells[e.place], m.warm(e)
+	m.mu.Unlock()
+	err := m.o.Ledger.DropSessions(ctx, []task.Session{e.Session})
+	m.mu.Lock()
+	if err != nil {
+		e.turn = ""
+		m.mu.Unlock()
+		return errLedger(err)
+	}
+	delete(m.sessions, id)
+	if warm {
+		delete(m.cells, place)
+	}
+	m.mu.Unlock()
+	if warm {
+		if err := m.o.Engines.Erase(ctx, place.replica, place.slot, held.job); err != nil { // the next prompt there overwrites it
+			m.o.Log.Warn("the KV of a deleted session could not be erased", zap.String("session_id", id), zap.String("replica_id", place.replica), zap.Error(err))
+		}
+	}
+	m.o.Log.Info("a session was deleted", zap.String("session_id", id), zap.Int("turns", e.Turns))
+	return nil
+}
+
+func errBusy(e *entry) *task.Error {
+	return task.Errorf(task.Conflict, "a turn of session %s is on, task %s: wait for its end or cancel it, then try again", e.ID, e.turn).Retry(0)
+}
+
+// Sweep forgets the sessions that have been over for as long as they lived.
+func (m *Manager) Sweep(ctx context.Context) {
+	now := m.o.Now()
+	m.mu.Lock()
+	gone := m.dropped
+	m.dropped = nil
+	for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
+		if e := m.sessions[id]; e.turn == "" && !now.Before(e.ends().Add(e.TTL)) {
+			gone = append(gone, e.Session)
+			delete(m.sessions, id)
+		}
+	}
+	maps.DeleteFunc(m.cells, func(_ cell, h holding) bool { return h.gone() })
+	m.mu.Unlock()
+	if len(gone) == 0 {
+		return
+	}
+	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // such as a full disk: the next sweep tries again
+		m.mu.Lock()
+		m.dropped = append(m.dropped, gone...)
+		m.mu.Unlock()
+		m.o.Log.Warn("sessions that are over cannot be taken out of the ledger yet", zap.Int("sessions", len(gone)), zap.Error(err))
+		return
+	}
+	m.o.Log.Info("sessions that were over are forgotten", zap.Int("sessions", len(gone)))
+}
+
+// Home is the pool of a session's last turn, or empty.
+func (m *Manager) Home(id string) string {
+	if id == "" {
+		return ""
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if e := m.sessions[id]; e != nil {
+		return e.PoolID
+	}
+	return ""
+}
+
+// refuse says why a session takes no task now, or nothing.
+func (e *entry) refuse(now time.Time) error {
+	switch {
+	case e.turn != "":
+		return errBusy(e)
+	case !now.Before(e.ends()):
+		return task.Errorf(task.Conflict, "session %s ended %s ago, after its time of %s: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
+			e.ID, spoken(now.Sub(e.ends())), spoken(e.TTL))
+	case e.Turns >= e.MaxTurns:
+		return task.Errorf(task.Conflict, "session %s has had its %d turns: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
+			e.ID, e.MaxTurns)
+	}
+	return nil
+}
+
+func spoken(d time.Duration) string { return fmt.Sprint(d.Round(time.Second)) }

@@ -1,0 +1,396 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// world is the ledger and the engines around a manager, and its clock.
+type world struct {
+	t       testing.TB
+	m       *Manager
+	o       Options
+	now     time.Time
+	kept    map[string]task.Session
+	spent   map[string]map[string]task.Amount // by window
+	full    bool
+	slots   map[cell]Slot
+	erased  []cell
+	created int
+}
+
+func open(t testing.TB, change ...func(*Options)) *world {
+	w := &world{
+		t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), kept: map[string]task.Session{}, spent: map[string]map[string]task.Amount{}, slots: map[cell]Slot{},
+	}
+	w.o = Options{
+		TTL: 10 * time.Minute, MaxTurns: 3, Max: 4, Renew: 24 * time.Hour, Price: func(string) Price { return Price{In: 10, Out: 30.5} },
+		Ledger: w, Engines: w, Log: zap.NewNop(), Now: func() time.Time { return w.now },
+		NewID: func() string { w.created++; return fmt.Sprint("made-", w.created) },
+	}
+	for _, c := range change {
+		c(&w.o)
+	}
+	w.restart()
+	return w
+}
+
+// restart makes a manager of what is recorded.
+func (w *world) restart() {
+	w.o.Metrics = NewMetrics(prometheus.NewRegistry())
+	m, err := New(context.Background(), w.o)
+	require.NoError(w.t, err)
+	w.m = m
+}
+
+var errFull = errors.New("no space left on device")
+
+func (w *world) KeepSession(_ context.Context, s task.Session) error {
+	if w.full {
+		return errFull
+	}
+	w.kept[s.ID] = s
+	return nil
+}
+
+func (w *world) DropSessions(_ context.Context, sessions []task.Session) error {
+	if w.full {
+		return errFull
+	}
+	for _, s := range sessions {
+		if w.kept[s.ID].CreatedAt.Equal(s.CreatedAt) {
+			delete(w.kept, s.ID)
+		}
+	}
+	return nil
+}
+
+func (w *world) Sessions(context.Context) (found []task.Session, _ error) {
+	for _, s := range w.kept {
+		found = append(found, s)
+	}
+	return found, nil
+}
+
+func (w *world) Spent(_ context.Context, window time.Time) (map[string]task.Amount, error) {
+	return w.spent[window.String()], nil
+}
+
+func (w *world) Slot(_ context.Context, replica string, slot int) (Slot, bool) {
+	s, ok := w.slots[cell{replica, slot}]
+	return s, ok
+}
+
+func (w *world) Erase(_ context.Context, replica string, slot, job int) error {
+	if w.slots[cell{replica, slot}].Job == job {
+		w.erased = append(w.erased, cell{replica, slot})
+	}
+	return nil
+}
+
+// turn is a best-effort task of a session that may take 100 tokens, 40 of them its prompt's.
+func turnOf(id, session string) task.Task {
+	return task.Task{
+		ID: id, PoolID: "default", PromptTokens: 40, MostTokens: 100, Determinism: task.BestEffort, Request: task.Request{SessionID: session, Actor: "me"},
+	}
+}
+
+// admit takes a task, and has the ledger record its turn.
+func (w *world) admit(t task.Task) (task.Task, error) {
+	err := w.m.Admit(&t)
+	t.AcceptedAt = w.now
+	if err == nil && t.Session != nil {
+		spent := w.kept[t.Session.ID].Spent
+		w.kept[t.Session.ID] = *t.Session
+		s := w.kept[t.Session.ID]
+		s.Spent = spent
+		w.kept[t.Session.ID] = s
+	}
+	return t, err
+}
+
+// end ends a task that ran, with 40 tokens in and so many out in 2 ms each, and has the ledger record that.
+func (w *world) end(t task.Task, out int) {
+	r := task.Record{
+		Task: t, State: task.Completed, ReplicaID: "default-0", StartedAt: w.now, FinishedAt: w.now,
+		End: &task.End{TokensIn: 40, TokensOut: out, DecodeTimeMS: int64(2 * out)},
+	}
+	w.settle(r, 0)
+}
+
+func (w *world) settle(r task.Record, decode time.Duration) {
+	r.Charge = w.m.Charge(r, decode)
+	if c := r.Charge; c != nil {
+		if s, ok := w.kept[c.SessionID]; ok {
+			s.Spent = s.Spent.Plus(c.Amount)
+			w.kept[s.ID] = s
+		}
+		if c.Account != "" {
+			key := c.Window.String()
+			if w.spent[key] == nil {
+				w.spent[key] = map[string]task.Amount{}
+			}
+			w.spent[key][c.Account] = w.spent[key][c.Account].Plus(c.Amount)
+		}
+	}
+	w.m.Settle(r)
+}
+
+func (w *world) get(id string) task.SessionStatus {
+	s, err := w.m.Get(w.t.Context(), id, "me")
+	require.NoError(w.t, err)
+	return s
+}
+
+func code(err error) task.Code {
+	if err == nil {
+		return ""
+	}
+	return task.AsError(err).Code
+}
+
+// ORCH-3021
+func TestSessionLivesForItsTimeAndTurns(t *testing.T) {
+	w := open(t)
+	_, err := w.m.Get(t.Context(), "s", "me")
+	require.Equal(t, task.NotFound, code(err))
+
+	first, err := w.admit(turnOf("t1", "s"))
+	require.NoError(t, err)
+	_, err = w.admit(turnOf("t2", "s"))
+	require.Equal(t, task.Conflict, code(err), "turns run one after the other")
+	require.ErrorContains(t, err, "t1")
+	require.True(t, task.AsError(err).Retriable)
+	require.Equal(t, task.Conflict, code(w.m.Delete(t.Context(), "s")))
+	w.end(first, 5)
+	require.Equal(t, "default", w.m.Home("s"))
+
+	for _, id := range []string{"t2", "t3"} {
+		next, err := w.admit(turnOf(id, "s"))
+		require.NoError(t, err)
+		w.end(next, 5)
+	}
+	_, err = w.admit(turnOf("t4", "s"))
+	require.ErrorContains(t, err, "has had its 3 turns: begin another one under a new id")
+	s := w.get("s")
+	require.Equal(t, []any{3, 3, 10 * time.Minute, "default-0"}, []any{s.Turns, s.MaxTurns, s.TTLLeft, s.ReplicaID})
+
+	require.NoError(t, w.m.Delete(t.Context(), "s"))
+	require.Empty(t, w.kept)
+	_, err = w.admit(turnOf("t5", "s"))
+	require.NoError(t, err, "the id is free")
+}
+
+// ORCH-3021
+func TestSessionEndsAndIsForgotten(t *testing.T) {
+	w := open(t)
+	long, err := w.admit(turnOf("t1", "long"))
+	require.NoError(t, err)
+	short, err := w.m.Create(t.Context(), task.SessionRequest{TTL: time.Minute, MaxTurns: 9})
+	require.NoError(t, err)
+	require.Equal(t, []any{"made-1", 9, time.Minute}, []any{short.ID, short.MaxTurns, short.TTLLeft})
+	_, err = w.m.Create(t.Context(), task.SessionRequest{ID: "made-1"})
+	require.Equal(t, task.Conflict, code(err))
+
+	w.now = w.now.Add(time.Minute)
+	_, err = w.admit(turnOf("t2", "made-1"))
+	require.ErrorContains(t, err, "ended 0s ago, after its time of 1m0s")
+	require.Zero(t, w.get("made-1").TTLLeft)
+	w.m.Sweep(t.Context())
+	require.Zero(t, w.get("made-1").TTLLeft, "it is shown for as long again")
+	w.now = w.now.Add(time.Minute)
+	w.full = true
+	w.m.Sweep(t.Context())
+	require.Contains(t, w.kept, "made-1")
+	w.full = false
+	w.m.Sweep(t.Context())
+	require.NotContains(t, w.kept, "made-1", "what a full disk kept is dropped later")
+	_, err = w.m.Get(t.Context(), "made-1", "me")
+	require.Equal(t, task.NotFound, code(err))
+
+	w.now = w.now.Add(time.Hour)
+	w.m.Sweep(t.Context())
+	require.Equal(t, 1, w.get("long").Turns, "a turn that is on keeps its session")
+	w.end(long, 1)
+	w.m.Sweep(t.Context())
+	require.Empty(t, w.kept)
+}
+
+// ORCH-3021
+func TestSessionsAreBounded(t *testing.T) {
+	w := open(t)
+	var last task.Task
+	for i := range 4 {
+		var err error
+		last, err = w.admit(turnOf(fmt.Sprint("t", i), fmt.Sprint("s", i)))
+		require.NoError(t, err)
+		w.now = w.now.Add(time.Second)
+	}
+	for name, begin := range map[string]func() error{
+		"task":   func() error { _, err := w.admit(turnOf("more", "more")); return err },
+		"create": func() error { _, err := w.m.Create(t.Context(), task.SessionRequest{ID: "more"}); return err },
+	} {
+		e := task.AsError(begin())
+		require.Equal(t, task.AdmissionReject, e.Code, name)
+		require.Equal(t, 10*time.Minute-4*time.Second, e.RetryAfter, "when the first one ends")
+	}
+	w.now = w.now.Add(10 * time.Minute)
+	_, err := w.admit(turnOf("more", "more"))
+	require.Equal(t, task.AdmissionReject, code(err), "all that have ended have a turn on")
+	w.end(last, 1)
+	_, err = w.admit(turnOf("more", "more"))
+	require.NoError(t, err)
+	_, err = w.m.Get(t.Context(), "s3", "me")
+	require.Equal(t, task.NotFound, code(err), "it was over, and made room")
+	w.m.Sweep(t.Context())
+	require.NotContains(t, w.kept, "s3")
+	require.Equal(t, 4.0, w.m.count())
+}
+
+// A task that is not accepted leaves no trace.
+// ORCH-3021, ORCH-3099
+func TestWithdrawnTaskLeavesNoTrace(t *testing.T) {
+	w := open(t, func(o *Options) { o.Token.Tokens = 150 })
+	one := turnOf("t1", "s")
+	require.NoError(t, w.m.Admit(&one))
+	w.m.Withdraw(one)
+	_, err := w.m.Get(t.Context(), "s", "me")
+	require.Equal(t, task.NotFound, code(err))
+	require.Equal(t, int64(150), w.m.Rests("", "me").Tokens.Left)
+
+	two, err := w.admit(turnOf("t2", "s"))
+	require.NoError(t, err)
+	w.end(two, 0)
+	three := turnOf("t3", "s")
+	require.NoError(t, w.m.Admit(&three))
+	w.m.Withdraw(three)
+	require.Equal(t, 1, w.get("s").Turns)
+
+	w.full = true
+	_, err = w.m.Create(t.Context(), task.SessionRequest{ID: "unrecorded"})
+	require.Equal(t, task.LedgerUnavailable, code(err))
+	_, err = w.m.Get(t.Context(), "unrecorded", "me")
+	require.Equal(t, task.NotFound, code(err))
+}
+
+// The session comes back after a restart with its turns, its time and what it spent, and is cold.
+// ORCH-3021, ORCH-3009, ORCH-3099
+func TestSessionSurvivesARestart(t *testing.T) {
+	w := open(t, func(o *Options) { o.Budget.Tokens, o.Token.Tokens = 1000, 500 })
+	one, err := w.admit(turnOf("t1", "s"))
+	require.NoError(t, err)
+	w.keep(one, 7, 0)
+	w.end(one, 10)
+	require.True(t, w.get("s").Warm)
+	two, err := w.admit(turnOf("t2", "s"))
+	require.NoError(t, err)
+
+	w.now = w.now.Add(time.Minute)
+	w.restart()
+	s := w.get("s")
+	require.Equal(t, []any{2, "default-0", 9 * time.Minute, false}, []any{s.Turns, s.ReplicaID, s.TTLLeft, s.Warm})
+	require.Equal(t, int64(450), s.Rests.Tokens.Left)
+	w.m.Recover(two)
+	require.Equal(t, int64(350), w.get("s").Rests.Tokens.Left, "what the task may take is reserved again")
+	_, err = w.admit(turnOf("t3", "s"))
+	require.Equal(t, task.Conflict, code(err), "its turn is on")
+	w.end(two, 20)
+	require.Equal(t, int64(390), w.get("s").Rests.Tokens.Left)
+}
+
+// keep says that a task has run on default-0 and left its KV there.
+func (w *world) keep(t task.Task, job, cached int) {
+	w.slots[cell{"default-0", 0}] = Slot{Job: job, Bytes: 4096}
+	w.m.Began(t, "default-0", 1)
+	w.m.Kept(t, "default-0", nil, task.KV{Job: job, Told: true, Cells: 50, Cached: cached})
+}
+
+// Warm is a session whose engine still holds what its last turn left there; nothing else is.
+// ORCH-3009, ORCH-3022
+func TestWarmthIsTheEngines(t *testing.T) {
+	w := open(t, func(o *Options) { o.MaxTurns = 100 })
+	run := func(id string, change func(*task.Task), after func(task.Task)) {
+		one := turnOf(id, "s")
+		if change != nil {
+			change(&one)
+		}
+		one, err := w.admit(one)
+		require.NoError(t, err)
+		after(one)
+		w.end(one, 1)
+	}
+	lost := make(chan struct{})
+	warm := func() { run("warm", nil, func(one task.Task) { w.keep(one, 7, 0) }) }
+	for name, cools := range map[string]func(){
+		"strict turn in the slot": func() {
+			run("strict", func(t *task.Task) { t.Determinism = task.Strict }, func(one task.Task) { w.keep(one, 8, 0) })
+		},
+		"another's task in the slot":  func() { w.m.Began(turnOf("other", ""), "default-0", 1) },
+		"a probe that nobody told of": func() { w.slots[cell{"default-0", 0}] = Slot{Job: 8} },
+		"an engine that is gone":      func() { delete(w.slots, cell{"default-0", 0}) },
+		"an engine that does not tell": func() {
+			run("untold", nil, func(one task.Task) {
+				w.m.Began(one, "default-0", 1)
+				w.m.Kept(one, "default-0", nil, task.KV{Cells: 1})
+			})
+		},
+		"a turn that broke off": func() { run("broken", nil, func(one task.Task) { w.m.Began(one, "default-0", 1) }) },
+		"a worker that is lost": func() {
+			run("lost", nil, func(one task.Task) {
+				w.m.Kept(one, "default-0", lost, task.KV{Job: 7, Told: true})
+				close(lost)
+			})
+		},
+	} {
+		warm()
+		require.True(t, w.get("s").Warm, name)
+		require.Equal(t, int64(4096), w.get("s").KVBytes)
+		require.Equal(t, "default-0", w.m.Warm("s"))
+		cools()
+		require.False(t, w.get("s").Warm, name)
+		require.Zero(t, w.get("s").KVBytes, name)
+	}
+	warm()
+	require.Equal(t, map[string]int{"default-0": 50}, w.m.Cells())
+	require.Empty(t, w.m.Warm(""))
+	require.Empty(t, w.m.Warm("unknown"))
+	run("again", nil, func(one task.Task) { w.keep(one, 9, 30) })
+	require.Equal(t, 1.0, testutil.ToFloat64(w.o.Metrics.turns.WithLabelValues("warm")))
+	require.NoError(t, w.m.Delete(t.Context(), "s"))
+	require.Equal(t, []cell{{"default-0", 0}}, w.erased)
+	require.Equal(t, task.NotFound, code(w.m.Delete(t.Context(), "s")))
+}
+
+// Of an engine with several slots, only the one that a session is in counts.
+// ORCH-3009
+func TestWarmthOfSeveralSlots(t *testing.T) {
+	w := open(t)
+	for i, id := range []string{"a", "b"} {
+		one, err := w.admit(turnOf(id, id))
+		require.NoError(t, err)
+		w.m.Began(one, "default-0", 4)
+		w.slots[cell{"default-0", i}] = Slot{Job: i}
+		w.m.Kept(one, "default-0", nil, task.KV{Slot: i, Job: i, Told: true})
+		w.end(one, 1)
+	}
+	require.True(t, w.get("a").Warm)
+	require.True(t, w.get("b").Warm)
+	other := turnOf("other", "")
+	w.m.Began(other, "default-0", 4)
+	require.True(t, w.get("a").Warm, "nobody knows yet which slot that has")
+	w.m.Kept(other, "default-0", nil, task.KV{Slot: 0})
+	require.False(t, w.get("a").Warm)
+	require.True(t, w.get("b").Warm)
+}
