@@ -1,27 +1,6 @@
 Feature: A reload that fails changes nothing
   A pool gets another model while it serves. Where that fails the old one is in service, and no task is lost.
 
-  @ORCH-2101 @ORCH-3038
-  Scenario: The new model's file is missing
-    Given the cards of the reference box
-    And a pool "writer" of a model of 5 GiB with
-      | pace | 20 |
-    And a daemon
-    When I submit task "a" with
-      | model_ref | writer |
-    And I follow task "a"
-    And I submit task "b" with
-      | model_ref | writer |
-    And I follow task "b"
-    Then stream "a" has 2 tokens
-    When I post to "/v1/pools/writer/reload"
-      """
-      {"new_model_ref": "file:$DIR/missing.gguf"}
-      """
-    Then the answer is 404 MODEL_NOT_FOUND
-    And stream "a" is "started", tokens, "end"
-    And stream "b" is "started", tokens, "end"
-
   @ORCH-2101 @LO-501
   Scenario: The new model dies as it is loaded beside the old one
     Given the cards of the reference box

@@ -70,6 +70,21 @@ Feature: Trouble with a card
       | vram_promised_bytes  | 0            |
       | vram_free_bytes      | < 3100000000 |
 
+  @LO-501
+  Scenario: What was learned of a model's memory is asked for after a restart, before a worker runs out of it
+    Given the cards of the reference box
+    And a pool "thirsty" of a model of 5 GiB with
+      | device | [1] |
+    And a worker of the model "thirsty" takes 9 GiB
+    And a daemon
+    Then replica "thirsty-0" is ready on card "1"
+    When I kill the daemon
+    And a foreign process takes 4 GiB of card 1
+    And the daemon runs
+    Then replica "thirsty-0" says "a worker needs 9.4 GiB on card 1 (RTX 3060)"
+    When no foreign process takes memory of card 1
+    Then replica "thirsty-0" is ready on card "1"
+
   @ORCH-3053
   Scenario: A worker that is killed is neither the driver's fault nor the memory's
     Given the cards of the reference box

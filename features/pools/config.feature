@@ -56,6 +56,35 @@ Feature: The configuration is read again while tasks wait
       | changed          | []                               |
       | restart_required | ["pools.default.queue.capacity"] |
 
+  @ORCH-2101
+  Scenario: A pool with another number of replicas keeps those that it has
+    Given a daemon whose pool has
+      | pace | 20 |
+    When I submit tasks "a, b, c" and follow them
+    Then stream "a" has 2 tokens
+    When I note the worker of "default-0"
+    And the configuration has the pool "default" of built-in workers with
+      | pace     | 20 |
+      | replicas | 2  |
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And its body has
+      | changed          | ["pools.default.replicas"] |
+      | restart_required | []                         |
+    And "/v1/pools/default/health" has come to
+      | pool.replicas_ready | 2 |
+    And the worker of "default-0" is the one that was noted
+    When the configuration has the pool "default" of built-in workers with
+      | pace     | 20 |
+      | replicas | 1  |
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And streams "a, b, c" are all "started", tokens, "end"
+    And "/v1/pools/default/health" has come to
+      | pool.replicas | 1 |
+    And 0 workers run for the replica "default-1"
+    And the worker of "default-0" is the one that was noted
+
   @ORCH-2101 @HME-003
   Scenario: A file that is not valid changes nothing, and its mistakes are named
     Given a daemon
@@ -86,4 +115,35 @@ Feature: The configuration is read again while tasks wait
     And its message says "there is no model file"
     When I send the daemon SIGHUP
     Then the log has a line "the configuration was not read again, and nothing has changed"
+    And the daemon still serves
+
+  @ORCH-2101
+  Scenario: A pool that is new serves, and what only a restart changes is named
+    Given a daemon
+    When the configuration has the pool "second" of built-in workers with
+      | model | {id: other, ref: "file:$DIR/other.gguf"} |
+    And a copy of the model as "other.gguf"
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And its body has
+      | changed          | ["pools.second"] |
+      | restart_required | []               |
+    And "/v1/pools/second/health" has come to
+      | pool.ready | true |
+    When I submit task "there" with
+      | model_ref | "other" |
+    And I follow task "there"
+    Then stream "there" is "started", tokens, "end"
+    When the configuration has the settings
+      | log | {level: info} |
+    And I send POST "/v1/config/reload"
+    Then the answer is 200
+    And its body has
+      | restart_required | ["log.level"] |
+    When the configuration has the settings
+      | log | {level: loud} |
+    And I send POST "/v1/config/reload"
+    Then the answer is 400 INVALID_PARAMS
+    And its message says "nothing has changed"
+    And its message says "loud"
     And the daemon still serves

@@ -43,3 +43,33 @@ Feature: A task finds its model not loaded
     And I follow task "first"
     And I follow task "second"
     Then streams "first, second" are all "started", tokens, "end"
+
+  @LO-503
+  Scenario: A pool on demand is loaded by a task, and leaves when nobody needs it
+    Given a pool "resting" of built-in workers with
+      | lifecycle | on_demand |
+      | idle_ttl  | 1s        |
+    And a daemon
+    When I send GET "/readyz"
+    Then the answer is 200
+    And "/v1/pools/resting/health" has come to
+      | pool.lifecycle | on_demand |
+      | pool.loaded    | false     |
+    When I post to "/v1/placement/explain"
+      """
+      {"model_ref": "haiku"}
+      """
+    Then the answer is 200
+    And its body has
+      | pool_id                | resting                 |
+      | candidates.1.reasons.0 | /its model is not loaded/ |
+    When I submit task "first"
+    And I follow task "first"
+    Then stream "first" ends with end
+    And "/v1/pools/resting/health" has come to
+      | pool.loaded | false |
+    When I submit task "second"
+    And I follow task "second"
+    Then stream "second" is "started", tokens, "end"
+    And the metrics have
+      | llorch_swaps_total{pool_id="resting",direction="in"} | 2 |

@@ -85,3 +85,30 @@ Feature: A pool gets another model under load
       | changed | ["pools.more"] |
     And "/v1/pools/writer/health" has come to
       | pool.model.ref | /other\.gguf$/ |
+
+  @ORCH-2101 @ORCH-3031
+  Scenario: A reload that fails leaves the old model, and the queue, in place
+    Given a daemon whose pool has
+      | pace | 15 |
+    And the first 300000 bytes of the model as "broken.gguf"
+    When I submit task "running"
+    And I submit task "waiting"
+    And I follow task "running"
+    Then stream "running" has 1 token
+    When I post to "/v1/pools/default/reload"
+      """
+      {"new_model_ref": "file:no-such-file.gguf"}
+      """
+    Then the answer is 404 MODEL_NOT_FOUND
+    When I post to "/v1/pools/default/reload"
+      """
+      {"new_model_ref": "file:broken.gguf"}
+      """
+    Then the answer is 503 POOL_UNAVAILABLE
+    And its message says "the old one still serves"
+    And "/v1/pools/default/health" has come to
+      | pool.ready     | true         |
+      | pool.model.ref | /haiku.gguf$/ |
+    And stream "running" ends with end
+    When I follow task "waiting"
+    Then stream "waiting" is "started", tokens, "end"

@@ -27,6 +27,8 @@ func (w *world) poolSteps(step define) {
 	step(`^the answer to that is (\d+)$`, w.theAnswerToThatIs)
 	step(`^(\d+) workers run for the replica "([^"]*)"$`, w.workersRunFor)
 	step(`^the configuration file is$`, w.theConfigurationFileIs)
+	step(`^I note the worker of "([^"]*)"$`, w.iNoteTheWorkerOf)
+	step(`^the worker of "([^"]*)" is the one that was noted$`, w.theWorkerIsTheNoted)
 	step(`^a daemon that tests itself$`, w.aDaemonThatTestsItself)
 	step(`^the daemon prints$`, w.theDaemonPrints)
 }
@@ -221,4 +223,17 @@ func (w *world) theDaemonPrints(t *godog.Table) error {
 		}
 		return nil
 	})
+}
+
+func (w *world) iNoteTheWorkerOf(replica string) (err error) {
+	w.noted, err = w.workerOf(replica)
+	return err
+}
+
+func (w *world) theWorkerIsTheNoted(replica string) error {
+	pid, err := w.workerOf(replica)
+	if err == nil && pid != w.noted {
+		err = fmt.Errorf("it is process %d, and process %d was noted", pid, w.noted)
+	}
+	return err
 }

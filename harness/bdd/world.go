@@ -37,6 +37,7 @@ type world struct {
 	last      *response
 	metrics   series // as noted
 	workers   []int  // of the daemon, as noted
+	noted     int    // the process of a worker
 	ledger    []byte // the file, as it was damaged
 	command   *process
 	meanwhile chan sent // the answer to a request under way

@@ -80,7 +80,7 @@ type App struct {
 	failed    chan error // capacity 1: the server gave up
 	serving   sync.WaitGroup
 	cleanup   cleanup
-	sessions  *session.Manager
+	sessions *session.Manager
 }
 
 // New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the
@@ -135,7 +135,7 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	f := fleet{setup: inForce, manager: a.pools, memory: a.memory, shelf: a.shelf}
-	a.memory.back = f.cardsBack
+	a.memory.back, a.memory.hurt = f.cardsBack, a.pools.Trouble
 	registry.MustRegister(cardMetrics{f})
 	if a.sessions, err = newSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
 		return nil, err
@@ -189,7 +189,7 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 		specs[i] = poolSpec(c, p, a.o.LibsDir)
 	}
 	return pool.New(pool.Options{
-		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), Log: a.o.Log, Registerer: r,
+		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
 		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().prepare,
 		OnChange: func(id string) { a.schedule.Wake(id) },
 		CheckGPU: a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,

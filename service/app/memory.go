@@ -31,13 +31,15 @@ type memory struct {
 	ledger  *gpu.Ledger
 	// back is called when a card or the driver can be used again; set before the monitor starts.
 	back func()
+	// hurt is called when a card, or below 0 all of them, had something critical; set before the monitor starts.
+	hurt func(card int)
 
 	mu      sync.Mutex
 	trouble []gpu.Event // the newest last
 }
 
 func newMemory(log *zap.Logger) *memory {
-	m := &memory{back: func() {}}
+	m := &memory{back: func() {}, hurt: func(int) {}}
 	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
 	m.ledger = gpu.NewLedger(gpu.LedgerOptions{Snapshot: m.monitor.Snapshot, Now: time.Now})
 	return m
@@ -47,6 +49,13 @@ func (m *memory) note(e gpu.Event) {
 	if e.Kind == gpu.CardBack || e.Kind == gpu.DriverBack {
 		m.back()
 	}
+	m.remember(e)
+	if e.Critical { // the pools look for the cause
+		m.hurt(e.Card)
+	}
+}
+
+func (m *memory) remember(e gpu.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.trouble = append(m.trouble, e)
@@ -57,23 +66,21 @@ func (m *memory) note(e gpu.Event) {
 
 // problems says what the driver reported of the cards since then; empty: nothing (ORCH-3053). Where it gave a number to what
 // happened, that says more than what follows from it.
-func (m *memory) problems(cards []int, since time.Time) string {
+func (m *memory) problems(cards []int, since time.Time) (text string, critical bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	text := ""
+	numbered := false
 	for _, e := range slices.Backward(m.trouble) {
 		back := e.Kind == gpu.DriverBack || e.Kind == gpu.CardBack
 		if back || e.At.Before(since) || e.Card >= 0 && !slices.Contains(cards, e.Card) {
 			continue
 		}
-		if e.XID != 0 {
-			return e.Text
-		}
-		if text == "" {
-			text = e.Text
+		critical = critical || e.Critical
+		if text == "" || e.XID != 0 && !numbered {
+			text, numbered = e.Text, e.XID != 0
 		}
 	}
-	return text
+	return text, critical
 }
 
 // check says why no worker could run on a device mask, whatever is free (ORCH-1102).

@@ -12,6 +12,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/gpu"
 	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/pool"
 )
 
 // ORCH-3011, ORCH-3052
@@ -30,17 +31,41 @@ func TestMasksAndShares(t *testing.T) {
 	require.Equal(t, []gpu.Share{{Card: 0, Bytes: 6}, {Card: 1, Bytes: 3}}, shares([]int{0, 1}, []float64{2, 1}, 9))
 }
 
+func problem(m *memory, since time.Time, cards ...int) string {
+	text, _ := m.problems(cards, since)
+	return text
+}
+
+// ORCH-3053: what is critical is told to the pools at once; what another program did alone is remembered.
+func TestCriticalTroubleIsToldAtOnce(t *testing.T) {
+	m, born := newMemory(zap.NewNop()), time.Now()
+	var told []int
+	m.hurt = func(card int) {
+		told = append(told, card)
+		_, critical := m.problems([]int{card}, born)
+		require.True(t, critical, "it is there when the pools ask")
+	}
+	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 13, Card: 1, Text: "an application's own fault"})
+	require.Empty(t, told)
+	text, critical := m.problems([]int{1}, born)
+	require.Equal(t, "an application's own fault", text)
+	require.False(t, critical)
+	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
+	m.note(gpu.Event{At: born, Kind: gpu.DriverLost, Card: -1, Critical: true, Text: "gone"})
+	require.Equal(t, []int{0, -1}, told)
+}
+
 // ORCH-3053: trouble is that of the worker's own cards, and of its own time.
 func TestProblemsOfCards(t *testing.T) {
 	m, born := newMemory(zap.NewNop()), time.Now()
 	m.note(gpu.Event{At: born.Add(-time.Second), Kind: gpu.XID, Card: 0, Text: "before it was born"})
-	require.Empty(t, m.problems([]int{0}, born))
+	require.Empty(t, problem(m, born, 0))
 	m.note(gpu.Event{At: born.Add(time.Second), Kind: gpu.XID, Card: 1, Text: "fell off the bus"})
 	m.note(gpu.Event{At: born.Add(2 * time.Second), Kind: gpu.CardBack, Card: 1, Text: "is back"})
-	require.Empty(t, m.problems([]int{0}, born))
-	require.Equal(t, "fell off the bus", m.problems([]int{0, 1}, born))
+	require.Empty(t, problem(m, born, 0))
+	require.Equal(t, "fell off the bus", problem(m, born, 0, 1))
 	m.note(gpu.Event{At: born.Add(3 * time.Second), Kind: gpu.DriverLost, Card: -1, Text: "the driver is gone"})
-	require.Equal(t, "the driver is gone", m.problems([]int{0}, born))
+	require.Equal(t, "the driver is gone", problem(m, born, 0))
 	for range 2 * troubleKept {
 		m.note(gpu.Event{At: born, Kind: gpu.XID, Card: 5, Text: "more"})
 	}
@@ -54,7 +79,7 @@ func TestTheDriversNumberComesFirst(t *testing.T) {
 	m.back = func() { back++ }
 	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
 	m.note(gpu.Event{At: born, Kind: gpu.CardLost, Card: 0, Critical: true, Text: "does not answer"})
-	require.Equal(t, "XID 79", m.problems([]int{0}, born))
+	require.Equal(t, "XID 79", problem(m, born, 0))
 	require.Zero(t, back)
 	m.note(gpu.Event{At: born, Kind: gpu.CardBack, Card: 0})
 	m.note(gpu.Event{At: born, Kind: gpu.DriverBack, Card: -1})
@@ -94,4 +119,18 @@ func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 			require.Equal(t, want, got)
 		}
 	})
+}
+
+// LO-503, LO-103: a first load is predicted by the measured rate of others, and not at all without one.
+func TestAFirstLoadIsPredictedByTheRateOfOthers(t *testing.T) {
+	require.Zero(t, asFast(nil, 8))
+	loaded := []pool.Info{
+		{LoadTime: 2 * time.Second, EstimateBytes: 10}, {LoadTime: 4 * time.Second, EstimateBytes: 20},
+		{LoadTime: time.Hour}, {EstimateBytes: 1 << 40},
+	}
+	require.Equal(t, 8*time.Second, asFast(loaded, 40))
+	require.Zero(t, asFast(loaded[2:], 40))
+	longest, bytes := slowest(loaded[:2])
+	require.Equal(t, 4*time.Second, longest)
+	require.EqualValues(t, 20, bytes)
 }

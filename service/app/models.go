@@ -162,12 +162,45 @@ func (m models) Failed(poolID string) *task.Error {
 	return task.Errorf(task.PoolUnavailable, "the model of pool '%s' cannot be loaded, and the task waits no longer: %s", poolID, s.lastError).Retry(s.gaveUp)
 }
 
-// LoadTime is scheduler.Models's: that of the slowest replica.
-func (m models) LoadTime(poolID string) (longest time.Duration) {
-	for _, r := range m.manager.Infos(poolID) {
-		longest = max(longest, r.LoadTime)
+// LoadTime is scheduler.Models's: that of the slowest replica. A pool that was never loaded is taken to load as fast, by bytes, as the
+// others of its kind did; 0 where none of them was.
+func (m models) LoadTime(poolID string) time.Duration {
+	infos := m.manager.Infos(poolID)
+	longest, bytes := slowest(infos)
+	if longest > 0 || len(infos) == 0 {
+		return longest
 	}
-	return longest
+	var others []pool.Info
+	for _, id := range m.manager.Pools() {
+		for _, r := range m.manager.Infos(id) {
+			if (r.Device == string(config.CPU)) == (infos[0].Device == string(config.CPU)) {
+				others = append(others, r)
+			}
+		}
+	}
+	return asFast(others, bytes)
+}
+
+// slowest is the longest that a replica's last load took, and the most that one is expected to take.
+func slowest(infos []pool.Info) (longest time.Duration, bytes int64) {
+	for _, r := range infos {
+		longest, bytes = max(longest, r.LoadTime), max(bytes, r.EstimateBytes)
+	}
+	return longest, bytes
+}
+
+// asFast is how long so many bytes take to load at the rate of the replicas that were loaded.
+func asFast(others []pool.Info, bytes int64) time.Duration {
+	var loaded, took float64
+	for _, r := range others {
+		if r.LoadTime > 0 && r.EstimateBytes > 0 {
+			loaded, took = loaded+float64(r.EstimateBytes), took+float64(r.LoadTime)
+		}
+	}
+	if loaded == 0 {
+		return 0
+	}
+	return time.Duration(took / loaded * float64(bytes))
 }
 
 // Fetching is scheduler.Models's: all replicas wait for one fetch.

@@ -205,7 +205,7 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	}
 	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0}
 	if w.claim.cards != nil {
-		e.problem = r.m.opts.DeviceProblems(w.claim.cards, w.born)
+		e.problem, _ = r.m.opts.DeviceProblems(w.claim.cards, w.born)
 	}
 	if w.proc != nil {
 		e.lines = w.tail()

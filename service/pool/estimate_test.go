@@ -89,9 +89,9 @@ func TestWhatWasObservedReplacesTheEstimate(t *testing.T) {
 	now := time.Unix(1000, 0)
 	of, other := load{model: "m", ctx: 256, slots: 1, cards: 1}, load{model: "m", ctx: 512, slots: 1, cards: 1}
 	require.EqualValues(t, 1000, l.need(of, "", 1000, now))
-	l.observe(of, "3090", 2000)
-	l.observe(of, "3060", 1800)
-	l.observe(of, "3060", 0) // the driver did not tell
+	require.NoError(t, l.observe(of, "3090", 2000, now))
+	require.NoError(t, l.observe(of, "3060", 1800, now))
+	require.NoError(t, l.observe(of, "3060", 0, now)) // the driver did not tell
 	require.EqualValues(t, 2100, l.need(of, "", 1000, now))
 	require.EqualValues(t, 1890, l.need(of, "3060", 1000, now))
 	require.EqualValues(t, 1000, l.need(other, "", 1000, now))

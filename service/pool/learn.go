@@ -25,12 +25,16 @@ type load struct {
 
 // learned is what workers were seen to take. It replaces the estimate.
 type learned struct {
+	path    string     // of the file that keeps it over a restart; empty: nothing does. Set before anything is observed
+	writing sync.Mutex // held while that is written; before mu
+
 	mu    sync.Mutex
 	loads map[load]*lesson
 }
 
 type lesson struct {
 	observed map[string]int64 // by device class
+	seen     time.Time        // when something was observed last
 	short    int64            // more than what was not enough
 	until    time.Time        // short counts
 }
@@ -67,15 +71,20 @@ func (l *learned) need(of load, class string, estimate int64, now time.Time) int
 	return need
 }
 
-// observe notes what a worker took that answered its probe.
-func (l *learned) observe(of load, class string, bytes int64) {
-	if bytes <= 0 {
-		return
+// observe notes what a worker took that answered its probe, and keeps it where it is news.
+func (l *learned) observe(of load, class string, bytes int64, now time.Time) error {
+	if bytes <= 0 || class == "" || of.model == "" || of.slots < 1 {
+		return nil
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	lesson := l.lesson(of)
-	lesson.observed[class] = bytes
+	same := lesson.observed[class] == bytes
+	lesson.observed[class], lesson.seen = bytes, now
+	l.mu.Unlock()
+	if same {
+		return nil
+	}
+	return l.keep()
 }
 
 // tooLittle notes that so much was not enough, so that the same is not tried again at once.

@@ -15,6 +15,7 @@ type Lease struct {
 	w    *worker
 	once sync.Once
 	info Info
+	mark Mark
 }
 
 // Lease takes a slot of a ready replica. It fails with POOL_UNREADY where the replica is not ready, and with
@@ -24,11 +25,11 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	if r == nil {
 		return nil, task.Errorf(task.PoolUnready, "there is no replica %q; ask for the pool's replicas again", replicaID).Retry(0)
 	}
-	w, err := r.take()
+	w, use, err := r.take()
 	if err != nil {
 		return nil, err
 	}
-	l := &Lease{r: r, w: w}
+	l := &Lease{r: r, w: w, mark: Mark{r.id, w, use}}
 	l.info = r.info()
 	if w.ctx.Err() != nil { // it died meanwhile, and info may be of its successor
 		l.Release()
@@ -37,21 +38,21 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	return l, nil
 }
 
-// take takes a slot of the worker that serves.
-func (r *replica) take() (*worker, error) {
+// take takes a slot of the worker that serves, and says which use of it that is.
+func (r *replica) take() (*worker, int64, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.serving()
 	if w == nil || r.order.ends() {
-		return nil, r.unready()
+		return nil, 0, r.unready()
 	}
 	if int(w.active.Load()) >= w.slots {
 		err := task.Errorf(task.ReplicaExhausted, "every slot of replica %s is busy; try another one, or later", r.id).Retry(0)
 		err.Engine, err.PoolID = r.spec.Engine, r.spec.ID
-		return nil, err
+		return nil, 0, err
 	}
 	w.active.Add(1)
-	return w, nil
+	return w, w.uses.Add(1), nil
 }
 
 // Engine returns the worker's engine.

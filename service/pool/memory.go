@@ -138,6 +138,7 @@ func (r *replica) typed(err error) error {
 func (r *replica) settleClaim(w *worker) (observed int64) {
 	c := &w.claim
 	r.m.keepHost(c)
+	var err error
 	switch {
 	case c.reserved:
 		shares, parts := r.m.opts.Memory.Settle(r.owner), r.spec.parts()
@@ -151,11 +152,14 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 			observed += s.Bytes
 		}
 		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
-			r.m.learned.observe(c.load, c.class, total(cards, parts))
+			err = r.m.learned.observe(c.load, c.class, total(cards, parts), time.Now())
 		}
 	case w.proc != nil && c.load.cards == 0:
 		observed = residentBytes(w.proc.pid)
-		r.m.learned.observe(c.load, c.class, observed)
+		err = r.m.learned.observe(c.load, c.class, observed, time.Now())
+	}
+	if err != nil {
+		r.m.log.Warn("what was learned of a model's memory is not kept over a restart", zap.String("pool_id", r.spec.ID), zap.Error(err))
 	}
 	return observed
 }

@@ -289,17 +289,60 @@ func TestDriverTroubleTakesAReplicaOut(t *testing.T) {
 	memory := newCards(t, 24*gib)
 	var trouble atomic.Value
 	trouble.Store("")
+	var looks atomic.Int32
 	b := setup(t, func(_ *bundle, o *pool.Options) {
 		o.Memory = memory
-		o.DeviceProblems = func([]int, time.Time) string { return trouble.Load().(string) }
+		o.DeviceProblems = func([]int, time.Time) (string, bool) {
+			looks.Add(1)
+			text := trouble.Load().(string)
+			return text, strings.HasPrefix(text, "XID 79")
+		}
 	}, onGPU(nil))
 	b.await("p", is(pool.Ready))
+	trouble.Store("XID 13: an application's own fault")
+	before := looks.Load()
+	require.Eventually(t, func() bool { return looks.Load() > before+2 }, bound, time.Millisecond, "health checks")
+	require.Equal(t, pool.Ready, b.m.Infos("p")[0].State)
 	trouble.Store("XID 79: the card has fallen off the bus")
 	info := b.await("p", is(pool.Backoff, pool.Failed))
 	require.Contains(t, info.LastError, "the GPU driver had trouble with card 0 (XID 79: the card has fallen off the bus)")
 	trouble.Store("")
 	b.await("p", is(pool.Ready))
 	require.GreaterOrEqual(t, b.restarts("driver_reset"), 1.0)
+}
+
+// ORCH-3053: who is told of trouble does not wait for the next health check, whatever the worker is about.
+func TestTroubleTakesAReplicaOutAtOnce(t *testing.T) {
+	memory := newCards(t, 24*gib, 12*gib)
+	var critical atomic.Bool
+	change := func(_ *bundle, o *pool.Options) {
+		o.Memory, o.HealthInterval, o.BackoffMin, o.BackoffMax = memory, time.Hour, bound, bound
+		o.DeviceProblems = func([]int, time.Time) (string, bool) {
+			if critical.Load() {
+				return "XID 79: fallen off the bus", true
+			}
+			return "", false
+		}
+	}
+	b := setup(t, change, onGPU(func(s *pool.Spec) { s.Device = "0" }))
+	b.await("p", is(pool.Ready))
+	lease := b.lease("p-0")
+	b.m.Trouble(1)
+	require.Equal(t, pool.Ready, b.m.Infos("p")[0].State, "another card's")
+	critical.Store(true)
+	b.m.Trouble(0)
+	b.lost(lease)
+	lease.Release()
+	require.Contains(t, b.await("p", func(i pool.Info) bool { return i.LastError != "" }).LastError, "XID 79")
+	require.EqualValues(t, 1, b.restarts("driver_reset"))
+
+	slow := setup(t, func(b *bundle, o *pool.Options) {
+		change(b, o)
+		o.Specs[0].ModelPath = b.model(child{Silent: true})
+	}, onGPU(func(s *pool.Spec) { s.Device = "0" }))
+	slow.await("p", func(i pool.Info) bool { return i.PID != 0 })
+	slow.m.Trouble(-1)
+	require.Contains(t, slow.await("p", is(pool.Backoff)).LastError, "XID 79")
 }
 
 // ORCH-3053

@@ -91,6 +91,8 @@ type Options struct {
 	// Prepare makes the engine ready that a spec's Recipe asks for. It is called before every worker, from several goroutines,
 	// and returns at once where the engine is there. Its error says what to do.
 	Prepare func(ctx context.Context, recipe any) (Prepared, error)
+	// LearnedFile keeps what workers were seen to take over a restart (LO-501). Empty: nothing does.
+	LearnedFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
 	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
@@ -98,8 +100,9 @@ type Options struct {
 	// Models are those that are fetched or catalogued. Nil: every model is simply a file.
 	Models Models
 	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.
-	// Nil: nothing is known.
-	DeviceProblems func(cards []int, since time.Time) string
+	// Critical: no worker there can be relied upon any more; else it may be the fault of another program alone. Nil: nothing is
+	// known.
+	DeviceProblems func(cards []int, since time.Time) (problem string, critical bool)
 	// HostMemory tells the bytes of memory that processes of this machine could still take. Nil: /proc/meminfo.
 	HostMemory func() (available int64, err error)
 	// OOMKills counts the processes that the kernel has killed for lack of memory. Nil: /proc/vmstat.
@@ -160,6 +163,7 @@ type group struct {
 	configured Spec // as New or Apply got it; a Reload does not change it
 	spec       Spec // as the replicas run it
 	replicas   []*replica
+	leaving    []*replica // that there were more of, and that may still end tasks
 }
 
 // errStopping is the cause of everything that ends because of Stop.
@@ -203,7 +207,7 @@ func (o *Options) complete() {
 		o.Models = noModels{}
 	}
 	if o.DeviceProblems == nil {
-		o.DeviceProblems = func([]int, time.Time) string { return "" }
+		o.DeviceProblems = func([]int, time.Time) (string, bool) { return "", false }
 	}
 	if o.HostMemory == nil {
 		o.HostMemory = memAvailable
@@ -279,32 +283,39 @@ func (l *layout) with(g *group) *layout {
 // newGroup makes a pool's replicas, which start once those before them have ended. It wants m.mu, but in New.
 func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica) *group {
 	g := &group{configured: configured, spec: spec}
+	m.grow(g, wanted, func(string) []*replica { return after })
+	return g
+}
+
+// grow makes the replicas that a group lacks, which is not shown yet, and returns them. After are those that have to end before one
+// of such an id. It wants m.mu, but in New.
+func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) (added []*replica) {
 	expected := int64(0)
-	if spec.OnDemand { // who plans the swaps has to know before the first load
-		known := spec
-		if path := m.opts.Models.Path(spec.ModelRef); path != "" {
+	if g.spec.OnDemand { // who plans the swaps has to know before the first load
+		known := g.spec
+		if path := m.opts.Models.Path(known.ModelRef); path != "" {
 			known.ModelPath = path
 		}
 		expected = expectFile(known)
 	}
-	for i := range spec.Replicas {
-		r := newReplica(m, spec, i, fmt.Sprintf("%s-%d", spec.ID, i), wanted)
-		r.after = after
+	for i := len(g.replicas); i < g.spec.Replicas; i++ {
+		r := newReplica(m, g.spec, i, fmt.Sprintf("%s-%d", g.spec.ID, i), wanted)
+		r.after = after(r.id)
 		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = expected, expected })
 		if m.births > 0 { // another replica of this id may still hold memory
 			r.owner = fmt.Sprintf("%s~%d", r.id, m.births)
 		}
-		g.replicas = append(g.replicas, r)
+		g.replicas, added = append(g.replicas, r), append(added, r)
 	}
-	return g
+	return added
 }
 
-// begin starts a group's supervisors, unless the Manager has not started yet or stops. It wants m.mu.
-func (m *Manager) begin(g *group) {
+// begin starts the supervisors of replicas, unless the Manager has not started yet or stops. It wants m.mu.
+func (m *Manager) begin(replicas []*replica) {
 	if !m.started || m.stopping {
 		return
 	}
-	for _, r := range g.replicas {
+	for _, r := range replicas {
 		if r.index == 0 && r.spec.Mode != External && r.spec.Device == "cpu" {
 			m.log.Warn("this pool decodes on the CPU, because its configuration says `device: cpu`", zap.String("pool_id", r.spec.ID))
 		}
@@ -330,11 +341,14 @@ func (m *Manager) Start() error {
 		}
 		m.runDir = dir
 	}
+	if err := m.learned.recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
+		return err
+	}
 	m.started = true
 	m.launcher = startLauncher()
 	now := m.layout.Load()
 	for _, id := range now.order {
-		m.begin(now.pools[id])
+		m.begin(now.pools[id].replicas)
 	}
 	return nil
 }

@@ -160,7 +160,7 @@ func (m *Manager) launch(g *group) {
 			close(r.done)
 		}
 	}
-	m.begin(g)
+	m.begin(g.replicas)
 }
 
 // show has the group be what is seen of its pool.
@@ -231,7 +231,7 @@ func (g *group) wait() {
 }
 
 // Apply makes the pools those of the specs: what is new is started, what differs from what was configured is drained and
-// replaced, what is missing is drained, each with ReloadDeadline, and the rest is left alone, reloaded models included. It
+// replaced, or has replicas added or drained where only their number differs, what is missing is drained, each with ReloadDeadline, and the rest is left alone, reloaded models included. It
 // returns at once, and on an error it has changed nothing.
 func (m *Manager) Apply(specs []Spec) (changed, added, removed []string, err error) {
 	if specs, err = m.check(specs); err != nil {
@@ -248,6 +248,41 @@ func (m *Manager) Apply(specs []Spec) (changed, added, removed []string, err err
 	return changed, added, removed, err
 }
 
+// differByReplicas reports whether a pool that was configured otherwise only has another number of replicas.
+func differByReplicas(a, b Spec) bool {
+	a.Replicas = b.Replicas
+	return a.Mode != External && reflect.DeepEqual(a, b)
+}
+
+// resize returns a group with as many replicas as the spec says: those that there are go on, and the last ones drain where there are
+// too many. More are the new ones, which are to begin. It wants m.mu.
+func (m *Manager) resize(old *group, spec Spec, cut time.Time) (g *group, more []*replica) {
+	g = &group{configured: spec, spec: old.spec}
+	g.spec.Replicas = spec.Replicas
+	n := min(spec.Replicas, len(old.replicas))
+	g.replicas = append(g.replicas, old.replicas[:n]...)
+	over := &group{replicas: old.replicas[n:]}
+	over.dismiss(cut)
+	if m.started { // else they never run, and so never end
+		for _, r := range append(append([]*replica(nil), old.leaving...), over.replicas...) {
+			select {
+			case <-r.done:
+			default:
+				g.leaving = append(g.leaving, r)
+			}
+		}
+	}
+	more = m.grow(g, old.wanted(), func(id string) (after []*replica) {
+		for _, r := range g.leaving {
+			if r.id == id {
+				after = append(after, r)
+			}
+		}
+		return after
+	})
+	return g, more
+}
+
 func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err error) {
 	for id := range m.reloading {
 		return nil, nil, nil, conflict(id, "pool '%s' is being reloaded; try again when that has ended", id).Retry(time.Second)
@@ -257,12 +292,18 @@ func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err err
 	}
 	now, next := m.layout.Load(), newLayout()
 	cut := time.Now().Add(m.opts.ReloadDeadline)
-	var begin []*group
+	var begin []*replica
 	m.births++
 	for _, spec := range specs {
 		old := now.pools[spec.ID]
 		if old != nil && reflect.DeepEqual(old.configured, spec) {
 			next.add(old)
+			continue
+		}
+		if old != nil && differByReplicas(old.configured, spec) {
+			resized, more := m.resize(old, spec, cut)
+			next.add(resized)
+			begin, changed = append(begin, more...), append(changed, spec.ID)
 			continue
 		}
 		wanted, after := !spec.OnDemand, []*replica(nil)
@@ -278,7 +319,7 @@ func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err err
 		}
 		g := m.newGroup(spec, spec, wanted, after)
 		next.add(g)
-		begin = append(begin, g)
+		begin = append(begin, g.replicas...)
 	}
 	for _, id := range now.order {
 		if next.pools[id] == nil {
@@ -287,8 +328,6 @@ func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err err
 		}
 	}
 	m.layout.Store(next)
-	for _, g := range begin {
-		m.begin(g)
-	}
+	m.begin(begin)
 	return changed, added, removed, nil
 }

@@ -5,6 +5,7 @@ package pool_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -199,4 +200,62 @@ func TestApplyCutsWhatDoesNotEnd(t *testing.T) {
 	b.lost(lease)
 	lease.Release()
 	b.await("p", func(i pool.Info) bool { return i.State == pool.Ready && i.Owner != lease.Info().Owner })
+}
+
+// ORCH-2102: with another number of replicas only the difference comes or goes, and what a reload gave the pool stays.
+func TestApplyOfAnotherNumberOfReplicasTouchesTheDifference(t *testing.T) {
+	b := setup(t, nil, plain)
+	b.await("p", is(pool.Ready))
+	require.NoError(t, b.m.Reload(t.Context(), "p", pool.Model{ID: "m2", Path: b.otherModel()}))
+	sized := func(n int) {
+		spec := b.specs[0]
+		spec.Replicas = n
+		changed, added, removed, err := b.m.Apply([]pool.Spec{spec})
+		require.NoError(t, err)
+		require.Equal(t, []string{"p"}, changed)
+		require.Empty(t, append(added, removed...))
+		require.Len(t, b.m.Infos("p"), n)
+	}
+	all := func(pool.Info) bool {
+		return !slices.ContainsFunc(b.m.Infos("p"), func(i pool.Info) bool { return i.State != pool.Ready })
+	}
+	first := b.await("p", is(pool.Ready))
+	lease := b.lease("p-0")
+	sized(3)
+	b.await("p", all)
+	infos := b.m.Infos("p")
+	require.Equal(t, first.PID, infos[0].PID, "it goes on")
+	for _, i := range infos {
+		require.Equal(t, "m2", i.ModelID)
+		require.Equal(t, first.ModelDigest, i.ModelDigest)
+		require.Equal(t, first.Fingerprint, i.Fingerprint, "one replica set")
+	}
+
+	last, kept := b.lease("p-2"), pidfd(t, infos[2].PID)
+	sized(2)
+	_, err := b.m.Lease("p-2")
+	require.True(t, task.HasCode(err, task.PoolUnready))
+	select {
+	case <-last.Lost():
+		require.Fail(t, "a task on it may end")
+	default:
+	}
+	sized(3)
+	again := b.m.Infos("p")[2]
+	require.NotEqual(t, infos[2].Owner, again.Owner, "the one before may still hold memory")
+	require.NotEqual(t, pool.Ready, again.State)
+	last.Release()
+	gone(t, kept)
+	b.await("p", all)
+	require.Equal(t, infos[0].PID, b.m.Infos("p")[0].PID)
+	require.Equal(t, infos[1].PID, b.m.Infos("p")[1].PID)
+
+	require.NoError(t, b.m.Drain("p", time.Minute))
+	sized(4)
+	require.False(t, b.m.Infos("p")[3].Wanted, "the pool is drained")
+	lease.Release()
+	b.await("p", is(pool.Stopped))
+	require.NoError(t, b.m.Load("p"))
+	b.await("p", all)
+	sized(1)
 }

@@ -5,6 +5,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -93,10 +94,32 @@ func (c *checkup) end() {
 	}
 }
 
+// cardTrouble is a loss of which explain says what it was.
+func cardTrouble() *loss { return &loss{reason: unhealthy, detail: "the worker's card had trouble"} }
+
+// Trouble takes the workers out of service that sit on a card of which the driver reported something critical just now, and that
+// DeviceProblems tells of; below 0: on any card (ORCH-3053). It returns at once.
+func (m *Manager) Trouble(card int) {
+	for _, r := range m.layout.Load().replicas {
+		cards := r.shown.Load().Cards
+		if len(cards) == 0 || card >= 0 && !slices.Contains(cards, card) {
+			continue
+		}
+		r.mu.Lock()
+		if r.abort != nil { // it starts
+			r.abort(cardTrouble())
+		}
+		r.mu.Unlock()
+		if w := r.current.Load(); w != nil {
+			w.lose(cardTrouble())
+		}
+	}
+}
+
 func (r *replica) examine(ctx context.Context, w *worker) verdict {
 	if cards := w.claim.cards; cards != nil {
-		if problem := r.m.opts.DeviceProblems(cards, w.born); problem != "" {
-			return verdict{lost: &loss{reason: unhealthy, detail: "the worker's card had trouble"}} // explain says which
+		if _, critical := r.m.opts.DeviceProblems(cards, w.born); critical {
+			return verdict{lost: cardTrouble()}
 		}
 	}
 	bounded, cancel := context.WithTimeout(ctx, r.m.opts.HealthInterval)
@@ -117,10 +140,11 @@ func (r *replica) takeIdle(w *worker) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	idle := time.Since(time.Unix(0, w.used.Load()))
-	if r.order.ends() || w.active.Load() != 0 || idle < interval {
+	if r.order.ends() || w.active.Load() != 0 || idle < interval || time.Now().UnixNano() < w.warm.Load() {
 		return false
 	}
 	w.active.Add(1)
+	w.uses.Add(1)
 	r.probing = true
 	return true
 }

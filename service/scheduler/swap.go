@@ -23,7 +23,7 @@ type Models interface {
 	Load(poolID string)
 	// Unload lets a pool's model go, and returns at once. It fails where a task runs on it.
 	Unload(poolID string) error
-	// LoadTime is how long the pool's last load took; 0 before the first.
+	// LoadTime is how long the pool's last load took, or its first is likely to by what others took; 0: nothing tells.
 	LoadTime(poolID string) time.Duration
 	// Fetching reports whether the pool's model is on its way to the disk, and what share of it is there.
 	Fetching(poolID string) (share float64, fetching bool)
