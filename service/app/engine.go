@@ -131,7 +131,8 @@ func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error)
 	return pool.Prepared{Path: made.Path, Digest: made.Digest, BuildRef: made.BuildRef, Flags: made.Flags}, err
 }
 
-// found records the engines that need no preparing.
+// found records the engines that need no preparing (OC-CAT-56): packaged libraries that are in the cache, and programs. A folder of
+// libraries that somebody named is not ours to vouch for.
 func (e engines) found(ctx context.Context, c config.Config) {
 	m, err := provision.ThisMachine(e.options)
 	if err != nil || e.options.Record == nil {
@@ -142,6 +143,9 @@ func (e engines) found(ctx context.Context, c config.Config) {
 			continue
 		}
 		plan, err := provision.MakePlan(wantOf(c, p), m)
+		if err == nil && plan.BuildRef == provision.EnvEngineLibs {
+			continue
+		}
 		if err == nil {
 			err = provision.Found(ctx, e.options, plan)
 		}

@@ -3,16 +3,24 @@
 package app
 
 import (
+	"archive/zip"
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -20,8 +28,11 @@ import (
 	"github.com/llama-orch/llama-orch/harness/fakedocker"
 	"github.com/llama-orch/llama-orch/harness/standin"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fetch"
+	"github.com/llama-orch/llama-orch/service/policy"
 	"github.com/llama-orch/llama-orch/service/pool"
 	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // records keeps what was prepared.
@@ -150,6 +161,59 @@ exec cc -o "build/bin/$4" source/main.c`)
 	running, err = docker.Containers()
 	require.NoError(t, err)
 	require.Empty(t, running)
+}
+
+// An engine is downloaded by what downloads models, from a server that is no stand-in for it.
+//
+// ORCH-3200, ORCH-3037
+func TestAnEngineIsDownloadedAsModelsAre(t *testing.T) {
+	var archive bytes.Buffer
+	z := zip.NewWriter(&archive)
+	h := &zip.FileHeader{Name: "bin/llama-server"}
+	h.SetMode(0o755)
+	w, err := z.CreateHeader(h)
+	require.NoError(t, err)
+	_, err = w.Write([]byte("#!/bin/sh\necho 'version: 9 (abc)'\n"))
+	require.NoError(t, err)
+	require.NoError(t, z.Close())
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(archive.Bytes()))
+	}))
+	defer server.Close()
+	f, err := fetch.New(fetch.Settings{Client: server.Client(), Reserve: 1})
+	require.NoError(t, err)
+	defer f.Close()
+	sum := sha256.Sum256(archive.Bytes())
+	want := provision.Want{
+		Pool: "p", Mode: provision.Binary, URL: server.URL + "/llama.zip", Digest: "sha256:" + hex.EncodeToString(sum[:]), Path: "bin/llama-server",
+	}
+	kept := &records{}
+	e := engines{provision.Options{CacheDir: t.TempDir(), Fetch: fetcher{f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
+	made, err := e.prepare(t.Context(), want)
+	require.NoError(t, err)
+	require.FileExists(t, made.Path)
+	require.Equal(t, "9 (abc)", kept.list[0].Version)
+
+	want.Digest = "sha256:" + strings.Repeat("0", 64)
+	_, err = e.prepare(t.Context(), want)
+	require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
+	require.Len(t, kept.list, 1)
+}
+
+// ORCH-3080, ORCH-3200
+func TestThePolicyDecidesOnPackageManagersToo(t *testing.T) {
+	p, err := policy.New(policy.Options{Log: zap.NewNop(), Registerer: prometheus.NewRegistry()})
+	require.NoError(t, err)
+	d := decider{p}
+	for _, target := range []string{"package://npm", "package://apt-get", "package://pacman", "https://registry-1.docker.io", "https://host/llama.git"} {
+		require.NoError(t, d.Decide(t.Context(), target), target)
+	}
+	require.NoError(t, p.Replace(policy.Rules{Deny: []string{"package://*"}}))
+	require.True(t, task.HasCode(d.Decide(t.Context(), "package://npm"), task.PolicyDenied))
+	require.NoError(t, d.Decide(t.Context(), "https://host/llama.git"))
+	require.NoError(t, p.Replace(policy.Rules{Off: true}))
+	require.True(t, task.HasCode(d.Decide(t.Context(), "package://apt-get"), task.PolicyDenied))
+	require.Error(t, d.Decide(t.Context(), "no target"))
 }
 
 // ORCH-3200
