@@ -90,8 +90,10 @@ func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millis
 
 // session makes a session's entry, or records its turns. An older session of that id was forgotten before.
 func (w *writer) session(s task.Session) error {
-	if _, err := w.replaceSession.Exec(s.ID, s.CreatedAt.UnixMilli()); err != nil {
-		return err
+	if s.Turns <= 1 {
+		if _, err := w.replaceSession.Exec(s.ID, s.CreatedAt.UnixMilli()); err != nil {
+			return err
+		}
 	}
 	_, err := w.keepSession.Exec(s.ID, s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, orNull(s.PoolID), orNull(s.ReplicaID),
 		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost)
@@ -113,8 +115,12 @@ func (w *writer) charge(c task.Charge, r task.Record) error {
 	if c.Account == "" {
 		return nil
 	}
-	if _, err := w.forget.Exec(c.Account, c.Window.UnixMilli()); err != nil {
-		return err
+	if !w.window.Equal(c.Window) { // once for all accounts
+		w.window = c.Window
+		if _, err := w.forget.Exec(c.Window.UnixMilli()); err != nil {
+			w.window = time.Time{}
+			return err
+		}
 	}
 	_, err := w.spend.Exec(c.Account, c.Window.UnixMilli(), a.Tokens, a.Time.Milliseconds(), a.Cost)
 	return err

@@ -187,10 +187,11 @@ func (o *op) answer(err error) {
 type writer struct {
 	db       *sql.DB
 	conn     *sql.Conn
-	starts   int64 // start order of the last dispatch
-	failing  int   // operations that failed since the last commit
-	written  int   // bytes, about, since the last sweep
-	finished int   // tasks, since the next sweep was set
+	starts   int64     // start order of the last dispatch
+	failing  int       // operations that failed since the last commit
+	written  int       // bytes, about, since the last sweep
+	finished int       // tasks, since the next sweep was set
+	window   time.Time // of the budgets that are charged; older ones were forgotten
 
 	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
 	keepSession, replaceSession, dropSession, chargeSession, spend, forget            *sql.Stmt
@@ -259,7 +260,7 @@ func (w *writer) prepare(ctx context.Context) error {
 			pool_id = coalesce(?, pool_id), replica_id = coalesce(?, replica_id) WHERE id = ?`,
 		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost`,
-		&w.forget: `DELETE FROM spending WHERE account = ? AND window_ms < ?`,
+		&w.forget: `DELETE FROM spending WHERE window_ms < ?`,
 	} {
 		stmt, err := w.conn.PrepareContext(ctx, text)
 		if err != nil {

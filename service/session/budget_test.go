@@ -180,30 +180,38 @@ func TestNobodyOverdraws(t *testing.T) {
 	})
 }
 
-// What admission pays for sessions and budgets, a server that keeps a thousand of them.
+// What admission and a task's end pay for sessions and budgets, in a server that keeps a thousand sessions; without, it is a task of
+// no session where no budget is configured.
 // ORCH-3099
 func BenchmarkAdmission(b *testing.B) {
-	w := open(b, func(o *Options) {
-		o.Max, o.MaxTurns = 2000, 1<<30
-		o.Budget, o.Token = task.Amount{Tokens: 1 << 50, Time: 1 << 60, Cost: 1 << 50}, task.Amount{Tokens: 1 << 50, Time: 1 << 60, Cost: 1 << 50}
-	})
-	for i := range 1000 {
-		one, err := w.admit(turnOf(fmt.Sprint("t", i), fmt.Sprint("s", i)))
-		require.NoError(b, err)
-		w.end(one, 1)
-	}
-	one := turnOf("t", "s7")
-	r := task.Record{FinishedAt: w.now, StartedAt: w.now, End: &task.End{TokensIn: 40, TokensOut: 5}}
-	b.ReportAllocs()
-	for b.Loop() {
-		r.Task = one
-		if err := w.m.Admit(&r.Task); err != nil {
-			b.Fatal(err)
-		}
-		w.m.Home("s7")
-		w.m.Warm("s7")
-		w.m.Rests("s7", "me")
-		r.Charge = w.m.Charge(r, 0)
-		w.m.Settle(r)
+	for _, on := range []bool{false, true} {
+		b.Run(fmt.Sprintf("on=%v", on), func(b *testing.B) {
+			id := ""
+			w := open(b, func(o *Options) {
+				o.Max, o.MaxTurns = 2000, 1<<30
+				if on {
+					o.Budget, o.Token = task.Amount{Tokens: 1 << 50, Time: 1 << 60, Cost: 1 << 50}, task.Amount{Tokens: 1 << 50, Time: 1 << 60, Cost: 1 << 50}
+					id = "s7"
+				}
+			})
+			for i := range 1000 {
+				one, err := w.admit(turnOf(fmt.Sprint("t", i), fmt.Sprint("s", i)))
+				require.NoError(b, err)
+				w.end(one, 1)
+			}
+			r := task.Record{FinishedAt: w.now, StartedAt: w.now, End: &task.End{TokensIn: 40, TokensOut: 5}}
+			b.ReportAllocs()
+			for b.Loop() {
+				r.Task = turnOf("t", id)
+				if err := w.m.Admit(&r.Task); err != nil {
+					b.Fatal(err)
+				}
+				w.m.Home(id)
+				w.m.Warm(id)
+				w.m.Rests(id, "me")
+				r.Charge = w.m.Charge(r, 0)
+				w.m.Settle(r)
+			}
+		})
 	}
 }
