@@ -43,8 +43,10 @@ type exchange struct {
 	status   int
 	headers  map[string]matchers.Matcher // of the answer
 	answer   any                         // its JSON, as matchers
-	stream   string                      // instead of answer: an event stream
-	streamIs string                      // the regular expression that the provider's stream has to match
+	content  []byte                      // instead of answer: bytes, of this type
+	media    string
+	stream   string // instead of answer: an event stream
+	streamIs string // the regular expression that the provider's stream has to match
 }
 
 // object is a JSON object, the values of which may be matchers.
@@ -99,7 +101,12 @@ func (e exchange) response(b *consumer.V4ResponseBuilder) {
 		b.Body("text/event-stream", []byte(e.stream))
 		return
 	}
-	b.JSONBody(e.answer)
+	switch {
+	case e.content != nil:
+		b.Body(e.media, e.content)
+	case e.answer != nil: // a 204 has none
+		b.JSONBody(e.answer)
+	}
 }
 
 // canonical is the pact that the library wrote, in an order that does not depend on the tests', without the versions of the

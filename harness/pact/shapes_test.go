@@ -36,6 +36,9 @@ const (
 	stateSpare     = "the pool spare is ready"
 	stateReloading = "the pool spare is being reloaded"
 	stateNoGPU     = "the machine has no GPU"
+	stateShelf     = "the catalog has the model shelf"
+	stateNoShelf   = "the catalog has no model shelf"
+	stateStored    = "an artifact is stored"
 )
 
 func state(name string) models.ProviderState { return models.ProviderState{Name: name} }
