@@ -220,8 +220,4 @@ Feature: Bad input
 
     Examples:
       | method | path                         |
-      | GET    | /v1/catalog/models           |
-      | POST   | /v1/catalog/models           |
-      | GET    | /v1/catalog/engines          |
-      | GET    | /v1/artifacts                |
       | GET    | /v1/sessions/3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10 |

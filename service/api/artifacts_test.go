@@ -194,7 +194,7 @@ func TestAHugeArtifactIsRefusedAtOnce(t *testing.T) {
 	require.Equal(t, "HTTP/1.1 413", string(answer), "with one byte of 10 GiB sent")
 
 	endless := &counted{r: io.MultiReader(strings.NewReader(`{"kind":"plan","content":"`), forever{})}
-	r, err := http.NewRequestWithContext(t.Context(), "POST", server.URL+"/v1/artifacts", endless)
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/v1/artifacts", endless)
 	require.NoError(t, err)
 	r.Header.Set("Content-Type", "application/json")
 	w := httptest.NewRecorder()
@@ -307,7 +307,7 @@ func TestContentRangesAndETags(t *testing.T) {
 func TestTheURLIsReachableFromAnotherBox(t *testing.T) {
 	f, _ := withArtifacts(t)
 	store := func(change func(*http.Request)) string {
-		r := httptest.NewRequest("POST", "/v1/artifacts", strings.NewReader(`{"kind":"plan","content":"x"}`))
+		r := httptest.NewRequest(http.MethodPost, "/v1/artifacts", strings.NewReader(`{"kind":"plan","content":"x"}`))
 		r.RemoteAddr = "192.168.1.20:5000"
 		r.Header.Set("Content-Type", "application/json")
 		r.Header.Set("Authorization", "Bearer "+testToken)
@@ -348,7 +348,7 @@ func TestASlowDownloadIsPacedByItsWrites(t *testing.T) {
 	v, err := kept.Put(t.Context(), ArtifactView{Kind: "other", MediaType: "text/plain"}, io.LimitReader(forever{}, 1<<20))
 	require.NoError(t, err)
 	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
-	r := httptest.NewRequest("GET", "/v1/artifacts/"+v.ID+"/content", nil)
+	r := httptest.NewRequest(http.MethodGet, "/v1/artifacts/"+v.ID+"/content", nil)
 	r.RemoteAddr, r.Host = "127.0.0.1:5000", "127.0.0.1:8080"
 	f.handler.ServeHTTP(w, r)
 	require.Equal(t, 1<<20, w.Body.Len())
