@@ -405,7 +405,7 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 		"does not rerank":      {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Workload: task.Rerank}},
 		"`path`":               {{ID: "p", Mode: pool.Binary, ModelPath: "m"}},
 		"builtin, binary":      {{ID: "p", Mode: "magic"}},
-		"no model":              {{ID: "p", Mode: pool.Builtin}},
+		"no model":             {{ID: "p", Mode: pool.Builtin}},
 		"no id":                {{Mode: pool.Builtin}},
 		"built-in worker does": {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 1}}},
 		"needs the cards":      {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "auto", TensorSplit: []float64{1, 1}}},
