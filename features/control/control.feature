@@ -24,7 +24,7 @@ Feature: What is there
       | gpus                       | []                         |
       | operations                 | /"id":"createTask","method":"POST","path":"\/v1\/tasks","plane":"data","status":"live"/ |
     And its body has
-      | operations | /"id":"listModels","method":"GET","path":"\/v1\/catalog\/models","plane":"catalog","status":"not_implemented"/ |
+      | operations | /"id":"listModels","method":"GET","path":"\/v1\/catalog\/models","plane":"catalog","status":"live"/ |
 
   @ORCH-2101
   Scenario: Pools and their health

@@ -17,7 +17,7 @@ Feature: What the control plane answers about pools
       | /v1/pools/attic/reload   | {"new_model_ref": "file:x"}            | 404 NOT_FOUND       | default     |
       | /v1/pools/default/drain  | {"deadline_ms": -1}                    | 400 INVALID_PARAMS  | deadline_ms |
       | /v1/pools/default/drain  | {}                                     | 400 INVALID_PARAMS  | deadline_ms |
-      | /v1/pools/default/reload | {"new_model_ref": "hf:org/repo"}       | 404 MODEL_NOT_FOUND | fetched     |
+      | /v1/pools/default/reload | {"new_model_ref": "hf:org/repo"}       | 403 POLICY_DENIED   | outbound off |
       | /v1/pools/default/reload | {"new_model_ref": "haiku"}             | 404 MODEL_NOT_FOUND | file:PATH   |
       | /v1/placement/explain    | {"model_ref": "gpt"}                   | 404 MODEL_NOT_FOUND | haiku       |
 

@@ -212,15 +212,3 @@ Feature: Bad input
       | /v1/tasks?limit=%ZZ         | malformed                  |
       | /v1/tasks/-x                | id                         |
       | /v1/tasks/                  | id                         |
-
-  @OC-CTRL-2030 @ORCH-3095
-  Scenario Outline: What is not there yet says so
-    When I send <method> "<path>"
-    Then the answer is 501 NOT_IMPLEMENTED
-
-    Examples:
-      | method | path                         |
-      | GET    | /v1/catalog/models           |
-      | POST   | /v1/catalog/models           |
-      | GET    | /v1/catalog/engines          |
-      | GET    | /v1/artifacts                |

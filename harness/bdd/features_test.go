@@ -100,6 +100,7 @@ func TestStepDefinitionsAreAnchoredUsedAndUnambiguous(t *testing.T) {
 
 // unreachable are the codes of the contract that no scenario can bring about yet, and why.
 var unreachable = map[task.Code]string{
+	task.NotImplemented:   "every operation of the contract is served",
 	task.Internal:         "bad input must not bring it about, and a defect that does is mended",
 	task.ReplicaExhausted: "the scheduler waits for a slot itself; between it and the pools the code is an inner one",
 }

@@ -34,7 +34,9 @@ func cliCall(args string, code int, says string, exchanges ...exchange) call {
 	}}
 }
 
-func cliCalls() []call {
+func cliCalls() []call { return append(cliTaskCalls(), cliCatalogCalls()...) }
+
+func cliTaskCalls() []call {
 	const (
 		failed  = 1
 		refused = 4

@@ -43,8 +43,10 @@ type exchange struct {
 	status   int
 	headers  map[string]matchers.Matcher // of the answer
 	answer   any                         // its JSON, as matchers
-	stream   string                      // instead of answer: an event stream
-	streamIs string                      // the regular expression that the provider's stream has to match
+	content  []byte                      // instead of answer: bytes, of this type
+	media    string
+	stream   string // instead of answer: an event stream
+	streamIs string // the regular expression that the provider's stream has to match
 }
 
 // object is a JSON object, the values of which may be matchers.
@@ -99,7 +101,10 @@ func (e exchange) response(b *consumer.V4ResponseBuilder) {
 		b.Body("text/event-stream", []byte(e.stream))
 		return
 	}
-	if e.answer != nil { // a 204 has none
+	switch {
+	case e.content != nil:
+		b.Body(e.media, e.content)
+	case e.answer != nil: // a 204 has none
 		b.JSONBody(e.answer)
 	}
 }

@@ -78,6 +78,7 @@ func start(t *testing.T) *orchestrator {
 	data, err := os.ReadFile(model)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, strings.TrimPrefix(spareModel, "file:")), data, 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, strings.TrimPrefix(shelfModel, "file:")), data, 0o600))
 	require.NoError(t, os.WriteFile(exe, fmt.Appendf(nil, gated, gate, program("orchestratord")), 0o700))
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, configuration, model), 0o600))
 	env := func(name string) string { return map[string]string{"LLORCH_API_TOKEN": token}[name] }
@@ -149,6 +150,9 @@ var states = map[string]seeding{
 	stateSpent: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 		return nil, o.begin(ctx, id, 10)
 	},
+	stateShelf:     shelved,
+	stateNoShelf:   unshelved,
+	stateStored:    stored,
 	stateCompleted: completed,
 	stateRunning: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 		return nil, o.running(ctx, id)
@@ -245,6 +249,37 @@ func spare(ctx context.Context, o *orchestrator, _ string) (map[string]string, e
 	if err == nil && !health.Pool.Ready {
 		_, err = o.client.Reload(ctx, "spare", spareModel)
 	}
+	return nil, err
+}
+
+// unshelved takes the model out of the catalog.
+func unshelved(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
+	err := o.client.DeleteModel(ctx, shelf)
+	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == gen.ErrorCodeNOTFOUND {
+		return nil, nil
+	}
+	return nil, err
+}
+
+// shelved has the model there, and active.
+func shelved(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
+	_, err := o.client.AddModel(ctx, &gen.ModelRequest{ID: gen.NewOptModelID(shelf), Ref: shelfModel})
+	if err == nil {
+		_, err = o.client.WaitModel(ctx, shelf, nil)
+	}
+	if err == nil {
+		_, err = o.client.ActivateModel(ctx, shelf)
+	}
+	return nil, err
+}
+
+// stored stores one of the artifacts that the consumers know.
+func stored(ctx context.Context, o *orchestrator, name string) (map[string]string, error) {
+	a, known := artifacts[name]
+	if !known {
+		return nil, fmt.Errorf("there is no artifact %q", name)
+	}
+	_, err := o.client.PutArtifact(ctx, a.request())
 	return nil, err
 }
 

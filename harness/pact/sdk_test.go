@@ -72,7 +72,9 @@ func readAll(t *testing.T, c *sdk.Client, id, after string) (text string, last s
 	return b.String(), last, nil
 }
 
-func sdkCalls() []call {
+func sdkCalls() []call { return append(sdkTaskCalls(), sdkCatalogCalls()...) }
+
+func sdkTaskCalls() []call {
 	const unknown = "no-such-task"
 	answer := strings.Join(transcript, "")
 	missing := refusal(task.NotFound, false)

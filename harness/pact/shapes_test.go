@@ -38,6 +38,9 @@ const (
 	stateNoGPU     = "the machine has no GPU"
 	stateSpent     = "a session was begun with a budget of 10 tokens"
 	stateSession   = "a session with 4 turns and a budget of 2000 tokens was begun"
+	stateShelf     = "the catalog has the model shelf"
+	stateNoShelf   = "the catalog has no model shelf"
+	stateStored    = "an artifact is stored"
 )
 
 func state(name string) models.ProviderState { return models.ProviderState{Name: name} }

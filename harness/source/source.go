@@ -10,8 +10,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"io"
-	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -24,6 +22,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"go.uber.org/zap"
 )
 
 // Source is one kind of server of models.
@@ -91,7 +90,7 @@ func isGGUF(r *http.Request) bool {
 
 func serve(f *Faults, secure bool) *httptest.Server {
 	server := httptest.NewUnstartedServer(f)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Config.ErrorLog = zap.NewStdLog(zap.NewNop())
 	if secure {
 		server.StartTLS()
 	} else {
@@ -184,7 +183,7 @@ func S3() (*Source, error) {
 // OCI is a registry with one repository, whose tag v1 has a layer for each model.
 func OCI() (*Source, error) {
 	s := &Source{Ref: "oci:" + Registry + "/team/m:v1", Digest: true, Faults: &Faults{
-		Inner: registry.New(registry.Logger(log.New(io.Discard, "", 0))),
+		Inner: registry.New(registry.Logger(zap.NewStdLog(zap.NewNop()))),
 		IsGet: func(r *http.Request) bool {
 			return r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/blobs/")
 		},

@@ -67,7 +67,7 @@ func parse(args []string) (o options, err error) {
 	f.StringVar(&o.fit, "fit", "on", "fit what does not")
 	f.StringVar(&o.split, "tensor-split", "", "parts of the cards")
 	f.BoolVar(&o.embedding, "embedding", false, "embeddings")
-	for _, name := range []string{"b", "ub", "cache-ram", "log-colors"} {
+	for _, name := range []string{"b", "ub", "cache-ram", "log-colors", "slot-save-path"} {
 		f.String(name, "", "taken, and left at that")
 	}
 	for _, name := range []string{"no-webui", "offline"} {

@@ -156,16 +156,16 @@ type HolderView struct {
 	Used, Promised int64
 }
 
-// Options are what a handler is made from. Tasks, Sessions, Pools, Control, Auth and Gatherer are needed.
+// Options are what a handler is made from. All parts up to Gatherer are needed.
 type Options struct {
 	Tasks     Tasks
 	Sessions  Sessions
 	Pools     Pools
 	Control   Control
-	Catalog   Catalog // nil: its operations answer NOT_IMPLEMENTED
+	Catalog   Catalog
+	Artifacts Artifacts
 	Auth      *auth.Auth
 	Gatherer  prometheus.Gatherer
-	Artifacts Artifacts   // nil: their operations answer NOT_IMPLEMENTED
 	Log       *zap.Logger // default none
 	Version   string      // the server's, shown in capabilities; default "dev"
 	MaxBody   int64       // bytes of a request body; default 4 MiB
@@ -184,8 +184,8 @@ const (
 
 // NewHandler returns the handler of the whole API.
 func NewHandler(o Options) (http.Handler, error) {
-	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Auth == nil || o.Gatherer == nil {
-		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Auth and Gatherer are needed")
+	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Catalog == nil || o.Artifacts == nil || o.Auth == nil || o.Gatherer == nil {
+		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Catalog, Artifacts, Auth and Gatherer are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()

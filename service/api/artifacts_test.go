@@ -108,26 +108,6 @@ func decoded[T any, P interface {
 }
 
 // ORCH-3097
-func TestWithoutAStoreArtifactsAreNotImplemented(t *testing.T) {
-	f := setup(t)
-	for _, c := range [][2]string{
-		{"GET", "/v1/artifacts"}, {"POST", "/v1/artifacts"}, {"GET", "/v1/artifacts/x"}, {"GET", "/v1/artifacts/x/content"},
-	} {
-		require.Equal(t, gen.ErrorCodeNOTIMPLEMENTED, envelope(t, f.do(c[0], c[1], "")).Code, c)
-	}
-	status := func(f *fixture) map[gen.OperationPlane]gen.OperationStatus {
-		out := map[gen.OperationPlane]gen.OperationStatus{}
-		for _, o := range decoded[gen.Capabilities](t, f.do("GET", "/v1/capabilities", ""), 200).Operations {
-			out[o.Plane] = o.Status
-		}
-		return out
-	}
-	require.Equal(t, gen.OperationStatusNotImplemented, status(f)["artifacts"])
-	f, _ = withArtifacts(t)
-	require.Equal(t, gen.OperationStatusLive, status(f)["artifacts"])
-}
-
-// ORCH-3097
 func TestAnArtifactIsStoredAndFound(t *testing.T) {
 	f, kept := withArtifacts(t)
 	res := f.do("POST", "/v1/artifacts", `{"kind":"plan","media_type":"text/markdown","content":"# Größe","task_id":"t-1",

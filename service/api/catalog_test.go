@@ -205,22 +205,6 @@ func TestTheCatalogRefuses(t *testing.T) {
 			require.Equal(t, gen.ErrorCode(code), envelope(t, f.do(c.method, c.target, c.body)).Code)
 		}
 	}
-	none := setup(t)
-	for _, target := range []string{"/v1/catalog/models", "/v1/catalog/engines", "/v1/catalog/models/x"} {
-		require.Contains(t, envelope(t, none.do("GET", target, "")).Message, "GET /v1/pools")
-	}
-}
-
-// ORCH-3095
-func TestTheCatalogIsLiveWhereItIs(t *testing.T) {
-	f, _ := withCatalog(t)
-	var c gen.Capabilities
-	require.NoError(t, c.UnmarshalJSON([]byte(readAll(t, f.do("GET", "/v1/capabilities", "").Body))))
-	for _, o := range c.Operations {
-		if o.Plane == gen.OperationPlaneCatalog {
-			require.Equal(t, gen.OperationStatusLive, o.Status, o.ID)
-		}
-	}
 }
 
 // Reading a model takes longer than the time that the answer to a request has otherwise.

@@ -52,26 +52,6 @@ var live = map[gen.OperationName]bool{
 	gen.GetArtifactContentOperation: true,
 }
 
-// optional are the planes that a server can be made without. Their operations are served only where the part is there.
-var optional = map[string]func(*Options) bool{
-	"catalog":   func(o *Options) bool { return o.Catalog != nil },
-	"artifacts": func(o *Options) bool { return o.Artifacts != nil },
-}
-
-// serves reports whether an operation is live on this server.
-func (s *server) serves(o *operation) bool {
-	there := optional[o.plane]
-	return live[o.name] && (there == nil || there(&s.Options))
-}
-
-// instead says what serves where an operation does not.
-var instead = map[gen.OperationName]string{
-	gen.ListModelsOperation:  "GET /v1/pools shows the models that are served",
-	gen.GetModelOperation:    "GET /v1/pools shows the models that are served",
-	gen.ListEnginesOperation: "GET /v1/pools shows the engines in use",
-	gen.CreateModelOperation: "name the model in a pool of the configuration, then POST /v1/config/reload",
-}
-
 // schema is a node of the contract that describes values.
 type schema = map[string]any
 
@@ -88,13 +68,7 @@ type operation struct {
 }
 
 func (o *operation) notImplemented() error {
-	e := task.Errorf(task.NotImplemented, "%s %s is not implemented yet", o.method, o.path)
-	if hint := instead[o.name]; hint != "" {
-		e.Message += "; " + hint
-	} else {
-		e.Message += "; GET /v1/capabilities lists what is live"
-	}
-	return e
+	return task.Errorf(task.NotImplemented, "%s %s is not implemented yet; GET /v1/capabilities lists what is live", o.method, o.path)
 }
 
 // contract is what the server reads of openapi.yaml at start: the operations, and the schemas by which it explains a

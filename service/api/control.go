@@ -39,7 +39,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	}
 	for _, o := range h.contract.operations {
 		status := gen.OperationStatusNotImplemented
-		if h.serves(o) {
+		if live[o.name] {
 			status = gen.OperationStatusLive
 		}
 		out.Operations = append(out.Operations, gen.Operation{

@@ -163,7 +163,10 @@ func setup(t testing.TB, change ...func(*Options)) *fixture {
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "queue_depth"}))
-	f.options = Options{Tasks: f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Auth: a, Gatherer: registry, Version: "0.0.1"}
+	f.options = Options{
+		Tasks: f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{}, Auth: a,
+		Gatherer: registry, Version: "0.0.1",
+	}
 	for _, c := range change {
 		c(&f.options)
 	}

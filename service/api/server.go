@@ -122,7 +122,7 @@ func (s *server) admit(w http.ResponseWriter, r *http.Request, c *call, op *oper
 	if op == nil {
 		return nil
 	}
-	if !s.serves(op) {
+	if !live[op.name] {
 		return op.notImplemented()
 	}
 	if err := checkQuery(r.URL.RawQuery, op.queryNames()); err != nil {

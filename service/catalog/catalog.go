@@ -63,12 +63,17 @@ type Model struct {
 
 // Problem is an error that is kept.
 type Problem struct {
-	Code    task.Code `json:"code"`
-	Message string    `json:"message"`
+	Code      task.Code `json:"code"`
+	Message   string    `json:"message"`
+	Retriable bool      `json:"retriable,omitempty"` // another try would go on from what is there
 }
 
 // Typed is the problem as an error.
-func (p *Problem) Typed() *task.Error { return task.Errorf(p.Code, "%s", p.Message) }
+func (p *Problem) Typed() *task.Error {
+	e := task.Errorf(p.Code, "%s", p.Message)
+	e.Retriable = p.Retriable
+	return e
+}
 
 // Progress is how far a fetch is, in bytes. Total is 0 until it is known.
 type Progress struct{ Done, Total int64 }

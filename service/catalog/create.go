@@ -460,7 +460,7 @@ func (c *Catalog) failed(e *entry, j *job, failed error, heard bool) (Model, boo
 		}
 	}
 	rec := *e.rec
-	rec.State, rec.Problem = Failed, &Problem{Code: known.Code, Message: clip(known.Message, 4096)}
+	rec.State, rec.Problem = Failed, &Problem{Code: known.Code, Message: clip(known.Message, 4096), Retriable: known.Retriable}
 	m, err := c.store(e, &rec)
 	if err != nil { // it is tried again at the next start
 		c.log.Error("that a model could not be added could not be recorded", zap.String("model_id", id), zap.Error(err))
