@@ -66,7 +66,8 @@ func TestDoctorShowsTheSelfTests(t *testing.T) {
 	d := newDaemon()
 	d.pools[0].SelfTest = gen.NewOptSelfTest(gen.SelfTest{
 		State: gen.SelfTestStateFailed, Detail: "one cancel: a token\nfollowed", Steps: []gen.SelfTestStep{
-			{Step: gen.SelfTestStepStepDecode, State: gen.SelfTestStatePassed}, {Step: gen.SelfTestStepStepCancel, State: gen.SelfTestStateFailed},
+			{Step: gen.SelfTestStepStepDecode, State: gen.SelfTestStatePassed},
+			{Step: gen.SelfTestStepStepCancel, State: gen.SelfTestStateFailed},
 			{Step: gen.SelfTestStepStepLog, State: gen.SelfTestStateSkipped},
 		},
 	})

@@ -80,7 +80,7 @@ type App struct {
 	failed    chan error // capacity 1: the server gave up
 	serving   sync.WaitGroup
 	cleanup   cleanup
-	sessions *session.Manager
+	sessions  *session.Manager
 }
 
 // New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the

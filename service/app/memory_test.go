@@ -125,8 +125,10 @@ func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 func TestAFirstLoadIsPredictedByTheRateOfOthers(t *testing.T) {
 	require.Zero(t, asFast(nil, 8))
 	loaded := []pool.Info{
-		{LoadTime: 2 * time.Second, EstimateBytes: 10}, {LoadTime: 4 * time.Second, EstimateBytes: 20},
-		{LoadTime: time.Hour}, {EstimateBytes: 1 << 40},
+		{LoadTime: 2 * time.Second, EstimateBytes: 10},
+		{LoadTime: 4 * time.Second, EstimateBytes: 20},
+		{LoadTime: time.Hour},
+		{EstimateBytes: 1 << 40},
 	}
 	require.Equal(t, 8*time.Second, asFast(loaded, 40))
 	require.Zero(t, asFast(loaded[2:], 40))

@@ -217,8 +217,14 @@ func (p Plan) String() string {
 	for i, s := range p.Steps {
 		fmt.Fprintf(&b, "  %d. %s: %s\n", i+1, s.Do, s.Why)
 		for _, line := range []struct{ name, text string }{
-			{"unless", unless(s)}, {"command", quoted(s.Argv)}, {"in", s.Dir}, {"with", quoted(s.Env)},
-			{"url", s.URL}, {"file", s.File}, {"digest", s.Digest}, {"into", s.Into},
+			{"unless", unless(s)},
+			{"command", quoted(s.Argv)},
+			{"in", s.Dir},
+			{"with", quoted(s.Env)},
+			{"url", s.URL},
+			{"file", s.File},
+			{"digest", s.Digest},
+			{"into", s.Into},
 		} {
 			if line.text != "" {
 				fmt.Fprintf(&b, "     %-8s %s\n", line.name+":", line.text)

@@ -271,8 +271,11 @@ var table = []action{
 			b.post(t, "/v1/artifacts", request{"kind": "other", "content": strings.Repeat(text, 700<<10)}, http.StatusCreated)
 		}
 		return []metrics.Move{
-			by(2, `llorch_artifacts_stored_total{kind="other"}`), {Series: `llorch_artifacts_removed_total{reason="bytes"}`, Kind: metrics.AtLeast, Figure: 1},
-			is(1, `llorch_artifacts`), {Series: `llorch_artifact_bytes`, Kind: metrics.AtLeast}, by(0, `llorch_artifacts_damaged_total`),
+			by(2, `llorch_artifacts_stored_total{kind="other"}`),
+			{Series: `llorch_artifacts_removed_total{reason="bytes"}`, Kind: metrics.AtLeast, Figure: 1},
+			is(1, `llorch_artifacts`),
+			{Series: `llorch_artifact_bytes`, Kind: metrics.AtLeast},
+			by(0, `llorch_artifacts_damaged_total`),
 		}
 	}},
 
