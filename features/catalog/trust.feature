@@ -77,12 +77,15 @@ Feature: A model is used when its bytes are what they should be
     And its body has
       | verified     | false              |
       | problem.code | UNTRUSTED_ARTIFACT |
-    When I submit task "waiting" with
+    When I submit task "hopeful" with
       | model_ref | cached |
+    And I follow task "hopeful"
     Then the log has a line "replica is not ready" with
       | reason | refused              |
       | error  | /UNTRUSTED_ARTIFACT/ |
-    And task "waiting" is queued
+    And stream "hopeful" ends with error POOL_UNAVAILABLE
+    And the error of stream "hopeful" has
+      | message | /UNTRUSTED_ARTIFACT/ |
 
   @ORCH-3090 @ORCH-3091
   Scenario Outline: What cannot be a model is refused by name

@@ -151,7 +151,7 @@ Feature: What the operator sees
       | /v1/tasks/none     | 404    |
       | /v1/tasks?x=1      | 400    |
       | /v1/catalog/models | 200    |
-      | /v1/sessions/none  | 501    |
+      | /v1/sessions/none  | 400    |
       | /nowhere           | 404    |
 
   @OC-CTRL-2052
