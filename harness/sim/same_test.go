@@ -256,6 +256,7 @@ func (l *realLease) Engine() engine.Engine      { return l.realReplica }
 func (l *realLease) Replica() scheduler.Replica { return scheduler.Replica{ID: l.id} }
 func (l *realLease) Lost() <-chan struct{}      { return nil }
 func (l *realLease) Others() int                { return 0 }
+func (l *realLease) KeepWarm()                  {}
 func (l *realLease) Replace(string)             {}
 func (l *realLease) Release() {
 	l.once.Do(func() {

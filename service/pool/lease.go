@@ -4,6 +4,7 @@ package pool
 
 import (
 	"sync"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/engine"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -15,7 +16,6 @@ type Lease struct {
 	w    *worker
 	once sync.Once
 	info Info
-	mark Mark
 }
 
 // Lease takes a slot of a ready replica. It fails with POOL_UNREADY where the replica is not ready, and with
@@ -25,11 +25,11 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	if r == nil {
 		return nil, task.Errorf(task.PoolUnready, "there is no replica %q; ask for the pool's replicas again", replicaID).Retry(0)
 	}
-	w, use, err := r.take()
+	w, err := r.take()
 	if err != nil {
 		return nil, err
 	}
-	l := &Lease{r: r, w: w, mark: Mark{r.id, w, use}}
+	l := &Lease{r: r, w: w}
 	l.info = r.info()
 	if w.ctx.Err() != nil { // it died meanwhile, and info may be of its successor
 		l.Release()
@@ -38,21 +38,21 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	return l, nil
 }
 
-// take takes a slot of the worker that serves, and says which use of it that is.
-func (r *replica) take() (*worker, int64, error) {
+// take takes a slot of the worker that serves.
+func (r *replica) take() (*worker, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.serving()
 	if w == nil || r.order.ends() {
-		return nil, 0, r.unready()
+		return nil, r.unready()
 	}
 	if int(w.active.Load()) >= w.slots {
 		err := task.Errorf(task.ReplicaExhausted, "every slot of replica %s is busy; try another one, or later", r.id).Retry(0)
 		err.Engine, err.PoolID = r.spec.Engine, r.spec.ID
-		return nil, 0, err
+		return nil, err
 	}
 	w.active.Add(1)
-	return w, w.uses.Add(1), nil
+	return w, nil
 }
 
 // Engine returns the worker's engine.
@@ -66,6 +66,15 @@ func (l *Lease) Lost() <-chan struct{} { return l.w.ctx.Done() }
 
 // Others counts the other slots of this worker that are in use.
 func (l *Lease) Others() int { return int(l.w.active.Load()) - 1 }
+
+// warmIntervals bounds how long the liveness probe keeps away from a worker that somebody wants to find warm, in liveness
+// intervals: an engine that hangs must not be taken for a warm one for ever.
+const warmIntervals = 10
+
+// KeepWarm asks that no liveness probe overwrites the worker's KV cache for a while: whoever has the lease comes back for it.
+func (l *Lease) KeepWarm() {
+	l.w.warm.Store(time.Now().Add(warmIntervals * l.r.m.opts.LivenessInterval).UnixNano())
+}
 
 // Release gives the slot back. Only the first call counts.
 func (l *Lease) Release() {

@@ -144,7 +144,6 @@ func (r *replica) takeIdle(w *worker) bool {
 		return false
 	}
 	w.active.Add(1)
-	w.uses.Add(1)
 	r.probing = true
 	return true
 }

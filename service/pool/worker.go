@@ -32,7 +32,6 @@ type worker struct {
 	facts    Facts // set when ready
 
 	active atomic.Int32  // slots in use. It grows under the replica's mutex alone
-	uses   atomic.Int64  // slots ever taken. It grows under the replica's mutex alone
 	warm   atomic.Int64  // until when no liveness probe is to overwrite what a lease left, in ns since the epoch
 	used   atomic.Int64  // when a slot was last given back, in ns since the epoch
 	served atomic.Bool   // a lease was given back while it was well

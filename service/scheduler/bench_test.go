@@ -43,6 +43,7 @@ func (l instantLease) Replica() Replica {
 }
 func (l instantLease) Lost() <-chan struct{} { return nil }
 func (l instantLease) Others() int           { return 0 }
+func (l instantLease) KeepWarm()             {}
 func (l instantLease) Replace(string)        {}
 func (l instantLease) Release()              { l.p.wake() }
 

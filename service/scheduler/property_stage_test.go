@@ -98,6 +98,7 @@ func (h held) Replica() Replica      { return Replica{ID: h.id, EngineVersion: "
 func (h held) Lost() <-chan struct{} { return h.lost }
 func (h held) Replace(string)        {}
 func (h held) Others() int           { return 0 }
+func (h held) KeepWarm()             {}
 func (h held) Release() {
 	h.once.Do(func() {
 		h.stage.mu.Lock()

@@ -229,6 +229,7 @@ func (l lease) Replica() Replica {
 }
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
+func (l lease) KeepWarm()             {}
 func (l lease) Replace(reason string) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()

@@ -42,6 +42,8 @@ type Lease interface {
 	Lost() <-chan struct{}
 	// Others counts the other leases of the same worker.
 	Others() int
+	// KeepWarm asks that the replica's KV cache is not overwritten for a while but by tasks.
+	KeepWarm()
 	// Replace kills the worker and starts another.
 	Replace(reason string)
 	// Release gives the slot back; only the first call counts.

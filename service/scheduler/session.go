@@ -39,6 +39,7 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 		for _, s := range slots { // a busy one has the next job already
 			if err == nil && s.ID == kv.Slot && !s.Busy && s.Told {
 				kv.Job, kv.Told = s.Job, true
+				lease.KeepWarm()
 			}
 		}
 	}
