@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -320,4 +322,19 @@ func seal(t *taskRecord, at string) {
 			c.answer.LastEventID = at
 		}
 	}
+}
+
+// Of an artifact both files are there, or it is something left over.
+// ORCH-3051, ORCH-3097
+func TestHalfAnArtifactIsLeftOver(t *testing.T) {
+	dir := t.TempDir()
+	shelf := filepath.Join(dir, "artifacts", "sha256", "ab")
+	require.NoError(t, os.MkdirAll(shelf, 0o700))
+	whole, half := strings.Repeat("0", 62), strings.Repeat("1", 62)
+	for _, name := range []string{whole, whole + ".json", half} {
+		require.NoError(t, os.WriteFile(filepath.Join(shelf, name), nil, 0o600))
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "artifacts", "tmp"), 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "artifacts", "tmp", "x"), nil, 0o600))
+	require.Equal(t, []string{"artifacts/sha256/ab/" + half, "artifacts/tmp/x"}, leftFiles(dir))
 }

@@ -131,6 +131,7 @@ func (m *Manager) forget(id string, known *member) bool {
 	delete(m.members, id)
 	now := m.layout.Load()
 	poolID := known.replica.spec.ID
+	m.log.Warn("a worker that registered was not heard of again and leaves its pool", zap.String("pool_id", poolID), zap.String("replica_id", id))
 	if g := now.pools[poolID]; g != nil && now.replicas[id] == known.replica {
 		rest := make([]*replica, 0, len(g.replicas))
 		for _, r := range g.replicas {
@@ -141,6 +142,5 @@ func (m *Manager) forget(id string, known *member) bool {
 		m.layout.Store(now.with(&group{configured: g.configured, spec: g.spec, replicas: rest}))
 	}
 	known.replica.tell(func(o *order) { o.gone, o.cut = true, time.Now().Add(m.opts.ReloadDeadline) })
-	m.log.Warn("a worker that registered was not heard of again and leaves its pool", zap.String("pool_id", poolID), zap.String("replica_id", id))
 	return true
 }

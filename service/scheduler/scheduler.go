@@ -344,7 +344,8 @@ func (s *Scheduler) Evictions(poolID string) []string {
 	if l == nil || !l.pool.OnDemand {
 		return nil
 	}
-	return s.swaps.ifAsked(l, s.o.Now()).Unload
+	plan, _ := s.swaps.ifAsked(l, s.o.Now())
+	return plan.Unload
 }
 
 // Stuck reports whether a pool's queue has stood still for too long (LO-601).

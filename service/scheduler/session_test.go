@@ -4,6 +4,7 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -31,6 +32,13 @@ func (v *visits) note(id, what string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.of[id] = append(v.of[id], what)
+}
+
+// told is what was noted of a task.
+func (v *visits) told(id string) []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.of[id])
 }
 
 func (v *visits) Admit(t *task.Task) error {
@@ -84,14 +92,14 @@ func TestTasksVisitTheSessions(t *testing.T) {
 		r := withSessions(t, b, v)
 		r.must("warm", bestEffort)
 		r.read("warm")
-		require.Equal(t, []string{"admit", "began default-1", "kept default-1", "charge completed after 90ms", "settle 1"}, v.of["warm"])
+		require.Equal(t, []string{"admit", "began default-1", "kept default-1", "charge completed after 90ms", "settle 1"}, v.told("warm"))
 		require.Equal(t, int64(1), b.records["warm"].Charge.Amount.Tokens)
 		r.must("strict")
 		r.read("strict")
-		require.Contains(t, v.of["strict"], "began default-0", "it takes no account of the session")
+		require.Contains(t, v.told("strict"), "began default-0", "it takes no account of the session")
 		_, err := r.submit("warm", bestEffort)
 		require.NoError(t, err, "a repeated submit is no further turn")
-		require.Equal(t, 1, count(v.of["warm"], "admit"))
+		require.Equal(t, 1, count(v.told("warm"), "admit"))
 
 		for _, id := range []string{"a", "b", "queued"} {
 			r.must(id, tokens(1000))
@@ -99,19 +107,19 @@ func TestTasksVisitTheSessions(t *testing.T) {
 		}
 		_, err = r.submit("full")
 		require.True(t, task.HasCode(err, task.AdmissionReject))
-		require.Equal(t, []string{"admit", "withdraw"}, v.of["full"])
+		require.Equal(t, []string{"admit", "withdraw"}, v.told("full"))
 		_, err = r.s.Cancel(t.Context(), "queued")
 		require.NoError(t, err)
-		require.Equal(t, []string{"admit", "charge canceled after 0s", "settle 1"}, v.of["queued"])
+		require.Equal(t, []string{"admit", "charge canceled after 0s", "settle 1"}, v.told("queued"))
 		b.full.Store(true)
 		_, err = r.submit("unrecorded")
 		require.True(t, task.HasCode(err, task.LedgerUnavailable))
-		require.Equal(t, []string{"admit", "withdraw"}, v.of["unrecorded"])
+		require.Equal(t, []string{"admit", "withdraw"}, v.told("unrecorded"))
 		b.full.Store(false)
 		v.refuse = task.Errorf(task.BudgetExceeded, "nothing is left")
 		_, err = r.submit("over")
 		require.ErrorIs(t, err, v.refuse)
-		require.Empty(t, v.of["over"])
+		require.Empty(t, v.told("over"))
 		_, err = r.s.Get("over")
 		require.True(t, task.HasCode(err, task.NotFound), "it was refused before it was queued")
 
@@ -119,8 +127,8 @@ func TestTasksVisitTheSessions(t *testing.T) {
 		v = &visits{of: map[string][]string{}}
 		r = withSessions(t, r.book, v, left...)
 		r.read("a")
-		require.Equal(t, "recover", v.of["a"][0])
-		require.Equal(t, 1, count(v.of["a"], "settle 1"))
+		require.Equal(t, "recover", v.told("a")[0])
+		require.Equal(t, 1, count(v.told("a"), "settle 1"))
 		r.stop()
 	})
 }

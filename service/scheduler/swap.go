@@ -231,15 +231,15 @@ func (w *swapper) wait(l *lane, now time.Time) time.Duration {
 	case state == placement.Loading:
 		return max(took-now.Sub(since), 0)
 	}
-	plan := w.ifAsked(l, now)
-	if slices.Contains(plan.Load, l.pool.ID) || len(plan.Unload) > 0 {
+	plan, state := w.ifAsked(l, now)
+	if state == placement.Loading || slices.Contains(plan.Load, l.pool.ID) || len(plan.Unload) > 0 { // or it was told to load just now
 		return took
 	}
 	return took + w.s.o.Swap.MaxWait // at the latest: the others may be done before
 }
 
-// ifAsked is the plan as it would be with an interactive task for the pool.
-func (w *swapper) ifAsked(l *lane, now time.Time) placement.Swaps {
+// ifAsked is the plan as it would be with an interactive task for the pool, and where its model is by then.
+func (w *swapper) ifAsked(l *lane, now time.Time) (plan placement.Swaps, state placement.Residency) {
 	cards, tenants := w.s.o.Models.Memory()
 	lanes := w.lanes()
 	for i := range tenants {
@@ -250,11 +250,14 @@ func (w *swapper) ifAsked(l *lane, now time.Time) placement.Swaps {
 		}
 		t.Interactive, t.Batch = other.oldest(task.Interactive), other.oldest(task.Batch)
 		_, t.Busy = other.ready(nil)
-		if other == l && t.Interactive.IsZero() {
+		if other != l {
+			continue
+		}
+		if state = t.State; t.Interactive.IsZero() {
 			t.Interactive = now
 		}
 	}
-	return placement.PlanSwaps(now, cards, tenants, w.s.o.Swap)
+	return placement.PlanSwaps(now, cards, tenants, w.s.o.Swap), state
 }
 
 // phase is what a queued task's stream is told, and how far its pool's load is.
