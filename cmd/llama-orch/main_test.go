@@ -207,7 +207,7 @@ func healthy(id gen.PoolID) gen.PoolHealth {
 		Pool: pool(id, "haiku", gen.WorkloadCompletion),
 		Replicas: []gen.Replica{
 			{
-				ID: "default-0", State: gen.ReplicaStateReady, Device: "auto", Slots: 1, Active: 1, Cards: []int{0}, LogTail: []string{"model loaded"},
+				ID: "default-0", State: gen.ReplicaStateReady, Device: "auto", Slots: 1, Active: 1, Ctx: gen.NewOptInt(4096), Cards: []int{0}, LogTail: []string{"model loaded"},
 				EstimateBytes: gen.NewOptInt64(3 << 30), ObservedBytes: gen.NewOptInt64(2 << 30), LoadMs: gen.NewOptInt64(700),
 			},
 			{

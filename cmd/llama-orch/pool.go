@@ -146,19 +146,22 @@ func sleeping(p gen.Pool) bool {
 }
 
 func replicaRows(pools ...*gen.PoolHealth) [][]string {
-	rows := [][]string{{"REPLICA", "STATE", "DEVICE", "GPU", "BUSY", "RESTARTS", "EXPECTED", "TAKEN", "LOADED IN", "ENGINE VERSION", "LAST ERROR"}}
+	rows := [][]string{{"REPLICA", "STATE", "DEVICE", "GPU", "CTX", "BUSY", "RESTARTS", "EXPECTED", "TAKEN", "LOADED IN", "ENGINE VERSION", "LAST ERROR"}}
 	for _, p := range pools {
 		for _, r := range p.Replicas {
 			cards := make([]string, len(r.Cards))
 			for i, card := range r.Cards {
 				cards[i] = strconv.Itoa(card)
 			}
-			loaded := ""
+			loaded, ctx := "", ""
 			if ms, ok := r.LoadMs.Get(); ok {
 				loaded = duration(ms)
 			}
+			if n, ok := r.Ctx.Get(); ok {
+				ctx = strconv.Itoa(n)
+			}
 			rows = append(rows, []string{
-				r.ID, string(r.State), r.Device, strings.Join(cards, ","), fmt.Sprintf("%d/%d", r.Active, r.Slots), strconv.Itoa(r.Restarts),
+				r.ID, string(r.State), r.Device, strings.Join(cards, ","), ctx, fmt.Sprintf("%d/%d", r.Active, r.Slots), strconv.Itoa(r.Restarts),
 				optMiB(r.EstimateBytes), optMiB(r.ObservedBytes), loaded, r.EngineVersion, r.LastError.Or(""),
 			})
 		}
