@@ -174,12 +174,15 @@ func (s *shelf) Path(ref string) string {
 func (s *shelf) Retired(ref string) bool { return s.Deprecated(ref) }
 
 // facts are what is known of a pool's model without an engine: of one in the catalog.
-func (s *shelf) facts(p config.Pool) (f catalog.Metadata, deprecated bool) {
+func (s *shelf) facts(p config.Pool) (f catalog.Metadata, bits float64, retired bool) {
 	m, known := s.Find(p.Model.Canonical)
 	if known && m.Metadata != nil {
 		f = *m.Metadata
 	}
-	return f, known && m.State == catalog.Retired
+	if f.Parameters > 0 {
+		bits = 8 * float64(m.Size) / float64(f.Parameters)
+	}
+	return f, bits, known && m.State == catalog.Retired
 }
 
 func (s *shelf) AddModel(ctx context.Context, a api.ModelAddition) (api.CatalogModel, error) {

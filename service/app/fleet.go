@@ -123,14 +123,14 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 	pools := make([]admission.Pool, len(now.Pools))
 	for i, c := range now.Pools {
 		s, profile := f.summary(c), now.Profile(c)
-		facts, retired := f.shelf.facts(c)
+		facts, bits, retired := f.shelf.facts(c)
 		if s.ctx == 0 {
 			s.ctx = facts.CtxMax
 		}
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
 				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,
-				Profile: c.SamplerProfile, Ready: s.ready > 0, Retired: retired,
+				Profile: c.SamplerProfile, Ready: s.ready > 0, Retired: retired, Quantisation: facts.Quantisation, Bits: bits,
 				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
 				OnDemand:   onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},

@@ -104,6 +104,9 @@ func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
 	case p.Backlog != c.Backlog:
 		return []string{fmt.Sprintf("it has %d tasks, and pool '%s' %d", p.Backlog, c.ID, c.Backlog)}
 	}
+	if p.Bits != c.Bits && p.Bits > 0 && c.Bits > 0 {
+		return []string{fmt.Sprintf("its model is in %s, and that of pool '%s' in %s, which has more bits a weight", p.Quantisation, c.ID, c.Quantisation)}
+	}
 	return []string{"all else equal, pool '" + c.ID + "' is first by its id"}
 }
 

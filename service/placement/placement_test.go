@@ -242,3 +242,23 @@ func TestRoutePrefersTheSessionsPool(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "a", got.PoolID)
 }
+
+// Where all else is equal the finer quantisation is taken, and explain says so.
+// ORCH-3060, OC-CTRL-2013, LO-502
+func TestRouteTakesTheFinerQuantisation(t *testing.T) {
+	pool := func(id, quantisation string, bits float64) Pool {
+		return Pool{ID: id, ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Quantisation: quantisation, Bits: bits}
+	}
+	two := []Pool{pool("a", "Q4_K_M", 4.8), pool("b", "Q8_0", 8.5)}
+	req := task.Request{ModelRef: "m", Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}}
+	got, err := Route(two, "m", req)
+	require.NoError(t, err)
+	require.Equal(t, "b", got.PoolID)
+	e, err := Explain(two, func(string) []Replica { return nil }, "m", req, "")
+	require.NoError(t, err)
+	require.Equal(t, []string{"its model is in Q4_K_M, and that of pool 'b' in Q8_0, which has more bits a weight"}, e.Verdicts[0].Reasons)
+	two[1].Backlog = 1
+	got, err = Route(two, "m", req)
+	require.NoError(t, err)
+	require.Equal(t, "a", got.PoolID, "a shorter line is worth more")
+}

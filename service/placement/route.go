@@ -28,10 +28,13 @@ type Pool struct {
 	OnDemand bool // a task loads it
 	// Retired: its model was. NoTemplate: its model is known to have no chat template.
 	Retired, NoTemplate bool
-	GaveUp              time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
-	Wait                time.Duration // predicted for a task queued now
-	Backlog             int           // tasks that wait or run
-	Home                bool          // the session's last turn ran there
+	// Quantisation is what its weights are in, and Bits how many each has on average; empty and 0: not known.
+	Quantisation string
+	Bits         float64
+	GaveUp       time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
+	Wait         time.Duration // predicted for a task queued now
+	Backlog      int           // tasks that wait or run
+	Home         bool          // the session's last turn ran there
 }
 
 // Routing is Route's answer. Fallback: the preferred pool could not be used.
@@ -41,9 +44,10 @@ type Routing struct {
 	Fallback bool
 }
 
-// Route picks the pool for a request: of the pools that hold its model and can serve it, one that is Ready or loads on demand before others, then
-// the shortest wait, then its session's last, then the fewest tasks, then the id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no pool can serve is refused with
-// the reason (OC-CORE-1016).
+// Route picks the pool for a request: of the pools that hold its model and can serve it, one that is Ready or loads on demand
+// before others, then the shortest wait, then its session's last, then the fewest tasks, then the most bits a weight, then the
+// id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no
+// pool can serve is refused with the reason (OC-CORE-1016).
 func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 	holding := withModel(pools, req.ModelRef, ref)
 	if len(holding) == 0 {
@@ -71,7 +75,7 @@ func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 		return Routing{}, task.Errorf(task.InvalidParams, "no pool can serve this task: %s", strings.Join(why, "; "))
 	}
 	best := slices.MinFunc(fit, func(a, b Pool) int {
-		return cmp.Or(trueFirst(a.serves(), b.serves()), cmp.Compare(a.Wait, b.Wait), trueFirst(a.Home, b.Home), cmp.Compare(a.Backlog, b.Backlog), cmp.Compare(a.ID, b.ID))
+		return cmp.Or(trueFirst(a.serves(), b.serves()), cmp.Compare(a.Wait, b.Wait), trueFirst(a.Home, b.Home), cmp.Compare(a.Backlog, b.Backlog), cmp.Compare(b.Bits, a.Bits), cmp.Compare(a.ID, b.ID))
 	})
 	if req.Placement.Mode != task.Prefer {
 		return Routing{PoolID: best.ID}, nil
