@@ -121,11 +121,12 @@ func TestALateFailureIsKept(t *testing.T) {
 	for _, c := range []struct {
 		failure error
 		code    task.Code
+		again   bool // another try may help
 		left    []string
 	}{
-		{task.Errorf(task.UntrustedArtifact, "other bytes"), task.UntrustedArtifact, []string{"models/x.json"}},
-		{task.Errorf(task.PoolUnavailable, "the host does not answer").Retry(0), task.PoolUnavailable, []string{"models/files/x/x.gguf.part", "models/x.json"}},
-		{errors.New("reset"), task.Internal, []string{"models/files/x/x.gguf.part", "models/x.json"}},
+		{task.Errorf(task.UntrustedArtifact, "other bytes"), task.UntrustedArtifact, false, []string{"models/x.json"}},
+		{task.Errorf(task.PoolUnavailable, "the host does not answer").Retry(0), task.PoolUnavailable, true, []string{"models/files/x/x.gguf.part", "models/x.json"}},
+		{errors.New("reset"), task.Internal, false, []string{"models/files/x/x.gguf.part", "models/x.json"}},
 	} {
 		m, err := r.Create(t.Context(), Request{Ref: "hf:org/repo/x.gguf"})
 		require.NoError(t, err)
@@ -141,7 +142,7 @@ func TestALateFailureIsKept(t *testing.T) {
 		require.Equal(t, Failed, m.State)
 		require.Equal(t, c.code, m.Problem.Code)
 		_, _, err = r.Use(t.Context(), "x")
-		code(t, c.code, err)
+		require.Equal(t, c.again, code(t, c.code, err).Retriable)
 		_, err = r.Verify(t.Context(), "x")
 		code(t, task.Conflict, err)
 		_, err = r.SetState("x", Active, 0)

@@ -54,6 +54,7 @@ type replica struct {
 	says     string        // put before each token
 	ctx      int           // 0: not known
 	build    string        // of another engine; empty: the others'
+	warm     atomic.Int32  // leases that asked for its KV to be kept
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -229,7 +230,16 @@ func (l lease) Replica() Replica {
 }
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
-func (l lease) KeepWarm()             {}
+func (l lease) KeepWarm()             { l.warm.Add(1) }
+
+// Slots is engine.Keeper's: the only slot holds what it did last.
+func (x *replica) Slots(context.Context) ([]engine.Slot, error) {
+	return []engine.Slot{{Job: 7, Told: true}}, nil
+}
+
+// Erase is engine.Keeper's.
+func (x *replica) Erase(context.Context, int) error { return nil }
+
 func (l lease) Replace(reason string) {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()

@@ -101,6 +101,11 @@ func TestTasksVisitTheSessions(t *testing.T) {
 		require.NoError(t, err, "a repeated submit is no further turn")
 		require.Equal(t, 1, count(v.told("warm"), "admit"))
 
+		require.Zero(t, r.replicas[1].warm.Load(), "none of them was a turn")
+		r.must("turn", bestEffort, func(t *task.Task) { t.Request.SessionID = "s" })
+		r.read("turn")
+		require.Equal(t, int32(1), r.replicas[1].warm.Load(), "its session comes back for what is there")
+
 		for _, id := range []string{"a", "b", "queued"} {
 			r.must(id, tokens(1000))
 			synctest.Wait()
