@@ -33,6 +33,8 @@ type sample struct {
 	cpuStream  time.Duration // and for each stream, beside its tokens
 	rss, anon  int64         // at the end of the window
 	throughput float64       // tokens a second
+	counted    int64         // tokens in the window
+	commits    float64       // of the ledger in it
 }
 
 // streams measures each load on each way.
@@ -76,7 +78,7 @@ func (l *lab) streams() (err error) {
 			loads[i].tokens /= 2
 		}
 	}
-	var accepts, tokens float64
+	var accepts, tokens, inWindows, commits float64
 	for _, load := range loads {
 		if !strings.Contains(load.name, l.load) {
 			continue
@@ -96,6 +98,7 @@ func (l *lab) streams() (err error) {
 				results[i] = append(results[i], s)
 				if i == 2 {
 					accepts, tokens = accepts+float64(load.streams), tokens+float64(n)
+					inWindows, commits = inWindows+float64(s.counted), commits+s.commits
 				}
 			}
 		}
@@ -104,7 +107,11 @@ func (l *lab) streams() (err error) {
 			(busy()-before-spent).Seconds()/time.Since(began).Seconds())
 		l.table(ways, results, load.rate == 0)
 	}
-	return l.perTask(ways[2].proc, accepts, tokens)
+	if err := l.perTask(ways[2].proc, accepts, tokens); err != nil {
+		return err
+	}
+	fmt.Fprintf(l.out, "\n%.0f tokens came in the windows, and %.0f commits of the ledger\n", inWindows, commits)
+	return nil
 }
 
 // cpu is what this run's processes have used.
@@ -160,6 +167,10 @@ func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
 			}
 		}
 		time.Sleep(100 * time.Millisecond)
+		commits, err := w.commits()
+		if err != nil {
+			return s, 0, err
+		}
 		cpu, n, from := w.proc.cpu(), m.tokens.Load(), time.Now()
 		m.open.Store(true)
 		time.Sleep(load.window)
@@ -167,6 +178,11 @@ func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
 		cpuTokens, counted = w.proc.cpu()-cpu, m.tokens.Load()-n
 		s.throughput = float64(counted) / time.Since(from).Seconds()
 		s.rss, s.anon = w.proc.rss()
+		s.counted = counted
+		if s.commits, err = w.commits(); err != nil {
+			return s, 0, err
+		}
+		s.commits -= commits
 		if _, err := l.tell("/bench/end"); err != nil {
 			return s, 0, err
 		}
@@ -198,6 +214,14 @@ func (w *way) stream(ctx context.Context, prompt string, m *meter, first func())
 	}
 	defer body.Close()
 	return follow(body, m, first)
+}
+
+// commits is how many the ledger of a daemon has made.
+func (w *way) commits() (float64, error) {
+	if !w.tasks {
+		return 0, nil
+	}
+	return series(w.proc, "llorch_ledger_commits_total", "")
 }
 
 // tell calls the stub.

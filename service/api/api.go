@@ -182,8 +182,18 @@ const (
 	defaultTimeout = 30 * time.Second
 )
 
-// NewHandler returns the handler of the whole API.
-func NewHandler(o Options) (http.Handler, error) {
+// Handler serves the whole API. A stream takes its request's connection over, so the server that has the handler knows
+// nothing of it any more: EndStreams does.
+type Handler struct{ server *server }
+
+// ServeHTTP serves a request of HTTP/1, whose connection can be taken over.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.server.ServeHTTP(w, r) }
+
+// EndStreams takes no more streams and waits until those that run have ended. What has not when ctx ends is broken off.
+func (h *Handler) EndStreams(ctx context.Context) { h.server.deliveries.end(ctx) }
+
+// NewHandler makes the handler of the whole API.
+func NewHandler(o Options) (*Handler, error) {
 	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Catalog == nil || o.Artifacts == nil || o.Auth == nil || o.Gatherer == nil {
 		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Catalog, Artifacts, Auth and Gatherer are needed")
 	}
@@ -228,7 +238,7 @@ func NewHandler(o Options) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return &Handler{s}, nil
 }
 
 type (

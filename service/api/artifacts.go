@@ -130,8 +130,9 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	header.Set("Cache-Control", "private, no-cache") // its bytes never change, but it may be removed
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
-	out := &download{ResponseWriter: w, paced: &sse{w: w, control: http.NewResponseController(w), timeout: h.WriteTimeout}}
-	defer out.paced.release()
+	control := http.NewResponseController(w)
+	out := &download{ResponseWriter: w, pace: pace{set: control.SetWriteDeadline, timeout: h.WriteTimeout}}
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // it would else hit the connection's next request
 	http.ServeContent(out, callFrom(ctx).request, "", time.Time{}, content)
 	var why *task.Error
 	switch out.refused {
@@ -161,7 +162,7 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 // of a refusal from the client: it gets the envelope.
 type download struct {
 	http.ResponseWriter
-	paced   *sse
+	pace    pace
 	refused int // the status; 0: it was not
 }
 
@@ -177,7 +178,7 @@ func (d *download) Write(b []byte) (int, error) {
 	if d.refused != 0 {
 		return len(b), nil
 	}
-	if err := d.paced.bound(); err != nil {
+	if err := d.pace.bound(); err != nil {
 		return 0, err
 	}
 	return d.ResponseWriter.Write(b)

@@ -150,7 +150,7 @@ type fixture struct {
 	pools    *fakePools
 	control  *fakeControl
 	sessions *fakeSessions
-	handler  http.Handler
+	handler  *Handler
 	options  Options
 }
 

@@ -33,8 +33,9 @@ const correlationHeader = "X-Correlation-Id"
 // server is the API's handler: what every request passes before gen routes and decodes it.
 type server struct {
 	Options
-	contract *contract
-	routes   *gen.Server
+	contract   *contract
+	routes     *gen.Server
+	deliveries deliveries
 }
 
 // call is what one request carries to its handler.
@@ -44,8 +45,8 @@ type call struct {
 	bodySHA256    [sha256.Size]byte // of the compacted JSON
 	body          []byte
 	request       *http.Request
-	writer        *http.ResponseController  // of the answer
-	then          func(ctx context.Context) // what is left to do when gen's handler has returned; nil: nothing
+	writer        *http.ResponseController // of the answer
+	stream        Stream                   // is the answer; nil: gen's handler gave it
 }
 
 type callKey struct{}
@@ -107,9 +108,14 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.routes.ServeHTTP(rec, r)
-	if c.then != nil {
-		c.then(r.Context())
+	if c.stream == nil {
+		return
 	}
+	if err := s.deliver(w, r, c, began); err != nil { //nolint:contextcheck // a stream outlives its handler
+		s.writeError(rec, r, err)
+		return
+	}
+	rec.status = http.StatusOK
 }
 
 // admit checks what needs no handler. op is nil where no operation matches; gen words that refusal.
@@ -158,12 +164,17 @@ func (s *server) recovered(rec *recorder, r *http.Request, p any) {
 	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p)
 	}
-	s.Log.Error("a handler panicked", zap.String("correlation_id", callFrom(r.Context()).correlationID),
-		zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+	s.panicked(callFrom(r.Context()).correlationID, p)
 	if rec.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
 	s.writeError(rec, r, task.AsError(fmt.Errorf("panic: %v", p)))
+}
+
+// panicked is called in the deferred call that recovered p.
+func (s *server) panicked(correlationID string, p any) {
+	s.Log.Error("a handler panicked", zap.String("correlation_id", correlationID),
+		zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 }
 
 func checkQuery(raw string, known []string) error {

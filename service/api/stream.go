@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -17,13 +18,16 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
+// stopping is when a client that comes during a stop may come again.
+const stopping = 5 * time.Second
+
 // keepAliveTicks is how many ticks without a write are followed by a comment line.
 const keepAliveTicks = 15
 
 var keepAlive = []byte(": keep-alive\n\n")
 
-// StreamTask serves a task's events (ORCH-2002, LO-201). After the first byte it returns nil whatever happens: an error
-// would be written into the stream (OC-CTRL-2034).
+// StreamTask serves a task's events (ORCH-2002, LO-201). What it returns is said with a status; what goes wrong later is not
+// (OC-CTRL-2034).
 func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.ResponseWriter) error {
 	after, err := resumePoint(p)
 	if err != nil {
@@ -37,35 +41,143 @@ func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.Re
 		}
 		s = refusal{e}
 	}
-	callFrom(ctx).then = func(ctx context.Context) { h.serve(ctx, s, w) }
+	callFrom(ctx).stream = s
 	return nil
 }
 
-// serve sends a subscription's events. It runs once gen's handler has returned: the stack of a stream lasts as long as the
-// stream, and the frames of what only its begin needs would double it (.docs/perf.md).
-func (h tasks) serve(ctx context.Context, s Stream, w http.ResponseWriter) {
-	defer s.Close()
+// delivery is a stream on its way to one client. It outlives its request's handler and holds nothing of it: what it needs is
+// all that a stream costs beside its log (.docs/perf.md).
+type delivery struct {
+	*server
+	stream        Stream
+	wire          *wire
+	correlationID string
+	identity      string
+	began         time.Time
+}
+
+// deliver takes the request's connection over and sends the stream in a goroutine of its own, once gen's handler has returned.
+func (s *server) deliver(w http.ResponseWriter, r *http.Request, c *call, began time.Time) error {
+	d := &delivery{server: s, stream: c.stream, correlationID: c.correlationID, identity: c.identity, began: began}
+	if !s.deliveries.add(d) {
+		d.stream.Close()
+		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(stopping)
+	}
 	header := w.Header()
 	header.Set("Content-Type", "text/event-stream")
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no")
-	out := &sse{w: w, control: http.NewResponseController(w), conn: connFrom(ctx), timeout: h.WriteTimeout}
-	defer out.release()
-	if err := out.begin(); err != nil {
-		h.gone(ctx, err)
-		return
+	wire, err := takeOver(w, r, s.WriteTimeout)
+	if err != nil {
+		s.deliveries.remove(d)
+		d.stream.Close()
+		return err
 	}
-	if out.conn != nil {
-		s.Direct(out.try)
-	}
-	if err := h.pump(ctx, s, out); !errors.Is(err, io.EOF) {
-		h.gone(ctx, err)
-		panic(http.ErrAbortHandler) // the connection must not end as if the stream had
+	s.deliveries.connect(d, wire)
+	head := wire.head(w.Header())
+	go d.run(head) // joined by deliveries
+	return nil
+}
+
+// run sends the stream until it or its client ends.
+func (d *delivery) run(head []byte) {
+	defer d.deliveries.remove(d)
+	defer d.recovered()
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer d.stream.Close()
+	err := errors.New("a panic")
+	defer func() { d.close(err) }()
+	defer d.recovered()
+	watch.Go(func() {
+		d.wire.gone()
+		cancel()
+	})
+	if err = d.wire.begin(head); err == nil {
+		d.stream.Direct(d.wire.try)
+		err = d.pump(ctx)
 	}
 }
 
-func (s *server) gone(ctx context.Context, err error) {
-	s.Log.Debug("a stream broke off", zap.String("correlation_id", callFrom(ctx).correlationID), zap.Error(err))
+// close ends the connection. A stream that did not come to its end must not look to the client as if it had.
+func (d *delivery) close(err error) {
+	if errors.Is(err, io.EOF) {
+		err = d.wire.end()
+	}
+	d.wire.close(err == nil)
+	if err != nil {
+		d.Log.Debug("a stream broke off", zap.String("correlation_id", d.correlationID), zap.Error(err))
+	}
+	d.Log.Debug("sent a stream", zap.String("correlation_id", d.correlationID), zap.String("identity", d.identity),
+		zap.Duration("took_ms", time.Since(d.began)))
+}
+
+func (d *delivery) recovered() {
+	if p := recover(); p != nil {
+		d.panicked(d.correlationID, p)
+	}
+}
+
+// deliveries are those that are under way.
+type deliveries struct {
+	mu     sync.Mutex
+	all    map[*delivery]struct{}
+	ended  bool // no more are taken
+	broken bool // nor waited for
+	wg     sync.WaitGroup
+}
+
+// add reports false when no more are taken.
+func (a *deliveries) add(d *delivery) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return false
+	}
+	if a.all == nil {
+		a.all = map[*delivery]struct{}{}
+	}
+	a.all[d] = struct{}{}
+	a.wg.Add(1)
+	return true
+}
+
+// connect gives a delivery its connection.
+func (a *deliveries) connect(d *delivery, w *wire) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d.wire = w
+	if a.broken {
+		w.close(false)
+	}
+}
+
+func (a *deliveries) remove(d *delivery) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.all, d)
+	a.wg.Done()
+}
+
+// end takes no more, and waits until all have ended; those that have not when ctx ends are broken off.
+func (a *deliveries) end(ctx context.Context) {
+	a.mu.Lock()
+	a.ended = true
+	a.mu.Unlock()
+	stop := context.AfterFunc(ctx, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.broken = true
+		for d := range a.all {
+			if d.wire != nil {
+				d.wire.close(false)
+			}
+		}
+	})
+	defer stop()
+	a.wg.Wait()
 }
 
 func resumePoint(p gen.StreamTaskParams) (string, error) {
@@ -83,22 +195,25 @@ func resumePoint(p gen.StreamTaskParams) (string, error) {
 
 // pump moves a subscription's frames to the client until one of them ends. A token costs one write and no allocation;
 // metrics frames go out with the first events and then at most once a tick, when a figure has changed.
-func (h tasks) pump(ctx context.Context, s Stream, out *sse) error {
-	tick, stop := h.Ticker()
+func (d *delivery) pump(ctx context.Context) error {
+	tick, stop := d.Ticker()
 	defer stop()
 	var shown task.Metrics
 	first, idle := true, 0
 	for {
-		frames, err := s.Next(ctx, tick)
+		frames, err := d.stream.Next(ctx, tick)
 		if ended, ok := errors.AsType[*task.Error](err); ok { // of this stream, not of the task's log: it has no id
-			return errors.Join(out.failure(ended), io.EOF)
+			if err := d.send("error", ended.Envelope()); err != nil {
+				return err
+			}
+			return io.EOF
 		}
 		if err != nil {
 			return err
 		}
 		if frames != nil {
-			err := out.write(frames)
-			s.Written()
+			err := d.wire.write(frames)
+			d.stream.Written()
 			if err != nil {
 				return err
 			}
@@ -108,11 +223,11 @@ func (h tasks) pump(ctx context.Context, s Stream, out *sse) error {
 			}
 			first = false
 		}
-		figures, going := s.Metrics()
+		figures, going := d.stream.Metrics()
 		switch {
 		case going && figures != shown:
 			shown = figures
-			if err := out.metrics(figures); err != nil {
+			if err := d.send("metrics", figures); err != nil {
 				return err
 			}
 			idle = 0
@@ -121,95 +236,20 @@ func (h tasks) pump(ctx context.Context, s Stream, out *sse) error {
 				continue
 			}
 			idle = 0
-			if err := out.write(keepAlive); err != nil {
+			if err := d.wire.write(keepAlive); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// sse writes to one client, each write bounded, so that a client that is gone or stuck frees its goroutine.
-type sse struct {
-	w       http.ResponseWriter
-	control *http.ResponseController
-	conn    *conn // nil: nothing is known of it
-	timeout time.Duration
-	bounded time.Time // when the deadline was set last
-}
-
-// begin sends the headers at once: a stream resumed at its end may have no event for long.
-func (o *sse) begin() error {
-	if err := o.bound(); err != nil {
-		return err
-	}
-	o.w.WriteHeader(http.StatusOK)
-	return o.control.Flush()
-}
-
-func (o *sse) write(frames []byte) error {
-	if err := o.bound(); err != nil {
-		return err
-	}
-	if o.conn != nil {
-		if err := o.conn.finish(); err != nil {
-			return fmt.Errorf("write to the client: %w", err)
-		}
-	}
-	if _, err := o.w.Write(frames); err != nil {
-		return fmt.Errorf("write to the client: %w", err)
-	}
-	if err := o.control.Flush(); err != nil {
-		return fmt.Errorf("flush to the client: %w", err)
-	}
-	return nil
-}
-
-// try writes what can be written without waiting, and reports whether that was all. Write writes the rest.
-func (o *sse) try(frames []byte) bool {
-	o.conn.try = true
-	err := o.write(frames)
-	o.conn.try = false
-	return err == nil && len(o.conn.rest) == 0
-}
-
-func (o *sse) metrics(m task.Metrics) error {
-	data, err := json.Marshal(m)
+// send writes an event that is not the log's.
+func (d *delivery) send(event string, body any) error {
+	data, err := json.Marshal(body)
 	if err != nil {
-		return fmt.Errorf("encode a metrics frame: %w", err)
+		return fmt.Errorf("encode an event: %w", err)
 	}
-	return o.write(frame("metrics", data))
-}
-
-func (o *sse) failure(e *task.Error) error {
-	data, err := json.Marshal(e.Envelope())
-	if err != nil {
-		return fmt.Errorf("encode an error event: %w", err)
-	}
-	return o.write(frame("error", data))
-}
-
-// bound gives the next write its time. To move the deadline for each token would cost more than to encode it, so it may
-// stand for a tenth of that time.
-func (o *sse) bound() error {
-	now := time.Now()
-	if now.Sub(o.bounded) < o.timeout/10 {
-		return nil
-	}
-	o.bounded = now
-	err := o.control.SetWriteDeadline(now.Add(o.timeout))
-	if err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return fmt.Errorf("bound a write: %w", err)
-	}
-	return nil
-}
-
-// release lifts the deadline, which would else hit the connection's next request.
-func (o *sse) release() {
-	_ = o.control.SetWriteDeadline(time.Time{}) // the connection may be gone, and then needs none
-}
-
-func frame(event string, data []byte) []byte {
-	return fmt.Appendf(nil, "event: %s\ndata: %s\n\n", event, data)
+	return d.wire.write(fmt.Appendf(nil, "event: %s\ndata: %s\n\n", event, data))
 }
 
 // refusal is the stream of a client whose events are not the log's: one error.

@@ -28,6 +28,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/auth"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/engine"
+	"github.com/llama-orch/llama-orch/service/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fetch"
 	"github.com/llama-orch/llama-orch/service/ledger"
@@ -75,6 +76,7 @@ type App struct {
 	selfTest  *selfTest // nil: none is made
 	pools     *pool.Manager
 	schedule  *scheduler.Scheduler
+	api       *api.Handler
 	server    *http.Server
 	listener  net.Listener
 	failed    chan error // capacity 1: the server gave up
@@ -168,7 +170,7 @@ func New(o Options) (_ *App, err error) {
 		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
 		policy: a.policy, retired: map[string]bool{},
 	}
-	handler, err := api.NewHandler(api.Options{
+	a.api, err = api.NewHandler(api.Options{
 		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
@@ -176,8 +178,8 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(o.Log.Named("http")), ConnContext: api.ConnContext,
+		Handler: a.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
 	}
 	return a, nil
 }
@@ -200,7 +202,7 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 func (a *App) newEngine(url, key string) engine.Engine {
 	o := llamacpp.Options{BaseURL: url, APIKey: key}
 	if key == "" {
-		o.Transport = a.policy.Transport(policy.Adapter)
+		o.Network = &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)}
 	}
 	return llamacpp.New(o)
 }
@@ -247,7 +249,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.catchUp()
 
 	a.serving.Go(func() {
-		if err := a.server.Serve(api.Listener(a.listener)); !errors.Is(err, http.ErrServerClosed) {
+		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- fmt.Errorf("serve HTTP: %w", err)
 		}
 	})
@@ -258,6 +260,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer may not hold up the stop
 			err = a.server.Close()
 		}
+		a.api.EndStreams(bounded)
 		a.serving.Wait()
 		return err
 	})

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -41,11 +42,8 @@ type transport struct {
 }
 
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	target, err := TargetOf(r.URL)
+	target, err := t.p.ask(r.Context(), t.action, r.URL)
 	if err != nil {
-		return nil, task.Errorf(task.InvalidParams, "an address that is called is %v", err)
-	}
-	if err := t.p.Decide(r.Context(), t.action, target); err != nil {
 		return nil, err
 	}
 	return t.inner.RoundTrip(r.WithContext(context.WithValue(r.Context(), decidedKey{}, target)))
@@ -98,6 +96,27 @@ func (p *Policy) DialContext(a Action) func(ctx context.Context, network, addres
 		}
 		return p.connect(ctx, a, t, network)
 	}
+}
+
+// Dial returns a way to a connection of one's own to where a URL leads, without TLS, for which the policy is asked as Transport
+// asks it.
+func (p *Policy) Dial(a Action) func(ctx context.Context, to *url.URL) (net.Conn, error) {
+	return func(ctx context.Context, to *url.URL) (net.Conn, error) {
+		t, err := p.ask(ctx, a, to)
+		if err != nil {
+			return nil, err
+		}
+		return p.connect(ctx, a, t, "tcp")
+	}
+}
+
+// ask decides a call of a URL.
+func (p *Policy) ask(ctx context.Context, a Action, to *url.URL) (Target, error) {
+	t, err := TargetOf(to)
+	if err != nil {
+		return t, task.Errorf(task.InvalidParams, "an address that is called is %v", err)
+	}
+	return t, p.Decide(ctx, a, t)
 }
 
 // connect tries the addresses of the target in turn.

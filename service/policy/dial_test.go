@@ -96,12 +96,21 @@ func TestWhatANameLeadsToIsCheckedWhenDialling(t *testing.T) {
 		t.Run(c.url+c.rule, func(t *testing.T) {
 			l := newLab(t, Options{Rules: c.rules, Resolver: known}, answer)
 			body, err := l.get(t, c.url)
+			own := newLab(t, Options{Rules: c.rules, Resolver: known}, answer)
+			to, parseErr := url.Parse(c.url)
+			require.NoError(t, parseErr)
+			conn, ownErr := own.Dial(Download)(t.Context(), to)
+			require.Equal(t, l.dialled, own.dialled, "a connection of one's own is judged alike")
+			require.Equal(t, told(l), told(own), "and told alike")
 			if c.rule == "" {
 				require.NoError(t, err)
 				require.Equal(t, "here", body)
 				require.Equal(t, []string{c.dialled}, l.dialled)
+				require.NoError(t, ownErr)
+				require.NoError(t, conn.Close())
 				return
 			}
+			require.True(t, task.HasCode(ownErr, task.PolicyDenied), "%v", ownErr)
 			require.True(t, task.HasCode(err, task.PolicyDenied), "%v", err)
 			require.Contains(t, task.AsError(err).Message, c.rule)
 			require.Empty(t, l.dialled)
@@ -110,6 +119,14 @@ func TestWhatANameLeadsToIsCheckedWhenDialling(t *testing.T) {
 			require.Equal(t, c.rule, last["rule"])
 		})
 	}
+}
+
+// told are the audit lines.
+func told(l *lab) (lines []map[string]any) {
+	for _, e := range l.lines.All() {
+		lines = append(lines, e.ContextMap())
+	}
+	return lines
 }
 
 // ORCH-3080

@@ -62,7 +62,7 @@ type Log struct {
 	failure    *task.Error // of an `error` event
 	published  bool        // and subscribers may have it
 	tokenAt    time.Time   // when the last token came
-	subs       map[*Subscription]struct{}
+	subs       []*Subscription
 	flushed    chan struct{} // not nil while Flush waits
 }
 
@@ -84,7 +84,7 @@ const apart = 250 * time.Microsecond
 
 // New makes a log whose event 0 is the admission's snapshot.
 func New(first task.Started) *Log {
-	l := &Log{running: sha256.New(), transcript: sha256.New(), subs: map[*Subscription]struct{}{}}
+	l := &Log{running: sha256.New(), transcript: sha256.New()}
 	l.data.Buf = mustJSON(first)
 	l.append(started)
 	return l
@@ -322,7 +322,7 @@ func (l *Log) frames(from, before int) (b []byte, to int) {
 }
 
 func (l *Log) wakeAll() {
-	for s := range l.subs {
+	for _, s := range l.subs {
 		s.wake()
 	}
 }

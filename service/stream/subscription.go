@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -64,7 +65,7 @@ func (l *Log) Subscribe(after string, batch time.Duration) (*Subscription, error
 		}
 		s.next = seq + 1
 	}
-	l.subs[s] = struct{}{}
+	l.subs = append(l.subs, s)
 	return s, nil
 }
 
@@ -167,7 +168,7 @@ func (s *Subscription) Written() {
 func (s *Subscription) Close() {
 	s.log.mu.Lock()
 	defer s.log.mu.Unlock()
-	delete(s.log.subs, s)
+	s.log.subs = slices.DeleteFunc(s.log.subs, func(other *Subscription) bool { return other == s })
 	s.log.settle()
 }
 
@@ -188,18 +189,16 @@ func (l *Log) direct() bool {
 	if len(l.subs) != 1 {
 		return false
 	}
-	for s := range l.subs {
-		last := len(l.ends) - 1
-		if !s.parked || s.direct == nil || s.next != last {
-			return false
-		}
-		frames, next := l.frames(last, last+1)
-		s.next = next
-		if s.direct(frames) {
-			return true
-		}
-		s.parked, s.begun, s.writing = false, true, true
+	s, last := l.subs[0], len(l.ends)-1
+	if !s.parked || s.direct == nil || s.next != last {
+		return false
 	}
+	frames, next := l.frames(last, last+1)
+	s.next = next
+	if s.direct(frames) {
+		return true
+	}
+	s.parked, s.begun, s.writing = false, true, true
 	return false
 }
 
@@ -230,7 +229,7 @@ func (l *Log) Flush(ctx context.Context) (cut int) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for s := range l.subs {
+	for _, s := range l.subs {
 		if s.behind() {
 			s.cut = true
 			s.wake()
@@ -250,7 +249,7 @@ func (s *Subscription) behind() bool {
 func (l *Log) tokensEnd() int { return 1 + len(l.textEnds) }
 
 func (l *Log) behind() (n int) {
-	for s := range l.subs {
+	for _, s := range l.subs {
 		if s.behind() {
 			n++
 		}

@@ -4,13 +4,16 @@ package httpsse
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -26,11 +29,19 @@ const (
 
 // Options of a client.
 type Options struct {
-	BaseURL string // without a slash at the end, such as http://127.0.0.1:9700
-	APIKey  string // sent as a bearer token; empty: none
-	Engine  string // names the engine in errors
-	// Transport replaces the client's own. The client's own keeps connections, follows no proxy settings and verifies TLS.
-	Transport http.RoundTripper
+	BaseURL string      // without a slash at the end, such as http://127.0.0.1:9700
+	APIKey  string      // sent as a bearer token; empty: none
+	Engine  string      // names the engine in errors
+	TLS     *tls.Config // nil: the system's authorities
+	// Network replaces the client's own means, which follow no proxy settings.
+	Network *Network
+}
+
+// Network is how an engine is reached.
+type Network struct {
+	Transport http.RoundTripper // of requests
+	// Dial makes the connection of a stream, to which the client adds the TLS.
+	Dial func(ctx context.Context, to *url.URL) (net.Conn, error)
 }
 
 // Client talks to one replica. Its methods may be called from several goroutines.
@@ -39,26 +50,26 @@ type Client struct {
 	auth   string
 	engine string
 	http   *http.Client
+	secure *tls.Config
+	dial   func(ctx context.Context, to *url.URL) (net.Conn, error)
 }
 
 // New makes a client. Close it to drop its idle connections.
 func New(o Options) *Client {
-	transport := o.Transport
-	if transport == nil {
-		transport = &http.Transport{
-			// No proxy: an engine on loopback must not be reached by way of HTTP_PROXY.
-			DialContext:         (&net.Dialer{Timeout: 5 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
-			TLSHandshakeTimeout: 10 * time.Second,
+	network := o.Network
+	if network == nil {
+		network = &Network{Dial: dial, Transport: &http.Transport{
+			DialContext:         dialer.DialContext, // and no proxy, see dial
+			TLSClientConfig:     o.TLS.Clone(),
+			TLSHandshakeTimeout: handshakeTimeout,
 			MaxIdleConnsPerHost: 16,
-			// A stream keeps its connection's buffers while it lasts: some tokens fit one, and the request is long written.
-			ReadBufferSize: 2 << 10, WriteBufferSize: 512,
 			// llama-server closes after 5 s without a request; being first avoids sending into a closing connection.
 			IdleConnTimeout:    3 * time.Second,
 			DisableCompression: true,
-		}
+		}}
 	}
-	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, http: &http.Client{
-		Transport: transport,
+	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, secure: o.TLS, dial: network.Dial, http: &http.Client{
+		Transport: network.Transport,
 		// A redirect would carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
@@ -66,6 +77,16 @@ func New(o Options) *Client {
 		c.auth = "Bearer " + o.APIKey
 	}
 	return c
+}
+
+// tls is the configuration for a stream's connection.
+func (c *Client) tls(host string) *tls.Config {
+	config := c.secure.Clone()
+	if config == nil {
+		config = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	config.ServerName = cmp.Or(config.ServerName, host)
+	return config
 }
 
 // Close drops idle connections.
@@ -104,60 +125,50 @@ func (c *Client) exchange(ctx context.Context, method, path string, data []byte,
 	return nil
 }
 
-// Stream posts body as JSON and returns the events of the answer.
-func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, error) {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the request to the engine: %w", err)
-	}
-	resp, err := c.do(ctx, http.MethodPost, path, data) //nolint:bodyclose // the stream closes it
-	if err != nil {
-		return nil, err
-	}
-	return &Stream{Reader: NewReader(resp.Body, maxEvent), body: resp.Body}, nil
-}
-
-// Stream is an event stream and its connection.
-type Stream struct {
-	*Reader
-	body io.ReadCloser
-}
-
-// Close ends the stream. Where it had not come to its end the connection is closed, which makes the engine stop.
-func (s *Stream) Close() { _ = s.body.Close() }
-
-// Drain reads what follows the event that the caller knows to be the last, so that the connection can be used again.
-func (s *Stream) Drain() { _, _ = io.Copy(io.Discard, io.LimitReader(s.body, 4096)) }
-
 func (c *Client) do(ctx context.Context, method, path string, data []byte) (*http.Response, error) {
 	var body io.Reader
 	if data != nil {
 		body = bytes.NewReader(data)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	req, err := c.request(ctx, method, path, body)
 	if err != nil {
-		return nil, fmt.Errorf("making the request to the engine: %w", err)
+		return nil, err
 	}
 	if data != nil {
-		req.Header.Set("Content-Type", "application/json")
 		// llama-server closes a connection after a stream without saying so before. An empty key is not sent; it lets the
 		// transport send again, on a new connection, a request that a kept one died under before its answer began.
 		// Nothing an engine is asked here leaves a trace, so a second try is harmless.
 		req.Header["Idempotency-Key"] = nil
 	}
-	if c.auth != "" {
-		req.Header.Set("Authorization", c.auth)
-	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.Broken(ctx, err)
 	}
+	return resp, c.accepted(resp)
+}
+
+func (c *Client) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("making the request to the engine: %w", err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if c.auth != "" {
+		req.Header.Set("Authorization", c.auth)
+	}
+	return req, nil
+}
+
+// accepted closes an answer other than 200, and returns what it says.
+func (c *Client) accepted(resp *http.Response) error {
 	if resp.StatusCode == http.StatusOK {
-		return resp, nil
+		return nil
 	}
 	defer resp.Body.Close()
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxError))
-	return nil, c.Refused(resp.StatusCode, text)
+	return c.Refused(resp.StatusCode, text)
 }
 
 // Refused maps an engine's error answer. What the engine says of the request itself goes to the client; everything else

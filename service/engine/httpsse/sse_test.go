@@ -3,7 +3,8 @@
 package httpsse
 
 import (
-	"bytes"
+	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -14,19 +15,27 @@ import (
 
 type event struct{ name, data string }
 
-func readAll(r io.Reader, limit int) (events []event, err error) {
-	s := NewReader(r, limit)
+// parse feeds a parser with what a reader gives.
+func parse(r io.Reader, limit int) (events []event, err error) {
+	p := parser{limit: limit}
+	b := make([]byte, 4096)
 	for {
-		e, err := s.Next()
+		n, ended := r.Read(b)
+		_, err := p.feed(b[:n], func(e Event) (bool, error) {
+			events = append(events, event{string(e.Name), string(e.Data)})
+			return true, nil
+		})
 		if err != nil {
 			return events, err
 		}
-		events = append(events, event{string(e.Name), string(e.Data)})
+		if ended != nil {
+			return events, p.end()
+		}
 	}
 }
 
 // ORCH-3054
-func TestReaderFollowsTheStandard(t *testing.T) {
+func TestTheParserFollowsTheStandard(t *testing.T) {
 	for name, c := range map[string]struct {
 		in   string
 		want []event
@@ -57,7 +66,7 @@ func TestReaderFollowsTheStandard(t *testing.T) {
 			"whole": strings.NewReader(c.in), "bytes": iotest.OneByteReader(strings.NewReader(c.in)),
 			"halves": iotest.HalfReader(strings.NewReader(c.in)), "error with data": iotest.DataErrReader(strings.NewReader(c.in)),
 		} {
-			got, err := readAll(r, 16384)
+			got, err := parse(r, 16384)
 			require.ErrorIs(t, err, c.err, "%s, %s", name, split)
 			require.Equal(t, c.want, got, "%s, %s", name, split)
 		}
@@ -65,9 +74,15 @@ func TestReaderFollowsTheStandard(t *testing.T) {
 }
 
 // ORCH-3054
-func TestReaderPassesOnReadErrors(t *testing.T) {
-	_, err := readAll(io.MultiReader(strings.NewReader("data: a\n"), iotest.ErrReader(io.ErrClosedPipe)), 100)
-	require.ErrorIs(t, err, io.ErrClosedPipe)
+func TestAParserStopsWhereItsCallerDoes(t *testing.T) {
+	boom := errors.New("boom")
+	for _, want := range []error{nil, boom} {
+		p, calls := parser{limit: 100}, 0
+		more, err := p.feed([]byte("data: a\n\ndata: b\n\n"), func(Event) (bool, error) { calls++; return want != nil, want })
+		require.ErrorIs(t, err, want)
+		require.False(t, more)
+		require.Equal(t, 1, calls)
+	}
 }
 
 // simple is the parser at its plainest, to compare with.
@@ -97,13 +112,13 @@ func simple(in string) (events []event, whole bool) {
 }
 
 // ORCH-3054
-func FuzzReader(f *testing.F) {
+func FuzzParser(f *testing.F) {
 	f.Add("data: a\n\n", byte(1))
 	f.Add("event: x\r\ndata: a\r\ndata: b\r\r\n:c\n\n", byte(3))
 	f.Add("\xEF\xBB\xBFdata\n\nid: 4\ndata:", byte(2))
 	f.Fuzz(func(t *testing.T, in string, step byte) {
 		r := &stepReader{in: []byte(in), step: max(1, int(step))}
-		got, err := readAll(r, 1<<20)
+		got, err := parse(r, 1<<20)
 		want, whole := simple(in)
 		require.Equal(t, want, got)
 		if whole {
@@ -129,25 +144,22 @@ func (r *stepReader) Read(p []byte) (int, error) {
 }
 
 // ORCH-3054
-func BenchmarkReader(b *testing.B) {
+func BenchmarkParser(b *testing.B) {
 	frame := []byte("data: {\"index\":0,\"content\":\" kernels\",\"tokens\":[983],\"stop\":false,\"id_slot\":-1,\"tokens_predicted\":1,\"tokens_evaluated\":22}\n\n")
-	s := NewReader(&endless{frame: bytes.Repeat(frame, 16)}, 1<<20)
+	chunked := []byte(fmt.Sprintf("%x\r\n%s\r\n", len(frame), frame))
+	p, c, got := parser{limit: 1 << 20}, chunks{}, 0
+	in := make([]byte, len(chunked))
 	b.ReportAllocs()
-	b.SetBytes(int64(len(frame)))
+	b.SetBytes(int64(len(chunked)))
 	for b.Loop() {
-		if _, err := s.Next(); err != nil {
+		copy(in, chunked)
+		data, _, err := c.strip(in)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := p.feed(data, func(Event) (bool, error) { got++; return true, nil }); err != nil {
 			b.Fatal(err)
 		}
 	}
-}
-
-type endless struct {
-	frame []byte
-	at    int
-}
-
-func (e *endless) Read(p []byte) (int, error) {
-	n := copy(p, e.frame[e.at:])
-	e.at = (e.at + n) % len(e.frame)
-	return n, nil
+	require.Positive(b, got)
 }

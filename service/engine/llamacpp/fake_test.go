@@ -3,13 +3,19 @@
 package llamacpp_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/engine/httpsse"
 
 	"github.com/stretchr/testify/require"
 
@@ -119,19 +125,39 @@ func BenchmarkGenerateToken(b *testing.B) {
 // streamOf is an engine whose stream of tokens never ends, with no server in between to be counted.
 func streamOf(b *testing.B) *llamacpp.Engine {
 	b.Helper()
-	return llamacpp.New(llamacpp.Options{BaseURL: "http://engine", Transport: transport{}})
+	return llamacpp.New(llamacpp.Options{BaseURL: "http://engine", Network: &httpsse.Network{
+		Transport: transport{},
+		Dial: func(context.Context, *url.URL) (net.Conn, error) {
+			return &connection{head: strings.NewReader("HTTP/1.1 200 OK\r\n\r\n"), body: endless{frame: []byte(
+				`data: {"index":0,"content":" kernels","tokens":[983],"stop":false,"id_slot":-1,"tokens_predicted":1,"tokens_evaluated":22}` + "\n\n",
+			)}}, nil
+		},
+	}})
 }
 
 type transport struct{}
 
 func (transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	body := io.NopCloser(strings.NewReader(props))
-	if r.URL.Path == "/completion" {
-		frame := `data: {"index":0,"content":" kernels","tokens":[983],"stop":false,"id_slot":-1,"tokens_predicted":1,"tokens_evaluated":22}` + "\n\n"
-		body = io.NopCloser(&endless{frame: []byte(frame)})
-	}
-	return &http.Response{StatusCode: http.StatusOK, Body: body, Request: r}, nil
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(props)), Request: r}, nil
 }
+
+// connection is one to an engine that answers at once.
+type connection struct {
+	net.Conn
+	head *strings.Reader
+	body endless
+}
+
+func (c *connection) Read(b []byte) (int, error) {
+	if c.head.Len() > 0 {
+		return c.head.Read(b)
+	}
+	return c.body.Read(b)
+}
+
+func (*connection) Write(b []byte) (int, error) { return len(b), nil }
+func (*connection) Close() error                { return nil }
+func (*connection) SetDeadline(time.Time) error { return nil }
 
 type endless struct {
 	frame []byte

@@ -3,6 +3,7 @@
 package llamacpp
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -99,40 +100,60 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 		return engine.Result{}, err
 	}
 	defer s.Close()
-	var f frame
-	var held []byte // the begin of a rune whose end has not come yet
-	for {
-		event, err := s.Next()
-		if err != nil {
-			return engine.Result{}, e.c.Broken(ctx, err)
+	g := &generation{engine: e, job: &job, emit: emit}
+	err = s.Each(func(event httpsse.Event) (bool, error) {
+		if more, err := g.take(event); !more || err != nil {
+			return false, err
 		}
-		if err := f.parse(event.Data); err != nil {
-			return engine.Result{}, e.c.Reset(fmt.Errorf("reading a frame of the stream: %w", err))
-		}
-		switch {
-		case f.failed:
-			return engine.Result{}, e.failed(event.Data)
-		case f.progress:
-			if job.Cached != nil {
-				job.Cached(f.cached)
-			}
-		case f.stop:
-			return e.last(s, event.Data, held, emit)
-		case len(f.content) > 0: // empty: held back, or the end of sequence
-			held = append(held, f.content...)
-			n := whole(held)
-			if n == 0 {
-				continue
-			}
-			if err := emit(strings.ToValidUTF8(string(held[:n]), "\uFFFD")); err != nil {
-				return engine.Result{}, err
-			}
-			held = append(held[:0], held[n:]...)
-		}
-		if ctx.Err() != nil {
-			return engine.Result{}, e.c.Broken(ctx, ctx.Err())
-		}
+		return true, ctx.Err() // nothing is emitted after its end, whatever was read before
+	})
+	switch {
+	case g.ours != nil:
+		return engine.Result{}, g.ours
+	case err != nil:
+		return engine.Result{}, e.c.Broken(ctx, err)
 	}
+	return e.last(g.final, g.held, emit)
+}
+
+// generation is a stream as far as it was read.
+type generation struct {
+	engine *Engine
+	job    *engine.Job
+	emit   func(text string) error
+	frame  frame
+	held   []byte // the begin of a rune whose end has not come yet
+	final  []byte // the last frame
+	ours   error  // why the stream was left, where that was not the connection's doing
+}
+
+// take takes in one frame.
+func (g *generation) take(event httpsse.Event) (more bool, err error) {
+	f := &g.frame
+	if err := f.parse(event.Data); err != nil {
+		g.ours = g.engine.c.Reset(fmt.Errorf("reading a frame of the stream: %w", err))
+		return false, g.ours
+	}
+	switch {
+	case f.failed:
+		g.ours = g.engine.failed(event.Data)
+	case f.progress:
+		if g.job.Cached != nil {
+			g.job.Cached(f.cached)
+		}
+	case f.stop:
+		g.final = bytes.Clone(event.Data)
+		return false, nil
+	case len(f.content) > 0: // empty: held back, or the end of sequence
+		g.held = append(g.held, f.content...)
+		n := whole(g.held)
+		if n == 0 {
+			break
+		}
+		g.ours = g.emit(strings.ToValidUTF8(string(g.held[:n]), "\uFFFD"))
+		g.held = append(g.held[:0], g.held[n:]...)
+	}
+	return true, g.ours
 }
 
 // start sends the request. The number of tokens asked for never passes what the context holds after the prompt, so a server
@@ -180,7 +201,7 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 }
 
 // last takes the last frame, and emits what was held back.
-func (e *Engine) last(s *httpsse.Stream, data, held []byte, emit func(text string) error) (engine.Result, error) {
+func (e *Engine) last(data, held []byte, emit func(text string) error) (engine.Result, error) {
 	result, text, err := lastFrame(data)
 	if err != nil {
 		return engine.Result{}, e.c.Reset(err)
@@ -190,7 +211,6 @@ func (e *Engine) last(s *httpsse.Stream, data, held []byte, emit func(text strin
 			return engine.Result{}, err
 		}
 	}
-	s.Drain()
 	return result, nil
 }
 

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -23,9 +22,9 @@ const Name = "llamacpp"
 
 // Options of an adapter.
 type Options struct {
-	BaseURL   string            // of one replica, such as http://127.0.0.1:9700
-	APIKey    string            // what its LLAMA_API_KEY is; empty: none
-	Transport http.RoundTripper // nil: the client's own
+	BaseURL string           // of one replica, such as http://127.0.0.1:9700
+	APIKey  string           // what its LLAMA_API_KEY is; empty: none
+	Network *httpsse.Network // nil: the client's own
 }
 
 // Engine is one replica.
@@ -40,7 +39,7 @@ var _ engine.Engine = (*Engine)(nil)
 
 // New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
 func New(o Options) *Engine {
-	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: o.BaseURL, APIKey: o.APIKey, Engine: Name, Transport: o.Transport})}
+	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: o.BaseURL, APIKey: o.APIKey, Engine: Name, Network: o.Network})}
 }
 
 // Close drops idle connections.

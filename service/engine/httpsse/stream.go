@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package httpsse
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/nowait"
+)
+
+const (
+	dialTimeout      = 5 * time.Second
+	handshakeTimeout = 10 * time.Second
+	maxHead          = 64 << 10 // of an answer
+	readSize         = 16 << 10
+)
+
+// buffers are what is read into. A stream has one while there is something to read and, but over TLS, none while it waits.
+var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
+
+// Stream is an event stream on a connection of its own, which ends with it. net/http's transport keeps two goroutines and
+// several buffers for a stream as long as it lasts (ADR 014).
+type Stream struct {
+	conn    net.Conn
+	release func() bool // takes the end of ctx off the connection
+	begin   []byte      // of the body, which came with the head
+	chunked bool
+	left    int64 // bytes of a body that has a length; -1: it ends with the connection
+	chunks  chunks
+	parser  parser
+	each    func(Event) (more bool, err error)
+	over    bool
+	err     error // why
+}
+
+// Stream posts body as JSON and returns the stream of events that answers. The end of ctx ends it.
+func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the request to the engine: %w", err)
+	}
+	req, err := c.request(ctx, http.MethodPost, path, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	req.Close = true
+	conn, err := c.connect(ctx, req.URL)
+	if err != nil {
+		return nil, c.Broken(ctx, err)
+	}
+	s := &Stream{
+		conn: conn, parser: parser{limit: maxEvent},
+		release: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) }),
+	}
+	resp, err := s.exchange(req)
+	if err != nil {
+		s.Close()
+		return nil, c.Broken(ctx, err)
+	}
+	if err := c.accepted(resp); err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// longAgo is a deadline that lets nobody wait.
+var longAgo = time.Unix(1, 0)
+
+// exchange sends the request and reads the head of its answer, which may be a refusal that comes before the engine has read
+// it all.
+func (s *Stream) exchange(req *http.Request) (resp *http.Response, err error) {
+	var out bytes.Buffer
+	if err := req.Write(&out); err != nil {
+		return nil, fmt.Errorf("writing the request: %w", err)
+	}
+	sent := make(chan error, 1)
+	go func() { // joined below
+		_, err := s.conn.Write(out.Bytes())
+		sent <- err
+	}()
+	defer func() {
+		if err != nil || resp.StatusCode != http.StatusOK {
+			_ = s.conn.SetWriteDeadline(longAgo) // what is still to be sent is of no use
+		}
+		if sendErr := <-sent; err != nil && sendErr != nil && !errors.Is(sendErr, os.ErrDeadlineExceeded) {
+			err = sendErr
+		}
+	}()
+	head := &io.LimitedReader{R: s.conn, N: maxHead}
+	in := bufio.NewReader(head)
+	for resp == nil || resp.StatusCode < http.StatusOK { // as 103 is, which another answer follows
+		if resp, err = http.ReadResponse(in, req); err != nil {
+			return nil, err
+		}
+	}
+	if resp.StatusCode != http.StatusOK {
+		head.N = maxError
+		return resp, nil
+	}
+	begin, _ := in.Peek(in.Buffered()) // it is there
+	s.begin, s.chunked, s.left = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength
+	return resp, nil
+}
+
+// Each calls each with every event, until that wants no more. It returns each's error, io.EOF where the stream ended first,
+// io.ErrUnexpectedEOF where it ended within an event or the connection before the body, or the connection's error.
+func (s *Stream) Each(each func(Event) (more bool, err error)) error {
+	s.each = each
+	s.take(s.begin)
+	s.begin = nil
+	if tcp, ok := s.conn.(*net.TCPConn); ok {
+		s.follow(tcp)
+	}
+	for !s.over { // TLS
+		s.more()
+	}
+	return s.err
+}
+
+// follow reads where the kernel says that there is something.
+func (s *Stream) follow(conn *net.TCPConn) {
+	raw, err := conn.SyscallConn()
+	for err == nil && !s.over { // raw.Read holds each time against the deadline, also of an engine that never pauses
+		err = raw.Read(s.read)
+	}
+	if !s.over {
+		s.fail(err)
+	}
+}
+
+// read takes what there is, and reports false to be called again when there is something. Before it waits it asks until there
+// is nothing: of data and the connection's end together the kernel says but once.
+func (s *Stream) read(fd uintptr) bool {
+	b := buffers.Get().(*[readSize]byte)
+	defer buffers.Put(b)
+	n, err := nowait.Read(fd, b[:])
+	switch {
+	case errors.Is(err, syscall.EAGAIN):
+		return false
+	case err != nil:
+		s.fail(os.NewSyscallError("read", err))
+	case n == 0:
+		s.fail(io.EOF)
+	default:
+		s.take(b[:n])
+	}
+	return true
+}
+
+// more waits for bytes and takes them.
+func (s *Stream) more() {
+	b := buffers.Get().(*[readSize]byte)
+	defer buffers.Put(b)
+	n, err := s.conn.Read(b[:])
+	s.take(b[:n])
+	if err != nil && !s.over {
+		s.fail(err)
+	}
+}
+
+// take takes in bytes of the body.
+func (s *Stream) take(b []byte) {
+	var ended bool
+	var bad error
+	switch {
+	case s.chunked:
+		b, ended, bad = s.chunks.strip(b)
+	case s.left >= 0:
+		b = b[:min(int64(len(b)), s.left)]
+		s.left -= int64(len(b))
+		ended = s.left == 0
+	}
+	more, err := s.parser.feed(b, s.each)
+	switch {
+	case !more || err != nil:
+		s.over, s.err = true, err
+	case bad != nil:
+		s.fail(bad)
+	case ended:
+		s.over, s.err = true, s.parser.end()
+	}
+}
+
+// fail ends the stream. The end of the connection is the body's where nothing else tells it.
+func (s *Stream) fail(err error) {
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+		if !s.chunked && s.left < 0 {
+			err = s.parser.end()
+		}
+	}
+	s.over, s.err = true, err
+}
+
+// Close ends the stream. Where it had not come to its end, that makes the engine stop.
+func (s *Stream) Close() {
+	s.release()
+	_ = s.conn.Close() // what it had to say was said
+}
+
+// connect makes a connection for a stream.
+func (c *Client) connect(ctx context.Context, to *url.URL) (net.Conn, error) {
+	conn, err := c.dial(ctx, to)
+	if err != nil || to.Scheme != "https" {
+		return conn, err
+	}
+	ctx, stop := context.WithTimeout(ctx, handshakeTimeout)
+	defer stop()
+	secure := tls.Client(conn, c.tls(to.Hostname()))
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = conn.Close() // it came to nothing
+		return nil, err
+	}
+	return secure, nil
+}
+
+var dialer = &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+
+// dial is what a client does by itself. It follows no proxy settings: an engine on loopback must not be reached by way of
+// HTTP_PROXY.
+func dial(ctx context.Context, to *url.URL) (net.Conn, error) {
+	port := to.Port()
+	if port == "" {
+		port = to.Scheme // is the port's name, too
+	}
+	return dialer.DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), port))
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package httpsse
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"os"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// answering is an engine that answers its one request with these bytes, piece by piece, and ends the connection.
+func answering(t *testing.T, pieces ...string) *Client {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() { // joined by the cleanup
+		defer close(done)
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		req, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil {
+			return
+		}
+		_, _ = io.Copy(io.Discard, req.Body)
+		for _, p := range pieces {
+			_, _ = io.WriteString(conn, p)
+			time.Sleep(time.Millisecond) // so that they come apart
+		}
+	}()
+	c := New(Options{BaseURL: "http://" + l.Addr().String(), APIKey: "k", Engine: "test"})
+	t.Cleanup(func() { _ = l.Close(); c.Close(); <-done })
+	return c
+}
+
+// events reads a stream to its end.
+func events(t *testing.T, c *Client) (got []string, err error) {
+	t.Helper()
+	s, err := c.Stream(t.Context(), "/x", "hello")
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	err = s.Each(func(e Event) (bool, error) {
+		got = append(got, string(e.Data))
+		return true, nil
+	})
+	return got, err
+}
+
+const ok = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+
+// ORCH-3054
+func TestAStreamHasAnyFormOfBody(t *testing.T) {
+	chunkedHead := ok + "Transfer-Encoding: chunked\r\n\r\n"
+	for name, c := range map[string]struct {
+		pieces []string
+		want   []string
+		err    error
+	}{
+		"chunked":                     {[]string{chunkedHead, "9\r\ndata: a\n\n\r\n", "9\r\ndata: b\n\n\r\n0\r\n\r\n"}, []string{"a", "b"}, io.EOF},
+		"chunks of parts":             {[]string{chunkedHead + "4\r\nda", "ta\r\n5;x=y\r\n: a\n\n\r\n0\r\nTrailer: z\r\n\r\n"}, []string{"a"}, io.EOF},
+		"with the head":               {[]string{chunkedHead + "9\r\ndata: a\n\n\r\n0\r\n\r\n"}, []string{"a"}, io.EOF},
+		"ends within a chunk":         {[]string{chunkedHead + "99\r\ndata: a\n\n"}, []string{"a"}, io.ErrUnexpectedEOF},
+		"ends between chunks":         {[]string{chunkedHead + "9\r\ndata: a\n\n\r\n"}, []string{"a"}, io.ErrUnexpectedEOF},
+		"ends within an event":        {[]string{chunkedHead + "8\r\ndata: a\n\r\n0\r\n\r\n"}, nil, io.ErrUnexpectedEOF},
+		"no chunks":                   {[]string{chunkedHead + "data: a\n\n"}, nil, errChunks},
+		"with a length":               {[]string{ok + "Content-Length: 18\r\n\r\ndata: a\n\n", "data: b\n\nnever read"}, []string{"a", "b"}, io.EOF},
+		"ends before its length":      {[]string{ok + "Content-Length: 18\r\n\r\ndata: a\n\n"}, []string{"a"}, io.ErrUnexpectedEOF},
+		"of length 0":                 {[]string{ok + "Content-Length: 0\r\n\r\n"}, nil, io.EOF},
+		"to the connection's end":     {[]string{ok + "\r\ndata: a\n", "\n"}, []string{"a"}, io.EOF},
+		"to that end within an event": {[]string{ok + "\r\ndata: a\n"}, nil, io.ErrUnexpectedEOF},
+		"behind a hint":               {[]string{"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", ok + "\r\ndata: a\n\n"}, []string{"a"}, io.EOF},
+		"an event before what is bad": {[]string{chunkedHead, "9\r\ndata: a\n\n\r\nzz"}, []string{"a"}, errChunks},
+		"an event without end":        {[]string{ok + "\r\n" + strings.Repeat("data: "+strings.Repeat("x", 1<<10)+"\n", maxEvent>>10)}, nil, ErrTooLong},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := events(t, answering(t, c.pieces...))
+			require.ErrorIs(t, err, c.err)
+			require.Equal(t, c.want, got)
+		})
+	}
+}
+
+// ORCH-3054
+func TestABadHeadIsReset(t *testing.T) {
+	for name, head := range map[string]string{
+		"none":       "",
+		"no HTTP":    "* OK IMAP4rev1 ready\r\n",
+		"cut":        "HTTP/1.1 200 OK\r\nContent-",
+		"too long":   ok + strings.Repeat("X: "+strings.Repeat("x", 1000)+"\r\n", 100) + "\r\n",
+		"a refusal":  "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+		"a redirect": "HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/\r\nContent-Length: 0\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := events(t, answering(t, head))
+			require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
+		})
+	}
+	got, err := events(t, answering(t, "HTTP/1.1 400 Bad Request\r\nContent-Length: 15\r\n\r\n{\"error\":\"bad\"}"))
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.ErrorContains(t, err, "bad")
+	require.Empty(t, got)
+}
+
+// The end of the context ends the waiting for the head and for an event, and the engine sees that nobody reads any more.
+//
+// ORCH-3026
+func TestTheEndOfTheContextEndsAStream(t *testing.T) {
+	for name, head := range map[string]bool{"before the head": false, "between events": true} {
+		t.Run(name, func(t *testing.T) {
+			cause := errors.New("the user changed their mind")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			reached, left := make(chan struct{}), make(chan struct{})
+			c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body) // net/http looks for the client's end only behind it
+				if head {
+					_, _ = io.WriteString(w, "data: a\n\n")
+					_ = http.NewResponseController(w).Flush()
+				}
+				close(reached)
+				<-r.Context().Done()
+				close(left)
+			})
+			go func() {
+				<-reached
+				if !head {
+					cancel(cause)
+				}
+			}()
+			s, err := c.Stream(ctx, "/x", "hello")
+			if head {
+				require.NoError(t, err)
+				err = c.Broken(ctx, s.Each(func(Event) (bool, error) {
+					time.AfterFunc(10*time.Millisecond, func() { cancel(cause) })
+					return true, nil
+				}))
+				s.Close()
+			}
+			require.ErrorIs(t, err, cause)
+			<-left
+		})
+	}
+}
+
+// The end of the context counts also where the engine never pauses and never completes an event, and over TLS.
+//
+// ORCH-3026
+func TestAStreamWithoutPauseEnds(t *testing.T) {
+	comments := bytes.Repeat([]byte(":\n"), 64<<10)
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		for {
+			if _, err := w.Write(comments); err != nil {
+				return
+			}
+		}
+	})
+	plain, secure := httptest.NewServer(handler), httptest.NewTLSServer(handler)
+	defer plain.Close()
+	defer secure.Close()
+	for _, server := range []*httptest.Server{plain, secure} {
+		c := New(Options{BaseURL: server.URL, Engine: "test", TLS: trusted(secure)})
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		s, err := c.Stream(ctx, "/x", "hello")
+		require.NoError(t, err)
+		require.ErrorIs(t, s.Each(func(Event) (bool, error) { return true, nil }), os.ErrDeadlineExceeded)
+		s.Close()
+		cancel()
+		c.Close()
+	}
+}
+
+func trusted(server *httptest.Server) *tls.Config {
+	return server.Client().Transport.(*http.Transport).TLSClientConfig
+}
+
+// A refusal counts that comes before the engine has read the request.
+//
+// ORCH-3054
+func TestARefusalMayComeFirst(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() { // joined below
+		defer close(done)
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		in := bufio.NewReader(conn)
+		_, _ = in.Peek(1)
+		_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 7\r\n\r\ntoo big")
+		_, _ = io.Copy(io.Discard, in) // until the client goes, which need not send it all
+	}()
+	c := New(Options{BaseURL: "http://" + l.Addr().String(), Engine: "test"})
+	defer c.Close()
+	_, err = c.Stream(t.Context(), "/x", strings.Repeat("x", 32<<20))
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.ErrorContains(t, err, "too big")
+	<-done
+	require.NoError(t, l.Close())
+}
+
+// An engine that dies just behind a token ends the stream at once, although the kernel tells of both together.
+//
+// LO-203
+func TestAnEngineThatDiesBehindATokenIsNoticed(t *testing.T) {
+	for range 50 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		done := make(chan struct{})
+		go func() { // joined below
+			defer close(done)
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = http.ReadRequest(bufio.NewReader(conn))
+			_, _ = io.WriteString(conn, ok+"Transfer-Encoding: chunked\r\n\r\n")
+			runtime.Gosched()
+			_, _ = io.WriteString(conn, "9\r\ndata: a\n\n\r\n")
+			_ = conn.Close()
+		}()
+		c := New(Options{BaseURL: "http://" + l.Addr().String(), Engine: "test"})
+		_, err = events(t, c)
+		require.Error(t, err) // a reset, or the end within the body
+		c.Close()
+		_ = l.Close()
+		<-done
+	}
+}
+
+// ORCH-3054
+func TestAStreamGoesOverTLS(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer k" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+		for i := range 100 {
+			_, _ = fmt.Fprintf(w, "data: %d\n\n", i)
+			_ = http.NewResponseController(w).Flush()
+		}
+	}))
+	defer server.Close()
+	c := New(Options{BaseURL: server.URL, APIKey: "k", Engine: "test", TLS: trusted(server)})
+	defer c.Close()
+	got, err := events(t, c)
+	require.ErrorIs(t, err, io.EOF)
+	require.Len(t, got, 100)
+
+	wary := New(Options{BaseURL: server.URL, APIKey: "k", Engine: "test"})
+	defer wary.Close()
+	_, err = events(t, wary)
+	require.ErrorContains(t, err, "certificate", "what it does not know it does not trust")
+}
+
+// What chunks leave is what net/http's reader leaves, however the bytes come.
+//
+// ORCH-3054
+func TestChunksAreThoseOfTheStandard(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var body, in bytes.Buffer
+		w := httputil.NewChunkedWriter(&in)
+		for _, part := range rapid.SliceOf(rapid.SliceOfN(rapid.Byte(), 1, 40)).Draw(t, "parts") {
+			body.Write(part)
+			_, _ = w.Write(part)
+		}
+		_ = w.Close()
+		in.WriteString(rapid.SampledFrom([]string{"\r\n", "A: b\r\n\r\n"}).Draw(t, "trailer"))
+		var c chunks
+		var got []byte
+		over := false
+		for rest := in.Bytes(); len(rest) > 0; {
+			require.False(t, over)
+			n := min(rapid.IntRange(1, 50).Draw(t, "read"), len(rest))
+			data, ended, err := c.strip(bytes.Clone(rest[:n]))
+			require.NoError(t, err)
+			got, over, rest = append(got, data...), ended, rest[n:]
+		}
+		require.True(t, over)
+		require.Equal(t, body.String(), string(got))
+	})
+}
+
+// ORCH-3054
+func FuzzChunks(f *testing.F) {
+	f.Add([]byte("5\r\nhello\r\n0\r\n\r\n"), 3)
+	f.Add([]byte("5;a=b\nhello\n0\nx: y\n\n"), 1)
+	f.Add([]byte("ffffffffffffffff\r\n"), 100)
+	f.Fuzz(func(t *testing.T, in []byte, step int) {
+		step = max(1, step)
+		whole, ended, wholeErr := new(chunks).strip(bytes.Clone(in))
+		var c chunks
+		var got []byte
+		var over bool
+		var err error
+		for rest := in; len(rest) > 0 && !over && err == nil; {
+			n := min(step, len(rest))
+			var data []byte
+			data, over, err = c.strip(bytes.Clone(rest[:n]))
+			got, rest = append(got, data...), rest[n:]
+		}
+		require.Equal(t, string(whole), string(got), "it is the same in one piece")
+		require.Equal(t, ended, over)
+		require.Equal(t, wholeErr, err)
+		if want, err := io.ReadAll(httputil.NewChunkedReader(bytes.NewReader(in))); err == nil && ended {
+			require.Equal(t, string(want), string(got), "and what the standard library reads")
+		}
+	})
+}
