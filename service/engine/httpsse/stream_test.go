@@ -15,7 +15,6 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +25,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// answering is an engine that answers its one request with these bytes, piece by piece, and ends the connection.
-func answering(t *testing.T, pieces ...string) *Client {
+// engine answers its one connection as it likes, behind the first byte of the request, and ends it.
+func engine(t *testing.T, answer func(conn net.Conn, in *bufio.Reader)) *Client {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -39,19 +38,32 @@ func answering(t *testing.T, pieces ...string) *Client {
 			return
 		}
 		defer conn.Close()
-		req, err := http.ReadRequest(bufio.NewReader(conn))
-		if err != nil {
-			return
-		}
-		_, _ = io.Copy(io.Discard, req.Body)
-		for _, p := range pieces {
-			_, _ = io.WriteString(conn, p)
-			time.Sleep(time.Millisecond) // so that they come apart
-		}
+		in := bufio.NewReader(conn)
+		_, _ = in.Peek(1)
+		answer(conn, in)
 	}()
 	c := New(Options{BaseURL: "http://" + l.Addr().String(), APIKey: "k", Engine: "test"})
 	t.Cleanup(func() { _ = l.Close(); c.Close(); <-done })
 	return c
+}
+
+// readRequest reads the whole request.
+func readRequest(in *bufio.Reader) {
+	if req, err := http.ReadRequest(in); err == nil {
+		_, _ = io.Copy(io.Discard, req.Body)
+	}
+}
+
+// answering is an engine that answers with these bytes, piece by piece.
+func answering(t *testing.T, pieces ...string) *Client {
+	t.Helper()
+	return engine(t, func(conn net.Conn, in *bufio.Reader) {
+		readRequest(in)
+		for _, p := range pieces {
+			_, _ = io.WriteString(conn, p)
+			time.Sleep(time.Millisecond) // so that they come apart
+		}
+	})
 }
 
 // events reads a stream to its end.
@@ -200,56 +212,30 @@ func trusted(server *httptest.Server) *tls.Config {
 //
 // ORCH-3054
 func TestARefusalMayComeFirst(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	done := make(chan struct{})
-	go func() { // joined below
-		defer close(done)
-		conn, err := l.Accept()
-		if err != nil {
-			return
-		}
-		defer conn.Close()
-		in := bufio.NewReader(conn)
-		_, _ = in.Peek(1)
+	c := engine(t, func(conn net.Conn, in *bufio.Reader) {
 		_, _ = io.WriteString(conn, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 7\r\n\r\ntoo big")
 		_, _ = io.Copy(io.Discard, in) // until the client goes, which need not send it all
-	}()
-	c := New(Options{BaseURL: "http://" + l.Addr().String(), Engine: "test"})
-	defer c.Close()
-	_, err = c.Stream(t.Context(), "/x", strings.Repeat("x", 32<<20))
+	})
+	_, err := c.Stream(t.Context(), "/x", strings.Repeat("x", 32<<20))
 	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 	require.ErrorContains(t, err, "too big")
-	<-done
-	require.NoError(t, l.Close())
 }
 
 // An engine that dies just behind a token ends the stream at once, although the kernel tells of both together.
 //
 // LO-203
 func TestAnEngineThatDiesBehindATokenIsNoticed(t *testing.T) {
-	for range 50 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		done := make(chan struct{})
-		go func() { // joined below
-			defer close(done)
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = http.ReadRequest(bufio.NewReader(conn))
+	for range 100 {
+		c := engine(t, func(conn net.Conn, in *bufio.Reader) {
+			readRequest(in)
 			_, _ = io.WriteString(conn, ok+"Transfer-Encoding: chunked\r\n\r\n")
-			runtime.Gosched()
+			time.Sleep(100 * time.Microsecond) // the client waits for a token now
 			_, _ = io.WriteString(conn, "9\r\ndata: a\n\n\r\n")
 			_ = conn.Close()
-		}()
-		c := New(Options{BaseURL: "http://" + l.Addr().String(), Engine: "test"})
-		_, err = events(t, c)
-		require.Error(t, err) // a reset, or the end within the body
-		c.Close()
-		_ = l.Close()
-		<-done
+		})
+		got, err := events(t, c)
+		require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+		require.Equal(t, []string{"a"}, got)
 	}
 }
 
