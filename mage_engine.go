@@ -11,7 +11,7 @@ import (
 	"github.com/magefile/mage/mg"
 
 	"github.com/llama-orch/llama-orch/ci/tally"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // Engine prepares inference engines in the user's cache folder.
@@ -56,7 +56,7 @@ func (Engine) TestLlamaServer(ctx context.Context) error {
 	return finish(runSteps(ctx, tally.New(), true, step{
 		"tests on llama-server", "engine:testLlamaServer",
 		func(ctx context.Context, t *tally.Tally) error {
-			return goTest(ctx, t, "-count=1", "-tags", "llamaserver", "./service/engine/llamacpp/...", "./service/pool/...")
+			return goTest(ctx, t, "-count=1", "-tags", "llamaserver", "./service/fleet/engine/llamacpp/...", "./service/fleet/pool/...")
 		},
 	}))
 }

@@ -17,7 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/service/artifact"
+	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -37,7 +37,7 @@ func TestWhatIsShippedReachesNoTest(t *testing.T) {
 			}
 		}
 	}
-	for _, reached := range []string{"gen", "service/task", "service/worker", "service/engine/llamacpp"} {
+	for _, reached := range []string{"gen", "service/task", "service/fleet/worker", "service/fleet/engine/llamacpp"} {
 		require.True(t, seen[reached], "%s is not reached from the commands: the search is broken", reached)
 	}
 }

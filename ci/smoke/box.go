@@ -22,7 +22,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/harness/client"
-	"github.com/llama-orch/llama-orch/service/gpu"
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 )
 
 const (

@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/gpu"
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 )
 
 // configEnv names the variable that names the configuration.

@@ -14,7 +14,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 	"github.com/llama-orch/llama-orch/harness/standin"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // stage is a folder with the program and the stand-ins, which are the cards.

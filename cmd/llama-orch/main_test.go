@@ -19,7 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/service/stream"
+	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/app"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // planCmd prints how engines would be prepared (ORCH-3200).

@@ -22,7 +22,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/harness/client"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // patience bounds every wait for a process. It is long, because a busy machine is no failure.

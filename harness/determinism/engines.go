@@ -10,7 +10,7 @@ import (
 	"regexp"
 	"strconv"
 
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // requireReal makes the suite fail where there is no llama-server (`REQUIRE_REAL_LLAMA=1`).

@@ -12,7 +12,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // lab is what all tests share: the programs, built once, and the model.

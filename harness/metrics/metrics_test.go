@@ -13,7 +13,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/metrics"
 	"github.com/llama-orch/llama-orch/harness/trace"
-	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
 )
 
 const root = "../.."

@@ -18,7 +18,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
-	"github.com/llama-orch/llama-orch/service/artifact"
+	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

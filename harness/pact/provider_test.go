@@ -30,7 +30,7 @@ import (
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // pactsEnv names another folder of pacts to verify.

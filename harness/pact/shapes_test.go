@@ -15,7 +15,7 @@ import (
 	"github.com/pact-foundation/pact-go/v2/matchers"
 	"github.com/pact-foundation/pact-go/v2/models"
 
-	"github.com/llama-orch/llama-orch/service/stream"
+	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

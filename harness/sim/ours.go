@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/placement"
-	"github.com/llama-orch/llama-orch/service/queue"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/placement"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
 )
 
 // Policy is one way to decide.

@@ -19,8 +19,8 @@ import (
 	gguf "github.com/gpustack/gguf-parser-go"
 
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
+	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/task"
-	"github.com/llama-orch/llama-orch/service/worker"
 )
 
 // CardContext is what a worker takes on each card beside the model.

@@ -9,11 +9,11 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/catalog"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/policy"
-	"github.com/llama-orch/llama-orch/service/pool"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/supply/catalog"
+	"github.com/llama-orch/llama-orch/service/supply/policy"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 // wantOf is the engine that a pool's configuration asks for.

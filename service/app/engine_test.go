@@ -28,10 +28,10 @@ import (
 	"github.com/llama-orch/llama-orch/harness/fakedocker"
 	"github.com/llama-orch/llama-orch/harness/standin"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fetch"
-	"github.com/llama-orch/llama-orch/service/policy"
-	"github.com/llama-orch/llama-orch/service/pool"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/supply/fetch"
+	"github.com/llama-orch/llama-orch/service/supply/policy"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -8,14 +8,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/admission"
-	"github.com/llama-orch/llama-orch/service/api"
-	"github.com/llama-orch/llama-orch/service/catalog"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/engine"
-	"github.com/llama-orch/llama-orch/service/placement"
-	"github.com/llama-orch/llama-orch/service/pool"
-	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/flow/admission"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -10,9 +10,9 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
-	"github.com/llama-orch/llama-orch/service/gpu"
-	"github.com/llama-orch/llama-orch/service/placement"
-	"github.com/llama-orch/llama-orch/service/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
 )
 
 // ORCH-3011, ORCH-3052

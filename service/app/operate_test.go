@@ -16,8 +16,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
-	"github.com/llama-orch/llama-orch/service/api"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

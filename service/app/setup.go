@@ -7,9 +7,9 @@ import (
 	"sync/atomic"
 
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/pool"
-	"github.com/llama-orch/llama-orch/service/queue"
-	"github.com/llama-orch/llama-orch/service/scheduler"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/flow/queue"
+	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 )
 
 // setup is the configuration in force: the file's, with the models that reloads gave to pools. Whoever has one reads it freely.

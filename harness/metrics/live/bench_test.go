@@ -28,7 +28,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/metrics"
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 	"github.com/llama-orch/llama-orch/harness/standin"
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 const (

@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"path"
 
-	"github.com/llama-orch/llama-orch/service/provision"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
 const name = "libpact_ffi.so"

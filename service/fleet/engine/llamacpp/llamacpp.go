@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package llamacpp speaks llama-server's native API, which the built-in worker serves as well (ORCH-3054).
+package llamacpp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Name is the engine's name in configs, labels and errors.
+const Name = "llamacpp"
+
+// Options of an adapter.
+type Options struct {
+	BaseURL string           // of one replica, such as http://127.0.0.1:9700
+	APIKey  string           // what its LLAMA_API_KEY is; empty: none
+	Network *httpsse.Network // nil: the client's own
+}
+
+// Engine is one replica.
+type Engine struct {
+	c *httpsse.Client
+	// ctx is the context of a slot, as Props said last; 0: never asked. It belongs to the process behind the URL, so
+	// whoever restarts that process calls Props again before the next job.
+	ctx atomic.Int64
+}
+
+var _ engine.Engine = (*Engine)(nil)
+
+// New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
+func New(o Options) *Engine {
+	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: o.BaseURL, APIKey: o.APIKey, Engine: Name, Network: o.Network})}
+}
+
+// Close drops idle connections.
+func (e *Engine) Close() { e.c.Close() }
+
+// Health returns nil when the model is loaded.
+func (e *Engine) Health(ctx context.Context) error {
+	var body struct {
+		Status string `json:"status"`
+	}
+	return e.c.Get(ctx, "/health", &body)
+}
+
+// Props reads /props.
+func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
+	var body struct {
+		Build    string `json:"build_info"`
+		System   string `json:"system_info"`
+		Slots    int    `json:"total_slots"`
+		Defaults struct {
+			Ctx int `json:"n_ctx"`
+		} `json:"default_generation_settings"`
+	}
+	if err := e.c.Get(ctx, "/props", &body); err != nil {
+		return engine.Props{}, err
+	}
+	if body.Defaults.Ctx <= 0 || body.Slots <= 0 {
+		return engine.Props{}, e.c.Reset(errors.New("/props names no context or no slots: is this a llama-server?"))
+	}
+	e.ctx.Store(int64(body.Defaults.Ctx))
+	return engine.Props{Build: body.Build, System: body.System, Ctx: body.Defaults.Ctx, Slots: body.Slots}, nil
+}
+
+func (e *Engine) slotCtx(ctx context.Context) (int, error) {
+	if n := e.ctx.Load(); n > 0 {
+		return int(n), nil
+	}
+	p, err := e.Props(ctx)
+	return p.Ctx, err
+}
+
+// CountTokens asks /tokenize, with the special tokens that a completion adds and parses.
+func (e *Engine) CountTokens(ctx context.Context, prompt string) (int, error) {
+	request := struct {
+		Content string `json:"content"`
+		Add     bool   `json:"add_special"`
+		Parse   bool   `json:"parse_special"`
+	}{prompt, true, true}
+	var body struct {
+		Tokens []int32 `json:"tokens"`
+	}
+	if err := e.c.Post(ctx, "/tokenize", request, &body); err != nil {
+		return 0, err
+	}
+	return len(body.Tokens), nil
+}
+
+// ApplyTemplate asks /apply-template.
+func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
+	request := struct {
+		Messages []task.Message `json:"messages"`
+	}{messages}
+	var body struct {
+		Prompt string `json:"prompt"`
+	}
+	err := e.c.Post(ctx, "/apply-template", request, &body)
+	return body.Prompt, err
+}
+
+// Answer runs an embedding job (/embedding, one vector for each input) or a rerank job (/reranking, one score for each
+// input, in the order of the inputs).
+func (e *Engine) Answer(ctx context.Context, job engine.Job) (json.RawMessage, engine.Result, error) {
+	inputs := job.Inputs
+	if job.Workload == task.Embedding && len(inputs) == 0 {
+		inputs = []string{job.Prompt}
+	}
+	begin := time.Now()
+	var (
+		answer any
+		err    error
+	)
+	switch job.Workload {
+	case task.Embedding:
+		answer, err = e.embed(ctx, inputs)
+	case task.Rerank:
+		answer, err = e.rerank(ctx, job.Prompt, inputs)
+	default:
+		err = task.Errorf(task.Internal, "a %s task has no answer", job.Workload)
+	}
+	if err != nil {
+		return nil, engine.Result{}, err
+	}
+	result := engine.Result{Prefill: time.Since(begin), Finish: task.FinishResult}
+	if r, ok := answer.(*rerankAnswer); ok {
+		result.TokensIn = r.tokens
+	} else {
+		// The native answer has no count, so ask, once: the inputs' own marks of begin and end are left out of it.
+		if result.TokensIn, err = e.CountTokens(ctx, strings.Join(inputs, "\n")); err != nil {
+			return nil, engine.Result{}, err
+		}
+	}
+	raw, err := json.Marshal(answer)
+	if err != nil {
+		return nil, engine.Result{}, fmt.Errorf("encoding the engine's answer: %w", err)
+	}
+	return raw, result, nil
+}
+
+type embedAnswer struct {
+	Embeddings [][]float32 `json:"embeddings"`
+}
+
+func (e *Engine) embed(ctx context.Context, inputs []string) (*embedAnswer, error) {
+	request := struct {
+		Content []string `json:"content"`
+	}{inputs}
+	var items []struct {
+		Index     int         `json:"index"`
+		Embedding [][]float32 `json:"embedding"`
+	}
+	if err := e.c.Post(ctx, "/embedding", request, &items); err != nil {
+		return nil, explain(err)
+	}
+	out := make([][]float32, len(inputs))
+	for _, item := range items {
+		if item.Index < 0 || item.Index >= len(out) {
+			return nil, e.c.Reset(fmt.Errorf("/embedding answered for input %d of %d", item.Index, len(out)))
+		}
+		// Without pooling there would be one vector for each token.
+		if len(item.Embedding) != 1 {
+			return nil, e.c.Reset(errors.New("/embedding gave no pooled vector: start the engine with --pooling mean"))
+		}
+		out[item.Index] = item.Embedding[0]
+	}
+	for i, v := range out {
+		if len(v) == 0 {
+			return nil, e.c.Reset(fmt.Errorf("/embedding gave no vector for input %d", i))
+		}
+	}
+	return &embedAnswer{Embeddings: out}, nil
+}
+
+type rerankAnswer struct {
+	Scores []float64 `json:"scores"`
+	tokens int
+}
+
+func (e *Engine) rerank(ctx context.Context, query string, documents []string) (*rerankAnswer, error) {
+	request := struct {
+		Query     string   `json:"query"`
+		Documents []string `json:"documents"`
+	}{query, documents}
+	var body struct {
+		Results []struct {
+			Index int     `json:"index"`
+			Score float64 `json:"relevance_score"`
+		} `json:"results"`
+		Usage struct {
+			PromptTokens int `json:"prompt_tokens"`
+		} `json:"usage"`
+	}
+	if err := e.c.Post(ctx, "/reranking", request, &body); err != nil {
+		return nil, explain(err)
+	}
+	seen := make([]bool, len(documents))
+	out := &rerankAnswer{Scores: make([]float64, len(documents)), tokens: body.Usage.PromptTokens}
+	for _, r := range body.Results {
+		if r.Index < 0 || r.Index >= len(seen) || seen[r.Index] {
+			return nil, e.c.Reset(fmt.Errorf("/reranking answered for document %d of %d", r.Index, len(seen)))
+		}
+		seen[r.Index], out.Scores[r.Index] = true, r.Score
+	}
+	if len(body.Results) != len(documents) {
+		return nil, e.c.Reset(fmt.Errorf("/reranking gave %d scores for %d documents", len(body.Results), len(documents)))
+	}
+	return out, nil
+}
+
+// explain makes llama-server's refusal of a prompt that is too long say by how much.
+func explain(err error) error {
+	var status *httpsse.StatusError
+	if !errors.As(err, &status) {
+		return err
+	}
+	var body struct {
+		Error struct {
+			Prompt int `json:"n_prompt_tokens"`
+			Ctx    int `json:"n_ctx"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(status.Body, &body) == nil && body.Error.Prompt > 0 && body.Error.Ctx > 0 {
+		e := tooLong(body.Error.Prompt, body.Error.Ctx)
+		e.Err = err
+		return e
+	}
+	return err
+}
+
+// tooLong is the refusal of a prompt that leaves no room for a token.
+func tooLong(prompt, ctx int) *task.Error {
+	e := task.Errorf(task.InvalidParams, "the prompt has %d tokens and the context holds %d, one of them for the answer: shorten it by %d tokens or use a pool with a larger context",
+		prompt, ctx, prompt-ctx+1)
+	e.Engine = Name
+	return e
+}

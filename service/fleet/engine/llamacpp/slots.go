@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package llamacpp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+)
+
+var _ engine.Keeper = (*Engine)(nil)
+
+// Busy asks /slots.
+func (e *Engine) Busy(ctx context.Context) (busy int, err error) {
+	slots, err := e.Slots(ctx)
+	for _, s := range slots {
+		if s.Busy {
+			busy++
+		}
+	}
+	return busy, err
+}
+
+// Slots asks /slots. The built-in worker alone tells `kv_bytes`.
+func (e *Engine) Slots(ctx context.Context) ([]engine.Slot, error) {
+	var told []struct {
+		ID    int   `json:"id"`
+		Busy  bool  `json:"is_processing"`
+		Task  *int  `json:"id_task"`
+		Bytes int64 `json:"kv_bytes"`
+	}
+	if err := e.c.Get(ctx, "/slots", &told); err != nil {
+		return nil, err
+	}
+	if len(told) == 0 {
+		return nil, e.c.Reset(errors.New("the engine names no slots"))
+	}
+	slots := make([]engine.Slot, len(told))
+	for i, s := range told {
+		slots[i] = engine.Slot{ID: s.ID, Busy: s.Busy, Bytes: s.Bytes}
+		if s.Task != nil {
+			slots[i].Job, slots[i].Told = *s.Task, true
+		}
+	}
+	return slots, nil
+}
+
+// Erase asks /slots/ID?action=erase.
+func (e *Engine) Erase(ctx context.Context, slot int) error {
+	var erased struct{}
+	return e.c.Post(ctx, fmt.Sprintf("/slots/%d?action=erase", slot), struct{}{}, &erased)
+}

@@ -1,0 +1,418 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package pool keeps the replicas of the pools running: it spawns their worker processes, waits until the model answered a
+// probe, leases their slots, and starts again what died. One supervisor goroutine a replica is the sole writer of its
+// state.
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+)
+
+// State is where a replica is on its way to serve.
+type State string
+
+// The states. Backoff and failed replicas are tried again at Info.NextTry; failed ones need somebody to change something
+// first, as Info.LastError says.
+const (
+	Provisioning State = "provisioning" // model, libraries and device are checked
+	Loading      State = "loading"      // the worker process starts and loads the model
+	Probing      State = "probing"      // the model answers its first request
+	Ready        State = "ready"
+	Backoff      State = "backoff"
+	Draining     State = "draining"
+	Stopped      State = "stopped"
+	Failed       State = "failed"
+)
+
+// States lists every state.
+func States() []State {
+	return []State{Provisioning, Loading, Probing, Ready, Backoff, Draining, Stopped, Failed}
+}
+
+// Info is a replica as seen from outside. Its slices must not be changed.
+type Info struct {
+	ID, PoolID            string
+	State                 State
+	Engine, EngineVersion string // the version is empty until the engine told it
+	ModelID, ModelDigest  string // the digest is "sha256:<hex>"; empty until computed, and for external pools
+	Fingerprint           string // empty until ready for the first time
+	Device                string
+	Ctx, Slots            int // as the engine says once it was ready; before that, as configured
+	EngineSlots           int // the engine's own, which may be more than are used here
+	Active                int // slots in use: leases held, and the liveness probe while it runs
+	FreeVRAM              int64
+	PID                   int // 0 where no process runs
+	// Owner is the replica's name in Memory. It differs from ID once a reload has put the replica in the place of another.
+	Owner string
+	// Cards are the indices of the GPUs that the worker was granted.
+	Cards         []int
+	EstimateBytes int64 // memory that the model was expected to take, on the cards or the host; 0: not estimated yet
+	ObservedBytes int64 // what the worker was last seen to take once it was ready; 0: not seen
+	NeedBytes     int64 // what is asked for the next worker, by the estimate and what was learned; 0: not known yet
+	// Wanted says that a worker should run: false once the pool was drained or unloaded, or where it waits for its first Load.
+	Wanted bool
+	// FetchedBytes of FetchTotal, which is 0 while it is not known, are on the disk of a model that the replica waits for.
+	FetchedBytes, FetchTotal int64
+	// LoadTime is how long it last took from the first check to ready, the fetch of the model aside; 0: never yet.
+	LoadTime  time.Duration
+	Restarts  int
+	LastError string   // why the replica is not, or was last not, ready
+	Short     bool     // it waits because memory was too little, before anything was started
+	LogTail   []string // the worker's last lines, as of the last change of state
+	Since     time.Time
+	NextTry   time.Time // zero unless backoff or failed
+}
+
+// Options set a Manager up. Zero durations mean the defaults.
+type Options struct {
+	Specs     []Spec
+	WorkerExe string // the program that is run as `WorkerExe worker …` for builtin pools
+	NewEngine func(baseURL, apiKey string) engine.Engine
+	// OnChange is called after any change of a replica's state and after any release of a slot, without locks held, from
+	// several goroutines. It must return soon.
+	OnChange   func(poolID string)
+	Log        *zap.Logger
+	Registerer prometheus.Registerer
+	// RunDir holds one file a worker process, so that the next start finds what a crash left over. One Manager at a time
+	// may use it. Empty: no such files.
+	RunDir string
+	// Prepare makes the engine ready that a spec's Recipe asks for. It is called before every worker, from several goroutines,
+	// and returns at once where the engine is there. Its error says what to do.
+	Prepare func(ctx context.Context, recipe any) (Prepared, error)
+	// LearnedFile keeps what workers were seen to take over a restart (LO-501). Empty: nothing does.
+	LearnedFile string
+	// CheckGPU returns nil where the device mask can be used. Nil: none can.
+	CheckGPU func(mask string) error
+	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
+	Memory Memory
+	// Models are those that are fetched or catalogued. Nil: every model is simply a file.
+	Models Models
+	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.
+	// Critical: no worker there can be relied upon any more; else it may be the fault of another program alone. Nil: nothing is
+	// known.
+	DeviceProblems func(cards []int, since time.Time) (problem string, critical bool)
+	// HostMemory tells the bytes of memory that processes of this machine could still take. Nil: /proc/meminfo.
+	HostMemory func() (available int64, err error)
+	// OOMKills counts the processes that the kernel has killed for lack of memory. Nil: /proc/vmstat.
+	OOMKills func() int64
+
+	ProbeTimeout   time.Duration // of the probe's decode; default 60 s
+	LoadTimeout    time.Duration // from the spawn to the first good health check; default 10 min
+	HealthInterval time.Duration // between health checks of ready replicas, and their timeout; default 5 s
+	StopGrace      time.Duration // from SIGTERM to SIGKILL; default 5 s
+	BackoffMin     time.Duration // default 250 ms
+	BackoffMax     time.Duration // default 30 s
+	// LivenessInterval is how long a ready replica is idle before it has to answer a probe again; default 30 s, below 0:
+	// never.
+	LivenessInterval time.Duration
+	BreakerFailures  int           // within BreakerWindow, until a replica is given up for BackoffMax × 10; default 5
+	BreakerWindow    time.Duration // default 10 min
+	ReloadDeadline   time.Duration // what tasks of the old worker get to end, in Reload and Apply; default 30 s
+}
+
+// Manager runs the replicas of all pools.
+type Manager struct {
+	opts     Options
+	log      *zap.Logger
+	metrics  *metrics
+	digests  digests
+	learned  learned
+	host     host
+	launcher *launcher
+	layout   atomic.Pointer[layout] // changed under mu, and read without
+	turn     atomic.Uint32          // of Engines
+	placing  sync.Mutex             // held while a worker's cards are chosen; before mu and any replica's
+
+	mu        sync.Mutex // before any replica's
+	started   bool
+	stopping  bool
+	stopped   bool
+	reloading map[string]bool    // pools that Reload is at work on
+	births    int                // replicas ever made in the place of others
+	members   map[string]*member // engines that registered, by replica id
+	runDir    *runDir            // nil without RunDir
+
+	run  context.Context // ends when replicas are to stop
+	stop context.CancelCauseFunc
+	kill context.Context // ends when their processes get no more time
+	hard context.CancelFunc
+	wg   sync.WaitGroup // supervisors
+}
+
+// layout is which replicas there are. It is never changed, but replaced.
+type layout struct {
+	order    []string // pool ids as configured
+	pools    map[string]*group
+	replicas map[string]*replica
+}
+
+// group is one pool. It is never changed either.
+type group struct {
+	configured Spec // as New or Apply got it; a Reload does not change it
+	spec       Spec // as the replicas run it
+	replicas   []*replica
+	leaving    []*replica // that there were more of, and that may still end tasks
+}
+
+// errStopping is the cause of everything that ends because of Stop.
+var errStopping = errors.New("the orchestrator is stopping")
+
+// New checks the specs and makes a Manager. It starts nothing.
+func New(opts Options) (*Manager, error) {
+	if opts.NewEngine == nil {
+		return nil, errors.New("pool: Options.NewEngine is missing")
+	}
+	opts.complete()
+	m := &Manager{opts: opts, log: opts.Log.Named("pool"), reloading: map[string]bool{}}
+	m.run, m.stop = context.WithCancelCause(context.Background())
+	m.kill, m.hard = context.WithCancel(context.Background())
+	specs, err := m.check(opts.Specs)
+	if err != nil {
+		return nil, err
+	}
+	if m.metrics, err = newMetrics(opts.Registerer, m); err != nil {
+		return nil, err
+	}
+	next := newLayout()
+	for _, spec := range specs {
+		next.add(m.newGroup(spec, spec, !spec.OnDemand, nil))
+	}
+	m.layout.Store(next)
+	return m, nil
+}
+
+func (o *Options) complete() {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	if o.OnChange == nil {
+		o.OnChange = func(string) {}
+	}
+	if o.CheckGPU == nil {
+		o.CheckGPU = func(string) error { return unavailable("nobody looks for GPUs here: say `device: cpu`") }
+	}
+	if o.Models == nil {
+		o.Models = noModels{}
+	}
+	if o.DeviceProblems == nil {
+		o.DeviceProblems = func([]int, time.Time) (string, bool) { return "", false }
+	}
+	if o.HostMemory == nil {
+		o.HostMemory = memAvailable
+	}
+	if o.OOMKills == nil {
+		o.OOMKills = oomKills
+	}
+	if o.BreakerFailures <= 0 {
+		o.BreakerFailures = 5
+	}
+	if o.LivenessInterval == 0 {
+		o.LivenessInterval = 30 * time.Second
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&o.ProbeTimeout, time.Minute},
+		{&o.LoadTimeout, 10 * time.Minute},
+		{&o.HealthInterval, 5 * time.Second},
+		{&o.StopGrace, 5 * time.Second},
+		{&o.BackoffMin, 250 * time.Millisecond},
+		{&o.BackoffMax, 30 * time.Second},
+		{&o.BreakerWindow, 10 * time.Minute},
+		{&o.ReloadDeadline, 30 * time.Second},
+	} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+}
+
+// check returns the specs with their defaults, or why one of them cannot work.
+func (m *Manager) check(given []Spec) ([]Spec, error) {
+	specs := slices.Clone(given)
+	for i := range specs {
+		s := &specs[i]
+		if err := s.complete(m.opts); err != nil {
+			return nil, fmt.Errorf("pool %q: %w", s.ID, err)
+		}
+		if slices.ContainsFunc(specs[:i], func(o Spec) bool { return o.ID == s.ID }) {
+			return nil, fmt.Errorf("pool %q is configured twice", s.ID)
+		}
+	}
+	return specs, nil
+}
+
+func newLayout() *layout {
+	return &layout{pools: map[string]*group{}, replicas: map[string]*replica{}}
+}
+
+func (l *layout) add(g *group) {
+	l.order = append(l.order, g.spec.ID)
+	l.pools[g.spec.ID] = g
+	for _, r := range g.replicas {
+		l.replicas[r.id] = r
+	}
+}
+
+// with returns the layout with the group in the place of the pool's old one.
+func (l *layout) with(g *group) *layout {
+	next := newLayout()
+	for _, id := range l.order {
+		if id == g.spec.ID {
+			next.add(g)
+		} else {
+			next.add(l.pools[id])
+		}
+	}
+	return next
+}
+
+// newGroup makes a pool's replicas, which start once those before them have ended. It wants m.mu, but in New.
+func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica) *group {
+	g := &group{configured: configured, spec: spec}
+	m.grow(g, wanted, func(string) []*replica { return after })
+	return g
+}
+
+// grow makes the replicas that a group lacks, which is not shown yet, and returns them. After are those that have to end before one
+// of such an id. It wants m.mu, but in New.
+func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) (added []*replica) {
+	expected := int64(0)
+	if g.spec.OnDemand { // who plans the swaps has to know before the first load
+		known := g.spec
+		if path := m.opts.Models.Path(known.ModelRef); path != "" {
+			known.ModelPath = path
+		}
+		expected = expectFile(known)
+	}
+	for i := len(g.replicas); i < g.spec.Replicas; i++ {
+		r := newReplica(m, g.spec, i, fmt.Sprintf("%s-%d", g.spec.ID, i), wanted)
+		r.after = after(r.id)
+		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = expected, expected })
+		if m.births > 0 { // another replica of this id may still hold memory
+			r.owner = fmt.Sprintf("%s~%d", r.id, m.births)
+		}
+		g.replicas, added = append(g.replicas, r), append(added, r)
+	}
+	return added
+}
+
+// begin starts the supervisors of replicas, unless the Manager has not started yet or stops. It wants m.mu.
+func (m *Manager) begin(replicas []*replica) {
+	if !m.started || m.stopping {
+		return
+	}
+	for _, r := range replicas {
+		if r.index == 0 && r.spec.Mode != External && r.spec.Device == "cpu" {
+			m.log.Warn("this pool decodes on the CPU, because its configuration says `device: cpu`", zap.String("pool_id", r.spec.ID))
+		}
+		m.wg.Go(r.supervise)
+	}
+}
+
+// Start reaps what an earlier run left over and starts the supervisors. It returns at once; replicas get ready later.
+func (m *Manager) Start() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.started || m.stopping {
+		return errors.New("pool: a Manager starts once")
+	}
+	if m.opts.RunDir != "" {
+		dir, err := openRunDir(m.opts.RunDir)
+		if err != nil {
+			return err
+		}
+		for _, left := range dir.reap(m.log) {
+			m.log.Warn("a worker left over from an earlier run was ended",
+				zap.Int("pid", left.PID), zap.String("replica_id", left.Replica))
+		}
+		m.runDir = dir
+	}
+	if err := m.learned.recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
+		return err
+	}
+	m.started = true
+	m.launcher = startLauncher()
+	now := m.layout.Load()
+	for _, id := range now.order {
+		m.begin(now.pools[id].replicas)
+	}
+	return nil
+}
+
+// Stop ends every worker, by SIGTERM and, after StopGrace or when ctx ends, by SIGKILL, and joins every goroutine. It
+// returns ctx's error where that cut the workers' time short.
+func (m *Manager) Stop(ctx context.Context) error {
+	m.mu.Lock()
+	m.stopping = true
+	m.mu.Unlock()
+	cut := context.AfterFunc(ctx, m.hard)
+	m.stop(errStopping)
+	m.wg.Wait()
+	inTime := cut()
+	m.hard()
+
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stopped {
+		return nil
+	}
+	m.stopped = true
+	if m.launcher != nil {
+		m.launcher.stop()
+	}
+	if m.runDir != nil {
+		if err := m.runDir.close(); err != nil {
+			return err
+		}
+	}
+	if !inTime && ctx.Err() != nil && m.started {
+		return fmt.Errorf("stop the pools' workers: %w", context.Cause(ctx))
+	}
+	return nil
+}
+
+// Pools lists the pool ids as configured.
+func (m *Manager) Pools() []string { return slices.Clone(m.layout.Load().order) }
+
+// Infos returns the pool's replicas in order of their index, nil for an unknown pool. It takes no lock.
+func (m *Manager) Infos(poolID string) []Info {
+	g := m.layout.Load().pools[poolID]
+	if g == nil {
+		return nil
+	}
+	infos := make([]Info, len(g.replicas))
+	for i, r := range g.replicas {
+		infos[i] = r.info()
+	}
+	return infos
+}
+
+// Engines returns the engines of the ready replicas, for what needs the model but no slot: counting tokens, and templates.
+// It begins with another one each time, so that they share that work.
+func (m *Manager) Engines(poolID string) (ready []engine.Engine) {
+	g := m.layout.Load().pools[poolID]
+	if g == nil {
+		return nil
+	}
+	first := int(m.turn.Add(1) % uint32(max(len(g.replicas), 1)))
+	for i := range g.replicas {
+		if w := g.replicas[(first+i)%len(g.replicas)].serving(); w != nil {
+			ready = append(ready, w.engine)
+		}
+	}
+	return ready
+}

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// healthyAfter is how long a worker must have been ready for its replica's backoff to start anew.
+const healthyAfter = time.Minute
+
+// order is what the Manager wants of a replica.
+type order struct {
+	wanted  bool      // a worker is to run
+	gone    bool      // the replica is to end, for good
+	cut     time.Time // when leases that are still held are lost; counts where no worker is wanted
+	retries int       // raised to cut a wait for the next try short
+}
+
+func (o order) ends() bool { return o.gone || !o.wanted }
+
+// replica is one worker's place. Its supervisor alone changes what is shown of it, and does what the order says; everybody
+// else reads through the two pointers.
+type replica struct {
+	m     *Manager
+	spec  Spec // never changed
+	index int
+	id    string
+	owner string     // its name in Memory
+	after []*replica // those it replaces, which have to end first; emptied once they have
+
+	shown   atomic.Pointer[Info]
+	wants   atomic.Bool            // the order's wish, for readers without the mutex
+	current atomic.Pointer[worker] // set from ready until it is lost or buried
+	first   chan *loss             // capacity 1: how its first try went; nil: ready
+	done    chan struct{}          // closed when the supervisor ended
+
+	mu      sync.Mutex // also guards the growth of the current worker's active. Several are locked in the order of the index
+	order   order
+	changed chan struct{}           // closed and replaced when the order changes
+	abort   context.CancelCauseFunc // of the worker that is not ready yet; nil: there is none
+	news    chan struct{}           // closed and replaced when something else is shown
+
+	backoff  *backoff.ExponentialBackOff // owned by the supervisor
+	breaker  breaker                     // owned by the supervisor
+	restarts int                         // owned by the supervisor
+	kept     int                         // the context that was fitted last, 0: none; owned by the supervisor
+	inVain   int                         // times in a row that no memory was to be had; owned by the supervisor
+	stretch  float64                     // by how much more than expected a fitted worker asks for; owned by the supervisor
+	probing  bool                        // the liveness probe has a slot; guarded by mu
+}
+
+func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *replica {
+	r := &replica{
+		m: m, spec: spec, index: index, id: id, order: order{wanted: wanted},
+		stretch: 1, first: make(chan *loss, 1), done: make(chan struct{}), changed: make(chan struct{}), news: make(chan struct{}),
+		breaker: breaker{failures: m.opts.BreakerFailures, window: m.opts.BreakerWindow},
+	}
+	r.owner = r.id
+	r.wants.Store(wanted)
+	r.backoff = &backoff.ExponentialBackOff{
+		InitialInterval: m.opts.BackoffMin, MaxInterval: m.opts.BackoffMax, Multiplier: 2, RandomizationFactor: 0.2,
+	}
+	r.backoff.Reset()
+	r.shown.Store(&Info{
+		ID: r.id, PoolID: spec.ID, State: Stopped, Engine: spec.Engine, ModelID: spec.ModelID, Device: spec.Device,
+		Ctx: spec.Ctx, Slots: spec.Slots, Since: time.Now(),
+	})
+	return r
+}
+
+// tell changes the order.
+func (r *replica) tell(change func(*order)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tellLocked(change)
+}
+
+func (r *replica) tellLocked(change func(*order)) {
+	before := r.order
+	change(&r.order)
+	if r.order == before {
+		return
+	}
+	r.wants.Store(!r.order.ends())
+	close(r.changed)
+	r.changed = make(chan struct{})
+	if r.order.ends() && r.abort != nil {
+		r.abort(errUnwanted)
+	}
+}
+
+// orders returns the order, and what is closed when it changes.
+func (r *replica) orders() (order, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.order, r.changed
+}
+
+// abortable has an order to end abort the worker, from now until it is called with nil.
+func (r *replica) abortable(abort context.CancelCauseFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.abort = abort; abort != nil && r.order.ends() {
+		abort(errUnwanted)
+	}
+}
+
+// serving returns the ready worker, or nil.
+func (r *replica) serving() *worker {
+	if r.shown.Load().State != Ready {
+		return nil
+	}
+	if w := r.current.Load(); w != nil && w.ctx.Err() == nil {
+		return w
+	}
+	return nil
+}
+
+func (r *replica) info() Info {
+	info := *r.shown.Load()
+	info.Owner, info.Wanted = r.owner, r.wants.Load()
+	if info.State != Ready && info.State != Draining {
+		return info
+	}
+	w := r.current.Load()
+	switch {
+	case w != nil && w.ctx.Err() == nil:
+		info.Active = int(w.active.Load())
+	case info.State == Ready: // lost, and the supervisor has not got round to say so
+		info.State = Backoff
+	}
+	return info
+}
+
+func (r *replica) unready() *task.Error {
+	info := r.info()
+	err := task.Errorf(task.PoolUnready, "replica %s is %s; try again later, the pool's health says what it waits for", r.id, info.State)
+	err.Engine, err.PoolID = r.spec.Engine, r.spec.ID
+	return err.Retry(max(time.Until(info.NextTry), 0))
+}
+
+// publish shows a new state. Only the supervisor calls it.
+func (r *replica) publish(state State, change func(*Info)) {
+	r.change(func(i *Info) {
+		i.State, i.Since, i.NextTry, i.Short = state, time.Now(), time.Time{}, false
+		i.Restarts = r.restarts
+		if change != nil {
+			change(i)
+		}
+	})
+	r.m.opts.OnChange(r.spec.ID)
+}
+
+// change shows something new within a state. Only the supervisor calls it.
+func (r *replica) change(change func(*Info)) {
+	next := *r.shown.Load()
+	change(&next)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.shown.Store(&next)
+	close(r.news)
+	r.news = make(chan struct{})
+}
+
+// await returns when ok holds for what is shown.
+func (r *replica) await(ctx context.Context, ok func(Info) bool) error {
+	for {
+		r.mu.Lock()
+		news := r.news
+		r.mu.Unlock()
+		if ok(r.info()) {
+			return nil
+		}
+		select {
+		case <-news:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// supervise does what the order says until that is to end, or the manager stops.
+func (r *replica) supervise() {
+	defer close(r.done)
+	log := r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
+	r.succeed()
+	for {
+		o, changed := r.orders()
+		switch {
+		case r.m.run.Err() != nil || o.gone:
+			r.publish(Stopped, r.without)
+			return
+		case !o.wanted:
+			r.publish(Stopped, r.without)
+			select {
+			case <-changed:
+			case <-r.m.run.Done():
+			}
+			continue
+		}
+		why := r.live(log)
+		if why == nil || r.m.run.Err() != nil {
+			continue // ended as ordered
+		}
+		r.tried(why)
+		r.pause(why, o.retries, log)
+	}
+}
+
+// without shows that there is no worker.
+func (r *replica) without(i *Info) { i.PID, i.Cards = 0, nil }
+
+// tried says how the first try went.
+func (r *replica) tried(why *loss) {
+	select {
+	case r.first <- why:
+	default:
+	}
+}
+
+// succeed waits until the replicas that this one replaces are gone.
+func (r *replica) succeed() {
+	if len(r.after) > 0 {
+		r.publish(Draining, nil) // they are, and this is what is shown of the pool
+	}
+	for _, old := range r.after {
+		<-old.done // they were told to be gone, or the manager stops
+	}
+	r.after = nil
+}
+
+// pause waits for the next try after a loss. Retries is how many were ordered when the lost worker began.
+func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
+	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
+	if why.fixed {
+		state = Failed
+	}
+	if r.spec.Mode != External && r.breaker.fail(why.reason, time.Now()) {
+		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)
+		text = r.breaker.gaveUp(why, time.Now().Add(wait))
+	}
+	r.m.metrics.lost(r, why.reason)
+	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
+		zap.Duration("next_try_in", wait), zap.Error(why))
+	r.publish(state, func(i *Info) {
+		r.without(i)
+		i.LastError, i.NextTry, i.Short = text, i.Since.Add(wait), why.short
+	})
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for waiting := true; waiting; {
+		o, changed := r.orders()
+		if o.ends() || o.retries != retries {
+			r.backoff.Reset()
+			r.breaker.reset()
+			break
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			waiting = false
+		case <-r.m.run.Done():
+			waiting = false
+		}
+	}
+	r.restarts++
+}
+
+// live leads one worker from provisioning to its end, and returns why it ended; nil if it was ordered to. Nothing of it is
+// left then.
+func (r *replica) live(log *zap.Logger) (why *loss) {
+	w := r.newWorker()
+	r.abortable(w.lose)
+	r.publish(Provisioning, nil)
+	defer func() {
+		r.abortable(nil)
+		r.current.Store(nil)
+		r.bury(w, why == nil)
+		switch {
+		case why == nil: // a nil *loss must not get into errors.Is
+		case errors.Is(why, errUnwanted):
+			why = nil
+		default:
+			why = r.explain(why, w)
+		}
+	}()
+	plan, err := r.provision(w, log)
+	if err != nil {
+		return asLoss(err, refused)
+	}
+	r.publish(Loading, func(i *Info) { i.ModelDigest = plan.facts.ModelDigest })
+	base, err := r.load(w, plan, log)
+	if err != nil {
+		return asLoss(err, loadFailed)
+	}
+	r.publish(Probing, nil)
+	props, err := r.probe(w)
+	if err != nil {
+		return asLoss(err, probeFailed)
+	}
+	observed := r.settleClaim(w)
+	r.abortable(nil) // from here on it drains
+	r.settle(w, plan, props)
+	r.serve(w, observed)
+	log.Info("replica is ready", zap.String("engine", r.spec.Engine), zap.String("engine_version", props.Build),
+		zap.String("url", base), zap.String("fingerprint", Fingerprint(w.facts)), zap.Ints("cards", w.claim.cards),
+		zap.Int64("estimate_bytes", r.shown.Load().EstimateBytes), zap.Int64("observed_bytes", observed))
+	r.tried(nil)
+	since := time.Now()
+	why = r.watch(w, log)
+	if time.Since(since) >= healthyAfter {
+		r.backoff.Reset()
+	}
+	if w.served.Load() || time.Since(since) >= healthyAfter {
+		r.breaker.reset()
+	}
+	return why
+}
+
+// settle notes what the engine said of itself.
+func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
+	w.facts = plan.facts
+	w.facts.Build, w.facts.System = props.Build, props.System
+	w.facts.Ctx, w.facts.Slots = cmp.Or(w.claim.load.ctx, r.spec.Ctx), r.spec.Slots
+	if props.Ctx > 0 {
+		w.facts.Ctx = props.Ctx
+	}
+	if props.Slots > 0 {
+		w.facts.Slots = props.Slots
+	}
+	w.slots = min(r.spec.Slots, w.facts.Slots)
+}
+
+// serve makes the worker the one that is leased.
+func (r *replica) serve(w *worker, observed int64) {
+	w.used.Store(time.Now().UnixNano())
+	r.current.Store(w)
+	r.publish(Ready, func(i *Info) {
+		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
+		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
+		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, time.Since(w.born)
+		class := ""
+		if w.claim.load.cards == 0 {
+			class = w.claim.class
+		}
+		i.NeedBytes = r.m.learned.need(w.claim.load, class, i.EstimateBytes, time.Now())
+	})
+}

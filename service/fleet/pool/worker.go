@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// worker is one incarnation of a replica: a process, or a URL found healthy.
+type worker struct {
+	ctx    context.Context // ends, with a *loss as its cause, when the worker is lost
+	lose   context.CancelCauseFunc
+	engine engine.Engine
+	proc   *process // nil for external
+	slots  int
+
+	born     time.Time
+	oomKills int64 // when it was born
+	claim    claim // owned by the supervisor
+	held     Held  // its model, where that is kept from being deleted; owned by the supervisor
+	facts    Facts // set when ready
+
+	active atomic.Int32  // slots in use. It grows under the replica's mutex alone
+	warm   atomic.Int64  // until when no liveness probe is to overwrite what a lease left, in ns since the epoch
+	used   atomic.Int64  // when a slot was last given back, in ns since the epoch
+	served atomic.Bool   // a lease was given back while it was well
+	freed  chan struct{} // capacity 1: active fell
+}
+
+func (r *replica) newWorker() *worker {
+	w := &worker{born: time.Now(), oomKills: r.m.opts.OOMKills(), freed: make(chan struct{}, 1)}
+	w.ctx, w.lose = context.WithCancelCause(r.m.run)
+	return w
+}
+
+// free gives a slot back.
+func (w *worker) free() {
+	w.used.Store(time.Now().UnixNano())
+	w.active.Add(-1)
+	select {
+	case w.freed <- struct{}{}:
+	default:
+	}
+}
+
+func (w *worker) tail() []string {
+	if w.proc == nil {
+		return nil
+	}
+	return w.proc.log.tail(tailLines)
+}
+
+// load starts the worker, where it is a process of ours, and waits until it is healthy.
+func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err error) {
+	ctx, cancel := context.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
+		fmt.Errorf("the worker was not healthy within %s", r.m.opts.LoadTimeout))
+	defer cancel()
+	key := ""
+	if r.spec.Mode == External {
+		base = strings.TrimRight(r.spec.URLs[r.index], "/")
+	} else {
+		key = rand.Text()
+		if w.proc, err = r.spawn(plan, key, w.lose, log); err != nil {
+			return "", err
+		}
+		if w.claim.reserved {
+			r.m.opts.Memory.Spawned(r.owner, w.proc.pid)
+		}
+		r.publish(Loading, func(i *Info) { i.PID = w.proc.pid })
+		address := plan.address
+		if address == "" {
+			select {
+			case address = <-w.proc.announced:
+			case <-ctx.Done():
+				return "", context.Cause(ctx)
+			}
+		}
+		base = "http://" + address
+	}
+	w.engine = r.m.opts.NewEngine(base, key)
+	ticker := time.NewTicker(50 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := w.engine.Health(ctx)
+		if err == nil {
+			return base, nil
+		}
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		if r.spec.Mode == External { // nothing of ours is loading: back off
+			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+		}
+	}
+}
+
+// probe has the model answer once: only then is the replica ready (ORCH-3002).
+func (r *replica) probe(w *worker) (engine.Props, error) {
+	ctx, cancel := r.probeTime(w)
+	defer cancel()
+	props, err := w.engine.Props(ctx)
+	if err == nil {
+		err = r.decode(ctx, w, 4)
+	}
+	return props, probeError(ctx, err)
+}
+
+func (r *replica) probeTime(w *worker) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(w.ctx, r.m.opts.ProbeTimeout,
+		fmt.Errorf("the probe was not answered within %s", r.m.opts.ProbeTimeout))
+}
+
+func probeError(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil:
+		return fmt.Errorf("the probe failed: %w", err)
+	}
+	return nil
+}
+
+// decode has the model answer something of at most so many tokens.
+func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error) {
+	job := engine.Job{
+		Workload: r.spec.Workload, Prompt: "Hello", Seed: 1, MaxTokens: tokens,
+		Sampling: task.Sampling{Profile: "probe", TopP: 1, TopK: 1, RepeatPenalty: 1},
+	}
+	if r.spec.Workload == task.Completion {
+		_, err = w.engine.Generate(ctx, job, func(string) error { return nil })
+		return err
+	}
+	job.Inputs = []string{"Hello"}
+	if r.spec.Workload == task.Embedding {
+		job.Prompt = ""
+	}
+	_, _, err = w.engine.Answer(ctx, job)
+	return err
+}
+
+// bury ends what the worker still has: its process, with everything in its group, its memory and its connections. A worker
+// that ends because it was ordered to gets time to.
+func (r *replica) bury(w *worker, ordered bool) {
+	w.lose(errStopping) // no effect on a worker that was lost already
+	if w.proc != nil {
+		grace := time.Duration(0)
+		if ordered || r.m.run.Err() != nil {
+			grace = r.m.opts.StopGrace
+		}
+		w.proc.end(r.m.kill, grace)
+		r.change(func(i *Info) { i.LogTail = w.tail() })
+	}
+	r.release(w)
+	if w.held.Release != nil {
+		w.held.Release()
+	}
+	if c, ok := w.engine.(interface{ Close() }); ok {
+		c.Close() // its idle connections
+	}
+}
+
+// errUnwanted ends a worker that is not ready yet and that nobody wants any more.
+var errUnwanted = errors.New("the worker is not wanted any more")

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package admission
+
+import (
+	"context"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Pools is what the desk asks of the pools.
+type Pools interface {
+	// Snapshot describes every pool as a task of that priority finds it.
+	Snapshot(p task.Priority) []Pool
+	// CanonicalRef is the form in which a model_ref is compared with the pools' refs.
+	CanonicalRef(ref string) string
+	// Tokenizer reaches a Ready replica of a pool, or returns false.
+	Tokenizer(poolID string) (Tokenizer, bool)
+}
+
+// Tokenizer is the part of an engine that admission needs.
+type Tokenizer interface {
+	ApplyTemplate(ctx context.Context, messages []task.Message) (string, error)
+	CountTokens(ctx context.Context, prompt string) (int, error)
+}
+
+// Scheduler takes accepted tasks.
+type Scheduler interface {
+	// Known answers a repeated submit: found says that the id is taken; its body decides between the first admission
+	// and CONFLICT (LO-101).
+	Known(id string, body [32]byte) (admission task.Admission, found bool, err error)
+	// Enqueue records a task and queues it, or refuses it as a full queue does.
+	Enqueue(ctx context.Context, t task.Task) (task.Admission, error)
+}
+
+// Options are what a Desk is made from.
+type Options struct {
+	Pools     Pools
+	Scheduler Scheduler
+	Now       func() time.Time
+	NewID     func() string
+	NewSeed   func() uint32 // at most task.MaxSeed
+	Metrics   *Metrics
+	Narrator  *observe.Narrator
+	Limits    Limits
+	Rates     map[task.Priority]Rate                 // caps; a priority without one is not capped
+	Home      func(sessionID string) (poolID string) // of a session's last turn; nil, or empty: of none
+}
+
+// Desk takes submits. Its methods may be called from several goroutines.
+type Desk struct {
+	o    Options
+	caps *caps
+}
+
+// NewDesk makes a desk.
+func NewDesk(o Options) *Desk { return &Desk{o: o, caps: newCaps(o.Rates)} }
+
+// Submit admits a task or refuses it, typed.
+func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, error) {
+	admission, pool, err := d.submit(ctx, req)
+	if err != nil {
+		if ctx.Err() != nil { // the client is gone: nobody was refused
+			return task.Admission{}, err
+		}
+		e := task.AsError(err)
+		if e.Engine == "" && pool.ID != "" {
+			e.Engine, e.PoolID = pool.Engine, pool.ID
+		}
+		d.o.Metrics.rejected(e)
+		d.o.Narrator.Refused(observe.Job{
+			ID: req.ID, SessionID: req.SessionID, CorrelationID: req.CorrelationID, Actor: req.Actor, Engine: e.Engine,
+			EngineVersion: pool.EngineVersion, PoolID: e.PoolID, Priority: req.Priority, Workload: req.Workload, Model: pool.ModelID,
+		}, e.Code)
+		return task.Admission{}, e
+	}
+	return admission, nil
+}
+
+func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Pool, error) {
+	if err := Check(req, d.o.Limits); err != nil {
+		return task.Admission{}, Pool{}, err
+	}
+	if req.ID != "" {
+		if known, found, err := d.o.Scheduler.Known(req.ID, req.BodySHA256); found {
+			return known, Pool{}, err
+		}
+	}
+	if err := d.caps.take(d.o.Now(), req.Actor, req.Priority); err != nil {
+		return task.Admission{}, Pool{}, err
+	}
+	pool, routing, err := d.route(req)
+	if err != nil {
+		return task.Admission{}, Pool{}, err
+	}
+	f := Facts{ID: req.ID, Seed: d.o.NewSeed(), Pool: pool, Routing: routing}
+	if f.ID == "" {
+		f.ID = d.o.NewID()
+	}
+	if err = d.read(ctx, req, &f); err != nil {
+		return task.Admission{}, pool, err
+	}
+	t, err := Decide(d.o.Now(), req, f)
+	if err != nil {
+		return task.Admission{}, pool, err
+	}
+	admission, err := d.o.Scheduler.Enqueue(ctx, t)
+	return admission, pool, err
+}
+
+func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
+	pools := d.o.Pools.Snapshot(req.Priority)
+	home := ""
+	if req.SessionID != "" && d.o.Home != nil {
+		home = d.o.Home(req.SessionID)
+	}
+	candidates := make([]placement.Pool, len(pools))
+	for i, p := range pools {
+		candidates[i] = p.Pool
+		candidates[i].Home = home != "" && p.ID == home
+	}
+	routing, err := placement.Route(candidates, d.o.Pools.CanonicalRef(req.ModelRef), req)
+	if err != nil {
+		return Pool{}, routing, err
+	}
+	for _, p := range pools {
+		if p.ID == routing.PoolID {
+			return p, routing, nil
+		}
+	}
+	return Pool{}, routing, task.Errorf(task.Internal, "the routed pool '%s' is gone: send the task again", routing.PoolID).Retry(0)
+}
+
+// read templates the prompt and counts its tokens, with the pool's own engine: only it knows. Where the pool's model is yet to
+// be loaded, that is left to whoever runs the task.
+func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error) {
+	engine, ready := d.o.Pools.Tokenizer(f.Pool.ID)
+	f.Prompt = req.Prompt
+	switch {
+	case ready:
+	case f.Pool.OnDemand && f.Pool.GaveUp == 0:
+		f.Unread = true
+		return nil
+	case f.Pool.GaveUp > 0:
+		return task.Errorf(task.PoolUnavailable, "the workers of pool '%s' kept failing, and it takes no tasks for now: /v1/pools/%[1]s/health says why", f.Pool.ID).
+			Retry(f.Pool.GaveUp)
+	default:
+		return task.Errorf(task.PoolUnready,
+			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%[1]s/health says why", f.Pool.ID).Retry(time.Second)
+	}
+	if len(req.Messages) > 0 {
+		if f.Prompt, err = engine.ApplyTemplate(ctx, req.Messages); err != nil {
+			return unready(err)
+		}
+	}
+	if req.Workload == task.Completion {
+		if f.PromptTokens, err = engine.CountTokens(ctx, f.Prompt); err != nil {
+			return unready(err)
+		}
+	}
+	return nil
+}
+
+// unready turns a broken engine, which before admission costs nothing but another try, into its code.
+func unready(err error) error {
+	if !task.HasCode(err, task.WorkerReset) {
+		return err
+	}
+	return task.Errorf(task.PoolUnready, "the pool's engine broke off while it read the prompt: try again in a moment").
+		Retry(time.Second).Because(err)
+}

@@ -1,0 +1,299 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/flow/queue"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// lane is one pool's queue and the loop that empties it.
+type lane struct {
+	s     *Scheduler
+	pool  Pool
+	queue *queue.Queue[*job]
+	again again
+	news  chan struct{} // capacity 1: the queue or the replicas changed
+	rates rates
+	slots []placement.Replica // the loop's scratch
+
+	removed chan struct{} // closed once the pool is no longer configured
+	stuck   atomic.Bool
+	held    atomic.Bool  // no further task is dispatched: the pool's memory is needed for another
+	moved   atomic.Int64 // when a task last started or ended, in ns since the epoch
+}
+
+// again are the tasks that ran before and wait for a replica to go on with. They come before the queue, and are exempt from
+// its capacity.
+type again struct {
+	mu   sync.Mutex
+	jobs []*job
+}
+
+func (a *again) add(j *job) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.jobs = append(a.jobs, j)
+}
+
+func (a *again) list() []*job {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.jobs)
+}
+
+func (a *again) len() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.jobs)
+}
+
+func (a *again) remove(j *job) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	at := slices.Index(a.jobs, j)
+	if at < 0 {
+		return false
+	}
+	a.jobs = slices.Delete(a.jobs, at, at+1)
+	return true
+}
+
+// drop takes a job out of the line it waits in. It reports whether the job was in one.
+func (l *lane) drop(j *job) bool {
+	if l.queue.Cancel(j.ticket) {
+		l.rates.queue(j, -1)
+		return true
+	}
+	return l.again.remove(j)
+}
+
+// shed ends the task that gives way to a newcomer, now that the newcomer is recorded: a full disk must not cost both.
+func (l *lane) shed(newcomer task.Priority) {
+	j, ok := l.queue.Shed(newcomer)
+	if !ok {
+		return
+	}
+	l.rates.queue(j, -1)
+	// Aside, because while the ledger cannot write an outcome waits until it can.
+	l.s.aside(func() { l.s.finish(j, task.Failed, nil, l.errDropped()) })
+}
+
+func newLane(s *Scheduler, p Pool) *lane {
+	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1), removed: make(chan struct{})}
+}
+
+func (l *lane) wake() {
+	if l.pool.OnDemand {
+		l.s.swaps.wake()
+	}
+	select {
+	case l.news <- struct{}{}:
+	default:
+	}
+}
+
+// loop dispatches until ctx ends. What it sets running ends with run.
+func (l *lane) loop(ctx, run context.Context) {
+	watch := time.NewTicker(l.s.o.StuckAfter / 4)
+	defer watch.Stop()
+	l.moved.Store(l.s.o.Now().UnixNano())
+	for {
+		select {
+		case <-l.news:
+		case <-watch.C:
+			l.look()
+			continue
+		case <-ctx.Done():
+			return
+		case <-l.removed:
+			return
+		}
+		for ctx.Err() == nil && l.dispatch(run) {
+		}
+	}
+}
+
+// look raises the alarm when tasks wait and none was started or ended for too long, and takes it back (LO-601).
+func (l *lane) look() {
+	now := l.s.o.Now()
+	oldest := l.oldest(task.Interactive)
+	if batch := l.oldest(task.Batch); oldest.IsZero() || !batch.IsZero() && batch.Before(oldest) {
+		oldest = batch
+	}
+	since := time.Unix(0, l.moved.Load())
+	if oldest.After(since) {
+		since = oldest
+	}
+	stuck := !oldest.IsZero() && !l.parked() && now.Sub(since) >= l.patience()
+	if l.stuck.Swap(stuck) == stuck {
+		return
+	}
+	if stuck {
+		l.s.o.Log.Error("the queue stands still", zap.String("pool_id", l.pool.ID), zap.Duration("for_ms", now.Sub(since)),
+			zap.Int("queued", l.queue.Depth()))
+	} else {
+		l.s.o.Log.Info("the queue moves again", zap.String("pool_id", l.pool.ID))
+	}
+}
+
+// patience is how long the queue may stand still: that of a pool on demand also while others have the memory.
+func (l *lane) patience() time.Duration {
+	if l.pool.OnDemand {
+		return l.s.o.StuckAfter + l.s.o.Swap.MaxWaitBatch
+	}
+	return l.s.o.StuckAfter
+}
+
+// parked reports whether all of the pool was taken out of service on purpose.
+func (l *lane) parked() bool {
+	replicas := l.s.o.Replicas.Snapshot(l.pool.ID, nil)
+	return len(replicas) > 0 && !slices.ContainsFunc(replicas, func(r placement.Replica) bool { return !r.Parked })
+}
+
+// oldest is when the first task of a priority's line came; zero: there is none.
+func (l *lane) oldest(p task.Priority) time.Time {
+	at, _ := l.queue.Oldest(p)
+	return at
+}
+
+// dispatch places a task, and reports whether another may follow at once: first those that ran before, then the queue's
+// next. Whatever makes it return false wakes the lane when it changes: a push, an accept, a slot that is free again, a
+// replica that got Ready.
+func (l *lane) dispatch(run context.Context) bool {
+	if l.held.Load() {
+		return false
+	}
+	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
+	for _, j := range l.again.list() {
+		if l.place(run, j) {
+			return true
+		}
+	}
+	j, ok := l.queue.Peek()
+	return ok && j.dispatchable() && l.place(run, j)
+}
+
+// place sets a task running, if a replica can take it now.
+func (l *lane) place(run context.Context, j *job) bool {
+	at, considered := placement.Place(l.slots, j.need())
+	l.s.o.Metrics.placed(j.task, at >= 0, considered)
+	if at < 0 {
+		return false
+	}
+	lease, err := l.s.o.Replicas.Lease(l.slots[at].ID)
+	if err != nil { // it changed since the snapshot, and whoever changed it wakes the lane
+		l.s.o.Log.Debug("lease refused", zap.String("replica_id", l.slots[at].ID), zap.Error(err))
+		return false
+	}
+	if !l.drop(j) { // it was ended meanwhile
+		lease.Release()
+		return true
+	}
+	l.moved.Store(l.s.o.Now().UnixNano())
+	l.s.runs.Go(func() {
+		defer lease.Release()
+		l.run(run, j, lease, considered)
+	})
+	return true
+}
+
+// giveUp ends the tasks that wait. One whose tokens left was lost with its worker, and its client can no longer go on.
+func (l *lane) giveUp(e *task.Error) {
+	for _, j := range l.s.jobs() {
+		if j.lane != l || j.running() || !j.dispatchable() {
+			continue
+		}
+		why := e
+		if j.log.Tokens() > 0 {
+			why = l.errLost("its pool cannot load its model again")
+		}
+		l.s.aside(func() { l.s.finish(j, task.Failed, nil, why) })
+	}
+}
+
+// errFull completes a full queue's refusal with when a place is likely to be free (ORCH-2007).
+func (l *lane) errFull(err error) error {
+	e := task.AsError(err)
+	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Depth())
+	e.Engine, e.PoolID = l.pool.Engine, l.pool.ID
+	return e.Retry(l.drain())
+}
+
+func (l *lane) errDropped() *task.Error {
+	e := task.Errorf(task.QueueFullDropLRU,
+		"the queue of pool '%s' was full, and this task, the oldest in line, gave way to a newer one: send it again later", l.pool.ID)
+	e.PolicyLabel = string(l.pool.Policy)
+	return e.Retry(l.drain())
+}
+
+// predict is how long a task with so many ahead of it has to wait for a slot.
+func (l *lane) predict(ahead int) time.Duration {
+	var buf [16]placement.Replica
+	ready, busy := l.ready(buf[:0])
+	slots := 0
+	for i := range ready {
+		slots += ready[i].Slots
+	}
+	ahead += l.again.len()
+	if ahead < slots-busy {
+		return 0
+	}
+	now := l.s.o.Now()
+	return l.rates.wait(ahead, ready, now) + l.s.swaps.wait(l, now)
+}
+
+// ready are the pool's Ready replicas, and the number of their slots in use.
+func (l *lane) ready(into []placement.Replica) (ready []placement.Replica, busy int) {
+	ready = slices.DeleteFunc(l.s.o.Replicas.Snapshot(l.pool.ID, into), func(r placement.Replica) bool { return !r.Ready })
+	for i := range ready {
+		busy += ready[i].Active
+	}
+	return ready, busy
+}
+
+// drain is the time in which the pool ends one task, and so frees one place of its queue.
+func (l *lane) drain() time.Duration {
+	ready, _ := l.ready(nil)
+	slots := 0
+	for i := range ready {
+		slots += ready[i].Slots
+	}
+	return l.rates.perTask() / time.Duration(max(slots, 1))
+}
+
+// backoff is how long a client had better wait with its next task: nothing while the queue is less than half full, then
+// what the pool needs to end the tasks beyond that.
+func (l *lane) backoff() time.Duration {
+	over := l.queue.Depth() - l.queue.Capacity()/2
+	if over <= 0 {
+		return 0
+	}
+	return time.Duration(over) * l.drain()
+}
+
+// onTime estimates the chance that a task meets its deadline: certain without one, gone once it has passed, and in between
+// the share of the predicted time that the deadline leaves room for.
+func (l *lane) onTime(deadline, start time.Duration) float64 {
+	if deadline == 0 {
+		return 1
+	}
+	service := l.rates.perTask()
+	switch {
+	case start+service <= deadline:
+		return 1
+	case start >= deadline:
+		return 0
+	}
+	return float64(deadline-start) / float64(service)
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// slowBook is a ledger whose commits take a while, and that ends with its life: what is committed later is not.
+type slowBook struct {
+	*book
+	commit time.Duration
+}
+
+func (b slowBook) Accept(ctx context.Context, t task.Task) error {
+	time.Sleep(b.commit)
+	if _, known, _ := b.Get(t.ID); known && !b.full.Load() { // cancelled before it was recorded
+		return nil
+	}
+	return b.book.Accept(ctx, t)
+}
+
+func (b slowBook) Dispatch(ctx context.Context, d task.Dispatch) error {
+	time.Sleep(b.commit)
+	return b.book.Dispatch(ctx, d)
+}
+
+func (b slowBook) Finish(ctx context.Context, r task.Record) error {
+	time.Sleep(b.commit)
+	return b.book.Finish(ctx, r)
+}
+
+// NextSeq is behind every task's, also where some were never recorded.
+func (b slowBook) NextSeq() (next uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.records {
+		next = max(next, r.Task.Seq)
+	}
+	return next + 1
+}
+
+// machine is a replica with one slot, and its engine.
+type machine struct {
+	stage   *stage
+	id      string
+	ready   bool
+	busy    bool
+	running int
+	died    chan struct{}
+}
+
+func (s *stage) Snapshot(_ string, into []placement.Replica) []placement.Replica {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.replicas {
+		active := 0
+		if m.busy {
+			active = 1
+		}
+		into = append(into, placement.Replica{ID: m.id, Ready: m.ready, Slots: 1, Active: active, Strict: true, Fingerprint: "fp"})
+	}
+	return into
+}
+
+func (s *stage) EngineVersion(string) string { return "b1" }
+
+func (s *stage) Lease(id string) (Lease, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, m := range s.replicas {
+		if m.id == id && m.ready && !m.busy {
+			m.busy = true
+			return held{m, m.died, &sync.Once{}, s.s}, nil
+		}
+	}
+	return nil, task.Errorf(task.ReplicaExhausted, "busy")
+}
+
+type held struct {
+	*machine
+	lost chan struct{}
+	once *sync.Once
+	of   *Scheduler
+}
+
+func (h held) Engine() engine.Engine { return h }
+func (h held) Replica() Replica      { return Replica{ID: h.id, EngineVersion: "b1", Fingerprint: "fp"} }
+func (h held) Lost() <-chan struct{} { return h.lost }
+func (h held) Replace(string)        {}
+func (h held) Others() int           { return 0 }
+func (h held) KeepWarm()             {}
+func (h held) Release() {
+	h.once.Do(func() {
+		h.stage.mu.Lock()
+		h.busy = false
+		h.stage.mu.Unlock()
+		h.of.Wake("default")
+	})
+}
+
+// word is the i-th token of a task, on every replica and in every life.
+func word(prompt string, i int) string { return fmt.Sprint(prompt, ".", i, " ") }
+
+func (h held) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+	if ctx.Err() != nil { // ended between its start and here: the engine is not even asked
+		return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+	}
+	s := h.stage
+	s.mu.Lock()
+	h.running++
+	if h.running > 1 {
+		s.wrong = append(s.wrong, fmt.Sprintf("replica %s has one slot and runs %d tasks", h.id, h.running))
+	}
+	for _, a := range s.tasks {
+		if a.task.ID == job.Prompt {
+			a.started = append(a.started, dispatch{s.step(), s.life, time.Now()})
+			if a.ended > 0 {
+				s.wrong = append(s.wrong, fmt.Sprintf("%s was dispatched after its cancel had returned", job.Prompt))
+			}
+		}
+	}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		h.running--
+		s.mu.Unlock()
+	}()
+	for i := range job.MaxTokens {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-h.lost:
+			return engine.Result{}, task.Errorf(task.WorkerReset, "the worker died").Retry(0)
+		case <-ctx.Done():
+			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+		}
+		if err := emit(word(job.Prompt, i)); err != nil {
+			return engine.Result{}, err
+		}
+	}
+	return engine.Result{TokensIn: 3, TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
+}
+func (m *machine) Busy(context.Context) (int, error)                             { return 0, nil }
+func (m *machine) Health(context.Context) error                                  { return nil }
+func (m *machine) Props(context.Context) (engine.Props, error)                   { return engine.Props{}, nil }
+func (m *machine) CountTokens(context.Context, string) (int, error)              { return 3, nil }
+func (m *machine) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
+func (m *machine) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+	return nil, engine.Result{}, errors.New("no such workload here")
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"sync"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+)
+
+// weight of the newest task in a mean: about the last ten count.
+const weight = 0.2
+
+// rates are what a pool's tasks were seen to take, on each of its replicas. Predictions come from them alone: before
+// anything was measured they are 0, and no guess (ORCH-2001).
+type rates struct {
+	mu       sync.Mutex
+	service  mean // seconds of a task, from its dispatch to the free slot
+	answer   mean // tokens of an answer
+	replicas map[string]*pace
+	runs     map[*job]*runTime
+	queued   work
+}
+
+// pace is how fast a replica is, in seconds a token.
+type pace struct{ prefill, decode mean }
+
+type runTime struct {
+	replicaID string
+	began     time.Time
+	first     time.Time // of the first token; zero before
+}
+
+// work is what queued tasks ask for, in tokens. Those of unknown length are counted apart.
+type work struct{ tasks, prompt, answer, unknown int }
+
+// mean is an exponentially weighted mean. The zero mean has measured nothing.
+type mean struct {
+	value    float64
+	measured bool
+}
+
+func (m *mean) add(v float64) {
+	if !m.measured {
+		m.value, m.measured = v, true
+		return
+	}
+	m.value += weight * (v - m.value)
+}
+
+// queue counts a task in (n = 1) or out (n = -1) of the queue.
+func (r *rates) queue(j *job, n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.queued.tasks += n
+	r.queued.prompt += n * j.task.PromptTokens
+	if length := expected(j); length > 0 {
+		r.queued.answer += n * length
+	} else {
+		r.queued.unknown += n
+	}
+}
+
+// expected is the length of a task's answer as its client put it; 0 where it did not.
+func expected(j *job) int {
+	q := &j.task.Request
+	if q.ExpectedTokens > 0 && q.MaxTokens > 0 {
+		return min(q.ExpectedTokens, q.MaxTokens)
+	}
+	return q.ExpectedTokens
+}
+
+// began notes a task's dispatch.
+func (r *rates) began(j *job, replicaID string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.runs == nil {
+		r.runs, r.replicas = map[*job]*runTime{}, map[string]*pace{}
+	}
+	r.runs[j] = &runTime{replicaID: replicaID, began: now}
+}
+
+// firstToken notes that a task's prompt was read.
+func (r *rates) firstToken(j *job, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runs[j].first = now
+}
+
+// ended notes that a task's slot is free. Only a task that ran to its own end says how long tasks last.
+func (r *rates) ended(j *job, tokens int, now time.Time, counts bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	run := r.runs[j]
+	delete(r.runs, j)
+	if !counts {
+		return
+	}
+	r.service.add(now.Sub(run.began).Seconds())
+	if run.first.IsZero() {
+		return
+	}
+	r.answer.add(float64(tokens))
+	p := r.replicas[run.replicaID]
+	if p == nil {
+		p = &pace{}
+		r.replicas[run.replicaID] = p
+	}
+	p.prefill.add(run.first.Sub(run.began).Seconds() / float64(max(j.task.PromptTokens, 1)))
+	if tokens > 1 {
+		p.decode.add(now.Sub(run.first).Seconds() / float64(tokens-1))
+	}
+}
+
+// perTask is the mean time of a task, 0 before one was measured.
+func (r *rates) perTask() time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return seconds(r.service.value)
+}
+
+// looked is how many waiting tasks are dealt out one by one; further ones are taken to flow.
+const looked = 128
+
+// wait predicts when a slot is free for a task with so many waiting ahead of it: what runs has to end, and then those ahead
+// take the slots as they get free, on each replica at its own pace.
+func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	type slot struct{ free, each float64 } // seconds until it is free, and for each task
+	var slots []slot
+	prompt, answer := r.typical()
+	flow := 0.0 // tasks a second
+	for i := range ready {
+		each := r.time(ready[i].ID, answer, prompt)
+		for range ready[i].Slots {
+			slots = append(slots, slot{each: each})
+		}
+		if each > 0 {
+			flow += float64(ready[i].Slots) / each
+		}
+	}
+	if len(slots) == 0 { // as if one were Ready
+		return seconds(float64(ahead) * r.service.value)
+	}
+	for j, run := range r.runs {
+		left := max(r.time(run.replicaID, r.length(j), j.task.PromptTokens)-now.Sub(run.began).Seconds(), 0)
+		for at, i := 0, 0; i < len(ready); at, i = at+ready[i].Slots, i+1 {
+			if ready[i].ID != run.replicaID {
+				continue
+			}
+			for k := at; k < at+ready[i].Slots; k++ {
+				if slots[k].free == 0 {
+					slots[k].free = left
+					break
+				}
+			}
+		}
+	}
+	first := func() *slot {
+		best := &slots[0]
+		for i := range slots {
+			if slots[i].free < best.free {
+				best = &slots[i]
+			}
+		}
+		return best
+	}
+	for range min(ahead, looked) {
+		s := first()
+		s.free += s.each
+	}
+	wait := first().free
+	if ahead > looked && flow > 0 {
+		wait += float64(ahead-looked) / flow
+	}
+	return seconds(wait)
+}
+
+// typical is the mean queued task, in tokens.
+func (r *rates) typical() (prompt int, answer float64) {
+	if r.queued.tasks == 0 {
+		return 0, r.answer.value
+	}
+	n := float64(r.queued.tasks)
+	return int(float64(r.queued.prompt) / n), (float64(r.queued.answer) + float64(r.queued.unknown)*r.answer.value) / n
+}
+
+// length is the number of tokens a task's answer is taken to have.
+func (r *rates) length(j *job) float64 {
+	length := float64(expected(j))
+	if length == 0 {
+		length = r.answer.value
+	}
+	if limit := j.task.Request.MaxTokens; limit > 0 {
+		length = min(length, float64(limit))
+	}
+	return length
+}
+
+// time is what a replica needs for a task, in seconds; a replica that has measured nothing is taken for the mean.
+func (r *rates) time(replicaID string, answer float64, prompt int) float64 {
+	p := r.replicas[replicaID]
+	if p == nil || !p.decode.measured {
+		return r.service.value
+	}
+	return p.prefill.value*float64(max(prompt, 1)) + p.decode.value*max(answer-1, 0)
+}
+
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(time.Microsecond)
+}

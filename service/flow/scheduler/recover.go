@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Recover takes up the tasks that an earlier process left, before Start: strict ones that were running come first, in start
+// order, then the queued ones in theirs. A best-effort task that was running ends with WORKER_RESET, since its tokens cannot
+// be made again (LO-202). The records are in that order.
+func (s *Scheduler) Recover(left []task.Record) {
+	running, queued := 0, 0
+	var tried sync.WaitGroup // together, so that they share commits
+	for _, r := range left {
+		s.o.Sessions.Recover(r.Task)
+		l := s.lane(r.Task.PoolID)
+		switch {
+		case l == nil:
+			s.abandon(&tried, r, task.Errorf(task.PoolUnavailable,
+				"the task's pool '%s' is no longer configured: send the task again", r.Task.PoolID).Retry(0))
+		case r.State == task.Queued:
+			s.restore(l, r)
+			queued++
+		case r.Task.Determinism == task.Strict:
+			s.resume(l, r)
+			running++
+		default:
+			s.abandon(&tried, r, l.errLost("a best-effort task cannot be continued after a restart"))
+		}
+	}
+	tried.Wait()
+	if len(left) > 0 {
+		s.o.Log.Info("took up the tasks of the run before", zap.Int("running", running), zap.Int("queued", queued),
+			zap.Int("ended", len(left)-running-queued))
+	}
+}
+
+// restore queues a task that had not been dispatched.
+func (s *Scheduler) restore(l *lane, r task.Record) {
+	j := newJob(l, r.Task)
+	j.state, j.log = task.Queued, stream.New(r.Task.Started())
+	if r.Task.Determinism == task.Strict { // it may have run all the same, while its dispatch could not be recorded
+		j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+	}
+	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
+	l.rates.queue(j, 1)
+	s.live[r.Task.ID] = j
+	s.accept(j)
+}
+
+// resume lets a strict task that was running be decoded again, on the fingerprint it had.
+func (s *Scheduler) resume(l *lane, r task.Record) {
+	j := newJob(l, r.Task)
+	j.state, j.startedAt, j.tried = task.Running, r.StartedAt, 1
+	j.replica = Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint}
+	j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+	s.live[r.Task.ID] = j
+	s.accept(j)
+	l.waitAgain(j, r.Fingerprint)
+}
+
+// abandon ends a task that nobody can continue. A disk that is full at the start does not keep the rest from going on: the
+// outcome then waits until it can be recorded.
+func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error) {
+	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
+	log, was := stream.New(r.Task.Started()), r.State
+	r.SealedAt = log.LastEventID()
+	r.LastEventID = log.Fail(e)
+	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e
+	r.Charge = s.o.Sessions.Charge(r, 0)
+	tried.Add(1)
+	s.runs.Go(func() {
+		recorded := s.tryRecord(r)
+		tried.Done()
+		if recorded || s.retryRecord(r) {
+			s.o.Sessions.Settle(r)
+			s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{})
+			s.narrate(r, r.Task.EngineVersion, was)
+		}
+	})
+}

@@ -1,0 +1,367 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/flow/queue"
+	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// rig is a scheduler on a virtual clock with replicas that a test scripts. Each replica has one slot.
+type rig struct {
+	t        *testing.T
+	s        *Scheduler
+	registry *prometheus.Registry
+	book     *book
+
+	mu       sync.Mutex
+	replicas []*replica
+	order    []string // prompts in the order of dispatch
+}
+
+type replica struct {
+	r        *rig
+	id       string
+	pool     string
+	ready    bool
+	busy     bool
+	replaced string
+	every    time.Duration // between tokens
+	stuck    bool          // the slot stays busy once a run ended early
+	fail     error         // what Generate returns after two tokens
+	dies     int           // the worker is lost after so many tokens, once; -1: before the first
+	says     string        // put before each token
+	ctx      int           // 0: not known
+	build    string        // of another engine; empty: the others'
+	warm     atomic.Int32  // leases that asked for its KV to be kept
+}
+
+func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
+	return newRigOn(t, &book{records: map[string]task.Record{}}, replicas, change)
+}
+
+// newRigOn is a start on what an earlier run recorded.
+func newRigOn(t *testing.T, b *book, replicas int, change func(*Pool), left ...task.Record) *rig {
+	r := &rig{t: t, registry: prometheus.NewRegistry(), book: b}
+	for i := range replicas {
+		r.replicas = append(r.replicas, &replica{r: r, id: fmt.Sprint("default-", i), pool: "default", ready: true, every: 10 * time.Millisecond})
+	}
+	pool := Pool{ID: "default", Engine: "llamacpp", Capacity: 4, Policy: queue.Reject, Wall: time.Minute, Idle: 5 * time.Second}
+	if change != nil {
+		change(&pool)
+	}
+	r.s = New(Options{
+		Pools: []Pool{pool}, Replicas: r, Ledger: b, Narrator: observe.NewNarrator(zap.NewNop()),
+		Metrics: NewMetrics(r.registry), Log: zap.NewNop(), Now: time.Now,
+	})
+	r.s.Recover(left)
+	r.s.Start()
+	return r
+}
+
+// restart starts anew on what is recorded, after a stop.
+func (r *rig) restart() *rig { return newRigOn(r.t, r.book, len(r.replicas), nil, r.book.live()...) }
+
+// crash returns what a kill would leave in the ledger, and then stops, which a kill would not.
+func (r *rig) crash() []task.Record {
+	left := r.book.live()
+	ctx, stop := context.WithCancel(r.t.Context())
+	stop()
+	r.s.Stop(ctx)
+	r.book = &book{records: map[string]task.Record{}}
+	return left
+}
+
+// book is a ledger in memory whose disk can be full.
+type book struct {
+	full    atomic.Bool
+	mu      sync.Mutex
+	records map[string]task.Record
+	order   []string // of dispatch
+}
+
+func (b *book) change(id string, f func(*task.Record)) error {
+	if b.full.Load() {
+		return errors.New("no space left on device")
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r := b.records[id]
+	f(&r)
+	b.records[id] = r
+	return nil
+}
+
+func (b *book) Accept(_ context.Context, t task.Task) error {
+	return b.change(t.ID, func(r *task.Record) { r.Task, r.State = t, task.Queued })
+}
+
+func (b *book) Dispatch(_ context.Context, d task.Dispatch) error {
+	return b.change(d.ID, func(r *task.Record) {
+		if !slices.Contains(b.order, d.ID) {
+			b.order = append(b.order, d.ID)
+		}
+		if !r.State.Final() {
+			r.State = task.Running
+		}
+		r.ReplicaID, r.Fingerprint, r.StartedAt = d.ReplicaID, d.Fingerprint, d.At
+	})
+}
+
+func (b *book) Checkpoint(id string, c task.Checkpoint) {
+	_ = b.change(id, func(r *task.Record) { r.Checkpoint = c })
+}
+
+func (b *book) Finish(_ context.Context, r task.Record) error {
+	return b.change(r.Task.ID, func(to *task.Record) { *to = r })
+}
+
+func (b *book) Get(id string) (task.Record, bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	r, ok := b.records[id]
+	return r, ok, nil
+}
+
+func (b *book) List(state task.State, limit int) (found []task.Record, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, r := range b.records {
+		if r.State.Final() && (state == "" || r.State == state) {
+			found = append(found, r)
+		}
+	}
+	slices.SortFunc(found, func(a, b task.Record) int { return b.FinishedAt.Compare(a.FinishedAt) })
+	return found[:min(limit, len(found))], nil
+}
+
+func (b *book) NextSeq() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return uint64(len(b.records) + 1)
+}
+
+// live are the running tasks in start order, then the queued ones in theirs.
+func (b *book) live() (left []task.Record) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, id := range b.order {
+		if r := b.records[id]; r.State == task.Running {
+			left = append(left, r)
+		}
+	}
+	running := len(left)
+	for _, r := range b.records {
+		if r.State == task.Queued {
+			left = append(left, r)
+		}
+	}
+	slices.SortFunc(left[running:], func(a, b task.Record) int { return cmp.Compare(a.Task.Seq, b.Task.Seq) })
+	return left
+}
+
+func (r *rig) set(change func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change()
+}
+
+func (r *rig) stop() { r.s.Stop(context.Background()) }
+
+func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replica {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range r.replicas {
+		if x.pool != pool {
+			continue
+		}
+		active := 0
+		if x.busy {
+			active = 1
+		}
+		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Ctx: x.ctx, Fingerprint: x.fingerprint()})
+	}
+	return into
+}
+
+func (r *rig) EngineVersion(string) string { return "b1" }
+
+func (r *rig) Lease(id string) (Lease, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, x := range r.replicas {
+		if x.id == id && x.ready && !x.busy {
+			x.busy = true
+			return lease{x, &sync.Once{}}, nil
+		}
+	}
+	return nil, task.Errorf(task.ReplicaExhausted, "busy")
+}
+
+type lease struct {
+	*replica
+	once *sync.Once
+}
+
+func (l lease) Engine() engine.Engine { return l.replica }
+func (l lease) Replica() Replica {
+	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint()}
+}
+func (l lease) Lost() <-chan struct{} { return nil }
+func (l lease) Others() int           { return 0 }
+func (l lease) KeepWarm()             { l.warm.Add(1) }
+
+// Slots is engine.Keeper's: the only slot holds what it did last.
+func (x *replica) Slots(context.Context) ([]engine.Slot, error) {
+	return []engine.Slot{{Job: 7, Told: true}}, nil
+}
+
+// Erase is engine.Keeper's.
+func (x *replica) Erase(context.Context, int) error { return nil }
+
+func (l lease) Replace(reason string) {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.replaced = reason
+}
+
+func (l lease) Release() {
+	l.once.Do(func() {
+		l.r.mu.Lock()
+		l.busy = false
+		l.r.mu.Unlock()
+		l.r.s.Wake(l.pool)
+	})
+}
+
+func (x *replica) fingerprint() string { return "fp" + x.build }
+
+// replica is its own engine: it answers a prompt with MaxTokens tokens.
+func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+	x.r.mu.Lock()
+	x.r.order = append(x.r.order, job.Prompt)
+	x.r.mu.Unlock()
+	for i := range job.MaxTokens {
+		select {
+		case <-time.After(x.every):
+		case <-ctx.Done():
+			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+		}
+		if x.fail != nil && i == 2 {
+			return engine.Result{}, x.fail
+		}
+		if x.dies == i && i > 0 || x.dies < 0 {
+			x.r.mu.Lock()
+			x.dies, x.ready = 0, false
+			x.r.mu.Unlock()
+			return engine.Result{}, task.Errorf(task.WorkerReset, "the worker died").Retry(0)
+		}
+		if err := emit(fmt.Sprint(x.says, job.Prompt, i, " ")); err != nil {
+			return engine.Result{}, err
+		}
+	}
+	return engine.Result{TokensIn: 3, TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
+}
+
+func (x *replica) Busy(context.Context) (int, error) {
+	if x.stuck {
+		return 1, nil
+	}
+	return 0, nil
+}
+func (x *replica) Health(context.Context) error                     { return nil }
+func (x *replica) Props(context.Context) (engine.Props, error)      { return engine.Props{}, nil }
+func (x *replica) CountTokens(context.Context, string) (int, error) { return 3, nil }
+func (x *replica) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
+	return "templated " + m[0].Content, nil
+}
+
+func (x *replica) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+	return json.RawMessage(`[[1]]`), engine.Result{Finish: task.FinishResult}, nil
+}
+
+// submit enqueues a task whose prompt and id are name.
+func (r *rig) submit(name string, change ...func(*task.Task)) (task.Admission, error) {
+	t := task.Task{
+		ID: name, Prompt: name, PoolID: "default", Engine: "llamacpp", EngineVersion: "b1", Determinism: task.Strict, AcceptedAt: time.Now(),
+		Request: task.Request{ID: name, ModelRef: "haiku", Workload: task.Completion, Priority: task.Interactive, MaxTokens: 10},
+	}
+	for _, c := range change {
+		c(&t)
+	}
+	return r.s.Enqueue(r.t.Context(), t)
+}
+
+func (r *rig) must(name string, change ...func(*task.Task)) task.Admission {
+	a, err := r.submit(name, change...)
+	require.NoError(r.t, err)
+	return a
+}
+
+func bestEffort(t *task.Task)       { t.Determinism = task.BestEffort }
+func batch(t *task.Task)            { t.Request.Priority = task.Batch }
+func tokens(n int) func(*task.Task) { return func(t *task.Task) { t.Request.MaxTokens = n } }
+
+func deadline(d time.Duration) func(*task.Task) { return func(t *task.Task) { t.Request.Deadline = d } }
+
+func body(b byte) func(*task.Task) { return func(t *task.Task) { t.Request.BodySHA256[0] = b } }
+
+// read takes a task's stream to its end.
+func (r *rig) read(id string) string { return r.readAfter(id, "") }
+
+func (r *rig) readAfter(id, after string) string {
+	s, err := r.s.Subscribe(id, after)
+	require.NoError(r.t, err)
+	defer s.Close()
+	var got strings.Builder
+	for {
+		b, err := s.Next(r.t.Context(), nil)
+		if errors.Is(err, io.EOF) {
+			return got.String()
+		}
+		require.NoError(r.t, err)
+		got.Write(b)
+		s.Written()
+	}
+}
+
+func (r *rig) list(state task.State, limit int) []task.Status {
+	found, err := r.s.List(state, limit)
+	require.NoError(r.t, err)
+	return found
+}
+
+func (r *rig) status(id string) task.Status {
+	s, err := r.s.Get(id)
+	require.NoError(r.t, err)
+	return s
+}
+
+func run(t *testing.T, replicas int, change func(*Pool), test func(t *testing.T, r *rig)) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, replicas, change)
+		defer r.stop()
+		test(t, r)
+	})
+}

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// A checkpoint of a strict task's log is recorded after so many tokens, or so much time.
+const (
+	checkpointTokens = 256
+	checkpointTime   = 2 * time.Second
+)
+
+// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced.
+func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
+	o := &l.s.o
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	replica, now := lease.Replica(), o.Now()
+	if !j.start(replica, now, cancel) {
+		return
+	}
+	l.rates.began(j, replica.ID, now)
+	l.placed(j, replica, now, considered)
+	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
+
+	t, err := l.read(ctx, j, lease.Engine())
+	var result engine.Result
+	var answer json.RawMessage
+	if err == nil {
+		result, answer, err = l.generate(ctx, cancel, j, t, warm, lease)
+	}
+	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
+	if err == nil {
+		l.moved.Store(o.Now().UnixNano())
+		l.kept(ctx, t, warm, lease, result)
+		lease.Release() // the next task need not wait for the disk
+		l.s.finish(j, task.Completed, ending(j, t, replica, result, answer), nil)
+		return
+	}
+	l.moved.Store(o.Now().UnixNano())
+	if !l.retry(ctx, j, replica, err) {
+		l.s.finish(j, task.Failed, nil, l.explain(ctx, j, err))
+	}
+	l.settle(j, lease)
+}
+
+// read is the job's task, with its messages templated where admission could not: the pool's model was not loaded then.
+func (l *lane) read(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
+	t := j.task
+	if len(t.Request.Messages) == 0 || t.Prompt != "" {
+		return &j.task, nil
+	}
+	prompt, err := e.ApplyTemplate(ctx, t.Request.Messages)
+	if err != nil {
+		return &j.task, err
+	}
+	t.Prompt = prompt
+	t.RequestDigest = t.Digest()
+	return &t, nil
+}
+
+// placed counts and narrates a dispatch. It is no part of run, whose stack stays while the task does and is large with
+// these copies on it.
+func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
+	waited := now.Sub(j.task.AcceptedAt)
+	l.s.o.Metrics.dispatched(j.task, r, waited, j.tries())
+	l.s.o.Narrator.Placed(narrated(j.snapshot(), r.EngineVersion), waited, considered)
+}
+
+// generate runs the engine under the watchdogs (OC-CORE-1022).
+func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm bool, lease Lease) (engine.Result, json.RawMessage, error) {
+	wall := time.AfterFunc(l.pool.Wall, func() {
+		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
+	})
+	defer wall.Stop()
+	idle := time.AfterFunc(l.pool.Idle, func() {
+		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
+	})
+	defer idle.Stop()
+	recorded := l.record(ctx, j, lease.Replica())
+	defer func() { _ = recorded() }()
+
+	work := engine.Job{
+		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
+		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t),
+	}
+	if work.Workload != task.Completion {
+		idle.Stop() // there is nothing to see before the answer
+		answer, result, err := lease.Engine().Answer(ctx, work)
+		if err == nil {
+			l.firstOutput(j)
+		}
+		return result, answer, err
+	}
+	if warm { // else what is there by chance, such as a prompt's begin that is always the same, is not the session's
+		work.Cached = j.cached
+	}
+	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
+	result, err := lease.Engine().Generate(ctx, work, func(text string) error {
+		idle.Reset(l.pool.Idle)
+		if tokens == 0 {
+			l.rates.firstToken(j, l.s.o.Now())
+			if err := recorded(); err != nil {
+				return err
+			}
+			l.firstOutput(j)
+		}
+		tokens++
+		if err := attempt.Token(text); err != nil {
+			return err
+		}
+		if now := l.s.o.Now(); t.Determinism == task.Strict && (tokens%checkpointTokens == 0 || now.Sub(saved) >= checkpointTime) {
+			saved = now
+			l.s.o.Ledger.Checkpoint(t.ID, j.log.Checkpoint())
+		}
+		return nil
+	})
+	if err == nil {
+		err = attempt.Done()
+	}
+	return result, nil, err
+}
+
+// record records the dispatch while the engine reads the prompt. The function it returns waits for that. A strict task
+// goes on without: its tokens can be made again. A best-effort one must not send a token that a crash would forget.
+func (l *lane) record(ctx context.Context, j *job, r Replica) func() error {
+	done := make(chan error, 1)
+	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
+	l.s.runs.Go(func() {
+		err := l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d)
+		done <- err
+		for err != nil && j.task.Determinism == task.Strict { // else a crash would forget that it was before those behind it
+			select {
+			case <-time.After(l.s.o.RecordEvery):
+				err = l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return sync.OnceValue(func() error {
+		err := <-done
+		if err == nil {
+			return nil
+		}
+		l.s.o.Log.Warn("a dispatch was not recorded", append(j.told(), zap.Error(err))...)
+		if j.task.Determinism == task.Strict {
+			return nil
+		}
+		return errLedger("the task's start could not be recorded, so it was not run", err)
+	})
+}
+
+// retry lets a task whose engine broke wait for another replica, if one could go on where this one stopped: a strict task
+// on a replica of the same fingerprint, a best-effort one only before its first token (LO-203).
+func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
+	sent := j.log.Tokens() > 0
+	strict := j.task.Determinism == task.Strict
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tries() >= attempts || sent && !strict {
+		return false
+	}
+	fingerprint := ""
+	if sent {
+		fingerprint = r.Fingerprint
+	}
+	l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tries()), zap.Error(err))...)
+	l.waitAgain(j, fingerprint)
+	return true
+}
+
+// waitAgain puts a task before the queue, to go on where it broke off.
+func (l *lane) waitAgain(j *job, fingerprint string) {
+	j.waits(fingerprint, l.s.o.MoveWithin, func() bool {
+		if l.parked() { // a drained pool's tasks wait for it, as its queue does
+			return false
+		}
+		l.s.aside(func() {
+			l.s.finish(j, task.Failed, nil, l.errLost("no replica that gives the same bytes was ready in time"))
+		})
+		return true
+	})
+	l.again.add(j)
+	l.wake()
+}
+
+func (l *lane) errLost(why string) *task.Error {
+	return task.Errorf(task.WorkerReset, "the task's worker was lost, and %s: send the task again", why).Retry(0)
+}
+
+func (l *lane) firstOutput(j *job) {
+	now := l.s.o.Now()
+	if !j.outputAt(now) {
+		return
+	}
+	waited := now.Sub(j.task.AcceptedAt)
+	r := j.snapshot()
+	l.s.o.Metrics.firstOutput(r.Task, j.version(), waited)
+	l.s.o.Narrator.StreamStarted(narrated(r, j.version()), waited)
+}
+
+// explain says to the client why a run ended early.
+func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
+	if errors.Is(err, stream.ErrSealed) {
+		return task.Errorf(task.Canceled, "the task was canceled") // and whoever sealed the log says so
+	}
+	var e *task.Error
+	if cause := context.Cause(ctx); errors.As(cause, &e) {
+		return e
+	}
+	e = task.AsError(err)
+	switch {
+	case errors.Is(err, stream.ErrDiverged):
+		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
+	case e.Code == task.WorkerReset && j.tries() >= attempts:
+		e = l.errLost("so were the workers that tried it again")
+	}
+	l.s.o.Log.Warn("a run failed", append(j.told(), zap.Error(err))...)
+	return e
+}
+
+// settle waits until the engine has no more busy slots than other tasks hold, after a run that ended early, and else has the
+// worker replaced: the next task must not wait behind a dead one (ORCH-3026).
+func (l *lane) settle(j *job, lease Lease) {
+	ctx, stop := context.WithTimeout(context.Background(), l.s.o.IdleWithin)
+	defer stop()
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		if busy, err := lease.Engine().Busy(ctx); err == nil && busy <= lease.Others() {
+			return
+		}
+		select {
+		case <-lease.Lost():
+			return
+		case <-ctx.Done():
+			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
+				append(j.told(), zap.Duration("waited", l.s.o.IdleWithin))...)
+			lease.Replace("slot still busy after its task ended")
+			return
+		case <-poll.C:
+		}
+	}
+}
+
+func ending(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {
+	return &task.End{
+		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: result.Decode.Milliseconds(),
+		FinishReason: result.Finish, Result: answer,
+		Receipt: task.Receipt{
+			Seed: t.Seed, Determinism: t.Determinism, Fingerprint: r.Fingerprint, RequestDigest: t.RequestDigest,
+			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest,
+		},
+	}
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// noSessions are those of a scheduler without: nothing is refused, and nothing charged.
+type noSessions struct{}
+
+func (noSessions) Admit(*task.Task) error                           { return nil }
+func (noSessions) Withdraw(task.Task)                               {}
+func (noSessions) Recover(task.Task)                                {}
+func (noSessions) Charge(task.Record, time.Duration) *task.Charge   { return nil }
+func (noSessions) Settle(task.Record)                               {}
+func (noSessions) Rests(string, string) task.Budgets                { return task.Budgets{} }
+func (noSessions) Warm(string) string                               { return "" }
+func (noSessions) Began(task.Task, string, int) bool                { return false }
+func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
+
+// slotWithin bounds the look at the slot of a session's turn, which holds up that slot's next task.
+const slotWithin = time.Second
+
+// kept tells the sessions what a task that was done left in its slot. The caller still has the slot.
+func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r engine.Result) {
+	kv := task.KV{Slot: r.Slot, Cells: r.Cells}
+	if warm {
+		kv.Cached = r.Cached
+	}
+	if keeper, ok := lease.Engine().(engine.Keeper); ok && t.Request.SessionID != "" && t.Determinism == task.BestEffort {
+		bounded, stop := context.WithTimeout(ctx, slotWithin)
+		defer stop()
+		slots, err := keeper.Slots(bounded)
+		for _, s := range slots { // a busy one has the next job already
+			if err == nil && s.ID == kv.Slot && !s.Busy && s.Told {
+				kv.Job, kv.Told = s.Job, true
+				lease.KeepWarm()
+			}
+		}
+	}
+	l.s.o.Sessions.Kept(*t, lease.Replica().ID, lease.Lost(), kv)
+}
+
+// reuse reports whether a task may take its prompt's KV from what ran before: never a strict one, whose bytes must not depend
+// on that.
+func reuse(t *task.Task) bool {
+	return t.Determinism == task.BestEffort && t.Request.KVHint != task.KVCold
+}

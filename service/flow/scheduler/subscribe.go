@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"sync"
+
+	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Subscribe opens a task's stream after the event named by after, or from the start.
+func (s *Scheduler) Subscribe(id, after string) (*Stream, error) {
+	j := s.job(id)
+	if j == nil {
+		return s.subscribeFinished(id, after)
+	}
+	sub, err := j.log.Subscribe(after, s.o.MicroBatch)
+	if err != nil {
+		return nil, err
+	}
+	j.read()
+	return s.stream(sub, j, func() { s.left(j) }), nil
+}
+
+// left counts a reader out. A task whose client asked for that is cancelled when nobody reads it any more and nobody comes
+// back in time.
+func (s *Scheduler) left(j *job) {
+	j.left(s.o.ReturnWithin, func() {
+		s.aside(func() { s.finish(j, task.StateCanceled, nil, errAbandoned()) })
+	})
+}
+
+func errAbandoned() *task.Error {
+	return task.Errorf(task.Canceled, "the task's client went away and did not come back, and it asked with `on_disconnect` that the task end then")
+}
+
+func (s *Scheduler) stream(sub *stream.Subscription, j *job, closed func()) *Stream {
+	s.o.Metrics.streams.Inc()
+	return &Stream{Subscription: sub, job: j, closed: func() {
+		s.o.Metrics.streams.Dec()
+		closed()
+	}}
+}
+
+// replay is the log of a finished task while somebody reads it, shared by all its readers.
+type replay struct {
+	build   sync.Once
+	job     *job
+	err     error
+	readers int // Scheduler.mu guards it
+}
+
+func (s *Scheduler) subscribeFinished(id, after string) (*Stream, error) {
+	s.mu.Lock()
+	p := s.replays[id]
+	if p == nil {
+		p = &replay{}
+		s.replays[id] = p
+	}
+	p.readers++
+	s.mu.Unlock()
+	leave := func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if p.readers--; p.readers == 0 {
+			delete(s.replays, id)
+		}
+	}
+	p.build.Do(func() {
+		var r task.Record
+		if r, p.err = s.finished(id); p.err == nil {
+			p.job = recorded(r, s.lane(r.Task.PoolID))
+		}
+	})
+	if p.err != nil {
+		leave()
+		return nil, p.err
+	}
+	sub, err := p.job.log.Subscribe(after, 0)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return s.stream(sub, p.job, leave), nil
+}
+
+// Stream is a subscription to a task, and its moving figures.
+type Stream struct {
+	*stream.Subscription
+	job    *job
+	closed func()
+}
+
+// Metrics are the figures for a `metrics` frame now, and false once the task has ended.
+func (s *Stream) Metrics() (task.Metrics, bool) { return s.job.figures() }
+
+// Close ends the subscription.
+func (s *Stream) Close() {
+	s.Subscription.Close()
+	s.closed()
+}

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const testToken = "test-token"
+
+// fakeTasks answers what a test tells it to.
+type fakeTasks struct {
+	submit    func(task.Request) (task.Admission, error)
+	status    task.Status
+	err       error
+	listed    []task.Status
+	subscribe func(id, after string) (Stream, error)
+}
+
+func (f *fakeTasks) Submit(_ context.Context, r task.Request) (task.Admission, error) {
+	if f.submit != nil {
+		return f.submit(r)
+	}
+	return task.Admission{TaskID: "t1", PoolID: "default", Determinism: task.Strict}, f.err
+}
+func (f *fakeTasks) Get(string) (task.Status, error)             { return f.status, f.err }
+func (f *fakeTasks) List(task.State, int) ([]task.Status, error) { return f.listed, f.err }
+func (f *fakeTasks) Subscribe(id, after string) (Stream, error) {
+	if f.subscribe != nil {
+		return f.subscribe(id, after)
+	}
+	return over{}, f.err
+}
+
+func (f *fakeTasks) Cancel(_ context.Context, id string) (task.CancelResult, error) {
+	return task.CancelResult{TaskID: id, Outcome: task.StateCanceled, LastEventID: "0-00000000"}, f.err
+}
+
+type fakePools struct {
+	unready error
+	gpus    GPUsView
+	replica ReplicaView
+}
+
+func (f *fakePools) Pools() []PoolView {
+	return []PoolView{{
+		ID: "default", Engine: "llamacpp", EngineVersion: "v1", Model: ModelView{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: task.Completion,
+		Device: "cpu", Ctx: 256, Slots: 1, Ready: true, Lifecycle: "pinned", Loaded: true, Replicas: 1, ReplicasReady: 1,
+		Queue: QueueView{Interactive: 1, Batch: 2, Capacity: 64, FullPolicy: "reject"},
+	}}
+}
+
+func (f *fakePools) Health(id string) (HealthView, error) {
+	if id != "default" {
+		return HealthView{}, task.Errorf(task.NotFound, "there is no pool %q; known: default", id)
+	}
+	return HealthView{Pool: f.Pools()[0], Replicas: []ReplicaView{f.replica}, GPUs: f.gpus.GPUs}, nil
+}
+func (f *fakePools) GPUs() GPUsView { return f.gpus }
+func (f *fakePools) Ready() error   { return f.unready }
+
+// fakeControl answers what a test tells it to, and notes what it was asked.
+type fakeControl struct {
+	err      error
+	asked    []any
+	drain    DrainView
+	reload   ReloadView
+	explain  Explanation
+	change   ConfigChange
+	lease    WorkerLease
+	onReload func()
+}
+
+func (f *fakeControl) Drain(_ context.Context, id string, deadline time.Duration) (DrainView, error) {
+	f.asked = []any{id, deadline}
+	return f.drain, f.err
+}
+
+func (f *fakeControl) Reload(_ context.Context, id, ref string) (ReloadView, error) {
+	f.asked = []any{id, ref}
+	if f.onReload != nil {
+		f.onReload()
+	}
+	return f.reload, f.err
+}
+
+func (f *fakeControl) Explain(_ context.Context, r task.Request) (Explanation, error) {
+	f.asked = []any{r}
+	return f.explain, f.err
+}
+
+func (f *fakeControl) ReloadConfig(context.Context) (ConfigChange, error) {
+	f.asked = []any{}
+	return f.change, f.err
+}
+
+func (f *fakeControl) Register(_ context.Context, w WorkerRegistration) (WorkerLease, error) {
+	f.asked = []any{w}
+	return f.lease, f.err
+}
+
+type fakeSessions struct {
+	asked   []any
+	session task.SessionStatus
+	rests   task.Budgets
+	err     error
+}
+
+func (f *fakeSessions) Create(_ context.Context, r task.SessionRequest) (task.SessionStatus, error) {
+	f.asked = []any{r}
+	return f.session, f.err
+}
+
+func (f *fakeSessions) Get(_ context.Context, id, actor string) (task.SessionStatus, error) {
+	f.asked = []any{id, actor}
+	return f.session, f.err
+}
+
+func (f *fakeSessions) Delete(_ context.Context, id string) error {
+	f.asked = []any{id}
+	return f.err
+}
+
+func (f *fakeSessions) Rests(sessionID, actor string) task.Budgets {
+	f.asked = []any{sessionID, actor}
+	return f.rests
+}
+
+// fixture is a handler over fakes, called in memory as from loopback.
+type fixture struct {
+	tasks    *fakeTasks
+	pools    *fakePools
+	control  *fakeControl
+	sessions *fakeSessions
+	handler  *Handler
+	options  Options
+}
+
+func setup(t testing.TB, change ...func(*Options)) *fixture {
+	a, err := auth.New(auth.Options{Token: testToken, OptionalOnLoopback: true})
+	require.NoError(t, err)
+	f := &fixture{
+		tasks: &fakeTasks{}, control: &fakeControl{}, sessions: &fakeSessions{},
+		pools: &fakePools{replica: ReplicaView{ID: "default-0", State: "ready", LogTail: []string{"loaded"}}},
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "queue_depth"}))
+	f.options = Options{
+		Tasks: f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{}, Auth: a,
+		Gatherer: registry, Version: "0.0.1",
+	}
+	for _, c := range change {
+		c(&f.options)
+	}
+	f.handler, err = NewHandler(f.options)
+	require.NoError(t, err)
+	return f
+}
+
+func (f *fixture) do(method, target, body string, header ...string) *http.Response {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.RemoteAddr, r.Host = "127.0.0.1:5000", "127.0.0.1:8080"
+	if body != "" {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "remote" {
+			r.RemoteAddr = header[i+1]
+			continue
+		}
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	f.handler.ServeHTTP(w, r)
+	return w.Result()
+}
+
+// envelope decodes an error response, strictly: no field beyond the contract's, and gen's own limits hold.
+func envelope(t testing.TB, res *http.Response) gen.Error {
+	t.Helper()
+	require.Equal(t, "application/json; charset=utf-8", res.Header.Get("Content-Type"))
+	require.NotEmpty(t, res.Header.Get(correlationHeader))
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	var e gen.Error
+	require.NoError(t, e.UnmarshalJSON(body), "%s", body)
+	require.NoError(t, e.Validate())
+	var fields struct {
+		Code, Message, Hint, Engine string
+		Retriable                   bool
+		RetryAfterMS                int64  `json:"retry_after_ms"`
+		PolicyLabel                 string `json:"policy_label"`
+		PoolID                      string `json:"pool_id"`
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	require.NoError(t, d.Decode(&fields))
+	require.NotEmpty(t, e.Message)
+	require.NotContains(t, string(body), "goroutine")
+	require.Equal(t, rules[task.Code(e.Code)].status, res.StatusCode)
+	return e
+}
+
+// fakeStream plays steps: frames, or nil to wait for a tick.
+type fakeStream struct {
+	steps   [][]byte
+	end     error // after the steps; nil: wait for the context
+	metrics task.Metrics
+	ended   bool
+	written int
+	closed  chan struct{}
+}
+
+func newFakeStream(end error, steps ...string) *fakeStream {
+	s := &fakeStream{end: end, closed: make(chan struct{})}
+	for _, step := range steps {
+		s.steps = append(s.steps, []byte(step))
+	}
+	return s
+}
+
+func (s *fakeStream) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
+	if len(s.steps) == 0 && s.end != nil {
+		return nil, s.end
+	}
+	if len(s.steps) > 0 && len(s.steps[0]) > 0 {
+		frames := s.steps[0]
+		s.steps = s.steps[1:]
+		return frames, nil
+	}
+	select {
+	case <-tick:
+		if len(s.steps) > 0 {
+			s.steps = s.steps[1:]
+		}
+		return nil, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+func (s *fakeStream) Direct(func([]byte) bool)      {}
+func (s *fakeStream) Written()                      { s.written++ }
+func (s *fakeStream) Metrics() (task.Metrics, bool) { return s.metrics, !s.ended }
+func (s *fakeStream) Close()                        { close(s.closed) }
+
+// over is a stream at its end.
+type over struct{ refusal }
+
+func (over) Next(context.Context, <-chan time.Time) ([]byte, error) { return nil, io.EOF }
