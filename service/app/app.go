@@ -23,6 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
@@ -68,12 +69,12 @@ type App struct {
 	ledger    *ledger.SQLite
 	policy    *policy.Policy
 	fetches   *fetch.Fetcher
-	shelf     *shelf
+	shelf     *control.Shelf
 	artifacts *artifact.Store
 	proofs    *artifact.Sink
-	memory    *memory
-	operator  *operator
-	selfTest  *selfTest // nil: none is made
+	memory    *control.Memory
+	operator  *control.Operator
+	selfTest  *control.SelfTest // nil: none is made
 	pools     *pool.Manager
 	schedule  *scheduler.Scheduler
 	api       *api.Handler
@@ -101,9 +102,9 @@ func New(o Options) (_ *App, err error) {
 		}
 	}()
 	c := o.Config
-	var heard *ear
+	var heard *control.Ear
 	if o.SelfTest {
-		heard, o.Log = newEar(o.Log)
+		heard, o.Log = control.NewEar(o.Log)
 	}
 	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
@@ -116,7 +117,7 @@ func New(o Options) (_ *App, err error) {
 	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
 		return nil, err
 	}
-	if a.policy, err = policy.New(policy.Options{Rules: policyRules(c), Log: o.Log, Registerer: registry}); err != nil {
+	if a.policy, err = policy.New(policy.Options{Rules: control.PolicyRules(c), Log: o.Log, Registerer: registry}); err != nil {
 		return nil, err
 	}
 	if err := a.lock(); err != nil {
@@ -128,30 +129,30 @@ func New(o Options) (_ *App, err error) {
 	if err := a.openArtifacts(registry); err != nil {
 		return nil, err
 	}
-	inForce := newSetup(c)
+	inForce := control.NewSetup(c)
 	if err := a.openCatalog(registry, inForce); err != nil {
 		return nil, err
 	}
-	a.memory = newMemory(o.Log)
+	a.memory = control.NewMemory(o.Log)
 	if a.pools, err = a.newPools(registry); err != nil {
 		return nil, err
 	}
-	f := fleet{setup: inForce, manager: a.pools, memory: a.memory, shelf: a.shelf}
-	a.memory.back, a.memory.hurt = f.cardsBack, a.pools.Trouble
-	registry.MustRegister(cardMetrics{f})
-	if a.sessions, err = newSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
+	f := control.NewFleet(inForce, a.pools, a.memory, a.shelf)
+	a.memory.Watch(f.CardsBack, a.pools.Trouble)
+	registry.MustRegister(f.CardMetrics())
+	if a.sessions, err = control.NewSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
 		return nil, err
 	}
-	registry.MustRegister(kvMetrics{f, a.sessions})
+	registry.MustRegister(f.KVMetrics(a.sessions))
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
+		Pools: control.SchedulerPools(c), Replicas: f.Replicas(), Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: f.Models(o.Log.Named("app")),
 		Swap:     placement.SwapRules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
 	desk := admission.NewDesk(admission.Options{
-		Pools: candidates{f, a.schedule}, Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
+		Pools: f.Candidates(a.schedule), Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
 		Metrics:  admission.NewMetrics(registry),
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
@@ -162,16 +163,15 @@ func New(o Options) (_ *App, err error) {
 		},
 	})
 	if o.SelfTest {
-		a.selfTest = &selfTest{
-			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"), out: o.Out,
-		}
+		a.selfTest = control.NewSelfTest(control.SelfTestOptions{
+			Fleet: f, Desk: desk, Schedule: a.schedule, Gatherer: registry, Heard: heard, Log: o.Log.Named("app"), Out: o.Out,
+		})
 	}
-	a.operator = &operator{
-		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
-		policy: a.policy, retired: map[string]bool{},
-	}
+	a.operator = control.NewOperator(control.OperatorOptions{
+		Fleet: f, Schedule: a.schedule, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
+	})
 	a.api, err = api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: control.Tasks{Desk: desk, Scheduler: a.schedule}, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -186,15 +186,11 @@ func New(o Options) (_ *App, err error) {
 
 func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	c := a.o.Config
-	specs := make([]pool.Spec, len(c.Pools))
-	for i, p := range c.Pools {
-		specs[i] = poolSpec(c, p, a.o.LibsDir)
-	}
 	return pool.New(pool.Options{
-		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
-		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().prepare,
+		Specs: control.PoolSpecs(c, a.o.LibsDir), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
+		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().Prepare,
 		OnChange: func(id string) { a.schedule.Wake(id) },
-		CheckGPU: a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
+		CheckGPU: a.memory.Check, Memory: a.memory, DeviceProblems: a.memory.Problems,
 	})
 }
 
@@ -207,12 +203,9 @@ func (a *App) newEngine(url, key string) engine.Engine {
 	return llamacpp.New(o)
 }
 
-func schedulerPools(c config.Config) []scheduler.Pool {
-	pools := make([]scheduler.Pool, len(c.Pools))
-	for i, p := range c.Pools {
-		pools[i] = schedulerPool(p)
-	}
-	return pools
+// engines prepares the pools' engines.
+func (a *App) engines() control.Engines {
+	return control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
 }
 
 // Start takes the port, takes up the tasks of the run before, and sets everything going. It returns once the API answers;
@@ -235,8 +228,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 		}
 		return nil
 	})
-	a.memory.monitor.Start(ctx)
-	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.monitor.Stop(); return nil })
+	a.memory.Start(ctx)
+	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.Stop(); return nil })
 	if err := a.pools.Start(); err != nil {
 		return fmt.Errorf("start the pools: %w", err)
 	}
@@ -272,13 +265,13 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return nil
 	})
 	if a.selfTest != nil {
-		a.selfTest.start()
-		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.end(); return nil })
+		a.selfTest.Start()
+		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.End(); return nil })
 	}
-	sweeping := startSweeps(a.sessions)
+	sweeping := control.StartSweeps(a.sessions)
 	a.cleanup.push("end the sweeps of sessions", func(context.Context) error { sweeping(); return nil })
-	a.operator.start()
-	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.end(); return nil })
+	a.operator.Start()
+	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.End(); return nil })
 	a.log.Info("serving",
 		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
 	return nil

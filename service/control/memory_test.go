@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"testing"
@@ -31,23 +31,23 @@ func TestMasksAndShares(t *testing.T) {
 	require.Equal(t, []gpu.Share{{Card: 0, Bytes: 6}, {Card: 1, Bytes: 3}}, shares([]int{0, 1}, []float64{2, 1}, 9))
 }
 
-func problem(m *memory, since time.Time, cards ...int) string {
-	text, _ := m.problems(cards, since)
+func problem(m *Memory, since time.Time, cards ...int) string {
+	text, _ := m.Problems(cards, since)
 	return text
 }
 
 // ORCH-3053: what is critical is told to the pools at once; what another program did alone is remembered.
 func TestCriticalTroubleIsToldAtOnce(t *testing.T) {
-	m, born := newMemory(zap.NewNop()), time.Now()
+	m, born := NewMemory(zap.NewNop()), time.Now()
 	var told []int
 	m.hurt = func(card int) {
 		told = append(told, card)
-		_, critical := m.problems([]int{card}, born)
+		_, critical := m.Problems([]int{card}, born)
 		require.True(t, critical, "it is there when the pools ask")
 	}
 	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 13, Card: 1, Text: "an application's own fault"})
 	require.Empty(t, told)
-	text, critical := m.problems([]int{1}, born)
+	text, critical := m.Problems([]int{1}, born)
 	require.Equal(t, "an application's own fault", text)
 	require.False(t, critical)
 	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
@@ -57,7 +57,7 @@ func TestCriticalTroubleIsToldAtOnce(t *testing.T) {
 
 // ORCH-3053: trouble is that of the worker's own cards, and of its own time.
 func TestProblemsOfCards(t *testing.T) {
-	m, born := newMemory(zap.NewNop()), time.Now()
+	m, born := NewMemory(zap.NewNop()), time.Now()
 	m.note(gpu.Event{At: born.Add(-time.Second), Kind: gpu.XID, Card: 0, Text: "before it was born"})
 	require.Empty(t, problem(m, born, 0))
 	m.note(gpu.Event{At: born.Add(time.Second), Kind: gpu.XID, Card: 1, Text: "fell off the bus"})
@@ -75,7 +75,7 @@ func TestProblemsOfCards(t *testing.T) {
 // ORCH-3053: the number that the driver gave says more than that the card is gone; and workers that wait for it are told when
 // it is back.
 func TestTheDriversNumberComesFirst(t *testing.T) {
-	m, born, back := newMemory(zap.NewNop()), time.Now(), 0
+	m, born, back := NewMemory(zap.NewNop()), time.Now(), 0
 	m.back = func() { back++ }
 	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
 	m.note(gpu.Event{At: born, Kind: gpu.CardLost, Card: 0, Critical: true, Text: "does not answer"})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"slices"
@@ -12,23 +12,24 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 )
 
-// setup is the configuration in force: the file's, with the models that reloads gave to pools. Whoever has one reads it freely.
-type setup struct {
+// Setup is the configuration in force: the file's, with the models that reloads gave to pools. Whoever has one reads it freely.
+type Setup struct {
 	now     atomic.Pointer[config.Config]
 	closing atomic.Pointer[[]config.Pool] // no longer configured, and still with tasks
 }
 
-func newSetup(c config.Config) *setup {
-	s := &setup{}
+// NewSetup puts a configuration into force.
+func NewSetup(c config.Config) *Setup {
+	s := &Setup{}
 	s.now.Store(&c)
 	s.closing.Store(&[]config.Pool{})
 	return s
 }
 
-func (s *setup) config() config.Config { return *s.now.Load() }
+func (s *Setup) config() config.Config { return *s.now.Load() }
 
 // served are the pools that tasks may run in: those that take tasks, and those that end what they have.
-func (s *setup) served() []config.Pool {
+func (s *Setup) served() []config.Pool {
 	served := slices.Clone(s.config().Pools)
 	for _, p := range *s.closing.Load() {
 		if _, configured := s.pool(p.ID); !configured {
@@ -39,7 +40,7 @@ func (s *setup) served() []config.Pool {
 }
 
 // pool finds a pool by its id.
-func (s *setup) pool(id string) (config.Pool, bool) {
+func (s *Setup) pool(id string) (config.Pool, bool) {
 	pools := s.now.Load().Pools
 	if i := slices.IndexFunc(pools, func(p config.Pool) bool { return p.ID == id }); i >= 0 {
 		return pools[i], true
@@ -48,7 +49,7 @@ func (s *setup) pool(id string) (config.Pool, bool) {
 }
 
 // remodel gives a pool another model. One goroutine at a time may change a setup.
-func (s *setup) remodel(id string, m config.Model) {
+func (s *Setup) remodel(id string, m config.Model) {
 	c := s.config()
 	c.Pools = slices.Clone(c.Pools)
 	for i := range c.Pools {
@@ -57,6 +58,15 @@ func (s *setup) remodel(id string, m config.Model) {
 		}
 	}
 	s.now.Store(&c)
+}
+
+// PoolSpecs are the configured pools as the pool manager knows them. LibsDir has the libraries of the built-in worker.
+func PoolSpecs(c config.Config, libsDir string) []pool.Spec {
+	specs := make([]pool.Spec, len(c.Pools))
+	for i, p := range c.Pools {
+		specs[i] = poolSpec(c, p, libsDir)
+	}
+	return specs
 }
 
 func poolSpec(c config.Config, p config.Pool, libsDir string) pool.Spec {
@@ -72,6 +82,15 @@ func poolSpec(c config.Config, p config.Pool, libsDir string) pool.Spec {
 }
 
 func onDemand(p config.Pool) bool { return p.Lifecycle == config.LifecycleOnDemand }
+
+// SchedulerPools are the configured pools as the scheduler knows them.
+func SchedulerPools(c config.Config) []scheduler.Pool {
+	pools := make([]scheduler.Pool, len(c.Pools))
+	for i, p := range c.Pools {
+		pools[i] = schedulerPool(p)
+	}
+	return pools
+}
 
 func schedulerPool(p config.Pool) scheduler.Pool {
 	return scheduler.Pool{

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"context"
@@ -25,8 +25,8 @@ const refreshWithin = 2 * time.Second
 // troubleKept is how many of the driver's last events are remembered.
 const troubleKept = 64
 
-// memory is the pools' view of the cards: the VRAM ledger over the monitor's samples (LO-501).
-type memory struct {
+// Memory is the pools' view of the cards: the VRAM ledger over the monitor's samples (LO-501).
+type Memory struct {
 	monitor *gpu.Monitor
 	ledger  *gpu.Ledger
 	// back is called when a card or the driver can be used again; set before the monitor starts.
@@ -38,14 +38,25 @@ type memory struct {
 	trouble []gpu.Event // the newest last
 }
 
-func newMemory(log *zap.Logger) *memory {
-	m := &memory{back: func() {}, hurt: func(int) {}}
+// NewMemory makes one; Watch and Start come before its use.
+func NewMemory(log *zap.Logger) *Memory {
+	m := &Memory{back: func() {}, hurt: func(int) {}}
 	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
 	m.ledger = gpu.NewLedger(gpu.LedgerOptions{Snapshot: m.monitor.Snapshot, Now: time.Now})
 	return m
 }
 
-func (m *memory) note(e gpu.Event) {
+// Watch has back called when a card or the driver can be used again, and hurt when a card, or below 0 all of them, had something
+// critical. It is called before Start.
+func (m *Memory) Watch(back func(), hurt func(card int)) { m.back, m.hurt = back, hurt }
+
+// Start begins to look at the cards.
+func (m *Memory) Start(ctx context.Context) { m.monitor.Start(ctx) }
+
+// Stop joins that.
+func (m *Memory) Stop() { m.monitor.Stop() }
+
+func (m *Memory) note(e gpu.Event) {
 	if e.Kind == gpu.CardBack || e.Kind == gpu.DriverBack {
 		m.back()
 	}
@@ -55,7 +66,7 @@ func (m *memory) note(e gpu.Event) {
 	}
 }
 
-func (m *memory) remember(e gpu.Event) {
+func (m *Memory) remember(e gpu.Event) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.trouble = append(m.trouble, e)
@@ -64,9 +75,9 @@ func (m *memory) remember(e gpu.Event) {
 	}
 }
 
-// problems says what the driver reported of the cards since then; empty: nothing (ORCH-3053). Where it gave a number to what
+// Problems says what the driver reported of the cards since then; empty: nothing (ORCH-3053). Where it gave a number to what
 // happened, that says more than what follows from it.
-func (m *memory) problems(cards []int, since time.Time) (text string, critical bool) {
+func (m *Memory) Problems(cards []int, since time.Time) (text string, critical bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	numbered := false
@@ -83,8 +94,8 @@ func (m *memory) problems(cards []int, since time.Time) (text string, critical b
 	return text, critical
 }
 
-// check says why no worker could run on a device mask, whatever is free (ORCH-1102).
-func (m *memory) check(mask string) error {
+// Check says why no worker could run on a device mask, whatever is free (ORCH-1102).
+func (m *Memory) Check(mask string) error {
 	cards, err := indices(mask)
 	if err != nil {
 		return err
@@ -124,7 +135,7 @@ func shares(cards []int, split []float64, bytes int64) []gpu.Share {
 }
 
 // Reserve is pool.Memory's.
-func (m *memory) Reserve(owner string, wish pool.Wish) (pool.Grant, error) {
+func (m *Memory) Reserve(owner string, wish pool.Wish) (pool.Grant, error) {
 	cards, err := indices(wish.Device)
 	if err != nil {
 		return pool.Grant{}, err
@@ -154,7 +165,7 @@ func (m *memory) Reserve(owner string, wish pool.Wish) (pool.Grant, error) {
 }
 
 // Room is pool.Memory's.
-func (m *memory) Room(device string) (rooms []pool.Room) {
+func (m *Memory) Room(device string) (rooms []pool.Room) {
 	mask, err := indices(device)
 	if err != nil {
 		return nil
@@ -183,10 +194,10 @@ func (m *memory) Room(device string) (rooms []pool.Room) {
 func cardName(name, driver string) string { return fmt.Sprintf("%s;driver %s", name, driver) }
 
 // Spawned is pool.Memory's.
-func (m *memory) Spawned(owner string, pid int) { m.ledger.Spawned(owner, pid) }
+func (m *Memory) Spawned(owner string, pid int) { m.ledger.Spawned(owner, pid) }
 
 // Settle is pool.Memory's.
-func (m *memory) Settle(owner string) (observed []pool.Share) {
+func (m *Memory) Settle(owner string) (observed []pool.Share) {
 	m.refresh()
 	for _, s := range m.ledger.Settle(owner) {
 		observed = append(observed, pool.Share(s))
@@ -195,16 +206,16 @@ func (m *memory) Settle(owner string) (observed []pool.Share) {
 }
 
 // Release is pool.Memory's.
-func (m *memory) Release(owner string) { m.ledger.Release(owner) }
+func (m *Memory) Release(owner string) { m.ledger.Release(owner) }
 
-func (m *memory) refresh() {
+func (m *Memory) refresh() {
 	ctx, stop := context.WithTimeout(context.Background(), refreshWithin)
 	defer stop()
 	_ = m.monitor.Refresh(ctx)
 }
 
 // free is the least that is free on the cards of a replica, in bytes.
-func (m *memory) free(cards []int) (least int64) {
+func (m *Memory) free(cards []int) (least int64) {
 	for i, card := range cards {
 		if free := m.ledger.Free(card); i == 0 || free < least {
 			least = free

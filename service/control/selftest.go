@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"context"
@@ -32,14 +32,14 @@ const (
 	selfTestWithin = time.Minute
 )
 
-// selfTest decodes and cancels a task of each pool once it is Ready, looks whether metrics and log followed, and shows that in a table
+// SelfTest decodes and cancels a task of each pool once it is Ready, looks whether metrics and log followed, and shows that in a table
 // (ORCH-3049).
-type selfTest struct {
-	fleet
+type SelfTest struct {
+	Fleet
 	desk     *admission.Desk
 	schedule *scheduler.Scheduler
 	gatherer prometheus.Gatherer
-	heard    *ear
+	heard    *Ear
 	log      *zap.Logger
 	out      io.Writer // for people
 
@@ -49,8 +49,24 @@ type selfTest struct {
 	running sync.WaitGroup
 }
 
+// SelfTestOptions are what a SelfTest is made from.
+type SelfTestOptions struct {
+	Fleet    Fleet
+	Desk     *admission.Desk
+	Schedule *scheduler.Scheduler
+	Gatherer prometheus.Gatherer
+	Heard    *Ear
+	Log      *zap.Logger
+	Out      io.Writer // for people
+}
+
+// NewSelfTest makes one; Start sets it going.
+func NewSelfTest(o SelfTestOptions) *SelfTest {
+	return &SelfTest{Fleet: o.Fleet, desk: o.Desk, schedule: o.Schedule, gatherer: o.Gatherer, heard: o.Heard, log: o.Log, out: o.Out}
+}
+
 // result is what is known of a pool's test; nothing where none is made. It is safe on a nil selfTest.
-func (t *selfTest) result(poolID string) api.SelfTestView {
+func (t *SelfTest) result(poolID string) api.SelfTestView {
 	if t == nil {
 		return api.SelfTestView{}
 	}
@@ -59,7 +75,7 @@ func (t *selfTest) result(poolID string) api.SelfTestView {
 	return t.results[poolID]
 }
 
-func (t *selfTest) set(poolID string, v api.SelfTestView) {
+func (t *SelfTest) set(poolID string, v api.SelfTestView) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.results[poolID] = v
@@ -77,8 +93,8 @@ func unmade(state, detail string) api.SelfTestView {
 	return v
 }
 
-// start tests each pool beside the others. end joins that.
-func (t *selfTest) start() {
+// Start tests each pool beside the others. End joins that.
+func (t *SelfTest) Start() {
 	ctx, stop := context.WithCancel(context.Background())
 	t.stop, t.results = stop, map[string]api.SelfTestView{}
 	var tests sync.WaitGroup
@@ -95,13 +111,14 @@ func (t *selfTest) start() {
 	t.running.Go(func() { t.report(ctx, done) })
 }
 
-func (t *selfTest) end() {
+// End ends the tests.
+func (t *SelfTest) End() {
 	t.stop()
 	t.running.Wait()
 }
 
 // report shows the results once all are there, and what is there before where that takes long.
-func (t *selfTest) report(ctx context.Context, done <-chan struct{}) {
+func (t *SelfTest) report(ctx context.Context, done <-chan struct{}) {
 	late := time.NewTimer(selfTestWithin)
 	defer late.Stop()
 	select {
@@ -116,7 +133,7 @@ func (t *selfTest) report(ctx context.Context, done <-chan struct{}) {
 }
 
 // show writes the table of all results, for people.
-func (t *selfTest) show() {
+func (t *SelfTest) show() {
 	var text strings.Builder
 	text.WriteString("\n")
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
@@ -142,7 +159,7 @@ func (t *selfTest) show() {
 	}
 }
 
-func (t *selfTest) test(ctx context.Context, p config.Pool) {
+func (t *SelfTest) test(ctx context.Context, p config.Pool) {
 	if !t.ready(ctx, p) {
 		return // the daemon stops
 	}
@@ -161,7 +178,7 @@ func (t *selfTest) test(ctx context.Context, p config.Pool) {
 }
 
 // ready waits until the pool can be tested, however long that takes.
-func (t *selfTest) ready(ctx context.Context, p config.Pool) bool {
+func (t *SelfTest) ready(ctx context.Context, p config.Pool) bool {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for t.summary(p).ready == 0 {
@@ -175,7 +192,7 @@ func (t *selfTest) ready(ctx context.Context, p config.Pool) bool {
 }
 
 // examine tests a Ready pool, step by step. The steps behind one that fails are skipped.
-func (t *selfTest) examine(ctx context.Context, p config.Pool) (api.SelfTestView, error) {
+func (t *SelfTest) examine(ctx context.Context, p config.Pool) (api.SelfTestView, error) {
 	var before float64
 	var ids, did []string
 	done := "decoded"
@@ -246,7 +263,7 @@ type decoded struct {
 }
 
 // submit sends a task of the test to the pool.
-func (t *selfTest) submit(ctx context.Context, p config.Pool, tokens int) (task.Admission, error) {
+func (t *SelfTest) submit(ctx context.Context, p config.Pool, tokens int) (task.Admission, error) {
 	r := task.Request{
 		ModelRef: p.Model.ID, Workload: p.Workload, Priority: task.Batch, Prompt: selfTestPrompt, Actor: selfTestActor,
 		CorrelationID: uuid.NewString(), Placement: task.Placement{Mode: task.Pin, PoolID: p.ID},
@@ -261,7 +278,7 @@ func (t *selfTest) submit(ctx context.Context, p config.Pool, tokens int) (task.
 	return t.desk.Submit(ctx, r)
 }
 
-func (t *selfTest) decode(ctx context.Context, p config.Pool) (d decoded, err error) {
+func (t *SelfTest) decode(ctx context.Context, p config.Pool) (d decoded, err error) {
 	began := time.Now()
 	if d.Admission, err = t.submit(ctx, p, selfTestTokens); err != nil {
 		return d, err
@@ -281,7 +298,7 @@ func (t *selfTest) decode(ctx context.Context, p config.Pool) (d decoded, err er
 }
 
 // cancel ends a task at its first token, if it does not end by itself before, and sees that no token follows.
-func (t *selfTest) cancel(ctx context.Context, p config.Pool) (task.CancelResult, error) {
+func (t *SelfTest) cancel(ctx context.Context, p config.Pool) (task.CancelResult, error) {
 	a, err := t.submit(ctx, p, 0)
 	if err != nil {
 		return task.CancelResult{}, err
@@ -297,7 +314,7 @@ func (t *selfTest) cancel(ctx context.Context, p config.Pool) (task.CancelResult
 }
 
 // follow reads a task's stream to its end, or to its first token where on says so.
-func (t *selfTest) follow(ctx context.Context, id string, on func() bool) error {
+func (t *SelfTest) follow(ctx context.Context, id string, on func() bool) error {
 	s, err := t.schedule.Subscribe(id, "")
 	if err != nil {
 		return err
@@ -319,7 +336,7 @@ func (t *selfTest) follow(ctx context.Context, id string, on func() bool) error 
 }
 
 // finished is how many tasks of a pool the metrics say have ended.
-func (t *selfTest) finished(poolID string) (sum float64, err error) {
+func (t *SelfTest) finished(poolID string) (sum float64, err error) {
 	families, err := t.gatherer.Gather()
 	if err != nil {
 		return 0, fmt.Errorf("read the metrics: %w", err)
@@ -339,25 +356,25 @@ func (t *selfTest) finished(poolID string) (sum float64, err error) {
 	return sum, nil
 }
 
-// ear is beside the log and remembers which narrated lines there were of the self-test's tasks.
-type ear struct {
+// Ear is beside the log and remembers which narrated lines there were of the self-test's tasks.
+type Ear struct {
 	zapcore.Core // the log's own
 
 	mu    sync.Mutex
 	lines map[string]map[string]bool // by job_id
 }
 
-// newEar returns the log with an ear to it.
-func newEar(log *zap.Logger) (*ear, *zap.Logger) {
-	e := &ear{Core: log.Core(), lines: map[string]map[string]bool{}}
+// NewEar returns the log with an ear to it.
+func NewEar(log *zap.Logger) (*Ear, *zap.Logger) {
+	e := &Ear{Core: log.Core(), lines: map[string]map[string]bool{}}
 	return e, log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewTee(core, e) }))
 }
 
 // With forgets fields that a logger always has: none of them is looked for.
-func (e *ear) With([]zapcore.Field) zapcore.Core { return e }
+func (e *Ear) With([]zapcore.Field) zapcore.Core { return e }
 
 // Check is zapcore.Core's.
-func (e *ear) Check(entry zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+func (e *Ear) Check(entry zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if e.Enabled(entry.Level) {
 		return to.AddCore(entry, e)
 	}
@@ -365,7 +382,7 @@ func (e *ear) Check(entry zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.Chec
 }
 
 // Write is zapcore.Core's.
-func (e *ear) Write(entry zapcore.Entry, fields []zapcore.Field) error {
+func (e *Ear) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	id, ours := "", false
 	for _, f := range fields {
 		switch f.Key {
@@ -388,11 +405,11 @@ func (e *ear) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 }
 
 // Sync is zapcore.Core's: nothing waits here.
-func (e *ear) Sync() error { return nil }
+func (e *Ear) Sync() error { return nil }
 
 // missing is a narrated line that each of the tasks should have and one has not; empty: all are there, or the log's level keeps
 // them out.
-func (e *ear) missing(ids []string) string {
+func (e *Ear) missing(ids []string) string {
 	if !e.Enabled(zapcore.InfoLevel) {
 		return ""
 	}

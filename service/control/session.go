@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"context"
@@ -21,7 +21,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-func newSessions(f fleet, ledger session.Ledger, r prometheus.Registerer, log *zap.Logger) (*session.Manager, error) {
+// NewSessions keeps the sessions of the configuration in force, with those that are recorded.
+func NewSessions(f Fleet, ledger session.Ledger, r prometheus.Registerer, log *zap.Logger) (*session.Manager, error) {
 	c := f.config()
 	m, err := session.New(context.Background(), session.Options{
 		TTL: c.Sessions.TTL, MaxTurns: c.Sessions.MaxTurns, Max: c.Sessions.MaxSessions, Budget: amount(c.Budgets.Session),
@@ -40,13 +41,13 @@ func amount(b config.Budget) task.Amount {
 }
 
 // price is what a pool's tokens cost now.
-func (f fleet) price(poolID string) session.Price {
+func (f Fleet) price(poolID string) session.Price {
 	p, _ := f.pool(poolID)
 	return session.Price{In: p.Price.In * task.CostUnit / 1000, Out: p.Price.Out * task.CostUnit / 1000}
 }
 
 // slots is the sessions' view of the engines.
-type slots struct{ fleet }
+type slots struct{ Fleet }
 
 // lookWithin bounds a look at an engine's slots.
 const lookWithin = 2 * time.Second
@@ -103,8 +104,8 @@ func (f slots) Erase(ctx context.Context, replicaID string, slot, job int) error
 // sweepEvery is how often sessions that are over are looked for.
 const sweepEvery = 10 * time.Second
 
-// startSweeps forgets sessions that have been over for long, until the function it returns is called, which joins it.
-func startSweeps(m *session.Manager) (end func()) {
+// StartSweeps forgets sessions that have been over for long, until the function it returns is called, which joins it.
+func StartSweeps(m *session.Manager) (end func()) {
 	ctx, stop := context.WithCancel(context.Background())
 	var sweeps sync.WaitGroup
 	sweeps.Go(func() {
@@ -125,9 +126,14 @@ func startSweeps(m *session.Manager) (end func()) {
 	}
 }
 
+// KVMetrics are the gauges of the replicas' KV, read when they are asked for.
+func (f Fleet) KVMetrics(sessions *session.Manager) prometheus.Collector {
+	return kvMetrics{f, sessions}
+}
+
 // kvMetrics is how full the replicas' KV is, as their engines told last (ORCH-3022).
 type kvMetrics struct {
-	fleet
+	Fleet
 	sessions *session.Manager
 }
 

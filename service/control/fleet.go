@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"context"
@@ -19,12 +19,17 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// fleet is the pools as the other packages ask for them: each of the types below is one package's view.
-type fleet struct {
-	*setup
+// Fleet is the pools as the other packages ask for them: each of the types below is one package's view.
+type Fleet struct {
+	*Setup
 	manager *pool.Manager
-	memory  *memory
-	shelf   *shelf
+	memory  *Memory
+	shelf   *Shelf
+}
+
+// NewFleet is the pools of the configuration in force.
+func NewFleet(s *Setup, manager *pool.Manager, memory *Memory, shelf *Shelf) Fleet {
+	return Fleet{Setup: s, manager: manager, memory: memory, shelf: shelf}
 }
 
 // summary is what a pool's replicas say together. Ctx is the largest that a Ready replica has, Slots the most.
@@ -40,7 +45,7 @@ type summary struct {
 	gaveUp      time.Duration // until a replica is tried again, where all were given up
 }
 
-func (f fleet) summary(p config.Pool) summary {
+func (f Fleet) summary(p config.Pool) summary {
 	s := summary{ctx: p.Ctx, slots: p.Slots, engineSlots: p.Slots}
 	failed := 0
 	for _, r := range f.manager.Infos(p.ID) {
@@ -75,8 +80,11 @@ func (f fleet) summary(p config.Pool) summary {
 	return s
 }
 
+// Replicas is the scheduler's view.
+func (f Fleet) Replicas() scheduler.Replicas { return replicas{f} }
+
 // replicas is the scheduler's view.
-type replicas struct{ fleet }
+type replicas struct{ Fleet }
 
 func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.Replica {
 	for _, r := range f.manager.Infos(poolID) {
@@ -112,9 +120,12 @@ func (l lease) Replica() scheduler.Replica {
 	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots}
 }
 
+// Candidates is admission's view.
+func (f Fleet) Candidates(s *scheduler.Scheduler) admission.Pools { return candidates{f, s} }
+
 // candidates is admission's view.
 type candidates struct {
-	fleet
+	Fleet
 	schedule *scheduler.Scheduler
 }
 
@@ -178,13 +189,14 @@ func firstAnswer[T any](ctx context.Context, engines []engine.Engine, ask func(c
 	return answer, task.Errorf(task.WorkerReset, "no engine of the pool answered").Retry(0).Because(err)
 }
 
-// tasks is the API's view of the tasks.
-type tasks struct {
+// Tasks is the API's view of the tasks.
+type Tasks struct {
 	*admission.Desk
 	*scheduler.Scheduler
 }
 
-func (t tasks) Subscribe(id, after string) (api.Stream, error) {
+// Subscribe is api.Tasks's.
+func (t Tasks) Subscribe(id, after string) (api.Stream, error) {
 	s, err := t.Scheduler.Subscribe(id, after)
 	if err != nil {
 		return nil, err
@@ -192,15 +204,19 @@ func (t tasks) Subscribe(id, after string) (api.Stream, error) {
 	return s, nil
 }
 
-func (t tasks) Submit(ctx context.Context, r task.Request) (task.Admission, error) {
+// Submit is api.Tasks's.
+func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, error) {
 	return t.Desk.Submit(ctx, r)
 }
 
+// Views is the API's view of the pools. Tests may be nil.
+func (f Fleet) Views(s *scheduler.Scheduler, tests *SelfTest) api.Pools { return views{f, s, tests} }
+
 // views is the API's view of the pools.
 type views struct {
-	fleet
+	Fleet
 	schedule *scheduler.Scheduler
-	tests    *selfTest
+	tests    *SelfTest
 }
 
 func (f views) Pools() []api.PoolView {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
+	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
@@ -63,25 +64,24 @@ func engineSpec(s *pool.Spec, c config.Config, p config.Pool) {
 	}
 }
 
-// engines prepares engines for the pools.
-type engines struct {
+// Engines prepares engines for the pools.
+type Engines struct {
 	options provision.Options
 	log     *zap.Logger
 }
 
-// engines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
-func (a *App) engines() engines {
-	o := a.o.Engines
+// NewEngines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
+func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shelf, log *zap.Logger) Engines {
 	if o.Fetch == nil {
-		o.Fetch = fetcher{a.fetches}
+		o.Fetch = Fetcher{f}
 	}
 	if o.Decide == nil {
-		o.Decide = decider{a.policy}
+		o.Decide = decider{p}
 	}
 	if o.Record == nil {
-		o.Record = recorder{a.shelf}
+		o.Record = recorder{s}
 	}
-	return engines{o, a.o.Log.Named("provision")}
+	return Engines{o, log}
 }
 
 // decider is provision.Decider over the policy.
@@ -97,7 +97,7 @@ func (d decider) Decide(ctx context.Context, target string) error {
 }
 
 // recorder is provision.Recorder over the catalog.
-type recorder struct{ *shelf }
+type recorder struct{ *Shelf }
 
 // Prepared is provision.Recorder's.
 func (r recorder) Prepared(e provision.Prepared) error {
@@ -106,8 +106,8 @@ func (r recorder) Prepared(e provision.Prepared) error {
 	})
 }
 
-// prepare is pool.Options.Prepare.
-func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error) {
+// Prepare is pool.Options.Prepare.
+func (e Engines) Prepare(ctx context.Context, recipe any) (pool.Prepared, error) {
 	want, ok := recipe.(provision.Want)
 	if !ok {
 		return pool.Prepared{}, fmt.Errorf("a recipe of type %T is none of an engine", recipe)
@@ -133,7 +133,7 @@ func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error)
 
 // found records the engines that need no preparing (OC-CAT-56): packaged libraries that are in the cache, and programs. A folder of
 // libraries that somebody named is not ours to vouch for.
-func (e engines) found(ctx context.Context, c config.Config) {
+func (e Engines) found(ctx context.Context, c config.Config) {
 	m, err := provision.ThisMachine(e.options)
 	if err != nil || e.options.Record == nil {
 		return

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"slices"
@@ -12,15 +12,19 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // hostCard stands for the machine's own memory among the cards, for on-demand pools on the CPU.
 const hostCard = -1
 
+// Models is the scheduler's view of the on-demand pools.
+func (f Fleet) Models(log *zap.Logger) scheduler.Models { return models{f, log} }
+
 // models is the scheduler's view of the on-demand pools (LO-503).
 type models struct {
-	fleet
+	Fleet
 	log *zap.Logger
 }
 

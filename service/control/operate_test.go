@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"context"
@@ -12,38 +12,89 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/flow/admission"
+	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/supply/catalog"
+	"github.com/llama-orch/llama-orch/service/supply/fetch"
+	"github.com/llama-orch/llama-orch/service/supply/policy"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// operated is a running orchestrator whose file can be changed.
+// operated is an orchestrator without its API, whose file can be changed.
 type operated struct {
 	*testing.T
-	*App
-	path string
+	operator *Operator
+	schedule *scheduler.Scheduler
+	pools    *pool.Manager
+	desk     *admission.Desk
+	registry *prometheus.Registry
+	path     string
 }
 
 const operatedHead = "bind_addr: 127.0.0.1:0\ndata_dir: data\nauth: {optional_on_loopback: true}\n"
 
-func operate(t *testing.T, pools ...string) *operated {
-	o := &operated{T: t, path: filepath.Join(t.TempDir(), "c.yaml")}
+func operate(t *testing.T, pools ...string) *operated { return operateWith(t, zap.NewNop(), pools...) }
+
+func operateWith(t *testing.T, log *zap.Logger, pools ...string) *operated {
+	dir := t.TempDir()
+	o := &operated{T: t, path: filepath.Join(dir, "c.yaml"), registry: prometheus.NewRegistry()}
 	o.write(operatedHead, pools...)
 	env := func(name string) string { return map[string]string{"LLORCH_API_TOKEN": "the-right-token-1234"}[name] }
 	c, err := config.Load(o.path, env)
 	require.NoError(t, err)
-	o.App, err = New(Options{Config: c, Log: zap.NewNop(), Env: env})
+	setup, memory := NewSetup(c), NewMemory(zap.NewNop())
+	rules, err := policy.New(policy.Options{Rules: PolicyRules(c), Log: zap.NewNop(), Registerer: o.registry})
 	require.NoError(t, err)
-	require.NoError(t, o.Start(t.Context()))
-	t.Cleanup(func() {
-		ctx, stop := context.WithTimeout(context.Background(), 2*time.Second)
-		defer stop()
-		require.NoError(t, o.Stop(ctx))
+	fetches, err := fetch.New(fetch.Settings{Client: rules.Client(policy.Download)})
+	require.NoError(t, err)
+	t.Cleanup(fetches.Close)
+	shelf, err := OpenShelf(setup, catalog.Options{Dir: dir, Fetcher: Fetcher{fetches}, Log: zap.NewNop(), Registerer: o.registry, Now: time.Now})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, shelf.Close()) })
+	book, err := ledger.Open(ledger.Options{Path: filepath.Join(dir, ledger.FileName)})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, book.Close()) })
+	engines := NewEngines(provision.Options{}, fetches, rules, shelf, zap.NewNop())
+	o.pools, err = pool.New(pool.Options{
+		Specs: PoolSpecs(c, ""), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: o.registry, Models: shelf, Prepare: engines.Prepare,
+		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
+		OnChange:  func(id string) { o.schedule.Wake(id) }, CheckGPU: memory.Check, Memory: memory, DeviceProblems: memory.Problems,
 	})
+	require.NoError(t, err)
+	f := NewFleet(setup, o.pools, memory, shelf)
+	sessions, err := NewSessions(f, book, o.registry, zap.NewNop())
+	require.NoError(t, err)
+	o.schedule = scheduler.New(scheduler.Options{
+		Pools: SchedulerPools(c), Replicas: f.Replicas(), Models: f.Models(zap.NewNop()), Ledger: book, Sessions: sessions,
+		Narrator: observe.NewNarrator(log), Metrics: scheduler.NewMetrics(o.registry), Log: zap.NewNop(), Now: time.Now,
+	})
+	o.desk = admission.NewDesk(admission.Options{
+		Pools: f.Candidates(o.schedule), Scheduler: o.schedule, Now: time.Now, NewID: uuid.NewString, NewSeed: func() uint32 { return 7 },
+		Metrics: admission.NewMetrics(o.registry), Narrator: observe.NewNarrator(log), Home: sessions.Home, Limits: admission.Limits{PromptBytes: 1000, Inputs: 8},
+	})
+	o.operator = NewOperator(OperatorOptions{
+		Fleet: f, Schedule: o.schedule, Policy: rules, Sessions: sessions, Log: zap.NewNop(), Env: env, Engines: engines,
+	})
+	require.NoError(t, o.pools.Start())
+	t.Cleanup(func() { require.NoError(t, o.pools.Stop(context.Background())) })
+	o.schedule.Start()
+	t.Cleanup(func() { o.schedule.Stop(t.Context()) }) // its context has ended, so nothing is waited for
+	o.operator.Start()
+	t.Cleanup(o.operator.End)
 	return o
 }
 
@@ -59,7 +110,7 @@ func (o *operated) reload() api.ConfigChange {
 	return change
 }
 
-func (o *operated) view() views { return views{o.operator.fleet, o.schedule, o.selfTest} }
+func (o *operated) view() views { return views{o.operator.Fleet, o.schedule, nil} }
 
 func (o *operated) soon(what func() bool) {
 	o.Helper()
@@ -174,7 +225,7 @@ func TestARemovedPoolEndsItsTasksAndIsGone(t *testing.T) {
 // A pool that is no longer configured still has its tasks: where it is on demand, its model has to be loaded for them.
 // LO-503
 func TestPoolsThatEndTheirTasksAreServed(t *testing.T) {
-	s := newSetup(config.Config{Pools: []config.Pool{{ID: "a"}, {ID: "b"}}})
+	s := NewSetup(config.Config{Pools: []config.Pool{{ID: "a"}, {ID: "b"}}})
 	s.closing.Store(&[]config.Pool{{ID: "b"}, {ID: "gone"}})
 	require.Equal(t, []config.Pool{{ID: "a"}, {ID: "b"}, {ID: "gone"}}, s.served())
 	require.Len(t, s.config().Pools, 2)

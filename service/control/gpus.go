@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+package control
 
 import (
 	"slices"
@@ -56,7 +56,7 @@ func (f views) GPUs() api.GPUsView {
 }
 
 // owners are the replicas by their workers' names in the VRAM ledger.
-func (f fleet) owners() map[string]pool.Info {
+func (f Fleet) owners() map[string]pool.Info {
 	owners := map[string]pool.Info{}
 	for _, id := range f.manager.Pools() {
 		for _, r := range f.manager.Infos(id) {
@@ -66,8 +66,8 @@ func (f fleet) owners() map[string]pool.Info {
 	return owners
 }
 
-// cardsBack has workers that wait for a card try now: what they waited for has changed (ORCH-3053).
-func (f fleet) cardsBack() {
+// CardsBack has workers that wait for a card try now: what they waited for has changed (ORCH-3053).
+func (f Fleet) CardsBack() {
 	for _, p := range f.config().Pools {
 		if p.Device == config.CPU {
 			continue
@@ -78,8 +78,11 @@ func (f fleet) cardsBack() {
 	}
 }
 
+// CardMetrics are the gauges of the cards that replicas sit on, read when they are asked for.
+func (f Fleet) CardMetrics() prometheus.Collector { return cardMetrics{f} }
+
 // cardMetrics are the gauges of the cards that replicas sit on, read when they are asked for.
-type cardMetrics struct{ fleet }
+type cardMetrics struct{ Fleet }
 
 var (
 	utilizationDesc = prometheus.NewDesc("gpu_utilization", "Share of the time in which a replica's card computed.", observe.ReplicaLabels("device"), nil)

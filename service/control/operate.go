@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package app
+// Package control runs the pools of an orchestrator: it drains, reloads and explains them, follows the configuration, and shows
+// each of the other packages the pools as that asks for them.
+package control
 
 import (
 	"context"
@@ -27,16 +29,16 @@ import (
 // tidyEvery is how often pools that are no longer configured are looked at.
 const tidyEvery = time.Second
 
-// operator changes the pools while they run: drain, reload, and the configuration read again (ORCH-2101).
-type operator struct {
-	fleet
+// Operator changes the pools while they run: drain, reload, and the configuration read again (ORCH-2101).
+type Operator struct {
+	Fleet
 	schedule *scheduler.Scheduler
 	policy   *policy.Policy
 	sessions *session.Manager
 	log      *zap.Logger
 	libsDir  string
 	env      func(string) string
-	engines  engines
+	engines  Engines
 
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
@@ -46,8 +48,28 @@ type operator struct {
 	tidying sync.WaitGroup
 }
 
+// OperatorOptions are what an Operator is made from.
+type OperatorOptions struct {
+	Fleet    Fleet
+	Schedule *scheduler.Scheduler
+	Policy   *policy.Policy
+	Sessions *session.Manager
+	Log      *zap.Logger
+	LibsDir  string
+	Env      func(string) string
+	Engines  Engines
+}
+
+// NewOperator makes an operator of the configuration in force.
+func NewOperator(o OperatorOptions) *Operator {
+	return &Operator{
+		Fleet: o.Fleet, schedule: o.Schedule, sessions: o.Sessions, log: o.Log, libsDir: o.LibsDir, env: o.Env, engines: o.Engines,
+		file: o.Fleet.config(), closing: map[string]config.Pool{}, policy: o.Policy, retired: map[string]bool{},
+	}
+}
+
 // Drain is api.Control's.
-func (o *operator) Drain(_ context.Context, id string, deadline time.Duration) (api.DrainView, error) {
+func (o *Operator) Drain(_ context.Context, id string, deadline time.Duration) (api.DrainView, error) {
 	if err := o.manager.Drain(id, deadline); err != nil {
 		return api.DrainView{}, err
 	}
@@ -62,8 +84,8 @@ func (o *operator) Drain(_ context.Context, id string, deadline time.Duration) (
 }
 
 // Reload is api.Control's.
-func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, error) {
-	p, known := o.setup.pool(id)
+func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, error) {
+	p, known := o.Setup.pool(id)
 	if !known {
 		return api.ReloadView{}, o.unknown(id)
 	}
@@ -90,7 +112,7 @@ func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 	m.ID = p.Model.ID // requests go on by the name they know
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.setup.remodel(id, m)
+	o.Setup.remodel(id, m)
 	digest := ""
 	for _, r := range o.manager.Infos(id) {
 		digest = r.ModelDigest
@@ -103,8 +125,8 @@ func (o *operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 }
 
 // Explain is api.Control's.
-func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
-	seen := candidates{o.fleet, o.schedule}
+func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
+	seen := candidates{o.Fleet, o.schedule}
 	var pools []placement.Pool
 	home := o.sessions.Home(r.SessionID)
 	for _, p := range seen.Snapshot(task.Interactive) {
@@ -112,7 +134,7 @@ func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 		pools = append(pools, p.Pool)
 	}
 	e, err := placement.Explain(pools, func(id string) []placement.Replica {
-		return replicas{o.fleet}.Snapshot(id, nil)
+		return replicas{o.Fleet}.Snapshot(id, nil)
 	}, seen.CanonicalRef(r.ModelRef), r, o.sessions.Warm(r.SessionID))
 	if err != nil {
 		return api.Explanation{}, err
@@ -123,7 +145,7 @@ func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 			PoolID: v.PoolID, ReplicaID: v.ReplicaID, Chosen: v.Chosen, Reasons: v.Reasons, Active: v.Active, VRAMFree: v.FreeVRAM,
 		})
 	}
-	if p, ok := o.setup.pool(e.PoolID); ok && e.ReplicaID == "" && onDemand(p) {
+	if p, ok := o.Setup.pool(e.PoolID); ok && e.ReplicaID == "" && onDemand(p) {
 		for _, evicted := range o.schedule.Evictions(e.PoolID) {
 			for _, r := range o.manager.Infos(evicted) {
 				out.Evictions = append(out.Evictions, api.EvictionView{PoolID: evicted, ReplicaID: r.ID, Frees: max(r.ObservedBytes, r.EstimateBytes)})
@@ -134,7 +156,7 @@ func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 }
 
 // ReloadConfig is api.Control's, and what SIGHUP does.
-func (o *operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
+func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	next, err := config.Load(o.file.Path, o.env)
@@ -165,7 +187,7 @@ func (o *operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 }
 
 // findLibs finds the libraries of the built-in worker, where no pool has used it so far. The caller holds mu.
-func (o *operator) findLibs(next config.Config) (err error) {
+func (o *Operator) findLibs(next config.Config) (err error) {
 	if o.libsDir == "" && slices.ContainsFunc(next.Pools, func(p config.Pool) bool { return p.Provisioning.Mode == config.ModeBuiltin }) {
 		o.libsDir, err = provision.LocateEngineLibs()
 	}
@@ -187,7 +209,7 @@ func applies(path string) bool {
 }
 
 // apply makes the pools those of the file. The caller holds mu.
-func (o *operator) apply(next config.Config) error {
+func (o *Operator) apply(next config.Config) error {
 	file, live, closing := o.file, o.config(), maps.Clone(o.closing)
 	file.Pools, file.SamplerProfiles, file.Policy = nil, next.SamplerProfiles, next.Policy
 	live.Pools, live.SamplerProfiles, live.Policy = nil, next.SamplerProfiles, next.Policy
@@ -200,7 +222,7 @@ func (o *operator) apply(next config.Config) error {
 			p.Queue, p.Timeouts, p.Lifecycle, p.IdleTTL, p.Engine = was.Queue, was.Timeouts, was.Lifecycle, was.IdleTTL, was.Engine
 		}
 		file.Pools = append(file.Pools, p)
-		if now, ok := o.setup.pool(p.ID); ok && was.Model == p.Model { // a model that a reload gave it stays, unless the file names another
+		if now, ok := o.Setup.pool(p.ID); ok && was.Model == p.Model { // a model that a reload gave it stays, unless the file names another
 			p.Model = now.Model
 		}
 		live.Pools = append(live.Pools, p)
@@ -214,27 +236,27 @@ func (o *operator) apply(next config.Config) error {
 	if _, _, _, err := o.manager.Apply(o.specs(file, closing)); err != nil {
 		return err
 	}
-	if err := o.policy.Replace(policyRules(next)); err != nil {
+	if err := o.policy.Replace(PolicyRules(next)); err != nil {
 		return err // which Check would have found
 	}
 	o.close(closing)
 	for _, p := range live.Pools {
 		o.schedule.AddPool(schedulerPool(p))
 	}
-	o.setup.now.Store(&live)
+	o.Setup.now.Store(&live)
 	o.file = file
 	return nil
 }
 
 // close notes which pools are no longer configured, and still have tasks. The caller holds mu.
-func (o *operator) close(closing map[string]config.Pool) {
+func (o *Operator) close(closing map[string]config.Pool) {
 	o.closing = closing
 	left := slices.Collect(maps.Values(closing))
-	o.setup.closing.Store(&left)
+	o.Setup.closing.Store(&left)
 }
 
 // specs are those of the pools that are configured, and of those that are no longer and have tasks yet.
-func (o *operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
+func (o *Operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
 	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
 	for _, p := range file.Pools {
 		specs = append(specs, poolSpec(file, p, o.libsDir))
@@ -246,11 +268,11 @@ func (o *operator) specs(file config.Config, closing map[string]config.Pool) []p
 }
 
 func poolIn(c config.Config, id string) (config.Pool, bool) {
-	return newSetup(c).pool(id)
+	return NewSetup(c).pool(id)
 }
 
-// start looks after pools that are no longer configured, until they have no tasks. end joins it.
-func (o *operator) start() {
+// Start looks after pools that are no longer configured, until they have no tasks. End joins it.
+func (o *Operator) Start() {
 	ctx, stop := context.WithCancel(context.Background())
 	o.stop = stop
 	o.tidying.Go(func() {
@@ -269,13 +291,14 @@ func (o *operator) start() {
 	})
 }
 
-func (o *operator) end() {
+// End ends what Start began.
+func (o *Operator) End() {
 	o.stop()
 	o.tidying.Wait()
 }
 
 // tidy ends the pools that are no longer configured and have no task left.
-func (o *operator) tidy() {
+func (o *Operator) tidy() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	gone, rest := []string{}, maps.Clone(o.closing)
@@ -297,7 +320,7 @@ func (o *operator) tidy() {
 }
 
 // retire drains the pools of models whose time is over, and brings those back whose model is active again (ORCH-3072).
-func (o *operator) retire() {
+func (o *Operator) retire() {
 	for _, p := range o.config().Pools {
 		m, known := o.shelf.Find(p.Model.Canonical)
 		over := known && m.State == catalog.Retired && !time.Now().Before(m.DrainBy)
@@ -323,8 +346,8 @@ func (o *operator) retire() {
 }
 
 // Register is api.Control's: a worker on another host joins an external pool (ORCH-2101).
-func (o *operator) Register(_ context.Context, w api.WorkerRegistration) (api.WorkerLease, error) {
-	p, known := o.setup.pool(w.PoolID)
+func (o *Operator) Register(_ context.Context, w api.WorkerRegistration) (api.WorkerLease, error) {
+	p, known := o.Setup.pool(w.PoolID)
 	switch {
 	case !known:
 		return api.WorkerLease{}, o.unknown(w.PoolID)
@@ -346,6 +369,6 @@ func (o *operator) Register(_ context.Context, w api.WorkerRegistration) (api.Wo
 // registrationLease is how long a registered worker belongs to its pool without being heard of again.
 const registrationLease = 30 * time.Second
 
-func (o *operator) unknown(id string) error {
+func (o *Operator) unknown(id string) error {
 	return task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", id, strings.Join(o.manager.Pools(), ", "))
 }
