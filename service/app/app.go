@@ -24,6 +24,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
@@ -74,7 +75,7 @@ type App struct {
 	proofs    *artifact.Sink
 	memory    *control.Memory
 	operator  *control.Operator
-	selfTest  *control.SelfTest // nil: none is made
+	selfTest  *selftest.Tests // nil: none is made
 	pools     *pool.Manager
 	schedule  *scheduler.Scheduler
 	api       *api.Handler
@@ -102,9 +103,9 @@ func New(o Options) (_ *App, err error) {
 		}
 	}()
 	c := o.Config
-	var heard *control.Ear
+	var heard *selftest.Listener
 	if o.SelfTest {
-		heard, o.Log = control.NewEar(o.Log)
+		heard, o.Log = selftest.Listen(o.Log)
 	}
 	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
@@ -162,16 +163,17 @@ func New(o Options) (_ *App, err error) {
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
 		},
 	})
+	tasks := control.Tasks{Desk: desk, Scheduler: a.schedule}
 	if o.SelfTest {
-		a.selfTest = control.NewSelfTest(control.SelfTestOptions{
-			Fleet: f, Desk: desk, Schedule: a.schedule, Gatherer: registry, Heard: heard, Log: o.Log.Named("app"), Out: o.Out,
+		a.selfTest = selftest.New(selftest.Options{
+			Pools: f, Tasks: tasks, Gatherer: registry, Heard: heard, Log: o.Log.Named("selftest"), Out: o.Out, Now: time.Now,
 		})
 	}
 	a.operator = control.NewOperator(control.OperatorOptions{
 		Fleet: f, Schedule: a.schedule, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
 	})
 	a.api, err = api.NewHandler(api.Options{
-		Tasks: control.Tasks{Desk: desk, Scheduler: a.schedule}, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -265,8 +267,10 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return nil
 	})
 	if a.selfTest != nil {
-		a.selfTest.Start()
-		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.End(); return nil })
+		if err := a.selfTest.Start(ctx); err != nil {
+			return err
+		}
+		a.cleanup.push("end the self-test", a.selfTest.Stop)
 	}
 	sweeping := control.StartSweeps(a.sessions)
 	a.cleanup.push("end the sweeps of sessions", func(context.Context) error { sweeping(); return nil })

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
@@ -78,6 +79,15 @@ func (f Fleet) summary(p config.Pool) summary {
 		s.gaveUp = 0
 	}
 	return s
+}
+
+// Configured are the pools of the configuration in force.
+func (f Fleet) Configured() []config.Pool { return f.config().Pools }
+
+// Standing says whether a pool has a Ready replica, and, where it has none, what went wrong last.
+func (f Fleet) Standing(p config.Pool) (ready bool, problem string) {
+	s := f.summary(p)
+	return s.ready > 0, s.lastError
 }
 
 // Replicas is the scheduler's view.
@@ -210,13 +220,15 @@ func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, erro
 }
 
 // Views is the API's view of the pools. Tests may be nil.
-func (f Fleet) Views(s *scheduler.Scheduler, tests *SelfTest) api.Pools { return views{f, s, tests} }
+func (f Fleet) Views(s *scheduler.Scheduler, tests *selftest.Tests) api.Pools {
+	return views{f, s, tests}
+}
 
 // views is the API's view of the pools.
 type views struct {
 	Fleet
 	schedule *scheduler.Scheduler
-	tests    *SelfTest
+	tests    *selftest.Tests
 }
 
 func (f views) Pools() []api.PoolView {
@@ -238,7 +250,7 @@ func (f views) view(p config.Pool) api.PoolView {
 	return api.PoolView{
 		ID: p.ID, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
 		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, SamplerProfile: p.SamplerProfile,
-		Ready: s.ready > 0, Draining: s.draining, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.result(p.ID),
+		Ready: s.ready > 0, Draining: s.draining, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.Result(p.ID),
 		Replicas: len(infos), ReplicasReady: s.ready,
 		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},
 	}

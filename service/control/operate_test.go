@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -22,7 +21,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
-	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -40,29 +38,26 @@ type operated struct {
 	operator *Operator
 	schedule *scheduler.Scheduler
 	pools    *pool.Manager
-	desk     *admission.Desk
-	registry *prometheus.Registry
 	path     string
 }
 
 const operatedHead = "bind_addr: 127.0.0.1:0\ndata_dir: data\nauth: {optional_on_loopback: true}\n"
 
-func operate(t *testing.T, pools ...string) *operated { return operateWith(t, zap.NewNop(), pools...) }
-
-func operateWith(t *testing.T, log *zap.Logger, pools ...string) *operated {
+func operate(t *testing.T, pools ...string) *operated {
 	dir := t.TempDir()
-	o := &operated{T: t, path: filepath.Join(dir, "c.yaml"), registry: prometheus.NewRegistry()}
+	o := &operated{T: t, path: filepath.Join(dir, "c.yaml")}
+	registry := prometheus.NewRegistry()
 	o.write(operatedHead, pools...)
 	env := func(name string) string { return map[string]string{"LLORCH_API_TOKEN": "the-right-token-1234"}[name] }
 	c, err := config.Load(o.path, env)
 	require.NoError(t, err)
 	setup, memory := NewSetup(c), NewMemory(zap.NewNop())
-	rules, err := policy.New(policy.Options{Rules: PolicyRules(c), Log: zap.NewNop(), Registerer: o.registry})
+	rules, err := policy.New(policy.Options{Rules: PolicyRules(c), Log: zap.NewNop(), Registerer: registry})
 	require.NoError(t, err)
 	fetches, err := fetch.New(fetch.Settings{Client: rules.Client(policy.Download)})
 	require.NoError(t, err)
 	t.Cleanup(fetches.Close)
-	shelf, err := OpenShelf(setup, catalog.Options{Dir: dir, Fetcher: Fetcher{fetches}, Log: zap.NewNop(), Registerer: o.registry, Now: time.Now})
+	shelf, err := OpenShelf(setup, catalog.Options{Dir: dir, Fetcher: Fetcher{fetches}, Log: zap.NewNop(), Registerer: registry, Now: time.Now})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, shelf.Close()) })
 	book, err := ledger.Open(ledger.Options{Path: filepath.Join(dir, ledger.FileName)})
@@ -70,21 +65,17 @@ func operateWith(t *testing.T, log *zap.Logger, pools ...string) *operated {
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
 	engines := NewEngines(provision.Options{}, fetches, rules, shelf, zap.NewNop())
 	o.pools, err = pool.New(pool.Options{
-		Specs: PoolSpecs(c, ""), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: o.registry, Models: shelf, Prepare: engines.Prepare,
+		Specs: PoolSpecs(c, ""), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: registry, Models: shelf, Prepare: engines.Prepare,
 		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
 		OnChange:  func(id string) { o.schedule.Wake(id) }, CheckGPU: memory.Check, Memory: memory, DeviceProblems: memory.Problems,
 	})
 	require.NoError(t, err)
 	f := NewFleet(setup, o.pools, memory, shelf)
-	sessions, err := NewSessions(f, book, o.registry, zap.NewNop())
+	sessions, err := NewSessions(f, book, registry, zap.NewNop())
 	require.NoError(t, err)
 	o.schedule = scheduler.New(scheduler.Options{
 		Pools: SchedulerPools(c), Replicas: f.Replicas(), Models: f.Models(zap.NewNop()), Ledger: book, Sessions: sessions,
-		Narrator: observe.NewNarrator(log), Metrics: scheduler.NewMetrics(o.registry), Log: zap.NewNop(), Now: time.Now,
-	})
-	o.desk = admission.NewDesk(admission.Options{
-		Pools: f.Candidates(o.schedule), Scheduler: o.schedule, Now: time.Now, NewID: uuid.NewString, NewSeed: func() uint32 { return 7 },
-		Metrics: admission.NewMetrics(o.registry), Narrator: observe.NewNarrator(log), Home: sessions.Home, Limits: admission.Limits{PromptBytes: 1000, Inputs: 8},
+		Narrator: observe.NewNarrator(zap.NewNop()), Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 	})
 	o.operator = NewOperator(OperatorOptions{
 		Fleet: f, Schedule: o.schedule, Policy: rules, Sessions: sessions, Log: zap.NewNop(), Env: env, Engines: engines,
