@@ -14,7 +14,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -44,7 +44,7 @@ func (a *App) openArtifacts(r prometheus.Registerer) (err error) {
 
 // proving is the ledger, and has a bundle written of each task that ended there (OC-CTRL-2067).
 type proving struct {
-	*ledger.SQLite
+	*sqlite.SQLite
 	proofs *artifact.Sink
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package ledger is the durable record of accepted tasks: what was accepted, dispatched and how it ended, with the
+// Package sqlite is the durable record of accepted tasks: what was accepted, dispatched and how it ended, with the
 // transcript. It is one SQLite file that one goroutine writes; what many callers ask for at a time shares one commit
 // (LO-202).
-package ledger
+package sqlite
 
 import (
 	"context"
