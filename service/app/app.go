@@ -37,7 +37,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/auth"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
@@ -67,7 +67,7 @@ type Options struct {
 type App struct {
 	o         Options
 	log       *zap.Logger
-	ledger    *ledger.SQLite
+	ledger    *sqlite.SQLite
 	policy    *policy.Policy
 	fetches   *fetch.Fetcher
 	shelf     *control.Shelf
@@ -241,7 +241,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("read the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left) // before anyone can ask for them
-	a.catchUp()
+	a.catchUp(ctx)
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -283,9 +283,9 @@ func (a *App) Start(ctx context.Context) (err error) {
 
 func (a *App) openLedger(r prometheus.Registerer) (err error) {
 	c := a.o.Config
-	path := filepath.Join(c.DataDir, ledger.FileName)
+	path := filepath.Join(c.DataDir, sqlite.FileName)
 	if a.o.LedgerAside {
-		moved, err := ledger.Aside(path, time.Now())
+		moved, err := sqlite.Aside(path, time.Now())
 		if err != nil {
 			return err
 		}
@@ -293,7 +293,7 @@ func (a *App) openLedger(r prometheus.Registerer) (err error) {
 			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
 		}
 	}
-	a.ledger, err = ledger.Open(ledger.Options{
+	a.ledger, err = sqlite.Open(sqlite.Options{
 		Path: path, Log: a.o.Log, Registerer: r, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
 	})
 	if err != nil {

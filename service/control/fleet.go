@@ -206,8 +206,8 @@ type Tasks struct {
 }
 
 // Subscribe is api.Tasks's.
-func (t Tasks) Subscribe(id, after string) (api.Stream, error) {
-	s, err := t.Scheduler.Subscribe(id, after)
+func (t Tasks) Subscribe(ctx context.Context, id, after string) (api.Stream, error) {
+	s, err := t.Scheduler.Subscribe(ctx, id, after)
 	if err != nil {
 		return nil, err
 	}

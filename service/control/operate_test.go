@@ -24,7 +24,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/observe"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
@@ -60,7 +60,7 @@ func operate(t *testing.T, pools ...string) *operated {
 	shelf, err := OpenShelf(setup, catalog.Options{Dir: dir, Fetcher: Fetcher{fetches}, Log: zap.NewNop(), Registerer: registry, Now: time.Now})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, shelf.Close()) })
-	book, err := ledger.Open(ledger.Options{Path: filepath.Join(dir, ledger.FileName)})
+	book, err := sqlite.Open(sqlite.Options{Path: filepath.Join(dir, sqlite.FileName)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
 	engines := NewEngines(provision.Options{}, fetches, rules, shelf, zap.NewNop())
@@ -123,7 +123,7 @@ func (o *operated) enqueue(id, pool string) {
 }
 
 func (o *operated) state(id string) task.State {
-	s, err := o.schedule.Get(id)
+	s, err := o.schedule.Get(o.Context(), id)
 	require.NoError(o, err)
 	return s.State
 }

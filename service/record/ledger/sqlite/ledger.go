@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package ledger is the durable record of accepted tasks: what was accepted, dispatched and how it ended, with the
+// Package sqlite is the durable record of accepted tasks: what was accepted, dispatched and how it ended, with the
 // transcript. It is one SQLite file that one goroutine writes; what many callers ask for at a time shares one commit
 // (LO-202).
-package ledger
+package sqlite
 
 import (
 	"context"
@@ -129,11 +129,17 @@ func (l *SQLite) Close() error {
 	return nil
 }
 
-// NextSeq is greater than the Seq of every task that was ever accepted.
-func (l *SQLite) NextSeq() uint64 {
+// NextSeq hands out a sequence number. It is greater than every one that it handed out before, and than that of every task
+// that was ever accepted.
+func (l *SQLite) NextSeq() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.nextSeq
+	if l.closed {
+		return 0, ErrClosed
+	}
+	next := l.nextSeq
+	l.nextSeq++
+	return next, nil
 }
 
 // Accept records a task as queued. It may be repeated, also for a task that is past that.
