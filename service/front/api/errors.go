@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -136,15 +135,4 @@ func optString(s string) gen.OptString {
 		return gen.OptString{}
 	}
 	return gen.NewOptString(s)
-}
-
-// clip shortens s to at most n bytes, at the end of a rune.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

@@ -187,7 +187,7 @@ func checkQuery(raw string, known []string) error {
 	}
 	for name, values := range query {
 		if !slices.Contains(known, name) {
-			return task.Errorf(task.InvalidParams, "%s", unknown("query parameter", clip(name, maxQuote), name, known))
+			return task.Errorf(task.InvalidParams, "%s", unknown("query parameter", task.Clip(name, maxQuote), name, known))
 		}
 		if len(values) > 1 {
 			return task.Errorf(task.InvalidParams, "query parameter `%s` is given %d times: give it once", name, len(values))
@@ -233,7 +233,7 @@ func jsonContent(h http.Header) error {
 	if err == nil && kind == "application/json" && (params["charset"] == "" || strings.EqualFold(params["charset"], "utf-8")) {
 		return nil
 	}
-	return task.Errorf(task.InvalidParams, "this call takes JSON: set the header `Content-Type: application/json`, not %q", clip(sent, maxQuote))
+	return task.Errorf(task.InvalidParams, "this call takes JSON: set the header `Content-Type: application/json`, not %q", task.Clip(sent, maxQuote))
 }
 
 // digest checks that body is one JSON value in UTF-8 and hashes it without its white space.
@@ -299,11 +299,11 @@ func (s *server) badParam(op *operation, r *http.Request, p *ogenerrors.DecodePa
 			allowed = s.contract.describe(s.contract.resolve(param))
 		}
 	}
-	return task.Errorf(task.InvalidParams, "%s parameter `%s` must be %s, not %q", in, p.Name, allowed, clip(sent, maxQuote)).Because(p)
+	return task.Errorf(task.InvalidParams, "%s parameter `%s` must be %s, not %q", in, p.Name, allowed, task.Clip(sent, maxQuote)).Because(p)
 }
 
 func (s *server) notFound(w http.ResponseWriter, r *http.Request) {
-	s.writeError(w, r, task.Errorf(task.NotFound, "there is no path %q; GET /v1/capabilities lists the paths", clip(r.URL.Path, maxQuote)))
+	s.writeError(w, r, task.Errorf(task.NotFound, "there is no path %q; GET /v1/capabilities lists the paths", task.Clip(r.URL.Path, maxQuote)))
 }
 
 func (s *server) notAllowed(w http.ResponseWriter, r *http.Request, allowed string) {
@@ -313,5 +313,5 @@ func (s *server) notAllowed(w http.ResponseWriter, r *http.Request, allowed stri
 	}
 	allowed = strings.ReplaceAll(allowed, ",", ", ")
 	h.Set("Allow", allowed)
-	s.writeError(w, r, task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", clip(r.URL.Path, maxQuote), allowed, clip(r.Method, maxQuote)))
+	s.writeError(w, r, task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, maxQuote), allowed, task.Clip(r.Method, maxQuote)))
 }
