@@ -27,8 +27,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
@@ -145,7 +145,7 @@ func New(o Options) (_ *App, err error) {
 	registry.MustRegister(kvMetrics{f, a.sessions})
 	a.schedule = scheduler.New(scheduler.Options{
 		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
-		Swap:     placement.SwapRules(c.Swap),
+		Swap:     residency.SwapRules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,

@@ -11,7 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -25,19 +25,19 @@ type models struct {
 }
 
 // Memory is scheduler.Models's.
-func (m models) Memory() ([]placement.Card, []placement.Tenant) {
+func (m models) Memory() ([]residency.Card, []residency.Tenant) {
 	view := m.memory.ledger.View()
-	var cards []placement.Card
+	var cards []residency.Card
 	for _, c := range view.Cards {
-		cards = append(cards, placement.Card{Index: c.Index, Free: c.Free})
+		cards = append(cards, residency.Card{Index: c.Index, Free: c.Free})
 	}
 	if free, err := m.manager.HostMemory(); err == nil {
-		cards = append(cards, placement.Card{Index: hostCard, Free: free})
+		cards = append(cards, residency.Card{Index: hostCard, Free: free})
 	}
-	var tenants []placement.Tenant
+	var tenants []residency.Tenant
 	for _, p := range m.served() {
 		if onDemand(p) {
-			t := placement.Tenant{ID: p.ID, State: placement.Absent}
+			t := residency.Tenant{ID: p.ID, State: residency.Absent}
 			for _, r := range m.manager.Infos(p.ID) {
 				m.tenant(&t, string(p.Device), p.TensorSplit, r, view)
 			}
@@ -59,7 +59,7 @@ func (m models) tried(poolID string) bool {
 }
 
 // possible reports whether each replica of an on-demand pool would fit if all on-demand pools were gone.
-func possible(cards []placement.Card, tenants []placement.Tenant, of placement.Tenant) bool {
+func possible(cards []residency.Card, tenants []residency.Tenant, of residency.Tenant) bool {
 	free := map[int]int64{}
 	for _, c := range cards {
 		free[c.Index] = c.Free
@@ -70,7 +70,7 @@ func possible(cards []placement.Card, tenants []placement.Tenant, of placement.T
 		}
 	}
 	for _, want := range of.Wants {
-		_, fits := placement.ChooseCard(free, want.Bytes)
+		_, fits := residency.ChooseCard(free, want.Bytes)
 		for _, s := range want.Shares {
 			fits = free[s.Card] >= s.Bytes
 			if !fits {
@@ -85,37 +85,37 @@ func possible(cards []placement.Card, tenants []placement.Tenant, of placement.T
 }
 
 // tenant adds a replica to its pool's tenant: the pool is where its furthest replica is.
-func (m models) tenant(t *placement.Tenant, device string, split []float64, r pool.Info, view gpu.View) {
+func (m models) tenant(t *residency.Tenant, device string, split []float64, r pool.Info, view gpu.View) {
 	switch r.State {
 	case pool.Ready:
-		t.State = placement.Loaded
+		t.State = residency.Loaded
 	case pool.Provisioning, pool.Loading, pool.Probing:
-		if t.State != placement.Loaded {
-			t.State = placement.Loading
+		if t.State != residency.Loaded {
+			t.State = residency.Loading
 		}
 	case pool.Draining:
-		if t.State == placement.Absent {
-			t.State = placement.Leaving
+		if t.State == residency.Absent {
+			t.State = residency.Leaving
 		}
 	case pool.Backoff, pool.Failed: // for want of memory: room has to be made; for another reason, that would not help
-		if !r.Short && r.Wanted && t.State != placement.Loaded {
-			t.State = placement.Loading
+		if !r.Short && r.Wanted && t.State != residency.Loaded {
+			t.State = residency.Loading
 		}
 	case pool.Stopped:
 	}
 	bytes := r.NeedBytes // as the load will ask for it, or the plan would not fit
 	if device == "cpu" {
-		share := placement.Share{Card: hostCard, Bytes: bytes}
-		t.Wants = append(t.Wants, placement.Want{Shares: []placement.Share{share}})
+		share := residency.Share{Card: hostCard, Bytes: bytes}
+		t.Wants = append(t.Wants, residency.Want{Shares: []residency.Share{share}})
 		if r.PID != 0 {
 			t.Holds = append(t.Holds, share)
 		}
 		return
 	}
-	want := placement.Want{Bytes: bytes}
+	want := residency.Want{Bytes: bytes}
 	if cards, err := indices(device); err == nil {
 		for _, s := range shares(cards, split, bytes) {
-			want.Shares = append(want.Shares, placement.Share(s))
+			want.Shares = append(want.Shares, residency.Share(s))
 		}
 	}
 	t.Wants = append(t.Wants, want)
@@ -125,12 +125,12 @@ func (m models) tenant(t *placement.Tenant, device string, split []float64, r po
 				continue
 			}
 			if h.Phase == gpu.Leaving {
-				if t.State == placement.Absent && h.Kept > 0 {
-					t.State = placement.Leaving
+				if t.State == residency.Absent && h.Kept > 0 {
+					t.State = residency.Leaving
 				}
 				continue
 			}
-			t.Holds = append(t.Holds, placement.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
+			t.Holds = append(t.Holds, residency.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
 		}
 	}
 }

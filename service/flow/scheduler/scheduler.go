@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -111,7 +112,7 @@ type Options struct {
 	Pools    []Pool
 	Replicas Replicas
 	Models   Models // needed where a pool is on demand
-	Swap     placement.SwapRules
+	Swap     residency.SwapRules
 	Ledger   Ledger
 	Sessions Sessions // nil: tasks have no sessions and no budgets
 	Narrator *observe.Narrator

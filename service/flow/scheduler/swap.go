@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -18,7 +18,7 @@ import (
 type Models interface {
 	// Memory is the cards' free memory, and of each on-demand pool where its model is, what it holds and what it wants.
 	// Its tasks and times are left to the scheduler.
-	Memory() ([]placement.Card, []placement.Tenant)
+	Memory() ([]residency.Card, []residency.Tenant)
 	// Load asks for a pool's model, and returns at once.
 	Load(poolID string)
 	// Unload lets a pool's model go, and returns at once. It fails where a task runs on it.
@@ -37,7 +37,7 @@ const askedFor = 2 * time.Second
 // swapEvery is the time between two looks at the on-demand pools where nothing happens.
 const swapEvery = time.Second
 
-// swapper decides which on-demand pools are in memory (LO-503): it gathers what placement.PlanSwaps must know, and does what
+// swapper decides which on-demand pools are in memory (LO-503): it gathers what residency.PlanSwaps must know, and does what
 // that says. Its goroutine alone writes the residents, and alone loads and unloads.
 type swapper struct {
 	s    *Scheduler
@@ -50,7 +50,7 @@ type swapper struct {
 // resident is what the swapper remembers of an on-demand pool.
 type resident struct {
 	lane   *lane
-	state  placement.Residency
+	state  residency.Residency
 	since  time.Time // when it came to be so
 	lostAt time.Time // since when tasks wait for its model; zero while none do
 	asked  ask
@@ -60,18 +60,18 @@ type resident struct {
 type ask struct {
 	at   time.Time
 	in   bool
-	from placement.Residency // where its model was then
+	from residency.Residency // where its model was then
 }
 
 // state is where a pool's model is, or is on its way to since it was told.
-func (a ask) state(shown placement.Residency, now time.Time) placement.Residency {
+func (a ask) state(shown residency.Residency, now time.Time) residency.Residency {
 	switch {
 	case a.at.IsZero() || shown != a.from || now.Sub(a.at) >= askedFor:
 		return shown
 	case a.in:
-		return placement.Loading
+		return residency.Loading
 	}
-	return placement.Leaving
+	return residency.Leaving
 }
 
 func newSwapper(s *Scheduler) *swapper {
@@ -118,17 +118,17 @@ func (w *swapper) loop(ctx context.Context) {
 }
 
 // plan is what placement says of the pools as they are now.
-func (w *swapper) plan(now time.Time) placement.Swaps {
+func (w *swapper) plan(now time.Time) residency.Swaps {
 	cards, tenants := w.tenants(now)
-	return placement.PlanSwaps(now, cards, tenants, w.s.o.Swap)
+	return residency.PlanSwaps(now, cards, tenants, w.s.o.Swap)
 }
 
 // tenants completes the pools' memory by their tasks and times.
-func (w *swapper) tenants(now time.Time) ([]placement.Card, []placement.Tenant) {
+func (w *swapper) tenants(now time.Time) ([]residency.Card, []residency.Tenant) {
 	cards, tenants := w.s.o.Models.Memory()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	tenants = slices.DeleteFunc(tenants, func(t placement.Tenant) bool { return w.residents[t.ID] == nil })
+	tenants = slices.DeleteFunc(tenants, func(t residency.Tenant) bool { return w.residents[t.ID] == nil })
 	for i := range tenants {
 		t := &tenants[i]
 		r := w.residents[t.ID]
@@ -152,8 +152,8 @@ func (w *swapper) tenants(now time.Time) ([]placement.Card, []placement.Tenant) 
 }
 
 // count adds up what the tasks of a pool lose because its model is not there.
-func (w *swapper) count(r *resident, l *lane, t *placement.Tenant, now time.Time) {
-	waits := t.State != placement.Loaded && l.queue.Depth() > 0
+func (w *swapper) count(r *resident, l *lane, t *residency.Tenant, now time.Time) {
+	waits := t.State != residency.Loaded && l.queue.Depth() > 0
 	if !r.lostAt.IsZero() {
 		w.s.o.Metrics.swapLost(l.pool.ID, now.Sub(r.lostAt))
 	}
@@ -163,7 +163,7 @@ func (w *swapper) count(r *resident, l *lane, t *placement.Tenant, now time.Time
 	}
 }
 
-func (w *swapper) do(plan placement.Swaps) {
+func (w *swapper) do(plan residency.Swaps) {
 	for id, l := range w.lanes() {
 		held := slices.Contains(plan.Hold, id) || slices.Contains(plan.Unload, id)
 		if l.held.Swap(held) && !held {
@@ -175,13 +175,13 @@ func (w *swapper) do(plan placement.Swaps) {
 			w.s.o.Log.Debug("a pool was not unloaded", zap.String("pool_id", id), zap.Error(err))
 			continue
 		}
-		w.told(id, ask{at: w.s.o.Now(), from: placement.Loaded})
+		w.told(id, ask{at: w.s.o.Now(), from: residency.Loaded})
 		w.s.o.Metrics.swapped(id, false)
 		w.s.o.Log.Info("an on-demand pool is to leave the memory", zap.String("pool_id", id))
 	}
 	for _, id := range plan.Load {
 		w.s.o.Models.Load(id)
-		w.told(id, ask{at: w.s.o.Now(), in: true, from: placement.Absent})
+		w.told(id, ask{at: w.s.o.Now(), in: true, from: residency.Absent})
 		w.s.o.Metrics.swapped(id, true)
 		w.s.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
 	}
@@ -222,24 +222,24 @@ func (w *swapper) lanes() map[string]*lane {
 func (w *swapper) wait(l *lane, now time.Time) time.Duration {
 	state, since, ok := w.of(l.pool.ID)
 	took := time.Duration(0)
-	if ok && state != placement.Loaded {
+	if ok && state != residency.Loaded {
 		took = w.s.o.Models.LoadTime(l.pool.ID)
 	}
 	switch {
-	case !ok || state == placement.Loaded:
+	case !ok || state == residency.Loaded:
 		return 0
-	case state == placement.Loading:
+	case state == residency.Loading:
 		return max(took-now.Sub(since), 0)
 	}
 	plan, state := w.ifAsked(l, now)
-	if state == placement.Loading || slices.Contains(plan.Load, l.pool.ID) || len(plan.Unload) > 0 { // or it was told to load just now
+	if state == residency.Loading || slices.Contains(plan.Load, l.pool.ID) || len(plan.Unload) > 0 { // or it was told to load just now
 		return took
 	}
 	return took + w.s.o.Swap.MaxWait // at the latest: the others may be done before
 }
 
 // ifAsked is the plan as it would be with an interactive task for the pool, and where its model is by then.
-func (w *swapper) ifAsked(l *lane, now time.Time) (plan placement.Swaps, state placement.Residency) {
+func (w *swapper) ifAsked(l *lane, now time.Time) (plan residency.Swaps, state residency.Residency) {
 	cards, tenants := w.s.o.Models.Memory()
 	lanes := w.lanes()
 	for i := range tenants {
@@ -257,13 +257,13 @@ func (w *swapper) ifAsked(l *lane, now time.Time) (plan placement.Swaps, state p
 			t.Interactive = now
 		}
 	}
-	return placement.PlanSwaps(now, cards, tenants, w.s.o.Swap), state
+	return residency.PlanSwaps(now, cards, tenants, w.s.o.Swap), state
 }
 
 // phase is what a queued task's stream is told, and how far its pool's load is.
 func (w *swapper) phase(l *lane, now time.Time) (task.Phase, float64) {
 	state, since, ok := w.of(l.pool.ID)
-	if !ok || state != placement.Loading {
+	if !ok || state != residency.Loading {
 		return task.PhaseQueued, 0
 	}
 	if share, fetching := w.s.o.Models.Fetching(l.pool.ID); fetching {
@@ -276,7 +276,7 @@ func (w *swapper) phase(l *lane, now time.Time) (task.Phase, float64) {
 	return task.PhaseLoading, min(float64(now.Sub(since))/float64(took), 0.99)
 }
 
-func (w *swapper) of(poolID string) (placement.Residency, time.Time, bool) {
+func (w *swapper) of(poolID string) (residency.Residency, time.Time, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := w.residents[poolID]

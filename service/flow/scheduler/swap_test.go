@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -22,7 +22,7 @@ import (
 // den is a rig with a card of 10 bytes and on-demand pools of 8 bytes and one replica each, of which it holds one.
 type den struct {
 	*rig
-	state map[string]placement.Residency
+	state map[string]residency.Residency
 	took  map[string]time.Duration
 	fails map[string]*task.Error
 	loads []string
@@ -33,12 +33,12 @@ const loadTime = 3 * time.Second
 func newDen(t *testing.T, pools ...string) *den {
 	d := &den{
 		rig:   &rig{t: t, registry: prometheus.NewRegistry(), book: &book{records: map[string]task.Record{}}},
-		state: map[string]placement.Residency{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
+		state: map[string]residency.Residency{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
 	}
 	o := Options{
 		Replicas: d, Models: d, Ledger: d.book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(d.registry),
 		Log: zap.NewNop(), Now: time.Now, StuckAfter: time.Hour,
-		Swap: placement.SwapRules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
+		Swap: residency.SwapRules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
 	}
 	for _, id := range pools {
 		d.replicas = append(d.replicas, &replica{r: d.rig, id: id + "-0", pool: id, every: 10 * time.Millisecond})
@@ -52,28 +52,28 @@ func newDen(t *testing.T, pools ...string) *den {
 	return d
 }
 
-func (d *den) Memory() ([]placement.Card, []placement.Tenant) {
+func (d *den) Memory() ([]residency.Card, []residency.Tenant) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	free := int64(10)
-	var tenants []placement.Tenant
+	var tenants []residency.Tenant
 	for _, x := range d.replicas {
-		t := placement.Tenant{ID: x.pool, State: d.state[x.pool], Wants: []placement.Want{{Bytes: 8}}}
-		if t.State != placement.Absent {
+		t := residency.Tenant{ID: x.pool, State: d.state[x.pool], Wants: []residency.Want{{Bytes: 8}}}
+		if t.State != residency.Absent {
 			free -= 8
-			t.Holds = []placement.Share{{Card: 0, Bytes: 8}}
+			t.Holds = []residency.Share{{Card: 0, Bytes: 8}}
 		}
 		tenants = append(tenants, t)
 	}
-	return []placement.Card{{Index: 0, Free: free}}, tenants
+	return []residency.Card{{Index: 0, Free: free}}, tenants
 }
 
-func (d *den) turn(pool string, to placement.Residency) {
+func (d *den) turn(pool string, to residency.Residency) {
 	d.set(func() {
 		d.state[pool] = to
 		for _, x := range d.replicas {
 			if x.pool == pool {
-				x.ready = to == placement.Loaded
+				x.ready = to == residency.Loaded
 			}
 		}
 	})
@@ -82,10 +82,10 @@ func (d *den) turn(pool string, to placement.Residency) {
 
 func (d *den) Load(pool string) {
 	d.set(func() { d.loads = append(d.loads, pool) })
-	d.turn(pool, placement.Loading)
+	d.turn(pool, residency.Loading)
 	time.AfterFunc(loadTime, func() {
 		d.set(func() { d.took[pool] = loadTime })
-		d.turn(pool, placement.Loaded)
+		d.turn(pool, residency.Loaded)
 	})
 }
 
@@ -95,8 +95,8 @@ func (d *den) Unload(pool string) error {
 			d.t.Errorf("pool %s was unloaded while it generates", pool)
 		}
 	}
-	d.turn(pool, placement.Leaving)
-	time.AfterFunc(time.Second, func() { d.turn(pool, placement.Absent) })
+	d.turn(pool, residency.Leaving)
+	time.AfterFunc(time.Second, func() { d.turn(pool, residency.Absent) })
 	return nil
 }
 
@@ -114,7 +114,7 @@ func (d *den) Failed(pool string) *task.Error {
 	return d.fails[pool]
 }
 
-func (d *den) residency(pool string) placement.Residency {
+func (d *den) residency(pool string) residency.Residency {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.state[pool]
@@ -147,9 +147,9 @@ func TestATaskLoadsItsPool(t *testing.T) {
 		require.Equal(t, loadTime, first.StartedAt.Sub(first.AcceptedAt))
 
 		time.Sleep(59 * time.Second) // to the next look after that
-		require.Equal(t, placement.Loaded, d.residency("a"))
+		require.Equal(t, residency.Loaded, d.residency("a"))
 		time.Sleep(4 * time.Second)
-		require.Equal(t, placement.Absent, d.residency("a"), "idle_ttl passed")
+		require.Equal(t, residency.Absent, d.residency("a"), "idle_ttl passed")
 
 		require.Equal(t, loadTime, d.must("again", in("a")).PredictedStart)
 		time.Sleep(loadTime / 2)
@@ -219,7 +219,7 @@ func TestMessagesAreTemplatedOnceTheModelIsThere(t *testing.T) {
 // do not notice.
 func TestTasksOfAPoolThatIsGivenUpEnd(t *testing.T) {
 	denned(t, []string{"a", "b"}, func(t *testing.T, d *den) {
-		d.set(func() { d.state["a"] = placement.Loading }) // as one that backs off is shown
+		d.set(func() { d.state["a"] = residency.Loading }) // as one that backs off is shown
 		for _, id := range []string{"first", "second"} {
 			d.must(id, in("a"), batch)
 		}
@@ -241,7 +241,7 @@ func TestTasksOfAPoolThatIsGivenUpEnd(t *testing.T) {
 		}
 		require.Zero(t, d.s.Backlog("a"))
 		require.Equal(t, task.Queued, d.status("other").State)
-		d.set(func() { d.state["a"] = placement.Absent; d.fails["a"] = nil })
+		d.set(func() { d.state["a"] = residency.Absent; d.fails["a"] = nil })
 		require.Contains(t, d.read("other"), "event: end")
 	})
 }

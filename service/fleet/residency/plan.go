@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package placement
+package residency
 
 import (
 	"cmp"
@@ -277,4 +277,14 @@ func (t *Tenant) rests() time.Time {
 		return t.IdleSince
 	}
 	return t.Since
+}
+
+func trueFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
 }
