@@ -24,7 +24,7 @@ const swapEvery = time.Second
 
 // ours is the service's scheduler without its goroutines: a lane a pool, and the plan of swaps.
 type ours struct {
-	rules residency.SwapRules
+	rules residency.Rules
 	// literal asks for a plan at every change and every second, as the scheduler does, and not only where it could say anything.
 	literal bool
 
@@ -39,7 +39,7 @@ type ours struct {
 	// Here dispatches come first. With check set, raced is the first instant at which the other order gives another plan.
 	check bool
 	raced time.Duration
-	might []residency.Swaps // plans that the other orders give at this instant
+	might []residency.Plan // plans that the other orders give at this instant
 }
 
 // lane is one pool.
@@ -53,7 +53,7 @@ type lane struct {
 	held     bool
 	dirty    bool
 	moved    time.Duration
-	state    residency.Residency
+	state    residency.State
 	since    time.Duration
 	busy     int
 	wants    []residency.Want
@@ -61,7 +61,7 @@ type lane struct {
 	ttl      time.Duration
 }
 
-func newOurs(rules residency.SwapRules) *ours {
+func newOurs(rules residency.Rules) *ours {
 	return &ours{rules: rules}
 }
 
@@ -166,7 +166,7 @@ func (o *ours) anyOnDemand() bool {
 	return slices.ContainsFunc(o.lanes, func(l lane) bool { return l.onDemand })
 }
 
-func (o *ours) become(l *lane, s residency.Residency) { l.state, l.since = s, o.m.now }
+func (o *ours) become(l *lane, s residency.State) { l.state, l.since = s, o.m.now }
 
 func (o *ours) ticks() {
 	if o.tickAt == o.m.now {
@@ -199,10 +199,10 @@ func (o *ours) act() {
 	o.setTick()
 }
 
-func (o *ours) mayRace(plan residency.Swaps) { o.might = append(o.might, plan) }
+func (o *ours) mayRace(plan residency.Plan) { o.might = append(o.might, plan) }
 
 // decided notes whether the plan made is the only one that could have been.
-func (o *ours) decided(plan residency.Swaps) {
+func (o *ours) decided(plan residency.Plan) {
 	for _, other := range o.might {
 		if o.raced == 0 && (!slices.Equal(plan.Hold, other.Hold) || !slices.Equal(plan.Unload, other.Unload)) {
 			o.raced = o.m.now
@@ -234,9 +234,9 @@ func (o *ours) dispatch(l *lane) bool {
 }
 
 // swaps is the plan now.
-func (o *ours) swaps() residency.Swaps {
+func (o *ours) swaps() residency.Plan {
 	if !o.literal && !o.open() {
-		return residency.Swaps{}
+		return residency.Plan{}
 	}
 	for i := range o.cards {
 		o.cards[i].Free = o.m.cards[i].free
@@ -255,11 +255,11 @@ func (o *ours) swaps() residency.Swaps {
 		t.Batch, _ = l.queue.Oldest(task.Batch)
 		o.tenants = append(o.tenants, t)
 	}
-	return residency.PlanSwaps(epoch.Add(o.m.now), o.cards, o.tenants, o.rules)
+	return residency.Decide(epoch.Add(o.m.now), o.cards, o.tenants, o.rules)
 }
 
 // do carries the plan out.
-func (o *ours) do(plan residency.Swaps) {
+func (o *ours) do(plan residency.Plan) {
 	for i := range o.lanes {
 		l := &o.lanes[i]
 		held := slices.Contains(plan.Hold, l.id) || slices.Contains(plan.Unload, l.id)
@@ -308,7 +308,7 @@ func (o *ours) setTick() {
 	o.m.events.add(o.tickAt, policyTicks, 0, 0)
 }
 
-// open reports whether a plan could be anything but empty, by what PlanSwaps says of itself.
+// open reports whether a plan could be anything but empty, by what Decide says of itself.
 func (o *ours) open() bool {
 	for i := range o.lanes {
 		l := &o.lanes[i]

@@ -16,12 +16,12 @@ type Policy struct {
 }
 
 // DefaultRules are the configuration's defaults.
-var DefaultRules = residency.SwapRules{
+var DefaultRules = residency.Rules{
 	MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 10 * time.Minute, MinTurn: 20 * time.Second, Linger: 30 * time.Second,
 }
 
 // Ours is the service's queue, placement and plan of swaps.
-func Ours(rules residency.SwapRules) Policy {
+func Ours(rules residency.Rules) Policy {
 	return Policy{"llama-orch", func() policy { return newOurs(rules) }}
 }
 

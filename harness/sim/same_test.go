@@ -45,7 +45,7 @@ type rig struct {
 }
 
 type realPool struct {
-	state    residency.Residency
+	state    residency.State
 	holds    []residency.Share
 	replicas []*realReplica
 }
@@ -59,7 +59,7 @@ type realReplica struct {
 }
 
 // runReal returns the load with what became of it.
-func runReal(t *testing.T, box Box, load []Task, rules residency.SwapRules) []Task {
+func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 	r := &rig{box: &box, tasks: append([]Task(nil), load...), next: map[int32][]int32{}}
 	synctest.Test(t, func(t *testing.T) {
 		r.t = t
@@ -208,7 +208,7 @@ func (r *rig) Unload(id string) error {
 	return nil
 }
 
-func (r *rig) becomes(id string, s residency.Residency) {
+func (r *rig) becomes(id string, s residency.State) {
 	r.mu.Lock()
 	_, p := r.pool(id)
 	if p.state = s; s == residency.Absent {

@@ -145,7 +145,7 @@ func New(o Options) (_ *App, err error) {
 	registry.MustRegister(kvMetrics{f, a.sessions})
 	a.schedule = scheduler.New(scheduler.Options{
 		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
-		Swap:     residency.SwapRules(c.Swap),
+		Swap:     residency.Rules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,

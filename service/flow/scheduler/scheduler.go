@@ -112,7 +112,7 @@ type Options struct {
 	Pools    []Pool
 	Replicas Replicas
 	Models   Models // needed where a pool is on demand
-	Swap     residency.SwapRules
+	Swap     residency.Rules
 	Ledger   Ledger
 	Sessions Sessions // nil: tasks have no sessions and no budgets
 	Narrator *observe.Narrator

@@ -37,7 +37,7 @@ const askedFor = 2 * time.Second
 // swapEvery is the time between two looks at the on-demand pools where nothing happens.
 const swapEvery = time.Second
 
-// swapper decides which on-demand pools are in memory (LO-503): it gathers what residency.PlanSwaps must know, and does what
+// swapper decides which on-demand pools are in memory (LO-503): it gathers what residency.Decide must know, and does what
 // that says. Its goroutine alone writes the residents, and alone loads and unloads.
 type swapper struct {
 	s    *Scheduler
@@ -50,7 +50,7 @@ type swapper struct {
 // resident is what the swapper remembers of an on-demand pool.
 type resident struct {
 	lane   *lane
-	state  residency.Residency
+	state  residency.State
 	since  time.Time // when it came to be so
 	lostAt time.Time // since when tasks wait for its model; zero while none do
 	asked  ask
@@ -60,11 +60,11 @@ type resident struct {
 type ask struct {
 	at   time.Time
 	in   bool
-	from residency.Residency // where its model was then
+	from residency.State // where its model was then
 }
 
 // state is where a pool's model is, or is on its way to since it was told.
-func (a ask) state(shown residency.Residency, now time.Time) residency.Residency {
+func (a ask) state(shown residency.State, now time.Time) residency.State {
 	switch {
 	case a.at.IsZero() || shown != a.from || now.Sub(a.at) >= askedFor:
 		return shown
@@ -118,9 +118,9 @@ func (w *swapper) loop(ctx context.Context) {
 }
 
 // plan is what placement says of the pools as they are now.
-func (w *swapper) plan(now time.Time) residency.Swaps {
+func (w *swapper) plan(now time.Time) residency.Plan {
 	cards, tenants := w.tenants(now)
-	return residency.PlanSwaps(now, cards, tenants, w.s.o.Swap)
+	return residency.Decide(now, cards, tenants, w.s.o.Swap)
 }
 
 // tenants completes the pools' memory by their tasks and times.
@@ -163,7 +163,7 @@ func (w *swapper) count(r *resident, l *lane, t *residency.Tenant, now time.Time
 	}
 }
 
-func (w *swapper) do(plan residency.Swaps) {
+func (w *swapper) do(plan residency.Plan) {
 	for id, l := range w.lanes() {
 		held := slices.Contains(plan.Hold, id) || slices.Contains(plan.Unload, id)
 		if l.held.Swap(held) && !held {
@@ -239,7 +239,7 @@ func (w *swapper) wait(l *lane, now time.Time) time.Duration {
 }
 
 // ifAsked is the plan as it would be with an interactive task for the pool, and where its model is by then.
-func (w *swapper) ifAsked(l *lane, now time.Time) (plan residency.Swaps, state residency.Residency) {
+func (w *swapper) ifAsked(l *lane, now time.Time) (plan residency.Plan, state residency.State) {
 	cards, tenants := w.s.o.Models.Memory()
 	lanes := w.lanes()
 	for i := range tenants {
@@ -257,7 +257,7 @@ func (w *swapper) ifAsked(l *lane, now time.Time) (plan residency.Swaps, state r
 			t.Interactive = now
 		}
 	}
-	return residency.PlanSwaps(now, cards, tenants, w.s.o.Swap), state
+	return residency.Decide(now, cards, tenants, w.s.o.Swap), state
 }
 
 // phase is what a queued task's stream is told, and how far its pool's load is.
@@ -276,7 +276,7 @@ func (w *swapper) phase(l *lane, now time.Time) (task.Phase, float64) {
 	return task.PhaseLoading, min(float64(now.Sub(since))/float64(took), 0.99)
 }
 
-func (w *swapper) of(poolID string) (residency.Residency, time.Time, bool) {
+func (w *swapper) of(poolID string) (residency.State, time.Time, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	r := w.residents[poolID]

@@ -22,7 +22,7 @@ import (
 // den is a rig with a card of 10 bytes and on-demand pools of 8 bytes and one replica each, of which it holds one.
 type den struct {
 	*rig
-	state map[string]residency.Residency
+	state map[string]residency.State
 	took  map[string]time.Duration
 	fails map[string]*task.Error
 	loads []string
@@ -33,12 +33,12 @@ const loadTime = 3 * time.Second
 func newDen(t *testing.T, pools ...string) *den {
 	d := &den{
 		rig:   &rig{t: t, registry: prometheus.NewRegistry(), book: &book{records: map[string]task.Record{}}},
-		state: map[string]residency.Residency{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
+		state: map[string]residency.State{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
 	}
 	o := Options{
 		Replicas: d, Models: d, Ledger: d.book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(d.registry),
 		Log: zap.NewNop(), Now: time.Now, StuckAfter: time.Hour,
-		Swap: residency.SwapRules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
+		Swap: residency.Rules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
 	}
 	for _, id := range pools {
 		d.replicas = append(d.replicas, &replica{r: d.rig, id: id + "-0", pool: id, every: 10 * time.Millisecond})
@@ -68,7 +68,7 @@ func (d *den) Memory() ([]residency.Card, []residency.Tenant) {
 	return []residency.Card{{Index: 0, Free: free}}, tenants
 }
 
-func (d *den) turn(pool string, to residency.Residency) {
+func (d *den) turn(pool string, to residency.State) {
 	d.set(func() {
 		d.state[pool] = to
 		for _, x := range d.replicas {
@@ -114,7 +114,7 @@ func (d *den) Failed(pool string) *task.Error {
 	return d.fails[pool]
 }
 
-func (d *den) residency(pool string) residency.Residency {
+func (d *den) residency(pool string) residency.State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.state[pool]
