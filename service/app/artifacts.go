@@ -58,8 +58,8 @@ func (p proving) Finish(ctx context.Context, r task.Record) error {
 }
 
 // catchUp hands over the tasks that ended when the process before had no time left to write their bundles: the newest ones.
-func (a *App) catchUp() {
-	ended, err := a.ledger.List("", bundlesBehind)
+func (a *App) catchUp(ctx context.Context) {
+	ended, err := a.ledger.List(ctx, "", bundlesBehind)
 	if err != nil {
 		a.log.Warn("nobody knows which proof bundles a crash left unwritten", zap.Error(err))
 		return

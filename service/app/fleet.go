@@ -184,8 +184,8 @@ type tasks struct {
 	*scheduler.Scheduler
 }
 
-func (t tasks) Subscribe(id, after string) (api.Stream, error) {
-	s, err := t.Scheduler.Subscribe(id, after)
+func (t tasks) Subscribe(ctx context.Context, id, after string) (api.Stream, error) {
+	s, err := t.Scheduler.Subscribe(ctx, id, after)
 	if err != nil {
 		return nil, err
 	}

@@ -81,7 +81,7 @@ func (o *operated) enqueue(id, pool string) {
 }
 
 func (o *operated) state(id string) task.State {
-	s, err := o.schedule.Get(id)
+	s, err := o.schedule.Get(o.Context(), id)
 	require.NoError(o, err)
 	return s.State
 }

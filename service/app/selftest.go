@@ -269,7 +269,7 @@ func (t *selfTest) decode(ctx context.Context, p config.Pool) (d decoded, err er
 	if err := t.follow(ctx, d.TaskID, func() bool { return true }); err != nil {
 		return d, err
 	}
-	s, err := t.schedule.Get(d.TaskID)
+	s, err := t.schedule.Get(ctx, d.TaskID)
 	switch {
 	case err != nil:
 		return d, err
@@ -298,7 +298,7 @@ func (t *selfTest) cancel(ctx context.Context, p config.Pool) (task.CancelResult
 
 // follow reads a task's stream to its end, or to its first token where on says so.
 func (t *selfTest) follow(ctx context.Context, id string, on func() bool) error {
-	s, err := t.schedule.Subscribe(id, "")
+	s, err := t.schedule.Subscribe(ctx, id, "")
 	if err != nil {
 		return err
 	}

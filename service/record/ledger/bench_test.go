@@ -138,7 +138,7 @@ func BenchmarkGet(b *testing.B) {
 	n := uint64(0)
 	for b.Loop() {
 		n = n%2000 + 1
-		if _, ok, err := l.Get(id(n)); !ok || err != nil {
+		if _, ok, err := l.Get(b.Context(), id(n)); !ok || err != nil {
 			b.Fatal(ok, err)
 		}
 	}

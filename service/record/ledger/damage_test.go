@@ -216,13 +216,13 @@ var (
 func TestSchemaIsBroughtUpToDate(t *testing.T) {
 	path := filled(t, true)
 	l := open(t, Options{Path: path, steps: append(slices.Clone(steps), second)})
-	require.Equal(t, uint64(201), l.NextSeq())
+	require.Equal(t, uint64(201), next(t, l))
 	require.Equal(t, "one two", get(t, l, id(2)).Transcript.Text)
 	var note string
 	require.NoError(t, l.db.QueryRow("SELECT note FROM task WHERE seq = 2").Scan(&note))
 	require.Equal(t, "was completed", note)
 	l = reopen(t, l)
-	require.Equal(t, uint64(201), l.NextSeq())
+	require.Equal(t, uint64(201), next(t, l))
 	require.NoError(t, l.Close())
 
 	_, err := Open(Options{Path: path})
@@ -240,5 +240,5 @@ func TestStepThatFailsLeavesTheSchemaAsItWas(t *testing.T) {
 	var tables int
 	require.NoError(t, l.db.QueryRow("SELECT count(*) FROM sqlite_schema WHERE name = 'half'").Scan(&tables))
 	require.Zero(t, tables)
-	require.Equal(t, uint64(201), l.NextSeq())
+	require.Equal(t, uint64(201), next(t, l))
 }

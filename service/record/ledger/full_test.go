@@ -122,7 +122,7 @@ func TestHalfAnOperationIsUndone(t *testing.T) {
 	require.ErrorIs(t, err, broken)
 	accept(t, l, 2)
 	require.Equal(t, []string{id(2)}, live(t, l))
-	require.Equal(t, uint64(3), l.NextSeq())
+	require.Equal(t, uint64(3), next(t, l))
 }
 
 // The file belongs to somebody else for a while: operations fail together, after one wait, and succeed again later.
@@ -155,7 +155,7 @@ func TestRetentionByAge(t *testing.T) {
 	require.NoError(t, l.Dispatch(t.Context(), dispatched(sample(3))))
 	c.advance(time.Hour + 200*time.Second)
 	sweep(t, l)
-	found, err := l.List("", 1000)
+	found, err := l.List(t.Context(), "", 1000)
 	require.NoError(t, err)
 	require.Len(t, found, 67)
 	require.Equal(t, id(200), found[len(found)-1].Task.ID, "as old as the limit, not older")
@@ -188,7 +188,7 @@ func TestRetentionByBytes(t *testing.T) {
 	require.Greater(t, (c.pages-c.free)*4096, most/2, "no more than has to go goes")
 	require.LessOrEqual(t, c.free, sweepSpare, "the file shrinks")
 	require.Len(t, live(t, l), 10)
-	found, err := l.List("", 1000)
+	found, err := l.List(t.Context(), "", 1000)
 	require.NoError(t, err)
 	require.Equal(t, id(400), found[0].Task.ID)
 	require.Equal(t, fmt.Sprintf("task-%d", 400-len(found)+1), found[len(found)-1].Task.ID)

@@ -13,7 +13,6 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -57,13 +56,12 @@ func start(t *testing.T, role, path string) (*exec.Cmd, *bufio.Scanner) {
 
 // victim takes tasks through their lives, several at a time, until it is killed. Each line is what became durable.
 func victim(l *SQLite) error {
-	var seq atomic.Uint64
-	seq.Store(l.NextSeq() - 1)
 	failed := make(chan error)
 	for range 16 {
 		go func() {
 			for {
-				failed <- life(l, seq.Add(1))
+				seq, err := l.NextSeq()
+				failed <- errors.Join(err, life(l, seq))
 			}
 		}()
 	}
@@ -142,7 +140,7 @@ func TestKilledProcessLosesNothingItAnswered(t *testing.T) {
 			}
 		}
 		for seq, state := range answered {
-			r, ok, err := l.Get(id(seq))
+			r, ok, err := l.Get(t.Context(), id(seq))
 			require.NoError(t, err)
 			if !ok {
 				require.Equal(t, 2, int(seq%3), "only the retention may have taken %d, which was %s", seq, state)
@@ -162,7 +160,7 @@ func TestKilledProcessLosesNothingItAnswered(t *testing.T) {
 			if !r.State.Final() {
 				require.Contains(t, place, id(seq))
 			}
-			require.Less(t, seq, l.NextSeq())
+			require.Less(t, seq, next(t, l))
 		}
 		require.NoError(t, l.Close())
 		reader, err := OpenReader(path)
@@ -215,7 +213,7 @@ func limited(l *SQLite) error {
 			return fmt.Errorf("finish on a failing disk: %w", err)
 		}
 	}
-	if _, ok, err := l.Get(id(1)); !ok || err != nil {
+	if _, ok, err := l.Get(context.Background(), id(1)); !ok || err != nil {
 		return fmt.Errorf("read on a failing disk: %t, %w", ok, err)
 	}
 	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {

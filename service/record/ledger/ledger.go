@@ -129,11 +129,17 @@ func (l *SQLite) Close() error {
 	return nil
 }
 
-// NextSeq is greater than the Seq of every task that was ever accepted.
-func (l *SQLite) NextSeq() uint64 {
+// NextSeq hands out a sequence number. It is greater than every one that it handed out before, and than that of every task
+// that was ever accepted.
+func (l *SQLite) NextSeq() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.nextSeq
+	if l.closed {
+		return 0, ErrClosed
+	}
+	next := l.nextSeq
+	l.nextSeq++
+	return next, nil
 }
 
 // Accept records a task as queued. It may be repeated, also for a task that is past that.

@@ -102,7 +102,7 @@ func TestEveryFieldIsKept(t *testing.T) {
 		require.Equal(t, want, get(t, l, want.Task.ID))
 		l = reopen(t, l)
 		require.Equal(t, want, get(t, l, want.Task.ID))
-		listed, err := l.List("", 10)
+		listed, err := l.List(t.Context(), "", 10)
 		require.NoError(t, err)
 		want.Transcript.Text = ""
 		require.Equal(t, []task.Record{want}, listed)
@@ -117,7 +117,7 @@ func TestLittleIsKeptToo(t *testing.T) {
 	require.Equal(t, task.Record{Task: r.Task, State: task.Queued}, get(t, l, "x"))
 	end(t, l, r)
 	require.Equal(t, r, get(t, l, "x"))
-	_, ok, err := l.Get("y")
+	_, ok, err := l.Get(t.Context(), "y")
 	require.NoError(t, err)
 	require.False(t, ok)
 }
@@ -147,18 +147,19 @@ func TestLiveTasksComeBackInOrder(t *testing.T) {
 func TestSequenceNumbersAreNotUsedAgain(t *testing.T) {
 	var c clock
 	l := open(t, Options{RetainAge: time.Hour, Now: c.now})
-	require.Equal(t, uint64(1), l.NextSeq())
+	require.Equal(t, uint64(1), next(t, l))
+	require.Equal(t, uint64(2), next(t, l))
 	accept(t, l, 4)
-	require.Equal(t, uint64(5), l.NextSeq())
+	require.Equal(t, uint64(5), next(t, l))
 	end(t, l, ended(sample(4), task.Completed))
 	require.NoError(t, l.Close())
 	c.advance(3 * time.Hour)
 	l = open(t, l.o)
 	sweep(t, l)
-	_, ok, err := l.Get(id(4))
+	_, ok, err := l.Get(t.Context(), id(4))
 	require.NoError(t, err)
 	require.False(t, ok)
-	require.Equal(t, uint64(5), reopen(t, l).NextSeq())
+	require.Equal(t, uint64(5), next(t, reopen(t, l)))
 }
 
 // Whoever is not sure whether an operation was recorded may repeat it; nothing gets a second outcome.
@@ -190,7 +191,7 @@ func TestOperationsMayBeRepeated(t *testing.T) {
 	accept(t, l, 9)
 	require.Equal(t, dropped, get(t, l, id(9)))
 	require.Empty(t, live(t, l))
-	require.Equal(t, uint64(10), l.NextSeq())
+	require.Equal(t, uint64(10), next(t, l))
 }
 
 // LO-202
@@ -254,7 +255,7 @@ func TestListIsNewestFirst(t *testing.T) {
 	late.FinishedAt = epoch.Add(time.Hour)
 	end(t, l, ended(sample(4), task.Completed, "a", "b"), ended(sample(2), task.StateCanceled), late)
 	list := func(state task.State, limit int) []string {
-		found, err := l.List(state, limit)
+		found, err := l.List(t.Context(), state, limit)
 		require.NoError(t, err)
 		return ids(found)
 	}
@@ -263,7 +264,7 @@ func TestListIsNewestFirst(t *testing.T) {
 	require.Equal(t, []string{id(4)}, list(task.Completed, 10))
 	require.Empty(t, list(task.Queued, 10))
 	require.Empty(t, list("", 0))
-	found, err := l.List("", 10)
+	found, err := l.List(t.Context(), "", 10)
 	require.NoError(t, err)
 	require.Equal(t, 1, found[0].Status().TokensOut)
 	require.Equal(t, 2, found[1].Status().TokensOut)
@@ -347,7 +348,7 @@ func TestGivingUpIsClean(t *testing.T) {
 	close(hold)
 	require.NoError(t, <-busy)
 	settle(t, l)
-	_, ok, err := l.Get(id(1))
+	_, ok, err := l.Get(t.Context(), id(1))
 	require.NoError(t, err)
 	require.False(t, ok)
 }

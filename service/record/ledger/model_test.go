@@ -85,7 +85,9 @@ func TestHistoriesMatchTheModel(t *testing.T) {
 			left, err := l.Live(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, model.live(), left)
-			require.Equal(t, model.next, l.NextSeq())
+			got, err := l.NextSeq()
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, got, model.next)
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"accept": func(t *rapid.T) {
@@ -157,7 +159,7 @@ func TestHistoriesMatchTheModel(t *testing.T) {
 			},
 			"get": func(t *rapid.T) {
 				seq := number.Draw(t, "seq")
-				r, ok, err := l.Get(id(seq))
+				r, ok, err := l.Get(t.Context(), id(seq))
 				require.NoError(t, err)
 				e := model.tasks[seq]
 				require.Equal(t, e != nil, ok)
@@ -168,7 +170,7 @@ func TestHistoriesMatchTheModel(t *testing.T) {
 			"list": func(t *rapid.T) {
 				state := rapid.SampledFrom([]task.State{"", task.Completed, task.Failed, task.Queued}).Draw(t, "state")
 				limit := rapid.IntRange(0, 13).Draw(t, "limit")
-				found, err := l.List(state, limit)
+				found, err := l.List(t.Context(), state, limit)
 				require.NoError(t, err)
 				want := model.list(state)
 				require.Equal(t, append([]task.Record(nil), want[:min(limit, len(want))]...), found)

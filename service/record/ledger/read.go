@@ -100,9 +100,9 @@ func (r *Reader) Close() error {
 }
 
 // Get returns what is recorded of a task, whatever its state.
-func (r *Reader) Get(id string) (task.Record, bool, error) {
+func (r *Reader) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	var w row
-	err := r.get.QueryRow(id).Scan(w.into()...)
+	err := r.get.QueryRowContext(ctx, id).Scan(w.into()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return task.Record{}, false, nil
 	}
@@ -115,14 +115,14 @@ func (r *Reader) Get(id string) (task.Record, bool, error) {
 
 // List returns at most limit finished tasks, the last to finish first, with the lengths of their tokens but without their
 // text. An empty state means all three.
-func (r *Reader) List(state task.State, limit int) ([]task.Record, error) {
+func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.Record, error) {
 	if limit <= 0 {
 		return nil, nil
 	}
 	if state == "" {
-		return records(r.list.Query(limit))
+		return records(r.list.QueryContext(ctx, limit))
 	}
-	return records(r.listState.Query(string(state), limit))
+	return records(r.listState.QueryContext(ctx, string(state), limit))
 }
 
 // Live returns the tasks without an outcome: those that were running, in the order they had started, then the queued ones,

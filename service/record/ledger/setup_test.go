@@ -115,10 +115,18 @@ func end(t testing.TB, l *SQLite, records ...task.Record) {
 
 func get(t testing.TB, l *SQLite, id string) task.Record {
 	t.Helper()
-	r, ok, err := l.Get(id)
+	r, ok, err := l.Get(t.Context(), id)
 	require.NoError(t, err)
 	require.True(t, ok, id)
 	return r
+}
+
+// next takes a sequence number.
+func next(t testing.TB, l *SQLite) uint64 {
+	t.Helper()
+	seq, err := l.NextSeq()
+	require.NoError(t, err)
+	return seq
 }
 
 func live(t testing.TB, l *SQLite) []string {

@@ -31,7 +31,7 @@ func TestIdleLedgerSweepsWhenItIsTime(t *testing.T) {
 		get(t, l, s.ID)
 		time.Sleep(2 * time.Minute)
 		synctest.Wait()
-		_, ok, err := l.Get(s.ID)
+		_, ok, err := l.Get(t.Context(), s.ID)
 		require.NoError(t, err)
 		require.False(t, ok)
 		time.Sleep(240 * time.Hour)
