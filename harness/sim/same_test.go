@@ -70,7 +70,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 		for i, m := range box.Models {
 			pools = append(pools, scheduler.Pool{
 				ID: m.Name, Engine: "llamacpp", Capacity: len(load) + 1, Policy: queue.Reject, Wall: 100 * time.Hour, Idle: 100 * time.Hour,
-				OnDemand: len(m.Pinned) == 0, IdleTTL: m.IdleTTL,
+				OnDemand: len(m.Pinned) == 0,
 			})
 			r.pools = append(r.pools, &realPool{})
 			for _, card := range m.Pinned {
@@ -78,11 +78,17 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 			}
 		}
 		r.began = time.Now()
-		r.s = scheduler.New(scheduler.Options{
-			Pools: pools, Replicas: r, Models: r, Swap: rules, Ledger: r, Narrator: observe.NewNarrator(zap.NewNop()),
-			Metrics: scheduler.NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: time.Now,
+		registry := prometheus.NewRegistry()
+		models := residency.New(residency.Options{
+			Models: r, Rules: rules, Metrics: residency.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 		})
+		r.s = scheduler.New(scheduler.Options{
+			Pools: pools, Replicas: r, Residency: models, SwapWithin: rules.MaxWaitBatch, Ledger: r, Narrator: observe.NewNarrator(zap.NewNop()),
+			Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
+		})
+		models.Serve(r.s)
 		r.s.Start()
+		require.NoError(t, models.Start(t.Context()))
 		r.all.Add(len(load))
 		for i := range r.tasks {
 			if after := r.tasks[i].After; after >= 0 {
@@ -95,6 +101,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 			}
 		}
 		r.all.Wait()
+		require.NoError(t, models.Stop(t.Context()))
 		r.s.Stop(t.Context())
 	})
 	return r.tasks
@@ -173,7 +180,7 @@ func (r *rig) Memory() (cards []residency.Card, tenants []residency.Tenant) {
 	}
 	for i, p := range r.pools {
 		if m := &r.box.Models[i]; len(m.Pinned) == 0 {
-			tenants = append(tenants, residency.Tenant{ID: m.Name, State: p.state, Holds: p.holds, Wants: []residency.Want{{Bytes: m.Bytes}}})
+			tenants = append(tenants, residency.Tenant{ID: m.Name, IdleTTL: m.IdleTTL, State: p.state, Holds: p.holds, Wants: []residency.Want{{Bytes: m.Bytes}}})
 		}
 	}
 	return cards, tenants

@@ -75,6 +75,7 @@ type App struct {
 	operator  *operator
 	selfTest  *selfTest // nil: none is made
 	pools     *pool.Manager
+	residency *residency.Manager
 	schedule  *scheduler.Scheduler
 	api       *api.Handler
 	server    *http.Server
@@ -143,13 +144,17 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	registry.MustRegister(kvMetrics{f, a.sessions})
+	a.residency = residency.New(residency.Options{
+		Models: models{f, o.Log.Named("app")}, Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: o.Log.Named("residency"), Now: time.Now,
+	})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
-		Swap:     residency.Rules(c.Swap),
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions,
+		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
+	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
 		Pools: candidates{f, a.schedule}, Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
@@ -167,7 +172,7 @@ func New(o Options) (_ *App, err error) {
 		}
 	}
 	a.operator = &operator{
-		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
+		fleet: f, schedule: a.schedule, residency: a.residency, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
 		policy: a.policy, retired: map[string]bool{},
 	}
 	a.api, err = api.NewHandler(api.Options{
@@ -271,6 +276,10 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.schedule.Stop(finish)
 		return nil
 	})
+	if err := a.residency.Start(ctx); err != nil {
+		return fmt.Errorf("start the swaps: %w", err)
+	}
+	a.cleanup.push("end the swaps", a.residency.Stop)
 	if a.selfTest != nil {
 		a.selfTest.start()
 		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.end(); return nil })

@@ -18,14 +18,18 @@ import (
 // hostCard stands for the machine's own memory among the cards, for on-demand pools on the CPU.
 const hostCard = -1
 
-// models is the scheduler's view of the on-demand pools (LO-503).
+// models is the residency's view of the on-demand pools (LO-503).
 type models struct {
 	fleet
 	log *zap.Logger
 }
 
-// Memory is scheduler.Models's.
+// Memory is residency.Models's.
 func (m models) Memory() ([]residency.Card, []residency.Tenant) {
+	pools := m.served()
+	if !slices.ContainsFunc(pools, onDemand) {
+		return nil, nil
+	}
 	view := m.memory.ledger.View()
 	var cards []residency.Card
 	for _, c := range view.Cards {
@@ -35,9 +39,9 @@ func (m models) Memory() ([]residency.Card, []residency.Tenant) {
 		cards = append(cards, residency.Card{Index: hostCard, Free: free})
 	}
 	var tenants []residency.Tenant
-	for _, p := range m.served() {
+	for _, p := range pools {
 		if onDemand(p) {
-			t := residency.Tenant{ID: p.ID, State: residency.Absent}
+			t := residency.Tenant{ID: p.ID, State: residency.Absent, IdleTTL: p.IdleTTL}
 			for _, r := range m.manager.Infos(p.ID) {
 				m.tenant(&t, string(p.Device), p.TensorSplit, r, view)
 			}
@@ -135,7 +139,7 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 	}
 }
 
-// Load is scheduler.Models's. A pool that waits for memory after a refusal tries again at once.
+// Load is residency.Models's. A pool that waits for memory after a refusal tries again at once.
 func (m models) Load(poolID string) {
 	err := m.manager.Load(poolID)
 	if err == nil && slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.State == pool.Backoff }) {
@@ -146,10 +150,10 @@ func (m models) Load(poolID string) {
 	}
 }
 
-// Unload is scheduler.Models's.
+// Unload is residency.Models's.
 func (m models) Unload(poolID string) error { return m.manager.Unload(poolID) }
 
-// Failed is scheduler.Models's: all of the pool's replicas were given up, and this is why.
+// Failed is residency.Models's: all of the pool's replicas were given up, and this is why.
 func (m models) Failed(poolID string) *task.Error {
 	i := slices.IndexFunc(m.served(), func(p config.Pool) bool { return p.ID == poolID })
 	if i < 0 {
@@ -162,7 +166,7 @@ func (m models) Failed(poolID string) *task.Error {
 	return task.Errorf(task.PoolUnavailable, "the model of pool '%s' cannot be loaded, and the task waits no longer: %s", poolID, s.lastError).Retry(s.gaveUp)
 }
 
-// LoadTime is scheduler.Models's: that of the slowest replica. A pool that was never loaded is taken to load as fast, by bytes, as the
+// LoadTime is residency.Models's: that of the slowest replica. A pool that was never loaded is taken to load as fast, by bytes, as the
 // others of its kind did; 0 where none of them was.
 func (m models) LoadTime(poolID string) time.Duration {
 	infos := m.manager.Infos(poolID)
@@ -203,7 +207,7 @@ func asFast(others []pool.Info, bytes int64) time.Duration {
 	return time.Duration(took / loaded * float64(bytes))
 }
 
-// Fetching is scheduler.Models's: all replicas wait for one fetch.
+// Fetching is residency.Models's: all replicas wait for one fetch.
 func (m models) Fetching(poolID string) (share float64, fetching bool) {
 	for _, r := range m.manager.Infos(poolID) {
 		if r.FetchTotal > 0 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
@@ -30,13 +31,14 @@ const tidyEvery = time.Second
 // operator changes the pools while they run: drain, reload, and the configuration read again (ORCH-2101).
 type operator struct {
 	fleet
-	schedule *scheduler.Scheduler
-	policy   *policy.Policy
-	sessions *session.Manager
-	log      *zap.Logger
-	libsDir  string
-	env      func(string) string
-	engines  engines
+	schedule  *scheduler.Scheduler
+	residency *residency.Manager
+	policy    *policy.Policy
+	sessions  *session.Manager
+	log       *zap.Logger
+	libsDir   string
+	env       func(string) string
+	engines   engines
 
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
@@ -124,7 +126,7 @@ func (o *operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 		})
 	}
 	if p, ok := o.setup.pool(e.PoolID); ok && e.ReplicaID == "" && onDemand(p) {
-		for _, evicted := range o.schedule.Evictions(e.PoolID) {
+		for _, evicted := range o.residency.Evictions(e.PoolID) {
 			for _, r := range o.manager.Infos(evicted) {
 				out.Evictions = append(out.Evictions, api.EvictionView{PoolID: evicted, ReplicaID: r.ID, Frees: max(r.ObservedBytes, r.EstimateBytes)})
 			}

@@ -76,6 +76,6 @@ func onDemand(p config.Pool) bool { return p.Lifecycle == config.LifecycleOnDema
 func schedulerPool(p config.Pool) scheduler.Pool {
 	return scheduler.Pool{
 		ID: p.ID, Engine: p.Engine, Capacity: p.Queue.Capacity, Policy: queue.Policy(p.Queue.FullPolicy),
-		Wall: p.Timeouts.Wall, Idle: p.Timeouts.Idle, OnDemand: onDemand(p), IdleTTL: p.IdleTTL,
+		Wall: p.Timeouts.Wall, Idle: p.Timeouts.Idle, OnDemand: onDemand(p),
 	}
 }

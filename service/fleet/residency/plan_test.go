@@ -38,7 +38,7 @@ func (t Tenant) interactive(d time.Duration) Tenant { t.Interactive = ago(d); re
 func (t Tenant) batch(d time.Duration) Tenant       { t.Batch = ago(d); return t }
 func (t Tenant) since(d time.Duration) Tenant       { t.Since = ago(d); return t }
 func (t Tenant) ttl(d time.Duration) Tenant         { t.IdleTTL = d; return t }
-func (t Tenant) in(state State) Tenant          { t.State = state; return t }
+func (t Tenant) in(state State) Tenant              { t.State = state; return t }
 
 // LO-503
 func TestDecide(t *testing.T) {

@@ -3,13 +3,14 @@
 package scheduler
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -22,10 +23,11 @@ import (
 // den is a rig with a card of 10 bytes and on-demand pools of 8 bytes and one replica each, of which it holds one.
 type den struct {
 	*rig
-	state map[string]residency.State
-	took  map[string]time.Duration
-	fails map[string]*task.Error
-	loads []string
+	models *residency.Manager
+	state  map[string]residency.State
+	took   map[string]time.Duration
+	fails  map[string]*task.Error
+	loads  []string
 }
 
 const loadTime = 3 * time.Second
@@ -35,21 +37,49 @@ func newDen(t *testing.T, pools ...string) *den {
 		rig:   &rig{t: t, registry: prometheus.NewRegistry(), book: &book{records: map[string]task.Record{}}},
 		state: map[string]residency.State{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
 	}
+	d.models = residency.New(residency.Options{
+		Models: d, Metrics: residency.NewMetrics(d.registry), Log: zap.NewNop(), Now: time.Now,
+		Rules: residency.Rules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
+	})
 	o := Options{
-		Replicas: d, Models: d, Ledger: d.book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(d.registry),
+		Replicas: d, Residency: d.models, Ledger: d.book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(d.registry),
 		Log: zap.NewNop(), Now: time.Now, StuckAfter: time.Hour,
-		Swap: residency.Rules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
 	}
 	for _, id := range pools {
 		d.replicas = append(d.replicas, &replica{r: d.rig, id: id + "-0", pool: id, every: 10 * time.Millisecond})
 		o.Pools = append(o.Pools, Pool{
 			ID: id, Engine: "llamacpp", Capacity: 100, Policy: queue.Reject, Wall: time.Minute, Idle: 5 * time.Second,
-			OnDemand: true, IdleTTL: time.Minute,
+			OnDemand: true,
 		})
 	}
 	d.s = New(o)
+	d.models.Serve(d.s)
 	d.s.Start()
+	require.NoError(t, d.models.Start(t.Context()))
 	return d
+}
+
+func (d *den) stop() {
+	require.NoError(d.t, d.models.Stop(context.Background()))
+	d.rig.stop()
+}
+
+// counted is a series of the residency.
+func (d *den) counted(name string, labels ...string) (value float64) {
+	families, err := d.registry.Gather()
+	require.NoError(d.t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var has []string
+			for _, l := range m.GetLabel() {
+				has = append(has, l.GetValue())
+			}
+			if f.GetName() == name && slices.Equal(has, labels) {
+				value = m.GetCounter().GetValue()
+			}
+		}
+	}
+	return value
 }
 
 func (d *den) Memory() ([]residency.Card, []residency.Tenant) {
@@ -58,7 +88,7 @@ func (d *den) Memory() ([]residency.Card, []residency.Tenant) {
 	free := int64(10)
 	var tenants []residency.Tenant
 	for _, x := range d.replicas {
-		t := residency.Tenant{ID: x.pool, State: d.state[x.pool], Wants: []residency.Want{{Bytes: 8}}}
+		t := residency.Tenant{ID: x.pool, State: d.state[x.pool], IdleTTL: time.Minute, Wants: []residency.Want{{Bytes: 8}}}
 		if t.State != residency.Absent {
 			free -= 8
 			t.Holds = []residency.Share{{Card: 0, Bytes: 8}}
@@ -161,8 +191,8 @@ func TestATaskLoadsItsPool(t *testing.T) {
 		require.Contains(t, d.read("again"), "event: end")
 		again := d.status("again")
 		require.Equal(t, again.PredictedStart, again.StartedAt.Sub(again.AcceptedAt))
-		require.Equal(t, 2.0, testutil.ToFloat64(d.s.o.Metrics.swaps.WithLabelValues("a", "in")))
-		require.InDelta(t, 6000, testutil.ToFloat64(d.s.o.Metrics.swapLostMS.WithLabelValues("a")), 1)
+		require.Equal(t, 2.0, d.counted("llorch_swaps_total", "in", "a"))
+		require.InDelta(t, 6000, d.counted("llorch_swap_lost_ms_total", "a"), 1)
 	})
 }
 
