@@ -63,7 +63,9 @@ func (f *flow) Submit(_ context.Context, r task.Request) (task.Admission, error)
 	return task.Admission{TaskID: id}, nil
 }
 
-func (f *flow) Get(context.Context, string) (task.Status, error) { return task.Status{TokensOut: 1}, nil }
+func (f *flow) Get(context.Context, string) (task.Status, error) {
+	return task.Status{TokensOut: 1}, nil
+}
 
 func (f *flow) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	f.mu.Lock()
@@ -72,7 +74,9 @@ func (f *flow) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	return task.CancelResult{TaskID: id, LastEventID: "1-00000000"}, nil
 }
 
-func (f *flow) Subscribe(context.Context, string, string) (api.Stream, error) { return &oneToken{}, nil }
+func (f *flow) Subscribe(context.Context, string, string) (api.Stream, error) {
+	return &oneToken{}, nil
+}
 
 type oneToken struct {
 	api.Stream

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package placement
+package residency
 
 import (
 	"cmp"
@@ -27,21 +27,21 @@ type Want struct {
 	Bytes  int64
 }
 
-// Residency is where an on-demand pool's model is.
-type Residency int
+// State is where an on-demand pool's model is.
+type State int
 
 // The residencies. A pool that is Leaving gives its memory back soon.
 const (
-	Absent Residency = iota
+	Absent State = iota
 	Loading
 	Loaded
 	Leaving
 )
 
-// Tenant is an on-demand pool as PlanSwaps knows it. Times are zero where there is none.
+// Tenant is an on-demand pool as Decide knows it. Times are zero where there is none.
 type Tenant struct {
 	ID    string
-	State Residency
+	State State
 	Holds []Share // given back when it is unloaded
 	Wants []Want  // of each of its replicas, when it is not loaded
 	Busy  int     // tasks that run
@@ -53,8 +53,8 @@ type Tenant struct {
 	IdleTTL     time.Duration
 }
 
-// SwapRules bound how long tasks wait because another model is in memory (LO-503).
-type SwapRules struct {
+// Rules bound how long tasks wait because another model is in memory (LO-503).
+type Rules struct {
 	MaxWait            time.Duration // of an interactive task
 	MaxWaitBehindBatch time.Duration // of an interactive task, for the memory of pools that have batch tasks only
 	MaxWaitBatch       time.Duration // of a batch task
@@ -62,19 +62,19 @@ type SwapRules struct {
 	Linger             time.Duration // that an idle pool stays before it makes room for batch tasks
 }
 
-// Swaps is what is to be done now. Held pools dispatch no further task: others wait for their memory, or for them to end.
-type Swaps struct {
+// Plan is what is to be done now. Held pools dispatch no further task: others wait for their memory, or for them to end.
+type Plan struct {
 	Load, Unload, Hold []string
 }
 
-// PlanSwaps decides which on-demand pools load and which make room for them (LO-503). It is a pure function of the
+// Decide decides which on-demand pools load and which make room for them (LO-503). It is a pure function of the
 // snapshot: to be asked again whenever that changed, and now and then.
 //
 // The pool whose tasks are the most urgent comes first: one that waits longer than the rules allow, then interactive before
 // batch, then the oldest task. Room is made by idle pools; by pools that have tasks only where the one that waits is over its
 // bound and they had their turn. The fewest pools go, and of equally many those that were idle longest.
-func PlanSwaps(now time.Time, cards []Card, tenants []Tenant, rules SwapRules) Swaps {
-	var plan Swaps
+func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
+	var plan Plan
 	free := make(map[int]int64, len(cards))
 	for _, c := range cards {
 		free[c.Index] = c.Free
@@ -174,7 +174,7 @@ func ChooseCard(free map[int]int64, bytes int64) (card int, ok bool) {
 
 // evict finds the pools that make room for w, none where that cannot be now. It looks at the idle ones first; then, where w is
 // over its bound, at those that had their turn: first at those with batch tasks alone.
-func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules SwapRules) []*Tenant {
+func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules Rules) []*Tenant {
 	var idle, all []*Tenant
 	for i := range tenants {
 		t := &tenants[i]
@@ -256,7 +256,7 @@ func (t *Tenant) oldest() time.Time {
 }
 
 // overdue reports whether a task of a pool that is not loaded waits longer than the rules allow.
-func (t *Tenant) overdue(now time.Time, rules SwapRules) bool {
+func (t *Tenant) overdue(now time.Time, rules Rules) bool {
 	return t.late(now, t.Interactive, rules.MaxWait) || t.late(now, t.Batch, rules.MaxWaitBatch)
 }
 
@@ -277,4 +277,14 @@ func (t *Tenant) rests() time.Time {
 		return t.IdleSince
 	}
 	return t.Since
+}
+
+func trueFirst(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return -1
+	}
+	return 1
 }
