@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -85,7 +85,7 @@ func possible(cards []placement.Card, tenants []placement.Tenant, of placement.T
 }
 
 // tenant adds a replica to its pool's tenant: the pool is where its furthest replica is.
-func (m models) tenant(t *placement.Tenant, device string, split []float64, r pool.Info, view gpu.View) {
+func (m models) tenant(t *placement.Tenant, device string, split []float64, r pool.Info, view vram.View) {
 	switch r.State {
 	case pool.Ready:
 		t.State = placement.Loaded
@@ -124,7 +124,7 @@ func (m models) tenant(t *placement.Tenant, device string, split []float64, r po
 			if h.Owner != r.Owner {
 				continue
 			}
-			if h.Phase == gpu.Leaving {
+			if h.Phase == vram.Leaving {
 				if t.State == placement.Absent && h.Kept > 0 {
 					t.State = placement.Leaving
 				}

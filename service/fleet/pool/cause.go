@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -224,9 +225,9 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 		found.detail, found.err = w.proc.epitaph, nil
 	}
 	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
-		r.m.learned.tooLittle(w.claim.load, w.claim.bytes, time.Now())
+		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, time.Now())
 		if r.spec.fitsCtx() { // a smaller context is tried next
-			r.kept, r.stretch = 0, r.stretch*shortMargin
+			r.kept, r.stretch = 0, r.stretch*vram.ShortMargin
 		}
 	}
 	if text := r.advice(found.reason, &w.claim, e.problem); text != "" {

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -67,7 +68,7 @@ type Share struct {
 
 // claim is a worker's memory, from before the spawn until its process is gone.
 type claim struct {
-	load     load
+	load     vram.Load
 	class    string // device class
 	cards    []int
 	reserved bool  // with Memory
@@ -96,11 +97,11 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	c.load = f.load(ctx)
 	expected := estimate.expected(spec)
 	host := estimate.host
-	if c.load.cards == 0 {
+	if c.load.Cards == 0 {
 		c.class = facts.Device
 	}
 	need := f.need(c.class, ctx, expected)
-	if c.load.cards == 0 {
+	if c.load.Cards == 0 {
 		host = need
 	}
 	r.change(func(i *Info) { i.EstimateBytes, i.NeedBytes, i.ObservedBytes, i.Ctx = expected, need, 0, ctx })
@@ -108,7 +109,7 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 		return &loss{reason: refused, err: r.typed(err), short: true}
 	}
 	c.host = host
-	if c.load.cards == 0 || r.m.opts.Memory == nil {
+	if c.load.Cards == 0 || r.m.opts.Memory == nil {
 		return nil
 	}
 
@@ -152,11 +153,11 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 			observed += s.Bytes
 		}
 		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
-			err = r.m.learned.observe(c.load, c.class, total(cards, parts), time.Now())
+			err = r.m.learned.Observe(c.load, c.class, total(cards, parts), time.Now())
 		}
-	case w.proc != nil && c.load.cards == 0:
+	case w.proc != nil && c.load.Cards == 0:
 		observed = residentBytes(w.proc.pid)
-		err = r.m.learned.observe(c.load, c.class, observed, time.Now())
+		err = r.m.learned.Observe(c.load, c.class, observed, time.Now())
 	}
 	if err != nil {
 		r.m.log.Warn("what was learned of a model's memory is not kept over a restart", zap.String("pool_id", r.spec.ID), zap.Error(err))

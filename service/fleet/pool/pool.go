@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
 // State is where a replica is on its way to serve.
@@ -128,7 +129,7 @@ type Manager struct {
 	log      *zap.Logger
 	metrics  *metrics
 	digests  digests
-	learned  learned
+	learned  vram.Learned
 	host     host
 	launcher *launcher
 	layout   atomic.Pointer[layout] // changed under mu, and read without
@@ -341,7 +342,7 @@ func (m *Manager) Start() error {
 		}
 		m.runDir = dir
 	}
-	if err := m.learned.recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
+	if err := m.learned.Recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
 		return err
 	}
 	m.started = true

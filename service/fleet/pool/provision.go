@@ -96,7 +96,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 		return nil, err
 	}
 	ready.cards = w.claim.cards
-	sized := ready.withCtx(w.claim.load.ctx)
+	sized := ready.withCtx(w.claim.load.Ctx)
 	if spec.Mode == Container {
 		ready.after = append(ready.after, sized...)
 		ready.contain(spec, ready.cards)
