@@ -13,6 +13,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
 // ORCH-3011, ORCH-3052
@@ -27,8 +28,8 @@ func TestMasksAndShares(t *testing.T) {
 		_, err := indices(bad)
 		require.ErrorContains(t, err, "no list of GPU indices", bad)
 	}
-	require.Equal(t, []gpu.Share{{Card: 1, Bytes: 9}}, shares([]int{1}, nil, 9))
-	require.Equal(t, []gpu.Share{{Card: 0, Bytes: 6}, {Card: 1, Bytes: 3}}, shares([]int{0, 1}, []float64{2, 1}, 9))
+	require.Equal(t, []vram.Share{{Card: 1, Bytes: 9}}, shares([]int{1}, nil, 9))
+	require.Equal(t, []vram.Share{{Card: 0, Bytes: 6}, {Card: 1, Bytes: 3}}, shares([]int{0, 1}, []float64{2, 1}, 9))
 }
 
 func problem(m *Memory, since time.Time, cards ...int) string {
@@ -110,7 +111,7 @@ func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 			free[i] = rapid.Int64Range(0, 6).Draw(t, "free")
 			inventory.Cards = append(inventory.Cards, gpu.Card{Index: i, Total: 8, Free: free[i], Used: 8 - free[i], Healthy: true})
 		}
-		ledger := gpu.NewLedger(gpu.LedgerOptions{Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now }})
+		ledger := vram.NewLedger(vram.LedgerOptions{Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now }})
 		bytes := rapid.Int64Range(1, 6).Draw(t, "bytes")
 		want, fits := residency.ChooseCard(free, bytes)
 		got, err := ledger.ReserveAuto("a", bytes)

@@ -9,9 +9,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -92,7 +92,7 @@ func possible(cards []residency.Card, tenants []residency.Tenant, of residency.T
 }
 
 // tenant adds a replica to its pool's tenant: the pool is where its furthest replica is.
-func (m models) tenant(t *residency.Tenant, device string, split []float64, r pool.Info, view gpu.View) {
+func (m models) tenant(t *residency.Tenant, device string, split []float64, r pool.Info, view vram.View) {
 	switch r.State {
 	case pool.Ready:
 		t.State = residency.Loaded
@@ -131,7 +131,7 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 			if h.Owner != r.Owner {
 				continue
 			}
-			if h.Phase == gpu.Leaving {
+			if h.Phase == vram.Leaving {
 				if t.State == residency.Absent && h.Kept > 0 {
 					t.State = residency.Leaving
 				}

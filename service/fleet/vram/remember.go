@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package pool
+package vram
 
 import (
 	"bytes"
@@ -45,8 +45,8 @@ type memory struct {
 	Observed map[string]int64 `json:"observed_bytes"` // by device class
 }
 
-// recall reads what an earlier run learned. A file that cannot be used is given another name, and everything is learned anew.
-func (l *learned) recall(path string, now time.Time, log *zap.Logger) error {
+// Recall reads what an earlier run learned. A file that cannot be used is given another name, and everything is learned anew.
+func (l *Learned) Recall(path string, now time.Time, log *zap.Logger) error {
 	if path == "" {
 		return nil
 	}
@@ -70,7 +70,7 @@ func (l *learned) recall(path string, now time.Time, log *zap.Logger) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, m := range loads {
-		lesson := l.lesson(load{model: m.Model, ctx: m.Ctx, slots: m.Slots, cards: m.Cards})
+		lesson := l.lesson(Load{Model: m.Model, Ctx: m.Ctx, Slots: m.Slots, Cards: m.Cards})
 		lesson.observed, lesson.seen = m.Observed, time.Unix(m.Seen, 0)
 	}
 	return nil
@@ -118,7 +118,7 @@ func parseMemory(data []byte) ([]memory, error) {
 
 // keep writes what is known, whole or not at all. The lock is taken for as long as it is written: an older state must not follow a
 // newer one.
-func (l *learned) keep() error {
+func (l *Learned) keep() error {
 	if l.path == "" {
 		return nil
 	}
@@ -132,7 +132,7 @@ func (l *learned) keep() error {
 }
 
 // known are the loads that were seen last, in an order of their own.
-func (l *learned) known() []memory {
+func (l *Learned) known() []memory {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	loads := []memory{}
@@ -141,7 +141,7 @@ func (l *learned) known() []memory {
 			continue
 		}
 		loads = append(loads, memory{
-			Model: of.model, Ctx: of.ctx, Slots: of.slots, Cards: of.cards, Seen: lesson.seen.Unix(), Observed: maps.Clone(lesson.observed),
+			Model: of.Model, Ctx: of.Ctx, Slots: of.Slots, Cards: of.Cards, Seen: lesson.seen.Unix(), Observed: maps.Clone(lesson.observed),
 		})
 	}
 	slices.SortFunc(loads, func(a, b memory) int {

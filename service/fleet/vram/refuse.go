@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package gpu
+package vram
 
 import (
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Errors that the *task.Error of a refusal wraps, to be told apart with errors.Is. A refusal for want of memory wraps a
+// *ShortageError.
+var (
+	ErrNoDriver  = errors.New("no usable NVIDIA driver")
+	ErrUnhealthy = errors.New("the card is not healthy")
 )
 
 // ShortageError is why a reservation does not fit. Bytes.
@@ -97,4 +105,18 @@ func size(bytes int64) string {
 	default:
 		return fmt.Sprintf("%d bytes", bytes)
 	}
+}
+
+// Check returns nil where a pool could run on these cards, by index (none: on any one card), and else says what to do
+// (ORCH-1102). That a card is unhealthy now is no reason: it may recover.
+func Check(i gpu.Inventory, mask ...int) error {
+	if i.Err != "" {
+		return noDriver(i.Err)
+	}
+	for _, index := range mask {
+		if _, ok := i.Card(index); !ok {
+			return missing(index, len(i.Cards))
+		}
+	}
+	return nil
 }

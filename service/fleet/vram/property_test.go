@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package gpu
+package vram
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -19,8 +20,8 @@ import (
 type world struct {
 	*Ledger
 	now     time.Time
-	inv     Inventory  // the last sample
-	pending *Inventory // a sample that was begun, and is not there yet
+	inv     gpu.Inventory  // the last sample
+	pending *gpu.Inventory // a sample that was begun, and is not there yet
 	total   []int64
 	foreign []int64
 	workers []*worker
@@ -44,7 +45,7 @@ func newWorld(t *rapid.T) *world {
 		w.foreign = append(w.foreign, rapid.Int64Range(0, 20).Draw(t, fmt.Sprint("foreign ", i)))
 	}
 	w.Ledger = NewLedger(LedgerOptions{
-		Snapshot: func() Inventory { return w.inv },
+		Snapshot: func() gpu.Inventory { return w.inv },
 		Now:      func() time.Time { w.now = w.now.Add(time.Microsecond); return w.now },
 		Group: func(pid int) (int, bool) {
 			at := slices.IndexFunc(w.workers, func(x *worker) bool { return x.pid+1 == pid && x.phase != Leaving })
@@ -64,23 +65,23 @@ func (w *world) sample() {
 }
 
 // read is what the driver tells: who has memory, and what is left.
-func (w *world) read() Inventory {
+func (w *world) read() gpu.Inventory {
 	w.now = w.now.Add(time.Microsecond)
 	defer func() { w.now = w.now.Add(time.Microsecond) }()
-	inv := Inventory{Seq: w.inv.Seq + 1, At: w.now}
+	inv := gpu.Inventory{Seq: w.inv.Seq + 1, At: w.now}
 	if w.lost {
 		inv.Err = "lost"
 		return inv
 	}
 	for i := range w.total {
-		c := Card{Index: i, Total: w.total[i], Used: w.foreign[i], Healthy: true, Processes: []Process{{PID: 1, Bytes: w.foreign[i]}}}
+		c := gpu.Card{Index: i, Total: w.total[i], Used: w.foreign[i], Healthy: true, Processes: []gpu.Process{{PID: 1, Bytes: w.foreign[i]}}}
 		for _, x := range w.workers {
 			if bytes, ok := x.has[i]; ok && x.pid > 0 {
 				c.Used += bytes
 				if x.child {
-					c.Processes = append(c.Processes, Process{x.pid, 0}, Process{x.pid + 1, bytes})
+					c.Processes = append(c.Processes, gpu.Process{PID: x.pid}, gpu.Process{PID: x.pid + 1, Bytes: bytes})
 				} else {
-					c.Processes = append(c.Processes, Process{x.pid, bytes})
+					c.Processes = append(c.Processes, gpu.Process{PID: x.pid, Bytes: bytes})
 				}
 			}
 		}
@@ -313,9 +314,9 @@ func addsUp(t *rapid.T, l *Ledger) {
 // LO-501
 func TestLedgerOverNonsense(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		now, inv := epoch, Inventory{}
+		now, inv := epoch, gpu.Inventory{}
 		l := NewLedger(LedgerOptions{
-			Snapshot: func() Inventory { return inv }, Now: func() time.Time { return now },
+			Snapshot: func() gpu.Inventory { return inv }, Now: func() time.Time { return now },
 			Group: func(pid int) (int, bool) { return pid / 2, pid%2 == 0 },
 		})
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
@@ -333,12 +334,12 @@ func TestLedgerOverNonsense(t *testing.T) {
 			case 4:
 				l.Release(owner)
 			case 5:
-				inv = Inventory{Seq: inv.Seq + 1, At: now}
+				inv = gpu.Inventory{Seq: inv.Seq + 1, At: now}
 				for i := range rapid.IntRange(0, 3).Draw(t, "cards") {
 					total := rapid.Int64Range(0, 100).Draw(t, "total")
-					c := Card{Index: i, Total: total, Free: rapid.Int64Range(0, total).Draw(t, "free"), Used: rapid.Int64Range(0, 100).Draw(t, "used"), Healthy: rapid.Bool().Draw(t, "healthy")}
+					c := gpu.Card{Index: i, Total: total, Free: rapid.Int64Range(0, total).Draw(t, "free"), Used: rapid.Int64Range(0, 100).Draw(t, "used"), Healthy: rapid.Bool().Draw(t, "healthy")}
 					for range rapid.IntRange(0, 4).Draw(t, "processes") {
-						c.Processes = append(c.Processes, Process{rapid.IntRange(0, 20).Draw(t, "pid"), rapid.Int64Range(0, 200).Draw(t, "bytes")})
+						c.Processes = append(c.Processes, gpu.Process{PID: rapid.IntRange(0, 20).Draw(t, "pid"), Bytes: rapid.Int64Range(0, 200).Draw(t, "bytes")})
 					}
 					inv.Cards = append(inv.Cards, c)
 				}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package pool
+package process
 
 import (
 	"encoding/json"
@@ -61,6 +61,9 @@ func openRunDir(path string) (*runDir, error) {
 }
 
 func (d *runDir) close() error {
+	if d == nil {
+		return nil
+	}
 	if err := d.lock.Close(); err != nil {
 		return fmt.Errorf("unlock %s: %w", d.path, err)
 	}

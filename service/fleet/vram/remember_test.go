@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package pool
+package vram
 
 import (
 	"os"
@@ -20,21 +20,21 @@ func TestWhatWasLearnedIsKeptOverARestart(t *testing.T) {
 	path, now := filepath.Join(t.TempDir(), "learned.json"), time.Unix(1000, 0)
 	rapid.Check(t, func(t *rapid.T) {
 		_ = os.Remove(path)
-		var before learned
-		require.NoError(t, before.recall(path, now, zap.NewNop()))
-		of := func() load {
-			return load{model: rapid.SampledFrom([]string{"sha256:a", "sha256:b"}).Draw(t, "model"), ctx: 256 * rapid.IntRange(0, 2).Draw(t, "ctx"), slots: 1, cards: 1}
+		var before Learned
+		require.NoError(t, before.Recall(path, now, zap.NewNop()))
+		of := func() Load {
+			return Load{Model: rapid.SampledFrom([]string{"sha256:a", "sha256:b"}).Draw(t, "model"), Ctx: 256 * rapid.IntRange(0, 2).Draw(t, "ctx"), Slots: 1, Cards: 1}
 		}
 		class := rapid.SampledFrom([]string{"gpu:3090", "gpu:3060"})
 		for range rapid.IntRange(1, 20).Draw(t, "observations") {
-			require.NoError(t, before.observe(of(), class.Draw(t, "class"), rapid.Int64Range(0, 1<<36).Draw(t, "bytes"), now))
+			require.NoError(t, before.Observe(of(), class.Draw(t, "class"), rapid.Int64Range(0, 1<<36).Draw(t, "bytes"), now))
 		}
-		before.tooLittle(load{model: "sha256:short", slots: 1, cards: 1}, 1<<30, now)
-		var after learned
-		require.NoError(t, after.recall(path, now, zap.NewNop()))
+		before.TooLittle(Load{Model: "sha256:short", Slots: 1, Cards: 1}, 1<<30, now)
+		var after Learned
+		require.NoError(t, after.Recall(path, now, zap.NewNop()))
 		require.Equal(t, before.known(), after.known())
 		for l := range after.loads {
-			require.NotEqual(t, "sha256:short", l.model)
+			require.NotEqual(t, "sha256:short", l.Model)
 		}
 	})
 	entries, err := os.ReadDir(filepath.Dir(path))
@@ -55,16 +55,16 @@ func TestAFileThatCannotBeReadIsSetAside(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
 			path := filepath.Join(t.TempDir(), "learned.json")
 			require.NoError(t, os.WriteFile(path, []byte(content), 0o600))
-			var l learned
-			require.NoError(t, l.recall(path, now, zap.New(core)))
+			var l Learned
+			require.NoError(t, l.Recall(path, now, zap.New(core)))
 			require.Equal(t, 1, logs.Len())
 			kept, err := os.ReadFile(path + ".aside-19700101T001640.000Z")
 			require.NoError(t, err)
 			require.Equal(t, content, string(kept), "nothing is deleted")
 			require.Empty(t, l.known())
-			require.NoError(t, l.observe(load{model: "m", slots: 1, cards: 1}, "gpu", 5, now))
-			var again learned
-			require.NoError(t, again.recall(path, now, zap.NewNop()))
+			require.NoError(t, l.Observe(Load{Model: "m", Slots: 1, Cards: 1}, "gpu", 5, now))
+			var again Learned
+			require.NoError(t, again.Recall(path, now, zap.NewNop()))
 			require.Len(t, again.known(), 1)
 		})
 	}
@@ -72,9 +72,9 @@ func TestAFileThatCannotBeReadIsSetAside(t *testing.T) {
 
 // LO-501: the file does not grow for ever: what was seen last is kept.
 func TestTheOldestIsForgotten(t *testing.T) {
-	l := learned{}
+	l := Learned{}
 	for i := range memoryKept + 10 {
-		require.NoError(t, l.observe(load{model: "m", ctx: i, slots: 1, cards: 1}, "gpu", 5, time.Unix(int64(i), 0)))
+		require.NoError(t, l.Observe(Load{Model: "m", Ctx: i, Slots: 1, Cards: 1}, "gpu", 5, time.Unix(int64(i), 0)))
 	}
 	known := l.known()
 	require.Len(t, known, memoryKept)
@@ -84,9 +84,9 @@ func TestTheOldestIsForgotten(t *testing.T) {
 
 // LO-501: a folder that cannot be written costs the memory, not the worker.
 func TestWhatCannotBeKeptIsSaid(t *testing.T) {
-	l := learned{path: filepath.Join(t.TempDir(), "none", "learned.json")}
-	require.Error(t, l.observe(load{model: "m", slots: 1, cards: 1}, "gpu", 5, time.Unix(1, 0)))
-	require.EqualValues(t, 5, l.loads[load{model: "m", slots: 1, cards: 1}].observed["gpu"])
+	l := Learned{path: filepath.Join(t.TempDir(), "none", "learned.json")}
+	require.Error(t, l.Observe(Load{Model: "m", Slots: 1, Cards: 1}, "gpu", 5, time.Unix(1, 0)))
+	require.EqualValues(t, 5, l.loads[Load{Model: "m", Slots: 1, Cards: 1}].observed["gpu"])
 }
 
 // LO-501

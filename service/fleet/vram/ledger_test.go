@@ -1,43 +1,66 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package gpu
+package vram
 
 import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 const gib = 1 << 30
 
+// library is the stand-in for NVML. A process can bind to one only, so all tests share it, and none runs in parallel.
+var library string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "llorch-nvml-")
+	if err == nil {
+		library, err = nvmlstub.Build(dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
+}
+
+var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
 // desk is a ledger over samples made by hand.
 type desk struct {
 	*Ledger
 	now time.Time
-	inv Inventory
+	inv gpu.Inventory
 }
 
 func newDesk() *desk {
 	d := &desk{now: epoch}
 	d.Ledger = NewLedger(LedgerOptions{
-		Snapshot: func() Inventory { return d.inv }, Now: func() time.Time { return d.now }, Group: func(int) (int, bool) { return 0, false },
+		Snapshot: func() gpu.Inventory { return d.inv }, Now: func() time.Time { return d.now }, Group: func(int) (int, bool) { return 0, false },
 	})
 	d.sample(nil)
 	return d
 }
 
 // sample is the reference machine with processes, by card.
-func (d *desk) sample(processes map[int][]Process) {
+func (d *desk) sample(processes map[int][]gpu.Process) {
 	d.now = d.now.Add(time.Second)
-	d.inv = Inventory{Seq: d.inv.Seq + 1, At: d.now, Cards: []Card{
+	d.inv = gpu.Inventory{Seq: d.inv.Seq + 1, At: d.now, Cards: []gpu.Card{
 		{Index: 0, Name: "NVIDIA GeForce RTX 3090", Total: 24 * gib, Used: gib, Healthy: true},
 		{Index: 1, Name: "NVIDIA GeForce RTX 3060", Total: 12 * gib, Used: gib, Healthy: true},
 	}}
@@ -59,7 +82,7 @@ func TestLifeOfAHolding(t *testing.T) {
 	require.NoError(t, d.Reserve("a", []Share{{0, 10 * gib}}))
 	require.EqualValues(t, 13*gib, d.Free(0))
 	d.Spawned("a", 100)
-	d.sample(map[int][]Process{0: {{100, 4 * gib}, {7, 2 * gib}}})
+	d.sample(map[int][]gpu.Process{0: {{PID: 100, Bytes: 4 * gib}, {PID: 7, Bytes: 2 * gib}}})
 	require.EqualValues(t, 11*gib, d.Free(0), "4 of its 10 show, 2 are somebody else's")
 	require.Equal(t, CardView{
 		Index: 0, Name: "NVIDIA GeForce RTX 3090", Total: 24 * gib, DriverFree: 17 * gib, Promised: 6 * gib, Free: 11 * gib, Foreign: 3 * gib, Healthy: true,
@@ -68,7 +91,7 @@ func TestLifeOfAHolding(t *testing.T) {
 
 	require.Equal(t, []Share{{0, 4 * gib}}, d.Settle("a"))
 	require.EqualValues(t, 11*gib, d.Free(0), "that sample is from before it had loaded")
-	d.sample(map[int][]Process{0: {{100, 8 * gib}, {7, 2 * gib}}})
+	d.sample(map[int][]gpu.Process{0: {{PID: 100, Bytes: 8 * gib}, {PID: 7, Bytes: 2 * gib}}})
 	require.EqualValues(t, 13*gib, d.Free(0), "it took less than was promised")
 	require.EqualValues(t, 8*gib, d.Used("a", 0))
 	require.Equal(t, []Share{{0, 8 * gib}}, d.Settle("a"), "settling again only tells")
@@ -78,7 +101,7 @@ func TestLifeOfAHolding(t *testing.T) {
 	require.EqualValues(t, 13*gib, d.Free(0))
 	require.NoError(t, d.Reserve("a", []Share{{0, gib}}), "its next worker")
 	require.EqualValues(t, 12*gib, d.Free(0))
-	d.sample(map[int][]Process{0: {{100, 3 * gib}}}) // half torn down
+	d.sample(map[int][]gpu.Process{0: {{PID: 100, Bytes: 3 * gib}}}) // half torn down
 	require.EqualValues(t, 14*gib, d.Free(0), "of 20 free, 1 is promised and 5 are being given back")
 	require.EqualValues(t, 5*gib, d.View().Cards[0].Leaving)
 	require.Len(t, d.View().Cards[0].Holders, 2)
@@ -99,15 +122,15 @@ func TestLeavingIsBounded(t *testing.T) {
 	d := newDesk()
 	require.NoError(t, d.Reserve("a", []Share{{1, 8 * gib}}))
 	d.Spawned("a", 100)
-	d.sample(map[int][]Process{1: {{100, 6 * gib}}})
+	d.sample(map[int][]gpu.Process{1: {{PID: 100, Bytes: 6 * gib}}})
 	d.Release("a")
 	released := d.now
 	for d.now.Sub(released) < 28*time.Second {
-		d.sample(map[int][]Process{1: {{100, 6 * gib}}})
+		d.sample(map[int][]gpu.Process{1: {{PID: 100, Bytes: 6 * gib}}})
 		require.EqualValues(t, 3*gib, d.Free(1))
 	}
-	d.sample(map[int][]Process{1: {{100, 6 * gib}}})
-	d.sample(map[int][]Process{1: {{100, 6 * gib}}})
+	d.sample(map[int][]gpu.Process{1: {{PID: 100, Bytes: 6 * gib}}})
+	d.sample(map[int][]gpu.Process{1: {{PID: 100, Bytes: 6 * gib}}})
 	require.EqualValues(t, 5*gib, d.Free(1))
 	require.EqualValues(t, 7*gib, d.View().Cards[1].Foreign)
 }
@@ -202,9 +225,14 @@ func TestRefusals(t *testing.T) {
 // Real processes that claim memory of the stand-in's cards: a worker, and a child in its group.
 // LO-501
 func TestLedgerOverTheDriver(t *testing.T) {
-	l := newLab(t)
-	l.start()
-	ledger := NewLedger(LedgerOptions{Snapshot: l.Snapshot, Now: func() time.Time { l.now = l.now.Add(time.Millisecond); return l.now }})
+	now, path := epoch, filepath.Join(t.TempDir(), "gpus")
+	t.Setenv(nvmlstub.Env, path)
+	require.NoError(t, nvmlstub.Reference().Write(path))
+	monitor := gpu.NewMonitor(gpu.Options{LibraryPath: library, Interval: time.Hour, Now: func() time.Time { return now }})
+	monitor.Start(t.Context())
+	defer monitor.Stop()
+	refresh := func() { require.NoError(t, monitor.Refresh(t.Context())) }
+	ledger := NewLedger(LedgerOptions{Snapshot: monitor.Snapshot, Now: func() time.Time { now = now.Add(time.Millisecond); return now }})
 	free := ledger.Free(1)
 	require.EqualValues(t, 12*gib-200<<20, free)
 	card, err := ledger.ReserveAuto("a", 8*gib)
@@ -214,13 +242,13 @@ func TestLedgerOverTheDriver(t *testing.T) {
 	leader := sleeper(t, 0)
 	ledger.Spawned("a", leader.Process.Pid)
 	child := sleeper(t, leader.Process.Pid)
-	require.NoError(t, nvmlstub.Claim(l.path, leader.Process.Pid, map[int]int64{1: 5 * gib}))
-	require.NoError(t, nvmlstub.Claim(l.path, child.Process.Pid, map[int]int64{1: gib}))
-	require.NoError(t, nvmlstub.Claim(l.path, os.Getpid(), map[int]int64{1: gib})) // somebody else
-	l.refresh()
+	require.NoError(t, nvmlstub.Claim(path, leader.Process.Pid, map[int]int64{1: 5 * gib}))
+	require.NoError(t, nvmlstub.Claim(path, child.Process.Pid, map[int]int64{1: gib}))
+	require.NoError(t, nvmlstub.Claim(path, os.Getpid(), map[int]int64{1: gib})) // somebody else
+	refresh()
 	require.Equal(t, []Share{{1, 6 * gib}}, ledger.Settle("a"))
 	require.Equal(t, free-9*gib, ledger.Free(1))
-	l.refresh()
+	refresh()
 	require.Equal(t, free-7*gib, ledger.Free(1))
 	require.EqualValues(t, gib+200<<20, ledger.View().Cards[1].Foreign)
 
@@ -229,7 +257,7 @@ func TestLedgerOverTheDriver(t *testing.T) {
 	require.Error(t, child.Wait())
 	ledger.Release("a")
 	require.Equal(t, free-7*gib, ledger.Free(1), "nobody has looked yet")
-	l.refresh()
+	refresh()
 	require.Equal(t, free-gib, ledger.Free(1))
 	require.Empty(t, ledger.View().Cards[1].Holders)
 }
@@ -241,6 +269,22 @@ func sleeper(t *testing.T, group int) *exec.Cmd {
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	return cmd
+}
+
+// ORCH-1102
+func TestWhichMasksCanBeUsed(t *testing.T) {
+	machine := gpu.Inventory{Seq: 1, Cards: []gpu.Card{{Index: 0}, {Index: 1}}}
+	require.NoError(t, Check(machine))
+	require.NoError(t, Check(machine, 0, 1))
+	err := Check(machine, 0, 2)
+	require.True(t, task.HasCode(err, task.PoolUnavailable))
+	require.True(t, NeverFits(err))
+	require.ErrorContains(t, err, "`device` names card 2, which is not in this machine, which has 2 cards")
+
+	err = Check(gpu.Inventory{Err: "install the driver"}, 0)
+	require.True(t, task.HasCode(err, task.PoolUnavailable))
+	require.ErrorIs(t, err, ErrNoDriver)
+	require.False(t, NeverFits(err))
 }
 
 func TestProcessGroup(t *testing.T) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package pool
+package vram
 
 import (
 	"sync"
@@ -10,26 +10,26 @@ import (
 const (
 	// observedMargin is added to what was observed: two loads do not take the same to the byte.
 	observedMargin = 1.05
-	// shortMargin is added to a need that turned out too small.
-	shortMargin = 1.15
+	// ShortMargin is added to a need that turned out too small.
+	ShortMargin = 1.15
 	// shortFor is how long such a rise counts. After that the load is tried as before: what took the memory may have ended.
 	shortFor = 15 * time.Minute
 )
 
-// load is what decides how much memory a worker takes.
-type load struct {
-	model      string // digest
-	ctx, slots int
-	cards      int // 0: on the host
+// Load is what decides how much memory a worker takes.
+type Load struct {
+	Model      string // digest
+	Ctx, Slots int
+	Cards      int // 0: on the host
 }
 
-// learned is what workers were seen to take. It replaces the estimate.
-type learned struct {
+// Learned is what workers were seen to take. It replaces the estimate.
+type Learned struct {
 	path    string     // of the file that keeps it over a restart; empty: nothing does. Set before anything is observed
 	writing sync.Mutex // held while that is written; before mu
 
 	mu    sync.Mutex
-	loads map[load]*lesson
+	loads map[Load]*lesson
 }
 
 type lesson struct {
@@ -39,9 +39,9 @@ type lesson struct {
 	until    time.Time        // short counts
 }
 
-func (l *learned) lesson(of load) *lesson {
+func (l *Learned) lesson(of Load) *lesson {
 	if l.loads == nil {
-		l.loads = map[load]*lesson{}
+		l.loads = map[Load]*lesson{}
 	}
 	if l.loads[of] == nil {
 		l.loads[of] = &lesson{observed: map[string]int64{}}
@@ -49,9 +49,9 @@ func (l *learned) lesson(of load) *lesson {
 	return l.loads[of]
 }
 
-// need returns what to reserve for the load on cards of the class, which is empty while no card is chosen yet: then it is
+// Need returns what to reserve for the load on cards of the class, which is empty while no card is chosen yet: then it is
 // the most of any.
-func (l *learned) need(of load, class string, estimate int64, now time.Time) int64 {
+func (l *Learned) Need(of Load, class string, estimate int64, now time.Time) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lesson := l.lesson(of)
@@ -71,9 +71,9 @@ func (l *learned) need(of load, class string, estimate int64, now time.Time) int
 	return need
 }
 
-// observe notes what a worker took that answered its probe, and keeps it where it is news.
-func (l *learned) observe(of load, class string, bytes int64, now time.Time) error {
-	if bytes <= 0 || class == "" || of.model == "" || of.slots < 1 {
+// Observe notes what a worker took that answered its probe, and keeps it where it is news.
+func (l *Learned) Observe(of Load, class string, bytes int64, now time.Time) error {
+	if bytes <= 0 || class == "" || of.Model == "" || of.Slots < 1 {
 		return nil
 	}
 	l.mu.Lock()
@@ -87,10 +87,10 @@ func (l *learned) observe(of load, class string, bytes int64, now time.Time) err
 	return l.keep()
 }
 
-// tooLittle notes that so much was not enough, so that the same is not tried again at once.
-func (l *learned) tooLittle(of load, bytes int64, now time.Time) {
+// TooLittle notes that so much was not enough, so that the same is not tried again at once.
+func (l *Learned) TooLittle(of Load, bytes int64, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	lesson := l.lesson(of)
-	lesson.short, lesson.until = int64(float64(bytes)*shortMargin), now.Add(shortFor)
+	lesson.short, lesson.until = int64(float64(bytes)*ShortMargin), now.Add(shortFor)
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package gpu
+// Package vram keeps account of the cards' memory: who was promised how much of it, so that none of it is promised twice (LO-501), which
+// card a worker gets, and what workers were seen to take.
+package vram
 
 import (
 	"cmp"
@@ -9,8 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/NVIDIA/go-nvml/pkg/nvml"
-
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -22,7 +23,7 @@ type Share struct {
 
 // LedgerOptions of a ledger. Snapshot is needed, the rest has defaults.
 type LedgerOptions struct {
-	Snapshot func() Inventory                   // the monitor's
+	Snapshot func() gpu.Inventory               // the monitor's
 	Now      func() time.Time                   // the monitor's clock
 	Group    func(pid int) (group int, ok bool) // a process's group; nil: from /proc
 	// LeavingAtMost bounds how long memory of an ended worker counts as taken where the driver never shows it gone; 0: 30 s.
@@ -49,7 +50,7 @@ type Ledger struct {
 	o LedgerOptions
 
 	mu      sync.Mutex
-	seen    Inventory           // the last usable sample
+	seen    gpu.Inventory       // the last usable sample
 	changed bool                // what the sample shows has to be told apart anew
 	active  map[string]*holding // by owner
 	leaving []*holding
@@ -283,7 +284,7 @@ func (l *Ledger) usable() error {
 		return noDriver(i.Err)
 	}
 	if len(i.Cards) == 0 {
-		return noDriver(useless(nvml.ERROR_GPU_NOT_FOUND))
+		return noDriver("the NVIDIA driver has no card: look at `nvidia-smi` and `lspci`")
 	}
 	if age := now.Sub(i.At); age > l.o.StaleAfter {
 		return stale(age)
@@ -292,7 +293,7 @@ func (l *Ledger) usable() error {
 }
 
 // look takes notice of the last sample: whose memory it shows, and what has left.
-func (l *Ledger) look() (now time.Time, i Inventory) {
+func (l *Ledger) look() (now time.Time, i gpu.Inventory) {
 	now, i = l.o.Now(), l.o.Snapshot()
 	if i.Err == "" && i.Seq > 0 && (l.changed || i.Seq != l.seen.Seq) {
 		l.seen, l.changed = i, false
@@ -363,7 +364,7 @@ func (l *Ledger) forget(h *holding) {
 
 // find returns where a card stands in the last sample, or -1.
 func (l *Ledger) find(card int) int {
-	return slices.IndexFunc(l.seen.Cards, func(c Card) bool { return c.Index == card })
+	return slices.IndexFunc(l.seen.Cards, func(c gpu.Card) bool { return c.Index == card })
 }
 
 // card is the account of one card, by where it stands in the last sample, without its holders.
@@ -425,7 +426,7 @@ func (c CardView) name() string {
 	if c.Name == "" {
 		return index
 	}
-	return index + " (" + short(c.Name) + ")"
+	return index + " (" + gpu.Card{Name: c.Name}.Short() + ")"
 }
 
 // View shows who holds what.
