@@ -32,7 +32,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
@@ -105,10 +105,10 @@ func New(o Options) (_ *App, err error) {
 	if o.SelfTest {
 		heard, o.Log = newEar(o.Log)
 	}
-	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
+	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
 	}
-	guard, err := auth.New(auth.Options{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	guard, err := gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
 	if err != nil {
 		return nil, err
 	}

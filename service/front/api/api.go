@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -164,7 +164,7 @@ type Options struct {
 	Control   Control
 	Catalog   Catalog
 	Artifacts Artifacts
-	Auth      *auth.Auth
+	Auth      *gate.Auth
 	Gatherer  prometheus.Gatherer
 	Log       *zap.Logger // default none
 	Version   string      // the server's, shown in capabilities; default "dev"

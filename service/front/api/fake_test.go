@@ -18,7 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -155,7 +155,7 @@ type fixture struct {
 }
 
 func setup(t testing.TB, change ...func(*Options)) *fixture {
-	a, err := auth.New(auth.Options{Token: testToken, OptionalOnLoopback: true})
+	a, err := gate.NewAuth(gate.AuthOptions{Token: testToken, OptionalOnLoopback: true})
 	require.NoError(t, err)
 	f := &fixture{
 		tasks: &fakeTasks{}, control: &fakeControl{}, sessions: &fakeSessions{},
