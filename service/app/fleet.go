@@ -15,6 +15,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -184,7 +185,7 @@ type tasks struct {
 	*scheduler.Scheduler
 }
 
-func (t tasks) Subscribe(id, after string) (api.Stream, error) {
+func (t tasks) Subscribe(id, after string) (delivery.Stream, error) {
 	s, err := t.Scheduler.Subscribe(id, after)
 	if err != nil {
 		return nil, err
