@@ -227,9 +227,11 @@ func (r *rig) Failed(string) *task.Error { return nil }
 func (r *rig) Accept(context.Context, task.Task) error       { return nil }
 func (r *rig) Dispatch(context.Context, task.Dispatch) error { return nil }
 func (r *rig) Checkpoint(string, task.Checkpoint)            {}
-func (r *rig) Get(string) (task.Record, bool, error)         { return task.Record{}, false, nil }
-func (r *rig) List(task.State, int) ([]task.Record, error)   { return nil, nil }
-func (r *rig) NextSeq() uint64                               { return 1 }
+func (r *rig) Get(context.Context, string) (task.Record, bool, error) {
+	return task.Record{}, false, nil
+}
+func (r *rig) List(context.Context, task.State, int) ([]task.Record, error) { return nil, nil }
+func (r *rig) NextSeq() (uint64, error)                                     { return 1, nil }
 func (r *rig) Finish(_ context.Context, record task.Record) error {
 	defer r.all.Done()
 	i, _ := strconv.Atoi(record.Task.ID)

@@ -66,11 +66,11 @@ type Ledger interface {
 	// Checkpoint returns at once.
 	Checkpoint(id string, c task.Checkpoint)
 	Finish(ctx context.Context, r task.Record) error
-	Get(id string) (task.Record, bool, error)
+	Get(ctx context.Context, id string) (task.Record, bool, error)
 	// List returns finished tasks, the last to finish first.
-	List(state task.State, limit int) ([]task.Record, error)
-	// NextSeq is greater than the Seq of every task in the ledger.
-	NextSeq() uint64
+	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
+	// NextSeq hands out the sequence number of a task that is about to be queued. Numbers only grow. It returns at once.
+	NextSeq() (uint64, error)
 }
 
 // Sessions keeps the turns, the budgets and the KV of sessions. Its calls return at once; some are made with Scheduler.mu held.
@@ -147,7 +147,6 @@ type Scheduler struct {
 	mu       sync.Mutex
 	live     map[string]*job
 	replays  map[string]*replay // of finished tasks that are being read
-	seq      uint64             // of the next task
 	stopping bool
 	looping  context.Context // of the lanes' loops; nil before Start
 
@@ -169,7 +168,7 @@ func New(o Options) *Scheduler {
 	if o.Sessions == nil {
 		o.Sessions = noSessions{}
 	}
-	s := &Scheduler{o: o, live: map[string]*job{}, replays: map[string]*replay{}, seq: o.Ledger.NextSeq()}
+	s := &Scheduler{o: o, live: map[string]*job{}, replays: map[string]*replay{}}
 	s.halt, s.endRuns = context.WithCancelCause(context.Background()) // a recovered task's deadline may pass before Start
 	s.lanes.Store(&map[string]*lane{})
 	s.swaps = newSwapper(s)
@@ -355,17 +354,17 @@ func (s *Scheduler) Stuck(poolID string) bool {
 }
 
 // Get returns a task's status.
-func (s *Scheduler) Get(id string) (task.Status, error) {
+func (s *Scheduler) Get(ctx context.Context, id string) (task.Status, error) {
 	if j := s.job(id); j != nil {
 		return j.status(), nil
 	}
-	r, err := s.finished(id)
+	r, err := s.finished(ctx, id)
 	return r.Status(), err
 }
 
 // finished is a task that is no longer live.
-func (s *Scheduler) finished(id string) (task.Record, error) {
-	r, ok, err := s.recorded(id)
+func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error) {
+	r, ok, err := s.recorded(ctx, id)
 	switch {
 	case err != nil:
 	case !ok:
@@ -379,8 +378,8 @@ func (s *Scheduler) finished(id string) (task.Record, error) {
 	return r, err
 }
 
-func (s *Scheduler) recorded(id string) (task.Record, bool, error) {
-	r, ok, err := s.o.Ledger.Get(id)
+func (s *Scheduler) recorded(ctx context.Context, id string) (task.Record, bool, error) {
+	r, ok, err := s.o.Ledger.Get(ctx, id)
 	if err != nil {
 		return r, false, errLedger("the record of tasks cannot be read", err)
 	}
@@ -392,14 +391,14 @@ func errLedger(what string, err error) *task.Error {
 }
 
 // List returns at most limit tasks, the last accepted first. An empty state means all.
-func (s *Scheduler) List(state task.State, limit int) ([]task.Status, error) {
+func (s *Scheduler) List(ctx context.Context, state task.State, limit int) ([]task.Status, error) {
 	live := slices.DeleteFunc(s.jobs(), func(j *job) bool { return state != "" && j.snapshot().State != state })
 	slices.SortFunc(live, func(a, b *job) int { return cmp.Compare(b.task.Seq, a.task.Seq) })
 	var found []task.Status
 	for _, j := range live[:min(limit, len(live))] { // a queued task's position and start have their price
 		found = append(found, j.status())
 	}
-	recorded, err := s.o.Ledger.List(state, limit)
+	recorded, err := s.o.Ledger.List(ctx, state, limit)
 	if err != nil {
 		return nil, errLedger("the record of tasks cannot be read", err)
 	}
@@ -419,7 +418,7 @@ func (s *Scheduler) List(state task.State, limit int) ([]task.Status, error) {
 func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, error) {
 	j := s.job(id)
 	if j == nil {
-		r, err := s.finished(id)
+		r, err := s.finished(ctx, id)
 		return r.CancelResult(), err
 	}
 	canceled := task.Errorf(task.Canceled, "the task was canceled by its client")

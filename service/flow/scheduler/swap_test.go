@@ -136,7 +136,7 @@ func TestATaskLoadsItsPool(t *testing.T) {
 	denned(t, []string{"a", "b"}, func(t *testing.T, d *den) {
 		require.Zero(t, d.must("first", in("a")).PredictedStart, "nothing was measured yet")
 		time.Sleep(time.Second)
-		s, err := d.s.Subscribe("first", "")
+		s, err := d.s.Subscribe(t.Context(), "first", "")
 		require.NoError(t, err)
 		m, going := s.Metrics()
 		require.True(t, going)
@@ -153,7 +153,7 @@ func TestATaskLoadsItsPool(t *testing.T) {
 
 		require.Equal(t, loadTime, d.must("again", in("a")).PredictedStart)
 		time.Sleep(loadTime / 2)
-		s, err = d.s.Subscribe("again", "")
+		s, err = d.s.Subscribe(t.Context(), "again", "")
 		require.NoError(t, err)
 		m, _ = s.Metrics()
 		require.InDelta(t, 0.5, m.LoadProgress, 0.001)

@@ -22,13 +22,13 @@ import (
 // Tasks is what the API does with tasks. Errors are *task.Error.
 type Tasks interface {
 	Submit(ctx context.Context, req task.Request) (task.Admission, error)
-	Get(id string) (task.Status, error) // NOT_FOUND
+	Get(ctx context.Context, id string) (task.Status, error) // NOT_FOUND
 	// List returns the newest tasks first; an empty state means all.
-	List(state task.State, limit int) ([]task.Status, error)
+	List(ctx context.Context, state task.State, limit int) ([]task.Status, error)
 	Cancel(ctx context.Context, id string) (task.CancelResult, error) // NOT_FOUND
 	// Subscribe opens a task's stream behind the event named by after, or at its start. INVALID_PARAMS for an id that the
 	// stream never gave, NOT_FOUND, WORKER_RESET for an id of other bytes.
-	Subscribe(id, after string) (delivery.Stream, error)
+	Subscribe(ctx context.Context, id, after string) (delivery.Stream, error)
 }
 
 // Sessions is what the API does with sessions and budgets. Errors are *task.Error.

@@ -139,7 +139,7 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 		return nil
 	case http.StatusRequestedRangeNotSatisfiable:
 		why = task.Errorf(task.InvalidParams, "the range %q is not within the artifact's %d bytes: ask for less",
-			clip(callFrom(ctx).request.Header.Get("Range"), maxQuote), v.Size)
+			task.Clip(callFrom(ctx).request.Header.Get("Range"), maxQuote), v.Size)
 	default:
 		why = task.Errorf(task.InvalidParams, "the artifact's ETag is %q, and the request wants another: send it without its condition", v.ID)
 	}
@@ -208,5 +208,5 @@ func origin(r *http.Request) string {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && (host == "" || len(host) > maxHost) {
 		host = local.String()
 	}
-	return scheme + "://" + clip(host, maxHost)
+	return scheme + "://" + task.Clip(host, maxHost)
 }

@@ -5,7 +5,6 @@ package api
 import (
 	"context"
 	"net/http"
-	"unicode/utf8"
 
 	"go.uber.org/zap"
 
@@ -79,15 +78,4 @@ func optString(s string) gen.OptString {
 		return gen.OptString{}
 	}
 	return gen.NewOptString(s)
-}
-
-// clip shortens s to at most n bytes, at the end of a rune.
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
 }

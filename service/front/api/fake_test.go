@@ -42,9 +42,12 @@ func (f *fakeTasks) Submit(_ context.Context, r task.Request) (task.Admission, e
 	}
 	return task.Admission{TaskID: "t1", PoolID: "default", Determinism: task.Strict}, f.err
 }
-func (f *fakeTasks) Get(string) (task.Status, error)             { return f.status, f.err }
-func (f *fakeTasks) List(task.State, int) ([]task.Status, error) { return f.listed, f.err }
-func (f *fakeTasks) Subscribe(id, after string) (delivery.Stream, error) {
+func (f *fakeTasks) Get(context.Context, string) (task.Status, error) { return f.status, f.err }
+func (f *fakeTasks) List(context.Context, task.State, int) ([]task.Status, error) {
+	return f.listed, f.err
+}
+
+func (f *fakeTasks) Subscribe(_ context.Context, id, after string) (delivery.Stream, error) {
 	if f.subscribe != nil {
 		return f.subscribe(id, after)
 	}

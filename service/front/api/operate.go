@@ -127,8 +127,8 @@ func (h *Handler) slow(ctx context.Context) {
 func (h control) ListGpus(context.Context) (*gen.GPUListHeaders, error) {
 	v := h.Pools.GPUs()
 	return &gen.GPUListHeaders{Response: gen.GPUList{
-		DriverVersion: optString(clip(v.Driver, maxShort)), CudaVersion: optString(clip(v.CUDA, maxShort)),
-		Problem: optString(clip(v.Problem, maxMessage)), Gpus: toGPUs(v.GPUs),
+		DriverVersion: optString(task.Clip(v.Driver, maxShort)), CudaVersion: optString(task.Clip(v.CUDA, maxShort)),
+		Problem: optString(task.Clip(v.Problem, maxMessage)), Gpus: toGPUs(v.GPUs),
 	}}, nil
 }
 
@@ -147,7 +147,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 		return nil, err
 	}
 	out := gen.Explanation{
-		ReplicaID: optString(clip(v.ReplicaID, maxName)), Candidates: make([]gen.Candidate, len(v.Candidates)),
+		ReplicaID: optString(task.Clip(v.ReplicaID, maxName)), Candidates: make([]gen.Candidate, len(v.Candidates)),
 		Evictions: make([]gen.Eviction, len(v.Evictions)),
 	}
 	if v.PoolID != "" {
@@ -155,7 +155,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 	}
 	for i, c := range v.Candidates {
 		out.Candidates[i] = gen.Candidate{
-			PoolID: gen.PoolID(c.PoolID), ReplicaID: optString(clip(c.ReplicaID, maxName)), Chosen: c.Chosen,
+			PoolID: gen.PoolID(c.PoolID), ReplicaID: optString(task.Clip(c.ReplicaID, maxName)), Chosen: c.Chosen,
 			Reasons: clipAll(c.Reasons[:min(len(c.Reasons), maxReasons)], maxReason), VramFreeBytes: optBytes(c.VRAMFree),
 		}
 		if c.ReplicaID != "" {
@@ -163,7 +163,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 		}
 	}
 	for i, e := range v.Evictions {
-		out.Evictions[i] = gen.Eviction{PoolID: gen.PoolID(e.PoolID), ReplicaID: clip(e.ReplicaID, maxName), FreesBytes: max(e.Frees, 0)}
+		out.Evictions[i] = gen.Eviction{PoolID: gen.PoolID(e.PoolID), ReplicaID: task.Clip(e.ReplicaID, maxName), FreesBytes: max(e.Frees, 0)}
 	}
 	return &gen.ExplanationHeaders{Response: out}, nil
 }
@@ -193,7 +193,7 @@ func (h control) RegisterWorker(ctx context.Context, r *gen.WorkerRegistration) 
 		return nil, err
 	}
 	return &gen.WorkerLeaseHeaders{Response: gen.WorkerLease{
-		WorkerID: v.WorkerID, ReplicaID: clip(v.ReplicaID, maxName), LeaseMs: max(millis(v.Lease), 1),
+		WorkerID: v.WorkerID, ReplicaID: task.Clip(v.ReplicaID, maxName), LeaseMs: max(millis(v.Lease), 1),
 	}}, nil
 }
 
@@ -230,7 +230,7 @@ func checkWorkerURL(raw string) error {
 func clipAll(list []string, n int) []string {
 	out := make([]string, len(list))
 	for i, s := range list {
-		out[i] = clip(s, n)
+		out[i] = task.Clip(s, n)
 	}
 	return out
 }

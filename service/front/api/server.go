@@ -98,7 +98,7 @@ func checkQuery(raw string, known []string) error {
 	}
 	for name, values := range query {
 		if !slices.Contains(known, name) {
-			return task.Errorf(task.InvalidParams, "%s", unknown("query parameter", clip(name, maxQuote), name, known))
+			return task.Errorf(task.InvalidParams, "%s", unknown("query parameter", task.Clip(name, maxQuote), name, known))
 		}
 		if len(values) > 1 {
 			return task.Errorf(task.InvalidParams, "query parameter `%s` is given %d times: give it once", name, len(values))
@@ -128,7 +128,7 @@ func jsonContent(h http.Header) error {
 	if err == nil && kind == "application/json" && (params["charset"] == "" || strings.EqualFold(params["charset"], "utf-8")) {
 		return nil
 	}
-	return task.Errorf(task.InvalidParams, "this call takes JSON: set the header `Content-Type: application/json`, not %q", clip(sent, maxQuote))
+	return task.Errorf(task.InvalidParams, "this call takes JSON: set the header `Content-Type: application/json`, not %q", task.Clip(sent, maxQuote))
 }
 
 // digest checks that body is one JSON value in UTF-8 and hashes it without its white space.
@@ -194,11 +194,11 @@ func (h *Handler) badParam(op *operation, r *http.Request, p *ogenerrors.DecodeP
 			allowed = h.contract.describe(h.contract.resolve(param))
 		}
 	}
-	return task.Errorf(task.InvalidParams, "%s parameter `%s` must be %s, not %q", in, p.Name, allowed, clip(sent, maxQuote)).Because(p)
+	return task.Errorf(task.InvalidParams, "%s parameter `%s` must be %s, not %q", in, p.Name, allowed, task.Clip(sent, maxQuote)).Because(p)
 }
 
 func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
-	h.Refuse(w, r, task.Errorf(task.NotFound, "there is no path %q; GET /v1/capabilities lists the paths", clip(r.URL.Path, maxQuote)))
+	h.Refuse(w, r, task.Errorf(task.NotFound, "there is no path %q; GET /v1/capabilities lists the paths", task.Clip(r.URL.Path, maxQuote)))
 }
 
 func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request, allowed string) {
@@ -208,5 +208,5 @@ func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request, allowed str
 	}
 	allowed = strings.ReplaceAll(allowed, ",", ", ")
 	header.Set("Allow", allowed)
-	h.Refuse(w, r, task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", clip(r.URL.Path, maxQuote), allowed, clip(r.Method, maxQuote)))
+	h.Refuse(w, r, task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, maxQuote), allowed, task.Clip(r.Method, maxQuote)))
 }

@@ -61,7 +61,7 @@ func (h sessions) DeleteSession(ctx context.Context, p gen.DeleteSessionParams) 
 func toSession(s task.SessionStatus) gen.Session {
 	id, _ := uuid.Parse(s.ID) // it came from one
 	out := gen.Session{
-		SessionID: gen.SessionID(id), ReplicaID: optString(clip(s.ReplicaID, maxName)), Turns: s.Turns, MaxTurns: s.MaxTurns,
+		SessionID: gen.SessionID(id), ReplicaID: optString(task.Clip(s.ReplicaID, maxName)), Turns: s.Turns, MaxTurns: s.MaxTurns,
 		TTLRemainingMs: millis(s.TTLLeft), KvWarmth: s.Warm, CreatedAt: s.CreatedAt.UTC(),
 		BudgetTokensRemaining: optInt(s.Rests.Tokens), BudgetTimeRemainingMs: optInt(s.Rests.TimeMS), BudgetCostRemaining: optFloat(s.Rests.Cost),
 	}

@@ -21,7 +21,7 @@ func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.Re
 	if err != nil {
 		return err
 	}
-	s, err := h.Tasks.Subscribe(string(p.ID), after)
+	s, err := h.Tasks.Subscribe(ctx, string(p.ID), after)
 	if err != nil {
 		e := task.AsError(err)
 		if !gate.StreamOnly(e.Code) {
