@@ -34,7 +34,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
@@ -79,7 +80,7 @@ type App struct {
 	pools     *pool.Manager
 	residency *residency.Manager
 	schedule  *scheduler.Scheduler
-	api       *api.Handler
+	streams   *delivery.Streams
 	server    *http.Server
 	listener  net.Listener
 	failed    chan error // capacity 1: the server gave up
@@ -108,10 +109,10 @@ func New(o Options) (_ *App, err error) {
 	if o.SelfTest {
 		heard, o.Log = selftest.Listen(o.Log)
 	}
-	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
+	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
 	}
-	guard, err := auth.New(auth.Options{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	guard, err := gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
 	if err != nil {
 		return nil, err
 	}
@@ -177,18 +178,33 @@ func New(o Options) (_ *App, err error) {
 	a.operator = control.NewOperator(control.OperatorOptions{
 		Fleet: f, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
 	})
-	a.api, err = api.NewHandler(api.Options{
-		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
-		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
+	if a.server, err = a.newServer(c, guard, api.Options{
+		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator,
+		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: registry,
+	}); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// newServer puts the fronts behind the gate.
+func (a *App) newServer(c config.Config, guard *gate.Auth, parts api.Options) (*http.Server, error) {
+	a.streams = delivery.New(delivery.Options{Log: a.o.Log})
+	parts.Streams, parts.Log, parts.Version, parts.MaxBody = a.streams, a.o.Log, a.o.Version, int64(c.Limits.BodyBytes)
+	native, err := api.NewHandler(parts)
+	if err != nil {
+		return nil, err
+	}
+	handler, err := gate.New(gate.Options{
+		Auth: guard, Fronts: map[string]gate.Front{"/": native}, Log: a.o.Log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.server = &http.Server{
-		Handler: a.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
-	}
-	return a, nil
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(a.o.Log.Named("http")),
+	}, nil
 }
 
 func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
@@ -248,6 +264,9 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.schedule.Recover(left) // before anyone can ask for them
 	a.catchUp(ctx)
 
+	if err := a.streams.Start(ctx); err != nil {
+		return fmt.Errorf("start the streams: %w", err)
+	}
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- fmt.Errorf("serve HTTP: %w", err)
@@ -260,7 +279,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer may not hold up the stop
 			err = a.server.Close()
 		}
-		a.api.EndStreams(bounded)
+		err = errors.Join(err, a.streams.Stop(bounded))
 		a.serving.Wait()
 		return err
 	})

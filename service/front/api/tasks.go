@@ -10,14 +10,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // CreateTask submits a task (ORCH-2001).
 func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.AdmissionHeaders, error) {
-	c := callFrom(ctx)
-	in := toRequest(req)
-	in.BodySHA256, in.CorrelationID, in.Actor = c.bodySHA256, c.correlationID, c.identity
+	in, caller := toRequest(req), gate.CallFrom(ctx)
+	in.BodySHA256, in.CorrelationID, in.Actor = callFrom(ctx).bodySHA256, caller.CorrelationID, caller.Identity
 	a, err := h.Tasks.Submit(ctx, in)
 	if err != nil {
 		return nil, err

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package api
+package delivery
 
 import (
 	"bytes"
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"testing"
 	"time"
 
@@ -49,8 +50,7 @@ func (s *waiting) Close()                         {}
 // ORCH-2002, OC-CTRL-2026: a direct write to a client that does not read ends at once, and what did not fit is not lost.
 func TestADirectWriteDoesNotWaitForTheClient(t *testing.T) {
 	s := &waiting{write: make(chan func([]byte) bool), left: make(chan struct{})}
-	server, _ := overSocket(t, s)
-	res := open(t, t.Context(), server)
+	res := serve(t, []Stream{s}).ask(t, t.Context())
 	write := <-s.write
 	want := bytes.NewBufferString(startedFrame)
 	for i := 0; ; i++ {
@@ -66,4 +66,45 @@ func TestADirectWriteDoesNotWaitForTheClient(t *testing.T) {
 	got, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(want.Bytes(), got), "%d bytes for %d", len(got), want.Len())
+}
+
+// OC-CTRL-2026
+func TestATokenCostsNoAllocation(t *testing.T) {
+	out := sink(t)
+	frames := []byte(tokenFrame)
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		if err := out.write(frames); err != nil {
+			panic(err)
+		}
+	}))
+	require.Zero(t, testing.AllocsPerRun(1000, func() {
+		if !out.try(frames) && out.write(nil) != nil {
+			panic("the client does not read")
+		}
+	}))
+}
+
+func BenchmarkStreamWrite(b *testing.B) {
+	out := sink(b)
+	frames := []byte(tokenFrame)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := out.write(frames); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// sink is a wire to a client that reads all.
+func sink(t testing.TB) *wire {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	client, err := net.Dial("tcp", l.Addr().String())
+	require.NoError(t, err)
+	conn, err := l.Accept()
+	require.NoError(t, err)
+	done := make(chan struct{})
+	go func() { defer close(done); _, _ = io.Copy(io.Discard, client) }()
+	t.Cleanup(func() { _ = conn.Close(); <-done; _ = client.Close(); _ = l.Close() })
+	return newWire(conn, true, time.Minute)
 }

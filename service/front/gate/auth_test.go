@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package auth
+package gate
 
 import (
 	"net/http"
@@ -27,29 +27,29 @@ func code(t *testing.T, err error) task.Code {
 func TestAuthenticate(t *testing.T) {
 	for _, c := range []struct {
 		name     string
-		opts     Options
+		opts     AuthOptions
 		header   string
 		loopback bool
 		identity string
 		code     task.Code
 	}{
-		{"token from afar", Options{Token: token}, "Bearer " + token, false, "token:c4bbcb", ""},
-		{"token on loopback", Options{Token: token, OptionalOnLoopback: true}, "Bearer " + token, true, "token:c4bbcb", ""},
-		{"scheme in any case", Options{Token: token}, "bearer " + token, false, "token:c4bbcb", ""},
-		{"none from afar", Options{Token: token, OptionalOnLoopback: true}, "", false, "", task.MissingToken},
-		{"none on loopback, optional", Options{Token: token, OptionalOnLoopback: true}, "", true, Localhost, ""},
-		{"none on loopback, required", Options{Token: token}, "", true, "", task.MissingToken},
-		{"wrong from afar", Options{Token: token}, "Bearer wrong", false, "", task.BadToken},
-		{"wrong on loopback", Options{Token: token, OptionalOnLoopback: true}, "Bearer wrong", true, "", task.BadToken},
-		{"prefix of the token", Options{Token: token}, "Bearer " + token[:5], false, "", task.BadToken},
-		{"empty token", Options{Token: token}, "Bearer ", false, "", task.BadToken},
-		{"another scheme", Options{Token: token}, "Basic " + token, false, "", task.BadToken},
-		{"a token where none is set", Options{OptionalOnLoopback: true}, "Bearer x", true, "", task.BadToken},
-		{"an empty token where none is set", Options{OptionalOnLoopback: true}, "Bearer ", true, "", task.BadToken},
-		{"none set, from afar", Options{OptionalOnLoopback: true}, "", false, "", task.MissingToken},
+		{"token from afar", AuthOptions{Token: token}, "Bearer " + token, false, "token:c4bbcb", ""},
+		{"token on loopback", AuthOptions{Token: token, OptionalOnLoopback: true}, "Bearer " + token, true, "token:c4bbcb", ""},
+		{"scheme in any case", AuthOptions{Token: token}, "bearer " + token, false, "token:c4bbcb", ""},
+		{"none from afar", AuthOptions{Token: token, OptionalOnLoopback: true}, "", false, "", task.MissingToken},
+		{"none on loopback, optional", AuthOptions{Token: token, OptionalOnLoopback: true}, "", true, Localhost, ""},
+		{"none on loopback, required", AuthOptions{Token: token}, "", true, "", task.MissingToken},
+		{"wrong from afar", AuthOptions{Token: token}, "Bearer wrong", false, "", task.BadToken},
+		{"wrong on loopback", AuthOptions{Token: token, OptionalOnLoopback: true}, "Bearer wrong", true, "", task.BadToken},
+		{"prefix of the token", AuthOptions{Token: token}, "Bearer " + token[:5], false, "", task.BadToken},
+		{"empty token", AuthOptions{Token: token}, "Bearer ", false, "", task.BadToken},
+		{"another scheme", AuthOptions{Token: token}, "Basic " + token, false, "", task.BadToken},
+		{"a token where none is set", AuthOptions{OptionalOnLoopback: true}, "Bearer x", true, "", task.BadToken},
+		{"an empty token where none is set", AuthOptions{OptionalOnLoopback: true}, "Bearer ", true, "", task.BadToken},
+		{"none set, from afar", AuthOptions{OptionalOnLoopback: true}, "", false, "", task.MissingToken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a, err := New(c.opts)
+			a, err := NewAuth(c.opts)
 			require.NoError(t, err)
 			id, err := a.Authenticate(c.header, c.loopback)
 			if c.code == "" {
@@ -65,7 +65,7 @@ func TestAuthenticate(t *testing.T) {
 
 // AUTH-1005, AUTH-1006
 func TestNumericCodesAreInTheHint(t *testing.T) {
-	a, err := New(Options{Token: token})
+	a, err := NewAuth(AuthOptions{Token: token})
 	require.NoError(t, err)
 	_, err = a.Authenticate("", false)
 	require.True(t, strings.HasPrefix(task.AsError(err).Hint, "40101"))
@@ -82,7 +82,7 @@ func TestRequireToken(t *testing.T) {
 		require.ErrorContains(t, RequireToken(addr, ""), "LLORCH_API_TOKEN", addr)
 		require.NoError(t, RequireToken(addr, token), addr)
 	}
-	_, err := New(Options{})
+	_, err := NewAuth(AuthOptions{})
 	require.ErrorContains(t, err, "LLORCH_API_TOKEN")
 }
 
@@ -113,7 +113,7 @@ func TestCheck(t *testing.T) {
 		{name: "unknown remote", remote: "@", host: "localhost", code: task.MissingToken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a, err := New(Options{Token: token, OptionalOnLoopback: true})
+			a, err := NewAuth(AuthOptions{Token: token, OptionalOnLoopback: true})
 			require.NoError(t, err)
 			r := httptest.NewRequest(http.MethodPost, "/v1/tasks", nil)
 			r.RemoteAddr, r.Host = c.remote, c.host

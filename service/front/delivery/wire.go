@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package api
+package delivery
 
 import (
 	"bytes"
@@ -16,9 +16,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/nowait"
 )
 
-// wire is the connection of a stream once net/http has let go of it (ADR 014): one response, its body in chunks, and the end
-// of the connection. What net/http keeps of a response for as long as it lasts are 22 kB of stacks and buffers, and a write
-// goes through four layers of it.
+// wire is a stream's connection once net/http has let go of it (ADR 014). It writes one response, whose body it cuts in chunks,
+// and then ends the connection. For every response that net/http writes, it keeps 22 kB of stacks and buffers, and each write
+// goes through four layers.
 //
 // One goroutine at a time writes.
 type wire struct {
@@ -26,12 +26,12 @@ type wire struct {
 	raw     syscall.RawConn // nil: every write may wait
 	send    func(fd uintptr) bool
 	chunked bool
-	pace    pace
+	pace    Pace
 	data    []byte // what send is to send
 	rest    []byte // what a write that may not wait could not send: it goes before anything else
 }
 
-// scratch is what chunks are made in. A stream has some while it writes, and none while it waits.
+// scratch lends the memory in which chunks are put together. A stream has some while it writes, and none while it waits.
 var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 // takeOver makes the response's connection a wire.
@@ -44,15 +44,15 @@ func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration) (*w
 }
 
 func newWire(conn net.Conn, chunked bool, timeout time.Duration) *wire {
-	o := &wire{conn: conn, chunked: chunked, pace: pace{set: conn.SetWriteDeadline, timeout: timeout}}
+	o := &wire{conn: conn, chunked: chunked, pace: Pace{Set: conn.SetWriteDeadline, Timeout: timeout}}
 	o.send = o.sendOnce
 	if c, ok := conn.(syscall.Conn); ok {
-		o.raw, _ = c.SyscallConn() // it is good without
+		o.raw, _ = c.SyscallConn() // without it, every write may wait
 	}
 	return o
 }
 
-// head is the response's, with these fields and its own.
+// head is the head of the response: the given fields, and those that belong to the connection.
 func (o *wire) head(fields http.Header) []byte {
 	var b bytes.Buffer
 	if o.chunked {
@@ -66,17 +66,17 @@ func (o *wire) head(fields http.Header) []byte {
 	return b.Bytes()
 }
 
-// begin sends the head at once: a stream resumed at its end may have no event for long.
+// begin sends the head at once: a stream that is resumed at its end may have no event for a long time.
 func (o *wire) begin(head []byte) error {
-	if err := o.pace.bound(); err != nil {
+	if err := o.pace.Bound(); err != nil {
 		return err
 	}
 	return o.flush(head)
 }
 
-// write sends what is left of the writes before, and the frames, which may be none.
+// write sends what earlier writes have left, and then the frames. There may be none.
 func (o *wire) write(frames []byte) error {
-	if err := o.pace.bound(); err != nil {
+	if err := o.pace.Bound(); err != nil {
 		return err
 	}
 	if len(o.rest) > 0 {
@@ -100,34 +100,34 @@ func (o *wire) try(frames []byte) bool {
 	defer scratch.Put(b)
 	*b = o.chunk((*b)[:0], frames)
 	o.data = *b
-	if o.raw != nil && o.pace.bound() == nil {
-		_ = o.raw.Write(o.send) // whatever is wrong with the connection, the write that may wait meets it again
+	if o.raw != nil && o.pace.Bound() == nil {
+		_ = o.raw.Write(o.send) // if the connection is broken, the write that may wait finds out again
 	}
 	o.rest, o.data = append(o.rest, o.data...), nil
 	return len(o.rest) == 0
 }
 
-// end says to the client that this was all.
+// end tells the client that the response is complete.
 func (o *wire) end() error {
 	if !o.chunked {
 		return nil
 	}
-	if err := o.pace.bound(); err != nil {
+	if err := o.pace.Bound(); err != nil {
 		return err
 	}
 	return o.flush([]byte("0\r\n\r\n"))
 }
 
-// close ends the connection. Chunks tell whether their end was sent; where there are none, a stream that was broken off ends by
-// a reset.
+// close ends the connection. A client that reads chunks sees whether the last one came. Where there are no chunks, a stream that
+// was broken off ends with a reset.
 func (o *wire) close(whole bool) {
 	if tcp, ok := o.conn.(*net.TCPConn); ok && !whole && !o.chunked {
 		_ = tcp.SetLinger(0) // it may be closed already
 	}
-	_ = o.conn.Close() // whatever it says, the client is rid of it
+	_ = o.conn.Close() // an error changes nothing: the connection is gone
 }
 
-// gone returns when the client is, or the connection was closed. What the client sends after its request is nobody's.
+// gone returns when the client has left, or the connection was closed. Nobody needs what a client sends after its request.
 func (o *wire) gone() {
 	b := make([]byte, 64)
 	for {
@@ -155,7 +155,7 @@ func (o *wire) flush(b []byte) error {
 	return nil
 }
 
-// sendOnce asks the kernel once: sockets of Go never wait there.
+// sendOnce asks the kernel once. It never waits, since Go's sockets are non-blocking.
 func (o *wire) sendOnce(fd uintptr) bool {
 	if n, err := nowait.Write(fd, o.data); err == nil {
 		o.data = o.data[n:]
@@ -163,22 +163,22 @@ func (o *wire) sendOnce(fd uintptr) bool {
 	return true
 }
 
-// pace gives each of many writes its time, so that a client that is gone or stuck frees its goroutine.
-type pace struct {
-	set     func(time.Time) error // the connection's deadline of writes
-	timeout time.Duration
-	at      time.Time // when it was set last
+// Pace gives each of many writes to one client a time limit, so that a client that is gone or stuck frees its goroutine.
+type Pace struct {
+	Set     func(time.Time) error // sets the connection's deadline for writes
+	Timeout time.Duration
+	at      time.Time // when the deadline was set last
 }
 
-// bound is called before a write. To move the deadline for each token would cost more than to encode it, so it may stand for
-// a tenth of the time.
-func (p *pace) bound() error {
+// Bound is called before a write. To move the deadline for each token would cost more than to encode the token, so a deadline
+// may stand for a tenth of the time.
+func (p *Pace) Bound() error {
 	now := time.Now()
-	if now.Sub(p.at) < p.timeout/10 {
+	if now.Sub(p.at) < p.Timeout/10 {
 		return nil
 	}
 	p.at = now
-	if err := p.set(now.Add(p.timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := p.Set(now.Add(p.Timeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return fmt.Errorf("bound a write: %w", err)
 	}
 	return nil

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package auth decides who may call: one bearer token, optional on loopback where the configuration says so
-// (AUTH-1001…1008). It never logs, and no error of it holds a token.
-package auth
+// Package gate is what every request passes before a front serves it. It decides who may call: one bearer token, optional on
+// loopback where the configuration says so (AUTH-1001…1008). No error of it holds a token.
+package gate
 
 import (
 	"crypto/sha256"
@@ -28,8 +28,8 @@ const (
 	badTokenHint     = "40102: compare your token with the server's LLORCH_API_TOKEN"
 )
 
-// Options configure an Auth.
-type Options struct {
+// AuthOptions configure an Auth.
+type AuthOptions struct {
 	Token              string // empty: no token is configured
 	OptionalOnLoopback bool   // callers from loopback need no token
 }
@@ -42,8 +42,8 @@ type Auth struct {
 	optional bool
 }
 
-// New returns an Auth. It refuses options under which nobody could ever call.
-func New(o Options) (*Auth, error) {
+// NewAuth returns an Auth. It refuses options under which nobody could ever call.
+func NewAuth(o AuthOptions) (*Auth, error) {
 	if o.Token == "" && !o.OptionalOnLoopback {
 		return nil, errors.New("a token is required on loopback too (auth.optional_on_loopback is false), but none is set: " +
 			"set LLORCH_API_TOKEN, or auth.optional_on_loopback to true")
