@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+// Package pact runs the tests of the pacts with Pact's library.
+package pact
 
 import (
 	"context"
@@ -12,47 +11,49 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 	"github.com/llama-orch/llama-orch/harness/pact/libpact"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
-const pactPackages = "./harness/pact/..."
+const packages = "./harness/pact/..."
 
-// Pact runs the consumers against Pact's mock server, compares what they rely on with the committed pacts, and verifies the
-// real daemon against these. It fetches Pact's library.
-func Pact(ctx context.Context) error { return prepared(ctx, pacts) }
+// Test runs the consumers against Pact's mock server and verifies the daemon. It never takes a cached result: the tests build
+// and run the programs, which Go's test cache cannot see.
+func Test(ctx context.Context, t *tally.Tally) error { return test(ctx, t, packages) }
 
-// Pacts rewrites contracts/pacts from what the consumers rely on.
-func (Gen) Pacts(ctx context.Context) error {
-	return finish(runSteps(ctx, tally.New(), true, step{"consumers", "gen:pacts", func(ctx context.Context, t *tally.Tally) error {
-		return testPacts(ctx, t, "-run", "^TestConsumers$", pactPackages, "-update")
-	}}))
+// Update rewrites contracts/pacts from what the consumers rely on.
+func Update(ctx context.Context, t *tally.Tally) error {
+	return test(ctx, t, "-run", "^TestConsumers$", packages, "-update")
 }
 
-// checkPact never takes a cached result: the tests build and run the programs, which Go's test cache cannot see.
-func checkPact(ctx context.Context, t *tally.Tally) error { return testPacts(ctx, t, pactPackages) }
-
-// testPacts lets the tests find the library where it is cached.
-func testPacts(ctx context.Context, t *tally.Tally, args ...string) error {
-	dir, err := pactLibrary(ctx)
+// test lets the tests find the library where it is cached.
+func test(ctx context.Context, t *tally.Tally, args ...string) error {
+	dir, err := Library(ctx)
 	if err != nil {
 		return err
 	}
-	return goTest(ctx, t, append([]string{"-count=1", "-tags", "pact", "-ldflags", "-extldflags=-Wl,-rpath," + dir}, args...)...)
+	return step.GoTest(ctx, t, append([]string{"-count=1", "-tags", "pact", "-ldflags", "-extldflags=-Wl,-rpath," + dir}, args...)...)
 }
 
-// pactLibrary fetches Pact's library, if it isn't there, and names its folder to the linker alone. CGO_LDFLAGS would do, too,
-// but the go command keys its cache by it, and would build every cgo package, and all that import one, a second time.
-func pactLibrary(ctx context.Context) (dir string, err error) {
-	if dir, err = libpact.Ensure(ctx, preparing); err != nil {
+// Library fetches Pact's library, if it isn't there, and names its folder to the linker.
+func Library(ctx context.Context) (dir string, err error) {
+	if dir, err = libpact.Ensure(ctx, provision.Options{Progress: step.Say}); err != nil {
 		return "", fmt.Errorf("preparing Pact's library: %w", err)
 	}
+	return dir, toLinker(dir)
+}
+
+// toLinker names a folder of libraries to the linker alone. CGO_LDFLAGS would do, too, but the go command keys its cache by it,
+// and would build every cgo package, and all that import one, a second time.
+func toLinker(dir string) error {
 	set := filepath.SplitList(os.Getenv("LIBRARY_PATH"))
 	if slices.Contains(set, dir) {
-		return dir, nil
+		return nil
 	}
 	if err := os.Setenv("LIBRARY_PATH", strings.Join(append([]string{dir}, set...), string(filepath.ListSeparator))); err != nil {
-		return "", fmt.Errorf("naming the folder of Pact's library: %w", err)
+		return fmt.Errorf("naming the folder of Pact's library: %w", err)
 	}
-	return dir, nil
+	return nil
 }
