@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+// Package proof has the target that keeps what a run of the whole check saw.
+package proof
 
 import (
 	"context"
@@ -13,8 +12,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/gate"
+	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
-	"github.com/llama-orch/llama-orch/harness/trace"
 )
 
 // Proof runs what `test` runs and leaves a folder under build/proof with what it saw: the output, every test's events, the
@@ -36,30 +37,30 @@ func Proof(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	t, err := runGate(context.WithValue(ctx, eventsKey{}, filepath.Join(dir, "tests")))
+	t, err := gate.Run(step.KeepingEvents(ctx, filepath.Join(dir, "tests")))
 	if err == nil {
 		err = describe(ctx, dir, t)
 	}
 	fmt.Println("\nproof:", dir)
 	untee()
-	return finish(t, err)
+	return step.Finish(t, err)
 }
 
 // describe adds to the proof what was tested, how it ended, and the committed pacts and tables that it was held against.
 func describe(ctx context.Context, dir string, t *tally.Tally) error {
-	commit, err := git(ctx, "rev-parse", "HEAD")
+	commit, err := command.Git(ctx, "rev-parse", "HEAD")
 	if err != nil {
 		return err
 	}
-	changed, err := git(ctx, "status", "--short")
+	changed, err := command.Git(ctx, "status", "--short")
 	if err != nil {
 		return err
 	}
-	version, err := output(ctx, "go", "version")
+	version, err := command.Output(ctx, "go", "version")
 	if err != nil {
 		return err
 	}
-	requirements, err := trace.Read(trace.Options{Root: ".", Tags: traceTags})
+	requirements, err := gate.Requirements()
 	if err != nil {
 		return err
 	}
@@ -120,18 +121,4 @@ func teeOutput(path string) (untee func(), err error) {
 		}
 		_ = file.Close()
 	}, nil
-}
-
-// keepEvents copies the test events of a step that is part of a proof to a file.
-func keepEvents(ctx context.Context, events io.Reader) (_ io.Reader, done func(), err error) {
-	dir, kept := ctx.Value(eventsKey{}).(string)
-	if !kept {
-		return events, func() {}, nil
-	}
-	target, _ := ctx.Value(stepKey{}).(string)
-	file, err := os.Create(filepath.Join(dir, strings.ReplaceAll(target, ":", "-")+".jsonl"))
-	if err != nil {
-		return nil, nil, fmt.Errorf("keeping the test events: %w", err)
-	}
-	return io.TeeReader(events, file), func() { _ = file.Close() }, nil
 }

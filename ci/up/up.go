@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+// Package up has the target that starts the daemon on a fresh machine and shows that it streams.
+package up
 
 import (
 	"context"
@@ -20,6 +19,10 @@ import (
 	"time"
 
 	"github.com/magefile/mage/mg"
+
+	"github.com/llama-orch/llama-orch/ci/build"
+	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/engine"
 )
 
 const upConfig = "examples/haiku.yaml"
@@ -40,7 +43,7 @@ func Up(ctx context.Context) error {
 	if err := addrFree(addr); err != nil {
 		return err
 	}
-	mg.CtxDeps(ctx, Build.All, Engine.Libs)
+	mg.CtxDeps(ctx, build.Build.All, engine.Engine.Libs)
 
 	d, err := startDaemon(kept, "bin/orchestratord", "serve", "--config", upConfig)
 	if err != nil {
@@ -157,7 +160,7 @@ func startDaemon(kept keptThread, name string, args ...string) (*daemon, error) 
 	signal.Reset(os.Interrupt)
 	signal.Notify(d.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	d.cmd = exec.Command(name, args...)
-	d.cmd.Env = environ()
+	d.cmd.Env = command.Environ()
 	d.cmd.Stdout, d.cmd.Stderr = os.Stdout, &d.log
 	d.cmd.WaitDelay = 5 * time.Second
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}

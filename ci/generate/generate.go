@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+// Package generate has the targets that make what is generated from the contracts.
+package generate
 
 import (
 	"bytes"
@@ -17,7 +16,9 @@ import (
 
 	"github.com/magefile/mage/mg"
 
-	"github.com/llama-orch/llama-orch/ci/tally"
+	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/pact"
+	"github.com/llama-orch/llama-orch/ci/step"
 )
 
 const schemaPath = "contracts/config-schema/config.schema.json"
@@ -40,17 +41,19 @@ func (Gen) All(ctx context.Context) error {
 	return nil
 }
 
-// Check generates a second time and fails when anything differs from what is there.
-func (Gen) Check(ctx context.Context) error { return checkGen(ctx, nil) }
+// Pacts rewrites contracts/pacts from what the consumers rely on.
+func (Gen) Pacts(ctx context.Context) error {
+	return step.Alone(ctx, step.Step{Name: "consumers", Target: "gen:pacts", Run: pact.Update})
+}
 
 func generateAPI(ctx context.Context, target string) error {
-	return command(ctx, "go", "tool", "ogen", "--target", target, "--package", "gen", "--clean",
+	return command.Run(ctx, "go", "tool", "ogen", "--target", target, "--package", "gen", "--clean",
 		"--config", "contracts/openapi/ogen.yml", "contracts/openapi/openapi.yaml")
 }
 
 // schema is the config schema as it should be. The generator prints it.
 func schema(ctx context.Context) ([]byte, error) {
-	cmd := newCommand(ctx, "go", "run", "./contracts/config-schema/gen")
+	cmd := command.New(ctx, "go", "run", "./contracts/config-schema/gen")
 	cmd.Stdout = nil
 	out, err := cmd.Output()
 	if err != nil {
@@ -59,9 +62,9 @@ func schema(ctx context.Context) ([]byte, error) {
 	return out, nil
 }
 
-// checkGen generates a second time and compares. It changes nothing, and it does not ask git, so that it also holds while
-// a contract is being changed.
-func checkGen(ctx context.Context, _ *tally.Tally) error {
+// Check generates a second time and fails when anything differs from what is there. It changes nothing, and it does not ask
+// git, so that it also holds while a contract is being changed.
+func (Gen) Check(ctx context.Context) error {
 	second, err := os.MkdirTemp("", "llama-orch-gen-")
 	if err != nil {
 		return fmt.Errorf("making a folder for the second generation: %w", err)

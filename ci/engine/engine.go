@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+// Package engine has the targets that prepare inference engines.
+package engine
 
 import (
 	"context"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/magefile/mage/mg"
 
+	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
@@ -17,7 +17,7 @@ import (
 // Engine prepares inference engines in the user's cache folder.
 type Engine mg.Namespace
 
-var preparing = provision.Options{Progress: func(message string) { fmt.Println(message) }}
+var preparing = provision.Options{Progress: step.Say}
 
 // Libs fetches the pinned llama.cpp libraries of the built-in worker. It does nothing when they are there.
 func (Engine) Libs(ctx context.Context) error {
@@ -50,13 +50,19 @@ func (Engine) LlamaServer(ctx context.Context) error {
 	return nil
 }
 
+// onServer are the packages with tests that need a real llama-server, which stand behind the build tag `llamaserver`.
+var onServer = []string{"service/fleet/engine/llamacpp", "service/fleet/pool"}
+
 // TestLlamaServer runs the llama.cpp adapter's tests on a real llama-server.
 func (Engine) TestLlamaServer(ctx context.Context) error {
 	mg.CtxDeps(ctx, Engine.Libs, Engine.LlamaServer)
-	return finish(runSteps(ctx, tally.New(), true, step{
-		"tests on llama-server", "engine:testLlamaServer",
-		func(ctx context.Context, t *tally.Tally) error {
-			return goTest(ctx, t, "-count=1", "-tags", "llamaserver", "./service/fleet/engine/llamacpp/...", "./service/fleet/pool/...")
-		},
-	}))
+	return step.Alone(ctx, step.Step{Name: "tests on llama-server", Target: "engine:testLlamaServer", Run: onLlamaServer})
+}
+
+func onLlamaServer(ctx context.Context, t *tally.Tally) error {
+	args := []string{"-count=1", "-tags", "llamaserver"}
+	for _, dir := range onServer {
+		args = append(args, "./"+dir+"/...")
+	}
+	return step.GoTest(ctx, t, args...)
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+// Package todo has the target that keeps the tracker short.
+package todo
 
 import (
 	"context"
 
 	"github.com/magefile/mage/mg"
+
+	"github.com/llama-orch/llama-orch/ci/command"
 )
 
 // Todo keeps TODO.md.
@@ -15,5 +16,5 @@ type Todo mg.Namespace
 
 // Archive moves the finished log of TODO.md to .docs/DONE/ and leaves a fresh template.
 func (Todo) Archive(ctx context.Context) error {
-	return command(ctx, "bash", "ci/scripts/archive_todo.sh")
+	return command.Run(ctx, "bash", "ci/scripts/archive_todo.sh")
 }

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+// Package measure has the targets that say what things cost, and how well policies do.
+package measure
 
 import (
 	"context"
 	"fmt"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/ci/command"
 )
 
 // benchtime is short: the figures say what a thing costs about. `go test -bench` with a longer one says it better.
@@ -21,15 +22,15 @@ func Bench(ctx context.Context) error {
 		return err
 	}
 	args := append([]string{"test", "-run", "^$", "-bench", ".", "-benchmem", "-benchtime", benchtime, "-p", "1", "-timeout", "10m"}, packages...)
-	if err := command(ctx, "go", args...); err != nil {
+	if err := command.Run(ctx, "go", args...); err != nil {
 		return err
 	}
-	return command(ctx, "go", "run", "./harness/bench", "-quick")
+	return command.Run(ctx, "go", "run", "./harness/bench", "-quick")
 }
 
 // benchmarked lists the packages that have a benchmark.
 func benchmarked(ctx context.Context) ([]string, error) {
-	files, err := git(ctx, "grep", "--untracked", "-l", "-E", `^func Benchmark`, "--", "*_test.go")
+	files, err := command.Git(ctx, "grep", "--untracked", "-l", "-E", `^func Benchmark`, "--", "*_test.go")
 	if err != nil {
 		return nil, fmt.Errorf("finding the benchmarks: %w", err)
 	}

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-//go:build mage
-
-package main
+package gate
 
 import (
 	"context"
@@ -22,9 +20,14 @@ type Trace mg.Namespace
 // traceTags are the build tags whose tests a step of `test` runs. Tests behind any other prove nothing there.
 var traceTags = []string{"pact"}
 
+// Requirements reads the specs, the tests that serve them, and what is admitted to be open.
+func Requirements() (*trace.Trace, error) {
+	return trace.Read(trace.Options{Root: ".", Tags: traceTags})
+}
+
 // Write regenerates the catalogue of tests and the README's stage table, and says which requirements are not done any more.
 func (Trace) Write(context.Context) error {
-	t, err := trace.Read(trace.Options{Root: ".", Tags: traceTags})
+	t, err := Requirements()
 	if err != nil {
 		return err
 	}
@@ -45,7 +48,7 @@ func (Trace) Check(ctx context.Context) error { return checkTrace(ctx, nil) }
 
 // checkTrace belongs behind every step that runs tests: it asks the tally, if there is one, whether they passed.
 func checkTrace(_ context.Context, ran *tally.Tally) error {
-	t, err := trace.Read(trace.Options{Root: ".", Tags: traceTags})
+	t, err := Requirements()
 	if err != nil {
 		return err
 	}
