@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -116,9 +117,9 @@ func (h pools) ReloadPool(ctx context.Context, r *gen.ReloadRequest, p gen.Reloa
 }
 
 // slow gives the answer its time anew: loading a model takes longer than a dead client may hold its connection.
-func (s *server) slow(ctx context.Context) {
+func (h *Handler) slow(ctx context.Context) {
 	if w := callFrom(ctx).writer; w != nil {
-		_ = w.SetWriteDeadline(time.Now().Add(s.WriteTimeout)) // as at the request's begin
+		_ = w.SetWriteDeadline(time.Now().Add(h.WriteTimeout)) // as at the request's begin
 	}
 }
 
@@ -136,7 +137,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 	in := task.Request{
 		ModelRef: string(r.ModelRef), Workload: task.Workload(r.Workload.Or("")), Engine: string(r.Engine.Or("")),
 		Determinism: task.Determinism(r.Determinism.Or("")), Ctx: r.Ctx.Or(0), Placement: toWish(r.Placement),
-		Priority: task.Interactive, CorrelationID: callFrom(ctx).correlationID, Actor: callFrom(ctx).identity,
+		Priority: task.Interactive, CorrelationID: gate.CallFrom(ctx).CorrelationID, Actor: gate.CallFrom(ctx).Identity,
 	}
 	if id, ok := r.SessionID.Get(); ok {
 		in.SessionID = uuid.UUID(id).String()

@@ -10,13 +10,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // CreateSession begins a session (ORCH-3021).
 func (h sessions) CreateSession(ctx context.Context, req *gen.SessionRequest) (*gen.SessionHeaders, error) {
 	r := task.SessionRequest{
-		TTL: time.Duration(req.TTLMs.Or(0)) * time.Millisecond, MaxTurns: req.MaxTurns.Or(0), Actor: callFrom(ctx).identity,
+		TTL: time.Duration(req.TTLMs.Or(0)) * time.Millisecond, MaxTurns: req.MaxTurns.Or(0), Actor: gate.CallFrom(ctx).Identity,
 	}
 	if id, ok := req.SessionID.Get(); ok {
 		r.ID = uuid.UUID(id).String()
@@ -39,7 +40,7 @@ func (h sessions) CreateSession(ctx context.Context, req *gen.SessionRequest) (*
 
 // GetSession shows a session.
 func (h sessions) GetSession(ctx context.Context, p gen.GetSessionParams) (*gen.GetSessionOKHeaders, error) {
-	s, err := h.Sessions.Get(ctx, uuid.UUID(p.ID).String(), callFrom(ctx).identity)
+	s, err := h.Sessions.Get(ctx, uuid.UUID(p.ID).String(), gate.CallFrom(ctx).Identity)
 	if err != nil {
 		return nil, err
 	}
