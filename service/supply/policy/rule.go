@@ -35,7 +35,7 @@ func parseRule(text string) (rule, error) {
 	rest := r.text
 	if scheme, after, ok := strings.Cut(rest, "://"); ok {
 		if !word(scheme, "+.-*", 32) {
-			return bad("has no scheme that can be")
+			return bad("has no valid scheme")
 		}
 		r.scheme, rest = scheme, after
 	}
@@ -45,7 +45,7 @@ func parseRule(text string) (rule, error) {
 	}
 	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.HasSuffix(rest, "]") {
 		if r.port = rest[i+1:]; r.port != "*" && !validPort(r.port) {
-			return bad("has no port that can be")
+			return bad("has no valid port")
 		}
 		rest = rest[:i]
 	}
@@ -55,7 +55,7 @@ func parseRule(text string) (rule, error) {
 	}
 	rest = strings.TrimSuffix(rest, ".")
 	if !validHost(rest, "*") {
-		return bad("has no host that can be")
+		return bad("has no valid host")
 	}
 	r.host = rest
 	return r, nil
