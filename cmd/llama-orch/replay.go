@@ -123,7 +123,7 @@ func proofRows(p *sdk.Proof) [][]string {
 
 type replayCmd struct {
 	Proof      string `arg:"" help:"A file with a proof bundle, or the id of a task that has one."`
-	PromptFile string `placeholder:"FILE" help:"The prompt, where the bundle keeps its digest alone. For messages or inputs: the request's JSON. - reads stdin."`
+	PromptFile string `placeholder:"FILE" help:"The prompt, if the bundle has only its digest. For messages or inputs: the request's JSON. - reads stdin."`
 }
 
 // replayed is what --json prints.
@@ -135,7 +135,7 @@ type replayed struct {
 	RecordedFingerprint string `json:"recorded_fingerprint"`
 }
 
-// errDiffers ends a replay whose answer is another.
+// errDiffers ends a replay whose answer differs.
 var errDiffers = errors.New("the answers differ")
 
 // Run submits the recorded request again with the recorded seed, and compares (LO-301).
@@ -172,7 +172,7 @@ func (c *replayCmd) Run(a *app) error {
 	return c.report(a, p, id, got)
 }
 
-// words sees to it that the bundle has the request's words.
+// words makes sure that the bundle has the request's words.
 func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 	r := p.Request
 	if r.Kept {
@@ -196,7 +196,7 @@ func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 	}
 	var tries []sdk.Words
 	if plain {
-		// Editors end a file with a line feed that was not part of the prompt.
+		// An editor ends a file with a line feed, which was not part of the prompt.
 		tries = []sdk.Words{{Prompt: string(text)}, {Prompt: strings.TrimSuffix(string(text), "\n")}}
 	} else {
 		var w sdk.Words
@@ -211,7 +211,7 @@ func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 	return usagef("%s does not hold %s of task %s: its SHA-256 is another", c.PromptFile, what, p.TaskID)
 }
 
-// samePool asks for the pool of the recorded run where the server has it: another may have another fingerprint.
+// samePool asks for the pool of the recorded run, if the server still has it. Another pool may have another fingerprint.
 func samePool(a *app, p *sdk.Proof, request *gen.TaskRequest) error {
 	pools, err := a.client.Pools(a.ctx)
 	if err != nil {
@@ -229,13 +229,13 @@ func samePool(a *app, p *sdk.Proof, request *gen.TaskRequest) error {
 	return nil
 }
 
-// replay is what a run has answered.
+// replay is the answer of the second run.
 type replay struct {
 	tokens []string
-	end    *sdk.End // nil where the run was stopped once there was enough to compare
+	end    *sdk.End // nil if the run was stopped once there was enough to compare
 }
 
-// again reads a run's answer. Where the recorded run ended early it is stopped as soon as it is as long.
+// again reads the answer of the second run. If the recorded run ended early, the second one is stopped as soon as it is as long.
 func again(a *app, id string, p *sdk.Proof) (got replay, err error) {
 	for event, err := range a.client.Stream(a.ctx, id, "") {
 		if err != nil {
@@ -294,7 +294,7 @@ func (c *replayCmd) report(a *app, p *sdk.Proof, id string, got replay) error {
 	return nil
 }
 
-// recorded are the tokens of the recorded run, where the server still has them.
+// recorded returns the tokens of the recorded run, if the server still has them.
 func recorded(a *app, p *sdk.Proof) (tokens []string) {
 	for event, err := range a.client.Stream(a.ctx, p.TaskID, "") {
 		if err != nil {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package config reads the one YAML file, strictly: what it does not know it refuses, with the place, the reason and the
-// remedy, all mistakes of a file at once (HME-003). The struct tags here are the one source of the fields' defaults and
-// bounds: the reader checks against the JSON Schema that is generated from them (OC-CONFIG-6010).
+// Package config reads the one YAML file strictly. It refuses what it does not know, and names the place, the reason and the remedy, for all
+// mistakes of a file at once (HME-003). The struct tags here are the only source of the fields' defaults and bounds: a JSON Schema is
+// generated from them, and the reader checks against that schema (OC-CONFIG-6010).
 package config
 
 import (
@@ -31,9 +31,9 @@ type Config struct {
 	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
 	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=32" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
 
-	Path  string `yaml:"-"` // of the file, as given
+	Path  string `yaml:"-"` // the file's path, as given
 	Dir   string `yaml:"-"` // the file's folder, absolute: relative refs and paths start here
-	Token Secret `yaml:"-"` // the API token, from the variable that auth.token_env names; empty: none is set
+	Token Secret `yaml:"-"` // the API token, from the variable that auth.token_env names; empty: not set
 
 	home  string
 	where *positions
@@ -45,12 +45,12 @@ type Auth struct {
 	OptionalOnLoopback bool   `yaml:"optional_on_loopback" jsonschema:"default=false" jsonschema_description:"Let callers on this machine in without a token."`
 }
 
-// Log is the log's part.
+// Log configures the log.
 type Log struct {
 	Level string `yaml:"level" jsonschema:"default=info,enum=debug,enum=info,enum=warn,enum=error" jsonschema_description:"The least severe lines that are written."`
 }
 
-// Limits bound a request before anything looks into it.
+// Limits bound a request before anything reads its content.
 type Limits struct {
 	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=4194304,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
 	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=1048576,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes of UTF-8."`
@@ -76,7 +76,7 @@ type Sessions struct {
 	MaxSessions int           `yaml:"max_sessions" jsonschema:"default=1024,minimum=1,maximum=100000" jsonschema_description:"How many sessions are kept at most."`
 }
 
-// Budgets bound what tasks take in all (ORCH-3099).
+// Budgets bound what tasks take together (ORCH-3099).
 type Budgets struct {
 	Session Budget      `yaml:"session" jsonschema_description:"Of each session that was begun with no budget of its own."`
 	Token   TokenBudget `yaml:"token" jsonschema_description:"Of each API token; callers that need none have one together."`
@@ -132,13 +132,13 @@ type Endpoints struct {
 	OCI []Registry `yaml:"oci" jsonschema:"maxItems=64" jsonschema_description:"Registries that stand in for others."`
 }
 
-// Registry stands in for the registry of that name.
+// Registry is a mirror of the registry of that name.
 type Registry struct {
 	Name string `yaml:"name" jsonschema:"required,minLength=1" jsonschema_description:"The registry as refs name it."`
 	URL  string `yaml:"url" jsonschema:"required,minLength=1" jsonschema_description:"Base URL of what is called in its place."`
 }
 
-// Artifacts says what is kept of them (ORCH-3097, OC-CTRL-2067).
+// Artifacts says what the artifact store keeps (ORCH-3097, OC-CTRL-2067).
 type Artifacts struct {
 	RetainAge       time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long an artifact is kept after it was stored."`
 	RetainBytes     int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What all artifacts may take on the disk, in bytes. Beyond that the oldest go."`
@@ -178,7 +178,7 @@ type SamplerProfile struct {
 // DefaultProfile is the name of the sampler profile that always exists.
 const DefaultProfile = "default"
 
-// The engines, provisioning modes and full-queue policies a pool may name.
+// The engines, provisioning modes and full-queue policies that a pool may name.
 const (
 	EngineLlamaCpp = "llamacpp"
 
@@ -230,7 +230,7 @@ type Model struct {
 	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened."`
 	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; of one in several parts that of all, one behind the other. Another digest is refused."`
 
-	Canonical string `yaml:"-"` // Ref normalised: what a request's model_ref is compared with, see Config.CanonicalRef
+	Canonical string `yaml:"-"` // Ref normalised, for comparing with a request's model_ref: see Config.CanonicalRef
 	Path      string `yaml:"-"` // the model's file, absolute; empty for an external pool, and for a model that is fetched
 }
 
@@ -272,13 +272,13 @@ type Timeouts struct {
 	Idle time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token, the wait for the first one included."`
 }
 
-// Profile returns the pool's sampler profile, resolved.
+// Profile returns the pool's sampler profile with every value resolved.
 func (c Config) Profile(p Pool) SamplerProfile { return c.SamplerProfiles[p.SamplerProfile] }
 
 // Device is a pool's device mask: "cpu", "auto", or GPU indices as in "0" and "0,1"; empty for an external pool.
 type Device string
 
-// The devices that are no list.
+// The values of a device that are no list.
 const (
 	CPU  Device = "cpu"
 	Auto Device = "auto"
