@@ -54,7 +54,7 @@ func (l *lab) start(role string, args ...string) (*child, error) {
 		if json.Unmarshal([]byte(text), &line) != nil {
 			return false
 		}
-		for _, addr := range strings.Fields(line.Listening) {
+		for addr := range strings.FieldsSeq(line.Listening) {
 			c.urls = append(c.urls, "http://"+addr)
 		}
 		return c.urls != nil

@@ -83,17 +83,14 @@ func (d *Daemon) Stop(sig syscall.Signal) (int, error) {
 
 // Answers waits until a GET of a path is answered with 200.
 func (d *Daemon) Answers(ctx context.Context, path string) error {
-	var ended error
-	err := watch.Poll(ctx, path+" of "+d.Name, func() error {
+	return watch.Poll(ctx, path+" of "+d.Name, func() error {
 		if d.Ended() {
 			code, _ := d.Exit() // it has ended
-			ended = fmt.Errorf("%s ended with exit code %d before it answered %s", d.Name, code, path)
-			return nil
+			return watch.Never(fmt.Errorf("%s ended with exit code %d before it answered %s", d.Name, code, path))
 		}
 		_, err := d.Client.Get(ctx, path)
 		return err
 	})
-	return errors.Join(ended, err)
 }
 
 // Replica is what a pool's health says of one.
@@ -135,11 +132,9 @@ func (d *Daemon) LastHealth(poolID string) []byte {
 
 // Idle waits until all replicas of a pool are ready and none has a task.
 func (d *Daemon) Idle(ctx context.Context, poolID string) (replicas []Replica, err error) {
-	var broken error
-	err = watch.Poll(ctx, "pool "+poolID, func() error {
-		replicas, broken = d.Replicas(ctx, poolID)
-		if broken != nil {
-			return nil // it does not serve
+	if err := watch.Poll(ctx, "pool "+poolID, func() error {
+		if replicas, err = d.Replicas(ctx, poolID); err != nil {
+			return watch.Never(err)
 		}
 		if len(replicas) == 0 {
 			return errors.New("it has no replica")
@@ -147,15 +142,13 @@ func (d *Daemon) Idle(ctx context.Context, poolID string) (replicas []Replica, e
 		for _, r := range replicas {
 			switch {
 			case r.State == "failed":
-				broken = fmt.Errorf("replica %s has failed: %s", r.ID, r.LastError)
-				return nil
+				return watch.Never(fmt.Errorf("replica %s has failed: %s", r.ID, r.LastError))
 			case r.State != "ready" || r.Active > 0:
 				return fmt.Errorf("replica %s is %s, with %d active tasks: %s", r.ID, r.State, r.Active, r.LastError)
 			}
 		}
 		return nil
-	})
-	if err = errors.Join(broken, err); err != nil {
+	}); err != nil {
 		return nil, fmt.Errorf("%w\n%s", err, d.Tail(20))
 	}
 	return replicas, nil

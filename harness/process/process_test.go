@@ -74,10 +74,10 @@ func TestTheGroupEndsWithItsLeader(t *testing.T) {
 	require.True(t, p.Ended())
 	require.NoError(t, watch.Poll(t.Context(), "the end of the child", func() error {
 		stat, err := os.ReadFile("/proc/" + child + "/stat") // gone, or a zombie that nobody has reaped yet
-		if err != nil || strings.Contains(string(stat), ") Z ") {
-			return nil
+		if err == nil && !strings.Contains(string(stat), ") Z ") {
+			return errors.New(string(stat))
 		}
-		return errors.New(string(stat))
+		return nil
 	}))
 }
 

@@ -5,6 +5,7 @@ package watch
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -75,6 +76,12 @@ func Poll(ctx context.Context, what string, try func() error) error {
 	return Until(ctx, what, try)
 }
 
+// neverError is a reason for which more tries are in vain.
+type neverError struct{ error }
+
+// Never makes an error of try the end of the wait.
+func Never(err error) error { return neverError{err} }
+
 // Until is Poll for what may take longer: ctx alone bounds it.
 func Until(ctx context.Context, what string, try func() error) error {
 	ticker := time.NewTicker(Every)
@@ -83,6 +90,9 @@ func Until(ctx context.Context, what string, try func() error) error {
 		err := try()
 		if err == nil {
 			return nil
+		}
+		if never, ok := errors.AsType[neverError](err); ok {
+			return never.error
 		}
 		select {
 		case <-ticker.C:

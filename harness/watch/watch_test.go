@@ -60,6 +60,10 @@ func TestPatienceIsBounded(t *testing.T) {
 		}))
 		require.Equal(t, 2*watch.Patience+2*watch.Every, time.Since(began))
 
+		err = watch.Poll(t.Context(), "a miracle", func() error { return watch.Never(reason) })
+		require.Equal(t, reason, err)
+		require.Equal(t, 2*watch.Patience+2*watch.Every, time.Since(began))
+
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(errors.New("interrupted"))
 		require.EqualError(t, watch.Poll(ctx, "a miracle", func() error { return reason }), "interrupted for a miracle: not yet")
