@@ -89,39 +89,33 @@ func (w *world) theStreamIsEmpty(name string) error {
 	return err
 }
 
-// theStreamIs relies on the reader, which has refused any other order of what came.
-func (w *world) theStreamIs(name, last string) error {
+// whole waits for a stream's end, which has to be as named, and returns its events.
+func (w *world) whole(name, last string) ([]event, error) {
 	s, err := w.stream(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := w.lasts(s, last); err != nil {
-		return err
+	e, err := s.over()
+	if err != nil {
+		return nil, err
 	}
-	events, err := s.all()
+	if e.Name != last {
+		return nil, fmt.Errorf("it ends with %s %s", e.Name, e.Data)
+	}
+	return s.all()
+}
+
+// theStreamIs relies on the reader, which has refused any other order of what came.
+func (w *world) theStreamIs(name, last string) error {
+	events, err := w.whole(name, last)
 	if err == nil && len(events) < 3 {
 		err = fmt.Errorf("it brought no tokens: %s", frames(events))
 	}
 	return err
 }
 
-func (w *world) lasts(s *stream, name string) error {
-	e, err := s.over()
-	if err == nil && e.Name != name {
-		err = fmt.Errorf("it ends with %s %s", e.Name, e.Data)
-	}
-	return err
-}
-
 func (w *world) theStreamIsWithoutTokens(name, last string) error {
-	s, err := w.stream(name)
-	if err != nil {
-		return err
-	}
-	if err := w.lasts(s, last); err != nil {
-		return err
-	}
-	events, err := s.all()
+	events, err := w.whole(name, last)
 	if err == nil && len(events) != 2 {
 		err = fmt.Errorf("it brought %s", frames(events))
 	}
