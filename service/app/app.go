@@ -32,7 +32,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
-	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/auth"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -84,7 +83,7 @@ type App struct {
 	failed    chan error // capacity 1: the server gave up
 	serving   sync.WaitGroup
 	cleanup   cleanup
-	sessions  *session.Manager
+	sessions  *control.Sessions
 }
 
 // New wires an orchestrator. It takes the data folder and its ledger, and gives them back when it fails; the port and the
@@ -138,10 +137,10 @@ func New(o Options) (_ *App, err error) {
 	if a.pools, err = a.newPools(registry); err != nil {
 		return nil, err
 	}
-	f := control.NewFleet(inForce, a.pools, a.memory, a.shelf)
+	f := control.NewFleet(inForce, a.pools, a.memory, a.shelf, time.Now)
 	a.memory.Watch(f.CardsBack, a.pools.Trouble)
 	registry.MustRegister(f.CardMetrics())
-	if a.sessions, err = control.NewSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
+	if a.sessions, err = control.OpenSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
 		return nil, err
 	}
 	registry.MustRegister(f.KVMetrics(a.sessions))
@@ -272,10 +271,14 @@ func (a *App) Start(ctx context.Context) (err error) {
 		}
 		a.cleanup.push("end the self-test", a.selfTest.Stop)
 	}
-	sweeping := control.StartSweeps(a.sessions)
-	a.cleanup.push("end the sweeps of sessions", func(context.Context) error { sweeping(); return nil })
-	a.operator.Start()
-	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.End(); return nil })
+	if err := a.sessions.Start(ctx); err != nil {
+		return err
+	}
+	a.cleanup.push("end the sweeps of sessions", a.sessions.Stop)
+	if err := a.operator.Start(ctx); err != nil {
+		return err
+	}
+	a.cleanup.push("stop tidying the pools", a.operator.Stop)
 	a.log.Info("serving",
 		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
 	return nil

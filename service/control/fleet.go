@@ -26,11 +26,12 @@ type Fleet struct {
 	manager *pool.Manager
 	memory  *Memory
 	shelf   *Shelf
+	now     func() time.Time
 }
 
 // NewFleet is the pools of the configuration in force.
-func NewFleet(s *Setup, manager *pool.Manager, memory *Memory, shelf *Shelf) Fleet {
-	return Fleet{Setup: s, manager: manager, memory: memory, shelf: shelf}
+func NewFleet(s *Setup, manager *pool.Manager, memory *Memory, shelf *Shelf, now func() time.Time) Fleet {
+	return Fleet{Setup: s, manager: manager, memory: memory, shelf: shelf, now: now}
 }
 
 // summary is what a pool's replicas say together. Ctx is the largest that a Ready replica has, Slots the most.
@@ -52,7 +53,7 @@ func (f Fleet) summary(p config.Pool) summary {
 	for _, r := range f.manager.Infos(p.ID) {
 		if r.State == pool.Failed {
 			failed++
-			s.gaveUp = max(time.Until(r.NextTry), time.Second)
+			s.gaveUp = max(r.NextTry.Sub(f.now()), time.Second)
 		}
 		if r.EngineVersion != "" {
 			s.version = r.EngineVersion

@@ -18,8 +18,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
-	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
@@ -34,7 +34,7 @@ type Operator struct {
 	Fleet
 	schedule *scheduler.Scheduler
 	policy   *policy.Policy
-	sessions *session.Manager
+	sessions *Sessions
 	log      *zap.Logger
 	libsDir  string
 	env      func(string) string
@@ -44,8 +44,7 @@ type Operator struct {
 	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
 	closing map[string]config.Pool // no longer configured, and still with tasks
 	retired map[string]bool        // pools that were drained because their model was retired
-	stop    context.CancelFunc
-	tidying sync.WaitGroup
+	life    lifecycle.Life
 }
 
 // OperatorOptions are what an Operator is made from.
@@ -53,7 +52,7 @@ type OperatorOptions struct {
 	Fleet    Fleet
 	Schedule *scheduler.Scheduler
 	Policy   *policy.Policy
-	Sessions *session.Manager
+	Sessions *Sessions
 	Log      *zap.Logger
 	LibsDir  string
 	Env      func(string) string
@@ -104,7 +103,7 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 	if err != nil {
 		return api.ReloadView{}, task.Errorf(task.ModelNotFound, "%s", err)
 	}
-	began := time.Now()
+	began := o.now()
 	if err := o.manager.Reload(ctx, id, pool.Model{Ref: m.Canonical, Path: m.Path}); err != nil {
 		o.log.Warn("a pool keeps its model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Error(err))
 		return api.ReloadView{}, err
@@ -118,7 +117,7 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 		digest = r.ModelDigest
 	}
 	view := api.ReloadView{
-		PoolID: id, Model: api.ModelView{ID: m.ID, Ref: ref, Digest: digest}, PreviousRef: p.Model.Canonical, Took: time.Since(began),
+		PoolID: id, Model: api.ModelView{ID: m.ID, Ref: ref, Digest: digest}, PreviousRef: p.Model.Canonical, Took: o.now().Sub(began),
 	}
 	o.log.Info("a pool has another model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Duration("took_ms", view.Took))
 	return view, nil
@@ -271,11 +270,13 @@ func poolIn(c config.Config, id string) (config.Pool, bool) {
 	return NewSetup(c).pool(id)
 }
 
-// Start looks after pools that are no longer configured, until they have no tasks. End joins it.
-func (o *Operator) Start() {
-	ctx, stop := context.WithCancel(context.Background())
-	o.stop = stop
-	o.tidying.Go(func() {
+// Start looks after pools that are no longer configured, until they have no tasks, and after those whose models are retired. It is
+// lifecycle.Service's.
+func (o *Operator) Start(context.Context) error {
+	if !o.life.Begin() {
+		return nil
+	}
+	o.life.Go(func(ctx context.Context) {
 		o.engines.found(ctx, o.config())
 		tick := time.NewTicker(tidyEvery)
 		defer tick.Stop()
@@ -289,13 +290,11 @@ func (o *Operator) Start() {
 			}
 		}
 	})
+	return nil
 }
 
-// End ends what Start began.
-func (o *Operator) End() {
-	o.stop()
-	o.tidying.Wait()
-}
+// Stop ends that. It is lifecycle.Service's.
+func (o *Operator) Stop(ctx context.Context) error { return o.life.End(ctx, context.Canceled) }
 
 // tidy ends the pools that are no longer configured and have no task left.
 func (o *Operator) tidy() {
@@ -323,7 +322,7 @@ func (o *Operator) tidy() {
 func (o *Operator) retire() {
 	for _, p := range o.config().Pools {
 		m, known := o.shelf.Find(p.Model.Canonical)
-		over := known && m.State == catalog.Retired && !time.Now().Before(m.DrainBy)
+		over := known && m.State == catalog.Retired && !o.now().Before(m.DrainBy)
 		if over == o.retired[p.ID] {
 			continue
 		}

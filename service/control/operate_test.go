@@ -70,8 +70,8 @@ func operate(t *testing.T, pools ...string) *operated {
 		OnChange:  func(id string) { o.schedule.Wake(id) }, CheckGPU: memory.Check, Memory: memory, DeviceProblems: memory.Problems,
 	})
 	require.NoError(t, err)
-	f := NewFleet(setup, o.pools, memory, shelf)
-	sessions, err := NewSessions(f, book, registry, zap.NewNop())
+	f := NewFleet(setup, o.pools, memory, shelf, time.Now)
+	sessions, err := OpenSessions(f, book, registry, zap.NewNop())
 	require.NoError(t, err)
 	o.schedule = scheduler.New(scheduler.Options{
 		Pools: SchedulerPools(c), Replicas: f.Replicas(), Models: f.Models(zap.NewNop()), Ledger: book, Sessions: sessions,
@@ -84,8 +84,8 @@ func operate(t *testing.T, pools ...string) *operated {
 	t.Cleanup(func() { require.NoError(t, o.pools.Stop(context.Background())) })
 	o.schedule.Start()
 	t.Cleanup(func() { o.schedule.Stop(t.Context()) }) // its context has ended, so nothing is waited for
-	o.operator.Start()
-	t.Cleanup(o.operator.End)
+	require.NoError(t, o.operator.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, o.operator.Stop(context.Background())) })
 	return o
 }
 

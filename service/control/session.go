@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,24 +15,85 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/flow/budget"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// NewSessions keeps the sessions of the configuration in force, with those that are recorded.
-func NewSessions(f Fleet, ledger session.Ledger, r prometheus.Registerer, log *zap.Logger) (*session.Manager, error) {
+// Sessions join the sessions and the budgets to what the scheduler and the API ask of both. A turn is taken before a budget is asked,
+// and a budget is settled before the turn ends, so that the next turn finds its session's account as it is.
+type Sessions struct {
+	*session.Manager
+
+	budgets *budget.Book
+}
+
+// OpenSessions reads the sessions and the budgets that are recorded.
+func OpenSessions(f Fleet, record SessionLedger, r prometheus.Registerer, log *zap.Logger) (*Sessions, error) {
 	c := f.config()
+	budgets, err := budget.New(context.Background(), budget.Options{
+		Token: amount(config.Budget{Tokens: c.Budgets.Token.Tokens, TimeMS: c.Budgets.Token.TimeMS, Cost: c.Budgets.Token.Cost}),
+		Renew: c.Budgets.Token.Renew, Price: f.price, Ledger: record, Now: f.now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	m, err := session.New(context.Background(), session.Options{
 		TTL: c.Sessions.TTL, MaxTurns: c.Sessions.MaxTurns, Max: c.Sessions.MaxSessions, Budget: amount(c.Budgets.Session),
-		Token: amount(config.Budget{Tokens: c.Budgets.Token.Tokens, TimeMS: c.Budgets.Token.TimeMS, Cost: c.Budgets.Token.Cost}),
-		Renew: c.Budgets.Token.Renew, Price: f.price, Ledger: ledger, Engines: slots{f}, Metrics: session.NewMetrics(r), Log: log,
-		Now: time.Now, NewID: uuid.NewString,
+		Accounts: budgets, Ledger: record, Engines: slots{f}, Metrics: session.NewMetrics(r), Log: log,
+		Now: f.now, NewID: uuid.NewString,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the sessions of the run before: %w", err)
 	}
-	return m, nil
+	return &Sessions{m, budgets}, nil
+}
+
+// SessionLedger is where both are recorded.
+type SessionLedger interface {
+	session.Ledger
+	budget.Ledger
+}
+
+// Admit is scheduler.Sessions's.
+func (s *Sessions) Admit(t *task.Task) error {
+	if err := s.Manager.Admit(t); err != nil {
+		return err
+	}
+	if err := s.budgets.Reserve(t); err != nil {
+		s.Manager.Withdraw(t)
+		return err
+	}
+	return nil
+}
+
+// Withdraw is scheduler.Sessions's.
+func (s *Sessions) Withdraw(t task.Task) {
+	s.budgets.Release(t.ID)
+	s.Manager.Withdraw(&t)
+}
+
+// Recover is scheduler.Sessions's.
+func (s *Sessions) Recover(t task.Task) {
+	s.Manager.Recover(&t)
+	s.budgets.Recover(&t)
+}
+
+// Charge is scheduler.Sessions's.
+func (s *Sessions) Charge(r task.Record, decode time.Duration) *task.Charge {
+	return s.budgets.Charge(&r, decode)
+}
+
+// Settle is scheduler.Sessions's.
+func (s *Sessions) Settle(r task.Record) {
+	s.budgets.Settle(&r)
+	s.Manager.Settle(&r)
+}
+
+// Rests are what is left of the budgets of a session, which may be empty, and of an actor.
+func (s *Sessions) Rests(sessionID, actor string) task.Budgets {
+	return s.budgets.Rests(sessionID, actor)
 }
 
 func amount(b config.Budget) task.Amount {
@@ -41,9 +101,9 @@ func amount(b config.Budget) task.Amount {
 }
 
 // price is what a pool's tokens cost now.
-func (f Fleet) price(poolID string) session.Price {
+func (f Fleet) price(poolID string) budget.Price {
 	p, _ := f.pool(poolID)
-	return session.Price{In: p.Price.In * task.CostUnit / 1000, Out: p.Price.Out * task.CostUnit / 1000}
+	return budget.Price{In: p.Price.In * task.CostUnit / 1000, Out: p.Price.Out * task.CostUnit / 1000}
 }
 
 // slots is the sessions' view of the engines.
@@ -101,40 +161,15 @@ func (f slots) Erase(ctx context.Context, replicaID string, slot, job int) error
 	return keeper.Erase(bounded, slot)
 }
 
-// sweepEvery is how often sessions that are over are looked for.
-const sweepEvery = 10 * time.Second
-
-// StartSweeps forgets sessions that have been over for long, until the function it returns is called, which joins it.
-func StartSweeps(m *session.Manager) (end func()) {
-	ctx, stop := context.WithCancel(context.Background())
-	var sweeps sync.WaitGroup
-	sweeps.Go(func() {
-		tick := time.NewTicker(sweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				m.Sweep(ctx)
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return func() {
-		stop()
-		sweeps.Wait()
-	}
-}
-
 // KVMetrics are the gauges of the replicas' KV, read when they are asked for.
-func (f Fleet) KVMetrics(sessions *session.Manager) prometheus.Collector {
+func (f Fleet) KVMetrics(sessions *Sessions) prometheus.Collector {
 	return kvMetrics{f, sessions}
 }
 
 // kvMetrics is how full the replicas' KV is, as their engines told last (ORCH-3022).
 type kvMetrics struct {
 	Fleet
-	sessions *session.Manager
+	sessions *Sessions
 }
 
 var kvDesc = prometheus.NewDesc("kv_cache_usage_ratio", "Tokens that a replica's slots hold, of those they have room for.", observe.ReplicaLabels(), nil)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package session keeps sessions: their turns, their time, the budgets that they and API tokens have, and where the KV of
-// their last turn is (ORCH-3021, ORCH-3099, ORCH-3009).
+// Package session keeps sessions: their turns, their time, and where the KV of their last turn is (ORCH-3021, ORCH-3009). Their
+// budgets are accounts of package budget.
 package session
 
 import (
@@ -15,16 +15,24 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Ledger is the durable record. The turns and charges of tasks are recorded with the tasks themselves.
+// Ledger is the durable record. Turns are recorded with the tasks that take them.
 type Ledger interface {
 	KeepSession(ctx context.Context, s task.Session) error
 	DropSessions(ctx context.Context, sessions []task.Session) error
 	Sessions(ctx context.Context) ([]task.Session, error)
-	// Spent returns what each account was charged for in the budget that began then.
-	Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error)
+}
+
+// Accounts are the sessions' budgets. They are called with Manager.mu held.
+type Accounts interface {
+	// Open gives a session its account; Close ends it.
+	Open(sessionID string, budget, spent task.Amount, ends time.Time)
+	Close(sessionID string)
+	// Rests are what is left for a session and an actor.
+	Rests(sessionID, actor string) task.Budgets
 }
 
 // Engines are the replicas' engines. A session's KV is only where they say it is.
@@ -41,18 +49,13 @@ type Slot struct {
 	Bytes int64 // 0: unknown
 }
 
-// Price is what tokens of a pool cost, in units of task.Amount.Cost for each.
-type Price struct{ In, Out float64 }
-
 // Options are what a Manager is made from.
 type Options struct {
 	TTL      time.Duration
 	MaxTurns int
 	Max      int         // sessions
 	Budget   task.Amount // of a session that was given none
-	Token    task.Amount // of each API token
-	Renew    time.Duration
-	Price    func(poolID string) Price
+	Accounts Accounts
 	Ledger   Ledger
 	Engines  Engines
 	Metrics  *Metrics
@@ -61,17 +64,18 @@ type Options struct {
 	NewID    func() string
 }
 
+// sweepEvery is how often sessions that are long over are looked for.
+const sweepEvery = 10 * time.Second
+
 // Manager holds the sessions. Its methods may be called from several goroutines.
 type Manager struct {
-	o Options
+	o    Options
+	life lifecycle.Life
 
 	mu       sync.Mutex
 	sessions map[string]*entry
-	making   map[string]bool // ids that are being recorded
-	dropped  []task.Session  // forgotten, and for the next sweep to take out of the ledger
-	turns    map[string]turn // live tasks with a session or an account
-	accounts map[string]*account
-	window   time.Time        // of the accounts' budgets
+	making   map[string]bool  // ids that are being recorded
+	dropped  []task.Session   // forgotten, and for the next sweep to take out of the ledger
 	cells    map[cell]holding // what the slots of the replicas hold
 }
 
@@ -79,51 +83,60 @@ type Manager struct {
 type entry struct {
 	task.Session
 
-	begunBy  string // the task that did, or empty
-	turn     string // the task whose turn it is; empty: none's
-	reserved task.Amount
-	place    cell // of the last turn's KV, if cells says so too
+	begunBy string // the task that began it; empty where it was created
+	turn    string // the task whose turn it is; empty: no task's
+	place   cell   // where its last turn left its KV, unless cells says that another has the slot since
 }
 
-// turn is what a live task has of the budgets.
-type turn struct {
-	session, account string
-	reserved         task.Amount
-}
-
-// account is an API token's.
-type account struct {
-	spent, reserved task.Amount
-}
-
-// New makes a manager with the sessions and the spending that are recorded. Their tasks come back with Recover.
+// New makes a manager with the sessions that are recorded. Their live tasks come back with Recover.
 func New(ctx context.Context, o Options) (*Manager, error) {
 	m := &Manager{
-		o: o, sessions: map[string]*entry{}, making: map[string]bool{}, turns: map[string]turn{}, accounts: map[string]*account{},
-		cells: map[cell]holding{}, window: windowOf(o.Now(), o.Renew),
+		o: o, sessions: map[string]*entry{}, making: map[string]bool{}, cells: map[cell]holding{},
 	}
 	kept, err := o.Ledger.Sessions(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range kept {
-		m.sessions[s.ID] = &entry{Session: s}
-	}
-	spent, err := o.Ledger.Spent(ctx, m.window)
-	if err != nil {
-		return nil, err
-	}
-	for id, a := range spent {
-		m.accounts[id] = &account{spent: a}
+		m.add(&entry{Session: s})
 	}
 	o.Metrics.watch(m)
 	return m, nil
 }
 
-// windowOf is when the budget that is in force at a time began.
-func windowOf(at time.Time, renew time.Duration) time.Time {
-	ms := max(renew.Milliseconds(), 1)
-	return time.UnixMilli(at.UnixMilli() / ms * ms).UTC()
+// Start begins to sweep now and then. It is lifecycle.Service's.
+func (m *Manager) Start(context.Context) error {
+	if !m.life.Begin() {
+		return nil
+	}
+	m.life.Go(func(ctx context.Context) {
+		tick := time.NewTicker(sweepEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				m.Sweep(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// Stop ends that. It is lifecycle.Service's.
+func (m *Manager) Stop(ctx context.Context) error { return m.life.End(ctx, context.Canceled) }
+
+// add keeps a session, and opens its account. The caller holds mu.
+func (m *Manager) add(e *entry) {
+	m.sessions[e.ID] = e
+	m.o.Accounts.Open(e.ID, e.Budget, e.Spent, e.ends())
+}
+
+// remove forgets a session, and closes its account. The caller holds mu.
+func (m *Manager) remove(e *entry) {
+	delete(m.sessions, e.ID)
+	m.o.Accounts.Close(e.ID)
 }
 
 // ends is when the session takes no more tasks.
@@ -160,10 +173,9 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 	if err != nil {
 		return task.SessionStatus{}, errLedger(err)
 	}
-	e := &entry{Session: s}
-	m.sessions[s.ID] = e
+	m.add(&entry{Session: s})
 	m.o.Log.Info("a session began", zap.String("session_id", s.ID), zap.Duration("ttl", s.TTL), zap.Int("max_turns", s.MaxTurns))
-	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.rests(e, r.Actor, now)}, nil
+	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.o.Accounts.Rests(s.ID, r.Actor)}, nil
 }
 
 func errLedger(err error) *task.Error {
@@ -193,7 +205,7 @@ func (m *Manager) room(now time.Time) error {
 		}
 	}
 	if oldest != nil {
-		delete(m.sessions, oldest.ID)
+		m.remove(oldest)
 		m.dropped = append(m.dropped, oldest.Session)
 		return nil
 	}
@@ -212,7 +224,7 @@ func (m *Manager) Get(ctx context.Context, id, actor string) (task.SessionStatus
 		m.mu.Unlock()
 		return task.SessionStatus{}, errUnknown(id)
 	}
-	s := task.SessionStatus{Session: e.Session, TTLLeft: max(e.ends().Sub(now), 0), Rests: m.rests(e, actor, now)}
+	s := task.SessionStatus{Session: e.Session, TTLLeft: max(e.ends().Sub(now), 0), Rests: m.o.Accounts.Rests(id, actor)}
 	place, held, warm := e.place, m.cells[e.place], m.warm(e)
 	m.mu.Unlock()
 	if warm {
@@ -251,7 +263,7 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 		m.mu.Unlock()
 		return errLedger(err)
 	}
-	delete(m.sessions, id)
+	m.remove(e)
 	if warm {
 		delete(m.cells, place)
 	}
@@ -278,7 +290,7 @@ func (m *Manager) Sweep(ctx context.Context) {
 	for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
 		if e := m.sessions[id]; e.turn == "" && !now.Before(e.ends().Add(e.TTL)) {
 			gone = append(gone, e.Session)
-			delete(m.sessions, id)
+			m.remove(e)
 		}
 	}
 	maps.DeleteFunc(m.cells, func(_ cell, h holding) bool { return h.gone() })
@@ -307,21 +319,6 @@ func (m *Manager) Home(id string) string {
 		return e.PoolID
 	}
 	return ""
-}
-
-// refuse says why a session takes no task now, or nothing.
-func (e *entry) refuse(now time.Time) error {
-	switch {
-	case e.turn != "":
-		return errBusy(e)
-	case !now.Before(e.ends()):
-		return task.Errorf(task.Conflict, "session %s ended %s ago, after its time of %s: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
-			e.ID, spoken(now.Sub(e.ends())), spoken(e.TTL))
-	case e.Turns >= e.MaxTurns:
-		return task.Errorf(task.Conflict, "session %s has had its %d turns: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
-			e.ID, e.MaxTurns)
-	}
-	return nil
 }
 
 func spoken(d time.Duration) string { return fmt.Sprint(d.Round(time.Second)) }
