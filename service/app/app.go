@@ -29,14 +29,15 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
@@ -66,7 +67,7 @@ type Options struct {
 type App struct {
 	o         Options
 	log       *zap.Logger
-	ledger    *ledger.SQLite
+	ledger    *sqlite.SQLite
 	policy    *policy.Policy
 	fetches   *fetch.Fetcher
 	shelf     *control.Shelf
@@ -76,8 +77,9 @@ type App struct {
 	operator  *control.Operator
 	selfTest  *selftest.Tests // nil: none is made
 	pools     *pool.Manager
+	residency *residency.Manager
 	schedule  *scheduler.Scheduler
-	api       *api.Handler
+	streams   *delivery.Streams
 	server    *http.Server
 	listener  net.Listener
 	failed    chan error // capacity 1: the server gave up
@@ -106,10 +108,10 @@ func New(o Options) (_ *App, err error) {
 	if o.SelfTest {
 		heard, o.Log = selftest.Listen(o.Log)
 	}
-	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
+	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
 	}
-	guard, err := auth.New(auth.Options{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	guard, err := gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
 	if err != nil {
 		return nil, err
 	}
@@ -144,13 +146,17 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	registry.MustRegister(f.KVMetrics(a.sessions))
+	a.residency = residency.New(residency.Options{
+		Models: f.Models(o.Log.Named("app")), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: o.Log.Named("residency"), Now: time.Now,
+	})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: control.SchedulerPools(c), Replicas: f.Replicas(), Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: f.Models(o.Log.Named("app")),
-		Swap:     placement.SwapRules(c.Swap),
+		Pools: control.SchedulerPools(c), Replicas: f.Replicas(), Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions,
+		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
+	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
 		Pools: f.Candidates(a.schedule), Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
@@ -169,20 +175,35 @@ func New(o Options) (_ *App, err error) {
 		})
 	}
 	a.operator = control.NewOperator(control.OperatorOptions{
-		Fleet: f, Schedule: a.schedule, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
+		Fleet: f, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
 	})
-	a.api, err = api.NewHandler(api.Options{
-		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
-		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
+	if a.server, err = a.newServer(c, guard, api.Options{
+		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator,
+		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: registry,
+	}); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// newServer puts the fronts behind the gate.
+func (a *App) newServer(c config.Config, guard *gate.Auth, parts api.Options) (*http.Server, error) {
+	a.streams = delivery.New(delivery.Options{Log: a.o.Log})
+	parts.Streams, parts.Log, parts.Version, parts.MaxBody = a.streams, a.o.Log, a.o.Version, int64(c.Limits.BodyBytes)
+	native, err := api.NewHandler(parts)
+	if err != nil {
+		return nil, err
+	}
+	handler, err := gate.New(gate.Options{
+		Auth: guard, Fronts: map[string]gate.Front{"/": native}, Log: a.o.Log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return nil, err
 	}
-	a.server = &http.Server{
-		Handler: a.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
-	}
-	return a, nil
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(a.o.Log.Named("http")),
+	}, nil
 }
 
 func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
@@ -240,8 +261,11 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("read the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left) // before anyone can ask for them
-	a.catchUp()
+	a.catchUp(ctx)
 
+	if err := a.streams.Start(ctx); err != nil {
+		return fmt.Errorf("start the streams: %w", err)
+	}
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- fmt.Errorf("serve HTTP: %w", err)
@@ -254,7 +278,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer may not hold up the stop
 			err = a.server.Close()
 		}
-		a.api.EndStreams(bounded)
+		err = errors.Join(err, a.streams.Stop(bounded))
 		a.serving.Wait()
 		return err
 	})
@@ -265,6 +289,10 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.schedule.Stop(finish)
 		return nil
 	})
+	if err := a.residency.Start(ctx); err != nil {
+		return fmt.Errorf("start the swaps: %w", err)
+	}
+	a.cleanup.push("end the swaps", a.residency.Stop)
 	if a.selfTest != nil {
 		if err := a.selfTest.Start(ctx); err != nil {
 			return err
@@ -286,9 +314,9 @@ func (a *App) Start(ctx context.Context) (err error) {
 
 func (a *App) openLedger(r prometheus.Registerer) (err error) {
 	c := a.o.Config
-	path := filepath.Join(c.DataDir, ledger.FileName)
+	path := filepath.Join(c.DataDir, sqlite.FileName)
 	if a.o.LedgerAside {
-		moved, err := ledger.Aside(path, time.Now())
+		moved, err := sqlite.Aside(path, time.Now())
 		if err != nil {
 			return err
 		}
@@ -296,7 +324,7 @@ func (a *App) openLedger(r prometheus.Registerer) (err error) {
 			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
 		}
 	}
-	a.ledger, err = ledger.Open(ledger.Options{
+	a.ledger, err = sqlite.Open(sqlite.Options{
 		Path: path, Log: a.o.Log, Registerer: r, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
 	})
 	if err != nil {

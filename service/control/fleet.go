@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -207,8 +208,8 @@ type Tasks struct {
 }
 
 // Subscribe is api.Tasks's.
-func (t Tasks) Subscribe(id, after string) (api.Stream, error) {
-	s, err := t.Scheduler.Subscribe(id, after)
+func (t Tasks) Subscribe(ctx context.Context, id, after string) (delivery.Stream, error) {
+	s, err := t.Scheduler.Subscribe(ctx, id, after)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/observe"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -40,7 +40,7 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 		OnChange: func(id string) { s.Wake(id) },
 	})
 	require.NoError(t, err)
-	book, err := ledger.Open(ledger.Options{Path: filepath.Join(t.TempDir(), ledger.FileName)})
+	book, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), sqlite.FileName)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
 	f := NewFleet(NewSetup(config.Config{Pools: []config.Pool{{ID: "default", Engine: "llamacpp"}}}), pools, NewMemory(zap.NewNop()), nil, time.Now)

@@ -21,10 +21,11 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/observe"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
@@ -60,7 +61,7 @@ func operate(t *testing.T, pools ...string) *operated {
 	shelf, err := OpenShelf(setup, catalog.Options{Dir: dir, Fetcher: Fetcher{fetches}, Log: zap.NewNop(), Registerer: registry, Now: time.Now})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, shelf.Close()) })
-	book, err := ledger.Open(ledger.Options{Path: filepath.Join(dir, ledger.FileName)})
+	book, err := sqlite.Open(sqlite.Options{Path: filepath.Join(dir, sqlite.FileName)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
 	engines := NewEngines(provision.Options{}, fetches, rules, shelf, zap.NewNop())
@@ -73,16 +74,22 @@ func operate(t *testing.T, pools ...string) *operated {
 	f := NewFleet(setup, o.pools, memory, shelf, time.Now)
 	sessions, err := OpenSessions(f, book, registry, zap.NewNop())
 	require.NoError(t, err)
+	swaps := residency.New(residency.Options{
+		Models: f.Models(zap.NewNop()), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
+	})
 	o.schedule = scheduler.New(scheduler.Options{
-		Pools: SchedulerPools(c), Replicas: f.Replicas(), Models: f.Models(zap.NewNop()), Ledger: book, Sessions: sessions,
+		Pools: SchedulerPools(c), Replicas: f.Replicas(), Residency: swaps, Ledger: book, Sessions: sessions,
 		Narrator: observe.NewNarrator(zap.NewNop()), Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 	})
+	swaps.Serve(o.schedule)
 	o.operator = NewOperator(OperatorOptions{
-		Fleet: f, Schedule: o.schedule, Policy: rules, Sessions: sessions, Log: zap.NewNop(), Env: env, Engines: engines,
+		Fleet: f, Schedule: o.schedule, Residency: swaps, Policy: rules, Sessions: sessions, Log: zap.NewNop(), Env: env, Engines: engines,
 	})
 	require.NoError(t, o.pools.Start())
 	t.Cleanup(func() { require.NoError(t, o.pools.Stop(context.Background())) })
 	o.schedule.Start()
+	require.NoError(t, swaps.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, swaps.Stop(context.Background())) })
 	t.Cleanup(func() { o.schedule.Stop(t.Context()) }) // its context has ended, so nothing is waited for
 	require.NoError(t, o.operator.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, o.operator.Stop(context.Background())) })
@@ -123,7 +130,7 @@ func (o *operated) enqueue(id, pool string) {
 }
 
 func (o *operated) state(id string) task.State {
-	s, err := o.schedule.Get(id)
+	s, err := o.schedule.Get(o.Context(), id)
 	require.NoError(o, err)
 	return s.State
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -28,7 +28,7 @@ var (
 
 // sessionsOf are those of a configuration, over an empty ledger.
 func sessionsOf(t testing.TB, b config.Budgets) *Sessions {
-	book, err := ledger.Open(ledger.Options{Path: filepath.Join(t.TempDir(), ledger.FileName)})
+	book, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), sqlite.FileName)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
 	c := config.Config{

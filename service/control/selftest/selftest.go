@@ -301,7 +301,7 @@ func (t *Tests) decode(ctx context.Context, p config.Pool) (d decoded, err error
 	if err := t.follow(ctx, d.TaskID, func() bool { return true }); err != nil {
 		return d, err
 	}
-	s, err := t.o.Tasks.Get(d.TaskID)
+	s, err := t.o.Tasks.Get(ctx, d.TaskID)
 	switch {
 	case err != nil:
 		return d, err
@@ -330,7 +330,7 @@ func (t *Tests) cancel(ctx context.Context, p config.Pool) (task.CancelResult, e
 
 // follow reads a task's stream to its end, or to its first token where on says so.
 func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
-	s, err := t.o.Tasks.Subscribe(id, "")
+	s, err := t.o.Tasks.Subscribe(ctx, id, "")
 	if err != nil {
 		return err
 	}

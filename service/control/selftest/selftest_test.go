@@ -21,6 +21,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -63,7 +64,9 @@ func (f *flow) Submit(_ context.Context, r task.Request) (task.Admission, error)
 	return task.Admission{TaskID: id}, nil
 }
 
-func (f *flow) Get(string) (task.Status, error) { return task.Status{TokensOut: 1}, nil }
+func (f *flow) Get(context.Context, string) (task.Status, error) {
+	return task.Status{TokensOut: 1}, nil
+}
 
 func (f *flow) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	f.mu.Lock()
@@ -72,10 +75,12 @@ func (f *flow) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	return task.CancelResult{TaskID: id, LastEventID: "1-00000000"}, nil
 }
 
-func (f *flow) Subscribe(string, string) (api.Stream, error) { return &oneToken{}, nil }
+func (f *flow) Subscribe(context.Context, string, string) (delivery.Stream, error) {
+	return &oneToken{}, nil
+}
 
 type oneToken struct {
-	api.Stream
+	delivery.Stream
 
 	read bool
 }
