@@ -6,8 +6,6 @@ package control
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,9 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
-	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
-	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -69,6 +65,32 @@ func NewOperator(o OperatorOptions) *Operator {
 		file: o.Fleet.config(), closing: map[string]config.Pool{}, policy: o.Policy, retired: map[string]bool{},
 	}
 }
+
+// Start looks after pools that are no longer configured, until they have no tasks, and after those whose models are retired. It is
+// lifecycle.Service's.
+func (o *Operator) Start(context.Context) error {
+	if !o.life.Begin() {
+		return nil
+	}
+	o.life.Go(func(ctx context.Context) {
+		o.engines.found(ctx, o.config())
+		tick := time.NewTicker(tidyEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				o.tidy()
+				o.retire()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// Stop ends that. It is lifecycle.Service's.
+func (o *Operator) Stop(ctx context.Context) error { return o.life.End(ctx, context.Canceled) }
 
 // Drain is api.Control's.
 func (o *Operator) Drain(_ context.Context, id string, deadline time.Duration) (api.DrainView, error) {
@@ -155,196 +177,6 @@ func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 		}
 	}
 	return out, nil
-}
-
-// ReloadConfig is api.Control's, and what SIGHUP does.
-func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	next, err := config.Load(o.file.Path, o.env)
-	if err == nil {
-		err = Check(next)
-	}
-	if err == nil {
-		err = o.findLibs(next)
-	}
-	if err != nil {
-		o.log.Warn("the configuration was not read again, and nothing has changed", zap.Error(err))
-		return api.ConfigChange{}, task.Errorf(task.InvalidParams, "the configuration is not valid, and nothing has changed: %s", err)
-	}
-	var change api.ConfigChange
-	for _, path := range config.Diff(o.file, next) {
-		if applies(path) {
-			change.Changed = append(change.Changed, path)
-		} else {
-			change.RestartRequired = append(change.RestartRequired, path)
-		}
-	}
-	if err := o.apply(next); err != nil {
-		return api.ConfigChange{}, err
-	}
-	o.engines.found(ctx, o.file)
-	o.log.Info("the configuration was read again", zap.Strings("changed", change.Changed), zap.Strings("restart_required", change.RestartRequired))
-	return change, nil
-}
-
-// findLibs finds the libraries of the built-in worker, where no pool has used it so far. The caller holds mu.
-func (o *Operator) findLibs(next config.Config) (err error) {
-	if o.libsDir == "" && slices.ContainsFunc(next.Pools, func(p config.Pool) bool { return p.Provisioning.Mode == config.ModeBuiltin }) {
-		o.libsDir, err = provision.LocateEngineLibs()
-	}
-	return err
-}
-
-// applies reports whether a setting takes effect without a restart: those that make up a pool's workers, and the policy.
-func applies(path string) bool {
-	if strings.HasPrefix(path, "sampler_profiles.") || strings.HasPrefix(path, "policy.") {
-		return true
-	}
-	rest, isPool := strings.CutPrefix(path, "pools.")
-	for _, fixed := range []string{"queue", "timeouts", "lifecycle", "idle_ttl", "engine"} {
-		if strings.HasSuffix(rest, "."+fixed) || strings.Contains(rest, "."+fixed+".") {
-			return false
-		}
-	}
-	return isPool
-}
-
-// apply makes the pools those of the file. The caller holds mu.
-func (o *Operator) apply(next config.Config) error {
-	file, live, closing := o.file, o.config(), maps.Clone(o.closing)
-	file.Pools, file.SamplerProfiles, file.Policy = nil, next.SamplerProfiles, next.Policy
-	live.Pools, live.SamplerProfiles, live.Policy = nil, next.SamplerProfiles, next.Policy
-	for _, p := range next.Pools {
-		was, there := poolIn(o.file, p.ID)
-		if !there {
-			was, there = closing[p.ID]
-		}
-		if there { // what only a restart can change stays as it was
-			p.Queue, p.Timeouts, p.Lifecycle, p.IdleTTL, p.Engine = was.Queue, was.Timeouts, was.Lifecycle, was.IdleTTL, was.Engine
-		}
-		file.Pools = append(file.Pools, p)
-		if now, ok := o.Setup.pool(p.ID); ok && was.Model == p.Model { // a model that a reload gave it stays, unless the file names another
-			p.Model = now.Model
-		}
-		live.Pools = append(live.Pools, p)
-		delete(closing, p.ID)
-	}
-	for _, p := range o.file.Pools {
-		if _, stays := poolIn(next, p.ID); !stays {
-			closing[p.ID] = p
-		}
-	}
-	if _, _, _, err := o.manager.Apply(o.specs(file, closing)); err != nil {
-		return err
-	}
-	if err := o.policy.Replace(PolicyRules(next)); err != nil {
-		return err // which Check would have found
-	}
-	o.close(closing)
-	for _, p := range live.Pools {
-		o.schedule.AddPool(schedulerPool(p))
-	}
-	o.Setup.now.Store(&live)
-	o.file = file
-	return nil
-}
-
-// close notes which pools are no longer configured, and still have tasks. The caller holds mu.
-func (o *Operator) close(closing map[string]config.Pool) {
-	o.closing = closing
-	left := slices.Collect(maps.Values(closing))
-	o.Setup.closing.Store(&left)
-}
-
-// specs are those of the pools that are configured, and of those that are no longer and have tasks yet.
-func (o *Operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
-	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
-	for _, p := range file.Pools {
-		specs = append(specs, poolSpec(file, p, o.libsDir))
-	}
-	for _, id := range slices.Sorted(maps.Keys(closing)) {
-		specs = append(specs, poolSpec(file, closing[id], o.libsDir))
-	}
-	return specs
-}
-
-func poolIn(c config.Config, id string) (config.Pool, bool) {
-	return NewSetup(c).pool(id)
-}
-
-// Start looks after pools that are no longer configured, until they have no tasks, and after those whose models are retired. It is
-// lifecycle.Service's.
-func (o *Operator) Start(context.Context) error {
-	if !o.life.Begin() {
-		return nil
-	}
-	o.life.Go(func(ctx context.Context) {
-		o.engines.found(ctx, o.config())
-		tick := time.NewTicker(tidyEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				o.tidy()
-				o.retire()
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return nil
-}
-
-// Stop ends that. It is lifecycle.Service's.
-func (o *Operator) Stop(ctx context.Context) error { return o.life.End(ctx, context.Canceled) }
-
-// tidy ends the pools that are no longer configured and have no task left.
-func (o *Operator) tidy() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	gone, rest := []string{}, maps.Clone(o.closing)
-	for id := range o.closing {
-		if o.schedule.RemovePool(id) {
-			delete(rest, id)
-			gone = append(gone, id)
-		}
-	}
-	if len(gone) == 0 {
-		return
-	}
-	if _, _, _, err := o.manager.Apply(o.specs(o.file, rest)); err != nil { // a pool is being reloaded, perhaps
-		o.log.Debug("pools that are no longer configured cannot be ended yet", zap.Strings("pools", gone), zap.Error(err))
-		return
-	}
-	o.close(rest)
-	o.log.Info("pools that are no longer configured have ended", zap.Strings("pools", gone))
-}
-
-// retire drains the pools of models whose time is over, and brings those back whose model is active again (ORCH-3072).
-func (o *Operator) retire() {
-	for _, p := range o.config().Pools {
-		m, known := o.shelf.Find(p.Model.Canonical)
-		over := known && m.State == catalog.Retired && !o.now().Before(m.DrainBy)
-		if over == o.retired[p.ID] {
-			continue
-		}
-		log, err := o.log.With(zap.String("pool_id", p.ID), zap.String("model_id", m.ID)), error(nil)
-		if over {
-			if err = o.manager.Drain(p.ID, 0); err == nil {
-				log.Info("a pool drains, because its model was retired")
-				o.retired[p.ID] = true
-			}
-		} else if onDemand(p) { // a task loads it
-			delete(o.retired, p.ID)
-		} else if err = o.manager.Load(p.ID); err == nil {
-			log.Info("a pool is back, because its model was activated again")
-			delete(o.retired, p.ID)
-		}
-		if err != nil { // a reload is at work on it, perhaps: again in a second
-			log.Debug("a pool does not follow its model yet", zap.Error(err))
-		}
-	}
 }
 
 // Register is api.Control's: a worker on another host joins an external pool (ORCH-2101).
