@@ -40,8 +40,8 @@ type summary struct {
 
 func (f Fleet) summary(p config.Pool) summary {
 	s := summary{ctx: p.Ctx, slots: p.Slots, engineSlots: p.Slots}
-	failed := 0
-	for _, r := range f.manager.Infos(p.ID) {
+	infos, failed := f.manager.Infos(p.ID), 0
+	for _, r := range infos {
 		if r.State == pool.Failed {
 			failed++
 			s.gaveUp = max(r.NextTry.Sub(f.now()), time.Second)
@@ -67,7 +67,7 @@ func (f Fleet) summary(p config.Pool) summary {
 		s.ready++
 		s.ctx, s.slots, s.engineSlots = max(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
 	}
-	if failed < len(f.manager.Infos(p.ID)) {
+	if failed < len(infos) {
 		s.gaveUp = 0
 	}
 	return s
