@@ -45,9 +45,7 @@ func NewLogger(o Options) (*zap.Logger, error) {
 		LineEnding:     zapcore.DefaultLineEnding,
 		EncodeLevel:    zapcore.LowercaseLevelEncoder,
 		EncodeDuration: zapcore.MillisDurationEncoder,
-		EncodeTime: func(t time.Time, e zapcore.PrimitiveArrayEncoder) {
-			e.AppendString(t.UTC().Format(time.RFC3339Nano))
-		},
+		EncodeTime:     func(t time.Time, e zapcore.PrimitiveArrayEncoder) { zapcore.RFC3339NanoTimeEncoder(t.UTC(), e) },
 	})
 	core := zapcore.NewCore(&redactingEncoder{encoder, o.Redactor}, zapcore.Lock(zapcore.AddSync(o.Out)), level)
 	return zap.New(core), nil
