@@ -18,13 +18,9 @@ const (
 	LabelPriority      = "priority"
 	LabelReason        = "reason"
 	LabelPolicy        = "policy"
-	LabelDevice        = "device"
-	LabelModelID       = "model_id"
-	LabelState         = "state"
 	LabelOutcome       = "outcome"
 	LabelPinned        = "pinned"
 	LabelFallback      = "fallback"
-	LabelResult        = "result"
 )
 
 // PoolLabels are those of a series per pool and priority: queue_depth and the latency histograms.
