@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package app joins the packages of service/ to a running orchestrator. New makes the parts, each in a step of its own. Start and Stop
-// set them going and end them. What is decided is decided elsewhere.
+// Package app joins the packages of service/ to a running orchestrator. New makes the parts, step by step. Start sets them going, and Stop
+// ends them. App decides nothing itself.
 package app
 
 import (
@@ -41,10 +41,10 @@ type Options struct {
 	Engines  provision.Options // how engines are prepared
 	Version  string
 	Commit   string
-	Env      func(string) string // the environment, for a configuration that is read again; nil: os.Getenv
-	SelfTest bool                // decode and cancel a task of each pool once it is Ready (ORCH-3049)
-	Out      io.Writer           // takes the table of the self-tests, for people; nil: nobody reads it
-	// LedgerAside gives the ledger that is there another name, and begins a new one.
+	Env      func(string) string // the environment, for when the configuration is read again; nil: os.Getenv
+	SelfTest bool                // test each pool once it is Ready (ORCH-3049)
+	Out      io.Writer           // gets the table of the self-test, for people; nil: nobody reads it
+	// LedgerAside renames the ledger that is there, and begins a new one.
 	LedgerAside bool
 }
 
@@ -54,10 +54,10 @@ type App struct {
 	log      *zap.Logger
 	registry *prometheus.Registry
 	setup    *control.Setup
-	cleanup  cleanup       // what was made, and is to be undone
-	turn     chan struct{} // capacity 1; held by whoever starts or stops
-	started  bool          // with turn held
-	stopped  bool          // with turn held
+	cleanup  cleanup       // undoes what was made
+	turn     chan struct{} // holds one value while Start or Stop is at work
+	started  bool          // while turn is held
+	stopped  bool          // while turn is held
 
 	// record
 	ledger    *sqlite.SQLite
@@ -128,13 +128,13 @@ func New(o Options) (_ *App, err error) {
 	return a, nil
 }
 
-// Addr is the address that is listened on.
+// Addr is the address that the API listens on, once Start has returned.
 func (a *App) Addr() string { return a.listener.Addr().String() }
 
-// ReloadConfig reads the configuration file again, as SIGHUP does; the log says what came of it.
+// ReloadConfig reads the configuration file again, as SIGHUP does. The log says what came of it.
 func (a *App) ReloadConfig(ctx context.Context) {
 	_, _ = a.operator.ReloadConfig(ctx)
 }
 
-// Failed yields an error when the server gave up by itself.
+// Failed yields an error when the server gives up by itself.
 func (a *App) Failed() <-chan error { return a.failed }

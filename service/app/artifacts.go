@@ -47,7 +47,7 @@ type proving struct {
 	proofs *artifact.Sink
 }
 
-// Finish is scheduler.Ledger's.
+// Finish implements scheduler.Ledger.
 func (p proving) Finish(ctx context.Context, r task.Record) error {
 	err := p.SQLite.Finish(ctx, r)
 	if err == nil {

@@ -35,7 +35,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// makeGuard makes what lets callers in. An API that needs a token and has none is refused here, before anything is touched.
+// makeGuard makes what decides which callers may come in. Where the API would need a token and has none, it fails, before anything on
+// the disk is touched.
 func (a *App) makeGuard() (err error) {
 	c := a.o.Config
 	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
@@ -45,7 +46,7 @@ func (a *App) makeGuard() (err error) {
 	return err
 }
 
-// takeFolder makes sure that one orchestrator alone uses the data folder. The lock goes with the process, however it ends.
+// takeFolder locks the data folder, so that no other orchestrator uses it. The lock ends with the process, however that ends.
 func (a *App) takeFolder() error {
 	dir := a.o.Config.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -62,7 +63,7 @@ func (a *App) takeFolder() error {
 	return nil
 }
 
-// openLedger opens the record of tasks. Where it is told to, it sets the one that is there aside, and begins a new one.
+// openLedger opens the record of tasks. Where the options say so, it sets the old one aside first.
 func (a *App) openLedger() (err error) {
 	c := a.o.Config
 	path := filepath.Join(c.DataDir, sqlite.FileName)
@@ -109,7 +110,7 @@ func (a *App) makeFleet() (err error) {
 	return nil
 }
 
-// newEngine reaches a replica. What has no key is not a worker of ours: to call it is an outbound call.
+// newEngine reaches a replica. One without a key is not our own worker: a call to it is an outbound call, on which the policy decides.
 func (a *App) newEngine(url, key string) engine.Engine {
 	o := llamacpp.Options{BaseURL: url, APIKey: key}
 	if key == "" {
@@ -123,7 +124,7 @@ func (a *App) engines() control.Engines {
 	return control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
 }
 
-// makeFlow makes what a task passes from its admission to its end.
+// makeFlow makes what a task goes through from its admission to its end.
 func (a *App) makeFlow() (err error) {
 	c, log := a.o.Config, a.o.Log
 	a.sessions, err = control.OpenSessions(a.fleet, a.ledger, a.registry, log.Named("session"))

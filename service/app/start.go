@@ -21,8 +21,8 @@ const closeWithin = 2 * time.Second
 
 var _ lifecycle.Service = (*App)(nil)
 
-// Start takes the port, takes up the tasks of the run before, and sets everything going. It returns once the API answers; pools get
-// Ready later. When it fails, everything is given back.
+// Start takes the port, takes up the tasks of the run before, and sets everything going. It returns once the API answers; the pools get
+// Ready later. Where it fails, it has given everything back.
 func (a *App) Start(ctx context.Context) (err error) {
 	give, err := a.take(ctx)
 	if err != nil {
@@ -56,8 +56,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 	return nil
 }
 
-// Stop refuses new work, lets running tasks finish for half of the time that ctx leaves, and leaves the rest to the next start; then it
-// closes the connections, stops the workers and closes the ledger.
+// Stop refuses new work. It lets the running tasks go on for half of the time that ctx leaves; what is not done by then, the next start
+// takes up. Then it closes the connections, stops the workers and closes the ledger.
 func (a *App) Stop(ctx context.Context) error {
 	give, err := a.take(ctx)
 	if err != nil {
@@ -73,7 +73,7 @@ func (a *App) Stop(ctx context.Context) error {
 	return err
 }
 
-// take waits until nobody else starts or stops, or until ctx ends.
+// take waits until no other Start or Stop is at work. It fails when ctx ends before.
 func (a *App) take(ctx context.Context) (give func(), err error) {
 	select {
 	case a.turn <- struct{}{}:
@@ -83,7 +83,7 @@ func (a *App) take(ctx context.Context) (give func(), err error) {
 	}
 }
 
-// run starts a service, and has its stop among what is undone.
+// run starts a service, and has the cleanup stop it.
 func (a *App) run(ctx context.Context, name string, s lifecycle.Service) error {
 	a.cleanup.push("stop "+name, s.Stop)
 	if err := s.Start(ctx); err != nil {
@@ -145,7 +145,7 @@ func (a *App) serve(ctx context.Context) error {
 		bounded, stop := context.WithTimeout(ctx, closeWithin)
 		defer stop()
 		err := a.server.Shutdown(bounded)
-		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer may not hold up the stop
+		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer must not hold up the stop
 			err = a.server.Close()
 		}
 		err = errors.Join(err, a.streams.Stop(bounded))
@@ -169,7 +169,7 @@ func (a *App) startFlow(ctx context.Context) error {
 	return a.run(ctx, "the sweeps of sessions", a.sessions)
 }
 
-// finishWithin leaves running tasks most of the time of a stop, and the rest of it to the connections and workers.
+// finishWithin is how long running tasks may go on in a stop: half of its time. The connections and the workers have the rest.
 func finishWithin(ctx context.Context) time.Duration {
 	if deadline, ok := ctx.Deadline(); ok {
 		return time.Until(deadline) / 2

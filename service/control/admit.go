@@ -15,10 +15,10 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Candidates is admission's view.
+// Candidates returns the pools as admission asks for them.
 func (f Fleet) Candidates(s *scheduler.Scheduler) admission.Pools { return candidates{f, s} }
 
-// candidates is admission's view.
+// candidates implements admission.Pools.
 type candidates struct {
 	Fleet
 	schedule *scheduler.Scheduler
@@ -50,7 +50,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 	return pools
 }
 
-// CanonicalRef is the form in which a request's model_ref is compared with the pools' refs.
+// CanonicalRef returns the form in which a request's model_ref is compared with the refs of the pools.
 func (f candidates) CanonicalRef(ref string) string { return f.config().CanonicalRef(ref) }
 
 func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {
@@ -58,10 +58,10 @@ func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {
 	return tokenizer(engines), len(engines) > 0
 }
 
-// tokenizer asks one engine after the other: one that hangs must not keep a task from the others.
+// tokenizer asks one engine after the other, until one answers. So an engine that hangs holds a task up for tokenizeWithin at most.
 type tokenizer []engine.Engine
 
-// tokenizeWithin bounds each try.
+// tokenizeWithin is how long one engine has to answer.
 const tokenizeWithin = 2 * time.Second
 
 func (t tokenizer) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {

@@ -17,7 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// ReloadConfig is api.Control's, and what SIGHUP does.
+// ReloadConfig implements api.Control. SIGHUP calls it too.
 func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -48,7 +48,7 @@ func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 	return change, nil
 }
 
-// findLibs finds the libraries of the built-in worker, where no pool has used it so far. The caller holds mu.
+// findLibs finds the libraries of the built-in worker, where this configuration is the first to need them. The caller holds mu.
 func (o *Operator) findLibs(next config.Config) (err error) {
 	if o.libsDir == "" && slices.ContainsFunc(next.Pools, func(p config.Pool) bool { return p.Provisioning.Mode == config.ModeBuiltin }) {
 		o.libsDir, err = provision.LocateEngineLibs()
@@ -56,7 +56,7 @@ func (o *Operator) findLibs(next config.Config) (err error) {
 	return err
 }
 
-// applies reports whether a setting takes effect without a restart: those that make up a pool's workers, and the policy.
+// applies reports whether a setting takes effect without a restart. The policy does, and so does what makes up a pool's workers.
 func applies(path string) bool {
 	if strings.HasPrefix(path, "sampler_profiles.") || strings.HasPrefix(path, "policy.") {
 		return true
@@ -70,7 +70,7 @@ func applies(path string) bool {
 	return isPool
 }
 
-// apply makes the pools those of the file. The caller holds mu.
+// apply puts the pools, the sampler profiles and the policy of a file into force. The caller holds mu.
 func (o *Operator) apply(next config.Config) error {
 	file, live, closing := o.file, o.config(), maps.Clone(o.closing)
 	file.Pools, file.SamplerProfiles, file.Policy = nil, next.SamplerProfiles, next.Policy
@@ -80,11 +80,11 @@ func (o *Operator) apply(next config.Config) error {
 		if !there {
 			was, there = closing[p.ID]
 		}
-		if there { // what only a restart can change stays as it was
+		if there { // only a restart can change these
 			p.Queue, p.Timeouts, p.Lifecycle, p.IdleTTL, p.Engine = was.Queue, was.Timeouts, was.Lifecycle, was.IdleTTL, was.Engine
 		}
 		file.Pools = append(file.Pools, p)
-		if now, ok := o.Setup.pool(p.ID); ok && was.Model == p.Model { // a model that a reload gave it stays, unless the file names another
+		if now, ok := o.Setup.pool(p.ID); ok && was.Model == p.Model { // the pool keeps a model that a reload gave it, unless the file now names another one
 			p.Model = now.Model
 		}
 		live.Pools = append(live.Pools, p)
@@ -99,7 +99,7 @@ func (o *Operator) apply(next config.Config) error {
 		return err
 	}
 	if err := o.policy.Replace(PolicyRules(next)); err != nil {
-		return err // which Check would have found
+		return err // Check finds such an error before
 	}
 	o.close(closing)
 	for _, p := range live.Pools {
@@ -110,14 +110,14 @@ func (o *Operator) apply(next config.Config) error {
 	return nil
 }
 
-// close notes which pools are no longer configured, and still have tasks. The caller holds mu.
+// close notes which pools are no longer configured but still have tasks. The caller holds mu.
 func (o *Operator) close(closing map[string]config.Pool) {
 	o.closing = closing
 	left := slices.Collect(maps.Values(closing))
 	o.Setup.closing.Store(&left)
 }
 
-// specs are those of the pools that are configured, and of those that are no longer and have tasks yet.
+// specs returns the specs of the configured pools, and of those that are no longer configured but still have tasks.
 func (o *Operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
 	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
 	for _, p := range file.Pools {
@@ -133,7 +133,7 @@ func poolIn(c config.Config, id string) (config.Pool, bool) {
 	return NewSetup(c).pool(id)
 }
 
-// tidy ends the pools that are no longer configured and have no task left.
+// tidy ends the pools that are no longer configured, once they have no task left.
 func (o *Operator) tidy() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -147,7 +147,7 @@ func (o *Operator) tidy() {
 	if len(gone) == 0 {
 		return
 	}
-	if _, _, _, err := o.manager.Apply(o.specs(o.file, rest)); err != nil { // a pool is being reloaded, perhaps
+	if _, _, _, err := o.manager.Apply(o.specs(o.file, rest)); err != nil { // a pool is being reloaded, perhaps: it is tried again in a second
 		o.log.Debug("pools that are no longer configured cannot be ended yet", zap.Strings("pools", gone), zap.Error(err))
 		return
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 )
 
-// Fleet is the pools as the other packages ask for them: each of the types below is one package's view.
+// Fleet shows the pools to the other packages. Each of them asks in its own way, so each has a view of its own.
 type Fleet struct {
 	*Setup
 	manager *pool.Manager
@@ -20,12 +20,12 @@ type Fleet struct {
 	now     func() time.Time
 }
 
-// NewFleet is the pools of the configuration in force.
+// NewFleet makes a Fleet of the pools that the configuration in force names.
 func NewFleet(s *Setup, manager *pool.Manager, memory *Memory, shelf *Shelf, now func() time.Time) Fleet {
 	return Fleet{Setup: s, manager: manager, memory: memory, shelf: shelf, now: now}
 }
 
-// summary is what a pool's replicas say together. Ctx is the largest that a Ready replica has, Slots the most.
+// summary is what the replicas of a pool come to. Where some are Ready, ctx, slots and engineSlots are the largest among those.
 type summary struct {
 	ready       int
 	version     string
@@ -35,7 +35,7 @@ type summary struct {
 	engineSlots int
 	lastError   string
 	draining    bool
-	gaveUp      time.Duration // until a replica is tried again, where all were given up
+	gaveUp      time.Duration // where all replicas were given up: the time until one is tried again
 }
 
 func (f Fleet) summary(p config.Pool) summary {
@@ -73,7 +73,7 @@ func (f Fleet) summary(p config.Pool) summary {
 	return s
 }
 
-// Configured are the pools of the configuration in force.
+// Configured returns the pools of the configuration in force.
 func (f Fleet) Configured() []config.Pool { return f.config().Pools }
 
 // Standing says whether a pool has a Ready replica, and, where it has none, what went wrong last.
@@ -82,10 +82,10 @@ func (f Fleet) Standing(p config.Pool) (ready bool, problem string) {
 	return s.ready > 0, s.lastError
 }
 
-// Replicas is the scheduler's view.
+// Replicas returns the replicas as the scheduler asks for them.
 func (f Fleet) Replicas() scheduler.Replicas { return replicas{f} }
 
-// replicas is the scheduler's view.
+// replicas implements scheduler.Replicas.
 type replicas struct{ Fleet }
 
 func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.Replica {

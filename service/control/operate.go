@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package control runs the pools of an orchestrator: it drains, reloads and explains them, follows the configuration, and shows
-// each of the other packages the pools as that asks for them.
+// Package control operates the pools. It drains and reloads them, explains placements, follows the configuration and the catalog, and
+// shows the pools to each of the other packages in the way that package asks for them.
 package control
 
 import (
@@ -23,10 +23,10 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// tidyEvery is how often pools that are no longer configured are looked at.
+// tidyEvery is how often the operator looks after pools that are no longer configured, and after those of retired models.
 const tidyEvery = time.Second
 
-// Operator changes the pools while they run: drain, reload, and the configuration read again (ORCH-2101).
+// Operator changes the pools while they run: it drains and reloads them, and applies a changed configuration (ORCH-2101).
 type Operator struct {
 	Fleet
 	schedule  *scheduler.Scheduler
@@ -39,13 +39,13 @@ type Operator struct {
 	engines   Engines
 
 	mu      sync.Mutex             // one change at a time
-	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
-	closing map[string]config.Pool // no longer configured, and still with tasks
-	retired map[string]bool        // pools that were drained because their model was retired
+	file    config.Config          // what the file says, but what only a restart can change is as it was at the start; with mu
+	closing map[string]config.Pool // the pools that are no longer configured but still have tasks; with mu
+	retired map[string]bool        // the pools that were drained because their model was retired; the goroutine of Start alone
 	life    lifecycle.Life
 }
 
-// OperatorOptions are what an Operator is made from.
+// OperatorOptions are what an Operator is made from. LibsDir holds the libraries of the built-in worker; empty: no pool needs them yet.
 type OperatorOptions struct {
 	Fleet     Fleet
 	Schedule  *scheduler.Scheduler
@@ -58,7 +58,7 @@ type OperatorOptions struct {
 	Engines   Engines
 }
 
-// NewOperator makes an operator of the configuration in force.
+// NewOperator makes an operator. The configuration in force is what the file said at the start.
 func NewOperator(o OperatorOptions) *Operator {
 	return &Operator{
 		Fleet: o.Fleet, schedule: o.Schedule, residency: o.Residency, sessions: o.Sessions, log: o.Log, libsDir: o.LibsDir, env: o.Env, engines: o.Engines,
@@ -89,10 +89,10 @@ func (o *Operator) Start(context.Context) error {
 	return nil
 }
 
-// Stop ends that. It is lifecycle.Service's.
+// Stop ends that. It implements lifecycle.Service.
 func (o *Operator) Stop(ctx context.Context) error { return o.life.End(ctx, context.Canceled) }
 
-// Drain is api.Control's.
+// Drain implements api.Control.
 func (o *Operator) Drain(_ context.Context, id string, deadline time.Duration) (api.DrainView, error) {
 	if err := o.manager.Drain(id, deadline); err != nil {
 		return api.DrainView{}, err
@@ -107,21 +107,21 @@ func (o *Operator) Drain(_ context.Context, id string, deadline time.Duration) (
 	return v, nil
 }
 
-// Reload is api.Control's.
+// Reload implements api.Control.
 func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, error) {
 	p, known := o.Setup.pool(id)
 	if !known {
 		return api.ReloadView{}, o.unknown(id)
 	}
 	if p.Provisioning.Mode == config.ModeExternal && o.config().CanonicalRef(ref) == p.Model.Canonical {
-		return api.ReloadView{ // back from a drain: more cannot be done to engines of somebody else
+		return api.ReloadView{ // it comes back from a drain: nothing else can be done to an engine that somebody else runs
 			PoolID: id, Model: api.ModelView{ID: p.Model.ID, Ref: ref}, PreviousRef: p.Model.Canonical,
 		}, o.manager.Load(id)
 	}
 	if p.Provisioning.Mode == config.ModeExternal {
 		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there; the pool's own ref %s brings them back after a drain", id, p.Model.Canonical)
 	}
-	if added, known := o.shelf.Find(ref); known { // by its id
+	if added, known := o.shelf.Find(ref); known { // the ref was the id of a model in the catalog
 		ref = added.Ref
 	}
 	m, err := o.config().ModelAt(ref)
@@ -133,7 +133,7 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 		o.log.Warn("a pool keeps its model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Error(err))
 		return api.ReloadView{}, err
 	}
-	m.ID = p.Model.ID // requests go on by the name they know
+	m.ID = p.Model.ID // clients still ask for the model by this name
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.Setup.remodel(id, m)
@@ -148,7 +148,7 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 	return view, nil
 }
 
-// Explain is api.Control's.
+// Explain implements api.Control.
 func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
 	seen := candidates{o.Fleet, o.schedule}
 	var pools []placement.Pool
@@ -179,7 +179,7 @@ func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 	return out, nil
 }
 
-// Register is api.Control's: a worker on another host joins an external pool (ORCH-2101).
+// Register implements api.Control: a worker on another host joins an external pool (ORCH-2101).
 func (o *Operator) Register(_ context.Context, w api.WorkerRegistration) (api.WorkerLease, error) {
 	p, known := o.Setup.pool(w.PoolID)
 	switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 )
 
-// retire drains the pools of models whose time is over, and brings those back whose model is active again (ORCH-3072).
+// retire drains the pools whose model was retired, once its time is over, and brings them back when the model is active again (ORCH-3072).
 func (o *Operator) retire() {
 	for _, p := range o.config().Pools {
 		m, known := o.shelf.Find(p.Model.Canonical)
@@ -22,13 +22,13 @@ func (o *Operator) retire() {
 				log.Info("a pool drains, because its model was retired")
 				o.retired[p.ID] = true
 			}
-		} else if onDemand(p) { // a task loads it
+		} else if onDemand(p) { // the next task loads it
 			delete(o.retired, p.ID)
 		} else if err = o.manager.Load(p.ID); err == nil {
 			log.Info("a pool is back, because its model was activated again")
 			delete(o.retired, p.ID)
 		}
-		if err != nil { // a reload is at work on it, perhaps: again in a second
+		if err != nil { // a pool is being reloaded, perhaps: it is tried again in a second
 			log.Debug("a pool does not follow its model yet", zap.Error(err))
 		}
 	}

@@ -17,13 +17,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Tasks is the API's view of the tasks.
+// Tasks implements api.Tasks.
 type Tasks struct {
 	*admission.Desk
 	*scheduler.Scheduler
 }
 
-// Subscribe is api.Tasks's.
+// Subscribe implements api.Tasks.
 func (t Tasks) Subscribe(ctx context.Context, id, after string) (delivery.Stream, error) {
 	s, err := t.Scheduler.Subscribe(ctx, id, after)
 	if err != nil {
@@ -32,17 +32,17 @@ func (t Tasks) Subscribe(ctx context.Context, id, after string) (delivery.Stream
 	return s, nil
 }
 
-// Submit is api.Tasks's.
+// Submit implements api.Tasks.
 func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, error) {
 	return t.Desk.Submit(ctx, r)
 }
 
-// Views is the API's view of the pools. Tests may be nil.
+// Views returns the pools as the API shows them. Tests may be nil.
 func (f Fleet) Views(s *scheduler.Scheduler, tests *selftest.Tests) api.Pools {
 	return views{f, s, tests}
 }
 
-// views is the API's view of the pools.
+// views implements api.Pools.
 type views struct {
 	Fleet
 	schedule *scheduler.Scheduler
@@ -97,7 +97,7 @@ func (f views) Health(id string) (api.HealthView, error) {
 	return api.HealthView{}, task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", id, strings.Join(f.manager.Pools(), ", "))
 }
 
-// Ready reports whether a task could be served: by a Ready replica, or by a pool that it would load.
+// Ready says why no task could be served now. It returns nil where one could: by a Ready replica, or by a pool that the task would load.
 func (f views) Ready() error {
 	if f.schedule.Stopping() {
 		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(5 * time.Second)
@@ -113,7 +113,7 @@ func (f views) Ready() error {
 			reason = "the queue of pool '" + p.ID + "' stands still"
 		}
 		if s.lastError != "" {
-			reason = "pool '" + p.ID + "' has no Ready replica, and /v1/pools/" + p.ID + "/health says why" // the cause is not for everybody
+			reason = "pool '" + p.ID + "' has no Ready replica, and /v1/pools/" + p.ID + "/health says why" // the health tells the cause, which is not for every caller
 		}
 		why = append(why, reason)
 	}

@@ -15,19 +15,19 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Job is what the narrated log lines say of a task: the fields that ORCH-3027 asks of every such line, known or not yet.
+// Job is what the narrated log lines say of a task. ORCH-3027 wants all of these fields in every line, also those that are not known yet.
 type Job struct {
 	ID             string // job_id
 	SessionID      string
 	CorrelationID  string
-	Actor          string // who asked: localhost or token:<6 hex>; the orchestrator where nobody did
+	Actor          string // who asked: localhost or token:<6 hex>; empty where the orchestrator did
 	Engine         string
 	EngineVersion  string
 	PoolID         string
 	ReplicaID      string
 	Priority       task.Priority
 	Workload       task.Workload
-	Model          string // the name under which the pool serves it
+	Model          string // the name by which the pool serves it
 	QueuePosition  int
 	PredictedStart time.Duration // from admission
 	TokensIn       int
@@ -43,7 +43,7 @@ type Narrator struct{ log *zap.Logger }
 // NewNarrator makes a narrator that writes to log.
 func NewNarrator(log *zap.Logger) *Narrator { return &Narrator{log: log} }
 
-// Admitted tells that a task was accepted.
+// Admitted says that a task was accepted.
 func (n *Narrator) Admitted(j Job) {
 	if line := n.log.Check(zap.InfoLevel, "admission"); line != nil {
 		start := "it should start in " + span(j.PredictedStart)
@@ -54,15 +54,15 @@ func (n *Narrator) Admitted(j Job) {
 	}
 }
 
-// Refused tells that a task was not accepted, and why in one code.
+// Refused says that a task was not accepted. The code says why.
 func (n *Narrator) Refused(j Job, code task.Code) {
 	if line := n.log.Check(zap.InfoLevel, "admission"); line != nil {
 		say(line, "refuse", &j, "Refused "+j.kind()+" for "+j.pool()+": "+because(code)+".", zap.String("code", string(code)))
 	}
 }
 
-// Placed tells that a task got a replica. Waited is the time since its admission; candidates, how many replicas of the pool
-// could have taken it.
+// Placed says that a task got a replica. Waited is the time since its admission. Candidates is how many replicas of the pool could
+// have taken the task.
 func (n *Narrator) Placed(j Job, waited time.Duration, candidates int) {
 	if line := n.log.Check(zap.InfoLevel, "placement"); line != nil {
 		say(line, "place", &j, "Gave "+j.kind()+" to a replica of "+j.pool()+" after "+span(waited)+" in the queue; "+
@@ -70,7 +70,7 @@ func (n *Narrator) Placed(j Job, waited time.Duration, candidates int) {
 	}
 }
 
-// StreamStarted tells that the first token (or, where none are sent, the result) is there. Waited is the time since
+// StreamStarted says that a task's first token is there, or its result where no tokens are sent. Waited is the time since its
 // admission.
 func (n *Narrator) StreamStarted(j Job, waited time.Duration) {
 	if line := n.log.Check(zap.InfoLevel, "stream_start"); line != nil {
@@ -78,7 +78,7 @@ func (n *Narrator) StreamStarted(j Job, waited time.Duration) {
 	}
 }
 
-// StreamEnded tells how a task that ran ended; code is empty when it completed.
+// StreamEnded says how a task that ran has ended. The code is empty where the task completed.
 func (n *Narrator) StreamEnded(j Job, code task.Code) {
 	line := n.log.Check(zap.InfoLevel, "stream_end")
 	switch {
@@ -92,7 +92,7 @@ func (n *Narrator) StreamEnded(j Job, code task.Code) {
 	}
 }
 
-// Canceled tells that a client took a task back. While is the state it was in.
+// Canceled says that a client cancelled a task. While is the state that the task was in.
 func (n *Narrator) Canceled(j Job, while task.State) {
 	if line := n.log.Check(zap.InfoLevel, "cancel"); line != nil {
 		how := "waiting; nothing had been decoded."
@@ -106,13 +106,13 @@ func (n *Narrator) Canceled(j Job, while task.State) {
 // lineFields is how many fields a narrated line has at most.
 const lineFields = 18
 
-// lines are the fields of lines that were written, for the next ones.
+// lines keeps the slices of fields, so that the next line can use them again.
 var lines = sync.Pool{New: func() any {
 	fields := make([]zap.Field, 0, lineFields)
 	return &fields
 }}
 
-// say writes a line. Nothing keeps its fields once they are written.
+// say writes a line. No core of the log keeps the fields once it has written them.
 func say(line *zapcore.CheckedEntry, action string, j *Job, human string, more ...zap.Field) {
 	kept, ok := lines.Get().(*[]zap.Field)
 	if !ok {
@@ -153,11 +153,11 @@ func (j *Job) appendFields(to []zap.Field) []zap.Field {
 		zap.Int64("decode_time_ms", j.DecodeTime.Milliseconds()))
 }
 
-// maxName keeps a name from filling the sentence.
+// maxName is the length of the longest name, in bytes, that a sentence quotes.
 const maxName = 64
 
-// name returns a name for a sentence, or "" where what was given reads like an identifier: a UUID, or a run of digits and letters a
-// to f as hashes have.
+// name returns a name that a sentence may quote. It returns "" for one that reads like an identifier, as a UUID or a hash does: one
+// with eight hexadecimal digits in a row.
 func name(s string) string {
 	if len(s) > maxName {
 		return ""
@@ -224,7 +224,7 @@ func count(n int, noun string) string {
 	return number(n) + " " + noun + "s"
 }
 
-// number writes thousands apart, so no figure reads like an identifier.
+// number puts commas between the thousands, so that no figure reads like an identifier.
 func number(n int) string {
 	if n < 0 {
 		return "-" + number(-n)
@@ -235,7 +235,7 @@ func number(n int) string {
 	return fmt.Sprintf("%s,%03d", number(n/1000), n%1000)
 }
 
-// span writes a duration as one would say it.
+// span writes a duration as a person would say it.
 func span(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:
@@ -250,7 +250,7 @@ func span(d time.Duration) string {
 	return count(int(math.Round(d.Hours())), "hour")
 }
 
-// reasons says what a code means for the task that got it.
+// reasons says, for each code, what happened to the task.
 var reasons = map[task.Code]string{
 	task.InvalidParams:     "the request was not valid",
 	task.DeadlineUnmet:     "it could not meet its deadline",

@@ -35,17 +35,17 @@ type Accounts interface {
 	Rests(sessionID, actor string) task.Budgets
 }
 
-// Engines are the replicas' engines. A session's KV is only where they say it is.
+// Engines are the engines of the replicas. Only they know where a session's KV is.
 type Engines interface {
-	// Slot returns what a slot holds, and false where the engine does not tell, or is not there.
+	// Slot returns what a slot holds. It returns false where the engine does not tell, or is gone.
 	Slot(ctx context.Context, replicaID string, slot int) (Slot, bool)
-	// Erase empties a slot, if that job is still its last.
+	// Erase empties a slot, unless it has had another job since.
 	Erase(ctx context.Context, replicaID string, slot, job int) error
 }
 
-// Slot is one slot of an engine. Job tells its last job from every other one of that engine.
+// Slot is one slot of an engine. No two jobs of an engine have the same number.
 type Slot struct {
-	Job   int
+	Job   int   // the last one
 	Bytes int64 // 0: unknown
 }
 
@@ -53,8 +53,8 @@ type Slot struct {
 type Options struct {
 	TTL      time.Duration
 	MaxTurns int
-	Max      int         // sessions
-	Budget   task.Amount // of a session that was given none
+	Max      int         // how many sessions are kept at most
+	Budget   task.Amount // of a session that was created without one
 	Accounts Accounts
 	Ledger   Ledger
 	Engines  Engines
@@ -74,9 +74,9 @@ type Manager struct {
 
 	mu       sync.Mutex
 	sessions map[string]*entry
-	making   map[string]bool  // ids that are being recorded
-	dropped  []task.Session   // forgotten, and for the next sweep to take out of the ledger
-	cells    map[cell]holding // what the slots of the replicas hold
+	making   map[string]bool  // ids of sessions that are being recorded
+	dropped  []task.Session   // forgotten; the next sweep takes them out of the ledger
+	cells    map[cell]holding // what the replicas' slots hold
 }
 
 // entry is a session.
@@ -104,7 +104,7 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 	return m, nil
 }
 
-// Start begins to sweep now and then. It is lifecycle.Service's.
+// Start has sessions swept now and then. It implements lifecycle.Service.
 func (m *Manager) Start(context.Context) error {
 	if !m.life.Begin() {
 		return nil
@@ -124,7 +124,7 @@ func (m *Manager) Start(context.Context) error {
 	return nil
 }
 
-// Stop ends that. It is lifecycle.Service's.
+// Stop ends the sweeps. It implements lifecycle.Service.
 func (m *Manager) Stop(ctx context.Context) error { return m.life.End(ctx, context.Canceled) }
 
 // add keeps a session, and opens its account. The caller holds mu.
@@ -139,10 +139,10 @@ func (m *Manager) remove(e *entry) {
 	m.o.Accounts.Close(e.ID)
 }
 
-// ends is when the session takes no more tasks.
+// ends is the time from which the session takes no more tasks.
 func (e *entry) ends() time.Time { return e.CreatedAt.Add(e.TTL) }
 
-// over reports whether the session takes no more tasks, by its time or its turns.
+// over reports whether the session takes no more tasks: its time is over, or it has had its turns.
 func (e *entry) over(now time.Time) bool { return !now.Before(e.ends()) || e.Turns >= e.MaxTurns }
 
 // Create begins a session with limits of its own.
@@ -164,7 +164,7 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 		m.mu.Unlock()
 		return task.SessionStatus{}, err
 	}
-	m.making[s.ID] = true // others see it once it is recorded
+	m.making[s.ID] = true // nobody else sees the session before it is recorded
 	m.mu.Unlock()
 	err = m.o.Ledger.KeepSession(ctx, s)
 	m.mu.Lock()
@@ -183,13 +183,12 @@ func errLedger(err error) *task.Error {
 		Retry(time.Second).Because(err)
 }
 
-// fresh is a session as configured. Times are those that the ledger can keep.
+// fresh returns a session with the configured limits. Its times have the ledger's precision.
 func (m *Manager) fresh(id string, now time.Time) task.Session {
 	return task.Session{ID: id, CreatedAt: now.Truncate(time.Millisecond), TTL: m.o.TTL, MaxTurns: m.o.MaxTurns, Budget: m.o.Budget}
 }
 
-// room makes sure that there is place for one more, if need be by forgetting the one of those that are over which has been so
-// for longest.
+// room makes room for one more session. Where there is none, it forgets the oldest of the sessions that are over. The caller holds mu.
 func (m *Manager) room(now time.Time) error {
 	if len(m.sessions)+len(m.making) < m.o.Max {
 		return nil
@@ -253,7 +252,7 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 		m.mu.Unlock()
 		return errBusy(e)
 	}
-	e.turn = "DELETE /v1/sessions/" + id // nobody else's meanwhile
+	e.turn = "DELETE /v1/sessions/" + id // no task can take the turn meanwhile
 	place, held, warm := e.place, m.cells[e.place], m.warm(e)
 	m.mu.Unlock()
 	err := m.o.Ledger.DropSessions(ctx, []task.Session{e.Session})
@@ -269,7 +268,7 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 	}
 	m.mu.Unlock()
 	if warm {
-		if err := m.o.Engines.Erase(ctx, place.replica, place.slot, held.job); err != nil { // the next prompt there overwrites it
+		if err := m.o.Engines.Erase(ctx, place.replica, place.slot, held.job); err != nil { // no harm: the next prompt in that slot overwrites it
 			m.o.Log.Warn("the KV of a deleted session could not be erased", zap.String("session_id", id), zap.String("replica_id", place.replica), zap.Error(err))
 		}
 	}
@@ -281,7 +280,7 @@ func errBusy(e *entry) *task.Error {
 	return task.Errorf(task.Conflict, "a turn of session %s is on, task %s: wait for its end or cancel it, then try again", e.ID, e.turn).Retry(0)
 }
 
-// Sweep forgets the sessions that have been over for as long as they lived.
+// Sweep forgets the sessions whose time has been over for as long as it was.
 func (m *Manager) Sweep(ctx context.Context) {
 	now := m.o.Now()
 	m.mu.Lock()
@@ -298,7 +297,7 @@ func (m *Manager) Sweep(ctx context.Context) {
 	if len(gone) == 0 {
 		return
 	}
-	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // such as a full disk: the next sweep tries again
+	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // a full disk, perhaps: the next sweep tries again
 		m.mu.Lock()
 		m.dropped = append(m.dropped, gone...)
 		m.mu.Unlock()
@@ -308,7 +307,7 @@ func (m *Manager) Sweep(ctx context.Context) {
 	m.o.Log.Info("sessions that were over are forgotten", zap.Int("sessions", len(gone)))
 }
 
-// Home is the pool of a session's last turn, or empty.
+// Home returns the pool where a session had its last turn, or nothing.
 func (m *Manager) Home(id string) string {
 	if id == "" {
 		return ""

@@ -40,7 +40,7 @@ func (m *Manager) Admit(t *task.Task) error {
 	return nil
 }
 
-// refuse says why a session takes no task now, or nothing.
+// refuse says why the session takes no task now. It returns nil where it takes one.
 func (e *entry) refuse(now time.Time) error {
 	switch {
 	case e.turn != "":
@@ -55,7 +55,7 @@ func (e *entry) refuse(now time.Time) error {
 	return nil
 }
 
-// turnOf is the session whose turn a task has; nil: none. The caller holds mu.
+// turnOf returns the session whose turn a task has, or nil. The caller holds mu.
 func (m *Manager) turnOf(t *task.Task) *entry {
 	if e := m.sessions[t.Request.SessionID]; e != nil && e.turn == t.ID {
 		return e
