@@ -29,8 +29,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
@@ -78,6 +78,7 @@ type App struct {
 	operator  *control.Operator
 	selfTest  *selftest.Tests // nil: none is made
 	pools     *pool.Manager
+	residency *residency.Manager
 	schedule  *scheduler.Scheduler
 	streams   *delivery.Streams
 	server    *http.Server
@@ -146,13 +147,17 @@ func New(o Options) (_ *App, err error) {
 		return nil, err
 	}
 	registry.MustRegister(f.KVMetrics(a.sessions))
+	a.residency = residency.New(residency.Options{
+		Models: f.Models(o.Log.Named("app")), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: o.Log.Named("residency"), Now: time.Now,
+	})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: control.SchedulerPools(c), Replicas: f.Replicas(), Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: f.Models(o.Log.Named("app")),
-		Swap:     placement.SwapRules(c.Swap),
+		Pools: control.SchedulerPools(c), Replicas: f.Replicas(), Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions,
+		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
+	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
 		Pools: f.Candidates(a.schedule), Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
@@ -171,7 +176,7 @@ func New(o Options) (_ *App, err error) {
 		})
 	}
 	a.operator = control.NewOperator(control.OperatorOptions{
-		Fleet: f, Schedule: a.schedule, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
+		Fleet: f, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
 	})
 	if a.server, err = a.newServer(c, guard, api.Options{
 		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator,
@@ -285,6 +290,10 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.schedule.Stop(finish)
 		return nil
 	})
+	if err := a.residency.Start(ctx); err != nil {
+		return fmt.Errorf("start the swaps: %w", err)
+	}
+	a.cleanup.push("end the swaps", a.residency.Stop)
 	if a.selfTest != nil {
 		if err := a.selfTest.Start(ctx); err != nil {
 			return err

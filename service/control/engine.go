@@ -11,6 +11,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
@@ -57,7 +58,7 @@ func engineSpec(s *pool.Spec, c config.Config, p config.Pool) {
 		s.Recipe = wantOf(c, p)
 		if plan, err := provision.MakePlan(wantOf(c, p), provision.User()); err == nil && plan.Launch != nil {
 			l := plan.Launch
-			s.Container = &pool.ContainerRun{Argv: l.Argv, GPUs: l.GPUs, Model: l.Model, Port: l.Port, Remove: l.Remove}
+			s.Container = &process.Container{Argv: l.Argv, GPUs: l.GPUs, Model: l.Model, Port: l.Port, Remove: l.Remove}
 		}
 	case v.Mode == config.ModePackage || v.Mode == config.ModeSource || v.URL != "":
 		s.Mode, s.BinaryPath, s.Recipe = pool.Binary, "", wantOf(c, p)

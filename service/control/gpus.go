@@ -9,8 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/observe"
 )
@@ -25,7 +25,7 @@ func (f views) GPUs() api.GPUsView {
 			Index: c.Index, UUID: c.UUID, Name: c.Name, DriverVersion: inventory.Driver, Healthy: c.Healthy, LastError: c.Problem,
 			VRAMTotal: c.Total, VRAMUsed: c.Used, Utilization: c.Utilization, TemperatureC: c.Temperature, PowerW: c.Power,
 		}
-		at := slices.IndexFunc(view.Cards, func(v gpu.CardView) bool { return v.Index == c.Index })
+		at := slices.IndexFunc(view.Cards, func(v vram.CardView) bool { return v.Index == c.Index })
 		if at < 0 {
 			out.GPUs = append(out.GPUs, g)
 			continue
@@ -37,7 +37,7 @@ func (f views) GPUs() api.GPUsView {
 			r := owners[h.Owner]
 			ours[r.PID] = true
 			held := api.HolderView{ReplicaID: r.ID, PID: r.PID, Used: h.Shown}
-			if h.Phase == gpu.Starting {
+			if h.Phase == vram.Starting {
 				held.Promised = h.Due
 			}
 			if r.ID == "" { // a worker that is gone and has not given everything back

@@ -16,6 +16,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -28,7 +29,7 @@ const troubleKept = 64
 // Memory is the pools' view of the cards: the VRAM ledger over the monitor's samples (LO-501).
 type Memory struct {
 	monitor *gpu.Monitor
-	ledger  *gpu.Ledger
+	ledger  *vram.Ledger
 	// back is called when a card or the driver can be used again; set before the monitor starts.
 	back func()
 	// hurt is called when a card, or below 0 all of them, had something critical; set before the monitor starts.
@@ -42,7 +43,7 @@ type Memory struct {
 func NewMemory(log *zap.Logger) *Memory {
 	m := &Memory{back: func() {}, hurt: func(int) {}}
 	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
-	m.ledger = gpu.NewLedger(gpu.LedgerOptions{Snapshot: m.monitor.Snapshot, Now: time.Now})
+	m.ledger = vram.NewLedger(vram.LedgerOptions{Snapshot: m.monitor.Snapshot, Now: time.Now})
 	return m
 }
 
@@ -100,7 +101,7 @@ func (m *Memory) Check(mask string) error {
 	if err != nil {
 		return err
 	}
-	return m.monitor.Snapshot().Check(cards...)
+	return vram.Check(m.monitor.Snapshot(), cards...)
 }
 
 // indices are the cards of a mask; none: any one card.
@@ -119,14 +120,14 @@ func indices(mask string) (cards []int, err error) {
 }
 
 // shares deals the bytes out over the cards of a mask, by the split.
-func shares(cards []int, split []float64, bytes int64) []gpu.Share {
+func shares(cards []int, split []float64, bytes int64) []vram.Share {
 	sum := 0.0
 	for _, part := range split {
 		sum += part
 	}
-	out := make([]gpu.Share, len(cards))
+	out := make([]vram.Share, len(cards))
 	for i, card := range cards {
-		out[i] = gpu.Share{Card: card, Bytes: bytes}
+		out[i] = vram.Share{Card: card, Bytes: bytes}
 		if len(split) == len(cards) && sum > 0 {
 			out[i].Bytes = int64(float64(bytes) * split[i] / sum)
 		}
@@ -145,13 +146,13 @@ func (m *Memory) Reserve(owner string, wish pool.Wish) (pool.Grant, error) {
 	if len(cards) == 0 {
 		var card int
 		card, err = m.ledger.ReserveAuto(owner, wish.Bytes)
-		want = []gpu.Share{{Card: card, Bytes: wish.Bytes}}
+		want = []vram.Share{{Card: card, Bytes: wish.Bytes}}
 	} else {
 		err = m.ledger.Reserve(owner, want)
 	}
 	if err != nil { // without a driver, or on too small a card, making room helps as little as waiting
 		refusal := *task.AsError(err)
-		refusal.Retriable = !gpu.NeverFits(err) && !errors.Is(err, gpu.ErrNoDriver)
+		refusal.Retriable = !vram.NeverFits(err) && !errors.Is(err, vram.ErrNoDriver)
 		return pool.Grant{}, &refusal
 	}
 	inventory, grant := m.monitor.Snapshot(), pool.Grant{}

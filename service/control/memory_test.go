@@ -12,7 +12,8 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
 // ORCH-3011, ORCH-3052
@@ -27,8 +28,8 @@ func TestMasksAndShares(t *testing.T) {
 		_, err := indices(bad)
 		require.ErrorContains(t, err, "no list of GPU indices", bad)
 	}
-	require.Equal(t, []gpu.Share{{Card: 1, Bytes: 9}}, shares([]int{1}, nil, 9))
-	require.Equal(t, []gpu.Share{{Card: 0, Bytes: 6}, {Card: 1, Bytes: 3}}, shares([]int{0, 1}, []float64{2, 1}, 9))
+	require.Equal(t, []vram.Share{{Card: 1, Bytes: 9}}, shares([]int{1}, nil, 9))
+	require.Equal(t, []vram.Share{{Card: 0, Bytes: 6}, {Card: 1, Bytes: 3}}, shares([]int{0, 1}, []float64{2, 1}, 9))
 }
 
 func problem(m *Memory, since time.Time, cards ...int) string {
@@ -88,17 +89,17 @@ func TestTheDriversNumberComesFirst(t *testing.T) {
 
 // LO-503: a pool that would not fit if all others on demand were gone is loaded once all the same, so that the refusal says why.
 func TestWhatIsImpossible(t *testing.T) {
-	cards := []placement.Card{{Index: hostCard, Free: 100}, {Index: 0, Free: 4}, {Index: 1, Free: 2}}
-	held := []placement.Tenant{{ID: "b", Holds: []placement.Share{{Card: 0, Bytes: 4}}}}
-	wants := func(bytes int64, shares ...placement.Share) placement.Tenant {
-		return placement.Tenant{ID: "a", Wants: []placement.Want{{Bytes: bytes, Shares: shares}}}
+	cards := []residency.Card{{Index: hostCard, Free: 100}, {Index: 0, Free: 4}, {Index: 1, Free: 2}}
+	held := []residency.Tenant{{ID: "b", Holds: []residency.Share{{Card: 0, Bytes: 4}}}}
+	wants := func(bytes int64, shares ...residency.Share) residency.Tenant {
+		return residency.Tenant{ID: "a", Wants: []residency.Want{{Bytes: bytes, Shares: shares}}}
 	}
 	require.True(t, possible(cards, held, wants(8)))
 	require.False(t, possible(cards, held, wants(9)), "the host's memory is no card's")
-	require.True(t, possible(cards, held, wants(0, placement.Share{Card: 0, Bytes: 8}, placement.Share{Card: 1, Bytes: 2})))
-	require.False(t, possible(cards, held, wants(0, placement.Share{Card: 0, Bytes: 2}, placement.Share{Card: 1, Bytes: 3})))
-	require.False(t, possible(cards, held, wants(0, placement.Share{Card: 1, Bytes: 3}, placement.Share{Card: 0, Bytes: 2})))
-	require.True(t, possible(cards, held, wants(0, placement.Share{Card: hostCard, Bytes: 90})))
+	require.True(t, possible(cards, held, wants(0, residency.Share{Card: 0, Bytes: 8}, residency.Share{Card: 1, Bytes: 2})))
+	require.False(t, possible(cards, held, wants(0, residency.Share{Card: 0, Bytes: 2}, residency.Share{Card: 1, Bytes: 3})))
+	require.False(t, possible(cards, held, wants(0, residency.Share{Card: 1, Bytes: 3}, residency.Share{Card: 0, Bytes: 2})))
+	require.True(t, possible(cards, held, wants(0, residency.Share{Card: hostCard, Bytes: 90})))
 }
 
 // LO-501, LO-503: the plan of swaps and the ledger, which must not know each other, choose the same card.
@@ -110,9 +111,9 @@ func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 			free[i] = rapid.Int64Range(0, 6).Draw(t, "free")
 			inventory.Cards = append(inventory.Cards, gpu.Card{Index: i, Total: 8, Free: free[i], Used: 8 - free[i], Healthy: true})
 		}
-		ledger := gpu.NewLedger(gpu.LedgerOptions{Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now }})
+		ledger := vram.NewLedger(vram.LedgerOptions{Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now }})
 		bytes := rapid.Int64Range(1, 6).Draw(t, "bytes")
-		want, fits := placement.ChooseCard(free, bytes)
+		want, fits := residency.ChooseCard(free, bytes)
 		got, err := ledger.ReserveAuto("a", bytes)
 		require.Equal(t, fits, err == nil, "%v", err)
 		if fits {

@@ -9,39 +9,42 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
-	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // hostCard stands for the machine's own memory among the cards, for on-demand pools on the CPU.
 const hostCard = -1
 
-// Models is the scheduler's view of the on-demand pools.
-func (f Fleet) Models(log *zap.Logger) scheduler.Models { return models{f, log} }
+// Models is the residency's view of the on-demand pools.
+func (f Fleet) Models(log *zap.Logger) residency.Models { return models{f, log} }
 
-// models is the scheduler's view of the on-demand pools (LO-503).
+// models is the residency's view of the on-demand pools (LO-503).
 type models struct {
 	Fleet
 	log *zap.Logger
 }
 
-// Memory is scheduler.Models's.
-func (m models) Memory() ([]placement.Card, []placement.Tenant) {
+// Memory is residency.Models's.
+func (m models) Memory() ([]residency.Card, []residency.Tenant) {
+	pools := m.served()
+	if !slices.ContainsFunc(pools, onDemand) {
+		return nil, nil
+	}
 	view := m.memory.ledger.View()
-	var cards []placement.Card
+	var cards []residency.Card
 	for _, c := range view.Cards {
-		cards = append(cards, placement.Card{Index: c.Index, Free: c.Free})
+		cards = append(cards, residency.Card{Index: c.Index, Free: c.Free})
 	}
 	if free, err := m.manager.HostMemory(); err == nil {
-		cards = append(cards, placement.Card{Index: hostCard, Free: free})
+		cards = append(cards, residency.Card{Index: hostCard, Free: free})
 	}
-	var tenants []placement.Tenant
-	for _, p := range m.served() {
+	var tenants []residency.Tenant
+	for _, p := range pools {
 		if onDemand(p) {
-			t := placement.Tenant{ID: p.ID, State: placement.Absent}
+			t := residency.Tenant{ID: p.ID, State: residency.Absent, IdleTTL: p.IdleTTL}
 			for _, r := range m.manager.Infos(p.ID) {
 				m.tenant(&t, string(p.Device), p.TensorSplit, r, view)
 			}
@@ -63,7 +66,7 @@ func (m models) tried(poolID string) bool {
 }
 
 // possible reports whether each replica of an on-demand pool would fit if all on-demand pools were gone.
-func possible(cards []placement.Card, tenants []placement.Tenant, of placement.Tenant) bool {
+func possible(cards []residency.Card, tenants []residency.Tenant, of residency.Tenant) bool {
 	free := map[int]int64{}
 	for _, c := range cards {
 		free[c.Index] = c.Free
@@ -74,7 +77,7 @@ func possible(cards []placement.Card, tenants []placement.Tenant, of placement.T
 		}
 	}
 	for _, want := range of.Wants {
-		_, fits := placement.ChooseCard(free, want.Bytes)
+		_, fits := residency.ChooseCard(free, want.Bytes)
 		for _, s := range want.Shares {
 			fits = free[s.Card] >= s.Bytes
 			if !fits {
@@ -89,37 +92,37 @@ func possible(cards []placement.Card, tenants []placement.Tenant, of placement.T
 }
 
 // tenant adds a replica to its pool's tenant: the pool is where its furthest replica is.
-func (m models) tenant(t *placement.Tenant, device string, split []float64, r pool.Info, view gpu.View) {
+func (m models) tenant(t *residency.Tenant, device string, split []float64, r pool.Info, view vram.View) {
 	switch r.State {
 	case pool.Ready:
-		t.State = placement.Loaded
+		t.State = residency.Loaded
 	case pool.Provisioning, pool.Loading, pool.Probing:
-		if t.State != placement.Loaded {
-			t.State = placement.Loading
+		if t.State != residency.Loaded {
+			t.State = residency.Loading
 		}
 	case pool.Draining:
-		if t.State == placement.Absent {
-			t.State = placement.Leaving
+		if t.State == residency.Absent {
+			t.State = residency.Leaving
 		}
 	case pool.Backoff, pool.Failed: // for want of memory: room has to be made; for another reason, that would not help
-		if !r.Short && r.Wanted && t.State != placement.Loaded {
-			t.State = placement.Loading
+		if !r.Short && r.Wanted && t.State != residency.Loaded {
+			t.State = residency.Loading
 		}
 	case pool.Stopped:
 	}
 	bytes := r.NeedBytes // as the load will ask for it, or the plan would not fit
 	if device == "cpu" {
-		share := placement.Share{Card: hostCard, Bytes: bytes}
-		t.Wants = append(t.Wants, placement.Want{Shares: []placement.Share{share}})
+		share := residency.Share{Card: hostCard, Bytes: bytes}
+		t.Wants = append(t.Wants, residency.Want{Shares: []residency.Share{share}})
 		if r.PID != 0 {
 			t.Holds = append(t.Holds, share)
 		}
 		return
 	}
-	want := placement.Want{Bytes: bytes}
+	want := residency.Want{Bytes: bytes}
 	if cards, err := indices(device); err == nil {
 		for _, s := range shares(cards, split, bytes) {
-			want.Shares = append(want.Shares, placement.Share(s))
+			want.Shares = append(want.Shares, residency.Share(s))
 		}
 	}
 	t.Wants = append(t.Wants, want)
@@ -128,18 +131,18 @@ func (m models) tenant(t *placement.Tenant, device string, split []float64, r po
 			if h.Owner != r.Owner {
 				continue
 			}
-			if h.Phase == gpu.Leaving {
-				if t.State == placement.Absent && h.Kept > 0 {
-					t.State = placement.Leaving
+			if h.Phase == vram.Leaving {
+				if t.State == residency.Absent && h.Kept > 0 {
+					t.State = residency.Leaving
 				}
 				continue
 			}
-			t.Holds = append(t.Holds, placement.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
+			t.Holds = append(t.Holds, residency.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
 		}
 	}
 }
 
-// Load is scheduler.Models's. A pool that waits for memory after a refusal tries again at once.
+// Load is residency.Models's. A pool that waits for memory after a refusal tries again at once.
 func (m models) Load(poolID string) {
 	err := m.manager.Load(poolID)
 	if err == nil && slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.State == pool.Backoff }) {
@@ -150,10 +153,10 @@ func (m models) Load(poolID string) {
 	}
 }
 
-// Unload is scheduler.Models's.
+// Unload is residency.Models's.
 func (m models) Unload(poolID string) error { return m.manager.Unload(poolID) }
 
-// Failed is scheduler.Models's: all of the pool's replicas were given up, and this is why.
+// Failed is residency.Models's: all of the pool's replicas were given up, and this is why.
 func (m models) Failed(poolID string) *task.Error {
 	i := slices.IndexFunc(m.served(), func(p config.Pool) bool { return p.ID == poolID })
 	if i < 0 {
@@ -166,7 +169,7 @@ func (m models) Failed(poolID string) *task.Error {
 	return task.Errorf(task.PoolUnavailable, "the model of pool '%s' cannot be loaded, and the task waits no longer: %s", poolID, s.lastError).Retry(s.gaveUp)
 }
 
-// LoadTime is scheduler.Models's: that of the slowest replica. A pool that was never loaded is taken to load as fast, by bytes, as the
+// LoadTime is residency.Models's: that of the slowest replica. A pool that was never loaded is taken to load as fast, by bytes, as the
 // others of its kind did; 0 where none of them was.
 func (m models) LoadTime(poolID string) time.Duration {
 	infos := m.manager.Infos(poolID)
@@ -207,7 +210,7 @@ func asFast(others []pool.Info, bytes int64) time.Duration {
 	return time.Duration(took / loaded * float64(bytes))
 }
 
-// Fetching is scheduler.Models's: all replicas wait for one fetch.
+// Fetching is residency.Models's: all replicas wait for one fetch.
 func (m models) Fetching(poolID string) (share float64, fetching bool) {
 	for _, r := range m.manager.Infos(poolID) {
 		if r.FetchTotal > 0 {

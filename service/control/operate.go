@@ -16,6 +16,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
@@ -32,13 +33,14 @@ const tidyEvery = time.Second
 // Operator changes the pools while they run: drain, reload, and the configuration read again (ORCH-2101).
 type Operator struct {
 	Fleet
-	schedule *scheduler.Scheduler
-	policy   *policy.Policy
-	sessions *session.Manager
-	log      *zap.Logger
-	libsDir  string
-	env      func(string) string
-	engines  Engines
+	schedule  *scheduler.Scheduler
+	residency *residency.Manager
+	policy    *policy.Policy
+	sessions  *session.Manager
+	log       *zap.Logger
+	libsDir   string
+	env       func(string) string
+	engines   Engines
 
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
@@ -50,20 +52,21 @@ type Operator struct {
 
 // OperatorOptions are what an Operator is made from.
 type OperatorOptions struct {
-	Fleet    Fleet
-	Schedule *scheduler.Scheduler
-	Policy   *policy.Policy
-	Sessions *session.Manager
-	Log      *zap.Logger
-	LibsDir  string
-	Env      func(string) string
-	Engines  Engines
+	Fleet     Fleet
+	Schedule  *scheduler.Scheduler
+	Residency *residency.Manager
+	Policy    *policy.Policy
+	Sessions  *session.Manager
+	Log       *zap.Logger
+	LibsDir   string
+	Env       func(string) string
+	Engines   Engines
 }
 
 // NewOperator makes an operator of the configuration in force.
 func NewOperator(o OperatorOptions) *Operator {
 	return &Operator{
-		Fleet: o.Fleet, schedule: o.Schedule, sessions: o.Sessions, log: o.Log, libsDir: o.LibsDir, env: o.Env, engines: o.Engines,
+		Fleet: o.Fleet, schedule: o.Schedule, residency: o.Residency, sessions: o.Sessions, log: o.Log, libsDir: o.LibsDir, env: o.Env, engines: o.Engines,
 		file: o.Fleet.config(), closing: map[string]config.Pool{}, policy: o.Policy, retired: map[string]bool{},
 	}
 }
@@ -146,7 +149,7 @@ func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 		})
 	}
 	if p, ok := o.Setup.pool(e.PoolID); ok && e.ReplicaID == "" && onDemand(p) {
-		for _, evicted := range o.schedule.Evictions(e.PoolID) {
+		for _, evicted := range o.residency.Evictions(e.PoolID) {
 			for _, r := range o.manager.Infos(evicted) {
 				out.Evictions = append(out.Evictions, api.EvictionView{PoolID: evicted, ReplicaID: r.ID, Frees: max(r.ObservedBytes, r.EstimateBytes)})
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -73,16 +74,22 @@ func operate(t *testing.T, pools ...string) *operated {
 	f := NewFleet(setup, o.pools, memory, shelf)
 	sessions, err := NewSessions(f, book, registry, zap.NewNop())
 	require.NoError(t, err)
+	swaps := residency.New(residency.Options{
+		Models: f.Models(zap.NewNop()), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
+	})
 	o.schedule = scheduler.New(scheduler.Options{
-		Pools: SchedulerPools(c), Replicas: f.Replicas(), Models: f.Models(zap.NewNop()), Ledger: book, Sessions: sessions,
+		Pools: SchedulerPools(c), Replicas: f.Replicas(), Residency: swaps, Ledger: book, Sessions: sessions,
 		Narrator: observe.NewNarrator(zap.NewNop()), Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 	})
+	swaps.Serve(o.schedule)
 	o.operator = NewOperator(OperatorOptions{
-		Fleet: f, Schedule: o.schedule, Policy: rules, Sessions: sessions, Log: zap.NewNop(), Env: env, Engines: engines,
+		Fleet: f, Schedule: o.schedule, Residency: swaps, Policy: rules, Sessions: sessions, Log: zap.NewNop(), Env: env, Engines: engines,
 	})
 	require.NoError(t, o.pools.Start())
 	t.Cleanup(func() { require.NoError(t, o.pools.Stop(context.Background())) })
 	o.schedule.Start()
+	require.NoError(t, swaps.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, swaps.Stop(context.Background())) })
 	t.Cleanup(func() { o.schedule.Stop(t.Context()) }) // its context has ended, so nothing is waited for
 	o.operator.Start()
 	t.Cleanup(o.operator.End)
