@@ -194,7 +194,7 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
 		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().prepare,
 		OnChange: func(id string) { a.schedule.Wake(id) },
-		CheckGPU: a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
+		CheckGPU: a.memory.ledger.Check, VRAM: a.memory.ledger, DeviceProblems: a.memory.monitor.Problems,
 	})
 }
 

@@ -113,8 +113,8 @@ func (m models) tenant(t *placement.Tenant, device string, split []float64, r po
 		return
 	}
 	want := placement.Want{Bytes: bytes}
-	if cards, err := indices(device); err == nil {
-		for _, s := range shares(cards, split, bytes) {
+	if cards, err := vram.Cards(device); err == nil {
+		for _, s := range vram.Deal(cards, split, bytes) {
 			want.Shares = append(want.Shares, placement.Share(s))
 		}
 	}

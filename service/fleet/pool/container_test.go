@@ -108,7 +108,7 @@ func TestAContainerGetsItsCards(t *testing.T) {
 			}
 			memory := newCards(t, 24*gib, 12*gib)
 			b := setup(t, func(b *bundle, o *pool.Options) {
-				o.Memory, o.Prepare, o.Specs[0].ModelPath = memory, image, b.model(child{})
+				o.VRAM, o.Prepare, o.Specs[0].ModelPath = memory, image, b.model(child{})
 			}, spec)
 			b.await("p", is(pool.Ready))
 			calls, err := d.Calls()

@@ -10,6 +10,7 @@ import (
 
 	gguf "github.com/gpustack/gguf-parser-go"
 
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -29,16 +30,6 @@ const (
 type estimate struct {
 	cards []int64 // on each card of the split, in its order; empty on the CPU
 	host  int64
-}
-
-// total is the sum that has to be reserved for each card's part of it to hold what that card needs. The layers do not come
-// apart exactly as the parts say, so it is more than the sum of the cards.
-func total(cards []int64, parts []float64) int64 {
-	var most int64
-	for i, bytes := range cards {
-		most = max(most, int64(math.Ceil(float64(bytes)/parts[i])))
-	}
-	return most
 }
 
 // sizer estimates what workers of a spec take, by the header of the model's file.
@@ -125,7 +116,7 @@ func (e estimate) expected(spec Spec) int64 {
 	if len(e.cards) == 0 {
 		return e.host
 	}
-	return total(e.cards, spec.parts())
+	return vram.Sum(e.cards, spec.parts())
 }
 
 func (e estimate) sensible(spec Spec) bool {

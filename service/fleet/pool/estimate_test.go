@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
 const haikuFile = "../../../models/haiku/haiku.gguf"
@@ -48,7 +50,7 @@ func TestTheBundledModelIsEstimated(t *testing.T) {
 
 	split := of(func(s *Spec) { s.Device, s.TensorSplit = "0,1", []float64{3, 1} })
 	require.Len(t, split.cards, 2)
-	all := total(split.cards, []float64{0.75, 0.25})
+	all := vram.Sum(split.cards, []float64{0.75, 0.25})
 	require.GreaterOrEqual(t, float64(all)*0.75, float64(split.cards[0]))
 	require.GreaterOrEqual(t, float64(all)*0.25, float64(split.cards[1]), "the smaller part bounds it")
 }

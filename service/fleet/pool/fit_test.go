@@ -19,9 +19,9 @@ import (
 const gibi = 1 << 30
 
 // rooms is an account of cards that only tells their room.
-type rooms []Room
+type rooms []vram.Room
 
-func (r rooms) Room(device string) (all []Room) {
+func (r rooms) Room(device string) (all []vram.Room) {
 	for _, room := range r {
 		if device == "auto" || device == "0,1" || device == strconv.Itoa(room.Card) {
 			all = append(all, room)
@@ -30,10 +30,10 @@ func (r rooms) Room(device string) (all []Room) {
 	return all
 }
 
-func (r rooms) Reserve(string, Wish) (Grant, error) { return Grant{}, nil }
-func (r rooms) Spawned(string, int)                 {}
-func (r rooms) Settle(string) []Share               { return nil }
-func (r rooms) Release(string)                      {}
+func (r rooms) Reserve(string, vram.Wish) (vram.Grant, error) { return vram.Grant{}, nil }
+func (r rooms) Spawned(string, int)                           {}
+func (r rooms) Settle(string) []vram.Share                    { return nil }
+func (r rooms) Release(string)                                {}
 
 // fits makes the fitting of a replica of a model of half a GiB a step of context.
 func fits(t *testing.T, own int, account rooms, change func(*Spec)) fitting {
@@ -43,7 +43,7 @@ func fits(t *testing.T, own int, account rooms, change func(*Spec)) fitting {
 	if change != nil {
 		change(&spec)
 	}
-	options := Options{Memory: account}
+	options := Options{VRAM: account}
 	options.complete()
 	require.NoError(t, spec.complete(options))
 	m := &Manager{opts: options}
@@ -111,11 +111,11 @@ func TestAConfiguredContextIsKept(t *testing.T) {
 	never := task.Errorf(task.PoolUnavailable, "too large")
 	f.refused(never, 8192)
 	require.Regexp(t, `^too large; with .ctx: 5\d\d\d. or less instead of 8192 it would fit card 1$`, never.Message)
-	f.r.m.opts.Memory = rooms{{Card: 1, Free: 3 * gibi, Total: 12 * gibi}}
+	f.r.m.opts.VRAM = rooms{{Card: 1, Free: 3 * gibi, Total: 12 * gibi}}
 	later := task.Errorf(task.PoolUnavailable, "no room").Retry(time.Second)
 	f.refused(later, 8192)
 	require.Regexp(t, `^no room; with .ctx: 1[0-9]{3}. or less instead of 8192 it would fit card 1 now$`, later.Message)
-	f.r.m.opts.Memory = rooms{{Card: 1, Free: 1, Total: 12 * gibi}}
+	f.r.m.opts.VRAM = rooms{{Card: 1, Free: 1, Total: 12 * gibi}}
 	later.Message = "no room"
 	f.refused(later, 8192)
 	require.Equal(t, "no room", later.Message, "nothing would fit")

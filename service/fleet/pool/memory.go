@@ -5,7 +5,6 @@ package pool
 import (
 	"math"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -16,49 +15,22 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Memory is the account of the GPUs' memory (LO-501). Its methods may be called from several goroutines.
-type Memory interface {
+// VRAM is the account of the cards' memory (LO-501). Its methods may be called from several goroutines.
+type VRAM interface {
 	// Room tells what the cards of a device can give: of a mask its cards, in its order, of "auto" all that can be used. Nothing
 	// where one of the mask cannot.
-	Room(device string) []Room
+	Room(device string) []vram.Room
 	// Reserve chooses cards for the owner's next worker and promises their memory, before anything is started. A refusal is
 	// a *task.Error, retriable where waiting may help. What an earlier worker of the owner has not given back yet counts
 	// beside it.
-	Reserve(owner string, wish Wish) (Grant, error)
+	Reserve(owner string, wish vram.Wish) (vram.Grant, error)
 	// Spawned says that the owner's worker leads this process group.
 	Spawned(owner string, pid int)
 	// Settle says that the owner's worker has loaded and takes no more than it has. It returns what the driver shows for it,
 	// by card; nothing where the driver does not tell.
-	Settle(owner string) []Share
+	Settle(owner string) []vram.Share
 	// Release says that the owner's worker and its group are gone.
 	Release(owner string)
-}
-
-// Room is what a card can give, in bytes: now, and if nobody else had anything of it.
-type Room struct {
-	Card        int
-	Name        string // as in Grant
-	Free, Total int64
-}
-
-// Wish is what a worker needs.
-type Wish struct {
-	Device string    // "auto", or a mask of indices: "0", "0,1"
-	Split  []float64 // shares of the cards of the mask, in its order; empty: all on one
-	Bytes  int64     // in all; with Split each card takes its share of them
-}
-
-// Grant is what a worker got.
-type Grant struct {
-	Cards  []int    // indices, in the order of the mask
-	Names  []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
-	Shares []Share
-}
-
-// Share is memory of one card.
-type Share struct {
-	Card  int
-	Bytes int64
 }
 
 // claim is a worker's memory, from before the spawn until its process is gone.
@@ -66,7 +38,7 @@ type claim struct {
 	load     vram.Load
 	class    string // device class
 	cards    []int
-	reserved bool  // with Memory
+	reserved bool  // with Options.VRAM
 	bytes    int64 // reserved
 	host     int64 // promised of the host's memory, until the worker is ready
 }
@@ -104,11 +76,11 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 		return &loss{reason: refused, err: r.typed(err), short: true}
 	}
 	c.host = host
-	if c.load.Cards == 0 || r.m.opts.Memory == nil {
+	if c.load.Cards == 0 || r.m.opts.VRAM == nil {
 		return nil
 	}
 
-	grant, err := r.m.opts.Memory.Reserve(r.owner, Wish{Device: device, Split: spec.TensorSplit, Bytes: need})
+	grant, err := r.m.opts.VRAM.Reserve(r.owner, vram.Wish{Device: device, Split: spec.TensorSplit, Bytes: need})
 	if err != nil {
 		refusal := *task.AsError(err)
 		f.refused(&refusal, ctx)
@@ -117,7 +89,7 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	}
 	r.inVain, r.kept = 0, ctx
 	c.reserved, c.bytes, c.cards = true, need, grant.Cards
-	c.class = "gpu:" + strings.Join(grant.Names, "+")
+	c.class = vram.Class(grant.Names)
 	facts.Device = c.class
 	r.change(func(i *Info) { i.Cards = grant.Cards })
 	return nil
@@ -137,7 +109,7 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 	var err error
 	switch {
 	case c.reserved:
-		shares, parts := r.m.opts.Memory.Settle(r.owner), r.spec.parts()
+		shares, parts := r.m.opts.VRAM.Settle(r.owner), r.spec.parts()
 		cards := make([]int64, len(c.cards))
 		for _, s := range shares {
 			for i, card := range c.cards {
@@ -148,7 +120,7 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 			observed += s.Bytes
 		}
 		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
-			err = r.m.learned.Observe(c.load, c.class, total(cards, parts), time.Now())
+			err = r.m.learned.Observe(c.load, c.class, vram.Sum(cards, parts), time.Now())
 		}
 	case w.proc != nil && c.load.Cards == 0:
 		observed = process.ResidentBytes(w.proc.PID)
@@ -165,7 +137,7 @@ func (r *replica) release(w *worker) {
 	r.m.keepHost(&w.claim)
 	if w.claim.reserved {
 		w.claim.reserved = false
-		r.m.opts.Memory.Release(r.owner)
+		r.m.opts.VRAM.Release(r.owner)
 	}
 }
 

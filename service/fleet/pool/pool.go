@@ -56,7 +56,7 @@ type Info struct {
 	Active                int // slots in use: leases held, and the liveness probe while it runs
 	FreeVRAM              int64
 	PID                   int // 0 where no process runs
-	// Owner is the replica's name in Memory. It differs from ID once a reload has put the replica in the place of another.
+	// Owner is the replica's name in Options.VRAM. It differs from ID once a reload has put the replica in the place of another.
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.
 	Cards         []int
@@ -97,8 +97,8 @@ type Options struct {
 	LearnedFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
-	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
-	Memory Memory
+	// VRAM grants the cards' memory. Nil: CheckGPU alone decides, and no card is accounted for.
+	VRAM VRAM
 	// Models are those that are fetched or catalogued. Nil: every model is simply a file.
 	Models Models
 	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.

@@ -39,7 +39,7 @@ type plan struct {
 	args    []string
 	withCtx func(ctx int) []string // the arguments of a context, once it is decided on
 	address string                 // where it will listen; empty where it says so itself
-	cards   []int                  // granted; nil where Memory grants none
+	cards   []int                  // granted; nil where nobody grants any
 	facts   Facts
 
 	container *process.Container // nil: the program is run as it is
@@ -58,7 +58,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	}
 	if spec.Device == "cpu" {
 		facts.Device = cpuDevice()
-	} else if r.m.opts.Memory == nil {
+	} else if r.m.opts.VRAM == nil {
 		if err := r.m.opts.CheckGPU(spec.Device); err != nil {
 			return nil, &loss{reason: refused, fixed: true, err: err}
 		}

@@ -37,7 +37,7 @@ type replica struct {
 	spec  Spec // never changed
 	index int
 	id    string
-	owner string     // its name in Memory
+	owner string     // its name in Options.VRAM
 	after []*replica // those it replaces, which have to end first; emptied once they have
 
 	shown   atomic.Pointer[Info]

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -134,21 +135,4 @@ func (s *Spec) cards() int {
 }
 
 // parts are the cards' parts of the model, which sum to 1.
-func (s *Spec) parts() []float64 {
-	if len(s.TensorSplit) == 0 {
-		even := make([]float64, max(s.cards(), 1))
-		for i := range even {
-			even[i] = 1 / float64(len(even))
-		}
-		return even
-	}
-	sum := 0.0
-	for _, share := range s.TensorSplit {
-		sum += share
-	}
-	parts := make([]float64, len(s.TensorSplit))
-	for i, share := range s.TensorSplit {
-		parts[i] = share / sum
-	}
-	return parts
-}
+func (s *Spec) parts() []float64 { return vram.Parts(s.TensorSplit, s.cards()) }

@@ -76,7 +76,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", err
 		}
 		if w.claim.reserved {
-			r.m.opts.Memory.Spawned(r.owner, w.proc.PID)
+			r.m.opts.VRAM.Spawned(r.owner, w.proc.PID)
 		}
 		r.publish(Loading, func(i *Info) { i.PID = w.proc.PID })
 		address := plan.address

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -105,18 +104,4 @@ func size(bytes int64) string {
 	default:
 		return fmt.Sprintf("%d bytes", bytes)
 	}
-}
-
-// Check returns nil where a pool could run on these cards, by index (none: on any one card), and else says what to do
-// (ORCH-1102). That a card is unhealthy now is no reason: it may recover.
-func Check(i gpu.Inventory, mask ...int) error {
-	if i.Err != "" {
-		return noDriver(i.Err)
-	}
-	for _, index := range mask {
-		if _, ok := i.Card(index); !ok {
-			return missing(index, len(i.Cards))
-		}
-	}
-	return nil
 }
