@@ -72,6 +72,7 @@ type App struct {
 	artifacts *artifact.Store
 	proofs    *artifact.Sink
 	memory    *memory
+	engines   *engines
 	operator  *operator
 	selfTest  *selfTest // nil: none is made
 	pools     *pool.Manager
@@ -132,6 +133,7 @@ func New(o Options) (_ *App, err error) {
 	if err := a.openCatalog(registry, inForce); err != nil {
 		return nil, err
 	}
+	a.engines = a.newEngines()
 	a.memory = newMemory(o.Log)
 	if a.pools, err = a.newPools(registry); err != nil {
 		return nil, err
@@ -167,7 +169,7 @@ func New(o Options) (_ *App, err error) {
 		}
 	}
 	a.operator = &operator{
-		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
+		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines, file: c, closing: map[string]config.Pool{},
 		policy: a.policy, retired: map[string]bool{},
 	}
 	a.api, err = api.NewHandler(api.Options{
@@ -188,24 +190,20 @@ func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	c := a.o.Config
 	specs := make([]pool.Spec, len(c.Pools))
 	for i, p := range c.Pools {
-		specs[i] = poolSpec(c, p, a.o.LibsDir)
+		specs[i] = poolSpec(c, p, a.o.LibsDir, a.engines)
 	}
+	// What is not a worker of ours is reached by an outbound call.
+	outbound := &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)}
 	return pool.New(pool.Options{
 		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
-		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().prepare,
+		Kinds: Kinds(), Outbound: outbound, Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },
 		CheckGPU: a.memory.ledger.Check, VRAM: a.memory.ledger, DeviceProblems: a.memory.monitor.Problems,
 	})
 }
 
-// newEngine reaches a replica. What has no key is not a worker of ours: to call it is an outbound call.
-func (a *App) newEngine(url, key string) engine.Engine {
-	o := llamacpp.Options{BaseURL: url, APIKey: key}
-	if key == "" {
-		o.Network = &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)}
-	}
-	return llamacpp.New(o)
-}
+// Kinds are the kinds of engines that there are.
+func Kinds() []engine.Kind { return []engine.Kind{llamacpp.Kind()} }
 
 func schedulerPools(c config.Config) []scheduler.Pool {
 	pools := make([]scheduler.Pool, len(c.Pools))

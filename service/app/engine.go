@@ -45,7 +45,7 @@ func EnginePlans(c config.Config) ([]provision.Plan, error) {
 }
 
 // engineSpec fills in where a pool's workers come from.
-func engineSpec(s *pool.Spec, c config.Config, p config.Pool) {
+func engineSpec(s *pool.Spec, c config.Config, p config.Pool, by *engines) {
 	v := p.Provisioning
 	s.Mode, s.BinaryPath = pool.Mode(v.Mode), v.Path
 	switch {
@@ -54,13 +54,13 @@ func engineSpec(s *pool.Spec, c config.Config, p config.Pool) {
 			s.LibsDir = dir
 		}
 	case v.Mode == config.ModeContainer:
-		s.Recipe = wantOf(c, p)
+		s.Recipe = recipe{wantOf(c, p), by}
 		if plan, err := provision.MakePlan(wantOf(c, p), provision.User()); err == nil && plan.Launch != nil {
 			l := plan.Launch
 			s.Container = &process.Container{Argv: l.Argv, GPUs: l.GPUs, Model: l.Model, Port: l.Port, Remove: l.Remove}
 		}
 	case v.Mode == config.ModePackage || v.Mode == config.ModeSource || v.URL != "":
-		s.Mode, s.BinaryPath, s.Recipe = pool.Binary, "", wantOf(c, p)
+		s.Mode, s.BinaryPath, s.Recipe = pool.Binary, "", recipe{wantOf(c, p), by}
 	}
 }
 
@@ -70,8 +70,8 @@ type engines struct {
 	log     *zap.Logger
 }
 
-// engines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
-func (a *App) engines() engines {
+// newEngines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
+func (a *App) newEngines() *engines {
 	o := a.o.Engines
 	if o.Fetch == nil {
 		o.Fetch = fetcher{a.fetches}
@@ -82,7 +82,7 @@ func (a *App) engines() engines {
 	if o.Record == nil {
 		o.Record = recorder{a.shelf}
 	}
-	return engines{o, a.o.Log.Named("provision")}
+	return &engines{o, a.o.Log.Named("provision")}
 }
 
 // decider is provision.Decider over the policy.
@@ -107,12 +107,15 @@ func (r recorder) Prepared(e provision.Prepared) error {
 	})
 }
 
-// prepare is pool.Options.Prepare.
-func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error) {
-	want, ok := recipe.(provision.Want)
-	if !ok {
-		return pool.Prepared{}, fmt.Errorf("a recipe of type %T is none of an engine", recipe)
-	}
+// recipe is pool.Recipe: the engine that a pool wants, and who makes it.
+type recipe struct {
+	want provision.Want
+	by   *engines
+}
+
+// Prepare is pool.Recipe's.
+func (r recipe) Prepare(ctx context.Context) (pool.Prepared, error) {
+	e, want := r.by, r.want
 	m, err := provision.ThisMachine(e.options)
 	if err != nil {
 		return pool.Prepared{}, err
@@ -134,7 +137,7 @@ func (e engines) prepare(ctx context.Context, recipe any) (pool.Prepared, error)
 
 // found records the engines that need no preparing (OC-CAT-56): packaged libraries that are in the cache, and programs. A folder of
 // libraries that somebody named is not ours to vouch for.
-func (e engines) found(ctx context.Context, c config.Config) {
+func (e *engines) found(ctx context.Context, c config.Config) {
 	m, err := provision.ThisMachine(e.options)
 	if err != nil || e.options.Record == nil {
 		return

@@ -188,14 +188,14 @@ func TestAnEngineIsDownloadedAsModelsAre(t *testing.T) {
 		Pool: "p", Mode: provision.Binary, URL: server.URL + "/llama.zip", Digest: "sha256:" + hex.EncodeToString(sum[:]), Path: "bin/llama-server",
 	}
 	kept := &records{}
-	e := engines{provision.Options{CacheDir: t.TempDir(), Fetch: fetcher{f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
-	made, err := e.prepare(t.Context(), want)
+	e := &engines{provision.Options{CacheDir: t.TempDir(), Fetch: fetcher{f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
+	made, err := recipe{want, e}.Prepare(t.Context())
 	require.NoError(t, err)
 	require.FileExists(t, made.Path)
 	require.Equal(t, "9 (abc)", kept.list[0].Version)
 
 	want.Digest = "sha256:" + strings.Repeat("0", 64)
-	_, err = e.prepare(t.Context(), want)
+	_, err = recipe{want, e}.Prepare(t.Context())
 	require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
 	require.Len(t, kept.list, 1)
 }
@@ -230,20 +230,16 @@ pools:
 - {id: g, model: {ref: file:m.gguf}, provisioning: {mode: source, ref: v1}}
 `), func(name string) string { return map[string]string{"HOME": "/home/someone"}[name] })
 	require.NoError(t, err)
-	var modes []pool.Mode
+	by, modes := &engines{}, []pool.Mode{}
 	for _, p := range c.Pools {
-		s := poolSpec(c, p, "/libs")
+		s := poolSpec(c, p, "/libs", by)
 		modes = append(modes, s.Mode)
 		require.Equal(t, p.ID >= "d", s.Recipe != nil, p.ID)
 		require.Equal(t, p.ID == "f", s.Container != nil, p.ID)
-		require.Equal(t, s, poolSpec(c, p, "/libs"), "one that did not change is not replaced")
+		require.Equal(t, s, poolSpec(c, p, "/libs", by), "one that did not change is not replaced")
 	}
 	require.Equal(t, []pool.Mode{pool.Builtin, pool.External, pool.Binary, pool.Binary, pool.Binary, pool.Container, pool.Binary}, modes)
-	require.Equal(t, "/opt/server", poolSpec(c, c.Pools[2], "").BinaryPath)
-	want, ok := poolSpec(c, c.Pools[4], "").Recipe.(provision.Want)
-	require.True(t, ok)
-	require.True(t, want.AllowPackages)
-	require.Contains(t, poolSpec(c, c.Pools[5], "").Container.GPUs, "nvidia.com/gpu={card}")
-	_, err = engines{log: zap.NewNop()}.prepare(t.Context(), "no want")
-	require.ErrorContains(t, err, "none of an engine")
+	require.Equal(t, "/opt/server", poolSpec(c, c.Pools[2], "", by).BinaryPath)
+	require.True(t, poolSpec(c, c.Pools[4], "", by).Recipe.(recipe).want.AllowPackages)
+	require.Contains(t, poolSpec(c, c.Pools[5], "", by).Container.GPUs, "nvidia.com/gpu={card}")
 }

@@ -36,7 +36,7 @@ type operator struct {
 	log      *zap.Logger
 	libsDir  string
 	env      func(string) string
-	engines  engines
+	engines  *engines
 
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
@@ -237,10 +237,10 @@ func (o *operator) close(closing map[string]config.Pool) {
 func (o *operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
 	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
 	for _, p := range file.Pools {
-		specs = append(specs, poolSpec(file, p, o.libsDir))
+		specs = append(specs, poolSpec(file, p, o.libsDir, o.engines))
 	}
 	for _, id := range slices.Sorted(maps.Keys(closing)) {
-		specs = append(specs, poolSpec(file, closing[id], o.libsDir))
+		specs = append(specs, poolSpec(file, closing[id], o.libsDir, o.engines))
 	}
 	return specs
 }

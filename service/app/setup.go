@@ -59,7 +59,7 @@ func (s *setup) remodel(id string, m config.Model) {
 	s.now.Store(&c)
 }
 
-func poolSpec(c config.Config, p config.Pool, libsDir string) pool.Spec {
+func poolSpec(c config.Config, p config.Pool, libsDir string, by *engines) pool.Spec {
 	spec := pool.Spec{
 		ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
 		Device: string(p.Device), TensorSplit: p.TensorSplit, Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
@@ -67,7 +67,7 @@ func poolSpec(c config.Config, p config.Pool, libsDir string) pool.Spec {
 		BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
 		OnDemand: onDemand(p),
 	}
-	engineSpec(&spec, c, p)
+	engineSpec(&spec, c, p, by)
 	return spec
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -106,7 +107,9 @@ func TestALeaseIsNotProbed(t *testing.T) {
 	healths := make(chan struct{})
 	b := setup(t, func(_ *bundle, o *pool.Options) {
 		o.LivenessInterval = time.Millisecond
-		o.NewEngine = func(base, key string) engine.Engine { return watched{newClient(base, key), healths, &decodes} }
+		kind := llamacpp.Kind()
+		kind.New = func(at engine.Endpoint) engine.Engine { return watched{llamacpp.New(at), healths, &decodes} }
+		o.Kinds = []engine.Kind{kind}
 	}, plain)
 	b.await("p", is(pool.Ready))
 	l := b.lease("p-0")

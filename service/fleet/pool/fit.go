@@ -4,10 +4,9 @@ package pool
 
 import (
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -25,25 +24,24 @@ const (
 )
 
 // fitsCtx reports whether each worker's context is made to fit its cards: where none is configured.
-func (s *Spec) fitsCtx() bool {
-	told := slices.ContainsFunc(s.BinaryArgs, func(arg string) bool {
-		return arg == "-c" || arg == "--ctx-size" || strings.HasPrefix(arg, "--ctx-size=")
-	})
-	return s.Ctx == 0 && s.cards() > 0 && !told
+func (s *Spec) fitsCtx(kind engine.Kind) bool {
+	return s.Ctx == 0 && s.cards() > 0 && !kind.Start.ToldCtx(s.BinaryArgs)
 }
 
+func (r *replica) fitsCtx() bool { return r.spec.fitsCtx(r.kind) }
+
 // least is the smallest context that is fitted.
-func (s *sizer) least() int { return min(ctxLeast, s.own) }
+func least(s engine.Sizer) int { return min(ctxLeast, s.OwnCtx()) }
 
 // fit is the largest context up to the most whose worker takes no more than the room; 0: not even the least does. Need turns a
 // context and its estimate into what is asked for.
-func (s *sizer) fit(least, most int, room int64, need func(ctx int, estimate int64) int64) (ctx int) {
+func (f fitting) fit(least, most int, room int64, need func(ctx int, estimate int64) int64) (ctx int) {
 	below := 0 // steps above the least that are known to fit, and one
 	for above := (most-least+ctxStep-1)/ctxStep + 1; below < above; {
 		middle := (below + above) / 2
 		try := min(least+middle*ctxStep, most)
-		e, err := s.at(try)
-		if wants := need(try, e.expected(s.spec)); err == nil && float64(wants)*fitMargin <= float64(room) {
+		e, err := f.sizer.At(try)
+		if wants := need(try, f.r.spec.expected(e)); err == nil && float64(wants)*fitMargin <= float64(room) {
 			ctx, below = try, middle+1
 		} else {
 			above = middle
@@ -55,7 +53,7 @@ func (s *sizer) fit(least, most int, room int64, need func(ctx int, estimate int
 // fitting is a replica's memory as it is about to be reserved.
 type fitting struct {
 	r     *replica
-	sizer *sizer
+	sizer engine.Sizer
 	model string // digest
 	now   time.Time
 }
@@ -67,7 +65,7 @@ func (f fitting) load(ctx int) vram.Load {
 // need is what a worker of such a context asks for on cards of the class; empty: not chosen yet.
 func (f fitting) need(class string, ctx int, estimate int64) int64 {
 	bytes := f.r.m.learned.Need(f.load(ctx), class, estimate, f.now)
-	if f.r.spec.fitsCtx() {
+	if f.r.fitsCtx() {
 		bytes = int64(float64(bytes) * f.r.stretch)
 	}
 	return bytes
@@ -79,7 +77,7 @@ func (f fitting) largest(least, most int, room func(vram.Place) int64) (best *vr
 	spec := &f.r.spec
 	places := vram.Places(spec.Device, spec.TensorSplit, f.r.m.opts.VRAM.Room(spec.Device))
 	fits := func(p vram.Place) int {
-		return f.sizer.fit(least, most, room(p), func(c int, estimate int64) int64 { return f.need(p.Class, c, estimate) })
+		return f.fit(least, most, room(p), func(c int, estimate int64) int64 { return f.need(p.Class, c, estimate) })
 	}
 	at := vram.Best(places, fits)
 	if at < 0 {
@@ -96,16 +94,16 @@ func whole(p vram.Place) int64 { return p.Total }
 // that its bytes can be made again, unless that was asked for in vain for some time.
 func (f fitting) choose() (ctx int, device string) {
 	spec := f.r.spec
-	if !spec.fitsCtx() || f.sizer.own == 0 || f.r.m.opts.VRAM == nil {
+	if !f.r.fitsCtx() || f.sizer.OwnCtx() == 0 || f.r.m.opts.VRAM == nil {
 		return spec.Ctx, spec.Device
 	}
-	if kept := min(f.r.kept, f.sizer.own); kept > 0 && f.r.inVain < keepTries {
+	if kept := min(f.r.kept, f.sizer.OwnCtx()); kept > 0 && f.r.inVain < keepTries {
 		return kept, spec.Device
 	}
-	if best, ctx := f.largest(f.sizer.least(), f.sizer.own, free); best != nil {
+	if best, ctx := f.largest(least(f.sizer), f.sizer.OwnCtx(), free); best != nil {
 		return ctx, best.Device
 	}
-	return f.sizer.least(), spec.Device // and the refusal says why not
+	return least(f.sizer), spec.Device // and the refusal says why not
 }
 
 // refused completes a refusal by what would fit: a context that is configured is kept to (LO-501).
@@ -114,13 +112,13 @@ func (f fitting) refused(refusal *task.Error, ctx int) {
 	if refusal.Retriable {
 		room, when = free, " now"
 	}
-	if f.r.spec.fitsCtx() {
-		if f.sizer.own > 0 && ctx == f.sizer.least() {
+	if f.r.fitsCtx() {
+		if f.sizer.OwnCtx() > 0 && ctx == least(f.sizer) {
 			refusal.Message += fmt.Sprintf(" (that is with a `ctx` of %d, the smallest that is tried where the configuration has none)", ctx)
 		}
 		return
 	}
-	if f.sizer.own == 0 || ctx <= ctxStep || f.r.spec.cards() == 0 {
+	if f.sizer.OwnCtx() == 0 || ctx <= ctxStep || f.r.spec.cards() == 0 {
 		return
 	}
 	if best, fits := f.largest(ctxStep, ctx, room); best != nil && fits < ctx {

@@ -4,12 +4,14 @@ package pool
 
 import (
 	"math"
+	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -44,9 +46,8 @@ type claim struct {
 }
 
 // reserve makes the claim of the worker about to be started, or says what is too little (ORCH-3003).
-func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logger) error {
-	spec := r.spec
-	sizer, err := newSizer(spec, fileSize)
+func (r *replica) reserve(w *worker, spec Spec, facts *Facts, fileSize int64, log *zap.Logger) error {
+	sizer, err := r.kind.Start.Size(spec.worker(), fileSize)
 	if err != nil {
 		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
 	}
@@ -56,14 +57,14 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	}
 	f := fitting{r: r, sizer: sizer, model: facts.ModelDigest, now: time.Now()}
 	ctx, device := f.choose()
-	estimate, err := sizer.at(ctx)
+	estimate, err := sizer.At(ctx)
 	if err != nil {
 		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
 	}
 	c := &w.claim
 	c.load = f.load(ctx)
-	expected := estimate.expected(spec)
-	host := estimate.host
+	expected := spec.expected(estimate)
+	host := estimate.Host
 	if c.load.Cards == 0 {
 		c.class = facts.Device
 	}
@@ -93,6 +94,33 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	facts.Device = c.class
 	r.change(func(i *Info) { i.Cards = grant.Cards })
 	return nil
+}
+
+// expected is what a worker is expected to take: on the cards, or on the host where it gets none.
+func (s *Spec) expected(e engine.Estimate) int64 {
+	if len(e.Cards) == 0 {
+		return e.Host
+	}
+	return vram.Sum(e.Cards, s.parts())
+}
+
+// expect is what a worker of the spec is expected to take, by its model's file; 0 where there is none.
+func (m *Manager) expect(spec Spec) int64 {
+	stat, err := os.Stat(spec.ModelPath)
+	if err != nil || !stat.Mode().IsRegular() {
+		return 0
+	}
+	kind, err := m.opts.kind(spec.Engine)
+	if err != nil || kind.Start == nil {
+		return 0
+	}
+	s, _ := kind.Start.Size(spec.worker(), stat.Size()) // a guess will do; the load says that it is one
+	ctx := spec.Ctx
+	if spec.fitsCtx(kind) { // the swap is planned for the least, and the load takes what there is beyond it
+		ctx = least(s)
+	}
+	e, _ := s.At(ctx)
+	return spec.expected(e)
 }
 
 // typed names the pool in a typed error.
@@ -157,7 +185,7 @@ func (m *Manager) promiseHost(need int64) error {
 	}
 	if free -= m.host.promised; need > free {
 		return unavailable("a worker needs %s of the host's memory, and %s are free: end what holds it, or use a smaller model, `ctx` or `slots`",
-			size(need), size(max(free, 0))).Retry(m.opts.BackoffMax)
+			vram.Size(need), vram.Size(max(free, 0))).Retry(m.opts.BackoffMax)
 	}
 	m.host.promised += need
 	return nil

@@ -160,7 +160,7 @@ func TestApplyTouchesWhatDiffersOnly(t *testing.T) {
 	other := given(named("change"), b.otherModel())
 	fresh := given(named("fresh"), b.model(child{}))
 
-	_, _, _, err := b.m.Apply([]pool.Spec{same, other, {ID: "wrong", Mode: "magic"}})
+	_, _, _, err := b.m.Apply([]pool.Spec{same, other, {ID: "wrong", Engine: "llamacpp", Mode: "magic"}})
 	require.ErrorContains(t, err, "unknown provisioning mode")
 	require.Equal(t, []string{"keep", "change", "remove"}, b.m.Pools())
 

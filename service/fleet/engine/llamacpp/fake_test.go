@@ -30,7 +30,7 @@ func fake(t testing.TB, answers map[string]string) *llamacpp.Engine {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, answers[r.URL.Path])
 	}))
-	e := llamacpp.New(llamacpp.Options{BaseURL: s.URL})
+	e := llamacpp.New(engine.Endpoint{URL: s.URL})
 	t.Cleanup(func() { e.Close(); s.Close() })
 	return e
 }
@@ -125,7 +125,7 @@ func BenchmarkGenerateToken(b *testing.B) {
 // streamOf is an engine whose stream of tokens never ends, with no server in between to be counted.
 func streamOf(b *testing.B) *llamacpp.Engine {
 	b.Helper()
-	return llamacpp.New(llamacpp.Options{BaseURL: "http://engine", Network: &httpsse.Network{
+	return llamacpp.New(engine.Endpoint{URL: "http://engine", Network: &httpsse.Network{
 		Transport: transport{},
 		Dial: func(context.Context, *url.URL) (net.Conn, error) {
 			return &connection{head: strings.NewReader("HTTP/1.1 200 OK\r\n\r\n"), body: endless{frame: []byte(

@@ -18,14 +18,7 @@ import (
 )
 
 // Name is the engine's name in configs, labels and errors.
-const Name = "llamacpp"
-
-// Options of an adapter.
-type Options struct {
-	BaseURL string           // of one replica, such as http://127.0.0.1:9700
-	APIKey  string           // what its LLAMA_API_KEY is; empty: none
-	Network *httpsse.Network // nil: the client's own
-}
+const Name = task.LlamaCpp
 
 // Engine is one replica.
 type Engine struct {
@@ -38,8 +31,8 @@ type Engine struct {
 var _ engine.Engine = (*Engine)(nil)
 
 // New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
-func New(o Options) *Engine {
-	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: o.BaseURL, APIKey: o.APIKey, Engine: Name, Network: o.Network})}
+func New(at engine.Endpoint) *Engine {
+	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Network: at.Network})}
 }
 
 // Close drops idle connections.
