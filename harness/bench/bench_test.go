@@ -27,7 +27,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/observe"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -88,7 +88,7 @@ const perTask = 1000
 func BenchmarkToken(b *testing.B) {
 	b.Run("ledger=none", func(b *testing.B) { benchmarkToken(b, nothing{}) })
 	b.Run("ledger=disk", func(b *testing.B) {
-		l, err := ledger.Open(ledger.Options{Path: filepath.Join(b.TempDir(), ledger.FileName)})
+		l, err := sqlite.Open(sqlite.Options{Path: filepath.Join(b.TempDir(), sqlite.FileName)})
 		require.NoError(b, err)
 		defer func() { require.NoError(b, l.Close()) }()
 		benchmarkToken(b, l)
@@ -121,7 +121,7 @@ func benchmarkToken(b *testing.B, record scheduler.Ledger) {
 		require.NoError(b, err)
 		readers.Go(func() {
 			defer func() { <-slots }()
-			stream, err := s.Subscribe(t.ID, "")
+			stream, err := s.Subscribe(b.Context(), t.ID, "")
 			close(subscribed)
 			if err != nil {
 				panic(err)
@@ -199,6 +199,8 @@ func (nothing) Accept(context.Context, task.Task) error       { return nil }
 func (nothing) Dispatch(context.Context, task.Dispatch) error { return nil }
 func (nothing) Checkpoint(string, task.Checkpoint)            {}
 func (nothing) Finish(context.Context, task.Record) error     { return nil }
-func (nothing) Get(string) (task.Record, bool, error)         { return task.Record{}, false, nil }
-func (nothing) List(task.State, int) ([]task.Record, error)   { return nil, nil }
-func (nothing) NextSeq() uint64                               { return 1 }
+func (nothing) Get(context.Context, string) (task.Record, bool, error) {
+	return task.Record{}, false, nil
+}
+func (nothing) List(context.Context, task.State, int) ([]task.Record, error) { return nil, nil }
+func (nothing) NextSeq() (uint64, error)                                     { return 1, nil }

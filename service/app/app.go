@@ -23,19 +23,20 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
-	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
@@ -65,19 +66,20 @@ type Options struct {
 type App struct {
 	o         Options
 	log       *zap.Logger
-	ledger    *ledger.SQLite
+	ledger    *sqlite.SQLite
 	policy    *policy.Policy
 	fetches   *fetch.Fetcher
-	shelf     *shelf
+	shelf     *control.Shelf
 	artifacts *artifact.Store
 	proofs    *artifact.Sink
-	memory    *memory
-	engines   *engines
-	operator  *operator
-	selfTest  *selfTest // nil: none is made
+	memory    *control.Memory
+	engines   *control.Engines
+	operator  *control.Operator
+	selfTest  *selftest.Tests // nil: none is made
 	pools     *pool.Manager
+	residency *residency.Manager
 	schedule  *scheduler.Scheduler
-	api       *api.Handler
+	streams   *delivery.Streams
 	server    *http.Server
 	listener  net.Listener
 	failed    chan error // capacity 1: the server gave up
@@ -102,14 +104,14 @@ func New(o Options) (_ *App, err error) {
 		}
 	}()
 	c := o.Config
-	var heard *ear
+	var heard *selftest.Listener
 	if o.SelfTest {
-		heard, o.Log = newEar(o.Log)
+		heard, o.Log = selftest.Listen(o.Log)
 	}
-	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
+	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
 	}
-	guard, err := auth.New(auth.Options{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	guard, err := gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +119,7 @@ func New(o Options) (_ *App, err error) {
 	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
 		return nil, err
 	}
-	if a.policy, err = policy.New(policy.Options{Rules: policyRules(c), Log: o.Log, Registerer: registry}); err != nil {
+	if a.policy, err = policy.New(policy.Options{Rules: control.PolicyRules(c), Log: o.Log, Registerer: registry}); err != nil {
 		return nil, err
 	}
 	if err := a.lock(); err != nil {
@@ -129,31 +131,35 @@ func New(o Options) (_ *App, err error) {
 	if err := a.openArtifacts(registry); err != nil {
 		return nil, err
 	}
-	inForce := newSetup(c)
+	inForce := control.NewSetup(c)
 	if err := a.openCatalog(registry, inForce); err != nil {
 		return nil, err
 	}
-	a.engines = a.newEngines()
-	a.memory = newMemory(o.Log)
+	a.engines = control.NewEngines(o.Engines, a.fetches, a.policy, a.shelf, o.Log.Named("provision"))
+	a.memory = control.NewMemory(o.Log)
 	if a.pools, err = a.newPools(registry); err != nil {
 		return nil, err
 	}
-	f := fleet{setup: inForce, manager: a.pools, memory: a.memory, shelf: a.shelf}
-	a.memory.back, a.memory.hurt = f.cardsBack, a.pools.Trouble
-	registry.MustRegister(cardMetrics{f})
-	if a.sessions, err = newSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
+	f := control.NewFleet(inForce, a.pools, a.memory, a.shelf)
+	a.memory.Watch(f.CardsBack, a.pools.Trouble)
+	registry.MustRegister(f.CardMetrics())
+	if a.sessions, err = control.NewSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
 		return nil, err
 	}
-	registry.MustRegister(kvMetrics{f, a.sessions})
+	registry.MustRegister(f.KVMetrics(a.sessions))
+	a.residency = residency.New(residency.Options{
+		Models: f.Models(o.Log.Named("app")), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: o.Log.Named("residency"), Now: time.Now,
+	})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
-		Swap:     placement.SwapRules(c.Swap),
+		Pools: control.SchedulerPools(c), Replicas: f.Replicas(), Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions,
+		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
+	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
-		Pools: candidates{f, a.schedule}, Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
+		Pools: f.Candidates(a.schedule), Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
 		Metrics:  admission.NewMetrics(registry),
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
@@ -163,54 +169,55 @@ func New(o Options) (_ *App, err error) {
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
 		},
 	})
+	tasks := control.Tasks{Desk: desk, Scheduler: a.schedule}
 	if o.SelfTest {
-		a.selfTest = &selfTest{
-			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"), out: o.Out,
-		}
+		a.selfTest = selftest.New(selftest.Options{
+			Pools: f, Tasks: tasks, Gatherer: registry, Heard: heard, Log: o.Log.Named("selftest"), Out: o.Out, Now: time.Now,
+		})
 	}
-	a.operator = &operator{
-		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines, file: c, closing: map[string]config.Pool{},
-		policy: a.policy, retired: map[string]bool{},
-	}
-	a.api, err = api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
-		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
+	a.operator = control.NewOperator(control.OperatorOptions{
+		Fleet: f, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines,
 	})
-	if err != nil {
+	if a.server, err = a.newServer(c, guard, api.Options{
+		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator,
+		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: registry,
+	}); err != nil {
 		return nil, err
-	}
-	a.server = &http.Server{
-		Handler: a.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
 	}
 	return a, nil
 }
 
-func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
-	c := a.o.Config
-	specs := make([]pool.Spec, len(c.Pools))
-	for i, p := range c.Pools {
-		specs[i] = poolSpec(c, p, a.o.LibsDir, a.engines)
+// newServer puts the fronts behind the gate.
+func (a *App) newServer(c config.Config, guard *gate.Auth, parts api.Options) (*http.Server, error) {
+	a.streams = delivery.New(delivery.Options{Log: a.o.Log})
+	parts.Streams, parts.Log, parts.Version, parts.MaxBody = a.streams, a.o.Log, a.o.Version, int64(c.Limits.BodyBytes)
+	native, err := api.NewHandler(parts)
+	if err != nil {
+		return nil, err
 	}
-	// What is not a worker of ours is reached by an outbound call.
-	outbound := &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)}
-	return pool.New(pool.Options{
-		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
-		Kinds: Kinds(), Outbound: outbound, Models: a.shelf,
-		OnChange: func(id string) { a.schedule.Wake(id) },
-		CheckGPU: a.memory.ledger.Check, VRAM: a.memory.ledger, DeviceProblems: a.memory.monitor.Problems,
+	handler, err := gate.New(gate.Options{
+		Auth: guard, Fronts: map[string]gate.Front{"/": native}, Log: a.o.Log, MaxBody: int64(c.Limits.BodyBytes),
 	})
+	if err != nil {
+		return nil, err
+	}
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(a.o.Log.Named("http")),
+	}, nil
 }
 
-// Kinds are the kinds of engines that there are.
-func Kinds() []engine.Kind { return []engine.Kind{llamacpp.Kind()} }
-
-func schedulerPools(c config.Config) []scheduler.Pool {
-	pools := make([]scheduler.Pool, len(c.Pools))
-	for i, p := range c.Pools {
-		pools[i] = schedulerPool(p)
+func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
+	c := a.o.Config
+	o := pool.Options{
+		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
+		Kinds: control.EngineKinds(), Models: a.shelf,
+		OnChange: func(id string) { a.schedule.Wake(id) },
+		// What is not a worker of ours is reached by an outbound call.
+		Outbound: &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)},
 	}
-	return pools
+	a.memory.Grant(&o)
+	return pool.New(o)
 }
 
 // Start takes the port, takes up the tasks of the run before, and sets everything going. It returns once the API answers;
@@ -233,8 +240,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 		}
 		return nil
 	})
-	a.memory.monitor.Start(ctx)
-	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.monitor.Stop(); return nil })
+	a.memory.Start(ctx)
+	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.Stop(); return nil })
 	if err := a.pools.Start(); err != nil {
 		return fmt.Errorf("start the pools: %w", err)
 	}
@@ -244,8 +251,11 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("read the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left) // before anyone can ask for them
-	a.catchUp()
+	a.catchUp(ctx)
 
+	if err := a.streams.Start(ctx); err != nil {
+		return fmt.Errorf("start the streams: %w", err)
+	}
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- fmt.Errorf("serve HTTP: %w", err)
@@ -258,7 +268,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer may not hold up the stop
 			err = a.server.Close()
 		}
-		a.api.EndStreams(bounded)
+		err = errors.Join(err, a.streams.Stop(bounded))
 		a.serving.Wait()
 		return err
 	})
@@ -269,14 +279,20 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.schedule.Stop(finish)
 		return nil
 	})
-	if a.selfTest != nil {
-		a.selfTest.start()
-		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.end(); return nil })
+	if err := a.residency.Start(ctx); err != nil {
+		return fmt.Errorf("start the swaps: %w", err)
 	}
-	sweeping := startSweeps(a.sessions)
+	a.cleanup.push("end the swaps", a.residency.Stop)
+	if a.selfTest != nil {
+		if err := a.selfTest.Start(ctx); err != nil {
+			return err
+		}
+		a.cleanup.push("end the self-test", a.selfTest.Stop)
+	}
+	sweeping := control.StartSweeps(a.sessions)
 	a.cleanup.push("end the sweeps of sessions", func(context.Context) error { sweeping(); return nil })
-	a.operator.start()
-	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.end(); return nil })
+	a.operator.Start()
+	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.End(); return nil })
 	a.log.Info("serving",
 		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
 	return nil
@@ -284,9 +300,9 @@ func (a *App) Start(ctx context.Context) (err error) {
 
 func (a *App) openLedger(r prometheus.Registerer) (err error) {
 	c := a.o.Config
-	path := filepath.Join(c.DataDir, ledger.FileName)
+	path := filepath.Join(c.DataDir, sqlite.FileName)
 	if a.o.LedgerAside {
-		moved, err := ledger.Aside(path, time.Now())
+		moved, err := sqlite.Aside(path, time.Now())
 		if err != nil {
 			return err
 		}
@@ -294,7 +310,7 @@ func (a *App) openLedger(r prometheus.Registerer) (err error) {
 			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
 		}
 	}
-	a.ledger, err = ledger.Open(ledger.Options{
+	a.ledger, err = sqlite.Open(sqlite.Options{
 		Path: path, Log: a.o.Log, Registerer: r, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
 	})
 	if err != nil {

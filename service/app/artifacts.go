@@ -14,7 +14,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -44,7 +44,7 @@ func (a *App) openArtifacts(r prometheus.Registerer) (err error) {
 
 // proving is the ledger, and has a bundle written of each task that ended there (OC-CTRL-2067).
 type proving struct {
-	*ledger.SQLite
+	*sqlite.SQLite
 	proofs *artifact.Sink
 }
 
@@ -58,8 +58,8 @@ func (p proving) Finish(ctx context.Context, r task.Record) error {
 }
 
 // catchUp hands over the tasks that ended when the process before had no time left to write their bundles: the newest ones.
-func (a *App) catchUp() {
-	ended, err := a.ledger.List("", bundlesBehind)
+func (a *App) catchUp(ctx context.Context) {
+	ended, err := a.ledger.List(ctx, "", bundlesBehind)
 	if err != nil {
 		a.log.Warn("nobody knows which proof bundles a crash left unwritten", zap.Error(err))
 		return

@@ -12,11 +12,12 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/atomicfile"
 )
 
 const (
@@ -127,24 +128,7 @@ func (l *Learned) keep() error {
 	if err != nil {
 		return err
 	}
-	return writeWhole(l.path, append(data, '\n'))
-}
-
-// writeWhole puts the content in the file's place once it is on the disk.
-func writeWhole(path string, data []byte) error {
-	temporary, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = temporary.Write(data)
-	err = errors.Join(err, temporary.Sync(), temporary.Close())
-	if err == nil {
-		err = os.Rename(temporary.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(temporary.Name()))
-	}
-	return nil
+	return atomicfile.Write(l.path, append(data, '\n'), 0o600)
 }
 
 // known are the loads that were seen last, in an order of their own.

@@ -173,7 +173,7 @@ func (d *desk) CountTokens(_ context.Context, p string) (int, error) {
 	return len(strings.Fields(p)), d.count
 }
 
-func (d *desk) Known(id string, _ [32]byte) (task.Admission, bool, error) {
+func (d *desk) Known(_ context.Context, id string, _ [32]byte) (task.Admission, bool, error) {
 	a, ok := d.known[id]
 	return a, ok, nil
 }

@@ -31,7 +31,7 @@ type Tokenizer interface {
 type Scheduler interface {
 	// Known answers a repeated submit: found says that the id is taken; its body decides between the first admission
 	// and CONFLICT (LO-101).
-	Known(id string, body [32]byte) (admission task.Admission, found bool, err error)
+	Known(ctx context.Context, id string, body [32]byte) (admission task.Admission, found bool, err error)
 	// Enqueue records a task and queues it, or refuses it as a full queue does.
 	Enqueue(ctx context.Context, t task.Task) (task.Admission, error)
 }
@@ -85,7 +85,7 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 		return task.Admission{}, Pool{}, err
 	}
 	if req.ID != "" {
-		if known, found, err := d.o.Scheduler.Known(req.ID, req.BodySHA256); found {
+		if known, found, err := d.o.Scheduler.Known(ctx, req.ID, req.BodySHA256); found {
 			return known, Pool{}, err
 		}
 	}

@@ -23,7 +23,7 @@ type slowBook struct {
 
 func (b slowBook) Accept(ctx context.Context, t task.Task) error {
 	time.Sleep(b.commit)
-	if _, known, _ := b.Get(t.ID); known && !b.full.Load() { // cancelled before it was recorded
+	if _, known, _ := b.Get(ctx, t.ID); known && !b.full.Load() { // cancelled before it was recorded
 		return nil
 	}
 	return b.book.Accept(ctx, t)
@@ -37,16 +37,6 @@ func (b slowBook) Dispatch(ctx context.Context, d task.Dispatch) error {
 func (b slowBook) Finish(ctx context.Context, r task.Record) error {
 	time.Sleep(b.commit)
 	return b.book.Finish(ctx, r)
-}
-
-// NextSeq is behind every task's, also where some were never recorded.
-func (b slowBook) NextSeq() (next uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, r := range b.records {
-		next = max(next, r.Task.Seq)
-	}
-	return next + 1
 }
 
 // machine is a replica with one slot, and its engine.

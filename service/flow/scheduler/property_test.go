@@ -170,6 +170,7 @@ func (s *stage) end(crash bool) {
 		was.mu.Lock()
 		s.book = &slowBook{&book{records: maps.Clone(was.records), order: slices.Clone(was.order)}, was.commit}
 		s.book.full.Store(was.full.Load())
+		s.book.seq.Store(was.seq.Load())
 		was.mu.Unlock()
 		s.mu.Lock()
 		s.over = s.life
@@ -222,7 +223,7 @@ func (s *stage) submit(ctx context.Context, on *Scheduler, life int, a *actor) b
 
 func (s *stage) send(ctx context.Context, on *Scheduler, life int, a *actor) bool {
 	for {
-		_, known, err := on.Known(a.task.ID, a.task.Request.BodySHA256)
+		_, known, err := on.Known(ctx, a.task.ID, a.task.Request.BodySHA256)
 		if !known && err == nil {
 			_, err = on.Enqueue(ctx, a.task)
 		}
@@ -260,10 +261,10 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 	if ids := idLine.FindAllStringSubmatch(a.got, -1); len(ids) > 0 {
 		after = ids[len(ids)-1][1]
 	}
-	stream, err := on.Subscribe(a.task.ID, after)
+	stream, err := on.Subscribe(ctx, a.task.ID, after)
 	if after != "" && (task.HasCode(err, task.InvalidParams) || task.HasCode(err, task.WorkerReset)) {
 		a.dropped, a.got = a.dropped+a.got, ""
-		stream, err = on.Subscribe(a.task.ID, "")
+		stream, err = on.Subscribe(ctx, a.task.ID, "")
 	}
 	if err != nil {
 		s.complain("%s: subscribe after %q: %v", a.task.ID, after, err)
@@ -280,7 +281,7 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 		case errors.As(err, &broken):
 			a.dropped, a.got = a.dropped+a.got, ""
 			stream.Close()
-			if stream, err = on.Subscribe(a.task.ID, ""); err != nil {
+			if stream, err = on.Subscribe(ctx, a.task.ID, ""); err != nil {
 				s.complain("%s: subscribe anew: %v", a.task.ID, err)
 				return
 			}
@@ -400,7 +401,7 @@ func (s *stage) settle() {
 func (s *stage) judge() {
 	for _, a := range s.tasks {
 		id := a.task.ID
-		st, err := s.s.Get(id)
+		st, err := s.s.Get(s.t.Context(), id)
 		if a.admitted == 0 {
 			if a.refused && !a.lost && err == nil {
 				s.complain("%s was refused, and is %s", id, st.State)

@@ -39,7 +39,7 @@ func TestStopLeavesQueuedTasksToTheNextStart(t *testing.T) {
 		r.must("short")
 		r.must("queued")
 		synctest.Wait()
-		s, err := r.s.Subscribe("queued", "")
+		s, err := r.s.Subscribe(t.Context(), "queued", "")
 		require.NoError(t, err)
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
@@ -86,7 +86,7 @@ func TestRestartContinuesAStrictTask(t *testing.T) {
 		r.must("long", tokens(100))
 		r.must("next")
 		time.Sleep(305 * time.Millisecond)
-		s, err := r.s.Subscribe("long", "")
+		s, err := r.s.Subscribe(t.Context(), "long", "")
 		require.NoError(t, err)
 		var head []byte
 		for !strings.Contains(string(head), `"i":29}`) {
@@ -274,7 +274,7 @@ func TestStartOnAFullDisk(t *testing.T) {
 		b.full.Store(true)
 		r = newRigOn(t, b, 2, nil, left...)
 		defer r.stop()
-		_, err := r.s.Get("best")
+		_, err := r.s.Get(t.Context(), "best")
 		require.True(t, task.HasCode(err, task.LedgerUnavailable), "%v", err)
 		time.Sleep(time.Minute)
 		b.full.Store(false)

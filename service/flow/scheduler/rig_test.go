@@ -96,6 +96,7 @@ func (r *rig) crash() []task.Record {
 // book is a ledger in memory whose disk can be full.
 type book struct {
 	full    atomic.Bool
+	seq     atomic.Uint64 // that was handed out last
 	mu      sync.Mutex
 	records map[string]task.Record
 	order   []string // of dispatch
@@ -137,14 +138,14 @@ func (b *book) Finish(_ context.Context, r task.Record) error {
 	return b.change(r.Task.ID, func(to *task.Record) { *to = r })
 }
 
-func (b *book) Get(id string) (task.Record, bool, error) {
+func (b *book) Get(_ context.Context, id string) (task.Record, bool, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, ok := b.records[id]
 	return r, ok, nil
 }
 
-func (b *book) List(state task.State, limit int) (found []task.Record, _ error) {
+func (b *book) List(_ context.Context, state task.State, limit int) (found []task.Record, _ error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, r := range b.records {
@@ -156,11 +157,7 @@ func (b *book) List(state task.State, limit int) (found []task.Record, _ error) 
 	return found[:min(limit, len(found))], nil
 }
 
-func (b *book) NextSeq() uint64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return uint64(len(b.records) + 1)
-}
+func (b *book) NextSeq() (uint64, error) { return b.seq.Add(1), nil }
 
 // live are the running tasks in start order, then the queued ones in theirs.
 func (b *book) live() (left []task.Record) {
@@ -331,7 +328,7 @@ func body(b byte) func(*task.Task) { return func(t *task.Task) { t.Request.BodyS
 func (r *rig) read(id string) string { return r.readAfter(id, "") }
 
 func (r *rig) readAfter(id, after string) string {
-	s, err := r.s.Subscribe(id, after)
+	s, err := r.s.Subscribe(r.t.Context(), id, after)
 	require.NoError(r.t, err)
 	defer s.Close()
 	var got strings.Builder
@@ -347,13 +344,13 @@ func (r *rig) readAfter(id, after string) string {
 }
 
 func (r *rig) list(state task.State, limit int) []task.Status {
-	found, err := r.s.List(state, limit)
+	found, err := r.s.List(r.t.Context(), state, limit)
 	require.NoError(r.t, err)
 	return found
 }
 
 func (r *rig) status(id string) task.Status {
-	s, err := r.s.Get(id)
+	s, err := r.s.Get(r.t.Context(), id)
 	require.NoError(r.t, err)
 	return s
 }

@@ -125,7 +125,7 @@ func TestTasksVisitTheSessions(t *testing.T) {
 		_, err = r.submit("over")
 		require.ErrorIs(t, err, v.refuse)
 		require.Empty(t, v.told("over"))
-		_, err = r.s.Get("over")
+		_, err = r.s.Get(t.Context(), "over")
 		require.True(t, task.HasCode(err, task.NotFound), "it was refused before it was queued")
 
 		left := r.crash()

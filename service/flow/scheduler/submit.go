@@ -9,12 +9,12 @@ import (
 )
 
 // Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101).
-func (s *Scheduler) Known(id string, body [32]byte) (task.Admission, bool, error) {
+func (s *Scheduler) Known(ctx context.Context, id string, body [32]byte) (task.Admission, bool, error) {
 	if j := s.job(id); j != nil {
-		a, err := s.sameAs(context.Background(), j, body)
+		a, err := s.sameAs(ctx, j, body)
 		return a, true, err
 	}
-	r, ok, err := s.recorded(id)
+	r, ok, err := s.recorded(ctx, id)
 	if !ok || err != nil {
 		return task.Admission{}, err != nil, err
 	}
@@ -33,7 +33,7 @@ func repeated(t task.Task, body [32]byte) (task.Admission, error) {
 // Enqueue records a task and queues it. Of two concurrent submits of one id, one is queued and both get its admission.
 func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, error) {
 	l := s.lane(t.PoolID)
-	j, other, a, err := s.push(l, t)
+	j, other, a, err := s.push(ctx, l, t)
 	switch {
 	case err != nil:
 		return a, err
@@ -83,7 +83,7 @@ func (s *Scheduler) sameAs(ctx context.Context, j *job, body [32]byte) (task.Adm
 
 // push takes the id and a place in the queue. Other is the live task that has the id; neither: a task that has ended had it,
 // and its admission is the answer.
-func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission, err error) {
+func (s *Scheduler) push(ctx context.Context, l *lane, t task.Task) (j, other *job, a task.Admission, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
@@ -96,7 +96,7 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 		return nil, known, a, nil
 	}
 	if t.Request.ID != "" { // it may have been accepted, and even have ended, since Known looked
-		r, ok, err := s.recorded(t.ID)
+		r, ok, err := s.recorded(ctx, t.ID)
 		if err != nil {
 			return nil, nil, a, err
 		}
@@ -105,7 +105,9 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 			return nil, nil, a, err
 		}
 	}
-	t.Seq = s.seq
+	if t.Seq, err = s.o.Ledger.NextSeq(); err != nil {
+		return nil, nil, a, errLedger("the task could not be given its number, so it was not accepted", err)
+	}
 	if err := s.o.Sessions.Admit(&t); err != nil {
 		return nil, nil, a, err
 	}
@@ -121,7 +123,6 @@ func (s *Scheduler) push(l *lane, t task.Task) (j, other *job, a task.Admission,
 	j.admit(pushed.Ticket, pushed.Position)
 	l.rates.queue(j, 1)
 	s.live[t.ID] = j
-	s.seq++
 	return j, nil, j.task.Admission(), nil
 }
 

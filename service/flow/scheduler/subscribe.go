@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"context"
 	"sync"
 
 	"github.com/llama-orch/llama-orch/service/flow/stream"
@@ -10,10 +11,10 @@ import (
 )
 
 // Subscribe opens a task's stream after the event named by after, or from the start.
-func (s *Scheduler) Subscribe(id, after string) (*Stream, error) {
+func (s *Scheduler) Subscribe(ctx context.Context, id, after string) (*Stream, error) {
 	j := s.job(id)
 	if j == nil {
-		return s.subscribeFinished(id, after)
+		return s.subscribeFinished(ctx, id, after)
 	}
 	sub, err := j.log.Subscribe(after, s.o.MicroBatch)
 	if err != nil {
@@ -51,7 +52,7 @@ type replay struct {
 	readers int // Scheduler.mu guards it
 }
 
-func (s *Scheduler) subscribeFinished(id, after string) (*Stream, error) {
+func (s *Scheduler) subscribeFinished(ctx context.Context, id, after string) (*Stream, error) {
 	s.mu.Lock()
 	p := s.replays[id]
 	if p == nil {
@@ -67,9 +68,9 @@ func (s *Scheduler) subscribeFinished(id, after string) (*Stream, error) {
 			delete(s.replays, id)
 		}
 	}
-	p.build.Do(func() {
+	p.build.Do(func() { // for all its readers, whoever of them goes
 		var r task.Record
-		if r, p.err = s.finished(id); p.err == nil {
+		if r, p.err = s.finished(context.WithoutCancel(ctx), id); p.err == nil {
 			p.job = recorded(r, s.lane(r.Task.PoolID))
 		}
 	})

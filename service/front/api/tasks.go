@@ -10,14 +10,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // CreateTask submits a task (ORCH-2001).
 func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.AdmissionHeaders, error) {
-	c := callFrom(ctx)
-	in := toRequest(req)
-	in.BodySHA256, in.CorrelationID, in.Actor = c.bodySHA256, c.correlationID, c.identity
+	in, caller := toRequest(req), gate.CallFrom(ctx)
+	in.BodySHA256, in.CorrelationID, in.Actor = callFrom(ctx).bodySHA256, caller.CorrelationID, caller.Identity
 	a, err := h.Tasks.Submit(ctx, in)
 	if err != nil {
 		return nil, err
@@ -39,8 +39,8 @@ func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.Admis
 }
 
 // ListTasks lists recent tasks.
-func (h tasks) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
-	list, err := h.Tasks.List(task.State(p.State.Or("")), p.Limit.Or(0))
+func (h tasks) ListTasks(ctx context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
+	list, err := h.Tasks.List(ctx, task.State(p.State.Or("")), p.Limit.Or(0))
 	if err != nil {
 		return nil, err
 	}
@@ -52,8 +52,8 @@ func (h tasks) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskLis
 }
 
 // GetTask shows one task.
-func (h tasks) GetTask(_ context.Context, p gen.GetTaskParams) (*gen.TaskStatusHeaders, error) {
-	s, err := h.Tasks.Get(string(p.ID))
+func (h tasks) GetTask(ctx context.Context, p gen.GetTaskParams) (*gen.TaskStatusHeaders, error) {
+	s, err := h.Tasks.Get(ctx, string(p.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -128,11 +128,11 @@ func toStatus(s task.Status) gen.TaskStatus {
 		TaskID:           gen.TaskID(s.ID),
 		State:            gen.TaskState(s.State),
 		PoolID:           gen.PoolID(s.PoolID),
-		Engine:           clip(s.Engine, maxShort),
+		Engine:           task.Clip(s.Engine, maxShort),
 		Workload:         gen.Workload(s.Workload),
 		Priority:         gen.Priority(s.Priority),
 		ModelRef:         gen.ModelRef(s.ModelRef),
-		ReplicaID:        optString(clip(s.ReplicaID, maxName)),
+		ReplicaID:        optString(task.Clip(s.ReplicaID, maxName)),
 		QueuePosition:    max(s.QueuePosition, 0),
 		PredictedStartMs: millis(s.PredictedStart),
 		Seed:             gen.Seed(s.Seed),

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package control
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
+)
+
+// Memory is the pools' view of the cards: the VRAM ledger over the monitor's samples (LO-501).
+type Memory struct {
+	monitor *gpu.Monitor
+	ledger  *vram.Ledger
+	// back is called when a card or the driver can be used again; set before the monitor starts.
+	back func()
+	// hurt is called when a card, or below 0 all of them, had something critical; set before the monitor starts.
+	hurt func(card int)
+}
+
+// NewMemory makes one; Watch and Start come before its use.
+func NewMemory(log *zap.Logger) *Memory {
+	m := &Memory{back: func() {}, hurt: func(int) {}}
+	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
+	m.ledger = vram.NewLedger(vram.LedgerOptions{Snapshot: m.monitor.Snapshot, Refresh: m.monitor.Refresh, Now: time.Now})
+	return m
+}
+
+// Watch has back called when a card or the driver can be used again, and hurt when a card, or below 0 all of them, had something
+// critical. It is called before Start.
+func (m *Memory) Watch(back func(), hurt func(card int)) { m.back, m.hurt = back, hurt }
+
+// Start begins to look at the cards.
+func (m *Memory) Start(ctx context.Context) { m.monitor.Start(ctx) }
+
+// Stop joins that.
+func (m *Memory) Stop() { m.monitor.Stop() }
+
+func (m *Memory) note(e gpu.Event) {
+	if e.Back() {
+		m.back()
+	}
+	if e.Critical { // the pools look for the cause
+		m.hurt(e.Card)
+	}
+}
+
+// Grant has the pools ask the account for cards.
+func (m *Memory) Grant(o *pool.Options) {
+	o.CheckGPU, o.VRAM, o.DeviceProblems = m.ledger.Check, m.ledger, m.monitor.Problems
+}
