@@ -181,6 +181,7 @@ func New(o Options) (_ *App, err error) {
 	if a.server, err = a.newServer(c, guard, api.Options{
 		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator,
 		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: registry,
+		Engines: control.EngineFeatures(),
 	}); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,16 @@ import (
 // EngineKinds are the kinds of engines that a pool can have, by their adapters.
 func EngineKinds() []engine.Kind { return []engine.Kind{llamacpp.Kind()} }
 
+// EngineFeatures says what the engines of each kind can do, as capabilities show it: llamacpp_embedding.
+func EngineFeatures() (features []string) {
+	for _, kind := range EngineKinds() {
+		for _, face := range kind.Faces().Names() {
+			features = append(features, kind.Name+"_"+face)
+		}
+	}
+	return features
+}
+
 // wantOf is the engine that a pool's configuration asks for.
 func wantOf(c config.Config, p config.Pool) provision.Want {
 	v := p.Provisioning

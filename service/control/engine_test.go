@@ -134,4 +134,7 @@ func TestThereIsOneListOfEngineKinds(t *testing.T) {
 	for _, name := range names {
 		require.Contains(t, gen.EngineName("").AllValues(), gen.EngineName(name))
 	}
+	require.Equal(t, []string{
+		"llamacpp_token_count", "llamacpp_chat_template", "llamacpp_chat", "llamacpp_embedding", "llamacpp_rerank", "llamacpp_busy_slots", "llamacpp_kv_erase",
+	}, EngineFeatures())
 }

@@ -80,7 +80,7 @@ func TestAnEngineThatDecodesNothingIsReplaced(t *testing.T) {
 
 // watched is an engine that says when its health is asked for and when it decodes.
 type watched struct {
-	engine.Engine
+	*llamacpp.Engine
 	healths chan struct{} // unbuffered
 	decodes *atomic.Int32
 }
@@ -98,8 +98,6 @@ func (w watched) Generate(ctx context.Context, job engine.Job, emit func(string)
 	w.decodes.Add(1)
 	return w.Engine.Generate(ctx, job, emit)
 }
-
-func (w watched) Close() { w.Engine.(interface{ Close() }).Close() }
 
 // ORCH-3002
 func TestALeaseIsNotProbed(t *testing.T) {

@@ -135,9 +135,10 @@ type Manager struct {
 	learned  vram.Learned
 	host     host
 	launcher *process.Launcher
-	layout   atomic.Pointer[layout] // changed under mu, and read without
-	turn     atomic.Uint32          // of Engines
-	placing  sync.Mutex             // held while a worker's cards are chosen; before mu and any replica's
+	layout   atomic.Pointer[layout]  // changed under mu, and read without
+	turn     atomic.Uint32           // of Engines
+	faces    map[string]engine.Faces // of each kind of engine, by its name
+	placing  sync.Mutex              // held while a worker's cards are chosen; before mu and any replica's
 
 	mu        sync.Mutex // before any replica's
 	started   bool
@@ -182,6 +183,10 @@ func New(opts Options) (*Manager, error) {
 	specs, err := m.check(opts.Specs)
 	if err != nil {
 		return nil, err
+	}
+	m.faces = map[string]engine.Faces{}
+	for _, k := range opts.Kinds {
+		m.faces[k.Name] = k.Faces()
 	}
 	if m.metrics, err = newMetrics(opts.Registerer, m); err != nil {
 		return nil, err
@@ -398,6 +403,14 @@ func (m *Manager) Infos(poolID string) []Info {
 		infos[i] = r.info()
 	}
 	return infos
+}
+
+// Faces are those that the engines of a pool have, loaded or not.
+func (m *Manager) Faces(poolID string) engine.Faces {
+	if g := m.layout.Load().pools[poolID]; g != nil {
+		return m.faces[g.spec.Engine]
+	}
+	return engine.Faces{}
 }
 
 // Engines returns the engines of the ready replicas, for what needs the model but no slot: counting tokens, and templates.

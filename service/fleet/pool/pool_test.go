@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -161,7 +162,7 @@ func TestReadyAfterTheProbeAndBackAfterAKill(t *testing.T) {
 	require.Equal(t, 1, b.logs.FilterMessageSnippet("decodes on the CPU").Len())
 	ready := b.m.Engines("p")
 	require.Len(t, ready, 1)
-	n, err := ready[0].CountTokens(t.Context(), "one two")
+	n, err := ready[0].(engine.TokenCounter).CountTokens(t.Context(), "one two")
 	require.NoError(t, err)
 	require.Equal(t, 3, n)
 

@@ -172,7 +172,7 @@ func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error)
 	if r.spec.Workload == task.Embedding {
 		job.Prompt = ""
 	}
-	_, _, err = w.engine.Answer(ctx, job)
+	_, _, err = engine.Answer(ctx, w.engine, job)
 	return err
 }
 
@@ -192,8 +192,8 @@ func (r *replica) bury(w *worker, ordered bool) {
 	if w.held.Release != nil {
 		w.held.Release()
 	}
-	if c, ok := w.engine.(interface{ Close() }); ok {
-		c.Close() // its idle connections
+	if c, ok := w.engine.(engine.Closer); ok {
+		c.Close()
 	}
 }
 
