@@ -269,12 +269,13 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.serving.Wait()
 		return err
 	})
-	a.schedule.Start()
+	if err := a.schedule.Start(ctx); err != nil {
+		return fmt.Errorf("start the queues: %w", err)
+	}
 	a.cleanup.push("end the tasks", func(ctx context.Context) error {
 		finish, stop := context.WithTimeout(ctx, finishWithin(ctx))
 		defer stop()
-		a.schedule.Stop(finish)
-		return nil
+		return a.schedule.Stop(finish)
 	})
 	if err := a.residency.Start(ctx); err != nil {
 		return fmt.Errorf("start the swaps: %w", err)

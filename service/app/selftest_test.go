@@ -119,7 +119,7 @@ pools:
 	require.Equal(t, 1, strings.Count(shown.String(), "SELF-TEST"))
 
 	p, _ := a.operator.setup.pool("only")
-	a.schedule.Stop(t.Context())
+	require.NoError(t, a.schedule.Stop(t.Context()))
 	v, err := a.selfTest.examine(t.Context(), p)
 	require.Error(t, err)
 	require.Equal(t, "failed", v.State)

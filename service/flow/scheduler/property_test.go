@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
@@ -156,7 +157,7 @@ func (s *stage) start() {
 		s.book.full.Store(false) // it would not start: what it has to end has to be recorded
 	}
 	s.s.Recover(left)
-	s.s.Start()
+	require.NoError(s.t, s.s.Start(s.t.Context()))
 	for _, a := range s.tasks {
 		s.connect(a)
 	}
@@ -182,7 +183,7 @@ func (s *stage) end(crash bool) {
 	}
 	ctx, stop := context.WithTimeout(s.t.Context(), 30*time.Millisecond)
 	defer stop()
-	s.s.Stop(ctx)
+	require.NoError(s.t, s.s.Stop(ctx))
 	for _, a := range s.tasks {
 		if !crash {
 			synctest.Wait()
@@ -267,7 +268,9 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 		stream, err = on.Subscribe(ctx, a.task.ID, "")
 	}
 	if err != nil {
-		s.complain("%s: subscribe after %q: %v", a.task.ID, after, err)
+		if ctx.Err() == nil {
+			s.complain("%s: subscribe after %q: %v", a.task.ID, after, err)
+		}
 		return
 	}
 	defer stream.Close()
@@ -282,7 +285,9 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 			a.dropped, a.got = a.dropped+a.got, ""
 			stream.Close()
 			if stream, err = on.Subscribe(ctx, a.task.ID, ""); err != nil {
-				s.complain("%s: subscribe anew: %v", a.task.ID, err)
+				if ctx.Err() == nil {
+					s.complain("%s: subscribe anew: %v", a.task.ID, err)
+				}
 				return
 			}
 			continue

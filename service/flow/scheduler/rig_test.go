@@ -76,7 +76,7 @@ func newRigOn(t *testing.T, b *book, replicas int, change func(*Pool), left ...t
 		Metrics: NewMetrics(r.registry), Log: zap.NewNop(), Now: time.Now,
 	})
 	r.s.Recover(left)
-	r.s.Start()
+	require.NoError(t, r.s.Start(t.Context()))
 	return r
 }
 
@@ -88,7 +88,7 @@ func (r *rig) crash() []task.Record {
 	left := r.book.live()
 	ctx, stop := context.WithCancel(r.t.Context())
 	stop()
-	r.s.Stop(ctx)
+	require.NoError(r.t, r.s.Stop(ctx))
 	r.book = &book{records: map[string]task.Record{}}
 	return left
 }
@@ -184,7 +184,7 @@ func (r *rig) set(change func()) {
 	change()
 }
 
-func (r *rig) stop() { r.s.Stop(context.Background()) }
+func (r *rig) stop() { require.NoError(r.t, r.s.Stop(context.Background())) }
 
 func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replica {
 	r.mu.Lock()

@@ -10,26 +10,22 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Subscribe opens a task's stream after the event named by after, or from the start.
+// Subscribe opens a task's stream after the event named by after, or from the start. It waits until a task that was submitted is
+// accepted.
 func (s *Scheduler) Subscribe(ctx context.Context, id, after string) (*Stream, error) {
 	j := s.job(id)
 	if j == nil {
 		return s.subscribeFinished(ctx, id, after)
 	}
+	if err := j.await(ctx); err != nil {
+		return nil, err
+	}
 	sub, err := j.log.Subscribe(after, s.o.MicroBatch)
 	if err != nil {
 		return nil, err
 	}
-	j.read()
-	return s.stream(sub, j, func() { s.left(j) }), nil
-}
-
-// left counts a reader out. A task whose client asked for that is cancelled when nobody reads it any more and nobody comes
-// back in time.
-func (s *Scheduler) left(j *job) {
-	j.left(s.o.ReturnWithin, func() {
-		s.aside(func() { s.finish(j, task.StateCanceled, nil, errAbandoned()) })
-	})
+	j.enters()
+	return s.stream(sub, j, j.leaves), nil
 }
 
 func errAbandoned() *task.Error {
@@ -71,7 +67,7 @@ func (s *Scheduler) subscribeFinished(ctx context.Context, id, after string) (*S
 	p.build.Do(func() { // for all its readers, whoever of them goes
 		var r task.Record
 		if r, p.err = s.finished(context.WithoutCancel(ctx), id); p.err == nil {
-			p.job = recorded(r, s.lane(r.Task.PoolID))
+			p.job = ended(r, s.lane(r.Task.PoolID))
 		}
 	})
 	if p.err != nil {

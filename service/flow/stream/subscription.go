@@ -124,6 +124,8 @@ func (s *Subscription) take() (frames []byte, wait time.Duration, err error) {
 	last := l.visible()
 	if s.ahead {
 		switch {
+		case s.next > last && !l.published && l.detached:
+			return nil, 0, ErrDetached
 		case s.next > last && !l.published:
 			return nil, 0, nil
 		case s.next <= last && l.tags[s.next-1] == s.held:
