@@ -87,7 +87,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 			Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 		})
 		models.Serve(r.s)
-		r.s.Start()
+		require.NoError(t, r.s.Start(t.Context()))
 		require.NoError(t, models.Start(t.Context()))
 		r.all.Add(len(load))
 		for i := range r.tasks {
@@ -102,7 +102,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 		}
 		r.all.Wait()
 		require.NoError(t, models.Stop(t.Context()))
-		r.s.Stop(t.Context())
+		require.NoError(t, r.s.Stop(t.Context()))
 	})
 	return r.tasks
 }
