@@ -49,16 +49,22 @@ type Task struct {
 	Session        *Session      // as this turn leaves it; nil if there is none, or once it is recorded
 }
 
-// Digest returns the request_digest: the SHA-256, in hex, of everything in the request that the bytes depend on.
+// Digest returns the request_digest: the SHA-256, in hex, of everything in the request that the bytes depend on. If the engine takes the messages
+// as they are, there is no prompt made from them, and the digest covers the messages.
 func (t Task) Digest() string {
+	var messages []Message
+	if t.Prompt == "" {
+		messages = t.Request.Messages
+	}
 	b, err := json.Marshal(struct {
-		Workload  Workload `json:"workload"`
-		Prompt    string   `json:"prompt"`
-		Inputs    []string `json:"inputs"`
-		Sampling  Sampling `json:"sampling"`
-		Seed      uint32   `json:"seed"`
-		MaxTokens int      `json:"max_tokens"`
-	}{t.Request.Workload, t.Prompt, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
+		Workload  Workload  `json:"workload"`
+		Prompt    string    `json:"prompt"`
+		Messages  []Message `json:"messages,omitempty"`
+		Inputs    []string  `json:"inputs"`
+		Sampling  Sampling  `json:"sampling"`
+		Seed      uint32    `json:"seed"`
+		MaxTokens int       `json:"max_tokens"`
+	}{t.Request.Workload, t.Prompt, messages, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
 	if err != nil {
 		panic("task: " + err.Error()) // finite numbers and strings always encode
 	}
@@ -157,12 +163,6 @@ const (
 	PhasePrefill Phase = "prefill"
 	PhaseDecode  Phase = "decode"
 )
-
-// Transcript is a task's generated text, with the places where its token events end.
-type Transcript struct {
-	Text string
-	Ends []int // Ends[i] is the length of Text after token event i
-}
 
 // Checkpoint is a recorded point of a running task's log. When the task is decoded again, it must have the same sum there.
 type Checkpoint struct {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // result and reason are the closed label values of the metrics contract.
@@ -27,7 +29,7 @@ const (
 
 // The engine label of a model: llama.cpp for a GGUF, vLLM for a folder of anything else.
 const (
-	engineLlamaCpp = "llamacpp"
+	engineLlamaCpp = task.LlamaCpp
 	engineVLLM     = "vllm"
 )
 

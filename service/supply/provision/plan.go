@@ -154,11 +154,8 @@ type Prepared struct {
 	Path     string   `json:"path"` // of the program, or of the folder of libraries; for a container, the image
 }
 
-// Names of what the steps make.
-const (
-	engineKind = "llamacpp"
-	serverName = "llama-server"
-)
+// serverName is the name of the program.
+const serverName = "llama-server"
 
 // MakePlan makes a plan. An error says what in the configuration is impossible.
 func MakePlan(w Want, m Machine) (Plan, error) {
