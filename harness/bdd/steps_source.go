@@ -101,7 +101,7 @@ func (w *world) origin(kind string) (*origin, error) {
 	return nil, fmt.Errorf("the scenario has started no source over %s", kind)
 }
 
-// theSourceStops holds an answer. It ends with its client, or goes on when a step says so.
+// theSourceStops breaks an answer off halfway, or holds it there. A held answer ends with its client, or goes on when a step says so.
 func (w *world) theSourceStops(kind, how string) error {
 	o, err := w.origin(kind)
 	if err != nil {

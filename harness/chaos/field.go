@@ -17,7 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/daemon"
 )
 
-// field is the daemon under test, life after life. Its faults are done by one goroutine.
+// field is the daemon under test, one life after the other. One goroutine makes all its faults.
 type field struct {
 	lab    *daemon.Lab
 	config string
@@ -34,7 +34,7 @@ type field struct {
 	orphans       []string
 }
 
-// at is the daemon that serves now, and the number of its life; it waits for one.
+// at waits for a daemon that serves, and returns it with the number of its life.
 func (f *field) at(ctx context.Context) (*server, int, bool) {
 	for {
 		f.mu.Lock()
@@ -68,7 +68,7 @@ func (f *field) change(d *server) {
 	f.changed = make(chan struct{})
 }
 
-// start begins a life. A daemon that cannot start because the disk is full gets room first.
+// start begins a life. If a daemon cannot start because the disk is full, it gets room first.
 func (f *field) start(ctx context.Context) error {
 	d, err := serve(ctx, f.lab, f.config)
 	if err != nil && f.full {
@@ -119,7 +119,7 @@ func (f *field) relieve() error {
 	return f.disk.empty()
 }
 
-// faults does the schedule's faults, one after the other.
+// faults makes the schedule's faults happen, one after the other.
 func (f *field) faults(ctx context.Context, began time.Time, plans []faultPlan) error {
 	for _, p := range plans {
 		if !pause(ctx, time.Until(began.Add(p.at))) {
@@ -172,13 +172,13 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 	return nil
 }
 
-// victim chooses a worker: one whose task is within its stream, as the task's client sees it, or any.
+// victim chooses a worker: any worker, or one whose task's client sees the task in mid-stream.
 func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (daemon.Worker, bool) {
 	d, _, ok := f.at(ctx)
 	if !ok {
 		return daemon.Worker{}, false
 	}
-	streams := map[string]string{} // the task within its stream, by replica
+	streams := map[string]string{} // by replica: the task that is in mid-stream
 	for _, t := range f.driver.within() {
 		if s, err := statusOf(ctx, d, t.plan.id); err == nil && s.State == "running" {
 			streams[s.ReplicaID] = t.plan.id
@@ -200,7 +200,7 @@ func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (daemon.Wo
 			}
 		}
 	}
-	if done.pool == "" { // the daemon could not note whose it is, so nobody could judge what it was
+	if done.pool == "" { // the daemon could not note which pool it belongs to, so nobody could judge the fault
 		return daemon.Worker{}, false
 	}
 	if hit := streams[replicas[w.Pid]]; hit != "" {
@@ -227,7 +227,7 @@ func decode(text string, into any) error {
 	return nil
 }
 
-// leftFiles are those in the data folder that a stopped daemon has no use for.
+// leftFiles returns the files in the data folder that a stopped daemon does not need.
 func leftFiles(dirs ...string) (left []string) {
 	needed := []string{"lock", "state.db", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "artifacts", "artifacts/sha256", "artifacts/tmp"}
 	for _, dir := range dirs {
@@ -243,7 +243,7 @@ func leftFiles(dirs ...string) (left []string) {
 
 var artifactName = regexp.MustCompile(`^artifacts/sha256/[0-9a-f]{2}(/[0-9a-f]{62}(\.json)?)?$`)
 
-// wholeArtifact reports whether a name is that of an artifact, of which both files are there, or of the folder of some.
+// wholeArtifact reports whether a name belongs to an artifact with both of its files, or to a folder of artifacts.
 func wholeArtifact(dir, name string) bool {
 	found := artifactName.FindStringSubmatch(name)
 	if found == nil {
