@@ -65,7 +65,7 @@ type Options struct {
 type App struct {
 	o         Options
 	log       *zap.Logger
-	ledger    *sqlite.SQLite
+	ledger    *sqlite.Ledger
 	policy    *policy.Policy
 	fetches   *fetch.Fetcher
 	shelf     *shelf
@@ -241,11 +241,11 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("start the pools: %w", err)
 	}
 	a.cleanup.push("stop the workers", a.pools.Stop)
-	left, err := a.ledger.Live(ctx)
+	left, err := a.ledger.Claim(ctx, owner())
 	if err != nil {
-		return fmt.Errorf("read the tasks of the run before: %w", err)
+		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}
-	a.schedule.Recover(left) // before anyone can ask for them
+	a.schedule.Recover(left.Tasks) // before anyone can ask for them
 	a.catchUp(ctx)
 
 	a.serving.Go(func() {
@@ -282,6 +282,15 @@ func (a *App) Start(ctx context.Context) (err error) {
 	a.log.Info("serving",
 		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
 	return nil
+}
+
+// owner is this process, as the ledger names it.
+func owner() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
 func (a *App) openLedger(r prometheus.Registerer) (err error) {
