@@ -178,6 +178,15 @@ type Dispatch struct {
 	At          time.Time
 }
 
+// Proof is what the end of a task records of its proof bundle, which is made from the record when somebody asks for it
+// (OC-CTRL-2067). The zero value belongs to a task without a bundle.
+type Proof struct {
+	SHA256          [32]byte // of the bundle's bytes
+	Size            int      // of the bundle, in bytes
+	KeepsPrompt     bool     // the bundle has prompt, messages and inputs in full
+	KeepsTranscript bool     // the bundle has the transcript and the result in full
+}
+
 // Record is what is known about a task besides its events. The ledger keeps it, and a status is made from it.
 type Record struct {
 	Task        Task
@@ -192,6 +201,7 @@ type Record struct {
 	Err         *Error     // set when failed or canceled
 	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
+	Proof       Proof   // set by the ledger, once final
 	Charge      *Charge // to be recorded with a final state; nil: it costs nothing
 }
 
