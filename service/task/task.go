@@ -49,16 +49,22 @@ type Task struct {
 	Session        *Session      // as this turn leaves it; nil once that is recorded, and where it is in none
 }
 
-// Digest is the SHA-256, hex, of everything of a request that its bytes depend on (semantics: request_digest).
+// Digest is the SHA-256, hex, of everything of a request that its bytes depend on (semantics: request_digest). Messages are in it
+// where the engine takes them as they are, and there is no prompt made from them.
 func (t Task) Digest() string {
+	var messages []Message
+	if t.Prompt == "" {
+		messages = t.Request.Messages
+	}
 	b, err := json.Marshal(struct {
-		Workload  Workload `json:"workload"`
-		Prompt    string   `json:"prompt"`
-		Inputs    []string `json:"inputs"`
-		Sampling  Sampling `json:"sampling"`
-		Seed      uint32   `json:"seed"`
-		MaxTokens int      `json:"max_tokens"`
-	}{t.Request.Workload, t.Prompt, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
+		Workload  Workload  `json:"workload"`
+		Prompt    string    `json:"prompt"`
+		Messages  []Message `json:"messages,omitempty"`
+		Inputs    []string  `json:"inputs"`
+		Sampling  Sampling  `json:"sampling"`
+		Seed      uint32    `json:"seed"`
+		MaxTokens int       `json:"max_tokens"`
+	}{t.Request.Workload, t.Prompt, messages, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
 	if err != nil {
 		panic("task: " + err.Error()) // finite numbers and strings always encode
 	}
@@ -173,6 +179,15 @@ type Dispatch struct {
 	At          time.Time
 }
 
+// Proof is what the end of a task records of its proof bundle, which is made of the record when somebody asks for it
+// (OC-CTRL-2067). The zero value is that of a task without one.
+type Proof struct {
+	SHA256          [32]byte // of the bundle's bytes
+	Size            int      // of them
+	KeepsPrompt     bool     // the bundle has prompt, messages and inputs in full
+	KeepsTranscript bool     // it has the transcript and the result in full
+}
+
 // Record is what is known of a task beside its events: what the ledger keeps, and what a status is made from.
 type Record struct {
 	Task        Task
@@ -187,6 +202,7 @@ type Record struct {
 	Err         *Error     // set when failed or canceled
 	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
+	Proof       Proof   // set by the ledger, once final
 	Charge      *Charge // of a final state that is to be recorded; nil: it costs nothing
 }
 
