@@ -25,7 +25,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// What the tasks of a test are.
+// Each task of a test has this actor and prompt. The one that is decoded may have so many tokens.
 const (
 	actor  = "self-test"
 	prompt = "Hello"
