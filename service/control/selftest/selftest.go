@@ -15,7 +15,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -52,6 +51,7 @@ type Options struct {
 	Heard    *Listener // to the log that should follow
 	Out      io.Writer // takes the table, for people
 	Now      func() time.Time
+	NewID    func() string
 	Within   time.Duration // of each test; 0: a minute. The table is shown by then, whatever is missing.
 }
 
@@ -281,7 +281,7 @@ type decoded struct {
 func (t *Tests) submit(ctx context.Context, p config.Pool, most int) (task.Admission, error) {
 	r := task.Request{
 		ModelRef: p.Model.ID, Workload: p.Workload, Priority: task.Batch, Prompt: prompt, Actor: actor,
-		CorrelationID: uuid.NewString(), Placement: task.Placement{Mode: task.Pin, PoolID: p.ID},
+		CorrelationID: t.o.NewID(), Placement: task.Placement{Mode: task.Pin, PoolID: p.ID},
 	}
 	switch p.Workload {
 	case task.Completion:

@@ -125,7 +125,7 @@ func tested(all ...config.Pool) (*Tests, *flow, *bytes.Buffer) {
 	}
 	registry.MustRegister(f.finished)
 	var shown bytes.Buffer
-	return New(Options{Pools: pools(all), Tasks: f, Gatherer: registry, Log: zap.NewNop(), Heard: heard, Out: &shown, Now: time.Now}), f, &shown
+	return New(Options{Pools: pools(all), Tasks: f, Gatherer: registry, Log: zap.NewNop(), Heard: heard, Out: &shown, Now: time.Now, NewID: func() string { return "one" }}), f, &shown
 }
 
 // Each pool that is Ready is tested, and the table comes by itself once every pool has its result.
