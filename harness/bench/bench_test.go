@@ -35,7 +35,7 @@ import (
 func TestStubSpeaksToTheAdapter(t *testing.T) {
 	server := httptest.NewServer((&stub{slots: 2, shared: &shared{over: make(chan struct{})}}).handler())
 	defer server.Close()
-	e := llamacpp.New(llamacpp.Options{BaseURL: server.URL})
+	e := llamacpp.New(engine.Endpoint{URL: server.URL})
 	defer e.Close()
 	props, err := e.Props(t.Context())
 	require.NoError(t, err)
@@ -103,8 +103,8 @@ func benchmarkToken(b *testing.B, record scheduler.Ledger) {
 		Metrics: scheduler.NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: time.Now,
 	})
 	m.released = func() { s.Wake("bench") }
-	s.Start()
-	defer func() { s.Stop(context.Background()) }()
+	require.NoError(b, s.Start(b.Context()))
+	defer func() { require.NoError(b, s.Stop(context.Background())) }()
 	tasks := (b.N + perTask - 1) / perTask
 	b.ReportAllocs()
 	cpu := cpuOf(0)

@@ -156,12 +156,13 @@ func (a *App) serve(ctx context.Context) error {
 }
 
 func (a *App) startFlow(ctx context.Context) error {
-	a.schedule.Start()
+	if err := a.schedule.Start(ctx); err != nil {
+		return fmt.Errorf("start the queues: %w", err)
+	}
 	a.cleanup.push("end the tasks", func(ctx context.Context) error {
 		finish, stop := context.WithTimeout(ctx, finishWithin(ctx))
 		defer stop()
-		a.schedule.Stop(finish)
-		return nil
+		return a.schedule.Stop(finish)
 	})
 	if err := a.run(ctx, "the swaps", a.residency); err != nil {
 		return err

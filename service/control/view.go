@@ -32,7 +32,16 @@ func (t Tasks) Subscribe(ctx context.Context, id, after string) (delivery.Stream
 	return s, nil
 }
 
-// Submit implements api.Tasks.
+// Follow is selftest.Tasks's.
+func (t Tasks) Follow(ctx context.Context, id string) (selftest.Events, error) {
+	s, err := t.Scheduler.Subscribe(ctx, id, "")
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Submit is api.Tasks's, and selftest.Tasks's.
 func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, error) {
 	return t.Desk.Submit(ctx, r)
 }

@@ -42,10 +42,28 @@ type Pools interface {
 	Standing(p config.Pool) (ready bool, problem string)
 }
 
+// Tasks are what the tests do with tasks. Errors are *task.Error.
+type Tasks interface {
+	Submit(ctx context.Context, r task.Request) (task.Admission, error)
+	Get(ctx context.Context, id string) (task.Status, error)
+	Cancel(ctx context.Context, id string) (task.CancelResult, error)
+	// Follow reads a task's events from the start.
+	Follow(ctx context.Context, id string) (Events, error)
+}
+
+// Events are a subscription to a task's events. One goroutine uses it.
+type Events interface {
+	// NextEvents waits for events. It returns io.EOF after the terminal one.
+	NextEvents(ctx context.Context, tick <-chan time.Time) (e task.Events, news bool, err error)
+	// Written says that the events of the last NextEvents were taken.
+	Written()
+	Close()
+}
+
 // Options are what Tests are made from.
 type Options struct {
 	Pools    Pools
-	Tasks    api.Tasks
+	Tasks    Tasks
 	Gatherer prometheus.Gatherer // of the metrics that should follow
 	Log      *zap.Logger
 	Heard    *Listener // to the log that should follow
@@ -330,13 +348,13 @@ func (t *Tests) cancel(ctx context.Context, p config.Pool) (task.CancelResult, e
 
 // follow reads a task's stream. At each token it asks on whether to read on; else it reads to the end.
 func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
-	s, err := t.o.Tasks.Subscribe(ctx, id, "")
+	s, err := t.o.Tasks.Follow(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	for {
-		frames, err := s.Next(ctx, nil)
+		events, _, err := s.NextEvents(ctx, nil)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -344,8 +362,10 @@ func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		s.Written()
-		if strings.Contains(string(frames), "event: token") && !on() {
-			return nil
+		for e := range events.All() {
+			if e.Kind == task.EventText && !on() {
+				return nil
+			}
 		}
 	}
 }
