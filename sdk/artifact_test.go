@@ -150,7 +150,7 @@ func proofOf(t require.TestingT, r task.Record, o artifact.ProofOptions) *Proof 
 	return p
 }
 
-// What the client reads is what the server writes: no field of the client's is one that the server does not have.
+// The client reads what the server writes: it has no field that the server does not have.
 //
 // OC-CTRL-2067
 func TestTheClientsBundleIsTheServers(t *testing.T) {

@@ -89,7 +89,7 @@ func (c *modelsAddCmd) request() (*gen.ModelRequest, error) {
 		r.Sbom.SetTo(c.SBOM)
 	}
 	if err := r.Validate(); err != nil {
-		return nil, usagef("what was given is no model's: %w", err)
+		return nil, usagef("the request to add the model is not valid: %w", err)
 	}
 	if c.Signature == "" {
 		return r, nil

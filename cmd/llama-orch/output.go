@@ -118,7 +118,7 @@ func explain(ctx context.Context, err error) (message, label, hint string, after
 		return "interrupted", "", "", 0
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
-		return err.Error(), "", "`llama-orch --help` and `llama-orch COMMAND --help` say what can be given", 0
+		return err.Error(), "", "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes", 0
 	}
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		return e.Message, string(e.Code), e.Hint, e.RetryAfter

@@ -187,8 +187,8 @@ func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 		what = "the prompt"
 	}
 	if c.PromptFile == "" {
-		return usagef("the bundle of task %s holds what was asked by its SHA-256 alone: give --prompt-file a file with %s. "+
-			"With artifacts.keep_prompts in its configuration the server keeps it in bundles to come", p.TaskID, what)
+		return usagef("the bundle of task %s has only the SHA-256 of what was asked: give --prompt-file a file with %s. "+
+			"If the server's configuration sets artifacts.keep_prompts, the bundles of later tasks keep it", p.TaskID, what)
 	}
 	text, err := readFile(a.stdin, c.PromptFile, maxPrompt)
 	if err != nil {
@@ -208,7 +208,7 @@ func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 	if slices.ContainsFunc(tries, p.Keep) {
 		return nil
 	}
-	return usagef("%s does not hold %s of task %s: its SHA-256 is another", c.PromptFile, what, p.TaskID)
+	return usagef("%s does not hold %s of task %s: its SHA-256 differs", c.PromptFile, what, p.TaskID)
 }
 
 // samePool asks for the pool of the recorded run, if the server still has it. Another pool may have another fingerprint.
@@ -225,7 +225,7 @@ func samePool(a *app, p *sdk.Proof, request *gen.TaskRequest) error {
 			return nil
 		}
 	}
-	a.note("the server has no pool %s, where the task ran: any that serves %s may take it", p.Placement.PoolID, p.Request.ModelRef)
+	a.note("the server no longer has pool %s, where the task ran; any pool that serves %s may take it", p.Placement.PoolID, p.Request.ModelRef)
 	return nil
 }
 
@@ -271,7 +271,7 @@ func (c *replayCmd) report(a *app, p *sdk.Proof, id string, got replay) error {
 			verdict = p.CompareResult(got.end.Result)
 		}
 		if p.RequestDigest != "" && got.end.Receipt.RequestDigest != p.RequestDigest {
-			a.note("the request's digest is another than the recorded one: the model's template, the sampler profile or the words differ")
+			a.note("the request's digest differs from the recorded one: the model's template, the sampler profile or the words have changed")
 		}
 	}
 	out.Verdict = verdict

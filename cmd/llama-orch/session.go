@@ -47,7 +47,7 @@ type sessionCreateCmd struct {
 // Run begins a session. The server chooses what was not given.
 func (c *sessionCreateCmd) Run(a *app) error {
 	if c.TTL < 0 || c.MaxTurns < 0 || c.Tokens < 0 || c.Time < 0 || c.Cost < 0 {
-		return usagef("limits are above 0: leave out what the server is to choose")
+		return usagef("limits must be above 0; leave out a limit that the server should choose")
 	}
 	var request gen.SessionRequest
 	if c.ID != "" {
@@ -106,7 +106,7 @@ func (c *sessionDeleteCmd) Run(a *app) error {
 func sessionID(text string) (gen.SessionID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil {
-		return gen.SessionID{}, usagef("%q is no session id: it is a UUID, such as `uuidgen` makes", text)
+		return gen.SessionID{}, usagef("%q is no session id: give a UUID, such as `uuidgen` makes", text)
 	}
 	return gen.SessionID(id), nil
 }

@@ -89,7 +89,7 @@ func printReport(w io.Writer, report sqlite.Report) error {
 	for _, state := range []task.State{task.Queued, task.Running, task.Completed, task.Failed, task.StateCanceled} {
 		fmt.Fprintf(out, " %d %s", report.States[state], state)
 	}
-	fmt.Fprintf(out, ".\n%d transcripts are what their receipts say.\n", report.Verified)
+	fmt.Fprintf(out, ".\n%d transcripts match their receipts.\n", report.Verified)
 	for _, p := range report.Problems {
 		fmt.Fprintf(out, "Damaged: %s\n", p)
 	}

@@ -32,7 +32,7 @@ func parse(t *testing.T, text string, env ...string) config.Config {
 	return c
 }
 
-// problems are those of a file that has some.
+// problems returns the problems of a file, which must have some.
 func problems(t *testing.T, text string, env ...string) []config.Problem {
 	t.Helper()
 	_, err := config.Parse("c.yaml", []byte(text), environ(env...))
@@ -311,7 +311,7 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 	}
 }
 
-// staircase nests by indentation alone.
+// staircase nests only by indentation.
 func staircase(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -340,7 +340,7 @@ pools:
 	require.Equal(t, []int{1, 2, 5, 6, 7, 8, 9}, lines, "%v", found)
 }
 
-// A billion laughs, in the form that needs no merge key.
+// The YAML bomb "billion laughs", in the form that needs no merge key.
 // HME-003
 func TestBombsAreRefusedBeforeTheyAreParsed(t *testing.T) {
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
@@ -455,7 +455,7 @@ func TestDescribeIsALineAPool(t *testing.T) {
 	require.Contains(t, c.Describe(), "from 2 running engines (http://127.0.0.1:9700, http://127.0.0.1:9701)")
 }
 
-// Whatever the bytes, Parse returns a config or an *Error whose problems all say what to do.
+// For any bytes, Parse returns either a config or an *Error whose problems all say what to do.
 // HME-003
 func FuzzParse(f *testing.F) {
 	for _, name := range []string{"haiku", "workstation", "external"} {
