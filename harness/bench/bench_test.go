@@ -103,8 +103,8 @@ func benchmarkToken(b *testing.B, record scheduler.Ledger) {
 		Metrics: scheduler.NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: time.Now,
 	})
 	m.released = func() { s.Wake("bench") }
-	s.Start()
-	defer func() { s.Stop(context.Background()) }()
+	require.NoError(b, s.Start(b.Context()))
+	defer func() { require.NoError(b, s.Stop(context.Background())) }()
 	tasks := (b.N + perTask - 1) / perTask
 	b.ReportAllocs()
 	cpu := cpuOf(0)
@@ -197,6 +197,7 @@ type nothing struct{}
 
 func (nothing) Accept(context.Context, task.Task) error       { return nil }
 func (nothing) Dispatch(context.Context, task.Dispatch) error { return nil }
+func (nothing) Started(task.Dispatch)                         {}
 func (nothing) Checkpoint(string, task.Checkpoint)            {}
 func (nothing) Finish(context.Context, task.Record) error     { return nil }
 func (nothing) Get(context.Context, string) (task.Record, bool, error) {
