@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -43,7 +43,7 @@ type ledgerExportCmd struct {
 }
 
 // read opens the ledger and does something with it.
-func (f ledgerFlag) read(do func(context.Context, *ledger.Reader) error) error {
+func (f ledgerFlag) read(do func(context.Context, *sqlite.Reader) error) error {
 	dir := f.DataDir
 	if f.Config != "" {
 		c, err := configFlag{f.Config}.load()
@@ -52,7 +52,7 @@ func (f ledgerFlag) read(do func(context.Context, *ledger.Reader) error) error {
 		}
 		dir = c.DataDir
 	}
-	r, err := ledger.OpenReader(filepath.Join(dir, ledger.FileName))
+	r, err := sqlite.OpenReader(filepath.Join(dir, sqlite.FileName))
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (f ledgerFlag) read(do func(context.Context, *ledger.Reader) error) error {
 
 // Run checks.
 func (c ledgerCheckCmd) Run() error {
-	return c.read(func(ctx context.Context, r *ledger.Reader) error {
+	return c.read(func(ctx context.Context, r *sqlite.Reader) error {
 		report, err := r.Check(ctx)
 		if err != nil {
 			return err
@@ -79,7 +79,7 @@ func (c ledgerCheckCmd) Run() error {
 	})
 }
 
-func printReport(w io.Writer, report ledger.Report) error {
+func printReport(w io.Writer, report sqlite.Report) error {
 	total := 0
 	for _, n := range report.States {
 		total += n
@@ -101,12 +101,12 @@ func printReport(w io.Writer, report ledger.Report) error {
 
 // Run copies.
 func (c ledgerBackupCmd) Run() error {
-	return c.read(func(ctx context.Context, r *ledger.Reader) error { return r.Backup(ctx, c.File) })
+	return c.read(func(ctx context.Context, r *sqlite.Reader) error { return r.Backup(ctx, c.File) })
 }
 
 // Run prints.
 func (c ledgerExportCmd) Run() error {
-	return c.read(func(ctx context.Context, r *ledger.Reader) error {
+	return c.read(func(ctx context.Context, r *sqlite.Reader) error {
 		out := bufio.NewWriter(os.Stdout)
 		return errors.Join(r.Export(ctx, out, c.WithText), out.Flush())
 	})

@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -38,8 +38,8 @@ func TestLedgerCommands(t *testing.T) {
 	_, code := output(t, "ledger", "check", "--data-dir", dir)
 	require.Equal(t, exitFailure, code, "there is none yet")
 
-	path := filepath.Join(dir, ledger.FileName)
-	l, err := ledger.Open(ledger.Options{Path: path})
+	path := filepath.Join(dir, sqlite.FileName)
+	l, err := sqlite.Open(sqlite.Options{Path: path})
 	require.NoError(t, err)
 	require.NoError(t, l.Accept(t.Context(), task.Task{ID: "one", Seq: 1, AcceptedAt: time.Now(), Prompt: "PRIVATE"}))
 
@@ -54,7 +54,7 @@ func TestLedgerCommands(t *testing.T) {
 	text, code = output(t, "ledger", "export", "--with-text", "--data-dir", dir)
 	require.Zero(t, code)
 	require.Contains(t, text, "PRIVATE")
-	copied := filepath.Join(t.TempDir(), ledger.FileName)
+	copied := filepath.Join(t.TempDir(), sqlite.FileName)
 	_, code = output(t, "ledger", "backup", "--data-dir", dir, copied)
 	require.Zero(t, code)
 	_, code = output(t, "ledger", "backup", "--data-dir", dir, copied)

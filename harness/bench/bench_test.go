@@ -27,7 +27,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/observe"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -88,7 +88,7 @@ const perTask = 1000
 func BenchmarkToken(b *testing.B) {
 	b.Run("ledger=none", func(b *testing.B) { benchmarkToken(b, nothing{}) })
 	b.Run("ledger=disk", func(b *testing.B) {
-		l, err := ledger.Open(ledger.Options{Path: filepath.Join(b.TempDir(), ledger.FileName)})
+		l, err := sqlite.Open(sqlite.Options{Path: filepath.Join(b.TempDir(), sqlite.FileName)})
 		require.NoError(b, err)
 		defer func() { require.NoError(b, l.Close()) }()
 		benchmarkToken(b, l)

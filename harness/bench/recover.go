@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -31,7 +31,7 @@ func (l *lab) recovery() error {
 	if err := fill(l.ctx, data, finished, queued); err != nil {
 		return err
 	}
-	info, err := os.Stat(filepath.Join(data, ledger.FileName))
+	info, err := os.Stat(filepath.Join(data, sqlite.FileName))
 	if err != nil {
 		return fmt.Errorf("look at the ledger: %w", err)
 	}
@@ -62,11 +62,11 @@ func (l *lab) recovery() error {
 
 // restart starts a daemon, checks that it has the queue, and kills it.
 func (l *lab) restart(data string, queued int) (serving, ready time.Duration, rss int64, err error) {
-	d, err := l.daemon("recoverer", l.exe, data, l.stub.urls()[2])
+	d, err := l.serve("recoverer", l.exe, data, l.stub.urls[2])
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	defer func() { err = errors.Join(err, d.kill()) }()
+	defer d.Kill()
 	if serving, err = l.answers(d, "/healthz"); err != nil {
 		return 0, 0, 0, err
 	}
@@ -86,7 +86,7 @@ func fill(ctx context.Context, dir string, finished, queued int) (err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the data folder: %w", err)
 	}
-	record, err := ledger.Open(ledger.Options{Path: filepath.Join(dir, ledger.FileName)})
+	record, err := sqlite.Open(sqlite.Options{Path: filepath.Join(dir, sqlite.FileName)})
 	if err != nil {
 		return err
 	}
@@ -138,7 +138,7 @@ func outcome(t task.Task) task.Record {
 
 // evict has the kernel drop the ledger's pages, which are on the disk.
 func evict(dir string) error {
-	files, err := filepath.Glob(filepath.Join(dir, ledger.FileName+"*"))
+	files, err := filepath.Glob(filepath.Join(dir, sqlite.FileName+"*"))
 	if err != nil {
 		return fmt.Errorf("find the ledger: %w", err)
 	}

@@ -9,12 +9,11 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
-	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -22,18 +21,18 @@ import (
 const bundlesBehind = 1024
 
 // openArtifacts opens the store and what writes proof bundles to it.
-func (a *App) openArtifacts(r prometheus.Registerer) (err error) {
+func (a *App) openArtifacts() (err error) {
 	c := a.o.Config.Artifacts
 	a.artifacts, err = artifact.Open(artifact.Options{
 		Dir: filepath.Join(a.o.Config.DataDir, "artifacts"), MaxBytes: int64(c.MaxBytes), RetainAge: c.RetainAge, RetainBytes: int64(c.RetainBytes),
-		Log: a.o.Log, Registerer: r, Now: time.Now,
+		Log: a.o.Log, Registerer: a.registry, Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("open the artifacts: %w", err)
 	}
 	a.cleanup.push("close the artifacts", func(context.Context) error { return a.artifacts.Close() })
 	a.proofs, err = artifact.NewSink(artifact.SinkOptions{
-		Store: a.artifacts, KeepPrompts: c.KeepPrompts, KeepTranscripts: c.KeepTranscripts, Log: a.o.Log, Registerer: r,
+		Store: a.artifacts, KeepPrompts: c.KeepPrompts, KeepTranscripts: c.KeepTranscripts, Log: a.o.Log, Registerer: a.registry,
 	})
 	if err != nil {
 		return fmt.Errorf("prepare the proof bundles: %w", err)
@@ -44,11 +43,11 @@ func (a *App) openArtifacts(r prometheus.Registerer) (err error) {
 
 // proving is the ledger, and has a bundle written of each task that ended there (OC-CTRL-2067).
 type proving struct {
-	*ledger.SQLite
+	*sqlite.SQLite
 	proofs *artifact.Sink
 }
 
-// Finish is scheduler.Ledger's.
+// Finish implements scheduler.Ledger.
 func (p proving) Finish(ctx context.Context, r task.Record) error {
 	err := p.SQLite.Finish(ctx, r)
 	if err == nil {

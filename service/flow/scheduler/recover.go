@@ -46,9 +46,9 @@ func (s *Scheduler) Recover(left []task.Record) {
 // restore queues a task that had not been dispatched.
 func (s *Scheduler) restore(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
-	j.log = stream.New(r.Task.Started())
+	j.log = stream.New(r.Task.Started(), s.o.Now)
 	if r.Task.Determinism == task.Strict { // it may have run all the same, while its dispatch could not be recorded
-		j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+		j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
 	}
 	if s.keep(j) != nil {
 		return
@@ -63,7 +63,7 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
 	j.startedAt, j.tries = r.StartedAt, 1
 	j.replica = Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint}
-	j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+	j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
 	if s.keep(j) != nil {
 		return
 	}
@@ -75,7 +75,7 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 // outcome then waits until it can be recorded.
 func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error) {
 	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
-	log, was := stream.New(r.Task.Started()), r.State
+	log, was := stream.New(r.Task.Started(), s.o.Now), r.State
 	r.SealedAt = log.LastEventID()
 	r.LastEventID = log.Fail(e)
 	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e

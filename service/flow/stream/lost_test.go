@@ -5,6 +5,7 @@ package stream
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -17,7 +18,7 @@ func TestClientsOfALostTaskHearWhy(t *testing.T) {
 	lost := task.Errorf(task.WorkerReset, "the task's worker was lost: send the task again").Retry(0)
 	for name, log := range map[string]*Log{
 		"replayed":  Rebuild(first(), task.Record{Err: lost}),
-		"recovered": Recover(first(), task.Checkpoint{}),
+		"recovered": Recover(first(), task.Checkpoint{}, time.Now),
 	} {
 		if name == "recovered" {
 			log.Fail(task.Errorf(task.Canceled, "the task was canceled by its client"))
@@ -39,7 +40,7 @@ func TestClientsOfALostTaskHearWhy(t *testing.T) {
 // LO-202
 func TestReadersAheadAreToldOfAStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		log := Recover(first(), task.Checkpoint{})
+		log := Recover(first(), task.Checkpoint{}, time.Now)
 		s, err := log.Subscribe("9-00000000", 0)
 		require.NoError(t, err)
 		defer s.Close()

@@ -268,10 +268,10 @@ func DecodeProof(text []byte) (Proof, error) {
 		return p, fmt.Errorf("read a proof bundle: %w", err)
 	}
 	if p.Format != ProofFormat {
-		return p, fmt.Errorf("read a proof bundle: its format is %q, not %q", clip(p.Format), ProofFormat)
+		return p, fmt.Errorf("read a proof bundle: its format is %q, not %q", task.Clip(p.Format, maxQuote), ProofFormat)
 	}
 	if err := p.Transcript.check(); err != nil {
-		return p, fmt.Errorf("read the proof bundle of task %q: %w", clip(p.TaskID), err)
+		return p, fmt.Errorf("read the proof bundle of task %q: %w", task.Clip(p.TaskID, maxQuote), err)
 	}
 	return p, nil
 }

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package control
+
+import (
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+)
+
+// Fleet shows the pools to the other packages. Each of them asks in its own way, so each has a view of its own.
+type Fleet struct {
+	*Setup
+	manager *pool.Manager
+	memory  *Memory
+	shelf   *Shelf
+	now     func() time.Time
+}
+
+// NewFleet makes a Fleet of the pools that the configuration in force names.
+func NewFleet(s *Setup, manager *pool.Manager, memory *Memory, shelf *Shelf, now func() time.Time) Fleet {
+	return Fleet{Setup: s, manager: manager, memory: memory, shelf: shelf, now: now}
+}
+
+// summary is what the replicas of a pool come to. Where some are Ready, ctx, slots and engineSlots are the largest among those.
+type summary struct {
+	ready       int
+	version     string
+	digest      string
+	ctx         int
+	slots       int
+	engineSlots int
+	lastError   string
+	draining    bool
+	gaveUp      time.Duration // where all replicas were given up: the time until one is tried again
+}
+
+func (f Fleet) summary(p config.Pool) summary {
+	s := summary{ctx: p.Ctx, slots: p.Slots, engineSlots: p.Slots}
+	infos, failed := f.manager.Infos(p.ID), 0
+	for _, r := range infos {
+		if r.State == pool.Failed {
+			failed++
+			s.gaveUp = max(r.NextTry.Sub(f.now()), time.Second)
+		}
+		if r.EngineVersion != "" {
+			s.version = r.EngineVersion
+		}
+		if r.ModelDigest != "" {
+			s.digest = r.ModelDigest
+		}
+		if r.State == pool.Draining || !r.Wanted && !onDemand(p) {
+			s.draining = true
+		}
+		if r.State != pool.Ready {
+			if r.LastError != "" {
+				s.lastError = r.LastError
+			}
+			continue
+		}
+		if s.ready == 0 {
+			s.ctx, s.slots, s.engineSlots = r.Ctx, r.Slots, r.EngineSlots
+		}
+		s.ready++
+		s.ctx, s.slots, s.engineSlots = max(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
+	}
+	if failed < len(infos) {
+		s.gaveUp = 0
+	}
+	return s
+}
+
+// Configured returns the pools of the configuration in force.
+func (f Fleet) Configured() []config.Pool { return f.config().Pools }
+
+// Standing says whether a pool has a Ready replica, and, where it has none, what went wrong last.
+func (f Fleet) Standing(p config.Pool) (ready bool, problem string) {
+	s := f.summary(p)
+	return s.ready > 0, s.lastError
+}
+
+// Replicas returns the replicas as the scheduler asks for them.
+func (f Fleet) Replicas() scheduler.Replicas { return replicas{f} }
+
+// replicas implements scheduler.Replicas.
+type replicas struct{ Fleet }
+
+func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.Replica {
+	for _, r := range f.manager.Infos(poolID) {
+		into = append(into, placement.Replica{
+			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
+			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.memory.free(r.Cards), Fingerprint: r.Fingerprint,
+		})
+	}
+	return into
+}
+
+func (f replicas) Lease(replicaID string) (scheduler.Lease, error) {
+	l, err := f.manager.Lease(replicaID)
+	if err != nil {
+		return nil, err
+	}
+	return lease{l}, nil
+}
+
+func (f replicas) EngineVersion(poolID string) string {
+	for _, r := range f.manager.Infos(poolID) {
+		if r.EngineVersion != "" {
+			return r.EngineVersion
+		}
+	}
+	return ""
+}
+
+type lease struct{ *pool.Lease }
+
+func (l lease) Replica() scheduler.Replica {
+	i := l.Info()
+	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots}
+}

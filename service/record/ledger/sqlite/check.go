@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/llama-orch/llama-orch/service/atomicfile"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Report is what a check found.
+type Report struct {
+	Schema   int
+	States   map[task.State]int
+	Verified int      // transcripts that are what their receipts say
+	Problems []string // empty: the ledger is whole
+}
+
+// maxProblems is where a list stops helping.
+const maxProblems = 50
+
+// Check reads all of the ledger: SQLite's own check of the file's structure, each task, and each receipt against its
+// transcript. What is damaged is in the report; the error is for a check that could not be made.
+func (r *Reader) Check(ctx context.Context) (Report, error) {
+	report := Report{Schema: r.version, States: map[task.State]int{}}
+	if err := r.integrity(ctx, &report); err != nil {
+		return report, err
+	}
+	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
+	err = each(rows, err, func(w row) error {
+		report.States[w.r.State]++
+		record, err := w.record()
+		if err == nil {
+			err = verify(record)
+		}
+		switch {
+		case err != nil && len(report.Problems) < maxProblems:
+			report.Problems = append(report.Problems, err.Error())
+		case err == nil && record.End != nil:
+			report.Verified++
+		}
+		return nil
+	})
+	if err != nil && ctx.Err() == nil {
+		report.Problems = append(report.Problems, err.Error())
+		err = nil
+	}
+	return report, err
+}
+
+// integrity is SQLite's own check. It says "ok", or what is wrong.
+func (r *Reader) integrity(ctx context.Context, report *Report) error {
+	rows, err := r.db.QueryContext(ctx, fmt.Sprintf("PRAGMA integrity_check(%d)", maxProblems))
+	if err != nil {
+		report.Problems = append(report.Problems, err.Error())
+		return ctx.Err()
+	}
+	defer rows.Close() // read to its end, or failed already
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return fmt.Errorf("check the ledger: %w", err)
+		}
+		if line != "ok" {
+			report.Problems = append(report.Problems, line)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		report.Problems = append(report.Problems, err.Error())
+	}
+	return ctx.Err()
+}
+
+// verify says what is wrong with a record that could be read.
+func verify(r task.Record) error {
+	ends := r.Transcript.Ends
+	switch {
+	case r.State.Final() && (r.End != nil) == (r.Err != nil):
+		return fmt.Errorf("task %s is %s and has no outcome, or two", r.Task.ID, r.State)
+	case len(ends) > 0 && ends[len(ends)-1] != len(r.Transcript.Text), len(ends) == 0 && r.Transcript.Text != "":
+		return fmt.Errorf("the transcript of task %s is longer or shorter than its tokens", r.Task.ID)
+	case r.End == nil:
+		return nil
+	}
+	sum := sha256.Sum256([]byte(r.Transcript.Text))
+	if got := hex.EncodeToString(sum[:]); got != r.End.Receipt.TranscriptSHA256 {
+		return fmt.Errorf("the transcript of task %s has the SHA-256 %s, and its receipt says %s", r.Task.ID, got, r.End.Receipt.TranscriptSHA256)
+	}
+	return nil
+}
+
+// Backup writes a whole copy of the ledger as it is now to a file that is not there yet, also while orchestratord runs.
+func (r *Reader) Backup(ctx context.Context, file string) error {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return fmt.Errorf("back up the ledger: %w", err)
+	}
+	if _, err := os.Lstat(file); err == nil {
+		return fmt.Errorf("back up the ledger: %s is there already: name another file", file)
+	}
+	err = atomicfile.Fill(file, 0o600, func(f *os.File) error { // for this user's eyes only
+		_, err := r.db.ExecContext(ctx, "VACUUM INTO ?", f.Name())
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("back up the ledger: %w", err)
+	}
+	return nil
+}

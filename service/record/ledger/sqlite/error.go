@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+
+	driver "modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// What an operation fails with.
+var (
+	// ErrUnavailable: the disk did not take it (full, read-only, broken). Nothing of the operation is recorded, and the same
+	// call may be made again: the ledger goes on by itself once it can write.
+	ErrUnavailable = errors.New("the ledger cannot write")
+	// ErrTaken: another task has the id or the sequence number.
+	ErrTaken = errors.New("the ledger has another task of this id or sequence number")
+	// ErrUnknown: no task of this id was accepted.
+	ErrUnknown = errors.New("the ledger has no task of this id")
+	// ErrEnded: the task has another outcome already.
+	ErrEnded = errors.New("the ledger has another outcome of this task")
+	// ErrClosed: the ledger is closed.
+	ErrClosed = errors.New("the ledger is closed")
+)
+
+// Fault says what kind of thing is wrong with a ledger that cannot be opened.
+type Fault string
+
+// The faults.
+const (
+	Damaged  Fault = "damaged"   // truncated, overwritten, or parts of it are missing
+	Foreign  Fault = "foreign"   // a database of another program
+	TooNew   Fault = "too new"   // written by a later version
+	TooOld   Fault = "too old"   // written by a version from which there is no way
+	NoAccess Fault = "no access" // the file or its folder cannot be read or written
+	Missing  Fault = "missing"   // there is none, where one has to be
+)
+
+// Error says why a ledger cannot be opened and what to run. The file is as it was.
+type Error struct {
+	Fault  Fault
+	Path   string
+	What   string
+	Remedy string
+	Err    error
+}
+
+func (e *Error) Error() string {
+	text := fmt.Sprintf("the ledger %s %s", e.Path, e.What)
+	if e.Err != nil {
+		text += fmt.Sprintf(" (%v)", e.Err)
+	}
+	return text + ": " + e.Remedy
+}
+
+func (e *Error) Unwrap() error { return e.Err }
+
+const remedyAside = "`orchestratord ledger check` says more; `orchestratord serve --ledger-aside` keeps it under another name and starts a new one"
+
+func damaged(path, what string, err error) *Error {
+	return &Error{Fault: Damaged, Path: path, What: what, Remedy: remedyAside, Err: err}
+}
+
+// openError makes SQLite's reason for not opening a file one that says what to do.
+func openError(path string, err error) error {
+	var known *Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	switch code(err) {
+	case sqlite3.SQLITE_NOTADB:
+		return damaged(path, "is no ledger any more: its head was overwritten or cut off", err)
+	case sqlite3.SQLITE_CORRUPT:
+		return damaged(path, "is damaged", err)
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
+		return &Error{Fault: NoAccess, Path: path, What: "is locked by another program", Remedy: "end that program", Err: err}
+	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR:
+		return noAccess(path, err)
+	}
+	return fmt.Errorf("open the ledger %s: %w", path, err)
+}
+
+func noAccess(path string, err error) *Error {
+	return &Error{
+		Fault: NoAccess, Path: path, What: "cannot be opened for writing", Err: err,
+		Remedy: "let the user who runs orchestratord write it and its folder, and make sure that the disk has room",
+	}
+}
+
+// code is SQLite's primary result code, 0 for an error of another kind.
+func code(err error) int {
+	if e, ok := errors.AsType[*driver.Error](err); ok {
+		return e.Code() & 0xff
+	}
+	return 0
+}

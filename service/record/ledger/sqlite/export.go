@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// exported is a line of an export. What people wrote and models answered is in it by digest, or in full if that was asked for.
+type exported struct {
+	TaskID           string           `json:"task_id"`
+	Seq              uint64           `json:"seq"`
+	State            task.State       `json:"state"`
+	PoolID           string           `json:"pool_id"`
+	Engine           string           `json:"engine"`
+	Workload         task.Workload    `json:"workload"`
+	Priority         task.Priority    `json:"priority"`
+	ModelRef         string           `json:"model_ref"`
+	SessionID        string           `json:"session_id,omitempty"`
+	Seed             uint32           `json:"seed"`
+	Determinism      task.Determinism `json:"determinism"`
+	RequestDigest    string           `json:"request_digest"`
+	ReplicaID        string           `json:"replica_id,omitempty"`
+	Fingerprint      string           `json:"fingerprint,omitempty"`
+	AcceptedAt       time.Time        `json:"accepted_at"`
+	StartedAt        time.Time        `json:"started_at,omitzero"`
+	FinishedAt       time.Time        `json:"finished_at,omitzero"`
+	TokensIn         int              `json:"tokens_in"`
+	TokensOut        int              `json:"tokens_out"`
+	LastEventID      string           `json:"last_event_id,omitempty"`
+	PromptSHA256     string           `json:"prompt_sha256"`
+	TranscriptSHA256 string           `json:"transcript_sha256,omitempty"`
+	Receipt          *task.Receipt    `json:"receipt,omitempty"`
+	Error            *storedError     `json:"error,omitempty"`
+	Text             *exportedText    `json:"text,omitempty"`
+}
+
+// exportedText is what an export holds back as a rule.
+type exportedText struct {
+	Prompt     string          `json:"prompt"`
+	Messages   []task.Message  `json:"messages,omitempty"`
+	Inputs     []string        `json:"inputs,omitempty"`
+	Transcript string          `json:"transcript,omitempty"`
+	Result     json.RawMessage `json:"result,omitempty"`
+}
+
+// Export writes the tasks as lines of JSON, in the order of their acceptance.
+func (r *Reader) Export(ctx context.Context, w io.Writer, withText bool) error {
+	out := json.NewEncoder(w)
+	out.SetEscapeHTML(false)
+	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
+	return each(rows, err, func(w row) error {
+		record, err := w.record()
+		if err != nil {
+			return err
+		}
+		if err := out.Encode(export(record, withText)); err != nil {
+			return fmt.Errorf("export task %s: %w", record.Task.ID, err)
+		}
+		return nil
+	})
+}
+
+func export(r task.Record, withText bool) exported {
+	s, t := r.Status(), r.Task
+	e := exported{
+		TaskID: t.ID, Seq: t.Seq, State: r.State, PoolID: t.PoolID, Engine: t.Engine, Workload: s.Workload, Priority: s.Priority,
+		ModelRef: s.ModelRef, SessionID: t.Request.SessionID, Seed: t.Seed, Determinism: t.Determinism,
+		RequestDigest: t.RequestDigest, ReplicaID: r.ReplicaID, Fingerprint: r.Fingerprint, AcceptedAt: t.AcceptedAt,
+		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: s.TokensIn, TokensOut: s.TokensOut,
+		LastEventID: r.LastEventID, PromptSHA256: digest(t.Prompt),
+	}
+	if r.State.Final() {
+		e.TranscriptSHA256 = digest(r.Transcript.Text)
+	}
+	if r.End != nil {
+		e.Receipt = &r.End.Receipt
+	}
+	if r.Err != nil {
+		e.Error = storeError(r.Err)
+	}
+	if withText {
+		e.Text = &exportedText{Prompt: t.Prompt, Messages: t.Request.Messages, Inputs: t.Request.Inputs, Transcript: r.Transcript.Text}
+		if r.End != nil {
+			e.Text.Result = r.End.Result
+		}
+	}
+	return e
+}
+
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}

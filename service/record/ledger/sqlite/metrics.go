@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the ledger's series of the metrics contract (ORCH-3028).
+type metrics struct {
+	commits  prometheus.Counter
+	ops      *prometheus.CounterVec
+	commitMS prometheus.Histogram
+	batch    prometheus.Histogram
+	errors   prometheus.Counter
+	bytes    prometheus.GaugeFunc
+}
+
+func newMetrics(r prometheus.Registerer, bytes func() float64) (*metrics, error) {
+	m := &metrics{
+		commits: prometheus.NewCounter(prometheus.CounterOpts{Name: "llorch_ledger_commits_total", Help: "Commits of the ledger."}),
+		ops: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "llorch_ledger_ops_total", Help: "Operations that the ledger committed: accept, dispatch, checkpoint, finish or session.",
+		}, []string{"op"}),
+		commitMS: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "llorch_ledger_commit_ms", Help: "Milliseconds that a commit of the ledger took.",
+			Buckets: []float64{0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 1000},
+		}),
+		batch: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "llorch_ledger_batch_size", Help: "Operations that shared one commit of the ledger.",
+			Buckets: []float64{1, 2, 4, 8, 16, 32, 64, 128, 256, 512},
+		}),
+		errors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "llorch_ledger_errors_total", Help: "Operations that the ledger could not write.",
+		}),
+		bytes: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "llorch_ledger_bytes", Help: "Bytes that the ledger takes on the disk, with its log of writes.",
+		}, bytes),
+	}
+	var failed error
+	for _, c := range m.all() {
+		failed = errors.Join(failed, r.Register(c))
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("register the ledger's metrics: %w", failed)
+	}
+	return m, nil
+}
+
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.commits, m.ops, m.commitMS, m.batch, m.errors, m.bytes}
+}
+
+// unregister lets the ledger be opened again in this process.
+func (m *metrics) unregister(r prometheus.Registerer) {
+	for _, c := range m.all() {
+		r.Unregister(c)
+	}
+}
+
+func (m *metrics) committed(batch []*op, took time.Duration) {
+	m.commits.Inc()
+	m.commitMS.Observe(float64(took) / float64(time.Millisecond))
+	m.batch.Observe(float64(len(batch)))
+	for _, o := range batch {
+		if o.err == nil {
+			m.ops.WithLabelValues(string(o.kind)).Inc()
+		}
+	}
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Reader reads a ledger, also one that an orchestratord has open. Its methods may be called from several goroutines.
+type Reader struct {
+	path    string
+	version int
+	db      *sql.DB
+
+	get, list, listState, live *sql.Stmt
+	sessions, spent            *sql.Stmt
+}
+
+// readers is how many may read at the same time.
+const readers = 4
+
+// OpenReader opens a ledger that is there, without writing to it. A failure is an *Error, as a rule.
+func OpenReader(path string) (*Reader, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the ledger: %w", err)
+	}
+	ctx := context.Background()
+	r, version, err := look(ctx, path, len(steps))
+	if err != nil {
+		return nil, openError(path, err)
+	}
+	if version != len(steps) {
+		err = &Error{
+			Fault: TooOld, Path: path, What: fmt.Sprintf("has schema %d, and this version reads %d", version, len(steps)),
+			Remedy: "start orchestratord once, which brings it up to date",
+		}
+	} else {
+		err = r.prepare(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(openError(path, err), r.Close())
+	}
+	return r, nil
+}
+
+// look opens a file for reading and makes sure that it is a ledger.
+func look(ctx context.Context, path string, newest int) (r *Reader, version int, err error) {
+	db, err := sql.Open("sqlite", dsn(path, "mode=ro"))
+	if err != nil {
+		return nil, 0, err
+	}
+	db.SetMaxOpenConns(readers)
+	db.SetMaxIdleConns(readers)
+	if version, err = probe(ctx, db, path, newest); err != nil {
+		return nil, version, errors.Join(err, db.Close())
+	}
+	return &Reader{path: path, version: version, db: db}, version, nil
+}
+
+func (r *Reader) prepare(ctx context.Context) error {
+	const (
+		ended  = `SELECT ` + columns + `, x.ends, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
+		newest = ` ORDER BY t.finished_ms DESC, t.seq DESC LIMIT ?`
+	)
+	for into, text := range map[**sql.Stmt]string{
+		&r.get:       everything + ` WHERE t.id = ?`,
+		&r.list:      ended + newest,
+		&r.listState: ended + ` AND t.state = ?` + newest,
+		&r.live:      `SELECT ` + columns + `, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`,
+		&r.sessions:  sessionRows,
+		&r.spent:     `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
+	} {
+		stmt, err := r.db.PrepareContext(ctx, text)
+		if err != nil {
+			return err
+		}
+		*into = stmt
+	}
+	return nil
+}
+
+const everything = `SELECT ` + columns + `, x.ends, x.text` + withTexts
+
+// Close closes the file.
+func (r *Reader) Close() error {
+	var err error
+	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live, r.sessions, r.spent} {
+		if s != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}
+	return errors.Join(err, r.db.Close())
+}
+
+// Get returns what is recorded of a task, whatever its state.
+func (r *Reader) Get(ctx context.Context, id string) (task.Record, bool, error) {
+	var w row
+	err := r.get.QueryRowContext(ctx, id).Scan(w.into()...)
+	if errors.Is(err, sql.ErrNoRows) {
+		return task.Record{}, false, nil
+	}
+	if err != nil {
+		return task.Record{}, false, fmt.Errorf("read task %.128q: %w", id, err)
+	}
+	record, err := w.record()
+	return record, err == nil, err
+}
+
+// List returns at most limit finished tasks, the last to finish first, with the lengths of their tokens but without their
+// text. An empty state means all three.
+func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.Record, error) {
+	if limit <= 0 {
+		return nil, nil
+	}
+	if state == "" {
+		return records(r.list.QueryContext(ctx, limit))
+	}
+	return records(r.listState.QueryContext(ctx, string(state), limit))
+}
+
+// Live returns the tasks without an outcome: those that were running, in the order they had started, then the queued ones,
+// in the order they were accepted.
+func (r *Reader) Live(ctx context.Context) ([]task.Record, error) {
+	return records(r.live.QueryContext(ctx))
+}
+
+func records(rows *sql.Rows, err error) (found []task.Record, _ error) {
+	err = each(rows, err, func(w row) error {
+		record, err := w.record()
+		found = append(found, record)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// each calls do for each row, and closes the rows.
+func each(rows *sql.Rows, err error, do func(row) error) error {
+	if err != nil {
+		return fmt.Errorf("read the ledger: %w", err)
+	}
+	defer rows.Close() // read to its end, or failed already
+	for rows.Next() {
+		var w row
+		if err := rows.Scan(w.into()...); err != nil {
+			return fmt.Errorf("read the ledger: %w", err)
+		}
+		if err := do(w); err != nil {
+			return err
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read the ledger: %w", err)
+	}
+	return nil
+}

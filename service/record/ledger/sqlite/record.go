@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"crypto/sha256"
+	"database/sql"
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// storedTask is the JSON of a task, without what has a column of its own. It is the file format: fields are added here and
+// never renamed without a migration. Durations are in nanoseconds, so that what a client was told comes out as it was.
+type storedTask struct {
+	Engine           string           `json:"engine"`
+	EngineVersion    string           `json:"engine_version,omitempty"`
+	ModelID          string           `json:"model_id,omitempty"`
+	Prompt           *string          `json:"prompt,omitempty"` // nil: as the request's
+	PromptTokens     int              `json:"prompt_tokens,omitempty"`
+	Seed             uint32           `json:"seed"`
+	Sampling         task.Sampling    `json:"sampling"`
+	Determinism      task.Determinism `json:"determinism"`
+	RequestDigest    string           `json:"request_digest"`
+	QueuePosition    int              `json:"queue_position"`
+	PredictedStartNS time.Duration    `json:"predicted_start_ns"`
+	BackoffNS        time.Duration    `json:"backoff_ns"`
+	PinnedPool       bool             `json:"pinned_pool,omitempty"`
+	Fallback         bool             `json:"fallback,omitempty"`
+	MostTokens       int              `json:"most_tokens,omitempty"`
+	Request          storedRequest    `json:"request"`
+}
+
+type storedRequest struct {
+	ID             string            `json:"task_id,omitempty"`
+	ModelRef       string            `json:"model_ref"`
+	Workload       task.Workload     `json:"workload"`
+	Engine         string            `json:"engine,omitempty"`
+	SessionID      string            `json:"session_id,omitempty"`
+	Prompt         string            `json:"prompt,omitempty"`
+	Messages       []task.Message    `json:"messages,omitempty"`
+	Inputs         []string          `json:"inputs,omitempty"`
+	Seed           *uint32           `json:"seed,omitempty"`
+	Params         task.Params       `json:"params"`
+	SamplerProfile string            `json:"sampler_profile,omitempty"`
+	Determinism    task.Determinism  `json:"determinism,omitempty"`
+	MaxTokens      int               `json:"max_tokens,omitempty"`
+	DeadlineNS     time.Duration     `json:"deadline_ns,omitempty"`
+	Ctx            int               `json:"ctx,omitempty"`
+	ExpectedTokens int               `json:"expected_tokens,omitempty"`
+	Placement      task.Placement    `json:"placement"`
+	KVHint         string            `json:"kv_hint,omitempty"`
+	OnDisconnect   task.OnDisconnect `json:"on_disconnect,omitempty"`
+	OutputMode     string            `json:"output_mode,omitempty"`
+	BodySHA256     string            `json:"body_sha256"`
+	CorrelationID  string            `json:"correlation_id,omitempty"`
+	Actor          string            `json:"actor,omitempty"`
+}
+
+// storedOutcome is the JSON of how a task ended.
+type storedOutcome struct {
+	End   *task.End    `json:"end,omitempty"`
+	Error *storedError `json:"error,omitempty"`
+}
+
+// storedError is a task.Error without its cause, which is for the log only.
+type storedError struct {
+	Code         task.Code     `json:"code"`
+	Message      string        `json:"message"`
+	Hint         string        `json:"hint,omitempty"`
+	Retriable    bool          `json:"retriable"`
+	RetryAfterNS time.Duration `json:"retry_after_ns,omitempty"`
+	PolicyLabel  string        `json:"policy_label,omitempty"`
+	Engine       string        `json:"engine,omitempty"`
+	PoolID       string        `json:"pool_id,omitempty"`
+}
+
+func encodeTask(t task.Task) ([]byte, error) {
+	q := t.Request
+	s := storedTask{
+		Engine: t.Engine, EngineVersion: t.EngineVersion, ModelID: t.ModelID, PromptTokens: t.PromptTokens, Seed: t.Seed, Sampling: t.Sampling,
+		Determinism: t.Determinism, RequestDigest: t.RequestDigest, QueuePosition: t.QueuePosition,
+		PredictedStartNS: t.PredictedStart, BackoffNS: t.Backoff, PinnedPool: t.PinnedPool, Fallback: t.Fallback,
+		MostTokens: t.MostTokens,
+		Request: storedRequest{
+			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
+			Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
+			Determinism: q.Determinism, MaxTokens: q.MaxTokens, DeadlineNS: q.Deadline, Ctx: q.Ctx,
+			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
+			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
+		},
+	}
+	if t.Prompt != q.Prompt {
+		s.Prompt = &t.Prompt
+	}
+	return json.Marshal(s)
+}
+
+// decodeTask fills in what has no column.
+func decodeTask(text []byte, t *task.Task) error {
+	var s storedTask
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	q := s.Request
+	t.Engine, t.EngineVersion, t.Prompt, t.PromptTokens, t.Seed = s.Engine, s.EngineVersion, q.Prompt, s.PromptTokens, s.Seed
+	t.Sampling, t.Determinism, t.RequestDigest, t.QueuePosition = s.Sampling, s.Determinism, s.RequestDigest, s.QueuePosition
+	t.PredictedStart, t.Backoff, t.PinnedPool, t.Fallback = s.PredictedStartNS, s.BackoffNS, s.PinnedPool, s.Fallback
+	t.ModelID, t.MostTokens = s.ModelID, s.MostTokens
+	if s.Prompt != nil {
+		t.Prompt = *s.Prompt
+	}
+	t.Request = task.Request{
+		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
+		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
+		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, Deadline: q.DeadlineNS, Ctx: q.Ctx,
+		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
+		CorrelationID: q.CorrelationID, Actor: q.Actor,
+	}
+	if n, err := hex.Decode(t.Request.BodySHA256[:], []byte(q.BodySHA256)); err != nil || n != sha256.Size {
+		return errors.Join(fmt.Errorf("body_sha256 %.80q is no SHA-256", q.BodySHA256), err)
+	}
+	return nil
+}
+
+func encodeOutcome(r task.Record) ([]byte, error) {
+	s := storedOutcome{End: r.End}
+	if r.Err != nil {
+		s.Error = storeError(r.Err)
+	}
+	return json.Marshal(s)
+}
+
+func storeError(e *task.Error) *storedError {
+	return &storedError{
+		Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, RetryAfterNS: e.RetryAfter,
+		PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID,
+	}
+}
+
+func decodeOutcome(text []byte, r *task.Record) error {
+	var s storedOutcome
+	if err := json.Unmarshal(text, &s); err != nil {
+		return err
+	}
+	r.End = s.End
+	if e := s.Error; e != nil {
+		r.Err = &task.Error{
+			Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, RetryAfter: e.RetryAfterNS,
+			PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID,
+		}
+	}
+	return nil
+}
+
+// encodeEnds writes the lengths of a transcript's tokens as varints, a byte each as a rule.
+func encodeEnds(ends []int) []byte {
+	out := make([]byte, 0, len(ends))
+	last := 0
+	for _, end := range ends {
+		out = binary.AppendUvarint(out, uint64(end-last))
+		last = end
+	}
+	return out
+}
+
+var errEnds = errors.New("the transcript's token lengths are no varints")
+
+func decodeEnds(in []byte) ([]int, error) {
+	if len(in) == 0 {
+		return nil, nil
+	}
+	ends := make([]int, 0, len(in))
+	last := uint64(0)
+	for len(in) > 0 {
+		length, n := binary.Uvarint(in)
+		if n <= 0 || length > 1<<40 {
+			return nil, errEnds
+		}
+		last += length
+		ends = append(ends, int(last))
+		in = in[n:]
+	}
+	return ends, nil
+}
+
+// columns are what a row of the queries below is made of, in the order of row.
+const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
+	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, q.task`
+
+// The tables they come from: of any task, and of an ended one with its transcript.
+const (
+	tasks     = ` FROM task t LEFT JOIN request q ON q.seq = t.seq`
+	withTexts = tasks + ` LEFT JOIN transcript x ON x.seq = t.seq`
+)
+
+// row is a task as the database has it.
+type row struct {
+	r                    task.Record
+	seq, accepted        int64
+	started, finished    sql.NullInt64
+	replica, fingerprint sql.NullString
+	event                sql.NullInt64
+	sum                  []byte
+	sealed, last         sql.NullString
+	outcome, task, ends  []byte
+	text                 sql.NullString
+}
+
+// into are the places of the columns, followed by those of the transcript where the query has them.
+func (w *row) into() []any {
+	return []any{
+		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
+		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome, &w.task, &w.ends, &w.text,
+	}
+}
+
+// record makes the record of a row. What cannot be read is damage.
+func (w *row) record() (task.Record, error) {
+	r := w.r
+	r.Task.Seq, r.Task.AcceptedAt = uint64(w.seq), fromMS(sql.NullInt64{Int64: w.accepted, Valid: true})
+	r.StartedAt, r.FinishedAt = fromMS(w.started), fromMS(w.finished)
+	r.ReplicaID, r.Fingerprint, r.SealedAt, r.LastEventID = w.replica.String, w.fingerprint.String, w.sealed.String, w.last.String
+	r.Checkpoint.Event = int(w.event.Int64)
+	copy(r.Checkpoint.Sum[:], w.sum)
+	r.Transcript.Text = w.text.String
+	err := decodeTask(w.task, &r.Task)
+	if err == nil && w.outcome != nil {
+		err = decodeOutcome(w.outcome, &r)
+	}
+	if err == nil {
+		r.Transcript.Ends, err = decodeEnds(w.ends)
+	}
+	if err != nil {
+		return r, fmt.Errorf("the ledger's entry of task %.128q is damaged: %w; `orchestratord ledger check` says more", r.Task.ID, err)
+	}
+	return r, nil
+}
+
+func toMS(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: t.UnixMilli(), Valid: !t.IsZero()}
+}
+
+func fromMS(ms sql.NullInt64) time.Time {
+	if !ms.Valid {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms.Int64).UTC()
+}
+
+func orNull(s string) sql.NullString { return sql.NullString{String: s, Valid: s != ""} }

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// applicationID is in the head of the file and says whose it is: "LLOR".
+const applicationID = 0x4c4c4f52
+
+// steps make a ledger of version n of one of version n-1: the first of an empty file. A step that was released never changes.
+var steps = []string{`
+CREATE TABLE task (
+	seq              INTEGER PRIMARY KEY AUTOINCREMENT, -- order of acceptance
+	id               TEXT NOT NULL UNIQUE,
+	state            TEXT NOT NULL CHECK (state IN ('queued', 'running', 'completed', 'failed', 'canceled')),
+	priority         TEXT NOT NULL,
+	pool_id          TEXT NOT NULL,
+	accepted_ms      INTEGER NOT NULL, -- times are in milliseconds since 1970, UTC
+	started_ms       INTEGER,          -- of the first dispatch
+	finished_ms      INTEGER CHECK ((finished_ms IS NULL) = (state IN ('queued', 'running'))),
+	start_order      INTEGER,          -- of the first dispatch
+	replica_id       TEXT,
+	fingerprint      TEXT,
+	checkpoint_event INTEGER,
+	checkpoint_sum   BLOB,
+	sealed_at        TEXT,
+	last_event_id    TEXT,
+	outcome          TEXT              -- JSON
+) STRICT;
+CREATE INDEX task_live ON task (state DESC, start_order, seq) WHERE finished_ms IS NULL;
+CREATE INDEX task_finished ON task (finished_ms, seq, state) WHERE finished_ms IS NOT NULL;
+-- What is large has tables of its own, so that a change of state writes little, and finds room on a disk that is nearly full.
+CREATE TABLE request (
+	seq  INTEGER PRIMARY KEY, -- of the task
+	task TEXT NOT NULL        -- JSON
+) STRICT;
+CREATE TABLE transcript (
+	seq  INTEGER PRIMARY KEY, -- of the task
+	ends BLOB NOT NULL,       -- the tokens' lengths in bytes, as varints
+	text TEXT NOT NULL
+) STRICT;
+`, `
+CREATE TABLE session (
+	id             TEXT PRIMARY KEY,
+	created_ms     INTEGER NOT NULL,
+	ttl_ms         INTEGER NOT NULL,
+	max_turns      INTEGER NOT NULL,
+	turns          INTEGER NOT NULL, -- tasks that were accepted
+	pool_id        TEXT,             -- of the last turn that ran
+	replica_id     TEXT,
+	budget_tokens  INTEGER NOT NULL, -- 0: no bound
+	budget_time_ms INTEGER NOT NULL,
+	budget_cost    INTEGER NOT NULL, -- millionths
+	spent_tokens   INTEGER NOT NULL,
+	spent_time_ms  INTEGER NOT NULL,
+	spent_cost     INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE spending (
+	account   TEXT NOT NULL,    -- who the tasks were from
+	window_ms INTEGER NOT NULL, -- when the budget began that they were charged to
+	tokens    INTEGER NOT NULL,
+	time_ms   INTEGER NOT NULL,
+	cost      INTEGER NOT NULL,
+	PRIMARY KEY (account, window_ms)
+) STRICT, WITHOUT ROWID;
+`}
+
+// oldest is the first version from which the steps lead on.
+const oldest = 1
+
+// dsn names the file for the driver, with further parameters.
+func dsn(path string, parameters ...string) string {
+	name := url.URL{Scheme: "file", Path: path}
+	return name.String() + "?_error_rc=1&_pragma=busy_timeout(2000)&" + strings.Join(parameters, "&")
+}
+
+// parts are the files of a ledger, the database itself last.
+func parts(path string) []string {
+	return []string{path + "-wal", path + "-shm", path + "-journal", path}
+}
+
+// create makes an empty ledger where there is none. It comes into being under another name and gets its own when it is
+// whole, so that an empty file under that name is always damage.
+func create(ctx context.Context, path string, steps []string) error {
+	_, err := os.Stat(path)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return noAccess(path, err)
+	}
+	for _, part := range parts(path) {
+		if _, err := os.Stat(part); err == nil {
+			return damaged(path, "is gone, while "+filepath.Base(part)+" is still there", nil)
+		}
+	}
+	fresh := path + ".new"
+	for _, part := range parts(fresh) {
+		if err := os.Remove(part); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return noAccess(path, err)
+		}
+	}
+	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600) // prompts are nobody else's business
+	if err != nil {
+		return noAccess(path, err)
+	}
+	if err := f.Close(); err != nil {
+		return noAccess(path, err)
+	}
+	if err := fill(ctx, fresh, steps); err != nil {
+		return openError(path, err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return noAccess(path, err)
+	}
+	return syncDir(path)
+}
+
+func fill(ctx context.Context, path string, steps []string) (err error) {
+	db, err := sql.Open("sqlite", dsn(path, "_auto_vacuum=INCREMENTAL", "_sync=FULL"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	if _, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d", applicationID)); err != nil {
+		return err
+	}
+	if err := migrate(ctx, conn, 0, steps); err != nil {
+		return err
+	}
+	_, err = conn.ExecContext(ctx, "PRAGMA journal_mode = WAL")
+	return err
+}
+
+// migrate takes the schema from one version to the last, each step whole or not at all.
+func migrate(ctx context.Context, conn *sql.Conn, from int, steps []string) error {
+	for version := from + 1; version <= len(steps); version++ {
+		tx, err := conn.BeginTx(ctx, nil)
+		if err != nil {
+			return fmt.Errorf("begin schema %d: %w", version, err)
+		}
+		_, err = tx.ExecContext(ctx, steps[version-1])
+		if err == nil {
+			_, err = tx.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
+		}
+		if err != nil {
+			return errors.Join(fmt.Errorf("bring the schema to version %d: %w", version, err), tx.Rollback())
+		}
+		if err := tx.Commit(); err != nil {
+			return fmt.Errorf("bring the schema to version %d: %w", version, err)
+		}
+	}
+	return nil
+}
+
+// probe looks at an existing file without writing to it, and returns the version of its schema.
+func probe(ctx context.Context, db *sql.DB, path string, newest int) (version int, err error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return 0, &Error{Fault: Missing, Path: path, What: "is not there", Remedy: "name the data folder of an orchestratord that ran before"}
+	case err != nil:
+		return 0, noAccess(path, err)
+	case !info.Mode().IsRegular():
+		return 0, damaged(path, "is no file", nil)
+	case info.Size() == 0:
+		return 0, damaged(path, "is empty: it was cut off", nil)
+	}
+	var whose, tables int
+	err = db.QueryRowContext(ctx, "SELECT (SELECT application_id FROM pragma_application_id), (SELECT user_version FROM pragma_user_version), "+
+		"(SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('task', 'request', 'transcript'))").Scan(&whose, &version, &tables)
+	if err != nil {
+		return 0, openError(path, err)
+	}
+	switch {
+	case whose != applicationID:
+		return version, &Error{Fault: Foreign, Path: path, What: "is a database of another program", Remedy: remedyAside}
+	case version > newest:
+		return version, &Error{
+			Fault: TooNew, Path: path, What: fmt.Sprintf("has schema %d, and this version knows %d", version, newest),
+			Remedy: "run the newer orchestratord that wrote it, or `orchestratord serve --ledger-aside`, which keeps it under another name and starts a new one",
+		}
+	case version < oldest:
+		return version, &Error{
+			Fault: TooOld, Path: path, What: fmt.Sprintf("has schema %d, and this version takes %d and later", version, oldest),
+			Remedy: "run an orchestratord between the two first, or `orchestratord serve --ledger-aside`, which keeps it under another name and starts a new one",
+		}
+	case tables != 3:
+		return version, damaged(path, "lacks its tables", nil)
+	}
+	return version, nil
+}
+
+// quickCheckBytes is up to where a ledger is looked through before it is used. Larger ones would keep the start waiting.
+const quickCheckBytes = 64 << 20
+
+// quickCheck reads all pages of a ledger that is not too large for that.
+func quickCheck(ctx context.Context, db *sql.DB, path string) error {
+	if info, err := os.Stat(path); err != nil || info.Size() > quickCheckBytes {
+		return err
+	}
+	var found string
+	if err := db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&found); err != nil {
+		return err
+	}
+	if found != "ok" {
+		return damaged(path, "is damaged", errors.New(found))
+	}
+	return nil
+}
+
+// syncDir makes a new name in the file's folder durable.
+func syncDir(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return noAccess(path, err)
+	}
+	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+		return noAccess(path, err)
+	}
+	return nil
+}

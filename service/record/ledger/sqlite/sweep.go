@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// The pace of a sweep. One step is one small commit, so that what waits behind it waits little longer than for another
+// caller's commit.
+const (
+	sweepEvery = time.Minute
+	sweepAfter = 1 << 20 // bytes that were written
+	sweepTasks = 64      // at most in one step
+	sweepSpare = 256     // pages, at least, that are kept free for the next tasks; and an eighth of the file
+)
+
+// sweepStep removes some of the finished tasks that are too old or too many, oldest first, or gives back some of the disk.
+// It reports whether there is more to do. Live tasks are never touched.
+func (l *SQLite) sweepStep() (more bool) {
+	removed, err := l.w.remove(l.o.RetainBytes, l.oldest())
+	if err == nil && removed == 0 {
+		more, err = l.w.shrink()
+	}
+	if err != nil {
+		l.log.Warn("removing old tasks from the ledger failed, and is tried again later", zap.Error(err))
+		return false
+	}
+	return more || removed > 0
+}
+
+// oldest is the time before which a finished task is too old.
+func (l *SQLite) oldest() time.Time {
+	if l.o.RetainAge <= 0 {
+		return time.Time{}
+	}
+	return l.o.Now().Add(-l.o.RetainAge)
+}
+
+// nextSweep is when the oldest finished task gets too old, zero if there is none, and no sooner than in a while: the time
+// is looked at only then, so that an idle ledger wakes nobody up.
+func (l *SQLite) nextSweep() time.Time {
+	if l.o.RetainAge <= 0 {
+		return time.Time{}
+	}
+	soonest := l.o.Now().Add(sweepEvery)
+	var first sql.NullInt64
+	err := l.w.conn.QueryRowContext(context.Background(), "SELECT min(finished_ms) FROM task WHERE finished_ms IS NOT NULL").Scan(&first)
+	if err != nil {
+		return soonest
+	}
+	if !first.Valid {
+		return time.Time{}
+	}
+	// A millisecond more, because only what is older than the limit goes.
+	if due := fromMS(first).Add(l.o.RetainAge + time.Millisecond); due.After(soonest) {
+		return due
+	}
+	return soonest
+}
+
+// remove deletes finished tasks that ended before oldest, and further ones while the ledger holds more than most bytes.
+func (w *writer) remove(most int64, oldest time.Time) (removed int, err error) {
+	over := int64(0)
+	if most > 0 {
+		pages, free, size, err := w.pages()
+		if err != nil {
+			return 0, err
+		}
+		over = (pages-free)*size - most
+	}
+	doomed, err := w.doomed(over, oldest)
+	if err != nil || len(doomed) == 0 {
+		return 0, err
+	}
+	return len(doomed), w.transaction(func() error {
+		for _, seq := range doomed {
+			for _, of := range []string{
+				`DELETE FROM transcript WHERE seq = ?`, `DELETE FROM request WHERE seq = ?`, `DELETE FROM task WHERE seq = ?`,
+			} {
+				if _, err := w.conn.ExecContext(context.Background(), of, seq); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// doomed are the next tasks to remove.
+func (w *writer) doomed(over int64, oldest time.Time) (seqs []int64, err error) {
+	rows, err := w.conn.QueryContext(context.Background(), `SELECT t.seq, t.finished_ms,
+		coalesce(octet_length(q.task), 0) + coalesce(octet_length(t.outcome), 0) + coalesce(octet_length(x.text) + octet_length(x.ends), 0)`+withTexts+`
+		WHERE t.finished_ms IS NOT NULL ORDER BY t.finished_ms, t.seq LIMIT ?`, sweepTasks)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() // read to its end, or failed already
+	for rows.Next() {
+		var seq, bytes int64
+		var finished sql.NullInt64
+		if err := rows.Scan(&seq, &finished, &bytes); err != nil {
+			return nil, err
+		}
+		if over <= 0 && !fromMS(finished).Before(oldest) {
+			break
+		}
+		seqs = append(seqs, seq)
+		over -= bytes
+	}
+	return seqs, rows.Err()
+}
+
+// shrink gives free pages back to the file system, when there are more than the next tasks will soon need.
+func (w *writer) shrink() (more bool, err error) {
+	pages, free, _, err := w.pages()
+	if err != nil || free <= max(sweepSpare, pages/8) {
+		return false, err
+	}
+	// The statement yields a row for each page, and stops when nobody reads on.
+	rows, err := w.conn.QueryContext(context.Background(), "PRAGMA incremental_vacuum(256)") // pages, at most
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close() // read to its end, or failed already
+	for rows.Next() {
+	}
+	return true, rows.Err()
+}
+
+func (w *writer) pages() (pages, free, size int64, err error) {
+	err = w.conn.QueryRowContext(context.Background(), "SELECT (SELECT page_count FROM pragma_page_count), "+
+		"(SELECT freelist_count FROM pragma_freelist_count), (SELECT page_size FROM pragma_page_size)").Scan(&pages, &free, &size)
+	return pages, free, size, err
+}

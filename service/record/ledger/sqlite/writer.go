@@ -1,0 +1,419 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// kind is what an operation does, a label of llorch_ledger_ops_total.
+type kind string
+
+const (
+	opAccept     kind = "accept"
+	opDispatch   kind = "dispatch"
+	opCheckpoint kind = "checkpoint"
+	opFinish     kind = "finish"
+	opSession    kind = "session"
+)
+
+// op is one operation that waits for the writer.
+type op struct {
+	kind  kind
+	id    string
+	seq   uint64 // of the task, where the operation brings it
+	size  int    // bytes, about
+	run   func(*writer) error
+	then  func()      // not nil: on the writing goroutine, once run is committed
+	err   error       // why it was refused, although the database is fine
+	taken atomic.Bool // by the writer, or back by the caller
+	done  chan error  // capacity 1; nil: nobody waits
+}
+
+// The bounds of one commit.
+const (
+	maxBatch      = 1024
+	maxBatchBytes = 8 << 20
+)
+
+// checkpointEvery is how long a checkpoint waits for somebody else's commit.
+const checkpointEvery = time.Second
+
+// write is the one goroutine that writes. It ends when the ledger is closed and nothing waits any more.
+func (l *SQLite) write() {
+	due := l.o.Now() // of the next sweep; zero: nothing to sweep for
+	lone, sweep := stopped(), stopped()
+	defer lone.Stop()
+	defer sweep.Stop()
+	armed, elapsed := false, false // of lone
+	for {
+		batch, waiting, closing := l.take(elapsed)
+		if len(batch) > 0 {
+			elapsed = false
+			l.commit(batch)
+		}
+		// A sweep goes on in small steps between the commits, so that no accept waits for it.
+		more := false
+		switch now := l.o.Now(); {
+		case closing:
+		case l.w.written >= sweepAfter || !due.IsZero() && !now.Before(due):
+			if more = l.sweepStep(); !more {
+				l.w.written, l.w.finished, due = 0, 0, l.nextSweep()
+			}
+		case due.IsZero() && l.w.finished > 0:
+			l.w.finished, due = 0, l.nextSweep()
+		}
+		if len(batch) > 0 || more {
+			continue
+		}
+		if closing {
+			return
+		}
+		if waiting && !armed {
+			lone.Reset(checkpointEvery)
+			armed = true
+		}
+		if !due.IsZero() {
+			sweep.Reset(due.Sub(l.o.Now()))
+		}
+		select {
+		case <-l.wake:
+		case <-lone.C:
+			armed, elapsed = false, true
+		case <-sweep.C:
+		}
+	}
+}
+
+// stopped is a timer that is set later.
+func stopped() *time.Timer {
+	t := time.NewTimer(time.Hour)
+	t.Stop()
+	return t
+}
+
+// take is the next batch. Checkpoints go with somebody else's commit, or alone once they have waited for long. Waiting says
+// that some are left.
+func (l *SQLite) take(lone bool) (batch []*op, waiting, closing bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	size, n := 0, 0
+	for ; n < len(l.queue) && n < maxBatch && size < maxBatchBytes; n++ {
+		o := l.queue[n]
+		l.queue[n] = nil
+		if !o.taken.CompareAndSwap(false, true) {
+			continue // its caller has gone
+		}
+		if o.kind == opFinish {
+			delete(l.checkpoints, o.id)
+		}
+		size += o.size
+		batch = append(batch, o)
+	}
+	if l.queue = l.queue[n:]; len(l.queue) == 0 {
+		l.queue = nil
+	}
+	if len(batch) > 0 || lone || l.closed {
+		for id, c := range l.checkpoints {
+			batch = append(batch, &op{kind: opCheckpoint, id: id, run: func(w *writer) error { return w.checkpoint(id, c) }})
+		}
+		clear(l.checkpoints)
+	}
+	return batch, len(l.checkpoints) > 0, l.closed
+}
+
+// commit writes a batch and answers its callers.
+func (l *SQLite) commit(batch []*op) {
+	begun := time.Now() // the real time: it is a measurement
+	err := l.w.try(batch)
+	if err != nil && len(batch) > 1 && !errors.Is(err, errBegin) {
+		// One that doesn't fit must not take the others with it: the halves are tried, in their order.
+		half := len(batch) / 2
+		l.commit(batch[:half])
+		l.commit(batch[half:])
+		return
+	}
+	if err != nil {
+		if l.w.failing == 0 {
+			l.log.Error("the ledger cannot write", zap.String("first_task", batch[0].id), zap.Error(err))
+		}
+		l.w.failing += len(batch)
+		l.metrics.errors.Add(float64(len(batch)))
+		for _, o := range batch {
+			o.answer(fmt.Errorf("%w: %w", ErrUnavailable, err))
+		}
+		return
+	}
+	if l.w.failing > 0 {
+		l.log.Info("the ledger writes again", zap.Int("failed", l.w.failing))
+		l.w.failing = 0
+	}
+	l.metrics.committed(batch, time.Since(begun))
+	l.mu.Lock()
+	for _, o := range batch {
+		if o.err == nil {
+			l.nextSeq = max(l.nextSeq, o.seq+1)
+		}
+	}
+	l.mu.Unlock()
+	for _, o := range batch {
+		if o.kind == opFinish {
+			l.w.finished++
+		}
+		l.w.written += o.size
+		if o.then != nil {
+			o.then()
+		}
+		o.answer(o.err)
+	}
+}
+
+func (o *op) answer(err error) {
+	if o.done != nil {
+		o.done <- err
+	}
+}
+
+// writer is the writing goroutine's connection.
+type writer struct {
+	db       *sql.DB
+	conn     *sql.Conn
+	starts   int64     // start order of the last dispatch
+	failing  int       // operations that failed since the last commit
+	written  int       // bytes, about, since the last sweep
+	finished int       // tasks, since the next sweep was set
+	window   time.Time // of the budgets that are charged; older ones were forgotten
+
+	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
+	keepSession, replaceSession, dropSession, chargeSession, spend, forget            *sql.Stmt
+}
+
+func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
+	sync := "_sync=FULL"
+	if o.offhand {
+		sync = "_sync=OFF"
+	}
+	// The log of writes is taken over into the database in bits of 4 MB, SQLite's default, and cut when it has grown in a rush.
+	db, err := sql.Open("sqlite", dsn(o.Path, "mode=rw", sync, "_journal=WAL", "_pragma=journal_size_limit(67108864)"))
+	if err != nil {
+		return nil, err
+	}
+	w := &writer{db: db}
+	if err := w.begin(ctx, o, version); err != nil {
+		return nil, errors.Join(err, w.close())
+	}
+	return w, nil
+}
+
+// begin brings the ledger up to date and makes sure that it can be written.
+func (w *writer) begin(ctx context.Context, o Options, version int) (err error) {
+	if w.conn, err = w.db.Conn(ctx); err != nil {
+		return err
+	}
+	if err := migrate(ctx, w.conn, version, o.steps); err != nil {
+		return err
+	}
+	if o.MaxPages > 0 {
+		if _, err := w.conn.ExecContext(ctx, fmt.Sprintf("PRAGMA max_page_count = %d", o.MaxPages)); err != nil {
+			return err
+		}
+	}
+	// Whether the folder can be written shows here, and not with the first task.
+	for _, text := range []string{"BEGIN IMMEDIATE", "ROLLBACK"} {
+		if _, err := w.conn.ExecContext(ctx, text); err != nil {
+			return err
+		}
+	}
+	err = w.conn.QueryRowContext(ctx, "SELECT coalesce(max(start_order), 0) FROM task WHERE state = 'running' AND finished_ms IS NULL").Scan(&w.starts)
+	if err != nil {
+		return err
+	}
+	return w.prepare(ctx)
+}
+
+func (w *writer) prepare(ctx context.Context) error {
+	for into, text := range map[**sql.Stmt]string{
+		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
+		&w.insertBody: `INSERT INTO request (seq, task) VALUES (?, ?)`,
+		&w.findSeq:    `SELECT id FROM task WHERE seq = ?`,
+		&w.findID:     `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
+		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = coalesce(started_ms, ?), start_order = coalesce(start_order, ?)
+			WHERE id = ? AND finished_ms IS NULL`,
+		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
+		&w.endTask: `UPDATE task SET state = ?, replica_id = ?, fingerprint = ?, started_ms = ?, finished_ms = ?, sealed_at = ?,
+			last_event_id = ?, outcome = ? WHERE seq = ? AND finished_ms IS NULL`,
+		&w.insertText: `INSERT INTO transcript (seq, ends, text) VALUES (?, ?, ?)`,
+		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
+			spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
+		&w.replaceSession: `DELETE FROM session WHERE id = ? AND created_ms <> ?`,
+		&w.dropSession:    `DELETE FROM session WHERE id = ? AND created_ms = ?`,
+		&w.chargeSession: `UPDATE session SET spent_tokens = spent_tokens + ?, spent_time_ms = spent_time_ms + ?, spent_cost = spent_cost + ?,
+			pool_id = coalesce(?, pool_id), replica_id = coalesce(?, replica_id) WHERE id = ?`,
+		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost`,
+		&w.forget: `DELETE FROM spending WHERE window_ms < ?`,
+	} {
+		stmt, err := w.conn.PrepareContext(ctx, text)
+		if err != nil {
+			return err
+		}
+		*into = stmt
+	}
+	return nil
+}
+
+// close gives the connection back. The last one to go takes the log of writes over into the database.
+func (w *writer) close() error {
+	var err error
+	for _, s := range []*sql.Stmt{
+		w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
+	} {
+		if s != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}
+	if w.conn != nil {
+		err = errors.Join(err, w.conn.Close())
+	}
+	return errors.Join(err, w.db.Close())
+}
+
+func (w *writer) nextSeq(ctx context.Context) (uint64, error) {
+	var last int64
+	err := w.conn.QueryRowContext(ctx, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task'").Scan(&last)
+	return uint64(last) + 1, err
+}
+
+// try runs a batch in one transaction. Either all of it is durable, or nothing is.
+func (w *writer) try(batch []*op) error {
+	return w.transaction(func() error {
+		for _, o := range batch {
+			o.err = nil
+			if err := o.run(w); errors.Is(err, ErrTaken) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrEnded) {
+				o.err = err
+			} else if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// errBegin: the cause is not in what was to be written. Another program may hold the file.
+var errBegin = errors.New("begin a commit")
+
+func (w *writer) transaction(do func() error) error {
+	ctx := context.Background()
+	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		return fmt.Errorf("%w: %w", errBegin, err)
+	}
+	err := do()
+	if err == nil {
+		_, err = w.conn.ExecContext(ctx, "COMMIT")
+	}
+	if err != nil {
+		// SQLite may have rolled back by itself, and then says that there is nothing to.
+		_, _ = w.conn.ExecContext(ctx, "ROLLBACK")
+	}
+	return err
+}
+
+// accept makes a task's entry, if it isn't there.
+func (w *writer) accept(t task.Task, text []byte) error {
+	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt))
+	if err != nil {
+		return err
+	}
+	n, err := done.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n == 1 {
+		if _, err = w.insertBody.Exec(int64(t.Seq), string(text)); err == nil && t.Session != nil {
+			err = w.session(*t.Session)
+		}
+		return err
+	}
+	var id string
+	if err := w.findSeq.QueryRow(int64(t.Seq)).Scan(&id); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return err
+	}
+	if id != t.ID {
+		return ErrTaken
+	}
+	return nil
+}
+
+func (w *writer) dispatch(d task.Dispatch) error {
+	done, err := w.startTask.Exec(d.ReplicaID, d.Fingerprint, toMS(d.At), w.starts+1, d.ID)
+	if err != nil {
+		return err
+	}
+	n, err := done.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n == 1 {
+		w.starts++
+		return nil
+	}
+	state, _, err := w.find(d.ID)
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: it is %s", ErrEnded, state)
+}
+
+func (w *writer) find(id string) (state task.State, last string, err error) {
+	err = w.findID.QueryRow(id).Scan(&state, &last)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = ErrUnknown
+	}
+	return state, last, err
+}
+
+// checkpoint has nothing to say to a task that has ended or is unknown.
+func (w *writer) checkpoint(id string, c task.Checkpoint) error {
+	_, err := w.markTask.Exec(c.Event, c.Sum[:], id, c.Event)
+	return err
+}
+
+// finish makes the entry too, if it isn't there: a task may be dropped from its queue before it is accepted.
+func (w *writer) finish(r task.Record, text, outcome []byte) error {
+	if err := w.accept(r.Task, text); err != nil {
+		return err
+	}
+	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),
+		orNull(r.SealedAt), orNull(r.LastEventID), string(outcome), int64(r.Task.Seq))
+	if err != nil {
+		return err
+	}
+	n, err := done.RowsAffected()
+	if err != nil {
+		return err
+	}
+	if n == 1 { // for the first time: what follows is done once
+		if _, err = w.insertText.Exec(int64(r.Task.Seq), encodeEnds(r.Transcript.Ends), r.Transcript.Text); err == nil && r.Charge != nil {
+			err = w.charge(*r.Charge, r)
+		}
+		return err
+	}
+	state, last, err := w.find(r.Task.ID)
+	if err != nil {
+		return err
+	}
+	if state != r.State || last != r.LastEventID {
+		return fmt.Errorf("%w: it is %s at event %s", ErrEnded, state, last)
+	}
+	return nil
+}
