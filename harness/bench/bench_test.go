@@ -35,7 +35,7 @@ import (
 func TestStubSpeaksToTheAdapter(t *testing.T) {
 	server := httptest.NewServer((&stub{slots: 2, shared: &shared{over: make(chan struct{})}}).handler())
 	defer server.Close()
-	e := llamacpp.New(llamacpp.Options{BaseURL: server.URL})
+	e := llamacpp.New(engine.Endpoint{URL: server.URL})
 	defer e.Close()
 	props, err := e.Props(t.Context())
 	require.NoError(t, err)

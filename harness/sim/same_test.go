@@ -298,7 +298,7 @@ func (x *realReplica) ApplyTemplate(context.Context, []task.Message) (string, er
 
 func (x *realReplica) Busy(context.Context) (int, error) { return 0, nil }
 
-func (x *realReplica) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (x *realReplica) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, errors.New("no such workload here")
 }
 

@@ -68,6 +68,7 @@ type App struct {
 	fetches *fetch.Fetcher
 	shelf   *control.Shelf
 	// fleet
+	engines   *control.Engines
 	memory    *control.Memory
 	pools     *pool.Manager
 	fleet     control.Fleet

@@ -19,9 +19,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
-	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
@@ -89,15 +87,18 @@ func (a *App) openLedger() (err error) {
 // makeFleet makes the pools, their view of the cards, and what plans which on-demand models are loaded.
 func (a *App) makeFleet() (err error) {
 	c := a.o.Config
+	a.engines = control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
 	a.memory = control.NewMemory(a.o.Log)
-	a.pools, err = pool.New(pool.Options{
-		Specs: control.PoolSpecs(c, a.o.LibsDir), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"),
+	o := pool.Options{
+		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"),
 		LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: a.registry,
-		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().Prepare,
+		Kinds: control.EngineKinds(), Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },
-		CheckGPU: a.memory.Check, Memory: a.memory, DeviceProblems: a.memory.Problems,
-	})
-	if err != nil {
+		// A call to an engine that is not our own worker is an outbound call, on which the policy decides.
+		Outbound: &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)},
+	}
+	a.memory.Grant(&o)
+	if a.pools, err = pool.New(o); err != nil {
 		return err
 	}
 	a.fleet = control.NewFleet(a.setup, a.pools, a.memory, a.shelf, time.Now)
@@ -108,20 +109,6 @@ func (a *App) makeFleet() (err error) {
 		Log: a.o.Log.Named("residency"), Now: time.Now,
 	})
 	return nil
-}
-
-// newEngine reaches a replica. One without a key is not our own worker: a call to it is an outbound call, on which the policy decides.
-func (a *App) newEngine(url, key string) engine.Engine {
-	o := llamacpp.Options{BaseURL: url, APIKey: key}
-	if key == "" {
-		o.Network = &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)}
-	}
-	return llamacpp.New(o)
-}
-
-// engines prepares the pools' engines.
-func (a *App) engines() control.Engines {
-	return control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
 }
 
 // makeFlow makes what a task goes through from its admission to its end.
@@ -164,7 +151,7 @@ func (a *App) makeControl() error {
 	}
 	a.operator = control.NewOperator(control.OperatorOptions{
 		Fleet: a.fleet, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: a.o.Log.Named("control"),
-		LibsDir: a.o.LibsDir, Env: a.o.Env, Engines: a.engines(),
+		LibsDir: a.o.LibsDir, Env: a.o.Env, Engines: a.engines,
 	})
 	return nil
 }
@@ -178,7 +165,7 @@ func (a *App) makeFront() error {
 	a.streams = delivery.New(delivery.Options{Log: log})
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.selfTest), Control: a.operator,
-		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: a.registry,
+		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: a.registry, Engines: control.EngineFeatures(),
 		Streams: a.streams, Log: log, Version: a.o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {

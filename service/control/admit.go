@@ -40,7 +40,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
 				OnDemand:   onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
-			EngineVersion: s.version,
+			EngineVersion: s.version, Faces: f.manager.Faces(c.ID),
 			Sampling: task.Sampling{
 				Profile: c.SamplerProfile, Temperature: profile.Temperature, TopP: profile.TopP, TopK: profile.TopK,
 				MinP: profile.MinP, RepeatPenalty: profile.RepeatPenalty,
@@ -65,17 +65,22 @@ type tokenizer []engine.Engine
 const tokenizeWithin = 2 * time.Second
 
 func (t tokenizer) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
-	return firstAnswer(ctx, t, func(ctx context.Context, e engine.Engine) (string, error) { return e.ApplyTemplate(ctx, messages) })
+	return firstAnswer(ctx, t, func(ctx context.Context, e engine.Templater) (string, error) { return e.ApplyTemplate(ctx, messages) })
 }
 
 func (t tokenizer) CountTokens(ctx context.Context, prompt string) (int, error) {
-	return firstAnswer(ctx, t, func(ctx context.Context, e engine.Engine) (int, error) { return e.CountTokens(ctx, prompt) })
+	return firstAnswer(ctx, t, func(ctx context.Context, e engine.TokenCounter) (int, error) { return e.CountTokens(ctx, prompt) })
 }
 
-func firstAnswer[T any](ctx context.Context, engines []engine.Engine, ask func(context.Context, engine.Engine) (T, error)) (answer T, err error) {
+// firstAnswer asks the engines that have the face.
+func firstAnswer[F, T any](ctx context.Context, engines []engine.Engine, ask func(context.Context, F) (T, error)) (answer T, err error) {
 	for _, e := range engines {
+		face, ok := e.(F)
+		if !ok {
+			continue
+		}
 		bounded, stop := context.WithTimeout(ctx, tokenizeWithin)
-		answer, err = ask(bounded, e)
+		answer, err = ask(bounded, face)
 		stop()
 		if err == nil || task.HasCode(err, task.InvalidParams) || ctx.Err() != nil {
 			return answer, err

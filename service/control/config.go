@@ -121,10 +121,10 @@ func (o *Operator) close(closing map[string]config.Pool) {
 func (o *Operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
 	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
 	for _, p := range file.Pools {
-		specs = append(specs, poolSpec(file, p, o.libsDir))
+		specs = append(specs, poolSpec(file, p, o.libsDir, o.engines))
 	}
 	for _, id := range slices.Sorted(maps.Keys(closing)) {
-		specs = append(specs, poolSpec(file, closing[id], o.libsDir))
+		specs = append(specs, poolSpec(file, closing[id], o.libsDir, o.engines))
 	}
 	return specs
 }

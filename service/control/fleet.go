@@ -92,7 +92,7 @@ func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
 			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
-			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.memory.free(r.Cards), Fingerprint: r.Fingerprint,
+			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.memory.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
 		})
 	}
 	return into

@@ -15,8 +15,6 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
-	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -34,9 +32,9 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	t.Cleanup(server.Close)
 	var s *scheduler.Scheduler
 	pools, err := pool.New(pool.Options{
-		Specs:     []pool.Spec{{ID: "default", Engine: "llamacpp", ModelID: "m", Mode: pool.External, URLs: []string{server.URL}}},
-		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
-		RunDir:    filepath.Join(t.TempDir(), "run"), Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
+		Specs:  []pool.Spec{{ID: "default", Engine: "llamacpp", ModelID: "m", Mode: pool.External, URLs: []string{server.URL}}},
+		Kinds:  EngineKinds(),
+		RunDir: filepath.Join(t.TempDir(), "run"), Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
 		OnChange: func(id string) { s.Wake(id) },
 	})
 	require.NoError(t, err)

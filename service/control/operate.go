@@ -36,7 +36,7 @@ type Operator struct {
 	log       *zap.Logger
 	libsDir   string
 	env       func(string) string
-	engines   Engines
+	engines   *Engines
 
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // what the file says, but what only a restart can change is as it was at the start; with mu
@@ -55,7 +55,7 @@ type OperatorOptions struct {
 	Log       *zap.Logger
 	LibsDir   string
 	Env       func(string) string
-	Engines   Engines
+	Engines   *Engines
 }
 
 // NewOperator makes an operator. The configuration in force is what the file said at the start.

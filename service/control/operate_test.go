@@ -19,8 +19,6 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
-	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -71,11 +69,12 @@ func operate(t *testing.T, pools ...string) *operated {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
 	engines := NewEngines(provision.Options{}, fetches, rules, shelf, zap.NewNop())
-	o.pools, err = pool.New(pool.Options{
-		Specs: PoolSpecs(c, ""), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: registry, Models: shelf, Prepare: engines.Prepare,
-		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
-		OnChange:  func(id string) { o.schedule.Wake(id) }, CheckGPU: memory.Check, Memory: memory, DeviceProblems: memory.Problems,
-	})
+	options := pool.Options{
+		Specs: PoolSpecs(c, "", engines), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: registry, Models: shelf, Kinds: EngineKinds(),
+		OnChange: func(id string) { o.schedule.Wake(id) },
+	}
+	memory.Grant(&options)
+	o.pools, err = pool.New(options)
 	require.NoError(t, err)
 	f := NewFleet(setup, o.pools, memory, shelf, time.Now)
 	sessions, err := OpenSessions(f, book, registry, zap.NewNop())

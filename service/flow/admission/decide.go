@@ -7,6 +7,7 @@ package admission
 import (
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -16,6 +17,7 @@ type Pool struct {
 	placement.Pool
 	EngineVersion string
 	Sampling      task.Sampling // the pool's sampler profile
+	Faces         engine.Faces  // of its engines
 }
 
 // Facts are what Decide judges a request by, besides the request.
@@ -71,6 +73,14 @@ func Check(req task.Request, l Limits) error {
 	}
 	if mode := req.Placement.Mode; mode != task.Auto && req.Placement.PoolID == "" {
 		return task.Errorf(task.InvalidParams, "`placement.mode` %s needs `placement.pool_id`", mode)
+	}
+	return nil
+}
+
+// serves refuses a request that the pool's engine cannot run.
+func serves(req task.Request, p Pool) error {
+	if err := p.Faces.Refuse(req.Workload, len(req.Messages) > 0); err != nil {
+		return err
 	}
 	return nil
 }

@@ -96,6 +96,9 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	if err != nil {
 		return task.Admission{}, Pool{}, err
 	}
+	if err := serves(req, pool); err != nil {
+		return task.Admission{}, pool, err
+	}
 	f := Facts{ID: req.ID, Seed: d.o.NewSeed(), Pool: pool, Routing: routing}
 	if f.ID == "" {
 		f.ID = d.o.NewID()
@@ -151,12 +154,12 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 		return task.Errorf(task.PoolUnready,
 			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%[1]s/health says why", f.Pool.ID).Retry(time.Second)
 	}
-	if len(req.Messages) > 0 {
+	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
 		if f.Prompt, err = engine.ApplyTemplate(ctx, req.Messages); err != nil {
 			return unready(err)
 		}
 	}
-	if req.Workload == task.Completion {
+	if req.Workload == task.Completion && f.Pool.Faces.CountsTokens {
 		if f.PromptTokens, err = engine.CountTokens(ctx, f.Prompt); err != nil {
 			return unready(err)
 		}

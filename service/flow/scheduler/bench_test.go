@@ -63,7 +63,7 @@ func (*instantEngine) CountTokens(context.Context, string) (int, error) { return
 
 func (*instantEngine) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
 
-func (*instantEngine) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (*instantEngine) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, nil
 }
 

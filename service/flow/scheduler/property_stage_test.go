@@ -180,6 +180,6 @@ func (m *machine) Health(context.Context) error                                 
 func (m *machine) Props(context.Context) (engine.Props, error)                   { return engine.Props{}, nil }
 func (m *machine) CountTokens(context.Context, string) (int, error)              { return 3, nil }
 func (m *machine) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
-func (m *machine) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (m *machine) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, errors.New("no such workload here")
 }

@@ -356,7 +356,7 @@ func (x *replica) ApplyTemplate(_ context.Context, m []task.Message) (string, er
 	return "templated " + m[0].Content, nil
 }
 
-func (x *replica) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (x *replica) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return json.RawMessage(`[[1]]`), engine.Result{Finish: task.FinishResult}, nil
 }
 

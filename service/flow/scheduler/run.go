@@ -61,7 +61,12 @@ func (l *lane) read(ctx context.Context, j *job, e engine.Engine) (*task.Task, e
 	if len(t.Request.Messages) == 0 || t.Prompt != "" {
 		return &j.task, nil
 	}
-	prompt, err := e.ApplyTemplate(ctx, t.Request.Messages)
+	templater, ok := e.(engine.Templater)
+	if !ok { // it takes the messages as they are
+		t.RequestDigest = t.Digest()
+		return &t, nil
+	}
+	prompt, err := templater.ApplyTemplate(ctx, t.Request.Messages)
 	if err != nil {
 		return &j.task, err
 	}
@@ -95,9 +100,12 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
 		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t),
 	}
+	if t.Prompt == "" {
+		work.Messages = t.Request.Messages
+	}
 	if work.Workload != task.Completion {
 		idle.Stop() // there is nothing to see before the answer
-		answer, result, err := lease.Engine().Answer(ctx, work)
+		answer, result, err := engine.Answer(ctx, lease.Engine(), work)
 		if err == nil {
 			l.firstOutput(j)
 		}
@@ -223,12 +231,16 @@ func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
 // awaitIdle waits, after a run that ended early, until the engine has no more busy slots than other tasks hold. If that takes too
 // long, it has the worker replaced: the next task must not wait behind a dead one (ORCH-3026).
 func (l *lane) awaitIdle(j *job, lease Lease) {
+	counter, ok := lease.Engine().(engine.BusyCounter)
+	if !ok { // it stopped when its connection was closed
+		return
+	}
 	ctx, stop := context.WithTimeout(context.Background(), l.s.o.IdleWithin)
 	defer stop()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		if busy, err := lease.Engine().Busy(ctx); err == nil && busy <= lease.Others() {
+		if busy, err := counter.Busy(ctx); err == nil && busy <= lease.Others() {
 			return
 		}
 		select {
