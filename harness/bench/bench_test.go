@@ -197,6 +197,7 @@ type nothing struct{}
 
 func (nothing) Accept(context.Context, task.Task) error       { return nil }
 func (nothing) Dispatch(context.Context, task.Dispatch) error { return nil }
+func (nothing) Started(task.Dispatch)                         {}
 func (nothing) Checkpoint(string, task.Checkpoint)            {}
 func (nothing) Finish(context.Context, task.Record) error     { return nil }
 func (nothing) Get(context.Context, string) (task.Record, bool, error) {

@@ -60,7 +60,7 @@ type App struct {
 	stopped  bool          // while turn is held
 
 	// record
-	ledger    *sqlite.SQLite
+	ledger    *sqlite.Ledger
 	artifacts *artifact.Store
 	proofs    *artifact.Sink
 	// supply

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 	"time"
 
@@ -122,11 +123,11 @@ func (a *App) startFleet(ctx context.Context) error {
 
 // recover takes up what the run before left.
 func (a *App) recover(ctx context.Context) error {
-	left, err := a.ledger.Live(ctx)
+	left, err := a.ledger.Claim(ctx, owner())
 	if err != nil {
-		return fmt.Errorf("read the tasks of the run before: %w", err)
+		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}
-	a.schedule.Recover(left)
+	a.schedule.Recover(left.Tasks)
 	a.catchUp(ctx)
 	return nil
 }
@@ -185,4 +186,13 @@ func (a *App) startControl(ctx context.Context) error {
 		}
 	}
 	return a.run(ctx, "the operator", a.operator)
+}
+
+// owner names this process, as the ledger knows it.
+func owner() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }

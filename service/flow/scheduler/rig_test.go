@@ -186,6 +186,8 @@ func (b *book) Dispatch(_ context.Context, d task.Dispatch) error {
 	})
 }
 
+func (b *book) Started(d task.Dispatch) { _ = b.Dispatch(context.Background(), d) }
+
 func (b *book) Checkpoint(id string, c task.Checkpoint) {
 	_ = b.change(id, func(r *task.Record) { r.Checkpoint = c })
 }

@@ -140,32 +140,23 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	return result, nil, err
 }
 
-// recordDispatch records the dispatch while the engine reads the prompt. The function that it returns waits for the record. A strict
-// task goes on without it: its tokens can be made again. A best-effort one must not send a token that a crash would forget.
+// recordDispatch records the dispatch. The function that it returns waits until that is done. For a strict task it is a note alone, since
+// its tokens can be made again. A best-effort one must not send a token that a crash would forget; its dispatch is written
+// while the engine reads the prompt.
 func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica) func() error {
-	done := make(chan error, 1)
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
-	l.s.runs.Go(func() {
-		err := l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d)
-		done <- err
-		for err != nil && j.task.Determinism == task.Strict { // else a crash would forget that it started before others
-			select {
-			case <-time.After(l.s.o.RecordEvery):
-				err = l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d)
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
+	if j.task.Determinism == task.Strict {
+		l.s.o.Ledger.Started(d)
+		return func() error { return nil }
+	}
+	done := make(chan error, 1)
+	l.s.runs.Go(func() { done <- l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) })
 	return sync.OnceValue(func() error {
 		err := <-done
 		if err == nil {
 			return nil
 		}
 		l.s.o.Log.Warn("a dispatch was not recorded", append(j.told(), zap.Error(err))...)
-		if j.task.Determinism == task.Strict {
-			return nil
-		}
 		return errLedger("the task's start could not be recorded, so it was not run", err)
 	})
 }
