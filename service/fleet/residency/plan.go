@@ -4,26 +4,15 @@ package residency
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
+
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
-
-// Share is a part of one card's memory, in bytes.
-type Share struct {
-	Card  int
-	Bytes int64
-}
-
-// Card is a card's memory that nobody holds or was promised, in bytes.
-type Card struct {
-	Index int
-	Free  int64
-}
 
 // Want is what one replica needs to load: its shares, where its cards are given, else so many bytes on any one card.
 type Want struct {
-	Shares []Share
+	Shares []vram.Share
 	Bytes  int64
 }
 
@@ -42,9 +31,9 @@ const (
 type Tenant struct {
 	ID    string
 	State State
-	Holds []Share // given back when it is unloaded
-	Wants []Want  // of each of its replicas, when it is not loaded
-	Busy  int     // tasks that run
+	Holds []vram.Share // given back when it is unloaded
+	Wants []Want       // of each of its replicas, when it is not loaded
+	Busy  int          // tasks that run
 
 	Interactive time.Time // when the oldest queued interactive task came
 	Batch       time.Time // and the oldest queued batch task
@@ -73,12 +62,9 @@ type Plan struct {
 // The pool whose tasks are the most urgent comes first: one that waits longer than the rules allow, then interactive before
 // batch, then the oldest task. Room is made by idle pools; by pools that have tasks only where the one that waits is over its
 // bound and they had their turn. The fewest pools go, and of equally many those that were idle longest.
-func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
+func Decide(now time.Time, cards []vram.Room, tenants []Tenant, rules Rules) Plan {
 	var plan Plan
-	free := make(map[int]int64, len(cards))
-	for _, c := range cards {
-		free[c.Index] = c.Free
-	}
+	free := rooms(slices.Clone(cards))
 	var waiting []*Tenant
 	leaving := false
 	for i := range tenants {
@@ -98,7 +84,7 @@ func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
 			a.oldest().Compare(b.oldest()), cmp.Compare(a.ID, b.ID))
 	})
 	for _, w := range waiting {
-		if fits(free, w.Wants) {
+		if free.fit(w.Wants) {
 			plan.Load = append(plan.Load, w.ID)
 			continue
 		}
@@ -130,51 +116,49 @@ func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
 	return plan
 }
 
-// fits takes what the replicas want out of the free memory, and reports whether all of it was there. If not, free is as it was.
-func fits(free map[int]int64, wants []Want) bool {
-	var taken []Share
+// rooms are the cards' memory that nobody holds or was promised.
+type rooms []vram.Room
+
+// fit takes what the replicas want out of the rooms, and reports whether all of it was there. If not, the rooms stay as they were.
+func (r rooms) fit(wants []Want) bool {
+	var taken []vram.Share
 	for _, w := range wants {
 		shares := w.Shares
 		if len(shares) == 0 {
-			card, ok := ChooseCard(free, w.Bytes)
-			if !ok {
-				giveBack(free, taken)
+			at := vram.Smallest(r, w.Bytes)
+			if at < 0 {
+				r.add(taken, 1)
 				return false
 			}
-			shares = []Share{{Card: card, Bytes: w.Bytes}}
+			shares = []vram.Share{{Card: r[at].Card, Bytes: w.Bytes}}
 		}
-		for _, s := range shares {
-			free[s.Card] -= s.Bytes
-			taken = append(taken, s)
-			if free[s.Card] < 0 {
-				giveBack(free, taken)
-				return false
-			}
+		taken = append(taken, shares...)
+		if !r.add(shares, -1) {
+			r.add(taken, 1)
+			return false
 		}
 	}
 	return true
 }
 
-func giveBack(free map[int]int64, shares []Share) {
+// add gives shares back, by a sign of 1, or takes them, by -1. It reports whether no card has less than nothing now.
+func (r rooms) add(shares []vram.Share, sign int64) (enough bool) {
+	enough = true
 	for _, s := range shares {
-		free[s.Card] += s.Bytes
-	}
-}
-
-// ChooseCard picks the card for a worker that goes on any one: of those that hold it that with the least free memory, then
-// the lowest index, so that large cards stay free for large models (LO-501). An index below 0 is no card, but the host.
-func ChooseCard(free map[int]int64, bytes int64) (card int, ok bool) {
-	for index, room := range free {
-		if index >= 0 && room >= bytes && (!ok || room < free[card] || room == free[card] && index < card) {
-			card, ok = index, true
+		at := slices.IndexFunc(r, func(room vram.Room) bool { return room.Card == s.Card })
+		if at < 0 {
+			enough = false
+			continue
 		}
+		r[at].Free += sign * s.Bytes
+		enough = enough && r[at].Free >= 0
 	}
-	return card, ok
+	return enough
 }
 
 // evict finds the pools that make room for w, none where that cannot be now. It looks at the idle ones first; then, where w is
 // over its bound, at those that had their turn: first at those with batch tasks alone.
-func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules Rules) []*Tenant {
+func evict(now time.Time, free rooms, tenants []Tenant, w *Tenant, rules Rules) []*Tenant {
 	var idle, all []*Tenant
 	for i := range tenants {
 		t := &tenants[i]
@@ -203,19 +187,28 @@ func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules
 }
 
 // roomWithout reports whether w would fit if every other on-demand pool were gone.
-func roomWithout(free map[int]int64, tenants []Tenant, w *Tenant) bool {
-	all := maps.Clone(free)
+func roomWithout(free rooms, tenants []Tenant, w *Tenant) bool {
+	all := slices.Clone(free)
 	for i := range tenants {
-		giveBack(all, tenants[i].Holds)
+		all.add(tenants[i].Holds, 1)
 	}
-	return fits(all, w.Wants)
+	return all.fit(w.Wants)
+}
+
+// Possible reports whether each replica that a pool wants would fit, by itself, if all on-demand pools were gone.
+func Possible(cards []vram.Room, tenants []Tenant, wants []Want) bool {
+	all := rooms(slices.Clone(cards))
+	for i := range tenants {
+		all.add(tenants[i].Holds, 1)
+	}
+	return !slices.ContainsFunc(wants, func(w Want) bool { return !slices.Clone(all).fit([]Want{w}) })
 }
 
 // most bounds the search: of more pools only those used the longest ago are looked at.
 const most = 12
 
 // smallest is the smallest set of pools whose memory makes room, of equal ones that which was used the longest ago; nil: none.
-func smallest(free map[int]int64, from []*Tenant, wants []Want) []*Tenant {
+func smallest(free rooms, from []*Tenant, wants []Want) []*Tenant {
 	slices.SortFunc(from, func(a, b *Tenant) int { // the longest idle first, pools with tasks last, by when their turn began
 		return cmp.Or(trueFirst(a.idle(), b.idle()), a.rests().Compare(b.rests()), cmp.Compare(a.ID, b.ID))
 	})
@@ -233,11 +226,11 @@ func smallest(free map[int]int64, from []*Tenant, wants []Want) []*Tenant {
 		if best != nil && len(set) >= len(best) {
 			continue
 		}
-		with := maps.Clone(free)
+		with := slices.Clone(free)
 		for _, t := range set {
-			giveBack(with, t.Holds)
+			with.add(t.Holds, 1)
 		}
-		if fits(with, wants) {
+		if with.fit(wants) {
 			best = set
 		}
 	}
