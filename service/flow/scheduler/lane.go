@@ -185,10 +185,8 @@ func (l *lane) dispatch() bool {
 		return false
 	}
 	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
-	for _, j := range l.retries.list() {
-		if l.place(j) {
-			return true
-		}
+	if slices.ContainsFunc(l.retries.list(), l.place) {
+		return true
 	}
 	j, ok := l.queue.Peek()
 	return ok && j.now() == accepted && l.place(j)
