@@ -18,12 +18,12 @@ import (
 type way struct {
 	name   string
 	url    string
-	proc   *process // what stands between; nil: nothing
-	tasks  bool     // it is a daemon
+	proc   *child // what stands between; nil: nothing
+	tasks  bool   // it is a daemon
 	client *http.Client
 }
 
-func newWay(name, url string, proc *process, tasks bool) *way {
+func newWay(name, url string, proc *child, tasks bool) *way {
 	return &way{name: name, url: url, proc: proc, tasks: tasks, client: &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 1024, DisableCompression: true,
 	}}}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // load is a number of streams at a rate.
@@ -39,8 +41,8 @@ type sample struct {
 
 // streams measures each load on each way.
 func (l *lab) streams() (err error) {
-	urls := l.stub.urls()
-	proxy, err := l.start("proxy", l.disk, l.self, "proxy", urls[0])
+	urls := l.stub.urls
+	proxy, err := l.start("proxy", urls[0])
 	if err != nil {
 		return err
 	}
@@ -55,7 +57,7 @@ func (l *lab) streams() (err error) {
 		variants = append(variants, variant{"daemon, ledger in memory", l.exe, filepath.Join(l.memory, "stream")})
 	}
 	for _, v := range variants {
-		d, startErr := l.daemon(v.name, v.exe, v.data, urls[0], urls[1])
+		d, startErr := l.serve(v.name, v.exe, v.data, urls[0], urls[1])
 		if startErr != nil {
 			return startErr
 		}
@@ -91,7 +93,7 @@ func (l *lab) streams() (err error) {
 				s, n, err := l.round(w, load)
 				if err != nil {
 					if w.proc != nil {
-						err = fmt.Errorf("%w\nits log:\n%s", err, w.proc.tail())
+						err = fmt.Errorf("%w\nits log:\n%s", err, w.proc.Tail(10))
 					}
 					return fmt.Errorf("%s, %s: %w", load.name, w.name, err)
 				}
@@ -125,7 +127,7 @@ func (l *lab) cpu(ways []*way) time.Duration {
 
 // round runs a load once, and returns what it gave and how many tokens it had.
 func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
-	ctx, cancel := context.WithTimeoutCause(l.ctx, patience, fmt.Errorf("a round took longer than %s", patience))
+	ctx, cancel := context.WithTimeoutCause(l.ctx, watch.Patience, fmt.Errorf("a round took longer than %s", watch.Patience))
 	defer cancel()
 	var (
 		m        meter
@@ -273,7 +275,7 @@ func (l *lab) table(ways []*way, results [][]sample, flat bool) {
 }
 
 // perTask says what the ledger was asked to do: its operations belong to tasks, not to tokens.
-func (l *lab) perTask(d *process, accepts, tokens float64) error {
+func (l *lab) perTask(d *child, accepts, tokens float64) error {
 	ops := map[string]float64{}
 	for _, op := range []string{"accept", "dispatch", "finish"} {
 		var err error

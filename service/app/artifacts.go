@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/front/api"
@@ -22,18 +21,18 @@ import (
 const bundlesBehind = 1024
 
 // openArtifacts opens the store and what writes proof bundles to it.
-func (a *App) openArtifacts(r prometheus.Registerer) (err error) {
+func (a *App) openArtifacts() (err error) {
 	c := a.o.Config.Artifacts
 	a.artifacts, err = artifact.Open(artifact.Options{
 		Dir: filepath.Join(a.o.Config.DataDir, "artifacts"), MaxBytes: int64(c.MaxBytes), RetainAge: c.RetainAge, RetainBytes: int64(c.RetainBytes),
-		Log: a.o.Log, Registerer: r, Now: time.Now,
+		Log: a.o.Log, Registerer: a.registry, Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("open the artifacts: %w", err)
 	}
 	a.cleanup.push("close the artifacts", func(context.Context) error { return a.artifacts.Close() })
 	a.proofs, err = artifact.NewSink(artifact.SinkOptions{
-		Store: a.artifacts, KeepPrompts: c.KeepPrompts, KeepTranscripts: c.KeepTranscripts, Log: a.o.Log, Registerer: r,
+		Store: a.artifacts, KeepPrompts: c.KeepPrompts, KeepTranscripts: c.KeepTranscripts, Log: a.o.Log, Registerer: a.registry,
 	})
 	if err != nil {
 		return fmt.Errorf("prepare the proof bundles: %w", err)
@@ -48,7 +47,7 @@ type proving struct {
 	proofs *artifact.Sink
 }
 
-// Finish is scheduler.Ledger's.
+// Finish implements scheduler.Ledger.
 func (p proving) Finish(ctx context.Context, r task.Record) error {
 	err := p.SQLite.Finish(ctx, r)
 	if err == nil {

@@ -165,12 +165,6 @@ const (
 	PhaseDecode  Phase = "decode"
 )
 
-// Transcript is a task's generated text, cut where its token events were.
-type Transcript struct {
-	Text string
-	Ends []int // Ends[i] is the length of Text after token event i
-}
-
 // Checkpoint is a point of a running task's log that was recorded: what is decoded again must have the same sum there.
 type Checkpoint struct {
 	Event int      // number of the last event it covers; 0: none was taken

@@ -54,7 +54,7 @@ func newJob(l *lane, t task.Task) *job {
 func (j *job) admit(ticket queue.Ticket, position int) {
 	j.ticket, j.state = ticket, task.Queued
 	j.task.QueuePosition, j.task.PredictedStart, j.task.Backoff = position, j.lane.predict(position), j.lane.backoff()
-	j.log = stream.New(j.task.Started())
+	j.log = stream.New(j.task.Started(), j.lane.s.o.Now)
 }
 
 // accept lets the lane have the job, and its deadline run.

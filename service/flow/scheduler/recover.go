@@ -45,9 +45,9 @@ func (s *Scheduler) Recover(left []task.Record) {
 // restore queues a task that had not been dispatched.
 func (s *Scheduler) restore(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
-	j.state, j.log = task.Queued, stream.New(r.Task.Started())
+	j.state, j.log = task.Queued, stream.New(r.Task.Started(), s.o.Now)
 	if r.Task.Determinism == task.Strict { // it may have run all the same, while its dispatch could not be recorded
-		j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+		j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
 	}
 	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
 	l.rates.queue(j, 1)
@@ -60,7 +60,7 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
 	j.state, j.startedAt, j.tried = task.Running, r.StartedAt, 1
 	j.replica = Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint}
-	j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+	j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
 	s.live[r.Task.ID] = j
 	s.accept(j)
 	l.waitAgain(j, r.Fingerprint)
@@ -70,7 +70,7 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 // outcome then waits until it can be recorded.
 func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error) {
 	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
-	log, was := stream.New(r.Task.Started()), r.State
+	log, was := stream.New(r.Task.Started(), s.o.Now), r.State
 	r.SealedAt = log.LastEventID()
 	r.LastEventID = log.Fail(e)
 	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e

@@ -4,6 +4,7 @@ package stream
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -16,7 +17,7 @@ func TestClientsOfALostTaskHearWhy(t *testing.T) {
 	lost := task.Errorf(task.WorkerReset, "the task's worker was lost: send the task again").Retry(0)
 	for name, log := range map[string]*Log{
 		"replayed":  Rebuild(first(), task.Record{Err: lost}),
-		"recovered": Recover(first(), task.Checkpoint{}),
+		"recovered": Recover(first(), task.Checkpoint{}, time.Now),
 	} {
 		if name == "recovered" {
 			log.Fail(task.Errorf(task.Canceled, "the task was canceled by its client"))
