@@ -104,8 +104,15 @@ func (s *Spec) expected(e engine.Estimate) int64 {
 	return vram.Sum(e.Cards, s.parts())
 }
 
-// expect is what a worker of the spec is expected to take, by its model's file; 0 where there is none.
+// expect is what a worker of an on-demand pool is expected to take, by its model's file; 0 where there is none, and for other pools.
+// It reads the file, which may be on slow storage: m.mu must not be held.
 func (m *Manager) expect(spec Spec) int64 {
+	if !spec.OnDemand {
+		return 0
+	}
+	if path := m.opts.Models.Path(spec.ModelRef); path != "" {
+		spec.ModelPath = path
+	}
 	stat, err := os.Stat(spec.ModelPath)
 	if err != nil || !stat.Mode().IsRegular() {
 		return 0

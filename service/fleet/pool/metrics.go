@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are the package's series. `kv_cache_usage_ratio` is not among them: the engines' API does not tell it.
+// metrics are the package's series. `kv_cache_usage_ratio` is not among them: the sessions know how full the KV of a replica is.
 type metrics struct {
 	restarts *prometheus.CounterVec
 }

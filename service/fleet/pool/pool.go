@@ -166,8 +166,10 @@ type layout struct {
 type group struct {
 	configured Spec // as New or Apply got it; a Reload does not change it
 	spec       Spec // as the replicas run it
-	replicas   []*replica
-	leaving    []*replica // that there were more of, and that may still end tasks
+	// expected is what a worker of an on-demand pool will take, which who plans the swaps has to know before the first load.
+	expected int64
+	replicas []*replica
+	leaving  []*replica // that there were more of, and that may still end tasks
 }
 
 // errStopping is the cause of everything that ends because of Stop.
@@ -193,7 +195,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	next := newLayout()
 	for _, spec := range specs {
-		next.add(m.newGroup(spec, spec, !spec.OnDemand, nil))
+		next.add(m.newGroup(&group{configured: spec, spec: spec, expected: m.expect(spec)}, !spec.OnDemand, nil))
 	}
 	m.layout.Store(next)
 	return m, nil
@@ -298,9 +300,8 @@ func (l *layout) with(g *group) *layout {
 	return next
 }
 
-// newGroup makes a pool's replicas, which start once those before them have ended. It wants m.mu, but in New.
-func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica) *group {
-	g := &group{configured: configured, spec: spec}
+// newGroup makes the replicas of a group, which start once those before them have ended. It wants m.mu, but in New.
+func (m *Manager) newGroup(g *group, wanted bool, after []*replica) *group {
 	m.grow(g, wanted, func(string) []*replica { return after })
 	return g
 }
@@ -308,18 +309,10 @@ func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica)
 // grow makes the replicas that a group lacks, which is not shown yet, and returns them. After are those that have to end before one
 // of such an id. It wants m.mu, but in New.
 func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) (added []*replica) {
-	expected := int64(0)
-	if g.spec.OnDemand { // who plans the swaps has to know before the first load
-		known := g.spec
-		if path := m.opts.Models.Path(known.ModelRef); path != "" {
-			known.ModelPath = path
-		}
-		expected = m.expect(known)
-	}
 	for i := len(g.replicas); i < g.spec.Replicas; i++ {
 		r := newReplica(m, g.spec, i, fmt.Sprintf("%s-%d", g.spec.ID, i), wanted)
 		r.after = after(r.id)
-		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = expected, expected })
+		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = g.expected, g.expected })
 		if m.births > 0 { // another replica of this id may still hold memory
 			r.owner = fmt.Sprintf("%s~%d", r.id, m.births)
 		}
