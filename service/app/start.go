@@ -111,9 +111,11 @@ func (a *App) listen(ctx context.Context) (err error) {
 }
 
 func (a *App) startFleet(ctx context.Context) error {
-	a.memory.Start(ctx)
-	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.Stop(); return nil })
-	if err := a.pools.Start(); err != nil {
+	if err := a.memory.Start(ctx); err != nil {
+		return fmt.Errorf("look at the GPUs: %w", err)
+	}
+	a.cleanup.push("stop looking at the GPUs", a.memory.Stop)
+	if err := a.pools.Start(ctx); err != nil {
 		return fmt.Errorf("start the pools: %w", err)
 	}
 	a.cleanup.push("stop the workers", a.pools.Stop)

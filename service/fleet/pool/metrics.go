@@ -61,7 +61,7 @@ func (s states) Collect(to chan<- prometheus.Metric) {
 	if now == nil {
 		return
 	}
-	for _, id := range now.order {
+	for _, id := range now.ids {
 		g := now.pools[id]
 		for _, r := range g.replicas {
 			is := r.info().State

@@ -71,7 +71,7 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 		log.Info("the pool was reloaded, the new model beside the old one")
 		return nil
 	}
-	next.dismiss(time.Now())
+	next.dismiss(m.now())
 	next.wait()
 	if !why.short && why.reason != oomVRAM && why.reason != oomHost {
 		return reloadFailed(spec, why, "the old one still serves")
@@ -83,7 +83,7 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 // reloadInPlace ends the old workers before it starts the new ones, and starts the old ones again where that fails.
 func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log *zap.Logger) error {
 	var served, wanted []*replica
-	cut := time.Now().Add(m.opts.ReloadDeadline)
+	cut := m.now().Add(m.opts.ReloadDeadline)
 	for _, r := range old.replicas {
 		if r.info().State == Ready {
 			served = append(served, r)
@@ -104,11 +104,11 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	m.launch(next)
 	why := m.firstTries(ctx, next)
 	if why == nil {
-		old.dismiss(time.Now())
+		old.dismiss(m.now())
 		log.Info("the pool was reloaded, the new model after the old one")
 		return nil
 	}
-	next.dismiss(time.Now())
+	next.dismiss(m.now())
 	next.wait()
 	m.show(old)
 	for _, r := range wanted {
@@ -175,7 +175,7 @@ func (m *Manager) show(g *group) {
 // replace shows the successors, which are launched if they are not yet, and has the old ones end.
 func (m *Manager) replace(old, next *group, launch bool) {
 	m.show(next)
-	old.dismiss(time.Now().Add(m.opts.ReloadDeadline))
+	old.dismiss(m.now().Add(m.opts.ReloadDeadline))
 	if launch {
 		m.launch(next)
 	}
@@ -297,7 +297,7 @@ func (m *Manager) apply(specs []Spec, expected map[string]int64) (changed, added
 		return nil, nil, nil, task.Errorf(task.ShuttingDown, "the orchestrator is stopping")
 	}
 	now, next := m.layout.Load(), newLayout()
-	cut := time.Now().Add(m.opts.ReloadDeadline)
+	cut := m.now().Add(m.opts.ReloadDeadline)
 	var begin []*replica
 	m.births++
 	for _, spec := range specs {
@@ -327,7 +327,7 @@ func (m *Manager) apply(specs []Spec, expected map[string]int64) (changed, added
 		next.add(g)
 		begin = append(begin, g.replicas...)
 	}
-	for _, id := range now.order {
+	for _, id := range now.ids {
 		if next.pools[id] == nil {
 			removed = append(removed, id)
 			now.pools[id].dismiss(cut)
