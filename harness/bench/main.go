@@ -20,7 +20,7 @@ import (
 )
 
 // limit bounds a whole run, whatever hangs.
-const limit = 6 * time.Minute
+const limit = 10 * time.Minute
 
 func main() {
 	if len(os.Args) > 1 {
@@ -34,12 +34,12 @@ func main() {
 	}
 	var o flags
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
-	flag.StringVar(&o.only, "only", "stream,accept,recover", "the parts to run")
-	flag.StringVar(&o.load, "load", "", "only the stream loads whose names contain this, such as 500")
+	flag.StringVar(&o.only, "only", "stream,task,accept,recover", "the parts to run")
+	flag.StringVar(&o.load, "load", "", "only the loads of streams and tasks whose names contain this, such as 500")
 	flag.StringVar(&o.exe, "daemon", "", "the orchestratord to measure; default: built from this checkout")
 	flag.StringVar(&o.against, "against", "", "another orchestratord, measured in the same rounds, instead of the one with its ledger in memory")
 	flag.StringVar(&o.dir, "dir", "", "folder for the data on disk; default: the user's cache folder, since /tmp may be no disk")
-	flag.StringVar(&o.profile, "profile", "", "run the measured daemon inside a profiler and write its CPU profile of the streams to this file")
+	flag.StringVar(&o.profile, "profile", "", "run the measured daemon inside a profiler and write its CPU profile to this file")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -123,7 +123,7 @@ func run(ctx context.Context, o flags) (err error) {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"stream", l.streams}, {"accept", l.accepts}, {"recover", l.recovery}} {
+	}{{"stream", l.streams}, {"task", l.tasks}, {"accept", l.accepts}, {"recover", l.recovery}} {
 		if !strings.Contains(l.only, part.name) {
 			continue
 		}

@@ -87,7 +87,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 			Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 		})
 		models.Serve(r.s)
-		r.s.Start()
+		require.NoError(t, r.s.Start(t.Context()))
 		require.NoError(t, models.Start(t.Context()))
 		r.all.Add(len(load))
 		for i := range r.tasks {
@@ -102,7 +102,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 		}
 		r.all.Wait()
 		require.NoError(t, models.Stop(t.Context()))
-		r.s.Stop(t.Context())
+		require.NoError(t, r.s.Stop(t.Context()))
 	})
 	return r.tasks
 }
@@ -235,6 +235,7 @@ func (r *rig) Failed(string) *task.Error { return nil }
 func (r *rig) Accept(context.Context, task.Task) error       { return nil }
 func (r *rig) Dispatch(context.Context, task.Dispatch) error { return nil }
 func (r *rig) Checkpoint(string, task.Checkpoint)            {}
+func (r *rig) Started(task.Dispatch)                         {}
 func (r *rig) Get(context.Context, string) (task.Record, bool, error) {
 	return task.Record{}, false, nil
 }

@@ -60,7 +60,7 @@ type App struct {
 	stopped  bool          // while turn is held
 
 	// record
-	ledger    *sqlite.SQLite
+	ledger    *sqlite.Ledger
 	artifacts *artifact.Store
 	proofs    *artifact.Sink
 	// supply
@@ -68,8 +68,8 @@ type App struct {
 	fetches *fetch.Fetcher
 	shelf   *control.Shelf
 	// fleet
-	memory    *control.Memory
 	engines   *control.Engines
+	memory    *control.Memory
 	pools     *pool.Manager
 	fleet     control.Fleet
 	residency *residency.Manager

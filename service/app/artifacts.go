@@ -43,13 +43,13 @@ func (a *App) openArtifacts() (err error) {
 
 // proving is the ledger, and has a bundle written of each task that ended there (OC-CTRL-2067).
 type proving struct {
-	*sqlite.SQLite
+	*sqlite.Ledger
 	proofs *artifact.Sink
 }
 
 // Finish implements scheduler.Ledger.
 func (p proving) Finish(ctx context.Context, r task.Record) error {
-	err := p.SQLite.Finish(ctx, r)
+	err := p.Ledger.Finish(ctx, r)
 	if err == nil {
 		p.proofs.Finished(r)
 	}

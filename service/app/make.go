@@ -87,8 +87,8 @@ func (a *App) openLedger() (err error) {
 // makeFleet makes the pools, their view of the cards, and what plans which on-demand models are loaded.
 func (a *App) makeFleet() (err error) {
 	c := a.o.Config
-	a.memory = control.NewMemory(a.o.Log)
 	a.engines = control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
+	a.memory = control.NewMemory(a.o.Log)
 	o := pool.Options{
 		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"),
 		LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: a.registry,
@@ -165,8 +165,8 @@ func (a *App) makeFront() error {
 	a.streams = delivery.New(delivery.Options{Log: log})
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.selfTest), Control: a.operator,
-		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: a.registry,
-		Engines: control.EngineFeatures(), Streams: a.streams, Log: log, Version: a.o.Version, MaxBody: int64(c.Limits.BodyBytes),
+		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: a.registry, Engines: control.EngineFeatures(),
+		Streams: a.streams, Log: log, Version: a.o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 	"time"
 
@@ -124,11 +125,11 @@ func (a *App) startFleet(ctx context.Context) error {
 
 // recover takes up what the run before left.
 func (a *App) recover(ctx context.Context) error {
-	left, err := a.ledger.Live(ctx)
+	left, err := a.ledger.Claim(ctx, owner())
 	if err != nil {
-		return fmt.Errorf("read the tasks of the run before: %w", err)
+		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}
-	a.schedule.Recover(left)
+	a.schedule.Recover(left.Tasks)
 	a.catchUp(ctx)
 	return nil
 }
@@ -158,12 +159,13 @@ func (a *App) serve(ctx context.Context) error {
 }
 
 func (a *App) startFlow(ctx context.Context) error {
-	a.schedule.Start()
+	if err := a.schedule.Start(ctx); err != nil {
+		return fmt.Errorf("start the queues: %w", err)
+	}
 	a.cleanup.push("end the tasks", func(ctx context.Context) error {
 		finish, stop := context.WithTimeout(ctx, finishWithin(ctx))
 		defer stop()
-		a.schedule.Stop(finish)
-		return nil
+		return a.schedule.Stop(finish)
 	})
 	if err := a.run(ctx, "the swaps", a.residency); err != nil {
 		return err
@@ -186,4 +188,13 @@ func (a *App) startControl(ctx context.Context) error {
 		}
 	}
 	return a.run(ctx, "the operator", a.operator)
+}
+
+// owner names this process, as the ledger knows it.
+func owner() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }

@@ -72,7 +72,7 @@ func (t tokenizer) CountTokens(ctx context.Context, prompt string) (int, error) 
 	return firstAnswer(ctx, t, func(ctx context.Context, e engine.TokenCounter) (int, error) { return e.CountTokens(ctx, prompt) })
 }
 
-// firstAnswer asks those of the engines that have the face.
+// firstAnswer asks the engines that have the face.
 func firstAnswer[F, T any](ctx context.Context, engines []engine.Engine, ask func(context.Context, F) (T, error)) (answer T, err error) {
 	for _, e := range engines {
 		face, ok := e.(F)

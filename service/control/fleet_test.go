@@ -50,8 +50,8 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	})
 	require.NoError(t, pools.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, pools.Stop(context.Background())) })
-	s.Start()
-	t.Cleanup(func() { s.Stop(t.Context()) }) // its context has ended, so nothing is waited for
+	require.NoError(t, s.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, s.Stop(t.Context())) }) // its context has ended, so nothing is waited for
 	v := views{f, s, nil}
 	soon := func(what func() bool) { require.Eventually(t, what, time.Minute, time.Millisecond) }
 	soon(func() bool { return v.Ready() == nil })

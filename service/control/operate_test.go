@@ -92,10 +92,10 @@ func operate(t *testing.T, pools ...string) *operated {
 	})
 	require.NoError(t, o.pools.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, o.pools.Stop(context.Background())) })
-	o.schedule.Start()
+	require.NoError(t, o.schedule.Start(t.Context()))
 	require.NoError(t, swaps.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, swaps.Stop(context.Background())) })
-	t.Cleanup(func() { o.schedule.Stop(t.Context()) }) // its context has ended, so nothing is waited for
+	t.Cleanup(func() { require.NoError(t, o.schedule.Stop(t.Context())) }) // its context has ended, so nothing is waited for
 	require.NoError(t, o.operator.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, o.operator.Stop(context.Background())) })
 	return o

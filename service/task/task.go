@@ -179,6 +179,15 @@ type Dispatch struct {
 	At          time.Time
 }
 
+// Proof is what the end of a task records of its proof bundle, which is made of the record when somebody asks for it
+// (OC-CTRL-2067). The zero value is that of a task without one.
+type Proof struct {
+	SHA256          [32]byte // of the bundle's bytes
+	Size            int      // of them
+	KeepsPrompt     bool     // the bundle has prompt, messages and inputs in full
+	KeepsTranscript bool     // it has the transcript and the result in full
+}
+
 // Record is what is known of a task beside its events: what the ledger keeps, and what a status is made from.
 type Record struct {
 	Task        Task
@@ -193,6 +202,7 @@ type Record struct {
 	Err         *Error     // set when failed or canceled
 	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
+	Proof       Proof   // set by the ledger, once final
 	Charge      *Charge // of a final state that is to be recorded; nil: it costs nothing
 }
 

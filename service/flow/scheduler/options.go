@@ -55,7 +55,8 @@ type Replica struct {
 type Ledger interface {
 	Accept(ctx context.Context, t task.Task) error
 	Dispatch(ctx context.Context, d task.Dispatch) error
-	// Checkpoint returns at once.
+	// Started and Checkpoint take a note and return at once. A crash may lose it.
+	Started(d task.Dispatch)
 	Checkpoint(id string, c task.Checkpoint)
 	Finish(ctx context.Context, r task.Record) error
 	Get(ctx context.Context, id string) (task.Record, bool, error)

@@ -141,6 +141,8 @@ func (s *Subscription) take(frames *[]byte, events *task.Events) (news bool, wai
 	last := l.visible()
 	if s.ahead {
 		switch {
+		case s.next > last && !l.published && l.detached:
+			return false, 0, ErrDetached
 		case s.next > last && !l.published:
 			return false, 0, nil
 		case s.next <= last && l.tags[s.next-1] == s.held:

@@ -17,6 +17,13 @@ func Aside(path string, now time.Time) (moved string, err error) {
 	if _, err := os.Stat(moved); err == nil {
 		return "", fmt.Errorf("set the ledger aside: %s is there already: wait a moment", moved)
 	}
+	if _, absent := os.Stat(path); absent == nil {
+		var held *lock
+		if held, err = takeLock(path); err != nil {
+			return "", err
+		}
+		defer func() { err = errors.Join(err, held.release()) }()
+	}
 	found := false
 	// The database goes last: what belongs to it must not be left beside a new one, which would take it for its own.
 	for _, part := range parts(path) {

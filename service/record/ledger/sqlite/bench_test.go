@@ -91,14 +91,12 @@ func BenchmarkOpen(b *testing.B) {
 	var batch []*op
 	for seq := uint64(1); seq <= finished+queued; seq++ {
 		t := sample(seq)
-		text, err := encodeTask(t)
-		require.NoError(b, err)
-		run := func(w *writer) error { return w.accept(t, text) }
+		run := func(w *writer) error { return w.accept(t, func() ([]byte, error) { return encodeTask(t) }) }
 		if seq%11 != 0 {
 			r := ended(t, task.Completed, "Autumn ", "moonlight", "—", "\n", "a worm digs ", "silently", "\n", "into the chestnut.")
 			outcome, err := encodeOutcome(r)
 			require.NoError(b, err)
-			run = func(w *writer) error { return w.finish(r, text, outcome) }
+			run = func(w *writer) error { return w.finish(r, outcome) }
 		}
 		batch = append(batch, &op{kind: opAccept, run: run, seq: seq})
 		if len(batch) == 5000 {

@@ -10,21 +10,6 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// What an operation fails with.
-var (
-	// ErrUnavailable: the disk did not take it (full, read-only, broken). Nothing of the operation is recorded, and the same
-	// call may be made again: the ledger goes on by itself once it can write.
-	ErrUnavailable = errors.New("the ledger cannot write")
-	// ErrTaken: another task has the id or the sequence number.
-	ErrTaken = errors.New("the ledger has another task of this id or sequence number")
-	// ErrUnknown: no task of this id was accepted.
-	ErrUnknown = errors.New("the ledger has no task of this id")
-	// ErrEnded: the task has another outcome already.
-	ErrEnded = errors.New("the ledger has another outcome of this task")
-	// ErrClosed: the ledger is closed.
-	ErrClosed = errors.New("the ledger is closed")
-)
-
 // Fault says what kind of thing is wrong with a ledger that cannot be opened.
 type Fault string
 
@@ -36,6 +21,7 @@ const (
 	TooOld   Fault = "too old"   // written by a version from which there is no way
 	NoAccess Fault = "no access" // the file or its folder cannot be read or written
 	Missing  Fault = "missing"   // there is none, where one has to be
+	Held     Fault = "held"      // another orchestratord has it open
 )
 
 // Error says why a ledger cannot be opened and what to run. The file is as it was.

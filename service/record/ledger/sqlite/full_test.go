@@ -4,6 +4,7 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -35,7 +37,7 @@ func TestFullDiskRefusesAndRecovers(t *testing.T) {
 		if err := l.Accept(t.Context(), s); err == nil {
 			accepted = append(accepted, s.ID)
 		} else {
-			require.ErrorIs(t, err, ErrUnavailable)
+			require.ErrorIs(t, err, ledger.ErrUnavailable)
 			require.ErrorContains(t, err, "full")
 			refused = s
 		}
@@ -48,7 +50,7 @@ func TestFullDiskRefusesAndRecovers(t *testing.T) {
 	// An outcome may not fit either. Its caller can try again.
 	first := ended(large(1, 64), task.Completed, strings.Repeat("y", 200<<10))
 	err := l.Finish(t.Context(), first)
-	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorIs(t, err, ledger.ErrUnavailable)
 	require.Equal(t, accepted, live(t, l))
 	small := ended(large(2, 64), task.Completed, "y")
 	end(t, l, small)
@@ -58,7 +60,7 @@ func TestFullDiskRefusesAndRecovers(t *testing.T) {
 	require.Equal(t, append([]string{accepted[0]}, accepted[2:]...), live(t, l))
 	require.NoError(t, l.Accept(t.Context(), refused))
 	require.Contains(t, live(t, l), refused.ID)
-	require.ErrorIs(t, l.Finish(t.Context(), first), ErrUnavailable)
+	require.ErrorIs(t, l.Finish(t.Context(), first), ledger.ErrUnavailable)
 	second := ended(large(3, 64), task.Completed, "y")
 	second.FinishedAt = epoch
 	end(t, l, second)
@@ -99,7 +101,7 @@ func TestOneThatDoesNotFitFailsAlone(t *testing.T) {
 	require.NoError(t, <-busy)
 	for i, answer := range answers {
 		if err := <-answer; i == 13 {
-			require.ErrorIs(t, err, ErrUnavailable)
+			require.ErrorIs(t, err, ledger.ErrUnavailable)
 		} else {
 			require.NoError(t, err)
 		}
@@ -112,13 +114,11 @@ func TestOneThatDoesNotFitFailsAlone(t *testing.T) {
 // LO-202
 func TestHalfAnOperationIsUndone(t *testing.T) {
 	l := open(t, Options{})
-	text, err := encodeTask(sample(1))
-	require.NoError(t, err)
 	broken := errors.New("broken")
-	err = l.submit(t.Context(), &op{kind: opAccept, run: func(w *writer) error {
-		return errors.Join(w.accept(sample(1), text), broken)
+	err := l.submit(t.Context(), &op{kind: opAccept, run: func(w *writer) error {
+		return errors.Join(w.accept(sample(1), func() ([]byte, error) { return encodeTask(sample(1)) }), broken)
 	}})
-	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorIs(t, err, ledger.ErrUnavailable)
 	require.ErrorIs(t, err, broken)
 	accept(t, l, 2)
 	require.Equal(t, []string{id(2)}, live(t, l))
@@ -129,13 +129,18 @@ func TestHalfAnOperationIsUndone(t *testing.T) {
 // LO-202
 func TestLockedFileRecovers(t *testing.T) {
 	l := open(t, Options{})
-	other := open(t, Options{Path: l.o.Path})
-	_, err := l.w.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 1")
+	db, err := sql.Open("sqlite", dsn(l.o.Path))
 	require.NoError(t, err)
-	_, err = other.w.conn.ExecContext(t.Context(), "BEGIN IMMEDIATE")
+	defer func() { require.NoError(t, db.Close()) }()
+	other, err := db.Conn(t.Context())
 	require.NoError(t, err)
-	require.ErrorIs(t, l.Accept(t.Context(), sample(1)), ErrUnavailable)
-	_, err = other.w.conn.ExecContext(t.Context(), "ROLLBACK")
+	defer func() { require.NoError(t, other.Close()) }()
+	_, err = l.w.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 1")
+	require.NoError(t, err)
+	_, err = other.ExecContext(t.Context(), "BEGIN IMMEDIATE")
+	require.NoError(t, err)
+	require.ErrorIs(t, l.Accept(t.Context(), sample(1)), ledger.ErrUnavailable)
+	_, err = other.ExecContext(t.Context(), "ROLLBACK")
 	require.NoError(t, err)
 	accept(t, l, 1)
 }

@@ -19,12 +19,17 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // child is one of the processes that the tests start. It says on standard output what the ledger answered.
 func child(role, path string) int {
 	l, err := Open(Options{Path: path, RetainBytes: 1 << 20})
+	if fault, ok := errors.AsType[*Error](err); ok && role == "second" {
+		fmt.Println(fault.Fault)
+		return 0
+	}
 	if err == nil {
 		switch role {
 		case "victim":
@@ -41,7 +46,7 @@ func child(role, path string) int {
 	return 0
 }
 
-func start(t *testing.T, role, path string) (*exec.Cmd, *bufio.Scanner) {
+func launch(t *testing.T, role, path string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
@@ -55,7 +60,7 @@ func start(t *testing.T, role, path string) (*exec.Cmd, *bufio.Scanner) {
 }
 
 // victim takes tasks through their lives, several at a time, until it is killed. Each line is what became durable.
-func victim(l *SQLite) error {
+func victim(l *Ledger) error {
 	failed := make(chan error)
 	for range 16 {
 		go func() {
@@ -73,7 +78,7 @@ func victim(l *SQLite) error {
 }
 
 // life is one task's. A third of the tasks stay queued, a third running.
-func life(l *SQLite, seq uint64) error {
+func life(l *Ledger, seq uint64) error {
 	ctx, s := context.Background(), sample(seq)
 	if err := l.Accept(ctx, s); err != nil {
 		return err
@@ -110,7 +115,7 @@ func TestKilledProcessLosesNothingItAnswered(t *testing.T) {
 	known := map[string]task.State{"accepted": task.Queued, "running": task.Running, "completed": task.Completed}
 	midway := 0
 	for round := range 30 {
-		cmd, lines := start(t, "victim", path)
+		cmd, lines := launch(t, "victim", path)
 		// Counted in answers and then a little time, so that the kill falls anywhere between two of them.
 		for n := random.IntN(150); n > 0 && lines.Scan(); n-- {
 			note(t, lines.Text(), known, answered)
@@ -185,7 +190,7 @@ func note(t *testing.T, line string, known map[string]task.State, answered map[u
 
 // limited fills up to a limit on the size of files, which is a failing disk that needs no rights to make, and goes on when
 // the limit is lifted.
-func limited(l *SQLite) error {
+func limited(l *Ledger) error {
 	signal.Ignore(syscall.SIGXFSZ)
 	var old syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
@@ -203,13 +208,13 @@ func limited(l *SQLite) error {
 			}
 			continue
 		}
-		if !errors.Is(err, ErrUnavailable) {
+		if !errors.Is(err, ledger.ErrUnavailable) {
 			return err
 		}
 		break
 	}
 	for range 3 {
-		if err := l.Finish(ctx, ended(large(1, 16), task.Completed, strings.Repeat("z", 64<<10))); !errors.Is(err, ErrUnavailable) {
+		if err := l.Finish(ctx, ended(large(1, 16), task.Completed, strings.Repeat("z", 64<<10))); !errors.Is(err, ledger.ErrUnavailable) {
 			return fmt.Errorf("finish on a failing disk: %w", err)
 		}
 	}
@@ -232,7 +237,7 @@ func limited(l *SQLite) error {
 // LO-202
 func TestFailingDiskRecovers(t *testing.T) {
 	path := file(t)
-	cmd, lines := start(t, "limited", path)
+	cmd, lines := launch(t, "limited", path)
 	var accepted []string
 	for lines.Scan() {
 		accepted = append(accepted, "task-"+strings.TrimPrefix(lines.Text(), "accepted "))

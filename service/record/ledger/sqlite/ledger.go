@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package sqlite is the durable record of accepted tasks: what was accepted, dispatched and how it ended, with the
-// transcript. It is one SQLite file that one goroutine writes; what many callers ask for at a time shares one commit
-// (LO-202).
+// Package sqlite is the ledger as one SQLite file. One goroutine writes it, and what many callers ask for at a time shares
+// one commit (LO-202). One process has it open: it holds a lock on the file itself, which is the lease of its claims.
 package sqlite
 
 import (
@@ -17,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -30,26 +30,32 @@ type Options struct {
 	Registerer  prometheus.Registerer
 	RetainAge   time.Duration // how long finished tasks are kept; 0: for ever
 	RetainBytes int64         // what the tasks may take on the disk before the oldest finished ones go; 0: no bound
-	MaxPages    int           // of 4 KiB, where the disk is taken as full; 0: none
-	Now         func() time.Time
+	// Prove makes what is recorded of a task's proof bundle with its end. Nil: what the record says already.
+	Prove    func(task.Record) (task.Proof, error)
+	MaxPages int // of 4 KiB, where the disk is taken as full; 0: none
+	Now      func() time.Time
 
 	steps   []string // of the schema; tests have their own
 	offhand bool     // tests: don't wait for the disk
 }
 
-// SQLite is a ledger. Its methods may be called from several goroutines.
-type SQLite struct {
+var _ ledger.Ledger = (*Ledger)(nil)
+
+// Ledger is a ledger.Ledger.
+type Ledger struct {
 	*Reader
 	o       Options
 	log     *zap.Logger
 	metrics *metrics
+	lock    *lock   // on the file; the lease of every claim
 	w       *writer // of the writing goroutine
 
-	mu          sync.Mutex
-	queue       []*op
-	checkpoints map[string]task.Checkpoint // that wait for a commit
-	nextSeq     uint64
-	closed      bool
+	mu      sync.Mutex
+	queue   []*op
+	notes   notes // that wait for a commit
+	nextSeq uint64
+	starts  int64 // place of the last dispatch in the order of starts
+	closed  bool
 
 	wake    chan struct{} // capacity 1
 	writing sync.WaitGroup
@@ -57,7 +63,7 @@ type SQLite struct {
 
 // Open opens the ledger, and makes one where there is none. A file that is no whole ledger of this version or an earlier one
 // is an *Error, and is left as it was.
-func Open(o Options) (*SQLite, error) {
+func Open(o Options) (*Ledger, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
@@ -79,40 +85,55 @@ func Open(o Options) (*SQLite, error) {
 	if err := create(ctx, o.Path, o.steps); err != nil {
 		return nil, err
 	}
-	l := &SQLite{o: o, log: o.Log.Named("ledger"), checkpoints: map[string]task.Checkpoint{}, wake: make(chan struct{}, 1)}
+	l := &Ledger{o: o, log: o.Log.Named("ledger"), notes: newNotes(), wake: make(chan struct{}, 1)}
 	if err := l.open(ctx); err != nil {
 		return nil, openError(o.Path, err)
 	}
 	if l.metrics, err = newMetrics(o.Registerer, l.bytes); err != nil {
-		return nil, errors.Join(err, l.Reader.Close(), l.w.close())
+		return nil, errors.Join(err, l.closeFile())
 	}
 	l.writing.Go(l.write)
 	return l, nil
 }
 
 // open looks at the file first, without a right to write it, and then takes it.
-func (l *SQLite) open(ctx context.Context) (err error) {
+func (l *Ledger) open(ctx context.Context) (err error) {
 	var version int
 	if l.Reader, version, err = look(ctx, l.o.Path, len(l.o.steps)); err != nil {
 		return err
 	}
-	if err = quickCheck(ctx, l.db, l.o.Path); err == nil {
-		l.w, err = newWriter(ctx, l.o, version)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.closeFile())
+		}
+	}()
+	if l.lock, err = takeLock(l.o.Path); err != nil {
+		return err
 	}
-	if err != nil {
-		return errors.Join(err, l.Reader.Close())
+	if err = quickCheck(ctx, l.db, l.o.Path); err != nil {
+		return err
 	}
-	if l.nextSeq, err = l.w.nextSeq(ctx); err == nil {
-		err = l.Reader.prepare(ctx)
+	if l.w, err = newWriter(ctx, l.o, version); err != nil {
+		return err
 	}
-	if err != nil {
-		return errors.Join(err, l.Reader.Close(), l.w.close())
+	if l.nextSeq, l.starts, err = l.w.last(ctx); err != nil {
+		return err
 	}
-	return nil
+	l.nextSeq++
+	return l.Reader.prepare(ctx)
+}
+
+// closeFile closes what open opened, the lock last.
+func (l *Ledger) closeFile() error {
+	err := l.Reader.Close()
+	if l.w != nil {
+		err = errors.Join(err, l.w.close())
+	}
+	return errors.Join(err, l.lock.release())
 }
 
 // Close writes what waits, joins the writer and closes the file.
-func (l *SQLite) Close() error {
+func (l *Ledger) Close() error {
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
@@ -123,51 +144,103 @@ func (l *SQLite) Close() error {
 	l.nudge()
 	l.writing.Wait()
 	l.metrics.unregister(l.o.Registerer)
-	if err := errors.Join(l.Reader.Close(), l.w.close()); err != nil {
+	if err := l.closeFile(); err != nil {
 		return fmt.Errorf("close the ledger: %w", err)
 	}
 	return nil
 }
 
-// NextSeq hands out a sequence number. It is greater than every one that it handed out before, and than that of every task
-// that was ever accepted.
-func (l *SQLite) NextSeq() (uint64, error) {
+// Claim is ledger.Ledger's. The lock on the file is the lease: whoever has the ledger open holds all that is live.
+func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) {
+	c := ledger.Claim{Owner: owner}
+	var unreadable error // which is no reason to say that the ledger cannot write
+	err := l.submit(ctx, &op{
+		kind: opClaim, id: owner,
+		run: func(w *writer) (err error) {
+			if c.Fence = w.fence; c.Fence > 0 {
+				return nil
+			}
+			c.Tasks, unreadable = w.live()
+			c.Fence, err = w.claim(owner, l.o.Now())
+			return err
+		},
+		then: func() { l.w.fence = c.Fence },
+	})
+	return c, errors.Join(err, unreadable)
+}
+
+// NextSeq is ledger.Ledger's.
+func (l *Ledger) NextSeq() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
-		return 0, ErrClosed
+		return 0, ledger.ErrClosed
 	}
 	next := l.nextSeq
 	l.nextSeq++
 	return next, nil
 }
 
-// Accept records a task as queued. It may be repeated, also for a task that is past that.
-func (l *SQLite) Accept(ctx context.Context, t task.Task) error {
-	if t.Seq == 0 || t.ID == "" || t.AcceptedAt.IsZero() {
-		return fmt.Errorf("accept task %q: it needs an id, a sequence number and a time", t.ID)
+// Accept is ledger.Ledger's.
+func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
+	if err := ledger.CheckTask(t); err != nil {
+		return fmt.Errorf("accept task %q: %w", t.ID, err)
 	}
 	text, err := encodeTask(t)
 	if err != nil {
 		return fmt.Errorf("accept task %s: encode: %w", t.ID, err)
 	}
-	return l.submit(ctx, &op{kind: opAccept, id: t.ID, size: len(text), run: func(w *writer) error { return w.accept(t, text) }, seq: t.Seq})
+	return l.submit(ctx, &op{
+		kind: opAccept, id: t.ID, size: len(text), seq: t.Seq,
+		run: func(w *writer) error { return w.accept(t, func() ([]byte, error) { return text, nil }) },
+	})
 }
 
-// Dispatch records that a replica is about to run a task. A later dispatch of the task leaves its place in the start order.
-func (l *SQLite) Dispatch(ctx context.Context, d task.Dispatch) error {
-	return l.submit(ctx, &op{kind: opDispatch, id: d.ID, run: func(w *writer) error { return w.dispatch(d) }})
+// Dispatch is ledger.Ledger's.
+func (l *Ledger) Dispatch(ctx context.Context, d task.Dispatch) error {
+	place := l.place()
+	return l.submit(ctx, &op{kind: opDispatch, id: d.ID, run: func(w *writer) error { return w.dispatch(d, place) }})
 }
 
-// Finish records how a task ended. It may be repeated with the same outcome.
-func (l *SQLite) Finish(ctx context.Context, r task.Record) error {
-	if !r.State.Final() || r.Task.Seq == 0 || r.Task.ID == "" || r.Task.AcceptedAt.IsZero() || r.FinishedAt.IsZero() {
-		return fmt.Errorf("finish task %q: state %q, sequence number %d, accepted %v and finished %v are not those of an outcome",
-			r.Task.ID, r.State, r.Task.Seq, r.Task.AcceptedAt, r.FinishedAt)
+// place is the next one in the order of starts.
+func (l *Ledger) place() int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.starts++
+	return l.starts
+}
+
+// Started is ledger.Ledger's. A task that ends soon, as most do, needs no write for its start.
+func (l *Ledger) Started(d task.Dispatch) {
+	l.mu.Lock()
+	l.starts++
+	first := !l.closed && l.notes.start(d, l.starts, time.Now())
+	l.mu.Unlock()
+	if first {
+		l.nudge()
 	}
-	text, err := encodeTask(r.Task)
-	if err != nil {
-		return fmt.Errorf("finish task %s: encode: %w", r.Task.ID, err)
+}
+
+// Checkpoint is ledger.Ledger's.
+func (l *Ledger) Checkpoint(id string, c task.Checkpoint) {
+	l.mu.Lock()
+	first := !l.closed && l.notes.checkpoint(id, c, time.Now())
+	l.mu.Unlock()
+	if first {
+		l.nudge()
+	}
+}
+
+// Finish is ledger.Ledger's.
+func (l *Ledger) Finish(ctx context.Context, r task.Record) error {
+	if err := ledger.CheckOutcome(r); err != nil {
+		return fmt.Errorf("finish task %q: %w", r.Task.ID, err)
+	}
+	if l.o.Prove != nil {
+		var err error
+		if r.Proof, err = l.o.Prove(r); err != nil {
+			return fmt.Errorf("finish task %s: %w", r.Task.ID, err)
+		}
 	}
 	outcome, err := encodeOutcome(r)
 	if err != nil {
@@ -175,31 +248,11 @@ func (l *SQLite) Finish(ctx context.Context, r task.Record) error {
 	}
 	return l.submit(ctx, &op{
 		kind: opFinish, id: r.Task.ID, size: len(outcome) + len(r.Transcript.Text), seq: r.Task.Seq,
-		run: func(w *writer) error { return w.finish(r, text, outcome) },
+		run: func(w *writer) error { return w.finish(r, outcome) },
 	})
 }
 
-// maxCheckpoints is how many tasks' checkpoints may wait; beyond that they are dropped.
-const maxCheckpoints = 4096
-
-// Checkpoint notes a point of a running task's log. It returns at once; the note is written with the next commit, within
-// about a second, and may be lost. A task's checkpoint never goes back.
-func (l *SQLite) Checkpoint(id string, c task.Checkpoint) {
-	l.mu.Lock()
-	known, waits := l.checkpoints[id]
-	if l.closed || !waits && len(l.checkpoints) >= maxCheckpoints || waits && known.Event >= c.Event {
-		l.mu.Unlock()
-		return
-	}
-	l.checkpoints[id] = c
-	first := len(l.checkpoints) == 1
-	l.mu.Unlock()
-	if first {
-		l.nudge()
-	}
-}
-
-func (l *SQLite) nudge() {
+func (l *Ledger) nudge() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -208,12 +261,12 @@ func (l *SQLite) nudge() {
 
 // submit has the writer do an operation, and waits for the commit. When ctx ends before the writer has begun, nothing is
 // recorded; after that the answer takes no longer than a commit.
-func (l *SQLite) submit(ctx context.Context, o *op) error {
+func (l *Ledger) submit(ctx context.Context, o *op) error {
 	o.done = make(chan error, 1)
 	l.mu.Lock()
 	if l.closed {
 		l.mu.Unlock()
-		return ErrClosed
+		return ledger.ErrClosed
 	}
 	l.queue = append(l.queue, o)
 	l.mu.Unlock()
@@ -235,7 +288,7 @@ func (l *SQLite) submit(ctx context.Context, o *op) error {
 }
 
 // bytes is what the ledger takes on the disk.
-func (l *SQLite) bytes() float64 {
+func (l *Ledger) bytes() float64 {
 	sum := int64(0)
 	for _, part := range parts(l.o.Path) {
 		if info, err := os.Stat(part); err == nil {

@@ -3,68 +3,23 @@
 package sqlite
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/ledgertest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// naive is what a ledger should be: a table in memory.
-type naive struct {
-	tasks  map[uint64]*naiveTask
-	starts int
-	next   uint64
-}
-
-type naiveTask struct {
-	r     task.Record
-	start int
-}
-
-func (n *naive) live() []task.Record {
-	var all []*naiveTask
-	for _, e := range n.tasks {
-		if !e.r.State.Final() {
-			all = append(all, e)
-		}
-	}
-	slices.SortFunc(all, func(a, b *naiveTask) int {
-		return cmp.Or(-cmp.Compare(a.r.State, b.r.State), a.start-b.start, cmp.Compare(a.r.Task.Seq, b.r.Task.Seq))
-	})
-	var out []task.Record
-	for _, e := range all {
-		out = append(out, e.r)
-	}
-	return out
-}
-
-func (n *naive) list(state task.State) []task.Record {
-	var out []task.Record
-	for _, e := range n.tasks {
-		if e.r.State.Final() && (state == "" || e.r.State == state) {
-			r := e.r
-			r.Transcript.Text = ""
-			out = append(out, r)
-		}
-	}
-	slices.SortFunc(out, func(a, b task.Record) int {
-		return cmp.Or(b.FinishedAt.Compare(a.FinishedAt), cmp.Compare(b.Task.Seq, a.Task.Seq))
-	})
-	return out
-}
-
-// Whatever is done to it, and however often it is closed or copied as a kill would leave it, the ledger holds what the naive
-// one does.
+// Whatever is done to it, and however often it is closed or copied as a kill would leave it, the ledger holds what the plain
+// one in memory does.
 // LO-202
 func TestHistoriesMatchTheModel(t *testing.T) {
 	dir, round := t.TempDir(), 0
@@ -78,117 +33,86 @@ func TestHistoriesMatchTheModel(t *testing.T) {
 		l, err := Open(o)
 		require.NoError(t, err)
 		defer func() { require.NoError(t, l.Close()) }()
-		model := naive{tasks: map[uint64]*naiveTask{}, next: 1}
+		store := ledgertest.NewStore()
+		model := store.Open()
 		number := rapid.Uint64Range(1, 12)
-		mark := func(event int) task.Checkpoint { return task.Checkpoint{Event: event, Sum: [32]byte{byte(event)}} }
 		same := func(t *rapid.T) {
+			want, err := model.Live(t.Context())
+			require.NoError(t, err)
 			left, err := l.Live(t.Context())
 			require.NoError(t, err)
-			require.Equal(t, model.live(), left)
-			got, err := l.NextSeq()
-			require.NoError(t, err)
-			require.GreaterOrEqual(t, got, model.next)
+			require.Equal(t, want, left)
+		}
+		agree := func(t *rapid.T, do func(ledger.Ledger) error) {
+			want := do(model)
+			require.ErrorIs(t, do(l), want)
 		}
 		t.Repeat(map[string]func(*rapid.T){
 			"accept": func(t *rapid.T) {
 				s := sample(number.Draw(t, "seq"))
-				require.NoError(t, l.Accept(t.Context(), s))
-				if model.tasks[s.Seq] == nil {
-					model.tasks[s.Seq] = &naiveTask{r: task.Record{Task: s, State: task.Queued}}
-				}
-				model.next = max(model.next, s.Seq+1)
+				agree(t, func(l ledger.Ledger) error { return l.Accept(t.Context(), s) })
 			},
-			"accept another body": func(t *rapid.T) {
-				taken := slices.Sorted(maps.Keys(model.tasks))
-				if len(taken) == 0 { // there is no number yet that somebody has
-					return
+			"accept another": func(t *rapid.T) {
+				s := sample(number.Draw(t, "seq"))
+				if _, taken, _ := model.Get(t.Context(), s.ID); taken {
+					s.ID = "another"
+					agree(t, func(l ledger.Ledger) error { return l.Accept(t.Context(), s) })
 				}
-				s := sample(rapid.SampledFrom(taken).Draw(t, "seq"))
-				s.ID = "another"
-				require.ErrorIs(t, l.Accept(t.Context(), s), ErrTaken)
+			},
+			"number": func(t *rapid.T) {
+				got, err := l.NextSeq()
+				require.NoError(t, err)
+				_, taken, err := model.Get(t.Context(), id(got))
+				require.NoError(t, err)
+				require.False(t, taken)
 			},
 			"dispatch": func(t *rapid.T) {
-				seq := number.Draw(t, "seq")
-				d := dispatched(sample(seq))
+				d := dispatched(sample(number.Draw(t, "seq")))
 				d.ReplicaID = rapid.SampledFrom([]string{"default-0", "default-1"}).Draw(t, "replica")
-				err := l.Dispatch(t.Context(), d)
-				e := model.tasks[seq]
-				switch {
-				case e == nil:
-					require.ErrorIs(t, err, ErrUnknown)
-				case e.r.State.Final():
-					require.ErrorIs(t, err, ErrEnded)
-				default:
-					require.NoError(t, err)
-					if e.start == 0 {
-						model.starts++
-						e.start, e.r.StartedAt = model.starts, d.At
-					}
-					e.r.State, e.r.ReplicaID, e.r.Fingerprint = task.Running, d.ReplicaID, d.Fingerprint
+				if rapid.Bool().Draw(t, "noted") {
+					model.Started(d)
+					l.Started(d)
+					settle(t, l)
+					return
 				}
+				agree(t, func(l ledger.Ledger) error { return l.Dispatch(t.Context(), d) })
 			},
 			"checkpoint": func(t *rapid.T) {
-				seq, c := number.Draw(t, "seq"), mark(rapid.IntRange(0, 50).Draw(t, "event"))
+				event := rapid.IntRange(0, 50).Draw(t, "event")
+				seq, c := number.Draw(t, "seq"), task.Checkpoint{Event: event, Sum: [32]byte{byte(event)}}
+				model.Checkpoint(id(seq), c)
 				l.Checkpoint(id(seq), c)
-				settleRapid(t, l)
-				if e := model.tasks[seq]; e != nil && !e.r.State.Final() && (c.Event > e.r.Checkpoint.Event || e.r.Checkpoint == task.Checkpoint{}) {
-					e.r.Checkpoint = c
-				}
+				settle(t, l)
 			},
 			"finish": func(t *rapid.T) {
-				seq := number.Draw(t, "seq")
 				state := rapid.SampledFrom([]task.State{task.Completed, task.Failed, task.StateCanceled}).Draw(t, "state")
 				text := rapid.SliceOfN(rapid.String(), 0, 5).Draw(t, "tokens")
-				r := ended(sample(seq), state, text...)
+				r := ended(sample(number.Draw(t, "seq")), state, text...)
 				r.FinishedAt = now
-				err := l.Finish(t.Context(), r)
-				model.next = max(model.next, seq+1)
-				switch e := model.tasks[seq]; {
-				case e == nil:
-					require.NoError(t, err)
-					model.tasks[seq] = &naiveTask{r: r}
-				case !e.r.State.Final():
-					require.NoError(t, err)
-					r.Checkpoint = e.r.Checkpoint
-					e.r = r
-				case e.r.State == state && e.r.LastEventID == r.LastEventID:
-					require.NoError(t, err)
-				default:
-					require.ErrorIs(t, err, ErrEnded)
-				}
+				agree(t, func(l ledger.Ledger) error { return l.Finish(t.Context(), r) })
 			},
 			"get": func(t *rapid.T) {
 				seq := number.Draw(t, "seq")
+				want, there, err := model.Get(t.Context(), id(seq))
+				require.NoError(t, err)
 				r, ok, err := l.Get(t.Context(), id(seq))
 				require.NoError(t, err)
-				e := model.tasks[seq]
-				require.Equal(t, e != nil, ok)
-				if ok {
-					require.Equal(t, e.r, r)
-				}
+				require.Equal(t, there, ok)
+				require.Equal(t, want, r)
 			},
 			"list": func(t *rapid.T) {
 				state := rapid.SampledFrom([]task.State{"", task.Completed, task.Failed, task.Queued}).Draw(t, "state")
 				limit := rapid.IntRange(0, 13).Draw(t, "limit")
+				want, err := model.List(t.Context(), state, limit)
+				require.NoError(t, err)
 				found, err := l.List(t.Context(), state, limit)
 				require.NoError(t, err)
-				want := model.list(state)
-				require.Equal(t, append([]task.Record(nil), want[:min(limit, len(want))]...), found)
+				require.Equal(t, want, found)
 			},
 			"time": func(*rapid.T) { now = now.Add(25 * time.Minute) },
 			"sweep": func(t *rapid.T) {
-				require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(*writer) error { return nil }, then: func() {
-					for {
-						if removed, err := l.w.remove(0, now.Add(-time.Hour)); err != nil || removed == 0 {
-							break
-						}
-					}
-				}}))
-				for seq, e := range model.tasks {
-					if e.r.State.Final() && now.Sub(e.r.FinishedAt) > time.Hour {
-						delete(model.tasks, seq)
-					}
-				}
+				forget(t, l, now.Add(-time.Hour))
+				store.Sweep(now.Add(-time.Hour))
 			},
 			"close": func(t *rapid.T) {
 				require.NoError(t, l.Close())
@@ -214,8 +138,4 @@ func TestHistoriesMatchTheModel(t *testing.T) {
 			"": same,
 		})
 	})
-}
-
-func settleRapid(t *rapid.T, l *SQLite) {
-	require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(*writer) error { return nil }}))
 }

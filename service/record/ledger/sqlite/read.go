@@ -18,8 +18,8 @@ type Reader struct {
 	version int
 	db      *sql.DB
 
-	get, list, listState, live *sql.Stmt
-	sessions, spent            *sql.Stmt
+	get, list, listState, live, proven *sql.Stmt
+	sessions, spent                    *sql.Stmt
 }
 
 // readers is how many may read at the same time.
@@ -73,7 +73,8 @@ func (r *Reader) prepare(ctx context.Context) error {
 		&r.get:       everything + ` WHERE t.id = ?`,
 		&r.list:      ended + newest,
 		&r.listState: ended + ` AND t.state = ?` + newest,
-		&r.live:      `SELECT ` + columns + `, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`,
+		&r.live:      liveTasks,
+		&r.proven:    everything + ` WHERE substr(t.proof_sum, 1, 8) = substr(?1, 1, 8) AND t.proof_sum = ?1 ORDER BY t.seq LIMIT 1`,
 		&r.sessions:  sessionRows,
 		&r.spent:     `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
 	} {
@@ -86,12 +87,14 @@ func (r *Reader) prepare(ctx context.Context) error {
 	return nil
 }
 
+const liveTasks = `SELECT ` + columns + `, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
+
 const everything = `SELECT ` + columns + `, x.ends, x.text` + withTexts
 
 // Close closes the file.
 func (r *Reader) Close() error {
 	var err error
-	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live, r.sessions, r.spent} {
+	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live, r.proven, r.sessions, r.spent} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -99,22 +102,38 @@ func (r *Reader) Close() error {
 	return errors.Join(err, r.db.Close())
 }
 
-// Get returns what is recorded of a task, whatever its state.
+// Get is ledger.Ledger's.
 func (r *Reader) Get(ctx context.Context, id string) (task.Record, bool, error) {
+	record, ok, err := one(r.get.QueryRowContext(ctx, id))
+	if err != nil {
+		return task.Record{}, false, fmt.Errorf("read task %.128q: %w", id, err)
+	}
+	return record, ok, nil
+}
+
+// Proven is ledger.Ledger's.
+func (r *Reader) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error) {
+	record, ok, err := one(r.proven.QueryRowContext(ctx, sum[:]))
+	if err != nil {
+		return task.Record{}, false, fmt.Errorf("read the task of proof bundle %x: %w", sum, err)
+	}
+	return record, ok, nil
+}
+
+func one(found *sql.Row) (task.Record, bool, error) {
 	var w row
-	err := r.get.QueryRowContext(ctx, id).Scan(w.into()...)
+	err := found.Scan(w.into()...)
 	if errors.Is(err, sql.ErrNoRows) {
 		return task.Record{}, false, nil
 	}
 	if err != nil {
-		return task.Record{}, false, fmt.Errorf("read task %.128q: %w", id, err)
+		return task.Record{}, false, err
 	}
 	record, err := w.record()
 	return record, err == nil, err
 }
 
-// List returns at most limit finished tasks, the last to finish first, with the lengths of their tokens but without their
-// text. An empty state means all three.
+// List is ledger.Ledger's.
 func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.Record, error) {
 	if limit <= 0 {
 		return nil, nil
@@ -125,8 +144,7 @@ func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.
 	return records(r.listState.QueryContext(ctx, string(state), limit))
 }
 
-// Live returns the tasks without an outcome: those that were running, in the order they had started, then the queued ones,
-// in the order they were accepted.
+// Live is ledger.Ledger's.
 func (r *Reader) Live(ctx context.Context) ([]task.Record, error) {
 	return records(r.live.QueryContext(ctx))
 }

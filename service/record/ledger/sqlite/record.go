@@ -191,7 +191,8 @@ func decodeEnds(in []byte) ([]int, error) {
 
 // columns are what a row of the queries below is made of, in the order of row.
 const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
-	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, q.task`
+	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, t.proof_sum, t.proof_bytes,
+	t.proof_keeps, q.task`
 
 // The tables they come from: of any task, and of an ended one with its transcript.
 const (
@@ -208,6 +209,7 @@ type row struct {
 	event                sql.NullInt64
 	sum                  []byte
 	sealed, last         sql.NullString
+	proof                proof
 	outcome, task, ends  []byte
 	text                 sql.NullString
 }
@@ -216,7 +218,8 @@ type row struct {
 func (w *row) into() []any {
 	return []any{
 		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
-		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome, &w.task, &w.ends, &w.text,
+		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome,
+		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.task, &w.ends, &w.text,
 	}
 }
 
@@ -228,6 +231,7 @@ func (w *row) record() (task.Record, error) {
 	r.ReplicaID, r.Fingerprint, r.SealedAt, r.LastEventID = w.replica.String, w.fingerprint.String, w.sealed.String, w.last.String
 	r.Checkpoint.Event = int(w.event.Int64)
 	copy(r.Checkpoint.Sum[:], w.sum)
+	r.Proof = w.proof.record()
 	r.Transcript.Text = w.text.String
 	err := decodeTask(w.task, &r.Task)
 	if err == nil && w.outcome != nil {
@@ -240,6 +244,39 @@ func (w *row) record() (task.Record, error) {
 		return r, fmt.Errorf("the ledger's entry of task %.128q is damaged: %w; `orchestratord ledger check` says more", r.Task.ID, err)
 	}
 	return r, nil
+}
+
+// proof is a task.Proof in columns.
+type proof struct {
+	sum          []byte
+	bytes, keeps sql.NullInt64
+}
+
+// The bits of proof_keeps.
+const (
+	keepsPrompt = 1 << iota
+	keepsTranscript
+)
+
+func toProof(p task.Proof) proof {
+	if p.SHA256 == [sha256.Size]byte{} {
+		return proof{}
+	}
+	keeps := int64(0)
+	if p.KeepsPrompt {
+		keeps |= keepsPrompt
+	}
+	if p.KeepsTranscript {
+		keeps |= keepsTranscript
+	}
+	return proof{sum: p.SHA256[:], bytes: sql.NullInt64{Int64: int64(p.Size), Valid: true}, keeps: sql.NullInt64{Int64: keeps, Valid: true}}
+}
+
+func (p proof) record() (out task.Proof) {
+	copy(out.SHA256[:], p.sum)
+	out.Size = int(p.bytes.Int64)
+	out.KeepsPrompt, out.KeepsTranscript = p.keeps.Int64&keepsPrompt != 0, p.keeps.Int64&keepsTranscript != 0
+	return out
 }
 
 func toMS(t time.Time) sql.NullInt64 {

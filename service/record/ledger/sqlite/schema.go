@@ -72,6 +72,19 @@ CREATE TABLE spending (
 	cost      INTEGER NOT NULL,
 	PRIMARY KEY (account, window_ms)
 ) STRICT, WITHOUT ROWID;
+`, `
+CREATE TABLE claim (
+	fence      INTEGER PRIMARY KEY AUTOINCREMENT,
+	owner      TEXT NOT NULL,
+	claimed_ms INTEGER NOT NULL
+) STRICT;
+ALTER TABLE task ADD COLUMN proof_sum BLOB;      -- SHA-256 of the proof bundle; NULL in tasks that ended under an earlier version
+ALTER TABLE task ADD COLUMN proof_bytes INTEGER;
+ALTER TABLE task ADD COLUMN proof_keeps INTEGER; -- what it has in full: 1 the prompt, 2 the transcript
+CREATE INDEX task_proof ON task (substr(proof_sum, 1, 8)) WHERE proof_sum IS NOT NULL;
+-- A dispatch, which changes neither, need not touch it.
+DROP INDEX task_live;
+CREATE INDEX task_live ON task (seq) WHERE finished_ms IS NULL;
 `}
 
 // oldest is the first version from which the steps lead on.

@@ -3,12 +3,9 @@
 package sqlite
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
+	"context"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/record/ledger/ledgertest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -33,11 +32,11 @@ type clock struct{ since atomic.Int64 }
 func (c *clock) now() time.Time           { return epoch.Add(time.Duration(c.since.Load())) }
 func (c *clock) advance(by time.Duration) { c.since.Add(int64(by)) }
 
-var epoch = time.UnixMilli(1_700_000_000_123).UTC()
+var epoch = ledgertest.Epoch
 
 func file(t testing.TB) string { return filepath.Join(t.TempDir(), FileName) }
 
-func open(t testing.TB, o Options) *SQLite {
+func open(t testing.TB, o Options) *Ledger {
 	t.Helper()
 	if o.Path == "" {
 		o.Path = file(t)
@@ -52,68 +51,37 @@ func open(t testing.TB, o Options) *SQLite {
 }
 
 // reopen closes the ledger and opens it again.
-func reopen(t testing.TB, l *SQLite) *SQLite {
+func reopen(t testing.TB, l *Ledger) *Ledger {
 	t.Helper()
 	require.NoError(t, l.Close())
 	return open(t, l.o)
 }
 
-func id(seq uint64) string { return fmt.Sprintf("task-%d", seq) }
+func id(seq uint64) string { return ledgertest.ID(seq) }
 
-// sample is a task with the given number.
-func sample(seq uint64) task.Task {
-	return task.Task{
-		ID: id(seq), Seq: seq, PoolID: "default", Engine: "llamacpp", Prompt: "Say something.", Seed: uint32(seq),
-		Determinism: task.Strict, RequestDigest: strings.Repeat("ab", 32), AcceptedAt: epoch.Add(time.Duration(seq) * time.Second),
-		Request: task.Request{
-			ModelRef: "haiku", Workload: task.Completion, Priority: task.Interactive, Prompt: "Say something.",
-			BodySHA256: sha256.Sum256([]byte(id(seq))), Placement: task.Placement{Mode: task.Auto},
-		},
-	}
-}
+func sample(seq uint64) task.Task { return ledgertest.Sample(seq) }
 
-func dispatched(t task.Task) task.Dispatch {
-	return task.Dispatch{ID: t.ID, ReplicaID: "default-0", Fingerprint: "f1", At: t.AcceptedAt.Add(time.Second)}
-}
+func dispatched(t task.Task) task.Dispatch { return ledgertest.Dispatched(t) }
 
-// ended is the record of a task with these tokens.
 func ended(t task.Task, state task.State, tokens ...string) task.Record {
-	r := task.Record{
-		Task: t, State: state, ReplicaID: "default-0", Fingerprint: "f1", StartedAt: t.AcceptedAt.Add(time.Second),
-		FinishedAt: t.AcceptedAt.Add(2 * time.Second), SealedAt: fmt.Sprintf("%d-00000000", len(tokens)),
-		LastEventID: fmt.Sprintf("%d-11111111", len(tokens)+1),
-	}
-	for _, token := range tokens {
-		r.Transcript.Text += token
-		r.Transcript.Ends = append(r.Transcript.Ends, len(r.Transcript.Text))
-	}
-	sum := sha256.Sum256([]byte(r.Transcript.Text))
-	if state == task.Completed {
-		r.End = &task.End{
-			TokensIn: 3, TokensOut: len(tokens), DecodeTimeMS: 12, FinishReason: task.FinishStop,
-			Receipt: task.Receipt{Seed: t.Seed, Determinism: t.Determinism, Fingerprint: "f1", TranscriptSHA256: hex.EncodeToString(sum[:])},
-		}
-	} else {
-		r.Err = task.Errorf(task.Canceled, "the task was canceled by its client").Retry(1500 * time.Microsecond)
-	}
-	return r
+	return ledgertest.Ended(t, state, tokens...)
 }
 
-func accept(t testing.TB, l *SQLite, seqs ...uint64) {
+func accept(t testing.TB, l *Ledger, seqs ...uint64) {
 	t.Helper()
 	for _, seq := range seqs {
 		require.NoError(t, l.Accept(t.Context(), sample(seq)))
 	}
 }
 
-func end(t testing.TB, l *SQLite, records ...task.Record) {
+func end(t testing.TB, l *Ledger, records ...task.Record) {
 	t.Helper()
 	for _, r := range records {
 		require.NoError(t, l.Finish(t.Context(), r))
 	}
 }
 
-func get(t testing.TB, l *SQLite, id string) task.Record {
+func get(t testing.TB, l *Ledger, id string) task.Record {
 	t.Helper()
 	r, ok, err := l.Get(t.Context(), id)
 	require.NoError(t, err)
@@ -122,14 +90,14 @@ func get(t testing.TB, l *SQLite, id string) task.Record {
 }
 
 // next takes a sequence number.
-func next(t testing.TB, l *SQLite) uint64 {
+func next(t testing.TB, l *Ledger) uint64 {
 	t.Helper()
 	seq, err := l.NextSeq()
 	require.NoError(t, err)
 	return seq
 }
 
-func live(t testing.TB, l *SQLite) []string {
+func live(t testing.TB, l *Ledger) []string {
 	t.Helper()
 	found, err := l.Live(t.Context())
 	require.NoError(t, err)
@@ -144,14 +112,26 @@ func ids(found []task.Record) []string {
 	return out
 }
 
-// settle returns once the writer has done all that it was given.
-func settle(t testing.TB, l *SQLite) {
+// tester is a testing.TB or a *rapid.T.
+type tester interface {
+	require.TestingT
+	Helper()
+	Context() context.Context
+}
+
+// settle returns once the writer has done all that it was given, also what only was noted.
+func settle(t tester, l *Ledger) {
 	t.Helper()
+	l.mu.Lock()
+	for _, s := range l.notes.starts {
+		s.at = time.Time{}
+	}
+	l.mu.Unlock()
 	require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(*writer) error { return nil }}))
 }
 
 // sweep returns once everything that is to be removed now is removed.
-func sweep(t testing.TB, l *SQLite) {
+func sweep(t testing.TB, l *Ledger) {
 	t.Helper()
 	require.NoError(t, l.submit(t.Context(), &op{
 		kind: opAccept, run: func(*writer) error { return nil },
@@ -164,7 +144,7 @@ func sweep(t testing.TB, l *SQLite) {
 
 type pageCount struct{ tasks, texts, pages, free int }
 
-func pages(t testing.TB, l *SQLite) (c pageCount) {
+func pages(t testing.TB, l *Ledger) (c pageCount) {
 	t.Helper()
 	require.NoError(t, l.db.QueryRow(`SELECT (SELECT count(*) FROM task), (SELECT count(*) FROM transcript),
 		(SELECT page_count FROM pragma_page_count), (SELECT freelist_count FROM pragma_freelist_count)`).Scan(&c.tasks, &c.texts, &c.pages, &c.free))
@@ -178,4 +158,31 @@ func faultOf(t testing.TB, err error) *Error {
 	require.NotEmpty(t, e.What)
 	require.NotEmpty(t, e.Remedy)
 	return e
+}
+
+// The promises of package ledger.
+// LO-202, LO-101, ORCH-3021, ORCH-3099
+func TestSQLiteKeepsThePromises(t *testing.T) {
+	ledgertest.Run(t, func(t testing.TB) ledgertest.Opened { return opened(t, open(t, Options{})) })
+}
+
+func opened(t testing.TB, l *Ledger) ledgertest.Opened {
+	return ledgertest.Opened{
+		Ledger: l, Settle: func() { settle(t, l) },
+		Second: func() (ledger.Ledger, error) { return Open(Options{Path: l.o.Path, Now: l.o.Now}) },
+		Reopen: func() (ledgertest.Opened, error) { return opened(t, reopen(t, l)), nil },
+		Sweep:  func(oldest time.Time) { forget(t, l, oldest) },
+	}
+}
+
+// forget removes the tasks that ended before then.
+func forget(t tester, l *Ledger, oldest time.Time) {
+	t.Helper()
+	require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(*writer) error { return nil }, then: func() {
+		for {
+			if removed, err := l.w.remove(0, oldest); err != nil || removed == 0 {
+				break
+			}
+		}
+	}}))
 }

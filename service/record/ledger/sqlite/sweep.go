@@ -21,7 +21,7 @@ const (
 
 // sweepStep removes some of the finished tasks that are too old or too many, oldest first, or gives back some of the disk.
 // It reports whether there is more to do. Live tasks are never touched.
-func (l *SQLite) sweepStep() (more bool) {
+func (l *Ledger) sweepStep() (more bool) {
 	removed, err := l.w.remove(l.o.RetainBytes, l.oldest())
 	if err == nil && removed == 0 {
 		more, err = l.w.shrink()
@@ -34,7 +34,7 @@ func (l *SQLite) sweepStep() (more bool) {
 }
 
 // oldest is the time before which a finished task is too old.
-func (l *SQLite) oldest() time.Time {
+func (l *Ledger) oldest() time.Time {
 	if l.o.RetainAge <= 0 {
 		return time.Time{}
 	}
@@ -43,7 +43,7 @@ func (l *SQLite) oldest() time.Time {
 
 // nextSweep is when the oldest finished task gets too old, zero if there is none, and no sooner than in a while: the time
 // is looked at only then, so that an idle ledger wakes nobody up.
-func (l *SQLite) nextSweep() time.Time {
+func (l *Ledger) nextSweep() time.Time {
 	if l.o.RetainAge <= 0 {
 		return time.Time{}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -24,6 +25,7 @@ const (
 	opCheckpoint kind = "checkpoint"
 	opFinish     kind = "finish"
 	opSession    kind = "session"
+	opClaim      kind = "claim"
 )
 
 // op is one operation that waits for the writer.
@@ -34,6 +36,7 @@ type op struct {
 	size  int    // bytes, about
 	run   func(*writer) error
 	then  func()      // not nil: on the writing goroutine, once run is committed
+	back  func()      // not nil: called when it could not be written
 	err   error       // why it was refused, although the database is fine
 	taken atomic.Bool // by the writer, or back by the caller
 	done  chan error  // capacity 1; nil: nobody waits
@@ -45,20 +48,15 @@ const (
 	maxBatchBytes = 8 << 20
 )
 
-// checkpointEvery is how long a checkpoint waits for somebody else's commit.
-const checkpointEvery = time.Second
-
 // write is the one goroutine that writes. It ends when the ledger is closed and nothing waits any more.
-func (l *SQLite) write() {
+func (l *Ledger) write() {
 	due := l.o.Now() // of the next sweep; zero: nothing to sweep for
-	lone, sweep := stopped(), stopped()
-	defer lone.Stop()
+	note, sweep := stopped(), stopped()
+	defer note.Stop()
 	defer sweep.Stop()
-	armed, elapsed := false, false // of lone
 	for {
-		batch, waiting, closing := l.take(elapsed)
+		batch, noteDue, closing := l.take()
 		if len(batch) > 0 {
-			elapsed = false
 			l.commit(batch)
 		}
 		// A sweep goes on in small steps between the commits, so that no accept waits for it.
@@ -78,17 +76,15 @@ func (l *SQLite) write() {
 		if closing {
 			return
 		}
-		if waiting && !armed {
-			lone.Reset(checkpointEvery)
-			armed = true
+		if !noteDue.IsZero() {
+			note.Reset(time.Until(noteDue))
 		}
 		if !due.IsZero() {
 			sweep.Reset(due.Sub(l.o.Now()))
 		}
 		select {
 		case <-l.wake:
-		case <-lone.C:
-			armed, elapsed = false, true
+		case <-note.C:
 		case <-sweep.C:
 		}
 	}
@@ -101,9 +97,8 @@ func stopped() *time.Timer {
 	return t
 }
 
-// take is the next batch. Checkpoints go with somebody else's commit, or alone once they have waited for long. Waiting says
-// that some are left.
-func (l *SQLite) take(lone bool) (batch []*op, waiting, closing bool) {
+// take is the next batch, with the notes that go along. NoteDue is when one of those that are left has to go alone.
+func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	size, n := 0, 0
@@ -114,7 +109,7 @@ func (l *SQLite) take(lone bool) (batch []*op, waiting, closing bool) {
 			continue // its caller has gone
 		}
 		if o.kind == opFinish {
-			delete(l.checkpoints, o.id)
+			l.notes.end(o.id)
 		}
 		size += o.size
 		batch = append(batch, o)
@@ -122,17 +117,32 @@ func (l *SQLite) take(lone bool) (batch []*op, waiting, closing bool) {
 	if l.queue = l.queue[n:]; len(l.queue) == 0 {
 		l.queue = nil
 	}
-	if len(batch) > 0 || lone || l.closed {
-		for id, c := range l.checkpoints {
-			batch = append(batch, &op{kind: opCheckpoint, id: id, run: func(w *writer) error { return w.checkpoint(id, c) }})
-		}
-		clear(l.checkpoints)
+	if len(l.notes.starts) == 0 && len(l.notes.checkpoints) == 0 {
+		return batch, noteDue, l.closed
 	}
-	return batch, len(l.checkpoints) > 0, l.closed
+	starts, checkpoints := l.notes.take(time.Now(), len(batch) > 0, l.closed)
+	for _, s := range starts {
+		batch = append(batch, &op{
+			kind: opDispatch, id: s.ID, run: func(w *writer) error { return w.dispatch(s.Dispatch, s.place) }, back: func() { l.putBack(s) },
+		})
+	}
+	for id, c := range checkpoints {
+		batch = append(batch, &op{kind: opCheckpoint, id: id, run: func(w *writer) error { return w.checkpoint(id, c) }})
+	}
+	return batch, l.notes.due(), l.closed
+}
+
+// putBack keeps a start for a later commit, since the tasks behind it must not come before it after a crash.
+func (l *Ledger) putBack(s *start) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.notes.back(s, time.Now().Add(time.Second))
+	}
 }
 
 // commit writes a batch and answers its callers.
-func (l *SQLite) commit(batch []*op) {
+func (l *Ledger) commit(batch []*op) {
 	begun := time.Now() // the real time: it is a measurement
 	err := l.w.try(batch)
 	if err != nil && len(batch) > 1 && !errors.Is(err, errBegin) {
@@ -149,7 +159,10 @@ func (l *SQLite) commit(batch []*op) {
 		l.w.failing += len(batch)
 		l.metrics.errors.Add(float64(len(batch)))
 		for _, o := range batch {
-			o.answer(fmt.Errorf("%w: %w", ErrUnavailable, err))
+			if o.back != nil {
+				o.back()
+			}
+			o.answer(fmt.Errorf("%w: %w", ledger.ErrUnavailable, err))
 		}
 		return
 	}
@@ -187,7 +200,7 @@ func (o *op) answer(err error) {
 type writer struct {
 	db       *sql.DB
 	conn     *sql.Conn
-	starts   int64     // start order of the last dispatch
+	fence    uint64    // of the claim; 0: none was made yet
 	failing  int       // operations that failed since the last commit
 	written  int       // bytes, about, since the last sweep
 	finished int       // tasks, since the next sweep was set
@@ -233,10 +246,6 @@ func (w *writer) begin(ctx context.Context, o Options, version int) (err error) 
 			return err
 		}
 	}
-	err = w.conn.QueryRowContext(ctx, "SELECT coalesce(max(start_order), 0) FROM task WHERE state = 'running' AND finished_ms IS NULL").Scan(&w.starts)
-	if err != nil {
-		return err
-	}
 	return w.prepare(ctx)
 }
 
@@ -250,7 +259,7 @@ func (w *writer) prepare(ctx context.Context) error {
 			WHERE id = ? AND finished_ms IS NULL`,
 		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
 		&w.endTask: `UPDATE task SET state = ?, replica_id = ?, fingerprint = ?, started_ms = ?, finished_ms = ?, sealed_at = ?,
-			last_event_id = ?, outcome = ? WHERE seq = ? AND finished_ms IS NULL`,
+			last_event_id = ?, outcome = ?, proof_sum = ?, proof_bytes = ?, proof_keeps = ? WHERE seq = ? AND id = ? AND finished_ms IS NULL`,
 		&w.insertText: `INSERT INTO transcript (seq, ends, text) VALUES (?, ?, ?)`,
 		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
 			spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
@@ -288,10 +297,26 @@ func (w *writer) close() error {
 	return errors.Join(err, w.db.Close())
 }
 
-func (w *writer) nextSeq(ctx context.Context) (uint64, error) {
-	var last int64
-	err := w.conn.QueryRowContext(ctx, "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task'").Scan(&last)
-	return uint64(last) + 1, err
+// last are the last sequence number that a task had, and the last place in the order of starts.
+func (w *writer) last(ctx context.Context) (seq uint64, place int64, err error) {
+	err = w.conn.QueryRowContext(ctx, "SELECT (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task'), "+
+		"(SELECT coalesce(max(start_order), 0) FROM task WHERE finished_ms IS NULL)").Scan(&seq, &place)
+	return seq, place, err
+}
+
+// claim makes a claim, with the next number.
+func (w *writer) claim(owner string, now time.Time) (fence uint64, err error) {
+	done, err := w.conn.ExecContext(context.Background(), "INSERT INTO claim (owner, claimed_ms) VALUES (?, ?)", owner, toMS(now))
+	if err != nil {
+		return 0, err
+	}
+	last, err := done.LastInsertId()
+	return uint64(last), err
+}
+
+// live are the tasks without an outcome, as this commit has them.
+func (w *writer) live() ([]task.Record, error) {
+	return records(w.conn.QueryContext(context.Background(), liveTasks))
 }
 
 // try runs a batch in one transaction. Either all of it is durable, or nothing is.
@@ -299,7 +324,7 @@ func (w *writer) try(batch []*op) error {
 	return w.transaction(func() error {
 		for _, o := range batch {
 			o.err = nil
-			if err := o.run(w); errors.Is(err, ErrTaken) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrEnded) {
+			if err := o.run(w); refused(err) {
 				o.err = err
 			} else if err != nil {
 				return err
@@ -307,6 +332,11 @@ func (w *writer) try(batch []*op) error {
 		}
 		return nil
 	})
+}
+
+// refused says that an operation is at fault, and not the database.
+func refused(err error) bool {
+	return errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrUnknown) || errors.Is(err, ledger.ErrEnded)
 }
 
 // errBegin: the cause is not in what was to be written. Another program may hold the file.
@@ -328,8 +358,8 @@ func (w *writer) transaction(do func() error) error {
 	return err
 }
 
-// accept makes a task's entry, if it isn't there.
-func (w *writer) accept(t task.Task, text []byte) error {
+// accept makes a task's entry, if it isn't there. Text is asked for its JSON only then.
+func (w *writer) accept(t task.Task, text func() ([]byte, error)) error {
 	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt))
 	if err != nil {
 		return err
@@ -339,7 +369,11 @@ func (w *writer) accept(t task.Task, text []byte) error {
 		return err
 	}
 	if n == 1 {
-		if _, err = w.insertBody.Exec(int64(t.Seq), string(text)); err == nil && t.Session != nil {
+		body, err := text()
+		if err != nil {
+			return err
+		}
+		if _, err = w.insertBody.Exec(int64(t.Seq), string(body)); err == nil && t.Session != nil {
 			err = w.session(*t.Session)
 		}
 		return err
@@ -349,35 +383,30 @@ func (w *writer) accept(t task.Task, text []byte) error {
 		return err
 	}
 	if id != t.ID {
-		return ErrTaken
+		return ledger.ErrTaken
 	}
 	return nil
 }
 
-func (w *writer) dispatch(d task.Dispatch) error {
-	done, err := w.startTask.Exec(d.ReplicaID, d.Fingerprint, toMS(d.At), w.starts+1, d.ID)
+func (w *writer) dispatch(d task.Dispatch, place int64) error {
+	done, err := w.startTask.Exec(d.ReplicaID, d.Fingerprint, toMS(d.At), place, d.ID)
 	if err != nil {
 		return err
 	}
-	n, err := done.RowsAffected()
-	if err != nil {
+	if n, err := done.RowsAffected(); err != nil || n == 1 {
 		return err
-	}
-	if n == 1 {
-		w.starts++
-		return nil
 	}
 	state, _, err := w.find(d.ID)
 	if err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: it is %s", ErrEnded, state)
+	return fmt.Errorf("%w: it is %s", ledger.ErrEnded, state)
 }
 
 func (w *writer) find(id string) (state task.State, last string, err error) {
 	err = w.findID.QueryRow(id).Scan(&state, &last)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = ErrUnknown
+		err = ledger.ErrUnknown
 	}
 	return state, last, err
 }
@@ -388,24 +417,17 @@ func (w *writer) checkpoint(id string, c task.Checkpoint) error {
 	return err
 }
 
-// finish makes the entry too, if it isn't there: a task may be dropped from its queue before it is accepted.
-func (w *writer) finish(r task.Record, text, outcome []byte) error {
-	if err := w.accept(r.Task, text); err != nil {
+// finish ends a task's entry, and makes it first if it isn't there: a task may be dropped from its queue before it is
+// accepted.
+func (w *writer) finish(r task.Record, outcome []byte) error {
+	ended, err := w.end(r, outcome)
+	if ended || err != nil {
 		return err
 	}
-	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),
-		orNull(r.SealedAt), orNull(r.LastEventID), string(outcome), int64(r.Task.Seq))
-	if err != nil {
+	if err := w.accept(r.Task, func() ([]byte, error) { return encodeTask(r.Task) }); err != nil {
 		return err
 	}
-	n, err := done.RowsAffected()
-	if err != nil {
-		return err
-	}
-	if n == 1 { // for the first time: what follows is done once
-		if _, err = w.insertText.Exec(int64(r.Task.Seq), encodeEnds(r.Transcript.Ends), r.Transcript.Text); err == nil && r.Charge != nil {
-			err = w.charge(*r.Charge, r)
-		}
+	if ended, err := w.end(r, outcome); ended || err != nil {
 		return err
 	}
 	state, last, err := w.find(r.Task.ID)
@@ -413,7 +435,24 @@ func (w *writer) finish(r task.Record, text, outcome []byte) error {
 		return err
 	}
 	if state != r.State || last != r.LastEventID {
-		return fmt.Errorf("%w: it is %s at event %s", ErrEnded, state, last)
+		return fmt.Errorf("%w: it is %s at event %s", ledger.ErrEnded, state, last)
 	}
 	return nil
+}
+
+// end records an outcome with all that is done once with it. It returns false where the task has an outcome or no entry.
+func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
+	p := toProof(r.Proof)
+	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),
+		orNull(r.SealedAt), orNull(r.LastEventID), string(outcome), p.sum, p.bytes, p.keeps, int64(r.Task.Seq), r.Task.ID)
+	if err != nil {
+		return false, err
+	}
+	if n, err := done.RowsAffected(); err != nil || n == 0 {
+		return false, err
+	}
+	if _, err = w.insertText.Exec(int64(r.Task.Seq), encodeEnds(r.Transcript.Ends), r.Transcript.Text); err == nil && r.Charge != nil {
+		err = w.charge(*r.Charge, r)
+	}
+	return true, err
 }

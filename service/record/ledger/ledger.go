@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package ledger is the durable record of accepted tasks: what was accepted, dispatched, and how it ended, with the
+// transcript (LO-202). Ledger is the interface, sqlite the implementation, and ledgertest holds every implementation to
+// what is promised here.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Ledger is a record that is open. Its methods may be called from several goroutines.
+//
+// A call that writes returns once what it wrote survives a crash, but for Started and Checkpoint, which only take a note.
+// When its context ends before the write has begun, nothing is written; after that the call returns what became of it.
+// A write may be repeated: the same accept or the same outcome again changes nothing.
+//
+// Several daemons may share one store. Each has it open for itself, and what it writes about a task carries the number of
+// the claim that it holds. Once another daemon has claimed the task, such a write changes nothing and is ErrFenced.
+type Ledger interface {
+	// Claim makes the caller the owner of every live task that nobody holds, and returns them: those that were running
+	// first, in the order they were started, then the queued ones, in the order of their sequence numbers. It renews what
+	// the caller holds. Tasks that it accepts later are its own.
+	Claim(ctx context.Context, owner string) (Claim, error)
+	// NextSeq hands out a sequence number, and returns at once. The number is greater than every one that this ledger handed
+	// out since it was opened, and than that of every task that was ever accepted.
+	NextSeq() (uint64, error)
+
+	// Accept records a task as queued, and its turn where it is in a session. A task that is past that stays as it is.
+	// ErrTaken.
+	Accept(ctx context.Context, t task.Task) error
+	// Dispatch records that a replica is about to run a task. The task keeps the time of its first dispatch, and its place
+	// in the order of starts. ErrUnknown, ErrEnded.
+	Dispatch(ctx context.Context, d task.Dispatch) error
+	// Started notes a dispatch. It returns at once; the note is written within about a second, unless the task ends first.
+	// A crash may lose it.
+	Started(d task.Dispatch)
+	// Checkpoint notes a point of a running task's log. It returns at once; the note is written within about a second,
+	// unless the task ends first. A crash may lose it. A task's checkpoint never goes back.
+	Checkpoint(id string, c task.Checkpoint)
+	// Finish records how a task ended, with its charge. A task that was never accepted is recorded all the same: one may be
+	// dropped from its queue before its accept is through. ErrEnded for a second, other outcome.
+	Finish(ctx context.Context, r task.Record) error
+
+	// Get returns what is recorded of a task, whatever its state.
+	Get(ctx context.Context, id string) (task.Record, bool, error)
+	// List returns at most limit finished tasks, the last to finish first, without the text of their transcripts. An empty
+	// state means all three.
+	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
+	// Live returns the tasks without an outcome, whoever holds them, in the order of Claim.
+	Live(ctx context.Context) ([]task.Record, error)
+	// Proven returns the task whose proof bundle has this SHA-256.
+	Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error)
+
+	// KeepSession records a session that has had no turn yet. Each turn is recorded with the accept of its task.
+	KeepSession(ctx context.Context, s task.Session) error
+	// DropSessions forgets sessions, but not others that were given their ids later.
+	DropSessions(ctx context.Context, sessions []task.Session) error
+	// Sessions returns those that are recorded, the oldest first.
+	Sessions(ctx context.Context) ([]task.Session, error)
+	// Spent returns what each account was charged for in the budget that began then.
+	Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error)
+
+	// Close writes what waits, gives up the claim, and closes the store. Writes fail with ErrClosed afterwards.
+	Close() error
+}
+
+// Claim is what a daemon holds.
+type Claim struct {
+	Owner string
+	Fence uint64        // greater than that of every claim before it
+	Tasks []task.Record // that came with this claim
+}
+
+// What a call fails with.
+var (
+	// ErrUnavailable: the store did not take the write (full, read-only, broken, out of reach). Nothing of it is recorded, and
+	// the same call may be made again: the ledger goes on by itself once it can write.
+	ErrUnavailable = errors.New("the ledger cannot write")
+	// ErrTaken: another task has the id or the sequence number.
+	ErrTaken = errors.New("the ledger has another task of this id or sequence number")
+	// ErrUnknown: no task of this id was accepted.
+	ErrUnknown = errors.New("the ledger has no task of this id")
+	// ErrEnded: the task has another outcome already.
+	ErrEnded = errors.New("the ledger has another outcome of this task")
+	// ErrFenced: another daemon has claimed the task since.
+	ErrFenced = errors.New("another orchestrator has claimed this task")
+	// ErrClosed: the ledger is closed.
+	ErrClosed = errors.New("the ledger is closed")
+)
+
+// CheckTask says what keeps a task from being accepted.
+func CheckTask(t task.Task) error {
+	if t.Seq == 0 || t.ID == "" || t.AcceptedAt.IsZero() {
+		return errors.New("it needs an id, a sequence number and a time")
+	}
+	return nil
+}
+
+// CheckOutcome says what keeps a record from being that of a task that ended.
+func CheckOutcome(r task.Record) error {
+	if !r.State.Final() || r.FinishedAt.IsZero() {
+		return fmt.Errorf("state %q and time %v are not those of an outcome", r.State, r.FinishedAt)
+	}
+	return CheckTask(r.Task)
+}

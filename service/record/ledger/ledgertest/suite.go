@@ -1,0 +1,500 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package ledgertest
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/record/ledger"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Opened is a ledger under test, and what is done to it from outside.
+type Opened struct {
+	ledger.Ledger
+
+	Settle func()                        // returns once what was noted is written
+	Reopen func() (Opened, error)        // closes it and opens its store again
+	Second func() (ledger.Ledger, error) // opens the store a second time
+	Sweep  func(oldest time.Time)        // forgets the tasks that ended before then
+	Lapse  func()                        // lets the lease end, where several may have the store open; nil: only one may
+}
+
+// Open opens the ledger of a new store.
+type Open func(t testing.TB) Opened
+
+// Run holds an implementation to what package ledger promises.
+func Run(t *testing.T, open Open) {
+	for name, test := range map[string]func(*testing.T, Opened){
+		"every field is kept":             everyField,
+		"little is kept too":              little,
+		"live tasks come back in order":   order,
+		"a start is noted":                started,
+		"sequence numbers only grow":      sequence,
+		"operations may be repeated":      repeated,
+		"nonsense is refused":             nonsense,
+		"checkpoints do not go back":      checkpoints,
+		"the newest are listed first":     newest,
+		"what is live is never forgotten": retention,
+		"bundles lead to their tasks":     proven,
+		"sessions are charged once":       sessions,
+		"live tasks are claimed once":     claimed,
+		"contexts end calls":              contexts,
+		"nothing is taken once closed":    closed,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, open(t)) })
+	}
+	t.Run("full records of every outcome", func(t *testing.T) {
+		for _, state := range []task.State{task.Completed, task.Failed, task.StateCanceled} {
+			outcome(t, open(t), state)
+		}
+	})
+	if one := open(t); one.Lapse != nil {
+		t.Run("an owner whose lease ended is fenced off", func(t *testing.T) { fenced(t, one) })
+	} else {
+		t.Run("one process alone has it open", func(t *testing.T) { alone(t, one) })
+	}
+}
+
+func accept(t testing.TB, l ledger.Ledger, seqs ...uint64) {
+	t.Helper()
+	for _, seq := range seqs {
+		require.NoError(t, l.Accept(t.Context(), Sample(seq)))
+	}
+}
+
+func finish(t testing.TB, l ledger.Ledger, records ...task.Record) {
+	t.Helper()
+	for _, r := range records {
+		require.NoError(t, l.Finish(t.Context(), r))
+	}
+}
+
+func get(t testing.TB, l ledger.Ledger, id string) task.Record {
+	t.Helper()
+	r, ok, err := l.Get(t.Context(), id)
+	require.NoError(t, err)
+	require.True(t, ok, id)
+	return r
+}
+
+func live(t testing.TB, l ledger.Ledger) []string {
+	t.Helper()
+	found, err := l.Live(t.Context())
+	require.NoError(t, err)
+	return ids(found)
+}
+
+func next(t testing.TB, l ledger.Ledger) uint64 {
+	t.Helper()
+	seq, err := l.NextSeq()
+	require.NoError(t, err)
+	return seq
+}
+
+func claim(t testing.TB, l ledger.Ledger) ledger.Claim {
+	t.Helper()
+	c, err := l.Claim(t.Context(), "me")
+	require.NoError(t, err)
+	require.Equal(t, "me", c.Owner)
+	return c
+}
+
+func reopen(t testing.TB, l Opened) Opened {
+	t.Helper()
+	again, err := l.Reopen()
+	require.NoError(t, err)
+	return again
+}
+
+func ids(found []task.Record) []string {
+	out := []string{}
+	for _, r := range found {
+		out = append(out, r.Task.ID)
+	}
+	return out
+}
+
+// everyField: one that is added to task.Record, and forgotten in an implementation, shows up.
+func everyField(t *testing.T, l Opened) {
+	want := Full(task.Completed)
+	require.NoError(t, l.Accept(t.Context(), want.Task))
+	require.NoError(t, l.Dispatch(t.Context(), task.Dispatch{ID: want.Task.ID, ReplicaID: want.ReplicaID, Fingerprint: want.Fingerprint, At: want.StartedAt}))
+	l.Checkpoint(want.Task.ID, want.Checkpoint)
+	l.Settle()
+	running := task.Record{
+		Task: want.Task, State: task.Running, ReplicaID: want.ReplicaID, Fingerprint: want.Fingerprint,
+		Checkpoint: want.Checkpoint, StartedAt: want.StartedAt,
+	}
+	require.Equal(t, running, get(t, l, want.Task.ID))
+	l = reopen(t, l)
+	left, err := l.Live(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []task.Record{running}, left)
+}
+
+func outcome(t *testing.T, l Opened, state task.State) {
+	want := Full(state)
+	require.NoError(t, l.Accept(t.Context(), want.Task))
+	l.Checkpoint(want.Task.ID, want.Checkpoint)
+	l.Settle()
+	finish(t, l, want)
+	require.Equal(t, want, get(t, l, want.Task.ID))
+	l = reopen(t, l)
+	require.Equal(t, want, get(t, l, want.Task.ID))
+	listed, err := l.List(t.Context(), "", 10)
+	require.NoError(t, err)
+	want.Transcript.Text = ""
+	require.Equal(t, []task.Record{want}, listed)
+}
+
+func little(t *testing.T, l Opened) {
+	r := task.Record{Task: task.Task{ID: "x", Seq: 1, AcceptedAt: Epoch}, State: task.Failed, FinishedAt: Epoch, Err: &task.Error{Code: task.Internal}}
+	require.NoError(t, l.Accept(t.Context(), r.Task))
+	require.Equal(t, task.Record{Task: r.Task, State: task.Queued}, get(t, l, "x"))
+	finish(t, l, r)
+	require.Equal(t, r, get(t, l, "x"))
+	_, ok, err := l.Get(t.Context(), "y")
+	require.NoError(t, err)
+	require.False(t, ok)
+}
+
+func order(t *testing.T, l Opened) {
+	accept(t, l, 7, 3, 5, 1, 9, 2)
+	for _, seq := range []uint64{9, 2, 5} {
+		require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(seq))))
+	}
+	finish(t, l, Ended(Sample(2), task.Completed, "done"))
+	require.Equal(t, []string{ID(9), ID(5), ID(1), ID(3), ID(7)}, live(t, l))
+	l = reopen(t, l)
+	require.Equal(t, []string{ID(9), ID(5), ID(1), ID(3), ID(7)}, ids(claim(t, l).Tasks))
+
+	// The next process starts one more, and one of the old ones moves to another replica: it keeps its place.
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(3))))
+	moved := Dispatched(Sample(9))
+	moved.ReplicaID, moved.At = "default-1", moved.At.Add(time.Minute)
+	require.NoError(t, l.Dispatch(t.Context(), moved))
+	require.Equal(t, []string{ID(9), ID(5), ID(3), ID(1), ID(7)}, live(t, l))
+	require.Equal(t, "default-1", get(t, l, ID(9)).ReplicaID)
+	require.Equal(t, Dispatched(Sample(9)).At, get(t, l, ID(9)).StartedAt)
+}
+
+// started: a start that is noted has the place of its call, and an outcome makes it needless.
+func started(t *testing.T, l Opened) {
+	accept(t, l, 1, 2, 3, 4)
+	l.Started(Dispatched(Sample(3)))
+	l.Started(Dispatched(Sample(4)))
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(2))))
+	again := Dispatched(Sample(3))
+	again.ReplicaID, again.At = "default-1", again.At.Add(time.Minute)
+	l.Started(again)
+	done := Ended(Sample(4), task.Completed, "done")
+	finish(t, l, done)
+	l.Started(Dispatched(Sample(9))) // of nobody
+	l.Settle()
+	require.Equal(t, []string{ID(3), ID(2), ID(1)}, live(t, l))
+	r := get(t, l, ID(3))
+	require.Equal(t, task.Running, r.State)
+	require.Equal(t, "default-1", r.ReplicaID)
+	require.Equal(t, Dispatched(Sample(3)).At, r.StartedAt)
+	require.Equal(t, done, get(t, l, ID(4)))
+	l.Started(Dispatched(Sample(1)))
+	require.Equal(t, []string{ID(3), ID(2), ID(1)}, live(t, reopen(t, l))) // closing writes what waits
+}
+
+func sequence(t *testing.T, l Opened) {
+	require.Equal(t, uint64(1), next(t, l))
+	require.Equal(t, uint64(2), next(t, l))
+	accept(t, l, 4)
+	require.Equal(t, uint64(5), next(t, l))
+	finish(t, l, Ended(Sample(4), task.Completed))
+	l = reopen(t, l)
+	l.Sweep(Epoch.Add(time.Hour))
+	_, ok, err := l.Get(t.Context(), ID(4))
+	require.NoError(t, err)
+	require.False(t, ok)
+	l = reopen(t, l)
+	require.GreaterOrEqual(t, next(t, l), uint64(5), "it is not used again, although its task is gone")
+
+	var numbers sync.Map
+	var calls sync.WaitGroup
+	for range 16 {
+		calls.Go(func() {
+			for range 50 {
+				seq, err := l.NextSeq()
+				_, again := numbers.LoadOrStore(seq, true)
+				if err != nil || again {
+					t.Errorf("number %d was handed out twice, or not at all: %v", seq, err)
+				}
+			}
+		})
+	}
+	calls.Wait()
+}
+
+// repeated: whoever is not sure whether a call was recorded may repeat it; nothing gets a second outcome.
+func repeated(t *testing.T, l Opened) {
+	accept(t, l, 1, 1)
+	require.Equal(t, []string{ID(1)}, live(t, l))
+	other := Sample(1)
+	other.ID = "other"
+	require.ErrorIs(t, l.Accept(t.Context(), other), ledger.ErrTaken)
+	other = Sample(1)
+	other.Seq = 2
+	require.ErrorIs(t, l.Accept(t.Context(), other), ledger.ErrTaken)
+	require.ErrorIs(t, l.Finish(t.Context(), Ended(other, task.Completed)), ledger.ErrTaken)
+
+	done := Ended(Sample(1), task.Completed, "a", "b")
+	finish(t, l, done, done)
+	accept(t, l, 1)
+	require.Equal(t, done, get(t, l, ID(1)))
+	require.ErrorIs(t, l.Finish(t.Context(), Ended(Sample(1), task.StateCanceled, "a")), ledger.ErrEnded)
+	require.ErrorIs(t, l.Dispatch(t.Context(), Dispatched(Sample(1))), ledger.ErrEnded)
+	require.ErrorIs(t, l.Dispatch(t.Context(), Dispatched(Sample(8))), ledger.ErrUnknown)
+	require.Equal(t, done, get(t, l, ID(1)))
+
+	// A task may be dropped from a full queue before its accept is through.
+	dropped := Ended(Sample(9), task.Failed)
+	dropped.ReplicaID, dropped.Fingerprint, dropped.StartedAt = "", "", time.Time{}
+	finish(t, l, dropped)
+	accept(t, l, 9)
+	require.Equal(t, dropped, get(t, l, ID(9)))
+	require.Empty(t, live(t, l))
+	require.Equal(t, uint64(10), next(t, l))
+}
+
+func nonsense(t *testing.T, l Opened) {
+	require.ErrorContains(t, l.Accept(t.Context(), task.Task{ID: "x"}), "sequence number")
+	require.ErrorContains(t, l.Accept(t.Context(), task.Task{Seq: 1}), "id")
+	require.ErrorContains(t, l.Accept(t.Context(), task.Task{Seq: 1, ID: "x"}), "time")
+	require.ErrorContains(t, l.Finish(t.Context(), task.Record{Task: Sample(1)}), "outcome")
+	require.ErrorContains(t, l.Finish(t.Context(), task.Record{Task: Sample(1), State: task.Running, FinishedAt: Epoch}), "outcome")
+	require.ErrorContains(t, l.Finish(t.Context(), task.Record{Task: Sample(1), State: task.Failed}), "outcome")
+	require.Empty(t, live(t, l))
+}
+
+func mark(event int) task.Checkpoint {
+	return task.Checkpoint{Event: event, Sum: [32]byte{byte(event)}}
+}
+
+func checkpoints(t *testing.T, l Opened) {
+	accept(t, l, 1, 2)
+	l.Checkpoint(ID(1), mark(5))
+	l.Checkpoint(ID(1), mark(9))
+	l.Checkpoint(ID(1), mark(7))
+	l.Checkpoint(ID(3), mark(1)) // of nobody
+	l.Settle()
+	require.Equal(t, mark(9), get(t, l, ID(1)).Checkpoint)
+	l.Checkpoint(ID(1), mark(8)) // as a recovered task does, which is decoded from the start
+	l.Settle()
+	require.Equal(t, mark(9), get(t, l, ID(1)).Checkpoint)
+	l.Checkpoint(ID(1), mark(10))
+	require.Equal(t, mark(10), get(t, reopen(t, l), ID(1)).Checkpoint) // closing writes what waits
+}
+
+func newest(t *testing.T, l Opened) {
+	accept(t, l, 1, 2, 3, 4, 5)
+	late := Ended(Sample(1), task.Failed, "x")
+	late.FinishedAt = Epoch.Add(time.Hour)
+	finish(t, l, Ended(Sample(4), task.Completed, "a", "b"), Ended(Sample(2), task.StateCanceled), late)
+	list := func(state task.State, limit int) []string {
+		found, err := l.List(t.Context(), state, limit)
+		require.NoError(t, err)
+		return ids(found)
+	}
+	require.Equal(t, []string{ID(1), ID(4), ID(2)}, list("", 10))
+	require.Equal(t, []string{ID(1), ID(4)}, list("", 2))
+	require.Equal(t, []string{ID(4)}, list(task.Completed, 10))
+	require.Empty(t, list(task.Queued, 10))
+	require.Empty(t, list("", 0))
+	found, err := l.List(t.Context(), "", 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, found[0].Status().TokensOut)
+	require.Equal(t, 2, found[1].Status().TokensOut)
+}
+
+func retention(t *testing.T, l Opened) {
+	accept(t, l, 1, 2, 3)
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(2))))
+	finish(t, l, Ended(Sample(3), task.Completed, "x"), Ended(Sample(1000), task.Completed, "y"))
+	l.Sweep(Epoch.Add(500 * time.Second))
+	require.Equal(t, []string{ID(2), ID(1)}, live(t, l))
+	found, err := l.List(t.Context(), "", 10)
+	require.NoError(t, err)
+	require.Equal(t, []string{ID(1000)}, ids(found))
+	accept(t, l, 3) // nobody remembers it
+}
+
+func proven(t *testing.T, l Opened) {
+	r := Ended(Sample(1), task.Completed, "a", "b")
+	r.Proof = task.Proof{SHA256: [32]byte{1, 2, 31: 3}, Size: 77, KeepsTranscript: true}
+	near := Ended(Sample(2), task.Completed, "c")
+	near.Proof = task.Proof{SHA256: [32]byte{1, 2, 31: 4}, Size: 78, KeepsPrompt: true}
+	finish(t, l, r, near)
+	l = reopen(t, l)
+	for _, want := range []task.Record{r, near} {
+		found, ok, err := l.Proven(t.Context(), want.Proof.SHA256)
+		require.NoError(t, err)
+		require.True(t, ok)
+		require.Equal(t, want, found)
+	}
+	_, ok, err := l.Proven(t.Context(), [32]byte{1, 2})
+	require.NoError(t, err)
+	require.False(t, ok)
+}
+
+// sessions: one is recorded with its turns, charged once for each, and comes back after a restart.
+func sessions(t *testing.T, l Opened) {
+	all := func() []task.Session {
+		found, err := l.Sessions(t.Context())
+		require.NoError(t, err)
+		return found
+	}
+	spent := func(window time.Time) map[string]task.Amount {
+		found, err := l.Spent(t.Context(), window)
+		require.NoError(t, err)
+		return found
+	}
+	s := Session("s")
+	require.NoError(t, l.KeepSession(t.Context(), s))
+	require.Equal(t, []task.Session{s}, all())
+
+	turn := Sample(1)
+	s.Turns = 1
+	turn.Session = &s
+	require.NoError(t, l.Accept(t.Context(), turn))
+	require.NoError(t, l.Accept(t.Context(), turn)) // repeated, as after a retry
+	require.Equal(t, []task.Session{s}, all())
+
+	window := Epoch.Truncate(24 * time.Hour)
+	r := Ended(turn, task.Completed, "a", "b")
+	r.ReplicaID = "default-1"
+	r.Charge = &task.Charge{SessionID: "s", Account: "localhost", Window: window, Amount: task.Amount{Tokens: 7, Time: 30 * time.Millisecond, Cost: 3}}
+	finish(t, l, r, r, r) // an outcome may be recorded again, and is not charged again
+	l = reopen(t, l)
+	s.Spent, s.PoolID, s.ReplicaID = r.Charge.Amount, turn.PoolID, "default-1"
+	require.Equal(t, []task.Session{s}, all())
+	require.Equal(t, map[string]task.Amount{"localhost": r.Charge.Amount}, spent(window))
+
+	later := Ended(Sample(2), task.Completed, "c")
+	later.Charge = &task.Charge{Account: "localhost", Window: window.Add(24 * time.Hour), Amount: task.Amount{Tokens: 1}}
+	finish(t, l, later)
+	require.Empty(t, spent(window), "what was charged to a budget that was renewed since is forgotten")
+
+	renewed := Session("s")
+	renewed.CreatedAt = Epoch.Add(time.Hour)
+	require.NoError(t, l.KeepSession(t.Context(), renewed), "the id is another session's since")
+	require.NoError(t, l.DropSessions(t.Context(), []task.Session{s, Session("unknown")}))
+	require.Equal(t, []task.Session{renewed}, all())
+	require.NoError(t, l.DropSessions(t.Context(), []task.Session{renewed}))
+	require.Empty(t, all())
+}
+
+func claimed(t *testing.T, l Opened) {
+	first := claim(t, l)
+	require.Empty(t, first.Tasks)
+	require.NotZero(t, first.Fence)
+	accept(t, l, 1, 2)
+	require.Equal(t, ledger.Claim{Owner: "me", Fence: first.Fence}, claim(t, l), "what it accepted is its own")
+	l = reopen(t, l)
+	second := claim(t, l)
+	require.Equal(t, []string{ID(1), ID(2)}, ids(second.Tasks))
+	require.Greater(t, second.Fence, first.Fence)
+	require.Empty(t, claim(t, l).Tasks)
+	finish(t, l, Ended(Sample(1), task.Completed))
+	require.Equal(t, []string{ID(2)}, ids(claim(t, reopen(t, l)).Tasks))
+}
+
+// contexts: a call whose context has ended says so, or has done what was asked.
+func contexts(t *testing.T, l Opened) {
+	accept(t, l, 1)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	_, _, err := l.Get(gone, ID(1))
+	require.ErrorIs(t, err, context.Canceled)
+	_, _, err = l.Proven(gone, [32]byte{1})
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = l.List(gone, "", 1)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = l.Live(gone)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = l.Sessions(gone)
+	require.ErrorIs(t, err, context.Canceled)
+	_, err = l.Spent(gone, Epoch)
+	require.ErrorIs(t, err, context.Canceled)
+	for seq := uint64(2); seq < 50; seq++ {
+		err := l.Accept(gone, Sample(seq))
+		_, there, failed := l.Get(t.Context(), ID(seq))
+		require.NoError(t, failed)
+		require.Equal(t, err == nil, there, "%v", err)
+	}
+}
+
+func closed(t *testing.T, l Opened) {
+	accept(t, l, 1)
+	require.NoError(t, l.Close())
+	require.NoError(t, l.Close())
+	require.ErrorIs(t, l.Accept(t.Context(), Sample(2)), ledger.ErrClosed)
+	require.ErrorIs(t, l.Dispatch(t.Context(), Dispatched(Sample(1))), ledger.ErrClosed)
+	require.ErrorIs(t, l.Finish(t.Context(), Ended(Sample(1), task.Completed)), ledger.ErrClosed)
+	require.ErrorIs(t, l.KeepSession(t.Context(), Session("s")), ledger.ErrClosed)
+	_, err := l.Claim(t.Context(), "me")
+	require.ErrorIs(t, err, ledger.ErrClosed)
+	_, err = l.NextSeq()
+	require.ErrorIs(t, err, ledger.ErrClosed)
+	l.Checkpoint(ID(1), mark(1))
+	l.Started(Dispatched(Sample(1)))
+	_, _, err = l.Get(t.Context(), ID(1))
+	require.Error(t, err)
+	left := claim(t, reopen(t, l)).Tasks
+	require.Equal(t, []string{ID(1)}, ids(left))
+	require.Equal(t, task.Queued, left[0].State)
+}
+
+func alone(t *testing.T, l Opened) {
+	accept(t, l, 1)
+	_, err := l.Second()
+	require.Error(t, err)
+	accept(t, l, 2)
+	require.NoError(t, l.Close())
+	other, err := l.Second()
+	require.NoError(t, err)
+	require.Equal(t, []string{ID(1), ID(2)}, ids(claim(t, other).Tasks))
+	require.NoError(t, other.Close())
+}
+
+// fenced: two daemons share a store, and one of them hangs.
+func fenced(t *testing.T, l Opened) {
+	mine := claim(t, l)
+	accept(t, l, 1, 2)
+	other, err := l.Second()
+	require.NoError(t, err)
+	theirs := claim(t, other)
+	require.Empty(t, theirs.Tasks)
+	require.Greater(t, theirs.Fence, mine.Fence)
+	require.ErrorIs(t, other.Finish(t.Context(), Ended(Sample(1), task.Completed)), ledger.ErrFenced)
+	accept(t, other, 3)
+	r := get(t, other, ID(1)) // any daemon answers for any task
+	require.Equal(t, task.Queued, r.State)
+
+	l.Lapse()
+	require.Equal(t, []string{ID(1), ID(2)}, ids(claim(t, other).Tasks))
+	require.ErrorIs(t, l.Dispatch(t.Context(), Dispatched(Sample(1))), ledger.ErrFenced)
+	require.ErrorIs(t, l.Finish(t.Context(), Ended(Sample(2), task.StateCanceled)), ledger.ErrFenced)
+	l.Started(Dispatched(Sample(1)))
+	l.Checkpoint(ID(1), mark(3))
+	l.Settle()
+	require.Equal(t, r, get(t, l, ID(1)), "a write with an old number changes nothing")
+	finish(t, other, Ended(Sample(1), task.Completed, "x"))
+
+	again := claim(t, l) // it is back, and takes what nobody holds
+	require.Greater(t, again.Fence, theirs.Fence)
+	require.Empty(t, again.Tasks)
+	require.NoError(t, other.Close())
+	require.Equal(t, []string{ID(2), ID(3)}, ids(claim(t, l).Tasks))
+}

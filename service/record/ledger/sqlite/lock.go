@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"errors"
+	"os"
+	"sync"
+	"syscall"
+)
+
+// held are the paths of the ledgers that this process has open. A file that is opened beside SQLite's own handle must not be
+// closed while that is in use: SQLite's locks on it would go. So a second try does not even open it.
+var held sync.Map
+
+// lock is a lock on a database file. It is apart from SQLite's own locks, so that others can read, and it ends with the
+// process.
+type lock struct {
+	path string
+	file *os.File
+}
+
+// takeLock makes this process the only one that writes the ledger.
+func takeLock(path string) (*lock, error) {
+	if _, taken := held.LoadOrStore(path, true); taken {
+		return nil, lockedOut(path, nil)
+	}
+	f, err := os.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		held.Delete(path)
+		return nil, noAccess(path, err)
+	}
+	l := &lock{path: path, file: f}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return nil, errors.Join(lockedOut(path, err), l.release())
+	}
+	return l, nil
+}
+
+// release gives the lock back. SQLite has closed its handles before.
+func (l *lock) release() error {
+	if l == nil {
+		return nil
+	}
+	defer held.Delete(l.path)
+	return l.file.Close()
+}
+
+func lockedOut(path string, err error) *Error {
+	return &Error{Fault: Held, Path: path, What: "is open in another orchestratord", Remedy: "stop that one first", Err: err}
+}

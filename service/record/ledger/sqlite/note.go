@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package sqlite
+
+import (
+	"slices"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// How long a note waits. A checkpoint goes with any commit that is made anyway, and alone once it is old. A start waits a
+// little for the task's end, which makes it needless, before it goes with a commit or alone.
+const (
+	checkpointAfter = time.Second
+	startAfter      = 100 * time.Millisecond
+)
+
+// maxNotes is how many tasks' notes of a kind may wait; beyond that they are dropped.
+const maxNotes = 4096
+
+// start is a dispatch that is to be written.
+type start struct {
+	task.Dispatch
+
+	place int64 // in the order of starts
+	at    time.Time
+	ended bool // its task's outcome is being written
+}
+
+// notes are what is to be written and nobody waits for. The ledger's lock guards them.
+type notes struct {
+	starts      []*start // the oldest first
+	startOf     map[string]*start
+	checkpoints map[string]task.Checkpoint
+	oldest      time.Time // of the checkpoints
+}
+
+func newNotes() notes {
+	return notes{startOf: map[string]*start{}, checkpoints: map[string]task.Checkpoint{}}
+}
+
+// start takes a dispatch down. It returns whether nothing of the kind waited, so that the writer has to set its timer.
+func (n *notes) start(d task.Dispatch, place int64, now time.Time) bool {
+	if s := n.startOf[d.ID]; s != nil {
+		s.ReplicaID, s.Fingerprint = d.ReplicaID, d.Fingerprint
+		return false
+	}
+	if len(n.starts) >= maxNotes {
+		return false
+	}
+	n.add(&start{Dispatch: d, place: place, at: now})
+	return len(n.starts) == 1
+}
+
+func (n *notes) add(s *start) {
+	n.starts = append(n.starts, s)
+	n.startOf[s.ID] = s
+}
+
+// checkpoint takes a checkpoint down, and returns what start does.
+func (n *notes) checkpoint(id string, c task.Checkpoint, now time.Time) bool {
+	known, waits := n.checkpoints[id]
+	if !waits && len(n.checkpoints) >= maxNotes || waits && known.Event >= c.Event {
+		return false
+	}
+	if len(n.checkpoints) == 0 {
+		n.oldest = now
+	}
+	n.checkpoints[id] = c
+	return len(n.checkpoints) == 1
+}
+
+// end drops the notes of a task whose outcome is being written.
+func (n *notes) end(id string) {
+	delete(n.checkpoints, id)
+	if s := n.startOf[id]; s != nil {
+		s.ended = true
+		delete(n.startOf, id)
+	}
+}
+
+// take removes what is to be written now: with says that there is a commit anyway, all that nothing may be left.
+func (n *notes) take(now time.Time, with, all bool) (starts []*start, checkpoints map[string]task.Checkpoint) {
+	i := 0
+	for ; i < len(n.starts); i++ {
+		s := n.starts[i]
+		if s.ended {
+			continue
+		}
+		if !all && now.Sub(s.at) < startAfter {
+			break
+		}
+		starts = append(starts, s)
+		delete(n.startOf, s.ID)
+	}
+	n.starts = slices.Delete(n.starts, 0, i)
+	if len(n.checkpoints) > 0 && (with || all || len(starts) > 0 || now.Sub(n.oldest) >= checkpointAfter) {
+		checkpoints, n.checkpoints = n.checkpoints, map[string]task.Checkpoint{}
+	}
+	return starts, checkpoints
+}
+
+// due is when the oldest note has waited for long enough; zero if none waits.
+func (n *notes) due() (at time.Time) {
+	if len(n.checkpoints) > 0 {
+		at = n.oldest.Add(checkpointAfter)
+	}
+	for _, s := range n.starts {
+		if own := s.at.Add(startAfter); !s.ended && (at.IsZero() || own.Before(at)) {
+			return own
+		}
+	}
+	return at
+}
+
+// back takes down again what could not be written.
+func (n *notes) back(s *start, now time.Time) {
+	if n.startOf[s.ID] == nil {
+		s.at = now
+		n.add(s)
+	}
+}
