@@ -35,6 +35,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/auth"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
@@ -70,7 +71,6 @@ type App struct {
 	fetches   *fetch.Fetcher
 	shelf     *shelf
 	artifacts *artifact.Store
-	proofs    *artifact.Sink
 	memory    *memory
 	operator  *operator
 	selfTest  *selfTest // nil: none is made
@@ -122,10 +122,10 @@ func New(o Options) (_ *App, err error) {
 	if err := a.lock(); err != nil {
 		return nil, err
 	}
-	if err := a.openLedger(registry); err != nil {
+	if err := a.openArtifacts(registry); err != nil {
 		return nil, err
 	}
-	if err := a.openArtifacts(registry); err != nil {
+	if err := a.openLedger(registry); err != nil {
 		return nil, err
 	}
 	inForce := newSetup(c)
@@ -144,7 +144,7 @@ func New(o Options) (_ *App, err error) {
 	}
 	registry.MustRegister(kvMetrics{f, a.sessions})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
+		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
 		Swap:     placement.SwapRules(c.Swap),
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
@@ -171,7 +171,7 @@ func New(o Options) (_ *App, err error) {
 		policy: a.policy, retired: map[string]bool{},
 	}
 	a.api, err = api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Auth: guard, Gatherer: registry, Log: o.Log,
+		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Auth: guard, Gatherer: registry, Log: o.Log,
 		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
@@ -246,7 +246,6 @@ func (a *App) Start(ctx context.Context) (err error) {
 		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left.Tasks) // before anyone can ask for them
-	a.catchUp(ctx)
 
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
@@ -305,9 +304,14 @@ func (a *App) openLedger(r prometheus.Registerer) (err error) {
 			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
 		}
 	}
-	a.ledger, err = sqlite.Open(sqlite.Options{
+	o := sqlite.Options{
 		Path: path, Log: a.o.Log, Registerer: r, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
-	})
+		Bundles: &bundle.Keep{Prompts: c.Artifacts.KeepPrompts, Transcripts: c.Artifacts.KeepTranscripts},
+	}
+	if c.Artifacts.KeepProofs {
+		o.BeforeForgetting = a.artifacts.KeepBundles
+	}
+	a.ledger, err = sqlite.Open(o)
 	if err != nil {
 		return fmt.Errorf("open the ledger: %w", err)
 	}

@@ -26,10 +26,10 @@ import (
 type Artifacts interface {
 	// Put stores what r reads, and returns when it is on the disk. TOO_LARGE.
 	Put(ctx context.Context, a ArtifactView, r io.Reader) (ArtifactView, error)
-	Get(id string) (ArtifactView, error) // NOT_FOUND
+	Get(ctx context.Context, id string) (ArtifactView, error) // NOT_FOUND
 	// List returns the newest first. An empty field of the filter takes all.
-	List(f ArtifactFilter) []ArtifactView
-	Open(id string) (ArtifactView, io.ReadSeekCloser, error) // NOT_FOUND
+	List(ctx context.Context, f ArtifactFilter) ([]ArtifactView, error)
+	Open(ctx context.Context, id string) (ArtifactView, io.ReadSeekCloser, error) // NOT_FOUND
 }
 
 // ArtifactView is an artifact as clients see it. A Put does not look at ID, Size and CreatedAt.
@@ -99,7 +99,10 @@ func (s *spelling) Read(p []byte) (n int, err error) {
 // ListArtifacts lists artifacts, newest first.
 func (h artifacts) ListArtifacts(ctx context.Context, p gen.ListArtifactsParams) (*gen.ArtifactListHeaders, error) {
 	f := ArtifactFilter{Kind: string(p.Kind.Or("")), TaskID: string(p.TaskID.Or("")), Tag: string(p.Tag.Or("")), Limit: p.Limit.Or(0)}
-	list := h.Artifacts.List(f)
+	list, err := h.Artifacts.List(ctx, f)
+	if err != nil {
+		return nil, err
+	}
 	out := gen.ArtifactList{Artifacts: make([]gen.Artifact, len(list))}
 	for i, v := range list {
 		out.Artifacts[i] = h.toArtifact(ctx, v)
@@ -109,7 +112,7 @@ func (h artifacts) ListArtifacts(ctx context.Context, p gen.ListArtifactsParams)
 
 // GetArtifact shows one artifact.
 func (h artifacts) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*gen.GetArtifactOKHeaders, error) {
-	v, err := h.Artifacts.Get(string(p.ID))
+	v, err := h.Artifacts.Get(ctx, string(p.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +122,7 @@ func (h artifacts) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*g
 // GetArtifactContent sends an artifact's bytes, or the ranges of them that are asked for. They can be anything, so that a
 // browser must take them for nothing but what they are said to be, and run nothing of them.
 func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactContentParams, w http.ResponseWriter) error {
-	v, content, err := h.Artifacts.Open(string(p.ID))
+	v, content, err := h.Artifacts.Open(ctx, string(p.ID))
 	if err != nil {
 		return err
 	}

@@ -52,25 +52,6 @@ func (m *storeMetrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.artifacts, m.bytes, m.stored, m.removed, m.damaged}
 }
 
-// proofOutcome says what became of a task's proof bundle.
-type proofOutcome string
-
-const (
-	proofStored  proofOutcome = "stored"
-	proofDropped proofOutcome = "dropped"
-	proofFailed  proofOutcome = "failed"
-)
-
-func newProofMetrics(r prometheus.Registerer) (*prometheus.CounterVec, error) {
-	proofs := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "llorch_proofs_total", Help: "Proof bundles of tasks that ended: stored, dropped because the disk did not keep up, or failed to be written.",
-	}, []string{"outcome"})
-	if err := register(r, []prometheus.Collector{proofs}); err != nil {
-		return nil, fmt.Errorf("register the proof bundles' metrics: %w", err)
-	}
-	return proofs, nil
-}
-
 func register(r prometheus.Registerer, all []prometheus.Collector) (failed error) {
 	for _, c := range all {
 		failed = errors.Join(failed, r.Register(c))

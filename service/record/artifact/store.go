@@ -59,6 +59,8 @@ type Store struct {
 	order  []*Entry // by creation, then id
 	disk   int64    // bytes that all take
 
+	elsewhere func(ctx context.Context, id string) (bool, error) // an artifact that is not in the store; set before it is used
+
 	wake     chan struct{} // capacity 1
 	stop     context.CancelFunc
 	sweeping sync.WaitGroup
@@ -93,6 +95,7 @@ func Open(o Options) (*Store, error) {
 		o.Now = time.Now
 	}
 	s := &Store{o: o, log: o.Log.Named("artifact"), byID: map[string]*Entry{}, byTask: map[string][]string{}, wake: make(chan struct{}, 1)}
+	s.elsewhere = func(context.Context, string) (bool, error) { return false, nil }
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the artifacts: %w", err)
 	}

@@ -26,6 +26,7 @@ const (
 	opFinish     kind = "finish"
 	opSession    kind = "session"
 	opClaim      kind = "claim"
+	opForget     kind = "forget"
 )
 
 // op is one operation that waits for the writer.
@@ -200,11 +201,12 @@ func (o *op) answer(err error) {
 type writer struct {
 	db       *sql.DB
 	conn     *sql.Conn
-	fence    uint64    // of the claim; 0: none was made yet
-	failing  int       // operations that failed since the last commit
-	written  int       // bytes, about, since the last sweep
-	finished int       // tasks, since the next sweep was set
-	window   time.Time // of the budgets that are charged; older ones were forgotten
+	fence    uint64      // of the claim; 0: none was made yet
+	failing  int         // operations that failed since the last commit
+	written  int         // bytes, about, since the last sweep
+	finished int         // tasks, since the next sweep was set
+	parting  atomic.Bool // tasks are about to be removed
+	window   time.Time   // of the budgets that are charged; older ones were forgotten
 
 	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
 	keepSession, replaceSession, dropSession, chargeSession, spend, forget            *sql.Stmt
