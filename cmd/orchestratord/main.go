@@ -23,6 +23,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
@@ -137,7 +138,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if err := app.Check(c); err != nil {
+	if err := control.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
 	log, err := observe.NewLogger(observe.Options{Level: c.Log.Level, Redactor: observe.NewRedactor(string(c.Token))})
@@ -199,7 +200,7 @@ func (s checkCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	if err := app.Check(c); err != nil {
+	if err := control.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
 	_, err = io.WriteString(os.Stdout, c.Describe())

@@ -8,7 +8,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/service/app"
+	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
@@ -31,14 +31,14 @@ func (c planCmd) Run() error {
 	if err != nil {
 		return err
 	}
-	plans, err := app.EnginePlans(config)
+	plans, err := control.EnginePlans(config)
 	if err != nil {
 		return exit{exitUsage, err}
 	}
 	views := []planView{}
 	for _, p := range plans {
 		if c.Pool == "" || c.Pool == p.Pool {
-			views = append(views, planView{p, app.Missing(p)})
+			views = append(views, planView{p, control.Missing(p)})
 		}
 	}
 	if len(views) == 0 {

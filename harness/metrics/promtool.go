@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/service/atomicfile"
 )
 
 // ErrNoPromtool says how to get it.
@@ -95,11 +97,7 @@ func place(from string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return fmt.Errorf("keeping promtool: %w", err)
 	}
-	fresh := fmt.Sprintf("%s.%d", path, os.Getpid())
-	if err := os.WriteFile(fresh, content, 0o755); err != nil {
-		return fmt.Errorf("keeping promtool: %w", err)
-	}
-	if err := os.Rename(fresh, path); err != nil {
+	if err := atomicfile.Write(path, content, 0o755); err != nil {
 		return fmt.Errorf("keeping promtool: %w", err)
 	}
 	return nil

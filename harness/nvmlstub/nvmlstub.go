@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/service/atomicfile"
 )
 
 // Env names the variable that names the state's file.
@@ -134,18 +136,11 @@ func claim(card int, p Process) string {
 	return fmt.Sprintf("process %d pid=%d used=%d\n", card, p.PID, p.Used)
 }
 
-// put writes beside the file and renames. The name begins with a dot, so the stand-in doesn't take it for a claim.
+// put replaces a file that the stand-in may be reading. It takes no file whose name begins with a dot for a claim, so none that is
+// still being written.
 func put(path, text string) error {
-	file, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
+	if err := atomicfile.Write(path, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write the stand-in's state: %w", err)
-	}
-	_, err = file.WriteString(text)
-	if err = errors.Join(err, file.Close()); err == nil {
-		err = os.Rename(file.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("write the stand-in's state: %w", err), os.Remove(file.Name()))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -23,7 +24,7 @@ const swapEvery = time.Second
 
 // ours is the service's scheduler without its goroutines: a lane a pool, and the plan of swaps.
 type ours struct {
-	rules placement.SwapRules
+	rules residency.Rules
 	// literal asks for a plan at every change and every second, as the scheduler does, and not only where it could say anything.
 	literal bool
 
@@ -31,14 +32,14 @@ type ours struct {
 	lanes   []lane
 	dirty   []int // lanes to dispatch
 	news    bool  // the plan is due
-	cards   []placement.Card
-	tenants []placement.Tenant
+	cards   []residency.Card
+	tenants []residency.Tenant
 	tickAt  time.Duration // of the tick that is set; 0: none
 	// The scheduler's lanes and its swapper are goroutines of their own: what happens at one instant may come in either order.
 	// Here dispatches come first. With check set, raced is the first instant at which the other order gives another plan.
 	check bool
 	raced time.Duration
-	might []placement.Swaps // plans that the other orders give at this instant
+	might []residency.Plan // plans that the other orders give at this instant
 }
 
 // lane is one pool.
@@ -52,29 +53,29 @@ type lane struct {
 	held     bool
 	dirty    bool
 	moved    time.Duration
-	state    placement.Residency
+	state    residency.State
 	since    time.Duration
 	busy     int
-	wants    []placement.Want
-	holds    []placement.Share
+	wants    []residency.Want
+	holds    []residency.Share
 	ttl      time.Duration
 }
 
-func newOurs(rules placement.SwapRules) *ours {
+func newOurs(rules residency.Rules) *ours {
 	return &ours{rules: rules}
 }
 
 func (o *ours) begin(m *machine) {
 	o.m = m
 	for i := range m.box.Cards {
-		o.cards = append(o.cards, placement.Card{Index: i})
+		o.cards = append(o.cards, residency.Card{Index: i})
 	}
 	o.lanes = make([]lane, len(m.box.Models))
 	for i := range m.box.Models {
 		spec, l := &m.box.Models[i], &o.lanes[i]
 		*l = lane{
 			id: spec.Name, pool: i, queue: queue.New[int32](math.MaxInt, queue.Reject), onDemand: len(spec.Pinned) == 0,
-			wants: []placement.Want{{Bytes: spec.Bytes}}, ttl: spec.IdleTTL,
+			wants: []residency.Want{{Bytes: spec.Bytes}}, ttl: spec.IdleTTL,
 		}
 		for _, at := range spec.Pinned {
 			w := m.place(i, at)
@@ -142,11 +143,11 @@ func (o *ours) changed(w *worker) {
 	switch {
 	case w.state == gone:
 		l.workers, l.slots, l.holds = nil, nil, nil
-		o.become(l, placement.Absent)
+		o.become(l, residency.Absent)
 		o.freed(w.card)
-	case l.onDemand && l.state == placement.Loading:
+	case l.onDemand && l.state == residency.Loading:
 		o.join(l, w)
-		o.become(l, placement.Loaded)
+		o.become(l, residency.Loaded)
 	default: // a task ended
 		l.slots[w.replica].Active = w.active
 		l.busy--
@@ -165,7 +166,7 @@ func (o *ours) anyOnDemand() bool {
 	return slices.ContainsFunc(o.lanes, func(l lane) bool { return l.onDemand })
 }
 
-func (o *ours) become(l *lane, s placement.Residency) { l.state, l.since = s, o.m.now }
+func (o *ours) become(l *lane, s residency.State) { l.state, l.since = s, o.m.now }
 
 func (o *ours) ticks() {
 	if o.tickAt == o.m.now {
@@ -198,10 +199,10 @@ func (o *ours) act() {
 	o.setTick()
 }
 
-func (o *ours) mayRace(plan placement.Swaps) { o.might = append(o.might, plan) }
+func (o *ours) mayRace(plan residency.Plan) { o.might = append(o.might, plan) }
 
 // decided notes whether the plan made is the only one that could have been.
-func (o *ours) decided(plan placement.Swaps) {
+func (o *ours) decided(plan residency.Plan) {
 	for _, other := range o.might {
 		if o.raced == 0 && (!slices.Equal(plan.Hold, other.Hold) || !slices.Equal(plan.Unload, other.Unload)) {
 			o.raced = o.m.now
@@ -233,9 +234,9 @@ func (o *ours) dispatch(l *lane) bool {
 }
 
 // swaps is the plan now.
-func (o *ours) swaps() placement.Swaps {
+func (o *ours) swaps() residency.Plan {
 	if !o.literal && !o.open() {
-		return placement.Swaps{}
+		return residency.Plan{}
 	}
 	for i := range o.cards {
 		o.cards[i].Free = o.m.cards[i].free
@@ -246,7 +247,7 @@ func (o *ours) swaps() placement.Swaps {
 		if !l.onDemand {
 			continue
 		}
-		t := placement.Tenant{
+		t := residency.Tenant{
 			ID: l.id, State: l.state, Holds: l.holds, Wants: l.wants, Busy: l.busy, Since: epoch.Add(l.since),
 			IdleSince: epoch.Add(max(l.moved, l.since)), IdleTTL: l.ttl,
 		}
@@ -254,11 +255,11 @@ func (o *ours) swaps() placement.Swaps {
 		t.Batch, _ = l.queue.Oldest(task.Batch)
 		o.tenants = append(o.tenants, t)
 	}
-	return placement.PlanSwaps(epoch.Add(o.m.now), o.cards, o.tenants, o.rules)
+	return residency.Decide(epoch.Add(o.m.now), o.cards, o.tenants, o.rules)
 }
 
 // do carries the plan out.
-func (o *ours) do(plan placement.Swaps) {
+func (o *ours) do(plan residency.Plan) {
 	for i := range o.lanes {
 		l := &o.lanes[i]
 		held := slices.Contains(plan.Hold, l.id) || slices.Contains(plan.Unload, l.id)
@@ -269,12 +270,12 @@ func (o *ours) do(plan placement.Swaps) {
 	}
 	for i := range o.lanes {
 		l := &o.lanes[i]
-		if l.state == placement.Loaded && slices.Contains(plan.Unload, l.id) {
+		if l.state == residency.Loaded && slices.Contains(plan.Unload, l.id) {
 			for _, w := range l.workers {
 				l.slots[w.replica].Ready = false
 				o.m.unload(w)
 			}
-			o.become(l, placement.Leaving)
+			o.become(l, residency.Leaving)
 			o.news = true
 		}
 	}
@@ -284,14 +285,14 @@ func (o *ours) do(plan placement.Swaps) {
 		for c := range o.m.cards {
 			free[c] = o.m.cards[c].free
 		}
-		at, ok := placement.ChooseCard(free, l.wants[0].Bytes)
+		at, ok := residency.ChooseCard(free, l.wants[0].Bytes)
 		if !ok {
 			o.m.fail("%s is to be loaded and fits no card", id)
 			return
 		}
 		o.m.load(l.pool, at)
-		l.holds = []placement.Share{{Card: at, Bytes: l.wants[0].Bytes}}
-		o.become(l, placement.Loading)
+		l.holds = []residency.Share{{Card: at, Bytes: l.wants[0].Bytes}}
+		o.become(l, residency.Loading)
 		o.freed(at)
 		o.news = true
 	}
@@ -307,11 +308,11 @@ func (o *ours) setTick() {
 	o.m.events.add(o.tickAt, policyTicks, 0, 0)
 }
 
-// open reports whether a plan could be anything but empty, by what PlanSwaps says of itself.
+// open reports whether a plan could be anything but empty, by what Decide says of itself.
 func (o *ours) open() bool {
 	for i := range o.lanes {
 		l := &o.lanes[i]
-		if l.onDemand && (l.state == placement.Absent && l.queue.Depth() > 0 || l.state == placement.Loaded && l.ttl > 0) {
+		if l.onDemand && (l.state == residency.Absent && l.queue.Depth() > 0 || l.state == residency.Loaded && l.ttl > 0) {
 			return true
 		}
 	}

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 )
 
 // Policy is one way to decide.
@@ -16,12 +16,12 @@ type Policy struct {
 }
 
 // DefaultRules are the configuration's defaults.
-var DefaultRules = placement.SwapRules{
+var DefaultRules = residency.Rules{
 	MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 10 * time.Minute, MinTurn: 20 * time.Second, Linger: 30 * time.Second,
 }
 
 // Ours is the service's queue, placement and plan of swaps.
-func Ours(rules placement.SwapRules) Policy {
+func Ours(rules residency.Rules) Policy {
 	return Policy{"llama-orch", func() policy { return newOurs(rules) }}
 }
 

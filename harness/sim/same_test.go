@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -44,8 +45,8 @@ type rig struct {
 }
 
 type realPool struct {
-	state    placement.Residency
-	holds    []placement.Share
+	state    residency.State
+	holds    []residency.Share
 	replicas []*realReplica
 }
 
@@ -58,7 +59,7 @@ type realReplica struct {
 }
 
 // runReal returns the load with what became of it.
-func runReal(t *testing.T, box Box, load []Task, rules placement.SwapRules) []Task {
+func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 	r := &rig{box: &box, tasks: append([]Task(nil), load...), next: map[int32][]int32{}}
 	synctest.Test(t, func(t *testing.T) {
 		r.t = t
@@ -69,7 +70,7 @@ func runReal(t *testing.T, box Box, load []Task, rules placement.SwapRules) []Ta
 		for i, m := range box.Models {
 			pools = append(pools, scheduler.Pool{
 				ID: m.Name, Engine: "llamacpp", Capacity: len(load) + 1, Policy: queue.Reject, Wall: 100 * time.Hour, Idle: 100 * time.Hour,
-				OnDemand: len(m.Pinned) == 0, IdleTTL: m.IdleTTL,
+				OnDemand: len(m.Pinned) == 0,
 			})
 			r.pools = append(r.pools, &realPool{})
 			for _, card := range m.Pinned {
@@ -77,11 +78,17 @@ func runReal(t *testing.T, box Box, load []Task, rules placement.SwapRules) []Ta
 			}
 		}
 		r.began = time.Now()
-		r.s = scheduler.New(scheduler.Options{
-			Pools: pools, Replicas: r, Models: r, Swap: rules, Ledger: r, Narrator: observe.NewNarrator(zap.NewNop()),
-			Metrics: scheduler.NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: time.Now,
+		registry := prometheus.NewRegistry()
+		models := residency.New(residency.Options{
+			Models: r, Rules: rules, Metrics: residency.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 		})
+		r.s = scheduler.New(scheduler.Options{
+			Pools: pools, Replicas: r, Residency: models, SwapWithin: rules.MaxWaitBatch, Ledger: r, Narrator: observe.NewNarrator(zap.NewNop()),
+			Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
+		})
+		models.Serve(r.s)
 		r.s.Start()
+		require.NoError(t, models.Start(t.Context()))
 		r.all.Add(len(load))
 		for i := range r.tasks {
 			if after := r.tasks[i].After; after >= 0 {
@@ -94,6 +101,7 @@ func runReal(t *testing.T, box Box, load []Task, rules placement.SwapRules) []Ta
 			}
 		}
 		r.all.Wait()
+		require.NoError(t, models.Stop(t.Context()))
 		r.s.Stop(t.Context())
 	})
 	return r.tasks
@@ -122,9 +130,9 @@ func (r *rig) submit(i int32) {
 func (r *rig) join(model, card int) {
 	p := r.pools[model]
 	p.replicas = append(p.replicas, &realReplica{r: r, id: fmt.Sprintf("%s-%04d", r.box.Models[model].Name, len(p.replicas)), model: model, card: card})
-	p.holds = append(p.holds, placement.Share{Card: card, Bytes: r.box.Models[model].Bytes})
+	p.holds = append(p.holds, residency.Share{Card: card, Bytes: r.box.Models[model].Bytes})
 	if len(r.box.Models[model].Pinned) > 0 {
-		p.state = placement.Loaded
+		p.state = residency.Loaded
 		r.free[card] -= r.box.Models[model].Bytes
 	}
 }
@@ -143,7 +151,7 @@ func (r *rig) Snapshot(id string, into []placement.Replica) []placement.Replica 
 	defer r.mu.Unlock()
 	_, p := r.pool(id)
 	for _, x := range p.replicas {
-		into = append(into, placement.Replica{ID: x.id, Ready: p.state == placement.Loaded, Slots: 1, Active: x.active, Strict: true, FreeVRAM: r.free[x.card]})
+		into = append(into, placement.Replica{ID: x.id, Ready: p.state == residency.Loaded, Slots: 1, Active: x.active, Strict: true, FreeVRAM: r.free[x.card]})
 	}
 	return into
 }
@@ -155,7 +163,7 @@ func (r *rig) Lease(id string) (scheduler.Lease, error) {
 	defer r.mu.Unlock()
 	for _, p := range r.pools {
 		for _, x := range p.replicas {
-			if x.id == id && p.state == placement.Loaded && x.active == 0 {
+			if x.id == id && p.state == residency.Loaded && x.active == 0 {
 				x.active = 1
 				return &realLease{realReplica: x}, nil
 			}
@@ -164,15 +172,15 @@ func (r *rig) Lease(id string) (scheduler.Lease, error) {
 	return nil, errors.New("no such replica, or it is busy")
 }
 
-func (r *rig) Memory() (cards []placement.Card, tenants []placement.Tenant) {
+func (r *rig) Memory() (cards []residency.Card, tenants []residency.Tenant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, free := range r.free {
-		cards = append(cards, placement.Card{Index: i, Free: free})
+		cards = append(cards, residency.Card{Index: i, Free: free})
 	}
 	for i, p := range r.pools {
 		if m := &r.box.Models[i]; len(m.Pinned) == 0 {
-			tenants = append(tenants, placement.Tenant{ID: m.Name, State: p.state, Holds: p.holds, Wants: []placement.Want{{Bytes: m.Bytes}}})
+			tenants = append(tenants, residency.Tenant{ID: m.Name, IdleTTL: m.IdleTTL, State: p.state, Holds: p.holds, Wants: []residency.Want{{Bytes: m.Bytes}}})
 		}
 	}
 	return cards, tenants
@@ -186,11 +194,11 @@ func (r *rig) Load(id string) {
 	for i := range r.free {
 		free[i] = r.free[i]
 	}
-	card, _ := placement.ChooseCard(free, r.box.Models[model].Bytes)
+	card, _ := residency.ChooseCard(free, r.box.Models[model].Bytes)
 	r.free[card] -= r.box.Models[model].Bytes
-	p.state = placement.Loading
+	p.state = residency.Loading
 	r.join(model, card)
-	time.AfterFunc(r.box.LoadTime(model), func() { r.becomes(id, placement.Loaded) })
+	time.AfterFunc(r.box.LoadTime(model), func() { r.becomes(id, residency.Loaded) })
 	r.s.Wake(id)
 }
 
@@ -198,19 +206,19 @@ func (r *rig) Unload(id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, p := r.pool(id)
-	if p.state != placement.Loaded || p.replicas[0].active > 0 {
+	if p.state != residency.Loaded || p.replicas[0].active > 0 {
 		return errors.New("a task runs on it")
 	}
-	p.state = placement.Leaving
-	time.AfterFunc(r.box.Exit, func() { r.becomes(id, placement.Absent) })
+	p.state = residency.Leaving
+	time.AfterFunc(r.box.Exit, func() { r.becomes(id, residency.Absent) })
 	r.s.Wake(id)
 	return nil
 }
 
-func (r *rig) becomes(id string, s placement.Residency) {
+func (r *rig) becomes(id string, s residency.State) {
 	r.mu.Lock()
 	_, p := r.pool(id)
-	if p.state = s; s == placement.Absent {
+	if p.state = s; s == residency.Absent {
 		r.free[p.holds[0].Card] += p.holds[0].Bytes
 		p.holds, p.replicas = nil, nil
 	}

@@ -23,16 +23,19 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
@@ -69,14 +72,15 @@ type App struct {
 	ledger    *sqlite.Ledger
 	policy    *policy.Policy
 	fetches   *fetch.Fetcher
-	shelf     *shelf
+	shelf     *control.Shelf
 	artifacts *artifact.Store
-	memory    *memory
-	operator  *operator
-	selfTest  *selfTest // nil: none is made
+	memory    *control.Memory
+	operator  *control.Operator
+	selfTest  *selftest.Tests // nil: none is made
 	pools     *pool.Manager
+	residency *residency.Manager
 	schedule  *scheduler.Scheduler
-	api       *api.Handler
+	streams   *delivery.Streams
 	server    *http.Server
 	listener  net.Listener
 	failed    chan error // capacity 1: the server gave up
@@ -101,14 +105,14 @@ func New(o Options) (_ *App, err error) {
 		}
 	}()
 	c := o.Config
-	var heard *ear
+	var heard *selftest.Listener
 	if o.SelfTest {
-		heard, o.Log = newEar(o.Log)
+		heard, o.Log = selftest.Listen(o.Log)
 	}
-	if err := auth.RequireToken(c.BindAddr, string(c.Token)); err != nil {
+	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return nil, err
 	}
-	guard, err := auth.New(auth.Options{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	guard, err := gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +120,7 @@ func New(o Options) (_ *App, err error) {
 	if err := observe.BuildInfo(registry, o.Version, o.Commit, runtime.Version()); err != nil {
 		return nil, err
 	}
-	if a.policy, err = policy.New(policy.Options{Rules: policyRules(c), Log: o.Log, Registerer: registry}); err != nil {
+	if a.policy, err = policy.New(policy.Options{Rules: control.PolicyRules(c), Log: o.Log, Registerer: registry}); err != nil {
 		return nil, err
 	}
 	if err := a.lock(); err != nil {
@@ -128,30 +132,34 @@ func New(o Options) (_ *App, err error) {
 	if err := a.openLedger(registry); err != nil {
 		return nil, err
 	}
-	inForce := newSetup(c)
+	inForce := control.NewSetup(c)
 	if err := a.openCatalog(registry, inForce); err != nil {
 		return nil, err
 	}
-	a.memory = newMemory(o.Log)
+	a.memory = control.NewMemory(o.Log)
 	if a.pools, err = a.newPools(registry); err != nil {
 		return nil, err
 	}
-	f := fleet{setup: inForce, manager: a.pools, memory: a.memory, shelf: a.shelf}
-	a.memory.back, a.memory.hurt = f.cardsBack, a.pools.Trouble
-	registry.MustRegister(cardMetrics{f})
-	if a.sessions, err = newSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
+	f := control.NewFleet(inForce, a.pools, a.memory, a.shelf)
+	a.memory.Watch(f.CardsBack, a.pools.Trouble)
+	registry.MustRegister(f.CardMetrics())
+	if a.sessions, err = control.NewSessions(f, a.ledger, registry, o.Log.Named("session")); err != nil {
 		return nil, err
 	}
-	registry.MustRegister(kvMetrics{f, a.sessions})
+	registry.MustRegister(f.KVMetrics(a.sessions))
+	a.residency = residency.New(residency.Options{
+		Models: f.Models(o.Log.Named("app")), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: o.Log.Named("residency"), Now: time.Now,
+	})
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: schedulerPools(c), Replicas: replicas{f}, Ledger: a.ledger, Sessions: a.sessions, Models: models{f, o.Log.Named("app")},
-		Swap:     placement.SwapRules(c.Swap),
+		Pools: control.SchedulerPools(c), Replicas: f.Replicas(), Ledger: a.ledger, Sessions: a.sessions,
+		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(o.Log.Named("scheduler")), Metrics: scheduler.NewMetrics(registry),
 		Log: o.Log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
+	a.residency.Serve(a.schedule)
 	desk := admission.NewDesk(admission.Options{
-		Pools: candidates{f, a.schedule}, Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
+		Pools: f.Candidates(a.schedule), Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
 		Metrics:  admission.NewMetrics(registry),
 		Narrator: observe.NewNarrator(o.Log.Named("admission")),
@@ -161,40 +169,51 @@ func New(o Options) (_ *App, err error) {
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
 		},
 	})
+	tasks := control.Tasks{Desk: desk, Scheduler: a.schedule}
 	if o.SelfTest {
-		a.selfTest = &selfTest{
-			fleet: f, desk: desk, schedule: a.schedule, gatherer: registry, heard: heard, log: o.Log.Named("app"), out: o.Out,
-		}
+		a.selfTest = selftest.New(selftest.Options{
+			Pools: f, Tasks: tasks, Gatherer: registry, Heard: heard, Log: o.Log.Named("selftest"), Out: o.Out, Now: time.Now,
+		})
 	}
-	a.operator = &operator{
-		fleet: f, schedule: a.schedule, sessions: a.sessions, log: o.Log.Named("app"), libsDir: o.LibsDir, env: o.Env, engines: a.engines(), file: c, closing: map[string]config.Pool{},
-		policy: a.policy, retired: map[string]bool{},
-	}
-	a.api, err = api.NewHandler(api.Options{
-		Tasks: tasks{desk, a.schedule}, Sessions: a.sessions, Pools: views{f, a.schedule, a.selfTest}, Control: a.operator, Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Auth: guard, Gatherer: registry, Log: o.Log,
-		Version: o.Version, MaxBody: int64(c.Limits.BodyBytes),
+	a.operator = control.NewOperator(control.OperatorOptions{
+		Fleet: f, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: o.Log.Named("app"), LibsDir: o.LibsDir, Env: o.Env, Engines: a.engines(),
 	})
-	if err != nil {
+	if a.server, err = a.newServer(c, guard, api.Options{
+		Tasks: tasks, Sessions: a.sessions, Pools: f.Views(a.schedule, a.selfTest), Control: a.operator,
+		Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: registry,
+	}); err != nil {
 		return nil, err
-	}
-	a.server = &http.Server{
-		Handler: a.api, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(o.Log.Named("http")),
 	}
 	return a, nil
 }
 
+// newServer puts the fronts behind the gate.
+func (a *App) newServer(c config.Config, guard *gate.Auth, parts api.Options) (*http.Server, error) {
+	a.streams = delivery.New(delivery.Options{Log: a.o.Log})
+	parts.Streams, parts.Log, parts.Version, parts.MaxBody = a.streams, a.o.Log, a.o.Version, int64(c.Limits.BodyBytes)
+	native, err := api.NewHandler(parts)
+	if err != nil {
+		return nil, err
+	}
+	handler, err := gate.New(gate.Options{
+		Auth: guard, Fronts: map[string]gate.Front{"/": native}, Log: a.o.Log, MaxBody: int64(c.Limits.BodyBytes),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(a.o.Log.Named("http")),
+	}, nil
+}
+
 func (a *App) newPools(r prometheus.Registerer) (*pool.Manager, error) {
 	c := a.o.Config
-	specs := make([]pool.Spec, len(c.Pools))
-	for i, p := range c.Pools {
-		specs[i] = poolSpec(c, p, a.o.LibsDir)
-	}
 	return pool.New(pool.Options{
-		Specs: specs, WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
-		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().prepare,
+		Specs: control.PoolSpecs(c, a.o.LibsDir), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"), LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: r,
+		NewEngine: a.newEngine, Models: a.shelf, Prepare: a.engines().Prepare,
 		OnChange: func(id string) { a.schedule.Wake(id) },
-		CheckGPU: a.memory.check, Memory: a.memory, DeviceProblems: a.memory.problems,
+		CheckGPU: a.memory.Check, Memory: a.memory, DeviceProblems: a.memory.Problems,
 	})
 }
 
@@ -207,12 +226,9 @@ func (a *App) newEngine(url, key string) engine.Engine {
 	return llamacpp.New(o)
 }
 
-func schedulerPools(c config.Config) []scheduler.Pool {
-	pools := make([]scheduler.Pool, len(c.Pools))
-	for i, p := range c.Pools {
-		pools[i] = schedulerPool(p)
-	}
-	return pools
+// engines prepares the pools' engines.
+func (a *App) engines() control.Engines {
+	return control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
 }
 
 // Start takes the port, takes up the tasks of the run before, and sets everything going. It returns once the API answers;
@@ -235,8 +251,8 @@ func (a *App) Start(ctx context.Context) (err error) {
 		}
 		return nil
 	})
-	a.memory.monitor.Start(ctx)
-	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.monitor.Stop(); return nil })
+	a.memory.Start(ctx)
+	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.Stop(); return nil })
 	if err := a.pools.Start(); err != nil {
 		return fmt.Errorf("start the pools: %w", err)
 	}
@@ -247,6 +263,9 @@ func (a *App) Start(ctx context.Context) (err error) {
 	}
 	a.schedule.Recover(left.Tasks) // before anyone can ask for them
 
+	if err := a.streams.Start(ctx); err != nil {
+		return fmt.Errorf("start the streams: %w", err)
+	}
 	a.serving.Go(func() {
 		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
 			a.failed <- fmt.Errorf("serve HTTP: %w", err)
@@ -259,7 +278,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer may not hold up the stop
 			err = a.server.Close()
 		}
-		a.api.EndStreams(bounded)
+		err = errors.Join(err, a.streams.Stop(bounded))
 		a.serving.Wait()
 		return err
 	})
@@ -270,14 +289,20 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.schedule.Stop(finish)
 		return nil
 	})
-	if a.selfTest != nil {
-		a.selfTest.start()
-		a.cleanup.push("end the self-test", func(context.Context) error { a.selfTest.end(); return nil })
+	if err := a.residency.Start(ctx); err != nil {
+		return fmt.Errorf("start the swaps: %w", err)
 	}
-	sweeping := startSweeps(a.sessions)
+	a.cleanup.push("end the swaps", a.residency.Stop)
+	if a.selfTest != nil {
+		if err := a.selfTest.Start(ctx); err != nil {
+			return err
+		}
+		a.cleanup.push("end the self-test", a.selfTest.Stop)
+	}
+	sweeping := control.StartSweeps(a.sessions)
 	a.cleanup.push("end the sweeps of sessions", func(context.Context) error { sweeping(); return nil })
-	a.operator.start()
-	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.end(); return nil })
+	a.operator.Start()
+	a.cleanup.push("stop tidying the pools", func(context.Context) error { a.operator.End(); return nil })
 	a.log.Info("serving",
 		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
 	return nil

@@ -3,24 +3,16 @@
 package app
 
 import (
-	"archive/zip"
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -28,11 +20,9 @@ import (
 	"github.com/llama-orch/llama-orch/harness/fakedocker"
 	"github.com/llama-orch/llama-orch/harness/standin"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
-	"github.com/llama-orch/llama-orch/service/supply/fetch"
-	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // records keeps what was prepared.
@@ -88,17 +78,20 @@ exec cc -o "build/bin/$4" source/main.c`)
 
 	path := filepath.Join(dir, "c.yaml")
 	args := fmt.Sprintf("[--gpu-state, %q, --load, %q, --libs, %q]", filepath.Join(dir, "none"), model, libs)
-	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, operatedHead+`pools:
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `bind_addr: 127.0.0.1:0
+data_dir: data
+auth: {optional_on_loopback: true}
+pools:
 - {id: boxed, model: {id: boxed, ref: "file:%[1]s"}, device: cpu, ctx: 256, provisioning: {mode: container, image: "llama:server", args: %[2]s}}
 - {id: built, model: {id: built, ref: "file:%[1]s"}, device: cpu, ctx: 256, provisioning: {mode: source, repository: %[3]q, cmake_flags: [-DTOY=1], args: %[2]s}}
 - {id: plain, model: {id: plain, ref: "file:%[1]s"}, device: cpu, ctx: 256, lifecycle: on_demand, provisioning: {mode: binary, path: %[4]q, args: %[2]s}}
 `, model, args, sourceOf(t, server), server), 0o600))
 	c, err := config.Load(path, func(string) string { return "" })
 	require.NoError(t, err)
-	plans, err := EnginePlans(c)
+	plans, err := control.EnginePlans(c)
 	require.NoError(t, err)
 	require.Equal(t, []string{"docker"}, plans[0].Tools)
-	require.Empty(t, Missing(plans[0]))
+	require.Empty(t, control.Missing(plans[0]))
 	require.Contains(t, plans[0].String(), "source="+model+",target=/models/model.gguf,readonly")
 
 	kept := &records{}
@@ -161,89 +154,4 @@ exec cc -o "build/bin/$4" source/main.c`)
 	running, err = docker.Containers()
 	require.NoError(t, err)
 	require.Empty(t, running)
-}
-
-// An engine is downloaded by what downloads models, from a server that is no stand-in for it.
-//
-// ORCH-3200, ORCH-3037
-func TestAnEngineIsDownloadedAsModelsAre(t *testing.T) {
-	var archive bytes.Buffer
-	z := zip.NewWriter(&archive)
-	h := &zip.FileHeader{Name: "bin/llama-server"}
-	h.SetMode(0o755)
-	w, err := z.CreateHeader(h)
-	require.NoError(t, err)
-	_, err = w.Write([]byte("#!/bin/sh\necho 'version: 9 (abc)'\n"))
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(archive.Bytes()))
-	}))
-	defer server.Close()
-	f, err := fetch.New(fetch.Settings{Client: server.Client(), Reserve: 1})
-	require.NoError(t, err)
-	defer f.Close()
-	sum := sha256.Sum256(archive.Bytes())
-	want := provision.Want{
-		Pool: "p", Mode: provision.Binary, URL: server.URL + "/llama.zip", Digest: "sha256:" + hex.EncodeToString(sum[:]), Path: "bin/llama-server",
-	}
-	kept := &records{}
-	e := engines{provision.Options{CacheDir: t.TempDir(), Fetch: fetcher{f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
-	made, err := e.prepare(t.Context(), want)
-	require.NoError(t, err)
-	require.FileExists(t, made.Path)
-	require.Equal(t, "9 (abc)", kept.list[0].Version)
-
-	want.Digest = "sha256:" + strings.Repeat("0", 64)
-	_, err = e.prepare(t.Context(), want)
-	require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
-	require.Len(t, kept.list, 1)
-}
-
-// ORCH-3080, ORCH-3200
-func TestThePolicyDecidesOnPackageManagersToo(t *testing.T) {
-	p, err := policy.New(policy.Options{Log: zap.NewNop(), Registerer: prometheus.NewRegistry()})
-	require.NoError(t, err)
-	d := decider{p}
-	for _, target := range []string{"package://npm", "package://apt-get", "package://pacman", "https://registry-1.docker.io", "https://host/llama.git"} {
-		require.NoError(t, d.Decide(t.Context(), target), target)
-	}
-	require.NoError(t, p.Replace(policy.Rules{Deny: []string{"package://*"}}))
-	require.True(t, task.HasCode(d.Decide(t.Context(), "package://npm"), task.PolicyDenied))
-	require.NoError(t, d.Decide(t.Context(), "https://host/llama.git"))
-	require.NoError(t, p.Replace(policy.Rules{Off: true}))
-	require.True(t, task.HasCode(d.Decide(t.Context(), "package://apt-get"), task.PolicyDenied))
-	require.Error(t, d.Decide(t.Context(), "no target"))
-}
-
-// ORCH-3200
-func TestEveryModeBecomesASpec(t *testing.T) {
-	digest := "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
-	c, err := config.Parse("/etc/c.yaml", []byte(`provision: {allow_system_packages: true}
-pools:
-- {id: a, model: {ref: file:m.gguf}, device: cpu}
-- {id: b, model: {ref: label}, provisioning: {mode: external, urls: ["http://127.0.0.1:1"]}}
-- {id: c, model: {ref: file:m.gguf}, provisioning: {mode: binary, path: /opt/server}}
-- {id: d, model: {ref: file:m.gguf}, provisioning: {mode: binary, url: "https://h/x.zip", digest: "`+digest+`"}}
-- {id: e, model: {ref: file:m.gguf}, provisioning: {mode: package, package: llama.cpp}}
-- {id: f, model: {ref: file:m.gguf}, provisioning: {mode: container, image: "x:y", runtime: podman}, device: [0]}
-- {id: g, model: {ref: file:m.gguf}, provisioning: {mode: source, ref: v1}}
-`), func(name string) string { return map[string]string{"HOME": "/home/someone"}[name] })
-	require.NoError(t, err)
-	var modes []pool.Mode
-	for _, p := range c.Pools {
-		s := poolSpec(c, p, "/libs")
-		modes = append(modes, s.Mode)
-		require.Equal(t, p.ID >= "d", s.Recipe != nil, p.ID)
-		require.Equal(t, p.ID == "f", s.Container != nil, p.ID)
-		require.Equal(t, s, poolSpec(c, p, "/libs"), "one that did not change is not replaced")
-	}
-	require.Equal(t, []pool.Mode{pool.Builtin, pool.External, pool.Binary, pool.Binary, pool.Binary, pool.Container, pool.Binary}, modes)
-	require.Equal(t, "/opt/server", poolSpec(c, c.Pools[2], "").BinaryPath)
-	want, ok := poolSpec(c, c.Pools[4], "").Recipe.(provision.Want)
-	require.True(t, ok)
-	require.True(t, want.AllowPackages)
-	require.Contains(t, poolSpec(c, c.Pools[5], "").Container.GPUs, "nvidia.com/gpu={card}")
-	_, err = engines{log: zap.NewNop()}.prepare(t.Context(), "no want")
-	require.ErrorContains(t, err, "none of an engine")
 }

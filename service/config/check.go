@@ -41,7 +41,7 @@ func (c Config) Check() error {
 		}
 		if p.Provisioning.Mode == ModeBinary && p.Provisioning.URL == "" {
 			if _, err := exec.LookPath(p.Provisioning.Path); err != nil {
-				ps.add(c.where.of(path+".provisioning.path"), fmt.Sprintf("there is no program %s", clip(p.Provisioning.Path)),
+				ps.add(c.where.of(path+".provisioning.path"), fmt.Sprintf("there is no program %s", task.Clip(p.Provisioning.Path, maxQuote)),
 					"install llama-server or build one with `go tool mage engine:llamaServer`, or correct the path")
 			}
 		}

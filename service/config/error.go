@@ -36,8 +36,10 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// maxProblems is where a list stops helping.
-const maxProblems = 50
+const (
+	maxProblems = 50 // where a list stops helping
+	maxQuote    = 60 // bytes of what the file says that a message repeats
+)
 
 // problems collects them.
 type problems struct {
@@ -87,48 +89,4 @@ func (ps *positions) of(path string) position {
 		}
 		path = path[:cut]
 	}
-}
-
-// nearest is the known name most like the given one, "" if none is much like it.
-func nearest(name string, known []string) string {
-	best, least := "", 1+max(2, len(name)/3)
-	for _, k := range known {
-		if d := distance(name, k); d < least {
-			best, least = k, d
-		}
-	}
-	return best
-}
-
-// distance counts the insertions, deletions and replacements between two names (Levenshtein).
-func distance(a, b string) int {
-	if len(a) > 64 {
-		return len(a) // not worth the work: no name is that long
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(change, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
-
-// clip shortens what a file says for an error message.
-func clip(s string) string {
-	const most = 60
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "") + "…"
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Bounds on the file, so that none can exhaust memory, time or stack.
@@ -163,7 +165,7 @@ func reportSyntax(ps *problems, err error) {
 	var e yaml.Error
 	if errors.As(err, &e) && e.GetToken() != nil && e.GetToken().Position != nil {
 		p := e.GetToken().Position
-		ps.add(position{p.Line, p.Column}, "not valid YAML: "+clip(strings.ReplaceAll(e.GetMessage(), "\n", " ")), "correct the line; indentation, colons and quotes are the usual suspects")
+		ps.add(position{p.Line, p.Column}, "not valid YAML: "+task.Clip(strings.ReplaceAll(e.GetMessage(), "\n", " "), maxQuote), "correct the line; indentation, colons and quotes are the usual suspects")
 		return
 	}
 	ps.add(position{1, 1}, "not valid YAML", "check the file with a YAML linter")

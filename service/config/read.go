@@ -19,6 +19,9 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/token"
 	"github.com/invopop/jsonschema"
+
+	"github.com/llama-orch/llama-orch/service/nearest"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // A reader takes a YAML tree into Go values along the JSON Schema, and notes where everything stands.
@@ -127,7 +130,7 @@ func (r *reader) mapping(node ast.Node, s *jsonschema.Schema, v reflect.Value, p
 			continue
 		}
 		if first, double := seen[key.Value]; double {
-			r.add(at(key), fmt.Sprintf("%s stands here for the second time, the first is in line %d", clip(join(path, key.Value)), at(first).line),
+			r.add(at(key), fmt.Sprintf("%s stands here for the second time, the first is in line %d", task.Clip(join(path, key.Value), maxQuote), at(first).line),
 				"keep one of the two")
 			continue
 		}
@@ -170,7 +173,7 @@ func isMapping(node ast.Node) bool {
 // entry reads one entry of a map with names of the user's own.
 func (r *reader) entry(key *ast.StringNode, value ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
 	if s.PropertyNames != nil && !matches(s.PropertyNames.Pattern, key.Value) {
-		r.add(at(key), fmt.Sprintf("%q is not a name", clip(key.Value)), "use letters, digits, dots, dashes and underscores, at most 63")
+		r.add(at(key), fmt.Sprintf("%q is not a name", task.Clip(key.Value, maxQuote)), "use letters, digits, dots, dashes and underscores, at most 63")
 		return
 	}
 	if v.IsNil() {
@@ -187,10 +190,10 @@ func (r *reader) unknown(key *ast.StringNode, s *jsonschema.Schema, path string)
 		known = append(known, p.Key)
 	}
 	remedy := "remove it; known here: " + strings.Join(known, ", ")
-	if best := nearest(key.Value, known); best != "" {
+	if best := nearest.Name(key.Value, known); best != "" {
 		remedy = fmt.Sprintf("did you mean %s? Otherwise %s", best, remedy)
 	}
-	r.add(at(key), "unknown field "+clip(join(path, key.Value)), remedy)
+	r.add(at(key), "unknown field "+task.Clip(join(path, key.Value), maxQuote), remedy)
 }
 
 func (r *reader) sequence(node ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
@@ -230,12 +233,12 @@ func (r *reader) text(node ast.Node, s *jsonschema.Schema, v reflect.Value, path
 			known = append(known, fmt.Sprint(e))
 		}
 		remedy := "use " + strings.Join(known, " or ")
-		if best := nearest(text, known); best != "" && len(known) > 1 {
+		if best := nearest.Name(text, known); best != "" && len(known) > 1 {
 			remedy = fmt.Sprintf("did you mean %s? Known: %s", best, strings.Join(known, ", "))
 		}
-		r.add(at(node), fmt.Sprintf("%s cannot be %q", path, clip(text)), remedy)
+		r.add(at(node), fmt.Sprintf("%s cannot be %q", path, task.Clip(text, maxQuote)), remedy)
 	case s.Pattern != "" && !matches(s.Pattern, text):
-		r.add(at(node), fmt.Sprintf("%s cannot be %q", path, clip(text)), "it has to match "+s.Pattern+"; "+lower(s.Description))
+		r.add(at(node), fmt.Sprintf("%s cannot be %q", path, task.Clip(text, maxQuote)), "it has to match "+s.Pattern+"; "+lower(s.Description))
 	case s.MinLength != nil && length < *s.MinLength:
 		r.add(at(node), path+" is empty", "fill it in; "+lower(s.Description))
 	case s.MaxLength != nil && length > *s.MaxLength:
@@ -263,7 +266,7 @@ func (r *reader) inRange(node ast.Node, s *jsonschema.Schema, f float64, path st
 	if f >= least && f <= most {
 		return true
 	}
-	r.add(at(node), fmt.Sprintf("%s is %s, which is out of range", path, clip(raw(node))), fmt.Sprintf("use a value from %s to %s", s.Minimum, s.Maximum))
+	r.add(at(node), fmt.Sprintf("%s is %s, which is out of range", path, task.Clip(raw(node), maxQuote)), fmt.Sprintf("use a value from %s to %s", s.Minimum, s.Maximum))
 	return false
 }
 
@@ -286,9 +289,9 @@ func (r *reader) duration(node ast.Node, s *jsonschema.Schema, v reflect.Value, 
 	d, err := time.ParseDuration(text)
 	switch {
 	case err != nil || !matches(s.Pattern, text):
-		r.add(at(node), fmt.Sprintf("%s cannot be %q", path, clip(text)), "write a duration like 500ms, 30s, 5m or 1h30m")
+		r.add(at(node), fmt.Sprintf("%s cannot be %q", path, task.Clip(text, maxQuote)), "write a duration like 500ms, 30s, 5m or 1h30m")
 	case d < time.Millisecond || d > maxDuration:
-		r.add(at(node), fmt.Sprintf("%s is %s, which is out of range", path, clip(text)), "use a duration from 1ms to 8784h")
+		r.add(at(node), fmt.Sprintf("%s is %s, which is out of range", path, task.Clip(text, maxQuote)), "use a duration from 1ms to 8784h")
 	default:
 		v.SetInt(int64(d))
 	}
@@ -305,14 +308,14 @@ func (r *reader) device(node ast.Node, v reflect.Value, path string) {
 	}
 	list, ok := node.(*ast.SequenceNode)
 	if !ok || len(list.Values) == 0 || len(list.Values) > maxGPU+1 {
-		r.add(at(node), fmt.Sprintf("%s cannot be %s", path, clip(raw(node))), remedy)
+		r.add(at(node), fmt.Sprintf("%s cannot be %s", path, task.Clip(raw(node), maxQuote)), remedy)
 		return
 	}
 	var indices []int
 	for _, item := range list.Values {
 		f, ok := integer(item)
 		if !ok || f < 0 || f > maxGPU {
-			r.add(at(item), fmt.Sprintf("%s holds %s, which is no GPU index", path, clip(raw(item))), remedy)
+			r.add(at(item), fmt.Sprintf("%s holds %s, which is no GPU index", path, task.Clip(raw(item), maxQuote)), remedy)
 			return
 		}
 		if slices.Contains(indices, int(f)) {
@@ -357,9 +360,9 @@ func (r *reader) mistyped(node ast.Node, path, want string) {
 func kind(node ast.Node) string {
 	switch node.(type) {
 	case *ast.StringNode, *ast.LiteralNode:
-		return fmt.Sprintf("the text %q", clip(raw(node)))
+		return fmt.Sprintf("the text %q", task.Clip(raw(node), maxQuote))
 	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
-		return "the number " + clip(raw(node))
+		return "the number " + task.Clip(raw(node), maxQuote)
 	case *ast.BoolNode:
 		return raw(node)
 	case *ast.SequenceNode:

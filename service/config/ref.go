@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // The schemes of model refs (ORCH-3090).
@@ -123,7 +125,7 @@ func modelName(ref string) string {
 func (c Config) ModelAt(text string) (Model, error) {
 	r, err := parseRef(text, c.Dir, c.home)
 	if err != nil {
-		return Model{}, fmt.Errorf("%q is no model that can be loaded: %w", clip(text), err)
+		return Model{}, fmt.Errorf("%q is no model that can be loaded: %w", task.Clip(text, maxQuote), err)
 	}
 	return Model{Ref: text, Canonical: r.String(), Path: r.path()}, nil
 }

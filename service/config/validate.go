@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/nearest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -91,14 +92,14 @@ func (c *Config) bind(ps *problems, env func(string) string) {
 	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		report(fmt.Sprintf("%q is no address", clip(addr)))
+		report(fmt.Sprintf("%q is no address", task.Clip(addr, maxQuote)))
 		return
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || strings.HasPrefix(port, "+") {
-		report(fmt.Sprintf("%q is no port", clip(port)))
+		report(fmt.Sprintf("%q is no port", task.Clip(port, maxQuote)))
 		return
 	} else if port = strconv.FormatUint(n, 10); strings.ContainsAny(host, " /@") {
-		report(fmt.Sprintf("%q is no host", clip(host)))
+		report(fmt.Sprintf("%q is no host", task.Clip(host, maxQuote)))
 		return
 	}
 	c.BindAddr = net.JoinHostPort(host, port)
@@ -167,10 +168,10 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 		}
 		slices.Sort(names)
 		remedy := "define it under sampler_profiles, or use one of: " + strings.Join(names, ", ")
-		if best := nearest(p.SamplerProfile, names); best != "" {
+		if best := nearest.Name(p.SamplerProfile, names); best != "" {
 			remedy = fmt.Sprintf("did you mean %s? Otherwise %s", best, remedy)
 		}
-		ps.add(at("sampler_profile"), fmt.Sprintf("there is no sampler profile %s", clip(p.SamplerProfile)), remedy)
+		ps.add(at("sampler_profile"), fmt.Sprintf("there is no sampler profile %s", task.Clip(p.SamplerProfile, maxQuote)), remedy)
 	}
 	if p.Timeouts.Wall > 0 && p.Timeouts.Idle > p.Timeouts.Wall {
 		ps.add(at("timeouts.idle"), fmt.Sprintf("timeouts.idle (%s) is over timeouts.wall (%s)", p.Timeouts.Idle, p.Timeouts.Wall), "it would never fire: lower idle or raise wall")
@@ -303,7 +304,7 @@ func secureURL(ps *problems, text, name string, at position) {
 	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") == "":
-		ps.add(at, fmt.Sprintf("%s is %q, which is no https URL of a file", name, clip(text)), "write https://HOST/PATH")
+		ps.add(at, fmt.Sprintf("%s is %q, which is no https URL of a file", name, task.Clip(text, maxQuote)), "write https://HOST/PATH")
 	case u.User != nil:
 		ps.add(at, name+" holds credentials", "leave them out: this file is no place for secrets")
 	}
@@ -316,7 +317,7 @@ func (c *Config) download(ps *problems, v *Provisioning, at func(string) positio
 		ps.add(at("url"), "provisioning.digest is missing", "write the download's SHA-256 as digest: sha256:HEX, from where its maker publishes it: a program that nobody vouches for is not run")
 	}
 	if v.Path != "" && !filepath.IsLocal(v.Path) {
-		ps.add(at("path"), fmt.Sprintf("%q leads out of what provisioning.url gives", clip(v.Path)), "name the program's path inside the archive, like build/bin/llama-server")
+		ps.add(at("path"), fmt.Sprintf("%q leads out of what provisioning.url gives", task.Clip(v.Path, maxQuote)), "name the program's path inside the archive, like build/bin/llama-server")
 	}
 }
 
@@ -352,11 +353,11 @@ func (c *Config) source(ps *problems, v *Provisioning, at func(string) position)
 		c.expand(ps, &v.Repository, at("repository"), "provisioning.repository")
 	}
 	if strings.Contains(v.Ref, "..") {
-		ps.add(at("ref"), fmt.Sprintf("provisioning.ref cannot be %q", clip(v.Ref)), "write one branch, tag or commit")
+		ps.add(at("ref"), fmt.Sprintf("provisioning.ref cannot be %q", task.Clip(v.Ref, maxQuote)), "write one branch, tag or commit")
 	}
 	for i, flag := range v.CMakeFlags {
 		if flag != "" && !cmakeFlag.MatchString(flag) {
-			ps.add(at(fmt.Sprintf("cmake_flags[%d]", i)), fmt.Sprintf("%q is no flag of this kind", clip(flag)), "write -DNAME=VALUE, like -DGGML_CUDA=ON")
+			ps.add(at(fmt.Sprintf("cmake_flags[%d]", i)), fmt.Sprintf("%q is no flag of this kind", task.Clip(flag, maxQuote)), "write -DNAME=VALUE, like -DGGML_CUDA=ON")
 		}
 	}
 }
@@ -377,7 +378,7 @@ func (c *Config) external(ps *problems, p *Pool, path string) {
 		switch {
 		case text == "": // was reported
 		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-			ps.add(at, fmt.Sprintf("%q is no base URL", clip(text)), "write http://HOST:PORT")
+			ps.add(at, fmt.Sprintf("%q is no base URL", task.Clip(text, maxQuote)), "write http://HOST:PORT")
 		case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
 			ps.add(at, "a base URL ends after its port, and holds no credentials", "write http://HOST:PORT")
 		default:
@@ -403,14 +404,14 @@ func (c *Config) model(ps *problems, p *Pool, path string) {
 	if p.Provisioning.Mode != ModeExternal {
 		r, err := parseRef(m.Ref, c.Dir, c.home)
 		if err != nil {
-			ps.add(at, fmt.Sprintf("model.ref cannot be %q", clip(m.Ref)), err.Error())
+			ps.add(at, fmt.Sprintf("model.ref cannot be %q", task.Clip(m.Ref, maxQuote)), err.Error())
 			return
 		}
 		m.Path = r.path()
 	}
 	if m.ID == "" && !c.where.set(path+".model.id") {
 		if m.ID = modelName(m.Ref); !matches(modelIDPattern(), m.ID) {
-			ps.add(at, fmt.Sprintf("model.id is missing, and %q, the end of model.ref, will not do as one", clip(m.ID)), "add model.id: NAME")
+			ps.add(at, fmt.Sprintf("model.id is missing, and %q, the end of model.ref, will not do as one", task.Clip(m.ID, maxQuote)), "add model.id: NAME")
 		}
 	}
 }

@@ -53,8 +53,8 @@ const (
 func (e *Error) Envelope() Envelope {
 	t := traits[e.Code]
 	out := Envelope{
-		Code: e.Code, Message: clip(e.Message, maxMessage), Retriable: e.Retriable || t.retriable,
-		PolicyLabel: clip(e.PolicyLabel, maxLabel), Engine: clip(e.Engine, maxLabel), PoolID: clip(e.PoolID, maxID), Hint: clip(e.Hint, maxHint),
+		Code: e.Code, Message: Clip(e.Message, maxMessage), Retriable: e.Retriable || t.retriable,
+		PolicyLabel: Clip(e.PolicyLabel, maxLabel), Engine: Clip(e.Engine, maxLabel), PoolID: Clip(e.PoolID, maxID), Hint: Clip(e.Hint, maxHint),
 	}
 	after := min(e.RetryAfter, maxRetry)
 	if t.policy != "" {
@@ -72,8 +72,8 @@ func (e *Error) Envelope() Envelope {
 	return out
 }
 
-// clip shortens s to at most n bytes, at the end of a rune.
-func clip(s string, n int) string {
+// Clip shortens s to at most n bytes. It cuts no rune in two.
+func Clip(s string, n int) string {
 	if len(s) <= n {
 		return s
 	}

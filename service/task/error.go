@@ -9,7 +9,7 @@ import (
 )
 
 // Code is a stable error code, the `code` of every error envelope and `error` event (OC-CTRL-2030). The list is closed;
-// service/front/api holds the one table that maps a code to its HTTP status.
+// service/front/gate holds the one table that maps a code to its HTTP status.
 type Code string
 
 // The codes of the public API.

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package gpu knows the machine's GPUs: the Monitor reads them through NVML, and the Ledger keeps account of who was promised
-// how much of their memory, so that none of it is promised twice (LO-501). A card is one GPU; its index is NVML's, which
-// counts by PCI bus, so a worker needs CUDA_DEVICE_ORDER=PCI_BUS_ID to mean the same card by it.
+// Package gpu knows the machine's GPUs: the Monitor reads them through NVML and tells what happens to them. A card is one GPU; its
+// index is NVML's, which counts by PCI bus, so a worker needs CUDA_DEVICE_ORDER=PCI_BUS_ID to mean the same card by it.
 package gpu
 
 import (
-	"errors"
 	"strings"
 	"time"
 )
@@ -44,10 +42,8 @@ type Process struct {
 }
 
 // Short is the card's name without the maker's: RTX 3090.
-func (c Card) Short() string { return short(c.Name) }
-
-func short(name string) string {
-	name = strings.TrimPrefix(name, "NVIDIA ")
+func (c Card) Short() string {
+	name := strings.TrimPrefix(c.Name, "NVIDIA ")
 	return strings.TrimPrefix(name, "GeForce ")
 }
 
@@ -59,20 +55,6 @@ func (i Inventory) Card(index int) (Card, bool) {
 		}
 	}
 	return Card{}, false
-}
-
-// Check returns nil where a pool could run on these cards, by index (none: on any one card), and else says what to do
-// (ORCH-1102). That a card is unhealthy now is no reason: it may recover.
-func (i Inventory) Check(mask ...int) error {
-	if i.Err != "" {
-		return noDriver(i.Err)
-	}
-	for _, index := range mask {
-		if _, ok := i.Card(index); !ok {
-			return missing(index, len(i.Cards))
-		}
-	}
-	return nil
 }
 
 // Kind says what an Event is about.
@@ -98,10 +80,3 @@ type Event struct {
 	Critical bool   // the card must not be given work; else it is an application's own fault, or over
 	Text     string // what it means
 }
-
-// Errors that the *task.Error of a refusal wraps, to be told apart with errors.Is. A refusal for want of memory wraps a
-// *ShortageError.
-var (
-	ErrNoDriver  = errors.New("no usable NVIDIA driver")
-	ErrUnhealthy = errors.New("the card is not healthy")
-)

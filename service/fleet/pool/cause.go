@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -210,23 +211,18 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	if w.proc != nil {
 		e.lines = w.tail()
 		e.portChosen = r.spec.Mode == Binary || r.spec.Mode == Container
-		e.byUs = w.proc.killed
+		death := w.proc.Death()
 		e.oomKilled = r.m.opts.OOMKills() > w.oomKills
-		if state := w.proc.state; state != nil {
-			e.exitCode = state.ExitCode()
-			if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-				e.signal = status.Signal()
-			}
-		}
+		e.exitCode, e.signal, e.byUs = death.ExitCode, death.Signal, death.ByUs
 	}
 	found := *why
 	if e.exitCode >= 0 && !e.byUs || errors.Is(why, errExited) { // only now is it known how
-		found.detail, found.err = w.proc.epitaph, nil
+		found.detail, found.err = w.proc.Death().Text, nil
 	}
 	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
-		r.m.learned.tooLittle(w.claim.load, w.claim.bytes, time.Now())
+		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, time.Now())
 		if r.spec.fitsCtx() { // a smaller context is tried next
-			r.kept, r.stretch = 0, r.stretch*shortMargin
+			r.kept, r.stretch = 0, r.stretch*vram.ShortMargin
 		}
 	}
 	if text := r.advice(found.reason, &w.claim, e.problem); text != "" {

@@ -18,6 +18,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/fakedocker"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 )
 
 // contained is a pool whose llama-server runs in a container of the fake.
@@ -25,7 +26,7 @@ func contained(t *testing.T, d fakedocker.Docker, gpus ...string) pool.Spec {
 	t.Helper()
 	s := plain
 	s.Mode, s.Recipe = pool.Container, "an image"
-	s.Container = &pool.ContainerRun{
+	s.Container = &process.Container{
 		Argv: []string{
 			d.Path, "run", "--rm", "--name", "{name}", "--env", "LLAMA_API_KEY", "--publish", "127.0.0.1:{port}:8080",
 			"--mount", "type=bind,source={model},target=/models/model.gguf,readonly",

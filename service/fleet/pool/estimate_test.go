@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -81,22 +80,4 @@ func TestAFileThatIsNotUnderstoodIsGuessed(t *testing.T) {
 			require.GreaterOrEqual(t, guessed, int64(1200*mebi))
 		}
 	})
-}
-
-// LO-501
-func TestWhatWasObservedReplacesTheEstimate(t *testing.T) {
-	var l learned
-	now := time.Unix(1000, 0)
-	of, other := load{model: "m", ctx: 256, slots: 1, cards: 1}, load{model: "m", ctx: 512, slots: 1, cards: 1}
-	require.EqualValues(t, 1000, l.need(of, "", 1000, now))
-	require.NoError(t, l.observe(of, "3090", 2000, now))
-	require.NoError(t, l.observe(of, "3060", 1800, now))
-	require.NoError(t, l.observe(of, "3060", 0, now)) // the driver did not tell
-	require.EqualValues(t, 2100, l.need(of, "", 1000, now))
-	require.EqualValues(t, 1890, l.need(of, "3060", 1000, now))
-	require.EqualValues(t, 1000, l.need(other, "", 1000, now))
-
-	l.tooLittle(of, 2100, now)
-	require.EqualValues(t, 2415, l.need(of, "", 1000, now), "the same is not tried again")
-	require.EqualValues(t, 2100, l.need(of, "", 1000, now.Add(shortFor)), "but not for ever")
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -61,13 +62,13 @@ type fitting struct {
 	now   time.Time
 }
 
-func (f fitting) load(ctx int) load {
-	return load{model: f.model, ctx: ctx, slots: f.r.spec.Slots, cards: f.r.spec.cards()}
+func (f fitting) load(ctx int) vram.Load {
+	return vram.Load{Model: f.model, Ctx: ctx, Slots: f.r.spec.Slots, Cards: f.r.spec.cards()}
 }
 
 // need is what a worker of such a context asks for on cards of the class; empty: not chosen yet.
 func (f fitting) need(class string, ctx int, estimate int64) int64 {
-	bytes := f.r.m.learned.need(f.load(ctx), class, estimate, f.now)
+	bytes := f.r.m.learned.Need(f.load(ctx), class, estimate, f.now)
 	if f.r.spec.fitsCtx() {
 		bytes = int64(float64(bytes) * f.r.stretch)
 	}

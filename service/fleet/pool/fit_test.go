@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/harness/standin"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -130,7 +131,7 @@ func TestAFittedContextIsKeptWhileItCanBe(t *testing.T) {
 	f.r.inVain = keepTries
 	ctx, _ = f.choose()
 	require.Greater(t, ctx, 10000)
-	f.r.kept, f.r.stretch = 0, shortMargin
+	f.r.kept, f.r.stretch = 0, vram.ShortMargin
 	less, _ := f.choose()
 	require.Less(t, less, ctx)
 	f.sizer.own = 3000

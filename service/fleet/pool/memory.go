@@ -3,20 +3,16 @@
 package pool
 
 import (
-	"bufio"
-	"bytes"
-	"fmt"
-	"io"
 	"math"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -67,7 +63,7 @@ type Share struct {
 
 // claim is a worker's memory, from before the spawn until its process is gone.
 type claim struct {
-	load     load
+	load     vram.Load
 	class    string // device class
 	cards    []int
 	reserved bool  // with Memory
@@ -96,11 +92,11 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	c.load = f.load(ctx)
 	expected := estimate.expected(spec)
 	host := estimate.host
-	if c.load.cards == 0 {
+	if c.load.Cards == 0 {
 		c.class = facts.Device
 	}
 	need := f.need(c.class, ctx, expected)
-	if c.load.cards == 0 {
+	if c.load.Cards == 0 {
 		host = need
 	}
 	r.change(func(i *Info) { i.EstimateBytes, i.NeedBytes, i.ObservedBytes, i.Ctx = expected, need, 0, ctx })
@@ -108,7 +104,7 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 		return &loss{reason: refused, err: r.typed(err), short: true}
 	}
 	c.host = host
-	if c.load.cards == 0 || r.m.opts.Memory == nil {
+	if c.load.Cards == 0 || r.m.opts.Memory == nil {
 		return nil
 	}
 
@@ -152,11 +148,11 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 			observed += s.Bytes
 		}
 		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
-			err = r.m.learned.observe(c.load, c.class, total(cards, parts), time.Now())
+			err = r.m.learned.Observe(c.load, c.class, total(cards, parts), time.Now())
 		}
-	case w.proc != nil && c.load.cards == 0:
-		observed = residentBytes(w.proc.pid)
-		err = r.m.learned.observe(c.load, c.class, observed, time.Now())
+	case w.proc != nil && c.load.Cards == 0:
+		observed = process.ResidentBytes(w.proc.PID)
+		err = r.m.learned.Observe(c.load, c.class, observed, time.Now())
 	}
 	if err != nil {
 		r.m.log.Warn("what was learned of a model's memory is not kept over a restart", zap.String("pool_id", r.spec.ID), zap.Error(err))
@@ -209,56 +205,4 @@ func (m *Manager) keepHost(c *claim) {
 	defer m.host.mu.Unlock()
 	m.host.promised -= c.host
 	c.host = 0
-}
-
-// memAvailable reads the kernel's own estimate of what can still be taken without swapping.
-func memAvailable() (int64, error) {
-	file, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = file.Close() }()
-	kilobytes, err := procFigure(file, "MemAvailable:")
-	return kilobytes << 10, err
-}
-
-// oomKills reads how many processes the kernel has killed for lack of memory; 0 where it does not tell.
-func oomKills() int64 {
-	file, err := os.Open("/proc/vmstat")
-	if err != nil {
-		return 0
-	}
-	defer func() { _ = file.Close() }()
-	kills, err := procFigure(file, "oom_kill")
-	if err != nil {
-		return 0
-	}
-	return kills
-}
-
-// residentBytes is what a process holds in memory; 0 where it is gone.
-func residentBytes(pid int) int64 {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-	kilobytes, err := procFigure(bytes.NewReader(status), "VmRSS:")
-	if err != nil {
-		return 0
-	}
-	return kilobytes << 10
-}
-
-// procFigure reads the number behind a name at the beginning of a line.
-func procFigure(from io.Reader, name string) (int64, error) {
-	scanner := bufio.NewScanner(from)
-	for scanner.Scan() {
-		if fields := strings.Fields(scanner.Text()); len(fields) > 1 && fields[0] == name {
-			return strconv.ParseInt(fields[1], 10, 64)
-		}
-	}
-	if err := scanner.Err(); err != nil {
-		return 0, err
-	}
-	return 0, fmt.Errorf("there is no %s", name)
 }

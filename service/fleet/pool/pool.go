@@ -18,6 +18,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
 // State is where a replica is on its way to serve.
@@ -128,9 +130,9 @@ type Manager struct {
 	log      *zap.Logger
 	metrics  *metrics
 	digests  digests
-	learned  learned
+	learned  vram.Learned
 	host     host
-	launcher *launcher
+	launcher *process.Launcher
 	layout   atomic.Pointer[layout] // changed under mu, and read without
 	turn     atomic.Uint32          // of Engines
 	placing  sync.Mutex             // held while a worker's cards are chosen; before mu and any replica's
@@ -142,7 +144,6 @@ type Manager struct {
 	reloading map[string]bool    // pools that Reload is at work on
 	births    int                // replicas ever made in the place of others
 	members   map[string]*member // engines that registered, by replica id
-	runDir    *runDir            // nil without RunDir
 
 	run  context.Context // ends when replicas are to stop
 	stop context.CancelCauseFunc
@@ -176,6 +177,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	opts.complete()
 	m := &Manager{opts: opts, log: opts.Log.Named("pool"), reloading: map[string]bool{}}
+	m.launcher = process.New(process.Options{RunDir: opts.RunDir, Log: m.log})
 	m.run, m.stop = context.WithCancelCause(context.Background())
 	m.kill, m.hard = context.WithCancel(context.Background())
 	specs, err := m.check(opts.Specs)
@@ -210,10 +212,10 @@ func (o *Options) complete() {
 		o.DeviceProblems = func([]int, time.Time) (string, bool) { return "", false }
 	}
 	if o.HostMemory == nil {
-		o.HostMemory = memAvailable
+		o.HostMemory = process.MemAvailable
 	}
 	if o.OOMKills == nil {
-		o.OOMKills = oomKills
+		o.OOMKills = process.OOMKills
 	}
 	if o.BreakerFailures <= 0 {
 		o.BreakerFailures = 5
@@ -330,22 +332,13 @@ func (m *Manager) Start() error {
 	if m.started || m.stopping {
 		return errors.New("pool: a Manager starts once")
 	}
-	if m.opts.RunDir != "" {
-		dir, err := openRunDir(m.opts.RunDir)
-		if err != nil {
-			return err
-		}
-		for _, left := range dir.reap(m.log) {
-			m.log.Warn("a worker left over from an earlier run was ended",
-				zap.Int("pid", left.PID), zap.String("replica_id", left.Replica))
-		}
-		m.runDir = dir
+	if err := m.launcher.Start(context.Background()); err != nil {
+		return err
 	}
-	if err := m.learned.recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
+	if err := m.learned.Recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
 		return err
 	}
 	m.started = true
-	m.launcher = startLauncher()
 	now := m.layout.Load()
 	for _, id := range now.order {
 		m.begin(now.pools[id].replicas)
@@ -371,13 +364,8 @@ func (m *Manager) Stop(ctx context.Context) error {
 		return nil
 	}
 	m.stopped = true
-	if m.launcher != nil {
-		m.launcher.stop()
-	}
-	if m.runDir != nil {
-		if err := m.runDir.close(); err != nil {
-			return err
-		}
+	if err := m.launcher.Stop(context.Background()); err != nil {
+		return err
 	}
 	if !inTime && ctx.Err() != nil && m.started {
 		return fmt.Errorf("stop the pools' workers: %w", context.Cause(ctx))

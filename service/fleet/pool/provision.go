@@ -23,6 +23,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -41,9 +42,8 @@ type plan struct {
 	cards   []int                  // granted; nil where Memory grants none
 	facts   Facts
 
-	image  string // of a container; what follows it is after
-	after  []string
-	remove []string // the command that removes the container
+	container *process.Container // nil: the program is run as it is
+	image     string             // of the container; the arguments are those of its program
 }
 
 // provision checks everything a worker needs, so that what is missing is named before a process starts, and reserves its
@@ -96,13 +96,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 		return nil, err
 	}
 	ready.cards = w.claim.cards
-	sized := ready.withCtx(w.claim.load.ctx)
-	if spec.Mode == Container {
-		ready.after = append(ready.after, sized...)
-		ready.contain(spec, ready.cards)
-	} else {
-		ready.args = append(ready.args, sized...)
-	}
+	ready.args = append(ready.args, ready.withCtx(w.claim.load.Ctx)...)
 	return ready, nil
 }
 

@@ -333,7 +333,7 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
 	w.facts = plan.facts
 	w.facts.Build, w.facts.System = props.Build, props.System
-	w.facts.Ctx, w.facts.Slots = cmp.Or(w.claim.load.ctx, r.spec.Ctx), r.spec.Slots
+	w.facts.Ctx, w.facts.Slots = cmp.Or(w.claim.load.Ctx, r.spec.Ctx), r.spec.Slots
 	if props.Ctx > 0 {
 		w.facts.Ctx = props.Ctx
 	}
@@ -352,9 +352,9 @@ func (r *replica) serve(w *worker, observed int64) {
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
 		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, time.Since(w.born)
 		class := ""
-		if w.claim.load.cards == 0 {
+		if w.claim.load.Cards == 0 {
 			class = w.claim.class
 		}
-		i.NeedBytes = r.m.learned.need(w.claim.load, class, i.EstimateBytes, time.Now())
+		i.NeedBytes = r.m.learned.Need(w.claim.load, class, i.EstimateBytes, time.Now())
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -49,9 +50,9 @@ type Spec struct {
 	// Recipe is what Options.Prepare makes the engine from before a worker starts; nil: the engine is there. Two that are
 	// deeply equal are the same.
 	Recipe    any
-	Container *ContainerRun // of mode Container
-	URLs      []string      // base URLs of an external pool
-	LibsDir   string        // folder of the engine's libraries
+	Container *process.Container // of mode Container
+	URLs      []string           // base URLs of an external pool
+	LibsDir   string             // folder of the engine's libraries
 	// ModelDigest is the expected digest, "sha256:<hex>"; a model file with another one is refused. Empty: none expected.
 	ModelDigest string
 	// OnDemand pools are not loaded at Start but by Load (LO-503).

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -22,7 +23,7 @@ type worker struct {
 	ctx    context.Context // ends, with a *loss as its cause, when the worker is lost
 	lose   context.CancelCauseFunc
 	engine engine.Engine
-	proc   *process // nil for external
+	proc   *process.Process // nil for external
 	slots  int
 
 	born     time.Time
@@ -58,7 +59,7 @@ func (w *worker) tail() []string {
 	if w.proc == nil {
 		return nil
 	}
-	return w.proc.log.tail(tailLines)
+	return w.proc.Tail()
 }
 
 // load starts the worker, where it is a process of ours, and waits until it is healthy.
@@ -71,17 +72,17 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		base = strings.TrimRight(r.spec.URLs[r.index], "/")
 	} else {
 		key = rand.Text()
-		if w.proc, err = r.spawn(plan, key, w.lose, log); err != nil {
+		if w.proc, err = r.m.launcher.Spawn(r.command(plan, key), func() { w.lose(errExited) }, log); err != nil {
 			return "", err
 		}
 		if w.claim.reserved {
-			r.m.opts.Memory.Spawned(r.owner, w.proc.pid)
+			r.m.opts.Memory.Spawned(r.owner, w.proc.PID)
 		}
-		r.publish(Loading, func(i *Info) { i.PID = w.proc.pid })
+		r.publish(Loading, func(i *Info) { i.PID = w.proc.PID })
 		address := plan.address
 		if address == "" {
 			select {
-			case address = <-w.proc.announced:
+			case address = <-w.proc.Announced():
 			case <-ctx.Done():
 				return "", context.Cause(ctx)
 			}
@@ -107,6 +108,23 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		case <-ctx.Done():
 		}
 	}
+}
+
+// command is the plan's process. The key is on no command line: others can read those.
+func (r *replica) command(p *plan, key string) process.Command {
+	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args}
+	if p.container == nil {
+		mask := r.spec.Device
+		if p.cards != nil {
+			mask = strings.Join(cardNames(r.spec, p.cards), ",")
+		}
+		c.Env = process.WorkerEnv(r.spec.LibsDir, mask)
+	} else {
+		c.Args, c.Remove = p.container.Args(p.image, cardNames(r.spec, p.cards), p.args), p.container.Remove
+		c.Env = process.ContainerEnv()
+	}
+	c.Env = append(c.Env, "LLAMA_API_KEY="+key)
+	return c
 }
 
 // probe has the model answer once: only then is the replica ready (ORCH-3002).
@@ -162,7 +180,7 @@ func (r *replica) bury(w *worker, ordered bool) {
 		if ordered || r.m.run.Err() != nil {
 			grace = r.m.opts.StopGrace
 		}
-		w.proc.end(r.m.kill, grace)
+		w.proc.End(r.m.kill, grace)
 		r.change(func(i *Info) { i.LogTail = w.tail() })
 	}
 	r.release(w)

@@ -316,7 +316,9 @@ func (j *job) figures() (task.Metrics, bool) {
 	m.OnTimeProbability = j.lane.onTime(j.task.Request.Deadline, start)
 	switch {
 	case state == task.Queued:
-		m.Phase, m.LoadProgress = j.lane.s.swaps.phase(j.lane, j.lane.s.o.Now())
+		if progress, loading := j.lane.loading(); loading {
+			m.Phase, m.LoadProgress = task.PhaseLoading, progress
+		}
 	case j.log.Tokens() == 0:
 		m.Phase = task.PhasePrefill
 	default:

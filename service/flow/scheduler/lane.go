@@ -95,7 +95,7 @@ func newLane(s *Scheduler, p Pool) *lane {
 
 func (l *lane) wake() {
 	if l.pool.OnDemand {
-		l.s.swaps.wake()
+		l.s.o.Residency.Wake()
 	}
 	select {
 	case l.news <- struct{}{}:
@@ -150,7 +150,7 @@ func (l *lane) look() {
 // patience is how long the queue may stand still: that of a pool on demand also while others have the memory.
 func (l *lane) patience() time.Duration {
 	if l.pool.OnDemand {
-		return l.s.o.StuckAfter + l.s.o.Swap.MaxWaitBatch
+		return l.s.o.StuckAfter + l.s.o.SwapWithin
 	}
 	return l.s.o.StuckAfter
 }
@@ -208,20 +208,6 @@ func (l *lane) place(run context.Context, j *job) bool {
 	return true
 }
 
-// giveUp ends the tasks that wait. One whose tokens left was lost with its worker, and its client can no longer go on.
-func (l *lane) giveUp(e *task.Error) {
-	for _, j := range l.s.jobs() {
-		if j.lane != l || j.running() || !j.dispatchable() {
-			continue
-		}
-		why := e
-		if j.log.Tokens() > 0 {
-			why = l.errLost("its pool cannot load its model again")
-		}
-		l.s.aside(func() { l.s.finish(j, task.Failed, nil, why) })
-	}
-}
-
 // errFull completes a full queue's refusal with when a place is likely to be free (ORCH-2007).
 func (l *lane) errFull(err error) error {
 	e := task.AsError(err)
@@ -250,7 +236,19 @@ func (l *lane) predict(ahead int) time.Duration {
 		return 0
 	}
 	now := l.s.o.Now()
-	return l.rates.wait(ahead, ready, now) + l.s.swaps.wait(l, now)
+	wait := l.rates.wait(ahead, ready, now)
+	if l.pool.OnDemand {
+		wait += l.s.o.Residency.Wait(l.pool.ID, now)
+	}
+	return wait
+}
+
+// loading reports whether the pool's model is on its way into memory, and how far it is.
+func (l *lane) loading() (progress float64, loading bool) {
+	if !l.pool.OnDemand {
+		return 0, false
+	}
+	return l.s.o.Residency.Loading(l.pool.ID, l.s.o.Now())
 }
 
 // ready are the pool's Ready replicas, and the number of their slots in use.

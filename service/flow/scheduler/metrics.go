@@ -29,8 +29,6 @@ type Metrics struct {
 	candidates    prometheus.Histogram
 	fullQueue     *prometheus.CounterVec
 	predictionMS  *prometheus.HistogramVec
-	swaps         *prometheus.CounterVec
-	swapLostMS    *prometheus.CounterVec
 	streams       prometheus.Gauge
 	cutOffs       prometheus.Counter
 	failovers     *prometheus.CounterVec
@@ -75,9 +73,6 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			observe.LabelEngine, observe.LabelPolicy),
 		predictionMS: histogram("llorch_prediction_error_ms", "Milliseconds between the predicted and the actual start, either way (LO-103).",
 			[]float64{10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000}, observe.LabelPoolID),
-		swaps: counter("llorch_swaps_total", "On-demand pools loaded and unloaded.", observe.LabelPoolID, "direction"),
-		swapLostMS: counter("llorch_swap_lost_ms_total", "Milliseconds in which tasks waited for a model that was not in memory.",
-			observe.LabelPoolID),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{Name: "llorch_streams_open", Help: "Open event streams."}),
 		cutOffs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "llorch_stream_cutoffs_total", Help: "Streams cut off because their client was too slow when its task was cancelled.",
@@ -185,15 +180,3 @@ var cancelReasons = map[task.Code]string{
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-func (m *Metrics) swapped(poolID string, in bool) {
-	direction := "out"
-	if in {
-		direction = "in"
-	}
-	m.swaps.WithLabelValues(poolID, direction).Inc()
-}
-
-func (m *Metrics) swapLost(poolID string, lost time.Duration) {
-	m.swapLostMS.WithLabelValues(poolID).Add(ms(lost))
-}

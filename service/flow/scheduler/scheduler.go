@@ -17,124 +17,8 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
-	"github.com/llama-orch/llama-orch/service/flow/placement"
-	"github.com/llama-orch/llama-orch/service/flow/queue"
-	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
-
-// Replicas is what the scheduler asks of the pools.
-type Replicas interface {
-	// Snapshot appends the pool's replicas to into.
-	Snapshot(poolID string, into []placement.Replica) []placement.Replica
-	// Lease takes a slot of a Ready replica, or fails typed.
-	Lease(replicaID string) (Lease, error)
-	// EngineVersion is that of the pool's replicas, empty until one was Ready.
-	EngineVersion(poolID string) string
-}
-
-// Lease is one slot of one replica, held for one task.
-type Lease interface {
-	Engine() engine.Engine
-	Replica() Replica
-	// Lost is closed when the replica's worker is gone.
-	Lost() <-chan struct{}
-	// Others counts the other leases of the same worker.
-	Others() int
-	// KeepWarm asks that the replica's KV cache is not overwritten for a while but by tasks.
-	KeepWarm()
-	// Replace kills the worker and starts another.
-	Replace(reason string)
-	// Release gives the slot back; only the first call counts.
-	Release()
-}
-
-// Replica is what a receipt and the logs say of a replica.
-type Replica struct {
-	ID            string
-	EngineVersion string
-	ModelDigest   string
-	Fingerprint   string
-	Slots         int // of its engine
-}
-
-// Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
-type Ledger interface {
-	Accept(ctx context.Context, t task.Task) error
-	Dispatch(ctx context.Context, d task.Dispatch) error
-	// Started and Checkpoint return at once: they are notes, which a crash may lose.
-	Started(d task.Dispatch)
-	Checkpoint(id string, c task.Checkpoint)
-	Finish(ctx context.Context, r task.Record) error
-	Get(ctx context.Context, id string) (task.Record, bool, error)
-	// List returns finished tasks, the last to finish first.
-	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
-	// NextSeq hands out the sequence number of a task that is about to be queued. Numbers only grow. It returns at once.
-	NextSeq() (uint64, error)
-}
-
-// Sessions keeps the turns, the budgets and the KV of sessions. Its calls return at once; some are made with Scheduler.mu held.
-type Sessions interface {
-	// Admit takes a task's turn and its part of the budgets, or refuses it. Each Admit is followed by a Withdraw, for a task that
-	// was not accepted, or a Settle.
-	Admit(t *task.Task) error
-	Withdraw(t task.Task)
-	// Recover takes up a task that an earlier process admitted.
-	Recover(t task.Task)
-	// Charge is what a task's end costs. Decode is how long it decoded, where the record has no End.
-	Charge(r task.Record, decode time.Duration) *task.Charge
-	// Settle ends the turn of a task whose record, with its charge, is in the ledger.
-	Settle(r task.Record)
-	// Rests are what is left of the budgets.
-	Rests(sessionID, actor string) task.Budgets
-	// Warm is the replica that should hold a session's KV, or empty.
-	Warm(sessionID string) string
-	// Began and Kept say who has a slot's KV. Began returns whether it should be that of the task's session.
-	Began(t task.Task, replicaID string, slots int) (warm bool)
-	Kept(t task.Task, replicaID string, lost <-chan struct{}, kv task.KV)
-}
-
-// Pool is what the scheduler must know of a pool.
-type Pool struct {
-	ID       string
-	Engine   string
-	Capacity int
-	Policy   queue.Policy
-	Wall     time.Duration // longest run of a task
-	Idle     time.Duration // longest wait for the next token
-	OnDemand bool          // loaded when a task needs it (LO-503)
-	IdleTTL  time.Duration // of an on-demand pool: unloaded when nobody needed it for so long; 0: only to make room
-}
-
-// Options are what a Scheduler is made from.
-type Options struct {
-	Pools    []Pool
-	Replicas Replicas
-	Models   Models // needed where a pool is on demand
-	Swap     placement.SwapRules
-	Ledger   Ledger
-	Sessions Sessions // nil: tasks have no sessions and no budgets
-	Narrator *observe.Narrator
-	Metrics  *Metrics
-	Log      *zap.Logger
-	Now      func() time.Time
-	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
-	FlushWithin time.Duration
-	// IdleWithin is how long a cancelled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
-	IdleWithin time.Duration
-	// MoveWithin is how long a task whose replica died, or that an earlier process ran, waits for a replica that gives
-	// the same bytes. 0: 1 min.
-	MoveWithin time.Duration
-	// ReturnWithin is how long a task that ends with its client waits for that to come back. 0: 5 s.
-	ReturnWithin time.Duration
-	// StuckAfter is how long a queue may stand still before that is an alarm (LO-601). 0: 2 min.
-	StuckAfter time.Duration
-	// MicroBatch joins the writes of tokens that come within it. 0: none.
-	MicroBatch time.Duration
-	// RecordEvery is the time between tries to record an outcome while the ledger cannot. 0: 1 s.
-	RecordEvery time.Duration
-}
 
 // attempts is how often a task is run before its replicas are to blame.
 const attempts = 3
@@ -143,7 +27,6 @@ const attempts = 3
 type Scheduler struct {
 	o     Options
 	lanes atomic.Pointer[map[string]*lane] // replaced, with mu held, and never changed
-	swaps *swapper
 
 	mu       sync.Mutex
 	live     map[string]*job
@@ -160,19 +43,9 @@ type Scheduler struct {
 
 // New makes a scheduler. Start sets its loops going.
 func New(o Options) *Scheduler {
-	o.FlushWithin = cmp.Or(o.FlushWithin, 250*time.Millisecond)
-	o.IdleWithin = cmp.Or(o.IdleWithin, 2*time.Second)
-	o.MoveWithin = cmp.Or(o.MoveWithin, time.Minute)
-	o.ReturnWithin = cmp.Or(o.ReturnWithin, 5*time.Second)
-	o.StuckAfter = cmp.Or(o.StuckAfter, 2*time.Minute)
-	o.RecordEvery = cmp.Or(o.RecordEvery, time.Second)
-	if o.Sessions == nil {
-		o.Sessions = noSessions{}
-	}
-	s := &Scheduler{o: o, live: map[string]*job{}, replays: map[string]*replay{}}
+	s := &Scheduler{o: o.withDefaults(), live: map[string]*job{}, replays: map[string]*replay{}}
 	s.halt, s.endRuns = context.WithCancelCause(context.Background()) // a recovered task's deadline may pass before Start
 	s.lanes.Store(&map[string]*lane{})
-	s.swaps = newSwapper(s)
 	for _, p := range o.Pools {
 		s.AddPool(p)
 	}
@@ -191,7 +64,6 @@ func (s *Scheduler) AddPool(p Pool) {
 	l := newLane(s, p)
 	lanes[p.ID] = l
 	s.lanes.Store(&lanes)
-	s.swaps.add(l)
 	if s.looping != nil {
 		s.run(l)
 	}
@@ -213,7 +85,6 @@ func (s *Scheduler) RemovePool(id string) bool {
 	lanes := maps.Clone(*s.lanes.Load())
 	delete(lanes, id)
 	s.lanes.Store(&lanes)
-	s.swaps.remove(id)
 	close(l.removed)
 	return true
 }
@@ -235,9 +106,6 @@ func (s *Scheduler) Start() {
 	s.looping, s.endLoop = loop, endLoop
 	for _, l := range *s.lanes.Load() {
 		s.run(l)
-	}
-	if s.o.Models != nil {
-		s.loops.Go(func() { s.swaps.loop(loop) })
 	}
 }
 
@@ -306,7 +174,7 @@ func (s *Scheduler) Wake(poolID string) {
 	if l := s.lane(poolID); l != nil {
 		l.wake()
 	}
-	s.swaps.wake()
+	s.o.Residency.Wake() // whatever changed may have freed memory
 }
 
 // Wait predicts how long a task queued now would wait for its start.
@@ -336,16 +204,6 @@ func (s *Scheduler) Depth(poolID string) (interactive, batch int) {
 	}
 	q := l.queue
 	return q.Len(task.Interactive), q.Len(task.Batch)
-}
-
-// Evictions are the pools that would make room for an on-demand pool if a task for it came now (LO-502).
-func (s *Scheduler) Evictions(poolID string) []string {
-	l := s.lane(poolID)
-	if l == nil || !l.pool.OnDemand {
-		return nil
-	}
-	plan, _ := s.swaps.ifAsked(l, s.o.Now())
-	return plan.Unload
 }
 
 // Stuck reports whether a pool's queue has stood still for too long (LO-601).

@@ -3,17 +3,18 @@
 package scheduler
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -22,10 +23,11 @@ import (
 // den is a rig with a card of 10 bytes and on-demand pools of 8 bytes and one replica each, of which it holds one.
 type den struct {
 	*rig
-	state map[string]placement.Residency
-	took  map[string]time.Duration
-	fails map[string]*task.Error
-	loads []string
+	models *residency.Manager
+	state  map[string]residency.State
+	took   map[string]time.Duration
+	fails  map[string]*task.Error
+	loads  []string
 }
 
 const loadTime = 3 * time.Second
@@ -33,47 +35,75 @@ const loadTime = 3 * time.Second
 func newDen(t *testing.T, pools ...string) *den {
 	d := &den{
 		rig:   &rig{t: t, registry: prometheus.NewRegistry(), book: &book{records: map[string]task.Record{}}},
-		state: map[string]placement.Residency{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
+		state: map[string]residency.State{}, took: map[string]time.Duration{}, fails: map[string]*task.Error{},
 	}
+	d.models = residency.New(residency.Options{
+		Models: d, Metrics: residency.NewMetrics(d.registry), Log: zap.NewNop(), Now: time.Now,
+		Rules: residency.Rules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
+	})
 	o := Options{
-		Replicas: d, Models: d, Ledger: d.book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(d.registry),
+		Replicas: d, Residency: d.models, Ledger: d.book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(d.registry),
 		Log: zap.NewNop(), Now: time.Now, StuckAfter: time.Hour,
-		Swap: placement.SwapRules{MaxWait: 30 * time.Second, MaxWaitBatch: 2 * time.Minute, MinTurn: 5 * time.Second},
 	}
 	for _, id := range pools {
 		d.replicas = append(d.replicas, &replica{r: d.rig, id: id + "-0", pool: id, every: 10 * time.Millisecond})
 		o.Pools = append(o.Pools, Pool{
 			ID: id, Engine: "llamacpp", Capacity: 100, Policy: queue.Reject, Wall: time.Minute, Idle: 5 * time.Second,
-			OnDemand: true, IdleTTL: time.Minute,
+			OnDemand: true,
 		})
 	}
 	d.s = New(o)
+	d.models.Serve(d.s)
 	d.s.Start()
+	require.NoError(t, d.models.Start(t.Context()))
 	return d
 }
 
-func (d *den) Memory() ([]placement.Card, []placement.Tenant) {
+func (d *den) stop() {
+	require.NoError(d.t, d.models.Stop(context.Background()))
+	d.rig.stop()
+}
+
+// counted is a series of the residency.
+func (d *den) counted(name string, labels ...string) (value float64) {
+	families, err := d.registry.Gather()
+	require.NoError(d.t, err)
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			var has []string
+			for _, l := range m.GetLabel() {
+				has = append(has, l.GetValue())
+			}
+			if f.GetName() == name && slices.Equal(has, labels) {
+				value = m.GetCounter().GetValue()
+			}
+		}
+	}
+	return value
+}
+
+func (d *den) Memory() ([]residency.Card, []residency.Tenant) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	free := int64(10)
-	var tenants []placement.Tenant
+	var tenants []residency.Tenant
 	for _, x := range d.replicas {
-		t := placement.Tenant{ID: x.pool, State: d.state[x.pool], Wants: []placement.Want{{Bytes: 8}}}
-		if t.State != placement.Absent {
+		t := residency.Tenant{ID: x.pool, State: d.state[x.pool], IdleTTL: time.Minute, Wants: []residency.Want{{Bytes: 8}}}
+		if t.State != residency.Absent {
 			free -= 8
-			t.Holds = []placement.Share{{Card: 0, Bytes: 8}}
+			t.Holds = []residency.Share{{Card: 0, Bytes: 8}}
 		}
 		tenants = append(tenants, t)
 	}
-	return []placement.Card{{Index: 0, Free: free}}, tenants
+	return []residency.Card{{Index: 0, Free: free}}, tenants
 }
 
-func (d *den) turn(pool string, to placement.Residency) {
+func (d *den) turn(pool string, to residency.State) {
 	d.set(func() {
 		d.state[pool] = to
 		for _, x := range d.replicas {
 			if x.pool == pool {
-				x.ready = to == placement.Loaded
+				x.ready = to == residency.Loaded
 			}
 		}
 	})
@@ -82,10 +112,10 @@ func (d *den) turn(pool string, to placement.Residency) {
 
 func (d *den) Load(pool string) {
 	d.set(func() { d.loads = append(d.loads, pool) })
-	d.turn(pool, placement.Loading)
+	d.turn(pool, residency.Loading)
 	time.AfterFunc(loadTime, func() {
 		d.set(func() { d.took[pool] = loadTime })
-		d.turn(pool, placement.Loaded)
+		d.turn(pool, residency.Loaded)
 	})
 }
 
@@ -95,8 +125,8 @@ func (d *den) Unload(pool string) error {
 			d.t.Errorf("pool %s was unloaded while it generates", pool)
 		}
 	}
-	d.turn(pool, placement.Leaving)
-	time.AfterFunc(time.Second, func() { d.turn(pool, placement.Absent) })
+	d.turn(pool, residency.Leaving)
+	time.AfterFunc(time.Second, func() { d.turn(pool, residency.Absent) })
 	return nil
 }
 
@@ -114,7 +144,7 @@ func (d *den) Failed(pool string) *task.Error {
 	return d.fails[pool]
 }
 
-func (d *den) residency(pool string) placement.Residency {
+func (d *den) residency(pool string) residency.State {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.state[pool]
@@ -147,9 +177,9 @@ func TestATaskLoadsItsPool(t *testing.T) {
 		require.Equal(t, loadTime, first.StartedAt.Sub(first.AcceptedAt))
 
 		time.Sleep(59 * time.Second) // to the next look after that
-		require.Equal(t, placement.Loaded, d.residency("a"))
+		require.Equal(t, residency.Loaded, d.residency("a"))
 		time.Sleep(4 * time.Second)
-		require.Equal(t, placement.Absent, d.residency("a"), "idle_ttl passed")
+		require.Equal(t, residency.Absent, d.residency("a"), "idle_ttl passed")
 
 		require.Equal(t, loadTime, d.must("again", in("a")).PredictedStart)
 		time.Sleep(loadTime / 2)
@@ -161,8 +191,8 @@ func TestATaskLoadsItsPool(t *testing.T) {
 		require.Contains(t, d.read("again"), "event: end")
 		again := d.status("again")
 		require.Equal(t, again.PredictedStart, again.StartedAt.Sub(again.AcceptedAt))
-		require.Equal(t, 2.0, testutil.ToFloat64(d.s.o.Metrics.swaps.WithLabelValues("a", "in")))
-		require.InDelta(t, 6000, testutil.ToFloat64(d.s.o.Metrics.swapLostMS.WithLabelValues("a")), 1)
+		require.Equal(t, 2.0, d.counted("llorch_swaps_total", "in", "a"))
+		require.InDelta(t, 6000, d.counted("llorch_swap_lost_ms_total", "a"), 1)
 	})
 }
 
@@ -219,7 +249,7 @@ func TestMessagesAreTemplatedOnceTheModelIsThere(t *testing.T) {
 // do not notice.
 func TestTasksOfAPoolThatIsGivenUpEnd(t *testing.T) {
 	denned(t, []string{"a", "b"}, func(t *testing.T, d *den) {
-		d.set(func() { d.state["a"] = placement.Loading }) // as one that backs off is shown
+		d.set(func() { d.state["a"] = residency.Loading }) // as one that backs off is shown
 		for _, id := range []string{"first", "second"} {
 			d.must(id, in("a"), batch)
 		}
@@ -241,7 +271,7 @@ func TestTasksOfAPoolThatIsGivenUpEnd(t *testing.T) {
 		}
 		require.Zero(t, d.s.Backlog("a"))
 		require.Equal(t, task.Queued, d.status("other").State)
-		d.set(func() { d.state["a"] = placement.Absent; d.fails["a"] = nil })
+		d.set(func() { d.state["a"] = residency.Absent; d.fails["a"] = nil })
 		require.Contains(t, d.read("other"), "event: end")
 	})
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package api serves the HTTP API: it implements gen's handler groups over the interfaces below, and holds the one table
-// that maps error codes to HTTP.
+// Package api is the front of the native HTTP API. It implements gen's handler groups over the interfaces below.
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -14,7 +14,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -27,7 +28,7 @@ type Tasks interface {
 	Cancel(ctx context.Context, id string) (task.CancelResult, error) // NOT_FOUND
 	// Subscribe opens a task's stream behind the event named by after, or at its start. INVALID_PARAMS for an id that the
 	// stream never gave, NOT_FOUND, WORKER_RESET for an id of other bytes.
-	Subscribe(ctx context.Context, id, after string) (Stream, error)
+	Subscribe(ctx context.Context, id, after string) (delivery.Stream, error)
 }
 
 // Sessions is what the API does with sessions and budgets. Errors are *task.Error.
@@ -35,24 +36,8 @@ type Sessions interface {
 	Create(ctx context.Context, r task.SessionRequest) (task.SessionStatus, error)
 	Get(ctx context.Context, id, actor string) (task.SessionStatus, error) // NOT_FOUND
 	Delete(ctx context.Context, id string) error                           // NOT_FOUND, CONFLICT
-	// Rests are what is left of the budgets of a session, which may be empty, and an actor.
+	// Rests is what is left of the budgets of a session and an actor. The session's id may be empty.
 	Rests(sessionID, actor string) task.Budgets
-}
-
-// Stream is one subscription to a task's events. One goroutine uses it.
-type Stream interface {
-	// Next blocks until frames are there and returns whole encoded SSE frames, valid until the next call. Frames that are
-	// there go before a tick. It returns (nil, nil) when tick fires first, io.EOF after the terminal event, a *task.Error
-	// that ends this stream alone, and other errors, ctx's among them, where the stream breaks off.
-	Next(ctx context.Context, tick <-chan time.Time) ([]byte, error)
-	// Written says that the frames of the last Next are on the wire, or that writing them failed.
-	Written()
-	// Direct gives tokens another way to the client while Next waits: write, called by another goroutine. It must not wait;
-	// where it reports false, Next returns frames of no bytes, and the reader finishes the write.
-	Direct(write func(frames []byte) bool)
-	// Metrics returns the current figures, and false once the task has ended.
-	Metrics() (task.Metrics, bool)
-	Close()
 }
 
 // Pools is what the API shows of pools.
@@ -156,109 +141,86 @@ type HolderView struct {
 	Used, Promised int64
 }
 
-// Options are what a handler is made from. All parts up to Gatherer are needed.
-type Options struct {
-	Tasks     Tasks
-	Sessions  Sessions
-	Pools     Pools
-	Control   Control
-	Catalog   Catalog
-	Artifacts Artifacts
-	Auth      *auth.Auth
-	Gatherer  prometheus.Gatherer
-	Log       *zap.Logger // default none
-	Version   string      // the server's, shown in capabilities; default "dev"
-	MaxBody   int64       // bytes of a request body; default 4 MiB
-	// WriteTimeout bounds each write of a stream, so that a dead client frees its goroutine. Default 30 s.
-	WriteTimeout time.Duration
-	// ReadTimeout bounds the reading of a request's body. Default 30 s.
-	ReadTimeout time.Duration
-	// Ticker drives the metrics frames and keep-alives of streams; it ticks once a second. Default the wall clock's.
-	Ticker func() (tick <-chan time.Time, stop func())
+// Streams sends a stream to the client of a request. It closes the stream in the end, also where it returns an error.
+type Streams interface {
+	Deliver(w http.ResponseWriter, r *http.Request, s delivery.Stream, d delivery.Dialect) error
 }
 
-const (
-	defaultMaxBody = 4 << 20
-	defaultTimeout = 30 * time.Second
-)
+// Options are what a handler is made from. All parts up to Gatherer are needed.
+type Options struct {
+	Tasks        Tasks
+	Sessions     Sessions
+	Pools        Pools
+	Control      Control
+	Catalog      Catalog
+	Artifacts    Artifacts
+	Streams      Streams
+	Gatherer     prometheus.Gatherer
+	Log          *zap.Logger   // default none
+	Version      string        // the server's, shown in capabilities; default "dev"
+	MaxBody      int64         // bytes of a request body, as the gate takes it and capabilities show it; default 4 MiB
+	WriteTimeout time.Duration // bounds each write of an artifact, so that a dead client frees its goroutine; default 30 s
+}
 
-// Handler serves the whole API. A stream takes its request's connection over, so the server that has the handler knows
-// nothing of it any more: EndStreams does.
-type Handler struct{ server *server }
-
-// ServeHTTP serves a request of HTTP/1, whose connection can be taken over.
-func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.server.ServeHTTP(w, r) }
-
-// EndStreams takes no more streams and waits until those that run have ended. What has not when ctx ends is broken off.
-func (h *Handler) EndStreams(ctx context.Context) { h.server.deliveries.end(ctx) }
+// Handler serves the whole native API, as a front behind the gate.
+type Handler struct {
+	Options
+	contract *contract
+	routes   *gen.Server
+}
 
 // NewHandler makes the handler of the whole API.
 func NewHandler(o Options) (*Handler, error) {
-	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Catalog == nil || o.Artifacts == nil || o.Auth == nil || o.Gatherer == nil {
-		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Catalog, Artifacts, Auth and Gatherer are needed")
+	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Catalog == nil || o.Artifacts == nil || o.Streams == nil || o.Gatherer == nil {
+		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Catalog, Artifacts, Streams and Gatherer are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
 	o.Log = o.Log.Named("api")
-	if o.Version == "" {
-		o.Version = "dev"
-	}
-	if o.MaxBody <= 0 {
-		o.MaxBody = defaultMaxBody
-	}
-	if o.WriteTimeout <= 0 {
-		o.WriteTimeout = defaultTimeout
-	}
-	if o.ReadTimeout <= 0 {
-		o.ReadTimeout = defaultTimeout
-	}
-	if o.Ticker == nil {
-		o.Ticker = func() (<-chan time.Time, func()) {
-			t := time.NewTicker(time.Second)
-			return t.C, t.Stop
-		}
-	}
+	o.Version = cmp.Or(o.Version, "dev")
+	o.MaxBody = cmp.Or(o.MaxBody, gate.DefaultMaxBody)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, gate.DefaultTimeout)
 	c, err := loadContract()
 	if err != nil {
 		return nil, err
 	}
-	s := &server{Options: o, contract: c}
-	s.routes, err = gen.NewServer(&handlers{
-		tasks:     tasks{server: s},
-		sessions:  sessions{server: s},
-		pools:     pools{server: s},
-		control:   control{server: s},
-		catalog:   catalog{server: s},
-		artifacts: artifacts{server: s},
-		ops:       ops{server: s},
-		server:    s,
+	h := &Handler{Options: o, contract: c}
+	h.routes, err = gen.NewServer(&handlers{
+		tasks:     tasks{h},
+		sessions:  sessions{h},
+		pools:     pools{h},
+		control:   control{h},
+		catalog:   catalog{h},
+		artifacts: artifacts{h},
+		ops:       ops{h},
+		Handler:   h,
 	}, passSecurity{},
-		gen.WithErrorHandler(s.refused), gen.WithNotFound(s.notFound), gen.WithMethodNotAllowed(s.notAllowed))
+		gen.WithErrorHandler(h.refused), gen.WithNotFound(h.notFound), gen.WithMethodNotAllowed(h.notAllowed))
 	if err != nil {
 		return nil, err
 	}
-	return &Handler{s}, nil
+	return h, nil
 }
 
 type (
 	tasks struct {
-		*server
+		*Handler
 	}
 	sessions struct {
-		*server
+		*Handler
 	}
 	pools struct {
-		*server
+		*Handler
 	}
 	control struct {
-		*server
+		*Handler
 	}
 	catalog struct {
-		*server
+		*Handler
 	}
 	ops struct {
-		*server
+		*Handler
 	}
 )
 
@@ -271,15 +233,15 @@ type handlers struct {
 	ops
 	catalog
 	artifacts
-	*server
+	*Handler
 }
 
 // NewError renders a handler's error for gen.
 func (h *handlers) NewError(ctx context.Context, err error) *gen.ErrorStatusCodeWithHeaders {
-	return h.server.envelope(ctx, err)
+	return h.envelope(ctx, err)
 }
 
-// passSecurity lets everything through: ServeHTTP has checked the token already.
+// passSecurity lets everything through: the gate has checked the caller already.
 type passSecurity struct{}
 
 func (passSecurity) HandleBearerAuth(ctx context.Context, _ gen.OperationName, _ gen.BearerAuth) (context.Context, error) {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"net"
@@ -15,9 +14,9 @@ import (
 	"strings"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -52,7 +51,7 @@ type ArtifactFilter struct {
 }
 
 type artifacts struct {
-	*server
+	*Handler
 }
 
 // CreateArtifact stores an artifact. The request's body is bounded as every other's; what it spells is decoded as it is
@@ -134,7 +133,7 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	control := http.NewResponseController(w)
-	out := &download{ResponseWriter: w, pace: pace{set: control.SetWriteDeadline, timeout: h.WriteTimeout}}
+	out := &download{ResponseWriter: w, pace: delivery.Pace{Set: control.SetWriteDeadline, Timeout: h.WriteTimeout}}
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // it would else hit the connection's next request
 	http.ServeContent(out, callFrom(ctx).request, "", time.Time{}, content)
 	var why *task.Error
@@ -143,21 +142,12 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 		return nil
 	case http.StatusRequestedRangeNotSatisfiable:
 		why = task.Errorf(task.InvalidParams, "the range %q is not within the artifact's %d bytes: ask for less",
-			clip(callFrom(ctx).request.Header.Get("Range"), maxQuote), v.Size)
+			task.Clip(callFrom(ctx).request.Header.Get("Range"), maxQuote), v.Size)
 	default:
 		why = task.Errorf(task.InvalidParams, "the artifact's ETag is %q, and the request wants another: send it without its condition", v.ID)
 	}
-	e := toError(why)
-	body, err := e.MarshalJSON()
-	if err != nil {
-		return fmt.Errorf("encode an error envelope: %w", err)
-	}
-	header.Set("Content-Type", "application/json; charset=utf-8")
 	header.Del("ETag")
-	w.WriteHeader(out.refused)
-	if _, err := w.Write(body); err != nil {
-		h.Log.Debug("an error envelope could not be sent", zap.Error(err))
-	}
+	h.write(w, out.refused, gate.Refuse(why).Envelope)
 	return nil
 }
 
@@ -165,7 +155,7 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 // of a refusal from the client: it gets the envelope.
 type download struct {
 	http.ResponseWriter
-	pace    pace
+	pace    delivery.Pace
 	refused int // the status; 0: it was not
 }
 
@@ -181,7 +171,7 @@ func (d *download) Write(b []byte) (int, error) {
 	if d.refused != 0 {
 		return len(b), nil
 	}
-	if err := d.pace.bound(); err != nil {
+	if err := d.pace.Bound(); err != nil {
 		return 0, err
 	}
 	return d.ResponseWriter.Write(b)
@@ -221,5 +211,5 @@ func origin(r *http.Request) string {
 	if local, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok && (host == "" || len(host) > maxHost) {
 		host = local.String()
 	}
-	return scheme + "://" + clip(host, maxHost)
+	return scheme + "://" + task.Clip(host, maxHost)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -201,7 +202,7 @@ func TestAHugeArtifactIsRefusedAtOnce(t *testing.T) {
 	r.RemoteAddr, r.Host = "127.0.0.1:5000", "127.0.0.1:8080"
 	f.handler.ServeHTTP(w, r)
 	require.Equal(t, gen.ErrorCodeTOOLARGE, envelope(t, w.Result()).Code)
-	require.Less(t, endless.n, int64(defaultMaxBody+1<<20))
+	require.Less(t, endless.n, int64(gate.DefaultMaxBody+1<<20))
 }
 
 type forever struct{}
@@ -240,7 +241,7 @@ func TestContentRangesAndETags(t *testing.T) {
 	} {
 		require.Equal(t, want, res.Header.Get(name), name)
 	}
-	require.NotEmpty(t, res.Header.Get(correlationHeader))
+	require.NotEmpty(t, res.Header.Get(gate.CorrelationHeader))
 
 	for _, c := range []struct {
 		header []string

@@ -53,7 +53,7 @@ func TestBadBodies(t *testing.T) {
 		`{"model_ref":"haiku","prompt":"` + strings.Repeat("x", 1048577) + `"}`: "`prompt` must be a string of 1 to 1048576 characters, not 1048577 characters",
 		strings.Repeat("[", 20000):                                              "the body is not valid JSON",
 	} {
-		name := clip(body, 80)
+		name := task.Clip(body, 80)
 		t.Run(name, func(t *testing.T) {
 			e := envelope(t, f.do("POST", "/v1/tasks", body))
 			require.Equal(t, gen.ErrorCodeINVALIDPARAMS, e.Code)
@@ -121,16 +121,6 @@ func TestBadRequests(t *testing.T) {
 			require.Empty(t, res.Header.Get("Access-Control-Allow-Methods"))
 			require.Contains(t, envelope(t, res).Message, c.message)
 		})
-	}
-}
-
-func TestNearest(t *testing.T) {
-	known := []string{"max_tokens", "messages", "model_ref", "prompt"}
-	for name, want := range map[string]string{
-		"max_token": "max_tokens", "maxtokens": "max_tokens", "model": "", "modelref": "model_ref", "Prompt": "prompt", "x": "", "": "",
-		strings.Repeat("p", 1000): "",
-	} {
-		require.Equal(t, want, nearest(name, known), name)
 	}
 }
 

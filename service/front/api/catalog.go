@@ -141,7 +141,7 @@ func (h catalog) VerifyModel(ctx context.Context, p gen.VerifyModelParams) (*gen
 		return nil, err
 	}
 	return &gen.VerificationHeaders{Response: gen.Verification{
-		ModelID: gen.ModelID(v.ModelID), Digest: clip(v.Digest, maxName), Verified: v.Verified, Signature: gen.SignatureState(v.Signature),
+		ModelID: gen.ModelID(v.ModelID), Digest: task.Clip(v.Digest, maxName), Verified: v.Verified, Signature: gen.SignatureState(v.Signature),
 		Warnings: toWarnings(v.Warnings), VerifiedAt: v.VerifiedAt.UTC(),
 	}}, nil
 }
@@ -162,8 +162,8 @@ func (h catalog) ListEngines(context.Context) (*gen.EngineListHeaders, error) {
 	out := gen.EngineList{Engines: make([]gen.PreparedEngine, len(list))}
 	for i, e := range list {
 		out.Engines[i] = gen.PreparedEngine{
-			Engine: clip(e.Engine, maxShort), Version: clip(e.Version, maxName), Mode: gen.PreparedEngineMode(e.Mode), BuildRef: clip(e.BuildRef, maxFlag),
-			Digest: clip(e.Digest, maxName), Flags: clipAll(e.Flags[:min(len(e.Flags), maxFlags)], maxFlag), Path: clip(e.Path, maxPath), PreparedAt: e.PreparedAt.UTC(),
+			Engine: task.Clip(e.Engine, maxShort), Version: task.Clip(e.Version, maxName), Mode: gen.PreparedEngineMode(e.Mode), BuildRef: task.Clip(e.BuildRef, maxFlag),
+			Digest: task.Clip(e.Digest, maxName), Flags: clipAll(e.Flags[:min(len(e.Flags), maxFlags)], maxFlag), Path: task.Clip(e.Path, maxPath), PreparedAt: e.PreparedAt.UTC(),
 		}
 	}
 	return &gen.EngineListHeaders{Response: out}, nil
@@ -175,14 +175,14 @@ func toWarnings(list []string) []string {
 
 func toCatalogModel(v CatalogModel) gen.Model {
 	out := gen.Model{
-		ID: gen.ModelID(v.ID), Ref: clip(v.Ref, maxRef), Digest: clip(v.Digest, maxName), Verified: v.Verified, State: gen.ModelState(v.State),
-		SizeBytes: max(v.Size, 0), Signature: gen.SignatureState(v.Signature), Warnings: toWarnings(v.Warnings), Sbom: optString(clip(v.SBOM, maxRef)),
+		ID: gen.ModelID(v.ID), Ref: task.Clip(v.Ref, maxRef), Digest: task.Clip(v.Digest, maxName), Verified: v.Verified, State: gen.ModelState(v.State),
+		SizeBytes: max(v.Size, 0), Signature: gen.SignatureState(v.Signature), Warnings: toWarnings(v.Warnings), Sbom: optString(task.Clip(v.SBOM, maxRef)),
 		DrainBy: optTime(v.DrainBy), CreatedAt: v.CreatedAt.UTC(), VerifiedAt: optTime(v.VerifiedAt),
 	}
 	if m := v.Metadata; m != nil {
 		meta := gen.ModelMetadata{
-			Format: gen.ModelMetadataFormat(m.Format), Architecture: clip(m.Architecture, maxShort), Name: optString(clip(m.Name, maxMeta)),
-			Parameters: max(m.Parameters, 0), Quantisation: clip(m.Quantisation, maxShort), CtxMax: max(m.CtxMax, 0),
+			Format: gen.ModelMetadataFormat(m.Format), Architecture: task.Clip(m.Architecture, maxShort), Name: optString(task.Clip(m.Name, maxMeta)),
+			Parameters: max(m.Parameters, 0), Quantisation: task.Clip(m.Quantisation, maxShort), CtxMax: max(m.CtxMax, 0),
 			Features: make([]gen.ModelMetadataFeaturesItem, min(len(m.Features), maxFeatures)),
 		}
 		for i := range meta.Features {

@@ -15,11 +15,11 @@ import (
 // ORCH-3095
 func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 	f := setup(t)
-	c := f.handler.server.contract
+	c := f.native.contract
 	require.Len(t, c.operations, 31)
 	planes := map[string]int{}
 	for _, o := range c.operations {
-		route, ok := f.handler.server.routes.FindRoute(o.method, strings.ReplaceAll(o.path, "{id}", "x"))
+		route, ok := f.native.routes.FindRoute(o.method, strings.ReplaceAll(o.path, "{id}", "x"))
 		require.True(t, ok, o.id)
 		require.Equal(t, o.name, route.Name())
 		require.Equal(t, o.id, route.OperationID())
@@ -36,7 +36,7 @@ func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 // LO-102
 func TestTheContractsRequestExamplesAreAccepted(t *testing.T) {
 	f := setup(t)
-	c := f.handler.server.contract
+	c := f.native.contract
 	seen := 0
 	for path := range c.root["paths"].(map[string]any) {
 		post, ok := dig[map[string]any](c.root, "paths", path, "post", "requestBody", "content", "application/json")
@@ -73,7 +73,7 @@ func mapOf(v any) map[string]any {
 //
 // OC-CTRL-2030
 func TestTheContractBoundsEverything(t *testing.T) {
-	c := setup(t).handler.server.contract
+	c := setup(t).native.contract
 	seen := 0
 	var walk func(at string, node any)
 	walk = func(at string, node any) {

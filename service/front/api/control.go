@@ -25,14 +25,14 @@ var features = []string{
 func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error) {
 	out := gen.Capabilities{
 		APIVersion:    h.contract.version,
-		ServerVersion: clip(h.Version, maxShort),
+		ServerVersion: task.Clip(h.Version, maxShort),
 		Limits:        h.contract.limits(h.MaxBody),
 		Features:      features,
 		Gpus:          toGPUs(h.Pools.GPUs().GPUs),
 	}
 	for _, p := range h.Pools.Pools() {
 		out.Pools = append(out.Pools, gen.CapabilityPool{
-			ID: gen.PoolID(p.ID), Engine: clip(p.Engine, maxShort), EngineVersion: clip(p.EngineVersion, maxName),
+			ID: gen.PoolID(p.ID), Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 			Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Ctx: p.Ctx, Slots: p.Slots,
 			Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
 		})
@@ -89,11 +89,11 @@ func (h pools) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen
 	for i, r := range v.Replicas {
 		ctx := gen.OptInt{Value: r.Ctx, Set: r.Ctx > 0}
 		out.Replicas[i] = gen.Replica{
-			ID: clip(r.ID, maxName), State: gen.ReplicaState(r.State), Restarts: r.Restarts,
-			Fingerprint: clip(r.Fingerprint, maxName), EngineVersion: clip(r.EngineVersion, maxName),
-			Device: clip(r.Device, maxID), Slots: r.Slots, Active: r.Active, Ctx: ctx, Cards: append([]int{}, r.Cards...),
+			ID: task.Clip(r.ID, maxName), State: gen.ReplicaState(r.State), Restarts: r.Restarts,
+			Fingerprint: task.Clip(r.Fingerprint, maxName), EngineVersion: task.Clip(r.EngineVersion, maxName),
+			Device: task.Clip(r.Device, maxID), Slots: r.Slots, Active: r.Active, Ctx: ctx, Cards: append([]int{}, r.Cards...),
 			EstimateBytes: optBytes(r.EstimateBytes), ObservedBytes: optBytes(r.ObservedBytes), LoadMs: optMillis(r.LoadTime),
-			LastError: optString(clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
+			LastError: optString(task.Clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
 		}
 	}
 	return &gen.PoolHealthHeaders{Response: out}, nil
@@ -108,18 +108,18 @@ func logTail(lines []string) []string {
 
 func toPool(p PoolView) gen.Pool {
 	out := gen.Pool{
-		ID: gen.PoolID(p.ID), Engine: clip(p.Engine, maxShort), EngineVersion: clip(p.EngineVersion, maxName),
-		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
-		SamplerProfile: clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
+		ID: gen.PoolID(p.ID), Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
+		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: task.Clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
+		SamplerProfile: task.Clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
 		Lifecycle: gen.Lifecycle(p.Lifecycle), Loaded: p.Loaded,
-		LastError: optString(clip(p.LastError, maxMessage)), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
+		LastError: optString(task.Clip(p.LastError, maxMessage)), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
 		Queue: gen.Queue{
 			Depth: p.Queue.Interactive + p.Queue.Batch, Interactive: p.Queue.Interactive, Batch: p.Queue.Batch,
 			Capacity: p.Queue.Capacity, FullPolicy: gen.QueueFullPolicy(p.Queue.FullPolicy),
 		},
 	}
 	if p.SelfTest.State != "" {
-		test := gen.SelfTest{State: gen.SelfTestState(p.SelfTest.State), Detail: clip(p.SelfTest.Detail, maxMessage), Steps: []gen.SelfTestStep{}}
+		test := gen.SelfTest{State: gen.SelfTestState(p.SelfTest.State), Detail: task.Clip(p.SelfTest.Detail, maxMessage), Steps: []gen.SelfTestStep{}}
 		for _, s := range p.SelfTest.Steps {
 			test.Steps = append(test.Steps, gen.SelfTestStep{Step: gen.SelfTestStepStep(s.Step), State: gen.SelfTestState(s.State)})
 		}
@@ -129,15 +129,15 @@ func toPool(p PoolView) gen.Pool {
 }
 
 func toModel(m ModelView) gen.PoolModel {
-	return gen.PoolModel{ID: clip(m.ID, maxID), Ref: m.Ref, Digest: optString(clip(m.Digest, maxName))}
+	return gen.PoolModel{ID: task.Clip(m.ID, maxID), Ref: m.Ref, Digest: optString(task.Clip(m.Digest, maxName))}
 }
 
 func toGPUs(list []GPUView) []gen.GPU {
 	out := make([]gen.GPU, len(list))
 	for i, g := range list {
 		out[i] = gen.GPU{
-			Index: g.Index, UUID: clip(g.UUID, maxID), Name: clip(g.Name, maxID), DriverVersion: clip(g.DriverVersion, maxShort),
-			Healthy: g.Healthy, LastError: optString(clip(g.LastError, maxMessage)),
+			Index: g.Index, UUID: task.Clip(g.UUID, maxID), Name: task.Clip(g.Name, maxID), DriverVersion: task.Clip(g.DriverVersion, maxShort),
+			Healthy: g.Healthy, LastError: optString(task.Clip(g.LastError, maxMessage)),
 			VramTotalBytes: g.VRAMTotal, VramUsedBytes: g.VRAMUsed, VramOtherBytes: g.VRAMOther, VramPromisedBytes: g.VRAMPromised,
 			VramFreeBytes: max(g.VRAMFree, 0), Utilization: g.Utilization, Holders: make([]gen.VRAMHolder, len(g.Holders)),
 		}
@@ -148,7 +148,7 @@ func toGPUs(list []GPUView) []gen.GPU {
 			out[i].PowerW = gen.NewOptFloat64(g.PowerW)
 		}
 		for n, h := range g.Holders {
-			out[i].Holders[n] = gen.VRAMHolder{ReplicaID: optString(clip(h.ReplicaID, maxName)), UsedBytes: h.Used, PromisedBytes: h.Promised}
+			out[i].Holders[n] = gen.VRAMHolder{ReplicaID: optString(task.Clip(h.ReplicaID, maxName)), UsedBytes: h.Used, PromisedBytes: h.Promised}
 			if h.PID > 0 {
 				out[i].Holders[n].Pid = gen.NewOptInt(h.PID)
 			}

@@ -14,6 +14,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/uuid"
+
+	"github.com/llama-orch/llama-orch/service/nearest"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // maxQuote bounds what a message repeats of the client's own words.
@@ -46,7 +49,7 @@ func (c *contract) violation(s schema, v any, at string) string {
 		low, hasLow := number(s["minimum"])
 		high, hasHigh := number(s["maximum"])
 		if hasLow && f < low || hasHigh && f > high {
-			return wrong(clip(v.String(), maxQuote))
+			return wrong(task.Clip(v.String(), maxQuote))
 		}
 	case string:
 		return c.badString(s, v, wrong)
@@ -69,7 +72,7 @@ func (c *contract) violation(s schema, v any, at string) string {
 }
 
 func (c *contract) badString(s schema, v string, wrong func(string) string) string {
-	quoted := strconv.Quote(clip(v, maxQuote))
+	quoted := strconv.Quote(task.Clip(v, maxQuote))
 	if enum, ok := s["enum"].([]any); ok && !slices.Contains(enum, any(v)) {
 		return wrong(quoted)
 	}
@@ -97,7 +100,7 @@ func (c *contract) badObject(s schema, v map[string]any, at string) string {
 	names := slices.Sorted(maps.Keys(known))
 	for _, name := range slices.Sorted(maps.Keys(v)) {
 		if _, ok := known[name]; !ok && s["additionalProperties"] == false {
-			return unknown("field", join(at, clip(name, maxQuote)), name, names)
+			return unknown("field", join(at, task.Clip(name, maxQuote)), name, names)
 		}
 	}
 	required, _ := s["required"].([]any)
@@ -218,7 +221,7 @@ func kind(v any) string {
 	case nil:
 		return "null"
 	case json.Number:
-		return clip(v.String(), maxQuote)
+		return task.Clip(v.String(), maxQuote)
 	case string:
 		return "a string"
 	case bool:
@@ -249,42 +252,8 @@ func unknown(what, shown, name string, known []string) string {
 	if len(known) == 0 {
 		return fmt.Sprintf("unknown %s %q: there are none here", what, shown)
 	}
-	if n := nearest(name, known); n != "" {
+	if n := nearest.Name(name, known); n != "" {
 		return fmt.Sprintf("unknown %s %q: did you mean %q?", what, shown, n)
 	}
 	return fmt.Sprintf("unknown %s %q: known are %s", what, shown, strings.Join(known, ", "))
-}
-
-// nearest returns the name at the smallest edit distance, if it is near enough to be meant.
-func nearest(name string, known []string) string {
-	if len(name) > maxQuote {
-		return ""
-	}
-	best, least := "", max(len(name)/3, 1)+1
-	for _, k := range known {
-		if d := distance(name, k); d < least {
-			best, least = k, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's, over bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j]+1, row[j+1]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }

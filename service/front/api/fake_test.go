@@ -18,7 +18,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/service/front/auth"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -32,7 +33,7 @@ type fakeTasks struct {
 	status    task.Status
 	err       error
 	listed    []task.Status
-	subscribe func(id, after string) (Stream, error)
+	subscribe func(id, after string) (delivery.Stream, error)
 }
 
 func (f *fakeTasks) Submit(_ context.Context, r task.Request) (task.Admission, error) {
@@ -46,11 +47,11 @@ func (f *fakeTasks) List(context.Context, task.State, int) ([]task.Status, error
 	return f.listed, f.err
 }
 
-func (f *fakeTasks) Subscribe(_ context.Context, id, after string) (Stream, error) {
+func (f *fakeTasks) Subscribe(_ context.Context, id, after string) (delivery.Stream, error) {
 	if f.subscribe != nil {
 		return f.subscribe(id, after)
 	}
-	return over{}, f.err
+	return &played{}, f.err
 }
 
 func (f *fakeTasks) Cancel(_ context.Context, id string) (task.CancelResult, error) {
@@ -153,28 +154,37 @@ type fixture struct {
 	pools    *fakePools
 	control  *fakeControl
 	sessions *fakeSessions
-	handler  *Handler
+	streams  *delivery.Streams
+	native   *Handler
+	handler  http.Handler // native, behind the gate
 	options  Options
 }
 
 func setup(t testing.TB, change ...func(*Options)) *fixture {
-	a, err := auth.New(auth.Options{Token: testToken, OptionalOnLoopback: true})
+	a, err := gate.NewAuth(gate.AuthOptions{Token: testToken, OptionalOnLoopback: true})
 	require.NoError(t, err)
 	f := &fixture{
 		tasks: &fakeTasks{}, control: &fakeControl{}, sessions: &fakeSessions{},
-		pools: &fakePools{replica: ReplicaView{ID: "default-0", State: "ready", LogTail: []string{"loaded"}}},
+		pools:   &fakePools{replica: ReplicaView{ID: "default-0", State: "ready", LogTail: []string{"loaded"}}},
+		streams: delivery.New(delivery.Options{}),
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "queue_depth"}))
 	f.options = Options{
-		Tasks: f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{}, Auth: a,
-		Gatherer: registry, Version: "0.0.1",
+		Tasks: f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{},
+		Streams: f.streams, Gatherer: registry, Version: "0.0.1",
 	}
 	for _, c := range change {
 		c(&f.options)
 	}
-	f.handler, err = NewHandler(f.options)
+	f.native, err = NewHandler(f.options)
 	require.NoError(t, err)
+	f.handler, err = gate.New(gate.Options{
+		Auth: a, Fronts: map[string]gate.Front{"/": f.native}, Log: f.options.Log, MaxBody: f.options.MaxBody,
+	})
+	require.NoError(t, err)
+	require.NoError(t, f.streams.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, f.streams.Stop(context.Background())) })
 	return f
 }
 
@@ -200,7 +210,7 @@ func (f *fixture) do(method, target, body string, header ...string) *http.Respon
 func envelope(t testing.TB, res *http.Response) gen.Error {
 	t.Helper()
 	require.Equal(t, "application/json; charset=utf-8", res.Header.Get("Content-Type"))
-	require.NotEmpty(t, res.Header.Get(correlationHeader))
+	require.NotEmpty(t, res.Header.Get(gate.CorrelationHeader))
 	body, err := io.ReadAll(res.Body)
 	require.NoError(t, err)
 	var e gen.Error
@@ -218,53 +228,34 @@ func envelope(t testing.TB, res *http.Response) gen.Error {
 	require.NoError(t, d.Decode(&fields))
 	require.NotEmpty(t, e.Message)
 	require.NotContains(t, string(body), "goroutine")
-	require.Equal(t, rules[task.Code(e.Code)].status, res.StatusCode)
+	require.Equal(t, gate.Refuse(&task.Error{Code: task.Code(e.Code)}).Status, res.StatusCode)
 	return e
 }
 
-// fakeStream plays steps: frames, or nil to wait for a tick.
-type fakeStream struct {
-	steps   [][]byte
-	end     error // after the steps; nil: wait for the context
-	metrics task.Metrics
-	ended   bool
-	written int
-	closed  chan struct{}
+// played is a stream of these frames.
+type played []string
+
+func (p *played) Next(context.Context, <-chan time.Time) ([]byte, error) {
+	if len(*p) == 0 {
+		return nil, io.EOF
+	}
+	frames := []byte((*p)[0])
+	*p = (*p)[1:]
+	return frames, nil
+}
+func (*played) Direct(func([]byte) bool) {}
+func (*played) Written()                 {}
+func (*played) Metrics() (task.Metrics, bool) {
+	return task.Metrics{Phase: task.PhaseDecode, OnTimeProbability: 1}, true
+}
+func (*played) Close() {}
+
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set []time.Time
 }
 
-func newFakeStream(end error, steps ...string) *fakeStream {
-	s := &fakeStream{end: end, closed: make(chan struct{})}
-	for _, step := range steps {
-		s.steps = append(s.steps, []byte(step))
-	}
-	return s
+func (d *deadlines) SetWriteDeadline(t time.Time) error {
+	d.set = append(d.set, t)
+	return nil
 }
-
-func (s *fakeStream) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
-	if len(s.steps) == 0 && s.end != nil {
-		return nil, s.end
-	}
-	if len(s.steps) > 0 && len(s.steps[0]) > 0 {
-		frames := s.steps[0]
-		s.steps = s.steps[1:]
-		return frames, nil
-	}
-	select {
-	case <-tick:
-		if len(s.steps) > 0 {
-			s.steps = s.steps[1:]
-		}
-		return nil, nil
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-func (s *fakeStream) Direct(func([]byte) bool)      {}
-func (s *fakeStream) Written()                      { s.written++ }
-func (s *fakeStream) Metrics() (task.Metrics, bool) { return s.metrics, !s.ended }
-func (s *fakeStream) Close()                        { close(s.closed) }
-
-// over is a stream at its end.
-type over struct{ refusal }
-
-func (over) Next(context.Context, <-chan time.Time) ([]byte, error) { return nil, io.EOF }

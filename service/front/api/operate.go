@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -116,9 +117,9 @@ func (h pools) ReloadPool(ctx context.Context, r *gen.ReloadRequest, p gen.Reloa
 }
 
 // slow gives the answer its time anew: loading a model takes longer than a dead client may hold its connection.
-func (s *server) slow(ctx context.Context) {
+func (h *Handler) slow(ctx context.Context) {
 	if w := callFrom(ctx).writer; w != nil {
-		_ = w.SetWriteDeadline(time.Now().Add(s.WriteTimeout)) // as at the request's begin
+		_ = w.SetWriteDeadline(time.Now().Add(h.WriteTimeout)) // as at the request's begin
 	}
 }
 
@@ -126,8 +127,8 @@ func (s *server) slow(ctx context.Context) {
 func (h control) ListGpus(context.Context) (*gen.GPUListHeaders, error) {
 	v := h.Pools.GPUs()
 	return &gen.GPUListHeaders{Response: gen.GPUList{
-		DriverVersion: optString(clip(v.Driver, maxShort)), CudaVersion: optString(clip(v.CUDA, maxShort)),
-		Problem: optString(clip(v.Problem, maxMessage)), Gpus: toGPUs(v.GPUs),
+		DriverVersion: optString(task.Clip(v.Driver, maxShort)), CudaVersion: optString(task.Clip(v.CUDA, maxShort)),
+		Problem: optString(task.Clip(v.Problem, maxMessage)), Gpus: toGPUs(v.GPUs),
 	}}, nil
 }
 
@@ -136,7 +137,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 	in := task.Request{
 		ModelRef: string(r.ModelRef), Workload: task.Workload(r.Workload.Or("")), Engine: string(r.Engine.Or("")),
 		Determinism: task.Determinism(r.Determinism.Or("")), Ctx: r.Ctx.Or(0), Placement: toWish(r.Placement),
-		Priority: task.Interactive, CorrelationID: callFrom(ctx).correlationID, Actor: callFrom(ctx).identity,
+		Priority: task.Interactive, CorrelationID: gate.CallFrom(ctx).CorrelationID, Actor: gate.CallFrom(ctx).Identity,
 	}
 	if id, ok := r.SessionID.Get(); ok {
 		in.SessionID = uuid.UUID(id).String()
@@ -146,7 +147,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 		return nil, err
 	}
 	out := gen.Explanation{
-		ReplicaID: optString(clip(v.ReplicaID, maxName)), Candidates: make([]gen.Candidate, len(v.Candidates)),
+		ReplicaID: optString(task.Clip(v.ReplicaID, maxName)), Candidates: make([]gen.Candidate, len(v.Candidates)),
 		Evictions: make([]gen.Eviction, len(v.Evictions)),
 	}
 	if v.PoolID != "" {
@@ -154,7 +155,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 	}
 	for i, c := range v.Candidates {
 		out.Candidates[i] = gen.Candidate{
-			PoolID: gen.PoolID(c.PoolID), ReplicaID: optString(clip(c.ReplicaID, maxName)), Chosen: c.Chosen,
+			PoolID: gen.PoolID(c.PoolID), ReplicaID: optString(task.Clip(c.ReplicaID, maxName)), Chosen: c.Chosen,
 			Reasons: clipAll(c.Reasons[:min(len(c.Reasons), maxReasons)], maxReason), VramFreeBytes: optBytes(c.VRAMFree),
 		}
 		if c.ReplicaID != "" {
@@ -162,7 +163,7 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 		}
 	}
 	for i, e := range v.Evictions {
-		out.Evictions[i] = gen.Eviction{PoolID: gen.PoolID(e.PoolID), ReplicaID: clip(e.ReplicaID, maxName), FreesBytes: max(e.Frees, 0)}
+		out.Evictions[i] = gen.Eviction{PoolID: gen.PoolID(e.PoolID), ReplicaID: task.Clip(e.ReplicaID, maxName), FreesBytes: max(e.Frees, 0)}
 	}
 	return &gen.ExplanationHeaders{Response: out}, nil
 }
@@ -192,7 +193,7 @@ func (h control) RegisterWorker(ctx context.Context, r *gen.WorkerRegistration) 
 		return nil, err
 	}
 	return &gen.WorkerLeaseHeaders{Response: gen.WorkerLease{
-		WorkerID: v.WorkerID, ReplicaID: clip(v.ReplicaID, maxName), LeaseMs: max(millis(v.Lease), 1),
+		WorkerID: v.WorkerID, ReplicaID: task.Clip(v.ReplicaID, maxName), LeaseMs: max(millis(v.Lease), 1),
 	}}, nil
 }
 
@@ -229,7 +230,7 @@ func checkWorkerURL(raw string) error {
 func clipAll(list []string, n int) []string {
 	out := make([]string, len(list))
 	for i, s := range list {
-		out[i] = clip(s, n)
+		out[i] = task.Clip(s, n)
 	}
 	return out
 }

@@ -290,7 +290,7 @@ func TestBadBodiesOfControl(t *testing.T) {
 		{"/v1/workers/register", change(`"device":"0"`, `"devise":"0"`), `unknown field "devise": did you mean "device"?`},
 		{"/v1/workers/register", `[]`, "the body must be an object"},
 	} {
-		t.Run(c.target+" "+clip(c.body, 60), func(t *testing.T) {
+		t.Run(c.target+" "+task.Clip(c.body, 60), func(t *testing.T) {
 			f.control.asked = nil
 			e := envelope(t, f.do("POST", c.target, c.body, "Authorization", "Bearer "+testToken))
 			require.Equal(t, gen.ErrorCodeINVALIDPARAMS, e.Code)

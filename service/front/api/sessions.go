@@ -10,13 +10,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // CreateSession begins a session (ORCH-3021).
 func (h sessions) CreateSession(ctx context.Context, req *gen.SessionRequest) (*gen.SessionHeaders, error) {
 	r := task.SessionRequest{
-		TTL: time.Duration(req.TTLMs.Or(0)) * time.Millisecond, MaxTurns: req.MaxTurns.Or(0), Actor: callFrom(ctx).identity,
+		TTL: time.Duration(req.TTLMs.Or(0)) * time.Millisecond, MaxTurns: req.MaxTurns.Or(0), Actor: gate.CallFrom(ctx).Identity,
 	}
 	if id, ok := req.SessionID.Get(); ok {
 		r.ID = uuid.UUID(id).String()
@@ -39,7 +40,7 @@ func (h sessions) CreateSession(ctx context.Context, req *gen.SessionRequest) (*
 
 // GetSession shows a session.
 func (h sessions) GetSession(ctx context.Context, p gen.GetSessionParams) (*gen.GetSessionOKHeaders, error) {
-	s, err := h.Sessions.Get(ctx, uuid.UUID(p.ID).String(), callFrom(ctx).identity)
+	s, err := h.Sessions.Get(ctx, uuid.UUID(p.ID).String(), gate.CallFrom(ctx).Identity)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func (h sessions) DeleteSession(ctx context.Context, p gen.DeleteSessionParams) 
 func toSession(s task.SessionStatus) gen.Session {
 	id, _ := uuid.Parse(s.ID) // it came from one
 	out := gen.Session{
-		SessionID: gen.SessionID(id), ReplicaID: optString(clip(s.ReplicaID, maxName)), Turns: s.Turns, MaxTurns: s.MaxTurns,
+		SessionID: gen.SessionID(id), ReplicaID: optString(task.Clip(s.ReplicaID, maxName)), Turns: s.Turns, MaxTurns: s.MaxTurns,
 		TTLRemainingMs: millis(s.TTLLeft), KvWarmth: s.Warm, CreatedAt: s.CreatedAt.UTC(),
 		BudgetTokensRemaining: optInt(s.Rests.Tokens), BudgetTimeRemainingMs: optInt(s.Rests.TimeMS), BudgetCostRemaining: optFloat(s.Rests.Cost),
 	}

@@ -10,14 +10,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // CreateTask submits a task (ORCH-2001).
 func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.AdmissionHeaders, error) {
-	c := callFrom(ctx)
-	in := toRequest(req)
-	in.BodySHA256, in.CorrelationID, in.Actor = c.bodySHA256, c.correlationID, c.identity
+	in, caller := toRequest(req), gate.CallFrom(ctx)
+	in.BodySHA256, in.CorrelationID, in.Actor = callFrom(ctx).bodySHA256, caller.CorrelationID, caller.Identity
 	a, err := h.Tasks.Submit(ctx, in)
 	if err != nil {
 		return nil, err
@@ -128,11 +128,11 @@ func toStatus(s task.Status) gen.TaskStatus {
 		TaskID:           gen.TaskID(s.ID),
 		State:            gen.TaskState(s.State),
 		PoolID:           gen.PoolID(s.PoolID),
-		Engine:           clip(s.Engine, maxShort),
+		Engine:           task.Clip(s.Engine, maxShort),
 		Workload:         gen.Workload(s.Workload),
 		Priority:         gen.Priority(s.Priority),
 		ModelRef:         gen.ModelRef(s.ModelRef),
-		ReplicaID:        optString(clip(s.ReplicaID, maxName)),
+		ReplicaID:        optString(task.Clip(s.ReplicaID, maxName)),
 		QueuePosition:    max(s.QueuePosition, 0),
 		PredictedStartMs: millis(s.PredictedStart),
 		Seed:             gen.Seed(s.Seed),

@@ -69,6 +69,7 @@ const (
 	maxMediaType = 128
 	maxTags      = 32
 	maxTag       = 64
+	maxQuote     = 64 // bytes of the sender's words that an error repeats
 	maxPairs     = 32
 	maxKey       = 64
 	maxValue     = 1024
@@ -95,20 +96,20 @@ func invalid(format string, args ...any) error {
 // settle checks m and fills its defaults in. What it returns shares nothing with m.
 func (m Meta) settle() (Meta, error) {
 	if !slices.Contains(Kinds(), m.Kind) {
-		return m, invalid("an artifact's kind must be one of plan, summary, diff, trace, proof and other, not %q", clip(string(m.Kind)))
+		return m, invalid("an artifact's kind must be one of plan, summary, diff, trace, proof and other, not %q", task.Clip(string(m.Kind), maxQuote))
 	}
 	if m.MediaType == "" {
 		m.MediaType = defaultMediaType
 	}
 	kind, _, err := mime.ParseMediaType(m.MediaType)
 	if err != nil || !strings.Contains(kind, "/") || len(m.MediaType) > maxMediaType || !printable(m.MediaType) {
-		return m, invalid("the media type %q is none: give one such as text/markdown, of at most %d characters", clip(m.MediaType), maxMediaType)
+		return m, invalid("the media type %q is none: give one such as text/markdown, of at most %d characters", task.Clip(m.MediaType, maxQuote), maxMediaType)
 	}
 	if m.TaskID != "" && (len(m.TaskID) > maxTaskID || !word(m.TaskID, "._-")) {
-		return m, invalid("%q cannot be a task's id: it has letters, digits, dots, dashes and underscores, at most %d", clip(m.TaskID), maxTaskID)
+		return m, invalid("%q cannot be a task's id: it has letters, digits, dots, dashes and underscores, at most %d", task.Clip(m.TaskID, maxQuote), maxTaskID)
 	}
 	if m.Parent != "" && !ValidID(m.Parent) {
-		return m, invalid("the parent %q is no artifact's id: it is sha256- and 64 hexadecimal digits", clip(m.Parent))
+		return m, invalid("the parent %q is no artifact's id: it is sha256- and 64 hexadecimal digits", task.Clip(m.Parent, maxQuote))
 	}
 	m.Tags = slices.Compact(slices.Sorted(slices.Values(m.Tags)))
 	if len(m.Tags) > maxTags {
@@ -116,7 +117,7 @@ func (m Meta) settle() (Meta, error) {
 	}
 	for _, tag := range m.Tags {
 		if len(tag) > maxTag || !word(tag, "._:/-") {
-			return m, invalid("the tag %q must have 1 to %d letters, digits and ._:/- and begin with a letter or a digit", clip(tag), maxTag)
+			return m, invalid("the tag %q must have 1 to %d letters, digits and ._:/- and begin with a letter or a digit", task.Clip(tag, maxQuote), maxTag)
 		}
 	}
 	if len(m.Metadata) > maxPairs {
@@ -125,7 +126,7 @@ func (m Meta) settle() (Meta, error) {
 	metadata := make(map[string]string, len(m.Metadata))
 	for key, value := range m.Metadata {
 		if len(key) > maxKey || !word(key, "._:/-") {
-			return m, invalid("the metadata key %q must have 1 to %d letters, digits and ._:/- and begin with a letter or a digit", clip(key), maxKey)
+			return m, invalid("the metadata key %q must have 1 to %d letters, digits and ._:/- and begin with a letter or a digit", task.Clip(key, maxQuote), maxKey)
 		}
 		if len(value) > maxValue || !utf8.ValidString(value) {
 			return m, invalid("the metadata value of %q must be at most %d bytes of UTF-8", key, maxValue)
@@ -152,13 +153,4 @@ func word(s, also string) bool {
 
 func printable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
-}
-
-// clip keeps what an error repeats of its sender's words short.
-func clip(s string) string {
-	const most = 64
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "")
 }

@@ -178,7 +178,7 @@ func metaOf(r task.Record) Meta {
 func (l *Library) proven(ctx context.Context, id string) (task.Record, bool, error) {
 	var sum [32]byte
 	if _, err := hex.Decode(sum[:], []byte(strings.TrimPrefix(id, idPrefix))); err != nil {
-		return task.Record{}, false, invalid("%q is no artifact's id: it is sha256- and 64 hexadecimal digits", clip(id))
+		return task.Record{}, false, invalid("%q is no artifact's id: it is sha256- and 64 hexadecimal digits", task.Clip(id, maxQuote))
 	}
 	r, ok, err := l.records.Proven(ctx, sum)
 	if err != nil {

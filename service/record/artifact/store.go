@@ -323,7 +323,7 @@ func (s *Store) begin() (done func(), err error) {
 // Get returns the entry with this id. NOT_FOUND, INVALID_PARAMS.
 func (s *Store) Get(id string) (Entry, error) {
 	if !ValidID(id) {
-		return Entry{}, invalid("%q is no artifact's id: it is sha256- and 64 hexadecimal digits", clip(id))
+		return Entry{}, invalid("%q is no artifact's id: it is sha256- and 64 hexadecimal digits", task.Clip(id, maxQuote))
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -272,7 +272,7 @@ func (c *Catalog) entry(id string) (*entry, error) {
 	if e := c.byID[id]; e != nil {
 		return e, nil
 	}
-	return nil, task.Errorf(task.NotFound, "the catalog has no model %q: GET /v1/catalog/models lists those it has", clip(id, 128))
+	return nil, task.Errorf(task.NotFound, "the catalog has no model %q: GET /v1/catalog/models lists those it has", task.Clip(id, 128))
 }
 
 // Find returns the model that a task's model_ref, or a pool's, names: by id, or by canonical ref.

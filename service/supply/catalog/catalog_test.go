@@ -266,7 +266,7 @@ func TestACrashLeavesNothingHalfDone(t *testing.T) {
 	require.NoError(t, d.write(recordName("y"), &rec)) // it died while y was deleted,
 	require.NoError(t, d.root.Close())
 	models := filepath.Join(r.dir, modelsDir)
-	require.NoError(t, os.WriteFile(filepath.Join(models, tempPrefix+"7"), []byte("{"), 0o600)) // while it wrote,
+	require.NoError(t, os.WriteFile(filepath.Join(models, ".new-7"), []byte("{"), 0o600)) // while it wrote,
 	for name, text := range map[string]string{
 		"torn": `{"id":"torn","ref"`, "other": `{"id":"x","ref":"hf:a/b","state":"Active"}`, "empty": ``, "late": `{"id":"late","ref":"hf:org/repo/x.gguf","state":"Failed"}`,
 		"out": `{"id":"out","ref":"hf:a/c","state":"Active","cached":true,"at":"../../../../etc/passwd","digest":"` + sum(nil) + `","files":[{"name":"passwd"}]}`,
@@ -280,7 +280,7 @@ func TestACrashLeavesNothingHalfDone(t *testing.T) {
 	again, ok := r.Find(m.Ref) // which of two entries with one ref is first is the file system's
 	require.True(t, ok)
 	require.Contains(t, []string{"x", "late"}, again.ID)
-	require.NoFileExists(t, filepath.Join(models, tempPrefix+"7"))
+	require.NoFileExists(t, filepath.Join(models, ".new-7"))
 	require.NoFileExists(t, filepath.Join(models, "y.json"))
 	require.NoDirExists(t, filepath.Join(models, filesDir, "y"))
 	require.FileExists(t, filepath.Join(models, "torn.json"+damaged))

@@ -169,7 +169,7 @@ func idFrom(ref string) string {
 		}
 		return '-'
 	}, name)
-	return clip(strings.TrimLeft(name, "._-"), 128)
+	return task.Clip(strings.TrimLeft(name, "._-"), 128)
 }
 
 // begin finds or makes the entry of a request. The job is nil where the model is there.
@@ -258,7 +258,7 @@ func joinable(e *entry, r Request) error {
 	case e.deleting:
 		return task.Errorf(task.Conflict, "model %s is being deleted: try again in a moment", e.rec.ID).Retry(time.Second)
 	case e.rec.Ref != r.Ref:
-		return task.Errorf(task.Conflict, "the id %s is taken, by %s: give another id, or delete that model first", r.ID, clip(e.rec.Ref, 256))
+		return task.Errorf(task.Conflict, "the id %s is taken, by %s: give another id, or delete that model first", r.ID, task.Clip(e.rec.Ref, 256))
 	case e.rec.ID != r.ID:
 		return task.Errorf(task.Conflict, "that ref is in the catalog already, as model %s: use it, or delete it first", e.rec.ID)
 	case r.Digest != "" && e.rec.Digest != r.Digest, r.Signature != "" && e.rec.SignatureText != r.Signature:
@@ -460,7 +460,7 @@ func (c *Catalog) failed(e *entry, j *job, failed error, heard bool) (Model, boo
 		}
 	}
 	rec := *e.rec
-	rec.State, rec.Problem = Failed, &Problem{Code: known.Code, Message: clip(known.Message, 4096), Retriable: known.Retriable}
+	rec.State, rec.Problem = Failed, &Problem{Code: known.Code, Message: task.Clip(known.Message, 4096), Retriable: known.Retriable}
 	m, err := c.store(e, &rec)
 	if err != nil { // it is tried again at the next start
 		c.log.Error("that a model could not be added could not be recorded", zap.String("model_id", id), zap.Error(err))

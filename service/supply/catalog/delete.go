@@ -22,7 +22,7 @@ func (c *Catalog) hold(id string) (m Model, files []File, release func(), err er
 	e := c.byID[id]
 	switch {
 	case e == nil:
-		return m, nil, nil, task.Errorf(task.ModelNotFound, "the catalog has no model %q: add it first", clip(id, 128))
+		return m, nil, nil, task.Errorf(task.ModelNotFound, "the catalog has no model %q: add it first", task.Clip(id, 128))
 	case e.deleting:
 		return m, nil, nil, task.Errorf(task.ModelNotFound, "model %s is being deleted", id)
 	case e.rec.State == Fetching:

@@ -18,6 +18,8 @@ import (
 	"unicode/utf8"
 
 	gguf "github.com/gpustack/gguf-parser-go"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Metadata is what a model's file says of itself.
@@ -144,17 +146,7 @@ func plain(s string, n int) string {
 		}
 		return r
 	}, s)
-	return clip(s, n)
-}
-
-func clip(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return task.Clip(s, n)
 }
 
 // scan steps through a header without keeping any of it.

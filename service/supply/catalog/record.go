@@ -9,11 +9,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/atomicfile"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 const (
@@ -22,7 +23,6 @@ const (
 	enginesDoc = "engines.json"
 	suffix     = ".json"
 	damaged    = ".damaged"
-	tempPrefix = ".tmp-"
 	maxRecord  = 4 << 20 // bytes of a file of ours
 )
 
@@ -39,9 +39,8 @@ type record struct {
 
 // disk writes the catalog's files. Only what is below its folder can be reached, whatever links lie in it.
 type disk struct {
-	root  *os.Root
-	dir   string // absolute
-	temps atomic.Uint64
+	root *os.Root
+	dir  string // absolute
 }
 
 func openDisk(dir string) (*disk, error) {
@@ -95,22 +94,7 @@ func (d *disk) write(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	temp := filepath.Dir(name) + "/" + tempPrefix + strconv.FormatUint(d.temps.Add(1), 10)
-	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(text, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = d.root.Rename(temp, name)
-	}
-	if err != nil {
-		return errors.Join(err, ignoreMissing(d.root.Remove(temp)))
-	}
-	return d.sync(filepath.Dir(name))
+	return atomicfile.WriteIn(d.root, name, append(text, '\n'), 0o600)
 }
 
 func (d *disk) read(name string, v any) error {
@@ -156,6 +140,9 @@ func (c *Catalog) homePath(id string) string { return filepath.Join(c.disk.dir, 
 
 // load reads the records. What cannot be read is set aside; what a crash left half done is put right.
 func (c *Catalog) load() error {
+	if err := errors.Join(atomicfile.Sweep(c.disk.root, "."), atomicfile.Sweep(c.disk.root, modelsDir)); err != nil {
+		return err
+	}
 	f, err := c.disk.root.Open(modelsDir)
 	if err != nil {
 		return err
@@ -167,8 +154,6 @@ func (c *Catalog) load() error {
 	for _, name := range names {
 		id, isRecord := strings.CutSuffix(name, suffix)
 		switch {
-		case strings.HasPrefix(name, tempPrefix):
-			err = c.disk.remove(modelsDir + "/" + name)
 		case isRecord && ValidID(id):
 			err = c.loadOne(id)
 		}
@@ -210,7 +195,7 @@ func (r *record) sound(id string) error {
 	case r.ID != id, r.Ref == "":
 		return errors.New("it is another model's")
 	case r.State != Fetching && r.State != Failed && r.State != Active && r.State != Retired:
-		return fmt.Errorf("it has the state %q", clip(string(r.State), maxArchBytes))
+		return fmt.Errorf("it has the state %q", task.Clip(string(r.State), maxArchBytes))
 	case r.At != "" && r.Cached && !filepath.IsLocal(filepath.FromSlash(r.At)), r.At != "" && !r.Cached && !filepath.IsAbs(r.At):
 		return errors.New("its path leads out of the cache")
 	case r.Size < 0, (r.State == Active || r.State == Retired) && (r.At == "" || !digestShape.MatchString(r.Digest) || len(r.Files) == 0):

@@ -43,7 +43,7 @@ func readTrust(t Trust) (trust, error) {
 	out := trust{strict: t.Strict}
 	for i, s := range t.Sources {
 		if s = strings.TrimSpace(s); !strings.Contains(s, ":") {
-			return out, fmt.Errorf("catalog: source %d of the trust policy, %q, is no beginning of a ref: write such as hf:org/, https://host/, file:/srv/models/", i+1, clip(s, maxNameBytes))
+			return out, fmt.Errorf("catalog: source %d of the trust policy, %q, is no beginning of a ref: write such as hf:org/, https://host/, file:/srv/models/", i+1, task.Clip(s, maxNameBytes))
 		}
 		out.sources = append(out.sources, s)
 	}

@@ -28,14 +28,6 @@ func freeBytes(dir string) (int64, error) {
 	return int64(s.Bavail) * s.Bsize, nil
 }
 
-func syncDir(root *os.Root) error {
-	at, err := root.Open(".")
-	if err != nil {
-		return err
-	}
-	return errors.Join(at.Sync(), at.Close())
-}
-
 func hexOf(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }
 
 // both writes to one hash, and to the second if there is one.

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/llama-orch/llama-orch/service/atomicfile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -94,6 +95,9 @@ func (f *Fetcher) run(ctx context.Context, ref Ref, dir, digest string, progress
 	}
 	defer unlock()
 	defer func() { _ = parent.Remove(folder) }() // it goes only if nothing is in it
+	if err := atomicfile.Sweep(root, "."); err != nil {
+		return File{}, disk(err)
+	}
 
 	j := &job{f: f, ref: ref, dir: filepath.Join(dir, folder), root: root, digest: digest, progress: progress, log: f.log.With(zap.String("ref", ref.Shown()))}
 	if file, ok := j.present(ctx); ok {
@@ -276,9 +280,6 @@ func (j *job) install(m manifest, remotes []remote) (File, error) {
 	if err == nil {
 		err = j.writeJSON(manifestName, m)
 	}
-	if err == nil {
-		err = syncDir(j.root)
-	}
 	if err != nil {
 		for _, r := range remotes {
 			_ = j.remove(r.name)
@@ -302,29 +303,10 @@ func (j *job) readJSON(name string, into any) error {
 	return json.Unmarshal(text, into)
 }
 
-// writeJSON writes a file by way of a temporary one, which is on the disk before it gets its name.
 func (j *job) writeJSON(name string, from any) error {
 	text, err := json.Marshal(from)
 	if err != nil {
 		return err
 	}
-	temp := name + ".new"
-	if err := j.remove(temp); err != nil {
-		return err
-	}
-	at, err := j.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = at.Write(text)
-	if err == nil {
-		err = at.Sync()
-	}
-	if err = errors.Join(err, at.Close()); err == nil {
-		err = j.root.Rename(temp, name)
-	}
-	if err != nil {
-		return errors.Join(err, j.remove(temp))
-	}
-	return nil
+	return atomicfile.WriteIn(j.root, name, text, 0o644)
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"path"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // rule is one line of the allow or the deny list. Parts left out take anything.
@@ -18,14 +20,17 @@ type rule struct {
 	port   string
 }
 
-const maxRules = 1000
+const (
+	maxRules = 1000
+	maxQuote = 64 // bytes of what the configuration says that a message repeats
+)
 
 // parseRule reads `[scheme://]host[:port]`. The host is a name, `*` for any, `*.NAME` for every name below NAME; any other *
 // stands for letters of one label. Or it is an address or a range such as 10.0.0.0/8 (IPv6 in brackets where a port follows).
 func parseRule(text string) (rule, error) {
 	r := rule{text: strings.ToLower(strings.TrimSpace(text))}
 	bad := func(what string) (rule, error) {
-		return rule{}, fmt.Errorf("the policy rule %q %s: write [SCHEME://]HOST[:PORT], where HOST is a name, *.NAME, *, an address, or a range such as 10.0.0.0/8", clip(text), what)
+		return rule{}, fmt.Errorf("the policy rule %q %s: write [SCHEME://]HOST[:PORT], where HOST is a name, *.NAME, *, an address, or a range such as 10.0.0.0/8", task.Clip(text, maxQuote), what)
 	}
 	rest := r.text
 	if scheme, after, ok := strings.Cut(rest, "://"); ok {
@@ -249,13 +254,4 @@ func first(rules []rule, t Target, addr netip.Addr) *rule {
 		}
 	}
 	return nil
-}
-
-// clip keeps what an error repeats of its writer's words short.
-func clip(s string) string {
-	const most = 64
-	if len(s) <= most {
-		return s
-	}
-	return strings.ToValidUTF8(s[:most], "")
 }

@@ -25,6 +25,7 @@ const (
 	maxAnswer = 64 << 20 // embeddings of many texts are the largest
 	maxEvent  = 8 << 20  // the final frame of some engines echoes the prompt
 	maxError  = 64 << 10
+	maxShown  = 500 // of an error, in a message
 )
 
 // Options of a client.
@@ -223,7 +224,7 @@ func message(body []byte) string {
 		Detail  json.RawMessage `json:"detail"`
 	}
 	if json.Unmarshal(body, &b) != nil {
-		return clip(string(body))
+		return short(string(body))
 	}
 	for _, raw := range []json.RawMessage{b.Error, b.Detail} {
 		var object struct {
@@ -231,25 +232,23 @@ func message(body []byte) string {
 		}
 		var text string
 		if json.Unmarshal(raw, &object) == nil && object.Message != "" {
-			return clip(object.Message)
+			return short(object.Message)
 		}
 		if json.Unmarshal(raw, &text) == nil && text != "" {
-			return clip(text)
+			return short(text)
 		}
 	}
 	if b.Message != "" {
-		return clip(b.Message)
+		return short(b.Message)
 	}
-	return clip(string(body))
+	return short(string(body))
 }
 
-func clip(s string) string {
+// short is what an engine says of an error, short enough for a message.
+func short(s string) string {
 	s = strings.TrimSpace(strings.ToValidUTF8(s, "\uFFFD"))
 	if s == "" {
 		return "(no message)"
 	}
-	if r := []rune(s); len(r) > 500 {
-		return string(r[:500]) + "…"
-	}
-	return s
+	return task.Clip(s, maxShown)
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/llama-orch/llama-orch/service/atomicfile"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -100,32 +101,20 @@ func verify(r task.Record) error {
 }
 
 // Backup writes a whole copy of the ledger as it is now to a file that is not there yet, also while orchestratord runs.
-func (r *Reader) Backup(ctx context.Context, file string) (err error) {
-	file, err = filepath.Abs(file)
+func (r *Reader) Backup(ctx context.Context, file string) error {
+	file, err := filepath.Abs(file)
 	if err != nil {
 		return fmt.Errorf("back up the ledger: %w", err)
 	}
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("back up the ledger: %s is there already: name another file", file)
 	}
-	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".part-") // for this user's eyes only
+	err = atomicfile.Fill(file, 0o600, func(f *os.File) error { // for this user's eyes only
+		_, err := r.db.ExecContext(ctx, "VACUUM INTO ?", f.Name())
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("back up the ledger: %w", err)
 	}
-	defer func() {
-		err = errors.Join(err, f.Close())
-		if err != nil {
-			err = fmt.Errorf("back up the ledger: %w", errors.Join(err, os.Remove(f.Name())))
-		}
-	}()
-	if _, err := r.db.ExecContext(ctx, "VACUUM INTO ?", f.Name()); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), file); err != nil {
-		return err
-	}
-	return syncDir(file)
+	return nil
 }

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package gate
+
+import (
+	"context"
+	"strings"
+
+	"github.com/magefile/mage/mg"
+
+	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/generate"
+	"github.com/llama-orch/llama-orch/ci/pact"
+	"github.com/llama-orch/llama-orch/ci/step"
+	"github.com/llama-orch/llama-orch/ci/tally"
+)
+
+// Check holds the single steps of `test` and `dev:loop`.
+type Check mg.Namespace
+
+// Links checks the relative links and anchors of all Markdown files.
+func (Check) Links(ctx context.Context) error { return checkLinks(ctx, nil) }
+
+// Fmt lists Go files that gofumpt would change.
+func (Check) Fmt(ctx context.Context) error { return checkFmt(ctx, nil) }
+
+// Vet runs go vet, under every build tag.
+func (Check) Vet(ctx context.Context) error { return checkVet(ctx, nil) }
+
+// Lint runs golangci-lint with .golangci.yml. It is built at its first run, which takes some four minutes.
+func (Check) Lint(ctx context.Context) error { return checkLint(ctx, nil) }
+
+// Vuln asks the Go project's database for known vulnerabilities in what is called. It needs vuln.go.dev, so no other
+// target runs it.
+func (Check) Vuln(ctx context.Context) error {
+	return command.Run(ctx, "go", command.Tool("govulncheck", "./...")...)
+}
+
+// Unit runs the tests of all packages but the suites', without the race detector.
+func (Check) Unit(ctx context.Context) error { return prepared(ctx, unit) }
+
+// Race is the same with the race detector.
+func (Check) Race(ctx context.Context) error { return prepared(ctx, race) }
+
+func checkLinks(ctx context.Context, _ *tally.Tally) error {
+	return command.Run(ctx, "bash", "ci/scripts/check_links.sh")
+}
+
+// checkVet gives the tags to those packages alone that have files behind them. The tag mage hides the magefile only.
+func checkVet(ctx context.Context, _ *tally.Tally) error {
+	if err := command.Run(ctx, "go", "vet", "./..."); err != nil {
+		return err
+	}
+	if err := command.Run(ctx, "go", "vet", "-tags", "llamaserver", "./service/..."); err != nil {
+		return err
+	}
+	return command.Run(ctx, "go", "vet", "-tags", "mage", ".")
+}
+
+// checkLint needs Pact's library, for the pacts' tests are linted, too.
+func checkLint(ctx context.Context, _ *tally.Tally) error {
+	if _, err := pact.Library(ctx); err != nil {
+		return err
+	}
+	return command.Run(ctx, "go", command.Tool("golangci-lint", "run", "--allow-parallel-runners")...)
+}
+
+func checkGen(ctx context.Context, _ *tally.Tally) error { return generate.Gen{}.Check(ctx) }
+
+func checkUnit(ctx context.Context, t *tally.Tally) error { return checkPackages(ctx, t) }
+
+func checkRace(ctx context.Context, t *tally.Tally) error { return checkPackages(ctx, t, "-race") }
+
+// checkPackages tests every package but those of the suites.
+func checkPackages(ctx context.Context, t *tally.Tally, flags ...string) error {
+	module, err := command.Output(ctx, "go", "list", "-m")
+	if err != nil {
+		return err
+	}
+	list, err := command.Output(ctx, "go", "list", "./...")
+	if err != nil {
+		return err
+	}
+	return step.GoTest(ctx, t, append(flags, notSuites(module, strings.Fields(list))...)...)
+}

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package gate has the targets of the whole check that gates a change, and of its single steps.
+package gate
+
+import (
+	"context"
+
+	"github.com/magefile/mage/mg"
+
+	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/engine"
+	"github.com/llama-orch/llama-orch/ci/pact"
+	"github.com/llama-orch/llama-orch/ci/step"
+	"github.com/llama-orch/llama-orch/ci/tally"
+)
+
+var (
+	links       = step.Step{Name: "links", Target: "check:links", Run: checkLinks}
+	format      = step.Step{Name: "format", Target: "check:fmt", Run: checkFmt}
+	vet         = step.Step{Name: "vet", Target: "check:vet", Run: checkVet}
+	lint        = step.Step{Name: "lint", Target: "check:lint", Run: checkLint}
+	generated   = step.Step{Name: "generated code", Target: "gen:check", Run: checkGen}
+	unit        = step.Step{Name: "tests", Target: "check:unit", Run: checkUnit}
+	race        = step.Step{Name: "tests, race detector on", Target: "check:race", Run: checkRace}
+	bdd         = step.Step{Name: "BDD features", Target: "check:bdd", Run: checkBDD}
+	pacts       = step.Step{Name: "pacts", Target: "pact", Run: pact.Test}
+	metricsLint = step.Step{Name: "metrics contract", Target: "metrics:lint", Run: checkMetrics}
+	determinism = step.Step{Name: "determinism", Target: "determinism", Run: checkDeterminism}
+	chaos       = step.Step{Name: "chaos, a minute of it", Target: "check:chaos", Run: checkChaos}
+	traced      = step.Step{Name: "traceability", Target: "trace:check", Run: checkTrace}
+)
+
+// The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
+// both: it asks whether the tests have passed.
+var (
+	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, metricsLint, determinism, chaos, traced}
+	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, bdd, determinism, chaos, traced}
+)
+
+// Test runs the whole check that gates a change, each part once: links, format, vet, lint, generated code, every test with
+// the race detector, and all suites on the real daemon and engine. It fetches what it needs and ends with `N passed, N failed`.
+func Test(ctx context.Context) error {
+	return step.Finish(Run(ctx))
+}
+
+// Run is the whole check, without its closing line.
+func Run(ctx context.Context) (*tally.Tally, error) {
+	mg.CtxDeps(ctx, engine.Engine.Libs)
+	return step.Run(ctx, tally.New(), false, whole...)
+}
+
+// Dev is the daily work.
+type Dev mg.Namespace
+
+// Loop runs every check, the fastest first, and stops at the first that fails.
+func (Dev) Loop(ctx context.Context) error {
+	mg.CtxDeps(ctx, engine.Engine.Libs)
+	return step.Finish(step.Run(ctx, tally.New(), true, loop...))
+}
+
+// Smoke runs the reference box's smoke test (HME-040), which fails where NVML finds no two unequal GPUs.
+func Smoke(ctx context.Context) error {
+	return command.Run(ctx, "go", "run", "./ci/smoke")
+}
+
+// prepared runs one step that needs the engine's libraries.
+func prepared(ctx context.Context, s step.Step) error {
+	mg.CtxDeps(ctx, engine.Engine.Libs)
+	return step.Alone(ctx, s)
+}

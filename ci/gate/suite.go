@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package gate
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/magefile/mage/mg"
+
+	"github.com/llama-orch/llama-orch/ci/step"
+	"github.com/llama-orch/llama-orch/ci/tally"
+	"github.com/llama-orch/llama-orch/harness/metrics"
+)
+
+// suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
+// a cached result of theirs never counts.
+var suites = []string{"harness/bdd", "harness/chaos", "harness/determinism", "harness/metrics", "harness/pact"}
+
+// notSuites drops the packages of the suites from a list of the module's packages.
+func notSuites(module string, packages []string) []string {
+	return slices.DeleteFunc(packages, func(p string) bool {
+		return slices.ContainsFunc(suites, func(s string) bool { return strings.HasPrefix(p+"/", module+"/"+s+"/") })
+	})
+}
+
+// BDD runs the Gherkin features on the real daemon and engine.
+func (Check) BDD(ctx context.Context) error { return prepared(ctx, bdd) }
+
+func checkBDD(ctx context.Context, t *tally.Tally) error {
+	return step.GoTest(ctx, t, "-count=1", "./harness/bdd/...")
+}
+
+// Pact runs the consumers against Pact's mock server, compares what they rely on with the committed pacts, and verifies the
+// real daemon against these. It fetches Pact's library.
+func Pact(ctx context.Context) error { return prepared(ctx, pacts) }
+
+// Metrics looks after the metrics contract.
+type Metrics mg.Namespace
+
+// Lint holds ci/metrics.lint.json against the spec, and the /metrics of a real daemon under a small load against both
+// (ORCH-3028). It needs promtool, and fetches it where there is apt-get.
+func (Metrics) Lint(ctx context.Context) error { return prepared(ctx, metricsLint) }
+
+func checkMetrics(ctx context.Context, t *tally.Tally) error {
+	if err := metrics.FetchPromtool(ctx, step.Say); err != nil {
+		return err
+	}
+	return step.GoTest(ctx, t, "-count=1", "./harness/metrics/...")
+}
+
+// Determinism holds the receipts' promise (same fingerprint, same bytes) against the daemon, on every engine of this machine.
+func Determinism(ctx context.Context) error { return prepared(ctx, determinism) }
+
+// checkDeterminism passes the suite's figures on, and which engines were not run.
+func checkDeterminism(ctx context.Context, t *tally.Tally) error {
+	return step.GoTestReported(ctx, t, "LLORCH_DETERMINISM_REPORT", "-count=1", "./harness/determinism/...")
+}
+
+// Chaos kills workers and the daemon, fills queues and disk and cuts clients off for some seven minutes, and proves that
+// nothing accepted was lost. LLORCH_CHAOS_SEED=N repeats a schedule; the disk is filled only when run as root.
+func Chaos(ctx context.Context) error {
+	return prepared(ctx, step.Step{Name: "chaos, long", Target: "chaos", Run: func(ctx context.Context, t *tally.Tally) error {
+		if err := os.Setenv("LLORCH_CHAOS", "long"); err != nil {
+			return fmt.Errorf("choosing the long run: %w", err)
+		}
+		defer os.Unsetenv("LLORCH_CHAOS")
+		return checkChaos(ctx, t)
+	}})
+}
+
+// Chaos is the short run, as `test` does it.
+func (Check) Chaos(ctx context.Context) error { return prepared(ctx, chaos) }
+
+// checkChaos passes the run's report on, and its seed.
+func checkChaos(ctx context.Context, t *tally.Tally) error {
+	return step.GoTestReported(ctx, t, "LLORCH_CHAOS_REPORT", "-count=1", "./harness/chaos/...")
+}

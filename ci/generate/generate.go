@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package generate has the targets that make what is generated from the contracts.
+package generate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/magefile/mage/mg"
+
+	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/pact"
+	"github.com/llama-orch/llama-orch/ci/step"
+)
+
+const schemaPath = "contracts/config-schema/config.schema.json"
+
+// Gen makes what is generated from the contracts.
+type Gen mg.Namespace
+
+// All regenerates the API layer and the config schema.
+func (Gen) All(ctx context.Context) error {
+	if err := generateAPI(ctx, "gen"); err != nil {
+		return err
+	}
+	out, err := schema(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(schemaPath, out, 0o644); err != nil {
+		return fmt.Errorf("writing the config schema: %w", err)
+	}
+	return nil
+}
+
+// Pacts rewrites contracts/pacts from what the consumers rely on.
+func (Gen) Pacts(ctx context.Context) error {
+	return step.Alone(ctx, step.Step{Name: "consumers", Target: "gen:pacts", Run: pact.Update})
+}
+
+func generateAPI(ctx context.Context, target string) error {
+	return command.Run(ctx, "go", "tool", "ogen", "--target", target, "--package", "gen", "--clean",
+		"--config", "contracts/openapi/ogen.yml", "contracts/openapi/openapi.yaml")
+}
+
+// schema is the config schema as it should be. The generator prints it.
+func schema(ctx context.Context) ([]byte, error) {
+	cmd := command.New(ctx, "go", "run", "./contracts/config-schema/gen")
+	cmd.Stdout = nil
+	out, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("generating the config schema: %w", err)
+	}
+	return out, nil
+}
+
+// Check generates a second time and fails when anything differs from what is there. It changes nothing, and it does not ask
+// git, so that it also holds while a contract is being changed.
+func (Gen) Check(ctx context.Context) error {
+	second, err := os.MkdirTemp("", "llama-orch-gen-")
+	if err != nil {
+		return fmt.Errorf("making a folder for the second generation: %w", err)
+	}
+	defer os.RemoveAll(second)
+	if err := generateAPI(ctx, second); err != nil {
+		return err
+	}
+	want, err := readTree(second)
+	if err != nil {
+		return err
+	}
+	have, err := readTree("gen")
+	if err != nil {
+		return err
+	}
+	stale := differences("gen", have, want)
+	wantSchema, err := schema(ctx)
+	if err != nil {
+		return err
+	}
+	if haveSchema, err := os.ReadFile(schemaPath); err != nil || !bytes.Equal(haveSchema, wantSchema) {
+		stale = append(stale, schemaPath)
+	}
+	if len(stale) > 0 {
+		return fmt.Errorf("stale, or edited by hand; run `go tool mage gen` and commit the result:\n  %s", strings.Join(stale, "\n  "))
+	}
+	return nil
+}
+
+func readTree(root string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		files[name] = content
+		return err
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing: run `go tool mage gen`", root)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", root, err)
+	}
+	return files, nil
+}
+
+func differences(root string, have, want map[string][]byte) []string {
+	var names []string
+	for name, content := range want {
+		if old, ok := have[name]; !ok || !bytes.Equal(old, content) {
+			names = append(names, filepath.Join(root, name))
+		}
+	}
+	for name := range have {
+		if _, ok := want[name]; !ok {
+			names = append(names, filepath.Join(root, name))
+		}
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package up
+
+import (
+	"net"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestATakenAddressIsSaid(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	addr := l.Addr().String()
+	require.ErrorContains(t, addrFree(addr), addr+" is taken, so nothing was started")
+	require.NoError(t, l.Close())
+	require.NoError(t, addrFree(addr))
+	require.ErrorContains(t, addrFree("127.0.0.1:no-port"), "LLORCH_BIND_ADDR chooses another address")
+}
+
+func TestTheMinuteInWords(t *testing.T) {
+	for minute, words := range map[int]string{0: "zero", 7: "seven", 19: "nineteen", 20: "twenty", 40: "forty", 59: "fifty-nine"} {
+		require.Equal(t, words, minuteWords(minute))
+	}
+}

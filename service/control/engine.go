@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package control
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/supply/catalog"
+	"github.com/llama-orch/llama-orch/service/supply/fetch"
+	"github.com/llama-orch/llama-orch/service/supply/policy"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
+)
+
+// wantOf is the engine that a pool's configuration asks for.
+func wantOf(c config.Config, p config.Pool) provision.Want {
+	v := p.Provisioning
+	return provision.Want{
+		Pool: p.ID, Mode: provision.Mode(v.Mode), GPU: p.Device != config.CPU && v.Mode != config.ModeExternal, URLs: v.URLs,
+		Path: v.Path, URL: v.URL, Digest: v.Digest, Package: v.Package, AllowPackages: c.Provision.AllowSystemPackages,
+		Runtime: v.Runtime, Image: v.Image, Repository: v.Repository, Ref: v.Ref, CMakeFlags: v.CMakeFlags,
+	}
+}
+
+// EnginePlans are the plans of the pools' engines, in the order of the file. Nothing is run (ORCH-3200).
+func EnginePlans(c config.Config) ([]provision.Plan, error) {
+	m, err := provision.ThisMachine(provision.Options{})
+	if err != nil {
+		return nil, err
+	}
+	plans := make([]provision.Plan, len(c.Pools))
+	for i, p := range c.Pools {
+		w := wantOf(c, p)
+		w.Model = p.Model.Path
+		if plans[i], err = provision.MakePlan(w, m); err != nil {
+			return nil, fmt.Errorf("pool %s: %w", p.ID, err)
+		}
+	}
+	return plans, nil
+}
+
+// engineSpec fills in where a pool's workers come from.
+func engineSpec(s *pool.Spec, c config.Config, p config.Pool) {
+	v := p.Provisioning
+	s.Mode, s.BinaryPath = pool.Mode(v.Mode), v.Path
+	switch {
+	case v.Mode == config.ModeBuiltin && p.Device != config.CPU:
+		if dir, err := provision.LocateCUDALibs(); err == nil { // else the pool says what is missing
+			s.LibsDir = dir
+		}
+	case v.Mode == config.ModeContainer:
+		s.Recipe = wantOf(c, p)
+		if plan, err := provision.MakePlan(wantOf(c, p), provision.User()); err == nil && plan.Launch != nil {
+			l := plan.Launch
+			s.Container = &process.Container{Argv: l.Argv, GPUs: l.GPUs, Model: l.Model, Port: l.Port, Remove: l.Remove}
+		}
+	case v.Mode == config.ModePackage || v.Mode == config.ModeSource || v.URL != "":
+		s.Mode, s.BinaryPath, s.Recipe = pool.Binary, "", wantOf(c, p)
+	}
+}
+
+// Engines prepares engines for the pools.
+type Engines struct {
+	options provision.Options
+	log     *zap.Logger
+}
+
+// NewEngines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
+func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shelf, log *zap.Logger) Engines {
+	if o.Fetch == nil {
+		o.Fetch = Fetcher{f}
+	}
+	if o.Decide == nil {
+		o.Decide = decider{p}
+	}
+	if o.Record == nil {
+		o.Record = recorder{s}
+	}
+	return Engines{o, log}
+}
+
+// decider is provision.Decider over the policy.
+type decider struct{ *policy.Policy }
+
+// Decide is provision.Decider's.
+func (d decider) Decide(ctx context.Context, target string) error {
+	t, err := policy.ParseTarget(target)
+	if err != nil {
+		return err
+	}
+	return d.Policy.Decide(ctx, policy.Download, t)
+}
+
+// recorder is provision.Recorder over the catalog.
+type recorder struct{ *Shelf }
+
+// Prepared is provision.Recorder's.
+func (r recorder) Prepared(e provision.Prepared) error {
+	return r.Catalog.Prepared(catalog.Engine{
+		Engine: e.Engine, Version: e.Version, Mode: string(e.Mode), BuildRef: e.BuildRef, Digest: e.Digest, Flags: e.Flags, Path: e.Path,
+	})
+}
+
+// Prepare is pool.Options.Prepare.
+func (e Engines) Prepare(ctx context.Context, recipe any) (pool.Prepared, error) {
+	want, ok := recipe.(provision.Want)
+	if !ok {
+		return pool.Prepared{}, fmt.Errorf("a recipe of type %T is none of an engine", recipe)
+	}
+	m, err := provision.ThisMachine(e.options)
+	if err != nil {
+		return pool.Prepared{}, err
+	}
+	plan, err := provision.MakePlan(want, m)
+	if err != nil {
+		return pool.Prepared{}, err
+	}
+	o := e.options
+	o.Progress = func(step string) {
+		e.log.Info("preparing an engine", zap.String("pool_id", want.Pool), zap.String("mode", string(want.Mode)), zap.String("step", step))
+	}
+	o.Output = func(line string) {
+		e.log.Debug("preparing an engine", zap.String("pool_id", want.Pool), zap.String("line", line))
+	}
+	made, err := provision.Run(ctx, o, plan)
+	return pool.Prepared{Path: made.Path, Digest: made.Digest, BuildRef: made.BuildRef, Flags: made.Flags}, err
+}
+
+// found records the engines that need no preparing (OC-CAT-56): packaged libraries that are in the cache, and programs. A folder of
+// libraries that somebody named is not ours to vouch for.
+func (e Engines) found(ctx context.Context, c config.Config) {
+	m, err := provision.ThisMachine(e.options)
+	if err != nil || e.options.Record == nil {
+		return
+	}
+	for _, p := range c.Pools {
+		if v := p.Provisioning; v.Mode != config.ModeBuiltin && (v.Mode != config.ModeBinary || v.URL != "") {
+			continue
+		}
+		plan, err := provision.MakePlan(wantOf(c, p), m)
+		if err == nil && plan.BuildRef == provision.EnvEngineLibs {
+			continue
+		}
+		if err == nil {
+			err = provision.Found(ctx, e.options, plan)
+		}
+		if err != nil { // the pool's own health says what keeps it from serving
+			e.log.Warn("an engine is not in the catalog", zap.String("pool_id", p.ID), zap.Error(err))
+		}
+	}
+}
+
+// Missing says in one line what a plan needs and this machine lacks, and how to get it; empty: nothing.
+func Missing(p provision.Plan) string {
+	if err := provision.Preflight(p); err != nil {
+		return strings.TrimSpace(err.Error())
+	}
+	return ""
+}

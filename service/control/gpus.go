@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package control
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
+	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/observe"
+)
+
+// GPUs is the API's view of the cards (ORCH-1101).
+func (f views) GPUs() api.GPUsView {
+	inventory, view := f.memory.monitor.Snapshot(), f.memory.ledger.View()
+	out := api.GPUsView{Driver: inventory.Driver, CUDA: inventory.CUDA, Problem: inventory.Err}
+	owners := f.owners()
+	for _, c := range inventory.Cards {
+		g := api.GPUView{
+			Index: c.Index, UUID: c.UUID, Name: c.Name, DriverVersion: inventory.Driver, Healthy: c.Healthy, LastError: c.Problem,
+			VRAMTotal: c.Total, VRAMUsed: c.Used, Utilization: c.Utilization, TemperatureC: c.Temperature, PowerW: c.Power,
+		}
+		at := slices.IndexFunc(view.Cards, func(v vram.CardView) bool { return v.Index == c.Index })
+		if at < 0 {
+			out.GPUs = append(out.GPUs, g)
+			continue
+		}
+		v := view.Cards[at]
+		g.VRAMPromised, g.VRAMFree, g.VRAMOther = v.Promised, v.Free, v.Foreign
+		ours := map[int]bool{}
+		for _, h := range v.Holders {
+			r := owners[h.Owner]
+			ours[r.PID] = true
+			held := api.HolderView{ReplicaID: r.ID, PID: r.PID, Used: h.Shown}
+			if h.Phase == vram.Starting {
+				held.Promised = h.Due
+			}
+			if r.ID == "" { // a worker that is gone and has not given everything back
+				held.ReplicaID = h.Owner
+			}
+			g.Holders = append(g.Holders, held)
+		}
+		for _, p := range c.Processes {
+			if !ours[p.PID] {
+				g.Holders = append(g.Holders, api.HolderView{PID: p.PID, Used: p.Bytes})
+			}
+		}
+		out.GPUs = append(out.GPUs, g)
+	}
+	return out
+}
+
+// owners are the replicas by their workers' names in the VRAM ledger.
+func (f Fleet) owners() map[string]pool.Info {
+	owners := map[string]pool.Info{}
+	for _, id := range f.manager.Pools() {
+		for _, r := range f.manager.Infos(id) {
+			owners[r.Owner] = r
+		}
+	}
+	return owners
+}
+
+// CardsBack has workers that wait for a card try now: what they waited for has changed (ORCH-3053).
+func (f Fleet) CardsBack() {
+	for _, p := range f.config().Pools {
+		if p.Device == config.CPU {
+			continue
+		}
+		if slices.ContainsFunc(f.manager.Infos(p.ID), func(r pool.Info) bool { return r.State == pool.Backoff || r.State == pool.Failed }) {
+			_ = f.manager.Retry(p.ID) // one that is being reloaded tries by itself
+		}
+	}
+}
+
+// CardMetrics are the gauges of the cards that replicas sit on, read when they are asked for.
+func (f Fleet) CardMetrics() prometheus.Collector { return cardMetrics{f} }
+
+// cardMetrics are the gauges of the cards that replicas sit on, read when they are asked for.
+type cardMetrics struct{ Fleet }
+
+var (
+	utilizationDesc = prometheus.NewDesc("gpu_utilization", "Share of the time in which a replica's card computed.", observe.ReplicaLabels("device"), nil)
+	usedDesc        = prometheus.NewDesc("vram_used_bytes", "Memory that a replica takes on a card.", observe.ReplicaLabels("device"), nil)
+)
+
+// Describe is prometheus.Collector's.
+func (c cardMetrics) Describe(out chan<- *prometheus.Desc) {
+	out <- utilizationDesc
+	out <- usedDesc
+}
+
+// Collect is prometheus.Collector's.
+func (c cardMetrics) Collect(out chan<- prometheus.Metric) {
+	inventory := c.memory.monitor.Snapshot()
+	for _, id := range c.manager.Pools() {
+		for _, r := range c.manager.Infos(id) {
+			for _, index := range r.Cards {
+				card, known := inventory.Card(index)
+				if !known || r.PID == 0 {
+					continue
+				}
+				labels := []string{r.Engine, r.EngineVersion, r.PoolID, r.ID, strconv.Itoa(index)}
+				out <- prometheus.MustNewConstMetric(utilizationDesc, prometheus.GaugeValue, card.Utilization, labels...)
+				out <- prometheus.MustNewConstMetric(usedDesc, prometheus.GaugeValue, float64(c.memory.ledger.Used(r.Owner, index)), labels...)
+			}
+		}
+	}
+}

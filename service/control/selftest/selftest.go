@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package selftest tries each pool once it is Ready: it decodes a task and cancels another, looks whether metrics and log followed,
+// and shows the results in a table (ORCH-3049).
+package selftest
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// The tasks of a test.
+const (
+	actor  = "self-test"
+	prompt = "Hello"
+	tokens = 8
+)
+
+// steps are what each test looks at, in this order.
+var steps = []string{"preload", "decode", "cancel", "metrics", "log"}
+
+// Pools are the pools to be tested.
+type Pools interface {
+	// Configured are the pools of the configuration in force.
+	Configured() []config.Pool
+	// Standing says whether a pool has a Ready replica, and, where it has none, what went wrong last.
+	Standing(p config.Pool) (ready bool, problem string)
+}
+
+// Options are what Tests are made from.
+type Options struct {
+	Pools    Pools
+	Tasks    api.Tasks
+	Gatherer prometheus.Gatherer // of the metrics that should follow
+	Log      *zap.Logger
+	Heard    *Listener // to the log that should follow
+	Out      io.Writer // takes the table, for people
+	Now      func() time.Time
+	Within   time.Duration // of each test; 0: a minute. The table is shown by then, whatever is missing.
+}
+
+// Tests are those of all pools. They run beside one another from Start on.
+type Tests struct {
+	o    Options
+	life lifecycle.Life
+
+	mu      sync.Mutex
+	results map[string]api.SelfTestView // by the pool's id
+}
+
+// New makes tests; Start begins them.
+func New(o Options) *Tests {
+	o.Within = cmp.Or(o.Within, time.Minute)
+	return &Tests{o: o, results: map[string]api.SelfTestView{}}
+}
+
+// Result is what is known of a pool's test. Of a nil Tests, and of a pool that is not tested, nothing is.
+func (t *Tests) Result(poolID string) api.SelfTestView {
+	if t == nil {
+		return api.SelfTestView{}
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.results[poolID]
+}
+
+func (t *Tests) set(poolID string, v api.SelfTestView) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.results[poolID] = v
+}
+
+// unmade is a test of which no step was taken.
+func unmade(state, detail string) api.SelfTestView {
+	v := api.SelfTestView{State: state, Detail: detail}
+	for _, step := range steps {
+		v.Steps = append(v.Steps, api.SelfTestStep{Step: step, State: state})
+	}
+	return v
+}
+
+// Start tests each pool beside the others. It is lifecycle.Service's.
+func (t *Tests) Start(context.Context) error {
+	if !t.life.Begin() {
+		return nil
+	}
+	var tested []config.Pool
+	for _, p := range t.o.Pools.Configured() {
+		if p.Lifecycle == config.LifecycleOnDemand {
+			t.set(p.ID, unmade("skipped", "the pool is loaded when a task needs it"))
+			continue
+		}
+		t.set(p.ID, unmade("pending", "the pool is not Ready yet"))
+		tested = append(tested, p)
+	}
+	t.life.Go(func(ctx context.Context) { t.run(ctx, tested) })
+	return nil
+}
+
+// Stop ends the tests. It is lifecycle.Service's.
+func (t *Tests) Stop(ctx context.Context) error { return t.life.End(ctx, context.Canceled) }
+
+// run shows the results once all are there, and those that are there before where that takes long.
+func (t *Tests) run(ctx context.Context, pools []config.Pool) {
+	var tests sync.WaitGroup
+	defer func() {
+		tests.Wait()
+		t.o.Heard.stop()
+	}()
+	ended := make(chan struct{}, len(pools))
+	for _, p := range pools {
+		tests.Go(func() {
+			t.test(ctx, p)
+			ended <- struct{}{}
+		})
+	}
+	late := time.NewTimer(t.o.Within)
+	defer late.Stop()
+	for left := len(pools); left > 0; {
+		select {
+		case <-ended:
+			left--
+		case <-late.C:
+			t.show()
+		case <-ctx.Done():
+			return
+		}
+	}
+	t.show()
+}
+
+// show writes the table of all results, for people.
+func (t *Tests) show() {
+	var text strings.Builder
+	text.WriteString("\n")
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintf(w, "SELF-TEST\tMODEL\t%s\tRESULT\n", strings.ToUpper(strings.Join(steps, "\t")))
+	for _, p := range t.o.Pools.Configured() {
+		v := t.Result(p.ID)
+		if v.State == "" { // it came after the start
+			continue
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s", p.ID, p.Model.ID)
+		for _, s := range v.Steps {
+			_, _ = fmt.Fprintf(w, "\t%s", s.State)
+		}
+		if _, problem := t.o.Pools.Standing(p); v.State == "pending" && problem != "" {
+			v.Detail += ": " + problem
+		}
+		_, _ = fmt.Fprintf(w, "\t%s: %s\n", v.State, strings.Join(strings.Fields(v.Detail), " "))
+	}
+	_ = w.Flush() // into memory
+	text.WriteString("\n")
+	if _, err := io.WriteString(t.o.Out, text.String()); err != nil {
+		t.o.Log.Debug("the table of the self-tests was not shown", zap.Error(err))
+	}
+}
+
+func (t *Tests) test(ctx context.Context, p config.Pool) {
+	if !t.ready(ctx, p) {
+		return // the daemon stops
+	}
+	bounded, stop := context.WithTimeout(ctx, t.o.Within)
+	defer stop()
+	v, err := t.examine(bounded, p)
+	if ctx.Err() != nil {
+		return
+	}
+	t.set(p.ID, v)
+	if err != nil {
+		t.o.Log.Error("self-test failed", zap.String("pool_id", p.ID), zap.Error(err))
+	} else {
+		t.o.Log.Info("self-test passed", zap.String("pool_id", p.ID), zap.String("detail", v.Detail))
+	}
+}
+
+// ready waits until the pool can be tested, however long that takes.
+func (t *Tests) ready(ctx context.Context, p config.Pool) bool {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if ready, _ := t.o.Pools.Standing(p); ready {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// examine tests a Ready pool, step by step. The steps behind one that fails are skipped.
+func (t *Tests) examine(ctx context.Context, p config.Pool) (api.SelfTestView, error) {
+	var before float64
+	var ids, did []string
+	done := "decoded"
+	take := map[string]func() error{
+		"preload": func() (err error) {
+			before, err = t.finished(p.ID)
+			return err
+		},
+		"decode": func() error {
+			decoded, err := t.decode(ctx, p)
+			if err != nil {
+				return fmt.Errorf("one task: %w", err)
+			}
+			ids = append(ids, decoded.TaskID)
+			if p.Workload == task.Completion {
+				did = append(did, fmt.Sprintf("%d tokens decoded in %d ms", decoded.tokens, decoded.took.Milliseconds()))
+			} else {
+				did = append(did, fmt.Sprintf("one %s answered in %d ms", p.Workload, decoded.took.Milliseconds()))
+			}
+			return nil
+		},
+		"cancel": func() error {
+			canceled, err := t.cancel(ctx, p)
+			if err != nil {
+				return fmt.Errorf("one cancel: %w", err)
+			}
+			ids, done = append(ids, canceled.TaskID), "decoded and cancelled"
+			did = append(did, fmt.Sprintf("one cancelled at event %s", canceled.LastEventID))
+			return nil
+		},
+		"metrics": func() error {
+			after, err := t.finished(p.ID)
+			if err == nil && after-before < float64(len(ids)) {
+				err = fmt.Errorf("%d tasks were %s, and llorch_tasks_finished_total moved by %g", len(ids), done, after-before)
+			}
+			return err
+		},
+		"log": func() error {
+			if missing := t.o.Heard.missing(ids); missing != "" {
+				return fmt.Errorf("the log has no line %q of a task that was %s", missing, done)
+			}
+			return nil
+		},
+	}
+	if p.Workload != task.Completion { // there is nothing to seal
+		delete(take, "cancel")
+	}
+	v := unmade("skipped", "")
+	for i := range v.Steps {
+		step := take[v.Steps[i].Step]
+		if step == nil {
+			continue
+		}
+		if err := step(); err != nil {
+			v.Steps[i].State, v.State, v.Detail = "failed", "failed", err.Error()
+			return v, err
+		}
+		v.Steps[i].State = "passed"
+	}
+	v.State, v.Detail = "passed", strings.Join(did, ", ")+"; metrics and log followed"
+	return v, nil
+}
+
+type decoded struct {
+	task.Admission
+	tokens int
+	took   time.Duration
+}
+
+// submit sends a task of the test to the pool.
+func (t *Tests) submit(ctx context.Context, p config.Pool, most int) (task.Admission, error) {
+	r := task.Request{
+		ModelRef: p.Model.ID, Workload: p.Workload, Priority: task.Batch, Prompt: prompt, Actor: actor,
+		CorrelationID: uuid.NewString(), Placement: task.Placement{Mode: task.Pin, PoolID: p.ID},
+	}
+	switch p.Workload {
+	case task.Completion:
+		r.MaxTokens = most
+	case task.Rerank:
+		r.Inputs = []string{prompt}
+	case task.Embedding:
+	}
+	return t.o.Tasks.Submit(ctx, r)
+}
+
+func (t *Tests) decode(ctx context.Context, p config.Pool) (d decoded, err error) {
+	began := t.o.Now()
+	if d.Admission, err = t.submit(ctx, p, tokens); err != nil {
+		return d, err
+	}
+	if err := t.follow(ctx, d.TaskID, func() bool { return true }); err != nil {
+		return d, err
+	}
+	s, err := t.o.Tasks.Get(ctx, d.TaskID)
+	switch {
+	case err != nil:
+		return d, err
+	case s.Err != nil:
+		return d, s.Err
+	}
+	d.tokens, d.took = s.TokensOut, t.o.Now().Sub(began)
+	return d, nil
+}
+
+// cancel ends a task at its first token, if it does not end by itself before, and sees that no token follows.
+func (t *Tests) cancel(ctx context.Context, p config.Pool) (task.CancelResult, error) {
+	a, err := t.submit(ctx, p, 0)
+	if err != nil {
+		return task.CancelResult{}, err
+	}
+	if err := t.follow(ctx, a.TaskID, func() bool { return false }); err != nil {
+		return task.CancelResult{}, err
+	}
+	result, err := t.o.Tasks.Cancel(ctx, a.TaskID)
+	if err != nil {
+		return result, err
+	}
+	return result, t.follow(ctx, a.TaskID, func() bool { return true })
+}
+
+// follow reads a task's stream to its end, or to its first token where on says so.
+func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
+	s, err := t.o.Tasks.Subscribe(ctx, id, "")
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for {
+		frames, err := s.Next(ctx, nil)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read the stream: %w", err)
+		}
+		s.Written()
+		if strings.Contains(string(frames), "event: token") && !on() {
+			return nil
+		}
+	}
+}
+
+// finished is how many tasks of a pool the metrics say have ended.
+func (t *Tests) finished(poolID string) (sum float64, err error) {
+	families, err := t.o.Gatherer.Gather()
+	if err != nil {
+		return 0, fmt.Errorf("read the metrics: %w", err)
+	}
+	for _, f := range families {
+		if f.GetName() != "llorch_tasks_finished_total" {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if l.GetName() == "pool_id" && l.GetValue() == poolID {
+					sum += m.GetCounter().GetValue()
+				}
+			}
+		}
+	}
+	return sum, nil
+}

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package process starts the workers' processes, keeps what they say, and ends them with everything that belongs to them: their
+// process group, and their container where they have one. What a killed daemon left over is ended at the next start.
+package process
+
+import (
+	"context"
+	"errors"
+	"os/exec"
+	"runtime"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/lifecycle"
+)
+
+// Options of a Launcher.
+type Options struct {
+	// RunDir holds one file for each process, so that the next start finds what a crash left over. One Launcher at a time
+	// may use it. Empty: no such files.
+	RunDir string
+	Log    *zap.Logger // nil: nothing is logged
+}
+
+// Launcher starts processes from one goroutine that is locked to its thread: the kernel sends a child its parent-death
+// signal when the thread that started it ends, so that thread must outlive every child, and the Go runtime ends threads
+// as it likes.
+type Launcher struct {
+	o    Options
+	life lifecycle.Life
+	jobs chan launch
+	over chan struct{} // closed when nothing is started any more
+	dir  *runDir       // nil without RunDir; set by Start
+
+	giveBack func() error // the run folder, once
+}
+
+var _ lifecycle.Service = (*Launcher)(nil)
+
+type launch struct {
+	cmd    *exec.Cmd
+	result chan error
+}
+
+var (
+	errNotRunning = errors.New("no process is started before the launcher is, nor after its stop")
+	errStopped    = errors.New("the launcher is stopped")
+)
+
+// New makes a launcher that starts nothing yet.
+func New(o Options) *Launcher {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	l := &Launcher{o: o, jobs: make(chan launch), over: make(chan struct{})}
+	l.giveBack = sync.OnceValue(func() error { return l.dir.close() })
+	return l
+}
+
+// Start takes the run folder, ends what an earlier run left over, and makes the launcher ready to start processes. It fails
+// where another orchestratord has the folder.
+func (l *Launcher) Start(context.Context) error {
+	if !l.life.Begin() {
+		return nil
+	}
+	if l.o.RunDir != "" {
+		dir, err := openRunDir(l.o.RunDir)
+		if err != nil {
+			close(l.over)
+			return err
+		}
+		for _, left := range dir.reap(l.o.Log) {
+			l.o.Log.Warn("a worker left over from an earlier run was ended", zap.Int("pid", left.PID), zap.String("replica_id", left.Replica))
+		}
+		l.dir = dir
+	}
+	if !l.life.Go(l.loop) {
+		close(l.over)
+	}
+	return nil
+}
+
+// Stop ends the launcher's goroutine and gives the run folder back. No process of its own may be running any more.
+func (l *Launcher) Stop(ctx context.Context) error {
+	if err := l.life.End(ctx, errStopped); err != nil {
+		return err
+	}
+	return l.giveBack()
+}
+
+func (l *Launcher) loop(ctx context.Context) {
+	defer close(l.over)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread() // no child is left then; the thread may live on
+	for {
+		select {
+		case job := <-l.jobs:
+			job.result <- job.cmd.Start()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// start starts the command, whose Pdeathsig then means: when this process ends.
+func (l *Launcher) start(cmd *exec.Cmd) error {
+	job := launch{cmd, make(chan error, 1)}
+	select {
+	case l.jobs <- job:
+		return <-job.result
+	case <-l.over:
+		return errNotRunning
+	}
+}

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package process
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+)
+
+// straysWait bounds the wait for the output pipes of a process that ended: something that left its group may hold them.
+const straysWait = 2 * time.Second
+
+// Command is a process to be started.
+type Command struct {
+	Owner string // the replica whose worker it is
+	Path  string
+	Args  []string
+	Env   []string // all that it inherits
+	// Remove is the command that removes the container whose command line the process is; empty: there is none. It is run
+	// before the start, too: a container of an earlier run that was killed would hold the name.
+	Remove []string
+}
+
+// Process is a running process, the leader of its own group. It ends with this program, however that ends: by the
+// parent-death signal, and because its standard input ends.
+type Process struct {
+	PID       int
+	log       *ring
+	announced chan string // the address the worker says it listens on
+	ended     chan struct{}
+	death     Death // set when ended is closed
+
+	stdin  io.Closer
+	mu     sync.Mutex
+	gone   bool // guarded by mu: the pid may belong to somebody else
+	killed bool // guarded by mu until ended is closed: a signal of ours was sent while it ran
+}
+
+// Death is how a process ended.
+type Death struct {
+	Text     string         // in one line, with what the process complained of last
+	ExitCode int            // -1: it was ended by a signal
+	Signal   syscall.Signal // that ended it; 0: none
+	ByUs     bool           // a signal of ours was sent while it ran
+}
+
+// Spawn starts the command. When the process ends, by itself or not, lost is called.
+func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, error) {
+	proc := &Process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
+	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
+	cmd.Env = c.Env
+	if err := remove(c.Remove); err != nil {
+		log.Debug("no container was left over", zap.Error(err))
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = straysWait
+	stdout := &lines{each: func(line string) {
+		proc.hear(line)
+		proc.log.add("stdout", line)
+		log.Debug("worker output", zap.String("stream", "stdout"), zap.String("line", line))
+	}}
+	stderr := &lines{each: func(line string) {
+		proc.log.add("stderr", line)
+		log.Debug("worker output", zap.String("stream", "stderr"), zap.String("line", line))
+	}}
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	var err error
+	if proc.stdin, err = cmd.StdinPipe(); err != nil {
+		return nil, fmt.Errorf("make the worker's standard input: %w", err)
+	}
+	if err := l.start(cmd); err != nil {
+		_ = proc.stdin.Close()
+		return nil, fmt.Errorf("start %s: %w", c.Path, err)
+	}
+	proc.PID = cmd.Process.Pid
+	forget := l.dir.note(proc.PID, c.Owner, c.Remove)
+	go func() { // joined by End
+		defer close(proc.ended)
+		awaitExit(proc.PID)
+		lost()
+		// The leader is a zombie, so its pid, and with it the group's id, is still ours: what it started ends with it.
+		_ = unix.Kill(-proc.PID, unix.SIGKILL)
+		proc.mu.Lock()
+		proc.gone = true
+		proc.mu.Unlock()
+		err := cmd.Wait() // reaps, and joins the readers of its output
+		// The process was the container's command line: the container itself is nobody's child.
+		if err := remove(c.Remove); err != nil {
+			log.Debug("the container was not removed", zap.Error(err))
+		}
+		forget()
+		stdout.flush()
+		stderr.flush()
+		proc.death = proc.mourn(cmd.ProcessState, err)
+	}()
+	return proc, nil
+}
+
+// Announced yields the address that the process said it listens on.
+func (p *Process) Announced() <-chan string { return p.announced }
+
+// Tail returns the last lines of its output, oldest first.
+func (p *Process) Tail() []string { return p.log.tail(tailLines) }
+
+// Death is how the process ended. It may be asked once End has returned.
+func (p *Process) Death() Death { return p.death }
+
+// awaitExit waits until the child ended, without reaping it.
+func awaitExit(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// isZombie tells whether a child has ended that was not reaped yet.
+func isZombie(pid int) bool {
+	var info unix.Siginfo
+	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
+	return err == nil && info.Signo != 0
+}
+
+func (p *Process) mourn(state *os.ProcessState, err error) Death {
+	death := Death{ExitCode: -1, ByUs: p.killed}
+	how := "exit status unknown"
+	if state != nil {
+		how, death.ExitCode = state.String(), state.ExitCode()
+		if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			death.Signal = status.Signal()
+		}
+	} else if err != nil {
+		how = err.Error()
+	}
+	death.Text = fmt.Sprintf("the worker process ended (%s)", how)
+	if last := p.log.last("stderr", 3); len(last) > 0 {
+		death.Text += "; its last words: " + strings.Join(last, " | ")
+	}
+	return death
+}
+
+// hear looks for the worker's announcement, {"listening":"127.0.0.1:PORT"}.
+func (p *Process) hear(line string) {
+	var said struct {
+		Listening string `json:"listening"`
+	}
+	if !strings.HasPrefix(line, "{") || json.Unmarshal([]byte(line), &said) != nil || said.Listening == "" {
+		return
+	}
+	select {
+	case p.announced <- said.Listening:
+	default: // only the first counts
+	}
+}
+
+// End makes the process and its group end, and returns when it has: with a grace by SIGTERM first, and by SIGKILL when
+// that or kill ends.
+func (p *Process) End(kill context.Context, grace time.Duration) {
+	if grace > 0 {
+		p.signal(unix.SIGTERM)
+		_ = p.stdin.Close()
+		timer := time.NewTimer(grace)
+		defer timer.Stop()
+		select {
+		case <-p.ended:
+		case <-timer.C:
+		case <-kill.Done():
+		}
+	}
+	p.signal(unix.SIGKILL)
+	<-p.ended
+	_ = p.stdin.Close()
+}
+
+func (p *Process) signal(sig syscall.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.gone {
+		p.killed = p.killed || !isZombie(p.PID)
+		_ = unix.Kill(-p.PID, sig)
+	}
+}

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Demand is what the tasks of a pool ask for, as residency.Queues.
+func (s *Scheduler) Demand(poolID string) (residency.Demand, bool) {
+	l := s.lane(poolID)
+	if l == nil {
+		return residency.Demand{}, false
+	}
+	again := l.again.list()
+	d := residency.Demand{
+		Interactive: l.oldest(task.Interactive), Batch: l.oldest(task.Batch), Waiting: l.queue.Depth() + len(again),
+		ActiveAt: time.Unix(0, l.moved.Load()),
+	}
+	for _, j := range again { // they ran before, and nobody is ahead of them
+		if came := j.task.AcceptedAt; d.Interactive.IsZero() || came.Before(d.Interactive) {
+			d.Interactive = came
+		}
+	}
+	_, d.Running = l.ready(nil)
+	return d, true
+}
+
+// Hold keeps a pool from starting further tasks, or lets it start them again.
+func (s *Scheduler) Hold(poolID string, hold bool) {
+	if l := s.lane(poolID); l != nil && l.held.Swap(hold) && !hold {
+		l.wake()
+	}
+}
+
+// GiveUp ends the tasks that wait for a pool. Where tokens of a task were sent, they were lost with its worker, and its client
+// cannot go on.
+func (s *Scheduler) GiveUp(poolID string, why *task.Error) {
+	l := s.lane(poolID)
+	for _, j := range s.jobs() {
+		if j.lane != l || j.running() || !j.dispatchable() {
+			continue
+		}
+		e := why
+		if j.log.Tokens() > 0 {
+			e = l.errLost("its pool cannot load its model again")
+		}
+		s.aside(func() { s.finish(j, task.Failed, nil, e) })
+	}
+}

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package delivery sends streams to their clients. Every front uses it. It takes a request's connection over, writes what the
+// stream yields, says now and then that the stream is alive, and lets go of clients that are gone or do not read.
+package delivery
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// stopping is when a client that comes during a stop may come again.
+const stopping = 5 * time.Second
+
+// keepAliveTicks is how many ticks may pass without a write before the client gets a sign of life.
+const keepAliveTicks = 15
+
+var errStopping = errors.New("the orchestrator is stopping")
+
+// Stream is one subscription to a task's events, encoded as its front's dialect wants them. One goroutine uses it.
+type Stream interface {
+	// Next blocks until there are events, and returns their whole frames, which are valid until the next call. Events that are
+	// there come before a tick. It returns (nil, nil) when tick fires first, io.EOF after the terminal event, a *task.Error
+	// that ends this stream alone, and any other error, such as ctx's, where the stream breaks off.
+	Next(ctx context.Context, tick <-chan time.Time) ([]byte, error)
+	// Written says that the frames of the last Next are on the wire, or that writing them failed.
+	Written()
+	// Direct gives tokens a second way to the client while Next waits: another goroutine calls write. Write does not wait.
+	// Where it reports false, Next returns frames of no bytes, and the reader finishes the write.
+	Direct(write func(frames []byte) bool)
+	// Metrics returns the current figures, and false once the task has ended.
+	Metrics() (task.Metrics, bool)
+	Close()
+}
+
+// Dialect words what a front's client is told beside the events of the task's log. Its methods append to b.
+type Dialect interface {
+	ContentType() string
+	// Metrics appends the moving figures. A dialect that does not have them appends nothing.
+	Metrics(b []byte, m task.Metrics) ([]byte, error)
+	// Error appends the error that ends this stream alone, and not its task.
+	Error(b []byte, e *task.Error) ([]byte, error)
+	// KeepAlive appends a sign of life.
+	KeepAlive(b []byte) []byte
+}
+
+// Options are what Streams are made from.
+type Options struct {
+	Log *zap.Logger // default none
+	// WriteTimeout bounds each write, so that a dead client frees its goroutine. Default 30 s.
+	WriteTimeout time.Duration
+	// Ticker drives metrics and signs of life. It ticks once a second. Default the wall clock's.
+	Ticker func() (tick <-chan time.Time, stop func())
+}
+
+const defaultTimeout = 30 * time.Second
+
+// Streams are the streams that are being sent. The HTTP server does not know of them any more, so whoever stops the server
+// stops them too.
+type Streams struct {
+	o    Options
+	life lifecycle.Life
+	mu   sync.Mutex
+	open map[*delivery]struct{}
+}
+
+// New returns Streams that take their first one after Start.
+func New(o Options) *Streams {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	o.Log = o.Log.Named("delivery")
+	if o.WriteTimeout <= 0 {
+		o.WriteTimeout = defaultTimeout
+	}
+	if o.Ticker == nil {
+		o.Ticker = func() (<-chan time.Time, func()) {
+			t := time.NewTicker(time.Second)
+			return t.C, t.Stop
+		}
+	}
+	return &Streams{o: o, open: map[*delivery]struct{}{}}
+}
+
+// Start lets streams be sent.
+func (s *Streams) Start(context.Context) error {
+	s.life.Begin()
+	return nil
+}
+
+// Stop takes no more streams and waits until those that are open have ended. When ctx ends first, it breaks the others off.
+func (s *Streams) Stop(ctx context.Context) error {
+	if s.life.End(ctx, errStopping) == nil {
+		return nil
+	}
+	s.mu.Lock()
+	for d := range s.open {
+		d.wire.close(false)
+	}
+	s.mu.Unlock()
+	return s.life.End(context.WithoutCancel(ctx), errStopping) // soon, since each of them finds its connection closed
+}
+
+// Deliver takes the request's connection over and sends the stream from a goroutine of its own. It closes the stream in the
+// end, also where it returns an error: then the response has not begun.
+func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream, dialect Dialect) error {
+	began := time.Now()
+	if s.life.Stopping() {
+		stream.Close()
+		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(stopping)
+	}
+	wire, err := takeOver(w, r, s.o.WriteTimeout)
+	if err != nil {
+		stream.Close()
+		return err
+	}
+	header := w.Header()
+	header.Set("Content-Type", dialect.ContentType())
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Accel-Buffering", "no")
+	call := gate.CallFrom(r.Context())
+	d := &delivery{
+		streams: s, stream: stream, dialect: dialect, wire: wire, head: wire.head(header),
+		correlationID: call.CorrelationID, identity: call.Identity, began: began,
+	}
+	s.add(d)
+	if !s.life.Go(d.run) { // stopped just now
+		s.remove(d)
+		stream.Close()
+		wire.close(false)
+	}
+	return nil
+}
+
+func (s *Streams) add(d *delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.open[d] = struct{}{}
+}
+
+func (s *Streams) remove(d *delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, d)
+}
+
+// delivery is a stream on its way to one client. It lives longer than its request's handler and keeps nothing of it: what
+// stands here is all that a stream costs beside its log (.docs/perf.md).
+type delivery struct {
+	streams       *Streams
+	stream        Stream
+	dialect       Dialect
+	wire          *wire
+	head          []byte // of the response, until it is sent
+	correlationID string
+	identity      string
+	began         time.Time
+}
+
+// run sends the stream until it or its client ends. A stop lets it end by itself, so it takes no notice of its life's context.
+func (d *delivery) run(context.Context) {
+	defer d.streams.remove(d)
+	defer d.recovered()
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer d.stream.Close()
+	err := errors.New("a panic")
+	defer func() { d.close(err) }()
+	defer d.recovered()
+	watch.Go(func() {
+		d.wire.gone()
+		cancel()
+	})
+	err = d.wire.begin(d.head)
+	d.head = nil
+	if err == nil {
+		d.stream.Direct(d.wire.try)
+		err = d.pump(ctx)
+	}
+}
+
+// close ends the connection. A stream that did not come to its end must not look to the client as if it had.
+func (d *delivery) close(err error) {
+	if errors.Is(err, io.EOF) {
+		err = d.wire.end()
+	}
+	d.wire.close(err == nil)
+	log := d.streams.o.Log
+	if err != nil {
+		log.Debug("a stream broke off", zap.String("correlation_id", d.correlationID), zap.Error(err))
+	}
+	log.Debug("sent a stream", zap.String("correlation_id", d.correlationID), zap.String("identity", d.identity),
+		zap.Duration("took_ms", time.Since(d.began)))
+}
+
+func (d *delivery) recovered() {
+	if p := recover(); p != nil {
+		gate.LogPanic(d.streams.o.Log, d.correlationID, p)
+	}
+}
+
+// pump moves a subscription's frames to the client until one of them ends. A token costs one write and no allocation. Metrics
+// go out with the first events, and then at most once a tick, when a figure has changed.
+func (d *delivery) pump(ctx context.Context) error {
+	tick, stop := d.streams.o.Ticker()
+	defer stop()
+	var shown task.Metrics
+	first, idle := true, 0
+	for {
+		frames, err := d.stream.Next(ctx, tick)
+		if ended, ok := errors.AsType[*task.Error](err); ok { // of this stream, not of the task's log: it has no id
+			b, err := d.dialect.Error(nil, ended)
+			if err == nil {
+				err = d.wire.write(b)
+			}
+			if err != nil {
+				return err
+			}
+			return io.EOF
+		}
+		if err != nil {
+			return err
+		}
+		if frames != nil {
+			err := d.wire.write(frames)
+			d.stream.Written()
+			if err != nil {
+				return err
+			}
+			idle = 0
+			if !first {
+				continue
+			}
+			first = false
+		}
+		aside, err := d.aside(&shown)
+		if err != nil {
+			return err
+		}
+		if len(aside) == 0 && frames == nil {
+			if idle++; idle == keepAliveTicks {
+				aside = d.dialect.KeepAlive(nil)
+			}
+		}
+		if len(aside) > 0 {
+			idle = 0
+			if err := d.wire.write(aside); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// aside is what the dialect says of the task's figures where they differ from those that the client was shown.
+func (d *delivery) aside(shown *task.Metrics) ([]byte, error) {
+	figures, going := d.stream.Metrics()
+	if !going || figures == *shown {
+		return nil, nil
+	}
+	*shown = figures
+	return d.dialect.Metrics(nil, figures)
+}
+
+// Refusal is the stream of a client that is to get none of the task's events: it is one error.
+func Refusal(e *task.Error) Stream { return refusal{e} }
+
+type refusal struct{ err *task.Error }
+
+func (r refusal) Next(context.Context, <-chan time.Time) ([]byte, error) { return nil, r.err }
+func (r refusal) Direct(func([]byte) bool)                               {}
+func (r refusal) Written()                                               {}
+func (r refusal) Metrics() (task.Metrics, bool)                          { return task.Metrics{}, false }
+func (r refusal) Close()                                                 {}

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package delivery
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	startedFrame = "id: 0-aaaaaaaa\nevent: started\ndata: {}\n\n"
+	tokenFrame   = "id: 1-bbbbbbbb\nevent: token\ndata: {\"t\":\"x\",\"i\":0}\n\n"
+	endFrame     = "id: 2-cccccccc\nevent: end\ndata: {}\n\n"
+)
+
+// rig is a server whose every request gets a stream.
+type rig struct {
+	*httptest.Server
+
+	streams *Streams
+	tick    chan time.Time // given by the test
+}
+
+// serve serves streams on a real socket, one after the other.
+func serve(t *testing.T, streams []Stream, change ...func(*Options)) *rig {
+	r := &rig{tick: make(chan time.Time)}
+	o := Options{Ticker: func() (<-chan time.Time, func()) { return r.tick, func() {} }}
+	for _, c := range change {
+		c(&o)
+	}
+	r.streams = New(o)
+	require.NoError(t, r.streams.Start(t.Context()))
+	r.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		s := streams[0]
+		streams = streams[1:]
+		if err := r.streams.Deliver(w, req, s, words{}); err != nil {
+			refusal := gate.Refuse(err)
+			refusal.SetHeaders(w.Header())
+			w.WriteHeader(refusal.Status)
+			_, _ = io.WriteString(w, string(refusal.Envelope.Code))
+		}
+	}))
+	t.Cleanup(func() {
+		r.Close()
+		r.end()
+	})
+	return r
+}
+
+// end breaks off what still runs.
+func (r *rig) end() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = r.streams.Stop(ctx)
+}
+
+// words is a dialect.
+type words struct{}
+
+func (words) ContentType() string { return "text/event-stream" }
+
+func (words) Metrics(b []byte, m task.Metrics) ([]byte, error) {
+	return append(b, "metrics "+m.Phase+"\n"...), nil
+}
+
+func (words) Error(b []byte, e *task.Error) ([]byte, error) {
+	return append(b, "error "+e.Code+"\n"...), nil
+}
+func (words) KeepAlive(b []byte) []byte { return append(b, "alive\n"...) }
+
+// ask opens a stream.
+func (r *rig) ask(t *testing.T, ctx context.Context) *http.Response {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, r.URL, nil)
+	require.NoError(t, err)
+	res, err := r.Client().Do(req)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = res.Body.Close() })
+	return res
+}
+
+// get reads a stream to its end.
+func (r *rig) get(t *testing.T) (*http.Response, string) {
+	res := r.ask(t, t.Context())
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return res, string(body)
+}
+
+// dial sends a request by hand.
+func (r *rig) dial(t *testing.T, proto string) net.Conn {
+	conn, err := net.Dial("tcp", r.Listener.Addr().String())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	_, err = conn.Write([]byte("GET / HTTP/" + proto + "\r\nHost: localhost\r\n\r\n"))
+	require.NoError(t, err)
+	return conn
+}
+
+// ORCH-2002, OC-CTRL-2023
+func TestFiguresGoOutWithTheFirstEventsAndWhenTheyChange(t *testing.T) {
+	s := newFakeStream(io.EOF, startedFrame, tokenFrame, "", endFrame)
+	s.metrics = task.Metrics{Phase: task.PhaseDecode}
+	r := serve(t, []Stream{s})
+	go func() { r.tick <- time.Time{} }() // joined by the stream, which ends only after it took the tick
+	res, body := r.get(t)
+	require.Equal(t, "text/event-stream", res.Header.Get("Content-Type"))
+	require.Equal(t, "no-store", res.Header.Get("Cache-Control"))
+	require.Equal(t, "no", res.Header.Get("X-Accel-Buffering"))
+	require.Equal(t, startedFrame+"metrics decode\n"+tokenFrame+endFrame, body, "unchanged figures are sent once")
+	<-s.closed
+	require.Equal(t, 3, s.written)
+}
+
+// OC-CTRL-2034
+func TestAnErrorOfTheStreamAloneEndsItWhole(t *testing.T) {
+	res, body := serve(t, []Stream{Refusal(task.Errorf(task.WorkerReset, "other bytes"))}).get(t)
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	require.Equal(t, "error WORKER_RESET\n", body)
+}
+
+// ORCH-2002
+func TestNothingFollowsTheTerminalEvent(t *testing.T) {
+	s := newFakeStream(io.EOF, startedFrame+tokenFrame+endFrame)
+	s.metrics, s.ended = task.Metrics{Phase: task.PhaseDecode}, true
+	_, body := serve(t, []Stream{s}).get(t)
+	require.Equal(t, startedFrame+tokenFrame+endFrame, body)
+}
+
+// ORCH-2002
+func TestAnIdleStreamIsKeptAlive(t *testing.T) {
+	steps := make([]string, 0, keepAliveTicks+1)
+	for range keepAliveTicks {
+		steps = append(steps, "")
+	}
+	s := newFakeStream(io.EOF, append(steps, endFrame)...)
+	r := serve(t, []Stream{s})
+	res := r.ask(t, t.Context())
+	for range keepAliveTicks {
+		r.tick <- time.Time{}
+	}
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "alive\n"+endFrame, string(body))
+}
+
+// OC-CTRL-2034
+func TestAPanicInAStreamBreaksItOff(t *testing.T) {
+	res := serve(t, []Stream{panicStream{newFakeStream(nil)}}).ask(t, t.Context())
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	_, err := io.ReadAll(res.Body)
+	require.Error(t, err, "a client must not take it for whole")
+}
+
+// OC-CTRL-2034
+func TestAPanicAtAStreamsEndEndsNothingElse(t *testing.T) {
+	r := serve(t, []Stream{
+		panicAtEnd{newFakeStream(io.EOF, startedFrame, endFrame)}, panicAtEnd{newFakeStream(io.EOF, startedFrame, endFrame)},
+	})
+	for range 2 {
+		_, body := r.get(t)
+		require.Equal(t, startedFrame+endFrame, body)
+	}
+}
+
+type panicAtEnd struct{ *fakeStream }
+
+func (panicAtEnd) Close() { panic("boom") }
+
+type panicStream struct{ *fakeStream }
+
+func (panicStream) Next(context.Context, <-chan time.Time) ([]byte, error) { panic("boom") }
+
+// ORCH-2002
+func TestAClientThatLeavesClosesItsSubscription(t *testing.T) {
+	s := newFakeStream(nil, startedFrame)
+	ctx, leave := context.WithCancel(t.Context())
+	res := serve(t, []Stream{s}).ask(t, ctx)
+	line, err := bufio.NewReader(res.Body).ReadString('\n')
+	require.NoError(t, err)
+	require.Equal(t, "id: 0-aaaaaaaa\n", line)
+	leave()
+	<-s.closed
+}
+
+// ORCH-3026
+func TestAClientThatStopsReadingIsLetGo(t *testing.T) {
+	s := &endless{fakeStream: newFakeStream(nil), frames: []byte(strings.Repeat(tokenFrame, 1000))}
+	serve(t, []Stream{s}, func(o *Options) { o.WriteTimeout = 50 * time.Millisecond }).dial(t, "1.1")
+	<-s.closed
+	require.Equal(t, s.nexts, s.written, "a failed write is reported as well")
+}
+
+// endless always has more.
+type endless struct {
+	*fakeStream
+	frames []byte
+	nexts  int
+}
+
+func (s *endless) Next(context.Context, <-chan time.Time) ([]byte, error) {
+	s.nexts++
+	return s.frames, nil
+}
+
+// A stream is a response like any other to whoever reads HTTP by hand: it says that the connection ends with it, and so it does.
+//
+// ORCH-2002
+func TestAStreamEndsItsConnection(t *testing.T) {
+	for proto, want := range map[string]string{
+		"1.1": fmt.Sprintf("%x\r\n%s\r\n%x\r\n%s\r\n0\r\n\r\n", len(startedFrame), startedFrame, len(endFrame), endFrame),
+		"1.0": startedFrame + endFrame,
+	} {
+		t.Run(proto, func(t *testing.T) {
+			got, err := io.ReadAll(serve(t, []Stream{newFakeStream(io.EOF, startedFrame, endFrame)}).dial(t, proto))
+			require.NoError(t, err)
+			head, body, found := strings.Cut(string(got), "\r\n\r\n")
+			require.True(t, found)
+			require.Regexp(t, "^HTTP/"+proto+" 200 OK\r\n", head)
+			require.Contains(t, head, "\r\nConnection: close")
+			require.Equal(t, proto == "1.1", strings.Contains(head, "\r\nTransfer-Encoding: chunked"))
+			require.Equal(t, want, body)
+		})
+	}
+}
+
+// A client without chunks can tell a stream that was broken off from one that ended, too.
+//
+// LO-201
+func TestABrokenStreamWithoutChunksIsReset(t *testing.T) {
+	conn := serve(t, []Stream{newFakeStream(errors.New("detached"), startedFrame)}).dial(t, "1.0")
+	_, err := io.ReadAll(conn)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+}
+
+// LO-201: who stops the server waits for the streams, and not for ever.
+func TestStreamsAreWaitedForAtTheEnd(t *testing.T) {
+	endless, short := newFakeStream(nil, startedFrame), newFakeStream(io.EOF, startedFrame, endFrame)
+	r := serve(t, []Stream{endless, short, newFakeStream(io.EOF, startedFrame)})
+	res := r.ask(t, t.Context())
+	_, body := r.get(t)
+	require.Equal(t, startedFrame+endFrame, body)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	require.NoError(t, r.streams.Stop(ctx))
+	require.Error(t, ctx.Err(), "one was still running")
+	<-endless.closed
+	_, err := io.ReadAll(res.Body)
+	require.Error(t, err, "a client must not take it for whole")
+
+	res, body = r.get(t)
+	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode, "no more are taken")
+	require.Equal(t, "SHUTTING_DOWN", body)
+	require.NotEmpty(t, res.Header.Get("Retry-After"))
+}
+
+// Without chunks too.
+//
+// LO-201
+func TestAStreamWithoutChunksThatIsWaitedForNoLongerIsReset(t *testing.T) {
+	r := serve(t, []Stream{newFakeStream(nil, startedFrame)})
+	conn := r.dial(t, "1.0")
+	in := bufio.NewReader(conn)
+	waitForStart(t, in)
+	r.end()
+	_, err := io.ReadAll(in)
+	require.ErrorIs(t, err, syscall.ECONNRESET)
+}
+
+// What a client sends behind its request hinders neither the stream nor that its leaving is seen.
+//
+// ORCH-2002
+func TestBytesBehindTheRequestAreNobodys(t *testing.T) {
+	s := newFakeStream(nil, startedFrame)
+	conn := serve(t, []Stream{s}).dial(t, "1.1\r\nHost: localhost\r\n\r\nGET /another HTTP/1.1")
+	waitForStart(t, bufio.NewReader(conn))
+	_, err := conn.Write([]byte(strings.Repeat("x", 1000)))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	<-s.closed
+}
+
+// waitForStart reads to a stream's first event.
+func waitForStart(t *testing.T, in *bufio.Reader) {
+	for line := ""; line != "event: started\n"; {
+		var err error
+		line, err = in.ReadString('\n')
+		require.NoError(t, err)
+	}
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package gate is what every request passes before a front serves it. It decides who may call: one bearer token, optional on
+// loopback where the configuration says so (AUTH-1001…1008). No error of it holds a token.
+package gate
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Localhost is the identity of a caller without a token on loopback.
+const Localhost = "localhost"
+
+// The numeric codes that MISSING_TOKEN and BAD_TOKEN carry in their hint.
+const (
+	missingTokenHint = "40101: send the header `Authorization: Bearer <token>`; the token is the server's LLORCH_API_TOKEN"
+	badTokenHint     = "40102: compare your token with the server's LLORCH_API_TOKEN"
+)
+
+// AuthOptions configure an Auth.
+type AuthOptions struct {
+	Token              string // empty: no token is configured
+	OptionalOnLoopback bool   // callers from loopback need no token
+}
+
+// Auth checks requests against the one token.
+type Auth struct {
+	digest   [sha256.Size]byte // of the token: comparing digests takes the same time whatever the offer's length
+	identity string
+	set      bool
+	optional bool
+}
+
+// NewAuth returns an Auth. It refuses options under which nobody could ever call.
+func NewAuth(o AuthOptions) (*Auth, error) {
+	if o.Token == "" && !o.OptionalOnLoopback {
+		return nil, errors.New("a token is required on loopback too (auth.optional_on_loopback is false), but none is set: " +
+			"set LLORCH_API_TOKEN, or auth.optional_on_loopback to true")
+	}
+	a := &Auth{set: o.Token != "", optional: o.OptionalOnLoopback}
+	if a.set {
+		a.digest = sha256.Sum256([]byte(o.Token))
+		a.identity = "token:" + hex.EncodeToString(a.digest[:3])
+	}
+	return a, nil
+}
+
+// RequireToken returns an error that says what to do when a server on bindAddr must not start without a token: whenever it
+// can be reached from another machine (AUTH-1002).
+func RequireToken(bindAddr, token string) error {
+	if token != "" || loopbackBind(bindAddr) {
+		return nil
+	}
+	return fmt.Errorf("bind_addr %s can be reached from other machines, so a token is required: set LLORCH_API_TOKEN, or bind to 127.0.0.1", bindAddr)
+}
+
+func loopbackBind(bindAddr string) bool {
+	host, _, err := net.SplitHostPort(bindAddr)
+	if err != nil {
+		host = bindAddr
+	}
+	return loopbackHost(host)
+}
+
+// loopbackHost takes only spellings that cannot be anything else: a name that merely resolves to loopback may resolve to
+// something else the next time.
+func loopbackHost(host string) bool {
+	if strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// Authenticate returns the identity behind an Authorization header: `localhost`, or `token:<first 6 hex of its SHA-256>`.
+// Errors are *task.Error MISSING_TOKEN or BAD_TOKEN. A token that is offered is always checked, on loopback too.
+func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) {
+	if header == "" {
+		if remoteLoopback && a.optional {
+			return Localhost, nil
+		}
+		e := task.Errorf(task.MissingToken, "this call needs a bearer token and has none")
+		e.Hint = missingTokenHint
+		if !a.set {
+			e.Message = "this call needs a bearer token, and this server has none set: set LLORCH_API_TOKEN for it and restart it"
+		}
+		return "", e
+	}
+	scheme, token, _ := strings.Cut(header, " ")
+	offered := sha256.Sum256([]byte(strings.TrimSpace(token)))
+	same := subtle.ConstantTimeCompare(offered[:], a.digest[:]) == 1
+	if a.set && same && strings.EqualFold(scheme, "Bearer") {
+		return a.identity, nil
+	}
+	e := task.Errorf(task.BadToken, "the token is not this server's")
+	e.Hint = badTokenHint
+	switch {
+	case !strings.EqualFold(scheme, "Bearer"):
+		e.Message = "the Authorization header is not of the form `Bearer <token>`"
+	case !a.set:
+		e.Message = "a token was sent, and this server has none set: send no Authorization header, or set LLORCH_API_TOKEN for the server and restart it"
+	}
+	return "", e
+}
+
+// Check authenticates a request. "On loopback" is what the connection's remote address says; no header can claim it.
+// always means that a token is needed on loopback too.
+//
+// A caller let in without a token might be a web page in the user's browser, brought there by another site: those requests
+// carry that site's Host (DNS rebinding) or Origin (cross-site), and are refused with POLICY_DENIED.
+func (a *Auth) Check(r *http.Request, always bool) (string, error) {
+	id, err := a.Authenticate(r.Header.Get("Authorization"), remoteLoopback(r.RemoteAddr) && !always)
+	if err != nil || id != Localhost {
+		return id, err
+	}
+	if !loopbackBind(r.Host) {
+		return "", task.Errorf(task.PolicyDenied, "a call without a token must name the server as localhost or a loopback address, not %q; "+
+			"use http://127.0.0.1:PORT, or send the token", r.Host)
+	}
+	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) {
+		return "", task.Errorf(task.PolicyDenied, "calls from web pages of other origins (%q) need the token", origin)
+	}
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "cross-site", "same-site":
+		return "", task.Errorf(task.PolicyDenied, "calls from web pages of other sites need the token")
+	}
+	return id, nil
+}
+
+func remoteLoopback(remoteAddr string) bool {
+	ap, err := netip.ParseAddrPort(remoteAddr)
+	return err == nil && ap.Addr().Unmap().IsLoopback()
+}
+
+func sameOrigin(origin, host string) bool {
+	u, err := url.Parse(origin)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package gate is what every request passes before a front serves it (ADR 016). The gate names the request, checks who calls,
+// bounds the body, turns a panic into an error, and writes one line to the log. It also holds the one table that says how an
+// error looks over HTTP.
+package gate
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// CorrelationHeader carries the id that a request has in its answer and in the log.
+const CorrelationHeader = "X-Correlation-Id"
+
+// Front is one dialect of the API: an http.Handler that turns its requests into tasks, and what comes of them into its own
+// answers.
+type Front interface {
+	http.Handler
+	// Route says what the gate needs to know of a request before it lets it through.
+	Route(r *http.Request) Route
+	// Refuse answers with an error, in the front's own shape.
+	Refuse(w http.ResponseWriter, r *http.Request, err error)
+}
+
+// Route is what a front says of a request. The zero value is right for a request that no operation takes: its caller is
+// checked before it hears so.
+type Route struct {
+	Operation string // for the log; empty: there is none
+	Access    Access
+}
+
+// Access is who may call an operation.
+type Access uint8
+
+// The ways in.
+const (
+	WithToken Access = iota // callers with the token, and those on loopback where they need none
+	Anybody
+	WithTokenAlways // callers with the token, on loopback too
+)
+
+// Call is what the gate knows of a request that it has let through.
+type Call struct {
+	CorrelationID string
+	Identity      string // `localhost` or `token:<6 hex>`; empty: the operation is open, so nobody asked
+	Route         Route
+}
+
+type callKey struct{}
+
+// CallFrom returns what the gate knows of a request, by its context.
+func CallFrom(ctx context.Context) Call {
+	if c, ok := ctx.Value(callKey{}).(*Call); ok {
+		return *c
+	}
+	return Call{}
+}
+
+// Options are what a gate is made from. Auth and a front for "/" are needed.
+type Options struct {
+	Auth *Auth
+	// Fronts are the fronts by the path that each is mounted at. A front gets its path and what lies under it, unless another
+	// is mounted further down.
+	Fronts       map[string]Front
+	Log          *zap.Logger   // default none
+	MaxBody      int64         // bytes of a request body; default 4 MiB
+	ReadTimeout  time.Duration // to read a request's body; default 30 s
+	WriteTimeout time.Duration // to write an answer; what takes longer asks for more time itself; default 30 s
+}
+
+// The defaults of Options.
+const (
+	DefaultMaxBody = 4 << 20
+	DefaultTimeout = 30 * time.Second
+)
+
+// Gate is the handler of the whole server.
+type Gate struct {
+	o      Options
+	mounts []mount // the longest paths first
+}
+
+type mount struct {
+	path  string
+	under string // what the paths under it begin with
+	front Front
+}
+
+// New makes a gate.
+func New(o Options) (*Gate, error) {
+	if o.Auth == nil || o.Fronts["/"] == nil {
+		return nil, errors.New("gate: Auth and a front for / are needed")
+	}
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	o.Log = o.Log.Named("gate")
+	o.MaxBody = cmp.Or(o.MaxBody, DefaultMaxBody)
+	o.ReadTimeout, o.WriteTimeout = cmp.Or(o.ReadTimeout, DefaultTimeout), cmp.Or(o.WriteTimeout, DefaultTimeout)
+	g := &Gate{o: o}
+	for path, front := range o.Fronts {
+		if !strings.HasPrefix(path, "/") || path != "/" && strings.HasSuffix(path, "/") {
+			return nil, fmt.Errorf("gate: a front is mounted at %q: a path begins with / and does not end with it", path)
+		}
+		g.mounts = append(g.mounts, mount{path: path, under: strings.TrimSuffix(path, "/") + "/", front: front})
+	}
+	slices.SortFunc(g.mounts, func(a, b mount) int { return cmp.Compare(len(b.path), len(a.path)) })
+	return g, nil
+}
+
+// front is the one for a path.
+func (g *Gate) front(path string) Front {
+	for _, m := range g.mounts {
+		if path == m.path || strings.HasPrefix(path, m.under) {
+			return m.front
+		}
+	}
+	return g.o.Fronts["/"] // the path has no slash, as that of `OPTIONS *`
+}
+
+// ServeHTTP names the request, checks its caller, and hands it to its front.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	c := &Call{CorrelationID: correlationID(r.Header.Get(CorrelationHeader))}
+	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	out := &recorder{ResponseWriter: w}
+	out.Header().Set(CorrelationHeader, c.CorrelationID)
+	// A client that does not read its answer must not keep the connection for ever. A stream sets the time anew for each write.
+	_ = http.NewResponseController(w).SetWriteDeadline(began.Add(g.o.WriteTimeout))
+	front := g.front(r.URL.Path)
+	defer func() {
+		g.recovered(out, r, front, recover())
+		g.o.Log.Debug("served a request", zap.String("correlation_id", c.CorrelationID), zap.String("identity", c.Identity),
+			zap.String("method", r.Method), zap.String("operation", c.Route.Operation), zap.Int("status", out.status),
+			zap.Duration("took_ms", time.Since(began)))
+	}()
+	c.Route = front.Route(r)
+	if c.Route.Access != Anybody {
+		var err error
+		if c.Identity, err = g.o.Auth.Check(r, c.Route.Access == WithTokenAlways); err != nil {
+			front.Refuse(out, r, err)
+			return
+		}
+	}
+	if r.Body != nil && r.Body != http.NoBody {
+		r.Body = newBody(out, r, g.o.MaxBody, g.o.ReadTimeout)
+	}
+	front.ServeHTTP(out, r)
+}
+
+// correlationID echoes a sound id and makes one otherwise: what is echoed goes to logs and headers (OC-CTRL-2052).
+func correlationID(offered string) string {
+	if offered == "" || len(offered) > 128 {
+		return uuid.NewString()
+	}
+	for _, b := range []byte(offered) {
+		switch {
+		case 'a' <= b && b <= 'z', 'A' <= b && b <= 'Z', '0' <= b && b <= '9', b == '.', b == '_', b == ':', b == '-':
+		default:
+			return uuid.NewString()
+		}
+	}
+	return offered
+}
+
+// recovered turns a panic into INTERNAL; its stack goes to the log only. A response that has begun is broken off, so that no
+// client takes it for whole.
+func (g *Gate) recovered(out *recorder, r *http.Request, front Front, p any) {
+	if p == nil {
+		return
+	}
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		panic(p)
+	}
+	LogPanic(g.o.Log, CallFrom(r.Context()).CorrelationID, p)
+	if out.status != 0 {
+		panic(http.ErrAbortHandler)
+	}
+	front.Refuse(out, r, task.AsError(fmt.Errorf("panic: %v", p)))
+}
+
+// LogPanic is called in the deferred call that recovered p.
+func LogPanic(log *zap.Logger, correlationID string, p any) {
+	log.Error("a handler panicked", zap.String("correlation_id", correlationID),
+		zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+}
