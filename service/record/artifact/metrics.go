@@ -13,9 +13,8 @@ import (
 type reason string
 
 const (
-	byAge     reason = "age"
-	byBytes   reason = "bytes"
-	byRequest reason = "request"
+	forAge   reason = "age"
+	forBytes reason = "bytes"
 )
 
 // storeMetrics are the store's series of the metrics contract (ORCH-3028).
@@ -36,7 +35,7 @@ func newStoreMetrics(r prometheus.Registerer, artifacts, bytes func() float64) (
 			Name: "llorch_artifacts_stored_total", Help: "Artifacts that were stored, the same bytes again too.",
 		}, []string{"kind"}),
 		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "llorch_artifacts_removed_total", Help: "Artifacts that were removed: too old, too many bytes, or by request.",
+			Name: "llorch_artifacts_removed_total", Help: "Artifacts that were removed: too old, or too many bytes.",
 		}, []string{"reason"}),
 		damaged: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "llorch_artifacts_damaged_total", Help: "Artifacts that were found not to be what their id says.",

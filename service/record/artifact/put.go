@@ -192,8 +192,8 @@ func (s *Store) replace(old, e *Entry) {
 	if old != nil {
 		s.forget(old)
 	}
-	i, _ := slices.BinarySearchFunc(s.order, e, inOrder)
-	s.order = slices.Insert(s.order, i, e)
+	i, _ := slices.BinarySearchFunc(s.byAge, e, inOrder)
+	s.byAge = slices.Insert(s.byAge, i, e)
 	s.note(e)
 }
 
