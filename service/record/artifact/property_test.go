@@ -19,7 +19,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
-
 )
 
 // Whatever is stored, removed, renewed and swept, in whatever order and with restarts between: the store has what a map would.

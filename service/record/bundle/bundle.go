@@ -34,11 +34,13 @@ func Prove(r task.Record, k Keep) (task.Proof, error) {
 	return r.Proof, nil
 }
 
-// ErrNone: the record says of no bundle. The task has not ended, or did so under a version that wrote bundles to files.
-var ErrNone = errors.New("the record has no proof bundle")
-
-// ErrChanged: what the record holds is not what it held when the task ended.
-var ErrChanged = errors.New("the record does not give the proof bundle whose digest it holds")
+// Why a record gives no bundle.
+var (
+	// ErrNone: the record says of no bundle. The task has not ended, or did so under a version that wrote bundles to files.
+	ErrNone = errors.New("the record has no proof bundle")
+	// ErrChanged: what the record holds is not what it held when the task ended.
+	ErrChanged = errors.New("the record does not give the proof bundle whose digest it holds")
+)
 
 // Text is the bytes of a task's bundle, which are those that its record has the digest of. ErrNone, ErrChanged.
 func Text(r task.Record) ([]byte, error) {

@@ -172,7 +172,8 @@ func TestTheRecordedDigestIsTheTruth(t *testing.T) {
 		require.Equal(t, r.Proof.SHA256, sha256.Sum256(text))
 		b, err := proof.Decode(text)
 		require.NoError(t, err)
-		require.Equal(t, keep, Keep{b.Request.Kept, b.Transcript.Kept})
+		require.Equal(t, keep.Prompts, b.Request.Kept)
+		require.Equal(t, keep.Transcripts, b.Transcript.Kept)
 		gone := r
 		gone.Transcript = task.Transcript{}
 		_, err = Text(gone)

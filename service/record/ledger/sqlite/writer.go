@@ -227,8 +227,8 @@ type writer struct {
 
 	beginTx, commitTx *sql.Stmt
 
-	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
-	keepSession, replaceSession, dropSession, chargeSession, spend, forget            *sql.Stmt
+	insertTask, insertBody, findSeq, findID, findLive, startTask, markTask, endTask, insertText *sql.Stmt
+	keepSession, replaceSession, dropSession, chargeSession, spend, forget                      *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -277,6 +277,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
 		&w.insertBody: `INSERT INTO request (seq, task) VALUES (?, ?)`,
 		&w.findSeq:    `SELECT id FROM task WHERE seq = ?`,
+		&w.findLive:   liveTasks,
 		&w.findID:     `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
 		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = coalesce(started_ms, ?), start_order = coalesce(start_order, ?)
 			WHERE id = ? AND finished_ms IS NULL`,
@@ -307,7 +308,7 @@ func (w *writer) prepare(ctx context.Context) error {
 func (w *writer) close() error {
 	var err error
 	for _, s := range []*sql.Stmt{
-		w.beginTx, w.commitTx, w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.beginTx, w.commitTx, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.startTask, w.markTask, w.endTask, w.insertText,
 		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
 	} {
 		if s != nil {
@@ -339,7 +340,7 @@ func (w *writer) claim(owner string, now time.Time) (fence uint64, err error) {
 
 // live are the tasks without an outcome, as this commit has them.
 func (w *writer) live() ([]task.Record, error) {
-	return records(w.conn.QueryContext(context.Background(), liveTasks))
+	return records(w.findLive.Query())
 }
 
 // try runs a batch in one transaction. Either all of it is durable, or nothing is.
