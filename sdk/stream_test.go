@@ -344,7 +344,7 @@ func TestCallerStops(t *testing.T) {
 // LO-201, LO-204
 func TestAgreesWithTheServersLog(t *testing.T) {
 	t.Parallel()
-	log := stream.New(task.Started{TaskID: "t", Seed: 9, Determinism: task.Strict})
+	log := stream.New(task.Started{TaskID: "t", Seed: 9, Determinism: task.Strict}, time.Now)
 	attempt := log.Begin()
 	for _, text := range []string{"<b>", "\u2028 & ", "räin\n", "\x00\"\\"} {
 		require.NoError(t, attempt.Token(text))

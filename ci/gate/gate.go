@@ -26,6 +26,7 @@ var (
 	bdd         = step.Step{Name: "BDD features", Target: "check:bdd", Run: checkBDD}
 	pacts       = step.Step{Name: "pacts", Target: "pact", Run: pact.Test}
 	metricsLint = step.Step{Name: "metrics contract", Target: "metrics:lint", Run: checkMetrics}
+	smoke       = step.Step{Name: "smoke test on stand-ins", Target: "check:smoke", Run: checkSmoke}
 	determinism = step.Step{Name: "determinism", Target: "determinism", Run: checkDeterminism}
 	chaos       = step.Step{Name: "chaos, a minute of it", Target: "check:chaos", Run: checkChaos}
 	traced      = step.Step{Name: "traceability", Target: "trace:check", Run: checkTrace}
@@ -34,8 +35,8 @@ var (
 // The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
 // both: it asks whether the tests have passed.
 var (
-	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, metricsLint, determinism, chaos, traced}
-	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, bdd, determinism, chaos, traced}
+	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, metricsLint, smoke, determinism, chaos, traced}
+	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, bdd, determinism, chaos, traced}
 )
 
 // Test runs the whole check that gates a change, each part once: links, format, vet, lint, generated code, every test with

@@ -18,7 +18,7 @@ import (
 
 // suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
 // a cached result of theirs never counts.
-var suites = []string{"harness/bdd", "harness/chaos", "harness/determinism", "harness/metrics", "harness/pact"}
+var suites = []string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/determinism", "harness/metrics", "harness/pact"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {
@@ -50,6 +50,13 @@ func checkMetrics(ctx context.Context, t *tally.Tally) error {
 		return err
 	}
 	return step.GoTest(ctx, t, "-count=1", "./harness/metrics/...")
+}
+
+// Smoke runs the smoke test on stand-ins for the reference box's cards and for llama-server.
+func (Check) Smoke(ctx context.Context) error { return prepared(ctx, smoke) }
+
+func checkSmoke(ctx context.Context, t *tally.Tally) error {
+	return step.GoTest(ctx, t, "-count=1", "./ci/smoke/...")
 }
 
 // Determinism holds the receipts' promise (same fingerprint, same bytes) against the daemon, on every engine of this machine.

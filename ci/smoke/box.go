@@ -3,126 +3,54 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
-	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/watch"
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 )
 
-const (
-	lookEvery  = 200 * time.Millisecond
-	stopWithin = time.Minute
-	tailLines  = 20
-)
-
-// box is the daemon on the reference box.
-type box struct {
-	url, token string
-	client     *client.Client
-	cmd        *exec.Cmd
-	done       chan struct{} // closed once the daemon has ended and its output was read
-
-	mu    sync.Mutex
-	lines []string // the last ones of the log
-}
+// box is the daemon on the reference box, or on a stand-in for it.
+type box struct{ *daemon.Daemon }
 
 // start builds and runs the daemon. Its port, data and token are the test's own.
-func start(ctx context.Context, dir, config string) (*box, error) {
-	exe := filepath.Join(dir, "orchestratord")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", exe, "./cmd/orchestratord").CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build the daemon: %w\n%s", err, out)
+func start(ctx context.Context, l *process.Launcher, dir, config string, more []string) (*box, error) {
+	exe, token := filepath.Join(dir, "orchestratord"), rand.Text()
+	if err := process.Build(ctx, "", exe, "./cmd/orchestratord"); err != nil {
+		return nil, err
 	}
-	b := &box{token: rand.Text(), done: make(chan struct{})}
-	b.cmd = exec.Command(exe, "serve", "--config", config)
-	b.cmd.Env = append(os.Environ(), "LLORCH_BIND_ADDR=127.0.0.1:0", "LLORCH_DATA_DIR="+filepath.Join(dir, "data"), "LLORCH_API_TOKEN="+b.token)
-	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	read, write := io.Pipe()
-	b.cmd.Stdout, b.cmd.Stderr = write, write
-	if err := b.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("start the daemon: %w", err)
+	d, err := daemon.Start(ctx, l, daemon.Options{Config: config, Token: token, Options: process.Options{
+		Exe: exe, Keep: tailLines,
+		Env: slices.Concat(os.Environ(), more, []string{"LLORCH_BIND_ADDR=127.0.0.1:0", "LLORCH_DATA_DIR=" + filepath.Join(dir, "data"), "LLORCH_API_TOKEN=" + token}),
+	}})
+	if err != nil {
+		return nil, err
 	}
-	address := make(chan string, 1)
-	var output sync.WaitGroup
-	output.Go(func() { b.listen(read, address) })
-	go func() { // joined through done
-		defer close(b.done)
-		_ = b.cmd.Wait() // stop looks at how it ended
-		_ = write.Close()
-		output.Wait()
-	}()
-	select {
-	case at := <-address:
-		b.url = "http://" + at
-		b.client = client.New(b.url, b.token)
-		return b, nil
-	case <-b.done:
-		return nil, fmt.Errorf("the daemon ended before it served:\n%s", b.tail())
-	case <-ctx.Done():
-		return nil, errors.Join(context.Cause(ctx), b.stop())
-	}
+	return &box{d}, nil
 }
 
-func (b *box) listen(output io.Reader, address chan<- string) {
-	lines := bufio.NewReader(output)
-	for {
-		text, err := lines.ReadString('\n')
-		if text != "" {
-			b.mu.Lock()
-			b.lines = append(b.lines, strings.TrimSuffix(text, "\n"))
-			b.lines = b.lines[max(len(b.lines)-tailLines, 0):]
-			b.mu.Unlock()
-		}
-		var line struct{ Msg, Addr string }
-		if json.Unmarshal([]byte(text), &line) == nil && line.Msg == "serving" {
-			address <- line.Addr
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-func (b *box) tail() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return strings.Join(b.lines, "\n")
-}
+// tailLines is how much of the daemon's log a failure shows.
+const tailLines = 20
 
 // stop ends the daemon as an operator would, which has to work.
 func (b *box) stop() error {
-	if b.client != nil {
-		b.client.Close()
+	code, err := b.Stop(syscall.SIGTERM)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("the daemon exited with %d", code)
 	}
-	_ = b.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-	timer := time.NewTimer(stopWithin)
-	defer timer.Stop()
-	select {
-	case <-b.done:
-	case <-timer.C:
-		_ = b.cmd.Process.Kill()
-		<-b.done
-		return fmt.Errorf("the daemon did not stop within %s", stopWithin)
-	}
-	if code := b.cmd.ProcessState.ExitCode(); code != 0 {
-		return fmt.Errorf("the daemon exited with %d", code)
-	}
-	return nil
+	return err
 }
 
 // What the API says, as far as the test looks at it.
@@ -137,11 +65,6 @@ type (
 		Model     struct {
 			ID string `json:"id"`
 		} `json:"model"`
-	}
-	replica struct {
-		ID    string `json:"id"`
-		State string `json:"state"`
-		Cards []int  `json:"cards"`
 	}
 	card struct {
 		Index   int `json:"index"`
@@ -190,7 +113,7 @@ func (b *box) check(ctx context.Context, cards []gpu.Card, out io.Writer) error 
 
 // ready waits until all replicas are that are to be loaded at the start.
 func (b *box) ready(ctx context.Context) (pools []pool, err error) {
-	err = until(ctx, func() error {
+	err = watch.Until(ctx, "all pools to be ready", func() error {
 		var list struct{ Pools []pool }
 		if err := b.get(ctx, "/v1/pools", &list); err != nil {
 			return err
@@ -231,11 +154,11 @@ func (b *box) task(ctx context.Context, p pool) (a answer) {
 	if err != nil {
 		return answer{err: err}
 	}
-	accepted, err := b.client.Submit(ctx, body)
+	accepted, err := b.Client.Submit(ctx, body)
 	if err != nil {
 		return answer{err: err}
 	}
-	s, err := b.client.Open(ctx, accepted.TaskID)
+	s, err := b.Client.Open(ctx, accepted.TaskID)
 	if err != nil {
 		return answer{err: err}
 	}
@@ -249,18 +172,12 @@ func (b *box) task(ctx context.Context, p pool) (a answer) {
 	return answer{replica: s.End.Receipt.ReplicaID, tokens: s.End.TokensOut}
 }
 
-func (b *box) health(ctx context.Context, poolID string) (replicas []replica, err error) {
-	var health struct{ Replicas []replica }
-	err = b.get(ctx, "/v1/pools/"+poolID+"/health", &health)
-	return health.Replicas, err
-}
-
 func (b *box) cardsOf(ctx context.Context, poolID, id string) ([]int, error) {
-	replicas, err := b.health(ctx, poolID)
+	replicas, err := b.Replicas(ctx, poolID)
 	if err != nil {
 		return nil, err
 	}
-	at := slices.IndexFunc(replicas, func(r replica) bool { return r.ID == id })
+	at := slices.IndexFunc(replicas, func(r daemon.Replica) bool { return r.ID == id })
 	if at < 0 {
 		return nil, fmt.Errorf("pool '%s' has no replica %s", poolID, id)
 	}
@@ -278,7 +195,7 @@ func (b *box) explained(ctx context.Context, p pool, out io.Writer) error {
 			Reasons []string `json:"reasons"`
 		} `json:"candidates"`
 	}
-	if err := b.post(ctx, "/v1/placement/explain", map[string]any{"model_ref": p.Model.ID}, &e); err != nil {
+	if err := b.post(ctx, "/v1/placement/explain", map[string]any{"model_ref": p.Model.ID}, &e, http.StatusOK); err != nil {
 		return err
 	}
 	if e.Pool == "" || len(e.Candidates) == 0 {
@@ -292,11 +209,11 @@ func (b *box) explained(ctx context.Context, p pool, out io.Writer) error {
 
 // drained takes a pool out of service, and looks that its cards are given back.
 func (b *box) drained(ctx context.Context, p pool, out io.Writer) error {
-	if err := b.post(ctx, "/v1/pools/"+p.ID+"/drain", map[string]any{"deadline_ms": 5000}, nil); err != nil {
+	if err := b.post(ctx, "/v1/pools/"+p.ID+"/drain", map[string]any{"deadline_ms": 5000}, nil, http.StatusAccepted); err != nil {
 		return err
 	}
-	if err := until(ctx, func() error {
-		replicas, err := b.health(ctx, p.ID)
+	if err := watch.Until(ctx, "the drained pool to give its memory back", func() error {
+		replicas, err := b.Replicas(ctx, p.ID)
 		if err != nil {
 			return err
 		}
@@ -324,56 +241,25 @@ func (b *box) drained(ctx context.Context, p pool, out io.Writer) error {
 	return nil
 }
 
-// until asks until try succeeds, or ctx ends.
-func until(ctx context.Context, try func() error) error {
-	tick := time.NewTicker(lookEvery)
-	defer tick.Stop()
-	for {
-		err := try()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return errors.Join(context.Cause(ctx), err)
-		}
-	}
-}
-
 func (b *box) get(ctx context.Context, path string, into any) error {
-	text, err := b.client.Get(ctx, path)
+	text, err := b.Client.Get(ctx, path)
 	if err != nil {
 		return err
 	}
 	return json.Unmarshal(text, into)
 }
 
-func (b *box) post(ctx context.Context, path string, body, into any) error {
+func (b *box) post(ctx context.Context, path string, body, into any, want int) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, b.url+path, bytes.NewReader(text))
+	answer, err := b.Client.Post(ctx, path, text, want)
 	if err != nil {
-		return err
-	}
-	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("Authorization", "Bearer "+b.token)
-	answer, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = answer.Body.Close() }()
-	text, err = io.ReadAll(answer.Body)
-	if err != nil {
-		return err
-	}
-	if answer.StatusCode >= http.StatusBadRequest {
-		return fmt.Errorf("POST %s: %d %s", path, answer.StatusCode, text)
+		return fmt.Errorf("POST %s: %w", path, err)
 	}
 	if into == nil {
 		return nil
 	}
-	return json.Unmarshal(text, into)
+	return json.Unmarshal(answer, into)
 }

@@ -6,11 +6,15 @@
 // It starts the daemon with the configuration that LLORCH_SMOKE_CONFIG names, or with the bundled model on each of the two
 // cards, and looks that every pool gets ready, that a task completes on each card, that a placement is explained, and that a
 // drained pool gives its memory back.
+//
+// With -stub it does the same on a machine without a GPU: on stand-ins for NVML, which shows the reference box's cards, and for
+// llama-server.
 package main
 
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -21,6 +25,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 )
 
@@ -31,35 +36,57 @@ const configEnv = "LLORCH_SMOKE_CONFIG"
 const within = 20 * time.Minute
 
 func main() {
+	stub := flag.Bool("stub", false, "run on stand-ins for the reference box's cards and for llama-server")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	if err := run(ctx, os.Getenv(configEnv), os.Stdout); err != nil {
+	if err := smoke(ctx, *stub, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "smoke: FAILED:", err)
 		os.Exit(1) //nolint:gocritic // there is nothing left to clean up
 	}
 	fmt.Println("smoke: passed")
 }
 
-func run(ctx context.Context, config string, out io.Writer) error {
-	cards, err := unequal(ctx, out)
-	if err != nil {
-		return err
-	}
+func smoke(ctx context.Context, stub bool, out io.Writer) error {
 	dir, err := os.MkdirTemp("", "llorch-smoke-")
 	if err != nil {
 		return fmt.Errorf("make a folder for the test: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	if config == "" {
-		config = filepath.Join(dir, "config.yaml")
-		if err := writeConfig(config, cards); err != nil {
+	m := machine{config: os.Getenv(configEnv)}
+	if stub {
+		if m, err = standIn(ctx, dir, reviewed); err != nil {
+			return err
+		}
+		fmt.Fprintln(out, "on stand-ins for NVML and llama-server: this says nothing about real cards")
+	}
+	return run(ctx, m, dir, out)
+}
+
+// machine is what the test runs on.
+type machine struct {
+	library string   // NVML; empty: where the loader finds it
+	config  string   // of the daemon; empty: the bundled model on each card
+	env     []string // of the daemon, beside this process's
+}
+
+func run(ctx context.Context, m machine, dir string, out io.Writer) (err error) {
+	cards, err := unequal(ctx, m.library, out)
+	if err != nil {
+		return err
+	}
+	if m.config == "" {
+		m.config = filepath.Join(dir, "config.yaml")
+		if err := writeConfig(m.config, cards); err != nil {
 			return err
 		}
 		fmt.Fprintf(out, "%s names no configuration: the bundled model goes on each card\n", configEnv)
 	}
-	b, err := start(ctx, dir, config)
+	l := process.NewLauncher()
+	defer l.Close()
+	b, err := start(ctx, l, dir, m.config, m.env)
 	if err != nil {
 		return err
 	}
@@ -68,20 +95,20 @@ func run(ctx context.Context, config string, out io.Writer) error {
 		err = stopped
 	}
 	if err != nil {
-		return fmt.Errorf("%w\nthe daemon's log ends with:\n%s", err, b.tail())
+		return fmt.Errorf("%w\nthe daemon's log ends with:\n%s", err, b.Tail(tailLines))
 	}
 	return nil
 }
 
 // unequal finds the two cards, the one with more memory first.
-func unequal(ctx context.Context, out io.Writer) ([]gpu.Card, error) {
-	monitor := gpu.NewMonitor(gpu.Options{})
+func unequal(ctx context.Context, library string, out io.Writer) ([]gpu.Card, error) {
+	monitor := gpu.NewMonitor(gpu.Options{LibraryPath: library})
 	monitor.Start(ctx)
 	defer monitor.Stop()
 	found := monitor.Snapshot()
 	if found.Err != "" {
 		return nil, fmt.Errorf("NVML finds no GPU: %s. Run this on the reference box of .docs/HOME_PROFILE_TARGET.md, with the driver loaded: "+
-			"`nvidia-smi` must list its GPUs", found.Err)
+			"`nvidia-smi` must list its GPUs. `go run ./ci/smoke -stub` does the same on stand-ins", found.Err)
 	}
 	for _, c := range found.Cards {
 		fmt.Fprintf(out, "GPU %d: %s, %d MiB, %d MiB free, driver %s, CUDA %s\n", c.Index, c.Name, c.Total>>20, c.Free>>20, found.Driver, found.CUDA)

@@ -4,6 +4,7 @@ package up
 
 import (
 	"net"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,6 +18,20 @@ func TestATakenAddressIsSaid(t *testing.T) {
 	require.NoError(t, l.Close())
 	require.NoError(t, addrFree(addr))
 	require.ErrorContains(t, addrFree("127.0.0.1:no-port"), "LLORCH_BIND_ADDR chooses another address")
+}
+
+// Nothing of the log is lost, and none of it comes between the lines of the haiku.
+func TestTheLogWaitsForTheHaiku(t *testing.T) {
+	var terminal strings.Builder
+	log := &valve{to: &terminal}
+	for _, line := range []string{"ready\n", "placed\n"} {
+		_, err := log.Write([]byte(line))
+		require.NoError(t, err)
+		log.set(true)
+		terminal.WriteString("rain\n")
+	}
+	log.set(false)
+	require.Equal(t, "ready\nrain\nrain\nplaced\n", terminal.String())
 }
 
 func TestTheMinuteInWords(t *testing.T) {

@@ -56,7 +56,7 @@ type daemon struct {
 }
 
 func newDaemon() *daemon {
-	log := stream.New(task.Started{TaskID: "t", Seed: 7, Determinism: task.Strict})
+	log := stream.New(task.Started{TaskID: "t", Seed: 7, Determinism: task.Strict}, time.Now)
 	return &daemon{
 		pools: []gen.Pool{pool("default", "haiku", gen.WorkloadCompletion), pool("vectors", "embedder", gen.WorkloadEmbedding)},
 		log:   log, writer: log.Begin(), health: healthy, gpus: twoCards(),

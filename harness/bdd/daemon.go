@@ -3,6 +3,7 @@
 package bdd
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -10,6 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 // row is one setting of a config file: a name and its value in YAML.
@@ -47,7 +51,7 @@ func set(rows []row, more ...row) []row {
 // builtin is a pool of built-in workers with the bundled model.
 func (l *lab) builtin(more ...row) []row {
 	return set([]row{
-		{"model", fmt.Sprintf(`{id: haiku, ref: "file:%s"}`, l.model)},
+		{"model", fmt.Sprintf(`{id: haiku, ref: "file:%s"}`, l.Model)},
 		{"device", "cpu"},
 		{"ctx", "256"},
 		{"sampler_profile", "v1"},
@@ -108,16 +112,16 @@ func (s *setup) write() (path string, err error) {
 	return path, nil
 }
 
-// daemon is a running orchestratord.
-type daemon struct {
-	*process
-	url    string
+// server is a running orchestratord.
+type server struct {
+	*daemon.Daemon
+
 	token  string // sent with every request that says nothing else
 	client *http.Client
 }
 
 // startDaemon starts a daemon and waits until it serves.
-func (l *lab) startDaemon(s *setup) (*daemon, error) {
+func (l *lab) startDaemon(s *setup) (*server, error) {
 	path, err := s.write()
 	if err != nil {
 		return nil, err
@@ -126,34 +130,24 @@ func (l *lab) startDaemon(s *setup) (*daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a file for the daemon's standard output: %w", err)
 	}
-	args := []string{"serve", "--config", path}
+	args := s.args
 	if !s.selfTest {
-		args = append(args, "--no-self-test")
+		args = append([]string{"--no-self-test"}, args...)
 	}
-	p, err := l.launcher.runApart("orchestratord", l.daemon, append(args, s.args...), l.env(s.dir, s.env), out)
+	d, err := l.Serve(context.Background(), daemon.Options{Config: path, Options: process.Options{Args: args, Env: l.Env(s.dir, s.env), Stdout: out}})
 	_ = out.Close() // the daemon has it
 	if err != nil {
 		return nil, err
 	}
-	l.logs.watch(p, s.env["LLORCH_API_TOKEN"])
-	d := &daemon{
-		process: p, token: s.env["LLORCH_API_TOKEN"],
+	l.logs.watch(d, s.env["LLORCH_API_TOKEN"])
+	return &server{
+		Daemon: d, token: s.env["LLORCH_API_TOKEN"],
 		client: &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 4}},
-	}
-	if err := d.logged("its address", func(line logLine) bool {
-		addr, _ := line["addr"].(string)
-		d.url = "http://" + addr
-		return line["msg"] == "serving"
-	}); err != nil {
-		tail := p.tail(20)
-		p.kill()
-		return nil, fmt.Errorf("%w\n%s", err, tail)
-	}
-	return d, nil
+	}, nil
 }
 
 // ready waits until so many replicas have got ready.
-func (d *daemon) ready(replicas int) error {
+func (d *server) ready(replicas int) error {
 	seen := map[any]bool{}
 	err := d.logged(fmt.Sprintf("%d ready replicas", replicas), func(line logLine) bool {
 		if line["msg"] == "replica is ready" {
@@ -162,14 +156,14 @@ func (d *daemon) ready(replicas int) error {
 		return len(seen) == replicas
 	})
 	if err != nil {
-		return fmt.Errorf("%w\n%s", err, d.tail(20))
+		return fmt.Errorf("%w\n%s", err, d.Tail(20))
 	}
 	return nil
 }
 
 // kill ends the daemon at once; its workers have to follow.
-func (d *daemon) kill() {
-	d.process.kill()
+func (d *server) kill() {
+	d.Daemon.Kill()
 	d.client.CloseIdleConnections()
 }
 
@@ -188,25 +182,23 @@ func parseLog(line string) logLine {
 }
 
 // logged waits for a line of the log.
-func (d *daemon) logged(what string, find func(logLine) bool) error {
-	return d.said(what, func(line string) bool {
+func (d *server) logged(what string, find func(logLine) bool) error {
+	return d.Said(what, func(line string) bool {
 		l := parseLog(line)
 		return l != nil && find(l)
 	})
 }
 
 // log returns all lines so far. Every line has to be a JSON object (ORCH-3027).
-func (d *daemon) log() ([]logLine, error) {
+func (d *server) log() ([]logLine, error) {
 	var all []logLine
 	var err error
-	d.look(func() {
-		for _, line := range d.lines {
-			if l := parseLog(line); l != nil {
-				all = append(all, l)
-			} else {
-				err = errors.Join(err, fmt.Errorf("a line of the log is no JSON object: %.200s", line))
-			}
+	for _, line := range d.Lines() {
+		if l := parseLog(line); l != nil {
+			all = append(all, l)
+		} else {
+			err = errors.Join(err, fmt.Errorf("a line of the log is no JSON object: %.200s", line))
 		}
-	})
+	}
 	return all, err
 }

@@ -9,22 +9,28 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // fake is a running fake engine.
 type fake struct {
-	*process
+	*process.Process
+
 	url    string
 	client *http.Client
 }
 
 func (l *lab) startFake(dir string, slots int) (*fake, error) {
-	p, err := l.launcher.run("the fake engine", l.fake, []string{"-slots", fmt.Sprint(slots)}, l.env(dir, nil))
+	p, err := l.Start(process.Options{
+		Name: "the fake engine", Exe: l.Program("fakeengine"), Args: []string{"-slots", fmt.Sprint(slots)}, Env: l.Env(dir, nil),
+	})
 	if err != nil {
 		return nil, err
 	}
-	f := &fake{process: p, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
-	err = p.said("its address", func(line string) bool {
+	f := &fake{Process: p, client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}}
+	err = p.Said("its address", func(line string) bool {
 		var at struct {
 			Listening string `json:"listening"`
 		}
@@ -35,7 +41,7 @@ func (l *lab) startFake(dir string, slots int) (*fake, error) {
 		return true
 	})
 	if err != nil {
-		p.kill()
+		p.Kill()
 		return nil, err
 	}
 	return f, nil
@@ -43,7 +49,7 @@ func (l *lab) startFake(dir string, slots int) (*fake, error) {
 
 // tell uses one of the control paths.
 func (f *fake) tell(method, path, body string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, method, f.url+"/_fake/"+path, strings.NewReader(body))
 	if err != nil {

@@ -30,7 +30,7 @@ var features = []string{"../../features"}
 func TestFeatures(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
-	lab, err := newLab(t.TempDir(), root)
+	lab, err := newLab(t.Context(), t.TempDir(), root)
 	require.NoError(t, err)
 	closed := false
 	defer func() {

@@ -13,21 +13,24 @@ import (
 	"time"
 )
 
+// logger is a daemon, as far as the contract is about it.
+type logger interface{ Lines() []string }
+
 // logContract holds every line of every daemon of the run against what is promised of log lines (ORCH-3027, ORCH-3300,
 // AUTH-1007), once all scenarios are over. Each prompt that was sent, each text that was generated and each token that
 // was in use is a canary: no line may hold any of it.
 type logContract struct {
 	mu       sync.Mutex
-	daemons  []*process
+	daemons  []logger
 	canaries map[string]string // what no line may hold, and what it is
 }
 
 func newLogContract() *logContract { return &logContract{canaries: map[string]string{}} }
 
 // watch adds a daemon, and the secret it is given.
-func (c *logContract) watch(p *process, token string) {
+func (c *logContract) watch(d logger, token string) {
 	c.mu.Lock()
-	c.daemons = append(c.daemons, p)
+	c.daemons = append(c.daemons, d)
 	c.mu.Unlock()
 	c.secret(token)
 }
@@ -96,14 +99,15 @@ func (c *logContract) prompt(v any) {
 func (c *logContract) check() (lines int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, p := range c.daemons {
-		for _, line := range p.lines {
+	for _, d := range c.daemons {
+		written := d.Lines()
+		for _, line := range written {
 			if wrong := checkLine(line); wrong != nil {
 				err = errors.Join(err, fmt.Errorf("%w, in the line %.600s", wrong, line))
 			}
 		}
-		lines += len(p.lines)
-		all := strings.Join(p.lines, "\n")
+		lines += len(written)
+		all := strings.Join(written, "\n")
 		for canary, what := range c.canaries {
 			if at := strings.Index(all, canary); at >= 0 {
 				before, _, _ := strings.Cut(all[at:], "\n")

@@ -44,10 +44,14 @@ func TestLogContractFindsBreaches(t *testing.T) {
 	require.Error(t, checkLine(`{"level":"warn","ts":"2026-11-22T22:07:01Z","logger":"scheduler","msg":"a run failed","job_id":"rain-1"}`))
 }
 
+type wrote []string
+
+func (w wrote) Lines() []string { return w }
+
 // AUTH-1007, ORCH-3027
 func TestLogContractFindsCanaries(t *testing.T) {
 	for name, plant := range map[string]func(*logContract){
-		"the daemon's token": func(c *logContract) { c.watch(&process{}, "the-canary-token") },
+		"the daemon's token": func(c *logContract) { c.watch(wrote{}, "the-canary-token") },
 		"a sent token":       func(c *logContract) { c.secret("Bearer the-canary-token") },
 		"a prompt":           func(c *logContract) { c.body([]byte(`{"prompt":"one\nthe-canary-token is \"two\""}`)) },
 		"a message":          func(c *logContract) { c.body([]byte(`{"messages":[{"role":"user","content":"the-canary-token"}]}`)) },
@@ -57,11 +61,11 @@ func TestLogContractFindsCanaries(t *testing.T) {
 	} {
 		c := newLogContract()
 		plant(c)
-		c.watch(&process{lines: []string{soundLine}}, "")
+		c.watch(wrote{soundLine}, "")
 		lines, err := c.check()
 		require.NoError(t, err, name)
 		require.Equal(t, 1, lines)
-		c.watch(&process{lines: []string{strings.Replace(soundLine, `"c"`, `"the-canary-token is"`, 1)}}, "")
+		c.watch(wrote{strings.Replace(soundLine, `"c"`, `"the-canary-token is"`, 1)}, "")
 		_, err = c.check()
 		require.ErrorContains(t, err, "holds", name)
 	}

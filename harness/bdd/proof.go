@@ -21,14 +21,14 @@ const envProof = "LLORCH_PROOF_DIR"
 func (w *world) proof() map[string]string {
 	files := map[string]string{}
 	for name, s := range w.streams {
-		s.look(func() {
+		s.Look(func() {
 			for _, e := range s.events {
-				files["stream-"+slug(name)+".sse"] += e.frame()
+				files["stream-"+slug(name)+".sse"] += e.Frame()
 			}
 		})
 	}
 	for i, d := range w.daemons {
-		files[fmt.Sprintf("daemon-%d.log", i+1)] = d.output() + "\n"
+		files[fmt.Sprintf("daemon-%d.log", i+1)] = d.Output() + "\n"
 	}
 	return files
 }

@@ -10,6 +10,9 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 func (w *world) artifactSteps(step define) {
@@ -58,7 +61,7 @@ func (w *world) iPostALie(path string, size int64) error {
 	if err := w.settled(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	defer cancel()
 	r, err := w.lie(ctx, path, size, ctx.Done())
 	if err != nil {
@@ -70,7 +73,7 @@ func (w *world) iPostALie(path string, size int64) error {
 
 // iHangUpEarly is what a client does whose machine goes down.
 func (w *world) iHangUpEarly(path string, size int64) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	defer cancel()
 	r, err := w.lie(ctx, path, size, nil)
 	if err != nil {
@@ -123,10 +126,12 @@ func (w *world) iRunTheClient(line string) error {
 	if w.daemon == nil {
 		return errors.New("the scenario has started no daemon")
 	}
-	env := append(w.lab.env(w.dir, w.setup.env), "LLORCH_ADDR="+w.daemon.url, "TZ=UTC")
-	if w.command, err = w.lab.launcher.run("llama-orch", w.lab.client, strings.Fields(line), env); err != nil {
+	if w.command, err = w.lab.Start(process.Options{
+		Name: "llama-orch", Exe: w.lab.Program("llama-orch"), Args: strings.Fields(line),
+		Env: append(w.lab.Env(w.dir, w.setup.env), "LLORCH_ADDR="+w.daemon.URL, "TZ=UTC"),
+	}); err != nil {
 		return err
 	}
-	_, err = w.command.exit()
+	w.code, err = w.command.Exit()
 	return err
 }

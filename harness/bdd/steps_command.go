@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/cucumber/godog"
+
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 func (w *world) commandSteps(step define) {
@@ -45,16 +47,18 @@ func (w *world) iRun(line string) error {
 	if i := slices.Index(args, "--config"); i >= 0 && i+1 < len(args) && !filepath.IsAbs(args[i+1]) {
 		args[i+1] = filepath.Join(w.dir, args[i+1])
 	}
-	if w.command, err = w.lab.launcher.run("orchestratord", w.lab.daemon, args, w.lab.env(w.dir, w.setup.env)); err != nil {
+	if w.command, err = w.lab.Start(process.Options{
+		Name: "orchestratord", Exe: w.lab.Program("orchestratord"), Args: args, Env: w.lab.Env(w.dir, w.setup.env),
+	}); err != nil {
 		return err
 	}
-	_, err = w.command.exit()
+	w.code, err = w.command.Exit()
 	return err
 }
 
 func (w *world) itExitsWith(code int) error {
-	if w.command.code != code {
-		return fmt.Errorf("the exit code is %d: %s", w.command.code, w.command.tail(20))
+	if w.code != code {
+		return fmt.Errorf("the exit code is %d: %s", w.code, w.command.Tail(20))
 	}
 	return nil
 }
@@ -64,15 +68,15 @@ func (w *world) itSays(text string) error {
 	if err != nil {
 		return err
 	}
-	if !strings.Contains(w.command.output(), text) {
-		return fmt.Errorf("it says: %s", w.command.tail(100))
+	if !strings.Contains(w.command.Output(), text) {
+		return fmt.Errorf("it says: %s", w.command.Tail(100))
 	}
 	return nil
 }
 
 func (w *world) itDoesNotSay(text string) error {
-	if strings.Contains(w.command.output(), text) {
-		return fmt.Errorf("it says: %s", w.command.tail(100))
+	if strings.Contains(w.command.Output(), text) {
+		return fmt.Errorf("it says: %s", w.command.Tail(100))
 	}
 	return nil
 }
@@ -82,22 +86,22 @@ func (w *world) noKeyOnACommandLine() error {
 	if err := w.noteWorkers(); err != nil {
 		return err
 	}
-	for _, pid := range w.workers {
-		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	for _, worker := range w.workers {
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", worker.Pid))
 		if err != nil {
 			return fmt.Errorf("read a worker's environment: %w", err)
 		}
-		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		cmdline, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", worker.Pid))
 		if err != nil {
 			return fmt.Errorf("read a worker's command line: %w", err)
 		}
 		_, rest, found := strings.Cut("\x00"+string(environ), "\x00LLAMA_API_KEY=")
 		key, _, _ := strings.Cut(rest, "\x00")
 		if !found || len(key) < 16 {
-			return fmt.Errorf("worker %d got no key of length through LLAMA_API_KEY", pid)
+			return fmt.Errorf("worker %d got no key of length through LLAMA_API_KEY", worker.Pid)
 		}
 		if strings.Contains(string(cmdline), key) {
-			return fmt.Errorf("worker %d has its key on its command line", pid)
+			return fmt.Errorf("worker %d has its key on its command line", worker.Pid)
 		}
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"syscall"
 
 	"github.com/cucumber/godog"
@@ -99,7 +98,7 @@ func (w *world) start() error {
 	}
 	w.daemon = d
 	w.daemons = append(w.daemons, d)
-	u, err := url.Parse(d.url)
+	u, err := url.Parse(d.URL)
 	if err != nil {
 		return fmt.Errorf("read the daemon's address: %w", err)
 	}
@@ -143,7 +142,7 @@ func (w *world) aDaemonWhoseEngineIsDown() error {
 }
 
 func (w *world) noteWorkers() error {
-	w.workers = workers(w.lab.daemon, w.daemon.pid())
+	w.workers = w.daemon.Workers()
 	if len(w.workers) == 0 {
 		return errors.New("the daemon has no worker")
 	}
@@ -154,24 +153,19 @@ func (w *world) killAWorker() error {
 	if err := w.noteWorkers(); err != nil {
 		return err
 	}
-	if err := syscall.Kill(w.workers[0], syscall.SIGKILL); err != nil {
-		return fmt.Errorf("kill a worker: %w", err)
-	}
+	w.workers[0].Kill()
 	return nil
 }
 
 func (w *world) killTheDaemon() error {
-	w.workers = workers(w.lab.daemon, w.daemon.pid())
-	if err := w.daemon.signal(syscall.SIGKILL); err != nil {
-		return err
-	}
-	_, err := w.daemon.exit()
+	w.workers = w.daemon.Workers()
+	_, err := w.daemon.Process.Stop(syscall.SIGKILL)
 	return err
 }
 
 func (w *world) terminateTheDaemon() error {
-	w.workers = workers(w.lab.daemon, w.daemon.pid())
-	return w.daemon.signal(syscall.SIGTERM)
+	w.workers = w.daemon.Workers()
+	return w.daemon.Signal(syscall.SIGTERM)
 }
 
 func (w *world) startAgain() error {
@@ -186,10 +180,9 @@ func (w *world) noWorkerIsLeft() error {
 		return errors.New("the daemon had no worker")
 	}
 	return poll("the end of the workers", func() error {
-		for _, pid := range w.workers {
-			// A process that ended stays in /proc until somebody reaps it, but its program is gone from there.
-			if slices.Contains(workers(w.lab.daemon, 0), pid) {
-				return fmt.Errorf("worker %d is still there", pid)
+		for _, worker := range w.workers {
+			if worker.Alive() {
+				return fmt.Errorf("worker %d is still there", worker.Pid)
 			}
 		}
 		return nil
@@ -197,7 +190,7 @@ func (w *world) noWorkerIsLeft() error {
 }
 
 func (w *world) theDaemonExitsWith(code int) error {
-	got, err := w.daemon.exit()
+	got, err := w.daemon.Exit()
 	if err == nil && got != code {
 		err = fmt.Errorf("the exit code is %d", got)
 	}

@@ -76,10 +76,10 @@ func (w *world) held(name string, n int) ([]event, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.await(fmt.Sprintf("event %d of stream %s", n, name), func() bool {
+	if err := s.Await(fmt.Sprintf("event %d of stream %s", n, name), func() bool {
 		count := len(s.prior)
 		for _, e := range s.events {
-			if e.name != "metrics" {
+			if e.Name != "metrics" {
 				count++
 			}
 		}
@@ -102,7 +102,7 @@ func (w *world) iResume(task, name string, n int, of, by string) error {
 	if err != nil {
 		return err
 	}
-	id := prior[n].id
+	id := prior[n].ID
 	var headers []row
 	query := ""
 	if by != "after" {
@@ -126,7 +126,7 @@ func (w *world) iResumeAtTheEnd(task, name, of string) error {
 	if err != nil {
 		return err
 	}
-	return w.follow(task, name, prior, []row{{"Last-Event-ID", prior[len(prior)-1].id}}, "")
+	return w.follow(task, name, prior, []row{{"Last-Event-ID", prior[len(prior)-1].ID}}, "")
 }
 
 func (w *world) iResumeWithAnotherHash(task, name string, n int, of string) error {
@@ -134,7 +134,7 @@ func (w *world) iResumeWithAnotherHash(task, name string, n int, of string) erro
 	if err != nil {
 		return err
 	}
-	seq, hash, _ := strings.Cut(prior[n].id, "-")
+	seq, hash, _ := strings.Cut(prior[n].ID, "-")
 	other := "00000000"
 	if hash == other {
 		other = "00000001"
@@ -148,7 +148,7 @@ func (w *world) iNeverRead(task string) error {
 	if err != nil {
 		return err
 	}
-	address := strings.TrimPrefix(w.daemon.url, "http://")
+	address := strings.TrimPrefix(w.daemon.URL, "http://")
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		return fmt.Errorf("connect to the daemon: %w", err)
@@ -174,7 +174,7 @@ func (w *world) iHangUp(name string) error {
 func (w *world) iKeepTheID(n int, name, as string) error {
 	events, err := w.held(name, n)
 	if err == nil {
-		w.kept[as] = events[n].id
+		w.kept[as] = events[n].ID
 	}
 	return err
 }

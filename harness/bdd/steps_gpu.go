@@ -31,12 +31,12 @@ type cardMaker struct {
 
 func (m *cardMaker) build(l *lab) error {
 	m.once.Do(func() {
-		m.lib, m.exe = filepath.Join(l.dir, "nvml"), filepath.Join(l.dir, "bin", "standin")
+		m.lib, m.exe = filepath.Join(l.Dir, "nvml"), filepath.Join(l.Dir, "bin", "standin")
 		if m.err = os.MkdirAll(m.lib, 0o700); m.err == nil {
 			_, m.err = nvmlstub.Build(m.lib)
 		}
 		if m.err == nil {
-			m.err = standin.Build(context.Background(), l.root, m.exe)
+			m.err = standin.Build(context.Background(), l.Root, m.exe)
 		}
 	})
 	return m.err
@@ -110,7 +110,7 @@ func (w *world) aPoolOfAModelWith(id string, gib float64, t *godog.Table) error 
 	if err != nil {
 		return err
 	}
-	args, own := standin.Args(w.statePath(), w.lab.model, w.lab.libs), standin.Ctx
+	args, own := standin.Args(w.statePath(), w.lab.Model, w.lab.Libs), standin.Ctx
 	rows = slices.DeleteFunc(rows, func(r row) bool {
 		switch r.name {
 		case "pace":

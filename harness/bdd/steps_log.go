@@ -116,13 +116,11 @@ func (w *world) theLogDoesNotHold(text string) error {
 		return err
 	}
 	var found string
-	w.daemon.look(func() {
-		for _, line := range w.daemon.lines {
-			if strings.Contains(line, text) {
-				found = line
-			}
+	for _, line := range w.daemon.Lines() {
+		if strings.Contains(line, text) {
+			found = line
 		}
-	})
+	}
 	if found != "" {
 		return fmt.Errorf("it does: %s", found)
 	}

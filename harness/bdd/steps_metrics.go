@@ -128,7 +128,7 @@ func (w *world) figure(text string) (float64, error) {
 	if err != nil || kind == "tokens" {
 		return float64(countTokens(events)), err
 	}
-	data, err := decode([]byte(last.data))
+	data, err := decode([]byte(last.Data))
 	if err != nil {
 		return 0, err
 	}
@@ -185,7 +185,7 @@ type contract struct {
 }
 
 func (w *world) theMetricsFollowTheContract() error {
-	data, err := os.ReadFile(filepath.Join(w.lab.root, "ci", "metrics.lint.json"))
+	data, err := os.ReadFile(filepath.Join(w.lab.Root, "ci", "metrics.lint.json"))
 	if err != nil {
 		return fmt.Errorf("read the metrics contract: %w", err)
 	}

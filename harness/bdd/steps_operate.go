@@ -28,7 +28,7 @@ func (w *world) aCopyOfTheModel(name string) error { return w.aPartOfTheModel(1<
 
 // aPartOfTheModel puts the begin of the bundled model's file beside the configuration, and keeps its path as $DIR.
 func (w *world) aPartOfTheModel(n int, name string) error {
-	data, err := os.ReadFile(w.lab.model)
+	data, err := os.ReadFile(w.lab.Model)
 	if err != nil {
 		return fmt.Errorf("read the bundled model: %w", err)
 	}
@@ -98,5 +98,5 @@ func (w *world) hangUpTheDaemon() error {
 	if w.daemon == nil {
 		return errors.New("the scenario has started no daemon")
 	}
-	return w.daemon.signal(syscall.SIGHUP)
+	return w.daemon.Signal(syscall.SIGHUP)
 }

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/cucumber/godog"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 func (w *world) poolSteps(step define) {
@@ -141,7 +143,7 @@ func (w *world) meanwhileIPost(path string, body *godog.DocString) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	r, err := w.request(ctx, http.MethodPost, path, nil, []byte(content))
 	if err != nil {
 		cancel()

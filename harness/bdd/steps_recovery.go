@@ -16,6 +16,8 @@ import (
 
 	"github.com/cucumber/godog"
 	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/harness/client"
 )
 
 func (w *world) recoverySteps(step define) {
@@ -41,14 +43,14 @@ func (w *world) theStreamBreaksOff(name string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.await("the end of stream "+name, func() bool { return s.ended }); err != nil {
+	if err := s.Await("the end of stream "+name, func() bool { return s.ended }); err != nil {
 		return err
 	}
-	if events, _ := s.list(); len(events) > 0 && events[len(events)-1].terminal() {
-		return fmt.Errorf("it ends with %s", events[len(events)-1].data)
+	if events, _ := s.list(); len(events) > 0 && events[len(events)-1].Terminal() {
+		return fmt.Errorf("it ends with %s", events[len(events)-1].Data)
 	}
-	s.update(func() {
-		if !s.hungUp && s.err != nil && errors.Is(s.err, errBroken) {
+	s.Update(func() {
+		if !s.hungUp && s.err != nil && errors.Is(s.err, client.ErrBroken) {
 			s.broken, s.err = true, nil
 		} else {
 			err = errors.Join(errors.New("it was not cut off"), s.err)
@@ -72,7 +74,7 @@ func (w *world) iReconnect(task, name, of string) error {
 	case len(prior) == 0:
 		return fmt.Errorf("stream %q had brought nothing", of)
 	}
-	return w.follow(task, name, prior, []row{{"Last-Event-ID", prior[len(prior)-1].id}}, "")
+	return w.follow(task, name, prior, []row{{"Last-Event-ID", prior[len(prior)-1].ID}}, "")
 }
 
 // aMetricsFrameHas waits for the first frame that is as the table says.
@@ -86,9 +88,9 @@ func (w *world) aMetricsFrameHas(name string, t *godog.Table) error {
 		return err
 	}
 	found := false
-	if err := s.await("such a metrics frame of stream "+name, func() bool {
+	if err := s.Await("such a metrics frame of stream "+name, func() bool {
 		for _, e := range s.events {
-			fits := e.name == "metrics"
+			fits := e.Name == "metrics"
 			for _, r := range rows {
 				fits = fits && inEvent(e, r.name, r.value) == nil
 			}
@@ -182,11 +184,11 @@ func (w *world) theDiskHasRoom() error { return w.fileSize(unix.RLIM_INFINITY) }
 
 func (w *world) fileSize(soft uint64) error {
 	var limit unix.Rlimit
-	if err := unix.Prlimit(w.daemon.pid(), unix.RLIMIT_FSIZE, nil, &limit); err != nil {
+	if err := unix.Prlimit(w.daemon.Pid(), unix.RLIMIT_FSIZE, nil, &limit); err != nil {
 		return fmt.Errorf("read the daemon's limits: %w", err)
 	}
 	limit.Cur = min(soft, limit.Max)
-	if err := unix.Prlimit(w.daemon.pid(), unix.RLIMIT_FSIZE, &limit, nil); err != nil {
+	if err := unix.Prlimit(w.daemon.Pid(), unix.RLIMIT_FSIZE, &limit, nil); err != nil {
 		return fmt.Errorf("set the daemon's limits: %w", err)
 	}
 	return nil

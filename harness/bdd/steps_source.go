@@ -50,7 +50,7 @@ func (w *world) aSource(kind string) error {
 	}
 	o := &origin{Source: s, goOn: func() {}}
 	w.origins[kind] = o
-	if o.model, err = os.ReadFile(w.lab.model); err != nil {
+	if o.model, err = os.ReadFile(w.lab.Model); err != nil {
 		return fmt.Errorf("read the bundled model: %w", err)
 	}
 	if err := s.Put("m.gguf", o.model); err != nil {
@@ -175,7 +175,7 @@ func (w *world) theSourceRedirects(kind, to string) error {
 // modelsNeedASignature keeps the bundled model's signature by that key as $SIGNATURE, one by another key as $OTHER, and one of
 // other bytes as $WRONG.
 func (w *world) modelsNeedASignature() error {
-	model, err := os.ReadFile(w.lab.model)
+	model, err := os.ReadFile(w.lab.Model)
 	if err != nil {
 		return fmt.Errorf("read the bundled model: %w", err)
 	}

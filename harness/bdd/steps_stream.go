@@ -54,8 +54,8 @@ func (w *world) theStreamEndsWith(name, how string) error {
 		return err
 	}
 	kind, code, _ := strings.Cut(how, " ")
-	if last.name != kind {
-		return fmt.Errorf("it ends with %s %s", last.name, last.data)
+	if last.Name != kind {
+		return fmt.Errorf("it ends with %s %s", last.Name, last.Data)
 	}
 	if code == "" {
 		return nil
@@ -64,12 +64,12 @@ func (w *world) theStreamEndsWith(name, how string) error {
 }
 
 func inEvent(e event, path, want string) error {
-	data, err := decode([]byte(e.data))
+	data, err := decode([]byte(e.Data))
 	if err != nil {
 		return err
 	}
 	if err := match(dig(data, path), want); err != nil {
-		return fmt.Errorf("%s: %w, in %s", path, err, e.data)
+		return fmt.Errorf("%s: %w, in %s", path, err, e.Data)
 	}
 	return nil
 }
@@ -79,7 +79,7 @@ func (w *world) theStreamIsEmpty(name string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.await("the end of stream "+name, func() bool { return s.ended }); err != nil {
+	if err := s.Await("the end of stream "+name, func() bool { return s.ended }); err != nil {
 		return err
 	}
 	events, err := s.list()
@@ -89,39 +89,33 @@ func (w *world) theStreamIsEmpty(name string) error {
 	return err
 }
 
-// theStreamIs relies on the reader, which has refused any other order of what came.
-func (w *world) theStreamIs(name, last string) error {
+// whole waits for a stream's end, which has to be as named, and returns its events.
+func (w *world) whole(name, last string) ([]event, error) {
 	s, err := w.stream(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := w.lasts(s, last); err != nil {
-		return err
+	e, err := s.over()
+	if err != nil {
+		return nil, err
 	}
-	events, err := s.all()
+	if e.Name != last {
+		return nil, fmt.Errorf("it ends with %s %s", e.Name, e.Data)
+	}
+	return s.all()
+}
+
+// theStreamIs relies on the reader, which has refused any other order of what came.
+func (w *world) theStreamIs(name, last string) error {
+	events, err := w.whole(name, last)
 	if err == nil && len(events) < 3 {
 		err = fmt.Errorf("it brought no tokens: %s", frames(events))
 	}
 	return err
 }
 
-func (w *world) lasts(s *stream, name string) error {
-	e, err := s.over()
-	if err == nil && e.name != name {
-		err = fmt.Errorf("it ends with %s %s", e.name, e.data)
-	}
-	return err
-}
-
 func (w *world) theStreamIsWithoutTokens(name, last string) error {
-	s, err := w.stream(name)
-	if err != nil {
-		return err
-	}
-	if err := w.lasts(s, last); err != nil {
-		return err
-	}
-	events, err := s.all()
+	events, err := w.whole(name, last)
 	if err == nil && len(events) != 2 {
 		err = fmt.Errorf("it brought %s", frames(events))
 	}
@@ -133,8 +127,8 @@ func (w *world) theStreamHasMetrics(name string) error {
 	if err != nil {
 		return err
 	}
-	return s.await("a metrics frame", func() bool {
-		return slices.ContainsFunc(s.events, func(e event) bool { return e.name == "metrics" && e.id == "" })
+	return s.Await("a metrics frame", func() bool {
+		return slices.ContainsFunc(s.events, func(e event) bool { return e.Name == "metrics" && e.ID == "" })
 	})
 }
 
@@ -170,7 +164,7 @@ func (w *world) theStreamHolds(name string, n int) error {
 
 func countTokens(events []event) (n int) {
 	for _, e := range events {
-		if e.name == "token" {
+		if e.Name == "token" {
 			n++
 		}
 	}
@@ -203,9 +197,9 @@ func (w *world) theEventHas(kind, name string, t *godog.Table) error {
 		return err
 	}
 	var found *event
-	if err := s.await(fmt.Sprintf("a `%s` of stream %s", kind, name), func() bool {
+	if err := s.Await(fmt.Sprintf("a `%s` of stream %s", kind, name), func() bool {
 		for i := range s.events {
-			if s.events[i].name == kind {
+			if s.events[i].Name == kind {
 				found = &s.events[i]
 			}
 		}
@@ -238,7 +232,7 @@ func (w *world) theSealIsTheLastEvent(name string) error {
 	if len(events) < 2 {
 		return errors.New("there is no event before the error")
 	}
-	return w.has("last_event_id", events[len(events)-2].id)
+	return w.has("last_event_id", events[len(events)-2].ID)
 }
 
 func (w *world) theLastEventIsTheAnswers(name string) error {
@@ -250,7 +244,7 @@ func (w *world) theLastEventIsTheAnswers(name string) error {
 	if err != nil {
 		return err
 	}
-	return w.has("last_event_id", last.id)
+	return w.has("last_event_id", last.ID)
 }
 
 // two waits for both streams and returns what their clients hold.
@@ -288,8 +282,8 @@ func (w *world) sameBytes(a, b string) error {
 func tokenFrames(events []event) []string {
 	var data []string
 	for _, e := range events {
-		if e.name == "token" {
-			data = append(data, e.data)
+		if e.Name == "token" {
+			data = append(data, e.Data)
 		}
 	}
 	return data
@@ -318,7 +312,7 @@ func (w *world) receipts(a, b, how, field string) error {
 	}
 	var values [2]any
 	for i, events := range [][]event{first, second} {
-		end, err := decode([]byte(events[len(events)-1].data))
+		end, err := decode([]byte(events[len(events)-1].Data))
 		if err != nil {
 			return err
 		}
@@ -342,10 +336,10 @@ func (w *world) oneEndsWith(a, b, code string) error {
 		if err != nil {
 			return err
 		}
-		if last.name == "error" && inEvent(last, "code", code) == nil {
+		if last.Name == "error" && inEvent(last, "code", code) == nil {
 			ends = append(ends, code)
 		} else {
-			ends = append(ends, last.name)
+			ends = append(ends, last.Name)
 		}
 	}
 	slices.Sort(ends)

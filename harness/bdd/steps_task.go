@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/cucumber/godog"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 const haikuPrompt = "Write a haiku about rain containing \"seven\".\n\n"
@@ -103,7 +105,7 @@ func (w *world) iSubmitAtOnce(n int, name string, t *godog.Table) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	defer cancel()
 	answers, failures := make([]*response, n), make([]error, n)
 	var all sync.WaitGroup

@@ -3,7 +3,6 @@
 package bdd
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -15,33 +14,18 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"unicode/utf8"
+
+	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-// event is one frame of a stream.
-type event struct {
-	id   string // empty for metrics frames
-	name string
-	data string
-}
-
-// frame is the event as it stood on the wire.
-func (e event) frame() string {
-	if e.id == "" {
-		return "event: " + e.name + "\ndata: " + e.data + "\n\n"
-	}
-	return "id: " + e.id + "\nevent: " + e.name + "\ndata: " + e.data + "\n\n"
-}
-
-// errBroken is how a stream ends whose connection was cut, and not closed: its task goes on.
-var errBroken = errors.New("the stream broke off")
-
-func (e event) terminal() bool { return e.name == "end" || e.name == "error" }
+type event = client.Event
 
 // stream is one subscription, read by its own goroutine and checked as it comes: framing, order, ids with their running
 // hash, the shape of every event's data, nothing behind the terminal event. The first breach is err.
 type stream struct {
-	watched
+	watch.State
+
 	name     string
 	task     string
 	prior    []event // what the client held when it subscribed
@@ -50,7 +34,7 @@ type stream struct {
 	done     chan struct{}
 	asserted bool // a step has said how it should end
 
-	events  []event // guarded by watched, as is what follows
+	events  []event // guarded by State, as is what follows
 	ended   bool    // the body is at its end
 	hungUp  bool    // by us
 	refused bool    // its only event is the error that the client holds other events
@@ -78,9 +62,9 @@ func newStream(name, task string, prior []event) *stream {
 // read takes the body to its end.
 func (s *stream) read(body io.ReadCloser) {
 	defer close(s.done)
-	err := s.frames(bufio.NewReader(body))
+	err := s.frames(client.NewScanner(body))
 	_ = body.Close()
-	s.update(func() {
+	s.Update(func() {
 		s.ended = true
 		if !s.hungUp {
 			s.err = errors.Join(s.err, err)
@@ -88,118 +72,83 @@ func (s *stream) read(body io.ReadCloser) {
 	})
 }
 
-func (s *stream) frames(in *bufio.Reader) error {
-	var lines []string
+func (s *stream) frames(in *client.Scanner) error {
 	for {
-		line, err := in.ReadString('\n')
-		if err != nil {
-			switch {
-			case !errors.Is(err, io.EOF):
-				return fmt.Errorf("%w: %w", errBroken, err)
-			case line != "" || lines != nil:
-				return fmt.Errorf("the stream ended within a frame: %q", append(lines, line))
-			}
+		e, err := in.Next()
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		line = strings.TrimSuffix(line, "\n")
-		if strings.ContainsRune(line, '\r') || !utf8.ValidString(line) {
-			return fmt.Errorf("a line holds a carriage return or is not UTF-8: %.200q", line)
+		if err == nil {
+			err = s.take(e)
 		}
-		if line != "" {
-			lines = append(lines, line)
-			continue
-		}
-		if err := s.frame(lines); err != nil {
+		if err != nil {
 			return err
 		}
-		lines = nil
 	}
 }
 
-func (s *stream) frame(lines []string) error {
-	if len(lines) == 1 && strings.HasPrefix(lines[0], ":") {
-		return nil // a comment
-	}
-	e, err := parseFrame(lines)
-	if err != nil {
-		return err
-	}
+func (s *stream) take(e event) (err error) {
 	var last event
 	var refused bool
-	s.look(func() {
+	s.Look(func() {
 		refused = s.refused
 		if len(s.events) > 0 {
 			last = s.events[len(s.events)-1]
 		}
 	})
-	if last.terminal() {
-		return fmt.Errorf("%q came behind the terminal event", e.frame())
+	if last.Terminal() {
+		return fmt.Errorf("%q came behind the terminal event", e.Frame())
 	}
 	switch {
-	case e.name == "metrics":
-		if e.id != "" {
-			return fmt.Errorf("a metrics frame carries the id %s", e.id)
+	case e.Name == "metrics":
+		if e.ID != "" {
+			return fmt.Errorf("a metrics frame carries the id %s", e.ID)
 		}
 		if s.seq == 0 {
 			return errors.New("a metrics frame came before `started`")
 		}
-		err = checkMetrics(e.data)
-	case e.id == "" && e.name == "error" && last.name == "" && len(s.prior) > 0 && !refused:
-		s.update(func() { s.refused = true })
-		_, err = object(e.data, []string{"code", "message", "retriable"}, errorFields)
+		err = checkMetrics(e.Data)
+	case e.ID == "" && e.Name == "error" && last.Name == "" && len(s.prior) > 0 && !refused:
+		s.Update(func() { s.refused = true })
+		_, err = object(e.Data, []string{"code", "message", "retriable"}, errorFields)
 	default:
 		err = s.numbered(e)
 	}
 	if err != nil {
-		return fmt.Errorf("%w, in the frame %.300q", err, e.frame())
+		return fmt.Errorf("%w, in the frame %.300q", err, e.Frame())
 	}
-	s.update(func() { s.events = append(s.events, e) })
+	s.Update(func() { s.events = append(s.events, e) })
 	return nil
-}
-
-func parseFrame(lines []string) (e event, err error) {
-	rest := lines
-	field := func(name string) (value string) {
-		if len(rest) > 0 && strings.HasPrefix(rest[0], name+": ") {
-			value, rest = strings.TrimPrefix(rest[0], name+": "), rest[1:]
-		}
-		return value
-	}
-	e.id, e.name, e.data = field("id"), field("event"), field("data")
-	if len(rest) > 0 || e.name == "" || e.data == "" {
-		return e, fmt.Errorf("a frame is not id, event, data: %.300q", lines)
-	}
-	return e, nil
 }
 
 // numbered checks an event of the log.
 func (s *stream) numbered(e event) error {
 	// The hash of an id is over every numbered event so far: its name, LF, its data, LF.
-	_, _ = io.WriteString(s.running, e.name+"\n"+e.data+"\n")
-	if want := fmt.Sprintf("%d-%s", s.seq, hex.EncodeToString(s.running.Sum(nil)[:4])); e.id != want {
-		return fmt.Errorf("the id is %q and should be %q", e.id, want)
+	_, _ = io.WriteString(s.running, e.Name+"\n"+e.Data+"\n")
+	if want := fmt.Sprintf("%d-%s", s.seq, hex.EncodeToString(s.running.Sum(nil)[:4])); e.ID != want {
+		return fmt.Errorf("the id is %q and should be %q", e.ID, want)
 	}
-	if (s.seq == 0) != (e.name == "started") {
-		return fmt.Errorf("event %d is `%s`", s.seq, e.name)
+	if (s.seq == 0) != (e.Name == "started") {
+		return fmt.Errorf("event %d is `%s`", s.seq, e.Name)
 	}
 	s.seq++
-	switch e.name {
+	switch e.Name {
 	case "started":
 		var err error
-		s.started, err = object(e.data, []string{"task_id", "queue_position", "predicted_start_ms", "seed", "determinism"}, nil)
+		s.started, err = object(e.Data, []string{"task_id", "queue_position", "predicted_start_ms", "seed", "determinism"}, nil)
 		if err == nil && s.started["task_id"] != s.task {
 			err = fmt.Errorf("`started` is of the task %v, not %s", s.started["task_id"], s.task)
 		}
 		return err
 	case "token":
-		return s.token(e.data)
+		return s.token(e.Data)
 	case "end":
-		return s.end(e.data)
+		return s.end(e.Data)
 	case "error":
-		_, err := object(e.data, []string{"code", "message", "retriable"}, errorFields)
+		_, err := object(e.Data, []string{"code", "message", "retriable"}, errorFields)
 		return err
 	}
-	return fmt.Errorf("there is no event `%s`", e.name)
+	return fmt.Errorf("there is no event `%s`", e.Name)
 }
 
 var errorFields = []string{"retry_after_ms", "policy_label", "engine", "pool_id", "hint"}
@@ -282,9 +231,9 @@ func object(data string, required, optional []string) (map[string]any, error) {
 
 // list returns the events so far, without metrics frames, and what is wrong with the stream.
 func (s *stream) list() (numbered []event, err error) {
-	s.look(func() {
+	s.Look(func() {
 		for _, e := range s.events {
-			if e.name != "metrics" {
+			if e.Name != "metrics" {
 				numbered = append(numbered, e)
 			}
 		}
@@ -304,14 +253,14 @@ func (s *stream) all() ([]event, error) {
 
 // over waits for the end and returns the terminal event.
 func (s *stream) over() (event, error) {
-	if err := s.await("the end of stream "+s.name, func() bool { return s.ended }); err != nil {
+	if err := s.Await("the end of stream "+s.name, func() bool { return s.ended }); err != nil {
 		return event{}, err
 	}
 	events, err := s.list()
 	if err != nil {
 		return event{}, err
 	}
-	if len(events) == 0 || !events[len(events)-1].terminal() {
+	if len(events) == 0 || !events[len(events)-1].Terminal() {
 		return event{}, fmt.Errorf("stream %q ended without a terminal event", s.name)
 	}
 	return events[len(events)-1], nil
@@ -324,7 +273,7 @@ func text(events []event) string {
 		var token struct {
 			T string `json:"t"`
 		}
-		if e.name == "token" && json.Unmarshal([]byte(e.data), &token) == nil {
+		if e.Name == "token" && json.Unmarshal([]byte(e.Data), &token) == nil {
 			b.WriteString(token.T)
 		}
 	}
@@ -334,7 +283,7 @@ func text(events []event) string {
 func frames(events []event) string {
 	var b strings.Builder
 	for _, e := range events {
-		b.WriteString(e.frame())
+		b.WriteString(e.Frame())
 	}
 	return b.String()
 }

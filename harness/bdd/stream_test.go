@@ -32,18 +32,18 @@ func endData(text string) string {
 }
 
 func token(i int, text string) event {
-	return event{name: "token", data: fmt.Sprintf(`{"t":%q,"i":%d}`, text, i)}
+	return event{Name: "token", Data: fmt.Sprintf(`{"t":%q,"i":%d}`, text, i)}
 }
 
 // log gives the events the ids that they should have.
 func log(events ...event) []event {
 	running, seq := sha256.New(), 0
 	for i, e := range events {
-		if e.name == "metrics" {
+		if e.Name == "metrics" {
 			continue
 		}
-		_, _ = io.WriteString(running, e.name+"\n"+e.data+"\n")
-		events[i].id = fmt.Sprintf("%d-%s", seq, hex.EncodeToString(running.Sum(nil)[:4]))
+		_, _ = io.WriteString(running, e.Name+"\n"+e.Data+"\n")
+		events[i].ID = fmt.Sprintf("%d-%s", seq, hex.EncodeToString(running.Sum(nil)[:4]))
 		seq++
 	}
 	return events
@@ -57,8 +57,8 @@ func readAll(body string, prior ...event) *stream {
 
 // good is a stream without fault.
 func good() []event {
-	return log(event{name: "started", data: startedData}, token(0, "a"), event{name: "metrics", data: metricsData}, token(1, "é\n"),
-		event{name: "end", data: endData("aé\n")})
+	return log(event{Name: "started", Data: startedData}, token(0, "a"), event{Name: "metrics", Data: metricsData}, token(1, "é\n"),
+		event{Name: "end", Data: endData("aé\n")})
 }
 
 // LO-201, ORCH-2002
@@ -70,7 +70,7 @@ func TestTheReaderTakesASoundStream(t *testing.T) {
 	require.Equal(t, "aé\n", text(events))
 	last, err := s.over()
 	require.NoError(t, err)
-	require.Equal(t, "end", last.name)
+	require.Equal(t, "end", last.Name)
 
 	resumed := readAll(frames(good()[3:]), good()[0], good()[1])
 	_, err = resumed.list()
@@ -84,33 +84,33 @@ func TestTheReaderTakesASoundStream(t *testing.T) {
 //
 // LO-201, ORCH-2002, LO-204
 func TestTheReaderRefusesEveryBreach(t *testing.T) {
-	started := event{name: "started", data: startedData}
+	started := event{Name: "started", Data: startedData}
 	whole := frames(good())
 	for name, body := range map[string]string{
 		"a gap":                        frames(slices.Delete(good(), 1, 2)),
 		"a repeat":                     frames(slices.Insert(good(), 1, good()[1])),
-		"another hash":                 strings.Replace(whole, good()[3].id, "2-00000000", 1),
+		"another hash":                 strings.Replace(whole, good()[3].ID, "2-00000000", 1),
 		"a byte changed":               strings.Replace(whole, `"t":"a"`, `"t":"b"`, 1),
-		"no id":                        strings.Replace(whole, "id: "+good()[1].id+"\n", "", 1),
+		"no id":                        strings.Replace(whole, "id: "+good()[1].ID+"\n", "", 1),
 		"an id on a metrics frame":     strings.Replace(whole, "event: metrics", "id: 9-00000000\nevent: metrics", 1),
-		"the order of the lines":       strings.Replace(whole, "id: "+good()[0].id+"\nevent: started", "event: started\nid: "+good()[0].id, 1),
+		"the order of the lines":       strings.Replace(whole, "id: "+good()[0].ID+"\nevent: started", "event: started\nid: "+good()[0].ID, 1),
 		"an unknown field":             strings.Replace(whole, "event: started", "retry: 5\nevent: started", 1),
 		"CRLF":                         strings.ReplaceAll(whole, "\n", "\r\n"),
 		"no blank after data":          "data:" + whole,
 		"an end within a frame":        strings.TrimSuffix(whole, "\n"),
-		"an event behind the end":      whole + ": fine\n\n" + event{name: "metrics", data: metricsData}.frame(),
+		"an event behind the end":      whole + ": fine\n\n" + event{Name: "metrics", Data: metricsData}.Frame(),
 		"no `started`":                 frames(log(token(0, "a"))),
 		"two `started`":                frames(log(started, started)),
-		"metrics first":                event{name: "metrics", data: metricsData}.frame() + whole,
-		"another task":                 frames(log(event{name: "started", data: strings.Replace(startedData, `"t"`, `"u"`, 1)})),
-		"an unknown event":             frames(log(started, event{name: "tokens", data: `{}`})),
+		"metrics first":                event{Name: "metrics", Data: metricsData}.Frame() + whole,
+		"another task":                 frames(log(event{Name: "started", Data: strings.Replace(startedData, `"t"`, `"u"`, 1)})),
+		"an unknown event":             frames(log(started, event{Name: "tokens", Data: `{}`})),
 		"a token count with a gap":     frames(log(started, token(1, "a"))),
 		"an empty token":               frames(log(started, token(0, ""))),
-		"another transcript":           frames(log(started, token(0, "a"), event{name: "end", data: endData("b")})),
-		"another seed in the receipt":  frames(log(started, event{name: "end", data: strings.Replace(endData(""), `"seed":1`, `"seed":2`, 1)})),
-		"a receipt without a field":    frames(log(started, event{name: "end", data: strings.Replace(endData(""), `"fingerprint":"f",`, "", 1)})),
-		"a field that nobody promised": frames(log(started, event{name: "error", data: strings.Replace(errorData, "{", `{"trace":"x",`, 1)})),
-		"data that is no JSON":         frames(log(started, event{name: "error", data: "oops"})),
+		"another transcript":           frames(log(started, token(0, "a"), event{Name: "end", Data: endData("b")})),
+		"another seed in the receipt":  frames(log(started, event{Name: "end", Data: strings.Replace(endData(""), `"seed":1`, `"seed":2`, 1)})),
+		"a receipt without a field":    frames(log(started, event{Name: "end", Data: strings.Replace(endData(""), `"fingerprint":"f",`, "", 1)})),
+		"a field that nobody promised": frames(log(started, event{Name: "error", Data: strings.Replace(errorData, "{", `{"trace":"x",`, 1)})),
+		"data that is no JSON":         frames(log(started, event{Name: "error", Data: "oops"})),
 	} {
 		_, err := readAll(body).list()
 		require.Error(t, err, name)
@@ -127,7 +127,7 @@ func TestAScenarioFailsForAnErrorThatNobodyAsserted(t *testing.T) {
 	require.NoError(t, w.theAnswerIs(http.StatusNotFound))
 	require.NoError(t, w.settled())
 
-	s := readAll(frames(log(event{name: "started", data: startedData}, event{name: "error", data: errorData})))
+	s := readAll(frames(log(event{Name: "started", Data: startedData}, event{Name: "error", Data: errorData})))
 	s.close = context.CancelFunc(func() {})
 	w.streams["s"] = s
 	require.ErrorContains(t, w.unseen(), "CANCELED")

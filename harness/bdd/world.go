@@ -16,7 +16,10 @@ import (
 
 	"github.com/cucumber/godog"
 
+	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
+	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // world is the state of one scenario. Its steps run one after another.
@@ -25,9 +28,9 @@ type world struct {
 	dir string
 
 	setup   *setup
-	daemon  *daemon
+	daemon  *server
 	fake    *fake
-	daemons []*daemon // own ones, to be ended
+	daemons []*server // own ones, to be ended
 	fakes   []*fake
 	blanks  []io.Closer // of connections that never read
 
@@ -35,11 +38,12 @@ type world struct {
 	streams   map[string]*stream
 	kept      map[string]string // values by name, for $NAME
 	last      *response
-	metrics   series // as noted
-	workers   []int  // of the daemon, as noted
-	noted     int    // the process of a worker
-	ledger    []byte // the file, as it was damaged
-	command   *process
+	metrics   series          // as noted
+	workers   []daemon.Worker // of the daemon, as noted
+	noted     int             // the process of a worker
+	ledger    []byte          // the file, as it was damaged
+	command   *process.Process
+	code      int       // of the command
 	meanwhile chan sent // the answer to a request under way
 	cards     *nvmlstub.State
 	origins   map[string]*origin // of models, by scheme
@@ -69,11 +73,11 @@ func newWorld(l *lab) *world {
 // begin gives the scenario its folder.
 func (w *world) begin(ctx context.Context, _ *godog.Scenario) (context.Context, error) {
 	var err error
-	if w.dir, err = os.MkdirTemp(w.lab.dir, "scenario-"); err != nil {
+	if w.dir, err = os.MkdirTemp(w.lab.Dir, "scenario-"); err != nil {
 		return ctx, fmt.Errorf("make the scenario's folder: %w", err)
 	}
 	w.setup = newSetup(w.dir)
-	w.kept["MODEL"], w.kept["DIR"], w.kept["ROOT"] = w.lab.model, w.dir, w.lab.root
+	w.kept["MODEL"], w.kept["DIR"], w.kept["ROOT"] = w.lab.Model, w.dir, w.lab.Root
 	return ctx, nil
 }
 
@@ -84,7 +88,7 @@ func (w *world) end(ctx context.Context, sc *godog.Scenario, failed error) (cont
 		err = errors.Join(w.settled(), w.unseen())
 	}
 	if d := w.daemon; d != nil && (failed != nil || err != nil) {
-		godog.T(ctx).Logf("the daemon's log ends with:\n%s", d.tail(25))
+		godog.T(ctx).Logf("the daemon's log ends with:\n%s", d.Tail(25))
 	}
 	for _, s := range w.streams {
 		w.hangUp(s)
@@ -96,7 +100,7 @@ func (w *world) end(ctx context.Context, sc *godog.Scenario, failed error) (cont
 		d.kill()
 	}
 	for _, f := range w.fakes {
-		f.kill()
+		f.Kill()
 	}
 	for _, o := range w.origins {
 		o.goOn()
@@ -104,7 +108,7 @@ func (w *world) end(ctx context.Context, sc *godog.Scenario, failed error) (cont
 		o.Server.Close()
 	}
 	if w.command != nil {
-		w.command.kill()
+		w.command.Kill()
 	}
 	return ctx, errors.Join(err, keep(sc, w.proof()), os.RemoveAll(w.dir))
 }
@@ -122,15 +126,15 @@ func (w *world) unseen() (err error) {
 	for _, s := range w.streams {
 		events, wrong := s.list()
 		err = errors.Join(err, wrong)
-		if n := len(events); n > 0 && events[n-1].name == "error" && !s.asserted {
-			err = errors.Join(err, fmt.Errorf("no step asserted that stream %q ends with %s", s.name, events[n-1].data))
+		if n := len(events); n > 0 && events[n-1].Name == "error" && !s.asserted {
+			err = errors.Join(err, fmt.Errorf("no step asserted that stream %q ends with %s", s.name, events[n-1].Data))
 		}
 	}
 	return err
 }
 
 func (w *world) hangUp(s *stream) {
-	s.update(func() { s.hungUp = s.hungUp || !s.ended })
+	s.Update(func() { s.hungUp = s.hungUp || !s.ended })
 	s.close()
 	<-s.done
 	events, _ := s.all() // what is wrong with it was said elsewhere
@@ -178,7 +182,7 @@ func (w *world) request(ctx context.Context, method, path string, headers []row,
 	if err != nil {
 		return nil, err
 	}
-	r, err := http.NewRequestWithContext(ctx, method, w.daemon.url+path, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, method, w.daemon.URL+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("make a request: %w", err)
 	}
@@ -208,7 +212,7 @@ func (w *world) call(method, path string, headers []row, body []byte) error {
 	if err := w.settled(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	defer cancel()
 	r, err := w.request(ctx, method, path, headers, body)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // admission is what one round of submits gave.
@@ -24,11 +26,11 @@ type admission struct {
 // there. One task holds the pool's only slot, so that the others are accepted, recorded and queued, and nothing else.
 func (l *lab) accepts() (err error) {
 	data := filepath.Join(l.disk, "accept")
-	d, err := l.daemon("acceptor", l.exe, data, l.stub.urls()[2])
+	d, err := l.serve("acceptor", l.exe, data, l.stub.urls[2])
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.kill()) }() // a long queue is nothing to wait for
+	defer d.Kill() // a long queue is nothing to wait for
 	if _, err := l.answers(d, "/readyz"); err != nil {
 		return err
 	}
@@ -78,7 +80,7 @@ func (l *lab) admit(w *way, clients int, window time.Duration, data string) (a a
 	if err != nil {
 		return a, err
 	}
-	ctx, cancel := context.WithTimeoutCause(l.ctx, patience, fmt.Errorf("a round took longer than %s", patience))
+	ctx, cancel := context.WithTimeoutCause(l.ctx, watch.Patience, fmt.Errorf("a round took longer than %s", watch.Patience))
 	defer cancel()
 	var (
 		mu      sync.Mutex
@@ -123,7 +125,7 @@ func (l *lab) admit(w *way, clients int, window time.Duration, data string) (a a
 
 type counts struct{ accepts, commits float64 }
 
-func counters(d *process) (c counts, err error) {
+func counters(d *child) (c counts, err error) {
 	if c.accepts, err = series(d, "llorch_ledger_ops_total", "accept"); err != nil {
 		return c, err
 	}

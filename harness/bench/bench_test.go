@@ -35,7 +35,7 @@ import (
 func TestStubSpeaksToTheAdapter(t *testing.T) {
 	server := httptest.NewServer((&stub{slots: 2, shared: &shared{over: make(chan struct{})}}).handler())
 	defer server.Close()
-	e := llamacpp.New(llamacpp.Options{BaseURL: server.URL})
+	e := llamacpp.New(engine.Endpoint{URL: server.URL})
 	defer e.Close()
 	props, err := e.Props(t.Context())
 	require.NoError(t, err)
@@ -51,6 +51,9 @@ func TestStubSpeaksToTheAdapter(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, tokens)
 	require.Equal(t, 3, result.TokensOut)
+	result, err = e.Generate(t.Context(), engine.Job{Prompt: "rate=1000 tokens=5"}, func(string) error { return nil })
+	require.NoError(t, err)
+	require.Equal(t, 5, result.TokensOut)
 }
 
 // However a stream is cut into reads, each token is counted once, with its own time.
@@ -64,15 +67,16 @@ func TestFollowFindsTokensAcrossReads(t *testing.T) {
 	for name, cut := range map[string]func(io.Reader) io.Reader{
 		"byte by byte": iotest.OneByteReader, "halves": iotest.HalfReader, "end with data": iotest.DataErrReader,
 	} {
-		var m meter
+		m := meter{gaps: true}
 		m.open.Store(true)
 		began := 0
-		lat, err := follow(cut(bytes.NewReader(stream.Bytes())), &m, func() { began++ })
+		got, err := follow(cut(bytes.NewReader(stream.Bytes())), &m, func() { began++ })
 		require.NoError(t, err, name)
 		require.Equal(t, int64(300), m.tokens.Load(), name)
 		require.Equal(t, 1, began, name)
-		require.Len(t, lat, 300, name)
-		for _, l := range lat {
+		require.Len(t, got.late, 300, name)
+		require.Len(t, got.gaps, 299, name)
+		for _, l := range got.late {
 			require.InDelta(t, time.Hour, l, float64(time.Minute), name)
 		}
 	}
@@ -103,8 +107,8 @@ func benchmarkToken(b *testing.B, record scheduler.Ledger) {
 		Metrics: scheduler.NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: time.Now,
 	})
 	m.released = func() { s.Wake("bench") }
-	s.Start()
-	defer func() { s.Stop(context.Background()) }()
+	require.NoError(b, s.Start(b.Context()))
+	defer func() { require.NoError(b, s.Stop(context.Background())) }()
 	tasks := (b.N + perTask - 1) / perTask
 	b.ReportAllocs()
 	cpu := cpuOf(0)

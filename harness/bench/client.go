@@ -18,12 +18,12 @@ import (
 type way struct {
 	name   string
 	url    string
-	proc   *process // what stands between; nil: nothing
-	tasks  bool     // it is a daemon
+	proc   *child // what stands between; nil: nothing
+	tasks  bool   // it is a daemon
 	client *http.Client
 }
 
-func newWay(name, url string, proc *process, tasks bool) *way {
+func newWay(name, url string, proc *child, tasks bool) *way {
 	return &way{name: name, url: url, proc: proc, tasks: tasks, client: &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 1024, DisableCompression: true,
 	}}}
@@ -87,14 +87,20 @@ func (w *way) send(ctx context.Context, method, path string, body any, want int)
 // meter is what the streams of a round count together.
 type meter struct {
 	open   atomic.Bool  // latencies are noted
+	gaps   bool         // and so are the gaps between tokens
 	tokens atomic.Int64 // received
 }
 
-// follow reads a stream to its end. It returns the latency of each token that came while the meter was open; first is called
-// with the first token.
-func follow(body io.Reader, m *meter, first func()) (lat []time.Duration, err error) {
+// times are those of a stream's tokens that came while the meter was open.
+type times struct {
+	late []time.Duration // from the engine's write to the client's read
+	gaps []time.Duration // from one token to the next, as the client sees them
+}
+
+// follow reads a stream to its end. first is called with the first token.
+func follow(body io.Reader, m *meter, first func()) (t times, err error) {
 	buf := make([]byte, 32<<10)
-	have, began := 0, false
+	have, began, last := 0, false, int64(0)
 	for {
 		n, err := body.Read(buf[have:])
 		now := time.Now().UnixNano()
@@ -111,11 +117,15 @@ func follow(body io.Reader, m *meter, first func()) (lat []time.Duration, err er
 			}
 			sent, err := strconv.ParseInt(string(rest[1:1+digits]), 10, 64)
 			if err != nil {
-				return lat, fmt.Errorf("a token without its time: %w", err)
+				return t, fmt.Errorf("a token without its time: %w", err)
 			}
 			if open {
-				lat = append(lat, time.Duration(now-sent))
+				t.late = append(t.late, time.Duration(now-sent))
+				if m.gaps && last > 0 {
+					t.gaps = append(t.gaps, time.Duration(now-last))
+				}
 			}
+			last = now
 			tokens++
 			rest = rest[1+digits:]
 		}
@@ -126,10 +136,10 @@ func follow(body io.Reader, m *meter, first func()) (lat []time.Duration, err er
 			first()
 		}
 		if err == io.EOF {
-			return lat, nil
+			return t, nil
 		}
 		if err != nil {
-			return lat, fmt.Errorf("read a stream: %w", err)
+			return t, fmt.Errorf("read a stream: %w", err)
 		}
 	}
 }

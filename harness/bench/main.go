@@ -15,13 +15,12 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 // limit bounds a whole run, whatever hangs.
-const limit = 6 * time.Minute
-
-// The main goroutine stays on the main thread: the children's parent-death signal is sent when the thread that started them ends.
-func init() { runtime.LockOSThread() }
+const limit = 10 * time.Minute
 
 func main() {
 	if len(os.Args) > 1 {
@@ -33,14 +32,14 @@ func main() {
 			return
 		}
 	}
-	var o options
+	var o flags
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
-	flag.StringVar(&o.only, "only", "stream,accept,recover", "the parts to run")
-	flag.StringVar(&o.load, "load", "", "only the stream loads whose names contain this, such as 500")
+	flag.StringVar(&o.only, "only", "stream,task,accept,recover", "the parts to run")
+	flag.StringVar(&o.load, "load", "", "only the loads of streams and tasks whose names contain this, such as 500")
 	flag.StringVar(&o.exe, "daemon", "", "the orchestratord to measure; default: built from this checkout")
 	flag.StringVar(&o.against, "against", "", "another orchestratord, measured in the same rounds, instead of the one with its ledger in memory")
 	flag.StringVar(&o.dir, "dir", "", "folder for the data on disk; default: the user's cache folder, since /tmp may be no disk")
-	flag.StringVar(&o.profile, "profile", "", "run the measured daemon inside a profiler and write its CPU profile of the streams to this file")
+	flag.StringVar(&o.profile, "profile", "", "run the measured daemon inside a profiler and write its CPU profile to this file")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -52,7 +51,7 @@ func main() {
 	}
 }
 
-type options struct {
+type flags struct {
 	quick   bool
 	only    string
 	load    string
@@ -71,18 +70,20 @@ var roles = map[string]func(args []string) error{
 
 // lab is what the parts of a run share.
 type lab struct {
-	options
-	ctx    context.Context
-	out    io.Writer
-	self   string
-	disk   string // a folder on the disk
-	memory string // a folder in memory
-	stub   *process
-	count  int // of daemons, for their folders' names
+	flags
+	ctx      context.Context
+	out      io.Writer
+	self     string
+	disk     string // a folder on the disk
+	memory   string // a folder in memory
+	stub     *child
+	launcher *process.Launcher
+	count    int // of daemons, for their folders' names
 }
 
-func run(ctx context.Context, o options) (err error) {
-	l := &lab{options: o, ctx: ctx, out: os.Stdout}
+func run(ctx context.Context, o flags) (err error) {
+	l := &lab{flags: o, ctx: ctx, out: os.Stdout, launcher: process.NewLauncher()}
+	defer l.launcher.Close()
 	if l.self, err = os.Executable(); err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
@@ -102,17 +103,17 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if l.exe == "" {
 		l.exe = filepath.Join(l.disk, "orchestratord")
-		if err := build(ctx, l.exe); err != nil {
+		if err := process.Build(ctx, "", l.exe, "github.com/llama-orch/llama-orch/cmd/orchestratord"); err != nil {
 			return err
 		}
 	}
-	l.stub, err = l.start("stub", l.disk, l.self, "stub")
+	l.stub, err = l.start("stub")
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%w\nthe stub's log:\n%s", err, l.stub.tail())
+			err = fmt.Errorf("%w\nthe stub's log:\n%s", err, l.stub.Tail(10))
 		}
 		err = errors.Join(err, l.stub.end())
 	}()
@@ -122,7 +123,7 @@ func run(ctx context.Context, o options) (err error) {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"stream", l.streams}, {"accept", l.accepts}, {"recover", l.recovery}} {
+	}{{"stream", l.streams}, {"task", l.tasks}, {"accept", l.accepts}, {"recover", l.recovery}} {
 		if !strings.Contains(l.only, part.name) {
 			continue
 		}

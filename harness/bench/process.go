@@ -4,145 +4,85 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"errors"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
-// patience bounds every wait for a process. It is long, because a busy machine is no failure.
-const patience = time.Minute
+// child is a process that listens.
+type child struct {
+	*process.Process
 
-// process is a child that listens.
-type process struct {
-	name  string
-	log   string // the file of its output
-	addrs []string
-	begun time.Time
-	cmd   *exec.Cmd
-	stdin *os.File // its end is what ends a role of this program
-	ended chan struct{}
+	urls   []string
+	daemon *daemon.Daemon // nil: it is none
 }
 
-var listening = regexp.MustCompile(`"(?:listening|addr)":"([^"]+)"`)
-
-// start runs a program and waits until its output says where it listens. Only the main goroutine may start one.
-func (l *lab) start(name, dir, exe string, args ...string) (*process, error) {
-	p := &process{name: name, log: filepath.Join(dir, name+".log"), ended: make(chan struct{}), cmd: exec.Command(exe, args...)}
-	out, err := os.OpenFile(p.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+// options run a child whose output goes to a file: a reader would take part in what is measured.
+func options(name, dir, exe string, args ...string) (process.Options, error) {
+	out, err := os.OpenFile(filepath.Join(dir, name+".log"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("make the log of %s: %w", name, err)
+		return process.Options{}, fmt.Errorf("make the log of %s: %w", name, err)
 	}
-	defer out.Close()
-	in, stdin, err := os.Pipe()
+	return process.Options{Name: name, Exe: exe, Args: args, Env: process.Env(dir, nil), File: out}, nil
+}
+
+// start runs a role of this program and waits until it says where it listens.
+func (l *lab) start(role string, args ...string) (*child, error) {
+	o, err := options(role, l.disk, l.self, append([]string{role}, args...)...)
 	if err != nil {
-		return nil, fmt.Errorf("make a pipe for %s: %w", name, err)
+		return nil, err
 	}
-	defer in.Close()
-	p.stdin = stdin
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = in, out, out
-	p.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	p.begun = time.Now()
-	if err := p.cmd.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), stdin.Close())
+	defer o.File.Close() // the child has it
+	p, err := l.launcher.Start(o)
+	if err != nil {
+		return nil, err
 	}
-	go func() { // joined through ended
-		defer close(p.ended)
-		_ = p.cmd.Wait() // it is ended by a signal
-	}()
-	err = l.until(patience, func() bool {
-		text, _ := os.ReadFile(p.log)
-		if m := listening.FindSubmatch(text); m != nil {
-			p.addrs = strings.Fields(string(m[1]))
+	c := &child{Process: p}
+	if err := p.Said("its addresses", func(text string) bool {
+		var line struct{ Listening string }
+		if json.Unmarshal([]byte(text), &line) != nil {
+			return false
 		}
-		return p.addrs != nil || p.gone()
-	})
-	if p.addrs == nil {
-		return nil, errors.Join(fmt.Errorf("%s does not serve: %w", name, errors.Join(err, errors.New(p.tail()))), p.kill())
-	}
-	return p, nil
-}
-
-// until asks every millisecond.
-func (l *lab) until(bound time.Duration, done func() bool) error {
-	ctx, cancel := context.WithTimeoutCause(l.ctx, bound, fmt.Errorf("waited %s in vain", bound))
-	defer cancel()
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		for addr := range strings.FieldsSeq(line.Listening) {
+			c.urls = append(c.urls, "http://"+addr)
 		}
+		return c.urls != nil
+	}); err != nil {
+		p.Kill()
+		return nil, fmt.Errorf("%w:\n%s", err, p.Tail(10))
 	}
-	return nil
+	return c, nil
 }
 
-func (p *process) url() string { return p.urls()[0] }
+func (c *child) url() string { return c.urls[0] }
 
-func (p *process) urls() (urls []string) {
-	for _, addr := range p.addrs {
-		urls = append(urls, "http://"+addr)
+// end asks the process to end, which has to be news to it.
+func (c *child) end() error {
+	if c.Ended() {
+		return fmt.Errorf("%s ended by itself:\n%s", c.Name, c.Tail(10))
 	}
-	return urls
-}
-
-func (p *process) gone() bool {
-	select {
-	case <-p.ended:
-		return true
-	default:
-		return false
-	}
-}
-
-func (p *process) tail() string {
-	text, _ := os.ReadFile(p.log)
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return strings.Join(lines[max(len(lines)-10, 0):], "\n")
-}
-
-// kill ends the process as `kill -9` does.
-func (p *process) kill() error {
-	if !p.gone() {
-		_ = p.cmd.Process.Kill() // it may just have ended
-		<-p.ended
-	}
-	return p.stdin.Close()
-}
-
-// end asks the process to end, and then makes it.
-func (p *process) end() error {
-	if p.gone() {
-		return errors.Join(fmt.Errorf("%s ended by itself (%s):\n%s", p.name, p.cmd.ProcessState, p.tail()), p.stdin.Close())
-	}
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
-	select {
-	case <-p.ended:
-	case <-time.After(15 * time.Second):
-	}
-	return p.kill()
+	_, err := c.Stop(syscall.SIGTERM)
+	return err
 }
 
 // cpu is the CPU time of all of the process's threads, user and system: the figure behind utime and stime of
 // /proc/PID/stat, which are the same in ticks of 10 ms.
-func (p *process) cpu() time.Duration {
-	if p == nil {
+func (c *child) cpu() time.Duration {
+	if c == nil {
 		return 0
 	}
-	return cpuOf(p.cmd.Process.Pid)
+	return cpuOf(c.Pid())
 }
 
 func cpuOf(pid int) time.Duration {
@@ -154,11 +94,11 @@ func cpuOf(pid int) time.Duration {
 }
 
 // rss is the process's resident memory, and the part of it that is not files' pages, in bytes.
-func (p *process) rss() (all, anon int64) {
-	if p == nil {
+func (c *child) rss() (all, anon int64) {
+	if c == nil {
 		return 0, 0
 	}
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.Pid()))
 	for line := range strings.Lines(string(text)) {
 		fields := strings.Fields(line)
 		if len(fields) != 3 {
@@ -194,15 +134,6 @@ func loadAverage() string {
 	return strings.Join(strings.Fields(string(text))[:3], " ")
 }
 
-// build makes the daemon.
-func build(ctx context.Context, exe string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", exe, "github.com/llama-orch/llama-orch/cmd/orchestratord")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the daemon: %w\n%s", err, out)
-	}
-	return nil
-}
-
 // pool is what a bench's daemon has.
 const pool = `bind_addr: 127.0.0.1:0
 data_dir: %q
@@ -216,8 +147,8 @@ pools:
     timeouts: {wall: 1h, idle: 1h}
 `
 
-// daemon starts an orchestrator in front of the stub, with its data in a folder, and waits until its pool is ready.
-func (l *lab) daemon(name, exe, data string, urls ...string) (*process, error) {
+// serve starts an orchestrator in front of the stub, with its data in a folder, and waits until it serves.
+func (l *lab) serve(name, exe, data string, urls ...string) (*child, error) {
 	l.count++
 	dir := filepath.Join(l.disk, fmt.Sprintf("daemon-%d", l.count))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -227,38 +158,40 @@ func (l *lab) daemon(name, exe, data string, urls ...string) (*process, error) {
 	if err := os.WriteFile(config, fmt.Appendf(nil, pool, data, `"`+strings.Join(urls, `", "`)+`"`), 0o600); err != nil {
 		return nil, fmt.Errorf("write the daemon's configuration: %w", err)
 	}
-	if l.profile != "" && name == "daemon" {
-		return l.start(name, dir, l.self, "profiled", config, l.profile)
+	o, err := options(name, dir, exe, "--no-self-test", "--stop-within", "2s")
+	if err != nil {
+		return nil, err
 	}
-	return l.start(name, dir, exe, "serve", "--no-self-test", "--config", config, "--stop-within", "2s")
+	defer o.File.Close() // the daemon has it
+	run := daemon.Start
+	if l.profile != "" && name == "daemon" {
+		o.Exe, o.Args, run = l.self, []string{"profiled", config, l.profile}, daemon.Attach
+	}
+	d, err := run(l.ctx, l.launcher, daemon.Options{Options: o, Config: config})
+	if err != nil {
+		return nil, err
+	}
+	return &child{Process: d.Process, urls: []string{d.URL}, daemon: d}, nil
 }
 
 // answers waits until a GET of the path is answered with 200, and returns the time since the process began.
-func (l *lab) answers(p *process, path string) (time.Duration, error) {
-	err := l.until(patience, func() bool {
-		r, err := http.Get(p.url() + path)
-		if err != nil {
-			return p.gone()
-		}
-		_ = r.Body.Close()
-		return r.StatusCode == http.StatusOK
-	})
-	if err == nil && p.gone() {
-		err = fmt.Errorf("%s ended:\n%s", p.name, p.tail())
-	}
-	return time.Since(p.begun), err
+func (l *lab) answers(c *child, path string) (time.Duration, error) {
+	err := c.daemon.Answers(l.ctx, path)
+	took := time.Since(c.Begun)
+	c.daemon.Client.Close()
+	return took, err
 }
 
 // series reads a metric's sum over all label values that contain label.
-func series(p *process, name, label string) (sum float64, err error) {
-	r, err := http.Get(p.url() + "/metrics")
+func series(c *child, name, label string) (sum float64, err error) {
+	r, err := http.Get(c.url() + "/metrics")
 	if err != nil {
-		return 0, fmt.Errorf("read %s's metrics: %w", p.name, err)
+		return 0, fmt.Errorf("read %s's metrics: %w", c.Name, err)
 	}
 	defer r.Body.Close()
 	var text bytes.Buffer
 	if _, err := text.ReadFrom(r.Body); err != nil {
-		return 0, fmt.Errorf("read %s's metrics: %w", p.name, err)
+		return 0, fmt.Errorf("read %s's metrics: %w", c.Name, err)
 	}
 	found := false
 	for line := range strings.Lines(text.String()) {
@@ -266,13 +199,13 @@ func series(p *process, name, label string) (sum float64, err error) {
 			fields := strings.Fields(line)
 			n, err := strconv.ParseFloat(fields[len(fields)-1], 64)
 			if err != nil {
-				return 0, fmt.Errorf("read %s of %s: %w", name, p.name, err)
+				return 0, fmt.Errorf("read %s of %s: %w", name, c.Name, err)
 			}
 			sum, found = sum+n, true
 		}
 	}
 	if !found {
-		return 0, fmt.Errorf("%s of %s: there is no such series", name, p.name)
+		return 0, fmt.Errorf("%s of %s: there is no such series", name, c.Name)
 	}
 	return sum, nil
 }

@@ -62,11 +62,11 @@ func (l *lab) recovery() error {
 
 // restart starts a daemon, checks that it has the queue, and kills it.
 func (l *lab) restart(data string, queued int) (serving, ready time.Duration, rss int64, err error) {
-	d, err := l.daemon("recoverer", l.exe, data, l.stub.urls()[2])
+	d, err := l.serve("recoverer", l.exe, data, l.stub.urls[2])
 	if err != nil {
 		return 0, 0, 0, err
 	}
-	defer func() { err = errors.Join(err, d.kill()) }()
+	defer d.Kill()
 	if serving, err = l.answers(d, "/healthz"); err != nil {
 		return 0, 0, 0, err
 	}

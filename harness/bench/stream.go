@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // load is a number of streams at a rate.
@@ -37,34 +39,52 @@ type sample struct {
 	commits    float64       // of the ledger in it
 }
 
-// streams measures each load on each way.
-func (l *lab) streams() (err error) {
-	urls := l.stub.urls()
-	proxy, err := l.start("proxy", l.disk, l.self, "proxy", urls[0])
-	if err != nil {
+// ways starts what stands between the client and the stub: nothing, the proxy, the daemon, and another daemon beside it. Call
+// end with what became of the part.
+func (l *lab) ways(part string) (ways []*way, end func(error) error, err error) {
+	urls := l.stub.urls
+	var started []*child
+	end = func(err error) error {
+		for _, c := range slices.Backward(started) {
+			err = errors.Join(err, c.end())
+		}
 		return err
 	}
-	defer func() { err = errors.Join(err, proxy.end()) }()
-	ways := []*way{newWay("direct", urls[0], nil, false), newWay("proxy", proxy.url(), proxy, false)}
+	proxy, err := l.start("proxy", urls[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	started = append(started, proxy)
+	ways = []*way{newWay("direct", urls[0], nil, false), newWay("proxy", proxy.url(), proxy, false)}
 	type variant struct{ name, exe, data string }
-	variants := []variant{{"daemon", l.exe, filepath.Join(l.disk, "stream")}}
+	variants := []variant{{"daemon", l.exe, filepath.Join(l.disk, part)}}
 	switch {
 	case l.against != "":
-		variants = append(variants, variant{"other daemon", l.against, filepath.Join(l.disk, "against")})
+		variants = append(variants, variant{"other daemon", l.against, filepath.Join(l.disk, part+"-against")})
 	case !l.quick:
-		variants = append(variants, variant{"daemon, ledger in memory", l.exe, filepath.Join(l.memory, "stream")})
+		variants = append(variants, variant{"daemon, ledger in memory", l.exe, filepath.Join(l.memory, part)})
 	}
 	for _, v := range variants {
-		d, startErr := l.daemon(v.name, v.exe, v.data, urls[0], urls[1])
-		if startErr != nil {
-			return startErr
+		d, err := l.serve(v.name, v.exe, v.data, urls[0], urls[1])
+		if err != nil {
+			return nil, nil, end(err)
 		}
-		defer func() { err = errors.Join(err, d.end()) }()
+		started = append(started, d)
 		if _, err := l.answers(d, "/readyz"); err != nil {
-			return err
+			return nil, nil, end(err)
 		}
 		ways = append(ways, newWay(v.name, d.url(), d, true))
 	}
+	return ways, end, nil
+}
+
+// streams measures each load on each way.
+func (l *lab) streams() (err error) {
+	ways, end, err := l.ways("stream")
+	if err != nil {
+		return err
+	}
+	defer func() { err = end(err) }()
 	rounds := 7
 	loads := []load{
 		{name: "32 streams of 100 tokens/s", streams: 32, rate: 100, ramp: 300 * time.Millisecond, window: 1500 * time.Millisecond},
@@ -83,17 +103,13 @@ func (l *lab) streams() (err error) {
 		if !strings.Contains(load.name, l.load) {
 			continue
 		}
-		before, began := busy(), time.Now()
-		own := l.cpu(ways)
+		others := l.others(ways)
 		results := make([][]sample, len(ways))
 		for range rounds {
 			for i, w := range ways {
 				s, n, err := l.round(w, load)
 				if err != nil {
-					if w.proc != nil {
-						err = fmt.Errorf("%w\nits log:\n%s", err, w.proc.tail())
-					}
-					return fmt.Errorf("%s, %s: %w", load.name, w.name, err)
+					return w.blame(load.name, err)
 				}
 				results[i] = append(results[i], s)
 				if i == 2 {
@@ -102,9 +118,8 @@ func (l *lab) streams() (err error) {
 				}
 			}
 		}
-		spent := l.cpu(ways) - own
 		fmt.Fprintf(l.out, "\n### %s\n\n%d rounds; load average %s; other programs took %.2f CPUs\n\n", load.name, rounds, loadAverage(),
-			(busy()-before-spent).Seconds()/time.Since(began).Seconds())
+			others())
 		l.table(ways, results, load.rate == 0)
 	}
 	if err := l.perTask(ways[2].proc, accepts, tokens); err != nil {
@@ -112,6 +127,12 @@ func (l *lab) streams() (err error) {
 	}
 	fmt.Fprintf(l.out, "\n%.0f tokens came in the windows, and %.0f commits of the ledger\n", inWindows, commits)
 	return nil
+}
+
+// others tells from then on how many CPUs other programs took since it was called.
+func (l *lab) others(ways []*way) func() float64 {
+	all, own, began := busy(), l.cpu(ways), time.Now()
+	return func() float64 { return (busy() - all - (l.cpu(ways) - own)).Seconds() / time.Since(began).Seconds() }
 }
 
 // cpu is what this run's processes have used.
@@ -125,7 +146,7 @@ func (l *lab) cpu(ways []*way) time.Duration {
 
 // round runs a load once, and returns what it gave and how many tokens it had.
 func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
-	ctx, cancel := context.WithTimeoutCause(l.ctx, patience, fmt.Errorf("a round took longer than %s", patience))
+	ctx, cancel := context.WithTimeoutCause(l.ctx, watch.Patience, fmt.Errorf("a round took longer than %s", watch.Patience))
 	defer cancel()
 	var (
 		m        meter
@@ -143,10 +164,10 @@ func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
 	one := func() {
 		asked := time.Now()
 		var first time.Duration
-		lat, err := w.stream(ctx, prompt, &m, func() { first = time.Since(asked); begun <- struct{}{} })
+		tokens, err := w.stream(ctx, prompt, &m, func() { first = time.Since(asked); begun <- struct{}{} })
 		mu.Lock()
 		defer mu.Unlock()
-		all, ttft = append(all, lat...), append(ttft, first)
+		all, ttft = append(all, tokens.late...), append(ttft, first)
 		if err != nil && failure == nil {
 			failure = err // the others follow from it
 			cancel()
@@ -207,13 +228,21 @@ func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
 	return s, tokens, nil
 }
 
-func (w *way) stream(ctx context.Context, prompt string, m *meter, first func()) ([]time.Duration, error) {
+func (w *way) stream(ctx context.Context, prompt string, m *meter, first func()) (times, error) {
 	body, err := w.open(ctx, prompt)
 	if err != nil {
-		return nil, err
+		return times{}, err
 	}
 	defer body.Close()
 	return follow(body, m, first)
+}
+
+// blame says which way failed, and what it logged.
+func (w *way) blame(load string, err error) error {
+	if w.proc != nil {
+		err = fmt.Errorf("%w\nits log:\n%s", err, w.proc.Tail(10))
+	}
+	return fmt.Errorf("%s, %s: %w", load, w.name, err)
 }
 
 // commits is how many the ledger of a daemon has made.
@@ -273,7 +302,7 @@ func (l *lab) table(ways []*way, results [][]sample, flat bool) {
 }
 
 // perTask says what the ledger was asked to do: its operations belong to tasks, not to tokens.
-func (l *lab) perTask(d *process, accepts, tokens float64) error {
+func (l *lab) perTask(d *child, accepts, tokens float64) error {
 	ops := map[string]float64{}
 	for _, op := range []string{"accept", "dispatch", "finish"} {
 		var err error

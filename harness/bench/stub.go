@@ -24,6 +24,7 @@ import (
 // of its tokens is the time at which it was sent. What a prompt says is what is sent:
 //
 //	rate=100 tokens=0    100 tokens a second until the streams are told to end
+//	rate=20 tokens=64    64 tokens at 20 a second
 //	rate=0 tokens=8000   8000 tokens, as fast as they are taken
 //	hold                 one token, and nothing until the streams are told to end
 type stub struct {
@@ -161,7 +162,7 @@ func (s *stub) completion(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	case rate > 0:
-		err = e.paced(time.Second/time.Duration(rate), over, r.Context().Done())
+		err = e.paced(time.Second/time.Duration(rate), tokens, over, r.Context().Done())
 	default:
 		for err = nil; err == nil && e.n < tokens; {
 			err = e.token()
@@ -208,7 +209,8 @@ func (e *emitter) flush() error {
 
 var errGone = errors.New("the client went")
 
-func (e *emitter) paced(interval time.Duration, over, gone <-chan struct{}) error {
+// paced emits so many tokens, or for 0 until it is over.
+func (e *emitter) paced(interval time.Duration, tokens int, over, gone <-chan struct{}) error {
 	next := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -220,7 +222,7 @@ func (e *emitter) paced(interval time.Duration, over, gone <-chan struct{}) erro
 		case <-gone:
 			return errGone
 		}
-		if err := e.token(); err != nil {
+		if err := e.token(); err != nil || e.n == tokens {
 			return err
 		}
 		next = next.Add(interval)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,9 +54,9 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	root, err := filepath.Abs("../..")
 	require.NoError(t, err)
 	dir := t.TempDir()
-	l, err := newLab(dir, root)
+	l, err := daemon.NewLab(t.Context(), dir, root)
 	require.NoError(t, err)
-	t.Cleanup(l.close)
+	t.Cleanup(l.Close)
 
 	began := time.Now()
 	r, err := perform(t.Context(), l, draw(seed, size), func(format string, args ...any) {

@@ -72,7 +72,7 @@ func (d *driver) submit(ctx context.Context, t *taskRecord, body []byte) bool {
 		}
 		s := submit{sent: time.Now()}
 		call, stop := context.WithTimeout(ctx, callWithin)
-		admission, err := daemon.client.Submit(call, body)
+		admission, err := daemon.Client.Submit(call, body)
 		stop()
 		s.answered = time.Now()
 		var refused *client.RefusedError
@@ -111,7 +111,7 @@ func (d *driver) cancel(ctx context.Context, t *taskRecord) {
 		}
 		c := cancelCall{sent: time.Now()}
 		call, stop := context.WithTimeout(ctx, callWithin)
-		answer, err := daemon.client.Cancel(call, t.plan.id)
+		answer, err := daemon.Client.Cancel(call, t.plan.id)
 		stop()
 		c.returned = time.Now()
 		var refused *client.RefusedError
@@ -189,13 +189,13 @@ func (r *reader) discard(why string) {
 }
 
 // connect reads on one connection. It returns whether the stream is over, and else how long to wait before the next.
-func (r *reader) connect(ctx context.Context, daemon *daemon, life int) (over bool, again time.Duration) {
+func (r *reader) connect(ctx context.Context, daemon *server, life int) (over bool, again time.Duration) {
 	v, after := r.view, ""
 	if n := len(v.seen); n > 0 {
 		after = v.seen[n-1].ID
 	}
 	// A stream that begins in a dead daemon's socket must not be waited for: the context ends with the daemon's client.
-	frames, err := daemon.client.Follow(ctx, r.t.plan.id, after, r.plan.query)
+	frames, err := daemon.Client.Follow(ctx, r.t.plan.id, after, r.plan.query)
 	var refused *client.RefusedError
 	switch {
 	case errors.As(err, &refused) && refused.Code == "INVALID_PARAMS" && after != "":

@@ -11,18 +11,20 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
 )
 
 // field is the daemon under test, life after life. Its faults are done by one goroutine.
 type field struct {
-	lab    *lab
+	lab    *daemon.Lab
 	config string
 	disk   *disk
 	full   bool // the disk
 	driver *driver
 
 	mu      sync.Mutex
-	daemon  *daemon // nil between two lives
+	daemon  *server // nil between two lives
 	h       *history
 	changed chan struct{} // closed and replaced when daemon changes
 
@@ -31,7 +33,7 @@ type field struct {
 }
 
 // at is the daemon that serves now, and the number of its life; it waits for one.
-func (f *field) at(ctx context.Context) (*daemon, int, bool) {
+func (f *field) at(ctx context.Context) (*server, int, bool) {
 	for {
 		f.mu.Lock()
 		d, life, changed := f.daemon, len(f.h.lives)-1, f.changed
@@ -50,7 +52,7 @@ func (f *field) at(ctx context.Context) (*daemon, int, bool) {
 	}
 }
 
-func (f *field) change(d *daemon) {
+func (f *field) change(d *server) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now := time.Now()
@@ -65,14 +67,14 @@ func (f *field) change(d *daemon) {
 }
 
 // start begins a life. A daemon that cannot start because the disk is full gets room first.
-func (f *field) start() error {
-	d, err := f.lab.serve(f.config, f.disk.path)
+func (f *field) start(ctx context.Context) error {
+	d, err := serve(ctx, f.lab, f.config)
 	if err != nil && f.full {
 		f.refusedStarts++
 		if err := f.relieve(); err != nil {
 			return err
 		}
-		d, err = f.lab.serve(f.config, f.disk.path)
+		d, err = serve(ctx, f.lab, f.config)
 	}
 	if err != nil {
 		return err
@@ -89,7 +91,7 @@ func (f *field) end(kill bool) (well bool) {
 	if d == nil {
 		return true
 	}
-	workers := d.workers()
+	workers := d.Workers()
 	if kill {
 		d.kill()
 		well = true
@@ -99,12 +101,12 @@ func (f *field) end(kill bool) (well bool) {
 	f.change(nil)
 	limit := time.Now().Add(5 * time.Second)
 	for _, w := range workers {
-		for w.alive(f.lab) && time.Now().Before(limit) {
+		for w.Alive() && time.Now().Before(limit) {
 			pause(context.Background(), 10*time.Millisecond)
 		}
-		if w.alive(f.lab) {
-			f.orphans = append(f.orphans, fmt.Sprintf("worker %d of daemon %d", w.pid, d.pid()))
-			w.kill(f.lab)
+		if w.Alive() {
+			f.orphans = append(f.orphans, fmt.Sprintf("worker %d of daemon %d", w.Pid, d.Pid()))
+			w.Kill()
 		}
 	}
 	return well
@@ -137,13 +139,13 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 			return nil
 		}
 		done.at = time.Now()
-		victim.kill(f.lab)
+		victim.Kill()
 	case killDaemon, stopDaemon:
 		for _, t := range f.driver.within() {
 			done.hits = append(done.hits, t.plan.id)
 		}
 		f.end(p.kind == killDaemon)
-		if err := f.start(); err != nil {
+		if err := f.start(ctx); err != nil {
 			return err
 		}
 	case fillDisk:
@@ -169,10 +171,10 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 }
 
 // victim chooses a worker: one whose task is within its stream, as the task's client sees it, or any.
-func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (worker, bool) {
+func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (daemon.Worker, bool) {
 	d, _, ok := f.at(ctx)
 	if !ok {
-		return worker{}, false
+		return daemon.Worker{}, false
 	}
 	streams := map[string]string{} // the task within its stream, by replica
 	for _, t := range f.driver.within() {
@@ -180,35 +182,35 @@ func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (worker, b
 			streams[s.ReplicaID] = t.plan.id
 		}
 	}
-	all := d.workers()
-	busy := slices.DeleteFunc(slices.Clone(all), func(w worker) bool { return streams[w.replica] == "" })
+	all, replicas := d.Workers(), daemon.Noted(f.disk.path)
+	busy := slices.DeleteFunc(slices.Clone(all), func(w daemon.Worker) bool { return streams[replicas[w.Pid]] == "" })
 	if p.busy && len(busy) > 0 {
 		all = busy
 	}
 	if len(all) == 0 {
-		return worker{}, false
+		return daemon.Worker{}, false
 	}
 	w := all[int(p.pick)%len(all)]
 	for _, pool := range pools {
 		for i := range pool.replicas {
-			if w.replica == fmt.Sprintf("%s-%d", pool.id, i) {
+			if replicas[w.Pid] == fmt.Sprintf("%s-%d", pool.id, i) {
 				done.pool = pool.id
 			}
 		}
 	}
 	if done.pool == "" { // the daemon could not note whose it is, so nobody could judge what it was
-		return worker{}, false
+		return daemon.Worker{}, false
 	}
-	if hit := streams[w.replica]; hit != "" {
+	if hit := streams[replicas[w.Pid]]; hit != "" {
 		done.hits = append(done.hits, hit)
 	}
 	return w, true
 }
 
-func statusOf(ctx context.Context, d *daemon, id string) (*status, error) {
+func statusOf(ctx context.Context, d *server, id string) (*status, error) {
 	call, stop := context.WithTimeout(ctx, callWithin)
 	defer stop()
-	data, err := d.client.Get(call, "/v1/tasks/"+id)
+	data, err := d.Client.Get(call, "/v1/tasks/"+id)
 	if err != nil {
 		return nil, err
 	}

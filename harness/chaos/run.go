@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/daemon"
 )
 
 // result is a run that was done.
@@ -29,11 +30,11 @@ type result struct {
 const settleWithin = 2 * time.Minute
 
 // perform runs a schedule, and everything it started has ended when it returns.
-func perform(ctx context.Context, l *lab, p schedule, say func(string, ...any)) (r *result, err error) {
+func perform(ctx context.Context, l *daemon.Lab, p schedule, say func(string, ...any)) (r *result, err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.scale.span+settleWithin+3*time.Minute)
 	defer cancel()
-	dir := filepath.Join(l.dir, "field")
+	dir := filepath.Join(l.Dir, "field")
 	drive, noDisk, err := newDisk(filepath.Join(dir, "data"))
 	if err != nil {
 		return nil, err
@@ -41,20 +42,20 @@ func perform(ctx context.Context, l *lab, p schedule, say func(string, ...any)) 
 	defer func() { err = errors.Join(err, drive.close()) }()
 	f := &field{lab: l, disk: drive, h: &history{}, changed: make(chan struct{})}
 	f.driver = &driver{field: f, live: map[*taskRecord]map[*view]bool{}}
-	if f.config, err = l.configure(dir, drive.path, pace, pools); err != nil {
+	if f.config, err = configure(l, dir, drive.path, pace, pools); err != nil {
 		return nil, err
 	}
 	defer func() { // on any way out
 		f.end(true)
-		for _, w := range l.processes() {
-			w.kill(l)
+		for _, w := range l.Workers() {
+			w.Kill()
 		}
 	}()
 	r = &result{history: f.h, plan: p, noDisk: noDisk}
 	stalled, endWatch := watchStalls()
 	defer endWatch()
 
-	if err := f.start(); err != nil {
+	if err := f.start(ctx); err != nil {
 		return nil, err
 	}
 	if err := f.daemon.ready(ctx); err != nil {
@@ -84,7 +85,7 @@ func (f *field) tail() error {
 	if f.daemon == nil {
 		return nil
 	}
-	return errors.New(f.daemon.tail())
+	return errors.New(f.daemon.Tail(logLines))
 }
 
 // watchStalls measures how late a timer of this process fires at worst.
@@ -159,7 +160,7 @@ func (f *field) last(ctx context.Context, t *taskRecord) error {
 			return nil
 		}
 	}
-	frames, err := f.daemon.client.Follow(ctx, t.plan.id, "", false)
+	frames, err := f.daemon.Client.Follow(ctx, t.plan.id, "", false)
 	if err != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func (f *field) last(ctx context.Context, t *taskRecord) error {
 // moment to close.
 func (f *field) idle(ctx context.Context) (fds, goroutines int) {
 	for range 15 {
-		f.daemon.client.Close()
+		f.daemon.Client.Close()
 		pause(ctx, 100*time.Millisecond)
 		g, n := f.daemon.goroutines(ctx), f.daemon.fds()
 		if fds == 0 || n < fds {
@@ -202,26 +203,26 @@ func (f *field) aftermath(ctx context.Context, dir string) {
 		a.lastFDs, a.lastGoroutines = f.idle(ctx)
 	}
 	a.stopped = f.end(false)
-	for _, w := range f.lab.processes() {
-		f.orphans = append(f.orphans, fmt.Sprintf("process %d (%s)", w.pid, w.replica))
-		w.kill(f.lab)
+	for _, w := range f.lab.Workers() {
+		f.orphans = append(f.orphans, fmt.Sprintf("worker %d", w.Pid))
+		w.Kill()
 	}
 	a.orphans = f.orphans
 	a.files = leftFiles(f.disk.path, filepath.Join(dir, "tmp"))
 }
 
 // calmly decodes every strict task of which a client got a token on a daemon that nobody disturbs.
-func calmly(ctx context.Context, l *lab, h *history) error {
-	dir := filepath.Join(l.dir, "calm")
+func calmly(ctx context.Context, l *daemon.Lab, h *history) error {
+	dir := filepath.Join(l.Dir, "calm")
 	all := slices.Clone(pools)
 	for i := range all {
 		all[i].capacity = 100_000
 	}
-	config, err := l.configure(dir, filepath.Join(dir, "data"), 0, all)
+	config, err := configure(l, dir, filepath.Join(dir, "data"), 0, all)
 	if err != nil {
 		return err
 	}
-	d, err := l.serve(config, filepath.Join(dir, "data"))
+	d, err := serve(ctx, l, config)
 	if err != nil {
 		return err
 	}
@@ -238,7 +239,7 @@ func calmly(ctx context.Context, l *lab, h *history) error {
 		}
 	}
 	if !d.stop() {
-		return fmt.Errorf("the undisturbed daemon did not end well:\n%s", d.tail())
+		return fmt.Errorf("the undisturbed daemon did not end well:\n%s", d.Tail(logLines))
 	}
 	return nil
 }
@@ -248,7 +249,7 @@ func (t *taskRecord) sentTokens() bool {
 		t.final != nil && t.final.State == "completed"
 }
 
-func calmRun(ctx context.Context, d *daemon, t *taskRecord) (*calm, error) {
+func calmRun(ctx context.Context, d *server, t *taskRecord) (*calm, error) {
 	start := client.NewLog()
 	first := t.log
 	if len(first) == 0 {
@@ -257,10 +258,10 @@ func calmRun(ctx context.Context, d *daemon, t *taskRecord) (*calm, error) {
 	if err := start.Take(first[0]); err != nil {
 		return nil, err
 	}
-	if _, err := d.client.Submit(ctx, t.plan.body(true, start.Start.Seed)); err != nil {
+	if _, err := d.Client.Submit(ctx, t.plan.body(true, start.Start.Seed)); err != nil {
 		return nil, err
 	}
-	stream, err := d.client.Open(ctx, t.plan.id)
+	stream, err := d.Client.Open(ctx, t.plan.id)
 	if err != nil {
 		return nil, err
 	}

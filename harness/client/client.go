@@ -65,6 +65,11 @@ func (c *Client) Get(ctx context.Context, path string) ([]byte, error) {
 	return c.do(ctx, http.MethodGet, path, nil, http.StatusOK)
 }
 
+// Post sends JSON and returns the body of an answer of the wanted status.
+func (c *Client) Post(ctx context.Context, path string, body []byte, want int) ([]byte, error) {
+	return c.do(ctx, http.MethodPost, path, body, want)
+}
+
 func (c *Client) do(ctx context.Context, method, path string, body []byte, want int) ([]byte, error) {
 	response, err := c.send(ctx, method, path, body, want)
 	if err != nil {

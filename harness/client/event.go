@@ -34,6 +34,9 @@ func (e Event) Terminal() bool { return e.Name == "end" || e.Name == "error" }
 // LF, in whole frames of UTF-8; and comments.
 type Scanner struct{ in *bufio.Reader }
 
+// ErrBroken is how a stream ends whose connection was cut, and not closed: its task goes on.
+var ErrBroken = errors.New("the stream broke off")
+
 // NewScanner makes a Scanner.
 func NewScanner(r io.Reader) *Scanner { return &Scanner{bufio.NewReader(r)} }
 
@@ -48,7 +51,7 @@ func (s *Scanner) Next() (Event, error) {
 		case errors.Is(err, io.EOF):
 			return Event{}, fmt.Errorf("the stream ended within a frame: %.300q", append(lines, line))
 		case err != nil:
-			return Event{}, fmt.Errorf("the stream broke off: %w", err)
+			return Event{}, fmt.Errorf("%w: %w", ErrBroken, err)
 		}
 		line = strings.TrimSuffix(line, "\n")
 		switch {

@@ -3,46 +3,78 @@
 package determinism
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
-	"syscall"
-	"time"
 
-	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
 )
-
-// patience bounds every wait. It is long, because a busy machine is no failure: waits end with what they wait for.
-const patience = time.Minute
 
 // logLines is how much of a daemon's log a proof bundle gets.
 const logLines = 200
 
-// daemon is one life of orchestratord.
-type daemon struct {
-	name   string // of this life, such as "after kill -9"
-	cmd    *exec.Cmd
-	client *client.Client
-	ended  chan struct{}
-	runs   int // numbers the tasks of a life that need no name of their own
+// lab is what all tests share.
+type lab struct {
+	*daemon.Lab
 
-	mu     sync.Mutex
-	lines  []string
-	health map[string][]byte // by pool, as last seen
+	fake string // the fake engine, of which the suite shows that it does not count
+}
+
+// newLab builds the programs. root is the repository.
+func newLab(ctx context.Context, dir, root string) (*lab, error) {
+	l, err := daemon.NewLab(ctx, dir, root, "./harness/fakeengine/cmd/fakeengine")
+	if err != nil {
+		return nil, err
+	}
+	return &lab{l, l.Program("fakeengine")}, nil
+}
+
+// pool is a pool of the configuration, with the settings that differ from the suite's usual ones.
+type pool struct {
+	id           string
+	replicas     int
+	provisioning string
+	model        string // path; default the bundled one
+	profile      string // default v1
+	more         string // further settings, as the inside of a YAML flow map
+}
+
+// config is a daemon's configuration.
+func (l *lab) config(pools ...pool) string {
+	var b strings.Builder
+	b.WriteString("bind_addr: 127.0.0.1:0\ndata_dir: data\nauth: {optional_on_loopback: true}\nsampler_profiles:\n" +
+		"  v1: {temperature: 0.8, top_p: 0.95, top_k: 40}\n  v2: {temperature: 1.4, top_p: 1, top_k: 0, min_p: 0.02}\npools:\n")
+	for _, p := range pools {
+		if p.model == "" {
+			p.model = l.Model
+		}
+		if p.profile == "" {
+			p.profile = "v1"
+		}
+		if !strings.Contains(p.more, "ctx:") {
+			p.more = strings.TrimPrefix(p.more+", ctx: 256", ", ")
+		}
+		fmt.Fprintf(&b, "  - {id: %s, model: {id: haiku, ref: %q}, device: cpu, replicas: %d, sampler_profile: %s, provisioning: %s, %s}\n",
+			p.id, "file:"+p.model, max(p.replicas, 1), p.profile, p.provisioning, p.more)
+	}
+	return b.String()
+}
+
+// life is one life of a daemon.
+type life struct {
+	*daemon.Daemon
+
+	name string // such as "after a kill -9"
+	runs int    // numbers the tasks that need no name of their own
 }
 
 // serve starts a daemon in a new folder and waits until it serves. A new folder, because a daemon that finds its old state
 // may answer a task that it knows from the record, and the suite wants it decoded again.
-func (l *lab) serve(name, config string, env map[string]string) (*daemon, error) {
-	dir, err := os.MkdirTemp(l.dir, "daemon-")
+func (l *lab) serve(ctx context.Context, name, config string, env map[string]string) (*life, error) {
+	dir, err := os.MkdirTemp(l.Dir, "daemon-")
 	if err != nil {
 		return nil, fmt.Errorf("make the daemon's folder: %w", err)
 	}
@@ -50,164 +82,11 @@ func (l *lab) serve(name, config string, env map[string]string) (*daemon, error)
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
 		return nil, fmt.Errorf("write the daemon's configuration: %w", err)
 	}
-	d := &daemon{name: name, cmd: exec.Command(l.exe, "serve", "--no-self-test", "--config", path), ended: make(chan struct{}), health: map[string][]byte{}}
-	d.cmd.Env = l.env(dir, env)
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	// One pipe for both, which this process owns, so that a left-over worker that holds it blocks nothing.
-	read, write, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("make a pipe for the daemon: %w", err)
-	}
-	d.cmd.Stdout, d.cmd.Stderr = write, write
-	err = l.start(d.cmd)
-	_ = write.Close()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start the daemon: %w", err), read.Close())
-	}
-	addr := make(chan string, 1)
-	var output sync.WaitGroup
-	output.Go(func() { d.read(read, addr) })
-	go func() { // joined through ended
-		defer close(d.ended)
-		_ = d.cmd.Wait() // how it ended matters to nobody here
-		output.Wait()
-		_ = read.Close()
-	}()
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	select {
-	case at := <-addr:
-		d.client = client.New("http://"+at, "")
-		return d, nil
-	case <-d.ended:
-		return nil, fmt.Errorf("the daemon ended before it served:\n%s", d.tail())
-	case <-limit.C:
-		d.kill()
-		return nil, fmt.Errorf("the daemon did not serve within %s:\n%s", patience, d.tail())
-	}
-}
-
-// read keeps the end of what the daemon writes, and finds the address in its log.
-func (d *daemon) read(r io.Reader, addr chan<- string) {
-	in := bufio.NewReader(r)
-	for found := false; ; {
-		text, err := in.ReadString('\n')
-		if text != "" {
-			d.mu.Lock()
-			d.lines = append(d.lines, strings.TrimSuffix(text, "\n"))
-			d.lines = d.lines[max(len(d.lines)-logLines, 0):]
-			d.mu.Unlock()
-		}
-		if err != nil {
-			return
-		}
-		var line struct{ Msg, Addr string }
-		if !found && json.Unmarshal([]byte(text), &line) == nil && line.Msg == "serving" {
-			found = true
-			addr <- line.Addr
-		}
-	}
-}
-
-// tail is the end of the log.
-func (d *daemon) tail() string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return strings.Join(d.lines, "\n") + "\n"
-}
-
-// stop ends the daemon with a signal and returns when it is gone.
-func (d *daemon) stop(sig syscall.Signal) error {
-	d.client.Close()
-	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("signal the daemon: %w", err)
-	}
-	limit := time.NewTimer(patience)
-	defer limit.Stop()
-	select {
-	case <-d.ended:
-		return nil
-	case <-limit.C:
-		d.kill()
-		return fmt.Errorf("the daemon did not end within %s of a %s", patience, sig)
-	}
-}
-
-// kill ends the daemon however it is.
-func (d *daemon) kill() {
-	if d.client != nil {
-		d.client.Close()
-	}
-	select {
-	case <-d.ended: // its pid may be somebody else's by now
-	default:
-		_ = syscall.Kill(-d.cmd.Process.Pid, syscall.SIGKILL)
-	}
-	<-d.ended
-}
-
-// replica is what a pool's health says of one.
-type replica struct {
-	ID            string `json:"id"`
-	State         string `json:"state"`
-	Fingerprint   string `json:"fingerprint"`
-	EngineVersion string `json:"engine_version"`
-	Slots         int    `json:"slots"`
-	Active        int    `json:"active"`
-	LastError     string `json:"last_error"`
-}
-
-// replicas asks for a pool's health.
-func (d *daemon) replicas(ctx context.Context, poolID string) ([]replica, error) {
-	data, err := d.client.Get(ctx, "/v1/pools/"+poolID+"/health")
+	d, err := l.Serve(ctx, daemon.Options{Config: path, Options: process.Options{
+		Name: "the daemon " + name, Args: []string{"--no-self-test"}, Env: l.Env(dir, env), Keep: logLines,
+	}})
 	if err != nil {
 		return nil, err
 	}
-	var health struct {
-		Replicas []replica `json:"replicas"`
-	}
-	if err := json.Unmarshal(data, &health); err != nil {
-		return nil, fmt.Errorf("decode the health of pool %s: %w", poolID, err)
-	}
-	d.mu.Lock()
-	d.health[poolID] = data
-	d.mu.Unlock()
-	return health.Replicas, nil
-}
-
-func (d *daemon) lastHealth(poolID string) []byte {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.health[poolID]
-}
-
-// idle waits until all replicas of a pool are ready and none has a task.
-func (d *daemon) idle(ctx context.Context, poolID string) ([]replica, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	ticker := time.NewTicker(2 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		replicas, err := d.replicas(ctx, poolID)
-		if err != nil {
-			return nil, err
-		}
-		waiting := ""
-		for _, r := range replicas {
-			switch {
-			case r.State == "failed":
-				return nil, fmt.Errorf("replica %s has failed: %s\n%s", r.ID, r.LastError, d.tail())
-			case r.State != "ready" || r.Active > 0:
-				waiting = fmt.Sprintf("replica %s is %s, with %d active tasks: %s", r.ID, r.State, r.Active, r.LastError)
-			}
-		}
-		if waiting == "" && len(replicas) > 0 {
-			return replicas, nil
-		}
-		select {
-		case <-ticker.C:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("waited %s in vain for pool %s to be ready and idle: %s\n%s", patience, poolID, waiting, d.tail())
-		}
-	}
+	return &life{Daemon: d, name: name}, nil
 }

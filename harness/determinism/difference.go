@@ -134,8 +134,8 @@ func (d *difference) write(dir string) error {
 		files[name+".request.json"] = r.body
 		files[name+".stream.sse"] = []byte(stream.String())
 		files[name+".receipt.json"] = receipt
-		files[name+".health.json"] = r.on.lastHealth(r.pool)
-		files[name+".daemon.log"] = []byte(r.on.tail())
+		files[name+".health.json"] = r.on.LastHealth(r.pool)
+		files[name+".daemon.log"] = []byte(r.on.Output())
 	}
 	for name, data := range files {
 		err = errors.Join(err, os.WriteFile(filepath.Join(bundle, name), data, 0o600))

@@ -51,7 +51,7 @@ func llamaServer(path string) engine {
 	return engine{
 		name: "llama-server", provisioning: binary(path), versions: serverVersion, slots: true,
 		other: func(l *lab) (engine, map[string]string, error) {
-			other := filepath.Join(l.dir, "llama-server-other")
+			other := filepath.Join(l.Dir, "llama-server-other")
 			return llamaServerAt(other), nil, appended(path, other)
 		},
 	}
@@ -63,17 +63,17 @@ func binary(path string) string { return fmt.Sprintf("{mode: binary, path: %q}",
 
 // otherLibs are the built-in engine's libraries with one that differs in a byte behind its end, where nothing reads it.
 func otherLibs(l *lab) (engine, map[string]string, error) {
-	dir := filepath.Join(l.dir, "libs-other")
+	dir := filepath.Join(l.Dir, "libs-other")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return engine{}, nil, fmt.Errorf("make a folder of other libraries: %w", err)
 	}
-	entries, err := os.ReadDir(l.libs)
+	entries, err := os.ReadDir(l.Libs)
 	if err != nil {
 		return engine{}, nil, fmt.Errorf("list the engine's libraries: %w", err)
 	}
 	const changed = "libggml-base.so"
 	for _, e := range entries {
-		from, to := filepath.Join(l.libs, e.Name()), filepath.Join(dir, e.Name())
+		from, to := filepath.Join(l.Libs, e.Name()), filepath.Join(dir, e.Name())
 		if e.Name() == changed {
 			err = appended(from, to)
 		} else if from, err = filepath.EvalSymlinks(from); err == nil {

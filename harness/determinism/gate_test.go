@@ -78,8 +78,8 @@ func TestABrokenPromiseIsFoundAndLeavesABundle(t *testing.T) {
 	require.Len(t, kept, 3, "no more bundles than one can look at")
 
 	// It even says that it is a llama-server, and the model's file is the right one.
-	require.ErrorContains(t, genuine(p.first, serverVersion, shared.model), "0 of 5 answers hold the minute")
-	require.ErrorContains(t, genuine(p.first, builtinVersion, shared.model), "no version of a real engine")
+	require.ErrorContains(t, genuine(p.first, serverVersion, shared.Model), "0 of 5 answers hold the minute")
+	require.ErrorContains(t, genuine(p.first, builtinVersion, shared.Model), "no version of a real engine")
 	require.ErrorContains(t, genuine(p.first, serverVersion, program), "names the model")
 }
 

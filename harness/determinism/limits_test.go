@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/daemon"
 )
 
 // Another seed, another sampler profile and other parameters are other requests: each has another digest, on the same
@@ -65,7 +66,7 @@ func TestAnotherFactGivesAnotherFingerprint(t *testing.T) {
 	for _, e := range engines(t) {
 		t.Run(e.name, func(t *testing.T) {
 			model := filepath.Join(t.TempDir(), "haiku.gguf")
-			require.NoError(t, rewritten(shared.model, model, func(data []byte) []byte {
+			require.NoError(t, rewritten(shared.Model, model, func(data []byte) []byte {
 				// It says that it was trained with a context of 512, which nothing computes with; but now there can be one. In
 				// GGUF a key is followed by its type, 4 for a number of 32 bits.
 				from := []byte("llama.context_length\x04\x00\x00\x00\x00\x01\x00\x00")
@@ -159,17 +160,17 @@ func TestBestEffortSaysSoInTheReceipt(t *testing.T) {
 }
 
 // ready waits for pools and returns the replicas of the last.
-func ready(t *testing.T, d *daemon, pools ...string) (replicas []replica) {
+func ready(t *testing.T, d *life, pools ...string) (replicas []daemon.Replica) {
 	t.Helper()
 	for _, id := range pools {
 		var err error
-		replicas, err = d.idle(t.Context(), id)
+		replicas, err = d.Idle(t.Context(), id)
 		require.NoError(t, err)
 	}
 	return replicas
 }
 
-func ask(t *testing.T, d *daemon, c testCase, poolID string) *run {
+func ask(t *testing.T, d *life, c testCase, poolID string) *run {
 	t.Helper()
 	r, err := d.ask(t.Context(), c, poolID)
 	require.NoError(t, err)

@@ -31,7 +31,7 @@ func newProof(dir string) *proof {
 }
 
 // pass has both replicas of the pool answer every case, and compares with all runs before.
-func (p *proof) pass(ctx context.Context, d *daemon, poolID string, cases []testCase) error {
+func (p *proof) pass(ctx context.Context, d *life, poolID string, cases []testCase) error {
 	for _, c := range cases {
 		runs, err := d.onBoth(ctx, c, poolID)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // run is one task that a daemon has answered.
@@ -15,15 +16,15 @@ type run struct {
 	pool string
 	task string
 	body []byte
-	on   *daemon
+	on   *life
 	*client.Log
 }
 
 func (r *run) receipt() client.Receipt { return r.End.Receipt }
 
 // answer has a pool answer a case.
-func (d *daemon) answer(ctx context.Context, c testCase, poolID, taskID string) (*run, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (d *life) answer(ctx context.Context, c testCase, poolID, taskID string) (*run, error) {
+	ctx, cancel := context.WithTimeout(ctx, watch.Patience)
 	defer cancel()
 	body, err := c.body(taskID, poolID)
 	if err != nil {
@@ -37,16 +38,16 @@ func (d *daemon) answer(ctx context.Context, c testCase, poolID, taskID string) 
 		return nil, fmt.Errorf("task %s: %w", taskID, err)
 	}
 	if f := stream.Fail; f != nil {
-		return nil, fmt.Errorf("task %s failed: %s: %s\n%s", taskID, f.Code, f.Message, d.tail())
+		return nil, fmt.Errorf("task %s failed: %s: %s\n%s", taskID, f.Code, f.Message, d.Tail(logLines))
 	}
 	return &run{test: c, pool: poolID, task: taskID, body: body, on: d, Log: stream.Log}, nil
 }
 
-func (d *daemon) submit(ctx context.Context, taskID string, body []byte) (*client.Stream, error) {
-	if _, err := d.client.Submit(ctx, body); err != nil {
+func (d *life) submit(ctx context.Context, taskID string, body []byte) (*client.Stream, error) {
+	if _, err := d.Client.Submit(ctx, body); err != nil {
 		return nil, fmt.Errorf("submit task %s: %w", taskID, err)
 	}
-	stream, err := d.client.Open(ctx, taskID)
+	stream, err := d.Client.Open(ctx, taskID)
 	if err != nil {
 		return nil, fmt.Errorf("stream task %s: %w", taskID, err)
 	}
@@ -54,7 +55,7 @@ func (d *daemon) submit(ctx context.Context, taskID string, body []byte) (*clien
 }
 
 // ask is answer with a task id of its own making, for comparisons that need no event ids.
-func (d *daemon) ask(ctx context.Context, c testCase, poolID string) (*run, error) {
+func (d *life) ask(ctx context.Context, c testCase, poolID string) (*run, error) {
 	d.runs++
 	return d.answer(ctx, c, poolID, fmt.Sprintf("%s-%s-%d", poolID, c.Name, d.runs))
 }
@@ -68,11 +69,11 @@ const steerTries = 400
 //
 // Of idle replicas the first one gets a task (ORCH-3012); the second gets it while another task runs on the first. That one
 // is best-effort, so it may leave what it likes in the first one's cache, and a strict task behind it must not notice.
-func (d *daemon) onBoth(ctx context.Context, c testCase, poolID string) ([]*run, error) {
+func (d *life) onBoth(ctx context.Context, c testCase, poolID string) ([]*run, error) {
 	var all []*run
 	for _, index := range []int{1, 0} {
 		for try := 0; ; try++ {
-			replicas, err := d.idle(ctx, poolID)
+			replicas, err := d.Idle(ctx, poolID)
 			if err != nil {
 				return all, err
 			}
@@ -96,11 +97,11 @@ func (d *daemon) onBoth(ctx context.Context, c testCase, poolID string) ([]*run,
 	return all, nil
 }
 
-func (d *daemon) steered(ctx context.Context, c testCase, poolID, taskID string, hold bool) (*run, error) {
+func (d *life) steered(ctx context.Context, c testCase, poolID, taskID string, hold bool) (*run, error) {
 	if !hold {
 		return d.answer(ctx, c, poolID, taskID)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, watch.Patience)
 	defer cancel()
 	body, err := c.with(map[string]any{ // near-random tokens hardly ever end by themselves
 		"determinism": "best_effort", "seed": 7, "max_tokens": 24,

@@ -84,13 +84,14 @@ func sameBytes(t *testing.T, e engine) *proof {
 		for _, c := range life.cases {
 			require.Len(t, p.replicas[life.name+" "+c.Name], 2, "case %s was to run on both replicas %s", c.Name, life.name)
 		}
-		require.NoError(t, d.stop(life.end))
+		_, err := d.Stop(life.end)
+		require.NoError(t, err)
 	}
 	if report := p.report(); report != "" {
 		say(t, "%s", report)
 		t.Fatal("the promise of the receipts does not hold")
 	}
-	require.NoError(t, genuine(p.first, e.versions, shared.model))
+	require.NoError(t, genuine(p.first, e.versions, shared.Model))
 	for _, r := range p.first {
 		require.Equal(t, "strict", r.receipt().Determinism)
 		require.Regexp(t, `^fp-[0-9a-f]{16}$`, r.receipt().Fingerprint)

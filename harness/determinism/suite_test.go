@@ -3,6 +3,7 @@
 package determinism
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -28,7 +29,7 @@ func TestMain(m *testing.M) {
 			defer func() { _ = os.RemoveAll(dir) }()
 			var root string
 			if root, err = filepath.Abs("../.."); err == nil {
-				shared, err = newLab(dir, root)
+				shared, err = newLab(context.Background(), dir, root)
 			}
 		}
 		if err != nil {
@@ -36,7 +37,7 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		code := m.Run()
-		shared.close()
+		shared.Close()
 		if err := goleak.Find(); err != nil && code == 0 {
 			fmt.Fprintln(os.Stderr, "determinism:", err)
 			return 1
@@ -62,11 +63,11 @@ func say(t *testing.T, format string, args ...any) {
 }
 
 // serve starts a daemon that ends with the test.
-func serve(t *testing.T, name, config string, env map[string]string) *daemon {
+func serve(t *testing.T, name, config string, env map[string]string) *life {
 	t.Helper()
-	d, err := shared.serve(name, config, env)
+	d, err := shared.serve(t.Context(), name, config, env)
 	require.NoError(t, err)
-	t.Cleanup(d.kill)
+	t.Cleanup(d.Kill)
 	return d
 }
 

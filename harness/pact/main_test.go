@@ -6,15 +6,17 @@ package pact
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	pactlog "github.com/pact-foundation/pact-go/v2/log"
+
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 // programsEnv names the folder of the built programs; a test that runs this binary again passes it on.
@@ -48,9 +50,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", dir+"/", "../../cmd/orchestratord", "../../cmd/llama-orch")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
+	if err := process.Build(context.Background(), "../..", dir+"/", "./cmd/orchestratord", "./cmd/llama-orch"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	if err := os.Setenv(programsEnv, dir); err != nil {

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/pact-foundation/pact-go/v2/matchers"
 	"github.com/pact-foundation/pact-go/v2/models"
@@ -257,7 +258,7 @@ var transcript = []string{"rain", " ", "at seven"}
 // ends after its first token.
 func example(taskID string, canceled bool) (whole, afterFirst, firstID string) {
 	started := task.Started{TaskID: taskID, Seed: seed, Determinism: task.Strict}
-	firstID = stream.New(started).LastEventID()
+	firstID = stream.New(started, time.Now).LastEventID()
 	var said task.Transcript
 	for _, text := range transcript {
 		said.Text += text

@@ -87,7 +87,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 			Metrics: scheduler.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
 		})
 		models.Serve(r.s)
-		r.s.Start()
+		require.NoError(t, r.s.Start(t.Context()))
 		require.NoError(t, models.Start(t.Context()))
 		r.all.Add(len(load))
 		for i := range r.tasks {
@@ -102,7 +102,7 @@ func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 		}
 		r.all.Wait()
 		require.NoError(t, models.Stop(t.Context()))
-		r.s.Stop(t.Context())
+		require.NoError(t, r.s.Stop(t.Context()))
 	})
 	return r.tasks
 }
@@ -299,7 +299,7 @@ func (x *realReplica) ApplyTemplate(context.Context, []task.Message) (string, er
 
 func (x *realReplica) Busy(context.Context) (int, error) { return 0, nil }
 
-func (x *realReplica) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (x *realReplica) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, errors.New("no such workload here")
 }
 

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +18,7 @@ import (
 	gguf "github.com/gpustack/gguf-parser-go"
 
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
+	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -31,12 +31,7 @@ const holdEvery = 20 * time.Millisecond
 
 // Build compiles the program.
 func Build(ctx context.Context, root, exe string) error {
-	build := exec.CommandContext(ctx, "go", "build", "-o", exe, "./harness/standin/cmd/standin")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build the stand-in for llama-server: %w\n%s", err, out)
-	}
-	return nil
+	return process.Build(ctx, root, exe, "./harness/standin/cmd/standin")
 }
 
 // Args are the arguments a pool gives the stand-in beside llama-server's: the state of the stand-in for NVML, the model that

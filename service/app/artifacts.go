@@ -9,18 +9,16 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 )
 
 // openArtifacts opens the store of artifacts.
-func (a *App) openArtifacts(r prometheus.Registerer) (err error) {
+func (a *App) openArtifacts() (err error) {
 	c := a.o.Config.Artifacts
 	a.artifacts, err = artifact.Open(artifact.Options{
 		Dir: filepath.Join(a.o.Config.DataDir, "artifacts"), MaxBytes: int64(c.MaxBytes), RetainAge: c.RetainAge, RetainBytes: int64(c.RetainBytes),
-		Log: a.o.Log, Registerer: r, Now: time.Now,
+		Log: a.o.Log, Registerer: a.registry, Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("open the artifacts: %w", err)

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
@@ -16,15 +14,17 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 )
 
-// openCatalog opens the catalog with what fetches for it.
-func (a *App) openCatalog(r prometheus.Registerer, s *control.Setup) error {
+// openCatalog opens the catalog, with what fetches for it and the policy that decides on each fetch.
+func (a *App) openCatalog() (err error) {
 	c := a.o.Config
+	if a.policy, err = policy.New(policy.Options{Rules: control.PolicyRules(c), Log: a.o.Log, Registerer: a.registry}); err != nil {
+		return err
+	}
 	endpoints := fetch.Endpoints{HF: c.Catalog.Endpoints.HF, S3: c.Catalog.Endpoints.S3, OCI: map[string]string{}}
 	for _, o := range c.Catalog.Endpoints.OCI {
 		endpoints.OCI[o.Name] = o.URL
 	}
 	client := a.policy.Client(policy.Download)
-	var err error
 	a.fetches, err = fetch.New(fetch.Settings{Client: client, Endpoints: endpoints, Getenv: a.o.Env, Log: a.o.Log})
 	if err != nil {
 		return fmt.Errorf("prepare to fetch models: %w", err)
@@ -34,11 +34,11 @@ func (a *App) openCatalog(r prometheus.Registerer, s *control.Setup) error {
 		client.CloseIdleConnections()
 		return nil
 	})
-	a.shelf, err = control.OpenShelf(s, catalog.Options{
+	a.shelf, err = control.OpenShelf(a.setup, catalog.Options{
 		Dir: c.DataDir, Fetcher: control.Fetcher{Fetcher: a.fetches},
 		Trust:   catalog.Trust{Strict: c.Catalog.Trust.Mode == config.TrustStrict, Sources: c.Catalog.Trust.Sources, Keys: c.Catalog.Trust.Keys},
 		Fetches: c.Catalog.Fetches, Hashes: c.Catalog.Hashes,
-		Log: a.o.Log, Registerer: r, Now: time.Now,
+		Log: a.o.Log, Registerer: a.registry, Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("open the catalog: %w", err)

@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// cleanup is a stack of named things to undo, the last first. Each is pushed the moment there is something to undo.
+// cleanup is a stack of what is to be undone, the last first. A step is pushed the moment there is something to undo.
 type cleanup struct{ steps []step }
 
 type step struct {
@@ -22,7 +22,7 @@ func (c *cleanup) push(name string, undo func(context.Context) error) {
 	c.steps = append(c.steps, step{name, undo})
 }
 
-// run undoes everything, whatever fails on the way.
+// run undoes everything, even where some of it fails.
 func (c *cleanup) run(ctx context.Context, log *zap.Logger) error {
 	var failures []error
 	for len(c.steps) > 0 {

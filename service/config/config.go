@@ -179,10 +179,8 @@ type SamplerProfile struct {
 // DefaultProfile is the name of the sampler profile that always exists.
 const DefaultProfile = "default"
 
-// The engines, provisioning modes and full-queue policies a pool may name.
+// The provisioning modes and full-queue policies a pool may name.
 const (
-	EngineLlamaCpp = "llamacpp"
-
 	ModeBuiltin  = "builtin"
 	ModeExternal = "external"
 	ModeBinary   = "binary"
@@ -206,7 +204,7 @@ const (
 // Pool is one pool.
 type Pool struct {
 	ID             string        `yaml:"id" jsonschema:"required,pattern=^[a-z0-9][a-z0-9._-]{0\\,62}$" jsonschema_description:"Name of the pool, in paths, logs and metrics: lower-case letters, digits, dots, dashes, underscores."`
-	Engine         string        `yaml:"engine" jsonschema:"default=llamacpp,enum=llamacpp" jsonschema_description:"The engine kind."`
+	Engine         string        `yaml:"engine" jsonschema_description:"The engine kind."`
 	Workload       task.Workload `yaml:"workload" jsonschema:"default=completion,enum=completion,enum=embedding,enum=rerank" jsonschema_description:"What the pool's model is for."`
 	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
 	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split. A GPU pool never falls back to the CPU. An external engine chose its device itself."`

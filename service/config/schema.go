@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/invopop/jsonschema"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 const (
@@ -55,6 +57,12 @@ var schema = sync.OnceValue(func() *jsonschema.Schema {
 	s.Title = "llama-orch configuration"
 	profiles, _ := s.Properties.Get("sampler_profiles")
 	profiles.PropertyNames = &jsonschema.Schema{Pattern: profilePattern}
+	pools, _ := s.Properties.Get("pools")
+	engine, _ := pools.Items.Properties.Get("engine")
+	for _, kind := range task.EngineKinds() {
+		engine.Enum = append(engine.Enum, kind)
+	}
+	engine.Default = task.LlamaCpp
 	return s
 })
 

@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Check is config.Check, and looks at what packages that the configuration does not know read of it.
+// Check checks a configuration whole: also what package config cannot check, because other packages read it.
 func Check(c config.Config) error {
 	if err := c.Check(); err != nil {
 		return err
@@ -30,7 +30,7 @@ func Check(c config.Config) error {
 	return nil
 }
 
-// PolicyRules are the policy of a configuration.
+// PolicyRules returns the policy's rules from a configuration.
 func PolicyRules(c config.Config) policy.Rules {
 	return policy.Rules{
 		Off: c.Policy.Outbound == config.OutboundOff, DryRun: c.Policy.Outbound == config.OutboundDryRun,
@@ -38,7 +38,7 @@ func PolicyRules(c config.Config) policy.Rules {
 	}
 }
 
-// canonical is the one spelling of a ref that somebody adds.
+// canonical returns what gives a ref that somebody adds its one spelling, or refuses it.
 func canonical(s *Setup) func(string) (string, error) {
 	return func(ref string) (string, error) {
 		m, err := s.config().ModelAt(ref)
@@ -56,10 +56,10 @@ func canonical(s *Setup) func(string) (string, error) {
 	}
 }
 
-// Fetcher is catalog.Fetcher over fetch.Fetcher.
+// Fetcher lets the catalog use fetch.Fetcher.
 type Fetcher struct{ *fetch.Fetcher }
 
-// Fetch is catalog.Fetcher's.
+// Fetch implements catalog.Fetcher.
 func (f Fetcher) Fetch(ctx context.Context, ref, into, digest string, progress func(done, total int64)) (string, int64, string, error) {
 	r, err := fetch.ParseRef(ref)
 	if err != nil {
@@ -69,7 +69,7 @@ func (f Fetcher) Fetch(ctx context.Context, ref, into, digest string, progress f
 	return file.Path, file.Size, file.Digest, err
 }
 
-// Shelf is the catalog as the other packages ask for it.
+// Shelf is the catalog as the pools and the API ask for it.
 type Shelf struct {
 	*catalog.Catalog
 	setup *Setup
@@ -85,16 +85,16 @@ func OpenShelf(s *Setup, o catalog.Options) (_ *Shelf, err error) {
 	return shelf, nil
 }
 
-// inUse reports whether a pool has the model, or is to get it.
+// inUse reports whether a pool has the model, or will load it.
 func (s *Shelf) inUse(id string) bool {
 	m, err := s.Get(id)
 	return err == nil && slices.ContainsFunc(s.setup.served(), func(p config.Pool) bool { return p.Model.Canonical == m.Ref })
 }
 
-// lookEvery is how often a replica that waits for a fetch hears how far it is.
+// lookEvery is how often a replica that waits for a fetch is told how far that is.
 const lookEvery = 250 * time.Millisecond
 
-// Use is pool.Models's: the catalog has what was added to it, and what is fetched is added.
+// Use implements pool.Models. A local file may be used without being in the catalog; whatever is fetched is added to it.
 func (s *Shelf) Use(ctx context.Context, ref, digest string, progress func(done, total int64)) (pool.Held, bool, error) {
 	m, known := s.Find(ref)
 	if !known && strings.HasPrefix(ref, "file:") {
@@ -123,7 +123,7 @@ func (s *Shelf) Use(ctx context.Context, ref, digest string, progress func(done,
 	return pool.Held{Path: m.Path, Digest: m.Digest, Size: m.Size, Release: release}, true, nil
 }
 
-// await returns once the model is no longer fetched.
+// await returns once the model is no longer being fetched.
 func (s *Shelf) await(ctx context.Context, id string, progress func(done, total int64)) (catalog.Model, error) {
 	for {
 		bounded, stop := context.WithTimeout(ctx, lookEvery)
@@ -141,16 +141,16 @@ func (s *Shelf) await(ctx context.Context, id string, progress func(done, total 
 	}
 }
 
-// Path is pool.Models's.
+// Path implements pool.Models.
 func (s *Shelf) Path(ref string) string {
 	m, _ := s.Find(ref)
 	return m.Path
 }
 
-// Retired is pool.Models's.
+// Retired implements pool.Models.
 func (s *Shelf) Retired(ref string) bool { return s.Deprecated(ref) }
 
-// facts are what is known of a pool's model without an engine: of one in the catalog.
+// facts returns what the catalog knows of a pool's model. It knows that without an engine.
 func (s *Shelf) facts(p config.Pool) (f catalog.Metadata, bits float64, retired bool) {
 	m, known := s.Find(p.Model.Canonical)
 	if known && m.Metadata != nil {
@@ -162,13 +162,13 @@ func (s *Shelf) facts(p config.Pool) (f catalog.Metadata, bits float64, retired 
 	return f, bits, known && m.State == catalog.Retired
 }
 
-// AddModel is api.Catalog's.
+// AddModel implements api.Catalog.
 func (s *Shelf) AddModel(ctx context.Context, a api.ModelAddition) (api.CatalogModel, error) {
 	m, err := s.Create(ctx, catalog.Request(a))
 	return toModel(m), err
 }
 
-// Models is api.Catalog's.
+// Models implements api.Catalog.
 func (s *Shelf) Models(state string) []api.CatalogModel {
 	list := s.List(catalog.State(state))
 	out := make([]api.CatalogModel, len(list))
@@ -178,16 +178,16 @@ func (s *Shelf) Models(state string) []api.CatalogModel {
 	return out
 }
 
-// Model is api.Catalog's.
+// Model implements api.Catalog.
 func (s *Shelf) Model(id string) (api.CatalogModel, error) {
 	m, err := s.Get(id)
 	return toModel(m), err
 }
 
-// DeleteModel is api.Catalog's.
+// DeleteModel implements api.Catalog.
 func (s *Shelf) DeleteModel(ctx context.Context, id string) error { return s.Delete(ctx, id) }
 
-// VerifyModel is api.Catalog's.
+// VerifyModel implements api.Catalog.
 func (s *Shelf) VerifyModel(ctx context.Context, id string) (api.VerificationView, error) {
 	v, err := s.Verify(ctx, id)
 	return api.VerificationView{
@@ -195,13 +195,13 @@ func (s *Shelf) VerifyModel(ctx context.Context, id string) (api.VerificationVie
 	}, err
 }
 
-// SetModelState is api.Catalog's.
+// SetModelState implements api.Catalog.
 func (s *Shelf) SetModelState(_ context.Context, id, state string, deadline time.Duration) (api.CatalogModel, error) {
 	m, err := s.SetState(id, catalog.State(state), deadline)
 	return toModel(m), err
 }
 
-// Engines is api.Catalog's.
+// Engines implements api.Catalog.
 func (s *Shelf) Engines() []api.EngineView {
 	list := s.Catalog.Engines()
 	out := make([]api.EngineView, len(list))

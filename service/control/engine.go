@@ -10,6 +10,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
@@ -17,6 +19,19 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
+
+// EngineKinds are the kinds of engines that a pool can have, by their adapters.
+func EngineKinds() []engine.Kind { return []engine.Kind{llamacpp.Kind()} }
+
+// EngineFeatures says what the engines of each kind can do, as capabilities show it: llamacpp_embedding.
+func EngineFeatures() (features []string) {
+	for _, kind := range EngineKinds() {
+		for _, face := range kind.Faces().Names() {
+			features = append(features, kind.Name+"_"+face)
+		}
+	}
+	return features
+}
 
 // wantOf is the engine that a pool's configuration asks for.
 func wantOf(c config.Config, p config.Pool) provision.Want {
@@ -46,7 +61,7 @@ func EnginePlans(c config.Config) ([]provision.Plan, error) {
 }
 
 // engineSpec fills in where a pool's workers come from.
-func engineSpec(s *pool.Spec, c config.Config, p config.Pool) {
+func engineSpec(s *pool.Spec, c config.Config, p config.Pool, by *Engines) {
 	v := p.Provisioning
 	s.Mode, s.BinaryPath = pool.Mode(v.Mode), v.Path
 	switch {
@@ -55,13 +70,13 @@ func engineSpec(s *pool.Spec, c config.Config, p config.Pool) {
 			s.LibsDir = dir
 		}
 	case v.Mode == config.ModeContainer:
-		s.Recipe = wantOf(c, p)
+		s.Recipe = recipe{wantOf(c, p), by}
 		if plan, err := provision.MakePlan(wantOf(c, p), provision.User()); err == nil && plan.Launch != nil {
 			l := plan.Launch
 			s.Container = &process.Container{Argv: l.Argv, GPUs: l.GPUs, Model: l.Model, Port: l.Port, Remove: l.Remove}
 		}
 	case v.Mode == config.ModePackage || v.Mode == config.ModeSource || v.URL != "":
-		s.Mode, s.BinaryPath, s.Recipe = pool.Binary, "", wantOf(c, p)
+		s.Mode, s.BinaryPath, s.Recipe = pool.Binary, "", recipe{wantOf(c, p), by}
 	}
 }
 
@@ -72,7 +87,7 @@ type Engines struct {
 }
 
 // NewEngines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
-func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shelf, log *zap.Logger) Engines {
+func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shelf, log *zap.Logger) *Engines {
 	if o.Fetch == nil {
 		o.Fetch = Fetcher{f}
 	}
@@ -82,7 +97,7 @@ func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shel
 	if o.Record == nil {
 		o.Record = recorder{s}
 	}
-	return Engines{o, log}
+	return &Engines{o, log}
 }
 
 // decider is provision.Decider over the policy.
@@ -107,12 +122,15 @@ func (r recorder) Prepared(e provision.Prepared) error {
 	})
 }
 
-// Prepare is pool.Options.Prepare.
-func (e Engines) Prepare(ctx context.Context, recipe any) (pool.Prepared, error) {
-	want, ok := recipe.(provision.Want)
-	if !ok {
-		return pool.Prepared{}, fmt.Errorf("a recipe of type %T is none of an engine", recipe)
-	}
+// recipe is pool.Recipe: the engine that a pool wants, and who makes it.
+type recipe struct {
+	want provision.Want
+	by   *Engines
+}
+
+// Prepare is pool.Recipe's.
+func (r recipe) Prepare(ctx context.Context) (pool.Prepared, error) {
+	e, want := r.by, r.want
 	m, err := provision.ThisMachine(e.options)
 	if err != nil {
 		return pool.Prepared{}, err
@@ -134,7 +152,7 @@ func (e Engines) Prepare(ctx context.Context, recipe any) (pool.Prepared, error)
 
 // found records the engines that need no preparing (OC-CAT-56): packaged libraries that are in the cache, and programs. A folder of
 // libraries that somebody named is not ours to vouch for.
-func (e Engines) found(ctx context.Context, c config.Config) {
+func (e *Engines) found(ctx context.Context, c config.Config) {
 	m, err := provision.ThisMachine(e.options)
 	if err != nil || e.options.Record == nil {
 		return

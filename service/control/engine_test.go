@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
@@ -64,14 +65,14 @@ func TestAnEngineIsDownloadedAsModelsAre(t *testing.T) {
 		Pool: "p", Mode: provision.Binary, URL: server.URL + "/llama.zip", Digest: "sha256:" + hex.EncodeToString(sum[:]), Path: "bin/llama-server",
 	}
 	kept := &records{}
-	e := Engines{provision.Options{CacheDir: t.TempDir(), Fetch: Fetcher{f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
-	made, err := e.Prepare(t.Context(), want)
+	e := &Engines{provision.Options{CacheDir: t.TempDir(), Fetch: Fetcher{f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
+	made, err := recipe{want, e}.Prepare(t.Context())
 	require.NoError(t, err)
 	require.FileExists(t, made.Path)
 	require.Equal(t, "9 (abc)", kept.list[0].Version)
 
 	want.Digest = "sha256:" + strings.Repeat("0", 64)
-	_, err = e.Prepare(t.Context(), want)
+	_, err = recipe{want, e}.Prepare(t.Context())
 	require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
 	require.Len(t, kept.list, 1)
 }
@@ -106,20 +107,34 @@ pools:
 - {id: g, model: {ref: file:m.gguf}, provisioning: {mode: source, ref: v1}}
 `), func(name string) string { return map[string]string{"HOME": "/home/someone"}[name] })
 	require.NoError(t, err)
-	var modes []pool.Mode
+	by, modes := &Engines{}, []pool.Mode{}
 	for _, p := range c.Pools {
-		s := poolSpec(c, p, "/libs")
+		s := poolSpec(c, p, "/libs", by)
 		modes = append(modes, s.Mode)
 		require.Equal(t, p.ID >= "d", s.Recipe != nil, p.ID)
 		require.Equal(t, p.ID == "f", s.Container != nil, p.ID)
-		require.Equal(t, s, poolSpec(c, p, "/libs"), "one that did not change is not replaced")
+		require.Equal(t, s, poolSpec(c, p, "/libs", by), "one that did not change is not replaced")
 	}
 	require.Equal(t, []pool.Mode{pool.Builtin, pool.External, pool.Binary, pool.Binary, pool.Binary, pool.Container, pool.Binary}, modes)
-	require.Equal(t, "/opt/server", poolSpec(c, c.Pools[2], "").BinaryPath)
-	want, ok := poolSpec(c, c.Pools[4], "").Recipe.(provision.Want)
-	require.True(t, ok)
-	require.True(t, want.AllowPackages)
-	require.Contains(t, poolSpec(c, c.Pools[5], "").Container.GPUs, "nvidia.com/gpu={card}")
-	_, err = Engines{log: zap.NewNop()}.Prepare(t.Context(), "no want")
-	require.ErrorContains(t, err, "none of an engine")
+	require.Equal(t, "/opt/server", poolSpec(c, c.Pools[2], "", by).BinaryPath)
+	require.True(t, poolSpec(c, c.Pools[4], "", by).Recipe.(recipe).want.AllowPackages)
+	require.Contains(t, poolSpec(c, c.Pools[5], "", by).Container.GPUs, "nvidia.com/gpu={card}")
+}
+
+// There is one list of the kinds of engines: what a pool may name, by the configuration's schema too, has an adapter, and the API's
+// contract has a name for it.
+//
+// ORCH-3054, OC-CONFIG-6010
+func TestThereIsOneListOfEngineKinds(t *testing.T) {
+	var names []string
+	for _, kind := range EngineKinds() {
+		names = append(names, kind.Name)
+	}
+	require.Equal(t, task.EngineKinds(), names)
+	for _, name := range names {
+		require.Contains(t, gen.EngineName("").AllValues(), gen.EngineName(name))
+	}
+	require.Equal(t, []string{
+		"llamacpp_token_count", "llamacpp_chat_template", "llamacpp_chat", "llamacpp_embedding", "llamacpp_rerank", "llamacpp_busy_slots", "llamacpp_kv_erase",
+	}, EngineFeatures())
 }

@@ -15,8 +15,6 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
-	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -34,16 +32,16 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	t.Cleanup(server.Close)
 	var s *scheduler.Scheduler
 	pools, err := pool.New(pool.Options{
-		Specs:     []pool.Spec{{ID: "default", Engine: "llamacpp", ModelID: "m", Mode: pool.External, URLs: []string{server.URL}}},
-		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
-		RunDir:    filepath.Join(t.TempDir(), "run"), Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
+		Specs:  []pool.Spec{{ID: "default", Engine: "llamacpp", ModelID: "m", Mode: pool.External, URLs: []string{server.URL}}},
+		Kinds:  EngineKinds(),
+		RunDir: filepath.Join(t.TempDir(), "run"), Log: zap.NewNop(), Registerer: prometheus.NewRegistry(),
 		OnChange: func(id string) { s.Wake(id) },
 	})
 	require.NoError(t, err)
 	book, err := sqlite.Open(sqlite.Options{Path: filepath.Join(t.TempDir(), sqlite.FileName)})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
-	f := NewFleet(NewSetup(config.Config{Pools: []config.Pool{{ID: "default", Engine: "llamacpp"}}}), pools, NewMemory(zap.NewNop()), nil)
+	f := NewFleet(NewSetup(config.Config{Pools: []config.Pool{{ID: "default", Engine: "llamacpp"}}}), pools, NewMemory(zap.NewNop()), nil, time.Now)
 	registry := prometheus.NewRegistry()
 	s = scheduler.New(scheduler.Options{
 		Pools:    []scheduler.Pool{{ID: "default", Engine: "llamacpp", Capacity: 4, Policy: queue.Reject, Wall: time.Hour, Idle: time.Hour}},
@@ -52,8 +50,8 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	})
 	require.NoError(t, pools.Start())
 	t.Cleanup(func() { require.NoError(t, pools.Stop(context.Background())) })
-	s.Start()
-	t.Cleanup(func() { s.Stop(t.Context()) }) // its context has ended, so nothing is waited for
+	require.NoError(t, s.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, s.Stop(t.Context())) }) // its context has ended, so nothing is waited for
 	v := views{f, s, nil}
 	soon := func(what func() bool) { require.Eventually(t, what, time.Minute, time.Millisecond) }
 	soon(func() bool { return v.Ready() == nil })

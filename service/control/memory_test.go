@@ -16,74 +16,20 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
-// ORCH-3011, ORCH-3052
-func TestMasksAndShares(t *testing.T) {
-	cards, err := indices("auto")
-	require.NoError(t, err)
-	require.Empty(t, cards)
-	cards, err = indices("0,1")
-	require.NoError(t, err)
-	require.Equal(t, []int{0, 1}, cards)
-	for _, bad := range []string{"x", "", "0,"} {
-		_, err := indices(bad)
-		require.ErrorContains(t, err, "no list of GPU indices", bad)
-	}
-	require.Equal(t, []vram.Share{{Card: 1, Bytes: 9}}, shares([]int{1}, nil, 9))
-	require.Equal(t, []vram.Share{{Card: 0, Bytes: 6}, {Card: 1, Bytes: 3}}, shares([]int{0, 1}, []float64{2, 1}, 9))
-}
-
-func problem(m *Memory, since time.Time, cards ...int) string {
-	text, _ := m.Problems(cards, since)
-	return text
-}
-
-// ORCH-3053: what is critical is told to the pools at once; what another program did alone is remembered.
-func TestCriticalTroubleIsToldAtOnce(t *testing.T) {
-	m, born := NewMemory(zap.NewNop()), time.Now()
+// ORCH-3053: what is critical is told to the pools at once, what another program did alone is not; and workers that wait for a
+// card are told when it is back.
+func TestTroubleIsToldAtOnce(t *testing.T) {
+	m, back := NewMemory(zap.NewNop()), 0
 	var told []int
-	m.hurt = func(card int) {
-		told = append(told, card)
-		_, critical := m.Problems([]int{card}, born)
-		require.True(t, critical, "it is there when the pools ask")
-	}
-	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 13, Card: 1, Text: "an application's own fault"})
+	m.Watch(func() { back++ }, func(card int) { told = append(told, card) })
+	m.note(gpu.Event{Kind: gpu.XID, XID: 13, Card: 1, Text: "an application's own fault"})
 	require.Empty(t, told)
-	text, critical := m.Problems([]int{1}, born)
-	require.Equal(t, "an application's own fault", text)
-	require.False(t, critical)
-	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
-	m.note(gpu.Event{At: born, Kind: gpu.DriverLost, Card: -1, Critical: true, Text: "gone"})
+	m.note(gpu.Event{Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
+	m.note(gpu.Event{Kind: gpu.DriverLost, Card: -1, Critical: true, Text: "gone"})
 	require.Equal(t, []int{0, -1}, told)
-}
-
-// ORCH-3053: trouble is that of the worker's own cards, and of its own time.
-func TestProblemsOfCards(t *testing.T) {
-	m, born := NewMemory(zap.NewNop()), time.Now()
-	m.note(gpu.Event{At: born.Add(-time.Second), Kind: gpu.XID, Card: 0, Text: "before it was born"})
-	require.Empty(t, problem(m, born, 0))
-	m.note(gpu.Event{At: born.Add(time.Second), Kind: gpu.XID, Card: 1, Text: "fell off the bus"})
-	m.note(gpu.Event{At: born.Add(2 * time.Second), Kind: gpu.CardBack, Card: 1, Text: "is back"})
-	require.Empty(t, problem(m, born, 0))
-	require.Equal(t, "fell off the bus", problem(m, born, 0, 1))
-	m.note(gpu.Event{At: born.Add(3 * time.Second), Kind: gpu.DriverLost, Card: -1, Text: "the driver is gone"})
-	require.Equal(t, "the driver is gone", problem(m, born, 0))
-	for range 2 * troubleKept {
-		m.note(gpu.Event{At: born, Kind: gpu.XID, Card: 5, Text: "more"})
-	}
-	require.Len(t, m.trouble, troubleKept)
-}
-
-// ORCH-3053: the number that the driver gave says more than that the card is gone; and workers that wait for it are told when
-// it is back.
-func TestTheDriversNumberComesFirst(t *testing.T) {
-	m, born, back := NewMemory(zap.NewNop()), time.Now(), 0
-	m.back = func() { back++ }
-	m.note(gpu.Event{At: born, Kind: gpu.XID, XID: 79, Card: 0, Critical: true, Text: "XID 79"})
-	m.note(gpu.Event{At: born, Kind: gpu.CardLost, Card: 0, Critical: true, Text: "does not answer"})
-	require.Equal(t, "XID 79", problem(m, born, 0))
 	require.Zero(t, back)
-	m.note(gpu.Event{At: born, Kind: gpu.CardBack, Card: 0})
-	m.note(gpu.Event{At: born, Kind: gpu.DriverBack, Card: -1})
+	m.note(gpu.Event{Kind: gpu.CardBack, Card: 0})
+	m.note(gpu.Event{Kind: gpu.DriverBack, Card: -1})
 	require.Equal(t, 2, back)
 }
 
@@ -114,10 +60,10 @@ func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 		ledger := vram.NewLedger(vram.LedgerOptions{Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now }})
 		bytes := rapid.Int64Range(1, 6).Draw(t, "bytes")
 		want, fits := residency.ChooseCard(free, bytes)
-		got, err := ledger.ReserveAuto("a", bytes)
+		got, err := ledger.Reserve("a", vram.Wish{Device: vram.Auto, Bytes: bytes})
 		require.Equal(t, fits, err == nil, "%v", err)
 		if fits {
-			require.Equal(t, want, got)
+			require.Equal(t, []int{want}, got.Cards)
 		}
 	})
 }

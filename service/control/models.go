@@ -120,8 +120,8 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 		return
 	}
 	want := residency.Want{Bytes: bytes}
-	if cards, err := indices(device); err == nil {
-		for _, s := range shares(cards, split, bytes) {
+	if cards, err := vram.Cards(device); err == nil {
+		for _, s := range vram.Deal(cards, split, bytes) {
 			want.Shares = append(want.Shares, residency.Share(s))
 		}
 	}

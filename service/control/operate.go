@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package control runs the pools of an orchestrator: it drains, reloads and explains them, follows the configuration, and shows
-// each of the other packages the pools as that asks for them.
+// Package control operates the pools. It drains and reloads them, explains placements, follows the configuration and the catalog, and
+// shows the pools to each of the other packages in the way that package asks for them.
 package control
 
 import (
 	"context"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,51 +17,48 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
-	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/front/api"
-	"github.com/llama-orch/llama-orch/service/supply/catalog"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
-	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// tidyEvery is how often pools that are no longer configured are looked at.
+// tidyEvery is how often the operator looks after pools that are no longer configured, and after those of retired models.
 const tidyEvery = time.Second
 
-// Operator changes the pools while they run: drain, reload, and the configuration read again (ORCH-2101).
+// Operator changes the pools while they run: it drains and reloads them, and applies a changed configuration (ORCH-2101).
 type Operator struct {
 	Fleet
 	schedule  *scheduler.Scheduler
 	residency *residency.Manager
 	policy    *policy.Policy
-	sessions  *session.Manager
+	sessions  *Sessions
 	log       *zap.Logger
 	libsDir   string
 	env       func(string) string
-	engines   Engines
+	engines   *Engines
 
 	mu      sync.Mutex             // one change at a time
-	file    config.Config          // the file as it is in force: what only a restart can change is as it was at the start
-	closing map[string]config.Pool // no longer configured, and still with tasks
-	retired map[string]bool        // pools that were drained because their model was retired
-	stop    context.CancelFunc
-	tidying sync.WaitGroup
+	file    config.Config          // what the file says, but what only a restart can change is as it was at the start; with mu
+	closing map[string]config.Pool // the pools that are no longer configured but still have tasks; with mu
+	retired map[string]bool        // the pools that were drained because their model was retired; the goroutine of Start alone
+	life    lifecycle.Life
 }
 
-// OperatorOptions are what an Operator is made from.
+// OperatorOptions are what an Operator is made from. LibsDir holds the libraries of the built-in worker; empty: no pool needs them yet.
 type OperatorOptions struct {
 	Fleet     Fleet
 	Schedule  *scheduler.Scheduler
 	Residency *residency.Manager
 	Policy    *policy.Policy
-	Sessions  *session.Manager
+	Sessions  *Sessions
 	Log       *zap.Logger
 	LibsDir   string
 	Env       func(string) string
-	Engines   Engines
+	Engines   *Engines
 }
 
-// NewOperator makes an operator of the configuration in force.
+// NewOperator makes an operator. The configuration in force is what the file said at the start.
 func NewOperator(o OperatorOptions) *Operator {
 	return &Operator{
 		Fleet: o.Fleet, schedule: o.Schedule, residency: o.Residency, sessions: o.Sessions, log: o.Log, libsDir: o.LibsDir, env: o.Env, engines: o.Engines,
@@ -71,7 +66,33 @@ func NewOperator(o OperatorOptions) *Operator {
 	}
 }
 
-// Drain is api.Control's.
+// Start looks after pools that are no longer configured, until they have no tasks, and after those whose models are retired. It is
+// lifecycle.Service's.
+func (o *Operator) Start(context.Context) error {
+	if !o.life.Begin() {
+		return nil
+	}
+	o.life.Go(func(ctx context.Context) {
+		o.engines.found(ctx, o.config())
+		tick := time.NewTicker(tidyEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				o.tidy()
+				o.retire()
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// Stop ends that. It implements lifecycle.Service.
+func (o *Operator) Stop(ctx context.Context) error { return o.life.End(ctx, context.Canceled) }
+
+// Drain implements api.Control.
 func (o *Operator) Drain(_ context.Context, id string, deadline time.Duration) (api.DrainView, error) {
 	if err := o.manager.Drain(id, deadline); err != nil {
 		return api.DrainView{}, err
@@ -86,33 +107,33 @@ func (o *Operator) Drain(_ context.Context, id string, deadline time.Duration) (
 	return v, nil
 }
 
-// Reload is api.Control's.
+// Reload implements api.Control.
 func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, error) {
 	p, known := o.Setup.pool(id)
 	if !known {
 		return api.ReloadView{}, o.unknown(id)
 	}
 	if p.Provisioning.Mode == config.ModeExternal && o.config().CanonicalRef(ref) == p.Model.Canonical {
-		return api.ReloadView{ // back from a drain: more cannot be done to engines of somebody else
+		return api.ReloadView{ // it comes back from a drain: nothing else can be done to an engine that somebody else runs
 			PoolID: id, Model: api.ModelView{ID: p.Model.ID, Ref: ref}, PreviousRef: p.Model.Canonical,
 		}, o.manager.Load(id)
 	}
 	if p.Provisioning.Mode == config.ModeExternal {
 		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there; the pool's own ref %s brings them back after a drain", id, p.Model.Canonical)
 	}
-	if added, known := o.shelf.Find(ref); known { // by its id
+	if added, known := o.shelf.Find(ref); known { // the ref was the id of a model in the catalog
 		ref = added.Ref
 	}
 	m, err := o.config().ModelAt(ref)
 	if err != nil {
 		return api.ReloadView{}, task.Errorf(task.ModelNotFound, "%s", err)
 	}
-	began := time.Now()
+	began := o.now()
 	if err := o.manager.Reload(ctx, id, pool.Model{Ref: m.Canonical, Path: m.Path}); err != nil {
 		o.log.Warn("a pool keeps its model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Error(err))
 		return api.ReloadView{}, err
 	}
-	m.ID = p.Model.ID // requests go on by the name they know
+	m.ID = p.Model.ID // clients still ask for the model by this name
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.Setup.remodel(id, m)
@@ -121,13 +142,13 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 		digest = r.ModelDigest
 	}
 	view := api.ReloadView{
-		PoolID: id, Model: api.ModelView{ID: m.ID, Ref: ref, Digest: digest}, PreviousRef: p.Model.Canonical, Took: time.Since(began),
+		PoolID: id, Model: api.ModelView{ID: m.ID, Ref: ref, Digest: digest}, PreviousRef: p.Model.Canonical, Took: o.now().Sub(began),
 	}
 	o.log.Info("a pool has another model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Duration("took_ms", view.Took))
 	return view, nil
 }
 
-// Explain is api.Control's.
+// Explain implements api.Control.
 func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
 	seen := candidates{o.Fleet, o.schedule}
 	var pools []placement.Pool
@@ -158,197 +179,7 @@ func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 	return out, nil
 }
 
-// ReloadConfig is api.Control's, and what SIGHUP does.
-func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	next, err := config.Load(o.file.Path, o.env)
-	if err == nil {
-		err = Check(next)
-	}
-	if err == nil {
-		err = o.findLibs(next)
-	}
-	if err != nil {
-		o.log.Warn("the configuration was not read again, and nothing has changed", zap.Error(err))
-		return api.ConfigChange{}, task.Errorf(task.InvalidParams, "the configuration is not valid, and nothing has changed: %s", err)
-	}
-	var change api.ConfigChange
-	for _, path := range config.Diff(o.file, next) {
-		if applies(path) {
-			change.Changed = append(change.Changed, path)
-		} else {
-			change.RestartRequired = append(change.RestartRequired, path)
-		}
-	}
-	if err := o.apply(next); err != nil {
-		return api.ConfigChange{}, err
-	}
-	o.engines.found(ctx, o.file)
-	o.log.Info("the configuration was read again", zap.Strings("changed", change.Changed), zap.Strings("restart_required", change.RestartRequired))
-	return change, nil
-}
-
-// findLibs finds the libraries of the built-in worker, where no pool has used it so far. The caller holds mu.
-func (o *Operator) findLibs(next config.Config) (err error) {
-	if o.libsDir == "" && slices.ContainsFunc(next.Pools, func(p config.Pool) bool { return p.Provisioning.Mode == config.ModeBuiltin }) {
-		o.libsDir, err = provision.LocateEngineLibs()
-	}
-	return err
-}
-
-// applies reports whether a setting takes effect without a restart: those that make up a pool's workers, and the policy.
-func applies(path string) bool {
-	if strings.HasPrefix(path, "sampler_profiles.") || strings.HasPrefix(path, "policy.") {
-		return true
-	}
-	rest, isPool := strings.CutPrefix(path, "pools.")
-	for _, fixed := range []string{"queue", "timeouts", "lifecycle", "idle_ttl", "engine"} {
-		if strings.HasSuffix(rest, "."+fixed) || strings.Contains(rest, "."+fixed+".") {
-			return false
-		}
-	}
-	return isPool
-}
-
-// apply makes the pools those of the file. The caller holds mu.
-func (o *Operator) apply(next config.Config) error {
-	file, live, closing := o.file, o.config(), maps.Clone(o.closing)
-	file.Pools, file.SamplerProfiles, file.Policy = nil, next.SamplerProfiles, next.Policy
-	live.Pools, live.SamplerProfiles, live.Policy = nil, next.SamplerProfiles, next.Policy
-	for _, p := range next.Pools {
-		was, there := poolIn(o.file, p.ID)
-		if !there {
-			was, there = closing[p.ID]
-		}
-		if there { // what only a restart can change stays as it was
-			p.Queue, p.Timeouts, p.Lifecycle, p.IdleTTL, p.Engine = was.Queue, was.Timeouts, was.Lifecycle, was.IdleTTL, was.Engine
-		}
-		file.Pools = append(file.Pools, p)
-		if now, ok := o.Setup.pool(p.ID); ok && was.Model == p.Model { // a model that a reload gave it stays, unless the file names another
-			p.Model = now.Model
-		}
-		live.Pools = append(live.Pools, p)
-		delete(closing, p.ID)
-	}
-	for _, p := range o.file.Pools {
-		if _, stays := poolIn(next, p.ID); !stays {
-			closing[p.ID] = p
-		}
-	}
-	if _, _, _, err := o.manager.Apply(o.specs(file, closing)); err != nil {
-		return err
-	}
-	if err := o.policy.Replace(PolicyRules(next)); err != nil {
-		return err // which Check would have found
-	}
-	o.close(closing)
-	for _, p := range live.Pools {
-		o.schedule.AddPool(schedulerPool(p))
-	}
-	o.Setup.now.Store(&live)
-	o.file = file
-	return nil
-}
-
-// close notes which pools are no longer configured, and still have tasks. The caller holds mu.
-func (o *Operator) close(closing map[string]config.Pool) {
-	o.closing = closing
-	left := slices.Collect(maps.Values(closing))
-	o.Setup.closing.Store(&left)
-}
-
-// specs are those of the pools that are configured, and of those that are no longer and have tasks yet.
-func (o *Operator) specs(file config.Config, closing map[string]config.Pool) []pool.Spec {
-	specs := make([]pool.Spec, 0, len(file.Pools)+len(closing))
-	for _, p := range file.Pools {
-		specs = append(specs, poolSpec(file, p, o.libsDir))
-	}
-	for _, id := range slices.Sorted(maps.Keys(closing)) {
-		specs = append(specs, poolSpec(file, closing[id], o.libsDir))
-	}
-	return specs
-}
-
-func poolIn(c config.Config, id string) (config.Pool, bool) {
-	return NewSetup(c).pool(id)
-}
-
-// Start looks after pools that are no longer configured, until they have no tasks. End joins it.
-func (o *Operator) Start() {
-	ctx, stop := context.WithCancel(context.Background())
-	o.stop = stop
-	o.tidying.Go(func() {
-		o.engines.found(ctx, o.config())
-		tick := time.NewTicker(tidyEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				o.tidy()
-				o.retire()
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-}
-
-// End ends what Start began.
-func (o *Operator) End() {
-	o.stop()
-	o.tidying.Wait()
-}
-
-// tidy ends the pools that are no longer configured and have no task left.
-func (o *Operator) tidy() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	gone, rest := []string{}, maps.Clone(o.closing)
-	for id := range o.closing {
-		if o.schedule.RemovePool(id) {
-			delete(rest, id)
-			gone = append(gone, id)
-		}
-	}
-	if len(gone) == 0 {
-		return
-	}
-	if _, _, _, err := o.manager.Apply(o.specs(o.file, rest)); err != nil { // a pool is being reloaded, perhaps
-		o.log.Debug("pools that are no longer configured cannot be ended yet", zap.Strings("pools", gone), zap.Error(err))
-		return
-	}
-	o.close(rest)
-	o.log.Info("pools that are no longer configured have ended", zap.Strings("pools", gone))
-}
-
-// retire drains the pools of models whose time is over, and brings those back whose model is active again (ORCH-3072).
-func (o *Operator) retire() {
-	for _, p := range o.config().Pools {
-		m, known := o.shelf.Find(p.Model.Canonical)
-		over := known && m.State == catalog.Retired && !time.Now().Before(m.DrainBy)
-		if over == o.retired[p.ID] {
-			continue
-		}
-		log, err := o.log.With(zap.String("pool_id", p.ID), zap.String("model_id", m.ID)), error(nil)
-		if over {
-			if err = o.manager.Drain(p.ID, 0); err == nil {
-				log.Info("a pool drains, because its model was retired")
-				o.retired[p.ID] = true
-			}
-		} else if onDemand(p) { // a task loads it
-			delete(o.retired, p.ID)
-		} else if err = o.manager.Load(p.ID); err == nil {
-			log.Info("a pool is back, because its model was activated again")
-			delete(o.retired, p.ID)
-		}
-		if err != nil { // a reload is at work on it, perhaps: again in a second
-			log.Debug("a pool does not follow its model yet", zap.Error(err))
-		}
-	}
-}
-
-// Register is api.Control's: a worker on another host joins an external pool (ORCH-2101).
+// Register implements api.Control: a worker on another host joins an external pool (ORCH-2101).
 func (o *Operator) Register(_ context.Context, w api.WorkerRegistration) (api.WorkerLease, error) {
 	p, known := o.Setup.pool(w.PoolID)
 	switch {

@@ -14,16 +14,16 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
-	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
@@ -32,6 +32,10 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ lifecycle.Service = (*Operator)(nil)
 
 // operated is an orchestrator without its API, whose file can be changed.
 type operated struct {
@@ -65,14 +69,15 @@ func operate(t *testing.T, pools ...string) *operated {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, book.Close()) })
 	engines := NewEngines(provision.Options{}, fetches, rules, shelf, zap.NewNop())
-	o.pools, err = pool.New(pool.Options{
-		Specs: PoolSpecs(c, ""), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: registry, Models: shelf, Prepare: engines.Prepare,
-		NewEngine: func(url, key string) engine.Engine { return llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key}) },
-		OnChange:  func(id string) { o.schedule.Wake(id) }, CheckGPU: memory.Check, Memory: memory, DeviceProblems: memory.Problems,
-	})
+	options := pool.Options{
+		Specs: PoolSpecs(c, "", engines), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: registry, Models: shelf, Kinds: EngineKinds(),
+		OnChange: func(id string) { o.schedule.Wake(id) },
+	}
+	memory.Grant(&options)
+	o.pools, err = pool.New(options)
 	require.NoError(t, err)
-	f := NewFleet(setup, o.pools, memory, shelf)
-	sessions, err := NewSessions(f, book, registry, zap.NewNop())
+	f := NewFleet(setup, o.pools, memory, shelf, time.Now)
+	sessions, err := OpenSessions(f, book, registry, zap.NewNop())
 	require.NoError(t, err)
 	swaps := residency.New(residency.Options{
 		Models: f.Models(zap.NewNop()), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(registry), Log: zap.NewNop(), Now: time.Now,
@@ -87,12 +92,12 @@ func operate(t *testing.T, pools ...string) *operated {
 	})
 	require.NoError(t, o.pools.Start())
 	t.Cleanup(func() { require.NoError(t, o.pools.Stop(context.Background())) })
-	o.schedule.Start()
+	require.NoError(t, o.schedule.Start(t.Context()))
 	require.NoError(t, swaps.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, swaps.Stop(context.Background())) })
-	t.Cleanup(func() { o.schedule.Stop(t.Context()) }) // its context has ended, so nothing is waited for
-	o.operator.Start()
-	t.Cleanup(o.operator.End)
+	t.Cleanup(func() { require.NoError(t, o.schedule.Stop(t.Context())) }) // its context has ended, so nothing is waited for
+	require.NoError(t, o.operator.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, o.operator.Stop(context.Background())) })
 	return o
 }
 
@@ -305,4 +310,19 @@ func TestAWorkerRegisters(t *testing.T) {
 	o.readies("open")
 	o.enqueue("t", "open")
 	o.soon(func() bool { return o.state("t") == task.Completed })
+}
+
+// A stop before the start makes that do nothing, and neither counts twice.
+func TestTheOperatorStartsAndStopsInAnyOrder(t *testing.T) {
+	_, url := engineOf(t)
+	o := operate(t, external("a", url))
+	require.NoError(t, o.operator.Start(t.Context()), "it runs already")
+	for range 2 {
+		require.NoError(t, o.operator.Stop(t.Context()))
+	}
+	require.NoError(t, o.operator.Start(t.Context()))
+	never := NewOperator(OperatorOptions{Fleet: o.operator.Fleet, Log: zap.NewNop()})
+	require.NoError(t, never.Stop(t.Context()))
+	require.NoError(t, never.Start(t.Context()), "it has nothing to look after pools with, and would panic")
+	require.NoError(t, never.Stop(t.Context()))
 }

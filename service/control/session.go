@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,40 +15,101 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/flow/budget"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// NewSessions keeps the sessions of the configuration in force, with those that are recorded.
-func NewSessions(f Fleet, ledger session.Ledger, r prometheus.Registerer, log *zap.Logger) (*session.Manager, error) {
+// Sessions are the sessions together with the budgets, as the scheduler and the API ask for them. A task takes its turn before its
+// budgets are asked. When it ends, its budgets are settled before its turn ends, so that the session's next turn finds them settled.
+type Sessions struct {
+	*session.Manager
+
+	budgets *budget.Book
+}
+
+// OpenSessions makes them of what is recorded.
+func OpenSessions(f Fleet, record SessionLedger, r prometheus.Registerer, log *zap.Logger) (*Sessions, error) {
 	c := f.config()
+	budgets, err := budget.New(context.Background(), budget.Options{
+		Token: amount(config.Budget{Tokens: c.Budgets.Token.Tokens, TimeMS: c.Budgets.Token.TimeMS, Cost: c.Budgets.Token.Cost}),
+		Renew: c.Budgets.Token.Renew, Price: f.price, Ledger: record, Now: f.now,
+	})
+	if err != nil {
+		return nil, err
+	}
 	m, err := session.New(context.Background(), session.Options{
 		TTL: c.Sessions.TTL, MaxTurns: c.Sessions.MaxTurns, Max: c.Sessions.MaxSessions, Budget: amount(c.Budgets.Session),
-		Token: amount(config.Budget{Tokens: c.Budgets.Token.Tokens, TimeMS: c.Budgets.Token.TimeMS, Cost: c.Budgets.Token.Cost}),
-		Renew: c.Budgets.Token.Renew, Price: f.price, Ledger: ledger, Engines: slots{f}, Metrics: session.NewMetrics(r), Log: log,
-		Now: time.Now, NewID: uuid.NewString,
+		Accounts: budgets, Ledger: record, Engines: slots{f}, Metrics: session.NewMetrics(r), Log: log,
+		Now: f.now, NewID: uuid.NewString,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the sessions of the run before: %w", err)
 	}
-	return m, nil
+	return &Sessions{m, budgets}, nil
+}
+
+// SessionLedger is the durable record of both.
+type SessionLedger interface {
+	session.Ledger
+	budget.Ledger
+}
+
+// Admit implements scheduler.Sessions.
+func (s *Sessions) Admit(t *task.Task) error {
+	if err := s.Manager.Admit(t); err != nil {
+		return err
+	}
+	if err := s.budgets.Reserve(t); err != nil {
+		s.Manager.Withdraw(t)
+		return err
+	}
+	return nil
+}
+
+// Withdraw implements scheduler.Sessions.
+func (s *Sessions) Withdraw(t task.Task) {
+	s.budgets.Release(t.ID)
+	s.Manager.Withdraw(&t)
+}
+
+// Recover implements scheduler.Sessions.
+func (s *Sessions) Recover(t task.Task) {
+	s.Manager.Recover(&t)
+	s.budgets.Recover(&t)
+}
+
+// Charge implements scheduler.Sessions.
+func (s *Sessions) Charge(r task.Record, decode time.Duration) *task.Charge {
+	return s.budgets.Charge(&r, decode)
+}
+
+// Settle implements scheduler.Sessions.
+func (s *Sessions) Settle(r task.Record) {
+	s.budgets.Settle(&r)
+	s.Manager.Settle(&r)
+}
+
+// Rests returns what is left of the budgets of a session, which may be empty, and of an actor.
+func (s *Sessions) Rests(sessionID, actor string) task.Budgets {
+	return s.budgets.Rests(sessionID, actor)
 }
 
 func amount(b config.Budget) task.Amount {
 	return task.Amount{Tokens: int64(b.Tokens), Time: time.Duration(b.TimeMS) * time.Millisecond, Cost: int64(math.Ceil(b.Cost * task.CostUnit))}
 }
 
-// price is what a pool's tokens cost now.
-func (f Fleet) price(poolID string) session.Price {
+// price returns what a token costs in a pool now.
+func (f Fleet) price(poolID string) budget.Price {
 	p, _ := f.pool(poolID)
-	return session.Price{In: p.Price.In * task.CostUnit / 1000, Out: p.Price.Out * task.CostUnit / 1000}
+	return budget.Price{In: p.Price.In * task.CostUnit / 1000, Out: p.Price.Out * task.CostUnit / 1000}
 }
 
-// slots is the sessions' view of the engines.
+// slots implements session.Engines.
 type slots struct{ Fleet }
 
-// lookWithin bounds a look at an engine's slots.
+// lookWithin is how long an engine has to tell its slots, or to erase one.
 const lookWithin = 2 * time.Second
 
 func (f slots) Slot(ctx context.Context, replicaID string, slot int) (session.Slot, bool) {
@@ -61,7 +121,7 @@ func (f slots) Slot(ctx context.Context, replicaID string, slot int) (session.Sl
 	return session.Slot{Job: s.Job, Bytes: s.Bytes}, ok && err == nil
 }
 
-// look finds a slot, where the engine tells what it did last.
+// look returns a slot of an engine. It returns false where the engine does not tell the slot's last job.
 func look(ctx context.Context, e engine.Engine, slot int) (engine.Slot, bool, error) {
 	keeper, ok := e.(engine.Keeper)
 	if !ok {
@@ -78,11 +138,11 @@ func look(ctx context.Context, e engine.Engine, slot int) (engine.Slot, bool, er
 	return engine.Slot{}, false, err
 }
 
-// Erase holds a slot of the replica meanwhile, so that no task is sent to the one that is erased.
+// Erase implements session.Engines. It holds a slot of the replica meanwhile, so that no task gets the slot that is erased.
 func (f slots) Erase(ctx context.Context, replicaID string, slot, job int) error {
 	held, err := f.manager.Lease(replicaID)
 	if task.HasCode(err, task.ReplicaExhausted) || task.HasCode(err, task.PoolUnready) {
-		return nil // who has the slot overwrites it, and what is gone needs no erasing
+		return nil // a task has the slot and overwrites it, or the worker is gone
 	}
 	if err != nil {
 		return err
@@ -101,48 +161,23 @@ func (f slots) Erase(ctx context.Context, replicaID string, slot, job int) error
 	return keeper.Erase(bounded, slot)
 }
 
-// sweepEvery is how often sessions that are over are looked for.
-const sweepEvery = 10 * time.Second
-
-// StartSweeps forgets sessions that have been over for long, until the function it returns is called, which joins it.
-func StartSweeps(m *session.Manager) (end func()) {
-	ctx, stop := context.WithCancel(context.Background())
-	var sweeps sync.WaitGroup
-	sweeps.Go(func() {
-		tick := time.NewTicker(sweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				m.Sweep(ctx)
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return func() {
-		stop()
-		sweeps.Wait()
-	}
-}
-
-// KVMetrics are the gauges of the replicas' KV, read when they are asked for.
-func (f Fleet) KVMetrics(sessions *session.Manager) prometheus.Collector {
+// KVMetrics returns the gauges of the replicas' KV. They are read when they are asked for.
+func (f Fleet) KVMetrics(sessions *Sessions) prometheus.Collector {
 	return kvMetrics{f, sessions}
 }
 
-// kvMetrics is how full the replicas' KV is, as their engines told last (ORCH-3022).
+// kvMetrics tell how full the replicas' KV is, as far as their engines have told (ORCH-3022).
 type kvMetrics struct {
 	Fleet
-	sessions *session.Manager
+	sessions *Sessions
 }
 
 var kvDesc = prometheus.NewDesc("kv_cache_usage_ratio", "Tokens that a replica's slots hold, of those they have room for.", observe.ReplicaLabels(), nil)
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (k kvMetrics) Describe(out chan<- *prometheus.Desc) { out <- kvDesc }
 
-// Collect is prometheus.Collector's.
+// Collect implements prometheus.Collector.
 func (k kvMetrics) Collect(out chan<- prometheus.Metric) {
 	cells := k.sessions.Cells()
 	for _, id := range k.manager.Pools() {

@@ -61,15 +61,15 @@ func (s *Setup) remodel(id string, m config.Model) {
 }
 
 // PoolSpecs are the configured pools as the pool manager knows them. LibsDir has the libraries of the built-in worker.
-func PoolSpecs(c config.Config, libsDir string) []pool.Spec {
+func PoolSpecs(c config.Config, libsDir string, by *Engines) []pool.Spec {
 	specs := make([]pool.Spec, len(c.Pools))
 	for i, p := range c.Pools {
-		specs[i] = poolSpec(c, p, libsDir)
+		specs[i] = poolSpec(c, p, libsDir, by)
 	}
 	return specs
 }
 
-func poolSpec(c config.Config, p config.Pool, libsDir string) pool.Spec {
+func poolSpec(c config.Config, p config.Pool, libsDir string, by *Engines) pool.Spec {
 	spec := pool.Spec{
 		ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
 		Device: string(p.Device), TensorSplit: p.TensorSplit, Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
@@ -77,7 +77,7 @@ func poolSpec(c config.Config, p config.Pool, libsDir string) pool.Spec {
 		BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
 		OnDemand: onDemand(p),
 	}
-	engineSpec(&spec, c, p)
+	engineSpec(&spec, c, p, by)
 	return spec
 }
 

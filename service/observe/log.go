@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package observe is what the operator sees: the logger, the narration of a task's way, redaction of secrets, and the
-// metrics registry with the contract's names. It is a leaf: service packages may import it, and it imports task only.
+// Package observe is what the operator of a server sees: its log, the narration of each task's way, and its metrics under the names
+// of the contract. It keeps secrets out of the log. Every package of service/ may import it, and it imports only task.
 package observe
 
 import (
@@ -18,11 +18,11 @@ import (
 type Options struct {
 	Level    string    // debug, info, warn or error; empty: info
 	Out      io.Writer // nil: standard error
-	Redactor *Redactor // nil: bearer tokens alone are redacted
+	Redactor *Redactor // nil: only bearer tokens are redacted
 }
 
-// NewLogger makes the daemon's logger: one JSON object a line with ts (RFC 3339, nanoseconds, UTC), level, logger, msg and
-// the fields, secrets redacted. Packages take it by injection and name it: log.Named("scheduler").
+// NewLogger makes the daemon's logger. Each line is a JSON object with ts (RFC 3339 with nanoseconds, in UTC), level, logger, msg and
+// the fields, and with its secrets redacted. Packages are given the logger under their own name: log.Named("scheduler").
 func NewLogger(o Options) (*zap.Logger, error) {
 	level := zapcore.InfoLevel
 	if o.Level != "" {
@@ -45,9 +45,7 @@ func NewLogger(o Options) (*zap.Logger, error) {
 		LineEnding:     zapcore.DefaultLineEnding,
 		EncodeLevel:    zapcore.LowercaseLevelEncoder,
 		EncodeDuration: zapcore.MillisDurationEncoder,
-		EncodeTime: func(t time.Time, e zapcore.PrimitiveArrayEncoder) {
-			e.AppendString(t.UTC().Format(time.RFC3339Nano))
-		},
+		EncodeTime:     func(t time.Time, e zapcore.PrimitiveArrayEncoder) { zapcore.RFC3339NanoTimeEncoder(t.UTC(), e) },
 	})
 	core := zapcore.NewCore(&redactingEncoder{encoder, o.Redactor}, zapcore.Lock(zapcore.AddSync(o.Out)), level)
 	return zap.New(core), nil

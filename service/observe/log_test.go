@@ -7,11 +7,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/observe"
 )
@@ -93,6 +96,19 @@ func TestBearerCredentialsAreRedactedUnregistered(t *testing.T) {
 	require.Equal(t, "bearer  [redacted]", r.String("bearer  0123456789"))
 	require.Equal(t, "a bearer token is missing", r.String("a bearer token is missing"))
 	require.Equal(t, "forbearer abcdefghij", r.String("forbearer abcdefghij"))
+}
+
+// Whatever stands around it, credentials are redacted as the expression alone would have it.
+// AUTH-1007
+func TestPropertyNoCredentialIsOverlooked(t *testing.T) {
+	whole := regexp.MustCompile(`(?i)\b(bearer\s+)[A-Za-z0-9._~+/-]{8,}=*`)
+	piece := rapid.OneOf(
+		rapid.SampledFrom([]string{"bearer ", "Bearer\t", "bEARER  ", "BEARER", "bear", "b", "B", "earer ", "\u212a", "abcdefgh", "12345678==", "-._~+/12", " ", ",", "\n"}),
+		rapid.String())
+	rapid.Check(t, func(t *rapid.T) {
+		text := strings.Join(rapid.SliceOfN(piece, 0, 8).Draw(t, "text"), "")
+		require.Equal(t, whole.ReplaceAllString(text, "${1}"+observe.Redacted), observe.NewRedactor().String(text))
+	})
 }
 
 // A secret that contains another is redacted whole, whichever was added first.

@@ -18,44 +18,40 @@ const (
 	LabelPriority      = "priority"
 	LabelReason        = "reason"
 	LabelPolicy        = "policy"
-	LabelDevice        = "device"
-	LabelModelID       = "model_id"
-	LabelState         = "state"
 	LabelOutcome       = "outcome"
 	LabelPinned        = "pinned"
 	LabelFallback      = "fallback"
-	LabelResult        = "result"
 )
 
-// PoolLabels are those of a series per pool and priority: queue_depth and the latency histograms.
+// PoolLabels are the labels of a series by pool and priority: queue_depth and the latency histograms.
 func PoolLabels() []string {
 	return []string{LabelEngine, LabelEngineVersion, LabelPoolID, LabelPriority}
 }
 
-// ReplicaLabels are those of a series per replica: the token counters and kv_cache_usage_ratio. More go behind them:
-// tasks_started_total adds priority, tasks_canceled_total reason, vram_used_bytes device.
+// ReplicaLabels are the labels of a series by replica: the token counters and kv_cache_usage_ratio. Some series have more labels behind
+// them: tasks_started_total has priority, tasks_canceled_total has reason, vram_used_bytes has device.
 func ReplicaLabels(more ...string) []string {
 	return slices.Concat([]string{LabelEngine, LabelEngineVersion, LabelPoolID, LabelReplicaID}, more)
 }
 
-// FirstTokenBuckets are those of latency_first_token_ms, in milliseconds.
+// FirstTokenBuckets are the buckets of latency_first_token_ms, in milliseconds.
 func FirstTokenBuckets() []float64 {
 	return []float64{50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000}
 }
 
-// DecodeBuckets are those of latency_decode_ms, in milliseconds.
+// DecodeBuckets are the buckets of latency_decode_ms, in milliseconds.
 func DecodeBuckets() []float64 {
 	return []float64{250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000}
 }
 
-// NewRegistry makes the registry behind /metrics, with the collectors of the Go runtime and the process.
+// NewRegistry makes the registry that /metrics shows. It has the collectors of the Go runtime and of the process.
 func NewRegistry() *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return r
 }
 
-// BuildInfo registers llorch_build_info, a constant 1 whose labels say which build is running.
+// BuildInfo registers llorch_build_info. It is always 1, and its labels say which build is running.
 func BuildInfo(r prometheus.Registerer, version, commit, goVersion string) error {
 	g := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name:        "llorch_build_info",

@@ -5,27 +5,29 @@ package observe
 import (
 	"fmt"
 	"math"
-	"regexp"
+	"strconv"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Job is what the narrated log lines say of a task: the fields that ORCH-3027 asks of every such line, known or not yet.
+// Job is what the narrated log lines say of a task. ORCH-3027 wants all of these fields in every line, also those that are not known yet.
 type Job struct {
 	ID             string // job_id
 	SessionID      string
 	CorrelationID  string
-	Actor          string // who asked: localhost or token:<6 hex>; the orchestrator where nobody did
+	Actor          string // who asked: localhost or token:<6 hex>; empty where the orchestrator did
 	Engine         string
 	EngineVersion  string
 	PoolID         string
 	ReplicaID      string
 	Priority       task.Priority
 	Workload       task.Workload
-	Model          string // the name under which the pool serves it
+	Model          string // the name by which the pool serves it
 	QueuePosition  int
 	PredictedStart time.Duration // from admission
 	TokensIn       int
@@ -34,78 +36,109 @@ type Job struct {
 }
 
 // Narrator writes one log line for each of the five events of a task's way that have one (ORCH-3300), with a sentence for
-// people in `human`. The sentence is composed of facts, never of ids, prompts or secrets.
+// people in `human`. The sentence is made of facts, never of ids, prompts or secrets. Where the log's level keeps a line out, its
+// sentence is not made at all.
 type Narrator struct{ log *zap.Logger }
 
 // NewNarrator makes a narrator that writes to log.
 func NewNarrator(log *zap.Logger) *Narrator { return &Narrator{log: log} }
 
-// Admitted tells that a task was accepted.
+// Admitted says that a task was accepted.
 func (n *Narrator) Admitted(j Job) {
-	start := "it should start in " + span(j.PredictedStart)
-	if j.PredictedStart == 0 && j.QueuePosition > 0 {
-		start = "nothing was measured yet that would tell its start"
+	if line := n.log.Check(zap.InfoLevel, "admission"); line != nil {
+		start := "it should start in " + span(j.PredictedStart)
+		if j.PredictedStart == 0 && j.QueuePosition > 0 {
+			start = "nothing was measured yet that would tell its start"
+		}
+		say(line, "admit", &j, "Accepted "+j.kind()+" for "+j.pool()+"; "+ahead(j.QueuePosition)+", and "+start+".")
 	}
-	n.say("admission", "admit", j, fmt.Sprintf("Accepted %s for %s; %s, and %s.", j.kind(), j.pool(), ahead(j.QueuePosition), start))
 }
 
-// Refused tells that a task was not accepted, and why in one code.
+// Refused says that a task was not accepted. The code says why.
 func (n *Narrator) Refused(j Job, code task.Code) {
-	n.say("admission", "refuse", j, fmt.Sprintf("Refused %s for %s: %s.", j.kind(), j.pool(), because(code)),
-		zap.String("code", string(code)))
+	if line := n.log.Check(zap.InfoLevel, "admission"); line != nil {
+		say(line, "refuse", &j, "Refused "+j.kind()+" for "+j.pool()+": "+because(code)+".", zap.String("code", string(code)))
+	}
 }
 
-// Placed tells that a task got a replica. Waited is the time since its admission; candidates, how many replicas of the pool
-// could have taken it.
+// Placed says that a task got a replica. Waited is the time since its admission. Candidates is how many replicas of the pool could
+// have taken the task.
 func (n *Narrator) Placed(j Job, waited time.Duration, candidates int) {
-	n.say("placement", "place", j, fmt.Sprintf("Gave %s to a replica of %s after %s in the queue; %s could have taken it.",
-		j.kind(), j.pool(), span(waited), count(candidates, "replica")), zap.Int("candidates", candidates))
+	if line := n.log.Check(zap.InfoLevel, "placement"); line != nil {
+		say(line, "place", &j, "Gave "+j.kind()+" to a replica of "+j.pool()+" after "+span(waited)+" in the queue; "+
+			count(candidates, "replica")+" could have taken it.", zap.Int("candidates", candidates))
+	}
 }
 
-// StreamStarted tells that the first token (or, where none are sent, the result) is there. Waited is the time since
+// StreamStarted says that a task's first token is there, or its result where no tokens are sent. Waited is the time since its
 // admission.
 func (n *Narrator) StreamStarted(j Job, waited time.Duration) {
-	n.say("stream_start", "start", j, fmt.Sprintf("The first output of %s in %s came %s after it was accepted.",
-		j.kind(), j.pool(), span(waited)))
+	if line := n.log.Check(zap.InfoLevel, "stream_start"); line != nil {
+		say(line, "start", &j, "The first output of "+j.kind()+" in "+j.pool()+" came "+span(waited)+" after it was accepted.")
+	}
 }
 
-// StreamEnded tells how a task that ran ended; code is empty when it completed.
+// StreamEnded says how a task that ran has ended. The code is empty where the task completed.
 func (n *Narrator) StreamEnded(j Job, code task.Code) {
-	if code == "" {
-		n.say("stream_end", "complete", j, fmt.Sprintf("Finished %s in %s: %s in, %s out, decoded in %s.",
-			j.kind(), j.pool(), count(j.TokensIn, "token"), count(j.TokensOut, "token"), span(j.DecodeTime)))
-		return
+	line := n.log.Check(zap.InfoLevel, "stream_end")
+	switch {
+	case line == nil:
+	case code == "":
+		say(line, "complete", &j, "Finished "+j.kind()+" in "+j.pool()+": "+count(j.TokensIn, "token")+" in, "+
+			count(j.TokensOut, "token")+" out, decoded in "+span(j.DecodeTime)+".")
+	default:
+		say(line, "fail", &j, "Ended "+j.kind()+" in "+j.pool()+" after "+count(j.TokensOut, "token")+": "+because(code)+".",
+			zap.String("code", string(code)))
 	}
-	n.say("stream_end", "fail", j, fmt.Sprintf("Ended %s in %s after %s: %s.",
-		j.kind(), j.pool(), count(j.TokensOut, "token"), because(code)), zap.String("code", string(code)))
 }
 
-// Canceled tells that a client took a task back. While is the state it was in.
+// Canceled says that a client cancelled a task. While is the state that the task was in.
 func (n *Narrator) Canceled(j Job, while task.State) {
-	human := fmt.Sprintf("Cancelled %s in %s while it was waiting; nothing had been decoded.", j.kind(), j.pool())
-	if while == task.Running {
-		human = fmt.Sprintf("Cancelled %s in %s while it was running, after %s.", j.kind(), j.pool(), count(j.TokensOut, "token"))
+	if line := n.log.Check(zap.InfoLevel, "cancel"); line != nil {
+		how := "waiting; nothing had been decoded."
+		if while == task.Running {
+			how = "running, after " + count(j.TokensOut, "token") + "."
+		}
+		say(line, "cancel", &j, "Cancelled "+j.kind()+" in "+j.pool()+" while it was "+how, zap.String("while", string(while)))
 	}
-	n.say("cancel", "cancel", j, human, zap.String("while", string(while)))
 }
 
-func (n *Narrator) say(event, action string, j Job, human string, more ...zap.Field) {
+// lineFields is how many fields a narrated line has at most.
+const lineFields = 18
+
+// lines keeps the slices of fields, so that the next line can use them again.
+var lines = sync.Pool{New: func() any {
+	fields := make([]zap.Field, 0, lineFields)
+	return &fields
+}}
+
+// say writes a line. No core of the log keeps the fields once it has written them.
+func say(line *zapcore.CheckedEntry, action string, j *Job, human string, more ...zap.Field) {
+	kept, ok := lines.Get().(*[]zap.Field)
+	if !ok {
+		kept = &[]zap.Field{}
+	}
 	actor := j.Actor
 	if actor == "" {
 		actor = "orchestrator"
 	}
-	told := append([]zap.Field{
+	fields := append((*kept)[:0],
 		zap.String("actor", actor),
 		zap.String("action", action),
 		zap.String("target", "pool:"+j.PoolID),
-		zap.String("human", human),
-	}, j.Fields()...)
-	n.log.Info(event, append(told, more...)...)
+		zap.String("human", human))
+	fields = append(j.appendFields(fields), more...)
+	line.Write(fields...)
+	clear(fields) // the pool must not keep what they name
+	*kept = fields
+	lines.Put(kept)
 }
 
 // Fields are those of every log line about a task, narrated or not (ORCH-3027).
-func (j Job) Fields() []zap.Field {
-	return []zap.Field{
+func (j Job) Fields() []zap.Field { return j.appendFields(make([]zap.Field, 0, lineFields)) }
+
+func (j *Job) appendFields(to []zap.Field) []zap.Field {
+	return append(to,
 		zap.String("job_id", j.ID),
 		zap.String("session_id", j.SessionID),
 		zap.String("correlation_id", j.CorrelationID),
@@ -117,53 +150,61 @@ func (j Job) Fields() []zap.Field {
 		zap.Int64("predicted_start_ms", j.PredictedStart.Milliseconds()),
 		zap.Int("tokens_in", j.TokensIn),
 		zap.Int("tokens_out", j.TokensOut),
-		zap.Int64("decode_time_ms", j.DecodeTime.Milliseconds()),
-	}
+		zap.Int64("decode_time_ms", j.DecodeTime.Milliseconds()))
 }
 
-// opaque finds what is no name: a UUID, or a run of digits and letters a to f as hashes have.
-var opaque = regexp.MustCompile(`(?i)[0-9a-f]{8}`)
-
-// maxName keeps a name from filling the sentence.
+// maxName is the length of the longest name, in bytes, that a sentence quotes.
 const maxName = 64
 
-// name returns a name for a sentence, or "" where what was given reads like an identifier.
+// name returns a name that a sentence may quote. It returns "" for one that reads like an identifier, as a UUID or a hash does: one
+// with eight hexadecimal digits in a row.
 func name(s string) string {
-	if s == "" || len(s) > maxName || opaque.MatchString(s) {
+	if len(s) > maxName {
 		return ""
+	}
+	for i, run := 0, 0; i < len(s); i++ {
+		if !isHex(s[i]) {
+			run = 0
+			continue
+		}
+		if run++; run == 8 {
+			return ""
+		}
 	}
 	return s
 }
 
-func (j Job) pool() string {
+func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }
+
+func (j *Job) pool() string {
 	if s := name(j.PoolID); s != "" {
-		return fmt.Sprintf("pool '%s'", s)
+		return "pool '" + s + "'"
 	}
 	return "its pool"
 }
 
 // kind says what sort of task it is: "an interactive completion with haiku".
-func (j Job) kind() string {
+func (j *Job) kind() string {
 	what := "a task"
-	switch j.Workload {
+	switch batch := j.Priority == task.Batch; j.Workload {
 	case task.Completion:
-		what = "completion"
+		what = either(batch, "a batch completion", "an interactive completion")
 	case task.Embedding:
-		what = "embedding"
+		what = either(batch, "a batch embedding", "an interactive embedding")
 	case task.Rerank:
-		what = "rerank"
-	}
-	switch {
-	case what == "a task":
-	case j.Priority == task.Batch:
-		what = "a batch " + what
-	default:
-		what = "an interactive " + what
+		what = either(batch, "a batch rerank", "an interactive rerank")
 	}
 	if s := name(j.Model); s != "" {
-		what += " with " + s
+		return what + " with " + s
 	}
 	return what
+}
+
+func either(first bool, a, b string) string {
+	if first {
+		return a
+	}
+	return b
 }
 
 func ahead(n int) string {
@@ -183,18 +224,18 @@ func count(n int, noun string) string {
 	return number(n) + " " + noun + "s"
 }
 
-// number writes thousands apart, so no figure reads like an identifier.
+// number puts commas between the thousands, so that no figure reads like an identifier.
 func number(n int) string {
 	if n < 0 {
 		return "-" + number(-n)
 	}
 	if n < 1000 {
-		return fmt.Sprint(n)
+		return strconv.Itoa(n)
 	}
 	return fmt.Sprintf("%s,%03d", number(n/1000), n%1000)
 }
 
-// span writes a duration as one would say it.
+// span writes a duration as a person would say it.
 func span(d time.Duration) string {
 	switch {
 	case d < time.Millisecond:
@@ -202,14 +243,14 @@ func span(d time.Duration) string {
 	case d < time.Second:
 		return count(int(d.Milliseconds()), "millisecond")
 	case d < 2*time.Minute:
-		return fmt.Sprintf("%.1f seconds", d.Seconds())
+		return strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + " seconds"
 	case d < 2*time.Hour:
 		return count(int(math.Round(d.Minutes())), "minute")
 	}
 	return count(int(math.Round(d.Hours())), "hour")
 }
 
-// reasons says what a code means for the task that got it.
+// reasons says, for each code, what happened to the task.
 var reasons = map[task.Code]string{
 	task.InvalidParams:     "the request was not valid",
 	task.DeadlineUnmet:     "it could not meet its deadline",

@@ -49,16 +49,22 @@ type Task struct {
 	Session        *Session      // as this turn leaves it; nil once that is recorded, and where it is in none
 }
 
-// Digest is the SHA-256, hex, of everything of a request that its bytes depend on (semantics: request_digest).
+// Digest is the SHA-256, hex, of everything of a request that its bytes depend on (semantics: request_digest). Messages are in it
+// where the engine takes them as they are, and there is no prompt made from them.
 func (t Task) Digest() string {
+	var messages []Message
+	if t.Prompt == "" {
+		messages = t.Request.Messages
+	}
 	b, err := json.Marshal(struct {
-		Workload  Workload `json:"workload"`
-		Prompt    string   `json:"prompt"`
-		Inputs    []string `json:"inputs"`
-		Sampling  Sampling `json:"sampling"`
-		Seed      uint32   `json:"seed"`
-		MaxTokens int      `json:"max_tokens"`
-	}{t.Request.Workload, t.Prompt, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
+		Workload  Workload  `json:"workload"`
+		Prompt    string    `json:"prompt"`
+		Messages  []Message `json:"messages,omitempty"`
+		Inputs    []string  `json:"inputs"`
+		Sampling  Sampling  `json:"sampling"`
+		Seed      uint32    `json:"seed"`
+		MaxTokens int       `json:"max_tokens"`
+	}{t.Request.Workload, t.Prompt, messages, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
 	if err != nil {
 		panic("task: " + err.Error()) // finite numbers and strings always encode
 	}
@@ -158,12 +164,6 @@ const (
 	PhasePrefill Phase = "prefill"
 	PhaseDecode  Phase = "decode"
 )
-
-// Transcript is a task's generated text, cut where its token events were.
-type Transcript struct {
-	Text string
-	Ends []int // Ends[i] is the length of Text after token event i
-}
 
 // Checkpoint is a point of a running task's log that was recorded: what is decoded again must have the same sum there.
 type Checkpoint struct {

@@ -3,39 +3,31 @@
 package live
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"net"
-	"net/http"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/harness/client"
+	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/metrics"
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
+	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/standin"
-	"github.com/llama-orch/llama-orch/service/supply/provision"
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-const (
-	root = "../../.."
-	// patience bounds every wait. It is long, because a busy machine is no failure: waits end with what they wait for.
-	patience = 30 * time.Second
-)
+const root = "../../.."
 
 // bench is a daemon with five small pools, and two on demand on a stand-in for a card that holds one of them.
 type bench struct {
@@ -43,13 +35,8 @@ type bench struct {
 	// configured is what the labels without a closed list may say.
 	configured map[string][]string
 
-	dir    string // its data folder
-	model  string // the bundled one
-	url    string
-	cmd    *exec.Cmd
-	log    *bytes.Buffer // readable once the daemon has ended
-	done   chan struct{} // closed then
-	client *client.Client
+	*daemon.Lab
+	daemon *daemon.Daemon
 	// The engines of the pools held, drop and short.
 	held, drop, short *fakeengine.Engine
 }
@@ -80,9 +67,10 @@ const (
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	libs, err := provision.LocateEngineLibs()
+	lab, err := daemon.NewLab(t.Context(), t.TempDir(), root, "./harness/standin/cmd/standin")
 	require.NoError(t, err)
-	b := &bench{dir: t.TempDir(), log: &bytes.Buffer{}, done: make(chan struct{})}
+	t.Cleanup(lab.Close)
+	b := &bench{Lab: lab}
 	b.contract, err = metrics.ReadLint(filepath.Join(root, metrics.LintPath))
 	require.NoError(t, err)
 	b.configured = map[string][]string{
@@ -97,41 +85,38 @@ func newBench(t *testing.T) *bench {
 		t.Cleanup(s.Close)
 		return s.URL
 	}
-	model, err := filepath.Abs(filepath.Join(root, "models", "haiku", "haiku.gguf"))
-	require.NoError(t, err)
-	b.model = model
-	text := strings.NewReplacer("$MODEL", model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
-		"$STANDIN", b.cards(t, model, libs)).Replace(config)
-	path := filepath.Join(b.dir, "config.yaml")
+	text := strings.NewReplacer("$MODEL", b.Model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
+		"$STANDIN", b.cards(t)).Replace(config)
+	path := filepath.Join(b.Dir, "config.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
 
-	exe := filepath.Join(b.dir, "orchestratord")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", exe, "./cmd/orchestratord")
-	build.Dir = root
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
-
-	b.start(t, exe, path, libs)
-	b.client = client.New(b.url, "")
-	t.Cleanup(b.client.Close)
+	b.daemon, err = b.Serve(t.Context(), daemon.Options{Config: path, Options: process.Options{
+		Args: []string{"--no-self-test"},
+		Env:  b.Env(b.Dir, map[string]string{"LD_LIBRARY_PATH": b.Dir, nvmlstub.Env: filepath.Join(b.Dir, "cards")}),
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		b.daemon.Kill()
+		if t.Failed() {
+			t.Logf("the daemon's log:\n%s", b.daemon.Output())
+		}
+	})
 	return b
 }
 
 // cards puts the stand-ins for NVML and llama-server in place, with two models, and returns the pools' provisioning.
-func (b *bench) cards(t *testing.T, model, libs string) string {
-	_, err := nvmlstub.Build(b.dir)
+func (b *bench) cards(t *testing.T) string {
+	_, err := nvmlstub.Build(b.Dir)
 	require.NoError(t, err)
 	state := nvmlstub.Reference()
 	state.Cards[0].Util = utilization
-	require.NoError(t, state.Write(filepath.Join(b.dir, "cards")))
-	exe := filepath.Join(b.dir, "standin")
-	require.NoError(t, standin.Build(t.Context(), root, exe))
+	require.NoError(t, state.Write(filepath.Join(b.Dir, "cards")))
 	for _, name := range []string{"day", "night"} {
-		require.NoError(t, standin.WriteModel(filepath.Join(b.dir, name+".gguf"), name, modelBytes))
+		require.NoError(t, standin.WriteModel(filepath.Join(b.Dir, name+".gguf"), name, modelBytes))
 	}
-	args, err := json.Marshal(standin.Args(filepath.Join(b.dir, "cards"), model, libs))
+	args, err := json.Marshal(standin.Args(filepath.Join(b.Dir, "cards"), b.Model, b.Libs))
 	require.NoError(t, err)
-	return fmt.Sprintf("{mode: binary, path: %q, args: %s}", exe, args)
+	return fmt.Sprintf("{mode: binary, path: %q, args: %s}", b.Program("standin"), args)
 }
 
 // nowhere is an address that nobody listens on.
@@ -142,78 +127,19 @@ func nowhere(t *testing.T) string {
 	return "http://" + l.Addr().String()
 }
 
-// start runs the daemon until the test ends. The caller's thread has to stay: the daemon ends with it.
-func (b *bench) start(t *testing.T, exe, config, libs string) {
-	b.cmd = exec.Command(exe, "serve", "--no-self-test", "--config", config)
-	b.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.dir, provision.EnvEngineLibs + "=" + libs, "LD_LIBRARY_PATH=" + b.dir, nvmlstub.Env + "=" + filepath.Join(b.dir, "cards")}
-	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	pipe, write := io.Pipe()
-	b.cmd.Stdout, b.cmd.Stderr = write, write
-	require.NoError(t, b.cmd.Start())
-	address := make(chan string, 1)
-	output := io.TeeReader(pipe, b.log)
-	scanned := make(chan struct{})
-	go func() { // joined through scanned
-		defer close(scanned)
-		lines := json.NewDecoder(output)
-		for {
-			var line struct{ Msg, Addr string }
-			if err := lines.Decode(&line); err != nil {
-				_, _ = io.Copy(io.Discard, output)
-				return
-			}
-			if line.Msg == "serving" {
-				address <- line.Addr
-			}
-		}
-	}()
-	go func() { // joined through done
-		defer close(b.done)
-		_ = b.cmd.Wait() // a test that minds looks at the state
-		_ = write.Close()
-		<-scanned
-	}()
-	t.Cleanup(func() {
-		select {
-		case <-b.done:
-		default:
-			_ = syscall.Kill(-b.cmd.Process.Pid, syscall.SIGKILL)
-			<-b.done
-		}
-		if t.Failed() {
-			t.Logf("the daemon's log:\n%s", b.log)
-		}
-	})
-	select {
-	case addr := <-address:
-		b.url = "http://" + addr
-	case <-b.done:
-		require.Fail(t, "the daemon ended before it served", "%s", b.log)
-	case <-time.After(patience):
-		require.Fail(t, "the daemon does not serve")
-	}
-}
-
 // eventually asks until try finds nothing wrong.
 func eventually(t *testing.T, try func() []string) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		wrong := try()
-		if len(wrong) == 0 {
-			return
+	require.NoError(t, watch.Poll(t.Context(), "what is promised", func() error {
+		if wrong := try(); len(wrong) > 0 {
+			return errors.New(strings.Join(wrong, "\n"))
 		}
-		if time.Now().After(deadline) {
-			require.Fail(t, "waited in vain", "%s", strings.Join(wrong, "\n"))
-		}
-		<-tick.C
-	}
+		return nil
+	}))
 }
 
 func bounded(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), watch.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -221,7 +147,7 @@ func bounded(t *testing.T) context.Context {
 // exposition is what /metrics answers.
 func (b *bench) exposition(t *testing.T) []byte {
 	t.Helper()
-	text, err := b.client.Get(bounded(t), "/metrics")
+	text, err := b.daemon.Client.Get(bounded(t), "/metrics")
 	require.NoError(t, err)
 	return text
 }
@@ -256,7 +182,7 @@ const prompt = "Write a haiku about rain containing \"seven\".\n\n"
 // submit posts a task for a model and returns its id.
 func (b *bench) submit(t *testing.T, model string, more request) string {
 	t.Helper()
-	a, err := b.client.Submit(bounded(t), body(t, model, more))
+	a, err := b.daemon.Client.Submit(bounded(t), body(t, model, more))
 	require.NoError(t, err)
 	return a.TaskID
 }
@@ -273,7 +199,7 @@ func body(t *testing.T, model string, more request) []byte {
 // refused posts a task that must be refused with a code.
 func (b *bench) refused(t *testing.T, code, model string, more request) {
 	t.Helper()
-	_, err := b.client.Submit(bounded(t), body(t, model, more))
+	_, err := b.daemon.Client.Submit(bounded(t), body(t, model, more))
 	var r *client.RefusedError
 	require.ErrorAs(t, err, &r)
 	require.Equal(t, code, r.Code)
@@ -284,30 +210,19 @@ func (b *bench) post(t *testing.T, path string, body request, status int) {
 	t.Helper()
 	text, err := json.Marshal(body)
 	require.NoError(t, err)
-	r, err := http.NewRequestWithContext(bounded(t), http.MethodPost, b.url+path, bytes.NewReader(text))
+	_, err = b.daemon.Client.Post(bounded(t), path, text, status)
 	require.NoError(t, err)
-	r.Header.Set("Content-Type", "application/json")
-	defer http.DefaultClient.CloseIdleConnections()
-	answer, err := http.DefaultClient.Do(r)
-	require.NoError(t, err)
-	require.NoError(t, answer.Body.Close())
-	require.Equal(t, status, answer.StatusCode)
 }
 
 func (b *bench) cancel(t *testing.T, id string) {
 	t.Helper()
-	r, err := http.NewRequestWithContext(bounded(t), http.MethodPost, b.url+"/v1/tasks/"+id+"/cancel", nil)
+	_, err := b.daemon.Client.Cancel(bounded(t), id)
 	require.NoError(t, err)
-	defer http.DefaultClient.CloseIdleConnections()
-	answer, err := http.DefaultClient.Do(r)
-	require.NoError(t, err)
-	require.NoError(t, answer.Body.Close())
-	require.Equal(t, http.StatusOK, answer.StatusCode)
 }
 
 func (b *bench) follow(t *testing.T, id string) *client.Stream {
 	t.Helper()
-	s, err := b.client.Open(bounded(t), id)
+	s, err := b.daemon.Client.Open(bounded(t), id)
 	require.NoError(t, err)
 	t.Cleanup(s.Close)
 	return s
@@ -340,7 +255,7 @@ func busy(t *testing.T, e *fakeengine.Engine, slots int) {
 // neverRead opens a stream and takes nothing of it.
 func (b *bench) neverRead(t *testing.T, id string) (hangUp func() error) {
 	t.Helper()
-	host := strings.TrimPrefix(b.url, "http://")
+	host := strings.TrimPrefix(b.daemon.URL, "http://")
 	c, err := net.Dial("tcp", host)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = c.Close() })
@@ -353,20 +268,12 @@ func (b *bench) neverRead(t *testing.T, id string) (hangUp func() error) {
 // worker returns the pid of a replica's worker, by the files that the daemon keeps of them.
 func (b *bench) worker(t *testing.T, replica string) int {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(b.dir, "data", "run", "*.json"))
-	require.NoError(t, err)
-	for _, file := range files {
-		text, err := os.ReadFile(file)
-		require.NoError(t, err)
-		var w struct {
-			PID     int
-			Replica string `json:"replica_id"`
-		}
-		require.NoError(t, json.Unmarshal(text, &w))
-		if w.Replica == replica {
-			return w.PID
+	noted := daemon.Noted(filepath.Join(b.Dir, "data"))
+	for pid, of := range noted {
+		if of == replica {
+			return pid
 		}
 	}
-	require.Fail(t, "no worker of "+replica+" among "+strconv.Itoa(len(files)))
+	require.Fail(t, "no worker of "+replica, "%v", noted)
 	return 0
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/metrics"
 	"github.com/llama-orch/llama-orch/harness/standin"
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -209,7 +210,7 @@ var table = []action{
 
 	{"streams are opened", func(t *testing.T, b *bench) []metrics.Move {
 		for range 3 {
-			s, err := b.client.Open(t.Context(), "kept")
+			s, err := b.daemon.Client.Open(t.Context(), "kept")
 			require.NoError(t, err)
 			openStreams = append(openStreams, s.Close)
 		}
@@ -254,7 +255,7 @@ var table = []action{
 	}},
 
 	{"a model is added, and retired", func(t *testing.T, b *bench) []metrics.Move {
-		b.post(t, "/v1/catalog/models", request{"ref": "file:" + b.model, "wait_ms": patience.Milliseconds()}, http.StatusCreated)
+		b.post(t, "/v1/catalog/models", request{"ref": "file:" + b.Model, "wait_ms": watch.Patience.Milliseconds()}, http.StatusCreated)
 		b.post(t, "/v1/catalog/models/haiku/state", request{"state": "Retired", "deadline_ms": time.Hour.Milliseconds()}, http.StatusOK)
 		return []metrics.Move{
 			by(1, `catalog_verifications_total{result="warn",reason="signature_missing",engine="llamacpp"}`),
@@ -262,7 +263,7 @@ var table = []action{
 		}
 	}},
 	{"nothing may be called", func(t *testing.T, b *bench) []metrics.Move {
-		b.post(t, "/v1/catalog/models", request{"ref": "https://10.0.0.1/m.gguf", "wait_ms": patience.Milliseconds()}, http.StatusForbidden)
+		b.post(t, "/v1/catalog/models", request{"ref": "https://10.0.0.1/m.gguf", "wait_ms": watch.Patience.Milliseconds()}, http.StatusForbidden)
 		return []metrics.Move{by(1, `llorch_policy_decisions_total{action="download",decision="deny"}`)}
 	}},
 	{"artifacts are too many", func(t *testing.T, b *bench) []metrics.Move {
@@ -349,14 +350,11 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	require.Empty(t, wrong)
 	t.Run("a broken copy of the scrape fails", func(t *testing.T) { aBrokenCopyFails(t, b, promtool, last) })
 
-	require.NoError(t, b.cmd.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, b.daemon.Signal(syscall.SIGTERM))
 	b.drop.Release(stepped) // lets the task that runs end, and the daemon with it
-	select {
-	case <-b.done:
-		require.Zero(t, b.cmd.ProcessState.ExitCode())
-	case <-bounded(t).Done():
-		require.Fail(t, "the daemon does not stop")
-	}
+	code, err := b.daemon.Exit()
+	require.NoError(t, err)
+	require.Zero(t, code)
 }
 
 // breakers change a scrape in one place each, so that the gate must find something.

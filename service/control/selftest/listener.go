@@ -25,10 +25,10 @@ func Listen(log *zap.Logger) (*Listener, *zap.Logger) {
 	return l, log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewTee(core, l) }))
 }
 
-// With is zapcore.Core's. None of the fields that a logger always has is looked for.
+// With implements zapcore.Core. It ignores the fields: the listener looks at those of single lines alone.
 func (l *Listener) With([]zapcore.Field) zapcore.Core { return l }
 
-// Check is zapcore.Core's.
+// Check implements zapcore.Core.
 func (l *Listener) Check(entry zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if !l.done.Load() && l.Enabled(entry.Level) {
 		return to.AddCore(entry, l)
@@ -36,7 +36,7 @@ func (l *Listener) Check(entry zapcore.Entry, to *zapcore.CheckedEntry) *zapcore
 	return to
 }
 
-// Write is zapcore.Core's.
+// Write implements zapcore.Core.
 func (l *Listener) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	id, ours := "", false
 	for _, f := range fields {
@@ -59,14 +59,14 @@ func (l *Listener) Write(entry zapcore.Entry, fields []zapcore.Field) error {
 	return nil
 }
 
-// stop ends the listening: no later line costs anything.
+// stop ends the listening. Later lines cost nothing.
 func (l *Listener) stop() { l.done.Store(true) }
 
-// Sync is zapcore.Core's: nothing waits here.
+// Sync implements zapcore.Core. There is nothing to write out.
 func (l *Listener) Sync() error { return nil }
 
-// missing names a narrated line that every task should have, and that one of these lacks. It is empty where none lacks any, or where
-// the log's level keeps them out.
+// missing returns the name of a narrated line that one of these tasks lacks. It is empty where none lacks a line, and where the log's
+// level keeps the lines out.
 func (l *Listener) missing(ids []string) string {
 	if !l.Enabled(zapcore.InfoLevel) {
 		return ""

@@ -25,14 +25,14 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The tasks of a test.
+// What the tasks of a test are.
 const (
 	actor  = "self-test"
 	prompt = "Hello"
 	tokens = 8
 )
 
-// steps are what each test looks at, in this order.
+// steps are the steps of each test, in their order.
 var steps = []string{"preload", "decode", "cancel", "metrics", "log"}
 
 // Pools are the pools to be tested.
@@ -43,10 +43,28 @@ type Pools interface {
 	Standing(p config.Pool) (ready bool, problem string)
 }
 
+// Tasks are what the tests do with tasks. Errors are *task.Error.
+type Tasks interface {
+	Submit(ctx context.Context, r task.Request) (task.Admission, error)
+	Get(ctx context.Context, id string) (task.Status, error)
+	Cancel(ctx context.Context, id string) (task.CancelResult, error)
+	// Follow reads a task's events from the start.
+	Follow(ctx context.Context, id string) (Events, error)
+}
+
+// Events are a subscription to a task's events. One goroutine uses it.
+type Events interface {
+	// NextEvents waits for events. It returns io.EOF after the terminal one.
+	NextEvents(ctx context.Context, tick <-chan time.Time) (e task.Events, news bool, err error)
+	// Written says that the events of the last NextEvents were taken.
+	Written()
+	Close()
+}
+
 // Options are what Tests are made from.
 type Options struct {
 	Pools    Pools
-	Tasks    api.Tasks
+	Tasks    Tasks
 	Gatherer prometheus.Gatherer // of the metrics that should follow
 	Log      *zap.Logger
 	Heard    *Listener // to the log that should follow
@@ -55,7 +73,7 @@ type Options struct {
 	Within   time.Duration // of each test; 0: a minute. The table is shown by then, whatever is missing.
 }
 
-// Tests are those of all pools. They run beside one another from Start on.
+// Tests are the tests of all pools. From Start on they run at the same time.
 type Tests struct {
 	o    Options
 	life lifecycle.Life
@@ -70,7 +88,7 @@ func New(o Options) *Tests {
 	return &Tests{o: o, results: map[string]api.SelfTestView{}}
 }
 
-// Result is what is known of a pool's test. Of a nil Tests, and of a pool that is not tested, nothing is.
+// Result returns what is known of a pool's test. It is empty for a pool that is not tested, and on a nil Tests.
 func (t *Tests) Result(poolID string) api.SelfTestView {
 	if t == nil {
 		return api.SelfTestView{}
@@ -86,7 +104,7 @@ func (t *Tests) set(poolID string, v api.SelfTestView) {
 	t.results[poolID] = v
 }
 
-// unmade is a test of which no step was taken.
+// unmade returns the result of a test that has taken no step.
 func unmade(state, detail string) api.SelfTestView {
 	v := api.SelfTestView{State: state, Detail: detail}
 	for _, step := range steps {
@@ -95,7 +113,7 @@ func unmade(state, detail string) api.SelfTestView {
 	return v
 }
 
-// Start tests each pool beside the others. It is lifecycle.Service's.
+// Start begins to test the pools. It implements lifecycle.Service.
 func (t *Tests) Start(context.Context) error {
 	if !t.life.Begin() {
 		return nil
@@ -113,10 +131,10 @@ func (t *Tests) Start(context.Context) error {
 	return nil
 }
 
-// Stop ends the tests. It is lifecycle.Service's.
+// Stop ends the tests. It implements lifecycle.Service.
 func (t *Tests) Stop(ctx context.Context) error { return t.life.End(ctx, context.Canceled) }
 
-// run shows the results once all are there, and those that are there before where that takes long.
+// run shows the table once all results are there. Where that takes long, it also shows it before.
 func (t *Tests) run(ctx context.Context, pools []config.Pool) {
 	var tests sync.WaitGroup
 	defer func() {
@@ -145,7 +163,7 @@ func (t *Tests) run(ctx context.Context, pools []config.Pool) {
 	t.show()
 }
 
-// show writes the table of all results, for people.
+// show writes the table of the results, for people.
 func (t *Tests) show() {
 	var text strings.Builder
 	text.WriteString("\n")
@@ -153,7 +171,7 @@ func (t *Tests) show() {
 	_, _ = fmt.Fprintf(w, "SELF-TEST\tMODEL\t%s\tRESULT\n", strings.ToUpper(strings.Join(steps, "\t")))
 	for _, p := range t.o.Pools.Configured() {
 		v := t.Result(p.ID)
-		if v.State == "" { // it came after the start
+		if v.State == "" { // the pool was added after the start
 			continue
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s", p.ID, p.Model.ID)
@@ -174,7 +192,7 @@ func (t *Tests) show() {
 
 func (t *Tests) test(ctx context.Context, p config.Pool) {
 	if !t.ready(ctx, p) {
-		return // the daemon stops
+		return // the daemon is stopping
 	}
 	bounded, stop := context.WithTimeout(ctx, t.o.Within)
 	defer stop()
@@ -190,7 +208,7 @@ func (t *Tests) test(ctx context.Context, p config.Pool) {
 	}
 }
 
-// ready waits until the pool can be tested, however long that takes.
+// ready waits until the pool is Ready, however long that takes. It returns false where the tests end before.
 func (t *Tests) ready(ctx context.Context, p config.Pool) bool {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
@@ -206,7 +224,7 @@ func (t *Tests) ready(ctx context.Context, p config.Pool) bool {
 	}
 }
 
-// examine tests a Ready pool, step by step. The steps behind one that fails are skipped.
+// examine takes the steps of a test in a Ready pool. It skips those behind one that fails.
 func (t *Tests) examine(ctx context.Context, p config.Pool) (api.SelfTestView, error) {
 	var before float64
 	var ids, did []string
@@ -252,7 +270,7 @@ func (t *Tests) examine(ctx context.Context, p config.Pool) (api.SelfTestView, e
 			return nil
 		},
 	}
-	if p.Workload != task.Completion { // there is nothing to seal
+	if p.Workload != task.Completion { // an answer that comes whole cannot be cancelled half-way
 		delete(take, "cancel")
 	}
 	v := unmade("skipped", "")
@@ -312,7 +330,7 @@ func (t *Tests) decode(ctx context.Context, p config.Pool) (d decoded, err error
 	return d, nil
 }
 
-// cancel ends a task at its first token, if it does not end by itself before, and sees that no token follows.
+// cancel cancels a task at its first token, unless the task ends before, and reads on to see that its stream ends.
 func (t *Tests) cancel(ctx context.Context, p config.Pool) (task.CancelResult, error) {
 	a, err := t.submit(ctx, p, 0)
 	if err != nil {
@@ -328,15 +346,15 @@ func (t *Tests) cancel(ctx context.Context, p config.Pool) (task.CancelResult, e
 	return result, t.follow(ctx, a.TaskID, func() bool { return true })
 }
 
-// follow reads a task's stream to its end, or to its first token where on says so.
+// follow reads a task's stream. At each token it asks on whether to read on; else it reads to the end.
 func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
-	s, err := t.o.Tasks.Subscribe(ctx, id, "")
+	s, err := t.o.Tasks.Follow(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
 	for {
-		frames, err := s.Next(ctx, nil)
+		events, _, err := s.NextEvents(ctx, nil)
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
@@ -344,13 +362,15 @@ func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
 			return fmt.Errorf("read the stream: %w", err)
 		}
 		s.Written()
-		if strings.Contains(string(frames), "event: token") && !on() {
-			return nil
+		for e := range events.All() {
+			if e.Kind == task.EventText && !on() {
+				return nil
+			}
 		}
 	}
 }
 
-// finished is how many tasks of a pool the metrics say have ended.
+// finished returns how many tasks of a pool have ended, as the metrics say.
 func (t *Tests) finished(poolID string) (sum float64, err error) {
 	families, err := t.o.Gatherer.Gather()
 	if err != nil {

@@ -20,8 +20,6 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/front/api"
-	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -32,8 +30,6 @@ var _ lifecycle.Service = (*Tests)(nil)
 
 // flow is what takes the tests' tasks: each has one token, and narrates, counts and ends at once.
 type flow struct {
-	api.Tasks
-
 	log      *zap.Logger
 	finished *prometheus.CounterVec
 
@@ -75,22 +71,16 @@ func (f *flow) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	return task.CancelResult{TaskID: id, LastEventID: "1-00000000"}, nil
 }
 
-func (f *flow) Subscribe(context.Context, string, string) (delivery.Stream, error) {
-	return &oneToken{}, nil
-}
+func (f *flow) Follow(context.Context, string) (Events, error) { return &oneToken{}, nil }
 
-type oneToken struct {
-	delivery.Stream
+type oneToken struct{ read bool }
 
-	read bool
-}
-
-func (s *oneToken) Next(context.Context, <-chan time.Time) ([]byte, error) {
+func (s *oneToken) NextEvents(context.Context, <-chan time.Time) (e task.Events, news bool, err error) {
 	if s.read {
-		return nil, io.EOF
+		return e, false, io.EOF
 	}
 	s.read = true
-	return []byte("event: token\ndata: {}\n\n"), nil
+	return task.Events{From: 1, To: 2, Text: []byte("x"), Ends: []int{1}}, true, nil
 }
 func (s *oneToken) Written() {}
 func (s *oneToken) Close()   {}

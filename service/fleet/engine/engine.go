@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package engine says what the orchestrator needs of an inference engine. One sub-package per engine implements it.
+// Package engine says what the orchestrator needs of an inference engine: a small Engine, and faces that only some have. One
+// sub-package for each kind of engine implements it, and enginetest holds every implementation to what is promised here.
 package engine
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -19,18 +19,10 @@ type Engine interface {
 	Health(ctx context.Context) error
 	// Props reads what the engine says of itself.
 	Props(ctx context.Context) (Props, error)
-	// CountTokens counts the prompt's tokens as Generate would see them, BOS included.
-	CountTokens(ctx context.Context, prompt string) (int, error)
-	// ApplyTemplate turns chat turns into a prompt with the model's own template.
-	ApplyTemplate(ctx context.Context, messages []task.Message) (string, error)
-	// Generate decodes and calls emit for every token, in order, from the goroutine that reads the engine's socket. Text
-	// is whole runes; a token whose bytes end within a rune is held back and joined to the next. When emit returns an
-	// error, or ctx ends, the connection is closed, which makes the engine stop, and Generate returns that error.
+	// Generate decodes a completion and calls emit for every token, in order, from the goroutine that reads the engine's
+	// socket. Text is whole runes; a token whose bytes end within a rune is held back and joined to the next. When emit
+	// returns an error, or ctx ends, the connection is closed, which makes the engine stop, and Generate returns that error.
 	Generate(ctx context.Context, job Job, emit func(text string) error) (Result, error)
-	// Answer runs an embedding or rerank job; its answer is the `result` of the task's `end` event.
-	Answer(ctx context.Context, job Job) (json.RawMessage, Result, error)
-	// Busy counts the engine's busy slots.
-	Busy(ctx context.Context) (int, error)
 }
 
 // Props are an engine's own figures.
@@ -41,11 +33,13 @@ type Props struct {
 	Slots  int
 }
 
-// Job is one generation.
+// Job is one run of a task.
 type Job struct {
-	Workload     task.Workload
-	Prompt       string // after templating
-	PromptTokens int    // as CountTokens said; 0: unknown, Generate counts itself
+	Workload task.Workload
+	Prompt   string // after templating
+	// Messages are the turns of a chat, for a Chatter, which templates them itself. Empty where there is a prompt.
+	Messages     []task.Message
+	PromptTokens int // as a TokenCounter said; 0: unknown, the engine counts itself
 	Inputs       []string
 	Seed         uint32
 	Sampling     task.Sampling
@@ -69,18 +63,11 @@ type Result struct {
 	Cached    int // tokens of the prompt that were there already
 }
 
-// Keeper is an Engine that tells what its slots hold, and empties them.
-type Keeper interface {
-	Slots(ctx context.Context) ([]Slot, error)
-	// Erase forgets what a slot holds.
-	Erase(ctx context.Context, slot int) error
-}
-
 // Slot is one slot of an engine.
 type Slot struct {
 	ID    int
 	Busy  bool
 	Job   int   // a number of its last job, where Told
-	Told  bool  //
+	Told  bool  // the engine tells it
 	Bytes int64 // of its KV; 0: not told
 }

@@ -80,3 +80,6 @@ type Event struct {
 	Critical bool   // the card must not be given work; else it is an application's own fault, or over
 	Text     string // what it means
 }
+
+// Back reports whether the event is a card or the driver that can be used again.
+func (e Event) Back() bool { return e.Kind == CardBack || e.Kind == DriverBack }

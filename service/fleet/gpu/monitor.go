@@ -37,7 +37,8 @@ var errStopped = errors.New("the GPU monitor is stopped")
 
 // Monitor samples the GPUs. One goroutine alone calls NVML; what it found is read without a lock.
 type Monitor struct {
-	o        Options
+	o Options
+	trouble
 	current  atomic.Pointer[Inventory]
 	requests chan chan struct{}
 	quit     context.CancelFunc // nil until Start
@@ -205,6 +206,7 @@ func (m *Monitor) sample(urgent bool) {
 		}
 		log("GPU event", zap.String("kind", string(e.Kind)), zap.Int("card", e.Card), zap.String("uuid", e.UUID), zap.Uint64("xid", e.XID),
 			zap.Bool("critical", e.Critical), zap.String("text", e.Text))
+		m.remember(e)
 		m.o.OnEvent(e)
 	}
 }

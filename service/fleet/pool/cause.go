@@ -5,11 +5,10 @@ package pool
 import (
 	"errors"
 	"fmt"
-	"slices"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -26,12 +25,12 @@ const (
 	replaced    reason = "replaced"     // Lease.Replace
 	drained     reason = "drained"      // its pool's drain or reload had to end, and it still had tasks
 
-	oomVRAM        reason = "oom_vram"        // a card's memory did not suffice
-	oomHost        reason = "oom_host"        // the host's memory did not suffice
-	driverReset    reason = "driver_reset"    // the driver reported trouble of a card
-	missingLibrary reason = "missing_library" // the program or its libraries are not whole
-	badModel       reason = "bad_model"       // the engine does not take the model
-	portTaken      reason = "port_taken"      // another program was faster
+	oomVRAM        = reason(engine.OutOfVRAM)
+	oomHost        = reason(engine.OutOfHost)
+	driverReset    = reason(engine.DriverReset)
+	missingLibrary = reason(engine.MissingLibrary)
+	badModel       = reason(engine.BadModel)
+	portTaken      = reason(engine.PortTaken)
 )
 
 // Reasons lists the values of the label `reason` of llorch_worker_restarts_total.
@@ -87,40 +86,7 @@ type evidence struct {
 	problem    string   // what the driver reported of its cards while it ran
 	lines      []string // its last ones
 	portChosen bool     // it was told its port
-}
-
-// sign is what an engine says when it dies of something. The texts are those of llama.cpp, CUDA, the dynamic linker and the
-// C and C++ libraries, in lower case.
-type sign struct {
-	reason reason
-	texts  []string
-}
-
-// signs are in order: what comes first is what the later ones follow from.
-var signs = []sign{
-	{missingLibrary, []string{
-		"error while loading shared libraries", "cannot open shared object file", "undefined symbol:", "symbol lookup error",
-		"engine libraries cannot be loaded", "engine libraries hold no back end", "engine libraries are of another version", "engine libraries lacks",
-		"cuda driver version is insufficient",
-	}},
-	{driverReset, []string{
-		"cuda error: an illegal memory access", "cuda error: unspecified launch failure", "cuda error: uncorrectable ecc", "gpu is lost",
-		"device is lost", "fallen off the bus",
-	}},
-	{oomVRAM, []string{
-		"cudamalloc failed", "cuda error: out of memory", "cublas_status_alloc_failed", "failed to allocate cuda", "unable to allocate cuda",
-		"cuda_error_out_of_memory", "cudaerrormemoryallocation",
-	}},
-	{oomHost, []string{
-		"std::bad_alloc", "cannot allocate memory", "failed to allocate cpu", "unable to allocate cpu", "cpu_buffer_type_alloc_buffer: failed",
-		"runtime: out of memory",
-	}},
-	{"", []string{"out of memory", "failed to allocate", "unable to allocate", "no room for a context"}}, // of the device that the pool is on
-	{portTaken, []string{"address already in use", "couldn't bind", "could not bind"}},
-	{badModel, []string{
-		"invalid magic", "is not a gguf file", "unknown model architecture", "failed to load model", "error loading model", "unable to load model",
-		"llama.cpp cannot load", "the model cannot be opened", "check_tensor_dims", "is corrupted or incomplete",
-	}},
+	deaths     engine.Deaths
 }
 
 // cause tells causes of death apart. It returns the reason given where nothing points to another.
@@ -140,31 +106,22 @@ func (e evidence) cause(otherwise reason) reason {
 	if e.exitCode == 127 {
 		return missingLibrary
 	}
-	// llama.cpp goes on without pinned memory of the host.
-	telling := slices.DeleteFunc(slices.Clone(e.lines), func(line string) bool { return strings.Contains(line, "pinned memory") })
-	text := strings.ToLower(strings.Join(telling, "\n"))
-	for _, s := range signs {
-		if !slices.ContainsFunc(s.texts, func(t string) bool { return strings.Contains(text, t) }) {
-			continue
-		}
+	for _, found := range e.deaths.Told(e.lines) {
 		switch {
-		case s.reason == portTaken && !e.portChosen:
-			continue
-		case s.reason == oomVRAM && !e.onGPU:
-			return oomHost
-		case s.reason != "":
-			return s.reason
-		case e.onGPU:
+		case found == engine.PortTaken && !e.portChosen:
+		case found == engine.OutOfMemory && e.onGPU:
 			return oomVRAM
-		default:
+		case found == engine.OutOfMemory, found == engine.OutOfVRAM && !e.onGPU:
 			return oomHost
+		default:
+			return reason(found)
 		}
 	}
 	return otherwise
 }
 
 // advice is what to do about a cause, where there is something to do.
-func (r *replica) advice(why reason, c *claim, problem string) string {
+func (r *replica) advice(why reason, c *claim, model, problem string) string {
 	cards := "its card"
 	for i, index := range c.cards {
 		if i == 0 {
@@ -176,7 +133,7 @@ func (r *replica) advice(why reason, c *claim, problem string) string {
 	case oomVRAM:
 		text := "the worker ran out of the memory of " + cards
 		if c.bytes > 0 {
-			text += fmt.Sprintf(", where %s were reserved; more is asked for from now on", size(c.bytes))
+			text += fmt.Sprintf(", where %s were reserved; more is asked for from now on", vram.Size(c.bytes))
 		}
 		return text + ": lower `ctx` or `slots`, use a smaller model or quantisation, or end what else uses the card (`nvidia-smi` shows it)"
 	case oomHost:
@@ -187,9 +144,9 @@ func (r *replica) advice(why reason, c *claim, problem string) string {
 		}
 		return fmt.Sprintf("the GPU driver had trouble with %s (%s): if this comes again, look at `dmesg` and `nvidia-smi -q`, and restart the machine", cards, problem)
 	case missingLibrary:
-		return "the worker's program or libraries are not whole: run `go tool mage engine:libs`, or install what its last words name"
+		return "the worker's program or libraries are not whole: " + r.kind.Start.Repair
 	case badModel:
-		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", r.spec.ModelPath)
+		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
 	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained: // their own words say it
@@ -209,7 +166,7 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 		e.problem, _ = r.m.opts.DeviceProblems(w.claim.cards, w.born)
 	}
 	if w.proc != nil {
-		e.lines = w.tail()
+		e.lines, e.deaths = w.tail(), r.kind.Start.Deaths
 		e.portChosen = r.spec.Mode == Binary || r.spec.Mode == Container
 		death := w.proc.Death()
 		e.oomKilled = r.m.opts.OOMKills() > w.oomKills
@@ -221,11 +178,11 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	}
 	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
 		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, time.Now())
-		if r.spec.fitsCtx() { // a smaller context is tried next
+		if r.fitsCtx() { // a smaller context is tried next
 			r.kept, r.stretch = 0, r.stretch*vram.ShortMargin
 		}
 	}
-	if text := r.advice(found.reason, &w.claim, e.problem); text != "" {
+	if text := r.advice(found.reason, &w.claim, w.model, e.problem); text != "" {
 		if found.detail != "" {
 			text += " (" + found.detail + ")"
 		}

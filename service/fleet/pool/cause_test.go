@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 )
 
 // ORCH-3053
@@ -44,6 +46,7 @@ func TestCausesOfDeathAreToldApart(t *testing.T) {
 		if c.from == "" {
 			c.from = exited
 		}
+		c.e.deaths = llamacpp.Kind().Start.Deaths
 		require.Equal(t, c.is, c.e.cause(c.from), name)
 		require.Contains(t, Reasons(), string(c.is))
 	}

@@ -104,12 +104,12 @@ func runChild(model, address string) int {
 func runDaemon(dir, exe string) int {
 	changed := make(chan struct{}, 1)
 	specs := []pool.Spec{
-		{ID: "a", Mode: pool.Builtin, ModelPath: dir + "/plain", Ctx: 256},
-		{ID: "b", Mode: pool.Builtin, ModelPath: dir + "/stubborn", Ctx: 256},
+		{ID: "a", Engine: llamacpp.Name, Mode: pool.Builtin, ModelPath: dir + "/plain", Ctx: 256},
+		{ID: "b", Engine: llamacpp.Name, Mode: pool.Builtin, ModelPath: dir + "/stubborn", Ctx: 256},
 	}
 	m, err := pool.New(pool.Options{
 		Specs: specs, WorkerExe: exe, RunDir: dir + "/run",
-		NewEngine: newClient,
+		Kinds: kinds,
 		OnChange: func(string) {
 			select {
 			case changed <- struct{}{}:
@@ -142,7 +142,5 @@ func runDaemon(dir, exe string) int {
 // command runs the test binary itself.
 func command(args ...string) *exec.Cmd { return exec.Command(os.Args[0], args...) }
 
-// newClient makes the adapter that the daemon uses, too.
-func newClient(base, key string) engine.Engine {
-	return llamacpp.New(llamacpp.Options{BaseURL: base, APIKey: key})
-}
+// kinds are those that the daemon has, too.
+var kinds = []engine.Kind{llamacpp.Kind()}

@@ -9,16 +9,8 @@ import (
 	"strings"
 )
 
-// Prepared is an engine that Options.Prepare has made ready.
-type Prepared struct {
-	Path     string // of the program; of a container the image, by its id
-	Digest   string // of a container's image
-	BuildRef string
-	Flags    []string // that it was built with
-}
-
-func (r *replica) planContainer(ctx context.Context, facts Facts, ready Prepared) (*plan, error) {
-	spec, c := r.spec, r.spec.Container
+func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, ready Prepared) (*plan, error) {
+	c := spec.Container
 	exe, err := exec.LookPath(c.Argv[0])
 	if err != nil {
 		return nil, fixable("there is no such program to run containers with: install it, or correct `provisioning.runtime`", c.Argv[0], err)
@@ -32,8 +24,11 @@ func (r *replica) planContainer(ctx context.Context, facts Facts, ready Prepared
 		return nil, err
 	}
 	named := c.Named(r.m.launcher.ContainerName(r.id), port, spec.ModelPath)
-	args, withCtx, facts := r.serverArgs(facts, c.Model, "0.0.0.0", strconv.Itoa(c.Port))
-	return &plan{exe: exe, address: address, facts: facts, container: &named, image: ready.Path, args: args, withCtx: withCtx}, nil
+	told := spec.worker()
+	told.Threads, told.Model, told.Host, told.Port, told.Scratch = facts.Threads, c.Model, "0.0.0.0", strconv.Itoa(c.Port), "/tmp"
+	p := newPlan(exe, facts, r.kind.Start.Command(told))
+	p.address, p.container, p.image = address, &named, ready.Path
+	return p, nil
 }
 
 // cardNames are the cards that a worker's container gets.

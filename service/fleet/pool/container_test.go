@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/harness/fakedocker"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 )
@@ -25,7 +23,7 @@ import (
 func contained(t *testing.T, d fakedocker.Docker, gpus ...string) pool.Spec {
 	t.Helper()
 	s := plain
-	s.Mode, s.Recipe = pool.Container, "an image"
+	s.Mode, s.Recipe = pool.Container, image
 	s.Container = &process.Container{
 		Argv: []string{
 			d.Path, "run", "--rm", "--name", "{name}", "--env", "LLAMA_API_KEY", "--publish", "127.0.0.1:{port}:8080",
@@ -36,7 +34,12 @@ func contained(t *testing.T, d fakedocker.Docker, gpus ...string) pool.Spec {
 	return s
 }
 
-func image(context.Context, any) (pool.Prepared, error) {
+// recipe is pool.Recipe.
+type recipe func(context.Context) (pool.Prepared, error)
+
+func (r recipe) Prepare(ctx context.Context) (pool.Prepared, error) { return r(ctx) }
+
+var image recipe = func(context.Context) (pool.Prepared, error) {
 	return pool.Prepared{Path: fakedocker.ImageID, Digest: fakedocker.ImageID, BuildRef: "llama:server"}, nil
 }
 
@@ -61,7 +64,7 @@ func container(t *testing.T, d fakedocker.Docker) (name string, pid int) {
 func TestAContainerServesAndEndsWithItsReplica(t *testing.T) {
 	d := docker(t)
 	b := setup(t, func(b *bundle, o *pool.Options) {
-		o.Prepare, o.Specs[0].ModelPath = image, b.model(child{})
+		o.Specs[0].ModelPath = b.model(child{})
 	}, contained(t, d))
 	info := b.await("p", is(pool.Ready))
 	require.NotEmpty(t, info.Fingerprint)
@@ -108,7 +111,7 @@ func TestAContainerGetsItsCards(t *testing.T) {
 			}
 			memory := newCards(t, 24*gib, 12*gib)
 			b := setup(t, func(b *bundle, o *pool.Options) {
-				o.Memory, o.Prepare, o.Specs[0].ModelPath = memory, image, b.model(child{})
+				o.VRAM, o.Specs[0].ModelPath = memory, b.model(child{})
 			}, spec)
 			b.await("p", is(pool.Ready))
 			calls, err := d.Calls()
@@ -129,7 +132,7 @@ func TestAContainerOfAKilledDaemonIsRemoved(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "1.json"), note, 0o600))
-	m, err := pool.New(pool.Options{RunDir: dir, NewEngine: func(string, string) engine.Engine { return nil }})
+	m, err := pool.New(pool.Options{RunDir: dir})
 	require.NoError(t, err)
 	require.NoError(t, m.Start())
 	require.NoError(t, m.Stop(t.Context()))
@@ -147,40 +150,28 @@ func TestAnEngineIsPreparedBeforeItsWorker(t *testing.T) {
 		{Path: os.Args[0], BuildRef: "def", Flags: []string{"-DA=1"}},
 	} {
 		spec := plain
-		spec.Mode, spec.Recipe, spec.BinaryArgs = pool.Binary, "a recipe", []string{asServer}
-		b := setup(t, func(b *bundle, o *pool.Options) {
-			o.Specs[0].ModelPath = b.model(child{})
-			o.Prepare = func(_ context.Context, recipe any) (pool.Prepared, error) {
-				if recipe != "a recipe" {
-					return pool.Prepared{}, fmt.Errorf("another recipe: %v", recipe)
-				}
-				return made, nil
-			}
-		}, spec)
+		spec.Mode, spec.BinaryArgs = pool.Binary, []string{asServer}
+		spec.Recipe = recipe(func(context.Context) (pool.Prepared, error) { return made, nil })
+		b := setup(t, func(b *bundle, o *pool.Options) { o.Specs[0].ModelPath = b.model(child{}) }, spec)
 		prints[b.await("p", is(pool.Ready)).Fingerprint] = true
 	}
 	require.Len(t, prints, 3, "what an engine was built from can change bytes")
 
 	spec := plain
-	spec.Mode, spec.Recipe = pool.Binary, "a recipe"
-	b := setup(t, func(b *bundle, o *pool.Options) {
-		o.Specs[0].ModelPath = b.model(child{})
-		o.Prepare = func(context.Context, any) (pool.Prepared, error) {
-			return pool.Prepared{}, errors.New("missing on this machine: cmake")
-		}
-	}, spec)
+	spec.Mode, spec.Recipe = pool.Binary, recipe(func(context.Context) (pool.Prepared, error) {
+		return pool.Prepared{}, errors.New("missing on this machine: cmake")
+	})
+	b := setup(t, func(b *bundle, o *pool.Options) { o.Specs[0].ModelPath = b.model(child{}) }, spec)
 	info := b.await("p", is(pool.Failed))
 	require.Contains(t, info.LastError, "the engine could not be prepared")
 	require.Contains(t, info.LastError, "missing on this machine: cmake")
 
 	// A stop does not wait for a build.
-	slow := setup(t, func(b *bundle, o *pool.Options) {
-		o.Specs[0].ModelPath = b.model(child{})
-		o.Prepare = func(ctx context.Context, _ any) (pool.Prepared, error) {
-			<-ctx.Done()
-			return pool.Prepared{}, context.Cause(ctx)
-		}
-	}, spec)
+	spec.Recipe = recipe(func(ctx context.Context) (pool.Prepared, error) {
+		<-ctx.Done()
+		return pool.Prepared{}, context.Cause(ctx)
+	})
+	slow := setup(t, func(b *bundle, o *pool.Options) { o.Specs[0].ModelPath = b.model(child{}) }, spec)
 	slow.await("p", is(pool.Provisioning))
 	require.NoError(t, slow.m.Stop(t.Context()))
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -79,7 +80,7 @@ func TestAnEngineThatDecodesNothingIsReplaced(t *testing.T) {
 
 // watched is an engine that says when its health is asked for and when it decodes.
 type watched struct {
-	engine.Engine
+	*llamacpp.Engine
 	healths chan struct{} // unbuffered
 	decodes *atomic.Int32
 }
@@ -98,15 +99,15 @@ func (w watched) Generate(ctx context.Context, job engine.Job, emit func(string)
 	return w.Engine.Generate(ctx, job, emit)
 }
 
-func (w watched) Close() { w.Engine.(interface{ Close() }).Close() }
-
 // ORCH-3002
 func TestALeaseIsNotProbed(t *testing.T) {
 	var decodes atomic.Int32
 	healths := make(chan struct{})
 	b := setup(t, func(_ *bundle, o *pool.Options) {
 		o.LivenessInterval = time.Millisecond
-		o.NewEngine = func(base, key string) engine.Engine { return watched{newClient(base, key), healths, &decodes} }
+		kind := llamacpp.Kind()
+		kind.New = func(at engine.Endpoint) engine.Engine { return watched{llamacpp.New(at), healths, &decodes} }
+		o.Kinds = []engine.Kind{kind}
 	}, plain)
 	b.await("p", is(pool.Ready))
 	l := b.lease("p-0")

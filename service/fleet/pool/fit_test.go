@@ -12,6 +12,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/harness/standin"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -19,9 +21,9 @@ import (
 const gibi = 1 << 30
 
 // rooms is an account of cards that only tells their room.
-type rooms []Room
+type rooms []vram.Room
 
-func (r rooms) Room(device string) (all []Room) {
+func (r rooms) Room(device string) (all []vram.Room) {
 	for _, room := range r {
 		if device == "auto" || device == "0,1" || device == strconv.Itoa(room.Card) {
 			all = append(all, room)
@@ -30,28 +32,33 @@ func (r rooms) Room(device string) (all []Room) {
 	return all
 }
 
-func (r rooms) Reserve(string, Wish) (Grant, error) { return Grant{}, nil }
-func (r rooms) Spawned(string, int)                 {}
-func (r rooms) Settle(string) []Share               { return nil }
-func (r rooms) Release(string)                      {}
+func (r rooms) Reserve(string, vram.Wish) (vram.Grant, error) { return vram.Grant{}, nil }
+func (r rooms) Spawned(string, int)                           {}
+func (r rooms) Settle(string) []vram.Share                    { return nil }
+func (r rooms) Release(string)                                {}
 
 // fits makes the fitting of a replica of a model of half a GiB a step of context.
 func fits(t *testing.T, own int, account rooms, change func(*Spec)) fitting {
 	path := filepath.Join(t.TempDir(), "m.gguf")
 	require.NoError(t, standin.WriteModelOf(path, "m", gibi/2, own))
-	spec := Spec{ID: "p", Mode: Binary, BinaryPath: "llama-server", ModelPath: path, Device: "auto"}
+	spec := Spec{ID: "p", Engine: llamacpp.Name, Mode: Binary, BinaryPath: "llama-server", ModelPath: path, Device: "auto"}
 	if change != nil {
 		change(&spec)
 	}
-	options := Options{Memory: account}
+	options := Options{VRAM: account, Kinds: []engine.Kind{llamacpp.Kind()}}
 	options.complete()
 	require.NoError(t, spec.complete(options))
 	m := &Manager{opts: options}
-	s, err := newSizer(spec, 1<<20)
+	s, err := llamacpp.Kind().Start.Size(spec.worker(), 1<<20)
 	require.NoError(t, err)
-	require.Equal(t, own, s.own)
+	require.Equal(t, own, s.OwnCtx())
 	return fitting{r: newReplica(m, spec, 0, "p-0", true), sizer: s, model: "sha256:1", now: time.Unix(1000, 0)}
 }
+
+// shorter is another model, whose own context is smaller.
+type shorter struct{ engine.Sizer }
+
+func (shorter) OwnCtx() int { return 3000 }
 
 var reference = rooms{{Card: 0, Name: "3090", Free: 24 * gibi, Total: 24 * gibi}, {Card: 1, Name: "3060", Free: 12 * gibi, Total: 12 * gibi}}
 
@@ -63,9 +70,9 @@ func TestTheContextIsFittedToTheCard(t *testing.T) {
 	require.InDelta(t, 11400, ctx, 600)
 	require.Zero(t, ctx%ctxStep)
 	asks := func(ctx int) float64 {
-		e, err := f.sizer.at(ctx)
+		e, err := f.sizer.At(ctx)
 		require.NoError(t, err)
-		return float64(f.need("", ctx, e.expected(f.r.spec))) * fitMargin
+		return float64(f.need("", ctx, f.r.spec.expected(e))) * fitMargin
 	}
 	require.LessOrEqual(t, asks(ctx), 24.0*gibi)
 	require.Greater(t, asks(ctx+ctxStep), 24.0*gibi)
@@ -111,11 +118,11 @@ func TestAConfiguredContextIsKept(t *testing.T) {
 	never := task.Errorf(task.PoolUnavailable, "too large")
 	f.refused(never, 8192)
 	require.Regexp(t, `^too large; with .ctx: 5\d\d\d. or less instead of 8192 it would fit card 1$`, never.Message)
-	f.r.m.opts.Memory = rooms{{Card: 1, Free: 3 * gibi, Total: 12 * gibi}}
+	f.r.m.opts.VRAM = rooms{{Card: 1, Free: 3 * gibi, Total: 12 * gibi}}
 	later := task.Errorf(task.PoolUnavailable, "no room").Retry(time.Second)
 	f.refused(later, 8192)
 	require.Regexp(t, `^no room; with .ctx: 1[0-9]{3}. or less instead of 8192 it would fit card 1 now$`, later.Message)
-	f.r.m.opts.Memory = rooms{{Card: 1, Free: 1, Total: 12 * gibi}}
+	f.r.m.opts.VRAM = rooms{{Card: 1, Free: 1, Total: 12 * gibi}}
 	later.Message = "no room"
 	f.refused(later, 8192)
 	require.Equal(t, "no room", later.Message, "nothing would fit")
@@ -134,7 +141,7 @@ func TestAFittedContextIsKeptWhileItCanBe(t *testing.T) {
 	f.r.kept, f.r.stretch = 0, vram.ShortMargin
 	less, _ := f.choose()
 	require.Less(t, less, ctx)
-	f.sizer.own = 3000
+	f.sizer = shorter{f.sizer}
 	f.r.kept, f.r.inVain = 4096, 0
 	ctx, _ = f.choose()
 	require.Equal(t, 3000, ctx, "another model's own is smaller")
@@ -152,13 +159,13 @@ func TestFittingIsExact(t *testing.T) {
 		per, fixed := rapid.Int64Range(1, 1<<20).Draw(t, "per token"), rapid.Int64Range(0, 1<<32).Draw(t, "fixed")
 		room := rapid.Int64Range(0, 1<<37).Draw(t, "room")
 		need := func(ctx int, _ int64) int64 { return fixed + per*int64(ctx) }
-		ctx := f.sizer.fit(ctxLeast, f.sizer.own, room, need)
+		ctx := f.fit(ctxLeast, f.sizer.OwnCtx(), room, need)
 		holds := func(ctx int) bool { return float64(need(ctx, 0))*fitMargin <= float64(room) }
 		if ctx == 0 {
 			require.False(t, holds(ctxLeast))
 			return
 		}
 		require.True(t, holds(ctx))
-		require.True(t, ctx == f.sizer.own || !holds(min(ctx+ctxStep, f.sizer.own)))
+		require.True(t, ctx == f.sizer.OwnCtx() || !holds(min(ctx+ctxStep, f.sizer.OwnCtx())))
 	})
 }

@@ -27,7 +27,7 @@ func TestRandomHistories(t *testing.T) {
 			memory := newCards(t, 900<<20, 500<<20) // three workers of some 360 MiB
 			first, second := onGPU(func(s *pool.Spec) { s.Replicas = 2 }), onGPU(func(s *pool.Spec) { s.ID, s.OnDemand = "q", true })
 			b := setup(t, func(_ *bundle, o *pool.Options) {
-				o.Memory, o.BreakerFailures, o.ReloadDeadline, o.StopGrace = memory, 1000, 20*time.Millisecond, time.Second
+				o.VRAM, o.BreakerFailures, o.ReloadDeadline, o.StopGrace = memory, 1000, 20*time.Millisecond, time.Second
 				o.BackoffMax = 20 * time.Millisecond
 			}, first, second)
 			good, bad := b.otherModel(), b.model(child{Crash: "error loading model"})

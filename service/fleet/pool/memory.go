@@ -4,61 +4,35 @@ package pool
 
 import (
 	"math"
+	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Memory is the account of the GPUs' memory (LO-501). Its methods may be called from several goroutines.
-type Memory interface {
+// VRAM is the account of the cards' memory (LO-501). Its methods may be called from several goroutines.
+type VRAM interface {
 	// Room tells what the cards of a device can give: of a mask its cards, in its order, of "auto" all that can be used. Nothing
 	// where one of the mask cannot.
-	Room(device string) []Room
+	Room(device string) []vram.Room
 	// Reserve chooses cards for the owner's next worker and promises their memory, before anything is started. A refusal is
 	// a *task.Error, retriable where waiting may help. What an earlier worker of the owner has not given back yet counts
 	// beside it.
-	Reserve(owner string, wish Wish) (Grant, error)
+	Reserve(owner string, wish vram.Wish) (vram.Grant, error)
 	// Spawned says that the owner's worker leads this process group.
 	Spawned(owner string, pid int)
 	// Settle says that the owner's worker has loaded and takes no more than it has. It returns what the driver shows for it,
 	// by card; nothing where the driver does not tell.
-	Settle(owner string) []Share
+	Settle(owner string) []vram.Share
 	// Release says that the owner's worker and its group are gone.
 	Release(owner string)
-}
-
-// Room is what a card can give, in bytes: now, and if nobody else had anything of it.
-type Room struct {
-	Card        int
-	Name        string // as in Grant
-	Free, Total int64
-}
-
-// Wish is what a worker needs.
-type Wish struct {
-	Device string    // "auto", or a mask of indices: "0", "0,1"
-	Split  []float64 // shares of the cards of the mask, in its order; empty: all on one
-	Bytes  int64     // in all; with Split each card takes its share of them
-}
-
-// Grant is what a worker got.
-type Grant struct {
-	Cards  []int    // indices, in the order of the mask
-	Names  []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
-	Shares []Share
-}
-
-// Share is memory of one card.
-type Share struct {
-	Card  int
-	Bytes int64
 }
 
 // claim is a worker's memory, from before the spawn until its process is gone.
@@ -66,15 +40,14 @@ type claim struct {
 	load     vram.Load
 	class    string // device class
 	cards    []int
-	reserved bool  // with Memory
+	reserved bool  // with Options.VRAM
 	bytes    int64 // reserved
 	host     int64 // promised of the host's memory, until the worker is ready
 }
 
 // reserve makes the claim of the worker about to be started, or says what is too little (ORCH-3003).
-func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logger) error {
-	spec := r.spec
-	sizer, err := newSizer(spec, fileSize)
+func (r *replica) reserve(w *worker, spec Spec, facts *Facts, fileSize int64, log *zap.Logger) error {
+	sizer, err := r.kind.Start.Size(spec.worker(), fileSize)
 	if err != nil {
 		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
 	}
@@ -84,14 +57,14 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	}
 	f := fitting{r: r, sizer: sizer, model: facts.ModelDigest, now: time.Now()}
 	ctx, device := f.choose()
-	estimate, err := sizer.at(ctx)
+	estimate, err := sizer.At(ctx)
 	if err != nil {
 		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
 	}
 	c := &w.claim
 	c.load = f.load(ctx)
-	expected := estimate.expected(spec)
-	host := estimate.host
+	expected := spec.expected(estimate)
+	host := estimate.Host
 	if c.load.Cards == 0 {
 		c.class = facts.Device
 	}
@@ -104,11 +77,11 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 		return &loss{reason: refused, err: r.typed(err), short: true}
 	}
 	c.host = host
-	if c.load.Cards == 0 || r.m.opts.Memory == nil {
+	if c.load.Cards == 0 || r.m.opts.VRAM == nil {
 		return nil
 	}
 
-	grant, err := r.m.opts.Memory.Reserve(r.owner, Wish{Device: device, Split: spec.TensorSplit, Bytes: need})
+	grant, err := r.m.opts.VRAM.Reserve(r.owner, vram.Wish{Device: device, Split: spec.TensorSplit, Bytes: need})
 	if err != nil {
 		refusal := *task.AsError(err)
 		f.refused(&refusal, ctx)
@@ -117,10 +90,37 @@ func (r *replica) reserve(w *worker, facts *Facts, fileSize int64, log *zap.Logg
 	}
 	r.inVain, r.kept = 0, ctx
 	c.reserved, c.bytes, c.cards = true, need, grant.Cards
-	c.class = "gpu:" + strings.Join(grant.Names, "+")
+	c.class = vram.Class(grant.Names)
 	facts.Device = c.class
 	r.change(func(i *Info) { i.Cards = grant.Cards })
 	return nil
+}
+
+// expected is what a worker is expected to take: on the cards, or on the host where it gets none.
+func (s *Spec) expected(e engine.Estimate) int64 {
+	if len(e.Cards) == 0 {
+		return e.Host
+	}
+	return vram.Sum(e.Cards, s.parts())
+}
+
+// expect is what a worker of the spec is expected to take, by its model's file; 0 where there is none.
+func (m *Manager) expect(spec Spec) int64 {
+	stat, err := os.Stat(spec.ModelPath)
+	if err != nil || !stat.Mode().IsRegular() {
+		return 0
+	}
+	kind, err := m.opts.kind(spec.Engine)
+	if err != nil || kind.Start == nil {
+		return 0
+	}
+	s, _ := kind.Start.Size(spec.worker(), stat.Size()) // a guess will do; the load says that it is one
+	ctx := spec.Ctx
+	if spec.fitsCtx(kind) { // the swap is planned for the least, and the load takes what there is beyond it
+		ctx = least(s)
+	}
+	e, _ := s.At(ctx)
+	return spec.expected(e)
 }
 
 // typed names the pool in a typed error.
@@ -137,7 +137,7 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 	var err error
 	switch {
 	case c.reserved:
-		shares, parts := r.m.opts.Memory.Settle(r.owner), r.spec.parts()
+		shares, parts := r.m.opts.VRAM.Settle(r.owner), r.spec.parts()
 		cards := make([]int64, len(c.cards))
 		for _, s := range shares {
 			for i, card := range c.cards {
@@ -148,7 +148,7 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 			observed += s.Bytes
 		}
 		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
-			err = r.m.learned.Observe(c.load, c.class, total(cards, parts), time.Now())
+			err = r.m.learned.Observe(c.load, c.class, vram.Sum(cards, parts), time.Now())
 		}
 	case w.proc != nil && c.load.Cards == 0:
 		observed = process.ResidentBytes(w.proc.PID)
@@ -165,7 +165,7 @@ func (r *replica) release(w *worker) {
 	r.m.keepHost(&w.claim)
 	if w.claim.reserved {
 		w.claim.reserved = false
-		r.m.opts.Memory.Release(r.owner)
+		r.m.opts.VRAM.Release(r.owner)
 	}
 }
 
@@ -185,7 +185,7 @@ func (m *Manager) promiseHost(need int64) error {
 	}
 	if free -= m.host.promised; need > free {
 		return unavailable("a worker needs %s of the host's memory, and %s are free: end what holds it, or use a smaller model, `ctx` or `slots`",
-			size(need), size(max(free, 0))).Retry(m.opts.BackoffMax)
+			vram.Size(need), vram.Size(max(free, 0))).Retry(m.opts.BackoffMax)
 	}
 	m.host.promised += need
 	return nil

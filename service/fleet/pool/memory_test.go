@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -29,32 +30,32 @@ type cards struct {
 
 	mu     sync.Mutex
 	free   []int64
-	held   map[string][]pool.Share
+	held   map[string][]vram.Share
 	pids   map[string]int
-	wishes []pool.Wish
+	wishes []vram.Wish
 	calls  []string
 	takes  int64 // what a worker is seen to take
 	final  error // refuses for good
 }
 
 func newCards(t *testing.T, free ...int64) *cards {
-	c := &cards{t: t, free: free, held: map[string][]pool.Share{}, pids: map[string]int{}}
+	c := &cards{t: t, free: free, held: map[string][]vram.Share{}, pids: map[string]int{}}
 	t.Cleanup(func() { // after the manager stopped
 		require.Empty(t, c.held, "everything is released in the end")
 	})
 	return c
 }
 
-func (c *cards) Reserve(owner string, w pool.Wish) (pool.Grant, error) {
+func (c *cards) Reserve(owner string, w vram.Wish) (vram.Grant, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	require.Empty(c.t, c.held[owner])
 	c.wishes = append(c.wishes, w)
 	c.calls = append(c.calls, "reserve "+owner)
 	if c.final != nil {
-		return pool.Grant{}, c.final
+		return vram.Grant{}, c.final
 	}
-	var shares []pool.Share
+	var shares []vram.Share
 	switch w.Device {
 	case "auto":
 		best := -1
@@ -64,16 +65,16 @@ func (c *cards) Reserve(owner string, w pool.Wish) (pool.Grant, error) {
 			}
 		}
 		if best < 0 {
-			return pool.Grant{}, task.Errorf(task.PoolUnavailable, "needs %d bytes, %d are free", w.Bytes, slices.Max(c.free)).Retry(time.Second)
+			return vram.Grant{}, task.Errorf(task.PoolUnavailable, "needs %d bytes, %d are free", w.Bytes, slices.Max(c.free)).Retry(time.Second)
 		}
-		shares = []pool.Share{{Card: best, Bytes: w.Bytes}}
+		shares = []vram.Share{{Card: best, Bytes: w.Bytes}}
 	default:
 		mask := strings.Split(w.Device, ",")
 		for i := range mask {
-			shares = append(shares, pool.Share{Card: int(mask[i][0] - '0'), Bytes: w.Bytes / int64(len(mask))})
+			shares = append(shares, vram.Share{Card: int(mask[i][0] - '0'), Bytes: w.Bytes / int64(len(mask))})
 		}
 	}
-	g := pool.Grant{Shares: shares}
+	g := vram.Grant{Shares: shares}
 	for _, s := range shares {
 		c.free[s.Card] -= s.Bytes
 		g.Cards = append(g.Cards, s.Card)
@@ -83,11 +84,11 @@ func (c *cards) Reserve(owner string, w pool.Wish) (pool.Grant, error) {
 	return g, nil
 }
 
-func (c *cards) Room(device string) (rooms []pool.Room) {
+func (c *cards) Room(device string) (rooms []vram.Room) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, free := range c.free {
-		room := pool.Room{Card: i, Name: cardNames[i], Free: free, Total: free}
+		room := vram.Room{Card: i, Name: cardNames[i], Free: free, Total: free}
 		for _, held := range c.held {
 			for _, s := range held {
 				if s.Card == i {
@@ -109,13 +110,13 @@ func (c *cards) Spawned(owner string, pid int) {
 	c.pids[owner] = pid
 }
 
-func (c *cards) Settle(owner string) (seen []pool.Share) {
+func (c *cards) Settle(owner string) (seen []vram.Share) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls = append(c.calls, "settle "+owner)
 	for _, s := range c.held[owner] {
 		if c.takes > 0 {
-			seen = append(seen, pool.Share{Card: s.Card, Bytes: c.takes})
+			seen = append(seen, vram.Share{Card: s.Card, Bytes: c.takes})
 		}
 	}
 	return seen
@@ -134,7 +135,7 @@ func (c *cards) Release(owner string) {
 	delete(c.held, owner)
 }
 
-func (c *cards) asked() []pool.Wish {
+func (c *cards) asked() []vram.Wish {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.wishes)
@@ -172,7 +173,7 @@ func (b *bundle) restarts(reason string) float64 {
 func TestAGPUWorkerReservesBeforeItIsSpawned(t *testing.T) {
 	memory := newCards(t, 24*gib, gib/2)
 	memory.takes = 400 << 20
-	b := setup(t, func(_ *bundle, o *pool.Options) { o.Memory = memory }, onGPU(func(s *pool.Spec) { s.Replicas = 2 }))
+	b := setup(t, func(_ *bundle, o *pool.Options) { o.VRAM = memory }, onGPU(func(s *pool.Spec) { s.Replicas = 2 }))
 	b.await("p", func(pool.Info) bool {
 		return !slices.ContainsFunc(b.m.Infos("p"), func(i pool.Info) bool { return i.State != pool.Ready })
 	})
@@ -210,7 +211,7 @@ func TestAGPUWorkerReservesBeforeItIsSpawned(t *testing.T) {
 // ORCH-3003, ORCH-1102
 func TestTooLittleMemoryIsRefusedBeforeTheSpawn(t *testing.T) {
 	memory := newCards(t, 1<<20, 2<<20)
-	b := setup(t, func(_ *bundle, o *pool.Options) { o.Memory, o.BackoffMin, o.BackoffMax = memory, bound, bound }, onGPU(nil))
+	b := setup(t, func(_ *bundle, o *pool.Options) { o.VRAM, o.BackoffMin, o.BackoffMax = memory, bound, bound }, onGPU(nil))
 	info := b.await("p", is(pool.Backoff))
 	require.Regexp(t, `needs \d+ bytes, 2097152 are free`, info.LastError)
 	require.Empty(t, info.Cards)
@@ -227,7 +228,7 @@ func TestTooLittleMemoryIsRefusedBeforeTheSpawn(t *testing.T) {
 func TestWhatNeverFitsIsFailed(t *testing.T) {
 	memory := newCards(t, gib)
 	memory.final = task.Errorf(task.PoolUnavailable, "a worker needs more than any card has")
-	b := setup(t, func(_ *bundle, o *pool.Options) { o.Memory, o.BackoffMin = memory, bound }, onGPU(nil))
+	b := setup(t, func(_ *bundle, o *pool.Options) { o.VRAM, o.BackoffMin = memory, bound }, onGPU(nil))
 	require.Contains(t, b.await("p", is(pool.Failed)).LastError, "more than any card has")
 }
 
@@ -258,7 +259,7 @@ func TestTheHostsMemoryIsChecked(t *testing.T) {
 func TestRunningOutOfVRAMRaisesWhatIsAskedFor(t *testing.T) {
 	memory := newCards(t, 24*gib, 12*gib)
 	b := setup(t, func(b *bundle, o *pool.Options) {
-		o.Memory = memory
+		o.VRAM = memory
 		o.Specs[0].ModelPath = b.model(child{Crash: "allocating 9000.00 MiB on device 0: cudaMalloc failed: out of memory"})
 	}, onGPU(nil))
 	info := b.await("p", func(i pool.Info) bool { return i.State == pool.Backoff && i.Restarts == 1 })
@@ -276,7 +277,7 @@ func TestASplitIsToldToLlamaServer(t *testing.T) {
 		s.Device, s.TensorSplit = "1,0", []float64{3, 1}
 	})
 	memory := newCards(t, 24*gib, 12*gib)
-	b := setup(t, func(b *bundle, o *pool.Options) { o.Memory, o.Specs[0].ModelPath = memory, b.model(child{}) }, spec)
+	b := setup(t, func(b *bundle, o *pool.Options) { o.VRAM, o.Specs[0].ModelPath = memory, b.model(child{}) }, spec)
 	info := b.await("p", is(pool.Ready))
 	require.Equal(t, []int{1, 0}, info.Cards)
 	require.Contains(t, info.LogTail[0], "CUDA_VISIBLE_DEVICES=1,0 ")
@@ -291,7 +292,7 @@ func TestDriverTroubleTakesAReplicaOut(t *testing.T) {
 	trouble.Store("")
 	var looks atomic.Int32
 	b := setup(t, func(_ *bundle, o *pool.Options) {
-		o.Memory = memory
+		o.VRAM = memory
 		o.DeviceProblems = func([]int, time.Time) (string, bool) {
 			looks.Add(1)
 			text := trouble.Load().(string)
@@ -316,7 +317,7 @@ func TestTroubleTakesAReplicaOutAtOnce(t *testing.T) {
 	memory := newCards(t, 24*gib, 12*gib)
 	var critical atomic.Bool
 	change := func(_ *bundle, o *pool.Options) {
-		o.Memory, o.HealthInterval, o.BackoffMin, o.BackoffMax = memory, time.Hour, bound, bound
+		o.VRAM, o.HealthInterval, o.BackoffMin, o.BackoffMax = memory, time.Hour, bound, bound
 		o.DeviceProblems = func([]int, time.Time) (string, bool) {
 			if critical.Load() {
 				return "XID 79: fallen off the bus", true
@@ -410,7 +411,7 @@ func TestTheBreakerGivesUpAndARetryTakesItBack(t *testing.T) {
 func TestWhatALoadWillAskForIsKnown(t *testing.T) {
 	memory := newCards(t, 24*gib)
 	memory.takes = 1000 << 20
-	b := setup(t, func(_ *bundle, o *pool.Options) { o.Memory = memory }, onGPU(func(s *pool.Spec) { s.OnDemand = true }))
+	b := setup(t, func(_ *bundle, o *pool.Options) { o.VRAM = memory }, onGPU(func(s *pool.Spec) { s.OnDemand = true }))
 	before := b.m.Infos("p")[0]
 	require.Equal(t, pool.Stopped, before.State)
 	require.Greater(t, before.NeedBytes, int64(300<<20))

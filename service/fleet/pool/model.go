@@ -68,7 +68,7 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 		return held, &loss{reason: refused, fixed: !typed.Retriable, err: &typed}
 	}
 	if known {
-		w.held, r.spec.ModelPath = held, held.Path // of this goroutine alone
+		w.held = held
 		return held, nil
 	}
 	if spec.ModelPath == "" {

@@ -13,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 )
 
@@ -66,7 +65,7 @@ func TestLeftOversAreReapedAndStrangersAreNot(t *testing.T) {
 	note(1, startTicks(t, 1), "4.json", thisBoot)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "5.json"), []byte(`{`), 0o600))
 
-	options := pool.Options{RunDir: dir, NewEngine: func(string, string) engine.Engine { return nil }}
+	options := pool.Options{RunDir: dir}
 	m, err := pool.New(options)
 	require.NoError(t, err)
 	require.NoError(t, m.Start())

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,8 +19,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // State is where a replica is on its way to serve.
@@ -56,7 +59,7 @@ type Info struct {
 	Active                int // slots in use: leases held, and the liveness probe while it runs
 	FreeVRAM              int64
 	PID                   int // 0 where no process runs
-	// Owner is the replica's name in Memory. It differs from ID once a reload has put the replica in the place of another.
+	// Owner is the replica's name in Options.VRAM. It differs from ID once a reload has put the replica in the place of another.
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.
 	Cards         []int
@@ -81,7 +84,9 @@ type Info struct {
 type Options struct {
 	Specs     []Spec
 	WorkerExe string // the program that is run as `WorkerExe worker …` for builtin pools
-	NewEngine func(baseURL, apiKey string) engine.Engine
+	Kinds     []engine.Kind
+	// Outbound is how the engines of external pools are reached; nil: as those of our own workers.
+	Outbound *httpsse.Network
 	// OnChange is called after any change of a replica's state and after any release of a slot, without locks held, from
 	// several goroutines. It must return soon.
 	OnChange   func(poolID string)
@@ -90,15 +95,12 @@ type Options struct {
 	// RunDir holds one file a worker process, so that the next start finds what a crash left over. One Manager at a time
 	// may use it. Empty: no such files.
 	RunDir string
-	// Prepare makes the engine ready that a spec's Recipe asks for. It is called before every worker, from several goroutines,
-	// and returns at once where the engine is there. Its error says what to do.
-	Prepare func(ctx context.Context, recipe any) (Prepared, error)
 	// LearnedFile keeps what workers were seen to take over a restart (LO-501). Empty: nothing does.
 	LearnedFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
-	// Memory grants the GPUs' memory. Nil: CheckGPU alone decides, and no card is accounted for.
-	Memory Memory
+	// VRAM grants the cards' memory. Nil: CheckGPU alone decides, and no card is accounted for.
+	VRAM VRAM
 	// Models are those that are fetched or catalogued. Nil: every model is simply a file.
 	Models Models
 	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.
@@ -133,9 +135,10 @@ type Manager struct {
 	learned  vram.Learned
 	host     host
 	launcher *process.Launcher
-	layout   atomic.Pointer[layout] // changed under mu, and read without
-	turn     atomic.Uint32          // of Engines
-	placing  sync.Mutex             // held while a worker's cards are chosen; before mu and any replica's
+	layout   atomic.Pointer[layout]  // changed under mu, and read without
+	turn     atomic.Uint32           // of Engines
+	faces    map[string]engine.Faces // of each kind of engine, by its name
+	placing  sync.Mutex              // held while a worker's cards are chosen; before mu and any replica's
 
 	mu        sync.Mutex // before any replica's
 	started   bool
@@ -172,9 +175,6 @@ var errStopping = errors.New("the orchestrator is stopping")
 
 // New checks the specs and makes a Manager. It starts nothing.
 func New(opts Options) (*Manager, error) {
-	if opts.NewEngine == nil {
-		return nil, errors.New("pool: Options.NewEngine is missing")
-	}
 	opts.complete()
 	m := &Manager{opts: opts, log: opts.Log.Named("pool"), reloading: map[string]bool{}}
 	m.launcher = process.New(process.Options{RunDir: opts.RunDir, Log: m.log})
@@ -183,6 +183,10 @@ func New(opts Options) (*Manager, error) {
 	specs, err := m.check(opts.Specs)
 	if err != nil {
 		return nil, err
+	}
+	m.faces = map[string]engine.Faces{}
+	for _, k := range opts.Kinds {
+		m.faces[k.Name] = k.Faces()
 	}
 	if m.metrics, err = newMetrics(opts.Registerer, m); err != nil {
 		return nil, err
@@ -193,6 +197,18 @@ func New(opts Options) (*Manager, error) {
 	}
 	m.layout.Store(next)
 	return m, nil
+}
+
+// kind finds a kind of engines by its name.
+func (o *Options) kind(name string) (engine.Kind, error) {
+	var names []string
+	for _, k := range o.Kinds {
+		if k.Name == name {
+			return k, nil
+		}
+		names = append(names, k.Name)
+	}
+	return engine.Kind{}, fmt.Errorf("there is no engine of kind %q; one of %s", name, strings.Join(names, ", "))
 }
 
 func (o *Options) complete() {
@@ -298,7 +314,7 @@ func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) 
 		if path := m.opts.Models.Path(known.ModelRef); path != "" {
 			known.ModelPath = path
 		}
-		expected = expectFile(known)
+		expected = m.expect(known)
 	}
 	for i := len(g.replicas); i < g.spec.Replicas; i++ {
 		r := newReplica(m, g.spec, i, fmt.Sprintf("%s-%d", g.spec.ID, i), wanted)
@@ -389,6 +405,14 @@ func (m *Manager) Infos(poolID string) []Info {
 	return infos
 }
 
+// Faces are those that the engines of a pool have, loaded or not.
+func (m *Manager) Faces(poolID string) engine.Faces {
+	if g := m.layout.Load().pools[poolID]; g != nil {
+		return m.faces[g.spec.Engine]
+	}
+	return engine.Faces{}
+}
+
 // Engines returns the engines of the ready replicas, for what needs the model but no slot: counting tokens, and templates.
 // It begins with another one each time, so that they share that work.
 func (m *Manager) Engines(poolID string) (ready []engine.Engine) {
@@ -403,4 +427,8 @@ func (m *Manager) Engines(poolID string) (ready []engine.Engine) {
 		}
 	}
 	return ready
+}
+
+func unavailable(format string, args ...any) *task.Error {
+	return task.Errorf(task.PoolUnavailable, format, args...)
 }

@@ -3,6 +3,7 @@
 package pool_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -50,7 +52,7 @@ func setup(t *testing.T, change func(b *bundle, o *pool.Options), specs ...pool.
 	b.logs = logs
 	options := pool.Options{
 		Specs: specs, WorkerExe: os.Args[0], RunDir: filepath.Join(b.dir, "run"), Log: zap.New(core), Registerer: b.metrics,
-		NewEngine:  newClient,
+		Kinds:      kinds,
 		BackoffMin: 5 * time.Millisecond, BackoffMax: time.Second, HealthInterval: 200 * time.Millisecond, StopGrace: bound,
 		OnChange: func(string) {
 			b.mu.Lock()
@@ -63,6 +65,7 @@ func setup(t *testing.T, change func(b *bundle, o *pool.Options), specs ...pool.
 		change(b, &options)
 	}
 	for i := range options.Specs {
+		options.Specs[i].Engine = llamacpp.Name
 		if s := &options.Specs[i]; s.Mode == pool.Builtin && s.ModelPath == "" && options.Models == nil {
 			s.ModelPath = b.model(child{})
 		}
@@ -159,7 +162,7 @@ func TestReadyAfterTheProbeAndBackAfterAKill(t *testing.T) {
 	require.Equal(t, 1, b.logs.FilterMessageSnippet("decodes on the CPU").Len())
 	ready := b.m.Engines("p")
 	require.Len(t, ready, 1)
-	n, err := ready[0].CountTokens(t.Context(), "one two")
+	n, err := ready[0].(engine.TokenCounter).CountTokens(t.Context(), "one two")
 	require.NoError(t, err)
 	require.Equal(t, 3, n)
 
@@ -405,7 +408,6 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 		"does not rerank":      {{ID: "p", Mode: pool.Builtin, ModelPath: "m", Workload: task.Rerank}},
 		"`path`":               {{ID: "p", Mode: pool.Binary, ModelPath: "m"}},
 		"its command":          {{ID: "p", Mode: pool.Container, ModelPath: "m"}},
-		"Options.Prepare":      {{ID: "p", Mode: pool.Binary, ModelPath: "m", Recipe: "r"}},
 		"builtin, binary":      {{ID: "p", Mode: "magic"}},
 		"no model":             {{ID: "p", Mode: pool.Builtin}},
 		"no id":                {{Mode: pool.Builtin}},
@@ -415,7 +417,10 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 		"positive number":      {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 0}}},
 		"is configured twice":  {{ID: "p", Mode: pool.Builtin, ModelPath: "m"}, {ID: "p", Mode: pool.Builtin, ModelPath: "m"}},
 	} {
-		_, err := pool.New(pool.Options{Specs: specs, WorkerExe: "w", NewEngine: func(string, string) engine.Engine { return nil }})
+		for i := range specs {
+			specs[i].Engine = cmp.Or(specs[i].Engine, llamacpp.Name)
+		}
+		_, err := pool.New(pool.Options{Specs: specs, WorkerExe: "w", Kinds: kinds})
 		require.ErrorContains(t, err, says)
 	}
 }

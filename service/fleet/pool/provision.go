@@ -16,22 +16,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
-const (
-	smallModel = 64 << 20 // bytes; a smaller model decodes on one thread
-	batch      = 2048     // llama-server's own defaults, said aloud so that a new version cannot change them
-	microBatch = 512
-)
+const smallModel = 64 << 20 // bytes; a smaller model decodes on one thread
 
 // plan is a worker about to be started, and the facts known of it by then.
 type plan struct {
@@ -39,7 +34,7 @@ type plan struct {
 	args    []string
 	withCtx func(ctx int) []string // the arguments of a context, once it is decided on
 	address string                 // where it will listen; empty where it says so itself
-	cards   []int                  // granted; nil where Memory grants none
+	cards   []int                  // granted; nil where nobody grants any
 	facts   Facts
 
 	container *process.Container // nil: the program is run as it is
@@ -58,7 +53,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	}
 	if spec.Device == "cpu" {
 		facts.Device = cpuDevice()
-	} else if r.m.opts.Memory == nil {
+	} else if r.m.opts.VRAM == nil {
 		if err := r.m.opts.CheckGPU(spec.Device); err != nil {
 			return nil, &loss{reason: refused, fixed: true, err: err}
 		}
@@ -68,6 +63,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	spec.ModelPath, w.model = model.Path, model.Path
 	facts.ModelDigest = model.Digest
 	facts.Threads = spec.Threads
 	if facts.Threads <= 0 {
@@ -75,7 +71,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	}
 	var made Prepared
 	if spec.Recipe != nil {
-		if made, err = r.m.opts.Prepare(ctx, spec.Recipe); err != nil {
+		if made, err = spec.Recipe.Prepare(ctx); err != nil {
 			return nil, unprepared(ctx, err)
 		}
 		facts.BuildRef, facts.BuildFlags = made.BuildRef, made.Flags
@@ -88,11 +84,11 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 		plan = r.planContainer
 	case Builtin, External:
 	}
-	ready, err := plan(ctx, facts, made)
+	ready, err := plan(ctx, spec, facts, made)
 	if err != nil {
 		return nil, err
 	}
-	if err := r.reserve(w, &ready.facts, model.Size, log); err != nil { // last: it takes from others
+	if err := r.reserve(w, spec, &ready.facts, model.Size, log); err != nil { // last: it takes from others
 		return nil, err
 	}
 	ready.cards = w.claim.cards
@@ -116,92 +112,47 @@ func defaultThreads(modelSize int64, cores int) int {
 	return max(cores/2, 1)
 }
 
-func (r *replica) planBuiltin(ctx context.Context, facts Facts, _ Prepared) (*plan, error) {
-	spec := r.spec
+// newPlan is the plan of a command, and the facts that it makes.
+func newPlan(exe string, facts Facts, c engine.Command) *plan {
+	facts.Batch, facts.Flags = c.Batch, c.Flags
+	return &plan{exe: exe, args: c.Args, withCtx: c.Sized, facts: facts}
+}
+
+func (r *replica) planBuiltin(ctx context.Context, spec Spec, facts Facts, _ Prepared) (*plan, error) {
 	if spec.LibsDir != "" {
-		if _, err := os.Stat(filepath.Join(spec.LibsDir, "libllama.so")); err != nil {
-			return nil, fixable("the engine's libraries are not there: run `go tool mage engine:libs`", spec.LibsDir, err)
-		}
-		if spec.Device != "cpu" {
-			if found, err := filepath.Glob(filepath.Join(spec.LibsDir, "libggml-cuda*")); err != nil || len(found) == 0 {
-				return nil, fixable("the engine's libraries have no CUDA back end, and a GPU pool never falls back to the CPU: "+
-					"fetch libraries with CUDA (`go tool mage engine:libsCUDA`), or say `device: cpu`", spec.LibsDir, err)
-			}
+		if missing, err := r.kind.Start.Libraries(spec.LibsDir, spec.Device != "cpu"); missing != "" {
+			return nil, fixable(missing, spec.LibsDir, err)
 		}
 		var err error
 		if facts.EngineDigest, err = r.m.digests.libraries(ctx, spec.LibsDir); err != nil {
 			return nil, fmt.Errorf("compute the digest of the engine's libraries: %w", err)
 		}
 	}
-	facts.Flags = []string{"workload=" + string(spec.Workload)}
-	return &plan{exe: r.m.opts.WorkerExe, facts: facts, args: []string{
-		"worker", "--model", spec.ModelPath, "--libs", spec.LibsDir, "--threads", strconv.Itoa(facts.Threads),
-		"--pace", strconv.FormatFloat(spec.Pace, 'g', -1, 64), "--workload", string(spec.Workload),
-	}, withCtx: func(ctx int) []string { return []string{"--ctx", strconv.Itoa(ctx)} }}, nil
+	told := spec.worker()
+	told.Threads = facts.Threads
+	return newPlan(r.m.opts.WorkerExe, facts, r.kind.Start.Command(told)), nil
 }
 
-func (r *replica) planBinary(ctx context.Context, facts Facts, made Prepared) (*plan, error) {
-	spec := r.spec
+func (r *replica) planBinary(ctx context.Context, spec Spec, facts Facts, made Prepared) (*plan, error) {
+	program := r.kind.Start.Program
 	exe, err := exec.LookPath(cmp.Or(made.Path, spec.BinaryPath))
 	if err != nil {
-		return nil, fixable("there is no such llama-server: install it, or build it with `go tool mage engine:llamaServer`, "+
-			"and correct `provisioning.path`", spec.BinaryPath, err)
+		return nil, fixable(fmt.Sprintf("there is no such %s: %s", program, r.kind.Start.Install), spec.BinaryPath, err)
 	}
 	if facts.EngineDigest, err = r.m.digests.file(ctx, exe); err != nil {
-		return nil, fmt.Errorf("compute the digest of llama-server: %w", err)
+		return nil, fmt.Errorf("compute the digest of %s: %w", program, err)
 	}
-	// A port found free may be taken before llama-server binds it. It then ends, and the next try takes another; a stranger
+	// A port found free may be taken before the program binds it. It then ends, and the next try takes another; a stranger
 	// that answers on it meanwhile does not know the worker's key, and does not pass the probe.
 	address, port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
 	}
-	args, withCtx, facts := r.serverArgs(facts, spec.ModelPath, "127.0.0.1", port)
-	return &plan{exe: exe, args: args, withCtx: withCtx, address: address, facts: facts}, nil
-}
-
-// serverArgs is what llama-server is told, up to its context and from there, and the facts that this makes.
-func (r *replica) serverArgs(facts Facts, model, host, port string) (args []string, withCtx func(ctx int) []string, _ Facts) {
-	spec := r.spec
-	facts.Batch = batch
-	if spec.Device == "cpu" {
-		facts.Flags = []string{"--device", "none", "-ngl", "0"}
-	} else { // all layers or none: what does not fit must fail, not move to the CPU
-		facts.Flags = []string{"-ngl", "all", "--fit", "off"}
-	}
-	if len(spec.TensorSplit) > 0 {
-		shares := make([]string, len(spec.TensorSplit))
-		for i, share := range spec.TensorSplit {
-			shares[i] = strconv.FormatFloat(share, 'g', -1, 64)
-		}
-		facts.Flags = append(facts.Flags, "--tensor-split", strings.Join(shares, ","))
-	}
-	switch spec.Workload {
-	case task.Completion:
-	case task.Embedding:
-		facts.Flags = append(facts.Flags, "--embedding")
-	case task.Rerank:
-		facts.Flags = append(facts.Flags, "--embedding", "--pooling", "rank", "--reranking")
-	}
-	facts.Flags = append(facts.Flags, spec.BinaryArgs...)
-	slots := os.TempDir()
-	if spec.Mode == Container {
-		slots = "/tmp"
-	}
-	args = []string{
-		"-m", model, "--parallel", strconv.Itoa(spec.Slots), "-t", strconv.Itoa(facts.Threads),
-		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
-		"--host", host, "--port", port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
-		"--slot-save-path", slots, // without a folder it does not erase slots either; nothing is ever saved
-	}
-	withCtx = func(ctx int) []string {
-		var sized []string
-		if ctx > 0 { // llama-server divides it among the slots
-			sized = []string{"-c", strconv.Itoa(ctx * spec.Slots)}
-		}
-		return append(sized, facts.Flags...)
-	}
-	return args, withCtx, facts
+	told := spec.worker()
+	told.Threads, told.Host, told.Port, told.Scratch = facts.Threads, "127.0.0.1", port, os.TempDir()
+	p := newPlan(exe, facts, r.kind.Start.Command(told))
+	p.address = address
+	return p, nil
 }
 
 // freePort finds a port of the loopback that is free now.

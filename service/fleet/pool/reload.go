@@ -146,7 +146,7 @@ func (m *Manager) successors(old *group, spec Spec, wanted bool, after []*replic
 // keepCtx has the group's replicas, which were not launched yet, fit no smaller a context beside the old ones than those have.
 func (g *group) keepCtx(old *group) {
 	for i, r := range g.replicas {
-		if i < len(old.replicas) && r.spec.fitsCtx() {
+		if i < len(old.replicas) && r.fitsCtx() {
 			r.kept = old.replicas[i].info().Ctx
 		}
 	}

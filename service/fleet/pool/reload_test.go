@@ -55,7 +55,7 @@ model_state{model_id="m2",state="Retired"} 0
 // ORCH-2102
 func TestAReloadInTheOldModelsPlace(t *testing.T) {
 	memory := newCards(t, 500<<20) // for one
-	b := setup(t, func(_ *bundle, o *pool.Options) { o.Memory, o.BackoffMin = memory, bound }, onGPU(nil))
+	b := setup(t, func(_ *bundle, o *pool.Options) { o.VRAM, o.BackoffMin = memory, bound }, onGPU(nil))
 	b.await("p", is(pool.Ready))
 	lease := b.lease("p-0")
 	done := make(chan error, 1)
@@ -80,7 +80,7 @@ func TestAFailedReloadLeavesTheOldModelInService(t *testing.T) {
 	for name, where := range map[string]int64{"beside": 24 * gib, "in place": 500 << 20} {
 		t.Run(name, func(t *testing.T) {
 			memory := newCards(t, where)
-			b := setup(t, func(_ *bundle, o *pool.Options) { o.Memory, o.BackoffMin = memory, bound }, onGPU(nil))
+			b := setup(t, func(_ *bundle, o *pool.Options) { o.VRAM, o.BackoffMin = memory, bound }, onGPU(nil))
 			first := b.await("p", is(pool.Ready))
 			for says, c := range map[string]struct {
 				model pool.Model
@@ -160,7 +160,7 @@ func TestApplyTouchesWhatDiffersOnly(t *testing.T) {
 	other := given(named("change"), b.otherModel())
 	fresh := given(named("fresh"), b.model(child{}))
 
-	_, _, _, err := b.m.Apply([]pool.Spec{same, other, {ID: "wrong", Mode: "magic"}})
+	_, _, _, err := b.m.Apply([]pool.Spec{same, other, {ID: "wrong", Engine: "llamacpp", Mode: "magic"}})
 	require.ErrorContains(t, err, "unknown provisioning mode")
 	require.Equal(t, []string{"keep", "change", "remove"}, b.m.Pools())
 

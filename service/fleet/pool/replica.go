@@ -35,9 +35,10 @@ func (o order) ends() bool { return o.gone || !o.wanted }
 type replica struct {
 	m     *Manager
 	spec  Spec // never changed
+	kind  engine.Kind
 	index int
 	id    string
-	owner string     // its name in Memory
+	owner string     // its name in Options.VRAM
 	after []*replica // those it replaces, which have to end first; emptied once they have
 
 	shown   atomic.Pointer[Info]
@@ -67,6 +68,7 @@ func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *repli
 		stretch: 1, first: make(chan *loss, 1), done: make(chan struct{}), changed: make(chan struct{}), news: make(chan struct{}),
 		breaker: breaker{failures: m.opts.BreakerFailures, window: m.opts.BreakerWindow},
 	}
+	r.kind, _ = m.opts.kind(spec.Engine) // which complete has seen
 	r.owner = r.id
 	r.wants.Store(wanted)
 	r.backoff = &backoff.ExponentialBackOff{

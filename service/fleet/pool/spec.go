@@ -3,12 +3,15 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -18,23 +21,23 @@ type Mode string
 // The modes.
 const (
 	Builtin  Mode = "builtin"  // this program again, as `worker`
-	Binary   Mode = "binary"   // a llama-server on this machine
+	Binary   Mode = "binary"   // the engine's own program on this machine
 	External Mode = "external" // engines that somebody else runs, by URL
-	// Container is llama-server in a container, whose command line is the worker's process.
+	// Container is that program in a container, whose command line is the worker's process.
 	Container Mode = "container"
 )
 
 // Spec is one pool as configured.
 type Spec struct {
 	ID       string
-	Engine   string // engine kind, e.g. llamacpp
+	Engine   string // its kind, one of Options.Kinds
 	ModelID  string
 	ModelRef string // what Options.Models knows the model by, else a label
 	// ModelPath is the model's file. Empty for external pools, and for a model that Options.Models fetches.
 	ModelPath string
 	Device    string // "cpu", "auto" (each replica gets one GPU that holds it), or a mask of GPU indices: "0", "0,1"
 	// TensorSplit says what part of the model each card of the mask holds, as positive shares in its order (ORCH-3052).
-	// llama-server alone can split. Empty: no split.
+	// Empty: no split.
 	TensorSplit []float64
 	Replicas    int // default 1; external pools have one replica a URL
 	Slots       int // default 1; the built-in worker has one
@@ -45,11 +48,10 @@ type Spec struct {
 	Workload   task.Workload // default completion
 	Pace       float64       // built-in worker: at most this many tokens a second; 0: no bound
 	Mode       Mode
-	BinaryPath string   // of llama-server; a bare name is looked up in PATH. With a Recipe it is what that gives
+	BinaryPath string   // of the kind's own program; a bare name is looked up in PATH. With a Recipe it is what that gives
 	BinaryArgs []string // put after the pool's own
-	// Recipe is what Options.Prepare makes the engine from before a worker starts; nil: the engine is there. Two that are
-	// deeply equal are the same.
-	Recipe    any
+	// Recipe makes the engine ready before a worker starts; nil: the engine is there.
+	Recipe    Recipe
 	Container *process.Container // of mode Container
 	URLs      []string           // base URLs of an external pool
 	LibsDir   string             // folder of the engine's libraries
@@ -59,10 +61,32 @@ type Spec struct {
 	OnDemand bool
 }
 
+// Recipe is how an engine is made ready. Two that are deeply equal are the same.
+type Recipe interface {
+	// Prepare is called before every worker, from several goroutines, and returns at once where the engine is there. Its error
+	// says what to do.
+	Prepare(ctx context.Context) (Prepared, error)
+}
+
+// Prepared is an engine that is ready.
+type Prepared struct {
+	Path     string // of the program; of a container the image, by its id
+	Digest   string // of a container's image
+	BuildRef string
+	Flags    []string // that it was built with
+}
+
 // complete fills the defaults in and refuses what cannot work.
 func (s *Spec) complete(opts Options) error {
 	if s.ID == "" {
 		return errors.New("the pool has no id")
+	}
+	kind, err := opts.kind(s.Engine)
+	if err != nil {
+		return err
+	}
+	if kind.Start == nil && s.Mode != External {
+		return fmt.Errorf("engines of kind %s are not started here; use provisioning mode `external`", s.Engine)
 	}
 	if s.Workload == "" {
 		s.Workload = task.Completion
@@ -73,18 +97,12 @@ func (s *Spec) complete(opts Options) error {
 	s.Replicas, s.Slots = max(s.Replicas, 1), max(s.Slots, 1)
 	switch s.Mode {
 	case Builtin:
-		if s.Slots != 1 {
-			return errors.New("the built-in worker has one slot; raise `replicas` instead of `slots`")
-		}
-		if s.Workload == task.Rerank {
-			return errors.New("the built-in worker does not rerank; use provisioning mode `binary` or `external`")
-		}
 		if opts.WorkerExe == "" {
 			return errors.New("Options.WorkerExe is missing")
 		}
 	case Binary:
 		if s.BinaryPath == "" && s.Recipe == nil {
-			return errors.New("provisioning mode `binary` needs the `path` of a llama-server")
+			return fmt.Errorf("provisioning mode `binary` needs the `path` of a %s", kind.Start.Program)
 		}
 	case Container:
 		if s.Container == nil || len(s.Container.Argv) == 0 || s.Recipe == nil {
@@ -96,8 +114,8 @@ func (s *Spec) complete(opts Options) error {
 	default:
 		return fmt.Errorf("unknown provisioning mode %q; one of builtin, binary, container, external", s.Mode)
 	}
-	if s.Recipe != nil && opts.Prepare == nil {
-		return errors.New("Options.Prepare is missing")
+	if err := kind.Start.Check(s.worker()); err != nil {
+		return err
 	}
 	if s.ModelPath == "" && s.ModelRef == "" {
 		return errors.New("the pool has no model")
@@ -110,8 +128,6 @@ func (s *Spec) checkSplit() error {
 		return nil
 	}
 	switch {
-	case s.Mode != Binary && s.Mode != Container:
-		return errors.New("the built-in worker does not split a model; use provisioning mode `binary`, or leave `tensor_split` out")
 	case s.Device == "cpu" || s.Device == "auto":
 		return fmt.Errorf("`tensor_split` needs the cards it is for: name them in `device`, as in \"0,1\", instead of %q", s.Device)
 	case s.cards() != len(s.TensorSplit):
@@ -125,6 +141,14 @@ func (s *Spec) checkSplit() error {
 	return nil
 }
 
+// worker is what the engine's kind is told of the pool's workers.
+func (s *Spec) worker() engine.Worker {
+	return engine.Worker{
+		BuiltIn: s.Mode == Builtin, Workload: s.Workload, Model: s.ModelPath, Libs: s.LibsDir, Cards: s.cards(), Split: s.TensorSplit,
+		Slots: s.Slots, Threads: s.Threads, Pace: s.Pace, Args: s.BinaryArgs,
+	}
+}
+
 // cards counts the cards that a replica of the pool gets.
 func (s *Spec) cards() int {
 	if s.Device == "cpu" || s.Mode == External {
@@ -134,21 +158,4 @@ func (s *Spec) cards() int {
 }
 
 // parts are the cards' parts of the model, which sum to 1.
-func (s *Spec) parts() []float64 {
-	if len(s.TensorSplit) == 0 {
-		even := make([]float64, max(s.cards(), 1))
-		for i := range even {
-			even[i] = 1 / float64(len(even))
-		}
-		return even
-	}
-	sum := 0.0
-	for _, share := range s.TensorSplit {
-		sum += share
-	}
-	parts := make([]float64, len(s.TensorSplit))
-	for i, share := range s.TensorSplit {
-		parts[i] = share / sum
-	}
-	return parts
-}
+func (s *Spec) parts() []float64 { return vram.Parts(s.TensorSplit, s.cards()) }

@@ -27,10 +27,11 @@ type worker struct {
 	slots  int
 
 	born     time.Time
-	oomKills int64 // when it was born
-	claim    claim // owned by the supervisor
-	held     Held  // its model, where that is kept from being deleted; owned by the supervisor
-	facts    Facts // set when ready
+	oomKills int64  // when it was born
+	claim    claim  // owned by the supervisor
+	held     Held   // its model, where that is kept from being deleted; owned by the supervisor
+	model    string // its model's file; owned by the supervisor
+	facts    Facts  // set when ready
 
 	active atomic.Int32  // slots in use. It grows under the replica's mutex alone
 	warm   atomic.Int64  // until when no liveness probe is to overwrite what a lease left, in ns since the epoch
@@ -76,7 +77,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", err
 		}
 		if w.claim.reserved {
-			r.m.opts.Memory.Spawned(r.owner, w.proc.PID)
+			r.m.opts.VRAM.Spawned(r.owner, w.proc.PID)
 		}
 		r.publish(Loading, func(i *Info) { i.PID = w.proc.PID })
 		address := plan.address
@@ -89,7 +90,11 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		}
 		base = "http://" + address
 	}
-	w.engine = r.m.opts.NewEngine(base, key)
+	at := engine.Endpoint{URL: base, Key: key}
+	if r.spec.Mode == External {
+		at.Network = r.m.opts.Outbound
+	}
+	w.engine = r.kind.New(at)
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
 	for {
@@ -123,7 +128,7 @@ func (r *replica) command(p *plan, key string) process.Command {
 		c.Args, c.Remove = p.container.Args(p.image, cardNames(r.spec, p.cards), p.args), p.container.Remove
 		c.Env = process.ContainerEnv()
 	}
-	c.Env = append(c.Env, "LLAMA_API_KEY="+key)
+	c.Env = append(c.Env, r.kind.Start.KeyEnv+"="+key)
 	return c
 }
 
@@ -167,7 +172,7 @@ func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error)
 	if r.spec.Workload == task.Embedding {
 		job.Prompt = ""
 	}
-	_, _, err = w.engine.Answer(ctx, job)
+	_, _, err = engine.Answer(ctx, w.engine, job)
 	return err
 }
 
@@ -187,8 +192,8 @@ func (r *replica) bury(w *worker, ordered bool) {
 	if w.held.Release != nil {
 		w.held.Release()
 	}
-	if c, ok := w.engine.(interface{ Close() }); ok {
-		c.Close() // its idle connections
+	if c, ok := w.engine.(engine.Closer); ok {
+		c.Close()
 	}
 }
 

@@ -5,9 +5,10 @@
 package vram
 
 import (
-	"cmp"
+	"context"
+	"errors"
+	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -15,17 +16,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Share is memory on one card, in bytes.
-type Share struct {
-	Card  int
-	Bytes int64
-}
-
 // LedgerOptions of a ledger. Snapshot is needed, the rest has defaults.
 type LedgerOptions struct {
-	Snapshot func() gpu.Inventory               // the monitor's
-	Now      func() time.Time                   // the monitor's clock
-	Group    func(pid int) (group int, ok bool) // a process's group; nil: from /proc
+	Snapshot func() gpu.Inventory // the monitor's
+	// Refresh makes the monitor look again, before what is asked for rests on what it sees. Nil: the last sample does.
+	Refresh func(context.Context) error
+	Now     func() time.Time                   // the monitor's clock
+	Group   func(pid int) (group int, ok bool) // a process's group; nil: from /proc
 	// LeavingAtMost bounds how long memory of an ended worker counts as taken where the driver never shows it gone; 0: 30 s.
 	LeavingAtMost time.Duration
 	// StaleAfter is how old the last sample may be for a reservation; 0: 30 s.
@@ -44,8 +41,8 @@ const (
 )
 
 // Ledger keeps account of who was promised how much memory of the cards (LO-501). The free memory of a card is what the driver
-// says, less what was promised or is being given back and does not show there. It is bookkeeping alone: it asks nothing of
-// NVML, and refuses on the last sample, so refresh the monitor before a reservation that matters.
+// says, less what was promised or is being given back and does not show there. It asks nothing of
+// NVML itself: what it knows of the cards is the monitor's last sample.
 type Ledger struct {
 	o LedgerOptions
 
@@ -95,9 +92,54 @@ func NewLedger(o LedgerOptions) *Ledger {
 	return &Ledger{o: o, active: map[string]*holding{}, pids: map[int]*holding{}, leaders: map[int]*holding{}}
 }
 
-// Reserve promises memory to an owner, on every card asked for or on none. The owner is one worker: what an earlier worker
-// of the same owner is giving back counts beside it. A refusal is a *task.Error that says what to do; see NeverFits.
-func (l *Ledger) Reserve(owner string, want []Share) error {
+// refreshWithin bounds a look at the cards for a reservation. The last sample does as well, only worse.
+const refreshWithin = 2 * time.Second
+
+func (l *Ledger) refresh() {
+	if l.o.Refresh == nil {
+		return
+	}
+	ctx, stop := context.WithTimeout(context.Background(), refreshWithin)
+	defer stop()
+	_ = l.o.Refresh(ctx)
+}
+
+// Reserve chooses cards for the owner's next worker and promises their memory, on every card that it needs or on none. The owner
+// is one worker: what an earlier worker of the same owner is giving back counts beside it. A refusal is a *task.Error that
+// says what to do, retriable where waiting may help.
+func (l *Ledger) Reserve(owner string, wish Wish) (Grant, error) {
+	cards, err := Cards(wish.Device)
+	if err != nil {
+		return Grant{}, err
+	}
+	l.refresh()
+	want := Deal(cards, wish.Split, wish.Bytes)
+	if len(cards) == 0 {
+		var card int
+		card, err = l.reserveAuto(owner, wish.Bytes)
+		want = []Share{{Card: card, Bytes: wish.Bytes}}
+	} else {
+		err = l.reserve(owner, want)
+	}
+	if err != nil { // without a driver, or on too small a card, making room helps as little as waiting
+		refusal := *task.AsError(err)
+		refusal.Retriable = !NeverFits(err) && !errors.Is(err, ErrNoDriver)
+		return Grant{}, &refusal
+	}
+	inventory, grant := l.o.Snapshot(), Grant{Shares: want}
+	for _, s := range want {
+		c, _ := inventory.Card(s.Card)
+		grant.Cards = append(grant.Cards, s.Card)
+		grant.Names = append(grant.Names, className(c.Name, inventory.Driver))
+	}
+	return grant, nil
+}
+
+// className tells what of a card and its driver can change bytes.
+func className(name, driver string) string { return fmt.Sprintf("%s;driver %s", name, driver) }
+
+// reserve promises memory on these cards.
+func (l *Ledger) reserve(owner string, want []Share) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.admit(owner); err != nil {
@@ -135,10 +177,8 @@ func (l *Ledger) Reserve(owner string, want []Share) error {
 	return nil
 }
 
-// ReserveAuto promises memory to an owner on one card, and returns that: of the healthy cards that hold so many bytes, the
-// one with the least free memory, then the lowest index. Small models so fill small cards, and large cards stay free for large
-// models.
-func (l *Ledger) ReserveAuto(owner string, bytes int64) (card int, err error) {
+// reserveAuto promises memory on one card, the smallest that holds so many bytes, and returns that.
+func (l *Ledger) reserveAuto(owner string, bytes int64) (card int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.admit(owner); err != nil {
@@ -155,29 +195,89 @@ func (l *Ledger) choose(bytes int64) (int, error) {
 	if bytes <= 0 {
 		return -1, task.Errorf(task.Internal, "a reservation of %d bytes makes no sense", bytes)
 	}
-	var best, most, largest, sickly *CardView
+	var most, largest, sickly *CardView
 	for i := range l.seen.Cards {
 		c := l.card(i)
 		if largest == nil || c.Total > largest.Total {
 			largest = &c
 		}
-		if !c.Healthy {
-			if sickly == nil {
-				sickly = &c
+		switch {
+		case c.Healthy:
+			if most == nil || c.Free > most.Free {
+				most = &c
 			}
-			continue
-		}
-		if most == nil || c.Free > most.Free {
-			most = &c
-		}
-		if c.Free >= bytes && (best == nil || c.Free < best.Free) {
-			best = &c
+		case sickly == nil:
+			sickly = &c
 		}
 	}
-	if best == nil {
+	rooms := l.rooms()
+	best := Best(Places(Auto, nil, rooms), func(p Place) int {
+		if p.Free >= bytes {
+			return 1
+		}
+		return 0
+	})
+	if best < 0 {
 		return -1, noCard(bytes, most, largest, sickly)
 	}
-	return best.Index, nil
+	return rooms[best].Card, nil
+}
+
+// rooms are those of the cards that can be used. It wants the mutex, and a sample that is usable.
+func (l *Ledger) rooms() (rooms []Room) {
+	for i := range l.seen.Cards {
+		if c := l.card(i); c.Healthy {
+			rooms = append(rooms, Room{Card: c.Index, Name: className(c.Name, l.seen.Driver), Free: c.Free, Total: c.Total})
+		}
+	}
+	return rooms
+}
+
+// Room tells what the cards of a device can give: of a mask its cards, in its order, of Auto all that can be used. Nothing
+// where one of the mask cannot.
+func (l *Ledger) Room(device string) []Room {
+	mask, err := Cards(device)
+	if err != nil {
+		return nil
+	}
+	l.refresh()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.usable() != nil {
+		return nil
+	}
+	all := l.rooms()
+	if len(mask) == 0 {
+		return all
+	}
+	rooms := make([]Room, len(mask))
+	for i, card := range mask {
+		at := slices.IndexFunc(all, func(r Room) bool { return r.Card == card })
+		if at < 0 {
+			return nil
+		}
+		rooms[i] = all[at]
+	}
+	return rooms
+}
+
+// Check says why no worker could run on a device, whatever is free (ORCH-1102). That a card is unhealthy now is no reason: it
+// may recover.
+func (l *Ledger) Check(device string) error {
+	cards, err := Cards(device)
+	if err != nil {
+		return err
+	}
+	i := l.o.Snapshot()
+	if i.Err != "" {
+		return noDriver(i.Err)
+	}
+	for _, index := range cards {
+		if _, ok := i.Card(index); !ok {
+			return missing(index, len(i.Cards))
+		}
+	}
+	return nil
 }
 
 // Spawned says that a process works for the owner. What the driver shows for it, or for another of the process group it
@@ -192,9 +292,9 @@ func (l *Ledger) Spawned(owner string, pid int) {
 }
 
 // Settle says that the owner's worker has loaded: it takes no more than it has. From the first sample taken after this call the
-// driver's figures alone count. It returns what the last sample shows for the owner; refresh the monitor before to learn
-// what the worker really took.
+// driver's figures alone count. It returns what the driver shows for the owner now; nothing where it does not tell.
 func (l *Ledger) Settle(owner string) (observed []Share) {
+	l.refresh()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.look()
@@ -237,18 +337,23 @@ func (l *Ledger) Release(owner string) {
 	l.leaving = append(l.leaving, h)
 }
 
-// Free is what can be promised on a card: 0 on one that is unhealthy or not there, or while there is no driver.
-func (l *Ledger) Free(card int) int64 {
+// Free is the least that can be promised on any of the cards: 0 where one is unhealthy or not there, or while there is no driver.
+func (l *Ledger) Free(cards ...int) (least int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.usable() != nil {
 		return 0
 	}
-	at := l.find(card)
-	if at < 0 {
-		return 0
+	for i, card := range cards {
+		at := l.find(card)
+		if at < 0 {
+			return 0
+		}
+		if free := l.card(at).Free; i == 0 || free < least {
+			least = free
+		}
 	}
-	return l.card(at).Free
+	return least
 }
 
 // Used is what the driver shows for an owner on a card.
@@ -386,87 +491,4 @@ func (l *Ledger) card(at int) CardView {
 		v.Free = max(0, v.DriverFree-v.Promised-v.Leaving)
 	}
 	return v
-}
-
-// View is the ledger as it stands.
-type View struct {
-	At    time.Time // of the sample it rests on
-	Err   string    // why nothing can be reserved now; empty: it can
-	Cards []CardView
-}
-
-// CardView is the account of one card, in bytes. Free is what can be promised: DriverFree less Promised and Leaving, never below
-// 0, and 0 while the card is unhealthy or nothing can be reserved.
-type CardView struct {
-	Index      int
-	UUID       string
-	Name       string
-	Total      int64
-	DriverFree int64
-	Promised   int64 // to workers that start, as far as the driver does not show it
-	Leaving    int64 // held by workers that ended, as far as the driver does not show it
-	Free       int64
-	Foreign    int64 // what others use, with what the driver keeps for itself
-	Healthy    bool
-	Problem    string
-	Holders    []Holder // by owner; the one that runs before the ones that leave
-}
-
-// Holder is one worker's part of a card, in bytes.
-type Holder struct {
-	Owner string
-	Phase Phase
-	Due   int64 // promised, or held when it ended
-	Shown int64 // by the driver
-	Kept  int64 // counted beside what the driver shows
-}
-
-func (c CardView) name() string {
-	index := "card " + strconv.Itoa(c.Index)
-	if c.Name == "" {
-		return index
-	}
-	return index + " (" + gpu.Card{Name: c.Name}.Short() + ")"
-}
-
-// View shows who holds what.
-func (l *Ledger) View() View {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	v := View{}
-	if err := l.usable(); err != nil {
-		v.Err = task.AsError(err).Message
-	}
-	v.At = l.seen.At
-	for i := range l.seen.Cards {
-		c := l.card(i)
-		if v.Err != "" {
-			c.Free = 0
-		}
-		for _, h := range l.active {
-			c.hold(h)
-		}
-		for _, h := range l.leaving {
-			c.hold(h)
-		}
-		slices.SortStableFunc(c.Holders, func(a, b Holder) int {
-			return cmp.Or(cmp.Compare(a.Owner, b.Owner), cmp.Compare(rank(a.Phase), rank(b.Phase)))
-		})
-		v.Cards = append(v.Cards, c)
-	}
-	return v
-}
-
-func rank(p Phase) int {
-	if p == Leaving {
-		return 1
-	}
-	return 0
-}
-
-func (c *CardView) hold(h *holding) {
-	held := Holder{Owner: h.owner, Phase: h.phase, Due: h.due[c.Index], Shown: h.shown[c.Index], Kept: h.kept(c.Index)}
-	if held.Due > 0 || held.Shown > 0 {
-		c.Holders = append(c.Holders, held)
-	}
 }

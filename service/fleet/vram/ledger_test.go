@@ -79,7 +79,7 @@ func (d *desk) sample(processes map[int][]gpu.Process) {
 // LO-501
 func TestLifeOfAHolding(t *testing.T) {
 	d := newDesk()
-	require.NoError(t, d.Reserve("a", []Share{{0, 10 * gib}}))
+	require.NoError(t, d.reserve("a", []Share{{0, 10 * gib}}))
 	require.EqualValues(t, 13*gib, d.Free(0))
 	d.Spawned("a", 100)
 	d.sample(map[int][]gpu.Process{0: {{PID: 100, Bytes: 4 * gib}, {PID: 7, Bytes: 2 * gib}}})
@@ -99,7 +99,7 @@ func TestLifeOfAHolding(t *testing.T) {
 
 	d.Release("a")
 	require.EqualValues(t, 13*gib, d.Free(0))
-	require.NoError(t, d.Reserve("a", []Share{{0, gib}}), "its next worker")
+	require.NoError(t, d.reserve("a", []Share{{0, gib}}), "its next worker")
 	require.EqualValues(t, 12*gib, d.Free(0))
 	d.sample(map[int][]gpu.Process{0: {{PID: 100, Bytes: 3 * gib}}}) // half torn down
 	require.EqualValues(t, 14*gib, d.Free(0), "of 20 free, 1 is promised and 5 are being given back")
@@ -120,7 +120,7 @@ func TestLifeOfAHolding(t *testing.T) {
 // LO-501
 func TestLeavingIsBounded(t *testing.T) {
 	d := newDesk()
-	require.NoError(t, d.Reserve("a", []Share{{1, 8 * gib}}))
+	require.NoError(t, d.reserve("a", []Share{{1, 8 * gib}}))
 	d.Spawned("a", 100)
 	d.sample(map[int][]gpu.Process{1: {{PID: 100, Bytes: 6 * gib}}})
 	d.Release("a")
@@ -143,7 +143,7 @@ func TestChoice(t *testing.T) {
 		bytes int64
 		card  int
 	}{{8 * gib, 1}, {4 * gib, 0}, {3 * gib, 1}, {gib, 0}, {18 * gib, 0}} {
-		card, err := d.ReserveAuto(fmt.Sprint(i), want.bytes)
+		card, err := d.reserveAuto(fmt.Sprint(i), want.bytes)
 		require.NoError(t, err)
 		require.Equal(t, want.card, card, want)
 	}
@@ -153,7 +153,7 @@ func TestChoice(t *testing.T) {
 	d = newDesk()
 	d.inv.Cards[0] = d.inv.Cards[1]
 	d.inv.Cards[0].Index = 0
-	card, err := d.ReserveAuto("x", gib)
+	card, err := d.reserveAuto("x", gib)
 	require.NoError(t, err)
 	require.Equal(t, 0, card, "of equal cards, the first")
 }
@@ -162,9 +162,9 @@ func TestChoice(t *testing.T) {
 // LO-501, ORCH-1102, ORCH-3003, ORCH-3052
 func TestRefusals(t *testing.T) {
 	d := newDesk()
-	require.NoError(t, d.Reserve("first", []Share{{0, 20 * gib}, {1, 5 * gib}}))
+	require.NoError(t, d.reserve("first", []Share{{0, 20 * gib}, {1, 5 * gib}}))
 	auto := func(bytes int64) error {
-		_, err := d.ReserveAuto("x", bytes)
+		_, err := d.reserveAuto("x", bytes)
 		return err
 	}
 	for _, c := range []struct {
@@ -176,15 +176,15 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"auto, not now", func() error { return auto(14*gib + gib/5) }, false, nil, "a worker needs 14.2 GiB on one card, and the most that is free is 6.0 GiB on card 1 (RTX 3060): drain another pool"},
 		{"auto, never", func() error { return auto(30 * gib) }, true, nil, "the largest, card 0 (RTX 3090), has 24.0 GiB in all, so waiting will not help"},
-		{"one card, not now", func() error { return d.Reserve("x", []Share{{0, 4 * gib}}) }, false, nil, "a worker needs 4.0 GiB on card 0 (RTX 3090), and 3.0 GiB are free there"},
-		{"one card, never", func() error { return d.Reserve("x", []Share{{1, 13 * gib}}) }, true, nil, "which has 12.0 GiB in all, so waiting will not help"},
-		{"a split that the small card bounds", func() error { return d.Reserve("x", []Share{{0, gib}, {1, 7 * gib}}) }, false, nil, "7.0 GiB on card 1 (RTX 3060), and 6.0 GiB are free there"},
-		{"no such card", func() error { return d.Reserve("x", []Share{{0, gib}, {2, gib}}) }, true, nil, "`device` names card 2"},
+		{"one card, not now", func() error { return d.reserve("x", []Share{{0, 4 * gib}}) }, false, nil, "a worker needs 4.0 GiB on card 0 (RTX 3090), and 3.0 GiB are free there"},
+		{"one card, never", func() error { return d.reserve("x", []Share{{1, 13 * gib}}) }, true, nil, "which has 12.0 GiB in all, so waiting will not help"},
+		{"a split that the small card bounds", func() error { return d.reserve("x", []Share{{0, gib}, {1, 7 * gib}}) }, false, nil, "7.0 GiB on card 1 (RTX 3060), and 6.0 GiB are free there"},
+		{"no such card", func() error { return d.reserve("x", []Share{{0, gib}, {2, gib}}) }, true, nil, "`device` names card 2"},
 		{"no driver", func() error { d.inv.Err = "gone: do this"; defer func() { d.inv.Err = "" }(); return auto(gib) }, false, ErrNoDriver, "gone: do this"},
 		{"unhealthy", func() error {
 			d.sample(nil)
 			d.inv.Cards[1].Healthy, d.inv.Cards[1].Problem = false, "XID 79: bad"
-			return d.Reserve("x", []Share{{1, gib}})
+			return d.reserve("x", []Share{{1, gib}})
 		}, false, ErrUnhealthy, "card 1 (RTX 3060) is not used for now: XID 79: bad"},
 		{"auto, beside an unhealthy one", func() error { return auto(5 * gib) }, false, nil, "3.0 GiB on card 0 (RTX 3090): drain another pool, end what else holds its memory (`nvidia-smi` shows it), or lower `ctx` or `slots`; card 1 (RTX 3060) is not used for now: XID 79: bad"},
 		{"auto, all unhealthy", func() error {
@@ -214,9 +214,9 @@ func TestRefusals(t *testing.T) {
 	require.Nil(t, d.active["x"], "a refusal promises nothing")
 
 	d.sample(nil)
-	require.True(t, task.HasCode(d.Reserve("first", []Share{{0, 1}}), task.Conflict))
+	require.True(t, task.HasCode(d.reserve("first", []Share{{0, 1}}), task.Conflict))
 	for _, senseless := range [][]Share{nil, {{0, 0}}, {{0, -1}}, {{0, 1}, {0, 1}}} {
-		require.True(t, task.HasCode(d.Reserve("x", senseless), task.Internal))
+		require.True(t, task.HasCode(d.reserve("x", senseless), task.Internal))
 	}
 	require.True(t, task.HasCode(auto(0), task.Internal))
 	require.Zero(t, d.Free(9))
@@ -235,7 +235,7 @@ func TestLedgerOverTheDriver(t *testing.T) {
 	ledger := NewLedger(LedgerOptions{Snapshot: monitor.Snapshot, Now: func() time.Time { now = now.Add(time.Millisecond); return now }})
 	free := ledger.Free(1)
 	require.EqualValues(t, 12*gib-200<<20, free)
-	card, err := ledger.ReserveAuto("a", 8*gib)
+	card, err := ledger.reserveAuto("a", 8*gib)
 	require.NoError(t, err)
 	require.Equal(t, 1, card)
 
@@ -274,14 +274,17 @@ func sleeper(t *testing.T, group int) *exec.Cmd {
 // ORCH-1102
 func TestWhichMasksCanBeUsed(t *testing.T) {
 	machine := gpu.Inventory{Seq: 1, Cards: []gpu.Card{{Index: 0}, {Index: 1}}}
-	require.NoError(t, Check(machine))
-	require.NoError(t, Check(machine, 0, 1))
-	err := Check(machine, 0, 2)
+	l := NewLedger(LedgerOptions{Snapshot: func() gpu.Inventory { return machine }})
+	require.NoError(t, l.Check(Auto))
+	require.NoError(t, l.Check("0,1"))
+	require.ErrorContains(t, l.Check("0,"), "no list of GPU indices")
+	err := l.Check("0,2")
 	require.True(t, task.HasCode(err, task.PoolUnavailable))
 	require.True(t, NeverFits(err))
 	require.ErrorContains(t, err, "`device` names card 2, which is not in this machine, which has 2 cards")
 
-	err = Check(gpu.Inventory{Err: "install the driver"}, 0)
+	machine = gpu.Inventory{Err: "install the driver"}
+	err = l.Check("0")
 	require.True(t, task.HasCode(err, task.PoolUnavailable))
 	require.ErrorIs(t, err, ErrNoDriver)
 	require.False(t, NeverFits(err))
@@ -307,11 +310,11 @@ func BenchmarkReserve(b *testing.B) {
 		b.Run(fmt.Sprintf("beside %d", n), func(b *testing.B) {
 			d := newDesk()
 			for i := range n {
-				require.NoError(b, d.Reserve(fmt.Sprint(i), []Share{{i % 2, 1 << 20}}))
+				require.NoError(b, d.reserve(fmt.Sprint(i), []Share{{i % 2, 1 << 20}}))
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := d.ReserveAuto("x", gib); err != nil {
+				if _, err := d.reserveAuto("x", gib); err != nil {
 					b.Fatal(err)
 				}
 				d.Release("x")

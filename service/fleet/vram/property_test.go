@@ -129,7 +129,7 @@ func (w *world) reserve(t *rapid.T) {
 	if rapid.Bool().Draw(t, "auto") {
 		bytes := rapid.Int64Range(1, 120).Draw(t, "bytes")
 		var card int
-		card, err = w.ReserveAuto(owner, bytes)
+		card, err = w.reserveAuto(owner, bytes)
 		best := -1
 		for i, f := range free {
 			if f >= bytes && (best < 0 || f < free[best]) {
@@ -153,7 +153,7 @@ func (w *world) reserve(t *rapid.T) {
 			want[i] = bytes
 			fits = fits && bytes <= free[i]
 		}
-		err = w.Reserve(owner, shares)
+		err = w.Ledger.reserve(owner, shares)
 		require.Equal(t, err == nil, fits && !taken, "NoNeedlessRefusal: %v", err)
 	}
 	if err != nil {
@@ -324,9 +324,9 @@ func TestLedgerOverNonsense(t *testing.T) {
 			owner := rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "owner")
 			switch rapid.IntRange(0, 5).Draw(t, "op") {
 			case 0:
-				_ = l.Reserve(owner, []Share{{rapid.IntRange(0, 3).Draw(t, "card"), rapid.Int64Range(-5, 120).Draw(t, "bytes")}})
+				_ = l.reserve(owner, []Share{{rapid.IntRange(0, 3).Draw(t, "card"), rapid.Int64Range(-5, 120).Draw(t, "bytes")}})
 			case 1:
-				_, _ = l.ReserveAuto(owner, rapid.Int64Range(-5, 120).Draw(t, "bytes"))
+				_, _ = l.reserveAuto(owner, rapid.Int64Range(-5, 120).Draw(t, "bytes"))
 			case 2:
 				l.Spawned(owner, rapid.IntRange(-1, 9).Draw(t, "pid"))
 			case 3:

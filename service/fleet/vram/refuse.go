@@ -5,9 +5,9 @@ package vram
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -65,13 +65,13 @@ func sick(c CardView) error {
 func tooLarge(need int64, c CardView) error {
 	return task.Errorf(task.PoolUnavailable,
 		"a worker needs %s on %s, which has %s in all, so waiting will not help: use a smaller model, quantisation or `ctx`, or another `device`",
-		size(need), c.name(), size(c.Total)).Because(&ShortageError{Need: need, Card: c.Index, Free: c.Free, Total: c.Total, Never: true})
+		Size(need), c.name(), Size(c.Total)).Because(&ShortageError{Need: need, Card: c.Index, Free: c.Free, Total: c.Total, Never: true})
 }
 
 func noRoom(need int64, c CardView) error {
 	return task.Errorf(task.PoolUnavailable,
 		"a worker needs %s on %s, and %s are free there: drain another pool, end what else holds its memory (`nvidia-smi` shows it), or lower `ctx` or `slots`",
-		size(need), c.name(), size(c.Free)).Retry(retryAfter).Because(&ShortageError{Need: need, Card: c.Index, Free: c.Free, Total: c.Total})
+		Size(need), c.name(), Size(c.Free)).Retry(retryAfter).Because(&ShortageError{Need: need, Card: c.Index, Free: c.Free, Total: c.Total})
 }
 
 // noCard refuses where no card was named. Most is the healthy card with the most free memory, largest the one with the most
@@ -81,7 +81,7 @@ func noCard(need int64, most, largest *CardView, sickly *CardView) error {
 	case need > largest.Total:
 		return task.Errorf(task.PoolUnavailable,
 			"a worker needs %s on one card, and the largest, %s, has %s in all, so waiting will not help: use a smaller model, quantisation or `ctx`, or split it with `device` and `tensor_split`",
-			size(need), largest.name(), size(largest.Total)).Because(&ShortageError{Need: need, Card: largest.Index, Free: largest.Free, Total: largest.Total, Never: true})
+			Size(need), largest.name(), Size(largest.Total)).Because(&ShortageError{Need: need, Card: largest.Index, Free: largest.Free, Total: largest.Total, Never: true})
 	case most == nil:
 		return sick(*sickly)
 	default:
@@ -91,32 +91,18 @@ func noCard(need int64, most, largest *CardView, sickly *CardView) error {
 		}
 		return task.Errorf(task.PoolUnavailable,
 			"a worker needs %s on one card, and the most that is free is %s on %s: drain another pool, end what else holds its memory (`nvidia-smi` shows it), or lower `ctx` or `slots`%s",
-			size(need), size(most.Free), most.name(), also).Retry(retryAfter).Because(&ShortageError{Need: need, Card: most.Index, Free: most.Free, Total: most.Total})
+			Size(need), Size(most.Free), most.name(), also).Retry(retryAfter).Because(&ShortageError{Need: need, Card: most.Index, Free: most.Free, Total: most.Total})
 	}
 }
 
-// size writes bytes for people.
-func size(bytes int64) string {
+// Size writes bytes for people.
+func Size(bytes int64) string {
 	switch {
 	case bytes >= 1<<30:
 		return fmt.Sprintf("%.1f GiB", float64(bytes)/(1<<30))
 	case bytes >= 1<<20:
-		return fmt.Sprintf("%.1f MiB", float64(bytes)/(1<<20))
+		return fmt.Sprintf("%.0f MiB", math.Ceil(float64(bytes)/(1<<20)))
 	default:
 		return fmt.Sprintf("%d bytes", bytes)
 	}
-}
-
-// Check returns nil where a pool could run on these cards, by index (none: on any one card), and else says what to do
-// (ORCH-1102). That a card is unhealthy now is no reason: it may recover.
-func Check(i gpu.Inventory, mask ...int) error {
-	if i.Err != "" {
-		return noDriver(i.Err)
-	}
-	for _, index := range mask {
-		if _, ok := i.Card(index); !ok {
-			return missing(index, len(i.Cards))
-		}
-	}
-	return nil
 }

@@ -21,22 +21,22 @@ import (
 )
 
 const (
-	// memoryVersion is that of the file's form. A file of another one is set aside.
-	memoryVersion = 1
-	// memoryKept is how many loads are remembered over a restart: the last ones seen.
-	memoryKept = 512
-	// memoryBytes bounds what is read of the file.
-	memoryBytes = 4 << 20
+	// fileVersion is that of the file's form. A file of another one is set aside.
+	fileVersion = 1
+	// keptLoads is how many loads are remembered over a restart: the last ones seen.
+	keptLoads = 512
+	// fileBytes bounds what is read of the file.
+	fileBytes = 4 << 20
 )
 
-// memoryFile is what was learned of memory, as it is kept over a restart (LO-501).
-type memoryFile struct {
-	Version int      `json:"version"`
-	Loads   []memory `json:"loads"`
+// learnedFile is what was learned of memory, as it is kept over a restart (LO-501).
+type learnedFile struct {
+	Version int     `json:"version"`
+	Loads   []entry `json:"loads"`
 }
 
-// memory is what workers of one kind were seen to take.
-type memory struct {
+// entry is what workers of one kind were seen to take.
+type entry struct {
 	Model    string           `json:"model_digest"`
 	Ctx      int              `json:"ctx"`
 	Slots    int              `json:"slots"`
@@ -55,9 +55,9 @@ func (l *Learned) Recall(path string, now time.Time, log *zap.Logger) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	var loads []memory
+	var loads []entry
 	if err == nil {
-		loads, err = parseMemory(data)
+		loads, err = parse(data)
 	}
 	if err != nil {
 		aside := path + ".aside-" + now.UTC().Format("20060102T150405.000Z")
@@ -82,26 +82,26 @@ func readBounded(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }()
-	data, err := io.ReadAll(io.LimitReader(file, memoryBytes+1))
-	if err == nil && len(data) > memoryBytes {
-		err = fmt.Errorf("it has more than %d bytes", memoryBytes)
+	data, err := io.ReadAll(io.LimitReader(file, fileBytes+1))
+	if err == nil && len(data) > fileBytes {
+		err = fmt.Errorf("it has more than %d bytes", fileBytes)
 	}
 	return data, err
 }
 
-// parseMemory reads the file's content, and believes nothing that makes no sense.
-func parseMemory(data []byte) ([]memory, error) {
+// parse reads the file's content, and believes nothing that makes no sense.
+func parse(data []byte) ([]entry, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
-	var f memoryFile
+	var f learnedFile
 	if err := decoder.Decode(&f); err != nil {
 		return nil, err
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("more follows its content")
 	}
-	if f.Version != memoryVersion {
-		return nil, fmt.Errorf("it is of version %d, and this program writes %d", f.Version, memoryVersion)
+	if f.Version != fileVersion {
+		return nil, fmt.Errorf("it is of version %d, and this program writes %d", f.Version, fileVersion)
 	}
 	for i, m := range f.Loads {
 		if m.Model == "" || m.Ctx < 0 || m.Slots < 1 || m.Cards < 0 || len(m.Observed) == 0 {
@@ -124,7 +124,7 @@ func (l *Learned) keep() error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	data, err := json.MarshalIndent(memoryFile{memoryVersion, l.known()}, "", " ")
+	data, err := json.MarshalIndent(learnedFile{fileVersion, l.known()}, "", " ")
 	if err != nil {
 		return err
 	}
@@ -132,20 +132,20 @@ func (l *Learned) keep() error {
 }
 
 // known are the loads that were seen last, in an order of their own.
-func (l *Learned) known() []memory {
+func (l *Learned) known() []entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	loads := []memory{}
+	loads := []entry{}
 	for of, lesson := range l.loads {
 		if len(lesson.observed) == 0 {
 			continue
 		}
-		loads = append(loads, memory{
+		loads = append(loads, entry{
 			Model: of.Model, Ctx: of.Ctx, Slots: of.Slots, Cards: of.Cards, Seen: lesson.seen.Unix(), Observed: maps.Clone(lesson.observed),
 		})
 	}
-	slices.SortFunc(loads, func(a, b memory) int {
+	slices.SortFunc(loads, func(a, b entry) int {
 		return cmp.Or(cmp.Compare(b.Seen, a.Seen), cmp.Compare(a.Model, b.Model), cmp.Compare(a.Ctx, b.Ctx), cmp.Compare(a.Slots, b.Slots), cmp.Compare(a.Cards, b.Cards))
 	})
-	return loads[:min(len(loads), memoryKept)]
+	return loads[:min(len(loads), keptLoads)]
 }

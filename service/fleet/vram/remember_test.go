@@ -49,7 +49,7 @@ func TestAFileThatCannotBeReadIsSetAside(t *testing.T) {
 		"half":      `{"version":1,"loads":[{"model_digest":"sha`,
 		"newer":     `{"version":2,"loads":[]}`,
 		"senseless": `{"version":1,"loads":[{"model_digest":"sha256:a","ctx":1,"slots":1,"cards":1,"seen":1,"observed_bytes":{"gpu":-5}}]}`,
-		"huge":      strings.Repeat(" ", memoryBytes+1),
+		"huge":      strings.Repeat(" ", fileBytes+1),
 	} {
 		t.Run(name, func(t *testing.T) {
 			core, logs := observer.New(zap.WarnLevel)
@@ -73,13 +73,13 @@ func TestAFileThatCannotBeReadIsSetAside(t *testing.T) {
 // LO-501: the file does not grow for ever: what was seen last is kept.
 func TestTheOldestIsForgotten(t *testing.T) {
 	l := Learned{}
-	for i := range memoryKept + 10 {
+	for i := range keptLoads + 10 {
 		require.NoError(t, l.Observe(Load{Model: "m", Ctx: i, Slots: 1, Cards: 1}, "gpu", 5, time.Unix(int64(i), 0)))
 	}
 	known := l.known()
-	require.Len(t, known, memoryKept)
-	require.Equal(t, memoryKept+9, known[0].Ctx)
-	require.Equal(t, 10, known[memoryKept-1].Ctx)
+	require.Len(t, known, keptLoads)
+	require.Equal(t, keptLoads+9, known[0].Ctx)
+	require.Equal(t, 10, known[keptLoads-1].Ctx)
 }
 
 // LO-501: a folder that cannot be written costs the memory, not the worker.
@@ -90,11 +90,11 @@ func TestWhatCannotBeKeptIsSaid(t *testing.T) {
 }
 
 // LO-501
-func FuzzParseMemory(f *testing.F) {
+func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"version":1,"loads":[{"model_digest":"sha256:a","ctx":1,"slots":1,"cards":1,"seen":1,"observed_bytes":{"gpu":5}}]}`))
 	f.Add([]byte(`{"version":1,"loads":null}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		loads, err := parseMemory(data)
+		loads, err := parse(data)
 		if err != nil {
 			return
 		}

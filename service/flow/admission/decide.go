@@ -1,33 +1,35 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package admission decides whether a task is accepted and resolves everything its bytes depend on: the prompt after
-// templating, the sampling parameters, the seed. Check and Decide are pure; Desk asks the pools what they need to know.
+// Package admission decides whether a task is accepted. It resolves everything that the task's bytes depend on: the prompt after
+// templating, the sampling parameters, the seed. Check and Decide are pure functions; Desk asks the pools for what those must know.
 package admission
 
 import (
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Pool is what admission knows of a pool, beside what routing does.
+// Pool is what admission knows of a pool. Routing knows the embedded part of it.
 type Pool struct {
 	placement.Pool
 	EngineVersion string
 	Sampling      task.Sampling // the pool's sampler profile
+	Faces         engine.Faces  // of its engines
 }
 
-// Facts are what Decide judges a request by.
+// Facts are what Decide judges a request by, besides the request.
 type Facts struct {
-	ID           string // the task's
-	Seed         uint32 // for a request that names none
+	ID           string // of the task
+	Seed         uint32 // for a request that names no seed
 	Pool         Pool
 	Routing      placement.Routing
 	Prompt       string // after templating
 	PromptTokens int
-	// Unread: the pool's model is not loaded, so that nobody could template the messages or count the tokens. Whoever runs the
-	// task does (LO-503).
+	// Unread says that the pool's model is not loaded, so nobody could template the messages or count the tokens. That is done when
+	// the task runs (LO-503).
 	Unread bool
 }
 
@@ -37,7 +39,7 @@ type Limits struct {
 	Inputs      int // inputs, or messages
 }
 
-// Check refuses a request that is too large or whose fields contradict each other, whatever the pools are (LO-102).
+// Check refuses a request that is too large, or whose fields contradict each other. It does not depend on the pools (LO-102).
 func Check(req task.Request, l Limits) error {
 	if n := max(len(req.Inputs), len(req.Messages)); n > l.Inputs {
 		return task.Errorf(task.TooLarge, "%d inputs or messages are more than the %d allowed: send several tasks, or raise limits.inputs", n, l.Inputs)
@@ -75,7 +77,15 @@ func Check(req task.Request, l Limits) error {
 	return nil
 }
 
-// Decide accepts a request or refuses it with what to do (ORCH-3014).
+// serves refuses a request that the pool's engine cannot run.
+func serves(req task.Request, p Pool) error {
+	if err := p.Faces.Refuse(req.Workload, len(req.Messages) > 0); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Decide accepts a request, or refuses it and says what to do (ORCH-3014).
 func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 	if err := fits(req, f); err != nil {
 		return task.Task{}, err
@@ -103,12 +113,12 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 	return t, nil
 }
 
-// most bounds the tokens that a task can take, in and out: what budgets reserve (ORCH-3099). Where nobody has counted, no text
-// has more tokens than bytes, but for its marks.
+// most returns how many tokens a task can take at most, in and out together. That is what budgets reserve (ORCH-3099). Where nobody
+// has counted the prompt's tokens, its bytes and a few marks bound them: no token is shorter than a byte.
 func most(t task.Task, f Facts) int {
 	req, in := t.Request, f.PromptTokens
 	if in == 0 {
-		const marks = 8 // begin and end, and a template's around each message
+		const marks = 8 // the begin and end of a text, and what a template puts around a message
 		in = len(req.Prompt) + marks
 		for _, m := range req.Messages {
 			in += len(m.Role) + len(m.Content) + marks
@@ -128,7 +138,7 @@ func most(t task.Task, f Facts) int {
 
 func fits(req task.Request, f Facts) error {
 	if req.Workload != task.Completion || f.Unread {
-		return nil // the engine knows, and the limits of its batch too
+		return nil // only the engine knows, which also limits its batch
 	}
 	answer := max(req.MaxTokens, 1)
 	over := f.PromptTokens + answer - f.Pool.Ctx

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -31,7 +32,7 @@ func facts() Facts {
 		ID: "t1", Seed: 5, Prompt: "frogs", PromptTokens: 10,
 		Pool: Pool{
 			Pool:          placement.Pool{ID: "default", Engine: "llamacpp", ModelID: "haiku", Workload: task.Completion, Ctx: 256, Slots: 1, Profile: "v1", Ready: true},
-			EngineVersion: "b1", Sampling: task.Sampling{Profile: "v1", Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1},
+			EngineVersion: "b1", Faces: engine.Faces{CountsTokens: true, Templates: true, Embeds: true, Reranks: true}, Sampling: task.Sampling{Profile: "v1", Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1},
 		},
 	}
 }
@@ -268,4 +269,51 @@ func TestSubmitToAPoolThatWasGivenUp(t *testing.T) {
 	require.True(t, e.Retriable)
 	require.Equal(t, 90*time.Second, e.RetryAfter)
 	require.Equal(t, 1.0, testutil.ToFloat64(m.refusals.WithLabelValues("llamacpp", "pool_unavailable")))
+}
+
+// ORCH-3054, LO-102: a task that the pool's engine has no face for is refused before anything is done for it; what an engine does
+// without is left to it.
+func TestATaskNeedsWhatThePoolsEngineHas(t *testing.T) {
+	chat := []task.Message{{Role: "user", Content: "two words"}}
+	with := func(f engine.Faces) (*desk, *Desk) {
+		p := facts().Pool
+		p.Faces = f
+		d := &desk{pools: []Pool{p}, ready: true}
+		s, _ := open(d)
+		return d, s
+	}
+	d, s := with(engine.Faces{CountsTokens: true})
+	req := request()
+	req.Prompt, req.Messages = "", chat
+	_, err := s.Submit(t.Context(), req)
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.ErrorContains(t, err, "takes no messages")
+	require.Equal(t, "default", task.AsError(err).PoolID)
+	require.Empty(t, d.enqueued)
+
+	d, s = with(engine.Faces{Chats: true})
+	_, err = s.Submit(t.Context(), req)
+	require.NoError(t, err)
+	require.Empty(t, d.enqueued[0].Prompt, "the engine templates it")
+	require.Zero(t, d.enqueued[0].PromptTokens)
+	first := d.enqueued[0].RequestDigest
+	req.Messages = []task.Message{{Role: "user", Content: "other words"}}
+	_, err = s.Submit(t.Context(), req)
+	require.NoError(t, err)
+	require.NotEqual(t, first, d.enqueued[1].RequestDigest)
+
+	for workload, says := range map[task.Workload]string{task.Embedding: "makes no embeddings", task.Rerank: "does not rerank"} {
+		p := facts().Pool
+		p.Faces, p.Workload = engine.Faces{Chats: true}, workload
+		d := &desk{pools: []Pool{p}, ready: true}
+		s, _ := open(d)
+		req := request()
+		req.Workload = workload
+		if workload == task.Rerank {
+			req.Inputs = []string{"x"}
+		}
+		_, err := s.Submit(t.Context(), req)
+		require.ErrorContains(t, err, says)
+		require.Empty(t, d.enqueued)
+	}
 }

@@ -11,13 +11,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Pools is what the desk asks of the pools.
+// Pools tells the desk about the pools.
 type Pools interface {
-	// Snapshot describes every pool as a task of that priority finds it.
+	// Snapshot describes every pool as a task of that priority would find it.
 	Snapshot(p task.Priority) []Pool
 	// CanonicalRef is the form in which a model_ref is compared with the pools' refs.
 	CanonicalRef(ref string) string
-	// Tokenizer reaches a Ready replica of a pool, or returns false.
+	// Tokenizer returns the engine of a Ready replica, or false where the pool has none.
 	Tokenizer(poolID string) (Tokenizer, bool)
 }
 
@@ -29,10 +29,10 @@ type Tokenizer interface {
 
 // Scheduler takes accepted tasks.
 type Scheduler interface {
-	// Known answers a repeated submit: found says that the id is taken; its body decides between the first admission
-	// and CONFLICT (LO-101).
+	// Known answers a repeated submit. Found says that the id is taken. Where the body is that of the first submit, the answer is
+	// its admission, else CONFLICT (LO-101).
 	Known(ctx context.Context, id string, body [32]byte) (admission task.Admission, found bool, err error)
-	// Enqueue records a task and queues it, or refuses it as a full queue does.
+	// Enqueue records a task and queues it, or refuses it, for instance because the queue is full.
 	Enqueue(ctx context.Context, t task.Task) (task.Admission, error)
 }
 
@@ -46,8 +46,8 @@ type Options struct {
 	Metrics   *Metrics
 	Narrator  *observe.Narrator
 	Limits    Limits
-	Rates     map[task.Priority]Rate                 // caps; a priority without one is not capped
-	Home      func(sessionID string) (poolID string) // of a session's last turn; nil, or empty: of none
+	Rates     map[task.Priority]Rate                 // a priority that has none is not capped
+	Home      func(sessionID string) (poolID string) // where the session had its last turn, or empty; may be nil
 }
 
 // Desk takes submits. Its methods may be called from several goroutines.
@@ -59,7 +59,7 @@ type Desk struct {
 // NewDesk makes a desk.
 func NewDesk(o Options) *Desk { return &Desk{o: o, caps: newCaps(o.Rates)} }
 
-// Submit admits a task or refuses it, typed.
+// Submit admits a task, or refuses it with a *task.Error.
 func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, error) {
 	admission, pool, err := d.submit(ctx, req)
 	if err != nil {
@@ -95,6 +95,9 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	pool, routing, err := d.route(req)
 	if err != nil {
 		return task.Admission{}, Pool{}, err
+	}
+	if err := serves(req, pool); err != nil {
+		return task.Admission{}, pool, err
 	}
 	f := Facts{ID: req.ID, Seed: d.o.NewSeed(), Pool: pool, Routing: routing}
 	if f.ID == "" {
@@ -134,8 +137,8 @@ func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
 	return Pool{}, routing, task.Errorf(task.Internal, "the routed pool '%s' is gone: send the task again", routing.PoolID).Retry(0)
 }
 
-// read templates the prompt and counts its tokens, with the pool's own engine: only it knows. Where the pool's model is yet to
-// be loaded, that is left to whoever runs the task.
+// read has the pool's engine template the prompt and count its tokens: only the engine can. Where the pool's model is not loaded, that
+// is done when the task runs.
 func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error) {
 	engine, ready := d.o.Pools.Tokenizer(f.Pool.ID)
 	f.Prompt = req.Prompt
@@ -151,12 +154,12 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 		return task.Errorf(task.PoolUnready,
 			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%[1]s/health says why", f.Pool.ID).Retry(time.Second)
 	}
-	if len(req.Messages) > 0 {
+	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
 		if f.Prompt, err = engine.ApplyTemplate(ctx, req.Messages); err != nil {
 			return unready(err)
 		}
 	}
-	if req.Workload == task.Completion {
+	if req.Workload == task.Completion && f.Pool.Faces.CountsTokens {
 		if f.PromptTokens, err = engine.CountTokens(ctx, f.Prompt); err != nil {
 			return unready(err)
 		}
@@ -164,7 +167,7 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	return nil
 }
 
-// unready turns a broken engine, which before admission costs nothing but another try, into its code.
+// unready turns the error of an engine that broke off into POOL_UNREADY: before its admission a task has lost nothing by it.
 func unready(err error) error {
 	if !task.HasCode(err, task.WorkerReset) {
 		return err

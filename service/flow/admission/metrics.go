@@ -28,7 +28,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 func (m *Metrics) rejected(e *task.Error) {
 	engine := e.Engine
 	if engine == "" {
-		engine = "none" // refused before a pool was chosen
+		engine = "none" // it was refused before a pool was chosen
 	}
 	m.refusals.WithLabelValues(engine, strings.ToLower(string(e.Code))).Inc()
 }

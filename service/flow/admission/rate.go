@@ -11,14 +11,14 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Rate caps the tasks of one priority that one actor sends: so many a second on average, and so many at once. PerSecond 0 caps
-// nothing.
+// Rate caps the tasks of one priority that one actor sends: how many a second on average, and how many at once. With a PerSecond of 0
+// there is no cap.
 type Rate struct {
 	PerSecond float64
 	Burst     int
 }
 
-// caps holds a bucket for each actor and priority (ORCH-3006). Actors are the API's tokens, so there are few.
+// caps has a bucket for each actor and priority (ORCH-3006). An actor is an API token, so there are few.
 type caps struct {
 	rates map[task.Priority]Rate
 
@@ -35,7 +35,7 @@ func newCaps(rates map[task.Priority]Rate) *caps {
 	return &caps{rates: rates, buckets: map[bucket]*rate.Limiter{}}
 }
 
-// take lets a task in, or says when the next one would be.
+// take lets a task in, or refuses it and says how long to wait.
 func (c *caps) take(now time.Time, actor string, p task.Priority) error {
 	r := c.rates[p]
 	if r.PerSecond <= 0 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -62,7 +63,7 @@ func (*instantEngine) CountTokens(context.Context, string) (int, error) { return
 
 func (*instantEngine) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
 
-func (*instantEngine) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (*instantEngine) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, nil
 }
 
@@ -81,8 +82,8 @@ func BenchmarkDecision(b *testing.B) {
 				Metrics: NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: time.Now,
 			})
 			p.wake = func() { s.Wake("default") }
-			s.Start()
-			defer s.Stop(context.Background())
+			require.NoError(b, s.Start(b.Context()))
+			defer func() { require.NoError(b, s.Stop(context.Background())) }()
 			i := 0
 			b.ReportAllocs()
 			for b.Loop() {

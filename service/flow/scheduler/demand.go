@@ -15,12 +15,12 @@ func (s *Scheduler) Demand(poolID string) (residency.Demand, bool) {
 	if l == nil {
 		return residency.Demand{}, false
 	}
-	again := l.again.list()
+	retries := l.retries.list()
 	d := residency.Demand{
-		Interactive: l.oldest(task.Interactive), Batch: l.oldest(task.Batch), Waiting: l.queue.Depth() + len(again),
-		ActiveAt: time.Unix(0, l.moved.Load()),
+		Interactive: l.oldest(task.Interactive), Batch: l.oldest(task.Batch), Waiting: l.queue.Depth() + len(retries),
+		ActiveAt: time.Unix(0, l.activeAt.Load()),
 	}
-	for _, j := range again { // they ran before, and nobody is ahead of them
+	for _, j := range retries { // they ran before, and nobody is ahead of them
 		if came := j.task.AcceptedAt; d.Interactive.IsZero() || came.Before(d.Interactive) {
 			d.Interactive = came
 		}
@@ -41,13 +41,13 @@ func (s *Scheduler) Hold(poolID string, hold bool) {
 func (s *Scheduler) GiveUp(poolID string, why *task.Error) {
 	l := s.lane(poolID)
 	for _, j := range s.jobs() {
-		if j.lane != l || j.running() || !j.dispatchable() {
+		if j.lane != l || !j.now().waits() {
 			continue
 		}
 		e := why
 		if j.log.Tokens() > 0 {
 			e = l.errLost("its pool cannot load its model again")
 		}
-		s.aside(func() { s.finish(j, task.Failed, nil, e) })
+		s.aside(func() { s.fail(j, e, func() bool { return j.state.waits() }) })
 	}
 }

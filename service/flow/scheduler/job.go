@@ -20,126 +20,160 @@ import (
 // job is a live task.
 type job struct {
 	lane   *lane
-	task   task.Task    // set by admit, then constant
-	ticket queue.Ticket // set by admit
-	log    *stream.Log  // set by admit
+	task   task.Task    // written by the submit that makes the job, until it is accepted
+	ticket queue.Ticket // the same; of its place in the queue
+	log    *stream.Log  // the same; the log has a lock of its own
 
-	mu          sync.Mutex
-	accepted    bool // recorded: may be dispatched
-	state       task.State
-	replica     Replica
-	startedAt   time.Time
-	firstOutput time.Time
-	tried       int                     // runs so far, one of an earlier process included
-	wants       string                  // the fingerprint a further run needs; empty: any
-	cancelRun   context.CancelCauseFunc // not nil while a replica runs it
-	deadline    *time.Timer             // where the task has one
-	patience    *time.Timer             // while it waits for a replica to go on with
-	readers     int                     // of its stream
-	visits      int                     // readers so far
-	absence     *time.Timer             // while its last reader may come back, where it ends without one
+	decided chan struct{} // closed once the ledger accepted the task, or could not
+	over    chan struct{} // closed once nothing of the task runs in this process any more
+
+	mu          sync.Mutex              // guards what follows
+	state       state                   // written by enter alone
+	changes     int                     // of the state so far; written by enter alone
+	deadline    *time.Timer             // nil while it does not run, as the other timers
+	patience    *time.Timer             // while the job waits for another replica
+	absence     *time.Timer             // while its last reader may come back
+	refusal     *task.Error             // why it was withdrawn; written by the submit
+	replica     Replica                 // that runs it, or ran it last; written by its run, as the next five
+	startedAt   time.Time               // of its first run
+	firstOutput time.Time               // of all its runs
+	tries       int                     // runs so far, one of an earlier process included
 	warm        bool                    // the engine took part of the prompt from KV, in this run
-	claimed     bool                    // somebody is ending it
-	refusal     *task.Error             // it could not be recorded, and never was accepted
-	recorded    chan struct{}           // closed once it is recorded, or could not be
-	record      task.Record             // once final
-	done        chan struct{}           // closed once final, or left to the next start
+	cancelRun   context.CancelCauseFunc // nil while no replica runs it
+	wants       string                  // the fingerprint that the next run needs; empty: any
+	readers     int                     // of its stream; written by them, as the next
+	visits      int                     // readers so far
+	record      task.Record             // once it is done; written by who ends it
 }
 
 func newJob(l *lane, t task.Task) *job {
-	return &job{lane: l, task: t, recorded: make(chan struct{}), done: make(chan struct{})}
+	return &job{lane: l, task: t, decided: make(chan struct{}), over: make(chan struct{})}
 }
 
-// admit gives a job its place. Scheduler.mu is held, and the lane doesn't touch the job before accept.
-func (j *job) admit(ticket queue.Ticket, position int) {
-	j.ticket, j.state = ticket, task.Queued
-	j.task.QueuePosition, j.task.PredictedStart, j.task.Backoff = position, j.lane.predict(position), j.lane.backoff()
-	j.log = stream.New(j.task.Started())
+// ended is the job of a finished task, for its readers.
+func ended(r task.Record, l *lane) *job {
+	return &job{lane: l, task: r.Task, state: done, record: r, log: stream.Rebuild(r.Task.Started(), r)}
 }
 
-// accept lets the lane have the job, and its deadline run.
-func (j *job) accept(now time.Time, expire func()) {
+// accept says that the ledger has the task: the lane may have it, and everybody may see it.
+func (j *job) accept() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.accepted = true
-	close(j.recorded)
-	if d := j.task.Request.Deadline; d > 0 && !j.claimed {
-		j.deadline = time.AfterFunc(d-now.Sub(j.task.AcceptedAt), expire)
-	}
+	j.enter(accepted)
 }
 
-// withdraw ends a job that could not be recorded.
+// withdraw ends a job that was never accepted.
 func (j *job) withdraw(e *task.Error) {
 	j.mu.Lock()
-	j.claimed, j.refusal = true, e
-	j.mu.Unlock()
-	j.log.Fail(e)
-	j.log.Publish()
-	close(j.recorded)
-	close(j.done)
+	defer j.mu.Unlock()
+	j.refusal = e
+	j.enter(withdrawn)
 }
 
-// withdrawn says why a job was never accepted, or nil.
-func (j *job) withdrawn() *task.Error {
+// begin makes the job one that a replica runs; cancel ends that run. It returns false where somebody has ended the job.
+func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.refusal
-}
-
-// dispatchable reports whether the lane may have the job: it is recorded, and nobody has ended it.
-func (j *job) dispatchable() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.accepted && !j.claimed
-}
-
-// start marks the job as run by a replica; cancel ends that run. It returns false if the job was ended before.
-func (j *job) start(r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.claimed {
+	if !j.enter(running) {
 		return false
-	}
-	if j.patience != nil {
-		j.patience.Stop()
 	}
 	if j.startedAt.IsZero() {
 		j.startedAt = now
 	}
-	j.state, j.replica, j.cancelRun, j.warm = task.Running, r, cancel, false
-	j.tried++
+	j.replica, j.cancelRun, j.warm = r, cancel, false
+	j.tries++
 	return true
 }
 
-// waits makes the job, whose run broke off, wait for another replica until patience ends and over says that this was it.
-func (j *job) waits(fingerprint string, patience time.Duration, over func() bool) {
+// move makes the job, whose run broke off, wait for another replica, in front of the queue. It returns false where somebody
+// has ended it: then it waits for nothing.
+func (j *job) move(fingerprint string) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.cancelRun, j.wants = nil, fingerprint
-	if j.claimed {
-		return
+	if !j.enter(moving) {
+		return false
 	}
-	var timer *time.Timer
-	timer = time.AfterFunc(patience, func() {
-		if over() {
-			return
-		}
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		if !j.claimed && j.patience == timer {
-			timer.Reset(patience)
-		}
-	})
-	j.patience = timer
+	j.cancelRun, j.wants = nil, fingerprint
+	j.lane.retries.add(j) // with the state, so that who ends the job finds it there
+	return true
+}
+
+// claim makes the caller the one who ends the job, if the condition holds; nil: in any case. It returns false where somebody
+// else ends it. The condition is asked with mu held.
+func (j *job) claim(still func() bool) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return (still == nil || still()) && j.enter(ending)
+}
+
+// finish says that the outcome is recorded, and publishes it.
+func (j *job) finish(r task.Record) {
+	j.mu.Lock()
+	j.record = r
+	j.enter(done)
+	j.mu.Unlock()
+	j.log.Publish()
+}
+
+// leave lets go of a job that the caller has claimed. Its readers come back to the next start.
+func (j *job) leave() {
+	j.log.Detach()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.enter(left)
+	close(j.over)
+}
+
+// stopEngine ends the run, if there is one.
+func (j *job) stopEngine(cause error) {
+	j.mu.Lock()
+	cancel := j.cancelRun
+	j.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
+}
+
+// now is the job's state.
+func (j *job) now() state {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.state
+}
+
+// await waits until the job is accepted, and fails where it is not.
+func (j *job) await(ctx context.Context) error {
+	select {
+	case <-j.decided:
+	case <-ctx.Done():
+		return errLedger("the task is not recorded yet", context.Cause(ctx))
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.refusal != nil {
+		return j.refusal
+	}
+	return nil
+}
+
+// ran reports whether a replica has run the job, also in an earlier process.
+func (j *job) ran() bool { return j.tried() > 0 }
+
+// tried is the number of runs so far.
+func (j *job) tried() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.tries
 }
 
 // need is what the job asks of its next replica.
 func (j *job) need() placement.Need {
 	j.mu.Lock()
-	defer j.mu.Unlock()
+	wants := j.wants
+	j.mu.Unlock()
 	q := &j.task.Request
 	need := placement.Need{
-		Strict: j.task.Determinism == task.Strict, Fingerprint: j.wants, Ctx: max(q.Ctx, j.task.PromptTokens+max(q.MaxTokens, 1)),
+		Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.task.PromptTokens+max(q.MaxTokens, 1)),
 	}
 	if reuse(&j.task) {
 		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
@@ -147,82 +181,26 @@ func (j *job) need() placement.Need {
 	return need
 }
 
-func (j *job) running() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.cancelRun != nil
-}
-
-// tries is the number of runs so far.
-func (j *job) tries() int {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.tried
-}
-
-// claim makes the caller the one who ends the job. It returns false if another is.
-func (j *job) claim() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.claimed {
-		return false
-	}
-	j.claimed = true
-	for _, timer := range []*time.Timer{j.deadline, j.patience, j.absence} {
-		if timer != nil {
-			timer.Stop()
-		}
-	}
-	return true
-}
-
-// read counts a reader in.
-func (j *job) read() {
+// enters counts a reader in.
+func (j *job) enters() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.readers++
 	j.visits++
-	if j.absence != nil {
-		j.absence.Stop()
-	}
+	stop(&j.absence)
 }
 
-// left counts a reader out. Where the task is to end with its client, over is called unless another reader comes in time.
-func (j *job) left(patience time.Duration, over func()) {
+// leaves counts a reader out. Where the task is to end with its client, the last reader has a while to come back.
+func (j *job) leaves() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if j.readers--; j.readers > 0 || j.claimed || j.task.Request.OnDisconnect != task.CancelIt {
-		return
-	}
-	visits := j.visits
-	j.absence = time.AfterFunc(patience, func() {
-		j.mu.Lock()
-		back := j.visits > visits
-		j.mu.Unlock()
-		if !back {
-			over()
-		}
-	})
-}
-
-// stopEngine ends the run, if there is one.
-func (j *job) stopEngine(cause error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.cancelRun != nil {
-		j.cancelRun(cause)
+	j.readers--
+	if j.readers == 0 && j.state.live() && j.task.Request.OnDisconnect == task.CancelIt {
+		j.startAbsence()
 	}
 }
 
-// end publishes the outcome.
-func (j *job) end(r task.Record) {
-	j.mu.Lock()
-	j.state, j.record = r.State, r
-	j.mu.Unlock()
-	j.log.Publish()
-}
-
-// outputAt notes when the first output came. It returns false for that of a later attempt.
+// outputAt notes when the first output came. It returns false for that of a later run.
 func (j *job) outputAt(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -231,6 +209,12 @@ func (j *job) outputAt(now time.Time) bool {
 	}
 	j.firstOutput = now
 	return true
+}
+
+func (j *job) firstOutputAt() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.firstOutput
 }
 
 // decoded is how long the job's tokens took until now.
@@ -248,88 +232,11 @@ func (j *job) cached(tokens int) {
 	j.warm = tokens > 0
 }
 
-func (j *job) isWarm() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.warm
-}
-
-func (j *job) firstOutputAt() time.Time {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.firstOutput
-}
-
 // version is that of the engine the task runs on, or was admitted for.
 func (j *job) version() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return cmp.Or(j.replica.EngineVersion, j.task.EngineVersion)
-}
-
-// snapshot is the job's record now.
-func (j *job) snapshot() task.Record {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.state.Final() {
-		return j.record
-	}
-	return task.Record{
-		Task: j.task, State: j.state, ReplicaID: j.replica.ID, Fingerprint: j.replica.Fingerprint, StartedAt: j.startedAt,
-	}
-}
-
-func (j *job) status() task.Status {
-	s := j.snapshot().Status()
-	if s.State.Final() {
-		return s
-	}
-	s.TokensOut, s.LastEventID = j.log.Tokens(), j.log.LastEventID()
-	s.QueuePosition, s.PredictedStart = j.place(s.StartedAt)
-	return s
-}
-
-// place is the job's position and its start, from admission, as things are now.
-func (j *job) place(startedAt time.Time) (position int, start time.Duration) {
-	if !startedAt.IsZero() {
-		return 0, startedAt.Sub(j.task.AcceptedAt)
-	}
-	position, _ = j.lane.queue.Position(j.ticket)
-	return position, j.lane.s.o.Now().Sub(j.task.AcceptedAt) + j.lane.predict(position)
-}
-
-// figures are those of a `metrics` frame, while there are any. Every stream asks each second, so it makes no snapshot.
-func (j *job) figures() (task.Metrics, bool) {
-	j.mu.Lock()
-	state, startedAt, tried := j.state, j.startedAt, j.tried
-	j.mu.Unlock()
-	if state.Final() {
-		return task.Metrics{}, false
-	}
-	m := task.Metrics{
-		Phase: task.PhaseQueued, QueueDepth: j.lane.queue.Depth(), KVWarmth: j.isWarm(), Failover: max(tried-1, 0),
-		Budgets: j.lane.s.o.Sessions.Rests(j.task.Request.SessionID, j.task.Request.Actor),
-	}
-	var start time.Duration
-	m.QueuePosition, start = j.place(startedAt)
-	m.PredictedStartMS = start.Milliseconds()
-	m.OnTimeProbability = j.lane.onTime(j.task.Request.Deadline, start)
-	switch {
-	case state == task.Queued:
-		if progress, loading := j.lane.loading(); loading {
-			m.Phase, m.LoadProgress = task.PhaseLoading, progress
-		}
-	case j.log.Tokens() == 0:
-		m.Phase = task.PhasePrefill
-	default:
-		m.Phase = task.PhaseDecode
-	}
-	return m, true
-}
-
-// recorded is the job of a finished task, for its readers.
-func recorded(r task.Record, l *lane) *job {
-	return &job{lane: l, task: r.Task, state: r.State, record: r, log: stream.Rebuild(r.Task.Started(), r)}
 }
 
 // told are the fields of a log line about the job.

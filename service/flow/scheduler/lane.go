@@ -19,74 +19,84 @@ import (
 
 // lane is one pool's queue and the loop that empties it.
 type lane struct {
-	s     *Scheduler
-	pool  Pool
-	queue *queue.Queue[*job]
-	again again
-	news  chan struct{} // capacity 1: the queue or the replicas changed
-	rates rates
-	slots []placement.Replica // the loop's scratch
+	s       *Scheduler
+	pool    Pool
+	pushing sync.Mutex // held by a submit, so that numbers and places are given in one order
+	queue   *queue.Queue[*job]
+	retries retries
+	news    chan struct{} // capacity 1: the queue or the replicas changed
+	rates   rates
+	slots   []placement.Replica // scratch of the loop, which alone uses it
 
-	removed chan struct{} // closed once the pool is no longer configured
-	stuck   atomic.Bool
-	held    atomic.Bool  // no further task is dispatched: the pool's memory is needed for another
-	moved   atomic.Int64 // when a task last started or ended, in ns since the epoch
+	removed  chan struct{} // closed once the pool is no longer configured
+	stuck    atomic.Bool   // written by the loop
+	held     atomic.Bool   // no further task is dispatched: the pool's memory is needed for another model
+	activeAt atomic.Int64  // when a task last started or ended, in ns since the epoch
 }
 
-// again are the tasks that ran before and wait for a replica to go on with. They come before the queue, and are exempt from
-// its capacity.
-type again struct {
+// retries are the tasks that ran before and wait for a replica to go on with, in the order in which they lost theirs. They come
+// before the queue, and are exempt from its capacity.
+type retries struct {
 	mu   sync.Mutex
 	jobs []*job
 }
 
-func (a *again) add(j *job) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.jobs = append(a.jobs, j)
+func (r *retries) add(j *job) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.jobs = append(r.jobs, j)
 }
 
-func (a *again) list() []*job {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.jobs)
+func (r *retries) list() []*job {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.jobs)
 }
 
-func (a *again) len() int {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return len(a.jobs)
+func (r *retries) len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.jobs)
 }
 
-func (a *again) remove(j *job) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	at := slices.Index(a.jobs, j)
+func (r *retries) remove(j *job) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := slices.Index(r.jobs, j)
 	if at < 0 {
 		return false
 	}
-	a.jobs = slices.Delete(a.jobs, at, at+1)
+	r.jobs = slices.Delete(r.jobs, at, at+1)
 	return true
 }
 
-// drop takes a job out of the line it waits in. It reports whether the job was in one.
+// waiting is the number of tasks that wait for a replica.
+func (l *lane) waiting() int { return l.queue.Depth() + l.retries.len() }
+
+// active notes that a task started or ended.
+func (l *lane) active() { l.activeAt.Store(l.s.o.Now().UnixNano()) }
+
+// drop takes a job out of the queue or the retries. It reports whether the job was in one of them.
 func (l *lane) drop(j *job) bool {
 	if l.queue.Cancel(j.ticket) {
 		l.rates.queue(j, -1)
 		return true
 	}
-	return l.again.remove(j)
+	return l.retries.remove(j)
 }
 
-// shed ends the task that gives way to a newcomer, now that the newcomer is recorded: a full disk must not cost both.
+// shed ends the task that gives way to a newcomer, now that the newcomer is accepted: a full disk must not cost both.
 func (l *lane) shed(newcomer task.Priority) {
 	j, ok := l.queue.Shed(newcomer)
 	if !ok {
 		return
 	}
 	l.rates.queue(j, -1)
-	// Aside, because while the ledger cannot write an outcome waits until it can.
-	l.s.aside(func() { l.s.finish(j, task.Failed, nil, l.errDropped()) })
+	// Aside, because the ledger may be slow to take its accept, which comes first, and then its outcome.
+	l.s.aside(func() {
+		<-j.decided
+		l.s.fail(j, l.errDropped(), nil)
+	})
 }
 
 func newLane(s *Scheduler, p Pool) *lane {
@@ -103,11 +113,11 @@ func (l *lane) wake() {
 	}
 }
 
-// loop dispatches until ctx ends. What it sets running ends with run.
-func (l *lane) loop(ctx, run context.Context) {
+// loop dispatches until ctx ends.
+func (l *lane) loop(ctx context.Context) {
 	watch := time.NewTicker(l.s.o.StuckAfter / 4)
 	defer watch.Stop()
-	l.moved.Store(l.s.o.Now().UnixNano())
+	l.active()
 	for {
 		select {
 		case <-l.news:
@@ -119,7 +129,7 @@ func (l *lane) loop(ctx, run context.Context) {
 		case <-l.removed:
 			return
 		}
-		for ctx.Err() == nil && l.dispatch(run) {
+		for ctx.Err() == nil && l.dispatch() {
 		}
 	}
 }
@@ -131,11 +141,11 @@ func (l *lane) look() {
 	if batch := l.oldest(task.Batch); oldest.IsZero() || !batch.IsZero() && batch.Before(oldest) {
 		oldest = batch
 	}
-	since := time.Unix(0, l.moved.Load())
+	since := time.Unix(0, l.activeAt.Load())
 	if oldest.After(since) {
 		since = oldest
 	}
-	stuck := !oldest.IsZero() && !l.parked() && now.Sub(since) >= l.patience()
+	stuck := !oldest.IsZero() && !l.parked() && now.Sub(since) >= l.standstill()
 	if l.stuck.Swap(stuck) == stuck {
 		return
 	}
@@ -147,8 +157,8 @@ func (l *lane) look() {
 	}
 }
 
-// patience is how long the queue may stand still: that of a pool on demand also while others have the memory.
-func (l *lane) patience() time.Duration {
+// standstill is how long the queue may stand still: that of an on-demand pool also while other models have the memory.
+func (l *lane) standstill() time.Duration {
 	if l.pool.OnDemand {
 		return l.s.o.StuckAfter + l.s.o.SwapWithin
 	}
@@ -167,25 +177,25 @@ func (l *lane) oldest(p task.Priority) time.Time {
 	return at
 }
 
-// dispatch places a task, and reports whether another may follow at once: first those that ran before, then the queue's
-// next. Whatever makes it return false wakes the lane when it changes: a push, an accept, a slot that is free again, a
-// replica that got Ready.
-func (l *lane) dispatch(run context.Context) bool {
+// dispatch places a task: one of those that ran before, else the queue's next. It reports whether another may follow at once.
+// Where it returns false, whoever changes the reason wakes the lane: a push, an accept, a slot that is free again, a replica
+// that got Ready.
+func (l *lane) dispatch() bool {
 	if l.held.Load() {
 		return false
 	}
 	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
-	for _, j := range l.again.list() {
-		if l.place(run, j) {
+	for _, j := range l.retries.list() {
+		if l.place(j) {
 			return true
 		}
 	}
 	j, ok := l.queue.Peek()
-	return ok && j.dispatchable() && l.place(run, j)
+	return ok && j.now() == accepted && l.place(j)
 }
 
 // place sets a task running, if a replica can take it now.
-func (l *lane) place(run context.Context, j *job) bool {
+func (l *lane) place(j *job) bool {
 	at, considered := placement.Place(l.slots, j.need())
 	l.s.o.Metrics.placed(j.task, at >= 0, considered)
 	if at < 0 {
@@ -200,10 +210,10 @@ func (l *lane) place(run context.Context, j *job) bool {
 		lease.Release()
 		return true
 	}
-	l.moved.Store(l.s.o.Now().UnixNano())
+	l.active()
 	l.s.runs.Go(func() {
 		defer lease.Release()
-		l.run(run, j, lease, considered)
+		l.run(l.s.halt, j, lease, considered)
 	})
 	return true
 }
@@ -213,17 +223,17 @@ func (l *lane) errFull(err error) error {
 	e := task.AsError(err)
 	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Depth())
 	e.Engine, e.PoolID = l.pool.Engine, l.pool.ID
-	return e.Retry(l.drain())
+	return e.Retry(l.perPlace())
 }
 
 func (l *lane) errDropped() *task.Error {
 	e := task.Errorf(task.QueueFullDropLRU,
 		"the queue of pool '%s' was full, and this task, the oldest in line, gave way to a newer one: send it again later", l.pool.ID)
 	e.PolicyLabel = string(l.pool.Policy)
-	return e.Retry(l.drain())
+	return e.Retry(l.perPlace())
 }
 
-// predict is how long a task with so many ahead of it has to wait for a slot.
+// predict is how long a task with so many ahead of it in the queue has to wait for a slot.
 func (l *lane) predict(ahead int) time.Duration {
 	var buf [16]placement.Replica
 	ready, busy := l.ready(buf[:0])
@@ -231,7 +241,7 @@ func (l *lane) predict(ahead int) time.Duration {
 	for i := range ready {
 		slots += ready[i].Slots
 	}
-	ahead += l.again.len()
+	ahead += l.retries.len()
 	if ahead < slots-busy {
 		return 0
 	}
@@ -260,8 +270,8 @@ func (l *lane) ready(into []placement.Replica) (ready []placement.Replica, busy 
 	return ready, busy
 }
 
-// drain is the time in which the pool ends one task, and so frees one place of its queue.
-func (l *lane) drain() time.Duration {
+// perPlace is the time in which the pool ends one task, and so frees one place of its queue.
+func (l *lane) perPlace() time.Duration {
 	ready, _ := l.ready(nil)
 	slots := 0
 	for i := range ready {
@@ -277,7 +287,7 @@ func (l *lane) backoff() time.Duration {
 	if over <= 0 {
 		return 0
 	}
-	return time.Duration(over) * l.drain()
+	return time.Duration(over) * l.perPlace()
 }
 
 // onTime estimates the chance that a task meets its deadline: certain without one, gone once it has passed, and in between

@@ -55,7 +55,7 @@ type Replica struct {
 type Ledger interface {
 	Accept(ctx context.Context, t task.Task) error
 	Dispatch(ctx context.Context, d task.Dispatch) error
-	// Started and Checkpoint return at once: they are notes, which a crash may lose.
+	// Started and Checkpoint take a note and return at once. A crash may lose it.
 	Started(d task.Dispatch)
 	Checkpoint(id string, c task.Checkpoint)
 	Finish(ctx context.Context, r task.Record) error

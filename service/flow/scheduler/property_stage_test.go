@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -37,6 +38,41 @@ func (b slowBook) Dispatch(ctx context.Context, d task.Dispatch) error {
 func (b slowBook) Finish(ctx context.Context, r task.Record) error {
 	time.Sleep(b.commit)
 	return b.book.Finish(ctx, r)
+}
+
+// turn makes a machine die, or come back.
+func (s *stage) turn(pick int, back bool) {
+	s.mu.Lock()
+	x := s.replicas[pick%len(s.replicas)]
+	switch {
+	case !back && x.ready:
+		x.ready = false
+		close(x.died)
+	case back && !x.ready:
+		x.ready, x.died = true, make(chan struct{})
+	}
+	s.mu.Unlock()
+	s.s.Wake("default")
+}
+
+func (s *stage) reads(a *actor, on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a.reading = on
+}
+
+// moves is called when a task lost its worker, and before it waits for another.
+func (s *stage) moves(id string) {
+	s.mu.Lock()
+	quits, on, life, lives := s.quits, s.s, s.life, s.lives
+	s.quits = false
+	at := slices.IndexFunc(s.tasks, func(a *actor) bool { return a.task.ID == id })
+	s.mu.Unlock()
+	if quits {
+		ctx, stop := context.WithTimeout(lives, 50*time.Millisecond) // the disk may be full
+		defer stop()
+		s.cancel(ctx, on, life, s.tasks[at])
+	}
 }
 
 // machine is a replica with one slot, and its engine.
@@ -144,6 +180,6 @@ func (m *machine) Health(context.Context) error                                 
 func (m *machine) Props(context.Context) (engine.Props, error)                   { return engine.Props{}, nil }
 func (m *machine) CountTokens(context.Context, string) (int, error)              { return 3, nil }
 func (m *machine) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
-func (m *machine) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (m *machine) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, errors.New("no such workload here")
 }

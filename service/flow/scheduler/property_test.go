@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
@@ -56,6 +57,8 @@ const (
 	moveRoom   = "empty the disk"
 	moveCrash  = "crash"
 	moveStop   = "stop and start"
+	moveQuit   = "cancel what loses its worker" // from the next move on: after it left its worker, and before it waits for another
+	moveWreck  = "stop, lose a worker, and start"
 )
 
 func drawPlot(t *rapid.T) plot {
@@ -69,7 +72,7 @@ func drawPlot(t *rapid.T) plot {
 	}
 	kinds := []string{
 		moveSubmit, moveSubmit, moveSubmit, moveSubmit, moveSubmit, moveSubmit, moveAgain, moveCancel, moveCancel, moveDie, moveReturn, moveReturn,
-		moveCut, moveFull, moveRoom, moveRoom, moveCrash, moveStop,
+		moveCut, moveFull, moveRoom, moveRoom, moveCrash, moveStop, moveQuit, moveDie, moveWreck,
 	}
 	p.moves = rapid.SliceOfN(rapid.Custom(func(t *rapid.T) move {
 		m := move{
@@ -101,7 +104,8 @@ type stage struct {
 	lives    context.Context // ends with the life: its callers hang up
 	hangUp   context.CancelFunc
 	replicas []*machine
-	steps    int // numbers what happens
+	steps    int  // numbers what happens
+	quits    bool // the next task that loses its worker is cancelled at that moment
 	wrong    []string
 }
 
@@ -117,6 +121,7 @@ type actor struct {
 	outcomes int    // terminal events that the client got
 	ended    int    // the step at which a cancel had returned
 	started  []dispatch
+	reading  bool               // its stream is open
 	away     context.CancelFunc // ends the client's connection
 	client   sync.WaitGroup
 }
@@ -148,7 +153,7 @@ func (s *stage) start() {
 	s.mu.Unlock()
 	s.s = New(Options{
 		Pools: []Pool{s.plot.pool}, Replicas: s, Ledger: s.book, Narrator: observe.NewNarrator(zap.NewNop()),
-		Metrics: NewMetrics(prometheus.NewRegistry()), Log: zap.NewNop(), Now: time.Now,
+		Metrics: NewMetrics(prometheus.NewRegistry()), Log: onMove(s.moves), Now: time.Now,
 	})
 	s.lives, s.hangUp = context.WithCancel(s.t.Context())
 	left := s.book.live()
@@ -156,7 +161,7 @@ func (s *stage) start() {
 		s.book.full.Store(false) // it would not start: what it has to end has to be recorded
 	}
 	s.s.Recover(left)
-	s.s.Start()
+	require.NoError(s.t, s.s.Start(s.t.Context()))
 	for _, a := range s.tasks {
 		s.connect(a)
 	}
@@ -165,7 +170,7 @@ func (s *stage) start() {
 // end ends a life: a crash keeps of the ledger what was in it, and of the clients what they had.
 func (s *stage) end(crash bool) {
 	if crash {
-		synctest.Wait() // at a moment, not within one
+		s.look() // at a moment, not within one
 		was := s.book
 		was.mu.Lock()
 		s.book = &slowBook{&book{records: maps.Clone(was.records), order: slices.Clone(was.order)}, was.commit}
@@ -182,11 +187,14 @@ func (s *stage) end(crash bool) {
 	}
 	ctx, stop := context.WithTimeout(s.t.Context(), 30*time.Millisecond)
 	defer stop()
-	s.s.Stop(ctx)
+	require.NoError(s.t, s.s.Stop(ctx))
+	synctest.Wait()
 	for _, a := range s.tasks {
-		if !crash {
-			synctest.Wait()
+		s.mu.Lock()
+		if a.reading && !crash {
+			s.wrong = append(s.wrong, a.task.ID+": its stream hangs, though the daemon has stopped")
 		}
+		s.mu.Unlock()
 		a.away()
 		a.client.Wait()
 	}
@@ -267,10 +275,14 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 		stream, err = on.Subscribe(ctx, a.task.ID, "")
 	}
 	if err != nil {
-		s.complain("%s: subscribe after %q: %v", a.task.ID, after, err)
+		if ctx.Err() == nil {
+			s.complain("%s: subscribe after %q: %v", a.task.ID, after, err)
+		}
 		return
 	}
-	defer stream.Close()
+	s.reads(a, true)
+	defer s.reads(a, false)
+	defer func() { stream.Close() }()
 	for {
 		frames, err := stream.Next(ctx, nil)
 		var broken *task.Error
@@ -282,7 +294,9 @@ func (s *stage) read(ctx context.Context, on *Scheduler, a *actor) {
 			a.dropped, a.got = a.dropped+a.got, ""
 			stream.Close()
 			if stream, err = on.Subscribe(ctx, a.task.ID, ""); err != nil {
-				s.complain("%s: subscribe anew: %v", a.task.ID, err)
+				if ctx.Err() == nil {
+					s.complain("%s: subscribe anew: %v", a.task.ID, err)
+				}
 				return
 			}
 			continue
@@ -320,21 +334,22 @@ func (s *stage) play(m move) {
 		a := s.tasks[m.pick%len(s.tasks)]
 		s.withTask(m.kind, a)
 	case moveDie, moveReturn:
-		s.mu.Lock()
-		x := s.replicas[m.pick%len(s.replicas)]
-		switch {
-		case m.kind == moveDie && x.ready:
-			x.ready = false
-			close(x.died)
-		case m.kind == moveReturn && !x.ready:
-			x.ready, x.died = true, make(chan struct{})
-		}
-		s.mu.Unlock()
-		s.s.Wake("default")
+		s.turn(m.pick, m.kind == moveReturn)
 	case moveFull, moveRoom:
 		s.book.full.Store(m.kind == moveFull)
 	case moveCrash, moveStop:
 		s.end(m.kind == moveCrash)
+		s.start()
+	case moveQuit:
+		s.mu.Lock()
+		s.quits = true
+		s.mu.Unlock()
+	case moveWreck:
+		s.again.Go(func() {
+			time.Sleep(time.Duration(m.tokens) * time.Millisecond) // within the time that running tasks have
+			s.turn(m.pick, false)
+		})
+		s.end(false)
 		s.start()
 	}
 }
@@ -397,56 +412,6 @@ func (s *stage) settle() {
 	}
 }
 
-// judge looks at every accepted task.
-func (s *stage) judge() {
-	for _, a := range s.tasks {
-		id := a.task.ID
-		st, err := s.s.Get(s.t.Context(), id)
-		if a.admitted == 0 {
-			if a.refused && !a.lost && err == nil {
-				s.complain("%s was refused, and is %s", id, st.State)
-			}
-			continue
-		}
-		if err != nil || !st.State.Final() {
-			s.complain("%s was accepted and is %q at the end, %v", id, st.State, err)
-			continue
-		}
-		terminals := strings.Count(a.got, "event: end\n") + strings.Count(a.got, "event: error\n")
-		if a.outcomes != 1 || terminals != 1 {
-			s.complain("%s: its client got %d terminal events:\n%s", id, terminals, a.got)
-		}
-		fresh := &actor{task: a.task}
-		s.read(s.t.Context(), s.s, fresh)
-		if fresh.got != a.got {
-			s.complain("%s: its client has\n%s\nand the stream is\n%s", id, a.got, fresh.got)
-		}
-		if a.dropped != "" && (st.State == task.Completed || s.life == 1) {
-			s.complain("%s is %s, and its client had to discard\n%s", id, st.State, a.dropped)
-		}
-		want := ""
-		for i := range a.task.Request.MaxTokens {
-			want += fmt.Sprintf("data: {\"t\":%q,\"i\":%d}\n", word(id, i), i)
-		}
-		strict := a.task.Determinism == task.Strict
-		if got := tokenLines(a.got); strict && !strings.HasPrefix(want, got) || st.State == task.Completed && got != want {
-			s.complain("%s is %s and sent\n%sundisturbed it is\n%s", id, st.State, got, want)
-		}
-		if st.Err != nil && strict && st.Err.Code == task.WorkerReset && len(a.started) < attempts {
-			s.complain("%s is strict, was tried %d times and ended with %v", id, len(a.started), st.Err)
-		}
-	}
-	// First in, first out: of two tasks of a priority that one process dispatched, once each.
-	for i, a := range s.tasks {
-		for _, b := range s.tasks[i+1:] {
-			if a.admitted > 0 && a.admitted < b.sent && a.task.Request.Priority == b.task.Request.Priority && len(a.started) == 1 && len(b.started) == 1 &&
-				a.started[0].life == b.started[0].life && a.started[0].at.After(b.started[0].at) {
-				s.complain("%s came before %s and was dispatched %s later", a.task.ID, b.task.ID, a.started[0].at.Sub(b.started[0].at))
-			}
-		}
-	}
-}
-
 func tokenLines(frames string) string {
 	var b strings.Builder
 	for _, line := range strings.SplitAfter(frames, "\n") {
@@ -471,6 +436,7 @@ func TestEveryHistoryIsSound(t *testing.T) {
 			for _, m := range p.moves {
 				s.play(m)
 			}
+			s.look()
 			s.settle()
 			s.judge()
 			s.end(false)

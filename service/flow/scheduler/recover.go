@@ -12,9 +12,10 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Recover takes up the tasks that an earlier process left, before Start: strict ones that were running come first, in start
-// order, then the queued ones in theirs. A best-effort task that was running ends with WORKER_RESET, since its tokens cannot
-// be made again (LO-202). The records are in that order.
+// Recover takes up the tasks that an earlier process left. It comes before Start and before the first submit. The records are in the
+// order in which the tasks go on: strict ones that were running, by their start, and then the queued ones in their order. A
+// best-effort task that was running ends with WORKER_RESET, since its tokens cannot be made again (LO-202). Deadlines run on, and
+// one that has passed ends its task at once.
 func (s *Scheduler) Recover(left []task.Record) {
 	running, queued := 0, 0
 	var tried sync.WaitGroup // together, so that they share commits
@@ -45,38 +46,42 @@ func (s *Scheduler) Recover(left []task.Record) {
 // restore queues a task that had not been dispatched.
 func (s *Scheduler) restore(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
-	j.state, j.log = task.Queued, stream.New(r.Task.Started())
+	j.log = stream.New(r.Task.Started(), s.o.Now)
 	if r.Task.Determinism == task.Strict { // it may have run all the same, while its dispatch could not be recorded
-		j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
+		j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
+	}
+	if s.keep(j) != nil {
+		return
 	}
 	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
 	l.rates.queue(j, 1)
-	s.live[r.Task.ID] = j
-	s.accept(j)
+	j.accept()
 }
 
 // resume lets a strict task that was running be decoded again, on the fingerprint it had.
 func (s *Scheduler) resume(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
-	j.state, j.startedAt, j.tried = task.Running, r.StartedAt, 1
+	j.startedAt, j.tries = r.StartedAt, 1
 	j.replica = Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint}
-	j.log = stream.Recover(r.Task.Started(), r.Checkpoint)
-	s.live[r.Task.ID] = j
-	s.accept(j)
-	l.waitAgain(j, r.Fingerprint)
+	j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
+	if s.keep(j) != nil {
+		return
+	}
+	j.accept()
+	j.move(r.Fingerprint)
 }
 
 // abandon ends a task that nobody can continue. A disk that is full at the start does not keep the rest from going on: the
 // outcome then waits until it can be recorded.
 func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error) {
 	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
-	log, was := stream.New(r.Task.Started()), r.State
+	log, was := stream.New(r.Task.Started(), s.o.Now), r.State
 	r.SealedAt = log.LastEventID()
 	r.LastEventID = log.Fail(e)
 	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e
 	r.Charge = s.o.Sessions.Charge(r, 0)
 	tried.Add(1)
-	s.runs.Go(func() {
+	begun := s.aside(func() {
 		recorded := s.tryRecord(r)
 		tried.Done()
 		if recorded || s.retryRecord(r) {
@@ -85,4 +90,7 @@ func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error)
 			s.narrate(r, r.Task.EngineVersion, was)
 		}
 	})
+	if !begun {
+		tried.Done()
+	}
 }

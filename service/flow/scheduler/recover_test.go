@@ -43,7 +43,7 @@ func TestStopLeavesQueuedTasksToTheNextStart(t *testing.T) {
 		require.NoError(t, err)
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
-		r.s.Stop(ctx)
+		require.NoError(t, r.s.Stop(ctx))
 		require.Contains(t, r.read("short"), "event: end", "what runs may finish")
 		_, err = s.Next(t.Context(), nil) // started
 		require.NoError(t, err)
@@ -69,7 +69,7 @@ func TestStopEndsBestEffortTasksThatRunTooLong(t *testing.T) {
 		synctest.Wait()
 		ctx, stop := context.WithTimeout(t.Context(), time.Second)
 		defer stop()
-		r.s.Stop(ctx)
+		require.NoError(t, r.s.Stop(ctx))
 		require.Contains(t, r.read("long"), `"code":"SHUTTING_DOWN"`)
 	})
 }
@@ -99,7 +99,7 @@ func TestRestartContinuesAStrictTask(t *testing.T) {
 		at := r.status("long").LastEventID
 		ctx, stop := context.WithCancel(t.Context())
 		stop()
-		r.s.Stop(ctx)
+		require.NoError(t, r.s.Stop(ctx))
 		require.Equal(t, 30, r.book.records["long"].Checkpoint.Event)
 
 		r = r.restart()

@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
@@ -34,6 +35,9 @@ type rig struct {
 	s        *Scheduler
 	registry *prometheus.Registry
 	book     *book
+
+	onMove func(taskID string)    // called when a task lost its worker, before it waits for another
+	onLook atomic.Pointer[func()] // called once, by the next who looks at the replicas
 
 	mu       sync.Mutex
 	replicas []*replica
@@ -63,6 +67,13 @@ func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
 
 // newRigOn is a start on what an earlier run recorded.
 func newRigOn(t *testing.T, b *book, replicas int, change func(*Pool), left ...task.Record) *rig {
+	r := newUnstartedRig(t, b, replicas, change)
+	r.s.Recover(left)
+	require.NoError(t, r.s.Start(t.Context()))
+	return r
+}
+
+func newUnstartedRig(t *testing.T, b *book, replicas int, change func(*Pool)) *rig {
 	r := &rig{t: t, registry: prometheus.NewRegistry(), book: b}
 	for i := range replicas {
 		r.replicas = append(r.replicas, &replica{r: r, id: fmt.Sprint("default-", i), pool: "default", ready: true, every: 10 * time.Millisecond})
@@ -73,10 +84,8 @@ func newRigOn(t *testing.T, b *book, replicas int, change func(*Pool), left ...t
 	}
 	r.s = New(Options{
 		Pools: []Pool{pool}, Replicas: r, Ledger: b, Narrator: observe.NewNarrator(zap.NewNop()),
-		Metrics: NewMetrics(r.registry), Log: zap.NewNop(), Now: time.Now,
+		Metrics: NewMetrics(r.registry), Log: onMove(func(id string) { r.moves(id) }), Now: time.Now,
 	})
-	r.s.Recover(left)
-	r.s.Start()
 	return r
 }
 
@@ -88,14 +97,46 @@ func (r *rig) crash() []task.Record {
 	left := r.book.live()
 	ctx, stop := context.WithCancel(r.t.Context())
 	stop()
-	r.s.Stop(ctx)
+	require.NoError(r.t, r.s.Stop(ctx))
 	r.book = &book{records: map[string]task.Record{}}
 	return left
 }
 
-// book is a ledger in memory whose disk can be full.
+func (r *rig) moves(id string) {
+	if r.onMove != nil {
+		r.onMove(id)
+	}
+}
+
+// moveLog is a log that calls f with the id of each task that lost its worker, before the task waits for another.
+type moveLog struct {
+	zapcore.LevelEnabler
+	f func(taskID string)
+}
+
+func onMove(f func(taskID string)) *zap.Logger { return zap.New(moveLog{zapcore.WarnLevel, f}) }
+
+func (l moveLog) With([]zapcore.Field) zapcore.Core { return l }
+
+func (l moveLog) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	return c.AddCore(e, l)
+}
+
+func (l moveLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	for _, f := range fields {
+		if f.Key == "job_id" && strings.HasSuffix(e.Message, "moves to another") {
+			l.f(f.String)
+		}
+	}
+	return nil
+}
+
+func (l moveLog) Sync() error { return nil }
+
+// book is a ledger in memory whose disk can be full, or hang.
 type book struct {
 	full    atomic.Bool
+	hangs   atomic.Bool   // accepts are not written, and nothing is read, until it does not
 	seq     atomic.Uint64 // that was handed out last
 	mu      sync.Mutex
 	records map[string]task.Record
@@ -114,7 +155,22 @@ func (b *book) change(id string, f func(*task.Record)) error {
 	return nil
 }
 
-func (b *book) Accept(_ context.Context, t task.Task) error {
+// wait returns once the disk does not hang, or with the context.
+func (b *book) wait(ctx context.Context) error {
+	for b.hangs.Load() {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+	return nil
+}
+
+func (b *book) Accept(ctx context.Context, t task.Task) error {
+	if err := b.wait(ctx); err != nil {
+		return err
+	}
 	return b.change(t.ID, func(r *task.Record) { r.Task, r.State = t, task.Queued })
 }
 
@@ -140,7 +196,10 @@ func (b *book) Finish(_ context.Context, r task.Record) error {
 	return b.change(r.Task.ID, func(to *task.Record) { *to = r })
 }
 
-func (b *book) Get(_ context.Context, id string) (task.Record, bool, error) {
+func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
+	if err := b.wait(ctx); err != nil {
+		return task.Record{}, false, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	r, ok := b.records[id]
@@ -186,9 +245,12 @@ func (r *rig) set(change func()) {
 	change()
 }
 
-func (r *rig) stop() { r.s.Stop(context.Background()) }
+func (r *rig) stop() { require.NoError(r.t, r.s.Stop(context.Background())) }
 
 func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replica {
+	if look := r.onLook.Swap(nil); look != nil {
+		(*look)()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.replicas {
@@ -296,7 +358,7 @@ func (x *replica) ApplyTemplate(_ context.Context, m []task.Message) (string, er
 	return "templated " + m[0].Content, nil
 }
 
-func (x *replica) Answer(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
+func (x *replica) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return json.RawMessage(`[[1]]`), engine.Result{Finish: task.FinishResult}, nil
 }
 

@@ -28,7 +28,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	replica, now := lease.Replica(), o.Now()
-	if !j.start(replica, now, cancel) {
+	if !j.begin(replica, now, cancel) {
 		return
 	}
 	l.rates.began(j, replica.ID, now)
@@ -42,18 +42,17 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 		result, answer, err = l.generate(ctx, cancel, j, t, warm, lease)
 	}
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
+	l.active()
 	if err == nil {
-		l.moved.Store(o.Now().UnixNano())
 		l.kept(ctx, t, warm, lease, result)
 		lease.Release() // the next task need not wait for the disk
-		l.s.finish(j, task.Completed, ending(j, t, replica, result, answer), nil)
+		l.s.complete(j, endOf(j, t, replica, result, answer))
 		return
 	}
-	l.moved.Store(o.Now().UnixNano())
 	if !l.retry(ctx, j, replica, err) {
-		l.s.finish(j, task.Failed, nil, l.explain(ctx, j, err))
+		l.s.fail(j, l.explain(ctx, j, err), nil)
 	}
-	l.settle(j, lease)
+	l.awaitIdle(j, lease)
 }
 
 // read is the job's task, with its messages templated where admission could not: the pool's model was not loaded then.
@@ -62,7 +61,12 @@ func (l *lane) read(ctx context.Context, j *job, e engine.Engine) (*task.Task, e
 	if len(t.Request.Messages) == 0 || t.Prompt != "" {
 		return &j.task, nil
 	}
-	prompt, err := e.ApplyTemplate(ctx, t.Request.Messages)
+	templater, ok := e.(engine.Templater)
+	if !ok { // it takes the messages as they are
+		t.RequestDigest = t.Digest()
+		return &t, nil
+	}
+	prompt, err := templater.ApplyTemplate(ctx, t.Request.Messages)
 	if err != nil {
 		return &j.task, err
 	}
@@ -75,7 +79,7 @@ func (l *lane) read(ctx context.Context, j *job, e engine.Engine) (*task.Task, e
 // these copies on it.
 func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 	waited := now.Sub(j.task.AcceptedAt)
-	l.s.o.Metrics.dispatched(j.task, r, waited, j.tries())
+	l.s.o.Metrics.dispatched(j.task, r, waited, j.tried())
 	l.s.o.Narrator.Placed(narrated(j.snapshot(), r.EngineVersion), waited, considered)
 }
 
@@ -89,16 +93,19 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
 	})
 	defer idle.Stop()
-	recorded := l.record(ctx, j, lease.Replica())
-	defer func() { _ = recorded() }()
+	dispatched := l.recordDispatch(ctx, j, lease.Replica())
+	defer func() { _ = dispatched() }()
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
 		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t),
 	}
+	if t.Prompt == "" {
+		work.Messages = t.Request.Messages
+	}
 	if work.Workload != task.Completion {
 		idle.Stop() // there is nothing to see before the answer
-		answer, result, err := lease.Engine().Answer(ctx, work)
+		answer, result, err := engine.Answer(ctx, lease.Engine(), work)
 		if err == nil {
 			l.firstOutput(j)
 		}
@@ -112,7 +119,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		idle.Reset(l.pool.Idle)
 		if tokens == 0 {
 			l.rates.firstToken(j, l.s.o.Now())
-			if err := recorded(); err != nil {
+			if err := dispatched(); err != nil {
 				return err
 			}
 			l.firstOutput(j)
@@ -133,10 +140,10 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	return result, nil, err
 }
 
-// record records the dispatch. The function it returns waits until that is done. For a strict task it is a note alone, since
+// recordDispatch records the dispatch. The function that it returns waits until that is done. For a strict task it is a note alone, since
 // its tokens can be made again. A best-effort one must not send a token that a crash would forget; its dispatch is written
 // while the engine reads the prompt.
-func (l *lane) record(ctx context.Context, j *job, r Replica) func() error {
+func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica) func() error {
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
 	if j.task.Determinism == task.Strict {
 		l.s.o.Ledger.Started(d)
@@ -159,31 +166,22 @@ func (l *lane) record(ctx context.Context, j *job, r Replica) func() error {
 func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	sent := j.log.Tokens() > 0
 	strict := j.task.Determinism == task.Strict
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tries() >= attempts || sent && !strict {
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tried() >= attempts || sent && !strict {
 		return false
 	}
 	fingerprint := ""
 	if sent {
 		fingerprint = r.Fingerprint
 	}
-	l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tries()), zap.Error(err))...)
-	l.waitAgain(j, fingerprint)
-	return true
-}
-
-// waitAgain puts a task before the queue, to go on where it broke off.
-func (l *lane) waitAgain(j *job, fingerprint string) {
-	j.waits(fingerprint, l.s.o.MoveWithin, func() bool {
-		if l.parked() { // a drained pool's tasks wait for it, as its queue does
-			return false
-		}
-		l.s.aside(func() {
-			l.s.finish(j, task.Failed, nil, l.errLost("no replica that gives the same bytes was ready in time"))
-		})
-		return true
-	})
-	l.again.add(j)
+	l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tried()), zap.Error(err))...)
+	if !j.move(fingerprint) {
+		return false
+	}
 	l.wake()
+	if l.s.Stopping() { // no lane will take it up
+		l.s.letGo(j, &l.s.runs)
+	}
+	return true
 }
 
 func (l *lane) errLost(why string) *task.Error {
@@ -214,22 +212,26 @@ func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
 	switch {
 	case errors.Is(err, stream.ErrDiverged):
 		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
-	case e.Code == task.WorkerReset && j.tries() >= attempts:
+	case e.Code == task.WorkerReset && j.tried() >= attempts:
 		e = l.errLost("so were the workers that tried it again")
 	}
 	l.s.o.Log.Warn("a run failed", append(j.told(), zap.Error(err))...)
 	return e
 }
 
-// settle waits until the engine has no more busy slots than other tasks hold, after a run that ended early, and else has the
-// worker replaced: the next task must not wait behind a dead one (ORCH-3026).
-func (l *lane) settle(j *job, lease Lease) {
+// awaitIdle waits, after a run that ended early, until the engine has no more busy slots than other tasks hold. If that takes too
+// long, it has the worker replaced: the next task must not wait behind a dead one (ORCH-3026).
+func (l *lane) awaitIdle(j *job, lease Lease) {
+	counter, ok := lease.Engine().(engine.BusyCounter)
+	if !ok { // it stopped when its connection was closed
+		return
+	}
 	ctx, stop := context.WithTimeout(context.Background(), l.s.o.IdleWithin)
 	defer stop()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	for {
-		if busy, err := lease.Engine().Busy(ctx); err == nil && busy <= lease.Others() {
+		if busy, err := counter.Busy(ctx); err == nil && busy <= lease.Others() {
 			return
 		}
 		select {
@@ -245,7 +247,7 @@ func (l *lane) settle(j *job, lease Lease) {
 	}
 }
 
-func ending(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {
+func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {
 	return &task.End{
 		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: result.Decode.Milliseconds(),
 		FinishReason: result.Finish, Result: answer,

@@ -78,7 +78,7 @@ func withSessions(t *testing.T, b *book, v *visits, left ...task.Record) *rig {
 		Replicas: r, Ledger: b, Sessions: v, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: NewMetrics(r.registry), Log: zap.NewNop(), Now: time.Now,
 	})
 	r.s.Recover(left)
-	r.s.Start()
+	require.NoError(t, r.s.Start(t.Context()))
 	return r
 }
 

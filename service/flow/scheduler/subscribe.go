@@ -4,32 +4,27 @@ package scheduler
 
 import (
 	"context"
-	"sync"
 
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Subscribe opens a task's stream after the event named by after, or from the start.
+// Subscribe opens a task's stream after the event named by after, or from the start. It waits until a task that was submitted is
+// accepted.
 func (s *Scheduler) Subscribe(ctx context.Context, id, after string) (*Stream, error) {
 	j := s.job(id)
 	if j == nil {
 		return s.subscribeFinished(ctx, id, after)
 	}
+	if err := j.await(ctx); err != nil {
+		return nil, err
+	}
 	sub, err := j.log.Subscribe(after, s.o.MicroBatch)
 	if err != nil {
 		return nil, err
 	}
-	j.read()
-	return s.stream(sub, j, func() { s.left(j) }), nil
-}
-
-// left counts a reader out. A task whose client asked for that is cancelled when nobody reads it any more and nobody comes
-// back in time.
-func (s *Scheduler) left(j *job) {
-	j.left(s.o.ReturnWithin, func() {
-		s.aside(func() { s.finish(j, task.StateCanceled, nil, errAbandoned()) })
-	})
+	j.enters()
+	return s.stream(sub, j, j.leaves), nil
 }
 
 func errAbandoned() *task.Error {
@@ -46,17 +41,16 @@ func (s *Scheduler) stream(sub *stream.Subscription, j *job, closed func()) *Str
 
 // replay is the log of a finished task while somebody reads it, shared by all its readers.
 type replay struct {
-	build   sync.Once
-	job     *job
-	err     error
-	readers int // Scheduler.mu guards it
+	reading chan struct{} // capacity 1: full while one of the readers reads the record
+	job     *job          // nil until that has succeeded; written by that reader
+	readers int           // guarded by Scheduler.mu
 }
 
 func (s *Scheduler) subscribeFinished(ctx context.Context, id, after string) (*Stream, error) {
 	s.mu.Lock()
 	p := s.replays[id]
 	if p == nil {
-		p = &replay{}
+		p = &replay{reading: make(chan struct{}, 1)}
 		s.replays[id] = p
 	}
 	p.readers++
@@ -68,22 +62,35 @@ func (s *Scheduler) subscribeFinished(ctx context.Context, id, after string) (*S
 			delete(s.replays, id)
 		}
 	}
-	p.build.Do(func() { // for all its readers, whoever of them goes
-		var r task.Record
-		if r, p.err = s.finished(context.WithoutCancel(ctx), id); p.err == nil {
-			p.job = recorded(r, s.lane(r.Task.PoolID))
-		}
-	})
-	if p.err != nil {
-		leave()
-		return nil, p.err
-	}
-	sub, err := p.job.log.Subscribe(after, 0)
+	j, err := s.replayed(ctx, p, id)
 	if err != nil {
 		leave()
 		return nil, err
 	}
-	return s.stream(sub, p.job, leave), nil
+	sub, err := j.log.Subscribe(after, 0)
+	if err != nil {
+		leave()
+		return nil, err
+	}
+	return s.stream(sub, j, leave), nil
+}
+
+// replayed is the job of a replay. The first of its readers whose client stays long enough reads the record, for all of them.
+func (s *Scheduler) replayed(ctx context.Context, p *replay, id string) (*job, error) {
+	select {
+	case p.reading <- struct{}{}:
+		defer func() { <-p.reading }()
+	case <-ctx.Done():
+		return nil, errLedger("the task's record was not read yet", context.Cause(ctx))
+	}
+	if p.job == nil {
+		r, err := s.finished(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		p.job = ended(r, s.lane(r.Task.PoolID))
+	}
+	return p.job, nil
 }
 
 // Stream is a subscription to a task, and its moving figures.

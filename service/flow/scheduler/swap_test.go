@@ -54,7 +54,7 @@ func newDen(t *testing.T, pools ...string) *den {
 	}
 	d.s = New(o)
 	d.models.Serve(d.s)
-	d.s.Start()
+	require.NoError(t, d.s.Start(t.Context()))
 	require.NoError(t, d.models.Start(t.Context()))
 	return d
 }

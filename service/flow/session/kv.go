@@ -12,13 +12,13 @@ type cell struct {
 
 // holding is what a slot holds since the last task that ended there.
 type holding struct {
-	session string // whose; empty: nobody's who could use it
-	job     int    // as the engine calls the task
+	session string // the session that can use it; empty: none can
+	job     int    // the engine's name for the task
 	cells   int    // tokens
 	lost    <-chan struct{}
 }
 
-// gone reports whether the worker is gone, and its KV with it.
+// gone reports whether the worker has ended, and its KV with it.
 func (h holding) gone() bool {
 	select {
 	case <-h.lost:
@@ -28,13 +28,13 @@ func (h holding) gone() bool {
 	}
 }
 
-// warm reports whether a session's KV should still be there. Only the engine knows.
+// warm reports whether a slot should still hold a session's KV. Only the engine knows for certain.
 func (m *Manager) warm(e *entry) bool {
 	h, ok := m.cells[e.place]
 	return ok && h.session == e.ID && !h.gone()
 }
 
-// Warm is the replica where a session's KV should still be, or empty. A session is never moved for it (ORCH-3009).
+// Warm returns the replica that should still hold a session's KV, or nothing. A session is never moved for it (ORCH-3009).
 func (m *Manager) Warm(id string) string {
 	if id == "" {
 		return ""
@@ -47,8 +47,8 @@ func (m *Manager) Warm(id string) string {
 	return ""
 }
 
-// Began says that a task runs on a replica, and returns whether the KV of its session should be there. With one slot, that
-// slot's KV is the task's from now on.
+// Began is told that a task runs on a replica. It returns whether the replica should hold the KV of the task's session. Where the
+// replica has one slot, the task overwrites what that slot holds.
 func (m *Manager) Began(t task.Task, replicaID string, slots int) (warm bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -65,7 +65,7 @@ func (m *Manager) Began(t task.Task, replicaID string, slots int) (warm bool) {
 	return warm
 }
 
-// Kept says what a task that was done left in its slot.
+// Kept is told what a task left in its slot when it was done.
 func (m *Manager) Kept(t task.Task, replicaID string, lost <-chan struct{}, kv task.KV) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -74,14 +74,14 @@ func (m *Manager) Kept(t task.Task, replicaID string, lost <-chan struct{}, kv t
 	if e != nil {
 		m.o.Metrics.turn(kv.Cached > 0)
 	}
-	// What a strict task left is as good as the rest, but it was promised to have nothing to do with what runs beside it.
+	// The KV of a strict task would serve as well. But a strict task was promised to have nothing to do with other tasks.
 	if e != nil && t.Determinism == task.BestEffort && kv.Told {
 		h.session, e.place = e.ID, at
 	}
 	m.cells[at] = h
 }
 
-// Cells are the tokens that the slots of each replica hold, as far as its engine told.
+// Cells returns, for each replica, how many tokens its slots hold, as far as its engine has told.
 func (m *Manager) Cells() map[string]int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -10,19 +10,19 @@ type Metrics struct {
 	turns      *prometheus.CounterVec
 }
 
-// NewMetrics registers them.
+// NewMetrics registers the series of sessions.
 func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{registerer: r, turns: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "llorch_session_turns_total", Help: "Turns that were done, by whether the engine took part of the prompt from the session's KV.",
 	}, []string{"kv"})}
 	r.MustRegister(m.turns)
 	for _, kv := range []string{"warm", "cold"} {
-		m.turns.WithLabelValues(kv) // there from the start, as nothing
+		m.turns.WithLabelValues(kv) // shown as 0 from the start
 	}
 	return m
 }
 
-// watch registers what is read when it is asked for.
+// watch registers the gauge that counts the sessions when it is read.
 func (m *Metrics) watch(of *Manager) {
 	m.registerer.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "llorch_sessions", Help: "Sessions that are kept."}, of.count))
 }

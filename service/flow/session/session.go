@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package session keeps sessions: their turns, their time, the budgets that they and API tokens have, and where the KV of
-// their last turn is (ORCH-3021, ORCH-3099, ORCH-3009).
+// Package session keeps sessions: their turns, their time, and where the KV of their last turn is (ORCH-3021, ORCH-3009). Their
+// budgets are accounts of package budget.
 package session
 
 import (
@@ -15,44 +15,47 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Ledger is the durable record. The turns and charges of tasks are recorded with the tasks themselves.
+// Ledger is the durable record. Turns are recorded with the tasks that take them.
 type Ledger interface {
 	KeepSession(ctx context.Context, s task.Session) error
 	DropSessions(ctx context.Context, sessions []task.Session) error
 	Sessions(ctx context.Context) ([]task.Session, error)
-	// Spent returns what each account was charged for in the budget that began then.
-	Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error)
 }
 
-// Engines are the replicas' engines. A session's KV is only where they say it is.
+// Accounts are the sessions' budgets. They are called with Manager.mu held.
+type Accounts interface {
+	// Open gives a session its account; Close ends it.
+	Open(sessionID string, budget, spent task.Amount, ends time.Time)
+	Close(sessionID string)
+	// Rests are what is left for a session and an actor.
+	Rests(sessionID, actor string) task.Budgets
+}
+
+// Engines are the engines of the replicas. Only they know where a session's KV is.
 type Engines interface {
-	// Slot returns what a slot holds, and false where the engine does not tell, or is not there.
+	// Slot returns what a slot holds. It returns false where the engine does not tell, or is gone.
 	Slot(ctx context.Context, replicaID string, slot int) (Slot, bool)
-	// Erase empties a slot, if that job is still its last.
+	// Erase empties a slot, unless it has had another job since.
 	Erase(ctx context.Context, replicaID string, slot, job int) error
 }
 
-// Slot is one slot of an engine. Job tells its last job from every other one of that engine.
+// Slot is one slot of an engine. No two jobs of an engine have the same number.
 type Slot struct {
-	Job   int
+	Job   int   // the last one
 	Bytes int64 // 0: unknown
 }
-
-// Price is what tokens of a pool cost, in units of task.Amount.Cost for each.
-type Price struct{ In, Out float64 }
 
 // Options are what a Manager is made from.
 type Options struct {
 	TTL      time.Duration
 	MaxTurns int
-	Max      int         // sessions
-	Budget   task.Amount // of a session that was given none
-	Token    task.Amount // of each API token
-	Renew    time.Duration
-	Price    func(poolID string) Price
+	Max      int         // how many sessions are kept at most
+	Budget   task.Amount // of a session that was created without one
+	Accounts Accounts
 	Ledger   Ledger
 	Engines  Engines
 	Metrics  *Metrics
@@ -61,75 +64,85 @@ type Options struct {
 	NewID    func() string
 }
 
+// sweepEvery is how often sessions that are long over are looked for.
+const sweepEvery = 10 * time.Second
+
 // Manager holds the sessions. Its methods may be called from several goroutines.
 type Manager struct {
-	o Options
+	o    Options
+	life lifecycle.Life
 
 	mu       sync.Mutex
 	sessions map[string]*entry
-	making   map[string]bool // ids that are being recorded
-	dropped  []task.Session  // forgotten, and for the next sweep to take out of the ledger
-	turns    map[string]turn // live tasks with a session or an account
-	accounts map[string]*account
-	window   time.Time        // of the accounts' budgets
-	cells    map[cell]holding // what the slots of the replicas hold
+	making   map[string]bool  // ids of sessions that are being recorded
+	dropped  []task.Session   // forgotten; the next sweep takes them out of the ledger
+	cells    map[cell]holding // what the replicas' slots hold
 }
 
 // entry is a session.
 type entry struct {
 	task.Session
 
-	begunBy  string // the task that did, or empty
-	turn     string // the task whose turn it is; empty: none's
-	reserved task.Amount
-	place    cell // of the last turn's KV, if cells says so too
+	begunBy string // the task that began it; empty where it was created
+	turn    string // the task whose turn it is; empty: no task's
+	place   cell   // where its last turn left its KV, unless cells says that another has the slot since
 }
 
-// turn is what a live task has of the budgets.
-type turn struct {
-	session, account string
-	reserved         task.Amount
-}
-
-// account is an API token's.
-type account struct {
-	spent, reserved task.Amount
-}
-
-// New makes a manager with the sessions and the spending that are recorded. Their tasks come back with Recover.
+// New makes a manager with the sessions that are recorded. Their live tasks come back with Recover.
 func New(ctx context.Context, o Options) (*Manager, error) {
 	m := &Manager{
-		o: o, sessions: map[string]*entry{}, making: map[string]bool{}, turns: map[string]turn{}, accounts: map[string]*account{},
-		cells: map[cell]holding{}, window: windowOf(o.Now(), o.Renew),
+		o: o, sessions: map[string]*entry{}, making: map[string]bool{}, cells: map[cell]holding{},
 	}
 	kept, err := o.Ledger.Sessions(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range kept {
-		m.sessions[s.ID] = &entry{Session: s}
-	}
-	spent, err := o.Ledger.Spent(ctx, m.window)
-	if err != nil {
-		return nil, err
-	}
-	for id, a := range spent {
-		m.accounts[id] = &account{spent: a}
+		m.add(&entry{Session: s})
 	}
 	o.Metrics.watch(m)
 	return m, nil
 }
 
-// windowOf is when the budget that is in force at a time began.
-func windowOf(at time.Time, renew time.Duration) time.Time {
-	ms := max(renew.Milliseconds(), 1)
-	return time.UnixMilli(at.UnixMilli() / ms * ms).UTC()
+// Start has sessions swept now and then. It implements lifecycle.Service.
+func (m *Manager) Start(context.Context) error {
+	if !m.life.Begin() {
+		return nil
+	}
+	m.life.Go(func(ctx context.Context) {
+		tick := time.NewTicker(sweepEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				m.Sweep(ctx)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return nil
 }
 
-// ends is when the session takes no more tasks.
+// Stop ends the sweeps. It implements lifecycle.Service.
+func (m *Manager) Stop(ctx context.Context) error { return m.life.End(ctx, context.Canceled) }
+
+// add keeps a session, and opens its account. The caller holds mu.
+func (m *Manager) add(e *entry) {
+	m.sessions[e.ID] = e
+	m.o.Accounts.Open(e.ID, e.Budget, e.Spent, e.ends())
+}
+
+// remove forgets a session, and closes its account. The caller holds mu.
+func (m *Manager) remove(e *entry) {
+	delete(m.sessions, e.ID)
+	m.o.Accounts.Close(e.ID)
+}
+
+// ends is the time from which the session takes no more tasks.
 func (e *entry) ends() time.Time { return e.CreatedAt.Add(e.TTL) }
 
-// over reports whether the session takes no more tasks, by its time or its turns.
+// over reports whether the session takes no more tasks: its time is over, or it has had its turns.
 func (e *entry) over(now time.Time) bool { return !now.Before(e.ends()) || e.Turns >= e.MaxTurns }
 
 // Create begins a session with limits of its own.
@@ -151,7 +164,7 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 		m.mu.Unlock()
 		return task.SessionStatus{}, err
 	}
-	m.making[s.ID] = true // others see it once it is recorded
+	m.making[s.ID] = true // nobody else sees the session before it is recorded
 	m.mu.Unlock()
 	err = m.o.Ledger.KeepSession(ctx, s)
 	m.mu.Lock()
@@ -160,10 +173,9 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 	if err != nil {
 		return task.SessionStatus{}, errLedger(err)
 	}
-	e := &entry{Session: s}
-	m.sessions[s.ID] = e
+	m.add(&entry{Session: s})
 	m.o.Log.Info("a session began", zap.String("session_id", s.ID), zap.Duration("ttl", s.TTL), zap.Int("max_turns", s.MaxTurns))
-	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.rests(e, r.Actor, now)}, nil
+	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.o.Accounts.Rests(s.ID, r.Actor)}, nil
 }
 
 func errLedger(err error) *task.Error {
@@ -171,13 +183,12 @@ func errLedger(err error) *task.Error {
 		Retry(time.Second).Because(err)
 }
 
-// fresh is a session as configured. Times are those that the ledger can keep.
+// fresh returns a session with the configured limits. Its times have the ledger's precision.
 func (m *Manager) fresh(id string, now time.Time) task.Session {
 	return task.Session{ID: id, CreatedAt: now.Truncate(time.Millisecond), TTL: m.o.TTL, MaxTurns: m.o.MaxTurns, Budget: m.o.Budget}
 }
 
-// room makes sure that there is place for one more, if need be by forgetting the one of those that are over which has been so
-// for longest.
+// room makes room for one more session. Where there is none, it forgets the oldest of the sessions that are over. The caller holds mu.
 func (m *Manager) room(now time.Time) error {
 	if len(m.sessions)+len(m.making) < m.o.Max {
 		return nil
@@ -193,7 +204,7 @@ func (m *Manager) room(now time.Time) error {
 		}
 	}
 	if oldest != nil {
-		delete(m.sessions, oldest.ID)
+		m.remove(oldest)
 		m.dropped = append(m.dropped, oldest.Session)
 		return nil
 	}
@@ -212,7 +223,7 @@ func (m *Manager) Get(ctx context.Context, id, actor string) (task.SessionStatus
 		m.mu.Unlock()
 		return task.SessionStatus{}, errUnknown(id)
 	}
-	s := task.SessionStatus{Session: e.Session, TTLLeft: max(e.ends().Sub(now), 0), Rests: m.rests(e, actor, now)}
+	s := task.SessionStatus{Session: e.Session, TTLLeft: max(e.ends().Sub(now), 0), Rests: m.o.Accounts.Rests(id, actor)}
 	place, held, warm := e.place, m.cells[e.place], m.warm(e)
 	m.mu.Unlock()
 	if warm {
@@ -241,7 +252,7 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 		m.mu.Unlock()
 		return errBusy(e)
 	}
-	e.turn = "DELETE /v1/sessions/" + id // nobody else's meanwhile
+	e.turn = "DELETE /v1/sessions/" + id // no task can take the turn meanwhile
 	place, held, warm := e.place, m.cells[e.place], m.warm(e)
 	m.mu.Unlock()
 	err := m.o.Ledger.DropSessions(ctx, []task.Session{e.Session})
@@ -251,13 +262,13 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 		m.mu.Unlock()
 		return errLedger(err)
 	}
-	delete(m.sessions, id)
+	m.remove(e)
 	if warm {
 		delete(m.cells, place)
 	}
 	m.mu.Unlock()
 	if warm {
-		if err := m.o.Engines.Erase(ctx, place.replica, place.slot, held.job); err != nil { // the next prompt there overwrites it
+		if err := m.o.Engines.Erase(ctx, place.replica, place.slot, held.job); err != nil { // no harm: the next prompt in that slot overwrites it
 			m.o.Log.Warn("the KV of a deleted session could not be erased", zap.String("session_id", id), zap.String("replica_id", place.replica), zap.Error(err))
 		}
 	}
@@ -269,7 +280,7 @@ func errBusy(e *entry) *task.Error {
 	return task.Errorf(task.Conflict, "a turn of session %s is on, task %s: wait for its end or cancel it, then try again", e.ID, e.turn).Retry(0)
 }
 
-// Sweep forgets the sessions that have been over for as long as they lived.
+// Sweep forgets the sessions whose time has been over for as long as it was.
 func (m *Manager) Sweep(ctx context.Context) {
 	now := m.o.Now()
 	m.mu.Lock()
@@ -278,7 +289,7 @@ func (m *Manager) Sweep(ctx context.Context) {
 	for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
 		if e := m.sessions[id]; e.turn == "" && !now.Before(e.ends().Add(e.TTL)) {
 			gone = append(gone, e.Session)
-			delete(m.sessions, id)
+			m.remove(e)
 		}
 	}
 	maps.DeleteFunc(m.cells, func(_ cell, h holding) bool { return h.gone() })
@@ -286,7 +297,7 @@ func (m *Manager) Sweep(ctx context.Context) {
 	if len(gone) == 0 {
 		return
 	}
-	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // such as a full disk: the next sweep tries again
+	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // a full disk, perhaps: the next sweep tries again
 		m.mu.Lock()
 		m.dropped = append(m.dropped, gone...)
 		m.mu.Unlock()
@@ -296,7 +307,7 @@ func (m *Manager) Sweep(ctx context.Context) {
 	m.o.Log.Info("sessions that were over are forgotten", zap.Int("sessions", len(gone)))
 }
 
-// Home is the pool of a session's last turn, or empty.
+// Home returns the pool where a session had its last turn, or nothing.
 func (m *Manager) Home(id string) string {
 	if id == "" {
 		return ""
@@ -307,21 +318,6 @@ func (m *Manager) Home(id string) string {
 		return e.PoolID
 	}
 	return ""
-}
-
-// refuse says why a session takes no task now, or nothing.
-func (e *entry) refuse(now time.Time) error {
-	switch {
-	case e.turn != "":
-		return errBusy(e)
-	case !now.Before(e.ends()):
-		return task.Errorf(task.Conflict, "session %s ended %s ago, after its time of %s: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
-			e.ID, spoken(now.Sub(e.ends())), spoken(e.TTL))
-	case e.Turns >= e.MaxTurns:
-		return task.Errorf(task.Conflict, "session %s has had its %d turns: begin another one under a new id, or DELETE /v1/sessions/%[1]s to use this id again",
-			e.ID, e.MaxTurns)
-	}
-	return nil
 }
 
 func spoken(d time.Duration) string { return fmt.Sprint(d.Round(time.Second)) }

@@ -7,24 +7,37 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// world is the ledger and the engines around a manager, and its clock.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var _ lifecycle.Service = (*Manager)(nil)
+
+// account is what a session said when it opened one.
+type account struct {
+	budget, spent task.Amount
+	ends          time.Time
+}
+
+// world is the ledger, the accounts and the engines around a manager, and its clock.
 type world struct {
 	t       testing.TB
 	m       *Manager
 	o       Options
 	now     time.Time
 	kept    map[string]task.Session
-	spent   map[string]map[string]task.Amount // by window
+	open    map[string]account // that sessions have opened
 	full    bool
 	slots   map[cell]Slot
 	erased  []cell
@@ -33,11 +46,11 @@ type world struct {
 
 func open(t testing.TB, change ...func(*Options)) *world {
 	w := &world{
-		t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), kept: map[string]task.Session{}, spent: map[string]map[string]task.Amount{}, slots: map[cell]Slot{},
+		t: t, now: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), kept: map[string]task.Session{}, slots: map[cell]Slot{},
 	}
 	w.o = Options{
-		TTL: 10 * time.Minute, MaxTurns: 3, Max: 4, Renew: 24 * time.Hour, Price: func(string) Price { return Price{In: 10, Out: 30.5} },
-		Ledger: w, Engines: w, Log: zap.NewNop(), Now: func() time.Time { return w.now },
+		TTL: 10 * time.Minute, MaxTurns: 3, Max: 4, Budget: task.Amount{Tokens: 1000},
+		Accounts: w, Ledger: w, Engines: w, Log: zap.NewNop(), Now: func() time.Time { return w.now },
 		NewID: func() string { w.created++; return fmt.Sprint("made-", w.created) },
 	}
 	for _, c := range change {
@@ -49,6 +62,7 @@ func open(t testing.TB, change ...func(*Options)) *world {
 
 // restart makes a manager of what is recorded.
 func (w *world) restart() {
+	w.open = map[string]account{}
 	w.o.Metrics = NewMetrics(prometheus.NewRegistry())
 	m, err := New(context.Background(), w.o)
 	require.NoError(w.t, err)
@@ -84,8 +98,18 @@ func (w *world) Sessions(context.Context) (found []task.Session, _ error) {
 	return found, nil
 }
 
-func (w *world) Spent(_ context.Context, window time.Time) (map[string]task.Amount, error) {
-	return w.spent[window.String()], nil
+func (w *world) Open(id string, budget, spent task.Amount, ends time.Time) {
+	require.NotContains(w.t, w.open, id)
+	w.open[id] = account{budget, spent, ends}
+}
+
+func (w *world) Close(id string) {
+	require.Contains(w.t, w.open, id)
+	delete(w.open, id)
+}
+
+func (w *world) Rests(id, _ string) task.Budgets {
+	return task.Budgets{Tokens: task.Rest[int64]{Left: w.open[id].budget.Tokens, Bounded: true}}
 }
 
 func (w *world) Slot(_ context.Context, replica string, slot int) (Slot, bool) {
@@ -100,52 +124,23 @@ func (w *world) Erase(_ context.Context, replica string, slot, job int) error {
 	return nil
 }
 
-// turn is a best-effort task of a session that may take 100 tokens, 40 of them its prompt's.
-func turnOf(id, session string) task.Task {
-	return task.Task{
-		ID: id, PoolID: "default", PromptTokens: 40, MostTokens: 100, Determinism: task.BestEffort, Request: task.Request{SessionID: session, Actor: "me"},
-	}
+// turn is a best-effort task of a session.
+func turn(id, session string) task.Task {
+	return task.Task{ID: id, PoolID: "default", Determinism: task.BestEffort, Request: task.Request{SessionID: session, Actor: "me"}}
 }
 
 // admit takes a task, and has the ledger record its turn.
 func (w *world) admit(t task.Task) (task.Task, error) {
 	err := w.m.Admit(&t)
-	t.AcceptedAt = w.now
 	if err == nil && t.Session != nil {
-		spent := w.kept[t.Session.ID].Spent
 		w.kept[t.Session.ID] = *t.Session
-		s := w.kept[t.Session.ID]
-		s.Spent = spent
-		w.kept[t.Session.ID] = s
 	}
 	return t, err
 }
 
-// end ends a task that ran, with 40 tokens in and so many out in 2 ms each, and has the ledger record that.
-func (w *world) end(t task.Task, out int) {
-	r := task.Record{
-		Task: t, State: task.Completed, ReplicaID: "default-0", StartedAt: w.now, FinishedAt: w.now,
-		End: &task.End{TokensIn: 40, TokensOut: out, DecodeTimeMS: int64(2 * out)},
-	}
-	w.settle(r, 0)
-}
-
-func (w *world) settle(r task.Record, decode time.Duration) {
-	r.Charge = w.m.Charge(r, decode)
-	if c := r.Charge; c != nil {
-		if s, ok := w.kept[c.SessionID]; ok {
-			s.Spent = s.Spent.Plus(c.Amount)
-			w.kept[s.ID] = s
-		}
-		if c.Account != "" {
-			key := c.Window.String()
-			if w.spent[key] == nil {
-				w.spent[key] = map[string]task.Amount{}
-			}
-			w.spent[key][c.Account] = w.spent[key][c.Account].Plus(c.Amount)
-		}
-	}
-	w.m.Settle(r)
+// end ends a task that ran.
+func (w *world) end(t task.Task) {
+	w.m.Settle(&task.Record{Task: t, State: task.Completed, ReplicaID: "default-0", StartedAt: w.now, FinishedAt: w.now})
 }
 
 func (w *world) get(id string) task.SessionStatus {
@@ -167,36 +162,36 @@ func TestSessionLivesForItsTimeAndTurns(t *testing.T) {
 	_, err := w.m.Get(t.Context(), "s", "me")
 	require.Equal(t, task.NotFound, code(err))
 
-	first, err := w.admit(turnOf("t1", "s"))
+	first, err := w.admit(turn("t1", "s"))
 	require.NoError(t, err)
-	_, err = w.admit(turnOf("t2", "s"))
+	_, err = w.admit(turn("t2", "s"))
 	require.Equal(t, task.Conflict, code(err), "turns run one after the other")
 	require.ErrorContains(t, err, "t1")
 	require.True(t, task.AsError(err).Retriable)
 	require.Equal(t, task.Conflict, code(w.m.Delete(t.Context(), "s")))
-	w.end(first, 5)
+	w.end(first)
 	require.Equal(t, "default", w.m.Home("s"))
 
 	for _, id := range []string{"t2", "t3"} {
-		next, err := w.admit(turnOf(id, "s"))
+		next, err := w.admit(turn(id, "s"))
 		require.NoError(t, err)
-		w.end(next, 5)
+		w.end(next)
 	}
-	_, err = w.admit(turnOf("t4", "s"))
+	_, err = w.admit(turn("t4", "s"))
 	require.ErrorContains(t, err, "has had its 3 turns: begin another one under a new id")
 	s := w.get("s")
 	require.Equal(t, []any{3, 3, 10 * time.Minute, "default-0"}, []any{s.Turns, s.MaxTurns, s.TTLLeft, s.ReplicaID})
 
 	require.NoError(t, w.m.Delete(t.Context(), "s"))
 	require.Empty(t, w.kept)
-	_, err = w.admit(turnOf("t5", "s"))
+	_, err = w.admit(turn("t5", "s"))
 	require.NoError(t, err, "the id is free")
 }
 
 // ORCH-3021
 func TestSessionEndsAndIsForgotten(t *testing.T) {
 	w := open(t)
-	long, err := w.admit(turnOf("t1", "long"))
+	long, err := w.admit(turn("t1", "long"))
 	require.NoError(t, err)
 	short, err := w.m.Create(t.Context(), task.SessionRequest{TTL: time.Minute, MaxTurns: 9})
 	require.NoError(t, err)
@@ -205,7 +200,7 @@ func TestSessionEndsAndIsForgotten(t *testing.T) {
 	require.Equal(t, task.Conflict, code(err))
 
 	w.now = w.now.Add(time.Minute)
-	_, err = w.admit(turnOf("t2", "made-1"))
+	_, err = w.admit(turn("t2", "made-1"))
 	require.ErrorContains(t, err, "ended 0s ago, after its time of 1m0s")
 	require.Zero(t, w.get("made-1").TTLLeft)
 	w.m.Sweep(t.Context())
@@ -223,7 +218,7 @@ func TestSessionEndsAndIsForgotten(t *testing.T) {
 	w.now = w.now.Add(time.Hour)
 	w.m.Sweep(t.Context())
 	require.Equal(t, 1, w.get("long").Turns, "a turn that is on keeps its session")
-	w.end(long, 1)
+	w.end(long)
 	w.m.Sweep(t.Context())
 	require.Empty(t, w.kept)
 }
@@ -234,12 +229,12 @@ func TestSessionsAreBounded(t *testing.T) {
 	var last task.Task
 	for i := range 4 {
 		var err error
-		last, err = w.admit(turnOf(fmt.Sprint("t", i), fmt.Sprint("s", i)))
+		last, err = w.admit(turn(fmt.Sprint("t", i), fmt.Sprint("s", i)))
 		require.NoError(t, err)
 		w.now = w.now.Add(time.Second)
 	}
 	for name, begin := range map[string]func() error{
-		"task":   func() error { _, err := w.admit(turnOf("more", "more")); return err },
+		"task":   func() error { _, err := w.admit(turn("more", "more")); return err },
 		"create": func() error { _, err := w.m.Create(t.Context(), task.SessionRequest{ID: "more"}); return err },
 	} {
 		e := task.AsError(begin())
@@ -247,10 +242,10 @@ func TestSessionsAreBounded(t *testing.T) {
 		require.Equal(t, 10*time.Minute-4*time.Second, e.RetryAfter, "when the first one ends")
 	}
 	w.now = w.now.Add(10 * time.Minute)
-	_, err := w.admit(turnOf("more", "more"))
+	_, err := w.admit(turn("more", "more"))
 	require.Equal(t, task.AdmissionReject, code(err), "all that have ended have a turn on")
-	w.end(last, 1)
-	_, err = w.admit(turnOf("more", "more"))
+	w.end(last)
+	_, err = w.admit(turn("more", "more"))
 	require.NoError(t, err)
 	_, err = w.m.Get(t.Context(), "s3", "me")
 	require.Equal(t, task.NotFound, code(err), "it was over, and made room")
@@ -260,22 +255,23 @@ func TestSessionsAreBounded(t *testing.T) {
 }
 
 // A task that is not accepted leaves no trace.
-// ORCH-3021, ORCH-3099
+// ORCH-3021
 func TestWithdrawnTaskLeavesNoTrace(t *testing.T) {
-	w := open(t, func(o *Options) { o.Token.Tokens = 150 })
-	one := turnOf("t1", "s")
+	w := open(t)
+	one := turn("t1", "s")
 	require.NoError(t, w.m.Admit(&one))
-	w.m.Withdraw(one)
+	w.m.Withdraw(&one)
 	_, err := w.m.Get(t.Context(), "s", "me")
 	require.Equal(t, task.NotFound, code(err))
-	require.Equal(t, int64(150), w.m.Rests("", "me").Tokens.Left)
+	require.Empty(t, w.open)
 
-	two, err := w.admit(turnOf("t2", "s"))
+	two, err := w.admit(turn("t2", "s"))
 	require.NoError(t, err)
-	w.end(two, 0)
-	three := turnOf("t3", "s")
+	w.end(two)
+	three := turn("t3", "s")
 	require.NoError(t, w.m.Admit(&three))
-	w.m.Withdraw(three)
+	w.m.Withdraw(&three)
+	w.m.Withdraw(&three)
 	require.Equal(t, 1, w.get("s").Turns)
 
 	w.full = true
@@ -285,29 +281,85 @@ func TestWithdrawnTaskLeavesNoTrace(t *testing.T) {
 	require.Equal(t, task.NotFound, code(err))
 }
 
-// The session comes back after a restart with its turns, its time and what it spent, and is cold.
-// ORCH-3021, ORCH-3009, ORCH-3099
+// Only the task whose turn it is can end it.
+// ORCH-3021
+func TestATurnIsEndedByItsTask(t *testing.T) {
+	w := open(t)
+	one, err := w.admit(turn("t1", "s"))
+	require.NoError(t, err)
+	w.end(turn("t0", "s"))
+	other := turn("t0", "s")
+	w.m.Withdraw(&other)
+	_, err = w.admit(turn("t2", "s"))
+	require.ErrorContains(t, err, "t1")
+	w.end(one)
+	require.Equal(t, 1, w.get("s").Turns)
+	require.NoError(t, w.m.Delete(t.Context(), "s"))
+}
+
+// A session has an account from its first turn, or its making, until it is forgotten.
+// ORCH-3099
+func TestSessionsHaveAccounts(t *testing.T) {
+	w := open(t)
+	one, err := w.admit(turn("t1", "s"))
+	require.NoError(t, err)
+	require.Equal(t, account{budget: task.Amount{Tokens: 1000}, ends: w.now.Add(10 * time.Minute)}, w.open["s"])
+	require.Equal(t, int64(1000), w.get("s").Rests.Tokens.Left)
+	made, err := w.m.Create(t.Context(), task.SessionRequest{Budget: task.Amount{Cost: 7}})
+	require.NoError(t, err)
+	require.Equal(t, task.Amount{Tokens: 1000, Cost: 7}, w.open[made.ID].budget)
+	w.end(one)
+	spent := w.kept["s"]
+	spent.Spent.Tokens = 300
+	w.kept["s"] = spent
+	w.restart()
+	require.Equal(t, int64(300), w.open["s"].spent.Tokens)
+	require.NoError(t, w.m.Delete(t.Context(), "s"))
+	w.now = w.now.Add(time.Hour)
+	w.m.Sweep(t.Context())
+	require.Empty(t, w.open)
+}
+
+// The session comes back after a restart with its turns and its time, and is cold.
+// ORCH-3021, ORCH-3009
 func TestSessionSurvivesARestart(t *testing.T) {
-	w := open(t, func(o *Options) { o.Budget.Tokens, o.Token.Tokens = 1000, 500 })
-	one, err := w.admit(turnOf("t1", "s"))
+	w := open(t)
+	one, err := w.admit(turn("t1", "s"))
 	require.NoError(t, err)
 	w.keep(one, 7, 0)
-	w.end(one, 10)
+	w.end(one)
 	require.True(t, w.get("s").Warm)
-	two, err := w.admit(turnOf("t2", "s"))
+	two, err := w.admit(turn("t2", "s"))
 	require.NoError(t, err)
 
 	w.now = w.now.Add(time.Minute)
 	w.restart()
 	s := w.get("s")
 	require.Equal(t, []any{2, "default-0", 9 * time.Minute, false}, []any{s.Turns, s.ReplicaID, s.TTLLeft, s.Warm})
-	require.Equal(t, int64(450), s.Rests.Tokens.Left)
-	w.m.Recover(two)
-	require.Equal(t, int64(350), w.get("s").Rests.Tokens.Left, "what the task may take is reserved again")
-	_, err = w.admit(turnOf("t3", "s"))
+	w.m.Recover(&two)
+	_, err = w.admit(turn("t3", "s"))
 	require.Equal(t, task.Conflict, code(err), "its turn is on")
-	w.end(two, 20)
-	require.Equal(t, int64(390), w.get("s").Rests.Tokens.Left)
+	w.end(two)
+	_, err = w.admit(turn("t3", "s"))
+	require.NoError(t, err)
+}
+
+// ORCH-3021
+func TestSweepsComeByThemselves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t)
+		_, err := w.m.Create(t.Context(), task.SessionRequest{ID: "s"})
+		require.NoError(t, err)
+		w.now = w.now.Add(time.Hour)
+		require.NoError(t, w.m.Start(t.Context()))
+		require.NoError(t, w.m.Start(t.Context()))
+		time.Sleep(sweepEvery)
+		synctest.Wait()
+		require.Empty(t, w.kept)
+		require.NoError(t, w.m.Stop(t.Context()))
+		require.NoError(t, w.m.Stop(t.Context()))
+		require.NoError(t, open(t).m.Stop(t.Context()), "it was not started")
+	})
 }
 
 // keep says that a task has run on default-0 and left its KV there.
@@ -322,14 +374,14 @@ func (w *world) keep(t task.Task, job, cached int) {
 func TestWarmthIsTheEngines(t *testing.T) {
 	w := open(t, func(o *Options) { o.MaxTurns = 100 })
 	run := func(id string, change func(*task.Task), after func(task.Task)) {
-		one := turnOf(id, "s")
+		one := turn(id, "s")
 		if change != nil {
 			change(&one)
 		}
 		one, err := w.admit(one)
 		require.NoError(t, err)
 		after(one)
-		w.end(one, 1)
+		w.end(one)
 	}
 	lost := make(chan struct{})
 	warm := func() { run("warm", nil, func(one task.Task) { w.keep(one, 7, 0) }) }
@@ -337,7 +389,7 @@ func TestWarmthIsTheEngines(t *testing.T) {
 		"strict turn in the slot": func() {
 			run("strict", func(t *task.Task) { t.Determinism = task.Strict }, func(one task.Task) { w.keep(one, 8, 0) })
 		},
-		"another's task in the slot":  func() { w.m.Began(turnOf("other", ""), "default-0", 1) },
+		"another's task in the slot":  func() { w.m.Began(turn("other", ""), "default-0", 1) },
 		"a probe that nobody told of": func() { w.slots[cell{"default-0", 0}] = Slot{Job: 8} },
 		"an engine that is gone":      func() { delete(w.slots, cell{"default-0", 0}) },
 		"an engine that does not tell": func() {
@@ -378,16 +430,16 @@ func TestWarmthIsTheEngines(t *testing.T) {
 func TestWarmthOfSeveralSlots(t *testing.T) {
 	w := open(t)
 	for i, id := range []string{"a", "b"} {
-		one, err := w.admit(turnOf(id, id))
+		one, err := w.admit(turn(id, id))
 		require.NoError(t, err)
 		w.m.Began(one, "default-0", 4)
 		w.slots[cell{"default-0", i}] = Slot{Job: i}
 		w.m.Kept(one, "default-0", nil, task.KV{Slot: i, Job: i, Told: true})
-		w.end(one, 1)
+		w.end(one)
 	}
 	require.True(t, w.get("a").Warm)
 	require.True(t, w.get("b").Warm)
-	other := turnOf("other", "")
+	other := turn("other", "")
 	w.m.Began(other, "default-0", 4)
 	require.True(t, w.get("a").Warm, "nobody knows yet which slot that has")
 	w.m.Kept(other, "default-0", nil, task.KV{Slot: 0})

@@ -64,7 +64,7 @@ func TestAReaderThatWaitsIsWrittenToDirectly(t *testing.T) {
 		}), 1, 40).Draw(rt, "steps")
 		readers := rapid.IntRange(1, 2).Draw(rt, "readers")
 		synctest.Test(t, func(*testing.T) {
-			l := New(first())
+			l := New(first(), time.Now)
 			clients := make([]client, readers)
 			var reading sync.WaitGroup
 			for i := range clients {
@@ -108,7 +108,7 @@ func TestAReaderThatWaitsIsWrittenToDirectly(t *testing.T) {
 // ORCH-3026: a token whose write the reader is to finish is one that is still to be written.
 func TestACancelWaitsForADirectWriteToBeFinished(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := New(first())
+		l := New(first(), time.Now)
 		s := subscribe(t, l, "")
 		var c client
 		s.Direct(c.try)
@@ -146,7 +146,7 @@ func TestACancelWaitsForADirectWriteToBeFinished(t *testing.T) {
 // OC-CTRL-2026: once Next has returned, its reader's connection is the reader's alone.
 func TestAReaderThatDoesNotWaitIsNotWrittenTo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := New(first())
+		l := New(first(), time.Now)
 		s := subscribe(t, l, "")
 		var c client
 		c.room = 1000

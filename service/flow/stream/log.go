@@ -2,19 +2,17 @@
 
 // Package stream holds a task's event log and hands it to any number of subscribers.
 //
-// Every numbered event is encoded to its SSE frame once, when it is appended; subscribers write slices of the same bytes.
-// So a token costs no allocation to encode, and a second subscriber costs no encoding at all.
+// Every numbered event is stored once, typed, and encoded to its native SSE frame once, when it is appended. Native subscribers
+// write slices of the same bytes, so a token costs no allocation to encode, and a second subscriber costs no encoding at all.
+// Other dialects read the same events typed, and encode them themselves.
 package stream
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"hash"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -23,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// What Token and Attempt.Done return when a generation must stop.
+// What Attempt.Append and Attempt.Done return when a generation must stop.
 var (
 	// ErrSealed: the log is sealed, or a later attempt writes it.
 	ErrSealed = errors.New("the task's log is sealed")
@@ -31,18 +29,11 @@ var (
 	ErrDiverged = errors.New("what was decoded again differs from what was sent before")
 )
 
-// The names of the numbered events (ORCH-2002), each with its line feed, as the frame and the running hash want it.
-var (
-	started  = []byte("started\n")
-	token    = []byte("token\n")
-	end      = []byte("end\n")
-	failed   = []byte("error\n")
-	lineFeed = []byte("\n")
-)
-
-// Log is one task's event log: `started`, tokens, then `end` or `error`. One attempt at a time appends tokens; any goroutine
+// Log is one task's event log: `started`, pieces, then `end` or `error`. One attempt at a time appends pieces; any goroutine
 // may seal, end and subscribe.
 type Log struct {
+	now        func() time.Time // nil: the log was ended when it was made
+	started    task.Started     // constant
 	mu         sync.Mutex
 	chunks     []chunk // the encoded events, back to back; bytes once written never change
 	ends       []int   // ends[i] is the number of bytes up to and with event i
@@ -50,41 +41,32 @@ type Log struct {
 	running    hash.Hash
 	sum        [sha256.Size]byte // the running hash after the last event
 	data       jx.Writer         // scratch: the data of the event being encoded
-	text       []byte            // the concatenated token texts
-	textEnds   []int
-	transcript hash.Hash
-	attempt    int             // the one that may append
-	expected   task.Checkpoint // what the log of an earlier process held; Event 0: nothing
-	recovering bool            // an earlier process may have sent more than the log holds now
-	detached   bool            // this process ends, the task does not
+	text       []byte            // the texts of all pieces, back to back; as the three below, only appended to
+	pieceEnds  []int             // pieceEnds[i] is the number of bytes up to and with piece i, which is event i+1
+	marks      []task.Mark       // of the pieces that are no text of the answer
+	tokens     int               // pieces that are not of tool calls
+	transcript hash.Hash         // of the answer, for a transcript of nothing else
+	attempt    int               // the one that may append
+	expected   task.Checkpoint   // what the log of an earlier process held; Event 0: nothing
+	recovering bool              // an earlier process may have sent more than the log holds now
+	detached   bool              // this process ends, the task does not
 	sealed     bool
 	ended      bool        // the terminal event is appended
+	end        *task.End   // of an `end` event
 	failure    *task.Error // of an `error` event
 	published  bool        // and subscribers may have it
-	tokenAt    time.Time   // when the last token came
+	tokenAt    time.Time   // when the last piece came
 	subs       []*Subscription
 	flushed    chan struct{} // not nil while Flush waits
 }
 
-// chunk holds whole events. A log grows by further chunks, so that no event is copied again.
-type chunk struct {
-	begin int // the number of bytes before it
-	data  []byte
-}
-
-// The first chunk of a log, and the size at which they stop doubling; an event that is larger has one of its own size.
-const (
-	firstChunk = 1 << 10
-	maxChunk   = 4 << 10
-)
-
-// apart is how far from the one before a token must be to be written directly. Those that come at once are better written
+// apart is how long after the one before it a token must come to be written directly. Tokens that come at once are better written
 // together, by the reader's goroutine.
 const apart = 250 * time.Microsecond
 
 // New makes a log whose event 0 is the admission's snapshot.
-func New(first task.Started) *Log {
-	l := &Log{running: sha256.New(), transcript: sha256.New()}
+func New(first task.Started, now func() time.Time) *Log {
+	l := &Log{now: now, started: first, running: sha256.New(), transcript: sha256.New()}
 	l.data.Buf = mustJSON(first)
 	l.append(started)
 	return l
@@ -92,10 +74,15 @@ func New(first task.Started) *Log {
 
 // Rebuild makes the ended log of a recorded task. Ids are a function of the events, so they come out as they were.
 func Rebuild(first task.Started, r task.Record) *Log {
-	l := New(first)
-	from := 0
-	for _, to := range r.Transcript.Ends {
-		l.token(r.Transcript.Text[from:to])
+	l := New(first, nil)
+	from, marks := 0, r.Transcript.Marks
+	for i, to := range r.Transcript.Ends {
+		p := task.Piece{Kind: task.EventText, Text: r.Transcript.Text[from:to]}
+		if len(marks) > 0 && marks[0].Piece == i {
+			p.Kind, p.Call = marks[0].Kind, marks[0].Call
+			marks = marks[1:]
+		}
+		l.piece(p)
 		from = to
 	}
 	switch {
@@ -108,12 +95,12 @@ func Rebuild(first task.Started, r task.Record) *Log {
 	return l
 }
 
-// Attempt writes a task's tokens. The first makes the log; a later one, on another replica or in another process, decodes
+// Attempt writes a task's pieces. The first makes the log. A later one, on another replica or in another process, decodes
 // from the start again: what it writes is compared with what the log holds, and then extends it (LO-202, LO-203).
 type Attempt struct {
 	log    *Log
 	number int
-	at     int // tokens written by this attempt
+	at     int // pieces written by this attempt
 }
 
 // Begin opens an attempt and fences all earlier ones.
@@ -124,8 +111,13 @@ func (l *Log) Begin() *Attempt {
 	return &Attempt{log: l, number: l.attempt}
 }
 
-// Token writes the attempt's next token. It returns ErrSealed or ErrDiverged when the attempt must stop.
+// Token writes a token of the answer, as Append does.
 func (a *Attempt) Token(text string) error {
+	return a.Append(task.Piece{Kind: task.EventText, Text: text})
+}
+
+// Append writes the attempt's next piece. It returns ErrSealed or ErrDiverged when the attempt must stop.
+func (a *Attempt) Append(p task.Piece) error {
 	l := a.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -134,16 +126,16 @@ func (a *Attempt) Token(text string) error {
 	}
 	at := a.at
 	a.at++
-	if at < len(l.textEnds) {
-		if l.tokenText(at) != text {
+	if at < len(l.pieceEnds) {
+		if !l.holds(at, p) {
 			return ErrDiverged
 		}
 		return nil
 	}
-	now := time.Now()
+	now := l.now()
 	alone := now.Sub(l.tokenAt) >= apart
 	l.tokenAt = now
-	l.token(text)
+	l.piece(p)
 	if !alone || !l.direct() {
 		l.wakeAll()
 	}
@@ -155,18 +147,17 @@ func (a *Attempt) Done() error {
 	l := a.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if a.at < len(l.textEnds) || len(l.ends)-1 < l.expected.Event {
+	if a.at < len(l.pieceEnds) || len(l.ends)-1 < l.expected.Event {
 		return ErrDiverged
 	}
 	return nil
 }
 
-func (l *Log) tokenText(i int) string {
-	from := 0
-	if i > 0 {
-		from = l.textEnds[i-1]
-	}
-	return string(l.text[from:l.textEnds[i]])
+// holds reports whether the log has this piece at this place. The caller holds mu.
+func (l *Log) holds(at int, p task.Piece) bool {
+	held := l.events(at+1, at+2)
+	e := held.At(0)
+	return e.Kind == p.Kind && e.Call == p.Call && string(e.Text) == p.Text
 }
 
 // check compares the log with the checkpoint of an earlier process, when it gets there.
@@ -179,8 +170,8 @@ func (l *Log) check() error {
 
 // Recover makes the log of a task that an earlier process was running: subscribers may name events that are still to be
 // decoded again, and the checkpoint must be met.
-func Recover(first task.Started, c task.Checkpoint) *Log {
-	l := New(first)
+func Recover(first task.Started, c task.Checkpoint, now func() time.Time) *Log {
+	l := New(first, now)
 	l.expected, l.recovering = c, true
 	return l
 }
@@ -200,20 +191,7 @@ func (l *Log) Detach() {
 	l.wakeAll()
 }
 
-func (l *Log) token(text string) {
-	l.data.Reset()
-	l.data.RawStr(`{"t":`)
-	l.data.Str(text)
-	l.data.RawStr(`,"i":`)
-	l.data.Int(len(l.textEnds))
-	l.data.ObjEnd()
-	l.text = append(l.text, text...)
-	l.textEnds = append(l.textEnds, len(l.text))
-	l.transcript.Write(l.text[len(l.text)-len(text):])
-	l.append(token)
-}
-
-// Seal fences the log: no token is appended after it. It returns the id of the last event and whether this call sealed it.
+// Seal fences the log: nothing is appended after it but the terminal event. It returns the id of the last event and whether this call sealed it.
 func (l *Log) Seal() (lastEventID string, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -224,25 +202,24 @@ func (l *Log) Seal() (lastEventID string, first bool) {
 
 // End seals the log, if it isn't, appends the `end` event and returns its id. Nobody sees it before Publish, so that it can
 // be recorded first. A log takes one terminal event; later ones are ignored.
-func (l *Log) End(e task.End) string { return l.terminate(end, mustJSON(e)) }
+func (l *Log) End(e task.End) string { return l.terminate(&e, nil) }
 
 // Fail is End for the `error` event.
-func (l *Log) Fail(e *task.Error) string {
-	l.mu.Lock()
-	if l.failure == nil {
-		l.failure = e
-	}
-	l.mu.Unlock()
-	return l.terminate(failed, mustJSON(e.Envelope()))
-}
+func (l *Log) Fail(e *task.Error) string { return l.terminate(nil, e) }
 
-func (l *Log) terminate(event, data []byte) string {
+func (l *Log) terminate(e *task.End, failure *task.Error) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.ended {
-		l.sealed, l.ended = true, true
-		l.data.Buf = data
-		l.append(event)
+	if l.ended {
+		return l.lastID()
+	}
+	l.sealed, l.ended, l.end, l.failure = true, true, e, failure
+	if failure != nil {
+		l.data.Buf = mustJSON(failure.Envelope())
+		l.append(failed)
+	} else {
+		l.data.Buf = mustJSON(e)
+		l.append(end)
 	}
 	return l.lastID()
 }
@@ -261,64 +238,6 @@ func (l *Log) visible() int {
 		return len(l.ends) - 1
 	}
 	return len(l.ends)
-}
-
-// append encodes l.data as the next event. The caller holds mu.
-func (l *Log) append(event []byte) {
-	l.running.Write(event)
-	l.running.Write(l.data.Buf)
-	l.running.Write(lineFeed)
-	var t tag
-	l.running.Sum(l.sum[:0])
-	copy(t[:], l.sum[:])
-
-	c := l.room(len(event) + len(l.data.Buf) + frameSize)
-	b := append(c.data, "id: "...)
-	b = appendID(b, len(l.ends), t)
-	b = append(b, "\nevent: "...)
-	b = append(b, event...)
-	b = append(b, "data: "...)
-	b = append(b, l.data.Buf...)
-	c.data = append(b, "\n\n"...)
-	l.ends = append(l.ends, c.begin+len(c.data))
-	l.tags = append(l.tags, t)
-}
-
-// frameSize is the most that a frame has beside its event's name and data.
-const frameSize = len("id: 9223372036854775807-12345678\nevent: data: \n\n")
-
-// room is the last chunk, with room for so many bytes. The caller holds mu.
-func (l *Log) room(n int) *chunk {
-	begin, size := 0, firstChunk
-	if len(l.chunks) > 0 {
-		last := &l.chunks[len(l.chunks)-1]
-		if cap(last.data)-len(last.data) >= n {
-			return last
-		}
-		begin, size = last.begin+len(last.data), min(2*cap(last.data), maxChunk)
-	}
-	l.chunks = append(l.chunks, chunk{begin: begin, data: make([]byte, 0, max(size, n))})
-	return &l.chunks[len(l.chunks)-1]
-}
-
-// frames returns the encoded events from the given one on and before the other: as many of them, but at least one, as lie in
-// one chunk and have no more than maxWrite bytes. To is the event behind them. The caller holds mu.
-func (l *Log) frames(from, before int) (b []byte, to int) {
-	begin := 0
-	if from > 0 {
-		begin = l.ends[from-1]
-	}
-	at, found := slices.BinarySearchFunc(l.chunks, begin, func(c chunk, begin int) int { return c.begin - begin })
-	if !found {
-		at--
-	}
-	c := l.chunks[at]
-	to = from + 1
-	for to < before && l.ends[to] <= c.begin+len(c.data) && l.ends[to]-begin <= maxWrite {
-		to++
-	}
-	end := l.ends[to-1] - c.begin
-	return c.data[begin-c.begin : end : end], to
 }
 
 func (l *Log) wakeAll() {
@@ -340,52 +259,22 @@ func (l *Log) lastID() string {
 	return string(appendID(nil, last, l.tags[last]))
 }
 
-// Tokens is the number of token events so far.
+// Tokens is the number of pieces so far.
 func (l *Log) Tokens() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.textEnds)
+	return len(l.pieceEnds)
 }
 
-// Transcript returns the text so far and its SHA-256, hex.
+// Transcript returns what was generated so far, and its digest (see task.Transcript).
 func (l *Log) Transcript() (t task.Transcript, digest string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	ends := make([]int, len(l.textEnds))
-	copy(ends, l.textEnds)
-	return task.Transcript{Text: string(l.text), Ends: ends}, hex.EncodeToString(l.transcript.Sum(nil))
-}
-
-// tag is the part of the running SHA-256 that an event id shows.
-type tag [4]byte
-
-func appendID(b []byte, seq int, t tag) []byte {
-	b = strconv.AppendInt(b, int64(seq), 10)
-	b = append(b, '-')
-	return hex.AppendEncode(b, t[:])
-}
-
-// parseID reads an event id. The only valid form is the one appendID writes.
-func parseID(id string) (seq int, t tag, ok bool) {
-	number, digest, found := bytes.Cut([]byte(id), []byte("-"))
-	if !found || len(digest) != hex.EncodedLen(len(t)) {
-		return 0, t, false
+	t.Text, t.Ends = string(l.text), make([]int, len(l.pieceEnds))
+	copy(t.Ends, l.pieceEnds)
+	if len(l.marks) == 0 {
+		return t, hex.EncodeToString(l.transcript.Sum(nil))
 	}
-	seq, err := strconv.Atoi(string(number))
-	if err != nil || seq < 0 {
-		return 0, t, false
-	}
-	if _, err := hex.Decode(t[:], digest); err != nil {
-		return 0, t, false
-	}
-	return seq, t, string(appendID(nil, seq, t)) == id
-}
-
-// mustJSON encodes plain structs of this module, which cannot fail.
-func mustJSON(v any) []byte {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic("stream: " + err.Error())
-	}
-	return b
+	t.Marks = slices.Clone(l.marks)
+	return t, t.Digest()
 }

@@ -57,7 +57,7 @@ func parse(t require.TestingT, b []byte) (frames []frame) {
 
 // write appends a token as the log's first attempt.
 func write(l *Log, text string) error {
-	a := &Attempt{log: l, number: l.attempt, at: len(l.textEnds)}
+	a := &Attempt{log: l, number: l.attempt, at: len(l.pieceEnds)}
 	return a.Token(text)
 }
 
@@ -75,6 +75,12 @@ func drain(t require.TestingT, s *Subscription) []byte {
 	}
 }
 
+// take returns the frames that are there.
+func take(s *Subscription) (frames []byte, err error) {
+	_, _, err = s.take(&frames, nil)
+	return frames, err
+}
+
 func subscribe(t require.TestingT, l *Log, after string) *Subscription {
 	s, err := l.Subscribe(after, 0)
 	require.NoError(t, err)
@@ -83,7 +89,7 @@ func subscribe(t require.TestingT, l *Log, after string) *Subscription {
 
 // LO-201, ORCH-2002, ORCH-3029
 func TestFramesCarrySequenceAndRunningHash(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	require.NoError(t, write(l, "frogs\n"))
 	require.NoError(t, write(l, "“née” \x01"))
 	l.End(task.End{TokensOut: 2, FinishReason: task.FinishStop})
@@ -109,7 +115,7 @@ func TestFramesCarrySequenceAndRunningHash(t *testing.T) {
 func TestResumeAnywhereIsContiguous(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		texts := rapid.SliceOfN(rapid.StringN(0, 8, 24), 0, 40).Draw(t, "texts")
-		l := New(first())
+		l := New(first(), time.Now)
 		for _, text := range texts {
 			require.NoError(t, write(l, text))
 		}
@@ -126,7 +132,7 @@ func TestResumeAnywhereIsContiguous(t *testing.T) {
 
 // LO-201: a rebuilt log has the ids it had.
 func TestRebuildGivesTheSameBytes(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	for i := range 20 {
 		require.NoError(t, write(l, strings.Repeat("é", i%4)))
 	}
@@ -142,7 +148,7 @@ func TestRebuildGivesTheSameBytes(t *testing.T) {
 
 // LO-201
 func TestSubscribeRefusesIDsTheLogNeverGave(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	for _, id := range []string{"x", "0", "-1-00000000", "0-0000000", "00-00000000", "0-0000000G", "9-00000000", "0-AAAAAAAA", "99999999999999999999-00000000"} {
 		_, err := l.Subscribe(id, 0)
 		require.True(t, task.HasCode(err, task.InvalidParams), "%s: %v", id, err)
@@ -153,14 +159,14 @@ func TestSubscribeRefusesIDsTheLogNeverGave(t *testing.T) {
 
 // LO-201: what the client holds differs, so its stream does not go on.
 func TestSubscribeWithAnotherHashIsRefused(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	_, err := l.Subscribe("0-00000000", 0)
 	require.True(t, task.HasCode(err, task.WorkerReset))
 }
 
 // ORCH-3026, ORCH-2002
 func TestSealFencesTokensAndOneTerminalEventFollows(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	require.NoError(t, write(l, "a"))
 	id, firstSeal := l.Seal()
 	require.True(t, firstSeal)
@@ -171,7 +177,7 @@ func TestSealFencesTokensAndOneTerminalEventFollows(t *testing.T) {
 	require.Equal(t, id, again)
 	s := subscribe(t, l, id)
 	ended := l.Fail(task.Errorf(task.Canceled, "canceled"))
-	b, _, err := s.take()
+	b, err := take(s)
 	require.NoError(t, err)
 	require.Empty(t, b, "nobody has the terminal event before it is published")
 	require.Equal(t, id, l.LastEventID())
@@ -187,7 +193,7 @@ func TestSealFencesTokensAndOneTerminalEventFollows(t *testing.T) {
 // ORCH-3026: with a reader in the middle of a write, Flush returns only when the write has ended.
 func TestFlushWaitsForAWriteUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := New(first())
+		l := New(first(), time.Now)
 		s := subscribe(t, l, "")
 		require.NoError(t, write(l, "a"))
 		_, err := s.Next(t.Context(), nil)
@@ -210,7 +216,7 @@ func TestFlushWaitsForAWriteUnderWay(t *testing.T) {
 // ORCH-3026: a reader that takes nothing is cut off, may not go on, and can read the sealed log anew.
 func TestFlushCutsOffAStalledReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := New(first())
+		l := New(first(), time.Now)
 		stalled, reader := subscribe(t, l, ""), subscribe(t, l, "")
 		require.NoError(t, write(l, "a"))
 		l.Seal()
@@ -233,7 +239,7 @@ func TestFlushCutsOffAStalledReader(t *testing.T) {
 
 // LO-201: several readers beside one writer, each sees the same bytes. Run with -race.
 func TestManyReadersSeeTheSameBytes(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	var got [8][]byte
 	var readers sync.WaitGroup
 	for i := range got {
@@ -258,7 +264,7 @@ func TestManyReadersSeeTheSameBytes(t *testing.T) {
 // OC-CTRL-2026: micro-batching joins writes, not events, and never holds up the end.
 func TestMicroBatchingJoinsWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := New(first())
+		l := New(first(), time.Now)
 		s, err := l.Subscribe("", 50*time.Millisecond)
 		require.NoError(t, err)
 		var sizes []int
@@ -288,23 +294,29 @@ func TestMicroBatchingJoinsWrites(t *testing.T) {
 	})
 }
 
+// roomy is a log whose memory does not have to grow.
+func roomy() *Log {
+	l := New(first(), time.Now)
+	l.chunks[0].data = append(make([]byte, 0, 1<<20), l.chunks[0].data...)
+	l.ends, l.pieceEnds = append(make([]int, 0, 4096), l.ends...), make([]int, 0, 4096)
+	l.tags, l.text = append(make([]tag, 0, 4096), l.tags...), make([]byte, 0, 1<<16)
+	return l
+}
+
 // OC-CTRL-2026: the encoder takes no memory per token.
 func TestEncodingATokenAllocatesNothing(t *testing.T) {
-	l := New(first())
-	l.chunks[0].data = append(make([]byte, 0, 1<<20), l.chunks[0].data...)
-	l.ends, l.textEnds = make([]int, 1, 4096), make([]int, 0, 4096)
-	l.tags, l.text = make([]tag, 1, 4096), make([]byte, 0, 1<<16)
+	l := roomy()
 	s := subscribe(t, l, "")
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
 		_ = write(l, " winter")
-		_, _, _ = s.take()
+		_, _ = s.Next(context.Background(), nil)
 		s.Written()
 	}))
 }
 
 // LO-203: a second attempt is compared with the first, extends it, and fences it.
 func TestLaterAttemptIsComparedThenExtends(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	one := l.Begin()
 	require.NoError(t, one.Token("a"))
 	require.NoError(t, one.Token("b"))
@@ -328,7 +340,7 @@ func TestLaterAttemptIsComparedThenExtends(t *testing.T) {
 func TestRecoveredLogServesClientsThatAreAhead(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		texts := rapid.SliceOfN(rapid.StringN(1, 4, 12), 1, 20).Draw(t, "texts")
-		before := New(first())
+		before := New(first(), time.Now)
 		for _, text := range texts {
 			require.NoError(t, write(before, text))
 		}
@@ -336,7 +348,7 @@ func TestRecoveredLogServesClientsThatAreAhead(t *testing.T) {
 		after := string(appendID(nil, seen, before.tags[seen]))
 		c := task.Checkpoint{}
 		if n := rapid.IntRange(0, len(texts)).Draw(t, "checkpoint"); n > 0 {
-			again := New(first())
+			again := New(first(), time.Now)
 			for _, text := range texts[:n] {
 				require.NoError(t, write(again, text))
 			}
@@ -346,7 +358,7 @@ func TestRecoveredLogServesClientsThatAreAhead(t *testing.T) {
 		before.Publish()
 		want := string(drain(t, subscribe(t, before, after)))
 
-		l := Recover(first(), c)
+		l := Recover(first(), c, time.Now)
 		s := subscribe(t, l, after)
 		a := l.Begin()
 		for _, text := range texts {
@@ -361,36 +373,36 @@ func TestRecoveredLogServesClientsThatAreAhead(t *testing.T) {
 
 // LO-202
 func TestRecoveredLogRefusesOtherBytes(t *testing.T) {
-	before := New(first())
+	before := New(first(), time.Now)
 	require.NoError(t, write(before, "a"))
 	require.NoError(t, write(before, "b"))
 	held := before.LastEventID()
 
-	l := Recover(first(), before.Checkpoint())
+	l := Recover(first(), before.Checkpoint(), time.Now)
 	s := subscribe(t, l, held)
 	a := l.Begin()
 	require.NoError(t, a.Token("a"))
-	b, _, err := s.take()
+	b, err := take(s)
 	require.NoError(t, err)
 	require.Empty(t, b, "the client's event is still to come")
 	require.ErrorIs(t, a.Token("x"), ErrDiverged, "the checkpoint")
-	_, _, err = s.take()
+	_, err = take(s)
 	require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
 
-	short := Recover(first(), before.Checkpoint())
+	short := Recover(first(), before.Checkpoint(), time.Now)
 	s = subscribe(t, short, held)
 	a = short.Begin()
 	require.NoError(t, a.Token("a"))
 	require.ErrorIs(t, a.Done(), ErrDiverged)
 	short.Fail(task.Errorf(task.Canceled, "canceled"))
 	short.Publish()
-	_, _, err = s.take()
+	_, err = take(s)
 	require.True(t, task.HasCode(err, task.Canceled), "a client that is ahead hears how the task ended: %v", err)
 }
 
 // LO-202: a stopping process ends streams without an end, so that clients come back.
 func TestDetachEndsSubscriptionsWithoutATerminalEvent(t *testing.T) {
-	l := New(first())
+	l := New(first(), time.Now)
 	s := subscribe(t, l, "")
 	a := l.Begin()
 	require.NoError(t, a.Token("a"))
@@ -417,7 +429,7 @@ func FuzzParseID(f *testing.F) {
 }
 
 func BenchmarkToken(b *testing.B) {
-	l := New(first())
+	l := New(first(), time.Now)
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := write(l, " winter"); err != nil {
@@ -427,14 +439,14 @@ func BenchmarkToken(b *testing.B) {
 }
 
 func BenchmarkTokenToSubscriber(b *testing.B) {
-	l := New(first())
+	l := New(first(), time.Now)
 	s := subscribe(b, l, "")
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := write(l, " winter"); err != nil {
 			b.Fatal(err)
 		}
-		if _, _, err := s.take(); err != nil {
+		if _, err := take(s); err != nil {
 			b.Fatal(err)
 		}
 		s.Written()

@@ -4,6 +4,8 @@ package stream
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -16,7 +18,7 @@ func TestClientsOfALostTaskHearWhy(t *testing.T) {
 	lost := task.Errorf(task.WorkerReset, "the task's worker was lost: send the task again").Retry(0)
 	for name, log := range map[string]*Log{
 		"replayed":  Rebuild(first(), task.Record{Err: lost}),
-		"recovered": Recover(first(), task.Checkpoint{}),
+		"recovered": Recover(first(), task.Checkpoint{}, time.Now),
 	} {
 		if name == "recovered" {
 			log.Fail(task.Errorf(task.Canceled, "the task was canceled by its client"))
@@ -32,4 +34,23 @@ func TestClientsOfALostTaskHearWhy(t *testing.T) {
 	_, err := ended.Subscribe("9-00000000", 0)
 	require.True(t, task.HasCode(err, task.InvalidParams))
 	require.ErrorContains(t, err, "valid are 0 to 1")
+}
+
+// A client that is ahead of a log that is decoded again is told when the orchestrator stops, so that it comes back.
+// LO-202
+func TestReadersAheadAreToldOfAStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := Recover(first(), task.Checkpoint{}, time.Now)
+		s, err := log.Subscribe("9-00000000", 0)
+		require.NoError(t, err)
+		defer s.Close()
+		ended := make(chan error)
+		go func() {
+			_, err := s.Next(t.Context(), nil)
+			ended <- err
+		}()
+		synctest.Wait()
+		log.Detach()
+		require.ErrorIs(t, <-ended, ErrDetached)
+	})
 }

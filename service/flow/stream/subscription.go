@@ -33,9 +33,9 @@ type Subscription struct {
 	due     time.Time     // of the next write
 	writing bool          // tokens were handed out and Written has not followed
 	cut     bool
-	parked  bool // Next waits, and there is nothing to hand out
-	begun   bool // direct could not write all: the reader is to finish it
-	direct  func(frames []byte) bool
+	parked  bool                 // Next waits, and there is nothing to hand out
+	begun   bool                 // direct could not write all: the reader is to finish it
+	direct  func(event int) bool // hands one event to the reader's own write; nil: it has none
 }
 
 // Subscribe opens a subscription that begins after the event with the given id, or at event 0 if it is empty. An id that
@@ -80,16 +80,29 @@ func errOtherBytes(seq int) *task.Error {
 		"the events up to %d that this client holds are not the ones that were sent: discard them and read the stream from the start", seq).Retry(0)
 }
 
-// Next waits for events and returns their frames; the bytes stay valid and are not to be changed. It returns (nil, nil)
+// Next waits for events and returns their native frames. The bytes stay valid and are not to be changed. It returns (nil, nil)
 // when tick fires first, io.EOF after the terminal event, ErrCutOff, ErrDetached, the context's error, or a *task.Error when a
-// log that is decoded again ends before, or differs from, what the client holds. Written must follow every Next
-// that returned frames, also none (see Direct).
-func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
+// log that is decoded again ends before what the client holds, or differs from it. Written must follow every Next that returned
+// frames, also where these have no bytes (see Direct).
+func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) (frames []byte, err error) {
+	_, err = s.wait(ctx, tick, &frames, nil)
+	return frames, err
+}
+
+// NextEvents is Next for a reader that encodes the events itself. It reports false when tick fires first. Written must follow
+// where it reports true, also where there are no events (see DirectEvents).
+func (s *Subscription) NextEvents(ctx context.Context, tick <-chan time.Time) (e task.Events, news bool, err error) {
+	news, err = s.wait(ctx, tick, nil, &e)
+	return e, news, err
+}
+
+// wait waits until there are events, and returns them in the form that is asked for: one of frames and events is not nil.
+func (s *Subscription) wait(ctx context.Context, tick <-chan time.Time, frames *[]byte, events *task.Events) (news bool, err error) {
 	var due <-chan time.Time
 	for {
-		frames, wait, err := s.take()
-		if frames != nil || err != nil {
-			return frames, err
+		news, wait, err := s.take(frames, events)
+		if news || err != nil {
+			return news, err
 		}
 		if wait > 0 && due == nil {
 			due = time.After(wait)
@@ -100,60 +113,71 @@ func (s *Subscription) Next(ctx context.Context, tick <-chan time.Time) ([]byte,
 			due = nil
 		case <-tick:
 			s.unpark()
-			return nil, nil
+			return false, nil
 		case <-ctx.Done():
 			s.unpark()
-			return nil, ctx.Err()
+			return false, ctx.Err()
 		}
 	}
 }
 
-// take returns frames, or how long to wait for the tokens that are there to be written with others; 0: there are none.
-func (s *Subscription) take() (frames []byte, wait time.Duration, err error) {
+// take reports whether there are events, which it has put where it was told to. Else wait is how long those that are there are to
+// wait for others, to be written together with them; 0: there are none.
+func (s *Subscription) take(frames *[]byte, events *task.Events) (news bool, wait time.Duration, err error) {
 	l := s.log
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.parked = false
 	if s.cut {
-		return nil, 0, ErrCutOff
+		return false, 0, ErrCutOff
 	}
 	if s.begun {
 		s.begun = false
-		return []byte{}, 0, nil
+		if frames != nil {
+			*frames = []byte{}
+		}
+		return true, 0, nil
 	}
 	last := l.visible()
 	if s.ahead {
 		switch {
+		case s.next > last && !l.published && l.detached:
+			return false, 0, ErrDetached
 		case s.next > last && !l.published:
-			return nil, 0, nil
+			return false, 0, nil
 		case s.next <= last && l.tags[s.next-1] == s.held:
 			s.ahead = false
 		case s.next >= last && l.published && l.failure != nil: // such as a cancel before the log was where the client is
-			return nil, 0, l.failure
+			return false, 0, l.failure
 		default:
-			return nil, 0, errOtherBytes(s.next - 1)
+			return false, 0, errOtherBytes(s.next - 1)
 		}
 	}
 	switch {
 	case s.next < last:
 	case l.published:
-		return nil, 0, io.EOF
+		return false, 0, io.EOF
 	case l.detached:
-		return nil, 0, ErrDetached
+		return false, 0, ErrDetached
 	default:
 		s.parked = s.batch == 0
-		return nil, 0, nil
+		return false, 0, nil
 	}
 	if s.batch > 0 && !l.sealed {
-		now := time.Now()
+		now := l.now()
 		if now.Before(s.due) {
-			return nil, s.due.Sub(now), nil
+			return false, s.due.Sub(now), nil
 		}
 		s.due = now.Add(s.batch)
 	}
 	s.writing = s.next < l.tokensEnd()
-	frames, s.next = l.frames(s.next, last)
-	return frames, 0, nil
+	if frames != nil {
+		*frames, s.next = l.frames(s.next, last)
+		return true, 0, nil
+	}
+	*events = l.events(s.next, last)
+	s.next = last
+	return true, 0, nil
 }
 
 // Written says that the frames of the last Next were written, or that writing them failed.
@@ -172,10 +196,20 @@ func (s *Subscription) Close() {
 	s.log.settle()
 }
 
-// Direct lets tokens be written by whoever appends them while Next waits, which saves waking its goroutine (.docs/perf.md).
-// Write is called under the log's lock and must not wait. Where it reports false, Next returns frames of no bytes: the
-// reader is to finish the write. Direct comes before the first Next.
-func (s *Subscription) Direct(write func(frames []byte) bool) { s.direct = write }
+// Direct lets whoever appends a token write it, while Next waits. That saves waking the reader's goroutine (.docs/perf.md).
+// Write is called under the log's lock and must not wait. Where it reports false, Next returns frames of no bytes, and the reader
+// finishes the write. Direct comes before the first Next.
+func (s *Subscription) Direct(write func(frames []byte) bool) {
+	s.direct = func(event int) bool {
+		frames, _ := s.log.frames(event, event+1)
+		return write(frames)
+	}
+}
+
+// DirectEvents is Direct for a reader that calls NextEvents.
+func (s *Subscription) DirectEvents(write func(e task.Events) bool) {
+	s.direct = func(event int) bool { return write(s.log.events(event, event+1)) }
+}
 
 func (s *Subscription) unpark() {
 	s.log.mu.Lock()
@@ -193,9 +227,8 @@ func (l *Log) direct() bool {
 	if !s.parked || s.direct == nil || s.next != last {
 		return false
 	}
-	frames, next := l.frames(last, last+1)
-	s.next = next
-	if s.direct(frames) {
+	s.next = last + 1
+	if s.direct(last) {
 		return true
 	}
 	s.parked, s.begun, s.writing = false, true, true
@@ -246,7 +279,7 @@ func (s *Subscription) behind() bool {
 }
 
 // tokensEnd is the number of the first event that is no token: `started` and the tokens come before it.
-func (l *Log) tokensEnd() int { return 1 + len(l.textEnds) }
+func (l *Log) tokensEnd() int { return 1 + len(l.pieceEnds) }
 
 func (l *Log) behind() (n int) {
 	for _, s := range l.subs {

@@ -157,6 +157,7 @@ type Options struct {
 	Streams      Streams
 	Gatherer     prometheus.Gatherer
 	Log          *zap.Logger   // default none
+	Engines      []string      // what each kind of engine can do, as a feature in capabilities; default none
 	Version      string        // the server's, shown in capabilities; default "dev"
 	MaxBody      int64         // bytes of a request body, as the gate takes it and capabilities show it; default 4 MiB
 	WriteTimeout time.Duration // bounds each write of an artifact, so that a dead client frees its goroutine; default 30 s

@@ -167,13 +167,13 @@ type delivery struct {
 	began         time.Time
 }
 
-// run sends the stream until it or its client ends. A stop lets it end by itself, so it takes no notice of its life's context.
-func (d *delivery) run(context.Context) {
+// run sends the stream until it or its client ends. A stop lets it come to its end.
+func (d *delivery) run(ctx context.Context) {
 	defer d.streams.remove(d)
 	defer d.recovered()
 	var watch sync.WaitGroup
 	defer watch.Wait()
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer d.stream.Close()
 	err := errors.New("a panic")

@@ -140,25 +140,23 @@ func TestAFrontKnowsWhoCalls(t *testing.T) {
 // OC-CTRL-2030
 func TestABodyIsBounded(t *testing.T) {
 	var got []byte
-	var err error
+	var err, again error
 	front := &dialect{}
 	front.serve = func(w http.ResponseWriter, r *http.Request) {
 		if got, err = io.ReadAll(r.Body); err != nil {
 			front.Refuse(w, r, err)
 		}
-		_, again := r.Body.Read(make([]byte, 1))
-		if err == nil {
-			err = io.EOF
-		}
-		require.Equal(t, err, again, "how it ended stays so")
+		_, again = r.Body.Read(make([]byte, 1))
 	}
 	g := newGate(t, map[string]Front{"/": front}, func(o *Options) { o.MaxBody, o.ReadTimeout = 5, 50*time.Millisecond })
 	_, _ = ask(g, http.MethodPost, "/", "12345")
 	require.Equal(t, "12345", string(got))
+	require.Equal(t, io.EOF, again)
 	res, body := ask(g, http.MethodPost, "/", "123456")
 	require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
 	require.Equal(t, " TOO_LARGE", body)
 	require.Empty(t, got, "its length was enough to know")
+	require.Equal(t, err, again, "how it ended stays so")
 
 	server := httptest.NewServer(g)
 	defer server.Close()

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // result and reason are the closed label values of the metrics contract.
@@ -27,7 +29,7 @@ const (
 
 // The engines that a model's format is for, as a label: a GGUF is llama.cpp's, a folder of anything else vLLM's.
 const (
-	engineLlamaCpp = "llamacpp"
+	engineLlamaCpp = task.LlamaCpp
 	engineVLLM     = "vllm"
 )
 

@@ -154,11 +154,8 @@ type Prepared struct {
 	Path     string   `json:"path"` // of the program or of the folder of libraries; of a container the image
 }
 
-// The names of what is made.
-const (
-	engineKind = "llamacpp"
-	serverName = "llama-server"
-)
+// serverName is what the program is called.
+const serverName = "llama-server"
 
 // MakePlan plans. An error says what of the configuration cannot be.
 func MakePlan(w Want, m Machine) (Plan, error) {

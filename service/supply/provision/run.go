@@ -231,7 +231,7 @@ var versionLine = regexp.MustCompile(`(?m)^version: (\S.{0,99})$`)
 
 // facts are those of what was prepared; out is the folder that it lies in before it has its place.
 func (o Options) facts(ctx context.Context, p Plan, out string) (e Prepared, err error) {
-	e = Prepared{Engine: engineKind, Mode: p.Mode, Version: p.Version, BuildRef: p.BuildRef, Flags: append([]string{}, p.Flags...), Path: p.Program}
+	e = Prepared{Engine: task.LlamaCpp, Mode: p.Mode, Version: p.Version, BuildRef: p.BuildRef, Flags: append([]string{}, p.Flags...), Path: p.Program}
 	said := ""
 	if len(p.ask) > 0 {
 		if said, _, err = ask(ctx, "", []string{"LC_ALL=C"}, p.ask); err != nil {

@@ -203,7 +203,7 @@ func TestDeadWorkerIsReset(t *testing.T) {
 // ORCH-3054
 func TestEmbedding(t *testing.T) {
 	e, _ := launch(t, task.Embedding)
-	raw, r, err := e.Answer(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{"rain", "a queue of jobs", "rain"}})
+	raw, r, err := e.Embed(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{"rain", "a queue of jobs", "rain"}})
 	require.NoError(t, err)
 	var body struct{ Embeddings [][]float64 }
 	require.NoError(t, json.Unmarshal(raw, &body))
@@ -220,14 +220,14 @@ func TestEmbedding(t *testing.T) {
 	require.Equal(t, task.FinishResult, r.Finish)
 	require.Positive(t, r.TokensIn)
 
-	one, _, err := e.Answer(t.Context(), engine.Job{Workload: task.Embedding, Prompt: "rain"})
+	one, _, err := e.Embed(t.Context(), engine.Job{Workload: task.Embedding, Prompt: "rain"})
 	require.NoError(t, err)
 	require.NoError(t, json.Unmarshal(one, &body))
 	require.Len(t, body.Embeddings, 1)
 
-	_, _, err = e.Answer(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{strings.Repeat("frog pond ", 400)}})
+	_, _, err = e.Embed(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{strings.Repeat("frog pond ", 400)}})
 	require.Error(t, err)
-	_, _, err = e.Answer(t.Context(), engine.Job{Workload: task.Rerank, Prompt: "rain", Inputs: []string{"a"}})
+	_, _, err = e.Rerank(t.Context(), engine.Job{Workload: task.Rerank, Prompt: "rain", Inputs: []string{"a"}})
 	require.Error(t, err)
 }
 

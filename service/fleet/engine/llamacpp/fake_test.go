@@ -30,7 +30,7 @@ func fake(t testing.TB, answers map[string]string) *llamacpp.Engine {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, answers[r.URL.Path])
 	}))
-	e := llamacpp.New(llamacpp.Options{BaseURL: s.URL})
+	e := llamacpp.New(engine.Endpoint{URL: s.URL})
 	t.Cleanup(func() { e.Close(); s.Close() })
 	return e
 }
@@ -82,13 +82,13 @@ func TestBrokenStreams(t *testing.T) {
 // ORCH-3054
 func TestRerank(t *testing.T) {
 	e := fake(t, map[string]string{"/reranking": `{"results":[{"index":1,"relevance_score":0.9},{"index":0,"relevance_score":-3}],"usage":{"prompt_tokens":12}}`})
-	raw, r, err := e.Answer(t.Context(), engine.Job{Workload: task.Rerank, Prompt: "q", Inputs: []string{"a", "b"}})
+	raw, r, err := e.Rerank(t.Context(), engine.Job{Workload: task.Rerank, Prompt: "q", Inputs: []string{"a", "b"}})
 	require.NoError(t, err)
 	require.JSONEq(t, `{"scores":[-3,0.9]}`, string(raw))
 	require.Equal(t, 12, r.TokensIn)
 	for _, answer := range []string{`{"results":[]}`, `{"results":[{"index":0},{"index":0}]}`, `{"results":[{"index":7},{"index":0}]}`} {
 		e := fake(t, map[string]string{"/reranking": answer})
-		_, _, err := e.Answer(t.Context(), engine.Job{Workload: task.Rerank, Prompt: "q", Inputs: []string{"a", "b"}})
+		_, _, err := e.Rerank(t.Context(), engine.Job{Workload: task.Rerank, Prompt: "q", Inputs: []string{"a", "b"}})
 		require.True(t, task.HasCode(err, task.WorkerReset), answer)
 	}
 }
@@ -100,7 +100,7 @@ func TestAnswersThatAreNotALlamaServersAreRefused(t *testing.T) {
 	require.True(t, task.HasCode(err, task.WorkerReset))
 	_, err = e.Busy(t.Context())
 	require.True(t, task.HasCode(err, task.WorkerReset))
-	_, _, err = e.Answer(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{"a"}})
+	_, _, err = e.Embed(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{"a"}})
 	require.True(t, task.HasCode(err, task.WorkerReset))
 }
 
@@ -125,7 +125,7 @@ func BenchmarkGenerateToken(b *testing.B) {
 // streamOf is an engine whose stream of tokens never ends, with no server in between to be counted.
 func streamOf(b *testing.B) *llamacpp.Engine {
 	b.Helper()
-	return llamacpp.New(llamacpp.Options{BaseURL: "http://engine", Network: &httpsse.Network{
+	return llamacpp.New(engine.Endpoint{URL: "http://engine", Network: &httpsse.Network{
 		Transport: transport{},
 		Dial: func(context.Context, *url.URL) (net.Conn, error) {
 			return &connection{head: strings.NewReader("HTTP/1.1 200 OK\r\n\r\n"), body: endless{frame: []byte(

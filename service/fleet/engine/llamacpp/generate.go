@@ -169,9 +169,15 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 	if err != nil {
 		return nil, err
 	}
-	prompt := job.PromptTokens
+	text, prompt := job.Prompt, job.PromptTokens
+	if len(job.Messages) > 0 && text == "" {
+		if text, err = e.ApplyTemplate(ctx, job.Messages); err != nil {
+			return nil, err
+		}
+		prompt = 0
+	}
 	if prompt == 0 {
-		if prompt, err = e.CountTokens(ctx, job.Prompt); err != nil {
+		if prompt, err = e.CountTokens(ctx, text); err != nil {
 			return nil, err
 		}
 	}
@@ -190,7 +196,7 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 	more := allOff
 	more.ReturnProgress = job.Cached != nil
 	s, err := e.c.Stream(ctx, "/completion", completion{
-		Prompt: job.Prompt, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
+		Prompt: text, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
 		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
 		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: stop, ResponseFields: responseFields, off: more,
 	})

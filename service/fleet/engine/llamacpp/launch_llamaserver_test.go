@@ -96,9 +96,9 @@ func TestBuiltInWorkerGivesLlamaServersEmbeddings(t *testing.T) {
 	server, _ := launch(t, task.Embedding)
 	builtin, _ := launchWorker(t, task.Embedding, 0)
 	job := engine.Job{Workload: task.Embedding, Inputs: []string{"rain on the roof", "a queue of jobs", "ñandú 🐸"}}
-	a, _, err := server.Answer(t.Context(), job)
+	a, _, err := server.Embed(t.Context(), job)
 	require.NoError(t, err)
-	b, _, err := builtin.Answer(t.Context(), job)
+	b, _, err := builtin.Embed(t.Context(), job)
 	require.NoError(t, err)
 	var va, vb struct{ Embeddings [][]float64 }
 	require.NoError(t, json.Unmarshal(a, &va))

@@ -18,14 +18,7 @@ import (
 )
 
 // Name is the engine's name in configs, labels and errors.
-const Name = "llamacpp"
-
-// Options of an adapter.
-type Options struct {
-	BaseURL string           // of one replica, such as http://127.0.0.1:9700
-	APIKey  string           // what its LLAMA_API_KEY is; empty: none
-	Network *httpsse.Network // nil: the client's own
-}
+const Name = task.LlamaCpp
 
 // Engine is one replica.
 type Engine struct {
@@ -35,11 +28,22 @@ type Engine struct {
 	ctx atomic.Int64
 }
 
-var _ engine.Engine = (*Engine)(nil)
+// llama.cpp has every face.
+var _ interface {
+	engine.Engine
+	engine.TokenCounter
+	engine.Templater
+	engine.Chatter
+	engine.Embedder
+	engine.Reranker
+	engine.BusyCounter
+	engine.Keeper
+	engine.Closer
+} = (*Engine)(nil)
 
 // New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
-func New(o Options) *Engine {
-	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: o.BaseURL, APIKey: o.APIKey, Engine: Name, Network: o.Network})}
+func New(at engine.Endpoint) *Engine {
+	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Network: at.Network})}
 }
 
 // Close drops idle connections.
@@ -97,6 +101,9 @@ func (e *Engine) CountTokens(ctx context.Context, prompt string) (int, error) {
 	return len(body.Tokens), nil
 }
 
+// Chats is engine.Chatter's.
+func (e *Engine) Chats() {}
+
 // ApplyTemplate asks /apply-template.
 func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
 	request := struct {
@@ -109,43 +116,42 @@ func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (st
 	return body.Prompt, err
 }
 
-// Answer runs an embedding job (/embedding, one vector for each input) or a rerank job (/reranking, one score for each
-// input, in the order of the inputs).
-func (e *Engine) Answer(ctx context.Context, job engine.Job) (json.RawMessage, engine.Result, error) {
+// Embed asks /embedding: one vector for each input.
+func (e *Engine) Embed(ctx context.Context, job engine.Job) (json.RawMessage, engine.Result, error) {
 	inputs := job.Inputs
-	if job.Workload == task.Embedding && len(inputs) == 0 {
+	if len(inputs) == 0 {
 		inputs = []string{job.Prompt}
 	}
 	begin := time.Now()
-	var (
-		answer any
-		err    error
-	)
-	switch job.Workload {
-	case task.Embedding:
-		answer, err = e.embed(ctx, inputs)
-	case task.Rerank:
-		answer, err = e.rerank(ctx, job.Prompt, inputs)
-	default:
-		err = task.Errorf(task.Internal, "a %s task has no answer", job.Workload)
-	}
+	answer, err := e.embed(ctx, inputs)
 	if err != nil {
 		return nil, engine.Result{}, err
 	}
-	result := engine.Result{Prefill: time.Since(begin), Finish: task.FinishResult}
-	if r, ok := answer.(*rerankAnswer); ok {
-		result.TokensIn = r.tokens
-	} else {
-		// The native answer has no count, so ask, once: the inputs' own marks of begin and end are left out of it.
-		if result.TokensIn, err = e.CountTokens(ctx, strings.Join(inputs, "\n")); err != nil {
-			return nil, engine.Result{}, err
-		}
+	took := time.Since(begin)
+	// The native answer has no count, so ask, once: the inputs' own marks of begin and end are left out of it.
+	tokens, err := e.CountTokens(ctx, strings.Join(inputs, "\n"))
+	if err != nil {
+		return nil, engine.Result{}, err
 	}
+	return answered(answer, tokens, took)
+}
+
+// Rerank asks /reranking: one score for each input, in the order of the inputs.
+func (e *Engine) Rerank(ctx context.Context, job engine.Job) (json.RawMessage, engine.Result, error) {
+	begin := time.Now()
+	answer, err := e.rerank(ctx, job.Prompt, job.Inputs)
+	if err != nil {
+		return nil, engine.Result{}, err
+	}
+	return answered(answer, answer.tokens, time.Since(begin))
+}
+
+func answered(answer any, tokens int, took time.Duration) (json.RawMessage, engine.Result, error) {
 	raw, err := json.Marshal(answer)
 	if err != nil {
 		return nil, engine.Result{}, fmt.Errorf("encoding the engine's answer: %w", err)
 	}
-	return raw, result, nil
+	return raw, engine.Result{TokensIn: tokens, Prefill: took, Finish: task.FinishResult}, nil
 }
 
 type embedAnswer struct {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
@@ -78,7 +79,7 @@ func launchWorker(t testing.TB, workload task.Workload, pace float64) (*llamacpp
 
 func connect(t testing.TB, url string) *llamacpp.Engine {
 	t.Helper()
-	e := llamacpp.New(llamacpp.Options{BaseURL: url, APIKey: key})
+	e := llamacpp.New(engine.Endpoint{URL: url, Key: key})
 	t.Cleanup(e.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -10,8 +10,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 )
 
-var _ engine.Keeper = (*Engine)(nil)
-
 // Busy asks /slots.
 func (e *Engine) Busy(ctx context.Context) (busy int, err error) {
 	slots, err := e.Slots(ctx)

@@ -163,7 +163,7 @@ func (l *Ledger) Close() error {
 	return nil
 }
 
-// Claim is ledger.Ledger's. The lock on the file is the lease: whoever has the ledger open holds all that is live.
+// Claim implements ledger.Ledger. The lock on the file is the lease: whoever has the ledger open holds all that is live.
 func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) {
 	c := ledger.Claim{Owner: owner}
 	var unreadable error // which is no reason to say that the ledger cannot write
@@ -182,7 +182,7 @@ func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) 
 	return c, errors.Join(err, unreadable)
 }
 
-// NextSeq is ledger.Ledger's.
+// NextSeq implements ledger.Ledger.
 func (l *Ledger) NextSeq() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -194,7 +194,7 @@ func (l *Ledger) NextSeq() (uint64, error) {
 	return next, nil
 }
 
-// Accept is ledger.Ledger's.
+// Accept implements ledger.Ledger.
 func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
 	if err := ledger.CheckTask(t); err != nil {
 		return fmt.Errorf("accept task %q: %w", t.ID, err)
@@ -209,7 +209,7 @@ func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
 	})
 }
 
-// Dispatch is ledger.Ledger's.
+// Dispatch implements ledger.Ledger.
 func (l *Ledger) Dispatch(ctx context.Context, d task.Dispatch) error {
 	place := l.place()
 	return l.submit(ctx, &op{kind: opDispatch, id: d.ID, run: func(w *writer) error { return w.dispatch(d, place) }})
@@ -223,7 +223,7 @@ func (l *Ledger) place() int64 {
 	return l.starts
 }
 
-// Started is ledger.Ledger's. A task that ends soon, as most do, needs no write for its start.
+// Started implements ledger.Ledger. A task that ends soon, as most do, needs no write for its start.
 func (l *Ledger) Started(d task.Dispatch) {
 	l.mu.Lock()
 	l.starts++
@@ -234,7 +234,7 @@ func (l *Ledger) Started(d task.Dispatch) {
 	}
 }
 
-// Checkpoint is ledger.Ledger's.
+// Checkpoint implements ledger.Ledger.
 func (l *Ledger) Checkpoint(id string, c task.Checkpoint) {
 	l.mu.Lock()
 	first := !l.closed && l.notes.checkpoint(id, c, time.Now())
@@ -244,7 +244,7 @@ func (l *Ledger) Checkpoint(id string, c task.Checkpoint) {
 	}
 }
 
-// Finish is ledger.Ledger's.
+// Finish implements ledger.Ledger.
 func (l *Ledger) Finish(ctx context.Context, r task.Record) error {
 	if err := ledger.CheckOutcome(r); err != nil {
 		return fmt.Errorf("finish task %q: %w", r.Task.ID, err)

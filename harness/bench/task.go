@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
+)
+
+// length is how many tokens a short task has. What it costs is mostly what a task costs, and not its tokens.
+const length = 64
+
+// volley is a number of short tasks.
+type volley struct {
+	name    string
+	clients int // at once
+	each    int // tasks of each, back to back
+	rate    int // tokens a second; 0: as fast as they are taken
+}
+
+// shot is what one round of one way gave.
+type shot struct {
+	first50, first99 time.Duration // from the request (of the task) to its first token
+	late99           time.Duration // from the engine's write of a token to the client's read
+	gap99            time.Duration // from one token to the next, as the client sees them
+	cpu              time.Duration // of what stands between, for each task
+	rate             float64       // tasks a second
+}
+
+// settling is how long a way has to do what it does behind a task's end, which belongs to the task.
+const settling = 200 * time.Millisecond
+
+// tasks measures short tasks on each way, in turn: back to back, and such that arrive together.
+func (l *lab) tasks() (err error) {
+	ways, end, err := l.ways("task")
+	if err != nil {
+		return err
+	}
+	defer func() { err = end(err) }()
+	rounds := 5
+	volleys := []volley{
+		{name: "1 connection, back to back", clients: 1, each: 300},
+		{name: "8 connections, back to back", clients: 8, each: 100},
+		{name: "32 tasks that arrive together", clients: 32, each: 1, rate: 100},
+		{name: "500 tasks that arrive together", clients: 500, each: 1, rate: 20},
+	}
+	if l.quick {
+		rounds = 1
+		for i := range volleys {
+			volleys[i].each = max(volleys[i].each/5, 1)
+		}
+	}
+	for _, v := range volleys {
+		if !strings.Contains(v.name, l.load) {
+			continue
+		}
+		others := l.others(ways)
+		results := make([][]shot, len(ways))
+		for round := range rounds + 1 {
+			for i, w := range ways {
+				s, err := l.fire(w, v)
+				if err != nil {
+					return w.blame(v.name, err)
+				}
+				if round > 0 { // in the first one all connections are new
+					results[i] = append(results[i], s)
+				}
+			}
+		}
+		fmt.Fprintf(l.out, "\n### Short tasks: %s\n\n%d tokens each; %d rounds; load average %s; other programs took %.2f CPUs\n\n", v.name, length, rounds,
+			loadAverage(), others())
+		l.shots(ways, results, v.rate > 0)
+	}
+	return nil
+}
+
+// fire runs a volley once.
+func (l *lab) fire(w *way, v volley) (s shot, err error) {
+	ctx, cancel := context.WithTimeoutCause(l.ctx, watch.Patience, fmt.Errorf("a round took longer than %s", watch.Patience))
+	defer cancel()
+	var (
+		m        = meter{gaps: true}
+		mu       sync.Mutex
+		all      times
+		first    []time.Duration
+		failure  error
+		running  sync.WaitGroup
+		together = make(chan struct{})
+		prompt   = fmt.Sprintf("rate=%d tokens=%d", v.rate, length)
+	)
+	m.open.Store(true)
+	one := func() error {
+		asked := time.Now()
+		var after time.Duration
+		tokens, err := w.stream(ctx, prompt, &m, func() { after = time.Since(asked) })
+		mu.Lock()
+		defer mu.Unlock()
+		first = append(first, after)
+		all.late, all.gaps = append(all.late, tokens.late...), append(all.gaps, tokens.gaps...)
+		if err != nil {
+			failure = cmp.Or(failure, err) // the others follow from the first
+			cancel()
+		}
+		return err
+	}
+	for range v.clients {
+		running.Go(func() {
+			<-together
+			for range v.each {
+				if one() != nil {
+					return
+				}
+			}
+		})
+	}
+	cpu, began := w.proc.cpu(), time.Now()
+	close(together)
+	running.Wait()
+	took := time.Since(began)
+	if failure != nil {
+		return s, failure
+	}
+	time.Sleep(settling)
+	s.cpu = (w.proc.cpu() - cpu) / time.Duration(len(first))
+	s.rate = float64(len(first)) / took.Seconds()
+	s.first50, s.first99 = percentile(first, 50), percentile(first, 99)
+	s.late99, s.gap99 = percentile(all.late, 99), percentile(all.gaps, 99)
+	tokens := v.clients * v.each * length
+	if got := int(m.tokens.Load()); got != tokens {
+		return s, fmt.Errorf("the clients should get %d tokens and got %d", tokens, got)
+	}
+	if sent, err := l.tell("/bench/sent"); err != nil || sent != fmt.Sprint(tokens) {
+		return s, errors.Join(err, fmt.Errorf("the engine should send %d tokens and sent %s", tokens, sent))
+	}
+	return s, nil
+}
+
+// shots prints the medians over the rounds. Gaps and lateness say something where the engine keeps a pace, and tasks a second
+// where it does not.
+func (l *lab) shots(ways []*way, results [][]shot, paced bool) {
+	if paced {
+		fmt.Fprintln(l.out, "| | first token p50, ms | p99, ms | a token late p99, ms | gap p99, ms | CPU a task, ms | ratio |")
+		fmt.Fprintln(l.out, "|---|---:|---:|---:|---:|---:|---:|")
+	} else {
+		fmt.Fprintln(l.out, "| | first token p50, ms | p99, ms | tasks/s | CPU a task, ms | ratio |")
+		fmt.Fprintln(l.out, "|---|---:|---:|---:|---:|---:|")
+	}
+	for i, w := range ways {
+		column := func(f func(round int, s shot) float64) float64 {
+			var values []float64
+			for round, s := range results[i] {
+				values = append(values, f(round, s))
+			}
+			return median(values)
+		}
+		milli := func(f func(shot) time.Duration) float64 {
+			return column(func(_ int, s shot) float64 { return f(s).Seconds() * 1e3 })
+		}
+		fmt.Fprintf(l.out, "| %s | %.1f | %.1f |", w.name, milli(func(s shot) time.Duration { return s.first50 }), milli(func(s shot) time.Duration { return s.first99 }))
+		if paced {
+			fmt.Fprintf(l.out, " %.1f | %.1f |", milli(func(s shot) time.Duration { return s.late99 }), milli(func(s shot) time.Duration { return s.gap99 }))
+		} else {
+			fmt.Fprintf(l.out, " %.0f |", column(func(_ int, s shot) float64 { return s.rate }))
+		}
+		if w.proc == nil {
+			fmt.Fprintln(l.out, " | |")
+			continue
+		}
+		fmt.Fprintf(l.out, " %.2f | %.2f |\n", milli(func(s shot) time.Duration { return s.cpu }),
+			column(func(round int, s shot) float64 { return float64(s.cpu) / float64(results[1][round].cpu) }))
+	}
+}

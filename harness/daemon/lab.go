@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+
+	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/service/supply/provision"
+)
+
+// Lab is what the daemons of a suite share: the programs, built for this run, the engine's libraries, and the bundled model.
+type Lab struct {
+	*process.Launcher
+
+	Dir   string // the run's, without links, as /proc shows it; the caller removes it
+	Root  string // of the repository
+	Libs  string
+	Model string
+}
+
+// NewLab builds orchestratord, and more packages of the module at root, into a folder. Close the Lab.
+func NewLab(ctx context.Context, dir, root string, more ...string) (*Lab, error) {
+	libs, err := provision.LocateEngineLibs()
+	if err != nil {
+		return nil, err // it says what to run
+	}
+	for _, path := range []*string{&dir, &root} {
+		if *path, err = filepath.Abs(*path); err == nil {
+			*path, err = filepath.EvalSymlinks(*path)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("find the run's folders: %w", err)
+		}
+	}
+	l := &Lab{Dir: dir, Root: root, Libs: libs, Model: filepath.Join(root, "models", "haiku", "haiku.gguf")}
+	if err := process.Build(ctx, root, filepath.Join(dir, "bin")+"/", append(more, "./cmd/orchestratord")...); err != nil {
+		return nil, err
+	}
+	l.Launcher = process.NewLauncher()
+	return l, nil
+}
+
+// Program is the path of a program that the Lab has built.
+func (l *Lab) Program(name string) string { return filepath.Join(l.Dir, "bin", name) }
+
+// Env is the environment of a program that is to find the engine's libraries.
+func (l *Lab) Env(home string, more map[string]string) []string {
+	vars := map[string]string{provision.EnvEngineLibs: l.Libs}
+	maps.Copy(vars, more)
+	return process.Env(home, vars)
+}
+
+// Workers are those of all daemons of the Lab, and what they left.
+func (l *Lab) Workers() []Worker { return Workers(l.Program("orchestratord")) }
+
+// Serve starts a daemon of the Lab and waits until it serves.
+func (l *Lab) Serve(ctx context.Context, o Options) (*Daemon, error) {
+	o.Exe = l.Program("orchestratord")
+	return Start(ctx, l.Launcher, o)
+}

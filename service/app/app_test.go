@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/config"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// small is an orchestrator with one pool, whose engine nobody runs.
+func small(t *testing.T, dir, addr string) *App {
+	c, err := config.Parse("c.yaml", []byte(`
+bind_addr: `+addr+`
+data_dir: `+dir+`
+auth: {optional_on_loopback: true}
+pools:
+  - {id: down, model: {id: m, ref: x}, provisioning: {mode: external, urls: ["http://127.0.0.1:1"]}}
+`), func(string) string { return "" })
+	require.NoError(t, err)
+	a, err := New(Options{Config: c, Log: zap.NewNop(), SelfTest: true})
+	require.NoError(t, err)
+	return a
+}
+
+func stop(t *testing.T, a *App) {
+	ctx, end := context.WithTimeout(context.Background(), 10*time.Second)
+	defer end()
+	require.NoError(t, a.Stop(ctx))
+}
+
+// Whatever comes first, and however often: only the first start counts, a stop before it makes it do nothing, and a stop gives the
+// data folder back.
+func TestStartsAndStopsInAnyOrder(t *testing.T) {
+	dir := t.TempDir()
+	a := small(t, dir, "127.0.0.1:0")
+	stop(t, a)
+	require.NoError(t, a.Start(t.Context()))
+	require.Nil(t, a.listener, "it was over before it began")
+	stop(t, a)
+
+	a = small(t, dir, "127.0.0.1:0")
+	for range 2 {
+		require.NoError(t, a.Start(t.Context()))
+	}
+	answer, err := http.Get("http://" + a.Addr() + "/healthz")
+	require.NoError(t, err)
+	require.NoError(t, answer.Body.Close())
+	require.Equal(t, http.StatusOK, answer.StatusCode)
+	http.DefaultClient.CloseIdleConnections()
+	var stops sync.WaitGroup
+	for range 3 {
+		stops.Go(func() { stop(t, a) })
+	}
+	stops.Wait()
+	stop(t, small(t, dir, "127.0.0.1:0"))
+}
+
+// A start that fails has given everything back when it returns, and so has New.
+func TestWhatFailsGivesEverythingBack(t *testing.T) {
+	taken, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, taken.Close()) })
+	dir := t.TempDir()
+	a := small(t, dir, taken.Addr().String())
+	require.ErrorContains(t, a.Start(t.Context()), "is taken by another program")
+	other := small(t, dir, "127.0.0.1:0")
+	_, err = New(Options{Config: other.o.Config, Log: zap.NewNop()})
+	require.ErrorContains(t, err, "another orchestratord uses the data folder")
+	stop(t, a)
+	stop(t, other)
+	stop(t, small(t, dir, "127.0.0.1:0"))
+}
+
+// A stop does not wait longer than it is given for a start that hangs.
+func TestAStopIsBounded(t *testing.T) {
+	a := small(t, t.TempDir(), "127.0.0.1:0")
+	give, err := a.take(t.Context())
+	require.NoError(t, err)
+	ctx, end := context.WithCancel(t.Context())
+	end()
+	require.ErrorIs(t, a.Stop(ctx), context.Canceled)
+	give()
+	stop(t, a)
+}

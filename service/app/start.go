@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/lifecycle"
+)
+
+// closeWithin is how long a stop waits for clients to take what they were sent.
+const closeWithin = 2 * time.Second
+
+var _ lifecycle.Service = (*App)(nil)
+
+// Start takes the port, takes up the tasks of the run before, and sets everything going. It returns once the API answers; the pools get
+// Ready later. Where it fails, it has given everything back.
+func (a *App) Start(ctx context.Context) (err error) {
+	give, err := a.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
+	if a.started || a.stopped {
+		return nil
+	}
+	a.started = true
+	defer func() {
+		if err != nil {
+			a.stopped = true
+			err = errors.Join(err, a.cleanup.run(context.Background(), a.log))
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		a.listen,
+		a.startFleet,
+		a.recover, // before anyone can ask for the tasks of the run before
+		a.serve,
+		a.startFlow,
+		a.startControl,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	a.log.Info("serving",
+		zap.Stringer("addr", a.listener.Addr()), zap.String("version", a.o.Version), zap.Int("pools", len(a.o.Config.Pools)))
+	return nil
+}
+
+// Stop refuses new work. It lets the running tasks go on for half of the time that ctx leaves; what is not done by then, the next start
+// takes up. Then it closes the connections, stops the workers and closes the ledger.
+func (a *App) Stop(ctx context.Context) error {
+	give, err := a.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer give()
+	if a.stopped {
+		return nil
+	}
+	a.stopped = true
+	err = a.cleanup.run(ctx, a.log)
+	a.log.Info("stopped")
+	return err
+}
+
+// take waits until no other Start or Stop is at work. It fails when ctx ends before.
+func (a *App) take(ctx context.Context) (give func(), err error) {
+	select {
+	case a.turn <- struct{}{}:
+		return func() { <-a.turn }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// run starts a service, and has the cleanup stop it.
+func (a *App) run(ctx context.Context, name string, s lifecycle.Service) error {
+	a.cleanup.push("stop "+name, s.Stop)
+	if err := s.Start(ctx); err != nil {
+		return fmt.Errorf("start %s: %w", name, err)
+	}
+	return nil
+}
+
+func (a *App) listen(ctx context.Context) (err error) {
+	addr := a.o.Config.BindAddr
+	a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%s is taken by another program: stop it, or set bind_addr (or LLORCH_BIND_ADDR) to another port", addr)
+	}
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	a.cleanup.push("close the port", func(context.Context) error {
+		if err := a.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return nil
+}
+
+func (a *App) startFleet(ctx context.Context) error {
+	a.memory.Start(ctx)
+	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.Stop(); return nil })
+	if err := a.pools.Start(); err != nil {
+		return fmt.Errorf("start the pools: %w", err)
+	}
+	a.cleanup.push("stop the workers", a.pools.Stop)
+	return nil
+}
+
+// recover takes up what the run before left.
+func (a *App) recover(ctx context.Context) error {
+	left, err := a.ledger.Claim(ctx, owner())
+	if err != nil {
+		return fmt.Errorf("take over the tasks of the run before: %w", err)
+	}
+	a.schedule.Recover(left.Tasks)
+	return nil
+}
+
+// serve takes requests from here on.
+func (a *App) serve(ctx context.Context) error {
+	if err := a.streams.Start(ctx); err != nil {
+		return fmt.Errorf("start the streams: %w", err)
+	}
+	a.serving.Go(func() {
+		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+			a.failed <- fmt.Errorf("serve HTTP: %w", err)
+		}
+	})
+	a.cleanup.push("close the connections", func(ctx context.Context) error {
+		bounded, stop := context.WithTimeout(ctx, closeWithin)
+		defer stop()
+		err := a.server.Shutdown(bounded)
+		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer must not hold up the stop
+			err = a.server.Close()
+		}
+		err = errors.Join(err, a.streams.Stop(bounded))
+		a.serving.Wait()
+		return err
+	})
+	return nil
+}
+
+func (a *App) startFlow(ctx context.Context) error {
+	if err := a.schedule.Start(ctx); err != nil {
+		return fmt.Errorf("start the queues: %w", err)
+	}
+	a.cleanup.push("end the tasks", func(ctx context.Context) error {
+		finish, stop := context.WithTimeout(ctx, finishWithin(ctx))
+		defer stop()
+		return a.schedule.Stop(finish)
+	})
+	if err := a.run(ctx, "the swaps", a.residency); err != nil {
+		return err
+	}
+	return a.run(ctx, "the sweeps of sessions", a.sessions)
+}
+
+// finishWithin is how long running tasks may go on in a stop: half of its time. The connections and the workers have the rest.
+func finishWithin(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return time.Until(deadline) / 2
+	}
+	return time.Minute
+}
+
+func (a *App) startControl(ctx context.Context) error {
+	if a.selfTest != nil {
+		if err := a.run(ctx, "the self-test", a.selfTest); err != nil {
+			return err
+		}
+	}
+	return a.run(ctx, "the operator", a.operator)
+}
+
+// owner names this process, as the ledger knows it.
+func owner() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "localhost"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
+}

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package control
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/control/selftest"
+	"github.com/llama-orch/llama-orch/service/flow/admission"
+	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Tasks implements api.Tasks.
+type Tasks struct {
+	*admission.Desk
+	*scheduler.Scheduler
+}
+
+// Subscribe implements api.Tasks.
+func (t Tasks) Subscribe(ctx context.Context, id, after string) (delivery.Stream, error) {
+	s, err := t.Scheduler.Subscribe(ctx, id, after)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Follow is selftest.Tasks's.
+func (t Tasks) Follow(ctx context.Context, id string) (selftest.Events, error) {
+	s, err := t.Scheduler.Subscribe(ctx, id, "")
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Submit is api.Tasks's, and selftest.Tasks's.
+func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, error) {
+	return t.Desk.Submit(ctx, r)
+}
+
+// Views returns the pools as the API shows them. Tests may be nil.
+func (f Fleet) Views(s *scheduler.Scheduler, tests *selftest.Tests) api.Pools {
+	return views{f, s, tests}
+}
+
+// views implements api.Pools.
+type views struct {
+	Fleet
+	schedule *scheduler.Scheduler
+	tests    *selftest.Tests
+}
+
+func (f views) Pools() []api.PoolView {
+	now := f.config().Pools
+	all := make([]api.PoolView, len(now))
+	for i, p := range now {
+		all[i] = f.view(p)
+	}
+	return all
+}
+
+func (f views) view(p config.Pool) api.PoolView {
+	s := f.summary(p)
+	infos := f.manager.Infos(p.ID)
+	interactive, batch := f.schedule.Depth(p.ID)
+	if f.schedule.Stuck(p.ID) {
+		s.lastError = "the queue stands still: tasks wait, and none was started or ended for minutes"
+	}
+	return api.PoolView{
+		ID: p.ID, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
+		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, SamplerProfile: p.SamplerProfile,
+		Ready: s.ready > 0, Draining: s.draining, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.Result(p.ID),
+		Replicas: len(infos), ReplicasReady: s.ready,
+		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},
+	}
+}
+
+func (f views) Health(id string) (api.HealthView, error) {
+	for _, p := range f.config().Pools {
+		if p.ID != id {
+			continue
+		}
+		h, gpus := api.HealthView{Pool: f.view(p)}, f.GPUs().GPUs
+		for _, r := range f.manager.Infos(id) {
+			h.Replicas = append(h.Replicas, api.ReplicaView{
+				ID: r.ID, State: string(r.State), Restarts: r.Restarts, Fingerprint: r.Fingerprint, EngineVersion: r.EngineVersion,
+				Device: r.Device, Slots: r.Slots, Active: r.Active, Ctx: r.Ctx, Cards: r.Cards, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
+				LoadTime: r.LoadTime, LastError: r.LastError, LogTail: r.LogTail,
+			})
+			for _, g := range gpus {
+				if slices.Contains(r.Cards, g.Index) && !slices.ContainsFunc(h.GPUs, func(o api.GPUView) bool { return o.Index == g.Index }) {
+					h.GPUs = append(h.GPUs, g)
+				}
+			}
+		}
+		return h, nil
+	}
+	return api.HealthView{}, task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", id, strings.Join(f.manager.Pools(), ", "))
+}
+
+// Ready says why no task could be served now. It returns nil where one could: by a Ready replica, or by a pool that the task would load.
+func (f views) Ready() error {
+	if f.schedule.Stopping() {
+		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(5 * time.Second)
+	}
+	var why []string
+	for _, p := range f.config().Pools {
+		s := f.summary(p)
+		if (s.ready > 0 || onDemand(p) && s.lastError == "") && !f.schedule.Stuck(p.ID) {
+			return nil
+		}
+		reason := "pool '" + p.ID + "' is starting"
+		if s.ready > 0 {
+			reason = "the queue of pool '" + p.ID + "' stands still"
+		}
+		if s.lastError != "" {
+			reason = "pool '" + p.ID + "' has no Ready replica, and /v1/pools/" + p.ID + "/health says why" // the health tells the cause, which is not for every caller
+		}
+		why = append(why, reason)
+	}
+	return task.Errorf(task.PoolUnready, "no pool is Ready yet: %s", strings.Join(why, "; ")).Retry(time.Second)
+}

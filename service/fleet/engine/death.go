@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package engine
+
+import (
+	"slices"
+	"strings"
+)
+
+// Cause is what a worker died of, as its last words tell.
+type Cause string
+
+// The causes. OutOfMemory is that of the device that the worker computes on: the texts do not tell which.
+const (
+	OutOfVRAM      Cause = "oom_vram"
+	OutOfHost      Cause = "oom_host"
+	OutOfMemory    Cause = "oom"
+	DriverReset    Cause = "driver_reset"    // the driver had trouble with a card
+	MissingLibrary Cause = "missing_library" // the program or its libraries are not whole
+	BadModel       Cause = "bad_model"       // the engine does not take the model
+	PortTaken      Cause = "port_taken"      // another program was faster
+)
+
+// Sign is a set of texts that an engine writes when it dies of something, in lower case.
+type Sign struct {
+	Cause Cause
+	Texts []string
+}
+
+// Deaths are the texts by which a kind's last words tell what it died of.
+type Deaths struct {
+	// Harmless texts mark lines that tell nothing, whatever else they hold.
+	Harmless []string
+	// Signs are in order: what comes first is what the later ones follow from.
+	Signs []Sign
+}
+
+// Told returns the causes that the lines tell of, the most telling first.
+func (d Deaths) Told(lines []string) (causes []Cause) {
+	in := func(text string) func(string) bool {
+		return func(sign string) bool { return strings.Contains(text, sign) }
+	}
+	var telling []string
+	for _, line := range lines {
+		if line = strings.ToLower(line); !slices.ContainsFunc(d.Harmless, in(line)) {
+			telling = append(telling, line)
+		}
+	}
+	text := strings.Join(telling, "\n")
+	for _, s := range d.Signs {
+		if slices.ContainsFunc(s.Texts, in(text)) {
+			causes = append(causes, s.Cause)
+		}
+	}
+	return causes
+}

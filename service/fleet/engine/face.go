@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package engine
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// What follows only some engines have. Whoever needs it finds it by a type assertion, and does without where it is missing, or
+// refuses.
+
+// TokenCounter counts the tokens of a prompt as Generate would see them, BOS included.
+type TokenCounter interface {
+	CountTokens(ctx context.Context, prompt string) (int, error)
+}
+
+// Templater turns the turns of a chat into a prompt, with the model's own template.
+type Templater interface {
+	ApplyTemplate(ctx context.Context, messages []task.Message) (string, error)
+}
+
+// Chatter is an Engine whose Generate takes Job.Messages in the place of a prompt.
+type Chatter interface{ Chats() }
+
+// Embedder runs embedding jobs. The answer is the `result` of the task's `end` event, as for a Reranker.
+type Embedder interface {
+	Embed(ctx context.Context, job Job) (json.RawMessage, Result, error)
+}
+
+// Reranker runs rerank jobs.
+type Reranker interface {
+	Rerank(ctx context.Context, job Job) (json.RawMessage, Result, error)
+}
+
+// BusyCounter tells how many slots of the engine are busy. Where it is missing, a cancel relies on the engine to stop when its
+// connection is closed.
+type BusyCounter interface {
+	Busy(ctx context.Context) (int, error)
+}
+
+// Keeper tells what its slots hold, and empties them.
+type Keeper interface {
+	Slots(ctx context.Context) ([]Slot, error)
+	// Erase forgets what a slot holds.
+	Erase(ctx context.Context, slot int) error
+}
+
+// Closer has something to give back when the engine is not used any more, such as idle connections.
+type Closer interface{ Close() }
+
+// Faces are the faces of an engine.
+type Faces struct {
+	CountsTokens, Templates, Chats, Embeds, Reranks, CountsBusy, KeepsSlots bool
+}
+
+// FacesOf finds the faces of an engine.
+func FacesOf(e Engine) (f Faces) {
+	_, f.CountsTokens = e.(TokenCounter)
+	_, f.Templates = e.(Templater)
+	_, f.Chats = e.(Chatter)
+	_, f.Embeds = e.(Embedder)
+	_, f.Reranks = e.(Reranker)
+	_, f.CountsBusy = e.(BusyCounter)
+	_, f.KeepsSlots = e.(Keeper)
+	return f
+}
+
+// Faces are those of the kind's engines. No engine is reached for it.
+func (k Kind) Faces() Faces {
+	e := k.New(Endpoint{})
+	if c, ok := e.(Closer); ok {
+		defer c.Close()
+	}
+	return FacesOf(e)
+}
+
+// Names lists the faces as capabilities show them.
+func (f Faces) Names() (names []string) {
+	for _, face := range []struct {
+		has  bool
+		name string
+	}{
+		{f.CountsTokens, "token_count"},
+		{f.Templates, "chat_template"},
+		{f.Chats, "chat"},
+		{f.Embeds, "embedding"},
+		{f.Reranks, "rerank"},
+		{f.CountsBusy, "busy_slots"},
+		{f.KeepsSlots, "kv_erase"},
+	} {
+		if face.has {
+			names = append(names, face.name)
+		}
+	}
+	return names
+}
+
+// Refuse says why an engine of these faces cannot run a task of the workload, with messages or without; nil: it can.
+func (f Faces) Refuse(w task.Workload, messages bool) *task.Error {
+	switch {
+	case w == task.Embedding && !f.Embeds:
+		return task.Errorf(task.InvalidParams, "the pool's engine makes no embeddings: send the task to a pool of another engine")
+	case w == task.Rerank && !f.Reranks:
+		return task.Errorf(task.InvalidParams, "the pool's engine does not rerank: send the task to a pool of another engine")
+	case messages && !f.Templates && !f.Chats:
+		return task.Errorf(task.InvalidParams, "the pool's engine takes no messages: send them as one `prompt`, or to a pool of another engine")
+	}
+	return nil
+}
+
+// Answer runs an embedding or rerank job, or refuses it where the engine has no face for it.
+func Answer(ctx context.Context, e Engine, job Job) (json.RawMessage, Result, error) {
+	switch job.Workload {
+	case task.Embedding:
+		if face, ok := e.(Embedder); ok {
+			return face.Embed(ctx, job)
+		}
+	case task.Rerank:
+		if face, ok := e.(Reranker); ok {
+			return face.Rerank(ctx, job)
+		}
+	case task.Completion:
+	}
+	if err := FacesOf(e).Refuse(job.Workload, false); err != nil {
+		return nil, Result{}, err
+	}
+	return nil, Result{}, task.Errorf(task.Internal, "a %s task has no answer", job.Workload)
+}

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package engine
+
+import (
+	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Kind is one kind of engine: how it is reached and, where we start its workers ourselves, how. Pools know kinds and never a
+// particular engine.
+type Kind struct {
+	Name string // one of task.EngineKinds
+	// New makes an Engine for an endpoint. Nothing is sent before its first call. One that has a Close method is closed when it
+	// is not used any more.
+	New func(Endpoint) Engine
+	// Start is how workers of ours are started. Nil: others run the engines of this kind, and a pool has their URLs.
+	Start *Start
+}
+
+// Endpoint is where one replica's engine is reached.
+type Endpoint struct {
+	URL     string           // its base, such as http://127.0.0.1:9700
+	Key     string           // that it asks for; empty: none
+	Network *httpsse.Network // nil: the client's own
+}
+
+// Start is how workers of a kind are started on this machine.
+type Start struct {
+	Program string // what the kind's own program is called
+	Install string // what to do where that program is missing, as the end of a sentence
+	Repair  string // what to do where a worker's program or libraries are not whole, likewise
+	KeyEnv  string // the environment variable by which a worker learns the key that it has to ask for
+	// Check refuses a worker that the kind does not have.
+	Check func(Worker) error
+	// Libraries says what the folder of the built-in worker's libraries lacks, and what to do; empty: nothing.
+	Libraries func(dir string, gpu bool) (missing string, err error)
+	// Command is what a worker is told.
+	Command func(Worker) Command
+	// ToldCtx reports whether the operator's own arguments name a context.
+	ToldCtx func(args []string) bool
+	// Size reads what the memory of workers depends on from the model's file, of so many bytes. With an error, what it returns
+	// guesses.
+	Size func(w Worker, fileBytes int64) (Sizer, error)
+	// Deaths are the texts by which a worker's last words tell what it died of.
+	Deaths Deaths
+}
+
+// Worker is what a kind is told of a worker that is about to be started.
+type Worker struct {
+	BuiltIn  bool // it is this program again; else it is the kind's own program
+	Workload task.Workload
+	Model    string // the model's file, where the worker finds it
+	Libs     string // folder of the built-in worker's libraries
+	Cards    int    // that it gets; 0: it computes on the CPU
+	Split    []float64
+	Slots    int
+	Threads  int
+	Pace     float64  // of the built-in worker: at most this many tokens a second; 0: no bound
+	Args     []string // the operator's own
+	// Host and Port are where its program is to listen. The built-in worker chooses a port itself and says so.
+	Host, Port string
+	Scratch    string // a folder where the worker runs that it may write to
+}
+
+// Command is what a worker is told, and what of that can change its bytes.
+type Command struct {
+	Args  []string
+	Sized func(ctx int) []string // further arguments, once the context of a slot is decided on; 0: the engine's own default
+	Batch int                    // for the fingerprint; 0: the engine's own
+	Flags []string               // for the fingerprint: what changes bytes and has no field there, in order
+}
+
+// Sizer estimates the memory of workers of one model.
+type Sizer interface {
+	// At estimates a worker whose slots have such a context; 0: the engine's own default. With an error it guesses.
+	At(ctx int) (Estimate, error)
+	// OwnCtx is the model's own context, in tokens; 0: not known.
+	OwnCtx() int
+}
+
+// Estimate is the memory that a worker is expected to take, in bytes.
+type Estimate struct {
+	Cards []int64 // on each of its cards, in the order of the split; empty on the CPU
+	Host  int64
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package llamacpp
+
+import (
+	"errors"
+	"fmt"
+	"math"
+
+	gguf "github.com/gpustack/gguf-parser-go"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
+)
+
+const (
+	mebi = 1 << 20
+	// cardContext is what the CUDA context, its kernels and cuBLAS take on each card beside the model.
+	cardContext = 300 * mebi
+	// processHost is what a process takes on the host beside the model.
+	processHost = 32 * mebi
+	// guessFixed and guessShare make a guess of a file whose header cannot be read.
+	guessFixed = 64 * mebi
+	guessShare = 1.2
+	maxCtx     = 1 << 24 // what the configuration allows
+)
+
+// sizer estimates what workers take, by the header of the model's file.
+type sizer struct {
+	w    engine.Worker
+	size int64          // of the file
+	file *gguf.GGUFFile // nil: its header is not understood, and everything is a guess
+	own  int            // the model's own context, in tokens; 0: not known
+}
+
+// size reads the header. With an error the sizer guesses.
+func size(w engine.Worker, fileBytes int64) (_ engine.Sizer, err error) {
+	s := &sizer{w: w, size: fileBytes}
+	defer func() {
+		if p := recover(); p != nil { // the parser's, about a header that contradicts itself
+			s.file, s.own, err = nil, 0, fmt.Errorf("read the model's header: %v", p)
+		}
+	}()
+	file, err := gguf.ParseGGUFFile(w.Model, gguf.UseMMap())
+	if err != nil {
+		return s, fmt.Errorf("read the model's header: %w", err)
+	}
+	s.file, s.own = file, int(min(file.Architecture().MaximumContextLength, maxCtx))
+	return s, nil
+}
+
+// OwnCtx is engine.Sizer's.
+func (s *sizer) OwnCtx() int { return s.own }
+
+// At is engine.Sizer's.
+func (s *sizer) At(ctx int) (e engine.Estimate, err error) {
+	w := s.w
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("estimate the model's memory: %v", p)
+		}
+		if err != nil {
+			e = guess(w, s.size)
+		}
+	}()
+	if s.file == nil {
+		return guess(w, s.size), nil
+	}
+	cpu := w.Cards == 0
+	options := []gguf.GGUFRunEstimateOption{
+		gguf.WithLLaMACppContextSize(int32(min(int64(ctx)*int64(w.Slots), math.MaxInt32))), // 0: the model's own
+		gguf.WithParallelSize(int32(w.Slots)),
+		gguf.WithLLaMACppLogicalBatchSize(batch), gguf.WithLLaMACppPhysicalBatchSize(microBatch),
+	}
+	if cpu {
+		options = append(options, gguf.WithLLaMACppOffloadLayers(0))
+	} else {
+		options = append(options, gguf.WithLLaMACppOffloadLayers(math.MaxUint64), gguf.WithTensorSplitFraction(cumulated(vram.Parts(w.Split, w.Cards))))
+	}
+	run := s.file.EstimateLLaMACppRun(options...)
+	item := run.SummarizeItem(false, processHost, cardContext)
+	e.Host = int64(item.RAM.NonUMA)
+	if !cpu {
+		for _, card := range item.VRAMs {
+			e.Cards = append(e.Cards, int64(card.NonUMA))
+		}
+	}
+	if !sensible(e, w) {
+		return e, errors.New("the estimate of the model's memory makes no sense")
+	}
+	return e, nil
+}
+
+func sensible(e engine.Estimate, w engine.Worker) bool {
+	if len(e.Cards) != w.Cards || e.Host <= 0 {
+		return false
+	}
+	for _, bytes := range e.Cards {
+		if bytes <= 0 || bytes > math.MaxInt64/1024 {
+			return false
+		}
+	}
+	return e.Host < math.MaxInt64/1024
+}
+
+// guess is for a file that the parser does not understand: its engine may.
+func guess(w engine.Worker, size int64) engine.Estimate {
+	bytes := float64(size)*guessShare + guessFixed
+	if w.Cards == 0 {
+		return engine.Estimate{Host: int64(bytes)}
+	}
+	e := engine.Estimate{Host: processHost}
+	for _, part := range vram.Parts(w.Split, w.Cards) {
+		e.Cards = append(e.Cards, int64(bytes*part)+cardContext)
+	}
+	return e
+}
+
+// cumulated turns parts into the running sums that the parser wants, the last of which is exactly 1.
+func cumulated(parts []float64) []float64 {
+	sums, sum := make([]float64, len(parts)), 0.0
+	for i, part := range parts {
+		sum += part
+		sums[i] = min(sum, 1)
+	}
+	sums[len(sums)-1] = 1
+	return sums
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package llamacpp
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// The batches are llama-server's own defaults, said aloud so that a new version cannot change them.
+const (
+	batch      = 2048
+	microBatch = 512
+)
+
+// Kind is llama.cpp: as llama-server, as the built-in worker, or run by somebody else.
+func Kind() engine.Kind {
+	return engine.Kind{
+		Name: Name,
+		New:  func(at engine.Endpoint) engine.Engine { return New(at) },
+		Start: &engine.Start{
+			Program: "llama-server", Install: "install it, or build it with `go tool mage engine:llamaServer`, and correct `provisioning.path`",
+			Repair: "run `go tool mage engine:libs`, or install what its last words name", KeyEnv: "LLAMA_API_KEY",
+			Check: check, Libraries: libraries, Command: command, ToldCtx: toldCtx, Size: size, Deaths: deaths,
+		},
+	}
+}
+
+// check refuses what the built-in worker cannot do. llama-server can do it all.
+func check(w engine.Worker) error {
+	switch {
+	case !w.BuiltIn:
+		return nil
+	case w.Slots != 1:
+		return errors.New("the built-in worker has one slot; raise `replicas` instead of `slots`")
+	case w.Workload == task.Rerank:
+		return errors.New("the built-in worker does not rerank; use provisioning mode `binary` or `external`")
+	case len(w.Split) > 0:
+		return errors.New("the built-in worker does not split a model; use provisioning mode `binary`, or leave `tensor_split` out")
+	}
+	return nil
+}
+
+func libraries(dir string, gpu bool) (missing string, err error) {
+	if _, err := os.Stat(filepath.Join(dir, "libllama.so")); err != nil {
+		return "the engine's libraries are not there: run `go tool mage engine:libs`", err
+	}
+	if !gpu {
+		return "", nil
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "libggml-cuda*"))
+	if err != nil || len(found) == 0 {
+		return "the engine's libraries have no CUDA back end, and a GPU pool never falls back to the CPU: " +
+			"fetch libraries with CUDA (`go tool mage engine:libsCUDA`), or say `device: cpu`", err
+	}
+	return "", nil
+}
+
+func command(w engine.Worker) engine.Command {
+	if w.BuiltIn {
+		return engine.Command{
+			Args: []string{
+				"worker", "--model", w.Model, "--libs", w.Libs, "--threads", strconv.Itoa(w.Threads),
+				"--pace", strconv.FormatFloat(w.Pace, 'g', -1, 64), "--workload", string(w.Workload),
+			},
+			Sized: func(ctx int) []string { return []string{"--ctx", strconv.Itoa(ctx)} },
+			Flags: []string{"workload=" + string(w.Workload)},
+		}
+	}
+	c := engine.Command{Batch: batch, Flags: flags(w), Args: []string{
+		"-m", w.Model, "--parallel", strconv.Itoa(w.Slots), "-t", strconv.Itoa(w.Threads),
+		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
+		"--host", w.Host, "--port", w.Port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
+		"--slot-save-path", w.Scratch, // without a folder it does not erase slots either; nothing is ever saved
+	}}
+	c.Sized = func(ctx int) []string {
+		var sized []string
+		if ctx > 0 { // llama-server divides it among the slots
+			sized = []string{"-c", strconv.Itoa(ctx * w.Slots)}
+		}
+		return append(sized, c.Flags...)
+	}
+	return c
+}
+
+// flags are the arguments of llama-server that can change bytes.
+func flags(w engine.Worker) []string {
+	all := []string{"-ngl", "all", "--fit", "off"} // all layers or none: what does not fit must fail, not move to the CPU
+	if w.Cards == 0 {
+		all = []string{"--device", "none", "-ngl", "0"}
+	}
+	if len(w.Split) > 0 {
+		shares := make([]string, len(w.Split))
+		for i, share := range w.Split {
+			shares[i] = strconv.FormatFloat(share, 'g', -1, 64)
+		}
+		all = append(all, "--tensor-split", strings.Join(shares, ","))
+	}
+	switch w.Workload {
+	case task.Completion:
+	case task.Embedding:
+		all = append(all, "--embedding")
+	case task.Rerank:
+		all = append(all, "--embedding", "--pooling", "rank", "--reranking")
+	}
+	return append(all, w.Args...)
+}
+
+func toldCtx(args []string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		return arg == "-c" || arg == "--ctx-size" || strings.HasPrefix(arg, "--ctx-size=")
+	})
+}

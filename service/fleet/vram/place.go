@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package vram
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Auto is the device of a worker that may go to any one card.
+const Auto = "auto"
+
+// Share is memory of one card, in bytes.
+type Share struct {
+	Card  int
+	Bytes int64
+}
+
+// Wish is what a worker needs.
+type Wish struct {
+	Device string    // Auto, or a mask of indices: "0", "0,1"
+	Split  []float64 // what part of it each card of the mask takes, in its order; empty: all the same
+	Bytes  int64     // in all
+}
+
+// Grant is what a worker got.
+type Grant struct {
+	Cards  []int    // indices, in the order of the mask
+	Names  []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
+	Shares []Share
+}
+
+// Room is what a card can give, in bytes: now, and if nobody else had anything of it.
+type Room struct {
+	Card        int
+	Name        string // as in Grant
+	Free, Total int64
+}
+
+// Cards are the indices of a device; none for Auto.
+func Cards(device string) (cards []int, err error) {
+	if device == Auto {
+		return nil, nil
+	}
+	for text := range strings.SplitSeq(device, ",") {
+		card, err := strconv.Atoi(text)
+		if err != nil {
+			return nil, task.Errorf(task.PoolUnavailable, "the device mask %q is no list of GPU indices: correct it", device)
+		}
+		cards = append(cards, card)
+	}
+	return cards, nil
+}
+
+// Parts are the parts of a model that so many cards hold by a split, which may have any sum; they sum to 1. Without a split they are all the same.
+func Parts(split []float64, cards int) []float64 {
+	parts, sum := make([]float64, max(len(split), cards, 1)), 0.0
+	for i := range parts {
+		if parts[i] = 1; len(split) > 0 {
+			parts[i] = split[i]
+		}
+		sum += parts[i]
+	}
+	for i := range parts {
+		parts[i] /= sum
+	}
+	return parts
+}
+
+// Deal deals the bytes out over the cards, by the split.
+func Deal(cards []int, split []float64, bytes int64) []Share {
+	shares, parts := make([]Share, len(cards)), Parts(split, len(cards))
+	for i, card := range cards {
+		shares[i] = Share{Card: card, Bytes: int64(float64(bytes) * parts[i])}
+	}
+	return shares
+}
+
+// Sum is what has to be dealt out for each card's part of it to hold what that card needs. A model does not come apart exactly as
+// the parts say, so it is more than the sum of the needs.
+func Sum(needs []int64, parts []float64) (sum int64) {
+	for i, need := range needs {
+		sum = max(sum, int64(math.Ceil(float64(need)/parts[i])))
+	}
+	return sum
+}
+
+// Place is where a worker could go: one card, or all cards of a mask together.
+type Place struct {
+	Device      string
+	Class       string // device class, as it enters the fingerprint
+	Name        string // for people
+	Free, Total int64  // of a worker that is dealt out by the split, in bytes
+}
+
+// Places are where a worker could go by its device; none while a card of its mask is not among the rooms.
+func Places(device string, split []float64, rooms []Room) (places []Place) {
+	if device == Auto {
+		for _, r := range rooms {
+			places = append(places, Place{strconv.Itoa(r.Card), Class([]string{r.Name}), fmt.Sprintf("card %d", r.Card), r.Free, r.Total})
+		}
+		return places
+	}
+	cards, err := Cards(device)
+	if err != nil || len(rooms) != len(cards) {
+		return nil
+	}
+	p := Place{Device: device, Name: "card " + device, Free: math.MaxInt64, Total: math.MaxInt64}
+	var names []string
+	for i, part := range Parts(split, len(cards)) {
+		p.Free, p.Total = min(p.Free, int64(float64(rooms[i].Free)/part)), min(p.Total, int64(float64(rooms[i].Total)/part))
+		names = append(names, rooms[i].Name)
+	}
+	p.Class = Class(names)
+	return []Place{p}
+}
+
+// Class is the device class of cards of these names.
+func Class(names []string) string { return "gpu:" + strings.Join(names, "+") }
+
+// Best is the place that is worth the most, of equal ones that with the least free memory, then the first: small models so fill small
+// cards, and large cards stay free for large models. It is -1 where no place is worth anything.
+func Best(places []Place, worth func(Place) int) int {
+	best, most := -1, 0
+	for i, p := range places {
+		switch is := worth(p); {
+		case is <= 0 || is < most:
+		case is > most || p.Free < places[best].Free:
+			best, most = i, is
+		}
+	}
+	return best
+}

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Cancel ends a task, sealing its log: when it returns, no token is written any more (ORCH-3026). For a task that has
+// ended it returns the recorded outcome.
+func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, error) {
+	j := s.job(id)
+	if j == nil {
+		r, err := s.finished(ctx, id)
+		return r.CancelResult(), err
+	}
+	if err := j.await(ctx); err != nil {
+		return task.CancelResult{}, err
+	}
+	canceled := task.Errorf(task.Canceled, "the task was canceled by its client")
+	if !s.aside(func() { s.cancel(j, canceled, nil) }) {
+		return task.CancelResult{}, errStopping()
+	}
+	select {
+	case <-j.over:
+	case <-ctx.Done():
+		return task.CancelResult{}, errLedger("the task ends, but that is not recorded yet", context.Cause(ctx))
+	}
+	r := j.snapshot()
+	if !r.State.Final() {
+		return task.CancelResult{}, errStopping()
+	}
+	return r.CancelResult(), nil
+}
+
+// cancel ends a task because of its client; complete and fail end it with its result and with an error. Each does nothing where
+// somebody else ends the task, or where the condition does not hold (see job.claim).
+func (s *Scheduler) cancel(j *job, e *task.Error, still func() bool) {
+	if j.claim(still) {
+		s.end(j, task.StateCanceled, nil, e)
+	}
+}
+
+func (s *Scheduler) complete(j *job, end *task.End) {
+	if j.claim(nil) {
+		s.end(j, task.Completed, end, nil)
+	}
+}
+
+func (s *Scheduler) fail(j *job, e *task.Error, still func() bool) {
+	if j.claim(still) {
+		s.end(j, task.Failed, nil, e)
+	}
+}
+
+// end ends a task that the caller has claimed: it seals the log, records the outcome, and only then lets anyone see it.
+func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) {
+	if j.lane.drop(j) {
+		j.lane.wake() // it may have been the head that the lane would not dispatch
+	}
+	sealedAt, _ := j.log.Seal()
+	j.stopEngine(e)
+	r := j.snapshot()
+	was := r.State
+	r.State, r.FinishedAt, r.SealedAt, r.End, r.Err = state, s.o.Now(), sealedAt, end, e
+	transcript, digest := j.log.Transcript()
+	r.Transcript = transcript
+	if end != nil {
+		end.Receipt.TranscriptSHA256 = digest
+		r.LastEventID = j.log.End(*end)
+	} else {
+		own := *e // one cause may end many tasks
+		own.Engine, own.PoolID = j.task.Engine, j.task.PoolID
+		r.Err = &own
+		r.LastEventID = j.log.Fail(&own)
+	}
+	r.Charge = s.o.Sessions.Charge(r, j.decoded(r.FinishedAt))
+	if !s.tryRecord(r) && !s.retryRecord(r) { // the next start runs it again
+		j.leave()
+		return
+	}
+	s.o.Sessions.Settle(r) // before it is seen: who reads the end may send the session's next turn
+	// Counted and told before it is seen: who reads the end and then the metrics finds it there.
+	s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
+	if j.tried() > 1 {
+		s.o.Metrics.moved(r)
+	}
+	s.narrate(r, j.version(), was)
+	j.finish(r)
+	if state == task.StateCanceled {
+		flush, stop := context.WithTimeout(context.Background(), s.o.FlushWithin)
+		defer stop()
+		s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
+	}
+	s.forget(j)
+	close(j.over)
+}
+
+func (s *Scheduler) tryRecord(r task.Record) bool {
+	err := s.o.Ledger.Finish(context.Background(), r)
+	if err != nil {
+		s.o.Log.Error("an outcome cannot be recorded and waits until it can",
+			append(narrated(r, r.Task.EngineVersion).Fields(), zap.Error(err))...)
+	}
+	return err == nil
+}
+
+// retryRecord waits until the ledger takes an outcome, as with a full disk: nobody may see what a crash could undo. It
+// returns false when the orchestrator stops first.
+func (s *Scheduler) retryRecord(r task.Record) bool {
+	retry := time.NewTicker(s.o.RecordEvery)
+	defer retry.Stop()
+	for {
+		select {
+		case <-retry.C:
+		case <-s.halt.Done():
+			return false
+		}
+		if s.o.Ledger.Finish(context.Background(), r) == nil {
+			return true
+		}
+	}
+}
+
+// narrate tells of a task's end. Was is the state it was in.
+func (s *Scheduler) narrate(r task.Record, version string, was task.State) {
+	told := narrated(r, version)
+	switch {
+	case r.State == task.StateCanceled:
+		s.o.Narrator.Canceled(told, was)
+	case r.Err != nil:
+		s.o.Narrator.StreamEnded(told, r.Err.Code)
+	default:
+		s.o.Narrator.StreamEnded(told, "")
+	}
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Get returns a task's status, once the task is accepted.
+func (s *Scheduler) Get(ctx context.Context, id string) (task.Status, error) {
+	if j := s.job(id); j != nil {
+		if _, ok := j.shown(); !ok {
+			return task.Status{}, errUnknown(id)
+		}
+		return j.status(), nil
+	}
+	r, err := s.finished(ctx, id)
+	return r.Status(), err
+}
+
+// finished is a task that is no longer live.
+func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error) {
+	r, ok, err := s.lookUp(ctx, id)
+	switch {
+	case err != nil:
+	case !ok:
+		err = errUnknown(id)
+	case r.State.Final():
+	case s.Stopping(): // the next start takes it up
+		err = errStopping()
+	default: // such as one that an earlier process was running, while the disk is full
+		err = errLedger("how the task ended cannot be recorded yet", nil)
+	}
+	return r, err
+}
+
+// lookUp reads a task's record.
+func (s *Scheduler) lookUp(ctx context.Context, id string) (task.Record, bool, error) {
+	r, ok, err := s.o.Ledger.Get(ctx, id)
+	if err != nil {
+		return r, false, errLedger("the record of tasks cannot be read", err)
+	}
+	return r, ok, nil
+}
+
+func errUnknown(id string) *task.Error {
+	return task.Errorf(task.NotFound, "there is no task %.128q: GET /v1/tasks lists the recent ones", id)
+}
+
+func errLedger(what string, err error) *task.Error {
+	return task.Errorf(task.LedgerUnavailable, "%s: try again in a moment; the orchestrator's log has the cause", what).Retry(time.Second).Because(err)
+}
+
+// List returns at most limit accepted tasks, the last accepted first. An empty state means all.
+func (s *Scheduler) List(ctx context.Context, state task.State, limit int) ([]task.Status, error) {
+	live := slices.DeleteFunc(s.jobs(), func(j *job) bool {
+		shown, ok := j.shown()
+		return !ok || state != "" && shown != state
+	})
+	slices.SortFunc(live, func(a, b *job) int { return cmp.Compare(b.task.Seq, a.task.Seq) })
+	var found []task.Status
+	for _, j := range live[:min(limit, len(live))] { // a queued task's position and start have their price
+		found = append(found, j.status())
+	}
+	finished, err := s.o.Ledger.List(ctx, state, limit)
+	if err != nil {
+		return nil, errLedger("the record of tasks cannot be read", err)
+	}
+	for _, r := range finished {
+		found = append(found, r.Status())
+	}
+	slices.SortStableFunc(found, func(a, b task.Status) int {
+		return cmp.Or(b.AcceptedAt.Compare(a.AcceptedAt), cmp.Compare(a.ID, b.ID))
+	})
+	// A task that ended between the two looks is in both.
+	found = slices.CompactFunc(found, func(a, b task.Status) bool { return a.ID == b.ID })
+	return found[:min(limit, len(found))], nil
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import "time"
+
+// state is where a live task is in its one life. Clients see less of it: queued, running, or how it ended (task.State).
+type state uint8
+
+// The states.
+const (
+	pushed    state = iota // it has its place in the queue, and the ledger is to record that it is accepted
+	accepted               // it is recorded, and waits for its turn
+	running                // a replica runs it, or is about to
+	moving                 // its run broke off, in this process or an earlier one, and it waits for another replica
+	ending                 // somebody ends it: its log is sealed, and the ledger is to record the outcome
+	done                   // its outcome is recorded, and everybody may see it
+	left                   // this process let go of it, and the next start takes it up
+	withdrawn              // the ledger could not record it, so that it was never accepted
+	states
+)
+
+// follow are the states that each state may be followed by. What is not listed cannot happen: enter refuses it.
+var follow = [states][]state{
+	pushed:    {accepted, withdrawn},
+	accepted:  {running, moving, ending},
+	running:   {moving, ending},
+	moving:    {running, ending},
+	ending:    {done, left},
+	done:      {},
+	left:      {},
+	withdrawn: {},
+}
+
+// mayBecome reports whether one state may follow another.
+func (s state) mayBecome(next state) bool {
+	for _, allowed := range follow[s] {
+		if allowed == next {
+			return true
+		}
+	}
+	return false
+}
+
+// live reports whether a task in this state is accepted and has yet to end.
+func (s state) live() bool { return s == accepted || s == running || s == moving }
+
+// waits reports whether a task in this state waits for a replica.
+func (s state) waits() bool { return s == accepted || s == moving }
+
+// enter is the only place where a job's state changes. It reports whether the change is allowed; if not, nothing happens.
+// Entering a state starts its timers, and leaving it stops them. The caller holds mu.
+func (j *job) enter(next state) bool {
+	if !j.state.mayBecome(next) {
+		return false
+	}
+	j.state = next
+	j.changes++
+	stop(&j.patience)
+	if !next.live() {
+		stop(&j.deadline)
+		stop(&j.absence)
+	}
+	switch next {
+	case accepted:
+		j.startDeadline()
+	case moving:
+		j.startPatience()
+	default:
+	}
+	if next == accepted || next == withdrawn {
+		close(j.decided)
+	}
+	return true
+}
+
+func stop(timer **time.Timer) {
+	if *timer != nil {
+		(*timer).Stop()
+		*timer = nil
+	}
+}
+
+// A timer that has fired may still find its job in another state, or in the same one for a second time. So each timer claims
+// the job on the condition that it started with, under the job's lock, and does nothing where that does not hold any more.
+
+// startDeadline runs from the accept to the end, where the task has a deadline. The caller holds mu.
+func (j *job) startDeadline() {
+	if d := j.task.Request.Deadline; d > 0 {
+		s := j.lane.s
+		j.deadline = time.AfterFunc(d-s.o.Now().Sub(j.task.AcceptedAt), func() {
+			s.aside(func() { s.fail(j, errDeadline(j.task), nil) })
+		})
+	}
+}
+
+// startPatience runs while the job waits for another replica. The caller holds mu.
+func (j *job) startPatience() {
+	l, stay := j.lane, j.changes
+	still := func() bool { return j.changes == stay }
+	j.patience = time.AfterFunc(l.s.o.MoveWithin, func() {
+		if !l.parked() {
+			l.s.aside(func() { l.s.fail(j, l.errLost("no replica that gives the same bytes was ready in time"), still) })
+			return
+		}
+		j.mu.Lock() // a drained pool's tasks wait for it, as its queue does
+		defer j.mu.Unlock()
+		if still() {
+			j.patience.Reset(l.s.o.MoveWithin)
+		}
+	})
+}
+
+// startAbsence runs from the moment when the last reader left, where the task is to end with its client. The caller holds mu.
+func (j *job) startAbsence() {
+	s, visits := j.lane.s, j.visits
+	j.absence = time.AfterFunc(s.o.ReturnWithin, func() {
+		s.aside(func() { s.cancel(j, errAbandoned(), func() bool { return j.visits == visits }) })
+	})
+}
