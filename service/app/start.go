@@ -125,7 +125,6 @@ func (a *App) recover(ctx context.Context) error {
 		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left.Tasks)
-	a.catchUp(ctx)
 	return nil
 }
 
