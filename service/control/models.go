@@ -28,18 +28,18 @@ type models struct {
 }
 
 // Memory implements residency.Models.
-func (m models) Memory() ([]residency.Card, []residency.Tenant) {
+func (m models) Memory() ([]vram.Room, []residency.Tenant) {
 	pools := m.served()
 	if !slices.ContainsFunc(pools, onDemand) {
 		return nil, nil
 	}
 	view := m.memory.ledger.View()
-	var cards []residency.Card
+	var cards []vram.Room
 	for _, c := range view.Cards {
-		cards = append(cards, residency.Card{Index: c.Index, Free: c.Free})
+		cards = append(cards, vram.Room{Card: c.Index, Free: c.Free})
 	}
 	if free, err := m.manager.HostMemory(); err == nil {
-		cards = append(cards, residency.Card{Index: hostCard, Free: free})
+		cards = append(cards, vram.Room{Card: hostCard, Free: free})
 	}
 	var tenants []residency.Tenant
 	for _, p := range pools {
@@ -52,7 +52,7 @@ func (m models) Memory() ([]residency.Card, []residency.Tenant) {
 		}
 	}
 	for i := range tenants {
-		if t := &tenants[i]; !m.tried(t.ID) && !possible(cards, tenants, *t) {
+		if t := &tenants[i]; !m.tried(t.ID) && !residency.Possible(cards, tenants, t.Wants) {
 			// The plan would never load it, and nobody would learn why. So it is loaded once, and the refusal tells the reason.
 			t.Wants = nil
 		}
@@ -63,32 +63,6 @@ func (m models) Memory() ([]residency.Card, []residency.Tenant) {
 // tried reports whether somebody has tried to load the pool. Then its health says what came of that.
 func (m models) tried(poolID string) bool {
 	return slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.Wanted || r.State != pool.Stopped })
-}
-
-// possible reports whether each replica of an on-demand pool would fit if all on-demand pools were gone.
-func possible(cards []residency.Card, tenants []residency.Tenant, of residency.Tenant) bool {
-	free := map[int]int64{}
-	for _, c := range cards {
-		free[c.Index] = c.Free
-	}
-	for _, t := range tenants {
-		for _, s := range t.Holds {
-			free[s.Card] += s.Bytes
-		}
-	}
-	for _, want := range of.Wants {
-		_, fits := residency.ChooseCard(free, want.Bytes)
-		for _, s := range want.Shares {
-			fits = free[s.Card] >= s.Bytes
-			if !fits {
-				break
-			}
-		}
-		if !fits {
-			return false
-		}
-	}
-	return true
 }
 
 // tenant adds a replica to its pool's tenant. The state of the pool is that of its furthest replica.
@@ -112,8 +86,8 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 	}
 	bytes := r.NeedBytes // the load will ask for as much, so the plan has to as well
 	if device == "cpu" {
-		share := residency.Share{Card: hostCard, Bytes: bytes}
-		t.Wants = append(t.Wants, residency.Want{Shares: []residency.Share{share}})
+		share := vram.Share{Card: hostCard, Bytes: bytes}
+		t.Wants = append(t.Wants, residency.Want{Shares: []vram.Share{share}})
 		if r.PID != 0 {
 			t.Holds = append(t.Holds, share)
 		}
@@ -121,9 +95,7 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 	}
 	want := residency.Want{Bytes: bytes}
 	if cards, err := vram.Cards(device); err == nil {
-		for _, s := range vram.Deal(cards, split, bytes) {
-			want.Shares = append(want.Shares, residency.Share(s))
-		}
+		want.Shares = vram.Deal(cards, split, bytes)
 	}
 	t.Wants = append(t.Wants, want)
 	for _, c := range view.Cards {
@@ -137,7 +109,7 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 				}
 				continue
 			}
-			t.Holds = append(t.Holds, residency.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
+			t.Holds = append(t.Holds, vram.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
 		}
 	}
 }
