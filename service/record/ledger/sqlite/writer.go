@@ -100,7 +100,7 @@ func (l *Ledger) gather() {
 		l.mu.Lock()
 		n := len(l.queue)
 		l.mu.Unlock()
-		if n == 0 || n == waiting {
+		if n == 0 || n == waiting || n >= maxBatch {
 			return
 		}
 		waiting = n
