@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -32,7 +33,7 @@ type ours struct {
 	lanes   []lane
 	dirty   []int // lanes to dispatch
 	news    bool  // the plan is due
-	cards   []residency.Card
+	cards   []vram.Room
 	tenants []residency.Tenant
 	tickAt  time.Duration // of the tick that is set; 0: none
 	// The scheduler's lanes and its swapper are goroutines of their own: what happens at one instant may come in either order.
@@ -57,7 +58,7 @@ type lane struct {
 	since    time.Duration
 	busy     int
 	wants    []residency.Want
-	holds    []residency.Share
+	holds    []vram.Share
 	ttl      time.Duration
 }
 
@@ -68,7 +69,7 @@ func newOurs(rules residency.Rules) *ours {
 func (o *ours) begin(m *machine) {
 	o.m = m
 	for i := range m.box.Cards {
-		o.cards = append(o.cards, residency.Card{Index: i})
+		o.cards = append(o.cards, vram.Room{Card: i})
 	}
 	o.lanes = make([]lane, len(m.box.Models))
 	for i := range m.box.Models {
@@ -281,17 +282,16 @@ func (o *ours) do(plan residency.Plan) {
 	}
 	for _, id := range plan.Load { // in its order: the cards are chosen one after the other
 		l := &o.lanes[slices.IndexFunc(o.lanes, func(l lane) bool { return l.id == id })]
-		free := map[int]int64{}
-		for c := range o.m.cards {
-			free[c] = o.m.cards[c].free
+		for c := range o.cards {
+			o.cards[c].Free = o.m.cards[c].free
 		}
-		at, ok := residency.ChooseCard(free, l.wants[0].Bytes)
-		if !ok {
+		at := vram.Smallest(o.cards, l.wants[0].Bytes) // each card has the index of its room
+		if at < 0 {
 			o.m.fail("%s is to be loaded and fits no card", id)
 			return
 		}
 		o.m.load(l.pool, at)
-		l.holds = []residency.Share{{Card: at, Bytes: l.wants[0].Bytes}}
+		l.holds = []vram.Share{{Card: at, Bytes: l.wants[0].Bytes}}
 		o.become(l, residency.Loading)
 		o.freed(at)
 		o.news = true

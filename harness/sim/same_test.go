@@ -21,6 +21,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -46,7 +47,7 @@ type rig struct {
 
 type realPool struct {
 	state    residency.State
-	holds    []residency.Share
+	holds    []vram.Share
 	replicas []*realReplica
 }
 
@@ -130,7 +131,7 @@ func (r *rig) submit(i int32) {
 func (r *rig) join(model, card int) {
 	p := r.pools[model]
 	p.replicas = append(p.replicas, &realReplica{r: r, id: fmt.Sprintf("%s-%04d", r.box.Models[model].Name, len(p.replicas)), model: model, card: card})
-	p.holds = append(p.holds, residency.Share{Card: card, Bytes: r.box.Models[model].Bytes})
+	p.holds = append(p.holds, vram.Share{Card: card, Bytes: r.box.Models[model].Bytes})
 	if len(r.box.Models[model].Pinned) > 0 {
 		p.state = residency.Loaded
 		r.free[card] -= r.box.Models[model].Bytes
@@ -172,11 +173,11 @@ func (r *rig) Lease(id string) (scheduler.Lease, error) {
 	return nil, errors.New("no such replica, or it is busy")
 }
 
-func (r *rig) Memory() (cards []residency.Card, tenants []residency.Tenant) {
+func (r *rig) Memory() (cards []vram.Room, tenants []residency.Tenant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, free := range r.free {
-		cards = append(cards, residency.Card{Index: i, Free: free})
+		cards = append(cards, vram.Room{Card: i, Free: free})
 	}
 	for i, p := range r.pools {
 		if m := &r.box.Models[i]; len(m.Pinned) == 0 {
@@ -190,11 +191,11 @@ func (r *rig) Load(id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	model, p := r.pool(id)
-	free := map[int]int64{}
+	var rooms []vram.Room
 	for i := range r.free {
-		free[i] = r.free[i]
+		rooms = append(rooms, vram.Room{Card: i, Free: r.free[i]})
 	}
-	card, _ := residency.ChooseCard(free, r.box.Models[model].Bytes)
+	card := vram.Smallest(rooms, r.box.Models[model].Bytes)
 	r.free[card] -= r.box.Models[model].Bytes
 	p.state = residency.Loading
 	r.join(model, card)

@@ -33,37 +33,25 @@ func TestTroubleIsToldAtOnce(t *testing.T) {
 	require.Equal(t, 2, back)
 }
 
-// LO-503: a pool that would not fit if all others on demand were gone is loaded once all the same, so that the refusal says why.
-func TestWhatIsImpossible(t *testing.T) {
-	cards := []residency.Card{{Index: hostCard, Free: 100}, {Index: 0, Free: 4}, {Index: 1, Free: 2}}
-	held := []residency.Tenant{{ID: "b", Holds: []residency.Share{{Card: 0, Bytes: 4}}}}
-	wants := func(bytes int64, shares ...residency.Share) residency.Tenant {
-		return residency.Tenant{ID: "a", Wants: []residency.Want{{Bytes: bytes, Shares: shares}}}
-	}
-	require.True(t, possible(cards, held, wants(8)))
-	require.False(t, possible(cards, held, wants(9)), "the host's memory is no card's")
-	require.True(t, possible(cards, held, wants(0, residency.Share{Card: 0, Bytes: 8}, residency.Share{Card: 1, Bytes: 2})))
-	require.False(t, possible(cards, held, wants(0, residency.Share{Card: 0, Bytes: 2}, residency.Share{Card: 1, Bytes: 3})))
-	require.False(t, possible(cards, held, wants(0, residency.Share{Card: 1, Bytes: 3}, residency.Share{Card: 0, Bytes: 2})))
-	require.True(t, possible(cards, held, wants(0, residency.Share{Card: hostCard, Bytes: 90})))
-}
-
 // LO-501, LO-503: the plan of swaps and the ledger, which must not know each other, choose the same card.
 func TestPropertyPlanAndLedgerChooseTheSameCard(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		now, free := time.Now(), map[int]int64{}
+		now, rooms := time.Now(), []vram.Room{}
 		inventory := gpu.Inventory{Seq: 1, At: now, Driver: "570"}
 		for i := range rapid.IntRange(1, 5).Draw(t, "cards") {
-			free[i] = rapid.Int64Range(0, 6).Draw(t, "free")
-			inventory.Cards = append(inventory.Cards, gpu.Card{Index: i, Total: 8, Free: free[i], Used: 8 - free[i], Healthy: true})
+			free := rapid.Int64Range(0, 6).Draw(t, "free")
+			rooms = append(rooms, vram.Room{Card: i, Free: free})
+			inventory.Cards = append(inventory.Cards, gpu.Card{Index: i, Total: 8, Free: free, Used: 8 - free, Healthy: true})
 		}
 		ledger := vram.NewLedger(vram.LedgerOptions{Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now }})
 		bytes := rapid.Int64Range(1, 6).Draw(t, "bytes")
-		want, fits := residency.ChooseCard(free, bytes)
+		want := residency.Decide(now, rooms, []residency.Tenant{
+			{ID: "a", Interactive: now, Wants: []residency.Want{{Bytes: bytes}}},
+		}, residency.Rules{})
 		got, err := ledger.Reserve("a", vram.Wish{Device: vram.Auto, Bytes: bytes})
-		require.Equal(t, fits, err == nil, "%v", err)
-		if fits {
-			require.Equal(t, []int{want}, got.Cards)
+		require.Equal(t, len(want.Load) > 0, err == nil, "%v", err)
+		if err == nil {
+			require.Equal(t, []int{rooms[vram.Smallest(rooms, bytes)].Card}, got.Cards)
 		}
 	})
 }

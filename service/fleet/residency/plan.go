@@ -4,26 +4,15 @@ package residency
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"time"
+
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
-// Share is a part of one card's memory, in bytes.
-type Share struct {
-	Card  int
-	Bytes int64
-}
-
-// Card is a card's memory that nobody holds or was promised, in bytes.
-type Card struct {
-	Index int
-	Free  int64
-}
-
-// Want is what one replica needs to load: its shares, where its cards are given, else so many bytes on any one card.
+// Want is what one replica needs to load: shares of the cards that it has to go on, or so many bytes on any one card.
 type Want struct {
-	Shares []Share
+	Shares []vram.Share
 	Bytes  int64
 }
 
@@ -42,15 +31,15 @@ const (
 type Tenant struct {
 	ID    string
 	State State
-	Holds []Share // given back when it is unloaded
-	Wants []Want  // of each of its replicas, when it is not loaded
-	Busy  int     // tasks that run
+	Holds []vram.Share // given back when it is unloaded
+	Wants []Want       // of each of its replicas, when it is not loaded
+	Busy  int          // tasks that run
 
-	Interactive time.Time // when the oldest queued interactive task came
-	Batch       time.Time // and the oldest queued batch task
-	Since       time.Time // when it was loaded, or had to go
-	IdleSince   time.Time // when its last task ended; loaded pools without tasks only
-	IdleTTL     time.Duration
+	Interactive time.Time     // when the oldest queued interactive task came
+	Batch       time.Time     // and the oldest queued batch task
+	Since       time.Time     // when it was loaded, or had to go
+	IdleSince   time.Time     // when its last task ended, for a loaded pool without tasks
+	IdleTTL     time.Duration // a loaded pool without tasks is unloaded after so long; 0: only to make room
 }
 
 // Rules bound how long tasks wait because another model is in memory (LO-503).
@@ -62,23 +51,20 @@ type Rules struct {
 	Linger             time.Duration // that an idle pool stays before it makes room for batch tasks
 }
 
-// Plan is what is to be done now. Held pools dispatch no further task: others wait for their memory, or for them to end.
+// Plan is what is to be done now. The pools in Hold start no further task, because another pool is to have their memory.
 type Plan struct {
 	Load, Unload, Hold []string
 }
 
-// Decide decides which on-demand pools load and which make room for them (LO-503). It is a pure function of the
-// snapshot: to be asked again whenever that changed, and now and then.
+// Decide says which on-demand pools load, and which make room for them (LO-503). It is a pure function of the snapshot, to be
+// asked again whenever that changes, and now and then.
 //
-// The pool whose tasks are the most urgent comes first: one that waits longer than the rules allow, then interactive before
-// batch, then the oldest task. Room is made by idle pools; by pools that have tasks only where the one that waits is over its
-// bound and they had their turn. The fewest pools go, and of equally many those that were idle longest.
-func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
+// First come the pools whose tasks wait longer than the rules allow, then those with interactive tasks, then those whose oldest
+// task is the older. Idle pools make room for them. A pool with tasks makes room only for one that waits too long, and only once
+// it had its turn. As few pools go as possible, and of equally many those that were idle for longest.
+func Decide(now time.Time, cards []vram.Room, tenants []Tenant, rules Rules) Plan {
 	var plan Plan
-	free := make(map[int]int64, len(cards))
-	for _, c := range cards {
-		free[c.Index] = c.Free
-	}
+	free := rooms(slices.Clone(cards))
 	var waiting []*Tenant
 	leaving := false
 	for i := range tenants {
@@ -98,7 +84,7 @@ func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
 			a.oldest().Compare(b.oldest()), cmp.Compare(a.ID, b.ID))
 	})
 	for _, w := range waiting {
-		if fits(free, w.Wants) {
+		if free.fit(w.Wants) {
 			plan.Load = append(plan.Load, w.ID)
 			continue
 		}
@@ -108,7 +94,7 @@ func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
 		out := evict(now, free, tenants, w, rules)
 		if out == nil {
 			if w.overdue(now, rules) && roomWithout(free, tenants, w) {
-				break // it must not starve behind smaller ones that always fit
+				break // else smaller pools, which always fit, would go before it for ever
 			}
 			continue
 		}
@@ -118,69 +104,67 @@ func Decide(now time.Time, cards []Card, tenants []Tenant, rules Rules) Plan {
 			}
 		}
 		for _, t := range out {
-			// One that is done waits for the others, so that it does not leave in vain; but it takes no further task.
+			// A pool that is done stays until the others are, so that it does not leave in vain. It starts no further task.
 			if len(plan.Hold) == 0 {
 				plan.Unload = append(plan.Unload, t.ID)
 			} else if t.Busy == 0 && !t.idle() {
 				plan.Hold = append(plan.Hold, t.ID)
 			}
 		}
-		break // the next one's turn comes when this one is in
+		break // the next pool has to wait until this one is loaded
 	}
 	return plan
 }
 
-// fits takes what the replicas want out of the free memory, and reports whether all of it was there. If not, free is as it was.
-func fits(free map[int]int64, wants []Want) bool {
-	var taken []Share
+// rooms are the cards' memory that nobody holds or was promised.
+type rooms []vram.Room
+
+// fit takes what the replicas want out of the rooms, and reports whether all of it was there. If not, the rooms stay as they were.
+func (r rooms) fit(wants []Want) bool {
+	var taken []vram.Share
 	for _, w := range wants {
 		shares := w.Shares
 		if len(shares) == 0 {
-			card, ok := ChooseCard(free, w.Bytes)
-			if !ok {
-				giveBack(free, taken)
+			at := vram.Smallest(r, w.Bytes)
+			if at < 0 {
+				r.add(taken, 1)
 				return false
 			}
-			shares = []Share{{Card: card, Bytes: w.Bytes}}
+			shares = []vram.Share{{Card: r[at].Card, Bytes: w.Bytes}}
 		}
-		for _, s := range shares {
-			free[s.Card] -= s.Bytes
-			taken = append(taken, s)
-			if free[s.Card] < 0 {
-				giveBack(free, taken)
-				return false
-			}
+		taken = append(taken, shares...)
+		if !r.add(shares, -1) {
+			r.add(taken, 1)
+			return false
 		}
 	}
 	return true
 }
 
-func giveBack(free map[int]int64, shares []Share) {
+// add gives shares back, by a sign of 1, or takes them, by -1. It reports whether no card has less than nothing now.
+func (r rooms) add(shares []vram.Share, sign int64) (enough bool) {
+	enough = true
 	for _, s := range shares {
-		free[s.Card] += s.Bytes
-	}
-}
-
-// ChooseCard picks the card for a worker that goes on any one: of those that hold it that with the least free memory, then
-// the lowest index, so that large cards stay free for large models (LO-501). An index below 0 is no card, but the host.
-func ChooseCard(free map[int]int64, bytes int64) (card int, ok bool) {
-	for index, room := range free {
-		if index >= 0 && room >= bytes && (!ok || room < free[card] || room == free[card] && index < card) {
-			card, ok = index, true
+		at := slices.IndexFunc(r, func(room vram.Room) bool { return room.Card == s.Card })
+		if at < 0 {
+			enough = false
+			continue
 		}
+		r[at].Free += sign * s.Bytes
+		enough = enough && r[at].Free >= 0
 	}
-	return card, ok
+	return enough
 }
 
-// evict finds the pools that make room for w, none where that cannot be now. It looks at the idle ones first; then, where w is
-// over its bound, at those that had their turn: first at those with batch tasks alone.
-func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules Rules) []*Tenant {
+// evict finds the pools that make room for w; none where there is no way now. It looks at the idle ones first. Where w waits too
+// long, it looks at those that had their turn too, and first at those of them that have batch tasks only.
+func evict(now time.Time, free rooms, tenants []Tenant, w *Tenant, rules Rules) []*Tenant {
 	var idle, all []*Tenant
 	for i := range tenants {
 		t := &tenants[i]
 		switch {
 		case t.State != Loaded:
-		case t.idle() && w.Interactive.IsZero() && now.Sub(t.IdleSince) < rules.Linger && !w.overdue(now, rules): // its user is likely to be back
+		case t.idle() && w.Interactive.IsZero() && now.Sub(t.IdleSince) < rules.Linger && !w.overdue(now, rules): // whoever used it is likely to come back
 		case t.idle():
 			idle, all = append(idle, t), append(all, t)
 		case now.Sub(t.Since) >= rules.MinTurn:
@@ -203,21 +187,31 @@ func evict(now time.Time, free map[int]int64, tenants []Tenant, w *Tenant, rules
 }
 
 // roomWithout reports whether w would fit if every other on-demand pool were gone.
-func roomWithout(free map[int]int64, tenants []Tenant, w *Tenant) bool {
-	all := maps.Clone(free)
+func roomWithout(free rooms, tenants []Tenant, w *Tenant) bool {
+	all := slices.Clone(free)
 	for i := range tenants {
-		giveBack(all, tenants[i].Holds)
+		all.add(tenants[i].Holds, 1)
 	}
-	return fits(all, w.Wants)
+	return all.fit(w.Wants)
 }
 
-// most bounds the search: of more pools only those used the longest ago are looked at.
+// Possible reports whether each replica that a pool wants would fit, by itself, if all on-demand pools were gone.
+func Possible(cards []vram.Room, tenants []Tenant, wants []Want) bool {
+	all := rooms(slices.Clone(cards))
+	for i := range tenants {
+		all.add(tenants[i].Holds, 1)
+	}
+	return !slices.ContainsFunc(wants, func(w Want) bool { return !slices.Clone(all).fit([]Want{w}) })
+}
+
+// most bounds the search: of more pools, those that were used last are not looked at.
 const most = 12
 
-// smallest is the smallest set of pools whose memory makes room, of equal ones that which was used the longest ago; nil: none.
-func smallest(free map[int]int64, from []*Tenant, wants []Want) []*Tenant {
-	slices.SortFunc(from, func(a, b *Tenant) int { // the longest idle first, pools with tasks last, by when their turn began
-		return cmp.Or(trueFirst(a.idle(), b.idle()), a.rests().Compare(b.rests()), cmp.Compare(a.ID, b.ID))
+// smallest is the smallest set of pools whose memory makes room, and of equally small ones the one that was used the longest ago.
+// It is nil where no set does.
+func smallest(free rooms, from []*Tenant, wants []Want) []*Tenant {
+	slices.SortFunc(from, func(a, b *Tenant) int { // idle pools first, the longest idle before all; then those with tasks, by when their turn began
+		return cmp.Or(trueFirst(a.idle(), b.idle()), a.quietSince().Compare(b.quietSince()), cmp.Compare(a.ID, b.ID))
 	})
 	if len(from) > most {
 		from = from[:most]
@@ -233,11 +227,11 @@ func smallest(free map[int]int64, from []*Tenant, wants []Want) []*Tenant {
 		if best != nil && len(set) >= len(best) {
 			continue
 		}
-		with := maps.Clone(free)
+		with := slices.Clone(free)
 		for _, t := range set {
-			giveBack(with, t.Holds)
+			with.add(t.Holds, 1)
 		}
-		if fits(with, wants) {
+		if with.fit(wants) {
 			best = set
 		}
 	}
@@ -264,15 +258,16 @@ func (t *Tenant) late(now, came time.Time, bound time.Duration) bool {
 	if came.IsZero() {
 		return false
 	}
-	if t.Since.After(came) { // it had its turn meanwhile
+	if t.Since.After(came) { // the pool had a turn since then
 		came = t.Since
 	}
 	return now.Sub(came) >= bound
 }
 
-// rests is since when a pool may be missed the least. Of one with tasks it must not move while these start and end: else the
-// choice would go to and fro between two such pools, each would dispatch while the other is held, and neither would ever go.
-func (t *Tenant) rests() time.Time {
+// quietSince orders the pools that may go: the earlier, the sooner. For a pool with tasks the time must not change when one of them
+// starts or ends. Else the choice would go to and fro between two such pools: each would start tasks while the other is held, and
+// neither would ever be free to go.
+func (t *Tenant) quietSince() time.Time {
 	if t.idle() {
 		return t.IdleSince
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
+
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
 const gb = int64(1) << 30
@@ -28,7 +30,7 @@ func absent(id string, size int64) Tenant { return Tenant{ID: id, Wants: []Want{
 
 func loaded(id string, card int, size int64, idle time.Duration) Tenant {
 	return Tenant{
-		ID: id, State: Loaded, Holds: []Share{{Card: card, Bytes: size * gb}}, Wants: []Want{{Bytes: size * gb}},
+		ID: id, State: Loaded, Holds: []vram.Share{{Card: card, Bytes: size * gb}}, Wants: []Want{{Bytes: size * gb}},
 		Since: ago(time.Hour), IdleSince: ago(idle),
 	}
 }
@@ -42,9 +44,9 @@ func (t Tenant) in(state State) Tenant              { t.State = state; return t 
 
 // LO-503
 func TestDecide(t *testing.T) {
-	cards := func(a, b int64) []Card { return []Card{{Index: 0, Free: a * gb}, {Index: 1, Free: b * gb}} }
+	cards := func(a, b int64) []vram.Room { return []vram.Room{{Card: 0, Free: a * gb}, {Card: 1, Free: b * gb}} }
 	for name, c := range map[string]struct {
-		cards   []Card
+		cards   []vram.Room
 		tenants []Tenant
 		want    Plan
 	}{
@@ -74,7 +76,7 @@ func TestDecide(t *testing.T) {
 		"waits count from the turn":   {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour).since(29 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Plan{}},
 		"overdue before interactive":  {cards(8, 0), []Tenant{absent("a", 8).interactive(time.Second), absent("b", 8).batch(time.Hour)}, Plan{Load: []string{"b"}}},
 		"interactive before batch":    {cards(8, 0), []Tenant{absent("a", 8).batch(time.Minute), absent("b", 8).interactive(0)}, Plan{Load: []string{"b"}}},
-		"the host is no card":         {[]Card{{Index: -1, Free: 64 * gb}, {Index: 0}}, []Tenant{absent("a", 8).batch(0), loaded("b", 0, 8, time.Minute)}, Plan{Unload: []string{"b"}}},
+		"the host is no card":         {[]vram.Room{{Card: -1, Free: 64 * gb}, {Card: 0}}, []Tenant{absent("a", 8).batch(0), loaded("b", 0, 8, time.Minute)}, Plan{Unload: []string{"b"}}},
 		"too large for any card":      {cards(24, 12), []Tenant{absent("a", 30).interactive(time.Hour), absent("b", 8).batch(0)}, Plan{Load: []string{"b"}}},
 		"a large one does not starve": {cards(8, 0), []Tenant{absent("a", 16).interactive(time.Hour), absent("b", 8).batch(0), loaded("c", 0, 8, 0).busy(1).since(0)}, Plan{}},
 		"the idle wait for the busy": {
@@ -84,7 +86,7 @@ func TestDecide(t *testing.T) {
 		},
 		"a split over both cards": {
 			cards(24, 12),
-			[]Tenant{{ID: "a", Wants: []Want{{Shares: []Share{{0, 20 * gb}, {1, 10 * gb}}}}, Batch: noon}, absent("b", 8).batch(0)},
+			[]Tenant{{ID: "a", Wants: []Want{{Shares: []vram.Share{{Card: 0, Bytes: 20 * gb}, {Card: 1, Bytes: 10 * gb}}}}, Batch: noon}, absent("b", 8).batch(0)},
 			Plan{Load: []string{"a"}},
 		},
 	} {
@@ -103,7 +105,10 @@ func TestDecide(t *testing.T) {
 // LO-501, LO-503: what is loaded fits, what goes neither generates nor goes in vain.
 func TestPropertySwapsKeepTheMemory(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		cards := []Card{{0, rapid.Int64Range(0, 24).Draw(t, "a") * gb}, {1, rapid.Int64Range(0, 12).Draw(t, "b") * gb}}
+		cards := []vram.Room{
+			{Card: 0, Free: rapid.Int64Range(0, 24).Draw(t, "a") * gb},
+			{Card: 1, Free: rapid.Int64Range(0, 12).Draw(t, "b") * gb},
+		}
 		var tenants []Tenant
 		for i := range rapid.IntRange(0, 7).Draw(t, "n") {
 			id, size := fmt.Sprint("p", i), rapid.Int64Range(1, 26).Draw(t, "size")
@@ -121,11 +126,11 @@ func TestPropertySwapsKeepTheMemory(t *testing.T) {
 			tenants = append(tenants, x)
 		}
 		plan := Decide(noon, cards, tenants, rules)
-		free := map[int]int64{0: cards[0].Free, 1: cards[1].Free}
+		free := rooms(slices.Clone(cards))
 		for _, id := range plan.Load {
 			x := tenants[slices.IndexFunc(tenants, func(x Tenant) bool { return x.ID == id })]
 			require.True(t, x.State == Absent && x.queued(), "only what is waited for is loaded")
-			require.True(t, fits(free, x.Wants), "what is loaded fits together, in the plan's order")
+			require.True(t, free.fit(x.Wants), "what is loaded fits together, in the plan's order")
 		}
 		for _, x := range tenants {
 			switch {
@@ -141,6 +146,19 @@ func TestPropertySwapsKeepTheMemory(t *testing.T) {
 	})
 }
 
+// LO-503: a pool that would not fit if all others on demand were gone is loaded once all the same, so that the refusal says why.
+func TestWhatIsImPossible(t *testing.T) {
+	cards := []vram.Room{{Card: -1, Free: 100}, {Card: 0, Free: 4}, {Card: 1, Free: 2}}
+	held := []Tenant{{ID: "b", Holds: []vram.Share{{Card: 0, Bytes: 4}}}}
+	wants := func(bytes int64, shares ...vram.Share) []Want { return []Want{{Bytes: bytes, Shares: shares}} }
+	require.True(t, Possible(cards, held, wants(8)))
+	require.False(t, Possible(cards, held, wants(9)), "the host's memory is no card's")
+	require.True(t, Possible(cards, held, wants(0, vram.Share{Card: 0, Bytes: 8}, vram.Share{Card: 1, Bytes: 2})))
+	require.False(t, Possible(cards, held, wants(0, vram.Share{Card: 0, Bytes: 2}, vram.Share{Card: 1, Bytes: 3})))
+	require.False(t, Possible(cards, held, wants(0, vram.Share{Card: 1, Bytes: 3}, vram.Share{Card: 0, Bytes: 2})))
+	require.True(t, Possible(cards, held, wants(0, vram.Share{Card: -1, Bytes: 90})))
+}
+
 func BenchmarkDecide(b *testing.B) {
 	tenants := []Tenant{absent("w", 8).interactive(time.Hour)}
 	for i := range 8 {
@@ -148,6 +166,6 @@ func BenchmarkDecide(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		Decide(noon, []Card{{0, 0}, {1, 0}}, tenants, rules)
+		Decide(noon, []vram.Room{{Card: 0}, {Card: 1}}, tenants, rules)
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -22,7 +23,7 @@ import (
 type Models interface {
 	// Memory is the cards' free memory, and each on-demand pool: where its model is, what it holds and what it wants. The
 	// Manager adds its tasks and times.
-	Memory() ([]Card, []Tenant)
+	Memory() ([]vram.Room, []Tenant)
 	// Load asks for a pool's model, and returns at once.
 	Load(poolID string)
 	// Unload lets a pool's model go, and returns at once. It fails where a task runs on it.
@@ -185,7 +186,7 @@ func tenants(pools []seen) []Tenant {
 }
 
 // snapshot is the memory and the on-demand pools now. It changes nothing, so that an explanation and the plan itself see the same.
-func (m *Manager) snapshot(now time.Time) ([]Card, []seen) {
+func (m *Manager) snapshot(now time.Time) ([]vram.Room, []seen) {
 	cards, all := m.o.Models.Memory()
 	pools := make([]seen, 0, len(all))
 	for _, t := range all {

@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -50,10 +51,10 @@ func (b *box) set(change func()) {
 	change()
 }
 
-func (b *box) Memory() ([]Card, []Tenant) {
+func (b *box) Memory() ([]vram.Room, []Tenant) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return []Card{{Index: 0, Free: b.free}}, slices.Collect(maps.Values(b.pools))
+	return []vram.Room{{Card: 0, Free: b.free}}, slices.Collect(maps.Values(b.pools))
 }
 
 func (b *box) Load(id string) { b.set(func() { b.done = append(b.done, "load "+id) }) }
@@ -101,7 +102,7 @@ func (b *box) active(id string, at time.Time) {
 func in(id string, state State) Tenant {
 	t := Tenant{ID: id, State: state, Wants: []Want{{Bytes: 8}}}
 	if state == Loaded {
-		t.Holds = []Share{{Card: 0, Bytes: 8}}
+		t.Holds = []vram.Share{{Card: 0, Bytes: 8}}
 	}
 	return t
 }
@@ -161,7 +162,7 @@ func TestPropertyExplanationsAgreeWithThePlan(t *testing.T) {
 	})
 }
 
-func onlyPools(_ []Card, pools []seen) []seen { return pools }
+func onlyPools(_ []vram.Room, pools []seen) []seen { return pools }
 
 // LO-503: from the request until it shows, a model counts as being on its way, so that it is not asked for twice; if it never
 // shows, it is asked for again.

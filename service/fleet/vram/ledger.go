@@ -211,12 +211,7 @@ func (l *Ledger) choose(bytes int64) (int, error) {
 		}
 	}
 	rooms := l.rooms()
-	best := Best(Places(Auto, nil, rooms), func(p Place) int {
-		if p.Free >= bytes {
-			return 1
-		}
-		return 0
-	})
+	best := Smallest(rooms, bytes)
 	if best < 0 {
 		return -1, noCard(bytes, most, largest, sickly)
 	}

@@ -119,6 +119,19 @@ func Places(device string, split []float64, rooms []Room) (places []Place) {
 	return []Place{p}
 }
 
+// Smallest is the room for a worker that goes on any one card: of those that hold it that with the least free memory, then the one
+// of the lowest card, so that large cards stay free for large models (LO-501). It is -1 where none holds it. A card below 0 is no
+// card, but the host.
+func Smallest(rooms []Room, bytes int64) int {
+	best := -1
+	for i, r := range rooms {
+		if r.Card >= 0 && r.Free >= bytes && (best < 0 || r.Free < rooms[best].Free || r.Free == rooms[best].Free && r.Card < rooms[best].Card) {
+			best = i
+		}
+	}
+	return best
+}
+
 // Class is the device class of cards of these names.
 func Class(names []string) string { return "gpu:" + strings.Join(names, "+") }
 

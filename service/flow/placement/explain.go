@@ -10,7 +10,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Verdict says why a replica, or a pool where it has none of interest, was or was not chosen (LO-502).
+// Verdict says why a replica was chosen or was not (LO-502). Without a replica it is about the whole pool.
 type Verdict struct {
 	PoolID, ReplicaID string
 	Chosen            bool
@@ -19,15 +19,16 @@ type Verdict struct {
 	FreeVRAM          int64
 }
 
-// Explanation is a dry run's answer. PoolID is empty where no pool can serve the request, ReplicaID where none of the pool's
-// replicas can take it now.
+// Explanation is a dry run's answer. PoolID is empty where no pool can serve the request. ReplicaID is empty where none of the
+// pool's replicas can take it now.
 type Explanation struct {
 	PoolID, ReplicaID string
 	Verdicts          []Verdict
 }
 
-// Explain routes and places a request as Route and Place would, and says why (LO-502). Replicas are each pool's, and warm is the one
-// with the KV of the request's session. An unknown model or pool is an error; a request that no pool can serve is an explanation.
+// Explain routes and places a request as Route and Place would, and says why (LO-502). Replicas gives those of a pool; warm is the id
+// of the one with the KV of the request's session. An unknown model or pool is an error. That no pool can serve a request is not: it
+// is explained.
 func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, req task.Request, warm string) (Explanation, error) {
 	var e Explanation
 	routing, err := Route(pools, ref, req)
@@ -75,7 +76,7 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, r
 	return e, nil
 }
 
-// against says why a pool that holds the model is not the one, which is pools[chosen], or none below 0.
+// against says why a pool that holds the model was not chosen. The chosen one is pools[chosen]; below 0 there is none.
 func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
 	var why []string
 	if slices.Contains(req.Placement.Avoid, p.ID) {
@@ -134,7 +135,7 @@ func (r *Replica) forIt(list []Replica, best, considered int, need Need) []strin
 	if r.ID == need.Warm {
 		return []string{"it holds the KV of the session's last turn"}
 	}
-	for i := range list { // what told it from the best of the others
+	for i := range list { // what decided between it and the best of the others
 		if i != best && list[i].takes(need) && list[i].FreeVRAM == r.FreeVRAM {
 			if list[i].Active == r.Active {
 				return []string{"all else equal, it is first by its id"}

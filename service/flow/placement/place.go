@@ -7,7 +7,7 @@ type Replica struct {
 	ID          string
 	State       string // where it is on its way to serve, in a word
 	Ready       bool
-	Parked      bool // it was taken out of service on purpose, and does not come back by itself
+	Parked      bool // somebody took it out of service, and it does not come back by itself
 	Slots       int
 	Active      int  // slots in use
 	Strict      bool // its engine has one slot
@@ -25,8 +25,8 @@ type Need struct {
 }
 
 // Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a free slot
-// it takes the one that holds the task's KV, then the most free VRAM, then the fewest active slots, then the smallest id
-// (ORCH-3009, ORCH-3012). Considered is how many could have taken it.
+// it picks the one that holds the task's KV, else the one with the most free VRAM, then the fewest active slots, then the smallest
+// id (ORCH-3009, ORCH-3012). Considered is how many could have taken the task.
 func Place(replicas []Replica, need Need) (index, considered int) {
 	index, need = -1, need.among(replicas)
 	for i := range replicas {
@@ -42,8 +42,8 @@ func Place(replicas []Replica, need Need) (index, considered int) {
 	return index, considered
 }
 
-// among bounds the context asked for by the largest that any of the replicas has, or will have once it is back: a task that is
-// larger still waits for none of them, and its engine says so.
+// among bounds the context asked for by the largest that a replica has, or will have once it is back. A task that needs more than
+// that need not wait, since no replica will ever hold it: the engine refuses it.
 func (n Need) among(replicas []Replica) Need {
 	if n.Ctx == 0 {
 		return n

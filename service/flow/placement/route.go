@@ -44,10 +44,10 @@ type Routing struct {
 	Fallback bool
 }
 
-// Route picks the pool for a request: of the pools that hold its model and can serve it, one that is Ready or loads on demand
-// before others, then the shortest wait, then its session's last, then the fewest tasks, then the most bits a weight, then the
-// id. Ref is the request's model_ref in the form of the pools' refs. A pin never falls back (OC-CTRL-2013); a request that no
-// pool can serve is refused with the reason (OC-CORE-1016).
+// Route picks the pool for a request, of those that hold its model and can serve it. A pool that is Ready or loads on demand goes
+// before others; then the one with the shortest wait, the one where the session's last turn ran, the one with the fewest tasks,
+// the one with the most bits a weight, and the first by its id. Ref is the request's model_ref in the form of the pools' refs. A
+// pin never falls back (OC-CTRL-2013). A request that no pool can serve is refused with the reason (OC-CORE-1016).
 func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
 	holding := withModel(pools, req.ModelRef, ref)
 	if len(holding) == 0 {

@@ -2,16 +2,16 @@
 
 package queue
 
-// A list is a doubly linked line of nodes, cut into blocks of neighbours that know how many they hold. Blocks make a
-// position cheap to count without making a change of the line dearer: a push, pop or cancel touches one block's count.
+// A list is a doubly linked list of nodes, cut into blocks of neighbours. A block knows how many nodes it holds. So a position is
+// cheap to count, and a push, pop or cancel changes the count of one block only.
 type list struct {
 	head, tail  ref // nodes
 	first, last ref // blocks
 	len         int
 }
 
-// A ref is an index into a slab; 0 is none. Indices in place of pointers keep a deep queue in few cache lines and out of
-// the garbage collector's sight.
+// A ref is an index into a slab; 0 is none. With indices instead of pointers a deep queue takes few cache lines, and the garbage
+// collector need not follow them.
 type ref uint32
 
 type node struct {
@@ -22,17 +22,17 @@ type node struct {
 type block struct {
 	prev, next ref
 	count      int32
-	lane       int32
+	level      int32
 }
 
-// blockSize balances the two halves of rank in deep queues: steps within a block against steps over blocks.
+// blockSize balances the two loops of rank in deep queues: the one within a block and the one over blocks.
 const blockSize = 512
 
 // A line holds the lists of both priorities and the slabs they live in. Freed slots are kept, linked by next.
 type line struct {
 	nodes     []node
 	blocks    []block
-	lists     [lanes]list
+	lists     [levels]list
 	freeNode  ref
 	freeBlock ref
 }
@@ -41,7 +41,7 @@ func newLine() line {
 	return line{nodes: make([]node, 1), blocks: make([]block, 1)}
 }
 
-func (s *line) lane(n ref) int { return int(s.blocks[s.nodes[n].block].lane) }
+func (s *line) level(n ref) int { return int(s.blocks[s.nodes[n].block].level) }
 
 // rank counts the nodes before n in its list.
 func (s *line) rank(n ref) int {
@@ -68,10 +68,10 @@ func (s *line) take() ref {
 	return n
 }
 
-func (s *line) pushBack(lane int, n ref) {
-	l := &s.lists[lane]
+func (s *line) pushBack(level int, n ref) {
+	l := &s.lists[level]
 	if l.last == 0 || s.blocks[l.last].count == blockSize {
-		s.addBlock(lane)
+		s.addBlock(level)
 	}
 	s.blocks[l.last].count++
 	x := &s.nodes[n]
@@ -85,10 +85,10 @@ func (s *line) pushBack(lane int, n ref) {
 	l.len++
 }
 
-// drop takes n out of its list and frees its slot, which makes the tickets of this generation stale.
+// drop takes n out of its list and frees its slot. The slot's ticket is stale then.
 func (s *line) drop(n ref) {
 	x := &s.nodes[n]
-	l := &s.lists[s.lane(n)]
+	l := &s.lists[s.level(n)]
 	if x.prev == 0 {
 		l.head = x.next
 	} else {
@@ -110,8 +110,8 @@ func (s *line) drop(n ref) {
 }
 
 // addBlock puts an empty block at the end of a list.
-func (s *line) addBlock(lane int) {
-	l := &s.lists[lane]
+func (s *line) addBlock(level int) {
+	l := &s.lists[level]
 	b := s.freeBlock
 	if b == 0 {
 		s.blocks = append(s.blocks, block{})
@@ -119,7 +119,7 @@ func (s *line) addBlock(lane int) {
 	} else {
 		s.freeBlock = s.blocks[b].next
 	}
-	s.blocks[b] = block{prev: l.last, lane: int32(lane)}
+	s.blocks[b] = block{prev: l.last, level: int32(level)}
 	if l.last == 0 {
 		l.first = b
 	} else {

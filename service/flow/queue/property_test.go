@@ -17,17 +17,17 @@ import (
 type model struct {
 	capacity int
 	policy   queue.Policy
-	lanes    map[task.Priority][]int
+	levels   map[task.Priority][]int
 	tickets  map[int]queue.Ticket
 	priority map[int]task.Priority
 	ids      int
 }
 
-func (m *model) line() []int { return slices.Concat(m.lanes[task.Interactive], m.lanes[task.Batch]) }
+func (m *model) line() []int { return slices.Concat(m.levels[task.Interactive], m.levels[task.Batch]) }
 
 func (m *model) remove(id int) {
 	p := m.priority[id]
-	m.lanes[p] = slices.DeleteFunc(m.lanes[p], func(x int) bool { return x == id })
+	m.levels[p] = slices.DeleteFunc(m.levels[p], func(x int) bool { return x == id })
 }
 
 // A step is one operation with what the queue answered and how the model stood before it.
@@ -46,7 +46,7 @@ func history(t *rapid.T, property func(q *queue.Queue[int], m *model, s step)) {
 	m := &model{
 		capacity: rapid.SampledFrom([]int{1, 2, 5, 40, 2000}).Draw(t, "capacity"),
 		policy:   rapid.SampledFrom([]queue.Policy{queue.Reject, queue.DropLRU}).Draw(t, "policy"),
-		lanes:    map[task.Priority][]int{},
+		levels:   map[task.Priority][]int{},
 		tickets:  map[int]queue.Ticket{},
 		priority: map[int]task.Priority{},
 	}
@@ -67,7 +67,7 @@ func history(t *rapid.T, property func(q *queue.Queue[int], m *model, s step)) {
 		if s.ok = err == nil; s.ok {
 			s.position = done.Position
 			m.tickets[s.id] = done.Ticket
-			m.lanes[p] = append(m.lanes[p], s.id)
+			m.levels[p] = append(m.levels[p], s.id)
 			if dropped, ok := q.Shed(p); ok != done.Over {
 				t.Fatalf("Shed says %v after a push that says %v", ok, done.Over)
 			} else if ok {
@@ -94,7 +94,7 @@ func history(t *rapid.T, property func(q *queue.Queue[int], m *model, s step)) {
 			p := priority()
 			s := step{op: "restore", id: newcomer(p), priority: p, ok: true, dropped: -1, before: m.line()}
 			m.tickets[s.id] = q.Restore(p, s.id, now)
-			m.lanes[p] = append(m.lanes[p], s.id)
+			m.levels[p] = append(m.levels[p], s.id)
 			property(q, m, s)
 		},
 		"pop": func(*rapid.T) {
@@ -193,7 +193,7 @@ func TestPropertyNoTaskLostOrDoubled(t *testing.T) {
 				}
 			}
 			if depth, sum := q.Depth(), q.Len(task.Interactive)+q.Len(task.Batch); depth != len(inside) || sum != depth {
-				t.Fatalf("depth %d, lanes %d, want %d", depth, sum, len(inside))
+				t.Fatalf("depth %d, lines %d, want %d", depth, sum, len(inside))
 			}
 		}
 	})
@@ -216,8 +216,8 @@ func TestPropertyRightPositions(t *testing.T) {
 			if got := q.NextPosition(task.Batch); got != len(line) {
 				t.Fatalf("next batch position %d, want %d", got, len(line))
 			}
-			if got := q.NextPosition(task.Interactive); got != len(m.lanes[task.Interactive]) {
-				t.Fatalf("next interactive position %d, want %d", got, len(m.lanes[task.Interactive]))
+			if got := q.NextPosition(task.Interactive); got != len(m.levels[task.Interactive]) {
+				t.Fatalf("next interactive position %d, want %d", got, len(m.levels[task.Interactive]))
 			}
 			if !slices.Contains(line, s.id) && s.id > 0 {
 				if got, ok := q.Position(m.tickets[s.id]); ok {

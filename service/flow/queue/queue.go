@@ -6,8 +6,8 @@
 // One mutex, no I/O, no clock: the caller passes `now`. Push, Pop and Cancel take constant (amortised) time at any depth,
 // and Pop does not allocate. Position is exact and bears the cost instead: it adds up the counts of blocks of neighbours.
 //
-// A queued item is named by the ticket that Push returned, not by its task's id: the caller has a task's record in hand
-// whenever it cancels or looks at one, and a map of a million ids would make these operations several times slower.
+// A queued item is named by the ticket that Push returned, not by its task's id. Whoever cancels a task, or looks at it, has the
+// ticket at hand, and a map of a million ids would make these operations several times slower.
 package queue
 
 import (
@@ -20,16 +20,15 @@ import (
 // Policy says what a full queue does with a newcomer (ORCH-3005).
 type Policy string
 
-// The policies. Reject refuses the newcomer. DropLRU makes room by dropping the oldest queued batch item or, for an
-// interactive newcomer where no batch item is queued, the oldest queued interactive one: not when it is pushed, but when
-// Shed is called.
+// The policies. Reject refuses the newcomer. DropLRU drops the oldest queued batch item. Where no batch item is queued, an
+// interactive newcomer drops the oldest queued interactive one. The item is dropped when Shed is called, and not by the push.
 const (
 	Reject  Policy = "reject"
 	DropLRU Policy = "drop-lru"
 )
 
-// Ticket names one stay of one item in one queue. It goes stale when the item leaves, and is never given again (as far as
-// 2^31 stays in one slot reach). The zero Ticket names nothing.
+// Ticket names one stay of one item in one queue. It is stale once the item has left, and no other stay gets it (before 2^31 of
+// them in one slot). The zero Ticket names nothing.
 type Ticket struct {
 	slot       ref
 	generation uint32
@@ -42,8 +41,8 @@ type Pushed struct {
 	Over     bool // the queue was full: Shed makes room
 }
 
-// Queue is one pool's queue of T, which is usually a pointer to the task's record. It is safe for concurrent use. New makes
-// one.
+// Queue is one pool's queue of T, which is usually a pointer to the task's record. Its methods may be called from several goroutines.
+// New makes one.
 type Queue[T any] struct {
 	capacity int
 	policy   Policy
@@ -58,11 +57,11 @@ type slot[T any] struct {
 	enqueuedAt time.Time
 }
 
-// The lanes, in order of priority.
+// The levels: each priority has a line of its own, and the first level leaves first.
 const (
 	interactive = iota
 	batch
-	lanes
+	levels
 )
 
 // New makes an empty queue. Capacity counts both priorities together; less than 1 is taken as 1. A policy other than
@@ -80,38 +79,37 @@ func (q *Queue[T]) Capacity() int { return q.capacity }
 // Policy is the full-queue policy in force.
 func (q *Queue[T]) Policy() Policy { return q.policy }
 
-// Push puts an item at the end of its priority's line. A full queue refuses it with ADMISSION_REJECT, which carries the
-// policy's label and is retriable, the time left to the caller to fill in. Under DropLRU it takes the item in all the same,
-// and the caller makes room with Shed, once it is sure of the newcomer: what waits is not given up for one that is then
-// refused.
+// Push puts an item at the end of its priority's line. A full queue refuses it with ADMISSION_REJECT, which carries the policy's
+// label; the caller says when to come again. Under DropLRU a full queue takes the item all the same. The caller then makes room
+// with Shed, once it is sure of the newcomer: so nothing that waits is dropped for one that is refused in the end.
 func (q *Queue[T]) Push(p task.Priority, value T, now time.Time) (Pushed, error) {
 	var done Pushed
-	lane := laneOf(p)
+	level := levelOf(p)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	done.Position = q.ahead(lane) + q.line.lists[lane].len
+	done.Position = q.ahead(level) + q.line.lists[level].len
 	if q.depth() >= q.capacity {
-		victim := q.victim(lane)
+		victim := q.victim(level)
 		if victim == 0 {
 			return Pushed{}, q.errFull()
 		}
 		done.Over = true
-		if q.line.lane(victim) <= lane {
+		if q.line.level(victim) <= level {
 			done.Position--
 		}
 	}
 	n := q.take(value, now)
-	q.line.pushBack(lane, n)
+	q.line.pushBack(level, n)
 	done.Ticket = q.ticket(n)
 	return done, nil
 }
 
-// Shed drops the item that gives way to a newcomer of this priority, which was pushed before. False: there is room by now.
+// Shed drops the item that gives way to a newcomer of this priority, which was pushed before. False: meanwhile there is room.
 func (q *Queue[T]) Shed(p task.Priority) (T, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.depth() > q.capacity {
-		if victim := q.victim(laneOf(p)); victim != 0 {
+		if victim := q.victim(levelOf(p)); victim != 0 {
 			return q.remove(victim), true
 		}
 	}
@@ -119,13 +117,13 @@ func (q *Queue[T]) Shed(p task.Priority) (T, bool) {
 	return none, false
 }
 
-// Restore puts an item at the end of its priority's line, exempt from capacity: for recovery after a restart, which
-// restores the tasks that were running, in start order, and then the queued ones in theirs.
+// Restore puts an item at the end of its priority's line, whatever the capacity: a restart puts back what an earlier process had
+// accepted.
 func (q *Queue[T]) Restore(p task.Priority, value T, enqueuedAt time.Time) Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := q.take(value, enqueuedAt)
-	q.line.pushBack(laneOf(p), n)
+	q.line.pushBack(levelOf(p), n)
 	return q.ticket(n)
 }
 
@@ -166,22 +164,22 @@ func (q *Queue[T]) Position(t Ticket) (int, bool) {
 	if !q.queued(t) {
 		return 0, false
 	}
-	return q.ahead(q.line.lane(t.slot)) + q.line.rank(t.slot), true
+	return q.ahead(q.line.level(t.slot)) + q.line.rank(t.slot), true
 }
 
 // NextPosition is the position that a newcomer of this priority would get now, were there room.
 func (q *Queue[T]) NextPosition(p task.Priority) int {
-	lane := laneOf(p)
+	level := levelOf(p)
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.ahead(lane) + q.line.lists[lane].len
+	return q.ahead(level) + q.line.lists[level].len
 }
 
 // Len is how many items of a priority are queued.
 func (q *Queue[T]) Len(p task.Priority) int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return q.line.lists[laneOf(p)].len
+	return q.line.lists[levelOf(p)].len
 }
 
 // Depth is how many items are queued in all. Restore, and a Push until its Shed, can take it over the capacity.
@@ -195,15 +193,15 @@ func (q *Queue[T]) Depth() int {
 func (q *Queue[T]) Oldest(p task.Priority) (time.Time, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	n := q.line.lists[laneOf(p)].head // slot 0 holds the zero T
+	n := q.line.lists[levelOf(p)].head // slot 0 holds the zero T
 	return q.slots[n].enqueuedAt, n != 0
 }
 
 func (q *Queue[T]) depth() int { return q.line.lists[interactive].len + q.line.lists[batch].len }
 
-// ahead counts the items of higher priority than a lane's.
-func (q *Queue[T]) ahead(lane int) int {
-	if lane == batch {
+// ahead counts the items of the levels before this one.
+func (q *Queue[T]) ahead(level int) int {
+	if level == batch {
 		return q.line.lists[interactive].len
 	}
 	return 0
@@ -216,12 +214,12 @@ func (q *Queue[T]) next() ref {
 	return q.line.lists[batch].head
 }
 
-// victim is what a full queue drops for a newcomer in this lane; none where it must refuse the newcomer.
-func (q *Queue[T]) victim(lane int) ref {
+// victim is what a full queue drops for a newcomer of this level; 0 where it refuses the newcomer.
+func (q *Queue[T]) victim(level int) ref {
 	if q.policy != DropLRU {
 		return 0
 	}
-	if n := q.line.lists[batch].head; n != 0 || lane == batch {
+	if n := q.line.lists[batch].head; n != 0 || level == batch {
 		return n
 	}
 	return q.line.lists[interactive].head
@@ -257,8 +255,8 @@ func (q *Queue[T]) errFull() error {
 	return e
 }
 
-// laneOf takes every priority but batch as interactive, the default of a request.
-func laneOf(p task.Priority) int {
+// levelOf takes every priority but batch as interactive, the default of a request.
+func levelOf(p task.Priority) int {
 	if p == task.Batch {
 		return batch
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // Cancel ends a task, sealing its log: when it returns, no token is written any more (ORCH-3026). For a task that has
-// ended it returns the recorded outcome.
+// ended, it returns the recorded outcome.
 func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, error) {
 	j := s.job(id)
 	if j == nil {
@@ -61,7 +61,7 @@ func (s *Scheduler) fail(j *job, e *task.Error, still func() bool) {
 // end ends a task that the caller has claimed: it seals the log, records the outcome, and only then lets anyone see it.
 func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) {
 	if j.lane.drop(j) {
-		j.lane.wake() // it may have been the head that the lane would not dispatch
+		j.lane.wake() // it may have been the first in the queue, and held up the others
 	}
 	sealedAt, _ := j.log.Seal()
 	j.stopEngine(e)

@@ -29,20 +29,20 @@ type job struct {
 
 	mu          sync.Mutex              // guards what follows
 	state       state                   // written by enter alone
-	changes     int                     // of the state so far; written by enter alone
-	deadline    *time.Timer             // nil while it does not run, as the other timers
+	changes     int                     // how often the state has changed; written by enter alone
+	deadline    *time.Timer             // this and the next two: written where the timers start and stop; nil while they do not run
 	patience    *time.Timer             // while the job waits for another replica
 	absence     *time.Timer             // while its last reader may come back
 	refusal     *task.Error             // why it was withdrawn; written by the submit
-	replica     Replica                 // that runs it, or ran it last; written by its run, as the next five
-	startedAt   time.Time               // of its first run
-	firstOutput time.Time               // of all its runs
+	replica     Replica                 // that runs it, or ran it last; this and the next six are written by its run
+	startedAt   time.Time               // when its first run began
+	firstOutput time.Time               // when the first output of all its runs came
 	tries       int                     // runs so far, one of an earlier process included
 	warm        bool                    // the engine took part of the prompt from KV, in this run
 	cancelRun   context.CancelCauseFunc // nil while no replica runs it
 	wants       string                  // the fingerprint that the next run needs; empty: any
-	readers     int                     // of its stream; written by them, as the next
-	visits      int                     // readers so far
+	readers     int                     // who reads its stream now; this and the next are written by them
+	visits      int                     // how many readers there have been
 	record      task.Record             // once it is done; written by who ends it
 }
 
@@ -98,8 +98,8 @@ func (j *job) move(fingerprint string) bool {
 	return true
 }
 
-// claim makes the caller the one who ends the job, if the condition holds; nil: in any case. It returns false where somebody
-// else ends it. The condition is asked with mu held.
+// claim makes the caller the one who ends the job. It returns false where somebody else does, and where the condition does not hold.
+// The condition is asked with mu held; nil: there is none.
 func (j *job) claim(still func() bool) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -115,7 +115,7 @@ func (j *job) finish(r task.Record) {
 	j.log.Publish()
 }
 
-// leave lets go of a job that the caller has claimed. Its readers come back to the next start.
+// leave lets go of a job that the caller has claimed. Its readers are told, and come back to the next start.
 func (j *job) leave() {
 	j.log.Detach()
 	j.mu.Lock()

@@ -34,8 +34,8 @@ type lane struct {
 	activeAt atomic.Int64  // when a task last started or ended, in ns since the epoch
 }
 
-// retries are the tasks that ran before and wait for a replica to go on with, in the order in which they lost theirs. They come
-// before the queue, and are exempt from its capacity.
+// retries are the tasks that ran before and wait for another replica, in the order in which they lost theirs. They come before the
+// queue, and its capacity does not count them.
 type retries struct {
 	mu   sync.Mutex
 	jobs []*job
@@ -85,7 +85,7 @@ func (l *lane) drop(j *job) bool {
 	return l.retries.remove(j)
 }
 
-// shed ends the task that gives way to a newcomer, now that the newcomer is accepted: a full disk must not cost both.
+// shed ends the task that gives way to a newcomer. It is called once the newcomer is accepted, so that a full disk does not cost both.
 func (l *lane) shed(newcomer task.Priority) {
 	j, ok := l.queue.Shed(newcomer)
 	if !ok {
@@ -134,7 +134,7 @@ func (l *lane) loop(ctx context.Context) {
 	}
 }
 
-// look raises the alarm when tasks wait and none was started or ended for too long, and takes it back (LO-601).
+// look raises an alarm when tasks wait, and for too long none has started or ended. It takes the alarm back when one does (LO-601).
 func (l *lane) look() {
 	now := l.s.o.Now()
 	oldest := l.oldest(task.Interactive)
@@ -165,7 +165,7 @@ func (l *lane) standstill() time.Duration {
 	return l.s.o.StuckAfter
 }
 
-// parked reports whether all of the pool was taken out of service on purpose.
+// parked reports whether somebody took all of the pool's replicas out of service.
 func (l *lane) parked() bool {
 	replicas := l.s.o.Replicas.Snapshot(l.pool.ID, nil)
 	return len(replicas) > 0 && !slices.ContainsFunc(replicas, func(r placement.Replica) bool { return !r.Parked })
@@ -185,10 +185,8 @@ func (l *lane) dispatch() bool {
 		return false
 	}
 	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
-	for _, j := range l.retries.list() {
-		if l.place(j) {
-			return true
-		}
+	if slices.ContainsFunc(l.retries.list(), l.place) {
+		return true
 	}
 	j, ok := l.queue.Peek()
 	return ok && j.now() == accepted && l.place(j)
@@ -202,11 +200,11 @@ func (l *lane) place(j *job) bool {
 		return false
 	}
 	lease, err := l.s.o.Replicas.Lease(l.slots[at].ID)
-	if err != nil { // it changed since the snapshot, and whoever changed it wakes the lane
+	if err != nil { // the replica changed since the snapshot, and whoever changed it wakes the lane
 		l.s.o.Log.Debug("lease refused", zap.String("replica_id", l.slots[at].ID), zap.Error(err))
 		return false
 	}
-	if !l.drop(j) { // it was ended meanwhile
+	if !l.drop(j) { // somebody ended the task meanwhile
 		lease.Release()
 		return true
 	}
@@ -218,7 +216,7 @@ func (l *lane) place(j *job) bool {
 	return true
 }
 
-// errFull completes a full queue's refusal with when a place is likely to be free (ORCH-2007).
+// errFull adds to a full queue's refusal when a place is likely to be free (ORCH-2007).
 func (l *lane) errFull(err error) error {
 	e := task.AsError(err)
 	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Depth())
@@ -280,8 +278,8 @@ func (l *lane) perPlace() time.Duration {
 	return l.rates.perTask() / time.Duration(max(slots, 1))
 }
 
-// backoff is how long a client had better wait with its next task: nothing while the queue is less than half full, then
-// what the pool needs to end the tasks beyond that.
+// backoff is how long a client should wait before its next task. It is 0 while the queue is less than half full, and then the time in
+// which the pool ends the tasks beyond that half.
 func (l *lane) backoff() time.Duration {
 	over := l.queue.Depth() - l.queue.Capacity()/2
 	if over <= 0 {
@@ -290,8 +288,8 @@ func (l *lane) backoff() time.Duration {
 	return time.Duration(over) * l.perPlace()
 }
 
-// onTime estimates the chance that a task meets its deadline: certain without one, gone once it has passed, and in between
-// the share of the predicted time that the deadline leaves room for.
+// onTime estimates the chance that a task meets its deadline. It is 1 without a deadline, and where the predicted end comes before it.
+// It is 0 where the predicted start comes after it. In between it is the part of the run that fits in before the deadline.
 func (l *lane) onTime(deadline, start time.Duration) float64 {
 	if deadline == 0 {
 		return 1

@@ -55,7 +55,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			observe.ReplicaLabels(observe.LabelReason)...),
 		finishedTotal: counter("llorch_tasks_finished_total", "Tasks by outcome: completed, canceled or failed.",
 			observe.LabelPoolID, observe.LabelOutcome),
-		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that was settled: resumed, mismatch or exhausted.",
+		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, mismatch or exhausted.",
 			observe.LabelPoolID, observe.LabelOutcome),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
 		tokensOut: counter("tokens_out_total", "Tokens streamed.", observe.ReplicaLabels()...),
@@ -135,7 +135,7 @@ func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration, tries
 	}
 }
 
-// moved counts how the failover of a task was settled (LO-203). One that was ended by somebody's decision settles nothing.
+// moved counts how the failover of a task ended (LO-203). A task that somebody ended, such as by a cancel, tells nothing of that.
 func (m *Metrics) moved(r task.Record) {
 	outcome := "resumed"
 	switch {
@@ -154,7 +154,7 @@ func (m *Metrics) firstOutput(t task.Task, version string, waited time.Duration)
 	m.firstTokenMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)).Observe(ms(waited))
 }
 
-// finished counts an ended task; first is when its first output came, zero if none did.
+// finished counts an ended task. First is when its first output came; zero: it had none.
 func (m *Metrics) finished(r task.Record, version string, first time.Time) {
 	t := r.Task
 	m.finishedTotal.WithLabelValues(t.PoolID, string(r.State)).Inc()

@@ -9,11 +9,11 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 )
 
-// weight of the newest task in a mean: about the last ten count.
+// weight is that of the newest task in a mean, so that about the last ten count.
 const weight = 0.2
 
-// rates are what a pool's tasks were seen to take, on each of its replicas. Predictions come from them alone: before
-// anything was measured they are 0, and no guess (ORCH-2001).
+// rates are how long a pool's tasks took, on each of its replicas. Predictions are made from them alone. Before anything was measured,
+// a prediction is 0 and not a guess (ORCH-2001).
 type rates struct {
 	mu       sync.Mutex
 	service  mean // seconds of a task, from its dispatch to the free slot
@@ -32,8 +32,13 @@ type runTime struct {
 	first     time.Time // of the first token; zero before
 }
 
-// work is what queued tasks ask for, in tokens. Those of unknown length are counted apart.
-type work struct{ tasks, prompt, answer, unknown int }
+// work is what the queued tasks ask for.
+type work struct {
+	tasks   int
+	prompt  int // tokens
+	answer  int // tokens, of the tasks that say how many they expect
+	unknown int // tasks that do not
+}
 
 // mean is an exponentially weighted mean. The zero mean has measured nothing.
 type mean struct {
@@ -62,7 +67,7 @@ func (r *rates) queue(j *job, n int) {
 	}
 }
 
-// expected is the length of a task's answer as its client put it; 0 where it did not.
+// expected is the length of the answer that a task's client expects; 0 where it does not say.
 func expected(j *job) int {
 	q := &j.task.Request
 	if q.ExpectedTokens > 0 && q.MaxTokens > 0 {
@@ -88,7 +93,7 @@ func (r *rates) firstToken(j *job, now time.Time) {
 	r.runs[j].first = now
 }
 
-// ended notes that a task's slot is free. Only a task that ran to its own end says how long tasks last.
+// ended notes that a task's slot is free. Only a task that was not cut short counts for how long tasks take.
 func (r *rates) ended(j *job, tokens int, now time.Time, counts bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -120,11 +125,11 @@ func (r *rates) perTask() time.Duration {
 	return seconds(r.service.value)
 }
 
-// looked is how many waiting tasks are dealt out one by one; further ones are taken to flow.
+// looked is how many waiting tasks are given their slots one by one. For more than that, the pool's mean rate counts.
 const looked = 128
 
-// wait predicts when a slot is free for a task with so many waiting ahead of it: what runs has to end, and then those ahead
-// take the slots as they get free, on each replica at its own pace.
+// wait predicts when a slot is free for a task that has so many ahead of it. The running tasks have to end. Then those ahead take
+// each slot that becomes free, on each replica at its own pace.
 func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -141,7 +146,7 @@ func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time) time.D
 			flow += float64(ready[i].Slots) / each
 		}
 	}
-	if len(slots) == 0 { // as if one were Ready
+	if len(slots) == 0 { // the prediction is the one for a single slot
 		return seconds(float64(ahead) * r.service.value)
 	}
 	for j, run := range r.runs {
@@ -178,16 +183,16 @@ func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time) time.D
 	return seconds(wait)
 }
 
-// typical is the mean queued task, in tokens.
+// typical is the mean of the queued tasks, in tokens.
 func (r *rates) typical() (prompt int, answer float64) {
-	if r.queued.tasks == 0 {
+	if r.queued.tasks <= 0 { // a submit may count its task a moment after somebody took it out of the queue
 		return 0, r.answer.value
 	}
 	n := float64(r.queued.tasks)
 	return int(float64(r.queued.prompt) / n), (float64(r.queued.answer) + float64(r.queued.unknown)*r.answer.value) / n
 }
 
-// length is the number of tokens a task's answer is taken to have.
+// length is how many tokens a task's answer is likely to have.
 func (r *rates) length(j *job) float64 {
 	length := float64(expected(j))
 	if length == 0 {
@@ -199,7 +204,7 @@ func (r *rates) length(j *job) float64 {
 	return length
 }
 
-// time is what a replica needs for a task, in seconds; a replica that has measured nothing is taken for the mean.
+// time is what a replica needs for a task, in seconds. For a replica that was not measured yet, the pool's mean counts.
 func (r *rates) time(replicaID string, answer float64, prompt int) float64 {
 	p := r.replicas[replicaID]
 	if p == nil || !p.decode.measured {

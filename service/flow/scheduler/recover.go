@@ -18,7 +18,7 @@ import (
 // one that has passed ends its task at once.
 func (s *Scheduler) Recover(left []task.Record) {
 	running, queued := 0, 0
-	var tried sync.WaitGroup // together, so that they share commits
+	var tried sync.WaitGroup // the outcomes are recorded together, so that they share a commit
 	for _, r := range left {
 		s.o.Sessions.Recover(r.Task)
 		l := s.lane(r.Task.PoolID)
@@ -71,8 +71,8 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 	j.move(r.Fingerprint)
 }
 
-// abandon ends a task that nobody can continue. A disk that is full at the start does not keep the rest from going on: the
-// outcome then waits until it can be recorded.
+// abandon ends a task that nobody can continue. Tried is done once the ledger was asked to record that. Where it cannot, as with a full
+// disk, the outcome waits until it can, and holds up nobody else.
 func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error) {
 	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
 	log, was := stream.New(r.Task.Started(), s.o.Now), r.State

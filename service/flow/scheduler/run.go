@@ -35,7 +35,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	l.placed(j, replica, now, considered)
 	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
 
-	t, err := l.read(ctx, j, lease.Engine())
+	t, err := l.templated(ctx, j, lease.Engine())
 	var result engine.Result
 	var answer json.RawMessage
 	if err == nil {
@@ -50,13 +50,13 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 		return
 	}
 	if !l.retry(ctx, j, replica, err) {
-		l.s.fail(j, l.explain(ctx, j, err), nil)
+		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
 	}
 	l.awaitIdle(j, lease)
 }
 
-// read is the job's task, with its messages templated where admission could not: the pool's model was not loaded then.
-func (l *lane) read(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
+// templated is the job's task with its messages templated. Admission did that already, unless the pool's model was not loaded then.
+func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
 	t := j.task
 	if len(t.Request.Messages) == 0 || t.Prompt != "" {
 		return &j.task, nil
@@ -75,8 +75,8 @@ func (l *lane) read(ctx context.Context, j *job, e engine.Engine) (*task.Task, e
 	return &t, nil
 }
 
-// placed counts and narrates a dispatch. It is no part of run, whose stack stays while the task does and is large with
-// these copies on it.
+// placed counts and narrates a dispatch. It is a function of its own because of its copies of the task: run's stack, which lasts as
+// long as the task, need not hold them.
 func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 	waited := now.Sub(j.task.AcceptedAt)
 	l.s.o.Metrics.dispatched(j.task, r, waited, j.tried())
@@ -111,7 +111,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		}
 		return result, answer, err
 	}
-	if warm { // else what is there by chance, such as a prompt's begin that is always the same, is not the session's
+	if warm { // else any KV that is reused is not the session's: many prompts begin alike
 		work.Cached = j.cached
 	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
@@ -140,9 +140,9 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	return result, nil, err
 }
 
-// recordDispatch records the dispatch. The function that it returns waits until that is done. For a strict task it is a note alone, since
-// its tokens can be made again. A best-effort one must not send a token that a crash would forget; its dispatch is written
-// while the engine reads the prompt.
+// recordDispatch records the dispatch, and returns a function that waits until that is done. For a strict task it leaves a note only,
+// since its tokens can be made again. A best-effort task must not send a token that a crash would forget, so its dispatch is
+// written, while the engine reads the prompt.
 func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica) func() error {
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
 	if j.task.Determinism == task.Strict {
@@ -161,8 +161,8 @@ func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica) func() err
 	})
 }
 
-// retry lets a task whose engine broke wait for another replica, if one could go on where this one stopped: a strict task
-// on a replica of the same fingerprint, a best-effort one only before its first token (LO-203).
+// retry lets a task whose engine broke wait for another replica, where one could go on with it: for a strict task that has sent
+// tokens, a replica of the same fingerprint; a best-effort task only while it has sent none (LO-203).
 func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	sent := j.log.Tokens() > 0
 	strict := j.task.Determinism == task.Strict
@@ -178,7 +178,7 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 		return false
 	}
 	l.wake()
-	if l.s.Stopping() { // no lane will take it up
+	if l.s.Stopping() { // no loop will take it up
 		l.s.letGo(j, &l.s.runs)
 	}
 	return true
@@ -199,10 +199,10 @@ func (l *lane) firstOutput(j *job) {
 	l.s.o.Narrator.StreamStarted(narrated(r, j.version()), waited)
 }
 
-// explain says to the client why a run ended early.
-func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
+// whyEnded tells the client why a run ended early.
+func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	if errors.Is(err, stream.ErrSealed) {
-		return task.Errorf(task.Canceled, "the task was canceled") // and whoever sealed the log says so
+		return task.Errorf(task.Canceled, "the task was canceled") // nobody sees it: whoever sealed the log ends the task
 	}
 	var e *task.Error
 	if cause := context.Cause(ctx); errors.As(cause, &e) {
@@ -223,7 +223,7 @@ func (l *lane) explain(ctx context.Context, j *job, err error) *task.Error {
 // long, it has the worker replaced: the next task must not wait behind a dead one (ORCH-3026).
 func (l *lane) awaitIdle(j *job, lease Lease) {
 	counter, ok := lease.Engine().(engine.BusyCounter)
-	if !ok { // it stopped when its connection was closed
+	if !ok { // such an engine stops when its connection is closed
 		return
 	}
 	ctx, stop := context.WithTimeout(context.Background(), l.s.o.IdleWithin)

@@ -3,9 +3,9 @@
 // Package scheduler runs accepted tasks: one loop per pool takes the next task of the queue, places it on a replica, runs it
 // and ends it. It is the only writer of a task's state.
 //
-// Locks, in the order in which they may be held: Scheduler.mu, job.mu, and then that of a lane's retries. With lane.pushing
-// held, the ledger gives a task its number and the queue its place, both in memory. The locks of a lane's rates are held alone.
-// Nothing else of another package is called with a lock held, and no disk is read.
+// Locks: job.mu may be taken with Scheduler.mu held, and the lock of a lane's retries with job.mu held. The lock of a lane's rates
+// is held alone. With lane.pushing held, the ledger gives a task its number and the queue its place, both in memory. Nothing else
+// of another package is called with a lock held, and no disk is read.
 package scheduler
 
 import (
@@ -29,13 +29,13 @@ type Scheduler struct {
 
 	mu       sync.Mutex
 	live     map[string]*job
-	arriving map[string]chan struct{} // task ids of which a submit is looked up; closed once that has its job, or none
+	arriving map[string]chan struct{} // task ids that a submit has reserved; closed once its job is live, or is not to be
 	replays  map[string]*replay       // of finished tasks that are being read
-	started  bool                     // the lanes of new pools loop at once
+	started  bool                     // a new lane loops at once
 	stopping bool
 
 	loops   lifecycle.Life // the lanes'
-	runs    sync.WaitGroup // tasks that are run or ended; nothing is added once stopping is set and the loops have ended
+	runs    sync.WaitGroup // what runs and ends tasks; once stopping is set, only these and the loops add to it
 	halt    context.Context
 	endRuns context.CancelCauseFunc // ends halt, the context of all runs
 	stopped chan struct{}           // closed once nothing runs any more
@@ -71,7 +71,7 @@ func (s *Scheduler) AddPool(p Pool) {
 	started := s.started
 	s.mu.Unlock()
 	if started && !known {
-		s.run(l)
+		s.begin(l)
 	}
 }
 
@@ -97,8 +97,8 @@ func (s *Scheduler) RemovePool(id string) bool {
 
 func (s *Scheduler) lane(id string) *lane { return (*s.lanes.Load())[id] }
 
-// run sets a lane's loop going.
-func (s *Scheduler) run(l *lane) {
+// begin sets a lane's loop going.
+func (s *Scheduler) begin(l *lane) {
 	s.loops.Go(l.loop)
 	l.wake()
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// noSessions are those of a scheduler without: nothing is refused, and nothing charged.
+// noSessions stand in where tasks have no sessions: nothing is refused, and nothing is charged.
 type noSessions struct{}
 
 func (noSessions) Admit(*task.Task) error                           { return nil }
@@ -23,10 +23,10 @@ func (noSessions) Warm(string) string                               { return "" 
 func (noSessions) Began(task.Task, string, int) bool                { return false }
 func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
 
-// slotWithin bounds the look at the slot of a session's turn, which holds up that slot's next task.
+// slotWithin bounds the look at a slot after a session's turn: the slot's next task waits for it.
 const slotWithin = time.Second
 
-// kept tells the sessions what a task that was done left in its slot. The caller still has the slot.
+// kept tells the sessions what KV a completed task has left in its slot. The caller still has the slot.
 func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r engine.Result) {
 	kv := task.KV{Slot: r.Slot, Cells: r.Cells}
 	if warm {
@@ -36,7 +36,7 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 		bounded, stop := context.WithTimeout(ctx, slotWithin)
 		defer stop()
 		slots, err := keeper.Slots(bounded)
-		for _, s := range slots { // a busy one has the next job already
+		for _, s := range slots { // in a busy one the next job runs already
 			if err == nil && s.ID == kv.Slot && !s.Busy && s.Told {
 				kv.Job, kv.Told = s.Job, true
 				lease.KeepWarm()
@@ -46,8 +46,7 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 	l.s.o.Sessions.Kept(*t, lease.Replica().ID, lease.Lost(), kv)
 }
 
-// reuse reports whether a task may take its prompt's KV from what ran before: never a strict one, whose bytes must not depend
-// on that.
+// reuse reports whether a task may use KV of what ran before it. A strict one never does: its bytes must not depend on that.
 func reuse(t *task.Task) bool {
 	return t.Determinism == task.BestEffort && t.Request.KVHint != task.KVCold
 }

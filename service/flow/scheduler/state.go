@@ -2,7 +2,10 @@
 
 package scheduler
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // state is where a live task is in its one life. Clients see less of it: queued, running, or how it ended (task.State).
 type state uint8
@@ -33,14 +36,7 @@ var follow = [states][]state{
 }
 
 // mayBecome reports whether one state may follow another.
-func (s state) mayBecome(next state) bool {
-	for _, allowed := range follow[s] {
-		if allowed == next {
-			return true
-		}
-	}
-	return false
-}
+func (s state) mayBecome(next state) bool { return slices.Contains(follow[s], next) }
 
 // live reports whether a task in this state is accepted and has yet to end.
 func (s state) live() bool { return s == accepted || s == running || s == moving }

@@ -99,9 +99,9 @@ func TestATimerThatFiresLateDoesNothing(t *testing.T) {
 			if c.wait != r.s.o.MoveWithin {
 				stop(&j.patience)
 			}
-			time.Sleep(c.wait - 1)
+			time.Sleep(c.wait - time.Nanosecond)
 			j.mu.Lock()
-			time.Sleep(1) // it fires, and waits for the job
+			time.Sleep(time.Nanosecond) // it fires, and waits for the job
 			c.change(j)
 			was := j.state
 			j.mu.Unlock()

@@ -20,7 +20,7 @@ func (s *Scheduler) Start(context.Context) error {
 	lanes := *s.lanes.Load()
 	s.mu.Unlock()
 	for _, l := range lanes {
-		s.run(l)
+		s.begin(l)
 	}
 	return nil
 }
@@ -47,7 +47,7 @@ func (s *Scheduler) Stop(ctx context.Context) error {
 	}
 	var ends sync.WaitGroup
 	for _, j := range s.jobs() {
-		if j.now() != running { // one whose worker dies from now on is let go by its run
+		if j.now() != running { // where a worker dies from now on, the run lets go of its task
 			s.letGo(j, &ends)
 		}
 	}
@@ -72,9 +72,9 @@ func (s *Scheduler) Stopping() bool {
 	return s.stopping
 }
 
-// letGo ends this process's part in a task, unless somebody ends the task. What has to be written is joined by ends.
+// letGo ends this process's part in a task, unless somebody ends the task already. What it still has to write, ends joins.
 func (s *Scheduler) letGo(j *job, ends *sync.WaitGroup) {
-	<-j.decided // the submit that waits for the ledger is not cut short
+	<-j.decided // a submit that waits for the ledger is not cut short
 	if !j.claim(nil) {
 		return
 	}

@@ -138,10 +138,10 @@ func (l *lane) push(t task.Task) (*job, error) {
 	if err != nil {
 		return nil, l.errFull(err)
 	}
-	// The lane and others leave the job alone until it is accepted.
+	// Everybody else leaves the job alone until it is accepted.
 	j.task.Seq, j.ticket = seq, place.Ticket
 	j.task.QueuePosition, j.task.PredictedStart, j.task.Backoff = place.Position, l.predict(place.Position), l.backoff()
-	j.log = stream.New(j.task.Started(), j.lane.s.o.Now)
+	j.log = stream.New(j.task.Started(), l.s.o.Now)
 	l.rates.queue(j, 1)
 	return j, nil
 }

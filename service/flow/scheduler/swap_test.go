@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
+	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -82,7 +83,7 @@ func (d *den) counted(name string, labels ...string) (value float64) {
 	return value
 }
 
-func (d *den) Memory() ([]residency.Card, []residency.Tenant) {
+func (d *den) Memory() ([]vram.Room, []residency.Tenant) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	free := int64(10)
@@ -91,11 +92,11 @@ func (d *den) Memory() ([]residency.Card, []residency.Tenant) {
 		t := residency.Tenant{ID: x.pool, State: d.state[x.pool], IdleTTL: time.Minute, Wants: []residency.Want{{Bytes: 8}}}
 		if t.State != residency.Absent {
 			free -= 8
-			t.Holds = []residency.Share{{Card: 0, Bytes: 8}}
+			t.Holds = []vram.Share{{Card: 0, Bytes: 8}}
 		}
 		tenants = append(tenants, t)
 	}
-	return []residency.Card{{Index: 0, Free: free}}, tenants
+	return []vram.Room{{Card: 0, Free: free}}, tenants
 }
 
 func (d *den) turn(pool string, to residency.State) {

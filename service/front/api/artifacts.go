@@ -25,10 +25,10 @@ import (
 type Artifacts interface {
 	// Put stores what r reads, and returns when it is on the disk. TOO_LARGE.
 	Put(ctx context.Context, a ArtifactView, r io.Reader) (ArtifactView, error)
-	Get(id string) (ArtifactView, error) // NOT_FOUND
+	Get(ctx context.Context, id string) (ArtifactView, error) // NOT_FOUND
 	// List returns the newest first. An empty field of the filter takes all.
-	List(f ArtifactFilter) []ArtifactView
-	Open(id string) (ArtifactView, io.ReadSeekCloser, error) // NOT_FOUND
+	List(ctx context.Context, f ArtifactFilter) ([]ArtifactView, error)
+	Open(ctx context.Context, id string) (ArtifactView, io.ReadSeekCloser, error) // NOT_FOUND
 }
 
 // ArtifactView is an artifact as clients see it. A Put does not look at ID, Size and CreatedAt.
@@ -54,8 +54,7 @@ type artifacts struct {
 	*Handler
 }
 
-// CreateArtifact stores an artifact. The request's body is bounded as every other's; what it spells is decoded as it is
-// written.
+// CreateArtifact stores an artifact. It decodes the content while it writes it. The gate has bounded the request's body.
 func (h artifacts) CreateArtifact(ctx context.Context, r *gen.ArtifactRequest) (*gen.ArtifactHeaders, error) {
 	in := ArtifactView{
 		Kind: string(r.Kind), MediaType: r.MediaType.Or(""), TaskID: string(r.TaskID.Or("")), Parent: string(r.Parent.Or("")),
@@ -82,7 +81,7 @@ func (h artifacts) CreateArtifact(ctx context.Context, r *gen.ArtifactRequest) (
 	return &gen.ArtifactHeaders{Location: "/v1/artifacts/" + v.ID, Response: h.toArtifact(ctx, v)}, nil
 }
 
-// spelling notes what is wrong with the spelling, to tell it from what is wrong with the disk.
+// spelling remembers an error of the content's encoding, which is the client's fault, to tell it from an error of the disk.
 type spelling struct {
 	r   io.Reader
 	err error
@@ -98,7 +97,10 @@ func (s *spelling) Read(p []byte) (n int, err error) {
 // ListArtifacts lists artifacts, newest first.
 func (h artifacts) ListArtifacts(ctx context.Context, p gen.ListArtifactsParams) (*gen.ArtifactListHeaders, error) {
 	f := ArtifactFilter{Kind: string(p.Kind.Or("")), TaskID: string(p.TaskID.Or("")), Tag: string(p.Tag.Or("")), Limit: p.Limit.Or(0)}
-	list := h.Artifacts.List(f)
+	list, err := h.Artifacts.List(ctx, f)
+	if err != nil {
+		return nil, err
+	}
 	out := gen.ArtifactList{Artifacts: make([]gen.Artifact, len(list))}
 	for i, v := range list {
 		out.Artifacts[i] = h.toArtifact(ctx, v)
@@ -108,17 +110,17 @@ func (h artifacts) ListArtifacts(ctx context.Context, p gen.ListArtifactsParams)
 
 // GetArtifact shows one artifact.
 func (h artifacts) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*gen.GetArtifactOKHeaders, error) {
-	v, err := h.Artifacts.Get(string(p.ID))
+	v, err := h.Artifacts.Get(ctx, string(p.ID))
 	if err != nil {
 		return nil, err
 	}
 	return &gen.GetArtifactOKHeaders{Response: h.toArtifact(ctx, v)}, nil
 }
 
-// GetArtifactContent sends an artifact's bytes, or the ranges of them that are asked for. They can be anything, so that a
-// browser must take them for nothing but what they are said to be, and run nothing of them.
+// GetArtifactContent sends an artifact's bytes, or the ranges of them that the client asks for. The bytes can be anything, so the
+// headers tell a browser not to guess their type and not to run them.
 func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactContentParams, w http.ResponseWriter) error {
-	v, content, err := h.Artifacts.Open(string(p.ID))
+	v, content, err := h.Artifacts.Open(ctx, string(p.ID))
 	if err != nil {
 		return err
 	}
@@ -131,7 +133,7 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	control := http.NewResponseController(w)
 	out := &download{ResponseWriter: w, pace: delivery.Pace{Set: control.SetWriteDeadline, Timeout: h.WriteTimeout}}
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // it would else hit the connection's next request
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // or it would end the connection's next request
 	http.ServeContent(out, callFrom(ctx).request, "", time.Time{}, content)
 	var why *task.Error
 	switch out.refused {
@@ -148,8 +150,8 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	return nil
 }
 
-// download gives each write its time, since a whole one may take longer than a dead client may stay, and keeps the plain text
-// of a refusal from the client: it gets the envelope.
+// download bounds each write by itself, since a whole download may take longer than a dead client may stay. It also drops the
+// plain text with which net/http refuses a request: the client gets the envelope.
 type download struct {
 	http.ResponseWriter
 	pace    delivery.Pace
@@ -194,11 +196,11 @@ func (h artifacts) toArtifact(ctx context.Context, v ArtifactView) gen.Artifact 
 	return out
 }
 
-// maxHost bounds what of the client's own words comes back in a URL.
+// maxHost bounds the host name of the client's choice that comes back in a URL.
 const maxHost = 512
 
-// origin is this server as the client reached it: by a name that works from the client's box, whatever address it is bound
-// to (HME-022).
+// origin is this server's address as the client reached it. It works from the client's machine, whatever address the server is
+// bound to (HME-022).
 func origin(r *http.Request) string {
 	scheme := "http"
 	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" { // a tunnel in front of it speaks TLS
