@@ -13,7 +13,7 @@ type session struct {
 	lib     nvml.Interface
 	driver  string
 	cuda    string
-	devices []nvml.Device // nil: lost already when the session began
+	devices []nvml.Device // nil: it was lost when the session began
 	known   []Card        // what is known of them: name, UUID and size do not change
 	ecc     []uint64      // uncorrectable errors so far, if the card counts them
 	events  nvml.EventSet // nil: the driver gives none
