@@ -29,7 +29,7 @@ const (
 	readSize         = 16 << 10
 )
 
-// buffers are what is read into. A stream has one while there is something to read and, but over TLS, none while it waits.
+// buffers are read into. A stream has one only while there is something to read; over TLS it keeps one.
 var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 
 // Stream is an event stream on a connection that it has to itself. Another stream may have the connection afterwards, where this
@@ -38,10 +38,10 @@ type Stream struct {
 	client  *Client
 	conn    net.Conn
 	last    bool        // the engine closes the connection behind this answer
-	release func() bool // takes the end of ctx off the connection
-	begin   []byte      // of the body, which came with the head
+	release func() bool // keeps the end of ctx from ending the connection
+	begin   []byte      // the part of the body that came with the head
 	chunked bool
-	left    int64 // bytes of a body that has a length; -1: it ends with the connection
+	left    int64 // bytes that are left of the body; -1: it ends with the connection
 	chunks  chunks
 	parser  parser
 	each    func(Event) (more bool, err error)
@@ -106,11 +106,10 @@ func (c *Client) begin(ctx context.Context, conn net.Conn, req *http.Request, ou
 	return s, resp, nil
 }
 
-// longAgo is a deadline that lets nobody wait.
+// longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// exchange sends the request and reads the head of its answer, which may be a refusal that comes before the engine has read
-// it all.
+// exchange sends the request and reads the head of the answer. A refusal may come before the engine has read the whole request.
 func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, err error) {
 	sent := make(chan error, 1)
 	go func() { // joined below
@@ -119,7 +118,7 @@ func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, e
 	}()
 	defer func() {
 		if err != nil || resp.StatusCode != http.StatusOK {
-			_ = s.conn.SetWriteDeadline(longAgo) // what is still to be sent is of no use
+			_ = s.conn.SetWriteDeadline(longAgo) // the rest of the request is of no use
 		}
 		if sendErr := <-sent; err != nil && sendErr != nil && !errors.Is(sendErr, os.ErrDeadlineExceeded) {
 			err = sendErr
@@ -127,7 +126,7 @@ func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, e
 	}()
 	head := &io.LimitedReader{R: s.conn, N: maxHead}
 	in := bufio.NewReader(head)
-	for resp == nil || resp.StatusCode < http.StatusOK { // as 103 is, which another answer follows
+	for resp == nil || resp.StatusCode < http.StatusOK { // an interim answer, such as 103: another one follows
 		if resp, err = http.ReadResponse(in, req); err != nil {
 			return nil, err
 		}
@@ -136,13 +135,13 @@ func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, e
 		head.N = maxError
 		return resp, nil
 	}
-	begin, _ := in.Peek(in.Buffered()) // it is there
+	begin, _ := in.Peek(in.Buffered()) // it has been read already
 	s.begin, s.chunked, s.left, s.last = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength, resp.Close
 	return resp, nil
 }
 
-// Each calls each with every event, until that wants no more. It returns each's error, io.EOF where the stream ended first,
-// io.ErrUnexpectedEOF where it ended within an event or the connection before the body, or the connection's error.
+// Each calls each with every event, until each wants no more. It returns the error of each, or io.EOF if the stream ended first. It returns
+// io.ErrUnexpectedEOF if the stream ended within an event, or the connection before the body, or else the connection's error.
 func (s *Stream) Each(each func(Event) (more bool, err error)) error {
 	s.each = each
 	s.take(s.begin)
@@ -156,10 +155,10 @@ func (s *Stream) Each(each func(Event) (more bool, err error)) error {
 	return s.err
 }
 
-// follow reads where the kernel says that there is something.
+// follow reads whenever the kernel says that there is something to read.
 func (s *Stream) follow(conn *net.TCPConn) {
 	raw, err := conn.SyscallConn()
-	for err == nil && !s.over { // raw.Read holds each time against the deadline, also of an engine that never pauses
+	for err == nil && !s.over { // each raw.Read checks the deadline, even if the engine never pauses
 		err = raw.Read(s.read)
 	}
 	if !s.over {
@@ -167,8 +166,8 @@ func (s *Stream) follow(conn *net.TCPConn) {
 	}
 }
 
-// read takes what there is, and reports false to be called again when there is something. Before it waits it asks until there
-// is nothing: of data and the connection's end together the kernel says but once.
+// read takes what there is. It reports false to be called again when there is more. Before it waits it reads until there is nothing left,
+// because the kernel tells of data and of the connection's end only once if they come together.
 func (s *Stream) read(fd uintptr) bool {
 	b := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(b)
@@ -220,7 +219,7 @@ func (s *Stream) take(b []byte) {
 	}
 }
 
-// fail ends the stream. The end of the connection is the body's where nothing else tells it.
+// fail ends the stream. The end of the connection is also the end of the body, if nothing else tells where that is.
 func (s *Stream) fail(err error) {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -241,7 +240,7 @@ func (s *Stream) end(done bool) {
 		s.client.keep.put(tcp, s.chunks)
 		return
 	}
-	_ = s.conn.Close() // what it had to say was said
+	_ = s.conn.Close() // whatever it says, the stream is over
 }
 
 // connect makes a connection for a stream.
@@ -254,7 +253,7 @@ func (c *Client) connect(ctx context.Context, to *url.URL) (net.Conn, error) {
 	defer stop()
 	secure := tls.Client(conn, c.tls(to.Hostname()))
 	if err := secure.HandshakeContext(ctx); err != nil {
-		_ = conn.Close() // it came to nothing
+		_ = conn.Close() // the handshake failed
 		return nil, err
 	}
 	return secure, nil
@@ -262,7 +261,7 @@ func (c *Client) connect(ctx context.Context, to *url.URL) (net.Conn, error) {
 
 var dialer = &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 
-// dial is what a client does by itself. It follows no proxy settings: an engine on loopback must not be reached by way of
+// dial connects a client that was given no Network. It follows no proxy settings: an engine on loopback must not be reached by way of
 // HTTP_PROXY.
 func dial(ctx context.Context, to *url.URL) (net.Conn, error) {
 	port := to.Port()
