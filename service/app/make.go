@@ -146,7 +146,7 @@ func (a *App) makeFlow() (err error) {
 func (a *App) makeControl() error {
 	if a.o.SelfTest {
 		a.selfTest = selftest.New(selftest.Options{
-			Pools: a.fleet, Tasks: a.tasks, Gatherer: a.registry, Heard: a.heard, Log: a.o.Log.Named("selftest"), Out: a.o.Out, Now: time.Now,
+			Pools: a.fleet, Tasks: a.tasks, Gatherer: a.registry, Heard: a.heard, Log: a.o.Log.Named("selftest"), Out: a.o.Out, Now: time.Now, NewID: uuid.NewString,
 		})
 	}
 	a.operator = control.NewOperator(control.OperatorOptions{

@@ -20,7 +20,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
-// EngineKinds are the kinds of engines that a pool can have, by their adapters.
+// EngineKinds returns the kinds of engines that a pool can have, by their adapters.
 func EngineKinds() []engine.Kind { return []engine.Kind{llamacpp.Kind()} }
 
 // EngineFeatures says what the engines of each kind can do, as capabilities show it: llamacpp_embedding.
@@ -33,7 +33,7 @@ func EngineFeatures() (features []string) {
 	return features
 }
 
-// wantOf is the engine that a pool's configuration asks for.
+// wantOf returns the engine that a pool's configuration asks for.
 func wantOf(c config.Config, p config.Pool) provision.Want {
 	v := p.Provisioning
 	return provision.Want{
@@ -43,7 +43,7 @@ func wantOf(c config.Config, p config.Pool) provision.Want {
 	}
 }
 
-// EnginePlans are the plans of the pools' engines, in the order of the file. Nothing is run (ORCH-3200).
+// EnginePlans returns the plans of how the pools' engines would be prepared, in the order of the file. It runs nothing (ORCH-3200).
 func EnginePlans(c config.Config) ([]provision.Plan, error) {
 	m, err := provision.ThisMachine(provision.Options{})
 	if err != nil {
@@ -60,13 +60,13 @@ func EnginePlans(c config.Config) ([]provision.Plan, error) {
 	return plans, nil
 }
 
-// engineSpec fills in where a pool's workers come from.
+// engineSpec fills in how a pool gets its workers.
 func engineSpec(s *pool.Spec, c config.Config, p config.Pool, by *Engines) {
 	v := p.Provisioning
 	s.Mode, s.BinaryPath = pool.Mode(v.Mode), v.Path
 	switch {
 	case v.Mode == config.ModeBuiltin && p.Device != config.CPU:
-		if dir, err := provision.LocateCUDALibs(); err == nil { // else the pool says what is missing
+		if dir, err := provision.LocateCUDALibs(); err == nil { // where it fails, the pool's health says what is missing
 			s.LibsDir = dir
 		}
 	case v.Mode == config.ModeContainer:
@@ -86,7 +86,8 @@ type Engines struct {
 	log     *zap.Logger
 }
 
-// NewEngines has the policy decide on what plans call, downloads as models are downloaded, and records in the catalog.
+// NewEngines makes an Engines. The policy decides on each call that leaves the machine, engines are downloaded in the way that models
+// are, and the catalog records what was prepared.
 func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shelf, log *zap.Logger) *Engines {
 	if o.Fetch == nil {
 		o.Fetch = Fetcher{f}
@@ -100,10 +101,10 @@ func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shel
 	return &Engines{o, log}
 }
 
-// decider is provision.Decider over the policy.
+// decider implements provision.Decider with the policy.
 type decider struct{ *policy.Policy }
 
-// Decide is provision.Decider's.
+// Decide implements provision.Decider.
 func (d decider) Decide(ctx context.Context, target string) error {
 	t, err := policy.ParseTarget(target)
 	if err != nil {
@@ -112,10 +113,10 @@ func (d decider) Decide(ctx context.Context, target string) error {
 	return d.Policy.Decide(ctx, policy.Download, t)
 }
 
-// recorder is provision.Recorder over the catalog.
+// recorder implements provision.Recorder with the catalog.
 type recorder struct{ *Shelf }
 
-// Prepared is provision.Recorder's.
+// Prepared implements provision.Recorder.
 func (r recorder) Prepared(e provision.Prepared) error {
 	return r.Catalog.Prepared(catalog.Engine{
 		Engine: e.Engine, Version: e.Version, Mode: string(e.Mode), BuildRef: e.BuildRef, Digest: e.Digest, Flags: e.Flags, Path: e.Path,
@@ -128,7 +129,7 @@ type recipe struct {
 	by   *Engines
 }
 
-// Prepare is pool.Recipe's.
+// Prepare implements pool.Recipe.
 func (r recipe) Prepare(ctx context.Context) (pool.Prepared, error) {
 	e, want := r.by, r.want
 	m, err := provision.ThisMachine(e.options)
@@ -150,8 +151,8 @@ func (r recipe) Prepare(ctx context.Context) (pool.Prepared, error) {
 	return pool.Prepared{Path: made.Path, Digest: made.Digest, BuildRef: made.BuildRef, Flags: made.Flags}, err
 }
 
-// found records the engines that need no preparing (OC-CAT-56): packaged libraries that are in the cache, and programs. A folder of
-// libraries that somebody named is not ours to vouch for.
+// found records the engines that need no preparing (OC-CAT-56): the packaged libraries in the cache, and programs. It does not record a
+// folder of libraries that somebody named: nobody knows what is in it.
 func (e *Engines) found(ctx context.Context, c config.Config) {
 	m, err := provision.ThisMachine(e.options)
 	if err != nil || e.options.Record == nil {
@@ -168,13 +169,13 @@ func (e *Engines) found(ctx context.Context, c config.Config) {
 		if err == nil {
 			err = provision.Found(ctx, e.options, plan)
 		}
-		if err != nil { // the pool's own health says what keeps it from serving
+		if err != nil { // the pool's health says what keeps it from serving
 			e.log.Warn("an engine is not in the catalog", zap.String("pool_id", p.ID), zap.Error(err))
 		}
 	}
 }
 
-// Missing says in one line what a plan needs and this machine lacks, and how to get it; empty: nothing.
+// Missing says in one line what a plan needs that this machine lacks, and how to get it. It is empty where nothing is missing.
 func Missing(p provision.Plan) string {
 	if err := provision.Preflight(p); err != nil {
 		return strings.TrimSpace(err.Error())

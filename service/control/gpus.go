@@ -15,7 +15,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 )
 
-// GPUs is the API's view of the cards (ORCH-1101).
+// GPUs returns the cards as the API shows them (ORCH-1101).
 func (f views) GPUs() api.GPUsView {
 	inventory, view := f.memory.monitor.Snapshot(), f.memory.ledger.View()
 	out := api.GPUsView{Driver: inventory.Driver, CUDA: inventory.CUDA, Problem: inventory.Err}
@@ -40,7 +40,7 @@ func (f views) GPUs() api.GPUsView {
 			if h.Phase == vram.Starting {
 				held.Promised = h.Due
 			}
-			if r.ID == "" { // a worker that is gone and has not given everything back
+			if r.ID == "" { // the worker is gone, but not all of its memory is free again
 				held.ReplicaID = h.Owner
 			}
 			g.Holders = append(g.Holders, held)
@@ -55,7 +55,7 @@ func (f views) GPUs() api.GPUsView {
 	return out
 }
 
-// owners are the replicas by their workers' names in the VRAM ledger.
+// owners returns the replicas by the names that their workers have in the VRAM ledger.
 func (f Fleet) owners() map[string]pool.Info {
 	owners := map[string]pool.Info{}
 	for _, id := range f.manager.Pools() {
@@ -66,22 +66,22 @@ func (f Fleet) owners() map[string]pool.Info {
 	return owners
 }
 
-// CardsBack has workers that wait for a card try now: what they waited for has changed (ORCH-3053).
+// CardsBack has the workers that wait for a card try again now, because a card is back (ORCH-3053).
 func (f Fleet) CardsBack() {
 	for _, p := range f.config().Pools {
 		if p.Device == config.CPU {
 			continue
 		}
 		if slices.ContainsFunc(f.manager.Infos(p.ID), func(r pool.Info) bool { return r.State == pool.Backoff || r.State == pool.Failed }) {
-			_ = f.manager.Retry(p.ID) // one that is being reloaded tries by itself
+			_ = f.manager.Retry(p.ID) // a pool that is being reloaded tries by itself
 		}
 	}
 }
 
-// CardMetrics are the gauges of the cards that replicas sit on, read when they are asked for.
+// CardMetrics returns the gauges of the cards that replicas are on. They are read when they are asked for.
 func (f Fleet) CardMetrics() prometheus.Collector { return cardMetrics{f} }
 
-// cardMetrics are the gauges of the cards that replicas sit on, read when they are asked for.
+// cardMetrics are those gauges.
 type cardMetrics struct{ Fleet }
 
 var (
@@ -89,13 +89,13 @@ var (
 	usedDesc        = prometheus.NewDesc("vram_used_bytes", "Memory that a replica takes on a card.", observe.ReplicaLabels("device"), nil)
 )
 
-// Describe is prometheus.Collector's.
+// Describe implements prometheus.Collector.
 func (c cardMetrics) Describe(out chan<- *prometheus.Desc) {
 	out <- utilizationDesc
 	out <- usedDesc
 }
 
-// Collect is prometheus.Collector's.
+// Collect implements prometheus.Collector.
 func (c cardMetrics) Collect(out chan<- prometheus.Metric) {
 	inventory := c.memory.monitor.Snapshot()
 	for _, id := range c.manager.Pools() {

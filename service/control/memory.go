@@ -17,13 +17,12 @@ import (
 type Memory struct {
 	monitor *gpu.Monitor
 	ledger  *vram.Ledger
-	// back is called when a card or the driver can be used again; set before the monitor starts.
+	// back and hurt are those of Watch, set before the monitor starts.
 	back func()
-	// hurt is called when a card, or below 0 all of them, had something critical; set before the monitor starts.
 	hurt func(card int)
 }
 
-// NewMemory makes one; Watch and Start come before its use.
+// NewMemory makes a Memory. Watch has to be called before Start.
 func NewMemory(log *zap.Logger) *Memory {
 	m := &Memory{back: func() {}, hurt: func(int) {}}
 	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
@@ -31,14 +30,14 @@ func NewMemory(log *zap.Logger) *Memory {
 	return m
 }
 
-// Watch has back called when a card or the driver can be used again, and hurt when a card, or below 0 all of them, had something
-// critical. It is called before Start.
+// Watch has back called when a card or the driver can be used again, and hurt when something critical happened to a card. A card below
+// 0 stands for all of them.
 func (m *Memory) Watch(back func(), hurt func(card int)) { m.back, m.hurt = back, hurt }
 
 // Start begins to look at the cards.
 func (m *Memory) Start(ctx context.Context) { m.monitor.Start(ctx) }
 
-// Stop joins that.
+// Stop ends that.
 func (m *Memory) Stop() { m.monitor.Stop() }
 
 func (m *Memory) note(e gpu.Event) {

@@ -18,16 +18,16 @@ import (
 // hostCard stands for the machine's own memory among the cards, for on-demand pools on the CPU.
 const hostCard = -1
 
-// Models is the residency's view of the on-demand pools.
+// Models returns the on-demand pools as residency asks for them.
 func (f Fleet) Models(log *zap.Logger) residency.Models { return models{f, log} }
 
-// models is the residency's view of the on-demand pools (LO-503).
+// models implements residency.Models (LO-503).
 type models struct {
 	Fleet
 	log *zap.Logger
 }
 
-// Memory is residency.Models's.
+// Memory implements residency.Models.
 func (m models) Memory() ([]vram.Room, []residency.Tenant) {
 	pools := m.served()
 	if !slices.ContainsFunc(pools, onDemand) {
@@ -53,19 +53,19 @@ func (m models) Memory() ([]vram.Room, []residency.Tenant) {
 	}
 	for i := range tenants {
 		if t := &tenants[i]; !m.tried(t.ID) && !residency.Possible(cards, tenants, t.Wants) {
-			// The plan would leave it alone, and nobody would say why: so the load is tried, and refused with the reason.
+			// The plan would never load it, and nobody would learn why. So it is loaded once, and the refusal tells the reason.
 			t.Wants = nil
 		}
 	}
 	return cards, tenants
 }
 
-// tried reports whether a worker of the pool is, or was last, wanted: then its health says how that went.
+// tried reports whether somebody has tried to load the pool. Then its health says what came of that.
 func (m models) tried(poolID string) bool {
 	return slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.Wanted || r.State != pool.Stopped })
 }
 
-// tenant adds a replica to its pool's tenant: the pool is where its furthest replica is.
+// tenant adds a replica to its pool's tenant. The state of the pool is that of its furthest replica.
 func (m models) tenant(t *residency.Tenant, device string, split []float64, r pool.Info, view vram.View) {
 	switch r.State {
 	case pool.Ready:
@@ -78,13 +78,13 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 		if t.State == residency.Absent {
 			t.State = residency.Leaving
 		}
-	case pool.Backoff, pool.Failed: // for want of memory: room has to be made; for another reason, that would not help
+	case pool.Backoff, pool.Failed: // where it lacks memory, room has to be made; else that would not help
 		if !r.Short && r.Wanted && t.State != residency.Loaded {
 			t.State = residency.Loading
 		}
 	case pool.Stopped:
 	}
-	bytes := r.NeedBytes // as the load will ask for it, or the plan would not fit
+	bytes := r.NeedBytes // the load will ask for as much, so the plan has to as well
 	if device == "cpu" {
 		share := vram.Share{Card: hostCard, Bytes: bytes}
 		t.Wants = append(t.Wants, residency.Want{Shares: []vram.Share{share}})
@@ -114,7 +114,7 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 	}
 }
 
-// Load is residency.Models's. A pool that waits for memory after a refusal tries again at once.
+// Load implements residency.Models. Where the pool was refused memory and waits, it tries again at once.
 func (m models) Load(poolID string) {
 	err := m.manager.Load(poolID)
 	if err == nil && slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.State == pool.Backoff }) {
@@ -125,10 +125,10 @@ func (m models) Load(poolID string) {
 	}
 }
 
-// Unload is residency.Models's.
+// Unload implements residency.Models.
 func (m models) Unload(poolID string) error { return m.manager.Unload(poolID) }
 
-// Failed is residency.Models's: all of the pool's replicas were given up, and this is why.
+// Failed implements residency.Models: it says why all replicas of the pool were given up, and returns nil where they were not.
 func (m models) Failed(poolID string) *task.Error {
 	i := slices.IndexFunc(m.served(), func(p config.Pool) bool { return p.ID == poolID })
 	if i < 0 {
@@ -141,8 +141,8 @@ func (m models) Failed(poolID string) *task.Error {
 	return task.Errorf(task.PoolUnavailable, "the model of pool '%s' cannot be loaded, and the task waits no longer: %s", poolID, s.lastError).Retry(s.gaveUp)
 }
 
-// LoadTime is residency.Models's: that of the slowest replica. A pool that was never loaded is taken to load as fast, by bytes, as the
-// others of its kind did; 0 where none of them was.
+// LoadTime implements residency.Models: it returns that of the slowest replica. A pool that was never loaded is expected to load as
+// many bytes a second as the other pools on a card, or on the CPU, did. It returns 0 where none of those was loaded.
 func (m models) LoadTime(poolID string) time.Duration {
 	infos := m.manager.Infos(poolID)
 	longest, bytes := slowest(infos)
@@ -160,7 +160,7 @@ func (m models) LoadTime(poolID string) time.Duration {
 	return asFast(others, bytes)
 }
 
-// slowest is the longest that a replica's last load took, and the most that one is expected to take.
+// slowest returns how long the slowest load of a replica took, and how many bytes the largest replica should take.
 func slowest(infos []pool.Info) (longest time.Duration, bytes int64) {
 	for _, r := range infos {
 		longest, bytes = max(longest, r.LoadTime), max(bytes, r.EstimateBytes)
@@ -168,7 +168,7 @@ func slowest(infos []pool.Info) (longest time.Duration, bytes int64) {
 	return longest, bytes
 }
 
-// asFast is how long so many bytes take to load at the rate of the replicas that were loaded.
+// asFast returns how long the bytes would take to load at the rate of the replicas that were loaded.
 func asFast(others []pool.Info, bytes int64) time.Duration {
 	var loaded, took float64
 	for _, r := range others {
@@ -182,7 +182,7 @@ func asFast(others []pool.Info, bytes int64) time.Duration {
 	return time.Duration(took / loaded * float64(bytes))
 }
 
-// Fetching is residency.Models's: all replicas wait for one fetch.
+// Fetching implements residency.Models: it returns how much of the model is there. All replicas wait for one fetch, so the first tells.
 func (m models) Fetching(poolID string) (share float64, fetching bool) {
 	for _, r := range m.manager.Infos(poolID) {
 		if r.FetchTotal > 0 {

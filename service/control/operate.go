@@ -66,8 +66,8 @@ func NewOperator(o OperatorOptions) *Operator {
 	}
 }
 
-// Start looks after pools that are no longer configured, until they have no tasks, and after those whose models are retired. It is
-// lifecycle.Service's.
+// Start looks after pools that are no longer configured, until they have no tasks, and after those whose models are retired. It
+// implements lifecycle.Service.
 func (o *Operator) Start(context.Context) error {
 	if !o.life.Begin() {
 		return nil

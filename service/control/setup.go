@@ -12,10 +12,11 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 )
 
-// Setup is the configuration in force: the file's, with the models that reloads gave to pools. Whoever has one reads it freely.
+// Setup is the configuration in force: what the file says, except where a reload gave a pool another model. It may be read by several
+// goroutines, and changed by one at a time.
 type Setup struct {
 	now     atomic.Pointer[config.Config]
-	closing atomic.Pointer[[]config.Pool] // no longer configured, and still with tasks
+	closing atomic.Pointer[[]config.Pool] // the pools that are no longer configured but still have tasks
 }
 
 // NewSetup puts a configuration into force.
@@ -28,7 +29,7 @@ func NewSetup(c config.Config) *Setup {
 
 func (s *Setup) config() config.Config { return *s.now.Load() }
 
-// served are the pools that tasks may run in: those that take tasks, and those that end what they have.
+// served returns the pools that tasks may run in: those that take tasks, and those that only end the tasks they have.
 func (s *Setup) served() []config.Pool {
 	served := slices.Clone(s.config().Pools)
 	for _, p := range *s.closing.Load() {
@@ -48,7 +49,7 @@ func (s *Setup) pool(id string) (config.Pool, bool) {
 	return config.Pool{}, false
 }
 
-// remodel gives a pool another model. One goroutine at a time may change a setup.
+// remodel gives a pool another model.
 func (s *Setup) remodel(id string, m config.Model) {
 	c := s.config()
 	c.Pools = slices.Clone(c.Pools)
@@ -60,7 +61,7 @@ func (s *Setup) remodel(id string, m config.Model) {
 	s.now.Store(&c)
 }
 
-// PoolSpecs are the configured pools as the pool manager knows them. LibsDir has the libraries of the built-in worker.
+// PoolSpecs returns the configured pools as the pool manager knows them. LibsDir holds the libraries of the built-in worker.
 func PoolSpecs(c config.Config, libsDir string, by *Engines) []pool.Spec {
 	specs := make([]pool.Spec, len(c.Pools))
 	for i, p := range c.Pools {
@@ -83,7 +84,7 @@ func poolSpec(c config.Config, p config.Pool, libsDir string, by *Engines) pool.
 
 func onDemand(p config.Pool) bool { return p.Lifecycle == config.LifecycleOnDemand }
 
-// SchedulerPools are the configured pools as the scheduler knows them.
+// SchedulerPools returns the configured pools as the scheduler knows them.
 func SchedulerPools(c config.Config) []scheduler.Pool {
 	pools := make([]scheduler.Pool, len(c.Pools))
 	for i, p := range c.Pools {

@@ -32,7 +32,7 @@ func (t Tasks) Subscribe(ctx context.Context, id, after string) (delivery.Stream
 	return s, nil
 }
 
-// Follow is selftest.Tasks's.
+// Follow implements selftest.Tasks.
 func (t Tasks) Follow(ctx context.Context, id string) (selftest.Events, error) {
 	s, err := t.Scheduler.Subscribe(ctx, id, "")
 	if err != nil {
@@ -41,7 +41,7 @@ func (t Tasks) Follow(ctx context.Context, id string) (selftest.Events, error) {
 	return s, nil
 }
 
-// Submit is api.Tasks's, and selftest.Tasks's.
+// Submit implements api.Tasks and selftest.Tasks.
 func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, error) {
 	return t.Desk.Submit(ctx, r)
 }

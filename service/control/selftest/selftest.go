@@ -15,7 +15,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
@@ -25,7 +24,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// What the tasks of a test are.
+// Each task of a test has this actor and prompt. The one that is decoded may have so many tokens.
 const (
 	actor  = "self-test"
 	prompt = "Hello"
@@ -70,6 +69,7 @@ type Options struct {
 	Heard    *Listener // to the log that should follow
 	Out      io.Writer // takes the table, for people
 	Now      func() time.Time
+	NewID    func() string
 	Within   time.Duration // of each test; 0: a minute. The table is shown by then, whatever is missing.
 }
 
@@ -299,7 +299,7 @@ type decoded struct {
 func (t *Tests) submit(ctx context.Context, p config.Pool, most int) (task.Admission, error) {
 	r := task.Request{
 		ModelRef: p.Model.ID, Workload: p.Workload, Priority: task.Batch, Prompt: prompt, Actor: actor,
-		CorrelationID: uuid.NewString(), Placement: task.Placement{Mode: task.Pin, PoolID: p.ID},
+		CorrelationID: t.o.NewID(), Placement: task.Placement{Mode: task.Pin, PoolID: p.ID},
 	}
 	switch p.Workload {
 	case task.Completion:
@@ -316,7 +316,7 @@ func (t *Tests) decode(ctx context.Context, p config.Pool) (d decoded, err error
 	if d.Admission, err = t.submit(ctx, p, tokens); err != nil {
 		return d, err
 	}
-	if err := t.follow(ctx, d.TaskID, func() bool { return true }); err != nil {
+	if err := t.follow(ctx, d.TaskID, true); err != nil {
 		return d, err
 	}
 	s, err := t.o.Tasks.Get(ctx, d.TaskID)
@@ -336,18 +336,18 @@ func (t *Tests) cancel(ctx context.Context, p config.Pool) (task.CancelResult, e
 	if err != nil {
 		return task.CancelResult{}, err
 	}
-	if err := t.follow(ctx, a.TaskID, func() bool { return false }); err != nil {
+	if err := t.follow(ctx, a.TaskID, false); err != nil {
 		return task.CancelResult{}, err
 	}
 	result, err := t.o.Tasks.Cancel(ctx, a.TaskID)
 	if err != nil {
 		return result, err
 	}
-	return result, t.follow(ctx, a.TaskID, func() bool { return true })
+	return result, t.follow(ctx, a.TaskID, true)
 }
 
-// follow reads a task's stream. At each token it asks on whether to read on; else it reads to the end.
-func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
+// follow reads a task's stream to its first token, or whole.
+func (t *Tests) follow(ctx context.Context, id string, whole bool) error {
 	s, err := t.o.Tasks.Follow(ctx, id)
 	if err != nil {
 		return err
@@ -363,7 +363,7 @@ func (t *Tests) follow(ctx context.Context, id string, on func() bool) error {
 		}
 		s.Written()
 		for e := range events.All() {
-			if e.Kind == task.EventText && !on() {
+			if e.Kind == task.EventText && !whole {
 				return nil
 			}
 		}

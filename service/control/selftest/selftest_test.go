@@ -3,7 +3,6 @@
 package selftest
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -105,8 +104,26 @@ func quiet() *zap.Logger {
 	return zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zapcore.EncoderConfig{}), zapcore.AddSync(io.Discard), zap.InfoLevel))
 }
 
+// paper is what the table is shown on, and what a test reads meanwhile.
+type paper struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (p *paper) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.Write(b)
+}
+
+func (p *paper) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.String()
+}
+
 // tested makes the tests of these pools. They are not started.
-func tested(all ...config.Pool) (*Tests, *flow, *bytes.Buffer) {
+func tested(all ...config.Pool) (*Tests, *flow, *paper) {
 	heard, log := Listen(quiet())
 	registry := prometheus.NewRegistry()
 	f := &flow{
@@ -114,8 +131,8 @@ func tested(all ...config.Pool) (*Tests, *flow, *bytes.Buffer) {
 		finished: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "llorch_tasks_finished_total"}, []string{"pool_id"}),
 	}
 	registry.MustRegister(f.finished)
-	var shown bytes.Buffer
-	return New(Options{Pools: pools(all), Tasks: f, Gatherer: registry, Log: zap.NewNop(), Heard: heard, Out: &shown, Now: time.Now}), f, &shown
+	shown := &paper{}
+	return New(Options{Pools: pools(all), Tasks: f, Gatherer: registry, Log: zap.NewNop(), Heard: heard, Out: shown, Now: time.Now, NewID: func() string { return "one" }}), f, shown
 }
 
 // Each pool that is Ready is tested, and the table comes by itself once every pool has its result.
@@ -151,10 +168,12 @@ func TestTheTableDoesNotWaitForAPoolThatIsDown(t *testing.T) {
 		tests, _, shown := tested(pool("good"), pool("down"))
 		require.NoError(t, tests.Start(t.Context()))
 		time.Sleep(time.Minute - time.Millisecond)
+		synctest.Wait()
 		require.Equal(t, "passed", tests.Result("good").State)
 		require.Equal(t, "pending", tests.Result("down").State)
 		require.Empty(t, shown.String())
 		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
 		require.Contains(t, shown.String(), "pending: the pool is not Ready yet: connection refused\n")
 		require.NoError(t, tests.Stop(t.Context()))
 		require.Equal(t, 1, strings.Count(shown.String(), "SELF-TEST"), "a stop shows nothing")

@@ -106,22 +106,23 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 
 // Start has sessions swept now and then. It implements lifecycle.Service.
 func (m *Manager) Start(context.Context) error {
-	if !m.life.Begin() {
-		return nil
+	if m.life.Begin() {
+		m.life.Go(m.sweeps)
 	}
-	m.life.Go(func(ctx context.Context) {
-		tick := time.NewTicker(sweepEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				m.Sweep(ctx)
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
 	return nil
+}
+
+func (m *Manager) sweeps(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			m.Sweep(ctx)
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Stop ends the sweeps. It implements lifecycle.Service.

@@ -41,7 +41,7 @@ type Log struct {
 	running    hash.Hash
 	sum        [sha256.Size]byte // the running hash after the last event
 	data       jx.Writer         // scratch: the data of the event being encoded
-	text       []byte            // the texts of all pieces, back to back; as the three below, only appended to
+	text       []byte            // the texts of all pieces, back to back; bytes once written never change
 	pieceEnds  []int             // pieceEnds[i] is the number of bytes up to and with piece i, which is event i+1
 	marks      []task.Mark       // of the pieces that are no text of the answer
 	tokens     int               // pieces that are not of tool calls
@@ -168,8 +168,8 @@ func (l *Log) check() error {
 	return nil
 }
 
-// Recover makes the log of a task that an earlier process was running: subscribers may name events that are still to be
-// decoded again, and the checkpoint must be met.
+// Recover makes the log of a task that an earlier process was running. Subscribers may name events that are still to be decoded
+// again, and the log must meet the checkpoint.
 func Recover(first task.Started, c task.Checkpoint, now func() time.Time) *Log {
 	l := New(first, now)
 	l.expected, l.recovering = c, true
@@ -191,7 +191,8 @@ func (l *Log) Detach() {
 	l.wakeAll()
 }
 
-// Seal fences the log: nothing is appended after it but the terminal event. It returns the id of the last event and whether this call sealed it.
+// Seal fences the log: only the terminal event may follow. It returns the id of the last event, and whether this call sealed
+// the log.
 func (l *Log) Seal() (lastEventID string, first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

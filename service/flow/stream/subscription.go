@@ -12,8 +12,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// ErrCutOff ends a subscription that didn't take its events in time when its task was cancelled (ORCH-3026). The client
-// may reconnect and read the sealed log.
+// ErrCutOff ends a subscription that did not take its events in time when its task was cancelled (ORCH-3026). The client may
+// reconnect and read the sealed log.
 var ErrCutOff = errors.New("the stream was too slow to take its events before a cancel returned")
 
 // ErrDetached ends a subscription whose task goes on after a restart of the orchestrator. The client reconnects.
@@ -42,7 +42,7 @@ type Subscription struct {
 // the log never gave is INVALID_PARAMS. An id whose hash differs is WORKER_RESET, since what the client holds is not what the
 // log holds (LO-201).
 //
-// With a batch time, tokens that come within it are written together (OC-CTRL-2026): writes are joined, events are not. The
+// With a batch time, tokens that come within that time are written together (OC-CTRL-2026). This joins writes, not events. The
 // terminal event never waits.
 func (l *Log) Subscribe(after string, batch time.Duration) (*Subscription, error) {
 	s := &Subscription{log: l, woken: make(chan struct{}, 1), batch: batch}
@@ -69,8 +69,8 @@ func (l *Log) Subscribe(after string, batch time.Duration) (*Subscription, error
 	return s, nil
 }
 
-// lost reports whether the task ended because its worker, or the process that ran it, was lost: more may have been sent than
-// the log holds, so a client that holds more is told why, and not that it made its id up. The caller holds mu.
+// lost reports whether the task ended because its worker, or the process that ran it, was lost. Clients may then have more events
+// than the log holds. They are told why, and not that their id is wrong. The caller holds mu.
 func (l *Log) lost() bool {
 	return l.failure != nil && (l.recovering || l.failure.Code == task.WorkerReset)
 }
@@ -121,8 +121,8 @@ func (s *Subscription) wait(ctx context.Context, tick <-chan time.Time, frames *
 	}
 }
 
-// take reports whether there are events, which it has put where it was told to. Else wait is how long those that are there are to
-// wait for others, to be written together with them; 0: there are none.
+// take stores the next events in frames or in events, and reports whether there were any. If not, wait says how long to wait
+// before those that are there are written, together with what comes until then; 0: there are none.
 func (s *Subscription) take(frames *[]byte, events *task.Events) (news bool, wait time.Duration, err error) {
 	l := s.log
 	l.mu.Lock()
@@ -217,8 +217,8 @@ func (s *Subscription) unpark() {
 	s.parked = false
 }
 
-// direct writes the last event to the only subscriber, if that waits for it. Several are woken instead: each writes for
-// itself, and the engine does not wait for all. The caller holds mu.
+// direct writes the last event to the only subscriber, if that one waits for it. Several subscribers are woken instead: each of
+// them writes for itself, and the engine does not wait for all of them. The caller holds mu.
 func (l *Log) direct() bool {
 	if len(l.subs) != 1 {
 		return false
@@ -273,7 +273,7 @@ func (l *Log) Flush(ctx context.Context) (cut int) {
 	return cut
 }
 
-// behind reports whether a token is still to be written. The terminal event is no token: it may follow when it likes.
+// behind reports whether a token is still to be written. The terminal event does not count: it may be written later.
 func (s *Subscription) behind() bool {
 	return !s.cut && !s.ahead && (s.writing || s.next < s.log.tokensEnd())
 }

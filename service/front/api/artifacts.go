@@ -54,8 +54,7 @@ type artifacts struct {
 	*Handler
 }
 
-// CreateArtifact stores an artifact. The request's body is bounded as every other's; what it spells is decoded as it is
-// written.
+// CreateArtifact stores an artifact. It decodes the content while it writes it. The gate has bounded the request's body.
 func (h artifacts) CreateArtifact(ctx context.Context, r *gen.ArtifactRequest) (*gen.ArtifactHeaders, error) {
 	in := ArtifactView{
 		Kind: string(r.Kind), MediaType: r.MediaType.Or(""), TaskID: string(r.TaskID.Or("")), Parent: string(r.Parent.Or("")),
@@ -82,7 +81,7 @@ func (h artifacts) CreateArtifact(ctx context.Context, r *gen.ArtifactRequest) (
 	return &gen.ArtifactHeaders{Location: "/v1/artifacts/" + v.ID, Response: h.toArtifact(ctx, v)}, nil
 }
 
-// spelling notes what is wrong with the spelling, to tell it from what is wrong with the disk.
+// spelling remembers an error of the content's encoding, which is the client's fault, to tell it from an error of the disk.
 type spelling struct {
 	r   io.Reader
 	err error
@@ -115,8 +114,8 @@ func (h artifacts) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*g
 	return &gen.GetArtifactOKHeaders{Response: h.toArtifact(ctx, v)}, nil
 }
 
-// GetArtifactContent sends an artifact's bytes, or the ranges of them that are asked for. They can be anything, so that a
-// browser must take them for nothing but what they are said to be, and run nothing of them.
+// GetArtifactContent sends an artifact's bytes, or the ranges of them that the client asks for. The bytes can be anything, so the
+// headers tell a browser not to guess their type and not to run them.
 func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactContentParams, w http.ResponseWriter) error {
 	v, content, err := h.Artifacts.Open(string(p.ID))
 	if err != nil {
@@ -131,7 +130,7 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	header.Set("Content-Security-Policy", "default-src 'none'; sandbox")
 	control := http.NewResponseController(w)
 	out := &download{ResponseWriter: w, pace: delivery.Pace{Set: control.SetWriteDeadline, Timeout: h.WriteTimeout}}
-	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // it would else hit the connection's next request
+	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // or it would end the connection's next request
 	http.ServeContent(out, callFrom(ctx).request, "", time.Time{}, content)
 	var why *task.Error
 	switch out.refused {
@@ -148,8 +147,8 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	return nil
 }
 
-// download gives each write its time, since a whole one may take longer than a dead client may stay, and keeps the plain text
-// of a refusal from the client: it gets the envelope.
+// download bounds each write by itself, since a whole download may take longer than a dead client may stay. It also drops the
+// plain text with which net/http refuses a request: the client gets the envelope.
 type download struct {
 	http.ResponseWriter
 	pace    delivery.Pace
@@ -194,11 +193,11 @@ func (h artifacts) toArtifact(ctx context.Context, v ArtifactView) gen.Artifact 
 	return out
 }
 
-// maxHost bounds what of the client's own words comes back in a URL.
+// maxHost bounds the host name of the client's choice that comes back in a URL.
 const maxHost = 512
 
-// origin is this server as the client reached it: by a name that works from the client's box, whatever address it is bound
-// to (HME-022).
+// origin is this server's address as the client reached it. It works from the client's machine, whatever address the server is
+// bound to (HME-022).
 func origin(r *http.Request) string {
 	scheme := "http"
 	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" { // a tunnel in front of it speaks TLS

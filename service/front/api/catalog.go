@@ -12,8 +12,8 @@ import (
 
 // Catalog is what the API does with the models and engines on local disk (ORCH-3060, OC-CAT-56). Errors are *task.Error.
 type Catalog interface {
-	// AddModel waits for the model as long as it is told; after that the model is Fetching. The same addition again joins the
-	// first. INVALID_PARAMS, UNTRUSTED_ARTIFACT, POLICY_DENIED, CONFLICT.
+	// AddModel waits for the model as long as the addition says. If that is not long enough, the model is Fetching when it returns. A
+	// repeated addition joins the first. INVALID_PARAMS, UNTRUSTED_ARTIFACT, POLICY_DENIED, CONFLICT.
 	AddModel(ctx context.Context, a ModelAddition) (CatalogModel, error)
 	// Models lists by id; an empty state means all.
 	Models(state string) []CatalogModel
@@ -91,7 +91,8 @@ const (
 	maxWarning  = 1024
 )
 
-// CreateModel adds a model, and has longer to answer than other operations: as long as it is told to wait, and what hashing takes.
+// CreateModel adds a model. It may take longer to answer than other operations: it waits as long as the client asks, and it hashes
+// the model.
 func (h catalog) CreateModel(ctx context.Context, r *gen.ModelRequest) (*gen.ModelHeaders, error) {
 	v, err := h.Catalog.AddModel(ctx, ModelAddition{
 		ID: string(r.ID.Or("")), Ref: r.Ref, Digest: r.Digest.Or(""), Signature: r.Signature.Or(""), SBOM: r.Sbom.Or(""),

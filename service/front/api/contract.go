@@ -63,6 +63,7 @@ type operation struct {
 	plane        string
 	body         schema            // nil: the operation takes none
 	params       map[string]schema // by "in name"
+	query        []string          // the names of its query parameters, sorted
 	open         bool              // needs no token
 	guarded      bool              // needs the token on loopback too
 }
@@ -129,22 +130,15 @@ func (c *contract) operation(method, path string, raw map[string]any, shared []a
 		name, _ := p["name"].(string)
 		in, _ := p["in"].(string)
 		o.params[in+" "+name], _ = p["schema"].(map[string]any)
+		if in == "query" {
+			o.query = append(o.query, name)
+		}
 	}
+	slices.Sort(o.query)
 	return o, nil
 }
 
-// queryNames lists the operation's query parameters.
-func (o *operation) queryNames() []string {
-	var names []string
-	for _, key := range slices.Sorted(maps.Keys(o.params)) {
-		if name, ok := strings.CutPrefix(key, "query "); ok {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
-// resolve follows a $ref, and joins an allOf of one with what stands beside it.
+// resolve follows a $ref, and joins an allOf of one schema with the fields beside it.
 func (c *contract) resolve(s schema) schema {
 	if ref, ok := s["$ref"].(string); ok {
 		target, _ := dig[schema](c.root, strings.Split(strings.TrimPrefix(ref, "#/"), "/")...)

@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// maxQuote bounds what a message repeats of the client's own words.
+// maxQuote is how many bytes of what the client sent a message repeats.
 const maxQuote = 64
 
 // explainBody says what is wrong with a JSON body that gen's decoder refused, in the contract's terms: which field, what is
@@ -247,7 +247,7 @@ func join(at, name string) string {
 	return at + "." + name
 }
 
-// unknown words the refusal of a name that the contract does not have, with the nearest it has.
+// unknown words the refusal of a name that the contract does not have, and suggests the nearest one that it has.
 func unknown(what, shown, name string, known []string) string {
 	if len(known) == 0 {
 		return fmt.Sprintf("unknown %s %q: there are none here", what, shown)

@@ -17,10 +17,10 @@ import (
 
 // Control is what operators do with pools, placement, the configuration and workers. Errors are *task.Error.
 type Control interface {
-	// Drain returns at once; what still runs at the deadline waits in line again. NOT_FOUND.
+	// Drain returns at once. Tasks that still run at the deadline go back to the queue. NOT_FOUND.
 	Drain(ctx context.Context, id string, deadline time.Duration) (DrainView, error)
-	// Reload returns once the new model serves, or with an error once the old one does. A model ref is read as in the
-	// configuration. NOT_FOUND, MODEL_NOT_FOUND, CONFLICT while another reload of the pool goes on.
+	// Reload returns once the new model serves, or with an error once the old one serves again. It reads the model ref as the
+	// configuration does. NOT_FOUND, MODEL_NOT_FOUND, CONFLICT while another reload of the pool goes on.
 	Reload(ctx context.Context, id, ref string) (ReloadView, error)
 	// Explain is a dry run of the placement of a task (LO-502). The request has the fields of the contract's
 	// ExplainRequest and no others.
@@ -116,10 +116,11 @@ func (h pools) ReloadPool(ctx context.Context, r *gen.ReloadRequest, p gen.Reloa
 	}}, nil
 }
 
-// slow gives the answer its time anew: loading a model takes longer than a dead client may hold its connection.
+// slow starts the time limit for the answer again. Some operations, such as loading a model, take longer than a dead client may
+// hold its connection.
 func (h *Handler) slow(ctx context.Context) {
 	if w := callFrom(ctx).writer; w != nil {
-		_ = w.SetWriteDeadline(time.Now().Add(h.WriteTimeout)) // as at the request's begin
+		_ = w.SetWriteDeadline(time.Now().Add(h.WriteTimeout)) // as the gate did
 	}
 }
 

@@ -79,7 +79,7 @@ func (h *Handler) read(r *http.Request, c *call) error {
 	if !live[op.name] {
 		return op.notImplemented()
 	}
-	if err := checkQuery(r.URL.RawQuery, op.queryNames()); err != nil {
+	if err := checkQuery(r.URL.RawQuery, op.query); err != nil {
 		return err
 	}
 	if op.body == nil {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package gate is what every request passes before a front serves it. It decides who may call: one bearer token, optional on
-// loopback where the configuration says so (AUTH-1001…1008). No error of it holds a token.
 package gate
 
 import (
@@ -34,9 +32,10 @@ type AuthOptions struct {
 	OptionalOnLoopback bool   // callers from loopback need no token
 }
 
-// Auth checks requests against the one token.
+// Auth decides who may call: whoever has the one bearer token, and callers on loopback, where the configuration says that they
+// need none (AUTH-1001…1008). It logs nothing, and none of its errors holds a token.
 type Auth struct {
-	digest   [sha256.Size]byte // of the token: comparing digests takes the same time whatever the offer's length
+	digest   [sha256.Size]byte // of the token; to compare digests takes the same time, however long the offered token is
 	identity string
 	set      bool
 	optional bool
@@ -56,8 +55,8 @@ func NewAuth(o AuthOptions) (*Auth, error) {
 	return a, nil
 }
 
-// RequireToken returns an error that says what to do when a server on bindAddr must not start without a token: whenever it
-// can be reached from another machine (AUTH-1002).
+// RequireToken returns an error, which says what to do, when a server on bindAddr has no token and can be reached from another
+// machine: such a server must not start (AUTH-1002).
 func RequireToken(bindAddr, token string) error {
 	if token != "" || loopbackBind(bindAddr) {
 		return nil
@@ -73,8 +72,8 @@ func loopbackBind(bindAddr string) bool {
 	return loopbackHost(host)
 }
 
-// loopbackHost takes only spellings that cannot be anything else: a name that merely resolves to loopback may resolve to
-// something else the next time.
+// loopbackHost accepts only spellings that always mean loopback. A name that resolves to loopback now may resolve to another
+// address the next time.
 func loopbackHost(host string) bool {
 	if strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") {
 		return true
@@ -114,11 +113,11 @@ func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) 
 	return "", e
 }
 
-// Check authenticates a request. "On loopback" is what the connection's remote address says; no header can claim it.
-// always means that a token is needed on loopback too.
+// Check authenticates a request. The connection's remote address says whether the caller is on loopback; no header can claim it.
+// With always, a caller on loopback needs the token too.
 //
-// A caller let in without a token might be a web page in the user's browser, brought there by another site: those requests
-// carry that site's Host (DNS rebinding) or Origin (cross-site), and are refused with POLICY_DENIED.
+// A caller without a token might be a web page of another site in the user's browser. Its requests carry that site's Host (DNS
+// rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED.
 func (a *Auth) Check(r *http.Request, always bool) (string, error) {
 	id, err := a.Authenticate(r.Header.Get("Authorization"), remoteLoopback(r.RemoteAddr) && !always)
 	if err != nil || id != Localhost {
