@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/contracts/proof"
 	"github.com/llama-orch/llama-orch/gen"
 )
 
@@ -136,8 +137,8 @@ func (r *content) Read(p []byte) (int, error) {
 func (r *content) Close() error { return r.body.Close() }
 
 // Proof returns the proof bundle of a task that has ended, and the bytes that it is written in (OC-CTRL-2067). The Error
-// NOT_FOUND says that there is none: the task still runs, or its bundle was dropped or has passed its age.
-func (c *Client) Proof(ctx context.Context, taskID string) (*Proof, []byte, error) {
+// NOT_FOUND says that there is none: the task still runs, or the server has forgotten it.
+func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byte, error) {
 	list, err := c.Artifacts(ctx, ArtifactFilter{Kind: gen.ArtifactKindProof, TaskID: taskID, Limit: 1})
 	if err != nil {
 		return nil, nil, err
@@ -145,7 +146,7 @@ func (c *Client) Proof(ctx context.Context, taskID string) (*Proof, []byte, erro
 	if len(list) == 0 {
 		return nil, nil, &Error{
 			Status: http.StatusNotFound, Code: gen.ErrorCodeNOTFOUND,
-			Message: fmt.Sprintf("task %s has no proof bundle: it has not ended, or its bundle was removed since", strings.ToValidUTF8(taskID, "?")),
+			Message: fmt.Sprintf("task %s has no proof bundle: it has not ended, or the server has forgotten it", strings.ToValidUTF8(taskID, "?")),
 		}
 	}
 	a, body, err := c.ArtifactContent(ctx, string(list[0].ID))
@@ -160,7 +161,7 @@ func (c *Client) Proof(ctx context.Context, taskID string) (*Proof, []byte, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := DecodeProof(text)
+	p, err := proof.Decode(text)
 	if err != nil {
 		return nil, nil, &ProtocolError{Err: err}
 	}

@@ -3,7 +3,6 @@
 package sdk
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,16 +13,16 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"pgregory.net/rapid"
 
+	"github.com/llama-orch/llama-orch/contracts/proof"
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // shelf serves one artifact: its entry as it should be, its bytes as they are.
 func shelf(text, sent string, status int) http.Handler {
-	id := "sha256-" + digest([]byte(text))
+	id := "sha256-" + proof.Digest([]byte(text))
 	entry := fmt.Sprintf(`{"id":%q,"kind":"proof","media_type":"text/plain","size_bytes":%d,"created_at":"2026-11-22T20:15:00.000Z","url":"http://x/"}`, id, len(text))
 	mux := http.NewServeMux()
 	answer := func(body string) http.HandlerFunc {
@@ -101,7 +100,7 @@ func TestArtifactContentIsChecked(t *testing.T) {
 
 // ORCH-3097, OC-CTRL-2067
 func TestArtifactsAndProofs(t *testing.T) {
-	text, err := artifact.Bundle(recordOf("ab", "cd"), artifact.ProofOptions{}).Encode()
+	text, err := bundle.Of(recordOf("ab", "cd")).Encode()
 	require.NoError(t, err)
 	c, _ := setup(t, shelf(string(text), string(text), 200), func(o *Options) { o.Token = "s3cret" })
 	p, raw, err := c.Proof(t.Context(), "t")
@@ -142,57 +141,21 @@ func recordOf(tokens ...string) task.Record {
 	return r
 }
 
-func proofOf(t require.TestingT, r task.Record, o artifact.ProofOptions) *Proof {
-	text, err := artifact.Bundle(r, o).Encode()
-	require.NoError(t, err)
-	p, err := DecodeProof(text)
-	require.NoError(t, err)
-	return p
-}
-
-// What the client reads is what the server writes: no field of the client's is one that the server does not have.
-//
-// OC-CTRL-2067
-func TestTheClientsBundleIsTheServers(t *testing.T) {
-	r := recordOf("ab", "cd")
-	r.Err, r.End = task.Errorf(task.Internal, "x"), &task.End{TokensIn: 1, TokensOut: 2, DecodeTimeMS: 5, Result: json.RawMessage(`{"a":1}`), Receipt: task.Receipt{ModelDigest: "m"}}
-	r.Task.Request.Messages, r.Task.Request.Inputs, r.Task.Request.Ctx = []task.Message{{Role: "user", Content: "<hi>"}}, []string{"x"}, 64
-	r.Task.RequestDigest, r.Task.EngineVersion = "d", "v"
-	o := artifact.ProofOptions{KeepPrompts: true, KeepTranscripts: true}
-	text, err := artifact.Bundle(r, o).Encode()
-	require.NoError(t, err)
-	again, err := json.Marshal(proofOf(t, r, o))
-	require.NoError(t, err)
-	var server, client map[string]any
-	require.NoError(t, json.Unmarshal(text, &server))
-	require.NoError(t, json.Unmarshal(again, &client))
-	var within func(at string, client, server any)
-	within = func(at string, client, server any) {
-		m, ok := client.(map[string]any)
-		if !ok {
-			require.Equal(t, server, client, at)
-			return
-		}
-		s, ok := server.(map[string]any)
-		require.True(t, ok, at)
-		for key := range m {
-			require.Contains(t, s, key, at)
-			within(at+"."+key, m[key], s[key])
-		}
-	}
-	within("", client, server)
+func proofOf(r task.Record) *proof.Bundle {
+	b := bundle.Of(r)
+	return &b
 }
 
 // LO-301
 func TestAgainIsTheSameRequest(t *testing.T) {
-	p := proofOf(t, recordOf("ab"), artifact.ProofOptions{})
-	_, err := p.Again()
+	p := proofOf(recordOf("ab"))
+	_, err := Again(p)
 	require.Error(t, err)
-	require.False(t, p.Keep(Words{Prompt: "another"}))
-	require.False(t, p.Keep(Words{}))
-	require.False(t, p.Keep(Words{Prompt: "a <wish>", Inputs: []string{"more"}}))
-	require.True(t, p.Keep(Words{Prompt: "a <wish>"}))
-	r, err := p.Again()
+	require.False(t, p.Keep(proof.Words{Prompt: "another"}))
+	require.False(t, p.Keep(proof.Words{}))
+	require.False(t, p.Keep(proof.Words{Prompt: "a <wish>", Inputs: []string{"more"}}))
+	require.True(t, p.Keep(proof.Words{Prompt: "a <wish>"}))
+	r, err := Again(p)
 	require.NoError(t, err)
 	require.NoError(t, r.Validate())
 	require.Equal(t, &gen.TaskRequest{
@@ -207,65 +170,18 @@ func TestAgainIsTheSameRequest(t *testing.T) {
 
 	chat := recordOf("ab")
 	chat.Task.Request.Prompt, chat.Task.Request.Messages = "", []task.Message{{Role: "user", Content: "<hi> & bye"}}
-	p = proofOf(t, chat, artifact.ProofOptions{})
-	require.True(t, p.Keep(Words{Messages: []ProofMessage{{Role: "user", Content: "<hi> & bye"}}}), "both sides hash the same JSON")
-	r, err = p.Again()
+	p = proofOf(chat)
+	require.True(t, p.Keep(proof.Words{Messages: []proof.Message{{Role: "user", Content: "<hi> & bye"}}}), "both sides hash the same JSON")
+	r, err = Again(p)
 	require.NoError(t, err)
 	require.False(t, r.Prompt.Set)
 	require.Equal(t, []gen.Message{{Role: "user", Content: "<hi> & bye"}}, r.Messages)
 
 	rank := recordOf()
 	rank.Task.Request.Workload, rank.Task.Request.Inputs = task.Rerank, []string{"a", "b"}
-	r, err = proofOf(t, rank, artifact.ProofOptions{KeepPrompts: true}).Again()
+	rank.Proof.KeepsPrompt = true
+	r, err = Again(proofOf(rank))
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, r.Inputs)
 	require.False(t, r.Params.Set, "it samples nothing")
-}
-
-// The client and the server give the same verdict of the same runs.
-//
-// LO-301
-func TestTheClientsVerdictIsTheServers(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		tokens := rapid.SliceOfN(rapid.SampledFrom([]string{"a", "b", "é", "ab"}), 0, 5)
-		r := recordOf(tokens.Draw(t, "recorded")...)
-		r.State = rapid.SampledFrom([]task.State{task.Completed, task.StateCanceled, task.Failed}).Draw(t, "state")
-		o := artifact.ProofOptions{KeepTranscripts: rapid.Bool().Draw(t, "kept")}
-		now := tokens.Draw(t, "now")
-		want := artifact.Compare(artifact.Bundle(r, o), recordOf(now...).Transcript)
-		got := proofOf(t, r, o).Compare(now, nil)
-		require.Equal(t, Verdict{Match: want.Match, Partial: want.Partial, Token: want.Token, Want: want.Want, Got: want.Got}, got)
-	})
-}
-
-// LO-301
-func TestCompareWithTokensFromElsewhere(t *testing.T) {
-	p := proofOf(t, recordOf("ab", "cd"), artifact.ProofOptions{})
-	require.Equal(t, Verdict{Token: -1}, p.Compare([]string{"ab", "cX"}, nil))
-	require.Equal(t, Verdict{Token: 1, Want: "cd", Got: "cX"}, p.Compare([]string{"ab", "cX"}, []string{"ab", "cd"}))
-	require.Equal(t, Verdict{Token: -1}, p.Compare([]string{"ab", "cX"}, []string{"other"}), "tokens that are not the recorded ones prove nothing")
-
-	r := recordOf()
-	r.End = &task.End{Result: json.RawMessage(`{"v":[1]}`)}
-	p = proofOf(t, r, artifact.ProofOptions{})
-	require.True(t, p.CompareResult(json.RawMessage(`{"v": [1]}`)).Match)
-	require.False(t, p.CompareResult(json.RawMessage(`{"v":[2]}`)).Match)
-	require.False(t, p.CompareResult(nil).Match)
-}
-
-// LO-301
-func FuzzDecodeProof(f *testing.F) {
-	for _, keep := range []bool{true, false} {
-		text, err := artifact.Bundle(recordOf("ab", "é"), artifact.ProofOptions{KeepPrompts: keep, KeepTranscripts: keep}).Encode()
-		require.NoError(f, err)
-		f.Add(text)
-	}
-	f.Fuzz(func(t *testing.T, text []byte) {
-		p, err := DecodeProof(text)
-		if err != nil {
-			return
-		}
-		p.Compare([]string{"ab", "x"}, nil)
-		_, _ = p.Again()
-	})
 }

@@ -103,8 +103,10 @@ func run(ctx context.Context, m machine, dir string, out io.Writer) (err error) 
 // unequal finds the two cards, the one with more memory first.
 func unequal(ctx context.Context, library string, out io.Writer) ([]gpu.Card, error) {
 	monitor := gpu.NewMonitor(gpu.Options{LibraryPath: library})
-	monitor.Start(ctx)
-	defer monitor.Stop()
+	if err := monitor.Start(ctx); err != nil {
+		return nil, err
+	}
+	defer func() { _ = monitor.Stop(ctx) }()
 	found := monitor.Snapshot()
 	if found.Err != "" {
 		return nil, fmt.Errorf("NVML finds no GPU: %s. Run this on the reference box of .docs/HOME_PROFILE_TARGET.md, with the driver loaded: "+

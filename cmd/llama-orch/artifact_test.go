@@ -20,7 +20,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
-	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -183,7 +183,8 @@ func recordOf(tokens ...string) task.Record {
 
 func proofOf(t *testing.T, r task.Record, prompts, transcripts bool) string {
 	t.Helper()
-	text, err := artifact.Bundle(r, artifact.ProofOptions{KeepPrompts: prompts, KeepTranscripts: transcripts}).Encode()
+	r.Proof = task.Proof{KeepsPrompt: prompts, KeepsTranscript: transcripts}
+	text, err := bundle.Of(r).Encode()
 	require.NoError(t, err)
 	return string(text)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/llama-orch/llama-orch/contracts/proof"
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
@@ -43,7 +44,7 @@ func (c *proofCmd) Run(a *app) error {
 }
 
 // findProof reads the file of this name, or gets the bundle of the task.
-func findProof(a *app, name string) (*sdk.Proof, []byte, error) {
+func findProof(a *app, name string) (*proof.Bundle, []byte, error) {
 	if at, err := os.Stat(name); err != nil || !at.Mode().IsRegular() {
 		return a.client.Proof(a.ctx, name)
 	}
@@ -51,14 +52,14 @@ func findProof(a *app, name string) (*sdk.Proof, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	p, err := sdk.DecodeProof(text)
+	p, err := proof.Decode(text)
 	if err != nil {
 		return nil, nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return p, []byte(strings.TrimRight(string(text), "\n")), nil
 }
 
-func proofRows(p *sdk.Proof) [][]string {
+func proofRows(p *proof.Bundle) [][]string {
 	at := func(t time.Time) string { return t.Local().Format(timeLayout + ".000") }
 	words := "by digest"
 	if p.Request.Kept {
@@ -66,7 +67,7 @@ func proofRows(p *sdk.Proof) [][]string {
 	}
 	rows := [][]string{
 		{"task", p.TaskID},
-		{"outcome", string(p.Outcome)},
+		{"outcome", p.Outcome},
 	}
 	add := func(name, value string) {
 		if value != "" {
@@ -74,10 +75,10 @@ func proofRows(p *sdk.Proof) [][]string {
 		}
 	}
 	if p.Error != nil {
-		add("error", p.Error.Message+" ("+string(p.Error.Code)+")")
+		add("error", p.Error.Message+" ("+p.Error.Code+")")
 	}
 	add("model", p.Request.ModelRef)
-	add("workload", string(p.Request.Workload))
+	add("workload", p.Request.Workload)
 	add("words", words)
 	add("prompt sha256", p.Request.PromptSHA256)
 	add("messages sha256", p.Request.MessagesSHA256)
@@ -88,7 +89,7 @@ func proofRows(p *sdk.Proof) [][]string {
 	}
 	add("request digest", p.RequestDigest)
 	add("seed", strconv.FormatUint(uint64(p.Seed), 10))
-	add("determinism", string(p.Determinism))
+	add("determinism", p.Determinism)
 	s := p.Sampling
 	add("sampling", fmt.Sprintf("%s: temperature %g, top_p %g, top_k %d, min_p %g, repeat_penalty %g", s.Profile, s.Temperature, s.TopP, s.TopK, s.MinP, s.RepeatPenalty))
 	add("pool", p.Placement.PoolID)
@@ -130,7 +131,7 @@ type replayCmd struct {
 type replayed struct {
 	TaskID       string `json:"task_id"`
 	ReplayTaskID string `json:"replay_task_id"`
-	sdk.Verdict
+	proof.Verdict
 	Fingerprint         string `json:"fingerprint"`
 	RecordedFingerprint string `json:"recorded_fingerprint"`
 }
@@ -144,13 +145,13 @@ func (c *replayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if p.Outcome != gen.OutcomeCompleted && p.Transcript.Tokens == 0 {
+	if p.Outcome != string(gen.OutcomeCompleted) && p.Transcript.Tokens == 0 {
 		return fmt.Errorf("task %s ended (%s) before its first token: there is nothing to compare", p.TaskID, p.Outcome)
 	}
 	if err := c.words(a, p); err != nil {
 		return err
 	}
-	request, err := p.Again()
+	request, err := sdk.Again(p)
 	if err != nil {
 		return err
 	}
@@ -173,7 +174,7 @@ func (c *replayCmd) Run(a *app) error {
 }
 
 // words sees to it that the bundle has the request's words.
-func (c *replayCmd) words(a *app, p *sdk.Proof) error {
+func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 	r := p.Request
 	if r.Kept {
 		if c.PromptFile != "" {
@@ -194,16 +195,16 @@ func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 	if err != nil {
 		return err
 	}
-	var tries []sdk.Words
+	var tries []proof.Words
 	if plain {
 		// Editors end a file with a line feed that was not part of the prompt.
-		tries = []sdk.Words{{Prompt: string(text)}, {Prompt: strings.TrimSuffix(string(text), "\n")}}
+		tries = []proof.Words{{Prompt: string(text)}, {Prompt: strings.TrimSuffix(string(text), "\n")}}
 	} else {
-		var w sdk.Words
+		var w proof.Words
 		if err := json.Unmarshal(text, &w); err != nil {
 			return usagef("%s is not %s: %w", c.PromptFile, what, err)
 		}
-		tries = []sdk.Words{w}
+		tries = []proof.Words{w}
 	}
 	if slices.ContainsFunc(tries, p.Keep) {
 		return nil
@@ -212,7 +213,7 @@ func (c *replayCmd) words(a *app, p *sdk.Proof) error {
 }
 
 // samePool asks for the pool of the recorded run where the server has it: another may have another fingerprint.
-func samePool(a *app, p *sdk.Proof, request *gen.TaskRequest) error {
+func samePool(a *app, p *proof.Bundle, request *gen.TaskRequest) error {
 	pools, err := a.client.Pools(a.ctx)
 	if err != nil {
 		return err
@@ -236,7 +237,7 @@ type replay struct {
 }
 
 // again reads a run's answer. Where the recorded run ended early it is stopped as soon as it is as long.
-func again(a *app, id string, p *sdk.Proof) (got replay, err error) {
+func again(a *app, id string, p *proof.Bundle) (got replay, err error) {
 	for event, err := range a.client.Stream(a.ctx, id, "") {
 		if err != nil {
 			return got, err
@@ -244,7 +245,7 @@ func again(a *app, id string, p *sdk.Proof) (got replay, err error) {
 		switch e := event.(type) {
 		case sdk.Token:
 			got.tokens = append(got.tokens, e.Text)
-			if p.Outcome != gen.OutcomeCompleted && len(got.tokens) == p.Transcript.Tokens {
+			if p.Outcome != string(gen.OutcomeCompleted) && len(got.tokens) == p.Transcript.Tokens {
 				_, err := a.client.Cancel(a.ctx, id)
 				return got, err
 			}
@@ -257,7 +258,7 @@ func again(a *app, id string, p *sdk.Proof) (got replay, err error) {
 	return got, nil
 }
 
-func (c *replayCmd) report(a *app, p *sdk.Proof, id string, got replay) error {
+func (c *replayCmd) report(a *app, p *proof.Bundle, id string, got replay) error {
 	verdict := p.Compare(got.tokens, nil)
 	if !verdict.Match && verdict.Token < 0 {
 		if tokens := recorded(a, p); tokens != nil {
@@ -278,7 +279,7 @@ func (c *replayCmd) report(a *app, p *sdk.Proof, id string, got replay) error {
 	switch {
 	case out.Fingerprint != "" && out.Fingerprint != p.Placement.Fingerprint:
 		a.note("it ran on fingerprint %s, not on %s: the same bytes were not promised", out.Fingerprint, p.Placement.Fingerprint)
-	case p.Determinism == gen.DeterminismBestEffort:
+	case p.Determinism == string(gen.DeterminismBestEffort):
 		a.note("the task was best_effort: the same bytes were not promised")
 	}
 	if a.json {
@@ -295,7 +296,7 @@ func (c *replayCmd) report(a *app, p *sdk.Proof, id string, got replay) error {
 }
 
 // recorded are the tokens of the recorded run, where the server still has them.
-func recorded(a *app, p *sdk.Proof) (tokens []string) {
+func recorded(a *app, p *proof.Bundle) (tokens []string) {
 	for event, err := range a.client.Stream(a.ctx, p.TaskID, "") {
 		if err != nil {
 			return nil
@@ -307,7 +308,7 @@ func recorded(a *app, p *sdk.Proof) (tokens []string) {
 	return tokens
 }
 
-func sentence(v sdk.Verdict, p *sdk.Proof, got replay) string {
+func sentence(v proof.Verdict, p *proof.Bundle, got replay) string {
 	piece := func(s string) string {
 		if s == "" {
 			return "nothing"

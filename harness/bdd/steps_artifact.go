@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -21,7 +20,7 @@ func (w *world) artifactSteps(step define) {
 	step(`^I post to "([^"]*)" a body that is said to have (\d+) bytes, and keep the connection$`, w.iPostALie)
 	step(`^I post to "([^"]*)" a body that is said to have (\d+) bytes, and hang up early$`, w.iHangUpEarly)
 	step(`^I get the proof of task "([^"]*)"$`, w.iGetTheProof)
-	step(`^the artifacts are gone from the disk$`, w.theArtifactsAreGone)
+	step(`^no artifact is on the disk$`, w.noArtifactIsOnTheDisk)
 	step(`^I run "llama-orch ([^"]*)"$`, w.iRunTheClient)
 }
 
@@ -87,18 +86,16 @@ func (w *world) iHangUpEarly(path string, size int64) error {
 	return nil
 }
 
-// iGetTheProof waits for the task's bundle, which is written behind its end, and gets it.
+// iGetTheProof gets the task's bundle, which is there as soon as its end is told.
 func (w *world) iGetTheProof(name string) error {
 	t, err := w.task(name)
 	if err != nil {
 		return err
 	}
-	if err := poll("the proof bundle", func() error {
-		if err := w.iSend(http.MethodGet, "/v1/artifacts?kind=proof&task_id="+t.id); err != nil {
-			return err
-		}
-		return w.has("artifacts.0.task_id", t.id)
-	}); err != nil {
+	if err := w.iSend(http.MethodGet, "/v1/artifacts?kind=proof&task_id="+t.id); err != nil {
+		return err
+	}
+	if err := w.has("artifacts.0.task_id", t.id); err != nil {
 		return err
 	}
 	body, err := decode(w.last.body)
@@ -108,9 +105,14 @@ func (w *world) iGetTheProof(name string) error {
 	return w.iSend(http.MethodGet, "/v1/artifacts/"+plain(dig(body, "artifacts.0.id"))+"/content")
 }
 
-func (w *world) theArtifactsAreGone() error {
-	if err := os.RemoveAll(filepath.Join(w.dir, "data", "artifacts")); err != nil {
-		return fmt.Errorf("remove the artifacts: %w", err)
+// noArtifactIsOnTheDisk looks into the store's folder, where every artifact is a file.
+func (w *world) noArtifactIsOnTheDisk() error {
+	found, err := filepath.Glob(filepath.Join(w.dir, "data", "artifacts", "sha256", "*", "*"))
+	if err != nil {
+		return fmt.Errorf("look for artifacts: %w", err)
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("there is %s, and more: %d in all", found[0], len(found))
 	}
 	return nil
 }

@@ -324,17 +324,13 @@ func seal(t *taskRecord, at string) {
 	}
 }
 
-// Of an artifact both files are there, or it is something left over.
+// What a dead daemon was about to store is something left over.
 // ORCH-3051, ORCH-3097
-func TestHalfAnArtifactIsLeftOver(t *testing.T) {
+func TestFilesThatNobodyNeedsAreLeftOver(t *testing.T) {
 	dir := t.TempDir()
-	shelf := filepath.Join(dir, "artifacts", "sha256", "ab")
-	require.NoError(t, os.MkdirAll(shelf, 0o700))
-	whole, half := strings.Repeat("0", 62), strings.Repeat("1", 62)
-	for _, name := range []string{whole, whole + ".json", half} {
-		require.NoError(t, os.WriteFile(filepath.Join(shelf, name), nil, 0o600))
+	for _, name := range []string{"lock", "state.db", "state.db-wal", "artifacts/tmp/x"} {
+		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, "artifacts", "tmp"), 0o700))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "artifacts", "tmp", "x"), nil, 0o600))
-	require.Equal(t, []string{"artifacts/sha256/ab/" + half, "artifacts/tmp/x"}, leftFiles(dir))
+	require.Equal(t, []string{"artifacts/tmp/x", "state.db-wal"}, leftFiles(dir))
 }

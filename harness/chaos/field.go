@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -227,35 +225,17 @@ func decode(text string, into any) error {
 	return nil
 }
 
-// leftFiles are those in the data folder that a stopped daemon has no use for.
+// leftFiles are those in the data folder that a stopped daemon has no use for. No task leaves a file: its proof bundle is a view
+// of the ledger's record.
 func leftFiles(dirs ...string) (left []string) {
 	needed := []string{"lock", "state.db", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "artifacts", "artifacts/sha256", "artifacts/tmp"}
 	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-			if name, _ := filepath.Rel(dir, path); err == nil && path != dir && !slices.Contains(needed, name) && !wholeArtifact(dir, name) {
+			if name, _ := filepath.Rel(dir, path); err == nil && path != dir && !slices.Contains(needed, name) {
 				left = append(left, name)
 			}
 			return nil
 		})
 	}
 	return left
-}
-
-var artifactName = regexp.MustCompile(`^artifacts/sha256/[0-9a-f]{2}(/[0-9a-f]{62}(\.json)?)?$`)
-
-// wholeArtifact reports whether a name is that of an artifact, of which both files are there, or of the folder of some.
-func wholeArtifact(dir, name string) bool {
-	found := artifactName.FindStringSubmatch(name)
-	if found == nil {
-		return false
-	}
-	other := name + ".json"
-	switch {
-	case found[1] == "":
-		return true
-	case found[2] != "":
-		other = strings.TrimSuffix(name, ".json")
-	}
-	_, err := os.Stat(filepath.Join(dir, other))
-	return err == nil
 }

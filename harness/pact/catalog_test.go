@@ -18,7 +18,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
-	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -45,10 +45,10 @@ var artifacts = map[string]known{
 
 // proofBundle is one of a task of another server, which is as good as any.
 func proofBundle() string {
-	text, err := artifact.Bundle(task.Record{
+	text, err := bundle.Of(task.Record{
 		Task:  task.Task{ID: "proven", PoolID: "default", Engine: "llamacpp", Seed: seed, Determinism: task.Strict, Request: task.Request{ModelRef: "haiku", Workload: task.Completion, Prompt: prompt}},
 		State: task.Completed, Transcript: task.Transcript{Text: "rain", Ends: []int{4}},
-	}, artifact.ProofOptions{}).Encode()
+	}).Encode()
 	if err != nil {
 		panic(err) // it has no number that JSON has no word for
 	}

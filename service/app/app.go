@@ -62,7 +62,6 @@ type App struct {
 	// record
 	ledger    *sqlite.Ledger
 	artifacts *artifact.Store
-	proofs    *artifact.Sink
 	// supply
 	policy  *policy.Policy
 	fetches *fetch.Fetcher
@@ -114,8 +113,8 @@ func New(o Options) (_ *App, err error) {
 	for _, step := range []func() error{
 		a.makeGuard,     // who may call
 		a.takeFolder,    // the data folder, which one orchestrator alone may use
-		a.openLedger,    // the record of tasks
 		a.openArtifacts, // what tasks leave behind
+		a.openLedger,    // the record of tasks, whose proof bundles may become artifacts
 		a.openCatalog,   // the models and engines on disk, and what fetches them under the policy
 		a.makeFleet,     // the cards, the pools and their residency
 		a.makeFlow,      // sessions, the scheduler and admission

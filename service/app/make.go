@@ -28,6 +28,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -74,9 +76,14 @@ func (a *App) openLedger() (err error) {
 			a.log.Warn("the ledger was set aside, and a new one is begun", zap.String("moved_to", moved))
 		}
 	}
-	a.ledger, err = sqlite.Open(sqlite.Options{
+	o := sqlite.Options{
 		Path: path, Log: a.o.Log, Registerer: a.registry, RetainAge: c.Ledger.RetainAge, RetainBytes: int64(c.Ledger.RetainBytes), Now: time.Now,
-	})
+		Bundles: &bundle.Keep{Prompts: c.Artifacts.KeepPrompts, Transcripts: c.Artifacts.KeepTranscripts},
+	}
+	if c.Artifacts.KeepProofs {
+		o.BeforeForgetting = a.artifacts.KeepBundles
+	}
+	a.ledger, err = sqlite.Open(o)
 	if err != nil {
 		return fmt.Errorf("open the ledger: %w", err)
 	}
@@ -120,7 +127,7 @@ func (a *App) makeFlow() (err error) {
 	}
 	a.registry.MustRegister(a.fleet.KVMetrics(a.sessions))
 	a.schedule = scheduler.New(scheduler.Options{
-		Pools: control.SchedulerPools(c), Replicas: a.fleet.Replicas(), Ledger: proving{a.ledger, a.proofs}, Sessions: a.sessions,
+		Pools: control.SchedulerPools(c), Replicas: a.fleet.Replicas(), Ledger: a.ledger, Sessions: a.sessions,
 		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
 		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry),
 		Log: log.Named("scheduler"), Now: time.Now,
@@ -165,7 +172,7 @@ func (a *App) makeFront() error {
 	a.streams = delivery.New(delivery.Options{Log: log})
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.selfTest), Control: a.operator,
-		Catalog: a.shelf, Artifacts: artifacts{a.artifacts}, Gatherer: a.registry, Engines: control.EngineFeatures(),
+		Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
 		Streams: a.streams, Log: log, Version: a.o.Version, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {

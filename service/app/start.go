@@ -112,13 +112,10 @@ func (a *App) listen(ctx context.Context) (err error) {
 }
 
 func (a *App) startFleet(ctx context.Context) error {
-	a.memory.Start(ctx)
-	a.cleanup.push("stop looking at the GPUs", func(context.Context) error { a.memory.Stop(); return nil })
-	if err := a.pools.Start(); err != nil {
-		return fmt.Errorf("start the pools: %w", err)
+	if err := a.run(ctx, "the look at the GPUs", a.memory); err != nil {
+		return err
 	}
-	a.cleanup.push("stop the workers", a.pools.Stop)
-	return nil
+	return a.run(ctx, "the pools and their workers", a.pools)
 }
 
 // recover takes up what the run before left.
@@ -128,7 +125,6 @@ func (a *App) recover(ctx context.Context) error {
 		return fmt.Errorf("take over the tasks of the run before: %w", err)
 	}
 	a.schedule.Recover(left.Tasks)
-	a.catchUp(ctx)
 	return nil
 }
 

@@ -145,6 +145,7 @@ type Artifacts struct {
 	MaxBytes        int           `yaml:"max_bytes" jsonschema:"default=67108864,minimum=1024,maximum=1073741824" jsonschema_description:"Largest artifact, in bytes. Over the API it has to fit into limits.body_bytes as well."`
 	KeepPrompts     bool          `yaml:"keep_prompts" jsonschema:"default=false" jsonschema_description:"Proof bundles hold prompts, not only their digests."`
 	KeepTranscripts bool          `yaml:"keep_transcripts" jsonschema:"default=false" jsonschema_description:"Proof bundles hold what the model answered, not only its digest."`
+	KeepProofs      bool          `yaml:"keep_proofs" jsonschema:"default=false" jsonschema_description:"The proof bundle of a task that the ledger forgets is kept as an artifact. Until then the ledger gives it."`
 }
 
 // Stream says how events are sent.

@@ -48,7 +48,7 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 		Replicas: replicas{f}, Ledger: book, Narrator: observe.NewNarrator(zap.NewNop()), Metrics: scheduler.NewMetrics(registry),
 		Log: zap.NewNop(), Now: time.Now, StuckAfter: 40 * time.Millisecond,
 	})
-	require.NoError(t, pools.Start())
+	require.NoError(t, pools.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, pools.Stop(context.Background())) })
 	require.NoError(t, s.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, s.Stop(t.Context())) }) // its context has ended, so nothing is waited for

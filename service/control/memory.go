@@ -35,10 +35,10 @@ func NewMemory(log *zap.Logger) *Memory {
 func (m *Memory) Watch(back func(), hurt func(card int)) { m.back, m.hurt = back, hurt }
 
 // Start begins to look at the cards.
-func (m *Memory) Start(ctx context.Context) { m.monitor.Start(ctx) }
+func (m *Memory) Start(ctx context.Context) error { return m.monitor.Start(ctx) }
 
 // Stop ends that.
-func (m *Memory) Stop() { m.monitor.Stop() }
+func (m *Memory) Stop(ctx context.Context) error { return m.monitor.Stop(ctx) }
 
 func (m *Memory) note(e gpu.Event) {
 	if e.Back() {

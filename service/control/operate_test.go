@@ -90,7 +90,7 @@ func operate(t *testing.T, pools ...string) *operated {
 	o.operator = NewOperator(OperatorOptions{
 		Fleet: f, Schedule: o.schedule, Residency: swaps, Policy: rules, Sessions: sessions, Log: zap.NewNop(), Env: env, Engines: engines,
 	})
-	require.NoError(t, o.pools.Start())
+	require.NoError(t, o.pools.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, o.pools.Stop(context.Background())) })
 	require.NoError(t, o.schedule.Start(t.Context()))
 	require.NoError(t, swaps.Start(t.Context()))

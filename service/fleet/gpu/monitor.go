@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 )
 
 // Options of a monitor. All have defaults.
@@ -35,14 +38,17 @@ const (
 
 var errStopped = errors.New("the GPU monitor is stopped")
 
+var _ lifecycle.Service = (*Monitor)(nil)
+
 // Monitor samples the GPUs. One goroutine alone calls NVML; what it found is read without a lock.
 type Monitor struct {
 	o Options
 	trouble
 	current  atomic.Pointer[Inventory]
 	requests chan chan struct{}
-	quit     context.CancelFunc // nil until Start
-	done     chan struct{}
+	life     lifecycle.Life
+	over     sync.Once
+	done     chan struct{} // closed when no sample is taken any more
 
 	// Owned by the goroutine.
 	lib     nvml.Interface
@@ -89,31 +95,28 @@ func NewMonitor(o Options) *Monitor {
 }
 
 // Start begins to sample, and returns after the first sample or when ctx ends. That there is no driver is no error: the
-// inventory says so, the log too, and the monitor goes on looking (ORCH-1101). Call it once.
-func (m *Monitor) Start(ctx context.Context) {
-	run, quit := context.WithCancel(context.WithoutCancel(ctx))
-	m.quit = quit
+// inventory says so, the log too, and the monitor goes on looking (ORCH-1101).
+func (m *Monitor) Start(ctx context.Context) error {
 	first := make(chan struct{})
-	go m.run(run, first) // joined by Stop
+	if !m.life.Begin() || !m.life.Go(func(ctx context.Context) { m.run(ctx, first) }) {
+		return nil
+	}
 	select {
 	case <-first:
 	case <-ctx.Done():
 	}
+	return nil
 }
 
 // Stop ends the sampling and joins the goroutine. A driver that hangs in a call is not waited for longer than 5 s.
-func (m *Monitor) Stop() {
-	if m.quit == nil {
-		return
-	}
-	m.quit()
-	late := time.NewTimer(stopWithin)
-	defer late.Stop()
-	select {
-	case <-m.done:
-	case <-late.C:
+func (m *Monitor) Stop(ctx context.Context) error {
+	bounded, enough := context.WithTimeout(ctx, stopWithin)
+	defer enough()
+	if err := m.life.End(bounded, errStopped); err != nil {
 		m.o.Log.Warn("the NVIDIA driver hangs in a call and is left to itself")
 	}
+	m.over.Do(func() { close(m.done) })
+	return nil
 }
 
 // Snapshot is what the last sample found.
@@ -140,7 +143,7 @@ func (m *Monitor) Refresh(ctx context.Context) error {
 }
 
 func (m *Monitor) run(ctx context.Context, first chan<- struct{}) {
-	defer close(m.done)
+	defer m.over.Do(func() { close(m.done) })
 	defer func() {
 		if m.session != nil {
 			m.session.close()

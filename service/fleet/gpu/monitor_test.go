@@ -67,8 +67,8 @@ func newLab(t *testing.T) *lab {
 func (l *lab) write() { require.NoError(l.t, l.state.Write(l.path)) }
 
 func (l *lab) start() {
-	l.Start(l.t.Context())
-	l.t.Cleanup(l.Stop)
+	require.NoError(l.t, l.Start(l.t.Context()))
+	l.t.Cleanup(func() { require.NoError(l.t, l.Stop(context.Background())) })
 }
 
 func (l *lab) refresh() Inventory {
@@ -127,8 +127,8 @@ func TestInventory(t *testing.T) {
 func TestNoDriver(t *testing.T) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	m := NewMonitor(Options{LibraryPath: filepath.Join(t.TempDir(), "libnvidia-ml.so.1"), Interval: time.Hour, Log: zap.New(core)})
-	m.Start(t.Context())
-	defer m.Stop()
+	require.NoError(t, m.Start(t.Context()))
+	defer func() { require.NoError(t, m.Stop(t.Context())) }()
 	i := m.Snapshot()
 	require.Empty(t, i.Cards)
 	require.Contains(t, i.Err, "apt install nvidia-driver")
@@ -306,16 +306,22 @@ func TestMonitorTicksAndStops(t *testing.T) {
 	l := newLab(t)
 	heard := make(chan Event, 1)
 	m := NewMonitor(Options{LibraryPath: library, Interval: time.Millisecond, OnEvent: func(e Event) { heard <- e }})
-	m.Stop() // not started: nothing
-	require.Error(t, m.Refresh(canceled(t)))
-	m.Start(t.Context())
+	require.Error(t, m.Refresh(canceled(t)), "nobody samples yet")
+	require.NoError(t, m.Start(t.Context()))
+	require.NoError(t, m.Start(t.Context()), "once is enough")
 	l.state.XID(0, 43)
 	l.write()
 	require.EqualValues(t, 43, (<-heard).XID)
-	m.Stop()
-	m.Stop()
+	require.NoError(t, m.Stop(t.Context()))
+	require.NoError(t, m.Stop(t.Context()))
 	require.ErrorIs(t, m.Refresh(t.Context()), errStopped)
 	require.Len(t, m.Snapshot().Cards, 2)
+
+	never := NewMonitor(Options{LibraryPath: library})
+	require.NoError(t, never.Stop(t.Context()))
+	require.NoError(t, never.Start(t.Context()), "what was stopped before does not start")
+	require.ErrorIs(t, never.Refresh(t.Context()), errStopped)
+	require.Zero(t, never.Snapshot().Seq)
 }
 
 func canceled(t *testing.T) context.Context {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"syscall"
-	"time"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
@@ -177,7 +176,7 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 		found.detail, found.err = w.proc.Death().Text, nil
 	}
 	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
-		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, time.Now())
+		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, r.m.now())
 		if r.fitsCtx() { // a smaller context is tried next
 			r.kept, r.stretch = 0, r.stretch*vram.ShortMargin
 		}

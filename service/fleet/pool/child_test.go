@@ -4,6 +4,7 @@ package pool_test
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -118,7 +119,7 @@ func runDaemon(dir, exe string) int {
 		},
 	})
 	if err == nil {
-		err = m.Start()
+		err = m.Start(context.Background())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -134,7 +134,7 @@ func TestAContainerOfAKilledDaemonIsRemoved(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "1.json"), note, 0o600))
 	m, err := pool.New(pool.Options{RunDir: dir})
 	require.NoError(t, err)
-	require.NoError(t, m.Start())
+	require.NoError(t, m.Start(t.Context()))
 	require.NoError(t, m.Stop(t.Context()))
 	calls, err := d.Calls()
 	require.NoError(t, err)

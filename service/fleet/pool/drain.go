@@ -15,8 +15,8 @@ import (
 // has given are released. At the deadline what is left is cut: Lease.Lost closes. It returns at once. Load brings the pool
 // back, and so does Reload. A second Drain can only bring the deadline nearer.
 func (m *Manager) Drain(poolID string, deadline time.Duration) error {
-	cut := time.Now().Add(deadline)
-	return m.order(poolID, func(o *order) {
+	cut := m.now().Add(deadline)
+	return m.orderAll(poolID, func(o *order) {
 		if o.wanted || cut.Before(o.cut) {
 			o.wanted, o.cut = false, cut
 		}
@@ -26,16 +26,16 @@ func (m *Manager) Drain(poolID string, deadline time.Duration) error {
 // Load asks for the workers of a pool that was drained or unloaded, or that is loaded on demand (LO-503). It returns at once,
 // and does nothing where they are asked for already.
 func (m *Manager) Load(poolID string) error {
-	return m.order(poolID, func(o *order) { o.wanted = true })
+	return m.orderAll(poolID, func(o *order) { o.wanted = true })
 }
 
 // Retry has a pool's replicas that wait for their next try make it now, and forgets their failures.
 func (m *Manager) Retry(poolID string) error {
-	return m.order(poolID, func(o *order) { o.retries++ })
+	return m.orderAll(poolID, func(o *order) { o.retries++ })
 }
 
-// order changes the order of each of the pool's replicas.
-func (m *Manager) order(poolID string, change func(*order)) error {
+// orderAll changes the order of each of the pool's replicas.
+func (m *Manager) orderAll(poolID string, change func(*order)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	g, err := m.settled(poolID)
@@ -64,7 +64,7 @@ func (m *Manager) Unload(poolID string) error {
 			return conflict(poolID, "pool '%s' is generating; unload it when it is idle, or drain it", poolID)
 		}
 	}
-	now := time.Now()
+	now := m.now()
 	for _, r := range g.replicas {
 		r.tellLocked(func(o *order) {
 			if o.wanted {
@@ -89,7 +89,7 @@ func (m *Manager) settled(poolID string) (*group, error) {
 	now := m.layout.Load()
 	g := now.pools[poolID]
 	if g == nil {
-		return nil, task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", poolID, strings.Join(now.order, ", "))
+		return nil, task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", poolID, strings.Join(now.ids, ", "))
 	}
 	if m.reloading[poolID] {
 		return nil, conflict(poolID, "pool '%s' is being reloaded; try again when that has ended", poolID).Retry(time.Second)
@@ -119,16 +119,16 @@ func (r *replica) drain(w *worker, log *zap.Logger) (back bool) {
 		if w.ctx.Err() != nil || w.active.Load() == 0 { // nobody gets a lease any more
 			return false
 		}
-		timer := time.NewTimer(time.Until(o.cut))
+		cut, stop := r.m.opts.Clock.After(o.cut.Sub(r.m.now()))
 		select {
 		case <-w.ctx.Done():
 		case <-w.freed:
 		case <-changed:
-		case <-timer.C:
+		case <-cut:
 			log.Warn("the drain's deadline cut tasks off", zap.Int32("tasks", w.active.Load()))
 			r.m.metrics.lost(r, drained)
 			w.lose(&loss{reason: drained, detail: "the drain's deadline passed"})
 		}
-		timer.Stop()
+		stop()
 	}
 }

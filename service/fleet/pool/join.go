@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"context"
 	"net/url"
 	"strings"
 	"time"
@@ -26,8 +27,8 @@ type Announced struct {
 // member is an engine that joined an external pool for a while.
 type member struct {
 	replica *replica
-	lease   *time.Timer
-	until   time.Time // the lease's end; the timer may fire while it is renewed
+	until   time.Time     // the end of its lease; guarded by the Manager's mutex
+	renewed chan struct{} // capacity 1: until has changed
 }
 
 // Join takes an engine that somebody else runs, perhaps on another host, into an external pool for the time of the lease, and
@@ -53,7 +54,11 @@ func (m *Manager) Join(poolID string, a Announced, lease time.Duration) (replica
 		if was := known.replica.spec; was.URLs[0] != base || was.ModelDigest != a.ModelDigest {
 			return "", conflict(poolID, "worker %s is registered with another URL or model; take another worker_id, or come back once its lease of %s has ended", a.Name, lease).Retry(lease)
 		}
-		known.renew(lease)
+		known.until = m.now().Add(lease)
+		select {
+		case known.renewed <- struct{}{}:
+		default: // it has not noticed the last change yet
+		}
 		return id, nil
 	}
 	if err := now.admits(g, id, base, a); err != nil {
@@ -64,22 +69,15 @@ func (m *Manager) Join(poolID string, a Announced, lease time.Duration) (replica
 	r := newReplica(m, spec, 0, id, len(g.replicas) == 0 || g.wanted())
 	joined := &group{configured: g.configured, spec: g.spec, replicas: append(append([]*replica(nil), g.replicas...), r)}
 	m.layout.Store(now.with(joined))
-	m.wg.Go(r.supervise)
-	known := &member{replica: r}
-	known.lease = time.AfterFunc(lease, func() { m.leave(id, known) })
-	known.renew(lease)
+	known := &member{replica: r, until: m.now().Add(lease), renewed: make(chan struct{}, 1)}
+	m.life.Go(func(context.Context) { r.supervise() })
+	m.life.Go(func(ctx context.Context) { m.holdLease(ctx, id, known, lease) })
 	if m.members == nil {
 		m.members = map[string]*member{}
 	}
 	m.members[id] = known
 	m.log.Info("a worker joined a pool", zap.String("pool_id", poolID), zap.String("replica_id", id), zap.String("url", base))
 	return id, nil
-}
-
-// renew wants m.mu.
-func (k *member) renew(lease time.Duration) {
-	k.until = time.Now().Add(lease)
-	k.lease.Reset(lease)
 }
 
 // sameURL is a base URL in the form that is compared.
@@ -115,32 +113,49 @@ func (l *layout) admits(g *group, id, base string, a Announced) error {
 	return nil
 }
 
-// leave drains a member whose lease has ended.
-func (m *Manager) leave(id string, known *member) {
-	if m.forget(id, known) {
-		m.opts.OnChange(known.replica.spec.ID)
+// holdLease waits for the end of a member's lease, which may be renewed meanwhile, and then drains it.
+func (m *Manager) holdLease(ctx context.Context, id string, known *member, left time.Duration) {
+	for left > 0 {
+		over, stop := m.opts.Clock.After(left)
+		select {
+		case <-over:
+		case <-known.renewed:
+		case <-ctx.Done():
+		}
+		stop()
+		if ctx.Err() != nil {
+			return
+		}
+		if left = m.leave(id, known); left == 0 {
+			m.opts.OnChange(known.replica.spec.ID)
+		}
 	}
 }
 
-func (m *Manager) forget(id string, known *member) bool {
+// leave drains a member whose lease has ended, and returns 0; else how long the lease still is, and below 0 where the member is another by now.
+func (m *Manager) leave(id string, known *member) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.members[id] != known || m.stopping || time.Now().Before(known.until) {
-		return false
+	if m.members[id] != known || m.stopping {
+		return -1
+	}
+	now := m.now()
+	if left := known.until.Sub(now); left > 0 {
+		return left
 	}
 	delete(m.members, id)
-	now := m.layout.Load()
+	shown := m.layout.Load()
 	poolID := known.replica.spec.ID
 	m.log.Warn("a worker that registered was not heard of again and leaves its pool", zap.String("pool_id", poolID), zap.String("replica_id", id))
-	if g := now.pools[poolID]; g != nil && now.replicas[id] == known.replica {
+	if g := shown.pools[poolID]; g != nil && shown.replicas[id] == known.replica {
 		rest := make([]*replica, 0, len(g.replicas))
 		for _, r := range g.replicas {
 			if r != known.replica {
 				rest = append(rest, r)
 			}
 		}
-		m.layout.Store(now.with(&group{configured: g.configured, spec: g.spec, replicas: rest}))
+		m.layout.Store(shown.with(&group{configured: g.configured, spec: g.spec, replicas: rest}))
 	}
-	known.replica.tell(func(o *order) { o.gone, o.cut = true, time.Now().Add(m.opts.ReloadDeadline) })
-	return true
+	known.replica.tell(func(o *order) { o.gone, o.cut = true, now.Add(m.opts.ReloadDeadline) })
+	return 0
 }

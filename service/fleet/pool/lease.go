@@ -4,7 +4,6 @@ package pool
 
 import (
 	"sync"
-	"time"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -73,7 +72,7 @@ const warmIntervals = 10
 
 // KeepWarm asks that no liveness probe overwrites the worker's KV cache for a while: whoever has the lease comes back for it.
 func (l *Lease) KeepWarm() {
-	l.w.warm.Store(time.Now().Add(warmIntervals * l.r.m.opts.LivenessInterval).UnixNano())
+	l.w.warm.Store(l.r.m.now().Add(warmIntervals * l.r.m.opts.LivenessInterval).UnixNano())
 }
 
 // Release gives the slot back. Only the first call counts.

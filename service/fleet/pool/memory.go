@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -55,7 +54,7 @@ func (r *replica) reserve(w *worker, spec Spec, facts *Facts, fileSize int64, lo
 		r.m.placing.Lock()
 		defer r.m.placing.Unlock()
 	}
-	f := fitting{r: r, sizer: sizer, model: facts.ModelDigest, now: time.Now()}
+	f := fitting{r: r, sizer: sizer, model: facts.ModelDigest, now: r.m.now()}
 	ctx, device := f.choose()
 	estimate, err := sizer.At(ctx)
 	if err != nil {
@@ -104,8 +103,15 @@ func (s *Spec) expected(e engine.Estimate) int64 {
 	return vram.Sum(e.Cards, s.parts())
 }
 
-// expect is what a worker of the spec is expected to take, by its model's file; 0 where there is none.
+// expect is what a worker of an on-demand pool is expected to take, by its model's file; 0 where there is none, and for other pools.
+// It reads the file, which may be on slow storage: m.mu must not be held.
 func (m *Manager) expect(spec Spec) int64 {
+	if !spec.OnDemand {
+		return 0
+	}
+	if path := m.opts.Models.Path(spec.ModelRef); path != "" {
+		spec.ModelPath = path
+	}
 	stat, err := os.Stat(spec.ModelPath)
 	if err != nil || !stat.Mode().IsRegular() {
 		return 0
@@ -148,11 +154,11 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 			observed += s.Bytes
 		}
 		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
-			err = r.m.learned.Observe(c.load, c.class, vram.Sum(cards, parts), time.Now())
+			err = r.m.learned.Observe(c.load, c.class, vram.Sum(cards, parts), r.m.now())
 		}
 	case w.proc != nil && c.load.Cards == 0:
 		observed = process.ResidentBytes(w.proc.PID)
-		err = r.m.learned.Observe(c.load, c.class, observed, time.Now())
+		err = r.m.learned.Observe(c.load, c.class, observed, r.m.now())
 	}
 	if err != nil {
 		r.m.log.Warn("what was learned of a model's memory is not kept over a restart", zap.String("pool_id", r.spec.ID), zap.Error(err))

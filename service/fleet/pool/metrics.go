@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are the package's series. `kv_cache_usage_ratio` is not among them: the engines' API does not tell it.
+// metrics are the package's series. `kv_cache_usage_ratio` is not among them: the sessions know how full the KV of a replica is.
 type metrics struct {
 	restarts *prometheus.CounterVec
 }
@@ -61,7 +61,7 @@ func (s states) Collect(to chan<- prometheus.Metric) {
 	if now == nil {
 		return
 	}
-	for _, id := range now.order {
+	for _, id := range now.ids {
 		g := now.pools[id]
 		for _, r := range g.replicas {
 			is := r.info().State

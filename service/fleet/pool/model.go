@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -57,7 +56,7 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	})
 	if began {
 		r.change(func(i *Info) { i.FetchedBytes, i.FetchTotal = 0, 0 })
-		w.born = time.Now() // what it takes to load a model does not hold the time of its fetch
+		w.born = r.m.now() // what it takes to load a model does not hold the time of its fetch
 	}
 	if err != nil {
 		if w.ctx.Err() != nil {

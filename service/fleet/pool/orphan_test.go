@@ -68,10 +68,10 @@ func TestLeftOversAreReapedAndStrangersAreNot(t *testing.T) {
 	options := pool.Options{RunDir: dir}
 	m, err := pool.New(options)
 	require.NoError(t, err)
-	require.NoError(t, m.Start())
+	require.NoError(t, m.Start(t.Context()))
 	other, err := pool.New(options)
 	require.NoError(t, err)
-	require.ErrorContains(t, other.Start(), "another orchestratord")
+	require.ErrorContains(t, other.Start(t.Context()), "another orchestratord")
 	require.NoError(t, m.Stop(t.Context()))
 
 	require.ErrorContains(t, leftWait(), "signal: killed")

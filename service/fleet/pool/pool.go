@@ -22,6 +22,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -107,6 +108,7 @@ type Options struct {
 	// Critical: no worker there can be relied upon any more; else it may be the fault of another program alone. Nil: nothing is
 	// known.
 	DeviceProblems func(cards []int, since time.Time) (problem string, critical bool)
+	Clock          Clock // nil: the machine's
 	// HostMemory tells the bytes of memory that processes of this machine could still take. Nil: /proc/meminfo.
 	HostMemory func() (available int64, err error)
 	// OOMKills counts the processes that the kernel has killed for lack of memory. Nil: /proc/vmstat.
@@ -143,7 +145,6 @@ type Manager struct {
 	mu        sync.Mutex // before any replica's
 	started   bool
 	stopping  bool
-	stopped   bool
 	reloading map[string]bool    // pools that Reload is at work on
 	births    int                // replicas ever made in the place of others
 	members   map[string]*member // engines that registered, by replica id
@@ -152,12 +153,12 @@ type Manager struct {
 	stop context.CancelCauseFunc
 	kill context.Context // ends when their processes get no more time
 	hard context.CancelFunc
-	wg   sync.WaitGroup // supervisors
+	life lifecycle.Life // of the supervisors, and of the leases of engines that registered
 }
 
 // layout is which replicas there are. It is never changed, but replaced.
 type layout struct {
-	order    []string // pool ids as configured
+	ids      []string // of the pools, as configured
 	pools    map[string]*group
 	replicas map[string]*replica
 }
@@ -166,8 +167,10 @@ type layout struct {
 type group struct {
 	configured Spec // as New or Apply got it; a Reload does not change it
 	spec       Spec // as the replicas run it
-	replicas   []*replica
-	leaving    []*replica // that there were more of, and that may still end tasks
+	// expected is what a worker of an on-demand pool will take, which who plans the swaps has to know before the first load.
+	expected int64
+	replicas []*replica
+	leaving  []*replica // that there were more of, and that may still end tasks
 }
 
 // errStopping is the cause of everything that ends because of Stop.
@@ -193,7 +196,7 @@ func New(opts Options) (*Manager, error) {
 	}
 	next := newLayout()
 	for _, spec := range specs {
-		next.add(m.newGroup(spec, spec, !spec.OnDemand, nil))
+		next.add(m.newGroup(&group{configured: spec, spec: spec, expected: m.expect(spec)}, !spec.OnDemand, nil))
 	}
 	m.layout.Store(next)
 	return m, nil
@@ -220,6 +223,9 @@ func (o *Options) complete() {
 	}
 	if o.CheckGPU == nil {
 		o.CheckGPU = func(string) error { return unavailable("nobody looks for GPUs here: say `device: cpu`") }
+	}
+	if o.Clock == nil {
+		o.Clock = systemClock{}
 	}
 	if o.Models == nil {
 		o.Models = noModels{}
@@ -278,7 +284,7 @@ func newLayout() *layout {
 }
 
 func (l *layout) add(g *group) {
-	l.order = append(l.order, g.spec.ID)
+	l.ids = append(l.ids, g.spec.ID)
 	l.pools[g.spec.ID] = g
 	for _, r := range g.replicas {
 		l.replicas[r.id] = r
@@ -288,7 +294,7 @@ func (l *layout) add(g *group) {
 // with returns the layout with the group in the place of the pool's old one.
 func (l *layout) with(g *group) *layout {
 	next := newLayout()
-	for _, id := range l.order {
+	for _, id := range l.ids {
 		if id == g.spec.ID {
 			next.add(g)
 		} else {
@@ -298,9 +304,8 @@ func (l *layout) with(g *group) *layout {
 	return next
 }
 
-// newGroup makes a pool's replicas, which start once those before them have ended. It wants m.mu, but in New.
-func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica) *group {
-	g := &group{configured: configured, spec: spec}
+// newGroup makes the replicas of a group, which start once those before them have ended. It wants m.mu, but in New.
+func (m *Manager) newGroup(g *group, wanted bool, after []*replica) *group {
 	m.grow(g, wanted, func(string) []*replica { return after })
 	return g
 }
@@ -308,18 +313,10 @@ func (m *Manager) newGroup(configured, spec Spec, wanted bool, after []*replica)
 // grow makes the replicas that a group lacks, which is not shown yet, and returns them. After are those that have to end before one
 // of such an id. It wants m.mu, but in New.
 func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) (added []*replica) {
-	expected := int64(0)
-	if g.spec.OnDemand { // who plans the swaps has to know before the first load
-		known := g.spec
-		if path := m.opts.Models.Path(known.ModelRef); path != "" {
-			known.ModelPath = path
-		}
-		expected = m.expect(known)
-	}
 	for i := len(g.replicas); i < g.spec.Replicas; i++ {
 		r := newReplica(m, g.spec, i, fmt.Sprintf("%s-%d", g.spec.ID, i), wanted)
 		r.after = after(r.id)
-		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = expected, expected })
+		r.change(func(info *Info) { info.EstimateBytes, info.NeedBytes = g.expected, g.expected })
 		if m.births > 0 { // another replica of this id may still hold memory
 			r.owner = fmt.Sprintf("%s~%d", r.id, m.births)
 		}
@@ -337,26 +334,26 @@ func (m *Manager) begin(replicas []*replica) {
 		if r.index == 0 && r.spec.Mode != External && r.spec.Device == "cpu" {
 			m.log.Warn("this pool decodes on the CPU, because its configuration says `device: cpu`", zap.String("pool_id", r.spec.ID))
 		}
-		m.wg.Go(r.supervise)
+		m.life.Go(func(context.Context) { r.supervise() })
 	}
 }
 
-// Start reaps what an earlier run left over and starts the supervisors. It returns at once; replicas get ready later.
-func (m *Manager) Start() error {
+// Start ends what an earlier run left over and starts the supervisors. It returns at once; replicas get ready later.
+func (m *Manager) Start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.started || m.stopping {
-		return errors.New("pool: a Manager starts once")
+	if !m.life.Begin() {
+		return nil
 	}
-	if err := m.launcher.Start(context.Background()); err != nil {
+	if err := m.launcher.Start(ctx); err != nil {
 		return err
 	}
-	if err := m.learned.Recall(m.opts.LearnedFile, time.Now(), m.log); err != nil {
+	if err := m.learned.Recall(m.opts.LearnedFile, m.now(), m.log); err != nil {
 		return err
 	}
 	m.started = true
 	now := m.layout.Load()
-	for _, id := range now.order {
+	for _, id := range now.ids {
 		m.begin(now.pools[id].replicas)
 	}
 	return nil
@@ -366,31 +363,27 @@ func (m *Manager) Start() error {
 // returns ctx's error where that cut the workers' time short.
 func (m *Manager) Stop(ctx context.Context) error {
 	m.mu.Lock()
+	first := m.started && !m.stopping
 	m.stopping = true
 	m.mu.Unlock()
 	cut := context.AfterFunc(ctx, m.hard)
 	m.stop(errStopping)
-	m.wg.Wait()
+	err := m.life.End(context.Background(), errStopping) // once they are killed, the workers' supervisors end
 	inTime := cut()
 	m.hard()
-
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.stopped {
-		return nil
-	}
-	m.stopped = true
-	if err := m.launcher.Stop(context.Background()); err != nil {
+	if err = errors.Join(err, m.launcher.Stop(context.Background())); err != nil {
 		return err
 	}
-	if !inTime && ctx.Err() != nil && m.started {
+	if !inTime && ctx.Err() != nil && first {
 		return fmt.Errorf("stop the pools' workers: %w", context.Cause(ctx))
 	}
 	return nil
 }
 
+func (m *Manager) now() time.Time { return m.opts.Clock.Now() }
+
 // Pools lists the pool ids as configured.
-func (m *Manager) Pools() []string { return slices.Clone(m.layout.Load().order) }
+func (m *Manager) Pools() []string { return slices.Clone(m.layout.Load().ids) }
 
 // Infos returns the pool's replicas in order of their index, nil for an unknown pool. It takes no lock.
 func (m *Manager) Infos(poolID string) []Info {

@@ -71,7 +71,7 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 		log.Info("the pool was reloaded, the new model beside the old one")
 		return nil
 	}
-	next.dismiss(time.Now())
+	next.dismiss(m.now())
 	next.wait()
 	if !why.short && why.reason != oomVRAM && why.reason != oomHost {
 		return reloadFailed(spec, why, "the old one still serves")
@@ -83,7 +83,7 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 // reloadInPlace ends the old workers before it starts the new ones, and starts the old ones again where that fails.
 func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log *zap.Logger) error {
 	var served, wanted []*replica
-	cut := time.Now().Add(m.opts.ReloadDeadline)
+	cut := m.now().Add(m.opts.ReloadDeadline)
 	for _, r := range old.replicas {
 		if r.info().State == Ready {
 			served = append(served, r)
@@ -104,11 +104,11 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	m.launch(next)
 	why := m.firstTries(ctx, next)
 	if why == nil {
-		old.dismiss(time.Now())
+		old.dismiss(m.now())
 		log.Info("the pool was reloaded, the new model after the old one")
 		return nil
 	}
-	next.dismiss(time.Now())
+	next.dismiss(m.now())
 	next.wait()
 	m.show(old)
 	for _, r := range wanted {
@@ -137,10 +137,11 @@ func reloadFailed(spec Spec, why *loss, now string) error {
 
 // successors makes replicas to take a group's place.
 func (m *Manager) successors(old *group, spec Spec, wanted bool, after []*replica) *group {
+	g := &group{configured: old.configured, spec: spec, expected: m.expect(spec)}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.births++
-	return m.newGroup(old.configured, spec, wanted, after)
+	return m.newGroup(g, wanted, after)
 }
 
 // keepCtx has the group's replicas, which were not launched yet, fit no smaller a context beside the old ones than those have.
@@ -174,7 +175,7 @@ func (m *Manager) show(g *group) {
 // replace shows the successors, which are launched if they are not yet, and has the old ones end.
 func (m *Manager) replace(old, next *group, launch bool) {
 	m.show(next)
-	old.dismiss(time.Now().Add(m.opts.ReloadDeadline))
+	old.dismiss(m.now().Add(m.opts.ReloadDeadline))
 	if launch {
 		m.launch(next)
 	}
@@ -237,8 +238,12 @@ func (m *Manager) Apply(specs []Spec) (changed, added, removed []string, err err
 	if specs, err = m.check(specs); err != nil {
 		return nil, nil, nil, fmt.Errorf("apply the pools' configuration: %w", err)
 	}
+	expected := map[string]int64{}
+	for _, spec := range specs {
+		expected[spec.ID] = m.expect(spec)
+	}
 	m.mu.Lock()
-	changed, added, removed, err = m.apply(specs)
+	changed, added, removed, err = m.apply(specs, expected)
 	m.mu.Unlock()
 	if err == nil {
 		for _, id := range append(append(append([]string(nil), changed...), added...), removed...) {
@@ -257,7 +262,7 @@ func differByReplicas(a, b Spec) bool {
 // resize returns a group with as many replicas as the spec says: those that there are go on, and the last ones drain where there are
 // too many. More are the new ones, which are to begin. It wants m.mu.
 func (m *Manager) resize(old *group, spec Spec, cut time.Time) (g *group, more []*replica) {
-	g = &group{configured: spec, spec: old.spec}
+	g = &group{configured: spec, spec: old.spec, expected: old.expected}
 	g.spec.Replicas = spec.Replicas
 	n := min(spec.Replicas, len(old.replicas))
 	g.replicas = append(g.replicas, old.replicas[:n]...)
@@ -283,7 +288,8 @@ func (m *Manager) resize(old *group, spec Spec, cut time.Time) (g *group, more [
 	return g, more
 }
 
-func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err error) {
+// apply is Apply, with what the workers of on-demand pools are expected to take, by the pools' ids. It wants m.mu.
+func (m *Manager) apply(specs []Spec, expected map[string]int64) (changed, added, removed []string, err error) {
 	for id := range m.reloading {
 		return nil, nil, nil, conflict(id, "pool '%s' is being reloaded; try again when that has ended", id).Retry(time.Second)
 	}
@@ -291,7 +297,7 @@ func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err err
 		return nil, nil, nil, task.Errorf(task.ShuttingDown, "the orchestrator is stopping")
 	}
 	now, next := m.layout.Load(), newLayout()
-	cut := time.Now().Add(m.opts.ReloadDeadline)
+	cut := m.now().Add(m.opts.ReloadDeadline)
 	var begin []*replica
 	m.births++
 	for _, spec := range specs {
@@ -317,11 +323,11 @@ func (m *Manager) apply(specs []Spec) (changed, added, removed []string, err err
 			}
 			old.dismiss(cut)
 		}
-		g := m.newGroup(spec, spec, wanted, after)
+		g := m.newGroup(&group{configured: spec, spec: spec, expected: expected[spec.ID]}, wanted, after)
 		next.add(g)
 		begin = append(begin, g.replicas...)
 	}
-	for _, id := range now.order {
+	for _, id := range now.ids {
 		if next.pools[id] == nil {
 			removed = append(removed, id)
 			now.pools[id].dismiss(cut)

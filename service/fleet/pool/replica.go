@@ -77,7 +77,7 @@ func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *repli
 	r.backoff.Reset()
 	r.shown.Store(&Info{
 		ID: r.id, PoolID: spec.ID, State: Stopped, Engine: spec.Engine, ModelID: spec.ModelID, Device: spec.Device,
-		Ctx: spec.Ctx, Slots: spec.Slots, Since: time.Now(),
+		Ctx: spec.Ctx, Slots: spec.Slots, Since: m.now(),
 	})
 	return r
 }
@@ -150,13 +150,13 @@ func (r *replica) unready() *task.Error {
 	info := r.info()
 	err := task.Errorf(task.PoolUnready, "replica %s is %s; try again later, the pool's health says what it waits for", r.id, info.State)
 	err.Engine, err.PoolID = r.spec.Engine, r.spec.ID
-	return err.Retry(max(time.Until(info.NextTry), 0))
+	return err.Retry(max(info.NextTry.Sub(r.m.now()), 0))
 }
 
 // publish shows a new state. Only the supervisor calls it.
 func (r *replica) publish(state State, change func(*Info)) {
 	r.change(func(i *Info) {
-		i.State, i.Since, i.NextTry, i.Short = state, time.Now(), time.Time{}, false
+		i.State, i.Since, i.NextTry, i.Short = state, r.m.now(), time.Time{}, false
 		i.Restarts = r.restarts
 		if change != nil {
 			change(i)
@@ -249,9 +249,9 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	if why.fixed {
 		state = Failed
 	}
-	if r.spec.Mode != External && r.breaker.fail(why.reason, time.Now()) {
+	if r.spec.Mode != External && r.breaker.fail(why.reason, r.m.now()) {
 		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)
-		text = r.breaker.gaveUp(why, time.Now().Add(wait))
+		text = r.breaker.gaveUp(why, r.m.now().Add(wait))
 	}
 	r.m.metrics.lost(r, why.reason)
 	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
@@ -260,8 +260,8 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 		r.without(i)
 		i.LastError, i.NextTry, i.Short = text, i.Since.Add(wait), why.short
 	})
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
+	over, stop := r.m.opts.Clock.After(wait)
+	defer stop()
 	for waiting := true; waiting; {
 		o, changed := r.orders()
 		if o.ends() || o.retries != retries {
@@ -271,7 +271,7 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 		}
 		select {
 		case <-changed:
-		case <-timer.C:
+		case <-over:
 			waiting = false
 		case <-r.m.run.Done():
 			waiting = false
@@ -320,12 +320,12 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 		zap.String("url", base), zap.String("fingerprint", Fingerprint(w.facts)), zap.Ints("cards", w.claim.cards),
 		zap.Int64("estimate_bytes", r.shown.Load().EstimateBytes), zap.Int64("observed_bytes", observed))
 	r.tried(nil)
-	since := time.Now()
+	since := r.m.now()
 	why = r.watch(w, log)
-	if time.Since(since) >= healthyAfter {
+	if r.m.now().Sub(since) >= healthyAfter {
 		r.backoff.Reset()
 	}
-	if w.served.Load() || time.Since(since) >= healthyAfter {
+	if w.served.Load() || r.m.now().Sub(since) >= healthyAfter {
 		r.breaker.reset()
 	}
 	return why
@@ -347,16 +347,16 @@ func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
 
 // serve makes the worker the one that is leased.
 func (r *replica) serve(w *worker, observed int64) {
-	w.used.Store(time.Now().UnixNano())
+	w.used.Store(r.m.now().UnixNano())
 	r.current.Store(w)
 	r.publish(Ready, func(i *Info) {
 		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
-		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, time.Since(w.born)
+		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, r.m.now().Sub(w.born)
 		class := ""
 		if w.claim.load.Cards == 0 {
 			class = w.claim.class
 		}
-		i.NeedBytes = r.m.learned.Need(w.claim.load, class, i.EstimateBytes, time.Now())
+		i.NeedBytes = r.m.learned.Need(w.claim.load, class, i.EstimateBytes, r.m.now())
 	})
 }

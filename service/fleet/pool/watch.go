@@ -4,11 +4,14 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 )
 
 // missesAllowed is how many health checks in a row a ready replica may miss. One alone may be a busy machine.
@@ -16,8 +19,8 @@ const missesAllowed = 1
 
 // watch checks the ready worker until it is lost, or has ended its work because it was ordered to: then it returns nil.
 func (r *replica) watch(w *worker, log *zap.Logger) *loss {
-	ticker := time.NewTicker(r.m.opts.HealthInterval)
-	defer ticker.Stop()
+	due, stop := r.m.opts.Clock.After(r.m.opts.HealthInterval)
+	defer func() { stop() }()
 	var check *checkup // that runs now
 	defer func() { check.end() }()
 	misses := 0
@@ -35,7 +38,8 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 		case <-w.ctx.Done():
 			return asLoss(context.Cause(w.ctx), exited)
 		case <-changed:
-		case <-ticker.C:
+		case <-due:
+			due, stop = r.m.opts.Clock.After(r.m.opts.HealthInterval)
 			if check == nil {
 				check = r.checkup(w)
 			}
@@ -58,8 +62,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 
 // checkup is one look at a ready worker, in a goroutine of its own so that orders do not wait for it.
 type checkup struct {
-	stop   context.CancelFunc
-	done   chan struct{}
+	life   lifecycle.Life
 	result chan verdict // capacity 1
 }
 
@@ -68,13 +71,18 @@ type verdict struct {
 	lost   *loss // it is beyond waiting
 }
 
+// errEnough ends a checkup whose verdict nobody waits for.
+var errEnough = errors.New("the checkup is over")
+
 func (r *replica) checkup(w *worker) *checkup {
-	ctx, stop := context.WithCancel(w.ctx)
-	c := &checkup{stop: stop, done: make(chan struct{}), result: make(chan verdict, 1)}
-	go func() { // joined by end
-		defer close(c.done)
+	c := &checkup{result: make(chan verdict, 1)}
+	c.life.Begin()
+	c.life.Go(func(ctx context.Context) {
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		defer context.AfterFunc(w.ctx, stop)() // a look at a worker that is lost tells nothing
 		c.result <- r.examine(ctx, w)
-	}()
+	})
 	return c
 }
 
@@ -89,8 +97,7 @@ func (c *checkup) found() <-chan verdict {
 // end cuts the checkup short and joins it.
 func (c *checkup) end() {
 	if c != nil {
-		c.stop()
-		<-c.done
+		_ = c.life.End(context.Background(), errEnough)
 	}
 }
 
@@ -139,8 +146,9 @@ func (r *replica) takeIdle(w *worker) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	idle := time.Since(time.Unix(0, w.used.Load()))
-	if r.order.ends() || w.active.Load() != 0 || idle < interval || time.Now().UnixNano() < w.warm.Load() {
+	now := r.m.now()
+	idle := now.Sub(time.Unix(0, w.used.Load()))
+	if r.order.ends() || w.active.Load() != 0 || idle < interval || now.UnixNano() < w.warm.Load() {
 		return false
 	}
 	w.active.Add(1)

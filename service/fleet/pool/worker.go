@@ -26,6 +26,7 @@ type worker struct {
 	proc   *process.Process // nil for external
 	slots  int
 
+	now      func() time.Time
 	born     time.Time
 	oomKills int64  // when it was born
 	claim    claim  // owned by the supervisor
@@ -41,14 +42,14 @@ type worker struct {
 }
 
 func (r *replica) newWorker() *worker {
-	w := &worker{born: time.Now(), oomKills: r.m.opts.OOMKills(), freed: make(chan struct{}, 1)}
+	w := &worker{now: r.m.now, born: r.m.now(), oomKills: r.m.opts.OOMKills(), freed: make(chan struct{}, 1)}
 	w.ctx, w.lose = context.WithCancelCause(r.m.run)
 	return w
 }
 
 // free gives a slot back.
 func (w *worker) free() {
-	w.used.Store(time.Now().UnixNano())
+	w.used.Store(w.now().UnixNano())
 	w.active.Add(-1)
 	select {
 	case w.freed <- struct{}{}:
@@ -62,6 +63,9 @@ func (w *worker) tail() []string {
 	}
 	return w.proc.Tail()
 }
+
+// healthEvery is how often a worker that loads is asked whether it is healthy.
+const healthEvery = 50 * time.Millisecond
 
 // load starts the worker, where it is a process of ours, and waits until it is healthy.
 func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err error) {
@@ -95,8 +99,6 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		at.Network = r.m.opts.Outbound
 	}
 	w.engine = r.kind.New(at)
-	ticker := time.NewTicker(50 * time.Millisecond)
-	defer ticker.Stop()
 	for {
 		err := w.engine.Health(ctx)
 		if err == nil {
@@ -108,10 +110,12 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		if r.spec.Mode == External { // nothing of ours is loading: back off
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
 		}
+		again, stop := r.m.opts.Clock.After(healthEvery)
 		select {
-		case <-ticker.C:
+		case <-again:
 		case <-ctx.Done():
 		}
+		stop()
 	}
 }
 

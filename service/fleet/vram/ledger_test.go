@@ -229,8 +229,8 @@ func TestLedgerOverTheDriver(t *testing.T) {
 	t.Setenv(nvmlstub.Env, path)
 	require.NoError(t, nvmlstub.Reference().Write(path))
 	monitor := gpu.NewMonitor(gpu.Options{LibraryPath: library, Interval: time.Hour, Now: func() time.Time { return now }})
-	monitor.Start(t.Context())
-	defer monitor.Stop()
+	require.NoError(t, monitor.Start(t.Context()))
+	defer func() { require.NoError(t, monitor.Stop(t.Context())) }()
 	refresh := func() { require.NoError(t, monitor.Refresh(t.Context())) }
 	ledger := NewLedger(LedgerOptions{Snapshot: monitor.Snapshot, Now: func() time.Time { now = now.Add(time.Millisecond); return now }})
 	free := ledger.Free(1)

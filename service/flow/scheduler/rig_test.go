@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -192,8 +193,14 @@ func (b *book) Checkpoint(id string, c task.Checkpoint) {
 	_ = b.change(id, func(r *task.Record) { r.Checkpoint = c })
 }
 
+// Finish refuses a task that is not as it was accepted: the record's proof bundle would have another digest.
 func (b *book) Finish(_ context.Context, r task.Record) error {
-	return b.change(r.Task.ID, func(to *task.Record) { *to = r })
+	return b.change(r.Task.ID, func(to *task.Record) {
+		if to.Task.ID != "" && !reflect.DeepEqual(to.Task, r.Task) {
+			panic(fmt.Sprintf("task %s was accepted as %+v and ended as %+v", r.Task.ID, to.Task, r.Task))
+		}
+		*to = r
+	})
 }
 
 func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {

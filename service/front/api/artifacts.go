@@ -25,10 +25,10 @@ import (
 type Artifacts interface {
 	// Put stores what r reads, and returns when it is on the disk. TOO_LARGE.
 	Put(ctx context.Context, a ArtifactView, r io.Reader) (ArtifactView, error)
-	Get(id string) (ArtifactView, error) // NOT_FOUND
+	Get(ctx context.Context, id string) (ArtifactView, error) // NOT_FOUND
 	// List returns the newest first. An empty field of the filter takes all.
-	List(f ArtifactFilter) []ArtifactView
-	Open(id string) (ArtifactView, io.ReadSeekCloser, error) // NOT_FOUND
+	List(ctx context.Context, f ArtifactFilter) ([]ArtifactView, error)
+	Open(ctx context.Context, id string) (ArtifactView, io.ReadSeekCloser, error) // NOT_FOUND
 }
 
 // ArtifactView is an artifact as clients see it. A Put does not look at ID, Size and CreatedAt.
@@ -97,7 +97,10 @@ func (s *spelling) Read(p []byte) (n int, err error) {
 // ListArtifacts lists artifacts, newest first.
 func (h artifacts) ListArtifacts(ctx context.Context, p gen.ListArtifactsParams) (*gen.ArtifactListHeaders, error) {
 	f := ArtifactFilter{Kind: string(p.Kind.Or("")), TaskID: string(p.TaskID.Or("")), Tag: string(p.Tag.Or("")), Limit: p.Limit.Or(0)}
-	list := h.Artifacts.List(f)
+	list, err := h.Artifacts.List(ctx, f)
+	if err != nil {
+		return nil, err
+	}
 	out := gen.ArtifactList{Artifacts: make([]gen.Artifact, len(list))}
 	for i, v := range list {
 		out.Artifacts[i] = h.toArtifact(ctx, v)
@@ -107,7 +110,7 @@ func (h artifacts) ListArtifacts(ctx context.Context, p gen.ListArtifactsParams)
 
 // GetArtifact shows one artifact.
 func (h artifacts) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*gen.GetArtifactOKHeaders, error) {
-	v, err := h.Artifacts.Get(string(p.ID))
+	v, err := h.Artifacts.Get(ctx, string(p.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +120,7 @@ func (h artifacts) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*g
 // GetArtifactContent sends an artifact's bytes, or the ranges of them that the client asks for. The bytes can be anything, so the
 // headers tell a browser not to guess their type and not to run them.
 func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactContentParams, w http.ResponseWriter) error {
-	v, content, err := h.Artifacts.Open(string(p.ID))
+	v, content, err := h.Artifacts.Open(ctx, string(p.ID))
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (f *fakeArtifacts) Put(_ context.Context, v ArtifactView, r io.Reader) (Art
 	return v, nil
 }
 
-func (f *fakeArtifacts) Get(id string) (ArtifactView, error) {
+func (f *fakeArtifacts) Get(_ context.Context, id string) (ArtifactView, error) {
 	for _, v := range f.views {
 		if v.ID == id {
 			return v, nil
@@ -61,13 +61,13 @@ func (f *fakeArtifacts) Get(id string) (ArtifactView, error) {
 	return ArtifactView{}, task.Errorf(task.NotFound, "there is no artifact %s", id)
 }
 
-func (f *fakeArtifacts) List(filter ArtifactFilter) []ArtifactView {
+func (f *fakeArtifacts) List(_ context.Context, filter ArtifactFilter) ([]ArtifactView, error) {
 	f.filter = filter
-	return f.views[:min(len(f.views), filter.Limit)]
+	return f.views[:min(len(f.views), filter.Limit)], nil
 }
 
-func (f *fakeArtifacts) Open(id string) (ArtifactView, io.ReadSeekCloser, error) {
-	v, err := f.Get(id)
+func (f *fakeArtifacts) Open(ctx context.Context, id string) (ArtifactView, io.ReadSeekCloser, error) {
+	v, err := f.Get(ctx, id)
 	return v, &fakeContent{bytes.NewReader(f.bytes[id]), f}, err
 }
 

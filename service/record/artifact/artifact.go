@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package artifact keeps what tasks leave behind: a content-addressed store of plans, diffs, traces and proof bundles, and
-// the proof bundles themselves (ORCH-3097, OC-CTRL-2067).
+// Package artifact keeps what tasks leave behind in a content-addressed store, and shows it together with the proof bundles
+// that the ledger's records give (ORCH-3097, OC-CTRL-2067).
 package artifact
 
 import (

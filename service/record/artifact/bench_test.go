@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -144,17 +143,4 @@ func many(b *testing.B) string {
 		require.NoError(b, os.WriteFile(at+sidecar, []byte(entry), 0o600))
 	}
 	return dir
-}
-
-func BenchmarkBundle(b *testing.B) {
-	tokens := make([]string, 1000)
-	for i := range tokens {
-		tokens[i] = strings.Repeat("x", 4)
-	}
-	r := ended(tokens...)
-	for b.Loop() {
-		if _, err := Bundle(r, ProofOptions{KeepPrompts: true, KeepTranscripts: true}).Encode(); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

@@ -54,7 +54,7 @@ func TestWhatWasStoredSurvivesAKill(t *testing.T) {
 		}
 		require.Error(t, child.Wait())
 		s := open(t, dir)
-		bad, checked, err := s.Check(t.Context())
+		bad, checked, err := check(t.Context(), s)
 		require.NoError(t, err)
 		require.Empty(t, bad)
 		require.GreaterOrEqual(t, checked, len(told))

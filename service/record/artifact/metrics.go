@@ -13,9 +13,8 @@ import (
 type reason string
 
 const (
-	byAge     reason = "age"
-	byBytes   reason = "bytes"
-	byRequest reason = "request"
+	forAge   reason = "age"
+	forBytes reason = "bytes"
 )
 
 // storeMetrics are the store's series of the metrics contract (ORCH-3028).
@@ -36,7 +35,7 @@ func newStoreMetrics(r prometheus.Registerer, artifacts, bytes func() float64) (
 			Name: "llorch_artifacts_stored_total", Help: "Artifacts that were stored, the same bytes again too.",
 		}, []string{"kind"}),
 		removed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "llorch_artifacts_removed_total", Help: "Artifacts that were removed: too old, too many bytes, or by request.",
+			Name: "llorch_artifacts_removed_total", Help: "Artifacts that were removed: too old, or too many bytes.",
 		}, []string{"reason"}),
 		damaged: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "llorch_artifacts_damaged_total", Help: "Artifacts that were found not to be what their id says.",
@@ -50,25 +49,6 @@ func newStoreMetrics(r prometheus.Registerer, artifacts, bytes func() float64) (
 
 func (m *storeMetrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.artifacts, m.bytes, m.stored, m.removed, m.damaged}
-}
-
-// proofOutcome says what became of a task's proof bundle.
-type proofOutcome string
-
-const (
-	proofStored  proofOutcome = "stored"
-	proofDropped proofOutcome = "dropped"
-	proofFailed  proofOutcome = "failed"
-)
-
-func newProofMetrics(r prometheus.Registerer) (*prometheus.CounterVec, error) {
-	proofs := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "llorch_proofs_total", Help: "Proof bundles of tasks that ended: stored, dropped because the disk did not keep up, or failed to be written.",
-	}, []string{"outcome"})
-	if err := register(r, []prometheus.Collector{proofs}); err != nil {
-		return nil, fmt.Errorf("register the proof bundles' metrics: %w", err)
-	}
-	return proofs, nil
 }
 
 func register(r prometheus.Registerer, all []prometheus.Collector) (failed error) {

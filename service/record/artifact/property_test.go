@@ -19,8 +19,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
-
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Whatever is stored, removed, renewed and swept, in whatever order and with restarts between: the store has what a map would.
@@ -58,7 +56,9 @@ func TestAsAMapWould(t *testing.T) {
 			"delete": func(t *rapid.T) {
 				id := idOf(texts.Draw(t, "text"))
 				_, there := model[id]
-				require.Equal(t, there, s.Delete(id) == nil)
+				freed, err := s.remove(id, forAge, func(*Entry) bool { return true })
+				require.NoError(t, err)
+				require.Equal(t, there, freed > 0)
 				delete(model, id)
 			},
 			"sweep": func(t *rapid.T) {
@@ -103,7 +103,7 @@ func TestManyAtATime(t *testing.T) {
 				text := fmt.Sprint(random.IntN(12))
 				switch random.IntN(5) {
 				case 0:
-					if err := s.Delete(idOf(text)); err != nil && !task.HasCode(err, task.NotFound) {
+					if _, err := s.remove(idOf(text), forBytes, func(*Entry) bool { return true }); err != nil {
 						t.Error(err)
 					}
 				case 1:
@@ -112,7 +112,7 @@ func TestManyAtATime(t *testing.T) {
 						t.Error(err)
 					}
 				case 2:
-					if bad, _, err := s.Check(t.Context()); err != nil {
+					if bad, _, err := check(t.Context(), s); err != nil {
 						t.Error(err, bad)
 					}
 				default:
@@ -132,7 +132,7 @@ func TestManyAtATime(t *testing.T) {
 		})
 	}
 	all.Wait()
-	bad, _, err := s.Check(t.Context())
+	bad, _, err := check(t.Context(), s)
 	require.NoError(t, err)
 	require.Empty(t, bad)
 	list, err := s.list(tempDir)

@@ -43,7 +43,7 @@ func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
 	}
 	defer done()
 	if m.Parent != "" {
-		if _, err := s.Get(m.Parent); err != nil {
+		if err := s.known(ctx, m.Parent); err != nil {
 			return Entry{}, err
 		}
 	}
@@ -57,6 +57,19 @@ func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
 	}
 	s.metrics.stored.WithLabelValues(string(e.Kind)).Inc()
 	return e, nil
+}
+
+// known makes sure that an artifact is there. NOT_FOUND.
+func (s *Store) known(ctx context.Context, id string) error {
+	_, err := s.Get(id)
+	if err == nil {
+		return nil
+	}
+	there, failed := s.elsewhere(ctx, id)
+	if failed != nil || there {
+		return failed
+	}
+	return err
 }
 
 func notStored(err error) error {
@@ -179,8 +192,8 @@ func (s *Store) replace(old, e *Entry) {
 	if old != nil {
 		s.forget(old)
 	}
-	i, _ := slices.BinarySearchFunc(s.order, e, inOrder)
-	s.order = slices.Insert(s.order, i, e)
+	i, _ := slices.BinarySearchFunc(s.byAge, e, inOrder)
+	s.byAge = slices.Insert(s.byAge, i, e)
 	s.note(e)
 }
 

@@ -56,8 +56,10 @@ type Store struct {
 	using  sync.WaitGroup
 	byID   map[string]*Entry
 	byTask map[string][]string
-	order  []*Entry // by creation, then id
+	byAge  []*Entry // by creation, then id
 	disk   int64    // bytes that all take
+
+	elsewhere func(ctx context.Context, id string) (bool, error) // an artifact that is not in the store; set before it is used
 
 	wake     chan struct{} // capacity 1
 	stop     context.CancelFunc
@@ -93,6 +95,7 @@ func Open(o Options) (*Store, error) {
 		o.Now = time.Now
 	}
 	s := &Store{o: o, log: o.Log.Named("artifact"), byID: map[string]*Entry{}, byTask: map[string][]string{}, wake: make(chan struct{}, 1)}
+	s.elsewhere = func(context.Context, string) (bool, error) { return false, nil }
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the artifacts: %w", err)
 	}
@@ -194,8 +197,8 @@ func (s *Store) load() error {
 			return err
 		}
 	}
-	slices.SortFunc(s.order, inOrder)
-	for _, e := range s.order {
+	slices.SortFunc(s.byAge, inOrder)
+	for _, e := range s.byAge {
 		s.note(e)
 	}
 	return nil
@@ -237,7 +240,7 @@ func (s *Store) loadDir(prefix string, isDir bool) error {
 func (s *Store) loadOne(id, path string) error {
 	e, err := s.readEntry(path + sidecar)
 	if err == nil && e.ID == id {
-		s.order = append(s.order, e)
+		s.byAge = append(s.byAge, e)
 		return nil
 	}
 	at, err := s.root.Lstat(path)
@@ -256,7 +259,7 @@ func (s *Store) loadOne(id, path string) error {
 	if err := s.writeEntry(e, path+sidecar); err != nil {
 		return err
 	}
-	s.order = append(s.order, e)
+	s.byAge = append(s.byAge, e)
 	return nil
 }
 
@@ -363,7 +366,7 @@ func (s *Store) Open(id string) (Entry, io.ReadSeekCloser, error) {
 func (s *Store) List(f Filter) []Entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := s.order
+	list := s.byAge
 	if f.TaskID != "" {
 		list = make([]*Entry, 0, len(s.byTask[f.TaskID]))
 		for _, id := range s.byTask[f.TaskID] {
@@ -381,29 +384,6 @@ func (s *Store) List(f Filter) []Entry {
 		}
 	}
 	return found
-}
-
-// Delete removes an artifact. NOT_FOUND, INVALID_PARAMS.
-func (s *Store) Delete(id string) error {
-	if _, err := s.Get(id); err != nil {
-		return err
-	}
-	done, err := s.begin()
-	if err != nil {
-		return err
-	}
-	defer done()
-	removed, err := s.remove(id, byRequest, func(*Entry) bool { return true })
-	if err == nil && removed == 0 {
-		return notFound(id)
-	}
-	if err == nil {
-		err = s.syncDir(filepath.Dir(path(id)))
-	}
-	if err != nil {
-		return task.Errorf(task.Internal, "artifact %s could not be removed from the server's disk", id).Because(err)
-	}
-	return nil
 }
 
 // remove takes an artifact's files away, the entry's first: without it the bytes are no artifact. It returns the bytes that
@@ -430,7 +410,7 @@ func (s *Store) remove(id string, why reason, still func(*Entry) bool) (int64, e
 	return e.disk(), nil
 }
 
-// note adds an entry to the index; it stands in order already. The caller holds mu, or is alone.
+// note adds an entry to the index; it stands in byAge already. The caller holds mu, or is alone.
 func (s *Store) note(e *Entry) {
 	s.byID[e.ID] = e
 	s.disk += e.disk()
@@ -443,8 +423,8 @@ func (s *Store) note(e *Entry) {
 func (s *Store) forget(e *Entry) {
 	delete(s.byID, e.ID)
 	s.disk -= e.disk()
-	if i, ok := slices.BinarySearchFunc(s.order, e, inOrder); ok {
-		s.order = slices.Delete(s.order, i, i+1)
+	if i, ok := slices.BinarySearchFunc(s.byAge, e, inOrder); ok {
+		s.byAge = slices.Delete(s.byAge, i, i+1)
 	}
 	if e.TaskID == "" {
 		return
@@ -458,7 +438,7 @@ func (s *Store) forget(e *Entry) {
 func (s *Store) count() float64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return float64(len(s.order))
+	return float64(len(s.byAge))
 }
 
 func (s *Store) taken() float64 {

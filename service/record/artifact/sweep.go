@@ -52,7 +52,7 @@ func (s *Store) Sweep(ctx context.Context) (swept Swept, err error) {
 		over = s.disk - s.o.RetainBytes
 	}
 	var by []*Entry
-	for _, e := range s.order {
+	for _, e := range s.byAge {
 		if over > 0 || e.RenewedAt.Before(oldest) {
 			by = append(by, e)
 		}
@@ -60,12 +60,12 @@ func (s *Store) Sweep(ctx context.Context) (swept Swept, err error) {
 	s.mu.Unlock()
 	slices.SortFunc(by, func(a, b *Entry) int { return a.RenewedAt.Compare(b.RenewedAt) })
 	for _, e := range by {
-		why := byAge
+		why := forAge
 		if !e.RenewedAt.Before(oldest) {
 			if over <= 0 {
 				break
 			}
-			why = byBytes
+			why = forBytes
 		}
 		if err := ctx.Err(); err != nil {
 			return swept, err
@@ -81,52 +81,6 @@ func (s *Store) Sweep(ctx context.Context) (swept Swept, err error) {
 		over -= bytes
 	}
 	return swept, nil
-}
-
-// Damage is an artifact that is not what its id says.
-type Damage struct{ ID, What string }
-
-// Check reads every artifact and returns those that are damaged, oldest first.
-func (s *Store) Check(ctx context.Context) (bad []Damage, checked int, err error) {
-	done, err := s.begin()
-	if err != nil {
-		return nil, 0, err
-	}
-	defer done()
-	s.mu.Lock()
-	all := slices.Clone(s.order)
-	s.mu.Unlock()
-	for _, e := range all {
-		what := s.damage(ctx, e)
-		if err := ctx.Err(); err != nil {
-			return bad, checked, err
-		}
-		if _, err := s.Get(e.ID); err != nil {
-			continue // it was removed meanwhile
-		}
-		checked++
-		if what != "" {
-			s.metrics.damaged.Inc()
-			s.log.Warn("an artifact is damaged", zap.String("artifact_id", e.ID), zap.String("what", what))
-			bad = append(bad, Damage{e.ID, what})
-		}
-	}
-	return bad, checked, nil
-}
-
-func (s *Store) damage(ctx context.Context, e *Entry) string {
-	f, at, err := s.openPlain(path(e.ID))
-	if err != nil {
-		return "its bytes cannot be read: " + err.Error()
-	}
-	defer f.Close()
-	if at.Size() != e.Size {
-		return fmt.Sprintf("it has %d bytes and had %d", at.Size(), e.Size)
-	}
-	if got := hashed(ctx, f); got != e.ID {
-		return "its bytes have changed"
-	}
-	return ""
 }
 
 // hashFile returns the id of a file's bytes, empty where they cannot be read.

@@ -3,7 +3,6 @@
 package llamacpp_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"math"
@@ -31,12 +30,6 @@ func job(change func(*engine.Job)) engine.Job {
 	return j
 }
 
-// hot makes a job that draws from the whole vocabulary, and so hardly ever ends by itself.
-func hot(j *engine.Job) {
-	j.Sampling = task.Sampling{Temperature: 1000, TopP: 1, RepeatPenalty: 1}
-	j.MaxTokens = 0
-}
-
 func collect(b *strings.Builder) func(string) error {
 	return func(text string) error {
 		if text == "" || !utf8.ValidString(text) {
@@ -55,20 +48,9 @@ func generate(t *testing.T, e *llamacpp.Engine, j engine.Job) (string, engine.Re
 	return b.String(), r
 }
 
-func untilIdle(t *testing.T, e *llamacpp.Engine) {
-	t.Helper()
-	for {
-		busy, err := e.Busy(t.Context())
-		require.NoError(t, err)
-		if busy == 0 {
-			return
-		}
-	}
-}
-
 // ORCH-3054
 func TestEngineTellsItsProps(t *testing.T) {
-	e, _ := launch(t, task.Completion)
+	e, _ := launch(t, task.Completion, 0)
 	p, err := e.Props(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, 256, p.Ctx)
@@ -82,12 +64,11 @@ func TestEngineTellsItsProps(t *testing.T) {
 	got, err := e.ApplyTemplate(t.Context(), []task.Message{{Role: "system", Content: "Be brief."}, {Role: "user", Content: strings.TrimSpace(prompt)}})
 	require.NoError(t, err)
 	require.Equal(t, prompt, got)
-	untilIdle(t, e)
 }
 
 // ORCH-3054
 func TestGenerate(t *testing.T) {
-	e, _ := launch(t, task.Completion)
+	e, _ := launch(t, task.Completion, 0)
 	text, r := generate(t, e, job(func(j *engine.Job) { j.Sampling.Temperature = 0 }))
 	require.Equal(t, "GPUs once more\nforty-two kernels at night\nthe thread is glowing", text)
 	require.Equal(t, 22, r.TokensIn)
@@ -102,28 +83,9 @@ func TestGenerate(t *testing.T) {
 	require.Equal(t, task.FinishLength, r.Finish)
 }
 
-// ORCH-3045
-func TestSeedsDecide(t *testing.T) {
-	e, _ := launch(t, task.Completion)
-	seen := map[string]bool{}
-	for seed := range uint32(8) {
-		j := job(func(j *engine.Job) { j.Seed = seed })
-		first, _ := generate(t, e, j)
-		_, _ = generate(t, e, job(func(j *engine.Job) { j.Seed, j.Prompt = seed+100, "Write a haiku about tea.\n\n" }))
-		again, _ := generate(t, e, j)
-		require.Equal(t, first, again)
-		seen[first] = true
-	}
-	require.Len(t, seen, 8)
-	largest := job(func(j *engine.Job) { j.Seed = task.MaxSeed })
-	first, _ := generate(t, e, largest)
-	again, _ := generate(t, e, largest)
-	require.Equal(t, first, again)
-}
-
 // ORCH-3054
 func TestStopStringsEndTheText(t *testing.T) {
-	e, _ := launch(t, task.Completion)
+	e, _ := launch(t, task.Completion, 0)
 	text, r := generate(t, e, job(func(j *engine.Job) {
 		j.Sampling.Temperature, j.Sampling.Stop = 0, []string{"o kernels a", "zzz"}
 	}))
@@ -132,23 +94,8 @@ func TestStopStringsEndTheText(t *testing.T) {
 }
 
 // ORCH-3054
-func TestContextIsFilledAndNeverShifted(t *testing.T) {
-	e, _ := launch(t, task.Completion)
-	for seed := range uint32(4) {
-		text, r := generate(t, e, job(func(j *engine.Job) { hot(j); j.Seed = seed }))
-		require.True(t, utf8.ValidString(text))
-		require.LessOrEqual(t, r.TokensIn+r.TokensOut, 256)
-		if r.Finish == task.FinishLength {
-			require.Equal(t, 256, r.TokensIn+r.TokensOut)
-		}
-	}
-	_, r := generate(t, e, job(func(j *engine.Job) { hot(j); j.MaxTokens = 100000 }))
-	require.LessOrEqual(t, r.TokensIn+r.TokensOut, 256)
-}
-
-// ORCH-3054
 func TestPromptThatIsTooLongIsRefused(t *testing.T) {
-	e, _ := launch(t, task.Completion)
+	e, _ := launch(t, task.Completion, 0)
 	long := strings.Repeat("frog pond ", 200)
 	n, err := e.CountTokens(t.Context(), long)
 	require.NoError(t, err)
@@ -165,44 +112,9 @@ func TestPromptThatIsTooLongIsRefused(t *testing.T) {
 	require.Greater(t, n, 256)
 }
 
-// ORCH-3026
-func TestCancelFreesTheSlot(t *testing.T) {
-	e, _ := launch(t, task.Completion)
-	cause := errors.New("canceled by the user")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	tokens := 0
-	_, err := e.Generate(ctx, job(hot), func(string) error {
-		if tokens++; tokens == 3 {
-			cancel(cause)
-		}
-		return nil
-	})
-	require.ErrorIs(t, err, cause)
-	require.Equal(t, 3, tokens, "nothing is emitted after the end")
-	untilIdle(t, e)
-
-	stop := errors.New("sealed")
-	tokens = 0
-	_, err = e.Generate(t.Context(), job(hot), func(string) error { tokens++; return stop })
-	require.Equal(t, stop, err)
-	require.Equal(t, 1, tokens)
-	untilIdle(t, e)
-	text, _ := generate(t, e, job(func(j *engine.Job) { j.Sampling.Temperature = 0 }))
-	require.Contains(t, text, "forty-two")
-}
-
-// ORCH-3054
-func TestDeadWorkerIsReset(t *testing.T) {
-	e, cmd := launch(t, task.Completion)
-	_, err := e.Generate(t.Context(), job(hot), func(string) error { return cmd.Process.Kill() })
-	require.True(t, task.HasCode(err, task.WorkerReset), err)
-	require.True(t, task.AsError(err).Retriable)
-	require.True(t, task.HasCode(e.Health(t.Context()), task.WorkerReset))
-}
-
 // ORCH-3054
 func TestEmbedding(t *testing.T) {
-	e, _ := launch(t, task.Embedding)
+	e, _ := launch(t, task.Embedding, 0)
 	raw, r, err := e.Embed(t.Context(), engine.Job{Workload: task.Embedding, Inputs: []string{"rain", "a queue of jobs", "rain"}})
 	require.NoError(t, err)
 	var body struct{ Embeddings [][]float64 }
@@ -233,10 +145,12 @@ func TestEmbedding(t *testing.T) {
 
 // ORCH-3054
 func BenchmarkStreamFromTheEngine(b *testing.B) {
-	e, _ := launch(b, task.Completion)
+	e, _ := launch(b, task.Completion, 0)
 	tokens := 0
 	for b.Loop() {
-		r, err := e.Generate(b.Context(), job(hot), func(string) error { return nil })
+		r, err := e.Generate(b.Context(), job(func(j *engine.Job) {
+			j.Sampling, j.MaxTokens = task.Sampling{Temperature: 1000, TopP: 1, RepeatPenalty: 1}, 0
+		}), func(string) error { return nil })
 		require.NoError(b, err)
 		tokens += r.TokensOut
 	}

@@ -22,8 +22,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// launch starts the engine the tests of this build run on: a real llama-server (`go tool mage engine:llamaServer`).
-func launch(t testing.TB, workload task.Workload) (*llamacpp.Engine, *exec.Cmd) {
+// launch starts the engine the tests of this build run on: a real llama-server (`go tool mage engine:llamaServer`), which has no pace.
+func launch(t testing.TB, workload task.Workload, _ float64) (*llamacpp.Engine, *exec.Cmd) {
 	t.Helper()
 	binary, err := provision.LocateLlamaServer()
 	require.NoError(t, err)
@@ -57,7 +57,7 @@ func launch(t testing.TB, workload task.Workload) (*llamacpp.Engine, *exec.Cmd) 
 //
 // ORCH-3054
 func TestBuiltInWorkerGivesLlamaServersBytes(t *testing.T) {
-	server, _ := launch(t, task.Completion)
+	server, _ := launch(t, task.Completion, 0)
 	builtin, _ := launchWorker(t, task.Completion, 0)
 	topics := []string{"GPUs", "rain", "a queue", "frogs", "the night sky", "old computers", "Zanzibar", "tea"}
 	same, n := 0, 0
@@ -93,7 +93,7 @@ func TestBuiltInWorkerGivesLlamaServersBytes(t *testing.T) {
 
 // ORCH-3054
 func TestBuiltInWorkerGivesLlamaServersEmbeddings(t *testing.T) {
-	server, _ := launch(t, task.Embedding)
+	server, _ := launch(t, task.Embedding, 0)
 	builtin, _ := launchWorker(t, task.Embedding, 0)
 	job := engine.Job{Workload: task.Embedding, Inputs: []string{"rain on the roof", "a queue of jobs", "ñandú 🐸"}}
 	a, _, err := server.Embed(t.Context(), job)

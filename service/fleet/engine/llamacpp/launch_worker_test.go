@@ -12,8 +12,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// launch starts the engine the tests of this build run on: the built-in worker.
-func launch(t testing.TB, workload task.Workload) (*llamacpp.Engine, *exec.Cmd) {
+// launch starts the engine the tests of this build run on: the built-in worker. Pace is in tokens a second.
+func launch(t testing.TB, workload task.Workload, pace float64) (*llamacpp.Engine, *exec.Cmd) {
 	t.Helper()
-	return launchWorker(t, workload, 0)
+	return launchWorker(t, workload, pace)
 }

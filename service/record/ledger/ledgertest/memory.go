@@ -73,7 +73,7 @@ func (s *Store) Sweep(oldest time.Time) {
 	}
 }
 
-// Claim is ledger.Ledger's.
+// Claim implements ledger.Ledger.
 func (m *Memory) Claim(_ context.Context, owner string) (ledger.Claim, error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
@@ -94,7 +94,7 @@ func (m *Memory) Claim(_ context.Context, owner string) (ledger.Claim, error) {
 	return c, nil
 }
 
-// NextSeq is ledger.Ledger's.
+// NextSeq implements ledger.Ledger.
 func (m *Memory) NextSeq() (uint64, error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
@@ -121,7 +121,7 @@ func (m *Memory) write(ctx context.Context, id string, do func(s *Store, e *entr
 	return do(m.s, e)
 }
 
-// Accept is ledger.Ledger's.
+// Accept implements ledger.Ledger.
 func (m *Memory) Accept(ctx context.Context, t task.Task) error {
 	if err := ledger.CheckTask(t); err != nil {
 		return err
@@ -145,7 +145,7 @@ func (s *Store) accept(m *Memory, e *entry, t task.Task) error {
 	return nil
 }
 
-// Dispatch is ledger.Ledger's.
+// Dispatch implements ledger.Ledger.
 func (m *Memory) Dispatch(ctx context.Context, d task.Dispatch) error {
 	return m.write(ctx, d.ID, func(s *Store, e *entry) error {
 		switch {
@@ -162,10 +162,10 @@ func (m *Memory) Dispatch(ctx context.Context, d task.Dispatch) error {
 	})
 }
 
-// Started is ledger.Ledger's.
+// Started implements ledger.Ledger.
 func (m *Memory) Started(d task.Dispatch) { _ = m.Dispatch(context.Background(), d) }
 
-// Checkpoint is ledger.Ledger's.
+// Checkpoint implements ledger.Ledger.
 func (m *Memory) Checkpoint(id string, c task.Checkpoint) {
 	_ = m.write(context.Background(), id, func(_ *Store, e *entry) error {
 		if e != nil && !e.r.State.Final() && (c.Event > e.r.Checkpoint.Event || e.r.Checkpoint == task.Checkpoint{}) {
@@ -175,7 +175,7 @@ func (m *Memory) Checkpoint(id string, c task.Checkpoint) {
 	})
 }
 
-// Finish is ledger.Ledger's.
+// Finish implements ledger.Ledger.
 func (m *Memory) Finish(ctx context.Context, r task.Record) error {
 	if err := ledger.CheckOutcome(r); err != nil {
 		return err
@@ -219,12 +219,12 @@ func (s *Store) charge(r task.Record) {
 	s.spent[c.Account] = s.spent[c.Account].Plus(c.Amount)
 }
 
-// Get is ledger.Ledger's.
+// Get implements ledger.Ledger.
 func (m *Memory) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	return m.find(ctx, func(r task.Record) bool { return r.Task.ID == id })
 }
 
-// Proven is ledger.Ledger's.
+// Proven implements ledger.Ledger.
 func (m *Memory) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error) {
 	return m.find(ctx, func(r task.Record) bool { return r.State.Final() && r.Proof.SHA256 == sum })
 }
@@ -250,7 +250,7 @@ func (m *Memory) readable(ctx context.Context) error {
 	return context.Cause(ctx)
 }
 
-// List is ledger.Ledger's.
+// List implements ledger.Ledger.
 func (m *Memory) List(ctx context.Context, state task.State, limit int) (found []task.Record, _ error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
@@ -270,7 +270,7 @@ func (m *Memory) List(ctx context.Context, state task.State, limit int) (found [
 	return append([]task.Record(nil), found[:min(limit, len(found))]...), nil
 }
 
-// Live is ledger.Ledger's.
+// Live implements ledger.Ledger.
 func (m *Memory) Live(ctx context.Context) (found []task.Record, _ error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
@@ -295,7 +295,7 @@ func (s *Store) live() (all []*entry) {
 	return all
 }
 
-// KeepSession is ledger.Ledger's.
+// KeepSession implements ledger.Ledger.
 func (m *Memory) KeepSession(ctx context.Context, at task.Session) error {
 	return m.write(ctx, "", func(s *Store, _ *entry) error { s.keep(at); return nil })
 }
@@ -310,7 +310,7 @@ func (s *Store) keep(at task.Session) {
 	s.sessions[at.ID] = at
 }
 
-// DropSessions is ledger.Ledger's.
+// DropSessions implements ledger.Ledger.
 func (m *Memory) DropSessions(ctx context.Context, sessions []task.Session) error {
 	return m.write(ctx, "", func(s *Store, _ *entry) error {
 		for _, at := range sessions {
@@ -322,7 +322,7 @@ func (m *Memory) DropSessions(ctx context.Context, sessions []task.Session) erro
 	})
 }
 
-// Sessions is ledger.Ledger's.
+// Sessions implements ledger.Ledger.
 func (m *Memory) Sessions(ctx context.Context) ([]task.Session, error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
@@ -334,7 +334,7 @@ func (m *Memory) Sessions(ctx context.Context) ([]task.Session, error) {
 	}), nil
 }
 
-// Spent is ledger.Ledger's.
+// Spent implements ledger.Ledger.
 func (m *Memory) Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
@@ -347,7 +347,7 @@ func (m *Memory) Spent(ctx context.Context, window time.Time) (map[string]task.A
 	return maps.Clone(m.s.spent), nil
 }
 
-// Close is ledger.Ledger's.
+// Close implements ledger.Ledger.
 func (m *Memory) Close() error {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()

@@ -6,11 +6,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
 	"github.com/llama-orch/llama-orch/service/atomicfile"
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -25,8 +27,8 @@ type Report struct {
 // maxProblems is where a list stops helping.
 const maxProblems = 50
 
-// Check reads all of the ledger: SQLite's own check of the file's structure, each task, and each receipt against its
-// transcript. What is damaged is in the report; the error is for a check that could not be made.
+// Check reads all of the ledger: SQLite's own check of the file's structure, each task, and each receipt and the digest of
+// each proof bundle against the record. What is damaged is in the report; the error is for a check that could not be made.
 func (r *Reader) Check(ctx context.Context) (Report, error) {
 	report := Report{Schema: r.version, States: map[task.State]int{}}
 	if err := r.integrity(ctx, &report); err != nil {
@@ -85,12 +87,15 @@ func verify(r task.Record) error {
 		return fmt.Errorf("task %s is %s and has no outcome, or two", r.Task.ID, r.State)
 	case len(ends) > 0 && ends[len(ends)-1] != len(r.Transcript.Text), len(ends) == 0 && r.Transcript.Text != "":
 		return fmt.Errorf("the transcript of task %s is longer or shorter than its tokens", r.Task.ID)
-	case r.End == nil:
-		return nil
 	}
-	sum := sha256.Sum256([]byte(r.Transcript.Text))
-	if got := hex.EncodeToString(sum[:]); got != r.End.Receipt.TranscriptSHA256 {
-		return fmt.Errorf("the transcript of task %s has the SHA-256 %s, and its receipt says %s", r.Task.ID, got, r.End.Receipt.TranscriptSHA256)
+	if r.End != nil {
+		sum := sha256.Sum256([]byte(r.Transcript.Text))
+		if got := hex.EncodeToString(sum[:]); got != r.End.Receipt.TranscriptSHA256 {
+			return fmt.Errorf("the transcript of task %s has the SHA-256 %s, and its receipt says %s", r.Task.ID, got, r.End.Receipt.TranscriptSHA256)
+		}
+	}
+	if _, err := bundle.Text(r); err != nil && !errors.Is(err, bundle.ErrNone) {
+		return err
 	}
 	return nil
 }

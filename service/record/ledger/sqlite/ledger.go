@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -30,10 +31,14 @@ type Options struct {
 	Registerer  prometheus.Registerer
 	RetainAge   time.Duration // how long finished tasks are kept; 0: for ever
 	RetainBytes int64         // what the tasks may take on the disk before the oldest finished ones go; 0: no bound
-	// Prove makes what is recorded of a task's proof bundle with its end. Nil: what the record says already.
-	Prove    func(task.Record) (task.Proof, error)
-	MaxPages int // of 4 KiB, where the disk is taken as full; 0: none
-	Now      func() time.Time
+	// Bundles says what proof bundles have in full; what becomes of a task's bundle is recorded with its end. Nil: as the
+	// record says already.
+	Bundles *bundle.Keep
+	// BeforeForgetting is called with finished tasks that are about to be removed. While it fails they stay. Nil: nothing is
+	// done before.
+	BeforeForgetting func(context.Context, []task.Record) error
+	MaxPages         int // of 4 KiB, where the disk is taken as full; 0: none
+	Now              func() time.Time
 
 	steps   []string // of the schema; tests have their own
 	offhand bool     // tests: don't wait for the disk
@@ -59,6 +64,10 @@ type Ledger struct {
 
 	wake    chan struct{} // capacity 1
 	writing sync.WaitGroup
+
+	parting sync.WaitGroup     // what is done before tasks are forgotten
+	halt    context.Context    // ends it
+	abandon context.CancelFunc // of halt
 }
 
 // Open opens the ledger, and makes one where there is none. A file that is no whole ledger of this version or an earlier one
@@ -86,7 +95,9 @@ func Open(o Options) (*Ledger, error) {
 		return nil, err
 	}
 	l := &Ledger{o: o, log: o.Log.Named("ledger"), notes: newNotes(), wake: make(chan struct{}, 1)}
+	l.halt, l.abandon = context.WithCancel(ctx)
 	if err := l.open(ctx); err != nil {
+		l.abandon()
 		return nil, openError(o.Path, err)
 	}
 	if l.metrics, err = newMetrics(o.Registerer, l.bytes); err != nil {
@@ -141,8 +152,10 @@ func (l *Ledger) Close() error {
 	}
 	l.closed = true
 	l.mu.Unlock()
+	l.abandon()
 	l.nudge()
 	l.writing.Wait()
+	l.parting.Wait()
 	l.metrics.unregister(l.o.Registerer)
 	if err := l.closeFile(); err != nil {
 		return fmt.Errorf("close the ledger: %w", err)
@@ -150,7 +163,7 @@ func (l *Ledger) Close() error {
 	return nil
 }
 
-// Claim is ledger.Ledger's. The lock on the file is the lease: whoever has the ledger open holds all that is live.
+// Claim implements ledger.Ledger. The lock on the file is the lease: whoever has the ledger open holds all that is live.
 func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) {
 	c := ledger.Claim{Owner: owner}
 	var unreadable error // which is no reason to say that the ledger cannot write
@@ -169,7 +182,7 @@ func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) 
 	return c, errors.Join(err, unreadable)
 }
 
-// NextSeq is ledger.Ledger's.
+// NextSeq implements ledger.Ledger.
 func (l *Ledger) NextSeq() (uint64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -181,7 +194,7 @@ func (l *Ledger) NextSeq() (uint64, error) {
 	return next, nil
 }
 
-// Accept is ledger.Ledger's.
+// Accept implements ledger.Ledger.
 func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
 	if err := ledger.CheckTask(t); err != nil {
 		return fmt.Errorf("accept task %q: %w", t.ID, err)
@@ -196,7 +209,7 @@ func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
 	})
 }
 
-// Dispatch is ledger.Ledger's.
+// Dispatch implements ledger.Ledger.
 func (l *Ledger) Dispatch(ctx context.Context, d task.Dispatch) error {
 	place := l.place()
 	return l.submit(ctx, &op{kind: opDispatch, id: d.ID, run: func(w *writer) error { return w.dispatch(d, place) }})
@@ -210,7 +223,7 @@ func (l *Ledger) place() int64 {
 	return l.starts
 }
 
-// Started is ledger.Ledger's. A task that ends soon, as most do, needs no write for its start.
+// Started implements ledger.Ledger. A task that ends soon, as most do, needs no write for its start.
 func (l *Ledger) Started(d task.Dispatch) {
 	l.mu.Lock()
 	l.starts++
@@ -221,7 +234,7 @@ func (l *Ledger) Started(d task.Dispatch) {
 	}
 }
 
-// Checkpoint is ledger.Ledger's.
+// Checkpoint implements ledger.Ledger.
 func (l *Ledger) Checkpoint(id string, c task.Checkpoint) {
 	l.mu.Lock()
 	first := !l.closed && l.notes.checkpoint(id, c, time.Now())
@@ -231,14 +244,14 @@ func (l *Ledger) Checkpoint(id string, c task.Checkpoint) {
 	}
 }
 
-// Finish is ledger.Ledger's.
+// Finish implements ledger.Ledger.
 func (l *Ledger) Finish(ctx context.Context, r task.Record) error {
 	if err := ledger.CheckOutcome(r); err != nil {
 		return fmt.Errorf("finish task %q: %w", r.Task.ID, err)
 	}
-	if l.o.Prove != nil {
+	if l.o.Bundles != nil {
 		var err error
-		if r.Proof, err = l.o.Prove(r); err != nil {
+		if r.Proof, err = bundle.Prove(r, *l.o.Bundles); err != nil {
 			return fmt.Errorf("finish task %s: %w", r.Task.ID, err)
 		}
 	}

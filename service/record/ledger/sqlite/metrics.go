@@ -24,7 +24,7 @@ func newMetrics(r prometheus.Registerer, bytes func() float64) (*metrics, error)
 	m := &metrics{
 		commits: prometheus.NewCounter(prometheus.CounterOpts{Name: "llorch_ledger_commits_total", Help: "Commits of the ledger."}),
 		ops: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "llorch_ledger_ops_total", Help: "Operations that the ledger committed: accept, dispatch, checkpoint, finish or session.",
+			Name: "llorch_ledger_ops_total", Help: "Operations that the ledger committed, by what they did.",
 		}, []string{"op"}),
 		commitMS: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "llorch_ledger_commit_ms", Help: "Milliseconds that a commit of the ledger took.",

@@ -102,7 +102,7 @@ func (r *Reader) Close() error {
 	return errors.Join(err, r.db.Close())
 }
 
-// Get is ledger.Ledger's.
+// Get implements ledger.Ledger.
 func (r *Reader) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	record, ok, err := one(r.get.QueryRowContext(ctx, id))
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *Reader) Get(ctx context.Context, id string) (task.Record, bool, error) 
 	return record, ok, nil
 }
 
-// Proven is ledger.Ledger's.
+// Proven implements ledger.Ledger.
 func (r *Reader) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error) {
 	record, ok, err := one(r.proven.QueryRowContext(ctx, sum[:]))
 	if err != nil {
@@ -133,7 +133,7 @@ func one(found *sql.Row) (task.Record, bool, error) {
 	return record, err == nil, err
 }
 
-// List is ledger.Ledger's.
+// List implements ledger.Ledger.
 func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.Record, error) {
 	if limit <= 0 {
 		return nil, nil
@@ -144,7 +144,7 @@ func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.
 	return records(r.listState.QueryContext(ctx, string(state), limit))
 }
 
-// Live is ledger.Ledger's.
+// Live implements ledger.Ledger.
 func (r *Reader) Live(ctx context.Context) ([]task.Record, error) {
 	return records(r.live.QueryContext(ctx))
 }

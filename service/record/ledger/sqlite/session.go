@@ -18,12 +18,12 @@ const sessionBytes = 128
 const sessionRows = `SELECT id, created_ms, ttl_ms, max_turns, turns, coalesce(pool_id, ''), coalesce(replica_id, ''),
 	budget_tokens, budget_time_ms, budget_cost, spent_tokens, spent_time_ms, spent_cost FROM session ORDER BY created_ms, id`
 
-// KeepSession is ledger.Ledger's.
+// KeepSession implements ledger.Ledger.
 func (l *Ledger) KeepSession(ctx context.Context, s task.Session) error {
 	return l.submit(ctx, &op{kind: opSession, id: s.ID, size: sessionBytes, run: func(w *writer) error { return w.session(s) }})
 }
 
-// DropSessions is ledger.Ledger's.
+// DropSessions implements ledger.Ledger.
 func (l *Ledger) DropSessions(ctx context.Context, sessions []task.Session) error {
 	if len(sessions) == 0 {
 		return nil
@@ -38,7 +38,7 @@ func (l *Ledger) DropSessions(ctx context.Context, sessions []task.Session) erro
 	}})
 }
 
-// Sessions is ledger.Ledger's.
+// Sessions implements ledger.Ledger.
 func (r *Reader) Sessions(ctx context.Context) (found []task.Session, err error) {
 	rows, err := r.sessions.QueryContext(ctx)
 	if err != nil {
@@ -62,7 +62,7 @@ func (r *Reader) Sessions(ctx context.Context) (found []task.Session, err error)
 	return found, nil
 }
 
-// Spent is ledger.Ledger's.
+// Spent implements ledger.Ledger.
 func (r *Reader) Spent(ctx context.Context, window time.Time) (spent map[string]task.Amount, err error) {
 	rows, err := r.spent.QueryContext(ctx, window.UnixMilli())
 	if err != nil {

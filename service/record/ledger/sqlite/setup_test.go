@@ -180,7 +180,11 @@ func forget(t tester, l *Ledger, oldest time.Time) {
 	t.Helper()
 	require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(*writer) error { return nil }, then: func() {
 		for {
-			if removed, err := l.w.remove(0, oldest); err != nil || removed == 0 {
+			doomed, err := l.w.doomed(0, oldest)
+			if err != nil || len(doomed) == 0 {
+				break
+			}
+			if err := l.w.transaction(func() error { return l.w.remove(doomed) }); err != nil {
 				break
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // The pace of a sweep. One step is one small commit, so that what waits behind it waits little longer than for another
@@ -22,15 +24,48 @@ const (
 // sweepStep removes some of the finished tasks that are too old or too many, oldest first, or gives back some of the disk.
 // It reports whether there is more to do. Live tasks are never touched.
 func (l *Ledger) sweepStep() (more bool) {
-	removed, err := l.w.remove(l.o.RetainBytes, l.oldest())
-	if err == nil && removed == 0 {
+	doomed, err := l.w.doomed(l.o.RetainBytes, l.oldest())
+	switch {
+	case err != nil:
+	case len(doomed) == 0:
 		more, err = l.w.shrink()
+	case l.o.BeforeForgetting == nil:
+		err = l.w.transaction(func() error { return l.w.remove(doomed) })
+		more = err == nil
+	case l.w.parting.CompareAndSwap(false, true):
+		l.parting.Go(func() { l.part(doomed) })
 	}
 	if err != nil {
 		l.log.Warn("removing old tasks from the ledger failed, and is tried again later", zap.Error(err))
-		return false
 	}
-	return more || removed > 0
+	return more
+}
+
+// part does what is to be done before tasks are removed, and then has the writer remove them. That takes its time on the
+// disk, so the writer goes on meanwhile.
+func (l *Ledger) part(doomed []int64) {
+	defer l.w.parting.Store(false)
+	var found []task.Record
+	for _, seq := range doomed {
+		r, ok, err := one(l.db.QueryRowContext(l.halt, everything+` WHERE t.seq = ?`, seq))
+		switch {
+		case l.halt.Err() != nil:
+			return
+		case err != nil: // there is nothing that could be kept of it
+			l.log.Warn("a task that cannot be read is removed from the ledger", zap.Error(err))
+		case ok:
+			found = append(found, r)
+		}
+	}
+	err := l.o.BeforeForgetting(l.halt, found)
+	if err == nil {
+		err = l.submit(l.halt, &op{
+			kind: opForget, id: "the oldest", run: func(w *writer) error { return w.remove(doomed) }, then: func() { l.w.written = sweepAfter },
+		})
+	}
+	if err != nil && l.halt.Err() == nil {
+		l.log.Warn("old tasks stay in the ledger, since what is to be kept of them could not be kept; it is tried again later", zap.Error(err))
+	}
 }
 
 // oldest is the time before which a finished task is too old.
@@ -63,36 +98,31 @@ func (l *Ledger) nextSweep() time.Time {
 	return soonest
 }
 
-// remove deletes finished tasks that ended before oldest, and further ones while the ledger holds more than most bytes.
-func (w *writer) remove(most int64, oldest time.Time) (removed int, err error) {
+// remove deletes finished tasks.
+func (w *writer) remove(doomed []int64) error {
+	for _, seq := range doomed {
+		for _, of := range []string{
+			`DELETE FROM transcript WHERE seq = ?`, `DELETE FROM request WHERE seq = ?`, `DELETE FROM task WHERE seq = ?`,
+		} {
+			if _, err := w.conn.ExecContext(context.Background(), of, seq); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// doomed are the next finished tasks to remove: those that ended before oldest, and further ones while the ledger holds more
+// than most bytes.
+func (w *writer) doomed(most int64, oldest time.Time) (seqs []int64, err error) {
 	over := int64(0)
 	if most > 0 {
 		pages, free, size, err := w.pages()
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		over = (pages-free)*size - most
 	}
-	doomed, err := w.doomed(over, oldest)
-	if err != nil || len(doomed) == 0 {
-		return 0, err
-	}
-	return len(doomed), w.transaction(func() error {
-		for _, seq := range doomed {
-			for _, of := range []string{
-				`DELETE FROM transcript WHERE seq = ?`, `DELETE FROM request WHERE seq = ?`, `DELETE FROM task WHERE seq = ?`,
-			} {
-				if _, err := w.conn.ExecContext(context.Background(), of, seq); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-}
-
-// doomed are the next tasks to remove.
-func (w *writer) doomed(over int64, oldest time.Time) (seqs []int64, err error) {
 	rows, err := w.conn.QueryContext(context.Background(), `SELECT t.seq, t.finished_ms,
 		coalesce(octet_length(q.task), 0) + coalesce(octet_length(t.outcome), 0) + coalesce(octet_length(x.text) + octet_length(x.ends), 0)`+withTexts+`
 		WHERE t.finished_ms IS NOT NULL ORDER BY t.finished_ms, t.seq LIMIT ?`, sweepTasks)

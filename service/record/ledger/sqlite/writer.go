@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,7 @@ const (
 	opFinish     kind = "finish"
 	opSession    kind = "session"
 	opClaim      kind = "claim"
+	opForget     kind = "forget"
 )
 
 // op is one operation that waits for the writer.
@@ -55,6 +57,7 @@ func (l *Ledger) write() {
 	defer note.Stop()
 	defer sweep.Stop()
 	for {
+		l.gather()
 		batch, noteDue, closing := l.take()
 		if len(batch) > 0 {
 			l.commit(batch)
@@ -87,6 +90,21 @@ func (l *Ledger) write() {
 		case <-note.C:
 		case <-sweep.C:
 		}
+	}
+}
+
+// gather lets those go first who are about to ask for something, as long as they do: one commit for all of them is less work
+// than one for each, and a lone caller waits for nobody.
+func (l *Ledger) gather() {
+	for waiting := -1; ; {
+		l.mu.Lock()
+		n := len(l.queue)
+		l.mu.Unlock()
+		if n == 0 || n == waiting {
+			return
+		}
+		waiting = n
+		runtime.Gosched()
 	}
 }
 
@@ -200,14 +218,17 @@ func (o *op) answer(err error) {
 type writer struct {
 	db       *sql.DB
 	conn     *sql.Conn
-	fence    uint64    // of the claim; 0: none was made yet
-	failing  int       // operations that failed since the last commit
-	written  int       // bytes, about, since the last sweep
-	finished int       // tasks, since the next sweep was set
-	window   time.Time // of the budgets that are charged; older ones were forgotten
+	fence    uint64      // of the claim; 0: none was made yet
+	failing  int         // operations that failed since the last commit
+	written  int         // bytes, about, since the last sweep
+	finished int         // tasks, since the next sweep was set
+	parting  atomic.Bool // tasks are about to be removed
+	window   time.Time   // of the budgets that are charged; older ones were forgotten
 
-	insertTask, insertBody, findSeq, findID, startTask, markTask, endTask, insertText *sql.Stmt
-	keepSession, replaceSession, dropSession, chargeSession, spend, forget            *sql.Stmt
+	beginTx, commitTx *sql.Stmt
+
+	insertTask, insertBody, findSeq, findID, findLive, startTask, markTask, endTask, insertText *sql.Stmt
+	keepSession, replaceSession, dropSession, chargeSession, spend, forget                      *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -251,9 +272,12 @@ func (w *writer) begin(ctx context.Context, o Options, version int) (err error) 
 
 func (w *writer) prepare(ctx context.Context) error {
 	for into, text := range map[**sql.Stmt]string{
+		&w.beginTx:    `BEGIN IMMEDIATE`,
+		&w.commitTx:   `COMMIT`,
 		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
 		&w.insertBody: `INSERT INTO request (seq, task) VALUES (?, ?)`,
 		&w.findSeq:    `SELECT id FROM task WHERE seq = ?`,
+		&w.findLive:   liveTasks,
 		&w.findID:     `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
 		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = coalesce(started_ms, ?), start_order = coalesce(start_order, ?)
 			WHERE id = ? AND finished_ms IS NULL`,
@@ -284,7 +308,7 @@ func (w *writer) prepare(ctx context.Context) error {
 func (w *writer) close() error {
 	var err error
 	for _, s := range []*sql.Stmt{
-		w.insertTask, w.insertBody, w.findSeq, w.findID, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.beginTx, w.commitTx, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.startTask, w.markTask, w.endTask, w.insertText,
 		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
 	} {
 		if s != nil {
@@ -316,7 +340,7 @@ func (w *writer) claim(owner string, now time.Time) (fence uint64, err error) {
 
 // live are the tasks without an outcome, as this commit has them.
 func (w *writer) live() ([]task.Record, error) {
-	return records(w.conn.QueryContext(context.Background(), liveTasks))
+	return records(w.findLive.Query())
 }
 
 // try runs a batch in one transaction. Either all of it is durable, or nothing is.
@@ -343,17 +367,16 @@ func refused(err error) bool {
 var errBegin = errors.New("begin a commit")
 
 func (w *writer) transaction(do func() error) error {
-	ctx := context.Background()
-	if _, err := w.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+	if _, err := w.beginTx.Exec(); err != nil {
 		return fmt.Errorf("%w: %w", errBegin, err)
 	}
 	err := do()
 	if err == nil {
-		_, err = w.conn.ExecContext(ctx, "COMMIT")
+		_, err = w.commitTx.Exec()
 	}
 	if err != nil {
 		// SQLite may have rolled back by itself, and then says that there is nothing to.
-		_, _ = w.conn.ExecContext(ctx, "ROLLBACK")
+		_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
 	}
 	return err
 }
