@@ -36,7 +36,7 @@ type ours struct {
 	cards   []vram.Room
 	tenants []residency.Tenant
 	tickAt  time.Duration // time of the next tick; 0: none is set
-	// The scheduler's lanes and its swapper are goroutines of their own, so what they do at one instant may come in either order. Here dispatches
+	// The scheduler's lanes and the residency are goroutines of their own, so what they do at one instant may come in either order. Here dispatches
 	// come first. With check set, raced is the first instant at which the other order gives another plan.
 	check bool
 	raced time.Duration

@@ -369,7 +369,7 @@ func TestOnDemandPoolsRunAsInTheScheduler(t *testing.T) {
 				box.Models[0].IdleTTL = 20 * time.Second
 			}
 			load := small(seed, min(len(box.Models), 4), 150)
-			if name == "cramped" { // then the bounds do not pass exactly on the swapper's second
+			if name == "cramped" { // then bounds pass exactly on the residency's second, and not between two
 				for i := range load {
 					load[i].At, load[i].After = load[i].At.Truncate(time.Second), -1
 					if i > 0 {

@@ -326,7 +326,7 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 		{Series: `llorch_policy_decisions_total{action="adapter",decision="allow"}`},
 	}
 	eventually(t, func() []string {
-		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(5, `llorch_replica_state{state="ready"}`)}, loose)
+		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(5, `llorch_replica_state{state="ready"}`), is(1, `llorch_ledger_ops_total{op="claim"}`)}, loose)
 	})
 	var last []byte
 	for i, a := range table {

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// Cause is what a worker died of, as its last words tell.
+// Cause is what a worker died of, according to its last words.
 type Cause string
 
-// The causes. OutOfMemory is that of the device that the worker computes on: the texts do not tell which.
+// The causes. OutOfMemory means the memory of the device on which the worker computes; the texts do not tell which that is.
 const (
 	OutOfVRAM      Cause = "oom_vram"
 	OutOfHost      Cause = "oom_host"
@@ -21,7 +21,7 @@ const (
 	PortTaken      Cause = "port_taken"      // another program was faster
 )
 
-// Sign is a set of texts that an engine writes when it dies of something, in lower case.
+// Sign is a set of texts, in lower case, that an engine writes when it dies of something.
 type Sign struct {
 	Cause Cause
 	Texts []string
@@ -29,9 +29,9 @@ type Sign struct {
 
 // Deaths are the texts by which a kind's last words tell what it died of.
 type Deaths struct {
-	// Harmless texts mark lines that tell nothing, whatever else they hold.
+	// Harmless are the texts of lines that tell nothing, whatever else is in them.
 	Harmless []string
-	// Signs are in order: what comes first is what the later ones follow from.
+	// Signs are in order: the later ones follow from the first.
 	Signs []Sign
 }
 

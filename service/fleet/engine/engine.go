@@ -11,9 +11,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Engine is one replica's engine, reached over HTTP. Its methods may be called from several goroutines. Errors are
-// *task.Error: INVALID_PARAMS for what the engine refused, WORKER_RESET (retriable) when the connection broke or the
-// engine failed, and the context's error, wrapped, when the caller ended the call.
+// Engine is one replica's engine, reached over HTTP. Several goroutines may call its methods. An error is a *task.Error: INVALID_PARAMS
+// if the engine refused the request, WORKER_RESET (retriable) if the connection broke or the engine failed. If the caller ended the
+// call, it wraps the error of the context.
 type Engine interface {
 	// Health returns nil when the model is loaded and the engine answers.
 	Health(ctx context.Context) error
@@ -37,9 +37,9 @@ type Props struct {
 type Job struct {
 	Workload task.Workload
 	Prompt   string // after templating
-	// Messages are the turns of a chat, for a Chatter, which templates them itself. Empty where there is a prompt.
+	// Messages are the turns of a chat. Only a Chatter takes them, and makes the prompt itself. Empty if there is a prompt.
 	Messages     []task.Message
-	PromptTokens int // as a TokenCounter said; 0: unknown, the engine counts itself
+	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself
 	Inputs       []string
 	Seed         uint32
 	Sampling     task.Sampling
@@ -47,7 +47,7 @@ type Job struct {
 	// CachePrompt lets the engine reuse the KV of an earlier prompt. Never for strict tasks: the bytes would depend on
 	// what ran before.
 	CachePrompt bool
-	// Cached is told, before the first token, how many tokens of the prompt came from that KV. Nil: nobody asks.
+	// Cached is called before the first token, with how many tokens of the prompt came from that KV. Nil: nobody asks.
 	Cached func(tokens int)
 }
 
@@ -67,7 +67,7 @@ type Result struct {
 type Slot struct {
 	ID    int
 	Busy  bool
-	Job   int   // a number of its last job, where Told
+	Job   int   // a number of its last job, if Told
 	Told  bool  // the engine tells it
 	Bytes int64 // of its KV; 0: not told
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// What follows only some engines have. Whoever needs it finds it by a type assertion, and does without where it is missing, or
-// refuses.
+// Only some engines have the faces that follow. Whoever needs one looks for it with a type assertion. If it is missing, they do without
+// it, or refuse the task.
 
 // TokenCounter counts the tokens of a prompt as Generate would see them, BOS included.
 type TokenCounter interface {
@@ -35,8 +35,8 @@ type Reranker interface {
 	Rerank(ctx context.Context, job Job) (json.RawMessage, Result, error)
 }
 
-// BusyCounter tells how many slots of the engine are busy. Where it is missing, a cancel relies on the engine to stop when its
-// connection is closed.
+// BusyCounter tells how many slots of the engine are busy. Without it, a cancel relies on the engine to stop when its connection is
+// closed.
 type BusyCounter interface {
 	Busy(ctx context.Context) (int, error)
 }
@@ -68,7 +68,7 @@ func FacesOf(e Engine) (f Faces) {
 	return f
 }
 
-// Faces are those of the kind's engines. No engine is reached for it.
+// Faces are the faces of the kind's engines. No engine is called to find out.
 func (k Kind) Faces() Faces {
 	e := k.New(Endpoint{})
 	if c, ok := e.(Closer); ok {
@@ -77,7 +77,7 @@ func (k Kind) Faces() Faces {
 	return FacesOf(e)
 }
 
-// Names lists the faces as capabilities show them.
+// Names lists the faces by the names that capabilities show.
 func (f Faces) Names() (names []string) {
 	for _, face := range []struct {
 		has  bool
@@ -98,7 +98,7 @@ func (f Faces) Names() (names []string) {
 	return names
 }
 
-// Refuse says why an engine of these faces cannot run a task of the workload, with messages or without; nil: it can.
+// Refuse says why an engine with these faces cannot run a task of the workload, with messages or without; nil: it can.
 func (f Faces) Refuse(w task.Workload, messages bool) *task.Error {
 	switch {
 	case w == task.Embedding && !f.Embeds:
@@ -111,7 +111,7 @@ func (f Faces) Refuse(w task.Workload, messages bool) *task.Error {
 	return nil
 }
 
-// Answer runs an embedding or rerank job, or refuses it where the engine has no face for it.
+// Answer runs an embedding or rerank job, or refuses it if the engine has no face for it.
 func Answer(ctx context.Context, e Engine, job Job) (json.RawMessage, Result, error) {
 	switch job.Workload {
 	case task.Embedding:

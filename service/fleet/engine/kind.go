@@ -7,14 +7,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Kind is one kind of engine: how it is reached and, where we start its workers ourselves, how. Pools know kinds and never a
-// particular engine.
+// Kind is one kind of engine. It says how engines of the kind are reached and, if we start their workers ourselves, how that is done. Pools
+// know kinds, and never a particular engine.
 type Kind struct {
 	Name string // one of task.EngineKinds
-	// New makes an Engine for an endpoint. Nothing is sent before its first call. One that has a Close method is closed when it
-	// is not used any more.
+	// New makes an Engine for an endpoint. It sends nothing. If the Engine is a Closer, whoever made it closes it at the end.
 	New func(Endpoint) Engine
-	// Start is how workers of ours are started. Nil: others run the engines of this kind, and a pool has their URLs.
+	// Start is how our own workers are started. Nil: others run the engines of this kind, and a pool has their URLs.
 	Start *Start
 }
 
@@ -28,10 +27,10 @@ type Endpoint struct {
 // Start is how workers of a kind are started on this machine.
 type Start struct {
 	Program string // what the kind's own program is called
-	Install string // what to do where that program is missing, as the end of a sentence
-	Repair  string // what to do where a worker's program or libraries are not whole, likewise
-	KeyEnv  string // the environment variable by which a worker learns the key that it has to ask for
-	// Check refuses a worker that the kind does not have.
+	Install string // what to do if that program is missing, as the end of a sentence
+	Repair  string // what to do if a worker's program or libraries are damaged, in the same form
+	KeyEnv  string // the environment variable that tells a worker which key to ask for
+	// Check refuses a worker that the kind cannot be.
 	Check func(Worker) error
 	// Libraries says what the folder of the built-in worker's libraries lacks, and what to do; empty: nothing.
 	Libraries func(dir string, gpu bool) (missing string, err error)
@@ -39,18 +38,18 @@ type Start struct {
 	Command func(Worker) Command
 	// ToldCtx reports whether the operator's own arguments name a context.
 	ToldCtx func(args []string) bool
-	// Size reads what the memory of workers depends on from the model's file, of so many bytes. With an error, what it returns
-	// guesses.
+	// Size reads from the model's file what the memory of its workers depends on. If it fails, the Sizer that it returns guesses from
+	// the size of the file.
 	Size func(w Worker, fileBytes int64) (Sizer, error)
 	// Deaths are the texts by which a worker's last words tell what it died of.
 	Deaths Deaths
 }
 
-// Worker is what a kind is told of a worker that is about to be started.
+// Worker is a worker that is about to be started, as its kind has to know it.
 type Worker struct {
 	BuiltIn  bool // it is this program again; else it is the kind's own program
 	Workload task.Workload
-	Model    string // the model's file, where the worker finds it
+	Model    string // the model's file, by the path at which the worker finds it
 	Libs     string // folder of the built-in worker's libraries
 	Cards    int    // that it gets; 0: it computes on the CPU
 	Split    []float64
@@ -58,17 +57,17 @@ type Worker struct {
 	Threads  int
 	Pace     float64  // of the built-in worker: at most this many tokens a second; 0: no bound
 	Args     []string // the operator's own
-	// Host and Port are where its program is to listen. The built-in worker chooses a port itself and says so.
+	// Host and Port are where the program has to listen. The built-in worker chooses a port itself, and says which.
 	Host, Port string
-	Scratch    string // a folder where the worker runs that it may write to
+	Scratch    string // a folder that the worker may write to
 }
 
-// Command is what a worker is told, and what of that can change its bytes.
+// Command is what a worker is told, and what of it can change bytes.
 type Command struct {
 	Args  []string
 	Sized func(ctx int) []string // further arguments, once the context of a slot is decided on; 0: the engine's own default
 	Batch int                    // for the fingerprint; 0: the engine's own
-	Flags []string               // for the fingerprint: what changes bytes and has no field there, in order
+	Flags []string               // for the fingerprint: whatever else can change bytes, in order
 }
 
 // Sizer estimates the memory of workers of one model.

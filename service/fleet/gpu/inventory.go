@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package gpu knows the machine's GPUs: the Monitor reads them through NVML and tells what happens to them. A card is one GPU; its
-// index is NVML's, which counts by PCI bus, so a worker needs CUDA_DEVICE_ORDER=PCI_BUS_ID to mean the same card by it.
+// Package gpu knows the machine's GPUs. The Monitor reads them through NVML, and tells what happens to them. A card is one GPU. Its index
+// is NVML's, which counts by PCI bus; a worker needs CUDA_DEVICE_ORDER=PCI_BUS_ID to count in the same way.
 package gpu
 
 import (
@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// Inventory is what one sample found. It is never changed: whoever holds one reads it freely.
+// Inventory is what one sample found. Nobody changes it, so it is read without a lock.
 type Inventory struct {
 	Seq    uint64    // counts the samples from 1; 0: nobody looked yet
 	At     time.Time // when the sample began
 	Driver string    // as in 570.86.10
 	CUDA   string    // the newest CUDA the driver can run, as in 12.8
 	Err    string    // why no card can be used, and what to do; empty: they can
-	Cards  []Card    // by index; while the driver is lost, those it had, unhealthy
+	Cards  []Card    // by index; while the driver is lost, those that it had, as unhealthy
 }
 
 // Card is one GPU. Memory is in bytes.
@@ -26,16 +26,16 @@ type Card struct {
 	Name        string
 	Total       int64
 	Free        int64
-	Used        int64   // with what the driver keeps for itself
-	Utilization float64 // share of the time in which it computed, 0 to 1; 0 where the card does not tell
-	Temperature int     // °C; 0 where the card does not tell
-	Power       float64 // W; 0 where the card does not tell
+	Used        int64   // including what the driver keeps for itself
+	Utilization float64 // share of the time in which it computed, 0 to 1; 0 if the card does not tell
+	Temperature int     // °C; 0 if the card does not tell
+	Power       float64 // W; 0 if the card does not tell
 	Processes   []Process
 	Healthy     bool
 	Problem     string // why it is not healthy, and what to do
 }
 
-// Process computes on a card. Bytes is 0 where the driver does not tell.
+// Process is one that computes on a card. Bytes is 0 if the driver does not tell.
 type Process struct {
 	PID   int
 	Bytes int64
@@ -74,12 +74,12 @@ const (
 type Event struct {
 	At       time.Time // of the sample that noticed it
 	Kind     Kind
-	Card     int // -1: the driver, so all cards
+	Card     int // -1: it is about the driver, and so about all cards
 	UUID     string
 	XID      uint64 // 0: none
-	Critical bool   // the card must not be given work; else it is an application's own fault, or over
+	Critical bool   // the card must not be given work; else it was a program's own fault, or it is over
 	Text     string // what it means
 }
 
-// Back reports whether the event is a card or the driver that can be used again.
+// Back reports whether the event says that a card or the driver can be used again.
 func (e Event) Back() bool { return e.Kind == CardBack || e.Kind == DriverBack }

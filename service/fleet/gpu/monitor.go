@@ -25,12 +25,12 @@ type Options struct {
 	HealthyAfter time.Duration // how long a card stays unhealthy after its last critical event; 0: 5 min
 	Log          *zap.Logger
 	Now          func() time.Time
-	// OnEvent is called in the monitor's goroutine, after the sample it belongs to can be read. It must return soon, and
-	// must not call Refresh or Stop.
+	// OnEvent is called in the monitor's goroutine, once Snapshot has the sample of the event and Problems knows of it. It must return
+	// soon, and must not call Refresh or Stop.
 	OnEvent func(Event)
 }
 
-// What is waited at most between two tries to get the driver back, and for a call of NVML that hangs as Stop comes.
+// The longest waits: between two tries to get the driver back, and in Stop for a call of NVML that hangs.
 const (
 	longestWait = 30 * time.Second
 	stopWithin  = 5 * time.Second
@@ -40,7 +40,7 @@ var errStopped = errors.New("the GPU monitor is stopped")
 
 var _ lifecycle.Service = (*Monitor)(nil)
 
-// Monitor samples the GPUs. One goroutine alone calls NVML; what it found is read without a lock.
+// Monitor samples the GPUs. Only one goroutine calls NVML. What it found is read without a lock.
 type Monitor struct {
 	o Options
 	trouble
@@ -48,19 +48,19 @@ type Monitor struct {
 	requests chan chan struct{}
 	life     lifecycle.Life
 	over     sync.Once
-	done     chan struct{} // closed when no sample is taken any more
+	done     chan struct{} // closed once no more samples are taken
 
-	// Owned by the goroutine.
+	// What follows belongs to the goroutine.
 	lib     nvml.Interface
 	session *session
-	wait    time.Duration // before the next try to get back what is lost
+	wait    time.Duration // until the next try to get back what is lost
 	retryAt time.Time
-	had     bool            // there was a driver once
+	had     bool            // there has been a driver
 	marks   map[string]mark // by UUID
-	gone    map[int]bool    // the cards that don't answer, of this session
+	gone    map[int]bool    // the cards of this session that do not answer
 }
 
-// mark is why a card is left alone.
+// mark says why a card gets no work.
 type mark struct {
 	text string
 	at   time.Time // of the last event
@@ -94,8 +94,8 @@ func NewMonitor(o Options) *Monitor {
 	return m
 }
 
-// Start begins to sample, and returns after the first sample or when ctx ends. That there is no driver is no error: the
-// inventory says so, the log too, and the monitor goes on looking (ORCH-1101).
+// Start begins to sample, and returns after the first sample or when ctx ends. If there is no driver, that is no error: the inventory and
+// the log say so, and the monitor goes on looking for one (ORCH-1101).
 func (m *Monitor) Start(ctx context.Context) error {
 	first := make(chan struct{})
 	if !m.life.Begin() || !m.life.Go(func(ctx context.Context) { m.run(ctx, first) }) {
@@ -108,7 +108,7 @@ func (m *Monitor) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends the sampling and joins the goroutine. A driver that hangs in a call is not waited for longer than 5 s.
+// Stop ends the sampling and joins the goroutine. If the driver hangs in a call, Stop gives up after 5 s.
 func (m *Monitor) Stop(ctx context.Context) error {
 	bounded, enough := context.WithTimeout(ctx, stopWithin)
 	defer enough()
@@ -122,7 +122,7 @@ func (m *Monitor) Stop(ctx context.Context) error {
 // Snapshot is what the last sample found.
 func (m *Monitor) Snapshot() Inventory { return *m.current.Load() }
 
-// Refresh samples now, looking for a lost driver too, and returns when Snapshot has a sample that began after the call.
+// Refresh takes a sample now, for which it also looks for a lost driver. It returns once Snapshot has a sample that began after the call.
 func (m *Monitor) Refresh(ctx context.Context) error {
 	sampled := make(chan struct{})
 	select {
@@ -162,7 +162,7 @@ func (m *Monitor) run(ctx context.Context, first chan<- struct{}) {
 			m.sample(false)
 		case sampled := <-m.requests:
 			waiting := []chan struct{}{sampled}
-			for more := true; more; { // one sample does for all who wait
+			for more := true; more; { // one sample is enough for all who wait
 				select {
 				case sampled := <-m.requests:
 					waiting = append(waiting, sampled)
@@ -192,7 +192,7 @@ func (m *Monitor) introduce() {
 	}
 }
 
-// sample takes one sample and publishes it. What is lost is looked for when it is time, or at once if urgent.
+// sample takes one sample and publishes it. It looks for what is lost if that is due, or if it is urgent.
 func (m *Monitor) sample(urgent bool) {
 	now := m.o.Now()
 	var events []Event
@@ -219,11 +219,11 @@ func (m *Monitor) publish(i Inventory) {
 	m.current.Store(&i)
 }
 
-// reopen initialises NVML anew, where there is none or a card of it does not answer.
+// reopen initialises NVML again, because there is no session, or a card of it does not answer.
 func (m *Monitor) reopen(now time.Time) (events []Event) {
 	lost := m.session == nil
 	if !lost {
-		for _, h := range m.session.happened() { // a new session would not tell them
+		for _, h := range m.session.happened() { // a new session would not know of them
 			events = append(events, m.note(now, m.session.known[h.card], h.xid))
 		}
 		m.session.close()
@@ -247,7 +247,7 @@ func (m *Monitor) reopen(now time.Time) (events []Event) {
 		return events // read tells which of the cards are back
 	}
 	m.marks = map[string]mark{}
-	if before.Seq > 0 { // it was not there at start, or went away since
+	if before.Seq > 0 { // there was no driver at the start, or it has been lost since
 		text := fmt.Sprintf("the NVIDIA driver %s is there, with %d cards", opened.driver, len(opened.devices))
 		if m.had {
 			text = fmt.Sprintf("the NVIDIA driver %s is back, with %d cards", opened.driver, len(opened.devices))
@@ -266,7 +266,7 @@ func (m *Monitor) lose(now time.Time, ret nvml.Return) Event {
 	return Event{At: now, Kind: DriverLost, Card: -1, Critical: true, Text: text}
 }
 
-// without publishes that there is no driver. The cards it had stay visible, as unusable.
+// without publishes that there is no driver. The cards that it had stay visible, but nobody can use them.
 func (m *Monitor) without(now time.Time, why string) {
 	i := Inventory{At: now, Err: why}
 	for _, c := range m.current.Load().Cards {
@@ -298,7 +298,7 @@ func (m *Monitor) read(now time.Time) []Event {
 			events = append(events, Event{At: now, Kind: CardLost, Card: i, UUID: c.UUID, Critical: true, Text: silent(why)})
 		case !isLost && m.gone[i]:
 			delete(m.gone, i)
-			delete(m.marks, c.UUID) // it was initialised anew
+			delete(m.marks, c.UUID) // it was initialised again
 			events = append(events, Event{At: now, Kind: CardBack, Card: i, UUID: c.UUID, Text: "the card answers the driver again"})
 		}
 		if mark, ok := m.marks[c.UUID]; ok && now.Sub(mark.at) >= m.o.HealthyAfter {
@@ -314,7 +314,7 @@ func (m *Monitor) read(now time.Time) []Event {
 	return events
 }
 
-// note makes an event of what happened to a card, and marks the card if it is to be left alone.
+// note makes an event of what happened to a card, and marks the card if it must get no more work.
 func (m *Monitor) note(now time.Time, c Card, code uint64) Event {
 	e := Event{At: now, Kind: XID, Card: c.Index, UUID: c.UUID, XID: code}
 	if code == 0 {

@@ -13,15 +13,15 @@ type session struct {
 	lib     nvml.Interface
 	driver  string
 	cuda    string
-	devices []nvml.Device // nil: lost already when the session began
-	known   []Card        // what does not change of them
-	ecc     []uint64      // uncorrectable errors so far, where the card counts them
-	events  nvml.EventSet // nil: there are none to be had
+	devices []nvml.Device // nil: it was lost when the session began
+	known   []Card        // what is known of them: name, UUID and size do not change
+	ecc     []uint64      // uncorrectable errors so far, if the card counts them
+	events  nvml.EventSet // nil: the driver gives none
 }
 
 const watched = nvml.EventTypeXidCriticalError | nvml.EventTypeDoubleBitEccError
 
-// open initialises NVML. Before is what was known of the cards, by index: one that is lost now does not tell its name.
+// open initialises NVML. Before is what was known of the cards, by index, because a lost card does not tell its name.
 func open(lib nvml.Interface, before []Card) (s *session, ret nvml.Return) {
 	if ret := lib.Init(); ret != nvml.SUCCESS {
 		return nil, ret
@@ -58,7 +58,7 @@ func open(lib nvml.Interface, before []Card) (s *session, ret nvml.Return) {
 	return s, nvml.SUCCESS
 }
 
-// find gets the handle of a card and what does not change of it. A card that cannot be had stays without a handle.
+// find gets the handle of a card, and what never changes of it. A card that does not answer stays without a handle.
 func (s *session) find(i int) {
 	device, ret := s.lib.DeviceGetHandleByIndex(i)
 	if ret != nvml.SUCCESS {
@@ -73,7 +73,7 @@ func (s *session) find(i int) {
 		return
 	}
 	if uuid != s.known[i].UUID {
-		s.known[i] = Card{Index: i} // another card than before
+		s.known[i] = Card{Index: i} // it is another card than before
 	}
 	s.devices[i], s.known[i].UUID, s.known[i].Name = device, uuid, name
 	if count, ret := device.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC); ret == nvml.SUCCESS {
@@ -81,7 +81,7 @@ func (s *session) find(i int) {
 	}
 }
 
-// watch subscribes to what happens to the cards. A driver that cannot tell is read without.
+// watch subscribes to the events of the cards, if the driver has events.
 func (s *session) watch() {
 	set, ret := s.lib.EventSetCreate()
 	if ret != nvml.SUCCESS {
@@ -107,19 +107,19 @@ func (s *session) close() {
 	if s.events != nil {
 		_ = s.events.Free()
 	}
-	_ = s.lib.Shutdown() // one that is lost cannot say good-bye
+	_ = s.lib.Shutdown() // a lost driver answers with an error
 }
 
-// happening is an event as NVML tells it. XID 0: a memory error.
+// happening is an event as NVML tells it. XID 0 stands for a memory error.
 type happening struct {
 	card int
 	xid  uint64
 }
 
-// atOnce bounds the events taken in one sample; what is left comes with the next.
+// atOnce bounds the events that one sample takes. The next sample takes the others.
 const atOnce = 64
 
-// happened takes the events that wait, and does not wait for more.
+// happened takes the events that are there. It does not wait for more.
 func (s *session) happened() []happening {
 	var all []happening
 	byEvent := make([]bool, len(s.devices))
@@ -141,7 +141,7 @@ func (s *session) happened() []happening {
 			}
 		}
 	}
-	// Where no event told of them, the card's counter does.
+	// If no event tells of memory errors, the card's counter does.
 	for i, device := range s.devices {
 		if device == nil {
 			continue
@@ -158,8 +158,8 @@ func (s *session) happened() []happening {
 	return all
 }
 
-// read samples every card. Lost holds, by index, why a card did not answer; the result is SUCCESS unless the driver as a
-// whole is gone, which it is where it says so, or where no card answers.
+// read samples every card. Lost says, by index, why a card did not answer. The result is SUCCESS unless the whole driver is gone: it says
+// so itself, or no card answers.
 func (s *session) read() (cards []Card, lost map[int]nvml.Return, ret nvml.Return) {
 	cards, lost = make([]Card, len(s.devices)), map[int]nvml.Return{}
 	for i := range s.devices {
@@ -179,14 +179,14 @@ func (s *session) read() (cards []Card, lost map[int]nvml.Return, ret nvml.Retur
 	return cards, lost, nvml.SUCCESS
 }
 
-// card reads one card into its place in known. The memory it must tell; a card may know nothing of the rest.
+// card reads one card into its place in known. A card must tell its memory, and may leave out the rest.
 func (s *session) card(i int) nvml.Return {
 	c, device := &s.known[i], s.devices[i]
 	*c = Card{Index: i, UUID: c.UUID, Name: c.Name, Total: c.Total}
 	if device == nil {
 		return nvml.ERROR_GPU_IS_LOST
 	}
-	// The processes first: the ledger then counts twice what one takes in between, and would else count it not at all.
+	// The processes come first. What a process takes between the two calls is then counted twice, which is better than not at all.
 	processes, ret := device.GetComputeRunningProcesses()
 	if ret != nvml.SUCCESS && ret != nvml.ERROR_NOT_SUPPORTED {
 		return ret
@@ -197,7 +197,7 @@ func (s *session) card(i int) nvml.Return {
 	}
 	c.Total, c.Free, c.Used, c.Healthy = int64(memory.Total), int64(memory.Free), int64(memory.Used), true
 	for _, p := range processes {
-		bytes := max(0, int64(p.UsedGpuMemory)) // all ones, so -1: the driver does not tell
+		bytes := max(0, int64(p.UsedGpuMemory)) // -1 (all bits set): the driver does not tell
 		c.Processes = append(c.Processes, Process{PID: int(p.Pid), Bytes: bytes})
 	}
 	if rates, ret := device.GetUtilizationRates(); ret == nvml.SUCCESS {
@@ -233,7 +233,7 @@ func useless(ret nvml.Return) string {
 	}
 }
 
-// silent says why a card among others does not answer.
+// silent says why a single card does not answer.
 func silent(ret nvml.Return) string {
 	if ret == nvml.ERROR_RESET_REQUIRED {
 		return "the card has to be reset before it can be used again: `nvidia-smi --gpu-reset`, or restart the machine"

@@ -26,8 +26,8 @@ func (t *trouble) remember(e Event) {
 	}
 }
 
-// Problems says what the driver reported of the cards since then; empty: nothing (ORCH-3053). An event that it gave a number says
-// more than those that follow from it. Critical: no worker there can be relied upon any more.
+// Problems says what the driver has reported of the cards since then; empty: nothing (ORCH-3053). It prefers an event with an XID, because
+// the others follow from that. Critical means that no worker on the cards can be relied upon any more.
 func (t *trouble) Problems(cards []int, since time.Time) (text string, critical bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -4,7 +4,7 @@ package gpu
 
 import "fmt"
 
-// meaning is what NVIDIA's list of XIDs says of one. Critical: the card had better get no more work.
+// meaning is what NVIDIA's list says of an XID. Critical means that the card should get no more work.
 type meaning struct {
 	text     string
 	critical bool
@@ -26,8 +26,8 @@ var xids = map[uint64]meaning{
 	119: {"the card's system processor (GSP) did not answer the driver: reset the card with `nvidia-smi --gpu-reset`, or restart the machine", true},
 }
 
-// xid says what a number means, and whether the card is to be left alone. An unknown one is reported, and the card goes on:
-// if it does not, the probes of its workers find out.
+// xid says what a number means, and whether it is critical. After an unknown XID the card goes on: if it is broken, the probes of its
+// workers find out.
 func xid(code uint64) (text string, critical bool) {
 	m, ok := xids[code]
 	if !ok {

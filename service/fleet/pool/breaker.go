@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// breaker gives a replica up whose workers keep failing. One goroutine uses it.
+// breaker gives up a replica whose workers keep failing. Only one goroutine uses it.
 type breaker struct {
-	failures int // allowed within the window, but one
+	failures int // so many within the window are too many
 	window   time.Duration
 	recent   []time.Time
 }
 
-// fail counts a failure and reports whether it was one too many. What costs nothing to try again does not count, nor what was
-// decided here.
+// fail counts a failure, and reports whether there were too many. A refusal does not count, because another try costs nothing; nor does
+// the end of a drain, which is no failure.
 func (b *breaker) fail(why reason, now time.Time) bool {
 	if why == refused || why == drained {
 		return false
@@ -31,7 +31,7 @@ func (b *breaker) fail(why reason, now time.Time) bool {
 	return len(b.recent) >= b.failures
 }
 
-// reset forgets the failures: a worker served well, or somebody did something about it.
+// reset forgets the failures, because a worker served well or somebody did something about it.
 func (b *breaker) reset() { b.recent = nil }
 
 func (b *breaker) gaveUp(why *loss, next time.Time) string {
@@ -39,7 +39,7 @@ func (b *breaker) gaveUp(why *loss, next time.Time) string {
 		len(b.recent), b.window, why.Error(), next.UTC().Format(time.RFC3339))
 }
 
-// jitter spreads a wait by a fifth either way, so that what failed together does not come back together.
+// jitter makes a wait up to a fifth shorter or longer, so that replicas that failed together do not all try again together.
 func jitter(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64())) //nolint:gosec // no secret
 }

@@ -12,17 +12,17 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// reason says why a worker was, or could not be, started again. It labels a metric: the list is closed.
+// reason says why a replica lost its worker, or could not start one. It labels a metric, so the list is closed.
 type reason string
 
 const (
 	refused     reason = "refused"      // a check before the spawn failed
-	loadFailed  reason = "load_failed"  // spawned, but did not get healthy, for none of the reasons below
-	probeFailed reason = "probe_failed" // healthy, but did not answer the probe, for none of the reasons below
-	exited      reason = "exited"       // the process of a ready worker ended, for none of the reasons below
+	loadFailed  reason = "load_failed"  // the process ran, but did not get healthy, and nothing below explains it
+	probeFailed reason = "probe_failed" // the engine was healthy, but did not answer the probe, and nothing below explains it
+	exited      reason = "exited"       // the process of a ready worker ended, and nothing below explains it
 	unhealthy   reason = "unhealthy"    // a ready worker stopped answering health checks or liveness probes
-	replaced    reason = "replaced"     // Lease.Replace
-	drained     reason = "drained"      // its pool's drain or reload had to end, and it still had tasks
+	replaced    reason = "replaced"     // somebody called Lease.Replace
+	drained     reason = "drained"      // the deadline of a drain or reload passed while it had tasks
 
 	oomVRAM        = reason(engine.OutOfVRAM)
 	oomHost        = reason(engine.OutOfHost)
@@ -40,7 +40,7 @@ func Reasons() []string {
 	}
 }
 
-// errExited is why a worker is lost whose process ended.
+// errExited says that a worker is lost because its process has ended.
 var errExited = errors.New("the worker process ended")
 
 // loss is why a replica has no worker.
@@ -48,8 +48,8 @@ type loss struct {
 	reason reason
 	detail string
 	err    error
-	fixed  bool // repeating alone does not help: somebody must change something
-	short  bool // memory was too little before anything was started
+	fixed  bool // another try does not help until somebody changes something
+	short  bool // there was too little memory, and nothing was started
 }
 
 func (l *loss) Error() string {
@@ -67,7 +67,7 @@ func (l *loss) Error() string {
 
 func (l *loss) Unwrap() error { return l.err }
 
-// asLoss finds the *loss in err's chain, else makes one.
+// asLoss finds the *loss in err's chain, or makes one.
 func asLoss(err error, why reason) *loss {
 	if l, ok := errors.AsType[*loss](err); ok {
 		return l
@@ -77,18 +77,18 @@ func asLoss(err error, why reason) *loss {
 
 // evidence is what a worker left behind.
 type evidence struct {
-	exitCode   int            // -1: ended by a signal, or did not end by itself
+	exitCode   int            // -1: a signal ended it, or it has not ended
 	signal     syscall.Signal // that ended it; 0: none
 	byUs       bool           // this program sent it SIGKILL or SIGTERM
 	oomKilled  bool           // the kernel killed something for lack of memory while it ran
 	onGPU      bool
 	problem    string   // what the driver reported of its cards while it ran
-	lines      []string // its last ones
-	portChosen bool     // it was told its port
+	lines      []string // the last ones that it wrote
+	portChosen bool     // it was told which port to take
 	deaths     engine.Deaths
 }
 
-// cause tells causes of death apart. It returns the reason given where nothing points to another.
+// cause finds out what a worker died of. It returns otherwise if nothing points to another reason.
 func (e evidence) cause(otherwise reason) reason {
 	if e.problem != "" {
 		return driverReset
@@ -97,9 +97,9 @@ func (e evidence) cause(otherwise reason) reason {
 		if e.oomKilled {
 			return oomHost
 		}
-		return otherwise // somebody's kill; what the worker said before has nothing to do with it
+		return otherwise // somebody killed it, whatever it said before
 	}
-	if otherwise == unhealthy { // it was well: its lines are old
+	if otherwise == unhealthy { // it was well until now, so its lines are old
 		return otherwise
 	}
 	if e.exitCode == 127 {
@@ -119,7 +119,7 @@ func (e evidence) cause(otherwise reason) reason {
 	return otherwise
 }
 
-// advice is what to do about a cause, where there is something to do.
+// advice says what to do about a reason, if anything can be done.
 func (r *replica) advice(why reason, c *claim, model, problem string) string {
 	cards := "its card"
 	for i, index := range c.cards {
@@ -148,16 +148,16 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
-	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained: // their own words say it
+	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained: // the loss itself says it
 	}
 	return ""
 }
 
-// explain turns a loss into what the worker died of, once its process is gone.
+// explain finds out what a lost worker died of, once its process is gone.
 func (r *replica) explain(why *loss, w *worker) *loss {
 	switch why.reason {
 	case loadFailed, probeFailed, exited, unhealthy:
-	default: // somebody here decided it
+	default: // it did not die: this program ended it
 		return why
 	}
 	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0}
@@ -172,12 +172,12 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 		e.exitCode, e.signal, e.byUs = death.ExitCode, death.Signal, death.ByUs
 	}
 	found := *why
-	if e.exitCode >= 0 && !e.byUs || errors.Is(why, errExited) { // only now is it known how
+	if e.exitCode >= 0 && !e.byUs || errors.Is(why, errExited) { // how it ended is known only now
 		found.detail, found.err = w.proc.Death().Text, nil
 	}
 	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
 		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, r.m.now())
-		if r.fitsCtx() { // a smaller context is tried next
+		if r.fitsCtx() { // the next try asks for a smaller context
 			r.kept, r.stretch = 0, r.stretch*vram.ShortMargin
 		}
 	}

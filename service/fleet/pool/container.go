@@ -31,7 +31,7 @@ func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, rea
 	return p, nil
 }
 
-// cardNames are the cards that a worker's container gets.
+// cardNames are the cards that a worker gets, as its container is told.
 func cardNames(spec Spec, granted []int) (names []string) {
 	for _, card := range granted {
 		names = append(names, strconv.Itoa(card))

@@ -11,9 +11,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Drain takes a pool out of service (ORCH-2101): its replicas give no more leases from now on, and each stops once those it
-// has given are released. At the deadline what is left is cut: Lease.Lost closes. It returns at once. Load brings the pool
-// back, and so does Reload. A second Drain can only bring the deadline nearer.
+// Drain takes a pool out of service (ORCH-2101). Its replicas give no more leases, and each stops when its leases are released. At the
+// deadline the leases that are left are lost: Lease.Lost closes. Drain returns at once. Load or Reload brings the pool back. A
+// second Drain can only bring the deadline nearer.
 func (m *Manager) Drain(poolID string, deadline time.Duration) error {
 	cut := m.now().Add(deadline)
 	return m.orderAll(poolID, func(o *order) {
@@ -23,13 +23,13 @@ func (m *Manager) Drain(poolID string, deadline time.Duration) error {
 	})
 }
 
-// Load asks for the workers of a pool that was drained or unloaded, or that is loaded on demand (LO-503). It returns at once,
-// and does nothing where they are asked for already.
+// Load asks for the workers of a pool that was drained or unloaded, or that is loaded on demand (LO-503). It returns at once, and
+// does nothing if somebody has asked for them already.
 func (m *Manager) Load(poolID string) error {
 	return m.orderAll(poolID, func(o *order) { o.wanted = true })
 }
 
-// Retry has a pool's replicas that wait for their next try make it now, and forgets their failures.
+// Retry makes the replicas of a pool that wait for their next try make it now, and forgets their failures.
 func (m *Manager) Retry(poolID string) error {
 	return m.orderAll(poolID, func(o *order) { o.retries++ })
 }
@@ -48,8 +48,8 @@ func (m *Manager) orderAll(poolID string, change func(*order)) error {
 	return nil
 }
 
-// Unload ends a pool's workers to make room (LO-503). It returns at once. It fails with CONFLICT, and ends nothing, where a lease
-// is held: a pool is never unloaded while it generates.
+// Unload ends a pool's workers to make room (LO-503). It returns at once. If a lease is held it ends nothing and fails with CONFLICT:
+// a pool is never unloaded while it generates.
 func (m *Manager) Unload(poolID string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -59,7 +59,7 @@ func (m *Manager) Unload(poolID string) error {
 	}
 	for _, r := range g.replicas {
 		r.mu.Lock()
-		defer r.mu.Unlock() // of all, until the end: no lease may begin meanwhile
+		defer r.mu.Unlock() // all of them until the return: no lease may begin meanwhile
 		if w := r.current.Load(); w != nil && w.ctx.Err() == nil && !r.order.ends() && r.leases(w) > 0 {
 			return conflict(poolID, "pool '%s' is generating; unload it when it is idle, or drain it", poolID)
 		}
@@ -75,7 +75,7 @@ func (m *Manager) Unload(poolID string) error {
 	return nil
 }
 
-// leases counts the worker's leases. It wants r.mu.
+// leases counts the worker's leases. The caller holds r.mu.
 func (r *replica) leases(w *worker) int {
 	n := int(w.active.Load())
 	if r.probing {
@@ -84,7 +84,7 @@ func (r *replica) leases(w *worker) int {
 	return n
 }
 
-// settled returns a pool that no reload is at work on. It wants m.mu.
+// settled returns a pool, unless a reload is working on it. The caller holds m.mu.
 func (m *Manager) settled(poolID string) (*group, error) {
 	now := m.layout.Load()
 	g := now.pools[poolID]
@@ -106,8 +106,8 @@ func conflict(poolID, format string, args ...any) *task.Error {
 	return err
 }
 
-// drain waits until the worker's leases are released, or cut at the deadline. It reports whether the worker goes on after all,
-// because it is wanted again.
+// drain waits until the worker's leases are released, or lost at the deadline. It reports whether the worker is wanted again, and
+// goes on.
 func (r *replica) drain(w *worker, log *zap.Logger) (back bool) {
 	r.publish(Draining, nil)
 	for {
@@ -116,7 +116,7 @@ func (r *replica) drain(w *worker, log *zap.Logger) (back bool) {
 			r.publish(Ready, nil)
 			return true
 		}
-		if w.ctx.Err() != nil || w.active.Load() == 0 { // nobody gets a lease any more
+		if w.ctx.Err() != nil || w.active.Load() == 0 { // and nobody gets another lease
 			return false
 		}
 		cut, stop := r.m.opts.Clock.After(o.cut.Sub(r.m.now()))

@@ -14,8 +14,8 @@ import (
 	"sync"
 )
 
-// Facts are what can change a replica's bytes (LO-205, `semantics.md`). The URL of an external engine stands for
-// its hardware, which nobody here knows.
+// Facts are all that can change a replica's bytes (LO-205). The hardware of an external engine is unknown here, so its URL stands for
+// it.
 type Facts struct {
 	Engine       string   `json:"engine"`
 	Build        string   `json:"build"`         // as the engine says
@@ -33,13 +33,13 @@ type Facts struct {
 	BuildFlags []string `json:"build_flags,omitempty"`
 }
 
-// Fingerprint names the facts: replicas with equal ones give the same bytes for the same request digest.
+// Fingerprint is a name for the facts. Replicas with the same one give the same bytes for the same request digest.
 func Fingerprint(facts Facts) string {
 	if facts.Flags == nil {
 		facts.Flags = []string{}
 	}
-	data, err := json.Marshal(facts) // fields in the order above: canonical
-	if err != nil {                  // texts and numbers always encode
+	data, err := json.Marshal(facts) // canonical: the fields keep their order
+	if err != nil {                  // strings and numbers can always be encoded
 		panic(err)
 	}
 	sum := sha256.Sum256(data)
@@ -56,8 +56,8 @@ var cpuDevice = sync.OnceValue(func() string {
 	return "cpu:" + cpuClass(file)
 })
 
-// isaPrefixes are the beginnings of the CPU flags that choose between the engines' back ends. The others come and go
-// with kernels and hypervisors.
+// isaPrefixes begin the names of those CPU flags by which engines choose their back ends. The other flags come and go with kernels and
+// hypervisors.
 var isaPrefixes = []string{
 	"sse", "ssse", "pni", "avx", "fma", "f16c", "bmi", "popcnt", "amx", "vnni", // x86
 	"asimd", "fphp", "sve", "sme", "i8mm", "bf16", "dotprod", // arm

@@ -12,18 +12,18 @@ import (
 )
 
 const (
-	// ctxStep is what contexts that are fitted are multiples of, but for the model's own: llama.cpp rounds to it.
+	// ctxStep is the step in which contexts are fitted. Engines round to it.
 	ctxStep = 256
-	// ctxLeast is the smallest context that is fitted, where the model's own is not smaller yet.
+	// ctxLeast is the smallest context that is fitted, unless the model's own is even smaller.
 	ctxLeast = 2048
-	// fitMargin is left free on a card that is filled up by a context: what is expected is not exact.
+	// fitMargin is left free when a context fills a card up: estimates are not exact.
 	fitMargin = 1.05
-	// keepTries is how often a context that a replica had is asked for in vain before another is fitted: what its last worker held
-	// may be there for a moment.
+	// keepTries is how often a replica asks for the context that it had before another is fitted. The memory of its last worker may
+	// take a moment to be free.
 	keepTries = 5
 )
 
-// fitsCtx reports whether each worker's context is made to fit its cards: where none is configured.
+// fitsCtx reports whether each worker's context is chosen to fit its cards, because none is configured.
 func (s *Spec) fitsCtx(kind engine.Kind) bool {
 	return s.Ctx == 0 && s.cards() > 0 && !kind.Start.ToldCtx(s.BinaryArgs)
 }
@@ -33,10 +33,10 @@ func (r *replica) fitsCtx() bool { return r.spec.fitsCtx(r.kind) }
 // least is the smallest context that is fitted.
 func least(s engine.Sizer) int { return min(ctxLeast, s.OwnCtx()) }
 
-// fit is the largest context up to the most whose worker takes no more than the room; 0: not even the least does. Need turns a
-// context and its estimate into what is asked for.
+// fit is the largest context, from the least to the most, whose worker takes no more than the room; 0: even the least takes more. Need
+// says what a worker of a context asks for, given its estimate.
 func (f fitting) fit(least, most int, room int64, need func(ctx int, estimate int64) int64) (ctx int) {
-	below := 0 // steps above the least that are known to fit, and one
+	below := 0 // one more than the steps above the least that are known to fit
 	for above := (most-least+ctxStep-1)/ctxStep + 1; below < above; {
 		middle := (below + above) / 2
 		try := min(least+middle*ctxStep, most)
@@ -50,7 +50,7 @@ func (f fitting) fit(least, most int, room int64, need func(ctx int, estimate in
 	return ctx
 }
 
-// fitting is a replica's memory as it is about to be reserved.
+// fitting is what a replica's memory is fitted by, just before it is reserved.
 type fitting struct {
 	r     *replica
 	sizer engine.Sizer
@@ -62,7 +62,7 @@ func (f fitting) load(ctx int) vram.Load {
 	return vram.Load{Model: f.model, Ctx: ctx, Slots: f.r.spec.Slots, Cards: f.r.spec.cards()}
 }
 
-// need is what a worker of such a context asks for on cards of the class; empty: not chosen yet.
+// need is what a worker with such a context asks for on cards of the class, which is empty while they are not chosen.
 func (f fitting) need(class string, ctx int, estimate int64) int64 {
 	bytes := f.r.m.learned.Need(f.load(ctx), class, estimate, f.now)
 	if f.r.fitsCtx() {
@@ -71,8 +71,8 @@ func (f fitting) need(class string, ctx int, estimate int64) int64 {
 	return bytes
 }
 
-// largest is the place that gives the worker the largest context from the least to the most, with so much of its memory; nil: no
-// place holds the least.
+// largest finds the place that gives the worker the largest context, from the least to the most. Room says how much of a place counts.
+// It returns nil if no place holds the least.
 func (f fitting) largest(least, most int, room func(vram.Place) int64) (best *vram.Place, ctx int) {
 	spec := &f.r.spec
 	places := vram.Places(spec.Device, spec.TensorSplit, f.r.m.opts.VRAM.Room(spec.Device))
@@ -86,12 +86,12 @@ func (f fitting) largest(least, most int, room func(vram.Place) int64) (best *vr
 	return &places[at], fits(places[at])
 }
 
-// free is what a place has now, total what it has in all.
+// free is what a place can give now, whole what it could give if nobody else used it.
 func free(p vram.Place) int64  { return p.Free }
 func whole(p vram.Place) int64 { return p.Total }
 
-// choose decides on the worker's context and device before its memory is reserved. A replica keeps the context that it had, so
-// that its bytes can be made again, unless that was asked for in vain for some time.
+// choose decides on the worker's context and device before its memory is reserved. A replica keeps the context that it had, so that its
+// bytes can be made again, until it has asked for that in vain often enough.
 func (f fitting) choose() (ctx int, device string) {
 	spec := f.r.spec
 	if !f.r.fitsCtx() || f.sizer.OwnCtx() == 0 || f.r.m.opts.VRAM == nil {
@@ -103,10 +103,10 @@ func (f fitting) choose() (ctx int, device string) {
 	if best, ctx := f.largest(least(f.sizer), f.sizer.OwnCtx(), free); best != nil {
 		return ctx, best.Device
 	}
-	return least(f.sizer), spec.Device // and the refusal says why not
+	return least(f.sizer), spec.Device // the refusal will say why it does not fit
 }
 
-// refused completes a refusal by what would fit: a context that is configured is kept to (LO-501).
+// refused adds to a refusal which context would fit. One that is configured is not changed (LO-501).
 func (f fitting) refused(refusal *task.Error, ctx int) {
 	room, when := whole, ""
 	if refusal.Retriable {

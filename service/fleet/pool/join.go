@@ -13,14 +13,14 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// maxReplicas bounds the replicas of all pools together, as the metrics contract counts on.
+// maxReplicas bounds the replicas of all pools together: the metrics contract relies on it.
 const maxReplicas = 64
 
 // Announced is an engine that announces itself.
 type Announced struct {
-	Name string // among those of its pool
-	URL  string // its base, absolute
-	// ModelDigest is its model's, as it says. Empty: unknown.
+	Name string // unique in its pool
+	URL  string // absolute base
+	// ModelDigest is the digest of its model, as it says. Empty: unknown.
 	ModelDigest string
 }
 
@@ -28,13 +28,13 @@ type Announced struct {
 type member struct {
 	replica *replica
 	until   time.Time     // the end of its lease; guarded by the Manager's mutex
-	renewed chan struct{} // capacity 1: until has changed
+	renewed chan struct{} // capacity 1: somebody changed until
 }
 
-// Join takes an engine that somebody else runs, perhaps on another host, into an external pool for the time of the lease, and
-// renews that when it is called again. It returns the replica's id. When the lease ends the engine is drained. It fails with
-// NOT_FOUND, with INVALID_PARAMS for a pool that runs its own workers or has another model, and with CONFLICT where the name or
-// the URL is taken. An engine that joins a drained pool waits with it.
+// Join takes an engine that somebody else runs, perhaps on another host, into an external pool for the time of the lease. A further
+// call renews the lease. When it ends, the engine is drained. Join returns the replica's id. It fails with NOT_FOUND, with
+// INVALID_PARAMS if the pool runs its own workers or has another model, and with CONFLICT if the name or the URL is taken. An
+// engine that joins a drained pool is drained, too, until the pool comes back.
 func (m *Manager) Join(poolID string, a Announced, lease time.Duration) (replicaID string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -80,7 +80,7 @@ func (m *Manager) Join(poolID string, a Announced, lease time.Duration) (replica
 	return id, nil
 }
 
-// sameURL is a base URL in the form that is compared.
+// sameURL brings a base URL into the form in which URLs are compared.
 func sameURL(base string) string {
 	base = strings.TrimRight(base, "/")
 	if u, err := url.Parse(base); err == nil {
@@ -113,7 +113,7 @@ func (l *layout) admits(g *group, id, base string, a Announced) error {
 	return nil
 }
 
-// holdLease waits for the end of a member's lease, which may be renewed meanwhile, and then drains it.
+// holdLease waits until a member's lease ends, however often that is renewed, and then drains the member.
 func (m *Manager) holdLease(ctx context.Context, id string, known *member, left time.Duration) {
 	for left > 0 {
 		over, stop := m.opts.Clock.After(left)
@@ -132,7 +132,8 @@ func (m *Manager) holdLease(ctx context.Context, id string, known *member, left 
 	}
 }
 
-// leave drains a member whose lease has ended, and returns 0; else how long the lease still is, and below 0 where the member is another by now.
+// leave drains a member whose lease has ended, and returns 0. Else it returns how long the lease still lasts, or less than 0 if there
+// is nothing left to drain.
 func (m *Manager) leave(id string, known *member) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()

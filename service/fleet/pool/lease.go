@@ -30,14 +30,14 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	}
 	l := &Lease{r: r, w: w}
 	l.info = r.info()
-	if w.ctx.Err() != nil { // it died meanwhile, and info may be of its successor
+	if w.ctx.Err() != nil { // it died meanwhile, so the info may be that of its successor
 		l.Release()
 		return nil, r.unready()
 	}
 	return l, nil
 }
 
-// take takes a slot of the worker that serves.
+// take takes a slot of the ready worker.
 func (r *replica) take() (*worker, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -66,11 +66,11 @@ func (l *Lease) Lost() <-chan struct{} { return l.w.ctx.Done() }
 // Others counts the other slots of this worker that are in use.
 func (l *Lease) Others() int { return int(l.w.active.Load()) - 1 }
 
-// warmIntervals bounds how long the liveness probe keeps away from a worker that somebody wants to find warm, in liveness
-// intervals: an engine that hangs must not be taken for a warm one for ever.
+// warmIntervals is for how many liveness intervals the probe keeps away from a worker that somebody wants to find warm. It is bounded
+// because an engine that hangs looks like a warm one.
 const warmIntervals = 10
 
-// KeepWarm asks that no liveness probe overwrites the worker's KV cache for a while: whoever has the lease comes back for it.
+// KeepWarm keeps the liveness probe from overwriting the worker's KV cache for a while: the holder of the lease comes back for it.
 func (l *Lease) KeepWarm() {
 	l.w.warm.Store(l.r.m.now().Add(warmIntervals * l.r.m.opts.LivenessInterval).UnixNano())
 }
@@ -86,9 +86,9 @@ func (l *Lease) Release() {
 	})
 }
 
-// Replace kills this worker's process group and starts another worker; Lost is closed before it returns. It is for a
-// worker whose slot does not get idle after a cancel (ORCH-3026). An external engine, whose process is not ours to end, is out
-// of service until it answers a probe, unless other tasks run on it. It does nothing where the worker is gone already.
+// Replace kills this worker's process group, and another worker is started. Lost is closed before Replace returns. It is for a worker
+// whose slot does not get idle after a cancel (ORCH-3026). The process of an external engine is not ours to end: if no other task
+// runs on it, it is out of service until it answers a probe. Replace does nothing if the worker is gone already.
 func (l *Lease) Replace(reason string) {
 	if l.r.spec.Mode != External || l.Others() == 0 {
 		l.w.lose(&loss{reason: replaced, detail: reason})

@@ -18,39 +18,38 @@ import (
 
 // VRAM is the account of the cards' memory (LO-501). Its methods may be called from several goroutines.
 type VRAM interface {
-	// Room tells what the cards of a device can give: of a mask its cards, in its order, of "auto" all that can be used. Nothing
-	// where one of the mask cannot.
+	// Room tells what the cards of a device can give. A mask stands for its cards, in its order; "auto" for every card that can be
+	// used. It returns nothing if a card of the mask cannot be used.
 	Room(device string) []vram.Room
 	// Reserve chooses cards for the owner's next worker and promises their memory, before anything is started. A refusal is
-	// a *task.Error, retriable where waiting may help. What an earlier worker of the owner has not given back yet counts
-	// beside it.
+	// a *task.Error, and retriable if waiting may help. What an earlier worker of the owner still holds is counted beside it.
 	Reserve(owner string, wish vram.Wish) (vram.Grant, error)
 	// Spawned says that the owner's worker leads this process group.
 	Spawned(owner string, pid int)
-	// Settle says that the owner's worker has loaded and takes no more than it has. It returns what the driver shows for it,
-	// by card; nothing where the driver does not tell.
+	// Settle says that the owner's worker has loaded, and will take no more memory. It returns what the driver shows for it on each
+	// card, or nothing if the driver does not tell.
 	Settle(owner string) []vram.Share
 	// Release says that the owner's worker and its group are gone.
 	Release(owner string)
 }
 
-// claim is a worker's memory, from before the spawn until its process is gone.
+// claim is the memory of a worker, from before its process starts until that is gone.
 type claim struct {
 	load     vram.Load
 	class    string // device class
 	cards    []int
-	reserved bool  // with Options.VRAM
-	bytes    int64 // reserved
-	host     int64 // promised of the host's memory, until the worker is ready
+	reserved bool  // in Options.VRAM
+	bytes    int64 // what was reserved
+	host     int64 // promised to it of the host's memory, until it is ready
 }
 
-// reserve makes the claim of the worker about to be started, or says what is too little (ORCH-3003).
+// reserve claims the memory of the worker that is about to be started, or says what there is too little of (ORCH-3003).
 func (r *replica) reserve(w *worker, spec Spec, facts *Facts, fileSize int64, log *zap.Logger) error {
 	sizer, err := r.kind.Start.Size(spec.worker(), fileSize)
 	if err != nil {
 		log.Warn("the model's memory is guessed from the size of its file", zap.Error(err))
 	}
-	if spec.cards() > 0 { // one at a time, so that what is fitted is there when it is reserved
+	if spec.cards() > 0 { // one at a time: nobody may take what was found to fit before it is reserved
 		r.m.placing.Lock()
 		defer r.m.placing.Unlock()
 	}
@@ -95,7 +94,7 @@ func (r *replica) reserve(w *worker, spec Spec, facts *Facts, fileSize int64, lo
 	return nil
 }
 
-// expected is what a worker is expected to take: on the cards, or on the host where it gets none.
+// expected is all that a worker should take: of its cards, or of the host's memory if it gets no card.
 func (s *Spec) expected(e engine.Estimate) int64 {
 	if len(e.Cards) == 0 {
 		return e.Host
@@ -103,8 +102,8 @@ func (s *Spec) expected(e engine.Estimate) int64 {
 	return vram.Sum(e.Cards, s.parts())
 }
 
-// expect is what a worker of an on-demand pool is expected to take, by its model's file; 0 where there is none, and for other pools.
-// It reads the file, which may be on slow storage: m.mu must not be held.
+// expect is what a worker of an on-demand pool should take, by the file of its model; 0 if there is no file, and for other pools. It
+// reads the file, which may be on slow storage, so the caller must not hold m.mu.
 func (m *Manager) expect(spec Spec) int64 {
 	if !spec.OnDemand {
 		return 0
@@ -120,9 +119,9 @@ func (m *Manager) expect(spec Spec) int64 {
 	if err != nil || kind.Start == nil {
 		return 0
 	}
-	s, _ := kind.Start.Size(spec.worker(), stat.Size()) // a guess will do; the load says that it is one
+	s, _ := kind.Start.Size(spec.worker(), stat.Size()) // a guess is good enough here, and the load logs that it is one
 	ctx := spec.Ctx
-	if spec.fitsCtx(kind) { // the swap is planned for the least, and the load takes what there is beyond it
+	if spec.fitsCtx(kind) { // swaps are planned for the smallest context; the load takes more if there is more
 		ctx = least(s)
 	}
 	e, _ := s.At(ctx)
@@ -136,7 +135,7 @@ func (r *replica) typed(err error) error {
 	return &typed
 }
 
-// settleClaim compares what the ready worker takes with what it was expected to, and remembers it.
+// settleClaim asks what the ready worker really takes, and remembers it for the next one.
 func (r *replica) settleClaim(w *worker) (observed int64) {
 	c := &w.claim
 	r.m.keepHost(c)
@@ -153,7 +152,7 @@ func (r *replica) settleClaim(w *worker) (observed int64) {
 			}
 			observed += s.Bytes
 		}
-		if !slices.Contains(cards, 0) { // else the driver tells of some cards only
+		if !slices.Contains(cards, 0) { // else the driver does not tell of every card
 			err = r.m.learned.Observe(c.load, c.class, vram.Sum(cards, parts), r.m.now())
 		}
 	case w.proc != nil && c.load.Cards == 0:
@@ -175,7 +174,7 @@ func (r *replica) release(w *worker) {
 	}
 }
 
-// host is what was promised of the host's memory to workers that are starting, and that does not show there yet.
+// host counts the host's memory that was promised to workers that are starting and have not taken it yet.
 type host struct {
 	mu       sync.Mutex
 	promised int64
@@ -205,7 +204,7 @@ func (m *Manager) HostMemory() (int64, error) {
 	return max(free-m.host.promised, 0), err
 }
 
-// keepHost ends a promise: the worker has what it needs, or is gone.
+// keepHost ends a promise, because the worker has taken its memory or is gone.
 func (m *Manager) keepHost(c *claim) {
 	m.host.mu.Lock()
 	defer m.host.mu.Unlock()

@@ -14,18 +14,18 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Models are those that are not simply files of the configuration: they are fetched, or the catalog watches over them.
+// Models finds models that are not simply files of the configuration: they are fetched, or the catalog looks after them.
 type Models interface {
-	// Use waits for a model's file to be there, fetching it if need be, and keeps it from being deleted until Held.Release. Known is false
-	// for a model that is none of theirs: its path is opened as it is. Progress hears of a fetch, in bytes, from within the call.
+	// Use waits until a model's file is there, and fetches it if need be. Nobody deletes the file before Held.Release. Known is false for
+	// a model that Models does not look after: the caller opens its path as it is. While Use fetches, it calls progress with bytes.
 	Use(ctx context.Context, ref, digest string, progress func(done, total int64)) (held Held, known bool, err error)
-	// Path is where a model's file is, as far as that is known without waiting; empty: not yet.
+	// Path is where a model's file is, if that is known without waiting; else empty.
 	Path(ref string) string
 	// Retired reports whether new tasks for a model are refused.
 	Retired(ref string) bool
 }
 
-// Held is a model that is used.
+// Held is a model in use.
 type Held struct {
 	Path    string // of its file, or of the first of its parts
 	Digest  string // "sha256:<hex>", of all of its bytes
@@ -33,7 +33,7 @@ type Held struct {
 	Release func()
 }
 
-// noModels is nobody's catalog.
+// noModels looks after no model.
 type noModels struct{}
 
 func (noModels) Use(context.Context, string, string, func(done, total int64)) (Held, bool, error) {
@@ -44,7 +44,7 @@ func (noModels) Path(string) string { return "" }
 
 func (noModels) Retired(string) bool { return false }
 
-// model finds the replica's model, fetched and checked, and holds it for the worker.
+// model waits for the replica's model, checks it, and holds it for the worker.
 func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	spec, began := r.spec, false
 	held, known, err := r.m.opts.Models.Use(w.ctx, spec.ModelRef, spec.ModelDigest, func(done, total int64) {
@@ -56,7 +56,7 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	})
 	if began {
 		r.change(func(i *Info) { i.FetchedBytes, i.FetchTotal = 0, 0 })
-		w.born = r.m.now() // what it takes to load a model does not hold the time of its fetch
+		w.born = r.m.now() // the time of a fetch does not count as load time
 	}
 	if err != nil {
 		if w.ctx.Err() != nil {
@@ -76,7 +76,7 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	return r.m.file(w.ctx, spec)
 }
 
-// file is the model of a spec that is simply a file.
+// file checks the model of a spec that is simply a file.
 func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
 	stat, err := os.Stat(spec.ModelPath)
 	if err != nil || !stat.Mode().IsRegular() {
@@ -95,7 +95,7 @@ func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
 	return Held{Path: spec.ModelPath, Digest: digest, Size: stat.Size()}, nil
 }
 
-// checkModel refuses a model before anything is done for it, and waits for one that is fetched.
+// checkModel says why a model cannot be used, before a reload touches anything. It waits while the model is fetched.
 func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
 	if spec.Mode == External {
 		return task.Errorf(task.InvalidParams, "the engines of pool '%s' run elsewhere and load their own models: reload them there", spec.ID)

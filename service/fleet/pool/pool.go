@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package pool keeps the replicas of the pools running: it spawns their worker processes, waits until the model answered a
-// probe, leases their slots, and starts again what died. One supervisor goroutine a replica is the sole writer of its
-// state.
+// Package pool keeps the replicas of the pools running. It starts their workers, waits until the model has answered a probe, leases
+// their slots, and starts a worker again that died. Each replica has one supervisor goroutine, which alone writes its state.
+//
+// Locks: placing comes before the Manager's mu, and that comes before any replica's mu.
 package pool
 
 import (
@@ -26,11 +27,11 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// State is where a replica is on its way to serve.
+// State is how far a replica has got on its way to serve.
 type State string
 
-// The states. Backoff and failed replicas are tried again at Info.NextTry; failed ones need somebody to change something
-// first, as Info.LastError says.
+// The states. A replica in backoff or failed tries again at Info.NextTry. A failed one succeeds only after somebody has changed
+// something; Info.LastError says what.
 const (
 	Provisioning State = "provisioning" // model, libraries and device are checked
 	Loading      State = "loading"      // the worker process starts and loads the model
@@ -51,32 +52,33 @@ func States() []State {
 type Info struct {
 	ID, PoolID            string
 	State                 State
-	Engine, EngineVersion string // the version is empty until the engine told it
+	Engine, EngineVersion string // the version is empty until the engine has told it
 	ModelID, ModelDigest  string // the digest is "sha256:<hex>"; empty until computed, and for external pools
 	Fingerprint           string // empty until ready for the first time
 	Device                string
-	Ctx, Slots            int // as the engine says once it was ready; before that, as configured
-	EngineSlots           int // the engine's own, which may be more than are used here
-	Active                int // slots in use: leases held, and the liveness probe while it runs
+	Ctx, Slots            int // as configured; once it was ready, as the engine says
+	EngineSlots           int // of the engine itself; the pool may use fewer
+	Active                int // slots in use, by leases and by the liveness probe
 	FreeVRAM              int64
 	PID                   int // 0 where no process runs
-	// Owner is the replica's name in Options.VRAM. It differs from ID once a reload has put the replica in the place of another.
+	// Owner is the name under which the replica holds memory in Options.VRAM. It is not the ID where the replica took another's place.
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.
 	Cards         []int
-	EstimateBytes int64 // memory that the model was expected to take, on the cards or the host; 0: not estimated yet
-	ObservedBytes int64 // what the worker was last seen to take once it was ready; 0: not seen
-	NeedBytes     int64 // what is asked for the next worker, by the estimate and what was learned; 0: not known yet
-	// Wanted says that a worker should run: false once the pool was drained or unloaded, or where it waits for its first Load.
+	EstimateBytes int64 // memory that the model should take, on the cards or on the host; 0: not estimated yet
+	ObservedBytes int64 // memory that the ready worker really took; 0: not seen
+	NeedBytes     int64 // memory that the next worker will ask for, by the estimate and by what was learned; 0: not known yet
+	// Wanted says that a worker should run. It is false after a drain or an unload, and before the first Load of an on-demand pool.
 	Wanted bool
-	// FetchedBytes of FetchTotal, which is 0 while it is not known, are on the disk of a model that the replica waits for.
+	// While the replica waits for its model to be fetched, FetchedBytes of FetchTotal are on the disk; FetchTotal is 0 while nobody
+	// knows it.
 	FetchedBytes, FetchTotal int64
-	// LoadTime is how long it last took from the first check to ready, the fetch of the model aside; 0: never yet.
+	// LoadTime is how long the last load took, from the first check to ready, without the fetch of the model; 0: none yet.
 	LoadTime  time.Duration
 	Restarts  int
-	LastError string   // why the replica is not, or was last not, ready
-	Short     bool     // it waits because memory was too little, before anything was started
-	LogTail   []string // the worker's last lines, as of the last change of state
+	LastError string   // why the replica is not ready, or was not ready before
+	Short     bool     // it waits for memory; nothing was started
+	LogTail   []string // the last lines that the worker had written when the state last changed
 	Since     time.Time
 	NextTry   time.Time // zero unless backoff or failed
 }
@@ -86,46 +88,45 @@ type Options struct {
 	Specs     []Spec
 	WorkerExe string // the program that is run as `WorkerExe worker …` for builtin pools
 	Kinds     []engine.Kind
-	// Outbound is how the engines of external pools are reached; nil: as those of our own workers.
+	// Outbound is how the engines of external pools are reached. Nil: as our own workers are.
 	Outbound *httpsse.Network
-	// OnChange is called after any change of a replica's state and after any release of a slot, without locks held, from
-	// several goroutines. It must return soon.
+	// OnChange is called after a replica changed its state and after a slot was released. Several goroutines call it, and they hold
+	// no lock. It must return soon.
 	OnChange   func(poolID string)
 	Log        *zap.Logger
 	Registerer prometheus.Registerer
-	// RunDir holds one file a worker process, so that the next start finds what a crash left over. One Manager at a time
-	// may use it. Empty: no such files.
+	// RunDir holds one file for each worker's process, so that the next start finds what a crash left over. Only one Manager at a
+	// time may use it. Empty: there are no such files.
 	RunDir string
-	// LearnedFile keeps what workers were seen to take over a restart (LO-501). Empty: nothing does.
+	// LearnedFile keeps over a restart what workers were seen to take (LO-501). Empty: nothing is kept.
 	LearnedFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
-	// VRAM grants the cards' memory. Nil: CheckGPU alone decides, and no card is accounted for.
+	// VRAM grants the cards' memory. Nil: CheckGPU alone decides, and nobody counts the memory.
 	VRAM VRAM
-	// Models are those that are fetched or catalogued. Nil: every model is simply a file.
+	// Models finds the models that are fetched, or that the catalog has. Nil: every model is simply a file.
 	Models Models
-	// DeviceProblems says what the driver reported of these cards since then, such as an XID, in one sentence; empty: nothing.
-	// Critical: no worker there can be relied upon any more; else it may be the fault of another program alone. Nil: nothing is
-	// known.
+	// DeviceProblems says in one sentence what the driver has reported of these cards since then, such as an XID; empty: nothing.
+	// Critical means that no worker on them can be relied upon any more; else another program may be at fault. Nil: nothing is known.
 	DeviceProblems func(cards []int, since time.Time) (problem string, critical bool)
-	Clock          Clock // nil: the machine's
-	// HostMemory tells the bytes of memory that processes of this machine could still take. Nil: /proc/meminfo.
+	Clock          Clock // nil: the machine's own
+	// HostMemory tells how many bytes of memory processes of this machine could still take. Nil: /proc/meminfo tells.
 	HostMemory func() (available int64, err error)
-	// OOMKills counts the processes that the kernel has killed for lack of memory. Nil: /proc/vmstat.
+	// OOMKills counts the processes that the kernel has killed for lack of memory. Nil: /proc/vmstat tells.
 	OOMKills func() int64
 
-	ProbeTimeout   time.Duration // of the probe's decode; default 60 s
+	ProbeTimeout   time.Duration // for the answer to the probe; default 60 s
 	LoadTimeout    time.Duration // from the spawn to the first good health check; default 10 min
 	HealthInterval time.Duration // between health checks of ready replicas, and their timeout; default 5 s
 	StopGrace      time.Duration // from SIGTERM to SIGKILL; default 5 s
 	BackoffMin     time.Duration // default 250 ms
 	BackoffMax     time.Duration // default 30 s
-	// LivenessInterval is how long a ready replica is idle before it has to answer a probe again; default 30 s, below 0:
-	// never.
+	// LivenessInterval is how long a ready replica may be idle before it has to answer a probe again. Default 30 s; below 0: it
+	// never has to.
 	LivenessInterval time.Duration
-	BreakerFailures  int           // within BreakerWindow, until a replica is given up for BackoffMax × 10; default 5
+	BreakerFailures  int           // so many within BreakerWindow, and the replica is given up for BackoffMax × 10; default 5
 	BreakerWindow    time.Duration // default 10 min
-	ReloadDeadline   time.Duration // what tasks of the old worker get to end, in Reload and Apply; default 30 s
+	ReloadDeadline   time.Duration // how long Reload and Apply let the tasks of an old worker go on; default 30 s
 }
 
 // Manager runs the replicas of all pools.
@@ -137,40 +138,40 @@ type Manager struct {
 	learned  vram.Learned
 	host     host
 	launcher *process.Launcher
-	layout   atomic.Pointer[layout]  // changed under mu, and read without
-	turn     atomic.Uint32           // of Engines
+	layout   atomic.Pointer[layout]  // replaced under mu, read without a lock
+	turn     atomic.Uint32           // which replica Engines begins with
 	faces    map[string]engine.Faces // of each kind of engine, by its name
-	placing  sync.Mutex              // held while a worker's cards are chosen; before mu and any replica's
+	placing  sync.Mutex              // held while a worker's cards are chosen and reserved
 
-	mu        sync.Mutex // before any replica's
+	mu        sync.Mutex // guards what follows, up to members
 	started   bool
 	stopping  bool
-	reloading map[string]bool    // pools that Reload is at work on
-	births    int                // replicas ever made in the place of others
-	members   map[string]*member // engines that registered, by replica id
+	reloading map[string]bool    // the pools that Reload is working on
+	births    int                // how often replicas were made to take the place of others
+	members   map[string]*member // the engines that registered, by their replicas' ids
 
-	run  context.Context // ends when replicas are to stop
+	run  context.Context // ends when the replicas have to stop
 	stop context.CancelCauseFunc
-	kill context.Context // ends when their processes get no more time
+	kill context.Context // ends when the processes get no more time to end by themselves
 	hard context.CancelFunc
 	life lifecycle.Life // of the supervisors, and of the leases of engines that registered
 }
 
-// layout is which replicas there are. It is never changed, but replaced.
+// layout says which pools and replicas there are. Nobody changes a layout: it is replaced by another.
 type layout struct {
 	ids      []string // of the pools, as configured
 	pools    map[string]*group
 	replicas map[string]*replica
 }
 
-// group is one pool. It is never changed either.
+// group is one pool of a layout. Nobody changes it either.
 type group struct {
-	configured Spec // as New or Apply got it; a Reload does not change it
+	configured Spec // as New or Apply was given it; a Reload does not change it
 	spec       Spec // as the replicas run it
-	// expected is what a worker of an on-demand pool will take, which who plans the swaps has to know before the first load.
+	// expected is the memory that a worker of an on-demand pool should take. The plan of swaps needs it before the first load.
 	expected int64
 	replicas []*replica
-	leaving  []*replica // that there were more of, and that may still end tasks
+	leaving  []*replica // surplus replicas that drain: they may still have tasks
 }
 
 // errStopping is the cause of everything that ends because of Stop.
@@ -264,7 +265,7 @@ func (o *Options) complete() {
 	}
 }
 
-// check returns the specs with their defaults, or why one of them cannot work.
+// check fills the defaults of the specs in, or says why one of them cannot work.
 func (m *Manager) check(given []Spec) ([]Spec, error) {
 	specs := slices.Clone(given)
 	for i := range specs {
@@ -291,7 +292,7 @@ func (l *layout) add(g *group) {
 	}
 }
 
-// with returns the layout with the group in the place of the pool's old one.
+// with returns a layout in which the group takes the place of its pool's old one.
 func (l *layout) with(g *group) *layout {
 	next := newLayout()
 	for _, id := range l.ids {
@@ -304,14 +305,14 @@ func (l *layout) with(g *group) *layout {
 	return next
 }
 
-// newGroup makes the replicas of a group, which start once those before them have ended. It wants m.mu, but in New.
+// newGroup makes the replicas of a group. They start once the replicas in after have ended. The caller holds m.mu, except in New.
 func (m *Manager) newGroup(g *group, wanted bool, after []*replica) *group {
 	m.grow(g, wanted, func(string) []*replica { return after })
 	return g
 }
 
-// grow makes the replicas that a group lacks, which is not shown yet, and returns them. After are those that have to end before one
-// of such an id. It wants m.mu, but in New.
+// grow makes the replicas that a group lacks, and returns them. Nobody else sees the group yet. After returns the replicas that have
+// to end before the one with that id starts. The caller holds m.mu, except in New.
 func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) (added []*replica) {
 	for i := len(g.replicas); i < g.spec.Replicas; i++ {
 		r := newReplica(m, g.spec, i, fmt.Sprintf("%s-%d", g.spec.ID, i), wanted)
@@ -325,7 +326,7 @@ func (m *Manager) grow(g *group, wanted bool, after func(id string) []*replica) 
 	return added
 }
 
-// begin starts the supervisors of replicas, unless the Manager has not started yet or stops. It wants m.mu.
+// begin starts the supervisors of replicas, if the Manager is running. The caller holds m.mu.
 func (m *Manager) begin(replicas []*replica) {
 	if !m.started || m.stopping {
 		return
@@ -338,7 +339,7 @@ func (m *Manager) begin(replicas []*replica) {
 	}
 }
 
-// Start ends what an earlier run left over and starts the supervisors. It returns at once; replicas get ready later.
+// Start ends the workers that an earlier run left over, and starts the supervisors. It does not wait for replicas to get ready.
 func (m *Manager) Start(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -359,8 +360,8 @@ func (m *Manager) Start(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends every worker, by SIGTERM and, after StopGrace or when ctx ends, by SIGKILL, and joins every goroutine. It
-// returns ctx's error where that cut the workers' time short.
+// Stop sends every worker SIGTERM and, after StopGrace or when ctx ends, SIGKILL. It returns when every goroutine has ended, with the
+// error of ctx if that cut the workers' time short.
 func (m *Manager) Stop(ctx context.Context) error {
 	m.mu.Lock()
 	first := m.started && !m.stopping
@@ -368,7 +369,7 @@ func (m *Manager) Stop(ctx context.Context) error {
 	m.mu.Unlock()
 	cut := context.AfterFunc(ctx, m.hard)
 	m.stop(errStopping)
-	err := m.life.End(context.Background(), errStopping) // once they are killed, the workers' supervisors end
+	err := m.life.End(context.Background(), errStopping) // they end at the latest when their workers are killed
 	inTime := cut()
 	m.hard()
 	if err = errors.Join(err, m.launcher.Stop(context.Background())); err != nil {
@@ -398,7 +399,7 @@ func (m *Manager) Infos(poolID string) []Info {
 	return infos
 }
 
-// Faces are those that the engines of a pool have, loaded or not.
+// Faces are what the engines of a pool can do, whether its model is loaded or not.
 func (m *Manager) Faces(poolID string) engine.Faces {
 	if g := m.layout.Load().pools[poolID]; g != nil {
 		return m.faces[g.spec.Engine]
@@ -406,8 +407,8 @@ func (m *Manager) Faces(poolID string) engine.Faces {
 	return engine.Faces{}
 }
 
-// Engines returns the engines of the ready replicas, for what needs the model but no slot: counting tokens, and templates.
-// It begins with another one each time, so that they share that work.
+// Engines returns the engines of the ready replicas, for work that needs the model but no slot: counting tokens, and templates.
+// Each call begins with another one, so that they share the work.
 func (m *Manager) Engines(poolID string) (ready []engine.Engine) {
 	g := m.layout.Load().pools[poolID]
 	if g == nil {

@@ -28,26 +28,26 @@ import (
 
 const smallModel = 64 << 20 // bytes; a smaller model decodes on one thread
 
-// plan is a worker about to be started, and the facts known of it by then.
+// plan says how a worker will be started, and which facts of it are known by then.
 type plan struct {
 	exe     string
 	args    []string
-	withCtx func(ctx int) []string // the arguments of a context, once it is decided on
-	address string                 // where it will listen; empty where it says so itself
-	cards   []int                  // granted; nil where nobody grants any
+	withCtx func(ctx int) []string // further arguments, once the context is decided on
+	address string                 // where it will listen; empty: it says so itself
+	cards   []int                  // that it was granted; nil: nobody grants any
 	facts   Facts
 
 	container *process.Container // nil: the program is run as it is
 	image     string             // of the container; the arguments are those of its program
 }
 
-// provision checks everything a worker needs, so that what is missing is named before a process starts, and reserves its
-// memory.
+// provision checks everything that a worker needs, so that whatever is missing is named before a process starts. At the end it
+// reserves the worker's memory.
 func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	ctx, spec := w.ctx, r.spec
 	facts := Facts{Engine: spec.Engine}
 	if spec.Mode == External {
-		facts.ModelDigest = spec.ModelDigest // as it says itself
+		facts.ModelDigest = spec.ModelDigest // nobody here can check it
 		facts.Device = strings.TrimRight(spec.URLs[r.index], "/")
 		return &plan{facts: facts}, nil
 	}
@@ -88,7 +88,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.reserve(w, spec, &ready.facts, model.Size, log); err != nil { // last: it takes from others
+	if err := r.reserve(w, spec, &ready.facts, model.Size, log); err != nil { // it comes last, because it takes from others
 		return nil, err
 	}
 	ready.cards = w.claim.cards
@@ -96,8 +96,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	return ready, nil
 }
 
-// unprepared is a loss for want of an engine. Trying again soon would do the same work again for nothing, unless the engine
-// could not be fetched.
+// unprepared is a loss because the engine could not be made. Another try would fail in the same way, after the same work.
 func unprepared(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -112,7 +111,7 @@ func defaultThreads(modelSize int64, cores int) int {
 	return max(cores/2, 1)
 }
 
-// newPlan is the plan of a command, and the facts that it makes.
+// newPlan is the plan of a command. It adds the command's facts.
 func newPlan(exe string, facts Facts, c engine.Command) *plan {
 	facts.Batch, facts.Flags = c.Batch, c.Flags
 	return &plan{exe: exe, args: c.Args, withCtx: c.Sized, facts: facts}
@@ -142,8 +141,8 @@ func (r *replica) planBinary(ctx context.Context, spec Spec, facts Facts, made P
 	if facts.EngineDigest, err = r.m.digests.file(ctx, exe); err != nil {
 		return nil, fmt.Errorf("compute the digest of %s: %w", program, err)
 	}
-	// A port found free may be taken before the program binds it. It then ends, and the next try takes another; a stranger
-	// that answers on it meanwhile does not know the worker's key, and does not pass the probe.
+	// Another program may take the free port before ours does. Ours then ends, and the next try takes another port. A stranger that
+	// answers on the port does not know the worker's key, so it does not pass the probe.
 	address, port, err := freePort(ctx)
 	if err != nil {
 		return nil, err
@@ -155,7 +154,7 @@ func (r *replica) planBinary(ctx context.Context, spec Spec, facts Facts, made P
 	return p, nil
 }
 
-// freePort finds a port of the loopback that is free now.
+// freePort finds a port of the loopback interface that is free now.
 func freePort(ctx context.Context) (address, port string, err error) {
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -169,16 +168,16 @@ func freePort(ctx context.Context) (address, port string, err error) {
 	return address, port, err
 }
 
-// fixable is a loss that lasts until somebody does what the text says.
+// fixable is a loss that lasts until somebody follows the text.
 func fixable(text, path string, err error) *loss {
 	text = fmt.Sprintf("%s (%s)", text, path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // the text says it
+		err = nil // the text says so already
 	}
 	return &loss{reason: refused, detail: text, err: err, fixed: true}
 }
 
-// digests computes SHA-256 digests of files, once a file as long as its path, time and size stay.
+// digests computes SHA-256 digests of files. It reads a file again only if its path, time or size has changed.
 type digests struct {
 	mu    sync.Mutex
 	known map[fileID]*digest
@@ -190,7 +189,7 @@ type fileID struct {
 	size, mtime  int64
 }
 
-// digest is one file's. Its mutex is held while it is computed, so that replicas of one model read it once.
+// digest is that of one file. Its mutex is held while the file is read, so that the replicas of one model read it once.
 type digest struct {
 	mu  sync.Mutex
 	hex string
@@ -263,7 +262,7 @@ func (d *digests) libraries(ctx context.Context, dir string) (string, error) {
 	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
 }
 
-// untilDone is a reader that ends with ctx.
+// untilDone is a reader that fails once ctx has ended.
 type untilDone struct {
 	ctx context.Context
 	r   io.Reader

@@ -22,14 +22,13 @@ type Model struct {
 	Digest string // expected, "sha256:<hex>"; empty: none
 }
 
-// portTries is how often a new worker may find its port taken before a reload fails of it.
+// portTries is how often a new worker may find its port taken before the reload fails.
 const portTries = 3
 
-// Reload gives a pool another model (ORCH-2102). Where the memory holds both, the new workers are started and probed beside the
-// old ones and then take their place; else the old ones are drained first. On any failure the old model is, or is again, in
-// service, and the error says why. Tasks that run on an old worker may end within ReloadDeadline. It returns when the pool
-// serves one of the two, and an end of ctx counts as a failure. A pool whose workers are not loaded on demand comes back by it
-// if it was drained.
+// Reload gives a pool another model (ORCH-2102). If there is memory for both, the new workers start beside the old ones, and take
+// their place after they have answered a probe. Else the old ones are drained first. After any failure the old model serves, or
+// serves again, and the error says why. The tasks of an old worker get ReloadDeadline to end. Reload returns when the pool serves
+// one of the two models; the end of ctx counts as a failure. It brings a drained pool back, unless that is loaded on demand.
 func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error {
 	m.mu.Lock()
 	old, err := m.settled(poolID)
@@ -80,7 +79,7 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 	return m.reloadInPlace(ctx, old, spec, log)
 }
 
-// reloadInPlace ends the old workers before it starts the new ones, and starts the old ones again where that fails.
+// reloadInPlace ends the old workers before it starts the new ones. If those fail, it starts the old ones again.
 func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log *zap.Logger) error {
 	var served, wanted []*replica
 	cut := m.now().Add(m.opts.ReloadDeadline)
@@ -127,7 +126,7 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 
 func reloadFailed(spec Spec, why *loss, now string) error {
 	code := task.PoolUnavailable
-	if cause, ok := errors.AsType[*task.Error](why.err); ok && cause.Code != task.WorkerReset { // which is a stream's
+	if cause, ok := errors.AsType[*task.Error](why.err); ok && cause.Code != task.WorkerReset { // that code is only for streams
 		code = cause.Code
 	}
 	err := task.Errorf(code, "the new model of pool '%s' was not loaded, and %s: %s", spec.ID, now, why.Error())
@@ -135,7 +134,7 @@ func reloadFailed(spec Spec, why *loss, now string) error {
 	return err
 }
 
-// successors makes replicas to take a group's place.
+// successors makes the group that is to take the place of another.
 func (m *Manager) successors(old *group, spec Spec, wanted bool, after []*replica) *group {
 	g := &group{configured: old.configured, spec: spec, expected: m.expect(spec)}
 	m.mu.Lock()
@@ -144,7 +143,7 @@ func (m *Manager) successors(old *group, spec Spec, wanted bool, after []*replic
 	return m.newGroup(g, wanted, after)
 }
 
-// keepCtx has the group's replicas, which were not launched yet, fit no smaller a context beside the old ones than those have.
+// keepCtx makes replicas that are not launched yet ask for the contexts of the old ones: beside those they would fit smaller ones.
 func (g *group) keepCtx(old *group) {
 	for i, r := range g.replicas {
 		if i < len(old.replicas) && r.fitsCtx() {
@@ -156,7 +155,7 @@ func (g *group) keepCtx(old *group) {
 func (m *Manager) launch(g *group) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.stopping { // nobody will run them: what waits for their end must not hang
+	if m.stopping { // nobody will run them, and whoever waits for their end must not hang
 		for _, r := range g.replicas {
 			close(r.done)
 		}
@@ -164,7 +163,7 @@ func (m *Manager) launch(g *group) {
 	m.begin(g.replicas)
 }
 
-// show has the group be what is seen of its pool.
+// show makes the group the one that others see of its pool.
 func (m *Manager) show(g *group) {
 	m.mu.Lock()
 	m.layout.Store(m.layout.Load().with(g))
@@ -172,7 +171,7 @@ func (m *Manager) show(g *group) {
 	m.opts.OnChange(g.spec.ID)
 }
 
-// replace shows the successors, which are launched if they are not yet, and has the old ones end.
+// replace shows the successors, launches them if asked to, and makes the old replicas end.
 func (m *Manager) replace(old, next *group, launch bool) {
 	m.show(next)
 	old.dismiss(m.now().Add(m.opts.ReloadDeadline))
@@ -181,7 +180,7 @@ func (m *Manager) replace(old, next *group, launch bool) {
 	}
 }
 
-// firstTries waits until every replica of the group was ready once, or one was not.
+// firstTries waits until every replica of the group has got ready, or one has failed to.
 func (m *Manager) firstTries(ctx context.Context, g *group) *loss {
 	for _, r := range g.replicas {
 		for try := 1; ; try++ {
@@ -213,7 +212,7 @@ func (g *group) wanted() bool {
 	return false
 }
 
-// dismiss has the replicas end for good, with time for their leases until cut.
+// dismiss makes the replicas end for good. Their leases have until cut.
 func (g *group) dismiss(cut time.Time) {
 	for _, r := range g.replicas {
 		r.tell(func(o *order) {
@@ -231,9 +230,9 @@ func (g *group) wait() {
 	}
 }
 
-// Apply makes the pools those of the specs: what is new is started, what differs from what was configured is drained and
-// replaced, or has replicas added or drained where only their number differs, what is missing is drained, each with ReloadDeadline, and the rest is left alone, reloaded models included. It
-// returns at once, and on an error it has changed nothing.
+// Apply makes the pools those of the specs. It starts pools that are new, and drains those that are missing. A pool that was configured
+// otherwise is drained and replaced; if only the number of its replicas differs, some are added or drained. All drains have
+// ReloadDeadline. Other pools are left alone, even if they were reloaded. Apply returns at once. If it fails, nothing has changed.
 func (m *Manager) Apply(specs []Spec) (changed, added, removed []string, err error) {
 	if specs, err = m.check(specs); err != nil {
 		return nil, nil, nil, fmt.Errorf("apply the pools' configuration: %w", err)
@@ -253,14 +252,14 @@ func (m *Manager) Apply(specs []Spec) (changed, added, removed []string, err err
 	return changed, added, removed, err
 }
 
-// differByReplicas reports whether a pool that was configured otherwise only has another number of replicas.
+// differByReplicas reports whether two specs differ in nothing but the number of replicas.
 func differByReplicas(a, b Spec) bool {
 	a.Replicas = b.Replicas
 	return a.Mode != External && reflect.DeepEqual(a, b)
 }
 
-// resize returns a group with as many replicas as the spec says: those that there are go on, and the last ones drain where there are
-// too many. More are the new ones, which are to begin. It wants m.mu.
+// resize returns a group with as many replicas as the spec says. Existing replicas go on; surplus ones, from the end, drain. More are the
+// new replicas, which the caller has to begin. The caller holds m.mu.
 func (m *Manager) resize(old *group, spec Spec, cut time.Time) (g *group, more []*replica) {
 	g = &group{configured: spec, spec: old.spec, expected: old.expected}
 	g.spec.Replicas = spec.Replicas
@@ -268,7 +267,7 @@ func (m *Manager) resize(old *group, spec Spec, cut time.Time) (g *group, more [
 	g.replicas = append(g.replicas, old.replicas[:n]...)
 	over := &group{replicas: old.replicas[n:]}
 	over.dismiss(cut)
-	if m.started { // else they never run, and so never end
+	if m.started { // else they never ran, and nothing would ever end
 		for _, r := range append(append([]*replica(nil), old.leaving...), over.replicas...) {
 			select {
 			case <-r.done:
@@ -288,7 +287,7 @@ func (m *Manager) resize(old *group, spec Spec, cut time.Time) (g *group, more [
 	return g, more
 }
 
-// apply is Apply, with what the workers of on-demand pools are expected to take, by the pools' ids. It wants m.mu.
+// apply does the work of Apply. Expected is what workers of on-demand pools should take, by pool. The caller holds m.mu.
 func (m *Manager) apply(specs []Spec, expected map[string]int64) (changed, added, removed []string, err error) {
 	for id := range m.reloading {
 		return nil, nil, nil, conflict(id, "pool '%s' is being reloaded; try again when that has ended", id).Retry(time.Second)
@@ -318,7 +317,7 @@ func (m *Manager) apply(specs []Spec, expected map[string]int64) (changed, added
 		} else {
 			changed = append(changed, spec.ID)
 			wanted = wanted || old.wanted()
-			if m.started { // else they never run, and so never end
+			if m.started { // else they never ran, and nothing would ever end
 				after = old.replicas
 			}
 			old.dismiss(cut)

@@ -17,48 +17,48 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// healthyAfter is how long a worker must have been ready for its replica's backoff to start anew.
+// healthyAfter is how long a worker must be ready before its replica's earlier failures are forgotten.
 const healthyAfter = time.Minute
 
 // order is what the Manager wants of a replica.
 type order struct {
-	wanted  bool      // a worker is to run
-	gone    bool      // the replica is to end, for good
-	cut     time.Time // when leases that are still held are lost; counts where no worker is wanted
-	retries int       // raised to cut a wait for the next try short
+	wanted  bool      // that a worker runs
+	gone    bool      // that the replica ends for good
+	cut     time.Time // when the leases that are still held are lost; it counts only while no worker is wanted
+	retries int       // each increase cuts the wait for the next try short
 }
 
 func (o order) ends() bool { return o.gone || !o.wanted }
 
-// replica is one worker's place. Its supervisor alone changes what is shown of it, and does what the order says; everybody
-// else reads through the two pointers.
+// replica is the place of one worker. Its supervisor does what the order says, and it alone changes what others see of the replica
+// through the pointers shown and current.
 type replica struct {
 	m     *Manager
-	spec  Spec // never changed
+	spec  Spec // nobody changes it
 	kind  engine.Kind
 	index int
 	id    string
 	owner string     // its name in Options.VRAM
-	after []*replica // those it replaces, which have to end first; emptied once they have
+	after []*replica // the replicas that it replaces, until they have ended; owned by the supervisor
 
 	shown   atomic.Pointer[Info]
-	wants   atomic.Bool            // the order's wish, for readers without the mutex
-	current atomic.Pointer[worker] // set from ready until it is lost or buried
-	first   chan *loss             // capacity 1: how its first try went; nil: ready
-	done    chan struct{}          // closed when the supervisor ended
+	wants   atomic.Bool            // whether the order wants a worker, for readers without the mutex
+	current atomic.Pointer[worker] // the worker, from ready until it is lost or has ended
+	first   chan *loss             // capacity 1: how the first try went; nil: the worker got ready
+	done    chan struct{}          // closed when the supervisor has ended
 
-	mu      sync.Mutex // also guards the growth of the current worker's active. Several are locked in the order of the index
+	mu      sync.Mutex // guards what follows, and every increase of the current worker's active; of several replicas the lower index is locked first
 	order   order
 	changed chan struct{}           // closed and replaced when the order changes
-	abort   context.CancelCauseFunc // of the worker that is not ready yet; nil: there is none
-	news    chan struct{}           // closed and replaced when something else is shown
+	abort   context.CancelCauseFunc // ends the worker that is not ready yet; nil: there is none
+	news    chan struct{}           // closed and replaced when the shown Info changes
 
 	backoff  *backoff.ExponentialBackOff // owned by the supervisor
 	breaker  breaker                     // owned by the supervisor
 	restarts int                         // owned by the supervisor
-	kept     int                         // the context that was fitted last, 0: none; owned by the supervisor
-	inVain   int                         // times in a row that no memory was to be had; owned by the supervisor
-	stretch  float64                     // by how much more than expected a fitted worker asks for; owned by the supervisor
+	kept     int                         // the context that fitted last; 0: none did; owned by the supervisor
+	inVain   int                         // how often in a row there was no memory; owned by the supervisor
+	stretch  float64                     // factor by which a fitted worker asks for more than expected; owned by the supervisor
 	probing  bool                        // the liveness probe has a slot; guarded by mu
 }
 
@@ -68,7 +68,7 @@ func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *repli
 		stretch: 1, first: make(chan *loss, 1), done: make(chan struct{}), changed: make(chan struct{}), news: make(chan struct{}),
 		breaker: breaker{failures: m.opts.BreakerFailures, window: m.opts.BreakerWindow},
 	}
-	r.kind, _ = m.opts.kind(spec.Engine) // which complete has seen
+	r.kind, _ = m.opts.kind(spec.Engine) // complete has checked that there is one
 	r.owner = r.id
 	r.wants.Store(wanted)
 	r.backoff = &backoff.ExponentialBackOff{
@@ -103,14 +103,14 @@ func (r *replica) tellLocked(change func(*order)) {
 	}
 }
 
-// orders returns the order, and what is closed when it changes.
+// orders returns the order, and a channel that is closed when it changes.
 func (r *replica) orders() (order, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.order, r.changed
 }
 
-// abortable has an order to end abort the worker, from now until it is called with nil.
+// abortable lets an order to end call abort, until abortable is called with nil.
 func (r *replica) abortable(abort context.CancelCauseFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -140,7 +140,7 @@ func (r *replica) info() Info {
 	switch {
 	case w != nil && w.ctx.Err() == nil:
 		info.Active = int(w.active.Load())
-	case info.State == Ready: // lost, and the supervisor has not got round to say so
+	case info.State == Ready: // the worker is lost, and the supervisor has not shown it yet
 		info.State = Backoff
 	}
 	return info
@@ -165,7 +165,7 @@ func (r *replica) publish(state State, change func(*Info)) {
 	r.m.opts.OnChange(r.spec.ID)
 }
 
-// change shows something new within a state. Only the supervisor calls it.
+// change shows something new in the same state. Only the supervisor calls it.
 func (r *replica) change(change func(*Info)) {
 	next := *r.shown.Load()
 	change(&next)
@@ -193,7 +193,7 @@ func (r *replica) await(ctx context.Context, ok func(Info) bool) error {
 	}
 }
 
-// supervise does what the order says until that is to end, or the manager stops.
+// supervise does what the order says, until the replica has to end or the Manager stops.
 func (r *replica) supervise() {
 	defer close(r.done)
 	log := r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
@@ -214,7 +214,7 @@ func (r *replica) supervise() {
 		}
 		why := r.live(log)
 		if why == nil || r.m.run.Err() != nil {
-			continue // ended as ordered
+			continue // it ended because it was ordered to
 		}
 		r.tried(why)
 		r.pause(why, o.retries, log)
@@ -224,7 +224,7 @@ func (r *replica) supervise() {
 // without shows that there is no worker.
 func (r *replica) without(i *Info) { i.PID, i.Cards = 0, nil }
 
-// tried says how the first try went.
+// tried tells firstTries how the first try went.
 func (r *replica) tried(why *loss) {
 	select {
 	case r.first <- why:
@@ -232,18 +232,18 @@ func (r *replica) tried(why *loss) {
 	}
 }
 
-// succeed waits until the replicas that this one replaces are gone.
+// succeed waits until the replicas that this one replaces have ended.
 func (r *replica) succeed() {
 	if len(r.after) > 0 {
-		r.publish(Draining, nil) // they are, and this is what is shown of the pool
+		r.publish(Draining, nil) // they are draining, and the pool shows this replica by now
 	}
 	for _, old := range r.after {
-		<-old.done // they were told to be gone, or the manager stops
+		<-old.done // somebody told them to end, or the Manager stops
 	}
 	r.after = nil
 }
 
-// pause waits for the next try after a loss. Retries is how many were ordered when the lost worker began.
+// pause waits for the next try after a loss. Retries is the order's number from when the lost worker began.
 func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
@@ -280,8 +280,8 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	r.restarts++
 }
 
-// live leads one worker from provisioning to its end, and returns why it ended; nil if it was ordered to. Nothing of it is
-// left then.
+// live takes one worker from provisioning to its end, and returns why it was lost, or nil if it was ordered to end. By then nothing
+// of the worker is left.
 func (r *replica) live(log *zap.Logger) (why *loss) {
 	w := r.newWorker()
 	r.abortable(w.lose)
@@ -291,7 +291,7 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 		r.current.Store(nil)
 		r.bury(w, why == nil)
 		switch {
-		case why == nil: // a nil *loss must not get into errors.Is
+		case why == nil: // errors.Is would take a nil *loss for an error
 		case errors.Is(why, errUnwanted):
 			why = nil
 		default:
@@ -313,7 +313,7 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 		return asLoss(err, probeFailed)
 	}
 	observed := r.settleClaim(w)
-	r.abortable(nil) // from here on it drains
+	r.abortable(nil) // from here on an order to end drains it
 	r.settle(w, plan, props)
 	r.serve(w, observed)
 	log.Info("replica is ready", zap.String("engine", r.spec.Engine), zap.String("engine_version", props.Build),
@@ -331,7 +331,7 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	return why
 }
 
-// settle notes what the engine said of itself.
+// settle takes over what the engine says of itself.
 func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
 	w.facts = plan.facts
 	w.facts.Build, w.facts.System = props.Build, props.System
@@ -345,7 +345,7 @@ func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
 	w.slots = min(r.spec.Slots, w.facts.Slots)
 }
 
-// serve makes the worker the one that is leased.
+// serve makes the worker the one whose slots are leased.
 func (r *replica) serve(w *worker, observed int64) {
 	w.used.Store(r.m.now().UnixNano())
 	r.current.Store(w)

@@ -23,7 +23,7 @@ const (
 	Builtin  Mode = "builtin"  // this program again, as `worker`
 	Binary   Mode = "binary"   // the engine's own program on this machine
 	External Mode = "external" // engines that somebody else runs, by URL
-	// Container is that program in a container, whose command line is the worker's process.
+	// Container is that program in a container. The command that runs the container is the worker's process.
 	Container Mode = "container"
 )
 
@@ -32,39 +32,39 @@ type Spec struct {
 	ID       string
 	Engine   string // its kind, one of Options.Kinds
 	ModelID  string
-	ModelRef string // what Options.Models knows the model by, else a label
+	ModelRef string // the name by which Options.Models knows the model; else only a label
 	// ModelPath is the model's file. Empty for external pools, and for a model that Options.Models fetches.
 	ModelPath string
 	Device    string // "cpu", "auto" (each replica gets one GPU that holds it), or a mask of GPU indices: "0", "0,1"
-	// TensorSplit says what part of the model each card of the mask holds, as positive shares in its order (ORCH-3052).
+	// TensorSplit says what part of the model each card of the mask holds, in the order of the mask, as positive numbers (ORCH-3052).
 	// Empty: no split.
 	TensorSplit []float64
-	Replicas    int // default 1; external pools have one replica a URL
+	Replicas    int // default 1; an external pool has one for each URL
 	Slots       int // default 1; the built-in worker has one
-	Ctx         int // tokens a slot's context holds; 0: on cards what fits them, else the engine's default
-	// Threads that decode. Default: 1 for a model file under 64 MB, where more threads cost more than they give, else half
-	// the logical cores, at least 1.
+	Ctx         int // tokens that the context of a slot holds; 0: as many as fit the cards, or on the CPU the engine's default
+	// Threads that decode. Default: half the logical cores, at least 1; and 1 for a model file under 64 MB, where more threads cost
+	// more than they give.
 	Threads    int
 	Workload   task.Workload // default completion
 	Pace       float64       // built-in worker: at most this many tokens a second; 0: no bound
 	Mode       Mode
-	BinaryPath string   // of the kind's own program; a bare name is looked up in PATH. With a Recipe it is what that gives
-	BinaryArgs []string // put after the pool's own
+	BinaryPath string   // of the engine's own program; a bare name is looked up in PATH. A Recipe gives another
+	BinaryArgs []string // put after our own arguments
 	// Recipe makes the engine ready before a worker starts; nil: the engine is there.
 	Recipe    Recipe
 	Container *process.Container // of mode Container
 	URLs      []string           // base URLs of an external pool
 	LibsDir   string             // folder of the engine's libraries
-	// ModelDigest is the expected digest, "sha256:<hex>"; a model file with another one is refused. Empty: none expected.
+	// ModelDigest is the digest that the model's file must have, "sha256:<hex>". Empty: any.
 	ModelDigest string
-	// OnDemand pools are not loaded at Start but by Load (LO-503).
+	// OnDemand: Load loads the pool, and Start does not (LO-503).
 	OnDemand bool
 }
 
 // Recipe is how an engine is made ready. Two that are deeply equal are the same.
 type Recipe interface {
-	// Prepare is called before every worker, from several goroutines, and returns at once where the engine is there. Its error
-	// says what to do.
+	// Prepare is called before every worker, by several goroutines. It returns at once if the engine is there. Its error says what
+	// to do.
 	Prepare(ctx context.Context) (Prepared, error)
 }
 
@@ -76,7 +76,7 @@ type Prepared struct {
 	Flags    []string // that it was built with
 }
 
-// complete fills the defaults in and refuses what cannot work.
+// complete fills the defaults in, and refuses a spec that cannot work.
 func (s *Spec) complete(opts Options) error {
 	if s.ID == "" {
 		return errors.New("the pool has no id")
@@ -141,7 +141,7 @@ func (s *Spec) checkSplit() error {
 	return nil
 }
 
-// worker is what the engine's kind is told of the pool's workers.
+// worker says what the engine's kind has to know of the pool's workers.
 func (s *Spec) worker() engine.Worker {
 	return engine.Worker{
 		BuiltIn: s.Mode == Builtin, Workload: s.Workload, Model: s.ModelPath, Libs: s.LibsDir, Cards: s.cards(), Split: s.TensorSplit,
@@ -157,5 +157,5 @@ func (s *Spec) cards() int {
 	return strings.Count(s.Device, ",") + 1
 }
 
-// parts are the cards' parts of the model, which sum to 1.
+// parts are the parts of the model that the cards hold. They sum to 1.
 func (s *Spec) parts() []float64 { return vram.Parts(s.TensorSplit, s.cards()) }

@@ -14,20 +14,20 @@ import (
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 )
 
-// missesAllowed is how many health checks in a row a ready replica may miss. One alone may be a busy machine.
+// missesAllowed is how many health checks in a row a ready replica may miss. A busy machine may make it miss one.
 const missesAllowed = 1
 
-// watch checks the ready worker until it is lost, or has ended its work because it was ordered to: then it returns nil.
+// watch checks the ready worker until it is lost. It returns nil if the worker was ordered to end and has finished its tasks.
 func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 	due, stop := r.m.opts.Clock.After(r.m.opts.HealthInterval)
 	defer func() { stop() }()
-	var check *checkup // that runs now
+	var check *checkup // the one that runs; nil: none does
 	defer func() { check.end() }()
 	misses := 0
 	for {
 		o, changed := r.orders()
 		if o.ends() {
-			check.end() // a probe that hangs must not hold the drain up
+			check.end() // a probe that hangs must not delay the drain
 			check = nil
 			if !r.drain(w, log) {
 				return nil
@@ -60,7 +60,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 	}
 }
 
-// checkup is one look at a ready worker, in a goroutine of its own so that orders do not wait for it.
+// checkup is one check of a ready worker. It has a goroutine of its own, so that orders do not wait for it.
 type checkup struct {
 	life   lifecycle.Life
 	result chan verdict // capacity 1
@@ -68,10 +68,10 @@ type checkup struct {
 
 type verdict struct {
 	missed error // the health check failed
-	lost   *loss // it is beyond waiting
+	lost   *loss // there is no point in waiting
 }
 
-// errEnough ends a checkup whose verdict nobody waits for.
+// errEnough ends a checkup whose verdict nobody waits for any more.
 var errEnough = errors.New("the checkup is over")
 
 func (r *replica) checkup(w *worker) *checkup {
@@ -80,13 +80,13 @@ func (r *replica) checkup(w *worker) *checkup {
 	c.life.Go(func(ctx context.Context) {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		defer context.AfterFunc(w.ctx, stop)() // a look at a worker that is lost tells nothing
+		defer context.AfterFunc(w.ctx, stop)() // a check of a lost worker tells nothing
 		c.result <- r.examine(ctx, w)
 	})
 	return c
 }
 
-// found is where the verdict comes; nil, which never does, where no checkup runs.
+// found yields the verdict. It is nil, and never yields one, if no checkup runs.
 func (c *checkup) found() <-chan verdict {
 	if c == nil {
 		return nil
@@ -101,11 +101,11 @@ func (c *checkup) end() {
 	}
 }
 
-// cardTrouble is a loss of which explain says what it was.
+// cardTrouble is a loss; explain adds later what the trouble was.
 func cardTrouble() *loss { return &loss{reason: unhealthy, detail: "the worker's card had trouble"} }
 
-// Trouble takes the workers out of service that sit on a card of which the driver reported something critical just now, and that
-// DeviceProblems tells of; below 0: on any card (ORCH-3053). It returns at once.
+// Trouble takes the workers on a card out of service, because the driver has just reported something critical of it. A card below 0
+// means every card. DeviceProblems must know of the report already (ORCH-3053). Trouble returns at once.
 func (m *Manager) Trouble(card int) {
 	for _, r := range m.layout.Load().replicas {
 		cards := r.shown.Load().Cards
@@ -113,7 +113,7 @@ func (m *Manager) Trouble(card int) {
 			continue
 		}
 		r.mu.Lock()
-		if r.abort != nil { // it starts
+		if r.abort != nil { // its worker is starting
 			r.abort(cardTrouble())
 		}
 		r.mu.Unlock()
@@ -156,8 +156,8 @@ func (r *replica) takeIdle(w *worker) bool {
 	return true
 }
 
-// liveness has the idle worker decode one token: an engine may answer health checks and decode nothing (ORCH-3002). The probe
-// has a slot of its own meanwhile.
+// liveness makes the idle worker decode one token: an engine may answer health checks and yet decode nothing (ORCH-3002). The probe
+// takes a slot for it.
 func (r *replica) liveness(ctx context.Context, w *worker) *loss {
 	bounded, cancel := context.WithTimeoutCause(ctx, r.m.opts.ProbeTimeout, fmt.Errorf("no token within %s", r.m.opts.ProbeTimeout))
 	err := probeError(bounded, r.decode(bounded, w, 1))
@@ -166,7 +166,7 @@ func (r *replica) liveness(ctx context.Context, w *worker) *loss {
 	r.probing = false
 	w.free()
 	r.mu.Unlock()
-	r.m.opts.OnChange(r.spec.ID) // somebody may have been refused the slot
+	r.m.opts.OnChange(r.spec.ID) // somebody may have asked for the slot in vain
 	if err != nil && ctx.Err() == nil {
 		return &loss{reason: unhealthy, detail: "the engine answers health checks, but decodes nothing", err: err}
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// worker is one incarnation of a replica: a process, or a URL found healthy.
+// worker is what a replica runs for a time: a process of ours, or an engine at a URL.
 type worker struct {
 	ctx    context.Context // ends, with a *loss as its cause, when the worker is lost
 	lose   context.CancelCauseFunc
@@ -28,17 +28,17 @@ type worker struct {
 
 	now      func() time.Time
 	born     time.Time
-	oomKills int64  // when it was born
+	oomKills int64  // how many there were when it was born
 	claim    claim  // owned by the supervisor
-	held     Held   // its model, where that is kept from being deleted; owned by the supervisor
+	held     Held   // keeps its model from being deleted; owned by the supervisor
 	model    string // its model's file; owned by the supervisor
 	facts    Facts  // set when ready
 
-	active atomic.Int32  // slots in use. It grows under the replica's mutex alone
-	warm   atomic.Int64  // until when no liveness probe is to overwrite what a lease left, in ns since the epoch
+	active atomic.Int32  // slots in use; it grows only under the replica's mutex
+	warm   atomic.Int64  // until when the liveness probe keeps away, because somebody comes back for the KV; in ns since the epoch
 	used   atomic.Int64  // when a slot was last given back, in ns since the epoch
-	served atomic.Bool   // a lease was given back while it was well
-	freed  chan struct{} // capacity 1: active fell
+	served atomic.Bool   // a lease was given back while the worker was well
+	freed  chan struct{} // capacity 1: a slot was given back
 }
 
 func (r *replica) newWorker() *worker {
@@ -67,7 +67,7 @@ func (w *worker) tail() []string {
 // healthEvery is how often a worker that loads is asked whether it is healthy.
 const healthEvery = 50 * time.Millisecond
 
-// load starts the worker, where it is a process of ours, and waits until it is healthy.
+// load starts the worker's process, if it has one, and waits until the engine is healthy.
 func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err error) {
 	ctx, cancel := context.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
 		fmt.Errorf("the worker was not healthy within %s", r.m.opts.LoadTimeout))
@@ -107,7 +107,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		if ctx.Err() != nil {
 			return "", context.Cause(ctx)
 		}
-		if r.spec.Mode == External { // nothing of ours is loading: back off
+		if r.spec.Mode == External { // it is not loading anything for us, so try again later
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
 		}
 		again, stop := r.m.opts.Clock.After(healthEvery)
@@ -119,7 +119,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 	}
 }
 
-// command is the plan's process. The key is on no command line: others can read those.
+// command is the process of a plan. The key goes into the environment: everybody can read command lines.
 func (r *replica) command(p *plan, key string) process.Command {
 	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args}
 	if p.container == nil {
@@ -136,7 +136,7 @@ func (r *replica) command(p *plan, key string) process.Command {
 	return c
 }
 
-// probe has the model answer once: only then is the replica ready (ORCH-3002).
+// probe makes the model answer once: only then is the replica ready (ORCH-3002).
 func (r *replica) probe(w *worker) (engine.Props, error) {
 	ctx, cancel := r.probeTime(w)
 	defer cancel()
@@ -162,7 +162,7 @@ func probeError(ctx context.Context, err error) error {
 	return nil
 }
 
-// decode has the model answer something of at most so many tokens.
+// decode makes the model answer with at most so many tokens.
 func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error) {
 	job := engine.Job{
 		Workload: r.spec.Workload, Prompt: "Hello", Seed: 1, MaxTokens: tokens,
@@ -180,10 +180,10 @@ func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error)
 	return err
 }
 
-// bury ends what the worker still has: its process, with everything in its group, its memory and its connections. A worker
-// that ends because it was ordered to gets time to.
+// bury gives back what the worker still has: its process with the whole group, its memory, its model and its connections. A worker
+// that was ordered to end gets time to do so.
 func (r *replica) bury(w *worker, ordered bool) {
-	w.lose(errStopping) // no effect on a worker that was lost already
+	w.lose(errStopping) // does nothing if the worker is lost already
 	if w.proc != nil {
 		grace := time.Duration(0)
 		if ordered || r.m.run.Err() != nil {
@@ -201,5 +201,5 @@ func (r *replica) bury(w *worker, ordered bool) {
 	}
 }
 
-// errUnwanted ends a worker that is not ready yet and that nobody wants any more.
+// errUnwanted ends a worker that was not ready yet when it was ordered to end.
 var errUnwanted = errors.New("the worker is not wanted any more")

@@ -16,18 +16,18 @@ import (
 // removeWithin bounds the command that removes a container.
 const removeWithin = 15 * time.Second
 
-// Container is how a program is run in one. In Argv and Remove {name} stands for the container's name, in Argv {port} for
-// the port of the loopback that it is to be reached at, and {model} for the model's file on this machine.
+// Container is the command that runs a program in a container. In Argv and Remove, {name} stands for the container's name. In Argv, {port}
+// stands for the loopback port at which the program is reached, and {model} for the model's file on this machine.
 type Container struct {
 	Argv []string // up to the image
-	// GPUs are the arguments that give it the cards, before the image: once with {cards}, or for each with {card}.
+	// GPUs are the arguments, before the image, that give it the cards: once for all with {cards}, or once for each with {card}.
 	GPUs   []string
 	Model  string // the model's path inside
-	Port   int    // that the program listens on inside
+	Port   int    // on which the program listens inside
 	Remove []string
 }
 
-// Named is the container of one worker: with its name, the port to reach it at, and its model.
+// Named fills in the name, the port and the model of one worker's container.
 func (c Container) Named(name, port, model string) Container {
 	fill := strings.NewReplacer("{name}", name, "{port}", port, "{model}", model)
 	c.Argv, c.Remove = filled(c.Argv, fill), filled(c.Remove, fill)
@@ -41,7 +41,7 @@ func filled(args []string, fill *strings.Replacer) (out []string) {
 	return out
 }
 
-// Args are the arguments that run the image in it with its own arguments, and with these cards. The one card "all" stands for all there are.
+// Args are the arguments that run the image with these cards and with the program's own arguments. The card "all" stands for all cards.
 func (c Container) Args(image string, cards, own []string) []string {
 	args := append([]string(nil), c.Argv[1:]...)
 	switch {
@@ -63,7 +63,7 @@ func (c Container) Args(image string, cards, own []string) []string {
 	return append(append(args, image), own...)
 }
 
-// ContainerName is unlike that of any other orchestrator's workers on this machine.
+// ContainerName names a worker's container. No other orchestrator on this machine uses that name.
 func (l *Launcher) ContainerName(owner string) string {
 	sum := sha256.Sum256([]byte(l.o.RunDir))
 	clean := strings.Map(func(c rune) rune {

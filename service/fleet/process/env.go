@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// ContainerEnv is what the command line of containers needs to find its daemon, or its rootless state.
+// ContainerEnv is all that the command of a container inherits: what it needs to find its daemon, or its rootless state.
 func ContainerEnv() (env []string) {
 	for _, pair := range os.Environ() {
 		name, _, _ := strings.Cut(pair, "=")
@@ -40,7 +40,7 @@ func WorkerEnv(libs, mask string) []string {
 	case "auto":
 	case "cpu":
 		env = append(env, "CUDA_VISIBLE_DEVICES=")
-	default: // NVML counts cards in the order of the bus, CUDA does so only when told
+	default: // NVML counts cards in the order of the bus; CUDA does so only if it is told
 		env = append(env, "CUDA_DEVICE_ORDER=PCI_BUS_ID", "CUDA_VISIBLE_DEVICES="+mask)
 	}
 	return env

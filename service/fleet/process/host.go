@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// MemAvailable reads the kernel's own estimate of what can still be taken without swapping.
+// MemAvailable reads the kernel's estimate of how many bytes can be taken without swapping.
 func MemAvailable() (int64, error) {
 	file, err := os.Open("/proc/meminfo")
 	if err != nil {
@@ -23,7 +23,7 @@ func MemAvailable() (int64, error) {
 	return kilobytes << 10, err
 }
 
-// OOMKills reads how many processes the kernel has killed for lack of memory; 0 where it does not tell.
+// OOMKills reads how many processes the kernel has killed for lack of memory; 0 if it does not tell.
 func OOMKills() int64 {
 	file, err := os.Open("/proc/vmstat")
 	if err != nil {
@@ -37,7 +37,7 @@ func OOMKills() int64 {
 	return kills
 }
 
-// ResidentBytes is what a process holds in memory; 0 where it is gone.
+// ResidentBytes is the memory that a process holds; 0 if it is gone.
 func ResidentBytes(pid int) int64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -50,7 +50,7 @@ func ResidentBytes(pid int) int64 {
 	return kilobytes << 10
 }
 
-// procFigure reads the number behind a name at the beginning of a line.
+// procFigure reads the number that follows a name in a file of /proc.
 func procFigure(from io.Reader, name string) (int64, error) {
 	scanner := bufio.NewScanner(from)
 	for scanner.Scan() {

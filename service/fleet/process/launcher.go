@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package process starts the workers' processes, keeps what they say, and ends them with everything that belongs to them: their
-// process group, and their container where they have one. What a killed daemon left over is ended at the next start.
+// Package process starts the workers' processes, keeps what they say, and ends them together with what belongs to them: their process
+// group, and their container if they have one. What a killed daemon left over is ended at the next start.
 package process
 
 import (
@@ -18,23 +18,22 @@ import (
 
 // Options of a Launcher.
 type Options struct {
-	// RunDir holds one file for each process, so that the next start finds what a crash left over. One Launcher at a time
-	// may use it. Empty: no such files.
+	// RunDir holds one file for each process, so that the next start finds what a crash left over. Only one Launcher at a time may use
+	// it. Empty: there are no such files.
 	RunDir string
 	Log    *zap.Logger // nil: nothing is logged
 }
 
-// Launcher starts processes from one goroutine that is locked to its thread: the kernel sends a child its parent-death
-// signal when the thread that started it ends, so that thread must outlive every child, and the Go runtime ends threads
-// as it likes.
+// Launcher starts processes from one goroutine that is locked to its thread. The kernel sends a child its parent-death signal when the
+// thread that started it ends, so that thread must outlive every child; the Go runtime ends other threads as it likes.
 type Launcher struct {
 	o    Options
 	life lifecycle.Life
 	jobs chan launch
-	over chan struct{} // closed when nothing is started any more
+	over chan struct{} // closed once no more processes are started
 	dir  *runDir       // nil without RunDir; set by Start
 
-	giveBack func() error // the run folder, once
+	giveBack func() error // gives the run folder back, once
 }
 
 var _ lifecycle.Service = (*Launcher)(nil)
@@ -59,8 +58,8 @@ func New(o Options) *Launcher {
 	return l
 }
 
-// Start takes the run folder, ends what an earlier run left over, and makes the launcher ready to start processes. It fails
-// where another orchestratord has the folder.
+// Start takes the run folder, ends what an earlier run left over, and makes the launcher ready to start processes. It fails if another
+// orchestratord has the folder.
 func (l *Launcher) Start(context.Context) error {
 	if !l.life.Begin() {
 		return nil
@@ -82,7 +81,7 @@ func (l *Launcher) Start(context.Context) error {
 	return nil
 }
 
-// Stop ends the launcher's goroutine and gives the run folder back. No process of its own may be running any more.
+// Stop ends the launcher's goroutine and gives the run folder back. By then all of its processes must have ended.
 func (l *Launcher) Stop(ctx context.Context) error {
 	if err := l.life.End(ctx, errStopped); err != nil {
 		return err
@@ -104,7 +103,7 @@ func (l *Launcher) loop(ctx context.Context) {
 	}
 }
 
-// start starts the command, whose Pdeathsig then means: when this process ends.
+// start starts the command. Because of the locked thread, its parent-death signal means that this program has ended.
 func (l *Launcher) start(cmd *exec.Cmd) error {
 	job := launch{cmd, make(chan error, 1)}
 	select {

@@ -13,7 +13,7 @@ const (
 	lineLimit = 2048 // bytes kept of a line
 )
 
-// lines cuts what is written to it into lines. One goroutine writes.
+// lines cuts what is written to it into lines. Only one goroutine writes.
 type lines struct {
 	each func(line string)
 	part []byte

@@ -19,7 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// straysWait bounds the wait for the output pipes of a process that ended: something that left its group may hold them.
+// straysWait bounds the wait for the output of a process that has ended: a child that left its group may keep the pipes open.
 const straysWait = 2 * time.Second
 
 // Command is a process to be started.
@@ -28,35 +28,35 @@ type Command struct {
 	Path  string
 	Args  []string
 	Env   []string // all that it inherits
-	// Remove is the command that removes the container whose command line the process is; empty: there is none. It is run
-	// before the start, too: a container of an earlier run that was killed would hold the name.
+	// Remove is the command that removes the container which the process runs; empty: it runs none. It is also called before the start,
+	// because a container that an earlier run left over would hold the name.
 	Remove []string
 }
 
-// Process is a running process, the leader of its own group. It ends with this program, however that ends: by the
-// parent-death signal, and because its standard input ends.
+// Process is a running process, the leader of its own group. It ends with this program, however that ends: it gets the parent-death
+// signal, and its standard input ends.
 type Process struct {
 	PID       int
 	log       *ring
 	announced chan string // the address the worker says it listens on
 	ended     chan struct{}
-	death     Death // set when ended is closed
+	death     Death // set before ended is closed
 
 	stdin  io.Closer
 	mu     sync.Mutex
-	gone   bool // guarded by mu: the pid may belong to somebody else
-	killed bool // guarded by mu until ended is closed: a signal of ours was sent while it ran
+	gone   bool // guarded by mu: it was reaped, so the pid may belong to another process
+	killed bool // guarded by mu until ended is closed: we sent a signal while it ran
 }
 
 // Death is how a process ended.
 type Death struct {
-	Text     string         // in one line, with what the process complained of last
+	Text     string         // one line, with the process's last complaints
 	ExitCode int            // -1: it was ended by a signal
-	Signal   syscall.Signal // that ended it; 0: none
-	ByUs     bool           // a signal of ours was sent while it ran
+	Signal   syscall.Signal // the one that ended it; 0: none did
+	ByUs     bool           // we sent a signal while it ran
 }
 
-// Spawn starts the command. When the process ends, by itself or not, lost is called.
+// Spawn starts the command. It calls lost when the process has ended, for whatever reason.
 func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, error) {
 	proc := &Process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
 	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
@@ -90,13 +90,13 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 		defer close(proc.ended)
 		awaitExit(proc.PID)
 		lost()
-		// The leader is a zombie, so its pid, and with it the group's id, is still ours: what it started ends with it.
+		// The leader is a zombie, so its pid is still its own, and names the group: everything else in the group ends, too.
 		_ = unix.Kill(-proc.PID, unix.SIGKILL)
 		proc.mu.Lock()
 		proc.gone = true
 		proc.mu.Unlock()
 		err := cmd.Wait() // reaps, and joins the readers of its output
-		// The process was the container's command line: the container itself is nobody's child.
+		// The process only ran the container. The container itself is not our child, and may still be there.
 		if err := remove(c.Remove); err != nil {
 			log.Debug("the container was not removed", zap.Error(err))
 		}
@@ -114,10 +114,10 @@ func (p *Process) Announced() <-chan string { return p.announced }
 // Tail returns the last lines of its output, oldest first.
 func (p *Process) Tail() []string { return p.log.tail(tailLines) }
 
-// Death is how the process ended. It may be asked once End has returned.
+// Death says how the process ended. It may be called once End has returned.
 func (p *Process) Death() Death { return p.death }
 
-// awaitExit waits until the child ended, without reaping it.
+// awaitExit waits until the child has ended, without reaping it.
 func awaitExit(pid int) {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
@@ -127,7 +127,7 @@ func awaitExit(pid int) {
 	}
 }
 
-// isZombie tells whether a child has ended that was not reaped yet.
+// isZombie reports whether a child has ended and was not reaped yet.
 func isZombie(pid int) bool {
 	var info unix.Siginfo
 	err := unix.Waitid(unix.P_PID, pid, &info, unix.WEXITED|unix.WNOWAIT|unix.WNOHANG, nil)
@@ -162,12 +162,12 @@ func (p *Process) hear(line string) {
 	}
 	select {
 	case p.announced <- said.Listening:
-	default: // only the first counts
+	default: // only the first announcement counts
 	}
 }
 
-// End makes the process and its group end, and returns when it has: with a grace by SIGTERM first, and by SIGKILL when
-// that or kill ends.
+// End ends the process and its group, and returns when they have ended. With a grace it sends SIGTERM first, and SIGKILL when the grace or
+// kill ends.
 func (p *Process) End(kill context.Context, grace time.Duration) {
 	if grace > 0 {
 		p.signal(unix.SIGTERM)

@@ -15,26 +15,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runDir is the folder with a file for every worker process. It is locked for as long as it is open: the workers it
-// names are left-overs only if nobody else runs them.
+// runDir is the folder with a file for every worker's process. It stays locked while it is open: the processes that it names are left-overs
+// only if no other orchestratord runs them.
 type runDir struct {
 	path string
 	lock *os.File
 	boot string
 }
 
-// leftover names a process. A pid alone does not: it may have been given to another process since. Start is in clock
-// ticks since boot, as /proc/<pid>/stat has it.
+// leftover names a process. The pid alone would not do, because another process may have been given it since. Start is in clock ticks
+// since boot, as in /proc/<pid>/stat.
 type leftover struct {
 	PID     int    `json:"pid"`
 	Start   uint64 `json:"start"`
 	Boot    string `json:"boot"`
 	Replica string `json:"replica_id"`
-	// Remove is the command that removes what the process's end leaves: its container.
+	// Remove is the command that removes the container which the process ran.
 	Remove []string `json:"remove,omitempty"`
 }
 
-// reapTimeoutMS bounds the wait for one left-over to be gone after its SIGKILL.
+// reapTimeoutMS bounds the wait for a left-over to end after its SIGKILL.
 const reapTimeoutMS = 5000
 
 func openRunDir(path string) (*runDir, error) {
@@ -70,8 +70,8 @@ func (d *runDir) close() error {
 	return nil
 }
 
-// note writes the process down and returns what strikes it out. A nil runDir does nothing: the file is the third line of
-// defence, so a full disk does not keep a worker from running either.
+// note writes the process down, and returns a function that removes the note. A nil runDir does nothing. Notes are only the third line of
+// defence, so a worker runs even if a full disk takes none.
 func (d *runDir) note(pid int, replica string, remove []string) (forget func()) {
 	if d == nil {
 		return func() {}
@@ -85,11 +85,11 @@ func (d *runDir) note(pid int, replica string, remove []string) (forget func()) 
 	return func() { _ = os.Remove(name) }
 }
 
-// reap ends the processes that the folder names and returns those it found.
+// reap ends the processes that the folder names, and returns those that were still there.
 func (d *runDir) reap(log *zap.Logger) []leftover {
 	names, err := filepath.Glob(filepath.Join(d.path, "*.json"))
 	if err != nil {
-		return nil // only a malformed pattern does that
+		return nil // only a malformed pattern fails
 	}
 	var found []leftover
 	for _, name := range names {
@@ -98,7 +98,7 @@ func (d *runDir) reap(log *zap.Logger) []leftover {
 			if l.end() {
 				found = append(found, l)
 			}
-			if err := remove(l.Remove); err != nil { // the command line ended with its daemon, the container did not
+			if err := remove(l.Remove); err != nil { // the process ended with its daemon, and the container did not
 				log.Warn("a container left over from an earlier run was not removed", zap.String("replica_id", l.Replica), zap.Error(err))
 			}
 		}
@@ -107,7 +107,7 @@ func (d *runDir) reap(log *zap.Logger) []leftover {
 	return found
 }
 
-// end kills the process and its group if it is still the one that was written down.
+// end kills the process and its group, if it still is the process that was written down.
 func (l leftover) end() bool {
 	if l.PID <= 1 {
 		return false
@@ -117,7 +117,7 @@ func (l leftover) end() bool {
 		return false
 	}
 	defer func() { _ = unix.Close(fd) }()
-	// The descriptor is of whoever has the pid now; if that one has the right start time, so it stays.
+	// The descriptor belongs to whoever has the pid now. If that process has the right start time, it is ours, and stays so.
 	if start, err := startTime(l.PID); err != nil || start != l.Start {
 		return false
 	}
@@ -135,7 +135,7 @@ func (l leftover) end() bool {
 	}
 }
 
-// startTime reads field 22 of /proc/<pid>/stat. The second field, the program's name in parentheses, may hold anything.
+// startTime reads field 22 of /proc/<pid>/stat. The second field is the program's name in parentheses, which may hold anything.
 func startTime(pid int) (uint64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {

@@ -8,15 +8,15 @@ import (
 )
 
 const (
-	// observedMargin is added to what was observed: two loads do not take the same to the byte.
+	// observedMargin is added to what was observed, because two loads do not take exactly the same.
 	observedMargin = 1.05
-	// ShortMargin is added to a need that turned out too small.
+	// ShortMargin is added to what turned out to be too little.
 	ShortMargin = 1.15
-	// shortFor is how long such a rise counts. After that the load is tried as before: what took the memory may have ended.
+	// shortFor is how long that counts. Whatever took the memory may have ended by then.
 	shortFor = 15 * time.Minute
 )
 
-// Load is what decides how much memory a worker takes.
+// Load is what the memory of a worker depends on.
 type Load struct {
 	Model      string // digest
 	Ctx, Slots int
@@ -25,8 +25,8 @@ type Load struct {
 
 // Learned is what workers were seen to take. It replaces the estimate.
 type Learned struct {
-	path    string     // of the file that keeps it over a restart; empty: nothing does. Set before anything is observed
-	writing sync.Mutex // held while that is written; before mu
+	path    string     // of the file that keeps it over a restart; empty: nothing keeps it. Set before anything is observed
+	writing sync.Mutex // held while the file is written; comes before mu
 
 	mu    sync.Mutex
 	loads map[Load]*lesson
@@ -35,8 +35,8 @@ type Learned struct {
 type lesson struct {
 	observed map[string]int64 // by device class
 	seen     time.Time        // when something was observed last
-	short    int64            // more than what was not enough
-	until    time.Time        // short counts
+	short    int64            // a bit more than what was too little
+	until    time.Time        // when short counts no more
 }
 
 func (l *Learned) lesson(of Load) *lesson {
@@ -49,8 +49,8 @@ func (l *Learned) lesson(of Load) *lesson {
 	return l.loads[of]
 }
 
-// Need returns what to reserve for the load on cards of the class, which is empty while no card is chosen yet: then it is
-// the most of any.
+// Need returns what to reserve for the load on cards of the class. If the class is empty, because no card is chosen yet, it is the most of
+// all classes.
 func (l *Learned) Need(of Load, class string, estimate int64, now time.Time) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -71,7 +71,7 @@ func (l *Learned) Need(of Load, class string, estimate int64, now time.Time) int
 	return need
 }
 
-// Observe notes what a worker took that answered its probe, and keeps it where it is news.
+// Observe notes what a worker took by the time it had answered its probe. It writes the file only if that is new.
 func (l *Learned) Observe(of Load, class string, bytes int64, now time.Time) error {
 	if bytes <= 0 || class == "" || of.Model == "" || of.Slots < 1 {
 		return nil
@@ -87,7 +87,7 @@ func (l *Learned) Observe(of Load, class string, bytes int64, now time.Time) err
 	return l.keep()
 }
 
-// TooLittle notes that so much was not enough, so that the same is not tried again at once.
+// TooLittle notes that so much was too little, so that the next try asks for more.
 func (l *Learned) TooLittle(of Load, bytes int64, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package vram keeps account of the cards' memory: who was promised how much of it, so that none of it is promised twice (LO-501), which
-// card a worker gets, and what workers were seen to take.
+// Package vram keeps account of the cards' memory. The Ledger knows who was promised how much of it, so that nothing is promised twice
+// (LO-501), and chooses the card that a worker gets. Learned remembers what workers really took.
 package vram
 
 import (
@@ -16,58 +16,58 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// LedgerOptions of a ledger. Snapshot is needed, the rest has defaults.
+// LedgerOptions are what a Ledger is made from. Snapshot is needed; the rest has defaults.
 type LedgerOptions struct {
-	Snapshot func() gpu.Inventory // the monitor's
-	// Refresh makes the monitor look again, before what is asked for rests on what it sees. Nil: the last sample does.
+	Snapshot func() gpu.Inventory // the monitor's last sample
+	// Refresh makes the monitor take a sample, before a decision that rests on it. Nil: the last sample is good enough.
 	Refresh func(context.Context) error
 	Now     func() time.Time                   // the monitor's clock
 	Group   func(pid int) (group int, ok bool) // a process's group; nil: from /proc
-	// LeavingAtMost bounds how long memory of an ended worker counts as taken where the driver never shows it gone; 0: 30 s.
+	// LeavingAtMost is how long the memory of an ended worker counts as taken at most, if the driver never shows it gone; 0: 30 s.
 	LeavingAtMost time.Duration
 	// StaleAfter is how old the last sample may be for a reservation; 0: 30 s.
 	StaleAfter time.Duration
 }
 
-// Phase is where a holding is on its way.
+// Phase is how far a worker has got with its memory.
 type Phase string
 
-// The phases. While starting, a worker's promise counts as far as the driver does not show its memory yet; running, what the
-// driver shows counts alone; leaving, what it held counts until the driver shows it gone.
+// The phases. Of a starting worker the promise counts, less what the driver shows of its memory already. Of a running worker only what
+// the driver shows counts. What a leaving worker held counts until the driver shows it gone.
 const (
 	Starting Phase = "starting"
 	Running  Phase = "running"
 	Leaving  Phase = "leaving"
 )
 
-// Ledger keeps account of who was promised how much memory of the cards (LO-501). The free memory of a card is what the driver
-// says, less what was promised or is being given back and does not show there. It asks nothing of
-// NVML itself: what it knows of the cards is the monitor's last sample.
+// Ledger keeps account of who was promised how much memory of the cards (LO-501). The free memory of a card is what the driver says,
+// less what was promised, or is being given back, and does not show there yet. The ledger does not call NVML: it knows the cards from
+// the monitor's last sample.
 type Ledger struct {
 	o LedgerOptions
 
 	mu      sync.Mutex
 	seen    gpu.Inventory       // the last usable sample
-	changed bool                // what the sample shows has to be told apart anew
+	changed bool                // the processes of the sample have to be attributed again
 	active  map[string]*holding // by owner
 	leaving []*holding
-	pids    map[int]*holding // processes told, or found in the group of one
-	leaders map[int]*holding // processes told, which may lead a group
+	pids    map[int]*holding // by process: those of Spawned, and others found in their groups
+	leaders map[int]*holding // by process: those of Spawned, which may lead a group
 }
 
-// holding is one worker's memory. Guarded by the ledger's mutex.
+// holding is the memory of one worker. The ledger's mutex guards it.
 type holding struct {
 	owner  string
 	phase  Phase
 	since  time.Time     // when the phase began
-	due    map[int]int64 // starting: promised; leaving: held; by card
+	due    map[int]int64 // by card: what was promised to a starting worker, or what a leaving one held
 	shown  map[int]int64 // by card, in the last sample
-	told   bool          // of a process
+	told   bool          // Spawned was called
 	listed bool          // the last sample has one of its processes
-	proven bool          // running: a sample taken since shows what it took
+	proven bool          // a sample that was taken since it runs shows what it took
 }
 
-// kept is what the driver does not show of a holding on a card.
+// kept is the part of a holding on a card that the driver does not show.
 func (h *holding) kept(card int) int64 {
 	if h.proven {
 		return 0
@@ -92,7 +92,7 @@ func NewLedger(o LedgerOptions) *Ledger {
 	return &Ledger{o: o, active: map[string]*holding{}, pids: map[int]*holding{}, leaders: map[int]*holding{}}
 }
 
-// refreshWithin bounds a look at the cards for a reservation. The last sample does as well, only worse.
+// refreshWithin bounds the wait for a new sample. After it the last one has to do.
 const refreshWithin = 2 * time.Second
 
 func (l *Ledger) refresh() {
@@ -104,9 +104,9 @@ func (l *Ledger) refresh() {
 	_ = l.o.Refresh(ctx)
 }
 
-// Reserve chooses cards for the owner's next worker and promises their memory, on every card that it needs or on none. The owner
-// is one worker: what an earlier worker of the same owner is giving back counts beside it. A refusal is a *task.Error that
-// says what to do, retriable where waiting may help.
+// Reserve chooses cards for the owner's next worker and promises their memory, on every card that it needs or on none. What an earlier
+// worker of the owner is giving back is counted beside it. A refusal is a *task.Error that says what to do, and retriable if waiting
+// may help.
 func (l *Ledger) Reserve(owner string, wish Wish) (Grant, error) {
 	cards, err := Cards(wish.Device)
 	if err != nil {
@@ -121,7 +121,7 @@ func (l *Ledger) Reserve(owner string, wish Wish) (Grant, error) {
 	} else {
 		err = l.reserve(owner, want)
 	}
-	if err != nil { // without a driver, or on too small a card, making room helps as little as waiting
+	if err != nil { // waiting does not help without a driver, or if no card is large enough
 		refusal := *task.AsError(err)
 		refusal.Retriable = !NeverFits(err) && !errors.Is(err, ErrNoDriver)
 		return Grant{}, &refusal
@@ -135,7 +135,7 @@ func (l *Ledger) Reserve(owner string, wish Wish) (Grant, error) {
 	return grant, nil
 }
 
-// className tells what of a card and its driver can change bytes.
+// className names what of a card and its driver can change bytes.
 func className(name, driver string) string { return fmt.Sprintf("%s;driver %s", name, driver) }
 
 // reserve promises memory on these cards.
@@ -156,7 +156,7 @@ func (l *Ledger) reserve(owner string, want []Share) error {
 		return task.Errorf(task.Internal, "a reservation of no card makes no sense")
 	}
 	cards := make([]CardView, len(want))
-	for i, s := range want { // what never fits is told before what does not fit now
+	for i, s := range want { // first what never fits, then what does not fit now
 		at := l.find(s.Card)
 		if at < 0 {
 			return missing(s.Card, len(l.seen.Cards))
@@ -218,7 +218,7 @@ func (l *Ledger) choose(bytes int64) (int, error) {
 	return rooms[best].Card, nil
 }
 
-// rooms are those of the cards that can be used. It wants the mutex, and a sample that is usable.
+// rooms are those of the cards that can be used. The caller holds the mutex and has found the sample usable.
 func (l *Ledger) rooms() (rooms []Room) {
 	for i := range l.seen.Cards {
 		if c := l.card(i); c.Healthy {
@@ -228,8 +228,8 @@ func (l *Ledger) rooms() (rooms []Room) {
 	return rooms
 }
 
-// Room tells what the cards of a device can give: of a mask its cards, in its order, of Auto all that can be used. Nothing
-// where one of the mask cannot.
+// Room tells what the cards of a device can give. A mask stands for its cards, in its order; Auto for every card that can be used. It
+// returns nothing if a card of the mask cannot be used.
 func (l *Ledger) Room(device string) []Room {
 	mask, err := Cards(device)
 	if err != nil {
@@ -256,8 +256,7 @@ func (l *Ledger) Room(device string) []Room {
 	return rooms
 }
 
-// Check says why no worker could run on a device, whatever is free (ORCH-1102). That a card is unhealthy now is no reason: it
-// may recover.
+// Check says why no worker could ever run on a device, whatever is free (ORCH-1102). An unhealthy card is no reason: it may recover.
 func (l *Ledger) Check(device string) error {
 	cards, err := Cards(device)
 	if err != nil {
@@ -275,8 +274,8 @@ func (l *Ledger) Check(device string) error {
 	return nil
 }
 
-// Spawned says that a process works for the owner. What the driver shows for it, or for another of the process group it
-// leads, is the owner's. It may be called again for further processes.
+// Spawned says that a process works for the owner. What the driver shows for the process, and for others in the group that it leads,
+// then belongs to the owner. It may be called again for further processes.
 func (l *Ledger) Spawned(owner string, pid int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -286,8 +285,8 @@ func (l *Ledger) Spawned(owner string, pid int) {
 	}
 }
 
-// Settle says that the owner's worker has loaded: it takes no more than it has. From the first sample taken after this call the
-// driver's figures alone count. It returns what the driver shows for the owner now; nothing where it does not tell.
+// Settle says that the owner's worker has loaded, and will take no more memory. From the next sample on only the driver's figures count.
+// Settle returns what the driver shows for the owner now, or nothing if it does not tell.
 func (l *Ledger) Settle(owner string) (observed []Share) {
 	l.refresh()
 	l.mu.Lock()
@@ -307,8 +306,8 @@ func (l *Ledger) Settle(owner string) (observed []Share) {
 	return observed
 }
 
-// Release says that the owner's worker ended, or was never started. What it held counts as taken until a sample taken after
-// this call shows none of its processes. It does nothing for an owner that holds nothing.
+// Release says that the owner's worker has ended, or was never started. What it held counts as taken until a later sample shows none of
+// its processes. Release does nothing if the owner holds nothing.
 func (l *Ledger) Release(owner string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -318,7 +317,7 @@ func (l *Ledger) Release(owner string) {
 		return
 	}
 	delete(l.active, owner)
-	if !h.told { // nobody was ever started for it
+	if !h.told { // no process was started for it
 		return
 	}
 	held := map[int]int64{}
@@ -332,7 +331,7 @@ func (l *Ledger) Release(owner string) {
 	l.leaving = append(l.leaving, h)
 }
 
-// Free is the least that can be promised on any of the cards: 0 where one is unhealthy or not there, or while there is no driver.
+// Free is the least that can be promised on any of the cards. It is 0 if one is unhealthy or missing, and without a driver.
 func (l *Ledger) Free(cards ...int) (least int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -362,7 +361,7 @@ func (l *Ledger) Used(owner string, card int) int64 {
 	return 0
 }
 
-// admit returns nil where the owner may ask for memory now.
+// admit returns nil if the owner may ask for memory now.
 func (l *Ledger) admit(owner string) error {
 	if err := l.usable(); err != nil {
 		return err
@@ -377,7 +376,7 @@ func (l *Ledger) promise(owner string, due map[int]int64) {
 	l.active[owner] = &holding{owner: owner, phase: Starting, since: l.o.Now(), due: due, shown: map[int]int64{}}
 }
 
-// usable takes notice of the last sample, and says why it cannot be reserved upon.
+// usable looks at the last sample, and says why no reservation can rest on it.
 func (l *Ledger) usable() error {
 	now, i := l.look()
 	if i.Err != "" {
@@ -392,7 +391,7 @@ func (l *Ledger) usable() error {
 	return nil
 }
 
-// look takes notice of the last sample: whose memory it shows, and what has left.
+// look takes over the last sample: whose memory it shows, and who has left.
 func (l *Ledger) look() (now time.Time, i gpu.Inventory) {
 	now, i = l.o.Now(), l.o.Snapshot()
 	if i.Err == "" && i.Seq > 0 && (l.changed || i.Seq != l.seen.Seq) {
@@ -409,7 +408,7 @@ func (l *Ledger) look() (now time.Time, i gpu.Inventory) {
 	return now, i
 }
 
-// attribute tells whose the processes of the last sample are.
+// attribute finds out to which holdings the processes of the last sample belong.
 func (l *Ledger) attribute() {
 	for _, h := range l.active {
 		clear(h.shown)
@@ -429,15 +428,15 @@ func (l *Ledger) attribute() {
 			}
 		}
 	}
-	for pid := range l.pids { // a number that is not in use may become somebody else's
+	for pid := range l.pids { // a pid that is not in use may be given to somebody else
 		if !listed[pid] && l.leaders[pid] == nil {
 			delete(l.pids, pid)
 		}
 	}
 }
 
-// whose finds the holding that a process works for. One found by its group is remembered while it is listed: as it ends, it
-// tells its group no more.
+// whose finds the holding that a process works for. A process that was found by its group is remembered as long as it is listed,
+// because a process that is ending has no group any more.
 func (l *Ledger) whose(pid int) *holding {
 	if h := l.pids[pid]; h != nil {
 		return h
@@ -462,12 +461,12 @@ func (l *Ledger) forget(h *holding) {
 	}
 }
 
-// find returns where a card stands in the last sample, or -1.
+// find returns the place of a card in the last sample, or -1.
 func (l *Ledger) find(card int) int {
 	return slices.IndexFunc(l.seen.Cards, func(c gpu.Card) bool { return c.Index == card })
 }
 
-// card is the account of one card, by where it stands in the last sample, without its holders.
+// card is the account of the card at a place of the last sample, without its holders.
 func (l *Ledger) card(at int) CardView {
 	c := &l.seen.Cards[at]
 	v := CardView{

@@ -11,7 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Auto is the device of a worker that may go to any one card.
+// Auto is the device of a worker that may go on any one card.
 const Auto = "auto"
 
 // Share is memory of one card, in bytes.
@@ -23,7 +23,7 @@ type Share struct {
 // Wish is what a worker needs.
 type Wish struct {
 	Device string    // Auto, or a mask of indices: "0", "0,1"
-	Split  []float64 // what part of it each card of the mask takes, in its order; empty: all the same
+	Split  []float64 // what part of the bytes each card of the mask takes, in its order; empty: all take the same
 	Bytes  int64     // in all
 }
 
@@ -34,14 +34,14 @@ type Grant struct {
 	Shares []Share
 }
 
-// Room is what a card can give, in bytes: now, and if nobody else had anything of it.
+// Room is what a card can give, in bytes. Free is that of now, Total that of an empty card.
 type Room struct {
 	Card        int
 	Name        string // as in Grant
 	Free, Total int64
 }
 
-// Cards are the indices of a device; none for Auto.
+// Cards are the indices of a device's cards; Auto has none.
 func Cards(device string) (cards []int, err error) {
 	if device == Auto {
 		return nil, nil
@@ -56,7 +56,7 @@ func Cards(device string) (cards []int, err error) {
 	return cards, nil
 }
 
-// Parts are the parts of a model that so many cards hold by a split, which may have any sum; they sum to 1. Without a split they are all the same.
+// Parts are the parts of a model that so many cards hold. They sum to 1, whatever the split sums to. Without a split they are equal.
 func Parts(split []float64, cards int) []float64 {
 	parts, sum := make([]float64, max(len(split), cards, 1)), 0.0
 	for i := range parts {
@@ -80,8 +80,8 @@ func Deal(cards []int, split []float64, bytes int64) []Share {
 	return shares
 }
 
-// Sum is what has to be dealt out for each card's part of it to hold what that card needs. A model does not come apart exactly as
-// the parts say, so it is more than the sum of the needs.
+// Sum is how many bytes have to be dealt out so that each card gets what it needs. It may be more than the needs together, because a model
+// does not come apart exactly as the parts say.
 func Sum(needs []int64, parts []float64) (sum int64) {
 	for i, need := range needs {
 		sum = max(sum, int64(math.Ceil(float64(need)/parts[i])))
@@ -94,10 +94,10 @@ type Place struct {
 	Device      string
 	Class       string // device class, as it enters the fingerprint
 	Name        string // for people
-	Free, Total int64  // of a worker that is dealt out by the split, in bytes
+	Free, Total int64  // bytes of a whole worker, dealt out by the split
 }
 
-// Places are where a worker could go by its device; none while a card of its mask is not among the rooms.
+// Places are where a worker of a device could go. There is none if the rooms lack a card of the mask.
 func Places(device string, split []float64, rooms []Room) (places []Place) {
 	if device == Auto {
 		for _, r := range rooms {
@@ -135,8 +135,8 @@ func Smallest(rooms []Room, bytes int64) int {
 // Class is the device class of cards of these names.
 func Class(names []string) string { return "gpu:" + strings.Join(names, "+") }
 
-// Best is the place that is worth the most, of equal ones that with the least free memory, then the first: small models so fill small
-// cards, and large cards stay free for large models. It is -1 where no place is worth anything.
+// Best is the place that is worth the most. Of equal ones it is the one with the least free memory, then the first: so small models fill
+// small cards, and large cards stay free for large models. It is -1 if no place is worth more than 0.
 func Best(places []Place, worth func(Place) int) int {
 	best, most := -1, 0
 	for i, p := range places {

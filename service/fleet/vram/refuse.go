@@ -11,20 +11,19 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Errors that the *task.Error of a refusal wraps, to be told apart with errors.Is. A refusal for want of memory wraps a
-// *ShortageError.
+// A refusal is a *task.Error that wraps one of these, or a *ShortageError if there is too little memory.
 var (
 	ErrNoDriver  = errors.New("no usable NVIDIA driver")
 	ErrUnhealthy = errors.New("the card is not healthy")
 )
 
-// ShortageError is why a reservation does not fit. Bytes.
+// ShortageError says why a reservation does not fit. Its figures are bytes.
 type ShortageError struct {
 	Need  int64
 	Card  int // the card that is too small, or the one with the most free; -1: no such card
 	Free  int64
 	Total int64
-	Never bool // not even an empty card would hold it: waiting and evicting don't help
+	Never bool // not even an empty card would hold it, so neither waiting nor evicting helps
 }
 
 func (e *ShortageError) Error() string {
@@ -37,7 +36,7 @@ func NeverFits(err error) bool {
 	return errors.As(err, &short) && short.Never
 }
 
-// retryAfter is when it makes sense to ask again for memory that somebody has to give back first.
+// retryAfter is when it makes sense to ask again, if somebody has to give memory back first.
 const retryAfter = 5 * time.Second
 
 func noDriver(why string) error {
@@ -74,8 +73,8 @@ func noRoom(need int64, c CardView) error {
 		Size(need), c.name(), Size(c.Free)).Retry(retryAfter).Because(&ShortageError{Need: need, Card: c.Index, Free: c.Free, Total: c.Total})
 }
 
-// noCard refuses where no card was named. Most is the healthy card with the most free memory, largest the one with the most
-// in all, healthy or not.
+// noCard is the refusal if no card was named. Most is the healthy card with the most free memory, largest the card with the most memory
+// in all.
 func noCard(need int64, most, largest *CardView, sickly *CardView) error {
 	switch {
 	case need > largest.Total:

@@ -21,9 +21,9 @@ import (
 )
 
 const (
-	// fileVersion is that of the file's form. A file of another one is set aside.
+	// fileVersion is the version of the file's form. A file of another version is set aside.
 	fileVersion = 1
-	// keptLoads is how many loads are remembered over a restart: the last ones seen.
+	// keptLoads is how many loads are kept over a restart: those seen last.
 	keptLoads = 512
 	// fileBytes bounds what is read of the file.
 	fileBytes = 4 << 20
@@ -35,7 +35,7 @@ type learnedFile struct {
 	Loads   []entry `json:"loads"`
 }
 
-// entry is what workers of one kind were seen to take.
+// entry is what the workers of one load were seen to take.
 type entry struct {
 	Model    string           `json:"model_digest"`
 	Ctx      int              `json:"ctx"`
@@ -45,7 +45,7 @@ type entry struct {
 	Observed map[string]int64 `json:"observed_bytes"` // by device class
 }
 
-// Recall reads what an earlier run learned. A file that cannot be used is given another name, and everything is learned anew.
+// Recall reads what an earlier run learned. If the file cannot be used, it is renamed, and everything is learned anew.
 func (l *Learned) Recall(path string, now time.Time, log *zap.Logger) error {
 	if path == "" {
 		return nil
@@ -89,7 +89,7 @@ func readBounded(path string) ([]byte, error) {
 	return data, err
 }
 
-// parse reads the file's content, and believes nothing that makes no sense.
+// parse reads the file's content, and refuses what makes no sense.
 func parse(data []byte) ([]entry, error) {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	decoder.DisallowUnknownFields()
@@ -116,7 +116,7 @@ func parse(data []byte) ([]entry, error) {
 	return f.Loads, nil
 }
 
-// keep writes what is known, whole or not at all. The lock is taken for as long as it is written: an older state must not follow a
+// keep writes what is known, whole or not at all. It holds a lock for as long as it writes, so that an older state never replaces a
 // newer one.
 func (l *Learned) keep() error {
 	if l.path == "" {
@@ -131,7 +131,7 @@ func (l *Learned) keep() error {
 	return atomicfile.Write(l.path, append(data, '\n'), 0o600)
 }
 
-// known are the loads that were seen last, in an order of their own.
+// known are the loads that were seen last, the newest first.
 func (l *Learned) known() []entry {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -12,37 +12,37 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// View is the ledger as it stands.
+// View shows the whole ledger.
 type View struct {
-	At    time.Time // of the sample it rests on
+	At    time.Time // of the sample that it rests on
 	Err   string    // why nothing can be reserved now; empty: it can
 	Cards []CardView
 }
 
-// CardView is the account of one card, in bytes. Free is what can be promised: DriverFree less Promised and Leaving, never below
-// 0, and 0 while the card is unhealthy or nothing can be reserved.
+// CardView is the account of one card, in bytes. Free is what can be promised: DriverFree less Promised and Leaving, but not below 0. It
+// is 0 while the card is unhealthy, or nothing can be reserved at all.
 type CardView struct {
 	Index      int
 	UUID       string
 	Name       string
 	Total      int64
 	DriverFree int64
-	Promised   int64 // to workers that start, as far as the driver does not show it
-	Leaving    int64 // held by workers that ended, as far as the driver does not show it
+	Promised   int64 // to starting workers, less what the driver shows of it
+	Leaving    int64 // held by workers that have ended, less what the driver shows of it
 	Free       int64
-	Foreign    int64 // what others use, with what the driver keeps for itself
+	Foreign    int64 // used by others, and by the driver itself
 	Healthy    bool
 	Problem    string
-	Holders    []Holder // by owner; the one that runs before the ones that leave
+	Holders    []Holder // by owner; of one owner, the worker that runs before those that leave
 }
 
 // Holder is one worker's part of a card, in bytes.
 type Holder struct {
 	Owner string
 	Phase Phase
-	Due   int64 // promised, or held when it ended
-	Shown int64 // by the driver
-	Kept  int64 // counted beside what the driver shows
+	Due   int64 // what was promised, or held at the end
+	Shown int64 // what the driver shows
+	Kept  int64 // what counts beside that
 }
 
 func (c CardView) name() string {

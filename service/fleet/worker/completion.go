@@ -29,7 +29,7 @@ type completion struct {
 	Seed          *int64          `json:"seed"`
 	Stop          stopStrings     `json:"stop"`
 	Samplers      []string        `json:"samplers"`
-	// CachePrompt lets the job use what the one before left in the context. Unlike llama-server's, it is off unless asked for.
+	// CachePrompt lets the job use what the last one left in the context. Unlike in llama-server, it is off by default.
 	CachePrompt    bool `json:"cache_prompt"`
 	ReturnProgress bool `json:"return_progress"`
 	unsupported
@@ -161,8 +161,9 @@ type outcome struct {
 	tGen     time.Duration
 }
 
-// generate decodes prompt and calls emit for every token, with the text that may be sent now. It begins with an empty context,
-// unless the job may use what is there; then begun is told how much of the prompt that was. It ends early, with ctx's cause, between two tokens or two batches of the prompt, and with emit's error.
+// generate decodes prompt and calls emit for every token, with the text that may be sent now. It begins with an empty context, unless the
+// job may use what is in it. In that case it calls begun with how much of the prompt was there. It ends early with an error of emit,
+// and, between two tokens or two batches of the prompt, with the cause of ctx's end.
 func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, begun func(cached int) error, emit func(t llama.Token, n int, out []byte) error) (outcome, error) {
 	o := outcome{stopType: "none", prompt: len(prompt)}
 	chain := m.chain(c)
@@ -230,7 +231,7 @@ func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Toke
 			return o, nil
 		}
 		if pace > 0 {
-			// From the first token on, so that a slow one doesn't slow all that follow.
+			// The pace is counted from the first token, so that one slow token does not slow the others.
 			if err := sleepUntil(ctx, first.Add(time.Duration(float64(o.gen)/pace*float64(time.Second)))); err != nil {
 				return o, err
 			}

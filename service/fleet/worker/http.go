@@ -85,7 +85,7 @@ func replyError(w http.ResponseWriter, err error) {
 	reply(w, e.Code, map[string]any{"error": e})
 }
 
-// handler is the worker's API. Like llama-server's, only /health is open to everybody, and it alone answers while loading.
+// handler is the worker's API. As in llama-server, only /health needs no key, and only /health answers while the model loads.
 func (w *worker) handler() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, fn func(http.ResponseWriter, *http.Request, *model) error) {
@@ -324,8 +324,8 @@ func (m *model) prompt(raw json.RawMessage) ([]llama.Token, error) {
 	return tokens, nil
 }
 
-// stream writes every token as it is decoded, from the goroutine that decodes: no hand-over, and a client that doesn't
-// read holds up its own job.
+// stream writes every token in the goroutine that decodes, as soon as it is decoded. So nothing is handed over, and a client that does not
+// read holds up only its own job.
 func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, prompt []llama.Token) error {
 	control := http.NewResponseController(rw)
 	started := false
@@ -380,8 +380,8 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 		})
 		w.stats.add(o)
 	})
-	// The last frame comes when the slot is free, and /slots says so. Nobody listens where the request has ended, and before the
-	// first frame there is still time for a status.
+	// The last frame is sent once the slot is free, and /slots says so. If the request has ended, nobody listens. Before the first frame
+	// an error can still be sent as a status.
 	if r.Context().Err() == nil && err == nil && (genErr == nil || started) {
 		buf.Reset()
 		buf.RawStr("data: ")

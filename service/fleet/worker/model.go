@@ -21,12 +21,12 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// promptBatch is how many prompt tokens one decode call takes: llama-server's physical batch, so that both compute the
-// same graphs, and the finest grain at which a prompt can be cancelled.
+// promptBatch is how many tokens of a prompt one call decodes. It is llama-server's physical batch, so that both compute the same graphs. A
+// prompt can be cancelled only between two of these batches.
 const promptBatch = 512
 
-// model is a loaded model with its one context. tokenize and the fields set by load may be used by any goroutine, the
-// rest by the goroutine of loop only.
+// model is a loaded model with its one context. Any goroutine may use tokenize and the fields that load sets. Everything else belongs to
+// the goroutine of loop.
 type model struct {
 	path     string
 	build    string
@@ -206,7 +206,7 @@ func (m *model) piece(t llama.Token) []byte {
 	return p
 }
 
-// clear forgets the job before. Metadata only: masked cells take no part in any sum.
+// clear forgets the last job. Clearing the metadata is enough: cells that are masked take no part in any sum.
 func (m *model) clear() {
 	m.held = m.held[:0]
 	if m.mem != 0 {
@@ -214,8 +214,8 @@ func (m *model) clear() {
 	}
 }
 
-// keep forgets what the context holds beyond the begin that it shares with prompt, and returns how long that is. The prompt's
-// last token is always decoded, since its output is needed.
+// keep forgets what the context holds beyond the beginning that it shares with the prompt, and returns how long that beginning is. The last
+// token of the prompt is always decoded, because its output is needed.
 func (m *model) keep(prompt []llama.Token) int {
 	n := 0
 	for n < len(m.held) && n < len(prompt)-1 && m.held[n] == prompt[n] {
@@ -256,7 +256,7 @@ func (m *model) decode(tokens []llama.Token, pos int, last, all bool) error {
 		return err
 	}
 	if code != 0 {
-		m.clear() // what is in it now, nobody knows
+		m.clear() // nobody knows what is in it now
 		return fmt.Errorf("llama_decode returned %d", code)
 	}
 	m.held = append(m.held, tokens...)

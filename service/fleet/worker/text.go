@@ -25,8 +25,8 @@ func newText(stops []string) *text {
 	return t
 }
 
-// push adds a piece and returns what may be sent now, and the stop string that ended the text, if one did. With end,
-// nothing follows: what is held goes out too, but for the bytes of a rune that was cut off.
+// push adds a piece. It returns what may be sent now, and the stop string that ended the text, if one did. At the end of the text it also
+// returns what was held back, without the bytes of a rune that was cut off.
 func (t *text) push(piece []byte, end bool) (out []byte, stop string) {
 	t.held = append(t.held, piece...)
 	whole := len(t.held) - cutRune(t.held)

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package worker is the built-in engine: llama.cpp in this process, through its shared libraries and without cgo, behind
-// the part of llama-server's native HTTP API that the llama.cpp adapter uses. It has one slot, and nothing of one job
-// reaches the next unless that asks for it with `cache_prompt`, so a prompt, its parameters and its seed always give the same
-// bytes.
+// Package worker is the built-in engine. It runs llama.cpp in this process, through its shared libraries and without cgo, and serves the
+// part of llama-server's native HTTP API that the llama.cpp adapter uses. It has one slot. A job uses nothing that another left,
+// unless it asks for that with `cache_prompt`, so a prompt, its parameters and its seed always give the same bytes.
 //
 // It runs under the race detector: `go test -race`, which turns checkptr on, passes with it (.docs/engine.md).
 package worker
@@ -52,7 +51,7 @@ const (
 	ExitLibrary = 4 // the libraries are missing or broken
 )
 
-// Error is why a worker could not run.
+// Error says why a worker could not run.
 type Error struct {
 	Exit    int    // exit code
 	Message string // what is wrong and what to do
@@ -72,8 +71,8 @@ func fail(exit int, err error, format string, args ...any) *Error {
 	return &Error{Exit: exit, Message: fmt.Sprintf(format, args...), Err: err}
 }
 
-// Main runs a worker until its standard input ends or SIGTERM or SIGINT arrives, and returns the process's exit code.
-// What stopped it from running is one line of JSON on o.Stderr.
+// Main runs a worker until its standard input ends or SIGTERM or SIGINT arrives, and returns the exit code for the process. If the worker
+// cannot run, one line of JSON on o.Stderr says why.
 func Main(ctx context.Context, o Options) int {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -98,13 +97,12 @@ type worker struct {
 	stopped <-chan struct{}       // closed when the worker stops
 	busy    atomic.Bool           // a job is in the slot
 	waiting atomic.Int64          // jobs that wait for the slot
-	job     atomic.Int64          // the last one in the slot, counted
-	kvBytes atomic.Int64          // what its context takes since then
+	job     atomic.Int64          // number of the last job in the slot
+	kvBytes atomic.Int64          // what the context takes since that job
 	stats   stats
 }
 
-// Run serves until ctx ends or o.Stdin does, and returns nil then. It may run once in a process: llama.cpp is not
-// unloaded.
+// Run serves until ctx or o.Stdin ends, and then returns nil. A process may call it only once, because llama.cpp is never unloaded.
 func Run(ctx context.Context, o Options) error {
 	if o.Workload == "" {
 		o.Workload = task.Completion
@@ -133,7 +131,7 @@ func Run(ctx context.Context, o Options) error {
 		cancel()
 	}
 	if o.Stdin != nil {
-		// Not joined: a read of standard input can't be interrupted. It ends with the process, as the pipe's other end does.
+		// Nobody joins it, because a read of standard input cannot be interrupted. It ends with the process, or when the pipe is closed.
 		go func() {
 			_, _ = io.Copy(io.Discard, o.Stdin)
 			cancel()
@@ -148,7 +146,7 @@ func Run(ctx context.Context, o Options) error {
 		err = fail(ExitFailure, err, "the HTTP server stopped")
 	case <-ctx.Done():
 		_ = server.Close() // ends the requests, and with them the job in the slot
-		// A decode in progress ends after its batch; it isn't worth keeping the parent waiting for a big one.
+		// A decode that runs ends after its batch. The parent should not wait for a large one.
 		select {
 		case err = <-decoded:
 		case <-time.After(time.Second):
@@ -181,7 +179,7 @@ func (o Options) check() error {
 	return nil
 }
 
-// checkModelFile tells the common mistakes apart, for which llama.cpp has one message.
+// checkModelFile tells apart common mistakes for which llama.cpp has only one message.
 func checkModelFile(path string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -201,8 +199,7 @@ type job struct {
 	done chan struct{}
 }
 
-// loop owns the model: it loads it and runs one job after another, all on one thread, since some back ends keep per-thread
-// state.
+// loop owns the model. It loads it, and runs one job after another, all on one thread, because some back ends keep state for each thread.
 func (w *worker) loop(ctx context.Context) error {
 	runtime.LockOSThread()
 	// A goroutine that ends while locked takes its thread with it, and the libraries' thread-local destructors crash then.
@@ -227,7 +224,7 @@ func (w *worker) loop(ctx context.Context) error {
 	}
 }
 
-// turn runs fn in the slot once the jobs before it are done. When it returns an error, fn was not run.
+// turn runs fn in the slot, once the jobs before it are done. If it returns an error, fn was not run.
 func (w *worker) turn(ctx context.Context, fn func(m *model)) error {
 	j := &job{run: fn, done: make(chan struct{})}
 	w.waiting.Add(1)

@@ -109,6 +109,14 @@ func (p *Policy) Dial(a Action) func(ctx context.Context, to *url.URL) (net.Conn
 	}
 }
 
+// Ask returns a way to ask the policy about a call of a URL over a connection that is there already, as Transport asks it.
+func (p *Policy) Ask(a Action) func(ctx context.Context, to *url.URL) error {
+	return func(ctx context.Context, to *url.URL) error {
+		_, err := p.ask(ctx, a, to)
+		return err
+	}
+}
+
 // ask decides a call of a URL.
 func (p *Policy) ask(ctx context.Context, a Action, to *url.URL) (Target, error) {
 	t, err := TargetOf(to)

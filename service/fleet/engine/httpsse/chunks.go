@@ -9,8 +9,8 @@ var errChunks = errors.New("the engine's answer is not in the chunks that its he
 // chunks strips the chunk headers (RFC 9112, section 7.1) off a body that comes in pieces.
 type chunks struct {
 	state chunkState
-	left  uint64 // bytes of the chunk that are still to come; while its size is read, that
-	size  int    // digits of it so far
+	left  uint64 // bytes of the chunk that are still to come; while the size is read, what was read of it
+	size  int    // digits of the size so far
 }
 
 type chunkState uint8
@@ -19,13 +19,13 @@ const (
 	chunkSize      chunkState = iota
 	chunkExtension            // up to the line's end
 	chunkData
-	chunkEnd // the line's end behind the data
-	trailer  // a line's begin behind the last chunk
+	chunkEnd // the end of line that follows the data
+	trailer  // the beginning of a line that follows the last chunk
 	trailerLine
 	bodyEnd
 )
 
-// strip moves what is left of b to its begin, and returns it. Over: the body's end was in b.
+// strip moves the data of b to its beginning, and returns that. Over means that the end of the body was in b.
 func (c *chunks) strip(b []byte) (data []byte, over bool, err error) {
 	kept := 0
 	for i := 0; i < len(b); {
@@ -49,7 +49,7 @@ func (c *chunks) strip(b []byte) (data []byte, over bool, err error) {
 	return b[:kept], false, nil
 }
 
-// head takes in one byte that is not data. CR is passed over before a LF, which is all that counts.
+// head takes in one byte that is not data. It passes over CR, because only LF counts.
 func (c *chunks) head(b byte) error {
 	switch c.state {
 	case chunkSize:
@@ -91,12 +91,12 @@ func (c *chunks) head(b byte) error {
 		if b == '\n' {
 			c.state = trailer
 		}
-	case chunkData, bodyEnd: // are strip's
+	case chunkData, bodyEnd: // strip deals with them
 	}
 	return nil
 }
 
-// maxSizeDigits makes a chunk's size fit.
+// maxSizeDigits keeps the size of a chunk within an int64.
 const maxSizeDigits = 15
 
 func (c *chunks) lineOver() {

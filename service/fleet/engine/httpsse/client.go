@@ -34,7 +34,7 @@ type Options struct {
 	APIKey  string      // sent as a bearer token; empty: none
 	Engine  string      // names the engine in errors
 	TLS     *tls.Config // nil: the system's authorities
-	// Network replaces the client's own means, which follow no proxy settings.
+	// Network is how the engine is reached. Nil: directly, whatever proxies the environment names.
 	Network *Network
 }
 
@@ -43,6 +43,8 @@ type Network struct {
 	Transport http.RoundTripper // of requests
 	// Dial makes the connection of a stream, to which the client adds the TLS.
 	Dial func(ctx context.Context, to *url.URL) (net.Conn, error)
+	// Ask is asked before a stream that goes over a connection that Dial made for another; nil: nobody is.
+	Ask func(ctx context.Context, to *url.URL) error
 }
 
 // Client talks to one replica. Its methods may be called from several goroutines.
@@ -53,6 +55,8 @@ type Client struct {
 	http   *http.Client
 	secure *tls.Config
 	dial   func(ctx context.Context, to *url.URL) (net.Conn, error)
+	ask    func(ctx context.Context, to *url.URL) error
+	keep   keep // of streams' connections
 }
 
 // New makes a client. Close it to drop its idle connections.
@@ -69,11 +73,14 @@ func New(o Options) *Client {
 			DisableCompression: true,
 		}}
 	}
-	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, secure: o.TLS, dial: network.Dial, http: &http.Client{
+	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, secure: o.TLS, dial: network.Dial, ask: network.Ask, http: &http.Client{
 		Transport: network.Transport,
 		// A redirect would carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+	if c.ask == nil {
+		c.ask = func(context.Context, *url.URL) error { return nil }
+	}
 	if o.APIKey != "" {
 		c.auth = "Bearer " + o.APIKey
 	}
@@ -91,7 +98,10 @@ func (c *Client) tls(host string) *tls.Config {
 }
 
 // Close drops idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	c.keep.close()
+}
 
 // Get decodes the JSON answer of a GET into out.
 func (c *Client) Get(ctx context.Context, path string, out any) error {
@@ -136,9 +146,9 @@ func (c *Client) do(ctx context.Context, method, path string, data []byte) (*htt
 		return nil, err
 	}
 	if data != nil {
-		// llama-server closes a connection after a stream without saying so before. An empty key is not sent; it lets the
-		// transport send again, on a new connection, a request that a kept one died under before its answer began.
-		// Nothing an engine is asked here leaves a trace, so a second try is harmless.
+		// llama-server closes a connection after a stream without saying so before. If a kept connection dies before the
+		// answer begins, the transport sends the request again on a new one, because it has this key. The key is empty, so it
+		// is not sent. A second try is harmless: no request here leaves a trace in the engine.
 		req.Header["Idempotency-Key"] = nil
 	}
 	resp, err := c.http.Do(req)
@@ -162,7 +172,7 @@ func (c *Client) request(ctx context.Context, method, path string, body io.Reade
 	return req, nil
 }
 
-// accepted closes an answer other than 200, and returns what it says.
+// accepted returns nil for an answer 200. It closes any other, and returns what it says.
 func (c *Client) accepted(resp *http.Response) error {
 	if resp.StatusCode == http.StatusOK {
 		return nil
@@ -172,8 +182,8 @@ func (c *Client) accepted(resp *http.Response) error {
 	return c.Refused(resp.StatusCode, text)
 }
 
-// Refused maps an engine's error answer. What the engine says of the request itself goes to the client; everything else
-// is the worker's trouble, and worth another try.
+// Refused maps an engine's error answer. What the engine says of the request goes to the client. Everything else is the worker's trouble,
+// and another try may help.
 func (c *Client) Refused(status int, body []byte) error {
 	said := message(body)
 	cause := &StatusError{Status: status, Message: said, Body: body}
@@ -197,7 +207,7 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the engine answered %d: %s", e.Status, e.Message)
 }
 
-// Broken maps an error of a connection: the cause of ctx's end when that was why, else WORKER_RESET.
+// Broken maps the error of a connection: to the cause of ctx's end, if ctx has ended, else to WORKER_RESET.
 func (c *Client) Broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("the call of the engine was ended: %w", context.Cause(ctx))
@@ -244,7 +254,7 @@ func message(body []byte) string {
 	return short(string(body))
 }
 
-// short is what an engine says of an error, short enough for a message.
+// short cuts what an engine says of an error to the length of a message.
 func short(s string) string {
 	s = strings.TrimSpace(strings.ToValidUTF8(s, "\uFFFD"))
 	if s == "" {

@@ -19,11 +19,11 @@ type Event struct {
 	Data []byte // the data lines, joined by line feeds
 }
 
-// parser parses an event stream (HTML, section 9.2.6): lines end with CR, LF or both, however the bytes come in pieces. It
-// keeps of them what is unfinished.
+// parser parses an event stream (HTML, section 9.2.6). Lines end with CR, LF or both, and the bytes may come in any pieces. The parser
+// keeps what is unfinished.
 type parser struct {
 	limit int    // of a line, or an event's data, in bytes
-	line  []byte // the begin of a line
+	line  []byte // the beginning of a line
 	begun bool   // the first line, which may begin with a byte order mark, is over
 	skip  bool   // the line before ended with CR: an LF that follows belongs to it
 
@@ -31,7 +31,7 @@ type parser struct {
 	has        bool // there was a data line
 }
 
-// feed parses b and calls each with every event that has data, until that wants no more.
+// feed parses b and calls each with every event that has data, until each wants no more.
 func (p *parser) feed(b []byte, each func(Event) (more bool, err error)) (more bool, err error) {
 	for len(b) > 0 {
 		if p.skip && b[0] == '\n' {
@@ -63,7 +63,7 @@ func (p *parser) feed(b []byte, each func(Event) (more bool, err error)) (more b
 	return true, nil
 }
 
-// end is the end of the stream: io.EOF, or io.ErrUnexpectedEOF within an event.
+// end returns io.EOF at the end of the stream, or io.ErrUnexpectedEOF if that is within an event.
 func (p *parser) end() error {
 	if p.has || len(p.trim(p.line)) > 0 {
 		return io.ErrUnexpectedEOF
@@ -93,7 +93,7 @@ func (p *parser) take(line []byte, each func(Event) (more bool, err error)) (mor
 	return more, err
 }
 
-// field takes in a line of an event. Comments and the fields an engine's client has no use for (id, retry) are passed over.
+// field takes in a line of an event. It passes over comments, and over fields of which a client of an engine has no use (id, retry).
 func (p *parser) field(line []byte) error {
 	name, value, _ := bytes.Cut(line, colon)
 	if len(value) > 0 && value[0] == ' ' {

@@ -29,22 +29,24 @@ const (
 	readSize         = 16 << 10
 )
 
-// buffers are what is read into. A stream has one while there is something to read and, but over TLS, none while it waits.
+// buffers are read into. A stream has one only while there is something to read; over TLS it keeps one.
 var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 
-// Stream is an event stream on a connection of its own, which ends with it. net/http's transport keeps two goroutines and
-// several buffers for a stream as long as it lasts (ADR 014).
+// Stream is an event stream on a connection that it has to itself. Another stream may have the connection afterwards, where this
+// one came to its end. net/http's transport keeps two goroutines and several buffers for a stream as long as it lasts (ADR 014).
 type Stream struct {
+	client  *Client
 	conn    net.Conn
-	release func() bool // takes the end of ctx off the connection
-	begin   []byte      // of the body, which came with the head
+	last    bool        // the engine closes the connection behind this answer
+	release func() bool // keeps the end of ctx from ending the connection
+	begin   []byte      // the part of the body that came with the head
 	chunked bool
-	left    int64 // bytes of a body that has a length; -1: it ends with the connection
+	left    int64 // bytes that are left of the body; -1: it ends with the connection
 	chunks  chunks
 	parser  parser
 	each    func(Event) (more bool, err error)
 	over    bool
-	err     error // why
+	err     error // why; nil: each wanted no more
 }
 
 // Stream posts body as JSON and returns the stream of events that answers. The end of ctx ends it.
@@ -57,45 +59,66 @@ func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, er
 	if err != nil {
 		return nil, err
 	}
-	req.Close = true
-	conn, err := c.connect(ctx, req.URL)
-	if err != nil {
-		return nil, c.Broken(ctx, err)
+	var out bytes.Buffer
+	if err := req.Write(&out); err != nil {
+		return nil, fmt.Errorf("writing the request: %w", err)
 	}
-	s := &Stream{
-		conn: conn, parser: parser{limit: maxEvent},
-		release: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) }),
-	}
-	resp, err := s.exchange(req)
+	s, resp, err := c.open(ctx, req, out.Bytes())
 	if err != nil {
-		s.Close()
 		return nil, c.Broken(ctx, err)
 	}
 	if err := c.accepted(resp); err != nil {
-		s.Close()
+		s.end(false)
 		return nil, err
 	}
 	return s, nil
 }
 
-// longAgo is a deadline that lets nobody wait.
+// open sends the request and reads the head of its answer. Where a kept connection turns out to be dead it tries again on a new
+// one: nothing that an engine is asked leaves a trace, so a second try is harmless.
+func (c *Client) open(ctx context.Context, req *http.Request, out []byte) (*Stream, *http.Response, error) {
+	if conn := c.keep.take(); conn != nil {
+		if err := c.ask(ctx, req.URL); err != nil {
+			_ = conn.Close() // it is not wanted any more
+			return nil, nil, err
+		}
+		if s, resp, err := c.begin(ctx, conn, req, out); err == nil || ctx.Err() != nil {
+			return s, resp, err
+		}
+	}
+	conn, err := c.connect(ctx, req.URL)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.begin(ctx, conn, req, out)
+}
+
+func (c *Client) begin(ctx context.Context, conn net.Conn, req *http.Request, out []byte) (*Stream, *http.Response, error) {
+	s := &Stream{
+		client: c, conn: conn, parser: parser{limit: maxEvent},
+		release: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) }),
+	}
+	resp, err := s.exchange(req, out)
+	if err != nil {
+		s.end(false)
+		return nil, nil, err
+	}
+	return s, resp, nil
+}
+
+// longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
-// exchange sends the request and reads the head of its answer, which may be a refusal that comes before the engine has read
-// it all.
-func (s *Stream) exchange(req *http.Request) (resp *http.Response, err error) {
-	var out bytes.Buffer
-	if err := req.Write(&out); err != nil {
-		return nil, fmt.Errorf("writing the request: %w", err)
-	}
+// exchange sends the request and reads the head of the answer. A refusal may come before the engine has read the whole request.
+func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, err error) {
 	sent := make(chan error, 1)
 	go func() { // joined below
-		_, err := s.conn.Write(out.Bytes())
+		_, err := s.conn.Write(out)
 		sent <- err
 	}()
 	defer func() {
 		if err != nil || resp.StatusCode != http.StatusOK {
-			_ = s.conn.SetWriteDeadline(longAgo) // what is still to be sent is of no use
+			_ = s.conn.SetWriteDeadline(longAgo) // the rest of the request is of no use
 		}
 		if sendErr := <-sent; err != nil && sendErr != nil && !errors.Is(sendErr, os.ErrDeadlineExceeded) {
 			err = sendErr
@@ -103,7 +126,7 @@ func (s *Stream) exchange(req *http.Request) (resp *http.Response, err error) {
 	}()
 	head := &io.LimitedReader{R: s.conn, N: maxHead}
 	in := bufio.NewReader(head)
-	for resp == nil || resp.StatusCode < http.StatusOK { // as 103 is, which another answer follows
+	for resp == nil || resp.StatusCode < http.StatusOK { // an interim answer, such as 103: another one follows
 		if resp, err = http.ReadResponse(in, req); err != nil {
 			return nil, err
 		}
@@ -112,13 +135,13 @@ func (s *Stream) exchange(req *http.Request) (resp *http.Response, err error) {
 		head.N = maxError
 		return resp, nil
 	}
-	begin, _ := in.Peek(in.Buffered()) // it is there
-	s.begin, s.chunked, s.left = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength
+	begin, _ := in.Peek(in.Buffered()) // it has been read already
+	s.begin, s.chunked, s.left, s.last = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength, resp.Close
 	return resp, nil
 }
 
-// Each calls each with every event, until that wants no more. It returns each's error, io.EOF where the stream ended first,
-// io.ErrUnexpectedEOF where it ended within an event or the connection before the body, or the connection's error.
+// Each calls each with every event, until each wants no more. It returns the error of each, or io.EOF if the stream ended first. It returns
+// io.ErrUnexpectedEOF if the stream ended within an event, or the connection before the body, or else the connection's error.
 func (s *Stream) Each(each func(Event) (more bool, err error)) error {
 	s.each = each
 	s.take(s.begin)
@@ -132,10 +155,10 @@ func (s *Stream) Each(each func(Event) (more bool, err error)) error {
 	return s.err
 }
 
-// follow reads where the kernel says that there is something.
+// follow reads whenever the kernel says that there is something to read.
 func (s *Stream) follow(conn *net.TCPConn) {
 	raw, err := conn.SyscallConn()
-	for err == nil && !s.over { // raw.Read holds each time against the deadline, also of an engine that never pauses
+	for err == nil && !s.over { // each raw.Read checks the deadline, even if the engine never pauses
 		err = raw.Read(s.read)
 	}
 	if !s.over {
@@ -143,8 +166,8 @@ func (s *Stream) follow(conn *net.TCPConn) {
 	}
 }
 
-// read takes what there is, and reports false to be called again when there is something. Before it waits it asks until there
-// is nothing: of data and the connection's end together the kernel says but once.
+// read takes what there is. It reports false to be called again when there is more. Before it waits it reads until there is nothing left,
+// because the kernel tells of data and of the connection's end only once if they come together.
 func (s *Stream) read(fd uintptr) bool {
 	b := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(b)
@@ -196,7 +219,7 @@ func (s *Stream) take(b []byte) {
 	}
 }
 
-// fail ends the stream. The end of the connection is the body's where nothing else tells it.
+// fail ends the stream. The end of the connection is also the end of the body, if nothing else tells where that is.
 func (s *Stream) fail(err error) {
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF
@@ -207,10 +230,17 @@ func (s *Stream) fail(err error) {
 	s.over, s.err = true, err
 }
 
-// Close ends the stream. Where it had not come to its end, that makes the engine stop.
-func (s *Stream) Close() {
-	s.release()
-	_ = s.conn.Close() // what it had to say was said
+// Close ends the stream. Where each wanted no more, the connection is kept for another stream. Else closing it makes the engine
+// stop.
+func (s *Stream) Close() { s.end(s.over && s.err == nil) }
+
+func (s *Stream) end(done bool) {
+	released := s.release()
+	if tcp, ok := s.conn.(*net.TCPConn); ok && done && released && s.chunked && !s.last {
+		s.client.keep.put(tcp, s.chunks)
+		return
+	}
+	_ = s.conn.Close() // whatever it says, the stream is over
 }
 
 // connect makes a connection for a stream.
@@ -223,7 +253,7 @@ func (c *Client) connect(ctx context.Context, to *url.URL) (net.Conn, error) {
 	defer stop()
 	secure := tls.Client(conn, c.tls(to.Hostname()))
 	if err := secure.HandshakeContext(ctx); err != nil {
-		_ = conn.Close() // it came to nothing
+		_ = conn.Close() // the handshake failed
 		return nil, err
 	}
 	return secure, nil
@@ -231,7 +261,7 @@ func (c *Client) connect(ctx context.Context, to *url.URL) (net.Conn, error) {
 
 var dialer = &net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
 
-// dial is what a client does by itself. It follows no proxy settings: an engine on loopback must not be reached by way of
+// dial connects a client that was given no Network. It follows no proxy settings: an engine on loopback must not be reached by way of
 // HTTP_PROXY.
 func dial(ctx context.Context, to *url.URL) (net.Conn, error) {
 	port := to.Port()

@@ -15,21 +15,21 @@ import (
 
 const (
 	mebi = 1 << 20
-	// cardContext is what the CUDA context, its kernels and cuBLAS take on each card beside the model.
+	// cardContext is what the CUDA context, its kernels and cuBLAS take on each card, in addition to the model.
 	cardContext = 300 * mebi
-	// processHost is what a process takes on the host beside the model.
+	// processHost is what a process takes on the host, in addition to the model.
 	processHost = 32 * mebi
-	// guessFixed and guessShare make a guess of a file whose header cannot be read.
+	// guessFixed and guessShare are for a guess, if the header of a file cannot be read.
 	guessFixed = 64 * mebi
 	guessShare = 1.2
 	maxCtx     = 1 << 24 // what the configuration allows
 )
 
-// sizer estimates what workers take, by the header of the model's file.
+// sizer estimates what workers take, from the header of the model's file.
 type sizer struct {
 	w    engine.Worker
 	size int64          // of the file
-	file *gguf.GGUFFile // nil: its header is not understood, and everything is a guess
+	file *gguf.GGUFFile // nil: nobody understands its header, and everything is a guess
 	own  int            // the model's own context, in tokens; 0: not known
 }
 
@@ -37,7 +37,7 @@ type sizer struct {
 func size(w engine.Worker, fileBytes int64) (_ engine.Sizer, err error) {
 	s := &sizer{w: w, size: fileBytes}
 	defer func() {
-		if p := recover(); p != nil { // the parser's, about a header that contradicts itself
+		if p := recover(); p != nil { // the parser panics if a header contradicts itself
 			s.file, s.own, err = nil, 0, fmt.Errorf("read the model's header: %v", p)
 		}
 	}()
@@ -49,10 +49,10 @@ func size(w engine.Worker, fileBytes int64) (_ engine.Sizer, err error) {
 	return s, nil
 }
 
-// OwnCtx is engine.Sizer's.
+// OwnCtx implements engine.Sizer.
 func (s *sizer) OwnCtx() int { return s.own }
 
-// At is engine.Sizer's.
+// At implements engine.Sizer.
 func (s *sizer) At(ctx int) (e engine.Estimate, err error) {
 	w := s.w
 	defer func() {
@@ -103,7 +103,7 @@ func sensible(e engine.Estimate, w engine.Worker) bool {
 	return e.Host < math.MaxInt64/1024
 }
 
-// guess is for a file that the parser does not understand: its engine may.
+// guess is for a file that the parser does not understand. The engine may understand it.
 func guess(w engine.Worker, size int64) engine.Estimate {
 	bytes := float64(size)*guessShare + guessFixed
 	if w.Cards == 0 {
@@ -116,7 +116,7 @@ func guess(w engine.Worker, size int64) engine.Estimate {
 	return e
 }
 
-// cumulated turns parts into the running sums that the parser wants, the last of which is exactly 1.
+// cumulated turns parts into the running sums that the parser wants. The last one is exactly 1.
 func cumulated(parts []float64) []float64 {
 	sums, sum := make([]float64, len(parts)), 0.0
 	for i, part := range parts {

@@ -19,8 +19,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// completion is the body of POST /completion. Every parameter that can change bytes is in it, also those that are off, so
-// that a llama-server's own defaults and flags can't.
+// completion is the body of POST /completion. It has every parameter that can change bytes, even those that are off, so that the defaults
+// and flags of a llama-server change nothing.
 type completion struct {
 	Prompt         string   `json:"prompt"`
 	Stream         bool     `json:"stream"`
@@ -116,15 +116,15 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 	return e.last(g.final, g.held, emit)
 }
 
-// generation is a stream as far as it was read.
+// generation is what was read of a stream so far.
 type generation struct {
 	engine *Engine
 	job    *engine.Job
 	emit   func(text string) error
 	frame  frame
-	held   []byte // the begin of a rune whose end has not come yet
+	held   []byte // the beginning of a rune whose end has not come yet
 	final  []byte // the last frame
-	ours   error  // why the stream was left, where that was not the connection's doing
+	ours   error  // why we left the stream; nil: we did not, or the connection broke
 }
 
 // take takes in one frame.
@@ -156,10 +156,10 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 	return true, g.ours
 }
 
-// start sends the request. The number of tokens asked for never passes what the context holds after the prompt, so a server
-// that was started with context shift never shifts.
+// start sends the request. It never asks for more tokens than the context holds after the prompt, so a server that was started with context
+// shift never shifts.
 //
-// Like last it is no part of Generate, whose stack is kept as long as the stream: with what they need on it, it would be
+// start and last are functions of their own because the stack of Generate stays as long as the stream. With their variables it would be
 // twice as large (.docs/perf.md).
 func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, error) {
 	if job.Workload != task.Completion && job.Workload != "" {
@@ -233,7 +233,7 @@ func whole(b []byte) int {
 	return len(b)
 }
 
-// frame reads what matters of one frame. It is reused: a token costs the string handed to emit and nothing else.
+// frame reads what matters of one frame. It is used again for the next: a token costs only the string for emit.
 type frame struct {
 	d       jx.Decoder
 	content []byte
@@ -257,7 +257,7 @@ func (f *frame) parse(data []byte) error {
 			f.content, err = f.d.StrAppend(f.content)
 		case "stop":
 			if f.stop, err = f.d.Bool(); err == nil && !f.stop && len(f.content) > 0 {
-				// A token's frame: nothing that follows matters.
+				// It is the frame of a token, and the rest does not matter.
 				return nil
 			}
 		case "prompt_progress":

@@ -23,8 +23,8 @@ const Name = task.LlamaCpp
 // Engine is one replica.
 type Engine struct {
 	c *httpsse.Client
-	// ctx is the context of a slot, as Props said last; 0: never asked. It belongs to the process behind the URL, so
-	// whoever restarts that process calls Props again before the next job.
+	// ctx is the context of a slot, as Props said last; 0: never asked. Whoever restarts the process behind the URL calls Props again
+	// before the next job.
 	ctx atomic.Int64
 }
 
@@ -101,7 +101,7 @@ func (e *Engine) CountTokens(ctx context.Context, prompt string) (int, error) {
 	return len(body.Tokens), nil
 }
 
-// Chats is engine.Chatter's.
+// Chats implements engine.Chatter.
 func (e *Engine) Chats() {}
 
 // ApplyTemplate asks /apply-template.
@@ -128,7 +128,7 @@ func (e *Engine) Embed(ctx context.Context, job engine.Job) (json.RawMessage, en
 		return nil, engine.Result{}, err
 	}
 	took := time.Since(begin)
-	// The native answer has no count, so ask, once: the inputs' own marks of begin and end are left out of it.
+	// The native answer has no count, so ask for one, once for all inputs. It leaves the marks of begin and end of each input out.
 	tokens, err := e.CountTokens(ctx, strings.Join(inputs, "\n"))
 	if err != nil {
 		return nil, engine.Result{}, err
@@ -224,7 +224,7 @@ func (e *Engine) rerank(ctx context.Context, query string, documents []string) (
 	return out, nil
 }
 
-// explain makes llama-server's refusal of a prompt that is too long say by how much.
+// explain adds to llama-server's refusal of a prompt that is too long by how much it is.
 func explain(err error) error {
 	var status *httpsse.StatusError
 	if !errors.As(err, &status) {
