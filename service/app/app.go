@@ -86,7 +86,7 @@ type App struct {
 	server   *http.Server
 	listener net.Listener
 	serving  sync.WaitGroup
-	failed   chan error // capacity 1: the server gave up
+	failed   chan error // the server gave up; a place for each listener
 }
 
 // New makes the parts of an orchestrator and joins them. It takes the data folder and its ledger, and gives them back when it fails.
@@ -99,7 +99,7 @@ func New(o Options) (_ *App, err error) {
 		o.Out = io.Discard
 	}
 	a := &App{
-		log: o.Log.Named("app"), registry: observe.NewRegistry(), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 1),
+		log: o.Log.Named("app"), registry: observe.NewRegistry(), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 2),
 	}
 	if o.SelfTest {
 		a.heard, o.Log = selftest.Listen(o.Log)

@@ -133,11 +133,13 @@ func (a *App) serve(ctx context.Context) error {
 	if err := a.streams.Start(ctx); err != nil {
 		return fmt.Errorf("start the streams: %w", err)
 	}
-	a.serving.Go(func() {
-		if err := a.server.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
-			a.failed <- fmt.Errorf("serve HTTP: %w", err)
-		}
-	})
+	for _, l := range []net.Listener{a.listener, a.streams.Listener()} { // new connections, and those on which a stream has ended
+		a.serving.Go(func() {
+			if err := a.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				a.failed <- fmt.Errorf("serve HTTP: %w", err)
+			}
+		})
+	}
 	a.cleanup.push("close the connections", func(ctx context.Context) error {
 		bounded, stop := context.WithTimeout(ctx, closeWithin)
 		defer stop()

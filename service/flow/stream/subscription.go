@@ -188,6 +188,13 @@ func (s *Subscription) Written() {
 	s.log.settle()
 }
 
+// Last reports whether what the last Next returned ends the stream.
+func (s *Subscription) Last() bool {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	return !s.ahead && s.log.published && s.next == s.log.visible()
+}
+
 // Close ends the subscription.
 func (s *Subscription) Close() {
 	s.log.mu.Lock()

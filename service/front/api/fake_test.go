@@ -245,6 +245,7 @@ func (p *played) Next(context.Context, <-chan time.Time) ([]byte, error) {
 }
 func (*played) Direct(func([]byte) bool) {}
 func (*played) Written()                 {}
+func (*played) Last() bool               { return false }
 func (*played) Metrics() (task.Metrics, bool) {
 	return task.Metrics{Phase: task.PhaseDecode, OnTimeProbability: 1}, true
 }

@@ -5,9 +5,11 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -38,6 +40,8 @@ type Stream interface {
 	// Direct gives tokens a second way to the client while Next waits: another goroutine calls write. Write does not wait.
 	// Where it reports false, Next returns frames of no bytes, and the reader finishes the write.
 	Direct(write func(frames []byte) bool)
+	// Last reports whether the frames of the last Next end the stream.
+	Last() bool
 	// Metrics returns the current figures, and false once the task has ended.
 	Metrics() (task.Metrics, bool)
 	Close()
@@ -70,6 +74,7 @@ const defaultTimeout = 30 * time.Second
 type Streams struct {
 	o    Options
 	life lifecycle.Life
+	next *again
 	mu   sync.Mutex
 	open map[*delivery]struct{}
 }
@@ -89,7 +94,7 @@ func New(o Options) *Streams {
 			return t.C, t.Stop
 		}
 	}
-	return &Streams{o: o, open: map[*delivery]struct{}{}}
+	return &Streams{o: o, next: newAgain(), open: map[*delivery]struct{}{}}
 }
 
 // Start lets streams be sent.
@@ -98,8 +103,13 @@ func (s *Streams) Start(context.Context) error {
 	return nil
 }
 
+// Listener yields the connections on which a stream has ended and the client has begun another request. The server that took
+// the first one is to serve them too.
+func (s *Streams) Listener() net.Listener { return s.next }
+
 // Stop takes no more streams and waits until those that are open have ended. When ctx ends first, it breaks the others off.
 func (s *Streams) Stop(ctx context.Context) error {
+	_ = s.next.Close() // never fails
 	if s.life.End(ctx, errStopping) == nil {
 		return nil
 	}
@@ -128,9 +138,10 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 	header.Set("Content-Type", dialect.ContentType())
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no")
+	wire.begin(header)
 	call := gate.CallFrom(r.Context())
 	d := &delivery{
-		streams: s, stream: stream, dialect: dialect, wire: wire, head: wire.head(header),
+		streams: s, stream: stream, dialect: dialect, wire: wire,
 		correlationID: call.CorrelationID, identity: call.Identity, began: began,
 	}
 	s.add(d)
@@ -161,42 +172,46 @@ type delivery struct {
 	stream        Stream
 	dialect       Dialect
 	wire          *wire
-	head          []byte // of the response, until it is sent
 	correlationID string
 	identity      string
 	began         time.Time
 }
 
-// run sends the stream until it or its client ends. A stop lets it come to its end.
+// run sends the stream until it or its client ends. A stop lets it come to its end. Then the connection may carry another request.
 func (d *delivery) run(ctx context.Context) {
 	defer d.streams.remove(d)
 	defer d.recovered()
-	var watch sync.WaitGroup
-	defer watch.Wait()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	pumping, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	defer context.AfterFunc(ctx, d.wire.dismiss)()
+	sending.Go(func() { d.send(pumping) })
+	if next := d.wire.watch(); next != nil {
+		sending.Wait()
+		d.streams.next.give(next)
+	}
+}
+
+// send sends the stream. It closes the connection, or leaves it to watch.
+func (d *delivery) send(ctx context.Context) {
+	defer d.recovered()
 	defer d.stream.Close()
 	err := errors.New("a panic")
 	defer func() { d.close(err) }()
 	defer d.recovered()
-	watch.Go(func() {
-		d.wire.gone()
-		cancel()
-	})
-	err = d.wire.begin(d.head)
-	d.head = nil
-	if err == nil {
-		d.stream.Direct(d.wire.try)
-		err = d.pump(ctx)
-	}
+	d.stream.Direct(d.wire.try)
+	err = d.pump(ctx)
 }
 
-// close ends the connection. A stream that did not come to its end must not look to the client as if it had.
+// close ends the response. A stream that did not come to its end must not look to the client as if it had.
 func (d *delivery) close(err error) {
 	if errors.Is(err, io.EOF) {
 		err = d.wire.end()
+	} else {
+		_ = d.wire.write(nil, nil, false) // the head, where nothing was sent so far
 	}
-	d.wire.close(err == nil)
+	d.wire.finish(err == nil)
 	log := d.streams.o.Log
 	if err != nil {
 		log.Debug("a stream broke off", zap.String("correlation_id", d.correlationID), zap.Error(err))
@@ -211,54 +226,63 @@ func (d *delivery) recovered() {
 	}
 }
 
-// pump moves a subscription's frames to the client until one of them ends. A token costs one write and no allocation. Metrics
-// go out with the first events, and then at most once a tick, when a figure has changed.
+// passed is a tick that has come already: who waits with it does not wait.
+var passed = func() <-chan time.Time {
+	c := make(chan time.Time)
+	close(c)
+	return c
+}()
+
+// pump moves a subscription's frames to the client until one of them ends. A token costs one write and no allocation. What is there
+// at the beginning goes out with the head of the response. Metrics go out with the first events, and then at most once a tick, when
+// a figure has changed.
 func (d *delivery) pump(ctx context.Context) error {
+	frames, err := d.stream.Next(ctx, passed)
+	if frames == nil && err == nil { // such as a stream that is resumed behind its last event: the client need not wait for its head
+		err = d.wire.write(nil, nil, false)
+	}
 	tick, stop := d.streams.o.Ticker()
 	defer stop()
 	var shown task.Metrics
 	first, idle := true, 0
 	for {
-		frames, err := d.stream.Next(ctx, tick)
+		if frames == nil && err == nil {
+			frames, err = d.stream.Next(ctx, tick)
+		}
 		if ended, ok := errors.AsType[*task.Error](err); ok { // of this stream, not of the task's log: it has no id
 			b, err := d.dialect.Error(nil, ended)
 			if err == nil {
-				err = d.wire.write(b)
+				err = d.wire.write(b, nil, true)
 			}
-			if err != nil {
-				return err
-			}
-			return io.EOF
+			return cmp.Or(err, io.EOF)
 		}
 		if err != nil {
 			return err
 		}
-		if frames != nil {
-			err := d.wire.write(frames)
-			d.stream.Written()
-			if err != nil {
+		var aside []byte
+		if first || frames == nil {
+			if aside, err = d.aside(&shown); err != nil {
 				return err
 			}
-			idle = 0
-			if !first {
-				continue
-			}
-			first = false
-		}
-		aside, err := d.aside(&shown)
-		if err != nil {
-			return err
 		}
 		if len(aside) == 0 && frames == nil {
-			if idle++; idle == keepAliveTicks {
-				aside = d.dialect.KeepAlive(nil)
+			if idle++; idle < keepAliveTicks {
+				continue
 			}
+			aside = d.dialect.KeepAlive(nil)
 		}
-		if len(aside) > 0 {
-			idle = 0
-			if err := d.wire.write(aside); err != nil {
-				return err
-			}
+		idle, first = 0, first && frames == nil
+		last := frames != nil && d.stream.Last()
+		err = d.wire.write(frames, aside, last)
+		if frames != nil {
+			d.stream.Written()
+			frames = nil
+		}
+		if err != nil {
+			return err
+		}
+		if last {
+			return io.EOF
 		}
 	}
 }
@@ -281,5 +305,6 @@ type refusal struct{ err *task.Error }
 func (r refusal) Next(context.Context, <-chan time.Time) ([]byte, error) { return nil, r.err }
 func (r refusal) Direct(func([]byte) bool)                               {}
 func (r refusal) Written()                                               {}
+func (r refusal) Last() bool                                             { return false }
 func (r refusal) Metrics() (task.Metrics, bool)                          { return task.Metrics{}, false }
 func (r refusal) Close()                                                 {}

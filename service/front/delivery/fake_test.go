@@ -15,6 +15,7 @@ type fakeStream struct {
 	end     error // after the steps; nil: wait for the context
 	metrics task.Metrics
 	ended   bool
+	last    bool // say so where the last step ends the stream
 	written int
 	closed  chan struct{}
 }
@@ -38,7 +39,7 @@ func (s *fakeStream) Next(ctx context.Context, tick <-chan time.Time) ([]byte, e
 	}
 	select {
 	case <-tick:
-		if len(s.steps) > 0 {
+		if tick != passed && len(s.steps) > 0 {
 			s.steps = s.steps[1:]
 		}
 		return nil, nil
@@ -48,5 +49,6 @@ func (s *fakeStream) Next(ctx context.Context, tick <-chan time.Time) ([]byte, e
 }
 func (s *fakeStream) Direct(func([]byte) bool)      {}
 func (s *fakeStream) Written()                      { s.written++ }
+func (s *fakeStream) Last() bool                    { return s.last && len(s.steps) == 0 }
 func (s *fakeStream) Metrics() (task.Metrics, bool) { return s.metrics, !s.ended }
 func (s *fakeStream) Close()                        { close(s.closed) }

@@ -37,6 +37,7 @@ func TestStreamsStopInAnyOrder(t *testing.T) {
 func TestAStreamBeforeTheStartIsClosed(t *testing.T) {
 	stream := newFakeStream(io.EOF, startedFrame)
 	r := serve(t, []Stream{stream})
+	require.NoError(t, r.streams.Stop(t.Context()))
 	r.streams = New(Options{})
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, r.URL, nil)
 	require.NoError(t, err)

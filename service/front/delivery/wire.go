@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"sync"
 	"syscall"
@@ -16,19 +17,33 @@ import (
 	"github.com/llama-orch/llama-orch/service/nowait"
 )
 
-// wire is a stream's connection once net/http has let go of it (ADR 014). It writes one response, whose body it cuts in chunks,
-// and then ends the connection. For every response that net/http writes, it keeps 22 kB of stacks and buffers, and each write
-// goes through four layers.
+const (
+	// idleWithin is how long a connection waits for another request behind a stream.
+	idleWithin = 2 * time.Minute
+	// maxAhead bounds what a client may send behind its request while the stream lasts.
+	maxAhead = 64 << 10
+)
+
+// wire is a stream's connection once net/http has let go of it (ADR 014). It writes one response, whose body it cuts in chunks.
+// Behind a whole response the client may send another request, which net/http reads again. For every response that net/http writes,
+// it keeps 22 kB of stacks and buffers, and each write goes through four layers.
 //
-// One goroutine at a time writes.
+// One goroutine at a time writes, and another reads.
 type wire struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil: every write may wait
 	send    func(fd uintptr) bool
 	chunked bool
+	again   bool // another request may follow on the connection
 	pace    Pace
 	data    []byte // what send is to send
-	rest    []byte // what a write that may not wait could not send: it goes before anything else
+	rest    []byte // what is to go before anything else: the head, and what a write that may not wait could not send
+	ended   bool   // the end of the body is written
+
+	mu        sync.Mutex
+	ahead     []byte // what the client has sent behind its request
+	idle      bool   // the response is over, and the connection waits for another request
+	dismissed bool   // it must not wait
 }
 
 // scratch lends the memory in which chunks are put together. A stream has some while it writes, and none while it waits.
@@ -36,11 +51,19 @@ var scratch = sync.Pool{New: func() any { return new([]byte) }}
 
 // takeOver makes the response's connection a wire.
 func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration) (*wire, error) {
-	conn, _, err := http.NewResponseController(w).Hijack()
+	conn, rw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		return nil, fmt.Errorf("take over the connection: %w", err)
 	}
-	return newWire(conn, r.ProtoAtLeast(1, 1), timeout), nil
+	if c, ok := conn.(*begun); ok && len(c.read) == 0 {
+		conn = c.Conn
+	}
+	o := newWire(conn, r.ProtoAtLeast(1, 1), timeout)
+	// Of a request with a body, nobody would know where the next one begins.
+	o.again = o.chunked && !r.Close && r.Body == http.NoBody
+	read, _ := rw.Reader.Peek(rw.Reader.Buffered()) // it has been read already
+	o.ahead = bytes.Clone(read)
+	return o, nil
 }
 
 func newWire(conn net.Conn, chunked bool, timeout time.Duration) *wire {
@@ -52,45 +75,40 @@ func newWire(conn net.Conn, chunked bool, timeout time.Duration) *wire {
 	return o
 }
 
-// head is the head of the response: the given fields, and those that belong to the connection.
-func (o *wire) head(fields http.Header) []byte {
+// begin makes the head of the response: the given fields, and those that belong to the connection. The first write sends it.
+func (o *wire) begin(fields http.Header) {
 	var b bytes.Buffer
 	if o.chunked {
 		b.WriteString("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n")
 	} else {
 		b.WriteString("HTTP/1.0 200 OK\r\n")
 	}
-	fmt.Fprintf(&b, "Date: %s\r\nConnection: close\r\n", time.Now().UTC().Format(http.TimeFormat))
+	if !o.again {
+		b.WriteString("Connection: close\r\n")
+	}
+	fmt.Fprintf(&b, "Date: %s\r\n", time.Now().UTC().Format(http.TimeFormat))
 	_ = fields.Write(&b) // a buffer takes all
 	b.WriteString("\r\n")
-	return b.Bytes()
+	o.rest = b.Bytes()
 }
 
-// begin sends the head at once: a stream that is resumed at its end may have no event for a long time.
-func (o *wire) begin(head []byte) error {
+// write sends what is left of earlier writes, then the frames, then what is said aside, and with last the end of the body. Any of
+// them may be empty.
+func (o *wire) write(frames, aside []byte, last bool) error {
 	if err := o.pace.Bound(); err != nil {
 		return err
-	}
-	return o.flush(head)
-}
-
-// write sends what earlier writes have left, and then the frames. There may be none.
-func (o *wire) write(frames []byte) error {
-	if err := o.pace.Bound(); err != nil {
-		return err
-	}
-	if len(o.rest) > 0 {
-		if err := o.flush(o.rest); err != nil {
-			return err
-		}
-		o.rest = nil
-	}
-	if len(frames) == 0 {
-		return nil
 	}
 	b := scratch.Get().(*[]byte)
 	defer scratch.Put(b)
-	*b = o.chunk((*b)[:0], frames)
+	*b = o.chunk(o.chunk(append((*b)[:0], o.rest...), frames), aside)
+	o.rest = nil
+	if last && o.chunked {
+		*b = append(*b, "0\r\n\r\n"...)
+		o.ended = true
+	}
+	if len(*b) == 0 {
+		return nil
+	}
 	return o.flush(*b)
 }
 
@@ -98,48 +116,108 @@ func (o *wire) write(frames []byte) error {
 func (o *wire) try(frames []byte) bool {
 	b := scratch.Get().(*[]byte)
 	defer scratch.Put(b)
-	*b = o.chunk((*b)[:0], frames)
+	*b = o.chunk(append((*b)[:0], o.rest...), frames)
 	o.data = *b
 	if o.raw != nil && o.pace.Bound() == nil {
 		_ = o.raw.Write(o.send) // if the connection is broken, the write that may wait finds out again
 	}
-	o.rest, o.data = append(o.rest, o.data...), nil
+	o.rest, o.data = append(o.rest[:0], o.data...), nil
 	return len(o.rest) == 0
 }
 
-// end tells the client that the response is complete.
+// end tells the client that the response is complete, where that was not said yet.
 func (o *wire) end() error {
-	if !o.chunked {
+	if o.ended {
 		return nil
 	}
-	if err := o.pace.Bound(); err != nil {
-		return err
+	return o.write(nil, nil, true)
+}
+
+// finish ends the response. Behind a whole one the connection may wait for another request, and watch has it from here on. Else the
+// connection is closed.
+func (o *wire) finish(whole bool) {
+	o.mu.Lock()
+	o.idle = whole && o.again && !o.dismissed
+	waits := o.idle
+	if waits {
+		until := time.Now().Add(idleWithin)
+		if len(o.ahead) > 0 {
+			until = longAgo // it is there: watch need not wait for more of it
+		}
+		waits = o.conn.SetReadDeadline(until) == nil
 	}
-	return o.flush([]byte("0\r\n\r\n"))
+	o.mu.Unlock()
+	if !waits {
+		o.close(whole)
+	}
+}
+
+// longAgo is a deadline that has passed.
+var longAgo = time.Unix(1, 0)
+
+// dismiss has the connection wait for no further request.
+func (o *wire) dismiss() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.dismissed = true
+	if o.idle {
+		_ = o.conn.Close() // nothing is under way
+	}
 }
 
 // close ends the connection. A client that reads chunks sees whether the last one came. Where there are no chunks, a stream that
 // was broken off ends with a reset.
 func (o *wire) close(whole bool) {
-	if tcp, ok := o.conn.(*net.TCPConn); ok && !whole && !o.chunked {
-		_ = tcp.SetLinger(0) // it may be closed already
+	if c, ok := o.conn.(lingerer); ok && !whole && !o.chunked {
+		_ = c.SetLinger(0) // it may be closed already
 	}
 	_ = o.conn.Close() // an error changes nothing: the connection is gone
 }
 
-// gone returns when the client has left, or the connection was closed. Nobody needs what a client sends after its request.
-func (o *wire) gone() {
+// watch returns when the client has left or the connection was closed. Where another request has begun behind the response, it returns
+// the connection with what was read of that.
+func (o *wire) watch() net.Conn {
 	b := make([]byte, 64)
 	for {
-		if _, err := o.conn.Read(b); err != nil {
-			return
+		n, err := o.conn.Read(b)
+		next, more := o.heard(b[:n], err)
+		if next == nil && !more {
+			_ = o.conn.Close() // the client is gone, or sent nothing for long enough
+		}
+		if !more {
+			return next
 		}
 	}
 }
 
+// heard takes in what the client sent behind its request. It returns the connection once that is to be served, and more where there is
+// more to wait for.
+func (o *wire) heard(b []byte, err error) (next net.Conn, more bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case !o.again: // nobody will serve it
+	case len(o.ahead)+len(b) > maxAhead:
+		o.again, o.ahead = false, nil
+	default:
+		o.ahead = append(o.ahead, b...)
+	}
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, false
+	}
+	if !o.idle {
+		return nil, true
+	}
+	o.idle = false
+	if len(o.ahead) == 0 || o.conn.SetDeadline(time.Time{}) != nil {
+		return nil, false
+	}
+	return &begun{o.conn, o.ahead}, false
+}
+
 // chunk appends the frames to b as they are sent.
 func (o *wire) chunk(b, frames []byte) []byte {
-	if !o.chunked {
+	if !o.chunked || len(frames) == 0 { // an empty chunk would end the body
 		return append(b, frames...)
 	}
 	b = strconv.AppendUint(b, uint64(len(frames)), 16)

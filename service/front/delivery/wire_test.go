@@ -44,6 +44,7 @@ func (s *waiting) Next(ctx context.Context, _ <-chan time.Time) ([]byte, error) 
 }
 func (s *waiting) Direct(write func([]byte) bool) { s.tried = write }
 func (s *waiting) Written()                       {}
+func (s *waiting) Last() bool                     { return false }
 func (s *waiting) Metrics() (task.Metrics, bool)  { return task.Metrics{}, false }
 func (s *waiting) Close()                         {}
 
@@ -73,12 +74,12 @@ func TestATokenCostsNoAllocation(t *testing.T) {
 	out := sink(t)
 	frames := []byte(tokenFrame)
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		if err := out.write(frames); err != nil {
+		if err := out.write(frames, nil, false); err != nil {
 			panic(err)
 		}
 	}))
 	require.Zero(t, testing.AllocsPerRun(1000, func() {
-		if !out.try(frames) && out.write(nil) != nil {
+		if !out.try(frames) && out.write(nil, nil, false) != nil {
 			panic("the client does not read")
 		}
 	}))
@@ -89,7 +90,7 @@ func BenchmarkStreamWrite(b *testing.B) {
 	frames := []byte(tokenFrame)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := out.write(frames); err != nil {
+		if err := out.write(frames, nil, false); err != nil {
 			b.Fatal(err)
 		}
 	}

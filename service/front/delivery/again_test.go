@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package delivery
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// ORCH-2002: a client reads stream after stream, and anything else in between, on the connection that it has.
+func TestAStreamLeavesItsConnectionForTheNextRequest(t *testing.T) {
+	const rounds = 5
+	var streams []Stream
+	for i := range rounds {
+		s := newFakeStream(io.EOF, startedFrame, endFrame)
+		s.last = i%2 == 0 // with the end of the body in the write of the last event, or apart from it
+		streams = append(streams, s)
+	}
+	r := serve(t, streams)
+	var dialled int
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dialled++
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}}
+	t.Cleanup(client.CloseIdleConnections)
+	fetch := func(method, path, body string) string {
+		req, err := http.NewRequestWithContext(t.Context(), method, r.URL+path, strings.NewReader(body))
+		require.NoError(t, err)
+		res, err := client.Do(req)
+		require.NoError(t, err)
+		defer res.Body.Close()
+		require.False(t, res.Close)
+		got, err := io.ReadAll(res.Body)
+		require.NoError(t, err)
+		return string(got)
+	}
+	long := strings.Repeat("long ", 10_000)
+	for range rounds {
+		require.Equal(t, startedFrame+endFrame, fetch(http.MethodGet, "/", ""))
+		require.Equal(t, long, fetch(http.MethodPost, "/plain", long))
+	}
+	require.Equal(t, 1, dialled)
+	require.EqualValues(t, 1+rounds, r.conns.Load(), "the server was given it again behind each stream")
+}
+
+// ORCH-2002: a request that came while the stream lasted is answered behind it.
+func TestARequestAheadOfTheStreamsEndWaits(t *testing.T) {
+	s := newFakeStream(io.EOF, startedFrame, "", endFrame)
+	r := serve(t, []Stream{s})
+	conn := r.dial(t, "1.1")
+	in := bufio.NewReader(conn)
+	waitForStart(t, in)
+	_, err := io.WriteString(conn, "POST /plain HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello")
+	require.NoError(t, err)
+	r.tick <- time.Time{}
+	rest, err := io.ReadAll(in)
+	require.NoError(t, err)
+	require.Contains(t, string(rest), endFrame+"\r\n0\r\n\r\nHTTP/1.1 200 OK")
+	require.Regexp(t, "hello$", string(rest))
+}
+
+// Of a request with a body nobody knows where the next one begins, so its bytes are never taken for one.
+//
+// ORCH-2002
+func TestABodyBehindAStreamsRequestIsNoRequest(t *testing.T) {
+	r := serve(t, []Stream{newFakeStream(io.EOF, startedFrame, endFrame)})
+	conn, err := net.Dial("tcp", r.Listener.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	body := "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+	require.NoError(t, err)
+	got, err := io.ReadAll(conn)
+	if err != nil { // the kernel says so where bytes of the client were left unread
+		require.ErrorContains(t, err, "reset")
+		return
+	}
+	require.Contains(t, string(got), "\r\nConnection: close")
+	require.Equal(t, 1, strings.Count(string(got), "HTTP/1.1 200"))
+}
+
+// What a client sends without end hinders neither the stream nor that its leaving is seen.
+//
+// ORCH-2002
+func TestBytesBehindTheRequestAreBounded(t *testing.T) {
+	s := newFakeStream(nil, startedFrame)
+	conn := serve(t, []Stream{s}).dial(t, "1.1")
+	waitForStart(t, bufio.NewReader(conn))
+	_, err := conn.Write([]byte(strings.Repeat("x", 2*maxAhead)))
+	require.NoError(t, err)
+	require.NoError(t, conn.Close())
+	<-s.closed
+
+	o := &wire{again: true}
+	_, more := o.heard(make([]byte, maxAhead), nil)
+	require.True(t, more)
+	_, more = o.heard(make([]byte, 1), nil)
+	require.True(t, more)
+	require.False(t, o.again)
+	require.Empty(t, o.ahead)
+}
+
+// LO-201: a stop does not wait for a connection that waits for a request.
+func TestAnIdleConnectionEndsWithTheStop(t *testing.T) {
+	r := serve(t, []Stream{newFakeStream(io.EOF, startedFrame, endFrame)})
+	conn := r.dial(t, "1.1")
+	in := bufio.NewReader(conn)
+	for line := ""; line != "0\r\n"; {
+		var err error
+		line, err = in.ReadString('\n')
+		require.NoError(t, err)
+	}
+	require.NoError(t, r.streams.Stop(t.Context()))
+	_, err := io.ReadAll(in)
+	require.NoError(t, err)
+	require.Empty(t, r.streams.open)
+
+	o := newWire(conn, true, time.Minute)
+	o.again = true
+	o.dismiss()
+	o.finish(true)
+	require.False(t, o.idle, "one that was dismissed waits for nothing")
+}
+
+// ORCH-2002
+func TestAConnectionDoesNotWaitForEver(t *testing.T) {
+	o := &wire{again: true, idle: true}
+	next, more := o.heard(nil, os.ErrDeadlineExceeded)
+	require.Nil(t, next)
+	require.False(t, more)
+	next, more = (&wire{again: true, ahead: []byte("G")}).heard(nil, errors.New("gone"))
+	require.Nil(t, next)
+	require.False(t, more)
+}
