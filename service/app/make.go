@@ -102,7 +102,7 @@ func (a *App) makeFleet() (err error) {
 		Kinds: control.EngineKinds(), Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },
 		// A call to an engine that is not our own worker is an outbound call, on which the policy decides.
-		Outbound: &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter)},
+		Outbound: &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter), Ask: a.policy.Ask(policy.Adapter)},
 	}
 	a.memory.Grant(&o)
 	if a.pools, err = pool.New(o); err != nil {

@@ -25,7 +25,7 @@ func (s *Scheduler) Demand(poolID string) (residency.Demand, bool) {
 			d.Interactive = came
 		}
 	}
-	_, d.Running = l.ready(nil)
+	d.Running = l.busy()
 	return d, true
 }
 

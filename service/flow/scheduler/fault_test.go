@@ -227,6 +227,30 @@ func TestNobodyOutlivesTheirClientWhileTheDiskHangs(t *testing.T) {
 	})
 }
 
+// ORCH-2001: a submit whose prediction is slow, because somebody holds up who looks at the replicas, holds up nobody else.
+func TestASlowSubmitHoldsUpNobody(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.must("running", tokens(1000))
+		synctest.Wait()
+		release := make(chan struct{})
+		look := func() { <-release }
+		r.onLook.Store(&look)
+		var submit sync.WaitGroup
+		submit.Go(func() { r.must("slow") })
+		synctest.Wait()
+		require.Nil(t, r.onLook.Load())
+		require.Equal(t, task.Running, r.status("running").State)
+		require.Len(t, r.list("", 10), 1)
+		r.must("other")
+		_, err := r.s.Cancel(t.Context(), "running")
+		require.NoError(t, err)
+		close(release)
+		submit.Wait()
+		require.Contains(t, r.read("other"), "event: end")
+		require.Contains(t, r.read("slow"), "event: end")
+	})
+}
+
 // anyID is a task whose id the orchestrator made, so that nobody looks it up.
 func anyID(t *task.Task) { t.Request.ID = "" }
 

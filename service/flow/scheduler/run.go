@@ -57,10 +57,10 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 
 // templated is the job's task with its messages templated. Admission did that already, unless the pool's model was not loaded then.
 func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
-	t := j.task
-	if len(t.Request.Messages) == 0 || t.Prompt != "" {
+	if len(j.task.Request.Messages) == 0 || j.task.Prompt != "" {
 		return &j.task, nil
 	}
+	t := j.task
 	templater, ok := e.(engine.Templater)
 	if !ok { // it takes the messages as they are
 		t.RequestDigest = t.Digest()

@@ -126,8 +126,7 @@ func (s *Scheduler) Backlog(poolID string) int {
 	if l == nil {
 		return 0
 	}
-	_, busy := l.ready(nil)
-	return l.waiting() + busy
+	return l.waiting() + l.busy()
 }
 
 // Depth is the number of a pool's queued tasks of each priority.

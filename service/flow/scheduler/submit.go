@@ -106,12 +106,12 @@ func (s *Scheduler) push(t task.Task) (*job, error) {
 	case l == nil:
 		return nil, errRemoved(t.PoolID)
 	}
-	if err := s.o.Sessions.Admit(&t); err != nil {
+	j := newJob(l, t)
+	if err := s.o.Sessions.Admit(&j.task); err != nil {
 		return nil, err
 	}
-	j, err := l.push(t)
-	if err != nil {
-		s.o.Sessions.Withdraw(t)
+	if err := l.push(j); err != nil {
+		s.o.Sessions.Withdraw(j.task)
 		return nil, err
 	}
 	if err := s.keep(j); err != nil {
@@ -121,14 +121,14 @@ func (s *Scheduler) push(t task.Task) (*job, error) {
 	return j, nil
 }
 
-// push puts a task at the end of the queue, and notes what it found there: that is what its stream begins with.
-func (l *lane) push(t task.Task) (*job, error) {
-	j := newJob(l, t)
+// push puts a job at the end of the queue, and notes what it found there: that is what its stream begins with.
+func (l *lane) push(j *job) error {
+	t := &j.task
 	l.pushing.Lock()
 	seq, err := l.s.o.Ledger.NextSeq()
 	if err != nil {
 		l.pushing.Unlock()
-		return nil, errLedger("the task could not be given its number, so it was not accepted", err)
+		return errLedger("the task could not be given its number, so it was not accepted", err)
 	}
 	place, err := l.queue.Push(t.Request.Priority, j, t.AcceptedAt)
 	l.pushing.Unlock()
@@ -136,14 +136,14 @@ func (l *lane) push(t task.Task) (*job, error) {
 		l.s.o.Metrics.backpressure(l)
 	}
 	if err != nil {
-		return nil, l.errFull(err)
+		return l.errFull(err)
 	}
 	// Everybody else leaves the job alone until it is accepted.
-	j.task.Seq, j.ticket = seq, place.Ticket
-	j.task.QueuePosition, j.task.PredictedStart, j.task.Backoff = place.Position, l.predict(place.Position), l.backoff()
-	j.log = stream.New(j.task.Started(), l.s.o.Now)
+	t.Seq, j.ticket = seq, place.Ticket
+	t.QueuePosition, t.PredictedStart, t.Backoff = place.Position, l.predict(place.Position), l.backoff()
+	j.log = stream.New(t.Started(), l.s.o.Now)
 	l.rates.queue(j, 1)
-	return j, nil
+	return nil
 }
 
 // withdraw forgets a task that was never accepted.

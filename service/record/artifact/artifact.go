@@ -32,7 +32,7 @@ func Kinds() []Kind {
 	return []Kind{KindPlan, KindSummary, KindDiff, KindTrace, KindProof, KindOther}
 }
 
-// Meta is what is said of an artifact beside its bytes.
+// Meta describes an artifact.
 type Meta struct {
 	Kind      Kind              `json:"kind"`
 	MediaType string            `json:"media_type"`         // empty: application/octet-stream
@@ -42,13 +42,13 @@ type Meta struct {
 	Metadata  map[string]string `json:"metadata,omitempty"` // of the writer's own
 }
 
-// Entry is an artifact that is stored. Its tags and metadata are shared: who gets one must not change them.
+// Entry is an artifact's id, description and size. Its tags and metadata are shared between copies, and must not be changed.
 type Entry struct {
 	ID string `json:"id"` // `sha256-<64 hex>` of the bytes
 	Meta
 	Size      int64     `json:"size_bytes"`
 	CreatedAt time.Time `json:"created_at"`
-	RenewedAt time.Time `json:"renewed_at"` // when its bytes were stored last: what retention counts from
+	RenewedAt time.Time `json:"renewed_at"` // when its bytes were stored last; its age counts from here
 }
 
 // Filter chooses entries; an empty field takes all.
@@ -64,12 +64,12 @@ func (f Filter) takes(e *Entry) bool {
 		(f.Tag == "" || slices.Contains(e.Tags, f.Tag))
 }
 
-// The bounds of what is said of an artifact.
+// The bounds of a Meta.
 const (
 	maxMediaType = 128
 	maxTags      = 32
 	maxTag       = 64
-	maxQuote     = 64 // bytes of the sender's words that an error repeats
+	maxQuote     = 64 // bytes of a client's input that an error repeats at most
 	maxPairs     = 32
 	maxKey       = 64
 	maxValue     = 1024
@@ -83,7 +83,7 @@ const (
 	idHex    = 64
 )
 
-// ValidID reports whether id has the form of an artifact's.
+// ValidID reports whether id has the form of an artifact's id.
 func ValidID(id string) bool {
 	digits, ok := strings.CutPrefix(id, idPrefix)
 	return ok && len(digits) == idHex && strings.Trim(digits, "0123456789abcdef") == ""
@@ -93,7 +93,7 @@ func invalid(format string, args ...any) error {
 	return task.Errorf(task.InvalidParams, format, args...)
 }
 
-// settle checks m and fills its defaults in. What it returns shares nothing with m.
+// settle returns a copy of m with its defaults filled in, or says what is wrong with m.
 func (m Meta) settle() (Meta, error) {
 	if !slices.Contains(Kinds(), m.Kind) {
 		return m, invalid("an artifact's kind must be one of plan, summary, diff, trace, proof and other, not %q", task.Clip(string(m.Kind), maxQuote))
@@ -140,7 +140,7 @@ func (m Meta) settle() (Meta, error) {
 	return m, nil
 }
 
-// word reports whether s is not empty, begins with a letter or a digit, and has nothing but those and what also says.
+// word reports whether s begins with a letter or a digit and has only letters, digits and the bytes of also.
 func word(s, also string) bool {
 	for i, b := range []byte(s) {
 		alphanumeric := 'a' <= b && b <= 'z' || 'A' <= b && b <= 'Z' || '0' <= b && b <= '9'

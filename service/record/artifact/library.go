@@ -28,15 +28,15 @@ type Records interface {
 	Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error)
 }
 
-// Library shows what is in the store and the proof bundles of the tasks in the ledger as one (OC-CTRL-2067). A bundle is made
-// when somebody reads it. Where the store has it as well, it is what the store says.
+// Library shows the store's artifacts together with the proof bundles of the tasks in the ledger (OC-CTRL-2067). A bundle is made
+// when somebody reads it. If the store has a bundle as well, the store's entry counts.
 type Library struct {
 	store   *Store
 	records Records
 	log     *zap.Logger
 }
 
-// NewLibrary joins the two.
+// NewLibrary joins a store and a ledger.
 func NewLibrary(s *Store, r Records) *Library {
 	l := &Library{store: s, records: r, log: s.log}
 	s.elsewhere = func(ctx context.Context, id string) (bool, error) {
@@ -46,7 +46,7 @@ func NewLibrary(s *Store, r Records) *Library {
 	return l
 }
 
-// Put is Store's. The parent may be a proof bundle.
+// Put stores an artifact, as Store.Put does. Its parent may be a proof bundle.
 func (l *Library) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
 	return l.store.Put(ctx, m, r)
 }
@@ -91,7 +91,7 @@ func (l *Library) Open(ctx context.Context, id string) (Entry, io.ReadSeekCloser
 	return entryOf(r), made{bytes.NewReader(text)}, nil
 }
 
-// made are the bytes of a bundle that was made just now.
+// made is the content of a bundle that was made for one reader.
 type made struct{ *bytes.Reader }
 
 func (made) Close() error { return nil }
@@ -119,7 +119,7 @@ func (l *Library) List(ctx context.Context, f Filter) ([]Entry, error) {
 	return found, nil
 }
 
-// proofs are the bundles that f takes, as far as the ledger has them.
+// proofs are the bundles of the tasks in the ledger that f takes.
 func (l *Library) proofs(ctx context.Context, f Filter) (found []Entry, err error) {
 	state, ok := outcomeOf(f.Tag)
 	if !ok || f.Kind != "" && f.Kind != KindProof {
@@ -149,12 +149,12 @@ func (l *Library) proofs(ctx context.Context, f Filter) (found []Entry, err erro
 	return found, nil
 }
 
-// maxListed bounds a list that nobody bounds.
+// maxListed is the limit of a list whose filter has none.
 const maxListed = 10_000
 
 const outcomeTag = "outcome:"
 
-// outcomeOf is the outcome that a tag asks for, empty for every outcome. It returns false for a tag that no bundle has.
+// outcomeOf is the outcome that a filter's tag asks for, empty if it asks for every one. It returns false if no bundle has the tag.
 func outcomeOf(tag string) (task.State, bool) {
 	state, ok := strings.CutPrefix(tag, outcomeTag)
 	return task.State(state), tag == "" || ok && task.State(state).Final()
@@ -192,8 +192,8 @@ func unreadable(err error) error {
 		"the record of tasks cannot be read: try again in a moment; the orchestrator's log has the cause").Because(err)
 }
 
-// KeepBundles stores the bundles of tasks that the ledger is about to forget. One that the record does not give any more is
-// let go.
+// KeepBundles stores the bundles of tasks that the ledger is about to forget. It passes over tasks without a bundle, and over
+// those whose record no longer gives the bundle that it has the digest of.
 func (s *Store) KeepBundles(ctx context.Context, forgotten []task.Record) error {
 	for _, r := range forgotten {
 		text, err := bundle.Text(r)

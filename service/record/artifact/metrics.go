@@ -17,7 +17,7 @@ const (
 	forBytes reason = "bytes"
 )
 
-// storeMetrics are the store's series of the metrics contract (ORCH-3028).
+// storeMetrics are the store's part of the metrics contract (ORCH-3028).
 type storeMetrics struct {
 	artifacts, bytes prometheus.GaugeFunc
 	stored           *prometheus.CounterVec

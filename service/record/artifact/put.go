@@ -19,19 +19,19 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// chunks are what bytes are moved in, whatever their number.
+// chunks are buffers for copying, so that an artifact of any size takes the same memory.
 var chunks = sync.Pool{New: func() any { return new([128 << 10]byte) }}
 
-// received is what Put got, on the disk under a temporary name.
+// received is what Put has read, in a file with a temporary name.
 type received struct {
 	temp string
 	id   string
 	size int64
 }
 
-// Put stores what r reads. When it returns, the artifact is on the disk. The same bytes again are the same artifact: it stays
-// what it was said to be first, and its age counts anew; were they damaged, they are whole again. TOO_LARGE, INVALID_PARAMS,
-// NOT_FOUND for a parent that is not there; an error of r is returned wrapped.
+// Put stores what r reads, and returns when the artifact is on the disk. The same bytes again are the same artifact: the first
+// description stays, and the age counts anew. If its file was damaged, it is whole again. TOO_LARGE, INVALID_PARAMS, and
+// NOT_FOUND for a parent that does not exist; an error of r is returned wrapped.
 func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
 	m, err := m.settle()
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
 	return e, nil
 }
 
-// known makes sure that an artifact is there. NOT_FOUND.
+// known returns nil if the artifact exists. NOT_FOUND.
 func (s *Store) known(ctx context.Context, id string) error {
 	_, err := s.Get(id)
 	if err == nil {
@@ -131,7 +131,7 @@ func (s *Store) copy(ctx context.Context, w io.Writer, r io.Reader, size *int64)
 	}
 }
 
-// temp makes a temporary file. Its number is not taken twice while the store is open, and none is left when it is opened.
+// temp makes a temporary file. Names are numbers that are used once while the store is open; opening it removes old files.
 func (s *Store) temp() (*os.File, error) {
 	return s.root.OpenFile(tempDir+"/"+strconv.FormatUint(s.temps.Add(1), 10), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 }
@@ -143,7 +143,7 @@ func (s *Store) clear(temp string) error {
 	return nil
 }
 
-// install gives what was received its place, and returns when that is on the disk.
+// install moves what was received to its final name, and returns when that is on the disk.
 func (s *Store) install(got received, m Meta) (Entry, error) {
 	stripe := s.stripe(got.id)
 	stripe.Lock()
@@ -169,7 +169,7 @@ func (s *Store) install(got received, m Meta) (Entry, error) {
 		err = s.syncDir(filepath.Dir(at))
 	}
 	if err != nil && old == nil {
-		// Neither is promised to anyone.
+		// The artifact is not promised to anyone yet.
 		err = errors.Join(err, s.clear(at+sidecar), s.clear(at))
 	}
 	if err != nil {
@@ -181,13 +181,13 @@ func (s *Store) install(got received, m Meta) (Entry, error) {
 	if s.o.RetainBytes > 0 && s.disk > s.o.RetainBytes {
 		select {
 		case s.wake <- struct{}{}:
-		default: // it is on its way
+		default: // a sweep is due already
 		}
 	}
 	return *e, nil
 }
 
-// replace puts an entry into the index, in the place of the old one if there is one. The caller holds mu.
+// replace puts an entry into the index, and takes the old one out if there is one. The caller holds mu.
 func (s *Store) replace(old, e *Entry) {
 	if old != nil {
 		s.forget(old)
@@ -197,7 +197,7 @@ func (s *Store) replace(old, e *Entry) {
 	s.note(e)
 }
 
-// writeEntry writes a sidecar by way of a temporary file that is on the disk before it gets its name.
+// writeEntry writes an entry to a temporary file, waits until that is on the disk, and renames it.
 func (s *Store) writeEntry(e *Entry, at string) error {
 	text, err := json.Marshal(e)
 	if err != nil {

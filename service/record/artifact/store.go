@@ -23,12 +23,12 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// DefaultMaxBytes bounds one artifact where Options say nothing.
+// DefaultMaxBytes is the default of Options.MaxBytes.
 const DefaultMaxBytes = 64 << 20
 
 // Options are what a store is opened with. Only Dir is needed.
 type Options struct {
-	Dir         string        // made where it is not there. One process at a time: the ledger beside it sees to that
+	Dir         string        // made if it does not exist. One process may use it at a time, which the lock on the data folder ensures
 	MaxBytes    int64         // of one artifact; default DefaultMaxBytes
 	RetainAge   time.Duration // how long an artifact is kept after its bytes were stored last; 0: for ever
 	RetainBytes int64         // what all may take on the disk before the oldest go; 0: no bound
@@ -37,7 +37,7 @@ type Options struct {
 	Registerer  prometheus.Registerer
 	Now         func() time.Time
 
-	offhand bool // tests: don't wait for the disk
+	offhand bool // tests: do not wait for the disk
 }
 
 // Store keeps artifacts as files: `sha256/ab/cdef…` are the bytes, and the same name with `.json` beside it says what they
@@ -46,10 +46,10 @@ type Options struct {
 type Store struct {
 	o       Options
 	log     *zap.Logger
-	root    *os.Root // nothing outside of it can be reached, whatever links lie in it
+	root    *os.Root // keeps links in the folder from leading out of it
 	metrics *storeMetrics
 	temps   atomic.Uint64
-	stripes [256]sync.Mutex // by the first byte of an id: held while its files change. Taken before mu
+	stripes [256]sync.Mutex // one for each first byte of an id, held while the files change; taken before mu
 
 	mu     sync.Mutex
 	closed bool
@@ -57,9 +57,9 @@ type Store struct {
 	byID   map[string]*Entry
 	byTask map[string][]string
 	byAge  []*Entry // by creation, then id
-	disk   int64    // bytes that all take
+	disk   int64    // bytes that all of them take
 
-	elsewhere func(ctx context.Context, id string) (bool, error) // an artifact that is not in the store; set before it is used
+	elsewhere func(ctx context.Context, id string) (bool, error) // whether an artifact exists outside of the store; set before the store is used
 
 	wake     chan struct{} // capacity 1
 	stop     context.CancelFunc
@@ -70,17 +70,17 @@ const (
 	bytesDir = "sha256"
 	tempDir  = "tmp"
 	sidecar  = ".json"
-	maxEntry = 64 << 10 // bytes of a sidecar: the bounds of Meta are well below
-	block    = 4096     // what a file takes on the disk is counted in
+	maxEntry = 64 << 10 // bytes of a sidecar; the bounds of Meta keep it far smaller
+	block    = 4096     // bytes; what a file takes on the disk is counted in blocks
 )
 
-// Open opens the store, and makes one where there is none. What a crash left half done is put right.
+// Open opens the store, and makes one where there is none. It removes what a crash left half done.
 func Open(o Options) (*Store, error) {
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
 	if o.RetainBytes > 0 {
-		o.MaxBytes = min(o.MaxBytes, max(o.RetainBytes-2*block, 0)) // or it would be gone at once
+		o.MaxBytes = min(o.MaxBytes, max(o.RetainBytes-2*block, 0)) // a larger artifact would be removed at once
 	}
 	if o.SweepEvery <= 0 {
 		o.SweepEvery = time.Minute
@@ -139,7 +139,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// prepare makes the folders, and makes sure that they are folders.
+// prepare makes the folders, and removes temporary files.
 func (s *Store) prepare() error {
 	for _, name := range []string{tempDir, bytesDir} {
 		if err := s.folder(name); err != nil {
@@ -150,7 +150,7 @@ func (s *Store) prepare() error {
 	if err != nil {
 		return err
 	}
-	for _, e := range left { // of a process that ended while it stored something: nobody was told that it was stored
+	for _, e := range left { // of a process that died while it stored something, and had not said yet that it was stored
 		if err := s.root.RemoveAll(tempDir + "/" + e.Name()); err != nil {
 			return err
 		}
@@ -158,12 +158,12 @@ func (s *Store) prepare() error {
 	return nil
 }
 
-// folder makes a folder where it is not there, and makes sure that it is one and no link.
+// folder makes a folder if it does not exist. It fails if something else has that name, such as a link.
 func (s *Store) folder(name string) error {
 	err := s.root.Mkdir(name, 0o700)
 	if err == nil {
 		if err = s.syncDir(filepath.Dir(name)); err != nil {
-			err = errors.Join(err, s.root.Remove(name)) // the next who needs it tries again
+			err = errors.Join(err, s.root.Remove(name)) // the next call tries again
 		}
 		return err
 	}
@@ -185,8 +185,8 @@ func (s *Store) list(dir string) ([]os.DirEntry, error) {
 	return f.ReadDir(-1)
 }
 
-// load reads the entries. Bytes that lost their entry get a plain one, so that nothing stored is lost by the damage of a
-// small file; an entry without bytes goes.
+// load reads the entries. Bytes that lost their entry get a plain one, so that damage to a small file loses no artifact. An entry
+// that lost its bytes is removed.
 func (s *Store) load() error {
 	dirs, err := s.list(bytesDir)
 	if err != nil {
@@ -286,7 +286,7 @@ func (s *Store) readEntry(path string) (*Entry, error) {
 	return e, nil
 }
 
-// openPlain opens a file and nothing else: no link, no pipe.
+// openPlain opens a regular file, and refuses anything else, such as a link or a pipe.
 func (s *Store) openPlain(path string) (*os.File, os.FileInfo, error) {
 	at, err := s.root.Lstat(path)
 	if err != nil {
@@ -386,8 +386,8 @@ func (s *Store) List(f Filter) []Entry {
 	return found
 }
 
-// remove takes an artifact's files away, the entry's first: without it the bytes are no artifact. It returns the bytes that
-// this frees, 0 where there was nothing to remove.
+// remove deletes an artifact's files if still says so. The entry's file goes first, since the bytes alone are no artifact. It returns
+// the bytes that this frees, 0 if nothing was removed.
 func (s *Store) remove(id string, why reason, still func(*Entry) bool) (int64, error) {
 	stripe := s.stripe(id)
 	stripe.Lock()
@@ -410,7 +410,7 @@ func (s *Store) remove(id string, why reason, still func(*Entry) bool) (int64, e
 	return e.disk(), nil
 }
 
-// note adds an entry to the index; it stands in byAge already. The caller holds mu, or is alone.
+// note adds an entry, which is in byAge already, to the rest of the index. The caller holds mu, or is opening the store.
 func (s *Store) note(e *Entry) {
 	s.byID[e.ID] = e
 	s.disk += e.disk()
@@ -447,7 +447,7 @@ func (s *Store) taken() float64 {
 	return float64(s.disk)
 }
 
-// disk is what the two files take, as a file system counts: so that many small ones are not taken for nothing.
+// disk is what the two files take on the disk, in whole blocks: many small files take much.
 func (e *Entry) disk() int64 { return (e.Size+block-1)/block*block + block }
 
 func inOrder(a, b *Entry) int {

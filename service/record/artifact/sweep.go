@@ -20,7 +20,7 @@ type Swept struct {
 	Bytes     int64
 }
 
-// sweeps sweeps now and then, and when there is too much. Close joins it.
+// sweeps calls Sweep now and then, and when the artifacts take too much. Close joins it.
 func (s *Store) sweeps(ctx context.Context) {
 	tick := time.NewTicker(s.o.SweepEvery)
 	defer tick.Stop()
@@ -39,8 +39,8 @@ func (s *Store) sweeps(ctx context.Context) {
 	}
 }
 
-// Sweep removes the artifacts that are too old, and the oldest further ones while all take too much. One that is stored again
-// meanwhile stays.
+// Sweep removes the artifacts that are too old, and then the oldest ones while all of them take too much. An artifact that is
+// stored again meanwhile stays.
 func (s *Store) Sweep(ctx context.Context) (swept Swept, err error) {
 	oldest := time.Time{}
 	if s.o.RetainAge > 0 {
@@ -103,7 +103,7 @@ func hashed(ctx context.Context, r io.Reader) string {
 	return idPrefix + hex.EncodeToString(hash.Sum(nil))
 }
 
-// onlyReader ends with its context, and keeps io.CopyBuffer to its buffer.
+// onlyReader fails when its context ends. It hides other methods of its reader, so that io.CopyBuffer uses the buffer.
 type onlyReader struct {
 	ctx context.Context
 	r   io.Reader

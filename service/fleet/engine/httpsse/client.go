@@ -43,6 +43,8 @@ type Network struct {
 	Transport http.RoundTripper // of requests
 	// Dial makes the connection of a stream, to which the client adds the TLS.
 	Dial func(ctx context.Context, to *url.URL) (net.Conn, error)
+	// Ask is asked before a stream that goes over a connection that Dial made for another; nil: nobody is.
+	Ask func(ctx context.Context, to *url.URL) error
 }
 
 // Client talks to one replica. Its methods may be called from several goroutines.
@@ -53,6 +55,8 @@ type Client struct {
 	http   *http.Client
 	secure *tls.Config
 	dial   func(ctx context.Context, to *url.URL) (net.Conn, error)
+	ask    func(ctx context.Context, to *url.URL) error
+	keep   keep // of streams' connections
 }
 
 // New makes a client. Close it to drop its idle connections.
@@ -69,11 +73,14 @@ func New(o Options) *Client {
 			DisableCompression: true,
 		}}
 	}
-	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, secure: o.TLS, dial: network.Dial, http: &http.Client{
+	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, secure: o.TLS, dial: network.Dial, ask: network.Ask, http: &http.Client{
 		Transport: network.Transport,
 		// A redirect would carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
+	if c.ask == nil {
+		c.ask = func(context.Context, *url.URL) error { return nil }
+	}
 	if o.APIKey != "" {
 		c.auth = "Bearer " + o.APIKey
 	}
@@ -91,7 +98,10 @@ func (c *Client) tls(host string) *tls.Config {
 }
 
 // Close drops idle connections.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() {
+	c.http.CloseIdleConnections()
+	c.keep.close()
+}
 
 // Get decodes the JSON answer of a GET into out.
 func (c *Client) Get(ctx context.Context, path string, out any) error {

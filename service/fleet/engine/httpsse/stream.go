@@ -32,10 +32,12 @@ const (
 // buffers are read into. A stream has one only while there is something to read; over TLS it keeps one.
 var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 
-// Stream is an event stream on a connection of its own, which ends with it. It does not use net/http's transport, because that keeps two
-// goroutines and several buffers for as long as a stream lasts (ADR 014).
+// Stream is an event stream on a connection that it has to itself. Another stream may have the connection afterwards, where this
+// one came to its end. net/http's transport keeps two goroutines and several buffers for a stream as long as it lasts (ADR 014).
 type Stream struct {
+	client  *Client
 	conn    net.Conn
+	last    bool        // the engine closes the connection behind this answer
 	release func() bool // keeps the end of ctx from ending the connection
 	begin   []byte      // the part of the body that came with the head
 	chunked bool
@@ -44,7 +46,7 @@ type Stream struct {
 	parser  parser
 	each    func(Event) (more bool, err error)
 	over    bool
-	err     error // why
+	err     error // why; nil: each wanted no more
 }
 
 // Stream posts body as JSON and returns the stream of events that answers. The end of ctx ends it.
@@ -57,39 +59,61 @@ func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, er
 	if err != nil {
 		return nil, err
 	}
-	req.Close = true
-	conn, err := c.connect(ctx, req.URL)
-	if err != nil {
-		return nil, c.Broken(ctx, err)
+	var out bytes.Buffer
+	if err := req.Write(&out); err != nil {
+		return nil, fmt.Errorf("writing the request: %w", err)
 	}
-	s := &Stream{
-		conn: conn, parser: parser{limit: maxEvent},
-		release: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) }),
-	}
-	resp, err := s.exchange(req)
+	s, resp, err := c.open(ctx, req, out.Bytes())
 	if err != nil {
-		s.Close()
 		return nil, c.Broken(ctx, err)
 	}
 	if err := c.accepted(resp); err != nil {
-		s.Close()
+		s.end(false)
 		return nil, err
 	}
 	return s, nil
+}
+
+// open sends the request and reads the head of its answer. Where a kept connection turns out to be dead it tries again on a new
+// one: nothing that an engine is asked leaves a trace, so a second try is harmless.
+func (c *Client) open(ctx context.Context, req *http.Request, out []byte) (*Stream, *http.Response, error) {
+	if conn := c.keep.take(); conn != nil {
+		if err := c.ask(ctx, req.URL); err != nil {
+			_ = conn.Close() // it is not wanted any more
+			return nil, nil, err
+		}
+		if s, resp, err := c.begin(ctx, conn, req, out); err == nil || ctx.Err() != nil {
+			return s, resp, err
+		}
+	}
+	conn, err := c.connect(ctx, req.URL)
+	if err != nil {
+		return nil, nil, err
+	}
+	return c.begin(ctx, conn, req, out)
+}
+
+func (c *Client) begin(ctx context.Context, conn net.Conn, req *http.Request, out []byte) (*Stream, *http.Response, error) {
+	s := &Stream{
+		client: c, conn: conn, parser: parser{limit: maxEvent},
+		release: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) }),
+	}
+	resp, err := s.exchange(req, out)
+	if err != nil {
+		s.end(false)
+		return nil, nil, err
+	}
+	return s, resp, nil
 }
 
 // longAgo is a deadline that has passed.
 var longAgo = time.Unix(1, 0)
 
 // exchange sends the request and reads the head of the answer. A refusal may come before the engine has read the whole request.
-func (s *Stream) exchange(req *http.Request) (resp *http.Response, err error) {
-	var out bytes.Buffer
-	if err := req.Write(&out); err != nil {
-		return nil, fmt.Errorf("writing the request: %w", err)
-	}
+func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, err error) {
 	sent := make(chan error, 1)
 	go func() { // joined below
-		_, err := s.conn.Write(out.Bytes())
+		_, err := s.conn.Write(out)
 		sent <- err
 	}()
 	defer func() {
@@ -112,7 +136,7 @@ func (s *Stream) exchange(req *http.Request) (resp *http.Response, err error) {
 		return resp, nil
 	}
 	begin, _ := in.Peek(in.Buffered()) // it has been read already
-	s.begin, s.chunked, s.left = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength
+	s.begin, s.chunked, s.left, s.last = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength, resp.Close
 	return resp, nil
 }
 
@@ -206,9 +230,16 @@ func (s *Stream) fail(err error) {
 	s.over, s.err = true, err
 }
 
-// Close ends the stream. If the engine is still sending, it stops.
-func (s *Stream) Close() {
-	s.release()
+// Close ends the stream. Where each wanted no more, the connection is kept for another stream. Else closing it makes the engine
+// stop.
+func (s *Stream) Close() { s.end(s.over && s.err == nil) }
+
+func (s *Stream) end(done bool) {
+	released := s.release()
+	if tcp, ok := s.conn.(*net.TCPConn); ok && done && released && s.chunked && !s.last {
+		s.client.keep.put(tcp, s.chunks)
+		return
+	}
 	_ = s.conn.Close() // whatever it says, the stream is over
 }
 

@@ -21,10 +21,10 @@ type Report struct {
 	Schema   int
 	States   map[task.State]int
 	Verified int      // transcripts that are what their receipts say
-	Problems []string // empty: the ledger is whole
+	Problems []string // none: the ledger is whole
 }
 
-// maxProblems is where a list stops helping.
+// maxProblems bounds the list of a report: nobody reads more.
 const maxProblems = 50
 
 // Check reads all of the ledger: SQLite's own check of the file's structure, each task, and each receipt and the digest of
@@ -56,14 +56,14 @@ func (r *Reader) Check(ctx context.Context) (Report, error) {
 	return report, err
 }
 
-// integrity is SQLite's own check. It says "ok", or what is wrong.
+// integrity runs SQLite's own check, whose lines are "ok" or say what is wrong.
 func (r *Reader) integrity(ctx context.Context, report *Report) error {
 	rows, err := r.db.QueryContext(ctx, fmt.Sprintf("PRAGMA integrity_check(%d)", maxProblems))
 	if err != nil {
 		report.Problems = append(report.Problems, err.Error())
 		return ctx.Err()
 	}
-	defer rows.Close() // read to its end, or failed already
+	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
 	for rows.Next() {
 		var line string
 		if err := rows.Scan(&line); err != nil {
@@ -79,7 +79,7 @@ func (r *Reader) integrity(ctx context.Context, report *Report) error {
 	return ctx.Err()
 }
 
-// verify says what is wrong with a record that could be read.
+// verify returns what is wrong with a record that could be read, or nil.
 func verify(r task.Record) error {
 	ends := r.Transcript.Ends
 	switch {
@@ -109,7 +109,7 @@ func (r *Reader) Backup(ctx context.Context, file string) error {
 	if _, err := os.Lstat(file); err == nil {
 		return fmt.Errorf("back up the ledger: %s is there already: name another file", file)
 	}
-	err = atomicfile.Fill(file, 0o600, func(f *os.File) error { // for this user's eyes only
+	err = atomicfile.Fill(file, 0o600, func(f *os.File) error { // prompts and answers are in it
 		_, err := r.db.ExecContext(ctx, "VACUUM INTO ?", f.Name())
 		return err
 	})

@@ -18,13 +18,13 @@ const (
 	Damaged  Fault = "damaged"   // truncated, overwritten, or parts of it are missing
 	Foreign  Fault = "foreign"   // a database of another program
 	TooNew   Fault = "too new"   // written by a later version
-	TooOld   Fault = "too old"   // written by a version from which there is no way
+	TooOld   Fault = "too old"   // written by a version that can no longer be brought up to date
 	NoAccess Fault = "no access" // the file or its folder cannot be read or written
-	Missing  Fault = "missing"   // there is none, where one has to be
+	Missing  Fault = "missing"   // there is no ledger to read
 	Held     Fault = "held"      // another orchestratord has it open
 )
 
-// Error says why a ledger cannot be opened and what to run. The file is as it was.
+// Error says why a ledger cannot be opened, and what to do about it. The file was not changed.
 type Error struct {
 	Fault  Fault
 	Path   string
@@ -49,7 +49,7 @@ func damaged(path, what string, err error) *Error {
 	return &Error{Fault: Damaged, Path: path, What: what, Remedy: remedyAside, Err: err}
 }
 
-// openError makes SQLite's reason for not opening a file one that says what to do.
+// openError turns SQLite's reason for not opening a file into an *Error.
 func openError(path string, err error) error {
 	var known *Error
 	if err == nil || errors.As(err, &known) {

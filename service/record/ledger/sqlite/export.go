@@ -14,7 +14,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// exported is a line of an export. What people wrote and models answered is in it by digest, or in full if that was asked for.
+// exported is a line of an export. It has the digests of prompts and answers, and their text if the caller asks for it.
 type exported struct {
 	TaskID           string           `json:"task_id"`
 	Seq              uint64           `json:"seq"`
@@ -43,7 +43,7 @@ type exported struct {
 	Text             *exportedText    `json:"text,omitempty"`
 }
 
-// exportedText is what an export holds back as a rule.
+// exportedText is the text of a task, which an export leaves out unless the caller asks for it.
 type exportedText struct {
 	Prompt     string          `json:"prompt"`
 	Messages   []task.Message  `json:"messages,omitempty"`

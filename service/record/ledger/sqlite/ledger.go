@@ -21,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// FileName is that of the ledger in the data folder.
+// FileName is the ledger's name in the data folder.
 const FileName = "state.db"
 
 // Options are what a ledger is opened with.
@@ -31,17 +31,17 @@ type Options struct {
 	Registerer  prometheus.Registerer
 	RetainAge   time.Duration // how long finished tasks are kept; 0: for ever
 	RetainBytes int64         // what the tasks may take on the disk before the oldest finished ones go; 0: no bound
-	// Bundles says what proof bundles have in full; what becomes of a task's bundle is recorded with its end. Nil: as the
-	// record says already.
+	// Bundles says what proof bundles have in full. With it Finish sets the record's Proof. Nil: Finish records the Proof that it
+	// is given.
 	Bundles *bundle.Keep
-	// BeforeForgetting is called with finished tasks that are about to be removed. While it fails they stay. Nil: nothing is
-	// done before.
+	// BeforeForgetting is called with finished tasks before they are removed for their age or for want of room. They stay while
+	// it fails. It may be nil.
 	BeforeForgetting func(context.Context, []task.Record) error
 	MaxPages         int // of 4 KiB, where the disk is taken as full; 0: none
 	Now              func() time.Time
 
 	steps   []string // of the schema; tests have their own
-	offhand bool     // tests: don't wait for the disk
+	offhand bool     // tests: do not wait for the disk
 }
 
 var _ ledger.Ledger = (*Ledger)(nil)
@@ -59,19 +59,19 @@ type Ledger struct {
 	queue   []*op
 	notes   notes // that wait for a commit
 	nextSeq uint64
-	starts  int64 // place of the last dispatch in the order of starts
+	starts  int64 // counts dispatches: each gets its place in the order of starts
 	closed  bool
 
 	wake    chan struct{} // capacity 1
 	writing sync.WaitGroup
 
-	parting sync.WaitGroup     // what is done before tasks are forgotten
-	halt    context.Context    // ends it
+	parting sync.WaitGroup     // calls of BeforeForgetting
+	halt    context.Context    // ends with Close; the context of those calls
 	abandon context.CancelFunc // of halt
 }
 
-// Open opens the ledger, and makes one where there is none. A file that is no whole ledger of this version or an earlier one
-// is an *Error, and is left as it was.
+// Open opens the ledger, and makes one where there is none. It fails with an *Error, and does not change the file, if the file
+// is not a whole ledger of this version or an earlier one, or if another process has it open.
 func Open(o Options) (*Ledger, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -107,7 +107,7 @@ func Open(o Options) (*Ledger, error) {
 	return l, nil
 }
 
-// open looks at the file first, without a right to write it, and then takes it.
+// open looks at the file without writing to it, and only then takes the lock and opens it for writing.
 func (l *Ledger) open(ctx context.Context) (err error) {
 	var version int
 	if l.Reader, version, err = look(ctx, l.o.Path, len(l.o.steps)); err != nil {
@@ -134,7 +134,7 @@ func (l *Ledger) open(ctx context.Context) (err error) {
 	return l.Reader.prepare(ctx)
 }
 
-// closeFile closes what open opened, the lock last.
+// closeFile closes what open opened. The lock goes last, when SQLite has closed its handles.
 func (l *Ledger) closeFile() error {
 	err := l.Reader.Close()
 	if l.w != nil {
@@ -166,7 +166,7 @@ func (l *Ledger) Close() error {
 // Claim implements ledger.Ledger. The lock on the file is the lease: whoever has the ledger open holds all that is live.
 func (l *Ledger) Claim(ctx context.Context, owner string) (ledger.Claim, error) {
 	c := ledger.Claim{Owner: owner}
-	var unreadable error // which is no reason to say that the ledger cannot write
+	var unreadable error // a damaged task; it does not keep the claim from being made
 	err := l.submit(ctx, &op{
 		kind: opClaim, id: owner,
 		run: func(w *writer) (err error) {
@@ -215,7 +215,7 @@ func (l *Ledger) Dispatch(ctx context.Context, d task.Dispatch) error {
 	return l.submit(ctx, &op{kind: opDispatch, id: d.ID, run: func(w *writer) error { return w.dispatch(d, place) }})
 }
 
-// place is the next one in the order of starts.
+// place returns the next place in the order of starts.
 func (l *Ledger) place() int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -272,8 +272,8 @@ func (l *Ledger) nudge() {
 	}
 }
 
-// submit has the writer do an operation, and waits for the commit. When ctx ends before the writer has begun, nothing is
-// recorded; after that the answer takes no longer than a commit.
+// submit gives an operation to the writer and waits for its commit. If ctx ends before the writer has taken the operation,
+// nothing is recorded. Afterwards the commit is waited for all the same.
 func (l *Ledger) submit(ctx context.Context, o *op) error {
 	o.done = make(chan error, 1)
 	l.mu.Lock()

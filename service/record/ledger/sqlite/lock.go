@@ -9,12 +9,12 @@ import (
 	"syscall"
 )
 
-// held are the paths of the ledgers that this process has open. A file that is opened beside SQLite's own handle must not be
-// closed while that is in use: SQLite's locks on it would go. So a second try does not even open it.
+// held are the paths of the ledgers that this process has open. The kernel drops a process's POSIX locks on a file, which SQLite
+// uses, when the process closes any handle of that file. So a second Open in one process must not even open the file.
 var held sync.Map
 
-// lock is a lock on a database file. It is apart from SQLite's own locks, so that others can read, and it ends with the
-// process.
+// lock is an flock on the database file. SQLite does not look at it, so that other processes can still read the ledger. It ends
+// with the process.
 type lock struct {
 	path string
 	file *os.File

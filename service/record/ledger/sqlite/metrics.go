@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics are the ledger's series of the metrics contract (ORCH-3028).
+// metrics are the ledger's part of the metrics contract (ORCH-3028).
 type metrics struct {
 	commits  prometheus.Counter
 	ops      *prometheus.CounterVec
@@ -55,7 +55,7 @@ func (m *metrics) all() []prometheus.Collector {
 	return []prometheus.Collector{m.commits, m.ops, m.commitMS, m.batch, m.errors, m.bytes}
 }
 
-// unregister lets the ledger be opened again in this process.
+// unregister takes them off the registry, so that the ledger can be opened again in this process.
 func (m *metrics) unregister(r prometheus.Registerer) {
 	for _, c := range m.all() {
 		r.Unregister(c)

@@ -9,8 +9,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// How long a note waits. A checkpoint goes with any commit that is made anyway, and alone once it is old. A start waits a
-// little for the task's end, which makes it needless, before it goes with a commit or alone.
+// How long a note waits. A checkpoint is written with the next commit, or in a commit of its own after checkpointAfter. A start
+// is held back for startAfter: if the task ends before, the start need not be written.
 const (
 	checkpointAfter = time.Second
 	startAfter      = 100 * time.Millisecond
@@ -23,12 +23,12 @@ const maxNotes = 4096
 type start struct {
 	task.Dispatch
 
-	place int64 // in the order of starts
-	at    time.Time
-	ended bool // its task's outcome is being written
+	place int64     // in the order of starts
+	at    time.Time // when it was noted
+	ended bool      // its task's outcome is being written
 }
 
-// notes are what is to be written and nobody waits for. The ledger's lock guards them.
+// notes are what is to be written, but no caller waits for. The ledger's mu guards them.
 type notes struct {
 	starts      []*start // the oldest first
 	startOf     map[string]*start
@@ -40,7 +40,7 @@ func newNotes() notes {
 	return notes{startOf: map[string]*start{}, checkpoints: map[string]task.Checkpoint{}}
 }
 
-// start takes a dispatch down. It returns whether nothing of the kind waited, so that the writer has to set its timer.
+// start notes a dispatch. It returns true if it is the only start that waits: the writer then has to set its timer.
 func (n *notes) start(d task.Dispatch, place int64, now time.Time) bool {
 	if s := n.startOf[d.ID]; s != nil {
 		s.ReplicaID, s.Fingerprint = d.ReplicaID, d.Fingerprint
@@ -58,7 +58,7 @@ func (n *notes) add(s *start) {
 	n.startOf[s.ID] = s
 }
 
-// checkpoint takes a checkpoint down, and returns what start does.
+// checkpoint notes a checkpoint. It returns true if it is the only checkpoint that waits.
 func (n *notes) checkpoint(id string, c task.Checkpoint, now time.Time) bool {
 	known, waits := n.checkpoints[id]
 	if !waits && len(n.checkpoints) >= maxNotes || waits && known.Event >= c.Event {
@@ -80,7 +80,7 @@ func (n *notes) end(id string) {
 	}
 }
 
-// take removes what is to be written now: with says that there is a commit anyway, all that nothing may be left.
+// take removes and returns the notes that are to be written now. With says that there is a commit anyway; all takes every note.
 func (n *notes) take(now time.Time, with, all bool) (starts []*start, checkpoints map[string]task.Checkpoint) {
 	i := 0
 	for ; i < len(n.starts); i++ {
@@ -101,7 +101,7 @@ func (n *notes) take(now time.Time, with, all bool) (starts []*start, checkpoint
 	return starts, checkpoints
 }
 
-// due is when the oldest note has waited for long enough; zero if none waits.
+// due is when the next note has to be written; zero if none waits.
 func (n *notes) due() (at time.Time) {
 	if len(n.checkpoints) > 0 {
 		at = n.oldest.Add(checkpointAfter)
@@ -114,7 +114,7 @@ func (n *notes) due() (at time.Time) {
 	return at
 }
 
-// back takes down again what could not be written.
+// back notes a start again that could not be written.
 func (n *notes) back(s *start, now time.Time) {
 	if n.startOf[s.ID] == nil {
 		s.at = now

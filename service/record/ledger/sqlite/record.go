@@ -16,13 +16,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// storedTask is the JSON of a task, without what has a column of its own. It is the file format: fields are added here and
-// never renamed without a migration. Durations are in nanoseconds, so that what a client was told comes out as it was.
+// storedTask is a task as JSON, without the fields that have columns. It is part of the file's format: fields may be added, but
+// not renamed without a migration. Durations are nanoseconds, so that what a client was told comes back exactly.
 type storedTask struct {
 	Engine           string           `json:"engine"`
 	EngineVersion    string           `json:"engine_version,omitempty"`
 	ModelID          string           `json:"model_id,omitempty"`
-	Prompt           *string          `json:"prompt,omitempty"` // nil: as the request's
+	Prompt           *string          `json:"prompt,omitempty"` // nil: it is the request's
 	PromptTokens     int              `json:"prompt_tokens,omitempty"`
 	Seed             uint32           `json:"seed"`
 	Sampling         task.Sampling    `json:"sampling"`
@@ -69,7 +69,7 @@ type storedOutcome struct {
 	Error *storedError `json:"error,omitempty"`
 }
 
-// storedError is a task.Error without its cause, which is for the log only.
+// storedError is a task.Error without its cause, which only the log tells.
 type storedError struct {
 	Code         task.Code     `json:"code"`
 	Message      string        `json:"message"`
@@ -102,7 +102,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 	return json.Marshal(s)
 }
 
-// decodeTask fills in what has no column.
+// decodeTask sets the fields that have no columns.
 func decodeTask(text []byte, t *task.Task) error {
 	var s storedTask
 	if err := json.Unmarshal(text, &s); err != nil {
@@ -164,7 +164,7 @@ func decodeOutcome(text []byte, r *task.Record) error {
 	return nil
 }
 
-// encodeEnds writes the lengths of a transcript's tokens as varints, a byte each as a rule.
+// encodeEnds writes the lengths of a transcript's tokens as varints: mostly one byte for a token.
 func encodeEnds(ends []int) []byte {
 	out := make([]byte, 0, len(ends))
 	last := 0
@@ -195,18 +195,18 @@ func decodeEnds(in []byte) ([]int, error) {
 	return ends, nil
 }
 
-// columns are what a row of the queries below is made of, in the order of row.
+// columns are the columns of a query for tasks, in the order in which row.into takes them.
 const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
 	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, t.proof_sum, t.proof_bytes,
 	t.proof_keeps, q.task`
 
-// The tables they come from: of any task, and of an ended one with its transcript.
+// The tables of a query for tasks, without and with transcripts.
 const (
 	tasks     = ` FROM task t LEFT JOIN request q ON q.seq = t.seq`
 	withTexts = tasks + ` LEFT JOIN transcript x ON x.seq = t.seq`
 )
 
-// row is a task as the database has it.
+// row is a row of a query for tasks.
 type row struct {
 	r                    task.Record
 	seq, accepted        int64
@@ -220,7 +220,7 @@ type row struct {
 	text                 sql.NullString
 }
 
-// into are the places of the columns, followed by those of the transcript where the query has them.
+// into returns what to scan the columns into, with those of the transcript at the end.
 func (w *row) into() []any {
 	return []any{
 		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
@@ -229,7 +229,7 @@ func (w *row) into() []any {
 	}
 }
 
-// record makes the record of a row. What cannot be read is damage.
+// record makes a record of a row. It fails where the row is damaged.
 func (w *row) record() (task.Record, error) {
 	r := w.r
 	r.Task.Seq, r.Task.AcceptedAt = uint64(w.seq), fromMS(sql.NullInt64{Int64: w.accepted, Valid: true})

@@ -13,10 +13,11 @@ import (
 	"strings"
 )
 
-// applicationID is in the head of the file and says whose it is: "LLOR".
+// applicationID stands in the head of the file and says that it is a ledger of ours: "LLOR".
 const applicationID = 0x4c4c4f52
 
-// steps make a ledger of version n of one of version n-1: the first of an empty file. A step that was released never changes.
+// steps bring the schema from one version to the next: the first one makes version 1 in an empty file. A step that was released
+// never changes.
 var steps = []string{`
 CREATE TABLE task (
 	seq              INTEGER PRIMARY KEY AUTOINCREMENT, -- order of acceptance
@@ -87,22 +88,22 @@ DROP INDEX task_live;
 CREATE INDEX task_live ON task (seq) WHERE finished_ms IS NULL;
 `}
 
-// oldest is the first version from which the steps lead on.
+// oldest is the first version that the steps can bring up to date.
 const oldest = 1
 
-// dsn names the file for the driver, with further parameters.
+// dsn is the name by which the driver opens the file.
 func dsn(path string, parameters ...string) string {
 	name := url.URL{Scheme: "file", Path: path}
 	return name.String() + "?_error_rc=1&_pragma=busy_timeout(2000)&" + strings.Join(parameters, "&")
 }
 
-// parts are the files of a ledger, the database itself last.
+// parts are the names of the files that a ledger may consist of, the database last.
 func parts(path string) []string {
 	return []string{path + "-wal", path + "-shm", path + "-journal", path}
 }
 
-// create makes an empty ledger where there is none. It comes into being under another name and gets its own when it is
-// whole, so that an empty file under that name is always damage.
+// create makes an empty ledger where there is none. It is filled under another name and renamed when it is whole. So an empty
+// file under the ledger's name is always damage.
 func create(ctx context.Context, path string, steps []string) error {
 	_, err := os.Stat(path)
 	if err == nil {
@@ -122,7 +123,7 @@ func create(ctx context.Context, path string, steps []string) error {
 			return noAccess(path, err)
 		}
 	}
-	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600) // prompts are nobody else's business
+	f, err := os.OpenFile(fresh, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600) // only this user may read prompts
 	if err != nil {
 		return noAccess(path, err)
 	}
@@ -159,7 +160,7 @@ func fill(ctx context.Context, path string, steps []string) (err error) {
 	return err
 }
 
-// migrate takes the schema from one version to the last, each step whole or not at all.
+// migrate brings the schema from a version to the newest. Each step is one transaction.
 func migrate(ctx context.Context, conn *sql.Conn, from int, steps []string) error {
 	for version := from + 1; version <= len(steps); version++ {
 		tx, err := conn.BeginTx(ctx, nil)
@@ -218,10 +219,10 @@ func probe(ctx context.Context, db *sql.DB, path string, newest int) (version in
 	return version, nil
 }
 
-// quickCheckBytes is up to where a ledger is looked through before it is used. Larger ones would keep the start waiting.
+// quickCheckBytes is the size up to which a whole ledger is read before it is used. Reading a larger one would take too long.
 const quickCheckBytes = 64 << 20
 
-// quickCheck reads all pages of a ledger that is not too large for that.
+// quickCheck reads all pages of a ledger, unless it is larger than quickCheckBytes.
 func quickCheck(ctx context.Context, db *sql.DB, path string) error {
 	if info, err := os.Stat(path); err != nil || info.Size() > quickCheckBytes {
 		return err
@@ -236,7 +237,7 @@ func quickCheck(ctx context.Context, db *sql.DB, path string) error {
 	return nil
 }
 
-// syncDir makes a new name in the file's folder durable.
+// syncDir makes the names in the file's folder durable.
 func syncDir(path string) error {
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {

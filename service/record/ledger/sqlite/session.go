@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// sessionBytes is about what one takes.
+// sessionBytes is about what a session takes in the file.
 const sessionBytes = 128
 
 const sessionRows = `SELECT id, created_ms, ttl_ms, max_turns, turns, coalesce(pool_id, ''), coalesce(replica_id, ''),
@@ -88,7 +88,7 @@ func (r *Reader) Spent(ctx context.Context, window time.Time) (spent map[string]
 
 func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// session makes a session's entry, or records its turns. An older session of that id was forgotten before.
+// session makes a session's entry, or records its turns. With the first turn it forgets an older session of that id.
 func (w *writer) session(s task.Session) error {
 	if s.Turns <= 1 {
 		if _, err := w.replaceSession.Exec(s.ID, s.CreatedAt.UnixMilli()); err != nil {
@@ -115,7 +115,7 @@ func (w *writer) charge(c task.Charge, r task.Record) error {
 	if c.Account == "" {
 		return nil
 	}
-	if !w.window.Equal(c.Window) { // once for all accounts
+	if !w.window.Equal(c.Window) { // a new window: what was spent in older ones is forgotten
 		w.window = c.Window
 		if _, err := w.forget.Exec(c.Window.UnixMilli()); err != nil {
 			w.window = time.Time{}

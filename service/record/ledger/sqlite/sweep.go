@@ -12,13 +12,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The pace of a sweep. One step is one small commit, so that what waits behind it waits little longer than for another
-// caller's commit.
+// The pace of a sweep. Each of its steps is a small commit, so that callers who wait behind one wait hardly longer than behind
+// another caller's commit.
 const (
-	sweepEvery = time.Minute
-	sweepAfter = 1 << 20 // bytes that were written
-	sweepTasks = 64      // at most in one step
-	sweepSpare = 256     // pages, at least, that are kept free for the next tasks; and an eighth of the file
+	sweepEvery = time.Minute // at most
+	sweepAfter = 1 << 20     // bytes that were written since the last one
+	sweepTasks = 64          // that one step removes at most
+	sweepSpare = 256         // free pages that the next tasks will need; an eighth of the file where that is more
 )
 
 // sweepStep removes some of the finished tasks that are too old or too many, oldest first, or gives back some of the disk.
@@ -41,8 +41,8 @@ func (l *Ledger) sweepStep() (more bool) {
 	return more
 }
 
-// part does what is to be done before tasks are removed, and then has the writer remove them. That takes its time on the
-// disk, so the writer goes on meanwhile.
+// part calls BeforeForgetting with tasks that are to be removed, and then has the writer remove them. It runs beside the writer,
+// which must not wait for what is stored there.
 func (l *Ledger) part(doomed []int64) {
 	defer l.w.parting.Store(false)
 	var found []task.Record
@@ -51,7 +51,7 @@ func (l *Ledger) part(doomed []int64) {
 		switch {
 		case l.halt.Err() != nil:
 			return
-		case err != nil: // there is nothing that could be kept of it
+		case err != nil: // nothing can be kept of it
 			l.log.Warn("a task that cannot be read is removed from the ledger", zap.Error(err))
 		case ok:
 			found = append(found, r)
@@ -76,8 +76,8 @@ func (l *Ledger) oldest() time.Time {
 	return l.o.Now().Add(-l.o.RetainAge)
 }
 
-// nextSweep is when the oldest finished task gets too old, zero if there is none, and no sooner than in a while: the time
-// is looked at only then, so that an idle ledger wakes nobody up.
+// nextSweep is when the oldest finished task gets too old, and in a minute at the soonest; zero if there is no finished task. An
+// idle ledger is not woken before.
 func (l *Ledger) nextSweep() time.Time {
 	if l.o.RetainAge <= 0 {
 		return time.Time{}
@@ -91,7 +91,7 @@ func (l *Ledger) nextSweep() time.Time {
 	if !first.Valid {
 		return time.Time{}
 	}
-	// A millisecond more, because only what is older than the limit goes.
+	// A millisecond later, because the limit itself is not too old.
 	if due := fromMS(first).Add(l.o.RetainAge + time.Millisecond); due.After(soonest) {
 		return due
 	}
@@ -129,7 +129,7 @@ func (w *writer) doomed(most int64, oldest time.Time) (seqs []int64, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() // read to its end, or failed already
+	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
 	for rows.Next() {
 		var seq, bytes int64
 		var finished sql.NullInt64
@@ -156,7 +156,7 @@ func (w *writer) shrink() (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer rows.Close() // read to its end, or failed already
+	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
 	for rows.Next() {
 	}
 	return true, rows.Err()

@@ -34,13 +34,13 @@ const (
 type op struct {
 	kind  kind
 	id    string
-	seq   uint64 // of the task, where the operation brings it
-	size  int    // bytes, about
+	seq   uint64 // of the task that the operation brings, else 0
+	size  int    // about how many bytes it writes
 	run   func(*writer) error
-	then  func()      // not nil: on the writing goroutine, once run is committed
-	back  func()      // not nil: called when it could not be written
-	err   error       // why it was refused, although the database is fine
-	taken atomic.Bool // by the writer, or back by the caller
+	then  func()      // called on the writing goroutine once run is committed; may be nil
+	back  func()      // called when the commit failed; may be nil
+	err   error       // why it was refused, where the database is not at fault
+	taken atomic.Bool // by the writer, which then answers, or by the caller, who then is gone
 	done  chan error  // capacity 1; nil: nobody waits
 }
 
@@ -93,14 +93,14 @@ func (l *Ledger) write() {
 	}
 }
 
-// gather lets those go first who are about to ask for something, as long as they do: one commit for all of them is less work
-// than one for each, and a lone caller waits for nobody.
+// gather yields to other goroutines for as long as they add operations to the queue. One commit for all of them is less work than
+// one for each. It sets no timer, so that a lone caller does not wait.
 func (l *Ledger) gather() {
 	for waiting := -1; ; {
 		l.mu.Lock()
 		n := len(l.queue)
 		l.mu.Unlock()
-		if n == 0 || n == waiting {
+		if n == 0 || n == waiting || n >= maxBatch {
 			return
 		}
 		waiting = n
@@ -108,14 +108,15 @@ func (l *Ledger) gather() {
 	}
 }
 
-// stopped is a timer that is set later.
+// stopped returns a timer that is not running.
 func stopped() *time.Timer {
 	t := time.NewTimer(time.Hour)
 	t.Stop()
 	return t
 }
 
-// take is the next batch, with the notes that go along. NoteDue is when one of those that are left has to go alone.
+// take returns the next batch, with the notes that are written along with it. NoteDue is when the next of the other notes has to
+// be written.
 func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -150,7 +151,7 @@ func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 	return batch, l.notes.due(), l.closed
 }
 
-// putBack keeps a start for a later commit, since the tasks behind it must not come before it after a crash.
+// putBack keeps a start for a later commit. If it got lost, tasks that were started later would come first after a crash.
 func (l *Ledger) putBack(s *start) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -161,10 +162,10 @@ func (l *Ledger) putBack(s *start) {
 
 // commit writes a batch and answers its callers.
 func (l *Ledger) commit(batch []*op) {
-	begun := time.Now() // the real time: it is a measurement
+	begun := time.Now() // the real time, for a metric
 	err := l.w.try(batch)
 	if err != nil && len(batch) > 1 && !errors.Is(err, errBegin) {
-		// One that doesn't fit must not take the others with it: the halves are tried, in their order.
+		// One operation that does not fit must not fail the others: the halves are tried apart, in their order.
 		half := len(batch) / 2
 		l.commit(batch[:half])
 		l.commit(batch[half:])
@@ -218,12 +219,12 @@ func (o *op) answer(err error) {
 type writer struct {
 	db       *sql.DB
 	conn     *sql.Conn
-	fence    uint64      // of the claim; 0: none was made yet
+	fence    uint64      // of the claim; 0 before it is made
 	failing  int         // operations that failed since the last commit
-	written  int         // bytes, about, since the last sweep
-	finished int         // tasks, since the next sweep was set
-	parting  atomic.Bool // tasks are about to be removed
-	window   time.Time   // of the budgets that are charged; older ones were forgotten
+	written  int         // about how many bytes since the last sweep
+	finished int         // tasks that ended since the next sweep was timed
+	parting  atomic.Bool // BeforeForgetting is being called
+	window   time.Time   // of the budgets that are being charged; older windows were forgotten
 
 	beginTx, commitTx *sql.Stmt
 
@@ -236,7 +237,8 @@ func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
 	if o.offhand {
 		sync = "_sync=OFF"
 	}
-	// The log of writes is taken over into the database in bits of 4 MB, SQLite's default, and cut when it has grown in a rush.
+	// SQLite copies the log of writes into the database each 4 MB, which is its default. Where it has grown beyond that in a rush, it is
+	// cut down again.
 	db, err := sql.Open("sqlite", dsn(o.Path, "mode=rw", sync, "_journal=WAL", "_pragma=journal_size_limit(67108864)"))
 	if err != nil {
 		return nil, err
@@ -248,7 +250,7 @@ func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
 	return w, nil
 }
 
-// begin brings the ledger up to date and makes sure that it can be written.
+// begin brings the schema up to date and makes sure that the ledger can be written.
 func (w *writer) begin(ctx context.Context, o Options, version int) (err error) {
 	if w.conn, err = w.db.Conn(ctx); err != nil {
 		return err
@@ -261,7 +263,7 @@ func (w *writer) begin(ctx context.Context, o Options, version int) (err error) 
 			return err
 		}
 	}
-	// Whether the folder can be written shows here, and not with the first task.
+	// If the folder cannot be written, that shows here and not with the first task.
 	for _, text := range []string{"BEGIN IMMEDIATE", "ROLLBACK"} {
 		if _, err := w.conn.ExecContext(ctx, text); err != nil {
 			return err
@@ -304,7 +306,7 @@ func (w *writer) prepare(ctx context.Context) error {
 	return nil
 }
 
-// close gives the connection back. The last one to go takes the log of writes over into the database.
+// close closes the connection. SQLite copies the log of writes into the database when the last one closes.
 func (w *writer) close() error {
 	var err error
 	for _, s := range []*sql.Stmt{
@@ -321,14 +323,14 @@ func (w *writer) close() error {
 	return errors.Join(err, w.db.Close())
 }
 
-// last are the last sequence number that a task had, and the last place in the order of starts.
+// last returns the greatest sequence number that a task had, and the last place in the order of starts.
 func (w *writer) last(ctx context.Context) (seq uint64, place int64, err error) {
 	err = w.conn.QueryRowContext(ctx, "SELECT (SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'task'), "+
 		"(SELECT coalesce(max(start_order), 0) FROM task WHERE finished_ms IS NULL)").Scan(&seq, &place)
 	return seq, place, err
 }
 
-// claim makes a claim, with the next number.
+// claim records a claim and returns its fencing number.
 func (w *writer) claim(owner string, now time.Time) (fence uint64, err error) {
 	done, err := w.conn.ExecContext(context.Background(), "INSERT INTO claim (owner, claimed_ms) VALUES (?, ?)", owner, toMS(now))
 	if err != nil {
@@ -338,7 +340,7 @@ func (w *writer) claim(owner string, now time.Time) (fence uint64, err error) {
 	return uint64(last), err
 }
 
-// live are the tasks without an outcome, as this commit has them.
+// live returns the tasks without an outcome, as they are within this commit.
 func (w *writer) live() ([]task.Record, error) {
 	return records(w.findLive.Query())
 }
@@ -358,12 +360,12 @@ func (w *writer) try(batch []*op) error {
 	})
 }
 
-// refused says that an operation is at fault, and not the database.
+// refused reports whether an error is about one operation alone, and not about the database.
 func refused(err error) bool {
 	return errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrUnknown) || errors.Is(err, ledger.ErrEnded)
 }
 
-// errBegin: the cause is not in what was to be written. Another program may hold the file.
+// errBegin says that no operation of the batch is the cause, such as when another program holds the file.
 var errBegin = errors.New("begin a commit")
 
 func (w *writer) transaction(do func() error) error {
@@ -375,13 +377,13 @@ func (w *writer) transaction(do func() error) error {
 		_, err = w.commitTx.Exec()
 	}
 	if err != nil {
-		// SQLite may have rolled back by itself, and then says that there is nothing to.
+		// If SQLite has rolled back by itself, this fails, and that is fine.
 		_, _ = w.conn.ExecContext(context.Background(), "ROLLBACK")
 	}
 	return err
 }
 
-// accept makes a task's entry, if it isn't there. Text is asked for its JSON only then.
+// accept makes a task's entry if there is none. Text returns the task's JSON, and is called only then.
 func (w *writer) accept(t task.Task, text func() ([]byte, error)) error {
 	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt))
 	if err != nil {
@@ -434,14 +436,14 @@ func (w *writer) find(id string) (state task.State, last string, err error) {
 	return state, last, err
 }
 
-// checkpoint has nothing to say to a task that has ended or is unknown.
+// checkpoint does nothing if the task has ended or is unknown.
 func (w *writer) checkpoint(id string, c task.Checkpoint) error {
 	_, err := w.markTask.Exec(c.Event, c.Sum[:], id, c.Event)
 	return err
 }
 
-// finish ends a task's entry, and makes it first if it isn't there: a task may be dropped from its queue before it is
-// accepted.
+// finish records an outcome. If the task has no entry, it makes one first: a task may be dropped from its queue before its accept
+// is through.
 func (w *writer) finish(r task.Record, outcome []byte) error {
 	ended, err := w.end(r, outcome)
 	if ended || err != nil {
@@ -463,7 +465,7 @@ func (w *writer) finish(r task.Record, outcome []byte) error {
 	return nil
 }
 
-// end records an outcome with all that is done once with it. It returns false where the task has an outcome or no entry.
+// end records an outcome, the transcript and the charge. It does nothing and returns false if the task has an outcome, or no entry.
 func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
 	p := toProof(r.Proof)
 	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),
