@@ -29,9 +29,8 @@ type Wish struct {
 
 // Grant is what a worker got.
 type Grant struct {
-	Cards  []int    // indices, in the order of the mask
-	Names  []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
-	Shares []Share
+	Cards []int    // indices, in the order of the mask
+	Names []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
 }
 
 // Room is what a card can give, in bytes. Free is that of now, Total that of an empty card.
