@@ -74,7 +74,7 @@ func (c *cards) Reserve(owner string, w vram.Wish) (vram.Grant, error) {
 			shares = append(shares, vram.Share{Card: int(mask[i][0] - '0'), Bytes: w.Bytes / int64(len(mask))})
 		}
 	}
-	g := vram.Grant{Shares: shares}
+	var g vram.Grant
 	for _, s := range shares {
 		c.free[s.Card] -= s.Bytes
 		g.Cards = append(g.Cards, s.Card)

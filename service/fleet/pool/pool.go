@@ -59,7 +59,6 @@ type Info struct {
 	Ctx, Slots            int // as configured; once it was ready, as the engine says
 	EngineSlots           int // of the engine itself; the pool may use fewer
 	Active                int // slots in use, by leases and by the liveness probe
-	FreeVRAM              int64
 	PID                   int // 0 where no process runs
 	// Owner is the name under which the replica holds memory in Options.VRAM. It is not the ID where the replica took another's place.
 	Owner string

@@ -415,12 +415,16 @@ func TestSpecsThatCannotWorkAreRefused(t *testing.T) {
 		"needs the cards":      {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "auto", TensorSplit: []float64{1, 1}}},
 		"has 3 shares":         {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 1, 1}}},
 		"positive number":      {{ID: "p", Mode: pool.Binary, BinaryPath: "s", ModelPath: "m", Device: "0,1", TensorSplit: []float64{1, 0}}},
+		"of kind \"other\"":    {{ID: "p", Engine: "other", Mode: pool.External}},
+		"not started here":     {{ID: "p", Engine: "theirs", Mode: pool.Builtin, ModelPath: "m"}},
 		"is configured twice":  {{ID: "p", Mode: pool.Builtin, ModelPath: "m"}, {ID: "p", Mode: pool.Builtin, ModelPath: "m"}},
 	} {
 		for i := range specs {
 			specs[i].Engine = cmp.Or(specs[i].Engine, llamacpp.Name)
 		}
-		_, err := pool.New(pool.Options{Specs: specs, WorkerExe: "w", Kinds: kinds})
+		theirs := llamacpp.Kind()
+		theirs.Name, theirs.Start = "theirs", nil
+		_, err := pool.New(pool.Options{Specs: specs, WorkerExe: "w", Kinds: append(kinds[:1:1], theirs)})
 		require.ErrorContains(t, err, says)
 	}
 }

@@ -93,7 +93,6 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 		r.tell(func(o *order) { o.wanted, o.cut = false, cut })
 	}
 	for _, r := range old.replicas {
-		//nolint:contextcheck // the old one goes or comes back whatever becomes of the caller
 		if r.await(m.run, func(i Info) bool { return i.State == Stopped }) != nil {
 			return task.Errorf(task.ShuttingDown, "the orchestrator is stopping")
 		}
@@ -116,7 +115,7 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	back, cancel := context.WithTimeout(m.run, m.opts.LoadTimeout+m.opts.ProbeTimeout)
 	defer cancel()
 	for _, r := range served {
-		if r.await(back, func(i Info) bool { return i.State == Ready }) != nil { //nolint:contextcheck // as above
+		if r.await(back, func(i Info) bool { return i.State == Ready }) != nil {
 			return reloadFailed(spec, why, "the old one does not come back either, and the pool's health says why")
 		}
 	}

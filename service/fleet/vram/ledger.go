@@ -126,7 +126,7 @@ func (l *Ledger) Reserve(owner string, wish Wish) (Grant, error) {
 		refusal.Retriable = !NeverFits(err) && !errors.Is(err, ErrNoDriver)
 		return Grant{}, &refusal
 	}
-	inventory, grant := l.o.Snapshot(), Grant{Shares: want}
+	inventory, grant := l.o.Snapshot(), Grant{}
 	for _, s := range want {
 		c, _ := inventory.Card(s.Card)
 		grant.Cards = append(grant.Cards, s.Card)

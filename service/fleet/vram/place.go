@@ -29,9 +29,8 @@ type Wish struct {
 
 // Grant is what a worker got.
 type Grant struct {
-	Cards  []int    // indices, in the order of the mask
-	Names  []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
-	Shares []Share
+	Cards []int    // indices, in the order of the mask
+	Names []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
 }
 
 // Room is what a card can give, in bytes. Free is that of now, Total that of an empty card.
@@ -119,17 +118,15 @@ func Places(device string, split []float64, rooms []Room) (places []Place) {
 	return []Place{p}
 }
 
-// Smallest is the room for a worker that goes on any one card: of those that hold it that with the least free memory, then the one
-// of the lowest card, so that large cards stay free for large models (LO-501). It is -1 where none holds it. A card below 0 is no
-// card, but the host.
+// Smallest is the room for a worker that may go on any one card: of those that hold it the best, as for Best. It is -1 if none holds it. A
+// card below 0 is no card, but the host.
 func Smallest(rooms []Room, bytes int64) int {
-	best := -1
-	for i, r := range rooms {
-		if r.Card >= 0 && r.Free >= bytes && (best < 0 || r.Free < rooms[best].Free || r.Free == rooms[best].Free && r.Card < rooms[best].Card) {
-			best = i
+	return best(len(rooms), func(i int) int {
+		if rooms[i].Card >= 0 && rooms[i].Free >= bytes {
+			return 1
 		}
-	}
-	return best
+		return 0
+	}, func(i int) int64 { return rooms[i].Free })
 }
 
 // Class is the device class of cards of these names.
@@ -138,13 +135,17 @@ func Class(names []string) string { return "gpu:" + strings.Join(names, "+") }
 // Best is the place that is worth the most. Of equal ones it is the one with the least free memory, then the first: so small models fill
 // small cards, and large cards stay free for large models. It is -1 if no place is worth more than 0.
 func Best(places []Place, worth func(Place) int) int {
-	best, most := -1, 0
-	for i, p := range places {
-		switch is := worth(p); {
+	return best(len(places), func(i int) int { return worth(places[i]) }, func(i int) int64 { return places[i].Free })
+}
+
+func best(n int, worth func(int) int, free func(int) int64) int {
+	at, most := -1, 0
+	for i := range n {
+		switch is := worth(i); {
 		case is <= 0 || is < most:
-		case is > most || p.Free < places[best].Free:
-			best, most = i, is
+		case is > most || free(i) < free(at):
+			at, most = i, is
 		}
 	}
-	return best
+	return at
 }

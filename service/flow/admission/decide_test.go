@@ -271,7 +271,7 @@ func TestSubmitToAPoolThatWasGivenUp(t *testing.T) {
 	require.Equal(t, 1.0, testutil.ToFloat64(m.refusals.WithLabelValues("llamacpp", "pool_unavailable")))
 }
 
-// ORCH-3054, LO-102: a task that the pool's engine has no face for is refused before anything is done for it; what an engine does
+// ORCH-3054, LO-102, OC-CORE-1016: a task that the pool's engine has no face for is refused before anything is done for it; what an engine does
 // without is left to it.
 func TestATaskNeedsWhatThePoolsEngineHas(t *testing.T) {
 	chat := []task.Message{{Role: "user", Content: "two words"}}

@@ -232,6 +232,8 @@ func TestCapabilitiesAgreeWithWhatIsServed(t *testing.T) {
 	require.NoError(t, c.Validate())
 	require.Equal(t, "1.0.0", c.APIVersion)
 	require.Equal(t, "default", string(c.Pools[0].ID))
+	require.True(t, slices.IsSorted(c.Features))
+	require.Subset(t, c.Features, []string{"llamacpp_embedding", "llamacpp_rerank", "stream_resume"})
 	require.Equal(t, gen.Limits{
 		MaxBodyBytes: 4 << 20, MaxPromptChars: 1 << 20, MaxMessages: 1024, MaxInputs: 1024, MaxStop: 16, MaxSeed: task.MaxSeed, MaxDeadlineMs: 86400000,
 	}, c.Limits)

@@ -28,7 +28,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 		APIVersion:    h.contract.version,
 		ServerVersion: task.Clip(h.Version, maxShort),
 		Limits:        h.contract.limits(h.MaxBody),
-		Features:      slices.Sorted(slices.Values(append(h.Engines, features...))),
+		Features:      slices.Sorted(slices.Values(slices.Concat(h.Engines, features))),
 		Gpus:          toGPUs(h.Pools.GPUs().GPUs),
 	}
 	for _, p := range h.Pools.Pools() {

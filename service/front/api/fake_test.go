@@ -171,7 +171,8 @@ func setup(t testing.TB, change ...func(*Options)) *fixture {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "queue_depth"}))
 	f.options = Options{
-		Tasks: f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{},
+		Engines: []string{"llamacpp_rerank", "llamacpp_embedding"},
+		Tasks:   f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{},
 		Streams: f.streams, Gatherer: registry, Version: "0.0.1",
 	}
 	for _, c := range change {
