@@ -49,7 +49,7 @@ func (c *Client) Artifacts(ctx context.Context, f ArtifactFilter) ([]gen.Artifac
 	return answer.Response.Artifacts, nil
 }
 
-// Artifact returns one artifact's entry. The Error NOT_FOUND says that there is none, or none any more.
+// Artifact returns one artifact's entry. The Error is NOT_FOUND if there is no such artifact, or no longer one.
 func (c *Client) Artifact(ctx context.Context, id string) (*gen.Artifact, error) {
 	answer, err := c.api.GetArtifact(ctx, gen.GetArtifactParams{ID: gen.ArtifactID(id)})
 	if err != nil {
@@ -67,14 +67,14 @@ func (c *Client) PutArtifact(ctx context.Context, request *gen.ArtifactRequest) 
 	return &answer.Response, nil
 }
 
-// ArtifactContent returns an artifact's entry and its bytes, which the caller closes. Reading them to their end checks that
-// they are those that the id is of: a *ProtocolError says that they are not.
+// ArtifactContent returns an artifact's entry and a reader of its bytes, which the caller closes. At the end of the bytes the reader compares them
+// with the id, and returns a *ProtocolError if they do not fit.
 func (c *Client) ArtifactContent(ctx context.Context, id string) (*gen.Artifact, io.ReadCloser, error) {
 	a, err := c.Artifact(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The generated client takes bytes of one media type alone, and an artifact has its own.
+	// The generated client accepts only one media type for bytes, but each artifact has its own.
 	at, err := url.JoinPath(c.opts.Addr, "v1", "artifacts", string(a.ID), "content")
 	if err != nil {
 		return nil, nil, &ProtocolError{Err: err}
@@ -104,7 +104,7 @@ func (c *Client) ArtifactContent(ctx context.Context, id string) (*gen.Artifact,
 	return a, &content{ctx: ctx, body: response.Body, addr: c.opts.Addr, of: a, hash: sha256.New()}, nil
 }
 
-// content is an artifact's bytes on their way.
+// content reads an artifact's bytes from the connection.
 type content struct {
 	ctx  context.Context
 	body io.ReadCloser

@@ -9,11 +9,11 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// modelPoll is the time between two looks at a model that is fetched.
+// modelPoll is the time between two looks at a model during its fetch.
 const modelPoll = 500 * time.Millisecond
 
-// AddModel adds a model to the server's catalog (ORCH-3060). A model that is not there within the request's WaitMs comes back in
-// the state Fetching; WaitModel follows it. The same request again gets the same entry.
+// AddModel adds a model to the server's catalog (ORCH-3060). If the model is not there within the request's WaitMs, its state is Fetching, and
+// WaitModel follows it. The same request again gets the same entry.
 func (c *Client) AddModel(ctx context.Context, request *gen.ModelRequest) (*gen.Model, error) {
 	answer, err := c.loading.CreateModel(ctx, request)
 	if err != nil {
@@ -22,8 +22,8 @@ func (c *Client) AddModel(ctx context.Context, request *gen.ModelRequest) (*gen.
 	return &answer.Response, nil
 }
 
-// WaitModel looks at a model twice a second until it is no longer Fetching, and calls seen, unless it is nil, with each look.
-// Why a fetch failed is an Error with a Status of 0.
+// WaitModel looks at a model twice a second until it is no longer Fetching. After each look it calls seen, unless that is nil. If the fetch
+// failed, it returns an Error with the reason and a Status of 0.
 func (c *Client) WaitModel(ctx context.Context, id string, seen func(*gen.Model)) (*gen.Model, error) {
 	for {
 		m, err := c.Model(ctx, id)
@@ -69,8 +69,8 @@ func (c *Client) Model(ctx context.Context, id string) (*gen.Model, error) {
 	return &answer.Response, nil
 }
 
-// VerifyModel has the server read all of a model's bytes, which can take minutes: bound it with the context. That they are not
-// what they should be is an answer and no error.
+// VerifyModel has the server read all of a model's bytes. That can take minutes: bound it with the context. If the bytes are not what they should
+// be, the answer says so; that is no error.
 func (c *Client) VerifyModel(ctx context.Context, id string) (*gen.Verification, error) {
 	answer, err := c.loading.VerifyModel(ctx, gen.VerifyModelParams{ID: gen.ModelID(id)})
 	if err != nil {
@@ -79,8 +79,8 @@ func (c *Client) VerifyModel(ctx context.Context, id string) (*gen.Verification,
 	return &answer.Response, nil
 }
 
-// RetireModel has tasks for a model refused from now on; those that run may finish until the deadline, in whole milliseconds, when
-// the model's pools drain.
+// RetireModel has the server refuse tasks for a model from now on. Running tasks may finish until the deadline, in whole milliseconds. Then the
+// model's pools drain.
 func (c *Client) RetireModel(ctx context.Context, id string, deadline time.Duration) (*gen.Model, error) {
 	return c.setModelState(ctx, id, &gen.ModelStateRequest{State: gen.ModelStateRequestStateRetired, DeadlineMs: gen.NewOptInt64(deadline.Milliseconds())})
 }
@@ -98,7 +98,7 @@ func (c *Client) setModelState(ctx context.Context, id string, request *gen.Mode
 	return &answer.Response, nil
 }
 
-// DeleteModel removes a model and what was fetched of it. The Error CONFLICT says that a pool uses it.
+// DeleteModel removes a model and what was fetched of it. The Error is CONFLICT if a pool uses the model.
 func (c *Client) DeleteModel(ctx context.Context, id string) error {
 	_, err := c.loading.DeleteModel(ctx, gen.DeleteModelParams{ID: gen.ModelID(id)})
 	if err != nil {

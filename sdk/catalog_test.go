@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// catalogFake plays the looks at a model one after the other, and notes what it was asked.
+// catalogFake answers each look at a model with the next state, and notes the requests.
 type catalogFake struct {
 	fake
 	looks  []gen.Model

@@ -23,12 +23,12 @@
 //
 // Errors of every method are one of
 //   - [*Error]: the server answered with its error envelope;
-//   - [*UnreachableError]: no answer, or the connection broke and could not be had again;
-//   - [*ProtocolError]: an answer that is not of this API, such as a proxy's page;
+//   - [*UnreachableError]: no answer, or the connection broke and could not be made again;
+//   - [*ProtocolError]: an answer that does not belong to this API, such as a proxy's page;
 //   - [*VerifyError]: the stream's bytes are not what its ids or its receipt say;
 //   - the context's error.
 //
-// Durations that the API gives are whole milliseconds in fields named *Ms or *MS; [Error.RetryAfter] is a time.Duration.
+// The API's durations are whole milliseconds, in fields named *Ms or *MS. [Error.RetryAfter] is a time.Duration.
 package sdk
 
 import (
@@ -52,8 +52,8 @@ const (
 	DefaultMaxEventBytes  = 64 << 20
 )
 
-// headerTimeout bounds the wait for an answer's first bytes: no operation takes as long before it answers, but for those that
-// load models, which wait as long as their context lets them.
+// headerTimeout bounds the wait for an answer's first bytes. No operation takes that long before it answers, except for those that load models;
+// these wait as long as their context allows.
 const headerTimeout = time.Minute
 
 // Options of a Client. Only Addr is required.
@@ -63,17 +63,17 @@ type Options struct {
 
 	// HTTPClient carries the requests. It needs a Timeout of 0, since streams last. Default: a client of its own.
 	HTTPClient *http.Client
-	// Reconnects bounds the attempts to get a broken stream back between two numbered events. Negative: none. Default
+	// Reconnects bounds the attempts to get a broken stream back, counted from the last numbered event. Negative: none. Default
 	// DefaultReconnects.
 	Reconnects int
-	// ReconnectDelay is the mean wait before the first of them; it doubles, up to 30 times itself, with jitter. A longer
-	// Retry-After of the server is honoured up to a minute; beyond that its error is returned. Default
-	// DefaultReconnectDelay.
+	// ReconnectDelay is the mean wait before the first reconnect. It doubles each time, up to 30 times its value, with jitter. If the server
+	// asks for a longer wait with Retry-After, the client waits for up to a minute; if the server asks for more, its error is returned.
+	// Default DefaultReconnectDelay.
 	ReconnectDelay time.Duration
 	// OnReconnect, if set, is called before the wait for a reconnect, from the goroutine that reads the stream.
 	OnReconnect func(cause error, wait time.Duration)
-	// IdleTimeout is how long a stream may be silent, keep-alive comments included, before its connection counts as
-	// broken. Negative: for ever. Default DefaultIdleTimeout.
+	// IdleTimeout is how long a stream may be silent before its connection counts as broken. Keep-alive comments break the silence. Negative:
+	// for ever. Default DefaultIdleTimeout.
 	IdleTimeout time.Duration
 	// MaxEventBytes bounds one event of a stream, and the body of any other answer. Default DefaultMaxEventBytes.
 	MaxEventBytes int
@@ -83,13 +83,13 @@ type Options struct {
 type Client struct {
 	opts    Options
 	api     *gen.Client
-	patient *http.Client // for what loads models
+	patient *http.Client // for operations that load models
 	loading *gen.Client  // over patient
 	// sleep waits between reconnects; tests replace it.
 	sleep func(context.Context, time.Duration) error
 }
 
-// New makes a client. It sends nothing; an error says what is wrong with the options.
+// New makes a client. It sends nothing. An error says what is wrong with the options.
 func New(opts Options) (*Client, error) {
 	base, err := url.Parse(opts.Addr)
 	switch {
@@ -107,7 +107,7 @@ func New(opts Options) (*Client, error) {
 	if opts.HTTPClient == nil {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.ResponseHeaderTimeout = headerTimeout
-		transport.DisableCompression = true // a compressed stream would reach us in lumps
+		transport.DisableCompression = true // compression would hold tokens back
 		opts.HTTPClient = &http.Client{Transport: transport}
 		transport = transport.Clone()
 		transport.ResponseHeaderTimeout = 0
@@ -149,8 +149,8 @@ func (c *Client) Close() {
 	c.patient.CloseIdleConnections()
 }
 
-// Submit submits a task and returns its admission: place in line, prediction, the seed. With a TaskID it may be repeated:
-// the same body gets the same admission (LO-101), another body the Error CONFLICT.
+// Submit submits a task and returns its admission: place in line, prediction, the seed. With a TaskID it may be repeated: the same body gets the
+// same admission (LO-101), another body gets the Error CONFLICT.
 func (c *Client) Submit(ctx context.Context, request *gen.TaskRequest) (*gen.Admission, error) {
 	answer, err := c.api.CreateTask(ctx, request)
 	if err != nil {
@@ -168,8 +168,8 @@ func (c *Client) Get(ctx context.Context, id string) (*gen.TaskStatus, error) {
 	return &answer.Response, nil
 }
 
-// List returns recent tasks, newest first: those in the given state, or all if it is empty, and at most limit of them, or
-// as many as the server gives by default if it is 0.
+// List returns recent tasks, newest first: those in the given state, or all if it is empty. It returns at most limit tasks; if limit is 0, the
+// server chooses.
 func (c *Client) List(ctx context.Context, state gen.TaskState, limit int) ([]gen.TaskStatus, error) {
 	var params gen.ListTasksParams
 	if state != "" {
@@ -185,8 +185,8 @@ func (c *Client) List(ctx context.Context, state gen.TaskState, limit int) ([]ge
 	return answer.Response.Tasks, nil
 }
 
-// Cancel cancels a task. When it returns, the task's log is sealed at LastEventID and its outcome is final (ORCH-3026). For
-// a task that had ended, it returns the recorded outcome.
+// Cancel cancels a task. When it returns, the task's log is sealed at LastEventID and its outcome is final (ORCH-3026). If the task had ended
+// before, it returns the recorded outcome.
 func (c *Client) Cancel(ctx context.Context, id string) (*gen.CancelResult, error) {
 	answer, err := c.api.CancelTask(ctx, gen.CancelTaskParams{ID: gen.TaskID(id)})
 	if err != nil {

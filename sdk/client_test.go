@@ -15,7 +15,7 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// fake implements the operations of the contract that the client uses, and notes what it was asked.
+// fake implements the operations of the contract that the client uses, and notes the requests.
 type fake struct {
 	gen.Handler
 	token    string
@@ -195,7 +195,7 @@ func TestOperationsOfControl(t *testing.T) {
 	}
 }
 
-// What loads models may take longer than any other operation.
+// Operations that load models may take longer than any other.
 //
 // ORCH-2101
 func TestOnlyLoadingWaitsWithoutABound(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// Drain stops a pool taking tasks from its queue (ORCH-2101). It returns at once; what still runs at the deadline, in whole
-// milliseconds, waits in line again. A Reload brings the pool back.
+// Drain has a pool take no more tasks from its queue (ORCH-2101). It returns at once. Tasks that still run at the deadline, in whole
+// milliseconds, wait in line again. A Reload brings the pool back.
 func (c *Client) Drain(ctx context.Context, pool string, deadline time.Duration) (*gen.DrainStatus, error) {
 	answer, err := c.api.DrainPool(ctx, &gen.DrainRequest{DeadlineMs: deadline.Milliseconds()}, gen.DrainPoolParams{ID: gen.PoolID(pool)})
 	if err != nil {
@@ -19,9 +19,9 @@ func (c *Client) Drain(ctx context.Context, pool string, deadline time.Duration)
 	return &answer.Response, nil
 }
 
-// Reload swaps a pool's model and returns once the new one serves, which can take minutes: bound it with the context. After
-// any error of the server the old model serves (ORCH-2101); the Error CONFLICT says that another reload goes on. The ref is
-// read as in the server's configuration: `file:` is relative to its folder.
+// Reload swaps a pool's model and returns once the new one serves. That can take minutes: bound it with the context. After any error of the
+// server the old model serves (ORCH-2101). The Error is CONFLICT during another reload. The ref has the form of the server's
+// configuration: `file:` is relative to its folder.
 func (c *Client) Reload(ctx context.Context, pool, modelRef string) (*gen.ReloadResult, error) {
 	answer, err := c.loading.ReloadPool(ctx, &gen.ReloadRequest{NewModelRef: modelRef}, gen.ReloadPoolParams{ID: gen.PoolID(pool)})
 	if err != nil {
@@ -30,8 +30,7 @@ func (c *Client) Reload(ctx context.Context, pool, modelRef string) (*gen.Reload
 	return &answer.Response, nil
 }
 
-// GPUs returns the server's GPUs and who holds their memory (LO-501). Where there are none that can be used, Problem says
-// why.
+// GPUs returns the server's GPUs and who holds their memory (LO-501). If none can be used, Problem says why.
 func (c *Client) GPUs(ctx context.Context) (*gen.GPUList, error) {
 	answer, err := c.api.ListGpus(ctx)
 	if err != nil {
@@ -40,7 +39,7 @@ func (c *Client) GPUs(ctx context.Context) (*gen.GPUList, error) {
 	return &answer.Response, nil
 }
 
-// Explain is a dry run: where a task would run and why (LO-502). It changes nothing.
+// Explain says where a task would run, and why (LO-502). It is a dry run and changes nothing.
 func (c *Client) Explain(ctx context.Context, request *gen.ExplainRequest) (*gen.Explanation, error) {
 	answer, err := c.api.ExplainPlacement(ctx, request)
 	if err != nil {
@@ -49,8 +48,7 @@ func (c *Client) Explain(ctx context.Context, request *gen.ExplainRequest) (*gen
 	return &answer.Response, nil
 }
 
-// ReloadConfig has the server read its configuration again. With an invalid file it changes nothing, and the Error says
-// where the file is wrong.
+// ReloadConfig has the server read its configuration again. An invalid file changes nothing, and the Error says where the file is wrong.
 func (c *Client) ReloadConfig(ctx context.Context) (*gen.ConfigReloadResult, error) {
 	answer, err := c.loading.ReloadConfig(ctx)
 	if err != nil {
@@ -59,7 +57,7 @@ func (c *Client) ReloadConfig(ctx context.Context) (*gen.ConfigReloadResult, err
 	return &answer.Response, nil
 }
 
-// Health returns nil as its error while at least one pool can serve a task; else it is the Error POOL_UNREADY.
+// Health returns no error while at least one pool can serve a task, and otherwise the Error POOL_UNREADY.
 func (c *Client) Health(ctx context.Context) (*gen.Health, error) {
 	answer, err := c.api.GetReadiness(ctx)
 	if err != nil {

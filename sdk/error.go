@@ -38,10 +38,9 @@ func (e *UnreachableError) Error() string { return fmt.Sprintf("no answer from %
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// ProtocolError says that something answered, but not in the words of this API: another program, a proxy, or a server of
-// another version.
+// ProtocolError says that something answered, but not with this API: another program, a proxy, or a server of another version.
 type ProtocolError struct {
-	Status int // HTTP status; 0 where the answer was a success by its status
+	Status int // HTTP status; 0 if the status was that of a success
 	Err    error
 }
 
@@ -54,7 +53,7 @@ func (e *ProtocolError) Error() string {
 
 func (e *ProtocolError) Unwrap() error { return e.Err }
 
-// Check names what a stream failed.
+// Check names the check that a stream failed.
 type Check string
 
 // The checks of a stream (LO-201, LO-204).
@@ -64,11 +63,11 @@ const (
 	CheckTranscript Check = "transcript" // the receipt holds the SHA-256 of all token texts
 )
 
-// VerifyError says that a stream's events are not what the server says they are. What was read of it is not to be trusted.
+// VerifyError says that a stream's events are not what the server says they are. Do not trust what was read of the stream.
 type VerifyError struct {
 	TaskID  string
 	Check   Check
-	EventID string // of the event at which it showed
+	EventID string // of the event that failed the check
 	Want    string // what follows from the events read
 	Got     string // what the server said
 }
@@ -78,10 +77,10 @@ func (e *VerifyError) Error() string {
 		"read the stream again from the start", e.TaskID, e.Check, e.EventID, e.Want, e.Got)
 }
 
-// errTooLarge ends an answer, or a stream, that passes Options.MaxEventBytes.
+// errTooLarge ends an answer, or a stream, that exceeds Options.MaxEventBytes.
 var errTooLarge = errors.New("it is larger than this client reads")
 
-// typed makes one of the documented errors of what the generated client returned.
+// typed turns an error of the generated client into one of the documented errors.
 func typed(ctx context.Context, err error) error {
 	if cause := ctx.Err(); cause != nil {
 		return cause
@@ -98,7 +97,7 @@ func typed(ctx context.Context, err error) error {
 	return &ProtocolError{Err: err}
 }
 
-// passing reports whether an error of a reconnect may pass by itself, and how long the server wants to be left alone.
+// passing reports whether an error of a reconnect may pass by itself, and how long the server wants us to wait.
 func passing(err error) (after time.Duration, ok bool) {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e.RetryAfter, e.Retriable && (e.Status == http.StatusTooManyRequests || e.Status == http.StatusServiceUnavailable)

@@ -52,7 +52,7 @@ type Token struct {
 	Index int    `json:"i"` // counts tokens, from 0
 }
 
-// Metrics are moving figures, at most one frame a second. They are no part of the task's log.
+// Metrics has figures that change while the task waits and runs, at most once a second. It is not part of the task's log.
 type Metrics struct {
 	Frame                 `json:"-"`
 	Phase                 string   `json:"phase"`         // `queued`, `loading`, `prefill` or `decode`
@@ -63,7 +63,7 @@ type Metrics struct {
 	OnTimeProbability     float64  `json:"on_time_probability"`
 	KVWarmth              bool     `json:"kv_warmth"`
 	Failover              int      `json:"failover"`                // times the task moved to another worker
-	BudgetTokensRemaining *int64   `json:"budget_tokens_remaining"` // nil where the session has no such budget
+	BudgetTokensRemaining *int64   `json:"budget_tokens_remaining"` // nil: there is no such budget
 	BudgetTimeRemainingMS *int64   `json:"budget_time_remaining_ms"`
 	BudgetCostRemaining   *float64 `json:"budget_cost_remaining"`
 }
@@ -85,13 +85,12 @@ type ErrorEvent struct {
 	Err *Error
 }
 
-// reader makes events of frames and checks that they are what their ids say. It lives as long as the stream, across
-// connections.
+// reader turns frames into events, and checks them against their ids. It lives as long as the stream, across connections.
 type reader struct {
 	taskID string
-	last   string // id of the last numbered event, or where the caller wants to begin
+	last   string // id of the last numbered event; at first, the id after which the caller wants to begin
 	next   int    // sequence number of the next numbered event; -1: unknown
-	whole  bool   // read from event 0 on, so that hashes can be checked
+	whole  bool   // reads from event 0 on, so hashes can be checked
 
 	running    hash.Hash
 	transcript hash.Hash
@@ -101,7 +100,7 @@ type reader struct {
 func newReader(taskID, after string) *reader {
 	r := &reader{taskID: taskID, last: after, whole: after == "", running: sha256.New(), transcript: sha256.New()}
 	if after != "" {
-		r.next = -1 // where the id is malformed; the server will say so
+		r.next = -1 // the id is malformed; the server will say so
 		if seq, _, ok := cutID(after); ok {
 			r.next = seq + 1
 		}
@@ -109,7 +108,7 @@ func newReader(taskID, after string) *reader {
 	return r
 }
 
-// read returns nil for a frame that this client does not know. Last reports that nothing follows.
+// read returns nil for a frame that this client does not know. last reports that nothing follows.
 func (r *reader) read(f sse.Event) (e Event, last bool, err error) {
 	frame := Frame{ID: f.ID, Name: f.Type, Data: json.RawMessage(f.Data)}
 	if f.ID != "" {
@@ -136,7 +135,7 @@ func (r *reader) read(f sse.Event) (e Event, last bool, err error) {
 	return e, false, nil
 }
 
-// number checks a numbered event's id against the events so far.
+// number compares a numbered event's id with the events so far.
 func (r *reader) number(f Frame) error {
 	seq, tag, ok := cutID(f.ID)
 	if !ok {
@@ -165,8 +164,8 @@ func (r *reader) fails(check Check, id, want, got string) error {
 
 var errUnnumbered = errors.New("it has no id")
 
-// decode makes the typed event of a frame, or nil of one that this client does not know. Of the numbered events only an
-// error may lack its id: so the server refuses to resume where its log and the client's differ.
+// decode turns a frame into a typed event, or into nil if this client does not know it. Only an error may lack its id, although it is a
+// numbered event: that is how the server refuses to resume if its log and the client's differ.
 func decode(f Frame) (Event, error) {
 	if f.ID == "" && (f.Name == "started" || f.Name == "token" || f.Name == "end") {
 		return nil, errUnnumbered

@@ -20,8 +20,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// setup serves the handler and returns a client of it that waits for nothing between reconnects, and the waits it was
-// asked for.
+// setup serves the handler. It returns a client that does not really wait between reconnects, and the waits that the client wanted.
 func setup(t *testing.T, h http.Handler, change ...func(*Options)) (*Client, *[]time.Duration) {
 	t.Helper()
 	server := httptest.NewServer(h)

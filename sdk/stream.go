@@ -18,20 +18,19 @@ import (
 
 const eventStream = "text/event-stream"
 
-// maxRetryAfter is the longest Retry-After that a reconnect waits for; a server that asks for more has its error returned.
+// maxRetryAfter is the longest Retry-After that a reconnect waits for. If a server asks for more, its error is returned.
 const maxRetryAfter = time.Minute
 
 // errIdle ends a connection that was silent for too long.
 var errIdle = errors.New("the stream was silent for too long")
 
-// Stream reads a task's events, live or again, from the one after the event with the id after, or from event 0 if it is
-// empty. The sequence ends after End or ErrorEvent; an error is its last element and means that the stream could not be
-// read to its end. The caller may stop at any time. Each range over the sequence reads the stream anew.
+// Stream reads a task's events, live or again. It begins after the event with the id after, or with event 0 if after is empty. The sequence ends
+// after End or ErrorEvent. An error is its last element, and means that the stream could not be read to its end. The caller may stop at
+// any time. Each range over the sequence reads the stream anew.
 //
 // A connection that breaks is made again with Last-Event-ID (LO-201), so the caller sees every event once and in order.
-// The first connection is not retried. Sequence numbers are checked always; the running hash in the ids and the receipt's
-// transcript hash (LO-204) only when reading from event 0, since both need every event before. A check that fails is a
-// *VerifyError.
+// The first connection is not retried. Sequence numbers are always checked. The running hash in the ids, and the receipt's transcript hash
+// (LO-204), are only checked when reading from event 0, since both need all earlier events. If a check fails, the error is a *VerifyError.
 func (c *Client) Stream(ctx context.Context, id, after string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if err := c.follow(ctx, newReader(id, after), yield); err != nil {
@@ -50,7 +49,7 @@ func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error)
 		before := r.next
 		accepted, err := c.connect(ctx, r, yield)
 		connected = connected || accepted
-		if r.next != before { // the log's events count as progress; a server that can only send metrics is not well
+		if r.next != before { // only the log's events count as progress: a server that only sends metrics is not well
 			tries = 0
 			delays.Reset()
 		}
@@ -75,7 +74,7 @@ func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error)
 	}
 }
 
-// connect reads one connection. Accepted says that the server began to stream.
+// connect reads one connection. accepted says that the server began to stream.
 func (c *Client) connect(ctx context.Context, r *reader, yield func(Event, error) bool) (accepted bool, err error) {
 	connection, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -114,7 +113,7 @@ func (c *Client) connect(ctx context.Context, r *reader, yield func(Event, error
 	}
 }
 
-// broken names the reason why a connection can be read no further.
+// broken returns the reason why a connection can be read no further.
 func (c *Client) broken(ctx, connection context.Context, r *reader, err error) error {
 	switch {
 	case ctx.Err() != nil:
@@ -129,8 +128,8 @@ func (c *Client) broken(ctx, connection context.Context, r *reader, err error) e
 	return &UnreachableError{Addr: c.opts.Addr, Err: err}
 }
 
-// meter bounds the bytes read for one event and the time without any. The decoder's own bound would not do: past it, it
-// reads on to the event's end, however far that is.
+// meter bounds the bytes of one event, and the time without any bytes. The decoder's own bound is not enough: beyond it the decoder still reads to
+// the event's end, however far that is.
 type meter struct {
 	r      io.Reader
 	left   int

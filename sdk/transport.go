@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// bearer is the token as the generated client wants it.
+// bearer has the token in the form that the generated client wants.
 type bearer string
 
 func (b bearer) BearerAuth(context.Context, gen.OperationName) (gen.BearerAuth, error) {
@@ -29,8 +29,8 @@ func (b bearer) BearerAuth(context.Context, gen.OperationName) (gen.BearerAuth, 
 	return gen.BearerAuth{Token: string(b)}, nil
 }
 
-// transport stands below the generated client and makes errors of everything that is no success. The generated decoders
-// would refuse a newer server's error code, lose a proxy's status, and leave bodies open.
+// transport is below the generated client, and turns every answer that is no success into an error. The generated decoders would refuse a newer
+// server's error code, lose a proxy's status, and leave bodies open.
 type transport struct {
 	http *http.Client
 	opts *Options
@@ -59,10 +59,10 @@ func (t *transport) Do(r *http.Request) (*http.Response, error) {
 	return nil, answered(response, media, t.opts.Addr)
 }
 
-// maxErrorBytes bounds what is read of an error's body; the contract's longest is about 6 KiB.
+// maxErrorBytes bounds what is read of an error's body. The contract's longest error has about 6 KiB.
 const maxErrorBytes = 64 << 10
 
-// answered makes the error of an answer that is no success.
+// answered turns an answer that is no success into an error.
 func answered(response *http.Response, media, addr string) error {
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxErrorBytes))
 	if err != nil {
@@ -84,7 +84,7 @@ func answered(response *http.Response, media, addr string) error {
 	return typed
 }
 
-// retryAfter reads the header in its form of seconds; 0 where there is none.
+// retryAfter reads a Retry-After in seconds. It returns 0 if there is none.
 func retryAfter(h http.Header) time.Duration {
 	seconds, err := strconv.ParseUint(strings.TrimSpace(h.Get("Retry-After")), 10, 31)
 	if err != nil {
@@ -93,7 +93,7 @@ func retryAfter(h http.Header) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// boundedBody fails a read beyond its bound, and says of a broken connection that it is one.
+// boundedBody fails a read beyond its bound, and marks the error of a broken connection as such.
 type boundedBody struct {
 	io.ReadCloser
 	left int

@@ -11,14 +11,14 @@ import (
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
-// answer shows a task's stream: tokens on stdout, the wait and the summary on stderr.
+// answer shows a task's stream: tokens go to stdout, the wait and the summary to stderr.
 type answer struct {
 	*app
-	submitted time.Time // predictions count from the admission, which was about then; zero: unknown
-	plainOut  bool      // stdout is a terminal: nothing but text may reach it, and a line feed ends it
-	lineErr   bool      // stderr is a terminal: the wait is one line that changes
-	waiting   string    // the wait as shown last
-	ended     bool      // the last text ended in a line feed, or there was none
+	submitted time.Time // about the time of admission, from which predictions count; zero: unknown
+	plainOut  bool      // stdout is a terminal: only text may reach it, and the answer ends with a line feed
+	lineErr   bool      // stderr is a terminal: the wait is shown in one changing line
+	waiting   string    // the wait as it was last shown
+	ended     bool      // the last text ended in a line feed, or there was no text
 }
 
 func (a *app) answer(submitted time.Time) *answer {
@@ -26,7 +26,7 @@ func (a *app) answer(submitted time.Time) *answer {
 	return a.view
 }
 
-// lost says that the connection is gone and will be tried again, to those who watch.
+// lost tells a user who watches that the connection is gone and will be made again.
 func (a *app) lost(_ error, wait time.Duration) {
 	if v := a.view; v != nil && !v.json {
 		v.endLine()
@@ -112,7 +112,7 @@ func (v *answer) loading(e sdk.Metrics) string {
 	return line + "; " + v.place(e.QueuePosition, e.PredictedStartMS)
 }
 
-// wait shows what the task waits for: on a terminal in one changing line, elsewhere only if asked to.
+// wait shows what the task waits for. On a terminal it uses one changing line; elsewhere it only speaks if asked to.
 func (v *answer) wait(line string) {
 	switch {
 	case line == v.waiting:
@@ -127,7 +127,7 @@ func (v *answer) wait(line string) {
 	v.waiting = line
 }
 
-// clear takes the changing line away.
+// clear removes the changing line.
 func (v *answer) clear() {
 	if v.lineErr && v.waiting != "" {
 		fmt.Fprint(v.err, "\r\x1b[K")
@@ -157,7 +157,7 @@ func (v *answer) endLine() {
 	}
 }
 
-// receiptDigits is how much of the transcript's hash the summary shows.
+// receiptDigits is the number of digits of the transcript's hash in the summary.
 const receiptDigits = 12
 
 func summary(e sdk.End) string {

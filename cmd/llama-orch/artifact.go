@@ -20,7 +20,7 @@ import (
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
-// maxArtifact is what the contract takes at most; the server's own limit, which it names, is below.
+// maxArtifact is the contract's limit. The server has a lower one, which its error names.
 const maxArtifact = 48 << 20
 
 type artifactsCmd struct {
@@ -57,7 +57,7 @@ func artifactRows(list ...gen.Artifact) [][]string {
 	return rows
 }
 
-// artifactCmd holds what is done with one artifact.
+// artifactCmd holds the commands for one artifact.
 type artifactCmd struct {
 	Get artifactGetCmd `cmd:"" help:"Print an artifact's bytes, or save them; they are checked against its id."`
 	Put artifactPutCmd `cmd:"" help:"Store a file as an artifact."`
@@ -68,7 +68,7 @@ type artifactGetCmd struct {
 	Out string `short:"o" placeholder:"FILE" help:"Save to this file (default: print)."`
 }
 
-// Run gets the bytes. A file gets its name when it is whole.
+// Run gets the bytes. A file only gets its name when it is whole.
 func (c *artifactGetCmd) Run(a *app) error {
 	entry, content, err := a.client.ArtifactContent(a.ctx, c.ID)
 	if err != nil {
@@ -93,7 +93,7 @@ func (c *artifactGetCmd) Run(a *app) error {
 	return nil
 }
 
-// printText prints what may be anything to a terminal, which must not take it for commands.
+// printText prints unknown text to a terminal, without what the terminal would take for commands.
 func (a *app) printText(r io.Reader) error {
 	text, err := io.ReadAll(r)
 	if err != nil {
@@ -135,7 +135,7 @@ type artifactPutCmd struct {
 	Task      string            `placeholder:"ID" help:"The task it belongs to."`
 	Parent    string            `placeholder:"ID" help:"The artifact that it was made from."`
 	Tag       []string          `placeholder:"TAG" help:"A tag; may be repeated."`
-	Note      map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"Something to be known of it; may be repeated."`
+	Note      map[string]string `mapsep:"none" placeholder:"KEY=VALUE" help:"A fact about it, as KEY=VALUE; may be repeated."`
 	MediaType string            `placeholder:"TYPE" help:"Its media type (default: by the file's name)."`
 }
 

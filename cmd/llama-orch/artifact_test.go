@@ -239,7 +239,7 @@ func TestReplay(t *testing.T) {
 		"nobody knows":          {recorded: recordOf("Soft ", "rain"), prompts: true, now: []string{"Soft ", "snow"}, code: exitFailed, out: "nobody can say where"},
 		"the prompt is a file":  {recorded: recordOf("Soft "), file: "a wish", args: "--prompt-file", now: []string{"Soft "}, out: "match: 1 token"},
 		"with a line feed":      {recorded: recordOf("Soft "), file: "a wish\n", args: "--prompt-file", now: []string{"Soft "}, out: "match: 1 token"},
-		"another prompt":        {recorded: recordOf("Soft "), file: "a dream", args: "--prompt-file", code: exitUsage, err: "its SHA-256 is another"},
+		"another prompt":        {recorded: recordOf("Soft "), file: "a dream", args: "--prompt-file", code: exitUsage, err: "its SHA-256 differs"},
 		"no prompt":             {recorded: recordOf("Soft "), code: exitUsage, err: "give --prompt-file a file with the prompt"},
 		"one too many":          {recorded: recordOf("Soft "), prompts: true, file: "a wish", args: "--prompt-file", code: exitUsage, err: "leave --prompt-file out"},
 		"canceled":              {recorded: canceled, prompts: true, now: []string{"Soft ", "rain", " falls"}, out: "match: 2 tokens, as far as the recorded run got"},
@@ -295,7 +295,7 @@ func TestReplayOfAFile(t *testing.T) {
 	require.InDelta(t, -1, out["token"], 0)
 	require.Equal(t, "recorded", out["task_id"])
 	require.Equal(t, "another", out["recorded_fingerprint"])
-	require.Contains(t, got.err, "the server has no pool elsewhere")
+	require.Contains(t, got.err, "the server no longer has pool elsewhere")
 	require.False(t, k.request.Placement.Set)
 	require.Equal(t, []gen.Message{{Role: "user", Content: "a <wish>"}}, k.request.Messages)
 

@@ -52,7 +52,7 @@ func (capabilitiesCmd) Run(a *app) error {
 
 type versionCmd struct{}
 
-// Run shows this program's version; the server's is among its capabilities.
+// Run shows this program's version. The server's version is among its capabilities.
 func (versionCmd) Run(a *app) error {
 	platform := runtime.GOOS + "/" + runtime.GOARCH
 	if a.json {

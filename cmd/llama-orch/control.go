@@ -79,7 +79,7 @@ type explainCmd struct {
 	Ctx         int      `placeholder:"N" help:"With at least this context, in tokens."`
 }
 
-// Run explains. That nothing fits is an answer and no error.
+// Run explains. If no pool fits, that is an answer and no error.
 func (c *explainCmd) Run(a *app) error {
 	request, err := c.request()
 	if err != nil {
@@ -160,7 +160,7 @@ func (c *explainCmd) request() (*gen.ExplainRequest, error) {
 	return request, nil
 }
 
-// configCmd holds what is done with the server's configuration.
+// configCmd holds the commands for the server's configuration.
 type configCmd struct {
 	Reload configReloadCmd `cmd:"" help:"Read the file again; pools that did not change are not touched, and an invalid file changes nothing."`
 }

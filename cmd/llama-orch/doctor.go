@@ -16,10 +16,10 @@ import (
 )
 
 type doctorCmd struct {
-	Config string `placeholder:"FILE" help:"The server's configuration: it is checked, and its port and folders are looked at."`
+	Config string `placeholder:"FILE" help:"The server's configuration. It is checked, and so are its port and folders."`
 }
 
-// verdict is how a check went. A warning is something that may be as it should.
+// verdict is the result of a check. A warning names something that may be all right.
 type verdict string
 
 const (
@@ -28,7 +28,7 @@ const (
 	fail verdict = "fail"
 )
 
-// finding is what one check found. Fixes are lines to paste into a shell, or, after a #, to read.
+// finding is what one check found. Its fixes are lines to paste into a shell; what follows a # is to be read.
 type finding struct {
 	Check   string   `json:"check"`
 	Verdict verdict  `json:"verdict"`
@@ -42,7 +42,7 @@ type report struct {
 	SelfTests []selfTest `json:"self_tests"`
 }
 
-// selfTest is what the server's test at its start found of a pool (ORCH-3049).
+// selfTest is the result of the server's self-test for a pool (ORCH-3049).
 type selfTest struct {
 	Pool  string       `json:"pool_id"`
 	Model string       `json:"model_id"`
@@ -65,7 +65,7 @@ func (r *report) count(v verdict) (n int) {
 	return n
 }
 
-// Run checks the server, then the machine where that is the server's. It fails if a check does.
+// Run checks the server, and then the machine if the server runs on it. It fails if a check fails.
 func (c *doctorCmd) Run(a *app) error {
 	r := &report{Findings: []finding{}, SelfTests: []selfTest{}}
 	s := a.examine(r)
@@ -112,7 +112,7 @@ func (a *app) show(r *report) error {
 	return err
 }
 
-// selfTestRows are the table that the server shows at its start.
+// selfTestRows are the rows of the table that the server prints at its start.
 func (r *report) selfTestRows() [][]string {
 	steps := gen.SelfTestStepStep("").AllValues()
 	head := []string{"SELF-TEST", "MODEL"}
@@ -144,7 +144,7 @@ func hostOf(addr string) string {
 	return u.Hostname()
 }
 
-// local reports whether a host is surely this machine.
+// local reports whether a host is certainly this machine.
 func local(host string) bool {
 	if strings.EqualFold(host, "localhost") {
 		return true
@@ -153,10 +153,10 @@ func local(host string) bool {
 	return err == nil && ip.Unmap().IsLoopback()
 }
 
-// server is what the machine's checks need to know of the server.
+// server is what the checks of the machine need to know about the server.
 type server struct {
 	answers  bool
-	wantsGPU bool // a pool of it does
+	wantsGPU bool // one of its pools wants a GPU
 }
 
 const serveCommand = "orchestratord serve --config FILE"
@@ -197,7 +197,7 @@ func (a *app) examine(r *report) (s server) {
 	return s
 }
 
-// serverFix says what to do where the server does not answer as it should.
+// serverFix says what to do if the server does not answer as it should.
 func serverFix(err error) []string {
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		if e.Status == http.StatusUnauthorized {
@@ -237,7 +237,7 @@ func examinePool(r *report, h *gen.PoolHealth) {
 	}
 }
 
-// whyNot is the last error of a pool, or else of a replica that is not ready.
+// whyNot returns the last error of a pool, or otherwise that of a replica that is not ready.
 func whyNot(h *gen.PoolHealth) string {
 	if e := h.Pool.LastError.Or(""); e != "" {
 		return ": " + e
@@ -262,7 +262,7 @@ func slowestLoad(h *gen.PoolHealth) (ms int64) {
 	return ms
 }
 
-// examineGPUs tells what is wrong with the cards; that matters where a pool wants one.
+// examineGPUs says what is wrong with the cards. That matters only if a pool wants a card.
 func (a *app) examineGPUs(r *report, wanted bool) {
 	list, err := a.client.GPUs(a.ctx)
 	if err != nil {

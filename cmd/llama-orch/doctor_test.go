@@ -168,7 +168,7 @@ func TestDoctorsText(t *testing.T) {
 	require.Zero(t, got.code, "warnings do not fail it")
 }
 
-// box is a machine in a folder.
+// box is a machine whose files are in a folder.
 func box(t *testing.T, files ...string) *machine {
 	t.Helper()
 	home := t.TempDir()
@@ -335,7 +335,7 @@ func TestDoctorReadsTheConfig(t *testing.T) {
 	bin := t.TempDir()
 	program := filepath.Join(bin, "orchestratord")
 	script := func(text string) {
-		syscall.ForkLock.RLock() // a child of another test that still holds the file would keep it from being run
+		syscall.ForkLock.RLock() // the file could not be run while a child of another test still holds it
 		defer syscall.ForkLock.RUnlock()
 		require.NoError(t, os.WriteFile(program, []byte("#!/bin/sh\n"+text), 0o700))
 	}

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What helps where a part is missing, on Debian and on Arch.
+// The commands that install a missing part, on Debian and on Arch.
 var (
 	driverFixes = []string{
 		"sudo apt-get install nvidia-driver          # Debian, with the components contrib and non-free enabled",
@@ -48,7 +48,7 @@ var (
 	fetchFixes = []string{"go tool mage engine:libs"}
 )
 
-// What the daemon reads, too.
+// Environment variables that the daemon reads, too.
 const (
 	libsEnv        = "LLORCH_ENGINE_LIBS"
 	bindEnv        = "LLORCH_BIND_ADDR"
@@ -56,15 +56,15 @@ const (
 	defaultDataDir = "~/.local/state/llama-orch"
 )
 
-// Free disk below which something is wrong, or soon will be.
+// Free bytes on the disk below which something is wrong, or soon will be.
 const (
 	diskFail = 128 << 20
 	diskWarn = 2 << 30
 )
 
-// machine is what the local checks look at.
+// machine is what the checks of the machine look at.
 type machine struct {
-	root     string // of the file system; tests have their own for devices and libraries
+	root     string // of the file system; tests have their own, with devices and libraries
 	env      func(string) string
 	config   string // file; empty: none was given
 	addr     string // the server's
@@ -72,7 +72,7 @@ type machine struct {
 	wantsGPU bool
 }
 
-// settings is what the checks need of a configuration. Whether all of it is valid is the daemon's to say.
+// settings has the part of a configuration that the checks need. The daemon decides whether all of it is valid.
 type settings struct {
 	BindAddr string `yaml:"bind_addr"`
 	DataDir  string `yaml:"data_dir"`
@@ -102,7 +102,7 @@ func (m *machine) examine(ctx context.Context, r *report) {
 	m.examineData(r, s)
 }
 
-// examineConfig reads the file for itself, and has the daemon's program check it, if it is there.
+// examineConfig reads the file, and has the daemon's program check it if that program is there.
 func (m *machine) examineConfig(ctx context.Context, r *report, s *settings) bool {
 	data, err := readAtMost(m.config, 256<<10)
 	if err == nil {
@@ -136,7 +136,7 @@ func readAtMost(name string, n int64) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, n))
 }
 
-// daemon is the program orchestratord.
+// daemon finds the program orchestratord.
 func (m *machine) daemon() (string, error) {
 	if own, err := os.Executable(); err == nil {
 		if path, err := exec.LookPath(filepath.Join(filepath.Dir(own), "orchestratord")); err == nil {
@@ -151,7 +151,7 @@ func (m *machine) daemon() (string, error) {
 	return "", exec.ErrNotFound
 }
 
-// severe is the verdict on something that matters only where a GPU is wanted.
+// severe returns the verdict on something that matters only if a GPU is wanted.
 func (m *machine) severe() verdict {
 	if m.wantsGPU {
 		return fail
@@ -197,7 +197,7 @@ func (m *machine) examineCards(r *report, cards []string) {
 	}
 }
 
-// hasCard asks the PCI bus for NVIDIA's displays; the driver need not be there.
+// hasCard looks for NVIDIA's cards on the PCI bus, which needs no driver.
 func (m *machine) hasCard() bool {
 	for _, dir := range m.glob("sys/bus/pci/devices/*") {
 		vendor, err := os.ReadFile(filepath.Join(dir, "vendor"))
@@ -222,7 +222,7 @@ func (m *machine) glob(pattern string) []string {
 	return found
 }
 
-// examineLibraries looks for what the driver, the built-in worker and CUDA bring.
+// examineLibraries looks for the libraries of the driver, the built-in worker and CUDA.
 func (m *machine) examineLibraries(r *report, builtin, known bool) {
 	switch nvml := m.library("libnvidia-ml.so.1"); {
 	case nvml != "":
@@ -235,7 +235,7 @@ func (m *machine) examineLibraries(r *report, builtin, known bool) {
 	if known && !builtin {
 		return
 	}
-	missing := warn // whether a pool has built-in workers is not known
+	missing := warn // nobody knows whether a pool has built-in workers
 	if builtin {
 		missing = fail
 	}
@@ -256,7 +256,8 @@ func (m *machine) examineLibraries(r *report, builtin, known bool) {
 	}
 }
 
-// library finds a shared library where the loader looks, but for its cache, which names the same folders on these systems.
+// library finds a shared library in the folders where the loader looks. It ignores the loader's cache, which names the same folders on these
+// systems.
 func (m *machine) library(name string) string {
 	for _, dir := range filepath.SplitList(m.env("LD_LIBRARY_PATH")) {
 		if path := filepath.Join(dir, name); dir != "" && exists(path) {
@@ -274,7 +275,7 @@ func (m *machine) library(name string) string {
 	return ""
 }
 
-// engineLibs is the folder that the built-in worker's libraries are in: a given one, or that of the cache.
+// engineLibs returns the folder of the built-in worker's libraries: a given one, or the one in the cache.
 func (m *machine) engineLibs() (string, error) {
 	if dir := m.env(libsEnv); dir != "" {
 		if !exists(filepath.Join(dir, "libllama.so")) {
@@ -310,7 +311,7 @@ func holds(dir, pattern string) bool {
 	return err == nil && len(found) > 0
 }
 
-// examinePort tries whether the server could listen.
+// examinePort tries whether the server could listen on its port.
 func (m *machine) examinePort(ctx context.Context, r *report, s settings) {
 	bind := m.env(bindEnv)
 	if bind == "" {
@@ -349,7 +350,7 @@ func (m *machine) examinePort(ctx context.Context, r *report, s settings) {
 	}
 }
 
-// examineData looks at the folder of the durable state, or where it will be made.
+// examineData looks at the data folder, or at the place where it will be made.
 func (m *machine) examineData(r *report, s settings) {
 	dir, err := m.dataDir(s)
 	if err != nil {

@@ -3,9 +3,8 @@
 // Command llama-orch is the command line of a llama-orch server: it submits tasks, streams their answers, cancels them, shows
 // and operates pools and GPUs, and looks for what is wrong with a server and its machine.
 //
-// Answers go to stdout, everything else to stderr. Where stdout is no terminal, the answer's bytes are exactly those that
-// the receipt's hash is over. The server's address is --addr or LLORCH_ADDR, its token LLORCH_API_TOKEN: a token among the
-// arguments would show in ps.
+// Answers go to stdout, everything else to stderr. If stdout is no terminal, the receipt's hash covers exactly the bytes of the answer there. --addr or
+// LLORCH_ADDR gives the server's address, and LLORCH_API_TOKEN its token: ps would show a token among the arguments.
 //
 // Exit codes:
 //
@@ -14,8 +13,8 @@
 //	2    bad usage
 //	3    the server cannot be reached
 //	4    refused for now (HTTP 429 or 503); try again later
-//	5    the task was canceled by someone else
-//	130  interrupted by Ctrl-C or SIGTERM; `run` has canceled its task on the server. Both end `top` with 0
+//	5    somebody else canceled the task
+//	130  interrupted by Ctrl-C or SIGTERM; `run` has canceled its task on the server. `top` ends with 0 then
 package main
 
 import (
@@ -61,7 +60,7 @@ Exit codes:
   2    bad usage
   3    the server cannot be reached
   4    refused for now (HTTP 429 or 503); try again later
-  5    the task was canceled by someone else
+  5    somebody else canceled the task
   130  interrupted; run has canceled its task on the server
 `
 
@@ -103,7 +102,7 @@ type cli struct {
 	Version      versionCmd      `cmd:"" help:"Show this program's version."`
 }
 
-// app is what commands work with.
+// app is what the commands work with.
 type app struct {
 	ctx     context.Context // ends with Ctrl-C
 	client  *sdk.Client
@@ -122,10 +121,10 @@ type usageError struct{ error }
 
 func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
-// stopParsing unwinds kong where it would end the process, which only --help does.
+// stopParsing is the value of a panic that unwinds kong instead of ending the process, which only --help does.
 type stopParsing int
 
-// run is the whole program but for what belongs to the process. It returns the exit code.
+// run is the whole program, without the process around it. It returns the exit code.
 func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -161,7 +160,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	return exitOK
 }
 
-// address resolves the server's address; a scheme may be left out.
+// address returns the server's address. The scheme may be left out.
 func address(flag string, env func(string) string) string {
 	addr := flag
 	if addr == "" {
@@ -176,7 +175,7 @@ func address(flag string, env func(string) string) string {
 	return addr
 }
 
-// exitCode says how an error ends the process.
+// exitCode returns the exit code for an error.
 func exitCode(ctx context.Context, err error) int {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitInterrupted

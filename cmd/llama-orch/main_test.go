@@ -71,7 +71,7 @@ func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
 	}
 }
 
-// complete writes the tokens and a true receipt.
+// complete writes the tokens and a correct receipt.
 func (d *daemon) complete(t *testing.T, texts ...string) *daemon {
 	t.Helper()
 	for _, text := range texts {

@@ -14,22 +14,22 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// modelsCmd holds what is done with the catalog's models.
+// modelsCmd holds the commands for the catalog's models.
 type modelsCmd struct {
 	List     modelsListCmd     `cmd:"" default:"withargs" help:"List the models of the catalog."`
 	Add      modelsAddCmd      `cmd:"" help:"Add a model by its ref, and have the server fetch it."`
 	Show     modelsShowCmd     `cmd:"" help:"Show one model."`
 	Verify   modelsVerifyCmd   `cmd:"" help:"Have the server check a model's bytes against its digest and signature."`
 	Retire   modelsRetireCmd   `cmd:"" help:"Refuse new tasks for a model, and let its pools drain."`
-	Activate modelsActivateCmd `cmd:"" help:"Take a retirement back."`
-	Delete   modelsDeleteCmd   `cmd:"" help:"Remove a model, and what was fetched of it."`
+	Activate modelsActivateCmd `cmd:"" help:"Serve a retired model again."`
+	Delete   modelsDeleteCmd   `cmd:"" help:"Remove a model and its fetched files."`
 }
 
 type modelsListCmd struct {
 	State string `enum:",Fetching,Failed,Active,Retired" default:"" placeholder:"STATE" help:"Only models in this state: Fetching, Failed, Active or Retired."`
 }
 
-// Run lists.
+// Run lists the models.
 func (c *modelsListCmd) Run(a *app) error {
 	models, err := a.client.Models(a.ctx, gen.ModelState(c.State))
 	if err != nil {
@@ -44,16 +44,16 @@ func (c *modelsListCmd) Run(a *app) error {
 type modelsAddCmd struct {
 	Ref       string `arg:"" help:"hf:ORG/REPO/FILE, hf:ORG/REPO, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, or file:PATH on the server."`
 	ID        string `name:"id" placeholder:"ID" help:"Its name in the catalog (default: made from the ref)."`
-	Digest    string `placeholder:"DIGEST" help:"What its bytes must be: sha256: and 64 hexadecimal digits."`
+	Digest    string `placeholder:"DIGEST" help:"The digest that its bytes must have: sha256: and 64 hexadecimal digits."`
 	Signature string `placeholder:"FILE" help:"Its minisign signature, a .minisig file."`
 	SBOM      string `name:"sbom" placeholder:"REF" help:"Where its bill of materials is; it is kept and shown."`
 	Wait      bool   `help:"Wait until the model is there, and show how far it is. Ctrl-C ends the waiting, not the fetch."`
 }
 
-// maxSignature is the contract's, before base64.
+// maxSignature is the contract's limit, before base64.
 const maxSignature = 12 << 10
 
-// Run adds, and waits if it is told to.
+// Run adds a model, and waits for it if told to.
 func (c *modelsAddCmd) Run(a *app) error {
 	request, err := c.request()
 	if err != nil {
@@ -89,7 +89,7 @@ func (c *modelsAddCmd) request() (*gen.ModelRequest, error) {
 		r.Sbom.SetTo(c.SBOM)
 	}
 	if err := r.Validate(); err != nil {
-		return nil, usagef("what was given is no model's: %w", err)
+		return nil, usagef("the request to add the model is not valid: %w", err)
 	}
 	if c.Signature == "" {
 		return r, nil
@@ -109,7 +109,7 @@ func (c *modelsAddCmd) request() (*gen.ModelRequest, error) {
 	return r, nil
 }
 
-// follow waits for a model, with a bar where stderr is a terminal.
+// follow waits for a model, with a progress bar if stderr is a terminal.
 func (a *app) follow(m *gen.Model) (*gen.Model, error) {
 	b := bar{began: time.Now()}
 	shown := terminal(a.err) && !a.json && a.env("TERM") != "dumb"
@@ -130,10 +130,10 @@ func (a *app) follow(m *gen.Model) (*gen.Model, error) {
 	return m, err
 }
 
-// bar is the progress of a fetch on one line.
+// bar shows the progress of a fetch on one line.
 type bar struct {
 	began time.Time
-	first int64 // bytes that were there when it began
+	first int64 // bytes that were there when the bar began
 	seen  bool
 }
 
@@ -191,7 +191,7 @@ type modelsVerifyCmd struct {
 	ID string `arg:"" help:"The model's id."`
 }
 
-// Run verifies. A model that is not what it should be is a failure.
+// Run verifies a model. It fails if the model is not what it should be.
 func (c *modelsVerifyCmd) Run(a *app) error {
 	v, err := a.client.VerifyModel(a.ctx, c.ID)
 	if err != nil {
@@ -213,10 +213,10 @@ func (c *modelsVerifyCmd) Run(a *app) error {
 
 type modelsRetireCmd struct {
 	ID       string        `arg:"" help:"The model's id."`
-	Deadline time.Duration `default:"30s" placeholder:"TIME" help:"Tasks that run may finish for so long (default: 30s; at most 24h)."`
+	Deadline time.Duration `default:"30s" placeholder:"TIME" help:"How long running tasks may take to finish (default: 30s; at most 24h)."`
 }
 
-// Run retires.
+// Run retires a model.
 func (c *modelsRetireCmd) Run(a *app) error {
 	if c.Deadline < 0 || c.Deadline > maxDeadline {
 		return usagef("--deadline must be from 0s to %s, not %s", maxDeadline, c.Deadline)
@@ -232,7 +232,7 @@ type modelsActivateCmd struct {
 	ID string `arg:"" help:"The model's id."`
 }
 
-// Run activates.
+// Run activates a model.
 func (c *modelsActivateCmd) Run(a *app) error {
 	m, err := a.client.ActivateModel(a.ctx, c.ID)
 	if err != nil {
@@ -245,7 +245,7 @@ type modelsDeleteCmd struct {
 	ID string `arg:"" help:"The model's id."`
 }
 
-// Run deletes.
+// Run deletes a model.
 func (c *modelsDeleteCmd) Run(a *app) error {
 	if err := a.client.DeleteModel(a.ctx, c.ID); err != nil {
 		return err
@@ -296,7 +296,7 @@ func modelState(m gen.Model) string {
 	return string(m.State)
 }
 
-// showModel prints all that is known of a model, a line each.
+// showModel prints everything known about a model, one fact a line.
 func (a *app) showModel(m *gen.Model) error {
 	if a.json {
 		return a.printJSON(m)
@@ -347,7 +347,7 @@ func localTime(t gen.OptDateTime) string {
 	return ""
 }
 
-// parameters prints a count as models are called: 1.1M, 7.2B.
+// parameters prints a count in the way of models' names: 1.1M, 7.2B.
 func parameters(n int64) string {
 	switch {
 	case n <= 0:
@@ -367,7 +367,7 @@ func positive(n int) string {
 	return strconv.Itoa(n)
 }
 
-// shortDigest is enough of a digest to tell it from others.
+// shortDigest returns enough of a digest to tell it from others.
 func shortDigest(digest string) string {
 	if hash, ok := strings.CutPrefix(digest, "sha256:"); ok && len(hash) > 12 {
 		return "sha256:" + hash[:12]

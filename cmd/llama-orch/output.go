@@ -34,7 +34,7 @@ func writeJSON(w io.Writer, v any) error {
 // table prints rows of cells in aligned columns.
 func (a *app) table(rows [][]string) error { return writeTable(a.out, rows) }
 
-// tables prints tables with an empty line between them, but for those that have a header alone.
+// tables prints tables with an empty line between them. It leaves out a table that has only a header.
 func (a *app) tables(all ...[][]string) error {
 	first := true
 	for _, rows := range all {
@@ -75,7 +75,7 @@ func dash(s string) string {
 	return s
 }
 
-// note prints a line about what happens; there is nothing to do where stderr cannot be written.
+// note prints a line about what happens. If stderr cannot be written, there is nothing to do about it.
 func (a *app) note(format string, args ...any) {
 	fmt.Fprintln(a.err, oneLine(fmt.Sprintf(format, args...)))
 }
@@ -118,7 +118,7 @@ func explain(ctx context.Context, err error) (message, label, hint string, after
 		return "interrupted", "", "", 0
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
-		return err.Error(), "", "`llama-orch --help` and `llama-orch COMMAND --help` say what can be given", 0
+		return err.Error(), "", "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes", 0
 	}
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		return e.Message, string(e.Code), e.Hint, e.RetryAfter
@@ -132,13 +132,13 @@ func explain(ctx context.Context, err error) (message, label, hint string, after
 	return err.Error(), "", "", 0
 }
 
-// terminal reports whether w is one.
+// terminal reports whether w is a terminal.
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
 }
 
-// oneLine makes text of elsewhere fit for a line of a terminal.
+// oneLine makes text from elsewhere fit for one line of a terminal.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsSpace(r) {
@@ -148,7 +148,7 @@ func oneLine(s string) string {
 	}, s)
 }
 
-// visible drops what would control the terminal. It is for strings.Map.
+// visible drops characters that would control the terminal. It is for strings.Map.
 func visible(r rune) rune {
 	if r != '\n' && r != '\t' && unicode.IsControl(r) {
 		return -1

@@ -30,11 +30,11 @@ func (c *poolsCmd) Run(a *app) error {
 	return a.table(poolRows(pools...))
 }
 
-// poolCmd holds what is done with one pool.
+// poolCmd holds the commands for one pool.
 type poolCmd struct {
 	Health poolHealthCmd `cmd:"" help:"Show a pool with its replicas and GPUs."`
-	Drain  poolDrainCmd  `cmd:"" help:"Stop a pool taking tasks from its queue, and let it finish."`
-	Reload poolReloadCmd `cmd:"" help:"Swap a pool's model; brings a drained pool back, too."`
+	Drain  poolDrainCmd  `cmd:"" help:"Have a pool take no more tasks from its queue, and let running tasks finish."`
+	Reload poolReloadCmd `cmd:"" help:"Swap a pool's model. This also brings a drained pool back."`
 }
 
 type poolHealthCmd struct {
@@ -46,13 +46,13 @@ func (c *poolHealthCmd) Run(a *app) error { return showPool(a, c.ID) }
 
 type poolDrainCmd struct {
 	ID       string        `arg:"" help:"The pool's id."`
-	Deadline time.Duration `default:"30s" placeholder:"TIME" help:"What still runs then waits in line again (default: 30s; at most 24h)."`
+	Deadline time.Duration `default:"30s" placeholder:"TIME" help:"Tasks that still run after this time wait in line again (default: 30s; at most 24h)."`
 }
 
-// maxDeadline is the contract's.
+// maxDeadline is the contract's limit.
 const maxDeadline = 24 * time.Hour
 
-// Run drains. It does not wait for the pool to be empty.
+// Run drains a pool. It does not wait until the pool is empty.
 func (c *poolDrainCmd) Run(a *app) error {
 	if c.Deadline < 0 || c.Deadline > maxDeadline {
 		return usagef("--deadline must be from 0s to %s, not %s", maxDeadline, c.Deadline)
@@ -75,7 +75,7 @@ type poolReloadCmd struct {
 	Ref string `arg:"" help:"The new model, as in the configuration; file:PATH is relative to that file's folder."`
 }
 
-// Run reloads, and waits until the new model serves or the old one does again.
+// Run reloads a pool, and waits until the new model serves, or the old one does again.
 func (c *poolReloadCmd) Run(a *app) error {
 	if c.Ref == "" {
 		return usagef("the new model's ref is empty")
@@ -140,7 +140,7 @@ func poolState(p gen.Pool) string {
 	return "unready"
 }
 
-// sleeping says that nothing is amiss with a pool that is not ready: its next task loads it.
+// sleeping reports whether a pool is not ready and nothing is wrong: its next task will load it.
 func sleeping(p gen.Pool) bool {
 	return p.Lifecycle == gen.LifecycleOnDemand && !p.Loaded && !p.Draining
 }

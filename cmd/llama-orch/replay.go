@@ -124,7 +124,7 @@ func proofRows(p *proof.Bundle) [][]string {
 
 type replayCmd struct {
 	Proof      string `arg:"" help:"A file with a proof bundle, or the id of a task that has one."`
-	PromptFile string `placeholder:"FILE" help:"The prompt, where the bundle keeps its digest alone. For messages or inputs: the request's JSON. - reads stdin."`
+	PromptFile string `placeholder:"FILE" help:"The prompt, if the bundle has only its digest. For messages or inputs: the request's JSON. - reads stdin."`
 }
 
 // replayed is what --json prints.
@@ -136,7 +136,7 @@ type replayed struct {
 	RecordedFingerprint string `json:"recorded_fingerprint"`
 }
 
-// errDiffers ends a replay whose answer is another.
+// errDiffers ends a replay whose answer differs.
 var errDiffers = errors.New("the answers differ")
 
 // Run submits the recorded request again with the recorded seed, and compares (LO-301).
@@ -188,8 +188,8 @@ func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 		what = "the prompt"
 	}
 	if c.PromptFile == "" {
-		return usagef("the bundle of task %s holds what was asked by its SHA-256 alone: give --prompt-file a file with %s. "+
-			"With artifacts.keep_prompts in its configuration the server keeps it in bundles to come", p.TaskID, what)
+		return usagef("the bundle of task %s has only the SHA-256 of what was asked: give --prompt-file a file with %s. "+
+			"If the server's configuration sets artifacts.keep_prompts, the bundles of later tasks keep it", p.TaskID, what)
 	}
 	text, err := readFile(a.stdin, c.PromptFile, maxPrompt)
 	if err != nil {
@@ -209,7 +209,7 @@ func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 	if slices.ContainsFunc(tries, p.Keep) {
 		return nil
 	}
-	return usagef("%s does not hold %s of task %s: its SHA-256 is another", c.PromptFile, what, p.TaskID)
+	return usagef("%s does not hold %s of task %s: its SHA-256 differs", c.PromptFile, what, p.TaskID)
 }
 
 // samePool asks for the pool of the recorded run where the server has it: another may have another fingerprint.
@@ -226,14 +226,14 @@ func samePool(a *app, p *proof.Bundle, request *gen.TaskRequest) error {
 			return nil
 		}
 	}
-	a.note("the server has no pool %s, where the task ran: any that serves %s may take it", p.Placement.PoolID, p.Request.ModelRef)
+	a.note("the server no longer has pool %s, where the task ran; any pool that serves %s may take it", p.Placement.PoolID, p.Request.ModelRef)
 	return nil
 }
 
-// replay is what a run has answered.
+// replay is the answer of the second run.
 type replay struct {
 	tokens []string
-	end    *sdk.End // nil where the run was stopped once there was enough to compare
+	end    *sdk.End // nil if the run was stopped once there was enough to compare
 }
 
 // again reads a run's answer. Where the recorded run ended early it is stopped as soon as it is as long.
@@ -272,7 +272,7 @@ func (c *replayCmd) report(a *app, p *proof.Bundle, id string, got replay) error
 			verdict = p.CompareResult(got.end.Result)
 		}
 		if p.RequestDigest != "" && got.end.Receipt.RequestDigest != p.RequestDigest {
-			a.note("the request's digest is another than the recorded one: the model's template, the sampler profile or the words differ")
+			a.note("the request's digest differs from the recorded one: the model's template, the sampler profile or the words have changed")
 		}
 	}
 	out.Verdict = verdict

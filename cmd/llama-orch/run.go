@@ -16,10 +16,10 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// lastWords bounds what is still said to the server after Ctrl-C.
+// lastWords bounds the time for requests to the server after Ctrl-C.
 const lastWords = 5 * time.Second
 
-// maxPrompt bounds what is read from stdin; the server's own limit, which it names, is below.
+// maxPrompt bounds what is read from stdin. The server has a lower limit, which its error names.
 const maxPrompt = 16 << 20
 
 type runCmd struct {
@@ -35,7 +35,7 @@ type runCmd struct {
 	TaskID       string   `placeholder:"ID" help:"Idempotency key (default: a new UUID)."`
 	Session      string   `placeholder:"UUID" help:"The session that this is a turn of (default: none)."`
 	Pool         string   `placeholder:"ID" help:"This pool or none."`
-	OnDisconnect string   `enum:",continue,cancel" default:"" placeholder:"WHAT" help:"What becomes of the task when this program goes away without a word: continue or cancel (default: continue)."`
+	OnDisconnect string   `enum:",continue,cancel" default:"" placeholder:"WHAT" help:"What happens to the task if this program disappears: continue or cancel (default: continue)."`
 	Determinism  string   `enum:",strict,best_effort" default:"" placeholder:"KIND" help:"strict or best_effort (default: strict where possible)."`
 }
 
@@ -64,8 +64,7 @@ func (c *runCmd) Run(a *app) error {
 	return err
 }
 
-// submit lets a submit that Ctrl-C meets on its way come to its end: only then it is known whether there is a task to
-// cancel.
+// submit lets a submit finish if Ctrl-C comes meanwhile. Only then does the program know whether there is a task to cancel.
 func submit(a *app, request *gen.TaskRequest) (*gen.Admission, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
 	defer cancel()
@@ -77,7 +76,7 @@ func submit(a *app, request *gen.TaskRequest) (*gen.Admission, error) {
 	return admission, err
 }
 
-// cancelTask keeps an interrupted task from running on. It has a time limit of its own: the app's context is over.
+// cancelTask keeps an interrupted task from running on. It has a time limit of its own, since the app's context has ended.
 func cancelTask(a *app, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(a.ctx), lastWords)
 	defer cancel()
@@ -94,7 +93,7 @@ func cancelTask(a *app, id string) {
 	}
 }
 
-// request builds the body. The id is chosen here, so that the task can be named whatever happens to the answer.
+// request builds the body. It chooses the task's id, so that the program knows the id even if no answer comes.
 func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
 	prompt, err := c.prompt(a.stdin)
 	if err != nil {
@@ -168,7 +167,7 @@ func (c *runCmd) prompt(stdin io.Reader) (string, error) {
 	return string(text), nil
 }
 
-// onlyModel finds the model to use where none was named.
+// onlyModel finds the model to use if none was named.
 func (c *runCmd) onlyModel(a *app) (string, error) {
 	pools, err := a.client.Pools(a.ctx)
 	if err != nil {
@@ -191,11 +190,11 @@ func (c *runCmd) onlyModel(a *app) (string, error) {
 	return "", errors.New("the server serves no model for completions; add a pool to its configuration")
 }
 
-// streamCmd shows a task that was submitted before.
+// streamCmd shows the stream of a task that was submitted before.
 type streamCmd struct {
 	ID    string `arg:"" help:"The task's id."`
-	After string `placeholder:"EVENT" help:"Begin after this event id (default: at the start; only then hashes are checked)."`
+	After string `placeholder:"EVENT" help:"Begin after this event id (default: at the start; only then are hashes checked)."`
 }
 
-// Run follows the stream. Ctrl-C stops looking, and leaves the task alone.
+// Run follows the stream. Ctrl-C stops the program and leaves the task alone.
 func (c *streamCmd) Run(a *app) error { return a.answer(time.Time{}).follow(c.ID, c.After) }

@@ -37,17 +37,17 @@ func (c *sessionShowCmd) Run(a *app) error {
 
 type sessionCreateCmd struct {
 	ID       string        `placeholder:"UUID" help:"Its id (default: chosen by the server)."`
-	TTL      time.Duration `placeholder:"TIME" help:"How long it takes tasks, such as 30m (default: the server's)."`
-	MaxTurns int           `placeholder:"N" help:"How many tasks it takes (default: the server's)."`
+	TTL      time.Duration `placeholder:"TIME" help:"How long the session takes tasks, such as 30m (default: the server's)."`
+	MaxTurns int           `placeholder:"N" help:"How many tasks the session takes (default: the server's)."`
 	Tokens   int64         `placeholder:"N" help:"Budget of tokens, in and out (default: the server's)."`
 	Time     time.Duration `placeholder:"TIME" help:"Budget of decode time, such as 90s (default: the server's)."`
 	Cost     float64       `placeholder:"X" help:"Budget of cost, at the server's prices (default: the server's)."`
 }
 
-// Run begins a session. What was not given is left to the server.
+// Run begins a session. The server chooses what was not given.
 func (c *sessionCreateCmd) Run(a *app) error {
 	if c.TTL < 0 || c.MaxTurns < 0 || c.Tokens < 0 || c.Time < 0 || c.Cost < 0 {
-		return usagef("limits are above 0: leave out what the server is to choose")
+		return usagef("limits must be above 0; leave out a limit that the server should choose")
 	}
 	var request gen.SessionRequest
 	if c.ID != "" {
@@ -106,12 +106,12 @@ func (c *sessionDeleteCmd) Run(a *app) error {
 func sessionID(text string) (gen.SessionID, error) {
 	id, err := uuid.Parse(text)
 	if err != nil {
-		return gen.SessionID{}, usagef("%q is no session id: it is a UUID, such as `uuidgen` makes", text)
+		return gen.SessionID{}, usagef("%q is no session id: give a UUID, such as `uuidgen` makes", text)
 	}
 	return gen.SessionID(id), nil
 }
 
-// session prints one.
+// session prints a session.
 func (a *app) session(s *gen.Session) error {
 	if a.json {
 		return a.printJSON(s)

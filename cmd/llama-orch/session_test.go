@@ -82,7 +82,7 @@ func TestSessionCommands(t *testing.T) {
 	require.Equal(t, exitFailed, call(t.Context(), addr, "", "session", "delete", aSession).code)
 }
 
-// A budget that has run out is a refusal for now, with the time to wait.
+// If a budget has run out, that is a refusal for now, with the time to wait.
 // ORCH-3099
 func TestBudgetThatRanOut(t *testing.T) {
 	t.Parallel()

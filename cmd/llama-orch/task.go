@@ -14,7 +14,7 @@ type cancelCmd struct {
 	ID string `arg:"" help:"The task's id."`
 }
 
-// Run cancels; a task that had ended is no error.
+// Run cancels a task. If the task had ended already, that is no error.
 func (c *cancelCmd) Run(a *app) error {
 	result, err := a.client.Cancel(a.ctx, c.ID)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 )
 
 type topCmd struct {
-	Once bool `help:"Print one frame and end; so it does where stdout is no terminal, and with --json."`
+	Once bool `help:"Print one frame and end. This is the default if stdout is no terminal, and with --json."`
 }
 
 // Run shows one frame, or one a second until Ctrl-C.
@@ -44,7 +44,7 @@ func (c *topCmd) Run(a *app) error {
 	return a.watch(first, ticker.C, func() int { return rows(a.out) })
 }
 
-// load is all that top shows.
+// load has everything that top shows.
 type load struct {
 	Pools []*gen.PoolHealth `json:"pools"`
 	GPUs  *gen.GPUList      `json:"gpus"`
@@ -102,13 +102,13 @@ func (l *load) render(addr string, now time.Time) (string, error) {
 	return b.String(), nil
 }
 
-// What the live view does to the terminal, and how it undoes it: the other screen, no cursor, long lines cut and not wrapped.
+// What the live view does to the terminal, and how it undoes that: alternate screen, no cursor, long lines cut instead of wrapped.
 const (
 	takeScreen = "\x1b[?1049h\x1b[?25l\x1b[?7l"
 	giveBack   = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 )
 
-// watch draws a frame at every tick until Ctrl-C, which is how it is left, so no error. A server that goes away is waited for.
+// watch draws a frame at every tick until Ctrl-C. Ctrl-C is the way to leave it, so that is no error. If the server goes away, watch waits for it.
 func (a *app) watch(now *load, tick <-chan time.Time, height func() int) (err error) {
 	if _, err := io.WriteString(a.out, takeScreen); err != nil {
 		return err
@@ -144,7 +144,7 @@ func (a *app) watch(now *load, tick <-chan time.Time, height func() int) (err er
 	}
 }
 
-// draw overwrites the screen line by line, which does not flicker, and leaves out what does not fit.
+// draw overwrites the screen line by line, which does not flicker. It leaves out what does not fit.
 func (a *app) draw(text string, height int) error {
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
 	if height > 0 && len(lines) > height {
@@ -154,7 +154,7 @@ func (a *app) draw(text string, height int) error {
 	return err
 }
 
-// rows is a terminal's height; 0: unknown.
+// rows returns a terminal's height, or 0 if it is unknown.
 func rows(w io.Writer) int {
 	f, ok := w.(*os.File)
 	if !ok {

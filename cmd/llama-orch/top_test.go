@@ -90,7 +90,7 @@ func TestTopWithoutAServer(t *testing.T) {
 	require.Empty(t, got.out)
 }
 
-// What takes the terminal undoes each of its settings.
+// The live view undoes each of its terminal settings.
 //
 // ORCH-3049
 func TestTheScreenIsGivenBack(t *testing.T) {

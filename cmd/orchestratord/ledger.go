@@ -17,14 +17,14 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// ledgerCmd looks at the record of tasks. None of it writes to the ledger, and all of it works while serve runs.
+// ledgerCmd looks at the record of tasks. Its commands never write to the ledger, and work while serve runs.
 type ledgerCmd struct {
-	Check  ledgerCheckCmd  `cmd:"" help:"Read the whole ledger and say what is in it, and what is damaged."`
+	Check  ledgerCheckCmd  `cmd:"" help:"Read the whole ledger, and say what is in it and what is damaged."`
 	Backup ledgerBackupCmd `cmd:"" help:"Copy the ledger as it is now to a file."`
-	Export ledgerExportCmd `cmd:"" help:"Print the tasks as lines of JSON, prompts and answers by their digests."`
+	Export ledgerExportCmd `cmd:"" help:"Print each task as a line of JSON, with the digests of prompt and answer."`
 }
 
-// ledgerFlag says where the ledger is.
+// ledgerFlag says where the ledger is: in a configuration's data folder, or in one that is named.
 type ledgerFlag struct {
 	Config  string `help:"The YAML configuration file, which names the data folder." required:"" xor:"where" type:"path" placeholder:"FILE"`
 	DataDir string `help:"The data folder." required:"" xor:"where" type:"path" placeholder:"DIR"`
@@ -42,7 +42,7 @@ type ledgerExportCmd struct {
 	WithText bool `help:"Print prompts and answers in full."`
 }
 
-// read opens the ledger and does something with it.
+// read opens the ledger, calls do with it, and closes it.
 func (f ledgerFlag) read(do func(context.Context, *sqlite.Reader) error) error {
 	dir := f.DataDir
 	if f.Config != "" {
@@ -89,7 +89,7 @@ func printReport(w io.Writer, report sqlite.Report) error {
 	for _, state := range []task.State{task.Queued, task.Running, task.Completed, task.Failed, task.StateCanceled} {
 		fmt.Fprintf(out, " %d %s", report.States[state], state)
 	}
-	fmt.Fprintf(out, ".\n%d transcripts are what their receipts say.\n", report.Verified)
+	fmt.Fprintf(out, ".\n%d transcripts match their receipts.\n", report.Verified)
 	for _, p := range report.Problems {
 		fmt.Fprintf(out, "Damaged: %s\n", p)
 	}

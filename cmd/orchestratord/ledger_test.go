@@ -46,7 +46,7 @@ func TestLedgerCommands(t *testing.T) {
 	text, code := output(t, "ledger", "check", "--config", config) // while it is open
 	require.Zero(t, code)
 	require.Equal(t, "Schema 3, 1 tasks: 1 queued 0 running 0 completed 0 failed 0 canceled.\n"+
-		"0 transcripts are what their receipts say.\nNothing is damaged.\n", text)
+		"0 transcripts match their receipts.\nNothing is damaged.\n", text)
 	text, code = output(t, "ledger", "export", "--data-dir", dir)
 	require.Zero(t, code)
 	require.Contains(t, text, `"task_id":"one"`)

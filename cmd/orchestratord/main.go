@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command orchestratord is the daemon: `serve` runs it, `check` says what a configuration would do, `plan` how
-// its engines would be prepared, `ledger` looks at
-// the record of tasks, and `worker` is the built-in engine that `serve` starts as its child.
+// Command orchestratord is the daemon. `serve` runs it. `check` says what a configuration would do, and `plan` how its engines would be prepared.
+// `ledger` looks at the record of tasks. `worker` is the built-in engine, which `serve` starts as its child.
 //
-// Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration; a worker also has 3 (model) and 4 (libraries).
+// Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries).
 package main
 
 import (
@@ -44,7 +43,7 @@ const (
 type cli struct {
 	Serve   serveCmd   `cmd:"" help:"Run the orchestrator until SIGINT or SIGTERM."`
 	Check   checkCmd   `cmd:"" help:"Validate a configuration and say what it would do."`
-	Plan    planCmd    `cmd:"" help:"Print how the engines of a configuration's pools would be prepared, step by step. Nothing is done."`
+	Plan    planCmd    `cmd:"" help:"Print, step by step, how the engines of the pools would be prepared. Nothing is done."`
 	Ledger  ledgerCmd  `cmd:"" help:"Check, back up or export the record of tasks."`
 	Worker  workerCmd  `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
 	Version versionCmd `cmd:"" help:"Print the version."`
@@ -56,9 +55,9 @@ type configFlag struct {
 
 type serveCmd struct {
 	configFlag
-	StopWithin  time.Duration `help:"How long a stop may take; half of it is for running tasks to finish." default:"20s"`
+	StopWithin  time.Duration `help:"How long a stop may take. Running tasks get half of it to finish." default:"20s"`
 	SelfTest    bool          `help:"Decode and cancel one task of each pool once it is ready." default:"true" negatable:""`
-	LedgerAside bool          `help:"Give the record of tasks, where it is damaged, another name, and begin a new one. Nothing is deleted."`
+	LedgerAside bool          `help:"If the record of tasks is damaged, give it another name and begin a new one. Nothing is deleted."`
 }
 
 type checkCmd struct{ configFlag }
@@ -68,9 +67,9 @@ type versionCmd struct{}
 type workerCmd struct {
 	Model    string        `help:"GGUF file." required:""`
 	Libs     string        `help:"Folder with the engine's libraries." required:""`
-	Ctx      int           `help:"Context in tokens; 0 is the model's own."`
+	Ctx      int           `help:"Context in tokens; 0 takes the model's own."`
 	Threads  int           `help:"Threads that decode; 0 is one."`
-	Pace     float64       `help:"At most this many tokens a second; 0 is no bound."`
+	Pace     float64       `help:"At most this many tokens a second; 0 means no bound."`
 	Workload task.Workload `help:"completion or embedding." default:"completion" enum:"completion,embedding"`
 	Verbose  bool          `help:"Show the engine's informational lines too."`
 }
@@ -125,8 +124,8 @@ func (f configFlag) load() (config.Config, error) {
 	return c, nil
 }
 
-// gcPercent keeps the memory of many streams small: most of it is buffers and stacks that live as long as a stream, and a
-// token leaves next to no garbage, so that collecting sooner costs little (.docs/perf.md). GOGC overrides it.
+// gcPercent keeps the memory of many streams small. Most of the memory is buffers and stacks that live as long as a stream, and a token leaves
+// almost no garbage. So it costs little to collect sooner (.docs/perf.md). GOGC overrides it.
 const gcPercent = 25
 
 // Run serves until a signal comes.
@@ -145,7 +144,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return exit{exitUsage, err}
 	}
-	defer func() { _ = log.Sync() }() // standard error cannot always be synced, and nothing is lost then
+	defer func() { _ = log.Sync() }() // standard error cannot always be synced; nothing is lost then
 
 	libs, err := engineLibs(c)
 	if err != nil {
@@ -161,7 +160,7 @@ func (s serveCmd) Run() error {
 	}
 	signals, forget := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer forget()
-	again := make(chan os.Signal, 1) // before the start: else a SIGHUP right behind it would end the process
+	again := make(chan os.Signal, 1) // before the start, since a SIGHUP right after it would otherwise end the process
 	signal.Notify(again, syscall.SIGHUP)
 	defer signal.Stop(again)
 	if err := a.Start(signals); err != nil {
@@ -184,7 +183,7 @@ func (s serveCmd) Run() error {
 	return errors.Join(err, a.Stop(ctx))
 }
 
-// engineLibs finds the libraries of the built-in worker, where a pool uses it.
+// engineLibs finds the libraries of the built-in worker, if a pool uses it.
 func engineLibs(c config.Config) (string, error) {
 	for _, p := range c.Pools {
 		if p.Provisioning.Mode == config.ModeBuiltin {
@@ -194,7 +193,7 @@ func engineLibs(c config.Config) (string, error) {
 	return "", nil
 }
 
-// Run validates.
+// Run validates the configuration.
 func (s checkCmd) Run() error {
 	c, err := s.load()
 	if err != nil {
@@ -222,5 +221,5 @@ func (w workerCmd) Run() error {
 	if code == worker.ExitOK {
 		return nil
 	}
-	return exit{code: code} // the worker has said why
+	return exit{code: code} // the worker itself has said why
 }

@@ -19,7 +19,7 @@ type planCmd struct {
 	JSON bool   `name:"json" help:"Print JSON."`
 }
 
-// planView is a plan with what keeps it from being done here.
+// planView is a plan, with what this machine lacks for it.
 type planView struct {
 	provision.Plan
 	Missing string `json:"missing,omitempty"`

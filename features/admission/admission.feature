@@ -1,5 +1,5 @@
 Feature: Admission
-  A task is accepted with an honest picture of its wait, or refused before it is queued.
+  A task is accepted, with an honest picture of its wait, or it is refused before it is queued.
 
   @ORCH-2001 @LO-102
   Scenario: A task with nothing but a model and a prompt is accepted

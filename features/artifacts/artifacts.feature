@@ -1,5 +1,5 @@
 Feature: Artifacts are kept by their content
-  Posted once or twice they are one, and what is downloaded is what was posted.
+  The same bytes, posted once or twice, are one artifact. A download gives the posted bytes.
 
   @ORCH-3097 @HME-022
   Scenario: An artifact is stored, listed and downloaded in parts

@@ -1,5 +1,5 @@
 Feature: Every job leaves a proof bundle
-  Completed, failed or canceled: what is needed to run it again and to compare.
+  The bundle of a completed, failed or canceled job has what is needed to run the job again and to compare.
 
   @OC-CTRL-2067 @LO-301
   Scenario: A completed task leaves a bundle without its words, and a replay says match

@@ -1,5 +1,5 @@
 Feature: Who may call
-  One bearer token: always off loopback, on loopback unless the configuration says that it is optional.
+  There is one bearer token. Callers from other machines always need it; callers on loopback need it unless the configuration makes it optional.
 
   Rule: A token is required
 

@@ -1,5 +1,5 @@
 Feature: Back-pressure
-  A full queue refuses the newcomer or drops the one that has waited longest, as it is configured, and says when to come again.
+  A full queue refuses the newcomer or drops the task that has waited longest, as configured. It says when to try again.
 
   @ORCH-3006 @ORCH-2007
   Scenario: Tasks beyond the cap of their priority are refused

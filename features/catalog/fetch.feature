@@ -1,5 +1,5 @@
 Feature: Models are fetched by their refs
-  Every scheme ends in the same entry: fetched once, checked, and read.
+  Whatever the scheme, a model is fetched once and checked, and its metadata is read.
 
   @ORCH-3060 @ORCH-3090
   Scenario: A model of each scheme is added by its ref and read

@@ -1,5 +1,5 @@
 Feature: A model is retired
-  New tasks go elsewhere, what runs ends, and the pool follows.
+  New tasks for it are refused, running tasks finish, and then its pool drains.
 
   @ORCH-3072 @ORCH-3060 @ORCH-3062
   Scenario: A retired model takes no new task, ends what it runs, drains, and comes back

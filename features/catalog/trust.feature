@@ -1,5 +1,5 @@
 Feature: A model is used when its bytes are what they should be
-  What is refused leaves nothing behind.
+  A refused model leaves no files behind.
 
   @ORCH-3061 @ORCH-3037
   Scenario: A digest that differs is refused before anything uses the file

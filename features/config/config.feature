@@ -1,5 +1,5 @@
 Feature: Configuration
-  One YAML file, read strictly: what is wrong is named with file, line and remedy, and the program exits with 2.
+  The one YAML file is read strictly. For each mistake the program names file, line and remedy, and then it exits with 2.
 
   @HME-003
   Scenario Outline: Check takes the examples

@@ -1,5 +1,5 @@
 Feature: What the control plane answers about pools
-  Refusals, the dry run of placement, and the cards. What drains, reloads and the configuration do is in features/pools.
+  This is about refusals, the dry run of placement, and the cards. features/pools shows what drains, reloads and the configuration do.
 
   @ORCH-2101
   Scenario Outline: What cannot be operated is refused

@@ -1,5 +1,5 @@
 Feature: Determinism
-  The same request on replicas of one fingerprint gives the same bytes, and every end carries a receipt of it.
+  The same request on replicas of one fingerprint gives the same bytes, and the receipt in every end proves it.
 
   @ORCH-3045 @LO-204 @ORCH-3046
   Scenario: The same seed gives the same bytes on both replicas

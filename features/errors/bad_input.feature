@@ -1,7 +1,6 @@
 Feature: Bad input
-  Whatever is sent, the answer is the one envelope with a message that says what to do, and the daemon keeps serving.
-
-  Every error in these features is checked for the envelope, its status, its correlation id, and for nothing of the inside.
+  Whatever a client sends, the answer is the one envelope, with a message that says what to do, and the daemon keeps serving. For every error the
+  steps check the envelope, its status and its correlation id, and that it shows nothing of the inside of the program.
 
   Background:
     Given the shared daemon

@@ -1,6 +1,6 @@
 Feature: Cards of unequal size
-  A 24 GB and a 12 GB card serve side by side, and no model is given a card by hand. The cards are a stand-in for NVML, and the
-  workers a stand-in for llama-server that claims memory from it and decodes on the CPU.
+  A 24 GB and a 12 GB card serve side by side, and nobody assigns models to cards by hand. A stand-in for NVML plays the cards. A stand-in for
+  llama-server claims memory from it, and decodes on the CPU.
 
   @ORCH-1101
   Scenario: The cards found at start are in the log, in /v1/gpus and in the capabilities

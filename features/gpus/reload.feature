@@ -1,5 +1,5 @@
 Feature: A reload that fails changes nothing
-  A pool gets another model while it serves. Where that fails the old one is in service, and no task is lost.
+  A pool gets another model while it serves. If that fails, the old model serves on, and no task is lost.
 
   @ORCH-2101 @LO-501
   Scenario: The new model dies as it is loaded beside the old one

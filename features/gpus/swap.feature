@@ -1,5 +1,5 @@
 Feature: Models that are loaded on demand
-  More models than the cards hold at once: each is loaded when a task needs it, and makes room when it is idle.
+  There are more models than the cards hold at once. Each is loaded when a task needs it, and makes room when it is idle.
 
   @LO-503 @LO-502
   Scenario: An idle pool makes room for a task's model

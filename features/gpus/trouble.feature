@@ -1,5 +1,5 @@
 Feature: Trouble with a card
-  What the driver reports takes the replicas of that card out of service, and only those; they come back when it does.
+  When the driver reports trouble with a card, the replicas of that card, and no others, go out of service. They come back when the card does.
 
   @ORCH-3053
   Scenario: A card falls off the bus, and comes back

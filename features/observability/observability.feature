@@ -1,5 +1,5 @@
 Feature: What the operator sees
-  Metrics move by what was streamed, the log tells each task's way in plain sentences, and a correlation id joins it all.
+  Metrics count what was streamed, the log tells in plain sentences what happened to each task, and a correlation id joins the two.
 
   @ORCH-3028 @ORCH-2002
   Scenario: The metrics move by what was streamed

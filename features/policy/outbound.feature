@@ -1,5 +1,5 @@
 Feature: Every call that leaves the machine is decided
-  By rules of the configuration, with a line for the audit and a count for each decision.
+  The rules of the configuration decide. Each decision is a line of the audit log, and is counted.
 
   @ORCH-3080
   Scenario: A call is allowed by one rule and denied by another, and a reload changes them

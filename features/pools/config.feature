@@ -1,5 +1,5 @@
 Feature: The configuration is read again while tasks wait
-  Pools that differ are replaced, and no task is lost by it.
+  Pools that differ are replaced, and no task is lost.
 
   @ORCH-2101
   Scenario: A pool that is no longer configured ends what it has, and is gone

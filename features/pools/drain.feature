@@ -1,5 +1,5 @@
 Feature: A drained pool keeps its tasks
-  What a drain leaves undone waits for the pool's return, however that comes about.
+  Tasks that a drain leaves undone wait until the pool is back, whatever brings it back.
 
   @ORCH-2101 @LO-202 @LO-203
   Scenario: A second drain brings the deadline nearer, and a restart brings the pool back

@@ -1,5 +1,5 @@
 Feature: A task finds its model not loaded
-  What can only be known once the model is there is found out then.
+  Some things about the task can only be known once the model is loaded. They are found out then.
 
   @LO-503
   Scenario: Messages are templated and prompts counted once the model is there

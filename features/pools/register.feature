@@ -1,5 +1,5 @@
 Feature: Engines register themselves
-  An engine on another host joins a pool for a while, with the token, and again each time it is heard of.
+  With the token, an engine on another host joins a pool for a while. Each further registration renews that.
 
   Background:
     Given the environment

@@ -1,5 +1,5 @@
 Feature: A pool gets another model under load
-  Its tasks stay in line, and end.
+  The pool's tasks stay in line, and all of them end.
 
   @ORCH-2101 @ORCH-3031
   Scenario: No task is lost by two reloads under load

@@ -1,5 +1,5 @@
 Feature: The daemon tests its pools at its start
-  Each pool decodes one task and cancels one, and a table says to whoever started the daemon what came of it.
+  Each pool decodes one task and cancels another. A table shows the result to whoever started the daemon.
 
   @ORCH-3049
   Scenario: A table of all pools is on the terminal, and what it says in the log and in the pool's health

@@ -1,5 +1,5 @@
 Feature: Failover
-  A strict task whose worker dies goes on elsewhere, and its client sees the same bytes.
+  When the worker of a strict task dies, the task goes on elsewhere, and its client sees the same bytes.
 
   @LO-203 @LO-204 @ORCH-3045
   Scenario: A worker is killed in mid-stream, and the other replica goes on

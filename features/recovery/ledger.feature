@@ -1,5 +1,5 @@
 Feature: The ledger
-  One file holds what was accepted. It can be checked, copied and read, and a damaged one is never overwritten.
+  One file has all accepted tasks. It can be checked, copied and read. A damaged file is never overwritten.
 
   @LO-202
   Scenario: Check, backup and export work while the daemon runs, and after it

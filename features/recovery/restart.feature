@@ -1,6 +1,6 @@
 Feature: A restart loses nothing
-  What was accepted outlives the daemon, however it ends: the queue keeps its order, strict streams go on byte for byte
-  where their clients stopped, and what had ended stays as it was told.
+  Accepted tasks outlive the daemon, however it ends. The queue keeps its order, strict streams go on byte for byte where their clients stopped,
+  and ended tasks stay as clients were told.
 
   @LO-202 @LO-201 @LO-204
   Scenario Outline: A strict stream goes on behind the last event seen, after a kill -9

@@ -1,5 +1,5 @@
 Feature: Budgets
-  What tasks may take in all is bounded by session and by API token; who is refused hears what is left and when it renews.
+  Budgets bound what the tasks of a session, and of an API token, may take together. A refusal says what is left and when it renews.
 
   @ORCH-3099 @ORCH-3014
   Scenario: A session runs out of its budget

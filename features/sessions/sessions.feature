@@ -1,6 +1,5 @@
 Feature: Sessions
-  A conversation goes back to the worker that still has its KV, for as long and as often as it may, and is never told that it is
-  warm where it is not.
+  A conversation goes back to the worker that still has its KV, within the session's time and turns. It is told that it is warm only if it is.
 
   @ORCH-3021 @ORCH-3022 @ORCH-3009
   Scenario: The second turn of a session finds its KV

@@ -1,8 +1,6 @@
 Feature: The order of a stream
-  A stream is `started`, tokens, one `end` or one `error`, and nothing behind it.
-
-  Every stream of these features is read strictly: framing, contiguous ids, the running hash in each id, the shape of each
-  event's data, the receipt's digest over the tokens.
+  A stream is `started`, then tokens, then one `end` or one `error`, and nothing after it. The steps read every stream strictly: they check
+  framing, contiguous ids, the running hash in each id, the shape of each event's data, and the receipt's digest over the tokens.
 
   @ORCH-2002 @ORCH-3029 @LO-201 @LO-204
   Scenario: A completion streams real tokens

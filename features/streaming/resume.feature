@@ -1,5 +1,5 @@
 Feature: Resuming a stream
-  An event's id says what a client holds. Naming it, any number of clients go on without a gap or a repeat.
+  An event's id says what a client holds. Any number of clients can name their last id, and go on without a gap or a repeat.
 
   @LO-201
   Scenario Outline: A live stream goes on behind the last event seen

@@ -19,12 +19,12 @@ import (
 // row is one setting of a config file: a name and its value in YAML.
 type row struct{ name, value string }
 
-// setup is a configuration on its way to a file.
+// setup is a configuration that will be written to a file.
 type setup struct {
 	dir      string
 	settings []row
 	pools    []string // as YAML
-	replicas int      // that will be there
+	replicas int      // how many there will be
 	env      map[string]string
 	args     []string
 	selfTest bool // the daemon tests itself at its start
@@ -48,7 +48,7 @@ func set(rows []row, more ...row) []row {
 	return rows
 }
 
-// builtin is a pool of built-in workers with the bundled model.
+// builtin returns a pool of built-in workers with the bundled model.
 func (l *lab) builtin(more ...row) []row {
 	return set([]row{
 		{"model", fmt.Sprintf(`{id: haiku, ref: "file:%s"}`, l.Model)},
@@ -59,7 +59,7 @@ func (l *lab) builtin(more ...row) []row {
 	}, more...)
 }
 
-// external is a pool of an engine that runs already.
+// external returns a pool with an engine that is already running.
 func external(url string, more ...row) []row {
 	return set([]row{
 		{"model", `{id: haiku, ref: "label"}`},
@@ -85,7 +85,7 @@ func (s *setup) pool(id string, rows []row) {
 	s.replicas += replicas
 }
 
-// yaml is the config file.
+// yaml returns the text of the config file.
 func (s *setup) yaml() string {
 	var b strings.Builder
 	for _, r := range set([]row{
@@ -93,7 +93,7 @@ func (s *setup) yaml() string {
 		{"data_dir", "data"},
 		{"auth", "{optional_on_loopback: true}"},
 		{"log", "{level: debug}"},
-		{"policy", `{outbound: "off"}`}, // no scenario calls anybody but this machine
+		{"policy", `{outbound: "off"}`}, // scenarios only call this machine
 		{"sampler_profiles", "{v1: {temperature: 0.8, top_p: 0.95, top_k: 40}}"},
 	}, s.settings...) {
 		fmt.Fprintf(&b, "%s: %s\n", r.name, r.value)
@@ -101,7 +101,7 @@ func (s *setup) yaml() string {
 	return b.String() + "pools:\n" + strings.Join(s.pools, "")
 }
 
-// printedPath is where the daemon's standard output goes, which is for people: the log is on standard error.
+// printedPath is the file for the daemon's standard output, which is for people. The log goes to standard error.
 func (s *setup) printedPath() string { return filepath.Join(s.dir, "printed") }
 
 func (s *setup) write() (path string, err error) {
@@ -116,7 +116,7 @@ func (s *setup) write() (path string, err error) {
 type server struct {
 	*daemon.Daemon
 
-	token  string // sent with every request that says nothing else
+	token  string // sent with every request that does not name another
 	client *http.Client
 }
 
@@ -146,7 +146,7 @@ func (l *lab) startDaemon(s *setup) (*server, error) {
 	}, nil
 }
 
-// ready waits until so many replicas have got ready.
+// ready waits until the given number of replicas is ready.
 func (d *server) ready(replicas int) error {
 	seen := map[any]bool{}
 	err := d.logged(fmt.Sprintf("%d ready replicas", replicas), func(line logLine) bool {
@@ -161,7 +161,7 @@ func (d *server) ready(replicas int) error {
 	return nil
 }
 
-// kill ends the daemon at once; its workers have to follow.
+// kill ends the daemon at once. Its workers have to follow.
 func (d *server) kill() {
 	d.Daemon.Kill()
 	d.client.CloseIdleConnections()
@@ -170,7 +170,7 @@ func (d *server) kill() {
 // logLine is one line of the daemon's log.
 type logLine map[string]any
 
-// parseLog reads a line of the log; it is nil for what is not one.
+// parseLog reads a line of the log. It returns nil for a text that is no such line.
 func parseLog(line string) logLine {
 	var l logLine
 	decoder := json.NewDecoder(strings.NewReader(line))

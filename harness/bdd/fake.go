@@ -47,7 +47,7 @@ func (l *lab) startFake(dir string, slots int) (*fake, error) {
 	return f, nil
 }
 
-// tell uses one of the control paths.
+// tell calls one of the fake engine's control paths.
 func (f *fake) tell(method, path, body string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	defer cancel()

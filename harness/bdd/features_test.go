@@ -17,7 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Scenarios mostly wait, for a paced stream or a worker's start, so more of them run at a time than there are cores.
+// Scenarios mostly wait, for a paced stream or for a worker's start. So more of them run at a time than there are cores.
 const atOnce = 6
 
 var only = flag.String("tags", "", "run only the scenarios with these tags, such as @ORCH-3026")
@@ -66,8 +66,8 @@ func TestFeatures(t *testing.T) {
 	}
 }
 
-// A step definition that no scenario uses is dead code, one that isn't anchored catches what it shouldn't, and a step with
-// two definitions means either.
+// A step definition that no scenario uses is dead code. One that is not anchored matches what it should not. A step with two definitions may mean
+// either.
 //
 // HME-042
 func TestStepDefinitionsAreAnchoredUsedAndUnambiguous(t *testing.T) {
@@ -98,7 +98,7 @@ func TestStepDefinitionsAreAnchoredUsedAndUnambiguous(t *testing.T) {
 	}
 }
 
-// unreachable are the codes of the contract that no scenario can bring about yet, and why.
+// unreachable lists the codes of the contract that no scenario can bring about yet, with the reason.
 var unreachable = map[task.Code]string{
 	task.NotImplemented:   "every operation of the contract is served",
 	task.Internal:         "bad input must not bring it about, and a defect that does is mended",
@@ -107,7 +107,7 @@ var unreachable = map[task.Code]string{
 
 var asserted = regexp.MustCompile(`(?:(?:answer is|refused with) \d+|error) ([A-Z_]{4,})`)
 
-// Every code that can occur is asserted by a scenario, and no code is excused that one asserts.
+// A scenario asserts every code that can occur, and no code is excused that a scenario asserts.
 //
 // HME-042, OC-CTRL-2030
 func TestEveryErrorCodeIsAsserted(t *testing.T) {
@@ -134,7 +134,7 @@ func TestEveryErrorCodeIsAsserted(t *testing.T) {
 
 var specified = regexp.MustCompile(`(?m)^- \*\*([A-Z0-9-]+)\*\* \([^;)]*(?:; also: ([A-Z0-9, -]+))?`)
 
-// Every scenario says which requirement it serves, by an ID that stands in the specs.
+// Every scenario names the requirement that it serves by an ID from the specs.
 //
 // HME-042
 func TestScenariosNameTheirRequirements(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-// lab is what all scenarios of a run share: the programs, the model, and one daemon for those that leave no traces.
+// lab is what all scenarios of a run share: the programs, the model, and one daemon for scenarios that leave no traces.
 type lab struct {
 	*daemon.Lab
 
@@ -36,7 +36,7 @@ func newLab(ctx context.Context, dir, root string) (*lab, error) {
 	return &lab{Lab: l, logs: newLogContract()}, nil
 }
 
-// close ends the shared daemon and reports what is left of any: nothing may be.
+// close ends the shared daemon, and reports what any daemon left behind. Nothing may be left.
 func (l *lab) close() error {
 	var err error
 	if l.shared != nil {

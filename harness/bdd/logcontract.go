@@ -16,18 +16,18 @@ import (
 // logger is a daemon, as far as the contract is about it.
 type logger interface{ Lines() []string }
 
-// logContract holds every line of every daemon of the run against what is promised of log lines (ORCH-3027, ORCH-3300,
-// AUTH-1007), once all scenarios are over. Each prompt that was sent, each text that was generated and each token that
-// was in use is a canary: no line may hold any of it.
+// logContract checks every log line of every daemon of the run, once all scenarios are over, against the promises about log lines (ORCH-3027,
+// ORCH-3300, AUTH-1007). Each prompt that was sent, each text that was generated and each token in use is a canary: no line may hold any
+// of them.
 type logContract struct {
 	mu       sync.Mutex
 	daemons  []logger
-	canaries map[string]string // what no line may hold, and what it is
+	canaries map[string]string // key: what no line may hold; value: what that is
 }
 
 func newLogContract() *logContract { return &logContract{canaries: map[string]string{}} }
 
-// watch adds a daemon, and the secret it is given.
+// watch adds a daemon and its secret.
 func (c *logContract) watch(d logger, token string) {
 	c.mu.Lock()
 	c.daemons = append(c.daemons, d)
@@ -35,7 +35,7 @@ func (c *logContract) watch(d logger, token string) {
 	c.secret(token)
 }
 
-// secret plants what stands behind the scheme of an Authorization header.
+// secret plants the text after the scheme of an Authorization header.
 func (c *logContract) secret(credentials string) {
 	if _, after, found := strings.Cut(credentials, " "); found {
 		credentials = after
@@ -51,7 +51,7 @@ const (
 	minText   = 12
 )
 
-// breaks is where a text of several lines would look different in JSON.
+// breaks matches the places where a text of several lines looks different in JSON.
 var breaks = regexp.MustCompile(`[\n\r\t"\\]+`)
 
 func (c *logContract) words(text, what string) {
@@ -70,7 +70,7 @@ func (c *logContract) plant(canary, what string) {
 
 func (c *logContract) generated(text string) { c.words(text, "generated text") }
 
-// body plants the prompts of a submit, whatever else may be wrong with it.
+// body plants the prompts of a submit, even if something else in it is wrong.
 func (c *logContract) body(body []byte) {
 	var sent map[string]any
 	if json.Unmarshal(body, &sent) != nil {
@@ -125,14 +125,14 @@ var (
 	opaque   = regexp.MustCompile(`(?i)[0-9a-f]{8}`)
 )
 
-// told are the fields of every line about a task (ORCH-3027), and whether each is a number.
+// told lists the fields that every line about a task has (ORCH-3027), and says whether each is a number.
 var told = map[string]bool{
 	"job_id": false, "session_id": false, "engine": false, "engine_version": false, "pool_id": false, "replica_id": false,
 	"queue_position": true, "predicted_start_ms": true, "tokens_in": true, "tokens_out": true, "decode_time_ms": true,
 	"correlation_id": false,
 }
 
-// checkLine says what is wrong with a line by itself.
+// checkLine says what is wrong with a single line.
 func checkLine(line string) error {
 	l := parseLog(line)
 	if l == nil || strings.TrimSpace(line)[0] != '{' {

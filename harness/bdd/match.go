@@ -25,10 +25,10 @@ func decode(data []byte) (v any, err error) {
 	return v, nil
 }
 
-// absent stands for what is not there.
+// absent stands for a value that is not there.
 type absent struct{}
 
-// dig follows a path like pools.0.queue.depth; a path of one dot is the value itself.
+// dig follows a path such as pools.0.queue.depth. The path `.` is the value itself.
 func dig(v any, path string) any {
 	if path == "." {
 		return v
@@ -56,8 +56,8 @@ func dig(v any, path string) any {
 
 var comparison = regexp.MustCompile(`^(>=|<=|>|<) (-?[0-9.]+)$`)
 
-// match compares a JSON value with what a table says of it: `absent`, `present`, `/a regular expression/`, a comparison
-// like `>= 1`, or the value itself, as JSON or as plain text.
+// match compares a JSON value with a cell of a table. The cell is `absent`, `present`, `/a regular expression/`, a comparison such as `>= 1`, or
+// the value itself, as JSON or as plain text.
 func match(got any, want string) error {
 	_, missing := got.(absent)
 	wrong := func() error { return fmt.Errorf("it is %s and should be %s", show(got), want) }
@@ -110,7 +110,7 @@ func compare(got any, operator, bound string, wrong func() error) error {
 	return nil
 }
 
-// plain is a text as it is, and anything else as JSON.
+// plain returns a text as it is, and anything else as JSON.
 func plain(v any) string {
 	if s, ok := v.(string); ok {
 		return s

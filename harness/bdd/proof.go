@@ -14,10 +14,10 @@ import (
 	"github.com/cucumber/godog"
 )
 
-// envProof names a folder that each scenario leaves the streams it read and its daemons' logs in.
+// envProof names a folder in which each scenario leaves the streams that it read and its daemons' logs.
 const envProof = "LLORCH_PROOF_DIR"
 
-// proof is what a scenario leaves, by file name.
+// proof is what a scenario leaves. Its keys are file names.
 func (w *world) proof() map[string]string {
 	files := map[string]string{}
 	for name, s := range w.streams {
@@ -33,8 +33,8 @@ func (w *world) proof() map[string]string {
 	return files
 }
 
-// keep leaves files in a new folder named for the scenario, if a proof is asked for. The rows of an outline share a name, so
-// theirs are numbered.
+// keep writes files to a new folder with the scenario's name, if somebody asked for a proof. The rows of an outline share a name, so their
+// folders are numbered.
 func keep(sc *godog.Scenario, files map[string]string) error {
 	root := os.Getenv(envProof)
 	if root == "" || len(files) == 0 {

@@ -2,10 +2,10 @@
 
 package bdd
 
-// define is how a step is made known: godog's ScenarioContext.Step, or whatever looks through the definitions.
+// define registers a step: it is godog's ScenarioContext.Step, or a function that looks through the definitions.
 type define func(expr string, fn any)
 
-// steps are all step definitions. Each names what it does or checks, in words that a client of the API knows.
+// steps registers all step definitions. Each says what it does or checks, in words that a client of the API knows.
 func (w *world) steps(step define) {
 	w.daemonSteps(step)
 	w.recoverySteps(step)

@@ -32,10 +32,10 @@ func (w *world) itsBodyIs(want string) error {
 	return err
 }
 
-// begun is a body of which the beginning comes, and then nothing, or its end.
+// begun is a body whose beginning comes first. After it comes nothing for a while, or the end.
 type begun struct {
 	*strings.Reader
-	more <-chan struct{} // nil: it ends
+	more <-chan struct{} // nil: it ends at once
 }
 
 func (b begun) Read(p []byte) (int, error) {
@@ -56,7 +56,7 @@ func (w *world) lie(ctx context.Context, path string, size int64, more <-chan st
 	return r, nil
 }
 
-// iPostALie gets its answer though the body never comes.
+// iPostALie gets its answer although the body never comes.
 func (w *world) iPostALie(path string, size int64) error {
 	if err := w.settled(); err != nil {
 		return err
@@ -71,7 +71,7 @@ func (w *world) iPostALie(path string, size int64) error {
 	return err
 }
 
-// iHangUpEarly is what a client does whose machine goes down.
+// iHangUpEarly does what a client does when its machine goes down.
 func (w *world) iHangUpEarly(path string, size int64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), watch.Patience)
 	defer cancel()

@@ -27,7 +27,7 @@ func (w *world) theFile(name string, content *godog.DocString) error {
 	return w.file(name, content.Content)
 }
 
-// theConfigFileWithThePool writes what the steps before it configured.
+// theConfigFileWithThePool writes the configuration of the steps before it.
 func (w *world) theConfigFileWithThePool(t *godog.Table) error {
 	if err := w.aBuiltinPool("default", t); err != nil {
 		return err
@@ -43,7 +43,7 @@ func (w *world) iRun(line string) error {
 		return err
 	}
 	args := strings.Fields(line)
-	// Relative paths are the scenario's: the program has no folder of its own to start in.
+	// Relative paths start in the scenario's folder, since the program has none of its own.
 	if i := slices.Index(args, "--config"); i >= 0 && i+1 < len(args) && !filepath.IsAbs(args[i+1]) {
 		args[i+1] = filepath.Join(w.dir, args[i+1])
 	}
@@ -81,7 +81,7 @@ func (w *world) itDoesNotSay(text string) error {
 	return nil
 }
 
-// noKeyOnACommandLine looks at what every user of the machine could see.
+// noKeyOnACommandLine looks at the command lines, which every user of the machine can see.
 func (w *world) noKeyOnACommandLine() error {
 	if err := w.noteWorkers(); err != nil {
 		return err

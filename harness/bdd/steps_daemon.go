@@ -80,7 +80,7 @@ func (w *world) aDaemonThatStopsWithin(d string) error {
 	return w.aDaemon()
 }
 
-// aDaemon starts what the steps before it configured, and waits for its replicas.
+// aDaemon starts a daemon with the configuration of the steps before it, and waits for its replicas.
 func (w *world) aDaemon() error {
 	if len(w.setup.pools) == 0 {
 		w.setup.pool("default", w.lab.builtin())
@@ -127,7 +127,7 @@ func (w *world) aDaemonOnAFakeWhosePoolHas(t *godog.Table) error {
 	return w.aDaemon()
 }
 
-// aDaemonWhoseEngineIsDown has one pool, whose engine's port answers nobody.
+// aDaemonWhoseEngineIsDown has one pool. Nothing listens on the port of its engine.
 func (w *world) aDaemonWhoseEngineIsDown() error {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/cucumber/godog"
 )
 
-// statuses are the codes that answers may have, and the HTTP status of each.
+// statuses lists the codes that answers may have, with the HTTP status of each.
 var statuses = map[string]int{
 	"INVALID_PARAMS": 400, "DEADLINE_UNMET": 400, "MISSING_TOKEN": 401, "BAD_TOKEN": 401, "UNTRUSTED_ARTIFACT": 403, "POLICY_DENIED": 403,
 	"NOT_FOUND": 404, "MODEL_NOT_FOUND": 404, "METHOD_NOT_ALLOWED": 405, "CONFLICT": 409, "MODEL_DEPRECATED": 410, "TOO_LARGE": 413,
@@ -45,8 +45,8 @@ var (
 	leak  = regexp.MustCompile(`goroutine \d|\.go:\d|panic|0x[0-9a-f]{6}|connection refused|dial tcp`)
 )
 
-// check holds an answer against what every answer promises: a correlation id (OC-CTRL-2052), and, for an error, the one
-// envelope with a code of the closed list, its status, and a message that tells what to do (OC-CTRL-2030).
+// check checks what every answer must have: a correlation id (OC-CTRL-2052) and, if it is an error, the one envelope with a code of the closed list, the
+// right status, and a message that says what to do (OC-CTRL-2030).
 func (a *response) check() error {
 	if id := a.header.Get("X-Correlation-Id"); !sound.MatchString(id) {
 		return fmt.Errorf("it carries the correlation id %q", id)
@@ -219,8 +219,8 @@ func (w *world) itsHeadersHave(t *godog.Table) error {
 	return err
 }
 
-// itsHeadersAgree checks the figures of a 429 (ORCH-2007): X-Backoff-Ms is retry_after_ms, and Retry-After the same in
-// seconds, rounded up, at least 1.
+// itsHeadersAgree checks the figures of a 429 (ORCH-2007): X-Backoff-Ms equals retry_after_ms, and Retry-After is the same in whole seconds,
+// rounded up and at least 1.
 func (w *world) itsHeadersAgree() error {
 	a, err := w.answered()
 	if err != nil {

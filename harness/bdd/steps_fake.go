@@ -28,7 +28,7 @@ func (w *world) aFakeEngine(slots int) (err error) {
 	return err
 }
 
-// theFakesScript also forgets what the engine has counted: the probe of the daemon's start is no task.
+// theFakesScript also resets the engine's counters, since the probe at the daemon's start is no task.
 func (w *world) theFakesScript(script *godog.DocString) error {
 	if err := w.fake.tell(http.MethodPost, "reset", ""); err != nil {
 		return err

@@ -70,7 +70,7 @@ func (w *world) stream(name string) (*stream, error) {
 	return nil, fmt.Errorf("the scenario follows no stream %q", name)
 }
 
-// held waits until a stream has given event n, and returns the events up to it.
+// held waits until event n of a stream has come, and returns the events up to it.
 func (w *world) held(name string, n int) ([]event, error) {
 	s, err := w.stream(name)
 	if err != nil {
@@ -142,7 +142,7 @@ func (w *world) iResumeWithAnotherHash(task, name string, n int, of string) erro
 	return w.follow(task, name, prior, []row{{"Last-Event-ID", seq + "-" + other}}, "")
 }
 
-// iNeverRead opens a connection with small buffers, asks for the stream, and leaves it at that.
+// iNeverRead opens a connection with small buffers, asks for the stream, and never reads it.
 func (w *world) iNeverRead(task string) error {
 	t, err := w.task(task)
 	if err != nil {

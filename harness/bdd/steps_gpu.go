@@ -21,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/standin"
 )
 
-// cardMaker builds what stands in for NVML and for a CUDA llama-server, once a run.
+// cardMaker builds the stand-ins for NVML and for a CUDA llama-server, once for each run.
 type cardMaker struct {
 	once sync.Once
 	lib  string // folder of the library
@@ -42,7 +42,7 @@ func (m *cardMaker) build(l *lab) error {
 	return m.err
 }
 
-// foreignPID is a process that is nobody's: the stand-in for NVML does not ask whether it runs.
+// foreignPID is the id of no process. The stand-in for NVML does not ask whether it runs.
 const foreignPID = 4194303
 
 func (w *world) gpuSteps(step define) {
@@ -90,7 +90,7 @@ func (w *world) theReferenceCards() error {
 	return w.cards.Write(w.statePath())
 }
 
-// noDriver has the stand-in for NVML in place, which finds no state: so the machine's own cards, if it has any, are not found.
+// noDriver installs the stand-in for NVML without a state. So the daemon does not find the machine's own cards, if there are any.
 func (w *world) noDriver() error {
 	if err := w.lab.gpu.build(w.lab); err != nil {
 		return err
@@ -103,8 +103,8 @@ func (w *world) aPoolOfAModel(id string, gib float64) error {
 	return w.aPoolOfAModelWith(id, gib, &godog.Table{})
 }
 
-// aPoolOfAModelWith makes a pool of stand-ins and its model, both of that name. A row `pace` slows its tasks down, and a row
-// `model_ctx` gives the model another context of its own.
+// aPoolOfAModelWith makes a pool of stand-ins and a model of the same name. A row `pace` slows its tasks down. A row `model_ctx` changes the context
+// that the model itself names.
 func (w *world) aPoolOfAModelWith(id string, gib float64, t *godog.Table) error {
 	rows, err := w.rows(t)
 	if err != nil {
@@ -160,7 +160,7 @@ func (w *world) aWorkerMayLoad(model string) error {
 	return nil
 }
 
-// card changes a card as the driver shows it.
+// card changes what the driver shows about a card.
 func (w *world) card(index int, change func(*nvmlstub.Card)) error {
 	if w.cards == nil || index >= len(w.cards.Cards) {
 		return fmt.Errorf("the scenario has no card %d", index)
@@ -191,7 +191,7 @@ func (w *world) theCardIsBack(index int) error {
 	return w.card(index, func(c *nvmlstub.Card) { c.Lost = false })
 }
 
-// theReplicaIsOn also looks at what the worker itself was told: the mask, and the order in which NVML counts (ORCH-3011).
+// theReplicaIsOn also looks at the worker's own settings: the mask, and NVML's order of counting (ORCH-3011).
 func (w *world) theReplicaIsOn(id, cards string) error {
 	if err := poll("replica "+id, func() error {
 		r, err := w.replica(id)
@@ -255,7 +255,7 @@ func (w *world) noWorkerWasStarted(pool string) error {
 	return nil
 }
 
-// theCardHas asks for the cards until one is as the table says.
+// theCardHas asks for the cards until one of them fits the table.
 func (w *world) theCardHas(index int, t *godog.Table) error {
 	rows, err := w.rows(t)
 	if err != nil {
@@ -317,7 +317,7 @@ func (w *world) replicaOn(pool string, card int) (any, error) {
 	return nil, fmt.Errorf("none is on card %d: %s", card, w.last.body)
 }
 
-// theWorkerOnHas looks at what the worker was told: what the stand-in serves has a context of its own.
+// theWorkerOnHas looks at the worker's arguments, since the stand-in itself serves another context.
 func (w *world) theWorkerOnHas(pool string, card, least, most int) error {
 	r, err := w.replicaOn(pool, card)
 	if err != nil {
@@ -349,7 +349,7 @@ func (w *world) noneWasRefused(pool string) error {
 	return nil
 }
 
-// theChosenIsOn looks at the explanation that was just given.
+// theChosenIsOn looks at the last explanation.
 func (w *world) theChosenIsOn(card string) error {
 	explanation, err := decode(w.last.body)
 	if err != nil {
@@ -359,7 +359,7 @@ func (w *world) theChosenIsOn(card string) error {
 	return w.theReplicaIsOn(id, card)
 }
 
-// commandLine is what a replica's worker was told.
+// commandLine returns the arguments of a replica's worker.
 func (w *world) commandLine(replica string) ([]string, error) {
 	pid, err := w.workerOf(replica)
 	if err != nil {

@@ -26,7 +26,7 @@ func (w *world) theLogNarrates(event, name string) error {
 	return w.theLogNarratesWith(event, name, &godog.Table{})
 }
 
-// theLogNarratesWith waits for the line. What ORCH-3300 and ORCH-3027 ask of each is also checked of all lines at the end.
+// theLogNarratesWith waits for the line. What ORCH-3300 and ORCH-3027 demand is checked for all lines at the end of the run.
 func (w *world) theLogNarratesWith(event, name string, t *godog.Table) error {
 	task, err := w.task(name)
 	if err != nil {
@@ -67,7 +67,7 @@ func (w *world) placed() ([]any, error) {
 	return ids, err
 }
 
-// theLogPlaces waits until all of them are placed.
+// theLogPlaces waits until all of the tasks are placed.
 func (w *world) theLogPlaces(names string) error {
 	var want []any
 	for name := range strings.SplitSeq(names, ", ") {

@@ -106,7 +106,7 @@ func (w *world) iNoteTheMetrics() (err error) {
 	return err
 }
 
-// figure is what a table expects: a number, or one counted from what was streamed, like `tokens of a`.
+// figure returns the number that a cell means: the number itself, or one that is counted from a stream, such as `tokens of a`.
 func (w *world) figure(text string) (float64, error) {
 	kind, name, counted := strings.Cut(text, " of ")
 	if !counted {
@@ -139,7 +139,7 @@ func (w *world) figure(text string) (float64, error) {
 	return n.Float64()
 }
 
-// theMetricsMovedBy asks until it is so: a counter moves right behind the event that it counts.
+// theMetricsMovedBy asks until the metrics fit: a counter moves just after the event that it counts.
 func (w *world) theMetricsMovedBy(t *godog.Table) error { return w.metricsAre(t, w.metrics) }
 
 func (w *world) theMetricsHave(t *godog.Table) error { return w.metricsAre(t, series{}) }
@@ -207,7 +207,7 @@ func (w *world) theMetricsFollowTheContract() error {
 
 func (c contract) check(s sample, types map[string]string) error {
 	name := s.name
-	if _, plain := types[name]; !plain { // a histogram's parts carry its name and a suffix
+	if _, plain := types[name]; !plain { // the series of a histogram have its name and a suffix
 		for _, suffix := range []string{"_bucket", "_sum", "_count"} {
 			if base := strings.TrimSuffix(s.name, suffix); types[base] == "histogram" {
 				name = base

@@ -26,7 +26,7 @@ func (w *world) operateSteps(step define) {
 
 func (w *world) aCopyOfTheModel(name string) error { return w.aPartOfTheModel(1<<30, name) }
 
-// aPartOfTheModel puts the begin of the bundled model's file beside the configuration, and keeps its path as $DIR.
+// aPartOfTheModel puts the beginning of the bundled model's file beside the configuration. The folder's path is $DIR.
 func (w *world) aPartOfTheModel(n int, name string) error {
 	data, err := os.ReadFile(w.lab.Model)
 	if err != nil {
@@ -39,7 +39,7 @@ func (w *world) aPartOfTheModel(n int, name string) error {
 	return nil
 }
 
-// hasComeTo asks until the answer is as the table says.
+// hasComeTo asks until the answer fits the table.
 func (w *world) hasComeTo(path string, t *godog.Table) error {
 	return poll(path, func() error {
 		if err := w.call(http.MethodGet, path, nil, nil); err != nil {
@@ -71,7 +71,7 @@ func (w *world) theConfigurationHasNot(id string) error {
 	return err
 }
 
-// drop takes a pool out of the setup, if it is there.
+// drop takes a pool out of the setup, if the setup has it.
 func (w *world) drop(id string) error {
 	if w.daemon == nil {
 		return errors.New("the scenario has started no daemon")

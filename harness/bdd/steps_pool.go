@@ -35,7 +35,7 @@ func (w *world) poolSteps(step define) {
 	step(`^the daemon prints$`, w.theDaemonPrints)
 }
 
-// aPoolOfRegistered has no engine before one registers.
+// aPoolOfRegistered makes a pool that has no engine until one registers.
 func (w *world) aPoolOfRegistered(id string, t *godog.Table) error {
 	rows, err := w.rows(t)
 	if err != nil {
@@ -47,7 +47,7 @@ func (w *world) aPoolOfRegistered(id string, t *godog.Table) error {
 	return nil
 }
 
-// registration is a body that fits.
+// registration returns a valid body.
 func (w *world) registration(pool, name string) (map[string]any, error) {
 	if w.fake == nil {
 		return nil, errors.New("the scenario has started no fake engine")
@@ -74,8 +74,7 @@ func (w *world) theFakeRegisters(pool, name string) error {
 	return w.register(body)
 }
 
-// registrationsAreRefused changes one field after the other. The table's columns are the field, its value, the answer, and what
-// its message says.
+// registrationsAreRefused changes one field at a time. The table's columns are the field, its value, the answer's code, and a part of its message.
 func (w *world) registrationsAreRefused(pool, name string, t *godog.Table) error {
 	for _, r := range t.Rows {
 		if len(r.Cells) != 4 {
@@ -137,7 +136,7 @@ type sent struct {
 	err    error
 }
 
-// meanwhileIPost does not wait for the answer.
+// meanwhileIPost posts without waiting for the answer.
 func (w *world) meanwhileIPost(path string, body *godog.DocString) error {
 	content, err := w.expand(body.Content)
 	if err != nil {
@@ -150,7 +149,7 @@ func (w *world) meanwhileIPost(path string, body *godog.DocString) error {
 		return err
 	}
 	client, got := w.daemon.client, make(chan sent, 1)
-	go func() { // joined by theAnswerToThatIs, else it ends with the daemon
+	go func() { // joined by theAnswerToThatIs; otherwise it ends with the daemon
 		defer cancel()
 		a, err := answer(client, r)
 		got <- sent{a, err}
@@ -175,7 +174,7 @@ func (w *world) theAnswerToThatIs(status int) error {
 	return w.theAnswerIs(status)
 }
 
-// workersRunFor counts the workers' files: while a pool is reloaded, a replica has two workers.
+// workersRunFor counts the workers' pid files. During a reload a replica has two workers.
 func (w *world) workersRunFor(n int, replica string) error {
 	return poll("the workers of "+replica, func() error {
 		files, err := filepath.Glob(filepath.Join(w.dir, "data", "run", "*.json"))
@@ -198,7 +197,7 @@ func (w *world) workersRunFor(n int, replica string) error {
 	})
 }
 
-// theConfigurationFileIs puts any text in the place of the running daemon's file.
+// theConfigurationFileIs replaces the running daemon's configuration file with any text.
 func (w *world) theConfigurationFileIs(content *godog.DocString) error {
 	return w.file("config.yaml", content.Content)
 }
@@ -208,7 +207,7 @@ func (w *world) aDaemonThatTestsItself() error {
 	return w.start()
 }
 
-// theDaemonPrints waits for lines on standard output. Blanks may be any number of blanks, and a cell may be a pattern.
+// theDaemonPrints waits for lines on standard output. A blank matches any number of blanks, and a cell may be a pattern.
 func (w *world) theDaemonPrints(t *godog.Table) error {
 	return poll("what the daemon prints", func() error {
 		printed, err := os.ReadFile(w.setup.printedPath())

@@ -37,7 +37,7 @@ func (w *world) recoverySteps(step define) {
 	step(`^the data folder holds a file "([^"]*)" with the ledger as it was$`, w.theLedgerIsIn)
 }
 
-// theStreamBreaksOff waits for the cut of the connection: a client must not take that for the end of its task.
+// theStreamBreaksOff waits until the connection is cut. A client must not take that for the end of its task.
 func (w *world) theStreamBreaksOff(name string) error {
 	s, err := w.stream(name)
 	if err != nil {
@@ -59,7 +59,7 @@ func (w *world) theStreamBreaksOff(name string) error {
 	return err
 }
 
-// iReconnect names the last event that the client held.
+// iReconnect reconnects with the id of the client's last event.
 func (w *world) iReconnect(task, name, of string) error {
 	s, err := w.stream(of)
 	if err != nil {
@@ -77,7 +77,7 @@ func (w *world) iReconnect(task, name, of string) error {
 	return w.follow(task, name, prior, []row{{"Last-Event-ID", prior[len(prior)-1].ID}}, "")
 }
 
-// aMetricsFrameHas waits for the first frame that is as the table says.
+// aMetricsFrameHas waits for the first frame that fits the table.
 func (w *world) aMetricsFrameHas(name string, t *godog.Table) error {
 	s, err := w.stream(name)
 	if err != nil {
@@ -118,7 +118,7 @@ func (w *world) stopTheDaemon() error {
 	return w.theDaemonExitsWith(0)
 }
 
-// killTheWorkerOf finds the worker in the pid files, by which the daemon itself would find it.
+// killTheWorkerOf finds the worker by the pid files, as the daemon itself would.
 func (w *world) killTheWorkerOf(name string) error {
 	t, err := w.task(name)
 	if err != nil {
@@ -143,7 +143,7 @@ func (w *world) killTheWorkerOf(name string) error {
 	return nil
 }
 
-// workerOf finds a replica's worker in the pid files.
+// workerOf finds a replica's worker by the pid files.
 func (w *world) workerOf(replica string) (pid int, err error) {
 	files, err := filepath.Glob(filepath.Join(w.dir, "data", "run", "*.json"))
 	if err != nil {
@@ -167,7 +167,7 @@ func (w *world) thePoolIsRenamed(id string) error {
 	return nil
 }
 
-// theTaskIsPastItsDeadline waits for a time, since nothing can be asked while the daemon is down.
+// theTaskIsPastItsDeadline waits for a time, since there is nobody to ask while the daemon is down.
 func (w *world) theTaskIsPastItsDeadline(name string, ms int) error {
 	t, err := w.task(name)
 	if err == nil {
@@ -176,8 +176,8 @@ func (w *world) theTaskIsPastItsDeadline(name string, ms int) error {
 	return err
 }
 
-// theDiskIsFull bounds the size of every file the daemon writes. To SQLite that is a write that fails, and it takes no
-// right to mount anything. A disk that is really full is in the chaos suite.
+// theDiskIsFull bounds the size of every file that the daemon writes. SQLite sees a write that fails, and nobody needs the right to mount anything.
+// The chaos suite has a disk that is really full.
 func (w *world) theDiskIsFull() error { return w.fileSize(0) }
 
 func (w *world) theDiskHasRoom() error { return w.fileSize(unix.RLIM_INFINITY) }

@@ -20,11 +20,11 @@ import (
 	"github.com/llama-orch/llama-orch/harness/source"
 )
 
-// origin is a server of models of the scenario.
+// origin is one of the scenario's servers of models.
 type origin struct {
 	*source.Source
 	model []byte
-	goOn  func() // lets an answer that is held go on
+	goOn  func() // lets a held answer go on
 }
 
 func (w *world) sourceSteps(step define) {
@@ -41,8 +41,8 @@ func (w *world) sourceSteps(step define) {
 	step(`^the audit has an outbound call with$`, w.theAuditHas)
 }
 
-// aSource starts a server that has the bundled model, keeps the model's ref there as $HTTPS, $HF, $S3 or $OCI, and configures
-// the daemon to call it in the place of the world's.
+// aSource starts a server that has the bundled model, and configures the daemon to call it instead of the real service. The model's ref there is
+// $HTTPS, $HF, $S3 or $OCI.
 func (w *world) aSource(kind string) error {
 	s, err := source.Kinds[kind]()
 	if err != nil {
@@ -76,7 +76,7 @@ func (w *world) aSource(kind string) error {
 	return nil
 }
 
-// configureCatalog writes the setting of what the steps so far have started.
+// configureCatalog writes the settings for the servers that the steps so far have started.
 func (w *world) configureCatalog() {
 	var endpoints []string
 	for kind, o := range w.origins {
@@ -101,7 +101,7 @@ func (w *world) origin(kind string) (*origin, error) {
 	return nil, fmt.Errorf("the scenario has started no source over %s", kind)
 }
 
-// theSourceStops: an answer that is held ends with its client, or goes on when a step says so.
+// theSourceStops breaks an answer off halfway, or holds it there. A held answer ends with its client, or goes on when a step says so.
 func (w *world) theSourceStops(kind, how string) error {
 	o, err := w.origin(kind)
 	if err != nil {
@@ -172,8 +172,8 @@ func (w *world) theSourceRedirects(kind, to string) error {
 	return nil
 }
 
-// modelsNeedASignature keeps the bundled model's signature by that key as $SIGNATURE, one by another key as $OTHER, and one of
-// other bytes as $WRONG.
+// modelsNeedASignature makes three signatures: $SIGNATURE is the bundled model's by the trusted key, $OTHER is by another key, and $WRONG is of other
+// bytes.
 func (w *world) modelsNeedASignature() error {
 	model, err := os.ReadFile(w.lab.Model)
 	if err != nil {
@@ -200,7 +200,7 @@ func (w *world) modelsNeedASignature() error {
 	return errors.Join(errs[:]...)
 }
 
-// cached lists the files of a model of the catalog that the daemon has fetched, or begun to.
+// cached lists the files that the daemon has fetched, or begun to fetch, for a model of the catalog.
 func (w *world) cached(id string) (found []string, err error) {
 	err = filepath.WalkDir(filepath.Join(w.dir, "data", "models", "files", id), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -217,7 +217,7 @@ func (w *world) cached(id string) (found []string, err error) {
 	return found, nil
 }
 
-// aByteIsAnother leaves the file's size and time as they were: only its bytes tell.
+// aByteIsAnother changes a byte but keeps the file's size and time, so that only the bytes tell.
 func (w *world) aByteIsAnother(id string) error {
 	found, err := w.cached(id)
 	if err != nil {
@@ -265,7 +265,7 @@ func (w *world) filesAreOnTheDisk(id string) error {
 	return err
 }
 
-// theAuditHas waits for a line of the policy that the table fits.
+// theAuditHas waits for a line of the policy that fits the table.
 func (w *world) theAuditHas(t *godog.Table) error {
 	var seen []logLine
 	err := w.daemon.logged("such an audit line", func(l logLine) bool {

@@ -105,7 +105,7 @@ func (w *world) whole(name, last string) ([]event, error) {
 	return s.all()
 }
 
-// theStreamIs relies on the reader, which has refused any other order of what came.
+// theStreamIs relies on the reader, which refuses any other order of events.
 func (w *world) theStreamIs(name, last string) error {
 	events, err := w.whole(name, last)
 	if err == nil && len(events) < 3 {
@@ -190,7 +190,7 @@ func (w *world) theStreamBeginsWithItsAdmission(name string) error {
 	return err
 }
 
-// theEventHas looks at the last event of that name.
+// theEventHas looks at the last event with the given name.
 func (w *world) theEventHas(kind, name string, t *godog.Table) error {
 	s, err := w.stream(name)
 	if err != nil {
@@ -278,7 +278,7 @@ func (w *world) sameBytes(a, b string) error {
 	return err
 }
 
-// tokenFrames are the tokens of a stream, cut as they came.
+// tokenFrames returns the tokens of a stream, cut as they came.
 func tokenFrames(events []event) []string {
 	var data []string
 	for _, e := range events {

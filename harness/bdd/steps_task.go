@@ -46,7 +46,7 @@ func (w *world) iSubmitWithPriority(priority, name string) error {
 	return w.submit(name, []row{{"priority", priority}})
 }
 
-// taskBody makes the body of a submit; values that are JSON are taken as such. Without an input it asks for a haiku.
+// taskBody makes the body of a submit. A value that is JSON is used as JSON. Without an input the task asks for a haiku.
 func taskBody(rows []row) ([]byte, error) {
 	body := map[string]any{"model_ref": "haiku"}
 	hasInput := false
@@ -79,7 +79,7 @@ func (w *world) submit(name string, rows []row) error {
 	return w.accepted(name)
 }
 
-// accepted remembers the task of a 202. A refusal is left for a step to assert.
+// accepted remembers the task of a 202. It leaves a refusal for a step to assert.
 func (w *world) accepted(name string) error {
 	if w.last.status != http.StatusAccepted {
 		return nil

@@ -14,7 +14,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-// admission is what one round of submits gave.
+// admission is the result of one round of submits.
 type admission struct {
 	rate, perCommit float64
 	p50, p99        time.Duration
@@ -22,15 +22,15 @@ type admission struct {
 	fsync           time.Duration // of 4 KiB on the same disk, median
 }
 
-// accepts measures durable admission through the API: each client submits its next task when the 202 of the one before is
-// there. One task holds the pool's only slot, so that the others are accepted, recorded and queued, and nothing else.
+// accepts measures durable admission through the API. Each client submits its next task when it has the 202 of the one before. One task holds the
+// pool's only slot, so that the others are only accepted, recorded and queued.
 func (l *lab) accepts() (err error) {
 	data := filepath.Join(l.disk, "accept")
 	d, err := l.serve("acceptor", l.exe, data, l.stub.urls[2])
 	if err != nil {
 		return err
 	}
-	defer d.Kill() // a long queue is nothing to wait for
+	defer d.Kill() // nobody waits for a long queue
 	if _, err := l.answers(d, "/readyz"); err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func counters(d *child) (c counts, err error) {
 	return c, err
 }
 
-// fsyncCost is what the disk below a folder takes to make 4 KiB durable.
+// fsyncCost returns how long the disk below a folder takes to make 4 KiB durable.
 func fsyncCost(dir string) (time.Duration, error) {
 	f, err := os.CreateTemp(dir, "fsync-")
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 type way struct {
 	name   string
 	url    string
-	proc   *child // what stands between; nil: nothing
-	tasks  bool   // it is a daemon
+	proc   *child // the process in between; nil: none
+	tasks  bool   // the process in between is a daemon
 	client *http.Client
 }
 
@@ -53,7 +53,7 @@ func (w *way) submit(ctx context.Context, prompt string) (id string, err error) 
 	if err := json.NewDecoder(body).Decode(&a); err != nil {
 		return "", fmt.Errorf("read the admission: %w", err)
 	}
-	_, _ = io.Copy(io.Discard, body) // so that the connection is used again
+	_, _ = io.Copy(io.Discard, body) // so that the connection can be used again
 	return a.ID, nil
 }
 
@@ -84,20 +84,20 @@ func (w *way) send(ctx context.Context, method, path string, body any, want int)
 	return answer.Body, nil
 }
 
-// meter is what the streams of a round count together.
+// meter counts for all streams of a round.
 type meter struct {
-	open   atomic.Bool  // latencies are noted
-	gaps   bool         // and so are the gaps between tokens
+	open   atomic.Bool  // while it is set, latencies are noted
+	gaps   bool         // gaps between tokens are noted too
 	tokens atomic.Int64 // received
 }
 
-// times are those of a stream's tokens that came while the meter was open.
+// times has the times of a stream's tokens that came while the meter was open.
 type times struct {
 	late []time.Duration // from the engine's write to the client's read
 	gaps []time.Duration // from one token to the next, as the client sees them
 }
 
-// follow reads a stream to its end. first is called with the first token.
+// follow reads a stream to its end. It calls first with the first token.
 func follow(body io.Reader, m *meter, first func()) (t times, err error) {
 	buf := make([]byte, 32<<10)
 	have, began, last := 0, false, int64(0)

@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/process"
 )
 
-// limit bounds a whole run, whatever hangs.
+// limit bounds a whole run, even if something hangs.
 const limit = 10 * time.Minute
 
 func main() {

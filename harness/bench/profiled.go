@@ -17,8 +17,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/observe"
 )
 
-// profiledMain is the daemon with a profiler around it, which the product has not: the same wiring, from the same package.
-// Its arguments are the configuration and the file of the profile.
+// profiledMain runs the daemon, wired by the same package as the product, with a profiler around it, which the product does not have. Its
+// arguments are the configuration and the file of the profile.
 func profiledMain(args []string) (err error) {
 	c, err := config.Load(args[0], func(string) string { return "" })
 	if err != nil {

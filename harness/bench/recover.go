@@ -20,7 +20,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// recovery measures starts of the daemon with a long record behind it, each after a `kill -9` of the one before.
+// recovery measures starts of a daemon with a long record, each after a `kill -9` of the daemon before.
 func (l *lab) recovery() error {
 	finished, queued, starts := 100_000, 10_000, 5
 	if l.quick {
@@ -74,7 +74,7 @@ func (l *lab) restart(data string, queued int) (serving, ready time.Duration, rs
 		return 0, 0, 0, err
 	}
 	depth, err := series(d, "queue_depth", "")
-	if err == nil && int(depth) != queued && int(depth) != queued-1 { // one may have been dispatched, or not yet
+	if err == nil && int(depth) != queued && int(depth) != queued-1 { // one may already have been dispatched
 		err = fmt.Errorf("%d tasks should be queued, and %.0f are", queued, depth)
 	}
 	rss, _ = d.rss()
@@ -119,7 +119,7 @@ func entry(seq uint64, at time.Time) task.Task {
 	}
 }
 
-// outcome is a haiku's: 30 tokens.
+// outcome returns the outcome of a haiku of 30 tokens.
 func outcome(t task.Task) task.Record {
 	r := task.Record{
 		Task: t, State: task.Completed, ReplicaID: "bench-0", Fingerprint: "f", StartedAt: t.AcceptedAt, FinishedAt: t.AcceptedAt.Add(time.Second),

@@ -17,30 +17,30 @@ import (
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-// load is a number of streams at a rate.
+// load is a number of streams that run at a rate.
 type load struct {
 	name    string
 	streams int
 	rate    int           // tokens a second of each; 0: as fast as they are taken
-	tokens  int           // of each, where there is no rate
+	tokens  int           // of each stream, if there is no rate
 	ramp    time.Duration // over which the streams are started
-	window  time.Duration // in which is measured, once all have begun
+	window  time.Duration // the time of measuring, once all streams have begun
 }
 
-// sample is what one round of one way gave.
+// sample is the result of one round on one way.
 type sample struct {
 	p50, p99   time.Duration // from the engine's write to the client's read
 	ttft       time.Duration // from the request (of the task) to its first token, median
-	cpu        time.Duration // of what stands between, for each token
+	cpu        time.Duration // of the process in between, for each token
 	cpuStream  time.Duration // and for each stream, beside its tokens
 	rss, anon  int64         // at the end of the window
 	throughput float64       // tokens a second
 	counted    int64         // tokens in the window
-	commits    float64       // of the ledger in it
+	commits    float64       // of the ledger in the window
 }
 
-// ways starts what stands between the client and the stub: nothing, the proxy, the daemon, and another daemon beside it. Call
-// end with what became of the part.
+// ways starts what is between the client and the stub: nothing, the proxy, the daemon, and another daemon. The caller calls end with the result of
+// its part.
 func (l *lab) ways(part string) (ways []*way, end func(error) error, err error) {
 	urls := l.stub.urls
 	var started []*child
@@ -129,13 +129,13 @@ func (l *lab) streams() (err error) {
 	return nil
 }
 
-// others tells from then on how many CPUs other programs took since it was called.
+// others returns a function that tells how many CPUs other programs have taken since now.
 func (l *lab) others(ways []*way) func() float64 {
 	all, own, began := busy(), l.cpu(ways), time.Now()
 	return func() float64 { return (busy() - all - (l.cpu(ways) - own)).Seconds() / time.Since(began).Seconds() }
 }
 
-// cpu is what this run's processes have used.
+// cpu returns the CPU time that this run's processes have used.
 func (l *lab) cpu(ways []*way) time.Duration {
 	sum := cpuOf(0) + l.stub.cpu()
 	for _, w := range ways {
@@ -144,7 +144,7 @@ func (l *lab) cpu(ways []*way) time.Duration {
 	return sum
 }
 
-// round runs a load once, and returns what it gave and how many tokens it had.
+// round runs a load once. It returns the result and the number of tokens.
 func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
 	ctx, cancel := context.WithTimeoutCause(l.ctx, watch.Patience, fmt.Errorf("a round took longer than %s", watch.Patience))
 	defer cancel()
@@ -169,7 +169,7 @@ func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
 		defer mu.Unlock()
 		all, ttft = append(all, tokens.late...), append(ttft, first)
 		if err != nil && failure == nil {
-			failure = err // the others follow from it
+			failure = err // other failures follow from this one
 			cancel()
 		}
 	}
@@ -245,7 +245,7 @@ func (w *way) blame(load string, err error) error {
 	return fmt.Errorf("%s, %s: %w", load, w.name, err)
 }
 
-// commits is how many the ledger of a daemon has made.
+// commits returns the number of commits of a daemon's ledger.
 func (w *way) commits() (float64, error) {
 	if !w.tasks {
 		return 0, nil
@@ -267,7 +267,7 @@ func (l *lab) tell(path string) (string, error) {
 	return strings.TrimSpace(text.String()), nil
 }
 
-// table prints the medians over the rounds. What a way adds is taken from the direct way of the same round.
+// table prints the medians over the rounds. What a way adds is counted against the direct way of the same round.
 func (l *lab) table(ways []*way, results [][]sample, flat bool) {
 	fmt.Fprintln(l.out, "| | added latency p50, µs | p99, µs | first token after, ms | CPU a token, µs | ratio | CPU a stream, ms | tokens/s | RSS, MB | anonymous |")
 	fmt.Fprintln(l.out, "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
@@ -301,7 +301,7 @@ func (l *lab) table(ways []*way, results [][]sample, flat bool) {
 	}
 }
 
-// perTask says what the ledger was asked to do: its operations belong to tasks, not to tokens.
+// perTask says how many operations the ledger did. They belong to tasks, not to tokens.
 func (l *lab) perTask(d *child, accepts, tokens float64) error {
 	ops := map[string]float64{}
 	for _, op := range []string{"accept", "dispatch", "finish"} {

@@ -20,8 +20,8 @@ import (
 	"time"
 )
 
-// stub is an engine that computes nothing: the part of llama-server's API that the daemon's adapter uses. The text of each
-// of its tokens is the time at which it was sent. What a prompt says is what is sent:
+// stub is an engine that computes nothing. It has the part of llama-server's API that the daemon's adapter uses. The text of each token is the time
+// at which it was sent. The prompt says what to send:
 //
 //	rate=100 tokens=0    100 tokens a second until the streams are told to end
 //	rate=20 tokens=64    64 tokens at 20 a second
@@ -35,9 +35,9 @@ type stub struct {
 
 // shared is what the stub's listeners have in common.
 type shared struct {
-	sent atomic.Int64 // tokens of all streams but probes
+	sent atomic.Int64 // tokens of all streams, except probes
 	mu   sync.Mutex
-	over chan struct{} // closed: the streams that run are to end
+	over chan struct{} // once it is closed, running streams end
 }
 
 // mark precedes a token's time: 19 digits, nanoseconds since 1970.
@@ -46,7 +46,7 @@ const (
 	digits = 19
 )
 
-// wide is how many slots a listener has; a pool takes no more.
+// wide is the number of a listener's slots. A pool cannot have more.
 const wide = 256
 
 // stubMain serves on three ports: two with many slots, and one with one.
@@ -59,7 +59,7 @@ func stubMain([]string) error {
 	return serve(handlers...)
 }
 
-// serve serves each handler on a port of its own, says which, and returns when standard input ends.
+// serve serves each handler on a port of its own and prints the ports. It returns when standard input ends.
 func serve(handlers ...http.Handler) error {
 	var addrs []string
 	for _, h := range handlers {
@@ -87,8 +87,8 @@ func proxyMain(args []string) error {
 	p.FlushInterval = -1
 	p.Transport = &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
 	return serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// An engine may answer before the proxy has seen the end of the request's body; net/http would then close that body,
-		// and the proxy's own transport would take it for a failure and break the stream off.
+		// An engine may answer before the proxy has seen the end of the request's body. Then net/http would close that body, and the
+		// proxy's own transport would take that for a failure and break the stream off.
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			return // the client went
@@ -122,7 +122,7 @@ func (s *stub) handler() http.Handler {
 		close(s.over)
 		s.over = make(chan struct{})
 	})
-	// The tokens sent since it was asked last.
+	// Answers with the number of tokens sent since the last request.
 	m.HandleFunc("POST /bench/sent", answer(func() any { return s.sent.Swap(0) }))
 	return m
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-// length is how many tokens a short task has. What it costs is mostly what a task costs, and not its tokens.
+// length is the number of tokens of a short task. It is so low that most of the cost is the task's and not its tokens'.
 const length = 64
 
-// volley is a number of short tasks.
+// volley is a load of short tasks.
 type volley struct {
 	name    string
 	clients int // at once
@@ -25,19 +25,19 @@ type volley struct {
 	rate    int // tokens a second; 0: as fast as they are taken
 }
 
-// shot is what one round of one way gave.
+// shot is the result of one round on one way.
 type shot struct {
 	first50, first99 time.Duration // from the request (of the task) to its first token
 	late99           time.Duration // from the engine's write of a token to the client's read
 	gap99            time.Duration // from one token to the next, as the client sees them
-	cpu              time.Duration // of what stands between, for each task
+	cpu              time.Duration // of the process in between, for each task
 	rate             float64       // tasks a second
 }
 
-// settling is how long a way has to do what it does behind a task's end, which belongs to the task.
+// settling is the time that a way gets for work after a task's end. That work counts as the task's.
 const settling = 200 * time.Millisecond
 
-// tasks measures short tasks on each way, in turn: back to back, and such that arrive together.
+// tasks measures short tasks on each way, in turns: tasks back to back, and tasks that arrive together.
 func (l *lab) tasks() (err error) {
 	ways, end, err := l.ways("task")
 	if err != nil {
@@ -69,7 +69,7 @@ func (l *lab) tasks() (err error) {
 				if err != nil {
 					return w.blame(v.name, err)
 				}
-				if round > 0 { // in the first one all connections are new
+				if round > 0 { // in the first round all connections are new
 					results[i] = append(results[i], s)
 				}
 			}
@@ -105,7 +105,7 @@ func (l *lab) fire(w *way, v volley) (s shot, err error) {
 		first = append(first, after)
 		all.late, all.gaps = append(all.late, tokens.late...), append(all.gaps, tokens.gaps...)
 		if err != nil {
-			failure = cmp.Or(failure, err) // the others follow from the first
+			failure = cmp.Or(failure, err) // other failures follow from the first one
 			cancel()
 		}
 		return err
@@ -142,8 +142,7 @@ func (l *lab) fire(w *way, v volley) (s shot, err error) {
 	return s, nil
 }
 
-// shots prints the medians over the rounds. Gaps and lateness say something where the engine keeps a pace, and tasks a second
-// where it does not.
+// shots prints the medians over the rounds. Gaps and lateness only mean something if the engine keeps a pace, and tasks a second only if it does not.
 func (l *lab) shots(ways []*way, results [][]shot, paced bool) {
 	if paced {
 		fmt.Fprintln(l.out, "| | first token p50, ms | p99, ms | a token late p99, ms | gap p99, ms | CPU a task, ms | ratio |")

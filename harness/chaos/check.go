@@ -11,7 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/client"
 )
 
-// finding is one property, how often it could be judged, and where it does not hold.
+// finding is one property: how often it could be judged, and where it does not hold.
 type finding struct {
 	property string
 	judged   int
@@ -22,7 +22,7 @@ func (f *finding) breach(format string, args ...any) {
 	f.breaches = append(f.breaches, fmt.Sprintf(format, args...))
 }
 
-// check judges a run. Every property says what it can judge; nothing it cannot know counts as held.
+// check judges a run. Every property says what it can judge. What it cannot know does not count as proof.
 func check(h *history) []*finding {
 	var all []*finding
 	for _, p := range []struct {
@@ -89,7 +89,7 @@ func refusedForGood(t *taskRecord) bool {
 	return !slices.ContainsFunc(t.submits, func(s submit) bool { return s.admission == nil && s.code == "" })
 }
 
-// tries is how often a strict task's worker may be lost before the task is.
+// tries is how often a strict task may lose its worker before the task itself is lost.
 const tries = 3
 
 func causes(h *history, f *finding) {
@@ -131,7 +131,7 @@ func poolOf(id string) poolPlan {
 	return pools[slices.IndexFunc(pools, func(p poolPlan) bool { return p.id == id })]
 }
 
-// refusals are the codes that a submit may be refused with, whatever is done to the daemon.
+// refusals lists the codes with which a submit may be refused, whatever happens to the daemon.
 var refusals = []string{"ADMISSION_REJECT", "POOL_UNREADY", "SHUTTING_DOWN", "LEDGER_UNAVAILABLE"}
 
 func admissions(h *history, f *finding) {
@@ -202,14 +202,14 @@ func sameEvents(h *history, f *finding) {
 			f.judged++
 			events := v.events()
 			if v.discarded != "" {
-				// What a dead daemon sent of a task that then ended otherwise cannot be continued. Nothing else may be lost.
+				// If a daemon died, and its task then ended in another way, what that daemon sent cannot be continued. Nothing else may be lost.
 				if t.final.State == "completed" || h.count(v.seen[0].at, v.at, killDaemon, stopDaemon) == 0 {
 					f.breach("%s, which is %s: reader %d had to discard %d events, the last %s: %s", t.plan.id, t.final.State, v.reader,
 						len(events), events[len(events)-1].ID, v.discarded)
 				}
 				continue
 			}
-			if h.leftWithADaemon(t, v) { // its end is not the log's; before that they must agree
+			if h.leftWithADaemon(t, v) { // its end differs from the log's end; before that they must agree
 				events = events[:min(len(events), len(t.log)-1)]
 			}
 			if len(events) > len(t.log) {
@@ -226,16 +226,16 @@ func sameEvents(h *history, f *finding) {
 	}
 }
 
-// leftWithADaemon reports whether a reader left a view before its end, to begin anew, and the daemon that sent it ended before the
-// task did, which then did not complete: a best-effort task is cut short so, and a strict one that is cancelled before it was
-// decoded again. What the reader saw of it then goes beyond the log.
+// leftWithADaemon reports whether a reader left a view before its end, to begin anew, and the daemon that sent it ended before the task, which then
+// did not complete. That happens to a best-effort task, and to a strict task that is cancelled before it was decoded again. Then the reader
+// has seen more than the log holds.
 func (h *history) leftWithADaemon(t *taskRecord, v *view) bool {
 	last := v.seen[len(v.seen)-1]
 	return !last.Terminal() && t.final.State != "completed" && h.count(last.at, t.final.Finished, killDaemon, stopDaemon) > 0
 }
 
-// strictBytes holds every token that any client ever got of a strict task against the undisturbed run, and the receipts of
-// those that completed.
+// strictBytes compares every token of a strict task that any client ever got with the undisturbed run. It also compares the receipts of completed
+// tasks.
 func strictBytes(h *history, f *finding) {
 	for _, t := range h.tasks {
 		if t.final == nil || !t.plan.strict {
@@ -248,7 +248,7 @@ func strictBytes(h *history, f *finding) {
 		for _, events := range all {
 			l := client.NewLog()
 			for _, e := range events {
-				if l.Take(e) != nil { // said elsewhere
+				if l.Take(e) != nil { // another property reports that
 					break
 				}
 			}
@@ -309,8 +309,8 @@ func cancels(h *history, f *finding) {
 	}
 }
 
-// slack is how late a token may be read that was in a socket's buffer when the cancel returned. Readers that are slow on
-// purpose are not judged.
+// slack is how late a client may read a token that was in a socket's buffer when the cancel returned. Readers that are slow on purpose are not
+// judged.
 const slack = 2 * time.Second
 
 func silence(h *history, f *finding) {
@@ -341,16 +341,16 @@ func silence(h *history, f *finding) {
 }
 
 func number(eventID string) (n int) {
-	_, _ = fmt.Sscanf(eventID, "%d-", &n) // ids are checked elsewhere
+	_, _ = fmt.Sscanf(eventID, "%d-", &n) // another property checks ids
 	return n
 }
 
-// inverted is how much later than its follower a task may show as started where two replicas take tasks at the same moment.
+// inverted is how much later than its follower a task may seem to start if two replicas take tasks at the same moment.
 const inverted = 250 * time.Millisecond
 
-// order can judge two tasks of a pool and priority if the second was sent after the first's 202 had come, and both were first
-// dispatched by the same process. With several replicas that process must also be the one that accepted them: which of the
-// tasks that a dead one had dispatched it had also recorded as running, and so goes on with first, no client can know.
+// order can judge two tasks of one pool and priority if the second was sent after the first one's 202 had come, and the same process dispatched both
+// for the first time. With several replicas that process must also have accepted them. The reason: a daemon goes on first with tasks that a dead one
+// had recorded as running, and no client can know which of the dispatched tasks these are.
 func order(h *history, f *finding) {
 	type started struct {
 		t            *taskRecord
@@ -387,7 +387,8 @@ func order(h *history, f *finding) {
 	}
 }
 
-// What a daemon without tasks may have more of at the end than at the start: connections that are kept for the next request.
+// How many more descriptors and goroutines an idle daemon may have at the end than at the start, for connections that are kept for the next
+// request.
 const (
 	moreFDs        = 10
 	moreGoroutines = 20

@@ -10,7 +10,7 @@ import (
 	"syscall"
 )
 
-// disk is a small file system for the data folder, that can be filled.
+// disk is a small file system for the data folder, which can be filled.
 type disk struct {
 	path    string
 	mounted bool
@@ -18,7 +18,7 @@ type disk struct {
 
 const diskSize = 32 << 20
 
-// newDisk mounts one. Where that is not allowed it is a plain folder, and why says so: then nothing is filled.
+// newDisk mounts a disk. If that is not allowed, the disk is a plain folder that is never filled, and why says so.
 func newDisk(path string) (d *disk, why error, err error) { //nolint:revive // why is no failure
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("make the data folder: %w", err)
@@ -33,7 +33,7 @@ func newDisk(path string) (d *disk, why error, err error) { //nolint:revive // w
 
 func (d *disk) ballast() string { return filepath.Join(d.path, "ballast") }
 
-// fill leaves no byte.
+// fill fills the disk to the last byte.
 func (d *disk) fill() error {
 	f, err := os.OpenFile(d.ballast(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -64,7 +64,7 @@ func (d *disk) close() error {
 	}
 	d.mounted = false
 	if err := syscall.Unmount(d.path, 0); err != nil {
-		if err := syscall.Unmount(d.path, 2); err != nil { // MNT_DETACH: it goes with the last process that uses it
+		if err := syscall.Unmount(d.path, 2); err != nil { // MNT_DETACH: the mount goes when no process uses it any more
 			return fmt.Errorf("unmount %s: %w", d.path, err)
 		}
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package chaos proves that nothing accepted is lost: it drives the real daemon and its built-in workers while it kills
-// both, fills queues and disk and cuts clients off, and then judges the run from what the clients saw (ORCH-3051).
+// Package chaos proves that nothing accepted is lost. It drives the real daemon and its built-in workers. Meanwhile it kills both, fills queues and
+// the disk, and cuts clients off. Then it judges the run by what the clients saw (ORCH-3051).
 //
-// A schedule is drawn from a seed, the run writes a History, and the checker reads nothing but that.
+// A seed gives a schedule, the run writes a history, and the checker reads only that.
 package chaos

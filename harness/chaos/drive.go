@@ -12,18 +12,18 @@ import (
 	"github.com/llama-orch/llama-orch/harness/client"
 )
 
-// driver is the clients of a run. Its tasks' records are guarded by mu while clients write them.
+// driver runs the clients. mu guards the records of the tasks while clients write them.
 type driver struct {
 	field *field
 	mu    sync.Mutex
-	full  int // submits that were refused since the ledger could not write
+	full  int // submits that were refused because the ledger could not write
 	live  map[*taskRecord]map[*view]bool
 }
 
 // callWithin bounds one call that is no stream.
 const callWithin = 20 * time.Second
 
-// drive is all that one task's clients do.
+// drive does everything that one task's clients do.
 func (d *driver) drive(ctx context.Context, t *taskRecord) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
@@ -92,7 +92,7 @@ func (d *driver) submit(ctx context.Context, t *taskRecord, body []byte) bool {
 		switch {
 		case err == nil:
 			return true
-		case refused == nil: // lost: it has to be asked again, since it may have been accepted
+		case refused == nil: // the answer was lost; ask again, since the task may have been accepted
 			wait = 60 * time.Millisecond
 		case refused.Status == http.StatusTooManyRequests && try > 3, refused.Status == http.StatusBadRequest, try > most:
 			return false
@@ -129,7 +129,7 @@ func (d *driver) cancel(ctx context.Context, t *taskRecord) {
 	}
 }
 
-// within are the accepted tasks that some client is reading now: it has a token and not the end.
+// within returns the accepted tasks that some client is reading now, which means that it has a token and not yet the end.
 func (d *driver) within() (tasks []*taskRecord) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -188,13 +188,13 @@ func (r *reader) discard(why string) {
 	r.begin()
 }
 
-// connect reads on one connection. It returns whether the stream is over, and else how long to wait before the next.
+// connect reads on one connection. It returns whether the stream is over, and if not, how long to wait before the next connection.
 func (r *reader) connect(ctx context.Context, daemon *server, life int) (over bool, again time.Duration) {
 	v, after := r.view, ""
 	if n := len(v.seen); n > 0 {
 		after = v.seen[n-1].ID
 	}
-	// A stream that begins in a dead daemon's socket must not be waited for: the context ends with the daemon's client.
+	// Nobody must wait for a stream in a dead daemon's socket, so the context ends with the daemon's client.
 	frames, err := daemon.Client.Follow(ctx, r.t.plan.id, after, r.plan.query)
 	var refused *client.RefusedError
 	switch {

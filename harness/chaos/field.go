@@ -15,7 +15,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/daemon"
 )
 
-// field is the daemon under test, life after life. Its faults are done by one goroutine.
+// field is the daemon under test, one life after the other. One goroutine makes all its faults.
 type field struct {
 	lab    *daemon.Lab
 	config string
@@ -32,7 +32,7 @@ type field struct {
 	orphans       []string
 }
 
-// at is the daemon that serves now, and the number of its life; it waits for one.
+// at waits for a daemon that serves, and returns it with the number of its life.
 func (f *field) at(ctx context.Context) (*server, int, bool) {
 	for {
 		f.mu.Lock()
@@ -66,7 +66,7 @@ func (f *field) change(d *server) {
 	f.changed = make(chan struct{})
 }
 
-// start begins a life. A daemon that cannot start because the disk is full gets room first.
+// start begins a life. If a daemon cannot start because the disk is full, it gets room first.
 func (f *field) start(ctx context.Context) error {
 	d, err := serve(ctx, f.lab, f.config)
 	if err != nil && f.full {
@@ -117,7 +117,7 @@ func (f *field) relieve() error {
 	return f.disk.empty()
 }
 
-// faults does the schedule's faults, one after the other.
+// faults makes the schedule's faults happen, one after the other.
 func (f *field) faults(ctx context.Context, began time.Time, plans []faultPlan) error {
 	for _, p := range plans {
 		if !pause(ctx, time.Until(began.Add(p.at))) {
@@ -170,13 +170,13 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 	return nil
 }
 
-// victim chooses a worker: one whose task is within its stream, as the task's client sees it, or any.
+// victim chooses a worker: any worker, or one whose task's client sees the task in mid-stream.
 func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (daemon.Worker, bool) {
 	d, _, ok := f.at(ctx)
 	if !ok {
 		return daemon.Worker{}, false
 	}
-	streams := map[string]string{} // the task within its stream, by replica
+	streams := map[string]string{} // by replica: the task that is in mid-stream
 	for _, t := range f.driver.within() {
 		if s, err := statusOf(ctx, d, t.plan.id); err == nil && s.State == "running" {
 			streams[s.ReplicaID] = t.plan.id
@@ -198,7 +198,7 @@ func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (daemon.Wo
 			}
 		}
 	}
-	if done.pool == "" { // the daemon could not note whose it is, so nobody could judge what it was
+	if done.pool == "" { // the daemon could not note which pool it belongs to, so nobody could judge the fault
 		return daemon.Worker{}, false
 	}
 	if hit := streams[replicas[w.Pid]]; hit != "" {

@@ -11,11 +11,11 @@ import (
 	"time"
 )
 
-// scale is how much a run does.
+// scale says how much a run does.
 type scale struct {
 	name        string
 	span        time.Duration // in which tasks are sent
-	tasks       int           // one by one; bursts come on top
+	tasks       int           // sent one by one; bursts come in addition
 	bursts      int
 	workerKills int
 	daemonKills int
@@ -48,7 +48,7 @@ const pace = 50
 
 const burstTasks = 16 // more than any pool takes at once
 
-// schedule is all that a run does, and when. Equal seeds and scales give equal schedules; what they hit is up to the machine.
+// schedule says what a run does, and when. Equal seeds and scales give equal schedules. What the faults hit depends on the machine.
 type schedule struct {
 	seed   uint64
 	scale  scale
@@ -61,10 +61,10 @@ type taskPlan struct {
 	id       string
 	pool     string
 	priority string
-	request  map[string]any // without the id, and what says where and how urgent
+	request  map[string]any // without id, pool and priority
 	strict   bool           // asked for
 	deadline time.Duration  // 0: none
-	twice    bool           // sent two times at once, as an impatient client may
+	twice    bool           // sent twice at once, as an impatient client may do
 	readers  []readerPlan
 	cancel   *cancelPlan
 }
@@ -72,11 +72,11 @@ type taskPlan struct {
 // readerPlan is a client that reads the task's stream to its end, on as many connections as it takes.
 type readerPlan struct {
 	late  time.Duration // after the 202
-	cuts  []int         // it hangs up when it has so many events
+	cuts  []int         // it hangs up after each of these numbers of events
 	pause time.Duration // between hanging up and coming back
 	slow  time.Duration // for each event
-	fresh bool          // it comes back without saying what it has
-	query bool          // it says so with ?after=
+	fresh bool          // it comes back without naming its last event
+	query bool          // it names its last event with ?after=
 }
 
 type cancelPlan struct {
@@ -99,7 +99,7 @@ type faultPlan struct {
 	at   time.Duration
 	kind faultKind
 	pick uint32 // chooses among what it may hit
-	busy bool   // a worker that is within a stream, if there is one
+	busy bool   // prefers a worker that is in mid-stream
 }
 
 var (
@@ -137,7 +137,7 @@ func draw(seed uint64, s scale) schedule {
 	}
 	for i := range s.fills {
 		at := p.someTime(r, 0.15, 0.8)
-		p.fault(r, stopDaemon, at) // a ledger that was closed has no room in its write-ahead log that it could use
+		p.fault(r, stopDaemon, at) // a ledger that was just closed has no free room in its write-ahead log
 		p.fault(r, fillDisk, at+400*time.Millisecond)
 		if i%2 == 0 {
 			p.fault(r, killDaemon, at+1500*time.Millisecond)
@@ -178,7 +178,7 @@ func drawTask(r *rand.Rand, at time.Duration, pool string) taskPlan {
 	if chance(r, 0.9) {
 		t.request["seed"] = r.Uint32N(1 << 31)
 	}
-	if chance(r, 0.35) { // near-random tokens hardly ever end by themselves: a long stream
+	if chance(r, 0.35) { // near-random tokens hardly ever end by themselves, so this is a long stream
 		t.request["max_tokens"] = 50 + r.IntN(100)
 		t.request["params"] = map[string]any{"temperature": 3, "top_p": 1, "top_k": 0, "min_p": 0}
 	}
@@ -212,8 +212,8 @@ func drawReader(r *rand.Rand) readerPlan {
 	return p
 }
 
-// body is the task as it is sent. Undisturbed, it is one that nothing but its bytes depends on: no deadline, and the seed that
-// the admission told.
+// body returns the task as it is sent. For the undisturbed run it keeps only what the bytes depend on: it has no deadline, and the seed of the
+// admission.
 func (t taskPlan) body(undisturbed bool, seed uint32) []byte {
 	request := map[string]any{
 		"task_id": t.id, "model_ref": "haiku", "priority": t.priority, "determinism": "best_effort",

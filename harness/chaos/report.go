@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// figures are a run's counts, for the report and for what a run of some scale must have done at least.
+// figures has a run's counts, for the report and for the minimum that a run of each scale must reach.
 type figures struct {
 	accepted, refused, lost, repeated  int
 	outcomes                           map[string]int
@@ -18,7 +18,7 @@ type figures struct {
 	readers, connections, reconnects   int
 	resumed, discarded, acrossLives    int
 	cancels, canceled                  int
-	hitByWorker, hitByDaemon           int // strict tasks within their stream that completed all the same
+	hitByWorker, hitByDaemon           int // strict tasks that were hit in mid-stream and completed all the same
 	movedSeen, strictResets, bestReset int
 }
 
@@ -116,7 +116,7 @@ func (f *figures) views(t *taskRecord) {
 	}
 }
 
-// table is the report.
+// table returns the report.
 func (r *result) table(findings []*finding) string {
 	f := r.figures()
 	var b strings.Builder

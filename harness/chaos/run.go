@@ -16,7 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/daemon"
 )
 
-// result is a run that was done.
+// result is the result of a run.
 type result struct {
 	*history
 	plan          schedule
@@ -29,7 +29,7 @@ type result struct {
 // settleWithin bounds the time from the end of a schedule until every accepted task has ended.
 const settleWithin = 2 * time.Minute
 
-// perform runs a schedule, and everything it started has ended when it returns.
+// perform runs a schedule. When it returns, everything that it started has ended.
 func perform(ctx context.Context, l *daemon.Lab, p schedule, say func(string, ...any)) (r *result, err error) {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, p.scale.span+settleWithin+3*time.Minute)
@@ -104,7 +104,7 @@ func watchStalls() (worst *atomic.Int64, end func()) {
 	return worst, func() { cancel(); watch.Wait() }
 }
 
-// storm lets the tasks' clients and the faults loose, and returns when the clients have the ends of their streams.
+// storm starts the tasks' clients and the faults. It returns when the clients have the ends of their streams.
 func (f *field) storm(ctx context.Context, p schedule) error {
 	ctx, cancel := context.WithTimeout(ctx, p.scale.span+settleWithin)
 	defer cancel()
@@ -127,7 +127,7 @@ func (f *field) storm(ctx context.Context, p schedule) error {
 	return err
 }
 
-// settle asks for every task until it has ended, and reads its whole stream. What has not ended by then is a finding.
+// settle asks for every task until the task has ended, and reads its whole stream. A task that does not end in time is a finding.
 func (f *field) settle(ctx context.Context) error {
 	for _, t := range f.h.tasks {
 		if err := f.last(ctx, t); err != nil {
@@ -179,8 +179,8 @@ func (f *field) last(ctx context.Context, t *taskRecord) error {
 	}
 }
 
-// idle counts the descriptors and goroutines of a daemon without tasks: the fewest of some looks, since connections take a
-// moment to close.
+// idle counts the descriptors and goroutines of a daemon without tasks. It looks several times and takes the lowest count, since connections take
+// a moment to close.
 func (f *field) idle(ctx context.Context) (fds, goroutines int) {
 	for range 15 {
 		f.daemon.Client.Close()
@@ -196,7 +196,7 @@ func (f *field) idle(ctx context.Context) (fds, goroutines int) {
 	return fds, goroutines
 }
 
-// aftermath looks at what is left, and stops the daemon for good.
+// aftermath looks at what is left behind, and stops the daemon for good.
 func (f *field) aftermath(ctx context.Context, dir string) {
 	a := &f.h.after
 	if f.daemon.ready(ctx) == nil {
@@ -211,7 +211,7 @@ func (f *field) aftermath(ctx context.Context, dir string) {
 	a.files = leftFiles(f.disk.path, filepath.Join(dir, "tmp"))
 }
 
-// calmly decodes every strict task of which a client got a token on a daemon that nobody disturbs.
+// calmly decodes again, on an undisturbed daemon, every strict task of which a client got a token.
 func calmly(ctx context.Context, l *daemon.Lab, h *history) error {
 	dir := filepath.Join(l.Dir, "calm")
 	all := slices.Clone(pools)

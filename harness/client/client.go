@@ -28,7 +28,7 @@ func New(url, token string) *Client {
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// RefusedError is an answer that is no success.
+// RefusedError is an answer that is not a success.
 type RefusedError struct {
 	Status  int    `json:"-"`
 	Code    string `json:"code"`
@@ -50,7 +50,7 @@ type Admission struct {
 	Determinism      string `json:"determinism"`
 }
 
-// Submit posts a task: its request as JSON.
+// Submit posts a task. request becomes its JSON.
 func (c *Client) Submit(ctx context.Context, body []byte) (Admission, error) {
 	var a Admission
 	answer, err := c.do(ctx, http.MethodPost, "/v1/tasks", body, http.StatusAccepted)
@@ -60,7 +60,7 @@ func (c *Client) Submit(ctx context.Context, body []byte) (Admission, error) {
 	return a, strictly(answer, &a)
 }
 
-// Get returns the body of an answer that is a success.
+// Get returns the body of a successful answer.
 func (c *Client) Get(ctx context.Context, path string) ([]byte, error) {
 	return c.do(ctx, http.MethodGet, path, nil, http.StatusOK)
 }

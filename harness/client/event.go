@@ -18,7 +18,7 @@ type Event struct {
 	Data string
 }
 
-// Frame is the event as it stood on the wire.
+// Frame returns the event as it was on the wire.
 func (e Event) Frame() string {
 	frame := "event: " + e.Name + "\ndata: " + e.Data + "\n\n"
 	if e.ID != "" {
@@ -27,11 +27,11 @@ func (e Event) Frame() string {
 	return frame
 }
 
-// Terminal reports whether nothing may follow.
+// Terminal reports whether no event may follow this one.
 func (e Event) Terminal() bool { return e.Name == "end" || e.Name == "error" }
 
-// Scanner reads frames. It takes only what the contract says: id, event and data in this order, one line each, ended by
-// LF, in whole frames of UTF-8; and comments.
+// Scanner reads frames. It accepts only what the contract allows: whole frames of UTF-8 with id, event and data in this order, each a line that ends
+// with LF, and comments.
 type Scanner struct{ in *bufio.Reader }
 
 // ErrBroken is how a stream ends whose connection was cut, and not closed: its task goes on.

@@ -26,7 +26,7 @@ func (c *Client) Cancel(ctx context.Context, taskID string) (Canceled, error) {
 	return a, strictly(answer, &a)
 }
 
-// Frames is a subscription as it comes: nothing is checked but the form of the frames. Give it to a Log for the rest.
+// Frames reads a subscription, and checks only the form of its frames. A Log checks the rest.
 type Frames struct {
 	*Scanner
 	body io.Closer
@@ -35,8 +35,8 @@ type Frames struct {
 // Close hangs up.
 func (f *Frames) Close() { _ = f.body.Close() }
 
-// Follow subscribes to a task behind the event named by after, or from the start when that is empty. The id is sent as
-// Last-Event-ID, or with inQuery as ?after= (LO-201).
+// Follow subscribes to a task after the event with the id after, or from the start if after is empty. It sends the id as Last-Event-ID, or with
+// inQuery as ?after= (LO-201).
 func (c *Client) Follow(ctx context.Context, taskID, after string, inQuery bool) (*Frames, error) {
 	path, header := "/v1/tasks/"+taskID+"/stream", map[string]string{}
 	switch {

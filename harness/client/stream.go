@@ -63,8 +63,8 @@ type Failure struct {
 	Hint         string `json:"hint"`
 }
 
-// Log is the numbered events of a completion, read from event 0 and checked one by one: their order, their ids with the
-// running hash, the shape of their data, and the receipt against the tokens.
+// Log has the numbered events of a completion from event 0 on. It checks each event: its place in the order, its id with the running hash, the shape of
+// its data, and the receipt against the tokens.
 type Log struct {
 	Events []Event
 	Start  Started
@@ -79,13 +79,13 @@ type Log struct {
 // NewLog makes an empty log.
 func NewLog() *Log { return &Log{running: sha256.New(), transcript: sha256.New()} }
 
-// Text is what the tokens say together.
+// Text returns the text of all tokens.
 func (l *Log) Text() string { return strings.Join(l.Tokens, "") }
 
-// Over reports whether the terminal event is there.
+// Over reports whether the terminal event has come.
 func (l *Log) Over() bool { return l.End != nil || l.Fail != nil }
 
-// Take adds the next event. Frames of metrics are checked for their place and left out.
+// Take checks and adds the next event. Of metrics frames it only checks the place.
 func (l *Log) Take(e Event) error {
 	if err := l.take(e); err != nil {
 		return fmt.Errorf("%w, in the frame %.300q", err, e.Frame())
@@ -128,7 +128,7 @@ func (l *Log) token(data string) error {
 	if err := strictly([]byte(data), &t); err != nil {
 		return err
 	}
-	if t.Text == "" { // U+FFFD is no breach: a model may write bytes that are no rune
+	if t.Text == "" { // U+FFFD is allowed: a model may write bytes that are no rune
 		return errors.New("`t` is empty")
 	}
 	if t.Index != len(l.Tokens) {
@@ -176,7 +176,7 @@ func (c *Client) Open(ctx context.Context, taskID string) (*Stream, error) {
 	return &Stream{NewLog(), response.Body, NewScanner(response.Body)}, nil
 }
 
-// Next returns the next event, checked and added to the log, or io.EOF behind the terminal one.
+// Next checks the next event, adds it to the log and returns it. After the terminal event it returns io.EOF.
 func (s *Stream) Next() (Event, error) {
 	e, err := s.in.Next()
 	switch {

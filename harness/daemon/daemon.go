@@ -16,9 +16,9 @@ import (
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-// Options say how a daemon is run.
+// Options say how to run a daemon.
 type Options struct {
-	process.Options // of the program. Args stand behind those that follow from Config
+	process.Options // of the program. Args come after the arguments that follow from Config
 
 	Config string // the file
 	Token  string // of the client
@@ -36,7 +36,7 @@ type Daemon struct {
 	health map[string][]byte // by pool, as last seen
 }
 
-// Start starts a daemon and waits until it serves. When ctx ends before that, the daemon ends, too.
+// Start starts a daemon and waits until it serves. If ctx ends before that, the daemon ends too.
 func Start(ctx context.Context, l *process.Launcher, o Options) (*Daemon, error) {
 	if o.Name == "" {
 		o.Name = "orchestratord"
@@ -45,7 +45,7 @@ func Start(ctx context.Context, l *process.Launcher, o Options) (*Daemon, error)
 	return Attach(ctx, l, o)
 }
 
-// Attach is Start for a program that runs the daemon within itself: its arguments are its own.
+// Attach is like Start, for a program that runs the daemon within itself and has arguments of its own.
 func Attach(ctx context.Context, l *process.Launcher, o Options) (*Daemon, error) {
 	p, err := l.Start(o.Options)
 	if err != nil {
@@ -69,19 +69,19 @@ func Attach(ctx context.Context, l *process.Launcher, o Options) (*Daemon, error
 	return d, nil
 }
 
-// Kill ends the daemon and its group at once. Its workers have groups of their own; they have to follow by themselves.
+// Kill ends the daemon and its process group at once. The workers have groups of their own, and have to end by themselves.
 func (d *Daemon) Kill() {
 	d.Process.Kill()
 	d.Client.Close()
 }
 
-// Stop sends a signal to the daemon alone, waits for its end, and returns its exit code, which is -1 for a signal's.
+// Stop sends a signal to the daemon alone and waits for its end. It returns the exit code, or -1 if a signal ended the daemon.
 func (d *Daemon) Stop(sig syscall.Signal) (int, error) {
 	d.Client.Close()
 	return d.Process.Stop(sig)
 }
 
-// Answers waits until a GET of a path is answered with 200.
+// Answers waits until the answer to a GET of a path is 200.
 func (d *Daemon) Answers(ctx context.Context, path string) error {
 	return watch.Poll(ctx, path+" of "+d.Name, func() error {
 		if d.Ended() {
@@ -93,7 +93,7 @@ func (d *Daemon) Answers(ctx context.Context, path string) error {
 	})
 }
 
-// Replica is what a pool's health says of one.
+// Replica is what a pool's health says about a replica.
 type Replica struct {
 	ID            string `json:"id"`
 	State         string `json:"state"`
@@ -105,7 +105,7 @@ type Replica struct {
 	Cards         []int  `json:"cards"`
 }
 
-// Replicas asks for a pool's health.
+// Replicas asks for a pool's health and returns the replicas.
 func (d *Daemon) Replicas(ctx context.Context, poolID string) ([]Replica, error) {
 	data, err := d.Client.Get(ctx, "/v1/pools/"+poolID+"/health")
 	if err != nil {
@@ -123,7 +123,7 @@ func (d *Daemon) Replicas(ctx context.Context, poolID string) ([]Replica, error)
 	return health.Replicas, nil
 }
 
-// LastHealth is what the daemon said last of a pool's health.
+// LastHealth returns the last answer about a pool's health.
 func (d *Daemon) LastHealth(poolID string) []byte {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -12,17 +12,17 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
-// Lab is what the daemons of a suite share: the programs, built for this run, the engine's libraries, and the bundled model.
+// Lab is what the daemons of a suite share: the programs, which are built for this run, the engine's libraries, and the bundled model.
 type Lab struct {
 	*process.Launcher
 
-	Dir   string // the run's, without links, as /proc shows it; the caller removes it
+	Dir   string // folder of this run, without links, as /proc shows it; the caller removes it
 	Root  string // of the repository
 	Libs  string
 	Model string
 }
 
-// NewLab builds orchestratord, and more packages of the module at root, into a folder. Close the Lab.
+// NewLab builds orchestratord, and further packages of the module at root, into a folder. The caller closes the Lab.
 func NewLab(ctx context.Context, dir, root string, more ...string) (*Lab, error) {
 	libs, err := provision.LocateEngineLibs()
 	if err != nil {
@@ -44,17 +44,17 @@ func NewLab(ctx context.Context, dir, root string, more ...string) (*Lab, error)
 	return l, nil
 }
 
-// Program is the path of a program that the Lab has built.
+// Program returns the path of a program that the Lab has built.
 func (l *Lab) Program(name string) string { return filepath.Join(l.Dir, "bin", name) }
 
-// Env is the environment of a program that is to find the engine's libraries.
+// Env returns the environment for a program that has to find the engine's libraries.
 func (l *Lab) Env(home string, more map[string]string) []string {
 	vars := map[string]string{provision.EnvEngineLibs: l.Libs}
 	maps.Copy(vars, more)
 	return process.Env(home, vars)
 }
 
-// Workers are those of all daemons of the Lab, and what they left.
+// Workers returns the workers of all daemons of the Lab, also those that a daemon left behind.
 func (l *Lab) Workers() []Worker { return Workers(l.Program("orchestratord")) }
 
 // Serve starts a daemon of the Lab and waits until it serves.

@@ -14,7 +14,7 @@ import (
 	"syscall"
 )
 
-// Worker is a process of the built-in engine. Its number alone does not name it, for that may be given to another process.
+// Worker is a process of the built-in engine. Its pid alone does not identify it, since another process may get the same pid later.
 type Worker struct {
 	Pid int
 
@@ -23,12 +23,12 @@ type Worker struct {
 	started string // in clock ticks since boot
 }
 
-// Workers are those of this life of the daemon.
+// Workers returns the workers of this life of the daemon.
 func (d *Daemon) Workers() []Worker {
 	return slices.DeleteFunc(Workers(d.exe), func(w Worker) bool { return w.parent != d.Pid() })
 }
 
-// Workers are all that run a program as a worker.
+// Workers returns all processes that run a program as a worker.
 func Workers(exe string) []Worker {
 	return slices.DeleteFunc(running(exe), func(w Worker) bool {
 		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", w.Pid)) // none: it has just ended
@@ -37,7 +37,7 @@ func Workers(exe string) []Worker {
 	})
 }
 
-// running are all processes that run a program. What runs a program that a suite has built is the suite's.
+// running returns all processes that run a program. A program that a suite has built is only run by that suite.
 func running(exe string) (found []Worker) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
 	for _, dir := range dirs {
@@ -53,7 +53,7 @@ func running(exe string) (found []Worker) {
 	return found
 }
 
-// runs reports whether a process runs a program. One that has ended and was not reaped yet runs none.
+// runs reports whether a process runs a program. A process that has ended, but was not reaped yet, runs none.
 func runs(pid int, exe string) bool {
 	target, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 	return err == nil && target == exe
@@ -70,7 +70,7 @@ func stat(pid int) (parent int, started string) {
 	return parent, fields[19]
 }
 
-// Noted are the replicas of the processes that a daemon has started, by their numbers, as it notes them in its data folder.
+// Noted returns the replicas of the processes that a daemon has started, by pid, from the daemon's notes in its data folder.
 func Noted(data string) map[int]string {
 	replicas := map[int]string{}
 	files, _ := filepath.Glob(filepath.Join(data, "run", "*.json")) // the pattern is right

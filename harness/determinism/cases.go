@@ -15,7 +15,7 @@ var committed []byte
 // testCase is a request of testdata/cases.json, each with a seed of its own.
 type testCase struct {
 	Name    string         `json:"name"`
-	Must    string         `json:"must,omitempty"` // a text that a real model's answer holds
+	Must    string         `json:"must,omitempty"` // a text that a real model's answer contains
 	Request map[string]any `json:"request"`
 }
 
@@ -46,7 +46,7 @@ func (c testCase) with(fields map[string]any) testCase {
 	return c
 }
 
-// body is the request as it is sent.
+// body returns the request as it is sent.
 func (c testCase) body(taskID, pool string) ([]byte, error) {
 	body, err := json.Marshal(c.with(map[string]any{
 		"task_id": taskID, "model_ref": "haiku", "placement": map[string]any{"mode": "pin", "pool_id": pool},

@@ -20,7 +20,7 @@ const logLines = 200
 type lab struct {
 	*daemon.Lab
 
-	fake string // the fake engine, of which the suite shows that it does not count
+	fake string // the fake engine; the suite shows that it does not count
 }
 
 // newLab builds the programs. root is the repository.
@@ -32,7 +32,7 @@ func newLab(ctx context.Context, dir, root string) (*lab, error) {
 	return &lab{l, l.Program("fakeengine")}, nil
 }
 
-// pool is a pool of the configuration, with the settings that differ from the suite's usual ones.
+// pool is a pool of the configuration. It names the settings that differ from the suite's usual ones.
 type pool struct {
 	id           string
 	replicas     int

@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// difference is what two runs that were promised to be the same differ in.
+// difference says where two runs differ that should be the same.
 type difference struct {
-	what   string // the first of what has to be equal and is not
-	index  int    // of the first token that differs; -1 where none does
+	what   string // the first thing that should be equal and is not
+	index  int    // of the first token that differs; -1: no token does
 	a, b   *run
 	bundle string // the proof bundle, once written
 }
 
-// compare holds two runs of one case against each other, and returns nil if they are the same.
+// compare compares two runs of one case, and returns nil if they are the same.
 func compare(a, b *run) *difference {
 	index := firstDiffering(a.Tokens, b.Tokens)
 	ra, rb := a.receipt(), b.receipt()
@@ -47,7 +47,7 @@ func compare(a, b *run) *difference {
 	return nil
 }
 
-// firstDiffering returns the index of the first token that differs or that only one has, or -1.
+// firstDiffering returns the index of the first token that differs, or that only one of them has; -1 if there is none.
 func firstDiffering(a, b []string) int {
 	for i := range max(len(a), len(b)) {
 		if i >= len(a) || i >= len(b) || a[i] != b[i] {
@@ -57,8 +57,8 @@ func firstDiffering(a, b []string) int {
 	return -1
 }
 
-// sameIDs compares the ids of `started` and all tokens of a task of the same id in two lives. `end` names the replica and
-// the time it took, so its id may differ.
+// sameIDs compares, for a task with the same id in two lives, the ids of `started` and of all tokens. `end` names the replica and the time that
+// it took, so its id may differ.
 func sameIDs(a, b *run) bool {
 	if len(a.Events) != len(b.Events) {
 		return false
@@ -71,7 +71,7 @@ func sameIDs(a, b *run) bool {
 	return true
 }
 
-// String tells a person where the promise broke.
+// String says for people where the promise was broken.
 func (d *difference) String() string {
 	var s strings.Builder
 	fmt.Fprintf(&s, "case %s: %s differ", d.a.test.Name, d.what)
@@ -99,8 +99,7 @@ func tokenAt(r *run, index int) string {
 	return fmt.Sprintf("%q", r.Tokens[index])
 }
 
-// envProof names the folder that proof bundles go to; the default is one under the system's folder for temporary files,
-// which stays.
+// envProof names the folder for proof bundles. The default is a folder below the system's folder for temporary files; it is not removed.
 const envProof = "LLORCH_PROOF_DIR"
 
 func proofDir() (string, error) {
@@ -114,7 +113,7 @@ func proofDir() (string, error) {
 	return dir, nil
 }
 
-// write leaves a proof bundle in a new folder under dir: all that one needs to look into a broken promise.
+// write leaves a proof bundle in a new folder below dir, with everything that is needed to look into a broken promise.
 func (d *difference) write(dir string) error {
 	bundle, err := os.MkdirTemp(dir, "determinism-"+d.a.test.Name+"-")
 	if err != nil {

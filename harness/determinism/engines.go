@@ -13,15 +13,15 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 )
 
-// requireReal makes the suite fail where there is no llama-server (`REQUIRE_REAL_LLAMA=1`).
+// requireReal makes the suite fail if there is no llama-server (`REQUIRE_REAL_LLAMA=1`).
 const requireReal = "REQUIRE_REAL_LLAMA"
 
 // engine is an engine under test.
 type engine struct {
 	name         string
 	provisioning string                                        // in YAML
-	versions     *regexp.Regexp                                // what a real one says of itself
-	slots        bool                                          // it can have several
+	versions     *regexp.Regexp                                // matches what a real engine says about itself
+	slots        bool                                          // it can have several slots
 	other        func(*lab) (engine, map[string]string, error) // another build, and the environment a daemon needs for it
 }
 
@@ -30,7 +30,7 @@ var (
 	serverVersion  = regexp.MustCompile(`^b\d+-[0-9a-f]{7,}$`)
 )
 
-// engines lists the engines of this machine, and says of each that is not here why. The built-in one is always here.
+// engines lists the engines of this machine, and says why the others are missing. The built-in engine is never missing.
 func (l *lab) engines() (present []engine, absent []string, err error) {
 	present = []engine{{name: "built-in", provisioning: "{mode: builtin}", versions: builtinVersion, other: otherLibs}}
 	server, err := provision.LocateLlamaServer()
@@ -40,7 +40,7 @@ func (l *lab) engines() (present []engine, absent []string, err error) {
 	case required:
 		return nil, nil, fmt.Errorf("%s=1 wants a real llama-server beside the built-in worker: %w", requireReal, err)
 	case os.Getenv(provision.EnvLlamaServer) != "":
-		return nil, nil, err // somebody means it to run
+		return nil, nil, err // somebody wants it to run
 	default:
 		absent = append(absent, fmt.Sprintf("llama-server: not run, because it is not there: %v", err))
 	}
@@ -61,7 +61,7 @@ func llamaServerAt(path string) engine { return engine{provisioning: binary(path
 
 func binary(path string) string { return fmt.Sprintf("{mode: binary, path: %q}", path) }
 
-// otherLibs are the built-in engine's libraries with one that differs in a byte behind its end, where nothing reads it.
+// otherLibs makes a copy of the built-in engine's libraries. One library has a further byte at its end, where nothing reads it.
 func otherLibs(l *lab) (engine, map[string]string, error) {
 	dir := filepath.Join(l.Dir, "libs-other")
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -12,17 +12,17 @@ import (
 	"strings"
 )
 
-// bundles bounds the proof bundles of one proof: an engine that breaks its promise breaks it often.
+// bundles bounds the proof bundles of one proof, since an engine that breaks its promise breaks it often.
 const bundles = 3
 
 // proof compares all runs of one engine's cases.
 type proof struct {
 	dir   string          // for bundles
 	first map[string]*run // by case
-	named map[string]*run // by task id: the same id in another life has to have the same event ids
+	named map[string]*run // by task id; a task with the same id in another life must have the same event ids
 
 	runs, tokens, compared int
-	replicas               map[string]map[string]bool // of each life and case, those that ran it
+	replicas               map[string]map[string]bool // by life and case: the replicas that ran it
 	differences            []*difference
 }
 
@@ -30,7 +30,7 @@ func newProof(dir string) *proof {
 	return &proof{dir: dir, first: map[string]*run{}, named: map[string]*run{}, replicas: map[string]map[string]bool{}}
 }
 
-// pass has both replicas of the pool answer every case, and compares with all runs before.
+// pass has both replicas of the pool answer every case, and compares the answers with all runs before.
 func (p *proof) pass(ctx context.Context, d *life, poolID string, cases []testCase) error {
 	for _, c := range cases {
 		runs, err := d.onBoth(ctx, c, poolID)
@@ -80,7 +80,7 @@ func (p *proof) add(r *run) error {
 	return nil
 }
 
-// report tells of the differences, and is empty if there are none.
+// report returns text about the differences, or nothing if there are none.
 func (p *proof) report() string {
 	var s strings.Builder
 	for i, d := range p.differences {
@@ -93,8 +93,8 @@ func (p *proof) report() string {
 	return s.String()
 }
 
-// genuine refuses answers that no real engine gave with the bundled model: by the version it says it is, by the digest of
-// the model's file, and by the answers. A fake cannot know what a prompt asks for; a real model hits nearly always.
+// genuine refuses answers that do not come from a real engine with the bundled model. It looks at the engine's version, at the digest of the model's
+// file, and at the answers: a fake cannot know what a prompt asks for, but a real model nearly always gives it.
 func genuine(runs map[string]*run, versions *regexp.Regexp, model string) error {
 	data, err := os.ReadFile(model)
 	if err != nil {

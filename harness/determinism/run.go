@@ -10,7 +10,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
-// run is one task that a daemon has answered.
+// run is one answered task.
 type run struct {
 	test testCase
 	pool string
@@ -54,21 +54,20 @@ func (d *life) submit(ctx context.Context, taskID string, body []byte) (*client.
 	return stream, nil
 }
 
-// ask is answer with a task id of its own making, for comparisons that need no event ids.
+// ask is like answer but chooses the task id itself. It is for comparisons that need no event ids.
 func (d *life) ask(ctx context.Context, c testCase, poolID string) (*run, error) {
 	d.runs++
 	return d.answer(ctx, c, poolID, fmt.Sprintf("%s-%s-%d", poolID, c.Name, d.runs))
 }
 
-// steerTries bounds how often a case is run until it was on the wanted replica. Placement is steered from outside, by keeping
-// the other replica busy, and a machine that stalls at the wrong moment can spoil a try.
+// steerTries bounds how often a case runs until it was on the wanted replica. The suite steers placement from outside, by keeping the other replica
+// busy. A machine that stalls at the wrong moment can spoil a try.
 const steerTries = 400
 
-// onBoth has both replicas of a pool answer a case, and returns every run there was: the last two are those on replica 1
-// and on replica 0.
+// onBoth has both replicas of a pool answer a case, and returns all runs. The last two are those on replica 1 and on replica 0.
 //
-// Of idle replicas the first one gets a task (ORCH-3012); the second gets it while another task runs on the first. That one
-// is best-effort, so it may leave what it likes in the first one's cache, and a strict task behind it must not notice.
+// Of two idle replicas, the first one gets a task (ORCH-3012). The second one gets it while another task runs on the first. That other task is
+// best-effort, so it may leave anything in the first replica's cache, and a strict task after it must not notice.
 func (d *life) onBoth(ctx context.Context, c testCase, poolID string) ([]*run, error) {
 	var all []*run
 	for _, index := range []int{1, 0} {
@@ -115,7 +114,7 @@ func (d *life) steered(ctx context.Context, c testCase, poolID, taskID string, h
 		return nil, err
 	}
 	defer holding.Close()
-	for len(holding.Tokens) == 0 && !holding.Over() { // from its first token on it has its replica
+	for len(holding.Tokens) == 0 && !holding.Over() { // once it has a token, it occupies its replica
 		if _, err := holding.Next(); err != nil {
 			return nil, fmt.Errorf("the task that holds the first replica: %w", err)
 		}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package fakedocker passes for the docker or podman command where there is no daemon to talk to. It writes down how it was
-// called, and its containers are processes on this machine: as real ones they are no children of whoever runs the command,
-// and live on when that is killed. What it is not: it isolates nothing, and pulls nothing.
+// Package fakedocker poses as the docker or podman command on a machine without their daemon. It writes down how it was called. Its containers are
+// processes on this machine. Like real containers, they are no children of whoever runs the command, and live on when that process is killed.
+// It isolates nothing and pulls nothing.
 package fakedocker
 
 import (
@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// ImageID is that of every image.
+// ImageID is the id of every image.
 const ImageID = "sha256:5f2c0e8b7a6d4c3b2a1908f7e6d5c4b3a29181706f5e4d3c2b1a09f8e7d6c5b4"
 
 // Docker is one such command.
@@ -63,8 +63,8 @@ rm -f "$state/$name.pid" "$state/$name.in"
 exit "$code"
 `
 
-// New writes the command into a folder, under a name, for containers that run the server with more arguments at their end.
-// The server is to read its standard input, which does not end.
+// New writes the command into a folder, under a name. Its containers run the server with further arguments. The server has to read its standard
+// input, which does not end.
 func New(folder, name, server string, more ...string) (Docker, error) {
 	d := Docker{Path: filepath.Join(folder, name), state: filepath.Join(folder, name+".state")}
 	if err := os.MkdirAll(d.state, 0o755); err != nil {
@@ -81,7 +81,7 @@ func New(folder, name, server string, more ...string) (Docker, error) {
 	return d, nil
 }
 
-// Calls are the command lines so far, without the command's name.
+// Calls returns the command lines so far, without the command's name.
 func (d Docker) Calls() ([]string, error) {
 	data, err := os.ReadFile(filepath.Join(d.state, "calls"))
 	if os.IsNotExist(err) {
@@ -93,7 +93,7 @@ func (d Docker) Calls() ([]string, error) {
 	return strings.Split(strings.TrimSpace(string(data)), "\n"), nil
 }
 
-// Containers are the names of those that run.
+// Containers returns the names of the running containers.
 func (d Docker) Containers() ([]string, error) {
 	found, err := filepath.Glob(filepath.Join(d.state, "*.pid"))
 	for i := range found {
@@ -102,7 +102,7 @@ func (d Docker) Containers() ([]string, error) {
 	return found, err
 }
 
-// PID is that of a container's process.
+// PID returns the id of a container's process.
 func (d Docker) PID(container string) (pid int, err error) {
 	data, err := os.ReadFile(filepath.Join(d.state, container+".pid"))
 	if err != nil {

@@ -75,7 +75,7 @@ func (e *Engine) tokenize(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// applyTemplate writes one line a turn, `role: content`, and the start of the assistant's.
+// applyTemplate writes one line for each turn, `role: content`, and the start of the assistant's line.
 func (e *Engine) applyTemplate(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Messages []struct {
@@ -148,7 +148,7 @@ func (e *Engine) rerank(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// read decodes the body; where it cannot, it answers and returns false. A real llama-server answers 500 there.
+// read decodes the body. If it cannot, it answers and returns false. A real llama-server answers 500 then.
 func read(w http.ResponseWriter, r *http.Request, into any) bool {
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, bodyLimit)).Decode(into); err != nil {
 		writeError(w, http.StatusInternalServerError, "server_error", "parse error: "+err.Error(), nil)
@@ -160,7 +160,7 @@ func read(w http.ResponseWriter, r *http.Request, into any) bool {
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // a client that went away has no use for it
+	_ = json.NewEncoder(w).Encode(body) // a client that has gone does not need it
 }
 
 func writeError(w http.ResponseWriter, status int, kind, message string, more map[string]any) {

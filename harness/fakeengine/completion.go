@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// defaultTokens is the length of a generation that neither script nor request bounds.
+// defaultTokens is the length of a generation that neither the script nor the request bounds.
 const defaultTokens = 16
 
 // errCut makes the handler cut the connection.
@@ -26,7 +26,7 @@ type request struct {
 	Stream   bool     `json:"stream"`
 }
 
-// generation is one /completion on its way; its handler's goroutine owns it.
+// generation is one running /completion. Its handler's goroutine owns it.
 type generation struct {
 	e        *Engine
 	w        http.ResponseWriter
@@ -100,7 +100,7 @@ func (e *Engine) takeLocked(g *generation) bool {
 	return true
 }
 
-// run sends the generation. An error other than the client's going means: cut the connection.
+// run sends the generation. An error means that the connection has to be cut, unless the client has gone.
 func (g *generation) run(ctx context.Context) error {
 	if g.script.Fault == Refuse {
 		status := g.script.Status
@@ -164,7 +164,7 @@ func (g *generation) length() (limit int, ends bool) {
 	return limit, false
 }
 
-// waitTurn waits until the i-th token may go.
+// waitTurn waits until the i-th token may be sent.
 func (g *generation) waitTurn(ctx context.Context, i int) error {
 	if g.script.Stepped {
 		g.begin() // a stepped client sees the response's head before the first release
@@ -182,7 +182,7 @@ func (g *generation) waitTurn(ctx context.Context, i int) error {
 	return pause(ctx, time.Duration(g.script.IntervalMS)*time.Millisecond)
 }
 
-// misbehave does the script's fault; done means that the generation is over.
+// misbehave makes the script's fault happen. done means that the generation is over.
 func (g *generation) misbehave(ctx context.Context) (done bool, err error) {
 	switch g.script.Fault {
 	case Stall:
@@ -212,13 +212,13 @@ func (g *generation) misbehave(ctx context.Context) (done bool, err error) {
 		g.raw(strings.Repeat("x", n))
 	case Garbage:
 		g.frame("{not json")
-	case NoFault, Refuse: // it refuses before it generates
+	case NoFault, Refuse: // Refuse has happened before the generation
 	}
 	return false, nil
 }
 
-// cutAtStop cuts the token where the text so far meets a stop string. Stop strings that begin in an earlier token are not
-// taken back: this engine's words have no such stops.
+// cutAtStop cuts the token where the text so far ends in a stop string. It cannot take back a stop string that began in an earlier token, but tests
+// with this engine have none.
 func (g *generation) cutAtStop(token string) (string, string) {
 	for _, stop := range g.req.Stop {
 		if at := strings.Index(token, stop); stop != "" && at >= 0 {
@@ -259,13 +259,13 @@ func (g *generation) begin() {
 
 func (g *generation) frame(data string) {
 	g.begin()
-	_, _ = fmt.Fprintf(g.w, "data: %s\n\n", data) // a client that went shows in its context
+	_, _ = fmt.Fprintf(g.w, "data: %s\n\n", data) // the context shows whether the client has gone
 	g.flush()
 }
 
 func (g *generation) flush() { _ = http.NewResponseController(g.w).Flush() }
 
-// finish sends the last frame, or the whole answer of a request that did not ask for a stream.
+// finish sends the last frame, or the whole answer if the request did not ask for a stream.
 func (g *generation) finish() error {
 	text := ""
 	if !g.req.Stream {

@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// routeControl adds the paths through which a test in another process holds the strings:
+// routeControl adds the paths by which a test in another process controls the engine:
 //
 //	PUT  /_fake/script   a Script as JSON
 //	PUT  /_fake/health   a Health as JSON

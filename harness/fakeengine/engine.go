@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package fakeengine is the fault-injecting engine of the tests (ORCH-3058): an http.Handler that speaks the part of
-// llama-server's native API which the llama.cpp adapter uses, and misbehaves as it is told.
+// Package fakeengine is the fault-injecting engine of the tests (ORCH-3058). It is an http.Handler with the part of llama-server's native API that
+// the llama.cpp adapter uses, and it misbehaves as it is told.
 //
-// It is told through its Go methods, or, from another process, through the control paths under /_fake/ (control.go). It
-// is never reachable from a production configuration: nothing outside tests and harness/ may import it.
+// A test tells it by its Go methods or, from another process, by the control paths under /_fake/ (control.go). No production configuration can
+// reach it: nothing outside tests and harness/ may import it.
 //
-// Its figures are made to be counted by hand. A token of a prompt is a word as strings.Fields splits them, plus one BOS
-// where asked for. A generated token is one word with its following space. Output is a function of prompt, seed and
-// sampling parameters alone; at temperature 0 the seed does not count, as in a real engine.
+// Its figures are easy to count by hand. A token of a prompt is a word, as strings.Fields splits it; if asked for, there is one BOS more. A generated
+// token is one word with the space after it. The output depends only on prompt, seed and sampling parameters. At temperature 0 the seed
+// does not count, as in a real engine.
 package fakeengine
 
 import (
@@ -21,12 +21,12 @@ import (
 // Fault is a way to misbehave in a generation.
 type Fault string
 
-// The faults. Those of a stream strike after Script.After tokens.
+// The faults. A fault in a stream happens after Script.After tokens.
 const (
 	NoFault    Fault = ""
 	Stall      Fault = "stall"       // sends nothing more, and keeps the connection until the client goes
 	Die        Fault = "die"         // cuts the connection
-	Exit       Fault = "exit"        // ends the process (Options.Exit); cuts the connection where there is none
+	Exit       Fault = "exit"        // ends the process (Options.Exit), or cuts the connection if Exit is nil
 	ErrorFrame Fault = "error_frame" // sends the engine's error as the stream's last frame
 	SplitRune  Fault = "split_rune"  // sends the bytes of "é" in two frames, each invalid UTF-8 by itself, and goes on
 	HugeLine   Fault = "huge_line"   // sends one frame of Script.Bytes content bytes, and goes on
@@ -34,9 +34,9 @@ const (
 	Refuse     Fault = "refuse"      // answers Script.Status before any frame; After does not count
 )
 
-// Script says what generations do. The zero value is a plain one: as many tokens as the request asks for, at once.
+// Script says what generations do. With the zero value they are plain: as many tokens as the request asks for, at once.
 type Script struct {
-	Match      string   `json:"match,omitempty"`       // only prompts that hold this text follow the script; the others are plain
+	Match      string   `json:"match,omitempty"`       // only prompts that contain this text follow the script; others are plain
 	Times      int      `json:"times,omitempty"`       // the script is for this many matching generations, then plain; 0: all
 	Tokens     int      `json:"tokens,omitempty"`      // ends by itself after this many tokens; 0: n_predict, or 16
 	Text       []string `json:"text,omitempty"`        // these tokens instead of made-up ones
@@ -46,13 +46,13 @@ type Script struct {
 	After      int      `json:"after,omitempty"`  // tokens sent before the fault
 	Status     int      `json:"status,omitempty"` // of Refuse; 0: 503
 	Bytes      int      `json:"bytes,omitempty"`  // of HugeLine; 0: 8 MiB
-	// IgnoreCancel keeps the slot busy after the client went, until FreeSlots.
+	// IgnoreCancel keeps the slot busy after the client has gone, until FreeSlots.
 	IgnoreCancel bool `json:"ignore_cancel,omitempty"`
 }
 
-// Health says how GET /health behaves. The zero value is healthy, at once.
+// Health says how GET /health behaves. With the zero value it is healthy, at once.
 type Health struct {
-	Loading bool `json:"loading,omitempty"`  // 503, as while a model loads
+	Loading bool `json:"loading,omitempty"`  // answers 503, as during the load of a model
 	DelayMS int  `json:"delay_ms,omitempty"` // time before the answer
 	Hang    bool `json:"hang,omitempty"`     // no answer until the client goes
 }
@@ -72,7 +72,7 @@ type Options struct {
 	Build  string         // build_info; default "fake-1"
 	Ctx    int            // tokens a slot's context holds; default 256
 	Slots  int            // default 1
-	APIKey string         // where set, every path but /health and /_fake/ wants it as bearer token
+	APIKey string         // if set, every path but /health and /_fake/ wants it as bearer token
 	Exit   func(code int) // what Fault Exit and POST /_fake/exit call
 }
 
@@ -153,8 +153,7 @@ func (e *Engine) State() State {
 	return e.state
 }
 
-// Wait returns as soon as ok holds, with the state it held for, or with ctx's error. It is what tests use in place of
-// sleeping.
+// Wait returns as soon as ok is true of the state, with that state, or with ctx's error. Tests use it instead of sleeping.
 func (e *Engine) Wait(ctx context.Context, ok func(State) bool) (State, error) {
 	var s State
 	err := e.await(ctx, func() bool { s = e.state; return ok(s) })
@@ -187,7 +186,7 @@ func (e *Engine) await(ctx context.Context, try func() bool) error {
 	}
 }
 
-// pause waits for d or for ctx's end.
+// pause waits for d, or until ctx ends.
 func pause(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()

@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// words are what the engine speaks. One of them has runes of two bytes, so that clients meet them.
+// words is the engine's vocabulary. One word has runes of two bytes, so that clients meet them.
 var words = [...]string{
 	"amber", "birch", "cloud", "dune", "ember", "fern", "grove", "heath", "iris", "jade", "kelp", "larch", "moss", "naïve",
 	"oak", "pine",
@@ -55,7 +55,7 @@ func tokens(text string, bos bool) []uint32 {
 	return ids
 }
 
-// embed returns a vector of unit-like size that depends on the text alone.
+// embed returns a vector of about unit length that depends only on the text.
 func embed(text string) []float64 {
 	sum := sha256.Sum256([]byte(text))
 	v := make([]float64, 8)
@@ -65,7 +65,7 @@ func embed(text string) []float64 {
 	return v
 }
 
-// relevance is the share of the query's words that the document holds.
+// relevance returns the share of the query's words that the document contains.
 func relevance(query, document string) float64 {
 	asked := strings.Fields(query)
 	if len(asked) == 0 {

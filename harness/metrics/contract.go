@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package metrics holds /metrics against its contract (ORCH-3028): the table of .specs/metrics/otel-prom.md, which
-// ci/metrics.lint.json repeats. Its sub-package live does so with a real daemon.
+// Package metrics compares /metrics with its contract (ORCH-3028): the table of .specs/metrics/otel-prom.md, which ci/metrics.lint.json repeats. Its
+// sub-package live does that with a real daemon.
 package metrics
 
 import (
@@ -22,10 +22,10 @@ const (
 	LintPath = "ci/metrics.lint.json"
 )
 
-// Contract is all series that /metrics may have.
+// Contract has all series that /metrics may have.
 type Contract struct {
-	Ignored []string // prefixes of series that others make
-	Remarks []string // of promtool, that are known and taken
+	Ignored []string // prefixes of series that are not ours
+	Remarks []string // promtool's remarks that are known and accepted
 	Series  []Series
 }
 
@@ -39,7 +39,7 @@ type Series struct {
 	Values   map[string][]string `json:"values"`     // of closed labels
 	Most     int                 `json:"max_series"` // combinations of label values
 	Stage    int                 `json:"stage"`
-	WaitsFor string              `json:"waits_for"` // the requirement that will bring it; empty once it is there
+	WaitsFor string              `json:"waits_for"` // the requirement that will bring the series; empty once it is there
 	Moves    string              `json:"moves"`
 }
 
@@ -189,7 +189,7 @@ func Differences(spec, lint []Series) []string {
 	return wrong
 }
 
-// same compares two fields; an empty list or table is as good as none.
+// same compares two fields. An empty list or table equals none.
 func same(a, b reflect.Value) bool {
 	if k := a.Kind(); (k == reflect.Slice || k == reflect.Map) && a.Len() == 0 && b.Len() == 0 {
 		return true

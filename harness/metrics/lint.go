@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-// Scrape is what /metrics answered once, by name.
+// Scrape is one answer of /metrics. Its keys are names.
 type Scrape map[string]*dto.MetricFamily
 
 // Parse reads the text format.
@@ -40,8 +40,8 @@ func (c Contract) ignores(name string) bool {
 	return slices.ContainsFunc(c.Ignored, func(prefix string) bool { return strings.HasPrefix(name, prefix) })
 }
 
-// Lint says how a scrape breaks the contract. Configured holds the values that labels without a closed list may have, by what
-// the configuration names: none, and the label is not looked at.
+// Lint says how a scrape breaks the contract. configured has the values that the configuration gives to labels without a closed list. A label that is
+// not in it is not checked.
 func (c Contract) Lint(scrape Scrape, configured map[string][]string) []string {
 	var wrong []string
 	for _, name := range slices.Sorted(maps.Keys(scrape)) {
@@ -107,7 +107,7 @@ func (s Series) lint(family *dto.MetricFamily, configured map[string][]string) (
 	return wrong
 }
 
-// Missing names the series that should be there and aren't.
+// Missing returns the series that should be there and are not.
 func (c Contract) Missing(scrape Scrape) []string {
 	var missing []string
 	for _, s := range c.Series {
@@ -118,7 +118,7 @@ func (c Contract) Missing(scrape Scrape) []string {
 	return missing
 }
 
-// StaleWaits names the series that wait for something that is not open: done, or no requirement at all.
+// StaleWaits returns the series that wait for something that is not open: a requirement that is done, or that does not exist.
 func (c Contract) StaleWaits(open func(requirement string) bool) []string {
 	var stale []string
 	for _, s := range c.Series {

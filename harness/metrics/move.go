@@ -12,18 +12,18 @@ import (
 	dto "github.com/prometheus/client_model/go"
 )
 
-// Kind is how a move's figure is meant.
+// Kind says what a move's figure means.
 type Kind int
 
-// By: the counters moved by exactly that. AtLeast: by that or more. Is: the gauges are that now.
+// By: the counters moved by exactly the figure. AtLeast: by the figure or more. Is: the gauges now have that value.
 const (
 	By Kind = iota
 	AtLeast
 	Is
 )
 
-// Move is what an action does to the series that a selector matches: name{label="value",…}, whatever their other labels. Of
-// a histogram it is the number of observations.
+// Move says what an action does to the series that a selector name{label="value",…} matches, whatever their other labels. For a histogram it counts
+// the observations.
 type Move struct {
 	Series string
 	Kind   Kind
@@ -46,7 +46,7 @@ func (p point) String() string {
 	return p.name + "{" + strings.Join(pairs, ",") + "}"
 }
 
-// points are the contract's series of a scrape, by how they are written.
+// points returns the contract's series of a scrape, by their written form.
 func (c Contract) points(scrape Scrape) map[string]point {
 	all := map[string]point{}
 	for name, family := range scrape {
@@ -87,8 +87,8 @@ func (m Move) matches(p point) bool {
 	return true
 }
 
-// Unmoved says where the step from one scrape to the next isn't what an action should do: a move that is missing or of
-// another size, and a counter that moved although no move names it. Loose selects counters that move by themselves.
+// Unmoved says where the change between two scrapes is not what an action should do: a move is missing or has another size, or a counter moved
+// although no move names it. loose selects counters that move by themselves.
 func (c Contract) Unmoved(before, after Scrape, moves, loose []Move) []string {
 	was, is := c.points(before), c.points(after)
 	sums := make([]float64, len(moves))

@@ -16,7 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/atomicfile"
 )
 
-// ErrNoPromtool says how to get it.
+// ErrNoPromtool says how to get promtool.
 var ErrNoPromtool = errors.New("promtool is missing: `go tool mage metrics:lint` fetches it where there is apt-get; " +
 	"elsewhere install it (Debian: apt-get install --no-install-recommends prometheus; Arch: pacman -S prometheus)")
 
@@ -29,7 +29,7 @@ func fetched() (string, error) {
 	return filepath.Join(cache, "llama-orch", "tools", "promtool"), nil
 }
 
-// FindPromtool returns the installed promtool, else the fetched one.
+// FindPromtool returns the installed promtool, or otherwise the fetched one.
 func FindPromtool() (string, error) {
 	if path, err := exec.LookPath("promtool"); err == nil {
 		return path, nil
@@ -44,8 +44,8 @@ func FindPromtool() (string, error) {
 	return path, nil
 }
 
-// FetchPromtool takes promtool out of Debian's package of prometheus, checked by apt, when there is none. Nothing is
-// installed and no server is started, so it needs no root; only package lists that are not there yet do.
+// FetchPromtool takes promtool out of Debian's package of prometheus, which apt checks, if there is no promtool yet. It installs nothing and starts no
+// server, so it needs no root, except if there are no package lists yet.
 func FetchPromtool(ctx context.Context, progress func(string)) error {
 	if _, err := FindPromtool(); !errors.Is(err, ErrNoPromtool) {
 		return err
@@ -61,7 +61,7 @@ func FetchPromtool(ctx context.Context, progress func(string)) error {
 		return fmt.Errorf("making a folder for promtool: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	// apt fetches as a user of its own where it can, who may not look into the folder of this one.
+	// If it can, apt fetches as a user of its own, who may not look into this user's folder.
 	const asThisUser = "APT::Sandbox::User="
 	if err := run(ctx, dir, "apt-get", "-q", "-o", asThisUser, "download", "prometheus"); err != nil {
 		if os.Geteuid() != 0 {
@@ -84,7 +84,7 @@ func FetchPromtool(ctx context.Context, progress func(string)) error {
 	return place(filepath.Join(dir, "tree", "usr", "bin", "promtool"))
 }
 
-// place copies the program to the cache, whole or not at all.
+// place copies the program to the cache.
 func place(from string) error {
 	path, err := fetched()
 	if err != nil {
@@ -112,10 +112,10 @@ func run(ctx context.Context, dir, name string, args ...string) error {
 	return nil
 }
 
-// Promtool has `promtool check metrics` read an exposition, and returns what it remarks beyond the contract's known remarks,
-// and those of these that it does not make.
+// Promtool has `promtool check metrics` read an exposition. It returns remarks that the contract does not know, and known remarks that promtool did not
+// make.
 func (c Contract) Promtool(ctx context.Context, promtool string, exposition []byte) ([]string, error) {
-	const remarked = 3 // exit code
+	const remarked = 3 // the exit code of promtool with remarks
 	cmd := exec.CommandContext(ctx, promtool, "check", "metrics")
 	cmd.Stdin = bytes.NewReader(exposition)
 	var stdout, stderr bytes.Buffer

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package nvmlstub builds a stand-in for NVIDIA's libnvidia-ml.so.1 and writes the state it answers from, so that what reads
-// GPUs through NVML can be run, binding and all, on a machine without one.
+// Package nvmlstub builds a stand-in for NVIDIA's libnvidia-ml.so.1, and writes the state that the stand-in answers from. So code that reads GPUs
+// through NVML can run on a machine without a GPU, with the real binding.
 //
-// The state is a text file, read again on each call; the environment variable LLORCH_NVML_STUB names it. No file: no driver.
+// The state is a text file that is read again on each call. The environment variable LLORCH_NVML_STUB names it. Without the file there is no driver.
 // Its lines:
 //
 //	driver 570.86.10
@@ -15,7 +15,7 @@
 //	lost               the driver went away
 //	lost 0             card 0 fell off the bus
 //
-// The used memory of a card is its own `used`, which nobody is named for, and what its processes hold. A running program
-// claims memory with a `process` line in a file named by its pid in the directory LLORCH_NVML_STUB + ".d"; the claim
-// ends with the program, however that ends.
+// The used memory of a card is its own `used`, which belongs to no named process, plus what its processes hold. A running program claims memory with a
+// `process` line in the directory LLORCH_NVML_STUB + ".d", in a file that is named by its pid. The claim ends with the program, however that
+// ends.
 package nvmlstub

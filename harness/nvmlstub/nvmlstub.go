@@ -15,17 +15,17 @@ import (
 	"github.com/llama-orch/llama-orch/service/atomicfile"
 )
 
-// Env names the variable that names the state's file.
+// Env is the environment variable that names the state's file.
 const Env = "LLORCH_NVML_STUB"
 
-// library is the name under which NVML is looked for.
+// library is the file name of NVML.
 const library = "libnvidia-ml.so.1"
 
 //go:embed lib/nvml.c
 var source string
 
-// Build compiles the stand-in into dir, an existing folder, with the machine's C compiler, and returns the library's path.
-// With dir in LD_LIBRARY_PATH a program finds it as NVML.
+// Build compiles the stand-in into the existing folder dir with the machine's C compiler, and returns the library's path. A program with dir in
+// LD_LIBRARY_PATH takes it for NVML.
 func Build(dir string) (lib string, err error) {
 	lib = filepath.Join(dir, library)
 	made := lib + ".new"
@@ -42,7 +42,7 @@ func Build(dir string) (lib string, err error) {
 
 // State is what the stand-in answers from.
 type State struct {
-	Driver string // empty: the driver went away
+	Driver string // empty: the driver is gone
 	CUDA   int    // 12080 is 12.8
 	Cards  []Card // counted from 0
 	events []string
@@ -53,7 +53,7 @@ type Card struct {
 	UUID      string
 	Name      string
 	Total     int64
-	Used      int64 // by nobody who is named
+	Used      int64 // by no named process
 	Util      int   // per cent
 	Temp      int   // °C
 	Power     int   // W
@@ -68,7 +68,7 @@ type Process struct {
 	Used int64
 }
 
-// Reference is the machine that the project is made for: 24 GB and 12 GB.
+// Reference returns the cards of the machine that the project is made for: 24 GB and 12 GB.
 func Reference() *State {
 	return &State{Driver: "570.86.10", CUDA: 12080, Cards: []Card{
 		{UUID: "GPU-3090aaaa-0000-4000-8000-000000000000", Name: "NVIDIA GeForce RTX 3090", Total: 24 << 30, Used: 300 << 20, Temp: 41, Power: 32},
@@ -76,7 +76,7 @@ func Reference() *State {
 	}}
 }
 
-// XID adds an event of a card, which the next Write brings about.
+// XID adds an event of a card. The next Write makes it happen.
 func (s *State) XID(card int, code uint64) {
 	s.events = append(s.events, fmt.Sprintf("xid %d %d seq=%d", card, code, len(s.events)+1))
 }
@@ -86,7 +86,7 @@ func (s *State) UncorrectableECC(card int) {
 	s.events = append(s.events, fmt.Sprintf("ecc %d seq=%d", card, len(s.events)+1))
 }
 
-// Write puts the state at path, at once: no reader sees half of it.
+// Write replaces the state at path. No reader sees half of it.
 func (s *State) Write(path string) error {
 	var b strings.Builder
 	if s.Driver == "" {
@@ -112,7 +112,7 @@ func (s *State) Write(path string) error {
 	return put(path, b.String())
 }
 
-// Claim says that a running program holds memory of cards, by their index, until it ends or claims anew. None: it holds no more.
+// Claim says that a running program holds memory of cards, by their index, until it ends or claims again. An empty claim ends the last one.
 func Claim(state string, pid int, used map[int]int64) error {
 	dir := state + ".d"
 	path := filepath.Join(dir, strconv.Itoa(pid))

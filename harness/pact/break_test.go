@@ -14,15 +14,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestBrokenContract makes sure that TestProvider fails where pact and provider differ: it is run on pacts of one interaction,
-// each broken in one way, which is what a provider that has changed in that way looks like.
+// TestBrokenContract makes sure that TestProvider fails if pact and provider differ. It runs TestProvider on pacts of one interaction, each broken in
+// one way. A provider that has changed in that way would look the same.
 //
 // ORCH-3050
 func TestBrokenContract(t *testing.T) {
 	for name, b := range map[string]struct {
 		interaction string
 		change      func(interaction object)
-		says        string // empty: it holds
+		says        string // empty: the pact holds
 	}{
 		"as it is": {"a submit", func(object) {}, ""},
 		"another status": {"a submit", func(i object) {
@@ -69,7 +69,7 @@ func TestBrokenContract(t *testing.T) {
 	}
 }
 
-// verify runs TestProvider, in a process of its own, on one interaction of the SDK's pact, changed.
+// verify changes one interaction of the SDK's pact, and runs TestProvider on it in a process of its own.
 func verify(t *testing.T, name string, change func(object)) (output string, err error) {
 	const file = "llama-orch-sdk-" + providerName + ".json"
 	data, err := os.ReadFile(filepath.Join(pactDir, file))

@@ -22,7 +22,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// A model beside the daemon's configuration that no pool has, and its id in the catalog.
+// A model beside the daemon's configuration that no pool uses, and its id in the catalog.
 const (
 	shelf      = "shelf"
 	shelfModel = "file:shelf.gguf"
@@ -36,21 +36,21 @@ type known struct {
 	content string
 }
 
-// artifacts are those of the state stateStored. The bundle is no JSON by its type: Pact's library would write that its own way,
-// and clients hold every byte against the id.
+// artifacts are those of the state stateStored. The bundle's type is not JSON, since Pact's library would write JSON in its own way, and clients compare
+// every byte with the id.
 var artifacts = map[string]known{
 	"plan":  {gen.ArtifactKindPlan, "text/markdown", "planned", "# A plan"},
 	"proof": {gen.ArtifactKindProof, "text/plain", "proven", proofBundle()},
 }
 
-// proofBundle is one of a task of another server, which is as good as any.
+// proofBundle is a bundle of another server's task, which serves as well as any.
 func proofBundle() string {
 	text, err := bundle.Of(task.Record{
 		Task:  task.Task{ID: "proven", PoolID: "default", Engine: "llamacpp", Seed: seed, Determinism: task.Strict, Request: task.Request{ModelRef: "haiku", Workload: task.Completion, Prompt: prompt}},
 		State: task.Completed, Transcript: task.Transcript{Text: "rain", Ends: []int{4}},
 	}).Encode()
 	if err != nil {
-		panic(err) // it has no number that JSON has no word for
+		panic(err) // it has no number that JSON cannot write
 	}
 	return string(text)
 }
@@ -84,7 +84,7 @@ var (
 	signature   = matchers.Regex("missing", `^(missing|valid|invalid|unchecked)$`)
 )
 
-// shelvedAs is the model as the daemon describes it, once it is there.
+// shelvedAs is the model as the daemon describes it once the model is there.
 func shelvedAs(state string) object {
 	return object{
 		"id": shelf, "ref": matchers.Regex("file:/srv/shelf.gguf", `^file:/.*/shelf\.gguf$`), "digest": modelDigest, "verified": true, "state": state,
@@ -171,7 +171,7 @@ func contentOf(name, which string) exchange {
 	return e
 }
 
-// several is a call of more exchanges than one.
+// several is a call that takes more than one exchange.
 func several(c call, more ...exchange) call {
 	c.exchanges = append(c.exchanges, more...)
 	return c
@@ -281,7 +281,7 @@ func cliCatalogCalls() []call {
 	const failed = 1
 	missing := refusal(task.NotFound, false)
 	plan, proof := artifacts["plan"], artifacts["proof"]
-	// What is put comes from stdin, and has a name of its own.
+	// The artifact's bytes come from stdin.
 	said := known{gen.ArtifactKindSummary, "text/plain", "cli-task", prompt}
 	fetching := addModel("models add", object{"id": shelf, "ref": shelfModel})
 	fetching.answer = with(shelvedAs("Active"), object{

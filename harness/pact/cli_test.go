@@ -14,7 +14,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// cliCall runs the program, and looks at its exit code and at what it prints.
+// cliCall runs the program, and checks its exit code and its output.
 func cliCall(args string, code int, says string, exchanges ...exchange) call {
 	return call{name: exchanges[0].name, exchanges: exchanges, do: func(t *testing.T, addr string) {
 		// No argument holds a space, since prompts come from stdin.
@@ -45,7 +45,7 @@ func cliTaskCalls() []call {
 	answer := strings.Join(transcript, "")
 	missing := refusal(task.NotFound, false)
 	_, _, first := example("cli-resumed", false)
-	// The program says what it wants even where that is the default.
+	// The program sends even what is the default.
 	ask := func(id string, more object) object {
 		return with(with(haiku(id), object{"priority": "interactive"}), more)
 	}
@@ -123,7 +123,7 @@ func cliTaskCalls() []call {
 		})),
 		cliCall("config reload", 0, "nothing has changed", reloadConfig("config reload")),
 		cliCall("top --once", 0, "default-0", listPools("top 1, the pools"), showPool("top 2, each pool", "default"), listGPUs("top 3, the GPUs")),
-		// It fails, for want of a home, but not because of the server.
+		// It fails because it has no home folder, not because of the server.
 		cliCall("doctor", failed, "tasks are taken", showCapabilities("doctor 1, the capabilities"), askReady("doctor 2, the readiness"),
 			listPools("doctor 3, the pools"), showPool("doctor 4, each pool", "default"), listGPUs("doctor 5, the GPUs")),
 	}

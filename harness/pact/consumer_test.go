@@ -26,11 +26,11 @@ var update = flag.Bool("update", false, "rewrite contracts/pacts from what the c
 const (
 	providerName = "orchestratord"
 	pactDir      = "../../contracts/pacts"
-	// token is the daemon's in every interaction: a pact has to hold for a daemon that asks for one.
+	// token is the daemon's token in every interaction, since a pact has to hold for a daemon that asks for one.
 	token = "a-token-for-the-pacts"
 )
 
-// exchange is one interaction: a request, and what its consumer relies on in the answer.
+// exchange is one interaction: a request, and the parts of the answer that its consumer relies on.
 type exchange struct {
 	name     string // unique within the consumer
 	state    models.ProviderState
@@ -49,10 +49,10 @@ type exchange struct {
 	streamIs string // the regular expression that the provider's stream has to match
 }
 
-// object is a JSON object, the values of which may be matchers.
+// object is a JSON object. Its values may be matchers.
 type object = map[string]any
 
-// call is something a consumer does, and the exchanges it takes.
+// call is something that a consumer does, with the exchanges that it takes.
 type call struct {
 	name      string
 	exchanges []exchange
@@ -72,7 +72,7 @@ func expect(t *testing.T, name, dir string, c call) {
 		last = i.WithRequest(consumer.Method(e.method), e.path, e.request).WillRespondWith(e.status, e.response)
 	}
 	require.NoError(t, last.ExecuteTest(t, func(at consumer.MockServerConfig) error {
-		// In a test of its own, so that its failure does not keep Pact from saying which requests it did not expect.
+		// This is a test of its own, so that even if it fails, Pact says which requests it did not expect.
 		t.Run("call", func(t *testing.T) { c.do(t, fmt.Sprintf("http://%s:%d", at.Host, at.Port)) })
 		return nil
 	}))
@@ -109,8 +109,8 @@ func (e exchange) response(b *consumer.V4ResponseBuilder) {
 	}
 }
 
-// canonical is the pact that the library wrote, in an order that does not depend on the tests', without the versions of the
-// tools, and with the patterns of the event streams: the library knows matchers of text, but pact-go has no way to say them.
+// canonical returns the pact that the library wrote, in an order that does not depend on the order of the tests, and without the versions of the tools.
+// It adds the patterns of the event streams: the library has matchers for text, but pact-go cannot express them.
 func canonical(t *testing.T, file string, all []exchange) []byte {
 	data, err := os.ReadFile(file)
 	require.NoError(t, err)
@@ -145,7 +145,7 @@ func canonical(t *testing.T, file string, all []exchange) []byte {
 	return out.Bytes()
 }
 
-// TestConsumers runs what the consumers do, and compares what they relied on with the committed pacts.
+// TestConsumers runs the consumers' calls, and compares what they relied on with the committed pacts.
 //
 // ORCH-3050
 func TestConsumers(t *testing.T) {
@@ -158,7 +158,7 @@ func TestConsumers(t *testing.T) {
 				all = append(all, c.exchanges...)
 			}
 			if t.Failed() {
-				return // its pact would be said to differ, too
+				return // otherwise it would also report that its pact differs
 			}
 			file := name + "-" + providerName + ".json"
 			t.Run("pact", func(t *testing.T) {

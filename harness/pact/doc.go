@@ -4,6 +4,6 @@
 // line. The consumers run against Pact's mock server, and what they rely on becomes contracts/pacts; the real orchestrator, with
 // its built-in engine, is then verified against these files.
 //
-// All of it stands behind the build tag `pact`, since it is linked with Pact's core library: `go tool mage pact` fetches that and
-// runs the tests, `go tool mage gen:pacts` rewrites the pacts.
+// All of it needs the build tag `pact`, since it is linked with Pact's core library. `go tool mage pact` fetches that library and runs the tests.
+// `go tool mage gen:pacts` rewrites the pacts.
 package pact

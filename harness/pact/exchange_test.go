@@ -68,7 +68,7 @@ func follow(name, id string) exchange {
 	return e
 }
 
-// resume streams a completed task from behind its first event, whose id only its provider knows.
+// resume streams a completed task from after its first event, whose id only the provider knows.
 func resume(name, id string) exchange {
 	e := follow(name, id)
 	_, rest, first := example(id, false)
@@ -77,7 +77,7 @@ func resume(name, id string) exchange {
 	return e
 }
 
-// after sets the event behind which an exchange streams.
+// after sets the event after which an exchange streams.
 func (e exchange) after(id string) exchange {
 	e.header = map[string]matchers.Matcher{"Last-Event-ID": matchers.S(id)}
 	return e
@@ -151,7 +151,7 @@ func deleteSession(name, id string) exchange {
 
 func haiku(id string) object { return object{"task_id": id, "model_ref": "haiku", "prompt": prompt} }
 
-// with is a copy of a body with more, or other, fields; nil takes one away.
+// with returns a copy of a body with additional or replaced fields. A nil value removes the field.
 func with(body, more object) object {
 	all := object{}
 	for _, from := range []object{body, more} {

@@ -19,10 +19,10 @@ import (
 	"github.com/llama-orch/llama-orch/harness/process"
 )
 
-// programsEnv names the folder of the built programs; a test that runs this binary again passes it on.
+// programsEnv names the folder of the built programs. A test that runs this binary again passes it on.
 const programsEnv = "LLORCH_TEST_PROGRAMS"
 
-// program is the path of a built program.
+// program returns the path of a built program.
 func program(name string) string { return filepath.Join(os.Getenv(programsEnv), name) }
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -33,7 +33,7 @@ func run(m *testing.M) int {
 		return 1
 	}
 	log.SetOutput(errorsOnly{})
-	for _, setting := range os.Environ() { // some of Pact's own variables leave interactions out
+	for _, setting := range os.Environ() { // some of Pact's own variables would leave out interactions
 		if name, _, _ := strings.Cut(setting, "="); strings.HasPrefix(name, "PACT_") {
 			if err := os.Unsetenv(name); err != nil {
 				fmt.Fprintln(os.Stderr, "unset", name, err)
@@ -61,8 +61,8 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// errorsOnly passes on what pact-go logs as an error, except that it cannot set up its logger a second time, which it tries for
-// every interaction.
+// errorsOnly passes on what pact-go logs as an error, with one exception: for every interaction pact-go tries, and fails, to set up its logger a second
+// time.
 type errorsOnly struct{}
 
 func (errorsOnly) Write(line []byte) (int, error) {

@@ -36,8 +36,8 @@ import (
 // pactsEnv names another folder of pacts to verify.
 const pactsEnv = "LLORCH_TEST_PACTS"
 
-// configuration has a pool for every state: one that is quick, one so slow that its tasks run until they are canceled, one
-// whose engine is not there, and one to be drained and reloaded, which no task needs.
+// configuration has a pool for every state: a quick one; one so slow that its tasks run until they are canceled; one whose engine is not there; and one
+// that no task needs, to be drained and reloaded.
 const configuration = `bind_addr: 127.0.0.1:0
 data_dir: data
 auth: {token_env: LLORCH_API_TOKEN}
@@ -48,16 +48,16 @@ pools:
   - {id: spare, model: {id: spare, ref: "file:%[1]s"}, device: cpu, ctx: 256}
 `
 
-// builtinReplicas are those of the configuration that get ready.
+// builtinReplicas is the number of replicas in the configuration that get ready.
 const builtinReplicas = 3
 
-// gated starts a program. While there is a pipe at the gate, it waits there first.
+// gated starts a program. While there is a pipe at the gate, the program first waits there.
 const gated = `#!/bin/sh
 if test -p '%[1]s'; then read -r _ <'%[1]s'; fi
 exec '%[2]s' "$@"
 `
 
-// orchestrator is the real one, on a free port, and what the states have left in it.
+// orchestrator is the real daemon on a free port, with what the states have left in it.
 type orchestrator struct {
 	addr     string
 	client   *sdk.Client
@@ -119,7 +119,7 @@ func start(t *testing.T) *orchestrator {
 	return o
 }
 
-// everything is a core that takes every entry and writes none.
+// everything is a log core that accepts every entry and writes none.
 type everything struct{ zapcore.Core }
 
 func (everything) Enabled(zapcore.Level) bool { return true }
@@ -134,14 +134,14 @@ func (everything) Write(zapcore.Entry, []zapcore.Field) error { return nil }
 
 func (everything) Sync() error { return nil }
 
-// seeding brings about a state through the orchestrator's own interfaces. What it returns are values for the interaction.
+// seeding brings about a state through the orchestrator's own interfaces. It returns values for the interaction.
 type seeding func(ctx context.Context, o *orchestrator, taskID string) (map[string]string, error)
 
 // states are all provider states. A pact that names another one fails.
 var states = map[string]seeding{
-	stateReady:     nil, // so it starts
+	stateReady:     nil, // it starts in this state
 	stateUnready:   nil,
-	stateNoGPU:     nil, // so the machines are that this runs on
+	stateNoGPU:     nil, // the machines that run this have none
 	stateSpare:     spare,
 	stateReloading: reloading,
 	stateSession: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
@@ -181,7 +181,7 @@ func (o *orchestrator) submit(ctx context.Context, model gen.ModelRef, id string
 	return err
 }
 
-// completed has a task end, unless an interaction before has submitted it, and returns its first event.
+// completed makes sure that a task has been submitted and has ended, and returns the task's first event.
 func completed(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 	_, err := o.client.Get(ctx, id)
 	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == gen.ErrorCodeNOTFOUND {
@@ -224,7 +224,7 @@ func (o *orchestrator) begin(ctx context.Context, id string, tokens int64) error
 	return err
 }
 
-// running returns when the slow pool has written a task's first token.
+// running submits a task to the slow pool, and returns when the pool has written its first token.
 func (o *orchestrator) running(ctx context.Context, id string) error {
 	if err := o.submit(ctx, "slow", id); err != nil {
 		return err
@@ -243,7 +243,7 @@ func (o *orchestrator) running(ctx context.Context, id string) error {
 	return nil
 }
 
-// spare brings the pool back that other interactions drain.
+// spare brings back the pool that other interactions drain.
 func spare(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
 	health, err := o.client.PoolHealth(ctx, "spare")
 	if err == nil && !health.Pool.Ready {
@@ -261,7 +261,7 @@ func unshelved(ctx context.Context, o *orchestrator, _ string) (map[string]strin
 	return nil, err
 }
 
-// shelved has the model there, and active.
+// shelved makes sure that the catalog has the model and that it is active.
 func shelved(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
 	_, err := o.client.AddModel(ctx, &gen.ModelRequest{ID: gen.NewOptModelID(shelf), Ref: shelfModel})
 	if err == nil {
@@ -302,7 +302,7 @@ func reloading(ctx context.Context, o *orchestrator, _ string) (map[string]strin
 	}
 	reader := make(chan opened, 1)
 	go func() {
-		f, err := os.OpenFile(o.gate, os.O_WRONLY, 0) // waits for who reads
+		f, err := os.OpenFile(o.gate, os.O_WRONLY, 0) // waits for a reader
 		reader <- opened{f, err}
 	}()
 	select {
@@ -317,7 +317,7 @@ func reloading(ctx context.Context, o *orchestrator, _ string) (map[string]strin
 	}
 }
 
-// open lets the worker at the gate start, and waits for the reload that it is of.
+// open lets the worker at the gate start, and waits for the end of its reload.
 func (o *orchestrator) open() error {
 	if o.reloaded == nil {
 		return nil
@@ -331,7 +331,7 @@ func (o *orchestrator) open() error {
 	return err
 }
 
-// settle ends what the states have left running: the last in line first, so that it does not get to run.
+// settle ends the tasks that the states have left. It begins with the last in line, so that no queued task gets to run.
 func (o *orchestrator) settle(ctx context.Context) error {
 	var failures []error
 	for _, id := range slices.Backward(o.toCancel) {
@@ -343,7 +343,7 @@ func (o *orchestrator) settle(ctx context.Context) error {
 	return errors.Join(failures...)
 }
 
-// ServeHTTP is what the verifier calls before and after each interaction.
+// ServeHTTP answers the verifier, which calls it before and after each interaction.
 func (o *orchestrator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var ask struct {
 		Action string
@@ -371,7 +371,7 @@ func (o *orchestrator) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(values) // the verifier says so if it got none
+	_ = json.NewEncoder(w).Encode(values) // the verifier itself reports missing values
 }
 
 // TestProvider verifies the real orchestrator, with its built-in engine, against every pact.

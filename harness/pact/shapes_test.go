@@ -67,12 +67,12 @@ var (
 	jsonType    = matchers.Regex("application/json", `^application/json(;.*)?$`)
 )
 
-// plain are the headers of an answer in JSON.
+// plain has the headers of an answer in JSON.
 func plain() map[string]matchers.Matcher {
 	return map[string]matchers.Matcher{"Content-Type": jsonType, "X-Correlation-Id": correlation}
 }
 
-// backOff are those of a 429.
+// backOff has the headers of a 429.
 func backOff() map[string]matchers.Matcher {
 	h := plain()
 	h["Retry-After"], h["X-Backoff-Ms"] = positive, positive
@@ -142,7 +142,7 @@ func session(id string, maxTurns int) object {
 	}
 }
 
-// overBudget is the refusal of a task that the session's budget is too small for.
+// overBudget is the refusal of a task that is too large for the session's budget.
 func overBudget() object {
 	e := refusal(task.BudgetExceeded, false)
 	e["retry_after_ms"], e["policy_label"] = matchers.Integer(599000), "budget"
@@ -189,7 +189,7 @@ func reloaded(id, ref string) object {
 	}
 }
 
-// noGPUs is what a machine without GPUs says of them.
+// noGPUs is the answer about GPUs on a machine that has none.
 func noGPUs() object {
 	return object{"problem": like("why no GPU can be used, and what to do"), "gpus": like([]any{})}
 }
@@ -223,7 +223,7 @@ func capabilities() object {
 	}
 }
 
-// streaming are the headers of an event stream.
+// streaming has the headers of an event stream.
 func streaming() map[string]matchers.Matcher {
 	return map[string]matchers.Matcher{
 		"Content-Type": matchers.Regex("text/event-stream", "^text/event-stream(;.*)?$"), "Cache-Control": matchers.S("no-store"),
@@ -231,8 +231,8 @@ func streaming() map[string]matchers.Matcher {
 	}
 }
 
-// The frames of a stream as regular expressions. Names of fields stand in the order in which they are sent: the ids are hashes
-// over these bytes, so another order would be another contract.
+// The frames of a stream as regular expressions. They name the fields in the order in which these are sent. The ids are hashes over these bytes, so
+// another order would be another contract.
 const (
 	anyID        = `[0-9]+-[0-9a-f]{8}`
 	metricsIs    = `(?:event: metrics\ndata: \{"phase":[^\n]*\}\n\n|:[^\n]*\n\n)*`
@@ -251,11 +251,11 @@ func startedIs(taskID string) string {
 	return `^id: 0-[0-9a-f]{8}\nevent: started\ndata: \{"task_id":"` + taskID + `",` + startedTail
 }
 
-// transcript is what the example streams say.
+// transcript is the text of the example streams.
 var transcript = []string{"rain", " ", "at seven"}
 
-// example is a stream as the daemon would send it, with true ids and a true receipt, and its first event's id. A canceled one
-// ends after its first token.
+// example returns a stream as the daemon would send it, with correct ids and a correct receipt, and the id of its first event. A canceled stream ends
+// after its first token.
 func example(taskID string, canceled bool) (whole, afterFirst, firstID string) {
 	started := task.Started{TaskID: taskID, Seed: seed, Determinism: task.Strict}
 	firstID = stream.New(started, time.Now).LastEventID()
@@ -293,7 +293,7 @@ func read(log *stream.Log, after string) string {
 			return out.String()
 		}
 		if err != nil {
-			panic(err) // the log has ended, so nothing is waited for
+			panic(err) // the log has ended, so this does not wait
 		}
 		out.Write(frames)
 		s.Written()

@@ -4,15 +4,15 @@ package sim
 
 import "time"
 
-// Box is what computes: cards, models, and what a load costs.
+// Box is the modelled machine: its cards, its models, and what a load costs.
 type Box struct {
 	Cards  []Card
 	Models []Model
 
-	DiskBytes int64         // a second, from the disk into a card
-	Spawn     time.Duration // of a load, beside its bytes: the process, its context on the card, the probe
+	DiskBytes int64         // bytes a second from the disk into a card
+	Spawn     time.Duration // the part of a load that does not depend on its bytes: the process, its context on the card, the probe
 	Exit      time.Duration // from the end of a worker to its memory being free
-	// Unshared lets every task run as if it had its card alone. Else those on one card share its time.
+	// Unshared lets every task run as if it were alone on its card. Otherwise the tasks on a card share its time.
 	Unshared bool
 }
 
@@ -20,7 +20,7 @@ type Box struct {
 type Card struct {
 	Name  string
 	Class string
-	Bytes int64 // for models: what the driver and the desktop take is gone
+	Bytes int64 // for models, without what the driver and the desktop take
 }
 
 // Model is one model, and the pool that serves it.
@@ -29,16 +29,16 @@ type Model struct {
 	Bytes int64 // of a worker: weights, KV cache, buffers
 	Slots int   // of a worker; 0: 1
 	Rates map[string]Rate
-	// Pinned are the cards of the pool's workers, which are there from the start and stay. None: the pool is on demand.
+	// Pinned has the cards of the pool's workers, which are there from the start and stay. If it is empty, the pool is on demand.
 	Pinned []int
-	// IdleTTL is that of an on-demand pool.
+	// IdleTTL is for an on-demand pool.
 	IdleTTL time.Duration
 }
 
 // Rate is how fast one class of card runs a model, in tokens a second.
 type Rate struct{ Prefill, Decode float64 }
 
-// Work is how long a card of its own needs for so many tokens.
+// Work returns how long a card needs for so many tokens if it has nothing else to do.
 func (r Rate) Work(prompt, answer int32) time.Duration {
 	s := float64(prompt) / r.Prefill
 	if answer > 0 {
@@ -47,7 +47,7 @@ func (r Rate) Work(prompt, answer int32) time.Duration {
 	return time.Duration(s * float64(time.Second))
 }
 
-// LoadTime is how long a model's load takes.
+// LoadTime returns how long a model's load takes.
 func (b *Box) LoadTime(model int) time.Duration {
 	return b.Spawn + time.Duration(float64(b.Models[model].Bytes)/float64(b.DiskBytes)*float64(time.Second))
 }
@@ -62,9 +62,9 @@ const (
 	RTX3060 = "rtx3060"
 )
 
-// Reference is the box under the desk: a 3090 and a 3060, and five models that do not fit together: 44.1 GiB for 35. The
-// rates are assumptions, of the size that llama.cpp users report for 4-bit weights at some thousand tokens of context;
-// .docs/simulation.md says where they come from.
+// Reference returns the box under the desk: a 3090 and a 3060, and five models that do not fit together: they need 44.1 GiB, and there are 35. The
+// rates are assumptions, similar to what llama.cpp's users report for 4-bit weights at some thousand tokens of context. .docs/simulation.md says
+// where they come from.
 func Reference() Box {
 	return Box{
 		Cards: []Card{
@@ -82,7 +82,7 @@ func Reference() Box {
 	}
 }
 
-// Rack is so many cards, half of each class in turn, with one model pinned on all of them.
+// Rack returns a box with the given number of cards, of the two classes in turn, and one model that is pinned on all of them.
 func Rack(replicas int) Box {
 	b := Reference()
 	b.Cards, b.Models = nil, b.Models[:1]

@@ -5,5 +5,5 @@
 // the two against each other. What computes is modelled by rates: tokens a second of a model on a class of card, and the
 // time of a load. Other policies run on the same model, to compare.
 //
-// No goroutines, no wall clock, no randomness but the load's seed. .docs/simulation.md says what the model leaves out.
+// There are no goroutines, no wall clock, and no randomness except the load's seed. .docs/simulation.md says what the model leaves out.
 package sim

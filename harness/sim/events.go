@@ -4,7 +4,7 @@ package sim
 
 import "time"
 
-// kind is what an event is of; ref says of which.
+// kind says what an event is about. The event's ref says which one.
 type kind uint8
 
 const (
@@ -18,7 +18,7 @@ const (
 
 type event struct {
 	at   time.Duration
-	seq  uint64 // of two at one instant, the one set first comes first
+	seq  uint64 // at the same instant, the event that was set first comes first
 	kind kind
 	ref  int32
 	mark uint32
@@ -26,7 +26,7 @@ type event struct {
 
 func (e *event) before(o *event) bool { return e.at < o.at || e.at == o.at && e.seq < o.seq }
 
-// events is a heap of four children a node: shallower than one of two, and it is most of what a small simulation does.
+// events is a heap with four children at each node. It is shallower than one with two, and a small simulation spends most of its time here.
 type events struct {
 	heap []event
 	seq  uint64

@@ -23,8 +23,7 @@ type writer struct {
 	tasks []Task
 }
 
-// normal draws from a log-normal distribution of this median, bounded by most. Sigma 0.7 has a 95th percentile of about 3.2
-// medians.
+// normal draws from a log-normal distribution with the given median, bounded by most. With sigma 0.7 the 95th percentile is about 3.2 medians.
 func (w *writer) normal(median, sigma, most float64) float64 {
 	return min(median*math.Exp(sigma*w.r.NormFloat64()), most)
 }
@@ -43,12 +42,12 @@ func (w *writer) add(t Task) int32 {
 	return int32(len(w.tasks) - 1)
 }
 
-// ask is an interactive task: a prompt with its context, and an answer of some lines.
+// ask adds an interactive task: a prompt with its context, and an answer of some lines.
 func (w *writer) ask(model int32, after int32, at, delay time.Duration, prompt, answer float64) int32 {
 	return w.add(Task{Model: model, After: after, At: at, Delay: delay, Prompt: w.length(prompt, 12000), Answer: w.length(answer, 1500)})
 }
 
-// job is a batch of n tasks that a tool sends, so many at a time.
+// job adds a batch of n tasks that a tool sends, so many at a time.
 func (w *writer) job(model int32, at time.Duration, n, together int, prompt, answer float64) {
 	last := make([]int32, together)
 	for i := range n {
@@ -64,8 +63,8 @@ func (w *writer) job(model int32, at time.Duration, n, together int, prompt, ans
 	}
 }
 
-// agent works from a time to another in bursts. A burst is a task for the person: here and there a plan by the large model,
-// then steps, each of which reads the answer before and runs a tool. After a burst the person looks at it.
+// agent works in bursts from one time to another. A burst is one thing that the person wants done: sometimes a plan by the large model, and then steps.
+// Each step reads the answer of the step before and runs a tool. After a burst the person looks at the result.
 func (w *writer) agent(model int32, from, to time.Duration, plans float64, steps int) {
 	last, at := int32(-1), from+time.Duration(w.r.Float64()*float64(10*time.Minute))
 	for at < to {
@@ -81,7 +80,7 @@ func (w *writer) agent(model int32, from, to time.Duration, plans float64, steps
 	}
 }
 
-// chat is a person who asks the general model now and then.
+// chat adds a person who asks the general model now and then.
 func (w *writer) chat(from, to time.Duration) {
 	last, at := int32(-1), from
 	for at < to {
@@ -92,8 +91,8 @@ func (w *writer) chat(from, to time.Duration) {
 	}
 }
 
-// Day is a day of a small household's load on the reference box, from midnight on: three coding agents and a chat by day,
-// and the jobs that they leave behind. Jobs that start at a full hour are timers'.
+// Day returns a day's load of a small household on the reference box, from midnight on. By day there are coding agents and chats, and the jobs that these
+// leave behind. Jobs that start at a full hour come from timers.
 func Day(seed uint64) []Task {
 	w := &writer{r: rand.New(rand.NewPCG(seed, 0))}
 	hour := func(h float64) time.Duration { return time.Duration(h * float64(time.Hour)) }
@@ -119,7 +118,7 @@ func Day(seed uint64) []Task {
 	for _, h := range []float64{10.7, 12.6, 14.8, 16.9, 18.6} { // the careful look at what was merged
 		w.job(coder32b, hour(h), 60+w.r.IntN(60), 2, 3000, 500)
 	}
-	// The night's work: it starts when the day's is about done, and the day is over when it is.
+	// The night's work starts when the day's work is about done. The day ends when it is done.
 	w.job(coder32b, hour(22.5), 150, 2, 3000, 500)
 	w.job(coder7b, hour(23), 1200, 4, 1500, 220)
 	w.job(coder14b, hour(23), 300, 4, 2500, 250)
@@ -127,7 +126,7 @@ func Day(seed uint64) []Task {
 	return w.tasks
 }
 
-// Stream is n tasks for a rack of so many replicas, which come at random times at a share of what it can do. A fifth is
+// Stream returns n tasks for a rack with the given number of replicas. They come at random times, at a share of what the rack can do. A fifth of them is
 // interactive.
 func Stream(seed uint64, box *Box, n int, share float64) []Task {
 	w := &writer{r: rand.New(rand.NewPCG(seed, 0)), tasks: make([]Task, 0, n)}
@@ -135,7 +134,7 @@ func Stream(seed uint64, box *Box, n int, share float64) []Task {
 	capacity := 0.0 // tasks a second
 	for _, at := range box.Models[0].Pinned {
 		work := box.Models[0].Rates[box.Cards[at].Class].Work(prompt, answer)
-		capacity += 1 / (1.278 * work.Seconds()) // the mean of such a log-normal, over its median
+		capacity += 1 / (1.278 * work.Seconds()) // 1.278: the mean of such a log-normal distribution, divided by its median
 	}
 	at := time.Duration(0)
 	for range n {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// state is that of a worker.
+// state is a worker's state.
 type state uint8
 
 const (
@@ -24,37 +24,37 @@ type worker struct {
 	index   int32
 	model   int
 	card    int
-	replica int // of its pool; for the policies
+	replica int // its number in the pool; for the policies
 	state   state
 	slots   int
 	active  int
-	used    time.Duration // when a task last started or ended on it, or its load
-	since   time.Duration // of its state
+	used    time.Duration // when a task, or the worker's load, last started or ended
+	since   time.Duration // when its state began
 	claimed bool          // a policy's mark: it takes no further task
 }
 
 func (w *worker) free() bool { return w.state == ready && !w.claimed && w.active < w.slots }
 
-// run is a task that a card computes.
+// run is a task that runs on a card.
 type run struct {
 	task   int32
 	worker *worker
-	left   float64 // ns of the card's whole time
+	left   float64 // ns of work left, if the card did nothing else
 }
 
-// card is a card's memory and time. Its tasks share its time, so when one starts or ends, all their ends move.
+// card has a card's memory and time. Its tasks share its time. So when one task starts or ends, the ends of all its tasks move.
 type card struct {
 	free   int64
 	runs   []run
-	at     time.Duration // left is as of then
-	mark   uint32        // of the end event that counts
+	at     time.Duration // the time for which left is right
+	mark   uint32        // mark of the end event that counts
 	loads  int
 	busy   time.Duration // with at least one task
 	loaded time.Duration // without a task, while a model loads
 	ids    []int32       // its workers
 }
 
-// machine is the box at work. What a policy asks of it against the rules ends the run with an error.
+// machine is the box at work. If a policy breaks the machine's rules, the run ends with an error.
 type machine struct {
 	box     *Box
 	now     time.Duration
@@ -66,7 +66,7 @@ type machine struct {
 
 	waiting  []int           // tasks, by model
 	serving  []int           // Ready workers, by model
-	lostAt   []time.Duration // since when tasks of a model wait with no worker Ready; -1: they do not
+	lostAt   []time.Duration // by model: since when tasks wait without a Ready worker; -1: none do
 	lost     time.Duration
 	done     int
 	present  int           // tasks that wait or run
@@ -74,11 +74,11 @@ type machine struct {
 	active   time.Duration
 	loads    int
 	evicted  int
-	cut      bool // the task that ends was cancelled
-	watch    bool // keep the spans
+	cut      bool // the task that is ending was cancelled
+	watch    bool // record the spans
 	spans    []Span
 	err      error
-	children [][]int32 // tasks that come after a task's end
+	children [][]int32 // by task: the tasks that come after its end
 }
 
 func (m *machine) fail(format string, args ...any) {
@@ -87,7 +87,7 @@ func (m *machine) fail(format string, args ...any) {
 	}
 }
 
-// load starts a worker, whose memory is taken at once.
+// load starts a worker. Its memory is taken at once.
 func (m *machine) load(model, at int) {
 	w := m.place(model, at)
 	m.loads++
@@ -190,7 +190,7 @@ func (m *machine) ends(task int32) {
 	}
 }
 
-// share is the part of the card's time that each of n tasks gets, as its inverse.
+// share returns how many times longer each of n tasks takes because they share the card.
 func (m *machine) share(n int) float64 {
 	if m.box.Unshared {
 		return 1
@@ -198,7 +198,7 @@ func (m *machine) share(n int) float64 {
 	return float64(n)
 }
 
-// advance takes what was computed since the last look off the card's runs, and counts how the card was used.
+// advance subtracts what was computed since the last look from the card's runs, and counts how the card was used.
 func (m *machine) advance(at int) {
 	c := &m.cards[at]
 	since := m.now - c.at
@@ -215,7 +215,7 @@ func (m *machine) advance(at int) {
 	}
 }
 
-// first is the index of the run that ends first.
+// first returns the index of the run that ends first.
 func (c *card) first() int {
 	first := 0
 	for i := range c.runs {
@@ -235,13 +235,13 @@ func (m *machine) nextEnd(at int) {
 	}
 }
 
-// waits counts a task in (n = 1) or out (n = -1) of those that wait.
+// waits adds a task to the waiting ones (n = 1) or removes it (n = -1).
 func (m *machine) waits(t *Task, n int) {
 	m.waiting[t.Model] += n
 	m.count(int(t.Model))
 }
 
-// count adds up the time in which a model's tasks wait for it to be loaded.
+// count adds up the time in which a model's tasks wait until it is loaded.
 func (m *machine) count(model int) {
 	without := m.waiting[model] > 0 && m.serving[model] == 0
 	switch since := m.lostAt[model]; {

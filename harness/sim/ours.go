@@ -17,16 +17,16 @@ import (
 
 type ticket = queue.Ticket
 
-// The virtual day begins at epoch, which is far from the zero time that means "none".
+// The virtual day begins at epoch, far from the zero time, which means "none".
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// swapEvery is the scheduler's: so often it looks at the on-demand pools where nothing happens.
+// swapEvery is how often the scheduler looks at the on-demand pools when nothing happens.
 const swapEvery = time.Second
 
 // ours is the service's scheduler without its goroutines: a lane a pool, and the plan of swaps.
 type ours struct {
 	rules residency.Rules
-	// literal asks for a plan at every change and every second, as the scheduler does, and not only where it could say anything.
+	// literal asks for a plan at every change and every second, as the scheduler does, and not only when the plan could contain something.
 	literal bool
 
 	m       *machine
@@ -35,12 +35,12 @@ type ours struct {
 	news    bool  // the plan is due
 	cards   []vram.Room
 	tenants []residency.Tenant
-	tickAt  time.Duration // of the tick that is set; 0: none
-	// The scheduler's lanes and the residency are goroutines of their own: what happens at one instant may come in either order.
-	// Here dispatches come first. With check set, raced is the first instant at which the other order gives another plan.
+	tickAt  time.Duration // time of the next tick; 0: none is set
+	// The scheduler's lanes and the residency are goroutines of their own, so what they do at one instant may come in either order. Here dispatches
+	// come first. With check set, raced is the first instant at which the other order gives another plan.
 	check bool
 	raced time.Duration
-	might []residency.Plan // plans that the other orders give at this instant
+	might []residency.Plan // plans that other orders give at this instant
 }
 
 // lane is one pool.
@@ -50,7 +50,7 @@ type lane struct {
 	queue    *queue.Queue[int32]
 	onDemand bool
 	workers  []*worker           // by replica
-	slots    []placement.Replica // what a snapshot of them says
+	slots    []placement.Replica // their snapshot
 	held     bool
 	dirty    bool
 	moved    time.Duration
@@ -92,7 +92,7 @@ func (o *ours) begin(m *machine) {
 	}
 }
 
-// join makes a Ready worker one of its pool's replicas.
+// join adds a Ready worker to its pool's replicas.
 func (o *ours) join(l *lane, w *worker) {
 	w.replica = len(l.workers)
 	l.workers = append(l.workers, w)
@@ -101,7 +101,7 @@ func (o *ours) join(l *lane, w *worker) {
 	})
 }
 
-// freed shows the replicas on a card its free memory.
+// freed tells the replicas on a card about its free memory.
 func (o *ours) freed(card int) {
 	free := o.m.cards[card].free
 	for _, id := range o.m.cards[card].ids {
@@ -153,7 +153,7 @@ func (o *ours) changed(w *worker) {
 		l.slots[w.replica].Active = w.active
 		l.busy--
 		if o.check {
-			o.mayRace(o.swaps()) // the lane frees the slot, and then notes the time
+			o.mayRace(o.swaps()) // the plan may be made after the lane freed the slot and before it noted the time
 		}
 		if !o.m.cut {
 			l.moved = o.m.now
@@ -175,7 +175,7 @@ func (o *ours) ticks() {
 	}
 }
 
-// act dispatches, and plans, until neither changes anything.
+// act dispatches and plans until neither changes anything.
 func (o *ours) act() {
 	for len(o.dirty) > 0 || o.news {
 		if o.check && o.news {
@@ -202,7 +202,7 @@ func (o *ours) act() {
 
 func (o *ours) mayRace(plan residency.Plan) { o.might = append(o.might, plan) }
 
-// decided notes whether the plan made is the only one that could have been.
+// decided notes whether the plan is the only one that could have been made.
 func (o *ours) decided(plan residency.Plan) {
 	for _, other := range o.might {
 		if o.raced == 0 && (!slices.Equal(plan.Hold, other.Hold) || !slices.Equal(plan.Unload, other.Unload)) {
@@ -212,7 +212,7 @@ func (o *ours) decided(plan residency.Plan) {
 	o.might = o.might[:0]
 }
 
-// dispatch is the lane's: it starts the queue's next task where a replica can take it.
+// dispatch does a lane's work: it starts the queue's next task if a replica can take it.
 func (o *ours) dispatch(l *lane) bool {
 	if l.held {
 		return false
@@ -234,7 +234,7 @@ func (o *ours) dispatch(l *lane) bool {
 	return true
 }
 
-// swaps is the plan now.
+// swaps returns the plan for the current state.
 func (o *ours) swaps() residency.Plan {
 	if !o.literal && !o.open() {
 		return residency.Plan{}
@@ -259,7 +259,7 @@ func (o *ours) swaps() residency.Plan {
 	return residency.Decide(epoch.Add(o.m.now), o.cards, o.tenants, o.rules)
 }
 
-// do carries the plan out.
+// do carries out the plan.
 func (o *ours) do(plan residency.Plan) {
 	for i := range o.lanes {
 		l := &o.lanes[i]
@@ -280,7 +280,7 @@ func (o *ours) do(plan residency.Plan) {
 			o.news = true
 		}
 	}
-	for _, id := range plan.Load { // in its order: the cards are chosen one after the other
+	for _, id := range plan.Load { // in the plan's order, since the cards are chosen one after the other
 		l := &o.lanes[slices.IndexFunc(o.lanes, func(l lane) bool { return l.id == id })]
 		for c := range o.cards {
 			o.cards[c].Free = o.m.cards[c].free
@@ -298,8 +298,8 @@ func (o *ours) do(plan residency.Plan) {
 	}
 }
 
-// setTick has the pools looked at on the scheduler's next second, while time alone could change the plan: while a task waits
-// for a model that is not there, or an idle one is to go some day.
+// setTick sets a look at the pools for the scheduler's next second while time alone could change the plan: while a task waits for a model that is not
+// there, or while an idle model will have to go at some time.
 func (o *ours) setTick() {
 	if o.tickAt > 0 || !o.literal && !o.open() {
 		return
@@ -308,7 +308,7 @@ func (o *ours) setTick() {
 	o.m.events.add(o.tickAt, policyTicks, 0, 0)
 }
 
-// open reports whether a plan could be anything but empty, by what Decide says of itself.
+// open reports whether a plan could be non-empty. It follows what Decide's comment promises.
 func (o *ours) open() bool {
 	for i := range o.lanes {
 		l := &o.lanes[i]

@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// Seeds is how many days the tables are the mean of. The plots show the first.
+// Seeds is the number of days in the means of the tables. The plots show the first day.
 const Seeds = 8
 
-// Sum is what a policy made of several days.
+// Sum is a policy's result over several days.
 type Sum struct {
 	Policy                        string
 	Makespan, Lost, Response      time.Duration // means
@@ -22,7 +22,7 @@ type Sum struct {
 	Idle                          float64
 }
 
-// Days runs so many days through a policy.
+// Days runs a policy on the given number of days.
 func Days(box Box, p Policy, seeds int) (Sum, error) {
 	s := Sum{Policy: p.Name}
 	n := time.Duration(seeds)
@@ -44,7 +44,7 @@ func Days(box Box, p Policy, seeds int) (Sum, error) {
 	return s, nil
 }
 
-// Report runs the reference box's days and the racks, prints what came out as Markdown, and writes the plots into a folder.
+// Report simulates the days of the reference box, and the racks. It prints the results as Markdown and writes the plots into a folder.
 func Report(w io.Writer, folder string) error {
 	box := Reference()
 	fmt.Fprintf(w, "A 3090 and a 3060, mean of %d days\n\n", Seeds)
@@ -81,7 +81,7 @@ func Report(w io.Writer, folder string) error {
 	return nil
 }
 
-// aims says which of what the simulation is to show it shows.
+// aims says which of its aims the simulation has met.
 func aims(w io.Writer, sums []Sum) {
 	ours := sums[0]
 	said := func(ok bool) string {
@@ -97,7 +97,7 @@ func aims(w io.Writer, sums []Sum) {
 	}
 }
 
-// racks takes a million tasks through more and more replicas.
+// racks runs a million tasks on more and more replicas.
 func racks(w io.Writer) error {
 	fmt.Fprintf(w, "\nA million tasks at nine tenths of what the replicas can do, one model pinned on all\n\n")
 	fmt.Fprintf(w, "| replicas | total time | p50 wait, interactive | p99 | p99 wait, batch | cards idle | simulated tasks/s, here and now |\n|---:|---:|---:|---:|---:|---:|---:|\n")
@@ -116,11 +116,11 @@ func racks(w io.Writer) error {
 	return nil
 }
 
-// clock is a long time in hours and minutes.
+// clock writes a long time in hours and minutes.
 func clock(t time.Duration) string {
 	t = t.Round(time.Minute)
 	return fmt.Sprintf("%d:%02d h", int(t.Hours()), int(t.Minutes())%60)
 }
 
-// told is a wait, in seconds.
+// told writes a wait in seconds.
 func told(t time.Duration) string { return fmt.Sprintf("%.1f s", t.Seconds()) }

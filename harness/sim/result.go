@@ -20,33 +20,33 @@ var DefaultRules = residency.Rules{
 	MaxWait: 30 * time.Second, MaxWaitBehindBatch: 5 * time.Second, MaxWaitBatch: 10 * time.Minute, MinTurn: 20 * time.Second, Linger: 30 * time.Second,
 }
 
-// Ours is the service's queue, placement and plan of swaps.
+// Ours uses the service's queue, placement and plan of swaps.
 func Ours(rules residency.Rules) Policy {
 	return Policy{"llama-orch", func() policy { return newOurs(rules) }}
 }
 
-// RoundRobin gives the models to the cards in turn; each card runs its tasks in the order they came.
+// RoundRobin gives the models to the cards in turn. Each card runs its tasks in the order in which they came.
 func RoundRobin() Policy {
 	return Policy{"FIFO + round-robin", func() policy { return &byCard{choose: roundRobin} }}
 }
 
-// LeastConnections gives each task to the card with the fewest; each card runs its tasks in the order they came.
+// LeastConnections gives each task to the card with the fewest tasks. Each card runs its tasks in the order in which they came.
 func LeastConnections() Policy {
 	return Policy{"least connections", func() policy { return &byCard{choose: leastConnections} }}
 }
 
-// SwapEach loads what each request needs as soon as the running ones let it.
+// SwapEach loads the model of each request as soon as the running tasks allow it.
 func SwapEach() Policy {
 	return Policy{"swap on every request", func() policy { return &swapEach{} }}
 }
 
-// SwapInOrder is SwapEach with a regard for those who came before: a model is not taken from a task that waits for it longer.
-// So the proxies that swap do it, which let a model's requests end before they stop it.
+// SwapInOrder is like SwapEach but does not take a model away from a task that has waited for it longer. Proxies that swap, and that let a model's
+// requests end before they stop it, work like this.
 func SwapInOrder() Policy {
 	return Policy{"swap in order of arrival", func() policy { return &swapEach{orderly: true} }}
 }
 
-// Policies are all of them, ours first.
+// Policies returns all policies, ours first.
 func Policies() []Policy {
 	return []Policy{Ours(DefaultRules), RoundRobin(), LeastConnections(), SwapEach(), SwapInOrder()}
 }
@@ -58,7 +58,7 @@ type Span struct {
 	Load, Batch bool
 }
 
-// Result is what became of a load.
+// Result is the result of a simulated load.
 type Result struct {
 	Policy      string
 	Tasks       []Task

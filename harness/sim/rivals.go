@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// byCard are the policies that give each task a card when it comes, and let each card's tasks go one after the other, in
-// the order they came. Where the first needs a model that is not there, the card's models used the longest ago go for it.
+// byCard is for policies that give each task a card when it arrives. Each card runs its tasks one after the other in the order in which they came. If
+// the first task needs a model that is not loaded, the card's models that were used longest ago make room.
 type byCard struct {
 	choose func(b *byCard, model int32) int
 	m      *machine
@@ -23,10 +23,10 @@ type cardLine struct {
 	active int
 }
 
-// roundRobin gives the models to the cards in turn, each to the next one that holds it; there they stay.
+// roundRobin gives each model, in turn, to the next card that can hold it. There the model stays.
 func roundRobin(b *byCard, model int32) int { return b.homes[model] }
 
-// leastConnections takes the card with the fewest tasks, of those that hold the model.
+// leastConnections takes the card with the fewest tasks among the cards that can hold the model.
 func leastConnections(b *byCard, model int32) int {
 	best := -1
 	for i := range b.cards {
@@ -39,7 +39,7 @@ func leastConnections(b *byCard, model int32) int {
 
 func (c *cardLine) load() int { return len(c.line) + c.active }
 
-// fits reports whether the card, were it empty, would hold the model.
+// fits reports whether the card could hold the model if it were empty.
 func (m *machine) fits(model, card int) bool {
 	_, ok := m.box.Models[model].Rates[m.box.Cards[card].Class]
 	return ok && m.box.Models[model].Bytes <= m.box.Cards[card].Bytes
@@ -93,7 +93,7 @@ func (b *byCard) act() {
 	}
 }
 
-// first starts the card's first task, or does what that waits for.
+// first starts the card's first task, or does what the task waits for.
 func (b *byCard) first(at int, i int32) bool {
 	model := int(b.m.tasks[i].Model)
 	var idle []*worker
@@ -123,11 +123,10 @@ func longestUnused(a, b *worker) int {
 	return cmp.Or(cmp.Compare(a.used, b.used), cmp.Compare(a.index, b.index))
 }
 
-// swapEach swaps on every request: in the order they came, each takes the card that holds its model, or else those used the
-// longest ago go for it at once, as soon as the task that runs there is done. One that was loaded stays until one task had
-// it.
+// swapEach swaps on every request, in the order in which requests came. A request takes the card that has its model. If there is none, the models that
+// were used longest ago make room as soon as their running tasks are done. A loaded model stays until one task has used it.
 type swapEach struct {
-	orderly bool // a model that an earlier task waits for stays until that had it
+	orderly bool // a model that an earlier task waits for stays until that task has used it
 	m       *machine
 	lines   [][]int32 // by model
 	order   []int     // models with tasks, by the first of them
@@ -159,7 +158,7 @@ func (s *swapEach) act() {
 	}
 }
 
-// round goes over the first task of each model, in the order they came. It reports whether one started.
+// round tries the first task of each model, in the order in which they came. It reports whether one started.
 func (s *swapEach) round() bool {
 	s.order = s.order[:0]
 	for model := range s.lines {
@@ -185,7 +184,7 @@ func (s *swapEach) round() bool {
 	return false
 }
 
-// take starts the model's first task, or does what that waits for.
+// take starts the model's first task, or does what the task waits for.
 func (s *swapEach) take(model int) bool {
 	here := false
 	for c := range s.m.cards {
@@ -233,7 +232,7 @@ func (s *swapEach) take(model int) bool {
 	return false
 }
 
-// room is which of a card's workers would go for so many bytes, and when the last of them was used.
+// room returns which of a card's workers would have to go for so many bytes, and when the last of them was used.
 func (s *swapEach) room(card int, bytes int64) (out []*worker, last time.Duration, ok bool) {
 	free := s.m.cards[card].free
 	var may []*worker

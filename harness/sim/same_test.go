@@ -29,8 +29,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// rig takes a load through the service's scheduler, on synctest's clock, with a box of sleeping engines. It is the
-// scheduler's Replicas, Models and Ledger.
+// rig runs a load through the service's scheduler, on synctest's clock, on a box whose engines only sleep. It is the scheduler's Replicas, Models and
+// Ledger.
 type rig struct {
 	t     *testing.T
 	box   *Box
@@ -59,7 +59,7 @@ type realReplica struct {
 	active int
 }
 
-// runReal returns the load with what became of it.
+// runReal runs the load and returns it with the results filled in.
 func runReal(t *testing.T, box Box, load []Task, rules residency.Rules) []Task {
 	r := &rig{box: &box, tasks: append([]Task(nil), load...), next: map[int32][]int32{}}
 	synctest.Test(t, func(t *testing.T) {
@@ -304,7 +304,7 @@ func (x *realReplica) Embed(context.Context, engine.Job) (json.RawMessage, engin
 	return nil, engine.Result{}, errors.New("no such workload here")
 }
 
-// small is a random load: bursts, chains, both priorities, and cancels of what waits and of what runs.
+// small returns a random load: bursts, chains, both priorities, and cancels of waiting and of running tasks.
 func small(seed uint64, models, n int) []Task {
 	w := &writer{r: rand.New(rand.NewPCG(seed, 1))}
 	at := time.Duration(0)
@@ -322,7 +322,7 @@ func small(seed uint64, models, n int) []Task {
 	return w.tasks
 }
 
-// same compares what became of the tasks in the two, up to an instant (0: the end). It returns how many it compared.
+// same compares the tasks of the two runs up to an instant (0: to the end). It returns how many it compared.
 func same(t *testing.T, want, got []Task, until time.Duration) (compared int) {
 	for i := range want {
 		a, b := &want[i], &got[i]
@@ -335,7 +335,7 @@ func same(t *testing.T, want, got []Task, until time.Duration) (compared int) {
 	return compared
 }
 
-// The simulation's core is the scheduler: the same tasks start and end at the same nanosecond in both.
+// The simulation's core does what the scheduler does: the same tasks start and end at the same nanosecond in both.
 //
 // ORCH-3004, ORCH-3010, ORCH-3012
 func TestPinnedPoolsRunAsInTheScheduler(t *testing.T) {
@@ -348,13 +348,13 @@ func TestPinnedPoolsRunAsInTheScheduler(t *testing.T) {
 	}
 }
 
-// Up to the first instant at which the scheduler may do one of two things, that is. On a box where one model at a time has
-// room, which pool has to go is never a question, and there are few such instants.
+// The same holds on demand, up to the first instant at which the scheduler may do one of two things. On a box with room for one model at a time there are
+// few such instants, since it is always clear which pool has to go.
 //
 // LO-503
 func TestOnDemandPoolsRunAsInTheScheduler(t *testing.T) {
 	box := Reference()
-	box.Unshared = true // the sleeping engines know nothing of each other
+	box.Unshared = true // the sleeping engines do not share a card's time
 	cramped := box
 	cramped.Cards, cramped.Models = box.Cards[1:], []Model{box.Models[coder7b], box.Models[coder14b], box.Models[general8b]}
 	for name, c := range map[string]struct {
@@ -369,7 +369,7 @@ func TestOnDemandPoolsRunAsInTheScheduler(t *testing.T) {
 				box.Models[0].IdleTTL = 20 * time.Second
 			}
 			load := small(seed, min(len(box.Models), 4), 150)
-			if name == "cramped" { // bounds that pass on the residency's second do not pass between two
+			if name == "cramped" { // then bounds pass exactly on the residency's second, and not between two
 				for i := range load {
 					load[i].At, load[i].After = load[i].At.Truncate(time.Second), -1
 					if i > 0 {

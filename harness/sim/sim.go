@@ -11,20 +11,20 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Task is one task of a load, and what became of it.
+// Task is one task of a load, with its results.
 type Task struct {
 	Model  int32
 	Batch  bool
 	Prompt int32 // tokens
 	Answer int32 // tokens; 0: an embedding
-	// A task comes at its time, and not before Delay has passed since the end of the task before it, if it has one: an agent
-	// reads an answer before it asks on.
+	// A task comes at its time. If it follows another task, it does not come before Delay has passed since that task's end: an agent reads an
+	// answer before it goes on.
 	At     time.Duration
 	After  int32 // index; -1: none
 	Delay  time.Duration
 	Cancel time.Duration // after it came; 0: never
 
-	Came, Start, End time.Duration // Start is -1 of a task that was cancelled while it waited
+	Came, Start, End time.Duration // Start is -1 if the task was cancelled while it waited
 	card             int32
 	state            taskState
 	ticket           ticket
@@ -39,7 +39,7 @@ const (
 	ended
 )
 
-// Wait is how long the task waited for its start; false: it was cancelled before.
+// Wait returns how long the task waited for its start, or false if it was cancelled before.
 func (t *Task) Wait() (time.Duration, bool) { return t.Start - t.Came, t.Start >= 0 }
 
 // Priority is the task's.
@@ -50,7 +50,7 @@ func (t *Task) Priority() task.Priority {
 	return task.Interactive
 }
 
-// policy decides. It is told what happened, and then asked to act; it acts on the machine.
+// policy decides. It is told what happened, and then asked to act on the machine.
 type policy interface {
 	begin(m *machine)
 	arrives(task int32)
@@ -60,7 +60,7 @@ type policy interface {
 	act()
 }
 
-// Run takes a load through a box. It fails if the policy broke a rule of the machine, or left a task behind.
+// Run runs a load on a box. It fails if the policy broke a rule of the machine, or left a task behind.
 func Run(box Box, load []Task, p Policy, watch bool) (*Result, error) {
 	m := &machine{
 		box: &box, tasks: slices.Clone(load), cards: make([]card, len(box.Cards)), policy: p.make(), watch: watch,
@@ -85,7 +85,7 @@ func Run(box Box, load []Task, p Policy, watch bool) (*Result, error) {
 	return m.result(p), nil
 }
 
-// roots are the tasks that follow no other, in the order of their times: most of a large load, and no matter for the heap.
+// roots has the tasks that follow no other task, in the order of their times. They are most of a large load, and need not go into the heap.
 func (m *machine) roots() []int32 {
 	var roots []int32
 	for i := range m.tasks {
@@ -124,7 +124,7 @@ func (m *machine) loop(roots []int32) {
 	}
 }
 
-// happens does an event. False: it was superseded.
+// happens handles an event. It returns false if the event was superseded.
 func (m *machine) happens(e event) bool {
 	switch e.kind {
 	case taskArrives:

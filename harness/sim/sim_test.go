@@ -29,7 +29,7 @@ func TestSameSeedSameResult(t *testing.T) {
 	}
 }
 
-// To plan only where a plan could say anything is as good as to plan always, as the scheduler does.
+// Planning only when a plan could contain something is as good as planning always, as the scheduler does.
 //
 // LO-503
 func TestPlansThatAreLeftOutWouldChangeNothing(t *testing.T) {
@@ -46,7 +46,7 @@ func TestPlansThatAreLeftOutWouldChangeNothing(t *testing.T) {
 	}
 }
 
-// Every task ends once and in order; of one pool and priority they start in the order they came.
+// Every task ends once. Tasks of one pool and priority start in the order in which they came.
 //
 // ORCH-3004, OC-CORE-1003, OC-CORE-1004
 func TestNothingIsLostAndOrderIsKept(t *testing.T) {
@@ -81,8 +81,8 @@ func TestNothingIsLostAndOrderIsKept(t *testing.T) {
 	}
 }
 
-// The bound: what an overdue task may still wait for is one turn and one task of each pool that stands before it, and the
-// swap. No pool may be passed over again and again.
+// The bound: an overdue task may still wait for one turn and one task of each pool before it, and for the swap. No pool may be passed over again and
+// again.
 //
 // LO-503
 func TestInteractiveTasksWaitNoLongerThanTheBound(t *testing.T) {
@@ -102,7 +102,7 @@ func TestInteractiveTasksWaitNoLongerThanTheBound(t *testing.T) {
 	}
 }
 
-// Interactive tasks of a pool that is there go before its batch.
+// Interactive tasks of a loaded pool go before its batch tasks.
 //
 // ORCH-3004
 func TestPrioritiesAreKept(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// colours can be told apart by most, and on print by their lightness. The plots bring their own background, so that they
-// read the same on a light and a dark page.
+// colours has colours that most people can tell apart, and that differ in lightness on paper. The plots have their own background, so that they look the
+// same on a light and a dark page.
 var colours = []string{"#0b6bcb", "#c4501b", "#2e7d32", "#8e24aa", "#b58900", "#37474f"}
 
 // drawing is an SVG in the making.
@@ -54,8 +54,8 @@ func (d *drawing) done() []byte {
 
 const ink, faint = "#333333", "#dfe3e6"
 
-// WaitPlot shows, for each policy, which share of the interactive tasks started within a time. Both axes are logarithmic:
-// the share by what is left of the whole, so that the slowest hundredth, and the slowest thousandth, can be seen.
+// WaitPlot shows, for each policy, which share of the interactive tasks started within a time. Both axes are logarithmic. The axis of the share counts
+// the tasks that are still waiting, so that the slowest hundredth and the slowest thousandth can be seen.
 func WaitPlot(results []*Result) []byte {
 	const w, h, left, right, top, bottom = 860, 470, 70, 20, 50, 60
 	d := draw(w, h, "Waits of interactive tasks")
@@ -101,7 +101,7 @@ func WaitPlot(results []*Result) []byte {
 	return d.done()
 }
 
-// short is a time as a person says it.
+// short writes a time as a person says it.
 func short(t time.Duration) string {
 	switch {
 	case t >= time.Hour:
@@ -112,8 +112,8 @@ func short(t time.Duration) string {
 	return fmt.Sprintf("%g s", t.Seconds())
 }
 
-// TimelinePlot shows what the cards do from a time on, for an hour: a row a model on each card, its tasks in the model's
-// colour, batch lighter, its loads in black.
+// TimelinePlot shows what the cards do for an hour from a time on. Each model has a row on each card. Its tasks have the model's colour, batch tasks a
+// lighter one, and loads are black.
 func TimelinePlot(box *Box, from time.Duration, results []*Result) []byte {
 	const w, left, right, top, row = 1000, 170, 20, 64, 16
 	var rows []int // models, by row, on each card
@@ -177,7 +177,7 @@ func loadsWithin(r *Result, from, until time.Duration) int {
 	return n
 }
 
-// joined are the spans of an hour, with those that follow one another closely made one: a picture has so many points.
+// joined returns the spans of an hour. It joins spans that follow each other closely, since a picture has only so many points.
 func joined(spans []Span, from, until time.Duration) []Span {
 	spans = slices.DeleteFunc(slices.Clone(spans), func(s Span) bool { return s.To < from || s.From > until })
 	bit := func(b bool) int {

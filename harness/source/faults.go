@@ -8,23 +8,23 @@ import (
 	"sync/atomic"
 )
 
-// Seen is one request for bytes of a model, as its headers said.
+// Seen is one request for bytes of a model, as its headers describe it.
 type Seen struct {
 	Path, Range, Host, Authorization string
 }
 
-// Faults stands before a real server. It writes down the requests for models, and breaks what it is told to. What it is told is
-// set while no request is on its way, or with Lock held.
+// Faults is in front of a real server. It writes down the requests for models, and breaks the answers that it is told to break. Set its fields while no
+// request is under way, or with Lock held.
 type Faults struct {
 	sync.Mutex
 	Inner http.Handler
-	IsGet func(r *http.Request) bool // of a model's bytes
+	IsGet func(r *http.Request) bool // reports whether a request is for a model's bytes
 
 	Sent  atomic.Int64 // bytes of models
 	Seen  []Seen
-	Cut   []int                                                // after so many bytes of the body the connection ends; one entry a request
-	First []http.HandlerFunc                                   // one a request, instead of the server
-	Gate  func(w http.ResponseWriter, at int, r *http.Request) // called where Cut says, in the place of the connection's end; the rest follows
+	Cut   []int                                                // ends the connection after so many bytes of the body; one entry for each request
+	First []http.HandlerFunc                                   // answer instead of the server; one for each request
+	Gate  func(w http.ResponseWriter, at int, r *http.Request) // called where Cut says, instead of ending the connection; the rest follows
 }
 
 func (f *Faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -51,14 +51,14 @@ func (f *Faults) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.Inner.ServeHTTP(&cutter{ResponseWriter: w, sent: &f.Sent, left: cut, gate: gate, r: r, open: cut < 0}, r)
 }
 
-// Requests are those for models so far.
+// Requests returns the requests for models so far.
 func (f *Faults) Requests() []Seen {
 	f.Lock()
 	defer f.Unlock()
 	return append([]Seen(nil), f.Seen...)
 }
 
-// cutter sends so many bytes, then waits at the gate if there is one, then drops the connection, or goes on if the gate opened.
+// cutter sends so many bytes. If there is a gate, it waits there, and goes on when the gate opens. Otherwise it drops the connection.
 type cutter struct {
 	http.ResponseWriter
 	sent *atomic.Int64

@@ -25,33 +25,33 @@ import (
 	"go.uber.org/zap"
 )
 
-// Source is one kind of server of models.
+// Source is a server of models, of one kind.
 type Source struct {
 	*Faults
 	Server *httptest.Server
-	Ref    string // of the model m.gguf, once it was put there
-	Digest bool   // the source itself says the digest
+	Ref    string // the ref of the model m.gguf, once that was put there
+	Digest bool   // the source itself tells the digest
 	// Put puts a model under a name.
 	Put func(name string, body []byte) error
-	// Lie changes what a hub says of each of its files.
+	// Lie changes what a hub says about each of its files.
 	Lie func(file map[string]any)
 }
 
-// Registry is the name that the refs of an OCI registry have for it.
+// Registry is the name of an OCI registry in refs.
 const Registry = "registry.example"
 
-// Kinds are the schemes, and what starts a server of each. It is the caller's to close.
+// Kinds has a function for each scheme that starts a server. The caller closes the server.
 var Kinds = map[string]func() (*Source, error){"https": Web, "hf": Hub, "s3": S3, "oci": OCI}
 
-// RefTo is the ref of another model than m.gguf.
+// RefTo returns the ref of a model other than m.gguf.
 func (s *Source) RefTo(name string) string { return strings.Replace(s.Ref, "m.gguf", name, 1) }
 
-// Certificate is what a client of a server with TLS has to trust, in PEM.
+// Certificate returns, in PEM, the certificate that a client of a server with TLS has to trust.
 func (s *Source) Certificate() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Server.Certificate().Raw})
 }
 
-// Sum is the digest of bytes as the catalog spells it.
+// Sum returns the digest of bytes in the catalog's form.
 func Sum(parts ...[]byte) string {
 	h := sha256.New()
 	for _, p := range parts {
@@ -60,7 +60,7 @@ func Sum(parts ...[]byte) string {
 	return "sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 
-// files is a folder of a web server, in memory.
+// files is a web server's folder in memory.
 type files struct {
 	mu   sync.Mutex
 	body map[string][]byte
@@ -99,7 +99,7 @@ func serve(f *Faults, secure bool) *httptest.Server {
 	return server
 }
 
-// Web is a web server with TLS, whose refs have a secret in their query.
+// Web starts a web server with TLS. Its refs have a secret in their query.
 func Web() (*Source, error) {
 	f := &files{body: map[string][]byte{}}
 	s := &Source{Faults: &Faults{Inner: f, IsGet: isGGUF}}
@@ -111,7 +111,7 @@ func Web() (*Source, error) {
 
 const revision = "0123456789abcdef0123456789abcdef01234567"
 
-// hub speaks what the fetcher uses of the hub: the description of a repository, and its files, which it redirects to another host.
+// hub has the part of the model hub that the fetcher uses: the description of a repository, and its files, for which it redirects to another host.
 type hub struct {
 	source *Source
 	mu     sync.Mutex
@@ -146,7 +146,7 @@ func (h *hub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Hub is a model hub with one repository.
+// Hub starts a model hub with one repository.
 func Hub() (*Source, error) {
 	h := &hub{files: files{body: map[string][]byte{}}}
 	s := &Source{Ref: "hf:org/repo/m.gguf", Digest: true, Faults: &Faults{Inner: h, IsGet: func(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/cdn/") }}}
@@ -162,7 +162,7 @@ func Hub() (*Source, error) {
 	return s, nil
 }
 
-// S3 is an S3 service with one bucket.
+// S3 starts an S3 service with one bucket.
 func S3() (*Source, error) {
 	backend := s3mem.New()
 	if err := backend.CreateBucket("models"); err != nil {
@@ -180,7 +180,7 @@ func S3() (*Source, error) {
 	return s, nil
 }
 
-// OCI is a registry with one repository, whose tag v1 has a layer for each model.
+// OCI starts a registry with one repository. Its tag v1 has a layer for each model.
 func OCI() (*Source, error) {
 	s := &Source{Ref: "oci:" + Registry + "/team/m:v1", Digest: true, Faults: &Faults{
 		Inner: registry.New(registry.Logger(zap.NewStdLog(zap.NewNop()))),

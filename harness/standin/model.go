@@ -9,10 +9,10 @@ import (
 	"os"
 )
 
-// The shape of the models that WriteModel makes: llama with few weights and a KV cache of the size that is wanted, so that the
-// file is whole, and small, and what a daemon reads in its header adds up to gibibytes.
+// The shape of the models that WriteModel makes: llama with few weights, and a KV cache of the wanted size. So the file is whole and small, but what a
+// daemon reads in its header adds up to gibibytes.
 const (
-	// Ctx is the context that a model's size is meant for.
+	// Ctx is the context for which a model's size counts.
 	Ctx = 256
 
 	layers     = 64
@@ -28,7 +28,7 @@ const (
 	typeF32    = 0
 )
 
-// keyLength names the part of the header that says how large a model is.
+// keyLength is the key in the header that makes a model large.
 const keyLength = "llama.attention.key_length"
 
 // tensor is a line of the file's table.
@@ -60,14 +60,14 @@ func layer(i int) []tensor {
 	}
 }
 
-// kvBytes is what the KV cache of a model takes for a context.
+// kvBytes returns the bytes of a model's KV cache for a context.
 func kvBytes(ctx, headBytes int64) int64 { return ctx * layers * heads * 2 * headBytes }
 
-// WriteModel writes a model that takes about so many bytes of cards with a context of Ctx, which is its own. Its weights make no
-// sense: the stand-in loads another model whatever it is told. The name makes files of one size differ.
+// WriteModel writes a model that takes about so many bytes of the cards with a context of Ctx, which is also the model's own context. Its weights make no
+// sense, since the stand-in always loads another model. The name makes files of the same size differ.
 func WriteModel(path, name string, takes int64) error { return WriteModelOf(path, name, takes, Ctx) }
 
-// WriteModelOf writes such a model whose own context is another.
+// WriteModelOf writes such a model with another context of its own.
 func WriteModelOf(path, name string, takes int64, own int) error {
 	table := []tensor{
 		{"token_embd.weight", []uint64{embedding, words}}, {"output.weight", []uint64{embedding, words}}, {"output_norm.weight", []uint64{embedding}},
@@ -95,7 +95,7 @@ func WriteModelOf(path, name string, takes int64, own int) error {
 		{"llama.vocab_size", uint32(words)},
 	}
 	var b bytes.Buffer
-	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) } // a buffer takes everything
+	put := func(v any) { _ = binary.Write(&b, binary.LittleEndian, v) } // writing to a buffer never fails
 	text := func(s string) { put(uint64(len(s))); b.WriteString(s) }
 	b.WriteString("GGUF")
 	put(uint32(3))

@@ -23,10 +23,10 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// CardContext is what a worker takes on each card beside the model.
+// CardContext is the bytes that a worker takes on each card in addition to the model.
 const CardContext = 280 << 20
 
-// holdEvery is the time between two looks whether the load may go on.
+// holdEvery is the time between two checks whether the load may go on.
 const holdEvery = 20 * time.Millisecond
 
 // Build compiles the program.
@@ -34,13 +34,13 @@ func Build(ctx context.Context, root, exe string) error {
 	return process.Build(ctx, root, exe, "./harness/standin/cmd/standin")
 }
 
-// Args are the arguments a pool gives the stand-in beside llama-server's: the state of the stand-in for NVML, the model that
-// it really loads, and the folder of the engine's libraries.
+// Args returns the arguments that a pool gives the stand-in in addition to llama-server's: the state of the stand-in for NVML, the model that it really
+// loads, and the folder of the engine's libraries.
 func Args(state, model, libs string) []string {
 	return []string{"--gpu-state", state, "--load", model, "--libs", libs}
 }
 
-// options are those of llama-server that the daemon uses, and those of the stand-in's own.
+// options has llama-server's options that the daemon uses, and the stand-in's own.
 type options struct {
 	model, host, port, split, layers, device, fit string
 	ctx, slots, threads                           int
@@ -110,7 +110,7 @@ func Main(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io
 	})
 }
 
-// take claims the cards' memory, or fails as llama.cpp does where they do not hold it.
+// take claims the cards' memory. If there is not enough, it fails as llama.cpp does.
 func (o options) take() error {
 	cards, err := o.cards()
 	if err != nil || len(cards) == 0 {
@@ -139,7 +139,7 @@ func (o options) take() error {
 	return nvmlstub.Claim(o.state, os.Getpid(), claim)
 }
 
-// cards are those of the mask; none on the CPU. The numbers are NVML's, for which the daemon has to ask.
+// cards returns the cards of the mask, or none on the CPU. They are NVML's numbers, which the daemon has to ask for.
 func (o options) cards() (cards []int, err error) {
 	if o.device == "none" {
 		return nil, nil
@@ -158,7 +158,7 @@ func (o options) cards() (cards []int, err error) {
 	return cards, nil
 }
 
-// needs is what the model takes on all cards together: what stands beside it, else its KV cache, if it is one of WriteModel's.
+// needs returns what the model takes on all cards together: the figure in the file beside it, or otherwise its KV cache, if WriteModel made it.
 func (o options) needs() (bytes int64, err error) {
 	text, err := os.ReadFile(o.model + ".vram")
 	if err == nil {
@@ -175,7 +175,7 @@ func (o options) needs() (bytes int64, err error) {
 	return bytes, nil
 }
 
-// parts are the cards' parts of the model, which sum to 1.
+// parts returns the cards' shares of the model, which sum to 1.
 func (o options) parts(cards int) ([]float64, error) {
 	parts, sum := make([]float64, cards), 0.0
 	if o.split == "" {
@@ -200,7 +200,7 @@ func (o options) parts(cards int) ([]float64, error) {
 	return parts, nil
 }
 
-// freeMemory asks NVML, as the driver would know it.
+// freeMemory asks NVML for the free memory, which a driver would know.
 func freeMemory(state string, cards []int) (free []int64, err error) {
 	if err := os.Setenv(nvmlstub.Env, state); err != nil {
 		return nil, fmt.Errorf("name the cards' state: %w", err)

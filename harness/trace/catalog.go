@@ -46,7 +46,7 @@ func (t *Trace) Catalog() string {
 	return b.String()
 }
 
-// tests lists them by folder, or by feature.
+// tests lists tests by folder, or by feature.
 func (l Line) tests() string {
 	var all []string
 	where := ""
@@ -74,7 +74,7 @@ func (t Test) where() string {
 
 var link = regexp.MustCompile(`\[([^\]]*)\]\([^)]*\)`)
 
-// short is the beginning of a requirement, cut at a word.
+// short returns the beginning of a requirement, cut at a word.
 func short(text string) string {
 	const most = 110
 	text = link.ReplaceAllString(text, "$1")
@@ -93,7 +93,7 @@ func cell(text string) string {
 	return strings.NewReplacer("|", `\|`, "\n", " ").Replace(text)
 }
 
-// StageTable is derived: a stage is done when all of its MUST lines are.
+// StageTable derives the stage table: a stage is done when all of its MUST lines are.
 func (t *Trace) StageTable() string {
 	var b strings.Builder
 	b.WriteString("| stage | subject | MUST done | SHOULD done | |\n|---|---|---|---|---|\n")
@@ -130,7 +130,7 @@ func (t *Trace) Readme(readme string) (string, error) {
 	return before + stagesBegin + "\n" + t.StageTable() + stagesEnd + after, nil
 }
 
-// row is a line of a catalogue, as far as comparing needs it.
+// row is the part of a catalogue's line that is compared.
 type row struct {
 	done  bool
 	tests string
@@ -151,7 +151,7 @@ func parseCatalog(catalog string) (map[string]row, []string) {
 	return rows, ids
 }
 
-// Lost says which lines the committed catalogue calls done and the repository doesn't any more, and why.
+// Lost says which lines are done in the committed catalogue but no longer in the repository, and why.
 func (t *Trace) Lost(committed string) []string {
 	rows, ids := parseCatalog(committed)
 	var lost []string

@@ -9,13 +9,13 @@ import (
 	"slices"
 )
 
-// Outcome is how tests of one name ended, over all that bear it.
+// Outcome says how all tests with one name ended.
 type Outcome struct{ Passed, Failed, Skipped int }
 
-// Ran knows what a run of the tests brought. It tells how the tests of one name ended.
+// Ran knows the results of a run. It returns how the tests with one name ended.
 type Ran func(pkg, run string) Outcome
 
-// Write brings the catalogue and the README's stage table up to date, and says which lines are not done any more.
+// Write brings the catalogue and the README's stage table up to date. It returns the lines that are no longer done.
 func (t *Trace) Write(root string) (lost []string, err error) {
 	committed, err := os.ReadFile(filepath.Join(root, CatalogPath))
 	if err != nil && !os.IsNotExist(err) {
@@ -40,7 +40,7 @@ func (t *Trace) Write(root string) (lost []string, err error) {
 	return t.Lost(string(committed)), nil
 }
 
-// Check says all that is wrong: in the repository, and between it and the committed catalogue and stage table.
+// Check says everything that is wrong in the repository, and where the committed catalogue and stage table differ from it.
 func (t *Trace) Check(root string) ([]string, error) {
 	wrong := slices.Clone(t.wrong)
 	committed, err := os.ReadFile(filepath.Join(root, CatalogPath))
@@ -78,8 +78,7 @@ func (t *Trace) firstChange(committed string) string {
 	return "in its text"
 }
 
-// Unproven says which lines that are done here a run has not borne out: none of the line's tests passed, or one that is
-// listed for it was not run at all.
+// Unproven says which done lines a run has not proven: none of the line's tests passed, or one of them did not run at all.
 func (t *Trace) Unproven(ran Ran) []string {
 	var wrong []string
 	for _, l := range t.Lines {

@@ -26,9 +26,9 @@ type Test struct {
 	Name    string // the function's, or the scenario's
 	IDs     []string
 	Package string // import path, as `go test -json` names it
-	Run     string // the test's name in `go test -json`; of scenarios that share it, the last ones get #01, #02, …
+	Run     string // the test's name in `go test -json`; if scenarios share it, the later ones get #01, #02, …
 	Count   int    // of tests with this Run
-	Tagged  bool   // behind a build tag that no step of `mage test` sets: it does not count
+	Tagged  bool   // needs a build tag that no step of `mage test` sets, so it does not count
 }
 
 var (
@@ -48,10 +48,10 @@ type reader struct {
 	wrong  []string
 }
 
-// areaOf is an ID without its number.
+// areaOf returns an ID without its number.
 func areaOf(id string) string { return id[:strings.LastIndex(id, "-")] }
 
-// newReader reads for a Linux build with cgo, whatever machine this is, so that the catalogue is the same on all.
+// newReader reads for a Linux build with cgo, so that the catalogue is the same on every machine.
 func newReader(root string, tags []string, known map[string][]int) (*reader, error) {
 	text, err := os.ReadFile(filepath.Join(root, "go.mod"))
 	if err != nil {
@@ -207,7 +207,7 @@ func (r *reader) scenarios(pkg, parent string) error {
 	return nil
 }
 
-// subtest is the name that testing gives to a subtest.
+// subtest returns the name that testing gives to a subtest.
 func subtest(name string) string {
 	var b strings.Builder
 	for _, c := range name {

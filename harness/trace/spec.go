@@ -39,7 +39,7 @@ func (r Requirement) stages() string {
 	return strings.Join(words, "+")
 }
 
-// Both forms are the law's own, .specs/README.md.
+// Both forms come from .specs/README.md.
 var (
 	requirementLine = regexp.MustCompile(`^- \*\*([A-Z]+(?:-[A-Z]+)*-[0-9]+)\*\* \(stage ([0-9]+(?:\+[0-9]+)*), (MUST|SHOULD)(?:; also: ([A-Z0-9, -]+))?\) (.+)$`)
 	likeRequirement = regexp.MustCompile(`^- \*\*[A-Z]+(?:-[A-Z]+)*-[0-9]`)

@@ -2,10 +2,9 @@
 
 // Package trace joins the requirement lines of .specs/ with the tests that name them (TRACE-12).
 //
-// A line is done when a test names it, or one of its aliases, and the open list does not hold it. The open list,
-// open.txt, is an admission: it names the lines that are not built, or only in part, although a test may serve that part. A
-// MUST line that is neither done nor admitted is an error. The committed catalogue holds what is done; a run of the
-// tests has to bear it out.
+// A line is done when a test names it, or one of its aliases, and it is not in the open list. The open list, open.txt, admits which lines are not built,
+// or only in part, although a test may serve that part. A MUST line that is neither done nor in the open list is an error. The committed catalogue
+// says what is done, and a run of the tests has to prove it.
 package trace
 
 import (
@@ -33,7 +32,7 @@ type Options struct {
 	Tags []string // build tags whose tests `mage test` runs too
 }
 
-// Trace is what the repository says of its requirements.
+// Trace is what the repository says about its requirements.
 type Trace struct {
 	Lines  []Line // by stage and ID
 	Stages []Stage
@@ -45,10 +44,10 @@ type Line struct {
 	Requirement
 	Tests []Test // that count, by file and name
 	Other []Test // behind build tags
-	Open  string // why it is open by admission; empty if it isn't
+	Open  string // why the open list has it; empty if it does not
 }
 
-// Done says whether the repository claims that the line holds.
+// Done reports whether the repository claims that the line holds.
 func (l Line) Done() bool { return l.Open == "" && len(l.Tests) > 0 }
 
 func (l Line) state() string {
@@ -58,8 +57,7 @@ func (l Line) state() string {
 	return "open"
 }
 
-// Read reads specs, tests and the open list. Its error means that they could not be read; what is wrong with them is said by
-// Findings.
+// Read reads specs, tests and the open list. An error means that they could not be read. Findings says what is wrong with their content.
 func Read(o Options) (*Trace, error) {
 	requirements, wrong, err := readSpecs(o.Root)
 	if err != nil {
@@ -121,7 +119,7 @@ func (t *Trace) join(tests []Test, serves map[string][]int) {
 	}
 }
 
-// readOpen reads the list of admissions: lines `ID: why`, and comments that begin with #.
+// readOpen reads the open list: lines `ID: why`, and comments that begin with #.
 func (t *Trace) readOpen(root string) error {
 	text, err := os.ReadFile(filepath.Join(root, OpenPath))
 	if err != nil {
@@ -155,7 +153,7 @@ func (t *Trace) readOpen(root string) error {
 	return nil
 }
 
-// judge finds MUST lines that are neither tested nor admitted, and stages without a name.
+// judge finds MUST lines that are neither tested nor in the open list, and stages without a name.
 func (t *Trace) judge() {
 	named := map[int]bool{}
 	for _, s := range t.Stages {
@@ -174,10 +172,10 @@ func (t *Trace) judge() {
 	}
 }
 
-// Findings say what is wrong in the repository itself, before any test has run.
+// Findings says what is wrong in the repository itself, before any test has run.
 func (t *Trace) Findings() []string { return t.wrong }
 
-// Count is how far a stage has come.
+// Count says how far a stage is.
 type Count struct{ Must, MustDone, Should, ShouldDone int }
 
 // Count counts a stage's lines. A line of two stages counts in both.

@@ -14,9 +14,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Check looks at what the configuration needs of this machine, which Load does not: model files, programs, the API token.
-// `orchestratord check` and `serve` call it. A failure is an *Error with every problem found. Whether a GPU is there and a
-// digest is right, the pools find out, which try again later.
+// Check looks at what the configuration needs on this machine: model files, programs, the API token. Load does not look at these.
+// `orchestratord check` and `serve` call it. A failure is an *Error with every problem found. The pools find out later whether there is a GPU and
+// whether a digest is right, and then they try again.
 func (c Config) Check() error {
 	ps := &problems{file: c.Path}
 	switch {
@@ -49,9 +49,9 @@ func (c Config) Check() error {
 	return ps.err()
 }
 
-// gguf says what is wrong with a model's file, "" for nothing.
+// gguf says what is wrong with a model's file. It returns "" if nothing is wrong.
 func gguf(path string) (what, remedy string) {
-	info, err := os.Stat(path) // first, because opening a named pipe would wait
+	info, err := os.Stat(path) // before the open, because to open a named pipe would wait
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return "there is no model file " + path, "put it there, or correct model.ref; a relative path starts at this file's folder"
@@ -84,7 +84,7 @@ func (c Config) Describe() string {
 	}
 	fmt.Fprintf(&b, "Would listen on %s; %s. State is kept in %s.\n", c.BindAddr, who, c.DataDir)
 	for _, p := range c.Pools {
-		fmt.Fprintf(&b, "Pool '%s' would serve %s as \"%s\" %s%s; at most %s wait, %s; a task may run %s, and %s without a token.\n",
+		fmt.Fprintf(&b, "Pool '%s' would serve %s as \"%s\" %s%s; at most %s wait, %s; a task ends after %s, or after %s without a token.\n",
 			p.ID, plural(p.Workload), p.Model.ID, c.workers(p), shape(p), count(p.Queue.Capacity, "task"), full(p.Queue), spoken(p.Timeouts.Wall), spoken(p.Timeouts.Idle))
 	}
 	return b.String()
@@ -101,29 +101,29 @@ func plural(w task.Workload) string {
 	return "completions"
 }
 
-// workers says what serves a pool.
+// workers says in words what serves a pool.
 func (c Config) workers(p Pool) string {
 	switch p.Provisioning.Mode {
 	case ModeExternal:
 		if registersAlone(p) {
 			return "from engines that register themselves"
 		}
-		return fmt.Sprintf("from %s that runs already (%s)", count(p.Replicas, "engine"), strings.Join(p.Provisioning.URLs, ", "))
+		return fmt.Sprintf("from %s (%s)", count(p.Replicas, "running engine"), strings.Join(p.Provisioning.URLs, ", "))
 	case ModeBinary, ModePackage, ModeContainer, ModeSource:
 		return fmt.Sprintf("by %s of %s on %s, with %s", count(p.Replicas, "process"), p.Provisioning.spoken(), p.Device.spoken(), p.Model.from())
 	}
 	return fmt.Sprintf("by %s on %s, with %s", count(p.Replicas, "built-in worker"), p.Device.spoken(), p.Model.from())
 }
 
-// from says where the model is.
+// from says in words where the model is.
 func (m Model) from() string {
 	if m.Path == "" {
-		return m.Canonical + " (fetched where it is not in the catalog)"
+		return m.Canonical + " (fetched if it is not in the catalog)"
 	}
 	return m.Path
 }
 
-// spoken says what llama-server the processes are of.
+// spoken says in words which llama-server the processes run.
 func (v Provisioning) spoken() string {
 	switch {
 	case v.Mode == ModePackage:
@@ -140,7 +140,7 @@ func (v Provisioning) spoken() string {
 	return v.Path
 }
 
-// registersAlone reports whether a pool has no engines but those that register.
+// registersAlone reports whether a pool has only engines that register themselves.
 func registersAlone(p Pool) bool {
 	return p.Provisioning.Mode == ModeExternal && len(p.Provisioning.URLs) == 0
 }
@@ -176,7 +176,7 @@ func shape(p Pool) string {
 
 func full(q Queue) string {
 	if q.FullPolicy == PolicyDropLRU {
-		return "and beyond that the one that has waited longest gives way"
+		return "and beyond that the one that has waited longest is dropped"
 	}
 	return "and beyond that newcomers are refused"
 }

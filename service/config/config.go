@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package config reads the one YAML file, strictly: what it does not know it refuses, with the place, the reason and the
-// remedy, all mistakes of a file at once (HME-003). The struct tags here are the one source of the fields' defaults and
-// bounds: the reader checks against the JSON Schema that is generated from them (OC-CONFIG-6010).
+// Package config reads the one YAML file strictly. It refuses what it does not know, and names the place, the reason and the remedy, for all
+// mistakes of a file at once (HME-003). The struct tags here are the only source of the fields' defaults and bounds: a JSON Schema is
+// generated from them, and the reader checks against that schema (OC-CONFIG-6010).
 package config
 
 import (
@@ -20,20 +20,20 @@ type Config struct {
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
 	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
 	Sessions        Sessions                  `yaml:"sessions" jsonschema_description:"How long a session lives, and how many there are. POST /v1/sessions can ask for another time and number of turns."`
-	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take in all. Beyond that they are refused with 429."`
-	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are kept, whatever stands here."`
+	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take together. Beyond that they are refused with 429."`
+	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are always kept."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
-	Policy          Policy                    `yaml:"policy" jsonschema_description:"Which calls may leave this machine: downloads and engines elsewhere."`
+	Policy          Policy                    `yaml:"policy" jsonschema_description:"Which calls may leave this machine: downloads, and engines on other machines."`
 	Catalog         Catalog                   `yaml:"catalog" jsonschema_description:"Where models come from, and which are trusted."`
 	Artifacts       Artifacts                 `yaml:"artifacts" jsonschema_description:"What tasks leave behind: plans, diffs, traces, and a proof bundle of each task."`
-	Swap            Swap                      `yaml:"swap" jsonschema_description:"How long tasks wait because other models than theirs are in memory, where pools are on demand."`
+	Swap            Swap                      `yaml:"swap" jsonschema_description:"How long a task for an on-demand pool waits while other models are in memory."`
 	Provision       Provision                 `yaml:"provision" jsonschema_description:"What preparing engines may do to this machine."`
-	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default exists always, with the documented defaults, and may be redefined."`
+	SamplerProfiles map[string]SamplerProfile `yaml:"sampler_profiles" jsonschema_description:"Named sets of sampling parameters. The profile default always exists, with the documented defaults, and may be redefined."`
 	Pools           []Pool                    `yaml:"pools" jsonschema:"required,minItems=1,maxItems=32" jsonschema_description:"The pools: each is one model, one queue, one engine kind and a set of replicas."`
 
-	Path  string `yaml:"-"` // of the file, as given
+	Path  string `yaml:"-"` // the file's path, as given
 	Dir   string `yaml:"-"` // the file's folder, absolute: relative refs and paths start here
-	Token Secret `yaml:"-"` // the API token, from the variable that auth.token_env names; empty: none is set
+	Token Secret `yaml:"-"` // the API token, from the variable that auth.token_env names; empty: not set
 
 	home  string
 	where *positions
@@ -41,16 +41,16 @@ type Config struct {
 
 // Auth says who may call the API (AUTH-1001…1008).
 type Auth struct {
-	TokenEnv           string `yaml:"token_env" jsonschema:"default=LLORCH_API_TOKEN,pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"Name of the environment variable that holds the API token. The token itself never stands in this file."`
+	TokenEnv           string `yaml:"token_env" jsonschema:"default=LLORCH_API_TOKEN,pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"Name of the environment variable that holds the API token. The token itself is never in this file."`
 	OptionalOnLoopback bool   `yaml:"optional_on_loopback" jsonschema:"default=false" jsonschema_description:"Let callers on this machine in without a token."`
 }
 
-// Log is the log's part.
+// Log configures the log.
 type Log struct {
 	Level string `yaml:"level" jsonschema:"default=info,enum=debug,enum=info,enum=warn,enum=error" jsonschema_description:"The least severe lines that are written."`
 }
 
-// Limits bound a request before anything looks into it.
+// Limits bound a request before anything reads its content.
 type Limits struct {
 	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=4194304,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
 	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=1048576,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes of UTF-8."`
@@ -65,36 +65,36 @@ type Rates struct {
 
 // Rate is a token bucket.
 type Rate struct {
-	PerSecond float64 `yaml:"per_second" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Tasks a second on average; 0 is no cap."`
+	PerSecond float64 `yaml:"per_second" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Tasks a second on average; 0 means no cap."`
 	Burst     int     `yaml:"burst" jsonschema:"default=1,minimum=1,maximum=1000000" jsonschema_description:"Tasks that may come at once."`
 }
 
 // Sessions bounds sessions (ORCH-3021).
 type Sessions struct {
 	TTL         time.Duration `yaml:"ttl" jsonschema:"default=10m" jsonschema_description:"How long a session takes tasks, from its first one; at most 24h."`
-	MaxTurns    int           `yaml:"max_turns" jsonschema:"default=8,minimum=1,maximum=1000000" jsonschema_description:"How many tasks it takes."`
+	MaxTurns    int           `yaml:"max_turns" jsonschema:"default=8,minimum=1,maximum=1000000" jsonschema_description:"How many tasks a session takes."`
 	MaxSessions int           `yaml:"max_sessions" jsonschema:"default=1024,minimum=1,maximum=100000" jsonschema_description:"How many sessions are kept at most."`
 }
 
-// Budgets bound what tasks take in all (ORCH-3099).
+// Budgets bound what tasks take together (ORCH-3099).
 type Budgets struct {
-	Session Budget      `yaml:"session" jsonschema_description:"Of each session that was begun with no budget of its own."`
-	Token   TokenBudget `yaml:"token" jsonschema_description:"Of each API token; callers that need none have one together."`
+	Session Budget      `yaml:"session" jsonschema_description:"The budget of each session that has none of its own."`
+	Token   TokenBudget `yaml:"token" jsonschema_description:"The budget of each API token. Callers that need no token share one."`
 }
 
 // Budget is one budget.
 type Budget struct {
-	Tokens int     `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 is no bound."`
-	TimeMS int     `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 is no bound."`
-	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 is no bound."`
+	Tokens int     `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 means no bound."`
+	TimeMS int     `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 means no bound."`
+	Cost   float64 `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 means no bound."`
 }
 
 // TokenBudget is a budget that renews.
 type TokenBudget struct {
-	Tokens int           `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 is no bound."`
-	TimeMS int           `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 is no bound."`
-	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 is no bound."`
-	Renew  time.Duration `yaml:"renew" jsonschema:"default=24h" jsonschema_description:"How long it has to last. 24h renews it at midnight UTC."`
+	Tokens int           `yaml:"tokens" jsonschema:"default=0,minimum=0,maximum=9007199254740991" jsonschema_description:"Tokens, in and out together; 0 means no bound."`
+	TimeMS int           `yaml:"time_ms" jsonschema:"default=0,minimum=0,maximum=9007199254740" jsonschema_description:"Milliseconds of decoding; 0 means no bound."`
+	Cost   float64       `yaml:"cost" jsonschema:"default=0,minimum=0,maximum=1000000000" jsonschema_description:"Cost, at the pools' prices; 0 means no bound."`
+	Renew  time.Duration `yaml:"renew" jsonschema:"default=24h" jsonschema_description:"How often it renews. With 24h it renews at midnight UTC."`
 }
 
 // Ledger says how long finished tasks are remembered (LO-202).
@@ -105,15 +105,15 @@ type Ledger struct {
 
 // Policy says which calls may leave the machine (ORCH-3080).
 type Policy struct {
-	Outbound string   `yaml:"outbound" jsonschema:"default=enforce,enum=enforce,enum=dry_run,enum=off" jsonschema_description:"enforce: by the two lists. dry_run: what they would refuse is logged, and goes out. off: nothing leaves this machine."`
-	Allow    []string `yaml:"allow" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"[scheme://]host[:port] of what may be called; the host may be *, *.name, an address or a range. Empty allows everything that is not denied. Private addresses need a rule that names them, but for an engine's own."`
-	Deny     []string `yaml:"deny" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"The same of what may not be called. Deny wins."`
+	Outbound string   `yaml:"outbound" jsonschema:"default=enforce,enum=enforce,enum=dry_run,enum=off" jsonschema_description:"enforce: the two lists decide. dry_run: a call that they would refuse is logged and goes out. off: nothing leaves this machine."`
+	Allow    []string `yaml:"allow" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"[scheme://]host[:port] of what may be called; the host may be *, *.name, an address or a range. Empty allows everything that is not denied. Private addresses need a rule that names them, unless they are a configured engine's."`
+	Deny     []string `yaml:"deny" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"The same for what may not be called. Deny wins."`
 }
 
 // Catalog says where models come from and which are trusted (ORCH-3060, ORCH-3037).
 type Catalog struct {
-	Trust     Trust     `yaml:"trust" jsonschema_description:"Which models are taken."`
-	Endpoints Endpoints `yaml:"endpoints" jsonschema_description:"Mirrors, and servers of one's own, in the place of the services behind the schemes."`
+	Trust     Trust     `yaml:"trust" jsonschema_description:"Which models are accepted."`
+	Endpoints Endpoints `yaml:"endpoints" jsonschema_description:"Mirrors, or your own servers, in place of the services behind the schemes."`
 	Fetches   int       `yaml:"fetches" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models that are fetched at the same time."`
 	Hashes    int       `yaml:"hashes" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models whose bytes are checked at the same time."`
 }
@@ -121,24 +121,24 @@ type Catalog struct {
 // Trust says which models are taken.
 type Trust struct {
 	Mode    string   `yaml:"mode" jsonschema:"default=permissive,enum=permissive,enum=strict" jsonschema_description:"permissive: a missing signature is a warning. strict: a model needs a signature by one of the keys."`
-	Sources []string `yaml:"sources" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"What model refs may begin with, like hf:org/ or file:/srv/models. Empty takes any."`
+	Sources []string `yaml:"sources" jsonschema:"maxItems=256,minLength=1" jsonschema_description:"What model refs may begin with, like hf:org/ or file:/srv/models. Empty accepts any."`
 	Keys    []string `yaml:"keys" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"minisign public keys, in base64."`
 }
 
 // Endpoints say where the services behind the schemes are.
 type Endpoints struct {
-	HF  string     `yaml:"hf" jsonschema_description:"Base URL in the place of the model hub's."`
+	HF  string     `yaml:"hf" jsonschema_description:"Base URL in place of the model hub's."`
 	S3  string     `yaml:"s3" jsonschema_description:"Base URL of the S3 service."`
-	OCI []Registry `yaml:"oci" jsonschema:"maxItems=64" jsonschema_description:"Registries that stand in for others."`
+	OCI []Registry `yaml:"oci" jsonschema:"maxItems=64" jsonschema_description:"Mirrors of registries."`
 }
 
-// Registry stands in for the registry of that name.
+// Registry is a mirror of the registry of that name.
 type Registry struct {
 	Name string `yaml:"name" jsonschema:"required,minLength=1" jsonschema_description:"The registry as refs name it."`
-	URL  string `yaml:"url" jsonschema:"required,minLength=1" jsonschema_description:"Base URL of what is called in its place."`
+	URL  string `yaml:"url" jsonschema:"required,minLength=1" jsonschema_description:"Base URL of the server that is called in its place."`
 }
 
-// Artifacts says what is kept of them (ORCH-3097, OC-CTRL-2067).
+// Artifacts says what the artifact store keeps (ORCH-3097, OC-CTRL-2067).
 type Artifacts struct {
 	RetainAge       time.Duration `yaml:"retain_age" jsonschema:"default=168h" jsonschema_description:"How long an artifact is kept after it was stored."`
 	RetainBytes     int           `yaml:"retain_bytes" jsonschema:"default=1073741824,minimum=1048576,maximum=1125899906842624" jsonschema_description:"What all artifacts may take on the disk, in bytes. Beyond that the oldest go."`
@@ -150,16 +150,16 @@ type Artifacts struct {
 
 // Stream says how events are sent.
 type Stream struct {
-	MicroBatchMS int `yaml:"micro_batch_ms" jsonschema:"default=0,minimum=0,maximum=100" jsonschema_description:"Tokens that come within so many milliseconds are written together: fewer writes, later tokens. 0 writes each as it comes."`
+	MicroBatchMS int `yaml:"micro_batch_ms" jsonschema:"default=0,minimum=0,maximum=100" jsonschema_description:"Tokens that come within so many milliseconds are written together. That means fewer writes, but later tokens. 0 writes each token as it comes."`
 }
 
 // Swap bounds the wait for a model that is not in memory (LO-503).
 type Swap struct {
-	MaxWait            time.Duration `yaml:"max_wait" jsonschema:"default=30s" jsonschema_description:"An interactive task that waited so long for its model is next: loaded pools end what they run, and make room."`
-	MaxWaitBehindBatch time.Duration `yaml:"max_wait_behind_batch" jsonschema:"default=5s" jsonschema_description:"The same where batch tasks alone are in the way."`
-	MaxWaitBatch       time.Duration `yaml:"max_wait_batch" jsonschema:"default=10m" jsonschema_description:"The same of a batch task."`
-	MinTurn            time.Duration `yaml:"min_turn" jsonschema:"default=20s" jsonschema_description:"A pool that was loaded and has tasks stays at least so long."`
-	Linger             time.Duration `yaml:"linger" jsonschema:"default=30s" jsonschema_description:"A pool that is idle for less does not make room for batch tasks: its user is likely to be back."`
+	MaxWait            time.Duration `yaml:"max_wait" jsonschema:"default=30s" jsonschema_description:"When an interactive task has waited so long for its model, it is next: loaded pools finish what they run, and make room."`
+	MaxWaitBehindBatch time.Duration `yaml:"max_wait_behind_batch" jsonschema:"default=5s" jsonschema_description:"The same if only batch tasks are in the way."`
+	MaxWaitBatch       time.Duration `yaml:"max_wait_batch" jsonschema:"default=10m" jsonschema_description:"The same for a batch task."`
+	MinTurn            time.Duration `yaml:"min_turn" jsonschema:"default=20s" jsonschema_description:"A loaded pool that has tasks stays at least so long."`
+	Linger             time.Duration `yaml:"linger" jsonschema:"default=30s" jsonschema_description:"A pool that has been idle for less than this does not make room for batch tasks, since its user is likely to be back."`
 }
 
 // Provision bounds what preparing engines may do (ORCH-3200).
@@ -179,7 +179,7 @@ type SamplerProfile struct {
 // DefaultProfile is the name of the sampler profile that always exists.
 const DefaultProfile = "default"
 
-// The provisioning modes and full-queue policies a pool may name.
+// The provisioning modes and full-queue policies that a pool may name.
 const (
 	ModeBuiltin  = "builtin"
 	ModeExternal = "external"
@@ -208,35 +208,35 @@ type Pool struct {
 	Workload       task.Workload `yaml:"workload" jsonschema:"default=completion,enum=completion,enum=embedding,enum=rerank" jsonschema_description:"What the pool's model is for."`
 	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
 	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
-	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"What part of the model each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it, and a llama-server, so no provisioning.mode builtin."`
+	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"The share of the model that each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it. It also needs a llama-server, so not provisioning.mode builtin."`
 	Lifecycle      string        `yaml:"lifecycle" jsonschema:"default=pinned,enum=pinned,enum=on_demand" jsonschema_description:"pinned: loaded at the start, and always. on_demand: loaded when a task needs it, unloaded to make room for others and after idle_ttl."`
 	IdleTTL        time.Duration `yaml:"idle_ttl" jsonschema:"default=10m" jsonschema_description:"on_demand: unloaded when no task needed it for so long."`
 	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
 	Slots          int           `yaml:"slots" jsonschema:"default=1,minimum=1,maximum=256" jsonschema_description:"Tasks that one replica decodes at the same time. Only a replica with one slot can promise the same bytes again."`
-	Ctx            int           `yaml:"ctx" jsonschema:"default=0,minimum=0,maximum=16777216" jsonschema_description:"Context of a slot, in tokens. 0 on a GPU: as much as fits each replica's card, and the model has; else the model's own."`
+	Ctx            int           `yaml:"ctx" jsonschema:"default=0,minimum=0,maximum=16777216" jsonschema_description:"Context of a slot, in tokens. 0 on a GPU: as much as fits on each replica's card, up to the model's own. 0 elsewhere: the model's own."`
 	Threads        int           `yaml:"threads" jsonschema:"default=0,minimum=0,maximum=1024" jsonschema_description:"CPU threads of a replica; 0 chooses."`
 	SamplerProfile string        `yaml:"sampler_profile" jsonschema:"default=default" jsonschema_description:"Name of the sampler profile for requests that set no parameters."`
-	Pace           float64       `yaml:"pace" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Built-in worker: at most this many tokens a second; 0 is as fast as it can."`
+	Pace           float64       `yaml:"pace" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Built-in worker: at most this many tokens a second; 0 is as fast as possible."`
 	Provisioning   Provisioning  `yaml:"provisioning" jsonschema_description:"Where the pool's workers come from."`
 	Price          Price         `yaml:"price" jsonschema_description:"What the pool's tokens cost, for budgets of cost. The unit is yours."`
 	Queue          Queue         `yaml:"queue" jsonschema_description:"The pool's queue."`
-	Timeouts       Timeouts      `yaml:"timeouts" jsonschema_description:"When a task that runs is taken as stuck."`
+	Timeouts       Timeouts      `yaml:"timeouts" jsonschema_description:"When a running task counts as stuck."`
 }
 
 // Model names a pool's model.
 type Model struct {
 	ID     string `yaml:"id" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,127}$" jsonschema_description:"Name that requests use as model_ref. Left out, it is the last part of ref without .gguf."`
 	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened."`
-	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; of one in several parts that of all, one behind the other. Another digest is refused."`
+	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; for a model in several parts, the SHA-256 of all parts, one after the other. Another digest is refused."`
 
-	Canonical string `yaml:"-"` // Ref normalised: what a request's model_ref is compared with, see Config.CanonicalRef
+	Canonical string `yaml:"-"` // Ref normalised, for comparing with a request's model_ref: see Config.CanonicalRef
 	Path      string `yaml:"-"` // the model's file, absolute; empty for an external pool, and for a model that is fetched
 }
 
 // Provisioning says where workers come from.
 type Provisioning struct {
-	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: engines that run already, at urls, or that register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
-	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one a replica. Left out where all engines register themselves (POST /v1/workers/register)."`
+	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: running engines, which urls names or which register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
+	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one for each replica. Leave it out if all engines register themselves (POST /v1/workers/register)."`
 	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. package: the program, if it is not llama-server."`
 	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary, package, container, source: further arguments of llama-server, put after the pool's own."`
 
@@ -245,11 +245,11 @@ type Provisioning struct {
 
 	Package string `yaml:"package" jsonschema:"pattern=^[a-z0-9][a-z0-9+.@_-]{0\\,99}$" jsonschema_description:"package: its name. provision.allow_system_packages has to be true."`
 
-	Image   string `yaml:"image" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,255}(@sha256:[0-9a-f]{64})?$" jsonschema_description:"container: the image, whose entry point is llama-server. With @sha256:HEX nobody can change it."`
+	Image   string `yaml:"image" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,255}(@sha256:[0-9a-f]{64})?$" jsonschema_description:"container: the image. Its entry point must be llama-server. With @sha256:HEX nobody can change the image."`
 	Runtime string `yaml:"runtime" jsonschema:"default=docker,enum=docker,enum=podman" jsonschema_description:"container: the program that runs it."`
 
 	Repository string   `yaml:"repository" jsonschema:"maxLength=4096" jsonschema_description:"source: an https URL of a git repository, or a folder or git bundle, relative to this file's folder. Left out, it is the packaged source of llama.cpp."`
-	Ref        string   `yaml:"ref" jsonschema:"default=HEAD,pattern=^[A-Za-z0-9][A-Za-z0-9._/-]{0\\,199}$" jsonschema_description:"source: branch, tag or commit. What was built of a ref is kept: name a tag or a commit, which do not move."`
+	Ref        string   `yaml:"ref" jsonschema:"default=HEAD,pattern=^[A-Za-z0-9][A-Za-z0-9._/-]{0\\,199}$" jsonschema_description:"source: branch, tag or commit. A build is kept by this name, so name a tag or a commit, which do not move."`
 	CMakeFlags []string `yaml:"cmake_flags" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"source: flags for CMake, each -DNAME=VALUE, like -DGGML_CUDA=ON."`
 }
 
@@ -262,22 +262,22 @@ type Price struct {
 // Queue is a pool's waiting line.
 type Queue struct {
 	Capacity   int    `yaml:"capacity" jsonschema:"default=64,minimum=1,maximum=1000000" jsonschema_description:"Most tasks that wait, of both priorities together."`
-	FullPolicy string `yaml:"full_policy" jsonschema:"default=reject,enum=reject,enum=drop-lru" jsonschema_description:"What a full queue does with a newcomer: refuse it, or drop the oldest task that waits."`
+	FullPolicy string `yaml:"full_policy" jsonschema:"default=reject,enum=reject,enum=drop-lru" jsonschema_description:"What a full queue does with a newcomer: refuse it, or drop the oldest waiting task."`
 }
 
 // Timeouts are a pool's watchdogs (OC-CORE-1022).
 type Timeouts struct {
 	Wall time.Duration `yaml:"wall" jsonschema:"default=5m" jsonschema_description:"Longest run of a task."`
-	Idle time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token, the wait for the first one included."`
+	Idle time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token, including the wait for the first one."`
 }
 
-// Profile returns the pool's sampler profile, resolved.
+// Profile returns the pool's sampler profile with every value resolved.
 func (c Config) Profile(p Pool) SamplerProfile { return c.SamplerProfiles[p.SamplerProfile] }
 
 // Device is a pool's device mask: "cpu", "auto", or GPU indices as in "0" and "0,1"; empty for an external pool.
 type Device string
 
-// The devices that are no list.
+// The values of a device that are no list.
 const (
 	CPU  Device = "cpu"
 	Auto Device = "auto"

@@ -32,7 +32,7 @@ func parse(t *testing.T, text string, env ...string) config.Config {
 	return c
 }
 
-// problems are those of a file that has some.
+// problems returns the problems of a file, which must have some.
 func problems(t *testing.T, text string, env ...string) []config.Problem {
 	t.Helper()
 	_, err := config.Parse("c.yaml", []byte(text), environ(env...))
@@ -311,7 +311,7 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 	}
 }
 
-// staircase nests by indentation alone.
+// staircase nests only by indentation.
 func staircase(n int) string {
 	var b strings.Builder
 	for i := range n {
@@ -340,7 +340,7 @@ pools:
 	require.Equal(t, []int{1, 2, 5, 6, 7, 8, 9}, lines, "%v", found)
 }
 
-// A billion laughs, in the form that needs no merge key.
+// The YAML bomb "billion laughs", in the form that needs no merge key.
 // HME-003
 func TestBombsAreRefusedBeforeTheyAreParsed(t *testing.T) {
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
@@ -448,10 +448,14 @@ func TestDescribeIsALineAPool(t *testing.T) {
 	require.Equal(t, "Would listen on 0.0.0.0:8080; callers need the API token. State is kept in /var/lib/llama-orch.", lines[0])
 	require.Equal(t, `Pool 'coder' would serve completions as "qwen2.5-coder-32b" by 1 process of llama-server on the GPU that holds it, never the CPU, with `+
 		`/home/user/models/qwen2.5-coder-32b-instruct-q4_k_m.gguf, 1 slot each (the same request gives the same bytes) of 16384 tokens, `+
-		`loaded when a task needs it and unloaded when idle for 30m; at most 128 tasks wait, and beyond that the one that has waited longest gives way; a task may run 15m, and 1m without a token.`, lines[1])
+		`loaded when a task needs it and unloaded when idle for 30m; at most 128 tasks wait, and beyond that the one that has waited longest is dropped; a task ends after 15m, or after 1m without a token.`, lines[1])
+
+	c, err = config.Load("../../examples/external.yaml", environ())
+	require.NoError(t, err)
+	require.Contains(t, c.Describe(), "from 2 running engines (http://127.0.0.1:9700, http://127.0.0.1:9701)")
 }
 
-// Whatever the bytes, Parse returns a config or an *Error whose problems all say what to do.
+// For any bytes, Parse returns either a config or an *Error whose problems all say what to do.
 // HME-003
 func FuzzParse(f *testing.F) {
 	for _, name := range []string{"haiku", "workstation", "external"} {

@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Diff lists the settings in which two configurations differ, as paths: `log.level`, `sampler_profiles.chat`, `pools.ID` for
-// a pool that only one of them has, and `pools.ID.queue.capacity` for one that both have.
+// Diff lists the settings in which two configurations differ, as paths such as `log.level` or `sampler_profiles.chat`. A pool that only one of them
+// has appears as `pools.ID`; a setting of a pool that both have appears as `pools.ID.queue.capacity`.
 func Diff(a, b Config) []string {
 	var paths []string
 	pools := func(c Config, id string) *Pool {

@@ -25,7 +25,7 @@ func (p Problem) String() string {
 	return fmt.Sprintf("%s: %s: %s", where, p.What, p.Remedy)
 }
 
-// Error is every mistake found, in the order of the file. orchestratord exits with 2 on it.
+// Error holds every mistake found, in the order of the file. orchestratord then exits with 2.
 type Error struct{ Problems []Problem }
 
 func (e *Error) Error() string {
@@ -37,11 +37,11 @@ func (e *Error) Error() string {
 }
 
 const (
-	maxProblems = 50 // where a list stops helping
+	maxProblems = 50 // a longer list does not help anybody
 	maxQuote    = 60 // bytes of what the file says that a message repeats
 )
 
-// problems collects them.
+// problems collects the problems of a file.
 type problems struct {
 	file string
 	list []Problem
@@ -55,7 +55,7 @@ func (ps *problems) addEnv(name, what, remedy string) {
 	ps.list = append(ps.list, Problem{File: name, What: what, Remedy: remedy})
 }
 
-// err is nil without problems.
+// err returns nil if there are no problems.
 func (ps *problems) err() error {
 	if len(ps.list) == 0 {
 		return nil
@@ -65,19 +65,19 @@ func (ps *problems) err() error {
 	return &Error{Problems: list[:min(len(list), maxProblems)]}
 }
 
-// position is a place in the file, from 1; the zero position is nowhere.
+// position is a place in the file. Lines and columns count from 1; the zero position is no place.
 type position struct{ line, col int }
 
-// positions knows where the value at a path like pools[0].model.ref stands.
+// positions knows the place of the value at a path such as pools[0].model.ref.
 type positions struct{ values map[string]position }
 
-// set reports whether the file says anything at the path.
+// set reports whether the file has a value at the path.
 func (ps *positions) set(path string) bool {
 	_, ok := ps.values[path]
 	return ok
 }
 
-// of is where the value stands or, if the file leaves it out, where the nearest thing around it does.
+// of returns the place of the value. If the file leaves the value out, it returns the place of the nearest value around it.
 func (ps *positions) of(path string) position {
 	for {
 		if at, ok := ps.values[path]; ok {

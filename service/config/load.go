@@ -22,15 +22,15 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Bounds on the file, so that none can exhaust memory, time or stack.
+// Bounds on the file, so that no file can exhaust memory, time or stack.
 const (
 	maxBytes   = 256 << 10
 	maxTokens  = 20_000 // the parser's time grows with their square
 	maxNesting = 32
 )
 
-// Load reads and validates the config file; env gives the environment (os.Getenv). It looks at nothing else of the machine:
-// see Config.Check for that. A failure is an *Error.
+// Load reads and validates the config file. env gives the environment, like os.Getenv. Load looks at nothing else on the machine: see
+// Config.Check for that. A failure is an *Error.
 func Load(path string, env func(string) string) (Config, error) {
 	data, err := readFile(path)
 	if err != nil {
@@ -51,11 +51,11 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()                                  // nothing was written
-	return io.ReadAll(io.LimitReader(f, maxBytes+1)) // Parse refuses what is cut off here
+	return io.ReadAll(io.LimitReader(f, maxBytes+1)) // Parse refuses a file that was cut off here
 }
 
-// Parse validates a config file's content. Name is the file's path: it is in every message, and relative refs start at its
-// folder. A failure is an *Error with every problem found.
+// Parse validates a config file's content. name is the file's path: every message contains it, and relative refs start at its folder. A
+// failure is an *Error with every problem found.
 func Parse(name string, data []byte, env func(string) string) (Config, error) {
 	ps := &problems{file: name}
 	where := &positions{values: map[string]position{"": {1, 1}}}
@@ -80,8 +80,8 @@ func Parse(name string, data []byte, env func(string) string) (Config, error) {
 	return c, nil
 }
 
-// parse returns the one document's root, or nil after reporting why there is none. A panic of the YAML library is a
-// problem of the file like any other.
+// parse returns the root of the one document. If there is none, it reports why and returns nil. A panic of the YAML library is reported as a
+// problem of the file.
 func parse(ps *problems, data []byte) (root ast.Node) {
 	defer func() {
 		if p := recover(); p != nil {
@@ -102,7 +102,7 @@ func parse(ps *problems, data []byte) (root ast.Node) {
 	if !plain(ps, tokens) {
 		return nil
 	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // the reader reports duplicates, all of them
+	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey()) // the reader itself reports all duplicates
 	if err != nil {
 		reportSyntax(ps, err)
 		return nil
@@ -124,8 +124,8 @@ func parse(ps *problems, data []byte) (root ast.Node) {
 	return nil
 }
 
-// plain refuses what a config file has no use for and an attacker has: anchors and aliases, which multiply (YAML bombs),
-// tags, and nesting without end, which the parser follows by recursion.
+// plain refuses what only an attacker needs: anchors and aliases, which multiply (YAML bombs), tags, and endless nesting, which the parser
+// follows by recursion.
 func plain(ps *problems, tokens token.Tokens) bool {
 	if len(tokens) > maxTokens {
 		ps.add(position{}, "the file is too large", fmt.Sprintf("keep it under %d names and values", maxTokens/3))
@@ -152,7 +152,7 @@ func plain(ps *problems, tokens token.Tokens) bool {
 				onLine++
 			}
 		}
-		// Nesting by indentation needs a column a level.
+		// Nesting by indentation needs at least one column for each level.
 		if nesting > maxNesting || onLine > maxNesting || tk.Position.Column > 64*maxNesting && tk.Type == token.MappingValueType {
 			ps.add(here, "the file is nested too deep", "no setting needs that; the folder examples has some files to start from")
 			return false

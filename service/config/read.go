@@ -24,13 +24,13 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// A reader takes a YAML tree into Go values along the JSON Schema, and notes where everything stands.
+// A reader turns a YAML tree into Go values, guided by the JSON Schema, and notes the place of every value.
 type reader struct {
 	*problems
 	where *positions
 }
 
-// read reads one value. The node is nil where the file leaves the value out: then the schema's default is taken.
+// read reads one value. If the file leaves the value out, node is nil, and the schema's default is used.
 func (r *reader) read(node ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
 	if node == nil {
 		r.absent(s, v, path)
@@ -69,7 +69,7 @@ func (r *reader) read(node ast.Node, s *jsonschema.Schema, v reflect.Value, path
 	}
 }
 
-// absent fills in defaults. What is required is reported by the mapping around it.
+// absent fills in defaults. If a required value is missing, the mapping around it reports that.
 func (r *reader) absent(s *jsonschema.Schema, v reflect.Value, path string) {
 	if v.Kind() == reflect.Struct {
 		for name, field := range fields(v) {
@@ -170,7 +170,7 @@ func isMapping(node ast.Node) bool {
 	return false
 }
 
-// entry reads one entry of a map with names of the user's own.
+// entry reads one entry of a map whose names the user chooses.
 func (r *reader) entry(key *ast.StringNode, value ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
 	if s.PropertyNames != nil && !matches(s.PropertyNames.Pattern, key.Value) {
 		r.add(at(key), fmt.Sprintf("%q is not a name", task.Clip(key.Value, maxQuote)), "use letters, digits, dots, dashes and underscores, at most 63")
@@ -277,7 +277,7 @@ func bound(n json.Number, none float64) float64 {
 	return none
 }
 
-// maxDuration keeps every sum of durations far from overflow.
+// maxDuration is small enough that no sum of durations overflows.
 const maxDuration = 366 * 24 * time.Hour
 
 func (r *reader) duration(node ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
@@ -297,7 +297,7 @@ func (r *reader) duration(node ast.Node, s *jsonschema.Schema, v reflect.Value, 
 	}
 }
 
-// maxGPU is beyond what one machine holds.
+// maxGPU is larger than any machine's number of GPUs.
 const maxGPU = 63
 
 func (r *reader) device(node ast.Node, v reflect.Value, path string) {
@@ -373,7 +373,7 @@ func kind(node ast.Node) string {
 	return "something else"
 }
 
-// raw is a scalar as the file has it.
+// raw returns a scalar as it is in the file.
 func raw(node ast.Node) string {
 	if s, ok := str(node); ok {
 		return s
@@ -402,7 +402,7 @@ func str(node ast.Node) (string, bool) {
 	return "", false
 }
 
-// number is false for what is no finite number.
+// number reads a finite number. It reports false for anything else.
 func number(node ast.Node) (float64, bool) {
 	switch n := node.(type) {
 	case *ast.FloatNode:
@@ -423,10 +423,10 @@ func number(node ast.Node) (float64, bool) {
 	return 0, false
 }
 
-// unreadNumber is an unquoted number that the YAML library takes as text: one beyond 64 bits, or with an exponent.
+// unreadNumber matches an unquoted number that the YAML library takes for text: one beyond 64 bits, or with an exponent.
 const unreadNumber = `^[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$`
 
-// integer is number for what is written as a whole number.
+// integer is like number, for a number that is written as a whole one.
 func integer(node ast.Node) (float64, bool) {
 	f, ok := number(node)
 	if s, isText := node.(*ast.StringNode); isText {
@@ -436,7 +436,7 @@ func integer(node ast.Node) (float64, bool) {
 	return f, ok && isInteger
 }
 
-// at is where a value stands.
+// at returns the place of a value.
 func at(node ast.Node) position {
 	switch n := node.(type) {
 	case *ast.MappingNode:
@@ -471,7 +471,7 @@ func hint(s *jsonschema.Schema, name string) string {
 	return ""
 }
 
-// lower makes a description go on after a semicolon.
+// lower makes a description fit behind a semicolon.
 func lower(description string) string {
 	if description == "" {
 		return ""

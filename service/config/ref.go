@@ -24,7 +24,7 @@ const (
 // A ref is a model ref in its one canonical spelling.
 type ref struct {
 	scheme string
-	rest   string // of a file: its absolute path
+	rest   string // for a file: ref, its absolute path
 }
 
 func (r ref) String() string { return r.scheme + ":" + r.rest }
@@ -36,9 +36,9 @@ var (
 	errHome     = errors.New("~ needs the environment variable HOME, which is not set: write the path out")
 )
 
-// CanonicalRef is the one spelling of a ref, for comparing: a request's model_ref means the pool whose Model.Canonical
-// equals CanonicalRef(model_ref). Relative paths start at the config file's folder. Nothing is opened. What is no ref, a
-// bare name for one, comes back as it is.
+// CanonicalRef returns the one spelling of a ref, for comparing: a request's model_ref means the pool whose Model.Canonical equals
+// CanonicalRef(model_ref). Relative paths start at the config file's folder. Nothing is opened. A text that is no ref, such as a bare name, is
+// returned as it is.
 func (c Config) CanonicalRef(text string) string {
 	r, err := parseRef(text, c.Dir, c.home)
 	if err != nil {
@@ -110,7 +110,7 @@ func expand(path, dir, home string) (string, error) {
 	return filepath.Clean(path), nil
 }
 
-// modelName is what a model is called whose id was left out: the last part of its ref.
+// modelName returns the name of a model without an id: the last part of its ref.
 func modelName(ref string) string {
 	ref = strings.TrimRight(strings.TrimSpace(ref), "/")
 	ref = ref[strings.LastIndexAny(ref, "/:")+1:]
@@ -120,7 +120,7 @@ func modelName(ref string) string {
 	return ref
 }
 
-// ModelAt is the model that a ref names, for a pool that is to get it in the place of its own, by the same rules as model.ref.
+// ModelAt returns the model that a ref names, by the same rules as model.ref. It is for a pool that will get this model instead of its own.
 // Nothing is opened.
 func (c Config) ModelAt(text string) (Model, error) {
 	r, err := parseRef(text, c.Dir, c.home)
@@ -130,7 +130,7 @@ func (c Config) ModelAt(text string) (Model, error) {
 	return Model{Ref: text, Canonical: r.String(), Path: r.path()}, nil
 }
 
-// path is the file of a file: ref; empty for what is fetched.
+// path returns the file of a file: ref, and nothing for a ref that is fetched.
 func (r ref) path() string {
 	if r.scheme == schemeFile {
 		return r.rest

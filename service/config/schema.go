@@ -20,7 +20,7 @@ const (
 	profilePattern  = `^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`
 )
 
-// Schema is the JSON Schema of the config file, draft 2020-12, the same bytes on every call. It is committed as
+// Schema returns the JSON Schema of the config file, draft 2020-12, with the same bytes on every call. It is committed as
 // contracts/config-schema/config.schema.json.
 func Schema() ([]byte, error) {
 	plain, err := json.Marshal(schema())
@@ -66,7 +66,7 @@ var schema = sync.OnceValue(func() *jsonschema.Schema {
 	return s
 })
 
-// defaultProfile is a sampler profile of which nothing was written.
+// defaultProfile returns a sampler profile with all defaults.
 func defaultProfile() SamplerProfile {
 	var p SamplerProfile
 	profiles, _ := schema().Properties.Get("sampler_profiles")
@@ -74,7 +74,7 @@ func defaultProfile() SamplerProfile {
 	return p
 }
 
-// modelIDPattern is what model.id has to match, written or derived.
+// modelIDPattern is what a model.id has to match, whether it is written or derived.
 func modelIDPattern() string {
 	pools, _ := schema().Properties.Get("pools")
 	model, _ := pools.Items.Properties.Get("model")

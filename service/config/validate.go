@@ -23,8 +23,8 @@ const (
 	EnvDataDir  = "LLORCH_DATA_DIR"
 )
 
-// finish applies the environment, checks what no field says alone, and fills in what follows from the rest. A field that
-// was not readable has its zero value here, and was reported: it is not reported again.
+// finish applies the environment, checks fields against each other, and fills in what follows from other fields. A field that could not be
+// read has its zero value here. It was reported already, so it is not reported again.
 func (c *Config) finish(ps *problems, env func(string) string) {
 	c.bind(ps, env)
 	c.state(ps, env)
@@ -60,7 +60,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	}
 }
 
-// engines refuses one external engine in two pools: each would take its slots for its own.
+// engines refuses an external engine that is in two pools, since each pool would use its slots as if they were its own.
 func (c *Config) engines(ps *problems) {
 	of := map[string]string{}
 	for i, p := range c.Pools {
@@ -74,10 +74,10 @@ func (c *Config) engines(ps *problems) {
 	}
 }
 
-// maxSessionTTL is what the API's contract has room for.
+// maxSessionTTL is the longest one that the API's contract allows.
 const maxSessionTTL = 24 * time.Hour
 
-// maxReplicas bounds the replicas of all pools together, as the metrics contract counts on.
+// maxReplicas bounds the replicas of all pools together. The metrics contract relies on it.
 const maxReplicas = 64
 
 func (c *Config) bind(ps *problems, env func(string) string) {
@@ -121,7 +121,7 @@ func (c *Config) state(ps *problems, env func(string) string) {
 	if v := env(EnvDataDir); v != "" {
 		dir, report = v, func(what, remedy string) { ps.addEnv(EnvDataDir, what, remedy) }
 		var err error
-		if base, err = filepath.Abs("."); err != nil { // what a shell's user means by a relative path
+		if base, err = filepath.Abs("."); err != nil { // as in a shell, a relative path starts at the working folder
 			report("the working folder is gone", "write an absolute path")
 			return
 		}
@@ -200,7 +200,7 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 	c.model(ps, p, path)
 }
 
-// devices holds the device mask, the split over it and the life cycle against each other (ORCH-3052, LO-503).
+// devices checks the device mask, the split over it and the life cycle against each other (ORCH-3052, LO-503).
 func (c *Config) devices(ps *problems, p *Pool, path string) {
 	at := func(field string) position { return c.where.of(path + "." + field) }
 	cards := 1
@@ -229,7 +229,7 @@ func (c *Config) devices(ps *problems, p *Pool, path string) {
 	}
 }
 
-// belongs says which modes a setting is for, where it is not for all.
+// belongs says which modes a setting is for. A setting that is not in it is for all modes.
 var belongs = map[string][]string{
 	"provisioning.urls":        {ModeExternal},
 	"provisioning.path":        {ModeBinary, ModePackage},
@@ -251,13 +251,13 @@ var belongs = map[string][]string{
 	"idle_ttl":                 ours,
 }
 
-// The modes whose workers are llama-servers, and those whose workers the orchestrator runs.
+// The modes whose workers are llama-servers, and the modes whose workers the orchestrator runs.
 var (
 	servers = []string{ModeBinary, ModePackage, ModeContainer, ModeSource}
 	ours    = append([]string{ModeBuiltin}, servers...)
 )
 
-// only reports the settings that would have no effect in a pool of this mode.
+// only reports settings that have no effect in a pool of this mode.
 func (c *Config) only(ps *problems, path, mode string) {
 	for field, modes := range belongs {
 		if !c.where.set(path+"."+field) || slices.Contains(modes, mode) {
@@ -284,12 +284,12 @@ func (c *Config) binary(ps *problems, p *Pool, path string) {
 		ps.add(at("digest"), "provisioning.digest has no effect without provisioning.url", "remove it, or name the url that it is of")
 	case v.Path == "":
 		ps.add(at("path"), "provisioning.path is missing", "name the program, like llama-server or /opt/llama.cpp/llama-server, or give url and digest")
-	case strings.Contains(v.Path, "/"): // else it is looked up in PATH when it is started
+	case strings.Contains(v.Path, "/"): // a name without a slash is looked up in PATH when it is started
 		c.expand(ps, &v.Path, at("path"), "provisioning.path")
 	}
 }
 
-// expand makes a path of the file absolute.
+// expand makes a path from the file absolute.
 func (c *Config) expand(ps *problems, file *string, at position, name string) {
 	full, err := expand(*file, c.Dir, c.home)
 	if err != nil {
@@ -299,7 +299,7 @@ func (c *Config) expand(ps *problems, file *string, at position, name string) {
 	*file = full
 }
 
-// secureURL reports a URL that is not https, or holds more than an address.
+// secureURL reports a URL that is not https, or that holds more than an address.
 func secureURL(ps *problems, text, name string, at position) {
 	u, err := url.Parse(text)
 	switch {
@@ -310,7 +310,7 @@ func secureURL(ps *problems, text, name string, at position) {
 	}
 }
 
-// download checks a program that is fetched.
+// download checks the settings of a program that is fetched.
 func (c *Config) download(ps *problems, v *Provisioning, at func(string) position) {
 	secureURL(ps, v.URL, "provisioning.url", at("url"))
 	if v.Digest == "" {
@@ -321,7 +321,7 @@ func (c *Config) download(ps *problems, v *Provisioning, at func(string) positio
 	}
 }
 
-// prepared checks what package, container and source need.
+// prepared checks the settings that package, container and source need.
 func (c *Config) prepared(ps *problems, p *Pool, path string) {
 	v := &p.Provisioning
 	at := func(field string) position { return c.where.of(path + ".provisioning." + field) }
@@ -376,7 +376,7 @@ func (c *Config) external(ps *problems, p *Pool, path string) {
 		at := c.where.of(fmt.Sprintf("%s.provisioning.urls[%d]", path, i))
 		u, err := url.Parse(text)
 		switch {
-		case text == "": // was reported
+		case text == "": // was reported already
 		case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 			ps.add(at, fmt.Sprintf("%q is no base URL", task.Clip(text, maxQuote)), "write http://HOST:PORT")
 		case u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "":
@@ -391,7 +391,7 @@ func (c *Config) external(ps *problems, p *Pool, path string) {
 	if c.where.set(path+".replicas") && p.Replicas > 0 && p.Replicas != len(urls) {
 		ps.add(c.where.of(path+".replicas"), fmt.Sprintf("replicas is %d, but provisioning.urls names %d", p.Replicas, len(urls)), "remove replicas: each URL is a replica, and each engine that registers")
 	}
-	p.Replicas, p.Device = len(urls), "" // its device is not ours to say
+	p.Replicas, p.Device = len(urls), "" // we do not know its device
 }
 
 func (c *Config) model(ps *problems, p *Pool, path string) {

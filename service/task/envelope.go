@@ -20,10 +20,10 @@ type Envelope struct {
 	Hint         string `json:"hint,omitempty"`
 }
 
-// trait is what a code says by itself.
+// trait says what follows from a code alone.
 type trait struct {
-	retriable bool   // whether or not the error itself says so
-	policy    string // policy_label of an overload that names none; overloads always carry a time to wait
+	retriable bool   // even if the error itself does not say so
+	policy    string // the policy_label of an overload that names none; an overload always has a time to wait
 }
 
 var traits = map[Code]trait{
@@ -39,17 +39,17 @@ var traits = map[Code]trait{
 	WorkerReset:       {retriable: true},
 }
 
-// What the contract allows.
+// The contract's bounds.
 const (
 	maxMessage   = 4096
 	maxHint      = 1024
 	maxLabel     = 64
 	maxID        = 128
 	maxRetry     = 24 * time.Hour
-	overloadWait = time.Second // where nobody measured a figure
+	overloadWait = time.Second // if nobody has measured a figure
 )
 
-// Envelope renders the error. Its low-level cause stays out.
+// Envelope returns the error as clients see it, without its low-level cause.
 func (e *Error) Envelope() Envelope {
 	t := traits[e.Code]
 	out := Envelope{

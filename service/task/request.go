@@ -26,8 +26,8 @@ const (
 // Determinism is the promise made for a task's bytes (LO-204, LO-205).
 type Determinism string
 
-// Strict: same fingerprint and request digest, same bytes. BestEffort promises nothing. Unset lets the orchestrator choose
-// strict where a single-slot replica exists.
+// Strict promises the same bytes for the same fingerprint and request digest. BestEffort promises nothing. Unset lets the orchestrator choose:
+// strict if a single-slot replica exists.
 const (
 	Unset      Determinism = ""
 	Strict     Determinism = "strict"
@@ -53,7 +53,7 @@ const (
 	CancelIt OnDisconnect = "cancel"
 )
 
-// KVCold is the hint of a task that wants to start cold, as strict ones always do.
+// KVCold is the hint of a task that wants to start cold, as strict tasks always do.
 const KVCold = "cold"
 
 // MaxSeed is the largest seed. llama.cpp reads the next value, 2^32-1, as "choose one".
@@ -65,7 +65,7 @@ type Message struct {
 	Content string `json:"content"`
 }
 
-// Params are the sampling parameters a request may set. Nil means: as the pool's sampler profile says.
+// Params are the sampling parameters that a request may set. Nil means that the pool's sampler profile decides.
 type Params struct {
 	Temperature   *float64 `json:"temperature,omitempty"`
 	TopP          *float64 `json:"top_p,omitempty"`
@@ -75,7 +75,7 @@ type Params struct {
 	Stop          []string `json:"stop,omitempty"`
 }
 
-// Sampling is Params with every value resolved; it is part of the request digest.
+// Sampling is Params with every value resolved. It is part of the request digest.
 type Sampling struct {
 	Profile       string   `json:"profile"`
 	Temperature   float64  `json:"temperature"`
@@ -116,7 +116,7 @@ type Request struct {
 	KVHint         string
 	OnDisconnect   OnDisconnect
 	OutputMode     string
-	BodySHA256     [32]byte // of the JSON as sent, compacted: what makes a repeated task_id "identical" (LO-101)
+	BodySHA256     [32]byte // of the JSON as sent, compacted; a repeated task_id must have the same (LO-101)
 	CorrelationID  string
 	Actor          string // who asked: `localhost` or `token:<6 hex>` (AUTH-1007)
 }

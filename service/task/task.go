@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// State is where a task is on its way.
+// State says how far a task is.
 type State string
 
 // The states. The last three are final: a task reaches exactly one of them, once.
@@ -24,7 +24,7 @@ const (
 // Final reports whether s is one of the three outcomes.
 func (s State) Final() bool { return s == Completed || s == Failed || s == StateCanceled }
 
-// Task is an admitted task: its request with everything resolved that its bytes depend on. It does not change.
+// Task is an admitted task: its request, with everything resolved that its bytes depend on. It does not change.
 type Task struct {
 	ID             string // the request's, or chosen at admission; `job_id` in logs
 	Seq            uint64 // order of acceptance, over all pools
@@ -34,23 +34,23 @@ type Task struct {
 	EngineVersion  string
 	ModelID        string // the name under which the pool serves it
 	Prompt         string // after templating
-	PromptTokens   int    // exact, as counted by the engine; 0 where nobody could count
+	PromptTokens   int    // exact, as counted by the engine; 0 if nobody could count them
 	Seed           uint32
 	Sampling       Sampling
 	Determinism    Determinism // Strict or BestEffort
-	RequestDigest  string      // see Digest; empty while the prompt is still to be templated
+	RequestDigest  string      // see Digest; empty until the prompt has been templated
 	AcceptedAt     time.Time
 	QueuePosition  int           // tasks ahead at admission
 	PredictedStart time.Duration // from AcceptedAt
-	Backoff        time.Duration // how long the client had better wait with its next task
+	Backoff        time.Duration // how long the client should wait before its next task
 	PinnedPool     bool          // placement.mode was pin
 	Fallback       bool          // placement.mode was prefer and another pool was chosen
 	MostTokens     int           // the most that it can take, in and out
-	Session        *Session      // as this turn leaves it; nil once that is recorded, and where it is in none
+	Session        *Session      // as this turn leaves it; nil if there is none, or once it is recorded
 }
 
-// Digest is the SHA-256, hex, of everything of a request that its bytes depend on (semantics: request_digest). Messages are in it
-// where the engine takes them as they are, and there is no prompt made from them.
+// Digest returns the request_digest: the SHA-256, in hex, of everything in the request that the bytes depend on. If the engine takes the messages
+// as they are, there is no prompt made from them, and the digest covers the messages.
 func (t Task) Digest() string {
 	var messages []Message
 	if t.Prompt == "" {
@@ -72,7 +72,7 @@ func (t Task) Digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// Admission is the answer to the submit, the same however often it is repeated.
+// Admission returns the answer to the submit. It is the same however often the submit is repeated.
 func (t Task) Admission() Admission {
 	return Admission{
 		TaskID: t.ID, PoolID: t.PoolID, QueuePosition: t.QueuePosition, PredictedStart: t.PredictedStart, Backoff: t.Backoff,
@@ -80,7 +80,7 @@ func (t Task) Admission() Admission {
 	}
 }
 
-// Started is the data of the task's event 0.
+// Started returns the data of the task's event 0.
 func (t Task) Started() Started {
 	return Started{
 		TaskID: t.ID, QueuePosition: t.QueuePosition, PredictedStartMS: t.PredictedStart.Milliseconds(), Seed: t.Seed,
@@ -153,11 +153,10 @@ type Metrics struct {
 	Failover int `json:"failover,omitempty"` // times the task moved to another worker
 }
 
-// Phase is what a task is doing as its stream sees it.
+// Phase says what a task is doing, as its stream shows it.
 type Phase string
 
-// The phases. Loading is queued while the pool's model is on its way into memory; prefill lasts from dispatch to the first
-// token.
+// The phases. A queued task is in PhaseLoading while the pool's model is being loaded. Prefill lasts from dispatch to the first token.
 const (
 	PhaseQueued  Phase = "queued"
 	PhaseLoading Phase = "loading"
@@ -165,9 +164,9 @@ const (
 	PhaseDecode  Phase = "decode"
 )
 
-// Checkpoint is a point of a running task's log that was recorded: what is decoded again must have the same sum there.
+// Checkpoint is a recorded point of a running task's log. When the task is decoded again, it must have the same sum there.
 type Checkpoint struct {
-	Event int      // number of the last event it covers; 0: none was taken
+	Event int      // number of the last event that it covers; 0: there is no checkpoint
 	Sum   [32]byte // the running SHA-256 up to and with that event
 }
 
@@ -179,16 +178,16 @@ type Dispatch struct {
 	At          time.Time
 }
 
-// Proof is what the end of a task records of its proof bundle, which is made of the record when somebody asks for it
-// (OC-CTRL-2067). The zero value is that of a task without one.
+// Proof is what the end of a task records of its proof bundle, which is made from the record when somebody asks for it
+// (OC-CTRL-2067). The zero value belongs to a task without a bundle.
 type Proof struct {
 	SHA256          [32]byte // of the bundle's bytes
-	Size            int      // of them
+	Size            int      // of the bundle, in bytes
 	KeepsPrompt     bool     // the bundle has prompt, messages and inputs in full
-	KeepsTranscript bool     // it has the transcript and the result in full
+	KeepsTranscript bool     // the bundle has the transcript and the result in full
 }
 
-// Record is what is known of a task beside its events: what the ledger keeps, and what a status is made from.
+// Record is what is known about a task besides its events. The ledger keeps it, and a status is made from it.
 type Record struct {
 	Task        Task
 	State       State
@@ -203,10 +202,10 @@ type Record struct {
 	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
 	Proof       Proof   // set by the ledger, once final
-	Charge      *Charge // of a final state that is to be recorded; nil: it costs nothing
+	Charge      *Charge // to be recorded with a final state; nil: it costs nothing
 }
 
-// Status is the record as a client sees it. The caller fills in the figures that move while a task waits.
+// Status returns the record as a client sees it. The caller fills in the figures that change while a task waits.
 func (r Record) Status() Status {
 	s := Status{
 		ID: r.Task.ID, State: r.State, PoolID: r.Task.PoolID, Engine: r.Task.Engine, Workload: r.Task.Request.Workload,
@@ -221,7 +220,7 @@ func (r Record) Status() Status {
 	return s
 }
 
-// CancelResult is the answer to a cancel of a task that has ended.
+// CancelResult returns the answer to a cancel of a task that has ended.
 func (r Record) CancelResult() CancelResult {
 	result := CancelResult{TaskID: r.Task.ID, Outcome: r.State, LastEventID: r.LastEventID}
 	if r.State == StateCanceled {
@@ -254,8 +253,8 @@ type Status struct {
 	Err            *Error // set when failed or canceled
 }
 
-// CancelResult is the answer to a cancel. Outcome is the task's final state; LastEventID is the event its log was sealed
-// at: for a canceled task the last event before `error`, for any other the log's last event.
+// CancelResult is the answer to a cancel. Outcome is the task's final state. LastEventID is the event at which the log was sealed: for a
+// canceled task the last event before `error`, for any other task the log's last event.
 type CancelResult struct {
 	TaskID      string
 	Outcome     State

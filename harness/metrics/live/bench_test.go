@@ -29,10 +29,10 @@ import (
 
 const root = "../../.."
 
-// bench is a daemon with five small pools, and two on demand on a stand-in for a card that holds one of them.
+// bench is a daemon with five small pools, and two on-demand pools on a stand-in for a card that holds only one of them.
 type bench struct {
 	contract metrics.Contract
-	// configured is what the labels without a closed list may say.
+	// configured has the values of labels without a closed list.
 	configured map[string][]string
 
 	*daemon.Lab
@@ -59,7 +59,7 @@ pools:
   - {id: night, model: {id: night, ref: "file:night.gguf"}, device: [0], ctx: 256, lifecycle: on_demand, sampler_profile: v1, provisioning: $STANDIN}
 `
 
-// What the two on-demand pools' models take of a card, and what the card says of itself.
+// How much of a card the models of the two on-demand pools take, and what the card shows.
 const (
 	modelBytes  = 14 << 30
 	utilization = 37 // per cent
@@ -152,7 +152,7 @@ func (b *bench) exposition(t *testing.T) []byte {
 	return text
 }
 
-// keep leaves what /metrics answered after an action in the folder that LLORCH_PROOF_DIR names, if it does.
+// keep writes the answer of /metrics after an action to the folder that LLORCH_PROOF_DIR names, if it is set.
 func keep(t *testing.T, number int, action string, text []byte) {
 	t.Helper()
 	dir := os.Getenv("LLORCH_PROOF_DIR")
@@ -205,7 +205,7 @@ func (b *bench) refused(t *testing.T, code, model string, more request) {
 	require.Equal(t, code, r.Code)
 }
 
-// post sends a body that must be taken.
+// post sends a body that must be accepted.
 func (b *bench) post(t *testing.T, path string, body request, status int) {
 	t.Helper()
 	text, err := json.Marshal(body)
@@ -228,7 +228,7 @@ func (b *bench) follow(t *testing.T, id string) *client.Stream {
 	return s
 }
 
-// read takes events until there are so many tokens.
+// read reads events until there are so many tokens.
 func read(t *testing.T, s *client.Stream, tokens int) {
 	t.Helper()
 	for len(s.Tokens) < tokens {
@@ -252,7 +252,7 @@ func busy(t *testing.T, e *fakeengine.Engine, slots int) {
 	require.NoError(t, err)
 }
 
-// neverRead opens a stream and takes nothing of it.
+// neverRead opens a stream and never reads it.
 func (b *bench) neverRead(t *testing.T, id string) (hangUp func() error) {
 	t.Helper()
 	host := strings.TrimPrefix(b.daemon.URL, "http://")
@@ -265,7 +265,7 @@ func (b *bench) neverRead(t *testing.T, id string) (hangUp func() error) {
 	return c.Close
 }
 
-// worker returns the pid of a replica's worker, by the files that the daemon keeps of them.
+// worker returns the pid of a replica's worker, from the daemon's pid files.
 func (b *bench) worker(t *testing.T, replica string) int {
 	t.Helper()
 	noted := daemon.Noted(filepath.Join(b.Dir, "data"))

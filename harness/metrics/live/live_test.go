@@ -24,7 +24,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// action does something to the daemon and says what that does to the series.
+// action does something to the daemon, and says how that moves the series.
 type action struct {
 	name string
 	do   func(*testing.T, *bench) []metrics.Move
@@ -38,15 +38,15 @@ func is(figure float64, series string) metrics.Move {
 	return metrics.Move{Series: series, Kind: metrics.Is, Figure: figure}
 }
 
-// looks are decisions without a replica: the scheduler looks again whenever something has changed.
+// looks are the decisions that found no replica: the scheduler looks again whenever something has changed.
 var looks = metrics.Move{Series: `placement_decisions_total{outcome="no_replica"}`, Kind: metrics.AtLeast, Figure: 1}
 
-// queued is what the accept of a task moves.
+// queued returns the moves when a task is accepted.
 func queued(pool, priority string) []metrics.Move {
 	return []metrics.Move{by(1, `tasks_enqueued_total{pool_id=%q,priority=%q,replica_id=""}`, pool, priority), by(1, `llorch_ledger_ops_total{op="accept"}`)}
 }
 
-// started is what a dispatch moves.
+// started returns the moves of a dispatch.
 func started(pool, priority string) []metrics.Move {
 	return []metrics.Move{
 		by(1, `tasks_started_total{pool_id=%q,priority=%q}`, pool, priority),
@@ -56,7 +56,7 @@ func started(pool, priority string) []metrics.Move {
 	}
 }
 
-// ended is what the end of a task moves that somebody decided on.
+// ended returns the moves when somebody ends a task.
 func ended(pool, replica, reason, outcome string) []metrics.Move {
 	return []metrics.Move{
 		by(1, `tasks_canceled_total{pool_id=%q,replica_id=%q,reason=%q}`, pool, replica, reason),
@@ -65,7 +65,7 @@ func ended(pool, replica, reason, outcome string) []metrics.Move {
 	}
 }
 
-// both joins moves; of a counter's that two name, the larger stands.
+// both joins moves. If both name a counter, the larger move counts.
 func both(moves ...[]metrics.Move) (all []metrics.Move) {
 	for _, m := range slices.Concat(moves...) {
 		if i := slices.IndexFunc(all, func(o metrics.Move) bool { return o.Series == m.Series && o.Kind == m.Kind }); i >= 0 {
@@ -104,9 +104,9 @@ func completion(priority, decision string, more request) func(*testing.T, *bench
 	}
 }
 
-const stepped = 200 // tokens of an engine that sends each when it is told
+const stepped = 200 // tokens of an engine that sends each token when it is told to
 
-// The table: action, series, delta. Actions build on those before them.
+// The table: action, series, delta. An action builds on those before it.
 var table = []action{
 	{"an interactive task completes", completion("interactive", `outcome="placed",pinned="false",fallback="false"`, request{})},
 	{"a batch task completes", completion("batch", `outcome="placed",pinned="false",fallback="false"`, request{})},
@@ -232,7 +232,7 @@ var table = []action{
 		read(t, s, stepped)
 		b.cancel(t, id)
 		fails(t, s, "CANCELED")
-		require.NoError(t, hangUp()) // or the daemon would wait for it to take one more write
+		require.NoError(t, hangUp()) // otherwise the daemon would wait until it takes one more write
 		busy(t, b.held, 0)
 		return both(queued("held", "interactive"), started("held", "interactive"), ended("held", "held-0", "client", "canceled"), []metrics.Move{
 			by(stepped, `tokens_out_total{pool_id="held"}`), by(1, `latency_first_token_ms{pool_id="held"}`),
@@ -284,8 +284,7 @@ var table = []action{
 		is(1, `llorch_replica_state{replica_id="night-0",state="ready"}`), is(1, `llorch_replica_state{replica_id="day-0",state="stopped"}`))},
 }
 
-// swapped is a task of an on-demand pool that is not loaded. Its worker takes what the model takes, and its card's share of the
-// time is the card's.
+// swapped runs a task of an on-demand pool that is not loaded. Its worker then shows the memory that the model takes, and the card's utilisation.
 func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metrics.Move {
 	return func(t *testing.T, b *bench) []metrics.Move {
 		s := b.follow(t, b.submit(t, pool, nil))
@@ -351,7 +350,7 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	t.Run("a broken copy of the scrape fails", func(t *testing.T) { aBrokenCopyFails(t, b, promtool, last) })
 
 	require.NoError(t, b.daemon.Signal(syscall.SIGTERM))
-	b.drop.Release(stepped) // lets the task that runs end, and the daemon with it
+	b.drop.Release(stepped) // lets the running task end, so that the daemon can end
 	code, err := b.daemon.Exit()
 	require.NoError(t, err)
 	require.Zero(t, code)
@@ -364,7 +363,7 @@ var breakers = map[string]string{
 	`replica_id="held-0"`: `replica_id="3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10"`,
 }
 
-// aBrokenCopyFails makes sure that it is the real scrape that the gate looks at.
+// aBrokenCopyFails makes sure that the gate looks at the real scrape.
 func aBrokenCopyFails(t *testing.T, b *bench, promtool string, text []byte) {
 	for from, to := range breakers {
 		require.Contains(t, string(text), from)

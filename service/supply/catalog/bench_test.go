@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// full is a catalog with as many models as it can hold, which are on the disk as records alone.
+// full returns a catalog with as many models as it can hold. On the disk there are only their records.
 func full(b *testing.B) *rig {
 	r := setup(b, inPlace)
 	r.Catalog.mu.Lock()

@@ -21,15 +21,15 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Fetcher brings a model's files to the disk. The path that it returns is below intoDir, or, for a `file:` ref, may be where the
-// file is already. It is a file, the first of several numbered parts, or a folder. A download that was broken off may leave
-// what it has in intoDir and go on from there. The digest is that of the file, or of all its parts, one behind the other, or empty
-// where it is not known; the size is not used. A given digest that does not fit is UNTRUSTED_ARTIFACT.
+// Fetcher brings a model's files to the disk. It returns the path of a file, of the first of several numbered parts, or of a folder. The path is
+// below intoDir, except that a `file:` ref may stay where it is. A download that breaks off may leave what it has in intoDir, and go on
+// from there. The digest is that of the file, or of all its parts one after the other; it is empty if it is not known. The size is not
+// used. If a digest is given and the bytes have another one, the error is UNTRUSTED_ARTIFACT.
 type Fetcher interface {
 	Fetch(ctx context.Context, ref, intoDir, digest string, progress func(done, total int64)) (path string, size int64, got string, err error)
 }
 
-// State is where a model's life is.
+// State says how far a model is.
 type State string
 
 // The states of a model. No task can use one that is Fetching or Failed.
@@ -40,32 +40,32 @@ const (
 	Retired  State = "Retired"
 )
 
-// Model is an entry. Its slices must not be changed.
+// Model is an entry. Callers must not change its slices.
 type Model struct {
 	ID         string         `json:"id"`
 	Ref        string         `json:"ref"`      // canonical
-	Digest     string         `json:"digest"`   // of the bytes; before they are there, the given one or empty
+	Digest     string         `json:"digest"`   // of the bytes; until they are there, the one that was given, if any
 	Verified   bool           `json:"verified"` // what the last check found
 	State      State          `json:"state"`
 	Size       int64          `json:"size"` // bytes
 	Signature  SignatureState `json:"signature"`
 	Warnings   []string       `json:"warnings,omitempty"`
 	SBOM       string         `json:"sbom,omitempty"`
-	Metadata   *Metadata      `json:"metadata,omitempty"` // nil: of a format that is not read
+	Metadata   *Metadata      `json:"metadata,omitempty"` // nil: its format is not one that the catalog reads
 	Problem    *Problem       `json:"problem,omitempty"`  // why it failed, or what the last check found
 	DrainBy    time.Time      `json:"drain_by,omitzero"`  // of a retired model: when its pools drain
 	CreatedAt  time.Time      `json:"created_at"`
 	VerifiedAt time.Time      `json:"verified_at,omitzero"`
 
-	Path     string    `json:"-"` // where it is: a file, the first of several parts, or a folder; empty: not there yet
+	Path     string    `json:"-"` // of the file, the first of several parts, or the folder; empty: not there yet
 	Progress *Progress `json:"-"` // while it is fetched
 }
 
-// Problem is an error that is kept.
+// Problem is an error that an entry keeps.
 type Problem struct {
 	Code      task.Code `json:"code"`
 	Message   string    `json:"message"`
-	Retriable bool      `json:"retriable,omitempty"` // another try would go on from what is there
+	Retriable bool      `json:"retriable,omitempty"` // another try can go on from what is there
 }
 
 // Typed is the problem as an error.
@@ -75,7 +75,7 @@ func (p *Problem) Typed() *task.Error {
 	return e
 }
 
-// Progress is how far a fetch is, in bytes. Total is 0 until it is known.
+// Progress says how far a fetch is, in bytes. Total is 0 until it is known.
 type Progress struct{ Done, Total int64 }
 
 // Options are what a catalog is opened with. Dir and Fetcher are needed.
@@ -83,12 +83,12 @@ type Options struct {
 	Dir     string // the state directory: models/ and engines.json are the catalog's
 	Fetcher Fetcher
 	Trust   Trust
-	// Canonical is the one spelling of a ref; its error says what is wrong with the ref. Default: as it is.
+	// Canonical returns the one spelling of a ref, or an error that says what is wrong with it. Default: it leaves refs as they are.
 	Canonical func(ref string) (string, error)
-	// InUse reports whether a pool uses the model, or is about to. It may read from the catalog, and change nothing there.
+	// InUse reports whether a pool uses the model, or is about to. It may read from the catalog, but must change nothing there.
 	InUse func(id string) bool
-	// Changed is told of a model that was fetched, failed, checked, retired or activated. It may read from the catalog, and must
-	// neither change anything there nor wait for it.
+	// Changed is called when a model was fetched, failed, checked, retired or activated. It may read from the catalog, but must neither
+	// change anything there nor wait for it.
 	Changed    func(Model)
 	Fetches    int // at a time; default 2
 	Hashes     int // at a time; default 2
@@ -97,7 +97,7 @@ type Options struct {
 	Now        func() time.Time
 }
 
-// What a catalog holds at most: the contract's list, and fetches that wait or run.
+// The bounds of a catalog: models, as the contract lists them, and fetches that wait or run.
 const (
 	MaxModels  = 10_000
 	maxPending = 64
@@ -111,12 +111,12 @@ type Catalog struct {
 	disk          *disk
 	verifications *prometheus.CounterVec
 
-	change sync.Mutex // held by what changes an entry, over its write to the disk. Taken before mu
+	change sync.Mutex // held by whoever changes an entry, until the change is on the disk. Taken before mu
 
-	mu      sync.RWMutex // held for moments: what follows is read when tasks are admitted
+	mu      sync.RWMutex // guards what follows; held only for moments, since admission reads it
 	byID    map[string]*entry
 	byRef   map[string]*entry
-	order   []*entry // by id; nil: to be made anew
+	order   []*entry // by id; nil: it has to be made again
 	engines []Engine
 	pending int
 	closed  bool
@@ -128,24 +128,24 @@ type Catalog struct {
 	hashing  chan struct{}
 }
 
-// entry is a model and what goes on with it. Guarded by mu but for the counters.
+// entry is a model and what goes on with it. mu guards it, except for the counters.
 type entry struct {
 	rec      *record
-	path     string // of the model; empty: it is not there yet
+	path     string // of the model; empty: not there yet
 	job      *job
-	holds    int // who uses it, or is about to
+	holds    int // how many use it, or are about to
 	deleting bool
 	done     atomic.Int64 // bytes fetched
 	total    atomic.Int64
 }
 
-// job is a fetch or a check that goes on behind the calls.
+// job is a fetch or a check that goes on after the call that began it.
 type job struct {
 	cancel  context.CancelFunc
 	over    chan struct{} // closed when it has ended
-	waiters int           // creators who wait to hear of a failure. Guarded by mu
-	settled bool          // it is too late to wait. Guarded by mu
-	err     error         // of a fetch whose entry is gone again. Set before over is closed
+	waiters int           // creators who wait to hear whether it failed. Guarded by mu
+	settled bool          // its result is decided, so nobody may begin to wait. Guarded by mu
+	err     error         // of a failed fetch that left no entry. Set before over is closed
 	found   Verification  // of a check. Set before over is closed
 	checked bool
 }
@@ -155,7 +155,7 @@ var idShape = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$`)
 // ValidID reports whether id can be a model's.
 func ValidID(id string) bool { return idShape.MatchString(id) }
 
-// Open opens the catalog, and makes one where there is none. Fetches that a stop broke off go on.
+// Open opens the catalog, or makes one if there is none. Fetches that a stop broke off go on.
 func Open(o Options) (*Catalog, error) {
 	if o.Dir == "" || o.Fetcher == nil {
 		return nil, errors.New("catalog: Dir and Fetcher are needed")
@@ -212,7 +212,7 @@ func Open(o Options) (*Catalog, error) {
 	return c, nil
 }
 
-// Close ends and joins what goes on. Fetches go on when the catalog is opened again.
+// Close ends what goes on and waits for it. Fetches go on when the catalog is opened again.
 func (c *Catalog) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -246,7 +246,7 @@ func (c *Catalog) drop(e *entry) {
 	c.order = nil
 }
 
-// model is an entry as callers see it. mu is held.
+// model returns an entry as callers see it. The caller holds mu.
 func (c *Catalog) model(e *entry) Model {
 	m := e.rec.Model
 	m.Path = e.path
@@ -267,7 +267,7 @@ func (c *Catalog) Get(id string) (Model, error) {
 	return c.model(e), nil
 }
 
-// entry finds an entry. mu is held.
+// entry finds an entry. The caller holds mu.
 func (c *Catalog) entry(id string) (*entry, error) {
 	if e := c.byID[id]; e != nil {
 		return e, nil
@@ -275,7 +275,7 @@ func (c *Catalog) entry(id string) (*entry, error) {
 	return nil, task.Errorf(task.NotFound, "the catalog has no model %q: GET /v1/catalog/models lists those it has", task.Clip(id, 128))
 }
 
-// Find returns the model that a task's model_ref, or a pool's, names: by id, or by canonical ref.
+// Find returns the model that a model_ref, of a task or of a pool, names by its id or canonical ref.
 func (c *Catalog) Find(name string) (Model, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -293,7 +293,7 @@ func (c *Catalog) named(name string) *entry {
 	return c.byRef[name]
 }
 
-// Deprecated reports whether tasks for the model of this id, or canonical ref, are to be refused with MODEL_DEPRECATED.
+// Deprecated reports whether tasks for the model with this id or canonical ref are refused with MODEL_DEPRECATED.
 func (c *Catalog) Deprecated(name string) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -301,7 +301,7 @@ func (c *Catalog) Deprecated(name string) bool {
 	return e != nil && e.rec.State == Retired
 }
 
-// List returns the models in this state, all where it is empty, by id.
+// List returns the models in this state, or all models if it is empty, ordered by id.
 func (c *Catalog) List(state State) []Model {
 	c.mu.Lock()
 	if c.order == nil {
@@ -324,7 +324,7 @@ func (c *Catalog) List(state State) []Model {
 	return out
 }
 
-// Wait returns once the model is no longer fetched, with the error by which that failed.
+// Wait returns once the fetch of the model is over, with its error if it failed.
 func (c *Catalog) Wait(ctx context.Context, id string) (Model, error) {
 	for {
 		c.mu.RLock()
@@ -340,7 +340,7 @@ func (c *Catalog) Wait(ctx context.Context, id string) (Model, error) {
 			return m, m.Problem.Typed()
 		case m.State != Fetching:
 			return m, nil
-		case j == nil: // it was closed before the fetch was begun
+		case j == nil: // the catalog was closed before the fetch began
 			return m, closing()
 		}
 		select {
@@ -361,8 +361,8 @@ func closing() error {
 	return task.Errorf(task.ShuttingDown, "the server is shutting down: try again once it is back")
 }
 
-// SetState activates or retires a model (ORCH-3072). From the retirement on its tasks are refused; at the deadline its pools
-// drain. NOT_FOUND, CONFLICT for a model that is not there yet.
+// SetState activates or retires a model (ORCH-3072). Tasks for a retired model are refused at once, and its pools drain at the deadline.
+// Errors: NOT_FOUND; CONFLICT for a model that is not there yet.
 func (c *Catalog) SetState(id string, to State, deadline time.Duration) (Model, error) {
 	if to != Active && to != Retired || deadline < 0 {
 		return Model{}, task.Errorf(task.InvalidParams, "`state` must be Active or Retired, and `deadline_ms` not below 0")
@@ -395,7 +395,7 @@ func (c *Catalog) SetState(id string, to State, deadline time.Duration) (Model, 
 	return m, nil
 }
 
-// store replaces an entry's record, on the disk first. change is held.
+// store replaces an entry's record, first on the disk and then in memory. The caller holds change.
 func (c *Catalog) store(e *entry, r *record) (Model, error) {
 	if err := c.disk.write(recordName(r.ID), r); err != nil {
 		return Model{}, notWritten(err)

@@ -277,7 +277,7 @@ func TestACrashLeavesNothingHalfDone(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(r.dir, enginesDoc), []byte("["), 0o600))
 	r.open(t)
 	require.Len(t, r.List(""), 1)
-	again, ok := r.Find(m.Ref) // which of two entries with one ref is first is the file system's
+	again, ok := r.Find(m.Ref) // the file system decides which of two entries with one ref comes first
 	require.True(t, ok)
 	require.Contains(t, []string{"x", "late"}, again.ID)
 	require.NoFileExists(t, filepath.Join(models, ".new-7"))
@@ -288,7 +288,7 @@ func TestACrashLeavesNothingHalfDone(t *testing.T) {
 	require.FileExists(t, filepath.Join(r.dir, enginesDoc+damaged))
 }
 
-// What is asked and what is kept agree, whatever is done in whatever order, also over a restart.
+// Whatever happens in whatever order, answers and records agree, also over a restart.
 //
 // ORCH-3060
 func TestTheCatalogIsAMap(t *testing.T) {
@@ -325,7 +325,7 @@ func TestTheCatalogIsAMap(t *testing.T) {
 	})
 }
 
-// step does what must work for a model that is there, and be NOT_FOUND for another.
+// step makes a call that must work for a model that is there, and must be NOT_FOUND for any other.
 func step(t *rapid.T, want map[string]State, id string, to State, do func() error) {
 	err := do()
 	if want[id] == "" {

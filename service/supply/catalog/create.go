@@ -21,19 +21,19 @@ import (
 
 // Request asks for a model to be added. Only Ref is needed.
 type Request struct {
-	ID        string // default made from the ref
+	ID        string // empty: made from the ref
 	Ref       string
 	Digest    string        // `sha256:` and 64 hexadecimal digits; empty: any
 	Signature string        // a .minisig file in base64
 	SBOM      string        // where the bill of materials is
-	Wait      time.Duration // for the model to be there; at 0 Create returns at once
+	Wait      time.Duration // how long Create waits for the model to be there
 }
 
 const maxRef = 2048
 
-// Create adds a model and waits a while for it to be there: a model that is refused within that time leaves no entry, one that
-// takes longer is Fetching, and goes on. The same request again joins the first. INVALID_PARAMS, UNTRUSTED_ARTIFACT, CONFLICT,
-// and the fetcher's errors.
+// Create adds a model and waits a while for it to be there. If the model is refused within that time, no entry is left. If the fetch takes
+// longer, the entry is Fetching and the fetch goes on. The same request again joins the first one. Errors: INVALID_PARAMS,
+// UNTRUSTED_ARTIFACT, CONFLICT, and those of the fetcher.
 func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
 	r, err := c.settle(r)
 	if err != nil {
@@ -59,7 +59,7 @@ func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
 		j.waiters--
 	}
 	c.mu.Unlock()
-	if late { // its end is near: it has been decided what it tells
+	if late { // it is about to end, and its result is decided
 		<-j.over
 		if j.err != nil {
 			return Model{}, j.err
@@ -71,7 +71,7 @@ func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
 	return c.Get(id)
 }
 
-// settle checks a request and fills it in.
+// settle checks a request and fills in its defaults.
 func (c *Catalog) settle(r Request) (Request, error) {
 	bad := func(format string, args ...any) (Request, error) {
 		return r, task.Errorf(task.InvalidParams, format, args...)
@@ -105,7 +105,7 @@ func (c *Catalog) settle(r Request) (Request, error) {
 	if err := c.trust.source(ref); err != nil {
 		return r, err
 	}
-	if r.Signature == "" && c.trust.strict { // nothing needs to be fetched to say so
+	if r.Signature == "" && c.trust.strict { // this is known before anything is fetched
 		f := c.trust.check(hashed{}, "", "")
 		c.count(f, metadataOf(ref))
 		return r, f.problem
@@ -113,7 +113,7 @@ func (c *Catalog) settle(r Request) (Request, error) {
 	return r, nil
 }
 
-// metadataOf guesses the format by a ref, for the label of a metric.
+// metadataOf guesses the format from a ref, for the label of a metric.
 func metadataOf(ref string) *Metadata {
 	if strings.HasSuffix(strings.ToLower(ref), ".gguf") {
 		return &Metadata{}
@@ -121,10 +121,10 @@ func metadataOf(ref string) *Metadata {
 	return nil
 }
 
-// strayed reports whether a step of a ref leads upwards, however it is written.
+// strayed reports whether a ref has a step upwards, however it is written.
 func strayed(ref string) bool {
 	plain := ref
-	for range 3 { // what is escaped twice is a way in, too
+	for range 3 { // a step may be escaped more than once
 		next, err := url.PathUnescape(plain)
 		if err != nil || next == plain {
 			break
@@ -141,7 +141,7 @@ func strayed(ref string) bool {
 	return false
 }
 
-// idFor is the id that a ref has, or else would have.
+// idFor returns the id of the entry that has this ref, or the id that a new entry would get.
 func (c *Catalog) idFor(ref string) string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -151,7 +151,7 @@ func (c *Catalog) idFor(ref string) string {
 	return idFrom(ref)
 }
 
-// idFrom makes an id of the last part of a ref. It can be empty, which is none.
+// idFrom makes an id from the last part of a ref. An empty result is no id.
 func idFrom(ref string) string {
 	ref, _, _ = strings.Cut(ref, "?")
 	ref = strings.TrimRight(ref, "/")
@@ -172,7 +172,7 @@ func idFrom(ref string) string {
 	return task.Clip(strings.TrimLeft(name, "._-"), 128)
 }
 
-// begin finds or makes the entry of a request. The job is nil where the model is there.
+// begin finds or makes the entry of a request. The job is nil if the model is there already.
 func (c *Catalog) begin(r Request) (id string, j *job, err error) {
 	c.change.Lock()
 	defer c.change.Unlock()
@@ -204,7 +204,7 @@ func (c *Catalog) begin(r Request) (id string, j *job, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	if e == nil { // what lies there is of no model
+	if e == nil { // no model owns what is in that folder
 		err = c.clear(r.ID)
 	}
 	if err == nil {
@@ -241,7 +241,7 @@ func (c *Catalog) begin(r Request) (id string, j *job, err error) {
 	return r.ID, c.join(e), nil
 }
 
-// join makes the caller one who waits for a fetch. mu is held.
+// join counts the caller among those who wait for a fetch. The caller holds mu.
 func (c *Catalog) join(e *entry) *job {
 	if e.rec.State != Fetching || e.job == nil {
 		return nil
@@ -252,7 +252,7 @@ func (c *Catalog) join(e *entry) *job {
 	return e.job
 }
 
-// joinable refuses a request that is not the one that made the entry.
+// joinable refuses a request that differs from the one that made the entry.
 func joinable(e *entry, r Request) error {
 	switch {
 	case e.deleting:
@@ -267,7 +267,7 @@ func joinable(e *entry, r Request) error {
 	return nil
 }
 
-// fetch begins to fetch an entry's model. mu is held.
+// fetch begins to fetch an entry's model. The caller holds mu.
 func (c *Catalog) fetch(e *entry) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	j := &job{cancel: cancel, over: make(chan struct{})}
@@ -285,7 +285,7 @@ func (c *Catalog) fetch(e *entry) {
 	})
 }
 
-// bring fetches a model and checks it. It fills in the record.
+// bring fetches a model, checks it, and fills in the record.
 func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
 	select {
 	case c.fetching <- struct{}{}:
@@ -328,7 +328,7 @@ func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
 	return nil
 }
 
-// place says where the fetched model is, and refuses a place where it must not be.
+// place returns where the fetched model is, and refuses a place that is not allowed.
 func (c *Catalog) place(rec *record, path string) (layout, error) {
 	refuse := func(err error) error {
 		return task.Errorf(task.InvalidParams, "the model cannot be read: %v", err)
@@ -353,7 +353,7 @@ func (c *Catalog) place(rec *record, path string) (layout, error) {
 	return l, nil
 }
 
-// path is where the model is; empty: not there yet.
+// path returns where the model is, or nothing if it is not there yet.
 func (r *record) path(c *Catalog) string {
 	if r.Cached {
 		return filepath.Join(c.homePath(r.ID), filepath.FromSlash(r.At))
@@ -361,7 +361,7 @@ func (r *record) path(c *Catalog) string {
 	return r.At
 }
 
-// describeModel reads the metadata. A single file must be a GGUF, since no engine loads another.
+// describeModel reads the metadata. A single file must be a GGUF, since no engine loads any other.
 func describeModel(l layout) (*Metadata, error) {
 	path := l.gguf()
 	if path == "" && l.folder {
@@ -377,7 +377,7 @@ func describeModel(l layout) (*Metadata, error) {
 	return &m, nil
 }
 
-// digest hashes a model, unless the fetcher did so with a file's bytes as they came.
+// digest hashes a model, unless the fetcher has already hashed the file as its bytes came.
 func (c *Catalog) digest(ctx context.Context, l layout, known string, sign bool) (hashed, error) {
 	if !digestShape.MatchString(known) || l.folder || sign {
 		return c.hash(ctx, l, sign)
@@ -409,7 +409,7 @@ func (c *Catalog) hash(ctx context.Context, l layout, sign bool) (hashed, error)
 	return h, err
 }
 
-// end records how a fetch ended. A failure that a creator still waits for leaves no entry.
+// end records how a fetch ended. If a creator still waits, a failure leaves no entry.
 func (c *Catalog) end(ctx context.Context, e *entry, j *job, rec *record, failed error) (changed Model, told bool) {
 	c.change.Lock()
 	defer c.change.Unlock()
@@ -427,7 +427,7 @@ func (c *Catalog) end(ctx context.Context, e *entry, j *job, rec *record, failed
 	case deleting:
 		j.err = task.Errorf(task.Conflict, "model %s was deleted while it was fetched", rec.ID)
 		return Model{}, false
-	case failed != nil && ctx.Err() != nil: // the server stops; the record says Fetching, and it goes on at the next start
+	case failed != nil && ctx.Err() != nil: // the server stops. The record still says Fetching, so the fetch goes on at the next start
 		j.err = closing()
 		return Model{}, false
 	case failed == nil:
@@ -454,7 +454,7 @@ func (c *Catalog) failed(e *entry, j *job, failed error, heard bool) (Model, boo
 		c.drop(e)
 		return Model{}, false
 	}
-	if !known.Retriable && known.Code != task.Internal { // it was refused: another try would not go on from what is there
+	if !known.Retriable && known.Code != task.Internal { // it was refused, so another try could not go on from what is there
 		if err := c.clear(id); err != nil {
 			c.log.Error("what was fetched of a model that was refused could not be removed", zap.String("model_id", id), zap.Error(err))
 		}
@@ -462,7 +462,7 @@ func (c *Catalog) failed(e *entry, j *job, failed error, heard bool) (Model, boo
 	rec := *e.rec
 	rec.State, rec.Problem = Failed, &Problem{Code: known.Code, Message: task.Clip(known.Message, 4096), Retriable: known.Retriable}
 	m, err := c.store(e, &rec)
-	if err != nil { // it is tried again at the next start
+	if err != nil { // the next start tries again
 		c.log.Error("that a model could not be added could not be recorded", zap.String("model_id", id), zap.Error(err))
 		c.mu.Lock()
 		defer c.mu.Unlock()
@@ -472,7 +472,7 @@ func (c *Catalog) failed(e *entry, j *job, failed error, heard bool) (Model, boo
 	return m, true
 }
 
-// shown is a ref without what may be a secret.
+// shown returns a ref without its query, which may be a secret.
 func shown(ref string) string {
 	ref, _, _ = strings.Cut(ref, "?")
 	return ref

@@ -15,7 +15,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// hold counts a user of a model.
+// hold counts one more user of a model.
 func (c *Catalog) hold(id string) (m Model, files []File, release func(), err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -38,7 +38,7 @@ func (c *Catalog) hold(id string) (m Model, files []File, release func(), err er
 	}), nil
 }
 
-// dir is the folder that a model's files are named from.
+// dir is the folder in which a model's files have their names.
 func (m Model) dir() string {
 	if at, err := os.Stat(m.Path); err == nil && at.IsDir() {
 		return m.Path
@@ -46,8 +46,8 @@ func (m Model) dir() string {
 	return filepath.Dir(m.Path)
 }
 
-// Delete removes a model and what was fetched of it (ORCH-3062), never the file that a `file:` ref names. It gives up a fetch or a
-// check that goes on, and goes on itself when ctx ends. NOT_FOUND, CONFLICT for a model in use.
+// Delete removes a model and what was fetched of it (ORCH-3062), but never the file that a `file:` ref names. It gives up a fetch or a check
+// of the model. The deletion goes on when ctx ends. Errors: NOT_FOUND; CONFLICT for a model in use.
 func (c *Catalog) Delete(ctx context.Context, id string) error {
 	e, err := c.claim(id)
 	if err != nil {
@@ -70,7 +70,7 @@ func (c *Catalog) Delete(ctx context.Context, id string) error {
 	}
 }
 
-// finish deletes an entry that is claimed.
+// finish deletes an entry that claim has marked.
 func (c *Catalog) finish(id string, e *entry) error {
 	c.mu.RLock()
 	j := e.job
@@ -82,7 +82,7 @@ func (c *Catalog) finish(id string, e *entry) error {
 	c.change.Lock()
 	defer c.change.Unlock()
 	rec := *e.rec
-	rec.Deleting = true // a crash from here on is taken up at the next start
+	rec.Deleting = true // after a crash from here on, the next start finishes the deletion
 	err := c.disk.write(recordName(id), &rec)
 	if err == nil {
 		err = c.erase(id)
@@ -98,7 +98,7 @@ func (c *Catalog) finish(id string, e *entry) error {
 	return nil
 }
 
-// claim marks an entry that nobody uses, so that nobody begins to.
+// claim marks an entry that nobody uses, so that nobody begins to use it.
 func (c *Catalog) claim(id string) (*entry, error) {
 	c.change.Lock()
 	defer c.change.Unlock()

@@ -40,7 +40,7 @@ func (c *Catalog) Prepared(e Engine) error {
 	list = append(list, e)
 	list = list[max(len(list)-maxEngines, 0):]
 	for text, err := json.Marshal(list); err == nil && len(text) > maxRecord/2 && len(list) > 1; text, err = json.Marshal(list) {
-		list = list[len(list)/2:] // with flags like that, the newest must do
+		list = list[len(list)/2:] // the flags are so long that only the newest entries fit
 	}
 	if err := c.disk.write(enginesDoc, list); err != nil {
 		return task.Errorf(task.Internal, "the engine that was prepared could not be recorded: see that the state directory has room and can be written").Because(err)
@@ -51,7 +51,7 @@ func (c *Catalog) Prepared(e Engine) error {
 	return nil
 }
 
-// Engines lists what was prepared, the newest last.
+// Engines lists the prepared engines, the newest last.
 func (c *Catalog) Engines() []Engine {
 	c.mu.RLock()
 	defer c.mu.RUnlock()

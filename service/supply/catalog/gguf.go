@@ -22,7 +22,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Metadata is what a model's file says of itself.
+// Metadata is what a model's file says about itself.
 type Metadata struct {
 	Format       string   `json:"format"` // FormatGGUF
 	Architecture string   `json:"architecture"`
@@ -33,23 +33,23 @@ type Metadata struct {
 	Features     []string `json:"features,omitempty"`
 }
 
-// FormatGGUF is the one format that is read.
+// FormatGGUF is the only format that the catalog reads.
 const FormatGGUF = "gguf"
 
-// The features that a file can say it has.
+// The features that a file can name.
 const (
 	FeatureChatTemplate = "chat_template"
 	FeatureEmbedding    = "embedding"
 	FeatureExperts      = "experts"
 )
 
-// What the header of a GGUF may hold: well above any model that is known, and small in memory.
+// The bounds of a GGUF's header. They are well above those of any known model, and small in memory.
 const (
 	maxPairs       = 1 << 16 // key and value
 	maxTensors     = 1 << 18
-	maxKept        = 64 << 20 // bytes of keys, texts and names, which the parser keeps
+	maxKept        = 64 << 20 // bytes of the keys, texts and names that the parser keeps
 	maxText        = 16 << 20 // bytes of one of them
-	maxItems       = 4 << 20  // texts in arrays, which are stepped over one by one
+	maxItems       = 4 << 20  // texts in arrays; scan steps over them one by one
 	maxLayers      = 1 << 16  // items of the arrays that the parser keeps
 	maxShards      = 1024
 	maxCtx         = 100_000_000
@@ -62,19 +62,19 @@ const (
 
 var shardName = regexp.MustCompile(`^(.+)-(\d{5})-of-(\d{5})\.gguf$`)
 
-// ReadGGUF reads the metadata of a GGUF, of all its parts where it is the first of several. The error's text says what is wrong
-// with the file.
+// ReadGGUF reads the metadata of a GGUF file. If path is the first of several parts, it reads all of them. The error's text says what is
+// wrong with the file.
 func ReadGGUF(path string) (m Metadata, err error) {
 	parts, err := shards(path)
 	if err != nil {
 		return m, err
 	}
-	for _, part := range parts { // the parser trusts counts of the file, and an allocation too large ends the process
+	for _, part := range parts { // the parser trusts the counts in the file, and too large an allocation ends the process
 		if err := scanFile(part); err != nil {
 			return m, fmt.Errorf("%s %s (%w)", filepath.Base(part), damagedMessage, err)
 		}
 	}
-	defer func() { // the parser panics where numbers overflow or types are not what it expects
+	defer func() { // the parser panics if numbers overflow or types are not what it expects
 		if p := recover(); p != nil {
 			m, err = Metadata{}, fmt.Errorf("%s %s (%v)", filepath.Base(path), damagedMessage, p)
 		}
@@ -83,13 +83,13 @@ func ReadGGUF(path string) (m Metadata, err error) {
 	if err != nil {
 		return m, fmt.Errorf("%s %s (%w)", filepath.Base(path), damagedMessage, err)
 	}
-	if len(parts) == 1 && len(file.TensorInfos) > 0 && file.TensorDataStartOffset > int64(file.Size) { // which the parser lets pass
+	if len(parts) == 1 && len(file.TensorInfos) > 0 && file.TensorDataStartOffset > int64(file.Size) { // the parser does not notice this
 		return m, fmt.Errorf("%s %s (it ends before its weights)", filepath.Base(path), damagedMessage)
 	}
 	return describe(file), nil
 }
 
-// shards lists the files of a model by the name of its first one.
+// shards lists the files of a model, given the name of the first one.
 func shards(path string) ([]string, error) {
 	name := shardName.FindStringSubmatch(filepath.Base(path))
 	if name == nil {
@@ -138,7 +138,7 @@ func describe(file *gguf.GGUFFile) Metadata {
 	return m
 }
 
-// plain makes text of a file fit for answers and terminals.
+// plain makes text from a file fit for answers and terminals.
 func plain(s string, n int) string {
 	s = strings.Map(func(r rune) rune {
 		if r == utf8.RuneError || !unicode.IsPrint(r) {
@@ -236,7 +236,7 @@ func (s *scan) pair() error {
 		return err
 	}
 	of := gguf.GGUFMetadataValueType(kind)
-	if key == splitCountKey { // the parser makes room for as many
+	if key == splitCountKey { // the parser makes room for this many
 		return s.tensorCount(of)
 	}
 	switch of {
@@ -287,7 +287,7 @@ func (s *scan) array(key string) error {
 	}
 	of := gguf.GGUFMetadataValueType(kind)
 	for _, suffix := range []string{".feed_forward_length", ".attention.head_count", ".attention.head_count_kv", ".attention.sliding_window_pattern"} {
-		if strings.HasSuffix(key, suffix) && n > maxLayers { // these the parser keeps
+		if strings.HasSuffix(key, suffix) && n > maxLayers { // the parser keeps these arrays
 			return fmt.Errorf("it has a value for each of %d layers", n)
 		}
 	}
@@ -323,7 +323,7 @@ func (s *scan) tensor() error {
 	return s.skip(int64(dims)*width + 4 + 8) // sizes, type, offset
 }
 
-// widths are the bytes of a value. Arrays within arrays are not among them: no model has any, and the parser would recurse.
+// widths are the sizes of values in bytes. Arrays within arrays have none: no model has any, and the parser would recurse.
 var widths = map[gguf.GGUFMetadataValueType]int{
 	gguf.GGUFMetadataValueTypeUint8: 1, gguf.GGUFMetadataValueTypeInt8: 1, gguf.GGUFMetadataValueTypeBool: 1,
 	gguf.GGUFMetadataValueTypeUint16: 2, gguf.GGUFMetadataValueTypeInt16: 2,
@@ -342,7 +342,7 @@ func (s *scan) scalar(of gguf.GGUFMetadataValueType, n uint64) error {
 	return s.skip(int64(n) * int64(width))
 }
 
-// text steps over a text, and returns it where it is short. The parser keeps the keys, and the values that are no arrays.
+// text steps over a text, and returns it if it is short. The parser keeps keys, and values that are no arrays.
 func (s *scan) text(kept bool) (string, error) {
 	n, err := s.length()
 	if err != nil {
@@ -357,7 +357,7 @@ func (s *scan) text(kept bool) (string, error) {
 		}
 		if n <= maxNameBytes {
 			raw, err := s.take(int(n))
-			return strings.TrimSpace(string(raw)), err // as the parser takes it
+			return strings.TrimSpace(string(raw)), err // the parser trims it too
 		}
 	}
 	return "", s.skip(int64(n))

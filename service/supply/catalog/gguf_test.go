@@ -33,7 +33,7 @@ func TestMetadataIsRead(t *testing.T) {
 	}, m)
 }
 
-// A model in numbered parts is one model, all of which must be there.
+// A model in numbered parts is one model, and all parts must be there.
 //
 // ORCH-3060
 func TestPartsAreReadTogether(t *testing.T) {

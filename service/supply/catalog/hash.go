@@ -21,7 +21,7 @@ import (
 	"aead.dev/minisign"
 )
 
-// digestShape is how digests are written.
+// digestShape is the form of a written digest.
 var digestShape = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 const (
@@ -32,30 +32,30 @@ const (
 
 var hashBuffers = sync.Pool{New: func() any { return new([hashBuffer]byte) }}
 
-// File is one file of a model, as it was when it was hashed. A file with the same size and time is taken to be the same.
+// File is one file of a model, as it was when it was hashed. If size and time are still the same, the file counts as unchanged.
 type File struct {
 	Name    string    `json:"name"` // below the model's folder, with slashes
 	Size    int64     `json:"size"`
 	ModTime time.Time `json:"mod_time"`
 }
 
-// hashed is what reading all of a model's bytes found.
+// hashed is the result of reading all of a model's bytes.
 type hashed struct {
 	digest string
 	size   int64
 	files  []File
-	signed *minisign.Reader // over what a signature is made of; nil: none was asked for
+	signed *minisign.Reader // digests what a signature covers; nil: nobody asked for that
 }
 
-// layout is where the files of a model are.
+// layout says where the files of a model are.
 type layout struct {
 	dir    string   // absolute
 	names  []string // below dir, in the order in which they are read
-	folder bool     // the model is a folder, and not a file, or the parts of one
+	folder bool     // the model is a folder, not a file or the parts of one
 }
 
-// hashLayout reads the bytes of a model once. The digest of a file in parts is over all of them, one behind the other; that
-// of a folder over the lines that sha256sum prints for its files. With sign, what a signature is made of is digested on the way.
+// hashLayout reads the bytes of a model once. The digest of a file in parts covers all parts, one after the other. The digest of a folder
+// covers the lines that sha256sum prints for its files. With sign, it also digests what a signature covers.
 func hashLayout(ctx context.Context, l layout, sign bool) (out hashed, err error) {
 	if !l.folder {
 		return hashParts(ctx, l.dir, l.names, sign)
@@ -108,7 +108,7 @@ func hashParts(ctx context.Context, dir string, names []string, sign bool) (out 
 	return out, nil
 }
 
-// parts reads files one behind the other, and notes what they are.
+// parts reads files one after the other, and notes their sizes, times and digests.
 type parts struct {
 	dir   string
 	names []string // still to be opened
@@ -147,7 +147,7 @@ func (p *parts) Read(b []byte) (int, error) {
 
 func (p *parts) close() {
 	if p.open != nil {
-		_ = p.open.Close() // it was only read
+		_ = p.open.Close() // nothing was written
 		p.open = nil
 	}
 }
@@ -163,7 +163,7 @@ func unchanged(dir string, files []File) bool {
 	return len(files) > 0
 }
 
-// lay lists the files of the model at path. With inside, path must lie in that folder, and nothing below may be a link.
+// lay lists the files of the model at path. If inside is given, path must be in that folder, and nothing below it may be a link.
 func lay(path, inside string) (layout, error) {
 	if inside != "" {
 		if err := contained(path, inside); err != nil {
@@ -203,7 +203,7 @@ func lay(path, inside string) (layout, error) {
 	return l, err
 }
 
-// layFile is a single file, or the first of several parts. In the cache none is a link.
+// layFile lists a single file, or the parts that begin with it. In the catalog's own folder none of them may be a link.
 func layFile(path string, cached bool) (layout, error) {
 	l := layout{dir: filepath.Dir(path)}
 	parts, err := shards(path)
@@ -223,7 +223,7 @@ func layFile(path string, cached bool) (layout, error) {
 	return l, nil
 }
 
-// contained refuses a path that is not below the folder, that leads out of it through a link, or that is a link itself.
+// contained refuses a path that is not below the folder, that leads out of it by a link, or that is a link itself.
 func contained(path, folder string) error {
 	refused := func(cause error) error {
 		return errors.Join(fmt.Errorf("%s is not below the model's own folder, or a link", filepath.Base(path)), cause)
@@ -243,7 +243,7 @@ func contained(path, folder string) error {
 	return nil
 }
 
-// gguf finds the GGUF of a layout, its first part where it has several; empty: there is none.
+// gguf finds the GGUF of a layout, or its first part if there are several. It returns nothing if there is none.
 func (l layout) gguf() string {
 	for _, name := range l.names {
 		if !strings.HasSuffix(strings.ToLower(name), ".gguf") {

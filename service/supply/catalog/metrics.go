@@ -27,7 +27,7 @@ const (
 	signatureInvalid reason = "signature_invalid"
 )
 
-// The engines that a model's format is for, as a label: a GGUF is llama.cpp's, a folder of anything else vLLM's.
+// The engine label of a model: llama.cpp for a GGUF, vLLM for a folder of anything else.
 const (
 	engineLlamaCpp = task.LlamaCpp
 	engineVLLM     = "vllm"
@@ -51,7 +51,7 @@ func (c *Catalog) count(f finding, m *Metadata) {
 	c.verifications.WithLabelValues(string(f.result), string(f.reason), engine).Inc()
 }
 
-// EngineChecked counts that an engine's files were held against their digest.
+// EngineChecked counts that an engine's files were compared with their digest.
 func (c *Catalog) EngineChecked(engine string, matches bool) {
 	if matches {
 		c.verifications.WithLabelValues(string(pass), string(none), engine).Inc()

@@ -26,18 +26,18 @@ const (
 	maxRecord  = 4 << 20 // bytes of a file of ours
 )
 
-// record is a model's file. A record that was stored is never changed, but replaced.
+// record is the content of a model's file. A stored record never changes; another one takes its place.
 type record struct {
 	Model
 	Given         string `json:"given_digest,omitempty"`
 	SignatureText string `json:"signature_text,omitempty"`
-	At            string `json:"at,omitempty"` // where the model is: below its own folder where Cached, else absolute
+	At            string `json:"at,omitempty"` // where the model is: relative to its own folder if Cached, otherwise absolute
 	Cached        bool   `json:"cached,omitempty"`
 	Files         []File `json:"files,omitempty"`
 	Deleting      bool   `json:"deleting,omitempty"`
 }
 
-// disk writes the catalog's files. Only what is below its folder can be reached, whatever links lie in it.
+// disk writes the catalog's files. It reaches only what is below its folder, whatever links are in it.
 type disk struct {
 	root *os.Root
 	dir  string // absolute
@@ -64,7 +64,7 @@ func openDisk(dir string) (*disk, error) {
 	return d, nil
 }
 
-// folder makes a folder where it is not there, and makes sure that it is one and no link.
+// folder makes a folder if it is missing, and makes sure that it is a folder and not a link.
 func (d *disk) folder(name string) error {
 	err := d.root.Mkdir(name, 0o700)
 	if err == nil {
@@ -79,7 +79,7 @@ func (d *disk) folder(name string) error {
 	return nil
 }
 
-// sync makes what happened to the names in a folder last.
+// sync makes changes of the names in a folder durable.
 func (d *disk) sync(name string) error {
 	f, err := d.root.Open(name)
 	if err != nil {
@@ -138,7 +138,7 @@ func home(id string) string { return modelsDir + "/" + filesDir + "/" + id }
 
 func (c *Catalog) homePath(id string) string { return filepath.Join(c.disk.dir, home(id)) }
 
-// load reads the records. What cannot be read is set aside; what a crash left half done is put right.
+// load reads the records. It sets aside what it cannot read, and finishes what a crash left half done.
 func (c *Catalog) load() error {
 	if err := errors.Join(atomicfile.Sweep(c.disk.root, "."), atomicfile.Sweep(c.disk.root, modelsDir)); err != nil {
 		return err
@@ -189,7 +189,7 @@ func (c *Catalog) loadOne(id string) error {
 	return nil
 }
 
-// sound reports what makes a record none of ours.
+// sound says why a record cannot be one of ours.
 func (r *record) sound(id string) error {
 	switch {
 	case r.ID != id, r.Ref == "":

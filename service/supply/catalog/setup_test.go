@@ -52,7 +52,7 @@ var inPlace = fetch(func(_ context.Context, ref, _, _ string, _ func(done, total
 	return strings.TrimPrefix(ref, "file:"), 0, "", nil
 })
 
-// rig is an open catalog, and what it told.
+// rig is an open catalog, with what it reported.
 type rig struct {
 	*Catalog
 	dir      string
@@ -162,7 +162,7 @@ func (k key) sign(t testing.TB, content []byte) string {
 	return base64.StdEncoding.EncodeToString(r.Sign(k.private))
 }
 
-// doc builds GGUF files, sound ones and others.
+// doc builds GGUF files, valid and invalid ones.
 type doc struct{ bytes.Buffer }
 
 func (d *doc) put(values ...any) *doc {
@@ -187,7 +187,7 @@ func header(tensors, pairs uint64) *doc {
 	return d.put(uint32(3), tensors, pairs)
 }
 
-// small is a sound GGUF with one tensor of 32 F32 zeroes.
+// small returns a valid GGUF with one tensor of 32 F32 zeroes.
 func small(name string) []byte {
 	d := header(1, 6).put("general.architecture", kindText, "llama", "general.name", kindText, name, "llama.context_length", kindU32, uint32(4096),
 		"llama.expert_count", kindU32, uint32(8), "tokenizer.chat_template", kindText, "{{ x }}", "tokenizer.ggml.tokens", kindArray, kindText, uint64(2), "a", "b")

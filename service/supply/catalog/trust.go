@@ -13,14 +13,14 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Trust says which models are taken (ORCH-3037).
+// Trust says which models the catalog accepts (ORCH-3037).
 type Trust struct {
 	Strict  bool     // a signature by one of Keys is needed
 	Sources []string // what refs may begin with, such as `hf:org/`; empty: anything
 	Keys    []string // minisign public keys, in base64 as `minisign -G` prints them
 }
 
-// SignatureState is what is known of a model's signature.
+// SignatureState says what is known about a model's signature.
 type SignatureState string
 
 // The states of a signature.
@@ -31,14 +31,14 @@ const (
 	SignatureUnchecked SignatureState = "unchecked" // the model is not there yet
 )
 
-// trust is Trust, read.
+// trust is Trust in a form that is ready to be asked.
 type trust struct {
 	strict  bool
 	sources []string
 	keys    []minisign.PublicKey
 }
 
-// readTrust reads a policy. Errors name the place in it.
+// readTrust reads a policy. Its errors name the place in the policy.
 func readTrust(t Trust) (trust, error) {
 	out := trust{strict: t.Strict}
 	for i, s := range t.Sources {
@@ -60,7 +60,7 @@ func readTrust(t Trust) (trust, error) {
 	return out, nil
 }
 
-// source refuses a ref that comes from nowhere allowed.
+// source refuses a ref that begins with no allowed source.
 func (t trust) source(ref string) error {
 	for _, s := range t.sources {
 		rest, ok := strings.CutPrefix(ref, s)
@@ -95,7 +95,7 @@ func readSignature(text string) (minisign.Signature, error) {
 	return s, nil
 }
 
-// finding is what a check of digest and signature came to.
+// finding is the result of a check of digest and signature.
 type finding struct {
 	result    result
 	reason    reason
@@ -104,7 +104,7 @@ type finding struct {
 	problem   *task.Error // nil: the model may be used
 }
 
-// check holds what was read of a model against the digest that it must have (empty: any) and its signature.
+// check compares what was read of a model with the digest that it must have (empty: any) and with its signature.
 func (t trust) check(h hashed, want, signature string) finding {
 	refuse := func(why reason, s SignatureState, format string, args ...any) finding {
 		return finding{result: fail, reason: why, signature: s, problem: task.Errorf(task.UntrustedArtifact, format, args...)}

@@ -84,7 +84,7 @@ func TestSignatures(t *testing.T) {
 	}
 }
 
-// A signature of a folder is over what sha256sum prints for its files.
+// A folder's signature covers what sha256sum prints for its files.
 //
 // ORCH-3037
 func TestASignedFolder(t *testing.T) {
@@ -124,7 +124,7 @@ func TestABadPolicyIsRefusedAtTheStart(t *testing.T) {
 	require.Error(t, err)
 }
 
-// Whatever a fetcher leaves: out of its folder, through links, half a model.
+// Whatever a fetcher leaves is handled: files outside of its folder, links, half a model.
 //
 // ORCH-3037, ORCH-3060
 func TestWhatIsFetchedIsNotTrusted(t *testing.T) {

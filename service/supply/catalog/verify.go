@@ -13,7 +13,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Verification is what a check of a model's bytes found.
+// Verification is the result of a check of a model's bytes.
 type Verification struct {
 	ModelID    string
 	Digest     string // of the bytes as they are; empty: they could not be read
@@ -23,8 +23,8 @@ type Verification struct {
 	VerifiedAt time.Time
 }
 
-// Verify reads all bytes of a model again and records what it finds (ORCH-3061). The check goes on when ctx ends; whoever asks
-// for one that goes on already joins it. NOT_FOUND, CONFLICT for a model that is not there.
+// Verify reads all bytes of a model again and records what it finds (ORCH-3061). The check goes on when ctx ends. A call during a check
+// joins it. Errors: NOT_FOUND; CONFLICT for a model that is not there.
 func (c *Catalog) Verify(ctx context.Context, id string) (Verification, error) {
 	c.mu.Lock()
 	e, err := c.entry(id)
@@ -56,7 +56,7 @@ func (c *Catalog) Verify(ctx context.Context, id string) (Verification, error) {
 	}
 }
 
-// verify begins to check an entry. mu is held.
+// verify begins to check an entry. The caller holds mu.
 func (c *Catalog) verify(e *entry) {
 	ctx, cancel := context.WithCancel(c.ctx)
 	j := &job{cancel: cancel, over: make(chan struct{})}
@@ -73,7 +73,7 @@ func (c *Catalog) verify(e *entry) {
 	})
 }
 
-// look reads a model's bytes. What cannot be read does not fit its digest.
+// look reads a model's bytes. Bytes that it cannot read count as a mismatch of the digest.
 func (c *Catalog) look(ctx context.Context, rec *record) (hashed, finding, error) {
 	inside := ""
 	if rec.Cached {
@@ -96,13 +96,13 @@ func (c *Catalog) look(ctx context.Context, rec *record) (hashed, finding, error
 	return h, c.trust.check(h, rec.Digest, rec.SignatureText), nil
 }
 
-// checked records what a check found.
+// checked records the result of a check.
 func (c *Catalog) checked(ctx context.Context, e *entry, j *job, h hashed, f finding, failed error) (changed Model) {
 	c.change.Lock()
 	defer c.change.Unlock()
 	c.mu.Lock()
 	deleting := e.deleting
-	rec := *e.rec // its state may have changed meanwhile
+	rec := *e.rec // read again: its state may have changed meanwhile
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
@@ -141,9 +141,9 @@ func (c *Catalog) checked(ctx context.Context, e *entry, j *job, h hashed, f fin
 	return changed
 }
 
-// Use returns a model for a pool to load, and keeps it from being deleted until release is called, which may be called more than once. A
-// model whose file has another size or time than it had is checked first. MODEL_NOT_FOUND, UNTRUSTED_ARTIFACT, POOL_UNREADY
-// while it is fetched, and the error by which that failed.
+// Use returns a model for a pool to load. Until the pool calls release, which it may call more than once, the model cannot be deleted. If the
+// model's file has changed its size or time, it is checked first. Errors: MODEL_NOT_FOUND; UNTRUSTED_ARTIFACT; POOL_UNREADY while the
+// model is fetched; and the error of a failed fetch.
 func (c *Catalog) Use(ctx context.Context, id string) (m Model, release func(), err error) {
 	m, files, release, err := c.hold(id)
 	if err != nil {

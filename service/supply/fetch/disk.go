@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// freeBytes is what an ordinary user may still write to dir's file system.
+// freeBytes returns how many bytes an ordinary user may still write to dir's file system.
 func freeBytes(dir string) (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
@@ -30,7 +30,7 @@ func freeBytes(dir string) (int64, error) {
 
 func hexOf(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }
 
-// both writes to one hash, and to the second if there is one.
+// both writes to the first hash, and to the second one if there is one.
 func both(one, whole hash.Hash) io.Writer {
 	if whole == nil {
 		return one
@@ -38,7 +38,7 @@ func both(one, whole hash.Hash) io.Writer {
 	return io.MultiWriter(one, whole)
 }
 
-// copyTo moves all that r reads, and tells how much that is so far.
+// copyTo copies all of r to w, and calls tell with the number of bytes so far.
 func copyTo(ctx context.Context, w io.Writer, r io.Reader, tell func(n int64)) (n int64, err error) {
 	chunk := make([]byte, 1<<20)
 	for {
@@ -62,7 +62,7 @@ func copyTo(ctx context.Context, w io.Writer, r io.Reader, tell func(n int64)) (
 	}
 }
 
-// inPlace checks a model that is on this machine already. Nothing is copied, and nothing is removed, whatever is found.
+// inPlace checks a model that is on this machine already. It copies nothing, and removes nothing, whatever it finds.
 func inPlace(ctx context.Context, ref Ref, o Options) (File, error) {
 	names, err := partsOf(filepath.Base(ref.file))
 	if err != nil {
@@ -83,7 +83,7 @@ func inPlace(ctx context.Context, ref Ref, o Options) (File, error) {
 		file.Parts = append(file.Parts, Part{Path: path, Size: info.Size()})
 		total += info.Size()
 	}
-	var whole hash.Hash // of a split model; else it would be the one file's a second time
+	var whole hash.Hash // only for a split model; for a single file it would be the same hash again
 	if len(file.Parts) > 1 {
 		whole = sha256.New()
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package fetch brings models to the disk: it resolves a ref, downloads what it names so that it can be resumed, checks it,
-// and gives it its place in one step (ORCH-3090, ORCH-3091).
+// Package fetch brings models to the disk. It resolves a ref, downloads what the ref names in a way that can be resumed, checks it, and puts
+// it in its place in one step (ORCH-3090, ORCH-3091).
 package fetch
 
 import (
@@ -20,28 +20,28 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Endpoints say where the services behind the schemes are: mirrors, and servers of one's own.
+// Endpoints say where the services behind the schemes are, if they are mirrors or the user's own servers.
 type Endpoints struct {
 	HF  string            // empty: https://huggingface.co
 	S3  string            // empty: https://s3.amazonaws.com
-	OCI map[string]string // by the registry that a ref names: the base URL of what stands in for it
+	OCI map[string]string // key: the registry that a ref names; value: the base URL of its mirror
 }
 
 // Settings of a Fetcher.
 type Settings struct {
-	// Client makes every call. It must ask the policy for each, as policy.Client does.
+	// Client makes every call. It must ask the policy each time, as policy.Client does.
 	Client    *http.Client
 	Endpoints Endpoints
 	// Getenv looks up HF_TOKEN, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION, and DOCKER_CONFIG,
 	// the folder of a config.json with logins of registries. nil: os.Getenv.
 	Getenv    func(string) string
 	Log       *zap.Logger
-	Free      func(dir string) (int64, error) // bytes that may still be written there; nil: as the file system says
-	Reserve   int64                           // bytes of those that must stay free; 0: 512 MiB
+	Free      func(dir string) (int64, error) // bytes that may still be written there; nil: asks the file system
+	Reserve   int64                           // bytes that must stay free; 0: 512 MiB
 	MaxBytes  int64                           // of one model; 0: 4 TiB
-	Stall     time.Duration                   // without a byte for so long, a connection is given up; 0: 30 s
+	Stall     time.Duration                   // a connection that brings no byte for so long is given up; 0: 30 s
 	Retries   int                             // in a row without a byte gained; 0: 5; negative: none
-	RetryWait time.Duration                   // before the first retry, then twice as long each time; 0: 500 ms
+	RetryWait time.Duration                   // before the first retry; doubles each time; 0: 500 ms
 }
 
 const (
@@ -56,10 +56,10 @@ const (
 
 // Options of one Fetch.
 type Options struct {
-	// Digest is the expected SHA-256, `sha256:<hex>`; empty: none. Of a split model it is that of all its files, one behind the other.
+	// Digest is the expected SHA-256, `sha256:<hex>`; empty: any. For a split model it covers all files, one after the other.
 	Digest string
-	// Progress hears how many bytes there are; total is 0 while it is not known. It must not block. It may start anew, when the
-	// source has changed.
+	// Progress is called with the number of bytes so far. total is 0 while it is not known. It must not block. The number may start from 0
+	// again if the source has changed.
 	Progress func(done, total int64)
 }
 
@@ -72,27 +72,27 @@ type Part struct {
 
 // File is a model on the disk.
 type File struct {
-	Path   string // of the first part: what an engine is given
+	Path   string // of the first part, which is what an engine gets
 	Size   int64  // of all parts
-	Digest string // of all parts, one behind the other
+	Digest string // of all parts, one after the other
 	Parts  []Part
 }
 
-// Fetcher fetches. It is safe for concurrent use.
+// Fetcher fetches models. It is safe for concurrent use.
 type Fetcher struct {
 	s       Settings
 	log     *zap.Logger
 	ctx     context.Context // ends with Close
 	stop    context.CancelFunc
-	boot    string // tells this run of the machine from others; empty: unknown
+	boot    string // id of the machine's current boot; empty: unknown
 	running sync.WaitGroup
 
 	mu      sync.Mutex
 	closed  bool
-	flights map[string]*flight // by the folder that they fill
+	flights map[string]*flight // key: the folder that the flight fills
 }
 
-// New makes a fetcher. It makes no call yet. Its owner closes it.
+// New makes a fetcher, without any call. Its owner closes it.
 func New(s Settings) (*Fetcher, error) {
 	if s.Client == nil || s.Client.Transport == nil {
 		return nil, errors.New("the fetcher needs a client with a transport that asks the policy")
@@ -141,7 +141,7 @@ func values(m map[string]string) (all []string) {
 	return all
 }
 
-// Close ends what is being fetched, keeping what there is of it for another time, and waits.
+// Close ends running fetches and waits for them. What they have is kept for another time.
 func (f *Fetcher) Close() {
 	f.mu.Lock()
 	f.closed = true
@@ -150,13 +150,13 @@ func (f *Fetcher) Close() {
 	f.running.Wait()
 }
 
-// Fetch brings what ref names into a folder of its own below dir, and returns once it is complete, checked and in its place. What
-// is already there is checked and returned, without a call. A file: stays where it is. Requests for one ref share one download,
-// which ends when the last of them gives up; the partial file is kept, and the next Fetch goes on from it.
+// Fetch brings what ref names into a folder of its own below dir. It returns once the model is complete, checked and in its place. If the model
+// is there already, Fetch checks it and makes no call. A file: stays where it is. Requests for one ref share a download. It ends when the
+// last of them gives up; then the partial file is kept, and the next Fetch goes on from it.
 //
-// Errors: UNTRUSTED_ARTIFACT for another digest; MODEL_NOT_FOUND; POLICY_DENIED; INVALID_PARAMS, also for a repository that
-// leaves open which file is meant; TOO_LARGE; CONFLICT while another process fetches the same; INTERNAL for the disk, and,
-// marked as retriable, when the network or the source fails.
+// Errors: UNTRUSTED_ARTIFACT for another digest; MODEL_NOT_FOUND; POLICY_DENIED; INVALID_PARAMS, also if a repository has several models and
+// the ref does not say which; TOO_LARGE; CONFLICT while another process fetches the same model; INTERNAL for trouble with the disk, and,
+// marked as retriable, for trouble with the network or the source.
 func (f *Fetcher) Fetch(ctx context.Context, ref Ref, dir string, o Options) (File, error) {
 	digest, err := parseDigest(o.Digest)
 	if err != nil {
@@ -189,7 +189,7 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, dir string, o Options) (Fi
 			return fl.wait(ctx, &o)
 		}
 		f.mu.Unlock()
-		select { // another digest is expected of the same ref, or the flight has been given up: after it
+		select { // this request expects another digest, or the flight has been given up: wait for its end, then try again
 		case <-fl.done:
 		case <-ctx.Done():
 			return File{}, fmt.Errorf("fetch %s: %w", ref.Shown(), context.Cause(ctx))
@@ -197,7 +197,7 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, dir string, o Options) (Fi
 	}
 }
 
-// Remove deletes what was fetched for ref into dir, partial files too. CONFLICT while it is being fetched.
+// Remove deletes what was fetched for ref into dir, partial files too. The error is CONFLICT during a fetch.
 func (f *Fetcher) Remove(ref Ref, dir string) error {
 	if ref.scheme == SchemeFile {
 		return nil // it is not ours
@@ -225,7 +225,7 @@ func (f *Fetcher) Remove(ref Ref, dir string) error {
 	return nil
 }
 
-// flight is one download, and those who wait for it.
+// flight is one download, with the callers who wait for it.
 type flight struct {
 	digest string
 	cancel context.CancelFunc
@@ -235,15 +235,15 @@ type flight struct {
 
 	mu      sync.Mutex
 	waiting map[*Options]struct{}
-	given   bool // up: the last one left
+	given   bool // given up: the last waiter has left
 	now, of int64
 	begun   bool
 }
 
 // launch starts a flight. The caller holds f.mu.
 func (f *Fetcher) launch(caller context.Context, ref Ref, dir, key, digest string) *flight {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(caller)) // its values say who asks
-	detach := context.AfterFunc(f.ctx, cancel)                       //nolint:contextcheck // it ends with the fetcher too, not with its caller alone
+	ctx, cancel := context.WithCancel(context.WithoutCancel(caller)) // its values say who asked
+	detach := context.AfterFunc(f.ctx, cancel)                       //nolint:contextcheck // it must also end with the fetcher
 	fl := &flight{digest: digest, cancel: cancel, done: make(chan struct{}), waiting: map[*Options]struct{}{}}
 	f.flights[key] = fl
 	f.running.Go(func() {
@@ -294,7 +294,7 @@ func (fl *flight) wait(ctx context.Context, o *Options) (File, error) {
 	}
 	fl.mu.Unlock()
 	if last {
-		<-fl.done // what there is of it has been written
+		<-fl.done // its partial file has been written
 	}
 	return File{}, fmt.Errorf("fetch: %w", context.Cause(ctx))
 }
@@ -308,7 +308,7 @@ func (fl *flight) progress(done, total int64) {
 	}
 }
 
-// parseDigest takes sha256:<hex>, in whatever case, and returns it in lower case.
+// parseDigest reads sha256:<hex> in upper or lower case, and returns it in lower case.
 func parseDigest(text string) (string, error) {
 	digest := strings.ToLower(strings.TrimSpace(text))
 	hex, ok := strings.CutPrefix(digest, "sha256:")

@@ -95,7 +95,7 @@ func TestTroubleIsRetriableAndAnotherRunGoesOn(t *testing.T) {
 	})
 }
 
-// child is the process that TestAKilledProcess kills: it fetches, and says when it has some of the model.
+// child is the process that TestAKilledProcess kills. It fetches, and says when it has a part of the model.
 func child() {
 	url := os.Getenv("FETCH_CHILD")
 	once := sync.OnceFunc(func() { _, _ = os.Stdout.WriteString("half\n") })
@@ -118,7 +118,7 @@ func child() {
 	panic(err)
 }
 
-// A daemon that is killed half way leaves what it has; the next one goes on from there, and its lock is gone.
+// A daemon that is killed half way leaves what it has. Its lock is gone, and the next daemon goes on from there.
 //
 // ORCH-3091
 func TestAKilledProcess(t *testing.T) {
@@ -203,7 +203,7 @@ func TestASourceThatSendsOtherBytesThanItSays(t *testing.T) {
 	}
 }
 
-// A partial file of something else, or damaged, is found out by the digest, and fetched from the start once.
+// The digest shows that a partial file is damaged or belongs to something else. Then the file is fetched from the start, once.
 //
 // ORCH-3037
 func TestADamagedPartialFile(t *testing.T) {
@@ -287,7 +287,7 @@ func TestOneWhoLeavesTakesNothingAlong(t *testing.T) {
 	}
 	b := s.fetcher(t, t.TempDir(), noRetry)
 
-	// Two wait, and both leave: the download ends, and what there is of it stays.
+	// Two wait, and both leave: the download ends, and the partial file stays.
 	var all errgroup.Group
 	for range 2 {
 		ctx, leave := context.WithCancel(t.Context())
@@ -353,7 +353,7 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 	require.Contains(t, left(t, b.dir), "m.gguf.part")
 }
 
-// A source that stops sending without hanging up is given up, and asked again.
+// If a source stops sending without hanging up, the connection is given up and the source is asked again.
 //
 // ORCH-3091
 func TestAStalledSource(t *testing.T) {

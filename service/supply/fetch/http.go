@@ -18,7 +18,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// resolve asks the source what a ref names.
+// resolve asks the source which files a ref names.
 func (f *Fetcher) resolve(ctx context.Context, ref Ref) ([]remote, error) {
 	switch ref.scheme {
 	case SchemeHF:
@@ -64,12 +64,12 @@ func (f *Fetcher) resolveHTTPS(ref Ref) ([]remote, error) {
 	return all, nil
 }
 
-// doer is a client; the one for registries logs in by itself.
+// doer is an HTTP client. The one for registries logs in by itself.
 type doer interface {
 	Do(r *http.Request) (*http.Response, error)
 }
 
-// overHTTP completes a remote that one GET brings.
+// overHTTP completes a remote that a single GET request fetches.
 func (f *Fetcher) overHTTP(c doer, address string, r remote, header http.Header, login string) remote {
 	r.open = func(ctx context.Context, from int64, validator string) (*stream, error) {
 		request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, http.NoBody)
@@ -80,7 +80,7 @@ func (f *Fetcher) overHTTP(c doer, address string, r remote, header http.Header,
 		request.Header.Set("Accept-Encoding", "identity")
 		if from > 0 {
 			span := fmt.Sprintf("bytes=%d-", from)
-			if r.size > 0 { // some registries only take closed ranges
+			if r.size > 0 { // some registries only accept ranges with an end
 				span += strconv.FormatInt(r.size-1, 10)
 			}
 			request.Header.Set("Range", span)
@@ -104,7 +104,7 @@ func (f *Fetcher) overHTTP(c doer, address string, r remote, header http.Header,
 
 var contentRange = regexp.MustCompile(`^bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)$`)
 
-// answered reads what a server makes of a request for a file from a byte on.
+// answered reads a server's answer to a request for a file from a given byte on.
 func answered(response *http.Response, from int64, validator, where, login string) (*stream, error) {
 	s := &stream{body: response.Body, size: -1, validator: validatorOf(response.Header)}
 	if encoding := response.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
@@ -124,7 +124,7 @@ func answered(response *http.Response, from int64, validator, where, login strin
 			s.size, _ = strconv.ParseInt(m[3], 10, 64)
 		}
 		if changed(validator, response.Header) {
-			return nil, errStale // it has no regard for If-Range
+			return nil, errStale // the server ignores If-Range
 		}
 		return s, nil
 	case http.StatusRequestedRangeNotSatisfiable:
@@ -135,7 +135,7 @@ func answered(response *http.Response, from int64, validator, where, login strin
 	return nil, status(response.StatusCode, response.Header.Get("Retry-After"), where, login)
 }
 
-// validatorOf is what If-Range takes: a strong ETag, else the time of the last change.
+// validatorOf returns a value for If-Range: a strong ETag, or otherwise the time of the last change.
 func validatorOf(h http.Header) string {
 	if tag := h.Get("Etag"); strings.HasPrefix(tag, `"`) && len(tag) < 512 {
 		return tag
@@ -148,7 +148,7 @@ func changed(validator string, h http.Header) bool {
 	return strings.HasPrefix(validator, `"`) && strings.HasPrefix(tag, `"`) && tag != validator
 }
 
-// readAll reads an answer of at most so many bytes.
+// readAll reads an answer of at most the given number of bytes.
 func readAll(r io.Reader, most int64) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err == nil && int64(len(body)) > most {

@@ -16,7 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// hubRepo is the hub's answer about a repository, as far as it is needed.
+// hubRepo has what we need of the hub's answer about a repository.
 type hubRepo struct {
 	Commit string    `json:"sha"`
 	Files  []hubFile `json:"siblings"`
@@ -39,8 +39,7 @@ const (
 
 var commit = regexp.MustCompile(`^[0-9a-f]{40}$`)
 
-// resolveHub asks the hub what a repository holds: its commit, so that what is downloaded cannot change on the way, and the
-// digests of its files.
+// resolveHub asks the hub for a repository's commit and for the digests of its files. By the commit, a download cannot change on the way.
 func (f *Fetcher) resolveHub(ctx context.Context, ref Ref) ([]remote, error) {
 	base, err := endpointURL(f.s.Endpoints.HF)
 	if err != nil {
@@ -123,12 +122,11 @@ func (f *Fetcher) askHub(ctx context.Context, base *url.URL, ref Ref, revision s
 	return &repo, nil
 }
 
-// quants is the order of preference among the files of a repository, from the first: what most people want of a model that has
-// to fit into a card at home.
+// quants lists quantisations, the preferred one first. The order is what most people want for a model that has to fit into a card at home.
 var quants = []string{"Q4_K_M", "Q5_K_M", "Q4_K_S", "Q6_K", "Q8_0", "Q4_0", "F16", "BF16"}
 
-// chooseFiles names the files that a ref means: the one that it names, the only model of the repository, or the one that the order
-// of preference finds, each with the other parts of it.
+// chooseFiles returns the files that a ref means: the file that it names, or the only model of the repository, or the first one in the order of
+// preference. If the model is split, it returns all parts.
 func chooseFiles(ref Ref, files []hubFile) ([]string, error) {
 	if ref.file != "" {
 		if !slices.ContainsFunc(files, func(h hubFile) bool { return h.Name == ref.file }) {
@@ -160,8 +158,8 @@ func chooseFiles(ref Ref, files []hubFile) ([]string, error) {
 	return nil, task.Errorf(task.InvalidParams, "hf:%s holds several models: write which one, as hf:%s/FILE. It has %s", ref.repo, ref.repo, listed(models))
 }
 
-// modelsOf names the models among a repository's files, a split one by its first part. What goes with a model, projectors and
-// importance matrices, is none.
+// modelsOf returns the models among a repository's files; a split model appears by its first part. Projectors and importance matrices, which go
+// with a model, are left out.
 func modelsOf(files []hubFile) []string {
 	var all []string
 	for _, file := range files {
@@ -179,13 +177,13 @@ func modelsOf(files []hubFile) []string {
 	return all
 }
 
-// safe reports whether a name that the hub gives can be a path in a repository.
+// safe reports whether a name from the hub is a valid path in a repository.
 func safe(name string) bool {
 	_, err := ParseRef("hf:org/repo/" + name)
 	return err == nil && !strings.HasPrefix(name, "/") && !strings.HasSuffix(name, "/")
 }
 
-// hasQuant looks for the quantisation as a word of its own: Q4_K_M is none of IQ4_K_M or Q4_K_M2.
+// hasQuant looks for the quantisation as a whole word: IQ4_K_M and Q4_K_M2 do not have Q4_K_M.
 func hasQuant(name, quant string) bool {
 	name = strings.ToUpper(name)
 	for at := 0; ; {

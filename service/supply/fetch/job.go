@@ -22,13 +22,14 @@ import (
 
 // remote is one file at its source.
 type remote struct {
-	name   string // under which it is kept
-	where  string // for messages; holds no query
+	name   string // of the file on our disk
+	where  string // for messages; without the query
 	size   int64  // unknown: -1
-	digest string // what the source says; empty: nothing
-	// fixed: the address names the very bytes, a commit or a digest. Else a partial file is only trusted with a validator or digest.
+	digest string // as the source says; empty: it does not say
+	// fixed says that the address contains a commit or a digest, so its bytes never change. Otherwise a partial file is only trusted with a
+	// validator or a digest.
 	fixed bool
-	// open starts reading at from, or at 0 if the source cannot, or has another file now than the validator's.
+	// open starts reading at from. It starts at 0 if the source cannot do that, or now has another file than the validator's.
 	open func(ctx context.Context, from int64, validator string) (*stream, error)
 }
 
@@ -37,15 +38,15 @@ type stream struct {
 	body      io.ReadCloser
 	from      int64
 	size      int64  // of the whole file; unknown: -1
-	validator string // by which the source can tell whether the file is still the same; empty: it cannot
+	validator string // lets the source tell whether the file is still the same; empty: it cannot tell
 }
 
-// manifest is what is written beside a model that is complete.
+// manifest is written beside a complete model.
 type manifest struct {
 	Ref    string `json:"ref"`
 	Digest string `json:"digest"`
 	Size   int64  `json:"size_bytes"`
-	Parts  []Part `json:"parts"` // their paths are names in the folder
+	Parts  []Part `json:"parts"` // their paths are relative to the folder
 }
 
 const (
@@ -61,13 +62,13 @@ type job struct {
 	ref      Ref
 	dir      string   // absolute; the folder itself
 	root     *os.Root // of the folder
-	digest   string   // expected; empty: none
+	digest   string   // expected; empty: any
 	progress func(done, total int64)
 	log      *zap.Logger
-	whole    hash.Hash // of the parts that are complete; nil for a single file
-	before   int64     // bytes of the parts that are complete
+	whole    hash.Hash // over the complete parts; nil for a single file
+	before   int64     // bytes of the complete parts
 	total    int64     // of all parts; 0: unknown
-	share    int64     // tenths of the total that the log has
+	share    int64     // how many tenths of the total have been logged
 }
 
 // run fetches ref into its folder below dir.
@@ -94,7 +95,7 @@ func (f *Fetcher) run(ctx context.Context, ref Ref, dir, digest string, progress
 		return File{}, err
 	}
 	defer unlock()
-	defer func() { _ = parent.Remove(folder) }() // it goes only if nothing is in it
+	defer func() { _ = parent.Remove(folder) }() // only an empty folder can be removed
 	if err := atomicfile.Sweep(root, "."); err != nil {
 		return File{}, disk(err)
 	}
@@ -116,7 +117,7 @@ func (f *Fetcher) run(ctx context.Context, ref Ref, dir, digest string, progress
 	return file, nil
 }
 
-// lock keeps other processes out of the folder. The kernel drops it with the process, so none is ever left behind.
+// lock keeps other processes out of the folder. The kernel releases it when the process ends, so it is never left behind.
 func lock(root *os.Root, ref Ref) (func(), error) {
 	at, err := root.Open(".")
 	if err != nil {
@@ -129,7 +130,7 @@ func lock(root *os.Root, ref Ref) (func(), error) {
 	return func() { _ = at.Close() }, nil
 }
 
-// present returns the model that is already there, if it is whole and the one that is expected.
+// present returns the model that is already there, if it is whole and has the expected digest.
 func (j *job) present(ctx context.Context) (File, bool) {
 	var m manifest
 	if j.readJSON(manifestName, &m) != nil || len(m.Parts) == 0 || j.digest != "" && j.digest != m.Digest {
@@ -181,7 +182,7 @@ func (j *job) fetch(ctx context.Context) (File, error) {
 	if err == nil || ctx.Err() != nil {
 		return file, err
 	}
-	if e := task.AsError(err); !e.Retriable && e.Code != task.PolicyDenied { // nothing that could be gone on from
+	if e := task.AsError(err); !e.Retriable && e.Code != task.PolicyDenied { // nobody could go on from what there is
 		for _, r := range remotes {
 			_ = j.drop(r)
 		}
@@ -189,7 +190,7 @@ func (j *job) fetch(ctx context.Context) (File, error) {
 	return File{}, err
 }
 
-// drop removes what there is of a file that is not complete.
+// drop removes an incomplete file.
 func (j *job) drop(r remote) error {
 	return errors.Join(j.remove(r.name+partial), j.remove(r.name+state))
 }
@@ -201,7 +202,7 @@ func (j *job) remove(name string) error {
 	return nil
 }
 
-// download gets all parts under temporary names, checks them, and gives them their places.
+// download gets all parts under temporary names, checks them, and puts them in their places.
 func (j *job) download(ctx context.Context, remotes []remote) (File, error) {
 	if err := j.foresee(remotes); err != nil {
 		return File{}, err
@@ -229,7 +230,7 @@ func (j *job) download(ctx context.Context, remotes []remote) (File, error) {
 	return j.install(m, remotes)
 }
 
-// foresee refuses what is known to be wrong before a byte of it is fetched.
+// foresee refuses a fetch that is known to fail, before a byte is fetched.
 func (j *job) foresee(remotes []remote) error {
 	for _, r := range remotes {
 		if r.size < 0 {
@@ -253,7 +254,7 @@ func (j *job) foresee(remotes []remote) error {
 	return j.room(j.total, have)
 }
 
-// room refuses what is too large, and what the disk cannot take beside its reserve.
+// room refuses a model that is too large, or that would eat into the disk's reserve.
 func (j *job) room(size, have int64) error {
 	if size > j.f.s.MaxBytes {
 		return tooLarge(j.ref.Shown(), j.f.s.MaxBytes)

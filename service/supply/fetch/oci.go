@@ -24,11 +24,11 @@ import (
 )
 
 const (
-	maxManifest = 4 << 20 // what the distribution specification lets a manifest have
+	maxManifest = 4 << 20 // the distribution specification's limit for a manifest
 	ociLogin    = "log in with docker or podman, and set DOCKER_CONFIG to the folder of the config.json that holds the login"
 )
 
-// resolveOCI reads the manifest that a ref names and finds the model among its layers.
+// resolveOCI reads the manifest that a ref names, and finds the model among its layers.
 func (f *Fetcher) resolveOCI(ctx context.Context, ref Ref) ([]remote, error) {
 	repo, base, err := f.registry(ref)
 	if err != nil {
@@ -74,7 +74,7 @@ func (f *Fetcher) resolveOCI(ctx context.Context, ref Ref) ([]remote, error) {
 	return all, nil
 }
 
-// registry returns a client of the ref's repository, and the base URL of its registry.
+// registry returns a client for the ref's repository, and the base URL of its registry.
 func (f *Fetcher) registry(ref Ref) (*oci.Repository, string, error) {
 	repo := &oci.Repository{Reference: ref.oci, MaxMetadataBytes: maxManifest}
 	base := "https://" + ref.oci.Host()
@@ -94,7 +94,7 @@ func (f *Fetcher) registry(ref Ref) (*oci.Repository, string, error) {
 	return repo, base, nil
 }
 
-// logins reads those that docker keeps in its file. Helper programs, which the file may name, are not started.
+// logins reads the logins in docker's file. The file may name helper programs; these are not started.
 func (f *Fetcher) logins() (auth.CredentialFunc, error) {
 	dir := f.s.Getenv("DOCKER_CONFIG")
 	if dir == "" {
@@ -111,7 +111,7 @@ func (f *Fetcher) logins() (auth.CredentialFunc, error) {
 	return credentials.Credential(store), nil
 }
 
-// chooseLayers finds the model: the layers whose title or media type says gguf, else the only layer.
+// chooseLayers finds the model: the layers whose title or media type says gguf, or otherwise the only layer.
 func chooseLayers(ref Ref, m ocispec.Manifest) ([]ocispec.Descriptor, error) {
 	var found []ocispec.Descriptor
 	byTitle := map[string]ocispec.Descriptor{}
@@ -161,7 +161,7 @@ func layerName(ref Ref, layer ocispec.Descriptor) string {
 	return localName(name)
 }
 
-// ofOCI makes an answer of the registry an error. What is none stays trouble of the network.
+// ofOCI turns an answer of the registry into a typed error. If there was no answer, the error stays one of the network.
 func ofOCI(err error, ref Ref) error {
 	if answer, ok := errors.AsType[*errcode.ErrorResponse](err); ok {
 		return status(answer.StatusCode, "", ref.Shown(), ociLogin)

@@ -18,34 +18,34 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// saved is what is known of a partial file when the process that wrote it is gone.
+// saved is what a later process needs to know about a partial file.
 type saved struct {
 	Where     string `json:"where"`
 	Size      int64  `json:"size_bytes"` // of the whole; unknown: -1
 	Validator string `json:"validator,omitempty"`
-	Synced    int64  `json:"synced_bytes"` // so many are on the disk for certain
-	Boot      string `json:"boot"`         // of the machine: as long as it runs, what was written is there, synced or not
+	Synced    int64  `json:"synced_bytes"` // so many bytes are on the disk for certain
+	Boot      string `json:"boot"`         // id of the machine's boot: until the next boot, written bytes are there even if they were not synced
 }
 
-// checkpoint is after how many bytes a partial file is made durable, and the disk's room looked at.
+// checkpoint is the number of bytes after which a partial file is made durable and the room on the disk is checked again.
 const checkpoint = 64 << 20
 
-// errStale is a source's word that it has another file now than the one that was begun.
+// errStale says that the source now has another file than the one that was begun.
 var errStale = errors.New("the source has another file now than when it was begun")
 
-// piece is one file on its way. One goroutine has it.
+// piece is one file that is being downloaded. Only one goroutine uses it.
 type piece struct {
 	j      *job
 	r      remote
-	expect string // digest; empty: none is known
+	expect string // expected digest; empty: not known
 	at     *os.File
 	saved
 	have       int64
-	one, whole hash.Hash // of the first have bytes; whole, of the parts before too, is nil for a single file
-	old        bool      // some of it is from another time
+	one, whole hash.Hash // one covers the first have bytes; whole also covers the parts before, and is nil for a single file
+	old        bool      // some bytes are from an earlier download
 }
 
-// part gets one file under its temporary name. The path in what it returns is the name.
+// part downloads one file under its temporary name. The Path that it returns is the final name.
 func (j *job) part(ctx context.Context, r remote, single bool) (_ Part, err error) {
 	p := &piece{j: j, r: r, expect: r.digest}
 	if single && p.expect == "" {
@@ -86,7 +86,7 @@ func (j *job) part(ctx context.Context, r remote, single bool) (_ Part, err erro
 	}
 }
 
-// resume takes over what is there of the file, if it can be trusted to be of the same one.
+// resume takes over the partial file, if it surely belongs to the same file.
 func (p *piece) resume(ctx context.Context) error {
 	info, err := p.at.Stat()
 	if err != nil {
@@ -99,7 +99,7 @@ func (p *piece) resume(ctx context.Context) error {
 	known := p.j.readJSON(p.r.name+state, &s) == nil && s.Where == p.r.where && s.Synced >= 0 &&
 		(p.r.size < 0 || s.Size < 0 || s.Size == p.r.size) && (p.r.fixed || s.Validator != "" || p.expect != "")
 	have := info.Size()
-	if p.expect == "" && (s.Boot == "" || s.Boot != p.j.f.boot) { // nobody would notice what a crash of the machine left unwritten
+	if p.expect == "" && (s.Boot == "" || s.Boot != p.j.f.boot) { // the machine may have crashed, and nobody would notice bytes that it left unwritten
 		have = min(have, s.Synced)
 	}
 	if !known || s.Size >= 0 && have > s.Size {
@@ -123,7 +123,7 @@ func (p *piece) resume(ctx context.Context) error {
 	return nil
 }
 
-// begin makes the hashes those of nothing of this file.
+// begin resets the hashes to before this file's first byte.
 func (p *piece) begin() {
 	p.one, p.whole, p.have, p.old = sha256.New(), nil, 0, false
 	p.saved = saved{Where: p.r.where, Size: p.r.size}
@@ -150,7 +150,7 @@ func (p *piece) restart() error {
 
 func (p *piece) hashes() io.Writer { return both(p.one, p.whole) }
 
-// keep makes what there is durable, and writes down how much that is.
+// keep makes the partial file durable, and records how long it is.
 func (p *piece) keep() error {
 	if err := p.at.Sync(); err != nil {
 		return err
@@ -171,7 +171,7 @@ func (p *piece) tell(have int64) {
 	}
 }
 
-// attempt makes one request for what is missing and takes what comes.
+// attempt makes one request for the missing bytes and writes what comes.
 func (p *piece) attempt(ctx context.Context, alive func()) (gained bool, err error) {
 	if p.Size >= 0 && p.have == p.Size {
 		return false, nil
@@ -209,7 +209,7 @@ func (p *piece) attempt(ctx context.Context, alive func()) (gained bool, err err
 	return p.have > start, err
 }
 
-// learn notes what the source says of the file, and refuses what does not fit.
+// learn notes what the source says about the file, and refuses it if that does not fit.
 func (p *piece) learn(s *stream) error {
 	if s.size >= 0 && p.Size >= 0 && s.size != p.Size {
 		err := fmt.Errorf("the source announced %d bytes and now says %d", p.Size, s.size)
@@ -227,13 +227,13 @@ func (p *piece) learn(s *stream) error {
 	return nil
 }
 
-// take writes what the body holds behind what there is.
+// take appends the body to the partial file.
 func (p *piece) take(ctx context.Context, body io.Reader, alive func()) error {
 	most := p.j.f.s.MaxBytes - p.j.before
 	if p.Size >= 0 {
 		most = min(most, p.Size)
 	}
-	if err := p.keep(); err != nil { // before the first byte: so that it can be told later whose bytes these are
+	if err := p.keep(); err != nil { // before the first byte, so that a later process knows which file these bytes belong to
 		return disk(err)
 	}
 	hashes, chunk, next := p.hashes(), make([]byte, 256<<10), p.have+checkpoint
@@ -250,7 +250,7 @@ func (p *piece) take(ctx context.Context, body io.Reader, alive func()) error {
 			if _, err := p.at.WriteAt(chunk[:n], p.have); err != nil {
 				return disk(errors.Join(err, p.at.Truncate(p.have)))
 			}
-			_, _ = hashes.Write(chunk[:n]) // a hash's never fails
+			_, _ = hashes.Write(chunk[:n]) // writing to a hash never fails
 			p.have += int64(n)
 			p.tell(p.have)
 		}
@@ -278,15 +278,14 @@ func (p *piece) take(ctx context.Context, body io.Reader, alive func()) error {
 }
 
 const (
-	maxAttempts = 200 // of one file, however much each gains
+	maxAttempts = 200 // for one file, however much each attempt gains
 	maxWait     = 60 * time.Second
 )
 
-// errStalled is why an attempt is given up at which no byte arrives.
+// errStalled says that no byte arrived for too long.
 var errStalled = errors.New("no byte came for a while")
 
-// retrying tries until it works, until the trouble is one that waiting does not mend, or until it has not gained a byte several
-// times in a row.
+// retrying tries until it works, until it meets an error that waiting does not mend, or until several tries in a row gained no byte.
 func (j *job) retrying(ctx context.Context, try func(ctx context.Context, alive func()) (gained bool, err error)) error {
 	s := &j.f.s
 	wait, row := s.RetryWait, 0
@@ -314,7 +313,7 @@ func (j *job) retrying(ctx context.Context, try func(ctx context.Context, alive 
 	}
 }
 
-// guarded gives an attempt up when nothing has come for a while.
+// guarded gives up an attempt when nothing has come for a while.
 func (j *job) guarded(ctx context.Context, try func(ctx context.Context, alive func()) (bool, error)) (bool, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

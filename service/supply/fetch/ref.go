@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Scheme is how a model is fetched.
+// Scheme says how a model is fetched.
 type Scheme string
 
 // The schemes of model refs (ORCH-3090).
@@ -31,7 +31,7 @@ const (
 	SchemeOCI   Scheme = "oci"
 )
 
-// Ref is a model ref that was checked, in the one spelling that the configuration gives it too.
+// Ref is a checked model ref, in the same canonical spelling that package config uses.
 type Ref struct {
 	scheme   Scheme
 	text     string // canonical
@@ -52,8 +52,8 @@ var (
 
 const forms = "write hf:ORG/REPO/FILE.gguf, hf:ORG/REPO, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, or file:/PATH"
 
-// ParseRef reads a ref. Paths of file: must be absolute: where relative ones start is the configuration's to say. Errors are
-// INVALID_PARAMS and repeat no query, which may hold credentials.
+// ParseRef reads a ref. A path of file: must be absolute, since only the configuration knows where a relative one starts. Errors are
+// INVALID_PARAMS. They do not repeat a query, which may hold credentials.
 func ParseRef(text string) (Ref, error) {
 	text = strings.TrimSpace(text)
 	bad := func(why string) (Ref, error) {
@@ -82,7 +82,7 @@ func ParseRef(text string) (Ref, error) {
 		why = "has a scheme that is not known"
 	}
 	if why == "" && strings.TrimSpace(r.text) != r.text {
-		why = "ends in a space" // which does not survive being written and read again
+		why = "ends in a space" // a space at the end gets lost when the ref is written and read again
 	}
 	if why != "" {
 		return bad(why)
@@ -164,13 +164,13 @@ func (r *Ref) parseParts(rest string) string {
 	return ""
 }
 
-// String is the canonical spelling, with everything that the ref holds.
+// String returns the canonical spelling of the whole ref.
 func (r Ref) String() string { return r.text }
 
-// Scheme is how the ref is fetched.
+// Scheme returns how the ref is fetched.
 func (r Ref) Scheme() Scheme { return r.scheme }
 
-// Shown is the ref for logs and messages: without a query, which may hold credentials.
+// Shown returns the ref for logs and messages: without the query, which may hold credentials.
 func (r Ref) Shown() string { return shown(r.text) }
 
 func shown(text string) string {
@@ -188,8 +188,8 @@ func shown(text string) string {
 	return text
 }
 
-// Folder is the name of the folder in which the ref's files are kept: something to recognise and a digest, so that no two refs
-// share one and nothing in a ref can lead elsewhere.
+// Folder returns the name of the folder for the ref's files. It has a part that people recognise, and a digest. So no two refs share a folder,
+// and nothing in a ref can lead elsewhere.
 func (r Ref) Folder() string {
 	sum := sha256.Sum256([]byte(r.text))
 	name := r.file
@@ -205,7 +205,7 @@ func (r Ref) Folder() string {
 	return name[:min(len(name), most)] + "-" + hex.EncodeToString(sum[:8])
 }
 
-// localName is the name under which a file that a source calls so is kept: of letters, digits and ._+- alone.
+// localName turns a source's name for a file into the name on our disk, which only has letters, digits and ._+-.
 func localName(remote string) string {
 	name := []byte(path.Base(remote))
 	for i, b := range name {
@@ -220,12 +220,12 @@ func localName(remote string) string {
 	return string(name[max(0, len(name)-most):])
 }
 
-// split matches the names of a model that llama.cpp's splitter cut into several files.
+// split matches the file names of a model that llama.cpp's splitter cut into parts.
 var split = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
 
 const maxParts = 1000
 
-// partsOf returns the names of all files that belong to the one that name names: itself, unless it is part of a split model.
+// partsOf returns the names of all parts of the split model that name belongs to. If name is no such part, it returns name alone.
 func partsOf(name string) ([]string, error) {
 	m := split.FindStringSubmatch(name)
 	if m == nil {

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// model makes bytes that no two sizes share.
+// model makes bytes that differ for each size.
 func model(size int) []byte {
 	b := make([]byte, size)
 	source := rand.NewChaCha8([32]byte{byte(size), byte(size >> 8)})
@@ -84,7 +84,7 @@ var secrets = map[string]string{
 	"HF_TOKEN": "hf_TOKENSECRET", "AWS_ACCESS_KEY_ID": "AKIDSECRET", "AWS_SECRET_ACCESS_KEY": "AWSKEYSECRET", "AWS_SESSION_TOKEN": "SESSIONSECRET", "AWS_REGION": "us-east-1",
 }
 
-// box is a fetcher, a folder of models, and what was logged.
+// box is a fetcher, with its folder of models and its log.
 type box struct {
 	*fetch.Fetcher
 	dir string

@@ -41,7 +41,7 @@ func (f *Fetcher) resolveS3(ctx context.Context, ref Ref) ([]remote, error) {
 	return all, nil
 }
 
-// store is a client of the endpoint. It tries each request once: trying again is the job's.
+// store returns a client for the endpoint. It tries each request once; the job tries again.
 func (f *Fetcher) store() (*minio.Core, error) {
 	at, err := endpointURL(f.s.Endpoints.S3)
 	if err != nil {
@@ -58,7 +58,7 @@ func (f *Fetcher) store() (*minio.Core, error) {
 	})
 }
 
-// openS3 reads the object, if it still is the one that tag, an ETag, names.
+// openS3 reads the object, if it still has the ETag tag.
 func openS3(ctx context.Context, store *minio.Core, bucket, key, where string, from int64, tag string) (*stream, error) {
 	var o minio.GetObjectOptions
 	if from > 0 {
@@ -80,12 +80,12 @@ func openS3(ctx context.Context, store *minio.Core, bucket, key, where string, f
 		m := contentRange.FindStringSubmatch(header.Get("Content-Range"))
 		switch {
 		case m == nil:
-			s.from = 0 // the server has no regard for ranges
+			s.from = 0 // the server ignores ranges
 		case m[1] != fmt.Sprint(from):
 			_ = body.Close()
 			return nil, fmt.Errorf("the source sends from byte %s on, which nobody asked for", m[1])
 		default:
-			s.size = -1 // the size in info is that of the range
+			s.size = -1 // info has the size of the range, not of the object
 			if m[3] != "*" {
 				s.size, _ = strconv.ParseInt(m[3], 10, 64) // 18 digits fit
 			}
@@ -98,7 +98,7 @@ func openS3(ctx context.Context, store *minio.Core, bucket, key, where string, f
 	return s, nil
 }
 
-// ofS3 makes an answer of the store an error. What is none stays trouble of the network.
+// ofS3 turns an answer of the store into a typed error. If there was no answer, the error stays one of the network.
 func ofS3(err error, where string) error {
 	answer := minio.ToErrorResponse(err)
 	switch answer.StatusCode {

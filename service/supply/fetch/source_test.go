@@ -203,7 +203,7 @@ func TestNothingIsFetchedWhenThePolicySaysNo(t *testing.T) {
 	require.Error(t, err, "a client without a policy")
 }
 
-// The token goes to the hub, and not to where the hub sends its callers.
+// The token goes to the hub, and not to the host that the hub redirects to.
 //
 // ORCH-3091
 func TestTheTokenStaysWithTheHub(t *testing.T) {

@@ -17,12 +17,12 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// errRedirects is why a source that sends its callers on and on is given up.
+// errRedirects says that a source redirected too often.
 var errRedirects = errors.New("too many redirects")
 
 const maxRedirects = 10
 
-// boundRedirects returns the client with a bound of its own on redirects, in front of what the client says of each.
+// boundRedirects returns a copy of the client that bounds the number of redirects before it asks the client's own rule about each.
 func boundRedirects(c *http.Client) *http.Client {
 	bounded, inner := *c, c.CheckRedirect
 	bounded.CheckRedirect = func(r *http.Request, via []*http.Request) error {
@@ -44,7 +44,7 @@ func asTyped(err error) error {
 	return nil
 }
 
-// typed makes an error of a source one for clients. What is not known better is trouble of the network, and may pass.
+// typed turns an error of a source into one for clients. An unknown error counts as trouble with the network, which may pass.
 func typed(err error, ref Ref) *task.Error {
 	if e, ok := errors.AsType[*task.Error](err); ok {
 		return e
@@ -60,7 +60,7 @@ func typed(err error, ref Ref) *task.Error {
 		Because(err).Retry(0)
 }
 
-// clean takes the address out of what net/http says: its query may hold credentials.
+// clean takes the address out of net/http's error text, since its query may hold credentials.
 func clean(err error) error {
 	if e, ok := errors.AsType[*url.Error](err); ok {
 		host := "the source"
@@ -72,7 +72,7 @@ func clean(err error) error {
 	return err
 }
 
-// status makes an answer of a source that is no success an error.
+// status turns an answer that is no success into an error.
 func status(code int, retryAfter, where, login string) error {
 	switch {
 	case code == http.StatusNotFound || code == http.StatusGone:
@@ -86,7 +86,7 @@ func status(code int, retryAfter, where, login string) error {
 	return task.Errorf(task.ModelNotFound, "%s cannot be had, its source answers %d: see that the ref is right", where, code)
 }
 
-// after reads a Retry-After of seconds; a date is not worth a clock.
+// after reads a Retry-After in seconds. It ignores dates, for which it would need a clock.
 func after(header string) time.Duration {
 	seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 31)
 	if err != nil {

@@ -4,15 +4,15 @@ package policy
 
 import "net/netip"
 
-// class says where an address leads.
+// class says what kind of network an address belongs to.
 type class string
 
 const (
 	public    class = "public"
 	loopback  class = "loopback"
-	private   class = "private"    // of the house: RFC 1918, RFC 4193, RFC 6598
+	private   class = "private"    // a local network: RFC 1918, RFC 4193, RFC 6598
 	linkLocal class = "link-local" // where clouds keep their metadata
-	metadata  class = "metadata"   // the metadata service of a cloud at an address of its own
+	metadata  class = "metadata"   // a cloud's metadata service that has an address of its own
 	special   class = "special"    // not for hosts of the internet: unspecified, multicast, documentation, reserved
 )
 
@@ -26,7 +26,7 @@ var metadataAddrs = map[netip.Addr]bool{
 	netip.MustParseAddr("fd20:ce::254"):    true,
 }
 
-// ranges are those of the IANA registries of special-purpose addresses that netip does not tell apart.
+// ranges lists the special-purpose addresses of the IANA registries that netip does not recognise.
 var ranges = []struct {
 	netip.Prefix
 	class class
@@ -57,7 +57,7 @@ var (
 
 func classify(a netip.Addr) class {
 	a = a.WithZone("").Unmap()
-	if a.Is6() { // one that carries an IPv4 address leads where that leads
+	if a.Is6() { // an IPv6 address that carries an IPv4 address leads where that one leads
 		b := a.As16()
 		if nat64.Contains(a) {
 			return classify(netip.AddrFrom4([4]byte(b[12:16])))

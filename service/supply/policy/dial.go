@@ -23,11 +23,11 @@ const (
 	maxHeaderBytes   = 256 << 10
 )
 
-// decidedKey holds the target that a request was decided for, so that dialling is judged by the same name and scheme.
+// decidedKey holds the target for which a request was decided, so that dialling is judged by the same name and scheme.
 type decidedKey struct{}
 
-// Transport returns a transport that asks the policy before every request, those of redirects too, and again, with the
-// addresses that the name leads to, when it dials. It uses no proxy: what a name leads to is looked up here.
+// Transport returns a transport that asks the policy before every request, also before one that follows a redirect. When it dials, it asks
+// again with the addresses that the name leads to. It uses no proxy, since the names have to be looked up here.
 func (p *Policy) Transport(a Action) http.RoundTripper {
 	return &transport{p: p, action: a, inner: &http.Transport{
 		DialContext: p.DialContext(a), TLSClientConfig: p.o.TLS.Clone(), ForceAttemptHTTP2: true, TLSHandshakeTimeout: handshakeTimeout,
@@ -49,7 +49,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.inner.RoundTrip(r.WithContext(context.WithValue(r.Context(), decidedKey{}, target)))
 }
 
-// CloseIdleConnections is what http.Client looks for.
+// CloseIdleConnections is a method that http.Client looks for.
 func (t *transport) CloseIdleConnections() { t.inner.CloseIdleConnections() }
 
 // Client returns a client over Transport. It follows at most 10 redirects, and none from https to plain http. Its owner closes
@@ -74,9 +74,9 @@ func (p *Policy) Client(a Action) *http.Client {
 	}}
 }
 
-// DialContext returns a dialler for clients that bring a transport of their own. It looks the name up, refuses the addresses
-// that the policy does not take, and connects to one that it does take: nothing is looked up in between. A connection for
-// which Transport did not ask is decided as scheme tcp first. A passing check of a decided call writes no second audit line.
+// DialContext returns a dialler for clients with a transport of their own. It looks up the name, refuses the addresses that the policy does not
+// allow, and connects to one that the policy allows; nobody looks the name up again in between. If Transport has not asked about a
+// connection, it is first decided with the scheme tcp. When a decided call passes this second check, no second audit line is written.
 func (p *Policy) DialContext(a Action) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)
@@ -98,8 +98,7 @@ func (p *Policy) DialContext(a Action) func(ctx context.Context, network, addres
 	}
 }
 
-// Dial returns a way to a connection of one's own to where a URL leads, without TLS, for which the policy is asked as Transport
-// asks it.
+// Dial returns a function that opens a plain connection, without TLS, to the host of a URL. It asks the policy as Transport does.
 func (p *Policy) Dial(a Action) func(ctx context.Context, to *url.URL) (net.Conn, error) {
 	return func(ctx context.Context, to *url.URL) (net.Conn, error) {
 		t, err := p.ask(ctx, a, to)
@@ -154,7 +153,7 @@ func (p *Policy) connect(ctx context.Context, a Action, t Target, network string
 		failed = errors.Join(failed, err)
 	}
 	switch {
-	case failed != nil: // of an address that is let through: it may answer later
+	case failed != nil: // an allowed address did not answer; it may do so later
 		return nil, failed
 	case refused != nil:
 		return nil, refused

@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// names is a resolver that knows what the test says.
+// names is a resolver with the test's names.
 type names map[string][]string
 
 func (n names) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {

@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// newCounters registers the policy's series of the metrics contract (ORCH-3028) and makes each of its few counters.
+// newCounters registers the policy's series of the metrics contract (ORCH-3028) and makes all of its few counters.
 func newCounters(r prometheus.Registerer) (map[Action]map[decision]prometheus.Counter, error) {
 	vec := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "llorch_policy_decisions_total",

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package policy decides every call that leaves the machine: an allow list, a deny list and an off switch, asked before the
-// call and again when it is dialled, with an audit line for every decision (ORCH-3080).
+// Package policy decides about every call that leaves the machine, by an allow list, a deny list and an off switch. It is asked before the call
+// and again when the connection is dialled, and writes an audit line for every decision (ORCH-3080).
 package policy
 
 import (
@@ -33,7 +33,7 @@ const (
 // Actions lists every action.
 func Actions() []Action { return []Action{Download, Adapter, Tool} }
 
-// decision is what the audit line and the counter say.
+// decision is the result that the audit line and the counter show.
 type decision string
 
 const (
@@ -44,13 +44,13 @@ const (
 
 func decisions() []decision { return []decision{allowed, denied, wouldDeny} }
 
-// Rules are what an operator decides. The zero value lets everything out to public addresses.
+// Rules are the operator's choice. The zero value allows all calls to public addresses.
 type Rules struct {
-	// Off lets nothing leave the machine: loopback alone is left, by the rules below.
+	// Off lets nothing leave the machine. Only loopback remains, under the rules below.
 	Off bool
-	// Allow and Deny hold rules `[scheme://]host[:port]`. Deny wins. With an empty Allow whatever is not denied is allowed.
+	// Allow and Deny hold rules `[scheme://]host[:port]`. Deny wins. If Allow is empty, everything that is not denied is allowed.
 	Allow, Deny []string
-	// DryRun reports what the two lists would refuse, and lets it go. The off switch and the guard of addresses hold all the same.
+	// DryRun reports what the two lists would refuse, and lets it go. The off switch and the guard of addresses still refuse.
 	DryRun bool
 }
 
@@ -62,7 +62,7 @@ type Options struct {
 	Registerer prometheus.Registerer
 	TLS        *tls.Config // of Transport; nil: the system's authorities
 	Resolver   Resolver    // nil: the system's
-	// Dial connects to an address that was let through; nil: net.Dialer.
+	// Dial connects to an address that was allowed; nil: net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -80,8 +80,8 @@ type Policy struct {
 	routine  routine
 }
 
-// routine remembers which calls of adapters were let through: an engine is called every few seconds, and the line that says so
-// the first time is for people, those after it for a log at debug.
+// routine remembers which calls of adapters were allowed. An engine is called every few seconds: only the first line about it is for people;
+// later ones are at level debug.
 type routine struct {
 	mu   sync.Mutex
 	seen map[string]bool
@@ -104,7 +104,7 @@ func (r *routine) again(target, rule string) bool {
 	return false
 }
 
-// Check says what is wrong with rules.
+// Check returns an error that says what is wrong with the rules.
 func Check(r Rules) error {
 	_, err := compile(r)
 	return err
@@ -130,7 +130,7 @@ func New(o Options) (*Policy, error) {
 	return p, err
 }
 
-// Replace puts other rules in force for all that is decided from now on, or says what is wrong with them and changes nothing.
+// Replace puts other rules in force for all later decisions. If something is wrong with them, it returns an error and changes nothing.
 func (p *Policy) Replace(r Rules) error {
 	set, err := compile(r)
 	if err != nil {
@@ -142,10 +142,10 @@ func (p *Policy) Replace(r Rules) error {
 
 type actorKey struct{}
 
-// self is the actor of a call that nobody asked for.
+// self is the actor of a call that the daemon makes by itself.
 const self = "orchestratord"
 
-// WithActor says on whose behalf the calls under ctx are made: an identity as package auth spells it, never a token.
+// WithActor says on whose behalf the calls under ctx are made. The actor is an identity as package auth spells it, never a token.
 func WithActor(ctx context.Context, actor string) context.Context {
 	return context.WithValue(ctx, actorKey{}, actor)
 }
@@ -157,8 +157,8 @@ func actorOf(ctx context.Context) string {
 	return self
 }
 
-// Decide returns nil when the call may be made, and otherwise POLICY_DENIED that names the rule and says what to do. It must be
-// asked before every call that leaves the process; Transport and Client do so by themselves.
+// Decide returns nil if the call may be made. Otherwise it returns POLICY_DENIED, which names the rule and says what to do. Whoever makes a call
+// that leaves the process must ask first; Transport and Client do so by themselves.
 func (p *Policy) Decide(ctx context.Context, a Action, t Target) error {
 	v := verdict{denied, "unknown action", "The actions are download, adapter and tool."}
 	if _, known := p.counters[a]; known {
@@ -171,10 +171,10 @@ func (p *Policy) Decide(ctx context.Context, a Action, t Target) error {
 type verdict struct {
 	decision decision
 	rule     string
-	todo     string // of a refusal: what to do about it
+	todo     string // what to do about a refusal
 }
 
-// settle writes a verdict down and makes it an error.
+// settle logs and counts a verdict, and turns a refusal into an error.
 func (p *Policy) settle(ctx context.Context, a Action, t Target, v verdict, stage string) error {
 	if counter, ok := p.counters[a][v.decision]; ok {
 		counter.Inc()

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// bench is a policy and what it wrote.
+// bench is a policy with its log and its counters.
 type bench struct {
 	*Policy
 	lines    *observer.ObservedLogs
@@ -149,7 +149,7 @@ func TestAddressClasses(t *testing.T) {
 	}
 }
 
-// Deny wins: whatever else the rules say, a target that a deny rule covers is not let out.
+// Deny wins: whatever the other rules say, a call to a target that a deny rule covers is refused.
 //
 // ORCH-3080
 func TestWhatIsDeniedIsNeverLetOut(t *testing.T) {
@@ -212,7 +212,7 @@ func FuzzRule(f *testing.F) {
 	})
 }
 
-// Admission with everything on may add 20 µs; a decision among 200 rules with its audit line written is a part of that.
+// All checks together may add 20 µs to an admission. A decision among 200 rules, with its audit line, is a part of that.
 func BenchmarkDecide(b *testing.B) {
 	encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 	var rules Rules

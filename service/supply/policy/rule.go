@@ -11,7 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// rule is one line of the allow or the deny list. Parts left out take anything.
+// rule is one line of the allow list or the deny list. A part that is left out matches anything.
 type rule struct {
 	text   string
 	scheme string // may hold *
@@ -25,8 +25,8 @@ const (
 	maxQuote = 64 // bytes of what the configuration says that a message repeats
 )
 
-// parseRule reads `[scheme://]host[:port]`. The host is a name, `*` for any, `*.NAME` for every name below NAME; any other *
-// stands for letters of one label. Or it is an address or a range such as 10.0.0.0/8 (IPv6 in brackets where a port follows).
+// parseRule reads `[scheme://]host[:port]`. The host is a name, `*` for any name, or `*.NAME` for every name below NAME; any other * stands
+// for letters within one label. Or the host is an address or a range such as 10.0.0.0/8; IPv6 needs brackets if a port follows.
 func parseRule(text string) (rule, error) {
 	r := rule{text: strings.ToLower(strings.TrimSpace(text))}
 	bad := func(what string) (rule, error) {
@@ -35,7 +35,7 @@ func parseRule(text string) (rule, error) {
 	rest := r.text
 	if scheme, after, ok := strings.Cut(rest, "://"); ok {
 		if !word(scheme, "+.-*", 32) {
-			return bad("has no scheme that can be")
+			return bad("has no valid scheme")
 		}
 		r.scheme, rest = scheme, after
 	}
@@ -45,7 +45,7 @@ func parseRule(text string) (rule, error) {
 	}
 	if i := strings.LastIndexByte(rest, ':'); i >= 0 && !strings.HasSuffix(rest, "]") {
 		if r.port = rest[i+1:]; r.port != "*" && !validPort(r.port) {
-			return bad("has no port that can be")
+			return bad("has no valid port")
 		}
 		rest = rest[:i]
 	}
@@ -55,7 +55,7 @@ func parseRule(text string) (rule, error) {
 	}
 	rest = strings.TrimSuffix(rest, ".")
 	if !validHost(rest, "*") {
-		return bad("has no host that can be")
+		return bad("has no valid host")
 	}
 	r.host = rest
 	return r, nil
@@ -70,8 +70,8 @@ func parsePrefix(text string) (netip.Prefix, bool) {
 	return prefix.Masked(), err == nil && !prefix.Addr().Is4In6()
 }
 
-// covers reports whether the rule is about the target. With an address it is asked about the place that the target's name
-// leads to, which only a rule of addresses can answer.
+// covers reports whether the rule matches the target. If addr is valid, the question is about the address that the target's name leads to, and only
+// a rule with addresses can match.
 func (r *rule) covers(t Target, addr netip.Addr) bool {
 	if r.port != "" && r.port != "*" && r.port != t.port {
 		return false
@@ -96,7 +96,7 @@ func matchHost(pattern, host string, isAddr bool) bool {
 		return len(host) > len(base)+1 && strings.HasSuffix(host, pattern[1:])
 	}
 	labels, patterns := strings.Count(host, "."), strings.Count(pattern, ".")
-	if tail, ok := strings.CutPrefix(pattern, "*."); ok && labels > patterns { // *.a-*.example below any number of labels
+	if tail, ok := strings.CutPrefix(pattern, "*."); ok && labels > patterns { // *.a-*.example matches below any number of labels
 		for range labels - patterns + 1 {
 			_, host, _ = strings.Cut(host, ".")
 		}
@@ -115,13 +115,13 @@ func matchHost(pattern, host string, isAddr bool) bool {
 	return true
 }
 
-// glob matches a * against any run of bytes. Neither side can hold anything else that path.Match reads in its own way.
+// glob matches a * against any run of bytes. Neither side can hold other characters that are special to path.Match.
 func glob(pattern, s string) bool {
 	ok, err := path.Match(pattern, s)
 	return ok && err == nil
 }
 
-// ruleSet is a policy's rules, ready to be asked.
+// ruleSet has a policy's rules in a form that is ready to be asked.
 type ruleSet struct {
 	off, dry    bool
 	allow, deny []rule
@@ -147,7 +147,7 @@ func compile(r Rules) (*ruleSet, error) {
 	return set, nil
 }
 
-// request decides before a call, by what its target says.
+// request decides before a call, by the target's scheme, host and port.
 func (s *ruleSet) request(a Action, t Target, loopbackToo bool) verdict {
 	if s.off && !t.local() {
 		return s.outboundOff(t)
@@ -168,7 +168,7 @@ func (s *ruleSet) listed(a Action, t Target, addr netip.Addr) verdict {
 		return verdict{s.refusal(), "deny " + r.text, denyTodo}
 	}
 	if a == Adapter && t.local() {
-		return verdict{decision: allowed, rule: "engines on loopback"} // the built-in workers are always there
+		return verdict{decision: allowed, rule: "engines on loopback"} // the built-in workers always need this
 	}
 	if r := first(s.allow, t, addr); r != nil {
 		return verdict{decision: allowed, rule: "allow " + r.text}
@@ -179,8 +179,8 @@ func (s *ruleSet) listed(a Action, t Target, addr netip.Addr) verdict {
 	return verdict{decision: allowed, rule: "no list"}
 }
 
-// guard refuses addresses that are not the internet's, unless a rule of addresses, or the action, takes them. It tells whether
-// the address may be dialled; addr is not valid for the name localhost.
+// guard reports whether an address may be dialled. It refuses addresses that do not belong to the internet, unless a rule with addresses, or the
+// action, allows them. For the name localhost, addr is not valid.
 func (s *ruleSet) guard(a Action, t Target, addr netip.Addr, loopbackToo bool) (verdict, bool) {
 	is := loopback
 	if addr.IsValid() {
@@ -192,7 +192,7 @@ func (s *ruleSet) guard(a Action, t Target, addr netip.Addr, loopbackToo bool) (
 		return verdict{}, true
 	case is == loopback && (loopbackToo || a == Adapter && t.local()):
 		return verdict{}, true
-	case is == private && a == Adapter: // its address is the operator's own word
+	case is == private && a == Adapter: // the operator has configured this address
 		return verdict{}, true
 	}
 	for i := range s.allow {
@@ -212,14 +212,14 @@ func (s *ruleSet) guard(a Action, t Target, addr netip.Addr, loopbackToo bool) (
 	}, false
 }
 
-// dial decides again when a connection is made to one of the addresses that the target's name leads to.
+// dial decides again when a connection to one of the target's addresses is made.
 func (s *ruleSet) dial(a Action, t Target, addr netip.Addr, loopbackToo bool) verdict {
 	addr = addr.WithZone("").Unmap()
 	is := classify(addr)
 	if is != loopback && (s.off || t.local()) {
 		return s.outboundOff(t)
 	}
-	if !t.addr.IsValid() { // an address as target was looked for in the lists when the request was
+	if !t.addr.IsValid() { // if the target is an address itself, request has asked the lists about it already
 		if r := first(s.deny, t, addr); r != nil && r.prefix.IsValid() {
 			return verdict{s.refusal(), "deny " + r.text, denyTodo}
 		}
@@ -232,7 +232,7 @@ func (s *ruleSet) dial(a Action, t Target, addr netip.Addr, loopbackToo bool) ve
 
 const denyTodo = "Take that rule out of policy.deny if the call is wanted, or use another source."
 
-// refusal is what the two lists make of a call that they do not take.
+// refusal is the verdict on a call that the two lists do not allow: denied, or a report in a dry run.
 func (s *ruleSet) refusal() decision {
 	if s.dry {
 		return wouldDeny

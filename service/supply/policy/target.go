@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// Target is what a call goes to: never credentials, a path or a query.
+// Target says where a call goes. It never holds credentials, a path or a query.
 type Target struct {
-	scheme, host, port string     // in lower case; the host without brackets and final dot; the port is never empty but for a scheme without one
-	addr               netip.Addr // of a host that is an address
+	scheme, host, port string     // in lower case; host has no brackets and no final dot; port is empty only for a scheme without ports
+	addr               netip.Addr // valid if the host is an address
 }
 
-// The reasons why something is no target. They repeat nothing of it: it may hold credentials.
+// The reasons why a text is no target. They repeat none of the text, since it may hold credentials.
 var (
 	errTargetShape  = errors.New("no target: write SCHEME://HOST or SCHEME://HOST:PORT")
 	errTargetScheme = errors.New("no scheme of a target: it begins with a letter and has letters, digits and +.- alone")
@@ -36,7 +36,7 @@ func ParseTarget(text string) (Target, error) {
 		return Target{}, errTargetShape
 	}
 	if i := strings.IndexAny(rest, "/?#\\"); i >= 0 {
-		if rest[i] == '\\' { // some clients read it as a slash, some as a part of the host
+		if rest[i] == '\\' { // some clients read a backslash as a slash, others as part of the host
 			return Target{}, errTargetHost
 		}
 		rest = rest[:i]
@@ -89,7 +89,7 @@ func newTarget(scheme, host, port string) (Target, error) {
 
 func validScheme(s string) bool { return word(s, "+.-", 32) && 'a' <= s[0] && s[0] <= 'z' }
 
-// validHost takes a name of dot-separated labels, which may hold the bytes of also as well.
+// validHost accepts a name of labels between dots. The labels may also hold the bytes in also.
 func validHost(host, also string) bool {
 	if host == "" || len(host) > maxHost {
 		return false
@@ -119,7 +119,7 @@ func word(s, also string, most int) bool {
 // Host is the target's host, an IPv6 address without brackets.
 func (t Target) Host() string { return t.host }
 
-// String is the target as audit lines and errors write it: the port is left out where it is the scheme's own.
+// String returns the target as audit lines and errors show it: without the port if it is the scheme's default.
 func (t Target) String() string {
 	host := t.host
 	if t.addr.Is6() {
@@ -131,7 +131,7 @@ func (t Target) String() string {
 	return t.scheme + "://" + host
 }
 
-// local reports whether the target names the machine itself, in a spelling that cannot be anything else.
+// local reports whether the target names this machine, in a spelling that cannot mean anything else.
 func (t Target) local() bool {
 	return t.host == "localhost" || strings.HasSuffix(t.host, ".localhost") || (t.addr.IsValid() && classify(t.addr) == loopback)
 }

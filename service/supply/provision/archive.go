@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The formats of archives that are unpacked.
+// The archive formats that can be unpacked.
 const (
 	formatTarGz = "tar.gz"
 	formatZip   = "zip"
@@ -35,7 +35,7 @@ func archiveFormat(name string) string {
 	return ""
 }
 
-// bounds are what an archive may unpack to.
+// bounds limit what an archive may unpack to.
 type bounds struct {
 	bytes   int64
 	members int
@@ -44,16 +44,16 @@ type bounds struct {
 // engineBounds leave room for an engine with the libraries of several GPU back ends.
 var engineBounds = bounds{bytes: 8 << 30, members: 20000}
 
-// tree writes an archive's members below a folder. Every path goes through the root, which follows nothing out of it; that a
-// link cannot name anything outside either is checked when it is made, for those who follow it later.
+// tree writes an archive's members below a folder. Every path goes through the root, which follows no link out of the folder. A link is
+// checked when it is made, so that nobody who follows it later leaves the folder.
 type tree struct {
 	ctx  context.Context
 	root *os.Root
 	left bounds
 }
 
-// unpackTree unpacks an archive into dir, which must be there and empty. What it cannot be sure of ends it: a path or a link
-// that leads out, a hard link, a device, more than the bounds. The folder is then to be thrown away.
+// unpackTree unpacks an archive into dir, which must be there and empty. It fails at a path or a link that leads out, a hard link, a device, or
+// more than the bounds. The caller must then throw the folder away.
 func unpackTree(ctx context.Context, format, file, dir string, b bounds) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
@@ -148,7 +148,7 @@ func (t *tree) zipMember(m *zip.File) error {
 	return t.link(m.Name, string(target))
 }
 
-// member counts one, and gives its path below the folder.
+// member counts a member and returns its path below the folder.
 func (t *tree) member(name string) (string, error) {
 	if err := t.ctx.Err(); err != nil {
 		return "", context.Cause(t.ctx)
@@ -156,7 +156,7 @@ func (t *tree) member(name string) (string, error) {
 	if t.left.members--; t.left.members < 0 {
 		return "", task.Errorf(task.TooLarge, "the archive has too many members: use another one")
 	}
-	// A path out is refused as it is written: cleaned, a/../../b would hide what it is.
+	// The path is judged as it is written: cleaning would hide that a/../../b leads out.
 	if strings.ContainsAny(name, "\\\x00") || strings.HasPrefix(name, "/") || hasParent(name) || !filepath.IsLocal(path.Clean(name)) {
 		return "", refusedMember(name, "leads out of the archive's folder")
 	}
@@ -200,15 +200,15 @@ func (t *tree) file(name string, mode fs.FileMode, r io.Reader) error {
 	if err != nil {
 		return err
 	}
-	// What the header says of the size is not believed: what comes is counted.
+	// The header's size is not trusted: the bytes that come are counted.
 	n, err := io.Copy(f, io.LimitReader(cancelable{t.ctx, r}, t.left.bytes+1))
 	if t.left.bytes -= n; err == nil && t.left.bytes < 0 {
 		err = task.Errorf(task.TooLarge, "the archive unpacks to more than an engine takes: use another one")
 	}
-	return errors.Join(err, f.Close()) // what a power cut takes of it, the manifest shows
+	return errors.Join(err, f.Close()) // no sync: if a power cut takes some of it, the manifest shows that
 }
 
-// link makes a symbolic link whose target has no way up, so that no chain of such links leads out.
+// link makes a symbolic link. Its target may not lead upwards, so no chain of such links leads out.
 func (t *tree) link(name, target string) error {
 	name, err := t.member(name)
 	if err != nil {
@@ -223,7 +223,7 @@ func (t *tree) link(name, target string) error {
 	return t.root.Symlink(target, name)
 }
 
-// cancelable is a reader that ends with ctx.
+// cancelable is a reader that fails once ctx has ended.
 type cancelable struct {
 	ctx context.Context
 	r   io.Reader

@@ -18,7 +18,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// member is one of an archive's.
+// member is a member of an archive.
 type member struct {
 	name string
 	body string
@@ -70,7 +70,7 @@ func tarred(t testing.TB, members ...member) []byte {
 
 var packers = map[string]func(testing.TB, ...member) []byte{formatZip: zipped, formatTarGz: tarred}
 
-// unpacked unpacks into a folder that has a neighbour.
+// unpacked unpacks into a folder with a neighbouring folder.
 func unpacked(t testing.TB, format string, data []byte, b bounds) (dir string, err error) {
 	t.Helper()
 	root := t.TempDir()

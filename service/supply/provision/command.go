@@ -18,14 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What is kept of a command's output, for the error that it may end with.
+// How much of a command's output is kept for an error.
 const (
 	keptLines = 40
 	lineBytes = 500
-	askWithin = 10 * time.Second // a command that says a version
+	askWithin = 10 * time.Second // for a command that only prints a version
 )
 
-// inherited are the variables that a command gets of this process's: no other, so that no token goes to a build.
+// inherited lists the environment variables of this process that a command gets. It gets no others, so no token reaches a build.
 var inherited = []string{
 	"PATH", "HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "XDG_*", "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 	"SSL_CERT_*", "NODE_EXTRA_CA_CERTS", "npm_config_*", "NPM_CONFIG_*", "GIT_SSL_*", "CC", "CXX", "CUDACXX", "CUDA_*", "DOCKER_*", "CONTAINER_*",
@@ -44,7 +44,7 @@ func environment(more []string) (env []string) {
 	return append(env, more...)
 }
 
-// tail keeps the last lines that are written to it, and shows each to somebody.
+// tail keeps the last lines that are written to it, and passes each line on.
 type tail struct {
 	show func(line string)
 	part []byte
@@ -87,17 +87,17 @@ func (t *tail) flush() {
 
 func (t *tail) String() string { return strings.Join(t.kept, "\n") }
 
-// command runs a command in a process group of its own, which ends with ctx and with this process. It returns the end of what
-// was printed; an error has it too.
+// command runs a command in a process group of its own, which ends with ctx and with this process. It returns the end of the output. An error
+// contains that too.
 func command(ctx context.Context, dir string, env, argv []string, show func(line string)) (string, error) {
-	// The kernel sends the parent-death signal when the thread that started the child ends: this one stays until it is reaped.
+	// The kernel sends the parent-death signal when the thread that started the child ends. So this thread stays until the child was reaped.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = dir, environment(env)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	cmd.WaitDelay = 2 * time.Second // something that left the group may hold the pipe
+	cmd.WaitDelay = 2 * time.Second // a process that left the group may still hold the pipe
 	out := &tail{show: show}
 	cmd.Stdout, cmd.Stderr = out, out // one pipe, one reader
 	err := cmd.Run()
@@ -115,7 +115,7 @@ func command(ctx context.Context, dir string, env, argv []string, show func(line
 	return out.String(), fmt.Errorf("%s: %w%s", quoted(shortened(argv)), err, said)
 }
 
-// shortened is enough of a command to know it by.
+// shortened returns enough of a command to recognise it.
 func shortened(argv []string) []string {
 	const most = 4
 	if len(argv) <= most {
@@ -124,7 +124,7 @@ func shortened(argv []string) []string {
 	return append(append([]string{}, argv[:most]...), "…")
 }
 
-// ask runs a command that answers at once, and tells whether it succeeded.
+// ask runs a command that answers at once, and reports whether it succeeded.
 func ask(ctx context.Context, dir string, env, argv []string) (said string, ok bool, err error) {
 	bounded, stop := context.WithTimeout(ctx, askWithin)
 	defer stop()

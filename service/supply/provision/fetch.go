@@ -17,19 +17,19 @@ import (
 	"path/filepath"
 )
 
-// pin names one npm package, and the digest its tarball must have (as npm writes it: sha512, base64).
+// pin names an npm package and the digest that its tarball must have, as npm writes it (sha512, base64).
 type pin struct {
 	name      string
 	version   string
 	integrity string
 }
 
-// argv is the command that downloads p's tarball to a folder of its own in dir.
+// argv returns the command that downloads p's tarball to a folder of its own in dir.
 func (p pin) argv(npm, dir string) []string {
 	return []string{npm, "pack", p.name + "@" + p.version, "--silent", "--ignore-scripts", "--pack-destination", filepath.Join(dir, "tarball")}
 }
 
-// fetch downloads p's tarball into dir with the npm client, as it is configured, and checks it.
+// fetch downloads p's tarball into dir with the npm client as the user has configured it, and checks the tarball.
 func fetch(ctx context.Context, o Options, p pin, dir string) (string, error) {
 	if _, err := exec.LookPath(o.npm()); err != nil {
 		return "", missing([]string{"npm"})
@@ -41,7 +41,7 @@ func fetch(ctx context.Context, o Options, p pin, dir string) (string, error) {
 	if err := os.Mkdir(in, 0o755); err != nil {
 		return "", err
 	}
-	// An empty folder as working directory: no package.json or .npmrc of a project takes part.
+	// The working directory is an empty folder, so that npm finds no project's package.json or .npmrc.
 	if _, err := command(ctx, in, nil, argv, o.Output); err != nil {
 		return "", fmt.Errorf("fetching %s: %w", spec, err)
 	}
@@ -70,14 +70,14 @@ func checkIntegrity(file string, p pin) error {
 	return nil
 }
 
-// Bounds of what an archive may unpack to; the largest, with CUDA, holds 0.5 GB.
+// Bounds of what an archive may unpack to. The largest archive, with CUDA, holds 0.5 GB.
 const (
 	maxUnpackedBytes = 1 << 30
 	maxUnpackedFiles = 20000
 )
 
-// unpack writes the regular files of a gzipped tarball that want names into dir, flat: want maps an archive path to a
-// plain file name, or "" to leave it out. Links, devices and folders are never made, so nothing can leave dir.
+// unpack writes regular files of a gzipped tarball into dir, without sub-folders. want maps a path in the archive to a plain file name, or to ""
+// to leave the file out. unpack never makes links, devices or folders, so nothing can leave dir.
 func unpack(tarball, dir string, want func(name string) string) (int, error) {
 	f, err := os.Open(tarball)
 	if err != nil {

@@ -28,7 +28,7 @@ var libPins = map[string]pin{
 	},
 }
 
-// llamaSource is llama.cpp's source as a git bundle, whose one ref is HEAD.
+// llamaSource is llama.cpp's source as a git bundle. The bundle's only ref is HEAD.
 var llamaSource = artifact{
 	kind: "llama-source",
 	pin: pin{
@@ -51,7 +51,7 @@ var llamaSource = artifact{
 
 const sourceFile = "source.bundle"
 
-// libsFor are the libraries for a platform, and for GPUs if there are any for it.
+// libsFor returns the pin of the libraries for a platform; with gpu, of those for GPUs if there are any.
 func libsFor(platform string, gpu bool) (artifact, error) {
 	kind, backend := "engine-libs", platform
 	if gpu {
@@ -65,8 +65,8 @@ func libsFor(platform string, gpu bool) (artifact, error) {
 	return artifact{kind: kind, pin: p, make: libsMaker("package/bins/" + backend + "/")}, nil
 }
 
-// EngineLibs returns the folder of llama.cpp's shared libraries for the built-in worker, fetching them when they are not
-// in the cache or not whole there (ORCH-3200). A folder named by LLORCH_ENGINE_LIBS is used as it is.
+// EngineLibs returns the folder of llama.cpp's shared libraries for the built-in worker. It fetches them if the cache does not have them whole
+// (ORCH-3200). A folder that LLORCH_ENGINE_LIBS names is used as it is.
 func EngineLibs(ctx context.Context, o Options) (string, error) {
 	if dir := os.Getenv(EnvEngineLibs); dir != "" {
 		return givenLibs(dir)
@@ -78,8 +78,7 @@ func EngineLibs(ctx context.Context, o Options) (string, error) {
 	return a.ensure(ctx, o)
 }
 
-// LocateEngineLibs is EngineLibs without fetching: where the libraries are absent or broken, its error says how to get
-// them.
+// LocateEngineLibs is EngineLibs without fetching. If the libraries are absent or broken, its error says how to get them.
 func LocateEngineLibs() (string, error) {
 	if dir := os.Getenv(EnvEngineLibs); dir != "" {
 		return givenLibs(dir)
@@ -91,7 +90,7 @@ func LocateEngineLibs() (string, error) {
 	return a.locate("engine:libs")
 }
 
-// CUDALibs is EngineLibs with the back end for NVIDIA's GPUs.
+// CUDALibs is EngineLibs for the libraries with the back end for NVIDIA's GPUs.
 func CUDALibs(ctx context.Context, o Options) (string, error) {
 	if dir := os.Getenv(EnvEngineLibs); dir != "" {
 		return givenLibs(dir)
@@ -129,7 +128,7 @@ var (
 	versionedName = regexp.MustCompile(`^(lib[a-z]+)(\.cuda)?\.v[0-9.]+\.so$`)
 )
 
-// libsMaker puts the libraries of one folder of a tarball in place.
+// libsMaker returns a function that unpacks the libraries of one folder of a tarball.
 func libsMaker(folder string) func(context.Context, Options, string, string) error {
 	return func(_ context.Context, o Options, tarball, dir string) error {
 		o.say("unpacking the engine libraries")
@@ -150,7 +149,7 @@ func libsMaker(folder string) func(context.Context, Options, string, string) err
 }
 
 func linkLibs(dir string) error {
-	// The binding opens libllama.so and libggml.so; the package has them with the version in their names.
+	// The binding opens libllama.so and libggml.so, but the package's names contain the version.
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -166,7 +165,7 @@ func linkLibs(dir string) error {
 	return err
 }
 
-// bundled is the plan of a llama-server that is built from the packaged source.
+// bundled returns the plan for a llama-server from the packaged source.
 func bundled(o Options) (Plan, error) {
 	m, err := ThisMachine(o)
 	if err != nil {
@@ -175,8 +174,8 @@ func bundled(o Options) (Plan, error) {
 	return MakePlan(Want{Pool: serverName, Mode: Source}, m)
 }
 
-// LlamaServer returns the path of a llama-server built from the packaged source, building it when it is not in the cache:
-// about ten minutes on two cores. A binary named by LLORCH_LLAMA_SERVER is used as it is.
+// LlamaServer returns the path of a llama-server from the packaged source. If the cache has none, it builds one, which takes about ten minutes
+// on two cores. A program that LLORCH_LLAMA_SERVER names is used as it is.
 func LlamaServer(ctx context.Context, o Options) (string, error) {
 	if file := os.Getenv(EnvLlamaServer); file != "" {
 		return givenServer(file)

@@ -19,7 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// What may stand in a command line: nothing that begins with a dash, so that no value is taken for an option.
+// What may be in a command line. Nothing begins with a dash, so that no value is taken for an option.
 var (
 	refPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._/-]{0,199}$`)
 	targetPattern  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
@@ -29,7 +29,7 @@ var (
 	digestPattern  = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 )
 
-// Flags of every build of llama-server: what it does not need is left out, and it is one file.
+// Flags of every build of llama-server. They leave out what it does not need, and make it a single file.
 var buildFlags = []string{"-DCMAKE_BUILD_TYPE=Release", "-DLLAMA_CURL=OFF", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF"}
 
 func planExternal(w Want) Plan {
@@ -51,7 +51,7 @@ func planBuiltin(w Want, m Machine) (Plan, error) {
 	return p, nil
 }
 
-// npmCalls stands for the registry that npm is configured for.
+// npmCalls stands for the registry in npm's configuration.
 const npmCalls = "package://npm"
 
 // pin adds the step that fetches a pinned package.
@@ -145,7 +145,7 @@ func planPackage(w Want, m Machine) (Plan, error) {
 		return Plan{}, task.Errorf(task.InvalidParams, "there is neither pacman nor apt-get on this machine: install %s yourself and use provisioning mode binary", w.Package)
 	}
 	p.Tools = []string{m.Manager}
-	if m.UID != 0 { // without a question: there is nobody to answer it
+	if m.UID != 0 { // sudo must not ask: there is nobody to answer
 		install.Argv = append([]string{"sudo", "-n"}, install.Argv...)
 		p.Tools = append(p.Tools, "sudo")
 	}
@@ -157,7 +157,7 @@ func planPackage(w Want, m Machine) (Plan, error) {
 	return p, nil
 }
 
-// Inside the container.
+// Paths and the port inside the container.
 const (
 	containerModel = "/models/model.gguf"
 	containerPort  = 8080
@@ -183,8 +183,8 @@ func planContainer(w Want, m Machine) (Plan, error) {
 		{Do: Command, Why: "pull the image, unless it is here", Unless: inspect, Argv: []string{tool, "pull", "--quiet", w.Image}},
 	}
 	l := &Launch{Image: w.Image, Model: containerModel, Port: containerPort, Remove: []string{tool, "rm", "--force", "{name}"}, GPUs: []string{}}
-	// No new rights, nothing to write to but memory, no port that others reach. The key comes from the environment: command
-	// lines can be read by everyone.
+	// The container gets no new rights, can only write to memory, and has no port that others reach. The key comes from the environment, since
+	// everyone can read command lines.
 	l.Argv = []string{
 		tool, "run", "--rm", "--init", "--pull", "never", "--name", "{name}",
 		"--label", "org.llama-orch.pool=" + w.Pool, "--label", "org.llama-orch.container={name}",
@@ -192,7 +192,7 @@ func planContainer(w Want, m Machine) (Plan, error) {
 		"--security-opt", "no-new-privileges", "--env", "LLAMA_API_KEY", "--publish", "127.0.0.1:{port}:" + strconv.Itoa(containerPort),
 		"--mount", "type=bind,source=" + cmp.Or(w.Model, "{model}") + ",target=" + containerModel + ",readonly",
 	}
-	if tool == "podman" { // rootless: the user inside is the one outside, who may read the model
+	if tool == "podman" { // rootless: the user inside is the user outside, who may read the model
 		l.Argv = append(l.Argv, "--userns", "keep-id")
 	}
 	if w.GPU && tool == "docker" {
@@ -207,7 +207,7 @@ func planContainer(w Want, m Machine) (Plan, error) {
 	return p, nil
 }
 
-// registry is the host that an image comes from.
+// registry returns the host that an image comes from.
 func registry(image string) string {
 	host, _, found := strings.Cut(image, "/")
 	if !found || !strings.ContainsAny(host, ".:") && host != "localhost" {
@@ -236,7 +236,7 @@ func planSource(w Want, m Machine) (Plan, error) {
 		if !flagPattern.MatchString(flag) {
 			return Plan{}, task.Errorf(task.InvalidParams, "`provisioning.cmake_flags` holds %.80q, which is not -DNAME=VALUE", flag)
 		}
-		flags = append(flags, flag) // a later one of a name wins
+		flags = append(flags, flag) // of two flags with one name, the later one wins
 	}
 	p.Flags, p.BuildRef, p.commit = flags, ref, true
 	from, shallow := w.Repository, false
@@ -267,7 +267,7 @@ func planSource(w Want, m Machine) (Plan, error) {
 	if slices.ContainsFunc(flags, func(f string) bool { return strings.HasPrefix(f, "-DGGML_CUDA=") && strings.HasSuffix(f, "ON") }) {
 		p.Tools = append(p.Tools, "nvcc")
 	}
-	// Nothing asks, nothing follows to a place that was not decided on, and no other protocol is spoken.
+	// git must not ask anybody, must not follow to a place that the policy has not decided about, and must not use another protocol.
 	env := []string{"GIT_TERMINAL_PROMPT=0", "GIT_ALLOW_PROTOCOL=https:file", "LC_ALL=C"}
 	get := []string{"git", "-C", "source", "-c", "http.followRedirects=false", "fetch", "--quiet", "--no-tags"}
 	if shallow {
@@ -291,7 +291,7 @@ func planSource(w Want, m Machine) (Plan, error) {
 	return p, nil
 }
 
-// nameOf makes a ref part of a file name.
+// nameOf turns a ref into a part of a file name.
 func nameOf(ref string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '/' {
@@ -301,7 +301,7 @@ func nameOf(ref string) string {
 	}, ref[:min(len(ref), 60)])
 }
 
-// identify names the content of a bundle by its digest; a folder, whose content moves, goes by its path.
+// identify names a bundle by the digest of its content, and a folder, whose content changes, by its path.
 func identify(from string) (string, error) {
 	st, err := os.Stat(from)
 	switch {

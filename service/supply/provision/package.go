@@ -7,18 +7,17 @@ import (
 	"fmt"
 )
 
-// Package is a pinned npm package some files of which are wanted in the cache.
+// Package is a pinned npm package, of which some files go into the cache.
 type Package struct {
 	Kind      string // sub-folder of the cache
 	Name      string
 	Version   string
 	Integrity string // of the tarball, as npm writes it: sha512, base64
-	// Want maps a path in the tarball to the plain name it gets, or to "" to leave it out. It has to name at least one.
+	// Want maps a path in the tarball to the plain name that the file gets, or to "" to leave it out. It has to take at least one file.
 	Want func(name string) string
 }
 
-// Ensure returns the folder that holds the package's wanted files, fetching them when they are not in the cache or not whole
-// there.
+// Ensure returns the folder with the package's wanted files. It fetches them if the cache does not have them whole.
 func (p Package) Ensure(ctx context.Context, o Options) (string, error) {
 	a := artifact{
 		kind: p.Kind, pin: pin{name: p.Name, version: p.Version, integrity: p.Integrity},
@@ -33,5 +32,5 @@ func (p Package) Ensure(ctx context.Context, o Options) (string, error) {
 	return a.ensure(ctx, o)
 }
 
-// Platform is the machine as npm names it, such as linux-x64.
+// Platform returns npm's name for this machine, such as linux-x64.
 func Platform() string { return platform() }

@@ -34,26 +34,26 @@ type Want struct {
 	Pool string
 	Mode Mode
 	GPU  bool     // the engine is to use a GPU
-	URLs []string // external: the engines
+	URLs []string // external: of the engines
 
-	Path   string // binary: the program; with URL its path in the archive. package: the program. Empty: llama-server
-	URL    string // binary: what is fetched
-	Digest string // binary: what the download must be, sha256:<hex>
+	Path   string // binary: the program, or with URL its path in the archive; package: the program; empty: llama-server
+	URL    string // binary: what to fetch
+	Digest string // binary: of the download, sha256:<hex>
 
 	Package       string // package: its name
 	AllowPackages bool   // package: the configuration allows it
 
 	Runtime string // container: docker or podman
 	Image   string // container
-	Model   string // container: the model's file, which is mounted
+	Model   string // container: the model's file to mount
 
 	Repository string   // source: a git URL, a folder or a bundle; empty: the packaged bundle of llama.cpp
 	Ref        string   // source: a branch, tag or commit; empty: HEAD
 	CMakeFlags []string // source: each -DNAME=VALUE
-	Target     string   // source: what is built; empty: llama-server
+	Target     string   // source: what to build; empty: llama-server
 }
 
-// Machine is what a plan takes from the machine that it is for.
+// Machine is what a plan needs to know about its machine.
 type Machine struct {
 	CacheDir string
 	Platform string // as npm names it
@@ -62,7 +62,7 @@ type Machine struct {
 	Manager  string // package manager: pacman, apt-get, or empty: none that is known
 }
 
-// ThisMachine is the one that the program runs on.
+// ThisMachine returns the machine that the program runs on.
 func ThisMachine(o Options) (Machine, error) {
 	cache, err := o.cacheDir()
 	if err != nil {
@@ -78,7 +78,7 @@ func ThisMachine(o Options) (Machine, error) {
 	return m, nil
 }
 
-// User is a machine of which only the user is known, which is all that a container's command takes of one.
+// User returns a Machine with only the user filled in, which is all that a container's command needs.
 func User() Machine { return Machine{UID: os.Getuid(), GID: os.Getgid()} }
 
 // Kind says what a step does.
@@ -86,16 +86,16 @@ type Kind string
 
 // The kinds of steps.
 const (
-	Allow    Kind = "allow"   // has the policy decide the call to URL
-	Download Kind = "fetch"   // downloads URL to File, and holds it against Digest
+	Allow    Kind = "allow"   // asks the policy about a call to URL
+	Download Kind = "fetch"   // downloads URL to File, and checks Digest
 	Command  Kind = "run"     // runs Argv in Dir with Env on top, unless Unless succeeds
 	Unpack   Kind = "unpack"  // unpacks the archive File to the folder Into
-	Pinned   Kind = "package" // runs Argv, holds the tarball against Digest and puts what is wanted of it in Into
-	Check    Kind = "check"   // File is a program
-	Place    Kind = "place"   // renames File to Into, whole
+	Pinned   Kind = "package" // runs Argv, checks the tarball's Digest, and puts the wanted files in Into
+	Check    Kind = "check"   // checks that File is a program
+	Place    Kind = "place"   // renames File to Into
 )
 
-// Step is one step of a plan. What is empty does not apply to its kind.
+// Step is one step of a plan. Fields that do not apply to its kind are empty.
 type Step struct {
 	Do     Kind     `json:"do"`
 	Why    string   `json:"why"`
@@ -103,7 +103,7 @@ type Step struct {
 	Dir    string   `json:"dir,omitempty"`
 	Env    []string `json:"env,omitempty"`
 	Unless []string `json:"unless,omitempty"`
-	// UnlessSays is how the output of Unless begins where the step is left out; empty: whatever it says.
+	// UnlessSays is what the output of Unless must begin with for the step to be left out; empty: anything.
 	UnlessSays string `json:"unless_says,omitempty"`
 	URL        string `json:"url,omitempty"`
 	File       string `json:"file,omitempty"`
@@ -112,24 +112,24 @@ type Step struct {
 	Into       string `json:"into,omitempty"`
 }
 
-// Launch is how a container is run for one replica. The supervisor fills in {name}, {port}, and {cards} or {card}.
+// Launch says how to run a container for one replica. The supervisor fills in {name}, {port}, and {cards} or {card}.
 type Launch struct {
-	Argv   []string `json:"argv"` // up to the image; what llama-server is told follows
-	GPUs   []string `json:"gpus"` // put before the image where the replica has cards: once, or for each card if {card} is in it
+	Argv   []string `json:"argv"` // up to the image; llama-server's own arguments follow
+	GPUs   []string `json:"gpus"` // goes before the image if the replica has cards: once, or for each card if it contains {card}
 	Image  string   `json:"image"`
 	Model  string   `json:"model"` // the model's path inside
-	Port   int      `json:"port"`  // that llama-server listens on inside
+	Port   int      `json:"port"`  // on which llama-server listens inside
 	Remove []string `json:"remove"`
 }
 
-// Plan is all that preparing an engine does, known before any of it is done. The same Want on the same Machine has the same
-// plan, byte for byte.
+// Plan has all steps that prepare an engine, known before any of them is done. The same Want on the same Machine gives the same plan, byte for
+// byte.
 type Plan struct {
 	Pool     string   `json:"pool_id"`
 	Mode     Mode     `json:"mode"`
 	Tools    []string `json:"tools"` // programs that the steps need
 	Steps    []Step   `json:"steps"`
-	Folder   string   `json:"folder,omitempty"` // in the cache; there and whole: the steps are left out
+	Folder   string   `json:"folder,omitempty"` // in the cache; if it is there and whole, the steps are left out
 	Program  string   `json:"program,omitempty"`
 	Version  string   `json:"version,omitempty"`
 	BuildRef string   `json:"build_ref,omitempty"`
@@ -138,8 +138,8 @@ type Plan struct {
 
 	key    string   // of the folder's content
 	work   string   // the folder of the steps' intermediate files
-	ask    []string // a command whose output names the version
-	commit bool     // the build ref is what was checked out in work/source
+	ask    []string // a command that prints the version
+	commit bool     // the build ref is the commit that was checked out in work/source
 	pinned *artifact
 }
 
@@ -151,13 +151,13 @@ type Prepared struct {
 	BuildRef string   `json:"build_ref"`
 	Digest   string   `json:"digest"`
 	Flags    []string `json:"flags"`
-	Path     string   `json:"path"` // of the program or of the folder of libraries; of a container the image
+	Path     string   `json:"path"` // of the program, or of the folder of libraries; for a container, the image
 }
 
-// serverName is what the program is called.
+// serverName is the name of the program.
 const serverName = "llama-server"
 
-// MakePlan plans. An error says what of the configuration cannot be.
+// MakePlan makes a plan. An error says what in the configuration is impossible.
 func MakePlan(w Want, m Machine) (Plan, error) {
 	switch w.Mode {
 	case Builtin:
@@ -176,24 +176,24 @@ func MakePlan(w Want, m Machine) (Plan, error) {
 	return Plan{}, task.Errorf(task.InvalidParams, "there is no provisioning mode %.40q: use builtin, external, binary, package, container or source", w.Mode)
 }
 
-// keyOf names content by all that it follows from.
+// keyOf makes a key from everything that the content depends on.
 func keyOf(parts any) string {
 	data, err := json.Marshal(parts)
-	if err != nil { // texts always encode
+	if err != nil { // strings always encode
 		panic(err)
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
 }
 
-// inCache gives the plan its folder in the cache, named for people and by its key.
+// inCache gives the plan its folder in the cache. The name has a part for people, and the key.
 func (p *Plan) inCache(m Machine, name, key string) {
 	parent := filepath.Join(m.CacheDir, "engines", string(p.Mode))
 	p.key, p.Folder = key, filepath.Join(parent, name+"-"+key[:16])
 	p.work = filepath.Join(parent, ".preparing-"+filepath.Base(p.Folder))
 }
 
-// placed is the last step of what goes into the cache.
+// placed appends the last step of a plan whose result goes into the cache.
 func (p *Plan) placed(program string) {
 	p.Program = filepath.Join(p.Folder, program)
 	p.Steps = append(p.Steps,
@@ -201,7 +201,7 @@ func (p *Plan) placed(program string) {
 		Step{Do: Place, Why: "put it in its place, whole, with a manifest of its digests", File: filepath.Join(p.work, "out"), Into: p.Folder})
 }
 
-// String is the plan for people.
+// String returns the plan as text for people.
 func (p Plan) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "pool %s: mode %s\n", p.Pool, p.Mode)
@@ -249,7 +249,7 @@ func unless(s Step) string {
 	return text
 }
 
-// quoted writes a command as one would type it.
+// quoted returns a command as one would type it.
 func quoted(argv []string) string {
 	words := make([]string, len(argv))
 	for i, word := range argv {

@@ -20,7 +20,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 const someDigest = "sha256:00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 
-// laptop is a machine that no test runs on.
+// laptop is a made-up machine.
 func laptop() Machine {
 	return Machine{CacheDir: "/cache", Platform: "linux-x64", Jobs: 4, UID: 1000, GID: 1000, Manager: "pacman"}
 }
@@ -70,7 +70,7 @@ func TestPlansAreExactlyThese(t *testing.T) {
 	require.Equal(t, string(want), got)
 }
 
-// The property: the same want on the same machine has the same plan, byte for byte, and another content another folder.
+// The same want on the same machine has the same plan, byte for byte. Other content has another folder.
 //
 // ORCH-3200
 func TestPlansAreDeterministic(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// packageOf says which packages have the tools: of Debian, and of Arch.
+// packageOf says which packages of Debian and of Arch have the tools.
 var packageOf = map[string]struct{ debian, arch string }{
 	"npm":    {"npm", "npm"},
 	"git":    {"git", "git"},
@@ -20,12 +20,12 @@ var packageOf = map[string]struct{ debian, arch string }{
 	"docker": {"docker.io", "docker"},
 	"podman": {"podman", "podman"},
 	"sudo":   {"sudo", "sudo"},
-	// Debian has it in NVIDIA's own repository alone.
+	// For Debian, only NVIDIA's own repository has it.
 	"nvidia-ctk": {"nvidia-container-toolkit", "nvidia-container-toolkit"},
 }
 
-// Preflight names the tools that the plan needs and this machine lacks, with the commands that get them on Debian and on
-// Arch. Nothing is run.
+// Preflight names the tools that the plan needs and this machine lacks, with the commands that install them on Debian and on Arch. It runs
+// nothing.
 func Preflight(p Plan) error {
 	return preflight(p.Tools...)
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package provision prepares engines: it plans the exact steps, which can be printed before any is done, does them, and puts
-// the result into the user's cache folder, where a manifest lets later starts tell a whole copy from a broken one (ORCH-3200).
+// Package provision prepares engines. It plans the exact steps, which can be printed before any is done. It does them, and puts the result into
+// the user's cache folder, where a manifest lets later starts tell a whole copy from a broken one (ORCH-3200).
 package provision
 
 import (
@@ -20,16 +20,16 @@ import (
 	"time"
 )
 
-// Environment variables that name a prepared copy; what they name is used as it is and never fetched.
+// Environment variables that name a prepared copy. It is used as it is, and never fetched.
 const (
 	EnvEngineLibs  = "LLORCH_ENGINE_LIBS"
 	EnvLlamaServer = "LLORCH_LLAMA_SERVER"
 )
 
-// Version is that of the pinned npm packages.
+// Version is the version of the pinned npm packages.
 const Version = "3.22.1"
 
-// LlamaVersion is the llama.cpp release inside them.
+// LlamaVersion is the release of llama.cpp in them.
 const LlamaVersion = "v0.5.0"
 
 // Options say where to prepare things and how. The zero value is right for everything but tests.
@@ -38,9 +38,9 @@ type Options struct {
 	NPM      string               // the npm client; default: npm on PATH
 	Progress func(message string) // called before each slow step; nil: silent
 	Output   func(line string)    // gets what commands print; nil: nobody does
-	Fetch    Fetcher              // nil: nothing is downloaded, but by tools
+	Fetch    Fetcher              // nil: only tools download
 	Decide   Decider              // nil: no call of a plan leaves the machine
-	Record   Recorder             // nil: nobody keeps what was prepared
+	Record   Recorder             // nil: nobody records what was prepared
 }
 
 func (o Options) say(format string, args ...any) {
@@ -67,7 +67,7 @@ func (o Options) npm() string {
 	return "npm"
 }
 
-// platform is Node's name for the machine, as the packages use it.
+// platform returns Node's name for the machine, which the packages use.
 func platform() string {
 	arch := runtime.GOARCH
 	if arch == "amd64" {
@@ -76,7 +76,7 @@ func platform() string {
 	return runtime.GOOS + "-" + arch
 }
 
-// artifact is one prepared folder of the cache: what it is made of, and where it goes.
+// artifact is one prepared folder of the cache: what it is made from, and where it goes.
 type artifact struct {
 	kind string // sub-folder of the cache
 	pin  pin
@@ -88,14 +88,13 @@ func (a artifact) dir(cache string) string {
 	return filepath.Join(cache, a.kind, a.pin.version+"-"+platform())
 }
 
-// work is the folder of what is half done. Whoever holds the lock owns it, so what is in it was left by a process that was
-// killed.
+// work returns the folder for unfinished work. Whoever holds the lock owns it. So anything in it was left by a process that was killed.
 func (a artifact) work(cache string) string {
 	dir := a.dir(cache)
 	return filepath.Join(filepath.Dir(dir), ".preparing-"+filepath.Base(dir))
 }
 
-// there reports whether a's folder is in the cache, and whole.
+// there reports whether a's folder is in the cache and whole.
 func (a artifact) there(o Options) bool {
 	cache, err := o.cacheDir()
 	if err == nil {
@@ -104,8 +103,8 @@ func (a artifact) there(o Options) bool {
 	return err == nil
 }
 
-// ensure returns a's folder, preparing it when it is absent or its content isn't what its manifest says. Processes that
-// prepare at the same time take turns, and nobody ever sees a half-written folder.
+// ensure returns a's folder. It prepares the folder if it is absent, or if its content is not what its manifest says. Processes that prepare at
+// the same time take turns, and nobody ever sees a half-written folder.
 func (a artifact) ensure(ctx context.Context, o Options) (string, error) {
 	cache, err := o.cacheDir()
 	if err != nil {
@@ -155,7 +154,7 @@ func (a artifact) ensure(ctx context.Context, o Options) (string, error) {
 	return dir, nil
 }
 
-// locate returns a's folder if it is whole, and never fetches.
+// locate returns a's folder if it is whole. It never fetches.
 func (a artifact) locate(target string) (string, error) {
 	cache, err := Options{}.cacheDir()
 	if err != nil {
@@ -168,7 +167,7 @@ func (a artifact) locate(target string) (string, error) {
 	return dir, nil
 }
 
-// replace moves next to dir, moving what was there out of the way first: a rename cannot replace a folder that isn't empty.
+// replace moves next to dir. It first moves the old folder out of the way, since a rename cannot replace a folder that is not empty.
 func replace(next, dir, old string) error {
 	if err := os.Rename(dir, old); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("moving the broken copy away: %w", err)
@@ -179,7 +178,7 @@ func replace(next, dir, old string) error {
 	return nil
 }
 
-// lockEvery is the time between two tries to get a lock that another process holds, which may build for minutes.
+// lockEvery is the time between two tries to get a lock. The process that holds it may build for minutes.
 const lockEvery = 100 * time.Millisecond
 
 func lock(ctx context.Context, path string) (unlock func(), err error) {
@@ -207,7 +206,7 @@ func lock(ctx context.Context, path string) (unlock func(), err error) {
 
 const manifestName = "manifest.json"
 
-// manifest is what a prepared folder must hold, and what it was made from.
+// manifest says what a prepared folder must hold, and what it was made from.
 type manifest struct {
 	Package   string                  `json:"package"`
 	Version   string                  `json:"version"`
@@ -245,7 +244,7 @@ func writeManifest(dir string, p pin, e *Prepared) error {
 	return os.WriteFile(filepath.Join(dir, manifestName), append(data, '\n'), 0o644)
 }
 
-// verify returns the manifest of dir, or says why it isn't a whole copy of p.
+// verify returns the manifest of dir, or an error that says why dir is no whole copy of p.
 func verify(dir string, p pin) (manifest, error) {
 	var m manifest
 	data, err := os.ReadFile(filepath.Join(dir, manifestName))
@@ -285,7 +284,7 @@ func inspect(path string) (manifestFile, error) {
 	return inspectFile(path)
 }
 
-// inspectFile is inspect of what a link leads to.
+// inspectFile is inspect for the file that a link leads to.
 func inspectFile(path string) (manifestFile, error) {
 	f, err := os.Open(path)
 	if err != nil {

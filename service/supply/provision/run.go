@@ -19,30 +19,30 @@ import (
 
 // Fetcher downloads.
 type Fetcher interface {
-	// Fetch brings what a ref (https://…) names into a folder, and returns the file. A digest that it does not have is an
-	// error, and the file is then not there.
+	// Fetch downloads what a ref (https://…) names into a folder, and returns the file. If the file has another digest, that is an error and the
+	// file is removed.
 	Fetch(ctx context.Context, ref, into, digest string, progress func(done, total int64)) (path string, size int64, got string, err error)
 }
 
 // Decider is asked before every call that leaves the machine (ORCH-3080).
 type Decider interface {
-	// Decide returns nil where the call to SCHEME://HOST… may be made.
+	// Decide returns nil if the call to SCHEME://HOST… may be made.
 	Decide(ctx context.Context, target string) error
 }
 
-// Recorder keeps what was prepared: the engine catalog (OC-CAT-56).
+// Recorder records what was prepared, in the engine catalog (OC-CAT-56).
 type Recorder interface {
 	Prepared(e Prepared) error
 }
 
-// ByHand decides for somebody who runs a command of this program themselves: their calls are theirs.
+// ByHand allows everything. It is for commands that somebody runs themselves, who thereby decides about the calls.
 type ByHand struct{}
 
 // Decide allows.
 func (ByHand) Decide(context.Context, string) error { return nil }
 
-// Run does what a plan says, unless it was done before, and records the result. Where it ends early, nothing of it is left
-// that could be taken for whole.
+// Run does the steps of a plan, unless that was done before, and records the result. If it ends early, it leaves nothing that could be taken
+// for whole.
 func Run(ctx context.Context, o Options, p Plan) (Prepared, error) {
 	e, err := o.prepare(ctx, p)
 	if err != nil {
@@ -58,7 +58,7 @@ func Run(ctx context.Context, o Options, p Plan) (Prepared, error) {
 
 func (o Options) prepare(ctx context.Context, p Plan) (Prepared, error) {
 	if p.Folder == "" {
-		if err := Preflight(p); err != nil && p.pinned == nil { // what is pinned may be there, and then needs no tool
+		if err := Preflight(p); err != nil && p.pinned == nil { // a pinned package may be there already, and then needs no tool
 			return Prepared{}, err
 		}
 		if err := o.steps(ctx, p); err != nil {
@@ -81,10 +81,10 @@ func (o Options) prepare(ctx context.Context, p Plan) (Prepared, error) {
 		return Prepared{}, err
 	}
 	defer unlock()
-	if e, ok := p.cached(); ok { // another one was faster
+	if e, ok := p.cached(); ok { // another process was faster
 		return e, nil
 	}
-	if err := os.RemoveAll(p.work); err != nil { // of one that was killed
+	if err := os.RemoveAll(p.work); err != nil { // left by a process that was killed
 		return Prepared{}, err
 	}
 	if err := os.MkdirAll(filepath.Join(p.work, "out"), 0o755); err != nil {
@@ -101,7 +101,7 @@ func (o Options) prepare(ctx context.Context, p Plan) (Prepared, error) {
 	return e, nil
 }
 
-// pin of the manifest: what its folder was made from.
+// pin returns what goes into the manifest: what the folder was made from.
 func (p Plan) manifestPin() pin {
 	return pin{name: string(p.Mode), version: p.BuildRef, integrity: p.key}
 }
@@ -134,7 +134,7 @@ func (o Options) step(ctx context.Context, p Plan, s Step) error {
 	switch s.Do {
 	case Allow:
 		if s.URL == npmCalls && p.pinned.there(o) {
-			return nil // no call is made
+			return nil // this step makes no call
 		}
 		if o.Decide == nil {
 			return task.Errorf(task.PolicyDenied, "there is no policy that could allow the call to %s", s.URL)
@@ -177,7 +177,7 @@ func (o Options) download(ctx context.Context, s Step) error {
 	if err != nil {
 		return err
 	}
-	f, err := inspect(got) // trusted is what lies here, not what was said of it
+	f, err := inspect(got) // trust the file itself, not what was said about it
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (o Options) download(ctx context.Context, s Step) error {
 	return os.Rename(got, s.File)
 }
 
-// done reports whether a step is not needed.
+// done reports whether a step need not be done.
 func (o Options) done(ctx context.Context, s Step) (bool, error) {
 	if len(s.Unless) == 0 {
 		return false, nil
@@ -229,7 +229,7 @@ func (o Options) place(ctx context.Context, p Plan, s Step) error {
 
 var versionLine = regexp.MustCompile(`(?m)^version: (\S.{0,99})$`)
 
-// facts are those of what was prepared; out is the folder that it lies in before it has its place.
+// facts returns what is known about the prepared engine. out is the folder where it is before it gets its place.
 func (o Options) facts(ctx context.Context, p Plan, out string) (e Prepared, err error) {
 	e = Prepared{Engine: task.LlamaCpp, Mode: p.Mode, Version: p.Version, BuildRef: p.BuildRef, Flags: append([]string{}, p.Flags...), Path: p.Program}
 	said := ""
@@ -251,7 +251,7 @@ func (o Options) facts(ctx context.Context, p Plan, out string) (e Prepared, err
 	switch p.Mode {
 	case Container:
 		e.Path, e.Digest, e.Version = said, said, p.BuildRef
-		if !strings.HasPrefix(said, "sha256:") { // podman leaves it out
+		if !strings.HasPrefix(said, "sha256:") { // podman leaves the prefix out
 			e.Digest = "sha256:" + said
 		}
 		if !digestPattern.MatchString(e.Digest) {
@@ -288,7 +288,7 @@ func (o Options) facts(ctx context.Context, p Plan, out string) (e Prepared, err
 	return e, err
 }
 
-// file is the program, in the folder out before it has its place.
+// file returns the program's path within out, the folder where it is before it gets its place.
 func (p Plan) file(out string) (string, error) {
 	if out == "" {
 		return programAt(p.Program)
@@ -297,8 +297,7 @@ func (p Plan) file(out string) (string, error) {
 	return filepath.Join(out, rel), err
 }
 
-// Found records an engine that is there without any of its plan's steps: the libraries of the built-in worker, and a program
-// by its path.
+// Found records an engine that needed none of its plan's steps: the libraries of the built-in worker, or a program that a path names.
 func Found(ctx context.Context, o Options, p Plan) error {
 	e, err := o.facts(ctx, p, "")
 	if err != nil {
@@ -310,7 +309,7 @@ func Found(ctx context.Context, o Options, p Plan) error {
 	return o.Record.Prepared(e)
 }
 
-// digestLibs is one digest for all shared libraries of a folder, the one of the replicas' fingerprint.
+// digestLibs returns one digest over all shared libraries of a folder. It is the one in the replicas' fingerprint.
 func digestLibs(dir string) (string, error) {
 	names, err := filepath.Glob(filepath.Join(dir, "*.so*")) // sorted
 	if err != nil {

@@ -59,7 +59,7 @@ func (s *shelf) Prepared(e Prepared) error {
 	return nil
 }
 
-// rig is a machine with a cache, a folder of programs at the front of PATH, and a log of what they were told.
+// rig is a machine with a cache, a folder of programs at the front of PATH, and a log of their calls.
 type rig struct {
 	t     *testing.T
 	m     Machine
@@ -112,7 +112,7 @@ func (r rig) run(w Want) (Prepared, error) {
 	return Run(r.t.Context(), r.o, inPlan(r.t, w, r.m))
 }
 
-// left are the names in the folder of a mode, but for the locks.
+// left returns the names in the folder of a mode, without the locks.
 func (r rig) left(mode Mode) (names []string) {
 	r.t.Helper()
 	entries, err := os.ReadDir(filepath.Join(r.m.CacheDir, "engines", string(mode)))
@@ -303,7 +303,7 @@ func repository(t *testing.T, program string) (dir, commit string) {
 	return dir, git("rev-parse", "HEAD")
 }
 
-// builders are cmake and ninja that build with the C compiler alone: a machine that runs the tests need not have them.
+// builders makes fakes of cmake and ninja that only use the C compiler, so that a machine that runs the tests need not have these tools.
 func (r rig) builders() {
 	r.program("ninja", "exit 1")
 	r.program("c++", "exit 1")
