@@ -124,3 +124,28 @@ Feature: Every job leaves a proof bundle
     Then its body has
       | request.prompt  | a haiku about wind |
       | transcript.text | present            |
+
+  @OC-CTRL-2067
+  Scenario: A bundle outlives its task where the configuration says so
+    Given the settings
+      | ledger    | {retain_age: 1ms}   |
+      | artifacts | {keep_proofs: true} |
+    And a daemon in front of a fake engine
+    And the fake engine's script is
+      """
+      {"tokens": 3, "match": "haiku"}
+      """
+    When I submit task "old"
+    And I follow task "old"
+    Then stream "old" ends with end
+    When I stop the daemon
+    And I start the daemon again
+    Then the metrics have
+      | llorch_ledger_ops_total{op="forget"}        | 1 |
+      | llorch_artifacts_stored_total{kind="proof"} | 1 |
+    When I send GET "/v1/tasks/{old}"
+    Then the answer is 404
+    When I get the proof of task "old"
+    Then the answer is 200
+    And its body has
+      | outcome | completed |

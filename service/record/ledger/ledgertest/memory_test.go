@@ -20,6 +20,7 @@ func memory(s *ledgertest.Store) ledgertest.Opened {
 	return ledgertest.Opened{
 		Ledger: m, Settle: func() {}, Lapse: m.Lapse, Sweep: s.Sweep,
 		Second: func() (ledger.Ledger, error) { return s.Open(), nil },
+		Crash:  func() (ledgertest.Opened, error) { m.Lapse(); return memory(s), nil },
 		Reopen: func() (ledgertest.Opened, error) { return memory(s), m.Close() },
 	}
 }

@@ -19,6 +19,7 @@ type Opened struct {
 
 	Settle func()                        // returns once what was noted is written
 	Reopen func() (Opened, error)        // closes it and opens its store again
+	Crash  func() (Opened, error)        // opens what a kill -9 would leave now
 	Second func() (ledger.Ledger, error) // opens the store a second time
 	Sweep  func(oldest time.Time)        // forgets the tasks that ended before then
 	Lapse  func()                        // lets the lease end, where several may have the store open; nil: only one may
@@ -32,6 +33,7 @@ func Run(t *testing.T, open Open) {
 	for name, test := range map[string]func(*testing.T, Opened){
 		"every field is kept":             everyField,
 		"little is kept too":              little,
+		"what is answered is durable":     durable,
 		"live tasks come back in order":   order,
 		"a start is noted":                started,
 		"sequence numbers only grow":      sequence,
@@ -161,6 +163,38 @@ func little(t *testing.T, l Opened) {
 	_, ok, err := l.Get(t.Context(), "y")
 	require.NoError(t, err)
 	require.False(t, ok)
+}
+
+// durable: what a call has returned from survives a crash right behind it.
+func durable(t *testing.T, l Opened) {
+	crash := func() {
+		t.Helper()
+		next, err := l.Crash()
+		require.NoError(t, err)
+		l = next
+	}
+	accept(t, l, 1, 2)
+	crash()
+	require.Equal(t, []string{ID(1), ID(2)}, ids(claim(t, l).Tasks))
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(2))))
+	crash()
+	require.Equal(t, []string{ID(2), ID(1)}, ids(claim(t, l).Tasks))
+	require.Equal(t, "default-0", get(t, l, ID(2)).ReplicaID)
+	done := Ended(Sample(2), task.Completed, "a", "b")
+	finish(t, l, done)
+	crash()
+	require.Equal(t, done, get(t, l, ID(2)))
+	require.NoError(t, l.KeepSession(t.Context(), Session("s")))
+	crash()
+	kept, err := l.Sessions(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, []task.Session{Session("s")}, kept)
+	require.NoError(t, l.DropSessions(t.Context(), kept))
+	crash()
+	kept, err = l.Sessions(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, kept)
+	require.Greater(t, next(t, l), uint64(2))
 }
 
 func order(t *testing.T, l Opened) {

@@ -3,7 +3,6 @@
 package sqlite
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -120,17 +119,9 @@ func TestHistoriesMatchTheModel(t *testing.T) {
 				require.NoError(t, err)
 			},
 			"kill": func(t *rapid.T) {
-				// Between two commits the files are what a killed process leaves.
 				o.Path = filepath.Join(dir, fmt.Sprint(round, "-", time.Now().UnixNano()), FileName)
 				require.NoError(t, os.Mkdir(filepath.Dir(o.Path), 0o700))
-				for _, part := range []string{"", "-wal"} {
-					data, err := os.ReadFile(l.o.Path + part)
-					if errors.Is(err, os.ErrNotExist) {
-						continue
-					}
-					require.NoError(t, err)
-					require.NoError(t, os.WriteFile(o.Path+part, data, 0o600))
-				}
+				leave(t, l, o.Path)
 				require.NoError(t, l.Close())
 				l, err = Open(o)
 				require.NoError(t, err)

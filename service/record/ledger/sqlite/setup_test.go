@@ -4,6 +4,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -170,8 +171,27 @@ func opened(t testing.TB, l *Ledger) ledgertest.Opened {
 	return ledgertest.Opened{
 		Ledger: l, Settle: func() { settle(t, l) },
 		Second: func() (ledger.Ledger, error) { return Open(Options{Path: l.o.Path, Now: l.o.Now}) },
+		Crash: func() (ledgertest.Opened, error) {
+			o := l.o
+			o.Path, o.Registerer = file(t), nil
+			leave(t, l, o.Path)
+			return opened(t, open(t, o)), nil
+		},
 		Reopen: func() (ledgertest.Opened, error) { return opened(t, reopen(t, l)), nil },
 		Sweep:  func(oldest time.Time) { forget(t, l, oldest) },
+	}
+}
+
+// leave copies the files as they are between two commits, which is what a killed process leaves.
+func leave(t tester, l *Ledger, path string) {
+	t.Helper()
+	for _, part := range []string{"", "-wal"} {
+		data, err := os.ReadFile(l.o.Path + part)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(path+part, data, 0o600))
 	}
 }
 

@@ -228,8 +228,8 @@ type writer struct {
 
 	beginTx, commitTx *sql.Stmt
 
-	insertTask, insertBody, findSeq, findID, findLive, startTask, markTask, endTask, insertText *sql.Stmt
-	keepSession, replaceSession, dropSession, chargeSession, spend, forget                      *sql.Stmt
+	insertTask, insertBody, findSeq, findID, findLive, insertClaim, startTask, markTask, endTask, insertText *sql.Stmt
+	keepSession, replaceSession, dropSession, chargeSession, spend, forget                                   *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -274,13 +274,14 @@ func (w *writer) begin(ctx context.Context, o Options, version int) (err error) 
 
 func (w *writer) prepare(ctx context.Context) error {
 	for into, text := range map[**sql.Stmt]string{
-		&w.beginTx:    `BEGIN IMMEDIATE`,
-		&w.commitTx:   `COMMIT`,
-		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
-		&w.insertBody: `INSERT INTO request (seq, task) VALUES (?, ?)`,
-		&w.findSeq:    `SELECT id FROM task WHERE seq = ?`,
-		&w.findLive:   liveTasks,
-		&w.findID:     `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
+		&w.beginTx:     `BEGIN IMMEDIATE`,
+		&w.commitTx:    `COMMIT`,
+		&w.insertTask:  `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
+		&w.insertBody:  `INSERT INTO request (seq, task) VALUES (?, ?)`,
+		&w.findSeq:     `SELECT id FROM task WHERE seq = ?`,
+		&w.insertClaim: `INSERT INTO claim (owner, claimed_ms) VALUES (?, ?)`,
+		&w.findLive:    liveTasks,
+		&w.findID:      `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
 		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = coalesce(started_ms, ?), start_order = coalesce(start_order, ?)
 			WHERE id = ? AND finished_ms IS NULL`,
 		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
@@ -310,7 +311,7 @@ func (w *writer) prepare(ctx context.Context) error {
 func (w *writer) close() error {
 	var err error
 	for _, s := range []*sql.Stmt{
-		w.beginTx, w.commitTx, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.beginTx, w.commitTx, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.insertClaim, w.startTask, w.markTask, w.endTask, w.insertText,
 		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
 	} {
 		if s != nil {
@@ -332,7 +333,7 @@ func (w *writer) last(ctx context.Context) (seq uint64, place int64, err error) 
 
 // claim records a claim and returns its fencing number.
 func (w *writer) claim(owner string, now time.Time) (fence uint64, err error) {
-	done, err := w.conn.ExecContext(context.Background(), "INSERT INTO claim (owner, claimed_ms) VALUES (?, ?)", owner, toMS(now))
+	done, err := w.insertClaim.Exec(owner, toMS(now))
 	if err != nil {
 		return 0, err
 	}
