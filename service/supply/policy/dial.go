@@ -31,7 +31,7 @@ type decidedKey struct{}
 func (p *Policy) Transport(a Action) http.RoundTripper {
 	return &transport{p: p, action: a, inner: &http.Transport{
 		DialContext: p.DialContext(a), TLSClientConfig: p.o.TLS.Clone(), ForceAttemptHTTP2: true, TLSHandshakeTimeout: handshakeTimeout,
-		IdleConnTimeout: idleTimeout, MaxIdleConnsPerHost: 4, MaxResponseHeaderBytes: maxHeaderBytes,
+		IdleConnTimeout: idleTimeout, MaxIdleConnsPerHost: 64, MaxResponseHeaderBytes: maxHeaderBytes,
 	}}
 }
 

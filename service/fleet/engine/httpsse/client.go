@@ -67,7 +67,7 @@ func New(o Options) *Client {
 			DialContext:         dialer.DialContext, // and no proxy, see dial
 			TLSClientConfig:     o.TLS.Clone(),
 			TLSHandshakeTimeout: handshakeTimeout,
-			MaxIdleConnsPerHost: 16,
+			MaxIdleConnsPerHost: 64,
 			// llama-server closes after 5 s without a request; being first avoids sending into a closing connection.
 			IdleConnTimeout:    3 * time.Second,
 			DisableCompression: true,

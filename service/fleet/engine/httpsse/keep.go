@@ -17,7 +17,7 @@ const (
 	// keptFor is how long a connection is kept for another stream. llama-server closes one after 5 s without a request, and to
 	// be first avoids sending into a connection that closes.
 	keptFor = 3 * time.Second
-	maxKept = 16
+	maxKept = 64
 )
 
 // keep holds the connections of streams that came to their end, for streams to come. The zero value is ready for use.

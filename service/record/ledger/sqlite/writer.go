@@ -96,7 +96,7 @@ func (l *Ledger) write() {
 // gather yields to other goroutines for as long as they add operations to the queue. One commit for all of them is less work than
 // one for each. It sets no timer, so that a lone caller does not wait.
 func (l *Ledger) gather() {
-	for waiting := -1; ; {
+	for waiting, yields := -1, 0; yields < 1; yields++ {
 		l.mu.Lock()
 		n := len(l.queue)
 		l.mu.Unlock()
