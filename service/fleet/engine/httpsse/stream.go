@@ -32,6 +32,9 @@ const (
 // buffers are read into. A stream has one only while there is something to read; over TLS it keeps one.
 var buffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 
+// heads read the heads of answers.
+var heads = sync.Pool{New: func() any { return bufio.NewReader(nil) }}
+
 // Stream is an event stream on a connection that it has to itself. Another stream may have the connection afterwards, where this
 // one came to its end. net/http's transport keeps two goroutines and several buffers for a stream as long as it lasts (ADR 014).
 type Stream struct {
@@ -125,7 +128,8 @@ func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, e
 		}
 	}()
 	head := &io.LimitedReader{R: s.conn, N: maxHead}
-	in := bufio.NewReader(head)
+	in := heads.Get().(*bufio.Reader)
+	in.Reset(head)
 	for resp == nil || resp.StatusCode < http.StatusOK { // an interim answer, such as 103: another one follows
 		if resp, err = http.ReadResponse(in, req); err != nil {
 			return nil, err
@@ -136,6 +140,7 @@ func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, e
 		return resp, nil
 	}
 	begin, _ := in.Peek(in.Buffered()) // it has been read already
+	defer heads.Put(in)
 	s.begin, s.chunked, s.left, s.last = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength, resp.Close
 	return resp, nil
 }
