@@ -145,7 +145,7 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 		correlationID: call.CorrelationID, identity: call.Identity, began: began,
 	}
 	s.add(d)
-	if !s.life.Go(d.run) { //nolint:contextcheck // a stream outlives its handler; false: stopped just now
+	if !s.life.Go(d.run) { // stopped just now
 		s.remove(d)
 		stream.Close()
 		wire.close(false)

@@ -77,7 +77,7 @@ func serve(t *testing.T, streams []Stream, change ...func(*Options)) *rig {
 	t.Cleanup(func() {
 		r.Close()
 		r.end()
-		<-after
+		require.Error(t, <-after, "it serves until the streams stop")
 	})
 	return r
 }
