@@ -112,7 +112,9 @@ func run(args []string) int {
 		code = e.code
 	}
 	if code == exitFailure || e.err != nil {
-		fmt.Fprintf(os.Stderr, "error: %v\n", err)
+		last := observe.NewBuffer(os.Stderr) // which may be a pipe that nobody reads
+		_, _ = fmt.Fprintf(last, "error: %v\n", err)
+		_ = last.Close()
 	}
 	return code
 }
@@ -146,11 +148,14 @@ func (s serveCmd) Run() error {
 	if err := control.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
-	log, err := observe.NewLogger(observe.Options{Level: c.Log.Level, Redactor: observe.NewRedactor(string(c.Token))})
+	// A write to a pipe without a reader fails then, and does not end the process. A channel, unlike signal.Ignore, changes nothing for children.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	stdout, stderr := observe.NewBuffer(os.Stdout), observe.NewBuffer(os.Stderr)
+	defer func() { _ = errors.Join(stdout.Close(), stderr.Close()) }() // nobody is left who could be told
+	log, err := observe.NewLogger(observe.Options{Level: c.Log.Level, Out: stderr, Redactor: observe.NewRedactor(string(c.Token))})
 	if err != nil {
 		return exit{exitUsage, err}
 	}
-	defer func() { _ = log.Sync() }() // standard error cannot always be synced; nothing is lost then
 
 	libs, err := engineLibs(c)
 	if err != nil {
@@ -160,13 +165,14 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	a, err := app.New(app.Options{Config: c, Log: log, Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest, Out: os.Stdout})
+	a, err := app.New(app.Options{Config: c, Log: log, Dropped: stderr.Dropped(), Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest, Out: stdout})
 	if err != nil {
 		return err
 	}
 	signals, forget := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer forget()
-	again := make(chan os.Signal, 1) // before the start, since a SIGHUP right after it would otherwise end the process
+	defer context.AfterFunc(signals, forget)() // a second signal ends the process at once, whatever hangs (LO-812)
+	again := make(chan os.Signal, 1)           // before the start, since a SIGHUP right after it would otherwise end the process
 	signal.Notify(again, syscall.SIGHUP)
 	defer signal.Stop(again)
 	if err := a.Start(signals); err != nil {
@@ -183,7 +189,6 @@ func (s serveCmd) Run() error {
 			running = false
 		}
 	}
-	forget() // a second signal ends the process at once
 	ctx, cancel := context.WithTimeout(context.Background(), s.StopWithin)
 	defer cancel()
 	return errors.Join(err, a.Stop(ctx))

@@ -56,7 +56,7 @@ type Options struct {
 	Args []string
 	Env  []string
 
-	// Stdout takes the standard output. Without it that is read together with the standard error.
+	// Stdout takes the standard output. Without it that goes where the standard error goes.
 	Stdout *os.File
 	// Echo gets each line that is read, too.
 	Echo io.Writer
@@ -98,6 +98,9 @@ func (l *Launcher) Start(o Options) (*Process, error) {
 	}
 	if o.File != nil {
 		p.cmd.Stdout, p.cmd.Stderr = o.File, o.File
+		if o.Stdout != nil {
+			p.cmd.Stdout = o.Stdout
+		}
 		if err := l.begin(p, func() {}); err != nil {
 			return nil, err
 		}

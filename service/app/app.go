@@ -36,9 +36,10 @@ import (
 type Options struct {
 	Config   config.Config
 	Log      *zap.Logger
-	Exe      string            // the program to run as `Exe worker …`
-	LibsDir  string            // the engine libraries, where a pool is `builtin`
-	Engines  provision.Options // how engines are prepared
+	Dropped  prometheus.Collector // counts the lines that the log has dropped; nil: it drops none
+	Exe      string               // the program to run as `Exe worker …`
+	LibsDir  string               // the engine libraries, where a pool is `builtin`
+	Engines  provision.Options    // how engines are prepared
 	Version  string
 	Commit   string
 	Env      func(string) string // the environment, for when the configuration is read again; nil: os.Getenv

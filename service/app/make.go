@@ -169,6 +169,9 @@ func (a *App) makeFront() error {
 	if err := observe.BuildInfo(a.registry, a.o.Version, a.o.Commit, runtime.Version()); err != nil {
 		return err
 	}
+	if a.o.Dropped != nil {
+		a.registry.MustRegister(a.o.Dropped)
+	}
 	a.streams = delivery.New(delivery.Options{Log: log})
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.selfTest), Control: a.operator,

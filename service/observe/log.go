@@ -17,7 +17,7 @@ import (
 // Options of a logger.
 type Options struct {
 	Level    string    // debug, info, warn or error; empty: info
-	Out      io.Writer // nil: standard error
+	Out      io.Writer // nil: standard error. If it is a Buffer, nobody waits for it
 	Redactor *Redactor // nil: only bearer tokens are redacted
 }
 
@@ -47,6 +47,9 @@ func NewLogger(o Options) (*zap.Logger, error) {
 		EncodeDuration: zapcore.MillisDurationEncoder,
 		EncodeTime:     func(t time.Time, e zapcore.PrimitiveArrayEncoder) { zapcore.RFC3339NanoTimeEncoder(t.UTC(), e) },
 	})
-	core := zapcore.NewCore(&redactingEncoder{encoder, o.Redactor}, zapcore.Lock(zapcore.AddSync(o.Out)), level)
-	return zap.New(core), nil
+	redacting := &redactingEncoder{encoder, o.Redactor}
+	if buffer, ok := o.Out.(*Buffer); ok {
+		return zap.New(&bufferedCore{LevelEnabler: level, encoder: redacting, to: buffer}), nil
+	}
+	return zap.New(zapcore.NewCore(redacting, zapcore.Lock(zapcore.AddSync(o.Out)), level)), nil
 }

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -188,7 +189,7 @@ func (p *Policy) settle(ctx context.Context, a Action, t Target, v verdict, stag
 	}
 	if line := p.log.Check(level, "an outbound call was decided"); line != nil {
 		line.Write(zap.String("actor", actorOf(ctx)), zap.String("action", string(a)), zap.String("target", t.String()),
-			zap.String("decision", string(v.decision)), zap.String("rule", v.rule), zap.String("stage", stage))
+			zap.String("decision", string(v.decision)), zap.String("rule", v.rule), zap.String("stage", stage), observe.Audit())
 	}
 	if v.decision != denied {
 		return nil

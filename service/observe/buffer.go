@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package observe
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// The bounds of what waits to be written, in bytes. Narrated lines may take half of it, so that they are dropped first. Audit lines are never
+// dropped.
+const (
+	bufferBytes = 4 << 20
+	batchBytes  = 64 << 10 // of one write
+)
+
+// flushWithin bounds the wait for the last lines at the end of the process.
+const flushWithin = time.Second
+
+// auditRetry is how long a line that must not get lost waits for the output to take it again.
+const auditRetry = time.Second
+
+// kind says how much a line matters when not all can be kept.
+type kind int
+
+const (
+	plain kind = iota
+	narrated
+	audit
+)
+
+// auditKey is the field that marks an audit line.
+const auditKey = "audit"
+
+// Audit marks a line that must not get lost.
+func Audit() zap.Field { return zap.Bool(auditKey, true) }
+
+// kindOf tells by its fields what a line is.
+func kindOf(fields []zapcore.Field) kind {
+	for _, f := range fields {
+		switch f.Key {
+		case "human":
+			return narrated
+		case auditKey:
+			return audit
+		}
+	}
+	return plain
+}
+
+// Buffer keeps lines until the output takes them, and never makes anyone wait for it. Lines for which there is no room are dropped and
+// counted (LO-810). One goroutine writes. Close ends it, but does not wait for it: nothing can end a write to a pipe that nobody reads.
+type Buffer struct {
+	out     io.Writer
+	limit   int
+	dropped *prometheus.CounterVec
+
+	mu    sync.Mutex
+	moved *sync.Cond // there is something to write, or something was written
+	lines []waiting
+	bytes int    // of lines, and of those that are being written
+	lost  [2]int // plain and narrated lines that were dropped since the last line that says so
+	idle  bool   // everything was written
+	dead  bool   // the last write failed
+	over  bool   // closed
+}
+
+type waiting struct {
+	kind kind
+	text []byte
+}
+
+// NewBuffer makes a buffer before an output, and begins to write.
+func NewBuffer(out io.Writer) *Buffer { return newBuffer(out, bufferBytes) }
+
+func newBuffer(out io.Writer, limit int) *Buffer {
+	b := &Buffer{out: out, limit: limit, idle: true, dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "llorch_log_lines_dropped_total",
+		Help: "Log lines that were dropped, because nobody read the log or because it could not be written.",
+	}, []string{"kind"})}
+	b.moved = sync.NewCond(&b.mu)
+	for _, name := range kindNames {
+		b.dropped.WithLabelValues(name)
+	}
+	go b.run() // until Close
+	return b
+}
+
+var kindNames = [...]string{plain: "plain", narrated: "narrated"}
+
+// Dropped counts what was dropped. It is to be registered.
+func (b *Buffer) Dropped() prometheus.Collector { return b.dropped }
+
+// Write takes text that is no line of the log, such as a table. It never fails.
+func (b *Buffer) Write(text []byte) (int, error) {
+	b.put(plain, append([]byte(nil), text...))
+	return len(text), nil
+}
+
+// put takes a line, which the caller must not change any more.
+func (b *Buffer) put(k kind, text []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.over {
+		return
+	}
+	room := b.limit - b.bytes
+	if k == narrated {
+		room = b.limit/2 - b.bytes
+	}
+	if k != audit && len(text) > room {
+		b.drop(k)
+		return
+	}
+	b.lines, b.bytes, b.idle = append(b.lines, waiting{k, text}), b.bytes+len(text), false
+	b.moved.Broadcast()
+}
+
+// drop counts a line that is not written. The caller holds mu.
+func (b *Buffer) drop(k kind) {
+	b.lost[k]++
+	b.dropped.WithLabelValues(kindNames[k]).Inc()
+}
+
+// Sync waits a moment until all lines are written.
+func (b *Buffer) Sync() error {
+	late := false
+	timer := time.AfterFunc(flushWithin, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		late = true
+		b.moved.Broadcast()
+	})
+	defer timer.Stop()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.idle && !late && !b.dead {
+		b.moved.Wait()
+	}
+	if !b.idle {
+		return errors.New("the log does not take the last lines")
+	}
+	return nil
+}
+
+// Close waits a moment until all lines are written. Later ones are not.
+func (b *Buffer) Close() error {
+	err := b.Sync()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	b.moved.Broadcast()
+	return err
+}
+
+func (b *Buffer) run() {
+	for {
+		lines, text := b.take()
+		if len(lines) == 0 {
+			return
+		}
+		n, err := b.out.Write(text)
+		b.mu.Lock()
+		b.dead = err != nil
+		var kept []waiting
+		for _, l := range lines {
+			n -= len(l.text)
+			switch {
+			case err == nil || n >= 0:
+				b.bytes -= len(l.text)
+			case l.kind == audit:
+				kept = append(kept, l)
+			default:
+				b.bytes -= len(l.text)
+				b.drop(l.kind)
+			}
+		}
+		b.lines = append(kept, b.lines...)
+		b.idle = len(b.lines) == 0
+		b.moved.Broadcast()
+		b.mu.Unlock()
+		if len(kept) > 0 {
+			time.Sleep(auditRetry)
+		}
+	}
+}
+
+// take waits for lines and returns the next ones, with their text. If lines were dropped, it begins with one that says how many. After Close
+// it returns none.
+func (b *Buffer) take() (lines []waiting, text []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for len(b.lines) == 0 && !b.over {
+		b.moved.Wait()
+	}
+	if b.over {
+		return nil, nil
+	}
+	if b.lost != [2]int{} && !b.dead {
+		gap := fmt.Sprintf(`{"level":"warn","ts":%q,"logger":"log","msg":"log lines were dropped, since the log was not read or could not be written","plain":%d,"narrated":%d}`+"\n",
+			time.Now().UTC().Format(time.RFC3339Nano), b.lost[plain], b.lost[narrated])
+		b.lost = [2]int{}
+		b.lines, b.bytes = append([]waiting{{plain, []byte(gap)}}, b.lines...), b.bytes+len(gap)
+	}
+	count := 0
+	for count < len(b.lines) && (count == 0 || len(text)+len(b.lines[count].text) <= batchBytes) {
+		text = append(text, b.lines[count].text...)
+		count++
+	}
+	lines = b.lines[:count:count]
+	b.lines = b.lines[count:]
+	return lines, text
+}
+
+// bufferedCore is a zapcore.Core that writes to a Buffer.
+type bufferedCore struct {
+	zapcore.LevelEnabler
+	encoder zapcore.Encoder
+	to      *Buffer
+	kind    kind // of all its lines, by the fields of With
+}
+
+func (c *bufferedCore) With(fields []zapcore.Field) zapcore.Core {
+	with := *c
+	with.encoder = c.encoder.Clone()
+	for _, f := range fields {
+		f.AddTo(with.encoder)
+	}
+	with.kind = max(c.kind, kindOf(fields))
+	return &with
+}
+
+func (c *bufferedCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return to.AddCore(e, c)
+	}
+	return to
+}
+
+func (c *bufferedCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	line, err := c.encoder.EncodeEntry(e, fields)
+	if err != nil {
+		return err
+	}
+	c.to.put(max(c.kind, kindOf(fields)), append([]byte(nil), line.Bytes()...))
+	line.Free()
+	if e.Level > zapcore.ErrorLevel { // the process is about to end
+		return c.Sync()
+	}
+	return nil
+}
+
+func (c *bufferedCore) Sync() error { return c.to.Sync() }

@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package observe
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+)
+
+// slow is an output that takes nothing until it is let go.
+type slow struct {
+	open chan struct{} // closed: it takes everything
+
+	mu    sync.Mutex
+	fails int // so many writes fail
+	text  bytes.Buffer
+}
+
+func (s *slow) Write(p []byte) (int, error) {
+	<-s.open
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fails > 0 {
+		s.fails--
+		return 0, errors.New("no room")
+	}
+	return s.text.Write(p)
+}
+
+func (s *slow) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+// Nobody waits for an output that takes nothing. Narrated lines are dropped before others, audit lines never, and the log says how many
+// are missing.
+// LO-810
+func TestABufferDropsWhatMattersLeast(t *testing.T) {
+	out := &slow{open: make(chan struct{})}
+	b := newBuffer(out, 64<<10)
+	log, err := NewLogger(Options{Out: b})
+	require.NoError(t, err)
+	filler, audits := strings.Repeat("x", 1000), 200
+	for i := range 200 {
+		log.Info("told", zap.Int("n", i), zap.String("human", filler))
+		log.Info("other", zap.Int("n", i), zap.String("filler", filler))
+	}
+	for i := range audits {
+		log.Info("decided", zap.Int("n", i), zap.String("filler", filler), Audit())
+		log.With(Audit()).Info("decided too", zap.Int("n", i))
+	}
+	require.Error(t, b.Sync(), "it waits a moment, and no longer")
+	close(out.open)
+	require.NoError(t, b.Sync())
+	narrated, plain := strings.Count(out.String(), `"told"`), strings.Count(out.String(), `"other"`)
+	require.Positive(t, narrated)
+	require.Greater(t, plain, narrated)
+	require.Less(t, plain, 100)
+	require.Equal(t, audits, strings.Count(out.String(), `"decided"`))
+	require.Equal(t, audits, strings.Count(out.String(), `"decided too"`))
+	log.Info("after") // makes sure that the line about the gap is there
+	require.NoError(t, b.Close())
+	require.Contains(t, out.String(), fmt.Sprintf(`"plain":%d,"narrated":%d}`, 200-plain, 200-narrated))
+	require.EqualValues(t, 400-plain-narrated, testutil.ToFloat64(b.dropped.WithLabelValues("plain"))+testutil.ToFloat64(b.dropped.WithLabelValues("narrated")))
+	require.Contains(t, out.String(), `"after"`)
+}
+
+// What an output refuses is dropped and counted. Audit lines wait until it takes them.
+// LO-811
+func TestABufferOutlivesAnOutputThatFails(t *testing.T) {
+	out := &slow{open: make(chan struct{}), fails: 1}
+	b := newBuffer(out, 64<<10)
+	b.put(audit, []byte("a\n"))
+	b.put(plain, []byte("p\n"))
+	b.put(audit, []byte("b\n"))
+	close(out.open)
+	require.Eventually(t, func() bool { return strings.HasSuffix(out.String(), "b\n") }, 4*auditRetry, auditRetry/50)
+	require.Equal(t, 1, strings.Count(out.String(), "a\n"))
+	_, err := b.Write([]byte("a table\n"))
+	require.NoError(t, err)
+	require.NoError(t, b.Close())
+	_, err = b.Write([]byte("too late\n"))
+	require.NoError(t, err)
+	require.Contains(t, out.String(), "a table\n")
+	require.NotContains(t, out.String(), "too late")
+}
