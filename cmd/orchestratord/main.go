@@ -135,6 +135,9 @@ const gcPercent = 25
 // streams, where little lives, would collect after each 2 MB of garbage, which is every 30 tasks.
 const ballastBytes = 32 << 20
 
+// othersWrite is what no file of the daemon's may allow, since the next start would refuse it.
+const othersWrite = 0o022
+
 // Run serves until a signal comes.
 func (s serveCmd) Run() error {
 	if os.Getenv("GOGC") == "" {
@@ -148,6 +151,7 @@ func (s serveCmd) Run() error {
 	if err := control.Check(c); err != nil {
 		return exit{exitUsage, err}
 	}
+	syscall.Umask(syscall.Umask(othersWrite) | othersWrite)
 	// A write to a pipe without a reader fails then, and does not end the process. A channel, unlike signal.Ignore, changes nothing for children.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	stdout, stderr := observe.NewBuffer(os.Stdout), observe.NewBuffer(os.Stderr)

@@ -31,6 +31,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
+	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -46,13 +47,19 @@ func (a *App) makeGuard() (err error) {
 	return err
 }
 
-// takeFolder locks the data folder, so that no other orchestrator uses it. The lock ends with the process, however that ends.
+// ownLevels is how deep the data folder is searched for what others own or can write: down to the records of its parts.
+const ownLevels = 2
+
+// takeFolder refuses a folder that others can write, for what is in it decides what is run (LO-813). It locks the data folder, so that no other orchestrator uses it. The lock ends with the process, however that ends.
 func (a *App) takeFolder() error {
 	dir := a.o.Config.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the data folder: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err := safefile.CheckOwnTree(dir, ownLevels); err != nil {
+		return fmt.Errorf("take the data folder: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
 	}

@@ -73,7 +73,7 @@ func engineSpec(s *pool.Spec, c config.Config, p config.Pool, by *Engines) {
 		s.Recipe = recipe{wantOf(c, p), by}
 		if plan, err := provision.MakePlan(wantOf(c, p), provision.User()); err == nil && plan.Launch != nil {
 			l := plan.Launch
-			s.Container = &process.Container{Argv: l.Argv, GPUs: l.GPUs, Model: l.Model, Port: l.Port, Remove: l.Remove}
+			s.Container = &process.Container{Argv: l.Argv, GPUs: l.GPUs, Model: l.Model, Port: l.Port}
 		}
 	case v.Mode == config.ModePackage || v.Mode == config.ModeSource || v.URL != "":
 		s.Mode, s.BinaryPath, s.Recipe = pool.Binary, "", recipe{wantOf(c, p), by}

@@ -29,7 +29,7 @@ func contained(t *testing.T, d fakedocker.Docker, gpus ...string) pool.Spec {
 			d.Path, "run", "--rm", "--name", "{name}", "--env", "LLAMA_API_KEY", "--publish", "127.0.0.1:{port}:8080",
 			"--mount", "type=bind,source={model},target=/models/model.gguf,readonly",
 		},
-		GPUs: gpus, Model: "/models/model.gguf", Port: 8080, Remove: []string{d.Path, "rm", "--force", "{name}"},
+		GPUs: gpus, Model: "/models/model.gguf", Port: 8080,
 	}
 	return s
 }
@@ -124,11 +124,14 @@ func TestAContainerGetsItsCards(t *testing.T) {
 // ORCH-3200, ORCH-3001
 func TestAContainerOfAKilledDaemonIsRemoved(t *testing.T) {
 	d := docker(t)
+	t.Setenv("PATH", filepath.Dir(d.Path)+":"+os.Getenv("PATH"))
 	dir := t.TempDir()
+	name := process.New(process.Options{RunDir: dir}).ContainerName("p-0")
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	require.NoError(t, err)
 	note, err := json.Marshal(map[string]any{
-		"pid": 1 << 30, "start": 1, "boot": strings.TrimSpace(string(boot)), "replica_id": "p-0", "remove": []string{d.Path, "rm", "--force", "left"},
+		"pid": 1 << 30, "start": 1, "boot": strings.TrimSpace(string(boot)), "replica_id": "p-0",
+		"container": map[string]string{"runtime": "docker", "name": name},
 	})
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "1.json"), note, 0o600))
@@ -138,7 +141,7 @@ func TestAContainerOfAKilledDaemonIsRemoved(t *testing.T) {
 	require.NoError(t, m.Stop(t.Context()))
 	calls, err := d.Calls()
 	require.NoError(t, err)
-	require.Equal(t, []string{"rm --force left"}, calls)
+	require.Equal(t, []string{"rm --force " + name}, calls)
 }
 
 // ORCH-3200, LO-205

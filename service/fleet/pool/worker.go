@@ -129,7 +129,7 @@ func (r *replica) command(p *plan, key string) process.Command {
 		}
 		c.Env = process.WorkerEnv(r.spec.LibsDir, mask)
 	} else {
-		c.Args, c.Remove = p.container.Args(p.image, cardNames(r.spec, p.cards), p.args), p.container.Remove
+		c.Args, c.Container = p.container.Args(p.image, cardNames(r.spec, p.cards), p.args), p.container
 		c.Env = process.ContainerEnv()
 	}
 	c.Env = append(c.Env, r.kind.Start.KeyEnv+"="+key)

@@ -16,21 +16,21 @@ import (
 // removeWithin bounds the command that removes a container.
 const removeWithin = 15 * time.Second
 
-// Container is the command that runs a program in a container. In Argv and Remove, {name} stands for the container's name. In Argv, {port}
-// stands for the loopback port at which the program is reached, and {model} for the model's file on this machine.
+// Container is the command that runs a program in a container. In Argv, {name} stands for the container's name, {port} for the loopback port at
+// which the program is reached, and {model} for the model's file on this machine.
 type Container struct {
+	Name string   // set by Named
 	Argv []string // up to the image
 	// GPUs are the arguments, before the image, that give it the cards: once for all with {cards}, or once for each with {card}.
-	GPUs   []string
-	Model  string // the model's path inside
-	Port   int    // on which the program listens inside
-	Remove []string
+	GPUs  []string
+	Model string // the model's path inside
+	Port  int    // on which the program listens inside
 }
 
 // Named fills in the name, the port and the model of one worker's container.
 func (c Container) Named(name, port, model string) Container {
 	fill := strings.NewReplacer("{name}", name, "{port}", port, "{model}", model)
-	c.Argv, c.Remove = filled(c.Argv, fill), filled(c.Remove, fill)
+	c.Name, c.Argv = name, filled(c.Argv, fill)
 	return c
 }
 
@@ -64,8 +64,10 @@ func (c Container) Args(image string, cards, own []string) []string {
 }
 
 // ContainerName names a worker's container. No other orchestrator on this machine uses that name.
-func (l *Launcher) ContainerName(owner string) string {
-	sum := sha256.Sum256([]byte(l.o.RunDir))
+func (l *Launcher) ContainerName(owner string) string { return containerName(l.o.RunDir, owner) }
+
+func containerName(runDir, owner string) string {
+	sum := sha256.Sum256([]byte(runDir))
 	clean := strings.Map(func(c rune) rune {
 		if c == '-' || c == '.' || c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' {
 			return c
@@ -75,18 +77,28 @@ func (l *Launcher) ContainerName(owner string) string {
 	return "llama-orch-" + hex.EncodeToString(sum[:4]) + "-" + clean
 }
 
-// remove runs the command that removes a container, whether there is one or not.
-func remove(argv []string) error {
-	if len(argv) == 0 {
+// containerRef is a container and the program that runs it. The zero value is none.
+type containerRef struct{ runtime, name string }
+
+func (c *Container) ref() containerRef {
+	if c == nil {
+		return containerRef{}
+	}
+	return containerRef{c.Argv[0], c.Name}
+}
+
+// remove removes the container, whether there is one or not.
+func (c containerRef) remove() error {
+	if c.name == "" {
 		return nil
 	}
 	ctx, stop := context.WithTimeout(context.Background(), removeWithin)
 	defer stop()
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
+	cmd := exec.CommandContext(ctx, c.runtime, "rm", "--force", c.name)
 	cmd.Env = ContainerEnv()
 	cmd.WaitDelay = straysWait
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("remove the container with %s: %w: %.300s", filepath.Base(argv[0]), err, out)
+		return fmt.Errorf("remove the container with %s: %w: %.300s", filepath.Base(c.runtime), err, out)
 	}
 	return nil
 }

@@ -91,10 +91,10 @@ func TestALauncherStartsAndStopsInAnyOrder(t *testing.T) {
 
 // ORCH-3200: each kind of program that runs containers is given the cards in its own way.
 func TestAContainersArguments(t *testing.T) {
-	c := Container{Argv: []string{"docker", "run", "--name", "{name}", "-p", "{port}", "-v", "{model}"}, Remove: []string{"docker", "rm", "{name}"}}
+	c := Container{Argv: []string{"docker", "run", "--name", "{name}", "-p", "{port}", "-v", "{model}"}}
 	named := c.Named("n", "1", "m")
 	require.Equal(t, []string{"run", "--name", "n", "-p", "1", "-v", "m", "image", "-x"}, named.Args("image", nil, []string{"-x"}))
-	require.Equal(t, []string{"docker", "rm", "n"}, named.Remove)
+	require.Equal(t, "n", named.Name)
 	require.Equal(t, "{name}", c.Argv[3], "the pool's own is left as it is")
 	named.GPUs = []string{"--gpus", `"device={cards}"`}
 	require.Contains(t, named.Args("image", []string{"0", "1"}, nil), `"device=0,1"`)

@@ -28,9 +28,9 @@ type Command struct {
 	Path  string
 	Args  []string
 	Env   []string // all that it inherits
-	// Remove is the command that removes the container which the process runs; empty: it runs none. It is also called before the start,
-	// because a container that an earlier run left over would hold the name.
-	Remove []string
+	// Container is what the process runs; nil: none. It is removed at the end, and before the start, because a container that an earlier run
+	// left over would hold the name.
+	Container *Container
 }
 
 // Process is a running process, the leader of its own group. It ends with this program, however that ends: it gets the parent-death
@@ -61,7 +61,8 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 	proc := &Process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
 	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
 	cmd.Env = c.Env
-	if err := remove(c.Remove); err != nil {
+	container := c.Container.ref()
+	if err := container.remove(); err != nil {
 		log.Debug("no container was left over", zap.Error(err))
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -85,7 +86,7 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 		return nil, fmt.Errorf("start %s: %w", c.Path, err)
 	}
 	proc.PID = cmd.Process.Pid
-	forget := l.dir.note(proc.PID, c.Owner, c.Remove)
+	forget := l.dir.note(proc.PID, c.Owner, container)
 	go func() { // joined by End
 		defer close(proc.ended)
 		awaitExit(proc.PID)
@@ -97,7 +98,7 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 		proc.mu.Unlock()
 		err := cmd.Wait() // reaps, and joins the readers of its output
 		// The process only ran the container. The container itself is not our child, and may still be there.
-		if err := remove(c.Remove); err != nil {
+		if err := container.remove(); err != nil {
 			log.Debug("the container was not removed", zap.Error(err))
 		}
 		forget()

@@ -3,16 +3,20 @@
 package process
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/service/safefile"
 )
 
 // runDir is the folder with a file for every worker's process. It stays locked while it is open: the processes that it names are left-overs
@@ -30,9 +34,21 @@ type leftover struct {
 	Start   uint64 `json:"start"`
 	Boot    string `json:"boot"`
 	Replica string `json:"replica_id"`
-	// Remove is the command that removes the container which the process ran.
-	Remove []string `json:"remove,omitempty"`
+	// Container is what the process ran. A note says what is to be removed, never how: it may not be ours.
+	Container *noted `json:"container,omitempty"`
 }
+
+// noted names a container.
+type noted struct {
+	Runtime string `json:"runtime"` // one of runtimes
+	Name    string `json:"name"`    // as ContainerName makes it
+}
+
+// runtimes are the programs that can run containers.
+var runtimes = []string{"docker", "podman"}
+
+// maxNote bounds the size of a note.
+const maxNote = 4096
 
 // reapTimeoutMS bounds the wait for a left-over to end after its SIGKILL.
 const reapTimeoutMS = 5000
@@ -41,7 +57,10 @@ func openRunDir(path string) (*runDir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the workers' pid files: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err := safefile.CheckOwn(path); err != nil {
+		return nil, fmt.Errorf("take the folder of the workers' pid files: %w", err)
+	}
+	lock, err := os.OpenFile(filepath.Join(path, "lock"), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock of the workers' pid files: %w", err)
 	}
@@ -72,13 +91,17 @@ func (d *runDir) close() error {
 
 // note writes the process down, and returns a function that removes the note. A nil runDir does nothing. Notes are only the third line of
 // defence, so a worker runs even if a full disk takes none.
-func (d *runDir) note(pid int, replica string, remove []string) (forget func()) {
+func (d *runDir) note(pid int, replica string, c containerRef) (forget func()) {
 	if d == nil {
 		return func() {}
 	}
 	name := filepath.Join(d.path, strconv.Itoa(pid)+".json")
 	if start, err := startTime(pid); err == nil {
-		if data, err := json.Marshal(leftover{pid, start, d.boot, replica, remove}); err == nil {
+		l := leftover{PID: pid, Start: start, Boot: d.boot, Replica: replica}
+		if c.name != "" {
+			l.Container = &noted{Runtime: filepath.Base(c.runtime), Name: c.name}
+		}
+		if data, err := json.Marshal(l); err == nil {
 			_ = os.WriteFile(name, data, 0o600)
 		}
 	}
@@ -93,18 +116,42 @@ func (d *runDir) reap(log *zap.Logger) []leftover {
 	}
 	var found []leftover
 	for _, name := range names {
-		var l leftover
-		if data, err := os.ReadFile(name); err == nil && json.Unmarshal(data, &l) == nil && l.Boot == d.boot {
+		l, err := d.read(name)
+		switch {
+		case err != nil:
+			log.Warn("a note about a worker of an earlier run is not used", zap.String("file", filepath.Base(name)), zap.Error(err))
+		case l.Boot == d.boot:
 			if l.end() {
 				found = append(found, l)
 			}
-			if err := remove(l.Remove); err != nil { // the process ended with its daemon, and the container did not
+			// The process ended with its daemon, and the container did not.
+			if l.Container == nil {
+				break
+			}
+			if err := (containerRef{l.Container.Runtime, l.Container.Name}).remove(); err != nil {
 				log.Warn("a container left over from an earlier run was not removed", zap.String("replica_id", l.Replica), zap.Error(err))
 			}
 		}
 		_ = os.Remove(name)
 	}
 	return found
+}
+
+// read reads a note that we wrote ourselves. It refuses any other.
+func (d *runDir) read(name string) (l leftover, err error) {
+	data, err := safefile.ReadOwn(name, maxNote)
+	if err != nil {
+		return l, err
+	}
+	in := json.NewDecoder(bytes.NewReader(data))
+	in.DisallowUnknownFields()
+	if err := in.Decode(&l); err != nil {
+		return l, fmt.Errorf("read it: %w", err)
+	}
+	if c := l.Container; c != nil && (!slices.Contains(runtimes, c.Runtime) || c.Name != containerName(d.path, l.Replica)) {
+		return l, errors.New("it names a container that is not ours")
+	}
+	return l, nil
 }
 
 // end kills the process and its group, if it still is the process that was written down.
