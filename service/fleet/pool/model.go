@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -78,7 +80,10 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 
 // file checks the model of a spec that is simply a file.
 func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
-	stat, err := os.Stat(spec.ModelPath)
+	stat, err := safefile.Wait(ctx, func(context.Context) (fs.FileInfo, error) { return os.Stat(spec.ModelPath) })
+	if ctx.Err() != nil {
+		return Held{}, context.Cause(ctx)
+	}
 	if err != nil || !stat.Mode().IsRegular() {
 		return Held{}, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, err)
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/safefile"
 )
 
 const smallModel = 64 << 20 // bytes; a smaller model decodes on one thread
@@ -189,10 +190,10 @@ type fileID struct {
 	size, mtime  int64
 }
 
-// digest is that of one file. Its mutex is held while the file is read, so that the replicas of one model read it once.
+// digest is that of one file. Its turn is held while the file is read, so that the replicas of one model read it once.
 type digest struct {
-	mu  sync.Mutex
-	hex string
+	turn chan struct{} // holds one value while it is taken
+	hex  string        // while turn is held
 }
 
 func identify(path string) (fileID, error) {
@@ -219,30 +220,45 @@ func (d *digests) file(ctx context.Context, path string) (string, error) {
 	}
 	entry := d.known[id]
 	if entry == nil {
-		entry = &digest{}
+		entry = &digest{turn: make(chan struct{}, 1)}
 		d.known[id] = entry
 	}
 	d.mu.Unlock()
 
-	entry.mu.Lock()
-	defer entry.mu.Unlock()
+	select {
+	case entry.turn <- struct{}{}:
+		defer func() { <-entry.turn }()
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
 	if entry.hex != "" {
 		return entry.hex, nil
 	}
-	file, err := os.Open(path)
+	sum, err := safefile.Wait(ctx, func(ctx context.Context) (string, error) { return sumOf(ctx, path) })
 	if err != nil {
-		return "", err
-	}
-	defer func() { _ = file.Close() }()
-	hash := sha256.New()
-	if _, err := io.CopyBuffer(hash, untilDone{ctx, file}, make([]byte, 1<<20)); err != nil {
 		return "", err
 	}
 	if now, err := identify(path); err != nil || now != id {
 		return "", errors.Join(fmt.Errorf("%s changed while it was read", path), err)
 	}
-	entry.hex = "sha256:" + hex.EncodeToString(hash.Sum(nil))
-	return entry.hex, nil
+	entry.hex = sum
+	return sum, nil
+}
+
+func sumOf(ctx context.Context, path string) (string, error) {
+	file, at, err := safefile.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = file.Close() }()
+	if at.Size() == 0 { // a file of the kernel's, of which a read may wait for ever
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	hash := sha256.New()
+	if _, err := io.CopyBuffer(hash, untilDone{ctx, file}, make([]byte, 1<<20)); err != nil {
+		return "", err
+	}
+	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
 }
 
 // libraries returns one digest for all shared libraries of a folder.

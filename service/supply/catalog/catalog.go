@@ -90,7 +90,7 @@ type Options struct {
 	// Changed is called when a model was fetched, failed, checked, retired or activated. It may read from the catalog, but must neither
 	// change anything there nor wait for it.
 	Changed    func(Model)
-	Fetches    int // at a time; default 2
+	Fetches    int // at a time from one source; default 2
 	Hashes     int // at a time; default 2
 	Log        *zap.Logger
 	Registerer prometheus.Registerer
@@ -124,7 +124,7 @@ type Catalog struct {
 	ctx      context.Context
 	stop     context.CancelFunc
 	jobs     sync.WaitGroup
-	fetching chan struct{}
+	fetching *lanes
 	hashing  chan struct{}
 }
 
@@ -186,7 +186,7 @@ func Open(o Options) (*Catalog, error) {
 	}
 	c := &Catalog{
 		o: o, log: o.Log.Named("catalog"), byID: map[string]*entry{}, byRef: map[string]*entry{},
-		fetching: make(chan struct{}, o.Fetches), hashing: make(chan struct{}, o.Hashes),
+		fetching: newLanes(o.Fetches), hashing: make(chan struct{}, o.Hashes),
 	}
 	var err error
 	if c.trust, err = readTrust(o.Trust); err != nil {

@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -287,12 +288,11 @@ func (c *Catalog) fetch(e *entry) {
 
 // bring fetches a model, checks it, and fills in the record.
 func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
-	select {
-	case c.fetching <- struct{}{}:
-		defer func() { <-c.fetching }()
-	case <-ctx.Done():
-		return ctx.Err()
+	give, err := c.fetching.take(ctx, sourceOf(rec.Ref))
+	if err != nil {
+		return err
 	}
+	defer give()
 	c.log.Info("fetching a model", zap.String("model_id", rec.ID), zap.String("ref", shown(rec.Ref)))
 	if err := c.disk.folder(home(rec.ID)); err != nil {
 		return notWritten(err)
@@ -307,11 +307,12 @@ func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
 		}
 		return fmt.Errorf("fetch model %s: %w", rec.ID, err)
 	}
-	l, err := c.place(rec, path)
+	l, err := c.place(ctx, rec, path)
 	if err != nil {
 		return err
 	}
-	if rec.Metadata, err = describeModel(l); err != nil {
+	rec.Metadata, err = safefile.Wait(ctx, func(context.Context) (*Metadata, error) { return describeModel(l) })
+	if err != nil {
 		return task.Errorf(task.InvalidParams, "the model cannot be read: %v", err)
 	}
 	h, err := c.digest(ctx, l, digest, rec.SignatureText != "")
@@ -329,7 +330,7 @@ func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
 }
 
 // place returns where the fetched model is, and refuses a place that is not allowed.
-func (c *Catalog) place(rec *record, path string) (layout, error) {
+func (c *Catalog) place(ctx context.Context, rec *record, path string) (layout, error) {
 	refuse := func(err error) error {
 		return task.Errorf(task.InvalidParams, "the model cannot be read: %v", err)
 	}
@@ -346,7 +347,8 @@ func (c *Catalog) place(rec *record, path string) (layout, error) {
 	if rec.At = filepath.Clean(path); rec.Cached {
 		rec.At, inside = filepath.ToSlash(within), own
 	}
-	l, err := lay(rec.path(c), inside)
+	at := rec.path(c)
+	l, err := safefile.Wait(ctx, func(context.Context) (layout, error) { return lay(at, inside) })
 	if err != nil {
 		return l, refuse(err)
 	}
@@ -394,15 +396,9 @@ func (c *Catalog) digest(ctx context.Context, l layout, known string, sign bool)
 	return h, nil
 }
 
-// hash waits for its turn at the disk.
+// hash reads the bytes of a model. It does not wait for a read that does not come back.
 func (c *Catalog) hash(ctx context.Context, l layout, sign bool) (hashed, error) {
-	select {
-	case c.hashing <- struct{}{}:
-		defer func() { <-c.hashing }()
-	case <-ctx.Done():
-		return hashed{}, ctx.Err()
-	}
-	h, err := hashLayout(ctx, l, sign)
+	h, err := safefile.Wait(ctx, func(ctx context.Context) (hashed, error) { return hashLayout(ctx, l, sign, c.hashing) })
 	if err != nil && ctx.Err() == nil {
 		return h, task.Errorf(task.InvalidParams, "the model's files cannot be read: see that they are there and may be read by the server").Because(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 
 	gguf "github.com/gpustack/gguf-parser-go"
 
+	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -160,17 +160,13 @@ type scan struct {
 }
 
 func scanFile(path string) error {
-	f, err := os.Open(path)
+	f, at, err := safefile.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	at, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !at.Mode().IsRegular() {
-		return errors.New("it is no plain file")
+	if at.Size() == 0 { // a file of the kernel's, of which a read may wait for ever
+		return io.EOF
 	}
 	s := scan{r: bufio.NewReaderSize(f, 256<<10), left: at.Size(), order: binary.LittleEndian}
 	if err := s.header(); err != nil {

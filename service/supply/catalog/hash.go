@@ -3,6 +3,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"aead.dev/minisign"
+
+	"github.com/llama-orch/llama-orch/service/safefile"
 )
 
 // digestShape is the form of a written digest.
@@ -55,14 +58,15 @@ type layout struct {
 }
 
 // hashLayout reads the bytes of a model once. The digest of a file in parts covers all parts, one after the other. The digest of a folder
-// covers the lines that sha256sum prints for its files. With sign, it also digests what a signature covers.
-func hashLayout(ctx context.Context, l layout, sign bool) (out hashed, err error) {
+// covers the lines that sha256sum prints for its files. With sign, it also digests what a signature covers. Each piece waits for its turn at the
+// processor, and none is held during a read, so a slow disk holds up nobody else.
+func hashLayout(ctx context.Context, l layout, sign bool, turn chan struct{}) (out hashed, err error) {
 	if !l.folder {
-		return hashParts(ctx, l.dir, l.names, sign)
+		return hashParts(ctx, l.dir, l.names, sign, turn)
 	}
 	var list strings.Builder
 	for _, name := range l.names {
-		one, err := hashParts(ctx, l.dir, []string{name}, false)
+		one, err := hashParts(ctx, l.dir, []string{name}, false, turn)
 		if err != nil {
 			return out, err
 		}
@@ -80,23 +84,32 @@ func hashLayout(ctx context.Context, l layout, sign bool) (out hashed, err error
 	return out, nil
 }
 
-func hashParts(ctx context.Context, dir string, names []string, sign bool) (out hashed, err error) {
+func hashParts(ctx context.Context, dir string, names []string, sign bool, turn chan struct{}) (out hashed, err error) {
 	p := &parts{dir: dir, names: names}
 	defer p.close()
-	var r io.Reader = p
+	var piece bytes.Reader // of what a signature covers
 	if sign {
-		out.signed = minisign.NewReader(p)
-		r = out.signed
+		out.signed = minisign.NewReader(&piece)
 	}
 	hash := sha256.New()
 	buffer := hashBuffers.Get().(*[hashBuffer]byte)
 	defer hashBuffers.Put(buffer)
 	for err == nil {
-		if err = ctx.Err(); err == nil {
-			var n int
-			n, err = r.Read(buffer[:])
-			hash.Write(buffer[:n])
+		var n int
+		n, err = p.Read(buffer[:])
+		select {
+		case turn <- struct{}{}:
+		case <-ctx.Done():
+			return hashed{}, ctx.Err()
 		}
+		hash.Write(buffer[:n])
+		if sign {
+			piece.Reset(buffer[:n])
+			if _, failed := io.Copy(io.Discard, out.signed); failed != nil {
+				err = failed
+			}
+		}
+		<-turn
 	}
 	if !errors.Is(err, io.EOF) {
 		return hashed{}, fmt.Errorf("hash a model: %w", err)
@@ -122,13 +135,9 @@ func (p *parts) Read(b []byte) (int, error) {
 			if len(p.names) == 0 {
 				return 0, io.EOF
 			}
-			f, err := os.Open(filepath.Join(p.dir, filepath.FromSlash(p.names[0])))
+			f, at, err := safefile.Open(filepath.Join(p.dir, filepath.FromSlash(p.names[0])))
 			if err != nil {
 				return 0, err
-			}
-			at, err := f.Stat()
-			if err != nil {
-				return 0, errors.Join(err, f.Close())
 			}
 			p.files = append(p.files, File{Name: p.names[0], ModTime: at.ModTime().UTC()})
 			p.open, p.names = f, p.names[1:]

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -79,7 +80,14 @@ func (c *Catalog) look(ctx context.Context, rec *record) (hashed, finding, error
 	if rec.Cached {
 		inside = c.homePath(rec.ID)
 	}
-	l, err := lay(rec.path(c), inside)
+	at := rec.path(c)
+	l, err := safefile.Wait(ctx, func(context.Context) (layout, error) {
+		l, err := lay(at, inside)
+		if err == nil && !l.folder { // what has no digest of a model's gets none
+			_, err = describeModel(l)
+		}
+		return l, err
+	})
 	var h hashed
 	if err == nil {
 		h, err = c.hash(ctx, l, rec.SignatureText != "")
@@ -153,7 +161,12 @@ func (c *Catalog) Use(ctx context.Context, id string) (m Model, release func(), 
 	if len(files) > 0 {
 		dir = m.dir()
 	}
-	if m.Verified && unchanged(dir, files) {
+	same, err := safefile.Wait(ctx, func(context.Context) (bool, error) { return unchanged(dir, files), nil })
+	if err != nil {
+		release()
+		return m, nil, fmt.Errorf("look at a model's files: %w", err)
+	}
+	if m.Verified && same {
 		return m, release, nil
 	}
 	if _, err = c.Verify(ctx, id); err == nil {

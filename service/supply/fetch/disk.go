@@ -4,19 +4,12 @@ package fetch
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // freeBytes returns how many bytes an ordinary user may still write to dir's file system.
@@ -60,64 +53,4 @@ func copyTo(ctx context.Context, w io.Writer, r io.Reader, tell func(n int64)) (
 			return n, err
 		}
 	}
-}
-
-// inPlace checks a model that is on this machine already. It copies nothing, and removes nothing, whatever it finds.
-func inPlace(ctx context.Context, ref Ref, o Options) (File, error) {
-	names, err := partsOf(filepath.Base(ref.file))
-	if err != nil {
-		return File{}, err
-	}
-	file, total := File{Path: filepath.Join(filepath.Dir(ref.file), names[0])}, int64(0)
-	for _, name := range names {
-		path := filepath.Join(filepath.Dir(ref.file), name)
-		info, err := os.Stat(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return File{}, task.Errorf(task.ModelNotFound, "%s does not exist on the server's machine: correct the path, or put the file there", path)
-		case err != nil:
-			return File{}, task.Errorf(task.ModelNotFound, "%s cannot be read: give the server's user the right to", path).Because(err)
-		case !info.Mode().IsRegular():
-			return File{}, task.Errorf(task.InvalidParams, "%s is no file: name the model's file itself", path)
-		}
-		file.Parts = append(file.Parts, Part{Path: path, Size: info.Size()})
-		total += info.Size()
-	}
-	var whole hash.Hash // only for a split model; for a single file it would be the same hash again
-	if len(file.Parts) > 1 {
-		whole = sha256.New()
-	}
-	for i := range file.Parts {
-		p := &file.Parts[i]
-		if p.Digest, p.Size, err = digestOf(ctx, p.Path, whole, func(n int64) { o.Progress(file.Size+n, total) }); err != nil {
-			return File{}, err
-		}
-		file.Size += p.Size
-	}
-	file.Digest = file.Parts[0].Digest
-	if whole != nil {
-		file.Digest = hexOf(whole)
-	}
-	if o.Digest != "" && o.Digest != file.Digest {
-		return File{}, task.Errorf(task.UntrustedArtifact, "%s has the digest %s, not the expected %s: find out which is right before you change the expected one",
-			ref.Shown(), file.Digest, o.Digest)
-	}
-	return file, nil
-}
-
-func digestOf(ctx context.Context, path string, whole hash.Hash, tell func(n int64)) (string, int64, error) {
-	at, err := os.Open(path)
-	if err != nil {
-		return "", 0, task.Errorf(task.ModelNotFound, "%s cannot be read: give the server's user the right to", path).Because(err)
-	}
-	defer func() { _ = at.Close() }()
-	one := sha256.New()
-	n, err := copyTo(ctx, both(one, whole), at, tell)
-	if ctx.Err() != nil {
-		return "", 0, fmt.Errorf("check %s: %w", path, context.Cause(ctx))
-	}
-	if err != nil {
-		return "", 0, disk(err)
-	}
-	return hexOf(one), n, nil
 }

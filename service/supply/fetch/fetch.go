@@ -167,7 +167,7 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, dir string, o Options) (Fi
 		o.Progress = func(int64, int64) {}
 	}
 	if ref.scheme == SchemeFile {
-		return inPlace(ctx, ref, o)
+		return f.inPlace(ctx, ref, o)
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {

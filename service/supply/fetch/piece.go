@@ -77,6 +77,9 @@ func (j *job) part(ctx context.Context, r remote, single bool) (_ Part, err erro
 			return Part{Path: r.name, Size: p.have, Digest: digest}, nil
 		}
 		if !p.old {
+			if !isModel(p.at) { // what it is instead is nobody's business
+				digest = "of no model"
+			}
 			return Part{}, mismatch(r.where, digest, p.expect)
 		}
 		j.log.Warn("what was there of a file does not fit the rest: it is fetched from the start")

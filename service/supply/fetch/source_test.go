@@ -253,7 +253,7 @@ func TestAFileIsCheckedInPlace(t *testing.T) {
 	_, err = b.fetch(t.Context(), parse(t, "file:"+dir), fetch.Options{})
 	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 
-	parts := [][]byte{model(10), model(20)}
+	parts := [][]byte{model(40), model(50)}
 	for i, name := range []string{"s-00001-of-00002.gguf", "s-00002-of-00002.gguf"} {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), parts[i], 0o600))
 	}
