@@ -104,8 +104,8 @@ Feature: A model is used when its bytes are what they should be
       | {"ref": "https://models.example/%2e%2e/m.gguf", "id": "x"}   | 400 INVALID_PARAMS  | `ref`    |
       | {"ref": "ftp://models.example/m.gguf", "id": "x"}            | 400 INVALID_PARAMS  | scheme   |
       | {"ref": "https://user:pw@models.example/m.gguf", "id": "x"}  | 400 INVALID_PARAMS  | `ref`    |
-      | {"ref": "file:/no/such/model.gguf", "id": "absent", "wait_ms": 9000} | 404 MODEL_NOT_FOUND | file |
-      | {"ref": "file:$ROOT/README.md", "id": "readme", "wait_ms": 9000} | 400 INVALID_PARAMS  | GGUF     |
+      | {"ref": "file:$ROOT/models/haiku/none.gguf", "id": "absent", "wait_ms": 9000} | 404 MODEL_NOT_FOUND | file |
+      | {"ref": "file:$ROOT/models/haiku/README.md", "id": "readme", "wait_ms": 9000} | 400 INVALID_PARAMS  | GGUF     |
       | {"ref": "file:$MODEL", "id": "../x"}                         | 400 INVALID_PARAMS  | id       |
       | {"ref": "file:$MODEL", "id": "x", "digest": "sha256:12"}     | 400 INVALID_PARAMS  | digest   |
       | {"ref": "file:$MODEL", "id": "x", "signature": "bm9uZQ=="}   | 400 INVALID_PARAMS  | minisign |

@@ -91,6 +91,7 @@ func (s *setup) yaml() string {
 	for _, r := range set([]row{
 		{"bind_addr", "127.0.0.1:0"},
 		{"data_dir", "data"},
+		{"catalog", "{folders: [.]}"},
 		{"auth", "{optional_on_loopback: true}"},
 		{"log", "{level: debug}"},
 		{"policy", `{outbound: "off"}`}, // scenarios only call this machine

@@ -40,6 +40,7 @@ const pactsEnv = "LLORCH_TEST_PACTS"
 // that no task needs, to be drained and reloaded.
 const configuration = `bind_addr: 127.0.0.1:0
 data_dir: data
+catalog: {folders: [.]}
 auth: {token_env: LLORCH_API_TOKEN}
 pools:
   - {id: default, model: {id: haiku, ref: "file:%[1]s"}, device: cpu, ctx: 256}

@@ -35,7 +35,7 @@ func (a *App) openCatalog() (err error) {
 		return nil
 	})
 	a.shelf, err = control.OpenShelf(a.setup, catalog.Options{
-		Dir: c.DataDir, Fetcher: control.Fetcher{Fetcher: a.fetches},
+		Dir: c.DataDir, Fetcher: control.Fetcher{Fetcher: a.fetches, Setup: a.setup},
 		Trust:   catalog.Trust{Strict: c.Catalog.Trust.Mode == config.TrustStrict, Sources: c.Catalog.Trust.Sources, Keys: c.Catalog.Trust.Keys},
 		Fetches: c.Catalog.Fetches, Hashes: c.Catalog.Hashes,
 		Log: a.o.Log, Registerer: a.registry, Now: time.Now,

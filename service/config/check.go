@@ -59,6 +59,8 @@ func gguf(path string) (what, remedy string) {
 		return "the model file " + path + " cannot be looked at", "let the user who runs orchestratord into its folder"
 	case !info.Mode().IsRegular():
 		return path + " is no file", "name the model's .gguf file"
+	case info.Size() == 0: // a file of the kernel's, of which a read may wait for ever
+		return path + " is empty", "name the model's .gguf file"
 	}
 	f, err := os.Open(path)
 	if err != nil {

@@ -114,8 +114,9 @@ type Policy struct {
 type Catalog struct {
 	Trust     Trust     `yaml:"trust" jsonschema_description:"Which models are accepted."`
 	Endpoints Endpoints `yaml:"endpoints" jsonschema_description:"Mirrors, or your own servers, in place of the services behind the schemes."`
-	Fetches   int       `yaml:"fetches" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models that are fetched at the same time."`
-	Hashes    int       `yaml:"hashes" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models whose bytes are checked at the same time."`
+	Folders   []string  `yaml:"folders" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"Folders below which files may be that are named over the API, by file: refs. The folder of a pool's own model always is one, without those below it."`
+	Fetches   int       `yaml:"fetches" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Models that are fetched from one source at the same time."`
+	Hashes    int       `yaml:"hashes" jsonschema:"default=2,minimum=1,maximum=16" jsonschema_description:"Pieces of models that are hashed at the same time."`
 }
 
 // Trust says which models are taken.

@@ -28,6 +28,7 @@ const (
 func (c *Config) finish(ps *problems, env func(string) string) {
 	c.bind(ps, env)
 	c.state(ps, env)
+	c.folders(ps)
 	c.token(ps, env)
 	if c.Limits.PromptBytes > c.Limits.BodyBytes && c.Limits.BodyBytes > 0 {
 		ps.add(c.where.of("limits.prompt_bytes"), fmt.Sprintf("limits.prompt_bytes (%d) is over limits.body_bytes (%d)", c.Limits.PromptBytes, c.Limits.BodyBytes),
@@ -135,6 +136,18 @@ func (c *Config) state(ps *problems, env func(string) string) {
 		return
 	}
 	c.DataDir = path
+}
+
+// folders makes the folders for files of the API absolute.
+func (c *Config) folders(ps *problems) {
+	for i, folder := range c.Catalog.Folders {
+		path, err := expand(folder, c.Dir, c.home)
+		if err != nil {
+			ps.add(c.where.of("catalog.folders"), "a folder of models cannot be found", err.Error())
+			continue
+		}
+		c.Catalog.Folders[i] = path
+	}
 }
 
 func (c *Config) token(ps *problems, env func(string) string) {

@@ -57,13 +57,21 @@ func canonical(s *Setup) func(string) (string, error) {
 }
 
 // Fetcher lets the catalog use fetch.Fetcher.
-type Fetcher struct{ *fetch.Fetcher }
+type Fetcher struct {
+	*fetch.Fetcher
+	Setup *Setup // says which files of this machine may be named; nil: any
+}
 
 // Fetch implements catalog.Fetcher.
 func (f Fetcher) Fetch(ctx context.Context, ref, into, digest string, progress func(done, total int64)) (string, int64, string, error) {
 	r, err := fetch.ParseRef(ref)
 	if err != nil {
 		return "", 0, "", err
+	}
+	if f.Setup != nil && r.Scheme() == fetch.SchemeFile {
+		if err := f.Setup.permitsTarget(ctx, localPath(r.String())); err != nil {
+			return "", 0, "", err
+		}
 	}
 	file, err := f.Fetcher.Fetch(ctx, r, into, fetch.Options{Digest: digest, Progress: progress})
 	return file.Path, file.Size, file.Digest, err
@@ -164,6 +172,11 @@ func (s *Shelf) facts(p config.Pool) (f catalog.Metadata, bits float64, retired 
 
 // AddModel implements api.Catalog.
 func (s *Shelf) AddModel(ctx context.Context, a api.ModelAddition) (api.CatalogModel, error) {
+	if named, err := s.setup.config().ModelAt(a.Ref); err == nil { // else Create says what is wrong
+		if err := s.setup.permits(named.Path); err != nil {
+			return api.CatalogModel{}, err
+		}
+	}
 	m, err := s.Create(ctx, catalog.Request(a))
 	return toModel(m), err
 }

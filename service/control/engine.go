@@ -90,7 +90,7 @@ type Engines struct {
 // are, and the catalog records what was prepared.
 func NewEngines(o provision.Options, f *fetch.Fetcher, p *policy.Policy, s *Shelf, log *zap.Logger) *Engines {
 	if o.Fetch == nil {
-		o.Fetch = Fetcher{f}
+		o.Fetch = Fetcher{Fetcher: f}
 	}
 	if o.Decide == nil {
 		o.Decide = decider{p}

@@ -19,6 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
+	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -121,12 +122,21 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 	if p.Provisioning.Mode == config.ModeExternal {
 		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there; the pool's own ref %s brings them back after a drain", id, p.Model.Canonical)
 	}
-	if added, known := o.shelf.Find(ref); known { // the ref was the id of a model in the catalog
+	added, shelved := o.shelf.Find(ref)
+	if shelved { // the ref was the id of a model in the catalog
 		ref = added.Ref
 	}
 	m, err := o.config().ModelAt(ref)
 	if err != nil {
 		return api.ReloadView{}, task.Errorf(task.ModelNotFound, "%s", err)
+	}
+	if m.Path != "" && !shelved {
+		if err := o.permitsTarget(ctx, m.Path); err != nil {
+			return api.ReloadView{}, err
+		}
+		if err := fetch.CheckLocal(ctx, m.Path); err != nil {
+			return api.ReloadView{}, err
+		}
 	}
 	began := o.now()
 	if err := o.manager.Reload(ctx, id, pool.Model{Ref: m.Canonical, Path: m.Path}); err != nil {
