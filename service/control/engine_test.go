@@ -65,7 +65,7 @@ func TestAnEngineIsDownloadedAsModelsAre(t *testing.T) {
 		Pool: "p", Mode: provision.Binary, URL: server.URL + "/llama.zip", Digest: "sha256:" + hex.EncodeToString(sum[:]), Path: "bin/llama-server",
 	}
 	kept := &records{}
-	e := &Engines{provision.Options{CacheDir: t.TempDir(), Fetch: Fetcher{f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
+	e := &Engines{provision.Options{CacheDir: t.TempDir(), Fetch: Fetcher{Fetcher: f}, Decide: provision.ByHand{}, Record: kept}, zap.NewNop()}
 	made, err := recipe{want, e}.Prepare(t.Context())
 	require.NoError(t, err)
 	require.FileExists(t, made.Path)

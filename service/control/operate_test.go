@@ -62,7 +62,7 @@ func operate(t *testing.T, pools ...string) *operated {
 	fetches, err := fetch.New(fetch.Settings{Client: rules.Client(policy.Download)})
 	require.NoError(t, err)
 	t.Cleanup(fetches.Close)
-	shelf, err := OpenShelf(setup, catalog.Options{Dir: dir, Fetcher: Fetcher{fetches}, Log: zap.NewNop(), Registerer: registry, Now: time.Now})
+	shelf, err := OpenShelf(setup, catalog.Options{Dir: dir, Fetcher: Fetcher{Fetcher: fetches}, Log: zap.NewNop(), Registerer: registry, Now: time.Now})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, shelf.Close()) })
 	book, err := sqlite.Open(sqlite.Options{Path: filepath.Join(dir, sqlite.FileName)})
