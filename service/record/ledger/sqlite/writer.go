@@ -128,7 +128,12 @@ func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 			continue // its caller has gone
 		}
 		if o.kind == opFinish {
-			l.notes.end(o.id)
+			delete(l.notes.checkpoints, o.id)
+		}
+		if o.kind == opFinish || o.kind == opDispatch {
+			if s := l.notes.drop(o.id); s != nil {
+				o.back = func() { l.putBack(s) }
+			}
 		}
 		size += o.size
 		batch = append(batch, o)
@@ -151,7 +156,8 @@ func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 	return batch, l.notes.due(), l.closed
 }
 
-// putBack keeps a start for a later commit. If it got lost, tasks that were started later would come first after a crash.
+// putBack keeps a start for a later commit. If it got lost, tasks that were started later would come first after a crash, and this
+// one might go on elsewhere.
 func (l *Ledger) putBack(s *start) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
