@@ -93,17 +93,13 @@ func (l *Ledger) write() {
 	}
 }
 
-// gather yields to other goroutines for as long as they add operations to the queue. One commit for all of them is less work than
+// gather yields once to other goroutines, which may add their operations to the queue. One commit for all of them is less work than
 // one for each. It sets no timer, so that a lone caller does not wait.
 func (l *Ledger) gather() {
-	for waiting, yields := -1, 0; yields < 1; yields++ {
-		l.mu.Lock()
-		n := len(l.queue)
-		l.mu.Unlock()
-		if n == 0 || n == waiting || n >= maxBatch {
-			return
-		}
-		waiting = n
+	l.mu.Lock()
+	n := len(l.queue)
+	l.mu.Unlock()
+	if n > 0 && n < maxBatch {
 		runtime.Gosched()
 	}
 }
