@@ -76,9 +76,6 @@ func New[T any](capacity int, policy Policy) *Queue[T] {
 // Capacity is the bound given to New.
 func (q *Queue[T]) Capacity() int { return q.capacity }
 
-// Policy is the full-queue policy in force.
-func (q *Queue[T]) Policy() Policy { return q.policy }
-
 // Push puts an item at the end of its priority's line. A full queue refuses it with ADMISSION_REJECT, which carries the policy's
 // label; the caller says when to come again. Under DropLRU a full queue takes the item all the same. The caller then makes room
 // with Shed, once it is sure of the newcomer: so nothing that waits is dropped for one that is refused in the end.
