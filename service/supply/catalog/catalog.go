@@ -206,7 +206,7 @@ func Open(o Options) (*Catalog, error) {
 	defer c.mu.Unlock()
 	for _, e := range c.byID {
 		if e.rec.State == Fetching {
-			c.fetch(e)
+			c.fetch(c.ctx, e)
 		}
 	}
 	return c, nil

@@ -145,7 +145,8 @@ type actorKey struct{}
 // self is the actor of a call that the daemon makes by itself.
 const self = "orchestratord"
 
-// WithActor says on whose behalf the calls under ctx are made. The actor is an identity as package auth spells it, never a token.
+// WithActor says on whose behalf the calls under ctx are made. The actor is an identity as package gate spells it, never a token. If it is
+// empty, the daemon makes them by itself.
 func WithActor(ctx context.Context, actor string) context.Context {
 	return context.WithValue(ctx, actorKey{}, actor)
 }
