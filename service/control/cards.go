@@ -13,8 +13,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 )
 
-// Memory is the pools' view of the cards: the VRAM ledger over the monitor's samples (LO-501).
-type Memory struct {
+// Cards is the pools' view of the cards: the VRAM ledger over the monitor's samples (LO-501).
+type Cards struct {
 	monitor *gpu.Monitor
 	ledger  *vram.Ledger
 	// back and hurt are those of Watch, set before the monitor starts.
@@ -22,34 +22,34 @@ type Memory struct {
 	hurt func(card int)
 }
 
-// NewMemory makes a Memory. Watch has to be called before Start.
-func NewMemory(log *zap.Logger) *Memory {
-	m := &Memory{back: func() {}, hurt: func(int) {}}
-	m.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: m.note})
-	m.ledger = vram.NewLedger(vram.LedgerOptions{Snapshot: m.monitor.Snapshot, Refresh: m.monitor.Refresh, Now: time.Now})
-	return m
+// NewCards makes a Cards. Watch has to be called before Start.
+func NewCards(log *zap.Logger) *Cards {
+	c := &Cards{back: func() {}, hurt: func(int) {}}
+	c.monitor = gpu.NewMonitor(gpu.Options{Log: log, Now: time.Now, OnEvent: c.note})
+	c.ledger = vram.NewLedger(vram.LedgerOptions{Snapshot: c.monitor.Snapshot, Refresh: c.monitor.Refresh, Now: time.Now})
+	return c
 }
 
 // Watch has back called when a card or the driver can be used again, and hurt when something critical happened to a card. A card below
 // 0 stands for all of them.
-func (m *Memory) Watch(back func(), hurt func(card int)) { m.back, m.hurt = back, hurt }
+func (c *Cards) Watch(back func(), hurt func(card int)) { c.back, c.hurt = back, hurt }
 
 // Start begins to look at the cards.
-func (m *Memory) Start(ctx context.Context) error { return m.monitor.Start(ctx) }
+func (c *Cards) Start(ctx context.Context) error { return c.monitor.Start(ctx) }
 
 // Stop ends that.
-func (m *Memory) Stop(ctx context.Context) error { return m.monitor.Stop(ctx) }
+func (c *Cards) Stop(ctx context.Context) error { return c.monitor.Stop(ctx) }
 
-func (m *Memory) note(e gpu.Event) {
+func (c *Cards) note(e gpu.Event) {
 	if e.Back() {
-		m.back()
+		c.back()
 	}
 	if e.Critical { // the pools look for the cause
-		m.hurt(e.Card)
+		c.hurt(e.Card)
 	}
 }
 
-// Grant has the pools ask the account for cards.
-func (m *Memory) Grant(o *pool.Options) {
-	o.CheckGPU, o.VRAM, o.DeviceProblems = m.ledger.Check, m.ledger, m.monitor.Problems
+// Grant has the pools ask here for cards.
+func (c *Cards) Grant(o *pool.Options) {
+	o.CheckGPU, o.VRAM, o.DeviceProblems = c.ledger.Check, c.ledger, c.monitor.Problems
 }

@@ -42,7 +42,7 @@ func (r *replica) take() (*worker, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.serving()
-	if w == nil || r.order.ends() {
+	if w == nil || r.desired.ends() {
 		return nil, r.unready()
 	}
 	if int(w.active.Load()) >= w.slots {

@@ -280,7 +280,7 @@ func (s *Store) readEntry(path string) (*Entry, error) {
 	if err := json.Unmarshal(text, e); err != nil {
 		return nil, err
 	}
-	if e.Meta, err = e.settle(); err != nil || e.Size < 0 {
+	if e.Meta, err = e.completed(); err != nil || e.Size < 0 {
 		return nil, errors.Join(errors.New("it is no entry"), err)
 	}
 	return e, nil

@@ -35,7 +35,7 @@ const maxRef = 2048
 // longer, the entry is Fetching and the fetch goes on. The same request again joins the first one. Errors: INVALID_PARAMS,
 // UNTRUSTED_ARTIFACT, CONFLICT, and those of the fetcher.
 func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
-	r, err := c.settle(r)
+	r, err := c.complete(r)
 	if err != nil {
 		return Model{}, err
 	}
@@ -71,8 +71,8 @@ func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
 	return c.Get(id)
 }
 
-// settle checks a request and fills in its defaults.
-func (c *Catalog) settle(r Request) (Request, error) {
+// complete checks a request and fills in its defaults.
+func (c *Catalog) complete(r Request) (Request, error) {
 	bad := func(format string, args ...any) (Request, error) {
 		return r, task.Errorf(task.InvalidParams, format, args...)
 	}
