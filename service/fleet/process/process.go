@@ -17,6 +17,8 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/service/lines"
 )
 
 // straysWait bounds the wait for the output of a process that has ended: a child that left its group may keep the pipes open.
@@ -66,12 +68,12 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = straysWait
-	stdout := &lines{each: func(line string) {
+	stdout := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
 		proc.hear(line)
 		proc.log.add("stdout", line)
 		log.Debug("worker output", zap.String("stream", "stdout"), zap.String("line", line))
 	}}
-	stderr := &lines{each: func(line string) {
+	stderr := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
 		proc.log.add("stderr", line)
 		log.Debug("worker output", zap.String("stream", "stderr"), zap.String("line", line))
 	}}
@@ -101,8 +103,8 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 			log.Debug("the container was not removed", zap.Error(err))
 		}
 		forget()
-		stdout.flush()
-		stderr.flush()
+		stdout.Flush()
+		stderr.Flush()
 		proc.death = proc.mourn(cmd.ProcessState, err)
 	}()
 	return proc, nil
