@@ -30,7 +30,7 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	}
 	l := &Lease{r: r, w: w}
 	l.info = r.info()
-	if w.ctx.Err() != nil { // it died meanwhile, so the info may be that of its successor
+	if w.ctx.Err() != nil { // the worker has died, so the info may be its successor's
 		l.Release()
 		return nil, r.unready()
 	}

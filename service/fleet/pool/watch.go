@@ -60,7 +60,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 	}
 }
 
-// checkup is one check of a ready worker. It has a goroutine of its own, so that what the Manager tells does not wait for it.
+// checkup is one check of a ready worker. It has a goroutine of its own, so that the replica does at once what the Manager tells it.
 type checkup struct {
 	life   lifecycle.Life
 	result chan verdict // capacity 1
@@ -101,7 +101,7 @@ func (c *checkup) end() {
 	}
 }
 
-// cardTrouble is a loss; explain adds later what the trouble was.
+// cardTrouble is a loss because of a card. What the trouble was, explain adds later.
 func cardTrouble() *loss { return &loss{reason: unhealthy, detail: "the worker's card had trouble"} }
 
 // Trouble takes the workers on a card out of service, because the driver has just reported something critical of it. A card below 0

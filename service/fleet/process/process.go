@@ -21,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/lines"
 )
 
-// straysWait bounds the wait for the output of a process that has ended: a child that left its group may keep the pipes open.
+// straysWait bounds the wait for the output of a process that has ended: a child that left the group may keep the pipes open.
 const straysWait = 2 * time.Second
 
 // Command is a process to be started.
@@ -97,7 +97,7 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 		proc.mu.Lock()
 		proc.gone = true
 		proc.mu.Unlock()
-		err := cmd.Wait() // reaps, and joins the readers of its output
+		err := cmd.Wait() // reaps the process, and joins the readers of its output
 		// The process only ran the container. The container itself is not our child, and may still be there.
 		if err := remove(c.Remove); err != nil {
 			log.Debug("the container was not removed", zap.Error(err))

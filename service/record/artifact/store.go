@@ -150,7 +150,7 @@ func (s *Store) prepare() error {
 	if err != nil {
 		return err
 	}
-	for _, e := range left { // of a process that died while it stored something, and had not said yet that it was stored
+	for _, e := range left { // by a process that died before it had told anybody that these were stored
 		if err := s.root.RemoveAll(tempDir + "/" + e.Name()); err != nil {
 			return err
 		}

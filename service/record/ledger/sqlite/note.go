@@ -80,7 +80,7 @@ func (n *notes) end(id string) {
 	}
 }
 
-// take removes and returns the notes that are to be written now. With says that there is a commit anyway; all takes every note.
+// take removes and returns the notes that are to be written now. Set with if there is a commit anyway, and all to take every note.
 func (n *notes) take(now time.Time, with, all bool) (starts []*start, checkpoints map[string]task.Checkpoint) {
 	i := 0
 	for ; i < len(n.starts); i++ {
@@ -114,7 +114,7 @@ func (n *notes) due() (at time.Time) {
 	return at
 }
 
-// back notes a start again that could not be written.
+// back puts a start back that could not be written.
 func (n *notes) back(s *start, now time.Time) {
 	if n.startOf[s.ID] == nil {
 		s.at = now
