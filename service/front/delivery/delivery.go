@@ -104,7 +104,7 @@ func (s *Streams) Start(context.Context) error {
 }
 
 // Listener yields the connections on which a stream has ended and the client has begun another request. The server that took
-// the first one is to serve them too.
+// the first one is to serve them too. Where nobody does, a connection ends with its stream.
 func (s *Streams) Listener() net.Listener { return s.next }
 
 // Stop takes no more streams and waits until those that are open have ended. When ctx ends first, it breaks the others off.
@@ -138,6 +138,7 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 	header.Set("Content-Type", dialect.ContentType())
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no")
+	wire.again = wire.again && s.next.heard.Load()
 	wire.begin(header)
 	call := gate.CallFrom(r.Context())
 	d := &delivery{
@@ -145,7 +146,7 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 		correlationID: call.CorrelationID, identity: call.Identity, began: began,
 	}
 	s.add(d)
-	if !s.life.Go(d.run) { //nolint:contextcheck // a stream outlives its handler; false: stopped just now
+	if !s.life.Go(d.run) { // stopped just now
 		s.remove(d)
 		stream.Close()
 		wire.close(false)
