@@ -21,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// stopping is when a client that comes during a stop may come again.
+// stopping is how long a client that comes during a stop should wait before it comes again.
 const stopping = 5 * time.Second
 
 // keepAliveTicks is how many ticks may pass without a write before the client gets a sign of life.
@@ -227,7 +227,7 @@ func (d *delivery) recovered() {
 	}
 }
 
-// passed is a tick that has come already: who waits with it does not wait.
+// passed is a tick that has come already. With it Next returns at once.
 var passed = func() <-chan time.Time {
 	c := make(chan time.Time)
 	close(c)
@@ -288,7 +288,7 @@ func (d *delivery) pump(ctx context.Context) error {
 	}
 }
 
-// aside is what the dialect says of the task's figures where they differ from those that the client was shown.
+// aside returns the task's figures as the dialect shows them, if they have changed since the client was shown them.
 func (d *delivery) aside(shown *task.Metrics) ([]byte, error) {
 	figures, going := d.stream.Metrics()
 	if !going || figures == *shown {
@@ -298,7 +298,7 @@ func (d *delivery) aside(shown *task.Metrics) ([]byte, error) {
 	return d.dialect.Metrics(nil, figures)
 }
 
-// Refusal is the stream of a client that is to get none of the task's events: it is one error.
+// Refusal is the stream of a client that gets none of the task's events, but one error.
 func Refusal(e *task.Error) Stream { return refusal{e} }
 
 type refusal struct{ err *task.Error }
