@@ -228,7 +228,15 @@ func peeked(conn *net.TCPConn) (n int, err error) {
 
 // ORCH-3054: once a stream was closed its connection is another's, also for a second Close.
 func TestASecondCloseLeavesTheConnectionAlone(t *testing.T) {
-	c, conns := served(t, twice)
+	closed := make(chan struct{})
+	var requests atomic.Int32
+	c, conns := served(t, func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 2 {
+			_ = http.NewResponseController(w).Flush()
+			<-closed
+		}
+		twice(w, r)
+	})
 	first, err := c.Stream(t.Context(), "/x", "hello")
 	require.NoError(t, err)
 	require.NoError(t, first.Each(func(e Event) (bool, error) { return string(e.Data) != "last", nil }))
@@ -238,6 +246,7 @@ func TestASecondCloseLeavesTheConnectionAlone(t *testing.T) {
 	require.NoError(t, err)
 	defer second.Close()
 	first.Close()
+	close(closed)
 	require.NoError(t, second.Each(func(e Event) (bool, error) { return string(e.Data) != "last", nil }))
 	require.EqualValues(t, 1, conns.Load())
 }
