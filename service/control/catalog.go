@@ -13,6 +13,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
@@ -68,8 +69,8 @@ func (f Fetcher) Fetch(ctx context.Context, ref, into, digest string, progress f
 	if err != nil {
 		return "", 0, "", err
 	}
-	if f.Setup != nil && r.Scheme() == fetch.SchemeFile {
-		if err := f.Setup.permitsTarget(ctx, localPath(r.String())); err != nil {
+	if path := localPath(r.String()); f.Setup != nil && path != "" {
+		if err := f.Setup.permitsTarget(ctx, path); err != nil {
 			return "", 0, "", err
 		}
 	}
@@ -177,7 +178,7 @@ func (s *Shelf) AddModel(ctx context.Context, a api.ModelAddition) (api.CatalogM
 			return api.CatalogModel{}, err
 		}
 	}
-	m, err := s.Create(ctx, catalog.Request(a))
+	m, err := s.Create(policy.WithActor(ctx, gate.CallFrom(ctx).Identity), catalog.Request(a))
 	return toModel(m), err
 }
 

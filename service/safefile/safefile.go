@@ -13,8 +13,6 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrNotRegular is what Open returns for a folder, a pipe, a device or a socket.
@@ -30,7 +28,7 @@ func open(path string, flags int) (*os.File, fs.FileInfo, error) {
 	} else if !at.Mode().IsRegular() {
 		return nil, nil, fmt.Errorf("open %s: %w", path, ErrNotRegular)
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|flags, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|flags, 0)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -46,7 +44,7 @@ func open(path string, flags int) (*os.File, fs.FileInfo, error) {
 
 // ReadOwn reads a small file that nobody but this user, or root, can have written, and that is no link.
 func ReadOwn(path string, most int64) ([]byte, error) {
-	f, at, err := open(path, unix.O_NOFOLLOW)
+	f, at, err := open(path, syscall.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}

@@ -3,9 +3,10 @@
 package delivery
 
 import (
+	"errors"
 	"net"
 	"sync"
-	"syscall"
+	"sync/atomic"
 )
 
 // again is a listener that yields the connections on which a stream ended and another request began. The HTTP server reads that
@@ -14,6 +15,7 @@ type again struct {
 	conns chan net.Conn
 	over  chan struct{}
 	once  sync.Once
+	heard atomic.Bool // somebody accepts
 }
 
 func newAgain() *again { return &again{conns: make(chan net.Conn), over: make(chan struct{})} }
@@ -29,6 +31,7 @@ func (a *again) give(c net.Conn) {
 
 // Accept implements net.Listener.
 func (a *again) Accept() (net.Conn, error) {
+	a.heard.Store(true)
 	select {
 	case c := <-a.conns:
 		return c, nil
@@ -68,21 +71,10 @@ func (c *begun) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// SyscallConn implements syscall.Conn, as the connections of package net do. The next stream writes by it.
-func (c *begun) SyscallConn() (syscall.RawConn, error) {
-	under, ok := c.Conn.(syscall.Conn)
-	if !ok {
-		return nil, syscall.EINVAL
+// CloseWrite closes one direction. By it net/http refuses a body that is too large: the client can read the refusal while it still sends.
+func (c *begun) CloseWrite() error {
+	if under, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return under.CloseWrite()
 	}
-	return under.SyscallConn()
+	return errors.ErrUnsupported
 }
-
-// SetLinger sets what closing does with bytes that are not sent yet.
-func (c *begun) SetLinger(sec int) error {
-	if under, ok := c.Conn.(lingerer); ok {
-		return under.SetLinger(sec)
-	}
-	return syscall.EINVAL
-}
-
-type lingerer interface{ SetLinger(sec int) error }
