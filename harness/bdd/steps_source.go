@@ -87,7 +87,7 @@ func (w *world) configureCatalog() {
 			endpoints = append(endpoints, fmt.Sprintf("oci: [{name: %q, url: %q}]", source.Registry, o.Server.URL))
 		}
 	}
-	value := "{endpoints: {" + strings.Join(endpoints, ", ") + "}"
+	value := fmt.Sprintf("{folders: [., %q], endpoints: {", filepath.Dir(w.lab.Model)) + strings.Join(endpoints, ", ") + "}"
 	if w.trust != "" {
 		value += ", trust: " + w.trust
 	}

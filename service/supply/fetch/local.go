@@ -69,9 +69,9 @@ func openLocal(path string) (*os.File, int64, error) {
 func (f *Fetcher) inPlace(ctx context.Context, ref Ref, o Options) (File, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	closing := context.AfterFunc(f.ctx, func() {
+	closing := context.AfterFunc(f.ctx, func() { //nolint:contextcheck // it must also end with the fetcher
 		cancel(task.Errorf(task.ShuttingDown, "the server is shutting down: ask again when it is back").Retry(0))
-	}) //nolint:contextcheck // it must also end with the fetcher
+	})
 	defer closing()
 	tell := o.Progress
 	o.Progress = func(done, total int64) {
