@@ -137,6 +137,8 @@ func TestALogThatNobodyReads(t *testing.T) {
 		d.engine.SetScript(fakeengine.Script{Stepped: true})
 		_, err := d.client.Submit(t.Context(), task(4))
 		require.NoError(t, err)
+		_, err = d.engine.Wait(t.Context(), func(s fakeengine.State) bool { return s.Busy == 1 }) // a stop waits for tasks that run
+		require.NoError(t, err)
 		require.NoError(t, d.Signal(syscall.SIGTERM))
 		require.NoError(t, watch.Poll(t.Context(), "the stop", func() error {
 			if d.Ended() {
