@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -128,17 +129,15 @@ func (f configFlag) load() (config.Config, error) {
 // almost no garbage. So it costs little to collect sooner (.docs/perf.md). GOGC overrides it.
 const gcPercent = 25
 
-// ballast is memory that is never touched, so that it takes no place. The collector counts it as live. Without it, a daemon that has few streams,
-// and so little that lives, would collect after each 2 MB of garbage, which is every 20 tasks.
-var ballast []byte
-
+// ballastBytes are allocated and never touched, so that they take no place. The collector counts them as live. Without them, a daemon with few
+// streams, where little lives, would collect after each 2 MB of garbage, which is every 30 tasks.
 const ballastBytes = 32 << 20
 
 // Run serves until a signal comes.
 func (s serveCmd) Run() error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-		ballast = make([]byte, ballastBytes)
+		defer runtime.KeepAlive(make([]byte, ballastBytes))
 	}
 	c, err := s.load()
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // again is a listener that yields the connections on which a stream ended and another request began. The HTTP server reads that
@@ -14,6 +15,7 @@ type again struct {
 	conns chan net.Conn
 	over  chan struct{}
 	once  sync.Once
+	heard atomic.Bool // somebody accepts
 }
 
 func newAgain() *again { return &again{conns: make(chan net.Conn), over: make(chan struct{})} }
@@ -29,6 +31,7 @@ func (a *again) give(c net.Conn) {
 
 // Accept implements net.Listener.
 func (a *again) Accept() (net.Conn, error) {
+	a.heard.Store(true)
 	select {
 	case c := <-a.conns:
 		return c, nil

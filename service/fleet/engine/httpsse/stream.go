@@ -116,10 +116,14 @@ var longAgo = time.Unix(1, 0)
 // exchange sends the request and reads the head of the answer. A refusal may come before the engine has read the whole request.
 func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, err error) {
 	sent := make(chan error, 1)
-	go func() { // joined below
-		_, err := s.conn.Write(out)
-		sent <- err
-	}()
+	if out = s.sendNow(out); len(out) == 0 {
+		sent <- nil
+	} else {
+		go func() { // joined below
+			_, err := s.conn.Write(out)
+			sent <- err
+		}()
+	}
 	defer func() {
 		if err != nil || resp.StatusCode != http.StatusOK {
 			_ = s.conn.SetWriteDeadline(longAgo) // the rest of the request is of no use
@@ -144,6 +148,24 @@ func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, e
 	defer heads.Put(in)
 	s.begin, s.chunked, s.left, s.last = bytes.Clone(begin), len(resp.TransferEncoding) > 0, resp.ContentLength, resp.Close
 	return resp, nil
+}
+
+// sendNow sends what the kernel takes at once, and returns the rest. So a small request needs no goroutine of its own.
+func (s *Stream) sendNow(out []byte) []byte {
+	tcp, ok := s.conn.(*net.TCPConn)
+	if !ok {
+		return out
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return out
+	}
+	_ = raw.Control(func(fd uintptr) { // an error shows again when the rest is sent
+		if n, err := nowait.Write(fd, out); err == nil {
+			out = out[n:]
+		}
+	})
+	return out
 }
 
 // Each calls each with every event, until each wants no more. It returns the error of each, or io.EOF if the stream ended first. It returns
@@ -172,8 +194,8 @@ func (s *Stream) follow(conn *net.TCPConn) {
 	}
 }
 
-// read takes what there is. It reports false to be called again when there is more. Before it waits it reads until there is nothing left,
-// because the kernel tells of data and of the connection's end only once if they come together.
+// read takes what there is. It returns false to be called again when there is more. It reads until nothing is left before it waits: when
+// data and the connection's end come together, the kernel wakes a reader only once.
 func (s *Stream) read(fd uintptr) bool {
 	b := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(b)
