@@ -195,7 +195,8 @@ func (l *lane) dispatch() bool {
 
 // place sets a task running, if a replica can take it now.
 func (l *lane) place(j *job) bool {
-	at, considered := placement.Place(l.slots, j.need())
+	need := j.need()
+	at, considered := placement.Place(l.slots, need)
 	l.s.o.Metrics.placed(j.task, at >= 0, considered)
 	if at < 0 {
 		return false
@@ -210,11 +211,18 @@ func (l *lane) place(j *job) bool {
 		return true
 	}
 	l.active()
+	binds := need.Fingerprint == "" && l.unlike(l.slots[at].Fingerprint)
 	l.s.runs.Go(func() {
 		defer lease.Release()
-		l.run(l.s.halt, j, lease, considered)
+		l.run(l.s.halt, j, lease, considered, binds)
 	})
 	return true
+}
+
+// unlike reports whether a replica of the pool, in whatever state, may give other bytes than those of this fingerprint. One that was
+// never Ready may: nobody knows its fingerprint.
+func (l *lane) unlike(fingerprint string) bool {
+	return slices.ContainsFunc(l.slots, func(r placement.Replica) bool { return r.Fingerprint != fingerprint })
 }
 
 // errFull adds to a full queue's refusal when a place is likely to be free (ORCH-2007).

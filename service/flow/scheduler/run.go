@@ -22,8 +22,9 @@ const (
 	checkpointTime   = 2 * time.Second
 )
 
-// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced.
-func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
+// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced. Binds says that the task's
+// bytes depend on this choice of a replica (see recordDispatch).
+func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, binds bool) {
 	o := &l.s.o
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -39,7 +40,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	var result engine.Result
 	var answer json.RawMessage
 	if err == nil {
-		result, answer, err = l.generate(ctx, cancel, j, t, warm, lease)
+		result, answer, err = l.generate(ctx, cancel, j, t, warm, binds, lease)
 	}
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	l.active()
@@ -84,7 +85,7 @@ func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 }
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
-func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm bool, lease Lease) (engine.Result, json.RawMessage, error) {
+func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm, binds bool, lease Lease) (engine.Result, json.RawMessage, error) {
 	wall := time.AfterFunc(l.pool.Wall, func() {
 		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
 	})
@@ -93,7 +94,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
 	})
 	defer idle.Stop()
-	dispatched := l.recordDispatch(ctx, j, lease.Replica())
+	dispatched := l.recordDispatch(ctx, j, lease.Replica(), binds)
 	defer func() { _ = dispatched() }()
 
 	work := engine.Job{
@@ -140,12 +141,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	return result, nil, err
 }
 
-// recordDispatch records the dispatch, and returns a function that waits until that is done. For a strict task it leaves a note only,
-// since its tokens can be made again. A best-effort task must not send a token that a crash would forget, so its dispatch is
-// written, while the engine reads the prompt.
-func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica) func() error {
+// recordDispatch records the dispatch, and returns a function that waits until that is done. A task must not send a token that the
+// next start could not make again, or end the task for (LO-202). For a strict task a note will do, which a crash may lose: any
+// replica gives the same bytes. Only where the pool has others (binds), and for a best-effort task, the dispatch is on the disk
+// first. It is written while the engine reads the prompt.
+func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica, binds bool) func() error {
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
-	if j.task.Determinism == task.Strict {
+	if j.task.Determinism == task.Strict && !binds {
 		l.s.o.Ledger.Started(d)
 		return func() error { return nil }
 	}
@@ -169,7 +171,7 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tried() >= attempts || sent && !strict {
 		return false
 	}
-	fingerprint := ""
+	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
 	if sent {
 		fingerprint = r.Fingerprint
 	}

@@ -217,7 +217,7 @@ func order(t *testing.T, l Opened) {
 	require.Equal(t, Dispatched(Sample(9)).At, get(t, l, ID(9)).StartedAt)
 }
 
-// started: a noted start takes its place in the order when it is noted. Once the task has an outcome, the start need not be written.
+// started: a noted start takes its place in the order when it is noted. Once a dispatch or an outcome is written, it need not be.
 func started(t *testing.T, l Opened) {
 	accept(t, l, 1, 2, 3, 4)
 	l.Started(Dispatched(Sample(3)))
@@ -236,8 +236,20 @@ func started(t *testing.T, l Opened) {
 	require.Equal(t, "default-1", r.ReplicaID)
 	require.Equal(t, Dispatched(Sample(3)).At, r.StartedAt)
 	require.Equal(t, done, get(t, l, ID(4)))
+
+	accept(t, l, 5, 6)
+	l.Started(Dispatched(Sample(5)))
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(6))))
+	moved := Dispatched(Sample(5))
+	moved.ReplicaID, moved.Fingerprint, moved.At = "default-1", "f2", moved.At.Add(time.Minute)
+	require.NoError(t, l.Dispatch(t.Context(), moved))
+	l.Settle()
+	require.Equal(t, []string{ID(3), ID(2), ID(5), ID(6), ID(1)}, live(t, l))
+	require.Equal(t, "f2", get(t, l, ID(5)).Fingerprint)
+	require.Equal(t, Dispatched(Sample(5)).At, get(t, l, ID(5)).StartedAt)
+
 	l.Started(Dispatched(Sample(1)))
-	require.Equal(t, []string{ID(3), ID(2), ID(1)}, live(t, reopen(t, l))) // closing writes what waits
+	require.Equal(t, []string{ID(3), ID(2), ID(5), ID(6), ID(1)}, live(t, reopen(t, l))) // closing writes what waits
 }
 
 func sequence(t *testing.T, l Opened) {
