@@ -211,6 +211,7 @@ func (l *lane) place(j *job) bool {
 	l.active()
 	l.s.runs.Go(func() {
 		defer lease.Release()
+		defer l.s.survive(j)
 		l.run(l.s.halt, j, lease, considered)
 	})
 	return true

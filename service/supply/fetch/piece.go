@@ -219,6 +219,9 @@ func (p *piece) learn(s *stream) error {
 		p.Validator = s.validator
 	}
 	if p.Size < 0 && s.size >= 0 {
+		if s.size > p.j.f.s.MaxBytes-p.j.before {
+			return tooLarge(p.j.ref.Shown(), p.j.f.s.MaxBytes)
+		}
 		p.Size = s.size
 		if err := p.j.room(p.j.before+p.Size, p.j.before+p.have); err != nil {
 			return err

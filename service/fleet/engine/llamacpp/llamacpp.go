@@ -73,8 +73,11 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 	if body.Defaults.Ctx <= 0 || body.Slots <= 0 {
 		return engine.Props{}, e.c.Reset(errors.New("/props names no context or no slots: is this a llama-server?"))
 	}
+	if err := engine.Believe(engine.Tokens("n_ctx", body.Defaults.Ctx), engine.Slots("total_slots", body.Slots)); err != nil {
+		return engine.Props{}, e.c.Reset(err)
+	}
 	e.ctx.Store(int64(body.Defaults.Ctx))
-	return engine.Props{Build: body.Build, System: body.System, Ctx: body.Defaults.Ctx, Slots: body.Slots}, nil
+	return engine.Props{Build: task.Clip(body.Build, engine.MaxBuild), System: body.System, Ctx: body.Defaults.Ctx, Slots: body.Slots}, nil
 }
 
 func (e *Engine) slotCtx(ctx context.Context) (int, error) {
@@ -210,6 +213,9 @@ func (e *Engine) rerank(ctx context.Context, query string, documents []string) (
 	if err := e.c.Post(ctx, "/reranking", request, &body); err != nil {
 		return nil, explain(err)
 	}
+	if err := engine.Believe(engine.Tokens("prompt_tokens", body.Usage.PromptTokens)); err != nil {
+		return nil, e.c.Reset(err)
+	}
 	seen := make([]bool, len(documents))
 	out := &rerankAnswer{Scores: make([]float64, len(documents)), tokens: body.Usage.PromptTokens}
 	for _, r := range body.Results {
@@ -236,7 +242,8 @@ func explain(err error) error {
 			Ctx    int `json:"n_ctx"`
 		} `json:"error"`
 	}
-	if json.Unmarshal(status.Body, &body) == nil && body.Error.Prompt > 0 && body.Error.Ctx > 0 {
+	told := json.Unmarshal(status.Body, &body) == nil && body.Error.Prompt > 0 && body.Error.Ctx > 0
+	if told && engine.Believe(engine.Tokens("n_prompt_tokens", body.Error.Prompt), engine.Tokens("n_ctx", body.Error.Ctx)) == nil {
 		e := tooLong(body.Error.Prompt, body.Error.Ctx)
 		e.Err = err
 		return e
