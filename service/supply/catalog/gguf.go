@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -57,6 +58,7 @@ const (
 	maxNameBytes   = 256
 	maxArchBytes   = 64
 	splitCountKey  = "split.tensors.count"
+	alignmentKey   = "general.alignment"
 	damagedMessage = "is no whole GGUF file: fetch it again, and give its digest"
 )
 
@@ -76,7 +78,7 @@ func ReadGGUF(path string) (m Metadata, err error) {
 	}
 	defer func() { // the parser panics if numbers overflow or types are not what it expects
 		if p := recover(); p != nil {
-			m, err = Metadata{}, fmt.Errorf("%s %s (%v)", filepath.Base(path), damagedMessage, p)
+			m, err = Metadata{}, fmt.Errorf("%s %s (its header contradicts itself)", filepath.Base(path), damagedMessage)
 		}
 	}()
 	file, err := gguf.ParseGGUFFile(path, gguf.SkipLargeMetadata())
@@ -236,8 +238,19 @@ func (s *scan) pair() error {
 		return err
 	}
 	of := gguf.GGUFMetadataValueType(kind)
-	if key == splitCountKey { // the parser makes room for this many
-		return s.tensorCount(of)
+	switch key {
+	case splitCountKey: // the parser makes room for this many
+		n, err := s.number(of)
+		if err == nil && n > maxTensors {
+			err = fmt.Errorf("it counts %d tensors in all parts", n)
+		}
+		return err
+	case alignmentKey: // the parser divides by it
+		n, err := s.number(of)
+		if err == nil && (of != gguf.GGUFMetadataValueTypeUint32 || bits.OnesCount64(n) != 1) {
+			err = fmt.Errorf("its alignment is %d, and must be a power of 2", n)
+		}
+		return err
 	}
 	switch of {
 	case gguf.GGUFMetadataValueTypeString:
@@ -250,30 +263,26 @@ func (s *scan) pair() error {
 	}
 }
 
-func (s *scan) tensorCount(of gguf.GGUFMetadataValueType) error {
+// number reads a whole number, of which the file says what kind it is.
+func (s *scan) number(of gguf.GGUFMetadataValueType) (uint64, error) {
 	size, ok := widths[of]
 	if !ok || of == gguf.GGUFMetadataValueTypeFloat32 || of == gguf.GGUFMetadataValueTypeFloat64 || of == gguf.GGUFMetadataValueTypeBool {
-		return errors.New("its count of tensors is no number")
+		return 0, errors.New("one of its counts is no number")
 	}
 	raw, err := s.take(size)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	var n uint64
 	switch size {
 	case 1:
-		n = uint64(raw[0])
+		return uint64(raw[0]), nil
 	case 2:
-		n = uint64(s.order.Uint16(raw))
+		return uint64(s.order.Uint16(raw)), nil
 	case 4:
-		n = uint64(s.order.Uint32(raw))
+		return uint64(s.order.Uint32(raw)), nil
 	default:
-		n = s.order.Uint64(raw)
+		return s.order.Uint64(raw), nil
 	}
-	if n > maxTensors {
-		return fmt.Errorf("it counts %d tensors in all parts", n)
-	}
-	return nil
 }
 
 func (s *scan) array(key string) error {

@@ -52,7 +52,7 @@ func TestPartsAreReadTogether(t *testing.T) {
 	require.ErrorContains(t, err, "at most 1024")
 }
 
-// ORCH-3060
+// ORCH-3060, LO-802
 func TestNoWholeGGUFIsRefusedInLittleMemory(t *testing.T) {
 	whole := small("x")
 	for name, content := range map[string][]byte{
@@ -92,6 +92,8 @@ func TestNoWholeGGUFIsRefusedInLittleMemory(t *testing.T) {
 			_, err := ReadGGUF(path)
 			runtime.ReadMemStats(&after)
 			require.ErrorContains(t, err, "no whole GGUF")
+			require.NotContains(t, err.Error(), "runtime error")
+			require.NotContains(t, err.Error(), "interface conversion")
 			require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(32<<20))
 		})
 	}
@@ -103,6 +105,16 @@ func TestNoWholeGGUFIsRefusedInLittleMemory(t *testing.T) {
 	}
 	_, err := ReadGGUF(t.TempDir())
 	require.Error(t, err)
+}
+
+// LO-802: the message is about the file, not about the program that reads it.
+func TestAnAlignmentThatCannotBe(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x.gguf")
+	for _, alignment := range []uint32{0, 3, 48, 1<<32 - 1} {
+		require.NoError(t, os.WriteFile(path, header(0, 1).put("general.alignment", kindU32, alignment).Bytes(), 0o600))
+		_, err := ReadGGUF(path)
+		require.ErrorContains(t, err, fmt.Sprintf("its alignment is %d, and must be a power of 2", alignment))
+	}
 }
 
 // ORCH-3060

@@ -38,7 +38,7 @@ func size(w engine.Worker, fileBytes int64) (_ engine.Sizer, err error) {
 	s := &sizer{w: w, size: fileBytes}
 	defer func() {
 		if p := recover(); p != nil { // the parser panics if a header contradicts itself
-			s.file, s.own, err = nil, 0, fmt.Errorf("read the model's header: %v", p)
+			s.file, s.own, err = nil, 0, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
 		}
 	}()
 	file, err := gguf.ParseGGUFFile(w.Model, gguf.UseMMap())
