@@ -20,6 +20,16 @@ import (
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
+// built builds the daemon.
+func built(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	exe := filepath.Join(dir, "orchestratord")
+	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
+	return exe
+}
+
 // serveOn starts a daemon with one external engine.
 func serveOn(t *testing.T, exe string, engine *fakeengine.Engine) (*daemon.Daemon, *sdk.Client) {
 	t.Helper()
@@ -27,11 +37,11 @@ func serveOn(t *testing.T, exe string, engine *fakeengine.Engine) (*daemon.Daemo
 	t.Cleanup(fake.Close)
 	return serveWith(t, exe, fmt.Sprintf(`
   - {id: only, model: {id: m, ref: x}, sampler_profile: v1, provisioning: {mode: external, urls: ["%s"]}}
-`, fake.URL))
+`, fake.URL), nil)
 }
 
 // serveWith starts a daemon with these pools. Its answers are read by the product's own client, which refuses what breaks the contract.
-func serveWith(t *testing.T, exe, pools string) (*daemon.Daemon, *sdk.Client) {
+func serveWith(t *testing.T, exe, pools string, env map[string]string) (*daemon.Daemon, *sdk.Client) {
 	t.Helper()
 	dir := t.TempDir()
 	config := filepath.Join(dir, "config.yaml")
@@ -43,7 +53,7 @@ sampler_profiles: {v1: {temperature: 0.8}}
 pools:`+pools), 0o600))
 	l := process.NewLauncher()
 	t.Cleanup(l.Close)
-	d, err := daemon.Start(t.Context(), l, daemon.Options{Config: config, Options: process.Options{Exe: exe, Args: []string{"--no-self-test"}, Env: process.Env(dir, nil)}})
+	d, err := daemon.Start(t.Context(), l, daemon.Options{Config: config, Options: process.Options{Exe: exe, Args: []string{"--no-self-test"}, Env: process.Env(dir, env)}})
 	require.NoError(t, err)
 	t.Cleanup(d.Kill)
 	c, err := sdk.New(sdk.Options{Addr: d.URL})
@@ -68,8 +78,7 @@ func readable(t *testing.T, c *sdk.Client) {
 // What an engine says in the last frame of a run, and what then becomes of the run: it fails, and the next one does not.
 // LO-801
 func TestAnEnginesFiguresAreNotBelieved(t *testing.T) {
-	exe := filepath.Join(t.TempDir(), "orchestratord")
-	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
+	exe := built(t)
 	engine := fakeengine.New(fakeengine.Options{})
 	d, c := serveOn(t, exe, engine)
 	require.NoError(t, d.Answers(t.Context(), "/readyz"))
@@ -111,8 +120,7 @@ func TestAnEnginesFiguresAreNotBelieved(t *testing.T) {
 // What an engine says of itself. It does not get ready, its pool can be looked at, and the reason is there.
 // LO-801
 func TestAnEngineThatCannotBe(t *testing.T) {
-	exe := filepath.Join(t.TempDir(), "orchestratord")
-	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
+	exe := built(t)
 	for says, engine := range map[string]fakeengine.Options{
 		"n_ctx":       {Ctx: 1e12},
 		"total_slots": {Slots: 1e6},

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -107,7 +108,8 @@ func (e *Engine) CountTokens(ctx context.Context, prompt string) (int, error) {
 // Chats implements engine.Chatter.
 func (e *Engine) Chats() {}
 
-// ApplyTemplate asks /apply-template.
+// ApplyTemplate asks /apply-template. A llama-server answers 500 where the template fails. It would do so again, so that is a refusal and
+// not an outage (LO-805).
 func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
 	request := struct {
 		Messages []task.Message `json:"messages"`
@@ -116,6 +118,12 @@ func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (st
 		Prompt string `json:"prompt"`
 	}
 	err := e.c.Post(ctx, "/apply-template", request, &body)
+	var status *httpsse.StatusError
+	if errors.As(err, &status) && status.Status == http.StatusInternalServerError {
+		refused := task.Errorf(task.InvalidParams, "the engine cannot use the model's chat template: %s", status.Message).Because(err)
+		refused.Engine = Name
+		return "", refused
+	}
 	return body.Prompt, err
 }
 
