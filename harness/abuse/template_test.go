@@ -5,7 +5,6 @@ package abuse_test
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -62,7 +61,7 @@ func TestTemplatesOfModels(t *testing.T) {
 		for range 2 {
 			_, err = d.Client.Submit(t.Context(), []byte(`{"model_ref":"m","workload":"completion","messages":[{"role":"user","content":"hello"}],"max_tokens":4}`))
 			var refused *client.RefusedError
-			require.True(t, errors.As(err, &refused), "%v", err)
+			require.ErrorAs(t, err, &refused)
 			require.Equal(t, 400, refused.Status)
 			require.Equal(t, "INVALID_PARAMS", refused.Code)
 			require.Contains(t, refused.Message, "the chat template of evil.gguf")

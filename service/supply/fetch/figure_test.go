@@ -27,3 +27,31 @@ func TestSizesThatCannotBe(t *testing.T) {
 	require.Empty(t, s.Requests())
 	require.Empty(t, left(t, b.dir))
 }
+
+// LO-806: a hub that is wrong about a file's length stays wrong. That is no outage, and nothing of the file is kept.
+func TestALengthThatStaysWrong(t *testing.T) {
+	for name, wrong := range map[string]int64{"longer": size + 5000, "shorter": size - 5000, "much longer": 50 * size} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, "hf")
+			s.put(t, "m.gguf", model(size))
+			s.Lie = func(file map[string]any) {
+				file["size"] = wrong
+				delete(file, "lfs")
+			}
+			b := s.fetcher(t, t.TempDir())
+			_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
+			require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
+			require.False(t, task.AsError(err).Retriable)
+			require.Empty(t, left(t, b.dir))
+		})
+	}
+}
+
+// LO-806: a file that is there, and cannot be read.
+func TestAFileThatCannotBeReadToItsEnd(t *testing.T) {
+	s := start(t, "hf")
+	b := s.fetcher(t, t.TempDir())
+	_, err := b.fetch(t.Context(), parse(t, "file:/proc/self/mem"), fetch.Options{})
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.Contains(t, task.AsError(err).Message, "name the model's file itself")
+}

@@ -34,11 +34,11 @@ type sizer struct {
 }
 
 // size reads the header. With an error the sizer guesses.
-func size(w engine.Worker, fileBytes int64) (_ engine.Sizer, err error) {
+func size(w engine.Worker, fileBytes int64) (sized engine.Sizer, err error) {
 	s := &sizer{w: w, size: fileBytes}
 	defer func() {
 		if p := recover(); p != nil { // the parser panics if a header contradicts itself
-			s.file, s.own, err = nil, 0, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
+			s.file, s.own, sized, err = nil, 0, s, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
 		}
 	}()
 	file, err := gguf.ParseGGUFFile(w.Model, gguf.UseMMap())
