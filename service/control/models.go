@@ -33,7 +33,7 @@ func (m models) Memory() ([]vram.Room, []residency.Tenant) {
 	if !slices.ContainsFunc(pools, onDemand) {
 		return nil, nil
 	}
-	view := m.memory.ledger.View()
+	view := m.cards.ledger.View()
 	var cards []vram.Room
 	for _, c := range view.Cards {
 		cards = append(cards, vram.Room{Card: c.Index, Free: c.Free})

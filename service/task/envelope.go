@@ -53,8 +53,9 @@ const (
 func (e *Error) Envelope() Envelope {
 	t := traits[e.Code]
 	out := Envelope{
-		Code: e.Code, Message: Clip(e.Message, maxMessage), Retriable: e.Retriable || t.retriable,
-		PolicyLabel: Clip(e.PolicyLabel, maxLabel), Engine: Clip(e.Engine, maxLabel), PoolID: Clip(e.PoolID, maxID), Hint: Clip(e.Hint, maxHint),
+		Code: e.Code, Message: Clip(valid(e.Message), maxMessage), Retriable: e.Retriable || t.retriable,
+		PolicyLabel: Clip(e.PolicyLabel, maxLabel), Engine: Clip(e.Engine, maxLabel), PoolID: Clip(e.PoolID, maxID),
+		Hint: Clip(valid(e.Hint), maxHint),
 	}
 	after := min(e.RetryAfter, maxRetry)
 	if t.policy != "" {
@@ -70,6 +71,15 @@ func (e *Error) Envelope() Envelope {
 		out.RetryAfterMS = &ms
 	}
 	return out
+}
+
+// valid puts a replacement character for each byte that is not part of UTF-8, as encoding/json does, which writes it in another way
+// than one that was there before. An error that comes back from the record has to give the same bytes as when it was new.
+func valid(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return string([]rune(s))
 }
 
 // Clip shortens s to at most n bytes. It cuts no rune in two.

@@ -28,6 +28,8 @@ func TestEnvelope(t *testing.T) {
 	require.JSONEq(t, `{"code":"POOL_UNREADY","message":"wait","retriable":true,"retry_after_ms":2}`,
 		encode(Errorf(PoolUnready, "wait").Retry(1001*time.Microsecond)))
 	require.Len(t, Errorf(Internal, "%s", strings.Repeat("é", 9999)).Envelope().Message, maxMessage)
+	require.Contains(t, encode(&Error{Code: Internal, Message: "an engine said \xc3\xff", Hint: "\xff"}), "\"an engine said \ufffd\ufffd\",",
+		"as it comes back from the record")
 }
 
 func TestCodesAreListedOnce(t *testing.T) {

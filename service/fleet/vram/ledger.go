@@ -473,7 +473,7 @@ func (l *Ledger) find(card int) int {
 func (l *Ledger) card(at int) CardView {
 	c := &l.seen.Cards[at]
 	v := CardView{
-		Index: c.Index, UUID: c.UUID, Name: c.Name, Total: c.Total, DriverFree: c.Free, Foreign: c.Used, Healthy: c.Healthy, Problem: c.Problem,
+		Index: c.Index, Name: c.Name, Total: c.Total, DriverFree: c.Free, Foreign: c.Used, Healthy: c.Healthy, Problem: c.Problem,
 	}
 	for _, h := range l.active {
 		v.Promised += h.kept(c.Index)

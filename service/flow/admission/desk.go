@@ -167,7 +167,7 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	return nil
 }
 
-// unready turns the error of an engine that broke off into POOL_UNREADY: before its admission a task has lost nothing by it.
+// unready turns the error of an engine that broke off into POOL_UNREADY: the task is not admitted yet, so it has lost nothing.
 func unready(err error) error {
 	if !task.HasCode(err, task.WorkerReset) {
 		return err

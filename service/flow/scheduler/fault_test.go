@@ -367,3 +367,39 @@ func TestASecondStopWaitsForTheFirst(t *testing.T) {
 		require.ErrorIs(t, err, io.EOF)
 	})
 }
+
+// hasty is a ledger that lets something happen before it lists, and keeps times as SQLite's does, in milliseconds.
+type hasty struct {
+	*book
+	before func()
+}
+
+func (h hasty) List(ctx context.Context, state task.State, limit int) ([]task.Record, error) {
+	h.before()
+	found, err := h.book.List(ctx, state, limit)
+	for i := range found {
+		found[i].Task.AcceptedAt = found[i].Task.AcceptedAt.Truncate(time.Millisecond)
+	}
+	return found, err
+}
+
+// LO-202: a task that ends while the list is made is in it once, and as one that has ended.
+func TestATaskThatEndsWhileItIsListed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &book{records: map[string]task.Record{}}
+		r := newUnstartedRig(t, b, 1, nil)
+		defer r.stop()
+		r.s.o.Ledger = hasty{b, func() {
+			_, err := r.s.Cancel(t.Context(), "second")
+			require.NoError(t, err)
+		}}
+		require.NoError(t, r.s.Start(t.Context()))
+		r.must("first")
+		time.Sleep(100 * time.Microsecond)
+		r.must("second")
+		listed := r.list("", 10)
+		require.Len(t, listed, 2)
+		states := map[string]task.State{listed[0].ID: listed[0].State, listed[1].ID: listed[1].State}
+		require.Equal(t, map[string]task.State{"first": task.Running, "second": task.StateCanceled}, states)
+	})
+}

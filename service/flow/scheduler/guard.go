@@ -29,7 +29,9 @@ func (s *Scheduler) guard(j *job, f func()) (err error) {
 // survive is deferred by a goroutine that works for one task, and ends the task where that panics.
 func (s *Scheduler) survive(j *job) {
 	if p := recover(); p != nil {
-		s.fail(j, s.panicked(j, p), nil)
+		e := s.panicked(j, p)
+		j.lane.rates.ended(j, 0, s.o.Now(), false) // it may not have come so far
+		s.fail(j, e, nil)
 	}
 }
 

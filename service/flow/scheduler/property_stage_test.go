@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -17,10 +18,60 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// slowBook is a ledger whose commits take a while, and that ends with its life: what is committed later is not.
+// slowBook is a ledger whose commits take a while, and that ends with its life: what is committed later is not. Starts that are only
+// noted are written later still, so that a crash loses them.
 type slowBook struct {
 	*book
 	commit time.Duration
+	starts map[string]task.Dispatch // that are noted; guarded by book.mu
+}
+
+func newSlowBook(b *book, commit time.Duration) *slowBook {
+	return &slowBook{b, commit, map[string]task.Dispatch{}}
+}
+
+// noteAfter is how long a noted start waits.
+const noteAfter = 100 * time.Millisecond
+
+func (b slowBook) Started(d task.Dispatch) {
+	b.mu.Lock()
+	_, waits := b.starts[d.ID]
+	b.starts[d.ID] = d
+	b.mu.Unlock()
+	if !waits {
+		time.AfterFunc(noteAfter, func() { b.write(d.ID) })
+	}
+}
+
+// write writes a noted start, unless something has made it needless.
+func (b slowBook) write(id string) {
+	b.mu.Lock()
+	d, waits := b.starts[id]
+	b.mu.Unlock()
+	switch {
+	case !waits:
+	case b.book.Dispatch(context.Background(), d) == nil:
+		b.drop(id)
+	default: // the disk is full
+		time.AfterFunc(noteAfter, func() { b.write(id) })
+	}
+}
+
+func (b slowBook) drop(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.starts, id)
+}
+
+// flush writes what is noted, as far as the disk takes it.
+func (b slowBook) flush() {
+	b.mu.Lock()
+	noted := maps.Clone(b.starts)
+	clear(b.starts)
+	b.mu.Unlock()
+	for _, d := range noted {
+		_ = b.book.Dispatch(context.Background(), d)
+	}
 }
 
 func (b slowBook) Accept(ctx context.Context, t task.Task) error {
@@ -33,12 +84,20 @@ func (b slowBook) Accept(ctx context.Context, t task.Task) error {
 
 func (b slowBook) Dispatch(ctx context.Context, d task.Dispatch) error {
 	time.Sleep(b.commit)
-	return b.book.Dispatch(ctx, d)
+	err := b.book.Dispatch(ctx, d)
+	if err == nil {
+		b.drop(d.ID)
+	}
+	return err
 }
 
 func (b slowBook) Finish(ctx context.Context, r task.Record) error {
 	time.Sleep(b.commit)
-	return b.book.Finish(ctx, r)
+	err := b.book.Finish(ctx, r)
+	if err == nil {
+		b.drop(r.Task.ID)
+	}
+	return err
 }
 
 // turn makes a machine die, or come back.
@@ -87,6 +146,7 @@ func (s *stage) line(message, id string) {
 type machine struct {
 	stage   *stage
 	id      string
+	kind    string // of its bytes
 	ready   bool
 	busy    bool
 	running int
@@ -101,7 +161,7 @@ func (s *stage) Snapshot(_ string, into []placement.Replica) []placement.Replica
 		if m.busy {
 			active = 1
 		}
-		into = append(into, placement.Replica{ID: m.id, Ready: m.ready, Slots: 1, Active: active, Strict: true, Fingerprint: "fp"})
+		into = append(into, placement.Replica{ID: m.id, Ready: m.ready, Slots: 1, Active: active, Strict: true, Fingerprint: "fp" + m.kind})
 	}
 	return into
 }
@@ -128,7 +188,9 @@ type held struct {
 }
 
 func (h held) Engine() engine.Engine { return h }
-func (h held) Replica() Replica      { return Replica{ID: h.id, EngineVersion: "b1", Fingerprint: "fp"} }
+func (h held) Replica() Replica {
+	return Replica{ID: h.id, EngineVersion: "b1", Fingerprint: "fp" + h.kind}
+}
 func (h held) Lost() <-chan struct{} { return h.lost }
 func (h held) Replace(string)        {}
 func (h held) Others() int           { return 0 }
@@ -142,8 +204,11 @@ func (h held) Release() {
 	})
 }
 
-// word is the i-th token of a task, on every replica and in every life.
-func word(prompt string, i int) string { return fmt.Sprint(prompt, ".", i, " ") }
+// otherKind is the kind of the machines that give other bytes than the rest.
+const otherKind = "other "
+
+// word is the i-th token of a task, on every machine of a kind and in every life.
+func word(kind, prompt string, i int) string { return fmt.Sprint(kind, prompt, ".", i, " ") }
 
 func (h held) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
 	if ctx.Err() != nil { // ended between its start and here: the engine is not even asked
@@ -177,7 +242,7 @@ func (h held) Generate(ctx context.Context, job engine.Job, emit func(string) er
 		case <-ctx.Done():
 			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
 		}
-		if err := emit(word(job.Prompt, i)); err != nil {
+		if err := emit(word(h.kind, job.Prompt, i)); err != nil {
 			return engine.Result{}, err
 		}
 	}

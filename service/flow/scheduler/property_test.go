@@ -32,6 +32,7 @@ import (
 // within the bubble of the virtual clock.
 type plot struct {
 	replicas int
+	unlike   bool // each second replica gives other bytes
 	pool     Pool
 	moves    []move
 	commit   time.Duration // what the ledger takes for a commit
@@ -64,8 +65,8 @@ const (
 
 func drawPlot(t *rapid.T) plot {
 	p := plot{
-		replicas: rapid.IntRange(1, 3).Draw(t, "replicas"),
-		commit:   time.Duration(rapid.SampledFrom([]int{0, 1, 7, 30}).Draw(t, "commit")) * time.Millisecond,
+		replicas: rapid.IntRange(1, 3).Draw(t, "replicas"), unlike: rapid.Bool().Draw(t, "unlike"),
+		commit: time.Duration(rapid.SampledFrom([]int{0, 1, 7, 30}).Draw(t, "commit")) * time.Millisecond,
 		pool: Pool{
 			ID: "default", Engine: "llamacpp", Wall: time.Hour, Idle: time.Hour, Capacity: rapid.IntRange(1, 5).Draw(t, "capacity"),
 			Policy: rapid.SampledFrom([]queue.Policy{queue.Reject, queue.DropLRU}).Draw(t, "policy"),
@@ -149,7 +150,11 @@ func (s *stage) start() {
 	s.life++
 	s.replicas = nil
 	for i := range s.plot.replicas {
-		s.replicas = append(s.replicas, &machine{stage: s, id: fmt.Sprint("default-", i), ready: true, died: make(chan struct{})})
+		x := &machine{stage: s, id: fmt.Sprint("default-", i), ready: true, died: make(chan struct{})}
+		if s.plot.unlike && i%2 == 1 {
+			x.kind = otherKind
+		}
+		s.replicas = append(s.replicas, x)
 	}
 	s.mu.Unlock()
 	s.s = New(Options{
@@ -174,7 +179,7 @@ func (s *stage) end(crash bool) {
 		s.look() // at a moment, not within one
 		was := s.book
 		was.mu.Lock()
-		s.book = &slowBook{&book{records: maps.Clone(was.records), order: slices.Clone(was.order)}, was.commit}
+		s.book = newSlowBook(&book{records: maps.Clone(was.records), order: slices.Clone(was.order)}, was.commit)
 		s.book.full.Store(was.full.Load())
 		s.book.seq.Store(was.seq.Load())
 		was.mu.Unlock()
@@ -201,6 +206,7 @@ func (s *stage) end(crash bool) {
 	}
 	s.hangUp()
 	s.again.Wait()
+	s.book.flush()
 }
 
 // connect has a task's client read on from where it is.
@@ -432,7 +438,7 @@ func TestEveryHistoryIsSound(t *testing.T) {
 		p := drawPlot(rt)
 		var wrong []string
 		synctest.Test(t, func(t *testing.T) {
-			s := &stage{t: t, plot: p, book: &slowBook{&book{records: map[string]task.Record{}}, p.commit}}
+			s := &stage{t: t, plot: p, book: newSlowBook(&book{records: map[string]task.Record{}}, p.commit)}
 			s.start()
 			for _, m := range p.moves {
 				s.play(m)

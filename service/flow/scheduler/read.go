@@ -71,13 +71,17 @@ func (s *Scheduler) List(ctx context.Context, state task.State, limit int) ([]ta
 	if err != nil {
 		return nil, errLedger("the record of tasks cannot be read", err)
 	}
+	// A task that ended between the two looks is in both.
+	ended := make(map[string]bool, len(finished))
+	for _, r := range finished {
+		ended[r.Task.ID] = true
+	}
+	found = slices.DeleteFunc(found, func(s task.Status) bool { return ended[s.ID] })
 	for _, r := range finished {
 		found = append(found, r.Status())
 	}
 	slices.SortStableFunc(found, func(a, b task.Status) int {
 		return cmp.Or(b.AcceptedAt.Compare(a.AcceptedAt), cmp.Compare(a.ID, b.ID))
 	})
-	// A task that ended between the two looks is in both.
-	found = slices.CompactFunc(found, func(a, b task.Status) bool { return a.ID == b.ID })
 	return found[:min(limit, len(found))], nil
 }

@@ -143,6 +143,7 @@ func (l lineLog) Sync() error { return nil }
 type book struct {
 	full    atomic.Bool
 	hangs   atomic.Bool   // accepts are not written, and nothing is read, until it does not
+	forgets atomic.Bool   // a crash comes before any note is written
 	seq     atomic.Uint64 // that was handed out last
 	mu      sync.Mutex
 	records map[string]task.Record
@@ -192,7 +193,11 @@ func (b *book) Dispatch(_ context.Context, d task.Dispatch) error {
 	})
 }
 
-func (b *book) Started(d task.Dispatch) { _ = b.Dispatch(context.Background(), d) }
+func (b *book) Started(d task.Dispatch) {
+	if !b.forgets.Load() {
+		_ = b.Dispatch(context.Background(), d)
+	}
+}
 
 func (b *book) Checkpoint(id string, c task.Checkpoint) {
 	_ = b.change(id, func(r *task.Record) { r.Checkpoint = c })
@@ -328,7 +333,13 @@ func (l lease) Release() {
 	})
 }
 
-func (x *replica) fingerprint() string { return "fp" + x.build }
+// fingerprint is that of the build; the build "none" stands for a replica that was never ready.
+func (x *replica) fingerprint() string {
+	if x.build == "none" {
+		return ""
+	}
+	return "fp" + x.build
+}
 
 // replica is its own engine: it answers a prompt with MaxTokens tokens.
 func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {

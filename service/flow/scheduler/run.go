@@ -22,8 +22,9 @@ const (
 	checkpointTime   = 2 * time.Second
 )
 
-// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced.
-func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
+// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced. Binds says that the task's
+// bytes depend on this choice of a replica (see recordDispatch).
+func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, binds bool) {
 	o := &l.s.o
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -34,7 +35,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 	l.rates.began(j, replica.ID, now)
 	l.placed(j, replica, now, considered)
 	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
-	t, result, answer, err := l.work(ctx, cancel, j, warm, lease)
+	t, result, answer, err := l.work(ctx, cancel, j, warm, binds, lease)
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	l.active()
 	if err == nil {
@@ -50,7 +51,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int) {
 }
 
 // work has the engine do the task. A panic on the way is an error like any other (LO-803).
-func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job, warm bool, lease Lease) (t *task.Task, result engine.Result, answer json.RawMessage, err error) {
+func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job, warm, binds bool, lease Lease) (t *task.Task, result engine.Result, answer json.RawMessage, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = l.s.panicked(j, p)
@@ -59,7 +60,7 @@ func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 	if t, err = l.templated(ctx, j, lease.Engine()); err != nil {
 		return t, result, nil, err
 	}
-	result, answer, err = l.generate(ctx, cancel, j, t, warm, lease)
+	result, answer, err = l.generate(ctx, cancel, j, t, warm, binds, lease)
 	return t, result, answer, err
 }
 
@@ -83,8 +84,8 @@ func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Ta
 	return &t, nil
 }
 
-// placed counts and narrates a dispatch. It is a function of its own because of its copies of the task: run's stack, which lasts as
-// long as the task, need not hold them.
+// placed counts a dispatch and logs it. It is a function of its own because it copies the task: the stack of run lasts as long as the
+// task, and need not hold the copies.
 func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 	waited := since(j.task.AcceptedAt, now)
 	l.s.o.Metrics.dispatched(j.task, r, waited, j.tried())
@@ -92,7 +93,7 @@ func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 }
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
-func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm bool, lease Lease) (engine.Result, json.RawMessage, error) {
+func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm, binds bool, lease Lease) (engine.Result, json.RawMessage, error) {
 	wall := time.AfterFunc(l.pool.Wall, func() {
 		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
 	})
@@ -101,7 +102,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
 	})
 	defer idle.Stop()
-	dispatched := l.recordDispatch(ctx, j, lease.Replica())
+	dispatched := l.recordDispatch(ctx, j, lease.Replica(), binds)
 	defer func() { _ = dispatched() }()
 
 	work := engine.Job{
@@ -112,14 +113,14 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		work.Messages = t.Request.Messages
 	}
 	if work.Workload != task.Completion {
-		idle.Stop() // there is nothing to see before the answer
+		idle.Stop() // nothing comes before the answer
 		answer, result, err := engine.Answer(ctx, lease.Engine(), work)
 		if err == nil {
 			l.firstOutput(j)
 		}
 		return result, answer, err
 	}
-	if warm { // else any KV that is reused is not the session's: many prompts begin alike
+	if warm { // otherwise the KV that is reused is not the session's: many prompts begin alike
 		work.Cached = j.cached
 	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
@@ -148,12 +149,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	return result, nil, err
 }
 
-// recordDispatch records the dispatch, and returns a function that waits until that is done. For a strict task it leaves a note only,
-// since its tokens can be made again. A best-effort task must not send a token that a crash would forget, so its dispatch is
-// written, while the engine reads the prompt.
-func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica) func() error {
+// recordDispatch records the dispatch, and returns a function that waits until that is done. A task must not send a token that the
+// next start could not make again, or end the task for (LO-202). For a strict task a note will do, which a crash may lose: any
+// replica gives the same bytes. Only where the pool has others (binds), and for a best-effort task, the dispatch is on the disk
+// first. It is written while the engine reads the prompt.
+func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica, binds bool) func() error {
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
-	if j.task.Determinism == task.Strict {
+	if j.task.Determinism == task.Strict && !binds {
 		l.s.o.Ledger.Started(d)
 		return func() error { return nil }
 	}
@@ -181,7 +183,7 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tried() >= attempts || sent && !strict {
 		return false
 	}
-	fingerprint := ""
+	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
 	if sent {
 		fingerprint = r.Fingerprint
 	}
@@ -211,7 +213,7 @@ func (l *lane) firstOutput(j *job) {
 	l.s.o.Narrator.StreamStarted(narrated(r, j.version()), waited)
 }
 
-// whyEnded tells the client why a run ended early.
+// whyEnded is the error that tells the client why a run ended early.
 func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	if errors.Is(err, stream.ErrSealed) {
 		return task.Errorf(task.Canceled, "the task was canceled") // nobody sees it: whoever sealed the log ends the task

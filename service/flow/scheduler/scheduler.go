@@ -3,8 +3,7 @@
 // Package scheduler runs accepted tasks: one loop per pool takes the next task of the queue, places it on a replica, runs it
 // and ends it. It is the only writer of a task's state.
 //
-// Locks: job.mu may be taken with Scheduler.mu held, and the lock of a lane's retries with job.mu held. The lock of a lane's rates
-// is held alone. With lane.pushing held, the ledger gives a task its number and the queue its place, both in memory. Nothing else
+// Locks: the lock of a lane's retries may be taken with job.mu held. Scheduler.mu and the lock of a lane's rates are held alone. With lane.pushing held, the ledger gives a task its number and the queue its place, both in memory. Nothing else
 // of another package is called with a lock held, and no disk is read.
 package scheduler
 

@@ -120,11 +120,22 @@ func (d *den) Load(pool string) {
 	})
 }
 
-func (d *den) Unload(pool string) error {
-	for _, r := range d.Snapshot(pool, nil) {
-		if r.Active > 0 {
-			d.t.Errorf("pool %s was unloaded while it generates", pool)
+// Unload refuses, as the pools do, where a task got in before the pool was held.
+func (d *den) Unload(pool string) (err error) {
+	d.set(func() {
+		for _, x := range d.replicas {
+			if x.pool != pool {
+				continue
+			}
+			if x.busy {
+				err = task.Errorf(task.PoolUnready, "pool %s generates", pool)
+				return
+			}
+			x.ready = false
 		}
+	})
+	if err != nil {
+		return err
 	}
 	d.turn(pool, residency.Leaving)
 	time.AfterFunc(time.Second, func() { d.turn(pool, residency.Absent) })

@@ -5,6 +5,7 @@ package delivery
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -14,6 +15,7 @@ type again struct {
 	conns chan net.Conn
 	over  chan struct{}
 	once  sync.Once
+	heard atomic.Bool // somebody accepts
 }
 
 func newAgain() *again { return &again{conns: make(chan net.Conn), over: make(chan struct{})} }
@@ -29,6 +31,7 @@ func (a *again) give(c net.Conn) {
 
 // Accept implements net.Listener.
 func (a *again) Accept() (net.Conn, error) {
+	a.heard.Store(true)
 	select {
 	case c := <-a.conns:
 		return c, nil

@@ -21,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// stopping is when a client that comes during a stop may come again.
+// stopping is how long a client that comes during a stop should wait before it comes again.
 const stopping = 5 * time.Second
 
 // keepAliveTicks is how many ticks may pass without a write before the client gets a sign of life.
@@ -104,7 +104,7 @@ func (s *Streams) Start(context.Context) error {
 }
 
 // Listener yields the connections on which a stream has ended and the client has begun another request. The server that took
-// the first one is to serve them too.
+// the first one is to serve them too. Where nobody does, a connection ends with its stream.
 func (s *Streams) Listener() net.Listener { return s.next }
 
 // Stop takes no more streams and waits until those that are open have ended. When ctx ends first, it breaks the others off.
@@ -138,6 +138,7 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 	header.Set("Content-Type", dialect.ContentType())
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Accel-Buffering", "no")
+	wire.again = wire.again && s.next.heard.Load()
 	wire.begin(header)
 	call := gate.CallFrom(r.Context())
 	d := &delivery{
@@ -226,7 +227,7 @@ func (d *delivery) recovered() {
 	}
 }
 
-// passed is a tick that has come already: who waits with it does not wait.
+// passed is a tick that has come already. With it Next returns at once.
 var passed = func() <-chan time.Time {
 	c := make(chan time.Time)
 	close(c)
@@ -287,7 +288,7 @@ func (d *delivery) pump(ctx context.Context) error {
 	}
 }
 
-// aside is what the dialect says of the task's figures where they differ from those that the client was shown.
+// aside returns the task's figures as the dialect shows them, if they have changed since the client was shown them.
 func (d *delivery) aside(shown *task.Metrics) ([]byte, error) {
 	figures, going := d.stream.Metrics()
 	if !going || figures == *shown {
@@ -297,7 +298,7 @@ func (d *delivery) aside(shown *task.Metrics) ([]byte, error) {
 	return d.dialect.Metrics(nil, figures)
 }
 
-// Refusal is the stream of a client that is to get none of the task's events: it is one error.
+// Refusal is the stream of a client that gets none of the task's events, but one error.
 func Refusal(e *task.Error) Stream { return refusal{e} }
 
 type refusal struct{ err *task.Error }

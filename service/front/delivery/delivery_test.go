@@ -74,6 +74,7 @@ func serve(t *testing.T, streams []Stream, change ...func(*Options)) *rig {
 	after := make(chan error)
 	listener := r.streams.Listener()
 	go func() { after <- r.Config.Serve(listener) }()
+	require.Eventually(t, r.streams.next.heard.Load, 10*time.Second, time.Millisecond)
 	t.Cleanup(func() {
 		r.Close()
 		r.end()

@@ -49,3 +49,12 @@ func TestAStreamBeforeTheStartIsClosed(t *testing.T) {
 	<-stream.closed
 	require.Empty(t, r.streams.open)
 }
+
+// ORCH-2002: where no server takes connections back, each ends with its stream.
+func TestAConnectionThatNobodyTakesBackEndsWithItsStream(t *testing.T) {
+	r := serve(t, []Stream{newFakeStream(io.EOF, startedFrame)})
+	r.streams.next.heard.Store(false)
+	res, body := r.get(t)
+	require.True(t, res.Close)
+	require.Equal(t, startedFrame, body)
+}

@@ -190,8 +190,8 @@ func (o *wire) watch() net.Conn {
 	}
 }
 
-// heard takes in what the client sent behind its request. It returns the connection once that is to be served, and more where there is
-// more to wait for.
+// heard takes in what the client sent behind its request. If that begins another request and the response is over, it returns the
+// connection for that request. Otherwise more says whether to go on reading.
 func (o *wire) heard(b []byte, err error) (next net.Conn, more bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -93,8 +93,8 @@ func invalid(format string, args ...any) error {
 	return task.Errorf(task.InvalidParams, format, args...)
 }
 
-// settle returns a copy of m with its defaults filled in, or says what is wrong with m.
-func (m Meta) settle() (Meta, error) {
+// completed returns a copy of m with its defaults filled in, or says what is wrong with m.
+func (m Meta) completed() (Meta, error) {
 	if !slices.Contains(Kinds(), m.Kind) {
 		return m, invalid("an artifact's kind must be one of plan, summary, diff, trace, proof and other, not %q", task.Clip(string(m.Kind), maxQuote))
 	}

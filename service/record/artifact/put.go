@@ -33,7 +33,7 @@ type received struct {
 // description stays, and the age counts anew. If its file was damaged, it is whole again. TOO_LARGE, INVALID_PARAMS, and
 // NOT_FOUND for a parent that does not exist; an error of r is returned wrapped.
 func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
-	m, err := m.settle()
+	m, err := m.completed()
 	if err != nil {
 		return Entry{}, err
 	}

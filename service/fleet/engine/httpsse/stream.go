@@ -193,8 +193,8 @@ func (s *Stream) follow(conn *net.TCPConn) {
 	}
 }
 
-// read takes what there is. It reports false to be called again when there is more. Before it waits it reads until there is nothing left,
-// because the kernel tells of data and of the connection's end only once if they come together.
+// read takes what there is. It returns false to be called again when there is more. It reads until nothing is left before it waits: when
+// data and the connection's end come together, the kernel wakes a reader only once.
 func (s *Stream) read(fd uintptr) bool {
 	b := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(b)

@@ -25,7 +25,7 @@ func ID(seq uint64) string { return fmt.Sprintf("task-%d", seq) }
 // Sample is a task with the given number.
 func Sample(seq uint64) task.Task {
 	return task.Task{
-		ID: ID(seq), Seq: seq, PoolID: "default", Engine: "llamacpp", Prompt: "Say something.", Seed: uint32(seq),
+		ID: ID(seq), Seq: seq, PoolID: "default", Engine: task.LlamaCpp, Prompt: "Say something.", Seed: uint32(seq),
 		Determinism: task.Strict, RequestDigest: strings.Repeat("ab", 32), AcceptedAt: Epoch.Add(time.Duration(seq) * time.Second),
 		Request: task.Request{
 			ModelRef: "haiku", Workload: task.Completion, Priority: task.Interactive, Prompt: "Say something.",

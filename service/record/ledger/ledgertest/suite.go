@@ -121,7 +121,7 @@ func ids(found []task.Record) []string {
 	return out
 }
 
-// everyField: one that is added to task.Record, and forgotten in an implementation, shows up.
+// everyField: a field that is added to task.Record, but not to an implementation, shows up here.
 func everyField(t *testing.T, l Opened) {
 	want := Full(task.Completed)
 	require.NoError(t, l.Accept(t.Context(), want.Task))
@@ -217,7 +217,7 @@ func order(t *testing.T, l Opened) {
 	require.Equal(t, Dispatched(Sample(9)).At, get(t, l, ID(9)).StartedAt)
 }
 
-// started: a start that is noted has the place of its call, and an outcome makes it needless.
+// started: a noted start takes its place in the order when it is noted. Once a dispatch or an outcome is written, it need not be.
 func started(t *testing.T, l Opened) {
 	accept(t, l, 1, 2, 3, 4)
 	l.Started(Dispatched(Sample(3)))
@@ -236,8 +236,20 @@ func started(t *testing.T, l Opened) {
 	require.Equal(t, "default-1", r.ReplicaID)
 	require.Equal(t, Dispatched(Sample(3)).At, r.StartedAt)
 	require.Equal(t, done, get(t, l, ID(4)))
+
+	accept(t, l, 5, 6)
+	l.Started(Dispatched(Sample(5)))
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(6))))
+	moved := Dispatched(Sample(5))
+	moved.ReplicaID, moved.Fingerprint, moved.At = "default-1", "f2", moved.At.Add(time.Minute)
+	require.NoError(t, l.Dispatch(t.Context(), moved))
+	l.Settle()
+	require.Equal(t, []string{ID(3), ID(2), ID(5), ID(6), ID(1)}, live(t, l))
+	require.Equal(t, "f2", get(t, l, ID(5)).Fingerprint)
+	require.Equal(t, Dispatched(Sample(5)).At, get(t, l, ID(5)).StartedAt)
+
 	l.Started(Dispatched(Sample(1)))
-	require.Equal(t, []string{ID(3), ID(2), ID(1)}, live(t, reopen(t, l))) // closing writes what waits
+	require.Equal(t, []string{ID(3), ID(2), ID(5), ID(6), ID(1)}, live(t, reopen(t, l))) // closing writes what waits
 }
 
 func sequence(t *testing.T, l Opened) {
@@ -323,7 +335,7 @@ func checkpoints(t *testing.T, l Opened) {
 	l.Checkpoint(ID(3), mark(1)) // of nobody
 	l.Settle()
 	require.Equal(t, mark(9), get(t, l, ID(1)).Checkpoint)
-	l.Checkpoint(ID(1), mark(8)) // as a recovered task does, which is decoded from the start
+	l.Checkpoint(ID(1), mark(8)) // a recovered task is decoded from the start, so its checkpoints begin anew
 	l.Settle()
 	require.Equal(t, mark(9), get(t, l, ID(1)).Checkpoint)
 	l.Checkpoint(ID(1), mark(10))

@@ -4,7 +4,6 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"sync/atomic"
@@ -121,53 +120,4 @@ func TestNothingIsForgottenBeforeItIsKept(t *testing.T) {
 func withoutSweeps(o Options) Options {
 	o.RetainAge = 0
 	return o
-}
-
-// A ledger of the version before has no digests of bundles. Its tasks are taken up as they are.
-// OC-CTRL-2067, LO-202
-func TestLedgerFromBeforeBundles(t *testing.T) {
-	path := file(t)
-	require.NoError(t, create(t.Context(), path, steps[:2]))
-	db, err := sql.Open("sqlite", dsn(path))
-	require.NoError(t, err)
-	do := func(text string, values ...any) {
-		_, err := db.Exec(text, values...)
-		require.NoError(t, err)
-	}
-	done := ended(sample(1), task.Completed, "a", "b")
-	for seq := range uint64(4) {
-		s := sample(seq + 1)
-		text, err := encodeTask(s)
-		require.NoError(t, err)
-		do("INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?)", s.Seq, s.ID, s.Request.Priority, s.PoolID, s.AcceptedAt.UnixMilli())
-		do("INSERT INTO request (seq, task) VALUES (?, ?)", s.Seq, string(text))
-	}
-	do("UPDATE task SET state = 'running', replica_id = 'default-0', fingerprint = 'f1', started_ms = ?, start_order = 7 - seq WHERE seq IN (3, 4)", epoch.UnixMilli())
-	outcome, err := encodeOutcome(done)
-	require.NoError(t, err)
-	do(`UPDATE task SET state = 'completed', replica_id = 'default-0', fingerprint = 'f1', started_ms = ?, finished_ms = ?, sealed_at = ?, last_event_id = ?, outcome = ?
-		WHERE seq = 1`, done.StartedAt.UnixMilli(), done.FinishedAt.UnixMilli(), done.SealedAt, done.LastEventID, string(outcome))
-	do("INSERT INTO transcript (seq, ends, text) VALUES (1, ?, ?)", encodeEnds(done.Transcript.Ends), done.Transcript.Text)
-	require.NoError(t, db.Close())
-
-	l := open(t, Options{Path: path, Bundles: &bundle.Keep{}})
-	claim, err := l.Claim(t.Context(), "me")
-	require.NoError(t, err)
-	require.Equal(t, []string{id(4), id(3), id(2)}, ids(claim.Tasks))
-	require.Equal(t, done, get(t, l, id(1)))
-	_, ok, err := l.Proven(t.Context(), [32]byte{})
-	require.NoError(t, err)
-	require.False(t, ok, "what ended before has its bundle in a file")
-	require.Equal(t, uint64(5), next(t, l))
-	l.Started(dispatched(sample(2)))
-	settle(t, l)
-	require.Equal(t, []string{id(4), id(3), id(2)}, live(t, l))
-	end(t, l, ended(sample(3), task.Completed, "c"))
-	found, ok, err := l.Proven(t.Context(), get(t, l, id(3)).Proof.SHA256)
-	require.NoError(t, err)
-	require.True(t, ok)
-	require.Equal(t, id(3), found.Task.ID)
-	report, err := l.Check(t.Context())
-	require.NoError(t, err)
-	require.Empty(t, report.Problems)
 }

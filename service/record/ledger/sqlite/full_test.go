@@ -143,6 +143,19 @@ func TestLockedFileRecovers(t *testing.T) {
 	_, err = other.ExecContext(t.Context(), "ROLLBACK")
 	require.NoError(t, err)
 	accept(t, l, 1)
+
+	// A start that was noted is kept, although the task's outcome, which would make it needless, cannot be recorded.
+	accept(t, l, 2)
+	_, err = other.ExecContext(t.Context(), "BEGIN IMMEDIATE")
+	require.NoError(t, err)
+	l.Started(dispatched(sample(2)))
+	require.ErrorIs(t, l.Finish(t.Context(), ended(sample(2), task.Completed, "a")), ledger.ErrUnavailable)
+	_, err = other.ExecContext(t.Context(), "ROLLBACK")
+	require.NoError(t, err)
+	settle(t, l)
+	require.Equal(t, []string{id(2), id(1)}, live(t, l))
+	require.Equal(t, dispatched(sample(2)).Fingerprint, get(t, l, id(2)).Fingerprint)
+	end(t, l, ended(sample(2), task.Completed, "a"))
 }
 
 // LO-202

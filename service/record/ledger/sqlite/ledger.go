@@ -211,14 +211,18 @@ func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
 
 // Dispatch implements ledger.Ledger.
 func (l *Ledger) Dispatch(ctx context.Context, d task.Dispatch) error {
-	place := l.place()
+	place := l.place(&d)
 	return l.submit(ctx, &op{kind: opDispatch, id: d.ID, run: func(w *writer) error { return w.dispatch(d, place) }})
 }
 
-// place returns the next place in the order of starts.
-func (l *Ledger) place() int64 {
+// place returns a dispatch's place in the order of starts. Where a first start of the task is noted, the dispatch gets its place and time.
+func (l *Ledger) place(d *task.Dispatch) int64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if s := l.notes.startOf[d.ID]; s != nil {
+		d.At = s.At
+		return s.place
+	}
 	l.starts++
 	return l.starts
 }

@@ -25,7 +25,7 @@ type start struct {
 
 	place int64     // in the order of starts
 	at    time.Time // when it was noted
-	ended bool      // its task's outcome is being written
+	stale bool      // what is being written makes it needless
 }
 
 // notes are what is to be written, but no caller waits for. The ledger's mu guards them.
@@ -71,21 +71,22 @@ func (n *notes) checkpoint(id string, c task.Checkpoint, now time.Time) bool {
 	return len(n.checkpoints) == 1
 }
 
-// end drops the notes of a task whose outcome is being written.
-func (n *notes) end(id string) {
-	delete(n.checkpoints, id)
-	if s := n.startOf[id]; s != nil {
-		s.ended = true
+// drop drops the start of a task whose dispatch or outcome is being written, and returns it; nil: none waits.
+func (n *notes) drop(id string) *start {
+	s := n.startOf[id]
+	if s != nil {
+		s.stale = true
 		delete(n.startOf, id)
 	}
+	return s
 }
 
-// take removes and returns the notes that are to be written now. With says that there is a commit anyway; all takes every note.
+// take removes and returns the notes that are to be written now. Set with if there is a commit anyway, and all to take every note.
 func (n *notes) take(now time.Time, with, all bool) (starts []*start, checkpoints map[string]task.Checkpoint) {
 	i := 0
 	for ; i < len(n.starts); i++ {
 		s := n.starts[i]
-		if s.ended {
+		if s.stale {
 			continue
 		}
 		if !all && now.Sub(s.at) < startAfter {
@@ -107,17 +108,16 @@ func (n *notes) due() (at time.Time) {
 		at = n.oldest.Add(checkpointAfter)
 	}
 	for _, s := range n.starts {
-		if own := s.at.Add(startAfter); !s.ended && (at.IsZero() || own.Before(at)) {
+		if own := s.at.Add(startAfter); !s.stale && (at.IsZero() || own.Before(at)) {
 			return own
 		}
 	}
 	return at
 }
 
-// back notes a start again that could not be written.
+// back notes a start again. It, or what made it needless, could not be written.
 func (n *notes) back(s *start, now time.Time) {
 	if n.startOf[s.ID] == nil {
-		s.at = now
-		n.add(s)
+		n.add(&start{Dispatch: s.Dispatch, place: s.place, at: now})
 	}
 }

@@ -40,7 +40,7 @@ type op struct {
 	then  func()      // called on the writing goroutine once run is committed; may be nil
 	back  func()      // called when the commit failed; may be nil
 	err   error       // why it was refused, where the database is not at fault
-	taken atomic.Bool // by the writer, which then answers, or by the caller, who then is gone
+	taken atomic.Bool // set by the writer, which then answers, or by a caller that gives up
 	done  chan error  // capacity 1; nil: nobody waits
 }
 
@@ -93,17 +93,13 @@ func (l *Ledger) write() {
 	}
 }
 
-// gather yields to other goroutines for as long as they add operations to the queue. One commit for all of them is less work than
+// gather yields once to other goroutines, which may add their operations to the queue. One commit for all of them is less work than
 // one for each. It sets no timer, so that a lone caller does not wait.
 func (l *Ledger) gather() {
-	for waiting, yields := -1, 0; yields < 1; yields++ {
-		l.mu.Lock()
-		n := len(l.queue)
-		l.mu.Unlock()
-		if n == 0 || n == waiting || n >= maxBatch {
-			return
-		}
-		waiting = n
+	l.mu.Lock()
+	n := len(l.queue)
+	l.mu.Unlock()
+	if n > 0 && n < maxBatch {
 		runtime.Gosched()
 	}
 }
@@ -128,7 +124,12 @@ func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 			continue // its caller has gone
 		}
 		if o.kind == opFinish {
-			l.notes.end(o.id)
+			delete(l.notes.checkpoints, o.id)
+		}
+		if o.kind == opFinish || o.kind == opDispatch {
+			if s := l.notes.drop(o.id); s != nil {
+				o.back = func() { l.putBack(s) }
+			}
 		}
 		size += o.size
 		batch = append(batch, o)
@@ -151,7 +152,8 @@ func (l *Ledger) take() (batch []*op, noteDue time.Time, closing bool) {
 	return batch, l.notes.due(), l.closed
 }
 
-// putBack keeps a start for a later commit. If it got lost, tasks that were started later would come first after a crash.
+// putBack keeps a start for a later commit. If it got lost, tasks that were started later would come first after a crash, and this
+// one might go on elsewhere.
 func (l *Ledger) putBack(s *start) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
