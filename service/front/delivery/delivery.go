@@ -197,7 +197,10 @@ func (d *delivery) run(ctx context.Context) {
 // send sends the stream. It closes the connection, or leaves it to watch.
 func (d *delivery) send(ctx context.Context) {
 	defer d.recovered()
-	defer d.stream.Close()
+	defer func() {
+		d.stream.Close()
+		d.stream = nil // so that a connection that waits for a request keeps no task's log
+	}()
 	err := errors.New("a panic")
 	defer func() { d.close(err) }()
 	defer d.recovered()
@@ -210,7 +213,7 @@ func (d *delivery) close(err error) {
 	if errors.Is(err, io.EOF) {
 		err = d.wire.end()
 	} else {
-		_ = d.wire.write(nil, nil, false) // the head, where nothing was sent so far
+		d.wire.breakOff()
 	}
 	d.wire.finish(err == nil)
 	log := d.streams.o.Log

@@ -122,7 +122,7 @@ func (c *kept) quiet() (quiet bool) {
 		for {
 			n, err := nowait.Read(fd, b[:])
 			if errors.Is(err, syscall.EAGAIN) {
-				quiet = c.body.state == bodyEnd
+				quiet = c.body.state == bodyEnd && !c.body.spoilt
 				return
 			}
 			if err != nil || n == 0 || c.body.state == bodyEnd {
