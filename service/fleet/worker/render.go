@@ -25,7 +25,9 @@ const envRenders = "LLORCH_WORKER_RENDERS"
 
 // The bounds of a template.
 const (
-	renderTime   = time.Second // of the processor, for one rendering
+	renderTime   = 500 * time.Millisecond // of the processor, for one rendering
+	renderWait   = time.Second            // where the machine is busy: by then it may have used renderLeast, which is far more than any good template needs
+	renderLeast  = 100 * time.Millisecond
 	renderStack  = 32 << 20
 	renderMemory = 512 << 20 // of the whole process, with what the runtime takes
 	maxRendered  = 16 << 20  // bytes of a prompt
@@ -79,10 +81,11 @@ func serveTemplates(in io.Reader, out io.Writer) int {
 	}
 }
 
-// watchTime ends the process when it has used the processor for too long. It counts no time in which a busy machine lets others run.
+// watchTime ends the process when a rendering has used the processor for too long, and before the daemon, which waits for 2 s, takes the
+// worker for one that hangs. A rendering that a busy machine does not let run is not to blame.
 func watchTime() (done func()) {
 	over, joined := make(chan struct{}), make(chan struct{})
-	begun := cpuTime()
+	begun, since := cpuTime(), time.Now()
 	go func() {
 		defer close(joined)
 		look := time.NewTicker(20 * time.Millisecond)
@@ -92,7 +95,7 @@ func watchTime() (done func()) {
 			case <-over:
 				return
 			case <-look.C:
-				if cpuTime()-begun > renderTime {
+				if used := cpuTime() - begun; used > renderTime || used > renderLeast && time.Since(since) > renderWait {
 					os.Exit(exitTime)
 				}
 			}

@@ -41,7 +41,7 @@ func TestTemplatesAreProgramsWithBounds(t *testing.T) {
 		"broken in the middle":      {"{% for m in messages %}{{ m.content }}", "cannot be used"},
 		"an unknown filter":         {"{{ messages | nonsense }}", "refused the messages"},
 		"one that refuses":          {"{{ raise_exception('roles must alternate') }}", "refused the messages: roles must alternate"},
-		"a macro that calls itself": {"{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "calls itself"},
+		"a macro that calls itself": {"{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}", "than a template may"},
 		"a macro that grows":        {"{% macro f(x) %}{{ f(x ~ x) }}{% endmacro %}{{ f('aaaaaaaa') }}", "than a template may"},
 		"nested loops":              {loop(2), "more time"},
 		"deeply nested loops":       {loop(6), "more time"},
@@ -50,7 +50,7 @@ func TestTemplatesAreProgramsWithBounds(t *testing.T) {
 		"a text of less than 0":     {"{{ 'x' * -1 }}", "computes what cannot be"},
 		"a text that doubles":       {"{% set n = namespace(x='xxxxxxxx') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "than a template may"},
 		"a prompt that is too long": {"{{ 'x' * 20000000 }}", "makes a prompt of 20000000 bytes"},
-		"brackets":                  {"{{ " + strings.Repeat("(", 200_000) + "1" + strings.Repeat(")", 20_000) + " }}", "calls itself"},
+		"brackets":                  {"{{ " + strings.Repeat("(", 200_000) + "1" + strings.Repeat(")", 20_000) + " }}", "than a template may"},
 		"a template that is long":   {strings.Repeat("x", 1<<20), "has 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
