@@ -17,7 +17,7 @@ import (
 type Cards struct {
 	monitor *gpu.Monitor
 	ledger  *vram.Ledger
-	// back and hurt are those of Watch, set before the monitor starts.
+	// Watch sets back and hurt before the monitor starts.
 	back func()
 	hurt func(card int)
 }

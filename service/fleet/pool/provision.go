@@ -39,7 +39,7 @@ type plan struct {
 	facts   Facts
 
 	container *process.Container // nil: the program is run as it is
-	image     string             // of the container; the arguments are those of its program
+	image     string             // of the container; empty: no container. The arguments are for the program inside
 }
 
 // provision checks everything that a worker needs, so that whatever is missing is named before a process starts. At the end it

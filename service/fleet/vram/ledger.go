@@ -218,7 +218,7 @@ func (l *Ledger) choose(bytes int64) (int, error) {
 	return rooms[best].Card, nil
 }
 
-// rooms are those of the cards that can be used. The caller holds the mutex and has found the sample usable.
+// rooms returns the room of each card that can be used. The caller holds the mutex and has found the sample usable.
 func (l *Ledger) rooms() (rooms []Room) {
 	for i := range l.seen.Cards {
 		if c := l.card(i); c.Healthy {

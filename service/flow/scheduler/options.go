@@ -22,7 +22,7 @@ type Replicas interface {
 	Snapshot(poolID string, into []placement.Replica) []placement.Replica
 	// Lease takes a slot of a Ready replica, or fails typed.
 	Lease(replicaID string) (Lease, error)
-	// EngineVersion is that of the pool's replicas, empty until one was Ready.
+	// EngineVersion is the version of the pool's engines. It is empty until a replica was Ready.
 	EngineVersion(poolID string) string
 }
 
@@ -97,7 +97,7 @@ type Residency interface {
 	Loading(poolID string, now time.Time) (progress float64, loading bool)
 }
 
-// noResidency is that of a scheduler without on-demand pools.
+// noResidency stands in if the scheduler has no on-demand pools.
 type noResidency struct{}
 
 func (noResidency) Wake()                                     {}

@@ -51,6 +51,11 @@ type Entry struct {
 	RenewedAt time.Time `json:"renewed_at"` // when its bytes were stored last; its age counts from here
 }
 
+// silent reports whether a description says nothing. Such is that of an artifact whose own was lost, before it was promised to anyone.
+func (m Meta) silent() bool {
+	return m.Kind == KindOther && m.MediaType == defaultMediaType && m.TaskID == "" && m.Parent == "" && len(m.Tags) == 0 && len(m.Metadata) == 0
+}
+
 // Filter chooses entries; an empty field takes all.
 type Filter struct {
 	Kind   Kind

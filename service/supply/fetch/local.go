@@ -46,7 +46,7 @@ func CheckLocal(ctx context.Context, path string) error {
 // openLocal opens a model's file. Of anything else it tells no more than that it is no model: neither its size nor what is in it.
 func openLocal(path string) (*os.File, int64, error) {
 	none := func(err error) error {
-		return task.Errorf(task.InvalidParams, "%s is no model: name a GGUF file", path).Because(err)
+		return task.Errorf(task.InvalidParams, "%s is no model: name the model's file itself, which is a GGUF", path).Because(err)
 	}
 	f, at, err := safefile.Open(path)
 	switch {
@@ -141,7 +141,7 @@ func digestOf(ctx context.Context, path string, whole hash.Hash, tell func(n int
 		return "", 0, context.Cause(ctx)
 	}
 	if err != nil {
-		return "", 0, disk(err)
+		return "", 0, task.Errorf(task.InvalidParams, "%s cannot be read to its end: name the model's file itself", path).Because(err)
 	}
 	return hexOf(one), n, nil
 }

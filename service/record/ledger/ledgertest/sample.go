@@ -19,7 +19,7 @@ import (
 // Epoch is when the samples begin.
 var Epoch = time.UnixMilli(1_700_000_000_123).UTC()
 
-// ID is that of the sample with the given number.
+// ID returns the id of the sample with the given number.
 func ID(seq uint64) string { return fmt.Sprintf("task-%d", seq) }
 
 // Sample is a task with the given number.

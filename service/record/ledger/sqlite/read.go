@@ -165,7 +165,7 @@ func each(rows *sql.Rows, err error, do func(row) error) error {
 	if err != nil {
 		return fmt.Errorf("read the ledger: %w", err)
 	}
-	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
 		var w row
 		if err := rows.Scan(w.into()...); err != nil {

@@ -129,7 +129,7 @@ func (w *writer) doomed(most int64, oldest time.Time) (seqs []int64, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
 		var seq, bytes int64
 		var finished sql.NullInt64
@@ -156,7 +156,7 @@ func (w *writer) shrink() (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
 	}
 	return true, rows.Err()
