@@ -37,22 +37,22 @@ func TestFilesThatAreNoModels(t *testing.T) {
 `, model), map[string]string{provision.EnvEngineLibs: libs})
 	_, err = d.Idle(t.Context(), "only")
 	require.NoError(t, err)
-	const missing = http.StatusNotFound
+	const missing, denied = http.StatusNotFound, http.StatusForbidden
 	for _, sent := range []struct {
 		path            string
 		catalog, reload int
 		says            string // by the catalog
 	}{
-		{file("empty.gguf", nil), 400, 400, "no whole GGUF"},
-		{file("text.gguf", []byte("no model")), 400, 400, "no whole GGUF"},
+		{file("empty.gguf", nil), 400, 400, "is no model"},
+		{file("text.gguf", []byte("no model")), 400, 400, "is no model"},
 		{file("half.gguf", whole[:len(whole)/2]), 400, 400, "no whole GGUF"},
 		{file("alignment.gguf", alignment), 400, 400, "its alignment is 0, and must be a power of 2"},
 		{file("tensors.gguf", []byte("GGUF\x03\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")), 400, 400, "it counts 1099511627776 tensors"},
 		{file("settings.gguf", []byte("GGUF\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00")), 400, 400, "settings"},
 		{file("key.gguf", []byte("GGUF\x03\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00k")), 400, 400, "ends within its header"},
 		{file("zeros.gguf", append(bytes.Clone(whole[:64]), make([]byte, 4096)...)), 400, 400, "no whole GGUF"},
-		{"/proc/self/mem", 400, missing, "name the model's file itself"},
-		{dir, 400, missing, "is no file"},
+		{"/proc/self/mem", denied, denied, "catalog.folders"},
+		{dir, denied, denied, "catalog.folders"},
 		{filepath.Join(dir, "none.gguf"), missing, missing, "does not exist"},
 	} {
 		var refused *client.RefusedError

@@ -28,6 +28,6 @@ func TestAHeaderIsChecked(t *testing.T) {
 		require.NoError(t, os.WriteFile(path, content, 0o600))
 		require.ErrorContains(t, gguf.Check(path), says)
 	}
-	require.ErrorContains(t, gguf.Check(t.TempDir()), "no plain file")
+	require.ErrorContains(t, gguf.Check(t.TempDir()), "no regular file")
 	require.ErrorIs(t, gguf.Check(path+"x"), os.ErrNotExist)
 }
