@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -66,8 +67,12 @@ func (t *Tally) Fail(step string) { t.extra = append(t.extra, step) }
 
 // Counts are the sums.
 func (t *Tally) Counts() (passed, failed, skipped int) {
-	counted := leaves(t.outcomes)
-	for _, outcome := range counted {
+	passed, failed, skipped = totals(maps.Values(leaves(t.outcomes)))
+	return passed, failed + len(t.extra), skipped
+}
+
+func totals(outcomes iter.Seq[string]) (passed, failed, skipped int) {
+	for outcome := range outcomes {
 		switch outcome {
 		case "pass":
 			passed++
@@ -77,7 +82,7 @@ func (t *Tally) Counts() (passed, failed, skipped int) {
 			failed++
 		}
 	}
-	return passed, failed + len(t.extra), skipped
+	return passed, failed, skipped
 }
 
 // Failed names what failed, sorted.
@@ -95,20 +100,9 @@ func (t *Tally) Failed() []string {
 // Outcome is how the tests of a name ended, over all that a package has of it: testing calls the further subtests of one
 // name NAME#01, NAME#02, …. A test that never ended has failed; one with subtests counts by its own outcome.
 func (t *Tally) Outcome(pkg, test string) (passed, failed, skipped int) {
-	for k, outcome := range t.outcomes {
-		if k.pkg != pkg || !named(k.test, test) {
-			continue
-		}
-		switch outcome {
-		case "pass":
-			passed++
-		case "skip":
-			skipped++
-		default:
-			failed++
-		}
-	}
-	return passed, failed, skipped
+	found := maps.Clone(t.outcomes)
+	maps.DeleteFunc(found, func(k key, _ string) bool { return k.pkg != pkg || !named(k.test, test) })
+	return totals(maps.Values(found))
 }
 
 func named(test, name string) bool {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,14 +88,7 @@ func (k *archive) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http
 	return (&daemon{log: k.past}).StreamTask(ctx, p, w)
 }
 
-func (k *archive) serve(t *testing.T) string {
-	t.Helper()
-	handler, err := gen.NewServer(k, k)
-	require.NoError(t, err)
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server.URL
-}
+func (k *archive) serve(t *testing.T) string { return serve(t, k) }
 
 // ORCH-3097
 func TestArtifacts(t *testing.T) {

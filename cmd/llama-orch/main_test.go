@@ -299,10 +299,16 @@ func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	}}, nil
 }
 
-// serve starts the daemon and returns its address.
-func (d *daemon) serve(t *testing.T) string {
+func (d *daemon) serve(t *testing.T) string { return serve(t, d) }
+
+// serve starts a daemon that ends with the test, and returns its address.
+func serve(t *testing.T, daemon interface {
+	gen.Handler
+	gen.SecurityHandler
+},
+) string {
 	t.Helper()
-	handler, err := gen.NewServer(d, d)
+	handler, err := gen.NewServer(daemon, daemon)
 	require.NoError(t, err)
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"encoding/base64"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -94,14 +93,7 @@ func (d *catalogDaemon) ListEngines(context.Context) (*gen.EngineListHeaders, er
 	}}}}, nil
 }
 
-func (d *catalogDaemon) serve(t *testing.T) string {
-	t.Helper()
-	handler, err := gen.NewServer(d, d)
-	require.NoError(t, err)
-	server := httptest.NewServer(handler)
-	t.Cleanup(server.Close)
-	return server.URL
-}
+func (d *catalogDaemon) serve(t *testing.T) string { return serve(t, d) }
 
 // ORCH-3060
 func TestModels(t *testing.T) {

@@ -15,7 +15,7 @@ Feature: Every call that leaves the machine is decided
     And its message says "deny http://localhost"
     And the source over hf has been asked for the model never
     And the audit has an outbound call with
-      | actor    | present                  |
+      | actor    | localhost                |
       | action   | download                 |
       | target   | /^http://127.0.0.1:/     |
       | decision | allow                    |

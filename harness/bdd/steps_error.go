@@ -132,13 +132,19 @@ func (w *world) theAnswerIsCode(status int, code string) error {
 	return w.has("code", code)
 }
 
-// has looks into the body of the last answer.
-func (w *world) has(path, want string) error {
+// answeredJSON returns the last answer and its decoded body.
+func (w *world) answeredJSON() (*response, any, error) {
 	a, err := w.answered()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	body, err := decode(a.body)
+	return a, body, err
+}
+
+// has looks into the body of the last answer.
+func (w *world) has(path, want string) error {
+	a, body, err := w.answeredJSON()
 	if err != nil {
 		return err
 	}
@@ -187,11 +193,7 @@ func (w *world) itsBodyHas(t *godog.Table) error {
 }
 
 func (w *world) itsBodyLists(n int, path string) error {
-	a, err := w.answered()
-	if err != nil {
-		return err
-	}
-	body, err := decode(a.body)
+	_, body, err := w.answeredJSON()
 	if err != nil {
 		return err
 	}
@@ -240,11 +242,7 @@ func (w *world) itsHeadersAgree() error {
 }
 
 func (w *world) iKeep(path, name string) error {
-	a, err := w.answered()
-	if err != nil {
-		return err
-	}
-	body, err := decode(a.body)
+	_, body, err := w.answeredJSON()
 	if err != nil {
 		return err
 	}

@@ -70,6 +70,16 @@ func (w *world) stream(name string) (*stream, error) {
 	return nil, fmt.Errorf("the scenario follows no stream %q", name)
 }
 
+// ended waits for a stream's end, and returns the stream with its terminal event.
+func (w *world) ended(name string) (*stream, event, error) {
+	s, err := w.stream(name)
+	if err != nil {
+		return nil, event{}, err
+	}
+	last, err := s.over()
+	return s, last, err
+}
+
 // held waits until event n of a stream has come, and returns the events up to it.
 func (w *world) held(name string, n int) ([]event, error) {
 	s, err := w.stream(name)
@@ -115,11 +125,8 @@ func (w *world) iResume(task, name string, n int, of, by string) error {
 }
 
 func (w *world) iResumeAtTheEnd(task, name, of string) error {
-	s, err := w.stream(of)
+	s, _, err := w.ended(of)
 	if err != nil {
-		return err
-	}
-	if _, err := s.over(); err != nil {
 		return err
 	}
 	prior, err := s.all()

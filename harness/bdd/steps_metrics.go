@@ -116,11 +116,7 @@ func (w *world) figure(text string) (float64, error) {
 		}
 		return n, nil
 	}
-	s, err := w.stream(name)
-	if err != nil {
-		return 0, err
-	}
-	last, err := s.over()
+	s, last, err := w.ended(name)
 	if err != nil {
 		return 0, err
 	}

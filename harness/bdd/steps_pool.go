@@ -17,6 +17,7 @@ import (
 	"github.com/cucumber/godog"
 
 	"github.com/llama-orch/llama-orch/harness/watch"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 func (w *world) poolSteps(step define) {
@@ -53,7 +54,7 @@ func (w *world) registration(pool, name string) (map[string]any, error) {
 		return nil, errors.New("the scenario has started no fake engine")
 	}
 	return map[string]any{
-		"worker_id": name, "pool_id": pool, "url": w.fake.url, "engine": "llamacpp", "engine_version": "fake-1",
+		"worker_id": name, "pool_id": pool, "url": w.fake.url, "engine": task.LlamaCpp, "engine_version": "fake-1",
 		"model_digest": "sha256:11d2", "fingerprint": "fd61", "slots": 1, "ctx": 256,
 	}, nil
 }

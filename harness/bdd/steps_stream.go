@@ -44,15 +44,11 @@ func (w *world) theStreamHasBegun(name string) error {
 }
 
 func (w *world) theStreamEndsWith(name, how string) error {
-	s, err := w.stream(name)
+	s, last, err := w.ended(name)
 	if err != nil {
 		return err
 	}
 	s.asserted = true
-	last, err := s.over()
-	if err != nil {
-		return err
-	}
 	kind, code, _ := strings.Cut(how, " ")
 	if last.Name != kind {
 		return fmt.Errorf("it ends with %s %s", last.Name, last.Data)
@@ -91,11 +87,7 @@ func (w *world) theStreamIsEmpty(name string) error {
 
 // whole waits for a stream's end, which has to be as named, and returns its events.
 func (w *world) whole(name, last string) ([]event, error) {
-	s, err := w.stream(name)
-	if err != nil {
-		return nil, err
-	}
-	e, err := s.over()
+	s, e, err := w.ended(name)
 	if err != nil {
 		return nil, err
 	}
@@ -133,11 +125,8 @@ func (w *world) theStreamHasMetrics(name string) error {
 }
 
 func (w *world) theStreamSays(name, want string) error {
-	s, err := w.stream(name)
+	s, _, err := w.ended(name)
 	if err != nil {
-		return err
-	}
-	if _, err := s.over(); err != nil {
 		return err
 	}
 	events, err := s.all()
@@ -148,11 +137,8 @@ func (w *world) theStreamSays(name, want string) error {
 }
 
 func (w *world) theStreamHolds(name string, n int) error {
-	s, err := w.stream(name)
+	s, _, err := w.ended(name)
 	if err != nil {
-		return err
-	}
-	if _, err := s.over(); err != nil {
 		return err
 	}
 	events, err := s.all()
@@ -218,11 +204,8 @@ func (w *world) theEventHas(kind, name string, t *godog.Table) error {
 }
 
 func (w *world) theSealIsTheLastEvent(name string) error {
-	s, err := w.stream(name)
+	s, _, err := w.ended(name)
 	if err != nil {
-		return err
-	}
-	if _, err := s.over(); err != nil {
 		return err
 	}
 	events, err := s.all()
@@ -236,11 +219,7 @@ func (w *world) theSealIsTheLastEvent(name string) error {
 }
 
 func (w *world) theLastEventIsTheAnswers(name string) error {
-	s, err := w.stream(name)
-	if err != nil {
-		return err
-	}
-	last, err := s.over()
+	_, last, err := w.ended(name)
 	if err != nil {
 		return err
 	}
@@ -250,11 +229,8 @@ func (w *world) theLastEventIsTheAnswers(name string) error {
 // two waits for both streams and returns what their clients hold.
 func (w *world) two(a, b string) (first, second []event, err error) {
 	for i, name := range []string{a, b} {
-		s, err := w.stream(name)
+		s, _, err := w.ended(name)
 		if err != nil {
-			return nil, nil, err
-		}
-		if _, err := s.over(); err != nil {
 			return nil, nil, err
 		}
 		events, err := s.all()
@@ -327,15 +303,11 @@ func (w *world) receipts(a, b, how, field string) error {
 func (w *world) oneEndsWith(a, b, code string) error {
 	var ends []string
 	for _, name := range []string{a, b} {
-		s, err := w.stream(name)
+		s, last, err := w.ended(name)
 		if err != nil {
 			return err
 		}
 		s.asserted = true
-		last, err := s.over()
-		if err != nil {
-			return err
-		}
 		if last.Name == "error" && inEvent(last, "code", code) == nil {
 			ends = append(ends, code)
 		} else {

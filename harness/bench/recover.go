@@ -110,7 +110,7 @@ func fill(ctx context.Context, dir string, finished, queued int) (err error) {
 func entry(seq uint64, at time.Time) task.Task {
 	body := sha256.Sum256(fmt.Append(nil, seq))
 	return task.Task{
-		ID: hex.EncodeToString(body[:16]), Seq: seq, PoolID: "bench", Engine: "llamacpp", EngineVersion: "stub", ModelID: "bench",
+		ID: hex.EncodeToString(body[:16]), Seq: seq, PoolID: "bench", Engine: task.LlamaCpp, EngineVersion: "stub", ModelID: "bench",
 		Prompt: "hold", PromptTokens: 3, Seed: uint32(seq), Determinism: task.Strict, RequestDigest: hex.EncodeToString(body[:]), AcceptedAt: at,
 		Request: task.Request{
 			ModelRef: "bench", Workload: task.Completion, Priority: task.Interactive, Prompt: "hold", BodySHA256: body,

@@ -68,7 +68,7 @@ type App struct {
 	shelf   *control.Shelf
 	// fleet
 	engines   *control.Engines
-	memory    *control.Memory
+	cards     *control.Cards
 	pools     *pool.Manager
 	fleet     control.Fleet
 	residency *residency.Manager

@@ -38,6 +38,8 @@ func (r *records) Prepared(e provision.Prepared) error {
 	return nil
 }
 
+func (r *records) Checked(string, bool) {}
+
 func script(t *testing.T, path, text string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755))

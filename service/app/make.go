@@ -95,7 +95,7 @@ func (a *App) openLedger() (err error) {
 func (a *App) makeFleet() (err error) {
 	c := a.o.Config
 	a.engines = control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
-	a.memory = control.NewMemory(a.o.Log)
+	a.cards = control.NewCards(a.o.Log)
 	o := pool.Options{
 		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"),
 		LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: a.registry,
@@ -104,12 +104,12 @@ func (a *App) makeFleet() (err error) {
 		// A call to an engine that is not our own worker is an outbound call, on which the policy decides.
 		Outbound: &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter), Ask: a.policy.Ask(policy.Adapter)},
 	}
-	a.memory.Grant(&o)
+	a.cards.Grant(&o)
 	if a.pools, err = pool.New(o); err != nil {
 		return err
 	}
-	a.fleet = control.NewFleet(a.setup, a.pools, a.memory, a.shelf, time.Now)
-	a.memory.Watch(a.fleet.CardsBack, a.pools.Trouble)
+	a.fleet = control.NewFleet(a.setup, a.pools, a.cards, a.shelf, time.Now)
+	a.cards.Watch(a.fleet.CardsBack, a.pools.Trouble)
 	a.registry.MustRegister(a.fleet.CardMetrics())
 	a.residency = residency.New(residency.Options{
 		Models: a.fleet.Models(a.o.Log.Named("control")), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(a.registry),

@@ -112,7 +112,7 @@ func (a *App) listen(ctx context.Context) (err error) {
 }
 
 func (a *App) startFleet(ctx context.Context) error {
-	if err := a.run(ctx, "the look at the GPUs", a.memory); err != nil {
+	if err := a.run(ctx, "the look at the GPUs", a.cards); err != nil {
 		return err
 	}
 	return a.run(ctx, "the pools and their workers", a.pools)

@@ -192,7 +192,6 @@ const (
 	LifecyclePinned   = "pinned"
 	LifecycleOnDemand = "on_demand"
 
-	PolicyReject  = "reject"
 	PolicyDropLRU = "drop-lru"
 
 	OutboundDryRun = "dry_run"

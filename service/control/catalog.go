@@ -13,6 +13,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/front/api"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
@@ -164,7 +165,7 @@ func (s *Shelf) facts(p config.Pool) (f catalog.Metadata, bits float64, retired 
 
 // AddModel implements api.Catalog.
 func (s *Shelf) AddModel(ctx context.Context, a api.ModelAddition) (api.CatalogModel, error) {
-	m, err := s.Create(ctx, catalog.Request(a))
+	m, err := s.Create(policy.WithActor(ctx, gate.CallFrom(ctx).Identity), catalog.Request(a))
 	return toModel(m), err
 }
 

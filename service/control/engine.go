@@ -123,6 +123,9 @@ func (r recorder) Prepared(e provision.Prepared) error {
 	})
 }
 
+// Checked implements provision.Recorder.
+func (r recorder) Checked(engine string, matches bool) { r.EngineChecked(engine, matches) }
+
 // recipe is pool.Recipe: the engine that a pool wants, and who makes it.
 type recipe struct {
 	want provision.Want

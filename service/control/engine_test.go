@@ -40,6 +40,8 @@ func (r *records) Prepared(e provision.Prepared) error {
 	return nil
 }
 
+func (r *records) Checked(string, bool) {}
+
 // An engine is downloaded by what downloads models, from a server that is no stand-in for it.
 //
 // ORCH-3200, ORCH-3037

@@ -15,14 +15,14 @@ import (
 type Fleet struct {
 	*Setup
 	manager *pool.Manager
-	memory  *Memory
+	cards   *Cards
 	shelf   *Shelf
 	now     func() time.Time
 }
 
 // NewFleet makes a Fleet of the pools that the configuration in force names.
-func NewFleet(s *Setup, manager *pool.Manager, memory *Memory, shelf *Shelf, now func() time.Time) Fleet {
-	return Fleet{Setup: s, manager: manager, memory: memory, shelf: shelf, now: now}
+func NewFleet(s *Setup, manager *pool.Manager, cards *Cards, shelf *Shelf, now func() time.Time) Fleet {
+	return Fleet{Setup: s, manager: manager, cards: cards, shelf: shelf, now: now}
 }
 
 // summary is what the replicas of a pool come to. Where some are Ready, ctx, slots and engineSlots are the largest among those.
@@ -92,7 +92,7 @@ func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
 			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
-			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.memory.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
+			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.cards.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
 		})
 	}
 	return into

@@ -17,7 +17,7 @@ import (
 
 // GPUs returns the cards as the API shows them (ORCH-1101).
 func (f views) GPUs() api.GPUsView {
-	inventory, view := f.memory.monitor.Snapshot(), f.memory.ledger.View()
+	inventory, view := f.cards.monitor.Snapshot(), f.cards.ledger.View()
 	out := api.GPUsView{Driver: inventory.Driver, CUDA: inventory.CUDA, Problem: inventory.Err}
 	owners := f.owners()
 	for _, c := range inventory.Cards {
@@ -97,7 +97,7 @@ func (c cardMetrics) Describe(out chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c cardMetrics) Collect(out chan<- prometheus.Metric) {
-	inventory := c.memory.monitor.Snapshot()
+	inventory := c.cards.monitor.Snapshot()
 	for _, id := range c.manager.Pools() {
 		for _, r := range c.manager.Infos(id) {
 			for _, index := range r.Cards {
@@ -107,7 +107,7 @@ func (c cardMetrics) Collect(out chan<- prometheus.Metric) {
 				}
 				labels := []string{r.Engine, r.EngineVersion, r.PoolID, r.ID, strconv.Itoa(index)}
 				out <- prometheus.MustNewConstMetric(utilizationDesc, prometheus.GaugeValue, card.Utilization, labels...)
-				out <- prometheus.MustNewConstMetric(usedDesc, prometheus.GaugeValue, float64(c.memory.ledger.Used(r.Owner, index)), labels...)
+				out <- prometheus.MustNewConstMetric(usedDesc, prometheus.GaugeValue, float64(c.cards.ledger.Used(r.Owner, index)), labels...)
 			}
 		}
 	}

@@ -33,7 +33,7 @@ func (m models) Memory() ([]vram.Room, []residency.Tenant) {
 	if !slices.ContainsFunc(pools, onDemand) {
 		return nil, nil
 	}
-	view := m.memory.ledger.View()
+	view := m.cards.ledger.View()
 	var cards []vram.Room
 	for _, c := range view.Cards {
 		cards = append(cards, vram.Room{Card: c.Index, Free: c.Free})
@@ -65,7 +65,7 @@ func (m models) tried(poolID string) bool {
 	return slices.ContainsFunc(m.manager.Infos(poolID), func(r pool.Info) bool { return r.Wanted || r.State != pool.Stopped })
 }
 
-// tenant adds a replica to its pool's tenant. The state of the pool is that of its furthest replica.
+// tenant adds a replica to its pool's tenant. The pool is as far as its furthest replica.
 func (m models) tenant(t *residency.Tenant, device string, split []float64, r pool.Info, view vram.View) {
 	switch r.State {
 	case pool.Ready:

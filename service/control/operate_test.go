@@ -56,7 +56,7 @@ func operate(t *testing.T, pools ...string) *operated {
 	env := func(name string) string { return map[string]string{"LLORCH_API_TOKEN": "the-right-token-1234"}[name] }
 	c, err := config.Load(o.path, env)
 	require.NoError(t, err)
-	setup, memory := NewSetup(c), NewMemory(zap.NewNop())
+	setup, cards := NewSetup(c), NewCards(zap.NewNop())
 	rules, err := policy.New(policy.Options{Rules: PolicyRules(c), Log: zap.NewNop(), Registerer: registry})
 	require.NoError(t, err)
 	fetches, err := fetch.New(fetch.Settings{Client: rules.Client(policy.Download)})
@@ -73,10 +73,10 @@ func operate(t *testing.T, pools ...string) *operated {
 		Specs: PoolSpecs(c, "", engines), RunDir: filepath.Join(dir, "run"), Log: zap.NewNop(), Registerer: registry, Models: shelf, Kinds: EngineKinds(),
 		OnChange: func(id string) { o.schedule.Wake(id) },
 	}
-	memory.Grant(&options)
+	cards.Grant(&options)
 	o.pools, err = pool.New(options)
 	require.NoError(t, err)
-	f := NewFleet(setup, o.pools, memory, shelf, time.Now)
+	f := NewFleet(setup, o.pools, cards, shelf, time.Now)
 	sessions, err := OpenSessions(f, book, registry, zap.NewNop())
 	require.NoError(t, err)
 	swaps := residency.New(residency.Options{

@@ -42,7 +42,7 @@ const (
 	Canceled          Code = "CANCELED"
 )
 
-// Codes lists every code, in the order of the constants.
+// Codes lists every code, in the order of the constants. Tests hold the contract, the table of the gate and the features against it.
 func Codes() []Code {
 	return []Code{
 		InvalidParams, DeadlineUnmet, MissingToken, BadToken, UntrustedArtifact, PolicyDenied, NotFound, ModelNotFound,

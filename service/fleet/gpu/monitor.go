@@ -244,7 +244,7 @@ func (m *Monitor) reopen(now time.Time) (events []Event) {
 	m.session = opened
 	if !lost {
 		maps.DeleteFunc(m.gone, func(i int, _ bool) bool { return i >= len(opened.devices) })
-		return events // read tells which of the cards are back
+		return events // read finds out which of the cards are back
 	}
 	m.marks = map[string]mark{}
 	if before.Seq > 0 { // there was no driver at the start, or it has been lost since

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -19,23 +18,10 @@ import (
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 )
 
-// library is the stand-in for NVML. A process can bind to one only, so all tests share it, and none runs in parallel.
+// library is the path of the stand-in for NVML.
 var library string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "llorch-nvml-")
-	if err == nil {
-		library, err = nvmlstub.Build(dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(dir)
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { nvmlstub.Main(m, &library) }
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 

@@ -73,7 +73,7 @@ func (s *session) find(i int) {
 		return
 	}
 	if uuid != s.known[i].UUID {
-		s.known[i] = Card{Index: i} // it is another card than before
+		s.known[i] = Card{Index: i} // another card has this index now
 	}
 	s.devices[i], s.known[i].UUID, s.known[i].Name = device, uuid, name
 	if count, ret := device.GetTotalEccErrors(nvml.MEMORY_ERROR_TYPE_UNCORRECTED, nvml.VOLATILE_ECC); ret == nvml.SUCCESS {

@@ -32,7 +32,7 @@ const (
 	portTaken      = reason(engine.PortTaken)
 )
 
-// Reasons lists the values of the label `reason` of llorch_worker_restarts_total.
+// Reasons lists the values of the label `reason` of llorch_worker_restarts_total, for the test that compares them with the contract.
 func Reasons() []string {
 	return []string{
 		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained),
@@ -157,7 +157,7 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 func (r *replica) explain(why *loss, w *worker) *loss {
 	switch why.reason {
 	case loadFailed, probeFailed, exited, unhealthy:
-	default: // it did not die: this program ended it
+	default: // this program ended it
 		return why
 	}
 	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0}

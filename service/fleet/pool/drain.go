@@ -16,7 +16,7 @@ import (
 // second Drain can only bring the deadline nearer.
 func (m *Manager) Drain(poolID string, deadline time.Duration) error {
 	cut := m.now().Add(deadline)
-	return m.orderAll(poolID, func(o *order) {
+	return m.tellAll(poolID, func(o *desired) {
 		if o.wanted || cut.Before(o.cut) {
 			o.wanted, o.cut = false, cut
 		}
@@ -26,19 +26,19 @@ func (m *Manager) Drain(poolID string, deadline time.Duration) error {
 // Load asks for the workers of a pool that was drained or unloaded, or that is loaded on demand (LO-503). It returns at once, and
 // does nothing if somebody has asked for them already.
 func (m *Manager) Load(poolID string) error {
-	return m.orderAll(poolID, func(o *order) { o.wanted = true })
+	return m.tellAll(poolID, func(o *desired) { o.wanted = true })
 }
 
 // Retry makes the replicas of a pool that wait for their next try make it now, and forgets their failures.
 func (m *Manager) Retry(poolID string) error {
-	return m.orderAll(poolID, func(o *order) { o.retries++ })
+	return m.tellAll(poolID, func(o *desired) { o.retries++ })
 }
 
-// orderAll changes the order of each of the pool's replicas.
-func (m *Manager) orderAll(poolID string, change func(*order)) error {
+// tellAll changes what is desired of each of the pool's replicas.
+func (m *Manager) tellAll(poolID string, change func(*desired)) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	g, err := m.settled(poolID)
+	g, err := m.notReloading(poolID)
 	if err != nil {
 		return err
 	}
@@ -53,20 +53,20 @@ func (m *Manager) orderAll(poolID string, change func(*order)) error {
 func (m *Manager) Unload(poolID string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	g, err := m.settled(poolID)
+	g, err := m.notReloading(poolID)
 	if err != nil {
 		return err
 	}
 	for _, r := range g.replicas {
 		r.mu.Lock()
 		defer r.mu.Unlock() // all of them until the return: no lease may begin meanwhile
-		if w := r.current.Load(); w != nil && w.ctx.Err() == nil && !r.order.ends() && r.leases(w) > 0 {
+		if w := r.current.Load(); w != nil && w.ctx.Err() == nil && !r.desired.ends() && r.leases(w) > 0 {
 			return conflict(poolID, "pool '%s' is generating; unload it when it is idle, or drain it", poolID)
 		}
 	}
 	now := m.now()
 	for _, r := range g.replicas {
-		r.tellLocked(func(o *order) {
+		r.tellLocked(func(o *desired) {
 			if o.wanted {
 				o.wanted, o.cut = false, now
 			}
@@ -84,8 +84,8 @@ func (r *replica) leases(w *worker) int {
 	return n
 }
 
-// settled returns a pool, unless a reload is working on it. The caller holds m.mu.
-func (m *Manager) settled(poolID string) (*group, error) {
+// notReloading returns a pool, unless a reload is working on it. The caller holds m.mu.
+func (m *Manager) notReloading(poolID string) (*group, error) {
 	now := m.layout.Load()
 	g := now.pools[poolID]
 	if g == nil {
@@ -111,7 +111,7 @@ func conflict(poolID, format string, args ...any) *task.Error {
 func (r *replica) drain(w *worker, log *zap.Logger) (back bool) {
 	r.publish(Draining, nil)
 	for {
-		o, changed := r.orders()
+		o, changed := r.watchDesired()
 		if !o.ends() {
 			r.publish(Ready, nil)
 			return true

@@ -50,7 +50,7 @@ func (f fitting) fit(least, most int, room int64, need func(ctx int, estimate in
 	return ctx
 }
 
-// fitting is what a replica's memory is fitted by, just before it is reserved.
+// fitting is what choosing a replica's context goes by, just before its memory is reserved.
 type fitting struct {
 	r     *replica
 	sizer engine.Sizer
@@ -86,7 +86,7 @@ func (f fitting) largest(least, most int, room func(vram.Place) int64) (best *vr
 	return &places[at], fits(places[at])
 }
 
-// free is what a place can give now, whole what it could give if nobody else used it.
+// free is what a place can give now; whole is what it could give if nobody else used it.
 func free(p vram.Place) int64  { return p.Free }
 func whole(p vram.Place) int64 { return p.Total }
 

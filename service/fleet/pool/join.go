@@ -38,7 +38,7 @@ type member struct {
 func (m *Manager) Join(poolID string, a Announced, lease time.Duration) (replicaID string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	g, err := m.settled(poolID)
+	g, err := m.notReloading(poolID)
 	if err != nil {
 		return "", err
 	}
@@ -157,6 +157,6 @@ func (m *Manager) leave(id string, known *member) time.Duration {
 		}
 		m.layout.Store(shown.with(&group{configured: g.configured, spec: g.spec, replicas: rest}))
 	}
-	known.replica.tell(func(o *order) { o.gone, o.cut = true, now.Add(m.opts.ReloadDeadline) })
+	known.replica.tell(func(o *desired) { o.gone, o.cut = true, now.Add(m.opts.ReloadDeadline) })
 	return 0
 }

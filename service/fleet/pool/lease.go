@@ -30,7 +30,7 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	}
 	l := &Lease{r: r, w: w}
 	l.info = r.info()
-	if w.ctx.Err() != nil { // it died meanwhile, so the info may be that of its successor
+	if w.ctx.Err() != nil { // the worker has died, so the info may be its successor's
 		l.Release()
 		return nil, r.unready()
 	}
@@ -42,7 +42,7 @@ func (r *replica) take() (*worker, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	w := r.serving()
-	if w == nil || r.order.ends() {
+	if w == nil || r.desired.ends() {
 		return nil, r.unready()
 	}
 	if int(w.active.Load()) >= w.slots {

@@ -38,7 +38,7 @@ type plan struct {
 	facts   Facts
 
 	container *process.Container // nil: the program is run as it is
-	image     string             // of the container; the arguments are those of its program
+	image     string             // of the container; empty: no container. The arguments are for the program inside
 }
 
 // provision checks everything that a worker needs, so that whatever is missing is named before a process starts. At the end it
@@ -189,7 +189,7 @@ type fileID struct {
 	size, mtime  int64
 }
 
-// digest is that of one file. Its mutex is held while the file is read, so that the replicas of one model read it once.
+// digest is the digest of one file. Its mutex is held while the file is read, so that the replicas of one model read it once.
 type digest struct {
 	mu  sync.Mutex
 	hex string

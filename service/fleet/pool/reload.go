@@ -31,7 +31,7 @@ const portTries = 3
 // one of the two models; the end of ctx counts as a failure. It brings a drained pool back, unless that is loaded on demand.
 func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error {
 	m.mu.Lock()
-	old, err := m.settled(poolID)
+	old, err := m.notReloading(poolID)
 	if err == nil && !m.started {
 		err = unavailable("the pools have not been started yet").Retry(time.Second)
 	}
@@ -87,10 +87,10 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 		if r.info().State == Ready {
 			served = append(served, r)
 		}
-		if o, _ := r.orders(); o.wanted {
+		if o, _ := r.watchDesired(); o.wanted {
 			wanted = append(wanted, r)
 		}
-		r.tell(func(o *order) { o.wanted, o.cut = false, cut })
+		r.tell(func(o *desired) { o.wanted, o.cut = false, cut })
 	}
 	for _, r := range old.replicas {
 		if r.await(m.run, func(i Info) bool { return i.State == Stopped }) != nil {
@@ -110,7 +110,7 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	next.wait()
 	m.show(old)
 	for _, r := range wanted {
-		r.tell(func(o *order) { o.wanted = true })
+		r.tell(func(o *desired) { o.wanted = true })
 	}
 	back, cancel := context.WithTimeout(m.run, m.opts.LoadTimeout+m.opts.ProbeTimeout)
 	defer cancel()
@@ -204,7 +204,7 @@ func (m *Manager) firstTries(ctx context.Context, g *group) *loss {
 
 func (g *group) wanted() bool {
 	for _, r := range g.replicas {
-		if o, _ := r.orders(); o.wanted {
+		if o, _ := r.watchDesired(); o.wanted {
 			return true
 		}
 	}
@@ -214,7 +214,7 @@ func (g *group) wanted() bool {
 // dismiss makes the replicas end for good. Their leases have until cut.
 func (g *group) dismiss(cut time.Time) {
 	for _, r := range g.replicas {
-		r.tell(func(o *order) {
+		r.tell(func(o *desired) {
 			o.gone = true
 			if o.wanted || cut.Before(o.cut) {
 				o.cut = cut

@@ -20,17 +20,17 @@ import (
 // healthyAfter is how long a worker must be ready before its replica's earlier failures are forgotten.
 const healthyAfter = time.Minute
 
-// order is what the Manager wants of a replica.
-type order struct {
+// desired is what the Manager wants of a replica.
+type desired struct {
 	wanted  bool      // that a worker runs
 	gone    bool      // that the replica ends for good
 	cut     time.Time // when the leases that are still held are lost; it counts only while no worker is wanted
 	retries int       // each increase cuts the wait for the next try short
 }
 
-func (o order) ends() bool { return o.gone || !o.wanted }
+func (o desired) ends() bool { return o.gone || !o.wanted }
 
-// replica is the place of one worker. Its supervisor does what the order says, and it alone changes what others see of the replica
+// replica is the place of one worker. Its supervisor does what is desired, and it alone changes what others see of the replica
 // through the pointers shown and current.
 type replica struct {
 	m     *Manager
@@ -42,14 +42,14 @@ type replica struct {
 	after []*replica // the replicas that it replaces, until they have ended; owned by the supervisor
 
 	shown   atomic.Pointer[Info]
-	wants   atomic.Bool            // whether the order wants a worker, for readers without the mutex
+	wants   atomic.Bool            // whether a worker is desired, for readers without the mutex
 	current atomic.Pointer[worker] // the worker, from ready until it is lost or has ended
 	first   chan *loss             // capacity 1: how the first try went; nil: the worker got ready
 	done    chan struct{}          // closed when the supervisor has ended
 
 	mu      sync.Mutex // guards what follows, and every increase of the current worker's active; of several replicas the lower index is locked first
-	order   order
-	changed chan struct{}           // closed and replaced when the order changes
+	desired desired
+	changed chan struct{}           // closed and replaced when desired changes
 	abort   context.CancelCauseFunc // ends the worker that is not ready yet; nil: there is none
 	news    chan struct{}           // closed and replaced when the shown Info changes
 
@@ -64,7 +64,7 @@ type replica struct {
 
 func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *replica {
 	r := &replica{
-		m: m, spec: spec, index: index, id: id, order: order{wanted: wanted},
+		m: m, spec: spec, index: index, id: id, desired: desired{wanted: wanted},
 		stretch: 1, first: make(chan *loss, 1), done: make(chan struct{}), changed: make(chan struct{}), news: make(chan struct{}),
 		breaker: breaker{failures: m.opts.BreakerFailures, window: m.opts.BreakerWindow},
 	}
@@ -82,39 +82,39 @@ func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *repli
 	return r
 }
 
-// tell changes the order.
-func (r *replica) tell(change func(*order)) {
+// tell changes what is desired.
+func (r *replica) tell(change func(*desired)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.tellLocked(change)
 }
 
-func (r *replica) tellLocked(change func(*order)) {
-	before := r.order
-	change(&r.order)
-	if r.order == before {
+func (r *replica) tellLocked(change func(*desired)) {
+	before := r.desired
+	change(&r.desired)
+	if r.desired == before {
 		return
 	}
-	r.wants.Store(!r.order.ends())
+	r.wants.Store(!r.desired.ends())
 	close(r.changed)
 	r.changed = make(chan struct{})
-	if r.order.ends() && r.abort != nil {
+	if r.desired.ends() && r.abort != nil {
 		r.abort(errUnwanted)
 	}
 }
 
-// orders returns the order, and a channel that is closed when it changes.
-func (r *replica) orders() (order, <-chan struct{}) {
+// watchDesired returns what is desired, and a channel that is closed when that changes.
+func (r *replica) watchDesired() (desired, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.order, r.changed
+	return r.desired, r.changed
 }
 
-// abortable lets an order to end call abort, until abortable is called with nil.
+// abortable has abort called if the worker is not wanted any more, until abortable is called with nil.
 func (r *replica) abortable(abort context.CancelCauseFunc) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.abort = abort; abort != nil && r.order.ends() {
+	if r.abort = abort; abort != nil && r.desired.ends() {
 		abort(errUnwanted)
 	}
 }
@@ -193,13 +193,13 @@ func (r *replica) await(ctx context.Context, ok func(Info) bool) error {
 	}
 }
 
-// supervise does what the order says, until the replica has to end or the Manager stops.
+// supervise does what is desired, until the replica has to end or the Manager stops.
 func (r *replica) supervise() {
 	defer close(r.done)
 	log := r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
 	r.succeed()
 	for {
-		o, changed := r.orders()
+		o, changed := r.watchDesired()
 		switch {
 		case r.m.run.Err() != nil || o.gone:
 			r.publish(Stopped, r.without)
@@ -214,7 +214,7 @@ func (r *replica) supervise() {
 		}
 		why := r.live(log)
 		if why == nil || r.m.run.Err() != nil {
-			continue // it ended because it was ordered to
+			continue // it ended because it was told to
 		}
 		r.tried(why)
 		r.pause(why, o.retries, log)
@@ -243,7 +243,7 @@ func (r *replica) succeed() {
 	r.after = nil
 }
 
-// pause waits for the next try after a loss. Retries is the order's number from when the lost worker began.
+// pause waits for the next try after a loss. Retries is what desired.retries was when the lost worker began.
 func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
@@ -263,7 +263,7 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	over, stop := r.m.opts.Clock.After(wait)
 	defer stop()
 	for waiting := true; waiting; {
-		o, changed := r.orders()
+		o, changed := r.watchDesired()
 		if o.ends() || o.retries != retries {
 			r.backoff.Reset()
 			r.breaker.reset()
@@ -280,7 +280,7 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	r.restarts++
 }
 
-// live takes one worker from provisioning to its end, and returns why it was lost, or nil if it was ordered to end. By then nothing
+// live takes one worker from provisioning to its end, and returns why it was lost, or nil if it was told to end. By then nothing
 // of the worker is left.
 func (r *replica) live(log *zap.Logger) (why *loss) {
 	w := r.newWorker()
@@ -313,8 +313,8 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 		return asLoss(err, probeFailed)
 	}
 	observed := r.settleClaim(w)
-	r.abortable(nil) // from here on an order to end drains it
-	r.settle(w, plan, props)
+	r.abortable(nil) // from here on it is drained before it ends
+	r.adopt(w, plan, props)
 	r.serve(w, observed)
 	log.Info("replica is ready", zap.String("engine", r.spec.Engine), zap.String("engine_version", props.Build),
 		zap.String("url", base), zap.String("fingerprint", Fingerprint(w.facts)), zap.Ints("cards", w.claim.cards),
@@ -331,8 +331,8 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	return why
 }
 
-// settle takes over what the engine says of itself.
-func (r *replica) settle(w *worker, plan *plan, props engine.Props) {
+// adopt takes over what the engine says of itself.
+func (r *replica) adopt(w *worker, plan *plan, props engine.Props) {
 	w.facts = plan.facts
 	w.facts.Build, w.facts.System = props.Build, props.System
 	w.facts.Ctx, w.facts.Slots = cmp.Or(w.claim.load.Ctx, r.spec.Ctx), r.spec.Slots

@@ -17,7 +17,7 @@ import (
 // missesAllowed is how many health checks in a row a ready replica may miss. A busy machine may make it miss one.
 const missesAllowed = 1
 
-// watch checks the ready worker until it is lost. It returns nil if the worker was ordered to end and has finished its tasks.
+// watch checks the ready worker until it is lost. It returns nil if the worker was told to end and has finished its tasks.
 func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 	due, stop := r.m.opts.Clock.After(r.m.opts.HealthInterval)
 	defer func() { stop() }()
@@ -25,7 +25,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 	defer func() { check.end() }()
 	misses := 0
 	for {
-		o, changed := r.orders()
+		o, changed := r.watchDesired()
 		if o.ends() {
 			check.end() // a probe that hangs must not delay the drain
 			check = nil
@@ -60,7 +60,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 	}
 }
 
-// checkup is one check of a ready worker. It has a goroutine of its own, so that orders do not wait for it.
+// checkup is one check of a ready worker. It has a goroutine of its own, so that the replica does at once what the Manager tells it.
 type checkup struct {
 	life   lifecycle.Life
 	result chan verdict // capacity 1
@@ -101,7 +101,7 @@ func (c *checkup) end() {
 	}
 }
 
-// cardTrouble is a loss; explain adds later what the trouble was.
+// cardTrouble is a loss because of a card. What the trouble was, explain adds later.
 func cardTrouble() *loss { return &loss{reason: unhealthy, detail: "the worker's card had trouble"} }
 
 // Trouble takes the workers on a card out of service, because the driver has just reported something critical of it. A card below 0
@@ -148,7 +148,7 @@ func (r *replica) takeIdle(w *worker) bool {
 	defer r.mu.Unlock()
 	now := r.m.now()
 	idle := now.Sub(time.Unix(0, w.used.Load()))
-	if r.order.ends() || w.active.Load() != 0 || idle < interval || now.UnixNano() < w.warm.Load() {
+	if r.desired.ends() || w.active.Load() != 0 || idle < interval || now.UnixNano() < w.warm.Load() {
 		return false
 	}
 	w.active.Add(1)

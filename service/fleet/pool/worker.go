@@ -181,12 +181,12 @@ func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error)
 }
 
 // bury gives back what the worker still has: its process with the whole group, its memory, its model and its connections. A worker
-// that was ordered to end gets time to do so.
-func (r *replica) bury(w *worker, ordered bool) {
+// that was told to end gets time to do so.
+func (r *replica) bury(w *worker, told bool) {
 	w.lose(errStopping) // does nothing if the worker is lost already
 	if w.proc != nil {
 		grace := time.Duration(0)
-		if ordered || r.m.run.Err() != nil {
+		if told || r.m.run.Err() != nil {
 			grace = r.m.opts.StopGrace
 		}
 		w.proc.End(r.m.kill, grace)
@@ -201,5 +201,5 @@ func (r *replica) bury(w *worker, ordered bool) {
 	}
 }
 
-// errUnwanted ends a worker that was not ready yet when it was ordered to end.
+// errUnwanted ends a worker that was not ready yet when it was told to end.
 var errUnwanted = errors.New("the worker is not wanted any more")

@@ -30,8 +30,9 @@ type Launcher struct {
 	o    Options
 	life lifecycle.Life
 	jobs chan launch
-	over chan struct{} // closed once no more processes are started
-	dir  *runDir       // nil without RunDir; set by Start
+	over chan struct{} // closed once no more processes are started; end closes it
+	end  func()
+	dir  *runDir // nil without RunDir; set by Start
 
 	giveBack func() error // gives the run folder back, once
 }
@@ -54,6 +55,7 @@ func New(o Options) *Launcher {
 		o.Log = zap.NewNop()
 	}
 	l := &Launcher{o: o, jobs: make(chan launch), over: make(chan struct{})}
+	l.end = sync.OnceFunc(func() { close(l.over) })
 	l.giveBack = sync.OnceValue(func() error { return l.dir.close() })
 	return l
 }
@@ -67,7 +69,7 @@ func (l *Launcher) Start(context.Context) error {
 	if l.o.RunDir != "" {
 		dir, err := openRunDir(l.o.RunDir)
 		if err != nil {
-			close(l.over)
+			l.end()
 			return err
 		}
 		for _, left := range dir.reap(l.o.Log) {
@@ -76,7 +78,7 @@ func (l *Launcher) Start(context.Context) error {
 		l.dir = dir
 	}
 	if !l.life.Go(l.loop) {
-		close(l.over)
+		l.end()
 	}
 	return nil
 }
@@ -86,11 +88,12 @@ func (l *Launcher) Stop(ctx context.Context) error {
 	if err := l.life.End(ctx, errStopped); err != nil {
 		return err
 	}
+	l.end()
 	return l.giveBack()
 }
 
 func (l *Launcher) loop(ctx context.Context) {
-	defer close(l.over)
+	defer l.end()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread() // no child is left then; the thread may live on
 	for {

@@ -83,7 +83,7 @@ func TestALauncherStartsAndStopsInAnyOrder(t *testing.T) {
 	require.NoError(t, other.Stop(t.Context()))
 	require.NoError(t, l.Stop(t.Context()))
 	require.NoError(t, l.Stop(t.Context()))
-	for _, over := range []*Launcher{l, other} {
+	for _, over := range []*Launcher{never, l, other} {
 		_, err := over.Spawn(shell("exit"), func() {}, zap.NewNop())
 		require.ErrorIs(t, err, errNotRunning)
 	}

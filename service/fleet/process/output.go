@@ -3,8 +3,6 @@
 package process
 
 import (
-	"bytes"
-	"strings"
 	"sync"
 )
 
@@ -12,40 +10,6 @@ const (
 	tailLines = 50   // lines kept of a worker's output
 	lineLimit = 2048 // bytes kept of a line
 )
-
-// lines cuts what is written to it into lines. Only one goroutine writes.
-type lines struct {
-	each func(line string)
-	part []byte
-	cut  bool // the line's rest is dropped
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		head, rest, whole := bytes.Cut(p, []byte{'\n'})
-		p = rest
-		if room := lineLimit - len(l.part); len(head) > room {
-			head, l.cut = head[:room], true
-		}
-		l.part = append(l.part, head...)
-		if whole {
-			l.flush()
-		}
-	}
-	return n, nil
-}
-
-func (l *lines) flush() {
-	text := strings.ToValidUTF8(strings.TrimRight(string(l.part), "\r"), "\uFFFD")
-	if l.cut {
-		text += "…"
-	}
-	l.part, l.cut = l.part[:0], false
-	if text != "" {
-		l.each(text)
-	}
-}
 
 // ring keeps the last lines of a worker.
 type ring struct {

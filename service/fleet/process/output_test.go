@@ -3,23 +3,19 @@
 package process
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
 // ORCH-3001
-func TestOutputIsCutIntoBoundedLines(t *testing.T) {
+func TestTheLastLinesOfAWorkerAreKept(t *testing.T) {
 	r := &ring{}
-	l := &lines{each: func(line string) { r.add("stderr", line) }}
-	for _, part := range []string{"one\ntw", "o\r\n\n", strings.Repeat("x", lineLimit+9), "y\nbad \xff\nrest"} {
-		n, err := l.Write([]byte(part))
-		require.NoError(t, err)
-		require.Len(t, part, n)
+	for _, line := range []string{"one", "two", "three"} {
+		r.add("stderr", line)
 	}
-	l.flush()
-	require.Equal(t, []string{"one", "two", strings.Repeat("x", lineLimit) + "…", "bad \uFFFD", "rest"}, r.tail(9))
+	require.Equal(t, []string{"two", "three"}, r.tail(2))
+	require.Equal(t, []string{"one", "two", "three"}, r.last("stderr", 5))
 	for range 2 * tailLines {
 		r.add("stdout", "z")
 	}

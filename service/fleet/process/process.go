@@ -17,9 +17,11 @@ import (
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/service/lines"
 )
 
-// straysWait bounds the wait for the output of a process that has ended: a child that left its group may keep the pipes open.
+// straysWait bounds the wait for the output of a process that has ended: a child that left the group may keep the pipes open.
 const straysWait = 2 * time.Second
 
 // Command is a process to be started.
@@ -66,12 +68,12 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = straysWait
-	stdout := &lines{each: func(line string) {
+	stdout := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
 		proc.hear(line)
 		proc.log.add("stdout", line)
 		log.Debug("worker output", zap.String("stream", "stdout"), zap.String("line", line))
 	}}
-	stderr := &lines{each: func(line string) {
+	stderr := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
 		proc.log.add("stderr", line)
 		log.Debug("worker output", zap.String("stream", "stderr"), zap.String("line", line))
 	}}
@@ -95,14 +97,14 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 		proc.mu.Lock()
 		proc.gone = true
 		proc.mu.Unlock()
-		err := cmd.Wait() // reaps, and joins the readers of its output
+		err := cmd.Wait() // reaps the process, and joins the readers of its output
 		// The process only ran the container. The container itself is not our child, and may still be there.
 		if err := remove(c.Remove); err != nil {
 			log.Debug("the container was not removed", zap.Error(err))
 		}
 		forget()
-		stdout.flush()
-		stderr.flush()
+		stdout.Flush()
+		stderr.Flush()
 		proc.death = proc.mourn(cmd.ProcessState, err)
 	}()
 	return proc, nil

@@ -94,7 +94,7 @@ func Decide(now time.Time, cards []vram.Room, tenants []Tenant, rules Rules) Pla
 		out := evict(now, free, tenants, w, rules)
 		if out == nil {
 			if w.overdue(now, rules) && roomWithout(free, tenants, w) {
-				break // else smaller pools, which always fit, would go before it for ever
+				break // otherwise smaller pools, which always fit, would go first for ever
 			}
 			continue
 		}
@@ -119,7 +119,7 @@ func Decide(now time.Time, cards []vram.Room, tenants []Tenant, rules Rules) Pla
 // rooms are the cards' memory that nobody holds or was promised.
 type rooms []vram.Room
 
-// fit takes what the replicas want out of the rooms, and reports whether all of it was there. If not, the rooms stay as they were.
+// fit takes what the replicas want out of the rooms, and reports whether there was enough. If not, the rooms stay as they were.
 func (r rooms) fit(wants []Want) bool {
 	var taken []vram.Share
 	for _, w := range wants {
@@ -207,8 +207,8 @@ func Possible(cards []vram.Room, tenants []Tenant, wants []Want) bool {
 // most bounds the search: of more pools, those that were used last are not looked at.
 const most = 12
 
-// smallest is the smallest set of pools whose memory makes room, and of equally small ones the one that was used the longest ago.
-// It is nil where no set does.
+// smallest is the smallest set of pools whose memory makes room. Of equally small sets it is the one that was used the longest ago. It
+// is nil if no set makes room.
 func smallest(free rooms, from []*Tenant, wants []Want) []*Tenant {
 	slices.SortFunc(from, func(a, b *Tenant) int { // idle pools first, the longest idle before all; then those with tasks, by when their turn began
 		return cmp.Or(trueFirst(a.idle(), b.idle()), a.quietSince().Compare(b.quietSince()), cmp.Compare(a.ID, b.ID))
@@ -264,9 +264,9 @@ func (t *Tenant) late(now, came time.Time, bound time.Duration) bool {
 	return now.Sub(came) >= bound
 }
 
-// quietSince orders the pools that may go: the earlier, the sooner. For a pool with tasks the time must not change when one of them
-// starts or ends. Else the choice would go to and fro between two such pools: each would start tasks while the other is held, and
-// neither would ever be free to go.
+// quietSince is the time by which the pools that may go are sorted: the one with the earliest goes first. For a pool with tasks it must
+// not change when one of them starts or ends. Otherwise the choice would go to and fro between two such pools: each would start tasks
+// while the other is held, and neither would ever be free to go.
 func (t *Tenant) quietSince() time.Time {
 	if t.idle() {
 		return t.IdleSince

@@ -163,7 +163,7 @@ func (m *Manager) look(now time.Time) {
 	m.load(plan.Load)
 	for i := range pools {
 		if p := &pools[i]; p.demand.Waiting > 0 {
-			// Else each of these tasks would wait for its deadline, or for ever.
+			// Otherwise these tasks would wait for their deadlines, or for ever.
 			if why := m.o.Models.Failed(p.ID); why != nil {
 				m.queues.GiveUp(p.ID, why)
 			}
@@ -254,7 +254,7 @@ func (m *Manager) hold(pools []seen, plan Plan) {
 
 func (m *Manager) unload(pools []string) {
 	for _, id := range pools {
-		if err := m.o.Models.Unload(id); err != nil { // a task got in before the pool was held
+		if err := m.o.Models.Unload(id); err != nil { // a task started before the pool was held
 			m.o.Log.Debug("a pool was not unloaded", zap.String("pool_id", id), zap.Error(err))
 			continue
 		}
@@ -306,7 +306,7 @@ func (m *Manager) Wait(poolID string, now time.Time) time.Duration {
 	case state == Loading || slices.Contains(plan.Load, poolID) || len(plan.Unload) > 0:
 		return took
 	}
-	return took + m.o.Rules.MaxWait // at the latest: the others may be done before
+	return took + m.o.Rules.MaxWait // at most: the other pools may be done before
 }
 
 // Evictions are the pools that would make room for an on-demand pool if a task for it came now (LO-502).

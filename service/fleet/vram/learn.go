@@ -35,7 +35,7 @@ type Learned struct {
 type lesson struct {
 	observed map[string]int64 // by device class
 	seen     time.Time        // when something was observed last
-	short    int64            // a bit more than what was too little
+	short    int64            // what turned out to be too little, and a bit more
 	until    time.Time        // when short counts no more
 }
 
@@ -87,7 +87,7 @@ func (l *Learned) Observe(of Load, class string, bytes int64, now time.Time) err
 	return l.keep()
 }
 
-// TooLittle notes that so much was too little, so that the next try asks for more.
+// TooLittle notes that this many bytes were too little, so that the next try asks for more.
 func (l *Learned) TooLittle(of Load, bytes int64, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

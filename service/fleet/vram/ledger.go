@@ -218,7 +218,7 @@ func (l *Ledger) choose(bytes int64) (int, error) {
 	return rooms[best].Card, nil
 }
 
-// rooms are those of the cards that can be used. The caller holds the mutex and has found the sample usable.
+// rooms returns the room of each card that can be used. The caller holds the mutex and has found the sample usable.
 func (l *Ledger) rooms() (rooms []Room) {
 	for i := range l.seen.Cards {
 		if c := l.card(i); c.Healthy {
@@ -473,7 +473,7 @@ func (l *Ledger) find(card int) int {
 func (l *Ledger) card(at int) CardView {
 	c := &l.seen.Cards[at]
 	v := CardView{
-		Index: c.Index, UUID: c.UUID, Name: c.Name, Total: c.Total, DriverFree: c.Free, Foreign: c.Used, Healthy: c.Healthy, Problem: c.Problem,
+		Index: c.Index, Name: c.Name, Total: c.Total, DriverFree: c.Free, Foreign: c.Used, Healthy: c.Healthy, Problem: c.Problem,
 	}
 	for _, h := range l.active {
 		v.Promised += h.kept(c.Index)

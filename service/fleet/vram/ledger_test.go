@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
@@ -21,23 +20,10 @@ import (
 
 const gib = 1 << 30
 
-// library is the stand-in for NVML. A process can bind to one only, so all tests share it, and none runs in parallel.
+// library is the path of the stand-in for NVML.
 var library string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "llorch-nvml-")
-	if err == nil {
-		library, err = nvmlstub.Build(dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(dir)
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { nvmlstub.Main(m, &library) }
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 

@@ -33,7 +33,7 @@ type Grant struct {
 	Names []string // of each card, its class and driver, e.g. "NVIDIA GeForce RTX 3090;driver 570.86"; part of the fingerprint
 }
 
-// Room is what a card can give, in bytes. Free is that of now, Total that of an empty card.
+// Room is what a card can give, in bytes: Free now, and Total if it were empty.
 type Room struct {
 	Card        int
 	Name        string // as in Grant

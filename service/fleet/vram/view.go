@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -14,8 +13,7 @@ import (
 
 // View shows the whole ledger.
 type View struct {
-	At    time.Time // of the sample that it rests on
-	Err   string    // why nothing can be reserved now; empty: it can
+	Err   string // why nothing can be reserved now; empty: it can
 	Cards []CardView
 }
 
@@ -23,7 +21,6 @@ type View struct {
 // is 0 while the card is unhealthy, or nothing can be reserved at all.
 type CardView struct {
 	Index      int
-	UUID       string
 	Name       string
 	Total      int64
 	DriverFree int64
@@ -61,7 +58,6 @@ func (l *Ledger) View() View {
 	if err := l.usable(); err != nil {
 		v.Err = task.AsError(err).Message
 	}
-	v.At = l.seen.At
 	for i := range l.seen.Cards {
 		c := l.card(i)
 		if v.Err != "" {

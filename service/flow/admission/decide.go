@@ -138,7 +138,7 @@ func most(t task.Task, f Facts) int {
 
 func fits(req task.Request, f Facts) error {
 	if req.Workload != task.Completion || f.Unread {
-		return nil // only the engine knows, which also limits its batch
+		return nil // only the engine knows its limit, which may be that of a batch
 	}
 	answer := max(req.MaxTokens, 1)
 	over := f.PromptTokens + answer - f.Pool.Ctx

@@ -29,8 +29,8 @@ type Tokenizer interface {
 
 // Scheduler takes accepted tasks.
 type Scheduler interface {
-	// Known answers a repeated submit. Found says that the id is taken. Where the body is that of the first submit, the answer is
-	// its admission, else CONFLICT (LO-101).
+	// Known answers a repeated submit. Found says that the id is taken. If the body is the same as in the first submit, the
+	// answer is that one's admission, else CONFLICT (LO-101).
 	Known(ctx context.Context, id string, body [32]byte) (admission task.Admission, found bool, err error)
 	// Enqueue records a task and queues it, or refuses it, for instance because the queue is full.
 	Enqueue(ctx context.Context, t task.Task) (task.Admission, error)
@@ -167,7 +167,7 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	return nil
 }
 
-// unready turns the error of an engine that broke off into POOL_UNREADY: before its admission a task has lost nothing by it.
+// unready turns the error of an engine that broke off into POOL_UNREADY: the task is not admitted yet, so it has lost nothing.
 func unready(err error) error {
 	if !task.HasCode(err, task.WorkerReset) {
 		return err

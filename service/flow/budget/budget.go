@@ -135,8 +135,8 @@ func (b *Book) Release(taskID string) {
 	b.release(taskID)
 }
 
-// Charge is what a task's end costs, to be recorded with it; nil where no account pays. Decode is how long the task decoded, where
-// the record has no End.
+// Charge is what a task costs; it is recorded with the task's end. Nil: no account pays. Decode is how long the task decoded, if the
+// record has no End.
 func (b *Book) Charge(r *task.Record, decode time.Duration) *task.Charge {
 	b.mu.Lock()
 	h, ok := b.holds[r.Task.ID]

@@ -42,8 +42,8 @@ func Place(replicas []Replica, need Need) (index, considered int) {
 	return index, considered
 }
 
-// among bounds the context asked for by the largest that a replica has, or will have once it is back. A task that needs more than
-// that need not wait, since no replica will ever hold it: the engine refuses it.
+// among lowers the context that a task asks for to the largest that a replica has, or will have once it is back. No replica will ever
+// hold a larger task, so it need not wait: the engine refuses it.
 func (n Need) among(replicas []Replica) Need {
 	if n.Ctx == 0 {
 		return n
@@ -52,7 +52,7 @@ func (n Need) among(replicas []Replica) Need {
 	for i := range replicas {
 		switch r := &replicas[i]; {
 		case r.Parked:
-		case r.Ready && r.Ctx == 0: // it may hold anything
+		case r.Ready && r.Ctx == 0: // its context is not known, so it may hold anything
 			return n
 		default:
 			most = max(most, r.Ctx)

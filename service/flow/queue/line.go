@@ -5,9 +5,9 @@ package queue
 // A list is a doubly linked list of nodes, cut into blocks of neighbours. A block knows how many nodes it holds. So a position is
 // cheap to count, and a push, pop or cancel changes the count of one block only.
 type list struct {
-	head, tail  ref // nodes
-	first, last ref // blocks
-	len         int
+	head, tail ref // nodes
+	last       ref // block
+	len        int
 }
 
 // A ref is an index into a slab; 0 is none. With indices instead of pointers a deep queue takes few cache lines, and the garbage
@@ -120,9 +120,7 @@ func (s *line) addBlock(level int) {
 		s.freeBlock = s.blocks[b].next
 	}
 	s.blocks[b] = block{prev: l.last, level: int32(level)}
-	if l.last == 0 {
-		l.first = b
-	} else {
+	if l.last != 0 {
 		s.blocks[l.last].next = b
 	}
 	l.last = b
@@ -130,9 +128,7 @@ func (s *line) addBlock(level int) {
 
 func (s *line) dropBlock(l *list, b ref) {
 	x := s.blocks[b]
-	if x.prev == 0 {
-		l.first = x.next
-	} else {
+	if x.prev != 0 {
 		s.blocks[x.prev].next = x.next
 	}
 	if x.next == 0 {

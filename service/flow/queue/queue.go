@@ -76,9 +76,6 @@ func New[T any](capacity int, policy Policy) *Queue[T] {
 // Capacity is the bound given to New.
 func (q *Queue[T]) Capacity() int { return q.capacity }
 
-// Policy is the full-queue policy in force.
-func (q *Queue[T]) Policy() Policy { return q.policy }
-
 // Push puts an item at the end of its priority's line. A full queue refuses it with ADMISSION_REJECT, which carries the policy's
 // label; the caller says when to come again. Under DropLRU a full queue takes the item all the same. The caller then makes room
 // with Shed, once it is sure of the newcomer: so nothing that waits is dropped for one that is refused in the end.
@@ -117,8 +114,7 @@ func (q *Queue[T]) Shed(p task.Priority) (T, bool) {
 	return none, false
 }
 
-// Restore puts an item at the end of its priority's line, whatever the capacity: a restart puts back what an earlier process had
-// accepted.
+// Restore puts an item at the end of its priority's line, even if the queue is full. It is for items that an earlier process accepted.
 func (q *Queue[T]) Restore(p task.Priority, value T, enqueuedAt time.Time) Ticket {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -167,7 +163,7 @@ func (q *Queue[T]) Position(t Ticket) (int, bool) {
 	return q.ahead(q.line.level(t.slot)) + q.line.rank(t.slot), true
 }
 
-// NextPosition is the position that a newcomer of this priority would get now, were there room.
+// NextPosition is the position that a newcomer of this priority would get now if there were room.
 func (q *Queue[T]) NextPosition(p task.Priority) int {
 	level := levelOf(p)
 	q.mu.Lock()

@@ -35,8 +35,11 @@ func TestFullQueueRefusesWithItsPolicy(t *testing.T) {
 // ORCH-3005
 func TestUnknownPolicyRejectsAndCapacityIsAtLeastOne(t *testing.T) {
 	q := queue.New[string](-3, "")
-	require.Equal(t, queue.Reject, q.Policy())
 	require.Equal(t, 1, q.Capacity())
+	must(q.Push(task.Batch, "first", start))
+
+	_, err := q.Push(task.Interactive, "second", start) // drops nothing
+	require.Equal(t, string(queue.Reject), task.AsError(err).PolicyLabel)
 }
 
 // OC-CORE-1005

@@ -36,8 +36,7 @@ func (s *Scheduler) Hold(poolID string, hold bool) {
 	}
 }
 
-// GiveUp ends the tasks that wait for a pool. Where tokens of a task were sent, they were lost with its worker, and its client
-// cannot go on.
+// GiveUp ends the tasks that wait for a pool. A task that has sent tokens ends with WORKER_RESET, because its client cannot go on.
 func (s *Scheduler) GiveUp(poolID string, why *task.Error) {
 	l := s.lane(poolID)
 	for _, j := range s.jobs() {

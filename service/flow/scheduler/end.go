@@ -84,8 +84,8 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		j.leave()
 		return
 	}
-	s.o.Sessions.Settle(r) // before it is seen: who reads the end may send the session's next turn
-	// Counted and told before it is seen: who reads the end and then the metrics finds it there.
+	s.o.Sessions.Settle(r) // before anybody sees the end: its reader may send the session's next turn
+	// The metrics and the log have the end before anybody sees it: whoever reads the end and then the metrics finds it there.
 	s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
 	if j.tried() > 1 {
 		s.o.Metrics.moved(r)
@@ -127,7 +127,7 @@ func (s *Scheduler) retryRecord(r task.Record) bool {
 	}
 }
 
-// narrate tells of a task's end. Was is the state it was in.
+// narrate writes the log line about a task's end. Was is the state that the task was in before.
 func (s *Scheduler) narrate(r task.Record, version string, was task.State) {
 	told := narrated(r, version)
 	switch {

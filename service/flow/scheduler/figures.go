@@ -8,7 +8,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// shown is the job's state as clients see it; false: it is not to be seen, since it is not accepted.
+// shown is the job's state as clients see it. False: clients do not see the job, because it is not accepted.
 func (j *job) shown() (task.State, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -57,7 +57,7 @@ func (j *job) place(startedAt time.Time) (position int, start time.Duration) {
 	return position, j.lane.s.o.Now().Sub(j.task.AcceptedAt) + j.lane.predict(position)
 }
 
-// figures are those of a `metrics` frame, while there are any. Every stream asks each second, so it makes no snapshot.
+// figures are those of a `metrics` frame. False: there are none any more. Every stream asks once a second, so no snapshot is made.
 func (j *job) figures() (task.Metrics, bool) {
 	j.mu.Lock()
 	state, startedAt, tries, warm := j.public(), j.startedAt, j.tries, j.warm

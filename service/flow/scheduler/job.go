@@ -21,7 +21,7 @@ import (
 type job struct {
 	lane   *lane
 	task   task.Task    // written by the submit that makes the job, until it is accepted
-	ticket queue.Ticket // the same; of its place in the queue
+	ticket queue.Ticket // the same; names its place in the queue
 	log    *stream.Log  // the same; the log has a lock of its own
 
 	decided chan struct{} // closed once the ledger accepted the task, or could not
@@ -41,7 +41,7 @@ type job struct {
 	warm        bool                    // the engine took part of the prompt from KV, in this run
 	cancelRun   context.CancelCauseFunc // nil while no replica runs it
 	wants       string                  // the fingerprint that the next run needs; empty: any
-	readers     int                     // who reads its stream now; this and the next are written by them
+	readers     int                     // how many read its stream now; this and the next are written by them
 	visits      int                     // how many readers there have been
 	record      task.Record             // once it is done; written by who ends it
 }
@@ -94,7 +94,7 @@ func (j *job) move(fingerprint string) bool {
 		return false
 	}
 	j.cancelRun, j.wants = nil, fingerprint
-	j.lane.retries.add(j) // with the state, so that who ends the job finds it there
+	j.lane.retries.add(j) // under the same lock as the state, so that whoever ends the job finds it there
 	return true
 }
 
@@ -200,7 +200,7 @@ func (j *job) leaves() {
 	}
 }
 
-// outputAt notes when the first output came. It returns false for that of a later run.
+// outputAt notes when the job's first output came. It returns false if an earlier run had output already.
 func (j *job) outputAt(now time.Time) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -232,7 +232,7 @@ func (j *job) cached(tokens int) {
 	j.warm = tokens > 0
 }
 
-// version is that of the engine the task runs on, or was admitted for.
+// version is the version of the engine that the task runs on, or was admitted for.
 func (j *job) version() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()

@@ -85,14 +85,15 @@ func (l *lane) drop(j *job) bool {
 	return l.retries.remove(j)
 }
 
-// shed ends the task that gives way to a newcomer. It is called once the newcomer is accepted, so that a full disk does not cost both.
+// shed ends the task that gives way to a newcomer. It is called once the newcomer is accepted: if the disk is full and the newcomer is
+// refused, the other task stays.
 func (l *lane) shed(newcomer task.Priority) {
 	j, ok := l.queue.Shed(newcomer)
 	if !ok {
 		return
 	}
 	l.rates.queue(j, -1)
-	// Aside, because the ledger may be slow to take its accept, which comes first, and then its outcome.
+	// Nobody waits here: the ledger may be slow to take the task's accept, which comes first, and then its outcome.
 	l.s.aside(func() {
 		<-j.decided
 		l.s.fail(j, l.errDropped(), nil)
@@ -134,7 +135,7 @@ func (l *lane) loop(ctx context.Context) {
 	}
 }
 
-// look raises an alarm when tasks wait, and for too long none has started or ended. It takes the alarm back when one does (LO-601).
+// look raises an alarm if tasks wait and none has started or ended for too long. It withdraws the alarm when one does (LO-601).
 func (l *lane) look() {
 	now := l.s.o.Now()
 	oldest := l.oldest(task.Interactive)
@@ -157,7 +158,7 @@ func (l *lane) look() {
 	}
 }
 
-// standstill is how long the queue may stand still: that of an on-demand pool also while other models have the memory.
+// standstill is how long the queue may stand still. An on-demand pool also gets the time in which other models may have the memory.
 func (l *lane) standstill() time.Duration {
 	if l.pool.OnDemand {
 		return l.s.o.StuckAfter + l.s.o.SwapWithin

@@ -135,7 +135,7 @@ func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration, tries
 	}
 }
 
-// moved counts how the failover of a task ended (LO-203). A task that somebody ended, such as by a cancel, tells nothing of that.
+// moved counts how the failover of a task ended (LO-203). If somebody ended the task, such as by a cancel, nothing is counted.
 func (m *Metrics) moved(r task.Record) {
 	outcome := "resumed"
 	switch {

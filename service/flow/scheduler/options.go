@@ -22,7 +22,7 @@ type Replicas interface {
 	Snapshot(poolID string, into []placement.Replica) []placement.Replica
 	// Lease takes a slot of a Ready replica, or fails typed.
 	Lease(replicaID string) (Lease, error)
-	// EngineVersion is that of the pool's replicas, empty until one was Ready.
+	// EngineVersion is the version of the pool's engines. It is empty until a replica was Ready.
 	EngineVersion(poolID string) string
 }
 
@@ -62,7 +62,7 @@ type Ledger interface {
 	Get(ctx context.Context, id string) (task.Record, bool, error)
 	// List returns finished tasks, the last to finish first.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
-	// NextSeq hands out the next number of a task: those of an earlier process included, each is greater than all before.
+	// NextSeq hands out the next number of a task. It is greater than all before, those of earlier processes included.
 	NextSeq() (uint64, error)
 }
 
@@ -97,7 +97,7 @@ type Residency interface {
 	Loading(poolID string, now time.Time) (progress float64, loading bool)
 }
 
-// noResidency is that of a scheduler without on-demand pools.
+// noResidency stands in if the scheduler has no on-demand pools.
 type noResidency struct{}
 
 func (noResidency) Wake()                                     {}
@@ -135,8 +135,8 @@ type Options struct {
 	MoveWithin time.Duration
 	// ReturnWithin is how long a task that ends with its client waits for that client to come back. 0: 5 s.
 	ReturnWithin time.Duration
-	// StuckAfter is how long a queue may stand still before that is an alarm (LO-601). 0: 2 min. SwapWithin is how much longer
-	// that of an on-demand pool may, while other models have the memory.
+	// StuckAfter is how long a queue may stand still before that is an alarm (LO-601). 0: 2 min. The queue of an on-demand pool
+	// may stand still for SwapWithin longer, because other models may have the memory.
 	StuckAfter, SwapWithin time.Duration
 	// MicroBatch joins the writes of tokens that come within it. 0: none.
 	MicroBatch time.Duration

@@ -41,7 +41,7 @@ type readiness struct {
 	busy     int // slots in use
 }
 
-// readinesses are reused: each submit asks for a prediction of each pool, and each stream for one a second.
+// readinesses are reused: each submit asks for a prediction of each pool, and each stream asks for one a second.
 var readinesses = sync.Pool{New: func() any { return new(readiness) }}
 
 // ready looks at the pool's Ready replicas. The caller gives the answer back with done.
@@ -65,7 +65,7 @@ func (l *lane) busy() int {
 	return r.busy
 }
 
-// perPlace is the time in which the pool ends one task, and so frees one place of its queue.
+// perPlace is the mean time between two tasks' ends, each of which frees a place in the queue.
 func (l *lane) perPlace() time.Duration {
 	ready := l.ready()
 	defer ready.done()

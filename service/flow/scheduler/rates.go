@@ -9,7 +9,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 )
 
-// weight is that of the newest task in a mean, so that about the last ten count.
+// weight is how much the newest task counts in a mean. With it about the last ten tasks count.
 const weight = 0.2
 
 // rates are how long a pool's tasks took, on each of its replicas. Predictions are made from them alone. Before anything was measured,

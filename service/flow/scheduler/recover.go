@@ -47,7 +47,7 @@ func (s *Scheduler) Recover(left []task.Record) {
 func (s *Scheduler) restore(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
 	j.log = stream.New(r.Task.Started(), s.o.Now)
-	if r.Task.Determinism == task.Strict { // it may have run all the same, while its dispatch could not be recorded
+	if r.Task.Determinism == task.Strict { // it may have run, if its dispatch could not be recorded
 		j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
 	}
 	if s.keep(j) != nil {
@@ -71,8 +71,8 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 	j.move(r.Fingerprint)
 }
 
-// abandon ends a task that nobody can continue. Tried is done once the ledger was asked to record that. Where it cannot, as with a full
-// disk, the outcome waits until it can, and holds up nobody else.
+// abandon ends a task that nobody can continue. Tried is done once the ledger was asked to record that. If the ledger cannot, as with a
+// full disk, the outcome waits until it can, and holds up nobody else.
 func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error) {
 	e.Engine, e.PoolID = r.Task.Engine, r.Task.PoolID
 	log, was := stream.New(r.Task.Started(), s.o.Now), r.State

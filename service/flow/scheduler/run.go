@@ -76,8 +76,8 @@ func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Ta
 	return &t, nil
 }
 
-// placed counts and narrates a dispatch. It is a function of its own because of its copies of the task: run's stack, which lasts as
-// long as the task, need not hold them.
+// placed counts a dispatch and logs it. It is a function of its own because it copies the task: the stack of run lasts as long as the
+// task, and need not hold the copies.
 func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 	waited := now.Sub(j.task.AcceptedAt)
 	l.s.o.Metrics.dispatched(j.task, r, waited, j.tried())
@@ -106,14 +106,14 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		work.Messages = t.Request.Messages
 	}
 	if work.Workload != task.Completion {
-		idle.Stop() // there is nothing to see before the answer
+		idle.Stop() // nothing comes before the answer
 		answer, result, err := engine.Answer(ctx, lease.Engine(), work)
 		if err == nil {
 			l.firstOutput(j)
 		}
 		return result, answer, err
 	}
-	if warm { // else any KV that is reused is not the session's: many prompts begin alike
+	if warm { // otherwise the KV that is reused is not the session's: many prompts begin alike
 		work.Cached = j.cached
 	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
@@ -217,7 +217,7 @@ func (l *lane) firstOutput(j *job) {
 	l.s.o.Narrator.StreamStarted(narrated(r, j.version()), waited)
 }
 
-// whyEnded tells the client why a run ended early.
+// whyEnded is the error that tells the client why a run ended early.
 func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	if errors.Is(err, stream.ErrSealed) {
 		return task.Errorf(task.Canceled, "the task was canceled") // nobody sees it: whoever sealed the log ends the task

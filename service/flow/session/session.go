@@ -140,7 +140,7 @@ func (m *Manager) remove(e *entry) {
 	m.o.Accounts.Close(e.ID)
 }
 
-// ends is the time from which the session takes no more tasks.
+// ends is when the session stops taking tasks.
 func (e *entry) ends() time.Time { return e.CreatedAt.Add(e.TTL) }
 
 // over reports whether the session takes no more tasks: its time is over, or it has had its turns.
@@ -281,7 +281,7 @@ func errBusy(e *entry) *task.Error {
 	return task.Errorf(task.Conflict, "a turn of session %s is on, task %s: wait for its end or cancel it, then try again", e.ID, e.turn).Retry(0)
 }
 
-// Sweep forgets the sessions whose time has been over for as long as it was.
+// Sweep forgets the sessions whose end is further back than their TTL is long.
 func (m *Manager) Sweep(ctx context.Context) {
 	now := m.o.Now()
 	m.mu.Lock()

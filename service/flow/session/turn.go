@@ -8,8 +8,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Admit takes the turn of the session that a task names, which may be a new one, or refuses the task. It notes in the task how the
-// session stands then. Each Admit is followed by a Withdraw, where the task was not accepted, or by a Settle.
+// Admit gives a task the turn of the session that it names, which may be a new one, or refuses the task. It notes in the task how the
+// session then stands. Each Admit is followed by a Withdraw, where the task was not accepted, or by a Settle.
 func (m *Manager) Admit(t *task.Task) error {
 	id := t.Request.SessionID
 	if id == "" {

@@ -60,7 +60,7 @@ type Log struct {
 	flushed    chan struct{} // not nil while Flush waits
 }
 
-// apart is how long after the one before it a token must come to be written directly. Tokens that come at once are better written
+// apart is the least time between two tokens for the second to be written directly. Tokens that come faster are better written
 // together, by the reader's goroutine.
 const apart = 250 * time.Microsecond
 
@@ -142,7 +142,7 @@ func (a *Attempt) Append(p task.Piece) error {
 	return l.check()
 }
 
-// Done says that the attempt generated all it had to: it must have reached everything that was sent before.
+// Done says that the attempt has generated everything. It must have reached all that was sent before.
 func (a *Attempt) Done() error {
 	l := a.log
 	l.mu.Lock()

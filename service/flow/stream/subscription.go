@@ -147,7 +147,7 @@ func (s *Subscription) take(frames *[]byte, events *task.Events) (news bool, wai
 			return false, 0, nil
 		case s.next <= last && l.tags[s.next-1] == s.held:
 			s.ahead = false
-		case s.next >= last && l.published && l.failure != nil: // such as a cancel before the log was where the client is
+		case s.next >= last && l.published && l.failure != nil: // for instance cancelled before the log had reached the event that the client has
 			return false, 0, l.failure
 		default:
 			return false, 0, errOtherBytes(s.next - 1)

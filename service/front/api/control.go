@@ -168,12 +168,12 @@ func optBytes(n int64) gen.OptInt64 {
 
 func optMillis(d time.Duration) gen.OptInt64 { return optBytes(d.Milliseconds()) }
 
-// GetLiveness answers as long as the process does.
+// GetLiveness answers for as long as the process runs.
 func (ops) GetLiveness(context.Context) (*gen.HealthHeaders, error) {
 	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusOk}}, nil
 }
 
-// GetReadiness answers while a task could be served.
+// GetReadiness says whether a task could be served.
 func (h ops) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
 	if err := h.Pools.Ready(); err != nil {
 		return nil, err

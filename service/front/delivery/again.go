@@ -3,10 +3,10 @@
 package delivery
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 )
 
 // again is a listener that yields the connections on which a stream ended and another request began. The HTTP server reads that
@@ -71,21 +71,10 @@ func (c *begun) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// SyscallConn implements syscall.Conn, as the connections of package net do. The next stream writes by it.
-func (c *begun) SyscallConn() (syscall.RawConn, error) {
-	under, ok := c.Conn.(syscall.Conn)
-	if !ok {
-		return nil, syscall.EINVAL
+// CloseWrite closes one direction. By it net/http refuses a body that is too large: the client can read the refusal while it still sends.
+func (c *begun) CloseWrite() error {
+	if under, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return under.CloseWrite()
 	}
-	return under.SyscallConn()
+	return errors.ErrUnsupported
 }
-
-// SetLinger sets what closing does with bytes that are not sent yet.
-func (c *begun) SetLinger(sec int) error {
-	if under, ok := c.Conn.(lingerer); ok {
-		return under.SetLinger(sec)
-	}
-	return syscall.EINVAL
-}
-
-type lingerer interface{ SetLinger(sec int) error }

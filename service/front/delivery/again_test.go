@@ -11,9 +11,12 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/stretchr/testify/require"
 )
@@ -68,6 +71,80 @@ func TestARequestAheadOfTheStreamsEndWaits(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(rest), endFrame+"\r\n0\r\n\r\nHTTP/1.1 200 OK")
 	require.Regexp(t, "hello$", string(rest))
+}
+
+// ORCH-2002: many requests at once are answered in turn, and their connection gets no layer for each of them.
+func TestRequestsThatComeTogetherAreAnsweredInTurn(t *testing.T) {
+	const rounds = 40 // more than the HTTP server reads at once
+	var streams []Stream
+	for range rounds {
+		streams = append(streams, newFakeStream(io.EOF, startedFrame, endFrame))
+	}
+	r := serve(t, streams)
+	var depth atomic.Int32
+	served := r.Config.Handler
+	r.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		served.ServeHTTP(w, req)
+		r.streams.mu.Lock()
+		defer r.streams.mu.Unlock()
+		for d := range r.streams.open {
+			if _, wrapped := d.wire.conn.(*begun); wrapped {
+				depth.Add(1)
+			}
+		}
+	})
+	conn, err := net.Dial("tcp", r.Listener.Addr().String())
+	require.NoError(t, err)
+	defer conn.Close()
+	ask := "GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: " + strings.Repeat("x", 500) + "\r\n"
+	_, err = io.WriteString(conn, strings.Repeat(ask+"\r\n", rounds-1)+ask+"Connection: close\r\n\r\n")
+	require.NoError(t, err)
+	got, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Equal(t, rounds, strings.Count(string(got), endFrame))
+	require.Zero(t, depth.Load())
+}
+
+// ORCH-2002: a connection that waits for a request does not keep the log of a task that is over.
+func TestAnIdleConnectionKeepsNoLog(t *testing.T) {
+	s := newFakeStream(io.EOF, startedFrame, endFrame)
+	log, closed := weak.Make(s), s.closed
+	streams := []Stream{s}
+	s = nil
+	r := serve(t, streams)
+	in := bufio.NewReader(r.dial(t, "1.1"))
+	for line := ""; line != "0\r\n"; {
+		var err error
+		line, err = in.ReadString('\n')
+		require.NoError(t, err)
+	}
+	<-closed
+	require.Eventually(t, func() bool { runtime.GC(); return log.Value() == nil }, 10*time.Second, time.Millisecond)
+	require.Len(t, r.streams.open, 1)
+}
+
+// A body that is too large is refused while the client still sends. For that net/http closes one direction of the connection.
+//
+// OC-CTRL-2030
+func TestAConnectionBehindAStreamClosesOneDirection(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	client, err := net.Dial("tcp", listener.Addr().String())
+	require.NoError(t, err)
+	defer client.Close()
+	server, err := listener.Accept()
+	require.NoError(t, err)
+	defer server.Close()
+	var half interface{ CloseWrite() error } = &begun{Conn: server}
+	require.NoError(t, half.CloseWrite())
+	_, err = client.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF)
+	_, err = client.Write([]byte("x"))
+	require.NoError(t, err)
+	_, err = io.ReadFull(server, make([]byte, 1))
+	require.NoError(t, err)
+	require.ErrorIs(t, (&begun{}).CloseWrite(), errors.ErrUnsupported)
 }
 
 // Of a request with a body nobody knows where the next one begins, so its bytes are never taken for one.

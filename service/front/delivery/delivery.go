@@ -21,7 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// stopping is when a client that comes during a stop may come again.
+// stopping is how long a client that comes during a stop should wait before it comes again.
 const stopping = 5 * time.Second
 
 // keepAliveTicks is how many ticks may pass without a write before the client gets a sign of life.
@@ -197,7 +197,10 @@ func (d *delivery) run(ctx context.Context) {
 // send sends the stream. It closes the connection, or leaves it to watch.
 func (d *delivery) send(ctx context.Context) {
 	defer d.recovered()
-	defer d.stream.Close()
+	defer func() {
+		d.stream.Close()
+		d.stream = nil // so that a connection that waits for a request keeps no task's log
+	}()
 	err := errors.New("a panic")
 	defer func() { d.close(err) }()
 	defer d.recovered()
@@ -210,7 +213,7 @@ func (d *delivery) close(err error) {
 	if errors.Is(err, io.EOF) {
 		err = d.wire.end()
 	} else {
-		_ = d.wire.write(nil, nil, false) // the head, where nothing was sent so far
+		d.wire.breakOff()
 	}
 	d.wire.finish(err == nil)
 	log := d.streams.o.Log
@@ -227,7 +230,7 @@ func (d *delivery) recovered() {
 	}
 }
 
-// passed is a tick that has come already: who waits with it does not wait.
+// passed is a tick that has come already. With it Next returns at once.
 var passed = func() <-chan time.Time {
 	c := make(chan time.Time)
 	close(c)
@@ -288,7 +291,7 @@ func (d *delivery) pump(ctx context.Context) error {
 	}
 }
 
-// aside is what the dialect says of the task's figures where they differ from those that the client was shown.
+// aside returns the task's figures as the dialect shows them, if they have changed since the client was shown them.
 func (d *delivery) aside(shown *task.Metrics) ([]byte, error) {
 	figures, going := d.stream.Metrics()
 	if !going || figures == *shown {
@@ -298,7 +301,7 @@ func (d *delivery) aside(shown *task.Metrics) ([]byte, error) {
 	return d.dialect.Metrics(nil, figures)
 }
 
-// Refusal is the stream of a client that is to get none of the task's events: it is one error.
+// Refusal is the stream of a client that gets none of the task's events, but one error.
 func Refusal(e *task.Error) Stream { return refusal{e} }
 
 type refusal struct{ err *task.Error }

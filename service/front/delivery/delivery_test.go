@@ -57,7 +57,7 @@ func serve(t *testing.T, streams []Stream, change ...func(*Options)) *rig {
 			return
 		}
 		s := streams[0]
-		streams = streams[1:]
+		streams[0], streams = nil, streams[1:]
 		if err := r.streams.Deliver(w, req, s, words{}); err != nil {
 			refusal := gate.Refuse(err)
 			refusal.SetHeaders(w.Header())

@@ -38,6 +38,7 @@ type wire struct {
 	pace    Pace
 	data    []byte // what send is to send
 	rest    []byte // what is to go before anything else: the head, and what a write that may not wait could not send
+	started bool   // the head was sent, or some of it
 	ended   bool   // the end of the body is written
 
 	mu        sync.Mutex
@@ -55,14 +56,15 @@ func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration) (*w
 	if err != nil {
 		return nil, fmt.Errorf("take over the connection: %w", err)
 	}
-	if c, ok := conn.(*begun); ok && len(c.read) == 0 {
-		conn = c.Conn
+	read, _ := rw.Reader.Peek(rw.Reader.Buffered()) // it has been read already
+	ahead := bytes.Clone(read)
+	if c, ok := conn.(*begun); ok {
+		conn, ahead = c.Conn, append(ahead, c.read...)
 	}
 	o := newWire(conn, r.ProtoAtLeast(1, 1), timeout)
 	// Of a request with a body, nobody would know where the next one begins.
 	o.again = o.chunked && !r.Close && r.Body == http.NoBody
-	read, _ := rw.Reader.Peek(rw.Reader.Buffered()) // it has been read already
-	o.ahead = bytes.Clone(read)
+	o.ahead = ahead
 	return o, nil
 }
 
@@ -101,7 +103,7 @@ func (o *wire) write(frames, aside []byte, last bool) error {
 	b := scratch.Get().(*[]byte)
 	defer scratch.Put(b)
 	*b = o.chunk(o.chunk(append((*b)[:0], o.rest...), frames), aside)
-	o.rest = nil
+	o.rest, o.started = nil, true
 	if last && o.chunked {
 		*b = append(*b, "0\r\n\r\n"...)
 		o.ended = true
@@ -117,12 +119,20 @@ func (o *wire) try(frames []byte) bool {
 	b := scratch.Get().(*[]byte)
 	defer scratch.Put(b)
 	*b = o.chunk(append((*b)[:0], o.rest...), frames)
-	o.data = *b
+	o.data, o.started = *b, true
 	if o.raw != nil && o.pace.Bound() == nil {
 		_ = o.raw.Write(o.send) // if the connection is broken, the write that may wait finds out again
 	}
 	o.rest, o.data = append(o.rest[:0], o.data...), nil
 	return len(o.rest) == 0
+}
+
+// breakOff sends the head where nothing was sent so far. A token of which a part was sent stays as it is: after a cancel no more of it
+// may go out.
+func (o *wire) breakOff() {
+	if !o.started {
+		_ = o.write(nil, nil, false) // the stream is lost anyway
+	}
 }
 
 // end tells the client that the response is complete, where that was not said yet.
@@ -168,7 +178,7 @@ func (o *wire) dismiss() {
 // close ends the connection. A client that reads chunks sees whether the last one came. Where there are no chunks, a stream that
 // was broken off ends with a reset.
 func (o *wire) close(whole bool) {
-	if c, ok := o.conn.(lingerer); ok && !whole && !o.chunked {
+	if c, ok := o.conn.(interface{ SetLinger(sec int) error }); ok && !whole && !o.chunked {
 		_ = c.SetLinger(0) // it may be closed already
 	}
 	_ = o.conn.Close() // an error changes nothing: the connection is gone
@@ -190,8 +200,8 @@ func (o *wire) watch() net.Conn {
 	}
 }
 
-// heard takes in what the client sent behind its request. It returns the connection once that is to be served, and more where there is
-// more to wait for.
+// heard takes in what the client sent behind its request. If that begins another request and the response is over, it returns the
+// connection for that request. Otherwise more says whether to go on reading.
 func (o *wire) heard(b []byte, err error) (next net.Conn, more bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

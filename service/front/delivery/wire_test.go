@@ -13,8 +13,41 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
+
+// ORCH-3026: a stream that is cut off by a cancel sends nothing more of a token of which a part was sent.
+func TestACutStreamSendsNoRestOfAToken(t *testing.T) {
+	server, client := net.Pipe()
+	d := &delivery{streams: New(Options{}), wire: newWire(server, true, time.Minute)}
+	d.wire.begin(nil)
+	got := make(chan string)
+	go func() { // joined by the read of got
+		all, _ := io.ReadAll(client)
+		got <- string(all)
+	}()
+	require.NoError(t, d.wire.write([]byte(startedFrame), nil, false))
+	require.False(t, d.wire.try([]byte(tokenFrame)), "a pipe takes nothing without waiting")
+	d.close(stream.ErrCutOff)
+	all := <-got
+	require.Contains(t, all, startedFrame)
+	require.NotContains(t, all, "token")
+}
+
+// ORCH-2002: of a stream that breaks off before its first event the client gets the head.
+func TestAStreamThatBreaksOffAtOnceHasAHead(t *testing.T) {
+	server, client := net.Pipe()
+	d := &delivery{streams: New(Options{}), wire: newWire(server, true, time.Minute)}
+	d.wire.begin(nil)
+	got := make(chan string)
+	go func() { // joined by the read of got
+		all, _ := io.ReadAll(client)
+		got <- string(all)
+	}()
+	d.close(stream.ErrDetached)
+	require.Regexp(t, "(?s)^HTTP/1.1 200 OK.*\r\n\r\n$", <-got)
+}
 
 // waiting is a stream whose reader waits while the test writes directly.
 type waiting struct {

@@ -51,6 +51,11 @@ type Entry struct {
 	RenewedAt time.Time `json:"renewed_at"` // when its bytes were stored last; its age counts from here
 }
 
+// silent reports whether a description says nothing. Such is that of an artifact whose own was lost, before it was promised to anyone.
+func (m Meta) silent() bool {
+	return m.Kind == KindOther && m.MediaType == defaultMediaType && m.TaskID == "" && m.Parent == "" && len(m.Tags) == 0 && len(m.Metadata) == 0
+}
+
 // Filter chooses entries; an empty field takes all.
 type Filter struct {
 	Kind   Kind
@@ -93,8 +98,8 @@ func invalid(format string, args ...any) error {
 	return task.Errorf(task.InvalidParams, format, args...)
 }
 
-// settle returns a copy of m with its defaults filled in, or says what is wrong with m.
-func (m Meta) settle() (Meta, error) {
+// completed returns a copy of m with its defaults filled in, or says what is wrong with m.
+func (m Meta) completed() (Meta, error) {
 	if !slices.Contains(Kinds(), m.Kind) {
 		return m, invalid("an artifact's kind must be one of plan, summary, diff, trace, proof and other, not %q", task.Clip(string(m.Kind), maxQuote))
 	}

@@ -119,7 +119,7 @@ func (l *Library) List(ctx context.Context, f Filter) ([]Entry, error) {
 	return found, nil
 }
 
-// proofs are the bundles of the tasks in the ledger that f takes.
+// proofs returns the bundles that f takes, of the tasks in the ledger.
 func (l *Library) proofs(ctx context.Context, f Filter) (found []Entry, err error) {
 	state, ok := outcomeOf(f.Tag)
 	if !ok || f.Kind != "" && f.Kind != KindProof {
@@ -174,7 +174,7 @@ func metaOf(r task.Record) Meta {
 	return Meta{Kind: KindProof, MediaType: proof.MediaType, TaskID: r.Task.ID, Tags: []string{outcomeTag + string(r.State)}}
 }
 
-// proven is the task whose bundle has this id.
+// proven returns the task whose bundle has this id.
 func (l *Library) proven(ctx context.Context, id string) (task.Record, bool, error) {
 	var sum [32]byte
 	if _, err := hex.Decode(sum[:], []byte(strings.TrimPrefix(id, idPrefix))); err != nil {

@@ -30,10 +30,10 @@ type received struct {
 }
 
 // Put stores what r reads, and returns when the artifact is on the disk. The same bytes again are the same artifact: the first
-// description stays, and the age counts anew. If its file was damaged, it is whole again. TOO_LARGE, INVALID_PARAMS, and
+// description stays, unless it says nothing, and the age counts anew. If its file was damaged, it is whole again. TOO_LARGE, INVALID_PARAMS, and
 // NOT_FOUND for a parent that does not exist; an error of r is returned wrapped.
 func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
-	m, err := m.settle()
+	m, err := m.completed()
 	if err != nil {
 		return Entry{}, err
 	}
@@ -154,8 +154,10 @@ func (s *Store) install(got received, m Meta) (Entry, error) {
 	s.mu.Unlock()
 	e := &Entry{ID: got.id, Meta: m, Size: got.size, CreatedAt: now, RenewedAt: now}
 	if old != nil {
-		*e = *old
-		e.Size, e.RenewedAt = got.size, now
+		e.CreatedAt = old.CreatedAt
+		if !old.silent() {
+			e.Meta = old.Meta
+		}
 	}
 	at := path(got.id)
 	err := s.folder(filepath.Dir(at))

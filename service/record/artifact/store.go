@@ -150,7 +150,7 @@ func (s *Store) prepare() error {
 	if err != nil {
 		return err
 	}
-	for _, e := range left { // of a process that died while it stored something, and had not said yet that it was stored
+	for _, e := range left { // by a process that died before it had told anybody that these were stored
 		if err := s.root.RemoveAll(tempDir + "/" + e.Name()); err != nil {
 			return err
 		}
@@ -280,7 +280,7 @@ func (s *Store) readEntry(path string) (*Entry, error) {
 	if err := json.Unmarshal(text, e); err != nil {
 		return nil, err
 	}
-	if e.Meta, err = e.settle(); err != nil || e.Size < 0 {
+	if e.Meta, err = e.completed(); err != nil || e.Size < 0 {
 		return nil, errors.Join(errors.New("it is no entry"), err)
 	}
 	return e, nil

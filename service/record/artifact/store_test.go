@@ -448,3 +448,17 @@ func TestTheSweepComesByItself(t *testing.T) {
 		require.NoError(t, s.Close())
 	})
 }
+
+// A process that is killed may leave an artifact without its description. Whoever stores it again gives it one.
+//
+// ORCH-3097
+func TestADescriptionThatSaysNothingGivesWay(t *testing.T) {
+	s := open(t, t.TempDir())
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	first := put(t, s, Meta{Kind: KindOther}, "same")
+	require.Equal(t, KindOther, first.Kind)
+	told := put(t, s, Meta{Kind: KindTrace, TaskID: "t"}, "same")
+	require.Equal(t, KindTrace, told.Kind)
+	require.Equal(t, first.CreatedAt, told.CreatedAt)
+	require.Equal(t, KindTrace, put(t, s, Meta{Kind: KindDiff}, "same").Kind, "one that says something stays")
+}

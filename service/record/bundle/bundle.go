@@ -36,13 +36,13 @@ func Prove(r task.Record, k Keep) (task.Proof, error) {
 
 // Why a record gives no bundle.
 var (
-	// ErrNone: the record says of no bundle. The task has not ended, or did so under a version that wrote bundles to files.
+	// ErrNone: the record has no digest of a bundle. The task has not ended, or a version ended it that wrote bundles to files.
 	ErrNone = errors.New("the record has no proof bundle")
 	// ErrChanged: what the record holds is not what it held when the task ended.
 	ErrChanged = errors.New("the record does not give the proof bundle whose digest it holds")
 )
 
-// Text is the bytes of a task's bundle, which are those that its record has the digest of. ErrNone, ErrChanged.
+// Text returns the bytes of a task's bundle. They have the digest that is in the record. ErrNone, ErrChanged.
 func Text(r task.Record) ([]byte, error) {
 	if r.Proof.SHA256 == [sha256.Size]byte{} {
 		return nil, fmt.Errorf("task %s: %w", r.Task.ID, ErrNone)
@@ -77,7 +77,7 @@ func Of(r task.Record) proof.Bundle {
 	if r.Proof.KeepsTranscript {
 		b.Transcript.Text, b.Transcript.Ends = r.Transcript.Text, r.Transcript.Ends
 	}
-	ran := b.Timing.FinishedAt // where it never did
+	ran := b.Timing.FinishedAt // for a task that never ran
 	if !r.StartedAt.IsZero() {
 		ran = moment(r.StartedAt)
 		b.Timing.StartedAt = &ran
@@ -149,7 +149,7 @@ func result(value json.RawMessage, keep bool) *proof.Result {
 	}
 	var compact bytes.Buffer
 	if err := json.Compact(&compact, value); err != nil {
-		return &proof.Result{SHA256: proof.Digest(value)} // it is no JSON: it came so from the engine
+		return &proof.Result{SHA256: proof.Digest(value)} // the engine sent something that is no JSON
 	}
 	p := &proof.Result{SHA256: proof.Digest(compact.Bytes())}
 	if keep {
@@ -158,7 +158,7 @@ func result(value json.RawMessage, keep bool) *proof.Result {
 	return p
 }
 
-// reasons are what the record tells of why the task ran where it did.
+// reasons say why the task ran where it did, as far as the record tells.
 func reasons(r task.Record) []string {
 	wish, pool := r.Task.Request.Placement, r.Task.PoolID
 	var why string

@@ -31,7 +31,7 @@ type Ledger interface {
 	// out since it was opened, and than that of every task that was ever accepted.
 	NextSeq() (uint64, error)
 
-	// Accept records a task as queued, and its turn where it is in a session. A task that is past that stays as it is.
+	// Accept records a task as queued, and its turn if it is in a session. If the task was accepted before, nothing changes.
 	// ErrTaken.
 	Accept(ctx context.Context, t task.Task) error
 	// Dispatch records that a replica is about to run a task. The task keeps the time of its first dispatch, and its place
@@ -63,7 +63,7 @@ type Ledger interface {
 	DropSessions(ctx context.Context, sessions []task.Session) error
 	// Sessions returns those that are recorded, the oldest first.
 	Sessions(ctx context.Context) ([]task.Session, error)
-	// Spent returns what each account was charged for in the budget that began then.
+	// Spent returns what each account has spent in the budget window that began at this time.
 	Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error)
 
 	// Close writes what waits, gives up the claim, and closes the store. Writes fail with ErrClosed afterwards.

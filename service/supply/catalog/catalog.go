@@ -116,7 +116,7 @@ type Catalog struct {
 	mu      sync.RWMutex // guards what follows; held only for moments, since admission reads it
 	byID    map[string]*entry
 	byRef   map[string]*entry
-	order   []*entry // by id; nil: it has to be made again
+	sorted  []*entry // by id; nil: it has to be made again
 	engines []Engine
 	pending int
 	closed  bool
@@ -206,7 +206,7 @@ func Open(o Options) (*Catalog, error) {
 	defer c.mu.Unlock()
 	for _, e := range c.byID {
 		if e.rec.State == Fetching {
-			c.fetch(e)
+			c.fetch(c.ctx, e)
 		}
 	}
 	return c, nil
@@ -234,7 +234,7 @@ func (c *Catalog) Close() error {
 
 func (c *Catalog) put(e *entry) {
 	if c.byID[e.rec.ID] != e {
-		c.order = nil
+		c.sorted = nil
 	}
 	e.path = e.rec.path(c)
 	c.byID[e.rec.ID], c.byRef[e.rec.Ref] = e, e
@@ -243,7 +243,7 @@ func (c *Catalog) put(e *entry) {
 func (c *Catalog) drop(e *entry) {
 	delete(c.byID, e.rec.ID)
 	delete(c.byRef, e.rec.Ref)
-	c.order = nil
+	c.sorted = nil
 }
 
 // model returns an entry as callers see it. The caller holds mu.
@@ -304,19 +304,19 @@ func (c *Catalog) Deprecated(name string) bool {
 // List returns the models in this state, or all models if it is empty, ordered by id.
 func (c *Catalog) List(state State) []Model {
 	c.mu.Lock()
-	if c.order == nil {
-		c.order = make([]*entry, 0, len(c.byID))
+	if c.sorted == nil {
+		c.sorted = make([]*entry, 0, len(c.byID))
 		for _, e := range c.byID {
-			c.order = append(c.order, e)
+			c.sorted = append(c.sorted, e)
 		}
-		slices.SortFunc(c.order, func(a, b *entry) int { return cmp.Compare(a.rec.ID, b.rec.ID) })
+		slices.SortFunc(c.sorted, func(a, b *entry) int { return cmp.Compare(a.rec.ID, b.rec.ID) })
 	}
-	order := c.order
+	list := c.sorted
 	c.mu.Unlock()
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	out := make([]Model, 0, len(order))
-	for _, e := range order {
+	out := make([]Model, 0, len(list))
+	for _, e := range list {
 		if state == "" || e.rec.State == state {
 			out = append(out, c.model(e))
 		}

@@ -35,11 +35,11 @@ const maxRef = 2048
 // longer, the entry is Fetching and the fetch goes on. The same request again joins the first one. Errors: INVALID_PARAMS,
 // UNTRUSTED_ARTIFACT, CONFLICT, and those of the fetcher.
 func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
-	r, err := c.settle(r)
+	r, err := c.complete(r)
 	if err != nil {
 		return Model{}, err
 	}
-	id, j, err := c.begin(r) //nolint:contextcheck // the fetch outlives the call
+	id, j, err := c.begin(ctx, r)
 	if err != nil {
 		return Model{}, err
 	}
@@ -71,8 +71,8 @@ func (c *Catalog) Create(ctx context.Context, r Request) (Model, error) {
 	return c.Get(id)
 }
 
-// settle checks a request and fills in its defaults.
-func (c *Catalog) settle(r Request) (Request, error) {
+// complete checks a request and fills in its defaults.
+func (c *Catalog) complete(r Request) (Request, error) {
 	bad := func(format string, args ...any) (Request, error) {
 		return r, task.Errorf(task.InvalidParams, format, args...)
 	}
@@ -173,7 +173,7 @@ func idFrom(ref string) string {
 }
 
 // begin finds or makes the entry of a request. The job is nil if the model is there already.
-func (c *Catalog) begin(r Request) (id string, j *job, err error) {
+func (c *Catalog) begin(ctx context.Context, r Request) (id string, j *job, err error) {
 	c.change.Lock()
 	defer c.change.Unlock()
 	c.mu.Lock()
@@ -237,7 +237,7 @@ func (c *Catalog) begin(r Request) (id string, j *job, err error) {
 	if c.closed {
 		return "", nil, closing()
 	}
-	c.fetch(e)
+	c.fetch(ctx, e)
 	return r.ID, c.join(e), nil
 }
 
@@ -267,15 +267,17 @@ func joinable(e *entry, r Request) error {
 	return nil
 }
 
-// fetch begins to fetch an entry's model. The caller holds mu.
-func (c *Catalog) fetch(e *entry) {
-	ctx, cancel := context.WithCancel(c.ctx)
+// fetch begins to fetch an entry's model. It goes on when the caller's context ends; what that holds says who asked. The caller holds mu.
+func (c *Catalog) fetch(caller context.Context, e *entry) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(caller))
+	detach := context.AfterFunc(c.ctx, cancel) //nolint:contextcheck // it must also end with the catalog
 	j := &job{cancel: cancel, over: make(chan struct{})}
 	e.job = j
 	c.pending++
 	rec := *e.rec
 	c.jobs.Go(func() {
 		defer cancel()
+		defer detach()
 		err := c.bring(ctx, e, &rec)
 		changed, told := c.end(ctx, e, j, &rec, err)
 		if told {

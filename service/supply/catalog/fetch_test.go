@@ -88,6 +88,26 @@ func TestALongFetchGoesOn(t *testing.T) {
 	require.Empty(t, s.began, "it was fetched once")
 }
 
+// The audit of what a fetch calls names the caller, whose call may have ended.
+//
+// ORCH-3080
+func TestAFetchKnowsWhoAskedForIt(t *testing.T) {
+	type actor struct{}
+	ended := make(chan struct{})
+	heard := make(chan any, 1)
+	r := setup(t, fetch(func(ctx context.Context, _, _, _ string, _ func(done, total int64)) (string, int64, string, error) {
+		<-ended
+		heard <- ctx.Value(actor{})
+		return "", 0, "", context.Cause(ctx)
+	}))
+	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), actor{}, "token:abcdef"))
+	_, err := r.Create(ctx, Request{Ref: "hf:org/repo/x.gguf"})
+	require.NoError(t, err)
+	cancel()
+	close(ended)
+	require.Equal(t, "token:abcdef", <-heard)
+}
+
 // ORCH-3060
 func TestAFetchGoesOnAfterARestart(t *testing.T) {
 	s := newSlow()

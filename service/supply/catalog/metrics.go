@@ -27,11 +27,8 @@ const (
 	signatureInvalid reason = "signature_invalid"
 )
 
-// The engine label of a model: llama.cpp for a GGUF, vLLM for a folder of anything else.
-const (
-	engineLlamaCpp = task.LlamaCpp
-	engineVLLM     = "vllm"
-)
+// vllm is the engine label of a model that is no GGUF. No pool can have that engine yet, so package task does not name it.
+const vllm = "vllm"
 
 func newVerifications(r prometheus.Registerer) (*prometheus.CounterVec, error) {
 	c := prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -44,9 +41,9 @@ func newVerifications(r prometheus.Registerer) (*prometheus.CounterVec, error) {
 }
 
 func (c *Catalog) count(f finding, m *Metadata) {
-	engine := engineVLLM
+	engine := vllm
 	if m != nil {
-		engine = engineLlamaCpp
+		engine = task.LlamaCpp
 	}
 	c.verifications.WithLabelValues(string(f.result), string(f.reason), engine).Inc()
 }

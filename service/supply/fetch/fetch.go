@@ -197,34 +197,6 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, dir string, o Options) (Fi
 	}
 }
 
-// Remove deletes what was fetched for ref into dir, partial files too. The error is CONFLICT during a fetch.
-func (f *Fetcher) Remove(ref Ref, dir string) error {
-	if ref.scheme == SchemeFile {
-		return nil // it is not ours
-	}
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return disk(err)
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.flights[filepath.Join(dir, ref.Folder())] != nil {
-		return task.Errorf(task.Conflict, "%s is being fetched: wait until that has ended, then delete it", ref.Shown()).Retry(0)
-	}
-	root, err := os.OpenRoot(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return disk(err)
-	}
-	defer func() { _ = root.Close() }()
-	if err := root.RemoveAll(ref.Folder()); err != nil {
-		return disk(err)
-	}
-	return nil
-}
-
 // flight is one download, with the callers who wait for it.
 type flight struct {
 	digest string

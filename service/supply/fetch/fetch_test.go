@@ -47,10 +47,6 @@ func TestAModelIsFetchedOnce(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, file, again)
 		require.Len(t, s.Requests(), 1)
-
-		require.NoError(t, b.Remove(s.parsed(t), b.dir))
-		require.Empty(t, left(t, b.dir))
-		require.NoError(t, b.Remove(s.parsed(t), b.dir))
 	})
 }
 
@@ -265,7 +261,6 @@ func TestOneDownloadForAll(t *testing.T) {
 		for range others {
 			<-begun // it has joined the one that is under way
 		}
-		require.Error(t, b.Remove(s.parsed(t), b.dir), "not while it is fetched")
 		close(opened)
 		require.NoError(t, all.Wait())
 		require.Len(t, s.Requests(), 1)

@@ -167,9 +167,6 @@ func (r *Ref) parseParts(rest string) string {
 // String returns the canonical spelling of the whole ref.
 func (r Ref) String() string { return r.text }
 
-// Scheme returns how the ref is fetched.
-func (r Ref) Scheme() Scheme { return r.scheme }
-
 // Shown returns the ref for logs and messages: without the query, which may hold credentials.
 func (r Ref) Shown() string { return shown(r.text) }
 

@@ -44,7 +44,7 @@ func TestASplitModel(t *testing.T) {
 			again, err := b.fetch(t.Context(), ref, fetch.Options{})
 			require.NoError(t, err)
 			require.Equal(t, file, again)
-			require.NoError(t, b.Remove(ref, b.dir))
+			require.NoError(t, os.RemoveAll(filepath.Join(b.dir, ref.Folder())))
 			_, err = b.fetch(t.Context(), ref, fetch.Options{Digest: source.Sum(parts[0])})
 			require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
 			require.Empty(t, left(t, b.dir))

@@ -61,12 +61,12 @@ func (p *Policy) Client(a Action) *http.Client {
 			return task.Errorf(task.InvalidParams, "a redirect leads to what is %v", err)
 		}
 		if len(via) > maxRedirects {
-			return p.settle(r.Context(), a, target, verdict{
+			return p.report(r.Context(), a, target, verdict{
 				denied, fmt.Sprintf("at most %d redirects", maxRedirects), "The source sends its callers on and on: give the final address.",
 			}, "request")
 		}
 		if target.scheme == "http" && via[len(via)-1].URL.Scheme == "https" {
-			return p.settle(r.Context(), a, target, verdict{
+			return p.report(r.Context(), a, target, verdict{
 				denied, "no redirect from https to http", "The source would send the bytes unprotected: give an address that stays with https.",
 			}, "request")
 		}
@@ -141,7 +141,7 @@ func (p *Policy) connect(ctx context.Context, a Action, t Target, network string
 	for _, addr := range addrs {
 		v := p.rules.Load().dial(a, t, addr, p.o.Loopback)
 		if v.decision != allowed {
-			if err := p.settle(ctx, a, t, v, "dial"); err != nil {
+			if err := p.report(ctx, a, t, v, "dial"); err != nil {
 				refused = err
 				continue
 			}

@@ -145,7 +145,8 @@ type actorKey struct{}
 // self is the actor of a call that the daemon makes by itself.
 const self = "orchestratord"
 
-// WithActor says on whose behalf the calls under ctx are made. The actor is an identity as package auth spells it, never a token.
+// WithActor says on whose behalf the calls under ctx are made. The actor is an identity as package gate spells it, never a token. If it is
+// empty, the daemon makes them by itself.
 func WithActor(ctx context.Context, actor string) context.Context {
 	return context.WithValue(ctx, actorKey{}, actor)
 }
@@ -164,7 +165,7 @@ func (p *Policy) Decide(ctx context.Context, a Action, t Target) error {
 	if _, known := p.counters[a]; known {
 		v = p.rules.Load().request(a, t, p.o.Loopback)
 	}
-	return p.settle(ctx, a, t, v, "request")
+	return p.report(ctx, a, t, v, "request")
 }
 
 // verdict is a decision with the rule that made it.
@@ -174,8 +175,8 @@ type verdict struct {
 	todo     string // what to do about a refusal
 }
 
-// settle logs and counts a verdict, and turns a refusal into an error.
-func (p *Policy) settle(ctx context.Context, a Action, t Target, v verdict, stage string) error {
+// report logs and counts a verdict, and turns a refusal into an error.
+func (p *Policy) report(ctx context.Context, a Action, t Target, v verdict, stage string) error {
 	if counter, ok := p.counters[a][v.decision]; ok {
 		counter.Inc()
 	}

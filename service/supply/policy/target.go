@@ -116,9 +116,6 @@ func word(s, also string, most int) bool {
 	return s != "" && len(s) <= most
 }
 
-// Host is the target's host, an IPv6 address without brackets.
-func (t Target) Host() string { return t.host }
-
 // String returns the target as audit lines and errors show it: without the port if it is the scheme's default.
 func (t Target) String() string {
 	host := t.host

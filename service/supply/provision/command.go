@@ -3,7 +3,6 @@
 package provision
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/service/lines"
 )
 
 // How much of a command's output is kept for an error.
@@ -44,49 +45,6 @@ func environment(more []string) (env []string) {
 	return append(env, more...)
 }
 
-// tail keeps the last lines that are written to it, and passes each line on.
-type tail struct {
-	show func(line string)
-	part []byte
-	kept []string
-	long bool
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	n := len(p)
-	for len(p) > 0 {
-		head, rest, whole := bytes.Cut(p, []byte{'\n'})
-		p = rest
-		if room := lineBytes - len(t.part); len(head) > room {
-			head, t.long = head[:room], true
-		}
-		t.part = append(t.part, head...)
-		if whole {
-			t.flush()
-		}
-	}
-	return n, nil
-}
-
-func (t *tail) flush() {
-	line := strings.ToValidUTF8(strings.TrimRight(string(t.part), "\r \t"), "\uFFFD")
-	if t.long {
-		line += "…"
-	}
-	t.part, t.long = t.part[:0], false
-	if line == "" {
-		return
-	}
-	if t.kept = append(t.kept, line); len(t.kept) > keptLines {
-		t.kept = t.kept[1:]
-	}
-	if t.show != nil {
-		t.show(line)
-	}
-}
-
-func (t *tail) String() string { return strings.Join(t.kept, "\n") }
-
 // command runs a command in a process group of its own, which ends with ctx and with this process. It returns the end of the output. An error
 // contains that too.
 func command(ctx context.Context, dir string, env, argv []string, show func(line string)) (string, error) {
@@ -98,21 +56,29 @@ func command(ctx context.Context, dir string, env, argv []string, show func(line
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second // a process that left the group may still hold the pipe
-	out := &tail{show: show}
+	var kept []string
+	out := &lines.Cutter{Limit: lineBytes, Each: func(line string) {
+		if kept = append(kept, line); len(kept) > keptLines {
+			kept = kept[1:]
+		}
+		if show != nil {
+			show(line)
+		}
+	}}
 	cmd.Stdout, cmd.Stderr = out, out // one pipe, one reader
 	err := cmd.Run()
-	out.flush()
+	out.Flush()
+	said := strings.Join(kept, "\n")
 	if err == nil {
-		return out.String(), nil
+		return said, nil
 	}
 	if ctx.Err() != nil {
-		return out.String(), context.Cause(ctx)
+		return said, context.Cause(ctx)
 	}
-	said := out.String()
 	if said != "" {
-		said = "\n" + said
+		err = fmt.Errorf("%w\n%s", err, said)
 	}
-	return out.String(), fmt.Errorf("%s: %w%s", quoted(shortened(argv)), err, said)
+	return said, fmt.Errorf("%s: %w", quoted(shortened(argv)), err)
 }
 
 // shortened returns enough of a command to recognise it.

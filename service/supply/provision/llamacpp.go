@@ -68,50 +68,34 @@ func libsFor(platform string, gpu bool) (artifact, error) {
 // EngineLibs returns the folder of llama.cpp's shared libraries for the built-in worker. It fetches them if the cache does not have them whole
 // (ORCH-3200). A folder that LLORCH_ENGINE_LIBS names is used as it is.
 func EngineLibs(ctx context.Context, o Options) (string, error) {
-	if dir := os.Getenv(EnvEngineLibs); dir != "" {
-		return givenLibs(dir)
-	}
-	a, err := libsFor(platform(), false)
-	if err != nil {
-		return "", err
-	}
-	return a.ensure(ctx, o)
+	return libs(false, func(a artifact) (string, error) { return a.ensure(ctx, o) })
 }
 
 // LocateEngineLibs is EngineLibs without fetching. If the libraries are absent or broken, its error says how to get them.
 func LocateEngineLibs() (string, error) {
-	if dir := os.Getenv(EnvEngineLibs); dir != "" {
-		return givenLibs(dir)
-	}
-	a, err := libsFor(platform(), false)
-	if err != nil {
-		return "", err
-	}
-	return a.locate("engine:libs")
+	return libs(false, func(a artifact) (string, error) { return a.locate("engine:libs") })
 }
 
 // CUDALibs is EngineLibs for the libraries with the back end for NVIDIA's GPUs.
 func CUDALibs(ctx context.Context, o Options) (string, error) {
-	if dir := os.Getenv(EnvEngineLibs); dir != "" {
-		return givenLibs(dir)
-	}
-	a, err := libsFor(platform(), true)
-	if err != nil {
-		return "", err
-	}
-	return a.ensure(ctx, o)
+	return libs(true, func(a artifact) (string, error) { return a.ensure(ctx, o) })
 }
 
 // LocateCUDALibs is CUDALibs without fetching.
 func LocateCUDALibs() (string, error) {
+	return libs(true, func(a artifact) (string, error) { return a.locate("engine:libsCUDA") })
+}
+
+// libs returns the folder that LLORCH_ENGINE_LIBS names, or else what get makes of this platform's libraries.
+func libs(cuda bool, get func(artifact) (string, error)) (string, error) {
 	if dir := os.Getenv(EnvEngineLibs); dir != "" {
 		return givenLibs(dir)
 	}
-	a, err := libsFor(platform(), true)
+	a, err := libsFor(platform(), cuda)
 	if err != nil {
 		return "", err
 	}
-	return a.locate("engine:libsCUDA")
+	return get(a)
 }
 
 func givenLibs(dir string) (string, error) {

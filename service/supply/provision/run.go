@@ -33,6 +33,8 @@ type Decider interface {
 // Recorder records what was prepared, in the engine catalog (OC-CAT-56).
 type Recorder interface {
 	Prepared(e Prepared) error
+	// Checked counts a downloaded engine whose bytes were compared with the configured digest.
+	Checked(engine string, matches bool)
 }
 
 // ByHand allows everything. It is for commands that somebody runs themselves, who thereby decides about the calls.
@@ -160,6 +162,15 @@ func (o Options) step(ctx context.Context, p Plan, s Step) error {
 }
 
 func (o Options) download(ctx context.Context, s Step) error {
+	err := o.bring(ctx, s)
+	if differs := task.HasCode(err, task.UntrustedArtifact); o.Record != nil && (err == nil || differs) {
+		o.Record.Checked(task.LlamaCpp, !differs)
+	}
+	return err
+}
+
+// bring downloads a file, and returns nil if it is in its place and has its digest.
+func (o Options) bring(ctx context.Context, s Step) error {
 	if o.Fetch == nil {
 		return task.Errorf(task.NotImplemented, "this program downloads no engines: fetch %s yourself, and give its `path`", s.URL)
 	}

@@ -31,6 +31,7 @@ type shelf struct {
 	asked   []string
 	deny    string
 	records []Prepared
+	checked []bool // what the downloads' digests were found to be
 }
 
 func (s *shelf) Fetch(_ context.Context, _, into, _ string, progress func(done, total int64)) (string, int64, string, error) {
@@ -57,6 +58,14 @@ func (s *shelf) Prepared(e Prepared) error {
 	defer s.mu.Unlock()
 	s.records = append(s.records, e)
 	return nil
+}
+
+func (s *shelf) Checked(engine string, matches bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if engine == task.LlamaCpp {
+		s.checked = append(s.checked, matches)
+	}
 }
 
 // rig is a machine with a cache, a folder of programs at the front of PATH, and a log of their calls.
@@ -166,6 +175,7 @@ func TestADownloadedEngineIsPreparedOnce(t *testing.T) {
 			_, err = r.run(w)
 			require.NoError(t, err)
 			require.Equal(t, 2, r.shelf.fetched, "what was changed is not run, but prepared again")
+			require.Equal(t, []bool{true, true}, r.shelf.checked, "one for each download")
 		})
 	}
 }
@@ -177,6 +187,7 @@ func TestADownloadThatIsNotTheOneIsRefused(t *testing.T) {
 	w := Want{Pool: "p", Mode: Binary, URL: "https://host/llama-server", Digest: someDigest}
 	_, err := r.run(w)
 	require.True(t, task.HasCode(err, task.UntrustedArtifact), "%v", err)
+	require.Equal(t, []bool{false}, r.shelf.checked)
 
 	r.shelf.deny = "host"
 	_, err = r.run(w)
@@ -198,6 +209,7 @@ func TestADownloadThatIsNotTheOneIsRefused(t *testing.T) {
 	without.shelf.data = zipped(t, member{"readme", "", 0o644})
 	_, err = without.run(Want{Pool: "p", Mode: Binary, URL: "https://host/x.zip", Digest: digestOf(without.shelf.data)})
 	require.ErrorContains(t, err, "llama-server is no program that can be run")
+	require.Equal(t, []bool{false}, r.shelf.checked, "nothing else was brought")
 	for _, r := range []rig{r, bad, without} {
 		require.Empty(t, r.left(Binary))
 		require.Empty(t, r.shelf.records)

@@ -11,6 +11,8 @@ type chunks struct {
 	state chunkState
 	left  uint64 // bytes of the chunk that are still to come; while the size is read, what was read of it
 	size  int    // digits of the size so far
+	// spoilt says that bytes came which belong to no body: another answer on the connection could not be told from them.
+	spoilt bool
 }
 
 type chunkState uint8
@@ -39,10 +41,12 @@ func (c *chunks) strip(b []byte) (data []byte, over bool, err error) {
 			continue
 		}
 		if err := c.head(b[i]); err != nil {
+			c.spoilt = true
 			return b[:kept], false, err
 		}
 		i++
 		if c.state == bodyEnd {
+			c.spoilt = i < len(b)
 			return b[:kept], true, nil
 		}
 	}

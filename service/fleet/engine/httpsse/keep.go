@@ -28,8 +28,8 @@ type keep struct {
 	closed bool
 }
 
-// kept is a connection whose answer may still lack its last bytes: whoever was read by the adapter, which wants no more after
-// the engine's last event, did not wait for the end of the body.
+// kept is a connection whose answer may still lack its last bytes: an adapter stops reading after the engine's last event, and does
+// not wait for the end of the body.
 type kept struct {
 	conn  *net.TCPConn
 	body  chunks
@@ -41,7 +41,7 @@ func (k *keep) put(conn *net.TCPConn, body chunks) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed || len(k.idle) == maxKept {
-		_ = conn.Close() // what it had to say was said
+		_ = conn.Close() // the answer has been read
 		return
 	}
 	k.idle = append(k.idle, kept{conn, body, time.Now()})
@@ -60,7 +60,7 @@ func (k *keep) take() *net.TCPConn {
 		if time.Since(c.since) < keptFor && c.quiet() {
 			return c.conn
 		}
-		_ = c.conn.Close() // it came to nothing
+		_ = c.conn.Close() // too old, or not quiet
 	}
 }
 
@@ -122,7 +122,7 @@ func (c *kept) quiet() (quiet bool) {
 		for {
 			n, err := nowait.Read(fd, b[:])
 			if errors.Is(err, syscall.EAGAIN) {
-				quiet = c.body.state == bodyEnd
+				quiet = c.body.state == bodyEnd && !c.body.spoilt
 				return
 			}
 			if err != nil || n == 0 || c.body.state == bodyEnd {

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -119,6 +120,16 @@ func TestAKeptConnectionThatIsDeadIsNotUsed(t *testing.T) {
 			_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n17\r\n"+twoEvents+"\r\n0\r\n\r\n")
 			_ = conn.Close()
 		},
+		"answered twice": func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			answer := "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n17\r\n" + twoEvents + "\r\n0\r\n\r\n"
+			_, _ = io.WriteString(conn, answer+answer)
+			_, _ = io.Copy(io.Discard, conn) // until the client closes it
+		},
 		"left within the answer": func(w http.ResponseWriter, r *http.Request) { twice(w, r); <-r.Context().Done() },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -166,6 +177,78 @@ func TestAKeptConnectionIsAskedFor(t *testing.T) {
 	require.ErrorIs(t, untilLast(t.Context(), t, c), no)
 	require.EqualValues(t, 1, conns.Load())
 	require.Nil(t, c.keep.take())
+}
+
+// Bytes behind an answer are those of no request. They may come with its end, or later.
+//
+// ORCH-3054
+func TestAConnectionWithBytesBehindTheAnswerIsNotKept(t *testing.T) {
+	for _, parts := range [][]string{
+		{"0\r\n\r\nHTTP/1.1 200 OK\r\n"},
+		{"0\r\n\r", "\nHTTP/1.1 200 OK\r\n"},
+		{"0\r\n\r\n", "HTTP/1.1 200 OK\r\n"},
+		{"1\r\nxy"},
+	} {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		require.NoError(t, err)
+		client, err := net.Dial("tcp", listener.Addr().String())
+		require.NoError(t, err)
+		engine, err := listener.Accept()
+		require.NoError(t, err)
+		c := kept{conn: client.(*net.TCPConn)}
+		for i, part := range parts[:len(parts)-1] {
+			_, over, err := c.body.strip([]byte(part))
+			require.NoError(t, err)
+			require.Equal(t, part == "0\r\n\r\n", over, i)
+		}
+		_, err = io.WriteString(engine, parts[len(parts)-1])
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { // the kernel needs a moment
+			n, err := peeked(c.conn)
+			return err == nil && n == len(parts[len(parts)-1])
+		}, 10*time.Second, time.Millisecond)
+		require.False(t, c.quiet(), "%q", parts)
+		for _, closer := range []io.Closer{client, engine, listener} {
+			require.NoError(t, closer.Close())
+		}
+	}
+}
+
+// peeked is how many bytes could be read.
+func peeked(conn *net.TCPConn) (n int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	outer := raw.Control(func(fd uintptr) {
+		n, _, err = syscall.Recvfrom(int(fd), make([]byte, 1024), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	})
+	return n, errors.Join(outer, err)
+}
+
+// ORCH-3054: once a stream was closed its connection is another's, also for a second Close.
+func TestASecondCloseLeavesTheConnectionAlone(t *testing.T) {
+	closed := make(chan struct{})
+	var requests atomic.Int32
+	c, conns := served(t, func(w http.ResponseWriter, r *http.Request) {
+		if requests.Add(1) == 2 {
+			_ = http.NewResponseController(w).Flush()
+			<-closed
+		}
+		twice(w, r)
+	})
+	first, err := c.Stream(t.Context(), "/x", "hello")
+	require.NoError(t, err)
+	require.NoError(t, first.Each(func(e Event) (bool, error) { return string(e.Data) != "last", nil }))
+	first.Close()
+	quietly(t, c)
+	second, err := c.Stream(t.Context(), "/x", "hello")
+	require.NoError(t, err)
+	defer second.Close()
+	first.Close()
+	close(closed)
+	require.NoError(t, second.Each(func(e Event) (bool, error) { return string(e.Data) != "last", nil }))
+	require.EqualValues(t, 1, conns.Load())
 }
 
 func TestConnectionsAreNotKeptForEver(t *testing.T) {

@@ -50,6 +50,7 @@ type Stream struct {
 	each    func(Event) (more bool, err error)
 	over    bool
 	err     error // why; nil: each wanted no more
+	closed  bool
 }
 
 // Stream posts body as JSON and returns the stream of events that answers. The end of ctx ends it.
@@ -193,8 +194,8 @@ func (s *Stream) follow(conn *net.TCPConn) {
 	}
 }
 
-// read takes what there is. It reports false to be called again when there is more. Before it waits it reads until there is nothing left,
-// because the kernel tells of data and of the connection's end only once if they come together.
+// read takes what there is. It returns false to be called again when there is more. It reads until nothing is left before it waits: when
+// data and the connection's end come together, the kernel wakes a reader only once.
 func (s *Stream) read(fd uintptr) bool {
 	b := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(b)
@@ -262,8 +263,12 @@ func (s *Stream) fail(err error) {
 func (s *Stream) Close() { s.end(s.over && s.err == nil) }
 
 func (s *Stream) end(done bool) {
+	if s.closed { // the connection may be another stream's by now
+		return
+	}
+	s.closed = true
 	released := s.release()
-	if tcp, ok := s.conn.(*net.TCPConn); ok && done && released && s.chunked && !s.last {
+	if tcp, ok := s.conn.(*net.TCPConn); ok && done && released && s.chunked && !s.last && !s.chunks.spoilt {
 		s.client.keep.put(tcp, s.chunks)
 		return
 	}

@@ -6,7 +6,7 @@ import "github.com/llama-orch/llama-orch/service/fleet/engine"
 
 // deaths are the texts of llama.cpp, CUDA, the dynamic linker and the C and C++ libraries.
 var deaths = engine.Deaths{
-	Harmless: []string{"pinned memory"}, // of the host: llama.cpp goes on without
+	Harmless: []string{"pinned memory"}, // the host has none to spare, and llama.cpp goes on without it
 	Signs: []engine.Sign{
 		{Cause: engine.MissingLibrary, Texts: []string{
 			"error while loading shared libraries", "cannot open shared object file", "undefined symbol:", "symbol lookup error",

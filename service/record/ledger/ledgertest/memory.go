@@ -105,7 +105,7 @@ func (m *Memory) NextSeq() (uint64, error) {
 	return m.s.seq, nil
 }
 
-// write does something to the store. Where it is about a task that is there, that has to be the caller's.
+// write does something to the store. If the store has the task already, the caller must be its holder.
 func (m *Memory) write(ctx context.Context, id string, do func(s *Store, e *entry) error) error {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()

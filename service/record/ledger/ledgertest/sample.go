@@ -19,13 +19,13 @@ import (
 // Epoch is when the samples begin.
 var Epoch = time.UnixMilli(1_700_000_000_123).UTC()
 
-// ID is that of the sample with the given number.
+// ID returns the id of the sample with the given number.
 func ID(seq uint64) string { return fmt.Sprintf("task-%d", seq) }
 
 // Sample is a task with the given number.
 func Sample(seq uint64) task.Task {
 	return task.Task{
-		ID: ID(seq), Seq: seq, PoolID: "default", Engine: "llamacpp", Prompt: "Say something.", Seed: uint32(seq),
+		ID: ID(seq), Seq: seq, PoolID: "default", Engine: task.LlamaCpp, Prompt: "Say something.", Seed: uint32(seq),
 		Determinism: task.Strict, RequestDigest: strings.Repeat("ab", 32), AcceptedAt: Epoch.Add(time.Duration(seq) * time.Second),
 		Request: task.Request{
 			ModelRef: "haiku", Workload: task.Completion, Priority: task.Interactive, Prompt: "Say something.",

@@ -121,7 +121,7 @@ func ids(found []task.Record) []string {
 	return out
 }
 
-// everyField: one that is added to task.Record, and forgotten in an implementation, shows up.
+// everyField: a field that is added to task.Record, but not to an implementation, shows up here.
 func everyField(t *testing.T, l Opened) {
 	want := Full(task.Completed)
 	require.NoError(t, l.Accept(t.Context(), want.Task))
@@ -217,7 +217,7 @@ func order(t *testing.T, l Opened) {
 	require.Equal(t, Dispatched(Sample(9)).At, get(t, l, ID(9)).StartedAt)
 }
 
-// started: a start that is noted has the place of its call; a later dispatch or an outcome makes it needless.
+// started: a noted start takes its place in the order when it is noted. Once a dispatch or an outcome is written, it need not be.
 func started(t *testing.T, l Opened) {
 	accept(t, l, 1, 2, 3, 4)
 	l.Started(Dispatched(Sample(3)))
@@ -335,7 +335,7 @@ func checkpoints(t *testing.T, l Opened) {
 	l.Checkpoint(ID(3), mark(1)) // of nobody
 	l.Settle()
 	require.Equal(t, mark(9), get(t, l, ID(1)).Checkpoint)
-	l.Checkpoint(ID(1), mark(8)) // as a recovered task does, which is decoded from the start
+	l.Checkpoint(ID(1), mark(8)) // a recovered task is decoded from the start, so its checkpoints begin anew
 	l.Settle()
 	require.Equal(t, mark(9), get(t, l, ID(1)).Checkpoint)
 	l.Checkpoint(ID(1), mark(10))

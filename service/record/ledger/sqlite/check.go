@@ -63,7 +63,7 @@ func (r *Reader) integrity(ctx context.Context, report *Report) error {
 		report.Problems = append(report.Problems, err.Error())
 		return ctx.Err()
 	}
-	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
 		var line string
 		if err := rows.Scan(&line); err != nil {

@@ -81,7 +81,7 @@ func (n *notes) drop(id string) *start {
 	return s
 }
 
-// take removes and returns the notes that are to be written now. With says that there is a commit anyway; all takes every note.
+// take removes and returns the notes that are to be written now. Set with if there is a commit anyway, and all to take every note.
 func (n *notes) take(now time.Time, with, all bool) (starts []*start, checkpoints map[string]task.Checkpoint) {
 	i := 0
 	for ; i < len(n.starts); i++ {
@@ -115,7 +115,7 @@ func (n *notes) due() (at time.Time) {
 	return at
 }
 
-// back notes a start again, where it, or what made it needless, could not be written.
+// back notes a start again. It, or what made it needless, could not be written.
 func (n *notes) back(s *start, now time.Time) {
 	if n.startOf[s.ID] == nil {
 		n.add(&start{Dispatch: s.Dispatch, place: s.place, at: now})

@@ -14,7 +14,6 @@ import (
 
 // Reader reads a ledger, also one that an orchestratord has open. Its methods may be called from several goroutines.
 type Reader struct {
-	path    string
 	version int
 	db      *sql.DB
 
@@ -61,7 +60,7 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 	if version, err = probe(ctx, db, path, newest); err != nil {
 		return nil, version, errors.Join(err, db.Close())
 	}
-	return &Reader{path: path, version: version, db: db}, version, nil
+	return &Reader{version: version, db: db}, version, nil
 }
 
 func (r *Reader) prepare(ctx context.Context) error {
@@ -166,7 +165,7 @@ func each(rows *sql.Rows, err error, do func(row) error) error {
 	if err != nil {
 		return fmt.Errorf("read the ledger: %w", err)
 	}
-	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
 		var w row
 		if err := rows.Scan(w.into()...); err != nil {

@@ -51,7 +51,7 @@ func (l *Ledger) part(doomed []int64) {
 		switch {
 		case l.halt.Err() != nil:
 			return
-		case err != nil: // nothing can be kept of it
+		case err != nil: // so BeforeForgetting cannot have it
 			l.log.Warn("a task that cannot be read is removed from the ledger", zap.Error(err))
 		case ok:
 			found = append(found, r)
@@ -91,7 +91,7 @@ func (l *Ledger) nextSweep() time.Time {
 	if !first.Valid {
 		return time.Time{}
 	}
-	// A millisecond later, because the limit itself is not too old.
+	// A task of exactly this age is not too old yet, so a millisecond is added.
 	if due := fromMS(first).Add(l.o.RetainAge + time.Millisecond); due.After(soonest) {
 		return due
 	}
@@ -129,7 +129,7 @@ func (w *writer) doomed(most int64, oldest time.Time) (seqs []int64, err error) 
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
 		var seq, bytes int64
 		var finished sql.NullInt64
@@ -156,7 +156,7 @@ func (w *writer) shrink() (more bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer rows.Close() // its error is that of rows.Err, or comes too late to matter
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
 	for rows.Next() {
 	}
 	return true, rows.Err()

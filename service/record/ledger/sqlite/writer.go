@@ -40,7 +40,7 @@ type op struct {
 	then  func()      // called on the writing goroutine once run is committed; may be nil
 	back  func()      // called when the commit failed; may be nil
 	err   error       // why it was refused, where the database is not at fault
-	taken atomic.Bool // by the writer, which then answers, or by the caller, who then is gone
+	taken atomic.Bool // set by the writer, which then answers, or by a caller that gives up
 	done  chan error  // capacity 1; nil: nobody waits
 }
 

@@ -19,7 +19,7 @@ import (
 // ORCH-3053: what is critical is told to the pools at once, what another program did alone is not; and workers that wait for a
 // card are told when it is back.
 func TestTroubleIsToldAtOnce(t *testing.T) {
-	m, back := NewMemory(zap.NewNop()), 0
+	m, back := NewCards(zap.NewNop()), 0
 	var told []int
 	m.Watch(func() { back++ }, func(card int) { told = append(told, card) })
 	m.note(gpu.Event{Kind: gpu.XID, XID: 13, Card: 1, Text: "an application's own fault"})
