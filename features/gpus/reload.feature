@@ -1,7 +1,7 @@
 Feature: A reload that fails changes nothing
   A pool gets another model while it serves. If that fails, the old model serves on, and no task is lost.
 
-  @ORCH-2101 @LO-501
+  @ORCH-2101 @LO-501 @LO-806
   Scenario: The new model dies as it is loaded beside the old one
     Given the cards of the reference box
     And a pool "writer" of a model of 5 GiB with
@@ -20,13 +20,13 @@ Feature: A reload that fails changes nothing
       """
       {"new_model_ref": "file:$DIR/other.gguf"}
       """
-    Then the answer is 503
+    Then the answer is 400 INVALID_PARAMS
     And its message says "the old one still serves"
     And stream "a" is "started", tokens, "end"
     And stream "b" is "started", tokens, "end"
     And replica "writer-0" is ready on card "1"
 
-  @ORCH-2101 @LO-501
+  @ORCH-2101 @LO-501 @LO-806
   Scenario: The memory does not hold both, the new model dies, and the old one is back
     Given the cards of the reference box
     And a pool "writer" of a model of 14 GiB with
@@ -45,7 +45,7 @@ Feature: A reload that fails changes nothing
       """
       {"new_model_ref": "file:$DIR/other.gguf"}
       """
-    Then the answer is 503
+    Then the answer is 400 INVALID_PARAMS
     And its message says "the old one is back"
     And stream "a" is "started", tokens, "end"
     And stream "b" is "started", tokens, "end"

@@ -86,7 +86,7 @@ Feature: A pool gets another model under load
     And "/v1/pools/writer/health" has come to
       | pool.model.ref | /other\.gguf$/ |
 
-  @ORCH-2101 @ORCH-3031
+  @ORCH-2101 @ORCH-3031 @LO-806
   Scenario: A reload that fails leaves the old model, and the queue, in place
     Given a daemon whose pool has
       | pace | 15 |
@@ -104,7 +104,7 @@ Feature: A pool gets another model under load
       """
       {"new_model_ref": "file:broken.gguf"}
       """
-    Then the answer is 503 POOL_UNAVAILABLE
+    Then the answer is 400 INVALID_PARAMS
     And its message says "the old one still serves"
     And "/v1/pools/default/health" has come to
       | pool.ready     | true         |

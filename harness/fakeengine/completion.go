@@ -272,14 +272,19 @@ func (g *generation) finish() error {
 		text = g.text.String()
 	}
 	ms := float64(time.Since(g.started).Microseconds()) / 1000
+	timings := map[string]any{"cache_n": 0, "prompt_n": g.promptN, "prompt_ms": 0.1, "predicted_n": g.sent, "predicted_ms": ms}
 	body := map[string]any{
 		"index": 0, "content": text, "tokens": []int{}, "id_slot": 0, "stop": true, "model": "fake",
 		"tokens_predicted": g.sent, "tokens_evaluated": g.promptN, "prompt": g.req.Prompt,
 		"truncated": g.promptN+g.sent >= g.e.opts.Ctx, "stop_type": g.stopType, "stopping_word": g.stopWord,
-		"tokens_cached": g.promptN + g.sent,
-		"timings": map[string]any{
-			"cache_n": 0, "prompt_n": g.promptN, "prompt_ms": 0.1, "predicted_n": g.sent, "predicted_ms": ms,
-		},
+		"tokens_cached": g.promptN + g.sent, "timings": timings,
+	}
+	for name, figure := range g.script.Figures {
+		if _, timed := timings[name]; timed {
+			timings[name] = figure
+		} else {
+			body[name] = figure
+		}
 	}
 	if !g.req.Stream {
 		writeJSON(g.w, http.StatusOK, body)

@@ -46,6 +46,8 @@ type Script struct {
 	After      int      `json:"after,omitempty"`  // tokens sent before the fault
 	Status     int      `json:"status,omitempty"` // of Refuse; 0: 503
 	Bytes      int      `json:"bytes,omitempty"`  // of HugeLine; 0: 8 MiB
+	// Figures take the place of those in the last frame, its timings included. They need not be possible.
+	Figures map[string]float64 `json:"figures,omitempty"`
 	// IgnoreCancel keeps the slot busy after the client has gone, until FreeSlots.
 	IgnoreCancel bool `json:"ignore_cancel,omitempty"`
 }

@@ -123,8 +123,12 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	return reloadFailed(spec, why, "the old one is back")
 }
 
+// reloadFailed says why the new model does not serve. A file that the engine does not take is bad input, and not an outage (LO-806).
 func reloadFailed(spec Spec, why *loss, now string) error {
 	code := task.PoolUnavailable
+	if why.reason == badModel {
+		code = task.InvalidParams
+	}
 	if cause, ok := errors.AsType[*task.Error](why.err); ok && cause.Code != task.WorkerReset { // that code is only for streams
 		code = cause.Code
 	}

@@ -75,7 +75,7 @@ func TestAReloadInTheOldModelsPlace(t *testing.T) {
 	require.NotEqual(t, lease.Info().ModelDigest, info.ModelDigest)
 }
 
-// ORCH-2102
+// ORCH-2102, LO-806
 func TestAFailedReloadLeavesTheOldModelInService(t *testing.T) {
 	for name, where := range map[string]int64{"beside": 24 * gib, "in place": 500 << 20} {
 		t.Run(name, func(t *testing.T) {
@@ -95,7 +95,8 @@ func TestAFailedReloadLeavesTheOldModelInService(t *testing.T) {
 				require.Equal(t, first.PID, b.m.Infos("p")[0].PID, "refused up front")
 			}
 			err := b.m.Reload(t.Context(), "p", pool.Model{Path: b.model(child{Crash: "error loading model: unknown model architecture"})})
-			require.True(t, task.HasCode(err, task.PoolUnavailable), "%v", err)
+			require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+			require.False(t, task.AsError(err).Retriable)
 			require.ErrorContains(t, err, "the new model of pool 'p' was not loaded, and the old one")
 			require.ErrorContains(t, err, "unknown model architecture")
 			info := b.m.Infos("p")[0]
@@ -103,6 +104,10 @@ func TestAFailedReloadLeavesTheOldModelInService(t *testing.T) {
 			require.Equal(t, first.ModelDigest, info.ModelDigest)
 			require.Equal(t, first.Fingerprint, info.Fingerprint)
 			require.Equal(t, name == "beside", first.PID == info.PID)
+
+			err = b.m.Reload(t.Context(), "p", pool.Model{Path: b.model(child{Crash: "nobody knows why"})})
+			require.True(t, task.HasCode(err, task.PoolUnavailable), "%v", err)
+			b.await("p", is(pool.Ready))
 
 			ctx, cancel := context.WithCancelCause(t.Context())
 			cancel(errors.New("the client went"))

@@ -14,7 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ardanlabs/jinja"
 	"github.com/go-faster/jx"
 	"github.com/hybridgroup/yzma/pkg/llama"
 
@@ -221,10 +220,6 @@ func (w *worker) tokenize(rw http.ResponseWriter, r *http.Request, m *model) err
 	return nil
 }
 
-// chatml is what llama-server uses for a model without a template of its own.
-const chatml = "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' -}}{%- endfor -%}" +
-	"{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
-
 func (w *worker) applyTemplate(rw http.ResponseWriter, r *http.Request, m *model) error {
 	var body struct {
 		Messages []task.Message `json:"messages"`
@@ -235,21 +230,9 @@ func (w *worker) applyTemplate(rw http.ResponseWriter, r *http.Request, m *model
 	if len(body.Messages) == 0 {
 		return invalid(`"messages" must be a non-empty array`)
 	}
-	source := m.template
-	if source == "" {
-		source = chatml
-	}
-	t, err := jinja.Compile(source)
+	prompt, err := w.templates.apply(r.Context(), m, body.Messages)
 	if err != nil {
-		return fmt.Errorf("the model's chat template cannot be read: %w", err)
-	}
-	messages := make([]any, len(body.Messages))
-	for i, msg := range body.Messages {
-		messages[i] = map[string]any{"role": msg.Role, "content": msg.Content}
-	}
-	prompt, err := t.Render(map[string]any{"messages": messages, "add_generation_prompt": true})
-	if err != nil {
-		return invalid("the model's chat template refused the messages: %v", err)
+		return err
 	}
 	reply(rw, http.StatusOK, map[string]string{"prompt": prompt})
 	return nil

@@ -35,6 +35,9 @@ var libs string
 
 // TestMain makes this binary a worker when a test runs it as one.
 func TestMain(m *testing.M) {
+	if os.Getenv("LLORCH_WORKER_RENDERS") != "" {
+		os.Exit(worker.Main(context.Background(), worker.Options{}))
+	}
 	if raw := os.Getenv(envWorker); raw != "" {
 		var o worker.Options
 		if err := json.Unmarshal([]byte(raw), &o); err != nil {

@@ -74,6 +74,9 @@ func fail(exit int, err error, format string, args ...any) *Error {
 // Main runs a worker until its standard input ends or SIGTERM or SIGINT arrives, and returns the exit code for the process. If the worker
 // cannot run, one line of JSON on o.Stderr says why.
 func Main(ctx context.Context, o Options) int {
+	if os.Getenv(envRenders) != "" {
+		return serveTemplates(os.Stdin, os.Stdout)
+	}
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer stop()
 	err := Run(ctx, o)
@@ -100,6 +103,8 @@ type worker struct {
 	job     atomic.Int64          // number of the last job in the slot
 	kvBytes atomic.Int64          // what the context takes since that job
 	stats   stats
+
+	templates *templates
 }
 
 // Run serves until ctx or o.Stdin ends, and then returns nil. A process may call it only once, because llama.cpp is never unloaded.
@@ -123,7 +128,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fail(ExitFailure, err, "cannot listen on %s", o.Address)
 	}
-	w := &worker{o: o, jobs: make(chan *job), stopped: ctx.Done()}
+	w := &worker{o: o, jobs: make(chan *job), stopped: ctx.Done(), templates: newTemplates()}
 	server := &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()

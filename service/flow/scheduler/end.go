@@ -63,42 +63,60 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 	if j.lane.drop(j) {
 		j.lane.wake() // it may have been the first in the queue, and held up the others
 	}
-	sealedAt, _ := j.log.Seal()
-	j.stopEngine(e)
-	r := j.snapshot()
-	was := r.State
-	r.State, r.FinishedAt, r.SealedAt, r.End, r.Err = state, s.o.Now(), sealedAt, end, e
-	transcript, digest := j.log.Transcript()
-	r.Transcript = transcript
-	if end != nil {
-		end.Receipt.TranscriptSHA256 = digest
-		r.LastEventID = j.log.End(*end)
-	} else {
-		own := *e // one cause may end many tasks
-		own.Engine, own.PoolID = j.task.Engine, j.task.PoolID
-		r.Err = &own
-		r.LastEventID = j.log.Fail(&own)
+	was := j.snapshot().State
+	var r task.Record
+	err := s.guard(j, func() { r = s.outcome(j, state, end, e) })
+	if err != nil { // it panicked
+		err = s.guard(j, func() { r = s.outcome(j, task.Failed, nil, task.AsError(err)) })
 	}
-	r.Charge = s.o.Sessions.Charge(r, j.decoded(r.FinishedAt))
-	if !s.tryRecord(r) && !s.retryRecord(r) { // the next start runs it again
+	recorded := false
+	if err == nil {
+		err = s.guard(j, func() { recorded = s.tryRecord(r) || s.retryRecord(r) })
+	}
+	if err != nil || !recorded { // the next start runs it again
 		j.leave()
 		return
 	}
-	s.o.Sessions.Settle(r) // before anybody sees the end: its reader may send the session's next turn
-	// The metrics and the log have the end before anybody sees it: whoever reads the end and then the metrics finds it there.
-	s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
-	if j.tried() > 1 {
-		s.o.Metrics.moved(r)
-	}
-	s.narrate(r, j.version(), was)
+	_ = s.guard(j, func() { // what it logs is all that can be done, since the outcome is recorded
+		s.o.Sessions.Settle(r) // before anybody sees the end: its reader may send the session's next turn
+		// The metrics and the log have the end before anybody sees it: whoever reads the end and then the metrics finds it there.
+		s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
+		if j.tried() > 1 {
+			s.o.Metrics.moved(r)
+		}
+		s.narrate(r, j.version(), was)
+	})
 	j.finish(r)
-	if state == task.StateCanceled {
+	if r.State == task.StateCanceled {
 		flush, stop := context.WithTimeout(context.Background(), s.o.FlushWithin)
 		defer stop()
 		s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
 	}
 	s.forget(j)
 	close(j.over)
+}
+
+// outcome seals a task's log, ends it, and returns what is to be recorded.
+func (s *Scheduler) outcome(j *job, state task.State, end *task.End, e *task.Error) task.Record {
+	sealedAt, _ := j.log.Seal()
+	j.stopEngine(e)
+	r := j.snapshot()
+	r.State, r.FinishedAt, r.SealedAt, r.End = state, s.o.Now(), sealedAt, end
+	transcript, digest := j.log.Transcript()
+	r.Transcript = transcript
+	if end == nil {
+		own := *e // one cause may end many tasks
+		own.Engine, own.PoolID = j.task.Engine, j.task.PoolID
+		r.Err = &own
+	}
+	r.Charge = s.o.Sessions.Charge(r, j.decoded(r.FinishedAt))
+	if end != nil {
+		end.Receipt.TranscriptSHA256 = digest
+		r.LastEventID = j.log.End(*end)
+	} else {
+		r.LastEventID = j.log.Fail(r.Err)
+	}
+	return r
 }
 
 func (s *Scheduler) tryRecord(r task.Record) bool {

@@ -51,11 +51,15 @@ func (j *job) status() task.Status {
 // place is the job's position and its start, from admission, as things are now.
 func (j *job) place(startedAt time.Time) (position int, start time.Duration) {
 	if !startedAt.IsZero() {
-		return 0, startedAt.Sub(j.task.AcceptedAt)
+		return 0, since(j.task.AcceptedAt, startedAt)
 	}
 	position, _ = j.lane.queue.Position(j.ticket)
-	return position, j.lane.s.o.Now().Sub(j.task.AcceptedAt) + j.lane.predict(position)
+	return position, since(j.task.AcceptedAt, j.lane.s.o.Now()) + j.lane.predict(position)
 }
+
+// since is how long after a moment of the record another one came. The clock may have been set back in between, such as over a restart,
+// and then it is 0 (LO-802).
+func since(was, now time.Time) time.Duration { return max(now.Sub(was), 0) }
 
 // figures are those of a `metrics` frame. False: there are none any more. Every stream asks once a second, so no snapshot is made.
 func (j *job) figures() (task.Metrics, bool) {

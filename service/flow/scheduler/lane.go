@@ -214,6 +214,7 @@ func (l *lane) place(j *job) bool {
 	binds := need.Fingerprint == "" && l.unlike(l.slots[at].Fingerprint)
 	l.s.runs.Go(func() {
 		defer lease.Release()
+		defer l.s.survive(j)
 		l.run(l.s.halt, j, lease, considered, binds)
 	})
 	return true

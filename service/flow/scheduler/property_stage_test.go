@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,8 +121,15 @@ func (s *stage) reads(a *actor, on bool) {
 	a.reading = on
 }
 
-// moves is called when a task lost its worker, and before it waits for another.
-func (s *stage) moves(id string) {
+// line is told of each line of the log at level warn or above. It looks for the one of a task that lost its worker, which comes before
+// the task waits for another. Nothing may panic.
+func (s *stage) line(message, id string) {
+	if strings.HasSuffix(message, "panicked") {
+		go panic(message) // nobody recovers it there
+	}
+	if !strings.HasSuffix(message, "moves to another") {
+		return
+	}
 	s.mu.Lock()
 	quits, on, life, lives := s.quits, s.s, s.life, s.lives
 	s.quits = false

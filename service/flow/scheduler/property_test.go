@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/flow/queue"
@@ -158,7 +159,7 @@ func (s *stage) start() {
 	s.mu.Unlock()
 	s.s = New(Options{
 		Pools: []Pool{s.plot.pool}, Replicas: s, Ledger: s.book, Narrator: observe.NewNarrator(zap.NewNop()),
-		Metrics: NewMetrics(prometheus.NewRegistry()), Log: onMove(s.moves), Now: time.Now,
+		Metrics: NewMetrics(prometheus.NewRegistry()), Log: zap.New(lineLog{zapcore.WarnLevel, s.line}), Now: time.Now,
 	})
 	s.lives, s.hangUp = context.WithCancel(s.t.Context())
 	left := s.book.live()

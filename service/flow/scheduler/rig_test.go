@@ -38,6 +38,7 @@ type rig struct {
 	book     *book
 
 	onMove func(taskID string)    // called when a task lost its worker, before it waits for another
+	panics atomic.Int32           // lines about work that panicked
 	onLook atomic.Pointer[func()] // called once, by the next who looks at the replicas
 
 	mu       sync.Mutex
@@ -58,6 +59,8 @@ type replica struct {
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
 	says     string        // put before each token
 	ctx      int           // 0: not known
+	panics   string        // what Generate panics with after two tokens; empty: it does not
+	tokensIn int           // what Generate says of the prompt; 0: 3
 	build    string        // of another engine; empty: the others'
 	warm     atomic.Int32  // leases that asked for its KV to be kept
 }
@@ -85,7 +88,7 @@ func newUnstartedRig(t *testing.T, b *book, replicas int, change func(*Pool)) *r
 	}
 	r.s = New(Options{
 		Pools: []Pool{pool}, Replicas: r, Ledger: b, Narrator: observe.NewNarrator(zap.NewNop()),
-		Metrics: NewMetrics(r.registry), Log: onMove(func(id string) { r.moves(id) }), Now: time.Now,
+		Metrics: NewMetrics(r.registry), Log: zap.New(lineLog{zapcore.WarnLevel, r.line}), Now: time.Now,
 	})
 	return r
 }
@@ -103,36 +106,38 @@ func (r *rig) crash() []task.Record {
 	return left
 }
 
-func (r *rig) moves(id string) {
-	if r.onMove != nil {
-		r.onMove(id)
+// line is told of each line of the log at level warn or above.
+func (r *rig) line(message, taskID string) {
+	switch {
+	case strings.HasSuffix(message, "moves to another") && r.onMove != nil:
+		r.onMove(taskID)
+	case strings.HasSuffix(message, "panicked"):
+		r.panics.Add(1)
 	}
 }
 
-// moveLog is a log that calls f with the id of each task that lost its worker, before the task waits for another.
-type moveLog struct {
+// lineLog is a log that calls f with each line and the id of the task that it is about.
+type lineLog struct {
 	zapcore.LevelEnabler
-	f func(taskID string)
+	f func(message, taskID string)
 }
 
-func onMove(f func(taskID string)) *zap.Logger { return zap.New(moveLog{zapcore.WarnLevel, f}) }
+func (l lineLog) With([]zapcore.Field) zapcore.Core { return l }
 
-func (l moveLog) With([]zapcore.Field) zapcore.Core { return l }
-
-func (l moveLog) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+func (l lineLog) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	return c.AddCore(e, l)
 }
 
-func (l moveLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
+func (l lineLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range fields {
-		if f.Key == "job_id" && strings.HasSuffix(e.Message, "moves to another") {
-			l.f(f.String)
+		if f.Key == "job_id" {
+			l.f(e.Message, f.String)
 		}
 	}
 	return nil
 }
 
-func (l moveLog) Sync() error { return nil }
+func (l lineLog) Sync() error { return nil }
 
 // book is a ledger in memory whose disk can be full, or hang.
 type book struct {
@@ -202,7 +207,7 @@ func (b *book) Checkpoint(id string, c task.Checkpoint) {
 func (b *book) Finish(_ context.Context, r task.Record) error {
 	return b.change(r.Task.ID, func(to *task.Record) {
 		if to.Task.ID != "" && !reflect.DeepEqual(to.Task, r.Task) {
-			panic(fmt.Sprintf("task %s was accepted as %+v and ended as %+v", r.Task.ID, to.Task, r.Task))
+			go panic(fmt.Sprintf("task %s was accepted as %+v and ended as %+v", r.Task.ID, to.Task, r.Task))
 		}
 		*to = r
 	})
@@ -347,6 +352,9 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 		case <-ctx.Done():
 			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
 		}
+		if x.panics != "" && i == 2 {
+			panic(x.panics)
+		}
 		if x.fail != nil && i == 2 {
 			return engine.Result{}, x.fail
 		}
@@ -360,7 +368,7 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 			return engine.Result{}, err
 		}
 	}
-	return engine.Result{TokensIn: 3, TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
+	return engine.Result{TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
 }
 
 func (x *replica) Busy(context.Context) (int, error) {

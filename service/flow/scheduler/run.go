@@ -35,13 +35,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 	l.rates.began(j, replica.ID, now)
 	l.placed(j, replica, now, considered)
 	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
-
-	t, err := l.templated(ctx, j, lease.Engine())
-	var result engine.Result
-	var answer json.RawMessage
-	if err == nil {
-		result, answer, err = l.generate(ctx, cancel, j, t, warm, binds, lease)
-	}
+	t, result, answer, err := l.work(ctx, cancel, j, warm, binds, lease)
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	l.active()
 	if err == nil {
@@ -54,6 +48,20 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
 	}
 	l.awaitIdle(j, lease)
+}
+
+// work has the engine do the task. A panic on the way is an error like any other (LO-803).
+func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job, warm, binds bool, lease Lease) (t *task.Task, result engine.Result, answer json.RawMessage, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = l.s.panicked(j, p)
+		}
+	}()
+	if t, err = l.templated(ctx, j, lease.Engine()); err != nil {
+		return t, result, nil, err
+	}
+	result, answer, err = l.generate(ctx, cancel, j, t, warm, binds, lease)
+	return t, result, answer, err
 }
 
 // templated is the job's task with its messages templated. Admission did that already, unless the pool's model was not loaded then.
@@ -79,7 +87,7 @@ func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Ta
 // placed counts a dispatch and logs it. It is a function of its own because it copies the task: the stack of run lasts as long as the
 // task, and need not hold the copies.
 func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
-	waited := now.Sub(j.task.AcceptedAt)
+	waited := since(j.task.AcceptedAt, now)
 	l.s.o.Metrics.dispatched(j.task, r, waited, j.tried())
 	l.s.o.Narrator.Placed(narrated(j.snapshot(), r.EngineVersion), waited, considered)
 }
@@ -155,7 +163,10 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 		l.s.o.Ledger.Started(d)
 		return func() error { return nil }
 	}
-	write := func() error { return l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) }
+	write := func() (err error) {
+		panicked := l.s.guard(j, func() { err = l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) })
+		return errors.Join(panicked, err)
+	}
 	done := make(chan error, 1)
 	writes.Go(func() { done <- write() })
 	return func() error {
@@ -164,7 +175,7 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 			return nil
 		}
 		l.s.o.Log.Warn("a dispatch was not recorded", append(j.told(), zap.Error(err))...)
-		for strict && err != nil {
+		for strict && err != nil && !task.HasCode(err, task.Internal) {
 			select {
 			case <-time.After(l.s.o.RecordEvery):
 				err = write()
@@ -211,7 +222,7 @@ func (l *lane) firstOutput(j *job) {
 	if !j.outputAt(now) {
 		return
 	}
-	waited := now.Sub(j.task.AcceptedAt)
+	waited := since(j.task.AcceptedAt, now)
 	r := j.snapshot()
 	l.s.o.Metrics.firstOutput(r.Task, j.version(), waited)
 	l.s.o.Narrator.StreamStarted(narrated(r, j.version()), waited)

@@ -107,11 +107,11 @@ func TestRequestsThatComeTogetherAreAnsweredInTurn(t *testing.T) {
 
 // ORCH-2002: a connection that waits for a request does not keep the log of a task that is over.
 func TestAnIdleConnectionKeepsNoLog(t *testing.T) {
-	s := newFakeStream(io.EOF, startedFrame, endFrame)
-	log, closed := weak.Make(s), s.closed
-	streams := []Stream{s}
-	s = nil
-	r := serve(t, streams)
+	begin := func() (*rig, weak.Pointer[fakeStream], <-chan struct{}) {
+		s := newFakeStream(io.EOF, startedFrame, endFrame)
+		return serve(t, []Stream{s}), weak.Make(s), s.closed
+	}
+	r, log, closed := begin()
 	in := bufio.NewReader(r.dial(t, "1.1"))
 	for line := ""; line != "0\r\n"; {
 		var err error

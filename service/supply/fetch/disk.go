@@ -116,8 +116,8 @@ func digestOf(ctx context.Context, path string, whole hash.Hash, tell func(n int
 	if ctx.Err() != nil {
 		return "", 0, fmt.Errorf("check %s: %w", path, context.Cause(ctx))
 	}
-	if err != nil {
-		return "", 0, disk(err)
+	if err != nil { // such as of a file of /proc
+		return "", 0, task.Errorf(task.InvalidParams, "%s cannot be read to its end: name the model's file itself", path).Because(err)
 	}
 	return hexOf(one), n, nil
 }

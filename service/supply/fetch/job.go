@@ -237,6 +237,9 @@ func (j *job) foresee(remotes []remote) error {
 			j.total = 0
 			break
 		}
+		if r.size > j.f.s.MaxBytes-j.total { // nor is it summed: the figure may be any
+			return tooLarge(j.ref.Shown(), j.f.s.MaxBytes)
+		}
 		j.total += r.size
 	}
 	if r := remotes[0]; len(remotes) == 1 && r.digest != "" && j.digest != "" && r.digest != j.digest {

@@ -33,6 +33,9 @@ const checkpoint = 64 << 20
 // errStale says that the source now has another file than the one that was begun.
 var errStale = errors.New("the source has another file now than when it was begun")
 
+// errLength says that a file has another length at its source than its source announced. An answer may be wrong once.
+var errLength = errors.New("the file has another length than its source announced")
+
 // piece is one file that is being downloaded. Only one goroutine uses it.
 type piece struct {
 	j      *job
@@ -212,13 +215,16 @@ func (p *piece) attempt(ctx context.Context, alive func()) (gained bool, err err
 // learn notes what the source says about the file, and refuses it if that does not fit.
 func (p *piece) learn(s *stream) error {
 	if s.size >= 0 && p.Size >= 0 && s.size != p.Size {
-		err := fmt.Errorf("the source announced %d bytes and now says %d", p.Size, s.size)
+		err := fmt.Errorf("%w: the source announced %d bytes and now says %d", errLength, p.Size, s.size)
 		return errors.Join(p.restart(), err)
 	}
 	if p.have == 0 {
 		p.Validator = s.validator
 	}
 	if p.Size < 0 && s.size >= 0 {
+		if s.size > p.j.f.s.MaxBytes-p.j.before {
+			return tooLarge(p.j.ref.Shown(), p.j.f.s.MaxBytes)
+		}
 		p.Size = s.size
 		if err := p.j.room(p.j.before+p.Size, p.j.before+p.have); err != nil {
 			return err
@@ -256,7 +262,7 @@ func (p *piece) take(ctx context.Context, body io.Reader, alive func()) error {
 		}
 		switch {
 		case errors.Is(err, io.EOF) && p.Size >= 0 && p.have < p.Size:
-			return fmt.Errorf("the source sent %d of %d bytes: %w", p.have, p.Size, io.ErrUnexpectedEOF)
+			return fmt.Errorf("%w: the source sent %d of %d bytes", errLength, p.have, p.Size)
 		case errors.Is(err, io.EOF):
 			p.Size = p.have
 			return nil
@@ -299,6 +305,9 @@ func (j *job) retrying(ctx context.Context, try func(ctx context.Context, alive 
 			wait, row = s.RetryWait, 0
 		}
 		if row++; !e.Retriable || row > s.Retries || n == maxAttempts || e.RetryAfter > maxWait {
+			if errors.Is(err, errLength) { // it stays so: that is no outage (LO-806)
+				return task.Errorf(task.UntrustedArtifact, "%s has another length at its source than the source announces: do not use it, or tell its owner", j.ref.Shown()).Because(err)
+			}
 			return e
 		}
 		j.log.Warn("the source failed: it is asked again", zap.Error(e), zap.Duration("wait", max(wait, e.RetryAfter)))

@@ -7,10 +7,11 @@ import (
 	"fmt"
 	"math"
 
-	gguf "github.com/gpustack/gguf-parser-go"
+	parser "github.com/gpustack/gguf-parser-go"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
+	"github.com/llama-orch/llama-orch/service/gguf"
 )
 
 const (
@@ -28,20 +29,29 @@ const (
 // sizer estimates what workers take, from the header of the model's file.
 type sizer struct {
 	w    engine.Worker
-	size int64          // of the file
-	file *gguf.GGUFFile // nil: nobody understands its header, and everything is a guess
-	own  int            // the model's own context, in tokens; 0: not known
+	size int64            // of the file
+	file *parser.GGUFFile // nil: nobody understands its header, and everything is a guess
+	own  int              // the model's own context, in tokens; 0: not known
 }
 
 // size reads the header. With an error the sizer guesses.
-func size(w engine.Worker, fileBytes int64) (_ engine.Sizer, err error) {
+func size(w engine.Worker, fileBytes int64) (sized engine.Sizer, err error) {
 	s := &sizer{w: w, size: fileBytes}
 	defer func() {
 		if p := recover(); p != nil { // the parser panics if a header contradicts itself
-			s.file, s.own, err = nil, 0, fmt.Errorf("read the model's header: %v", p)
+			s.file, s.own, sized, err = nil, 0, s, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
 		}
 	}()
-	file, err := gguf.ParseGGUFFile(w.Model, gguf.UseMMap())
+	parts := parser.CompleteShardGGUFFilename(w.Model) // the parser reads all of them
+	if len(parts) == 0 {
+		parts = []string{w.Model}
+	}
+	for _, part := range parts {
+		if err := gguf.Check(part); err != nil {
+			return s, fmt.Errorf("read the model's header: %w", err)
+		}
+	}
+	file, err := parser.ParseGGUFFile(w.Model, parser.UseMMap())
 	if err != nil {
 		return s, fmt.Errorf("read the model's header: %w", err)
 	}
@@ -67,15 +77,15 @@ func (s *sizer) At(ctx int) (e engine.Estimate, err error) {
 		return guess(w, s.size), nil
 	}
 	cpu := w.Cards == 0
-	options := []gguf.GGUFRunEstimateOption{
-		gguf.WithLLaMACppContextSize(int32(min(int64(ctx)*int64(w.Slots), math.MaxInt32))), // 0: the model's own
-		gguf.WithParallelSize(int32(w.Slots)),
-		gguf.WithLLaMACppLogicalBatchSize(batch), gguf.WithLLaMACppPhysicalBatchSize(microBatch),
+	options := []parser.GGUFRunEstimateOption{
+		parser.WithLLaMACppContextSize(int32(min(int64(ctx)*int64(w.Slots), math.MaxInt32))), // 0: the model's own
+		parser.WithParallelSize(int32(w.Slots)),
+		parser.WithLLaMACppLogicalBatchSize(batch), parser.WithLLaMACppPhysicalBatchSize(microBatch),
 	}
 	if cpu {
-		options = append(options, gguf.WithLLaMACppOffloadLayers(0))
+		options = append(options, parser.WithLLaMACppOffloadLayers(0))
 	} else {
-		options = append(options, gguf.WithLLaMACppOffloadLayers(math.MaxUint64), gguf.WithTensorSplitFraction(cumulated(vram.Parts(w.Split, w.Cards))))
+		options = append(options, parser.WithLLaMACppOffloadLayers(math.MaxUint64), parser.WithTensorSplitFraction(cumulated(vram.Parts(w.Split, w.Cards))))
 	}
 	run := s.file.EstimateLLaMACppRun(options...)
 	item := run.SummarizeItem(false, processHost, cardContext)

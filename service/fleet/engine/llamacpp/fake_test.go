@@ -104,6 +104,22 @@ func TestAnswersThatAreNotALlamaServersAreRefused(t *testing.T) {
 	require.True(t, task.HasCode(err, task.WorkerReset))
 }
 
+// LO-805: a template that fails is refused, and an engine that is not there is an outage.
+func TestATemplateThatFails(t *testing.T) {
+	for status, code := range map[int]task.Code{500: task.InvalidParams, 400: task.InvalidParams, 503: task.WorkerReset, 502: task.WorkerReset} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(status)
+			_, _ = io.WriteString(w, `{"error":{"message":"no filter named 'nonsense'"}}`)
+		}))
+		e := llamacpp.New(engine.Endpoint{URL: s.URL})
+		_, err := e.ApplyTemplate(t.Context(), []task.Message{{Role: "user", Content: "hello"}})
+		require.True(t, task.HasCode(err, code), "%d: %v", status, err)
+		require.Equal(t, code == task.InvalidParams, strings.Contains(task.AsError(err).Message, "nonsense"))
+		e.Close()
+		s.Close()
+	}
+}
+
 // ORCH-3054
 func BenchmarkGenerateToken(b *testing.B) {
 	e := streamOf(b)

@@ -138,6 +138,10 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 	case f.failed:
 		g.ours = g.engine.failed(event.Data)
 	case f.progress:
+		if err := engine.Believe(engine.Tokens("cache", f.cached)); err != nil {
+			g.ours = g.engine.c.Reset(err)
+			break
+		}
 		if g.job.Cached != nil {
 			g.job.Cached(f.cached)
 		}
@@ -290,6 +294,14 @@ func lastFrame(data []byte) (engine.Result, string, error) {
 	var last final
 	if err := json.Unmarshal(data, &last); err != nil {
 		return engine.Result{}, "", fmt.Errorf("reading the last frame: %w", err)
+	}
+	if err := engine.Believe(
+		engine.Tokens("tokens_evaluated", last.Evaluated), engine.Tokens("tokens_predicted", last.Predicted),
+		engine.Tokens("tokens_cached", last.Cells), engine.Tokens("cache_n", last.Timings.CacheN),
+		engine.Milliseconds("prompt_ms", last.Timings.PromptMS), engine.Milliseconds("predicted_ms", last.Timings.PredictedMS),
+		engine.Slots("id_slot", last.Slot),
+	); err != nil {
+		return engine.Result{}, "", err
 	}
 	r := engine.Result{
 		TokensIn: last.Evaluated, TokensOut: last.Predicted,

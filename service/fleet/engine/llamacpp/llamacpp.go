@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -73,8 +74,11 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 	if body.Defaults.Ctx <= 0 || body.Slots <= 0 {
 		return engine.Props{}, e.c.Reset(errors.New("/props names no context or no slots: is this a llama-server?"))
 	}
+	if err := engine.Believe(engine.Tokens("n_ctx", body.Defaults.Ctx), engine.Slots("total_slots", body.Slots)); err != nil {
+		return engine.Props{}, e.c.Reset(err)
+	}
 	e.ctx.Store(int64(body.Defaults.Ctx))
-	return engine.Props{Build: body.Build, System: body.System, Ctx: body.Defaults.Ctx, Slots: body.Slots}, nil
+	return engine.Props{Build: task.Clip(body.Build, engine.MaxBuild), System: body.System, Ctx: body.Defaults.Ctx, Slots: body.Slots}, nil
 }
 
 func (e *Engine) slotCtx(ctx context.Context) (int, error) {
@@ -104,7 +108,8 @@ func (e *Engine) CountTokens(ctx context.Context, prompt string) (int, error) {
 // Chats implements engine.Chatter.
 func (e *Engine) Chats() {}
 
-// ApplyTemplate asks /apply-template.
+// ApplyTemplate asks /apply-template. A llama-server answers 500 where the template fails. It would do so again, so that is a refusal and
+// not an outage (LO-805).
 func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
 	request := struct {
 		Messages []task.Message `json:"messages"`
@@ -113,6 +118,12 @@ func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (st
 		Prompt string `json:"prompt"`
 	}
 	err := e.c.Post(ctx, "/apply-template", request, &body)
+	var status *httpsse.StatusError
+	if errors.As(err, &status) && status.Status == http.StatusInternalServerError {
+		refused := task.Errorf(task.InvalidParams, "the engine cannot use the model's chat template: %s", status.Message).Because(err)
+		refused.Engine = Name
+		return "", refused
+	}
 	return body.Prompt, err
 }
 
@@ -210,6 +221,9 @@ func (e *Engine) rerank(ctx context.Context, query string, documents []string) (
 	if err := e.c.Post(ctx, "/reranking", request, &body); err != nil {
 		return nil, explain(err)
 	}
+	if err := engine.Believe(engine.Tokens("prompt_tokens", body.Usage.PromptTokens)); err != nil {
+		return nil, e.c.Reset(err)
+	}
 	seen := make([]bool, len(documents))
 	out := &rerankAnswer{Scores: make([]float64, len(documents)), tokens: body.Usage.PromptTokens}
 	for _, r := range body.Results {
@@ -236,7 +250,8 @@ func explain(err error) error {
 			Ctx    int `json:"n_ctx"`
 		} `json:"error"`
 	}
-	if json.Unmarshal(status.Body, &body) == nil && body.Error.Prompt > 0 && body.Error.Ctx > 0 {
+	told := json.Unmarshal(status.Body, &body) == nil && body.Error.Prompt > 0 && body.Error.Ctx > 0
+	if told && engine.Believe(engine.Tokens("n_prompt_tokens", body.Error.Prompt), engine.Tokens("n_ctx", body.Error.Ctx)) == nil {
 		e := tooLong(body.Error.Prompt, body.Error.Ctx)
 		e.Err = err
 		return e

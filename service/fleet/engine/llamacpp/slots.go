@@ -35,8 +35,14 @@ func (e *Engine) Slots(ctx context.Context) ([]engine.Slot, error) {
 	if len(told) == 0 {
 		return nil, e.c.Reset(errors.New("the engine names no slots"))
 	}
+	if err := engine.Believe(engine.Slots("the number of slots", len(told))); err != nil {
+		return nil, e.c.Reset(err)
+	}
 	slots := make([]engine.Slot, len(told))
 	for i, s := range told {
+		if err := engine.Believe(engine.Slots("id", s.ID), engine.Figure{Name: "kv_bytes", Value: float64(s.Bytes), Most: engine.MaxBytes}); err != nil {
+			return nil, e.c.Reset(err)
+		}
 		slots[i] = engine.Slot{ID: s.ID, Busy: s.Busy, Bytes: s.Bytes}
 		if s.Task != nil {
 			slots[i].Job, slots[i].Told = *s.Task, true
