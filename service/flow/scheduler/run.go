@@ -102,8 +102,9 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
 	})
 	defer idle.Stop()
-	dispatched := l.recordDispatch(ctx, j, lease.Replica(), binds)
-	defer func() { _ = dispatched() }()
+	var writes sync.WaitGroup
+	defer writes.Wait()
+	dispatched := l.recordDispatch(ctx, &writes, j, lease.Replica(), binds)
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
@@ -128,9 +129,11 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		idle.Reset(l.pool.Idle)
 		if tokens == 0 {
 			l.rates.firstToken(j, l.s.o.Now())
+			idle.Stop() // it is not the engine that is waited for
 			if err := dispatched(); err != nil {
 				return err
 			}
+			idle.Reset(l.pool.Idle)
 			l.firstOutput(j)
 		}
 		tokens++
@@ -152,27 +155,39 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 // recordDispatch records the dispatch, and returns a function that waits until that is done. A task must not send a token that the
 // next start could not make again, or end the task for (LO-202). For a strict task a note will do, which a crash may lose: any
 // replica gives the same bytes. Only where the pool has others (binds), and for a best-effort task, the dispatch is on the disk
-// first. It is written while the engine reads the prompt.
-func (l *lane) recordDispatch(ctx context.Context, j *job, r Replica, binds bool) func() error {
+// first. It is written while the engine reads the prompt. Where it cannot be, a best-effort task fails, and a strict one waits.
+func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *job, r Replica, binds bool) func() error {
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
-	if j.task.Determinism == task.Strict && !binds {
+	strict := j.task.Determinism == task.Strict
+	if strict && !binds {
 		l.s.o.Ledger.Started(d)
 		return func() error { return nil }
 	}
-	done := make(chan error, 1)
-	l.s.runs.Go(func() {
-		var err error
+	write := func() (err error) {
 		panicked := l.s.guard(j, func() { err = l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) })
-		done <- errors.Join(panicked, err)
-	})
-	return sync.OnceValue(func() error {
+		return errors.Join(panicked, err)
+	}
+	done := make(chan error, 1)
+	writes.Go(func() { done <- write() })
+	return func() error {
 		err := <-done
 		if err == nil {
 			return nil
 		}
 		l.s.o.Log.Warn("a dispatch was not recorded", append(j.told(), zap.Error(err))...)
-		return errLedger("the task's start could not be recorded, so it was not run", err)
-	})
+		for strict && err != nil && !task.HasCode(err, task.Internal) {
+			select {
+			case <-time.After(l.s.o.RecordEvery):
+				err = write()
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+		if err != nil {
+			return errLedger("the task's start could not be recorded, so it was not run", err)
+		}
+		return nil
+	}
 }
 
 // retry lets a task whose engine broke wait for another replica, where one could go on with it: for a strict task that has sent

@@ -3,6 +3,8 @@
 package scheduler
 
 import (
+	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,10 +46,12 @@ func TestACrashBehindTheFirstTokensInAPoolOfUnlikeReplicas(t *testing.T) {
 		require.NoError(t, r.s.Start(t.Context()))
 		defer r.stop()
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		require.Empty(t, r.order, "the other is no choice")
 		r.set(func() { r.replicas[0].ready, r.replicas[0].dies = true, -1 })
 		r.s.Wake("default")
 		time.Sleep(10 * time.Second)
+		synctest.Wait()
 		require.Equal(t, []string{"strict"}, r.order, "nor after a worker that died before it decoded anything again")
 		r.set(func() { r.replicas[0].ready = true })
 		r.s.Wake("default")
@@ -59,44 +63,47 @@ func TestACrashBehindTheFirstTokensInAPoolOfUnlikeReplicas(t *testing.T) {
 	})
 }
 
-// What has to be on the disk before a strict task's first token, and cannot be written, ends the task before it. Where all replicas
-// are alike, and where the task is bound to one kind already, nothing has to.
+// A strict task whose dispatch has to be on the disk waits with its first token until it is there, for as long as that takes. Where
+// all replicas are alike, and where the task is bound to one kind already, nothing has to.
 //
 // LO-202
 func TestWhichDispatchHasToBeRecorded(t *testing.T) {
 	for name, c := range map[string]struct {
 		build string // of the second replica
-		fails bool
+		waits bool
 	}{
-		"alike": {}, "unlike": {build: "b2", fails: true}, "one was never ready": {build: "none", fails: true},
+		"alike": {}, "unlike": {build: "b2", waits: true}, "one was never ready": {build: "none", waits: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, 2, nil, func(t *testing.T, r *rig) {
-				r.set(func() {
-					r.replicas[1].build, r.replicas[1].ready, r.replicas[0].busy = c.build, false, true
-				})
-				r.must("a")
-				r.book.full.Store(true)
-				r.set(func() { r.replicas[0].busy = false })
-				r.s.Wake("default")
-				time.Sleep(20 * time.Millisecond)
-				if !c.fails {
-					require.NotZero(t, r.status("a").TokensOut)
+				defer r.book.full.Store(false)
+				r.set(func() { r.replicas[1].build, r.replicas[1].ready = c.build, false })
+				for _, name := range []string{"runs", "is canceled"} {
+					r.set(func() { r.replicas[0].busy = true })
+					r.must(name)
+					synctest.Wait()
+					r.book.full.Store(true)
+					r.set(func() { r.replicas[0].busy = false })
+					r.s.Wake("default")
+					time.Sleep(30 * time.Second) // longer than a replica may send nothing
+					require.Equal(t, task.Running, r.status(name).State)
+					require.Equal(t, c.waits, r.status(name).TokensOut == 0)
+					if name == "is canceled" && c.waits {
+						ctx, stop := context.WithTimeout(t.Context(), time.Second)
+						defer stop()
+						_, err := r.s.Cancel(ctx, name)
+						require.ErrorIs(t, err, context.DeadlineExceeded, "nor can that be recorded")
+					}
+					r.book.full.Store(false)
+					got := r.read(name)
+					require.Equal(t, name == "runs" || !c.waits, strings.Contains(got, "event: end"), got)
 				}
-				time.Sleep(time.Second)
-				r.book.full.Store(false)
-				got := r.read("a")
-				if c.fails {
-					require.Contains(t, got, `"code":"LEDGER_UNAVAILABLE"`)
-					require.Empty(t, tokenLines(got))
-					return
-				}
-				require.Contains(t, got, "event: end")
 			})
 		})
 	}
 	t.Run("bound already", func(t *testing.T) {
 		run(t, 2, nil, func(t *testing.T, r *rig) {
+			defer r.book.full.Store(false)
 			unlike(r)
 			r.set(func() { r.replicas[0].dies = 3 })
 			r.must("a")
