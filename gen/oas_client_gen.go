@@ -270,10 +270,11 @@ type TasksInvoker interface {
 	// Server-sent events: `started`, `token`, `metrics` in between, then one `end` or one `error`, and
 	// nothing after. `started`, `token`, `end` and `error` carry an `id`
 	// `<sequence>-<8 hex of the running hash>`; `metrics` frames carry none. Name the last id seen in
-	// `Last-Event-ID` (or `?after=`; both, if given, must agree) and the stream goes on behind it without
-	// a gap or a repeat, for any number of clients at once. If the server's log holds other bytes than the
-	// client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment line
-	// now and then.
+	// `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
+	// it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
+	// nothing: 204, at which a browser's `EventSource` stops. If the server's log holds other bytes than
+	// the client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment
+	// line now and then.
 	//
 	// Data by event: `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` → `MetricsEvent`,
 	// `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
@@ -2908,10 +2909,11 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 // Server-sent events: `started`, `token`, `metrics` in between, then one `end` or one `error`, and
 // nothing after. `started`, `token`, `end` and `error` carry an `id`
 // `<sequence>-<8 hex of the running hash>`; `metrics` frames carry none. Name the last id seen in
-// `Last-Event-ID` (or `?after=`; both, if given, must agree) and the stream goes on behind it without
-// a gap or a repeat, for any number of clients at once. If the server's log holds other bytes than the
-// client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment line
-// now and then.
+// `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
+// it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
+// nothing: 204, at which a browser's `EventSource` stops. If the server's log holds other bytes than
+// the client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment
+// line now and then.
 //
 // Data by event: `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` → `MetricsEvent`,
 // `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.

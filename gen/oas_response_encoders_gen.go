@@ -1088,6 +1088,31 @@ func encodeSetModelStateResponse(response *GetModelOKHeaders, w http.ResponseWri
 
 func encodeStreamTaskResponse(response StreamTaskRes, w http.ResponseWriter) error {
 	switch response := response.(type) {
+	case *StreamTaskNoContent:
+		w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")
+		// Encoding response headers.
+		{
+			h := uri.NewHeaderEncoder(w.Header())
+			// Encode "X-Correlation-Id" header.
+			{
+				cfg := uri.HeaderParameterEncodingConfig{
+					Name:    "X-Correlation-Id",
+					Explode: false,
+				}
+				if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+					if val, ok := response.XCorrelationID.Get(); ok {
+						return e.EncodeValue(conv.StringToString(val))
+					}
+					return nil
+				}); err != nil {
+					return errors.Wrap(err, "encode X-Correlation-Id header")
+				}
+			}
+		}
+		w.WriteHeader(204)
+
+		return nil
+
 	default:
 		return errors.Errorf("unexpected response type: %T", response)
 	}

@@ -7092,6 +7092,23 @@ func (s *SignatureState) UnmarshalText(data []byte) error {
 	}
 }
 
+// StreamTaskNoContent is response for StreamTask operation.
+type StreamTaskNoContent struct {
+	XCorrelationID OptString
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *StreamTaskNoContent) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *StreamTaskNoContent) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+func (*StreamTaskNoContent) streamTaskRes() {}
+
 // The `data` of one frame, by the frame's `event`.
 // Ref: #/components/schemas/StreamEvent
 type StreamTaskOK struct {

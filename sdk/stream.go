@@ -86,6 +86,9 @@ func (c *Client) connect(ctx context.Context, r *reader, yield func(Event, error
 	if err != nil {
 		return false, typed(ctx, err)
 	}
+	if _, over := answer.(*gen.StreamTaskNoContent); over {
+		return true, nil // the caller holds the terminal event
+	}
 	raw, ok := answer.(*gen.StreamTaskOKRawTextEventStream)
 	if !ok {
 		return false, &ProtocolError{Err: fmt.Errorf("the answer is a %T, no event stream", answer)}

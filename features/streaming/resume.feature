@@ -34,7 +34,7 @@ Feature: Resuming a stream
     When I follow task "shared" as "d"
     Then streams "a" and "d" brought the same bytes
 
-  @LO-201
+  @LO-201 @LO-827
   Scenario: A finished task is replayed, whole or in part
     Given the shared daemon
     When I submit task "done"

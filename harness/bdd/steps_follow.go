@@ -40,7 +40,8 @@ func (w *world) follow(task, name string, prior []event, headers []row, query st
 		cancel()
 		return fmt.Errorf("open a stream: %w", err)
 	}
-	if kind := res.Header.Get("Content-Type"); res.StatusCode != http.StatusOK || kind != "text/event-stream" {
+	kind := res.Header.Get("Content-Type")
+	if over := res.StatusCode == http.StatusNoContent; !over && (res.StatusCode != http.StatusOK || kind != "text/event-stream") {
 		defer cancel()
 		defer res.Body.Close()
 		body, err := io.ReadAll(res.Body)

@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"sync"
@@ -25,6 +24,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
@@ -85,7 +85,7 @@ type App struct {
 	guard    *gate.Auth
 	streams  *delivery.Streams
 	server   *http.Server
-	listener net.Listener
+	listener *port.Listener
 	serving  sync.WaitGroup
 	failed   chan error // the server gave up; a place for each listener
 }

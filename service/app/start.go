@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/lifecycle"
+	"github.com/llama-orch/llama-orch/service/port"
 )
 
 // closeWithin is how long a stop waits for clients to take what they were sent.
@@ -93,15 +95,18 @@ func (a *App) run(ctx context.Context, name string, s lifecycle.Service) error {
 	return nil
 }
 
-func (a *App) listen(ctx context.Context) (err error) {
+func (a *App) listen(ctx context.Context) error {
 	addr := a.o.Config.BindAddr
-	a.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", addr)
+	l, err := new(net.ListenConfig).Listen(ctx, network(addr), addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%s is taken by another program: stop it, or set bind_addr (or LLORCH_BIND_ADDR) to another port", addr)
 	}
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", addr, err)
 	}
+	a.listener = port.Bound(l, port.Options{HalfClose: true, Refused: func(from net.Addr) {
+		a.log.Debug("a connection was refused: there are as many as may be", zap.Stringer("from", from))
+	}})
 	a.cleanup.push("close the port", func(context.Context) error {
 		if err := a.listener.Close(); !errors.Is(err, net.ErrClosed) {
 			return err
@@ -109,6 +114,18 @@ func (a *App) listen(ctx context.Context) (err error) {
 		return nil
 	})
 	return nil
+}
+
+// network is the family of an address to listen on: `tcp` would listen on IPv6 too where the address is 0.0.0.0.
+func network(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "tcp"
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
+		return "tcp4"
+	}
+	return "tcp"
 }
 
 func (a *App) startFleet(ctx context.Context) error {
@@ -148,6 +165,7 @@ func (a *App) serve(ctx context.Context) error {
 			err = a.server.Close()
 		}
 		err = errors.Join(err, a.streams.Stop(bounded))
+		a.listener.Drop()
 		a.serving.Wait()
 		return err
 	})

@@ -113,7 +113,7 @@ func (c Config) Loopback() bool {
 		return false
 	}
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	return strings.EqualFold(strings.TrimSuffix(host, "."), "localhost") || ip != nil && ip.IsLoopback()
 }
 
 func (c *Config) state(ps *problems, env func(string) string) {

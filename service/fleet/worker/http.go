@@ -4,24 +4,20 @@ package worker
 
 import (
 	"context"
-	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"net/http"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/go-faster/jx"
 	"github.com/hybridgroup/yzma/pkg/llama"
 
+	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/task"
 )
-
-// maxBody bounds a request; a prompt of a million tokens is far below it.
-const maxBody = 32 << 20
 
 // stuck is how long a client may leave a stream unread before it loses the slot.
 const stuck = time.Minute
@@ -91,11 +87,15 @@ func (w *worker) handler() http.Handler {
 		mux.HandleFunc(pattern, func(rw http.ResponseWriter, r *http.Request) {
 			m := w.model.Load()
 			if m == nil {
+				leaveBody(rw, r)
 				replyError(rw, &apiError{Code: http.StatusServiceUnavailable, Message: "Loading model", Type: "unavailable_error"})
 				return
 			}
-			r.Body = http.MaxBytesReader(rw, r.Body, maxBody)
-			if err := fn(rw, r, m); err != nil {
+			err := takeBody(rw, r)
+			if err == nil {
+				err = fn(rw, r, m)
+			}
+			if err != nil {
 				replyError(rw, err)
 			}
 		})
@@ -112,24 +112,20 @@ func (w *worker) handler() http.Handler {
 	handle("POST /apply-template", w.applyTemplate)
 	handle("POST /completion", w.completion)
 	handle("POST /embedding", w.embedding)
-	mux.HandleFunc("/", func(rw http.ResponseWriter, _ *http.Request) {
+	mux.HandleFunc("/", func(rw http.ResponseWriter, r *http.Request) {
+		leaveBody(rw, r)
 		replyError(rw, &apiError{Code: http.StatusNotFound, Message: "File Not Found", Type: "not_found_error"})
 	})
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		defer port.Waits(r.Context())
 		if r.URL.Path != "/health" && !w.authorised(r) {
+			leaveBody(rw, r)
 			replyError(rw, &apiError{Code: http.StatusUnauthorized, Message: "Invalid API Key", Type: "authentication_error"})
 			return
 		}
+		port.Served(r.Context())
 		mux.ServeHTTP(rw, r)
 	})
-}
-
-func (w *worker) authorised(r *http.Request) bool {
-	if w.o.APIKey == "" {
-		return true
-	}
-	key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	return subtle.ConstantTimeCompare([]byte(key), []byte(w.o.APIKey)) == 1
 }
 
 func (w *worker) props(rw http.ResponseWriter, _ *http.Request, m *model) error {

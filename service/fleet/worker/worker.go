@@ -9,6 +9,7 @@ package worker
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,10 +19,12 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -129,9 +132,10 @@ func Run(ctx context.Context, o Options) error {
 		return fail(ExitFailure, err, "cannot listen on %s", o.Address)
 	}
 	w := &worker{o: o, jobs: make(chan *job), stopped: ctx.Done(), templates: newTemplates()}
-	server := &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second}
+	server := &http.Server{Handler: w.handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, ConnContext: port.Context}
+	bound := port.Bound(listener, port.Options{})
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
+	go func() { served <- server.Serve(bound) }()
 	if _, err := fmt.Fprintf(o.Stdout, "{\"listening\":%q}\n", listener.Addr()); err != nil {
 		cancel()
 	}
@@ -159,6 +163,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	cancel()
 	_ = server.Close()
+	bound.Drop()
 	return err
 }
 
@@ -245,4 +250,12 @@ func (w *worker) turn(ctx context.Context, fn func(m *model)) error {
 	}
 	<-j.done
 	return nil
+}
+
+func (w *worker) authorised(r *http.Request) bool {
+	if w.o.APIKey == "" {
+		return true
+	}
+	key, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return subtle.ConstantTimeCompare([]byte(key), []byte(w.o.APIKey)) == 1
 }

@@ -20,6 +20,7 @@ import (
 	ht "github.com/ogen-go/ogen/http"
 	"github.com/ogen-go/ogen/ogenerrors"
 
+	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -78,6 +79,9 @@ func (h *Handler) read(r *http.Request, c *call) error {
 	}
 	if !live[op.name] {
 		return op.notImplemented()
+	}
+	if op.name == gen.StreamTaskOperation {
+		resume(r)
 	}
 	if err := checkQuery(r.URL.RawQuery, op.query); err != nil {
 		return err

@@ -17,9 +17,10 @@ import (
 // StreamTask serves a task's events (ORCH-2002, LO-201). An error that it returns is told with a status. What goes wrong later is
 // told in the stream (OC-CTRL-2034).
 func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.ResponseWriter) error {
-	after, err := resumePoint(p)
-	if err != nil {
-		return err
+	after := string(p.LastEventID.Or(p.After.Or("")))
+	if after != "" && h.over(ctx, string(p.ID), after) {
+		w.WriteHeader(http.StatusNoContent)
+		return nil
 	}
 	s, err := h.Tasks.Subscribe(ctx, string(p.ID), after)
 	if err != nil {
@@ -32,17 +33,25 @@ func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.Re
 	return h.Streams.Deliver(w, callFrom(ctx).request, s, native{})
 }
 
-func resumePoint(p gen.StreamTaskParams) (string, error) {
-	header, inHeader := p.LastEventID.Get()
-	query, inQuery := p.After.Get()
-	if inHeader && inQuery && header != query {
-		return "", task.Errorf(task.InvalidParams,
-			"header Last-Event-ID %q and query parameter after %q differ: send one of them, the id of the last event received", header, query)
+// over reports whether an event is a task's last, so that there is nothing behind it (LO-827).
+func (h tasks) over(ctx context.Context, id, event string) bool {
+	s, err := h.Tasks.Get(ctx, id) // who subscribes hears what is wrong
+	return err == nil && (s.End != nil || s.Err != nil) && s.LastEventID == event
+}
+
+// resume settles which event a stream's client saw last. A browser that comes back adds the header Last-Event-ID to the address it
+// was given, `?after=` included, so the header wins. An empty one is none (LO-826).
+func resume(r *http.Request) {
+	query := r.URL.Query()
+	if query.Get("after") == "" || r.Header.Get("Last-Event-ID") != "" {
+		if query.Has("after") {
+			query.Del("after")
+			r.URL.RawQuery = query.Encode()
+		}
 	}
-	if inHeader {
-		return string(header), nil
+	if r.Header.Get("Last-Event-ID") == "" {
+		r.Header.Del("Last-Event-ID")
 	}
-	return string(query), nil
 }
 
 // native words what a native stream has beside the events of its log: frames without an id.

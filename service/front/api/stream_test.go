@@ -58,7 +58,7 @@ func TestStreamOrderAndHeaders(t *testing.T) {
 	require.Equal(t, ": keep-alive\n\n", string(native{}.KeepAlive(nil)))
 }
 
-// LO-201
+// LO-201, LO-826
 func TestResumePointReachesTheLog(t *testing.T) {
 	f := setup(t)
 	var asked []string
@@ -71,7 +71,13 @@ func TestResumePointReachesTheLog(t *testing.T) {
 	get(t, server, "/v1/tasks/t1/stream?after=3-0a1b2c3d")
 	get(t, server, "/v1/tasks/t1/stream", "Last-Event-ID", "4-0a1b2c3d")
 	get(t, server, "/v1/tasks/t1/stream?after=5-0a1b2c3d", "Last-Event-ID", "5-0a1b2c3d")
-	require.Equal(t, []string{"t1 ", "t1 3-0a1b2c3d", "t1 4-0a1b2c3d", "t1 5-0a1b2c3d"}, asked)
+	get(t, server, "/v1/tasks/t1/stream?after=1-0a1b2c3d", "Last-Event-ID", "6-0a1b2c3d")
+	get(t, server, "/v1/tasks/t1/stream?after=nonsense", "Last-Event-ID", "6-0a1b2c3d")
+	get(t, server, "/v1/tasks/t1/stream?after=7-0a1b2c3d", "Last-Event-ID", "")
+	get(t, server, "/v1/tasks/t1/stream?after=", "Last-Event-ID", "")
+	require.Equal(t, []string{
+		"t1 ", "t1 3-0a1b2c3d", "t1 4-0a1b2c3d", "t1 5-0a1b2c3d", "t1 6-0a1b2c3d", "t1 6-0a1b2c3d", "t1 7-0a1b2c3d", "t1 ",
+	}, asked)
 }
 
 // OC-CTRL-2034

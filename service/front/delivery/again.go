@@ -71,6 +71,9 @@ func (c *begun) Read(b []byte) (int, error) {
 	return n, nil
 }
 
+// NetConn is for whoever looks for the connection of the port.
+func (c *begun) NetConn() net.Conn { return c.Conn }
+
 // CloseWrite closes one direction. By it net/http refuses a body that is too large: the client can read the refusal while it still sends.
 func (c *begun) CloseWrite() error {
 	if under, ok := c.Conn.(interface{ CloseWrite() error }); ok {

@@ -172,12 +172,13 @@ func TestABodyBehindAStreamsRequestIsNoRequest(t *testing.T) {
 // ORCH-2002
 func TestBytesBehindTheRequestAreBounded(t *testing.T) {
 	s := newFakeStream(nil, startedFrame)
-	conn := serve(t, []Stream{s}).dial(t, "1.1")
+	r := serve(t, []Stream{s})
+	conn := r.dial(t, "1.1")
 	waitForStart(t, bufio.NewReader(conn))
 	_, err := conn.Write([]byte(strings.Repeat("x", 2*maxAhead)))
 	require.NoError(t, err)
 	require.NoError(t, conn.Close())
-	<-s.closed
+	r.untilClosed(s)
 
 	o := &wire{again: true}
 	_, more := o.heard(make([]byte, maxAhead), nil)

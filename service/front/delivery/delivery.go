@@ -270,7 +270,7 @@ func (d *delivery) pump(ctx context.Context) error {
 			}
 		}
 		if len(aside) == 0 && frames == nil {
-			if idle++; idle < keepAliveTicks {
+			if idle++; idle < keepAliveTicks && !d.wire.doubtful() {
 				continue
 			}
 			aside = d.dialect.KeepAlive(nil)

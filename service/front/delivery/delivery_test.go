@@ -210,12 +210,41 @@ func (panicStream) Next(context.Context, <-chan time.Time) ([]byte, error) { pan
 func TestAClientThatLeavesClosesItsSubscription(t *testing.T) {
 	s := newFakeStream(nil, startedFrame)
 	ctx, leave := context.WithCancel(t.Context())
-	res := serve(t, []Stream{s}).ask(t, ctx)
+	r := serve(t, []Stream{s})
+	res := r.ask(t, ctx)
 	line, err := bufio.NewReader(res.Body).ReadString('\n')
 	require.NoError(t, err)
 	require.Equal(t, "id: 0-aaaaaaaa\n", line)
 	leave()
-	<-s.closed
+	r.untilClosed(s)
+}
+
+// untilClosed waits until the client of a stream is found to be gone. It may have closed its side alone, until a tick's sign of life
+// finds nobody.
+func (r *rig) untilClosed(s *fakeStream) {
+	for {
+		select {
+		case r.tick <- time.Time{}:
+		case <-s.closed:
+			return
+		}
+	}
+}
+
+// A client that closes its side once it has asked gets the stream to its end.
+//
+// LO-830
+func TestAClientThatClosesItsSideIsServed(t *testing.T) {
+	r := serve(t, []Stream{newFakeStream(io.EOF, startedFrame, "", "", endFrame)})
+	conn := r.dial(t, "1.1")
+	in := bufio.NewReader(conn)
+	waitForStart(t, in)
+	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+	r.tick <- time.Time{}
+	r.tick <- time.Time{}
+	rest, err := io.ReadAll(in)
+	require.NoError(t, err)
+	require.Contains(t, string(rest), endFrame+"\r\n0\r\n\r\n")
 }
 
 // ORCH-3026

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/nowait"
+	"github.com/llama-orch/llama-orch/service/port"
 )
 
 const (
@@ -43,6 +45,8 @@ type wire struct {
 
 	mu        sync.Mutex
 	ahead     []byte // what the client has sent behind its request
+	half      bool   // the client has closed its side, and may still read
+	probed    bool   // a write was to tell whether it does
 	idle      bool   // the response is over, and the connection waits for another request
 	dismissed bool   // it must not wait
 }
@@ -147,9 +151,10 @@ func (o *wire) end() error {
 // connection is closed.
 func (o *wire) finish(whole bool) {
 	o.mu.Lock()
-	o.idle = whole && o.again && !o.dismissed
+	o.idle = whole && o.again && !o.dismissed && (!o.half || len(o.ahead) > 0)
 	waits := o.idle
 	if waits {
+		port.ConnWaits(o.conn)
 		until := time.Now().Add(idleWithin)
 		if len(o.ahead) > 0 {
 			until = longAgo // it is there: watch need not wait for more of it
@@ -190,6 +195,9 @@ func (o *wire) watch() net.Conn {
 	b := make([]byte, 64)
 	for {
 		n, err := o.conn.Read(b)
+		if errors.Is(err, io.EOF) && o.halfClosed() {
+			err = port.Gone(o.raw)
+		}
 		next, more := o.heard(b[:n], err)
 		if next == nil && !more {
 			_ = o.conn.Close() // the client is gone, or sent nothing for long enough
@@ -198,6 +206,23 @@ func (o *wire) watch() net.Conn {
 			return next
 		}
 	}
+}
+
+// halfClosed notes that the client has closed its side. It reports whether the client may still read: only a write tells.
+func (o *wire) halfClosed() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.half = o.raw != nil && !o.idle
+	return o.half
+}
+
+// doubtful reports, once, that the client has closed its side, so that a write is to tell whether it is gone.
+func (o *wire) doubtful() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ask := o.half && !o.probed
+	o.probed = o.half
+	return ask
 }
 
 // heard takes in what the client sent behind its request. If that begins another request and the response is over, it returns the
@@ -212,8 +237,8 @@ func (o *wire) heard(b []byte, err error) (next net.Conn, more bool) {
 	default:
 		o.ahead = append(o.ahead, b...)
 	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, false
+	if (err != nil || o.half) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, false // nil where half: it takes no bytes any more
 	}
 	if !o.idle {
 		return nil, true

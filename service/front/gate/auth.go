@@ -117,11 +117,14 @@ func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) 
 // With always, a caller on loopback needs the token too.
 //
 // A caller without a token might be a web page of another site in the user's browser. Its requests carry that site's Host (DNS
-// rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED.
+// rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED. So it does where a proxy forwards the request (LO-824).
 func (a *Auth) Check(r *http.Request, always bool) (string, error) {
 	id, err := a.Authenticate(r.Header.Get("Authorization"), remoteLoopback(r.RemoteAddr) && !always)
 	if err != nil || id != Localhost {
 		return id, err
+	}
+	if name := forwarded(r.Header); name != "" {
+		return "", task.Errorf(task.PolicyDenied, "a call that a proxy forwards (it has the header %s) needs the token, since its caller may be on any machine", name)
 	}
 	if !loopbackBind(r.Host) {
 		return "", task.Errorf(task.PolicyDenied, "a call without a token must name the server as localhost or a loopback address, not %q; "+
@@ -135,6 +138,21 @@ func (a *Auth) Check(r *http.Request, always bool) (string, error) {
 		return "", task.Errorf(task.PolicyDenied, "calls from web pages of other sites need the token")
 	}
 	return id, nil
+}
+
+// forwarded names a header that a proxy has put in, if there is one. A proxy on this machine makes every caller look local.
+func forwarded(h http.Header) string {
+	for name := range h {
+		switch {
+		case strings.HasPrefix(name, "X-Forwarded-"), strings.HasPrefix(name, "X-Original-"):
+			return name
+		}
+		switch name {
+		case "Forwarded", "Via", "X-Forwarded", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip", "True-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip":
+			return name
+		}
+	}
+	return ""
 }
 
 func remoteLoopback(remoteAddr string) bool {

@@ -86,7 +86,7 @@ func TestRequireToken(t *testing.T) {
 	require.ErrorContains(t, err, "LLORCH_API_TOKEN")
 }
 
-// AUTH-1003, AUTH-1008
+// AUTH-1003, AUTH-1008, LO-824
 func TestCheck(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -104,6 +104,11 @@ func TestCheck(t *testing.T) {
 		{name: "worker registration", remote: "127.0.0.1:5000", host: "localhost", always: true, code: task.MissingToken},
 		{name: "DNS rebinding", remote: "127.0.0.1:5000", host: "evil.example:8080", code: task.PolicyDenied},
 		{name: "no host", remote: "127.0.0.1:5000", code: task.PolicyDenied},
+		{name: "a proxy on this machine", remote: "127.0.0.1:5000", host: "127.0.0.1:8080", headers: map[string]string{"X-Forwarded-For": "10.0.0.7"}, code: task.PolicyDenied},
+		{name: "another proxy", remote: "127.0.0.1:5000", host: "127.0.0.1:8080", headers: map[string]string{"Forwarded": "for=10.0.0.7"}, code: task.PolicyDenied},
+		{name: "one that says only its own name", remote: "127.0.0.1:5000", host: "localhost", headers: map[string]string{"Via": "1.1 proxy"}, code: task.PolicyDenied},
+		{name: "one that names the client alone", remote: "127.0.0.1:5000", host: "localhost", headers: map[string]string{"X-Real-IP": "10.0.0.7"}, code: task.PolicyDenied},
+		{name: "a proxy with the token", remote: "127.0.0.1:5000", host: "box.lan", headers: map[string]string{"X-Forwarded-For": "10.0.0.7", "Authorization": "Bearer " + token}},
 		{name: "foreign origin", remote: "127.0.0.1:5000", host: "localhost:8080", headers: map[string]string{"Origin": "https://evil.example"}, code: task.PolicyDenied},
 		{name: "other local origin", remote: "127.0.0.1:5000", host: "localhost:8080", headers: map[string]string{"Origin": "http://localhost:3000"}, code: task.PolicyDenied},
 		{name: "opaque origin", remote: "127.0.0.1:5000", host: "localhost:8080", headers: map[string]string{"Origin": "null"}, code: task.PolicyDenied},

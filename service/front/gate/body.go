@@ -7,43 +7,59 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // body is a request's body, bounded in size and time. Its errors are *task.Error where the client can do something about them.
+// Each read may wait for so long, and all of them together for longer: a slow client is served as long as it moves.
 type body struct {
 	in      io.ReadCloser // the request's own
 	bounded io.Reader     // in, up to most bytes
 	length  int64         // as the request says; -1: it does not
 	most    int64
-	timeout time.Duration // to read all of it; the time begins with the first read
+	timeout time.Duration // for each read
+	last    time.Time     // for the whole body
 	control *http.ResponseController
-	begun   bool
+	room    *room // what all bodies take together
 	read    int64
 	err     error // what the last read ended with: it stays so
 }
 
-func newBody(w http.ResponseWriter, r *http.Request, most int64, timeout time.Duration) *body {
-	return &body{
+// wholeBody is how many times the time of one read a whole body may take.
+const wholeBody = 20
+
+func newBody(w http.ResponseWriter, r *http.Request, most int64, timeout time.Duration, all *room) *body {
+	b := &body{
 		in: r.Body, bounded: http.MaxBytesReader(w, r.Body, most), length: r.ContentLength, most: most, timeout: timeout,
-		control: http.NewResponseController(w),
+		last: time.Now().Add(wholeBody * timeout), control: http.NewResponseController(w), room: all,
 	}
+	if b.length > most {
+		b.err = b.tooLarge()
+	}
+	return b
 }
 
-// Read is io.Reader's. Its errors are TOO_LARGE and INVALID_PARAMS.
+// Read is io.Reader's. Its errors are TOO_LARGE, INVALID_PARAMS and ADMISSION_REJECT.
 func (b *body) Read(p []byte) (n int, err error) {
-	if b.err == nil && !b.begun {
-		b.begun = true
-		b.err = b.begin()
-	}
 	if b.err != nil {
+		return 0, b.err
+	}
+	until := time.Now().Add(b.timeout)
+	if until.After(b.last) {
+		until = b.last
+	}
+	if b.err = b.deadline("bound the reading of the body", until); b.err != nil {
 		return 0, b.err
 	}
 	n, err = b.bounded.Read(p)
 	b.read += int64(n)
-	if err != nil {
+	switch {
+	case !b.room.take(int64(n)):
+		b.err = task.Errorf(task.AdmissionReject, "the bodies that are being read take all the memory there is for them: send it again").Retry(time.Second)
+	case err != nil:
 		b.err = b.end(err)
 	}
 	return n, b.err
@@ -51,13 +67,6 @@ func (b *body) Read(p []byte) (n int, err error) {
 
 // Close is io.Closer's.
 func (b *body) Close() error { return b.in.Close() }
-
-func (b *body) begin() error {
-	if b.length > b.most {
-		return b.tooLarge()
-	}
-	return b.deadline("bound the reading of the body", time.Now().Add(b.timeout))
-}
 
 func (b *body) end(err error) error {
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -82,3 +91,42 @@ func (b *body) deadline(what string, at time.Time) error {
 func (b *body) tooLarge() error {
 	return task.Errorf(task.TooLarge, "the body is larger than the %d bytes this server takes: shorten it, or raise the server's limit", b.most)
 }
+
+// smallRest is how much of an unread body is read for the sake of the connection.
+const smallRest = 16 << 10
+
+// settle is called before the answer begins. It reports whether the body was read to its end, or is as good as that. If not, the answer
+// must not wait for it, and the connection ends with the answer: net/http reads what still comes, until the deadline.
+func (b *body) settle(asked bool) (whole bool) {
+	if errors.Is(b.err, io.EOF) {
+		return true
+	}
+	if b.err == nil && !asked && b.length <= smallRest {
+		if b.deadline("", time.Now().Add(20*time.Millisecond)) == nil {
+			n, err := io.CopyN(io.Discard, b.in, smallRest)
+			if b.read += n; errors.Is(err, io.EOF) {
+				b.err = b.end(io.EOF)
+				return true
+			}
+		}
+	}
+	_ = b.deadline("", time.Now().Add(restWithin)) // without one, the server's own bounds hold
+	return false
+}
+
+// restWithin is how long a client that was answered early may go on to send.
+const restWithin = 2 * time.Second
+
+// release gives back what the body took of the memory for all.
+func (b *body) release() { b.room.give(b.read) }
+
+// room is memory that many share.
+type room struct {
+	most int64
+	used atomic.Int64
+}
+
+// take reports whether there was as much. It is counted in any case, until it is given back.
+func (r *room) take(n int64) bool { return r.used.Add(n) <= r.most }
+
+func (r *room) give(n int64) { r.used.Add(-n) }

@@ -19,6 +19,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -77,7 +78,8 @@ type Options struct {
 	Fronts       map[string]Front
 	Log          *zap.Logger   // default none
 	MaxBody      int64         // bytes of a request body; default 4 MiB
-	ReadTimeout  time.Duration // to read a request's body; default 30 s
+	MaxBodies    int64         // bytes of all bodies that are being read or served; default 64 MiB, at least MaxBody
+	ReadTimeout  time.Duration // to read the next bytes of a request's body; default 30 s, and 20 times as much for the whole
 	WriteTimeout time.Duration // to write an answer; what takes longer asks for more time itself; default 30 s
 }
 
@@ -85,12 +87,15 @@ type Options struct {
 const (
 	DefaultMaxBody = 4 << 20
 	DefaultTimeout = 30 * time.Second
+
+	defaultMaxBodies = 64 << 20
 )
 
 // Gate is the handler of the whole server.
 type Gate struct {
 	o      Options
 	mounts []mount // the longest paths first
+	bodies room
 }
 
 type mount struct {
@@ -110,7 +115,8 @@ func New(o Options) (*Gate, error) {
 	o.Log = o.Log.Named("gate")
 	o.MaxBody = cmp.Or(o.MaxBody, DefaultMaxBody)
 	o.ReadTimeout, o.WriteTimeout = cmp.Or(o.ReadTimeout, DefaultTimeout), cmp.Or(o.WriteTimeout, DefaultTimeout)
-	g := &Gate{o: o}
+	o.MaxBodies = max(cmp.Or(o.MaxBodies, defaultMaxBodies), o.MaxBody)
+	g := &Gate{o: o, bodies: room{most: o.MaxBodies}}
 	for path, front := range o.Fronts {
 		if !strings.HasPrefix(path, "/") || path != "/" && strings.HasSuffix(path, "/") {
 			return nil, fmt.Errorf("gate: a front is mounted at %q: a path begins with / and does not end with it", path)
@@ -141,6 +147,13 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A client that does not read its answer must not keep the connection for ever. A stream sets the time anew for each write.
 	_ = http.NewResponseController(w).SetWriteDeadline(began.Add(g.o.WriteTimeout))
 	front := g.front(r.URL.Path)
+	if r.Body != nil && r.Body != http.NoBody {
+		out.body = newBody(out, r, g.o.MaxBody, g.o.ReadTimeout, &g.bodies)
+		out.asked = r.Header.Get("Expect") != ""
+		r.Body = out.body
+		defer out.body.release()
+	}
+	defer out.waits(r)
 	defer func() {
 		g.recovered(out, r, front, recover())
 		g.o.Log.Debug("served a request", zap.String("correlation_id", c.CorrelationID), zap.String("identity", c.Identity),
@@ -155,10 +168,11 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if r.Body != nil && r.Body != http.NoBody {
-		r.Body = newBody(out, r, g.o.MaxBody, g.o.ReadTimeout)
-	}
+	port.Served(r.Context())
 	front.ServeHTTP(out, r)
+	if out.status == 0 && !out.taken { // it has no body, and none of the request's may hold it up
+		out.WriteHeader(http.StatusOK)
+	}
 }
 
 // correlationID echoes a sound id and makes one otherwise: what is echoed goes to logs and headers (OC-CTRL-2052).

@@ -6,12 +6,28 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+
+	"github.com/llama-orch/llama-orch/service/port"
 )
 
 // recorder notes the status of a response, and lets http.ResponseController reach the connection's own controls.
 type recorder struct {
 	http.ResponseWriter
-	status int // 0: the response has not begun
+	status int   // 0: the response has not begun
+	body   *body // of the request; nil: it has none
+	asked  bool  // the client waits for a sign before it sends its body
+	taken  bool  // a handler has the connection
+}
+
+// begin is called before the response begins. What the client was not asked for must not hold it up.
+func (r *recorder) begin(status int) {
+	if r.status != 0 || status < http.StatusOK && status != http.StatusSwitchingProtocols {
+		return
+	}
+	r.status = status
+	if r.body != nil && !r.body.settle(r.asked) {
+		r.Header().Set("Connection", "close")
+	}
 }
 
 // Unwrap is for http.ResponseController.
@@ -19,25 +35,31 @@ func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 // WriteHeader is http.ResponseWriter's.
 func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
-	}
+	r.begin(status)
 	r.ResponseWriter.WriteHeader(status)
 }
 
 // Write is http.ResponseWriter's.
 func (r *recorder) Write(b []byte) (int, error) {
-	if r.status == 0 {
-		r.status = http.StatusOK
-	}
+	r.begin(http.StatusOK)
 	return r.ResponseWriter.Write(b)
 }
 
 // Hijack is http.Hijacker's. What takes the connection over is a stream, whose status is always 200.
 func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffer, err := http.NewResponseController(r.ResponseWriter).Hijack()
-	if err == nil && r.status == 0 {
-		r.status = http.StatusOK
+	if err == nil {
+		r.taken = true
+		if r.status == 0 {
+			r.status = http.StatusOK
+		}
 	}
 	return conn, buffer, err
+}
+
+// waits is called when the request was served. Where no handler has taken the connection over, it waits for another request.
+func (r *recorder) waits(served *http.Request) {
+	if !r.taken {
+		port.Waits(served.Context())
+	}
 }

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package port
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// serve serves on a bounded port. A request to /held is let in and answered when the test says so.
+func serve(t *testing.T, o Options) (addr string, held chan context.Context, release chan struct{}) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	held, release = make(chan context.Context), make(chan struct{})
+	server := &http.Server{ConnContext: Context, ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Served(r.Context())
+		defer Waits(r.Context())
+		switch r.URL.Path {
+		case "/held":
+			held <- r.Context()
+			<-release
+			if r.Context().Err() != nil {
+				w.WriteHeader(http.StatusTeapot)
+			}
+		case "/early":
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusRequestEntityTooLarge)
+		}
+	})}
+	bound := Bound(listener, o)
+	served := make(chan error)
+	go func() { served <- server.Serve(bound) }() // joined below
+	t.Cleanup(func() {
+		_ = server.Close()
+		bound.Drop()
+		require.ErrorIs(t, <-served, http.ErrServerClosed)
+	})
+	return listener.Addr().String(), held, release
+}
+
+func dial(t *testing.T, addr, text string) *net.TCPConn {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close() })
+	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	_, err = io.WriteString(conn, text)
+	require.NoError(t, err)
+	return conn.(*net.TCPConn)
+}
+
+const get = "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+// LO-821
+func TestTheLongestWaitingMakesRoom(t *testing.T) {
+	for name, o := range map[string]Options{"all together": {Most: 3, PerAddress: 9}, "one address": {Most: 9, PerAddress: 3}} {
+		t.Run(name, func(t *testing.T) {
+			refused := make(chan net.Addr, 1)
+			o.Refused = func(from net.Addr) { refused <- from }
+			addr, held, release := serve(t, o)
+			busy := dial(t, addr, "GET /held HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+			<-held
+			first := dial(t, addr, "GET")
+			dial(t, addr, "GET")
+			answer, err := io.ReadAll(dial(t, addr, get))
+			require.NoError(t, err)
+			require.Contains(t, string(answer), "200 OK")
+			_, err = io.ReadAll(first)
+			require.NoError(t, err, "it has made room")
+
+			for range 2 {
+				dial(t, addr, "GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+				<-held
+			}
+			answer, err = io.ReadAll(dial(t, addr, ""))
+			require.NoError(t, err)
+			require.Empty(t, answer, "nobody may be sent away, so the new one is")
+			<-refused
+			close(release)
+			answer, err = io.ReadAll(busy)
+			require.NoError(t, err)
+			require.Contains(t, string(answer), "200 OK", "who is served is not sent away")
+		})
+	}
+}
+
+// LO-830
+func TestAHandlerOutlivesAHalfClose(t *testing.T) {
+	for half, want := range map[bool]string{true: "200 OK", false: "418"} {
+		addr, held, release := serve(t, Options{HalfClose: half})
+		conn := dial(t, addr, "GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		ctx := <-held
+		require.NoError(t, conn.CloseWrite())
+		if half {
+			select {
+			case <-ctx.Done():
+			case <-time.After(50 * time.Millisecond): // there is nothing to wait for
+			}
+		} else {
+			<-ctx.Done()
+		}
+		close(release)
+		answer, err := io.ReadAll(conn)
+		require.NoError(t, err)
+		require.Contains(t, string(answer), want)
+	}
+}
+
+// LO-830
+func TestAResetEndsAHandler(t *testing.T) {
+	addr, held, release := serve(t, Options{HalfClose: true})
+	conn := dial(t, addr, "GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	ctx := <-held
+	require.NoError(t, conn.CloseWrite())
+	require.NoError(t, conn.SetLinger(0))
+	require.NoError(t, conn.Close())
+	<-ctx.Done()
+	close(release)
+}
+
+// LO-831
+func TestAnEarlyAnswerReachesAClientThatWrites(t *testing.T) {
+	addr, _, _ := serve(t, Options{})
+	const size = 8 << 20
+	conn := dial(t, addr, "POST /early HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8388608\r\n\r\n")
+	_, err := io.Copy(conn, strings.NewReader(strings.Repeat("x", size)))
+	require.NoError(t, err)
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), "413")
+}
+
+// LO-821
+func TestANetworkOfIPv6CountsAsOne(t *testing.T) {
+	for a, b := range map[string]string{
+		"192.0.2.1": "::ffff:192.0.2.1", "2001:db8::1": "2001:db8::ffff:1", "fe80::1%eth0": "fe80::2",
+	} {
+		require.Equal(t, network(netip.MustParseAddr(a)), network(netip.MustParseAddr(b)))
+	}
+	require.NotEqual(t, network(netip.MustParseAddr("192.0.2.1")), network(netip.MustParseAddr("192.0.2.2")))
+	require.NotEqual(t, network(netip.MustParseAddr("2001:db8::1")), network(netip.MustParseAddr("2001:db8:0:1::1")))
+	require.GreaterOrEqual(t, Room(), 4)
+}
