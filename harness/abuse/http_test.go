@@ -87,7 +87,7 @@ func send(t *testing.T, addr, text string) *net.TCPConn {
 }
 
 // answer reads one answer, to its end.
-func answer(t *testing.T, in *bufio.Reader) (*http.Response, string) {
+func readAnswer(t *testing.T, in *bufio.Reader) (*http.Response, string) {
 	t.Helper()
 	res, err := http.ReadResponse(in, nil)
 	require.NoError(t, err)
@@ -124,7 +124,7 @@ func bodiesThatDoNotCome(t *testing.T, exe string) {
 			began := time.Now()
 			conn := send(t, addr, c.head)
 			in := bufio.NewReader(conn)
-			res, _ := answer(t, in)
+			res, _ := readAnswer(t, in)
 			require.Equal(t, c.status, res.StatusCode)
 			require.Less(t, time.Since(began), 5*time.Second)
 			_, err := io.ReadAll(in)
@@ -163,7 +163,7 @@ func halfClosedClients(t *testing.T, exe string) {
 	ask := func(text string) (*http.Response, string) {
 		conn := send(t, addr, text)
 		require.NoError(t, conn.CloseWrite())
-		return answer(t, bufio.NewReader(conn))
+		return readAnswer(t, bufio.NewReader(conn))
 	}
 	const head = " HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + httpToken + "\r\n"
 	for i := range 5 {
@@ -194,7 +194,7 @@ func bodiesThatAreTooLarge(t *testing.T, exe string) {
 				_, err := conn.Write(bytes.Repeat([]byte("x"), size))
 				require.NoError(t, err)
 				_, _ = io.WriteString(conn, last)
-				res, text := answer(t, bufio.NewReader(conn))
+				res, text := readAnswer(t, bufio.NewReader(conn))
 				require.Equal(t, http.StatusRequestEntityTooLarge, res.StatusCode)
 				require.Contains(t, text, "TOO_LARGE")
 			})
@@ -262,11 +262,11 @@ func localCallers(t *testing.T, exe string) {
 	for _, header := range []string{
 		"X-Forwarded-For: 10.0.0.7", "X-Forwarded-Proto: https", "Forwarded: for=10.0.0.7", "X-Real-IP: 10.0.0.7", "Via: 1.1 proxy",
 	} {
-		res, body := answer(t, bufio.NewReader(send(t, addr, "GET /v1/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\n"+header+"\r\n\r\n")))
+		res, body := readAnswer(t, bufio.NewReader(send(t, addr, "GET /v1/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\n"+header+"\r\n\r\n")))
 		require.Equal(t, http.StatusForbidden, res.StatusCode, header)
 		require.Contains(t, body, "POLICY_DENIED")
 	}
-	res, _ := answer(t, bufio.NewReader(send(t, addr, "GET /v1/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-For: 10.0.0.7\r\nAuthorization: Bearer "+httpToken+"\r\n\r\n")))
+	res, _ := readAnswer(t, bufio.NewReader(send(t, addr, "GET /v1/tasks HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Forwarded-For: 10.0.0.7\r\nAuthorization: Bearer "+httpToken+"\r\n\r\n")))
 	require.Equal(t, http.StatusOK, res.StatusCode, "with the token")
 
 	_, addr = httpDaemon(t, exe, "bind_addr: 0.0.0.0:0")

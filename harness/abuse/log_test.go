@@ -95,7 +95,7 @@ func task(tokens int) []byte {
 }
 
 // Whatever becomes of the daemon's output, tasks, cancels and stops go on.
-// LO-810, LO-811
+// LO-810, LO-811, LO-812
 func TestALogThatNobodyReads(t *testing.T) {
 	exe := filepath.Join(t.TempDir(), "orchestratord")
 	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
@@ -131,7 +131,7 @@ func TestALogThatNobodyReads(t *testing.T) {
 			require.Zero(t, code)
 		})
 	}
-	t.Run("a second signal ends a stop that takes long", func(t *testing.T) { // LO-812
+	t.Run("a second signal ends a stop that takes long", func(t *testing.T) {
 		w := unread(t, false)
 		d := serveInto(t, exe, w, w, "--stop-within", "1h")
 		d.engine.SetScript(fakeengine.Script{Stepped: true})

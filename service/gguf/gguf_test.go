@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/gguf"
 )
 
-// LO-802. The catalog's tests have the many ways in which a header can be wrong.
+// LO-802: the catalog's tests have the many ways in which a header can be wrong.
 func TestAHeaderIsChecked(t *testing.T) {
 	haiku := filepath.Join("..", "..", "models", "haiku", "haiku.gguf")
 	require.NoError(t, gguf.Check(haiku))
