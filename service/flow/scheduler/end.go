@@ -99,7 +99,11 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 // outcome seals a task's log, ends it, and returns what is to be recorded.
 func (s *Scheduler) outcome(j *job, state task.State, end *task.End, e *task.Error) task.Record {
 	sealedAt, _ := j.log.Seal()
-	j.stopEngine(e)
+	if e != nil {
+		j.stopEngine(e)
+	} else {
+		j.stopEngine(nil) // and no error that is nil inside
+	}
 	r := j.snapshot()
 	r.State, r.FinishedAt, r.SealedAt, r.End = state, s.o.Now(), sealedAt, end
 	transcript, digest := j.log.Transcript()
