@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/llama-orch/llama-orch/ci/tally"
@@ -31,6 +32,8 @@ type targetKey struct{}
 // Run runs the steps in order, with progress, and with the time of each at the end. With stopAtFirst it ends at the
 // first that fails.
 func Run(ctx context.Context, t *tally.Tally, stopAtFirst bool, steps ...Step) (*tally.Tally, error) {
+	// The daemon refuses a data folder that a group can write (LO-813), and the tests' folders are made under this process's mask.
+	defer syscall.Umask(syscall.Umask(0o022))
 	var times strings.Builder
 	began := time.Now()
 	for i, s := range steps {

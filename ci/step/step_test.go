@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -104,4 +105,15 @@ func TestARunThatCannotBeginIsAFailedStep(t *testing.T) {
 	}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"step tried"}, all.Failed())
+}
+
+// Whoever runs the checks, the folders that tests make are not for a group to write.
+func TestStepsRunUnderOneMask(t *testing.T) {
+	defer syscall.Umask(syscall.Umask(0o002))
+	dir := filepath.Join(t.TempDir(), "made")
+	_, err := Run(t.Context(), tally.New(), true, Step{"a", "check:a", func(context.Context, *tally.Tally) error { return os.Mkdir(dir, 0o777) }})
+	require.NoError(t, err)
+	info, err := os.Stat(dir)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), info.Mode().Perm())
 }
