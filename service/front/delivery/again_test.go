@@ -120,6 +120,8 @@ func TestAnIdleConnectionKeepsNoLog(t *testing.T) {
 	}
 	<-closed
 	require.Eventually(t, func() bool { runtime.GC(); return log.Value() == nil }, 10*time.Second, time.Millisecond)
+	r.streams.mu.Lock()
+	defer r.streams.mu.Unlock()
 	require.Len(t, r.streams.open, 1)
 }
 
