@@ -242,7 +242,9 @@ func (j *job) version() string {
 // told are the fields of a log line about the job.
 func (j *job) told() []zap.Field {
 	n := narrated(j.snapshot(), j.version())
-	n.TokensOut = j.log.Tokens()
+	if j.log != nil { // else it broke off while it was queued
+		n.TokensOut = j.log.Tokens()
+	}
 	return n.Fields()
 }
 
