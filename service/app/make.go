@@ -27,6 +27,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/openai"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
@@ -191,8 +192,15 @@ func (a *App) makeFront() error {
 	if err != nil {
 		return err
 	}
+	fronts := map[string]gate.Front{"/": native}
+	chat := openai.New(openai.Options{
+		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log,
+	})
+	for _, path := range openai.Paths() {
+		fronts[path] = chat
+	}
 	handler, err := gate.New(gate.Options{
-		Auth: a.guard, Fronts: map[string]gate.Front{"/": native}, Log: log, MaxBody: int64(c.Limits.BodyBytes),
+		Auth: a.guard, Fronts: fronts, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err

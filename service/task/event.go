@@ -210,6 +210,18 @@ func (e *Events) At(i int) Event {
 	}
 }
 
+// Ended reports whether the terminal event is among them.
+func (e *Events) Ended() bool { return e.To > 1+len(e.Ends) }
+
+// Transcript is what the log holds up to them.
+func (e *Events) Transcript() Transcript {
+	n := 0
+	if len(e.Ends) > 0 {
+		n = e.Ends[len(e.Ends)-1]
+	}
+	return Transcript{Text: string(e.Text[:n]), Ends: e.Ends, Marks: e.Marks}
+}
+
 // All goes through them in their order.
 func (e Events) All() iter.Seq[Event] {
 	return func(yield func(Event) bool) {

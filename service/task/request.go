@@ -109,6 +109,7 @@ type Request struct {
 	SamplerProfile string // empty: the pool's
 	Determinism    Determinism
 	MaxTokens      int           // 0: as many as the context holds
+	AtMost         bool          // MaxTokens is a bound: where the context holds less, the answer is shorter, and not refused
 	Deadline       time.Duration // from admission; 0: none
 	Ctx            int           // context the task needs, in tokens; 0: the pool's
 	ExpectedTokens int           // the client's estimate of its answer, in tokens; 0: unknown

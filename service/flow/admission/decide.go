@@ -87,6 +87,9 @@ func serves(req task.Request, p Pool) error {
 
 // Decide accepts a request, or refuses it and says what to do (ORCH-3014).
 func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
+	if req.AtMost && f.PromptTokens > 0 && f.PromptTokens+req.MaxTokens > f.Pool.Ctx {
+		req.MaxTokens = 0
+	}
 	if err := fits(req, f); err != nil {
 		return task.Task{}, err
 	}
@@ -148,7 +151,7 @@ func fits(req task.Request, f Facts) error {
 	}
 	return task.Errorf(task.InvalidParams,
 		"the prompt is %d tokens too long: it has %d, and the context of pool '%s' holds %d with the answer; shorten it",
-		over, f.PromptTokens, f.Pool.ID, f.Pool.Ctx)
+		over, f.PromptTokens, f.Pool.ID, f.Pool.Ctx).Because(&task.TooLong{Tokens: f.PromptTokens, Ctx: f.Pool.Ctx})
 }
 
 func resolve(s task.Sampling, p task.Params) task.Sampling {

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package openai
+
+import (
+	"encoding/json"
+	"strconv"
+
+	"github.com/go-faster/jx"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// chunks encodes a task's events as the dialect's chunks. A token costs no allocation.
+type chunks struct {
+	head  string // of every chunk, up to its choices
+	chat  bool   // else it is a completion
+	usage bool   // the client asked for it
+	begun bool   // the role was sent
+	calls bool   // a tool was called
+	w     jx.Writer
+}
+
+func newChunks(h head, chat, usage bool) *chunks {
+	b, err := json.Marshal(h)
+	if err != nil {
+		panic(err) // strings and a number always encode
+	}
+	return &chunks{head: "data: " + string(b[:len(b)-1]), chat: chat, usage: usage}
+}
+
+// Append implements delivery.Encoder.
+func (c *chunks) Append(b []byte, e task.Event) []byte {
+	c.w.Buf = b
+	switch e.Kind {
+	case task.EventStarted: // the first chunk comes with the first piece
+	case task.EventText, task.EventReasoning, task.EventToolCall:
+		c.begin()
+		c.piece(e)
+	case task.EventEnd:
+		c.begin()
+		c.end(e.End)
+	case task.EventError:
+		c.w.RawStr("data: ")
+		body, err := json.Marshal(errorOf(e.Err))
+		if err != nil {
+			panic(err) // strings always encode
+		}
+		c.w.Buf = append(c.w.Buf, body...)
+		c.w.RawStr("\n\n")
+	}
+	b, c.w.Buf = c.w.Buf, nil
+	return b
+}
+
+// begin sends the role once.
+func (c *chunks) begin() {
+	if c.begun || !c.chat {
+		return
+	}
+	c.begun = true
+	c.open()
+	c.w.RawStr(`{"role":"assistant","content":""}`)
+	c.close("")
+}
+
+// open begins a chunk of a chat, up to its delta.
+func (c *chunks) open() {
+	c.w.RawStr(c.head)
+	c.w.RawStr(`,"choices":[{"index":0,"delta":`)
+}
+
+// close ends a chunk behind its delta or text.
+func (c *chunks) close(finish string) {
+	c.w.RawStr(`,"logprobs":null,"finish_reason":`)
+	if finish == "" {
+		c.w.RawStr("null")
+	} else {
+		c.w.Str(finish)
+	}
+	c.w.RawStr("}]")
+	if c.usage {
+		c.w.RawStr(`,"usage":null`)
+	}
+	c.w.RawStr("}\n\n")
+}
+
+func (c *chunks) piece(e task.Event) {
+	if !c.chat {
+		c.text(e.Text)
+		c.close("")
+		return
+	}
+	c.open()
+	switch e.Kind {
+	case task.EventToolCall:
+		c.calls = true
+		c.w.RawStr(`{"tool_calls":[{"index":`)
+		c.w.Int(e.Call.N)
+		if e.Call.ID != "" {
+			c.w.RawStr(`,"id":`)
+			c.w.Str(e.Call.ID)
+			c.w.RawStr(`,"type":"function"`)
+		}
+		c.w.RawStr(`,"function":{`)
+		if e.Call.Name != "" {
+			c.w.RawStr(`"name":`)
+			c.w.Str(e.Call.Name)
+			c.w.RawStr(`,`)
+		}
+		c.w.RawStr(`"arguments":`)
+		c.w.ByteStr(e.Text)
+		c.w.RawStr(`}}]}`)
+	case task.EventReasoning:
+		c.w.RawStr(`{"reasoning_content":`)
+		c.w.ByteStr(e.Text)
+		c.w.RawStr(`}`)
+	default:
+		c.w.RawStr(`{"content":`)
+		c.w.ByteStr(e.Text)
+		c.w.RawStr(`}`)
+	}
+	c.close("")
+}
+
+// text begins a chunk of a completion.
+func (c *chunks) text(text []byte) {
+	c.w.RawStr(c.head)
+	c.w.RawStr(`,"choices":[{"index":0,"text":`)
+	c.w.ByteStr(text)
+}
+
+// end sends the finish reason, the usage where it was asked for, the receipt, and the mark that ends a stream.
+func (c *chunks) end(end *task.End) {
+	if c.chat {
+		c.open()
+		c.w.RawStr("{}")
+	} else {
+		c.text(nil)
+	}
+	c.close(finish(end, c.calls))
+	if c.usage {
+		u := usageOf(end)
+		c.w.RawStr(c.head)
+		c.w.RawStr(`,"system_fingerprint":`)
+		c.w.Str(fingerprint(end))
+		c.w.RawStr(`,"choices":[],"usage":{"prompt_tokens":`)
+		c.w.Int(u.Prompt)
+		c.w.RawStr(`,"completion_tokens":`)
+		c.w.Int(u.Completion)
+		c.w.RawStr(`,"total_tokens":`)
+		c.w.Int(u.Total)
+		c.w.RawStr("}}\n\n")
+	}
+	c.w.RawStr(": receipt")
+	for _, part := range receiptParts(&end.Receipt) {
+		c.w.RawStr(" " + part[0] + "=" + part[1])
+	}
+	c.w.RawStr("\n\ndata: [DONE]\n\n")
+}
+
+// dialect implements delivery.Dialect.
+type dialect struct{}
+
+// ContentType is delivery.Dialect's.
+func (dialect) ContentType() string { return "text/event-stream; charset=utf-8" }
+
+// Metrics is delivery.Dialect's. While a task waits, its client is told its place in line in a comment.
+func (dialect) Metrics(b []byte, m task.Metrics) ([]byte, error) {
+	if m.Phase == task.PhaseDecode {
+		return b, nil
+	}
+	b = append(b, ": "...)
+	b = append(b, m.Phase...)
+	b = append(b, " queue_position="...)
+	b = strconv.AppendInt(b, int64(m.QueuePosition), 10)
+	b = append(b, " predicted_start_ms="...)
+	b = strconv.AppendInt(b, m.PredictedStartMS, 10)
+	return append(b, "\n\n"...), nil
+}
+
+// Error is delivery.Dialect's.
+func (dialect) Error(b []byte, e *task.Error) ([]byte, error) {
+	return new(chunks).Append(b, task.Event{Kind: task.EventError, Err: e}), nil
+}
+
+// KeepAlive is delivery.Dialect's.
+func (dialect) KeepAlive(b []byte) []byte { return append(b, ": keep-alive\n\n"...) }

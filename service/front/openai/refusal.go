@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package openai
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// errorBody is an error in the dialect's shape.
+type errorBody struct {
+	Error errorView `json:"error"`
+}
+
+type errorView struct {
+	Message string  `json:"message"`
+	Type    string  `json:"type"`
+	Param   *string `json:"param"`
+	Code    string  `json:"code"`
+}
+
+// wording is how the dialect names a code: the clients look for these words.
+type wording struct{ kind, code string }
+
+var wordings = map[task.Code]wording{
+	task.MissingToken:     {"authentication_error", "invalid_api_key"},
+	task.BadToken:         {"authentication_error", "invalid_api_key"},
+	task.PolicyDenied:     {"permission_error", "policy_denied"},
+	task.NotFound:         {"invalid_request_error", "not_found"},
+	task.ModelNotFound:    {"invalid_request_error", "model_not_found"},
+	task.ModelDeprecated:  {"invalid_request_error", "model_not_found"},
+	task.MethodNotAllowed: {"invalid_request_error", "method_not_allowed"},
+	task.TooLarge:         {"invalid_request_error", "request_too_large"},
+	task.InvalidParams:    {"invalid_request_error", "invalid_value"},
+	task.DeadlineUnmet:    {"invalid_request_error", "deadline_unmet"},
+	task.Conflict:         {"invalid_request_error", "conflict"},
+	task.RateLimited:      {"rate_limit_error", "rate_limit_exceeded"},
+	task.AdmissionReject:  {"rate_limit_error", "overloaded"},
+	task.QueueFullDropLRU: {"rate_limit_error", "overloaded"},
+	task.BudgetExceeded:   {"insufficient_quota", "insufficient_quota"},
+}
+
+// errorOf renders an error.
+func errorOf(err error) errorBody {
+	v := gate.Refuse(err).Envelope
+	words, ok := wordings[v.Code]
+	if !ok { // a pool, a worker or the ledger is at fault
+		words = wording{"server_error", "overloaded"}
+		if v.Code == task.Internal || !v.Retriable {
+			words.code = "server_error"
+		}
+	}
+	e := errorView{Message: v.Message, Type: words.kind, Code: words.code}
+	if words.code == "overloaded" {
+		e.Message = "overloaded: " + e.Message
+	}
+	if b, ok := errors.AsType[*badParam](err); ok {
+		e.Param = &b.param
+	}
+	if long, ok := errors.AsType[*task.TooLong](err); ok {
+		param := "messages"
+		e.Code, e.Param = "context_length_exceeded", &param
+		e.Message = fmt.Sprintf("This model's maximum context length is %d tokens; prompt is too long: %d tokens > %d maximum. Shorten it.",
+			long.Ctx, long.Tokens, long.Ctx)
+	}
+	return errorBody{e}
+}
+
+// maxRetryAfter bounds what clients are told to wait: some wait as long as they are told.
+const maxRetryAfter = 60
+
+// Refuse implements gate.Front.
+func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) {
+	refusal := gate.Refuse(err)
+	refusal.Log(r.Context(), f.o.Log)
+	refusal.SetHeaders(w.Header())
+	if refusal.Status == http.StatusTooManyRequests || refusal.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(min(max(refusal.RetryAfter, 1), maxRetryAfter)))
+	}
+	write(f.o.Log, w, refusal.Status, errorOf(err))
+}

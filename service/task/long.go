@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package task
+
+import "fmt"
+
+// TooLong is the cause of INVALID_PARAMS where a prompt leaves no room for an answer. Fronts word it as their clients know it.
+type TooLong struct {
+	Tokens int // of the prompt
+	Ctx    int // tokens that the context holds
+}
+
+func (t *TooLong) Error() string { return fmt.Sprintf("%d tokens in a context of %d", t.Tokens, t.Ctx) }
