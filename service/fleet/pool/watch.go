@@ -129,6 +129,9 @@ func (r *replica) examine(ctx context.Context, w *worker) verdict {
 			return verdict{lost: cardTrouble()}
 		}
 	}
+	if why := w.look(ctx); why != nil {
+		return verdict{lost: why}
+	}
 	bounded, cancel := context.WithTimeout(ctx, r.m.opts.HealthInterval)
 	err := w.engine.Health(bounded)
 	cancel()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -32,7 +33,9 @@ type worker struct {
 	claim    claim  // owned by the supervisor
 	held     Held   // keeps its model from being deleted; owned by the supervisor
 	model    string // its model's file; owned by the supervisor
-	facts    Facts  // set when ready
+	// What its files looked like when they were hashed: those of the model, and those whose code it runs. Set by the supervisor before it is ready.
+	marks, code []safefile.Mark
+	facts       Facts // set when ready
 
 	active atomic.Int32  // slots in use; it grows only under the replica's mutex
 	warm   atomic.Int64  // until when the liveness probe keeps away, because somebody comes back for the KV; in ns since the epoch

@@ -32,6 +32,9 @@ type Lease interface {
 	Replica() Replica
 	// Lost is closed when the replica's worker is gone.
 	Lost() <-chan struct{}
+	// Intact returns nil if what the worker has generated is that of its fingerprint. Otherwise somebody has changed the files that it was
+	// loaded from, and the error is a WORKER_RESET (LO-808).
+	Intact(ctx context.Context) error
 	// Others counts the other leases of the same worker.
 	Others() int
 	// KeepWarm asks that for a while only tasks overwrite the replica's KV cache.

@@ -61,6 +61,7 @@ type replica struct {
 	ctx      int           // 0: not known
 	panics   string        // what Generate panics with after two tokens; empty: it does not
 	tokensIn int           // what Generate says of the prompt; 0: 3
+	changed  error         // what Intact returns
 	build    string        // of another engine; empty: the others'
 	warm     atomic.Int32  // leases that asked for its KV to be kept
 }
@@ -319,7 +320,13 @@ func (l lease) Replica() Replica {
 }
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
-func (l lease) KeepWarm()             { l.warm.Add(1) }
+func (l lease) Intact(context.Context) error {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.ready = l.ready && l.changed == nil
+	return l.changed
+}
+func (l lease) KeepWarm() { l.warm.Add(1) }
 
 // Slots is engine.Keeper's: the only slot holds what it did last.
 func (x *replica) Slots(context.Context) ([]engine.Slot, error) {
