@@ -267,8 +267,9 @@ type Queue struct {
 
 // Timeouts are a pool's watchdogs (OC-CORE-1022).
 type Timeouts struct {
-	Wall time.Duration `yaml:"wall" jsonschema:"default=5m" jsonschema_description:"Longest run of a task."`
-	Idle time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token, including the wait for the first one."`
+	Wall    time.Duration `yaml:"wall" jsonschema:"default=5m" jsonschema_description:"Longest run of a task."`
+	Prefill time.Duration `yaml:"prefill" jsonschema:"default=2m" jsonschema_description:"Longest wait for the first token. It begins anew whenever the engine reports that it is further with the prompt. Where it is left out, it is not less than idle and not more than wall."`
+	Idle    time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token after the first one."`
 }
 
 // Profile returns the pool's sampler profile with every value resolved.

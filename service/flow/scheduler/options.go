@@ -114,6 +114,7 @@ type Pool struct {
 	Capacity int
 	Policy   queue.Policy
 	Wall     time.Duration // longest run of a task
+	Prefill  time.Duration // longest wait for the first token, or for a sign that the engine is nearer to it; 0: as Idle
 	Idle     time.Duration // longest wait for the next token
 	OnDemand bool          // loaded when a task needs it (LO-503)
 }

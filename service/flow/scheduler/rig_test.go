@@ -54,6 +54,7 @@ type replica struct {
 	busy     bool
 	replaced string
 	every    time.Duration // between tokens
+	prefill  int           // how often the prompt's progress is told before the first token, with `every` in between
 	stuck    bool          // the slot stays busy once a run ended early
 	fail     error         // what Generate returns after two tokens
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
@@ -364,11 +365,17 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
 	x.r.mu.Unlock()
-	for i := range job.MaxTokens {
+	for i := -x.prefill; i < job.MaxTokens; i++ {
 		select {
 		case <-time.After(x.every):
 		case <-ctx.Done():
 			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+		}
+		if i < 0 {
+			if job.Progress != nil {
+				job.Progress()
+			}
+			continue
 		}
 		if x.panics != "" && i == 2 {
 			panic(x.panics)

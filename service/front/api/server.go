@@ -28,7 +28,6 @@ import (
 // call is what one request carries to its handler, beside what the gate knows of it. It does not change.
 type call struct {
 	request    *http.Request
-	writer     *http.ResponseController // of the answer
 	body       []byte
 	bodySHA256 [sha256.Size]byte // of the compacted JSON
 }
@@ -61,7 +60,7 @@ func (h *Handler) Route(r *http.Request) (out gate.Route) {
 
 // ServeHTTP checks what the contract says of a request beside what gen checks, and lets gen call the handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{writer: http.NewResponseController(w)}
+	c := &call{}
 	if err := h.read(r, c); err != nil {
 		h.Refuse(w, r, err)
 		return

@@ -142,10 +142,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	c := &Call{CorrelationID: correlationID(r.Header.Get(CorrelationHeader))}
 	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
-	out := &recorder{ResponseWriter: w}
+	out := &recorder{ResponseWriter: w, within: g.o.WriteTimeout}
 	out.Header().Set(CorrelationHeader, c.CorrelationID)
-	// A client that does not read its answer must not keep the connection for ever. A stream sets the time anew for each write.
-	_ = http.NewResponseController(w).SetWriteDeadline(began.Add(g.o.WriteTimeout))
+	out.bound()
 	front := g.front(r.URL.Path)
 	if r.Body != nil && r.Body != http.NoBody {
 		out.body = newBody(out, r, g.o.MaxBody, g.o.ReadTimeout, &g.bodies)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/port"
 )
@@ -17,6 +18,14 @@ type recorder struct {
 	body   *body // of the request; nil: it has none
 	asked  bool  // the client waits for a sign before it sends its body
 	taken  bool  // a handler has the connection
+
+	within time.Duration // what the answer may take to be written
+}
+
+// bound begins the time for the answer. A client that does not read it must not keep the connection for ever. A stream sets the time anew
+// for each write.
+func (r *recorder) bound() {
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(r.within))
 }
 
 // begin is called before the response begins. What the client was not asked for must not hold it up.
@@ -25,6 +34,8 @@ func (r *recorder) begin(status int) {
 		return
 	}
 	r.status = status
+	// What came before, such as the load of a model or a time in which this process was stopped (LO-836), is not the client's doing.
+	r.bound()
 	if r.body != nil && !r.body.settle(r.asked) {
 		r.Header().Set("Connection", "close")
 	}
