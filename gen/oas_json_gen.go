@@ -3092,6 +3092,8 @@ func (s *ErrorCode) Decode(d *jx.Decoder) error {
 		*s = ErrorCodeCONFLICT
 	case ErrorCodeMODELDEPRECATED:
 		*s = ErrorCodeMODELDEPRECATED
+	case ErrorCodeDELETED:
+		*s = ErrorCodeDELETED
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
 	case ErrorCodeADMISSIONREJECT:
@@ -11754,6 +11756,12 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.DeletedAt.Set {
+			e.FieldStart("deleted_at")
+			s.DeletedAt.Encode(e, json.NewTimeEncoder("2006-01-02T15:04:05.000Z07:00"))
+		}
+	}
+	{
 		e.FieldStart("tokens_in")
 		e.Int(s.TokensIn)
 	}
@@ -11781,7 +11789,7 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskStatus = [20]string{
+var jsonFieldsNameOfTaskStatus = [21]string{
 	0:  "task_id",
 	1:  "state",
 	2:  "pool_id",
@@ -11797,11 +11805,12 @@ var jsonFieldsNameOfTaskStatus = [20]string{
 	12: "accepted_at",
 	13: "started_at",
 	14: "finished_at",
-	15: "tokens_in",
-	16: "tokens_out",
-	17: "last_event_id",
-	18: "end",
-	19: "error",
+	15: "deleted_at",
+	16: "tokens_in",
+	17: "tokens_out",
+	18: "last_event_id",
+	19: "end",
+	20: "error",
 }
 
 // Decode decodes TaskStatus from json.
@@ -11971,8 +11980,18 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"finished_at\"")
 			}
+		case "deleted_at":
+			if err := func() error {
+				s.DeletedAt.Reset()
+				if err := s.DeletedAt.Decode(d, json.NewTimeDecoder("2006-01-02T15:04:05.000Z07:00")); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"deleted_at\"")
+			}
 		case "tokens_in":
-			requiredBitSet[1] |= 1 << 7
+			requiredBitSet[2] |= 1 << 0
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensIn = int(v)
@@ -11984,7 +12003,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"tokens_in\"")
 			}
 		case "tokens_out":
-			requiredBitSet[2] |= 1 << 0
+			requiredBitSet[2] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensOut = int(v)
@@ -12036,8 +12055,8 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [3]uint8{
 		0b01111111,
-		0b10011111,
-		0b00000001,
+		0b00011111,
+		0b00000011,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

@@ -1569,6 +1569,7 @@ const (
 	ErrorCodeMETHODNOTALLOWED  ErrorCode = "METHOD_NOT_ALLOWED"
 	ErrorCodeCONFLICT          ErrorCode = "CONFLICT"
 	ErrorCodeMODELDEPRECATED   ErrorCode = "MODEL_DEPRECATED"
+	ErrorCodeDELETED           ErrorCode = "DELETED"
 	ErrorCodeTOOLARGE          ErrorCode = "TOO_LARGE"
 	ErrorCodeADMISSIONREJECT   ErrorCode = "ADMISSION_REJECT"
 	ErrorCodeQUEUEFULLDROPLRU  ErrorCode = "QUEUE_FULL_DROP_LRU"
@@ -1600,6 +1601,7 @@ func (ErrorCode) AllValues() []ErrorCode {
 		ErrorCodeMETHODNOTALLOWED,
 		ErrorCodeCONFLICT,
 		ErrorCodeMODELDEPRECATED,
+		ErrorCodeDELETED,
 		ErrorCodeTOOLARGE,
 		ErrorCodeADMISSIONREJECT,
 		ErrorCodeQUEUEFULLDROPLRU,
@@ -1642,6 +1644,8 @@ func (s ErrorCode) MarshalText() ([]byte, error) {
 	case ErrorCodeCONFLICT:
 		return []byte(s), nil
 	case ErrorCodeMODELDEPRECATED:
+		return []byte(s), nil
+	case ErrorCodeDELETED:
 		return []byte(s), nil
 	case ErrorCodeTOOLARGE:
 		return []byte(s), nil
@@ -1713,6 +1717,9 @@ func (s *ErrorCode) UnmarshalText(data []byte) error {
 		return nil
 	case ErrorCodeMODELDEPRECATED:
 		*s = ErrorCodeMODELDEPRECATED
+		return nil
+	case ErrorCodeDELETED:
+		*s = ErrorCodeDELETED
 		return nil
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
@@ -7790,8 +7797,10 @@ type TaskStatus struct {
 	Determinism      Determinism `json:"determinism"`
 	AcceptedAt       time.Time   `json:"accepted_at"`
 	// Of the first dispatch, also where the task was run again.
-	StartedAt   OptDateTime `json:"started_at"`
-	FinishedAt  OptDateTime `json:"finished_at"`
+	StartedAt  OptDateTime `json:"started_at"`
+	FinishedAt OptDateTime `json:"finished_at"`
+	// When it was deleted. Only in lists: such a task has no `last_event_id` and no `end`.
+	DeletedAt   OptDateTime `json:"deleted_at"`
 	TokensIn    int         `json:"tokens_in"`
 	TokensOut   int         `json:"tokens_out"`
 	LastEventID OptEventID  `json:"last_event_id"`
@@ -7872,6 +7881,11 @@ func (s *TaskStatus) GetStartedAt() OptDateTime {
 // GetFinishedAt returns the value of FinishedAt.
 func (s *TaskStatus) GetFinishedAt() OptDateTime {
 	return s.FinishedAt
+}
+
+// GetDeletedAt returns the value of DeletedAt.
+func (s *TaskStatus) GetDeletedAt() OptDateTime {
+	return s.DeletedAt
 }
 
 // GetTokensIn returns the value of TokensIn.
@@ -7972,6 +7986,11 @@ func (s *TaskStatus) SetStartedAt(val OptDateTime) {
 // SetFinishedAt sets the value of FinishedAt.
 func (s *TaskStatus) SetFinishedAt(val OptDateTime) {
 	s.FinishedAt = val
+}
+
+// SetDeletedAt sets the value of DeletedAt.
+func (s *TaskStatus) SetDeletedAt(val OptDateTime) {
+	s.DeletedAt = val
 }
 
 // SetTokensIn sets the value of TokensIn.

@@ -2606,6 +2606,8 @@ func (s ErrorCode) Validate() error {
 		return nil
 	case "MODEL_DEPRECATED":
 		return nil
+	case "DELETED":
+		return nil
 	case "TOO_LARGE":
 		return nil
 	case "ADMISSION_REJECT":

@@ -137,16 +137,19 @@ func (r *content) Read(p []byte) (int, error) {
 func (r *content) Close() error { return r.body.Close() }
 
 // Proof returns the proof bundle of a task that has ended, and the bytes that it is written in (OC-CTRL-2067). The Error
-// NOT_FOUND says that there is none: the task still runs, or the server has forgotten it.
+// NOT_FOUND says that there is none: the task still runs, or there is no such task. DELETED says when it was deleted.
 func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byte, error) {
 	list, err := c.Artifacts(ctx, ArtifactFilter{Kind: gen.ArtifactKindProof, TaskID: taskID, Limit: 1})
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(list) == 0 {
+		if _, err := c.Get(ctx, taskID); err != nil { // it was deleted, or there is none
+			return nil, nil, err
+		}
 		return nil, nil, &Error{
 			Status: http.StatusNotFound, Code: gen.ErrorCodeNOTFOUND,
-			Message: fmt.Sprintf("task %s has no proof bundle: it has not ended, or the server has forgotten it", strings.ToValidUTF8(taskID, "?")),
+			Message: fmt.Sprintf("task %s has no proof bundle, since it has not ended", strings.ToValidUTF8(taskID, "?")),
 		}
 	}
 	a, body, err := c.ArtifactContent(ctx, string(list[0].ID))

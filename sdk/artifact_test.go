@@ -39,6 +39,9 @@ func shelf(text, sent string, status int) http.Handler {
 		}
 		answer(`{"artifacts":[`+entry+`]}`)(w, r)
 	})
+	mux.HandleFunc("GET /v1/tasks/other", func(w http.ResponseWriter, _ *http.Request) {
+		envelopeAnswer(w, http.StatusGone, `{"code":"DELETED","message":"it was deleted at noon","retriable":false}`)
+	})
 	mux.HandleFunc("POST /v1/artifacts", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Location", "/v1/artifacts/"+id)
 		w.Header().Set("Content-Type", "application/json")
@@ -110,7 +113,7 @@ func TestArtifactsAndProofs(t *testing.T) {
 	_, _, err = c.Proof(t.Context(), "other")
 	e, ok := errors.AsType[*Error](err)
 	require.True(t, ok, err)
-	require.Equal(t, gen.ErrorCodeNOTFOUND, e.Code)
+	require.Equal(t, gen.ErrorCodeDELETED, e.Code)
 	list, err := c.Artifacts(t.Context(), ArtifactFilter{Kind: gen.ArtifactKindPlan})
 	require.NoError(t, err)
 	require.Empty(t, list)

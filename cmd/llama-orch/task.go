@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"strconv"
 
 	"github.com/llama-orch/llama-orch/gen"
@@ -29,6 +30,35 @@ func (c *cancelCmd) Run(a *app) error {
 	})
 }
 
+type rmCmd struct {
+	ID []string `arg:"" help:"The tasks' ids."`
+}
+
+// removed is what --json prints.
+type removed struct {
+	TaskID  string `json:"task_id"`
+	Deleted bool   `json:"deleted"`
+}
+
+// Run deletes tasks, up to the first that cannot be deleted.
+func (c *rmCmd) Run(a *app) error {
+	for _, id := range c.ID {
+		if err := a.client.Delete(a.ctx, id); err != nil {
+			return err
+		}
+		if a.json {
+			if err := a.printJSON(removed{TaskID: id, Deleted: true}); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := fmt.Fprintf(a.out, "deleted task %s\n", id); err != nil {
+			return fmt.Errorf("printing: %w", err)
+		}
+	}
+	return nil
+}
+
 type tasksCmd struct {
 	State string `enum:",queued,running,completed,failed,canceled" default:"" placeholder:"STATE" help:"Only queued, running, completed, failed or canceled ones."`
 	Limit int    `placeholder:"N" help:"At most this many (default: as the server chooses)."`
@@ -49,8 +79,12 @@ func (c *tasksCmd) Run(a *app) error {
 		if t.State == gen.TaskStateQueued {
 			ahead = strconv.Itoa(t.QueuePosition)
 		}
+		state := string(t.State)
+		if t.DeletedAt.Set {
+			state += ", deleted"
+		}
 		rows = append(rows, []string{
-			string(t.TaskID), string(t.State), ahead, string(t.Priority), string(t.ModelRef), string(t.PoolID),
+			string(t.TaskID), state, ahead, string(t.Priority), string(t.ModelRef), string(t.PoolID),
 			strconv.Itoa(t.TokensOut), t.AcceptedAt.Local().Format(timeLayout),
 		})
 	}

@@ -62,6 +62,8 @@ type Ledger interface {
 	Started(d task.Dispatch)
 	Checkpoint(id string, c task.Checkpoint)
 	Finish(ctx context.Context, r task.Record) error
+	// Delete removes what an ended task was asked and answered, and returns once it is gone.
+	Delete(ctx context.Context, id string, at time.Time) error
 	Get(ctx context.Context, id string) (task.Record, bool, error)
 	// List returns finished tasks, the last to finish first.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)

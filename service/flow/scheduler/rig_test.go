@@ -217,6 +217,14 @@ func (b *book) Finish(_ context.Context, r task.Record) error {
 	})
 }
 
+func (b *book) Delete(_ context.Context, id string, at time.Time) error {
+	return b.change(id, func(r *task.Record) {
+		if r.Deleted == nil {
+			*r = r.Erased(at)
+		}
+	})
+}
+
 func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	if err := b.wait(ctx); err != nil {
 		return task.Record{}, false, err

@@ -37,7 +37,7 @@ func TestEveryCodeHasItsStatusAndTheEnvelope(t *testing.T) {
 		404: {task.NotFound, task.ModelNotFound},
 		405: {task.MethodNotAllowed},
 		409: {task.Conflict, task.Canceled},
-		410: {task.ModelDeprecated},
+		410: {task.ModelDeprecated, task.Deleted},
 		413: {task.TooLarge},
 		429: {task.AdmissionReject, task.QueueFullDropLRU, task.RateLimited, task.BudgetExceeded},
 		500: {task.Internal},

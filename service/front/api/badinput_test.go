@@ -95,7 +95,7 @@ func TestBadRequests(t *testing.T) {
 		{method: "PUT", target: "/v1/tasks", status: 405, message: "/v1/tasks takes GET, POST, not PUT"},
 		{method: "OPTIONS", target: "/v1/tasks", status: 405, message: "not OPTIONS"},
 		{method: "HEAD", target: "/v1/tasks", status: 405, message: "not HEAD"},
-		{method: "DELETE", target: "/v1/tasks/t1", status: 405, message: "takes GET"},
+		{method: "DELETE", target: "/v1/tasks/t1/stream", status: 405, message: "takes GET"},
 		{method: "GET", target: "/v1/tasks?limit=0", status: 400, message: "query parameter `limit` must be an integer from 1 to 500, not \"0\""},
 		{method: "GET", target: "/v1/tasks?limit=many", status: 400, message: "query parameter `limit` must be an integer from 1 to 500, not \"many\""},
 		{method: "GET", target: "/v1/tasks?limt=1", status: 400, message: "unknown query parameter \"limt\": did you mean \"limit\"?"},
