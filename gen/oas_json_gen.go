@@ -3094,6 +3094,8 @@ func (s *ErrorCode) Decode(d *jx.Decoder) error {
 		*s = ErrorCodeMODELDEPRECATED
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT
 	case ErrorCodeQUEUEFULLDROPLRU:

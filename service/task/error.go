@@ -26,6 +26,7 @@ const (
 	Conflict          Code = "CONFLICT"
 	ModelDeprecated   Code = "MODEL_DEPRECATED"
 	TooLarge          Code = "TOO_LARGE"
+	UnsupportedMedia  Code = "UNSUPPORTED_MEDIA_TYPE"
 	AdmissionReject   Code = "ADMISSION_REJECT"
 	QueueFullDropLRU  Code = "QUEUE_FULL_DROP_LRU"
 	RateLimited       Code = "RATE_LIMITED"
@@ -46,7 +47,7 @@ const (
 func Codes() []Code {
 	return []Code{
 		InvalidParams, DeadlineUnmet, MissingToken, BadToken, UntrustedArtifact, PolicyDenied, NotFound, ModelNotFound,
-		MethodNotAllowed, Conflict, ModelDeprecated, TooLarge, AdmissionReject, QueueFullDropLRU, RateLimited,
+		MethodNotAllowed, Conflict, ModelDeprecated, TooLarge, UnsupportedMedia, AdmissionReject, QueueFullDropLRU, RateLimited,
 		BudgetExceeded, Internal, NotImplemented, PoolUnready, PoolUnavailable, ReplicaExhausted, ShuttingDown,
 		LedgerUnavailable, DecodeTimeout, WorkerReset, Canceled,
 	}

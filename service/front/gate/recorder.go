@@ -17,6 +17,17 @@ type recorder struct {
 	body   *body // of the request; nil: it has none
 	asked  bool  // the client waits for a sign before it sends its body
 	taken  bool  // a handler has the connection
+
+	shows string // which headers a web page of another origin may read; empty: there is none that may
+}
+
+// expose says what a page may read. Gen's encoders have said so already, for any page.
+func (r *recorder) expose() {
+	if r.shows != "" {
+		r.Header().Set("Access-Control-Expose-Headers", r.shows)
+	} else {
+		r.Header().Del("Access-Control-Expose-Headers")
+	}
 }
 
 // begin is called before the response begins. What the client was not asked for must not hold it up.
@@ -25,6 +36,7 @@ func (r *recorder) begin(status int) {
 		return
 	}
 	r.status = status
+	r.expose()
 	if r.body != nil && !r.body.settle(r.asked) {
 		r.Header().Set("Connection", "close")
 	}
@@ -50,6 +62,7 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffer, err := http.NewResponseController(r.ResponseWriter).Hijack()
 	if err == nil {
 		r.taken = true
+		r.expose()
 		if r.status == 0 {
 			r.status = http.StatusOK
 		}
