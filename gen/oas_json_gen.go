@@ -3096,6 +3096,8 @@ func (s *ErrorCode) Decode(d *jx.Decoder) error {
 		*s = ErrorCodeDELETED
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT
 	case ErrorCodeQUEUEFULLDROPLRU:

@@ -1558,33 +1558,34 @@ func (s *Error) SetHint(val OptString) {
 type ErrorCode string
 
 const (
-	ErrorCodeINVALIDPARAMS     ErrorCode = "INVALID_PARAMS"
-	ErrorCodeDEADLINEUNMET     ErrorCode = "DEADLINE_UNMET"
-	ErrorCodeMISSINGTOKEN      ErrorCode = "MISSING_TOKEN"
-	ErrorCodeBADTOKEN          ErrorCode = "BAD_TOKEN"
-	ErrorCodeUNTRUSTEDARTIFACT ErrorCode = "UNTRUSTED_ARTIFACT"
-	ErrorCodePOLICYDENIED      ErrorCode = "POLICY_DENIED"
-	ErrorCodeNOTFOUND          ErrorCode = "NOT_FOUND"
-	ErrorCodeMODELNOTFOUND     ErrorCode = "MODEL_NOT_FOUND"
-	ErrorCodeMETHODNOTALLOWED  ErrorCode = "METHOD_NOT_ALLOWED"
-	ErrorCodeCONFLICT          ErrorCode = "CONFLICT"
-	ErrorCodeMODELDEPRECATED   ErrorCode = "MODEL_DEPRECATED"
-	ErrorCodeDELETED           ErrorCode = "DELETED"
-	ErrorCodeTOOLARGE          ErrorCode = "TOO_LARGE"
-	ErrorCodeADMISSIONREJECT   ErrorCode = "ADMISSION_REJECT"
-	ErrorCodeQUEUEFULLDROPLRU  ErrorCode = "QUEUE_FULL_DROP_LRU"
-	ErrorCodeRATELIMITED       ErrorCode = "RATE_LIMITED"
-	ErrorCodeBUDGETEXCEEDED    ErrorCode = "BUDGET_EXCEEDED"
-	ErrorCodeINTERNAL          ErrorCode = "INTERNAL"
-	ErrorCodeNOTIMPLEMENTED    ErrorCode = "NOT_IMPLEMENTED"
-	ErrorCodePOOLUNREADY       ErrorCode = "POOL_UNREADY"
-	ErrorCodePOOLUNAVAILABLE   ErrorCode = "POOL_UNAVAILABLE"
-	ErrorCodeREPLICAEXHAUSTED  ErrorCode = "REPLICA_EXHAUSTED"
-	ErrorCodeSHUTTINGDOWN      ErrorCode = "SHUTTING_DOWN"
-	ErrorCodeLEDGERUNAVAILABLE ErrorCode = "LEDGER_UNAVAILABLE"
-	ErrorCodeDECODETIMEOUT     ErrorCode = "DECODE_TIMEOUT"
-	ErrorCodeWORKERRESET       ErrorCode = "WORKER_RESET"
-	ErrorCodeCANCELED          ErrorCode = "CANCELED"
+	ErrorCodeINVALIDPARAMS        ErrorCode = "INVALID_PARAMS"
+	ErrorCodeDEADLINEUNMET        ErrorCode = "DEADLINE_UNMET"
+	ErrorCodeMISSINGTOKEN         ErrorCode = "MISSING_TOKEN"
+	ErrorCodeBADTOKEN             ErrorCode = "BAD_TOKEN"
+	ErrorCodeUNTRUSTEDARTIFACT    ErrorCode = "UNTRUSTED_ARTIFACT"
+	ErrorCodePOLICYDENIED         ErrorCode = "POLICY_DENIED"
+	ErrorCodeNOTFOUND             ErrorCode = "NOT_FOUND"
+	ErrorCodeMODELNOTFOUND        ErrorCode = "MODEL_NOT_FOUND"
+	ErrorCodeMETHODNOTALLOWED     ErrorCode = "METHOD_NOT_ALLOWED"
+	ErrorCodeCONFLICT             ErrorCode = "CONFLICT"
+	ErrorCodeMODELDEPRECATED      ErrorCode = "MODEL_DEPRECATED"
+	ErrorCodeDELETED              ErrorCode = "DELETED"
+	ErrorCodeTOOLARGE             ErrorCode = "TOO_LARGE"
+	ErrorCodeUNSUPPORTEDMEDIATYPE ErrorCode = "UNSUPPORTED_MEDIA_TYPE"
+	ErrorCodeADMISSIONREJECT      ErrorCode = "ADMISSION_REJECT"
+	ErrorCodeQUEUEFULLDROPLRU     ErrorCode = "QUEUE_FULL_DROP_LRU"
+	ErrorCodeRATELIMITED          ErrorCode = "RATE_LIMITED"
+	ErrorCodeBUDGETEXCEEDED       ErrorCode = "BUDGET_EXCEEDED"
+	ErrorCodeINTERNAL             ErrorCode = "INTERNAL"
+	ErrorCodeNOTIMPLEMENTED       ErrorCode = "NOT_IMPLEMENTED"
+	ErrorCodePOOLUNREADY          ErrorCode = "POOL_UNREADY"
+	ErrorCodePOOLUNAVAILABLE      ErrorCode = "POOL_UNAVAILABLE"
+	ErrorCodeREPLICAEXHAUSTED     ErrorCode = "REPLICA_EXHAUSTED"
+	ErrorCodeSHUTTINGDOWN         ErrorCode = "SHUTTING_DOWN"
+	ErrorCodeLEDGERUNAVAILABLE    ErrorCode = "LEDGER_UNAVAILABLE"
+	ErrorCodeDECODETIMEOUT        ErrorCode = "DECODE_TIMEOUT"
+	ErrorCodeWORKERRESET          ErrorCode = "WORKER_RESET"
+	ErrorCodeCANCELED             ErrorCode = "CANCELED"
 )
 
 // AllValues returns all ErrorCode values.
@@ -1603,6 +1604,7 @@ func (ErrorCode) AllValues() []ErrorCode {
 		ErrorCodeMODELDEPRECATED,
 		ErrorCodeDELETED,
 		ErrorCodeTOOLARGE,
+		ErrorCodeUNSUPPORTEDMEDIATYPE,
 		ErrorCodeADMISSIONREJECT,
 		ErrorCodeQUEUEFULLDROPLRU,
 		ErrorCodeRATELIMITED,
@@ -1648,6 +1650,8 @@ func (s ErrorCode) MarshalText() ([]byte, error) {
 	case ErrorCodeDELETED:
 		return []byte(s), nil
 	case ErrorCodeTOOLARGE:
+		return []byte(s), nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
 		return []byte(s), nil
 	case ErrorCodeADMISSIONREJECT:
 		return []byte(s), nil
@@ -1723,6 +1727,9 @@ func (s *ErrorCode) UnmarshalText(data []byte) error {
 		return nil
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+		return nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 		return nil
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT

@@ -2610,6 +2610,8 @@ func (s ErrorCode) Validate() error {
 		return nil
 	case "TOO_LARGE":
 		return nil
+	case "UNSUPPORTED_MEDIA_TYPE":
+		return nil
 	case "ADMISSION_REJECT":
 		return nil
 	case "QUEUE_FULL_DROP_LRU":

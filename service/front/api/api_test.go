@@ -39,6 +39,7 @@ func TestEveryCodeHasItsStatusAndTheEnvelope(t *testing.T) {
 		409: {task.Conflict, task.Canceled},
 		410: {task.ModelDeprecated, task.Deleted},
 		413: {task.TooLarge},
+		415: {task.UnsupportedMedia},
 		429: {task.AdmissionReject, task.QueueFullDropLRU, task.RateLimited, task.BudgetExceeded},
 		500: {task.Internal},
 		501: {task.NotImplemented},
