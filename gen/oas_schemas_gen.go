@@ -7768,6 +7768,8 @@ type TaskStatus struct {
 	Workload Workload  `json:"workload"`
 	Priority Priority  `json:"priority"`
 	ModelRef ModelRef  `json:"model_ref"`
+	// Who sent it: `localhost`, `token:` and six digits of the token's SHA-256, or `self-test`.
+	Actor OptString `json:"actor"`
 	// Missing until dispatched.
 	ReplicaID OptString `json:"replica_id"`
 	// Tasks ahead now; 0 once dispatched.
@@ -7819,6 +7821,11 @@ func (s *TaskStatus) GetPriority() Priority {
 // GetModelRef returns the value of ModelRef.
 func (s *TaskStatus) GetModelRef() ModelRef {
 	return s.ModelRef
+}
+
+// GetActor returns the value of Actor.
+func (s *TaskStatus) GetActor() OptString {
+	return s.Actor
 }
 
 // GetReplicaID returns the value of ReplicaID.
@@ -7919,6 +7926,11 @@ func (s *TaskStatus) SetPriority(val Priority) {
 // SetModelRef sets the value of ModelRef.
 func (s *TaskStatus) SetModelRef(val ModelRef) {
 	s.ModelRef = val
+}
+
+// SetActor sets the value of Actor.
+func (s *TaskStatus) SetActor(val OptString) {
+	s.Actor = val
 }
 
 // SetReplicaID sets the value of ReplicaID.
