@@ -52,7 +52,7 @@ func (c *modelsListCmd) Run(a *app) error {
 }
 
 type modelsAddCmd struct {
-	Ref       string `arg:"" help:"hf:ORG/REPO/FILE, hf:ORG/REPO, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, or file:PATH on the server."`
+	Ref       string `arg:"" help:"hf:ORG/REPO/FILE, hf:ORG/REPO, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, or file:PATH on the server, below a folder of its setting catalog.folders."`
 	ID        string `name:"id" placeholder:"ID" help:"Its name in the catalog (default: made from the ref)."`
 	Digest    string `placeholder:"DIGEST" help:"The digest that its bytes must have: sha256: and 64 hexadecimal digits."`
 	Signature string `placeholder:"FILE" help:"Its minisign signature, a .minisig file."`
