@@ -4519,8 +4519,8 @@ func (s *Limits) encodeFields(e *jx.Encoder) {
 		e.Int64(s.MaxBodyBytes)
 	}
 	{
-		e.FieldStart("max_prompt_chars")
-		e.Int64(s.MaxPromptChars)
+		e.FieldStart("max_prompt_bytes")
+		e.Int64(s.MaxPromptBytes)
 	}
 	{
 		e.FieldStart("max_messages")
@@ -4546,7 +4546,7 @@ func (s *Limits) encodeFields(e *jx.Encoder) {
 
 var jsonFieldsNameOfLimits = [7]string{
 	0: "max_body_bytes",
-	1: "max_prompt_chars",
+	1: "max_prompt_bytes",
 	2: "max_messages",
 	3: "max_inputs",
 	4: "max_stop",
@@ -4575,17 +4575,17 @@ func (s *Limits) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"max_body_bytes\"")
 			}
-		case "max_prompt_chars":
+		case "max_prompt_bytes":
 			requiredBitSet[0] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int64()
-				s.MaxPromptChars = int64(v)
+				s.MaxPromptBytes = int64(v)
 				if err != nil {
 					return err
 				}
 				return nil
 			}(); err != nil {
-				return errors.Wrap(err, "decode field \"max_prompt_chars\"")
+				return errors.Wrap(err, "decode field \"max_prompt_bytes\"")
 			}
 		case "max_messages":
 			requiredBitSet[0] |= 1 << 2

@@ -468,7 +468,9 @@ func (s *ArtifactNote) SetValue(val string) {
 type ArtifactRequest struct {
 	Kind      ArtifactKind `json:"kind"`
 	MediaType OptString    `json:"media_type"`
-	Content   string       `json:"content"`
+	// The server takes as much as its `artifacts.max_bytes`, and its limit for a body, allow. More is
+	// `TOO_LARGE`.
+	Content string `json:"content"`
 	// How `content` spells the bytes.
 	Encoding OptArtifactRequestEncoding `json:"encoding"`
 	// The task it belongs to. Default none.
@@ -2270,7 +2272,7 @@ type GPUList struct {
 	// Missing without a driver.
 	DriverVersion OptString `json:"driver_version"`
 	CudaVersion   OptString `json:"cuda_version"`
-	// Why no GPU can be used.
+	// Why no GPU can be used, and what to do.
 	Problem OptString `json:"problem"`
 	Gpus    []GPU     `json:"gpus"`
 }
@@ -2692,15 +2694,23 @@ func (s *Lifecycle) UnmarshalText(data []byte) error {
 	}
 }
 
+// The limits in force. The first four are settings of the server (`limits`).
 // Ref: #/components/schemas/Limits
 type Limits struct {
-	MaxBodyBytes   int64 `json:"max_body_bytes"`
-	MaxPromptChars int64 `json:"max_prompt_chars"`
-	MaxMessages    int   `json:"max_messages"`
-	MaxInputs      int   `json:"max_inputs"`
-	MaxStop        int   `json:"max_stop"`
-	MaxSeed        int64 `json:"max_seed"`
-	MaxDeadlineMs  int64 `json:"max_deadline_ms"`
+	// Of a request's body, as it is decoded. More is `TOO_LARGE`.
+	MaxBodyBytes int64 `json:"max_body_bytes"`
+	// Of prompt, messages and inputs together, in bytes of UTF-8. More is `TOO_LARGE`.
+	MaxPromptBytes int64 `json:"max_prompt_bytes"`
+	// More is `TOO_LARGE`.
+	MaxMessages int `json:"max_messages"`
+	// More is `TOO_LARGE`.
+	MaxInputs int `json:"max_inputs"`
+	// More is `INVALID_PARAMS`.
+	MaxStop int `json:"max_stop"`
+	// More is `INVALID_PARAMS`.
+	MaxSeed int64 `json:"max_seed"`
+	// More is `INVALID_PARAMS`.
+	MaxDeadlineMs int64 `json:"max_deadline_ms"`
 }
 
 // GetMaxBodyBytes returns the value of MaxBodyBytes.
@@ -2708,9 +2718,9 @@ func (s *Limits) GetMaxBodyBytes() int64 {
 	return s.MaxBodyBytes
 }
 
-// GetMaxPromptChars returns the value of MaxPromptChars.
-func (s *Limits) GetMaxPromptChars() int64 {
-	return s.MaxPromptChars
+// GetMaxPromptBytes returns the value of MaxPromptBytes.
+func (s *Limits) GetMaxPromptBytes() int64 {
+	return s.MaxPromptBytes
 }
 
 // GetMaxMessages returns the value of MaxMessages.
@@ -2743,9 +2753,9 @@ func (s *Limits) SetMaxBodyBytes(val int64) {
 	s.MaxBodyBytes = val
 }
 
-// SetMaxPromptChars sets the value of MaxPromptChars.
-func (s *Limits) SetMaxPromptChars(val int64) {
-	s.MaxPromptChars = val
+// SetMaxPromptBytes sets the value of MaxPromptBytes.
+func (s *Limits) SetMaxPromptBytes(val int64) {
+	s.MaxPromptBytes = val
 }
 
 // SetMaxMessages sets the value of MaxMessages.
@@ -7235,10 +7245,13 @@ type TaskRequest struct {
 	// The session this turn belongs to. Default none.
 	SessionID OptSessionID           `json:"session_id"`
 	Priority  OptTaskRequestPriority `json:"priority"`
-	Prompt    OptString              `json:"prompt"`
-	// Turns of a chat, templated by the model's own template.
+	// The server takes as much as `limits` of `/v1/capabilities` says, prompt, messages and inputs
+	// together. More is `TOO_LARGE`.
+	Prompt OptString `json:"prompt"`
+	// Turns of a chat, templated by the model's own template. Bounded like `prompt`, in number and in
+	// bytes.
 	Messages []Message `json:"messages"`
-	// Texts to embed, or documents to rerank.
+	// Texts to embed, or documents to rerank. Bounded like `prompt`, in number and in bytes.
 	Inputs []string `json:"inputs"`
 	// Default chosen at admission, recorded and returned.
 	Seed   OptSeed   `json:"seed"`

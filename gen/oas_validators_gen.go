@@ -805,7 +805,7 @@ func (s *ArtifactRequest) Validate() error {
 		if err := (validate.String{
 			MinLength:     0,
 			MinLengthSet:  false,
-			MaxLength:     67108864,
+			MaxLength:     1073741824,
 			MaxLengthSet:  true,
 			Email:         false,
 			Hostname:      false,
@@ -4216,13 +4216,13 @@ func (s *Limits) Validate() error {
 			MultipleOfSet: false,
 			MultipleOf:    0,
 			Pattern:       nil,
-		}).Validate(int64(s.MaxPromptChars)); err != nil {
+		}).Validate(int64(s.MaxPromptBytes)); err != nil {
 			return errors.Wrap(err, "int")
 		}
 		return nil
 	}(); err != nil {
 		failures = append(failures, validate.FieldError{
-			Name:  "max_prompt_chars",
+			Name:  "max_prompt_bytes",
 			Error: err,
 		})
 	}
@@ -4358,7 +4358,7 @@ func (s *Message) Validate() error {
 		if err := (validate.String{
 			MinLength:     0,
 			MinLengthSet:  false,
-			MaxLength:     1048576,
+			MaxLength:     1073741824,
 			MaxLengthSet:  true,
 			Email:         false,
 			Hostname:      false,
@@ -8540,7 +8540,7 @@ func (s *TaskRequest) Validate() error {
 				if err := (validate.String{
 					MinLength:     1,
 					MinLengthSet:  true,
-					MaxLength:     1048576,
+					MaxLength:     1073741824,
 					MaxLengthSet:  true,
 					Email:         false,
 					Hostname:      false,
@@ -8571,7 +8571,7 @@ func (s *TaskRequest) Validate() error {
 		if err := (validate.Array{
 			MinLength:    1,
 			MinLengthSet: true,
-			MaxLength:    1024,
+			MaxLength:    65536,
 			MaxLengthSet: true,
 		}).ValidateLength(len(s.Messages)); err != nil {
 			return errors.Wrap(err, "array")
@@ -8607,7 +8607,7 @@ func (s *TaskRequest) Validate() error {
 		if err := (validate.Array{
 			MinLength:    1,
 			MinLengthSet: true,
-			MaxLength:    1024,
+			MaxLength:    65536,
 			MaxLengthSet: true,
 		}).ValidateLength(len(s.Inputs)); err != nil {
 			return errors.Wrap(err, "array")
@@ -8618,7 +8618,7 @@ func (s *TaskRequest) Validate() error {
 				if err := (validate.String{
 					MinLength:     1,
 					MinLengthSet:  true,
-					MaxLength:     1048576,
+					MaxLength:     1073741824,
 					MaxLengthSet:  true,
 					Email:         false,
 					Hostname:      false,

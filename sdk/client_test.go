@@ -63,7 +63,7 @@ func (f *fake) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error
 	return &gen.CapabilitiesHeaders{Response: gen.Capabilities{
 		APIVersion: "1.0.0", ServerVersion: "0.1.0", Pools: []gen.CapabilityPool{}, Features: []string{"stream_resume"}, Gpus: []gen.GPU{},
 		Operations: []gen.Operation{},
-		Limits:     gen.Limits{MaxBodyBytes: 1, MaxPromptChars: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 1},
+		Limits:     gen.Limits{MaxBodyBytes: 1, MaxPromptBytes: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 1},
 	}}, nil
 }
 

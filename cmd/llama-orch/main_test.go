@@ -296,7 +296,7 @@ func (d *daemon) ReloadConfig(context.Context) (*gen.ConfigReloadResultHeaders, 
 func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error) {
 	return &gen.CapabilitiesHeaders{Response: gen.Capabilities{
 		APIVersion: "1.0.0", ServerVersion: "0.1.0", Features: []string{"stream_resume", "receipts"}, Gpus: []gen.GPU{},
-		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptChars: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
+		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptBytes: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
 		Operations: []gen.Operation{{ID: "createTask", Method: "POST", Path: "/v1/tasks", Plane: "data", Status: "live"}},
 		Pools: []gen.CapabilityPool{{
 			ID: "default", Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku"},

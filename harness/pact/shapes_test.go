@@ -211,8 +211,8 @@ func capabilities() object {
 			"replicas_ready": matchers.Integer(1),
 		}, 1),
 		"limits": object{
-			"max_body_bytes": matchers.Integer(4194304), "max_prompt_chars": matchers.Integer(1048576), "max_messages": matchers.Integer(1024),
-			"max_inputs": matchers.Integer(1024), "max_stop": matchers.Integer(16), "max_seed": matchers.Integer(4294967294),
+			"max_body_bytes": matchers.Integer(4194304), "max_prompt_bytes": matchers.Integer(1048576), "max_messages": matchers.Integer(256),
+			"max_inputs": matchers.Integer(256), "max_stop": matchers.Integer(16), "max_seed": matchers.Integer(4294967294),
 			"max_deadline_ms": matchers.Integer(86400000),
 		},
 		"features": matchers.EachLike("stream_resume", 1), "gpus": like([]any{}),

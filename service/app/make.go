@@ -148,6 +148,7 @@ func (a *App) makeFlow() (err error) {
 		Metrics:  admission.NewMetrics(a.registry),
 		Narrator: observe.NewNarrator(log.Named("admission")),
 		Home:     a.sessions.Home,
+		Pays:     a.sessions.Pays,
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 		Rates: map[task.Priority]admission.Rate{
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
@@ -184,7 +185,8 @@ func (a *App) makeFront() error {
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.selfTest), Control: a.operator,
 		Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
-		Streams: a.streams, Log: log, Version: a.o.Version, MaxBody: int64(c.Limits.BodyBytes),
+		Streams: a.streams, Log: log, Version: a.o.Version,
+		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
 	})
 	if err != nil {
 		return err

@@ -221,7 +221,7 @@ func TestCorrelationID(t *testing.T) {
 	require.Equal(t, "c", f.do("GET", "/v1/tasks", "", gate.CorrelationHeader, "c", "remote", "10.0.0.1:1").Header.Get(gate.CorrelationHeader))
 }
 
-// ORCH-3095
+// ORCH-3095, LO-848
 func TestCapabilitiesAgreeWithWhatIsServed(t *testing.T) {
 	f := setup(t)
 	res := f.do("GET", "/v1/capabilities", "")
@@ -235,7 +235,7 @@ func TestCapabilitiesAgreeWithWhatIsServed(t *testing.T) {
 	require.True(t, slices.IsSorted(c.Features))
 	require.Subset(t, c.Features, []string{"llamacpp_embedding", "llamacpp_rerank", "stream_resume"})
 	require.Equal(t, gen.Limits{
-		MaxBodyBytes: 4 << 20, MaxPromptChars: 1 << 20, MaxMessages: 1024, MaxInputs: 1024, MaxStop: 16, MaxSeed: task.MaxSeed, MaxDeadlineMs: 86400000,
+		MaxBodyBytes: 4 << 20, MaxPromptBytes: 5000, MaxMessages: 7, MaxInputs: 7, MaxStop: 16, MaxSeed: task.MaxSeed, MaxDeadlineMs: 86400000,
 	}, c.Limits)
 
 	served := 0

@@ -174,6 +174,7 @@ func setup(t testing.TB, change ...func(*Options)) *fixture {
 		Engines: []string{"llamacpp_rerank", "llamacpp_embedding"},
 		Tasks:   f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{},
 		Streams: f.streams, Gatherer: registry, Version: "0.0.1",
+		Limits: Limits{BodyBytes: gate.DefaultMaxBody, PromptBytes: 5000, Inputs: 7},
 	}
 	for _, c := range change {
 		c(&f.options)
@@ -181,7 +182,7 @@ func setup(t testing.TB, change ...func(*Options)) *fixture {
 	f.native, err = NewHandler(f.options)
 	require.NoError(t, err)
 	f.handler, err = gate.New(gate.Options{
-		Auth: a, Fronts: map[string]gate.Front{"/": f.native}, Log: f.options.Log, MaxBody: f.options.MaxBody,
+		Auth: a, Fronts: map[string]gate.Front{"/": f.native}, Log: f.options.Log, MaxBody: f.options.Limits.BodyBytes,
 	})
 	require.NoError(t, err)
 	require.NoError(t, f.streams.Start(t.Context()))
