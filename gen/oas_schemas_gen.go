@@ -6691,7 +6691,7 @@ func (s *SelfTestState) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/SelfTestStep
 type SelfTestStep struct {
-	// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+	// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 	// their lines.
 	Step  SelfTestStepStep `json:"step"`
 	State SelfTestState    `json:"state"`
@@ -6717,7 +6717,7 @@ func (s *SelfTestStep) SetState(val SelfTestState) {
 	s.State = val
 }
 
-// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 // their lines.
 type SelfTestStepStep string
 

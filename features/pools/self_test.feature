@@ -10,7 +10,7 @@ Feature: The daemon tests its pools at its start
     And a daemon that tests itself
     Then the daemon prints
       | SELF-TEST MODEL PRELOAD DECODE CANCEL METRICS LOG RESULT                                                                   |
-      | /^good good passed passed passed passed passed passed: \d+ tokens decoded in \d+ ms, one cancelled at event \d+-[0-9a-f]{8};/ |
+      | /^good good passed passed passed passed passed passed: \d+ tokens decoded in \d+ ms, one canceled at event \d+-[0-9a-f]{8};/ |
       | /^rests rests skipped skipped skipped skipped skipped skipped: the pool is loaded when a task needs it$/                   |
     And the log has a line "self-test passed" with
       | pool_id | good |

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -51,6 +52,7 @@ type place struct {
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
+	tellCache(t)
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -64,6 +66,20 @@ func newPlace(t *testing.T) *place {
 	require.NoError(t, os.Mkdir(home, 0o700))
 	p.env = lab.Env(home, map[string]string{"HOME": home, "LLORCH_BIND_ADDR": p.addr, "LLORCH_ADDR": "http://" + p.addr})
 	return p
+}
+
+// tellCache looks at the files that the programs are made of. Go's test cache takes note of that, and so does not keep a result for other programs.
+func tellCache(t *testing.T) {
+	t.Helper()
+	for _, dir := range []string{"cmd", "service", "sdk", "gen", "contracts", "models"} {
+		require.NoError(t, filepath.WalkDir(filepath.Join(root, dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			_, err = os.Stat(path)
+			return err
+		}))
+	}
 }
 
 // up starts the daemon as `go tool mage up` does.
