@@ -11720,6 +11720,12 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 		s.ModelRef.Encode(e)
 	}
 	{
+		if s.Actor.Set {
+			e.FieldStart("actor")
+			s.Actor.Encode(e)
+		}
+	}
+	{
 		if s.ReplicaID.Set {
 			e.FieldStart("replica_id")
 			s.ReplicaID.Encode(e)
@@ -11791,7 +11797,7 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskStatus = [21]string{
+var jsonFieldsNameOfTaskStatus = [22]string{
 	0:  "task_id",
 	1:  "state",
 	2:  "pool_id",
@@ -11799,20 +11805,21 @@ var jsonFieldsNameOfTaskStatus = [21]string{
 	4:  "workload",
 	5:  "priority",
 	6:  "model_ref",
-	7:  "replica_id",
-	8:  "queue_position",
-	9:  "predicted_start_ms",
-	10: "seed",
-	11: "determinism",
-	12: "accepted_at",
-	13: "started_at",
-	14: "finished_at",
-	15: "deleted_at",
-	16: "tokens_in",
-	17: "tokens_out",
-	18: "last_event_id",
-	19: "end",
-	20: "error",
+	7:  "actor",
+	8:  "replica_id",
+	9:  "queue_position",
+	10: "predicted_start_ms",
+	11: "seed",
+	12: "determinism",
+	13: "accepted_at",
+	14: "started_at",
+	15: "finished_at",
+	16: "deleted_at",
+	17: "tokens_in",
+	18: "tokens_out",
+	19: "last_event_id",
+	20: "end",
+	21: "error",
 }
 
 // Decode decodes TaskStatus from json.
@@ -11896,6 +11903,16 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"model_ref\"")
 			}
+		case "actor":
+			if err := func() error {
+				s.Actor.Reset()
+				if err := s.Actor.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"actor\"")
+			}
 		case "replica_id":
 			if err := func() error {
 				s.ReplicaID.Reset()
@@ -11907,7 +11924,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replica_id\"")
 			}
 		case "queue_position":
-			requiredBitSet[1] |= 1 << 0
+			requiredBitSet[1] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.QueuePosition = int(v)
@@ -11919,7 +11936,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"queue_position\"")
 			}
 		case "predicted_start_ms":
-			requiredBitSet[1] |= 1 << 1
+			requiredBitSet[1] |= 1 << 2
 			if err := func() error {
 				v, err := d.Int64()
 				s.PredictedStartMs = int64(v)
@@ -11931,7 +11948,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"predicted_start_ms\"")
 			}
 		case "seed":
-			requiredBitSet[1] |= 1 << 2
+			requiredBitSet[1] |= 1 << 3
 			if err := func() error {
 				if err := s.Seed.Decode(d); err != nil {
 					return err
@@ -11941,7 +11958,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"seed\"")
 			}
 		case "determinism":
-			requiredBitSet[1] |= 1 << 3
+			requiredBitSet[1] |= 1 << 4
 			if err := func() error {
 				if err := s.Determinism.Decode(d); err != nil {
 					return err
@@ -11951,7 +11968,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"determinism\"")
 			}
 		case "accepted_at":
-			requiredBitSet[1] |= 1 << 4
+			requiredBitSet[1] |= 1 << 5
 			if err := func() error {
 				v, err := json.DecodeTimeFormat(d, "2006-01-02T15:04:05.000Z07:00")
 				s.AcceptedAt = v
@@ -11993,7 +12010,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"deleted_at\"")
 			}
 		case "tokens_in":
-			requiredBitSet[2] |= 1 << 0
+			requiredBitSet[2] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensIn = int(v)
@@ -12005,7 +12022,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"tokens_in\"")
 			}
 		case "tokens_out":
-			requiredBitSet[2] |= 1 << 1
+			requiredBitSet[2] |= 1 << 2
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensOut = int(v)
@@ -12057,8 +12074,8 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [3]uint8{
 		0b01111111,
-		0b00011111,
-		0b00000011,
+		0b00111110,
+		0b00000110,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

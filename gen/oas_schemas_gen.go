@@ -6705,7 +6705,7 @@ func (s *SelfTestState) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/SelfTestStep
 type SelfTestStep struct {
-	// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+	// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 	// their lines.
 	Step  SelfTestStepStep `json:"step"`
 	State SelfTestState    `json:"state"`
@@ -6731,7 +6731,7 @@ func (s *SelfTestStep) SetState(val SelfTestState) {
 	s.State = val
 }
 
-// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 // their lines.
 type SelfTestStepStep string
 
@@ -7795,6 +7795,8 @@ type TaskStatus struct {
 	Workload Workload  `json:"workload"`
 	Priority Priority  `json:"priority"`
 	ModelRef ModelRef  `json:"model_ref"`
+	// Who sent it: `localhost`, `token:` and six digits of the token's SHA-256, or `self-test`.
+	Actor OptString `json:"actor"`
 	// Missing until dispatched.
 	ReplicaID OptString `json:"replica_id"`
 	// Tasks ahead now; 0 once dispatched.
@@ -7848,6 +7850,11 @@ func (s *TaskStatus) GetPriority() Priority {
 // GetModelRef returns the value of ModelRef.
 func (s *TaskStatus) GetModelRef() ModelRef {
 	return s.ModelRef
+}
+
+// GetActor returns the value of Actor.
+func (s *TaskStatus) GetActor() OptString {
+	return s.Actor
 }
 
 // GetReplicaID returns the value of ReplicaID.
@@ -7953,6 +7960,11 @@ func (s *TaskStatus) SetPriority(val Priority) {
 // SetModelRef sets the value of ModelRef.
 func (s *TaskStatus) SetModelRef(val ModelRef) {
 	s.ModelRef = val
+}
+
+// SetActor sets the value of Actor.
+func (s *TaskStatus) SetActor(val OptString) {
+	s.Actor = val
 }
 
 // SetReplicaID sets the value of ReplicaID.

@@ -109,7 +109,8 @@ type app struct {
 	client  *sdk.Client
 	addr    string // of the server
 	env     func(string) string
-	view    *answer // the stream being shown, if any
+	view    *answer       // the stream being shown, if any
+	command *kong.Context // what was typed
 	stdin   io.Reader
 	out     io.Writer // results
 	err     io.Writer // everything else
@@ -149,6 +150,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	if err != nil {
 		return a.fail(usageError{err})
 	}
+	a.command = command
 	a.addr = address(c.Addr, env)
 	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Token: env(tokenEnv), OnReconnect: a.lost})
 	if err != nil {

@@ -241,7 +241,7 @@ func (r Record) Status() Status {
 		Priority: r.Task.Request.Priority, ModelRef: r.Task.Request.ModelRef, ReplicaID: r.ReplicaID,
 		PredictedStart: r.Task.PredictedStart, Seed: r.Task.Seed, Determinism: r.Task.Determinism, AcceptedAt: r.Task.AcceptedAt,
 		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
-		LastEventID: r.LastEventID, End: r.End, Err: r.Err,
+		LastEventID: r.LastEventID, End: r.End, Err: r.Err, Actor: r.Task.Request.Actor,
 	}
 	if r.End != nil {
 		s.TokensIn, s.TokensOut = r.End.TokensIn, r.End.TokensOut
@@ -270,6 +270,7 @@ type Status struct {
 	Workload       Workload
 	Priority       Priority
 	ModelRef       string
+	Actor          string // as in Request
 	ReplicaID      string // empty until dispatched
 	QueuePosition  int    // tasks ahead now; 0 once dispatched
 	PredictedStart time.Duration

@@ -54,7 +54,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 				misses = 0
 			default:
 				if misses++; misses > missesAllowed {
-					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: found.missed})
+					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: engineSaid(found.missed)})
 				}
 			}
 		}

@@ -112,7 +112,10 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", context.Cause(ctx)
 		}
 		if r.spec.Mode == External { // it is not loading anything for us, so try again later
-			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
+			if l := stranger(err, loadFailed); l != nil {
+				return "", l
+			}
+			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
 		}
 		again, stop := r.m.opts.Clock.After(healthEvery)
 		select {
@@ -161,7 +164,10 @@ func probeError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		return fmt.Errorf("the probe failed: %w", err)
+		if l := stranger(err, probeFailed); l != nil {
+			return l
+		}
+		return fmt.Errorf("the probe failed: %w", engineSaid(err))
 	}
 	return nil
 }

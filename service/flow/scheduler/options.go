@@ -134,7 +134,7 @@ type Options struct {
 	Now       func() time.Time
 	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
 	FlushWithin time.Duration
-	// IdleWithin is how long a cancelled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
+	// IdleWithin is how long a canceled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
 	IdleWithin time.Duration
 	// MoveWithin is how long a task whose replica died, or that an earlier process ran, waits for a replica that gives
 	// the same bytes. 0: 1 min.
