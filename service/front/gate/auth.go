@@ -122,7 +122,7 @@ func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) 
 // rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED, unless the configuration names that origin (LO-829).
 // So it does where a proxy forwards the request (LO-824).
 func (a *Auth) Check(r *http.Request, always bool) (string, error) {
-	id, err := a.Authenticate(r.Header.Get("Authorization"), remoteLoopback(r.RemoteAddr) && !always)
+	id, err := a.Authenticate(offered(r.Header), remoteLoopback(r.RemoteAddr) && !always)
 	if err != nil || id != Localhost {
 		return id, err
 	}
@@ -146,6 +146,15 @@ func (a *Auth) Check(r *http.Request, always bool) (string, error) {
 		return "", task.Errorf(task.PolicyDenied, "calls from web pages of other sites need the token")
 	}
 	return id, nil
+}
+
+// offered is the credential of a request. Some clients send their key in a header of its own (LO-409).
+func offered(h http.Header) string {
+	credential := h.Get("Authorization")
+	if key := h.Get("X-Api-Key"); credential == "" && key != "" {
+		return "Bearer " + key
+	}
+	return credential
 }
 
 // forwarded names a header that a proxy has put in, if there is one. A proxy on this machine makes every caller look local.

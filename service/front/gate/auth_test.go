@@ -171,3 +171,20 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+// LO-409: a key in the header x-api-key is as good as a bearer token, and a token goes before it.
+func TestAKeyOfItsOwn(t *testing.T) {
+	a, err := NewAuth(AuthOptions{Token: token})
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodGet, "http://10.0.0.7/", nil)
+	r.Header.Set("X-Api-Key", token)
+	id, err := a.Check(r, true)
+	require.NoError(t, err)
+	require.Equal(t, "token:c4bbcb", id)
+	r.Header.Set("X-Api-Key", "wrong")
+	_, err = a.Check(r, false)
+	require.Equal(t, task.BadToken, code(t, err))
+	r.Header.Set("Authorization", "Bearer "+token)
+	_, err = a.Check(r, false)
+	require.NoError(t, err)
+}
