@@ -245,6 +245,9 @@ func (r *replica) succeed() {
 
 // pause waits for the next try after a loss. Retries is what desired.retries was when the lost worker began.
 func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
+	if why.reason == filesChanged { // it is no failure, and what is there now is waited for
+		r.backoff.Reset()
+	}
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
 		state = Failed
