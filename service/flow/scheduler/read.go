@@ -44,6 +44,9 @@ func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error
 // lookUp reads a task's record.
 func (s *Scheduler) lookUp(ctx context.Context, id string) (task.Record, bool, error) {
 	r, ok, err := s.o.Ledger.Get(ctx, id)
+	if task.HasCode(err, task.Internal) { // it is damaged, and the error says what to do
+		return r, false, err
+	}
 	if err != nil {
 		return r, false, errLedger("the record of tasks cannot be read", err)
 	}

@@ -188,6 +188,9 @@ func (l *Library) proven(ctx context.Context, id string) (task.Record, bool, err
 }
 
 func unreadable(err error) error {
+	if task.HasCode(err, task.Internal) { // a damaged record, and the error says what to do
+		return err
+	}
 	return task.Errorf(task.LedgerUnavailable,
 		"the record of tasks cannot be read: try again in a moment; the orchestrator's log has the cause").Because(err)
 }

@@ -75,6 +75,7 @@ func Full(state task.State) task.Record {
 	n := 0
 	populate(reflect.ValueOf(&r).Elem(), &n)
 	r.State, r.Transcript = state, task.Transcript{Text: "a\x00ü" + strings.Repeat("x", 300), Ends: []int{2, 2, 4, 304}}
+	r.End.Receipt.TranscriptSHA256 = r.Transcript.Digest()
 	if state == task.Completed {
 		r.Err = nil
 	} else {

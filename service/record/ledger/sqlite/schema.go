@@ -90,6 +90,10 @@ CREATE INDEX task_live ON task (seq) WHERE finished_ms IS NULL;
 ALTER TABLE task ADD COLUMN deleted_ms INTEGER; -- when its text was deleted
 -- It has a row while something that was deleted may still be in the file.
 CREATE TABLE erasing (one INTEGER PRIMARY KEY CHECK (one = 1)) STRICT;
+`, `
+-- SHA-256 of what was written of a task when it was accepted, and when it ended; NULL in what an earlier version wrote.
+ALTER TABLE request ADD COLUMN sum BLOB;
+ALTER TABLE transcript ADD COLUMN sum BLOB;
 `}
 
 // oldest is the first version that the steps can bring up to date.
