@@ -110,3 +110,23 @@ func TestADamagedRecordIsNotReplayed(t *testing.T) {
 		require.Equal(t, task.Internal, s.Err.Code)
 	})
 }
+
+// Of two tasks the one that was accepted later is listed first, whatever the clock said when it was accepted.
+// LO-835
+func TestListsAreInTheOrderOfAcceptance(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		ahead := func(t *task.Task) { t.AcceptedAt = t.AcceptedAt.Add(24 * time.Hour) }
+		r.must("old", ahead, tokens(1))
+		r.read("old")
+		r.must("new", tokens(1))
+		r.read("new")
+		r.must("waits", tokens(100))
+		r.must("waits too", ahead, tokens(1))
+		r.must("newest", tokens(1))
+		var listed []string
+		for _, s := range r.list("", 10) {
+			listed = append(listed, s.ID)
+		}
+		require.Equal(t, []string{"newest", "waits too", "waits", "new", "old"}, listed)
+	})
+}

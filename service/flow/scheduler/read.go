@@ -85,8 +85,6 @@ func (s *Scheduler) List(ctx context.Context, state task.State, limit int) ([]ta
 	for _, r := range finished {
 		found = append(found, r.Status())
 	}
-	slices.SortStableFunc(found, func(a, b task.Status) int {
-		return cmp.Or(b.AcceptedAt.Compare(a.AcceptedAt), cmp.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(found, func(a, b task.Status) int { return cmp.Compare(b.Seq, a.Seq) }) // whatever the clock says
 	return found[:min(limit, len(found))], nil
 }

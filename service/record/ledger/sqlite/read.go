@@ -66,7 +66,7 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 func (r *Reader) prepare(ctx context.Context) error {
 	const (
 		ended  = `SELECT ` + columns + `, x.ends, NULL, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
-		newest = ` ORDER BY t.finished_ms DESC, t.seq DESC LIMIT ?`
+		newest = ` ORDER BY t.seq DESC LIMIT ?`
 	)
 	for into, text := range map[**sql.Stmt]string{
 		&r.get:       everything + ` WHERE t.id = ?`,

@@ -304,7 +304,7 @@ func (w *writer) prepare(ctx context.Context) error {
 			last_event_id = ?, outcome = ?, proof_sum = ?, proof_bytes = ?, proof_keeps = ? WHERE seq = ? AND id = ? AND finished_ms IS NULL`,
 		&w.insertText: `INSERT INTO transcript (seq, ends, text, sum) VALUES (?, ?, ?, ?)`,
 		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
-			spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
+			explicit, spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
 		&w.replaceSession: `DELETE FROM session WHERE id = ? AND created_ms <> ?`,
 		&w.dropSession:    `DELETE FROM session WHERE id = ? AND created_ms = ?`,
 		&w.chargeSession: `UPDATE session SET spent_tokens = spent_tokens + ?, spent_time_ms = spent_time_ms + ?, spent_cost = spent_cost + ?,
