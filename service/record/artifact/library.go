@@ -22,7 +22,7 @@ import (
 // Records is what a Library asks of the ledger.
 type Records interface {
 	Get(ctx context.Context, id string) (task.Record, bool, error)
-	// List returns finished tasks, the last to finish first, without the text of their transcripts.
+	// List returns finished tasks, the last accepted first, without the text of their transcripts.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
 	// Proven returns the task whose proof bundle has this SHA-256.
 	Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error)
@@ -203,6 +203,9 @@ func (l *Library) proven(ctx context.Context, id string) (task.Record, bool, err
 }
 
 func unreadable(err error) error {
+	if task.HasCode(err, task.Internal) { // a damaged record, and the error says what to do
+		return err
+	}
 	return task.Errorf(task.LedgerUnavailable,
 		"the record of tasks cannot be read: try again in a moment; the orchestrator's log has the cause").Because(err)
 }
