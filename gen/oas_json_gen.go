@@ -3092,8 +3092,12 @@ func (s *ErrorCode) Decode(d *jx.Decoder) error {
 		*s = ErrorCodeCONFLICT
 	case ErrorCodeMODELDEPRECATED:
 		*s = ErrorCodeMODELDEPRECATED
+	case ErrorCodeDELETED:
+		*s = ErrorCodeDELETED
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT
 	case ErrorCodeQUEUEFULLDROPLRU:
@@ -11760,6 +11764,12 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.DeletedAt.Set {
+			e.FieldStart("deleted_at")
+			s.DeletedAt.Encode(e, json.NewTimeEncoder("2006-01-02T15:04:05.000Z07:00"))
+		}
+	}
+	{
 		e.FieldStart("tokens_in")
 		e.Int(s.TokensIn)
 	}
@@ -11787,7 +11797,7 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskStatus = [21]string{
+var jsonFieldsNameOfTaskStatus = [22]string{
 	0:  "task_id",
 	1:  "state",
 	2:  "pool_id",
@@ -11804,11 +11814,12 @@ var jsonFieldsNameOfTaskStatus = [21]string{
 	13: "accepted_at",
 	14: "started_at",
 	15: "finished_at",
-	16: "tokens_in",
-	17: "tokens_out",
-	18: "last_event_id",
-	19: "end",
-	20: "error",
+	16: "deleted_at",
+	17: "tokens_in",
+	18: "tokens_out",
+	19: "last_event_id",
+	20: "end",
+	21: "error",
 }
 
 // Decode decodes TaskStatus from json.
@@ -11988,8 +11999,18 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"finished_at\"")
 			}
+		case "deleted_at":
+			if err := func() error {
+				s.DeletedAt.Reset()
+				if err := s.DeletedAt.Decode(d, json.NewTimeDecoder("2006-01-02T15:04:05.000Z07:00")); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"deleted_at\"")
+			}
 		case "tokens_in":
-			requiredBitSet[2] |= 1 << 0
+			requiredBitSet[2] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensIn = int(v)
@@ -12001,7 +12022,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"tokens_in\"")
 			}
 		case "tokens_out":
-			requiredBitSet[2] |= 1 << 1
+			requiredBitSet[2] |= 1 << 2
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensOut = int(v)
@@ -12054,7 +12075,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 	for i, mask := range [3]uint8{
 		0b01111111,
 		0b00111110,
-		0b00000011,
+		0b00000110,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

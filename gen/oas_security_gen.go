@@ -44,6 +44,7 @@ var operationRolesBearerAuth = map[string][]string{
 	CreateTaskOperation:         []string{},
 	DeleteModelOperation:        []string{},
 	DeleteSessionOperation:      []string{},
+	DeleteTaskOperation:         []string{},
 	DrainPoolOperation:          []string{},
 	ExplainPlacementOperation:   []string{},
 	GetArtifactOperation:        []string{},

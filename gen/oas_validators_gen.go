@@ -2606,7 +2606,11 @@ func (s ErrorCode) Validate() error {
 		return nil
 	case "MODEL_DEPRECATED":
 		return nil
+	case "DELETED":
+		return nil
 	case "TOO_LARGE":
+		return nil
+	case "UNSUPPORTED_MEDIA_TYPE":
 		return nil
 	case "ADMISSION_REJECT":
 		return nil

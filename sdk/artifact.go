@@ -137,7 +137,7 @@ func (r *content) Read(p []byte) (int, error) {
 func (r *content) Close() error { return r.body.Close() }
 
 // Proof returns the proof bundle of a task that has ended, and the bytes that it is written in (OC-CTRL-2067). The Error
-// NOT_FOUND says that there is none: the task still runs, or the server has forgotten it.
+// NOT_FOUND says that there is none: the task still runs, or there is no such task. DELETED says when it was deleted.
 func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byte, error) {
 	list, err := c.Artifacts(ctx, ArtifactFilter{Kind: gen.ArtifactKindProof, TaskID: taskID, Limit: 1})
 	if err != nil {

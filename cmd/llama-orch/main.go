@@ -82,6 +82,7 @@ type cli struct {
 	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
 	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
 	Cancel       cancelCmd       `cmd:"" help:"Cancel a task."`
+	Rm           rmCmd           `cmd:"" help:"Delete tasks that have ended: their prompts, answers and proof bundles."`
 	Task         taskCmd         `cmd:"" help:"Show one task."`
 	Tasks        tasksCmd        `cmd:"" help:"List recent tasks, newest first."`
 	Session      sessionCmd      `cmd:"" help:"Show, begin or delete a session."`

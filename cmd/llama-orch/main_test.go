@@ -54,6 +54,7 @@ type daemon struct {
 	drained  *gen.DrainRequest
 	session  *gen.SessionRequest
 	canceled []gen.TaskID
+	deleted  []gen.TaskID
 }
 
 func newDaemon() *daemon {
@@ -164,6 +165,16 @@ func (d *daemon) CancelTask(_ context.Context, p gen.CancelTaskParams) (*gen.Can
 	d.canceled = append(d.canceled, p.ID)
 	last, _ := d.log.Seal()
 	return &gen.CancelResultHeaders{Response: gen.CancelResult{TaskID: p.ID, Outcome: gen.OutcomeCanceled, LastEventID: gen.EventID(last)}}, nil
+}
+
+func (d *daemon) DeleteTask(_ context.Context, p gen.DeleteTaskParams) (*gen.Done, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.ID == "runs" {
+		return nil, refusal(409, gen.ErrorCodeCONFLICT)
+	}
+	d.deleted = append(d.deleted, p.ID)
+	return &gen.Done{}, nil
 }
 
 // canceledTasks are the tasks that were canceled, in order.

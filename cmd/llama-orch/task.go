@@ -4,6 +4,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 
@@ -31,6 +32,35 @@ func (c *cancelCmd) Run(a *app) error {
 	})
 }
 
+type rmCmd struct {
+	ID []string `arg:"" help:"The tasks' ids."`
+}
+
+// removed is what --json prints.
+type removed struct {
+	TaskID  string `json:"task_id"`
+	Deleted bool   `json:"deleted"`
+}
+
+// Run deletes tasks, up to the first that cannot be deleted.
+func (c *rmCmd) Run(a *app) error {
+	for _, id := range c.ID {
+		if err := a.client.Delete(a.ctx, id); err != nil {
+			return err
+		}
+		if a.json {
+			if err := a.printJSON(removed{TaskID: id, Deleted: true}); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := fmt.Fprintf(a.out, "deleted task %s\n", id); err != nil {
+			return fmt.Errorf("printing: %w", err)
+		}
+	}
+	return nil
+}
+
 // selfTestActor is the actor of the tasks that the server sends itself at its start.
 const selfTestActor = "self-test"
 
@@ -55,8 +85,12 @@ func (c *tasksCmd) Run(a *app) error {
 		if t.State == gen.TaskStateQueued {
 			ahead = strconv.Itoa(t.QueuePosition)
 		}
+		state := string(t.State)
+		if t.DeletedAt.Set {
+			state += ", deleted"
+		}
 		rows = append(rows, []string{
-			string(t.TaskID), string(t.State), ahead, string(t.Priority), string(t.ModelRef), string(t.PoolID),
+			string(t.TaskID), state, ahead, string(t.Priority), string(t.ModelRef), string(t.PoolID),
 			strconv.Itoa(t.TokensOut), t.AcceptedAt.Local().Format(timeLayout),
 		})
 	}

@@ -19,11 +19,30 @@ var as = []struct{ line, run string }{
 	{"llama-orch cancel ID", "llama-orch cancel rain-1"},
 	{"llama-orch proof ID", "llama-orch proof rain-1"},
 	{"llama-orch replay ID", "llama-orch replay rain-1 --prompt-file prompt.txt"},
-	{"llama-orch rm ID", "llama-orch rm rain-1"},
+	{"llama-orch rm ID...", "llama-orch rm rain-1"},
 	{"llama-orch top", "llama-orch top --once"},
-	{"llama-orch pool drain|reload|health ID", "llama-orch pool health default && llama-orch pool reload default file:../models/haiku/haiku.gguf && llama-orch pool drain default"},
 	{"orchestratord serve --config FILE", "orchestratord serve --help"}, // it runs meanwhile
 	{"orchestratord ledger backup --config FILE COPY.db", "orchestratord ledger backup --config examples/haiku.yaml copy.db"},
+}
+
+// onPool runs the commands for one pool that a line lists, such as `pool drain|reload|health ID`. What depends on the kind of the pool is only asked
+// for its help.
+func onPool(line string) (run []string) {
+	listed, _ := strings.CutPrefix(line, "llama-orch pool ")
+	names := strings.Split(strings.Fields(listed)[0], "|")
+	for _, name := range names {
+		switch name {
+		case "health", "reload", "drain":
+		default:
+			run = append(run, "llama-orch pool "+name+" --help")
+		}
+	}
+	for _, known := range []string{"health default", "reload default file:../models/haiku/haiku.gguf", "drain default"} {
+		if slices.Contains(names, strings.Fields(known)[0]) {
+			run = append(run, "llama-orch pool "+known)
+		}
+	}
+	return run
 }
 
 // The commands of .docs/cli.md run as they are written, and it leaves out none.
@@ -48,6 +67,9 @@ func TestTheCommandLines(t *testing.T) {
 			continue
 		}
 		c := command{line, strings.ReplaceAll(line, "--config FILE", "--config examples/haiku.yaml")}
+		if strings.HasPrefix(line, "llama-orch pool ") {
+			c.run = strings.Join(onPool(line), " && ")
+		}
 		for _, known := range as {
 			if known.line == line {
 				c.run = known.run

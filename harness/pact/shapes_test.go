@@ -32,6 +32,7 @@ const (
 	stateCompleted = "a task has completed"
 	stateRunning   = "a task runs"
 	stateCanceled  = "a task was canceled"
+	stateDeleted   = "a task was deleted"
 	stateFull      = "the queue of the pool slow is full"
 	stateUnready   = "no replica of the pool down is ready"
 	stateSpare     = "the pool spare is ready"

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
@@ -194,7 +195,7 @@ func (t *Tests) test(ctx context.Context, p config.Pool) {
 	if !t.ready(ctx, p) {
 		return // the daemon is stopping
 	}
-	bounded, stop := context.WithTimeout(ctx, t.o.Within)
+	bounded, stop := awake.WithTimeout(ctx, t.o.Within)
 	defer stop()
 	v, err := t.examine(bounded, p)
 	if ctx.Err() != nil {

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
@@ -24,6 +25,8 @@ const (
 	unhealthy   reason = "unhealthy"    // a ready worker stopped answering health checks or liveness probes
 	replaced    reason = "replaced"     // somebody called Lease.Replace
 	drained     reason = "drained"      // the deadline of a drain or reload passed while it had tasks
+	// filesChanged: somebody wrote to the files that it was loaded from, or put others in their place
+	filesChanged reason = "files_changed"
 
 	oomVRAM        = reason(engine.OutOfVRAM)
 	oomHost        = reason(engine.OutOfHost)
@@ -36,7 +39,7 @@ const (
 // Reasons lists the values of the label `reason` of llorch_worker_restarts_total, for the test that compares them with the contract.
 func Reasons() []string {
 	return []string{
-		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained),
+		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(filesChanged),
 		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
 	}
 }
@@ -167,7 +170,7 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
-	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained: // the loss itself says it
+	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, filesChanged: // the loss itself says it
 	}
 	return ""
 }
@@ -178,6 +181,9 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	case loadFailed, probeFailed, exited, unhealthy:
 	default: // this program ended it
 		return why
+	}
+	if changed := w.look(context.Background()); changed != nil { // a file that is cut short ends the worker that has it mapped
+		return changed
 	}
 	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0}
 	if w.claim.cards != nil {

@@ -191,10 +191,11 @@ func (h held) Engine() engine.Engine { return h }
 func (h held) Replica() Replica {
 	return Replica{ID: h.id, EngineVersion: "b1", Fingerprint: "fp" + h.kind}
 }
-func (h held) Lost() <-chan struct{} { return h.lost }
-func (h held) Replace(string)        {}
-func (h held) Others() int           { return 0 }
-func (h held) KeepWarm()             {}
+func (h held) Lost() <-chan struct{}      { return h.lost }
+func (h held) Replace(string)             {}
+func (h held) Others() int                { return 0 }
+func (held) Intact(context.Context) error { return nil }
+func (h held) KeepWarm()                  {}
 func (h held) Release() {
 	h.once.Do(func() {
 		h.stage.mu.Lock()
