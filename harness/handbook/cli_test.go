@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 // as is how a line of .docs/cli.md is run, where it has a name to fill in or does not end by itself. What changes the pool comes last.
@@ -93,6 +96,15 @@ func TestTheCommandLines(t *testing.T) {
 	out, errs, err := p.paste(t, "mkdir -m 700 restored && cp copy.db restored/state.db && orchestratord ledger check --data-dir restored")
 	require.NoError(t, err, errs)
 	require.Regexp(t, `Schema \d+, [1-9]\d* tasks`, out, "the copy holds the tasks, those in the WAL too")
+	d, err := daemon.Start(t.Context(), lab.Launcher, daemon.Options{Config: filepath.Join(p.dir, "examples", "haiku.yaml"), Options: process.Options{
+		Name: "the daemon on the copy", Exe: lab.Program("orchestratord"), Args: []string{"--no-self-test"},
+		Env: append(slices.Clone(p.env), "LLORCH_BIND_ADDR=127.0.0.1:0", "LLORCH_DATA_DIR="+filepath.Join(p.dir, "restored")),
+	}})
+	require.NoError(t, err)
+	t.Cleanup(d.Kill)
+	out, errs, err = p.paste(t, "llama-orch --addr "+d.URL+" stream rain-1")
+	require.NoError(t, err, errs)
+	require.NotEmpty(t, out, "the restored record has the answer")
 
 	help, _, err := p.paste(t, "llama-orch --help")
 	require.NoError(t, err)
