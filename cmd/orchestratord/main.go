@@ -26,6 +26,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -161,6 +162,9 @@ func (s serveCmd) Run() error {
 		return exit{exitUsage, err}
 	}
 
+	if err := takeFiles(log); err != nil {
+		return err
+	}
 	libs, err := engineLibs(c)
 	if err != nil {
 		return err
@@ -196,6 +200,30 @@ func (s serveCmd) Run() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.StopWithin)
 	defer cancel()
 	return errors.Join(err, a.Stop(ctx))
+}
+
+const (
+	leastFiles  = 64   // below that, nothing works
+	fewFiles    = 1024 // below that, many clients may not be served at once
+	spareFiles  = 16   // at most, that the daemon keeps for what must not fail (LO-839)
+	spareOfFile = 8    // a part of the limit, that it keeps where that is less
+)
+
+// takeFiles raises the limit of open files, refuses one that is too low, and keeps a reserve.
+func takeFiles(log *zap.Logger) error {
+	limit, err := spare.Raise()
+	if err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	if limit < leastFiles {
+		return exit{exitUsage, fmt.Errorf("this process may open %d files, and needs %d at the very least: raise the limit (`ulimit -n 4096`, or LimitNOFILE=65536 in the service's unit)", limit, leastFiles)}
+	}
+	if limit < fewFiles {
+		log.Warn("this process may open few files, so it serves few connections: raise the limit (`ulimit -n 4096`, or LimitNOFILE=65536 in the service's unit)",
+			zap.Uint64("limit", limit))
+	}
+	spare.Keep(min(spareFiles, int(limit/spareOfFile)))
+	return nil
 }
 
 // engineLibs finds the libraries of the built-in worker, if a pool uses it.

@@ -16,9 +16,9 @@ type breaker struct {
 }
 
 // fail counts a failure, and reports whether there were too many. A refusal does not count, because another try costs nothing; nor does
-// the end of a drain, which is no failure.
+// the end of a drain, which is no failure, nor what this process itself lacks.
 func (b *breaker) fail(why reason, now time.Time) bool {
-	if why == refused || why == drained {
+	if why == refused || why == drained || why == ownShortage {
 		return false
 	}
 	kept := b.recent[:0]

@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -111,12 +112,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		if r.spec.Mode == External { // it is not loading anything for us, so try again later
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
 		}
-		again, stop := r.m.opts.Clock.After(healthEvery)
-		select {
-		case <-again:
-		case <-ctx.Done():
-		}
-		stop()
+		r.sleep(ctx, healthEvery)
 	}
 }
 
@@ -141,11 +137,26 @@ func (r *replica) command(p *plan, key string) process.Command {
 func (r *replica) probe(w *worker) (engine.Props, error) {
 	ctx, cancel := r.probeTime(w)
 	defer cancel()
-	props, err := w.engine.Props(ctx)
-	if err == nil {
-		err = r.decode(ctx, w, 4)
+	for {
+		props, err := w.engine.Props(ctx)
+		if err == nil {
+			err = r.decode(ctx, w, 4)
+		}
+		if ctx.Err() != nil || !spare.Short(err) {
+			return props, probeError(ctx, err)
+		}
+		r.sleep(ctx, healthEvery) // the worker is well, and this process lacks something
 	}
-	return props, probeError(ctx, err)
+}
+
+// sleep waits for d, or until ctx ends.
+func (r *replica) sleep(ctx context.Context, d time.Duration) {
+	again, stop := r.m.opts.Clock.After(d)
+	defer stop()
+	select {
+	case <-again:
+	case <-ctx.Done():
+	}
 }
 
 func (r *replica) probeTime(w *worker) (context.Context, context.CancelFunc) {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/service/lines"
+	"github.com/llama-orch/llama-orch/service/spare"
 )
 
 // straysWait bounds the wait for the output of a process that has ended: a child that left the group may keep the pipes open.
@@ -61,14 +62,10 @@ type Death struct {
 // Spawn starts the command. It calls lost when the process has ended, for whatever reason.
 func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, error) {
 	proc := &Process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
-	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
-	cmd.Env = c.Env
 	container := c.Container.ref()
 	if err := container.remove(); err != nil {
 		log.Debug("no container was left over", zap.Error(err))
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = straysWait
 	stdout := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
 		proc.hear(line)
 		proc.log.add("stdout", line)
@@ -78,14 +75,24 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 		proc.log.add("stderr", line)
 		log.Debug("worker output", zap.String("stream", "stderr"), zap.String("line", line))
 	}}
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	var err error
-	if proc.stdin, err = cmd.StdinPipe(); err != nil {
-		return nil, fmt.Errorf("make the worker's standard input: %w", err)
-	}
-	if err := l.start(cmd); err != nil {
-		_ = proc.stdin.Close()
-		return nil, fmt.Errorf("start %s: %w", c.Path, err)
+	cmd, err := spare.Get(func() (*exec.Cmd, error) { // a command that could not be started is of no use any more
+		cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
+		cmd.Env, cmd.Stdout, cmd.Stderr = c.Env, stdout, stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+		cmd.WaitDelay = straysWait
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			return nil, fmt.Errorf("make the worker's standard input: %w", err)
+		}
+		if err := l.start(cmd); err != nil {
+			_ = stdin.Close()
+			return nil, fmt.Errorf("start %s: %w", c.Path, err)
+		}
+		proc.stdin = stdin
+		return cmd, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	proc.PID = cmd.Process.Pid
 	forget := l.dir.note(proc.PID, c.Owner, container)
