@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Command orchestratord is the daemon. `serve` runs it. `check` says what a configuration would do, and `plan` how its engines would be prepared.
-// `ledger` looks at the record of tasks. `worker` is the built-in engine, which `serve` starts as its child.
+// `ledger` looks at the record of tasks. `worker` is the built-in engine, and `guard` ends what a killed daemon leaves; `serve` starts both.
 //
 // Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries).
 package main
@@ -24,6 +24,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/spare"
@@ -48,6 +49,7 @@ type cli struct {
 	Plan    planCmd    `cmd:"" help:"Print, step by step, how the engines of the pools would be prepared. Nothing is done."`
 	Ledger  ledgerCmd  `cmd:"" help:"Check, back up or export the record of tasks."`
 	Worker  workerCmd  `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
+	Guard   guardCmd   `cmd:"" help:"End what a killed daemon's workers have left; started by serve." hidden:""`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -65,6 +67,8 @@ type serveCmd struct {
 type checkCmd struct{ configFlag }
 
 type versionCmd struct{}
+
+type guardCmd struct{}
 
 type workerCmd struct {
 	Model    string        `help:"GGUF file." required:""`
@@ -253,6 +257,12 @@ func (s checkCmd) Run() error {
 func (versionCmd) Run() error {
 	_, err := fmt.Printf("orchestratord %s (%s)\n", version, commit)
 	return err
+}
+
+// Run waits for the daemon's end.
+func (guardCmd) Run() error {
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // sent to the whole service; it ends with the daemon
+	return process.Guard(os.Stdin)
 }
 
 // Run serves the engine's API until standard input ends.

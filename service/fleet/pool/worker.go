@@ -118,7 +118,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 
 // command is the process of a plan. The key goes into the environment: everybody can read command lines.
 func (r *replica) command(p *plan, key string) process.Command {
-	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args}
+	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args, Foreign: r.spec.Mode != Builtin}
 	if p.container == nil {
 		mask := r.spec.Device
 		if p.cards != nil {
