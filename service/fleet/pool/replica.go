@@ -20,6 +20,9 @@ import (
 // healthyAfter is how long a worker must be ready before its replica's earlier failures are forgotten.
 const healthyAfter = time.Minute
 
+// shortageWait is how long a replica waits at most after a shortage of this process: the next try costs little, and the cause may have gone.
+const shortageWait = 2 * time.Second
+
 // desired is what the Manager wants of a replica.
 type desired struct {
 	wanted  bool      // that a worker runs
@@ -251,6 +254,9 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
 		state = Failed
+	}
+	if why.reason == ownShortage {
+		wait = min(wait, shortageWait)
 	}
 	if r.spec.Mode != External && r.breaker.fail(why.reason, r.m.now()) {
 		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)
