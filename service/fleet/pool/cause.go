@@ -22,6 +22,7 @@ const (
 	exited      reason = "exited"       // the process of a ready worker ended, and nothing below explains it
 	unhealthy   reason = "unhealthy"    // a ready worker stopped answering health checks or liveness probes
 	replaced    reason = "replaced"     // somebody called Lease.Replace
+	internal    reason = "internal"     // what looks after the worker panicked
 	drained     reason = "drained"      // the deadline of a drain or reload passed while it had tasks
 
 	oomVRAM        = reason(engine.OutOfVRAM)
@@ -35,7 +36,7 @@ const (
 // Reasons lists the values of the label `reason` of llorch_worker_restarts_total, for the test that compares them with the contract.
 func Reasons() []string {
 	return []string{
-		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained),
+		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(internal),
 		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
 	}
 }
@@ -148,7 +149,7 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
-	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained: // the loss itself says it
+	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, internal: // the loss itself says it
 	}
 	return ""
 }

@@ -85,7 +85,7 @@ func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
 		return Held{}, context.Cause(ctx)
 	}
 	if err != nil || !stat.Mode().IsRegular() {
-		return Held{}, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, err)
+		return Held{}, fixable(unreadable, spec.ModelPath, err)
 	}
 	digest, err := m.digests.file(ctx, spec.ModelPath)
 	if err != nil {
