@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -48,7 +49,7 @@ type reply[T any] struct {
 func firstAnswer[F, T any](ctx context.Context, a asking, ask func(context.Context, F) (T, error)) (answer T, err error) {
 	engines := a.slow.last(a.engines, a.now())
 	engines = slices.DeleteFunc(engines, func(e engine.Engine) bool { _, ok := e.(F); return !ok })
-	ctx, stop := context.WithTimeout(ctx, answerWithin)
+	ctx, stop := awake.WithTimeout(ctx, answerWithin)
 	replies := make(chan reply[T], len(engines))
 	var asked sync.WaitGroup
 	defer asked.Wait()
@@ -84,7 +85,7 @@ func firstAnswer[F, T any](ctx context.Context, a asking, ask func(context.Conte
 			err = r.err
 			next()
 		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.DeadlineExceeded) { // else the client is gone, which tells nothing of the engines
+			if errors.Is(context.Cause(ctx), context.DeadlineExceeded) { // else the client is gone, which tells nothing of the engines
 				a.slow.are(open, a.now())
 			}
 			return answer, unanswered(context.Cause(ctx))
