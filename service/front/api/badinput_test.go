@@ -152,3 +152,23 @@ func FuzzBody(f *testing.F) {
 		require.Less(t, res.StatusCode, 500)
 	})
 }
+
+// A submit that comes to no task counts, whatever was wrong with it; nothing else does.
+//
+// ORCH-3028
+func TestRefusedSubmitsCount(t *testing.T) {
+	f := setup(t, func(o *Options) { o.MaxBody = 100 })
+	for _, body := range []string{`{}`, `nonsense`, `{"model_ref":"m","prompt":"x","seed":1.5}`, strings.Repeat("x", 200)} {
+		f.do("POST", "/v1/tasks", body)
+	}
+	f.do("POST", "/v1/tasks", goodBody, "Content-Type", "text/plain")
+	require.Equal(t, []task.Code{task.InvalidParams, task.InvalidParams, task.InvalidParams, task.TooLarge, task.UnsupportedMedia}, f.tasks.rejected)
+	f.tasks.rejected = nil
+	f.do("POST", "/v1/tasks", `{}`, "Authorization", "Bearer x")
+	f.do("POST", "/v1/tasks", `{}`, "Origin", "http://evil.example")
+	f.do("POST", "/v1/placement/explain", `{}`)
+	f.do("GET", "/v1/tasks?limit=0", "")
+	f.tasks.err = task.Errorf(task.AdmissionReject, "full").Retry(1)
+	f.do("POST", "/v1/tasks", goodBody)
+	require.Empty(t, f.tasks.rejected, "admission counts what it refuses itself")
+}
