@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
@@ -91,7 +92,7 @@ func firstAnswer[F, T any](ctx context.Context, engines []engine.Engine, ask fun
 		if !ok {
 			continue
 		}
-		bounded, stop := context.WithTimeout(ctx, tokenizeWithin)
+		bounded, stop := awake.WithTimeout(ctx, tokenizeWithin)
 		answer, err = ask(bounded, face)
 		stop()
 		if err == nil || task.HasCode(err, task.InvalidParams) || ctx.Err() != nil {

@@ -20,6 +20,9 @@ import (
 // healthyAfter is how long a worker must be ready before its replica's earlier failures are forgotten.
 const healthyAfter = time.Minute
 
+// shortageWait is how long a replica waits at most after a shortage of this process: the next try costs little, and the cause may have gone.
+const shortageWait = 2 * time.Second
+
 // desired is what the Manager wants of a replica.
 type desired struct {
 	wanted  bool      // that a worker runs
@@ -245,9 +248,15 @@ func (r *replica) succeed() {
 
 // pause waits for the next try after a loss. Retries is what desired.retries was when the lost worker began.
 func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
+	if why.reason == filesChanged { // it is no failure, and what is there now is waited for
+		r.backoff.Reset()
+	}
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
 		state = Failed
+	}
+	if why.reason == ownShortage {
+		wait = min(wait, shortageWait)
 	}
 	if r.spec.Mode != External && r.breaker.fail(why.reason, r.m.now()) {
 		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)
@@ -255,7 +264,7 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	}
 	r.m.metrics.lost(r, why.reason)
 	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
-		zap.Duration("next_try_in", wait), zap.Error(why))
+		zap.Duration("next_try_ms", wait), zap.Error(why))
 	r.publish(state, func(i *Info) {
 		r.without(i)
 		i.LastError, i.NextTry, i.Short = text, i.Since.Add(wait), why.short
@@ -311,6 +320,9 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	props, err := r.probe(w)
 	if err != nil {
 		return asLoss(err, probeFailed)
+	}
+	if err := r.seal(w, plan, log); err != nil {
+		return asLoss(err, loadFailed)
 	}
 	observed := r.settleClaim(w)
 	r.abortable(nil) // from here on it is drained before it ends

@@ -139,7 +139,7 @@ func TestAnArtifactIsStoredAndFound(t *testing.T) {
 
 // ORCH-3097
 func TestBadArtifactsAreRefused(t *testing.T) {
-	f, kept := withArtifacts(t, func(o *Options) { o.MaxBody = 1 << 10 })
+	f, kept := withArtifacts(t, func(o *Options) { o.Limits.BodyBytes = 1 << 10 })
 	missing := "sha256-" + strings.Repeat("0", 64)
 	for _, c := range []struct {
 		method, path, body string

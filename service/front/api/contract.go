@@ -24,6 +24,7 @@ var live = map[gen.OperationName]bool{
 	gen.GetTaskOperation:            true,
 	gen.StreamTaskOperation:         true,
 	gen.CancelTaskOperation:         true,
+	gen.DeleteTaskOperation:         true,
 	gen.CreateSessionOperation:      true,
 	gen.GetSessionOperation:         true,
 	gen.DeleteSessionOperation:      true,

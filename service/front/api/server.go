@@ -69,7 +69,7 @@ func (h *Handler) Route(r *http.Request) (out gate.Route) {
 
 // ServeHTTP checks what the contract says of a request beside what gen checks, and lets gen call the handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c := &call{writer: http.NewResponseController(w)}
+	c := &call{}
 	if err := h.read(r, c); err != nil {
 		h.rejected(r, err)
 		h.Refuse(w, r, err)

@@ -145,14 +145,13 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	port.Begun(r.Context())
 	c := &Call{CorrelationID: correlationID(r.Header.Get(CorrelationHeader)), Head: method == http.MethodHead}
 	r = plain(r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
-	out := &recorder{ResponseWriter: w}
+	out := &recorder{ResponseWriter: w, within: g.o.WriteTimeout}
 	out.Header().Set(CorrelationHeader, c.CorrelationID)
 	welcome := g.o.Auth.pages.welcome(out.Header(), r.Header.Get("Origin"))
 	if welcome {
 		out.shows = shown
 	}
-	// A client that does not read its answer must not keep the connection for ever. A stream sets the time anew for each write.
-	_ = http.NewResponseController(w).SetWriteDeadline(began.Add(g.o.WriteTimeout))
+	out.bound()
 	front := g.front(r.URL.Path)
 	if r.Body != nil && r.Body != http.NoBody {
 		out.body = newBody(out, r, g.o.MaxBody, g.o.ReadTimeout, &g.bodies)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/port"
 )
@@ -18,7 +19,8 @@ type recorder struct {
 	asked  bool  // the client waits for a sign before it sends its body
 	taken  bool  // a handler has the connection
 
-	shows string // which headers a web page of another origin may read; empty: there is none that may
+	within time.Duration // what the answer may take to be written
+	shows  string // which headers a web page of another origin may read; empty: there is none that may
 }
 
 // expose says what a page may read. Gen's encoders have said so already, for any page.
@@ -30,12 +32,20 @@ func (r *recorder) expose() {
 	}
 }
 
+// bound begins the time for the answer. A client that does not read it must not keep the connection for ever. A stream sets the time anew
+// for each write.
+func (r *recorder) bound() {
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(time.Now().Add(r.within))
+}
+
 // begin is called before the response begins. What the client was not asked for must not hold it up.
 func (r *recorder) begin(status int) {
 	if r.status != 0 || status < http.StatusOK && status != http.StatusSwitchingProtocols {
 		return
 	}
 	r.status = status
+	// What came before, such as the load of a model or a time in which this process was stopped (LO-836), is not the client's doing.
+	r.bound()
 	r.expose()
 	if r.body != nil && !r.body.settle(r.asked) {
 		r.Header().Set("Connection", "close")

@@ -32,6 +32,7 @@ var rules = map[task.Code]rule{
 	task.MethodNotAllowed:  {status: http.StatusMethodNotAllowed},
 	task.Conflict:          {status: http.StatusConflict},
 	task.ModelDeprecated:   {status: http.StatusGone},
+	task.Deleted:           {status: http.StatusGone},
 	task.TooLarge:          {status: http.StatusRequestEntityTooLarge},
 	task.UnsupportedMedia:  {status: http.StatusUnsupportedMediaType},
 	task.AdmissionReject:   {status: http.StatusTooManyRequests},

@@ -3,10 +3,13 @@
 package artifact
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -144,6 +147,42 @@ func TestABundleOutlivesItsTask(t *testing.T) {
 	require.Error(t, s.store.KeepBundles(t.Context(), []task.Record{r}), "the ledger has to keep it")
 }
 
+// A store that is older than the ledger, or damaged, changes no bundle whose task is on record.
+//
+// OC-CTRL-2067
+func TestADamagedStoreChangesNoBundleOfTheRecord(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, path string){
+		"other bytes": func(t *testing.T, path string) {
+			content, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Chmod(path, 0o600))
+			require.NoError(t, os.WriteFile(path, bytes.ToUpper(content), 0o600))
+		},
+		"cut short": func(t *testing.T, path string) {
+			require.NoError(t, os.Chmod(path, 0o600))
+			require.NoError(t, os.Truncate(path, 3))
+		},
+		"removed": func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShelf(t)
+			r := s.end(t, 1, task.Completed, "a", "b")
+			want, err := bundle.Text(r)
+			require.NoError(t, err)
+			require.NoError(t, s.store.KeepBundles(t.Context(), []task.Record{r}))
+			damage(t, filepath.Join(s.store.o.Dir, path(proofID(r))))
+			e, content, err := s.Open(t.Context(), proofID(r))
+			require.NoError(t, err)
+			got, err := io.ReadAll(content)
+			require.NoError(t, err)
+			require.NoError(t, content.Close())
+			require.Equal(t, string(want), string(got))
+			require.Equal(t, proofID(r), e.ID)
+			require.EqualValues(t, len(want), e.Size)
+		})
+	}
+}
+
 // wrong is a ledger whose records changed, or that cannot be read.
 type wrong struct {
 	r   task.Record
@@ -178,4 +217,30 @@ func TestAChangedRecordIsNoBundle(t *testing.T) {
 	} {
 		require.True(t, task.HasCode(err, task.LedgerUnavailable), "%v", err)
 	}
+}
+
+// The stored bundle of a deleted task goes, whoever stored it. What else clients stored about the task stays.
+//
+// LO-832
+func TestBundlesOfADeletedTaskGo(t *testing.T) {
+	s := newShelf(t)
+	r := s.end(t, 1, task.Completed, "a", "b")
+	require.NoError(t, s.store.KeepBundles(t.Context(), []task.Record{r}))
+	plan, err := s.Put(t.Context(), Meta{Kind: KindPlan, TaskID: r.Task.ID}, strings.NewReader("a plan"))
+	require.NoError(t, err)
+	other := s.end(t, 2, task.Completed, "c")
+	require.NoError(t, s.store.KeepBundles(t.Context(), []task.Record{other}))
+
+	require.NoError(t, s.ledger.Delete(t.Context(), r.Task.ID, ledgertest.Epoch))
+	found, err := s.store.ForgetBundles(t.Context(), r.Task.ID)
+	require.NoError(t, err)
+	require.True(t, found)
+	found, err = s.store.ForgetBundles(t.Context(), r.Task.ID)
+	require.NoError(t, err)
+	require.False(t, found)
+	_, err = s.Get(t.Context(), proofID(r))
+	require.True(t, task.HasCode(err, task.NotFound), "%v", err)
+	require.ElementsMatch(t, []string{plan.ID, proofID(other)}, s.listed(t, Filter{}))
+	require.Empty(t, s.listed(t, Filter{TaskID: r.Task.ID, Kind: KindProof}))
+	require.InDelta(t, 1, testutil.ToFloat64(s.store.metrics.removed.WithLabelValues("deleted")), 0)
 }

@@ -4,8 +4,6 @@ package sqlite
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -37,9 +35,12 @@ func (r *Reader) Check(ctx context.Context) (Report, error) {
 	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
 	err = each(rows, err, func(w row) error {
 		report.States[w.r.State]++
-		record, err := w.record()
+		record, err := w.whole()
 		if err == nil {
-			err = verify(record)
+			err = bundled(record)
+		}
+		if e, ok := errors.AsType[*task.Error](err); ok {
+			err = e.Err
 		}
 		switch {
 		case err != nil && len(report.Problems) < maxProblems:
@@ -83,17 +84,23 @@ func (r *Reader) integrity(ctx context.Context, report *Report) error {
 func verify(r task.Record) error {
 	ends := r.Transcript.Ends
 	switch {
+	case r.Deleted != nil: // nothing of it can be checked
+		return nil
 	case r.State.Final() && (r.End != nil) == (r.Err != nil):
 		return fmt.Errorf("task %s is %s and has no outcome, or two", r.Task.ID, r.State)
 	case len(ends) > 0 && ends[len(ends)-1] != len(r.Transcript.Text), len(ends) == 0 && r.Transcript.Text != "":
 		return fmt.Errorf("the transcript of task %s is longer or shorter than its tokens", r.Task.ID)
 	}
 	if r.End != nil {
-		sum := sha256.Sum256([]byte(r.Transcript.Text))
-		if got := hex.EncodeToString(sum[:]); got != r.End.Receipt.TranscriptSHA256 {
+		if got := r.Transcript.Digest(); got != r.End.Receipt.TranscriptSHA256 {
 			return fmt.Errorf("the transcript of task %s has the SHA-256 %s, and its receipt says %s", r.Task.ID, got, r.End.Receipt.TranscriptSHA256)
 		}
 	}
+	return nil
+}
+
+// bundled returns what is wrong with a task's proof bundle, or nil.
+func bundled(r task.Record) error {
 	if _, err := bundle.Text(r); err != nil && !errors.Is(err, bundle.ErrNone) {
 		return err
 	}
