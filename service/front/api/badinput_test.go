@@ -156,7 +156,7 @@ func FuzzBody(f *testing.F) {
 //
 // ORCH-3028
 func TestRefusedSubmitsCount(t *testing.T) {
-	f := setup(t, func(o *Options) { o.MaxBody = 100 })
+	f := setup(t, func(o *Options) { o.Limits.BodyBytes = 100 })
 	for _, body := range []string{`{}`, `nonsense`, `{"model_ref":"m","prompt":"x","seed":1.5}`, strings.Repeat("x", 200)} {
 		f.do("POST", "/v1/tasks", body)
 	}
