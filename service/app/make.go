@@ -148,6 +148,7 @@ func (a *App) makeFlow() (err error) {
 		Metrics:  admission.NewMetrics(a.registry),
 		Narrator: observe.NewNarrator(log.Named("admission")),
 		Home:     a.sessions.Home,
+		Pays:     a.sessions.Pays,
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 		Rates: map[task.Priority]admission.Rate{
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),

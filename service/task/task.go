@@ -34,7 +34,7 @@ type Task struct {
 	EngineVersion  string
 	ModelID        string // the name under which the pool serves it
 	Prompt         string // after templating
-	PromptTokens   int    // exact, as counted by the engine; 0 if nobody could count them
+	PromptTokens   int    // exact, as counted by the engine; 0 if nobody has counted them
 	Seed           uint32
 	Sampling       Sampling
 	Determinism    Determinism // Strict or BestEffort

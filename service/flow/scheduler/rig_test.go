@@ -142,6 +142,7 @@ func (l lineLog) Sync() error { return nil }
 // book is a ledger in memory whose disk can be full, or hang.
 type book struct {
 	full    atomic.Bool
+	panics  atomic.Value  // what panics; see mayPanic
 	hangs   atomic.Bool   // accepts are not written, and nothing is read, until it does not
 	forgets atomic.Bool   // a crash comes before any note is written
 	seq     atomic.Uint64 // that was handed out last
@@ -175,6 +176,7 @@ func (b *book) wait(ctx context.Context) error {
 }
 
 func (b *book) Accept(ctx context.Context, t task.Task) error {
+	b.mayPanic("the accept")
 	if err := b.wait(ctx); err != nil {
 		return err
 	}
@@ -235,7 +237,16 @@ func (b *book) List(_ context.Context, state task.State, limit int) (found []tas
 	return found[:min(limit, len(found))], nil
 }
 
-func (b *book) NextSeq() (uint64, error) { return b.seq.Add(1), nil }
+func (b *book) NextSeq() (uint64, error) {
+	b.mayPanic("the number")
+	return b.seq.Add(1), nil
+}
+
+func (b *book) mayPanic(what string) {
+	if b.panics.Load() == what {
+		panic(what)
+	}
+}
 
 // live are the running tasks in start order, then the queued ones in theirs.
 func (b *book) live() (left []task.Record) {

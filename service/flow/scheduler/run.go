@@ -268,7 +268,7 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 			return
 		case <-ctx.Done():
 			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
-				append(j.told(), zap.Duration("waited", l.s.o.IdleWithin))...)
+				append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
 			lease.Replace("slot still busy after its task ended")
 			return
 		case <-poll.C:
