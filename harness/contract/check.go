@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/harness/client"
@@ -112,7 +113,13 @@ func shape(e tape.Exchange) string {
 
 // Refusal holds an error against the codes that the document names for its operation, or, where it has no operation, against what is said of all.
 // What a status says of a code, the proxy checks.
+//
+// A HEAD has no operation of its own: its status is one of the GET's.
 func (d *Document) Refusal(e tape.Exchange) error {
+	o := d.operation(e.Method, e.Target)
+	if e.Method == http.MethodHead && o != nil && !slices.Contains(o.statuses, strconv.Itoa(e.Status)) {
+		return fmt.Errorf("the document does not name the status %d for %s", e.Status, o.id)
+	}
 	if e.Status < http.StatusBadRequest || e.Method == http.MethodHead {
 		return nil
 	}
@@ -123,7 +130,6 @@ func (d *Document) Refusal(e tape.Exchange) error {
 	if err := json.Unmarshal(e.Body, &envelope); err != nil {
 		return err //nolint:wrapcheck // it was valid above
 	}
-	o := d.operation(e.Method, e.Target)
 	if o != nil && !slices.Contains(o.codes, envelope.Code) {
 		return fmt.Errorf("the document does not name the code %s for %s", envelope.Code, o.id)
 	}

@@ -30,6 +30,7 @@ type operation struct {
 	id, method string
 	path       []string // {…} stands for anything
 	codes      []string
+	statuses   []string
 	body       bool // it takes one
 }
 
@@ -54,14 +55,15 @@ func Load() (*Document, error) {
 	for path, v := range object(d.root["paths"]) {
 		for method, v := range object(v) {
 			raw := object(v)
-			for _, answer := range object(raw["responses"]) {
-				delete(object(object(object(answer)["content"])["*/*"]), "schema") // they are bytes, and prism reads those that are JSON
-			}
 			id, ok := raw["operationId"].(string)
 			if !ok {
 				continue // what the path's operations share
 			}
 			o := &operation{id: id, method: strings.ToUpper(method), path: strings.Split(path, "/"), body: raw["requestBody"] != nil}
+			for status, answer := range object(raw["responses"]) {
+				o.statuses = append(o.statuses, status)
+				delete(object(object(object(answer)["content"])["*/*"]), "schema") // they are bytes, and prism reads those that are JSON
+			}
 			codes, _ := raw["x-error-codes"].([]any)
 			for _, code := range codes {
 				o.codes = append(o.codes, fmt.Sprint(code))
@@ -106,9 +108,21 @@ func (d *Document) Write(dir string) (string, error) {
 	return path, nil
 }
 
+// plain is a request's target without the slash behind its path, which the daemon passes over.
+func plain(target string) string {
+	path, query, asked := strings.Cut(target, "?")
+	if path = strings.TrimSuffix(path, "/"); path == "" {
+		path = "/"
+	}
+	if asked {
+		path += "?" + query
+	}
+	return path
+}
+
 // operation is the one of a request, or nil. A HEAD is a GET without a body.
 func (d *Document) operation(method, target string) *operation {
-	path, _, _ := strings.Cut(target, "?")
+	path, _, _ := strings.Cut(plain(target), "?")
 	parts := strings.Split(path, "/")
 	if method == "HEAD" {
 		method = "GET"

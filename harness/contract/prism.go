@@ -131,7 +131,7 @@ func (p *Prism) Send(ctx context.Context, n int) (answer, request []violation, e
 	if e.Status < http.StatusBadRequest && e.Asked.Get("Content-Encoding") == "" {
 		body = e.Request
 	}
-	r, err := http.NewRequestWithContext(ctx, e.Method, p.url+e.Target, bytes.NewReader(body))
+	r, err := http.NewRequestWithContext(ctx, e.Method, p.url+plain(e.Target), bytes.NewReader(body))
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a request: %w", err)
 	}
