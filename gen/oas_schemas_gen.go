@@ -1558,32 +1558,34 @@ func (s *Error) SetHint(val OptString) {
 type ErrorCode string
 
 const (
-	ErrorCodeINVALIDPARAMS     ErrorCode = "INVALID_PARAMS"
-	ErrorCodeDEADLINEUNMET     ErrorCode = "DEADLINE_UNMET"
-	ErrorCodeMISSINGTOKEN      ErrorCode = "MISSING_TOKEN"
-	ErrorCodeBADTOKEN          ErrorCode = "BAD_TOKEN"
-	ErrorCodeUNTRUSTEDARTIFACT ErrorCode = "UNTRUSTED_ARTIFACT"
-	ErrorCodePOLICYDENIED      ErrorCode = "POLICY_DENIED"
-	ErrorCodeNOTFOUND          ErrorCode = "NOT_FOUND"
-	ErrorCodeMODELNOTFOUND     ErrorCode = "MODEL_NOT_FOUND"
-	ErrorCodeMETHODNOTALLOWED  ErrorCode = "METHOD_NOT_ALLOWED"
-	ErrorCodeCONFLICT          ErrorCode = "CONFLICT"
-	ErrorCodeMODELDEPRECATED   ErrorCode = "MODEL_DEPRECATED"
-	ErrorCodeTOOLARGE          ErrorCode = "TOO_LARGE"
-	ErrorCodeADMISSIONREJECT   ErrorCode = "ADMISSION_REJECT"
-	ErrorCodeQUEUEFULLDROPLRU  ErrorCode = "QUEUE_FULL_DROP_LRU"
-	ErrorCodeRATELIMITED       ErrorCode = "RATE_LIMITED"
-	ErrorCodeBUDGETEXCEEDED    ErrorCode = "BUDGET_EXCEEDED"
-	ErrorCodeINTERNAL          ErrorCode = "INTERNAL"
-	ErrorCodeNOTIMPLEMENTED    ErrorCode = "NOT_IMPLEMENTED"
-	ErrorCodePOOLUNREADY       ErrorCode = "POOL_UNREADY"
-	ErrorCodePOOLUNAVAILABLE   ErrorCode = "POOL_UNAVAILABLE"
-	ErrorCodeREPLICAEXHAUSTED  ErrorCode = "REPLICA_EXHAUSTED"
-	ErrorCodeSHUTTINGDOWN      ErrorCode = "SHUTTING_DOWN"
-	ErrorCodeLEDGERUNAVAILABLE ErrorCode = "LEDGER_UNAVAILABLE"
-	ErrorCodeDECODETIMEOUT     ErrorCode = "DECODE_TIMEOUT"
-	ErrorCodeWORKERRESET       ErrorCode = "WORKER_RESET"
-	ErrorCodeCANCELED          ErrorCode = "CANCELED"
+	ErrorCodeINVALIDPARAMS        ErrorCode = "INVALID_PARAMS"
+	ErrorCodeDEADLINEUNMET        ErrorCode = "DEADLINE_UNMET"
+	ErrorCodeMISSINGTOKEN         ErrorCode = "MISSING_TOKEN"
+	ErrorCodeBADTOKEN             ErrorCode = "BAD_TOKEN"
+	ErrorCodeUNTRUSTEDARTIFACT    ErrorCode = "UNTRUSTED_ARTIFACT"
+	ErrorCodePOLICYDENIED         ErrorCode = "POLICY_DENIED"
+	ErrorCodeNOTFOUND             ErrorCode = "NOT_FOUND"
+	ErrorCodeMODELNOTFOUND        ErrorCode = "MODEL_NOT_FOUND"
+	ErrorCodeMETHODNOTALLOWED     ErrorCode = "METHOD_NOT_ALLOWED"
+	ErrorCodeCONFLICT             ErrorCode = "CONFLICT"
+	ErrorCodeMODELDEPRECATED      ErrorCode = "MODEL_DEPRECATED"
+	ErrorCodeDELETED              ErrorCode = "DELETED"
+	ErrorCodeTOOLARGE             ErrorCode = "TOO_LARGE"
+	ErrorCodeUNSUPPORTEDMEDIATYPE ErrorCode = "UNSUPPORTED_MEDIA_TYPE"
+	ErrorCodeADMISSIONREJECT      ErrorCode = "ADMISSION_REJECT"
+	ErrorCodeQUEUEFULLDROPLRU     ErrorCode = "QUEUE_FULL_DROP_LRU"
+	ErrorCodeRATELIMITED          ErrorCode = "RATE_LIMITED"
+	ErrorCodeBUDGETEXCEEDED       ErrorCode = "BUDGET_EXCEEDED"
+	ErrorCodeINTERNAL             ErrorCode = "INTERNAL"
+	ErrorCodeNOTIMPLEMENTED       ErrorCode = "NOT_IMPLEMENTED"
+	ErrorCodePOOLUNREADY          ErrorCode = "POOL_UNREADY"
+	ErrorCodePOOLUNAVAILABLE      ErrorCode = "POOL_UNAVAILABLE"
+	ErrorCodeREPLICAEXHAUSTED     ErrorCode = "REPLICA_EXHAUSTED"
+	ErrorCodeSHUTTINGDOWN         ErrorCode = "SHUTTING_DOWN"
+	ErrorCodeLEDGERUNAVAILABLE    ErrorCode = "LEDGER_UNAVAILABLE"
+	ErrorCodeDECODETIMEOUT        ErrorCode = "DECODE_TIMEOUT"
+	ErrorCodeWORKERRESET          ErrorCode = "WORKER_RESET"
+	ErrorCodeCANCELED             ErrorCode = "CANCELED"
 )
 
 // AllValues returns all ErrorCode values.
@@ -1600,7 +1602,9 @@ func (ErrorCode) AllValues() []ErrorCode {
 		ErrorCodeMETHODNOTALLOWED,
 		ErrorCodeCONFLICT,
 		ErrorCodeMODELDEPRECATED,
+		ErrorCodeDELETED,
 		ErrorCodeTOOLARGE,
+		ErrorCodeUNSUPPORTEDMEDIATYPE,
 		ErrorCodeADMISSIONREJECT,
 		ErrorCodeQUEUEFULLDROPLRU,
 		ErrorCodeRATELIMITED,
@@ -1643,7 +1647,11 @@ func (s ErrorCode) MarshalText() ([]byte, error) {
 		return []byte(s), nil
 	case ErrorCodeMODELDEPRECATED:
 		return []byte(s), nil
+	case ErrorCodeDELETED:
+		return []byte(s), nil
 	case ErrorCodeTOOLARGE:
+		return []byte(s), nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
 		return []byte(s), nil
 	case ErrorCodeADMISSIONREJECT:
 		return []byte(s), nil
@@ -1714,8 +1722,14 @@ func (s *ErrorCode) UnmarshalText(data []byte) error {
 	case ErrorCodeMODELDEPRECATED:
 		*s = ErrorCodeMODELDEPRECATED
 		return nil
+	case ErrorCodeDELETED:
+		*s = ErrorCodeDELETED
+		return nil
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+		return nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 		return nil
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT
@@ -6724,7 +6738,7 @@ func (s *SelfTestState) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/SelfTestStep
 type SelfTestStep struct {
-	// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+	// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 	// their lines.
 	Step  SelfTestStepStep `json:"step"`
 	State SelfTestState    `json:"state"`
@@ -6750,7 +6764,7 @@ func (s *SelfTestStep) SetState(val SelfTestState) {
 	s.State = val
 }
 
-// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 // their lines.
 type SelfTestStepStep string
 
@@ -7812,6 +7826,8 @@ type TaskStatus struct {
 	Workload Workload  `json:"workload"`
 	Priority Priority  `json:"priority"`
 	ModelRef ModelRef  `json:"model_ref"`
+	// Who sent it: `localhost`, `token:` and six digits of the token's SHA-256, or `self-test`.
+	Actor OptString `json:"actor"`
 	// Missing until dispatched.
 	ReplicaID OptString `json:"replica_id"`
 	// Tasks ahead now; 0 once dispatched.
@@ -7821,8 +7837,10 @@ type TaskStatus struct {
 	Determinism      Determinism `json:"determinism"`
 	AcceptedAt       time.Time   `json:"accepted_at"`
 	// Of the first dispatch, also where the task was run again.
-	StartedAt   OptDateTime `json:"started_at"`
-	FinishedAt  OptDateTime `json:"finished_at"`
+	StartedAt  OptDateTime `json:"started_at"`
+	FinishedAt OptDateTime `json:"finished_at"`
+	// When it was deleted. Only in lists: such a task has no `last_event_id` and no `end`.
+	DeletedAt   OptDateTime `json:"deleted_at"`
 	TokensIn    int         `json:"tokens_in"`
 	TokensOut   int         `json:"tokens_out"`
 	LastEventID OptEventID  `json:"last_event_id"`
@@ -7865,6 +7883,11 @@ func (s *TaskStatus) GetModelRef() ModelRef {
 	return s.ModelRef
 }
 
+// GetActor returns the value of Actor.
+func (s *TaskStatus) GetActor() OptString {
+	return s.Actor
+}
+
 // GetReplicaID returns the value of ReplicaID.
 func (s *TaskStatus) GetReplicaID() OptString {
 	return s.ReplicaID
@@ -7903,6 +7926,11 @@ func (s *TaskStatus) GetStartedAt() OptDateTime {
 // GetFinishedAt returns the value of FinishedAt.
 func (s *TaskStatus) GetFinishedAt() OptDateTime {
 	return s.FinishedAt
+}
+
+// GetDeletedAt returns the value of DeletedAt.
+func (s *TaskStatus) GetDeletedAt() OptDateTime {
+	return s.DeletedAt
 }
 
 // GetTokensIn returns the value of TokensIn.
@@ -7965,6 +7993,11 @@ func (s *TaskStatus) SetModelRef(val ModelRef) {
 	s.ModelRef = val
 }
 
+// SetActor sets the value of Actor.
+func (s *TaskStatus) SetActor(val OptString) {
+	s.Actor = val
+}
+
 // SetReplicaID sets the value of ReplicaID.
 func (s *TaskStatus) SetReplicaID(val OptString) {
 	s.ReplicaID = val
@@ -8003,6 +8036,11 @@ func (s *TaskStatus) SetStartedAt(val OptDateTime) {
 // SetFinishedAt sets the value of FinishedAt.
 func (s *TaskStatus) SetFinishedAt(val OptDateTime) {
 	s.FinishedAt = val
+}
+
+// SetDeletedAt sets the value of DeletedAt.
+func (s *TaskStatus) SetDeletedAt(val OptDateTime) {
+	s.DeletedAt = val
 }
 
 // SetTokensIn sets the value of TokensIn.

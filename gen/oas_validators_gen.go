@@ -2606,7 +2606,11 @@ func (s ErrorCode) Validate() error {
 		return nil
 	case "MODEL_DEPRECATED":
 		return nil
+	case "DELETED":
+		return nil
 	case "TOO_LARGE":
+		return nil
+	case "UNSUPPORTED_MEDIA_TYPE":
 		return nil
 	case "ADMISSION_REJECT":
 		return nil
@@ -9164,6 +9168,36 @@ func (s *TaskStatus) Validate() error {
 	}(); err != nil {
 		failures = append(failures, validate.FieldError{
 			Name:  "model_ref",
+			Error: err,
+		})
+	}
+	if err := func() error {
+		if value, ok := s.Actor.Get(); ok {
+			if err := func() error {
+				if err := (validate.String{
+					MinLength:     0,
+					MinLengthSet:  false,
+					MaxLength:     64,
+					MaxLengthSet:  true,
+					Email:         false,
+					Hostname:      false,
+					Regex:         nil,
+					MinNumeric:    0,
+					MinNumericSet: false,
+					MaxNumeric:    0,
+					MaxNumericSet: false,
+				}).Validate(string(value)); err != nil {
+					return errors.Wrap(err, "string")
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "actor",
 			Error: err,
 		})
 	}

@@ -22,6 +22,7 @@ type fake struct {
 	request  *gen.TaskRequest
 	list     gen.ListTasksParams
 	canceled gen.TaskID
+	deleted  gen.TaskID
 	explain  *gen.ExplainRequest
 }
 
@@ -49,6 +50,11 @@ func (f *fake) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskLis
 func (f *fake) CancelTask(_ context.Context, p gen.CancelTaskParams) (*gen.CancelResultHeaders, error) {
 	f.canceled = p.ID
 	return &gen.CancelResultHeaders{Response: gen.CancelResult{TaskID: p.ID, Outcome: gen.OutcomeCanceled, LastEventID: "7-9f86d081"}}, nil
+}
+
+func (f *fake) DeleteTask(_ context.Context, p gen.DeleteTaskParams) (*gen.Done, error) {
+	f.deleted = p.ID
+	return &gen.Done{}, nil
 }
 
 func (f *fake) ListPools(context.Context) (*gen.PoolListHeaders, error) {
@@ -144,6 +150,9 @@ func TestOperations(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, gen.EventID("7-9f86d081"), result.LastEventID)
 	require.Equal(t, gen.TaskID("t"), f.canceled)
+
+	require.NoError(t, c.Delete(ctx, "ended"))
+	require.Equal(t, gen.TaskID("ended"), f.deleted)
 
 	pools, err := c.Pools(ctx)
 	require.NoError(t, err)

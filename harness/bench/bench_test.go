@@ -176,6 +176,7 @@ func (l lease) Engine() engine.Engine    { return l.shift }
 func (lease) Replica() scheduler.Replica { return scheduler.Replica{ID: "r", Fingerprint: "f"} }
 func (lease) Lost() <-chan struct{}      { return nil }
 func (lease) Others() int                { return 0 }
+func (lease) Intact(context.Context) error { return nil }
 func (lease) KeepWarm()                  {}
 func (lease) Replace(string)             {}
 func (l lease) Release() {

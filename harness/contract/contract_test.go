@@ -41,7 +41,7 @@ func TestTheDocumentIsValid(t *testing.T) {
 			t.Parallel()
 			linter := exec.CommandContext(t.Context(), filepath.Join(tools(t), "node_modules", ".bin", name), args...)
 			linter.Env = process.Env(t.TempDir(), map[string]string{
-				"NO_COLOR": "1", "REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true",
+				"REDOCLY_TELEMETRY": "off", "REDOCLY_SUPPRESS_UPDATE_NOTICE": "true",
 			})
 			said, err := linter.CombinedOutput()
 			require.NoError(t, err, "%s", said)

@@ -32,6 +32,9 @@ type Prism struct {
 	played   []tape.Exchange
 }
 
+// startWithin bounds the start of Prism, which is two seconds of work, and much longer on a machine that has other work.
+const startWithin = 5 * time.Minute
+
 // exchangeHeader numbers the exchange that a request repeats.
 const exchangeHeader = "X-Tape-Exchange"
 
@@ -47,7 +50,7 @@ func StartPrism(ctx context.Context, l *process.Launcher, packages, document str
 	p.process, err = l.Start(process.Options{
 		Name: "prism", Exe: filepath.Join(packages, "node_modules", ".bin", "prism"),
 		Args: []string{"proxy", document, p.upstream.URL, "--port", port, "--host", "127.0.0.1", "--cors=false", "--verboseLevel", "fatal"},
-		Env:  process.Env(packages, map[string]string{"NO_COLOR": "1"}),
+		Env:  process.Env(packages, nil),
 	})
 	if err != nil {
 		p.upstream.Close()
@@ -58,7 +61,9 @@ func StartPrism(ctx context.Context, l *process.Launcher, packages, document str
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		Timeout:       time.Minute,
 	}
-	err = watch.Poll(ctx, "prism", func() error {
+	starting, stop := context.WithTimeout(ctx, startWithin)
+	defer stop()
+	err = watch.Until(starting, "prism", func() error {
 		if p.process.Ended() {
 			return watch.Never(fmt.Errorf("prism ended:\n%s", p.process.Tail(20)))
 		}

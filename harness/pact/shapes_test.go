@@ -32,6 +32,7 @@ const (
 	stateCompleted = "a task has completed"
 	stateRunning   = "a task runs"
 	stateCanceled  = "a task was canceled"
+	stateDeleted   = "a task was deleted"
 	stateFull      = "the queue of the pool slow is full"
 	stateUnready   = "no replica of the pool down is ready"
 	stateSpare     = "the pool spare is ready"
@@ -118,6 +119,7 @@ func status(taskID any, state task.State) object {
 		"priority": priority, "model_ref": like("haiku"), "queue_position": count, "predicted_start_ms": count,
 		"seed": matchers.Integer(seed), "determinism": determinism, "accepted_at": instant, "tokens_in": matchers.Integer(19),
 		"tokens_out": matchers.Integer(28), "replica_id": like("default-0"), "started_at": instant,
+		"actor": matchers.Regex("localhost", "^(localhost|self-test|token:[0-9a-f]{6})$"),
 	}
 	if !state.Final() {
 		return s

@@ -268,6 +268,7 @@ func (l *realLease) Engine() engine.Engine      { return l.realReplica }
 func (l *realLease) Replica() scheduler.Replica { return scheduler.Replica{ID: l.id} }
 func (l *realLease) Lost() <-chan struct{}      { return nil }
 func (l *realLease) Others() int                { return 0 }
+func (*realLease) Intact(context.Context) error { return nil }
 func (l *realLease) KeepWarm()                  {}
 func (l *realLease) Replace(string)             {}
 func (l *realLease) Release() {

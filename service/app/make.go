@@ -44,7 +44,7 @@ func (a *App) makeGuard() (err error) {
 	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return err
 	}
-	a.guard, err = gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	a.guard, err = gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback, Origins: c.CORS.Origins})
 	return err
 }
 
@@ -154,7 +154,7 @@ func (a *App) makeFlow() (err error) {
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
 		},
 	})
-	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule}
+	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule, Bundles: a.artifacts}
 	return nil
 }
 
@@ -191,15 +191,16 @@ func (a *App) makeFront() error {
 	if err != nil {
 		return err
 	}
-	handler, err := gate.New(gate.Options{
+	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: map[string]gate.Front{"/": native}, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err
 	}
 	a.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(log.Named("http")), ConnContext: port.Context,
+		Handler: a.gate, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(log.Named("http")), ConnContext: port.Context, ConnState: port.State,
+		DisableGeneralOptionsHandler: true, // the gate answers `OPTIONS *` too
 	}
 	return nil
 }

@@ -295,6 +295,7 @@ var reasons = map[task.Code]string{
 	task.ModelNotFound:     "no pool serves that model",
 	task.Conflict:          "another task has that id already",
 	task.ModelDeprecated:   "that model was retired",
+	task.Deleted:           "it was deleted",
 	task.TooLarge:          "it was too large",
 	task.AdmissionReject:   "the queue was full",
 	task.QueueFullDropLRU:  "the queue was full and it gave way to a newer task",

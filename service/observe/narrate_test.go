@@ -114,7 +114,7 @@ func TestANarratedLineNamesItsTask(t *testing.T) {
 func TestEveryCodeHasAReason(t *testing.T) {
 	for _, code := range task.Codes() {
 		switch code {
-		case task.MissingToken, task.BadToken, task.NotFound, task.MethodNotAllowed:
+		case task.MissingToken, task.BadToken, task.NotFound, task.MethodNotAllowed, task.UnsupportedMedia:
 			continue // no task exists yet when these are answered
 		}
 		lines, _ := logged(t, observe.Options{}, func(log *zap.Logger) { observe.NewNarrator(log).StreamEnded(aJob, code) })

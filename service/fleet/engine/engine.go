@@ -49,6 +49,8 @@ type Job struct {
 	CachePrompt bool
 	// Cached is called before the first token, with how many tokens of the prompt came from that KV. Nil: nobody asks.
 	Cached func(tokens int)
+	// Progress is called whenever the engine tells that it is further with the prompt, if it can tell. Nil: nobody asks.
+	Progress func()
 }
 
 // Result is what an engine reports when a job is done.

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -115,7 +116,7 @@ func (m *Manager) reloadInPlace(ctx context.Context, old *group, spec Spec, log 
 	for _, r := range wanted {
 		r.tell(func(o *desired) { o.wanted = true })
 	}
-	back, cancel := context.WithTimeout(m.run, m.opts.LoadTimeout+m.opts.ProbeTimeout)
+	back, cancel := awake.WithTimeout(m.run, m.opts.LoadTimeout+m.opts.ProbeTimeout)
 	defer cancel()
 	for _, r := range served {
 		if r.await(back, func(i Info) bool { return i.State == Ready }) != nil {

@@ -312,6 +312,9 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	if err != nil {
 		return asLoss(err, probeFailed)
 	}
+	if err := r.seal(w, plan, log); err != nil {
+		return asLoss(err, loadFailed)
+	}
 	observed := r.settleClaim(w)
 	r.abortable(nil) // from here on it is drained before it ends
 	r.adopt(w, plan, props)

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
@@ -30,9 +31,9 @@ type job struct {
 	mu          sync.Mutex              // guards what follows
 	state       state                   // written by enter alone
 	changes     int                     // how often the state has changed; written by enter alone
-	deadline    *time.Timer             // this and the next two: written where the timers start and stop; nil while they do not run
-	patience    *time.Timer             // while the job waits for another replica
-	absence     *time.Timer             // while its last reader may come back
+	noDeadline  func()                  // ends the wait for the deadline; this and the next two: written where the timers start and stop; nil: there is none
+	patience    *awake.Timer            // while the job waits for another replica
+	absence     *awake.Timer            // while its last reader may come back
 	refusal     *task.Error             // why it was withdrawn; written by the submit
 	replica     Replica                 // that runs it, or ran it last; this and the next six are written by its run
 	startedAt   time.Time               // when its first run began

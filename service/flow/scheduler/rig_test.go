@@ -54,6 +54,7 @@ type replica struct {
 	busy     bool
 	replaced string
 	every    time.Duration // between tokens
+	prefill  int           // how often the prompt's progress is told before the first token, with `every` in between
 	stuck    bool          // the slot stays busy once a run ended early
 	fail     error         // what Generate returns after two tokens
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
@@ -61,6 +62,7 @@ type replica struct {
 	ctx      int           // 0: not known
 	panics   string        // what Generate panics with after two tokens; empty: it does not
 	tokensIn int           // what Generate says of the prompt; 0: 3
+	changed  error         // what Intact returns
 	build    string        // of another engine; empty: the others'
 	warm     atomic.Int32  // leases that asked for its KV to be kept
 }
@@ -215,6 +217,14 @@ func (b *book) Finish(_ context.Context, r task.Record) error {
 	})
 }
 
+func (b *book) Delete(_ context.Context, id string, at time.Time) error {
+	return b.change(id, func(r *task.Record) {
+		if r.Deleted == nil {
+			*r = r.Erased(at)
+		}
+	})
+}
+
 func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	if err := b.wait(ctx); err != nil {
 		return task.Record{}, false, err
@@ -319,7 +329,13 @@ func (l lease) Replica() Replica {
 }
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
-func (l lease) KeepWarm()             { l.warm.Add(1) }
+func (l lease) Intact(context.Context) error {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.ready = l.ready && l.changed == nil
+	return l.changed
+}
+func (l lease) KeepWarm() { l.warm.Add(1) }
 
 // Slots is engine.Keeper's: the only slot holds what it did last.
 func (x *replica) Slots(context.Context) ([]engine.Slot, error) {
@@ -357,11 +373,17 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
 	x.r.mu.Unlock()
-	for i := range job.MaxTokens {
+	for i := -x.prefill; i < job.MaxTokens; i++ {
 		select {
 		case <-time.After(x.every):
 		case <-ctx.Done():
 			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+		}
+		if i < 0 {
+			if job.Progress != nil {
+				job.Progress()
+			}
+			continue
 		}
 		if x.panics != "" && i == 2 {
 			panic(x.panics)

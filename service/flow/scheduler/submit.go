@@ -5,6 +5,7 @@ package scheduler
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
@@ -20,6 +21,10 @@ func (s *Scheduler) Known(ctx context.Context, id string, body [32]byte) (task.A
 	r, ok, err := s.lookUp(ctx, id)
 	if !ok || err != nil {
 		return task.Admission{}, err != nil, err
+	}
+	if r.Deleted != nil {
+		return task.Admission{}, true, task.Errorf(task.Conflict, "task_id %s is that of a task that was deleted at %s: choose another id, or leave it out",
+			id, r.Deleted.At.UTC().Format(time.RFC3339))
 	}
 	a, err := repeated(r.Task, body)
 	return a, true, err

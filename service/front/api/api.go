@@ -26,6 +26,8 @@ type Tasks interface {
 	// List returns the newest tasks first; an empty state means all.
 	List(ctx context.Context, state task.State, limit int) ([]task.Status, error)
 	Cancel(ctx context.Context, id string) (task.CancelResult, error) // NOT_FOUND
+	// Delete removes what an ended task was asked and answered. Actor is who asks for it. NOT_FOUND, CONFLICT.
+	Delete(ctx context.Context, id, actor string) error
 	// Subscribe opens a task's stream after the event with this id, or at its start if the id is empty. INVALID_PARAMS for an
 	// id that the stream never gave, NOT_FOUND, WORKER_RESET for an id whose hash is of other bytes.
 	Subscribe(ctx context.Context, id, after string) (delivery.Stream, error)

@@ -37,8 +37,9 @@ func TestEveryCodeHasItsStatusAndTheEnvelope(t *testing.T) {
 		404: {task.NotFound, task.ModelNotFound},
 		405: {task.MethodNotAllowed},
 		409: {task.Conflict, task.Canceled},
-		410: {task.ModelDeprecated},
+		410: {task.ModelDeprecated, task.Deleted},
 		413: {task.TooLarge},
+		415: {task.UnsupportedMedia},
 		429: {task.AdmissionReject, task.QueueFullDropLRU, task.RateLimited, task.BudgetExceeded},
 		500: {task.Internal},
 		501: {task.NotImplemented},
@@ -260,7 +261,7 @@ func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	at := time.Date(2026, 11, 22, 20, 15, 0, 125e6, time.FixedZone("", 3600))
 	f.tasks.status = task.Status{
 		ID: "t1", State: task.Completed, PoolID: "default", Engine: "llamacpp", Workload: task.Embedding, Priority: task.Batch, ModelRef: "haiku",
-		ReplicaID: "default-0", PredictedStart: -time.Second, Seed: 7, Determinism: task.Strict, AcceptedAt: at, StartedAt: at, FinishedAt: at,
+		Actor: "self-test", ReplicaID: "default-0", PredictedStart: -time.Second, Seed: 7, Determinism: task.Strict, AcceptedAt: at, StartedAt: at, FinishedAt: at,
 		TokensIn: 3, TokensOut: 4, LastEventID: "5-0a1b2c3d",
 		End: &task.End{TokensIn: 3, TokensOut: 4, FinishReason: task.FinishResult, Result: json.RawMessage(`[[0.5]]`), Receipt: task.Receipt{Determinism: task.Strict}},
 	}
@@ -281,6 +282,7 @@ func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	require.Equal(t, "[[0.5]]", string(one.Response.End.Value.Result))
 	require.True(t, at.Equal(one.Response.AcceptedAt))
 	require.Zero(t, one.Response.PredictedStartMs)
+	require.Equal(t, "self-test", one.Response.Actor.Value)
 
 	list, err := client.ListTasks(ctx, gen.ListTasksParams{})
 	require.NoError(t, err)

@@ -34,6 +34,7 @@ type fakeTasks struct {
 	err       error
 	listed    []task.Status
 	subscribe func(id, after string) (delivery.Stream, error)
+	deleted   []any // what the last Delete was asked
 }
 
 func (f *fakeTasks) Submit(_ context.Context, r task.Request) (task.Admission, error) {
@@ -56,6 +57,11 @@ func (f *fakeTasks) Subscribe(_ context.Context, id, after string) (delivery.Str
 
 func (f *fakeTasks) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	return task.CancelResult{TaskID: id, Outcome: task.StateCanceled, LastEventID: "0-00000000"}, f.err
+}
+
+func (f *fakeTasks) Delete(_ context.Context, id, actor string) error {
+	f.deleted = []any{id, actor}
+	return f.err
 }
 
 type fakePools struct {

@@ -142,9 +142,7 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 			g.ours = g.engine.c.Reset(err)
 			break
 		}
-		if g.job.Cached != nil {
-			g.job.Cached(f.cached)
-		}
+		g.told(f.cached)
 	case f.stop:
 		g.final = bytes.Clone(event.Data)
 		return false, nil
@@ -158,6 +156,16 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 		g.held = append(g.held[:0], g.held[n:]...)
 	}
 	return true, g.ours
+}
+
+// told passes on that the engine is further with the prompt. How much of it came from KV is the same in every frame.
+func (g *generation) told(cached int) {
+	if g.job.Progress != nil {
+		g.job.Progress()
+	}
+	if g.job.Cached != nil {
+		g.job.Cached(cached)
+	}
 }
 
 // start sends the request. It never asks for more tokens than the context holds after the prompt, so a server that was started with context
@@ -191,7 +199,7 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 		stop = []string{}
 	}
 	more := allOff
-	more.ReturnProgress = job.Cached != nil
+	more.ReturnProgress = job.Cached != nil || job.Progress != nil
 	s, err := e.c.Stream(ctx, "/completion", completion{
 		Prompt: text, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
 		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
