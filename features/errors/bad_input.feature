@@ -171,7 +171,7 @@ Feature: Bad input
     Examples:
       | method | path                | allowed     |
       | DELETE | /v1/tasks           | GET, HEAD, OPTIONS, POST |
-      | PUT    | /v1/tasks/x         | GET, HEAD, OPTIONS |
+      | PUT    | /v1/tasks/x         | DELETE, GET, HEAD, OPTIONS |
       | GET    | /v1/tasks/x/cancel  | OPTIONS, POST |
       | POST   | /v1/tasks/x/stream  | GET, HEAD, OPTIONS |
       | POST   | /healthz            | GET, HEAD, OPTIONS |

@@ -52,6 +52,9 @@ func (a *Answers) Take(d *Document, e tape.Exchange) {
 		a.seen = map[string]int{}
 	}
 	key := fmt.Sprint(e.Method, " ", name(d.operation(e.Method, e.Target)), e.Status, media(e), shape(e))
+	if e.Status < http.StatusBadRequest {
+		key += fields(e.Request) // what is served is looked at from both sides
+	}
 	if a.seen[key]++; a.seen[key] <= samples {
 		a.Kept = append(a.Kept, e)
 	}
@@ -82,8 +85,12 @@ func shape(e tape.Exchange) string {
 	if media(e) == "text/event-stream" {
 		return fmt.Sprint(strings.Count(string(e.Body), "event: error"), strings.Count(string(e.Body), "event: end"))
 	}
+	return fields(e.Body)
+}
+
+func fields(body []byte) string {
 	var v any
-	if json.Unmarshal(e.Body, &v) != nil {
+	if json.Unmarshal(body, &v) != nil {
 		return ""
 	}
 	fields := map[string]bool{}
@@ -103,6 +110,8 @@ func shape(e tape.Exchange) string {
 				at += "=" + v
 			}
 			fields[at] = true
+		case nil:
+			fields[at+"=null"] = true
 		default:
 			fields[at] = true
 		}
