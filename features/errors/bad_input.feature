@@ -103,8 +103,8 @@ Feature: Bad input
     And its message says "4194304 bytes"
     And the daemon still serves
 
-  @OC-CTRL-2030
-  Scenario: A prompt over its own limit in a body within the body's
+  @OC-CTRL-2030 @LO-848
+  Scenario: A prompt over the limit in a body within it
     When I post 1100000 bytes to "/v1/tasks"
     Then the answer is 413 TOO_LARGE
     And its message says "1048576"

@@ -22,6 +22,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/tape"
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
@@ -216,7 +217,7 @@ func eventSources(t *testing.T, exe string) {
 		if len(header) > 0 {
 			req.Header["Last-Event-Id"] = header
 		}
-		res, err := http.DefaultClient.Do(req)
+		res, err := (&http.Client{Transport: tape.Transport(http.DefaultTransport)}).Do(req)
 		require.NoError(t, err)
 		defer res.Body.Close()
 		var ids []string

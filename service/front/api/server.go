@@ -28,9 +28,8 @@ import (
 // call is what one request carries to its handler, beside what the gate knows of it. It does not change.
 type call struct {
 	request    *http.Request
-	writer     *http.ResponseController // of the answer
-	body       []byte                   // in normal form
-	bodySHA256 [sha256.Size]byte        // of the JSON as it was sent, compacted
+	body       []byte            // in normal form
+	bodySHA256 [sha256.Size]byte // of the JSON as it was sent, compacted
 }
 
 type callKey struct{}
