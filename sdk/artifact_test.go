@@ -39,11 +39,13 @@ func shelf(text, sent string, status int) http.Handler {
 		}
 		answer(`{"artifacts":[`+entry+`]}`)(w, r)
 	})
-	mux.HandleFunc("GET /v1/tasks/other", func(w http.ResponseWriter, _ *http.Request) {
-		envelopeAnswer(w, http.StatusGone, `{"code":"DELETED","message":"it was deleted at noon","retriable":false}`)
-	})
 	mux.HandleFunc("GET /v1/tasks/{id}", func(w http.ResponseWriter, r *http.Request) {
-		if r.PathValue("id") != "runs" {
+		switch r.PathValue("id") {
+		case "runs":
+		case "gone":
+			envelopeAnswer(w, http.StatusGone, `{"code":"DELETED","message":"it was deleted at noon","retriable":false}`)
+			return
+		default:
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusNotFound)
 			_, _ = io.WriteString(w, `{"code":"NOT_FOUND","message":"there is no such task","retriable":false}`)
@@ -123,13 +125,14 @@ func TestArtifactsAndProofs(t *testing.T) {
 	_, _, err = c.Proof(t.Context(), "other")
 	e, ok := errors.AsType[*Error](err)
 	require.True(t, ok, err)
-	require.Equal(t, gen.ErrorCodeDELETED, e.Code)
-	_, _, err = c.Proof(t.Context(), "none")
-	e, ok = errors.AsType[*Error](err)
-	require.True(t, ok, err)
+	require.Equal(t, gen.ErrorCodeNOTFOUND, e.Code)
 	require.Equal(t, "there is no such task", e.Message, "a task that does not exist has not merely not ended (LO-847)")
 	_, _, err = c.Proof(t.Context(), "runs")
 	require.ErrorContains(t, err, "task runs has no proof bundle: it is running, and has not ended")
+	_, _, err = c.Proof(t.Context(), "gone")
+	e, ok = errors.AsType[*Error](err)
+	require.True(t, ok, err)
+	require.Equal(t, gen.ErrorCodeDELETED, e.Code)
 	list, err := c.Artifacts(t.Context(), ArtifactFilter{Kind: gen.ArtifactKindPlan})
 	require.NoError(t, err)
 	require.Empty(t, list)
