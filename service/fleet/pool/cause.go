@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -76,6 +77,24 @@ func asLoss(err error, why reason) *loss {
 		return l
 	}
 	return &loss{reason: why, err: err}
+}
+
+// stranger is the loss of a replica at whose address another program answers; nil: that is not the matter. Somebody has to correct the
+// address, or what runs there.
+func stranger(err error, why reason) *loss {
+	s, ok := errors.AsType[*httpsse.StrangerError](err)
+	if !ok {
+		return nil
+	}
+	return &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+}
+
+// engineSaid is what happened to an engine. The adapter's message about it is for the client of a task, and says what that one is to do.
+func engineSaid(err error) error {
+	if e, ok := errors.AsType[*task.Error](err); ok && e.Code == task.WorkerReset && e.Err != nil {
+		return e.Err
+	}
+	return err
 }
 
 // evidence is what a worker left behind.

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 )
 
@@ -53,7 +54,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 				misses = 0
 			default:
 				if misses++; misses > missesAllowed {
-					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: found.missed})
+					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: engineSaid(found.missed)})
 				}
 			}
 		}
@@ -132,7 +133,7 @@ func (r *replica) examine(ctx context.Context, w *worker) verdict {
 	if why := w.look(ctx); why != nil {
 		return verdict{lost: why}
 	}
-	bounded, cancel := context.WithTimeout(ctx, r.m.opts.HealthInterval)
+	bounded, cancel := awake.WithTimeout(ctx, r.m.opts.HealthInterval)
 	err := w.engine.Health(bounded)
 	cancel()
 	if err != nil || !r.takeIdle(w) {
@@ -162,7 +163,7 @@ func (r *replica) takeIdle(w *worker) bool {
 // liveness makes the idle worker decode one token: an engine may answer health checks and yet decode nothing (ORCH-3002). The probe
 // takes a slot for it.
 func (r *replica) liveness(ctx context.Context, w *worker) *loss {
-	bounded, cancel := context.WithTimeoutCause(ctx, r.m.opts.ProbeTimeout, fmt.Errorf("no token within %s", r.m.opts.ProbeTimeout))
+	bounded, cancel := awake.WithTimeoutCause(ctx, r.m.opts.ProbeTimeout, fmt.Errorf("no token within %s", r.m.opts.ProbeTimeout))
 	err := probeError(bounded, r.decode(bounded, w, 1))
 	cancel()
 	r.mu.Lock()

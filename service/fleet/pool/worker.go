@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/safefile"
@@ -72,7 +73,7 @@ const healthEvery = 50 * time.Millisecond
 
 // load starts the worker's process, if it has one, and waits until the engine is healthy.
 func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err error) {
-	ctx, cancel := context.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
+	ctx, cancel := awake.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
 		fmt.Errorf("the worker was not healthy within %s", r.m.opts.LoadTimeout))
 	defer cancel()
 	key := ""
@@ -111,7 +112,10 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", context.Cause(ctx)
 		}
 		if r.spec.Mode == External { // it is not loading anything for us, so try again later
-			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
+			if l := stranger(err, loadFailed); l != nil {
+				return "", l
+			}
+			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
 		}
 		again, stop := r.m.opts.Clock.After(healthEvery)
 		select {
@@ -151,7 +155,7 @@ func (r *replica) probe(w *worker) (engine.Props, error) {
 }
 
 func (r *replica) probeTime(w *worker) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(w.ctx, r.m.opts.ProbeTimeout,
+	return awake.WithTimeoutCause(w.ctx, r.m.opts.ProbeTimeout,
 		fmt.Errorf("the probe was not answered within %s", r.m.opts.ProbeTimeout))
 }
 
@@ -160,7 +164,10 @@ func probeError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		return fmt.Errorf("the probe failed: %w", err)
+		if l := stranger(err, probeFailed); l != nil {
+			return l
+		}
+		return fmt.Errorf("the probe failed: %w", engineSaid(err))
 	}
 	return nil
 }

@@ -62,6 +62,8 @@ type Ledger interface {
 	Started(d task.Dispatch)
 	Checkpoint(id string, c task.Checkpoint)
 	Finish(ctx context.Context, r task.Record) error
+	// Delete removes what an ended task was asked and answered, and returns once it is gone.
+	Delete(ctx context.Context, id string, at time.Time) error
 	Get(ctx context.Context, id string) (task.Record, bool, error)
 	// List returns finished tasks, the last to finish first.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
@@ -114,6 +116,7 @@ type Pool struct {
 	Capacity int
 	Policy   queue.Policy
 	Wall     time.Duration // longest run of a task
+	Prefill  time.Duration // longest wait for the first token, or for a sign that the engine is nearer to it; 0: as Idle
 	Idle     time.Duration // longest wait for the next token
 	OnDemand bool          // loaded when a task needs it (LO-503)
 }
@@ -131,7 +134,7 @@ type Options struct {
 	Now       func() time.Time
 	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
 	FlushWithin time.Duration
-	// IdleWithin is how long a cancelled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
+	// IdleWithin is how long a canceled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
 	IdleWithin time.Duration
 	// MoveWithin is how long a task whose replica died, or that an earlier process ran, waits for a replica that gives
 	// the same bytes. 0: 1 min.

@@ -76,7 +76,7 @@ func (b slowBook) flush() {
 
 func (b slowBook) Accept(ctx context.Context, t task.Task) error {
 	time.Sleep(b.commit)
-	if _, known, _ := b.Get(ctx, t.ID); known && !b.full.Load() { // cancelled before it was recorded
+	if _, known, _ := b.Get(ctx, t.ID); known && !b.full.Load() { // canceled before it was recorded
 		return nil
 	}
 	return b.book.Accept(ctx, t)

@@ -54,6 +54,7 @@ type replica struct {
 	busy     bool
 	replaced string
 	every    time.Duration // between tokens
+	prefill  int           // how often the prompt's progress is told before the first token, with `every` in between
 	stuck    bool          // the slot stays busy once a run ended early
 	fail     error         // what Generate returns after two tokens
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
@@ -143,6 +144,7 @@ func (l lineLog) Sync() error { return nil }
 // book is a ledger in memory whose disk can be full, or hang.
 type book struct {
 	full    atomic.Bool
+	panics  atomic.Value  // what panics; see mayPanic
 	hangs   atomic.Bool   // accepts are not written, and nothing is read, until it does not
 	forgets atomic.Bool   // a crash comes before any note is written
 	seq     atomic.Uint64 // that was handed out last
@@ -176,6 +178,7 @@ func (b *book) wait(ctx context.Context) error {
 }
 
 func (b *book) Accept(ctx context.Context, t task.Task) error {
+	b.mayPanic("the accept")
 	if err := b.wait(ctx); err != nil {
 		return err
 	}
@@ -214,6 +217,14 @@ func (b *book) Finish(_ context.Context, r task.Record) error {
 	})
 }
 
+func (b *book) Delete(_ context.Context, id string, at time.Time) error {
+	return b.change(id, func(r *task.Record) {
+		if r.Deleted == nil {
+			*r = r.Erased(at)
+		}
+	})
+}
+
 func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	if err := b.wait(ctx); err != nil {
 		return task.Record{}, false, err
@@ -236,7 +247,16 @@ func (b *book) List(_ context.Context, state task.State, limit int) (found []tas
 	return found[:min(limit, len(found))], nil
 }
 
-func (b *book) NextSeq() (uint64, error) { return b.seq.Add(1), nil }
+func (b *book) NextSeq() (uint64, error) {
+	b.mayPanic("the number")
+	return b.seq.Add(1), nil
+}
+
+func (b *book) mayPanic(what string) {
+	if b.panics.Load() == what {
+		panic(what)
+	}
+}
 
 // live are the running tasks in start order, then the queued ones in theirs.
 func (b *book) live() (left []task.Record) {
@@ -353,11 +373,17 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
 	x.r.mu.Unlock()
-	for i := range job.MaxTokens {
+	for i := -x.prefill; i < job.MaxTokens; i++ {
 		select {
 		case <-time.After(x.every):
 		case <-ctx.Done():
 			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+		}
+		if i < 0 {
+			if job.Progress != nil {
+				job.Progress()
+			}
+			continue
 		}
 		if x.panics != "" && i == 2 {
 			panic(x.panics)

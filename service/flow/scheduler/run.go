@@ -8,10 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -22,6 +24,9 @@ const (
 	checkpointTokens = 256
 	checkpointTime   = 2 * time.Second
 )
+
+// longPrompt is from how many tokens on a prompt may take long, so that the engine is to tell of its progress.
+const longPrompt = 256
 
 // run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced. Binds says that the task's
 // bytes depend on this choice of a replica (see recordDispatch).
@@ -103,12 +108,17 @@ func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
 func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm, binds bool, lease Lease) (engine.Result, json.RawMessage, error) {
-	wall := time.AfterFunc(l.pool.Wall, func() {
+	wall := awake.AfterFunc(l.pool.Wall, func() {
 		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
 	})
 	defer wall.Stop()
-	idle := time.AfterFunc(l.pool.Idle, func() {
-		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
+	var decodes atomic.Bool
+	idle := awake.AfterFunc(l.pool.Prefill, func() {
+		if decodes.Load() {
+			cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
+			return
+		}
+		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no first token, and told of no progress with the prompt, for %s; send the task again", l.pool.Prefill).Retry(0))
 	})
 	defer idle.Stop()
 	var writes sync.WaitGroup
@@ -133,10 +143,15 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	if warm { // otherwise the KV that is reused is not the session's: many prompts begin alike
 		work.Cached = j.cached
 	}
+	if t.PromptTokens == 0 || t.PromptTokens >= longPrompt {
+		work.Progress = func() { idle.Reset(l.pool.Prefill) }
+	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
 	result, err := lease.Engine().Generate(ctx, work, func(text string) error {
-		idle.Reset(l.pool.Idle)
-		if tokens == 0 {
+		if tokens > 0 {
+			idle.Reset(l.pool.Idle)
+		} else {
+			decodes.Store(true)
 			l.rates.firstToken(j, l.s.o.Now())
 			idle.Stop() // it is not the engine that is waited for
 			if err := dispatched(); err != nil {
@@ -264,7 +279,7 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 	if !ok { // such an engine stops when its connection is closed
 		return
 	}
-	ctx, stop := context.WithTimeout(context.Background(), l.s.o.IdleWithin)
+	ctx, stop := awake.WithTimeout(context.Background(), l.s.o.IdleWithin)
 	defer stop()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
@@ -277,7 +292,7 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 			return
 		case <-ctx.Done():
 			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
-				append(j.told(), zap.Duration("waited", l.s.o.IdleWithin))...)
+				append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
 			lease.Replace("slot still busy after its task ended")
 			return
 		case <-poll.C:

@@ -262,8 +262,29 @@ func TestWatchdogs(t *testing.T) {
 		require.Equal(t, time.Second, r.status("endless").FinishedAt.Sub(r.status("endless").StartedAt))
 		r.replicas[0].every = time.Minute
 		r.must("hung")
-		require.Contains(t, r.read("hung"), "sent no token for 100ms")
+		require.Contains(t, r.read("hung"), "sent no first token, and told of no progress with the prompt, for 100ms")
 		require.Equal(t, task.Failed, r.status("hung").State)
+	})
+}
+
+// LO-836: the wait for the first token has a bound of its own, which progress with the prompt puts off
+func TestAPromptHasABoundOfItsOwn(t *testing.T) {
+	run(t, 1, func(p *Pool) { p.Wall, p.Prefill, p.Idle = time.Hour, time.Minute, time.Second }, func(t *testing.T, r *rig) {
+		long := func(t *task.Task) { t.PromptTokens = 10000 }
+		x := r.replicas[0]
+		x.every, x.prefill = time.Minute-1, 20
+		r.must("progress", long, tokens(1))
+		require.Contains(t, r.read("progress"), "event: end")
+		x.every, x.prefill = time.Minute+1, 0
+		r.must("no progress", long)
+		require.Contains(t, r.read("no progress"), "told of no progress with the prompt, for 1m0s")
+		x.every = 59 * time.Second
+		r.must("no second token", long)
+		require.Contains(t, r.read("no second token"), "sent no token for 1s")
+		require.Equal(t, time.Minute, r.status("no second token").FinishedAt.Sub(r.status("no second token").StartedAt))
+		x.every, x.prefill = time.Second, 100
+		r.must("short", tokens(1), func(t *task.Task) { t.PromptTokens = longPrompt - 1 })
+		require.Contains(t, r.read("short"), "told of no progress", "of a short prompt nobody asks how far it is")
 	})
 }
 

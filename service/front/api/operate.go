@@ -107,21 +107,12 @@ func (h pools) DrainPool(ctx context.Context, r *gen.DrainRequest, p gen.DrainPo
 // ReloadPool swaps a pool's model (ORCH-2101).
 func (h pools) ReloadPool(ctx context.Context, r *gen.ReloadRequest, p gen.ReloadPoolParams) (*gen.ReloadResultHeaders, error) {
 	v, err := h.Control.Reload(ctx, string(p.ID), r.NewModelRef)
-	h.slow(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return &gen.ReloadResultHeaders{Response: gen.ReloadResult{
 		PoolID: gen.PoolID(v.PoolID), Model: toModel(v.Model), PreviousModelRef: v.PreviousRef, TookMs: millis(v.Took),
 	}}, nil
-}
-
-// slow starts the time limit for the answer again. Some operations, such as loading a model, take longer than a dead client may
-// hold its connection.
-func (h *Handler) slow(ctx context.Context) {
-	if w := callFrom(ctx).writer; w != nil {
-		_ = w.SetWriteDeadline(time.Now().Add(h.WriteTimeout)) // as the gate did
-	}
 }
 
 // ListGpus shows the GPUs and who holds their memory (LO-501).
@@ -172,7 +163,6 @@ func (h control) ExplainPlacement(ctx context.Context, r *gen.ExplainRequest) (*
 // ReloadConfig reads the configuration file again.
 func (h control) ReloadConfig(ctx context.Context) (*gen.ConfigReloadResultHeaders, error) {
 	v, err := h.Control.ReloadConfig(ctx)
-	h.slow(ctx)
 	if err != nil {
 		return nil, err
 	}
