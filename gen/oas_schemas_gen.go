@@ -468,7 +468,9 @@ func (s *ArtifactNote) SetValue(val string) {
 type ArtifactRequest struct {
 	Kind      ArtifactKind `json:"kind"`
 	MediaType OptString    `json:"media_type"`
-	Content   string       `json:"content"`
+	// The server takes as much as its `artifacts.max_bytes`, and its limit for a body, allow. More is
+	// `TOO_LARGE`.
+	Content string `json:"content"`
 	// How `content` spells the bytes.
 	Encoding OptArtifactRequestEncoding `json:"encoding"`
 	// The task it belongs to. Default none.
@@ -1470,6 +1472,9 @@ type Error struct {
 	PoolID      OptString `json:"pool_id"`
 	// What to look at. Begins with the numeric code for MISSING_TOKEN (40101) and BAD_TOKEN (40102).
 	Hint OptString `json:"hint"`
+	// Of `/readyz` alone. What keeps each pool from running a task; without a pool, what keeps all of
+	// them.
+	Reasons []Reason `json:"reasons"`
 }
 
 // GetCode returns the value of Code.
@@ -1512,6 +1517,11 @@ func (s *Error) GetHint() OptString {
 	return s.Hint
 }
 
+// GetReasons returns the value of Reasons.
+func (s *Error) GetReasons() []Reason {
+	return s.Reasons
+}
+
 // SetCode sets the value of Code.
 func (s *Error) SetCode(val ErrorCode) {
 	s.Code = val
@@ -1552,37 +1562,43 @@ func (s *Error) SetHint(val OptString) {
 	s.Hint = val
 }
 
+// SetReasons sets the value of Reasons.
+func (s *Error) SetReasons(val []Reason) {
+	s.Reasons = val
+}
+
 // Ref: #/components/schemas/ErrorCode
 type ErrorCode string
 
 const (
-	ErrorCodeINVALIDPARAMS     ErrorCode = "INVALID_PARAMS"
-	ErrorCodeDEADLINEUNMET     ErrorCode = "DEADLINE_UNMET"
-	ErrorCodeMISSINGTOKEN      ErrorCode = "MISSING_TOKEN"
-	ErrorCodeBADTOKEN          ErrorCode = "BAD_TOKEN"
-	ErrorCodeUNTRUSTEDARTIFACT ErrorCode = "UNTRUSTED_ARTIFACT"
-	ErrorCodePOLICYDENIED      ErrorCode = "POLICY_DENIED"
-	ErrorCodeNOTFOUND          ErrorCode = "NOT_FOUND"
-	ErrorCodeMODELNOTFOUND     ErrorCode = "MODEL_NOT_FOUND"
-	ErrorCodeMETHODNOTALLOWED  ErrorCode = "METHOD_NOT_ALLOWED"
-	ErrorCodeCONFLICT          ErrorCode = "CONFLICT"
-	ErrorCodeMODELDEPRECATED   ErrorCode = "MODEL_DEPRECATED"
-	ErrorCodeDELETED           ErrorCode = "DELETED"
-	ErrorCodeTOOLARGE          ErrorCode = "TOO_LARGE"
-	ErrorCodeADMISSIONREJECT   ErrorCode = "ADMISSION_REJECT"
-	ErrorCodeQUEUEFULLDROPLRU  ErrorCode = "QUEUE_FULL_DROP_LRU"
-	ErrorCodeRATELIMITED       ErrorCode = "RATE_LIMITED"
-	ErrorCodeBUDGETEXCEEDED    ErrorCode = "BUDGET_EXCEEDED"
-	ErrorCodeINTERNAL          ErrorCode = "INTERNAL"
-	ErrorCodeNOTIMPLEMENTED    ErrorCode = "NOT_IMPLEMENTED"
-	ErrorCodePOOLUNREADY       ErrorCode = "POOL_UNREADY"
-	ErrorCodePOOLUNAVAILABLE   ErrorCode = "POOL_UNAVAILABLE"
-	ErrorCodeREPLICAEXHAUSTED  ErrorCode = "REPLICA_EXHAUSTED"
-	ErrorCodeSHUTTINGDOWN      ErrorCode = "SHUTTING_DOWN"
-	ErrorCodeLEDGERUNAVAILABLE ErrorCode = "LEDGER_UNAVAILABLE"
-	ErrorCodeDECODETIMEOUT     ErrorCode = "DECODE_TIMEOUT"
-	ErrorCodeWORKERRESET       ErrorCode = "WORKER_RESET"
-	ErrorCodeCANCELED          ErrorCode = "CANCELED"
+	ErrorCodeINVALIDPARAMS        ErrorCode = "INVALID_PARAMS"
+	ErrorCodeDEADLINEUNMET        ErrorCode = "DEADLINE_UNMET"
+	ErrorCodeMISSINGTOKEN         ErrorCode = "MISSING_TOKEN"
+	ErrorCodeBADTOKEN             ErrorCode = "BAD_TOKEN"
+	ErrorCodeUNTRUSTEDARTIFACT    ErrorCode = "UNTRUSTED_ARTIFACT"
+	ErrorCodePOLICYDENIED         ErrorCode = "POLICY_DENIED"
+	ErrorCodeNOTFOUND             ErrorCode = "NOT_FOUND"
+	ErrorCodeMODELNOTFOUND        ErrorCode = "MODEL_NOT_FOUND"
+	ErrorCodeMETHODNOTALLOWED     ErrorCode = "METHOD_NOT_ALLOWED"
+	ErrorCodeCONFLICT             ErrorCode = "CONFLICT"
+	ErrorCodeMODELDEPRECATED      ErrorCode = "MODEL_DEPRECATED"
+	ErrorCodeDELETED              ErrorCode = "DELETED"
+	ErrorCodeTOOLARGE             ErrorCode = "TOO_LARGE"
+	ErrorCodeUNSUPPORTEDMEDIATYPE ErrorCode = "UNSUPPORTED_MEDIA_TYPE"
+	ErrorCodeADMISSIONREJECT      ErrorCode = "ADMISSION_REJECT"
+	ErrorCodeQUEUEFULLDROPLRU     ErrorCode = "QUEUE_FULL_DROP_LRU"
+	ErrorCodeRATELIMITED          ErrorCode = "RATE_LIMITED"
+	ErrorCodeBUDGETEXCEEDED       ErrorCode = "BUDGET_EXCEEDED"
+	ErrorCodeINTERNAL             ErrorCode = "INTERNAL"
+	ErrorCodeNOTIMPLEMENTED       ErrorCode = "NOT_IMPLEMENTED"
+	ErrorCodePOOLUNREADY          ErrorCode = "POOL_UNREADY"
+	ErrorCodePOOLUNAVAILABLE      ErrorCode = "POOL_UNAVAILABLE"
+	ErrorCodeREPLICAEXHAUSTED     ErrorCode = "REPLICA_EXHAUSTED"
+	ErrorCodeSHUTTINGDOWN         ErrorCode = "SHUTTING_DOWN"
+	ErrorCodeLEDGERUNAVAILABLE    ErrorCode = "LEDGER_UNAVAILABLE"
+	ErrorCodeDECODETIMEOUT        ErrorCode = "DECODE_TIMEOUT"
+	ErrorCodeWORKERRESET          ErrorCode = "WORKER_RESET"
+	ErrorCodeCANCELED             ErrorCode = "CANCELED"
 )
 
 // AllValues returns all ErrorCode values.
@@ -1601,6 +1617,7 @@ func (ErrorCode) AllValues() []ErrorCode {
 		ErrorCodeMODELDEPRECATED,
 		ErrorCodeDELETED,
 		ErrorCodeTOOLARGE,
+		ErrorCodeUNSUPPORTEDMEDIATYPE,
 		ErrorCodeADMISSIONREJECT,
 		ErrorCodeQUEUEFULLDROPLRU,
 		ErrorCodeRATELIMITED,
@@ -1646,6 +1663,8 @@ func (s ErrorCode) MarshalText() ([]byte, error) {
 	case ErrorCodeDELETED:
 		return []byte(s), nil
 	case ErrorCodeTOOLARGE:
+		return []byte(s), nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
 		return []byte(s), nil
 	case ErrorCodeADMISSIONREJECT:
 		return []byte(s), nil
@@ -1721,6 +1740,9 @@ func (s *ErrorCode) UnmarshalText(data []byte) error {
 		return nil
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+		return nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 		return nil
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT
@@ -2277,7 +2299,7 @@ type GPUList struct {
 	// Missing without a driver.
 	DriverVersion OptString `json:"driver_version"`
 	CudaVersion   OptString `json:"cuda_version"`
-	// Why no GPU can be used.
+	// Why no GPU can be used, and what to do.
 	Problem OptString `json:"problem"`
 	Gpus    []GPU     `json:"gpus"`
 }
@@ -2699,15 +2721,23 @@ func (s *Lifecycle) UnmarshalText(data []byte) error {
 	}
 }
 
+// The limits in force. The first four are settings of the server (`limits`).
 // Ref: #/components/schemas/Limits
 type Limits struct {
-	MaxBodyBytes   int64 `json:"max_body_bytes"`
-	MaxPromptChars int64 `json:"max_prompt_chars"`
-	MaxMessages    int   `json:"max_messages"`
-	MaxInputs      int   `json:"max_inputs"`
-	MaxStop        int   `json:"max_stop"`
-	MaxSeed        int64 `json:"max_seed"`
-	MaxDeadlineMs  int64 `json:"max_deadline_ms"`
+	// Of a request's body, as it is decoded. More is `TOO_LARGE`.
+	MaxBodyBytes int64 `json:"max_body_bytes"`
+	// Of prompt, messages and inputs together, in bytes of UTF-8. More is `TOO_LARGE`.
+	MaxPromptBytes int64 `json:"max_prompt_bytes"`
+	// More is `TOO_LARGE`.
+	MaxMessages int `json:"max_messages"`
+	// More is `TOO_LARGE`.
+	MaxInputs int `json:"max_inputs"`
+	// More is `INVALID_PARAMS`.
+	MaxStop int `json:"max_stop"`
+	// More is `INVALID_PARAMS`.
+	MaxSeed int64 `json:"max_seed"`
+	// More is `INVALID_PARAMS`.
+	MaxDeadlineMs int64 `json:"max_deadline_ms"`
 }
 
 // GetMaxBodyBytes returns the value of MaxBodyBytes.
@@ -2715,9 +2745,9 @@ func (s *Limits) GetMaxBodyBytes() int64 {
 	return s.MaxBodyBytes
 }
 
-// GetMaxPromptChars returns the value of MaxPromptChars.
-func (s *Limits) GetMaxPromptChars() int64 {
-	return s.MaxPromptChars
+// GetMaxPromptBytes returns the value of MaxPromptBytes.
+func (s *Limits) GetMaxPromptBytes() int64 {
+	return s.MaxPromptBytes
 }
 
 // GetMaxMessages returns the value of MaxMessages.
@@ -2750,9 +2780,9 @@ func (s *Limits) SetMaxBodyBytes(val int64) {
 	s.MaxBodyBytes = val
 }
 
-// SetMaxPromptChars sets the value of MaxPromptChars.
-func (s *Limits) SetMaxPromptChars(val int64) {
-	s.MaxPromptChars = val
+// SetMaxPromptBytes sets the value of MaxPromptBytes.
+func (s *Limits) SetMaxPromptBytes(val int64) {
+	s.MaxPromptBytes = val
 }
 
 // SetMaxMessages sets the value of MaxMessages.
@@ -5489,8 +5519,11 @@ func (s *PlacementWishMode) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/Pool
 type Pool struct {
-	ID     PoolID `json:"id"`
-	Engine string `json:"engine"`
+	ID    PoolID    `json:"id"`
+	State PoolState `json:"state"`
+	// How far the pool has come, where it loads or fetches and somebody can tell.
+	Progress OptFloat64 `json:"progress"`
+	Engine   string     `json:"engine"`
 	// Empty until a replica was ready.
 	EngineVersion string    `json:"engine_version"`
 	Model         PoolModel `json:"model"`
@@ -5516,6 +5549,16 @@ type Pool struct {
 // GetID returns the value of ID.
 func (s *Pool) GetID() PoolID {
 	return s.ID
+}
+
+// GetState returns the value of State.
+func (s *Pool) GetState() PoolState {
+	return s.State
+}
+
+// GetProgress returns the value of Progress.
+func (s *Pool) GetProgress() OptFloat64 {
+	return s.Progress
 }
 
 // GetEngine returns the value of Engine.
@@ -5606,6 +5649,16 @@ func (s *Pool) GetQueue() Queue {
 // SetID sets the value of ID.
 func (s *Pool) SetID(val PoolID) {
 	s.ID = val
+}
+
+// SetState sets the value of State.
+func (s *Pool) SetState(val PoolState) {
+	s.State = val
+}
+
+// SetProgress sets the value of Progress.
+func (s *Pool) SetProgress(val OptFloat64) {
+	s.Progress = val
 }
 
 // SetEngine sets the value of Engine.
@@ -5836,6 +5889,161 @@ func (s *PoolModel) SetRef(val string) {
 // SetDigest sets the value of Digest.
 func (s *PoolModel) SetDigest(val OptString) {
 	s.Digest = val
+}
+
+// Ref: #/components/schemas/PoolStanding
+type PoolStanding struct {
+	PoolID  PoolID    `json:"pool_id"`
+	State   PoolState `json:"state"`
+	Running int       `json:"running"`
+	Queued  int       `json:"queued"`
+}
+
+// GetPoolID returns the value of PoolID.
+func (s *PoolStanding) GetPoolID() PoolID {
+	return s.PoolID
+}
+
+// GetState returns the value of State.
+func (s *PoolStanding) GetState() PoolState {
+	return s.State
+}
+
+// GetRunning returns the value of Running.
+func (s *PoolStanding) GetRunning() int {
+	return s.Running
+}
+
+// GetQueued returns the value of Queued.
+func (s *PoolStanding) GetQueued() int {
+	return s.Queued
+}
+
+// SetPoolID sets the value of PoolID.
+func (s *PoolStanding) SetPoolID(val PoolID) {
+	s.PoolID = val
+}
+
+// SetState sets the value of State.
+func (s *PoolStanding) SetState(val PoolState) {
+	s.State = val
+}
+
+// SetRunning sets the value of Running.
+func (s *PoolStanding) SetRunning(val int) {
+	s.Running = val
+}
+
+// SetQueued sets the value of Queued.
+func (s *PoolStanding) SetQueued(val int) {
+	s.Queued = val
+}
+
+// PoolStandingHeaders wraps PoolStanding with response headers.
+type PoolStandingHeaders struct {
+	XCorrelationID OptString
+	Response       PoolStanding
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *PoolStandingHeaders) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// GetResponse returns the value of Response.
+func (s *PoolStandingHeaders) GetResponse() PoolStanding {
+	return s.Response
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *PoolStandingHeaders) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+// SetResponse sets the value of Response.
+func (s *PoolStandingHeaders) SetResponse(val PoolStanding) {
+	s.Response = val
+}
+
+// Ready: a replica is Ready. loading: its workers start, or wait for memory or their next try.
+// unloaded: its next task loads it. fetching: its model is on its way to the disk. draining, drained:
+// somebody took it out of service, and `resume` brings it back. failed: it does not come back before
+// somebody does what `last_error` says, or before a longer wait.
+// Ref: #/components/schemas/PoolState
+type PoolState string
+
+const (
+	PoolStateReady    PoolState = "ready"
+	PoolStateLoading  PoolState = "loading"
+	PoolStateUnloaded PoolState = "unloaded"
+	PoolStateFetching PoolState = "fetching"
+	PoolStateDraining PoolState = "draining"
+	PoolStateDrained  PoolState = "drained"
+	PoolStateFailed   PoolState = "failed"
+)
+
+// AllValues returns all PoolState values.
+func (PoolState) AllValues() []PoolState {
+	return []PoolState{
+		PoolStateReady,
+		PoolStateLoading,
+		PoolStateUnloaded,
+		PoolStateFetching,
+		PoolStateDraining,
+		PoolStateDrained,
+		PoolStateFailed,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s PoolState) MarshalText() ([]byte, error) {
+	switch s {
+	case PoolStateReady:
+		return []byte(s), nil
+	case PoolStateLoading:
+		return []byte(s), nil
+	case PoolStateUnloaded:
+		return []byte(s), nil
+	case PoolStateFetching:
+		return []byte(s), nil
+	case PoolStateDraining:
+		return []byte(s), nil
+	case PoolStateDrained:
+		return []byte(s), nil
+	case PoolStateFailed:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *PoolState) UnmarshalText(data []byte) error {
+	switch PoolState(data) {
+	case PoolStateReady:
+		*s = PoolStateReady
+		return nil
+	case PoolStateLoading:
+		*s = PoolStateLoading
+		return nil
+	case PoolStateUnloaded:
+		*s = PoolStateUnloaded
+		return nil
+	case PoolStateFetching:
+		*s = PoolStateFetching
+		return nil
+	case PoolStateDraining:
+		*s = PoolStateDraining
+		return nil
+	case PoolStateDrained:
+		*s = PoolStateDrained
+		return nil
+	case PoolStateFailed:
+		*s = PoolStateFailed
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
 }
 
 // Ref: #/components/schemas/PreparedEngine
@@ -6139,6 +6347,44 @@ func (s *QueueFullPolicy) UnmarshalText(data []byte) error {
 	default:
 		return errors.Errorf("invalid value: %q", data)
 	}
+}
+
+// Ref: #/components/schemas/Reason
+type Reason struct {
+	PoolID OptString `json:"pool_id"`
+	Code   ErrorCode `json:"code"`
+	// What is wrong and what to do.
+	Message string `json:"message"`
+}
+
+// GetPoolID returns the value of PoolID.
+func (s *Reason) GetPoolID() OptString {
+	return s.PoolID
+}
+
+// GetCode returns the value of Code.
+func (s *Reason) GetCode() ErrorCode {
+	return s.Code
+}
+
+// GetMessage returns the value of Message.
+func (s *Reason) GetMessage() string {
+	return s.Message
+}
+
+// SetPoolID sets the value of PoolID.
+func (s *Reason) SetPoolID(val OptString) {
+	s.PoolID = val
+}
+
+// SetCode sets the value of Code.
+func (s *Reason) SetCode(val ErrorCode) {
+	s.Code = val
+}
+
+// SetMessage sets the value of Message.
+func (s *Reason) SetMessage(val string) {
+	s.Message = val
 }
 
 // What the stream's bytes depend on, and what they are.
@@ -6688,7 +6934,7 @@ func (s *SelfTestState) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/SelfTestStep
 type SelfTestStep struct {
-	// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+	// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 	// their lines.
 	Step  SelfTestStepStep `json:"step"`
 	State SelfTestState    `json:"state"`
@@ -6714,7 +6960,7 @@ func (s *SelfTestStep) SetState(val SelfTestState) {
 	s.State = val
 }
 
-// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 // their lines.
 type SelfTestStepStep string
 
@@ -7242,10 +7488,13 @@ type TaskRequest struct {
 	// The session this turn belongs to. Default none.
 	SessionID OptSessionID           `json:"session_id"`
 	Priority  OptTaskRequestPriority `json:"priority"`
-	Prompt    OptString              `json:"prompt"`
-	// Turns of a chat, templated by the model's own template.
+	// The server takes as much as `limits` of `/v1/capabilities` says, prompt, messages and inputs
+	// together. More is `TOO_LARGE`.
+	Prompt OptString `json:"prompt"`
+	// Turns of a chat, templated by the model's own template. Bounded like `prompt`, in number and in
+	// bytes.
 	Messages []Message `json:"messages"`
-	// Texts to embed, or documents to rerank.
+	// Texts to embed, or documents to rerank. Bounded like `prompt`, in number and in bytes.
 	Inputs []string `json:"inputs"`
 	// Default chosen at admission, recorded and returned.
 	Seed   OptSeed   `json:"seed"`
@@ -7775,6 +8024,8 @@ type TaskStatus struct {
 	Workload Workload  `json:"workload"`
 	Priority Priority  `json:"priority"`
 	ModelRef ModelRef  `json:"model_ref"`
+	// Who sent it: `localhost`, `token:` and six digits of the token's SHA-256, or `self-test`.
+	Actor OptString `json:"actor"`
 	// Missing until dispatched.
 	ReplicaID OptString `json:"replica_id"`
 	// Tasks ahead now; 0 once dispatched.
@@ -7828,6 +8079,11 @@ func (s *TaskStatus) GetPriority() Priority {
 // GetModelRef returns the value of ModelRef.
 func (s *TaskStatus) GetModelRef() ModelRef {
 	return s.ModelRef
+}
+
+// GetActor returns the value of Actor.
+func (s *TaskStatus) GetActor() OptString {
+	return s.Actor
 }
 
 // GetReplicaID returns the value of ReplicaID.
@@ -7933,6 +8189,11 @@ func (s *TaskStatus) SetPriority(val Priority) {
 // SetModelRef sets the value of ModelRef.
 func (s *TaskStatus) SetModelRef(val ModelRef) {
 	s.ModelRef = val
+}
+
+// SetActor sets the value of Actor.
+func (s *TaskStatus) SetActor(val OptString) {
+	s.Actor = val
 }
 
 // SetReplicaID sets the value of ReplicaID.

@@ -144,13 +144,7 @@ func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byt
 		return nil, nil, err
 	}
 	if len(list) == 0 {
-		if _, err := c.Get(ctx, taskID); err != nil { // it was deleted, or there is none
-			return nil, nil, err
-		}
-		return nil, nil, &Error{
-			Status: http.StatusNotFound, Code: gen.ErrorCodeNOTFOUND,
-			Message: fmt.Sprintf("task %s has no proof bundle, since it has not ended", strings.ToValidUTF8(taskID, "?")),
-		}
+		return nil, nil, c.noProof(ctx, taskID)
 	}
 	a, body, err := c.ArtifactContent(ctx, string(list[0].ID))
 	if err != nil {
@@ -169,4 +163,20 @@ func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byt
 		return nil, nil, &ProtocolError{Err: err}
 	}
 	return p, text, nil
+}
+
+// noProof says why a task has no proof bundle. The server knows whether there is such a task.
+func (c *Client) noProof(ctx context.Context, taskID string) error {
+	t, err := c.Get(ctx, taskID)
+	if err != nil {
+		return err
+	}
+	why := "the server has forgotten it"
+	if t.State == gen.TaskStateQueued || t.State == gen.TaskStateRunning {
+		why = fmt.Sprintf("it is %s, and has not ended", t.State)
+	}
+	return &Error{
+		Status: http.StatusNotFound, Code: gen.ErrorCodeNOTFOUND,
+		Message: fmt.Sprintf("task %s has no proof bundle: %s", strings.ToValidUTF8(taskID, "?"), why),
+	}
 }

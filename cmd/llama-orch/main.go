@@ -91,7 +91,7 @@ type cli struct {
 	GPUs         gpusCmd         `cmd:"" name:"gpus" help:"Show the GPUs, and who holds their memory."`
 	Explain      explainCmd      `cmd:"" help:"Say where a task would run, and why, without running it."`
 	Config       configCmd       `cmd:"" help:"Have the server read its configuration again."`
-	Models       modelsCmd       `cmd:"" help:"List the catalog's models, add, show, verify, retire or delete one."`
+	Models       modelsCmd       `cmd:"" help:"List the catalog's models and those that are served; add, show, verify, retire or delete one."`
 	Engines      enginesCmd      `cmd:"" help:"List the engines that the server has prepared."`
 	Artifacts    artifactsCmd    `cmd:"" help:"List what tasks and their clients left behind, newest first."`
 	Artifact     artifactCmd     `cmd:"" help:"Get one artifact, or store one."`
@@ -109,7 +109,8 @@ type app struct {
 	client  *sdk.Client
 	addr    string // of the server
 	env     func(string) string
-	view    *answer // the stream being shown, if any
+	view    *answer       // the stream being shown, if any
+	command *kong.Context // what was typed
 	stdin   io.Reader
 	out     io.Writer // results
 	err     io.Writer // everything else
@@ -149,6 +150,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	if err != nil {
 		return a.fail(usageError{err})
 	}
+	a.command = command
 	a.addr = address(c.Addr, env)
 	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Token: env(tokenEnv), OnReconnect: a.lost})
 	if err != nil {

@@ -42,9 +42,10 @@ type daemon struct {
 	writer *stream.Attempt
 	before func() // runs within a submit
 
-	unready error // the answer of /readyz, if set
-	gpus    gen.GPUList
-	health  func(gen.PoolID) gen.PoolHealth
+	unready   error // the answer of /readyz, if set
+	gpus      gen.GPUList
+	selfTests int // tasks that the server has sent itself
+	health    func(gen.PoolID) gen.PoolHealth
 
 	mu       sync.Mutex
 	token    string
@@ -66,7 +67,7 @@ func newDaemon() *daemon {
 
 func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
 	return gen.Pool{
-		ID: id, Engine: "llamacpp", EngineVersion: "v", Model: gen.PoolModel{ID: model, Ref: "file:" + model}, Workload: workload,
+		ID: id, State: gen.PoolStateReady, Engine: "llamacpp", EngineVersion: "v", Model: gen.PoolModel{ID: model, Ref: "file:" + model}, Workload: workload,
 		Device: "cpu", Ctx: 256, Slots: 1, SamplerProfile: "v1", Ready: true, Lifecycle: gen.LifecyclePinned, Loaded: true, Replicas: 2, ReplicasReady: 1,
 		Queue: gen.Queue{Depth: 3, Interactive: 2, Batch: 1, Capacity: 64, FullPolicy: gen.QueueFullPolicyReject},
 	}
@@ -188,7 +189,7 @@ func (d *daemon) status(id gen.TaskID, state gen.TaskState) gen.TaskStatus {
 		TaskID: id, State: state, PoolID: "default", Engine: "llamacpp", Workload: gen.WorkloadCompletion, Priority: gen.PriorityBatch,
 		ModelRef: "haiku\x1b[31m", QueuePosition: 2, PredictedStartMs: 61000, Seed: 7, Determinism: gen.DeterminismStrict,
 		AcceptedAt: time.Unix(1000, 0), TokensOut: 12,
-		Error: gen.NewOptError(gen.Error{Code: gen.ErrorCodeWORKERRESET, Message: "the worker died"}),
+		Error: gen.NewOptError(gen.Error{Code: gen.ErrorCodeWORKERRESET, Message: "the worker died"}), Actor: gen.NewOptString("localhost"),
 	}
 }
 
@@ -201,7 +202,12 @@ func (d *daemon) GetTask(_ context.Context, p gen.GetTaskParams) (*gen.TaskStatu
 
 func (d *daemon) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
 	list := gen.TaskList{Tasks: []gen.TaskStatus{d.status("b", p.State.Or(gen.TaskStateQueued)), d.status("a", gen.TaskStateFailed)}}
-	list.Tasks = list.Tasks[:min(2, p.Limit.Value)]
+	for range d.selfTests {
+		own := d.status("self-1", gen.TaskStateCompleted)
+		own.Actor.SetTo(selfTestActor)
+		list.Tasks = append([]gen.TaskStatus{own}, list.Tasks...)
+	}
+	list.Tasks = list.Tasks[:min(len(list.Tasks), p.Limit.Or(50))]
 	return &gen.TaskListHeaders{Response: list}, nil
 }
 
@@ -256,6 +262,27 @@ func (d *daemon) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
 	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusReady}}, nil
 }
 
+func (d *daemon) ResumePool(_ context.Context, p gen.ResumePoolParams) (*gen.PoolStandingHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateReady}}, nil
+}
+
+func (d *daemon) LoadPool(_ context.Context, p gen.LoadPoolParams) (*gen.PoolStandingHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateLoading, Queued: 3}}, nil
+}
+
+func (d *daemon) UnloadPool(_ context.Context, p gen.UnloadPoolParams) (*gen.PoolStandingHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateDraining, Running: 1}}, nil
+}
+
 func (d *daemon) DrainPool(_ context.Context, r *gen.DrainRequest, p gen.DrainPoolParams) (*gen.DrainStatusHeaders, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -301,7 +328,7 @@ func (d *daemon) ReloadConfig(context.Context) (*gen.ConfigReloadResultHeaders, 
 func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error) {
 	return &gen.CapabilitiesHeaders{Response: gen.Capabilities{
 		APIVersion: "1.0.0", ServerVersion: "0.1.0", Features: []string{"stream_resume", "receipts"}, Gpus: []gen.GPU{},
-		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptChars: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
+		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptBytes: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
 		Operations: []gen.Operation{{ID: "createTask", Method: "POST", Path: "/v1/tasks", Plane: "data", Status: "live"}},
 		Pools: []gen.CapabilityPool{{
 			ID: "default", Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku"},

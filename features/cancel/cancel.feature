@@ -206,6 +206,18 @@ Feature: Cancel
     And I follow task "next"
     Then stream "next" is "started", tokens, "end"
 
+  @LO-836
+  Scenario: An engine that is slow with a prompt is given more time than between two tokens
+    Given a daemon in front of a fake engine whose pool has
+      | timeouts | {wall: 1m, prefill: 20s, idle: 300ms} |
+    And the fake engine's script is
+      """
+      {"tokens": 1, "progress": 1, "interval_ms": 1000, "times": 1}
+      """
+    When I submit task "slow"
+    And I follow task "slow"
+    Then stream "slow" is "started", tokens, "end"
+
   @OC-CORE-1022
   Scenario: A task without end is ended by the wall watchdog
     Given a daemon in front of a fake engine whose pool has

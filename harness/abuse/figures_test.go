@@ -41,13 +41,13 @@ func serveOn(t *testing.T, exe string, engine *fakeengine.Engine) (*daemon.Daemo
 }
 
 // serveWith starts a daemon with these pools. Its answers are read by the product's own client, which refuses what breaks the contract.
-func serveWith(t *testing.T, exe, pools string, env map[string]string) (*daemon.Daemon, *sdk.Client) {
+func serveWith(t *testing.T, exe, pools string, env map[string]string, args ...string) (*daemon.Daemon, *sdk.Client) {
 	t.Helper()
-	return serveIn(t, t.TempDir(), exe, pools, env)
+	return serveIn(t, t.TempDir(), exe, pools, env, args...)
 }
 
 // serveIn does that in a folder, with its data in `state`.
-func serveIn(t *testing.T, dir, exe, pools string, env map[string]string) (*daemon.Daemon, *sdk.Client) {
+func serveIn(t *testing.T, dir, exe, pools string, env map[string]string, args ...string) (*daemon.Daemon, *sdk.Client) {
 	t.Helper()
 	config := filepath.Join(dir, "config.yaml")
 	require.NoError(t, os.WriteFile(config, []byte(`
@@ -58,7 +58,7 @@ sampler_profiles: {v1: {temperature: 0.8}}
 pools:`+pools), 0o600))
 	l := process.NewLauncher()
 	t.Cleanup(l.Close)
-	d, err := daemon.Start(t.Context(), l, daemon.Options{Config: config, Options: process.Options{Exe: exe, Args: []string{"--no-self-test"}, Env: process.Env(dir, env)}})
+	d, err := daemon.Start(t.Context(), l, daemon.Options{Config: config, Options: process.Options{Exe: exe, Args: append([]string{"--no-self-test"}, args...), Env: process.Env(dir, env)}})
 	require.NoError(t, err)
 	t.Cleanup(d.Kill)
 	c, err := sdk.New(sdk.Options{Addr: d.URL})

@@ -24,6 +24,7 @@ type request struct {
 	NPredict *int     `json:"n_predict"`
 	Stop     []string `json:"stop"`
 	Stream   bool     `json:"stream"`
+	Progress bool     `json:"return_progress"`
 }
 
 // generation is one running /completion. Its handler's goroutine owns it.
@@ -111,6 +112,9 @@ func (g *generation) run(ctx context.Context) error {
 		return nil
 	}
 	g.started = time.Now()
+	if err := g.progress(ctx); err != nil {
+		return err
+	}
 	limit, ends := g.length()
 	next := voice(g.req.Prompt, g.req.params)
 	for i := 0; ; i++ {
@@ -144,6 +148,20 @@ func (g *generation) run(ctx context.Context) error {
 		}
 		g.token(token)
 	}
+}
+
+// progress takes the script's time for the prompt, and tells of it if asked.
+func (g *generation) progress(ctx context.Context) error {
+	for i := range g.script.Progress {
+		if err := pause(ctx, time.Duration(g.script.IntervalMS)*time.Millisecond); err != nil {
+			return err
+		}
+		if g.req.Progress {
+			g.frame(fmt.Sprintf(`{"index":0,"content":"","tokens":[],"stop":false,"prompt_progress":{"total":%d,"cache":0,"processed":%d,"time_ms":1}}`,
+				g.promptN, g.promptN*i/g.script.Progress))
+		}
+	}
+	return nil
 }
 
 // length returns how many tokens the generation may have, and whether it ends there by itself.

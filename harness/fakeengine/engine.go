@@ -40,7 +40,8 @@ type Script struct {
 	Times      int      `json:"times,omitempty"`       // the script is for this many matching generations, then plain; 0: all
 	Tokens     int      `json:"tokens,omitempty"`      // ends by itself after this many tokens; 0: n_predict, or 16
 	Text       []string `json:"text,omitempty"`        // these tokens instead of made-up ones
-	IntervalMS int      `json:"interval_ms,omitempty"` // time between tokens
+	IntervalMS int      `json:"interval_ms,omitempty"` // time between tokens, and before each frame of Progress
+	Progress   int      `json:"progress,omitempty"`    // so many frames about the prompt come before the first token, where the request asks for them
 	Stepped    bool     `json:"stepped,omitempty"`     // every token waits for Release
 	Fault      Fault    `json:"fault,omitempty"`
 	After      int      `json:"after,omitempty"`  // tokens sent before the fault

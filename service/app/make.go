@@ -44,14 +44,15 @@ func (a *App) makeGuard() (err error) {
 	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return err
 	}
-	a.guard, err = gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	a.guard, err = gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback, Origins: c.CORS.Origins})
 	return err
 }
 
 // ownLevels is how deep the data folder is searched for what others own or can write: down to the records of its parts.
 const ownLevels = 2
 
-// takeFolder refuses a folder that others can write, for what is in it decides what is run (LO-813). It locks the data folder, so that no other orchestrator uses it. The lock ends with the process, however that ends.
+// takeFolder refuses a folder that others can write, for what is in it decides what is run (LO-813). It locks the data
+// folder, so that no other orchestrator uses it. The locks end with the process, however that ends.
 func (a *App) takeFolder() error {
 	dir := a.o.Config.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -60,15 +61,35 @@ func (a *App) takeFolder() error {
 	if err := safefile.CheckOwnTree(dir, ownLevels); err != nil {
 		return fmt.Errorf("take the data folder: %w", err)
 	}
+	if err := a.lockFolder(dir); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir), f.Close())
+		return errors.Join(errFolderTaken(dir), f.Close())
 	}
 	a.cleanup.push("unlock the data folder", func(context.Context) error { return f.Close() })
 	return nil
+}
+
+// lockFolder locks the folder itself, since a file in it can be removed. Some network file systems lock no folders.
+func (a *App) lockFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the data folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return errors.Join(errFolderTaken(dir), f.Close())
+	}
+	a.cleanup.push("unlock the data folder itself", func(context.Context) error { return f.Close() })
+	return nil
+}
+
+func errFolderTaken(dir string) error {
+	return fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir)
 }
 
 // openLedger opens the record of tasks. Where the options say so, it sets the old one aside first.
@@ -105,7 +126,7 @@ func (a *App) makeFleet() (err error) {
 	a.engines = control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
 	a.cards = control.NewCards(a.o.Log)
 	o := pool.Options{
-		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"),
+		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, Guard: []string{a.o.Exe, "guard"}, RunDir: filepath.Join(c.DataDir, "run"),
 		LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: a.registry,
 		Kinds: control.EngineKinds(), Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },
@@ -148,6 +169,7 @@ func (a *App) makeFlow() (err error) {
 		Metrics:  admission.NewMetrics(a.registry),
 		Narrator: observe.NewNarrator(log.Named("admission")),
 		Home:     a.sessions.Home,
+		Pays:     a.sessions.Pays,
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 		Rates: map[task.Priority]admission.Rate{
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
@@ -182,22 +204,24 @@ func (a *App) makeFront() error {
 	}
 	a.streams = delivery.New(delivery.Options{Log: log})
 	native, err := api.NewHandler(api.Options{
-		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.selfTest), Control: a.operator,
+		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.ledger, a.selfTest), Control: a.operator,
 		Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
-		Streams: a.streams, Log: log, Version: a.o.Version, MaxBody: int64(c.Limits.BodyBytes),
+		Streams: a.streams, Log: log, Version: a.o.Version,
+		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
 	})
 	if err != nil {
 		return err
 	}
-	handler, err := gate.New(gate.Options{
+	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: map[string]gate.Front{"/": native}, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err
 	}
 	a.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(log.Named("http")), ConnContext: port.Context,
+		Handler: a.gate, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(log.Named("http")), ConnContext: port.Context, ConnState: port.State,
+		DisableGeneralOptionsHandler: true, // the gate answers `OPTIONS *` too
 	}
 	return nil
 }

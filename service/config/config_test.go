@@ -96,7 +96,7 @@ func TestDefaults(t *testing.T) {
 		Model:        config.Model{ID: "a", Ref: "file:a.gguf", Canonical: "file:/etc/llama-orch/a.gguf", Path: "/etc/llama-orch/a.gguf"},
 		Provisioning: config.Provisioning{Mode: "builtin", Runtime: "docker", Ref: "HEAD"},
 		Queue:        config.Queue{Capacity: 64, FullPolicy: "reject"},
-		Timeouts:     config.Timeouts{Wall: 5 * time.Minute, Idle: 30 * time.Second},
+		Timeouts:     config.Timeouts{Wall: 5 * time.Minute, Prefill: 2 * time.Minute, Idle: 30 * time.Second},
 	}}, c.Pools)
 }
 
@@ -106,6 +106,7 @@ func TestEverySettingIsRead(t *testing.T) {
 bind_addr: "[::1]:0"
 data_dir: state
 auth: {token_env: MY_TOKEN, optional_on_loopback: true}
+cors: {origins: ["http://HomeAssistant.local:8123", "https://page.lan:443", "capacitor://localhost"]}
 log: {level: debug}
 limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
 rates: {batch: {per_second: 0.5, burst: 3}}
@@ -146,6 +147,7 @@ pools:
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{PerSecond: 0.5, Burst: 3}}, c.Rates)
 	require.Equal(t, config.Ledger{RetainAge: 720 * time.Hour, RetainBytes: 1 << 20}, c.Ledger)
 	require.Equal(t, config.Secret("correct-horse"), c.Token)
+	require.Equal(t, []string{"http://homeassistant.local:8123", "https://page.lan", "capacitor://localhost"}, c.CORS.Origins)
 	require.Equal(t, config.SamplerProfile{TopP: 1, MinP: 0.1, RepeatPenalty: 1.1}, c.Profile(c.Pools[0]))
 	require.Equal(t, 20, c.Profile(c.Pools[1]).TopK)
 	require.Equal(t, 0.8, c.Profile(c.Pools[1]).Temperature)
@@ -162,7 +164,7 @@ pools:
 	require.Equal(t, "/home/user/models/big.gguf", gpus.Model.Path)
 	require.Equal(t, "/etc/llama-orch/bin/llama-server", gpus.Provisioning.Path)
 	require.Equal(t, []string{"--flash-attn", "on"}, gpus.Provisioning.Args)
-	require.Equal(t, config.Timeouts{Wall: 90 * time.Minute, Idle: 500 * time.Millisecond}, gpus.Timeouts)
+	require.Equal(t, config.Timeouts{Wall: 90 * time.Minute, Prefill: 2 * time.Minute, Idle: 500 * time.Millisecond}, gpus.Timeouts)
 	require.Equal(t, config.CPU, slow.Device)
 	require.Equal(t, 2.5, slow.Pace)
 	require.Equal(t, "/abs/x y.GGUF", slow.Model.Path)
@@ -240,6 +242,7 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"duration number", pool("  timeouts: {wall: 5}\n"), "pools[0].timeouts.wall is the number 5, but has to be a duration like 30s"},
 		{"duration zero", pool("  timeouts: {idle: 0s}\n"), "pools[0].timeouts.idle is 0s, which is out of range"},
 		{"idle over wall", pool("  timeouts: {wall: 1s, idle: 2s}\n"), "c.yaml:4:30: timeouts.idle (2s) is over timeouts.wall (1s)"},
+		{"prefill over wall", pool("  timeouts: {wall: 1s, idle: 1s, prefill: 2s}\n"), "c.yaml:4:43: timeouts.prefill (2s) is over timeouts.wall (1s): it would never fire: lower prefill or raise wall"},
 		{"builtin slots", pool("  slots: 2\n"), "c.yaml:4:10: the built-in worker has one slot, not 2: use slots: 1 and more replicas; one slot is what makes its output the same bytes each time"},
 		{"builtin rerank", pool("  workload: rerank\n"), "c.yaml:4:13: the built-in worker cannot rerank"},
 		{"builtin urls", pool("  provisioning: {urls: [\"http://x\"]}\n"), "provisioning.urls has no effect in a pool of mode builtin: remove it, or set provisioning.mode to external"},
@@ -448,7 +451,7 @@ func TestDescribeIsALineAPool(t *testing.T) {
 	require.Equal(t, "Would listen on 0.0.0.0:8080; callers need the API token. State is kept in /var/lib/llama-orch.", lines[0])
 	require.Equal(t, `Pool 'coder' would serve completions as "qwen2.5-coder-32b" by 1 process of llama-server on the GPU that holds it, never the CPU, with `+
 		`/home/user/models/qwen2.5-coder-32b-instruct-q4_k_m.gguf, 1 slot each (the same request gives the same bytes) of 16384 tokens, `+
-		`loaded when a task needs it and unloaded when idle for 30m; at most 128 tasks wait, and beyond that the one that has waited longest is dropped; a task ends after 15m, or after 1m without a token.`, lines[1])
+		`loaded when a task needs it and unloaded when idle for 30m; at most 128 tasks wait, and beyond that the one that has waited longest is dropped; a task ends after 15m, after 2m without a first token or progress, or after 1m without a further one.`, lines[1])
 
 	c, err = config.Load("../../examples/external.yaml", environ())
 	require.NoError(t, err)

@@ -29,6 +29,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.bind(ps, env)
 	c.state(ps, env)
 	c.folders(ps)
+	c.cors(ps)
 	c.token(ps, env)
 	if c.Limits.PromptBytes > c.Limits.BodyBytes && c.Limits.BodyBytes > 0 {
 		ps.add(c.where.of("limits.prompt_bytes"), fmt.Sprintf("limits.prompt_bytes (%d) is over limits.body_bytes (%d)", c.Limits.PromptBytes, c.Limits.BodyBytes),
@@ -172,6 +173,25 @@ func (c *Config) profiles() {
 	}
 }
 
+// timeouts checks a pool's watchdogs. The default of one of them depends on the others.
+func (c *Config) timeouts(ps *problems, t *Timeouts, path string) {
+	if t.Wall == 0 { // it could not be read
+		return
+	}
+	if !c.where.set(path + ".prefill") {
+		t.Prefill = min(max(t.Prefill, t.Idle), t.Wall)
+	}
+	for _, over := range []struct {
+		name  string
+		value time.Duration
+	}{{"idle", t.Idle}, {"prefill", t.Prefill}} {
+		if over.value > t.Wall {
+			ps.add(c.where.of(path+"."+over.name), fmt.Sprintf("timeouts.%s (%s) is over timeouts.wall (%s)", over.name, over.value, t.Wall),
+				fmt.Sprintf("it would never fire: lower %s or raise wall", over.name))
+		}
+	}
+}
+
 func (c *Config) pool(ps *problems, p *Pool, path string) {
 	at := func(field string) position { return c.where.of(path + "." + field) }
 	if _, known := c.SamplerProfiles[p.SamplerProfile]; !known && p.SamplerProfile != "" {
@@ -186,9 +206,7 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 		}
 		ps.add(at("sampler_profile"), fmt.Sprintf("there is no sampler profile %s", task.Clip(p.SamplerProfile, maxQuote)), remedy)
 	}
-	if p.Timeouts.Wall > 0 && p.Timeouts.Idle > p.Timeouts.Wall {
-		ps.add(at("timeouts.idle"), fmt.Sprintf("timeouts.idle (%s) is over timeouts.wall (%s)", p.Timeouts.Idle, p.Timeouts.Wall), "it would never fire: lower idle or raise wall")
-	}
+	c.timeouts(ps, &p.Timeouts, path+".timeouts")
 	switch p.Provisioning.Mode {
 	case ModeBuiltin:
 		c.only(ps, path, p.Provisioning.Mode)

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
@@ -67,6 +68,9 @@ func (s *Sessions) Admit(t *task.Task) error {
 	}
 	return nil
 }
+
+// Pays reports whether a budget may pay for a task.
+func (s *Sessions) Pays(r task.Request) bool { return s.budgets.Pays(&r) }
 
 // Withdraw implements scheduler.Sessions.
 func (s *Sessions) Withdraw(t task.Task) {
@@ -127,7 +131,7 @@ func look(ctx context.Context, e engine.Engine, slot int) (engine.Slot, bool, er
 	if !ok {
 		return engine.Slot{}, false, nil
 	}
-	bounded, stop := context.WithTimeout(ctx, lookWithin)
+	bounded, stop := awake.WithTimeout(ctx, lookWithin)
 	defer stop()
 	all, err := keeper.Slots(bounded)
 	for _, s := range all {
@@ -156,7 +160,7 @@ func (f slots) Erase(ctx context.Context, replicaID string, slot, job int) error
 	if !ok {
 		return nil
 	}
-	bounded, stop := context.WithTimeout(ctx, lookWithin)
+	bounded, stop := awake.WithTimeout(ctx, lookWithin)
 	defer stop()
 	return keeper.Erase(bounded, slot)
 }

@@ -96,6 +96,6 @@ func SchedulerPools(c config.Config) []scheduler.Pool {
 func schedulerPool(p config.Pool) scheduler.Pool {
 	return scheduler.Pool{
 		ID: p.ID, Engine: p.Engine, Capacity: p.Queue.Capacity, Policy: queue.Policy(p.Queue.FullPolicy),
-		Wall: p.Timeouts.Wall, Idle: p.Timeouts.Idle, OnDemand: onDemand(p),
+		Wall: p.Timeouts.Wall, Prefill: p.Timeouts.Prefill, Idle: p.Timeouts.Idle, OnDemand: onDemand(p),
 	}
 }

@@ -34,7 +34,7 @@ type Task struct {
 	EngineVersion  string
 	ModelID        string // the name under which the pool serves it
 	Prompt         string // after templating
-	PromptTokens   int    // exact, as counted by the engine; 0 if nobody could count them
+	PromptTokens   int    // exact, as counted by the engine; 0 if nobody has counted them
 	Seed           uint32
 	Sampling       Sampling
 	Determinism    Determinism // Strict or BestEffort
@@ -241,7 +241,7 @@ func (r Record) Status() Status {
 		Priority: r.Task.Request.Priority, ModelRef: r.Task.Request.ModelRef, ReplicaID: r.ReplicaID,
 		PredictedStart: r.Task.PredictedStart, Seed: r.Task.Seed, Determinism: r.Task.Determinism, AcceptedAt: r.Task.AcceptedAt,
 		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
-		LastEventID: r.LastEventID, End: r.End, Err: r.Err,
+		LastEventID: r.LastEventID, End: r.End, Err: r.Err, Actor: r.Task.Request.Actor,
 	}
 	if r.End != nil {
 		s.TokensIn, s.TokensOut = r.End.TokensIn, r.End.TokensOut
@@ -270,6 +270,7 @@ type Status struct {
 	Workload       Workload
 	Priority       Priority
 	ModelRef       string
+	Actor          string // as in Request
 	ReplicaID      string // empty until dispatched
 	QueuePosition  int    // tasks ahead now; 0 once dispatched
 	PredictedStart time.Duration

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
@@ -194,7 +195,7 @@ func (t *Tests) test(ctx context.Context, p config.Pool) {
 	if !t.ready(ctx, p) {
 		return // the daemon is stopping
 	}
-	bounded, stop := context.WithTimeout(ctx, t.o.Within)
+	bounded, stop := awake.WithTimeout(ctx, t.o.Within)
 	defer stop()
 	v, err := t.examine(bounded, p)
 	if ctx.Err() != nil {
@@ -252,8 +253,8 @@ func (t *Tests) examine(ctx context.Context, p config.Pool) (api.SelfTestView, e
 			if err != nil {
 				return fmt.Errorf("one cancel: %w", err)
 			}
-			ids, done = append(ids, canceled.TaskID), "decoded and cancelled"
-			did = append(did, fmt.Sprintf("one cancelled at event %s", canceled.LastEventID))
+			ids, done = append(ids, canceled.TaskID), "decoded and canceled"
+			did = append(did, fmt.Sprintf("one canceled at event %s", canceled.LastEventID))
 			return nil
 		},
 		"metrics": func() error {
@@ -270,7 +271,7 @@ func (t *Tests) examine(ctx context.Context, p config.Pool) (api.SelfTestView, e
 			return nil
 		},
 	}
-	if p.Workload != task.Completion { // an answer that comes whole cannot be cancelled half-way
+	if p.Workload != task.Completion { // an answer that comes whole cannot be canceled half-way
 		delete(take, "cancel")
 	}
 	v := unmade("skipped", "")

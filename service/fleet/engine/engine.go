@@ -39,7 +39,7 @@ type Job struct {
 	Prompt   string // after templating
 	// Messages are the turns of a chat. Only a Chatter takes them, and makes the prompt itself. Empty if there is a prompt.
 	Messages     []task.Message
-	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself
+	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
 	Inputs       []string
 	Seed         uint32
 	Sampling     task.Sampling
@@ -49,6 +49,8 @@ type Job struct {
 	CachePrompt bool
 	// Cached is called before the first token, with how many tokens of the prompt came from that KV. Nil: nobody asks.
 	Cached func(tokens int)
+	// Progress is called whenever the engine tells that it is further with the prompt, if it can tell. Nil: nobody asks.
+	Progress func()
 }
 
 // Result is what an engine reports when a job is done.

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -114,11 +115,16 @@ func (l *layout) admits(g *group, id, base string, a Announced) error {
 }
 
 // holdLease waits until a member's lease ends, however often that is renewed, and then drains the member.
-func (m *Manager) holdLease(ctx context.Context, id string, known *member, left time.Duration) {
+func (m *Manager) holdLease(ctx context.Context, id string, known *member, lease time.Duration) {
+	left := lease
 	for left > 0 {
+		begun := time.Now()
 		over, stop := m.opts.Clock.After(left)
 		select {
 		case <-over:
+			if awake.Late(time.Since(begun), left) { // nobody could renew it while this process did not run (LO-836)
+				m.extend(known, lease)
+			}
 		case <-known.renewed:
 		case <-ctx.Done():
 		}
@@ -130,6 +136,13 @@ func (m *Manager) holdLease(ctx context.Context, id string, known *member, left 
 			m.opts.OnChange(known.replica.spec.ID)
 		}
 	}
+}
+
+// extend gives a member a whole lease again.
+func (m *Manager) extend(known *member, lease time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known.until = m.now().Add(lease)
 }
 
 // leave drains a member whose lease has ended, and returns 0. Else it returns how long the lease still lasts, or less than 0 if there

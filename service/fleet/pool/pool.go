@@ -77,6 +77,9 @@ type Info struct {
 	Restarts  int
 	LastError string   // why the replica is not ready, or was not ready before
 	Short     bool     // it waits for memory; nothing was started
+	Failing   bool     // its last worker was lost, or could not be started, and none has got ready since
+	Fixed     bool     // it failed, and another try does not help until somebody changes something
+	Missing   string   // what is wrong with the file of a model that is not loaded, and what to do; empty: nothing that was seen
 	LogTail   []string // the last lines that the worker had written when the state last changed
 	Since     time.Time
 	NextTry   time.Time // zero unless backoff or failed
@@ -97,6 +100,8 @@ type Options struct {
 	// RunDir holds one file for each worker's process, so that the next start finds what a crash left over. Only one Manager at a
 	// time may use it. Empty: there are no such files.
 	RunDir string
+	// Guard is the command of a process that ends what the workers have left, when this process is killed. Empty: there is none.
+	Guard []string
 	// LearnedFile keeps over a restart what workers were seen to take (LO-501). Empty: nothing is kept.
 	LearnedFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
@@ -180,7 +185,7 @@ var errStopping = errors.New("the orchestrator is stopping")
 func New(opts Options) (*Manager, error) {
 	opts.complete()
 	m := &Manager{opts: opts, log: opts.Log.Named("pool"), reloading: map[string]bool{}}
-	m.launcher = process.New(process.Options{RunDir: opts.RunDir, Log: m.log})
+	m.launcher = process.New(process.Options{RunDir: opts.RunDir, Guard: opts.Guard, Log: m.log})
 	m.run, m.stop = context.WithCancelCause(context.Background())
 	m.kill, m.hard = context.WithCancel(context.Background())
 	specs, err := m.check(opts.Specs)
@@ -221,6 +226,7 @@ func (o *Options) complete() {
 	if o.OnChange == nil {
 		o.OnChange = func(string) {}
 	}
+	o.OnChange = contained(o.OnChange, o.Log.Named("pool"))
 	if o.CheckGPU == nil {
 		o.CheckGPU = func(string) error { return unavailable("nobody looks for GPUs here: say `device: cpu`") }
 	}

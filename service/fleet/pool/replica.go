@@ -20,6 +20,9 @@ import (
 // healthyAfter is how long a worker must be ready before its replica's earlier failures are forgotten.
 const healthyAfter = time.Minute
 
+// shortageWait is how long a replica waits at most after a shortage of this process: the next try costs little, and the cause may have gone.
+const shortageWait = 2 * time.Second
+
 // desired is what the Manager wants of a replica.
 type desired struct {
 	wanted  bool      // that a worker runs
@@ -156,7 +159,7 @@ func (r *replica) unready() *task.Error {
 // publish shows a new state. Only the supervisor calls it.
 func (r *replica) publish(state State, change func(*Info)) {
 	r.change(func(i *Info) {
-		i.State, i.Since, i.NextTry, i.Short = state, r.m.now(), time.Time{}, false
+		i.State, i.Since, i.NextTry, i.Short, i.Fixed, i.Missing = state, r.m.now(), time.Time{}, false, false, ""
 		i.Restarts = r.restarts
 		if change != nil {
 			change(i)
@@ -205,11 +208,8 @@ func (r *replica) supervise() {
 			r.publish(Stopped, r.without)
 			return
 		case !o.wanted:
-			r.publish(Stopped, r.without)
-			select {
-			case <-changed:
-			case <-r.m.run.Done():
-			}
+			r.publish(Stopped, func(i *Info) { r.without(i); i.Failing = false })
+			r.rest(changed)
 			continue
 		}
 		why := r.live(log)
@@ -245,9 +245,15 @@ func (r *replica) succeed() {
 
 // pause waits for the next try after a loss. Retries is what desired.retries was when the lost worker began.
 func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
+	if why.reason == filesChanged { // it is no failure, and what is there now is waited for
+		r.backoff.Reset()
+	}
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
 		state = Failed
+	}
+	if why.reason == ownShortage {
+		wait = min(wait, shortageWait)
 	}
 	if r.spec.Mode != External && r.breaker.fail(why.reason, r.m.now()) {
 		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)
@@ -255,10 +261,10 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	}
 	r.m.metrics.lost(r, why.reason)
 	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
-		zap.Duration("next_try_in", wait), zap.Error(why))
+		zap.Duration("next_try_ms", wait), zap.Error(why))
 	r.publish(state, func(i *Info) {
 		r.without(i)
-		i.LastError, i.NextTry, i.Short = text, i.Since.Add(wait), why.short
+		i.LastError, i.NextTry, i.Short, i.Fixed, i.Failing = text, i.Since.Add(wait), why.short, why.fixed, true
 	})
 	over, stop := r.m.opts.Clock.After(wait)
 	defer stop()
@@ -283,6 +289,11 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 // live takes one worker from provisioning to its end, and returns why it was lost, or nil if it was told to end. By then nothing
 // of the worker is left.
 func (r *replica) live(log *zap.Logger) (why *loss) {
+	defer func() {
+		if p := recover(); p != nil {
+			why = panicked(p, log)
+		}
+	}()
 	w := r.newWorker()
 	r.abortable(w.lose)
 	r.publish(Provisioning, nil)
@@ -311,6 +322,9 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	props, err := r.probe(w)
 	if err != nil {
 		return asLoss(err, probeFailed)
+	}
+	if err := r.seal(w, plan, log); err != nil {
+		return asLoss(err, loadFailed)
 	}
 	observed := r.settleClaim(w)
 	r.abortable(nil) // from here on it is drained before it ends
@@ -348,8 +362,12 @@ func (r *replica) adopt(w *worker, plan *plan, props engine.Props) {
 // serve makes the worker the one whose slots are leased.
 func (r *replica) serve(w *worker, observed int64) {
 	w.used.Store(r.m.now().UnixNano())
+	r.mu.Lock()
+	r.probing = false // of the worker before, whose probe may have panicked
+	r.mu.Unlock()
 	r.current.Store(w)
 	r.publish(Ready, func(i *Info) {
+		i.Failing = false
 		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
 		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, r.m.now().Sub(w.born)

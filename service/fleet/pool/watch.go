@@ -11,7 +11,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
+	"github.com/llama-orch/llama-orch/service/spare"
 )
 
 // missesAllowed is how many health checks in a row a ready replica may miss. A busy machine may make it miss one.
@@ -49,11 +51,13 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 			switch {
 			case found.lost != nil:
 				w.lose(found.lost)
+			case spare.Short(found.missed): // nobody was asked
+				log.Warn("a worker could not be asked for its health, because this process lacks descriptors or memory", zap.Error(found.missed))
 			case found.missed == nil:
 				misses = 0
 			default:
 				if misses++; misses > missesAllowed {
-					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: found.missed})
+					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: engineSaid(found.missed)})
 				}
 			}
 		}
@@ -81,6 +85,11 @@ func (r *replica) checkup(w *worker) *checkup {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		defer context.AfterFunc(w.ctx, stop)() // a check of a lost worker tells nothing
+		defer func() {
+			if p := recover(); p != nil {
+				c.result <- verdict{lost: panicked(p, r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id)))}
+			}
+		}()
 		c.result <- r.examine(ctx, w)
 	})
 	return c
@@ -129,7 +138,10 @@ func (r *replica) examine(ctx context.Context, w *worker) verdict {
 			return verdict{lost: cardTrouble()}
 		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, r.m.opts.HealthInterval)
+	if why := w.look(ctx); why != nil {
+		return verdict{lost: why}
+	}
+	bounded, cancel := awake.WithTimeout(ctx, r.m.opts.HealthInterval)
 	err := w.engine.Health(bounded)
 	cancel()
 	if err != nil || !r.takeIdle(w) {
@@ -159,7 +171,7 @@ func (r *replica) takeIdle(w *worker) bool {
 // liveness makes the idle worker decode one token: an engine may answer health checks and yet decode nothing (ORCH-3002). The probe
 // takes a slot for it.
 func (r *replica) liveness(ctx context.Context, w *worker) *loss {
-	bounded, cancel := context.WithTimeoutCause(ctx, r.m.opts.ProbeTimeout, fmt.Errorf("no token within %s", r.m.opts.ProbeTimeout))
+	bounded, cancel := awake.WithTimeoutCause(ctx, r.m.opts.ProbeTimeout, fmt.Errorf("no token within %s", r.m.opts.ProbeTimeout))
 	err := probeError(bounded, r.decode(bounded, w, 1))
 	cancel()
 	r.mu.Lock()
@@ -167,7 +179,7 @@ func (r *replica) liveness(ctx context.Context, w *worker) *loss {
 	w.free()
 	r.mu.Unlock()
 	r.m.opts.OnChange(r.spec.ID) // somebody may have asked for the slot in vain
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !spare.Short(err) {
 		return &loss{reason: unhealthy, detail: "the engine answers health checks, but decodes nothing", err: err}
 	}
 	return nil

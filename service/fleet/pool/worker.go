@@ -13,8 +13,11 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/safefile"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -32,7 +35,9 @@ type worker struct {
 	claim    claim  // owned by the supervisor
 	held     Held   // keeps its model from being deleted; owned by the supervisor
 	model    string // its model's file; owned by the supervisor
-	facts    Facts  // set when ready
+	// What its files looked like when they were hashed: those of the model, and those whose code it runs. Set by the supervisor before it is ready.
+	marks, code []safefile.Mark
+	facts       Facts // set when ready
 
 	active atomic.Int32  // slots in use; it grows only under the replica's mutex
 	warm   atomic.Int64  // until when the liveness probe keeps away, because somebody comes back for the KV; in ns since the epoch
@@ -69,7 +74,7 @@ const healthEvery = 50 * time.Millisecond
 
 // load starts the worker's process, if it has one, and waits until the engine is healthy.
 func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err error) {
-	ctx, cancel := context.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
+	ctx, cancel := awake.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
 		fmt.Errorf("the worker was not healthy within %s", r.m.opts.LoadTimeout))
 	defer cancel()
 	key := ""
@@ -108,20 +113,18 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", context.Cause(ctx)
 		}
 		if r.spec.Mode == External { // it is not loading anything for us, so try again later
-			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
+			if l := stranger(err, loadFailed); l != nil {
+				return "", l
+			}
+			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
 		}
-		again, stop := r.m.opts.Clock.After(healthEvery)
-		select {
-		case <-again:
-		case <-ctx.Done():
-		}
-		stop()
+		r.sleep(ctx, healthEvery)
 	}
 }
 
 // command is the process of a plan. The key goes into the environment: everybody can read command lines.
 func (r *replica) command(p *plan, key string) process.Command {
-	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args}
+	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args, Foreign: r.spec.Mode != Builtin}
 	if p.container == nil {
 		mask := r.spec.Device
 		if p.cards != nil {
@@ -140,15 +143,30 @@ func (r *replica) command(p *plan, key string) process.Command {
 func (r *replica) probe(w *worker) (engine.Props, error) {
 	ctx, cancel := r.probeTime(w)
 	defer cancel()
-	props, err := w.engine.Props(ctx)
-	if err == nil {
-		err = r.decode(ctx, w, 4)
+	for {
+		props, err := w.engine.Props(ctx)
+		if err == nil {
+			err = r.decode(ctx, w, 4)
+		}
+		if ctx.Err() != nil || !spare.Short(err) {
+			return props, probeError(ctx, err)
+		}
+		r.sleep(ctx, healthEvery) // the worker is well, and this process lacks something
 	}
-	return props, probeError(ctx, err)
+}
+
+// sleep waits for d, or until ctx ends.
+func (r *replica) sleep(ctx context.Context, d time.Duration) {
+	again, stop := r.m.opts.Clock.After(d)
+	defer stop()
+	select {
+	case <-again:
+	case <-ctx.Done():
+	}
 }
 
 func (r *replica) probeTime(w *worker) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(w.ctx, r.m.opts.ProbeTimeout,
+	return awake.WithTimeoutCause(w.ctx, r.m.opts.ProbeTimeout,
 		fmt.Errorf("the probe was not answered within %s", r.m.opts.ProbeTimeout))
 }
 
@@ -157,7 +175,10 @@ func probeError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		return fmt.Errorf("the probe failed: %w", err)
+		if l := stranger(err, probeFailed); l != nil {
+			return l
+		}
+		return fmt.Errorf("the probe failed: %w", engineSaid(err))
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -64,6 +65,33 @@ func TestContextIsUsedAgainOnlyWhenAsked(t *testing.T) {
 	n, evaluated, _ = cached(t, p, map[string]any{"cache_prompt": true, "prompt": ask(nil)["prompt"].(string) + longer + "\n\nAnd another one."})
 	require.Greater(t, n, 30.0, "the answer before is part of it")
 	require.Less(t, n, evaluated)
+}
+
+// LO-836: before each batch of a prompt the worker tells how far it is, if asked
+func TestProgressWithThePromptIsTold(t *testing.T) {
+	p := start(t, nil)
+	prompt := strings.Repeat("rain ", 60) // the bundled model's context holds less than a batch
+	done := func(more map[string]any) (processed []float64) {
+		more["stream"], more["n_predict"], more["prompt"] = true, 1, prompt
+		resp, err := p.request(t.Context(), http.MethodPost, "/completion", ask(more))
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, resp.StatusCode, "%s", text)
+		for line := range strings.Lines(string(text)) {
+			var frame struct {
+				Progress *struct{ Total, Processed float64 } `json:"prompt_progress"`
+			}
+			if data, ok := strings.CutPrefix(line, "data: "); ok && json.Unmarshal([]byte(data), &frame) == nil && frame.Progress != nil {
+				require.Greater(t, frame.Progress.Total, frame.Progress.Processed)
+				processed = append(processed, frame.Progress.Processed)
+			}
+		}
+		return processed
+	}
+	require.Equal(t, []float64{0}, done(map[string]any{"return_progress": true}))
+	require.Empty(t, done(map[string]any{}))
 }
 
 // ORCH-3021

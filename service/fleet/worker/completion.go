@@ -162,9 +162,9 @@ type outcome struct {
 }
 
 // generate decodes prompt and calls emit for every token, with the text that may be sent now. It begins with an empty context, unless the
-// job may use what is in it. In that case it calls begun with how much of the prompt was there. It ends early with an error of emit,
+// job may use what is in it. Before each batch of the prompt it calls told with how much of it was there and how much is decoded. It ends early with an error of emit,
 // and, between two tokens or two batches of the prompt, with the cause of ctx's end.
-func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, begun func(cached int) error, emit func(t llama.Token, n int, out []byte) error) (outcome, error) {
+func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, told func(cached, decoded int) error, emit func(t llama.Token, n int, out []byte) error) (outcome, error) {
 	o := outcome{stopType: "none", prompt: len(prompt)}
 	chain := m.chain(c)
 	defer llama.SamplerFree(chain)
@@ -174,12 +174,12 @@ func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Toke
 	} else {
 		m.clear()
 	}
-	if err := begun(o.cached); err != nil {
-		return o, err
-	}
 	for pos := o.cached; pos < len(prompt); pos += promptBatch {
 		if ctx.Err() != nil {
 			return o, context.Cause(ctx)
+		}
+		if err := told(o.cached, pos); err != nil {
+			return o, err
 		}
 		part := prompt[pos:min(pos+promptBatch, len(prompt))]
 		if err := m.decode(part, pos, pos+len(part) == len(prompt), false); err != nil {

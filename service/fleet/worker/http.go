@@ -264,7 +264,7 @@ func (w *worker) completion(rw http.ResponseWriter, r *http.Request, m *model) e
 		genErr  error
 	)
 	err = w.turn(r.Context(), func(m *model) {
-		o, genErr = m.generate(r.Context(), &c, prompt, w.o.Pace, func(int) error { return nil }, func(_ llama.Token, _ int, out []byte) error {
+		o, genErr = m.generate(r.Context(), &c, prompt, w.o.Pace, func(int, int) error { return nil }, func(_ llama.Token, _ int, out []byte) error {
 			content = append(content, out...)
 			return nil
 		})
@@ -331,7 +331,7 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 		return control.Flush()
 	}
 	err := w.turn(r.Context(), func(m *model) {
-		o, genErr = m.generate(r.Context(), c, prompt, w.o.Pace, func(cached int) error {
+		o, genErr = m.generate(r.Context(), c, prompt, w.o.Pace, func(cached, decoded int) error {
 			if !c.ReturnProgress {
 				return nil
 			}
@@ -341,7 +341,7 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 			buf.RawStr(`,"cache":`)
 			buf.Int(cached)
 			buf.RawStr(`,"processed":`)
-			buf.Int(cached)
+			buf.Int(decoded)
 			buf.RawStr(`,"time_ms":0}}`)
 			return send()
 		}, func(t llama.Token, n int, out []byte) error {

@@ -74,14 +74,24 @@ func fail(exit int, err error, format string, args ...any) *Error {
 	return &Error{Exit: exit, Message: fmt.Sprintf(format, args...), Err: err}
 }
 
-// Main runs a worker until its standard input ends or SIGTERM or SIGINT arrives, and returns the exit code for the process. If the worker
-// cannot run, one line of JSON on o.Stderr says why.
+// ends are the signals that ask a program to end.
+var ends = []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}
+
+// Main runs a worker until its standard input ends, and returns the exit code for the process. Signals that ask it to end are ignored: a
+// service manager sends them to the daemon's workers too, and it is the daemon that decides when they end (LO-837). Without a standard
+// input they end the worker. If the worker cannot run, one line of JSON on o.Stderr says why.
 func Main(ctx context.Context, o Options) int {
-	if os.Getenv(envRenders) != "" {
+	renders := os.Getenv(envRenders) != ""
+	if renders || o.Stdin != nil {
+		signal.Ignore(ends...)
+	} else {
+		var stop func()
+		ctx, stop = signal.NotifyContext(ctx, ends...)
+		defer stop()
+	}
+	if renders {
 		return serveTemplates(os.Stdin, os.Stdout)
 	}
-	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-	defer stop()
 	err := Run(ctx, o)
 	if err == nil {
 		return ExitOK

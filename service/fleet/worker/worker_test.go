@@ -382,10 +382,15 @@ func TestEndOfStdinEndsTheProcess(t *testing.T) {
 	require.Zero(t, p.cmd.ProcessState.ExitCode())
 }
 
-// ORCH-3001
-func TestSIGTERMEndsTheProcess(t *testing.T) {
+// LO-837: it is the daemon that ends a worker, not whoever sends signals to all processes of a service
+func TestSignalsFromOutsideDoNotEndTheProcess(t *testing.T) {
 	p := start(t, nil)
-	require.NoError(t, p.cmd.Process.Signal(syscall.SIGTERM))
+	want := p.complete(t, ask(nil)).Content
+	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP} {
+		require.NoError(t, p.cmd.Process.Signal(sig))
+		require.Equal(t, want, p.complete(t, ask(nil)).Content)
+	}
+	require.NoError(t, p.stdin.Close())
 	require.NoError(t, p.cmd.Wait(), p.stderr)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
@@ -30,14 +31,15 @@ type job struct {
 	mu          sync.Mutex              // guards what follows
 	state       state                   // written by enter alone
 	changes     int                     // how often the state has changed; written by enter alone
-	deadline    *time.Timer             // this and the next two: written where the timers start and stop; nil while they do not run
-	patience    *time.Timer             // while the job waits for another replica
-	absence     *time.Timer             // while its last reader may come back
+	noDeadline  func()                  // ends the wait for the deadline; this and the next two: written where the timers start and stop; nil: there is none
+	patience    *awake.Timer            // while the job waits for another replica
+	absence     *awake.Timer            // while its last reader may come back
 	refusal     *task.Error             // why it was withdrawn; written by the submit
 	replica     Replica                 // that runs it, or ran it last; this and the next six are written by its run
 	startedAt   time.Time               // when its first run began
 	firstOutput time.Time               // when the first output of all its runs came
 	tries       int                     // runs so far, one of an earlier process included
+	excused     int                     // how many of them ended because this process lacked something
 	warm        bool                    // the engine took part of the prompt from KV, in this run
 	cancelRun   context.CancelCauseFunc // nil while no replica runs it
 	wants       string                  // the fingerprint that the next run needs; empty: any
@@ -166,19 +168,41 @@ func (j *job) tried() int {
 	return j.tries
 }
 
+// blamed is the number of runs so far that say something about the replicas.
+func (j *job) blamed() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.tries - j.excused
+}
+
+// excuse says that the run ended because this process lacked something.
+func (j *job) excuse() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.excused++
+}
+
 // need is what the job asks of its next replica.
 func (j *job) need() placement.Need {
 	j.mu.Lock()
 	wants := j.wants
 	j.mu.Unlock()
 	q := &j.task.Request
-	need := placement.Need{
-		Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.task.PromptTokens+max(q.MaxTokens, 1)),
-	}
+	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.room())}
 	if reuse(&j.task) {
 		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
 	}
 	return need
+}
+
+// room is how many tokens prompt and answer are known to need. Where nobody has counted the prompt's tokens, it is what bounds both: a
+// replica that holds so many holds the task for sure.
+func (j *job) room() int {
+	q := &j.task.Request
+	if j.task.PromptTokens == 0 && q.Workload == task.Completion && q.MaxTokens > 0 {
+		return j.task.MostTokens
+	}
+	return j.task.PromptTokens + max(q.MaxTokens, 1)
 }
 
 // enters counts a reader in.
@@ -242,7 +266,9 @@ func (j *job) version() string {
 // told are the fields of a log line about the job.
 func (j *job) told() []zap.Field {
 	n := narrated(j.snapshot(), j.version())
-	n.TokensOut = j.log.Tokens()
+	if j.log != nil { // else it broke off while it was queued
+		n.TokensOut = j.log.Tokens()
+	}
 	return n.Fields()
 }
 

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -101,6 +103,7 @@ func (l *lane) shed(newcomer task.Priority) {
 }
 
 func newLane(s *Scheduler, p Pool) *lane {
+	p.Prefill = cmp.Or(p.Prefill, p.Idle)
 	return &lane{s: s, pool: p, queue: queue.New[*job](p.Capacity, p.Policy), news: make(chan struct{}, 1), removed: make(chan struct{})}
 }
 
@@ -116,13 +119,18 @@ func (l *lane) wake() {
 
 // loop dispatches until ctx ends.
 func (l *lane) loop(ctx context.Context) {
-	watch := time.NewTicker(l.s.o.StuckAfter / 4)
+	every, looked := l.s.o.StuckAfter/4, time.Now()
+	watch := time.NewTicker(every)
 	defer watch.Stop()
 	l.active()
 	for {
 		select {
 		case <-l.news:
 		case <-watch.C:
+			if awake.Late(time.Since(looked), every) {
+				l.active() // nothing stood still but this process
+			}
+			looked = time.Now()
 			l.look()
 			continue
 		case <-ctx.Done():

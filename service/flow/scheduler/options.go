@@ -32,6 +32,9 @@ type Lease interface {
 	Replica() Replica
 	// Lost is closed when the replica's worker is gone.
 	Lost() <-chan struct{}
+	// Intact returns nil if what the worker has generated is that of its fingerprint. Otherwise somebody has changed the files that it was
+	// loaded from, and the error is a WORKER_RESET (LO-808).
+	Intact(ctx context.Context) error
 	// Others counts the other leases of the same worker.
 	Others() int
 	// KeepWarm asks that for a while only tasks overwrite the replica's KV cache.
@@ -113,6 +116,7 @@ type Pool struct {
 	Capacity int
 	Policy   queue.Policy
 	Wall     time.Duration // longest run of a task
+	Prefill  time.Duration // longest wait for the first token, or for a sign that the engine is nearer to it; 0: as Idle
 	Idle     time.Duration // longest wait for the next token
 	OnDemand bool          // loaded when a task needs it (LO-503)
 }
@@ -130,7 +134,7 @@ type Options struct {
 	Now       func() time.Time
 	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
 	FlushWithin time.Duration
-	// IdleWithin is how long a cancelled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
+	// IdleWithin is how long a canceled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
 	IdleWithin time.Duration
 	// MoveWithin is how long a task whose replica died, or that an earlier process ran, waits for a replica that gives
 	// the same bytes. 0: 1 min.

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +55,8 @@ type replica struct {
 	busy     bool
 	replaced string
 	every    time.Duration // between tokens
+	prefill  int           // how often the prompt's progress is told before the first token, with `every` in between
+	short    int           // so many runs cannot reach the engine, because this process has no descriptors left
 	stuck    bool          // the slot stays busy once a run ended early
 	fail     error         // what Generate returns after two tokens
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
@@ -61,6 +64,7 @@ type replica struct {
 	ctx      int           // 0: not known
 	panics   string        // what Generate panics with after two tokens; empty: it does not
 	tokensIn int           // what Generate says of the prompt; 0: 3
+	changed  error         // what Intact returns
 	build    string        // of another engine; empty: the others'
 	warm     atomic.Int32  // leases that asked for its KV to be kept
 }
@@ -142,6 +146,7 @@ func (l lineLog) Sync() error { return nil }
 // book is a ledger in memory whose disk can be full, or hang.
 type book struct {
 	full    atomic.Bool
+	panics  atomic.Value  // what panics; see mayPanic
 	hangs   atomic.Bool   // accepts are not written, and nothing is read, until it does not
 	forgets atomic.Bool   // a crash comes before any note is written
 	seq     atomic.Uint64 // that was handed out last
@@ -175,6 +180,7 @@ func (b *book) wait(ctx context.Context) error {
 }
 
 func (b *book) Accept(ctx context.Context, t task.Task) error {
+	b.mayPanic("the accept")
 	if err := b.wait(ctx); err != nil {
 		return err
 	}
@@ -243,7 +249,16 @@ func (b *book) List(_ context.Context, state task.State, limit int) (found []tas
 	return found[:min(limit, len(found))], nil
 }
 
-func (b *book) NextSeq() (uint64, error) { return b.seq.Add(1), nil }
+func (b *book) NextSeq() (uint64, error) {
+	b.mayPanic("the number")
+	return b.seq.Add(1), nil
+}
+
+func (b *book) mayPanic(what string) {
+	if b.panics.Load() == what {
+		panic(what)
+	}
+}
 
 // live are the running tasks in start order, then the queued ones in theirs.
 func (b *book) live() (left []task.Record) {
@@ -316,7 +331,13 @@ func (l lease) Replica() Replica {
 }
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
-func (l lease) KeepWarm()             { l.warm.Add(1) }
+func (l lease) Intact(context.Context) error {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.ready = l.ready && l.changed == nil
+	return l.changed
+}
+func (l lease) KeepWarm() { l.warm.Add(1) }
 
 // Slots is engine.Keeper's: the only slot holds what it did last.
 func (x *replica) Slots(context.Context) ([]engine.Slot, error) {
@@ -354,11 +375,24 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
 	x.r.mu.Unlock()
-	for i := range job.MaxTokens {
+	x.r.mu.Lock()
+	short := x.short > 0
+	x.short--
+	x.r.mu.Unlock()
+	if short {
+		return engine.Result{}, task.Errorf(task.WorkerReset, "no descriptors").Because(syscall.EMFILE).Retry(0)
+	}
+	for i := -x.prefill; i < job.MaxTokens; i++ {
 		select {
 		case <-time.After(x.every):
 		case <-ctx.Done():
 			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
+		}
+		if i < 0 {
+			if job.Progress != nil {
+				job.Progress()
+			}
+			continue
 		}
 		if x.panics != "" && i == 2 {
 			panic(x.panics)
@@ -382,6 +416,11 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 func (x *replica) Busy(context.Context) (int, error) {
 	if x.stuck {
 		return 1, nil
+	}
+	x.r.mu.Lock()
+	defer x.r.mu.Unlock()
+	if x.short > 0 {
+		return 0, syscall.EMFILE
 	}
 	return 0, nil
 }

@@ -6,13 +6,17 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -21,6 +25,9 @@ const (
 	checkpointTokens = 256
 	checkpointTime   = 2 * time.Second
 )
+
+// longPrompt is from how many tokens on a prompt may take long, so that the engine is to tell of its progress.
+const longPrompt = 256
 
 // run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced. Binds says that the task's
 // bytes depend on this choice of a replica (see recordDispatch).
@@ -61,8 +68,16 @@ func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 		return t, result, nil, err
 	}
 	result, answer, err = l.generate(ctx, cancel, j, t, warm, binds, lease)
+	if ctx.Err() == nil && !errors.Is(err, stream.ErrSealed) { // nobody ended it. An engine whose files were cut short is gone by now
+		if changed := lease.Intact(ctx); changed != nil {
+			err = fmt.Errorf("%w: %w", errChanged, changed)
+		}
+	}
 	return t, result, answer, err
 }
+
+// errChanged is the end of a run whose files changed. No other replica gives the bytes that it has sent.
+var errChanged = errors.New("the files of the task's worker changed")
 
 // templated is the job's task with its messages templated. Admission did that already, unless the pool's model was not loaded then.
 func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
@@ -94,12 +109,17 @@ func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
 func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm, binds bool, lease Lease) (engine.Result, json.RawMessage, error) {
-	wall := time.AfterFunc(l.pool.Wall, func() {
+	wall := awake.AfterFunc(l.pool.Wall, func() {
 		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
 	})
 	defer wall.Stop()
-	idle := time.AfterFunc(l.pool.Idle, func() {
-		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
+	var decodes atomic.Bool
+	idle := awake.AfterFunc(l.pool.Prefill, func() {
+		if decodes.Load() {
+			cancel(task.Errorf(task.DecodeTimeout, "the engine sent no token for %s; send the task again", l.pool.Idle).Retry(0))
+			return
+		}
+		cancel(task.Errorf(task.DecodeTimeout, "the engine sent no first token, and told of no progress with the prompt, for %s; send the task again", l.pool.Prefill).Retry(0))
 	})
 	defer idle.Stop()
 	var writes sync.WaitGroup
@@ -124,10 +144,15 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	if warm { // otherwise the KV that is reused is not the session's: many prompts begin alike
 		work.Cached = j.cached
 	}
+	if t.PromptTokens == 0 || t.PromptTokens >= longPrompt {
+		work.Progress = func() { idle.Reset(l.pool.Prefill) }
+	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
 	result, err := lease.Engine().Generate(ctx, work, func(text string) error {
-		idle.Reset(l.pool.Idle)
-		if tokens == 0 {
+		if tokens > 0 {
+			idle.Reset(l.pool.Idle)
+		} else {
+			decodes.Store(true)
 			l.rates.firstToken(j, l.s.o.Now())
 			idle.Stop() // it is not the engine that is waited for
 			if err := dispatched(); err != nil {
@@ -195,7 +220,14 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	sent := j.log.Tokens() > 0
 	strict := j.task.Determinism == task.Strict
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tried() >= attempts || sent && !strict {
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && (!strict || errors.Is(err, errChanged)) {
+		return false
+	}
+	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
+		j.excuse()
+		pause(ctx, l.s.o.RecordEvery)
+	}
+	if ctx.Err() != nil || j.blamed() >= attempts {
 		return false
 	}
 	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
@@ -211,6 +243,16 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 		l.s.letGo(j, &l.s.runs)
 	}
 	return true
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 func (l *lane) errLost(why string) *task.Error {
@@ -241,7 +283,7 @@ func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	switch {
 	case errors.Is(err, stream.ErrDiverged):
 		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
-	case e.Code == task.WorkerReset && j.tried() >= attempts:
+	case e.Code == task.WorkerReset && j.blamed() >= attempts:
 		e = l.errLost("so were the workers that tried it again")
 	}
 	l.s.o.Log.Warn("a run failed", append(j.told(), zap.Error(err))...)
@@ -255,20 +297,28 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 	if !ok { // such an engine stops when its connection is closed
 		return
 	}
-	ctx, stop := context.WithTimeout(context.Background(), l.s.o.IdleWithin)
+	ctx, stop := awake.WithTimeout(context.Background(), l.s.o.IdleWithin)
 	defer stop()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
+	short := false // nobody could be asked, because this process lacks something
 	for {
-		if busy, err := counter.Busy(ctx); err == nil && busy <= lease.Others() {
+		busy, err := counter.Busy(ctx)
+		if err == nil && busy <= lease.Others() {
 			return
+		}
+		if ctx.Err() == nil {
+			short = spare.Short(err)
 		}
 		select {
 		case <-lease.Lost():
 			return
 		case <-ctx.Done():
+			if short {
+				return
+			}
 			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
-				append(j.told(), zap.Duration("waited", l.s.o.IdleWithin))...)
+				append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
 			lease.Replace("slot still busy after its task ended")
 			return
 		case <-poll.C:

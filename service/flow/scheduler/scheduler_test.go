@@ -262,8 +262,51 @@ func TestWatchdogs(t *testing.T) {
 		require.Equal(t, time.Second, r.status("endless").FinishedAt.Sub(r.status("endless").StartedAt))
 		r.replicas[0].every = time.Minute
 		r.must("hung")
-		require.Contains(t, r.read("hung"), "sent no token for 100ms")
+		require.Contains(t, r.read("hung"), "sent no first token, and told of no progress with the prompt, for 100ms")
 		require.Equal(t, task.Failed, r.status("hung").State)
+	})
+}
+
+// LO-836: the wait for the first token has a bound of its own, which progress with the prompt puts off
+func TestAPromptHasABoundOfItsOwn(t *testing.T) {
+	run(t, 1, func(p *Pool) { p.Wall, p.Prefill, p.Idle = time.Hour, time.Minute, time.Second }, func(t *testing.T, r *rig) {
+		long := func(t *task.Task) { t.PromptTokens = 10000 }
+		x := r.replicas[0]
+		x.every, x.prefill = time.Minute-1, 20
+		r.must("progress", long, tokens(1))
+		require.Contains(t, r.read("progress"), "event: end")
+		x.every, x.prefill = time.Minute+1, 0
+		r.must("no progress", long)
+		require.Contains(t, r.read("no progress"), "told of no progress with the prompt, for 1m0s")
+		x.every = 59 * time.Second
+		r.must("no second token", long)
+		require.Contains(t, r.read("no second token"), "sent no token for 1s")
+		require.Equal(t, time.Minute, r.status("no second token").FinishedAt.Sub(r.status("no second token").StartedAt))
+		x.every, x.prefill = time.Second, 100
+		r.must("short", tokens(1), func(t *task.Task) { t.PromptTokens = longPrompt - 1 })
+		require.Contains(t, r.read("short"), "told of no progress", "of a short prompt nobody asks how far it is")
+	})
+}
+
+// LO-839: what this process itself lacks is no fault of the replica's, however often it happens, and the task waits
+func TestAShortageIsNotTheReplicas(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		for name, determinism := range map[string]task.Determinism{"strict": task.Strict, "best effort": task.BestEffort} {
+			x := r.replicas[0]
+			r.set(func() { x.short = 5 * attempts })
+			r.must(name, func(t *task.Task) { t.Determinism = determinism })
+			require.Contains(t, r.read(name), "event: end")
+			require.Empty(t, x.replaced)
+			require.GreaterOrEqual(t, r.status(name).FinishedAt.Sub(r.status(name).StartedAt), 5*attempts*r.s.o.RecordEvery, "it does not try all the time")
+		}
+		r.set(func() { r.replicas[0].short = 1 << 30 })
+		r.must("canceled")
+		time.Sleep(time.Minute)
+		_, err := r.s.Cancel(t.Context(), "canceled")
+		require.NoError(t, err)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		require.Empty(t, r.replicas[0].replaced)
 	})
 }
 

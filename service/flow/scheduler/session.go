@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -33,7 +34,7 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 		kv.Cached = r.Cached
 	}
 	if keeper, ok := lease.Engine().(engine.Keeper); ok && t.Request.SessionID != "" && t.Determinism == task.BestEffort {
-		bounded, stop := context.WithTimeout(ctx, slotWithin)
+		bounded, stop := awake.WithTimeout(ctx, slotWithin)
 		defer stop()
 		slots, err := keeper.Slots(bounded)
 		for _, s := range slots { // in a busy one the next job runs already

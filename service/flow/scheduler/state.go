@@ -4,7 +4,8 @@ package scheduler
 
 import (
 	"slices"
-	"time"
+
+	"github.com/llama-orch/llama-orch/service/awake"
 )
 
 // state is where a live task is in its one life. Clients see less of it: queued, running, or how it ended (task.State).
@@ -54,8 +55,11 @@ func (j *job) enter(next state) bool {
 	j.changes++
 	stop(&j.patience)
 	if !next.live() {
-		stop(&j.deadline)
 		stop(&j.absence)
+		if j.noDeadline != nil {
+			j.noDeadline()
+			j.noDeadline = nil
+		}
 	}
 	switch next {
 	case accepted:
@@ -70,7 +74,7 @@ func (j *job) enter(next state) bool {
 	return true
 }
 
-func stop(timer **time.Timer) {
+func stop(timer **awake.Timer) {
 	if *timer != nil {
 		(*timer).Stop()
 		*timer = nil
@@ -80,11 +84,12 @@ func stop(timer **time.Timer) {
 // A timer that has fired may still find its job in another state, or in the same one for a second time. So each timer claims
 // the job on the condition that it started with, under the job's lock, and does nothing where that does not hold any more.
 
-// startDeadline runs from the accept to the end, where the task has a deadline. The caller holds mu.
+// startDeadline runs from the accept to the end, where the task has a deadline. Its client goes on waiting while this machine sleeps.
+// The caller holds mu.
 func (j *job) startDeadline() {
 	if d := j.task.Request.Deadline; d > 0 {
 		s := j.lane.s
-		j.deadline = time.AfterFunc(d-s.o.Now().Sub(j.task.AcceptedAt), func() {
+		j.noDeadline = awake.At(d-s.o.Now().Sub(j.task.AcceptedAt), func() {
 			s.aside(func() { s.fail(j, errDeadline(j.task), nil) })
 		})
 	}
@@ -94,7 +99,7 @@ func (j *job) startDeadline() {
 func (j *job) startPatience() {
 	l, stay := j.lane, j.changes
 	still := func() bool { return j.changes == stay }
-	j.patience = time.AfterFunc(l.s.o.MoveWithin, func() {
+	j.patience = awake.AfterFunc(l.s.o.MoveWithin, func() {
 		if !l.parked() {
 			l.s.aside(func() { l.s.fail(j, l.errLost("no replica that gives the same bytes was ready in time"), still) })
 			return
@@ -110,7 +115,7 @@ func (j *job) startPatience() {
 // startAbsence runs from the moment when the last reader left, where the task is to end with its client. The caller holds mu.
 func (j *job) startAbsence() {
 	s, visits := j.lane.s, j.visits
-	j.absence = time.AfterFunc(s.o.ReturnWithin, func() {
+	j.absence = awake.AfterFunc(s.o.ReturnWithin, func() {
 		s.aside(func() { s.cancel(j, errAbandoned(), func() bool { return j.visits == visits }) })
 	})
 }

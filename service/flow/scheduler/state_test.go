@@ -58,7 +58,7 @@ func TestAJobChangesAsTheTableAllows(t *testing.T) {
 					require.Equal(t, changes, j.changes)
 				}
 				require.Equal(t, j.state == moving, j.patience != nil, "%s to %s", letters[from], letters[to])
-				require.Equal(t, j.state.live(), j.deadline != nil, "%s to %s", letters[from], letters[to])
+				require.Equal(t, j.state.live(), j.noDeadline != nil, "%s to %s", letters[from], letters[to])
 				require.Equal(t, j.state.live() && from != pushed, j.absence != nil, "%s to %s", letters[from], letters[to])
 				select {
 				case <-j.decided:
@@ -67,7 +67,9 @@ func TestAJobChangesAsTheTableAllows(t *testing.T) {
 					require.Equal(t, pushed, j.state)
 				}
 				stop(&j.patience)
-				stop(&j.deadline)
+				if j.noDeadline != nil {
+					j.noDeadline()
+				}
 				stop(&j.absence)
 				j.mu.Unlock()
 			}
@@ -91,7 +93,9 @@ func TestATimerThatFiresLateDoesNothing(t *testing.T) {
 		} {
 			j := jobIn(t, r, moving)
 			if c.wait != time.Hour {
-				stop(&j.deadline)
+				if j.noDeadline != nil {
+					j.noDeadline()
+				}
 			}
 			if c.wait != r.s.o.ReturnWithin {
 				stop(&j.absence)
@@ -108,7 +112,7 @@ func TestATimerThatFiresLateDoesNothing(t *testing.T) {
 			synctest.Wait()
 			require.Equal(t, was, j.now(), name)
 			j.mu.Lock()
-			stop(&j.deadline)
+			j.enter(ending)
 			stop(&j.patience)
 			stop(&j.absence)
 			j.mu.Unlock()

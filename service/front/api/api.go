@@ -47,13 +47,15 @@ type Pools interface {
 	Pools() []PoolView
 	Health(id string) (HealthView, error) // *task.Error NOT_FOUND
 	GPUs() GPUsView
-	// Ready returns nil when at least one pool can serve a task, else *task.Error POOL_UNREADY.
-	Ready() error
+	// Ready returns nil when a task sent now would be accepted and has a way to run, else a *task.Error with the reasons (LO-841).
+	Ready(ctx context.Context) error
 }
 
 // PoolView is a pool as clients see it.
 type PoolView struct {
 	ID             string
+	State          task.PoolState
+	Progress       float64 // from 0 to 1; 0: nobody can tell
 	Engine         string
 	EngineVersion  string // empty until a replica was ready
 	Model          ModelView
@@ -161,8 +163,16 @@ type Options struct {
 	Log          *zap.Logger   // default none
 	Engines      []string      // what each kind of engine can do, as a feature in capabilities; default none
 	Version      string        // the server's, shown in capabilities; default "dev"
-	MaxBody      int64         // bytes of a request body, as the gate takes it and capabilities show it; default 4 MiB
+	Limits       Limits        // what capabilities show; needed
 	WriteTimeout time.Duration // bounds each write of an artifact, so that a dead client frees its goroutine; default 30 s
+}
+
+// Limits are those that others hold a request to: the gate its body, admission the rest. They have no defaults here, which could
+// differ from what is in force (LO-848).
+type Limits struct {
+	BodyBytes   int64
+	PromptBytes int64 // of prompt, messages and inputs together
+	Inputs      int   // inputs, or messages
 }
 
 // Handler serves the whole native API, as a front behind the gate.
@@ -177,12 +187,14 @@ func NewHandler(o Options) (*Handler, error) {
 	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Catalog == nil || o.Artifacts == nil || o.Streams == nil || o.Gatherer == nil {
 		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Catalog, Artifacts, Streams and Gatherer are needed")
 	}
+	if o.Limits.BodyBytes <= 0 || o.Limits.PromptBytes <= 0 || o.Limits.Inputs <= 0 {
+		return nil, errors.New("api: the limits that are in force are needed")
+	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
 	o.Log = o.Log.Named("api")
 	o.Version = cmp.Or(o.Version, "dev")
-	o.MaxBody = cmp.Or(o.MaxBody, gate.DefaultMaxBody)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, gate.DefaultTimeout)
 	c, err := loadContract()
 	if err != nil {

@@ -98,7 +98,6 @@ func (h catalog) CreateModel(ctx context.Context, r *gen.ModelRequest) (*gen.Mod
 		ID: string(r.ID.Or("")), Ref: r.Ref, Digest: r.Digest.Or(""), Signature: r.Signature.Or(""), SBOM: r.Sbom.Or(""),
 		Wait: time.Duration(r.WaitMs.Or(0)) * time.Millisecond,
 	})
-	h.slow(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +126,6 @@ func (h catalog) GetModel(_ context.Context, p gen.GetModelParams) (*gen.GetMode
 // DeleteModel removes a model and what was fetched of it.
 func (h catalog) DeleteModel(ctx context.Context, p gen.DeleteModelParams) (*gen.Done, error) {
 	err := h.Catalog.DeleteModel(ctx, string(p.ID))
-	h.slow(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +135,6 @@ func (h catalog) DeleteModel(ctx context.Context, p gen.DeleteModelParams) (*gen
 // VerifyModel reads all of a model's bytes.
 func (h catalog) VerifyModel(ctx context.Context, p gen.VerifyModelParams) (*gen.VerificationHeaders, error) {
 	v, err := h.Catalog.VerifyModel(ctx, string(p.ID))
-	h.slow(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,9 @@ var live = map[gen.OperationName]bool{
 	gen.GetPoolHealthOperation:      true,
 	gen.DrainPoolOperation:          true,
 	gen.ReloadPoolOperation:         true,
+	gen.ResumePoolOperation:         true,
+	gen.LoadPoolOperation:           true,
+	gen.UnloadPoolOperation:         true,
 	gen.ListGpusOperation:           true,
 	gen.ExplainPlacementOperation:   true,
 	gen.ReloadConfigOperation:       true,
@@ -63,6 +66,7 @@ type operation struct {
 	method, path string
 	plane        string
 	body         schema            // nil: the operation takes none
+	shape        *shape            // of body
 	params       map[string]schema // by "in name"
 	query        []string          // the names of its query parameters, sorted
 	open         bool              // needs no token
@@ -79,6 +83,7 @@ type contract struct {
 	version    string
 	root       map[string]any
 	operations []*operation // by path, then method
+	methods    []string     // of all operations, sorted
 	byName     map[gen.OperationName]*operation
 }
 
@@ -105,6 +110,11 @@ func loadContract() (*contract, error) {
 			c.byName[o.name] = o
 		}
 	}
+	for _, o := range c.operations {
+		c.methods = append(c.methods, o.method)
+	}
+	slices.Sort(c.methods)
+	c.methods = slices.Compact(c.methods)
 	slices.SortFunc(c.operations, func(a, b *operation) int {
 		return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.method, b.method))
 	})
@@ -124,6 +134,7 @@ func (c *contract) operation(method, path string, raw map[string]any, shared []a
 		o.open, o.guarded = len(security) == 0, len(security) > 0
 	}
 	o.body, _ = dig[schema](raw, "requestBody", "content", "application/json", "schema")
+	o.shape = c.shapeOf(o.body, map[string]*shape{})
 	own, _ := raw["parameters"].([]any)
 	for _, v := range slices.Concat(shared, own) {
 		p, _ := v.(map[string]any)

@@ -13,13 +13,14 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // features are what clients may rely on beyond single operations.
 var features = []string{
 	"cancel_sealed", "config_reload", "deadline", "determinism_strict", "gpu_memory_ledger", "idempotent_submit", "placement_explain",
-	"placement_pin", "pool_drain", "pool_reload", "pools_on_demand", "receipts", "stream_resume", "worker_register",
+	"placement_pin", "pool_drain", "pool_load", "pool_reload", "pool_resume", "pool_unload", "pools_on_demand", "receipts", "stream_resume", "worker_register",
 }
 
 // GetCapabilities says what this server can do (ORCH-3095).
@@ -27,7 +28,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	out := gen.Capabilities{
 		APIVersion:    h.contract.version,
 		ServerVersion: task.Clip(h.Version, maxShort),
-		Limits:        h.contract.limits(h.MaxBody),
+		Limits:        h.contract.limits(h.Limits),
 		Features:      slices.Sorted(slices.Values(slices.Concat(h.Engines, features))),
 		Gpus:          toGPUs(h.Pools.GPUs().GPUs),
 	}
@@ -50,8 +51,8 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	return &gen.CapabilitiesHeaders{Response: out}, nil
 }
 
-// limits reads the figures that a client may want to know from the contract itself.
-func (c *contract) limits(maxBody int64) gen.Limits {
+// limits are the limits in force: those that others hold a request to, and beside them those of the contract, by which gen does.
+func (c *contract) limits(l Limits) gen.Limits {
 	request, _ := dig[schema](c.root, "components", "schemas", "TaskRequest", "properties")
 	params, _ := dig[schema](c.root, "components", "schemas", "Params", "properties")
 	figure := func(properties schema, name, bound string) int64 {
@@ -60,10 +61,10 @@ func (c *contract) limits(maxBody int64) gen.Limits {
 		return int64(f)
 	}
 	return gen.Limits{
-		MaxBodyBytes:   maxBody,
-		MaxPromptChars: figure(request, "prompt", "maxLength"),
-		MaxMessages:    int(figure(request, "messages", "maxItems")),
-		MaxInputs:      int(figure(request, "inputs", "maxItems")),
+		MaxBodyBytes:   l.BodyBytes,
+		MaxPromptBytes: l.PromptBytes,
+		MaxMessages:    l.Inputs,
+		MaxInputs:      l.Inputs,
 		MaxStop:        int(figure(params, "stop", "maxItems")),
 		MaxSeed:        figure(request, "seed", "maximum"),
 		MaxDeadlineMs:  figure(request, "deadline_ms", "maximum"),
@@ -109,7 +110,7 @@ func logTail(lines []string) []string {
 
 func toPool(p PoolView) gen.Pool {
 	out := gen.Pool{
-		ID: gen.PoolID(p.ID), Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
+		ID: gen.PoolID(p.ID), State: gen.PoolState(p.State), Progress: gen.OptFloat64{Value: min(p.Progress, 1), Set: p.Progress > 0}, Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: task.Clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
 		SamplerProfile: task.Clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
 		Lifecycle: gen.Lifecycle(p.Lifecycle), Loaded: p.Loaded,
@@ -173,10 +174,14 @@ func (ops) GetLiveness(context.Context) (*gen.HealthHeaders, error) {
 	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusOk}}, nil
 }
 
-// GetReadiness says whether a task could be served.
-func (h ops) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
-	if err := h.Pools.Ready(); err != nil {
-		return nil, err
+// GetReadiness says whether a task could be served. Why not is only for those who may call everything (LO-841).
+func (h ops) GetReadiness(ctx context.Context) (*gen.HealthHeaders, error) {
+	if err := h.Pools.Ready(ctx); err != nil {
+		why := *task.AsError(err)
+		if gate.CallFrom(ctx).Identity == "" {
+			why.Reasons = nil
+		}
+		return nil, &why
 	}
 	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusReady}}, nil
 }

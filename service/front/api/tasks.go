@@ -140,6 +140,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 		Workload:         gen.Workload(s.Workload),
 		Priority:         gen.Priority(s.Priority),
 		ModelRef:         gen.ModelRef(s.ModelRef),
+		Actor:            optString(task.Clip(s.Actor, maxShort)),
 		ReplicaID:        optString(task.Clip(s.ReplicaID, maxName)),
 		QueuePosition:    max(s.QueuePosition, 0),
 		PredictedStartMs: millis(s.PredictedStart),

@@ -34,6 +34,7 @@ var rules = map[task.Code]rule{
 	task.ModelDeprecated:   {status: http.StatusGone},
 	task.Deleted:           {status: http.StatusGone},
 	task.TooLarge:          {status: http.StatusRequestEntityTooLarge},
+	task.UnsupportedMedia:  {status: http.StatusUnsupportedMediaType},
 	task.AdmissionReject:   {status: http.StatusTooManyRequests},
 	task.QueueFullDropLRU:  {status: http.StatusTooManyRequests},
 	task.RateLimited:       {status: http.StatusTooManyRequests},

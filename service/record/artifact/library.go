@@ -67,28 +67,43 @@ func (l *Library) Get(ctx context.Context, id string) (Entry, error) {
 	return entryOf(r), nil
 }
 
-// Open opens an artifact's bytes for reading. NOT_FOUND, INVALID_PARAMS.
+// Open opens an artifact's bytes for reading. NOT_FOUND, INVALID_PARAMS. A bundle comes from the record of its task as long as that is there: the
+// record gives the bytes of its digest, and the store's folder may be another one since, or damaged.
 func (l *Library) Open(ctx context.Context, id string) (Entry, io.ReadSeekCloser, error) {
 	e, content, err := l.store.Open(id)
-	if !task.HasCode(err, task.NotFound) {
+	if task.HasCode(err, task.InvalidParams) || err == nil && e.Kind != KindProof {
 		return e, content, err
 	}
+	stored, missing := err == nil, task.HasCode(err, task.NotFound)
 	r, ok, failed := l.proven(ctx, id)
-	switch {
-	case failed != nil:
-		return Entry{}, nil, failed
-	case !ok:
-		return Entry{}, nil, err
+	if failed == nil && ok {
+		var text []byte
+		if text, failed = l.text(r); failed == nil {
+			if stored {
+				_ = content.Close() // nothing was written
+			} else {
+				e = entryOf(r)
+			}
+			return e, made{bytes.NewReader(text)}, nil
+		}
 	}
+	if missing && failed != nil {
+		return Entry{}, nil, failed
+	}
+	return e, content, err
+}
+
+// text makes the bundle of a record, or says that it does not give that any more.
+func (l *Library) text(r task.Record) ([]byte, error) {
 	text, err := bundle.Text(r)
 	if err != nil {
 		l.store.metrics.damaged.Inc()
 		l.log.Warn("a proof bundle is not the one that was recorded", zap.String("job_id", r.Task.ID), zap.Error(err))
-		return Entry{}, nil, task.Errorf(task.Internal,
+		return nil, task.Errorf(task.Internal,
 			"the record of task %s does not give its proof bundle any more: run `orchestratord ledger check` on the server, which says what is damaged",
 			r.Task.ID).Because(err)
 	}
-	return entryOf(r), made{bytes.NewReader(text)}, nil
+	return text, nil
 }
 
 // made is the content of a bundle that was made for one reader.

@@ -142,9 +142,7 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 			g.ours = g.engine.c.Reset(err)
 			break
 		}
-		if g.job.Cached != nil {
-			g.job.Cached(f.cached)
-		}
+		g.told(f.cached)
 	case f.stop:
 		g.final = bytes.Clone(event.Data)
 		return false, nil
@@ -158,6 +156,16 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 		g.held = append(g.held[:0], g.held[n:]...)
 	}
 	return true, g.ours
+}
+
+// told passes on that the engine is further with the prompt. How much of it came from KV is the same in every frame.
+func (g *generation) told(cached int) {
+	if g.job.Progress != nil {
+		g.job.Progress()
+	}
+	if g.job.Cached != nil {
+		g.job.Cached(cached)
+	}
 }
 
 // start sends the request. It never asks for more tokens than the context holds after the prompt, so a server that was started with context
@@ -180,25 +188,18 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 		}
 		prompt = 0
 	}
-	if prompt == 0 {
-		if prompt, err = e.CountTokens(ctx, text); err != nil {
+	limit := job.MaxTokens
+	if prompt > 0 || limit == 0 || engine.MostTokens(text)+limit > size { // else both fit, however many tokens the prompt has
+		if limit, err = e.room(ctx, text, prompt, size, limit); err != nil {
 			return nil, err
 		}
-	}
-	room := size - prompt
-	if room <= 0 {
-		return nil, tooLong(prompt, size)
-	}
-	limit := room
-	if job.MaxTokens > 0 {
-		limit = min(limit, job.MaxTokens)
 	}
 	stop := job.Sampling.Stop
 	if stop == nil {
 		stop = []string{}
 	}
 	more := allOff
-	more.ReturnProgress = job.Cached != nil
+	more.ReturnProgress = job.Cached != nil || job.Progress != nil
 	s, err := e.c.Stream(ctx, "/completion", completion{
 		Prompt: text, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
 		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
@@ -208,6 +209,24 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 		return nil, explain(err)
 	}
 	return s, nil
+}
+
+// room is how many tokens an answer gets: as many as it may have at most (0: no bound), but no more than a context of that size holds
+// after the prompt, which is counted where the caller does not know it (0).
+func (e *Engine) room(ctx context.Context, text string, prompt, size, most int) (_ int, err error) {
+	if prompt == 0 {
+		if prompt, err = e.CountTokens(ctx, text); err != nil {
+			return 0, err
+		}
+	}
+	room := size - prompt
+	if room <= 0 {
+		return 0, tooLong(prompt, size)
+	}
+	if most > 0 {
+		room = min(room, most)
+	}
+	return room, nil
 }
 
 // last takes the last frame, and emits what was held back.

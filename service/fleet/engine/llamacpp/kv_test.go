@@ -39,6 +39,21 @@ func TestEngineTellsWhatWasCached(t *testing.T) {
 	require.True(t, task.HasCode(err, task.WorkerReset))
 }
 
+// LO-836: each frame about the prompt is a sign of life
+func TestEngineTellsOfItsProgress(t *testing.T) {
+	frame := func(n string) string {
+		return `data: {"index":0,"content":"","tokens":[],"stop":false,"prompt_progress":{"total":5000,"cache":0,"processed":` + n + `,"time_ms":1}}` + "\n\n"
+	}
+	e := fake(t, map[string]string{"/props": props, "/tokenize": `{"tokens":[1]}`, "/completion": frame("0") + frame("2048") + frame("4096") + token("a") + last})
+	told := 0
+	_, err := e.Generate(t.Context(), job(func(j *engine.Job) { j.Progress = func() { told++ } }), func(string) error {
+		require.Equal(t, 3, told)
+		return nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, 3, told)
+}
+
 // ORCH-3022
 func TestEngineTellsItsSlots(t *testing.T) {
 	e := fake(t, map[string]string{"/slots": `[{"id":0,"id_task":135,"is_processing":true,"n_ctx":65536},{"id":1,"is_processing":false,"kv_bytes":77}]`})

@@ -29,6 +29,7 @@ const (
 	opClaim      kind = "claim"
 	opForget     kind = "forget"
 	opDelete     kind = "delete"
+	opProbe      kind = "probe"
 )
 
 // op is one operation that waits for the writer.
@@ -189,6 +190,7 @@ func (l *Ledger) commit(batch []*op) {
 			l.log.Error("the ledger cannot write", zap.String("first_task", batch[0].id), zap.Error(err))
 		}
 		l.w.failing += len(batch)
+		l.wrote.Store(0)
 		l.metrics.errors.Add(float64(len(batch)))
 		for _, o := range batch {
 			if o.back != nil {
@@ -202,6 +204,7 @@ func (l *Ledger) commit(batch []*op) {
 		l.log.Info("the ledger writes again", zap.Int("failed", l.w.failing))
 		l.w.failing = 0
 	}
+	l.wrote.Store(begun.Unix())
 	l.metrics.committed(batch, time.Since(begun))
 	l.mu.Lock()
 	for _, o := range batch {

@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package awake
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// LO-836: it comes on time, and only after the last reset
+func TestATimerComesWhenTheTimeHasPassed(t *testing.T) {
+	for _, d := range []time.Duration{0, 1, time.Millisecond, 100 * time.Millisecond, 7 * time.Second, time.Hour + 1} {
+		synctest.Test(t, func(t *testing.T) {
+			begun, came := time.Now(), make(chan time.Duration, 1)
+			timer := AfterFunc(d, func() { came <- time.Since(begun) })
+			require.Equal(t, max(d, 1), <-came)
+
+			begun = time.Now()
+			timer.Reset(d)
+			if d > time.Millisecond {
+				time.Sleep(d - 1)
+				timer.Reset(2 * d)
+				require.Equal(t, d-1+2*d, <-came)
+			} else {
+				<-came
+			}
+
+			timer.Reset(d + 2)
+			timer.Stop()
+			time.Sleep(2*d + time.Second)
+			require.Empty(t, came)
+		})
+	}
+}
+
+// LO-836: of a piece that comes late, nothing counts, and of the pieces before and behind it, all
+func TestTimeInWhichTheProcessDidNotRunDoesNotCount(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		came := make(chan struct{}, 1)
+		timer := AfterFunc(8*time.Second, func() { came <- struct{}{} })
+		defer timer.Stop()
+		time.Sleep(7*time.Second + 1)
+		synctest.Wait()
+		require.Equal(t, time.Second, timer.left)
+		// A stopped process looks to the timer as if the piece had begun long ago.
+		timer.mu.Lock()
+		timer.begun = timer.begun.Add(-time.Hour)
+		timer.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Empty(t, came)
+		require.Equal(t, time.Second, timer.left)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		require.Len(t, came, 1)
+	})
+}
+
+// LO-836
+func TestAContextEndsWithItsCause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		why := errors.New("too slow")
+		ctx, stop := WithTimeoutCause(t.Context(), time.Minute, why)
+		defer stop()
+		begun := time.Now()
+		<-ctx.Done()
+		require.Equal(t, time.Minute, time.Since(begun))
+		require.Equal(t, why, context.Cause(ctx))
+
+		ctx, stop = WithTimeout(t.Context(), time.Minute)
+		stop()
+		require.Equal(t, context.Canceled, context.Cause(ctx))
+	})
+}
+
+// LO-836: a client's deadline goes on while the machine sleeps
+func TestAtCountsSleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, came := time.Now(), make(chan time.Duration, 1)
+		asleep := time.Duration(0)
+		uptime := func() time.Duration { return time.Since(begun) + asleep }
+		stop := at(time.Hour, func() { came <- time.Since(begun) }, uptime)
+		require.Equal(t, time.Hour, <-came)
+		stop()
+
+		begun = time.Now()
+		at(time.Hour, func() { came <- time.Since(begun) }, uptime)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		asleep = 2 * time.Hour
+		require.LessOrEqual(t, <-came, time.Minute+lookEvery)
+
+		stop = At(time.Hour, func() { came <- 0 })
+		stop()
+		time.Sleep(2 * time.Hour)
+		require.Empty(t, came)
+	})
+}
