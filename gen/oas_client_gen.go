@@ -253,6 +253,17 @@ type TasksInvoker interface {
 	//
 	// POST /v1/tasks
 	CreateTask(ctx context.Context, request *TaskRequest) (*AdmissionHeaders, error)
+	// DeleteTask invokes deleteTask operation.
+	//
+	// Removes the task's prompt, messages, answer, digests and proof bundle, from the server's files too.
+	// When the call returns, they are gone; it may be repeated. What stays is that the task existed: its
+	// outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
+	// it is `CONFLICT`. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
+	// which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
+	// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
+	//
+	// DELETE /v1/tasks/{id}
+	DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error)
 	// GetTask invokes getTask operation.
 	//
 	// One task.
@@ -941,6 +952,109 @@ func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionPara
 	}()
 
 	result, err := decodeDeleteSessionResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
+// DeleteTask invokes deleteTask operation.
+//
+// Removes the task's prompt, messages, answer, digests and proof bundle, from the server's files too.
+// When the call returns, they are gone; it may be repeated. What stays is that the task existed: its
+// outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
+// it is `CONFLICT`. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
+// which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
+// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
+//
+// DELETE /v1/tasks/{id}
+func (c *Client) DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error) {
+	res, err := c.sendDeleteTask(ctx, params)
+	return res, err
+}
+
+func (c *Client) sendDeleteTask(ctx context.Context, params DeleteTaskParams) (res *Done, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [2]string
+	pathParts[0] = "/v1/tasks/"
+	{
+		// Encode "id" parameter.
+		e := uri.NewPathEncoder(uri.PathEncoderConfig{
+			Param:   "id",
+			Style:   uri.PathStyleSimple,
+			Explode: false,
+		})
+		if err := func() error {
+			if unwrapped := string(params.ID); true {
+				return e.EncodeValue(conv.StringToString(unwrapped))
+			}
+			return nil
+		}(); err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		encoded, err := e.Result()
+		if err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		pathParts[1] = encoded
+	}
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "DELETE", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, DeleteTaskOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeDeleteTaskResponse(resp)
 	if err != nil {
 		return res, errors.Wrap(err, "decode response")
 	}

@@ -3092,8 +3092,12 @@ func (s *ErrorCode) Decode(d *jx.Decoder) error {
 		*s = ErrorCodeCONFLICT
 	case ErrorCodeMODELDEPRECATED:
 		*s = ErrorCodeMODELDEPRECATED
+	case ErrorCodeDELETED:
+		*s = ErrorCodeDELETED
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT
 	case ErrorCodeQUEUEFULLDROPLRU:
@@ -4519,8 +4523,8 @@ func (s *Limits) encodeFields(e *jx.Encoder) {
 		e.Int64(s.MaxBodyBytes)
 	}
 	{
-		e.FieldStart("max_prompt_chars")
-		e.Int64(s.MaxPromptChars)
+		e.FieldStart("max_prompt_bytes")
+		e.Int64(s.MaxPromptBytes)
 	}
 	{
 		e.FieldStart("max_messages")
@@ -4546,7 +4550,7 @@ func (s *Limits) encodeFields(e *jx.Encoder) {
 
 var jsonFieldsNameOfLimits = [7]string{
 	0: "max_body_bytes",
-	1: "max_prompt_chars",
+	1: "max_prompt_bytes",
 	2: "max_messages",
 	3: "max_inputs",
 	4: "max_stop",
@@ -4575,17 +4579,17 @@ func (s *Limits) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"max_body_bytes\"")
 			}
-		case "max_prompt_chars":
+		case "max_prompt_bytes":
 			requiredBitSet[0] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int64()
-				s.MaxPromptChars = int64(v)
+				s.MaxPromptBytes = int64(v)
 				if err != nil {
 					return err
 				}
 				return nil
 			}(); err != nil {
-				return errors.Wrap(err, "decode field \"max_prompt_chars\"")
+				return errors.Wrap(err, "decode field \"max_prompt_bytes\"")
 			}
 		case "max_messages":
 			requiredBitSet[0] |= 1 << 2
@@ -11716,6 +11720,12 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 		s.ModelRef.Encode(e)
 	}
 	{
+		if s.Actor.Set {
+			e.FieldStart("actor")
+			s.Actor.Encode(e)
+		}
+	}
+	{
 		if s.ReplicaID.Set {
 			e.FieldStart("replica_id")
 			s.ReplicaID.Encode(e)
@@ -11754,6 +11764,12 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.DeletedAt.Set {
+			e.FieldStart("deleted_at")
+			s.DeletedAt.Encode(e, json.NewTimeEncoder("2006-01-02T15:04:05.000Z07:00"))
+		}
+	}
+	{
 		e.FieldStart("tokens_in")
 		e.Int(s.TokensIn)
 	}
@@ -11781,7 +11797,7 @@ func (s *TaskStatus) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskStatus = [20]string{
+var jsonFieldsNameOfTaskStatus = [22]string{
 	0:  "task_id",
 	1:  "state",
 	2:  "pool_id",
@@ -11789,19 +11805,21 @@ var jsonFieldsNameOfTaskStatus = [20]string{
 	4:  "workload",
 	5:  "priority",
 	6:  "model_ref",
-	7:  "replica_id",
-	8:  "queue_position",
-	9:  "predicted_start_ms",
-	10: "seed",
-	11: "determinism",
-	12: "accepted_at",
-	13: "started_at",
-	14: "finished_at",
-	15: "tokens_in",
-	16: "tokens_out",
-	17: "last_event_id",
-	18: "end",
-	19: "error",
+	7:  "actor",
+	8:  "replica_id",
+	9:  "queue_position",
+	10: "predicted_start_ms",
+	11: "seed",
+	12: "determinism",
+	13: "accepted_at",
+	14: "started_at",
+	15: "finished_at",
+	16: "deleted_at",
+	17: "tokens_in",
+	18: "tokens_out",
+	19: "last_event_id",
+	20: "end",
+	21: "error",
 }
 
 // Decode decodes TaskStatus from json.
@@ -11885,6 +11903,16 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"model_ref\"")
 			}
+		case "actor":
+			if err := func() error {
+				s.Actor.Reset()
+				if err := s.Actor.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"actor\"")
+			}
 		case "replica_id":
 			if err := func() error {
 				s.ReplicaID.Reset()
@@ -11896,7 +11924,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replica_id\"")
 			}
 		case "queue_position":
-			requiredBitSet[1] |= 1 << 0
+			requiredBitSet[1] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.QueuePosition = int(v)
@@ -11908,7 +11936,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"queue_position\"")
 			}
 		case "predicted_start_ms":
-			requiredBitSet[1] |= 1 << 1
+			requiredBitSet[1] |= 1 << 2
 			if err := func() error {
 				v, err := d.Int64()
 				s.PredictedStartMs = int64(v)
@@ -11920,7 +11948,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"predicted_start_ms\"")
 			}
 		case "seed":
-			requiredBitSet[1] |= 1 << 2
+			requiredBitSet[1] |= 1 << 3
 			if err := func() error {
 				if err := s.Seed.Decode(d); err != nil {
 					return err
@@ -11930,7 +11958,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"seed\"")
 			}
 		case "determinism":
-			requiredBitSet[1] |= 1 << 3
+			requiredBitSet[1] |= 1 << 4
 			if err := func() error {
 				if err := s.Determinism.Decode(d); err != nil {
 					return err
@@ -11940,7 +11968,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"determinism\"")
 			}
 		case "accepted_at":
-			requiredBitSet[1] |= 1 << 4
+			requiredBitSet[1] |= 1 << 5
 			if err := func() error {
 				v, err := json.DecodeTimeFormat(d, "2006-01-02T15:04:05.000Z07:00")
 				s.AcceptedAt = v
@@ -11971,8 +11999,18 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"finished_at\"")
 			}
+		case "deleted_at":
+			if err := func() error {
+				s.DeletedAt.Reset()
+				if err := s.DeletedAt.Decode(d, json.NewTimeDecoder("2006-01-02T15:04:05.000Z07:00")); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"deleted_at\"")
+			}
 		case "tokens_in":
-			requiredBitSet[1] |= 1 << 7
+			requiredBitSet[2] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensIn = int(v)
@@ -11984,7 +12022,7 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"tokens_in\"")
 			}
 		case "tokens_out":
-			requiredBitSet[2] |= 1 << 0
+			requiredBitSet[2] |= 1 << 2
 			if err := func() error {
 				v, err := d.Int()
 				s.TokensOut = int(v)
@@ -12036,8 +12074,8 @@ func (s *TaskStatus) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [3]uint8{
 		0b01111111,
-		0b10011111,
-		0b00000001,
+		0b00111110,
+		0b00000110,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

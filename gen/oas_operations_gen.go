@@ -13,6 +13,7 @@ const (
 	CreateTaskOperation         OperationName = "CreateTask"
 	DeleteModelOperation        OperationName = "DeleteModel"
 	DeleteSessionOperation      OperationName = "DeleteSession"
+	DeleteTaskOperation         OperationName = "DeleteTask"
 	DrainPoolOperation          OperationName = "DrainPool"
 	ExplainPlacementOperation   OperationName = "ExplainPlacement"
 	GetArtifactOperation        OperationName = "GetArtifact"

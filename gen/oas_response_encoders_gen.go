@@ -367,6 +367,32 @@ func encodeDeleteSessionResponse(response *Done, w http.ResponseWriter) error {
 	return nil
 }
 
+func encodeDeleteTaskResponse(response *Done, w http.ResponseWriter) error {
+	w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")
+	// Encoding response headers.
+	{
+		h := uri.NewHeaderEncoder(w.Header())
+		// Encode "X-Correlation-Id" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Correlation-Id",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XCorrelationID.Get(); ok {
+					return e.EncodeValue(conv.StringToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Correlation-Id header")
+			}
+		}
+	}
+	w.WriteHeader(204)
+
+	return nil
+}
+
 func encodeDrainPoolResponse(response *DrainStatusHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")

@@ -77,7 +77,8 @@ var (
 		"POST": "Authorization,Content-Type",
 	}
 	rn2AllowedHeaders = map[string]string{
-		"GET": "Authorization",
+		"DELETE": "Authorization",
+		"GET":    "Authorization",
 	}
 	rn3AllowedHeaders = map[string]string{
 		"POST": "Authorization",
@@ -893,13 +894,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 						if len(elem) == 0 {
 							switch r.Method {
+							case "DELETE":
+								s.handleDeleteTaskRequest([1]string{
+									args[0],
+								}, elemIsEscaped, w, r)
 							case "GET":
 								s.handleGetTaskRequest([1]string{
 									args[0],
 								}, elemIsEscaped, w, r)
 							default:
 								s.notAllowed(w, r, notAllowedParams{
-									allowedMethods: "GET",
+									allowedMethods: "DELETE,GET",
 									allowedHeaders: rn2AllowedHeaders,
 									acceptPost:     "",
 									acceptPatch:    "",
@@ -1873,6 +1878,15 @@ func (s *Server) FindPath(method string, u *url.URL) (r Route, _ bool) {
 
 						if len(elem) == 0 {
 							switch method {
+							case "DELETE":
+								r.name = DeleteTaskOperation
+								r.summary = "Delete an ended task"
+								r.operationID = "deleteTask"
+								r.operationGroup = "Tasks"
+								r.pathPattern = "/v1/tasks/{id}"
+								r.args = args
+								r.count = 1
+								return r, true
 							case "GET":
 								r.name = GetTaskOperation
 								r.summary = "One task"

@@ -468,7 +468,9 @@ func (s *ArtifactNote) SetValue(val string) {
 type ArtifactRequest struct {
 	Kind      ArtifactKind `json:"kind"`
 	MediaType OptString    `json:"media_type"`
-	Content   string       `json:"content"`
+	// The server takes as much as its `artifacts.max_bytes`, and its limit for a body, allow. More is
+	// `TOO_LARGE`.
+	Content string `json:"content"`
 	// How `content` spells the bytes.
 	Encoding OptArtifactRequestEncoding `json:"encoding"`
 	// The task it belongs to. Default none.
@@ -1556,32 +1558,34 @@ func (s *Error) SetHint(val OptString) {
 type ErrorCode string
 
 const (
-	ErrorCodeINVALIDPARAMS     ErrorCode = "INVALID_PARAMS"
-	ErrorCodeDEADLINEUNMET     ErrorCode = "DEADLINE_UNMET"
-	ErrorCodeMISSINGTOKEN      ErrorCode = "MISSING_TOKEN"
-	ErrorCodeBADTOKEN          ErrorCode = "BAD_TOKEN"
-	ErrorCodeUNTRUSTEDARTIFACT ErrorCode = "UNTRUSTED_ARTIFACT"
-	ErrorCodePOLICYDENIED      ErrorCode = "POLICY_DENIED"
-	ErrorCodeNOTFOUND          ErrorCode = "NOT_FOUND"
-	ErrorCodeMODELNOTFOUND     ErrorCode = "MODEL_NOT_FOUND"
-	ErrorCodeMETHODNOTALLOWED  ErrorCode = "METHOD_NOT_ALLOWED"
-	ErrorCodeCONFLICT          ErrorCode = "CONFLICT"
-	ErrorCodeMODELDEPRECATED   ErrorCode = "MODEL_DEPRECATED"
-	ErrorCodeTOOLARGE          ErrorCode = "TOO_LARGE"
-	ErrorCodeADMISSIONREJECT   ErrorCode = "ADMISSION_REJECT"
-	ErrorCodeQUEUEFULLDROPLRU  ErrorCode = "QUEUE_FULL_DROP_LRU"
-	ErrorCodeRATELIMITED       ErrorCode = "RATE_LIMITED"
-	ErrorCodeBUDGETEXCEEDED    ErrorCode = "BUDGET_EXCEEDED"
-	ErrorCodeINTERNAL          ErrorCode = "INTERNAL"
-	ErrorCodeNOTIMPLEMENTED    ErrorCode = "NOT_IMPLEMENTED"
-	ErrorCodePOOLUNREADY       ErrorCode = "POOL_UNREADY"
-	ErrorCodePOOLUNAVAILABLE   ErrorCode = "POOL_UNAVAILABLE"
-	ErrorCodeREPLICAEXHAUSTED  ErrorCode = "REPLICA_EXHAUSTED"
-	ErrorCodeSHUTTINGDOWN      ErrorCode = "SHUTTING_DOWN"
-	ErrorCodeLEDGERUNAVAILABLE ErrorCode = "LEDGER_UNAVAILABLE"
-	ErrorCodeDECODETIMEOUT     ErrorCode = "DECODE_TIMEOUT"
-	ErrorCodeWORKERRESET       ErrorCode = "WORKER_RESET"
-	ErrorCodeCANCELED          ErrorCode = "CANCELED"
+	ErrorCodeINVALIDPARAMS        ErrorCode = "INVALID_PARAMS"
+	ErrorCodeDEADLINEUNMET        ErrorCode = "DEADLINE_UNMET"
+	ErrorCodeMISSINGTOKEN         ErrorCode = "MISSING_TOKEN"
+	ErrorCodeBADTOKEN             ErrorCode = "BAD_TOKEN"
+	ErrorCodeUNTRUSTEDARTIFACT    ErrorCode = "UNTRUSTED_ARTIFACT"
+	ErrorCodePOLICYDENIED         ErrorCode = "POLICY_DENIED"
+	ErrorCodeNOTFOUND             ErrorCode = "NOT_FOUND"
+	ErrorCodeMODELNOTFOUND        ErrorCode = "MODEL_NOT_FOUND"
+	ErrorCodeMETHODNOTALLOWED     ErrorCode = "METHOD_NOT_ALLOWED"
+	ErrorCodeCONFLICT             ErrorCode = "CONFLICT"
+	ErrorCodeMODELDEPRECATED      ErrorCode = "MODEL_DEPRECATED"
+	ErrorCodeDELETED              ErrorCode = "DELETED"
+	ErrorCodeTOOLARGE             ErrorCode = "TOO_LARGE"
+	ErrorCodeUNSUPPORTEDMEDIATYPE ErrorCode = "UNSUPPORTED_MEDIA_TYPE"
+	ErrorCodeADMISSIONREJECT      ErrorCode = "ADMISSION_REJECT"
+	ErrorCodeQUEUEFULLDROPLRU     ErrorCode = "QUEUE_FULL_DROP_LRU"
+	ErrorCodeRATELIMITED          ErrorCode = "RATE_LIMITED"
+	ErrorCodeBUDGETEXCEEDED       ErrorCode = "BUDGET_EXCEEDED"
+	ErrorCodeINTERNAL             ErrorCode = "INTERNAL"
+	ErrorCodeNOTIMPLEMENTED       ErrorCode = "NOT_IMPLEMENTED"
+	ErrorCodePOOLUNREADY          ErrorCode = "POOL_UNREADY"
+	ErrorCodePOOLUNAVAILABLE      ErrorCode = "POOL_UNAVAILABLE"
+	ErrorCodeREPLICAEXHAUSTED     ErrorCode = "REPLICA_EXHAUSTED"
+	ErrorCodeSHUTTINGDOWN         ErrorCode = "SHUTTING_DOWN"
+	ErrorCodeLEDGERUNAVAILABLE    ErrorCode = "LEDGER_UNAVAILABLE"
+	ErrorCodeDECODETIMEOUT        ErrorCode = "DECODE_TIMEOUT"
+	ErrorCodeWORKERRESET          ErrorCode = "WORKER_RESET"
+	ErrorCodeCANCELED             ErrorCode = "CANCELED"
 )
 
 // AllValues returns all ErrorCode values.
@@ -1598,7 +1602,9 @@ func (ErrorCode) AllValues() []ErrorCode {
 		ErrorCodeMETHODNOTALLOWED,
 		ErrorCodeCONFLICT,
 		ErrorCodeMODELDEPRECATED,
+		ErrorCodeDELETED,
 		ErrorCodeTOOLARGE,
+		ErrorCodeUNSUPPORTEDMEDIATYPE,
 		ErrorCodeADMISSIONREJECT,
 		ErrorCodeQUEUEFULLDROPLRU,
 		ErrorCodeRATELIMITED,
@@ -1641,7 +1647,11 @@ func (s ErrorCode) MarshalText() ([]byte, error) {
 		return []byte(s), nil
 	case ErrorCodeMODELDEPRECATED:
 		return []byte(s), nil
+	case ErrorCodeDELETED:
+		return []byte(s), nil
 	case ErrorCodeTOOLARGE:
+		return []byte(s), nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
 		return []byte(s), nil
 	case ErrorCodeADMISSIONREJECT:
 		return []byte(s), nil
@@ -1712,8 +1722,14 @@ func (s *ErrorCode) UnmarshalText(data []byte) error {
 	case ErrorCodeMODELDEPRECATED:
 		*s = ErrorCodeMODELDEPRECATED
 		return nil
+	case ErrorCodeDELETED:
+		*s = ErrorCodeDELETED
+		return nil
 	case ErrorCodeTOOLARGE:
 		*s = ErrorCodeTOOLARGE
+		return nil
+	case ErrorCodeUNSUPPORTEDMEDIATYPE:
+		*s = ErrorCodeUNSUPPORTEDMEDIATYPE
 		return nil
 	case ErrorCodeADMISSIONREJECT:
 		*s = ErrorCodeADMISSIONREJECT
@@ -2270,7 +2286,7 @@ type GPUList struct {
 	// Missing without a driver.
 	DriverVersion OptString `json:"driver_version"`
 	CudaVersion   OptString `json:"cuda_version"`
-	// Why no GPU can be used.
+	// Why no GPU can be used, and what to do.
 	Problem OptString `json:"problem"`
 	Gpus    []GPU     `json:"gpus"`
 }
@@ -2692,15 +2708,23 @@ func (s *Lifecycle) UnmarshalText(data []byte) error {
 	}
 }
 
+// The limits in force. The first four are settings of the server (`limits`).
 // Ref: #/components/schemas/Limits
 type Limits struct {
-	MaxBodyBytes   int64 `json:"max_body_bytes"`
-	MaxPromptChars int64 `json:"max_prompt_chars"`
-	MaxMessages    int   `json:"max_messages"`
-	MaxInputs      int   `json:"max_inputs"`
-	MaxStop        int   `json:"max_stop"`
-	MaxSeed        int64 `json:"max_seed"`
-	MaxDeadlineMs  int64 `json:"max_deadline_ms"`
+	// Of a request's body, as it is decoded. More is `TOO_LARGE`.
+	MaxBodyBytes int64 `json:"max_body_bytes"`
+	// Of prompt, messages and inputs together, in bytes of UTF-8. More is `TOO_LARGE`.
+	MaxPromptBytes int64 `json:"max_prompt_bytes"`
+	// More is `TOO_LARGE`.
+	MaxMessages int `json:"max_messages"`
+	// More is `TOO_LARGE`.
+	MaxInputs int `json:"max_inputs"`
+	// More is `INVALID_PARAMS`.
+	MaxStop int `json:"max_stop"`
+	// More is `INVALID_PARAMS`.
+	MaxSeed int64 `json:"max_seed"`
+	// More is `INVALID_PARAMS`.
+	MaxDeadlineMs int64 `json:"max_deadline_ms"`
 }
 
 // GetMaxBodyBytes returns the value of MaxBodyBytes.
@@ -2708,9 +2732,9 @@ func (s *Limits) GetMaxBodyBytes() int64 {
 	return s.MaxBodyBytes
 }
 
-// GetMaxPromptChars returns the value of MaxPromptChars.
-func (s *Limits) GetMaxPromptChars() int64 {
-	return s.MaxPromptChars
+// GetMaxPromptBytes returns the value of MaxPromptBytes.
+func (s *Limits) GetMaxPromptBytes() int64 {
+	return s.MaxPromptBytes
 }
 
 // GetMaxMessages returns the value of MaxMessages.
@@ -2743,9 +2767,9 @@ func (s *Limits) SetMaxBodyBytes(val int64) {
 	s.MaxBodyBytes = val
 }
 
-// SetMaxPromptChars sets the value of MaxPromptChars.
-func (s *Limits) SetMaxPromptChars(val int64) {
-	s.MaxPromptChars = val
+// SetMaxPromptBytes sets the value of MaxPromptBytes.
+func (s *Limits) SetMaxPromptBytes(val int64) {
+	s.MaxPromptBytes = val
 }
 
 // SetMaxMessages sets the value of MaxMessages.
@@ -6681,7 +6705,7 @@ func (s *SelfTestState) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/SelfTestStep
 type SelfTestStep struct {
-	// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+	// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 	// their lines.
 	Step  SelfTestStepStep `json:"step"`
 	State SelfTestState    `json:"state"`
@@ -6707,7 +6731,7 @@ func (s *SelfTestStep) SetState(val SelfTestState) {
 	s.State = val
 }
 
-// The model was loaded; a task was decoded; one was cancelled; the metrics counted both; the log has
+// The model was loaded; a task was decoded; one was canceled; the metrics counted both; the log has
 // their lines.
 type SelfTestStepStep string
 
@@ -7235,10 +7259,13 @@ type TaskRequest struct {
 	// The session this turn belongs to. Default none.
 	SessionID OptSessionID           `json:"session_id"`
 	Priority  OptTaskRequestPriority `json:"priority"`
-	Prompt    OptString              `json:"prompt"`
-	// Turns of a chat, templated by the model's own template.
+	// The server takes as much as `limits` of `/v1/capabilities` says, prompt, messages and inputs
+	// together. More is `TOO_LARGE`.
+	Prompt OptString `json:"prompt"`
+	// Turns of a chat, templated by the model's own template. Bounded like `prompt`, in number and in
+	// bytes.
 	Messages []Message `json:"messages"`
-	// Texts to embed, or documents to rerank.
+	// Texts to embed, or documents to rerank. Bounded like `prompt`, in number and in bytes.
 	Inputs []string `json:"inputs"`
 	// Default chosen at admission, recorded and returned.
 	Seed   OptSeed   `json:"seed"`
@@ -7768,6 +7795,8 @@ type TaskStatus struct {
 	Workload Workload  `json:"workload"`
 	Priority Priority  `json:"priority"`
 	ModelRef ModelRef  `json:"model_ref"`
+	// Who sent it: `localhost`, `token:` and six digits of the token's SHA-256, or `self-test`.
+	Actor OptString `json:"actor"`
 	// Missing until dispatched.
 	ReplicaID OptString `json:"replica_id"`
 	// Tasks ahead now; 0 once dispatched.
@@ -7777,8 +7806,10 @@ type TaskStatus struct {
 	Determinism      Determinism `json:"determinism"`
 	AcceptedAt       time.Time   `json:"accepted_at"`
 	// Of the first dispatch, also where the task was run again.
-	StartedAt   OptDateTime `json:"started_at"`
-	FinishedAt  OptDateTime `json:"finished_at"`
+	StartedAt  OptDateTime `json:"started_at"`
+	FinishedAt OptDateTime `json:"finished_at"`
+	// When it was deleted. Only in lists: such a task has no `last_event_id` and no `end`.
+	DeletedAt   OptDateTime `json:"deleted_at"`
 	TokensIn    int         `json:"tokens_in"`
 	TokensOut   int         `json:"tokens_out"`
 	LastEventID OptEventID  `json:"last_event_id"`
@@ -7821,6 +7852,11 @@ func (s *TaskStatus) GetModelRef() ModelRef {
 	return s.ModelRef
 }
 
+// GetActor returns the value of Actor.
+func (s *TaskStatus) GetActor() OptString {
+	return s.Actor
+}
+
 // GetReplicaID returns the value of ReplicaID.
 func (s *TaskStatus) GetReplicaID() OptString {
 	return s.ReplicaID
@@ -7859,6 +7895,11 @@ func (s *TaskStatus) GetStartedAt() OptDateTime {
 // GetFinishedAt returns the value of FinishedAt.
 func (s *TaskStatus) GetFinishedAt() OptDateTime {
 	return s.FinishedAt
+}
+
+// GetDeletedAt returns the value of DeletedAt.
+func (s *TaskStatus) GetDeletedAt() OptDateTime {
+	return s.DeletedAt
 }
 
 // GetTokensIn returns the value of TokensIn.
@@ -7921,6 +7962,11 @@ func (s *TaskStatus) SetModelRef(val ModelRef) {
 	s.ModelRef = val
 }
 
+// SetActor sets the value of Actor.
+func (s *TaskStatus) SetActor(val OptString) {
+	s.Actor = val
+}
+
 // SetReplicaID sets the value of ReplicaID.
 func (s *TaskStatus) SetReplicaID(val OptString) {
 	s.ReplicaID = val
@@ -7959,6 +8005,11 @@ func (s *TaskStatus) SetStartedAt(val OptDateTime) {
 // SetFinishedAt sets the value of FinishedAt.
 func (s *TaskStatus) SetFinishedAt(val OptDateTime) {
 	s.FinishedAt = val
+}
+
+// SetDeletedAt sets the value of DeletedAt.
+func (s *TaskStatus) SetDeletedAt(val OptDateTime) {
+	s.DeletedAt = val
 }
 
 // SetTokensIn sets the value of TokensIn.

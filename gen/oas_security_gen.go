@@ -15,7 +15,8 @@ import (
 type SecurityHandler interface {
 	// HandleBearerAuth handles bearerAuth security.
 	// The token of `LLORCH_API_TOKEN`. Missing → 401 `MISSING_TOKEN` (40101), wrong → 401 `BAD_TOKEN`
-	// (40102); a wrong token is refused on loopback too.
+	// (40102); a wrong token is refused on loopback too. Where the server has no token, any credential is
+	// ignored.
 	HandleBearerAuth(ctx context.Context, operationName OperationName, t BearerAuth) (context.Context, error)
 }
 
@@ -43,6 +44,7 @@ var operationRolesBearerAuth = map[string][]string{
 	CreateTaskOperation:         []string{},
 	DeleteModelOperation:        []string{},
 	DeleteSessionOperation:      []string{},
+	DeleteTaskOperation:         []string{},
 	DrainPoolOperation:          []string{},
 	ExplainPlacementOperation:   []string{},
 	GetArtifactOperation:        []string{},
@@ -109,7 +111,8 @@ func (s *Server) securityBearerAuth(ctx context.Context, operationName Operation
 type SecuritySource interface {
 	// BearerAuth provides bearerAuth security value.
 	// The token of `LLORCH_API_TOKEN`. Missing → 401 `MISSING_TOKEN` (40101), wrong → 401 `BAD_TOKEN`
-	// (40102); a wrong token is refused on loopback too.
+	// (40102); a wrong token is refused on loopback too. Where the server has no token, any credential is
+	// ignored.
 	BearerAuth(ctx context.Context, operationName OperationName) (BearerAuth, error)
 }
 

@@ -805,7 +805,7 @@ func (s *ArtifactRequest) Validate() error {
 		if err := (validate.String{
 			MinLength:     0,
 			MinLengthSet:  false,
-			MaxLength:     67108864,
+			MaxLength:     1073741824,
 			MaxLengthSet:  true,
 			Email:         false,
 			Hostname:      false,
@@ -2606,7 +2606,11 @@ func (s ErrorCode) Validate() error {
 		return nil
 	case "MODEL_DEPRECATED":
 		return nil
+	case "DELETED":
+		return nil
 	case "TOO_LARGE":
+		return nil
+	case "UNSUPPORTED_MEDIA_TYPE":
 		return nil
 	case "ADMISSION_REJECT":
 		return nil
@@ -4216,13 +4220,13 @@ func (s *Limits) Validate() error {
 			MultipleOfSet: false,
 			MultipleOf:    0,
 			Pattern:       nil,
-		}).Validate(int64(s.MaxPromptChars)); err != nil {
+		}).Validate(int64(s.MaxPromptBytes)); err != nil {
 			return errors.Wrap(err, "int")
 		}
 		return nil
 	}(); err != nil {
 		failures = append(failures, validate.FieldError{
-			Name:  "max_prompt_chars",
+			Name:  "max_prompt_bytes",
 			Error: err,
 		})
 	}
@@ -4358,7 +4362,7 @@ func (s *Message) Validate() error {
 		if err := (validate.String{
 			MinLength:     0,
 			MinLengthSet:  false,
-			MaxLength:     1048576,
+			MaxLength:     1073741824,
 			MaxLengthSet:  true,
 			Email:         false,
 			Hostname:      false,
@@ -8540,7 +8544,7 @@ func (s *TaskRequest) Validate() error {
 				if err := (validate.String{
 					MinLength:     1,
 					MinLengthSet:  true,
-					MaxLength:     1048576,
+					MaxLength:     1073741824,
 					MaxLengthSet:  true,
 					Email:         false,
 					Hostname:      false,
@@ -8571,7 +8575,7 @@ func (s *TaskRequest) Validate() error {
 		if err := (validate.Array{
 			MinLength:    1,
 			MinLengthSet: true,
-			MaxLength:    1024,
+			MaxLength:    65536,
 			MaxLengthSet: true,
 		}).ValidateLength(len(s.Messages)); err != nil {
 			return errors.Wrap(err, "array")
@@ -8607,7 +8611,7 @@ func (s *TaskRequest) Validate() error {
 		if err := (validate.Array{
 			MinLength:    1,
 			MinLengthSet: true,
-			MaxLength:    1024,
+			MaxLength:    65536,
 			MaxLengthSet: true,
 		}).ValidateLength(len(s.Inputs)); err != nil {
 			return errors.Wrap(err, "array")
@@ -8618,7 +8622,7 @@ func (s *TaskRequest) Validate() error {
 				if err := (validate.String{
 					MinLength:     1,
 					MinLengthSet:  true,
-					MaxLength:     1048576,
+					MaxLength:     1073741824,
 					MaxLengthSet:  true,
 					Email:         false,
 					Hostname:      false,
@@ -9088,6 +9092,36 @@ func (s *TaskStatus) Validate() error {
 	}(); err != nil {
 		failures = append(failures, validate.FieldError{
 			Name:  "model_ref",
+			Error: err,
+		})
+	}
+	if err := func() error {
+		if value, ok := s.Actor.Get(); ok {
+			if err := func() error {
+				if err := (validate.String{
+					MinLength:     0,
+					MinLengthSet:  false,
+					MaxLength:     64,
+					MaxLengthSet:  true,
+					Email:         false,
+					Hostname:      false,
+					Regex:         nil,
+					MinNumeric:    0,
+					MinNumericSet: false,
+					MaxNumeric:    0,
+					MaxNumericSet: false,
+				}).Validate(string(value)); err != nil {
+					return errors.Wrap(err, "string")
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "actor",
 			Error: err,
 		})
 	}

@@ -137,17 +137,14 @@ func (r *content) Read(p []byte) (int, error) {
 func (r *content) Close() error { return r.body.Close() }
 
 // Proof returns the proof bundle of a task that has ended, and the bytes that it is written in (OC-CTRL-2067). The Error
-// NOT_FOUND says that there is none: the task still runs, or the server has forgotten it.
+// NOT_FOUND says that there is none: the task still runs, or there is no such task. DELETED says when it was deleted.
 func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byte, error) {
 	list, err := c.Artifacts(ctx, ArtifactFilter{Kind: gen.ArtifactKindProof, TaskID: taskID, Limit: 1})
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(list) == 0 {
-		return nil, nil, &Error{
-			Status: http.StatusNotFound, Code: gen.ErrorCodeNOTFOUND,
-			Message: fmt.Sprintf("task %s has no proof bundle: it has not ended, or the server has forgotten it", strings.ToValidUTF8(taskID, "?")),
-		}
+		return nil, nil, c.noProof(ctx, taskID)
 	}
 	a, body, err := c.ArtifactContent(ctx, string(list[0].ID))
 	if err != nil {
@@ -166,4 +163,20 @@ func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byt
 		return nil, nil, &ProtocolError{Err: err}
 	}
 	return p, text, nil
+}
+
+// noProof says why a task has no proof bundle. The server knows whether there is such a task.
+func (c *Client) noProof(ctx context.Context, taskID string) error {
+	t, err := c.Get(ctx, taskID)
+	if err != nil {
+		return err
+	}
+	why := "the server has forgotten it"
+	if t.State == gen.TaskStateQueued || t.State == gen.TaskStateRunning {
+		why = fmt.Sprintf("it is %s, and has not ended", t.State)
+	}
+	return &Error{
+		Status: http.StatusNotFound, Code: gen.ErrorCodeNOTFOUND,
+		Message: fmt.Sprintf("task %s has no proof bundle: %s", strings.ToValidUTF8(taskID, "?"), why),
+	}
 }

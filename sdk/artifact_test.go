@@ -39,6 +39,21 @@ func shelf(text, sent string, status int) http.Handler {
 		}
 		answer(`{"artifacts":[`+entry+`]}`)(w, r)
 	})
+	mux.HandleFunc("GET /v1/tasks/{id}", func(w http.ResponseWriter, r *http.Request) {
+		switch r.PathValue("id") {
+		case "runs":
+		case "gone":
+			envelopeAnswer(w, http.StatusGone, `{"code":"DELETED","message":"it was deleted at noon","retriable":false}`)
+			return
+		default:
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, `{"code":"NOT_FOUND","message":"there is no such task","retriable":false}`)
+			return
+		}
+		answer(`{"task_id":"runs","state":"running","pool_id":"default","engine":"llamacpp","workload":"completion","priority":"batch","model_ref":"haiku",`+
+			`"queue_position":0,"predicted_start_ms":0,"seed":42,"determinism":"strict","accepted_at":"2026-11-22T20:15:00.125Z","tokens_in":14,"tokens_out":7}`)(w, r)
+	})
 	mux.HandleFunc("POST /v1/artifacts", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Location", "/v1/artifacts/"+id)
 		w.Header().Set("Content-Type", "application/json")
@@ -98,7 +113,7 @@ func TestArtifactContentIsChecked(t *testing.T) {
 	require.Equal(t, 404, e.Status)
 }
 
-// ORCH-3097, OC-CTRL-2067
+// ORCH-3097, OC-CTRL-2067, LO-847
 func TestArtifactsAndProofs(t *testing.T) {
 	text, err := bundle.Of(recordOf("ab", "cd")).Encode()
 	require.NoError(t, err)
@@ -111,6 +126,13 @@ func TestArtifactsAndProofs(t *testing.T) {
 	e, ok := errors.AsType[*Error](err)
 	require.True(t, ok, err)
 	require.Equal(t, gen.ErrorCodeNOTFOUND, e.Code)
+	require.Equal(t, "there is no such task", e.Message, "a task that does not exist has not merely not ended (LO-847)")
+	_, _, err = c.Proof(t.Context(), "runs")
+	require.ErrorContains(t, err, "task runs has no proof bundle: it is running, and has not ended")
+	_, _, err = c.Proof(t.Context(), "gone")
+	e, ok = errors.AsType[*Error](err)
+	require.True(t, ok, err)
+	require.Equal(t, gen.ErrorCodeDELETED, e.Code)
 	list, err := c.Artifacts(t.Context(), ArtifactFilter{Kind: gen.ArtifactKindPlan})
 	require.NoError(t, err)
 	require.Empty(t, list)

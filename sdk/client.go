@@ -195,6 +195,15 @@ func (c *Client) Cancel(ctx context.Context, id string) (*gen.CancelResult, erro
 	return &answer.Response, nil
 }
 
+// Delete deletes a task that has ended: its prompt, its answer, their digests and its proof bundle (LO-832). It may be repeated. The Error is
+// CONFLICT while the task has not ended. Afterwards whoever asks for the task gets the Error DELETED.
+func (c *Client) Delete(ctx context.Context, id string) error {
+	if _, err := c.api.DeleteTask(ctx, gen.DeleteTaskParams{ID: gen.TaskID(id)}); err != nil {
+		return typed(ctx, err)
+	}
+	return nil
+}
+
 // Pools returns the pools in the order of the server's configuration.
 func (c *Client) Pools(ctx context.Context) ([]gen.Pool, error) {
 	answer, err := c.api.ListPools(ctx)

@@ -22,6 +22,7 @@ type fake struct {
 	request  *gen.TaskRequest
 	list     gen.ListTasksParams
 	canceled gen.TaskID
+	deleted  gen.TaskID
 	explain  *gen.ExplainRequest
 }
 
@@ -51,6 +52,11 @@ func (f *fake) CancelTask(_ context.Context, p gen.CancelTaskParams) (*gen.Cance
 	return &gen.CancelResultHeaders{Response: gen.CancelResult{TaskID: p.ID, Outcome: gen.OutcomeCanceled, LastEventID: "7-9f86d081"}}, nil
 }
 
+func (f *fake) DeleteTask(_ context.Context, p gen.DeleteTaskParams) (*gen.Done, error) {
+	f.deleted = p.ID
+	return &gen.Done{}, nil
+}
+
 func (f *fake) ListPools(context.Context) (*gen.PoolListHeaders, error) {
 	return &gen.PoolListHeaders{Response: gen.PoolList{Pools: []gen.Pool{pool("default")}}}, nil
 }
@@ -63,7 +69,7 @@ func (f *fake) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error
 	return &gen.CapabilitiesHeaders{Response: gen.Capabilities{
 		APIVersion: "1.0.0", ServerVersion: "0.1.0", Pools: []gen.CapabilityPool{}, Features: []string{"stream_resume"}, Gpus: []gen.GPU{},
 		Operations: []gen.Operation{},
-		Limits:     gen.Limits{MaxBodyBytes: 1, MaxPromptChars: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 1},
+		Limits:     gen.Limits{MaxBodyBytes: 1, MaxPromptBytes: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 1},
 	}}, nil
 }
 
@@ -144,6 +150,9 @@ func TestOperations(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, gen.EventID("7-9f86d081"), result.LastEventID)
 	require.Equal(t, gen.TaskID("t"), f.canceled)
+
+	require.NoError(t, c.Delete(ctx, "ended"))
+	require.Equal(t, gen.TaskID("ended"), f.deleted)
 
 	pools, err := c.Pools(ctx)
 	require.NoError(t, err)

@@ -118,7 +118,7 @@ func (v *answer) wait(line string) {
 	case line == v.waiting:
 		return
 	case v.lineErr:
-		fmt.Fprintf(v.err, "\r\x1b[K%s", line)
+		fmt.Fprintf(v.err, "\r\x1b[K%s", clip(line, columns(v.err)-1))
 	case v.verbose:
 		v.note("%s", line)
 	default:

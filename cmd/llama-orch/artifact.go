@@ -102,7 +102,11 @@ func (a *app) printText(r io.Reader) error {
 	if !utf8.Valid(text) {
 		return usagef("the artifact is no text: save it with -o FILE")
 	}
-	if _, err := io.WriteString(a.out, strings.Map(visible, string(text))); err != nil {
+	shown := strings.Map(visible, string(text))
+	if shown != "" && !strings.HasSuffix(shown, "\n") {
+		shown += "\n" // this is for a person, and the prompt would stand behind the last line
+	}
+	if _, err := io.WriteString(a.out, shown); err != nil {
 		return fmt.Errorf("printing the artifact: %w", err)
 	}
 	return nil

@@ -25,7 +25,8 @@ func (capabilitiesCmd) Run(a *app) error {
 		{"API", c.APIVersion},
 		{"features", strings.Join(c.Features, ", ")},
 		{"largest body", fmt.Sprintf("%d bytes", c.Limits.MaxBodyBytes)},
-		{"longest prompt", fmt.Sprintf("%d characters", c.Limits.MaxPromptChars)},
+		{"longest prompt", fmt.Sprintf("%d bytes, with messages and inputs", c.Limits.MaxPromptBytes)},
+		{"most inputs", fmt.Sprintf("%d, or %d messages", c.Limits.MaxInputs, c.Limits.MaxMessages)},
 		{"longest deadline", duration(c.Limits.MaxDeadlineMs)},
 	})
 	if err != nil {

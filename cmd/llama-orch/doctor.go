@@ -19,13 +19,14 @@ type doctorCmd struct {
 	Config string `placeholder:"FILE" help:"The server's configuration. It is checked, and so are its port and folders."`
 }
 
-// verdict is the result of a check. A warning names something that may be all right.
+// verdict is the result of a check. A warning names something that may be all right. What was not looked at is not called all right.
 type verdict string
 
 const (
 	fine verdict = "ok"
 	warn verdict = "warn"
 	fail verdict = "fail"
+	skip verdict = "skip" // the check was not made
 )
 
 // finding is what one check found. Its fixes are lines to paste into a shell; what follows a # is to be read.
@@ -76,7 +77,7 @@ func (c *doctorCmd) Run(a *app) error {
 		m := &machine{root: "/", env: a.env, config: c.Config, addr: a.addr, serving: s.answers, wantsGPU: s.wantsGPU}
 		m.examine(a.ctx, r)
 	} else {
-		r.add("machine", fine, fmt.Sprintf("the server is on %s, so this machine was not looked at; run `llama-orch doctor` there, too", host))
+		r.add("machine", skip, fmt.Sprintf("the server is on %s, so this machine was not looked at; run `llama-orch doctor` there, too", host))
 	}
 	if err := a.show(r); err != nil {
 		return err
@@ -107,8 +108,12 @@ func (a *app) show(r *report) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(a.out, "\n%s: %d ok, %s, %s\n", plural(len(r.Findings), "check"), r.count(fine),
-		plural(r.count(warn), "warning"), plural(r.count(fail), "failure"))
+	skipped := ""
+	if n := r.count(skip); n > 0 {
+		skipped = fmt.Sprintf(", %d not made", n)
+	}
+	_, err := fmt.Fprintf(a.out, "\n%s: %d ok, %s, %s%s\n", plural(len(r.Findings), "check"), r.count(fine),
+		plural(r.count(warn), "warning"), plural(r.count(fail), "failure"), skipped)
 	return err
 }
 
@@ -165,7 +170,7 @@ const serveCommand = "orchestratord serve --config FILE"
 func (a *app) examine(r *report) (s server) {
 	capabilities, err := a.client.Capabilities(a.ctx)
 	if err != nil {
-		r.add("server", fail, err.Error(), serverFix(err)...)
+		r.add("server", fail, err.Error(), serverFix(a.addr, err)...)
 		var e *sdk.Error
 		s.answers = errors.As(err, &e)
 		return s
@@ -179,13 +184,13 @@ func (a *app) examine(r *report) (s server) {
 	}
 	pools, err := a.client.Pools(a.ctx)
 	if err != nil {
-		r.add("pools", fail, err.Error(), serverFix(err)...)
+		r.add("pools", fail, err.Error(), serverFix(a.addr, err)...)
 	}
 	for _, p := range pools {
 		s.wantsGPU = s.wantsGPU || p.Device != "" && p.Device != "cpu"
 		health, err := a.client.PoolHealth(a.ctx, string(p.ID))
 		if err != nil {
-			r.add("pool "+string(p.ID), fail, err.Error(), serverFix(err)...)
+			r.add("pool "+string(p.ID), fail, err.Error(), serverFix(a.addr, err)...)
 			continue
 		}
 		examinePool(r, health)
@@ -198,7 +203,7 @@ func (a *app) examine(r *report) (s server) {
 }
 
 // serverFix says what to do if the server does not answer as it should.
-func serverFix(err error) []string {
+func serverFix(addr string, err error) []string {
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		if e.Status == http.StatusUnauthorized {
 			return []string{"export " + tokenEnv + "=TOKEN  # the server's"}
@@ -206,6 +211,9 @@ func serverFix(err error) []string {
 		return nil
 	}
 	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
+		if hint := unreachableHint(addr, err); !strings.HasPrefix(hint, "is the server running") {
+			return []string{"# " + hint}
+		}
 		return []string{serveCommand, "export " + addrEnv + "=http://HOST:PORT  # if it runs elsewhere"}
 	}
 	return []string{"export " + addrEnv + "=http://HOST:PORT  # another program answers here"}
@@ -266,7 +274,7 @@ func slowestLoad(h *gen.PoolHealth) (ms int64) {
 func (a *app) examineGPUs(r *report, wanted bool) {
 	list, err := a.client.GPUs(a.ctx)
 	if err != nil {
-		r.add("GPUs", fail, err.Error(), serverFix(err)...)
+		r.add("GPUs", fail, err.Error(), serverFix(a.addr, err)...)
 		return
 	}
 	if problem, ok := list.Problem.Get(); ok {

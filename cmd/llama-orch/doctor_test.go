@@ -31,7 +31,7 @@ func doctor(t *testing.T, addr string) (map[string]finding, output) {
 	for _, f := range r.Findings {
 		found[f.Check] = f
 		require.NotEmpty(t, f.Detail, f.Check)
-		require.Contains(t, []verdict{fine, warn, fail}, f.Verdict)
+		require.Contains(t, []verdict{fine, warn, fail, skip}, f.Verdict)
 	}
 	require.Len(t, found, len(r.Findings), "each check has its own name")
 	return found, got
@@ -50,12 +50,15 @@ func TestDoctorOfAServerThatServes(t *testing.T) {
 	found, got := doctor(t, d.serve(t))
 	require.Zero(t, got.code, got.out)
 	require.Empty(t, got.err)
-	for _, check := range []string{"server", "readiness", "pool default", "pool vectors", "driver", "GPU 0", "port", "data folder"} {
+	for _, check := range []string{"server", "readiness", "pool default", "pool vectors", "driver", "GPU 0", "port"} {
 		require.Equal(t, fine, found[check].Verdict, "%s: %s", check, found[check].Detail)
 	}
 	require.Equal(t, "haiku: 2 of 2 replicas ready, loaded in 700 ms", found["pool default"].Detail)
+	require.Equal(t, skip, found["data folder"].Verdict, "the default folder is not this server's")
+	require.Contains(t, found["data folder"].Fixes, "llama-orch doctor --config FILE  # the server's")
+	require.NotContains(t, found, "disk")
 	require.Equal(t, "driver 550.54, CUDA 12.4", found["driver"].Detail)
-	for _, check := range []string{"GPU devices", "libnvidia-ml", "libffi", "engine libraries", "disk"} {
+	for _, check := range []string{"GPU devices", "libnvidia-ml", "libffi", "engine libraries"} {
 		require.Contains(t, found, check)
 	}
 }
@@ -147,11 +150,11 @@ func TestDoctorWithoutAServer(t *testing.T) {
 	require.Contains(t, found["server"].Fixes, serveCommand)
 	require.Equal(t, fine, found["port"].Verdict)
 
-	require.Equal(t, []string{"export LLORCH_API_TOKEN=TOKEN  # the server's"}, serverFix(&sdk.Error{Status: 401}))
-	require.Nil(t, serverFix(&sdk.Error{Status: 500}))
+	require.Equal(t, []string{"export LLORCH_API_TOKEN=TOKEN  # the server's"}, serverFix("http://127.0.0.1:1", &sdk.Error{Status: 401}))
+	require.Nil(t, serverFix("http://127.0.0.1:1", &sdk.Error{Status: 500}))
 
 	found, _ = doctor(t, "http://192.0.2.1.invalid:8080")
-	require.Equal(t, fine, found["machine"].Verdict)
+	require.Equal(t, skip, found["machine"].Verdict)
 	require.NotContains(t, found, "port")
 }
 
@@ -163,7 +166,7 @@ func TestDoctorsText(t *testing.T) {
 	require.Contains(t, got.out, "ok    server")
 	require.Contains(t, got.out, "warn  pool default")
 	require.Contains(t, got.out, "llama-orch pool health default\n")
-	require.Regexp(t, `\n\n[0-9]+ checks: [0-9]+ ok, [0-9]+ warnings?, 0 failures\n$`, got.out)
+	require.Regexp(t, `\n\n[0-9]+ checks: [0-9]+ ok, [0-9]+ warnings?, 0 failures, 1 not made\n$`, got.out)
 	require.NotContains(t, got.out, "\x1b")
 	require.Zero(t, got.code, "warnings do not fail it")
 }
@@ -371,4 +374,33 @@ func TestDoctorLooksAtPortsAndFolders(t *testing.T) {
 	for bind, want := range map[string]verdict{"127.0.0.1:0": fine, "nonsense": fail, "192.0.2.1:8080": fail, "127.0.0.1:99999": fail} {
 		require.Equal(t, want, check(map[string]string{"HOME": dir, bindEnv: bind})["port"].Verdict, bind)
 	}
+}
+
+// The doctor calls no folder sound that the server does not use: the lock says which folder is in use.
+//
+// LO-847
+func TestDoctorLooksAtTheServersOwnFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o700))
+	lock, err := os.Create(filepath.Join(dir, "lock"))
+	require.NoError(t, err)
+	defer lock.Close()
+	config := filepath.Join(t.TempDir(), "c.yaml")
+	require.NoError(t, os.WriteFile(config, []byte("data_dir: "+dir+"\n"), 0o600))
+	look := func(config string, serving bool, env map[string]string) finding {
+		m := box(t).with(env)
+		m.root, m.config, m.serving = "/", config, serving
+		r := &report{}
+		m.examineData(r, settings{DataDir: map[bool]string{true: dir}[config != ""]})
+		return r.Findings[0]
+	}
+	named := map[string]string{dataEnv: dir}
+	require.Equal(t, fine, look("", false, named).Verdict, "no server answers: it is the folder of the next one")
+	require.Equal(t, skip, look("", true, named).Verdict)
+	require.Equal(t, warn, look(config, true, map[string]string{}).Verdict)
+
+	require.NoError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB))
+	require.Equal(t, finding{"data folder", fine, dir, nil}, look("", true, named))
+	require.Equal(t, fine, look(config, true, map[string]string{}).Verdict)
 }

@@ -357,6 +357,16 @@ func (m *machine) examineData(r *report, s settings) {
 		r.add("data folder", fail, err.Error(), "export HOME=~  # or set data_dir in the configuration")
 		return
 	}
+	if m.serving && !m.inUse(dir) {
+		if m.config == "" {
+			r.add("data folder", skip, fmt.Sprintf("the server that answers does not use %s, and its own folder is not known", dir),
+				"llama-orch doctor --config FILE  # the server's")
+		} else {
+			r.add("data folder", warn, fmt.Sprintf("the server that answers does not use %s", dir),
+				fmt.Sprintf("# was it started with another configuration than %s, or with %s?", m.config, dataEnv))
+		}
+		return
+	}
 	at, there := dir, true
 	for !exists(at) && at != filepath.Dir(at) {
 		at, there = filepath.Dir(at), false
@@ -392,6 +402,30 @@ func (m *machine) examineData(r *report, s settings) {
 		v = warn
 	}
 	r.add("disk", v, mib(free)+" free for "+dir, fmt.Sprintf("df -h '%s'", at), "# make room, lower ledger.retain_bytes, or set data_dir to another disk")
+}
+
+// inUse reports whether a server has the data folder: whether one of the files that it locks is locked by anybody. The kernel's list is only
+// read. To take the lock would keep a server from starting meanwhile.
+func (m *machine) inUse(dir string) bool {
+	var inodes []string
+	for _, name := range []string{"lock", "state.db"} {
+		var at unix.Stat_t
+		if unix.Stat(filepath.Join(dir, name), &at) == nil {
+			inodes = append(inodes, fmt.Sprintf(":%d", at.Ino))
+		}
+	}
+	list, err := readAtMost(m.path("proc/locks"), 1<<20)
+	if err != nil {
+		return true // nobody knows, so the folder is looked at
+	}
+	// A line is: 1: FLOCK ADVISORY WRITE 4711 fe:01:131083 0 EOF. The device's number may be another than stat tells.
+	for line := range strings.Lines(string(list)) {
+		fields := strings.Fields(line)
+		if len(fields) > 5 && fields[1] == "FLOCK" && slices.ContainsFunc(inodes, func(inode string) bool { return strings.HasSuffix(fields[5], inode) }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *machine) dataDir(s settings) (string, error) {

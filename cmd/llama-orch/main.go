@@ -82,6 +82,7 @@ type cli struct {
 	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
 	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
 	Cancel       cancelCmd       `cmd:"" help:"Cancel a task."`
+	Rm           rmCmd           `cmd:"" help:"Delete tasks that have ended: their prompts, answers and proof bundles."`
 	Task         taskCmd         `cmd:"" help:"Show one task."`
 	Tasks        tasksCmd        `cmd:"" help:"List recent tasks, newest first."`
 	Session      sessionCmd      `cmd:"" help:"Show, begin or delete a session."`
@@ -108,7 +109,8 @@ type app struct {
 	client  *sdk.Client
 	addr    string // of the server
 	env     func(string) string
-	view    *answer // the stream being shown, if any
+	view    *answer       // the stream being shown, if any
+	command *kong.Context // what was typed
 	stdin   io.Reader
 	out     io.Writer // results
 	err     io.Writer // everything else
@@ -148,6 +150,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	if err != nil {
 		return a.fail(usageError{err})
 	}
+	a.command = command
 	a.addr = address(c.Addr, env)
 	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Token: env(tokenEnv), OnReconnect: a.lost})
 	if err != nil {

@@ -42,9 +42,10 @@ type daemon struct {
 	writer *stream.Attempt
 	before func() // runs within a submit
 
-	unready error // the answer of /readyz, if set
-	gpus    gen.GPUList
-	health  func(gen.PoolID) gen.PoolHealth
+	unready   error // the answer of /readyz, if set
+	gpus      gen.GPUList
+	selfTests int // tasks that the server has sent itself
+	health    func(gen.PoolID) gen.PoolHealth
 
 	mu       sync.Mutex
 	token    string
@@ -53,6 +54,7 @@ type daemon struct {
 	drained  *gen.DrainRequest
 	session  *gen.SessionRequest
 	canceled []gen.TaskID
+	deleted  []gen.TaskID
 }
 
 func newDaemon() *daemon {
@@ -165,6 +167,16 @@ func (d *daemon) CancelTask(_ context.Context, p gen.CancelTaskParams) (*gen.Can
 	return &gen.CancelResultHeaders{Response: gen.CancelResult{TaskID: p.ID, Outcome: gen.OutcomeCanceled, LastEventID: gen.EventID(last)}}, nil
 }
 
+func (d *daemon) DeleteTask(_ context.Context, p gen.DeleteTaskParams) (*gen.Done, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if p.ID == "runs" {
+		return nil, refusal(409, gen.ErrorCodeCONFLICT)
+	}
+	d.deleted = append(d.deleted, p.ID)
+	return &gen.Done{}, nil
+}
+
 // canceledTasks are the tasks that were canceled, in order.
 func (d *daemon) canceledTasks() []gen.TaskID {
 	d.mu.Lock()
@@ -177,7 +189,7 @@ func (d *daemon) status(id gen.TaskID, state gen.TaskState) gen.TaskStatus {
 		TaskID: id, State: state, PoolID: "default", Engine: "llamacpp", Workload: gen.WorkloadCompletion, Priority: gen.PriorityBatch,
 		ModelRef: "haiku\x1b[31m", QueuePosition: 2, PredictedStartMs: 61000, Seed: 7, Determinism: gen.DeterminismStrict,
 		AcceptedAt: time.Unix(1000, 0), TokensOut: 12,
-		Error: gen.NewOptError(gen.Error{Code: gen.ErrorCodeWORKERRESET, Message: "the worker died"}),
+		Error: gen.NewOptError(gen.Error{Code: gen.ErrorCodeWORKERRESET, Message: "the worker died"}), Actor: gen.NewOptString("localhost"),
 	}
 }
 
@@ -190,7 +202,12 @@ func (d *daemon) GetTask(_ context.Context, p gen.GetTaskParams) (*gen.TaskStatu
 
 func (d *daemon) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
 	list := gen.TaskList{Tasks: []gen.TaskStatus{d.status("b", p.State.Or(gen.TaskStateQueued)), d.status("a", gen.TaskStateFailed)}}
-	list.Tasks = list.Tasks[:min(2, p.Limit.Value)]
+	for range d.selfTests {
+		own := d.status("self-1", gen.TaskStateCompleted)
+		own.Actor.SetTo(selfTestActor)
+		list.Tasks = append([]gen.TaskStatus{own}, list.Tasks...)
+	}
+	list.Tasks = list.Tasks[:min(len(list.Tasks), p.Limit.Or(50))]
 	return &gen.TaskListHeaders{Response: list}, nil
 }
 
@@ -290,7 +307,7 @@ func (d *daemon) ReloadConfig(context.Context) (*gen.ConfigReloadResultHeaders, 
 func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error) {
 	return &gen.CapabilitiesHeaders{Response: gen.Capabilities{
 		APIVersion: "1.0.0", ServerVersion: "0.1.0", Features: []string{"stream_resume", "receipts"}, Gpus: []gen.GPU{},
-		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptChars: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
+		Limits:     gen.Limits{MaxBodyBytes: 4096, MaxPromptBytes: 1, MaxMessages: 1, MaxInputs: 1, MaxStop: 1, MaxSeed: 1, MaxDeadlineMs: 86400000},
 		Operations: []gen.Operation{{ID: "createTask", Method: "POST", Path: "/v1/tasks", Plane: "data", Status: "live"}},
 		Pools: []gen.CapabilityPool{{
 			ID: "default", Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku"},

@@ -16,7 +16,7 @@ import (
 
 // modelsCmd holds the commands for the catalog's models.
 type modelsCmd struct {
-	List     modelsListCmd     `cmd:"" default:"withargs" help:"List the models of the catalog."`
+	List     modelsListCmd     `cmd:"" default:"withargs" help:"List the models of the catalog, and those that pools serve."`
 	Add      modelsAddCmd      `cmd:"" help:"Add a model by its ref, and have the server fetch it."`
 	Show     modelsShowCmd     `cmd:"" help:"Show one model."`
 	Verify   modelsVerifyCmd   `cmd:"" help:"Have the server check a model's bytes against its digest and signature."`
@@ -29,7 +29,7 @@ type modelsListCmd struct {
 	State string `enum:",Fetching,Failed,Active,Retired" default:"" placeholder:"STATE" help:"Only models in this state: Fetching, Failed, Active or Retired."`
 }
 
-// Run lists the models.
+// Run lists the models of the catalog, and then those that pools serve: a pool whose model is a file on the server needs no catalog.
 func (c *modelsListCmd) Run(a *app) error {
 	models, err := a.client.Models(a.ctx, gen.ModelState(c.State))
 	if err != nil {
@@ -38,11 +38,21 @@ func (c *modelsListCmd) Run(a *app) error {
 	if a.json {
 		return a.printJSON(&gen.ModelList{Models: models})
 	}
-	return a.table(modelRows(models...))
+	served := [][]string{{"SERVED", "POOL", "STATE", "CTX", "REF"}}
+	if c.State == "" {
+		pools, err := a.client.Pools(a.ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range pools {
+			served = append(served, []string{p.Model.ID, string(p.ID), poolState(p), positive(p.Ctx), p.Model.Ref})
+		}
+	}
+	return a.tables(modelRows(models...), served)
 }
 
 type modelsAddCmd struct {
-	Ref       string `arg:"" help:"hf:ORG/REPO/FILE, hf:ORG/REPO, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, or file:PATH on the server."`
+	Ref       string `arg:"" help:"hf:ORG/REPO/FILE, hf:ORG/REPO, https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, or file:PATH on the server, below a folder of its setting catalog.folders."`
 	ID        string `name:"id" placeholder:"ID" help:"Its name in the catalog (default: made from the ref)."`
 	Digest    string `placeholder:"DIGEST" help:"The digest that its bytes must have: sha256: and 64 hexadecimal digits."`
 	Signature string `placeholder:"FILE" help:"Its minisign signature, a .minisig file."`
@@ -118,7 +128,7 @@ func (a *app) follow(m *gen.Model) (*gen.Model, error) {
 	}
 	m, err := a.client.WaitModel(a.ctx, string(m.ID), func(m *gen.Model) {
 		if p, ok := m.Progress.Get(); ok && shown {
-			fmt.Fprint(a.err, "\r"+b.line(p.DoneBytes, p.TotalBytes, time.Now())+"\x1b[K")
+			fmt.Fprint(a.err, "\r"+b.line(p.DoneBytes, p.TotalBytes, time.Now(), columns(a.err)-1)+"\x1b[K")
 		}
 	})
 	if shown {
@@ -137,29 +147,48 @@ type bar struct {
 	seen  bool
 }
 
-const barWidth = 30
+// The bounds of the bar itself, in characters.
+const (
+	barWidth = 30
+	barLeast = 10
+)
 
-func (b *bar) line(done, total int64, now time.Time) string {
+// line makes the line, for a terminal of a width; up to 0: there is no bound. What does not fit is left out from its end, once the bar is as short
+// as it may be. A line that wrapped would leave its beginning behind at each step.
+func (b *bar) line(done, total int64, now time.Time, width int) string {
 	if !b.seen {
 		b.first, b.seen = done, true
 	}
-	text := bytesText(done)
+	parts := []string{bytesText(done)}
 	if total > 0 {
+		shown := bytesText(done) + " of " + bytesText(total)
 		done = min(done, total)
-		full := int(float64(barWidth) * float64(done) / float64(total))
-		text = fmt.Sprintf("[%s%s] %3.0f %%  %s of %s", strings.Repeat("=", full), strings.Repeat(" ", barWidth-full),
-			100*float64(done)/float64(total), text, bytesText(total))
+		parts = []string{fmt.Sprintf("%3.0f %%", 100*float64(done)/float64(total)), shown}
 	}
-	spent := now.Sub(b.began).Seconds()
-	if spent < 1 || done <= b.first {
-		return text
+	if spent := now.Sub(b.began).Seconds(); spent >= 1 && done > b.first {
+		rate := float64(done-b.first) / spent
+		parts = append(parts, bytesText(int64(rate))+"/s")
+		if total > done {
+			parts = append(parts, duration(max(int64(float64(total-done)/rate*1000), 1000))+" left")
+		}
 	}
-	rate := float64(done-b.first) / spent
-	text += "  " + bytesText(int64(rate)) + "/s"
-	if total > done {
-		text += "  " + duration(max(int64(float64(total-done)/rate*1000), 1000)) + " left"
+	if total <= 0 {
+		return clip(strings.Join(parts, "  "), width)
 	}
-	return text
+	for ; ; parts = parts[:len(parts)-1] {
+		text := strings.Join(parts, "  ")
+		room := width - len(text) - len("[] ")
+		switch {
+		case width <= 0, room >= barWidth:
+			room = barWidth
+		case room < barLeast && len(parts) > 1:
+			continue
+		case room < barLeast:
+			return clip(text, width)
+		}
+		full := int(float64(room) * float64(done) / float64(total))
+		return fmt.Sprintf("[%s%s] %s", strings.Repeat("=", full), strings.Repeat(" ", room-full), text)
+	}
 }
 
 func bytesText(n int64) string {
@@ -278,15 +307,23 @@ func (enginesCmd) Run(a *app) error {
 }
 
 func modelRows(models ...gen.Model) [][]string {
-	rows := [][]string{{"MODEL", "STATE", "VERIFIED", "SIGNATURE", "SIZE", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "CTX MAX", "REF"}}
+	rows := [][]string{{"MODEL", "STATE", "VERIFIED", "SIGNATURE", "SIZE", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "CTX MAX", "REF", "PROBLEM"}}
 	for _, m := range models {
 		meta := m.Metadata.Or(gen.ModelMetadata{})
 		rows = append(rows, []string{
 			string(m.ID), modelState(m), yesNo(m.Verified), string(m.Signature), bytesText(m.SizeBytes), meta.Architecture, parameters(meta.Parameters),
-			meta.Quantisation, positive(meta.CtxMax), m.Ref,
+			meta.Quantisation, positive(meta.CtxMax), m.Ref, problem(m),
 		})
 	}
 	return rows
+}
+
+// problem says why a model is not there, or what the last check found.
+func problem(m gen.Model) string {
+	if p, ok := m.Problem.Get(); ok {
+		return p.Message + " (" + string(p.Code) + ")"
+	}
+	return ""
 }
 
 func modelState(m gen.Model) string {
@@ -334,9 +371,7 @@ func (a *app) showModel(m *gen.Model) error {
 	for _, w := range m.Warnings {
 		add("warning", w)
 	}
-	if p, ok := m.Problem.Get(); ok {
-		add("problem", p.Message+" ("+string(p.Code)+")")
-	}
+	add("problem", problem(*m))
 	return a.table(rows)
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 
@@ -103,7 +104,7 @@ func TestModels(t *testing.T) {
 	for _, args := range [][]string{{"models"}, {"models", "list"}, {"models", "--state", "Active"}} {
 		got := call(t.Context(), addr, "", args...)
 		require.Zero(t, got.code, got.err)
-		require.Regexp(t, `(?m)^haiku +Active +yes +missing +2.2 MiB +llama +1.1M +F16 +256 +file:/srv/haiku.gguf$`, got.out)
+		require.Regexp(t, `(?m)^haiku +Active +yes +missing +2.2 MiB +llama +1.1M +F16 +256 +file:/srv/haiku.gguf +-$`, got.out)
 	}
 	got := call(t.Context(), addr, "", "models", "show", "haiku")
 	require.Zero(t, got.code, got.err)
@@ -117,6 +118,8 @@ func TestModels(t *testing.T) {
 	require.Contains(t, got.out, `"ctx_max":256`)
 	got = call(t.Context(), addr, "", "--json", "models")
 	require.Contains(t, got.out, `{"models":[{"id":"haiku"`)
+	got = call(t.Context(), addr, "", "models", "--state", "Active")
+	require.NotContains(t, got.out, "SERVED")
 
 	got = call(t.Context(), addr, "", "models", "retire", "haiku", "--deadline", "1500ms")
 	require.Zero(t, got.code, got.err)
@@ -215,6 +218,21 @@ func TestBadUseOfModels(t *testing.T) {
 	require.Contains(t, got.err, "error: not so (CONFLICT)")
 }
 
+// A person sees in the list what is served, and why a fetch failed.
+//
+// LO-847
+func TestModelsThatAreServedAndThoseThatFailed(t *testing.T) {
+	t.Parallel()
+	d := newCatalogDaemon()
+	d.model.State = gen.ModelStateFailed
+	d.model.Problem = gen.NewOptModelProblem(gen.ModelProblem{Code: gen.ErrorCodePOLICYDENIED, Message: "the policy does not allow hub.example"})
+	addr := d.serve(t)
+	got := call(t.Context(), addr, "", "models")
+	require.Zero(t, got.code, got.err)
+	require.Regexp(t, `(?m)^haiku +Failed .*the policy does not allow hub.example \(POLICY_DENIED\)$`, got.out)
+	require.Regexp(t, `(?m)^SERVED +POOL +STATE +CTX +REF\nhaiku +default +ready +256 +file:haiku\nembedder +vectors +ready `, got.out)
+}
+
 // OC-CAT-56
 func TestEngines(t *testing.T) {
 	t.Parallel()
@@ -230,11 +248,34 @@ func TestTheBarOfAFetch(t *testing.T) {
 	t.Parallel()
 	began := time.Unix(1000, 0)
 	b := bar{began: began}
-	require.Equal(t, "0 B", b.line(0, 0, began))
-	require.Equal(t, "[===============               ]  50 %  1.0 GiB of 2.0 GiB  102.4 MiB/s  10.0 s left", b.line(1<<30, 2<<30, began.Add(10*time.Second)))
-	require.Equal(t, "[==============================] 100 %  3.0 KiB of 2.0 KiB  204 B/s", b.line(3<<10, 2<<10, began.Add(10*time.Second)), "a source that lied of its length")
-	require.Equal(t, "5.0 MiB  1.0 MiB/s", b.line(5<<20, 0, began.Add(5*time.Second)))
+	require.Equal(t, "0 B", b.line(0, 0, began, 0))
+	require.Equal(t, "[===============               ]  50 %  1.0 GiB of 2.0 GiB  102.4 MiB/s  10.0 s left", b.line(1<<30, 2<<30, began.Add(10*time.Second), 0))
+	require.Equal(t, "[==============================] 100 %  3.0 KiB of 2.0 KiB  204 B/s", b.line(3<<10, 2<<10, began.Add(10*time.Second), 0), "a source that lied of its length")
+	require.Equal(t, "5.0 MiB  1.0 MiB/s", b.line(5<<20, 0, began.Add(5*time.Second), 0))
 	resumed := bar{began: began}
-	resumed.line(1<<30, 2<<30, began)
-	require.Contains(t, resumed.line(1<<30+10<<20, 2<<30, began.Add(10*time.Second)), "  1.0 MiB/s", "what was there before is no speed")
+	resumed.line(1<<30, 2<<30, began, 0)
+	require.Contains(t, resumed.line(1<<30+10<<20, 2<<30, began.Add(10*time.Second), 0), "  1.0 MiB/s", "what was there before is no speed")
+}
+
+// A line that wraps would fill the screen.
+//
+// LO-847
+func TestTheBarFitsTheTerminal(t *testing.T) {
+	t.Parallel()
+	began := time.Unix(1000, 0)
+	for width := 1; width < 200; width++ {
+		b := bar{began: began}
+		for _, done := range []int64{0, 1 << 20, 700 << 30, 1 << 40} {
+			for _, total := range []int64{0, 1 << 40} {
+				text := b.line(done, total, began.Add(37*time.Second), width)
+				require.NotEmpty(t, text)
+				require.LessOrEqual(t, utf8.RuneCountInString(text), width, text)
+			}
+		}
+	}
+	b := bar{began: began}
+	b.line(0, 2<<30, began, 79)
+	require.Equal(t, "[============             ]  50 %  1.0 GiB of 2.0 GiB  102.4 MiB/s  10.0 s left", b.line(1<<30, 2<<30, began.Add(10*time.Second), 79))
+	require.Equal(t, "[======      ]  50 %  1.0 GiB of 2.0 GiB", b.line(1<<30, 2<<30, began.Add(10*time.Second), 40))
+	require.Equal(t, " 50 %", b.line(1<<30, 2<<30, began.Add(10*time.Second), 8))
 }

@@ -3,9 +3,7 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,8 +13,6 @@ import (
 	"unicode"
 
 	"github.com/mattn/go-isatty"
-
-	"github.com/llama-orch/llama-orch/sdk"
 )
 
 // printJSON prints v as one line of JSON.
@@ -31,8 +27,18 @@ func writeJSON(w io.Writer, v any) error {
 	return nil
 }
 
-// table prints rows of cells in aligned columns.
-func (a *app) table(rows [][]string) error { return writeTable(a.out, rows) }
+// table prints rows of cells in aligned columns. On a terminal that is too narrow for all of them it leaves some out, and says which.
+func (a *app) table(rows [][]string) error {
+	width := columns(a.out)
+	rows, gone := fit(rows, width)
+	if err := writeTable(a.out, rows); err != nil {
+		return err
+	}
+	if len(gone) > 0 {
+		a.note("left out, since the terminal has %d columns: %s; through a pipe, and with --json, everything is shown", width, strings.Join(gone, ", "))
+	}
+	return nil
+}
 
 // tables prints tables with an empty line between them. It leaves out a table that has only a header.
 func (a *app) tables(all ...[][]string) error {
@@ -83,7 +89,7 @@ func (a *app) note(format string, args ...any) {
 // fail prints an error and returns the exit code.
 func (a *app) fail(err error) int {
 	code := exitCode(a.ctx, err)
-	message, label, hint, after := explain(a.ctx, err)
+	message, label, hint, after := a.explain(err)
 	if a.json {
 		object := map[string]any{"message": message, "exit_code": code}
 		if label != "" {
@@ -110,26 +116,6 @@ func (a *app) fail(err error) int {
 		a.note("hint: %s", hint)
 	}
 	return code
-}
-
-// explain puts an error in words for a person.
-func explain(ctx context.Context, err error) (message, label, hint string, after time.Duration) {
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return "interrupted", "", "", 0
-	}
-	if _, ok := errors.AsType[usageError](err); ok {
-		return err.Error(), "", "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes", 0
-	}
-	if e, ok := errors.AsType[*sdk.Error](err); ok {
-		return e.Message, string(e.Code), e.Hint, e.RetryAfter
-	}
-	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
-		return err.Error(), "", "is the server running (`orchestratord serve --config FILE`)? --addr or LLORCH_ADDR give another address", 0
-	}
-	if _, ok := errors.AsType[*sdk.ProtocolError](err); ok {
-		return err.Error(), "", "is this the address of a llama-orch server of this version? `llama-orch version` shows the client's", 0
-	}
-	return err.Error(), "", "", 0
 }
 
 // terminal reports whether w is a terminal.

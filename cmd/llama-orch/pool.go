@@ -72,7 +72,7 @@ func (c *poolDrainCmd) Run(a *app) error {
 
 type poolReloadCmd struct {
 	ID  string `arg:"" help:"The pool's id."`
-	Ref string `arg:"" help:"The new model, as in the configuration; file:PATH is relative to that file's folder."`
+	Ref string `arg:"" help:"The new model, as in the configuration; file:PATH is relative to that file's folder, and below a folder of catalog.folders or beside a pool's own model."`
 }
 
 // Run reloads a pool, and waits until the new model serves, or the old one does again.

@@ -8,11 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
@@ -32,7 +29,7 @@ func (c *topCmd) Run(a *app) error {
 		return a.printJSON(first)
 	}
 	if c.Once || !terminal(a.out) || a.env("TERM") == "dumb" {
-		text, err := first.render(a.addr, time.Now())
+		text, err := first.render(a.addr, time.Now(), columns(a.out))
 		if err != nil {
 			return err
 		}
@@ -70,8 +67,8 @@ func (a *app) look() (*load, error) {
 	return l, err
 }
 
-// render makes the frame's text.
-func (l *load) render(addr string, now time.Time) (string, error) {
+// render makes the frame's text, for a screen of a width; 0: there is no bound.
+func (l *load) render(addr string, now time.Time, width int) (string, error) {
 	var ready, running, waiting int
 	all := make([]gen.Pool, len(l.Pools))
 	for i, p := range l.Pools {
@@ -95,6 +92,7 @@ func (l *load) render(addr string, now time.Time) (string, error) {
 			continue
 		}
 		b.WriteByte('\n')
+		table, _ = fit(table, width)
 		if err := writeTable(&b, table); err != nil {
 			return "", err
 		}
@@ -119,7 +117,7 @@ func (a *app) watch(now *load, tick <-chan time.Time, height func() int) (err er
 	}()
 	trouble := ""
 	for at := time.Now(); ; {
-		text, err := now.render(a.addr, at)
+		text, err := now.render(a.addr, at, columns(a.out))
 		if err != nil {
 			return err
 		}
@@ -152,17 +150,4 @@ func (a *app) draw(text string, height int) error {
 	}
 	_, err := io.WriteString(a.out, "\x1b[H"+strings.Join(lines, "\x1b[K\r\n")+"\x1b[K\x1b[J")
 	return err
-}
-
-// rows returns a terminal's height, or 0 if it is unknown.
-func rows(w io.Writer) int {
-	f, ok := w.(*os.File)
-	if !ok {
-		return 0
-	}
-	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
-	if err != nil {
-		return 0
-	}
-	return int(size.Row)
 }

@@ -195,7 +195,7 @@ func (s serveCmd) Run() error {
 		case <-again:
 			a.ReloadConfig(signals)
 		case <-signals.Done():
-			log.Info("stopping on a signal", zap.Duration("stop_within", s.StopWithin))
+			log.Info("stopping on a signal", zap.Duration("stop_within_ms", s.StopWithin))
 			running = false
 		case err = <-a.Failed():
 			running = false

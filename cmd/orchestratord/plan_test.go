@@ -6,12 +6,13 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// ORCH-3200
+// ORCH-3200, LO-847
 func TestPlanPrintsAndDoesNothing(t *testing.T) {
 	cache := filepath.Join(t.TempDir(), "cache")
 	t.Setenv("XDG_CACHE_HOME", cache)
@@ -45,6 +46,18 @@ pools:
 	require.Contains(t, views[0].Missing, "pacman -S --needed docker")
 	require.Contains(t, views[0].Launch.Argv, "127.0.0.1:{port}:8080")
 	require.Equal(t, "allow", views[0].Steps[0].Do)
+
+	// A program that is not there is missing like a tool (LO-847).
+	dir := t.TempDir()
+	there := filepath.Join(dir, "llama-server")
+	require.NoError(t, os.WriteFile(there, []byte("#!/bin/sh\n"), 0o700))
+	for path, says := range map[string]string{there: "", filepath.Join(dir, "none"): "correct `provisioning.path`", "llama-server": "correct `provisioning.path`"} {
+		require.NoError(t, os.WriteFile(config, []byte("pools: [{id: own, model: {ref: file:a.gguf}, provisioning: {mode: binary, path: "+path+"}}]\n"), 0o600))
+		text, code := output(t, "plan", "--config", config)
+		require.Zero(t, code)
+		require.Equal(t, says != "", strings.Contains(text, "missing on this machine: the program"), text)
+		require.Contains(t, text, says)
+	}
 
 	_, code = output(t, "plan", "--config", config, "--pool", "other")
 	require.Equal(t, exitUsage, code)

@@ -98,10 +98,24 @@ Feature: Who may call
 
     @AUTH-1003 @AUTH-1006
     Scenario: A wrong token is refused all the same
-      Given the shared daemon
+      Given the environment
+        | LLORCH_API_TOKEN | the-right-token-1234 |
+      And a daemon
       When I send GET "/v1/tasks" with the headers
         | Authorization | Bearer something-else |
       Then the answer is 401 BAD_TOKEN
+
+    @AUTH-1003 @LO-847
+    Scenario Outline: Where no token is configured, any credential is ignored
+      Given the shared daemon
+      When I send GET "/v1/tasks" with the headers
+        | Authorization | <header> |
+      Then the answer is 200
+
+      Examples:
+        | header               |
+        | Bearer sk-dummy      |
+        | Basic dXNlcjpwYXNz   |
 
     @AUTH-1008
     Scenario: A worker that registers needs the token on loopback too

@@ -29,7 +29,7 @@ const httpToken = "a-token-of-the-suite"
 
 // What clients of HTTP do, well-meaning or not.
 //
-// LO-820, LO-821, LO-824, LO-825, LO-826, LO-827, LO-830, LO-831
+// LO-819, LO-820, LO-821, LO-824, LO-825, LO-826, LO-827, LO-828, LO-829, LO-830, LO-831, LO-844
 func TestHTTP(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
@@ -43,6 +43,7 @@ func TestHTTP(t *testing.T) {
 		"a body that is too large gets its answer":     bodiesThatAreTooLarge,
 		"an EventSource comes back":                    eventSources,
 		"who counts as local":                          localCallers,
+		"HTTP as the world speaks it":                  spokenHTTP,
 	} {
 		t.Run(name, func(t *testing.T) { try(t, exe) })
 	}
@@ -114,7 +115,7 @@ func bodiesThatDoNotCome(t *testing.T, exe string) {
 		{"a POST without a token", "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n" + json + "Content-Length: 1000\r\n\r\n", 401},
 		{"a POST in chunks without a token", "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n" + json + "Transfer-Encoding: chunked\r\n\r\n", 401},
 		{"a large POST without a token", "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n" + json + "Content-Length: 1000000\r\n\r\n{", 401},
-		{"a POST of text", "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n" + auth + "Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\n", 400},
+		{"a POST of text", "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n" + auth + "Content-Type: text/plain\r\nContent-Length: 1000\r\n\r\n", 415},
 		{"a POST that is too large", "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n" + auth + json + "Content-Length: 900000000\r\n\r\n", 413},
 		{"a path that is not there", "POST /nope HTTP/1.1\r\nHost: localhost\r\n" + auth + "Content-Length: 1000\r\n\r\n", 404},
 		{"a cancel, which takes no body", "POST /v1/tasks/none/cancel HTTP/1.1\r\nHost: localhost\r\n" + auth + "Content-Length: 1000\r\n\r\n", 404},

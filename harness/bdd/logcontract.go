@@ -123,6 +123,7 @@ var (
 	levels   = []string{"debug", "info", "warn", "error"}
 	sentence = regexp.MustCompile(`^[A-Z][^\n]* [^\n]* [^\n]*\.$`)
 	opaque   = regexp.MustCompile(`(?i)[0-9a-f]{8}`)
+	unitless = regexp.MustCompile(`(^|_)(took|wait|waited|elapsed|duration|ttl|timeout|within|interval|delay|idle|latency|uptime)(_s|_seconds|_ns|_us)?$`) // LO-846
 )
 
 // told lists the fields that every line about a task has (ORCH-3027), and says whether each is a number.
@@ -147,6 +148,11 @@ func checkLine(line string) error {
 	msg, _ := l["msg"].(string)
 	if !slices.Contains(levels, level) || msg == "" {
 		err = errors.Join(err, fmt.Errorf("level %q, msg %q", level, msg))
+	}
+	for field := range l {
+		if unitless.MatchString(field) {
+			err = errors.Join(err, fmt.Errorf("%s does not say its unit", field))
+		}
 	}
 	switch {
 	case slices.Contains(narrates, msg):
@@ -181,8 +187,8 @@ func tells(l logLine) (err error) {
 // narrated checks a line that tells an event.
 func narrated(l logLine) error {
 	err := tells(l)
-	for _, field := range []string{"actor", "action", "target"} {
-		if text, _ := l[field].(string); text == "" {
+	for _, field := range []string{"actor", "action", "target", "task"} {
+		if text, _ := l[field].(string); text == "" && (field != "task" || l["job_id"] != "") {
 			err = errors.Join(err, fmt.Errorf("%s is missing", field))
 		}
 	}

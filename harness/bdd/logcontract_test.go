@@ -10,13 +10,13 @@ import (
 )
 
 const soundLine = `{"level":"info","ts":"2026-11-22T22:07:01.2Z","logger":"scheduler","msg":"cancel","actor":"localhost","action":"cancel",` +
-	`"target":"pool:default","human":"Cancelled a completion in its pool while it was waiting.","job_id":"rain-1","session_id":"","correlation_id":"c",` +
+	`"target":"pool:default","task":"rain-1","human":"Canceled a completion in its pool while it was waiting.","job_id":"rain-1","session_id":"","correlation_id":"c",` +
 	`"engine":"llamacpp","engine_version":"v","pool_id":"default","replica_id":"","queue_position":0,"predicted_start_ms":0,"tokens_in":1,` +
 	`"tokens_out":0,"decode_time_ms":0}`
 
 // The check of the log lines finds each kind of breach.
 //
-// ORCH-3027, ORCH-3300
+// ORCH-3027, ORCH-3300, LO-846
 func TestLogContractFindsBreaches(t *testing.T) {
 	require.NoError(t, checkLine(soundLine))
 	require.NoError(t, checkLine(`{"level":"warn","ts":"2026-11-22T22:07:01Z","logger":"pool","msg":"replica is not ready"}`))
@@ -30,8 +30,10 @@ func TestLogContractFindsBreaches(t *testing.T) {
 		"a field missing":       {`"session_id":"",`, ``},
 		"a number as text":      {`"tokens_in":1`, `"tokens_in":"1"`},
 		"a text as number":      {`"replica_id":""`, `"replica_id":0`},
+		"no short id":           {`"task":"rain-1",`, ``},
+		"a duration, no unit":   {`"tokens_in"`, `"took":5,"tokens_in"`},
 		"no actor":              {`"actor":"localhost",`, ``},
-		"no sentence":           {`Cancelled a completion in its pool while it was waiting.`, `cancel`},
+		"no sentence":           {`Canceled a completion in its pool while it was waiting.`, `cancel`},
 		"no full stop":          {`waiting.`, `waiting`},
 		"a hash":                {`its pool`, `pool 0a1b2c3d`},
 		"a UUID":                {`its pool`, `3f8a1c9e-54b7-4d5a-9d0b-7a2f6f1c2e10`},

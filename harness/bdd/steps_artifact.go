@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -21,6 +23,7 @@ func (w *world) artifactSteps(step define) {
 	step(`^I post to "([^"]*)" a body that is said to have (\d+) bytes, and hang up early$`, w.iHangUpEarly)
 	step(`^I get the proof of task "([^"]*)"$`, w.iGetTheProof)
 	step(`^no artifact is on the disk$`, w.noArtifactIsOnTheDisk)
+	step(`^no file of the data folder holds "(.*)" or the text of stream "([^"]*)"$`, w.noFileHolds)
 	step(`^I run "llama-orch ([^"]*)"$`, w.iRunTheClient)
 }
 
@@ -113,6 +116,40 @@ func (w *world) noArtifactIsOnTheDisk() error {
 	}
 	if len(found) > 0 {
 		return fmt.Errorf("there is %s, and more: %d in all", found[0], len(found))
+	}
+	return nil
+}
+
+// noFileHolds looks for a prompt and its answer in everything that the daemon keeps.
+func (w *world) noFileHolds(prompt, name string) error {
+	s, err := w.stream(name)
+	if err != nil {
+		return err
+	}
+	var answer string
+	s.Look(func() { answer = text(s.events) })
+	if len(answer) < minText {
+		return fmt.Errorf("the answer %q is too short to be looked for", answer)
+	}
+	files := 0
+	err = filepath.WalkDir(filepath.Join(w.dir, "data"), func(path string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+		files++
+		data, err := os.ReadFile(path)
+		for _, words := range []string{prompt, answer} {
+			if strings.Contains(string(data), words) {
+				err = errors.Join(err, fmt.Errorf("%s holds %q", path, words))
+			}
+		}
+		return err
+	})
+	if err == nil && files == 0 {
+		err = errors.New("there are no files")
+	}
+	if err != nil {
+		return fmt.Errorf("look through the data folder: %w", err)
 	}
 	return nil
 }

@@ -18,7 +18,8 @@ import (
 // statuses lists the codes that answers may have, with the HTTP status of each.
 var statuses = map[string]int{
 	"INVALID_PARAMS": 400, "DEADLINE_UNMET": 400, "MISSING_TOKEN": 401, "BAD_TOKEN": 401, "UNTRUSTED_ARTIFACT": 403, "POLICY_DENIED": 403,
-	"NOT_FOUND": 404, "MODEL_NOT_FOUND": 404, "METHOD_NOT_ALLOWED": 405, "CONFLICT": 409, "MODEL_DEPRECATED": 410, "TOO_LARGE": 413,
+	"NOT_FOUND": 404, "MODEL_NOT_FOUND": 404, "METHOD_NOT_ALLOWED": 405, "CONFLICT": 409, "MODEL_DEPRECATED": 410, "DELETED": 410, "TOO_LARGE": 413,
+	"UNSUPPORTED_MEDIA_TYPE": 415,
 	"ADMISSION_REJECT": 429, "QUEUE_FULL_DROP_LRU": 429, "RATE_LIMITED": 429, "BUDGET_EXCEEDED": 429, "INTERNAL": 500, "NOT_IMPLEMENTED": 501,
 	"POOL_UNREADY": 503, "POOL_UNAVAILABLE": 503, "REPLICA_EXHAUSTED": 503, "SHUTTING_DOWN": 503, "LEDGER_UNAVAILABLE": 503,
 }
@@ -26,8 +27,8 @@ var statuses = map[string]int{
 func (w *world) errorSteps(step define) {
 	step(`^I post to "([^"]*)"$`, w.iPost)
 	step(`^I post (\d+) bytes to "([^"]*)"$`, w.iPostBytes)
-	step(`^I send (GET|POST|PUT|PATCH|DELETE|OPTIONS) "([^"]*)"$`, w.iSend)
-	step(`^I send (GET|POST) "([^"]*)" with the headers$`, w.iSendWith)
+	step(`^I send (GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) "([^"]*)"$`, w.iSend)
+	step(`^I send (GET|HEAD|POST|OPTIONS) "([^"]*)" with the headers$`, w.iSendWith)
 	step(`^the answer is (\d+)$`, w.theAnswerIs)
 	step(`^the answer is (\d+) ([A-Z_]+)$`, w.theAnswerIsCode)
 	step(`^its message says "(.*)"$`, w.itsMessageSays)

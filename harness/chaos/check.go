@@ -227,7 +227,7 @@ func sameEvents(h *history, f *finding) {
 }
 
 // leftWithADaemon reports whether a reader left a view before its end, to begin anew, and the daemon that sent it ended before the task, which then
-// did not complete. That happens to a best-effort task, and to a strict task that is cancelled before it was decoded again. Then the reader
+// did not complete. That happens to a best-effort task, and to a strict task that is canceled before it was decoded again. Then the reader
 // has seen more than the log holds.
 func (h *history) leftWithADaemon(t *taskRecord, v *view) bool {
 	last := v.seen[len(v.seen)-1]

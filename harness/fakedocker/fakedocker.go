@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
   case $1 in
   --name) name=$2; shift 2;;
   --publish) port=${2#127.0.0.1:}; port=${port%%:8080}; shift 2;;
-  --mount) model=${2#type=bind,source=}; model=${model%%%%,*}; shift 2;;
+  --mount) [ -n "$model" ] || { model=${2#type=bind,source=}; model=${model%%%%,*}; inside=${2#*,target=}; inside=${inside%%%%,*}; }; shift 2;;
   --rm|--init|--read-only) shift;;
   --*) shift 2;;
   *) break;;
@@ -47,7 +47,7 @@ n=$#
 while [ "$n" -gt 0 ]; do
   arg=$1; shift; n=$((n-1))
   case $arg in
-  /models/model.gguf) arg=$model;;
+  "$inside") arg=$model;;
   0.0.0.0) arg=127.0.0.1;;
   8080) arg=$port;;
   esac

@@ -158,6 +158,12 @@ func listArtifacts(name, which string, query map[string]string) exchange {
 	return e
 }
 
+func noArtifacts(name string, query map[string]string) exchange {
+	e := get(name, state(stateReady), "/v1/artifacts", object{"artifacts": []any{}})
+	e.query = query
+	return e
+}
+
 func showArtifact(name, which string) exchange {
 	k := artifacts[which]
 	return get(name, stateOf(stateStored, which), "/v1/artifacts/"+k.id(), k.entry())
@@ -291,6 +297,7 @@ func cliCatalogCalls() []call {
 	return []call{
 		cliCall("models add "+shelfModel+" --id "+shelf, 0, shelf, fetching),
 		cliCall("models list --state Active", 0, shelf, listModels("models list", map[string]string{"state": "Active"})),
+		cliCall("models", 0, "SERVED", listModels("models 1, the catalog", nil), listPools("models 2, what is served").in(state(stateShelf))),
 		cliCall("models show "+shelf, 0, "llama", showModel("models show", shelf)),
 		cliCall("models show no-such-model", failed, "NOT_FOUND", showModel("", "no-such-model").refused("models show of an unknown model", 404, missing)),
 		cliCall("models verify "+shelf, 0, "sha256:", verifyModel("models verify", shelf)),
@@ -303,5 +310,7 @@ func cliCatalogCalls() []call {
 		cliCall("artifact get "+plan.id(), 0, plan.content, showArtifact("artifact get 1, the entry", "plan"), contentOf("artifact get 2, the bytes", "plan")),
 		cliCall("proof "+proof.taskID, 0, "completed", listArtifacts("proof 1, the list", "proof", map[string]string{"kind": "proof", "task_id": proof.taskID, "limit": "1"}),
 			showArtifact("proof 2, the entry", "proof"), contentOf("proof 3, the bytes", "proof")),
+		cliCall("proof no-such-task", failed, "NOT_FOUND", noArtifacts("proof of an unknown task 1, the list", map[string]string{"kind": "proof", "task_id": "no-such-task", "limit": "1"}),
+			get("", state(stateReady), "/v1/tasks/no-such-task", nil).refused("proof of an unknown task 2, the task", 404, missing)),
 	}
 }

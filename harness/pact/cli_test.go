@@ -87,6 +87,11 @@ func cliTaskCalls() []call {
 		cliCall("cancel cli-cancel", 0, "canceled", cancel("cancel of a running task", stateRunning, "cli-cancel", task.StateCanceled)),
 		cliCall("cancel cli-late", 0, "completed", cancel("cancel of a completed task", stateCompleted, "cli-late", task.Completed)),
 		cliCall("cancel "+unknown, failed, "NOT_FOUND", cancel("", stateReady, unknown, "").in(state(stateReady)).refused("cancel of an unknown task", 404, missing)),
+		cliCall("rm cli-rm", 0, "deleted task cli-rm", deleteTask("rm of a completed task", stateCompleted, "cli-rm")),
+		cliCall("rm cli-rm-early", failed, "CONFLICT", deleteTask("", stateRunning, "cli-rm-early").refused("rm of a running task", 409, refusal(task.Conflict, false))),
+		cliCall("rm "+unknown, failed, "NOT_FOUND", deleteTask("", stateReady, unknown).in(state(stateReady)).refused("rm of an unknown task", 404, missing)),
+		cliCall("task cli-gone", failed, "DELETED", get("", stateOf(stateDeleted, "cli-gone"), "/v1/tasks/cli-gone", nil).
+			refused("task that was deleted", 410, refusal(task.Deleted, false))),
 		cliCall("task cli-running", 0, "running", showTask("task that runs", stateRunning, "cli-running", task.Running)),
 		cliCall("task cli-completed", 0, "transcript", showTask("task that has completed", stateCompleted, "cli-completed", task.Completed)),
 		cliCall("task "+unknown, failed, "NOT_FOUND", get("", state(stateReady), "/v1/tasks/"+unknown, nil).refused("task that is unknown", 404, missing)),

@@ -59,6 +59,12 @@ func cancel(name, given, id string, outcome task.State) exchange {
 	return e
 }
 
+func deleteTask(name, given, id string) exchange {
+	e := get(name, stateOf(given, id), "/v1/tasks/"+id, nil)
+	e.method, e.status, e.headers = http.MethodDelete, http.StatusNoContent, map[string]matchers.Matcher{"X-Correlation-Id": correlation}
+	return e
+}
+
 // follow streams a completed task.
 func follow(name, id string) exchange {
 	e := get(name, stateOf(stateCompleted, id), "/v1/tasks/"+id+"/stream", nil)

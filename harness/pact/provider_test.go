@@ -158,6 +158,12 @@ var states = map[string]seeding{
 	stateRunning: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 		return nil, o.running(ctx, id)
 	},
+	stateDeleted: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
+		if _, err := completed(ctx, o, id); err != nil {
+			return nil, err
+		}
+		return nil, o.client.Delete(ctx, id)
+	},
 	stateCanceled: func(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 		if err := o.running(ctx, id); err != nil {
 			return nil, err

@@ -165,6 +165,18 @@ func sdkTaskCalls() []call {
 		listed(listTasks("a list of the completed tasks", task.Completed, map[string]string{"state": "completed"}), gen.TaskStateCompleted, 0),
 		listed(listTasks("a list of one completed task", task.Completed, map[string]string{"state": "completed", "limit": "1"}), gen.TaskStateCompleted, 1),
 
+		sdkCall(deleteTask("a deletion of a completed task", stateCompleted, "sdk-delete"), func(t *testing.T, c *sdk.Client) {
+			require.NoError(t, c.Delete(t.Context(), "sdk-delete"))
+		}),
+		sdkRefused(deleteTask("", stateRunning, "sdk-delete-early").refused("a deletion of a running task", 409, refusal(task.Conflict, false)),
+			func(t *testing.T, c *sdk.Client) error { return c.Delete(t.Context(), "sdk-delete-early") }),
+		sdkRefused(deleteTask("", stateReady, unknown).in(state(stateReady)).refused("a deletion of an unknown task", 404, missing),
+			func(t *testing.T, c *sdk.Client) error { return c.Delete(t.Context(), unknown) }),
+		sdkRefused(get("", stateOf(stateDeleted, "sdk-gone"), "/v1/tasks/sdk-gone", nil).refused("a look at a deleted task", 410, refusal(task.Deleted, false)),
+			func(t *testing.T, c *sdk.Client) error {
+				_, err := c.Get(t.Context(), "sdk-gone")
+				return err
+			}),
 		ended(cancel("a cancel of a running task", stateRunning, "sdk-cancel", task.StateCanceled), "sdk-cancel", gen.OutcomeCanceled),
 		ended(cancel("a cancel of a completed task", stateCompleted, "sdk-late", task.Completed), "sdk-late", gen.OutcomeCompleted),
 		sdkRefused(cancel("", stateReady, unknown, "").in(state(stateReady)).refused("a cancel of an unknown task", 404, missing),

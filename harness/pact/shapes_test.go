@@ -32,6 +32,7 @@ const (
 	stateCompleted = "a task has completed"
 	stateRunning   = "a task runs"
 	stateCanceled  = "a task was canceled"
+	stateDeleted   = "a task was deleted"
 	stateFull      = "the queue of the pool slow is full"
 	stateUnready   = "no replica of the pool down is ready"
 	stateSpare     = "the pool spare is ready"
@@ -118,6 +119,7 @@ func status(taskID any, state task.State) object {
 		"priority": priority, "model_ref": like("haiku"), "queue_position": count, "predicted_start_ms": count,
 		"seed": matchers.Integer(seed), "determinism": determinism, "accepted_at": instant, "tokens_in": matchers.Integer(19),
 		"tokens_out": matchers.Integer(28), "replica_id": like("default-0"), "started_at": instant,
+		"actor": matchers.Regex("localhost", "^(localhost|self-test|token:[0-9a-f]{6})$"),
 	}
 	if !state.Final() {
 		return s
@@ -210,8 +212,8 @@ func capabilities() object {
 			"replicas_ready": matchers.Integer(1),
 		}, 1),
 		"limits": object{
-			"max_body_bytes": matchers.Integer(4194304), "max_prompt_chars": matchers.Integer(1048576), "max_messages": matchers.Integer(1024),
-			"max_inputs": matchers.Integer(1024), "max_stop": matchers.Integer(16), "max_seed": matchers.Integer(4294967294),
+			"max_body_bytes": matchers.Integer(4194304), "max_prompt_bytes": matchers.Integer(1048576), "max_messages": matchers.Integer(256),
+			"max_inputs": matchers.Integer(256), "max_stop": matchers.Integer(16), "max_seed": matchers.Integer(4294967294),
 			"max_deadline_ms": matchers.Integer(86400000),
 		},
 		"features": matchers.EachLike("stream_resume", 1), "gpus": like([]any{}),

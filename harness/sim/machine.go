@@ -74,7 +74,7 @@ type machine struct {
 	active   time.Duration
 	loads    int
 	evicted  int
-	cut      bool // the task that is ending was cancelled
+	cut      bool // the task that is ending was canceled
 	watch    bool // record the spans
 	spans    []Span
 	err      error

@@ -242,6 +242,8 @@ func (r *rig) Get(context.Context, string) (task.Record, bool, error) {
 }
 func (r *rig) List(context.Context, task.State, int) ([]task.Record, error) { return nil, nil }
 func (r *rig) NextSeq() (uint64, error)                                     { return 1, nil }
+func (r *rig) Delete(context.Context, string, time.Time) error              { return nil }
+
 func (r *rig) Finish(_ context.Context, record task.Record) error {
 	defer r.all.Done()
 	i, _ := strconv.Atoi(record.Task.ID)
@@ -268,6 +270,7 @@ func (l *realLease) Engine() engine.Engine      { return l.realReplica }
 func (l *realLease) Replica() scheduler.Replica { return scheduler.Replica{ID: l.id} }
 func (l *realLease) Lost() <-chan struct{}      { return nil }
 func (l *realLease) Others() int                { return 0 }
+func (*realLease) Intact(context.Context) error { return nil }
 func (l *realLease) KeepWarm()                  {}
 func (l *realLease) Replace(string)             {}
 func (l *realLease) Release() {

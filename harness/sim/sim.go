@@ -24,7 +24,7 @@ type Task struct {
 	Delay  time.Duration
 	Cancel time.Duration // after it came; 0: never
 
-	Came, Start, End time.Duration // Start is -1 if the task was cancelled while it waited
+	Came, Start, End time.Duration // Start is -1 if the task was canceled while it waited
 	card             int32
 	state            taskState
 	ticket           ticket
@@ -39,7 +39,7 @@ const (
 	ended
 )
 
-// Wait returns how long the task waited for its start, or false if it was cancelled before.
+// Wait returns how long the task waited for its start, or false if it was canceled before.
 func (t *Task) Wait() (time.Duration, bool) { return t.Start - t.Came, t.Start >= 0 }
 
 // Priority is the task's.

@@ -83,6 +83,7 @@ type App struct {
 	operator *control.Operator
 	// front
 	guard    *gate.Auth
+	gate     *gate.Gate
 	streams  *delivery.Streams
 	server   *http.Server
 	listener *port.Listener

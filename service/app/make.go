@@ -44,7 +44,7 @@ func (a *App) makeGuard() (err error) {
 	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return err
 	}
-	a.guard, err = gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback})
+	a.guard, err = gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback, Origins: c.CORS.Origins})
 	return err
 }
 
@@ -169,12 +169,13 @@ func (a *App) makeFlow() (err error) {
 		Metrics:  admission.NewMetrics(a.registry),
 		Narrator: observe.NewNarrator(log.Named("admission")),
 		Home:     a.sessions.Home,
+		Pays:     a.sessions.Pays,
 		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 		Rates: map[task.Priority]admission.Rate{
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
 		},
 	})
-	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule}
+	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule, Bundles: a.artifacts}
 	return nil
 }
 
@@ -205,20 +206,22 @@ func (a *App) makeFront() error {
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.selfTest), Control: a.operator,
 		Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
-		Streams: a.streams, Log: log, Version: a.o.Version, MaxBody: int64(c.Limits.BodyBytes),
+		Streams: a.streams, Log: log, Version: a.o.Version,
+		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
 	})
 	if err != nil {
 		return err
 	}
-	handler, err := gate.New(gate.Options{
+	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: map[string]gate.Front{"/": native}, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err
 	}
 	a.server = &http.Server{
-		Handler: handler, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
-		ErrorLog: zap.NewStdLog(log.Named("http")), ConnContext: port.Context,
+		Handler: a.gate, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute,
+		ErrorLog: zap.NewStdLog(log.Named("http")), ConnContext: port.Context, ConnState: port.State,
+		DisableGeneralOptionsHandler: true, // the gate answers `OPTIONS *` too
 	}
 	return nil
 }

@@ -67,5 +67,5 @@ pools:
 	require.NotContains(t, out.String(), `Hello"`)
 	r := a.selfTest.Result("only")
 	require.Equal(t, "passed", r.State, r.Detail)
-	require.Regexp(t, `^\d+ tokens decoded in \d+ ms, one cancelled at event \d+-[0-9a-f]{8}; metrics and log followed$`, r.Detail)
+	require.Regexp(t, `^\d+ tokens decoded in \d+ ms, one canceled at event \d+-[0-9a-f]{8}; metrics and log followed$`, r.Detail)
 }

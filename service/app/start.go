@@ -104,7 +104,7 @@ func (a *App) listen(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", addr, err)
 	}
-	a.listener = port.Bound(l, port.Options{HalfClose: true, Refused: func(from net.Addr) {
+	a.listener = port.Bound(l, port.Options{HalfClose: true, Refusal: a.gate.Unread, Refused: func(from net.Addr) {
 		a.log.Debug("a connection was refused: there are as many as may be", zap.Stringer("from", from))
 	}})
 	a.cleanup.push("close the port", func(context.Context) error {

@@ -16,6 +16,7 @@ type Config struct {
 	BindAddr        string                    `yaml:"bind_addr" jsonschema:"default=127.0.0.1:8080" jsonschema_description:"Address and port to listen on. LLORCH_BIND_ADDR overrides it. An address that other machines can reach needs an API token."`
 	DataDir         string                    `yaml:"data_dir" jsonschema:"default=~/.local/state/llama-orch,minLength=1" jsonschema_description:"Folder of the durable state. LLORCH_DATA_DIR overrides it. A relative path is relative to this file's folder."`
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
+	CORS            CORS                      `yaml:"cors" jsonschema_description:"Which web pages of other origins may read answers of the API."`
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
 	Rates           Rates                     `yaml:"rates" jsonschema_description:"How many tasks each API token may send, by priority. Beyond that a task is refused with 429."`
@@ -43,6 +44,11 @@ type Config struct {
 type Auth struct {
 	TokenEnv           string `yaml:"token_env" jsonschema:"default=LLORCH_API_TOKEN,pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"Name of the environment variable that holds the API token. The token itself is never in this file."`
 	OptionalOnLoopback bool   `yaml:"optional_on_loopback" jsonschema:"default=false" jsonschema_description:"Let callers on this machine in without a token."`
+}
+
+// CORS says which web pages may read answers (LO-829).
+type CORS struct {
+	Origins []string `yaml:"origins" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"Origins of these pages, each as SCHEME://HOST[:PORT], like http://homeassistant.local:8123. With auth.optional_on_loopback they need no token on this machine. [\"*\"] lets every page read, but each needs the token."`
 }
 
 // Log configures the log.

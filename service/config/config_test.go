@@ -106,6 +106,7 @@ func TestEverySettingIsRead(t *testing.T) {
 bind_addr: "[::1]:0"
 data_dir: state
 auth: {token_env: MY_TOKEN, optional_on_loopback: true}
+cors: {origins: ["http://HomeAssistant.local:8123", "https://page.lan:443", "capacitor://localhost"]}
 log: {level: debug}
 limits: {body_bytes: 2048, prompt_bytes: 1024, inputs: 8}
 rates: {batch: {per_second: 0.5, burst: 3}}
@@ -146,6 +147,7 @@ pools:
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{PerSecond: 0.5, Burst: 3}}, c.Rates)
 	require.Equal(t, config.Ledger{RetainAge: 720 * time.Hour, RetainBytes: 1 << 20}, c.Ledger)
 	require.Equal(t, config.Secret("correct-horse"), c.Token)
+	require.Equal(t, []string{"http://homeassistant.local:8123", "https://page.lan", "capacitor://localhost"}, c.CORS.Origins)
 	require.Equal(t, config.SamplerProfile{TopP: 1, MinP: 0.1, RepeatPenalty: 1.1}, c.Profile(c.Pools[0]))
 	require.Equal(t, 20, c.Profile(c.Pools[1]).TopK)
 	require.Equal(t, 0.8, c.Profile(c.Pools[1]).Temperature)

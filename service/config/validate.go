@@ -29,6 +29,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.bind(ps, env)
 	c.state(ps, env)
 	c.folders(ps)
+	c.cors(ps)
 	c.token(ps, env)
 	if c.Limits.PromptBytes > c.Limits.BodyBytes && c.Limits.BodyBytes > 0 {
 		ps.add(c.where.of("limits.prompt_bytes"), fmt.Sprintf("limits.prompt_bytes (%d) is over limits.body_bytes (%d)", c.Limits.PromptBytes, c.Limits.BodyBytes),

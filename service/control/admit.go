@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
@@ -51,8 +52,19 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 	return pools
 }
 
-// CanonicalRef returns the form in which a request's model_ref is compared with the refs of the pools.
-func (f candidates) CanonicalRef(ref string) string { return f.config().CanonicalRef(ref) }
+// CanonicalRef returns the form in which a request's model_ref is compared with the refs of the pools. The catalog's id of a model stands
+// for its ref, where no pool has that name itself (LO-844).
+func (f candidates) CanonicalRef(ref string) string {
+	now := f.config()
+	canonical := now.CanonicalRef(ref)
+	if slices.ContainsFunc(now.Pools, func(p config.Pool) bool { return p.Model.ID == ref || p.Model.Canonical == canonical }) {
+		return canonical
+	}
+	if m, err := f.shelf.Get(ref); err == nil {
+		return m.Ref
+	}
+	return canonical
+}
 
 func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {
 	engines := f.manager.Engines(poolID)

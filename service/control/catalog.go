@@ -120,16 +120,16 @@ func (s *Shelf) Use(ctx context.Context, ref, digest string, progress func(done,
 			return pool.Held{}, true, err
 		}
 	}
-	m, release, err := s.Catalog.Use(ctx, m.ID)
+	used, err := s.Catalog.Use(ctx, m.ID)
 	if err != nil {
 		return pool.Held{}, true, err
 	}
-	if digest != "" && !strings.EqualFold(digest, m.Digest) {
-		release()
+	if m = used.Model; digest != "" && !strings.EqualFold(digest, m.Digest) {
+		used.Release()
 		return pool.Held{}, true, task.Errorf(task.UntrustedArtifact, "the model %s has the digest %s in the catalog, and %s is expected: correct the digest, or delete the model",
 			m.ID, m.Digest, digest)
 	}
-	return pool.Held{Path: m.Path, Digest: m.Digest, Size: m.Size, Release: release}, true, nil
+	return pool.Held{Path: m.Path, Digest: m.Digest, Size: m.Size, Marks: used.Marks, Release: used.Release}, true, nil
 }
 
 // await returns once the model is no longer being fetched.

@@ -180,7 +180,7 @@ func (e *Engines) found(ctx context.Context, c config.Config) {
 
 // Missing says in one line what a plan needs that this machine lacks, and how to get it. It is empty where nothing is missing.
 func Missing(p provision.Plan) string {
-	if err := provision.Preflight(p); err != nil {
+	if err := provision.Lacks(p); err != nil {
 		return strings.TrimSpace(err.Error())
 	}
 	return ""

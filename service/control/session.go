@@ -69,6 +69,9 @@ func (s *Sessions) Admit(t *task.Task) error {
 	return nil
 }
 
+// Pays reports whether a budget may pay for a task.
+func (s *Sessions) Pays(r task.Request) bool { return s.budgets.Pays(&r) }
+
 // Withdraw implements scheduler.Sessions.
 func (s *Sessions) Withdraw(t task.Task) {
 	s.budgets.Release(t.ID)

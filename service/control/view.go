@@ -21,6 +21,30 @@ import (
 type Tasks struct {
 	*admission.Desk
 	*scheduler.Scheduler
+	Bundles Bundles
+}
+
+// Bundles are the proof bundles that were stored beside the ledger.
+type Bundles interface {
+	// ForgetBundles removes those of a task, and reports whether there were any.
+	ForgetBundles(ctx context.Context, taskID string) (found bool, err error)
+}
+
+// Delete implements api.Tasks. It also removes the proof bundle of a task that the ledger has forgotten already.
+func (t Tasks) Delete(ctx context.Context, id, actor string) error {
+	err := t.Scheduler.Delete(ctx, id, actor)
+	if err != nil && !task.HasCode(err, task.NotFound) {
+		return err
+	}
+	found, failed := t.Bundles.ForgetBundles(ctx, id)
+	switch {
+	case failed != nil:
+		return task.Errorf(task.LedgerUnavailable, "the proof bundle of task %.128q could not be removed: delete the task again; the orchestrator's log has the cause", id).
+			Retry(time.Second).Because(failed)
+	case found:
+		return nil
+	}
+	return err
 }
 
 // Subscribe implements api.Tasks.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -36,8 +37,8 @@ type Job struct {
 }
 
 // Narrator writes one log line for each of the five events of a task's way that have one (ORCH-3300), with a sentence for
-// people in `human`. The sentence is made of facts, never of ids, prompts or secrets. Where the log's level keeps a line out, its
-// sentence is not made at all.
+// people in `human`. The sentence is made of facts, never of ids, prompts or secrets. The field `task` tells the lines of tasks apart that
+// run at the same time (LO-846). Where the log's level keeps a line out, its sentence is not made at all.
 type Narrator struct{ log *zap.Logger }
 
 // NewNarrator makes a narrator that writes to log.
@@ -92,19 +93,19 @@ func (n *Narrator) StreamEnded(j Job, code task.Code) {
 	}
 }
 
-// Canceled says that a client cancelled a task. While is the state that the task was in.
+// Canceled says that a client canceled a task. While is the state that the task was in.
 func (n *Narrator) Canceled(j Job, while task.State) {
 	if line := n.log.Check(zap.InfoLevel, "cancel"); line != nil {
 		how := "waiting; nothing had been decoded."
 		if while == task.Running {
 			how = "running, after " + count(j.TokensOut, "token") + "."
 		}
-		say(line, "cancel", &j, "Cancelled "+j.kind()+" in "+j.pool()+" while it was "+how, zap.String("while", string(while)))
+		say(line, "cancel", &j, "Canceled "+j.kind()+" in "+j.pool()+" while it was "+how, zap.String("while", string(while)))
 	}
 }
 
 // lineFields is how many fields a narrated line has at most.
-const lineFields = 18
+const lineFields = 19
 
 // lines keeps the slices of fields, so that the next line can use them again.
 var lines = sync.Pool{New: func() any {
@@ -126,6 +127,7 @@ func say(line *zapcore.CheckedEntry, action string, j *Job, human string, more .
 		zap.String("actor", actor),
 		zap.String("action", action),
 		zap.String("target", "pool:"+j.PoolID),
+		zap.String("task", shortID(j.ID)),
 		zap.String("human", human))
 	fields = append(j.appendFields(fields), more...)
 	line.Write(fields...)
@@ -183,8 +185,42 @@ func (j *Job) pool() string {
 	return "its pool"
 }
 
-// kind says what sort of task it is: "an interactive completion with haiku".
-func (j *Job) kind() string {
+// The bounds of a short id.
+const (
+	uuidLength  = 36
+	uuidDigits  = 8  // that are shown of a UUID: two tasks of one hour hardly share them
+	longestID   = 24 // of an id that a client chose, as it is
+	idBeginning = 8  // that is shown of a longer one, before its end: such ids often differ in their last characters alone
+)
+
+// shortID is a task's id as a person would tell it from the few others of the hour. The whole id is job_id.
+func shortID(id string) string {
+	switch {
+	case len(id) == uuidLength && strings.Count(id, "-") == 4 && isHex(id[0]):
+		return id[:uuidDigits]
+	case len(id) <= longestID:
+		return id
+	}
+	return id[:idBeginning] + "…" + id[len(id)-(longestID-idBeginning-1):]
+}
+
+// sender says who sent the task, in words. There is one token, so that its digits would tell nothing more.
+func (j *Job) sender() string {
+	switch {
+	case j.Actor == "localhost":
+		return ", sent from this machine,"
+	case strings.HasPrefix(j.Actor, "token:"):
+		return ", sent with the token,"
+	case j.Actor == "self-test":
+		return ", sent by the self-test,"
+	}
+	return ""
+}
+
+// kind says what sort of task it is, and whose: "an interactive completion with haiku, sent from this machine,".
+func (j *Job) kind() string { return j.work() + j.sender() }
+
+func (j *Job) work() string {
 	what := "a task"
 	switch batch := j.Priority == task.Batch; j.Workload {
 	case task.Completion:
@@ -259,6 +295,7 @@ var reasons = map[task.Code]string{
 	task.ModelNotFound:     "no pool serves that model",
 	task.Conflict:          "another task has that id already",
 	task.ModelDeprecated:   "that model was retired",
+	task.Deleted:           "it was deleted",
 	task.TooLarge:          "it was too large",
 	task.AdmissionReject:   "the queue was full",
 	task.QueueFullDropLRU:  "the queue was full and it gave way to a newer task",
@@ -273,7 +310,7 @@ var reasons = map[task.Code]string{
 	task.LedgerUnavailable: "it could not be recorded on disk",
 	task.DecodeTimeout:     "it took longer than its time limit",
 	task.WorkerReset:       "the worker it ran on was lost",
-	task.Canceled:          "it was cancelled",
+	task.Canceled:          "it was canceled",
 }
 
 func because(code task.Code) string {

@@ -40,7 +40,7 @@ func TestNarratedLinesCarryTheRequiredFields(t *testing.T) {
 	for _, line := range lines {
 		for _, field := range []string{
 			"job_id", "session_id", "engine", "engine_version", "pool_id", "replica_id", "queue_position", "predicted_start_ms", "tokens_in",
-			"tokens_out", "decode_time_ms", "correlation_id", "actor", "action", "target", "human",
+			"tokens_out", "decode_time_ms", "correlation_id", "actor", "action", "target", "task", "human",
 		} {
 			require.Contains(t, line, field, line["msg"])
 			require.NotEmpty(t, line[field])
@@ -52,18 +52,18 @@ func TestNarratedLinesCarryTheRequiredFields(t *testing.T) {
 	}
 }
 
-// ORCH-3300
+// ORCH-3300, LO-846
 func TestNarrationReadsLikeSentences(t *testing.T) {
 	lines, _ := logged(t, observe.Options{}, func(log *zap.Logger) { tellAll(observe.NewNarrator(log), aJob) })
 	want := [][2]string{
-		{"admission", "Accepted an interactive completion with haiku for pool 'default'; 2 tasks are ahead of it, and it should start in 1.5 seconds."},
-		{"admission", "Refused an interactive completion with haiku for pool 'default': the queue was full."},
-		{"placement", "Gave an interactive completion with haiku to a replica of pool 'default' after 2.0 seconds in the queue; 2 replicas could have taken it."},
-		{"stream_start", "The first output of an interactive completion with haiku in pool 'default' came 2.1 seconds after it was accepted."},
-		{"stream_end", "Finished an interactive completion with haiku in pool 'default': 17 tokens in, 1,234 tokens out, decoded in 420 milliseconds."},
-		{"stream_end", "Ended an interactive completion with haiku in pool 'default' after 1,234 tokens: the worker it ran on was lost."},
-		{"cancel", "Cancelled an interactive completion with haiku in pool 'default' while it was waiting; nothing had been decoded."},
-		{"cancel", "Cancelled an interactive completion with haiku in pool 'default' while it was running, after 1,234 tokens."},
+		{"admission", "Accepted an interactive completion with haiku, sent with the token, for pool 'default'; 2 tasks are ahead of it, and it should start in 1.5 seconds."},
+		{"admission", "Refused an interactive completion with haiku, sent with the token, for pool 'default': the queue was full."},
+		{"placement", "Gave an interactive completion with haiku, sent with the token, to a replica of pool 'default' after 2.0 seconds in the queue; 2 replicas could have taken it."},
+		{"stream_start", "The first output of an interactive completion with haiku, sent with the token, in pool 'default' came 2.1 seconds after it was accepted."},
+		{"stream_end", "Finished an interactive completion with haiku, sent with the token, in pool 'default': 17 tokens in, 1,234 tokens out, decoded in 420 milliseconds."},
+		{"stream_end", "Ended an interactive completion with haiku, sent with the token, in pool 'default' after 1,234 tokens: the worker it ran on was lost."},
+		{"cancel", "Canceled an interactive completion with haiku, sent with the token, in pool 'default' while it was waiting; nothing had been decoded."},
+		{"cancel", "Canceled an interactive completion with haiku, sent with the token, in pool 'default' while it was running, after 1,234 tokens."},
 	}
 	for i, line := range lines {
 		got := [2]string{line["msg"].(string), line["human"].(string)}
@@ -78,11 +78,43 @@ func TestNobodyAskedIsTheOrchestrator(t *testing.T) {
 	require.Equal(t, "Ended a task in its pool after 0 tokens: the orchestrator was shutting down.", lines[0]["human"])
 }
 
+// Two tasks that run at the same time are told apart by their lines, and so are those who sent them.
+//
+// LO-846
+func TestANarratedLineNamesItsTask(t *testing.T) {
+	for id, want := range map[string]string{
+		aJob.ID:                         "0b4e7a52",
+		"rain-1":                        "rain-1",
+		"a-task-of-the-night-0001":      "a-task-of-the-night-0001",
+		"benchmark-of-the-morning-0001": "benchmar…he-morning-0001",
+		"benchmark-of-the-morning-0002": "benchmar…he-morning-0002",
+		"":                              "",
+	} {
+		j := aJob
+		j.ID = id
+		lines, _ := logged(t, observe.Options{}, func(log *zap.Logger) { tellAll(observe.NewNarrator(log), j) })
+		for _, line := range lines {
+			require.Equal(t, want, line["task"])
+		}
+	}
+	for actor, want := range map[string]string{
+		"localhost":    "Canceled an interactive completion with haiku, sent from this machine, in pool",
+		"token:a1b2c3": "Canceled an interactive completion with haiku, sent with the token, in pool",
+		"self-test":    "Canceled an interactive completion with haiku, sent by the self-test, in pool",
+		"":             "Canceled an interactive completion with haiku in pool",
+	} {
+		j := aJob
+		j.Actor = actor
+		lines, _ := logged(t, observe.Options{}, func(log *zap.Logger) { observe.NewNarrator(log).Canceled(j, task.Queued) })
+		require.Contains(t, lines[0]["human"], want)
+	}
+}
+
 // ORCH-3300
 func TestEveryCodeHasAReason(t *testing.T) {
 	for _, code := range task.Codes() {
 		switch code {
-		case task.MissingToken, task.BadToken, task.NotFound, task.MethodNotAllowed:
+		case task.MissingToken, task.BadToken, task.NotFound, task.MethodNotAllowed, task.UnsupportedMedia:
 			continue // no task exists yet when these are answered
 		}
 		lines, _ := logged(t, observe.Options{}, func(log *zap.Logger) { observe.NewNarrator(log).StreamEnded(aJob, code) })

@@ -30,6 +30,9 @@ type conn struct {
 	from  netip.Addr
 	waits *list.Element // in the listener's list; nil: it doesn't wait; held with the listener's mu
 
+	handled atomic.Bool // a handler answers the request that was read last
+	refused atomic.Bool // net/http has refused what it read, and ends the connection
+
 	early  atomic.Bool // the server has said its last, and the client may still be sending
 	closed atomic.Bool
 }
@@ -48,6 +51,20 @@ func (c *conn) Read(b []byte) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// Write is net.Conn's. What net/http writes while no handler answers is a refusal of its own: of something that is no request that it
+// can read.
+func (c *conn) Write(b []byte) (int, error) {
+	if c.l.o.Refusal == nil || c.handled.Load() {
+		return c.TCPConn.Write(b)
+	}
+	if !c.refused.Swap(true) {
+		if _, err := c.TCPConn.Write(c.l.o.Refusal(b)); err != nil {
+			return 0, err
+		}
+	}
+	return len(b), nil
 }
 
 // Gone waits until a client that has closed its side takes no more bytes. It fails when the connection is closed or its deadline

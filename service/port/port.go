@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"sync"
 	"syscall"
@@ -26,6 +27,9 @@ type Options struct {
 	HalfClose bool
 	// Refused is called for each connection that was closed because there is no room; nil: by nobody.
 	Refused func(from net.Addr)
+	// Refusal words what net/http refuses by itself, before a handler is called, in place of net/http's own response. The server's
+	// ConnState has to be State, and its handlers have to call Begun. Nil: net/http's own words.
+	Refusal func(said []byte) []byte
 	// Linger is how long a connection takes in what its client still sends behind an answer that came early. Default 10 s.
 	Linger time.Duration
 }
@@ -165,6 +169,23 @@ func Context(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, key{}, own)
 	}
 	return ctx
+}
+
+// State is for http.Server's ConnState: between two requests no handler answers.
+func State(c net.Conn, s http.ConnState) {
+	if s != http.StateNew && s != http.StateIdle {
+		return
+	}
+	if own := of(c); own != nil {
+		own.handled.Store(false)
+	}
+}
+
+// Begun says that a handler answers a request.
+func Begun(ctx context.Context) {
+	if c, ok := ctx.Value(key{}).(*conn); ok {
+		c.handled.Store(true)
+	}
 }
 
 // Served says that a request was let in, and that its connection no longer waits.

@@ -155,3 +155,69 @@ func TestANetworkOfIPv6CountsAsOne(t *testing.T) {
 	require.NotEqual(t, network(netip.MustParseAddr("2001:db8::1")), network(netip.MustParseAddr("2001:db8:0:1::1")))
 	require.GreaterOrEqual(t, Room(), 4)
 }
+
+// What net/http refuses before a handler is called is worded by the port's owner; what a handler says is left alone, also behind a
+// refusal's like, and on every request of a connection.
+//
+// LO-819
+func TestNetHTTPsOwnRefusalsAreWorded(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	server := &http.Server{
+		ConnContext: Context, ConnState: State, ReadHeaderTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			Begun(r.Context())
+			if r.URL.Path == "/400" {
+				w.WriteHeader(http.StatusBadRequest)
+			}
+			_, _ = io.Copy(w, r.Body)
+			_, _ = io.WriteString(w, "handled "+r.URL.Path+"\n")
+		}),
+	}
+	bound := Bound(listener, Options{Linger: time.Millisecond, Refusal: func(said []byte) []byte {
+		line, _, _ := strings.Cut(string(said), "\r\n")
+		return []byte("OWN WORDS for " + line + "\n")
+	}})
+	served := make(chan error)
+	go func() { served <- server.Serve(bound) }() // joined below
+	t.Cleanup(func() {
+		_ = server.Close()
+		bound.Drop()
+		require.ErrorIs(t, <-served, http.ErrServerClosed)
+	})
+	const head = " HTTP/1.1\r\nHost: localhost\r\n"
+	for name, c := range map[string]struct{ text, says string }{
+		"nonsense":              {"nonsense\r\n\r\n", "400"},
+		"TLS":                   {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", "400"},
+		"a bad path":            {"GET /%zz" + head + "\r\n", "400"},
+		"no host":               {"GET / HTTP/1.1\r\n\r\n", "400"},
+		"two hosts":             {"GET /" + head + "Host: other\r\n\r\n", "400"},
+		"a bad host":            {"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", "400"},
+		"a bad header":          {"GET /" + head + "a b: c\r\n\r\n", "400"},
+		"a folded first line":   {"GET / HTTP/1.1\r\n Host: localhost\r\n\r\n", "400"},
+		"a length that is none": {"POST /" + head + "Content-Length: many\r\n\r\n", "400"},
+		"two lengths":           {"POST /" + head + "Content-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "400"},
+		"another coding":        {"POST /" + head + "Transfer-Encoding: gzip\r\n\r\n", "501"},
+		"another version":       {"GET / HTTP/3.0\r\nHost: localhost\r\n\r\n", "505"},
+		"an expectation":        {"POST /" + head + "Expect: wonders\r\nContent-Length: 1\r\n\r\nx", "417"},
+		"a large head":          {"GET /" + head + "X: " + strings.Repeat("x", 32<<10) + "\r\n\r\n", "431"},
+	} {
+		for prefix, before := range map[string]string{"": "", "GET /first" + head + "\r\nGET /400" + head + "\r\n": "handled"} {
+			answer, err := io.ReadAll(dial(t, listener.Addr().String(), prefix+c.text))
+			if err != nil { // it may come while the client still sends
+				require.ErrorIs(t, err, syscall.ECONNRESET, name)
+			}
+			at := strings.Index(string(answer), "OWN WORDS for HTTP/1.1 "+c.says)
+			require.GreaterOrEqual(t, at, 0, "%s: %q", name, answer)
+			require.Equal(t, before != "", strings.Contains(string(answer[:at]), "handled /first\n"), name)
+			require.Equal(t, 1, strings.Count(string(answer), "OWN WORDS"), name)
+			require.NotContains(t, string(answer[at:]), "Content-Type", name)
+		}
+	}
+	answer, err := io.ReadAll(dial(t, listener.Addr().String(),
+		"POST /400"+head+"Expect: 100-continue\r\nContent-Length: 3\r\n\r\nabc"+"GET /last"+head+"Connection: close\r\n\r\n"))
+	require.NoError(t, err)
+	require.NotContains(t, string(answer), "OWN WORDS")
+	require.Contains(t, string(answer), "abchandled /400\n")
+	require.Contains(t, string(answer), "handled /last\n")
+}

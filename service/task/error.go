@@ -25,7 +25,9 @@ const (
 	MethodNotAllowed  Code = "METHOD_NOT_ALLOWED"
 	Conflict          Code = "CONFLICT"
 	ModelDeprecated   Code = "MODEL_DEPRECATED"
+	Deleted           Code = "DELETED"
 	TooLarge          Code = "TOO_LARGE"
+	UnsupportedMedia  Code = "UNSUPPORTED_MEDIA_TYPE"
 	AdmissionReject   Code = "ADMISSION_REJECT"
 	QueueFullDropLRU  Code = "QUEUE_FULL_DROP_LRU"
 	RateLimited       Code = "RATE_LIMITED"
@@ -46,7 +48,7 @@ const (
 func Codes() []Code {
 	return []Code{
 		InvalidParams, DeadlineUnmet, MissingToken, BadToken, UntrustedArtifact, PolicyDenied, NotFound, ModelNotFound,
-		MethodNotAllowed, Conflict, ModelDeprecated, TooLarge, AdmissionReject, QueueFullDropLRU, RateLimited,
+		MethodNotAllowed, Conflict, ModelDeprecated, Deleted, TooLarge, UnsupportedMedia, AdmissionReject, QueueFullDropLRU, RateLimited,
 		BudgetExceeded, Internal, NotImplemented, PoolUnready, PoolUnavailable, ReplicaExhausted, ShuttingDown,
 		LedgerUnavailable, DecodeTimeout, WorkerReset, Canceled,
 	}

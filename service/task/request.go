@@ -118,5 +118,5 @@ type Request struct {
 	OutputMode     string
 	BodySHA256     [32]byte // of the JSON as sent, compacted; a repeated task_id must have the same (LO-101)
 	CorrelationID  string
-	Actor          string // who asked: `localhost` or `token:<6 hex>` (AUTH-1007)
+	Actor          string // who asked: `localhost`, `token:<6 hex>` (AUTH-1007) or `self-test`
 }

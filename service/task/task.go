@@ -34,7 +34,7 @@ type Task struct {
 	EngineVersion  string
 	ModelID        string // the name under which the pool serves it
 	Prompt         string // after templating
-	PromptTokens   int    // exact, as counted by the engine; 0 if nobody could count them
+	PromptTokens   int    // exact, as counted by the engine; 0 if nobody has counted them
 	Seed           uint32
 	Sampling       Sampling
 	Determinism    Determinism // Strict or BestEffort
@@ -201,8 +201,37 @@ type Record struct {
 	Err         *Error     // set when failed or canceled
 	SealedAt    string     // the last event before the terminal one, once final
 	LastEventID string
-	Proof       Proof   // set by the ledger, once final
-	Charge      *Charge // to be recorded with a final state; nil: it costs nothing
+	Proof       Proof     // set by the ledger, once final
+	Charge      *Charge   // to be recorded with a final state; nil: it costs nothing
+	Deleted     *Deletion // nil: it was not
+}
+
+// Deletion is what a deleted task's record says of it, besides its outcome (LO-832).
+type Deletion struct {
+	At                  time.Time
+	TokensIn, TokensOut int
+}
+
+// Erased is what stays of the record when the task is deleted: that it existed, how it ended and when, its counts, and whose it was. Nothing of
+// it tells what was asked and answered, not by a digest either.
+func (r Record) Erased(at time.Time) Record {
+	s, t := r.Status(), r.Task
+	out := Record{
+		Task: Task{
+			ID: t.ID, Seq: t.Seq, PoolID: t.PoolID, Engine: t.Engine, Seed: t.Seed, Determinism: t.Determinism, AcceptedAt: t.AcceptedAt,
+			PredictedStart: t.PredictedStart,
+			Request: Request{
+				ModelRef: t.Request.ModelRef, Workload: t.Request.Workload, SessionID: t.Request.SessionID, Priority: t.Request.Priority, Actor: t.Request.Actor,
+			},
+		},
+		State: r.State, ReplicaID: r.ReplicaID, StartedAt: r.StartedAt, FinishedAt: r.FinishedAt,
+		Deleted: &Deletion{At: at.UTC().Truncate(time.Millisecond), TokensIn: s.TokensIn, TokensOut: s.TokensOut},
+	}
+	if r.Err != nil {
+		out.Err = Errorf(r.Err.Code, "the task ended with this error; what it said was deleted with the task")
+		out.Err.Retriable, out.Err.Engine, out.Err.PoolID = r.Err.Retriable, r.Err.Engine, r.Err.PoolID
+	}
+	return out
 }
 
 // Status returns the record as a client sees it. The caller fills in the figures that change while a task waits.
@@ -212,10 +241,13 @@ func (r Record) Status() Status {
 		Priority: r.Task.Request.Priority, ModelRef: r.Task.Request.ModelRef, ReplicaID: r.ReplicaID,
 		PredictedStart: r.Task.PredictedStart, Seed: r.Task.Seed, Determinism: r.Task.Determinism, AcceptedAt: r.Task.AcceptedAt,
 		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
-		LastEventID: r.LastEventID, End: r.End, Err: r.Err,
+		LastEventID: r.LastEventID, End: r.End, Err: r.Err, Actor: r.Task.Request.Actor,
 	}
 	if r.End != nil {
 		s.TokensIn, s.TokensOut = r.End.TokensIn, r.End.TokensOut
+	}
+	if d := r.Deleted; d != nil {
+		s.DeletedAt, s.TokensIn, s.TokensOut = d.At, d.TokensIn, d.TokensOut
 	}
 	return s
 }
@@ -238,6 +270,7 @@ type Status struct {
 	Workload       Workload
 	Priority       Priority
 	ModelRef       string
+	Actor          string // as in Request
 	ReplicaID      string // empty until dispatched
 	QueuePosition  int    // tasks ahead now; 0 once dispatched
 	PredictedStart time.Duration
@@ -246,6 +279,7 @@ type Status struct {
 	AcceptedAt     time.Time
 	StartedAt      time.Time // zero until dispatched
 	FinishedAt     time.Time // zero until final
+	DeletedAt      time.Time // zero unless it was deleted
 	TokensIn       int
 	TokensOut      int
 	LastEventID    string

@@ -148,11 +148,11 @@ var table = []action{
 	}},
 	{"a full queue refuses", refusal("ADMISSION_REJECT", "held", nil,
 		by(1, `tasks_rejected_total{engine="llamacpp",reason="admission_reject"}`), by(1, `admission_backpressure_events_total{engine="llamacpp",policy="reject"}`))},
-	{"a queued task is cancelled", func(t *testing.T, b *bench) []metrics.Move {
+	{"a queued task is canceled", func(t *testing.T, b *bench) []metrics.Move {
 		b.cancel(t, "waiting")
 		return both(ended("held", "", "client", "canceled"), []metrics.Move{is(0, `queue_depth{pool_id="held"}`)})
 	}},
-	{"a running task is cancelled", func(t *testing.T, b *bench) []metrics.Move {
+	{"a running task is canceled", func(t *testing.T, b *bench) []metrics.Move {
 		s := b.follow(t, "running")
 		b.held.Release(3)
 		read(t, s, 3)

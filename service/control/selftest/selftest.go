@@ -253,8 +253,8 @@ func (t *Tests) examine(ctx context.Context, p config.Pool) (api.SelfTestView, e
 			if err != nil {
 				return fmt.Errorf("one cancel: %w", err)
 			}
-			ids, done = append(ids, canceled.TaskID), "decoded and cancelled"
-			did = append(did, fmt.Sprintf("one cancelled at event %s", canceled.LastEventID))
+			ids, done = append(ids, canceled.TaskID), "decoded and canceled"
+			did = append(did, fmt.Sprintf("one canceled at event %s", canceled.LastEventID))
 			return nil
 		},
 		"metrics": func() error {
@@ -271,7 +271,7 @@ func (t *Tests) examine(ctx context.Context, p config.Pool) (api.SelfTestView, e
 			return nil
 		},
 	}
-	if p.Workload != task.Completion { // an answer that comes whole cannot be cancelled half-way
+	if p.Workload != task.Completion { // an answer that comes whole cannot be canceled half-way
 		delete(take, "cancel")
 	}
 	v := unmade("skipped", "")

@@ -148,7 +148,7 @@ func TestTheTableShowsEveryPool(t *testing.T) {
 		table := strings.Split(shown.String(), "\n")
 		require.Len(t, table, 7, "an empty line before and one behind")
 		require.Regexp(t, `^SELF-TEST +MODEL +PRELOAD +DECODE +CANCEL +METRICS +LOG +RESULT$`, table[1])
-		require.Regexp(t, `^good +m-good +passed +passed +passed +passed +passed +passed: 1 tokens decoded in \d+ ms, one cancelled at event 1-0{8}; metrics and log followed$`, table[2])
+		require.Regexp(t, `^good +m-good +passed +passed +passed +passed +passed +passed: 1 tokens decoded in \d+ ms, one canceled at event 1-0{8}; metrics and log followed$`, table[2])
 		require.Regexp(t, `^good-embeds +m-good-embeds +passed +passed +skipped +passed +passed +passed: one embedding answered`, table[3])
 		require.Regexp(t, `^later +m-later( +skipped){5} +skipped: the pool is loaded when a task needs it$`, table[4])
 		require.Equal(t, "passed", tests.Result("good").State)
@@ -188,8 +188,8 @@ func TestTheStepsBehindAFailureAreSkipped(t *testing.T) {
 		states []string
 	}{
 		{func(f *flow) { f.refuse = task.Errorf(task.ShuttingDown, "no more") }, "one task: SHUTTING_DOWN: no more", []string{"passed", "failed", "skipped", "skipped", "skipped"}},
-		{func(f *flow) { f.uncount = true }, "2 tasks were decoded and cancelled, and llorch_tasks_finished_total moved by 0", []string{"passed", "passed", "passed", "failed", "skipped"}},
-		{func(f *flow) { f.silent = true }, `the log has no line "admission" of a task that was decoded and cancelled`, []string{"passed", "passed", "passed", "passed", "failed"}},
+		{func(f *flow) { f.uncount = true }, "2 tasks were decoded and canceled, and llorch_tasks_finished_total moved by 0", []string{"passed", "passed", "passed", "failed", "skipped"}},
+		{func(f *flow) { f.silent = true }, `the log has no line "admission" of a task that was decoded and canceled`, []string{"passed", "passed", "passed", "passed", "failed"}},
 	} {
 		tests, f, _ := tested(pool("good"))
 		c.breaks(f)

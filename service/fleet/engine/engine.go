@@ -39,7 +39,7 @@ type Job struct {
 	Prompt   string // after templating
 	// Messages are the turns of a chat. Only a Chatter takes them, and makes the prompt itself. Empty if there is a prompt.
 	Messages     []task.Message
-	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself
+	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
 	Inputs       []string
 	Seed         uint32
 	Sampling     task.Sampling

@@ -15,10 +15,10 @@ type breaker struct {
 	recent   []time.Time
 }
 
-// fail counts a failure, and reports whether there were too many. A refusal does not count, because another try costs nothing; nor does
-// the end of a drain, which is no failure, nor what this process itself lacks.
+// fail counts a failure, and reports whether there were too many. A refusal does not count, because another try costs nothing; nor do
+// the end of a drain and a change of files, which are no failures, and what this process itself lacks.
 func (b *breaker) fail(why reason, now time.Time) bool {
-	if why == refused || why == drained || why == ownShortage {
+	if why == refused || why == drained || why == filesChanged || why == ownShortage {
 		return false
 	}
 	kept := b.recent[:0]

@@ -3,11 +3,13 @@
 package pool
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"syscall"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -25,6 +27,8 @@ const (
 	replaced    reason = "replaced"     // somebody called Lease.Replace
 	ownShortage reason = "own_shortage" // this process has no descriptors or memory left for the worker, whose fault it is not (LO-839)
 	drained     reason = "drained"      // the deadline of a drain or reload passed while it had tasks
+	// filesChanged: somebody wrote to the files that it was loaded from, or put others in their place
+	filesChanged reason = "files_changed"
 
 	oomVRAM        = reason(engine.OutOfVRAM)
 	oomHost        = reason(engine.OutOfHost)
@@ -37,7 +41,7 @@ const (
 // Reasons lists the values of the label `reason` of llorch_worker_restarts_total, for the test that compares them with the contract.
 func Reasons() []string {
 	return []string{
-		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(ownShortage),
+		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(filesChanged), string(ownShortage),
 		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
 	}
 }
@@ -80,6 +84,24 @@ func asLoss(err error, why reason) *loss {
 		l.detail = "the orchestrator itself has no more file descriptors, memory or ports: raise its limits (`ulimit -n`, or LimitNOFILE= of its unit), or end what else takes them"
 	}
 	return l
+}
+
+// stranger is the loss of a replica at whose address another program answers; nil: that is not the matter. Somebody has to correct the
+// address, or what runs there.
+func stranger(err error, why reason) *loss {
+	s, ok := errors.AsType[*httpsse.StrangerError](err)
+	if !ok {
+		return nil
+	}
+	return &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+}
+
+// engineSaid is what happened to an engine. The adapter's message about it is for the client of a task, and says what that one is to do.
+func engineSaid(err error) error {
+	if e, ok := errors.AsType[*task.Error](err); ok && e.Code == task.WorkerReset && e.Err != nil {
+		return e.Err
+	}
+	return err
 }
 
 // evidence is what a worker left behind.
@@ -155,7 +177,7 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
-	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, ownShortage: // the loss itself says it
+	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, filesChanged, ownShortage: // the loss itself says it
 	}
 	return ""
 }
@@ -166,6 +188,9 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	case loadFailed, probeFailed, exited, unhealthy:
 	default: // this program ended it
 		return why
+	}
+	if changed := w.look(context.Background()); changed != nil { // a file that is cut short ends the worker that has it mapped
+		return changed
 	}
 	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0}
 	if w.claim.cards != nil {

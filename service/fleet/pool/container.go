@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/service/gguf"
 )
 
 func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, ready Prepared) (*plan, error) {
@@ -14,6 +16,10 @@ func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, rea
 	exe, err := exec.LookPath(c.Argv[0])
 	if err != nil {
 		return nil, fixable("there is no such program to run containers with: install it, or correct `provisioning.runtime`", c.Argv[0], err)
+	}
+	parts, err := gguf.Parts(spec.ModelPath)
+	if err != nil {
+		return nil, err
 	}
 	if strings.ContainsAny(spec.ModelPath, ",\"\n") {
 		return nil, fixable("the model's path holds a comma, a quote or a line feed, and cannot be mounted: give the file another name", spec.ModelPath, nil)
@@ -23,11 +29,11 @@ func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, rea
 	if err != nil {
 		return nil, err
 	}
-	named := c.Named(r.m.launcher.ContainerName(r.id), port, spec.ModelPath)
+	run := c.Named(r.m.launcher.ContainerName(r.id), port, parts)
 	told := spec.worker()
-	told.Threads, told.Model, told.Host, told.Port, told.Scratch = facts.Threads, c.Model, "0.0.0.0", strconv.Itoa(c.Port), "/tmp"
+	told.Threads, told.Model, told.Host, told.Port, told.Scratch = facts.Threads, run.Model, "0.0.0.0", strconv.Itoa(c.Port), "/tmp"
 	p := newPlan(exe, facts, r.kind.Start.Command(told))
-	p.address, p.container, p.image = address, &named, ready.Path
+	p.address, p.container, p.image = address, &run, ready.Path
 	return p, nil
 }
 

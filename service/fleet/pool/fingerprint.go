@@ -20,14 +20,15 @@ type Facts struct {
 	Engine       string   `json:"engine"`
 	Build        string   `json:"build"`         // as the engine says
 	System       string   `json:"system"`        // what the engine says of the processor it runs on
-	EngineDigest string   `json:"engine_digest"` // of the program, or of the engine's libraries
+	EngineDigest string   `json:"engine_digest"` // of the program and the libraries that its process has loaded (LO-809), or of the container's image
 	ModelDigest  string   `json:"model_digest"`
 	Device       string   `json:"device"` // class of hardware
 	Threads      int      `json:"threads"`
 	Ctx          int      `json:"ctx"`
 	Slots        int      `json:"slots"`
-	Batch        int      `json:"batch"` // 0: the engine's own
-	Flags        []string `json:"flags"` // what else the engine was told, in order
+	Batch        int      `json:"batch"`           // 0: the engine's own
+	Flags        []string `json:"flags"`           // what else the engine was told, in order
+	Files        []string `json:"files,omitempty"` // the digests of the files that the flags name, in order
 	// Of an engine that was prepared: what it was built from, and with which flags.
 	BuildRef   string   `json:"build_ref,omitempty"`
 	BuildFlags []string `json:"build_flags,omitempty"`

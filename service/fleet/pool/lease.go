@@ -17,8 +17,8 @@ type Lease struct {
 	info Info
 }
 
-// Lease takes a slot of a ready replica. It fails with POOL_UNREADY where the replica is not ready, and with
-// REPLICA_EXHAUSTED where no slot is free; both are retriable (ORCH-3010).
+// Lease takes a slot of a ready replica. It fails with POOL_UNREADY where the replica is not ready, or its files have changed
+// (LO-808), and with REPLICA_EXHAUSTED where no slot is free; both are retriable (ORCH-3010).
 func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	r := m.layout.Load().replicas[replicaID]
 	if r == nil {
@@ -30,7 +30,10 @@ func (m *Manager) Lease(replicaID string) (*Lease, error) {
 	}
 	l := &Lease{r: r, w: w}
 	l.info = r.info()
-	if w.ctx.Err() != nil { // the worker has died, so the info may be its successor's
+	if why := w.look(w.ctx); why != nil {
+		w.lose(why)
+	}
+	if w.ctx.Err() != nil { // the worker is lost, so the info may be its successor's
 		l.Release()
 		return nil, r.unready()
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -111,15 +112,22 @@ func (m *Manager) expect(spec Spec) int64 {
 	if path := m.opts.Models.Path(spec.ModelRef); path != "" {
 		spec.ModelPath = path
 	}
-	stat, err := os.Stat(spec.ModelPath)
-	if err != nil || !stat.Mode().IsRegular() {
+	parts, err := gguf.Find(spec.ModelPath)
+	if err != nil {
 		return 0
 	}
+	size := int64(0)
+	for _, part := range parts {
+		if at, err := os.Stat(part); err == nil {
+			size += at.Size()
+		}
+	}
+	spec.ModelPath = parts[0]
 	kind, err := m.opts.kind(spec.Engine)
 	if err != nil || kind.Start == nil {
 		return 0
 	}
-	s, _ := kind.Start.Size(spec.worker(), stat.Size()) // a guess is good enough here, and the load logs that it is one
+	s, _ := kind.Start.Size(spec.worker(), size) // a guess is good enough here, and the load logs that it is one
 	ctx := spec.Ctx
 	if spec.fitsCtx(kind) { // swaps are planned for the smallest context; the load takes more if there is more
 		ctx = least(s)

@@ -6,12 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"strings"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -29,10 +28,11 @@ type Models interface {
 
 // Held is a model in use.
 type Held struct {
-	Path    string // of its file, or of the first of its parts
-	Digest  string // "sha256:<hex>", of all of its bytes
-	Size    int64  // of all of its files
-	Release func()
+	Path    string          // of its file, or of the first of its parts
+	Digest  string          // "sha256:<hex>", of all of its bytes
+	Size    int64           // of all of its files
+	Marks   []safefile.Mark // what its files looked like when they had that digest
+	Release func()          // nil: nobody keeps it
 }
 
 // noModels looks after no model.
@@ -78,26 +78,33 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	return r.m.file(w.ctx, spec)
 }
 
-// file checks the model of a spec that is simply a file.
+// file checks the model of a spec that is simply a file, or one of several parts.
 func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
-	stat, err := safefile.Wait(ctx, func(context.Context) (fs.FileInfo, error) { return os.Stat(spec.ModelPath) })
+	parts, err := safefile.Wait(ctx, func(context.Context) ([]string, error) { return gguf.Find(spec.ModelPath) })
 	if ctx.Err() != nil {
 		return Held{}, context.Cause(ctx)
 	}
-	if err != nil || !stat.Mode().IsRegular() {
-		return Held{}, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, err)
+	if missing, ok := errors.AsType[*gguf.MissingError](err); ok && missing.Of > 1 {
+		return Held{}, fixable(missing.Error()+": put what is missing there, or correct `model.ref`", spec.ModelPath, missing.Err)
 	}
-	digest, err := m.digests.file(ctx, spec.ModelPath)
+	if err != nil {
+		return Held{}, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, errors.Unwrap(err))
+	}
+	sum, err := m.digests.of(ctx, parts...)
 	if err != nil {
 		return Held{}, fmt.Errorf("compute the model's digest: %w", err)
 	}
+	if sum.Size == 0 {
+		return Held{}, fixable("the model's file is empty: fetch it again, or correct `model.ref`", spec.ModelPath, nil)
+	}
+	digest := sum.Digest
 	if spec.ModelDigest != "" && !strings.EqualFold(spec.ModelDigest, digest) {
 		untrusted := task.Errorf(task.UntrustedArtifact, "the model's file has the digest %s, and %s is expected: fetch the file again, or correct the digest",
 			digest, spec.ModelDigest)
 		untrusted.Engine, untrusted.PoolID = spec.Engine, spec.ID
 		return Held{}, &loss{reason: refused, fixed: true, err: untrusted}
 	}
-	return Held{Path: spec.ModelPath, Digest: digest, Size: stat.Size()}, nil
+	return Held{Path: parts[0], Digest: digest, Size: sum.Size, Marks: sum.Marks}, nil
 }
 
 // checkModel says why a model cannot be used, before a reload touches anything. It waits while the model is fetched.

@@ -5,20 +5,15 @@ package pool
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
-	"sync"
-	"syscall"
 
 	"go.uber.org/zap"
 
@@ -64,8 +59,11 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	spec.ModelPath, w.model = model.Path, model.Path
+	spec.ModelPath, w.model, w.marks = model.Path, model.Path, slices.Clone(model.Marks)
 	facts.ModelDigest = model.Digest
+	if facts.Files, err = r.further(w); err != nil {
+		return nil, err
+	}
 	facts.Threads = spec.Threads
 	if facts.Threads <= 0 {
 		facts.Threads = defaultThreads(model.Size, runtime.NumCPU())
@@ -97,6 +95,29 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	return ready, nil
 }
 
+// further returns the digests of the files that the operator's arguments name, and has the worker's look include them. Those of a container
+// are inside, and the image's digest stands for them.
+func (r *replica) further(w *worker) (sums []string, err error) {
+	if r.spec.Mode != Binary {
+		return nil, nil
+	}
+	models, err := safefile.Wait(w.ctx, func(context.Context) ([][]string, error) { return named(r.spec.BinaryArgs) })
+	if w.ctx.Err() != nil {
+		return nil, context.Cause(w.ctx)
+	}
+	if err != nil {
+		return nil, &loss{reason: refused, fixed: true, err: err}
+	}
+	for _, parts := range models {
+		sum, err := r.m.digests.of(w.ctx, parts...)
+		if err != nil {
+			return nil, fmt.Errorf("compute the digest of a file that `provisioning.args` names: %w", err)
+		}
+		sums, w.marks = append(sums, sum.Digest), append(w.marks, sum.Marks...)
+	}
+	return sums, nil
+}
+
 // unprepared is a loss because the engine could not be made. Another try would fail in the same way, after the same work.
 func unprepared(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
@@ -118,14 +139,10 @@ func newPlan(exe string, facts Facts, c engine.Command) *plan {
 	return &plan{exe: exe, args: c.Args, withCtx: c.Sized, facts: facts}
 }
 
-func (r *replica) planBuiltin(ctx context.Context, spec Spec, facts Facts, _ Prepared) (*plan, error) {
+func (r *replica) planBuiltin(_ context.Context, spec Spec, facts Facts, _ Prepared) (*plan, error) {
 	if spec.LibsDir != "" {
 		if missing, err := r.kind.Start.Libraries(spec.LibsDir, spec.Device != "cpu"); missing != "" {
 			return nil, fixable(missing, spec.LibsDir, err)
-		}
-		var err error
-		if facts.EngineDigest, err = r.m.digests.libraries(ctx, spec.LibsDir); err != nil {
-			return nil, fmt.Errorf("compute the digest of the engine's libraries: %w", err)
 		}
 	}
 	told := spec.worker()
@@ -138,9 +155,6 @@ func (r *replica) planBinary(ctx context.Context, spec Spec, facts Facts, made P
 	exe, err := exec.LookPath(cmp.Or(made.Path, spec.BinaryPath))
 	if err != nil {
 		return nil, fixable(fmt.Sprintf("there is no such %s: %s", program, r.kind.Start.Install), spec.BinaryPath, err)
-	}
-	if facts.EngineDigest, err = r.m.digests.file(ctx, exe); err != nil {
-		return nil, fmt.Errorf("compute the digest of %s: %w", program, err)
 	}
 	// Another program may take the free port before ours does. Ours then ends, and the next try takes another port. A stranger that
 	// answers on the port does not know the worker's key, so it does not pass the probe.
@@ -176,117 +190,4 @@ func fixable(text, path string, err error) *loss {
 		err = nil // the text says so already
 	}
 	return &loss{reason: refused, detail: text, err: err, fixed: true}
-}
-
-// digests computes SHA-256 digests of files. It reads a file again only if its path, time or size has changed.
-type digests struct {
-	mu    sync.Mutex
-	known map[fileID]*digest
-}
-
-type fileID struct {
-	path         string
-	device, node uint64
-	size, mtime  int64
-}
-
-// digest is that of one file. Its turn is held while the file is read, so that the replicas of one model read it once.
-type digest struct {
-	turn chan struct{} // holds one value while it is taken
-	hex  string        // while turn is held
-}
-
-func identify(path string) (fileID, error) {
-	stat, err := os.Stat(path)
-	if err != nil {
-		return fileID{}, err
-	}
-	id := fileID{path: path, size: stat.Size(), mtime: stat.ModTime().UnixNano()}
-	if sys, ok := stat.Sys().(*syscall.Stat_t); ok {
-		id.device, id.node = sys.Dev, sys.Ino
-	}
-	return id, nil
-}
-
-// file returns "sha256:<hex>" of a file's content.
-func (d *digests) file(ctx context.Context, path string) (string, error) {
-	id, err := identify(path)
-	if err != nil {
-		return "", err
-	}
-	d.mu.Lock()
-	if d.known == nil {
-		d.known = map[fileID]*digest{}
-	}
-	entry := d.known[id]
-	if entry == nil {
-		entry = &digest{turn: make(chan struct{}, 1)}
-		d.known[id] = entry
-	}
-	d.mu.Unlock()
-
-	select {
-	case entry.turn <- struct{}{}:
-		defer func() { <-entry.turn }()
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
-	}
-	if entry.hex != "" {
-		return entry.hex, nil
-	}
-	sum, err := safefile.Wait(ctx, func(ctx context.Context) (string, error) { return sumOf(ctx, path) })
-	if err != nil {
-		return "", err
-	}
-	if now, err := identify(path); err != nil || now != id {
-		return "", errors.Join(fmt.Errorf("%s changed while it was read", path), err)
-	}
-	entry.hex = sum
-	return sum, nil
-}
-
-func sumOf(ctx context.Context, path string) (string, error) {
-	file, at, err := safefile.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = file.Close() }()
-	if at.Size() == 0 { // a file of the kernel's, of which a read may wait for ever
-		return "", fmt.Errorf("%s is empty", path)
-	}
-	hash := sha256.New()
-	if _, err := io.CopyBuffer(hash, untilDone{ctx, file}, make([]byte, 1<<20)); err != nil {
-		return "", err
-	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// libraries returns one digest for all shared libraries of a folder.
-func (d *digests) libraries(ctx context.Context, dir string) (string, error) {
-	names, err := filepath.Glob(filepath.Join(dir, "*.so*")) // sorted
-	if err != nil {
-		return "", err
-	}
-	hash := sha256.New()
-	for _, name := range names {
-		sum, err := d.file(ctx, name)
-		if err != nil {
-			return "", err
-		}
-		_, _ = fmt.Fprintf(hash, "%s %s\n", filepath.Base(name), sum)
-	}
-	return "sha256:" + hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-// untilDone is a reader that fails once ctx has ended.
-type untilDone struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (u untilDone) Read(p []byte) (int, error) {
-	if err := u.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return u.r.Read(p)
 }

@@ -5,9 +5,11 @@ package pool_test
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -83,3 +85,51 @@ func sameBytes(t *testing.T, spec pool.Spec) {
 
 // ORCH-3002, ORCH-3045, LO-205
 func TestRealWorkersOfOneFingerprintGiveTheSameBytes(t *testing.T) { sameBytes(t, haikus(t)) }
+
+// LO-809: so does a library that is replaced while the worker has it loaded. One that is written to in place ends the worker, for nobody knows what
+// it runs then.
+func TestALibraryThatIsReplacedGetsAnotherFingerprint(t *testing.T) {
+	spec := haikus(t)
+	spec.Replicas = 1
+	libs := t.TempDir()
+	entries, err := os.ReadDir(spec.LibsDir)
+	require.NoError(t, err)
+	for _, e := range entries {
+		from, to := filepath.Join(spec.LibsDir, e.Name()), filepath.Join(libs, e.Name())
+		if at, err := os.Readlink(from); err == nil {
+			require.NoError(t, os.Symlink(at, to))
+			continue
+		}
+		content, err := os.ReadFile(from)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(to, content, 0o700))
+	}
+	library, err := filepath.EvalSymlinks(filepath.Join(libs, "libllama.so"))
+	require.NoError(t, err)
+	spec.LibsDir = libs
+	b := setup(t, func(_ *bundle, o *pool.Options) { unwatched(o) }, spec)
+	first := b.await("p", is(pool.Ready))
+	was, _ := b.decode("p-0")
+
+	content, err := os.ReadFile(library)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(library+".new", append(content, "another build"...), 0o700)) // the loader does not mind
+	require.NoError(t, os.Rename(library+".new", library))
+	text, info := b.decode("p-0")
+	require.Equal(t, was, text)
+	require.Equal(t, first.Fingerprint, info.Fingerprint, "it has the old one loaded")
+	require.NoError(t, unix.Kill(first.PID, unix.SIGKILL))
+	second := b.await("p", func(i pool.Info) bool { return i.State == pool.Ready && i.Restarts == 1 })
+	require.NotEqual(t, first.Fingerprint, second.Fingerprint)
+	require.Equal(t, first.EngineVersion, second.EngineVersion, "it says the same of itself")
+
+	other := filepath.Join(libs, "libllama-common.so") // nothing loads it
+	require.NoError(t, os.Chtimes(other, time.Time{}, time.Now().Add(-time.Hour)))
+	b.lease("p-0").Release()
+	require.NoError(t, os.Chtimes(library, time.Time{}, time.Now().Add(-time.Hour)))
+	_, err = b.m.Lease("p-0")
+	require.True(t, task.HasCode(err, task.PoolUnready), "%v", err)
+	third := b.await("p", func(i pool.Info) bool { return i.State == pool.Ready && i.Restarts == 2 })
+	require.Equal(t, second.Fingerprint, third.Fingerprint, "its bytes are the same")
+	require.Contains(t, third.LastError, library)
+}

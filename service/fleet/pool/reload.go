@@ -29,7 +29,8 @@ const portTries = 3
 // Reload gives a pool another model (ORCH-2102). If there is memory for both, the new workers start beside the old ones, and take
 // their place after they have answered a probe. Else the old ones are drained first. After any failure the old model serves, or
 // serves again, and the error says why. The tasks of an old worker get ReloadDeadline to end. Reload returns when the pool serves
-// one of the two models; the end of ctx counts as a failure. It brings a drained pool back, unless that is loaded on demand.
+// one of the two models; the end of ctx counts as a failure. It brings a drained pool back, unless that is loaded on demand. The model
+// of an on-demand pool that is not loaded is tried too, in the memory that is free, and let go again.
 func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error {
 	m.mu.Lock()
 	old, err := m.notReloading(poolID)
@@ -57,22 +58,24 @@ func (m *Manager) Reload(ctx context.Context, poolID string, model Model) error 
 		return err
 	}
 	log := m.log.With(zap.String("pool_id", poolID), zap.String("model_id", spec.ModelID))
-	if spec.OnDemand && !old.wanted() {
-		m.replace(old, m.successors(old, spec, false, old.replicas), true)
-		return nil
-	}
-
+	unloaded := spec.OnDemand && !old.wanted()
 	next := m.successors(old, spec, true, nil)
 	next.keepCtx(old)
 	m.launch(next)
 	why := m.firstTries(ctx, next)
 	if why == nil {
-		m.replace(old, next, false)
+		if unloaded { // its model was only tried
+			next.unload(m.now())
+		}
+		m.replace(old, next)
 		log.Info("the pool was reloaded, the new model beside the old one")
 		return nil
 	}
 	next.dismiss(m.now())
 	next.wait()
+	if unloaded {
+		return reloadFailed(spec, why, "the pool keeps the old one")
+	}
 	if !why.short && why.reason != oomVRAM && why.reason != oomHost {
 		return reloadFailed(spec, why, "the old one still serves")
 	}
@@ -175,12 +178,16 @@ func (m *Manager) show(g *group) {
 	m.opts.OnChange(g.spec.ID)
 }
 
-// replace shows the successors, launches them if asked to, and makes the old replicas end.
-func (m *Manager) replace(old, next *group, launch bool) {
+// replace shows the successors, and makes the old replicas end.
+func (m *Manager) replace(old, next *group) {
 	m.show(next)
 	old.dismiss(m.now().Add(m.opts.ReloadDeadline))
-	if launch {
-		m.launch(next)
+}
+
+// unload makes replicas that nobody else sees yet give their workers up. They can be loaded again.
+func (g *group) unload(now time.Time) {
+	for _, r := range g.replicas {
+		r.tell(func(o *desired) { o.wanted, o.cut = false, now })
 	}
 }
 

@@ -146,6 +146,36 @@ func TestAReloadMendsABrokenPoolAndBringsADrainedOneBack(t *testing.T) {
 	d.await("p", is(pool.Ready))
 }
 
+// ORCH-2102, ORCH-3031: nobody else would try the model before a task needs it.
+func TestAReloadTriesTheModelOfAnUnloadedPool(t *testing.T) {
+	spec := onGPU(func(s *pool.Spec) { s.OnDemand = true })
+	memory := newCards(t, 500<<20) // for one
+	other := onGPU(func(s *pool.Spec) { s.ID, s.OnDemand = "q", true })
+	b := setup(t, func(_ *bundle, o *pool.Options) { o.VRAM, o.BackoffMin = memory, bound }, spec, other)
+	err := b.m.Reload(t.Context(), "p", pool.Model{ID: "m2", Path: b.model(child{Crash: "error loading model: unknown model architecture"})})
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.ErrorContains(t, err, "the pool keeps the old one")
+	require.ErrorContains(t, err, "unknown model architecture")
+	require.Equal(t, b.specs[0].ModelID, b.m.Infos("p")[0].ModelID)
+	require.False(t, b.m.Infos("p")[0].Wanted, "it is as it was: unloaded")
+
+	require.NoError(t, b.m.Load("q"))
+	b.await("q", is(pool.Ready))
+	err = b.m.Reload(t.Context(), "p", pool.Model{ID: "m2", Path: b.otherModel()})
+	require.True(t, task.HasCode(err, task.PoolUnavailable), "no room to try it: %v", err)
+	require.Equal(t, b.specs[0].ModelID, b.m.Infos("p")[0].ModelID)
+	require.Equal(t, pool.Ready, b.m.Infos("q")[0].State)
+
+	require.NoError(t, b.m.Load("p")) // it waits for room
+	require.NoError(t, b.m.Unload("p"))
+	require.NoError(t, b.m.Unload("q"))
+	b.await("q", is(pool.Stopped))
+	require.NoError(t, b.m.Reload(t.Context(), "p", pool.Model{ID: "m2", Path: b.otherModel()}))
+	b.await("p", func(i pool.Info) bool { return i.ModelID == "m2" && i.State == pool.Stopped && !i.Wanted })
+	require.NoError(t, b.m.Load("p"))
+	b.await("p", is(pool.Ready))
+}
+
 // ORCH-2102
 func TestApplyTouchesWhatDiffersOnly(t *testing.T) {
 	named := func(id string) pool.Spec {

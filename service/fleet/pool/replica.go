@@ -261,7 +261,7 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	}
 	r.m.metrics.lost(r, why.reason)
 	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
-		zap.Duration("next_try_in", wait), zap.Error(why))
+		zap.Duration("next_try_ms", wait), zap.Error(why))
 	r.publish(state, func(i *Info) {
 		r.without(i)
 		i.LastError, i.NextTry, i.Short = text, i.Since.Add(wait), why.short
@@ -317,6 +317,9 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	props, err := r.probe(w)
 	if err != nil {
 		return asLoss(err, probeFailed)
+	}
+	if err := r.seal(w, plan, log); err != nil {
+		return asLoss(err, loadFailed)
 	}
 	observed := r.settleClaim(w)
 	r.abortable(nil) // from here on it is drained before it ends

@@ -57,7 +57,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 				misses = 0
 			default:
 				if misses++; misses > missesAllowed {
-					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: found.missed})
+					w.lose(&loss{reason: unhealthy, detail: "the engine stopped answering health checks", err: engineSaid(found.missed)})
 				}
 			}
 		}
@@ -132,6 +132,9 @@ func (r *replica) examine(ctx context.Context, w *worker) verdict {
 		if _, critical := r.m.opts.DeviceProblems(cards, w.born); critical {
 			return verdict{lost: cardTrouble()}
 		}
+	}
+	if why := w.look(ctx); why != nil {
+		return verdict{lost: why}
 	}
 	bounded, cancel := awake.WithTimeout(ctx, r.m.opts.HealthInterval)
 	err := w.engine.Health(bounded)

@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
+	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -34,7 +35,9 @@ type worker struct {
 	claim    claim  // owned by the supervisor
 	held     Held   // keeps its model from being deleted; owned by the supervisor
 	model    string // its model's file; owned by the supervisor
-	facts    Facts  // set when ready
+	// What its files looked like when they were hashed: those of the model, and those whose code it runs. Set by the supervisor before it is ready.
+	marks, code []safefile.Mark
+	facts       Facts // set when ready
 
 	active atomic.Int32  // slots in use; it grows only under the replica's mutex
 	warm   atomic.Int64  // until when the liveness probe keeps away, because somebody comes back for the KV; in ns since the epoch
@@ -110,7 +113,10 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", context.Cause(ctx)
 		}
 		if r.spec.Mode == External { // it is not loading anything for us, so try again later
-			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, err)
+			if l := stranger(err, loadFailed); l != nil {
+				return "", l
+			}
+			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
 		}
 		r.sleep(ctx, healthEvery)
 	}
@@ -169,7 +175,10 @@ func probeError(ctx context.Context, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		return fmt.Errorf("the probe failed: %w", err)
+		if l := stranger(err, probeFailed); l != nil {
+			return l
+		}
+		return fmt.Errorf("the probe failed: %w", engineSaid(err))
 	}
 	return nil
 }

@@ -11,34 +11,48 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/llama-orch/llama-orch/service/gguf"
 )
 
 // removeWithin bounds the command that removes a container.
 const removeWithin = 15 * time.Second
 
 // Container is the command that runs a program in a container. In Argv, {name} stands for the container's name, {port} for the loopback port at
-// which the program is reached, and {model} for the model's file on this machine.
+// which the program is reached, and {model} for a file of the model on this machine. The argument with {model}, and the one before it, mount that
+// file at Model; they are there once for each part of a model.
 type Container struct {
 	Name string   // set by Named
 	Argv []string // up to the image
 	// GPUs are the arguments, before the image, that give it the cards: once for all with {cards}, or once for each with {card}.
 	GPUs  []string
-	Model string // the model's path inside
+	Model string // the path inside of the model, or of its first part
 	Port  int    // on which the program listens inside
 }
 
-// Named fills in the name, the port and the model of one worker's container.
-func (c Container) Named(name, port, model string) Container {
-	fill := strings.NewReplacer("{name}", name, "{port}", port, "{model}", model)
-	c.Name, c.Argv = name, filled(c.Argv, fill)
-	return c
-}
-
-func filled(args []string, fill *strings.Replacer) (out []string) {
-	for _, arg := range args {
-		out = append(out, fill.Replace(arg))
+// Named fills in the name, the port and the files of the model of one worker's container.
+func (c Container) Named(name, port string, model []string) Container {
+	inside := gguf.Alias(c.Model, len(model))
+	fill := strings.NewReplacer("{name}", name, "{port}", port)
+	var argv []string
+	for i, arg := range c.Argv {
+		if !strings.Contains(arg, "{model}") {
+			argv = append(argv, fill.Replace(arg))
+			continue
+		}
+		for n, file := range model {
+			if n > 0 {
+				argv = append(argv, c.Argv[i-1])
+			}
+			files := []string{"{model}", file}
+			if len(model) > 1 {
+				files = append(files, c.Model, inside[n])
+			}
+			argv = append(argv, strings.NewReplacer(files...).Replace(arg))
+		}
 	}
-	return out
+	c.Name, c.Argv, c.Model = name, argv, inside[0]
+	return c
 }
 
 // Args are the arguments that run the image with these cards and with the program's own arguments. The card "all" stands for all cards.

@@ -89,13 +89,19 @@ func TestALauncherStartsAndStopsInAnyOrder(t *testing.T) {
 	}
 }
 
-// ORCH-3200: each kind of program that runs containers is given the cards in its own way.
+// ORCH-3200, LO-807: each kind of program that runs containers is given the cards in its own way, and all parts of a model.
 func TestAContainersArguments(t *testing.T) {
 	c := Container{Argv: []string{"docker", "run", "--name", "{name}", "-p", "{port}", "-v", "{model}"}}
-	named := c.Named("n", "1", "m")
+	named := c.Named("n", "1", []string{"m"})
 	require.Equal(t, []string{"run", "--name", "n", "-p", "1", "-v", "m", "image", "-x"}, named.Args("image", nil, []string{"-x"}))
 	require.Equal(t, "n", named.Name)
 	require.Equal(t, "{name}", c.Argv[3], "the pool's own is left as it is")
+	split := Container{Argv: []string{"docker", "--mount", "source={model},target=/models/m.gguf", "--user", "1"}, Model: "/models/m.gguf"}.Named("n", "1", []string{"/a/x-00001-of-00002.gguf", "/a/x-00002-of-00002.gguf"})
+	require.Equal(t, []string{
+		"docker", "--mount", "source=/a/x-00001-of-00002.gguf,target=/models/m-00001-of-00002.gguf",
+		"--mount", "source=/a/x-00002-of-00002.gguf,target=/models/m-00002-of-00002.gguf", "--user", "1",
+	}, split.Argv)
+	require.Equal(t, "/models/m-00001-of-00002.gguf", split.Model)
 	named.GPUs = []string{"--gpus", `"device={cards}"`}
 	require.Contains(t, named.Args("image", []string{"0", "1"}, nil), `"device=0,1"`)
 	require.Contains(t, named.Args("image", []string{"all"}, nil), "all")

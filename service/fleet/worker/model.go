@@ -22,7 +22,7 @@ import (
 )
 
 // promptBatch is how many tokens of a prompt one call decodes. It is llama-server's physical batch, so that both compute the same graphs. A
-// prompt can be cancelled only between two of these batches.
+// prompt can be canceled only between two of these batches.
 const promptBatch = 512
 
 // model is a loaded model with its one context. Any goroutine may use tokenize and the fields that load sets. Everything else belongs to

@@ -8,10 +8,11 @@ import (
 )
 
 // text turns the pieces of tokens into text that may be sent: whole runes, and nothing that may be the beginning of a
-// stop string.
+// stop string. Stop strings are compared with what the client gets, in which U+FFFD stands for bytes that are no rune (LO-844).
 type text struct {
 	stops [][]byte
-	held  []byte
+	cut   []byte // the beginning of a rune whose end has not come yet
+	held  []byte // whole runes
 	out   []byte // reused by push
 }
 
@@ -28,27 +29,31 @@ func newText(stops []string) *text {
 // push adds a piece. It returns what may be sent now, and the stop string that ended the text, if one did. At the end of the text it also
 // returns what was held back, without the bytes of a rune that was cut off.
 func (t *text) push(piece []byte, end bool) (out []byte, stop string) {
-	t.held = append(t.held, piece...)
-	whole := len(t.held) - cutRune(t.held)
-	if whole < len(t.held) && !end {
+	t.cut = append(t.cut, piece...)
+	cut := cutRune(t.cut)
+	if cut > 0 && !end {
 		return nil, ""
 	}
-	ready := t.held[:whole]
-	send := len(ready)
+	t.held = append(t.held, bytes.ToValidUTF8(t.cut[:len(t.cut)-cut], replacement)...)
+	t.cut = t.cut[:0]
+	send := len(t.held)
 	for _, s := range t.stops {
-		if at := bytes.Index(ready, s); at >= 0 && (stop == "" || at < send) {
+		if at := bytes.Index(t.held, s); at >= 0 && (stop == "" || at < send) {
 			send, stop = at, string(s)
 		}
 	}
 	if stop == "" && !end {
 		for _, s := range t.stops {
-			send = min(send, beginsAt(ready, s))
+			send = min(send, beginsAt(t.held, s))
 		}
 	}
-	t.out = bytes.ToValidUTF8(append(t.out[:0], ready[:send]...), []byte("\uFFFD"))
+	t.out = append(t.out[:0], t.held[:send]...)
 	t.held = append(t.held[:0], t.held[send:]...)
 	return t.out, stop
 }
+
+// replacement stands for bytes that are no rune.
+var replacement = []byte("\uFFFD")
 
 // beginsAt is the position from which the rest of b is a beginning of s, or len(b).
 func beginsAt(b, s []byte) int {

@@ -24,6 +24,37 @@ func TestTextHoldsBackPartialRunes(t *testing.T) {
 	require.Empty(t, out, "a rune that was cut off is left out")
 }
 
+// LO-844
+func TestAStopStringIsComparedWithWhatTheClientGets(t *testing.T) {
+	for _, c := range []struct {
+		pieces     []string
+		stop, sent string
+	}{
+		{[]string{"a", "\xff", "b"}, "\uFFFD", "a"},
+		{[]string{"a", "\xffb", "c"}, "\uFFFDb", "a"},
+		{[]string{"a\xe8", "c", "d"}, "\uFFFDc", "a"},
+		{[]string{"a", "\xe8", "\xff", "c"}, "a\uFFFDc", ""},
+		{[]string{"a", "\xff", "\xff", "b"}, "\uFFFD\uFFFDb", "a"},
+		{[]string{"a", "\uFFFD", "b"}, "\uFFFDb", "a"},
+		{[]string{"a\xf0", "\x9f", "\x90", "\xb8", "b"}, "🐸b", "a"},
+		{[]string{"a\xef", "\xbf", "\xbd", "b"}, "\uFFFD", "a"},
+	} {
+		txt := newText([]string{c.stop})
+		sent, stopped := "", ""
+		for i := 0; i < len(c.pieces) && stopped == ""; i++ {
+			var out []byte
+			out, stopped = txt.push([]byte(c.pieces[i]), false)
+			sent += string(out)
+		}
+		require.Equal(t, c.stop, stopped, "%q", c.pieces)
+		require.Equal(t, c.sent, sent, "%q", c.pieces)
+	}
+	txt := newText([]string{"\uFFFD"})
+	out, stopped := txt.push([]byte("a\xe8"), true)
+	require.Equal(t, "a", string(out))
+	require.Empty(t, stopped, "of a rune that was cut off nothing is sent")
+}
+
 // ORCH-3054
 func TestTextProperty(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {

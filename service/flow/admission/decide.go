@@ -27,7 +27,7 @@ type Facts struct {
 	Pool         Pool
 	Routing      placement.Routing
 	Prompt       string // after templating
-	PromptTokens int
+	PromptTokens int    // 0: nobody counted them, since they fit in any case
 	// Unread says that the pool's model is not loaded, so nobody could template the messages or count the tokens. That is done when
 	// the task runs (LO-503).
 	Unread bool
@@ -114,17 +114,13 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 }
 
 // most returns how many tokens a task can take at most, in and out together. That is what budgets reserve (ORCH-3099). Where nobody
-// has counted the prompt's tokens, its bytes and a few marks bound them: no token is shorter than a byte.
+// has counted the prompt's tokens, its bytes bound them.
 func most(t task.Task, f Facts) int {
 	req, in := t.Request, f.PromptTokens
 	if in == 0 {
-		const marks = 8 // the begin and end of a text, and what a template puts around a message
-		in = len(req.Prompt) + marks
+		in = engine.MostTokens(req.Prompt) + engine.MostTokens(req.Inputs...)
 		for _, m := range req.Messages {
-			in += len(m.Role) + len(m.Content) + marks
-		}
-		for _, text := range req.Inputs {
-			in += len(text) + marks
+			in += engine.MostTokens(m.Role + m.Content)
 		}
 	}
 	switch {

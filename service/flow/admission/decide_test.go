@@ -159,6 +159,7 @@ type desk struct {
 	pools    []Pool
 	ready    bool
 	count    error
+	counted  int // calls
 	enqueued []task.Task
 	known    map[string]task.Admission
 }
@@ -171,6 +172,7 @@ func (d *desk) ApplyTemplate(_ context.Context, m []task.Message) (string, error
 }
 
 func (d *desk) CountTokens(_ context.Context, p string) (int, error) {
+	d.counted++
 	return len(strings.Fields(p)), d.count
 }
 
@@ -203,6 +205,32 @@ func TestSubmitResolvesIDSeedAndTemplate(t *testing.T) {
 	require.Equal(t, task.Admission{TaskID: "made", PoolID: "default", Seed: 77, Determinism: task.Strict}, a)
 	require.Equal(t, "<user>two words", d.enqueued[0].Prompt)
 	require.Equal(t, 2, d.enqueued[0].PromptTokens)
+}
+
+// ORCH-3014: the engine counts a prompt's tokens only where the number matters: where the answer may not fit, and where a budget pays.
+func TestTokensAreCountedWhereThatMatters(t *testing.T) {
+	for name, c := range map[string]struct {
+		most  int // tokens of the answer
+		pays  bool
+		count bool
+	}{
+		"it fits":       {most: 256 - len("frogs") - 8},
+		"it may not":    {most: 256 - len("frogs") - 7, count: true},
+		"no bound":      {count: true},
+		"a budget pays": {most: 10, pays: true, count: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := &desk{pools: []Pool{facts().Pool}, ready: true}
+			s, _ := open(d)
+			s.o.Pays = func(task.Request) bool { return c.pays }
+			req := request()
+			req.MaxTokens = c.most
+			_, err := s.Submit(t.Context(), req)
+			require.NoError(t, err)
+			require.Equal(t, c.count, d.counted == 1)
+			require.Equal(t, c.count, d.enqueued[0].PromptTokens == 1)
+		})
+	}
 }
 
 // LO-101: a repeated submit needs no pool at all.

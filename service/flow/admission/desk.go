@@ -6,6 +6,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -48,6 +49,7 @@ type Options struct {
 	Limits    Limits
 	Rates     map[task.Priority]Rate                 // a priority that has none is not capped
 	Home      func(sessionID string) (poolID string) // where the session had its last turn, or empty; may be nil
+	Pays      func(task.Request) bool                // whether a budget may pay for the task, which has to know its tokens; nil: none does
 }
 
 // Desk takes submits. Its methods may be called from several goroutines.
@@ -137,10 +139,10 @@ func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
 	return Pool{}, routing, task.Errorf(task.Internal, "the routed pool '%s' is gone: send the task again", routing.PoolID).Retry(0)
 }
 
-// read has the pool's engine template the prompt and count its tokens: only the engine can. Where the pool's model is not loaded, that
+// read has the pool's engine template the prompt, and count its tokens where that matters: only the engine can. Where the pool's model is not loaded, that
 // is done when the task runs.
 func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error) {
-	engine, ready := d.o.Pools.Tokenizer(f.Pool.ID)
+	tokenizer, ready := d.o.Pools.Tokenizer(f.Pool.ID)
 	f.Prompt = req.Prompt
 	switch {
 	case ready:
@@ -155,16 +157,23 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%[1]s/health says why", f.Pool.ID).Retry(time.Second)
 	}
 	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
-		if f.Prompt, err = engine.ApplyTemplate(ctx, req.Messages); err != nil {
+		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages); err != nil {
 			return unready(err)
 		}
 	}
-	if req.Workload == task.Completion && f.Pool.Faces.CountsTokens {
-		if f.PromptTokens, err = engine.CountTokens(ctx, f.Prompt); err != nil {
+	if req.Workload == task.Completion && f.Pool.Faces.CountsTokens && d.counts(req, f) {
+		if f.PromptTokens, err = tokenizer.CountTokens(ctx, f.Prompt); err != nil {
 			return unready(err)
 		}
 	}
 	return nil
+}
+
+// counts reports whether the number of the prompt's tokens matters. It does not where prompt and answer fit whatever the number is:
+// counting is one more call of the engine.
+func (d *Desk) counts(req task.Request, f *Facts) bool {
+	fits := req.MaxTokens > 0 && engine.MostTokens(f.Prompt)+req.MaxTokens <= f.Pool.Ctx
+	return !fits || d.o.Pays != nil && d.o.Pays(req)
 }
 
 // unready turns the error of an engine that broke off into POOL_UNREADY: the task is not admitted yet, so it has lost nothing.

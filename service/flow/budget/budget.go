@@ -99,7 +99,7 @@ func (b *Book) Close(sessionID string) {
 // Release, where the task was not accepted, or by a Settle.
 func (b *Book) Reserve(t *task.Task) error {
 	actor := t.Request.Actor
-	if t.Request.SessionID == "" && !b.bounds(actor) {
+	if !b.Pays(&t.Request) {
 		return nil
 	}
 	most, now := b.most(t), b.o.Now()
@@ -191,6 +191,9 @@ func (b *Book) Rests(sessionID, actor string) (rests task.Budgets) {
 	}
 	return rests
 }
+
+// Pays reports whether an account pays for a task: its session's, or that of its API token.
+func (b *Book) Pays(r *task.Request) bool { return r.SessionID != "" || b.bounds(r.Actor) }
 
 // bounds reports whether an actor has a budget. The server's own tasks, such as its self-test, have no actor and no budget.
 func (b *Book) bounds(actor string) bool { return actor != "" && b.o.Token != (task.Amount{}) }

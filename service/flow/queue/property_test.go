@@ -33,7 +33,7 @@ func (m *model) remove(id int) {
 // A step is one operation with what the queue answered and how the model stood before it.
 type step struct {
 	op       string // push, restore, pop, cancel
-	id       int    // pushed, popped or cancelled; -1 when Pop found nothing
+	id       int    // pushed, popped or canceled; -1 when Pop found nothing
 	priority task.Priority
 	ok       bool
 	position int
@@ -159,7 +159,7 @@ func TestPropertyBound(t *testing.T) {
 	})
 }
 
-// What went in comes out exactly once: popped, cancelled or dropped; and what is left is what the counts say.
+// What went in comes out exactly once: popped, canceled or dropped; and what is left is what the counts say.
 // ORCH-3004
 func TestPropertyNoTaskLostOrDoubled(t *testing.T) {
 	check(t, func(t *rapid.T) func(*queue.Queue[int], *model, step) {
@@ -229,18 +229,18 @@ func TestPropertyRightPositions(t *testing.T) {
 }
 
 // OC-CORE-1005
-func TestPropertyCancelledNeverPopped(t *testing.T) {
+func TestPropertyCanceledNeverPopped(t *testing.T) {
 	check(t, func(t *rapid.T) func(*queue.Queue[int], *model, step) {
-		cancelled := map[int]bool{}
+		canceled := map[int]bool{}
 		return func(_ *queue.Queue[int], _ *model, s step) {
 			if s.op == "cancel" {
-				if s.ok && cancelled[s.id] {
-					t.Fatalf("%d was cancelled twice", s.id)
+				if s.ok && canceled[s.id] {
+					t.Fatalf("%d was canceled twice", s.id)
 				}
-				cancelled[s.id] = cancelled[s.id] || s.ok
+				canceled[s.id] = canceled[s.id] || s.ok
 			}
-			if s.op == "pop" && cancelled[s.id] {
-				t.Fatalf("%d was cancelled, and popped", s.id)
+			if s.op == "pop" && canceled[s.id] {
+				t.Fatalf("%d was canceled, and popped", s.id)
 			}
 		}
 	})

@@ -131,12 +131,12 @@ func TestPopAndCancelDoNotAllocate(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(n/4, func() { _, _ = q.Push(task.Batch, 0, start) }), "freed slots are used again")
 }
 
-// Pushers, poppers and cancellers at once: every item leaves exactly once.
+// Pushers, poppers and cancelers at once: every item leaves exactly once.
 // ORCH-3004, OC-CORE-1005
 func TestConcurrentUseLosesAndDoublesNothing(t *testing.T) {
 	const workers, each = 4, 2000
 	q := queue.New[int](64, queue.DropLRU)
-	var left [workers * each]atomic.Int32 // how often an item was popped, cancelled, dropped or refused
+	var left [workers * each]atomic.Int32 // how often an item was popped, canceled, dropped or refused
 	var pushers, poppers sync.WaitGroup
 	done := make(chan struct{})
 	for w := range workers {

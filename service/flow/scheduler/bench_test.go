@@ -42,11 +42,12 @@ func (l instantLease) Engine() engine.Engine { return l.e }
 func (l instantLease) Replica() Replica {
 	return Replica{ID: "r0", EngineVersion: "b1", Fingerprint: "fp"}
 }
-func (l instantLease) Lost() <-chan struct{} { return nil }
-func (l instantLease) Others() int           { return 0 }
-func (l instantLease) KeepWarm()             {}
-func (l instantLease) Replace(string)        {}
-func (l instantLease) Release()              { l.p.wake() }
+func (l instantLease) Lost() <-chan struct{}      { return nil }
+func (l instantLease) Others() int                { return 0 }
+func (instantLease) Intact(context.Context) error { return nil }
+func (l instantLease) KeepWarm()                  {}
+func (l instantLease) Replace(string)             {}
+func (l instantLease) Release()                   { l.p.wake() }
 
 type instantEngine instant
 

@@ -44,7 +44,7 @@ func TestDeadlinesThatPassedFireWhileTasksAreTakenUp(t *testing.T) {
 	require.Zero(t, r.s.Backlog("default"))
 }
 
-// LO-203, ORCH-3026: a task that is cancelled after it left its worker, and before it waits for another, leaves nothing behind: no
+// LO-203, ORCH-3026: a task that is canceled after it left its worker, and before it waits for another, leaves nothing behind: no
 // prediction counts it, and no model is kept for it.
 func TestACancelBetweenLeavingAndWaitingLeavesNothing(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {

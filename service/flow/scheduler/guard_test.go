@@ -67,3 +67,23 @@ func TestAClockThatWasSetBack(t *testing.T) {
 		require.GreaterOrEqual(t, r.status("waiting").PredictedStart, time.Duration(0))
 	})
 }
+
+// LO-803: a panic in a submit refuses that task as INTERNAL, whatever broke. It leaves nothing in the queue, and its id is free.
+func TestAPanicWithinASubmit(t *testing.T) {
+	for _, what := range []string{"the number", "the accept"} {
+		t.Run(what, func(t *testing.T) {
+			run(t, 1, nil, func(t *testing.T, r *rig) {
+				r.book.panics.Store(what)
+				_, err := r.submit("hit")
+				require.True(t, task.HasCode(err, task.Internal), "%v", err)
+				require.EqualValues(t, 1, r.panics.Load())
+				r.book.panics.Store("")
+				require.Zero(t, r.s.Backlog("default"))
+				r.must("next")
+				require.Contains(t, r.read("next"), "event: end\n")
+				r.must("hit")
+				require.Contains(t, r.read("hit"), "event: end\n")
+			})
+		})
+	}
+}

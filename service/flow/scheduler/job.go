@@ -188,13 +188,21 @@ func (j *job) need() placement.Need {
 	wants := j.wants
 	j.mu.Unlock()
 	q := &j.task.Request
-	need := placement.Need{
-		Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.task.PromptTokens+max(q.MaxTokens, 1)),
-	}
+	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.room())}
 	if reuse(&j.task) {
 		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
 	}
 	return need
+}
+
+// room is how many tokens prompt and answer are known to need. Where nobody has counted the prompt's tokens, it is what bounds both: a
+// replica that holds so many holds the task for sure.
+func (j *job) room() int {
+	q := &j.task.Request
+	if j.task.PromptTokens == 0 && q.Workload == task.Completion && q.MaxTokens > 0 {
+		return j.task.MostTokens
+	}
+	return j.task.PromptTokens + max(q.MaxTokens, 1)
 }
 
 // enters counts a reader in.
@@ -258,7 +266,9 @@ func (j *job) version() string {
 // told are the fields of a log line about the job.
 func (j *job) told() []zap.Field {
 	n := narrated(j.snapshot(), j.version())
-	n.TokensOut = j.log.Tokens()
+	if j.log != nil { // else it broke off while it was queued
+		n.TokensOut = j.log.Tokens()
+	}
 	return n.Fields()
 }
 

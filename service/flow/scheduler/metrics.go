@@ -75,7 +75,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			[]float64{10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000}, observe.LabelPoolID),
 		streams: prometheus.NewGauge(prometheus.GaugeOpts{Name: "llorch_streams_open", Help: "Open event streams."}),
 		cutOffs: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "llorch_stream_cutoffs_total", Help: "Streams cut off because their client was too slow when its task was cancelled.",
+			Name: "llorch_stream_cutoffs_total", Help: "Streams cut off because their client was too slow when its task was canceled.",
 		}),
 	}
 	r.MustRegister(m.candidates, m.streams, m.cutOffs)

@@ -32,6 +32,9 @@ type Lease interface {
 	Replica() Replica
 	// Lost is closed when the replica's worker is gone.
 	Lost() <-chan struct{}
+	// Intact returns nil if what the worker has generated is that of its fingerprint. Otherwise somebody has changed the files that it was
+	// loaded from, and the error is a WORKER_RESET (LO-808).
+	Intact(ctx context.Context) error
 	// Others counts the other leases of the same worker.
 	Others() int
 	// KeepWarm asks that for a while only tasks overwrite the replica's KV cache.
@@ -59,6 +62,8 @@ type Ledger interface {
 	Started(d task.Dispatch)
 	Checkpoint(id string, c task.Checkpoint)
 	Finish(ctx context.Context, r task.Record) error
+	// Delete removes what an ended task was asked and answered, and returns once it is gone.
+	Delete(ctx context.Context, id string, at time.Time) error
 	Get(ctx context.Context, id string) (task.Record, bool, error)
 	// List returns finished tasks, the last to finish first.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
@@ -129,7 +134,7 @@ type Options struct {
 	Now       func() time.Time
 	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.
 	FlushWithin time.Duration
-	// IdleWithin is how long a cancelled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
+	// IdleWithin is how long a canceled slot may stay busy before its worker is replaced. 0: 2 s (ORCH-3026).
 	IdleWithin time.Duration
 	// MoveWithin is how long a task whose replica died, or that an earlier process ran, waits for a replica that gives
 	// the same bytes. 0: 1 min.

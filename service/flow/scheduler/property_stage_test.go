@@ -76,7 +76,7 @@ func (b slowBook) flush() {
 
 func (b slowBook) Accept(ctx context.Context, t task.Task) error {
 	time.Sleep(b.commit)
-	if _, known, _ := b.Get(ctx, t.ID); known && !b.full.Load() { // cancelled before it was recorded
+	if _, known, _ := b.Get(ctx, t.ID); known && !b.full.Load() { // canceled before it was recorded
 		return nil
 	}
 	return b.book.Accept(ctx, t)
@@ -191,10 +191,11 @@ func (h held) Engine() engine.Engine { return h }
 func (h held) Replica() Replica {
 	return Replica{ID: h.id, EngineVersion: "b1", Fingerprint: "fp" + h.kind}
 }
-func (h held) Lost() <-chan struct{} { return h.lost }
-func (h held) Replace(string)        {}
-func (h held) Others() int           { return 0 }
-func (h held) KeepWarm()             {}
+func (h held) Lost() <-chan struct{}      { return h.lost }
+func (h held) Replace(string)             {}
+func (h held) Others() int                { return 0 }
+func (held) Intact(context.Context) error { return nil }
+func (h held) KeepWarm()                  {}
 func (h held) Release() {
 	h.once.Do(func() {
 		h.stage.mu.Lock()

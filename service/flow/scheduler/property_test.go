@@ -107,7 +107,7 @@ type stage struct {
 	hangUp   context.CancelFunc
 	replicas []*machine
 	steps    int  // numbers what happens
-	quits    bool // the next task that loses its worker is cancelled at that moment
+	quits    bool // the next task that loses its worker is canceled at that moment
 	wrong    []string
 }
 

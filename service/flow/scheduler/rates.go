@@ -59,12 +59,26 @@ func (r *rates) queue(j *job, n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.queued.tasks += n
-	r.queued.prompt += n * j.task.PromptTokens
+	r.queued.prompt += n * reading(j)
 	if length := expected(j); length > 0 {
 		r.queued.answer += n * length
 	} else {
 		r.queued.unknown += n
 	}
+}
+
+// reading is about how many tokens a task's prompt has. Where nobody has counted them, four bytes are taken for one.
+func reading(j *job) int {
+	if n := j.task.PromptTokens; n > 0 {
+		return n
+	}
+	n := len(j.task.Prompt)
+	if n == 0 {
+		for _, m := range j.task.Request.Messages {
+			n += len(m.Content)
+		}
+	}
+	return n / 4
 }
 
 // expected is the length of the answer that a task's client expects; 0 where it does not say.
@@ -112,7 +126,7 @@ func (r *rates) ended(j *job, tokens int, now time.Time, counts bool) {
 		p = &pace{}
 		r.replicas[run.replicaID] = p
 	}
-	p.prefill.add(run.first.Sub(run.began).Seconds() / float64(max(j.task.PromptTokens, 1)))
+	p.prefill.add(run.first.Sub(run.began).Seconds() / float64(max(reading(j), 1)))
 	if tokens > 1 {
 		p.decode.add(now.Sub(run.first).Seconds() / float64(tokens-1))
 	}
@@ -150,7 +164,7 @@ func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time) time.D
 		return seconds(float64(ahead) * r.service.value)
 	}
 	for j, run := range r.runs {
-		left := max(r.time(run.replicaID, r.length(j), j.task.PromptTokens)-now.Sub(run.began).Seconds(), 0)
+		left := max(r.time(run.replicaID, r.length(j), reading(j))-now.Sub(run.began).Seconds(), 0)
 		for at, i := 0, 0; i < len(ready); at, i = at+ready[i].Slots, i+1 {
 			if ready[i].ID != run.replicaID {
 				continue

@@ -23,13 +23,15 @@ func (s *Scheduler) Get(ctx context.Context, id string) (task.Status, error) {
 	return r.Status(), err
 }
 
-// finished is a task that is no longer live.
+// finished is a task that is no longer live, and was not deleted.
 func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error) {
 	r, ok, err := s.lookUp(ctx, id)
 	switch {
 	case err != nil:
 	case !ok:
 		err = errUnknown(id)
+	case r.Deleted != nil:
+		err = errDeleted(r)
 	case r.State.Final():
 	case s.Stopping(): // the next start takes it up
 		err = errStopping()

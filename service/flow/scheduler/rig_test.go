@@ -64,6 +64,7 @@ type replica struct {
 	ctx      int           // 0: not known
 	panics   string        // what Generate panics with after two tokens; empty: it does not
 	tokensIn int           // what Generate says of the prompt; 0: 3
+	changed  error         // what Intact returns
 	build    string        // of another engine; empty: the others'
 	warm     atomic.Int32  // leases that asked for its KV to be kept
 }
@@ -145,6 +146,7 @@ func (l lineLog) Sync() error { return nil }
 // book is a ledger in memory whose disk can be full, or hang.
 type book struct {
 	full    atomic.Bool
+	panics  atomic.Value  // what panics; see mayPanic
 	hangs   atomic.Bool   // accepts are not written, and nothing is read, until it does not
 	forgets atomic.Bool   // a crash comes before any note is written
 	seq     atomic.Uint64 // that was handed out last
@@ -178,6 +180,7 @@ func (b *book) wait(ctx context.Context) error {
 }
 
 func (b *book) Accept(ctx context.Context, t task.Task) error {
+	b.mayPanic("the accept")
 	if err := b.wait(ctx); err != nil {
 		return err
 	}
@@ -216,6 +219,14 @@ func (b *book) Finish(_ context.Context, r task.Record) error {
 	})
 }
 
+func (b *book) Delete(_ context.Context, id string, at time.Time) error {
+	return b.change(id, func(r *task.Record) {
+		if r.Deleted == nil {
+			*r = r.Erased(at)
+		}
+	})
+}
+
 func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	if err := b.wait(ctx); err != nil {
 		return task.Record{}, false, err
@@ -238,7 +249,16 @@ func (b *book) List(_ context.Context, state task.State, limit int) (found []tas
 	return found[:min(limit, len(found))], nil
 }
 
-func (b *book) NextSeq() (uint64, error) { return b.seq.Add(1), nil }
+func (b *book) NextSeq() (uint64, error) {
+	b.mayPanic("the number")
+	return b.seq.Add(1), nil
+}
+
+func (b *book) mayPanic(what string) {
+	if b.panics.Load() == what {
+		panic(what)
+	}
+}
 
 // live are the running tasks in start order, then the queued ones in theirs.
 func (b *book) live() (left []task.Record) {
@@ -311,7 +331,13 @@ func (l lease) Replica() Replica {
 }
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
-func (l lease) KeepWarm()             { l.warm.Add(1) }
+func (l lease) Intact(context.Context) error {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	l.ready = l.ready && l.changed == nil
+	return l.changed
+}
+func (l lease) KeepWarm() { l.warm.Add(1) }
 
 // Slots is engine.Keeper's: the only slot holds what it did last.
 func (x *replica) Slots(context.Context) ([]engine.Slot, error) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,8 +68,16 @@ func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 		return t, result, nil, err
 	}
 	result, answer, err = l.generate(ctx, cancel, j, t, warm, binds, lease)
+	if ctx.Err() == nil && !errors.Is(err, stream.ErrSealed) { // nobody ended it. An engine whose files were cut short is gone by now
+		if changed := lease.Intact(ctx); changed != nil {
+			err = fmt.Errorf("%w: %w", errChanged, changed)
+		}
+	}
 	return t, result, answer, err
 }
+
+// errChanged is the end of a run whose files changed. No other replica gives the bytes that it has sent.
+var errChanged = errors.New("the files of the task's worker changed")
 
 // templated is the job's task with its messages templated. Admission did that already, unless the pool's model was not loaded then.
 func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
@@ -211,7 +220,7 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	sent := j.log.Tokens() > 0
 	strict := j.task.Determinism == task.Strict
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && !strict {
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && (!strict || errors.Is(err, errChanged)) {
 		return false
 	}
 	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
@@ -309,7 +318,7 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 				return
 			}
 			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
-				append(j.told(), zap.Duration("waited", l.s.o.IdleWithin))...)
+				append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
 			lease.Replace("slot still busy after its task ended")
 			return
 		case <-poll.C:

@@ -4,7 +4,10 @@ package scheduler
 
 import (
 	"context"
+	"errors"
+	"time"
 
+	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -18,6 +21,10 @@ func (s *Scheduler) Known(ctx context.Context, id string, body [32]byte) (task.A
 	r, ok, err := s.lookUp(ctx, id)
 	if !ok || err != nil {
 		return task.Admission{}, err != nil, err
+	}
+	if r.Deleted != nil {
+		return task.Admission{}, true, task.Errorf(task.Conflict, "task_id %s is that of a task that was deleted at %s: choose another id, or leave it out",
+			id, r.Deleted.At.UTC().Format(time.RFC3339))
 	}
 	a, err := repeated(r.Task, body)
 	return a, true, err
@@ -54,25 +61,25 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 				return task.Admission{}, context.Cause(ctx)
 			}
 		}
-		// It may have been accepted, and even have ended, since Known was asked.
-		if a, known, err := s.Known(ctx, t.ID, t.Request.BodySHA256); known {
-			release()
-			return a, err
-		}
 	}
-	j, err := s.push(t)
-	release()
-	if err != nil {
-		return task.Admission{}, err
+	j, a, err := s.push(ctx, t, release)
+	if j == nil || err != nil {
+		return a, err
 	}
 	// The client may go while this is written: the task is accepted all the same, and its id finds it.
-	if err := s.o.Ledger.Accept(context.WithoutCancel(ctx), j.task); err != nil {
-		e := errLedger("the task could not be recorded, so it was not accepted", err)
+	panicked := s.guard(j, func() { err = s.o.Ledger.Accept(context.WithoutCancel(ctx), j.task) })
+	if err = errors.Join(panicked, err); err != nil {
+		e := task.AsError(panicked)
+		if panicked == nil {
+			e = errLedger("the task could not be recorded, so it was not accepted", err)
+		}
 		s.withdraw(j, e)
 		return task.Admission{}, e
 	}
-	s.o.Metrics.enqueued(j.task)
-	s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
+	_ = s.guard(j, func() {
+		s.o.Metrics.enqueued(j.task)
+		s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
+	})
 	j.accept()
 	j.lane.shed(t.Request.Priority)
 	j.lane.wake()
@@ -97,53 +104,74 @@ func (s *Scheduler) reserve(id string) (release func(), wait <-chan struct{}) {
 	}, nil
 }
 
-// push makes a task's job and gives it its place in the queue. The ledger does not know of it yet.
-func (s *Scheduler) push(t task.Task) (*job, error) {
+// push makes a task's job and gives it its place in the queue. The ledger does not know of it yet. Where the id is taken, the answer
+// is the admission that it has.
+func (s *Scheduler) push(ctx context.Context, t task.Task, release func()) (*job, task.Admission, error) {
+	defer release()
+	if t.Request.ID != "" { // it may have been accepted, and even have ended, since Known was asked
+		if a, known, err := s.Known(ctx, t.ID, t.Request.BodySHA256); known {
+			return nil, a, err
+		}
+	}
 	l := s.lane(t.PoolID)
 	switch {
 	case s.Stopping():
-		return nil, errStopping()
+		return nil, task.Admission{}, errStopping()
 	case l == nil:
-		return nil, errRemoved(t.PoolID)
+		return nil, task.Admission{}, errRemoved(t.PoolID)
 	}
 	j := newJob(l, t)
 	if err := s.o.Sessions.Admit(&j.task); err != nil {
-		return nil, err
+		return nil, task.Admission{}, err
 	}
-	if err := l.push(j); err != nil {
-		s.o.Sessions.Withdraw(j.task)
-		return nil, err
+	if err := s.line(j); err != nil {
+		e := task.AsError(err)
+		s.withdraw(j, e)
+		return nil, task.Admission{}, e
 	}
-	if err := s.keep(j); err != nil {
-		s.withdraw(j, task.AsError(err))
-		return nil, err
-	}
-	return j, nil
+	return j, task.Admission{}, nil
+}
+
+// line gives a job its place in the queue, where its id finds it.
+func (s *Scheduler) line(j *job) (err error) {
+	panicked := s.guard(j, func() {
+		if err = j.lane.push(j); err == nil {
+			err = s.keep(j)
+		}
+	})
+	return errors.Join(panicked, err)
 }
 
 // push puts a job at the end of the queue, and notes what it found there: that is what its stream begins with.
 func (l *lane) push(j *job) error {
 	t := &j.task
-	l.pushing.Lock()
-	seq, err := l.s.o.Ledger.NextSeq()
+	place, err := l.take(j)
 	if err != nil {
-		l.pushing.Unlock()
-		return errLedger("the task could not be given its number, so it was not accepted", err)
+		return err
 	}
-	place, err := l.queue.Push(t.Request.Priority, j, t.AcceptedAt)
-	l.pushing.Unlock()
+	defer l.rates.queue(j, 1)
+	// Everybody else leaves the job alone until it is accepted.
+	t.QueuePosition, t.PredictedStart, t.Backoff = place.Position, l.predict(place.Position), l.backoff()
+	j.log = stream.New(t.Started(), l.s.o.Now)
+	return nil
+}
+
+// take gives a job its number and its place, both in one order.
+func (l *lane) take(j *job) (place queue.Pushed, err error) {
+	l.pushing.Lock()
+	defer l.pushing.Unlock()
+	if j.task.Seq, err = l.s.o.Ledger.NextSeq(); err != nil {
+		return place, errLedger("the task could not be given its number, so it was not accepted", err)
+	}
+	place, err = l.queue.Push(j.task.Request.Priority, j, j.task.AcceptedAt)
 	if err != nil || place.Over {
 		l.s.o.Metrics.backpressure(l)
 	}
 	if err != nil {
-		return l.errFull(err)
+		return place, l.errFull(err)
 	}
-	// Everybody else leaves the job alone until it is accepted.
-	t.Seq, j.ticket = seq, place.Ticket
-	t.QueuePosition, t.PredictedStart, t.Backoff = place.Position, l.predict(place.Position), l.backoff()
-	j.log = stream.New(t.Started(), l.s.o.Now)
-	l.rates.queue(j, 1)
-	return nil
+	j.ticket = place.Ticket
+	return place, nil
 }
 
 // withdraw forgets a task that was never accepted.

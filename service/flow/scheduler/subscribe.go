@@ -58,7 +58,7 @@ func (s *Scheduler) subscribeFinished(ctx context.Context, id, after string) (*S
 	leave := func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		if p.readers--; p.readers == 0 {
+		if p.readers--; p.readers == 0 && s.replays[id] == p { // a deletion may have taken it away
 			delete(s.replays, id)
 		}
 	}

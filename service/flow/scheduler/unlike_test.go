@@ -119,3 +119,17 @@ func TestWhichDispatchHasToBeRecorded(t *testing.T) {
 		})
 	})
 }
+
+// ORCH-3014: a prompt that nobody has counted goes to a replica whose context holds it for sure.
+func TestAnUncountedPromptGoesWhereItFits(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].ctx, r.replicas[1].ctx = 128, 1024 })
+		for name, most := range map[string]int{"short": 100, "long": 500, "beyond": 5000} {
+			r.must(name, func(t *task.Task) { t.MostTokens = most })
+			require.Contains(t, r.read(name), "event: end\n")
+			if most > 128 {
+				require.Equal(t, "default-1", r.status(name).ReplicaID)
+			}
+		}
+	})
+}

@@ -175,7 +175,7 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 		return task.SessionStatus{}, errLedger(err)
 	}
 	m.add(&entry{Session: s})
-	m.o.Log.Info("a session began", zap.String("session_id", s.ID), zap.Duration("ttl", s.TTL), zap.Int("max_turns", s.MaxTurns))
+	m.o.Log.Info("a session began", zap.String("session_id", s.ID), zap.Duration("ttl_ms", s.TTL), zap.Int("max_turns", s.MaxTurns))
 	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.o.Accounts.Rests(s.ID, r.Actor)}, nil
 }
 

@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// ErrCutOff ends a subscription that did not take its events in time when its task was cancelled (ORCH-3026). The client may
+// ErrCutOff ends a subscription that did not take its events in time when its task was canceled (ORCH-3026). The client may
 // reconnect and read the sealed log.
 var ErrCutOff = errors.New("the stream was too slow to take its events before a cancel returned")
 
@@ -147,7 +147,7 @@ func (s *Subscription) take(frames *[]byte, events *task.Events) (news bool, wai
 			return false, 0, nil
 		case s.next <= last && l.tags[s.next-1] == s.held:
 			s.ahead = false
-		case s.next >= last && l.published && l.failure != nil: // for instance cancelled before the log had reached the event that the client has
+		case s.next >= last && l.published && l.failure != nil: // for instance canceled before the log had reached the event that the client has
 			return false, 0, l.failure
 		default:
 			return false, 0, errOtherBytes(s.next - 1)

@@ -26,6 +26,8 @@ type Tasks interface {
 	// List returns the newest tasks first; an empty state means all.
 	List(ctx context.Context, state task.State, limit int) ([]task.Status, error)
 	Cancel(ctx context.Context, id string) (task.CancelResult, error) // NOT_FOUND
+	// Delete removes what an ended task was asked and answered. Actor is who asks for it. NOT_FOUND, CONFLICT.
+	Delete(ctx context.Context, id, actor string) error
 	// Subscribe opens a task's stream after the event with this id, or at its start if the id is empty. INVALID_PARAMS for an
 	// id that the stream never gave, NOT_FOUND, WORKER_RESET for an id whose hash is of other bytes.
 	Subscribe(ctx context.Context, id, after string) (delivery.Stream, error)
@@ -159,8 +161,16 @@ type Options struct {
 	Log          *zap.Logger   // default none
 	Engines      []string      // what each kind of engine can do, as a feature in capabilities; default none
 	Version      string        // the server's, shown in capabilities; default "dev"
-	MaxBody      int64         // bytes of a request body, as the gate takes it and capabilities show it; default 4 MiB
+	Limits       Limits        // what capabilities show; needed
 	WriteTimeout time.Duration // bounds each write of an artifact, so that a dead client frees its goroutine; default 30 s
+}
+
+// Limits are those that others hold a request to: the gate its body, admission the rest. They have no defaults here, which could
+// differ from what is in force (LO-848).
+type Limits struct {
+	BodyBytes   int64
+	PromptBytes int64 // of prompt, messages and inputs together
+	Inputs      int   // inputs, or messages
 }
 
 // Handler serves the whole native API, as a front behind the gate.
@@ -175,12 +185,14 @@ func NewHandler(o Options) (*Handler, error) {
 	if o.Tasks == nil || o.Sessions == nil || o.Pools == nil || o.Control == nil || o.Catalog == nil || o.Artifacts == nil || o.Streams == nil || o.Gatherer == nil {
 		return nil, errors.New("api: Tasks, Sessions, Pools, Control, Catalog, Artifacts, Streams and Gatherer are needed")
 	}
+	if o.Limits.BodyBytes <= 0 || o.Limits.PromptBytes <= 0 || o.Limits.Inputs <= 0 {
+		return nil, errors.New("api: the limits that are in force are needed")
+	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
 	o.Log = o.Log.Named("api")
 	o.Version = cmp.Or(o.Version, "dev")
-	o.MaxBody = cmp.Or(o.MaxBody, gate.DefaultMaxBody)
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, gate.DefaultTimeout)
 	c, err := loadContract()
 	if err != nil {

@@ -37,8 +37,9 @@ func TestEveryCodeHasItsStatusAndTheEnvelope(t *testing.T) {
 		404: {task.NotFound, task.ModelNotFound},
 		405: {task.MethodNotAllowed},
 		409: {task.Conflict, task.Canceled},
-		410: {task.ModelDeprecated},
+		410: {task.ModelDeprecated, task.Deleted},
 		413: {task.TooLarge},
+		415: {task.UnsupportedMedia},
 		429: {task.AdmissionReject, task.QueueFullDropLRU, task.RateLimited, task.BudgetExceeded},
 		500: {task.Internal},
 		501: {task.NotImplemented},
@@ -221,7 +222,7 @@ func TestCorrelationID(t *testing.T) {
 	require.Equal(t, "c", f.do("GET", "/v1/tasks", "", gate.CorrelationHeader, "c", "remote", "10.0.0.1:1").Header.Get(gate.CorrelationHeader))
 }
 
-// ORCH-3095
+// ORCH-3095, LO-848
 func TestCapabilitiesAgreeWithWhatIsServed(t *testing.T) {
 	f := setup(t)
 	res := f.do("GET", "/v1/capabilities", "")
@@ -235,7 +236,7 @@ func TestCapabilitiesAgreeWithWhatIsServed(t *testing.T) {
 	require.True(t, slices.IsSorted(c.Features))
 	require.Subset(t, c.Features, []string{"llamacpp_embedding", "llamacpp_rerank", "stream_resume"})
 	require.Equal(t, gen.Limits{
-		MaxBodyBytes: 4 << 20, MaxPromptChars: 1 << 20, MaxMessages: 1024, MaxInputs: 1024, MaxStop: 16, MaxSeed: task.MaxSeed, MaxDeadlineMs: 86400000,
+		MaxBodyBytes: 4 << 20, MaxPromptBytes: 5000, MaxMessages: 7, MaxInputs: 7, MaxStop: 16, MaxSeed: task.MaxSeed, MaxDeadlineMs: 86400000,
 	}, c.Limits)
 
 	served := 0
@@ -260,7 +261,7 @@ func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	at := time.Date(2026, 11, 22, 20, 15, 0, 125e6, time.FixedZone("", 3600))
 	f.tasks.status = task.Status{
 		ID: "t1", State: task.Completed, PoolID: "default", Engine: "llamacpp", Workload: task.Embedding, Priority: task.Batch, ModelRef: "haiku",
-		ReplicaID: "default-0", PredictedStart: -time.Second, Seed: 7, Determinism: task.Strict, AcceptedAt: at, StartedAt: at, FinishedAt: at,
+		Actor: "self-test", ReplicaID: "default-0", PredictedStart: -time.Second, Seed: 7, Determinism: task.Strict, AcceptedAt: at, StartedAt: at, FinishedAt: at,
 		TokensIn: 3, TokensOut: 4, LastEventID: "5-0a1b2c3d",
 		End: &task.End{TokensIn: 3, TokensOut: 4, FinishReason: task.FinishResult, Result: json.RawMessage(`[[0.5]]`), Receipt: task.Receipt{Determinism: task.Strict}},
 	}
@@ -281,6 +282,7 @@ func TestWhatClientsReadFitsTheContract(t *testing.T) {
 	require.Equal(t, "[[0.5]]", string(one.Response.End.Value.Result))
 	require.True(t, at.Equal(one.Response.AcceptedAt))
 	require.Zero(t, one.Response.PredictedStartMs)
+	require.Equal(t, "self-test", one.Response.Actor.Value)
 
 	list, err := client.ListTasks(ctx, gen.ListTasksParams{})
 	require.NoError(t, err)

@@ -134,7 +134,7 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	control := http.NewResponseController(w)
 	out := &download{ResponseWriter: w, pace: delivery.Pace{Set: control.SetWriteDeadline, Timeout: h.WriteTimeout}}
 	defer func() { _ = control.SetWriteDeadline(time.Time{}) }() // or it would end the connection's next request
-	http.ServeContent(out, callFrom(ctx).request, "", time.Time{}, content)
+	http.ServeContent(out, asksFor(callFrom(ctx).request), "", time.Time{}, content)
 	var why *task.Error
 	switch out.refused {
 	case 0:
@@ -148,6 +148,30 @@ func (h artifacts) GetArtifactContent(ctx context.Context, p gen.GetArtifactCont
 	header.Del("ETag")
 	h.write(w, out.refused, gate.Refuse(why).Envelope)
 	return nil
+}
+
+// asksFor is a request as ServeContent takes it: a HEAD, where the client sent one, and without a range in a unit that is not bytes,
+// which is to be ignored (LO-828).
+func asksFor(r *http.Request) *http.Request {
+	head := gate.CallFrom(r.Context()).Head
+	asked := r.Header.Get("Range")
+	unit, rest, _ := strings.Cut(asked, "=")
+	plain := asked == "" || strings.HasPrefix(asked, "bytes=")
+	if !head && plain {
+		return r
+	}
+	r = r.Clone(r.Context())
+	if head {
+		r.Method = http.MethodHead
+	}
+	switch {
+	case plain:
+	case strings.EqualFold(strings.TrimSpace(unit), "bytes"):
+		r.Header.Set("Range", "bytes="+rest)
+	default:
+		r.Header.Del("Range")
+	}
+	return r
 }
 
 // download bounds each write by itself, since a whole download may take longer than a dead client may stay. It also drops the

@@ -24,6 +24,7 @@ var live = map[gen.OperationName]bool{
 	gen.GetTaskOperation:            true,
 	gen.StreamTaskOperation:         true,
 	gen.CancelTaskOperation:         true,
+	gen.DeleteTaskOperation:         true,
 	gen.CreateSessionOperation:      true,
 	gen.GetSessionOperation:         true,
 	gen.DeleteSessionOperation:      true,
@@ -62,6 +63,7 @@ type operation struct {
 	method, path string
 	plane        string
 	body         schema            // nil: the operation takes none
+	shape        *shape            // of body
 	params       map[string]schema // by "in name"
 	query        []string          // the names of its query parameters, sorted
 	open         bool              // needs no token
@@ -78,6 +80,7 @@ type contract struct {
 	version    string
 	root       map[string]any
 	operations []*operation // by path, then method
+	methods    []string     // of all operations, sorted
 	byName     map[gen.OperationName]*operation
 }
 
@@ -104,6 +107,11 @@ func loadContract() (*contract, error) {
 			c.byName[o.name] = o
 		}
 	}
+	for _, o := range c.operations {
+		c.methods = append(c.methods, o.method)
+	}
+	slices.Sort(c.methods)
+	c.methods = slices.Compact(c.methods)
 	slices.SortFunc(c.operations, func(a, b *operation) int {
 		return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.method, b.method))
 	})
@@ -123,6 +131,7 @@ func (c *contract) operation(method, path string, raw map[string]any, shared []a
 		o.open, o.guarded = len(security) == 0, len(security) > 0
 	}
 	o.body, _ = dig[schema](raw, "requestBody", "content", "application/json", "schema")
+	o.shape = c.shapeOf(o.body, map[string]*shape{})
 	own, _ := raw["parameters"].([]any)
 	for _, v := range slices.Concat(shared, own) {
 		p, _ := v.(map[string]any)

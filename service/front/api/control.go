@@ -27,7 +27,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	out := gen.Capabilities{
 		APIVersion:    h.contract.version,
 		ServerVersion: task.Clip(h.Version, maxShort),
-		Limits:        h.contract.limits(h.MaxBody),
+		Limits:        h.contract.limits(h.Limits),
 		Features:      slices.Sorted(slices.Values(slices.Concat(h.Engines, features))),
 		Gpus:          toGPUs(h.Pools.GPUs().GPUs),
 	}
@@ -50,8 +50,8 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 	return &gen.CapabilitiesHeaders{Response: out}, nil
 }
 
-// limits reads the figures that a client may want to know from the contract itself.
-func (c *contract) limits(maxBody int64) gen.Limits {
+// limits are the limits in force: those that others hold a request to, and beside them those of the contract, by which gen does.
+func (c *contract) limits(l Limits) gen.Limits {
 	request, _ := dig[schema](c.root, "components", "schemas", "TaskRequest", "properties")
 	params, _ := dig[schema](c.root, "components", "schemas", "Params", "properties")
 	figure := func(properties schema, name, bound string) int64 {
@@ -60,10 +60,10 @@ func (c *contract) limits(maxBody int64) gen.Limits {
 		return int64(f)
 	}
 	return gen.Limits{
-		MaxBodyBytes:   maxBody,
-		MaxPromptChars: figure(request, "prompt", "maxLength"),
-		MaxMessages:    int(figure(request, "messages", "maxItems")),
-		MaxInputs:      int(figure(request, "inputs", "maxItems")),
+		MaxBodyBytes:   l.BodyBytes,
+		MaxPromptBytes: l.PromptBytes,
+		MaxMessages:    l.Inputs,
+		MaxInputs:      l.Inputs,
 		MaxStop:        int(figure(params, "stop", "maxItems")),
 		MaxSeed:        figure(request, "seed", "maximum"),
 		MaxDeadlineMs:  figure(request, "deadline_ms", "maximum"),

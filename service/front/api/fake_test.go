@@ -34,6 +34,7 @@ type fakeTasks struct {
 	err       error
 	listed    []task.Status
 	subscribe func(id, after string) (delivery.Stream, error)
+	deleted   []any // what the last Delete was asked
 }
 
 func (f *fakeTasks) Submit(_ context.Context, r task.Request) (task.Admission, error) {
@@ -56,6 +57,11 @@ func (f *fakeTasks) Subscribe(_ context.Context, id, after string) (delivery.Str
 
 func (f *fakeTasks) Cancel(_ context.Context, id string) (task.CancelResult, error) {
 	return task.CancelResult{TaskID: id, Outcome: task.StateCanceled, LastEventID: "0-00000000"}, f.err
+}
+
+func (f *fakeTasks) Delete(_ context.Context, id, actor string) error {
+	f.deleted = []any{id, actor}
+	return f.err
 }
 
 type fakePools struct {
@@ -174,6 +180,7 @@ func setup(t testing.TB, change ...func(*Options)) *fixture {
 		Engines: []string{"llamacpp_rerank", "llamacpp_embedding"},
 		Tasks:   f.tasks, Sessions: f.sessions, Pools: f.pools, Control: f.control, Catalog: &fakeCatalog{}, Artifacts: &fakeArtifacts{},
 		Streams: f.streams, Gatherer: registry, Version: "0.0.1",
+		Limits: Limits{BodyBytes: gate.DefaultMaxBody, PromptBytes: 5000, Inputs: 7},
 	}
 	for _, c := range change {
 		c(&f.options)
@@ -181,7 +188,7 @@ func setup(t testing.TB, change ...func(*Options)) *fixture {
 	f.native, err = NewHandler(f.options)
 	require.NoError(t, err)
 	f.handler, err = gate.New(gate.Options{
-		Auth: a, Fronts: map[string]gate.Front{"/": f.native}, Log: f.options.Log, MaxBody: f.options.MaxBody,
+		Auth: a, Fronts: map[string]gate.Front{"/": f.native}, Log: f.options.Log, MaxBody: f.options.Limits.BodyBytes,
 	})
 	require.NoError(t, err)
 	require.NoError(t, f.streams.Start(t.Context()))

@@ -28,8 +28,9 @@ import (
 // call is what one request carries to its handler, beside what the gate knows of it. It does not change.
 type call struct {
 	request    *http.Request
-	body       []byte
-	bodySHA256 [sha256.Size]byte // of the compacted JSON
+	writer     *http.ResponseController // of the answer
+	body       []byte                   // in normal form
+	bodySHA256 [sha256.Size]byte        // of the JSON as it was sent, compacted
 }
 
 type callKey struct{}
@@ -44,6 +45,14 @@ func callFrom(ctx context.Context) *call {
 
 // Route names the operation of a request, and says who may call it.
 func (h *Handler) Route(r *http.Request) (out gate.Route) {
+	if r.Method == http.MethodOptions {
+		for _, method := range h.contract.methods {
+			if _, found := h.routes.FindPath(method, r.URL); found {
+				out.Methods = append(out.Methods, method)
+			}
+		}
+		return out
+	}
 	route, found := h.routes.FindPath(r.Method, r.URL)
 	if !found {
 		return out
@@ -88,7 +97,7 @@ func (h *Handler) read(r *http.Request, c *call) error {
 	if op.body == nil {
 		return nil
 	}
-	return readBody(r, c)
+	return readBody(r, c, op)
 }
 
 func checkQuery(raw string, known []string) error {
@@ -100,18 +109,18 @@ func checkQuery(raw string, known []string) error {
 		return task.Errorf(task.InvalidParams, "the query string is malformed: escape it as a URL's").Because(err)
 	}
 	for name, values := range query {
-		if !slices.Contains(known, name) {
-			return task.Errorf(task.InvalidParams, "%s", unknown("query parameter", task.Clip(name, maxQuote), name, known))
-		}
-		if len(values) > 1 {
+		if len(values) > 1 && slices.Contains(known, name) {
 			return task.Errorf(task.InvalidParams, "query parameter `%s` is given %d times: give it once", name, len(values))
 		}
 	}
 	return nil
 }
 
-// readBody reads a JSON body once, and leaves it for gen's decoder. The gate bounds it.
-func readBody(r *http.Request, c *call) (err error) {
+// readBody reads a JSON body once, and leaves it for gen's decoder, as that takes it. The gate bounds and decodes it.
+func readBody(r *http.Request, c *call, op *operation) (err error) {
+	if r.ContentLength == 0 && r.Header.Get("Content-Type") == "" {
+		return noBody()
+	}
 	if err = jsonContent(r.Header); err != nil {
 		return err
 	}
@@ -121,6 +130,7 @@ func readBody(r *http.Request, c *call) (err error) {
 	if c.bodySHA256, err = digest(c.body); err != nil {
 		return err
 	}
+	c.body = op.shape.normal(c.body)
 	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(c.body)), int64(len(c.body))
 	return nil
 }
@@ -128,16 +138,23 @@ func readBody(r *http.Request, c *call) (err error) {
 func jsonContent(h http.Header) error {
 	sent := h.Get("Content-Type")
 	kind, params, err := mime.ParseMediaType(sent)
-	if err == nil && kind == "application/json" && (params["charset"] == "" || strings.EqualFold(params["charset"], "utf-8")) {
-		return nil
+	if err == nil && kind == "application/json" {
+		switch strings.ToLower(params["charset"]) {
+		case "", "utf-8", "utf8":
+			return nil
+		}
 	}
-	return task.Errorf(task.InvalidParams, "this call takes JSON: set the header `Content-Type: application/json`, not %q", task.Clip(sent, maxQuote))
+	return task.Errorf(task.UnsupportedMedia, "this call takes JSON in UTF-8: set the header `Content-Type: application/json`, not %q", task.Clip(sent, maxQuote))
+}
+
+func noBody() error {
+	return task.Errorf(task.InvalidParams, "this call needs a JSON body and has none")
 }
 
 // digest checks that body is one JSON value in UTF-8 and hashes it without its white space.
 func digest(body []byte) (sum [sha256.Size]byte, err error) {
 	if len(bytes.TrimSpace(body)) == 0 {
-		return sum, task.Errorf(task.InvalidParams, "this call needs a JSON body and has none")
+		return sum, noBody()
 	}
 	if !utf8.Valid(body) {
 		return sum, task.Errorf(task.InvalidParams, "the body is not UTF-8: encode it so")
@@ -205,11 +222,7 @@ func (h *Handler) notFound(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) notAllowed(w http.ResponseWriter, r *http.Request, allowed string) {
-	header := w.Header()
-	for _, name := range []string{"Access-Control-Allow-Methods", "Access-Control-Allow-Headers", "Accept-Post", "Accept-Patch"} {
-		header.Del(name) // gen answers OPTIONS as if pages of other origins were welcome
-	}
-	allowed = strings.ReplaceAll(allowed, ",", ", ")
-	header.Set("Allow", allowed)
-	h.Refuse(w, r, task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, maxQuote), allowed, task.Clip(r.Method, maxQuote)))
+	methods := strings.Split(allowed, ",")
+	w.Header().Set("Allow", gate.Allow(methods))
+	h.Refuse(w, r, task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, maxQuote), strings.Join(methods, ", "), task.Clip(r.Method, maxQuote)))
 }

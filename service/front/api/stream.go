@@ -22,6 +22,13 @@ func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.Re
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
+	if gate.CallFrom(ctx).Head { // who subscribes and leaves may cancel the task
+		if _, err := h.Tasks.Get(ctx, string(p.ID)); err != nil {
+			return err
+		}
+		delivery.Head(w, native{})
+		return nil
+	}
 	s, err := h.Tasks.Subscribe(ctx, string(p.ID), after)
 	if err != nil {
 		e := task.AsError(err)

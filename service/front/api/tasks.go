@@ -71,6 +71,14 @@ func (h tasks) CancelTask(ctx context.Context, p gen.CancelTaskParams) (*gen.Can
 	}}, nil
 }
 
+// DeleteTask deletes an ended task (LO-832).
+func (h tasks) DeleteTask(ctx context.Context, p gen.DeleteTaskParams) (*gen.Done, error) {
+	if err := h.Tasks.Delete(ctx, string(p.ID), gate.CallFrom(ctx).Identity); err != nil {
+		return nil, err
+	}
+	return &gen.Done{}, nil
+}
+
 // toRequest maps a decoded body. gen has filled the documented defaults in, but for an absent `placement`.
 func toRequest(r *gen.TaskRequest) task.Request {
 	out := task.Request{
@@ -132,6 +140,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 		Workload:         gen.Workload(s.Workload),
 		Priority:         gen.Priority(s.Priority),
 		ModelRef:         gen.ModelRef(s.ModelRef),
+		Actor:            optString(task.Clip(s.Actor, maxShort)),
 		ReplicaID:        optString(task.Clip(s.ReplicaID, maxName)),
 		QueuePosition:    max(s.QueuePosition, 0),
 		PredictedStartMs: millis(s.PredictedStart),
@@ -140,6 +149,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 		AcceptedAt:       s.AcceptedAt.UTC(),
 		StartedAt:        optTime(s.StartedAt),
 		FinishedAt:       optTime(s.FinishedAt),
+		DeletedAt:        optTime(s.DeletedAt),
 		TokensIn:         s.TokensIn,
 		TokensOut:        s.TokensOut,
 	}

@@ -135,9 +135,7 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 		return err
 	}
 	header := w.Header()
-	header.Set("Content-Type", dialect.ContentType())
-	header.Set("Cache-Control", "no-store")
-	header.Set("X-Accel-Buffering", "no")
+	describe(header, dialect)
 	wire.again = wire.again && s.next.heard.Load()
 	wire.begin(header)
 	call := gate.CallFrom(r.Context())
@@ -152,6 +150,18 @@ func (s *Streams) Deliver(w http.ResponseWriter, r *http.Request, stream Stream,
 		wire.close(false)
 	}
 	return nil
+}
+
+// Head answers a request for the headers of a stream alone.
+func Head(w http.ResponseWriter, dialect Dialect) {
+	describe(w.Header(), dialect)
+	w.WriteHeader(http.StatusOK)
+}
+
+func describe(h http.Header, dialect Dialect) {
+	h.Set("Content-Type", dialect.ContentType())
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no")
 }
 
 func (s *Streams) add(d *delivery) {

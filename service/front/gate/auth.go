@@ -30,6 +30,9 @@ const (
 type AuthOptions struct {
 	Token              string // empty: no token is configured
 	OptionalOnLoopback bool   // callers from loopback need no token
+	// Origins are those whose web pages may read answers, as browsers write them, or AnyOrigin. Pages of those that are
+	// named count as local where callers from loopback need no token.
+	Origins []string
 }
 
 // Auth decides who may call: whoever has the one bearer token, and callers on loopback, where the configuration says that they
@@ -39,6 +42,7 @@ type Auth struct {
 	identity string
 	set      bool
 	optional bool
+	pages    pages
 }
 
 // NewAuth returns an Auth. It refuses options under which nobody could ever call.
@@ -47,7 +51,7 @@ func NewAuth(o AuthOptions) (*Auth, error) {
 		return nil, errors.New("a token is required on loopback too (auth.optional_on_loopback is false), but none is set: " +
 			"set LLORCH_API_TOKEN, or auth.optional_on_loopback to true")
 	}
-	a := &Auth{set: o.Token != "", optional: o.OptionalOnLoopback}
+	a := &Auth{set: o.Token != "", optional: o.OptionalOnLoopback, pages: newPages(o.Origins)}
 	if a.set {
 		a.digest = sha256.Sum256([]byte(o.Token))
 		a.identity = "token:" + hex.EncodeToString(a.digest[:3])
@@ -83,9 +87,10 @@ func loopbackHost(host string) bool {
 }
 
 // Authenticate returns the identity behind an Authorization header: `localhost`, or `token:<first 6 hex of its SHA-256>`.
-// Errors are *task.Error MISSING_TOKEN or BAD_TOKEN. A token that is offered is always checked, on loopback too.
+// Errors are *task.Error MISSING_TOKEN or BAD_TOKEN. A token that is offered is always checked, on loopback too. Where none is configured there is
+// nothing to compare it with, and it is ignored: many clients always send one.
 func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) {
-	if header == "" {
+	if header == "" || !a.set {
 		if remoteLoopback && a.optional {
 			return Localhost, nil
 		}
@@ -99,16 +104,13 @@ func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) 
 	scheme, token, _ := strings.Cut(header, " ")
 	offered := sha256.Sum256([]byte(strings.TrimSpace(token)))
 	same := subtle.ConstantTimeCompare(offered[:], a.digest[:]) == 1
-	if a.set && same && strings.EqualFold(scheme, "Bearer") {
+	if same && strings.EqualFold(scheme, "Bearer") {
 		return a.identity, nil
 	}
 	e := task.Errorf(task.BadToken, "the token is not this server's")
 	e.Hint = badTokenHint
-	switch {
-	case !strings.EqualFold(scheme, "Bearer"):
+	if !strings.EqualFold(scheme, "Bearer") {
 		e.Message = "the Authorization header is not of the form `Bearer <token>`"
-	case !a.set:
-		e.Message = "a token was sent, and this server has none set: send no Authorization header, or set LLORCH_API_TOKEN for the server and restart it"
 	}
 	return "", e
 }
@@ -117,7 +119,8 @@ func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) 
 // With always, a caller on loopback needs the token too.
 //
 // A caller without a token might be a web page of another site in the user's browser. Its requests carry that site's Host (DNS
-// rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED. So it does where a proxy forwards the request (LO-824).
+// rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED, unless the configuration names that origin (LO-829).
+// So it does where a proxy forwards the request (LO-824).
 func (a *Auth) Check(r *http.Request, always bool) (string, error) {
 	id, err := a.Authenticate(r.Header.Get("Authorization"), remoteLoopback(r.RemoteAddr) && !always)
 	if err != nil || id != Localhost {
@@ -130,8 +133,13 @@ func (a *Auth) Check(r *http.Request, always bool) (string, error) {
 		return "", task.Errorf(task.PolicyDenied, "a call without a token must name the server as localhost or a loopback address, not %q; "+
 			"use http://127.0.0.1:PORT, or send the token", r.Host)
 	}
-	if origin := r.Header.Get("Origin"); origin != "" && !sameOrigin(origin, r.Host) {
-		return "", task.Errorf(task.PolicyDenied, "calls from web pages of other origins (%q) need the token", origin)
+	origin := r.Header.Get("Origin")
+	if a.pages.named[origin] {
+		return id, nil
+	}
+	if origin != "" && !sameOrigin(origin, r.Host) {
+		return "", task.Errorf(task.PolicyDenied, "calls from web pages of other origins (%q) need the token, or `cors.origins` of the configuration has to name the origin",
+			task.Clip(origin, maxOrigin))
 	}
 	switch r.Header.Get("Sec-Fetch-Site") {
 	case "cross-site", "same-site":

@@ -44,8 +44,10 @@ func TestAuthenticate(t *testing.T) {
 		{"prefix of the token", AuthOptions{Token: token}, "Bearer " + token[:5], false, "", task.BadToken},
 		{"empty token", AuthOptions{Token: token}, "Bearer ", false, "", task.BadToken},
 		{"another scheme", AuthOptions{Token: token}, "Basic " + token, false, "", task.BadToken},
-		{"a token where none is set", AuthOptions{OptionalOnLoopback: true}, "Bearer x", true, "", task.BadToken},
-		{"an empty token where none is set", AuthOptions{OptionalOnLoopback: true}, "Bearer ", true, "", task.BadToken},
+		{"a token where none is set", AuthOptions{OptionalOnLoopback: true}, "Bearer x", true, Localhost, ""},
+		{"an empty token where none is set", AuthOptions{OptionalOnLoopback: true}, "Bearer ", true, Localhost, ""},
+		{"another scheme where none is set", AuthOptions{OptionalOnLoopback: true}, "Basic dXNlcjpwYXNz", true, Localhost, ""},
+		{"a token where none is set, from afar", AuthOptions{OptionalOnLoopback: true}, "Bearer x", false, "", task.MissingToken},
 		{"none set, from afar", AuthOptions{OptionalOnLoopback: true}, "", false, "", task.MissingToken},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -60,6 +62,41 @@ func TestAuthenticate(t *testing.T) {
 			require.Equal(t, c.code, code(t, err))
 			require.Empty(t, id)
 		})
+	}
+}
+
+// A credential that means nothing does not lift what guards a caller without one.
+//
+// AUTH-1003, AUTH-1008, LO-824
+func TestACredentialIsNoneWhereNoTokenIsSet(t *testing.T) {
+	a, err := NewAuth(AuthOptions{OptionalOnLoopback: true})
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		host   string
+		header string
+		value  string
+		always bool
+		code   task.Code
+	}{
+		"a client with a dummy key": {host: "127.0.0.1:8080"},
+		"DNS rebinding":             {host: "evil.example:8080", code: task.PolicyDenied},
+		"a page of another site":    {host: "127.0.0.1:8080", header: "Origin", value: "https://evil.example", code: task.PolicyDenied},
+		"a proxy":                   {host: "127.0.0.1:8080", header: "X-Forwarded-For", value: "10.0.0.7", code: task.PolicyDenied},
+		"worker registration":       {host: "127.0.0.1:8080", always: true, code: task.MissingToken},
+	} {
+		r := httptest.NewRequest(http.MethodPost, "/v1/tasks", nil)
+		r.RemoteAddr, r.Host = "127.0.0.1:5000", c.host
+		r.Header.Set("Authorization", "Bearer sk-dummy")
+		if c.header != "" {
+			r.Header.Set(c.header, c.value)
+		}
+		id, err := a.Check(r, c.always)
+		if c.code == "" {
+			require.NoError(t, err, name)
+			require.Equal(t, Localhost, id)
+			continue
+		}
+		require.Equal(t, c.code, code(t, err), name)
 	}
 }
 

@@ -25,6 +25,7 @@ type body struct {
 	control *http.ResponseController
 	room    *room // what all bodies take together
 	read    int64
+	held    int64 // what it takes of the room
 	err     error // what the last read ended with: it stays so
 }
 
@@ -57,8 +58,8 @@ func (b *body) Read(p []byte) (n int, err error) {
 	n, err = b.bounded.Read(p)
 	b.read += int64(n)
 	switch {
-	case !b.room.take(int64(n)):
-		b.err = task.Errorf(task.AdmissionReject, "the bodies that are being read take all the memory there is for them: send it again").Retry(time.Second)
+	case !b.hold(int64(n)):
+		b.err = errNoRoom()
 	case err != nil:
 		b.err = b.end(err)
 	}
@@ -117,8 +118,14 @@ func (b *body) settle(asked bool) (whole bool) {
 // restWithin is how long a client that was answered early may go on to send.
 const restWithin = 2 * time.Second
 
+// hold takes of the memory for all. It reports whether there was as much.
+func (b *body) hold(n int64) bool {
+	b.held += n
+	return b.room.take(n)
+}
+
 // release gives back what the body took of the memory for all.
-func (b *body) release() { b.room.give(b.read) }
+func (b *body) release() { b.room.give(b.held) }
 
 // room is memory that many share.
 type room struct {

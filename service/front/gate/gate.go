@@ -41,6 +41,7 @@ type Front interface {
 type Route struct {
 	Operation string // for the log; empty: there is none
 	Access    Access
+	Methods   []string // that the path takes. Only needed where the request is an OPTIONS; empty: there is no such path
 }
 
 // Access is who may call an operation.
@@ -58,6 +59,7 @@ type Call struct {
 	CorrelationID string
 	Identity      string // `localhost` or `token:<6 hex>`; empty: the operation is open, so nobody asked
 	Route         Route
+	Head          bool // the request is a HEAD. A front sees it as a GET, and what it writes as a body goes nowhere
 }
 
 type callKey struct{}
@@ -139,11 +141,16 @@ func (g *Gate) front(path string) Front {
 
 // ServeHTTP names the request, checks its caller, and hands it to its front.
 func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	began := time.Now()
-	c := &Call{CorrelationID: correlationID(r.Header.Get(CorrelationHeader))}
-	r = r.WithContext(context.WithValue(r.Context(), callKey{}, c))
+	began, method := time.Now(), r.Method
+	port.Begun(r.Context())
+	c := &Call{CorrelationID: correlationID(r.Header.Get(CorrelationHeader)), Head: method == http.MethodHead}
+	r = plain(r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
 	out := &recorder{ResponseWriter: w, within: g.o.WriteTimeout}
 	out.Header().Set(CorrelationHeader, c.CorrelationID)
+	welcome := g.o.Auth.pages.welcome(out.Header(), r.Header.Get("Origin"))
+	if welcome {
+		out.shows = shown
+	}
 	out.bound()
 	front := g.front(r.URL.Path)
 	if r.Body != nil && r.Body != http.NoBody {
@@ -151,15 +158,28 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out.asked = r.Header.Get("Expect") != ""
 		r.Body = out.body
 		defer out.body.release()
+		if d := decode(r, out.body, out.Header()); d != nil {
+			defer d.release()
+		}
 	}
 	defer out.waits(r)
 	defer func() {
 		g.recovered(out, r, front, recover())
 		g.o.Log.Debug("served a request", zap.String("correlation_id", c.CorrelationID), zap.String("identity", c.Identity),
-			zap.String("method", r.Method), zap.String("operation", c.Route.Operation), zap.Int("status", out.status),
+			zap.String("method", method), zap.String("operation", c.Route.Operation), zap.Int("status", out.status),
 			zap.Duration("took_ms", time.Since(began)))
 	}()
 	c.Route = front.Route(r)
+	if method == http.MethodOptions {
+		methods := everyMethod
+		if len(c.Route.Methods) > 0 {
+			methods = Allow(c.Route.Methods)
+		}
+		if len(c.Route.Methods) > 0 || preflight(r) || r.URL.Path == "*" {
+			g.options(out, r, front, methods, welcome)
+			return
+		}
+	}
 	if c.Route.Access != Anybody {
 		var err error
 		if c.Identity, err = g.o.Auth.Check(r, c.Route.Access == WithTokenAlways); err != nil {
@@ -172,6 +192,21 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if out.status == 0 && !out.taken { // it has no body, and none of the request's may hold it up
 		out.WriteHeader(http.StatusOK)
 	}
+}
+
+// plain makes of a request, which is a copy already, what fronts know: without a slash behind the path, and a GET in place of a
+// HEAD, since net/http sends no body to that (LO-828).
+func plain(r *http.Request) *http.Request {
+	if r.Method == http.MethodHead {
+		r.Method = http.MethodGet
+	}
+	path, raw := r.URL.Path, r.URL.RawPath
+	if len(path) > 1 && strings.HasSuffix(path, "/") && (raw == "" || strings.HasSuffix(raw, "/")) { // else the slash belongs to a name
+		u := *r.URL
+		u.Path, u.RawPath = strings.TrimSuffix(path, "/"), strings.TrimSuffix(raw, "/")
+		r.URL = &u
+	}
+	return r
 }
 
 // correlationID echoes a sound id and makes one otherwise: what is echoed goes to logs and headers (OC-CTRL-2052).

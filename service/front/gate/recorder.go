@@ -20,6 +20,16 @@ type recorder struct {
 	taken  bool  // a handler has the connection
 
 	within time.Duration // what the answer may take to be written
+	shows  string // which headers a web page of another origin may read; empty: there is none that may
+}
+
+// expose says what a page may read. Gen's encoders have said so already, for any page.
+func (r *recorder) expose() {
+	if r.shows != "" {
+		r.Header().Set("Access-Control-Expose-Headers", r.shows)
+	} else {
+		r.Header().Del("Access-Control-Expose-Headers")
+	}
 }
 
 // bound begins the time for the answer. A client that does not read it must not keep the connection for ever. A stream sets the time anew
@@ -36,6 +46,7 @@ func (r *recorder) begin(status int) {
 	r.status = status
 	// What came before, such as the load of a model or a time in which this process was stopped (LO-836), is not the client's doing.
 	r.bound()
+	r.expose()
 	if r.body != nil && !r.body.settle(r.asked) {
 		r.Header().Set("Connection", "close")
 	}
@@ -61,6 +72,7 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, buffer, err := http.NewResponseController(r.ResponseWriter).Hijack()
 	if err == nil {
 		r.taken = true
+		r.expose()
 		if r.status == 0 {
 			r.status = http.StatusOK
 		}

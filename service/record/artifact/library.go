@@ -192,6 +192,27 @@ func unreadable(err error) error {
 		"the record of tasks cannot be read: try again in a moment; the orchestrator's log has the cause").Because(err)
 }
 
+// ForgetBundles removes what is stored of a task's proof bundles, and reports whether there was any (LO-832). What clients stored about the
+// task stays theirs.
+func (s *Store) ForgetBundles(ctx context.Context, taskID string) (found bool, err error) {
+	done, err := s.begin()
+	if err != nil {
+		return false, err
+	}
+	defer done()
+	for _, e := range s.List(Filter{Kind: KindProof, TaskID: taskID}) {
+		if err := ctx.Err(); err != nil {
+			return found, err
+		}
+		freed, err := s.remove(e.ID, forTask, func(now *Entry) bool { return now.Kind == KindProof && now.TaskID == taskID })
+		if err != nil {
+			return found, fmt.Errorf("remove the proof bundle of task %s: %w", taskID, err)
+		}
+		found = found || freed > 0
+	}
+	return found, nil
+}
+
 // KeepBundles stores the bundles of tasks that the ledger is about to forget. It passes over tasks without a bundle, and over
 // those whose record no longer gives the bundle that it has the digest of.
 func (s *Store) KeepBundles(ctx context.Context, forgotten []task.Record) error {

@@ -179,3 +179,29 @@ func TestAChangedRecordIsNoBundle(t *testing.T) {
 		require.True(t, task.HasCode(err, task.LedgerUnavailable), "%v", err)
 	}
 }
+
+// The stored bundle of a deleted task goes, whoever stored it. What else clients stored about the task stays.
+//
+// LO-832
+func TestBundlesOfADeletedTaskGo(t *testing.T) {
+	s := newShelf(t)
+	r := s.end(t, 1, task.Completed, "a", "b")
+	require.NoError(t, s.store.KeepBundles(t.Context(), []task.Record{r}))
+	plan, err := s.Put(t.Context(), Meta{Kind: KindPlan, TaskID: r.Task.ID}, strings.NewReader("a plan"))
+	require.NoError(t, err)
+	other := s.end(t, 2, task.Completed, "c")
+	require.NoError(t, s.store.KeepBundles(t.Context(), []task.Record{other}))
+
+	require.NoError(t, s.ledger.Delete(t.Context(), r.Task.ID, ledgertest.Epoch))
+	found, err := s.store.ForgetBundles(t.Context(), r.Task.ID)
+	require.NoError(t, err)
+	require.True(t, found)
+	found, err = s.store.ForgetBundles(t.Context(), r.Task.ID)
+	require.NoError(t, err)
+	require.False(t, found)
+	_, err = s.Get(t.Context(), proofID(r))
+	require.True(t, task.HasCode(err, task.NotFound), "%v", err)
+	require.ElementsMatch(t, []string{plan.ID, proofID(other)}, s.listed(t, Filter{}))
+	require.Empty(t, s.listed(t, Filter{TaskID: r.Task.ID, Kind: KindProof}))
+	require.InDelta(t, 1, testutil.ToFloat64(s.store.metrics.removed.WithLabelValues("deleted")), 0)
+}

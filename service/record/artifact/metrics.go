@@ -15,6 +15,7 @@ type reason string
 const (
 	forAge   reason = "age"
 	forBytes reason = "bytes"
+	forTask  reason = "deleted" // of its task
 )
 
 // storeMetrics are the store's part of the metrics contract (ORCH-3028).

@@ -47,6 +47,11 @@ type Ledger interface {
 	// dropped from its queue before its accept is through. ErrEnded for a second, other outcome.
 	Finish(ctx context.Context, r task.Record) error
 
+	// Delete removes what an ended task was asked and answered, with all digests of it, and leaves what task.Record.Erased says. It returns
+	// once nothing of that is in the store's files any more. A task that was deleted before keeps the time of that. ErrUnknown,
+	// ErrLive.
+	Delete(ctx context.Context, id string, at time.Time) error
+
 	// Get returns what is recorded of a task, whatever its state.
 	Get(ctx context.Context, id string) (task.Record, bool, error)
 	// List returns at most limit finished tasks, the last to finish first, without the text of their transcripts. An empty
@@ -88,6 +93,8 @@ var (
 	ErrUnknown = errors.New("the ledger has no task of this id")
 	// ErrEnded: the task has another outcome already.
 	ErrEnded = errors.New("the ledger has another outcome of this task")
+	// ErrLive: the task has no outcome yet.
+	ErrLive = errors.New("the ledger has no outcome of this task yet")
 	// ErrFenced: another daemon has claimed the task since.
 	ErrFenced = errors.New("another orchestrator has claimed this task")
 	// ErrClosed: the ledger is closed.

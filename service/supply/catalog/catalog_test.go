@@ -106,11 +106,12 @@ func TestAFolderAndParts(t *testing.T) {
 	require.Equal(t, "a", m.ID)
 	require.EqualValues(t, 64, m.Metadata.Parameters)
 	require.Equal(t, sum(append(small("a-00001-of-00002.gguf"), small("a-00002-of-00002.gguf")...)), m.Digest, "one part behind the other")
-	m, release, err := r.Use(t.Context(), "a")
+	used, err := r.Use(t.Context(), "a")
 	require.NoError(t, err)
-	release()
+	require.Len(t, used.Marks, 2)
+	used.Release()
 	require.NoError(t, os.WriteFile(filepath.Join(filepath.Dir(m.Path), "a-00002-of-00002.gguf"), []byte("other"), 0o600))
-	_, _, err = r.Use(t.Context(), "a")
+	_, err = r.Use(t.Context(), "a")
 	code(t, task.UntrustedArtifact, err)
 }
 
@@ -163,7 +164,7 @@ func TestWhatIsAskedForIsChecked(t *testing.T) {
 		_, err = r.SetState(id, Retired, 0)
 		code(t, task.NotFound, err)
 		code(t, task.NotFound, r.Delete(t.Context(), id))
-		_, _, err = r.Use(t.Context(), id)
+		_, err = r.Use(t.Context(), id)
 		code(t, task.ModelNotFound, err)
 	}
 }
@@ -217,9 +218,9 @@ func TestARetiredModel(t *testing.T) {
 	require.True(t, r.Deprecated("x"))
 	require.True(t, r.Deprecated("hf:org/repo/x.gguf"))
 	require.Len(t, r.List(Retired), 1)
-	_, release, err := r.Use(t.Context(), "x")
+	used, err := r.Use(t.Context(), "x")
 	require.NoError(t, err, "tasks that run may finish")
-	release()
+	used.Release()
 	for range 2 {
 		back, err := r.SetState("x", Active, 0)
 		require.NoError(t, err)
@@ -238,16 +239,16 @@ func TestARetiredModel(t *testing.T) {
 func TestAModelInUseStays(t *testing.T) {
 	r := setup(t, writes(small("x")))
 	r.add(t, Request{Ref: "hf:org/repo/x.gguf"})
-	_, release, err := r.Use(t.Context(), "x")
+	used, err := r.Use(t.Context(), "x")
 	require.NoError(t, err)
 	code(t, task.Conflict, r.Delete(t.Context(), "x"))
-	release()
-	release()
+	used.Release()
+	used.Release()
 	r.inUse["x"] = true
 	code(t, task.Conflict, r.Delete(t.Context(), "x"))
-	_, release, err = r.Use(t.Context(), "x")
+	used, err = r.Use(t.Context(), "x")
 	require.NoError(t, err, "a refused deletion leaves no mark")
-	release()
+	used.Release()
 	delete(r.inUse, "x")
 	require.NoError(t, r.Delete(t.Context(), "x"))
 	require.Empty(t, r.left(t))

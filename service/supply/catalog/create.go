@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -30,7 +30,11 @@ type Request struct {
 	Wait      time.Duration // how long Create waits for the model to be there
 }
 
-const maxRef = 2048
+const (
+	maxRef = 2048
+	// clockStep is longer than a step of the clock by which file systems date changes.
+	clockStep = 20 * time.Millisecond
+)
 
 // Create adds a model and waits a while for it to be there. If the model is refused within that time, no entry is left. If the fetch takes
 // longer, the entry is Fetching and the fetch goes on. The same request again joins the first one. Errors: INVALID_PARAMS,
@@ -157,8 +161,8 @@ func idFrom(ref string) string {
 	ref, _, _ = strings.Cut(ref, "?")
 	ref = strings.TrimRight(ref, "/")
 	name := ref[strings.LastIndexByte(ref, '/')+1:]
-	if part := shardName.FindStringSubmatch(name); part != nil {
-		name = part[1]
+	if stem, part := gguf.Stem(name); part {
+		name = stem
 	}
 	if strings.HasSuffix(strings.ToLower(name), ".gguf") {
 		name = name[:len(name)-len(".gguf")]
@@ -299,6 +303,7 @@ func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
 	if err := c.disk.folder(home(rec.ID)); err != nil {
 		return notWritten(err)
 	}
+	began := time.Now().Add(-clockStep) // by the clock of the file system, which is no test's
 	path, _, digest, err := c.o.Fetcher.Fetch(ctx, rec.Ref, c.homePath(rec.ID), rec.Given, func(done, total int64) {
 		e.done.Store(max(done, 0))
 		e.total.Store(max(total, 0))
@@ -317,7 +322,10 @@ func (c *Catalog) bring(ctx context.Context, e *entry, rec *record) error {
 	if err != nil {
 		return task.Errorf(task.InvalidParams, "the model cannot be read: %v", err)
 	}
-	h, err := c.digest(ctx, l, digest, rec.SignatureText != "")
+	if rec.Cached { // nobody else writes there
+		began = time.Time{}
+	}
+	h, err := c.digest(ctx, l, digest, rec.SignatureText != "", began)
 	if err != nil {
 		return err
 	}
@@ -381,19 +389,23 @@ func describeModel(l layout) (*Metadata, error) {
 	return &m, nil
 }
 
-// digest hashes a model, unless the fetcher has already hashed the file as its bytes came.
-func (c *Catalog) digest(ctx context.Context, l layout, known string, sign bool) (hashed, error) {
+// digest hashes a model, unless the fetcher has already hashed the files as their bytes came. Of files that are where somebody else may write to
+// them, that holds only if nobody has since began.
+func (c *Catalog) digest(ctx context.Context, l layout, known string, sign bool, began time.Time) (hashed, error) {
 	if !digestShape.MatchString(known) || l.folder || sign {
 		return c.hash(ctx, l, sign)
 	}
 	h := hashed{digest: known}
 	for _, name := range l.names {
-		at, err := os.Stat(filepath.Join(l.dir, name))
+		m, err := safefile.MarkOf(filepath.Join(l.dir, name))
 		if err != nil {
 			return h, task.Errorf(task.InvalidParams, "the model is gone again: fetch it anew").Because(err)
 		}
-		h.size += at.Size()
-		h.files = append(h.files, File{Name: name, Size: at.Size(), ModTime: at.ModTime().UTC()})
+		if !began.IsZero() && !m.Changed.Before(began) {
+			return c.hash(ctx, l, sign)
+		}
+		h.size += m.Size
+		h.files = append(h.files, fileOf(name, m))
 	}
 	return h, nil
 }

@@ -61,7 +61,7 @@ func TestALongFetchGoesOn(t *testing.T) {
 	code(t, task.Conflict, err)
 	_, err = r.Verify(t.Context(), "x")
 	code(t, task.Conflict, err)
-	_, _, err = r.Use(t.Context(), "x")
+	_, err = r.Use(t.Context(), "x")
 	require.True(t, code(t, task.PoolUnready, err).Retriable)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -161,7 +161,7 @@ func TestALateFailureIsKept(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Failed, m.State)
 		require.Equal(t, c.code, m.Problem.Code)
-		_, _, err = r.Use(t.Context(), "x")
+		_, err = r.Use(t.Context(), "x")
 		require.Equal(t, c.again, code(t, c.code, err).Retriable)
 		_, err = r.Verify(t.Context(), "x")
 		code(t, task.Conflict, err)
@@ -210,7 +210,7 @@ func TestFetchesAreBounded(t *testing.T) {
 	<-s.began
 }
 
-// ORCH-3060
+// ORCH-3060, LO-808: the time of modification is set back, as some programs that copy files do.
 func TestVerify(t *testing.T) {
 	r := setup(t, writes(small("x")))
 	m := r.add(t, Request{Ref: "hf:org/repo/x.gguf"})
@@ -220,12 +220,14 @@ func TestVerify(t *testing.T) {
 		ModelID: "x", Digest: m.Digest, Verified: true, Signature: SignatureMissing, Warnings: []string{"it has no signature"}, VerifiedAt: now,
 	}, found)
 
-	_, release, err := r.Use(t.Context(), "x")
+	used, err := r.Use(t.Context(), "x")
 	require.NoError(t, err)
-	release()
+	used.Release()
+	was, err := os.Stat(m.Path)
+	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(m.Path, small("y"), 0o600)) // of the same size
-	require.NoError(t, os.Chtimes(m.Path, now, now.Add(time.Second)))
-	_, _, err = r.Use(t.Context(), "x")
+	require.NoError(t, os.Chtimes(m.Path, was.ModTime(), was.ModTime()))
+	_, err = r.Use(t.Context(), "x")
 	code(t, task.UntrustedArtifact, err)
 	r.reopen(t)
 	bad, err := r.Get("x")
@@ -247,9 +249,9 @@ func TestVerify(t *testing.T) {
 	require.False(t, found.Verified)
 	require.Empty(t, found.Digest)
 	require.NoError(t, os.WriteFile(m.Path, small("x"), 0o600))
-	mended, release, err := r.Use(t.Context(), "x")
+	mended, err := r.Use(t.Context(), "x")
 	require.NoError(t, err, "its bytes are what they should be")
-	release()
+	mended.Release()
 	require.True(t, mended.Verified)
 	require.Nil(t, mended.Problem)
 }

@@ -5,8 +5,6 @@ package catalog
 import (
 	"fmt"
 	"path/filepath"
-	"regexp"
-	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -39,7 +37,6 @@ const (
 )
 
 const (
-	maxShards      = 1024
 	maxCtx         = 100_000_000
 	maxParameters  = 1<<53 - 1
 	maxNameBytes   = 256
@@ -47,15 +44,14 @@ const (
 	damagedMessage = "is no whole GGUF file: fetch it again, and give its digest"
 )
 
-var shardName = regexp.MustCompile(`^(.+)-(\d{5})-of-(\d{5})\.gguf$`)
-
-// ReadGGUF reads the metadata of a GGUF file. If path is the first of several parts, it reads all of them. The error's text says what is
+// ReadGGUF reads the metadata of a GGUF file. If path is one of several parts, it reads all of them. The error's text says what is
 // wrong with the file.
 func ReadGGUF(path string) (m Metadata, err error) {
-	parts, err := shards(path)
+	parts, err := gguf.Find(path)
 	if err != nil {
 		return m, err
 	}
+	path = parts[0]
 	for _, part := range parts {
 		if err := gguf.Check(part); err != nil {
 			return m, fmt.Errorf("%s %s (%w)", filepath.Base(part), damagedMessage, err)
@@ -74,27 +70,6 @@ func ReadGGUF(path string) (m Metadata, err error) {
 		return m, fmt.Errorf("%s %s (it ends before its weights)", filepath.Base(path), damagedMessage)
 	}
 	return describe(file), nil
-}
-
-// shards lists the files of a model, given the name of the first one.
-func shards(path string) ([]string, error) {
-	name := shardName.FindStringSubmatch(filepath.Base(path))
-	if name == nil {
-		return []string{path}, nil
-	}
-	at, _ := strconv.Atoi(name[2])
-	of, _ := strconv.Atoi(name[3])
-	switch {
-	case at != 1:
-		return nil, fmt.Errorf("%s is part %d of a model: name its part 1", filepath.Base(path), at)
-	case of < 1 || of > maxShards:
-		return nil, fmt.Errorf("%s is one of %d parts: at most %d can be read", filepath.Base(path), of, maxShards)
-	}
-	parts := make([]string, of)
-	for i := range parts {
-		parts[i] = filepath.Join(filepath.Dir(path), fmt.Sprintf("%s-%05d-of-%05d.gguf", name[1], i+1, of))
-	}
-	return parts, nil
 }
 
 func describe(file *parser.GGUFFile) Metadata {

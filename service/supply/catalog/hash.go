@@ -16,11 +16,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"aead.dev/minisign"
 
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/safefile"
 )
 
@@ -29,17 +29,20 @@ var digestShape = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 const (
 	digestPrefix = "sha256:"
-	hashBuffer   = 1 << 20
 	maxFiles     = 4096 // of one model
 )
 
-var hashBuffers = sync.Pool{New: func() any { return new([hashBuffer]byte) }}
-
-// File is one file of a model, as it was when it was hashed. If size and time are still the same, the file counts as unchanged.
+// File is one file of a model, as it was when it was hashed. As long as it looks like that, it counts as unchanged (LO-808).
 type File struct {
-	Name    string    `json:"name"` // below the model's folder, with slashes
-	Size    int64     `json:"size"`
-	ModTime time.Time `json:"mod_time"`
+	Name       string    `json:"name"` // below the model's folder, with slashes
+	Size       int64     `json:"size"`
+	ModTime    time.Time `json:"mod_time"`
+	ChangeTime time.Time `json:"change_time"`
+	Node       uint64    `json:"node"` // without its device, whose number may be another after a start of the machine
+}
+
+func fileOf(name string, m safefile.Mark) File {
+	return File{Name: name, Size: m.Size, ModTime: m.Modified, ChangeTime: m.Changed, Node: m.Node}
 }
 
 // hashed is the result of reading all of a model's bytes.
@@ -85,91 +88,51 @@ func hashLayout(ctx context.Context, l layout, sign bool, turn chan struct{}) (o
 }
 
 func hashParts(ctx context.Context, dir string, names []string, sign bool, turn chan struct{}) (out hashed, err error) {
-	p := &parts{dir: dir, names: names}
-	defer p.close()
-	var piece bytes.Reader // of what a signature covers
+	how := gguf.Reading{Turn: turn}
 	if sign {
-		out.signed = minisign.NewReader(&piece)
+		covered := &covered{}
+		covered.of = minisign.NewReader(&covered.piece)
+		how.Also, out.signed = covered, covered.of
 	}
-	hash := sha256.New()
-	buffer := hashBuffers.Get().(*[hashBuffer]byte)
-	defer hashBuffers.Put(buffer)
-	for err == nil {
-		var n int
-		n, err = p.Read(buffer[:])
-		select {
-		case turn <- struct{}{}:
-		case <-ctx.Done():
-			return hashed{}, ctx.Err()
-		}
-		hash.Write(buffer[:n])
-		if sign {
-			piece.Reset(buffer[:n])
-			if _, failed := io.Copy(io.Discard, out.signed); failed != nil {
-				err = failed
-			}
-		}
-		<-turn
+	paths := make([]string, len(names))
+	for i, name := range names {
+		paths[i] = filepath.Join(dir, filepath.FromSlash(name))
 	}
-	if !errors.Is(err, io.EOF) {
+	sum, err := gguf.Digest(ctx, paths, how)
+	if err != nil {
 		return hashed{}, fmt.Errorf("hash a model: %w", err)
 	}
-	for _, f := range p.files {
-		out.size += f.Size
+	out.digest, out.size = sum.Digest, sum.Size
+	for i, name := range names {
+		out.files = append(out.files, fileOf(name, sum.Marks[i]))
 	}
-	out.digest, out.files = digestPrefix+hex.EncodeToString(hash.Sum(nil)), p.files
 	return out, nil
 }
 
-// parts reads files one after the other, and notes their sizes, times and digests.
-type parts struct {
-	dir   string
-	names []string // still to be opened
-	open  *os.File
-	files []File
+// covered digests what a signature covers, as it is written.
+type covered struct {
+	of    *minisign.Reader
+	piece bytes.Reader
 }
 
-func (p *parts) Read(b []byte) (int, error) {
-	for {
-		if p.open == nil {
-			if len(p.names) == 0 {
-				return 0, io.EOF
-			}
-			f, at, err := safefile.Open(filepath.Join(p.dir, filepath.FromSlash(p.names[0])))
-			if err != nil {
-				return 0, err
-			}
-			p.files = append(p.files, File{Name: p.names[0], ModTime: at.ModTime().UTC()})
-			p.open, p.names = f, p.names[1:]
-		}
-		n, err := p.open.Read(b)
-		p.files[len(p.files)-1].Size += int64(n)
-		if errors.Is(err, io.EOF) {
-			p.close()
-			err = nil
-		}
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
+// Write implements io.Writer.
+func (c *covered) Write(b []byte) (int, error) {
+	c.piece.Reset(b)
+	_, err := io.Copy(io.Discard, c.of)
+	return len(b), err
 }
 
-func (p *parts) close() {
-	if p.open != nil {
-		_ = p.open.Close() // nothing was written
-		p.open = nil
-	}
-}
-
-// unchanged reports whether the files are still those that were hashed.
-func unchanged(dir string, files []File) bool {
+// unchanged looks at the files again, and reports whether they are still those that were hashed.
+func unchanged(dir string, files []File) (marks []safefile.Mark, same bool) {
 	for _, f := range files {
-		at, err := os.Stat(filepath.Join(dir, filepath.FromSlash(f.Name)))
-		if err != nil || !at.Mode().IsRegular() || at.Size() != f.Size || !at.ModTime().Equal(f.ModTime) {
-			return false
+		m, err := safefile.MarkOf(filepath.Join(dir, filepath.FromSlash(f.Name)))
+		now := fileOf(f.Name, m)
+		if err != nil || now.Size != f.Size || now.Node != f.Node || !now.ModTime.Equal(f.ModTime) || !now.ChangeTime.Equal(f.ChangeTime) {
+			return nil, false
 		}
+		marks = append(marks, m)
 	}
-	return len(files) > 0
+	return marks, len(files) > 0
 }
 
 // lay lists the files of the model at path. If inside is given, path must be in that folder, and nothing below it may be a link.
@@ -215,17 +178,13 @@ func lay(path, inside string) (layout, error) {
 // layFile lists a single file, or the parts that begin with it. In the catalog's own folder none of them may be a link.
 func layFile(path string, cached bool) (layout, error) {
 	l := layout{dir: filepath.Dir(path)}
-	parts, err := shards(path)
+	parts, err := gguf.Find(path)
 	if err != nil {
 		return l, err
 	}
 	for _, part := range parts {
-		look := os.Stat
-		if cached {
-			look = os.Lstat
-		}
-		if at, err := look(part); err != nil || !at.Mode().IsRegular() {
-			return l, fmt.Errorf("part %s of the model is not there, or is no plain file", filepath.Base(part))
+		if at, err := os.Lstat(part); cached && (err != nil || !at.Mode().IsRegular()) {
+			return l, fmt.Errorf("part %s of the model is a link", filepath.Base(part))
 		}
 		l.names = append(l.names, filepath.Base(part))
 	}
@@ -258,7 +217,7 @@ func (l layout) gguf() string {
 		if !strings.HasSuffix(strings.ToLower(name), ".gguf") {
 			continue
 		}
-		if part := shardName.FindStringSubmatch(filepath.Base(name)); part != nil && part[2] != "00001" {
+		if parts, err := gguf.Parts(name); err != nil || parts[0] != name {
 			continue
 		}
 		return filepath.Join(l.dir, filepath.FromSlash(name))

@@ -4,7 +4,6 @@ package catalog
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -149,38 +148,67 @@ func (c *Catalog) checked(ctx context.Context, e *entry, j *job, h hashed, f fin
 	return changed
 }
 
-// Use returns a model for a pool to load. Until the pool calls release, which it may call more than once, the model cannot be deleted. If the
-// model's file has changed its size or time, it is checked first. Errors: MODEL_NOT_FOUND; UNTRUSTED_ARTIFACT; POOL_UNREADY while the
-// model is fetched; and the error of a failed fetch.
-func (c *Catalog) Use(ctx context.Context, id string) (m Model, release func(), err error) {
-	m, files, release, err := c.hold(id)
-	if err != nil {
-		return m, nil, err
+// InUse is a model that a pool has, or is about to load.
+type InUse struct {
+	Model
+	Marks   []safefile.Mark // what its files looked like when their digest was last checked
+	Release func()          // may be called more than once
+}
+
+// Use returns a model for a pool to load. Until the pool calls Release, the model cannot be deleted. If somebody has written to the model's
+// files since they were hashed, or has put others in their place, they are checked first (LO-808). Errors: MODEL_NOT_FOUND;
+// UNTRUSTED_ARTIFACT; POOL_UNREADY while the model is fetched; and the error of a failed fetch.
+func (c *Catalog) Use(ctx context.Context, id string) (u InUse, err error) {
+	var files []File
+	if u.Model, files, u.Release, err = c.hold(id); err != nil {
+		return InUse{}, err
 	}
-	dir := ""
-	if len(files) > 0 {
-		dir = m.dir()
-	}
-	same, err := safefile.Wait(ctx, func(context.Context) (bool, error) { return unchanged(dir, files), nil })
-	if err != nil {
-		release()
-		return m, nil, fmt.Errorf("look at a model's files: %w", err)
-	}
-	if m.Verified && same {
-		return m, release, nil
-	}
-	if _, err = c.Verify(ctx, id); err == nil {
-		m, err = c.Get(id)
-	}
-	if err == nil && !m.Verified {
-		err = errors.New("it is not verified")
-		if m.Problem != nil {
-			err = m.Problem.Typed()
+	release := u.Release
+	defer func() {
+		if err != nil {
+			release()
+			u = InUse{}
+		}
+	}()
+	for checked := false; ; checked = true {
+		if u.Marks, err = c.marks(ctx, u.Model, files); err != nil {
+			return u, fmt.Errorf("look at a model's files: %w", err)
+		}
+		if u.Verified && u.Marks != nil {
+			return u, nil
+		}
+		if checked {
+			return u, unusable(u.Model)
+		}
+		if _, err = c.Verify(ctx, id); err != nil {
+			return u, err
+		}
+		c.mu.RLock()
+		e, err := c.entry(id)
+		if err == nil {
+			u.Model, files = c.model(e), e.rec.Files
+		}
+		c.mu.RUnlock()
+		if err != nil {
+			return u, err
 		}
 	}
-	if err != nil {
-		release()
-		return m, nil, err
+}
+
+// marks looks at the files of a model. It returns nothing if they are not those that were hashed.
+func (c *Catalog) marks(ctx context.Context, m Model, files []File) ([]safefile.Mark, error) {
+	return safefile.Wait(ctx, func(context.Context) ([]safefile.Mark, error) {
+		if len(files) == 0 {
+			return nil, nil
+		}
+		marks, _ := unchanged(m.dir(), files)
+		return marks, nil
+	})
+}
+
+func unusable(m Model) error {
+	if m.Problem != nil {
+		return m.Problem.Typed()
 	}
-	return m, release, nil
+	return task.Errorf(task.PoolUnready, "the files of model %s change while they are checked: wait until nobody writes to them", m.ID).Retry(time.Second)
 }

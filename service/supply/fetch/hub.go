@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -168,7 +169,7 @@ func modelsOf(files []hubFile) []string {
 		if !strings.HasSuffix(base, ".gguf") || strings.HasPrefix(base, "mmproj") || strings.Contains(base, "imatrix") || !safe(name) {
 			continue
 		}
-		if m := split.FindStringSubmatch(name); m != nil && m[2] != "00001" {
+		if parts, err := gguf.Parts(name); err == nil && parts[0] != name {
 			continue
 		}
 		all = append(all, name)

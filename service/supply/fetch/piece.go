@@ -313,7 +313,7 @@ func (j *job) retrying(ctx context.Context, try func(ctx context.Context, alive 
 			}
 			return e
 		}
-		j.log.Warn("the source failed: it is asked again", zap.Error(e), zap.Duration("wait", max(wait, e.RetryAfter)))
+		j.log.Warn("the source failed: it is asked again", zap.Error(e), zap.Duration("wait_ms", max(wait, e.RetryAfter)))
 		timer := time.NewTimer(max(wait, e.RetryAfter))
 		select {
 		case <-timer.C:

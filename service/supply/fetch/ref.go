@@ -10,12 +10,12 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"oras.land/oras-go/v2/registry"
 
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -217,25 +217,11 @@ func localName(remote string) string {
 	return string(name[max(0, len(name)-most):])
 }
 
-// split matches the file names of a model that llama.cpp's splitter cut into parts.
-var split = regexp.MustCompile(`^(.*)-(\d{5})-of-(\d{5})\.gguf$`)
-
-const maxParts = 1000
-
 // partsOf returns the names of all parts of the split model that name belongs to. If name is no such part, it returns name alone.
 func partsOf(name string) ([]string, error) {
-	m := split.FindStringSubmatch(name)
-	if m == nil {
-		return []string{name}, nil
-	}
-	i, _ := strconv.Atoi(m[2]) // five digits
-	n, _ := strconv.Atoi(m[3])
-	if i < 1 || i > n || n > maxParts {
-		return nil, task.Errorf(task.InvalidParams, "%q is not part of a split model: parts are counted from 1, to %d at most", path.Base(name), maxParts)
-	}
-	all := make([]string, n)
-	for k := range all {
-		all[k] = fmt.Sprintf("%s-%05d-of-%05d.gguf", m[1], k+1, n)
+	all, err := gguf.Parts(name)
+	if err != nil {
+		return nil, task.Errorf(task.InvalidParams, "%v", err)
 	}
 	return all, nil
 }

@@ -68,7 +68,7 @@ func TestWhichFileOfARepository(t *testing.T) {
 		{"a.gguf b.gguf", "a.gguf, b.gguf", task.InvalidParams},
 		{"model.safetensors ../../evil.gguf", "holds no .gguf", task.ModelNotFound},
 		{"m-00001-of-00002.gguf", "has no file m-00002-of-00002.gguf", task.ModelNotFound},
-		{"m-00001-of-99999.gguf", "1000 at most", task.InvalidParams},
+		{"m-00001-of-99999.gguf", "1024 at most", task.InvalidParams},
 	} {
 		t.Run(c.names, func(t *testing.T) {
 			s := start(t, "hf")

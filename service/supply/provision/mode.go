@@ -3,7 +3,6 @@
 package provision
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -190,7 +190,16 @@ func planContainer(w Want, m Machine) (Plan, error) {
 		"--label", "org.llama-orch.pool=" + w.Pool, "--label", "org.llama-orch.container={name}",
 		"--user", strconv.Itoa(m.UID) + ":" + strconv.Itoa(m.GID), "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
 		"--security-opt", "no-new-privileges", "--env", "LLAMA_API_KEY", "--publish", "127.0.0.1:{port}:" + strconv.Itoa(containerPort),
-		"--mount", "type=bind,source=" + cmp.Or(w.Model, "{model}") + ",target=" + containerModel + ",readonly",
+	}
+	parts := []string{"{model}"} // of which the supervisor makes as many as the model has
+	if w.Model != "" {
+		var err error
+		if parts, err = gguf.Parts(w.Model); err != nil {
+			return Plan{}, task.Errorf(task.InvalidParams, "%v", err)
+		}
+	}
+	for i, inside := range gguf.Alias(containerModel, len(parts)) {
+		l.Argv = append(l.Argv, "--mount", "type=bind,source="+parts[i]+",target="+inside+",readonly")
 	}
 	if tool == "podman" { // rootless: the user inside is the user outside, who may read the model
 		l.Argv = append(l.Argv, "--userns", "keep-id")

@@ -105,6 +105,14 @@ func TestPlansAreDeterministic(t *testing.T) {
 	})
 }
 
+// ORCH-3200, LO-807
+func TestAContainerGetsAllPartsOfAModel(t *testing.T) {
+	plan, err := MakePlan(Want{Mode: Container, Image: "x", Model: "/srv/m-00002-of-00002.gguf"}, laptop())
+	require.NoError(t, err)
+	require.Contains(t, plan.String(), "--mount type=bind,source=/srv/m-00001-of-00002.gguf,target=/models/model-00001-of-00002.gguf,readonly "+
+		"--mount type=bind,source=/srv/m-00002-of-00002.gguf,target=/models/model-00002-of-00002.gguf,readonly")
+}
+
 // ORCH-3200
 func TestWhatCannotBePlannedIsTyped(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -126,6 +134,7 @@ func TestWhatCannotBePlannedIsTyped(t *testing.T) {
 		"ref option":        {Want{Mode: Source, Ref: "--upload-pack=x"}, task.InvalidParams, "no branch, tag or commit"},
 		"ref range":         {Want{Mode: Source, Ref: "a..b"}, task.InvalidParams, "no branch, tag or commit"},
 		"flag":              {Want{Mode: Source, CMakeFlags: []string{"-P/x"}}, task.InvalidParams, "-DNAME=VALUE"},
+		"no such part":      {Want{Mode: Container, Image: "x", Model: "/m-00003-of-00002.gguf"}, task.InvalidParams, "not part of a split model"},
 		"target":            {Want{Mode: Source, Target: "../x"}, task.InvalidParams, "no target"},
 		"protocol":          {Want{Mode: Source, Repository: "ssh://h/x"}, task.InvalidParams, "https://"},
 		"relative":          {Want{Mode: Source, Repository: "x.bundle"}, task.InvalidParams, "absolute"},

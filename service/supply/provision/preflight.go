@@ -4,6 +4,7 @@ package provision
 
 import (
 	"errors"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -28,6 +29,21 @@ var packageOf = map[string]struct{ debian, arch string }{
 // nothing.
 func Preflight(p Plan) error {
 	return preflight(p.Tools...)
+}
+
+// Lacks says in one line what keeps the plan from being done on this machine: tools, or the program itself where the plan prepares none. It is
+// nil where nothing is missing.
+func Lacks(p Plan) error {
+	if err := Preflight(p); err != nil {
+		return err
+	}
+	if p.Mode != Binary || p.Folder != "" {
+		return nil // the steps make the program
+	}
+	if _, err := programAt(p.Program); err != nil {
+		return fmt.Errorf("missing on this machine: the program; %w: correct `provisioning.path`, or take another mode (source builds a llama-server)", err)
+	}
+	return nil
 }
 
 func preflight(tools ...string) error {

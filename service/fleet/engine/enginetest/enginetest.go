@@ -135,6 +135,11 @@ func (s *suite) tokens() {
 	n, err := counter.CountTokens(s.t.Context(), prompt)
 	require.NoError(s.t, err)
 	require.Equal(s.t, r.TokensIn, n, "tokens are counted as they are decoded")
+	for _, text := range []string{"a", " ", "\n\n\n", "frog pond", "🐸", "蛙の池", "\x00\x01", "<s></s>", strings.Repeat(" ", 99), strings.Repeat("é", 99)} {
+		n, err := counter.CountTokens(s.t.Context(), text)
+		require.NoError(s.t, err)
+		require.LessOrEqual(s.t, n, engine.MostTokens(text), "%q", text)
+	}
 	told := job(7, 5)
 	told.PromptTokens = n
 	again, _ := s.generate(told)

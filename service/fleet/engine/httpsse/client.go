@@ -34,6 +34,7 @@ type Options struct {
 	BaseURL string      // without a slash at the end, such as http://127.0.0.1:9700
 	APIKey  string      // sent as a bearer token; empty: none
 	Engine  string      // names the engine in errors
+	Product string      // what people call the program that should answer; empty: the engine's name
 	TLS     *tls.Config // nil: the system's authorities
 	// Network is how the engine is reached. Nil: directly, whatever proxies the environment names.
 	Network *Network
@@ -53,6 +54,7 @@ type Client struct {
 	base   string
 	auth   string
 	engine string
+	answer string // who should
 	http   *http.Client
 	secure *tls.Config
 	dial   func(ctx context.Context, to *url.URL) (net.Conn, error)
@@ -74,7 +76,7 @@ func New(o Options) *Client {
 			DisableCompression: true,
 		}}
 	}
-	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, secure: o.TLS, dial: network.Dial, ask: network.Ask, http: &http.Client{
+	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, answer: cmp.Or(o.Product, o.Engine), secure: o.TLS, dial: network.Dial, ask: network.Ask, http: &http.Client{
 		Transport: network.Transport,
 		// A redirect would carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -116,6 +118,38 @@ func (c *Client) Post(ctx context.Context, path string, body, out any) error {
 		return fmt.Errorf("encoding the request to the engine: %w", err)
 	}
 	return c.exchange(ctx, http.MethodPost, path, data, out)
+}
+
+// Identify is a Get of a path by which an engine is known: what answers it otherwise is another program, or there is none.
+func (c *Client) Identify(ctx context.Context, path string, out any) error {
+	err := c.Get(ctx, path, out)
+	var syntax *json.SyntaxError
+	var kind *json.UnmarshalTypeError
+	if errors.As(err, &syntax) || errors.As(err, &kind) {
+		return c.Stranger(fmt.Errorf("%s did not answer with the JSON expected", path))
+	}
+	return err
+}
+
+// StrangerError says that what answers at an engine's address is another program. That does not pass by itself.
+type StrangerError struct {
+	Base    string // the address
+	Product string // what should answer there
+	Err     error  // how it is known
+}
+
+func (e *StrangerError) Error() string {
+	return fmt.Sprintf("what answers at %s is no %s: %v", e.Base, e.Product, e.Err)
+}
+
+func (e *StrangerError) Unwrap() error { return e.Err }
+
+// Stranger is WORKER_RESET because of a StrangerError. It is not retriable.
+func (c *Client) Stranger(err error) error {
+	e := task.Errorf(task.WorkerReset, "what answers at the address of the pool's engine is no %s; sending the task again does not help, tell whoever runs this server", c.answer).
+		Because(&StrangerError{Base: c.base, Product: c.answer, Err: err})
+	e.Engine = c.engine
+	return e
 }
 
 func (c *Client) exchange(ctx context.Context, method, path string, data []byte, out any) error {
@@ -184,7 +218,7 @@ func (c *Client) accepted(resp *http.Response) error {
 }
 
 // Refused maps an engine's error answer. What the engine says of the request goes to the client. Everything else is the worker's trouble,
-// and another try may help.
+// and another try may help, unless the answer shows that this is no engine.
 func (c *Client) Refused(status int, body []byte) error {
 	said := message(body)
 	cause := &StatusError{Status: status, Message: said, Body: body}
@@ -193,6 +227,8 @@ func (c *Client) Refused(status int, body []byte) error {
 		e := task.Errorf(task.InvalidParams, "the engine refused the request: %s", said).Because(cause)
 		e.Engine = c.engine
 		return e
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return c.Stranger(cause) // an engine has the paths that it is asked for
 	}
 	return c.Reset(cause)
 }

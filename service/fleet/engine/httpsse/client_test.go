@@ -62,7 +62,7 @@ func TestAnswersAreMappedToCodes(t *testing.T) {
 		require.ErrorContains(t, err, c.says)
 		te := task.AsError(err)
 		require.Equal(t, c.code, te.Code, c.says)
-		require.Equal(t, c.code == task.WorkerReset, te.Retriable)
+		require.Equal(t, c.code == task.WorkerReset && c.status != 404 && c.status != 302, te.Retriable)
 		require.Equal(t, "test", te.Engine)
 	}
 }

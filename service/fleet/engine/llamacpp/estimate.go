@@ -42,9 +42,9 @@ func size(w engine.Worker, fileBytes int64) (sized engine.Sizer, err error) {
 			s.file, s.own, sized, err = nil, 0, s, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
 		}
 	}()
-	parts := parser.CompleteShardGGUFFilename(w.Model) // the parser reads all of them
-	if len(parts) == 0 {
-		parts = []string{w.Model}
+	parts, err := gguf.Parts(w.Model) // the parser reads all of them
+	if err != nil {
+		return s, fmt.Errorf("read the model's header: %w", err)
 	}
 	for _, part := range parts {
 		if err := gguf.Check(part); err != nil {

@@ -188,18 +188,11 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 		}
 		prompt = 0
 	}
-	if prompt == 0 {
-		if prompt, err = e.CountTokens(ctx, text); err != nil {
+	limit := job.MaxTokens
+	if prompt > 0 || limit == 0 || engine.MostTokens(text)+limit > size { // else both fit, however many tokens the prompt has
+		if limit, err = e.room(ctx, text, prompt, size, limit); err != nil {
 			return nil, err
 		}
-	}
-	room := size - prompt
-	if room <= 0 {
-		return nil, tooLong(prompt, size)
-	}
-	limit := room
-	if job.MaxTokens > 0 {
-		limit = min(limit, job.MaxTokens)
 	}
 	stop := job.Sampling.Stop
 	if stop == nil {
@@ -216,6 +209,24 @@ func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, e
 		return nil, explain(err)
 	}
 	return s, nil
+}
+
+// room is how many tokens an answer gets: as many as it may have at most (0: no bound), but no more than a context of that size holds
+// after the prompt, which is counted where the caller does not know it (0).
+func (e *Engine) room(ctx context.Context, text string, prompt, size, most int) (_ int, err error) {
+	if prompt == 0 {
+		if prompt, err = e.CountTokens(ctx, text); err != nil {
+			return 0, err
+		}
+	}
+	room := size - prompt
+	if room <= 0 {
+		return 0, tooLong(prompt, size)
+	}
+	if most > 0 {
+		room = min(room, most)
+	}
+	return room, nil
 }
 
 // last takes the last frame, and emits what was held back.

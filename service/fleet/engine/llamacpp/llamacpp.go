@@ -44,7 +44,7 @@ var _ interface {
 
 // New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
 func New(at engine.Endpoint) *Engine {
-	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Network: at.Network})}
+	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "llama-server", Network: at.Network})}
 }
 
 // Close drops idle connections.
@@ -55,7 +55,7 @@ func (e *Engine) Health(ctx context.Context) error {
 	var body struct {
 		Status string `json:"status"`
 	}
-	return e.c.Get(ctx, "/health", &body)
+	return e.c.Identify(ctx, "/health", &body)
 }
 
 // Props reads /props.
@@ -68,11 +68,11 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 			Ctx int `json:"n_ctx"`
 		} `json:"default_generation_settings"`
 	}
-	if err := e.c.Get(ctx, "/props", &body); err != nil {
+	if err := e.c.Identify(ctx, "/props", &body); err != nil {
 		return engine.Props{}, err
 	}
 	if body.Defaults.Ctx <= 0 || body.Slots <= 0 {
-		return engine.Props{}, e.c.Reset(errors.New("/props names no context or no slots: is this a llama-server?"))
+		return engine.Props{}, e.c.Stranger(errors.New("/props names no context or no slots"))
 	}
 	if err := engine.Believe(engine.Tokens("n_ctx", body.Defaults.Ctx), engine.Slots("total_slots", body.Slots)); err != nil {
 		return engine.Props{}, e.c.Reset(err)

@@ -200,6 +200,24 @@ func (m *Memory) Finish(ctx context.Context, r task.Record) error {
 	})
 }
 
+// Delete implements ledger.Ledger.
+func (m *Memory) Delete(ctx context.Context, id string, at time.Time) error {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	if err := m.readable(ctx); err != nil {
+		return err
+	}
+	switch e := m.s.byID[id]; {
+	case e == nil:
+		return ledger.ErrUnknown
+	case !e.r.State.Final():
+		return ledger.ErrLive
+	case e.r.Deleted == nil:
+		e.r = e.r.Erased(at)
+	}
+	return nil
+}
+
 func (s *Store) charge(r task.Record) {
 	c := r.Charge
 	if at, ok := s.sessions[c.SessionID]; ok {

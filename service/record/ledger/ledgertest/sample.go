@@ -80,7 +80,7 @@ func Full(state task.State) task.Record {
 	} else {
 		r.End = nil
 	}
-	r.Task.Session, r.Charge = nil, nil // a record that is read has neither
+	r.Task.Session, r.Charge, r.Deleted = nil, nil, nil // a record that is read has none of the first two
 	return r
 }
 

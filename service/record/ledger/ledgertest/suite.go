@@ -43,6 +43,7 @@ func Run(t *testing.T, open Open) {
 		"the newest are listed first":     newest,
 		"what is live is never forgotten": retention,
 		"bundles lead to their tasks":     proven,
+		"what is deleted is gone":         deleted,
 		"sessions are charged once":       sessions,
 		"live tasks are claimed once":     claimed,
 		"contexts end calls":              contexts,
@@ -391,6 +392,44 @@ func proven(t *testing.T, l Opened) {
 	_, ok, err := l.Proven(t.Context(), [32]byte{1, 2})
 	require.NoError(t, err)
 	require.False(t, ok)
+}
+
+// deleted: of a deleted task its outcome stays, its id and its number stay taken, and its charge was charged.
+func deleted(t *testing.T, l Opened) {
+	at := Epoch.Add(time.Hour)
+	accept(t, l, 1, 2)
+	require.ErrorIs(t, l.Delete(t.Context(), ID(1), at), ledger.ErrLive)
+	require.ErrorIs(t, l.Delete(t.Context(), ID(9), at), ledger.ErrUnknown)
+	window := Epoch.Truncate(24 * time.Hour)
+	r := Full(task.Completed)
+	r.Charge = &task.Charge{Account: "localhost", Window: window, Amount: task.Amount{Tokens: 7}}
+	failed := Ended(Sample(2), task.StateCanceled, "half")
+	finish(t, l, r, failed)
+	require.NoError(t, l.Delete(t.Context(), r.Task.ID, at))
+	require.NoError(t, l.Delete(t.Context(), ID(2), at))
+	require.NoError(t, l.Delete(t.Context(), ID(2), at.Add(time.Hour)), "again")
+	require.NoError(t, l.Accept(t.Context(), r.Task), "it is still a task that was accepted")
+	require.ErrorIs(t, l.Finish(t.Context(), failed), ledger.ErrEnded)
+	l = reopen(t, l)
+	r.Charge = nil
+	for _, want := range []task.Record{r.Erased(at), failed.Erased(at)} {
+		require.Equal(t, want, get(t, l, want.Task.ID))
+	}
+	require.Equal(t, task.Deletion{At: at, TokensIn: r.End.TokensIn, TokensOut: r.End.TokensOut}, *get(t, l, r.Task.ID).Deleted)
+	require.Equal(t, task.Canceled, get(t, l, ID(2)).Err.Code)
+	_, ok, err := l.Proven(t.Context(), r.Proof.SHA256)
+	require.NoError(t, err)
+	require.False(t, ok)
+	listed, err := l.List(t.Context(), task.StateCanceled, 10)
+	require.NoError(t, err)
+	require.Equal(t, []task.Record{failed.Erased(at)}, listed)
+	spent, err := l.Spent(t.Context(), window)
+	require.NoError(t, err)
+	require.Equal(t, map[string]task.Amount{"localhost": {Tokens: 7}}, spent)
+	l.Sweep(at)
+	_, ok, err = l.Get(t.Context(), ID(2))
+	require.NoError(t, err)
+	require.False(t, ok, "it is forgotten when it is old, like all others")
 }
 
 // sessions: one is recorded with its turns, charged once for each, and comes back after a restart.

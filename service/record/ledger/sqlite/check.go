@@ -83,6 +83,8 @@ func (r *Reader) integrity(ctx context.Context, report *Report) error {
 func verify(r task.Record) error {
 	ends := r.Transcript.Ends
 	switch {
+	case r.Deleted != nil: // nothing of it can be checked
+		return nil
 	case r.State.Final() && (r.End != nil) == (r.Err != nil):
 		return fmt.Errorf("task %s is %s and has no outcome, or two", r.Task.ID, r.State)
 	case len(ends) > 0 && ends[len(ends)-1] != len(r.Transcript.Text), len(ends) == 0 && r.Transcript.Text != "":

@@ -36,10 +36,11 @@ type exported struct {
 	TokensIn         int              `json:"tokens_in"`
 	TokensOut        int              `json:"tokens_out"`
 	LastEventID      string           `json:"last_event_id,omitempty"`
-	PromptSHA256     string           `json:"prompt_sha256"`
+	PromptSHA256     string           `json:"prompt_sha256,omitempty"`
 	TranscriptSHA256 string           `json:"transcript_sha256,omitempty"`
 	Receipt          *task.Receipt    `json:"receipt,omitempty"`
 	Error            *storedError     `json:"error,omitempty"`
+	DeletedAt        time.Time        `json:"deleted_at,omitzero"`
 	Text             *exportedText    `json:"text,omitempty"`
 }
 
@@ -76,16 +77,21 @@ func export(r task.Record, withText bool) exported {
 		ModelRef: s.ModelRef, SessionID: t.Request.SessionID, Seed: t.Seed, Determinism: t.Determinism,
 		RequestDigest: t.RequestDigest, ReplicaID: r.ReplicaID, Fingerprint: r.Fingerprint, AcceptedAt: t.AcceptedAt,
 		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: s.TokensIn, TokensOut: s.TokensOut,
-		LastEventID: r.LastEventID, PromptSHA256: digest(t.Prompt),
+		LastEventID: r.LastEventID,
 	}
+	if r.Err != nil {
+		e.Error = storeError(r.Err)
+	}
+	if r.Deleted != nil {
+		e.DeletedAt = r.Deleted.At
+		return e
+	}
+	e.PromptSHA256 = digest(t.Prompt)
 	if r.State.Final() {
 		e.TranscriptSHA256 = digest(r.Transcript.Text)
 	}
 	if r.End != nil {
 		e.Receipt = &r.End.Receipt
-	}
-	if r.Err != nil {
-		e.Error = storeError(r.Err)
 	}
 	if withText {
 		e.Text = &exportedText{Prompt: t.Prompt, Messages: t.Request.Messages, Inputs: t.Request.Inputs, Transcript: r.Transcript.Text}

@@ -65,7 +65,10 @@ type Ledger struct {
 	wake    chan struct{} // capacity 1
 	writing sync.WaitGroup
 
+	erasures []chan error // of callers whose deletions are committed, and who wait until the file has nothing of them any more
+
 	parting sync.WaitGroup     // calls of BeforeForgetting
+	keeping sync.Mutex         // held while they read tasks and keep what they keep
 	halt    context.Context    // ends with Close; the context of those calls
 	abandon context.CancelFunc // of halt
 }
@@ -131,6 +134,9 @@ func (l *Ledger) open(ctx context.Context) (err error) {
 		return err
 	}
 	l.nextSeq++
+	if l.w.erase.due, err = l.w.leftOver(ctx); err != nil {
+		return err
+	}
 	return l.Reader.prepare(ctx)
 }
 

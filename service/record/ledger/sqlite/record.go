@@ -65,8 +65,15 @@ type storedRequest struct {
 
 // storedOutcome is the JSON of how a task ended.
 type storedOutcome struct {
-	End   *task.End    `json:"end,omitempty"`
-	Error *storedError `json:"error,omitempty"`
+	End     *task.End       `json:"end,omitempty"`
+	Error   *storedError    `json:"error,omitempty"`
+	Deleted *storedDeletion `json:"deleted,omitempty"`
+}
+
+// storedDeletion is a task.Deletion without its time.
+type storedDeletion struct {
+	TokensIn  int `json:"tokens_in"`
+	TokensOut int `json:"tokens_out"`
 }
 
 // storedError is a task.Error without its cause, which only the log tells.
@@ -134,6 +141,9 @@ func encodeOutcome(r task.Record) ([]byte, error) {
 	if r.Err != nil {
 		s.Error = storeError(r.Err)
 	}
+	if d := r.Deleted; d != nil {
+		s.Deleted = &storedDeletion{TokensIn: d.TokensIn, TokensOut: d.TokensOut}
+	}
 	// A result has to come back byte for byte: its digest is in the proof bundle.
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -155,6 +165,9 @@ func decodeOutcome(text []byte, r *task.Record) error {
 		return err
 	}
 	r.End = s.End
+	if d := s.Deleted; d != nil {
+		r.Deleted = &task.Deletion{TokensIn: d.TokensIn, TokensOut: d.TokensOut}
+	}
 	if e := s.Error; e != nil {
 		r.Err = &task.Error{
 			Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, RetryAfter: e.RetryAfterNS,
@@ -198,7 +211,7 @@ func decodeEnds(in []byte) ([]int, error) {
 // columns are the columns of a query for tasks, in the order in which row.into takes them.
 const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
 	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, t.proof_sum, t.proof_bytes,
-	t.proof_keeps, q.task`
+	t.proof_keeps, t.deleted_ms, q.task`
 
 // The tables of a query for tasks, without and with transcripts.
 const (
@@ -212,7 +225,7 @@ type row struct {
 	seq, accepted        int64
 	started, finished    sql.NullInt64
 	replica, fingerprint sql.NullString
-	event                sql.NullInt64
+	event, deleted       sql.NullInt64
 	sum                  []byte
 	sealed, last         sql.NullString
 	proof                proof
@@ -225,7 +238,7 @@ func (w *row) into() []any {
 	return []any{
 		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
 		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome,
-		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.task, &w.ends, &w.text,
+		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.deleted, &w.task, &w.ends, &w.text,
 	}
 }
 
@@ -245,6 +258,12 @@ func (w *row) record() (task.Record, error) {
 	}
 	if err == nil {
 		r.Transcript.Ends, err = decodeEnds(w.ends)
+	}
+	if err == nil && w.deleted.Valid != (r.Deleted != nil) {
+		err = errors.New("it is half deleted")
+	}
+	if r.Deleted != nil {
+		r.Deleted.At = fromMS(w.deleted)
 	}
 	if err != nil {
 		return r, fmt.Errorf("the ledger's entry of task %.128q is damaged: %w; `orchestratord ledger check` says more", r.Task.ID, err)

@@ -86,15 +86,22 @@ CREATE INDEX task_proof ON task (substr(proof_sum, 1, 8)) WHERE proof_sum IS NOT
 -- A dispatch, which changes neither, need not touch it.
 DROP INDEX task_live;
 CREATE INDEX task_live ON task (seq) WHERE finished_ms IS NULL;
+`, `
+ALTER TABLE task ADD COLUMN deleted_ms INTEGER; -- when its text was deleted
+-- It has a row while something that was deleted may still be in the file.
+CREATE TABLE erasing (one INTEGER PRIMARY KEY CHECK (one = 1)) STRICT;
 `}
 
 // oldest is the first version that the steps can bring up to date.
 const oldest = 1
 
+// busyMS is how many milliseconds a statement waits for another program that holds the file.
+const busyMS = 2000
+
 // dsn is the name by which the driver opens the file.
 func dsn(path string, parameters ...string) string {
 	name := url.URL{Scheme: "file", Path: path}
-	return name.String() + "?_error_rc=1&_pragma=busy_timeout(2000)&" + strings.Join(parameters, "&")
+	return name.String() + fmt.Sprintf("?_error_rc=1&_pragma=busy_timeout(%d)&", busyMS) + strings.Join(parameters, "&")
 }
 
 // parts are the names of the files that a ledger may consist of, the database last.

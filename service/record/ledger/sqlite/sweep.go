@@ -45,12 +45,20 @@ func (l *Ledger) sweepStep() (more bool) {
 // which must not wait for what is stored there.
 func (l *Ledger) part(doomed []int64) {
 	defer l.w.parting.Store(false)
+	if err := l.keep(doomed); err != nil && l.halt.Err() == nil {
+		l.log.Warn("old tasks stay in the ledger, since what is to be kept of them could not be kept; it is tried again later", zap.Error(err))
+	}
+}
+
+func (l *Ledger) keep(doomed []int64) error {
+	l.keeping.Lock()
 	var found []task.Record
 	for _, seq := range doomed {
 		r, ok, err := one(l.db.QueryRowContext(l.halt, everything+` WHERE t.seq = ?`, seq))
 		switch {
 		case l.halt.Err() != nil:
-			return
+			l.keeping.Unlock()
+			return l.halt.Err()
 		case err != nil: // so BeforeForgetting cannot have it
 			l.log.Warn("a task that cannot be read is removed from the ledger", zap.Error(err))
 		case ok:
@@ -58,14 +66,13 @@ func (l *Ledger) part(doomed []int64) {
 		}
 	}
 	err := l.o.BeforeForgetting(l.halt, found)
+	l.keeping.Unlock()
 	if err == nil {
 		err = l.submit(l.halt, &op{
 			kind: opForget, id: "the oldest", run: func(w *writer) error { return w.remove(doomed) }, then: func() { l.w.written = sweepAfter },
 		})
 	}
-	if err != nil && l.halt.Err() == nil {
-		l.log.Warn("old tasks stay in the ledger, since what is to be kept of them could not be kept; it is tried again later", zap.Error(err))
-	}
+	return err
 }
 
 // oldest is the time before which a finished task is too old.

@@ -28,6 +28,7 @@ const (
 	opSession    kind = "session"
 	opClaim      kind = "claim"
 	opForget     kind = "forget"
+	opDelete     kind = "delete"
 )
 
 // op is one operation that waits for the writer.
@@ -53,9 +54,10 @@ const (
 // write is the one goroutine that writes. It ends when the ledger is closed and nothing waits any more.
 func (l *Ledger) write() {
 	due := l.o.Now() // of the next sweep; zero: nothing to sweep for
-	note, sweep := stopped(), stopped()
+	note, sweep, erase := stopped(), stopped(), stopped()
 	defer note.Stop()
 	defer sweep.Stop()
+	defer erase.Stop()
 	for {
 		l.gather()
 		batch, noteDue, closing := l.take()
@@ -73,11 +75,19 @@ func (l *Ledger) write() {
 		case due.IsZero() && l.w.finished > 0:
 			l.w.finished, due = 0, l.nextSweep()
 		}
-		if len(batch) > 0 || more {
+		erasing, again := false, time.Duration(0)
+		if !closing {
+			erasing, again = l.eraseStep()
+		}
+		if len(batch) > 0 || more || erasing {
 			continue
 		}
 		if closing {
+			l.erased(ledger.ErrClosed)
 			return
+		}
+		if again > 0 {
+			erase.Reset(again)
 		}
 		if !noteDue.IsZero() {
 			note.Reset(time.Until(noteDue))
@@ -89,6 +99,7 @@ func (l *Ledger) write() {
 		case <-l.wake:
 		case <-note.C:
 		case <-sweep.C:
+		case <-erase.C:
 		}
 	}
 }
@@ -227,8 +238,9 @@ type writer struct {
 	finished int         // tasks that ended since the next sweep was timed
 	parting  atomic.Bool // BeforeForgetting is being called
 	window   time.Time   // of the budgets that are being charged; older windows were forgotten
+	erase    erase
 
-	beginTx, commitTx *sql.Stmt
+	beginTx, commitTx, findAll *sql.Stmt
 
 	insertTask, insertBody, findSeq, findID, findLive, insertClaim, startTask, markTask, endTask, insertText *sql.Stmt
 	keepSession, replaceSession, dropSession, chargeSession, spend, forget                                   *sql.Stmt
@@ -241,7 +253,7 @@ func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
 	}
 	// SQLite copies the log of writes into the database each 4 MB, which is its default. Where it has grown beyond that in a rush, it is
 	// cut down again.
-	db, err := sql.Open("sqlite", dsn(o.Path, "mode=rw", sync, "_journal=WAL", "_pragma=journal_size_limit(67108864)"))
+	db, err := sql.Open("sqlite", dsn(o.Path, "mode=rw", sync, "_journal=WAL", "_pragma=journal_size_limit(67108864)", "_pragma=secure_delete(1)"))
 	if err != nil {
 		return nil, err
 	}
@@ -283,6 +295,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.findSeq:     `SELECT id FROM task WHERE seq = ?`,
 		&w.insertClaim: `INSERT INTO claim (owner, claimed_ms) VALUES (?, ?)`,
 		&w.findLive:    liveTasks,
+		&w.findAll:     everything + ` WHERE t.id = ?`,
 		&w.findID:      `SELECT state, coalesce(last_event_id, '') FROM task WHERE id = ?`,
 		&w.startTask: `UPDATE task SET state = 'running', replica_id = ?, fingerprint = ?, started_ms = coalesce(started_ms, ?), start_order = coalesce(start_order, ?)
 			WHERE id = ? AND finished_ms IS NULL`,
@@ -313,7 +326,7 @@ func (w *writer) prepare(ctx context.Context) error {
 func (w *writer) close() error {
 	var err error
 	for _, s := range []*sql.Stmt{
-		w.beginTx, w.commitTx, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.insertClaim, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.beginTx, w.commitTx, w.findAll, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.insertClaim, w.startTask, w.markTask, w.endTask, w.insertText,
 		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
 	} {
 		if s != nil {
@@ -365,7 +378,7 @@ func (w *writer) try(batch []*op) error {
 
 // refused reports whether an error is about one operation alone, and not about the database.
 func refused(err error) bool {
-	return errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrUnknown) || errors.Is(err, ledger.ErrEnded)
+	return errors.Is(err, ledger.ErrTaken) || errors.Is(err, ledger.ErrUnknown) || errors.Is(err, ledger.ErrEnded) || errors.Is(err, ledger.ErrLive)
 }
 
 // errBegin says that no operation of the batch is the cause, such as when another program holds the file.
@@ -433,10 +446,15 @@ func (w *writer) dispatch(d task.Dispatch, place int64) error {
 
 func (w *writer) find(id string) (state task.State, last string, err error) {
 	err = w.findID.QueryRow(id).Scan(&state, &last)
+	return state, last, unknown(err)
+}
+
+// unknown turns the want of a row into ledger.ErrUnknown.
+func unknown(err error) error {
 	if errors.Is(err, sql.ErrNoRows) {
-		err = ledger.ErrUnknown
+		return ledger.ErrUnknown
 	}
-	return state, last, err
+	return err
 }
 
 // checkpoint does nothing if the task has ended or is unknown.
