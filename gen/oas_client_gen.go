@@ -172,7 +172,10 @@ type OpsInvoker interface {
 	GetMetrics(ctx context.Context) (GetMetricsRes, error)
 	// GetReadiness invokes getReadiness operation.
 	//
-	// At least one pool is Ready, or loads on demand. Otherwise 503 `POOL_UNREADY`.
+	// At least one pool has a way to run a task: it has a Ready replica, or its next task loads it and
+	// nothing says that this would fail; its queue moves; and the ledger can write. A full queue or a rate
+	// limit does not count. Otherwise 503 `POOL_UNREADY`, `LEDGER_UNAVAILABLE` or `SHUTTING_DOWN`.
+	// `reasons` names each pool, for callers with the token and for those who need none.
 	//
 	// GET /readyz
 	GetReadiness(ctx context.Context) (*HealthHeaders, error)
@@ -200,12 +203,35 @@ type PoolsInvoker interface {
 	//
 	// GET /v1/pools
 	ListPools(ctx context.Context) (*PoolListHeaders, error)
+	// LoadPool invokes loadPool operation.
+	//
+	// An on-demand pool is loaded as a task would load it; idle on-demand pools make room for it. A pool
+	// that failed tries again at once, and its failures are forgotten. A pinned pool that was drained is
+	// CONFLICT, because `resume` brings it back.
+	//
+	// POST /v1/pools/{id}/load
+	LoadPool(ctx context.Context, params LoadPoolParams) (*PoolStandingHeaders, error)
 	// ReloadPool invokes reloadPool operation.
 	//
 	// Atomic. Either the new model answered a probe, or the old one is back and the error says why.
 	//
 	// POST /v1/pools/{id}/reload
 	ReloadPool(ctx context.Context, request *ReloadRequest, params ReloadPoolParams) (*ReloadResultHeaders, error)
+	// ResumePool invokes resumePool operation.
+	//
+	// A pool that drains goes on, and one that was drained starts its workers again. Nothing happens to a
+	// pool that does not drain. An on-demand pool that is not loaded waits for its next task. A pool whose
+	// model was retired is MODEL_DEPRECATED.
+	//
+	// POST /v1/pools/{id}/resume
+	ResumePool(ctx context.Context, params ResumePoolParams) (*PoolStandingHeaders, error)
+	// UnloadPool invokes unloadPool operation.
+	//
+	// The workers end once what they run has ended; the next task loads the pool again. A pinned pool is
+	// CONFLICT, because only a drain takes it out of service.
+	//
+	// POST /v1/pools/{id}/unload
+	UnloadPool(ctx context.Context, params UnloadPoolParams) (*PoolStandingHeaders, error)
 }
 
 // SessionsInvoker invokes operations described by OpenAPI v3 specification.
@@ -1824,7 +1850,10 @@ func (c *Client) sendGetPoolHealth(ctx context.Context, params GetPoolHealthPara
 
 // GetReadiness invokes getReadiness operation.
 //
-// At least one pool is Ready, or loads on demand. Otherwise 503 `POOL_UNREADY`.
+// At least one pool has a way to run a task: it has a Ready replica, or its next task loads it and
+// nothing says that this would fail; its queue moves; and the ledger can write. A full queue or a rate
+// limit does not count. Otherwise 503 `POOL_UNREADY`, `LEDGER_UNAVAILABLE` or `SHUTTING_DOWN`.
+// `reasons` names each pool, for callers with the token and for those who need none.
 //
 // GET /readyz
 func (c *Client) GetReadiness(ctx context.Context) (*HealthHeaders, error) {
@@ -2657,6 +2686,107 @@ func (c *Client) sendListTasks(ctx context.Context, params ListTasksParams) (res
 	return result, nil
 }
 
+// LoadPool invokes loadPool operation.
+//
+// An on-demand pool is loaded as a task would load it; idle on-demand pools make room for it. A pool
+// that failed tries again at once, and its failures are forgotten. A pinned pool that was drained is
+// CONFLICT, because `resume` brings it back.
+//
+// POST /v1/pools/{id}/load
+func (c *Client) LoadPool(ctx context.Context, params LoadPoolParams) (*PoolStandingHeaders, error) {
+	res, err := c.sendLoadPool(ctx, params)
+	return res, err
+}
+
+func (c *Client) sendLoadPool(ctx context.Context, params LoadPoolParams) (res *PoolStandingHeaders, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [3]string
+	pathParts[0] = "/v1/pools/"
+	{
+		// Encode "id" parameter.
+		e := uri.NewPathEncoder(uri.PathEncoderConfig{
+			Param:   "id",
+			Style:   uri.PathStyleSimple,
+			Explode: false,
+		})
+		if err := func() error {
+			if unwrapped := string(params.ID); true {
+				return e.EncodeValue(conv.StringToString(unwrapped))
+			}
+			return nil
+		}(); err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		encoded, err := e.Result()
+		if err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		pathParts[1] = encoded
+	}
+	pathParts[2] = "/load"
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "POST", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, LoadPoolOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeLoadPoolResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
 // RegisterWorker invokes registerWorker operation.
 //
 // Always needs the token, on loopback too. The lease is renewed by registering again.
@@ -2915,6 +3045,107 @@ func (c *Client) sendReloadPool(ctx context.Context, request *ReloadRequest, par
 	return result, nil
 }
 
+// ResumePool invokes resumePool operation.
+//
+// A pool that drains goes on, and one that was drained starts its workers again. Nothing happens to a
+// pool that does not drain. An on-demand pool that is not loaded waits for its next task. A pool whose
+// model was retired is MODEL_DEPRECATED.
+//
+// POST /v1/pools/{id}/resume
+func (c *Client) ResumePool(ctx context.Context, params ResumePoolParams) (*PoolStandingHeaders, error) {
+	res, err := c.sendResumePool(ctx, params)
+	return res, err
+}
+
+func (c *Client) sendResumePool(ctx context.Context, params ResumePoolParams) (res *PoolStandingHeaders, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [3]string
+	pathParts[0] = "/v1/pools/"
+	{
+		// Encode "id" parameter.
+		e := uri.NewPathEncoder(uri.PathEncoderConfig{
+			Param:   "id",
+			Style:   uri.PathStyleSimple,
+			Explode: false,
+		})
+		if err := func() error {
+			if unwrapped := string(params.ID); true {
+				return e.EncodeValue(conv.StringToString(unwrapped))
+			}
+			return nil
+		}(); err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		encoded, err := e.Result()
+		if err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		pathParts[1] = encoded
+	}
+	pathParts[2] = "/resume"
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "POST", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, ResumePoolOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeResumePoolResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
 // SetModelState invokes setModelState operation.
 //
 // New tasks for a retired model are MODEL_DEPRECATED; those that run may finish until the deadline,
@@ -3154,6 +3385,106 @@ func (c *Client) sendStreamTask(ctx context.Context, params StreamTaskParams) (r
 	}
 
 	result, err := decodeStreamTaskResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
+// UnloadPool invokes unloadPool operation.
+//
+// The workers end once what they run has ended; the next task loads the pool again. A pinned pool is
+// CONFLICT, because only a drain takes it out of service.
+//
+// POST /v1/pools/{id}/unload
+func (c *Client) UnloadPool(ctx context.Context, params UnloadPoolParams) (*PoolStandingHeaders, error) {
+	res, err := c.sendUnloadPool(ctx, params)
+	return res, err
+}
+
+func (c *Client) sendUnloadPool(ctx context.Context, params UnloadPoolParams) (res *PoolStandingHeaders, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [3]string
+	pathParts[0] = "/v1/pools/"
+	{
+		// Encode "id" parameter.
+		e := uri.NewPathEncoder(uri.PathEncoderConfig{
+			Param:   "id",
+			Style:   uri.PathStyleSimple,
+			Explode: false,
+		})
+		if err := func() error {
+			if unwrapped := string(params.ID); true {
+				return e.EncodeValue(conv.StringToString(unwrapped))
+			}
+			return nil
+		}(); err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		encoded, err := e.Result()
+		if err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		pathParts[1] = encoded
+	}
+	pathParts[2] = "/unload"
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "POST", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, UnloadPoolOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeUnloadPoolResponse(resp)
 	if err != nil {
 		return res, errors.Wrap(err, "decode response")
 	}

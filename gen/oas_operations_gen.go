@@ -32,10 +32,13 @@ const (
 	ListModelsOperation         OperationName = "ListModels"
 	ListPoolsOperation          OperationName = "ListPools"
 	ListTasksOperation          OperationName = "ListTasks"
+	LoadPoolOperation           OperationName = "LoadPool"
 	RegisterWorkerOperation     OperationName = "RegisterWorker"
 	ReloadConfigOperation       OperationName = "ReloadConfig"
 	ReloadPoolOperation         OperationName = "ReloadPool"
+	ResumePoolOperation         OperationName = "ResumePool"
 	SetModelStateOperation      OperationName = "SetModelState"
 	StreamTaskOperation         OperationName = "StreamTask"
+	UnloadPoolOperation         OperationName = "UnloadPool"
 	VerifyModelOperation        OperationName = "VerifyModel"
 )

@@ -980,6 +980,39 @@ func encodeListTasksResponse(response *TaskListHeaders, w http.ResponseWriter) e
 	return nil
 }
 
+func encodeLoadPoolResponse(response *PoolStandingHeaders, w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")
+	// Encoding response headers.
+	{
+		h := uri.NewHeaderEncoder(w.Header())
+		// Encode "X-Correlation-Id" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Correlation-Id",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XCorrelationID.Get(); ok {
+					return e.EncodeValue(conv.StringToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Correlation-Id header")
+			}
+		}
+	}
+	w.WriteHeader(202)
+
+	e := new(jx.Encoder)
+	response.Response.Encode(e)
+	if _, err := e.WriteTo(w); err != nil {
+		return errors.Wrap(err, "write")
+	}
+
+	return nil
+}
+
 func encodeRegisterWorkerResponse(response *WorkerLeaseHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")
@@ -1079,6 +1112,39 @@ func encodeReloadPoolResponse(response *ReloadResultHeaders, w http.ResponseWrit
 	return nil
 }
 
+func encodeResumePoolResponse(response *PoolStandingHeaders, w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")
+	// Encoding response headers.
+	{
+		h := uri.NewHeaderEncoder(w.Header())
+		// Encode "X-Correlation-Id" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Correlation-Id",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XCorrelationID.Get(); ok {
+					return e.EncodeValue(conv.StringToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Correlation-Id header")
+			}
+		}
+	}
+	w.WriteHeader(202)
+
+	e := new(jx.Encoder)
+	response.Response.Encode(e)
+	if _, err := e.WriteTo(w); err != nil {
+		return errors.Wrap(err, "write")
+	}
+
+	return nil
+}
+
 func encodeSetModelStateResponse(response *GetModelOKHeaders, w http.ResponseWriter) error {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")
@@ -1142,6 +1208,39 @@ func encodeStreamTaskResponse(response StreamTaskRes, w http.ResponseWriter) err
 	default:
 		return errors.Errorf("unexpected response type: %T", response)
 	}
+}
+
+func encodeUnloadPoolResponse(response *PoolStandingHeaders, w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Access-Control-Expose-Headers", "X-Correlation-Id")
+	// Encoding response headers.
+	{
+		h := uri.NewHeaderEncoder(w.Header())
+		// Encode "X-Correlation-Id" header.
+		{
+			cfg := uri.HeaderParameterEncodingConfig{
+				Name:    "X-Correlation-Id",
+				Explode: false,
+			}
+			if err := h.EncodeParam(cfg, func(e uri.Encoder) error {
+				if val, ok := response.XCorrelationID.Get(); ok {
+					return e.EncodeValue(conv.StringToString(val))
+				}
+				return nil
+			}); err != nil {
+				return errors.Wrap(err, "encode X-Correlation-Id header")
+			}
+		}
+	}
+	w.WriteHeader(202)
+
+	e := new(jx.Encoder)
+	response.Response.Encode(e)
+	if _, err := e.WriteTo(w); err != nil {
+		return errors.Wrap(err, "write")
+	}
+
+	return nil
 }
 
 func encodeVerifyModelResponse(response *VerificationHeaders, w http.ResponseWriter) error {

@@ -1472,6 +1472,9 @@ type Error struct {
 	PoolID      OptString `json:"pool_id"`
 	// What to look at. Begins with the numeric code for MISSING_TOKEN (40101) and BAD_TOKEN (40102).
 	Hint OptString `json:"hint"`
+	// Of `/readyz` alone. What keeps each pool from running a task; without a pool, what keeps all of
+	// them.
+	Reasons []Reason `json:"reasons"`
 }
 
 // GetCode returns the value of Code.
@@ -1514,6 +1517,11 @@ func (s *Error) GetHint() OptString {
 	return s.Hint
 }
 
+// GetReasons returns the value of Reasons.
+func (s *Error) GetReasons() []Reason {
+	return s.Reasons
+}
+
 // SetCode sets the value of Code.
 func (s *Error) SetCode(val ErrorCode) {
 	s.Code = val
@@ -1552,6 +1560,11 @@ func (s *Error) SetPoolID(val OptString) {
 // SetHint sets the value of Hint.
 func (s *Error) SetHint(val OptString) {
 	s.Hint = val
+}
+
+// SetReasons sets the value of Reasons.
+func (s *Error) SetReasons(val []Reason) {
+	s.Reasons = val
 }
 
 // Ref: #/components/schemas/ErrorCode
@@ -5506,8 +5519,11 @@ func (s *PlacementWishMode) UnmarshalText(data []byte) error {
 
 // Ref: #/components/schemas/Pool
 type Pool struct {
-	ID     PoolID `json:"id"`
-	Engine string `json:"engine"`
+	ID    PoolID    `json:"id"`
+	State PoolState `json:"state"`
+	// How far the pool has come, where it loads or fetches and somebody can tell.
+	Progress OptFloat64 `json:"progress"`
+	Engine   string     `json:"engine"`
 	// Empty until a replica was ready.
 	EngineVersion string    `json:"engine_version"`
 	Model         PoolModel `json:"model"`
@@ -5533,6 +5549,16 @@ type Pool struct {
 // GetID returns the value of ID.
 func (s *Pool) GetID() PoolID {
 	return s.ID
+}
+
+// GetState returns the value of State.
+func (s *Pool) GetState() PoolState {
+	return s.State
+}
+
+// GetProgress returns the value of Progress.
+func (s *Pool) GetProgress() OptFloat64 {
+	return s.Progress
 }
 
 // GetEngine returns the value of Engine.
@@ -5623,6 +5649,16 @@ func (s *Pool) GetQueue() Queue {
 // SetID sets the value of ID.
 func (s *Pool) SetID(val PoolID) {
 	s.ID = val
+}
+
+// SetState sets the value of State.
+func (s *Pool) SetState(val PoolState) {
+	s.State = val
+}
+
+// SetProgress sets the value of Progress.
+func (s *Pool) SetProgress(val OptFloat64) {
+	s.Progress = val
 }
 
 // SetEngine sets the value of Engine.
@@ -5853,6 +5889,161 @@ func (s *PoolModel) SetRef(val string) {
 // SetDigest sets the value of Digest.
 func (s *PoolModel) SetDigest(val OptString) {
 	s.Digest = val
+}
+
+// Ref: #/components/schemas/PoolStanding
+type PoolStanding struct {
+	PoolID  PoolID    `json:"pool_id"`
+	State   PoolState `json:"state"`
+	Running int       `json:"running"`
+	Queued  int       `json:"queued"`
+}
+
+// GetPoolID returns the value of PoolID.
+func (s *PoolStanding) GetPoolID() PoolID {
+	return s.PoolID
+}
+
+// GetState returns the value of State.
+func (s *PoolStanding) GetState() PoolState {
+	return s.State
+}
+
+// GetRunning returns the value of Running.
+func (s *PoolStanding) GetRunning() int {
+	return s.Running
+}
+
+// GetQueued returns the value of Queued.
+func (s *PoolStanding) GetQueued() int {
+	return s.Queued
+}
+
+// SetPoolID sets the value of PoolID.
+func (s *PoolStanding) SetPoolID(val PoolID) {
+	s.PoolID = val
+}
+
+// SetState sets the value of State.
+func (s *PoolStanding) SetState(val PoolState) {
+	s.State = val
+}
+
+// SetRunning sets the value of Running.
+func (s *PoolStanding) SetRunning(val int) {
+	s.Running = val
+}
+
+// SetQueued sets the value of Queued.
+func (s *PoolStanding) SetQueued(val int) {
+	s.Queued = val
+}
+
+// PoolStandingHeaders wraps PoolStanding with response headers.
+type PoolStandingHeaders struct {
+	XCorrelationID OptString
+	Response       PoolStanding
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *PoolStandingHeaders) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// GetResponse returns the value of Response.
+func (s *PoolStandingHeaders) GetResponse() PoolStanding {
+	return s.Response
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *PoolStandingHeaders) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+// SetResponse sets the value of Response.
+func (s *PoolStandingHeaders) SetResponse(val PoolStanding) {
+	s.Response = val
+}
+
+// Ready: a replica is Ready. loading: its workers start, or wait for memory or their next try.
+// unloaded: its next task loads it. fetching: its model is on its way to the disk. draining, drained:
+// somebody took it out of service, and `resume` brings it back. failed: it does not come back before
+// somebody does what `last_error` says, or before a longer wait.
+// Ref: #/components/schemas/PoolState
+type PoolState string
+
+const (
+	PoolStateReady    PoolState = "ready"
+	PoolStateLoading  PoolState = "loading"
+	PoolStateUnloaded PoolState = "unloaded"
+	PoolStateFetching PoolState = "fetching"
+	PoolStateDraining PoolState = "draining"
+	PoolStateDrained  PoolState = "drained"
+	PoolStateFailed   PoolState = "failed"
+)
+
+// AllValues returns all PoolState values.
+func (PoolState) AllValues() []PoolState {
+	return []PoolState{
+		PoolStateReady,
+		PoolStateLoading,
+		PoolStateUnloaded,
+		PoolStateFetching,
+		PoolStateDraining,
+		PoolStateDrained,
+		PoolStateFailed,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s PoolState) MarshalText() ([]byte, error) {
+	switch s {
+	case PoolStateReady:
+		return []byte(s), nil
+	case PoolStateLoading:
+		return []byte(s), nil
+	case PoolStateUnloaded:
+		return []byte(s), nil
+	case PoolStateFetching:
+		return []byte(s), nil
+	case PoolStateDraining:
+		return []byte(s), nil
+	case PoolStateDrained:
+		return []byte(s), nil
+	case PoolStateFailed:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *PoolState) UnmarshalText(data []byte) error {
+	switch PoolState(data) {
+	case PoolStateReady:
+		*s = PoolStateReady
+		return nil
+	case PoolStateLoading:
+		*s = PoolStateLoading
+		return nil
+	case PoolStateUnloaded:
+		*s = PoolStateUnloaded
+		return nil
+	case PoolStateFetching:
+		*s = PoolStateFetching
+		return nil
+	case PoolStateDraining:
+		*s = PoolStateDraining
+		return nil
+	case PoolStateDrained:
+		*s = PoolStateDrained
+		return nil
+	case PoolStateFailed:
+		*s = PoolStateFailed
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
 }
 
 // Ref: #/components/schemas/PreparedEngine
@@ -6156,6 +6347,44 @@ func (s *QueueFullPolicy) UnmarshalText(data []byte) error {
 	default:
 		return errors.Errorf("invalid value: %q", data)
 	}
+}
+
+// Ref: #/components/schemas/Reason
+type Reason struct {
+	PoolID OptString `json:"pool_id"`
+	Code   ErrorCode `json:"code"`
+	// What is wrong and what to do.
+	Message string `json:"message"`
+}
+
+// GetPoolID returns the value of PoolID.
+func (s *Reason) GetPoolID() OptString {
+	return s.PoolID
+}
+
+// GetCode returns the value of Code.
+func (s *Reason) GetCode() ErrorCode {
+	return s.Code
+}
+
+// GetMessage returns the value of Message.
+func (s *Reason) GetMessage() string {
+	return s.Message
+}
+
+// SetPoolID sets the value of PoolID.
+func (s *Reason) SetPoolID(val OptString) {
+	s.PoolID = val
+}
+
+// SetCode sets the value of Code.
+func (s *Reason) SetCode(val ErrorCode) {
+	s.Code = val
+}
+
+// SetMessage sets the value of Message.
+func (s *Reason) SetMessage(val string) {
+	s.Message = val
 }
 
 // What the stream's bytes depend on, and what they are.

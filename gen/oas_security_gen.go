@@ -61,11 +61,14 @@ var operationRolesBearerAuth = map[string][]string{
 	ListModelsOperation:         []string{},
 	ListPoolsOperation:          []string{},
 	ListTasksOperation:          []string{},
+	LoadPoolOperation:           []string{},
 	RegisterWorkerOperation:     []string{},
 	ReloadConfigOperation:       []string{},
 	ReloadPoolOperation:         []string{},
+	ResumePoolOperation:         []string{},
 	SetModelStateOperation:      []string{},
 	StreamTaskOperation:         []string{},
+	UnloadPoolOperation:         []string{},
 	VerifyModelOperation:        []string{},
 }
 

@@ -162,7 +162,10 @@ type OpsHandler interface {
 	GetMetrics(ctx context.Context, w http.ResponseWriter) error
 	// GetReadiness implements getReadiness operation.
 	//
-	// At least one pool is Ready, or loads on demand. Otherwise 503 `POOL_UNREADY`.
+	// At least one pool has a way to run a task: it has a Ready replica, or its next task loads it and
+	// nothing says that this would fail; its queue moves; and the ledger can write. A full queue or a rate
+	// limit does not count. Otherwise 503 `POOL_UNREADY`, `LEDGER_UNAVAILABLE` or `SHUTTING_DOWN`.
+	// `reasons` names each pool, for callers with the token and for those who need none.
 	//
 	// GET /readyz
 	GetReadiness(ctx context.Context) (*HealthHeaders, error)
@@ -190,12 +193,35 @@ type PoolsHandler interface {
 	//
 	// GET /v1/pools
 	ListPools(ctx context.Context) (*PoolListHeaders, error)
+	// LoadPool implements loadPool operation.
+	//
+	// An on-demand pool is loaded as a task would load it; idle on-demand pools make room for it. A pool
+	// that failed tries again at once, and its failures are forgotten. A pinned pool that was drained is
+	// CONFLICT, because `resume` brings it back.
+	//
+	// POST /v1/pools/{id}/load
+	LoadPool(ctx context.Context, params LoadPoolParams) (*PoolStandingHeaders, error)
 	// ReloadPool implements reloadPool operation.
 	//
 	// Atomic. Either the new model answered a probe, or the old one is back and the error says why.
 	//
 	// POST /v1/pools/{id}/reload
 	ReloadPool(ctx context.Context, req *ReloadRequest, params ReloadPoolParams) (*ReloadResultHeaders, error)
+	// ResumePool implements resumePool operation.
+	//
+	// A pool that drains goes on, and one that was drained starts its workers again. Nothing happens to a
+	// pool that does not drain. An on-demand pool that is not loaded waits for its next task. A pool whose
+	// model was retired is MODEL_DEPRECATED.
+	//
+	// POST /v1/pools/{id}/resume
+	ResumePool(ctx context.Context, params ResumePoolParams) (*PoolStandingHeaders, error)
+	// UnloadPool implements unloadPool operation.
+	//
+	// The workers end once what they run has ended; the next task loads the pool again. A pinned pool is
+	// CONFLICT, because only a drain takes it out of service.
+	//
+	// POST /v1/pools/{id}/unload
+	UnloadPool(ctx context.Context, params UnloadPoolParams) (*PoolStandingHeaders, error)
 }
 
 // SessionsHandler handles operations described by OpenAPI v3 specification.

@@ -73,6 +73,18 @@ func (f *fake) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, error
 	}}, nil
 }
 
+func (f *fake) ResumePool(_ context.Context, p gen.ResumePoolParams) (*gen.PoolStandingHeaders, error) {
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateReady}}, nil
+}
+
+func (f *fake) LoadPool(_ context.Context, p gen.LoadPoolParams) (*gen.PoolStandingHeaders, error) {
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateLoading, Queued: 3}}, nil
+}
+
+func (f *fake) UnloadPool(_ context.Context, p gen.UnloadPoolParams) (*gen.PoolStandingHeaders, error) {
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateDraining, Running: 1}}, nil
+}
+
 func (f *fake) DrainPool(_ context.Context, r *gen.DrainRequest, p gen.DrainPoolParams) (*gen.DrainStatusHeaders, error) {
 	return &gen.DrainStatusHeaders{Response: gen.DrainStatus{PoolID: p.ID, Draining: true, Running: 1, Queued: 3, DeadlineMs: r.DeadlineMs}}, nil
 }
@@ -112,7 +124,7 @@ func status(id gen.TaskID) gen.TaskStatus {
 
 func pool(id gen.PoolID) gen.Pool {
 	return gen.Pool{
-		ID: id, Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: gen.WorkloadCompletion,
+		ID: id, State: gen.PoolStateReady, Engine: "llamacpp", Model: gen.PoolModel{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: gen.WorkloadCompletion,
 		Device: "cpu", SamplerProfile: "v1", Ready: true, Lifecycle: gen.LifecyclePinned, Loaded: true, Queue: gen.Queue{Capacity: 64, FullPolicy: gen.QueueFullPolicyReject},
 	}
 }
@@ -165,7 +177,7 @@ func TestOperations(t *testing.T) {
 	require.Equal(t, []string{"stream_resume"}, capabilities.Features)
 }
 
-// ORCH-2101, LO-501, LO-502
+// ORCH-2101, LO-501, LO-502, LO-842
 func TestOperationsOfControl(t *testing.T) {
 	t.Parallel()
 	f := &fake{}
@@ -183,6 +195,17 @@ func TestOperationsOfControl(t *testing.T) {
 			drain, err := c.Drain(ctx, "default", 1500*time.Millisecond)
 			require.NoError(t, err)
 			require.Equal(t, &gen.DrainStatus{PoolID: "default", Draining: true, Running: 1, Queued: 3, DeadlineMs: 1500}, drain)
+			for call, want := range map[string]gen.PoolStanding{
+				"resume": {PoolID: "default", State: gen.PoolStateReady},
+				"load":   {PoolID: "default", State: gen.PoolStateLoading, Queued: 3},
+				"unload": {PoolID: "default", State: gen.PoolStateDraining, Running: 1},
+			} {
+				stands, err := map[string]func(context.Context, string) (*gen.PoolStanding, error){
+					"resume": c.Resume, "load": c.Load, "unload": c.Unload,
+				}[call](ctx, "default")
+				require.NoError(t, err)
+				require.Equal(t, want, *stands, call)
+			}
 			reload, err := c.Reload(ctx, "default", "file:new.gguf")
 			require.NoError(t, err)
 			require.Equal(t, "file:new.gguf", reload.Model.Ref)
@@ -228,6 +251,9 @@ func TestErrorsOfControl(t *testing.T) {
 	for name, call := range map[string]func() error{
 		"drain":  func() error { _, err := c.Drain(t.Context(), "p", 0); return err },
 		"reload": func() error { _, err := c.Reload(t.Context(), "p", "r"); return err },
+		"resume": func() error { _, err := c.Resume(t.Context(), "p"); return err },
+		"load":   func() error { _, err := c.Load(t.Context(), "p"); return err },
+		"unload": func() error { _, err := c.Unload(t.Context(), "p"); return err },
 		"gpus":   func() error { _, err := c.GPUs(t.Context()); return err },
 		"explain": func() error {
 			_, err := c.Explain(t.Context(), &gen.ExplainRequest{ModelRef: "m"})

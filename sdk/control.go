@@ -10,9 +10,38 @@ import (
 )
 
 // Drain has a pool take no more tasks from its queue (ORCH-2101). It returns at once. Tasks that still run at the deadline, in whole
-// milliseconds, wait in line again. A Reload brings the pool back.
+// milliseconds, wait in line again. Resume, or a Reload, brings the pool back.
 func (c *Client) Drain(ctx context.Context, pool string, deadline time.Duration) (*gen.DrainStatus, error) {
 	answer, err := c.api.DrainPool(ctx, &gen.DrainRequest{DeadlineMs: deadline.Milliseconds()}, gen.DrainPoolParams{ID: gen.PoolID(pool)})
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return &answer.Response, nil
+}
+
+// Resume ends a drain (LO-842). It returns at once. The Error is MODEL_DEPRECATED if the pool's model was retired.
+func (c *Client) Resume(ctx context.Context, pool string) (*gen.PoolStanding, error) {
+	answer, err := c.api.ResumePool(ctx, gen.ResumePoolParams{ID: gen.PoolID(pool)})
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return &answer.Response, nil
+}
+
+// Load loads a pool on demand, and has a pool that failed try again (LO-842). It returns at once. The Error is CONFLICT for a pool that is
+// drained.
+func (c *Client) Load(ctx context.Context, pool string) (*gen.PoolStanding, error) {
+	answer, err := c.api.LoadPool(ctx, gen.LoadPoolParams{ID: gen.PoolID(pool)})
+	if err != nil {
+		return nil, typed(ctx, err)
+	}
+	return &answer.Response, nil
+}
+
+// Unload lets the workers of a pool on demand go once what they run has ended (LO-842). It returns at once. The Error is CONFLICT for a
+// pinned pool.
+func (c *Client) Unload(ctx context.Context, pool string) (*gen.PoolStanding, error) {
+	answer, err := c.api.UnloadPool(ctx, gen.UnloadPoolParams{ID: gen.PoolID(pool)})
 	if err != nil {
 		return nil, typed(ctx, err)
 	}

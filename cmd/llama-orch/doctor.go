@@ -224,10 +224,12 @@ func examinePool(r *report, h *gen.PoolHealth) {
 	check, look := "pool "+string(p.ID), "llama-orch pool health "+string(p.ID)
 	ready := fmt.Sprintf("%s: %d of %d replicas ready", p.Model.ID, p.ReplicasReady, p.Replicas)
 	switch {
-	case p.Draining:
-		r.add(check, warn, p.Model.ID+": it drains and takes no task", fmt.Sprintf("llama-orch pool reload %s '%s'", p.ID, p.Model.Ref))
-	case sleeping(p):
+	case p.State == gen.PoolStateDraining, p.State == gen.PoolStateDrained:
+		r.add(check, warn, fmt.Sprintf("%s: it is %s and takes no task", p.Model.ID, p.State), fmt.Sprintf("llama-orch pool resume %s", p.ID))
+	case p.State == gen.PoolStateUnloaded:
 		r.add(check, fine, p.Model.ID+": on demand, not loaded; its next task loads it")
+	case p.State == gen.PoolStateFailed:
+		r.add(check, fail, ready+whyNot(h), look, fmt.Sprintf("llama-orch pool load %s  # once that is mended", p.ID))
 	case !p.Ready:
 		r.add(check, fail, ready+whyNot(h), look)
 	case p.ReplicasReady < p.Replicas:

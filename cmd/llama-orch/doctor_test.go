@@ -98,13 +98,13 @@ func TestDoctorOfAServerThatAils(t *testing.T) {
 		h := healthy(id)
 		switch id {
 		case "dead":
-			h.Pool.Ready, h.Pool.ReplicasReady, h.Pool.LastError = false, 0, gen.NewOptString("the model is no GGUF file")
+			h.Pool.State, h.Pool.Ready, h.Pool.ReplicasReady, h.Pool.LastError = gen.PoolStateFailed, false, 0, gen.NewOptString("the model is no GGUF file")
 		case "idle":
-			h.Pool.Ready, h.Pool.ReplicasReady, h.Pool.Lifecycle, h.Pool.Loaded = false, 0, gen.LifecycleOnDemand, false
+			h.Pool.State, h.Pool.Ready, h.Pool.ReplicasReady, h.Pool.Lifecycle, h.Pool.Loaded = gen.PoolStateUnloaded, false, 0, gen.LifecycleOnDemand, false
 		case "drains":
-			h.Pool.Ready, h.Pool.Draining = false, true
+			h.Pool.State, h.Pool.Ready, h.Pool.Draining = gen.PoolStateDrained, false, true
 		case "starts":
-			h.Pool.Ready, h.Pool.ReplicasReady = false, 0
+			h.Pool.State, h.Pool.Ready, h.Pool.ReplicasReady = gen.PoolStateLoading, false, 0
 			h.Replicas = []gen.Replica{{ID: "starts-0", State: gen.ReplicaStateLoading, Cards: []int{}, LogTail: []string{}}}
 		}
 		return h
@@ -114,10 +114,10 @@ func TestDoctorOfAServerThatAils(t *testing.T) {
 	require.Contains(t, got.err, "checks failed")
 	for check, want := range map[string]finding{
 		"readiness":   {"", fail, "not so", nil},
-		"pool dead":   {"", fail, "haiku: 0 of 2 replicas ready: the model is no GGUF file", []string{"llama-orch pool health dead"}},
+		"pool dead":   {"", fail, "haiku: 0 of 2 replicas ready: the model is no GGUF file", []string{"llama-orch pool health dead", "llama-orch pool load dead  # once that is mended"}},
 		"pool half":   {"", warn, "haiku: 1 of 2 replicas ready: default-1 is in state backoff: it needs 9 GiB", []string{"llama-orch pool health half"}},
 		"pool idle":   {"", fine, "on demand, not loaded", nil},
-		"pool drains": {"", warn, "it drains", []string{"llama-orch pool reload drains 'file:haiku'"}},
+		"pool drains": {"", warn, "it is drained", []string{"llama-orch pool resume drains"}},
 		"pool starts": {"", fail, "starts-0 is in state loading", nil},
 		"GPU 0":       {"", fine, "RTX 3090: 21504 MiB of 24576 MiB free", nil},
 		"GPU 1":       {"", fail, "XID 79: it has fallen off the bus", []string{"sudo dmesg | grep -i xid"}},

@@ -67,7 +67,7 @@ func newDaemon() *daemon {
 
 func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
 	return gen.Pool{
-		ID: id, Engine: "llamacpp", EngineVersion: "v", Model: gen.PoolModel{ID: model, Ref: "file:" + model}, Workload: workload,
+		ID: id, State: gen.PoolStateReady, Engine: "llamacpp", EngineVersion: "v", Model: gen.PoolModel{ID: model, Ref: "file:" + model}, Workload: workload,
 		Device: "cpu", Ctx: 256, Slots: 1, SamplerProfile: "v1", Ready: true, Lifecycle: gen.LifecyclePinned, Loaded: true, Replicas: 2, ReplicasReady: 1,
 		Queue: gen.Queue{Depth: 3, Interactive: 2, Batch: 1, Capacity: 64, FullPolicy: gen.QueueFullPolicyReject},
 	}
@@ -260,6 +260,27 @@ func (d *daemon) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
 		return nil, d.unready
 	}
 	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusReady}}, nil
+}
+
+func (d *daemon) ResumePool(_ context.Context, p gen.ResumePoolParams) (*gen.PoolStandingHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateReady}}, nil
+}
+
+func (d *daemon) LoadPool(_ context.Context, p gen.LoadPoolParams) (*gen.PoolStandingHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateLoading, Queued: 3}}, nil
+}
+
+func (d *daemon) UnloadPool(_ context.Context, p gen.UnloadPoolParams) (*gen.PoolStandingHeaders, error) {
+	if d.refuse != nil {
+		return nil, d.refuse
+	}
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{PoolID: p.ID, State: gen.PoolStateDraining, Running: 1}}, nil
 }
 
 func (d *daemon) DrainPool(_ context.Context, r *gen.DrainRequest, p gen.DrainPoolParams) (*gen.DrainStatusHeaders, error) {

@@ -34,6 +34,9 @@ func (c *poolsCmd) Run(a *app) error {
 type poolCmd struct {
 	Health poolHealthCmd `cmd:"" help:"Show a pool with its replicas and GPUs."`
 	Drain  poolDrainCmd  `cmd:"" help:"Have a pool take no more tasks from its queue, and let running tasks finish."`
+	Resume poolResumeCmd `cmd:"" help:"End a drain: bring a pool back."`
+	Load   poolLoadCmd   `cmd:"" help:"Load an on-demand pool now, or have a pool that failed try again."`
+	Unload poolUnloadCmd `cmd:"" help:"Let an on-demand pool's workers go once their tasks have ended."`
 	Reload poolReloadCmd `cmd:"" help:"Swap a pool's model. This also brings a drained pool back."`
 }
 
@@ -68,6 +71,43 @@ func (c *poolDrainCmd) Run(a *app) error {
 		{"POOL", "DRAINING", "RUNNING", "QUEUED", "DEADLINE"},
 		{string(s.PoolID), yesNo(s.Draining), strconv.Itoa(s.Running), strconv.Itoa(s.Queued), "in " + duration(s.DeadlineMs)},
 	})
+}
+
+type poolResumeCmd struct {
+	ID string `arg:"" help:"The pool's id."`
+}
+
+// Run ends a drain. It does not wait until the pool is ready.
+func (c *poolResumeCmd) Run(a *app) error { return showStanding(a)(a.client.Resume(a.ctx, c.ID)) }
+
+type poolLoadCmd struct {
+	ID string `arg:"" help:"The pool's id."`
+}
+
+// Run loads a pool. It does not wait until the pool is ready.
+func (c *poolLoadCmd) Run(a *app) error { return showStanding(a)(a.client.Load(a.ctx, c.ID)) }
+
+type poolUnloadCmd struct {
+	ID string `arg:"" help:"The pool's id."`
+}
+
+// Run unloads a pool. It does not wait until its tasks have ended.
+func (c *poolUnloadCmd) Run(a *app) error { return showStanding(a)(a.client.Unload(a.ctx, c.ID)) }
+
+// showStanding returns what prints how a pool stands after a command.
+func showStanding(a *app) func(*gen.PoolStanding, error) error {
+	return func(s *gen.PoolStanding, err error) error {
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printJSON(s)
+		}
+		return a.table([][]string{
+			{"POOL", "STATE", "RUNNING", "QUEUED"},
+			{string(s.PoolID), string(s.State), strconv.Itoa(s.Running), strconv.Itoa(s.Queued)},
+		})
+	}
 }
 
 type poolReloadCmd struct {
@@ -129,20 +169,10 @@ func poolRows(pools ...gen.Pool) [][]string {
 }
 
 func poolState(p gen.Pool) string {
-	switch {
-	case p.Draining:
-		return "draining"
-	case p.Ready:
-		return "ready"
-	case sleeping(p):
-		return "unloaded"
+	if far, known := p.Progress.Get(); known {
+		return fmt.Sprintf("%s %.0f %%", p.State, 100*far)
 	}
-	return "unready"
-}
-
-// sleeping reports whether a pool is not ready and nothing is wrong: its next task will load it.
-func sleeping(p gen.Pool) bool {
-	return p.Lifecycle == gen.LifecycleOnDemand && !p.Loaded && !p.Draining
+	return string(p.State)
 }
 
 func replicaRows(pools ...*gen.PoolHealth) [][]string {

@@ -35,6 +35,9 @@ func TestTables(t *testing.T) {
 		"pool drain default":                {"POOL     DRAINING  RUNNING  QUEUED  DEADLINE\ndefault  yes       1        3       in 30.0 s\n"},
 		"pool drain default --deadline 90s": {"in 1m30s\n"},
 		"pool drain default --deadline 0s":  {"in 0 ms\n"},
+		"pool resume default":               {"POOL     STATE  RUNNING  QUEUED\ndefault  ready  0        0\n"},
+		"pool load default":                 {"default  loading  0        3\n"},
+		"pool unload default":               {"default  draining  1        0\n"},
 		"pool reload default file:new.gguf": {"POOL     MODEL  REF            BEFORE         TOOK\ndefault  haiku  file:new.gguf  file:old.gguf  840 ms\n"},
 		"config reload":                     {"changed         pools.default\nneeds a restart bind_addr\n"},
 		"explain -m haiku":                  {"would wait in pool default\n\n", "yes     default  -        -     -          it can be loaded\n", "-       other    other-0  1     8192 MiB   another model; it drains\n", "WOULD BE UNLOADED  POOL  FREES\nidle-0             idle  4096 MiB\n"},
@@ -71,6 +74,7 @@ func TestJSON(t *testing.T) {
 	addr := newDaemon().serve(t)
 	for args, field := range map[string]string{
 		"pools": "pools", "pools default": "replicas", "pool health default": "replicas", "pool drain default": "deadline_ms",
+		"pool resume default": "state", "pool load default": "state", "pool unload default": "state",
 		"pool reload default file:new.gguf": "took_ms", "gpus": "driver_version", "explain -m haiku": "candidates", "config reload": "restart_required",
 		"top": "gpus", "tasks": "tasks", "task t": "task_id", "cancel t": "last_event_id", "capabilities": "operations",
 		"version": "version",

@@ -91,7 +91,7 @@ Feature: Configuration
           device: cpu
           model: {id: haiku, ref: "file:gone.gguf"}
       """
-    When I run "orchestratord serve --config bad.yaml"
+    When I run "orchestratord check --config bad.yaml"
     Then it exits with 2
     And it says "bad.yaml:5:"
     And it says "there is no model file $DIR/gone.gguf"

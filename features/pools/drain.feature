@@ -36,9 +36,8 @@ Feature: A drained pool keeps its tasks
       | running  | 0    |
     And new tasks are refused with 503 POOL_UNREADY
     And its body has
-      | retriable      | true    |
-      | retry_after_ms | > 0     |
-      | pool_id        | default |
+      | retriable | false   |
+      | pool_id   | default |
     When I send GET "/readyz"
     Then the answer is 503 POOL_UNREADY
     When I kill the daemon

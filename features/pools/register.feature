@@ -21,7 +21,7 @@ Feature: Engines register themselves
       """
     Then its body has
       | replica_id             | absent                            |
-      | candidates.0.reasons.0 | no engine has registered with it  |
+      | candidates.0.reasons.0 | /no engine has registered with it/ |
     When I send POST "/v1/workers/register" with the headers
       | Authorization | none |
     Then the answer is 401 MISSING_TOKEN

@@ -151,7 +151,7 @@ func (s *stream) numbered(e event) error {
 	return fmt.Errorf("there is no event `%s`", e.Name)
 }
 
-var errorFields = []string{"retry_after_ms", "policy_label", "engine", "pool_id", "hint"}
+var errorFields = []string{"retry_after_ms", "policy_label", "engine", "pool_id", "hint", "reasons"}
 
 func (s *stream) token(data string) error {
 	o, err := object(data, []string{"t", "i"}, nil)

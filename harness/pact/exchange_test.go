@@ -111,6 +111,11 @@ func drain(name, id string, deadlineMS int) exchange {
 	return post(name, state(stateSpare), "/v1/pools/"+id+"/drain", object{"deadline_ms": deadlineMS}, http.StatusAccepted, draining(id, deadlineMS))
 }
 
+// operate asks a pool to resume, load or unload.
+func operate(name, what, id string) exchange {
+	return post(name, state(stateSpare), "/v1/pools/"+id+"/"+what, nil, http.StatusAccepted, standing(id))
+}
+
 // spareModel is a model beside the daemon's configuration.
 const spareModel = "file:haiku.gguf"
 

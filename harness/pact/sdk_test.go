@@ -236,6 +236,24 @@ func sdkTaskCalls() []call {
 			require.NoError(t, err)
 			require.True(t, status.Draining)
 		}),
+		sdkCall(operate("a resume", "resume", "spare"), func(t *testing.T, c *sdk.Client) {
+			stands, err := c.Resume(t.Context(), "spare")
+			require.NoError(t, err)
+			require.Equal(t, gen.PoolID("spare"), stands.PoolID)
+		}),
+		sdkCall(operate("a load", "load", "spare"), func(t *testing.T, c *sdk.Client) {
+			stands, err := c.Load(t.Context(), "spare")
+			require.NoError(t, err)
+			require.Equal(t, gen.PoolID("spare"), stands.PoolID)
+		}),
+		sdkRefused(operate("", "load", "no-such-pool").refused("a load of an unknown pool", 404, missing), func(t *testing.T, c *sdk.Client) error {
+			_, err := c.Load(t.Context(), "no-such-pool")
+			return err
+		}),
+		sdkRefused(operate("", "unload", "spare").refused("an unload of a pinned pool", 409, refusal(task.Conflict, false)), func(t *testing.T, c *sdk.Client) error {
+			_, err := c.Unload(t.Context(), "spare")
+			return err
+		}),
 		sdkRefused(drain("", "no-such-pool", 0).refused("a drain of an unknown pool", 404, missing), func(t *testing.T, c *sdk.Client) error {
 			_, err := c.Drain(t.Context(), "no-such-pool", 0)
 			return err

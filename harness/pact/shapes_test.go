@@ -57,6 +57,7 @@ var (
 	count       = matchers.Integer(0)
 	eventID     = matchers.Regex("7-9f86d081", `^(0|[1-9][0-9]*)-[0-9a-f]{8}$`)
 	instant     = matchers.Regex("2026-11-22T20:15:00.125Z", `^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}(Z|[+-][0-9]{2}:[0-9]{2})$`)
+	poolState   = matchers.Regex("ready", `^(ready|loading|unloaded|fetching|draining|drained|failed)$`)
 	lifecycle   = matchers.Regex("pinned", `^(pinned|on_demand)$`)
 	replicaIs   = matchers.Regex("ready", `^(provisioning|loading|probing|ready|backoff|draining|stopped|failed)$`)
 	workload    = matchers.Regex("completion", `^(completion|embedding|rerank)$`)
@@ -160,7 +161,7 @@ func model() object { return object{"id": like("haiku"), "ref": like("file:model
 
 func pool() object {
 	return object{
-		"id": like("default"), "engine": like("llamacpp"), "engine_version": like("llama.cpp v0.5.0 built-in"), "model": model(),
+		"id": like("default"), "state": poolState, "engine": like("llamacpp"), "engine_version": like("llama.cpp v0.5.0 built-in"), "model": model(),
 		"workload": workload, "device": like("cpu"), "ctx": matchers.Integer(256), "slots": matchers.Integer(1),
 		"sampler_profile": like("default"), "ready": like(true), "draining": like(false), "lifecycle": lifecycle, "loaded": like(true), "replicas": matchers.Integer(1),
 		"replicas_ready": matchers.Integer(1), "queue": object{
@@ -182,6 +183,10 @@ func poolHealth(id string) object {
 
 func draining(id string, deadlineMS int) object {
 	return object{"pool_id": id, "draining": true, "running": count, "queued": count, "deadline_ms": deadlineMS}
+}
+
+func standing(id string) object {
+	return object{"pool_id": id, "state": poolState, "running": count, "queued": count}
 }
 
 func reloaded(id, ref string) object {

@@ -15,9 +15,13 @@ import (
 )
 
 // Check looks at what the configuration needs on this machine: model files, programs, the API token. Load does not look at these.
-// `orchestratord check` and `serve` call it. A failure is an *Error with every problem found. The pools find out later whether there is a GPU and
+// `orchestratord check` calls it. A failure is an *Error with every problem found. The pools find out later whether there is a GPU and
 // whether a digest is right, and then they try again.
-func (c Config) Check() error {
+func (c Config) Check() error { return c.CheckPools(func(Pool) bool { return true }) }
+
+// CheckPools is Check for the pools of which the function says so, and for what is of no pool. The daemon starts whatever its pools are
+// like, since each fails alone (LO-840).
+func (c Config) CheckPools(of func(Pool) bool) error {
 	ps := &problems{file: c.Path}
 	switch {
 	case c.Token != "" || c.Auth.OptionalOnLoopback && c.Loopback():
@@ -30,14 +34,17 @@ func (c Config) Check() error {
 	}
 	for i, p := range c.Pools {
 		path := fmt.Sprintf("pools[%d]", i)
+		if c.Token == "" && registersAlone(p) {
+			ps.addEnv(c.Auth.TokenEnv, fmt.Sprintf("no API token is set, and only engines that register themselves serve pool %s, which always takes the token", p.ID),
+				"set the variable, as to the output of `openssl rand -hex 32`, or name the engines under provisioning.urls")
+		}
+		if !of(p) {
+			continue
+		}
 		if p.Model.Path != "" {
 			if what, remedy := gguf(p.Model.Path); what != "" {
 				ps.add(c.where.of(path+".model.ref"), what, remedy)
 			}
-		}
-		if c.Token == "" && registersAlone(p) {
-			ps.addEnv(c.Auth.TokenEnv, fmt.Sprintf("no API token is set, and only engines that register themselves serve pool %s, which always takes the token", p.ID),
-				"set the variable, as to the output of `openssl rand -hex 32`, or name the engines under provisioning.urls")
 		}
 		if p.Provisioning.Mode == ModeBinary && p.Provisioning.URL == "" {
 			if _, err := exec.LookPath(p.Provisioning.Path); err != nil {

@@ -3,13 +3,9 @@
 package control
 
 import (
-	"context"
 	"slices"
-	"time"
 
-	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/config"
-	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -18,12 +14,15 @@ import (
 )
 
 // Candidates returns the pools as admission asks for them.
-func (f Fleet) Candidates(s *scheduler.Scheduler) admission.Pools { return candidates{f, s} }
+func (f Fleet) Candidates(s *scheduler.Scheduler) admission.Pools {
+	return candidates{f, s, &slowness{}}
+}
 
 // candidates implements admission.Pools.
 type candidates struct {
 	Fleet
 	schedule *scheduler.Scheduler
+	slow     *slowness
 }
 
 func (f candidates) Snapshot(p task.Priority) []admission.Pool {
@@ -40,7 +39,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,
 				Profile: c.SamplerProfile, Ready: s.ready > 0, Retired: retired, Quantisation: facts.Quantisation, Bits: bits,
 				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
-				OnDemand:   onDemand(c), GaveUp: s.gaveUp, Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
+				OnDemand:   onDemand(c), Standing: f.standing(c), Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
 			EngineVersion: s.version, Faces: f.manager.Faces(c.ID),
 			Sampling: task.Sampling{
@@ -68,36 +67,5 @@ func (f candidates) CanonicalRef(ref string) string {
 
 func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {
 	engines := f.manager.Engines(poolID)
-	return tokenizer(engines), len(engines) > 0
-}
-
-// tokenizer asks one engine after the other, until one answers. So an engine that hangs holds a task up for tokenizeWithin at most.
-type tokenizer []engine.Engine
-
-// tokenizeWithin is how long one engine has to answer.
-const tokenizeWithin = 2 * time.Second
-
-func (t tokenizer) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
-	return firstAnswer(ctx, t, func(ctx context.Context, e engine.Templater) (string, error) { return e.ApplyTemplate(ctx, messages) })
-}
-
-func (t tokenizer) CountTokens(ctx context.Context, prompt string) (int, error) {
-	return firstAnswer(ctx, t, func(ctx context.Context, e engine.TokenCounter) (int, error) { return e.CountTokens(ctx, prompt) })
-}
-
-// firstAnswer asks the engines that have the face.
-func firstAnswer[F, T any](ctx context.Context, engines []engine.Engine, ask func(context.Context, F) (T, error)) (answer T, err error) {
-	for _, e := range engines {
-		face, ok := e.(F)
-		if !ok {
-			continue
-		}
-		bounded, stop := awake.WithTimeout(ctx, tokenizeWithin)
-		answer, err = ask(bounded, face)
-		stop()
-		if err == nil || task.HasCode(err, task.InvalidParams) || ctx.Err() != nil {
-			return answer, err
-		}
-	}
-	return answer, task.Errorf(task.WorkerReset, "no engine of the pool answered").Retry(0).Because(err)
+	return asking{engines, f.slow, f.now}, len(engines) > 0
 }

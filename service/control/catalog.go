@@ -20,9 +20,10 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Check checks a configuration whole: also what package config cannot check, because other packages read it.
-func Check(c config.Config) error {
-	if err := c.Check(); err != nil {
+// Check checks a configuration whole: also what package config cannot check, because other packages read it. The files and programs of a
+// pool are looked at where the function says so.
+func Check(c config.Config, of func(config.Pool) bool) error {
+	if err := c.CheckPools(of); err != nil {
 		return err
 	}
 	if err := policy.Check(PolicyRules(c)); err != nil {

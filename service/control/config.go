@@ -5,6 +5,7 @@ package control
 import (
 	"context"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -23,7 +24,7 @@ func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 	defer o.mu.Unlock()
 	next, err := config.Load(o.file.Path, o.env)
 	if err == nil {
-		err = Check(next)
+		err = Check(next, o.changes)
 	}
 	if err == nil {
 		err = o.findLibs(next)
@@ -46,6 +47,13 @@ func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
 	o.engines.found(ctx, o.file)
 	o.log.Info("the configuration was read again", zap.Strings("changed", change.Changed), zap.Strings("restart_required", change.RestartRequired))
 	return change, nil
+}
+
+// changes reports whether what a pool needs on this machine differs from what is in force. The files of other pools may be gone: those
+// fail alone (LO-840). The caller holds mu.
+func (o *Operator) changes(p config.Pool) bool {
+	was, there := poolIn(o.file, p.ID)
+	return !there || was.Model != p.Model || !reflect.DeepEqual(was.Provisioning, p.Provisioning)
 }
 
 // findLibs finds the libraries of the built-in worker, where this configuration is the first to need them. The caller holds mu.

@@ -34,7 +34,6 @@ type summary struct {
 	slots       int
 	engineSlots int
 	lastError   string
-	draining    bool
 	gaveUp      time.Duration // where all replicas were given up: the time until one is tried again
 }
 
@@ -51,9 +50,6 @@ func (f Fleet) summary(p config.Pool) summary {
 		}
 		if r.ModelDigest != "" {
 			s.digest = r.ModelDigest
-		}
-		if r.State == pool.Draining || !r.Wanted && !onDemand(p) {
-			s.draining = true
 		}
 		if r.State != pool.Ready {
 			if r.LastError != "" {

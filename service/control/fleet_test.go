@@ -52,9 +52,9 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, pools.Stop(context.Background())) })
 	require.NoError(t, s.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, s.Stop(t.Context())) }) // its context has ended, so nothing is waited for
-	v := views{f, s, nil}
+	v := views{f, s, book, nil}
 	soon := func(what func() bool) { require.Eventually(t, what, time.Minute, time.Millisecond) }
-	soon(func() bool { return v.Ready() == nil })
+	soon(func() bool { return v.Ready(t.Context()) == nil })
 	require.Empty(t, v.Pools()[0].LastError)
 
 	fake.SetScript(fakeengine.Script{Stepped: true, Tokens: 1})
@@ -66,12 +66,12 @@ func TestAQueueThatStandsStillShowsInHealthAndReadiness(t *testing.T) {
 		require.NoError(t, err)
 	}
 	soon(func() bool { return s.Stuck("default") })
-	require.True(t, task.HasCode(v.Ready(), task.PoolUnready), "%v", v.Ready())
+	require.True(t, task.HasCode(v.Ready(t.Context()), task.PoolUnready), "%v", v.Ready(t.Context()))
 	health, err := v.Health("default")
 	require.NoError(t, err)
 	require.Contains(t, health.Pool.LastError, "stands still")
 
 	fake.Release(2)
-	soon(func() bool { return v.Ready() == nil })
+	soon(func() bool { return v.Ready(t.Context()) == nil })
 	require.Empty(t, v.Pools()[0].LastError)
 }

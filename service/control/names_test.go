@@ -22,7 +22,7 @@ func TestTheNamesOfPoolsGoBeforeTheCatalogs(t *testing.T) {
 	for _, id := range []string{"m-a", "label-a", "other"} {
 		m, err := shelf.Create(t.Context(), catalog.Request{ID: id, Ref: "file:" + file})
 		require.NoError(t, err)
-		seen := candidates{o.operator.Fleet, o.schedule}
+		seen := candidates{Fleet: o.operator.Fleet, schedule: o.schedule}
 		want := id // the pool's own name for its model, or its ref
 		if id == "other" {
 			want = m.Ref
@@ -32,5 +32,5 @@ func TestTheNamesOfPoolsGoBeforeTheCatalogs(t *testing.T) {
 		require.Equal(t, id == "other", task.HasCode(err, task.ModelNotFound), "no pool serves the file itself: %v", err)
 		require.NoError(t, shelf.Delete(t.Context(), id))
 	}
-	require.Equal(t, "nobody", candidates{o.operator.Fleet, o.schedule}.CanonicalRef("nobody"))
+	require.Equal(t, "nobody", candidates{Fleet: o.operator.Fleet, schedule: o.schedule}.CanonicalRef("nobody"))
 }

@@ -160,7 +160,7 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 
 // Explain implements api.Control.
 func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
-	seen := candidates{o.Fleet, o.schedule}
+	seen := candidates{Fleet: o.Fleet, schedule: o.schedule}
 	var pools []placement.Pool
 	home := o.sessions.Home(r.SessionID)
 	for _, p := range seen.Snapshot(task.Interactive) {

@@ -71,14 +71,15 @@ func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, erro
 }
 
 // Views returns the pools as the API shows them. Tests may be nil.
-func (f Fleet) Views(s *scheduler.Scheduler, tests *selftest.Tests) api.Pools {
-	return views{f, s, tests}
+func (f Fleet) Views(s *scheduler.Scheduler, ledger Writer, tests *selftest.Tests) api.Pools {
+	return views{f, s, ledger, tests}
 }
 
 // views implements api.Pools.
 type views struct {
 	Fleet
 	schedule *scheduler.Scheduler
+	ledger   Writer
 	tests    *selftest.Tests
 }
 
@@ -92,16 +93,19 @@ func (f views) Pools() []api.PoolView {
 }
 
 func (f views) view(p config.Pool) api.PoolView {
-	s := f.summary(p)
+	s, stands := f.summary(p), f.standing(p)
+	if stands.State == task.PoolFailed && stands.Reason != "" {
+		s.lastError = stands.Reason
+	}
 	infos := f.manager.Infos(p.ID)
 	interactive, batch := f.schedule.Depth(p.ID)
 	if f.schedule.Stuck(p.ID) {
 		s.lastError = "the queue stands still: tasks wait, and none was started or ended for minutes"
 	}
 	return api.PoolView{
-		ID: p.ID, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
+		ID: p.ID, State: stands.State, Progress: stands.Progress, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
 		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, SamplerProfile: p.SamplerProfile,
-		Ready: s.ready > 0, Draining: s.draining, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.Result(p.ID),
+		Ready: s.ready > 0, Draining: stands.State == task.PoolDraining || stands.State == task.PoolDrained, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.Result(p.ID),
 		Replicas: len(infos), ReplicasReady: s.ready,
 		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},
 	}
@@ -128,27 +132,4 @@ func (f views) Health(id string) (api.HealthView, error) {
 		return h, nil
 	}
 	return api.HealthView{}, task.Errorf(task.NotFound, "there is no pool %.80q: use one of %s", id, strings.Join(f.manager.Pools(), ", "))
-}
-
-// Ready says why no task could be served now. It returns nil where one could: by a Ready replica, or by a pool that the task would load.
-func (f views) Ready() error {
-	if f.schedule.Stopping() {
-		return task.Errorf(task.ShuttingDown, "the orchestrator is stopping").Retry(5 * time.Second)
-	}
-	var why []string
-	for _, p := range f.config().Pools {
-		s := f.summary(p)
-		if (s.ready > 0 || onDemand(p) && s.lastError == "") && !f.schedule.Stuck(p.ID) {
-			return nil
-		}
-		reason := "pool '" + p.ID + "' is starting"
-		if s.ready > 0 {
-			reason = "the queue of pool '" + p.ID + "' stands still"
-		}
-		if s.lastError != "" {
-			reason = "pool '" + p.ID + "' has no Ready replica, and /v1/pools/" + p.ID + "/health says why" // the health tells the cause, which is not for every caller
-		}
-		why = append(why, reason)
-	}
-	return task.Errorf(task.PoolUnready, "no pool is Ready yet: %s", strings.Join(why, "; ")).Retry(time.Second)
 }

@@ -10,14 +10,15 @@ import (
 // Envelope is an error as every client sees it: the body of a refusal, and the data of an `error` event (OC-CTRL-2030).
 // Times are milliseconds.
 type Envelope struct {
-	Code         Code   `json:"code"`
-	Message      string `json:"message"`
-	Retriable    bool   `json:"retriable"`
-	RetryAfterMS *int64 `json:"retry_after_ms,omitempty"`
-	PolicyLabel  string `json:"policy_label,omitempty"`
-	Engine       string `json:"engine,omitempty"`
-	PoolID       string `json:"pool_id,omitempty"`
-	Hint         string `json:"hint,omitempty"`
+	Code         Code     `json:"code"`
+	Message      string   `json:"message"`
+	Retriable    bool     `json:"retriable"`
+	RetryAfterMS *int64   `json:"retry_after_ms,omitempty"`
+	PolicyLabel  string   `json:"policy_label,omitempty"`
+	Engine       string   `json:"engine,omitempty"`
+	PoolID       string   `json:"pool_id,omitempty"`
+	Hint         string   `json:"hint,omitempty"`
+	Reasons      []Reason `json:"reasons,omitempty"`
 }
 
 // trait says what follows from a code alone.
@@ -53,9 +54,12 @@ const (
 func (e *Error) Envelope() Envelope {
 	t := traits[e.Code]
 	out := Envelope{
-		Code: e.Code, Message: Clip(valid(e.Message), maxMessage), Retriable: e.Retriable || t.retriable,
+		Code: e.Code, Message: Clip(valid(e.Message), maxMessage), Retriable: !e.Final && (e.Retriable || t.retriable),
 		PolicyLabel: Clip(e.PolicyLabel, maxLabel), Engine: Clip(e.Engine, maxLabel), PoolID: Clip(e.PoolID, maxID),
 		Hint: Clip(valid(e.Hint), maxHint),
+	}
+	for _, r := range e.Reasons {
+		out.Reasons = append(out.Reasons, Reason{PoolID: Clip(r.PoolID, maxID), Code: r.Code, Message: Clip(valid(r.Message), maxMessage)})
 	}
 	after := min(e.RetryAfter, maxRetry)
 	if t.policy != "" {

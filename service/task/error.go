@@ -61,11 +61,20 @@ type Error struct {
 	Message     string
 	Hint        string
 	Retriable   bool
+	Final       bool          // waiting does not help, although errors of this code are retriable as a rule
 	RetryAfter  time.Duration // 0: no figure
 	PolicyLabel string        // the full-queue policy of a 429
 	Engine      string
 	PoolID      string
+	Reasons     []Reason // of a refusal of /readyz: what keeps each pool from running a task
 	Err         error
+}
+
+// Reason is one part of why nothing can be served. PoolID is empty where it is not about one pool.
+type Reason struct {
+	PoolID  string `json:"pool_id,omitempty"`
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
 }
 
 // Errorf makes a typed error that is not retriable.
@@ -91,6 +100,12 @@ func (e *Error) Because(err error) *Error {
 // Retry marks e as worth repeating after the given time (0: at once, or unknown) and returns e.
 func (e *Error) Retry(after time.Duration) *Error {
 	e.Retriable, e.RetryAfter = true, after
+	return e
+}
+
+// Forever marks e as not worth repeating until somebody has done what it says, whatever its code, and returns e.
+func (e *Error) Forever() *Error {
+	e.Final, e.Retriable, e.RetryAfter = true, false, 0
 	return e
 }
 

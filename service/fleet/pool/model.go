@@ -88,7 +88,7 @@ func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
 		return Held{}, fixable(missing.Error()+": put what is missing there, or correct `model.ref`", spec.ModelPath, missing.Err)
 	}
 	if err != nil {
-		return Held{}, fixable("the model's file cannot be read: put it there, or correct `model.ref`", spec.ModelPath, errors.Unwrap(err))
+		return Held{}, fixable(unreadable, spec.ModelPath, errors.Unwrap(err))
 	}
 	sum, err := m.digests.of(ctx, parts...)
 	if err != nil {

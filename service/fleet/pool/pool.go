@@ -77,6 +77,9 @@ type Info struct {
 	Restarts  int
 	LastError string   // why the replica is not ready, or was not ready before
 	Short     bool     // it waits for memory; nothing was started
+	Failing   bool     // its last worker was lost, or could not be started, and none has got ready since
+	Fixed     bool     // it failed, and another try does not help until somebody changes something
+	Missing   string   // what is wrong with the file of a model that is not loaded, and what to do; empty: nothing that was seen
 	LogTail   []string // the last lines that the worker had written when the state last changed
 	Since     time.Time
 	NextTry   time.Time // zero unless backoff or failed
@@ -223,6 +226,7 @@ func (o *Options) complete() {
 	if o.OnChange == nil {
 		o.OnChange = func(string) {}
 	}
+	o.OnChange = contained(o.OnChange, o.Log.Named("pool"))
 	if o.CheckGPU == nil {
 		o.CheckGPU = func(string) error { return unavailable("nobody looks for GPUs here: say `device: cpu`") }
 	}

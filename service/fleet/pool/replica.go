@@ -159,7 +159,7 @@ func (r *replica) unready() *task.Error {
 // publish shows a new state. Only the supervisor calls it.
 func (r *replica) publish(state State, change func(*Info)) {
 	r.change(func(i *Info) {
-		i.State, i.Since, i.NextTry, i.Short = state, r.m.now(), time.Time{}, false
+		i.State, i.Since, i.NextTry, i.Short, i.Fixed, i.Missing = state, r.m.now(), time.Time{}, false, false, ""
 		i.Restarts = r.restarts
 		if change != nil {
 			change(i)
@@ -208,11 +208,8 @@ func (r *replica) supervise() {
 			r.publish(Stopped, r.without)
 			return
 		case !o.wanted:
-			r.publish(Stopped, r.without)
-			select {
-			case <-changed:
-			case <-r.m.run.Done():
-			}
+			r.publish(Stopped, func(i *Info) { r.without(i); i.Failing = false })
+			r.rest(changed)
 			continue
 		}
 		why := r.live(log)
@@ -248,6 +245,9 @@ func (r *replica) succeed() {
 
 // pause waits for the next try after a loss. Retries is what desired.retries was when the lost worker began.
 func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
+	if why.reason == filesChanged { // it is no failure, and what is there now is waited for
+		r.backoff.Reset()
+	}
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
 		state = Failed
@@ -264,7 +264,7 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 		zap.Duration("next_try_ms", wait), zap.Error(why))
 	r.publish(state, func(i *Info) {
 		r.without(i)
-		i.LastError, i.NextTry, i.Short = text, i.Since.Add(wait), why.short
+		i.LastError, i.NextTry, i.Short, i.Fixed, i.Failing = text, i.Since.Add(wait), why.short, why.fixed, true
 	})
 	over, stop := r.m.opts.Clock.After(wait)
 	defer stop()
@@ -289,6 +289,11 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 // live takes one worker from provisioning to its end, and returns why it was lost, or nil if it was told to end. By then nothing
 // of the worker is left.
 func (r *replica) live(log *zap.Logger) (why *loss) {
+	defer func() {
+		if p := recover(); p != nil {
+			why = panicked(p, log)
+		}
+	}()
 	w := r.newWorker()
 	r.abortable(w.lose)
 	r.publish(Provisioning, nil)
@@ -357,8 +362,12 @@ func (r *replica) adopt(w *worker, plan *plan, props engine.Props) {
 // serve makes the worker the one whose slots are leased.
 func (r *replica) serve(w *worker, observed int64) {
 	w.used.Store(r.m.now().UnixNano())
+	r.mu.Lock()
+	r.probing = false // of the worker before, whose probe may have panicked
+	r.mu.Unlock()
 	r.current.Store(w)
 	r.publish(Ready, func(i *Info) {
+		i.Failing = false
 		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
 		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, r.m.now().Sub(w.born)

@@ -85,6 +85,11 @@ func (r *replica) checkup(w *worker) *checkup {
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
 		defer context.AfterFunc(w.ctx, stop)() // a check of a lost worker tells nothing
+		defer func() {
+			if p := recover(); p != nil {
+				c.result <- verdict{lost: panicked(p, r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id)))}
+			}
+		}()
 		c.result <- r.examine(ctx, w)
 	})
 	return c

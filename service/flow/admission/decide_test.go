@@ -289,7 +289,7 @@ func TestSubmitToAModelThatIsNotLoaded(t *testing.T) {
 // ORCH-3040: a pool whose replicas were all given up sheds, and says when they are tried again.
 func TestSubmitToAPoolThatWasGivenUp(t *testing.T) {
 	pool := facts().Pool
-	pool.Ready, pool.GaveUp = false, 90*time.Second
+	pool.Ready, pool.Standing = false, task.Standing{State: task.PoolFailed, Retry: 90 * time.Second}
 	s, m := open(&desk{pools: []Pool{pool}})
 	_, err := s.Submit(t.Context(), request())
 	e := task.AsError(err)

@@ -101,6 +101,9 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	if err := serves(req, pool); err != nil {
 		return task.Admission{}, pool, err
 	}
+	if err := pool.Refusal(); err != nil {
+		return task.Admission{}, pool, err
+	}
 	f := Facts{ID: req.ID, Seed: d.o.NewSeed(), Pool: pool, Routing: routing}
 	if f.ID == "" {
 		f.ID = d.o.NewID()
@@ -146,15 +149,11 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	f.Prompt = req.Prompt
 	switch {
 	case ready:
-	case f.Pool.OnDemand && f.Pool.GaveUp == 0:
+	case f.Pool.OnDemand:
 		f.Unread = true
 		return nil
-	case f.Pool.GaveUp > 0:
-		return task.Errorf(task.PoolUnavailable, "the workers of pool '%s' kept failing, and it takes no tasks for now: /v1/pools/%[1]s/health says why", f.Pool.ID).
-			Retry(f.Pool.GaveUp)
-	default:
-		return task.Errorf(task.PoolUnready,
-			"pool '%s' has no Ready replica now: try again in a moment; /v1/pools/%[1]s/health says why", f.Pool.ID).Retry(time.Second)
+	default: // its last worker was lost just now
+		return task.Standing{State: task.PoolLoading}.Refusal(f.Pool.ID, f.Pool.Engine)
 	}
 	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
 		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages); err != nil {

@@ -19,7 +19,8 @@ type Verdict struct {
 	FreeVRAM          int64
 }
 
-// Explanation is a dry run's answer. PoolID is empty where no pool can serve the request. ReplicaID is empty where none of the
+// Explanation is a dry run's answer. PoolID is empty where no pool can serve the request, or where the one that would is not in
+// service, so that admission would refuse it. ReplicaID is empty where none of the
 // pool's replicas can take it now.
 type Explanation struct {
 	PoolID, ReplicaID string
@@ -35,7 +36,7 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, r
 	if task.HasCode(err, task.NotFound) || task.HasCode(err, task.ModelNotFound) {
 		return e, err
 	}
-	at := slices.IndexFunc(pools, func(p Pool) bool { return err == nil && p.ID == routing.PoolID })
+	at := slices.IndexFunc(pools, func(p Pool) bool { return err == nil && p.ID == routing.PoolID && p.serves() })
 	for _, p := range withModel(pools, req.ModelRef, ref) {
 		if at < 0 || p.ID != routing.PoolID {
 			e.Verdicts = append(e.Verdicts, Verdict{PoolID: p.ID, Reasons: p.against(pools, at, req)})
@@ -69,11 +70,23 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, r
 	}
 	switch {
 	case best < 0 && chosen.OnDemand && !chosen.Ready:
-		e.Verdicts = append(e.Verdicts, Verdict{PoolID: chosen.ID, Reasons: []string{"its model is not loaded: the task would load it, and wait for that"}})
+		e.Verdicts = append(e.Verdicts, Verdict{PoolID: chosen.ID, Reasons: []string{chosen.absent()}})
 	case len(list) == 0:
 		e.Verdicts = append(e.Verdicts, Verdict{PoolID: chosen.ID, Reasons: []string{"no engine has registered with it"}})
 	}
 	return e, nil
+}
+
+// absent says what a task of an on-demand pool without a Ready replica would wait for.
+func (p Pool) absent() string {
+	switch p.Standing.State {
+	case task.PoolLoading, task.PoolFetching:
+		return "its model is " + string(p.Standing.State) + ": the task would wait for that"
+	case task.PoolDraining:
+		return "it is draining: the task would bring it back once what runs there has ended"
+	case task.PoolReady, task.PoolUnloaded, task.PoolDrained, task.PoolFailed:
+	}
+	return "its model is not loaded: the task would load it, and wait for that"
 }
 
 // against says why a pool that holds the model was not chosen. The chosen one is pools[chosen]; below 0 there is none.
@@ -88,8 +101,8 @@ func (p Pool) against(pools []Pool, chosen int, req task.Request) []string {
 	if reason := misfit(p, req); reason != "" {
 		why = append(why, reason)
 	}
-	if !p.serves() {
-		why = append(why, "it has no Ready replica")
+	if err := p.Refusal(); err != nil {
+		why = append(why, task.AsError(err).Message)
 	}
 	if chosen < 0 || len(why) > 0 {
 		return why

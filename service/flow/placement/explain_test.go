@@ -3,6 +3,7 @@
 package placement
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func TestExplain(t *testing.T) {
 	require.True(t, task.HasCode(err, task.ModelNotFound))
 }
 
-// LO-502: the dry run decides what Route and Place decide, and gives everyone a reason.
+// LO-502, LO-842: the dry run decides what Route and Place decide, and gives everyone a reason.
 func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := pools()
@@ -90,6 +91,10 @@ func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 		routing, err := Route(p, req.ModelRef, req)
 		if err != nil {
 			require.Empty(t, got.PoolID)
+			return
+		}
+		if at := slices.IndexFunc(p, func(p Pool) bool { return p.ID == routing.PoolID }); p[at].Refusal() != nil {
+			require.Empty(t, got.PoolID, "admission refuses it (LO-842)")
 			return
 		}
 		require.Equal(t, routing.PoolID, got.PoolID)

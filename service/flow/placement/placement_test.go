@@ -145,7 +145,7 @@ func BenchmarkPlace(b *testing.B) {
 
 // LO-503, ORCH-3053: an on-demand pool whose workers were given up takes no task that another can serve.
 func TestAGivenUpPoolOnDemandServesNothing(t *testing.T) {
-	broken := Pool{ID: "a", ModelID: "m", Workload: task.Completion, OnDemand: true, GaveUp: time.Minute}
+	broken := Pool{ID: "a", ModelID: "m", Workload: task.Completion, OnDemand: true, Standing: task.Standing{State: task.PoolFailed, Retry: time.Minute}}
 	sound := Pool{ID: "b", ModelID: "m", Workload: task.Completion, OnDemand: true}
 	request := task.Request{ModelRef: "m", Workload: task.Completion}
 	routing, err := Route([]Pool{broken, sound}, "", request)
@@ -153,7 +153,7 @@ func TestAGivenUpPoolOnDemandServesNothing(t *testing.T) {
 	require.Equal(t, "b", routing.PoolID)
 	request.Placement = task.Placement{Mode: task.Pin, PoolID: "a"}
 	_, err = Route([]Pool{broken, sound}, "", request)
-	require.True(t, task.HasCode(err, task.PoolUnready))
+	require.True(t, task.HasCode(err, task.PoolUnavailable))
 }
 
 // ORCH-3072, OC-CORE-1016

@@ -31,7 +31,7 @@ type Pool struct {
 	// Quantisation is what its weights are in, and Bits how many each has on average; empty and 0: not known.
 	Quantisation string
 	Bits         float64
-	GaveUp       time.Duration // all of its replicas were given up, and are tried again after so long; 0: not so
+	Standing     task.Standing // how it stands, where no replica is Ready
 	Wait         time.Duration // predicted for a task queued now
 	Backlog      int           // tasks that wait or run
 	Home         bool          // the session's last turn ran there
@@ -110,15 +110,21 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 		return Routing{}, task.Errorf(task.InvalidParams, "the task is pinned, and %s", reason)
 	}
 	if !pools[at].serves() {
-		e := task.Errorf(task.PoolUnready, "the task is pinned to pool '%s', which has no Ready replica: see /v1/pools/%s/health", id, id)
-		e.PoolID, e.Engine = id, pools[at].Engine
-		return Routing{}, e.Retry(time.Second)
+		return Routing{}, pools[at].Refusal()
 	}
 	return Routing{PoolID: id, Pinned: true}, nil
 }
 
 // serves reports whether a task for the pool can be run, if need be once its model is loaded.
-func (p Pool) serves() bool { return p.Ready || p.OnDemand && p.GaveUp == 0 }
+func (p Pool) serves() bool { return p.Ready || p.OnDemand && p.Standing.State != task.PoolFailed }
+
+// Refusal says why the pool takes no task now, or returns nil where it takes one.
+func (p Pool) Refusal() error {
+	if p.serves() {
+		return nil
+	}
+	return p.Standing.Refusal(p.ID, p.Engine)
+}
 
 // withModel finds the pools for a model_ref: by model id, else by normalised ref; nothing else.
 func withModel(pools []Pool, id, ref string) []Pool {

@@ -245,7 +245,7 @@ func (b *book) List(_ context.Context, state task.State, limit int) (found []tas
 			found = append(found, r)
 		}
 	}
-	slices.SortFunc(found, func(a, b task.Record) int { return b.FinishedAt.Compare(a.FinishedAt) })
+	slices.SortFunc(found, func(a, b task.Record) int { return cmp.Compare(b.Task.Seq, a.Task.Seq) })
 	return found[:min(limit, len(found))], nil
 }
 

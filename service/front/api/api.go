@@ -47,13 +47,15 @@ type Pools interface {
 	Pools() []PoolView
 	Health(id string) (HealthView, error) // *task.Error NOT_FOUND
 	GPUs() GPUsView
-	// Ready returns nil when at least one pool can serve a task, else *task.Error POOL_UNREADY.
-	Ready() error
+	// Ready returns nil when a task sent now would be accepted and has a way to run, else a *task.Error with the reasons (LO-841).
+	Ready(ctx context.Context) error
 }
 
 // PoolView is a pool as clients see it.
 type PoolView struct {
 	ID             string
+	State          task.PoolState
+	Progress       float64 // from 0 to 1; 0: nobody can tell
 	Engine         string
 	EngineVersion  string // empty until a replica was ready
 	Model          ModelView

@@ -13,13 +13,14 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // features are what clients may rely on beyond single operations.
 var features = []string{
 	"cancel_sealed", "config_reload", "deadline", "determinism_strict", "gpu_memory_ledger", "idempotent_submit", "placement_explain",
-	"placement_pin", "pool_drain", "pool_reload", "pools_on_demand", "receipts", "stream_resume", "worker_register",
+	"placement_pin", "pool_drain", "pool_load", "pool_reload", "pool_resume", "pool_unload", "pools_on_demand", "receipts", "stream_resume", "worker_register",
 }
 
 // GetCapabilities says what this server can do (ORCH-3095).
@@ -109,7 +110,7 @@ func logTail(lines []string) []string {
 
 func toPool(p PoolView) gen.Pool {
 	out := gen.Pool{
-		ID: gen.PoolID(p.ID), Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
+		ID: gen.PoolID(p.ID), State: gen.PoolState(p.State), Progress: gen.OptFloat64{Value: min(p.Progress, 1), Set: p.Progress > 0}, Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: task.Clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
 		SamplerProfile: task.Clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
 		Lifecycle: gen.Lifecycle(p.Lifecycle), Loaded: p.Loaded,
@@ -173,10 +174,14 @@ func (ops) GetLiveness(context.Context) (*gen.HealthHeaders, error) {
 	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusOk}}, nil
 }
 
-// GetReadiness says whether a task could be served.
-func (h ops) GetReadiness(context.Context) (*gen.HealthHeaders, error) {
-	if err := h.Pools.Ready(); err != nil {
-		return nil, err
+// GetReadiness says whether a task could be served. Why not is only for those who may call everything (LO-841).
+func (h ops) GetReadiness(ctx context.Context) (*gen.HealthHeaders, error) {
+	if err := h.Pools.Ready(ctx); err != nil {
+		why := *task.AsError(err)
+		if gate.CallFrom(ctx).Identity == "" {
+			why.Reasons = nil
+		}
+		return nil, &why
 	}
 	return &gen.HealthHeaders{Response: gen.Health{Status: gen.HealthStatusReady}}, nil
 }

@@ -29,6 +29,9 @@ func toEnvelope(v task.Envelope) gen.Error {
 		Code: gen.ErrorCode(v.Code), Message: v.Message, Retriable: v.Retriable, PolicyLabel: optString(v.PolicyLabel),
 		Engine: optString(v.Engine), PoolID: optString(v.PoolID), Hint: optString(v.Hint),
 	}
+	for _, r := range v.Reasons {
+		out.Reasons = append(out.Reasons, gen.Reason{PoolID: optString(r.PoolID), Code: gen.ErrorCode(r.Code), Message: r.Message})
+	}
 	if v.RetryAfterMS != nil {
 		out.RetryAfterMs = gen.NewOptInt64(*v.RetryAfterMS)
 	}

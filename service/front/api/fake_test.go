@@ -72,7 +72,7 @@ type fakePools struct {
 
 func (f *fakePools) Pools() []PoolView {
 	return []PoolView{{
-		ID: "default", Engine: "llamacpp", EngineVersion: "v1", Model: ModelView{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: task.Completion,
+		ID: "default", State: task.PoolReady, Engine: "llamacpp", EngineVersion: "v1", Model: ModelView{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: task.Completion,
 		Device: "cpu", Ctx: 256, Slots: 1, Ready: true, Lifecycle: "pinned", Loaded: true, Replicas: 1, ReplicasReady: 1,
 		Queue: QueueView{Interactive: 1, Batch: 2, Capacity: 64, FullPolicy: "reject"},
 	}}
@@ -84,14 +84,15 @@ func (f *fakePools) Health(id string) (HealthView, error) {
 	}
 	return HealthView{Pool: f.Pools()[0], Replicas: []ReplicaView{f.replica}, GPUs: f.gpus.GPUs}, nil
 }
-func (f *fakePools) GPUs() GPUsView { return f.gpus }
-func (f *fakePools) Ready() error   { return f.unready }
+func (f *fakePools) GPUs() GPUsView              { return f.gpus }
+func (f *fakePools) Ready(context.Context) error { return f.unready }
 
 // fakeControl answers what a test tells it to, and notes what it was asked.
 type fakeControl struct {
 	err      error
 	asked    []any
 	drain    DrainView
+	stands   StandingView
 	reload   ReloadView
 	explain  Explanation
 	change   ConfigChange
@@ -102,6 +103,21 @@ type fakeControl struct {
 func (f *fakeControl) Drain(_ context.Context, id string, deadline time.Duration) (DrainView, error) {
 	f.asked = []any{id, deadline}
 	return f.drain, f.err
+}
+
+func (f *fakeControl) Resume(_ context.Context, id string) (StandingView, error) {
+	f.asked = []any{"resume", id}
+	return f.stands, f.err
+}
+
+func (f *fakeControl) Load(_ context.Context, id string) (StandingView, error) {
+	f.asked = []any{"load", id}
+	return f.stands, f.err
+}
+
+func (f *fakeControl) Unload(_ context.Context, id string) (StandingView, error) {
+	f.asked = []any{"unload", id}
+	return f.stands, f.err
 }
 
 func (f *fakeControl) Reload(_ context.Context, id, ref string) (ReloadView, error) {
@@ -230,6 +246,7 @@ func envelope(t testing.TB, res *http.Response) gen.Error {
 		RetryAfterMS                int64  `json:"retry_after_ms"`
 		PolicyLabel                 string `json:"policy_label"`
 		PoolID                      string `json:"pool_id"`
+		Reasons                     []task.Reason
 	}
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.DisallowUnknownFields()

@@ -19,6 +19,11 @@ import (
 type Control interface {
 	// Drain returns at once. Tasks that still run at the deadline go back to the queue. NOT_FOUND.
 	Drain(ctx context.Context, id string, deadline time.Duration) (DrainView, error)
+	// Resume ends a drain, Load loads a pool or has it try again, and Unload lets go of an on-demand pool's workers once their tasks
+	// have ended. They return at once. NOT_FOUND, CONFLICT, MODEL_DEPRECATED (LO-842).
+	Resume(ctx context.Context, id string) (StandingView, error)
+	Load(ctx context.Context, id string) (StandingView, error)
+	Unload(ctx context.Context, id string) (StandingView, error)
 	// Reload returns once the new model serves, or with an error once the old one serves again. It reads the model ref as the
 	// configuration does. NOT_FOUND, MODEL_NOT_FOUND, CONFLICT while another reload of the pool goes on.
 	Reload(ctx context.Context, id, ref string) (ReloadView, error)
@@ -37,6 +42,13 @@ type DrainView struct {
 	Draining        bool
 	Running, Queued int
 	Deadline        time.Duration
+}
+
+// StandingView is how a pool stands after an operator has asked something of it.
+type StandingView struct {
+	PoolID          string
+	State           task.PoolState
+	Running, Queued int
 }
 
 // ReloadView is a pool with its new model.
@@ -101,6 +113,30 @@ func (h pools) DrainPool(ctx context.Context, r *gen.DrainRequest, p gen.DrainPo
 	}
 	return &gen.DrainStatusHeaders{Response: gen.DrainStatus{
 		PoolID: gen.PoolID(v.PoolID), Draining: v.Draining, Running: v.Running, Queued: v.Queued, DeadlineMs: millis(v.Deadline),
+	}}, nil
+}
+
+// ResumePool ends a drain (LO-842).
+func (h pools) ResumePool(ctx context.Context, p gen.ResumePoolParams) (*gen.PoolStandingHeaders, error) {
+	return toStanding(h.Control.Resume(ctx, string(p.ID)))
+}
+
+// LoadPool loads a pool's model, or has a pool that failed try again (LO-842).
+func (h pools) LoadPool(ctx context.Context, p gen.LoadPoolParams) (*gen.PoolStandingHeaders, error) {
+	return toStanding(h.Control.Load(ctx, string(p.ID)))
+}
+
+// UnloadPool lets go of an on-demand pool's workers (LO-842).
+func (h pools) UnloadPool(ctx context.Context, p gen.UnloadPoolParams) (*gen.PoolStandingHeaders, error) {
+	return toStanding(h.Control.Unload(ctx, string(p.ID)))
+}
+
+func toStanding(v StandingView, err error) (*gen.PoolStandingHeaders, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &gen.PoolStandingHeaders{Response: gen.PoolStanding{
+		PoolID: gen.PoolID(v.PoolID), State: gen.PoolState(v.State), Running: v.Running, Queued: v.Queued,
 	}}, nil
 }
 

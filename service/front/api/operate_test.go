@@ -29,6 +29,59 @@ func (f *fixture) client(t *testing.T) *gen.Client {
 	return c
 }
 
+// LO-842
+func TestResumeLoadAndUnload(t *testing.T) {
+	f := setup(t)
+	for _, what := range []string{"resume", "load", "unload"} {
+		f.control.err, f.control.stands = nil, StandingView{PoolID: "default", State: task.PoolLoading, Running: 1, Queued: 3}
+		for _, body := range []string{"", "{}", "[1"} { // it takes none, so it reads none
+			res := f.do("POST", "/v1/pools/default/"+what, body)
+			require.Equal(t, http.StatusAccepted, res.StatusCode)
+			var got gen.PoolStanding
+			data, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			require.NoError(t, got.UnmarshalJSON(data))
+			require.Equal(t, gen.PoolStanding{PoolID: "default", State: gen.PoolStateLoading, Running: 1, Queued: 3}, got)
+			require.Equal(t, []any{what, "default"}, f.control.asked)
+		}
+		for _, code := range []task.Code{task.NotFound, task.Conflict, task.ModelDeprecated} {
+			f.control.err = task.Errorf(code, "what to do")
+			require.Equal(t, gen.ErrorCode(code), envelope(t, f.do("POST", "/v1/pools/default/"+what, "")).Code)
+		}
+		require.Equal(t, gen.ErrorCodeINVALIDPARAMS, envelope(t, f.do("POST", "/v1/pools/a%20b/"+what, "")).Code)
+		require.Equal(t, gen.ErrorCodeMETHODNOTALLOWED, envelope(t, f.do("GET", "/v1/pools/default/"+what, "")).Code)
+		require.Equal(t, http.StatusUnauthorized, f.do("POST", "/v1/pools/default/"+what, "", "remote", "192.0.2.1:5000").StatusCode)
+	}
+}
+
+// LO-841: why nothing can be served is for those who could call everything.
+func TestWhoLearnsWhyNothingIsReady(t *testing.T) {
+	f := setup(t)
+	require.Equal(t, http.StatusOK, f.do("GET", "/readyz", "").StatusCode)
+	unready := task.Errorf(task.PoolUnready, "no pool can run a task now").Retry(time.Second)
+	unready.Reasons = []task.Reason{{PoolID: "default", Code: task.PoolUnavailable, Message: "put the file there"}}
+	f.pools.unready = unready
+	for name, c := range map[string]struct {
+		header  []string
+		reasons int
+	}{
+		"on loopback":                   {nil, 1},
+		"with the token":                {[]string{"remote", "192.0.2.1:5000", "Authorization", "Bearer " + testToken}, 1},
+		"from elsewhere":                {[]string{"remote", "192.0.2.1:5000"}, 0},
+		"with another token":            {[]string{"Authorization", "Bearer nonsense"}, 0},
+		"through a proxy on loopback":   {[]string{"X-Forwarded-For", "192.0.2.1"}, 0},
+		"from a page of another origin": {[]string{"Origin", "http://elsewhere.example"}, 0},
+	} {
+		e := envelope(t, f.do("GET", "/readyz", "", c.header...))
+		require.Equal(t, gen.ErrorCodePOOLUNREADY, e.Code, name)
+		require.True(t, e.Retriable)
+		require.Len(t, e.Reasons, c.reasons, name)
+		if c.reasons > 0 {
+			require.Equal(t, gen.Reason{PoolID: gen.NewOptString("default"), Code: gen.ErrorCodePOOLUNAVAILABLE, Message: "put the file there"}, e.Reasons[0])
+		}
+	}
+}
+
 // ORCH-2101
 func TestDrainAndReload(t *testing.T) {
 	f := setup(t)

@@ -57,7 +57,7 @@ const (
 // Call is what the gate knows of a request that it has let through.
 type Call struct {
 	CorrelationID string
-	Identity      string // `localhost` or `token:<6 hex>`; empty: the operation is open, so nobody asked
+	Identity      string // `localhost` or `token:<6 hex>`; empty: the operation is open, and this caller may not call others
 	Route         Route
 	Head          bool // the request is a HEAD. A front sees it as a GET, and what it writes as a body goes nowhere
 }
@@ -180,7 +180,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if c.Route.Access != Anybody {
+	if c.Route.Access == Anybody { // some of its answer may be for those who could call everything
+		c.Identity, _ = g.o.Auth.Check(r, false)
+	} else {
 		var err error
 		if c.Identity, err = g.o.Auth.Check(r, c.Route.Access == WithTokenAlways); err != nil {
 			front.Refuse(out, r, err)

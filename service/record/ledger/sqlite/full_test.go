@@ -235,3 +235,26 @@ func TestSweepsComeByThemselves(t *testing.T) {
 	require.Less(t, c.tasks, 300)
 	require.Less(t, (c.pages-c.free)*4096, 5<<20)
 }
+
+// LO-841: whether an accept could be recorded is known without one. While nobody asks for a task, a small commit tells.
+func TestAProbeTellsWhetherTheLedgerCanWrite(t *testing.T) {
+	l := open(t, Options{})
+	require.NoError(t, l.Writable(t.Context()), "nothing was written yet")
+	db, err := sql.Open("sqlite", dsn(l.o.Path))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	other, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, other.Close()) }()
+	_, err = l.w.conn.ExecContext(t.Context(), "PRAGMA busy_timeout = 1")
+	require.NoError(t, err)
+	_, err = other.ExecContext(t.Context(), "BEGIN IMMEDIATE")
+	require.NoError(t, err)
+	require.NoError(t, l.Writable(t.Context()), "the last commit is not old")
+	require.ErrorIs(t, l.Accept(t.Context(), sample(1)), ledger.ErrUnavailable)
+	require.ErrorIs(t, l.Writable(t.Context()), ledger.ErrUnavailable, "it failed, so the next one is tried")
+	_, err = other.ExecContext(t.Context(), "ROLLBACK")
+	require.NoError(t, err)
+	require.NoError(t, l.Writable(t.Context()), "it writes again, and nobody had to send a task")
+	require.InDelta(t, 2, testutil.ToFloat64(l.metrics.ops.WithLabelValues("probe")), 0)
+}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,7 @@ type Ledger struct {
 	starts  int64 // counts dispatches: each gets its place in the order of starts
 	closed  bool
 
+	wrote   atomic.Int64  // when the last commit was, in s since the epoch; 0: it failed, or there was none
 	wake    chan struct{} // capacity 1
 	writing sync.WaitGroup
 

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package pool
+
+import (
+	"cmp"
+	"context"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/safefile"
+)
+
+// lookEvery is how often an on-demand pool that is not loaded looks whether its model's file is there.
+const lookEvery = 10 * time.Second
+
+// unreadable says what to do about a model's file.
+const unreadable = "the model's file cannot be read: put it there, or correct `model.ref`"
+
+// rest waits until something else is desired. An on-demand pool looks meanwhile whether its model's file is there: its next task relies on
+// that, and nobody else would notice before (LO-840).
+func (r *replica) rest(changed <-chan struct{}) {
+	for {
+		due, stop := (<-chan time.Time)(nil), func() {}
+		if r.spec.OnDemand && r.index == 0 {
+			r.look(changed)
+			due, stop = r.m.opts.Clock.After(lookEvery)
+		}
+		select {
+		case <-due:
+			continue
+		case <-changed:
+		case <-r.m.run.Done():
+		}
+		stop()
+		return
+	}
+}
+
+// look shows whether the model's file is missing. It gives up as soon as something else is desired, because storage may be slow.
+func (r *replica) look(changed <-chan struct{}) {
+	ctx, stop := context.WithCancel(r.m.run)
+	defer stop()
+	found := make(chan string, 1)
+	go func() { found <- r.m.missing(ctx, r.spec) }()
+	select {
+	case missing := <-found:
+		if missing != r.shown.Load().Missing {
+			r.change(func(i *Info) { i.Missing = missing })
+			r.m.opts.OnChange(r.spec.ID)
+		}
+	case <-changed:
+		stop()
+		<-found // it ends with ctx
+	}
+}
+
+// missing says what is wrong with the place where a model's file should be. It is empty where nothing is, and where nobody knows the place yet.
+func (m *Manager) missing(ctx context.Context, spec Spec) string {
+	path := cmp.Or(m.opts.Models.Path(spec.ModelRef), spec.ModelPath)
+	if spec.Mode == External || path == "" {
+		return ""
+	}
+	stat, err := safefile.Wait(ctx, func(context.Context) (fs.FileInfo, error) { return os.Stat(path) })
+	if ctx.Err() != nil || err == nil && stat.Mode().IsRegular() {
+		return ""
+	}
+	return fixable(unreadable, path, err).Error()
+}
