@@ -91,7 +91,7 @@ type cli struct {
 	GPUs         gpusCmd         `cmd:"" name:"gpus" help:"Show the GPUs, and who holds their memory."`
 	Explain      explainCmd      `cmd:"" help:"Say where a task would run, and why, without running it."`
 	Config       configCmd       `cmd:"" help:"Have the server read its configuration again."`
-	Models       modelsCmd       `cmd:"" help:"List the catalog's models, add, show, verify, retire or delete one."`
+	Models       modelsCmd       `cmd:"" help:"List the catalog's models and those that are served; add, show, verify, retire or delete one."`
 	Engines      enginesCmd      `cmd:"" help:"List the engines that the server has prepared."`
 	Artifacts    artifactsCmd    `cmd:"" help:"List what tasks and their clients left behind, newest first."`
 	Artifact     artifactCmd     `cmd:"" help:"Get one artifact, or store one."`

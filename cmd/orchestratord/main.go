@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Command orchestratord is the daemon. `serve` runs it. `check` says what a configuration would do, and `plan` how its engines would be prepared.
-// `ledger` looks at the record of tasks. `worker` is the built-in engine, which `serve` starts as its child.
+// `ledger` looks at the record of tasks. `worker` is the built-in engine, and `guard` ends what a killed daemon leaves; `serve` starts both.
 //
 // Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries).
 package main
@@ -24,8 +24,10 @@ import (
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -47,6 +49,7 @@ type cli struct {
 	Plan    planCmd    `cmd:"" help:"Print, step by step, how the engines of the pools would be prepared. Nothing is done."`
 	Ledger  ledgerCmd  `cmd:"" help:"Check, back up or export the record of tasks."`
 	Worker  workerCmd  `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
+	Guard   guardCmd   `cmd:"" help:"End what a killed daemon's workers have left; started by serve." hidden:""`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
@@ -64,6 +67,8 @@ type serveCmd struct {
 type checkCmd struct{ configFlag }
 
 type versionCmd struct{}
+
+type guardCmd struct{}
 
 type workerCmd struct {
 	Model    string        `help:"GGUF file." required:""`
@@ -161,6 +166,9 @@ func (s serveCmd) Run() error {
 		return exit{exitUsage, err}
 	}
 
+	if err := takeFiles(log); err != nil {
+		return err
+	}
 	if err := c.Check(); err != nil { // a pool fails alone, and is back once that is mended (LO-840)
 		log.Warn("not all pools can serve yet", zap.Error(err))
 	}
@@ -201,6 +209,30 @@ func (s serveCmd) Run() error {
 	return errors.Join(err, a.Stop(ctx))
 }
 
+const (
+	leastFiles  = 64   // below that, nothing works
+	fewFiles    = 1024 // below that, many clients may not be served at once
+	spareFiles  = 16   // at most, that the daemon keeps for what must not fail (LO-839)
+	spareOfFile = 8    // a part of the limit, that it keeps where that is less
+)
+
+// takeFiles raises the limit of open files, refuses one that is too low, and keeps a reserve.
+func takeFiles(log *zap.Logger) error {
+	limit, err := spare.Raise()
+	if err != nil {
+		return fmt.Errorf("raise the limit of open files: %w", err)
+	}
+	if limit < leastFiles {
+		return exit{exitUsage, fmt.Errorf("this process may open %d files, and needs %d at the very least: raise the limit (`ulimit -n 4096`, or LimitNOFILE=65536 in the service's unit)", limit, leastFiles)}
+	}
+	if limit < fewFiles {
+		log.Warn("this process may open few files, so it serves few connections: raise the limit (`ulimit -n 4096`, or LimitNOFILE=65536 in the service's unit)",
+			zap.Uint64("limit", limit))
+	}
+	spare.Keep(min(spareFiles, int(limit/spareOfFile)))
+	return nil
+}
+
 // engineLibs finds the libraries of the built-in worker, if a pool uses it.
 func engineLibs(c config.Config) (string, error) {
 	for _, p := range c.Pools {
@@ -228,6 +260,12 @@ func (s checkCmd) Run() error {
 func (versionCmd) Run() error {
 	_, err := fmt.Printf("orchestratord %s (%s)\n", version, commit)
 	return err
+}
+
+// Run waits for the daemon's end.
+func (guardCmd) Run() error {
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP) // sent to the whole service; it ends with the daemon
+	return process.Guard(os.Stdin)
 }
 
 // Run serves the engine's API until standard input ends.

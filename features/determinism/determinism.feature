@@ -110,3 +110,37 @@ Feature: Determinism
     When I follow task "unasked"
     Then the end of stream "unasked" has
       | receipt.determinism | best_effort |
+
+  @LO-808 @LO-807
+  Scenario: A model that is overwritten while it is served is another one from the next task on
+    Given a pool "default" of built-in workers on a copy of the bundled model with
+      | replicas | 1 |
+    And a daemon
+    When I submit task "before" with
+      | seed | 42 |
+    And I follow task "before"
+    Then stream "before" ends with end
+    When 4000 bytes of the copied model are overwritten
+    And the replica "default-0" is restarted and ready again
+    And I submit task "after" with
+      | seed | 42 |
+    And I follow task "after"
+    Then streams "before" and "after" have different tokens
+    And the receipts of "before" and "after" differ in "fingerprint"
+    And the receipts of "before" and "after" differ in "model_digest"
+    And the receipts of "before" and "after" agree in "request_digest"
+
+  @LO-808
+  Scenario: A task that runs while its model is overwritten gets no receipt
+    Given a pool "default" of built-in workers on a copy of the bundled model with
+      | pace | 4 |
+    And a daemon
+    When I submit task "cut" with
+      | seed | 42 |
+    And I follow task "cut"
+    And stream "cut" has 2 tokens
+    And 4000 bytes of the copied model are overwritten
+    Then stream "cut" ends with error WORKER_RESET
+    And the error of stream "cut" has
+      | retriable | true                                                 |
+      | message   | /changed while the task ran.*: send the task again$/ |

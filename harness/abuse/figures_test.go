@@ -43,7 +43,12 @@ func serveOn(t *testing.T, exe string, engine *fakeengine.Engine) (*daemon.Daemo
 // serveWith starts a daemon with these pools. Its answers are read by the product's own client, which refuses what breaks the contract.
 func serveWith(t *testing.T, exe, pools string, env map[string]string, args ...string) (*daemon.Daemon, *sdk.Client) {
 	t.Helper()
-	dir := t.TempDir()
+	return serveIn(t, t.TempDir(), exe, pools, env, args...)
+}
+
+// serveIn does that in a folder, with its data in `state`.
+func serveIn(t *testing.T, dir, exe, pools string, env map[string]string, args ...string) (*daemon.Daemon, *sdk.Client) {
+	t.Helper()
 	config := filepath.Join(dir, "config.yaml")
 	require.NoError(t, os.WriteFile(config, []byte(`
 bind_addr: 127.0.0.1:0

@@ -11,6 +11,7 @@ func (w *world) steps(step define) {
 	w.recoverySteps(step)
 	w.operateSteps(step)
 	w.poolSteps(step)
+	w.modelSteps(step)
 	w.fakeSteps(step)
 	w.commandSteps(step)
 	w.taskSteps(step)

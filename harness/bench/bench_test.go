@@ -172,13 +172,13 @@ type shift struct {
 // lease is a slot of the mill; a shift is its engine.
 type lease struct{ *shift }
 
-func (l lease) Engine() engine.Engine    { return l.shift }
-func (lease) Replica() scheduler.Replica { return scheduler.Replica{ID: "r", Fingerprint: "f"} }
-func (lease) Lost() <-chan struct{}      { return nil }
-func (lease) Others() int                { return 0 }
+func (l lease) Engine() engine.Engine      { return l.shift }
+func (lease) Replica() scheduler.Replica   { return scheduler.Replica{ID: "r", Fingerprint: "f"} }
+func (lease) Lost() <-chan struct{}        { return nil }
+func (lease) Others() int                  { return 0 }
 func (lease) Intact(context.Context) error { return nil }
-func (lease) KeepWarm()                  {}
-func (lease) Replace(string)             {}
+func (lease) KeepWarm()                    {}
+func (lease) Replace(string)               {}
 func (l lease) Release() {
 	l.once.Do(func() {
 		l.mill.active.Add(-1)
@@ -200,11 +200,12 @@ func (s *shift) Generate(_ context.Context, job engine.Job, emit func(string) er
 // nothing is a ledger that records nothing.
 type nothing struct{}
 
-func (nothing) Accept(context.Context, task.Task) error       { return nil }
-func (nothing) Dispatch(context.Context, task.Dispatch) error { return nil }
-func (nothing) Started(task.Dispatch)                         {}
-func (nothing) Checkpoint(string, task.Checkpoint)            {}
-func (nothing) Finish(context.Context, task.Record) error     { return nil }
+func (nothing) Accept(context.Context, task.Task) error         { return nil }
+func (nothing) Dispatch(context.Context, task.Dispatch) error   { return nil }
+func (nothing) Started(task.Dispatch)                           {}
+func (nothing) Checkpoint(string, task.Checkpoint)              {}
+func (nothing) Finish(context.Context, task.Record) error       { return nil }
+func (nothing) Delete(context.Context, string, time.Time) error { return nil }
 func (nothing) Get(context.Context, string) (task.Record, bool, error) {
 	return task.Record{}, false, nil
 }

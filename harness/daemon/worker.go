@@ -30,15 +30,15 @@ func (d *Daemon) Workers() []Worker {
 
 // Workers returns all processes that run a program as a worker.
 func Workers(exe string) []Worker {
-	return slices.DeleteFunc(running(exe), func(w Worker) bool {
+	return slices.DeleteFunc(Running(exe), func(w Worker) bool {
 		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", w.Pid)) // none: it has just ended
 		words := strings.Split(string(args), "\x00")
 		return len(words) < 2 || words[1] != "worker"
 	})
 }
 
-// running returns all processes that run a program. A program that a suite has built is only run by that suite.
-func running(exe string) (found []Worker) {
+// Running returns all processes that run a program. A program that a suite has built is only run by that suite.
+func Running(exe string) (found []Worker) {
 	dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
 	for _, dir := range dirs {
 		pid, err := strconv.Atoi(filepath.Base(dir))

@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 // as is how a line of .docs/cli.md is run, where it has a name to fill in or does not end by itself. What changes the pool comes last.
@@ -19,11 +22,30 @@ var as = []struct{ line, run string }{
 	{"llama-orch cancel ID", "llama-orch cancel rain-1"},
 	{"llama-orch proof ID", "llama-orch proof rain-1"},
 	{"llama-orch replay ID", "llama-orch replay rain-1 --prompt-file prompt.txt"},
-	{"llama-orch rm ID", "llama-orch rm rain-1"},
+	{"llama-orch rm ID...", "llama-orch rm rain-1"},
 	{"llama-orch top", "llama-orch top --once"},
-	{"llama-orch pool drain|reload|health ID", "llama-orch pool health default && llama-orch pool reload default file:../models/haiku/haiku.gguf && llama-orch pool drain default"},
 	{"orchestratord serve --config FILE", "orchestratord serve --help"}, // it runs meanwhile
 	{"orchestratord ledger backup --config FILE COPY.db", "orchestratord ledger backup --config examples/haiku.yaml copy.db"},
+}
+
+// onPool runs the commands for one pool that a line lists, such as `pool drain|reload|health ID`. What depends on the kind of the pool is only asked
+// for its help.
+func onPool(line string) (run []string) {
+	listed, _ := strings.CutPrefix(line, "llama-orch pool ")
+	names := strings.Split(strings.Fields(listed)[0], "|")
+	for _, name := range names {
+		switch name {
+		case "health", "reload", "drain":
+		default:
+			run = append(run, "llama-orch pool "+name+" --help")
+		}
+	}
+	for _, known := range []string{"health default", "reload default file:../models/haiku/haiku.gguf", "drain default"} {
+		if slices.Contains(names, strings.Fields(known)[0]) {
+			run = append(run, "llama-orch pool "+known)
+		}
+	}
+	return run
 }
 
 // The commands of .docs/cli.md run as they are written, and it leaves out none.
@@ -48,6 +70,9 @@ func TestTheCommandLines(t *testing.T) {
 			continue
 		}
 		c := command{line, strings.ReplaceAll(line, "--config FILE", "--config examples/haiku.yaml")}
+		if strings.HasPrefix(line, "llama-orch pool ") {
+			c.run = strings.Join(onPool(line), " && ")
+		}
 		for _, known := range as {
 			if known.line == line {
 				c.run = known.run
@@ -71,6 +96,15 @@ func TestTheCommandLines(t *testing.T) {
 	out, errs, err := p.paste(t, "mkdir -m 700 restored && cp copy.db restored/state.db && orchestratord ledger check --data-dir restored")
 	require.NoError(t, err, errs)
 	require.Regexp(t, `Schema \d+, [1-9]\d* tasks`, out, "the copy holds the tasks, those in the WAL too")
+	d, err := daemon.Start(t.Context(), lab.Launcher, daemon.Options{Config: filepath.Join(p.dir, "examples", "haiku.yaml"), Options: process.Options{
+		Name: "the daemon on the copy", Exe: lab.Program("orchestratord"), Args: []string{"--no-self-test"},
+		Env: append(slices.Clone(p.env), "LLORCH_BIND_ADDR=127.0.0.1:0", "LLORCH_DATA_DIR="+filepath.Join(p.dir, "restored")),
+	}})
+	require.NoError(t, err)
+	t.Cleanup(d.Kill)
+	out, errs, err = p.paste(t, "llama-orch --addr "+d.URL+" stream rain-1")
+	require.NoError(t, err, errs)
+	require.NotEmpty(t, out, "the restored record has the answer")
 
 	help, _, err := p.paste(t, "llama-orch --help")
 	require.NoError(t, err)

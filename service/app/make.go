@@ -51,7 +51,8 @@ func (a *App) makeGuard() (err error) {
 // ownLevels is how deep the data folder is searched for what others own or can write: down to the records of its parts.
 const ownLevels = 2
 
-// takeFolder refuses a folder that others can write, for what is in it decides what is run (LO-813). It locks the data folder, so that no other orchestrator uses it. The lock ends with the process, however that ends.
+// takeFolder refuses a folder that others can write, for what is in it decides what is run (LO-813). It locks the data
+// folder, so that no other orchestrator uses it. The locks end with the process, however that ends.
 func (a *App) takeFolder() error {
 	dir := a.o.Config.DataDir
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -60,15 +61,35 @@ func (a *App) takeFolder() error {
 	if err := safefile.CheckOwnTree(dir, ownLevels); err != nil {
 		return fmt.Errorf("take the data folder: %w", err)
 	}
+	if err := a.lockFolder(dir); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return errors.Join(fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir), f.Close())
+		return errors.Join(errFolderTaken(dir), f.Close())
 	}
 	a.cleanup.push("unlock the data folder", func(context.Context) error { return f.Close() })
 	return nil
+}
+
+// lockFolder locks the folder itself, since a file in it can be removed. Some network file systems lock no folders.
+func (a *App) lockFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the data folder: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return errors.Join(errFolderTaken(dir), f.Close())
+	}
+	a.cleanup.push("unlock the data folder itself", func(context.Context) error { return f.Close() })
+	return nil
+}
+
+func errFolderTaken(dir string) error {
+	return fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir)
 }
 
 // openLedger opens the record of tasks. Where the options say so, it sets the old one aside first.
@@ -105,7 +126,7 @@ func (a *App) makeFleet() (err error) {
 	a.engines = control.NewEngines(a.o.Engines, a.fetches, a.policy, a.shelf, a.o.Log.Named("provision"))
 	a.cards = control.NewCards(a.o.Log)
 	o := pool.Options{
-		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, RunDir: filepath.Join(c.DataDir, "run"),
+		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, Guard: []string{a.o.Exe, "guard"}, RunDir: filepath.Join(c.DataDir, "run"),
 		LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), Log: a.o.Log, Registerer: a.registry,
 		Kinds: control.EngineKinds(), Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },

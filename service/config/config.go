@@ -218,7 +218,7 @@ type Pool struct {
 	Lifecycle      string        `yaml:"lifecycle" jsonschema:"default=pinned,enum=pinned,enum=on_demand" jsonschema_description:"pinned: loaded at the start, and always. on_demand: loaded when a task needs it, unloaded to make room for others and after idle_ttl."`
 	IdleTTL        time.Duration `yaml:"idle_ttl" jsonschema:"default=10m" jsonschema_description:"on_demand: unloaded when no task needed it for so long."`
 	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
-	Slots          int           `yaml:"slots" jsonschema:"default=1,minimum=1,maximum=256" jsonschema_description:"Tasks that one replica decodes at the same time. Only a replica with one slot can promise the same bytes again."`
+	Slots          int           `yaml:"slots" jsonschema:"default=1,minimum=1,maximum=1024" jsonschema_description:"Tasks that one replica decodes at the same time. Only a replica with one slot can promise the same bytes again."`
 	Ctx            int           `yaml:"ctx" jsonschema:"default=0,minimum=0,maximum=16777216" jsonschema_description:"Context of a slot, in tokens. 0 on a GPU: as much as fits on each replica's card, up to the model's own. 0 elsewhere: the model's own."`
 	Threads        int           `yaml:"threads" jsonschema:"default=0,minimum=0,maximum=1024" jsonschema_description:"CPU threads of a replica; 0 chooses."`
 	SamplerProfile string        `yaml:"sampler_profile" jsonschema:"default=default" jsonschema_description:"Name of the sampler profile for requests that set no parameters."`

@@ -33,7 +33,8 @@ type Session struct {
 	CreatedAt time.Time
 	TTL       time.Duration
 	MaxTurns  int
-	Turns     int // tasks that were accepted
+	Turns     int  // tasks that were accepted
+	Explicit  bool // it was created by itself, and not begun by a task
 	PoolID    string
 	ReplicaID string // of the last turn that ran; empty before the first
 	Budget    Amount

@@ -237,7 +237,7 @@ func (r Record) Erased(at time.Time) Record {
 // Status returns the record as a client sees it. The caller fills in the figures that change while a task waits.
 func (r Record) Status() Status {
 	s := Status{
-		ID: r.Task.ID, State: r.State, PoolID: r.Task.PoolID, Engine: r.Task.Engine, Workload: r.Task.Request.Workload,
+		ID: r.Task.ID, Seq: r.Task.Seq, State: r.State, PoolID: r.Task.PoolID, Engine: r.Task.Engine, Workload: r.Task.Request.Workload,
 		Priority: r.Task.Request.Priority, ModelRef: r.Task.Request.ModelRef, ReplicaID: r.ReplicaID,
 		PredictedStart: r.Task.PredictedStart, Seed: r.Task.Seed, Determinism: r.Task.Determinism, AcceptedAt: r.Task.AcceptedAt,
 		StartedAt: r.StartedAt, FinishedAt: r.FinishedAt, TokensIn: r.Task.PromptTokens, TokensOut: len(r.Transcript.Ends),
@@ -280,6 +280,7 @@ type Status struct {
 	StartedAt      time.Time // zero until dispatched
 	FinishedAt     time.Time // zero until final
 	DeletedAt      time.Time // zero unless it was deleted
+	Seq            uint64    // order of acceptance
 	TokensIn       int
 	TokensOut      int
 	LastEventID    string

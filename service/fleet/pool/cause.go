@@ -11,6 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -24,6 +25,7 @@ const (
 	exited      reason = "exited"       // the process of a ready worker ended, and nothing below explains it
 	unhealthy   reason = "unhealthy"    // a ready worker stopped answering health checks or liveness probes
 	replaced    reason = "replaced"     // somebody called Lease.Replace
+	ownShortage reason = "own_shortage" // this process has no descriptors or memory left for the worker, whose fault it is not (LO-839)
 	internal    reason = "internal"     // what looks after the worker panicked
 	drained     reason = "drained"      // the deadline of a drain or reload passed while it had tasks
 	// filesChanged: somebody wrote to the files that it was loaded from, or put others in their place
@@ -40,7 +42,7 @@ const (
 // Reasons lists the values of the label `reason` of llorch_worker_restarts_total, for the test that compares them with the contract.
 func Reasons() []string {
 	return []string{
-		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(internal), string(filesChanged),
+		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(internal), string(filesChanged), string(ownShortage),
 		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
 	}
 }
@@ -77,7 +79,12 @@ func asLoss(err error, why reason) *loss {
 	if l, ok := errors.AsType[*loss](err); ok {
 		return l
 	}
-	return &loss{reason: why, err: err}
+	l := &loss{reason: why, err: err}
+	if spare.Short(err) {
+		l.reason = ownShortage
+		l.detail = "the orchestrator itself has no more file descriptors, memory or ports: raise its limits (`ulimit -n`, or LimitNOFILE= of its unit), or end what else takes them"
+	}
+	return l
 }
 
 // stranger is the loss of a replica at whose address another program answers; nil: that is not the matter. Somebody has to correct the
@@ -171,7 +178,7 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
-	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, internal, filesChanged: // the loss itself says it
+	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, internal, filesChanged, ownShortage: // the loss itself says it
 	}
 	return ""
 }

@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"fmt"
 	"syscall"
 	"testing"
 	"time"
@@ -64,4 +65,18 @@ func TestTheBreakerCountsWithinItsWindow(t *testing.T) {
 	require.True(t, b.fail(exited, at(63)), "it stays open")
 	b.reset()
 	require.False(t, b.fail(exited, at(64)))
+}
+
+// LO-839: what this process lacks never opens the breaker, and the pool's health says what to raise
+func TestAShortageOfOursIsNoFailure(t *testing.T) {
+	b := breaker{failures: 2, window: time.Minute}
+	for _, err := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		for _, at := range []reason{refused, loadFailed, probeFailed} {
+			why := asLoss(fmt.Errorf("start the worker: %w", err), at)
+			require.Equal(t, ownShortage, why.reason)
+			require.Contains(t, why.Error(), "LimitNOFILE")
+			require.False(t, b.fail(why.reason, time.Unix(1, 0)))
+		}
+	}
+	require.Equal(t, loadFailed, asLoss(syscall.ECONNREFUSED, loadFailed).reason)
 }

@@ -100,6 +100,8 @@ type Options struct {
 	// RunDir holds one file for each worker's process, so that the next start finds what a crash left over. Only one Manager at a
 	// time may use it. Empty: there are no such files.
 	RunDir string
+	// Guard is the command of a process that ends what the workers have left, when this process is killed. Empty: there is none.
+	Guard []string
 	// LearnedFile keeps over a restart what workers were seen to take (LO-501). Empty: nothing is kept.
 	LearnedFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
@@ -183,7 +185,7 @@ var errStopping = errors.New("the orchestrator is stopping")
 func New(opts Options) (*Manager, error) {
 	opts.complete()
 	m := &Manager{opts: opts, log: opts.Log.Named("pool"), reloading: map[string]bool{}}
-	m.launcher = process.New(process.Options{RunDir: opts.RunDir, Log: m.log})
+	m.launcher = process.New(process.Options{RunDir: opts.RunDir, Guard: opts.Guard, Log: m.log})
 	m.run, m.stop = context.WithCancelCause(context.Background())
 	m.kill, m.hard = context.WithCancel(context.Background())
 	specs, err := m.check(opts.Specs)

@@ -23,6 +23,9 @@ const healthyAfter = time.Minute
 // deathThroes is how long a worker that failed may take to die by itself, so that how it died is known and not how it was killed.
 const deathThroes = 200 * time.Millisecond
 
+// shortageWait is how long a replica waits at most after a shortage of this process: the next try costs little, and the cause may have gone.
+const shortageWait = 2 * time.Second
+
 // desired is what the Manager wants of a replica.
 type desired struct {
 	wanted  bool      // that a worker runs
@@ -245,9 +248,15 @@ func (r *replica) succeed() {
 
 // pause waits for the next try after a loss. Retries is what desired.retries was when the lost worker began.
 func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
+	if why.reason == filesChanged { // it is no failure, and what is there now is waited for
+		r.backoff.Reset()
+	}
 	wait, state, text := r.backoff.NextBackOff(), Backoff, why.Error()
 	if why.fixed {
 		state = Failed
+	}
+	if why.reason == ownShortage {
+		wait = min(wait, shortageWait)
 	}
 	if r.spec.Mode != External && r.breaker.fail(why.reason, r.m.now()) {
 		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
+	"github.com/llama-orch/llama-orch/service/spare"
 )
 
 // missesAllowed is how many health checks in a row a ready replica may miss. A busy machine may make it miss one.
@@ -50,6 +51,8 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 			switch {
 			case found.lost != nil:
 				w.lose(found.lost)
+			case spare.Short(found.missed): // nobody was asked
+				log.Warn("a worker could not be asked for its health, because this process lacks descriptors or memory", zap.Error(found.missed))
 			case found.missed == nil:
 				misses = 0
 			default:
@@ -176,7 +179,7 @@ func (r *replica) liveness(ctx context.Context, w *worker) *loss {
 	w.free()
 	r.mu.Unlock()
 	r.m.opts.OnChange(r.spec.ID) // somebody may have asked for the slot in vain
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !spare.Short(err) {
 		return &loss{reason: unhealthy, detail: "the engine answers health checks, but decodes nothing", err: err}
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/safefile"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -117,18 +118,13 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			}
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
 		}
-		again, stop := r.m.opts.Clock.After(healthEvery)
-		select {
-		case <-again:
-		case <-ctx.Done():
-		}
-		stop()
+		r.sleep(ctx, healthEvery)
 	}
 }
 
 // command is the process of a plan. The key goes into the environment: everybody can read command lines.
 func (r *replica) command(p *plan, key string) process.Command {
-	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args}
+	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args, Foreign: r.spec.Mode != Builtin}
 	if p.container == nil {
 		mask := r.spec.Device
 		if p.cards != nil {
@@ -147,11 +143,26 @@ func (r *replica) command(p *plan, key string) process.Command {
 func (r *replica) probe(w *worker) (engine.Props, error) {
 	ctx, cancel := r.probeTime(w)
 	defer cancel()
-	props, err := w.engine.Props(ctx)
-	if err == nil {
-		err = r.decode(ctx, w, 4)
+	for {
+		props, err := w.engine.Props(ctx)
+		if err == nil {
+			err = r.decode(ctx, w, 4)
+		}
+		if ctx.Err() != nil || !spare.Short(err) {
+			return props, probeError(ctx, err)
+		}
+		r.sleep(ctx, healthEvery) // the worker is well, and this process lacks something
 	}
-	return props, probeError(ctx, err)
+}
+
+// sleep waits for d, or until ctx ends.
+func (r *replica) sleep(ctx context.Context, d time.Duration) {
+	again, stop := r.m.opts.Clock.After(d)
+	defer stop()
+	select {
+	case <-again:
+	case <-ctx.Done():
+	}
 }
 
 func (r *replica) probeTime(w *worker) (context.Context, context.CancelFunc) {

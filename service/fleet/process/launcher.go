@@ -6,10 +6,12 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"os/exec"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -21,7 +23,9 @@ type Options struct {
 	// RunDir holds one file for each process, so that the next start finds what a crash left over. Only one Launcher at a time may use
 	// it. Empty: there are no such files.
 	RunDir string
-	Log    *zap.Logger // nil: nothing is logged
+	// Guard is the command that runs Guard in a process of its own. It is started for the first Command that is Foreign. Empty: there is none.
+	Guard []string
+	Log   *zap.Logger // nil: nothing is logged
 }
 
 // Launcher starts processes from one goroutine that is locked to its thread. The kernel sends a child its parent-death signal when the
@@ -33,6 +37,10 @@ type Launcher struct {
 	over chan struct{} // closed once no more processes are started; end closes it
 	end  func()
 	dir  *runDir // nil without RunDir; set by Start
+
+	mark  string // begins the marks of the processes
+	count atomic.Int64
+	guard guardian
 
 	giveBack func() error // gives the run folder back, once
 }
@@ -54,7 +62,7 @@ func New(o Options) *Launcher {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	l := &Launcher{o: o, jobs: make(chan launch), over: make(chan struct{})}
+	l := &Launcher{o: o, jobs: make(chan launch), over: make(chan struct{}), mark: rand.Text() + ".", guard: guardian{argv: o.Guard}}
 	l.end = sync.OnceFunc(func() { close(l.over) })
 	l.giveBack = sync.OnceValue(func() error { return l.dir.close() })
 	return l
@@ -72,7 +80,12 @@ func (l *Launcher) Start(context.Context) error {
 			l.end()
 			return err
 		}
-		for _, left := range dir.reap(l.o.Log) {
+		found, err := dir.reap(l.o.Log)
+		if err != nil {
+			l.end()
+			return errors.Join(err, dir.close())
+		}
+		for _, left := range found {
 			l.o.Log.Warn("a worker left over from an earlier run was ended", zap.Int("pid", left.PID), zap.String("replica_id", left.Replica))
 		}
 		l.dir = dir
@@ -89,7 +102,7 @@ func (l *Launcher) Stop(ctx context.Context) error {
 		return err
 	}
 	l.end()
-	return l.giveBack()
+	return errors.Join(l.guard.end(ctx), l.giveBack())
 }
 
 func (l *Launcher) loop(ctx context.Context) {

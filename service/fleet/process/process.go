@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/service/lines"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -34,10 +37,12 @@ type Command struct {
 	// Container is what the process runs; nil: none. It is removed at the end, and before the start, because a container that an earlier run
 	// left over would hold the name.
 	Container *Container
+	// Foreign says that the program is not our own: it may start others, which outlive it.
+	Foreign bool
 }
 
 // Process is a running process, the leader of its own group. It ends with this program, however that ends: it gets the parent-death
-// signal, and its standard input ends.
+// signal, and its standard input ends. What it has started ends then too, by its guardian.
 type Process struct {
 	PID       int
 	log       *ring
@@ -62,14 +67,14 @@ type Death struct {
 // Spawn starts the command. It calls lost when the process has ended, for whatever reason.
 func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, error) {
 	proc := &Process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
-	cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
-	cmd.Env = c.Env
+	mark := l.mark + strconv.FormatInt(l.count.Add(1), 10)
+	if c.Foreign {
+		l.guard.watch(l.mark, log)
+	}
 	container := c.Container.ref()
 	if err := container.remove(); err != nil {
 		log.Debug("no container was left over", zap.Error(err))
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.WaitDelay = straysWait
 	stdout := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
 		proc.hear(line)
 		proc.log.add("stdout", line, time.Now())
@@ -79,23 +84,36 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 		proc.log.add("stderr", line, time.Now())
 		log.Debug("worker output", zap.String("stream", "stderr"), zap.String("line", line))
 	}}
-	cmd.Stdout, cmd.Stderr = stdout, stderr
-	var err error
-	if proc.stdin, err = cmd.StdinPipe(); err != nil {
-		return nil, fmt.Errorf("make the worker's standard input: %w", err)
-	}
-	if err := l.start(cmd); err != nil {
-		_ = proc.stdin.Close()
-		return nil, fmt.Errorf("start %s: %w", c.Path, err)
+	cmd, err := spare.Get(func() (*exec.Cmd, error) { // a command that could not be started is of no use any more
+		cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
+		cmd.Env, cmd.Stdout, cmd.Stderr = append(slices.Clone(c.Env), envMark+"="+mark), stdout, stderr
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+		cmd.WaitDelay = straysWait
+		stdin, err := cmd.StdinPipe()
+		if err != nil {
+			return nil, fmt.Errorf("make the worker's standard input: %w", err)
+		}
+		if err := l.start(cmd); err != nil {
+			_ = stdin.Close()
+			return nil, fmt.Errorf("start %s: %w", c.Path, err)
+		}
+		proc.stdin = stdin
+		return cmd, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	proc.PID = cmd.Process.Pid
-	forget := l.dir.note(proc.PID, c.Owner, container)
+	forget := l.dir.note(proc.PID, c.Owner, mark, container)
 	go func() { // joined by End
 		defer close(proc.ended)
 		awaitExit(proc.PID)
 		lost()
 		// The leader is a zombie, so its pid is still its own, and names the group: everything else in the group ends, too.
 		_ = unix.Kill(-proc.PID, unix.SIGKILL)
+		if c.Foreign { // what has left the group
+			endMarked(mark + "\x00")
+		}
 		proc.mu.Lock()
 		proc.gone = true
 		proc.mu.Unlock()

@@ -22,18 +22,20 @@ import (
 // runDir is the folder with a file for every worker's process. It stays locked while it is open: the processes that it names are left-overs
 // only if no other orchestratord runs them.
 type runDir struct {
-	path string
-	lock *os.File
-	boot string
+	path  string
+	lock  *os.File
+	boot  string
+	owner origin // this process
 }
 
-// leftover names a process. The pid alone would not do, because another process may have been given it since. Start is in clock ticks
-// since boot, as in /proc/<pid>/stat.
+// leftover names a process.
 type leftover struct {
-	PID     int    `json:"pid"`
-	Start   uint64 `json:"start"`
-	Boot    string `json:"boot"`
-	Replica string `json:"replica_id"`
+	origin
+
+	Boot    string  `json:"boot"`
+	Replica string  `json:"replica_id"`
+	Mark    string  `json:"mark,omitempty"`   // of the process, and of all that it started
+	Daemon  *origin `json:"daemon,omitempty"` // whose worker it is
 	// Container is what the process ran. A note says what is to be removed, never how: it may not be ours.
 	Container *noted `json:"container,omitempty"`
 }
@@ -76,7 +78,12 @@ func openRunDir(path string) (*runDir, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("read the boot id: %w", err)
 	}
-	return &runDir{path: path, lock: lock, boot: strings.TrimSpace(string(boot))}, nil
+	owner, err := ownOrigin()
+	if err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("find the start of this process: %w", err)
+	}
+	return &runDir{path: path, lock: lock, boot: strings.TrimSpace(string(boot)), owner: owner}, nil
 }
 
 func (d *runDir) close() error {
@@ -91,13 +98,13 @@ func (d *runDir) close() error {
 
 // note writes the process down, and returns a function that removes the note. A nil runDir does nothing. Notes are only the third line of
 // defence, so a worker runs even if a full disk takes none.
-func (d *runDir) note(pid int, replica string, c containerRef) (forget func()) {
+func (d *runDir) note(pid int, replica, mark string, c containerRef) (forget func()) {
 	if d == nil {
 		return func() {}
 	}
 	name := filepath.Join(d.path, strconv.Itoa(pid)+".json")
 	if start, err := startTime(pid); err == nil {
-		l := leftover{PID: pid, Start: start, Boot: d.boot, Replica: replica}
+		l := leftover{origin: origin{pid, start}, Boot: d.boot, Replica: replica, Mark: mark, Daemon: &d.owner}
 		if c.name != "" {
 			l.Container = &noted{Runtime: filepath.Base(c.runtime), Name: c.name}
 		}
@@ -108,13 +115,19 @@ func (d *runDir) note(pid int, replica string, c containerRef) (forget func()) {
 	return func() { _ = os.Remove(name) }
 }
 
-// reap ends the processes that the folder names, and returns those that were still there.
-func (d *runDir) reap(log *zap.Logger) []leftover {
+// reap ends the processes that the folder names, and returns those that were still there. It ends none, and fails, where the daemon that
+// started one still runs: then somebody has removed the locks.
+func (d *runDir) reap(log *zap.Logger) (found []leftover, err error) {
 	names, err := filepath.Glob(filepath.Join(d.path, "*.json"))
 	if err != nil {
-		return nil // only a malformed pattern fails
+		return nil, err // only a malformed pattern fails
 	}
-	var found []leftover
+	for _, name := range names {
+		l, err := d.read(name)
+		if err == nil && l.Boot == d.boot && l.Daemon != nil && *l.Daemon != d.owner && l.Daemon.lives() {
+			return nil, errOthers(d.path, *l.Daemon)
+		}
+	}
 	for _, name := range names {
 		l, err := d.read(name)
 		switch {
@@ -134,7 +147,7 @@ func (d *runDir) reap(log *zap.Logger) []leftover {
 		}
 		_ = os.Remove(name)
 	}
-	return found
+	return found, nil
 }
 
 // read reads a note that we wrote ourselves. It refuses any other.
@@ -151,11 +164,22 @@ func (d *runDir) read(name string) (l leftover, err error) {
 	if c := l.Container; c != nil && (!slices.Contains(runtimes, c.Runtime) || c.Name != containerName(d.path, l.Replica)) {
 		return l, errors.New("it names a container that is not ours")
 	}
+	if l.Mark != "" && !marks.MatchString(l.Mark) {
+		return l, errMark
+	}
 	return l, nil
 }
 
-// end kills the process and its group, if it still is the process that was written down.
+// end kills the process and its group, if it still is the process that was written down, and all that it has started.
 func (l leftover) end() bool {
+	ended := l.endLeader()
+	if l.Mark != "" && len(endMarked(l.Mark+"\x00")) > 0 {
+		ended = true
+	}
+	return ended
+}
+
+func (l leftover) endLeader() bool {
 	if l.PID <= 1 {
 		return false
 	}
@@ -184,14 +208,20 @@ func (l leftover) end() bool {
 
 // startTime reads field 22 of /proc/<pid>/stat. The second field is the program's name in parentheses, which may hold anything.
 func startTime(pid int) (uint64, error) {
+	start, _, err := stat(pid)
+	return start, err
+}
+
+func stat(pid int) (start uint64, state string, err error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	text := string(data)
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) < 20 {
-		return 0, fmt.Errorf("/proc/%d/stat has %d fields after the name", pid, len(fields))
+		return 0, "", fmt.Errorf("/proc/%d/stat has %d fields after the name", pid, len(fields))
 	}
-	return strconv.ParseUint(fields[19], 10, 64)
+	start, err = strconv.ParseUint(fields[19], 10, 64)
+	return start, fields[0], err
 }

@@ -80,3 +80,53 @@ func TestAnEndedTaskIsDeleted(t *testing.T) {
 		requireCode(t, task.LedgerUnavailable, "try again", r.s.Delete(t.Context(), "waits", "me"))
 	})
 }
+
+// A record that is damaged is not shown, and one that nobody can run any more is ended, and holds up no other.
+// LO-834
+func TestADamagedRecordIsNotReplayed(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.must("changed", tokens(2))
+		whole := r.read("changed")
+		require.NotEmpty(t, whole)
+		synctest.Wait()
+		require.NoError(t, r.book.change("changed", func(r *task.Record) { r.Transcript.Text = "~" + r.Transcript.Text[1:] }))
+		_, err := r.s.Subscribe(t.Context(), "changed", "")
+		requireCode(t, task.Internal, "`llama-orch rm changed`", err)
+		require.NoError(t, r.s.Delete(t.Context(), "changed", "me"))
+
+		broken := task.Record{
+			Task: task.Task{ID: "broken", Seq: 7, PoolID: "default"}, State: task.Queued, Err: task.Errorf(task.Internal, "run `llama-orch rm broken`"),
+		}
+		sound := task.Record{Task: task.Task{
+			ID: "sound", Seq: 8, Prompt: "sound", PoolID: "default", Engine: "llamacpp", Determinism: task.Strict, AcceptedAt: time.Now(),
+			Request: task.Request{ID: "sound", Workload: task.Completion, Priority: task.Interactive, MaxTokens: 3},
+		}, State: task.Queued}
+		r.s.Recover([]task.Record{broken, sound})
+		r.s.Wake("default")
+		require.Contains(t, r.read("sound"), "event: end")
+		synctest.Wait()
+		s := r.status("broken")
+		require.Equal(t, task.Failed, s.State)
+		require.Equal(t, task.Internal, s.Err.Code)
+	})
+}
+
+// Of two tasks the one that was accepted later is listed first, whatever the clock said when it was accepted.
+// LO-835
+func TestListsAreInTheOrderOfAcceptance(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		ahead := func(t *task.Task) { t.AcceptedAt = t.AcceptedAt.Add(24 * time.Hour) }
+		r.must("old", ahead, tokens(1))
+		r.read("old")
+		r.must("new", tokens(1))
+		r.read("new")
+		r.must("waits", tokens(100))
+		r.must("waits too", ahead, tokens(1))
+		r.must("newest", tokens(1))
+		var listed []string
+		for _, s := range r.list("", 10) {
+			listed = append(listed, s.ID)
+		}
+		require.Equal(t, []string{"newest", "waits too", "waits", "new", "old"}, listed)
+	})
+}

@@ -39,6 +39,7 @@ type job struct {
 	startedAt   time.Time               // when its first run began
 	firstOutput time.Time               // when the first output of all its runs came
 	tries       int                     // runs so far, one of an earlier process included
+	excused     int                     // how many of them ended because this process lacked something
 	warm        bool                    // the engine took part of the prompt from KV, in this run
 	cancelRun   context.CancelCauseFunc // nil while no replica runs it
 	wants       string                  // the fingerprint that the next run needs; empty: any
@@ -165,6 +166,20 @@ func (j *job) tried() int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.tries
+}
+
+// blamed is the number of runs so far that say something about the replicas.
+func (j *job) blamed() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.tries - j.excused
+}
+
+// excuse says that the run ended because this process lacked something.
+func (j *job) excuse() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.excused++
 }
 
 // need is what the job asks of its next replica.

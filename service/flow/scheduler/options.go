@@ -65,7 +65,7 @@ type Ledger interface {
 	// Delete removes what an ended task was asked and answered, and returns once it is gone.
 	Delete(ctx context.Context, id string, at time.Time) error
 	Get(ctx context.Context, id string) (task.Record, bool, error)
-	// List returns finished tasks, the last to finish first.
+	// List returns finished tasks, the last accepted first.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
 	// NextSeq hands out the next number of a task. It is greater than all before, those of earlier processes included.
 	NextSeq() (uint64, error)

@@ -44,6 +44,9 @@ func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error
 // lookUp reads a task's record.
 func (s *Scheduler) lookUp(ctx context.Context, id string) (task.Record, bool, error) {
 	r, ok, err := s.o.Ledger.Get(ctx, id)
+	if task.HasCode(err, task.Internal) { // it is damaged, and the error says what to do
+		return r, false, err
+	}
 	if err != nil {
 		return r, false, errLedger("the record of tasks cannot be read", err)
 	}
@@ -82,8 +85,6 @@ func (s *Scheduler) List(ctx context.Context, state task.State, limit int) ([]ta
 	for _, r := range finished {
 		found = append(found, r.Status())
 	}
-	slices.SortStableFunc(found, func(a, b task.Status) int {
-		return cmp.Or(b.AcceptedAt.Compare(a.AcceptedAt), cmp.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(found, func(a, b task.Status) int { return cmp.Compare(b.Seq, a.Seq) }) // whatever the clock says
 	return found[:min(limit, len(found))], nil
 }

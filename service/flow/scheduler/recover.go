@@ -23,6 +23,8 @@ func (s *Scheduler) Recover(left []task.Record) {
 		s.o.Sessions.Recover(r.Task)
 		l := s.lane(r.Task.PoolID)
 		switch {
+		case r.Err != nil: // its record is damaged, so that nobody can run it
+			s.abandon(&tried, r, r.Err)
 		case l == nil:
 			s.abandon(&tried, r, task.Errorf(task.PoolUnavailable,
 				"the task's pool '%s' is no longer configured: send the task again", r.Task.PoolID).Retry(0))

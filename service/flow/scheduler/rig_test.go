@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -55,6 +56,7 @@ type replica struct {
 	replaced string
 	every    time.Duration // between tokens
 	prefill  int           // how often the prompt's progress is told before the first token, with `every` in between
+	short    int           // so many runs cannot reach the engine, because this process has no descriptors left
 	stuck    bool          // the slot stays busy once a run ended early
 	fail     error         // what Generate returns after two tokens
 	dies     int           // the worker is lost after so many tokens, once; -1: before the first
@@ -243,7 +245,7 @@ func (b *book) List(_ context.Context, state task.State, limit int) (found []tas
 			found = append(found, r)
 		}
 	}
-	slices.SortFunc(found, func(a, b task.Record) int { return b.FinishedAt.Compare(a.FinishedAt) })
+	slices.SortFunc(found, func(a, b task.Record) int { return cmp.Compare(b.Task.Seq, a.Task.Seq) })
 	return found[:min(limit, len(found))], nil
 }
 
@@ -373,6 +375,13 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
 	x.r.mu.Unlock()
+	x.r.mu.Lock()
+	short := x.short > 0
+	x.short--
+	x.r.mu.Unlock()
+	if short {
+		return engine.Result{}, task.Errorf(task.WorkerReset, "no descriptors").Because(syscall.EMFILE).Retry(0)
+	}
 	for i := -x.prefill; i < job.MaxTokens; i++ {
 		select {
 		case <-time.After(x.every):
@@ -407,6 +416,11 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 func (x *replica) Busy(context.Context) (int, error) {
 	if x.stuck {
 		return 1, nil
+	}
+	x.r.mu.Lock()
+	defer x.r.mu.Unlock()
+	if x.short > 0 {
+		return 0, syscall.EMFILE
 	}
 	return 0, nil
 }

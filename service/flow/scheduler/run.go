@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -219,7 +220,14 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	sent := j.log.Tokens() > 0
 	strict := j.task.Determinism == task.Strict
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || j.tried() >= attempts || sent && (!strict || errors.Is(err, errChanged)) {
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && (!strict || errors.Is(err, errChanged)) {
+		return false
+	}
+	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
+		j.excuse()
+		pause(ctx, l.s.o.RecordEvery)
+	}
+	if ctx.Err() != nil || j.blamed() >= attempts {
 		return false
 	}
 	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
@@ -235,6 +243,16 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 		l.s.letGo(j, &l.s.runs)
 	}
 	return true
+}
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 func (l *lane) errLost(why string) *task.Error {
@@ -265,7 +283,7 @@ func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	switch {
 	case errors.Is(err, stream.ErrDiverged):
 		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
-	case e.Code == task.WorkerReset && j.tried() >= attempts:
+	case e.Code == task.WorkerReset && j.blamed() >= attempts:
 		e = l.errLost("so were the workers that tried it again")
 	}
 	l.s.o.Log.Warn("a run failed", append(j.told(), zap.Error(err))...)
@@ -283,14 +301,22 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 	defer stop()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
+	short := false // nobody could be asked, because this process lacks something
 	for {
-		if busy, err := counter.Busy(ctx); err == nil && busy <= lease.Others() {
+		busy, err := counter.Busy(ctx)
+		if err == nil && busy <= lease.Others() {
 			return
+		}
+		if ctx.Err() == nil {
+			short = spare.Short(err)
 		}
 		select {
 		case <-lease.Lost():
 			return
 		case <-ctx.Done():
+			if short {
+				return
+			}
 			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
 				append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
 			lease.Replace("slot still busy after its task ended")

@@ -288,6 +288,28 @@ func TestAPromptHasABoundOfItsOwn(t *testing.T) {
 	})
 }
 
+// LO-839: what this process itself lacks is no fault of the replica's, however often it happens, and the task waits
+func TestAShortageIsNotTheReplicas(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		for name, determinism := range map[string]task.Determinism{"strict": task.Strict, "best effort": task.BestEffort} {
+			x := r.replicas[0]
+			r.set(func() { x.short = 5 * attempts })
+			r.must(name, func(t *task.Task) { t.Determinism = determinism })
+			require.Contains(t, r.read(name), "event: end")
+			require.Empty(t, x.replaced)
+			require.GreaterOrEqual(t, r.status(name).FinishedAt.Sub(r.status(name).StartedAt), 5*attempts*r.s.o.RecordEvery, "it does not try all the time")
+		}
+		r.set(func() { r.replicas[0].short = 1 << 30 })
+		r.must("canceled")
+		time.Sleep(time.Minute)
+		_, err := r.s.Cancel(t.Context(), "canceled")
+		require.NoError(t, err)
+		synctest.Wait()
+		time.Sleep(time.Minute)
+		require.Empty(t, r.replicas[0].replaced)
+	})
+}
+
 func TestDeadlineEndsQueuedAndRunningTasks(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {
 		r.must("running", tokens(1000), deadline(time.Second))

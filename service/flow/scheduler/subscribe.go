@@ -4,6 +4,7 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -88,9 +89,18 @@ func (s *Scheduler) replayed(ctx context.Context, p *replay, id string) (*job, e
 		if err != nil {
 			return nil, err
 		}
-		p.job = ended(r, s.lane(r.Task.PoolID))
+		j := ended(r, s.lane(r.Task.PoolID))
+		if j.log.LastEventID() != r.LastEventID { // the ids that clients hold are of other events
+			return nil, errAltered(r, j.log.LastEventID())
+		}
+		p.job = j
 	}
 	return p.job, nil
+}
+
+func errAltered(r task.Record, last string) *task.Error {
+	return task.Errorf(task.Internal, "the record of task %.128q gives other events than those that were sent: restore a backup of the ledger, or delete the task with `llama-orch rm %.128s`",
+		r.Task.ID, r.Task.ID).Because(fmt.Errorf("its last event is %s, and was %s", last, r.LastEventID))
 }
 
 // Stream is a subscription to a task, and its moving figures.

@@ -83,9 +83,10 @@ type Manager struct {
 type entry struct {
 	task.Session
 
-	begunBy string // the task that began it; empty where it was created
-	turn    string // the task whose turn it is; empty: no task's
-	place   cell   // where its last turn left its KV, unless cells says that another has the slot since
+	begunBy string    // the task that began it; empty where it was created
+	turn    string    // the task whose turn it is; empty: no task's
+	idle    time.Time // since when it is no task's; that of a run before is not known, and counts as the session's beginning
+	place   cell      // where its last turn left its KV, unless cells says that another has the slot since
 }
 
 // New makes a manager with the sessions that are recorded. Their live tasks come back with Recover.
@@ -97,12 +98,28 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
+	now := o.Now()
 	for _, s := range kept {
-		m.add(&entry{Session: s})
+		m.add(m.bounded(s, now))
 	}
 	o.Metrics.watch(m)
 	return m, nil
 }
+
+// bounded is a session that was recorded, within what a session can be: a clock that has been set back since must not let it live longer than
+// its TTL, and a damaged row no longer than any other (LO-835).
+func (m *Manager) bounded(s task.Session, now time.Time) *entry {
+	if s.CreatedAt.After(now) {
+		s.CreatedAt = now.Truncate(time.Millisecond)
+	}
+	s.TTL = min(max(s.TTL, 0), maxTTL)
+	s.Turns, s.MaxTurns = max(s.Turns, 0), max(s.MaxTurns, 0)
+	s.Spent = task.Amount{Tokens: max(s.Spent.Tokens, 0), Time: max(s.Spent.Time, 0), Cost: max(s.Spent.Cost, 0)}
+	return &entry{Session: s, idle: s.CreatedAt}
+}
+
+// maxTTL is the longest that the contract and the configuration allow.
+const maxTTL = 24 * time.Hour
 
 // Start has sessions swept now and then. It implements lifecycle.Service.
 func (m *Manager) Start(context.Context) error {
@@ -150,6 +167,7 @@ func (e *entry) over(now time.Time) bool { return !now.Before(e.ends()) || e.Tur
 func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.SessionStatus, error) {
 	now := m.o.Now()
 	s := m.fresh(cmp.Or(r.ID, m.o.NewID()), now)
+	s.Explicit = true
 	s.TTL, s.MaxTurns = cmp.Or(r.TTL, s.TTL), cmp.Or(r.MaxTurns, s.MaxTurns)
 	s.Budget = task.Amount{
 		Tokens: cmp.Or(r.Budget.Tokens, s.Budget.Tokens), Time: cmp.Or(r.Budget.Time, s.Budget.Time), Cost: cmp.Or(r.Budget.Cost, s.Budget.Cost),
@@ -174,7 +192,7 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 	if err != nil {
 		return task.SessionStatus{}, errLedger(err)
 	}
-	m.add(&entry{Session: s})
+	m.add(&entry{Session: s, idle: now})
 	m.o.Log.Info("a session began", zap.String("session_id", s.ID), zap.Duration("ttl_ms", s.TTL), zap.Int("max_turns", s.MaxTurns))
 	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.o.Accounts.Rests(s.ID, r.Actor)}, nil
 }
@@ -189,12 +207,13 @@ func (m *Manager) fresh(id string, now time.Time) task.Session {
 	return task.Session{ID: id, CreatedAt: now.Truncate(time.Millisecond), TTL: m.o.TTL, MaxTurns: m.o.MaxTurns, Budget: m.o.Budget}
 }
 
-// room makes room for one more session. Where there is none, it forgets the oldest of the sessions that are over. The caller holds mu.
+// room makes room for one more session. Where there is none, it forgets the oldest of the sessions that are over, and else of those that a task
+// began, and that no task uses, the one that has been idle for the longest. What was charged to it stays charged to whoever pays for it. The caller holds mu.
 func (m *Manager) room(now time.Time) error {
 	if len(m.sessions)+len(m.making) < m.o.Max {
 		return nil
 	}
-	var oldest *entry
+	var oldest, idlest *entry
 	first := time.Time{}
 	for _, e := range m.sessions {
 		if first.IsZero() || e.ends().Before(first) {
@@ -203,14 +222,17 @@ func (m *Manager) room(now time.Time) error {
 		if e.turn == "" && e.over(now) && (oldest == nil || e.CreatedAt.Before(oldest.CreatedAt)) {
 			oldest = e
 		}
+		if e.turn == "" && !e.Explicit && (idlest == nil || cmp.Or(e.idle.Compare(idlest.idle), e.CreatedAt.Compare(idlest.CreatedAt), cmp.Compare(e.ID, idlest.ID)) < 0) {
+			idlest = e
+		}
 	}
-	if oldest != nil {
+	if oldest = cmp.Or(oldest, idlest); oldest != nil {
 		m.remove(oldest)
 		m.dropped = append(m.dropped, oldest.Session)
 		return nil
 	}
 	e := task.Errorf(task.AdmissionReject,
-		"there are %d sessions, as many as the server keeps: DELETE one that is done with, or send the task without `session_id`", m.o.Max)
+		"there are %d sessions, as many as the server keeps, and none is idle that a task began: DELETE one that is done with, or send the task without `session_id`", m.o.Max)
 	e.PolicyLabel = "sessions"
 	return e.Retry(max(first.Sub(now), time.Second))
 }

@@ -149,6 +149,12 @@ func (w *world) get(id string) task.SessionStatus {
 	return s
 }
 
+func (w *world) create(id string) {
+	w.t.Helper()
+	_, err := w.m.Create(w.t.Context(), task.SessionRequest{ID: id})
+	require.NoError(w.t, err)
+}
+
 func code(err error) task.Code {
 	if err == nil {
 		return ""
@@ -252,6 +258,80 @@ func TestSessionsAreBounded(t *testing.T) {
 	w.m.Sweep(t.Context())
 	require.NotContains(t, w.kept, "s3")
 	require.Equal(t, 4.0, w.m.count())
+}
+
+// A session that a task began, and that is idle, makes room for another: the one that has been idle for the longest, also after a restart. One
+// that was created does not.
+// ORCH-3021
+func TestIdleSessionsMakeRoom(t *testing.T) {
+	w := open(t, func(o *Options) { o.MaxTurns = 1000 })
+	w.create("created")
+	used := func(task, session string) {
+		t.Helper()
+		one, err := w.admit(turn(task, session))
+		require.NoError(t, err)
+		w.now = w.now.Add(time.Second)
+		w.end(one)
+	}
+	gone := func(id string) {
+		t.Helper()
+		_, err := w.m.Get(t.Context(), id, "me")
+		require.Equal(t, task.NotFound, code(err), id)
+		require.NotContains(t, w.open, id, "its account is closed")
+	}
+	used("t1", "a")
+	used("t2", "b")
+	busy, err := w.admit(turn("t3", "busy"))
+	require.NoError(t, err)
+	used("t4", "a") // so b has been idle for longer
+	used("t5", "c")
+	gone("b")
+	used("t6", "b")
+	gone("a")
+	w.m.Sweep(t.Context())
+	require.NotContains(t, w.kept, "a")
+	for i := range 100 { // a client that begins a session for each task
+		used(fmt.Sprint("many-", i), fmt.Sprint("s", i))
+	}
+	w.get("created")
+	w.get("busy")
+	w.m.Sweep(t.Context())
+	require.Len(t, w.kept, 4)
+
+	w.end(busy)
+	w.restart()
+	used("t7", "after")
+	gone("busy") // the oldest that a task began
+	w.get("created")
+	w.create("created-2")
+	w.create("created-3")
+	w.create("created-4")
+	_, err = w.admit(turn("t8", "more"))
+	require.Equal(t, task.AdmissionReject, code(err), "all that are there were created")
+}
+
+// A clock that was set back since a session was recorded, and a damaged row, do not let it live for longer than its TTL.
+// LO-835
+func TestASessionOfALaterClockIsBounded(t *testing.T) {
+	w := open(t)
+	one, err := w.admit(turn("t1", "s"))
+	require.NoError(t, err)
+	w.end(one)
+	w.now = w.now.Add(-24 * time.Hour)
+	w.restart()
+	require.Equal(t, 10*time.Minute, w.get("s").TTLLeft)
+	w.now = w.now.Add(10 * time.Minute)
+	_, err = w.admit(turn("t2", "s"))
+	require.Equal(t, task.Conflict, code(err))
+
+	odd := w.kept["s"]
+	odd.TTL, odd.Turns, odd.Spent = 1<<62, -5, task.Amount{Tokens: -1, Time: -1, Cost: -1}
+	w.kept["s"] = odd
+	w.restart()
+	s := w.get("s")
+	require.LessOrEqual(t, s.TTLLeft, 24*time.Hour)
+	require.Zero(t, s.Turns)
+	require.Equal(t, task.Amount{}, w.open["s"].spent)
 }
 
 // A task that is not accepted leaves no trace.

@@ -71,7 +71,7 @@ func (m *Manager) Withdraw(t *task.Task) {
 	if e == nil {
 		return
 	}
-	e.turn = ""
+	e.turn, e.idle = "", m.o.Now()
 	e.Turns--
 	if e.begunBy == t.ID {
 		m.remove(e)
@@ -95,7 +95,7 @@ func (m *Manager) Settle(r *task.Record) {
 	if e == nil {
 		return
 	}
-	e.turn = ""
+	e.turn, e.idle = "", m.o.Now()
 	if r.ReplicaID != "" {
 		e.PoolID, e.ReplicaID = r.Task.PoolID, r.ReplicaID
 	}

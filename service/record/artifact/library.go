@@ -22,7 +22,7 @@ import (
 // Records is what a Library asks of the ledger.
 type Records interface {
 	Get(ctx context.Context, id string) (task.Record, bool, error)
-	// List returns finished tasks, the last to finish first, without the text of their transcripts.
+	// List returns finished tasks, the last accepted first, without the text of their transcripts.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
 	// Proven returns the task whose proof bundle has this SHA-256.
 	Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error)
@@ -67,28 +67,43 @@ func (l *Library) Get(ctx context.Context, id string) (Entry, error) {
 	return entryOf(r), nil
 }
 
-// Open opens an artifact's bytes for reading. NOT_FOUND, INVALID_PARAMS.
+// Open opens an artifact's bytes for reading. NOT_FOUND, INVALID_PARAMS. A bundle comes from the record of its task as long as that is there: the
+// record gives the bytes of its digest, and the store's folder may be another one since, or damaged.
 func (l *Library) Open(ctx context.Context, id string) (Entry, io.ReadSeekCloser, error) {
 	e, content, err := l.store.Open(id)
-	if !task.HasCode(err, task.NotFound) {
+	if task.HasCode(err, task.InvalidParams) || err == nil && e.Kind != KindProof {
 		return e, content, err
 	}
+	stored, missing := err == nil, task.HasCode(err, task.NotFound)
 	r, ok, failed := l.proven(ctx, id)
-	switch {
-	case failed != nil:
-		return Entry{}, nil, failed
-	case !ok:
-		return Entry{}, nil, err
+	if failed == nil && ok {
+		var text []byte
+		if text, failed = l.text(r); failed == nil {
+			if stored {
+				_ = content.Close() // nothing was written
+			} else {
+				e = entryOf(r)
+			}
+			return e, made{bytes.NewReader(text)}, nil
+		}
 	}
+	if missing && failed != nil {
+		return Entry{}, nil, failed
+	}
+	return e, content, err
+}
+
+// text makes the bundle of a record, or says that it does not give that any more.
+func (l *Library) text(r task.Record) ([]byte, error) {
 	text, err := bundle.Text(r)
 	if err != nil {
 		l.store.metrics.damaged.Inc()
 		l.log.Warn("a proof bundle is not the one that was recorded", zap.String("job_id", r.Task.ID), zap.Error(err))
-		return Entry{}, nil, task.Errorf(task.Internal,
+		return nil, task.Errorf(task.Internal,
 			"the record of task %s does not give its proof bundle any more: run `orchestratord ledger check` on the server, which says what is damaged",
 			r.Task.ID).Because(err)
 	}
-	return entryOf(r), made{bytes.NewReader(text)}, nil
+	return text, nil
 }
 
 // made is the content of a bundle that was made for one reader.
@@ -188,6 +203,9 @@ func (l *Library) proven(ctx context.Context, id string) (task.Record, bool, err
 }
 
 func unreadable(err error) error {
+	if task.HasCode(err, task.Internal) { // a damaged record, and the error says what to do
+		return err
+	}
 	return task.Errorf(task.LedgerUnavailable,
 		"the record of tasks cannot be read: try again in a moment; the orchestrator's log has the cause").Because(err)
 }

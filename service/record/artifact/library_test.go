@@ -3,10 +3,13 @@
 package artifact
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -142,6 +145,42 @@ func TestABundleOutlivesItsTask(t *testing.T) {
 
 	require.NoError(t, s.store.Close())
 	require.Error(t, s.store.KeepBundles(t.Context(), []task.Record{r}), "the ledger has to keep it")
+}
+
+// A store that is older than the ledger, or damaged, changes no bundle whose task is on record.
+//
+// OC-CTRL-2067
+func TestADamagedStoreChangesNoBundleOfTheRecord(t *testing.T) {
+	for name, damage := range map[string]func(t *testing.T, path string){
+		"other bytes": func(t *testing.T, path string) {
+			content, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.NoError(t, os.Chmod(path, 0o600))
+			require.NoError(t, os.WriteFile(path, bytes.ToUpper(content), 0o600))
+		},
+		"cut short": func(t *testing.T, path string) {
+			require.NoError(t, os.Chmod(path, 0o600))
+			require.NoError(t, os.Truncate(path, 3))
+		},
+		"removed": func(t *testing.T, path string) { require.NoError(t, os.Remove(path)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newShelf(t)
+			r := s.end(t, 1, task.Completed, "a", "b")
+			want, err := bundle.Text(r)
+			require.NoError(t, err)
+			require.NoError(t, s.store.KeepBundles(t.Context(), []task.Record{r}))
+			damage(t, filepath.Join(s.store.o.Dir, path(proofID(r))))
+			e, content, err := s.Open(t.Context(), proofID(r))
+			require.NoError(t, err)
+			got, err := io.ReadAll(content)
+			require.NoError(t, err)
+			require.NoError(t, content.Close())
+			require.Equal(t, string(want), string(got))
+			require.Equal(t, proofID(r), e.ID)
+			require.EqualValues(t, len(want), e.Size)
+		})
+	}
 }
 
 // wrong is a ledger whose records changed, or that cannot be read.

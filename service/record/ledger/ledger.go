@@ -52,12 +52,13 @@ type Ledger interface {
 	// ErrLive.
 	Delete(ctx context.Context, id string, at time.Time) error
 
-	// Get returns what is recorded of a task, whatever its state.
+	// Get returns what is recorded of a task, whatever its state. ErrDamaged.
 	Get(ctx context.Context, id string) (task.Record, bool, error)
-	// List returns at most limit finished tasks, the last to finish first, without the text of their transcripts. An empty
+	// List returns at most limit finished tasks, the last to be accepted first (by sequence number, since clocks are set), without the text of their transcripts. An empty
 	// state means all three.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
-	// Live returns the tasks without an outcome, whoever holds them, in the order of Claim.
+	// Live returns the tasks without an outcome, whoever holds them, in the order of Claim. In Live, List and Claim a damaged task has an Err that
+	// says so, and little else.
 	Live(ctx context.Context) ([]task.Record, error)
 	// Proven returns the task whose proof bundle has this SHA-256.
 	Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error)
@@ -95,6 +96,8 @@ var (
 	ErrEnded = errors.New("the ledger has another outcome of this task")
 	// ErrLive: the task has no outcome yet.
 	ErrLive = errors.New("the ledger has no outcome of this task yet")
+	// ErrDamaged: what is recorded of the task is not what was recorded. Such an error is a *task.Error, INTERNAL, that says what to do.
+	ErrDamaged = errors.New("the ledger's entry is damaged")
 	// ErrFenced: another daemon has claimed the task since.
 	ErrFenced = errors.New("another orchestrator has claimed this task")
 	// ErrClosed: the ledger is closed.

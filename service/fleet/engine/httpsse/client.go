@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -66,7 +67,7 @@ func New(o Options) *Client {
 	network := o.Network
 	if network == nil {
 		network = &Network{Dial: dial, Transport: &http.Transport{
-			DialContext:         dialer.DialContext, // and no proxy, see dial
+			DialContext:         connect, // and no proxy, see dial
 			TLSClientConfig:     o.TLS.Clone(),
 			TLSHandshakeTimeout: handshakeTimeout,
 			MaxIdleConnsPerHost: 64,
@@ -254,9 +255,12 @@ func (c *Client) Broken(ctx context.Context, err error) error {
 	return c.Reset(err)
 }
 
-// Reset is WORKER_RESET, retriable, because of err.
+// Reset is WORKER_RESET, retriable, because of err. A shortage of our own is no failure of the engine (LO-839).
 func (c *Client) Reset(err error) error {
 	e := task.Errorf(task.WorkerReset, "the engine failed or its connection broke; send the task again").Because(err).Retry(0)
+	if spare.Short(err) {
+		e = task.Errorf(task.WorkerReset, "the orchestrator has not enough file descriptors or memory to reach the engine; send the task again later").Because(err).Retry(time.Second)
+	}
 	e.Engine = c.engine
 	return e
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/nowait"
+	"github.com/llama-orch/llama-orch/service/spare"
 )
 
 const (
@@ -300,5 +301,10 @@ func dial(ctx context.Context, to *url.URL) (net.Conn, error) {
 	if port == "" {
 		port = to.Scheme // is the port's name, too
 	}
-	return dialer.DialContext(ctx, "tcp", net.JoinHostPort(to.Hostname(), port))
+	return connect(ctx, "tcp", net.JoinHostPort(to.Hostname(), port))
+}
+
+// connect takes a descriptor of the reserve where there is no other.
+func connect(ctx context.Context, network, address string) (net.Conn, error) {
+	return spare.Get(func() (net.Conn, error) { return dialer.DialContext(ctx, network, address) })
 }

@@ -283,7 +283,7 @@ func (m *Memory) List(ctx context.Context, state task.State, limit int) (found [
 		}
 	}
 	slices.SortFunc(found, func(a, b task.Record) int {
-		return cmp.Or(b.FinishedAt.Compare(a.FinishedAt), cmp.Compare(b.Task.Seq, a.Task.Seq))
+		return cmp.Compare(b.Task.Seq, a.Task.Seq)
 	})
 	return append([]task.Record(nil), found[:min(limit, len(found))]...), nil
 }

@@ -65,7 +65,7 @@ func Ended(t task.Task, state task.State, tokens ...string) task.Record {
 // Session is a session with no turn yet.
 func Session(id string) task.Session {
 	return task.Session{
-		ID: id, CreatedAt: Epoch, TTL: time.Minute, MaxTurns: 8, Budget: task.Amount{Tokens: 100, Time: time.Second, Cost: 5},
+		ID: id, CreatedAt: Epoch, TTL: time.Minute, MaxTurns: 8, Explicit: true, Budget: task.Amount{Tokens: 100, Time: time.Second, Cost: 5},
 	}
 }
 
@@ -75,6 +75,7 @@ func Full(state task.State) task.Record {
 	n := 0
 	populate(reflect.ValueOf(&r).Elem(), &n)
 	r.State, r.Transcript = state, task.Transcript{Text: "a\x00ü" + strings.Repeat("x", 300), Ends: []int{2, 2, 4, 304}}
+	r.End.Receipt.TranscriptSHA256 = r.Transcript.Digest()
 	if state == task.Completed {
 		r.Err = nil
 	} else {

@@ -4,8 +4,6 @@ package sqlite
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -37,9 +35,12 @@ func (r *Reader) Check(ctx context.Context) (Report, error) {
 	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
 	err = each(rows, err, func(w row) error {
 		report.States[w.r.State]++
-		record, err := w.record()
+		record, err := w.whole()
 		if err == nil {
-			err = verify(record)
+			err = bundled(record)
+		}
+		if e, ok := errors.AsType[*task.Error](err); ok {
+			err = e.Err
 		}
 		switch {
 		case err != nil && len(report.Problems) < maxProblems:
@@ -91,11 +92,15 @@ func verify(r task.Record) error {
 		return fmt.Errorf("the transcript of task %s is longer or shorter than its tokens", r.Task.ID)
 	}
 	if r.End != nil {
-		sum := sha256.Sum256([]byte(r.Transcript.Text))
-		if got := hex.EncodeToString(sum[:]); got != r.End.Receipt.TranscriptSHA256 {
+		if got := r.Transcript.Digest(); got != r.End.Receipt.TranscriptSHA256 {
 			return fmt.Errorf("the transcript of task %s has the SHA-256 %s, and its receipt says %s", r.Task.ID, got, r.End.Receipt.TranscriptSHA256)
 		}
 	}
+	return nil
+}
+
+// bundled returns what is wrong with a task's proof bundle, or nil.
+func bundled(r task.Record) error {
 	if _, err := bundle.Text(r); err != nil && !errors.Is(err, bundle.ErrNone) {
 		return err
 	}

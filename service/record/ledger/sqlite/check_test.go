@@ -49,7 +49,9 @@ func TestCheckFindsWhatIsNotAsReceiptsSay(t *testing.T) {
 		"task-10":              "DELETE FROM request WHERE seq = 10",
 		"no outcome, or two":   "UPDATE task SET outcome = '{}' WHERE seq = 12",
 		"of task task-14 has":  "DELETE FROM transcript WHERE seq = 14",
-		"body_sha256":          "UPDATE request SET task = json_set(task, '$.request.body_sha256', 'abc') WHERE seq = 16",
+		"body_sha256":          "UPDATE request SET sum = NULL, task = json_set(task, '$.request.body_sha256', 'abc') WHERE seq = 16",
+		"what was asked":       "UPDATE request SET task = json_set(task, '$.request.prompt', 'abc') WHERE seq = 20",
+		"how it ended":         "UPDATE task SET sealed_at = '0-00000000' WHERE seq = 22",
 		"unexpected end of JS": "UPDATE task SET outcome = '' WHERE seq = 18",
 	} {
 		damaged := filepath.Join(t.TempDir(), FileName)

@@ -77,7 +77,7 @@ func (w *writer) delete(id string, at time.Time) error {
 	case found.deleted.Valid && damage == nil:
 		return nil
 	}
-	record = readable(record.Erased(at))
+	record = named(record.Erased(at))
 	body, err := encodeTask(record.Task)
 	if err != nil {
 		return err
@@ -92,7 +92,7 @@ func (w *writer) delete(id string, at time.Time) error {
 	}{
 		{`DELETE FROM transcript WHERE seq = ?`, []any{found.seq}},
 		{`DELETE FROM request WHERE seq = ?`, []any{found.seq}},
-		{`INSERT INTO request (seq, task) VALUES (?, ?)`, []any{found.seq, string(body)}},
+		{`INSERT INTO request (seq, task, sum) VALUES (?, ?, ?)`, []any{found.seq, string(body), taskSum(record.Task, body)}},
 		{`UPDATE task SET outcome = ?, deleted_ms = ?, fingerprint = NULL, checkpoint_event = NULL, checkpoint_sum = NULL, sealed_at = NULL,
 			last_event_id = NULL, proof_sum = NULL, proof_bytes = NULL, proof_keeps = NULL WHERE seq = ?`, []any{string(outcome), toMS(at), found.seq}},
 		{`INSERT OR IGNORE INTO erasing (one) VALUES (1)`, nil},
@@ -104,8 +104,8 @@ func (w *writer) delete(id string, at time.Time) error {
 	return nil
 }
 
-// readable puts something into the fields that a client needs, where a damaged entry lost them.
-func readable(r task.Record) task.Record {
+// named puts something into the fields that a client needs, where a damaged entry lost them.
+func named(r task.Record) task.Record {
 	t := &r.Task
 	t.Engine, t.Determinism = cmp.Or(t.Engine, "unknown"), cmp.Or(t.Determinism, task.BestEffort)
 	t.Request.ModelRef, t.Request.Workload = cmp.Or(t.Request.ModelRef, "unknown"), cmp.Or(t.Request.Workload, task.Completion)

@@ -59,7 +59,7 @@ func (r *Reader) Export(ctx context.Context, w io.Writer, withText bool) error {
 	out.SetEscapeHTML(false)
 	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
 	return each(rows, err, func(w row) error {
-		record, err := w.record()
+		record, err := w.whole()
 		if err != nil {
 			return err
 		}

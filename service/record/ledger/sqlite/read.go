@@ -65,8 +65,8 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 
 func (r *Reader) prepare(ctx context.Context) error {
 	const (
-		ended  = `SELECT ` + columns + `, x.ends, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
-		newest = ` ORDER BY t.finished_ms DESC, t.seq DESC LIMIT ?`
+		ended  = `SELECT ` + columns + `, x.ends, NULL, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
+		newest = ` ORDER BY t.seq DESC LIMIT ?`
 	)
 	for into, text := range map[**sql.Stmt]string{
 		&r.get:       everything + ` WHERE t.id = ?`,
@@ -86,9 +86,9 @@ func (r *Reader) prepare(ctx context.Context) error {
 	return nil
 }
 
-const liveTasks = `SELECT ` + columns + `, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
+const liveTasks = `SELECT ` + columns + `, NULL, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
 
-const everything = `SELECT ` + columns + `, x.ends, x.text` + withTexts
+const everything = `SELECT ` + columns + `, x.ends, x.text, x.sum` + withTexts
 
 // Close closes the file.
 func (r *Reader) Close() error {
@@ -128,7 +128,7 @@ func one(found *sql.Row) (task.Record, bool, error) {
 	if err != nil {
 		return task.Record{}, false, err
 	}
-	record, err := w.record()
+	record, err := w.whole()
 	return record, err == nil, err
 }
 
@@ -148,11 +148,11 @@ func (r *Reader) Live(ctx context.Context) ([]task.Record, error) {
 	return records(r.live.QueryContext(ctx))
 }
 
+// records returns each task, also a damaged one, which has the damage as its error.
 func records(rows *sql.Rows, err error) (found []task.Record, _ error) {
 	err = each(rows, err, func(w row) error {
-		record, err := w.record()
-		found = append(found, record)
-		return err
+		found = append(found, w.readable())
+		return nil
 	})
 	if err != nil {
 		return nil, err

@@ -211,7 +211,7 @@ func decodeEnds(in []byte) ([]int, error) {
 // columns are the columns of a query for tasks, in the order in which row.into takes them.
 const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
 	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, t.proof_sum, t.proof_bytes,
-	t.proof_keeps, t.deleted_ms, q.task`
+	t.proof_keeps, t.deleted_ms, q.task, q.sum`
 
 // The tables of a query for tasks, without and with transcripts.
 const (
@@ -230,6 +230,7 @@ type row struct {
 	sealed, last         sql.NullString
 	proof                proof
 	outcome, task, ends  []byte
+	requestSum, textSum  []byte
 	text                 sql.NullString
 }
 
@@ -238,7 +239,8 @@ func (w *row) into() []any {
 	return []any{
 		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
 		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome,
-		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.deleted, &w.task, &w.ends, &w.text,
+		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.deleted, &w.task, &w.requestSum,
+		&w.ends, &w.text, &w.textSum,
 	}
 }
 
@@ -252,7 +254,10 @@ func (w *row) record() (task.Record, error) {
 	copy(r.Checkpoint.Sum[:], w.sum)
 	r.Proof = w.proof.record()
 	r.Transcript.Text = w.text.String
-	err := decodeTask(w.task, &r.Task)
+	err := w.intact()
+	if err == nil {
+		err = decodeTask(w.task, &r.Task)
+	}
 	if err == nil && w.outcome != nil {
 		err = decodeOutcome(w.outcome, &r)
 	}
@@ -266,7 +271,7 @@ func (w *row) record() (task.Record, error) {
 		r.Deleted.At = fromMS(w.deleted)
 	}
 	if err != nil {
-		return r, fmt.Errorf("the ledger's entry of task %.128q is damaged: %w; `orchestratord ledger check` says more", r.Task.ID, err)
+		return r, damage(r.Task.ID, err)
 	}
 	return r, nil
 }

@@ -90,6 +90,16 @@ CREATE INDEX task_live ON task (seq) WHERE finished_ms IS NULL;
 ALTER TABLE task ADD COLUMN deleted_ms INTEGER; -- when its text was deleted
 -- It has a row while something that was deleted may still be in the file.
 CREATE TABLE erasing (one INTEGER PRIMARY KEY CHECK (one = 1)) STRICT;
+`, `
+-- SHA-256 of what was written of a task when it was accepted, and when it ended; NULL in what an earlier version wrote.
+ALTER TABLE request ADD COLUMN sum BLOB;
+ALTER TABLE transcript ADD COLUMN sum BLOB;
+`, `
+ALTER TABLE session ADD COLUMN explicit INTEGER NOT NULL DEFAULT 0; -- 1: no task began it
+-- Lists are in the order of acceptance, and the sweep takes the tasks in that of their ends.
+DROP INDEX task_finished;
+CREATE INDEX task_finished ON task (finished_ms, seq) WHERE finished_ms IS NOT NULL;
+CREATE INDEX task_listed ON task (state, seq) WHERE finished_ms IS NOT NULL;
 `}
 
 // oldest is the first version that the steps can bring up to date.

@@ -16,7 +16,7 @@ import (
 const sessionBytes = 128
 
 const sessionRows = `SELECT id, created_ms, ttl_ms, max_turns, turns, coalesce(pool_id, ''), coalesce(replica_id, ''),
-	budget_tokens, budget_time_ms, budget_cost, spent_tokens, spent_time_ms, spent_cost FROM session ORDER BY created_ms, id`
+	budget_tokens, budget_time_ms, budget_cost, spent_tokens, spent_time_ms, spent_cost, explicit FROM session ORDER BY created_ms, id`
 
 // KeepSession implements ledger.Ledger.
 func (l *Ledger) KeepSession(ctx context.Context, s task.Session) error {
@@ -49,7 +49,7 @@ func (r *Reader) Sessions(ctx context.Context) (found []task.Session, err error)
 		var s task.Session
 		var created, ttl, budget, spent int64
 		if err := rows.Scan(&s.ID, &created, &ttl, &s.MaxTurns, &s.Turns, &s.PoolID, &s.ReplicaID,
-			&s.Budget.Tokens, &budget, &s.Budget.Cost, &s.Spent.Tokens, &spent, &s.Spent.Cost); err != nil {
+			&s.Budget.Tokens, &budget, &s.Budget.Cost, &s.Spent.Tokens, &spent, &s.Spent.Cost, &s.Explicit); err != nil {
 			return nil, fmt.Errorf("read the sessions: %w", err)
 		}
 		s.CreatedAt = fromMS(sql.NullInt64{Int64: created, Valid: true})
@@ -96,7 +96,7 @@ func (w *writer) session(s task.Session) error {
 		}
 	}
 	_, err := w.keepSession.Exec(s.ID, s.CreatedAt.UnixMilli(), s.TTL.Milliseconds(), s.MaxTurns, s.Turns, orNull(s.PoolID), orNull(s.ReplicaID),
-		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost)
+		s.Budget.Tokens, s.Budget.Time.Milliseconds(), s.Budget.Cost, s.Explicit)
 	return err
 }
 

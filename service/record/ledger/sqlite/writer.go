@@ -294,7 +294,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.beginTx:     `BEGIN IMMEDIATE`,
 		&w.commitTx:    `COMMIT`,
 		&w.insertTask:  `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
-		&w.insertBody:  `INSERT INTO request (seq, task) VALUES (?, ?)`,
+		&w.insertBody:  `INSERT INTO request (seq, task, sum) VALUES (?, ?, ?)`,
 		&w.findSeq:     `SELECT id FROM task WHERE seq = ?`,
 		&w.insertClaim: `INSERT INTO claim (owner, claimed_ms) VALUES (?, ?)`,
 		&w.findLive:    liveTasks,
@@ -305,9 +305,9 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
 		&w.endTask: `UPDATE task SET state = ?, replica_id = ?, fingerprint = ?, started_ms = ?, finished_ms = ?, sealed_at = ?,
 			last_event_id = ?, outcome = ?, proof_sum = ?, proof_bytes = ?, proof_keeps = ? WHERE seq = ? AND id = ? AND finished_ms IS NULL`,
-		&w.insertText: `INSERT INTO transcript (seq, ends, text) VALUES (?, ?, ?)`,
+		&w.insertText: `INSERT INTO transcript (seq, ends, text, sum) VALUES (?, ?, ?, ?)`,
 		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
-			spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
+			explicit, spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
 		&w.replaceSession: `DELETE FROM session WHERE id = ? AND created_ms <> ?`,
 		&w.dropSession:    `DELETE FROM session WHERE id = ? AND created_ms = ?`,
 		&w.chargeSession: `UPDATE session SET spent_tokens = spent_tokens + ?, spent_time_ms = spent_time_ms + ?, spent_cost = spent_cost + ?,
@@ -417,7 +417,7 @@ func (w *writer) accept(t task.Task, text func() ([]byte, error)) error {
 		if err != nil {
 			return err
 		}
-		if _, err = w.insertBody.Exec(int64(t.Seq), string(body)); err == nil && t.Session != nil {
+		if _, err = w.insertBody.Exec(int64(t.Seq), string(body), taskSum(t, body)); err == nil && t.Session != nil {
 			err = w.session(*t.Session)
 		}
 		return err
@@ -500,7 +500,9 @@ func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
 	if n, err := done.RowsAffected(); err != nil || n == 0 {
 		return false, err
 	}
-	if _, err = w.insertText.Exec(int64(r.Task.Seq), encodeEnds(r.Transcript.Ends), r.Transcript.Text); err == nil && r.Charge != nil {
+	ends := encodeEnds(r.Transcript.Ends)
+	sum := endSum(int64(r.Task.Seq), r, p, outcome, ends)
+	if _, err = w.insertText.Exec(int64(r.Task.Seq), ends, r.Transcript.Text, sum); err == nil && r.Charge != nil {
 		err = w.charge(*r.Charge, r)
 	}
 	return true, err

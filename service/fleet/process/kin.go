@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package process
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// envMark is in the environment of each worker, and so of all that it starts. Only what has another environment, or another user, gets away.
+const envMark = "LLORCH_WORKER_OF"
+
+// marks are of the form that a Launcher gives them: its own name, which is new with each, a dot, and a number.
+var marks = regexp.MustCompile(`^[A-Z2-7]{26}\.[0-9]{1,19}$`)
+
+const (
+	endWithin = 5 * time.Second // bounds the hunt for processes that start others as fast as they are ended
+	endEvery  = 5 * time.Millisecond
+)
+
+// endMarked ends every process whose mark begins like that, and returns their pids. A whole mark ends in a zero byte.
+func endMarked(mark string) (ended []int) {
+	for begun := time.Now(); time.Since(begun) < endWithin; time.Sleep(endEvery) {
+		found := false
+		dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
+		for _, dir := range dirs {
+			if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && pid != os.Getpid() && endIfMarked(pid, mark) {
+				found, ended = true, append(ended, pid)
+			}
+		}
+		if !found {
+			break
+		}
+	}
+	return ended
+}
+
+func endIfMarked(pid int, mark string) bool {
+	if !isMarked(pid, mark) {
+		return false
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = unix.Close(fd) }()
+	// Whoever has the pid now is who gets the signal.
+	return isMarked(pid, mark) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+}
+
+// isMarked looks into a process's environment. That of a process that has ended is empty, and that of another user's cannot be read.
+func isMarked(pid int, mark string) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+envMark+"="+mark))
+}
+
+// origin names a process for as long as the machine runs. The pid alone would not do, because another process may have been given it since.
+type origin struct {
+	PID   int    `json:"pid"`
+	Start uint64 `json:"start"` // in clock ticks since boot, as in /proc/<pid>/stat
+}
+
+func ownOrigin() (o origin, err error) {
+	o.PID = os.Getpid()
+	o.Start, err = startTime(o.PID)
+	return o, err
+}
+
+// lives reports whether the process is there, and has not ended.
+func (o origin) lives() bool {
+	start, state, err := stat(o.PID)
+	return err == nil && start == o.Start && state != "Z" && state != "X"
+}
+
+// errOthers is why a run folder is not taken.
+func errOthers(path string, other origin) error {
+	return fmt.Errorf("another orchestratord, with the pid %d, has workers by the folder %s: stop it, or give this one a data_dir of its own", other.PID, path)
+}
+
+var errMark = errors.New("its mark is not one of ours")
