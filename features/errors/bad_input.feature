@@ -104,9 +104,9 @@ Feature: Bad input
     And the daemon still serves
 
   @OC-CTRL-2030
-  Scenario: A prompt over the contract's limit in a body within it
+  Scenario: A prompt over its own limit in a body within the body's
     When I post 1100000 bytes to "/v1/tasks"
-    Then the answer is 400 INVALID_PARAMS
+    Then the answer is 413 TOO_LARGE
     And its message says "1048576"
 
   @OC-CTRL-2030
@@ -171,7 +171,7 @@ Feature: Bad input
     Examples:
       | method | path                | allowed     |
       | DELETE | /v1/tasks           | GET, HEAD, OPTIONS, POST |
-      | PUT    | /v1/tasks/x         | GET, HEAD, OPTIONS |
+      | PUT    | /v1/tasks/x         | DELETE, GET, HEAD, OPTIONS |
       | GET    | /v1/tasks/x/cancel  | OPTIONS, POST |
       | POST   | /v1/tasks/x/stream  | GET, HEAD, OPTIONS |
       | POST   | /healthz            | GET, HEAD, OPTIONS |
