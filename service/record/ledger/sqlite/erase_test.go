@@ -159,6 +159,7 @@ func TestADeletionWaitsForReaders(t *testing.T) {
 	require.NotNil(t, get(t, l, r.Task.ID).Deleted, "it is deleted, but its words may still be in a file")
 	accept(t, l, 3) // others do not wait for it
 	require.NoError(t, rows.Close())
+	require.NoError(t, rows.Err())
 	require.NoError(t, l.Delete(t.Context(), r.Task.ID, epoch))
 	requireGone(t, l.o.Path, r)
 }
