@@ -43,7 +43,7 @@ func (c *Config) size(ps *problems, p *Pool, path string) {
 		where := at(fmt.Sprintf("provisioning.args[%d]", i))
 		if n, err := strconv.Atoi(value); err != nil {
 			ps.add(where, fmt.Sprintf("%s takes a whole number, not %q", name, task.Clip(value, maxQuote)), "write it as the next argument")
-		} else if !(allowed.least <= n && n <= allowed.most) && (n != allowed.also || !allowed.has) {
+		} else if (n < allowed.least || n > allowed.most) && (n != allowed.also || !allowed.has) {
 			ps.add(where, fmt.Sprintf("%s is %d, and has to be from %d to %d", name, n, allowed.least, allowed.most), "correct it, or leave it out for the engine's own figure")
 		}
 	}
