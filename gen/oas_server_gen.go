@@ -300,7 +300,8 @@ type TasksHandler interface {
 	// `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 	// it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
 	// nothing: 204, at which a browser's `EventSource` stops. If the server's log holds other bytes than
-	// the client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment
+	// the client saw, the stream is one `error` with code `WORKER_RESET`. It is no event of the log: its
+	// id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 	// line now and then.
 	//
 	// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
