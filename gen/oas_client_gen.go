@@ -44,21 +44,20 @@ type ArtifactsInvoker interface {
 	CreateArtifact(ctx context.Context, request *ArtifactRequest) (*ArtifactHeaders, error)
 	// GetArtifact invokes getArtifact operation.
 	//
-	// One artifact's entry.
+	// What it is, and where its bytes are.
 	//
 	// GET /v1/artifacts/{id}
 	GetArtifact(ctx context.Context, params GetArtifactParams) (*GetArtifactOKHeaders, error)
 	// GetArtifactContent invokes getArtifactContent operation.
 	//
-	// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
-	// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
-	// envelope and `INVALID_PARAMS`.
+	// Ranges and conditions work as in RFC 9110; the `ETag` is the artifact's id. The media type is the
+	// artifact's own, or `multipart/byteranges` where more than one range is asked for.
 	//
 	// GET /v1/artifacts/{id}/content
 	GetArtifactContent(ctx context.Context, params GetArtifactContentParams) (GetArtifactContentRes, error)
 	// ListArtifacts invokes listArtifacts operation.
 	//
-	// Artifacts, newest first.
+	// Only their entries. Their bytes are at each one's `url`.
 	//
 	// GET /v1/artifacts
 	ListArtifacts(ctx context.Context, params ListArtifactsParams) (*ArtifactListHeaders, error)
@@ -86,19 +85,19 @@ type CatalogInvoker interface {
 	DeleteModel(ctx context.Context, params DeleteModelParams) (*Done, error)
 	// GetModel invokes getModel operation.
 	//
-	// One model.
+	// How far its fetch is, or what is known of its file.
 	//
 	// GET /v1/catalog/models/{id}
 	GetModel(ctx context.Context, params GetModelParams) (*GetModelOKHeaders, error)
 	// ListEngines invokes listEngines operation.
 	//
-	// The engines that were prepared.
+	// With the version, how each came here, and its digest.
 	//
 	// GET /v1/catalog/engines
 	ListEngines(ctx context.Context) (*EngineListHeaders, error)
 	// ListModels invokes listModels operation.
 	//
-	// The models of the catalog.
+	// Those that are there, those on their way, and those that failed.
 	//
 	// GET /v1/catalog/models
 	ListModels(ctx context.Context, params ListModelsParams) (*ModelListHeaders, error)
@@ -130,13 +129,14 @@ type ControlInvoker interface {
 	ExplainPlacement(ctx context.Context, request *ExplainRequest) (*ExplanationHeaders, error)
 	// GetCapabilities invokes getCapabilities operation.
 	//
-	// What this server can do.
+	// What a client may ask before it sends a task: the pools, the limits in force, the features, and each
+	// operation.
 	//
 	// GET /v1/capabilities
 	GetCapabilities(ctx context.Context) (*CapabilitiesHeaders, error)
 	// ListGpus invokes listGpus operation.
 	//
-	// The GPUs, and who holds their memory.
+	// What NVML tells, and what is promised to models. Without a usable card `problem` says why.
 	//
 	// GET /v1/gpus
 	ListGpus(ctx context.Context) (*GPUListHeaders, error)
@@ -160,13 +160,13 @@ type ControlInvoker interface {
 type OpsInvoker interface {
 	// GetLiveness invokes getLiveness operation.
 	//
-	// The process is alive.
+	// Answers for as long as the process turns.
 	//
 	// GET /healthz
 	GetLiveness(ctx context.Context) (*HealthHeaders, error)
 	// GetMetrics invokes getMetrics operation.
 	//
-	// Prometheus metrics.
+	// What the server counts and measures, for a scraper.
 	//
 	// GET /metrics
 	GetMetrics(ctx context.Context) (GetMetricsRes, error)
@@ -187,19 +187,19 @@ type OpsInvoker interface {
 type PoolsInvoker interface {
 	// DrainPool invokes drainPool operation.
 	//
-	// Stop a pool taking tasks, and let it finish.
+	// What runs ends, or is cut off at the deadline and waits in line again. Nothing is lost.
 	//
 	// POST /v1/pools/{id}/drain
 	DrainPool(ctx context.Context, request *DrainRequest, params DrainPoolParams) (*DrainStatusHeaders, error)
 	// GetPoolHealth invokes getPoolHealth operation.
 	//
-	// A pool's health.
+	// For each replica its state, its fingerprint, why it failed, and the end of its log.
 	//
 	// GET /v1/pools/{id}/health
 	GetPoolHealth(ctx context.Context, params GetPoolHealthParams) (*PoolHealthHeaders, error)
 	// ListPools invokes listPools operation.
 	//
-	// The pools.
+	// With the figures of their queues, and whether they take tasks.
 	//
 	// GET /v1/pools
 	ListPools(ctx context.Context) (*PoolListHeaders, error)
@@ -254,7 +254,7 @@ type SessionsInvoker interface {
 	DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error)
 	// GetSession invokes getSession operation.
 	//
-	// One session.
+	// Where it ran last, how many turns it has had, and what is left of its budget and its time.
 	//
 	// GET /v1/sessions/{id}
 	GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error)
@@ -292,13 +292,13 @@ type TasksInvoker interface {
 	DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error)
 	// GetTask invokes getTask operation.
 	//
-	// One task.
+	// Its state, and once it has ended its receipt, or its error.
 	//
 	// GET /v1/tasks/{id}
 	GetTask(ctx context.Context, params GetTaskParams) (*TaskStatusHeaders, error)
 	// ListTasks invokes listTasks operation.
 	//
-	// Recent tasks, newest first.
+	// Those of this server that are kept, whoever sent them.
 	//
 	// GET /v1/tasks
 	ListTasks(ctx context.Context, params ListTasksParams) (*TaskListHeaders, error)
@@ -310,11 +310,12 @@ type TasksInvoker interface {
 	// `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 	// it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
 	// nothing: 204, at which a browser's `EventSource` stops. If the server's log holds other bytes than
-	// the client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment
+	// the client saw, the stream is one `error` with code `WORKER_RESET`. It is no event of the log: its
+	// id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 	// line now and then.
 	//
-	// Data by event: `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` → `MetricsEvent`,
-	// `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
+	// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
+	// `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
 	//
 	// GET /v1/tasks/{id}/stream
 	StreamTask(ctx context.Context, params StreamTaskParams) (StreamTaskRes, error)
@@ -1090,7 +1091,7 @@ func (c *Client) sendDeleteTask(ctx context.Context, params DeleteTaskParams) (r
 
 // DrainPool invokes drainPool operation.
 //
-// Stop a pool taking tasks, and let it finish.
+// What runs ends, or is cut off at the deadline and waits in line again. Nothing is lost.
 //
 // POST /v1/pools/{id}/drain
 func (c *Client) DrainPool(ctx context.Context, request *DrainRequest, params DrainPoolParams) (*DrainStatusHeaders, error) {
@@ -1273,7 +1274,7 @@ func (c *Client) sendExplainPlacement(ctx context.Context, request *ExplainReque
 
 // GetArtifact invokes getArtifact operation.
 //
-// One artifact's entry.
+// What it is, and where its bytes are.
 //
 // GET /v1/artifacts/{id}
 func (c *Client) GetArtifact(ctx context.Context, params GetArtifactParams) (*GetArtifactOKHeaders, error) {
@@ -1371,9 +1372,8 @@ func (c *Client) sendGetArtifact(ctx context.Context, params GetArtifactParams) 
 
 // GetArtifactContent invokes getArtifactContent operation.
 //
-// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
-// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
-// envelope and `INVALID_PARAMS`.
+// Ranges and conditions work as in RFC 9110; the `ETag` is the artifact's id. The media type is the
+// artifact's own, or `multipart/byteranges` where more than one range is asked for.
 //
 // GET /v1/artifacts/{id}/content
 func (c *Client) GetArtifactContent(ctx context.Context, params GetArtifactContentParams) (GetArtifactContentRes, error) {
@@ -1464,7 +1464,8 @@ func (c *Client) sendGetArtifactContent(ctx context.Context, params GetArtifactC
 
 // GetCapabilities invokes getCapabilities operation.
 //
-// What this server can do.
+// What a client may ask before it sends a task: the pools, the limits in force, the features, and each
+// operation.
 //
 // GET /v1/capabilities
 func (c *Client) GetCapabilities(ctx context.Context) (*CapabilitiesHeaders, error) {
@@ -1541,7 +1542,7 @@ func (c *Client) sendGetCapabilities(ctx context.Context) (res *CapabilitiesHead
 
 // GetLiveness invokes getLiveness operation.
 //
-// The process is alive.
+// Answers for as long as the process turns.
 //
 // GET /healthz
 func (c *Client) GetLiveness(ctx context.Context) (*HealthHeaders, error) {
@@ -1584,7 +1585,7 @@ func (c *Client) sendGetLiveness(ctx context.Context) (res *HealthHeaders, err e
 
 // GetMetrics invokes getMetrics operation.
 //
-// Prometheus metrics.
+// What the server counts and measures, for a scraper.
 //
 // GET /metrics
 func (c *Client) GetMetrics(ctx context.Context) (GetMetricsRes, error) {
@@ -1653,7 +1654,7 @@ func (c *Client) sendGetMetrics(ctx context.Context) (res GetMetricsRes, err err
 
 // GetModel invokes getModel operation.
 //
-// One model.
+// How far its fetch is, or what is known of its file.
 //
 // GET /v1/catalog/models/{id}
 func (c *Client) GetModel(ctx context.Context, params GetModelParams) (*GetModelOKHeaders, error) {
@@ -1751,7 +1752,7 @@ func (c *Client) sendGetModel(ctx context.Context, params GetModelParams) (res *
 
 // GetPoolHealth invokes getPoolHealth operation.
 //
-// A pool's health.
+// For each replica its state, its fingerprint, why it failed, and the end of its log.
 //
 // GET /v1/pools/{id}/health
 func (c *Client) GetPoolHealth(ctx context.Context, params GetPoolHealthParams) (*PoolHealthHeaders, error) {
@@ -1896,7 +1897,7 @@ func (c *Client) sendGetReadiness(ctx context.Context) (res *HealthHeaders, err 
 
 // GetSession invokes getSession operation.
 //
-// One session.
+// Where it ran last, how many turns it has had, and what is left of its budget and its time.
 //
 // GET /v1/sessions/{id}
 func (c *Client) GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error) {
@@ -1994,7 +1995,7 @@ func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (r
 
 // GetTask invokes getTask operation.
 //
-// One task.
+// Its state, and once it has ended its receipt, or its error.
 //
 // GET /v1/tasks/{id}
 func (c *Client) GetTask(ctx context.Context, params GetTaskParams) (*TaskStatusHeaders, error) {
@@ -2092,7 +2093,7 @@ func (c *Client) sendGetTask(ctx context.Context, params GetTaskParams) (res *Ta
 
 // ListArtifacts invokes listArtifacts operation.
 //
-// Artifacts, newest first.
+// Only their entries. Their bytes are at each one's `url`.
 //
 // GET /v1/artifacts
 func (c *Client) ListArtifacts(ctx context.Context, params ListArtifactsParams) (*ArtifactListHeaders, error) {
@@ -2246,7 +2247,7 @@ func (c *Client) sendListArtifacts(ctx context.Context, params ListArtifactsPara
 
 // ListEngines invokes listEngines operation.
 //
-// The engines that were prepared.
+// With the version, how each came here, and its digest.
 //
 // GET /v1/catalog/engines
 func (c *Client) ListEngines(ctx context.Context) (*EngineListHeaders, error) {
@@ -2323,7 +2324,7 @@ func (c *Client) sendListEngines(ctx context.Context) (res *EngineListHeaders, e
 
 // ListGpus invokes listGpus operation.
 //
-// The GPUs, and who holds their memory.
+// What NVML tells, and what is promised to models. Without a usable card `problem` says why.
 //
 // GET /v1/gpus
 func (c *Client) ListGpus(ctx context.Context) (*GPUListHeaders, error) {
@@ -2400,7 +2401,7 @@ func (c *Client) sendListGpus(ctx context.Context) (res *GPUListHeaders, err err
 
 // ListModels invokes listModels operation.
 //
-// The models of the catalog.
+// Those that are there, those on their way, and those that failed.
 //
 // GET /v1/catalog/models
 func (c *Client) ListModels(ctx context.Context, params ListModelsParams) (*ModelListHeaders, error) {
@@ -2497,7 +2498,7 @@ func (c *Client) sendListModels(ctx context.Context, params ListModelsParams) (r
 
 // ListPools invokes listPools operation.
 //
-// The pools.
+// With the figures of their queues, and whether they take tasks.
 //
 // GET /v1/pools
 func (c *Client) ListPools(ctx context.Context) (*PoolListHeaders, error) {
@@ -2574,7 +2575,7 @@ func (c *Client) sendListPools(ctx context.Context) (res *PoolListHeaders, err e
 
 // ListTasks invokes listTasks operation.
 //
-// Recent tasks, newest first.
+// Those of this server that are kept, whoever sent them.
 //
 // GET /v1/tasks
 func (c *Client) ListTasks(ctx context.Context, params ListTasksParams) (*TaskListHeaders, error) {
@@ -3257,11 +3258,12 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 // `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 // it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
 // nothing: 204, at which a browser's `EventSource` stops. If the server's log holds other bytes than
-// the client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment
+// the client saw, the stream is one `error` with code `WORKER_RESET`. It is no event of the log: its
+// id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 // line now and then.
 //
-// Data by event: `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` → `MetricsEvent`,
-// `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
+// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
+// `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
 //
 // GET /v1/tasks/{id}/stream
 func (c *Client) StreamTask(ctx context.Context, params StreamTaskParams) (StreamTaskRes, error) {

@@ -1180,7 +1180,7 @@ func (s *Server) handleDeleteTaskRequest(args [1]string, argsEscaped bool, w htt
 
 // handleDrainPoolRequest handles drainPool operation.
 //
-// Stop a pool taking tasks, and let it finish.
+// What runs ends, or is cut off at the deadline and waits in line again. Nothing is lost.
 //
 // POST /v1/pools/{id}/drain
 func (s *Server) handleDrainPoolRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -1480,7 +1480,7 @@ func (s *Server) handleExplainPlacementRequest(args [0]string, argsEscaped bool,
 
 // handleGetArtifactRequest handles getArtifact operation.
 //
-// One artifact's entry.
+// What it is, and where its bytes are.
 //
 // GET /v1/artifacts/{id}
 func (s *Server) handleGetArtifactRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -1622,9 +1622,8 @@ func (s *Server) handleGetArtifactRequest(args [1]string, argsEscaped bool, w ht
 
 // handleGetArtifactContentRequest handles getArtifactContent operation.
 //
-// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
-// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
-// envelope and `INVALID_PARAMS`.
+// Ranges and conditions work as in RFC 9110; the `ETag` is the artifact's id. The media type is the
+// artifact's own, or `multipart/byteranges` where more than one range is asked for.
 //
 // GET /v1/artifacts/{id}/content
 func (s *Server) handleGetArtifactContentRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -1756,7 +1755,8 @@ func (s *Server) handleGetArtifactContentRequest(args [1]string, argsEscaped boo
 
 // handleGetCapabilitiesRequest handles getCapabilities operation.
 //
-// What this server can do.
+// What a client may ask before it sends a task: the pools, the limits in force, the features, and each
+// operation.
 //
 // GET /v1/capabilities
 func (s *Server) handleGetCapabilitiesRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -1883,7 +1883,7 @@ func (s *Server) handleGetCapabilitiesRequest(args [0]string, argsEscaped bool, 
 
 // handleGetLivenessRequest handles getLiveness operation.
 //
-// The process is alive.
+// Answers for as long as the process turns.
 //
 // GET /healthz
 func (s *Server) handleGetLivenessRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -1959,7 +1959,7 @@ func (s *Server) handleGetLivenessRequest(args [0]string, argsEscaped bool, w ht
 
 // handleGetMetricsRequest handles getMetrics operation.
 //
-// Prometheus metrics.
+// What the server counts and measures, for a scraper.
 //
 // GET /metrics
 func (s *Server) handleGetMetricsRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2076,7 +2076,7 @@ func (s *Server) handleGetMetricsRequest(args [0]string, argsEscaped bool, w htt
 
 // handleGetModelRequest handles getModel operation.
 //
-// One model.
+// How far its fetch is, or what is known of its file.
 //
 // GET /v1/catalog/models/{id}
 func (s *Server) handleGetModelRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2218,7 +2218,7 @@ func (s *Server) handleGetModelRequest(args [1]string, argsEscaped bool, w http.
 
 // handleGetPoolHealthRequest handles getPoolHealth operation.
 //
-// A pool's health.
+// For each replica its state, its fingerprint, why it failed, and the end of its log.
 //
 // GET /v1/pools/{id}/health
 func (s *Server) handleGetPoolHealthRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2439,7 +2439,7 @@ func (s *Server) handleGetReadinessRequest(args [0]string, argsEscaped bool, w h
 
 // handleGetSessionRequest handles getSession operation.
 //
-// One session.
+// Where it ran last, how many turns it has had, and what is left of its budget and its time.
 //
 // GET /v1/sessions/{id}
 func (s *Server) handleGetSessionRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2581,7 +2581,7 @@ func (s *Server) handleGetSessionRequest(args [1]string, argsEscaped bool, w htt
 
 // handleGetTaskRequest handles getTask operation.
 //
-// One task.
+// Its state, and once it has ended its receipt, or its error.
 //
 // GET /v1/tasks/{id}
 func (s *Server) handleGetTaskRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2723,7 +2723,7 @@ func (s *Server) handleGetTaskRequest(args [1]string, argsEscaped bool, w http.R
 
 // handleListArtifactsRequest handles listArtifacts operation.
 //
-// Artifacts, newest first.
+// Only their entries. Their bytes are at each one's `url`.
 //
 // GET /v1/artifacts
 func (s *Server) handleListArtifactsRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -2877,7 +2877,7 @@ func (s *Server) handleListArtifactsRequest(args [0]string, argsEscaped bool, w 
 
 // handleListEnginesRequest handles listEngines operation.
 //
-// The engines that were prepared.
+// With the version, how each came here, and its digest.
 //
 // GET /v1/catalog/engines
 func (s *Server) handleListEnginesRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -3004,7 +3004,7 @@ func (s *Server) handleListEnginesRequest(args [0]string, argsEscaped bool, w ht
 
 // handleListGpusRequest handles listGpus operation.
 //
-// The GPUs, and who holds their memory.
+// What NVML tells, and what is promised to models. Without a usable card `problem` says why.
 //
 // GET /v1/gpus
 func (s *Server) handleListGpusRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -3131,7 +3131,7 @@ func (s *Server) handleListGpusRequest(args [0]string, argsEscaped bool, w http.
 
 // handleListModelsRequest handles listModels operation.
 //
-// The models of the catalog.
+// Those that are there, those on their way, and those that failed.
 //
 // GET /v1/catalog/models
 func (s *Server) handleListModelsRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -3273,7 +3273,7 @@ func (s *Server) handleListModelsRequest(args [0]string, argsEscaped bool, w htt
 
 // handleListPoolsRequest handles listPools operation.
 //
-// The pools.
+// With the figures of their queues, and whether they take tasks.
 //
 // GET /v1/pools
 func (s *Server) handleListPoolsRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -3400,7 +3400,7 @@ func (s *Server) handleListPoolsRequest(args [0]string, argsEscaped bool, w http
 
 // handleListTasksRequest handles listTasks operation.
 //
-// Recent tasks, newest first.
+// Those of this server that are kept, whoever sent them.
 //
 // GET /v1/tasks
 func (s *Server) handleListTasksRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
@@ -4423,11 +4423,12 @@ func (s *Server) handleSetModelStateRequest(args [1]string, argsEscaped bool, w 
 // `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 // it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
 // nothing: 204, at which a browser's `EventSource` stops. If the server's log holds other bytes than
-// the client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment
+// the client saw, the stream is one `error` with code `WORKER_RESET`. It is no event of the log: its
+// id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 // line now and then.
 //
-// Data by event: `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` → `MetricsEvent`,
-// `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
+// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
+// `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
 //
 // GET /v1/tasks/{id}/stream
 func (s *Server) handleStreamTaskRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {

@@ -2386,8 +2386,26 @@ func (s GetArtifactContentOK) Read(p []byte) (n int, err error) {
 
 // GetArtifactContentOKHeaders wraps GetArtifactContentOK with response headers.
 type GetArtifactContentOKHeaders struct {
+	AcceptRanges   string
+	CacheControl   OptString
+	ETag           string
 	XCorrelationID OptString
 	Response       GetArtifactContentOK
+}
+
+// GetAcceptRanges returns the value of AcceptRanges.
+func (s *GetArtifactContentOKHeaders) GetAcceptRanges() string {
+	return s.AcceptRanges
+}
+
+// GetCacheControl returns the value of CacheControl.
+func (s *GetArtifactContentOKHeaders) GetCacheControl() OptString {
+	return s.CacheControl
+}
+
+// GetETag returns the value of ETag.
+func (s *GetArtifactContentOKHeaders) GetETag() string {
+	return s.ETag
 }
 
 // GetXCorrelationID returns the value of XCorrelationID.
@@ -2398,6 +2416,21 @@ func (s *GetArtifactContentOKHeaders) GetXCorrelationID() OptString {
 // GetResponse returns the value of Response.
 func (s *GetArtifactContentOKHeaders) GetResponse() GetArtifactContentOK {
 	return s.Response
+}
+
+// SetAcceptRanges sets the value of AcceptRanges.
+func (s *GetArtifactContentOKHeaders) SetAcceptRanges(val string) {
+	s.AcceptRanges = val
+}
+
+// SetCacheControl sets the value of CacheControl.
+func (s *GetArtifactContentOKHeaders) SetCacheControl(val OptString) {
+	s.CacheControl = val
+}
+
+// SetETag sets the value of ETag.
+func (s *GetArtifactContentOKHeaders) SetETag(val string) {
+	s.ETag = val
 }
 
 // SetXCorrelationID sets the value of XCorrelationID.
@@ -7362,8 +7395,6 @@ func (s *StreamTaskNoContent) SetXCorrelationID(val OptString) {
 
 func (*StreamTaskNoContent) streamTaskRes() {}
 
-// The `data` of one frame, by the frame's `event`.
-// Ref: #/components/schemas/StreamEvent
 type StreamTaskOK struct {
 	Data io.Reader
 }

@@ -34,21 +34,20 @@ type ArtifactsHandler interface {
 	CreateArtifact(ctx context.Context, req *ArtifactRequest) (*ArtifactHeaders, error)
 	// GetArtifact implements getArtifact operation.
 	//
-	// One artifact's entry.
+	// What it is, and where its bytes are.
 	//
 	// GET /v1/artifacts/{id}
 	GetArtifact(ctx context.Context, params GetArtifactParams) (*GetArtifactOKHeaders, error)
 	// GetArtifactContent implements getArtifactContent operation.
 	//
-	// Ranges, `If-None-Match` and `If-Range` work as in RFC 9110, with answers 206 and 304; the `ETag` is
-	// the artifact's id. A range outside of the bytes is 416 and a failed `If-Match` 412, both with the
-	// envelope and `INVALID_PARAMS`.
+	// Ranges and conditions work as in RFC 9110; the `ETag` is the artifact's id. The media type is the
+	// artifact's own, or `multipart/byteranges` where more than one range is asked for.
 	//
 	// GET /v1/artifacts/{id}/content
 	GetArtifactContent(ctx context.Context, params GetArtifactContentParams, w http.ResponseWriter) error
 	// ListArtifacts implements listArtifacts operation.
 	//
-	// Artifacts, newest first.
+	// Only their entries. Their bytes are at each one's `url`.
 	//
 	// GET /v1/artifacts
 	ListArtifacts(ctx context.Context, params ListArtifactsParams) (*ArtifactListHeaders, error)
@@ -76,19 +75,19 @@ type CatalogHandler interface {
 	DeleteModel(ctx context.Context, params DeleteModelParams) (*Done, error)
 	// GetModel implements getModel operation.
 	//
-	// One model.
+	// How far its fetch is, or what is known of its file.
 	//
 	// GET /v1/catalog/models/{id}
 	GetModel(ctx context.Context, params GetModelParams) (*GetModelOKHeaders, error)
 	// ListEngines implements listEngines operation.
 	//
-	// The engines that were prepared.
+	// With the version, how each came here, and its digest.
 	//
 	// GET /v1/catalog/engines
 	ListEngines(ctx context.Context) (*EngineListHeaders, error)
 	// ListModels implements listModels operation.
 	//
-	// The models of the catalog.
+	// Those that are there, those on their way, and those that failed.
 	//
 	// GET /v1/catalog/models
 	ListModels(ctx context.Context, params ListModelsParams) (*ModelListHeaders, error)
@@ -120,13 +119,14 @@ type ControlHandler interface {
 	ExplainPlacement(ctx context.Context, req *ExplainRequest) (*ExplanationHeaders, error)
 	// GetCapabilities implements getCapabilities operation.
 	//
-	// What this server can do.
+	// What a client may ask before it sends a task: the pools, the limits in force, the features, and each
+	// operation.
 	//
 	// GET /v1/capabilities
 	GetCapabilities(ctx context.Context) (*CapabilitiesHeaders, error)
 	// ListGpus implements listGpus operation.
 	//
-	// The GPUs, and who holds their memory.
+	// What NVML tells, and what is promised to models. Without a usable card `problem` says why.
 	//
 	// GET /v1/gpus
 	ListGpus(ctx context.Context) (*GPUListHeaders, error)
@@ -150,13 +150,13 @@ type ControlHandler interface {
 type OpsHandler interface {
 	// GetLiveness implements getLiveness operation.
 	//
-	// The process is alive.
+	// Answers for as long as the process turns.
 	//
 	// GET /healthz
 	GetLiveness(ctx context.Context) (*HealthHeaders, error)
 	// GetMetrics implements getMetrics operation.
 	//
-	// Prometheus metrics.
+	// What the server counts and measures, for a scraper.
 	//
 	// GET /metrics
 	GetMetrics(ctx context.Context, w http.ResponseWriter) error
@@ -177,19 +177,19 @@ type OpsHandler interface {
 type PoolsHandler interface {
 	// DrainPool implements drainPool operation.
 	//
-	// Stop a pool taking tasks, and let it finish.
+	// What runs ends, or is cut off at the deadline and waits in line again. Nothing is lost.
 	//
 	// POST /v1/pools/{id}/drain
 	DrainPool(ctx context.Context, req *DrainRequest, params DrainPoolParams) (*DrainStatusHeaders, error)
 	// GetPoolHealth implements getPoolHealth operation.
 	//
-	// A pool's health.
+	// For each replica its state, its fingerprint, why it failed, and the end of its log.
 	//
 	// GET /v1/pools/{id}/health
 	GetPoolHealth(ctx context.Context, params GetPoolHealthParams) (*PoolHealthHeaders, error)
 	// ListPools implements listPools operation.
 	//
-	// The pools.
+	// With the figures of their queues, and whether they take tasks.
 	//
 	// GET /v1/pools
 	ListPools(ctx context.Context) (*PoolListHeaders, error)
@@ -244,7 +244,7 @@ type SessionsHandler interface {
 	DeleteSession(ctx context.Context, params DeleteSessionParams) (*Done, error)
 	// GetSession implements getSession operation.
 	//
-	// One session.
+	// Where it ran last, how many turns it has had, and what is left of its budget and its time.
 	//
 	// GET /v1/sessions/{id}
 	GetSession(ctx context.Context, params GetSessionParams) (*GetSessionOKHeaders, error)
@@ -282,13 +282,13 @@ type TasksHandler interface {
 	DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error)
 	// GetTask implements getTask operation.
 	//
-	// One task.
+	// Its state, and once it has ended its receipt, or its error.
 	//
 	// GET /v1/tasks/{id}
 	GetTask(ctx context.Context, params GetTaskParams) (*TaskStatusHeaders, error)
 	// ListTasks implements listTasks operation.
 	//
-	// Recent tasks, newest first.
+	// Those of this server that are kept, whoever sent them.
 	//
 	// GET /v1/tasks
 	ListTasks(ctx context.Context, params ListTasksParams) (*TaskListHeaders, error)
@@ -300,11 +300,12 @@ type TasksHandler interface {
 	// `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 	// it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
 	// nothing: 204, at which a browser's `EventSource` stops. If the server's log holds other bytes than
-	// the client saw, the stream is one `error` with code `WORKER_RESET`. An idle stream gets a comment
+	// the client saw, the stream is one `error` with code `WORKER_RESET`. It is no event of the log: its
+	// id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 	// line now and then.
 	//
-	// Data by event: `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` → `MetricsEvent`,
-	// `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
+	// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
+	// `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
 	//
 	// GET /v1/tasks/{id}/stream
 	StreamTask(ctx context.Context, params StreamTaskParams, w http.ResponseWriter) error

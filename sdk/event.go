@@ -111,7 +111,7 @@ func newReader(taskID, after string) *reader {
 // read returns nil for a frame that this client does not know. last reports that nothing follows.
 func (r *reader) read(f sse.Event) (e Event, last bool, err error) {
 	frame := Frame{ID: f.ID, Name: f.Type, Data: json.RawMessage(f.Data)}
-	if f.ID != "" {
+	if f.ID != "" && (f.Type != "error" || !strings.HasPrefix(f.ID, asideID)) {
 		if err := r.number(frame); err != nil {
 			return nil, false, err
 		}
@@ -164,10 +164,13 @@ func (r *reader) fails(check Check, id, want, got string) error {
 
 var errUnnumbered = errors.New("it has no id")
 
-// decode turns a frame into a typed event, or into nil if this client does not know it. Only an error may lack its id, although it is a
-// numbered event: that is how the server refuses to resume if its log and the client's differ.
+// asideID begins the id of an error that ends this stream alone, and is no event of the task's log: that is how the server refuses to
+// resume if its log and the client's differ (LO-827).
+const asideID = "999999999999999999-"
+
+// decode turns a frame into a typed event, or into nil if this client does not know it. All but metrics have an id.
 func decode(f Frame) (Event, error) {
-	if f.ID == "" && (f.Name == "started" || f.Name == "token" || f.Name == "end") {
+	if f.ID == "" && (f.Name == "started" || f.Name == "token" || f.Name == "end" || f.Name == "error") {
 		return nil, errUnnumbered
 	}
 	switch f.Name {

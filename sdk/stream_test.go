@@ -274,6 +274,7 @@ func TestMalformedEvents(t *testing.T) {
 	t.Parallel()
 	s := newScript()
 	for name, text := range map[string]string{
+		"no id of error":  s.String() + "event: error\ndata: {\"code\":\"WORKER_RESET\",\"message\":\"m\",\"retriable\":true}\n\n",
 		"no id":           s.String() + "event: token\ndata: {\"t\":\"a\",\"i\":0}\n\n",
 		"an id of words":  s.String() + "id: one\nevent: token\ndata: {\"t\":\"a\",\"i\":0}\n\n",
 		"a negative id":   s.String() + "id: -1-00000000\nevent: token\ndata: {}\n\n",
@@ -357,7 +358,7 @@ func TestAgreesWithTheServersLog(t *testing.T) {
 		if e := (*task.Error)(nil); errors.As(err, &e) {
 			body := fmt.Sprintf(`{"code":%q,"message":%q,"retriable":%t}`, e.Code, e.Message, e.Retriable)
 			if e.Code == task.WorkerReset { // as the service's API does it
-				sendStream(w, "event: error\ndata: "+body+"\n\n")
+				sendStream(w, "id: 999999999999999999-0a1b2c3d\nevent: error\ndata: "+body+"\n\n")
 				return
 			}
 			envelopeAnswer(w, 400, body)

@@ -9,6 +9,7 @@ import (
 	"github.com/magefile/mage/mg"
 
 	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/contract"
 	"github.com/llama-orch/llama-orch/ci/engine"
 	"github.com/llama-orch/llama-orch/ci/pact"
 	"github.com/llama-orch/llama-orch/ci/step"
@@ -23,8 +24,9 @@ var (
 	generated   = step.Step{Name: "generated code", Target: "gen:check", Run: checkGen}
 	unit        = step.Step{Name: "tests", Target: "check:unit", Run: checkUnit}
 	race        = step.Step{Name: "tests, race detector on", Target: "check:race", Run: checkRace}
-	bdd         = step.Step{Name: "BDD features", Target: "check:bdd", Run: checkBDD}
-	pacts       = step.Step{Name: "pacts", Target: "pact", Run: pact.Test}
+	bdd         = step.Step{Name: "BDD features", Target: "check:bdd", Run: contract.Recorded(checkBDD)}
+	pacts       = step.Step{Name: "pacts", Target: "pact", Run: contract.Recorded(pact.Test)}
+	document    = step.Step{Name: "API document", Target: "contract", Run: contract.Test(checkBDD)}
 	metricsLint = step.Step{Name: "metrics contract", Target: "metrics:lint", Run: checkMetrics}
 	smoke       = step.Step{Name: "smoke test on stand-ins", Target: "check:smoke", Run: checkSmoke}
 	determinism = step.Step{Name: "determinism", Target: "determinism", Run: checkDeterminism}
@@ -33,10 +35,10 @@ var (
 )
 
 // The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
-// both: it asks whether the tests have passed.
+// both: it asks whether the tests have passed. What the features and the pacts saw is held against the API's document behind them.
 var (
-	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, metricsLint, smoke, determinism, chaos, traced}
-	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, bdd, determinism, chaos, traced}
+	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, document, metricsLint, smoke, determinism, chaos, traced}
+	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, bdd, document, determinism, chaos, traced}
 )
 
 // Test runs the whole check that gates a change, each part once: links, format, vet, lint, generated code, every test with
@@ -48,6 +50,11 @@ func Test(ctx context.Context) error {
 // Run is the whole check, without its closing line.
 func Run(ctx context.Context) (*tally.Tally, error) {
 	mg.CtxDeps(ctx, engine.Engine.Libs)
+	ctx, done, err := contract.Recording(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	return step.Run(ctx, tally.New(), false, whole...)
 }
 
@@ -57,7 +64,13 @@ type Dev mg.Namespace
 // Loop runs every check, the fastest first, and stops at the first that fails.
 func (Dev) Loop(ctx context.Context) error {
 	mg.CtxDeps(ctx, engine.Engine.Libs)
-	return step.Finish(step.Run(ctx, tally.New(), true, loop...))
+	ctx, done, err := contract.Recording(ctx)
+	if err != nil {
+		return err
+	}
+	t, err := step.Run(ctx, tally.New(), true, loop...)
+	done() // Finish may end the process
+	return step.Finish(t, err)
 }
 
 // Smoke runs the reference box's smoke test (HME-040), which fails where NVML finds no two unequal GPUs.

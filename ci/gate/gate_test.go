@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,6 +32,17 @@ func TestTheDailyLoopHasEveryPartOfTheGate(t *testing.T) {
 func TestTraceabilityComesLast(t *testing.T) {
 	require.Equal(t, traced.Target, whole[len(whole)-1].Target)
 	require.Equal(t, traced.Target, loop[len(loop)-1].Target)
+}
+
+// What the features and the pacts saw is there when it is held against the API's document.
+//
+// LO-845
+func TestTheDocumentIsCheckedBehindTheSuites(t *testing.T) {
+	for _, order := range [][]step.Step{whole, loop} {
+		at := slices.Index(targets(order), document.Target)
+		require.Greater(t, at, slices.Index(targets(order), bdd.Target))
+		require.Greater(t, at, slices.Index(targets(order), pacts.Target))
+	}
 }
 
 // Every package's tests run once in the gate: with all others, or in a suite that runs without the test cache.

@@ -47,8 +47,13 @@ func (Gen) Pacts(ctx context.Context) error {
 }
 
 func generateAPI(ctx context.Context, target string) error {
+	document, err := writeView("contracts/openapi/openapi.yaml")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(document)
 	return command.Run(ctx, "go", "tool", "ogen", "--target", target, "--package", "gen", "--clean",
-		"--config", "contracts/openapi/ogen.yml", "contracts/openapi/openapi.yaml")
+		"--config", "contracts/openapi/ogen.yml", document)
 }
 
 // schema is the config schema as it should be. The generator prints it.

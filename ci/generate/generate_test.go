@@ -17,6 +17,38 @@ func TestWhatIsStaleIsNamed(t *testing.T) {
 	require.Empty(t, differences("gen", want, want))
 }
 
+// ogen sees one error for all, and no answer that handlers write themselves. Everything else stays, in its order.
+//
+// LO-845
+func TestTheGeneratorSeesOneErrorForAll(t *testing.T) {
+	const before = `
+paths:
+  /b:
+    parameters: [{name: id}]
+    get:
+      operationId: read
+      responses:
+        "200": {content: {"*/*": {schema: {type: string}}}}
+        "206": {content: {"*/*": {schema: {type: string}}}}
+        "404": {$ref: "#/components/responses/NotFound"}
+components:
+  responses:
+    NotFound: {description: no}
+  schemas: {z: {type: string}, a: {type: string}}
+`
+	made, err := view([]byte(before))
+	require.NoError(t, err)
+	text := string(made)
+	require.NotContains(t, text, `"206"`)
+	require.NotContains(t, text, `"404"`)
+	require.NotContains(t, text, `*/*`)
+	require.Regexp(t, `(?s)"200": .*application/octet-stream.*default:.*responses/Error`, text)
+	require.Regexp(t, `(?s)NotFound: .*Error:.*schemas: .*z: .*a: `, text)
+
+	_, err = view([]byte("paths: {}"))
+	require.ErrorContains(t, err, "no shared answers")
+}
+
 func TestATreeIsReadWhole(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "in"), 0o755))

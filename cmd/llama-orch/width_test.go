@@ -51,7 +51,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 		for _, width := range []int{60, 80, 110} {
 			shown, stderr, code := onTerminal(t, addr, uint16(width), strings.Fields(args)...)
 			require.Zero(t, code, "%s: %s", args, stderr)
-			for _, line := range strings.Split(shown, "\n") {
+			for line := range strings.SplitSeq(shown, "\n") {
 				if args == "doctor" && !strings.HasPrefix(line, "SELF-TEST") || strings.HasPrefix(line, "  ") || strings.HasPrefix(line, "http") {
 					continue // sentences, which may wrap
 				}

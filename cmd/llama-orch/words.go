@@ -31,10 +31,10 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 	}
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		message, hint = a.inWords(e.Message), a.inWords(e.Hint)
-		switch e.Code {
-		case gen.ErrorCodeMISSINGTOKEN:
+		if e.Code == gen.ErrorCodeMISSINGTOKEN {
 			hint = "export " + tokenEnv + "=TOKEN: the server's"
-		case gen.ErrorCodeBADTOKEN:
+		}
+		if e.Code == gen.ErrorCodeBADTOKEN {
 			hint = "compare " + tokenEnv + " here with the server's"
 		}
 		return message, string(e.Code), hint, e.RetryAfter

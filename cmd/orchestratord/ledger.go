@@ -93,6 +93,9 @@ func printReport(w io.Writer, report sqlite.Report) error {
 	for _, p := range report.Problems {
 		fmt.Fprintf(out, "Damaged: %s\n", p)
 	}
+	for _, lost := range report.Losses {
+		fmt.Fprintf(out, "Lost: %s.\n", lost)
+	}
 	if len(report.Problems) == 0 {
 		fmt.Fprintln(out, "Nothing is damaged.")
 	}

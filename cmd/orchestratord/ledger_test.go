@@ -30,7 +30,7 @@ func output(t *testing.T, args ...string) (string, int) {
 	return string(text), code
 }
 
-// LO-202
+// LO-202, LO-835
 func TestLedgerCommands(t *testing.T) {
 	dir := t.TempDir()
 	config := filepath.Join(t.TempDir(), "c.yaml")
@@ -45,7 +45,7 @@ func TestLedgerCommands(t *testing.T) {
 
 	text, code := output(t, "ledger", "check", "--config", config) // while it is open
 	require.Zero(t, code)
-	require.Equal(t, "Schema 3, 1 tasks: 1 queued 0 running 0 completed 0 failed 0 canceled.\n"+
+	require.Equal(t, "Schema 7, 1 tasks: 1 queued 0 running 0 completed 0 failed 0 canceled.\n"+
 		"0 transcripts match their receipts.\nNothing is damaged.\n", text)
 	text, code = output(t, "ledger", "export", "--data-dir", dir)
 	require.Zero(t, code)
@@ -62,7 +62,19 @@ func TestLedgerCommands(t *testing.T) {
 	text, code = output(t, "ledger", "check", "--data-dir", filepath.Dir(copied))
 	require.Zero(t, code)
 	require.Contains(t, text, "1 queued")
+	require.NoError(t, l.Accept(t.Context(), task.Task{ID: "two", Seq: 2, AcceptedAt: time.Now()}))
 	require.NoError(t, l.Close())
+
+	older, err := os.ReadFile(copied)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, older, 0o600))
+	l, err = sqlite.Open(sqlite.Options{Path: path})
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	text, code = output(t, "ledger", "check", "--data-dir", dir)
+	require.Zero(t, code, "what is there is whole")
+	require.Contains(t, text, "Lost: the last commits are missing (1), ")
+	require.Contains(t, text, "Nothing is damaged.\n")
 
 	require.NoError(t, os.WriteFile(path, []byte(strings.Repeat("noise", 1000)), 0o600))
 	for _, command := range []string{"check", "export"} {

@@ -103,10 +103,10 @@ Feature: Bad input
     And its message says "4194304 bytes"
     And the daemon still serves
 
-  @OC-CTRL-2030
-  Scenario: A prompt over the contract's limit in a body within it
+  @OC-CTRL-2030 @LO-848
+  Scenario: A prompt over the limit in a body within it
     When I post 1100000 bytes to "/v1/tasks"
-    Then the answer is 400 INVALID_PARAMS
+    Then the answer is 413 TOO_LARGE
     And its message says "1048576"
 
   @OC-CTRL-2030
@@ -171,7 +171,7 @@ Feature: Bad input
     Examples:
       | method | path                | allowed     |
       | DELETE | /v1/tasks           | GET, HEAD, OPTIONS, POST |
-      | PUT    | /v1/tasks/x         | GET, HEAD, OPTIONS |
+      | PUT    | /v1/tasks/x         | DELETE, GET, HEAD, OPTIONS |
       | GET    | /v1/tasks/x/cancel  | OPTIONS, POST |
       | POST   | /v1/tasks/x/stream  | GET, HEAD, OPTIONS |
       | POST   | /healthz            | GET, HEAD, OPTIONS |

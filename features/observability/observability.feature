@@ -149,7 +149,7 @@ Feature: What the operator sees
       | /v1/capabilities   | 200    |
       | /v1/tasks          | 200    |
       | /v1/tasks/none     | 404    |
-      | /v1/tasks?x=1      | 400    |
+      | /v1/tasks?limit=x  | 400    |
       | /v1/catalog/models | 200    |
       | /v1/sessions/none  | 400    |
       | /nowhere           | 404    |

@@ -4,6 +4,7 @@ package abuse_test
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/tape"
 	"github.com/llama-orch/llama-orch/harness/watch"
 	"github.com/llama-orch/llama-orch/sdk"
 )
@@ -61,7 +63,7 @@ pools:`+pools), 0o600))
 	d, err := daemon.Start(t.Context(), l, daemon.Options{Config: config, Options: process.Options{Exe: exe, Args: append([]string{"--no-self-test"}, args...), Env: process.Env(dir, env)}})
 	require.NoError(t, err)
 	t.Cleanup(d.Kill)
-	c, err := sdk.New(sdk.Options{Addr: d.URL})
+	c, err := sdk.New(sdk.Options{Addr: d.URL, HTTPClient: &http.Client{Transport: tape.Transport(&http.Transport{})}})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return d, c

@@ -22,6 +22,7 @@ import (
 	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/tape"
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
@@ -216,7 +217,7 @@ func eventSources(t *testing.T, exe string) {
 		if len(header) > 0 {
 			req.Header["Last-Event-Id"] = header
 		}
-		res, err := http.DefaultClient.Do(req)
+		res, err := (&http.Client{Transport: tape.Transport(http.DefaultTransport)}).Do(req)
 		require.NoError(t, err)
 		defer res.Body.Close()
 		var ids []string
@@ -244,6 +245,7 @@ func eventSources(t *testing.T, exe string) {
 		{"an empty query is none", "?after=", nil, 200, all},
 		{"the terminal event", "?after=" + all[0], []string{last}, 204, nil},
 		{"the terminal event, in the address", "?after=" + last, nil, 204, nil},
+		{"the id of an error that was this stream's alone", "?after=" + all[0], []string{"999999999999999999-00000000"}, 204, nil},
 		{"beyond the log", "", []string{"99-00000000"}, 400, nil},
 		{"no id", "", []string{"x"}, 400, nil},
 	} {
@@ -253,6 +255,12 @@ func eventSources(t *testing.T, exe string) {
 			require.Equal(t, c.ids, ids)
 		})
 	}
+	status, ids := stream("", "1-00000000") // a client that holds other bytes
+	require.Equal(t, http.StatusOK, status)
+	require.Len(t, ids, 1, "an error without an id would be asked for again, for ever")
+	status, ids = stream("?after="+all[0], ids[0])
+	require.Equal(t, http.StatusNoContent, status)
+	require.Empty(t, ids)
 }
 
 // What counts as this machine.

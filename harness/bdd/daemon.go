@@ -14,6 +14,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/tape"
 )
 
 // row is one setting of a config file: a name and its value in YAML.
@@ -143,7 +144,7 @@ func (l *lab) startDaemon(s *setup) (*server, error) {
 	l.logs.watch(d, s.env["LLORCH_API_TOKEN"])
 	return &server{
 		Daemon: d, token: s.env["LLORCH_API_TOKEN"],
-		client: &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 4}},
+		client: &http.Client{Transport: tape.Transport(&http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 4})},
 	}, nil
 }
 

@@ -108,8 +108,12 @@ func (s *stream) take(e event) (err error) {
 			return errors.New("a metrics frame came before `started`")
 		}
 		err = checkMetrics(e.Data)
-	case e.ID == "" && e.Name == "error" && last.Name == "" && len(s.prior) > 0 && !refused:
+	case e.Aside() && last.Name == "" && len(s.prior) > 0 && !refused:
 		s.Update(func() { s.refused = true })
+		sum := sha256.Sum256([]byte("error\n" + e.Data + "\n"))
+		if want := client.AsideID + hex.EncodeToString(sum[:4]); e.ID != want {
+			return fmt.Errorf("the id is %q and should be %q", e.ID, want)
+		}
 		_, err = object(e.Data, []string{"code", "message", "retriable"}, errorFields)
 	default:
 		err = s.numbered(e)

@@ -328,7 +328,7 @@ func seal(t *taskRecord, at string) {
 // ORCH-3051, ORCH-3097
 func TestFilesThatNobodyNeedsAreLeftOver(t *testing.T) {
 	dir := t.TempDir()
-	for _, name := range []string{"lock", "state.db", "state.db-wal", "artifacts/tmp/x"} {
+	for _, name := range []string{"lock", "state.db", "state.db-tip", "state.db-wal", "artifacts/tmp/x"} {
 		require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700))
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 	}

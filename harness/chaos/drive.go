@@ -229,7 +229,7 @@ func (r *reader) connect(ctx context.Context, daemon *server, life int) (over bo
 		if err != nil {
 			return false, 10 * time.Millisecond
 		}
-		if e.ID == "" && e.Name == "error" { // of this stream, not of the log
+		if e.Aside() {
 			r.discard("the stream was ended with " + e.Data)
 			return false, 10 * time.Millisecond
 		}

@@ -228,7 +228,7 @@ func decode(text string, into any) error {
 // leftFiles are those in the data folder that a stopped daemon has no use for. No task leaves a file: its proof bundle is a view
 // of the ledger's record.
 func leftFiles(dirs ...string) (left []string) {
-	needed := []string{"lock", "state.db", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "artifacts", "artifacts/sha256", "artifacts/tmp"}
+	needed := []string{"lock", "state.db", "state.db-tip", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "artifacts", "artifacts/sha256", "artifacts/tmp"}
 	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
 			if name, _ := filepath.Rel(dir, path); err == nil && path != dir && !slices.Contains(needed, name) {

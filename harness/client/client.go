@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+
+	"github.com/llama-orch/llama-orch/harness/tape"
 )
 
 // Client talks to one daemon.
@@ -22,7 +24,9 @@ type Client struct {
 
 // New makes a client of the daemon at a base URL. An empty token sends none.
 func New(url, token string) *Client {
-	return &Client{url: url, token: token, http: &http.Client{Transport: &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 4}}}
+	return &Client{url: url, token: token, http: &http.Client{
+		Transport: tape.Transport(&http.Transport{DisableCompression: true, MaxIdleConnsPerHost: 4}),
+	}}
 }
 
 // Close closes idle connections.

@@ -30,6 +30,12 @@ func (e Event) Frame() string {
 // Terminal reports whether no event may follow this one.
 func (e Event) Terminal() bool { return e.Name == "end" || e.Name == "error" }
 
+// AsideID begins the id of an error that ended one stream alone, and not its task.
+const AsideID = "999999999999999999-"
+
+// Aside reports whether an event ended this stream alone, and is not of the task's log (LO-827).
+func (e Event) Aside() bool { return e.Name == "error" && strings.HasPrefix(e.ID, AsideID) }
+
 // Scanner reads frames. It accepts only what the contract allows: whole frames of UTF-8 with id, event and data in this order, each a line that ends
 // with LF, and comments.
 type Scanner struct{ in *bufio.Reader }

@@ -42,7 +42,7 @@ func TestTheReadme(t *testing.T) {
 	require.NoError(t, err)
 
 	// What follows in an answer depends on how the processor rounds. The README's figures are held where it rounds as the one did on which they were made.
-	same := "a6146334" == transcript.FindStringSubmatch(out)[1]
+	same := transcript.FindStringSubmatch(out)[1] == "a6146334"
 	kill := chapter(t, "README.md", "## Kill it and see")
 	script := fenced(t, kill, "bash")
 	out, errs, err = p.paste(t, "api=http://127.0.0.1:8080\nrm() { cp cut.sse kept.sse; command rm \"$@\"; }\n"+script+"wait\n")

@@ -48,7 +48,11 @@ func showTask(name, given, id string, is task.State) exchange {
 }
 
 func listTasks(name string, is task.State, query map[string]string) exchange {
-	e := get(name, stateOf(stateCompleted, "listed"), "/v1/tasks", object{"tasks": matchers.EachLike(status(like("listed"), is), 1)})
+	one := status(like("listed"), is)
+	for _, gone := range []string{"end", "last_event_id"} {
+		delete(one, gone) // a deleted task, which may be in the list, has lost them (LO-832)
+	}
+	e := get(name, stateOf(stateCompleted, "listed"), "/v1/tasks", object{"tasks": matchers.EachLike(one, 1)})
 	e.query = query
 	return e
 }

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/harness/tape"
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
@@ -397,8 +399,12 @@ func TestProvider(t *testing.T) {
 			o := start(t)
 			seeder := httptest.NewServer(o)
 			defer seeder.Close()
+			to, err := url.Parse(o.addr)
+			require.NoError(t, err)
+			recorded := httptest.NewServer(tape.Proxy(to))
+			defer recorded.Close()
 			require.NoError(t, provider.NewVerifier().VerifyProvider(t, provider.VerifyRequest{
-				Provider: providerName, ProviderBaseURL: o.addr, PactFiles: []string{file}, ProviderStatesSetupURL: seeder.URL,
+				Provider: providerName, ProviderBaseURL: recorded.URL, PactFiles: []string{file}, ProviderStatesSetupURL: seeder.URL,
 				RequestTimeout: time.Minute, FailIfNoPactsFound: true, DisableColoredOutput: true,
 			}))
 		})

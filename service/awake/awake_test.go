@@ -5,6 +5,7 @@ package awake
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,9 +45,14 @@ func TestTimeInWhichTheProcessDidNotRunDoesNotCount(t *testing.T) {
 		came := make(chan struct{}, 1)
 		timer := AfterFunc(8*time.Second, func() { came <- struct{}{} })
 		defer timer.Stop()
+		left := func() time.Duration {
+			timer.mu.Lock()
+			defer timer.mu.Unlock()
+			return timer.left
+		}
 		time.Sleep(7*time.Second + 1)
 		synctest.Wait()
-		require.Equal(t, time.Second, timer.left)
+		require.Equal(t, time.Second, left())
 		// A stopped process looks to the timer as if the piece had begun long ago.
 		timer.mu.Lock()
 		timer.begun = timer.begun.Add(-time.Hour)
@@ -54,7 +60,7 @@ func TestTimeInWhichTheProcessDidNotRunDoesNotCount(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Empty(t, came)
-		require.Equal(t, time.Second, timer.left)
+		require.Equal(t, time.Second, left())
 		time.Sleep(time.Second)
 		synctest.Wait()
 		require.Len(t, came, 1)
@@ -82,8 +88,9 @@ func TestAContextEndsWithItsCause(t *testing.T) {
 func TestAtCountsSleep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begun, came := time.Now(), make(chan time.Duration, 1)
-		asleep := time.Duration(0)
-		uptime := func() time.Duration { return time.Since(begun) + asleep }
+		since := begun
+		var asleep atomic.Int64
+		uptime := func() time.Duration { return time.Since(since) + time.Duration(asleep.Load()) }
 		stop := at(time.Hour, func() { came <- time.Since(begun) }, uptime)
 		require.Equal(t, time.Hour, <-came)
 		stop()
@@ -92,7 +99,7 @@ func TestAtCountsSleep(t *testing.T) {
 		at(time.Hour, func() { came <- time.Since(begun) }, uptime)
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		asleep = 2 * time.Hour
+		asleep.Store(int64(2 * time.Hour))
 		require.LessOrEqual(t, <-came, time.Minute+lookEvery)
 
 		stop = At(time.Hour, func() { came <- 0 })

@@ -228,6 +228,7 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 		c.external(ps, p, path)
 	}
 	c.devices(ps, p, path)
+	c.size(ps, p, path)
 	c.model(ps, p, path)
 }
 

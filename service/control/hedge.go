@@ -64,7 +64,7 @@ func firstAnswer[F, T any](ctx context.Context, a asking, ask func(context.Conte
 		e := engines[0]
 		engines, open = engines[1:], append(open, e)
 		asked.Go(func() {
-			answer, err := ask(ctx, e.(F)) //nolint:errcheck,forcetypeassert // those without the face were left out
+			answer, err := ask(ctx, e.(F)) // those without the face were left out
 			replies <- reply[T]{e, answer, err}
 		})
 		soon.Reset(askNextAfter)

@@ -125,8 +125,7 @@ func (o *Operator) Resume(_ context.Context, id string) (api.StandingView, error
 		e.PoolID = id
 		return api.StandingView{}, e
 	}
-	switch s := o.standing(p); {
-	case s.State == task.PoolDraining, s.State == task.PoolDrained:
+	if s := o.standing(p); s.State == task.PoolDraining || s.State == task.PoolDrained {
 		if err := o.manager.Load(id); err != nil {
 			return api.StandingView{}, err
 		}

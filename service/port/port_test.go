@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -163,8 +164,18 @@ func TestANetworkOfIPv6CountsAsOne(t *testing.T) {
 func TestNetHTTPsOwnRefusalsAreWorded(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
+	var open sync.WaitGroup // net/http lingers for half a second behind a refusal
 	server := &http.Server{
-		ConnContext: Context, ConnState: State, ReadHeaderTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
+		ConnContext: Context, ReadHeaderTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
+		ConnState: func(c net.Conn, s http.ConnState) {
+			State(c, s)
+			switch s {
+			case http.StateNew:
+				open.Add(1)
+			case http.StateClosed:
+				open.Done()
+			}
+		},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			Begun(r.Context())
 			if r.URL.Path == "/400" {
@@ -184,6 +195,7 @@ func TestNetHTTPsOwnRefusalsAreWorded(t *testing.T) {
 		_ = server.Close()
 		bound.Drop()
 		require.ErrorIs(t, <-served, http.ErrServerClosed)
+		open.Wait()
 	})
 	const head = " HTTP/1.1\r\nHost: localhost\r\n"
 	for name, c := range map[string]struct{ text, says string }{

@@ -122,7 +122,10 @@ var table = []action{
 		by(1, `tasks_rejected_total{engine="llamacpp",reason="invalid_params"}`))},
 	{"a pin to a pool that is not ready is refused", refusal("POOL_UNREADY", "haiku", request{"placement": request{"mode": "pin", "pool_id": "gone"}},
 		by(1, `tasks_rejected_total{engine="llamacpp",reason="pool_unready"}`))},
-	{"a body outside of the contract counts nowhere", refusal("INVALID_PARAMS", "haiku", request{"colour": "red"})},
+	{"a body outside of the contract is refused", refusal("INVALID_PARAMS", "haiku", request{"colour": "red"},
+		by(1, `tasks_rejected_total{engine="none",reason="invalid_params"}`))},
+	{"a number of the wrong kind is refused", refusal("INVALID_PARAMS", "haiku", request{"seed": 1.5},
+		by(1, `tasks_rejected_total{engine="none",reason="invalid_params"}`))},
 	{"a task_id with another body is a conflict", func(t *testing.T, b *bench) []metrics.Move {
 		named := completion("interactive", `outcome="placed"`, request{"task_id": "first"})(t, b)
 		b.refused(t, "CONFLICT", "haiku", request{"task_id": "first", "seed": 1})

@@ -205,7 +205,7 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 		e.exitCode, e.signal, e.byUs = death.ExitCode, death.Signal, death.ByUs
 	}
 	found := *why
-	if e.exitCode >= 0 && !e.byUs || errors.Is(why, errExited) { // how it ended is known only now
+	if (e.exitCode >= 0 || e.signal != 0) && !e.byUs || errors.Is(why, errExited) { // how it ended is known only now
 		found.detail, found.err = w.proc.Death().Text, nil
 	}
 	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {

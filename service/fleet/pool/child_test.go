@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime/debug"
 	"slices"
 	"syscall"
 	"testing"
@@ -33,6 +34,8 @@ const asServer = "--as-llama-server"
 type child struct {
 	Crash       string            `json:"crash,omitempty"` // says this on stderr and exits 7, or Code, before it listens
 	Code        int               `json:"code,omitempty"`
+	Signal      syscall.Signal    `json:"signal,omitempty"`       // dies of it where it would listen
+	Trace       string            `json:"trace,omitempty"`        // panics with it, with many goroutines in its trace
 	Silent      bool              `json:"silent,omitempty"`       // never listens
 	IgnoreStdin bool              `json:"ignore_stdin,omitempty"` // lives on at its end
 	IgnoreTerm  bool              `json:"ignore_term,omitempty"`  // ignores SIGTERM, and its stdin's end
@@ -75,6 +78,22 @@ func runChild(model, address string) int {
 	if c.Crash != "" {
 		fmt.Fprintln(os.Stderr, c.Crash)
 		return cmp.Or(c.Code, 7)
+	}
+	if c.Trace != "" {
+		debug.SetTraceback("all")
+		for range 40 {
+			go func() { select {} }()
+		}
+		panic(c.Trace)
+	}
+	if c.Signal != 0 {
+		fmt.Fprintln(os.Stderr, "/src/ggml.c:3412: GGML_ASSERT(n > 0) failed")
+		for i := range 80 {
+			fmt.Fprintln(os.Stderr, "frame", i)
+		}
+		signal.Reset(c.Signal)
+		_ = syscall.Kill(os.Getpid(), c.Signal)
+		select {}
 	}
 	if c.IgnoreTerm {
 		signal.Ignore(syscall.SIGTERM)

@@ -27,7 +27,7 @@ func contained(told func(poolID string), log *zap.Logger) func(string) {
 	return func(poolID string) {
 		defer func() {
 			if p := recover(); p != nil {
-				panicked(p, log.With(zap.String("pool_id", poolID)))
+				_ = panicked(p, log.With(zap.String("pool_id", poolID)))
 			}
 		}()
 		told(poolID)

@@ -20,6 +20,9 @@ import (
 // healthyAfter is how long a worker must be ready before its replica's earlier failures are forgotten.
 const healthyAfter = time.Minute
 
+// deathThroes is how long a worker that failed may take to die by itself, so that how it died is known and not how it was killed.
+const deathThroes = 200 * time.Millisecond
+
 // shortageWait is how long a replica waits at most after a shortage of this process: the next try costs little, and the cause may have gone.
 const shortageWait = 2 * time.Second
 
@@ -300,6 +303,9 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	defer func() {
 		r.abortable(nil)
 		r.current.Store(nil)
+		if why != nil && (why.reason == loadFailed || why.reason == probeFailed) && w.proc != nil {
+			w.proc.Settle(deathThroes)
+		}
 		r.bury(w, why == nil)
 		switch {
 		case why == nil: // errors.Is would take a nil *loss for an error

@@ -73,8 +73,8 @@ func TestAPanicInTheSupervisionIsContained(t *testing.T) {
 	var panics, told atomic.Int32
 	panics.Store(1)
 	kind := llamacpp.Kind()
-	make := kind.New
-	kind.New = func(at engine.Endpoint) engine.Engine { return shaky{make(at), &panics} }
+	fresh := kind.New
+	kind.New = func(at engine.Endpoint) engine.Engine { return shaky{fresh(at), &panics} }
 	b := setup(t, func(_ *bundle, o *pool.Options) {
 		o.Kinds, o.HealthInterval, o.StopGrace = []engine.Kind{kind}, 20*time.Millisecond, time.Millisecond
 		onChange := o.OnChange

@@ -22,6 +22,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/lines"
 	"github.com/llama-orch/llama-orch/service/spare"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // straysWait bounds the wait for the output of a process that has ended: a child that left the group may keep the pipes open.
@@ -76,11 +77,11 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 	}
 	stdout := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
 		proc.hear(line)
-		proc.log.add("stdout", line)
+		proc.log.add("stdout", line, time.Now())
 		log.Debug("worker output", zap.String("stream", "stdout"), zap.String("line", line))
 	}}
 	stderr := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
-		proc.log.add("stderr", line)
+		proc.log.add("stderr", line, time.Now())
 		log.Debug("worker output", zap.String("stream", "stderr"), zap.String("line", line))
 	}}
 	cmd, err := spare.Get(func() (*exec.Cmd, error) { // a command that could not be started is of no use any more
@@ -132,8 +133,18 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 // Announced yields the address that the process said it listens on.
 func (p *Process) Announced() <-chan string { return p.announced }
 
-// Tail returns the last lines of its output, oldest first.
-func (p *Process) Tail() []string { return p.log.tail(tailLines) }
+// Tail returns the last lines of its output, oldest first, and before them the beginning of what it has said since it was last quiet.
+func (p *Process) Tail() []string { return p.log.tail() }
+
+// Settle waits until the process has ended, but no longer than that. One that dies may take a moment.
+func (p *Process) Settle(within time.Duration) {
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-p.ended:
+	case <-timer.C:
+	}
+}
 
 // Death says how the process ended. It may be called once End has returned.
 func (p *Process) Death() Death { return p.death }
@@ -162,15 +173,33 @@ func (p *Process) mourn(state *os.ProcessState, err error) Death {
 		how, death.ExitCode = state.String(), state.ExitCode()
 		if status, ok := state.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			death.Signal = status.Signal()
+			how += ", " + unix.SignalName(death.Signal)
+		} else if name := unix.SignalName(syscall.Signal(death.ExitCode - shellSignal)); name != "" {
+			how += ", as a shell says of " + name
 		}
 	} else if err != nil {
 		how = err.Error()
 	}
 	death.Text = fmt.Sprintf("the worker process ended (%s)", how)
-	if last := p.log.last("stderr", 3); len(last) > 0 {
-		death.Text += "; its last words: " + strings.Join(last, " | ")
+	if told := p.log.cause(); len(told) > 0 {
+		death.Text += "; it said: " + join(told)
+	} else if last := p.log.last("stderr", 3); len(last) > 0 {
+		death.Text += "; its last words: " + join(last)
 	}
 	return death
+}
+
+// shellSignal is what a shell adds to the number of the signal that ended its command.
+const shellSignal = 128
+
+// maxWords bounds what a line of a worker has in the text of its death, in bytes.
+const maxWords = 600
+
+func join(lines []string) string {
+	for i, line := range lines {
+		lines[i] = task.Clip(line, maxWords)
+	}
+	return strings.Join(lines, " | ")
 }
 
 // hear looks for the worker's announcement, {"listening":"127.0.0.1:PORT"}.

@@ -82,6 +82,9 @@ func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, er
 	return admission, nil
 }
 
+// Rejected counts a submit whose request was refused before it was a task: for instance its body does not fit the contract (ORCH-3028).
+func (d *Desk) Rejected(err error) { d.o.Metrics.rejected(task.AsError(err)) }
+
 func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Pool, error) {
 	if err := Check(req, d.o.Limits); err != nil {
 		return task.Admission{}, Pool{}, err

@@ -3,7 +3,6 @@
 package scheduler
 
 import (
-	"encoding/json"
 	"testing"
 	"time"
 
@@ -47,7 +46,7 @@ func TestATaskThatSentNothingMovesFromAWorkerWhoseFilesChanged(t *testing.T) {
 		r.changed()
 		r.must("a", func(t *task.Task) { t.Request.Workload = task.Embedding })
 		require.Contains(t, r.read("a"), "event: end")
-		require.JSONEq(t, `[[1]]`, string(json.RawMessage(r.book.records["a"].End.Result)))
+		require.JSONEq(t, `[[1]]`, string(r.book.records["a"].End.Result))
 		require.Equal(t, "default-1", r.book.records["a"].End.Receipt.ReplicaID)
 	})
 	run(t, 2, nil, func(t *testing.T, r *rig) {

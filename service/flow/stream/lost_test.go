@@ -54,3 +54,22 @@ func TestReadersAheadAreToldOfAStop(t *testing.T) {
 		require.ErrorIs(t, <-ended, ErrDetached)
 	})
 }
+
+// Whatever ends a task with an error, its event is numbered like all others.
+// LO-827, LO-201
+func TestEveryTerminalErrorHasAnID(t *testing.T) {
+	for _, code := range task.Codes() {
+		why := &task.Error{Code: code, Message: "why"}
+		live := New(first(), time.Now)
+		live.Fail(why)
+		live.Publish()
+		for name, log := range map[string]*Log{"live": live, "replayed": Rebuild(first(), task.Record{Err: why})} {
+			s, err := log.Subscribe("", 0)
+			require.NoError(t, err)
+			frames, err := s.Next(t.Context(), nil)
+			require.NoError(t, err)
+			require.Regexp(t, `(^|\n\n)id: 1-[0-9a-f]{8}\nevent: error\ndata: \{"code":"`+string(code)+`"[^\n]*\n\n$`, string(frames), name)
+			s.Close()
+		}
+	}
+}

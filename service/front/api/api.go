@@ -22,6 +22,8 @@ import (
 // Tasks is what the API does with tasks. Errors are *task.Error.
 type Tasks interface {
 	Submit(ctx context.Context, req task.Request) (task.Admission, error)
+	// Rejected counts a submit that was refused because of how it was sent, so that it came to no Submit.
+	Rejected(err error)
 	Get(ctx context.Context, id string) (task.Status, error) // NOT_FOUND
 	// List returns the newest tasks first; an empty state means all.
 	List(ctx context.Context, state task.State, limit int) ([]task.Status, error)

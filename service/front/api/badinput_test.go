@@ -22,39 +22,39 @@ func TestBadBodies(t *testing.T) {
 		`{"model_ref":"haiku","promt":"x"}`:                            `unknown field "promt": did you mean "prompt"?`,
 		`{"model_ref":"haiku","prompt":"x","params":{"temprature":1}}`: `unknown field "params.temprature": did you mean "temperature"?`,
 		`{"model_ref":"haiku","prompt":"x","zzz":1}`:                   `unknown field "zzz": known are ctx, deadline_ms`,
-		`{"prompt":"x"}`:                                                        "`model_ref` is missing: give a string of 1 to 512 characters",
-		`{"model_ref":7,"prompt":"x"}`:                                          "`model_ref` must be a string of 1 to 512 characters, not 7",
-		`{"model_ref":null,"prompt":"x"}`:                                       "`model_ref` must be a string of 1 to 512 characters, not null",
-		`{"model_ref":"haiku","inputs":["a",null]}`:                             "`inputs[1]` must be a string of 1 to 1073741824 characters, not null",
-		`{"model_ref":"haiku","prompt":"x","promt":null}`:                       `unknown field "promt"`,
-		`{"model_ref":"","prompt":"x"}`:                                         "`model_ref` must be a string of 1 to 512 characters, not 0 characters",
-		`{"model_ref":"haiku","prompt":"x","seed":-1}`:                          "`seed` must be an integer from 0 to 4294967294, not -1",
-		`{"model_ref":"haiku","prompt":"x","seed":4294967295}`:                  "`seed` must be an integer from 0 to 4294967294, not 4294967295",
-		`{"model_ref":"haiku","prompt":"x","seed":1e400}`:                       "`seed` must be an integer from 0 to 4294967294, not 1e400",
-		`{"model_ref":"haiku","prompt":"x","seed":1.5}`:                         "`seed` must be an integer from 0 to 4294967294, not 1.5",
-		`{"model_ref":"haiku","prompt":"x","seed":425e-1}`:                      "`seed` must be an integer from 0 to 4294967294, not 425e-1",
-		`{"model_ref":"haiku","prompt":"x","seed":4294967295.0}`:                "`seed` must be an integer from 0 to 4294967294, not 4294967295",
-		`{"model_ref":"haiku","prompt":"x","seed":99999999999999999999}`:        "`seed` must be an integer from 0 to 4294967294, not 99999999999999999999",
-		`{"model_ref":"haiku","prompt":"x","seed":"1"}`:                         "`seed` must be an integer from 0 to 4294967294, not a string",
-		`{"model_ref":"haiku","prompt":"x","max_tokens":0}`:                     "`max_tokens` must be an integer from 1 to 10000000, not 0",
-		`{"model_ref":"haiku","prompt":"x","params":{"top_p":1.1}}`:             "`params.top_p` must be a number from 0 to 1, not 1.1",
-		`{"model_ref":"haiku","prompt":"x","params":{"top_p":1e999}}`:           "`params.top_p` must be a number from 0 to 1, not 1e999",
-		`{"model_ref":"haiku","prompt":"x","params":[]}`:                        "`params` must be an object, not a list",
-		`{"model_ref":"haiku","prompt":"x","priority":"urgent"}`:                "`priority` must be one of interactive, batch, not \"urgent\"",
-		`{"model_ref":"haiku","prompt":"x","task_id":"a b"}`:                    "`task_id` must be a string that matches ^[A-Za-z0-9]",
-		`{"model_ref":"haiku","prompt":"x","session_id":"7"}`:                   "`session_id` must be a UUID, not \"7\"",
-		`{"model_ref":"haiku","messages":[{"role":"wizard","content":"x"}]}`:    "`messages[0].role` must be one of system, user, assistant",
-		`{"model_ref":"haiku","messages":[]}`:                                   "`messages` must be a list of 1 to 65536 items, not 0 items",
-		`{"model_ref":"haiku","inputs":["a",7]}`:                                "`inputs[1]` must be a string of 1 to 1073741824 characters, not 7",
-		`[]`:                                                                    "the body must be an object, not a list",
-		`"x"`:                                                                   "the body must be an object, not a string",
-		`{"model_ref":"haiku","prompt"`:                                         "the body is not valid JSON at byte 29",
-		`{"model_ref":"haiku",}`:                                                "the body is not valid JSON at byte 22",
-		goodBody + `{}`:                                                         "the body is not valid JSON at byte 39",
-		`nonsense`:                                                              "the body is not valid JSON at byte 2",
-		" \n":                                                                   "this call needs a JSON body and has none",
-		"{\"model_ref\":\"haiku\",\"prompt\":\"\xff\"}":                         "the body is not UTF-8",
-		strings.Repeat("[", 20000):                                              "the body is not valid JSON",
+		`{"prompt":"x"}`:                                                     "`model_ref` is missing: give a string of 1 to 512 characters",
+		`{"model_ref":7,"prompt":"x"}`:                                       "`model_ref` must be a string of 1 to 512 characters, not 7",
+		`{"model_ref":null,"prompt":"x"}`:                                    "`model_ref` must be a string of 1 to 512 characters, not null",
+		`{"model_ref":"haiku","inputs":["a",null]}`:                          "`inputs[1]` must be a string of 1 to 1073741824 characters, not null",
+		`{"model_ref":"haiku","prompt":"x","promt":null}`:                    `unknown field "promt"`,
+		`{"model_ref":"","prompt":"x"}`:                                      "`model_ref` must be a string of 1 to 512 characters, not 0 characters",
+		`{"model_ref":"haiku","prompt":"x","seed":-1}`:                       "`seed` must be an integer from 0 to 4294967294, not -1",
+		`{"model_ref":"haiku","prompt":"x","seed":4294967295}`:               "`seed` must be an integer from 0 to 4294967294, not 4294967295",
+		`{"model_ref":"haiku","prompt":"x","seed":1e400}`:                    "`seed` must be an integer from 0 to 4294967294, not 1e400",
+		`{"model_ref":"haiku","prompt":"x","seed":1.5}`:                      "`seed` must be an integer from 0 to 4294967294, not 1.5",
+		`{"model_ref":"haiku","prompt":"x","seed":425e-1}`:                   "`seed` must be an integer from 0 to 4294967294, not 425e-1",
+		`{"model_ref":"haiku","prompt":"x","seed":4294967295.0}`:             "`seed` must be an integer from 0 to 4294967294, not 4294967295",
+		`{"model_ref":"haiku","prompt":"x","seed":99999999999999999999}`:     "`seed` must be an integer from 0 to 4294967294, not 99999999999999999999",
+		`{"model_ref":"haiku","prompt":"x","seed":"1"}`:                      "`seed` must be an integer from 0 to 4294967294, not a string",
+		`{"model_ref":"haiku","prompt":"x","max_tokens":0}`:                  "`max_tokens` must be an integer from 1 to 10000000, not 0",
+		`{"model_ref":"haiku","prompt":"x","params":{"top_p":1.1}}`:          "`params.top_p` must be a number from 0 to 1, not 1.1",
+		`{"model_ref":"haiku","prompt":"x","params":{"top_p":1e999}}`:        "`params.top_p` must be a number from 0 to 1, not 1e999",
+		`{"model_ref":"haiku","prompt":"x","params":[]}`:                     "`params` must be an object, not a list",
+		`{"model_ref":"haiku","prompt":"x","priority":"urgent"}`:             "`priority` must be one of interactive, batch, not \"urgent\"",
+		`{"model_ref":"haiku","prompt":"x","task_id":"a b"}`:                 "`task_id` must be a string that matches ^[A-Za-z0-9]",
+		`{"model_ref":"haiku","prompt":"x","session_id":"7"}`:                "`session_id` must be a UUID, not \"7\"",
+		`{"model_ref":"haiku","messages":[{"role":"wizard","content":"x"}]}`: "`messages[0].role` must be one of system, user, assistant",
+		`{"model_ref":"haiku","messages":[]}`:                                "`messages` must be a list of 1 to 65536 items, not 0 items",
+		`{"model_ref":"haiku","inputs":["a",7]}`:                             "`inputs[1]` must be a string of 1 to 1073741824 characters, not 7",
+		`[]`:                                                                 "the body must be an object, not a list",
+		`"x"`:                                                                "the body must be an object, not a string",
+		`{"model_ref":"haiku","prompt"`:                                      "the body is not valid JSON at byte 29",
+		`{"model_ref":"haiku",}`:                                             "the body is not valid JSON at byte 22",
+		goodBody + `{}`:                                                      "the body is not valid JSON at byte 39",
+		`nonsense`:                                                           "the body is not valid JSON at byte 2",
+		" \n":                                                                "this call needs a JSON body and has none",
+		"{\"model_ref\":\"haiku\",\"prompt\":\"\xff\"}":                      "the body is not UTF-8",
+		strings.Repeat("[", 20000):                                           "the body is not valid JSON",
 	} {
 		name := task.Clip(body, 80)
 		t.Run(name, func(t *testing.T) {
@@ -150,4 +150,24 @@ func FuzzBody(f *testing.F) {
 		require.Equal(t, gen.ErrorCodeINVALIDPARAMS, envelope(t, res).Code)
 		require.Less(t, res.StatusCode, 500)
 	})
+}
+
+// A submit that comes to no task counts, whatever was wrong with it; nothing else does.
+//
+// ORCH-3028
+func TestRefusedSubmitsCount(t *testing.T) {
+	f := setup(t, func(o *Options) { o.Limits.BodyBytes = 100 })
+	for _, body := range []string{`{}`, `nonsense`, `{"model_ref":"m","prompt":"x","seed":1.5}`, strings.Repeat("x", 200)} {
+		f.do("POST", "/v1/tasks", body)
+	}
+	f.do("POST", "/v1/tasks", goodBody, "Content-Type", "text/plain")
+	require.Equal(t, []task.Code{task.InvalidParams, task.InvalidParams, task.InvalidParams, task.TooLarge, task.UnsupportedMedia}, f.tasks.rejected)
+	f.tasks.rejected = nil
+	f.do("POST", "/v1/tasks", `{}`, "Authorization", "Bearer x")
+	f.do("POST", "/v1/tasks", `{}`, "Origin", "http://evil.example")
+	f.do("POST", "/v1/placement/explain", `{}`)
+	f.do("GET", "/v1/tasks?limit=0", "")
+	f.tasks.err = task.Errorf(task.AdmissionReject, "full").Retry(1)
+	f.do("POST", "/v1/tasks", goodBody)
+	require.Empty(t, f.tasks.rejected, "admission counts what it refuses itself")
 }

@@ -6,10 +6,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // ORCH-3095
@@ -115,6 +119,61 @@ func TestTheContractBoundsEverything(t *testing.T) {
 	for _, o := range c.operations {
 		if o.body != nil {
 			require.Equal(t, false, c.resolve(o.body)["additionalProperties"], o.id)
+		}
+	}
+}
+
+// Each operation names the codes that it answers with, and has an answer for each of their statuses. The answer of a status names all codes that may
+// come with it.
+//
+// LO-845, OC-CTRL-2030
+func TestEveryRefusalIsInTheContract(t *testing.T) {
+	c := setup(t).native.contract
+	byStatus := map[string][]any{}
+	for _, code := range task.Codes() {
+		status := strconv.Itoa(gate.Refuse(task.Errorf(code, "x")).Status)
+		if code != task.MethodNotAllowed && code != task.NotImplemented && !gate.StreamOnly(code) { // those are not of an operation
+			byStatus[status] = append(byStatus[status], string(code))
+		}
+	}
+	for path, item := range c.root["paths"].(map[string]any) {
+		for method, v := range mapOf(item) {
+			raw := mapOf(v)
+			if raw["operationId"] == nil {
+				continue
+			}
+			at := method + " " + path
+			codes, _ := raw["x-error-codes"].([]any)
+			require.Subset(t, codes, []any{"INVALID_PARAMS", "INTERNAL"}, at)
+			if security, ok := raw["security"].([]any); !ok || len(security) > 0 {
+				require.Subset(t, codes, []any{"MISSING_TOKEN", "BAD_TOKEN", "POLICY_DENIED"}, at)
+			}
+			if raw["requestBody"] != nil {
+				require.Subset(t, codes, []any{"TOO_LARGE", "ADMISSION_REJECT"}, at)
+			}
+			wanted := map[string]bool{}
+			for _, code := range codes {
+				status := strconv.Itoa(gate.Refuse(task.Errorf(task.Code(code.(string)), "x")).Status)
+				require.Contains(t, byStatus[status], code, at)
+				wanted[status] = true
+			}
+			if raw["operationId"] == "getArtifactContent" {
+				wanted["412"], wanted["416"] = true, true
+			}
+			for status, answer := range mapOf(raw["responses"]) {
+				if status < "400" {
+					continue
+				}
+				require.True(t, wanted[status], "%s: %s", at, status)
+				delete(wanted, status)
+				shared := c.resolve(mapOf(answer))
+				all, _ := dig[[]any](shared, "content", "application/json", "schema", "allOf")
+				named, _ := dig[[]any](all[1], "properties", "code", "enum")
+				if status != "412" && status != "416" {
+					require.ElementsMatch(t, byStatus[status], named, "%s: %s", at, status)
+				}
+			}
+			require.Empty(t, wanted, at)
 		}
 	}
 }

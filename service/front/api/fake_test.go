@@ -34,8 +34,11 @@ type fakeTasks struct {
 	err       error
 	listed    []task.Status
 	subscribe func(id, after string) (delivery.Stream, error)
+	rejected  []task.Code
 	deleted   []any // what the last Delete was asked
 }
+
+func (f *fakeTasks) Rejected(err error) { f.rejected = append(f.rejected, task.AsError(err).Code) }
 
 func (f *fakeTasks) Submit(_ context.Context, r task.Request) (task.Admission, error) {
 	if f.submit != nil {

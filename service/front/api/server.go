@@ -28,9 +28,8 @@ import (
 // call is what one request carries to its handler, beside what the gate knows of it. It does not change.
 type call struct {
 	request    *http.Request
-	writer     *http.ResponseController // of the answer
-	body       []byte                   // in normal form
-	bodySHA256 [sha256.Size]byte        // of the JSON as it was sent, compacted
+	body       []byte            // in normal form
+	bodySHA256 [sha256.Size]byte // of the JSON as it was sent, compacted
 }
 
 type callKey struct{}
@@ -71,6 +70,7 @@ func (h *Handler) Route(r *http.Request) (out gate.Route) {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := &call{}
 	if err := h.read(r, c); err != nil {
+		h.rejected(r, err)
 		h.Refuse(w, r, err)
 		return
 	}
@@ -192,7 +192,15 @@ func (h *Handler) refused(ctx context.Context, w http.ResponseWriter, r *http.Re
 	default:
 		err = fmt.Errorf("serve the request: %w", err)
 	}
+	h.rejected(r, err)
 	h.Refuse(w, r, err)
+}
+
+// rejected counts what was refused if it was to be a task.
+func (h *Handler) rejected(r *http.Request, err error) {
+	if gate.CallFrom(r.Context()).Route.Operation == gen.CreateTaskOperation && r.Context().Err() == nil {
+		h.Tasks.Rejected(err)
+	}
 }
 
 func (h *Handler) badParam(op *operation, r *http.Request, p *ogenerrors.DecodeParamError) error {

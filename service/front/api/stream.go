@@ -4,9 +4,11 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
@@ -18,6 +20,13 @@ import (
 // told in the stream (OC-CTRL-2034).
 func (h tasks) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.ResponseWriter) error {
 	after := string(p.LastEventID.Or(p.After.Or("")))
+	if strings.HasPrefix(after, asideID) { // the client was told to come back from the start, or not at all
+		if _, err := h.Tasks.Get(ctx, string(p.ID)); err != nil {
+			return err
+		}
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	}
 	if after != "" && h.over(ctx, string(p.ID), after) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
@@ -61,25 +70,34 @@ func resume(r *http.Request) {
 	}
 }
 
-// native words what a native stream has beside the events of its log: frames without an id.
+// asideID begins the id of an error that ends one stream, and not its task. No log has so many events. A browser names it when it comes
+// back, and is told that there is nothing more (LO-827).
+const asideID = "999999999999999999-"
+
+// native words what a native stream has beside the events of its log.
 type native struct{}
 
 // ContentType is delivery.Dialect's.
 func (native) ContentType() string { return "text/event-stream" }
 
 // Metrics is delivery.Dialect's (OC-CTRL-2023).
-func (native) Metrics(b []byte, m task.Metrics) ([]byte, error) { return frame(b, "metrics", m) }
+func (native) Metrics(b []byte, m task.Metrics) ([]byte, error) {
+	data, err := json.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("encode figures: %w", err)
+	}
+	return fmt.Appendf(b, "event: metrics\ndata: %s\n\n", data), nil
+}
 
-// Error is delivery.Dialect's.
-func (native) Error(b []byte, e *task.Error) ([]byte, error) { return frame(b, "error", e.Envelope()) }
+// Error is delivery.Dialect's. The hash of the id is over this one event.
+func (native) Error(b []byte, e *task.Error) ([]byte, error) {
+	data, err := json.Marshal(e.Envelope())
+	if err != nil {
+		return nil, fmt.Errorf("encode an error: %w", err)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "error\n%s\n", data))
+	return fmt.Appendf(b, "id: %s%x\nevent: error\ndata: %s\n\n", asideID, sum[:4], data), nil
+}
 
 // KeepAlive is delivery.Dialect's.
 func (native) KeepAlive(b []byte) []byte { return append(b, ": keep-alive\n\n"...) }
-
-func frame(b []byte, event string, body any) ([]byte, error) {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return nil, fmt.Errorf("encode an event: %w", err)
-	}
-	return fmt.Appendf(b, "event: %s\ndata: %s\n\n", event, data), nil
-}

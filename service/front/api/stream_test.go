@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -81,17 +82,42 @@ func TestResumePointReachesTheLog(t *testing.T) {
 }
 
 // OC-CTRL-2034
-func TestErrorsBeforeTheStreamUseTheStatusAndStreamErrorsDoNot(t *testing.T) {
+func TestErrorsBeforeTheStreamUseTheStatus(t *testing.T) {
 	f := setup(t)
 	f.tasks.subscribe = func(string, string) (delivery.Stream, error) {
 		return nil, task.Errorf(task.NotFound, "there is no task")
 	}
 	require.Equal(t, gen.ErrorCodeNOTFOUND, envelope(t, f.do("GET", "/v1/tasks/t1/stream", "")).Code)
+}
 
-	f.tasks.subscribe = func(string, string) (delivery.Stream, error) {
-		return nil, task.Errorf(task.WorkerReset, "other bytes")
+// Each error that ends a stream has an id, and who comes back with it hears that there is nothing more.
+//
+// LO-827, OC-CTRL-2034
+func TestTheErrorOfOneStreamHasAnID(t *testing.T) {
+	for _, code := range task.Codes() {
+		f := setup(t)
+		why := task.Errorf(code, "other bytes")
+		f.tasks.subscribe = func(string, string) (delivery.Stream, error) { return delivery.Refusal(why), nil }
+		if gate.StreamOnly(code) {
+			f.tasks.subscribe = func(string, string) (delivery.Stream, error) { return nil, why }
+		}
+		server := f.serve(t)
+		res, body := get(t, server, "/v1/tasks/t1/stream", "Last-Event-ID", "1-00000000")
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		require.Regexp(t, `^id: 999999999999999999-[0-9a-f]{8}\nevent: error\ndata: \{"code":"`+string(code)+`","message":"other bytes",[^\n]*\}\n\n$`, body)
+		id, _, _ := strings.Cut(strings.TrimPrefix(body, "id: "), "\n")
+		f.tasks.subscribe = func(string, string) (delivery.Stream, error) { return &played{startedFrame}, nil }
+		for _, header := range [][]string{{"Last-Event-ID", id}, nil} {
+			path := "/v1/tasks/t1/stream"
+			if header == nil {
+				path += "?after=" + id
+			}
+			res, body = get(t, server, path, header...)
+			require.Equal(t, http.StatusNoContent, res.StatusCode)
+			require.Empty(t, body)
+		}
+		f.tasks.err = task.Errorf(task.NotFound, "there is no task")
+		res, _ = get(t, server, "/v1/tasks/t1/stream", "Last-Event-ID", id)
+		require.Equal(t, http.StatusNotFound, res.StatusCode)
 	}
-	res, body := get(t, f.serve(t), "/v1/tasks/t1/stream")
-	require.Equal(t, http.StatusOK, res.StatusCode)
-	require.Equal(t, "event: error\ndata: {\"code\":\"WORKER_RESET\",\"message\":\"other bytes\",\"retriable\":true}\n\n", body)
 }

@@ -263,7 +263,7 @@ func (d *delivery) pump(ctx context.Context) error {
 		if frames == nil && err == nil {
 			frames, err = d.stream.Next(ctx, tick)
 		}
-		if ended, ok := errors.AsType[*task.Error](err); ok { // of this stream, not of the task's log: it has no id
+		if ended, ok := errors.AsType[*task.Error](err); ok { // of this stream, not of the task's log
 			b, err := d.dialect.Error(nil, ended)
 			if err == nil {
 				err = d.wire.write(b, nil, true)

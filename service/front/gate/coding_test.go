@@ -46,7 +46,7 @@ func TestCompressedBodies(t *testing.T) {
 	front := reads(func() {})
 	g := newGate(t, map[string]Front{"/": front}, func(o *Options) { o.MaxBody = most; o.MaxBodies = 32 << 20 })
 	text := strings.Repeat("some words, ", 100)
-	bomb := strings.Repeat("x", 16<<20)
+	bomb := strings.Repeat("x", 1<<20)
 	for _, c := range []struct {
 		name, coding, body string
 		status             int

@@ -20,6 +20,7 @@ type Report struct {
 	States   map[task.State]int
 	Verified int      // transcripts that are what their receipts say
 	Problems []string // none: the ledger is whole
+	Losses   []string // what was recorded and was missing at a start since
 }
 
 // maxProblems bounds the list of a report: nobody reads more.
@@ -31,6 +32,10 @@ func (r *Reader) Check(ctx context.Context) (Report, error) {
 	report := Report{Schema: r.version, States: map[task.State]int{}}
 	if err := r.integrity(ctx, &report); err != nil {
 		return report, err
+	}
+	var err error
+	if report.Losses, err = r.losses(ctx); err != nil {
+		report.Problems = append(report.Problems, err.Error())
 	}
 	rows, err := r.db.QueryContext(ctx, everything+" ORDER BY t.seq")
 	err = each(rows, err, func(w row) error {

@@ -67,7 +67,7 @@ func requireGone(t *testing.T, path string, records ...task.Record) {
 // in different orders, beside tasks that stay and tasks that are swept.
 // LO-833
 func TestDeletedWordsAreGoneFromTheFiles(t *testing.T) {
-	const tasks = 600
+	const tasks = 400
 	l := open(t, Options{offhand: true, Bundles: &bundle.Keep{}, RetainAge: time.Hour})
 	r := rand.New(rand.NewPCG(8, 33))
 	records := make([]task.Record, tasks)
@@ -75,8 +75,8 @@ func TestDeletedWordsAreGoneFromTheFiles(t *testing.T) {
 		records[i] = secret(uint64(i+1), r)
 	}
 	shuffled := func(do func(i int)) {
-		for at := 0; at < tasks; at += 300 { // nearly in order, as tasks run
-			for _, i := range r.Perm(300) {
+		for at := 0; at < tasks; at += 200 { // nearly in order, as tasks run
+			for _, i := range r.Perm(200) {
 				do(at + i)
 			}
 		}
@@ -93,7 +93,7 @@ func TestDeletedWordsAreGoneFromTheFiles(t *testing.T) {
 			continue
 		}
 		gone = append(gone, records[n])
-		if i%300 == 1 { // all the others' deletions share the last passes
+		if i%200 == 1 { // all the others' deletions share the last passes
 			require.NoError(t, l.Delete(t.Context(), records[n].Task.ID, epoch))
 			requireGone(t, l.o.Path, records[n])
 			continue
@@ -159,6 +159,7 @@ func TestADeletionWaitsForReaders(t *testing.T) {
 	require.NotNil(t, get(t, l, r.Task.ID).Deleted, "it is deleted, but its words may still be in a file")
 	accept(t, l, 3) // others do not wait for it
 	require.NoError(t, rows.Close())
+	require.NoError(t, rows.Err())
 	require.NoError(t, l.Delete(t.Context(), r.Task.ID, epoch))
 	requireGone(t, l.o.Path, r)
 }

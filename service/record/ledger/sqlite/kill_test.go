@@ -173,6 +173,7 @@ func TestKilledProcessLosesNothingItAnswered(t *testing.T) {
 		report, err := reader.Check(t.Context())
 		require.NoError(t, err)
 		require.Empty(t, report.Problems)
+		require.Empty(t, report.Losses, "a kill loses nothing, so none is told")
 		require.NoError(t, reader.Close())
 	}
 	t.Logf("%d tasks answered, %d of 30 kills left a log of writes", len(answered), midway)

@@ -135,6 +135,9 @@ func (l *Ledger) open(ctx context.Context) (err error) {
 	if l.nextSeq, l.starts, err = l.w.last(ctx); err != nil {
 		return err
 	}
+	if err = l.compare(ctx); err != nil {
+		return err
+	}
 	l.nextSeq++
 	if l.w.erase.due, err = l.w.leftOver(ctx); err != nil {
 		return err

@@ -100,6 +100,21 @@ ALTER TABLE session ADD COLUMN explicit INTEGER NOT NULL DEFAULT 0; -- 1: no tas
 DROP INDEX task_finished;
 CREATE INDEX task_finished ON task (finished_ms, seq) WHERE finished_ms IS NOT NULL;
 CREATE INDEX task_listed ON task (state, seq) WHERE finished_ms IS NOT NULL;
+`, `
+CREATE TABLE tip (
+	one     INTEGER PRIMARY KEY CHECK (one = 1),
+	commits INTEGER NOT NULL, -- whose callers were answered
+	at_ms   INTEGER NOT NULL  -- of the last of them
+) STRICT;
+INSERT INTO tip (one, commits, at_ms) VALUES (1, 0, 0);
+-- What the ledger has found to be missing.
+CREATE TABLE loss (
+	found_ms INTEGER NOT NULL,
+	commits  INTEGER NOT NULL,
+	tasks    INTEGER NOT NULL, -- at most
+	from_ms  INTEGER NOT NULL,
+	to_ms    INTEGER NOT NULL
+) STRICT;
 `}
 
 // oldest is the first version that the steps can bring up to date.
@@ -116,7 +131,7 @@ func dsn(path string, parameters ...string) string {
 
 // parts are the names of the files that a ledger may consist of, the database last.
 func parts(path string) []string {
-	return []string{path + "-wal", path + "-shm", path + "-journal", path}
+	return []string{path + tipSuffix, path + "-wal", path + "-shm", path + "-journal", path}
 }
 
 // create makes an empty ledger where there is none. It is filled under another name and renamed when it is whole. So an empty

@@ -242,8 +242,11 @@ type writer struct {
 	parting  atomic.Bool // BeforeForgetting is being called
 	window   time.Time   // of the budgets that are being charged; older windows were forgotten
 	erase    erase
+	tip      *tipFile
+	now      func() time.Time
+	log      *zap.Logger
 
-	beginTx, commitTx, findAll *sql.Stmt
+	beginTx, commitTx, countCommit, findAll *sql.Stmt
 
 	insertTask, insertBody, findSeq, findID, findLive, insertClaim, startTask, markTask, endTask, insertText *sql.Stmt
 	keepSession, replaceSession, dropSession, chargeSession, spend, forget                                   *sql.Stmt
@@ -260,8 +263,11 @@ func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{db: db}
-	if err := w.begin(ctx, o, version); err != nil {
+	w := &writer{db: db, now: o.Now, log: o.Log.Named("ledger")}
+	if w.tip, err = openTip(o.Path); err == nil {
+		err = w.begin(ctx, o, version)
+	}
+	if err != nil {
 		return nil, errors.Join(err, w.close())
 	}
 	return w, nil
@@ -293,6 +299,7 @@ func (w *writer) prepare(ctx context.Context) error {
 	for into, text := range map[**sql.Stmt]string{
 		&w.beginTx:     `BEGIN IMMEDIATE`,
 		&w.commitTx:    `COMMIT`,
+		&w.countCommit: `UPDATE tip SET commits = ?, at_ms = ?`,
 		&w.insertTask:  `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
 		&w.insertBody:  `INSERT INTO request (seq, task, sum) VALUES (?, ?, ?)`,
 		&w.findSeq:     `SELECT id FROM task WHERE seq = ?`,
@@ -329,7 +336,7 @@ func (w *writer) prepare(ctx context.Context) error {
 func (w *writer) close() error {
 	var err error
 	for _, s := range []*sql.Stmt{
-		w.beginTx, w.commitTx, w.findAll, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.insertClaim, w.startTask, w.markTask, w.endTask, w.insertText,
+		w.beginTx, w.commitTx, w.countCommit, w.findAll, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.insertClaim, w.startTask, w.markTask, w.endTask, w.insertText,
 		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
 	} {
 		if s != nil {
@@ -339,7 +346,7 @@ func (w *writer) close() error {
 	if w.conn != nil {
 		err = errors.Join(err, w.conn.Close())
 	}
-	return errors.Join(err, w.db.Close())
+	return errors.Join(err, w.db.Close(), w.tip.close())
 }
 
 // last returns the greatest sequence number that a task had, and the last place in the order of starts.
@@ -366,7 +373,8 @@ func (w *writer) live() ([]task.Record, error) {
 
 // try runs a batch in one transaction. Either all of it is durable, or nothing is.
 func (w *writer) try(batch []*op) error {
-	return w.transaction(func() error {
+	counted, now := false, w.now()
+	err := w.transaction(func() (err error) {
 		for _, o := range batch {
 			o.err = nil
 			if err := o.run(w); refused(err) {
@@ -375,8 +383,13 @@ func (w *writer) try(batch []*op) error {
 				return err
 			}
 		}
-		return nil
+		counted, err = w.count(batch, now)
+		return err
 	})
+	if err == nil && counted {
+		w.tell(batch, now, w.log)
+	}
+	return err
 }
 
 // refused reports whether an error is about one operation alone, and not about the database.
