@@ -189,7 +189,7 @@ func TestTheCheckerObjects(t *testing.T) {
 		"a deadline nobody set":          {func(h *history) { h.task("never").submits[0].code = "DEADLINE_UNMET" }, "refused with DEADLINE_UNMET"},
 		"another admission":              {func(h *history) { h.task("first").submits[2].admission.Seed = 8 }, "and then with"},
 		"started is not the admission":   {func(h *history) { both(h.task("first"), 9) }, "and its stream starts with"},
-		"nobody canceled":               {func(h *history) { h.task("third").cancels = nil }, "0 cancels"},
+		"nobody canceled":                {func(h *history) { h.task("third").cancels = nil }, "0 cancels"},
 		"a strict task is reset":         {func(h *history) { h.task("reset").plan.strict = true }, "ended with WORKER_RESET"},
 		"a reset without a death":        {func(h *history) { h.faults = nil }, "ended with WORKER_RESET"},
 		"a drop where tasks are refused": {func(h *history) { h.task("dropped").plan.pool = "wide" }, "ended with QUEUE_FULL_DROP_LRU"},

@@ -20,7 +20,7 @@ type recorder struct {
 	taken  bool  // a handler has the connection
 
 	within time.Duration // what the answer may take to be written
-	shows  string // which headers a web page of another origin may read; empty: there is none that may
+	shows  string        // which headers a web page of another origin may read; empty: there is none that may
 }
 
 // expose says what a page may read. Gen's encoders have said so already, for any page.
