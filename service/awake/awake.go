@@ -126,8 +126,7 @@ func at(d time.Duration, f func(), uptime func() time.Duration) (stop func()) {
 	var turn *time.Timer // guarded by mu, as is over
 	over := false
 	begun, slept := time.Now(), uptime()
-	var look func()
-	look = func() {
+	look := func() {
 		mu.Lock()
 		passed := max(time.Since(begun), uptime()-slept)
 		if over || passed < d {
