@@ -51,7 +51,7 @@ func TestToolsAreInstalledOnce(t *testing.T) {
 	called, err := os.ReadFile(calls)
 	require.NoError(t, err)
 	require.Equal(t, 1, strings.Count(string(called), "\n"))
-	require.Contains(t, string(called), "ci --engine-strict --ignore-scripts")
+	require.Contains(t, string(called), "ci --ignore-scripts")
 }
 
 // The lock file pins each package by what it holds, and leaves to npm where it comes from.

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package fronts_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/watch"
+)
+
+// The bundled model serves three pools: one as fast as it can, one at a reader's pace, and one that embeds.
+const config = `
+bind_addr: 127.0.0.1:0
+data_dir: state
+auth: {optional_on_loopback: true}
+pools:
+  - {id: fast, model: {id: haiku, ref: "file:%[1]s"}, device: cpu}
+  - {id: slow, model: {id: slow-haiku, ref: "file:%[1]s"}, device: cpu, pace: 20}
+  - {id: vectors, model: {id: vectors, ref: "file:%[1]s"}, device: cpu, workload: embedding}
+`
+
+const question = `Write a haiku about tea containing \"ten past two\".\n\n`
+
+// box is a daemon that serves.
+type box struct {
+	*testing.T
+
+	d *daemon.Daemon
+}
+
+func serve(t *testing.T) box {
+	t.Helper()
+	lab, err := daemon.NewLab(t.Context(), t.TempDir(), "../..")
+	require.NoError(t, err)
+	t.Cleanup(lab.Close)
+	file := filepath.Join(lab.Dir, "c.yaml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, config, lab.Model), 0o600))
+	d, err := lab.Serve(t.Context(), daemon.Options{Config: file, Options: process.Options{Args: []string{"--no-self-test"}, Env: lab.Env(lab.Dir, nil)}})
+	require.NoError(t, err)
+	b := box{t, d}
+	b.idle()
+	return b
+}
+
+func (b box) idle() {
+	b.Helper()
+	for _, pool := range []string{"fast", "slow", "vectors"} {
+		_, err := b.d.Idle(b.Context(), pool)
+		require.NoError(b, err)
+	}
+}
+
+// ask posts a body as an SDK does, with a key that this server does not have.
+func (b box) ask(ctx context.Context, path, body string) *http.Response {
+	b.Helper()
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, b.d.URL+path, strings.NewReader(body))
+	require.NoError(b, err)
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer sk-any")
+	res, err := http.DefaultClient.Do(r)
+	require.NoError(b, err)
+	b.Cleanup(func() { _ = res.Body.Close() })
+	return res
+}
+
+// whole posts a body and returns its answer.
+func (b box) whole(path, body string, into any) *http.Response {
+	b.Helper()
+	res := b.ask(b.Context(), path, body)
+	data, err := io.ReadAll(res.Body)
+	require.NoError(b, err)
+	require.NoError(b, json.Unmarshal(data, into), "%s", data)
+	return res
+}
+
+func chat(model, more string) string {
+	return fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":"%s"}],"seed":7,"temperature":0.8,"max_completion_tokens":32000%s}`, model, question, more)
+}
+
+type answer struct {
+	Choices []struct {
+		Message struct{ Role, Content string } `json:"message"`
+		Delta   struct{ Role, Content string } `json:"delta"`
+		Text    string                         `json:"text"`
+		Finish  string                         `json:"finish_reason"`
+	} `json:"choices"`
+	Usage struct {
+		Prompt int `json:"prompt_tokens"`
+		Total  int `json:"total_tokens"`
+	} `json:"usage"`
+	Error struct{ Message, Type, Code string } `json:"error"`
+}
+
+// streamed reads a stream to its end. Each is called with the number of chunks so far.
+func (b box) streamed(path, body string, each func(n int)) (text, finish string, usage int) {
+	b.Helper()
+	in := bufio.NewScanner(b.ask(b.Context(), path, body).Body)
+	done := false
+	for n := 0; in.Scan(); {
+		data, ok := strings.CutPrefix(in.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		if done = data == "[DONE]"; done {
+			break
+		}
+		var c answer
+		require.NoError(b, json.Unmarshal([]byte(data), &c))
+		require.Empty(b, c.Error.Message)
+		if c.Usage.Total > 0 {
+			usage = c.Usage.Total
+		}
+		for _, one := range c.Choices {
+			require.Equal(b, n == 0 && strings.Contains(path, "chat"), one.Delta.Role != "", "the first delta has the role")
+			text += one.Delta.Content + one.Text
+			finish = one.Finish
+		}
+		if n++; each != nil {
+			each(n)
+		}
+	}
+	require.NoError(b, in.Err())
+	require.True(b, done, "the stream ends with [DONE]")
+	return text, finish, usage
+}
+
+// OpenAI's dialect, as its clients use it.
+//
+// LO-402, LO-403, LO-404, LO-405, LO-408, LO-409
+func TestOpenAI(t *testing.T) {
+	b := serve(t)
+	const path = "/v1/chat/completions"
+	t.Run("a chat, whole and streamed, is the same bytes", func(t *testing.T) {
+		b := box{t, b.d}
+		var whole answer
+		res := b.whole(path, chat("haiku", ""), &whole)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		require.NotEmpty(t, whole.Choices[0].Message.Content)
+		require.Equal(t, "stop", whole.Choices[0].Finish)
+		require.Equal(t, "strict", res.Header.Get("X-Receipt-Determinism"))
+		text, finish, usage := b.streamed(path, chat("haiku", `,"stream":true,"stream_options":{"include_usage":true}`), nil)
+		require.Equal(t, whole.Choices[0].Message.Content, text)
+		require.Equal(t, "stop", finish)
+		require.Equal(t, whole.Usage.Total, usage)
+		got, err := b.d.Client.Get(t.Context(), "/v1/tasks/"+res.Header.Get("X-Task-Id"))
+		require.NoError(t, err)
+		require.Contains(t, string(got), res.Header.Get("X-Receipt-Transcript-Sha256"), "the native API has the task")
+	})
+	t.Run("a worker that is killed in mid-answer is not noticed", func(t *testing.T) {
+		b := box{t, b.d}
+		want, _, _ := b.streamed(path, chat("slow-haiku", `,"stream":true`), nil)
+		killed := 0
+		text, _, _ := b.streamed(path, chat("slow-haiku", `,"stream":true`), func(n int) {
+			for _, w := range b.d.Workers() {
+				if n == 5 {
+					w.Kill()
+					killed++
+				}
+			}
+		})
+		require.Equal(t, 3, killed)
+		require.Equal(t, want, text)
+		b.idle()
+	})
+	t.Run("a completion", func(t *testing.T) {
+		text, finish, _ := box{t, b.d}.streamed("/v1/completions", `{"model":"haiku","prompt":"`+question+`","max_tokens":8,"stream":true}`, nil)
+		require.NotEmpty(t, text)
+		require.Equal(t, "length", finish)
+	})
+	t.Run("embeddings are the same as floats and as base64", func(t *testing.T) {
+		b := box{t, b.d}
+		var floats struct {
+			Data []struct{ Embedding []float32 }
+		}
+		var encoded struct {
+			Data []struct{ Embedding string }
+		}
+		b.whole("/v1/embeddings", `{"model":"vectors","input":["tea","frogs"],"encoding_format":"float"}`, &floats)
+		b.whole("/v1/embeddings", `{"model":"vectors","input":["tea","frogs"],"encoding_format":"base64"}`, &encoded)
+		require.Len(t, floats.Data, 2)
+		raw, err := base64.StdEncoding.DecodeString(encoded.Data[1].Embedding)
+		require.NoError(t, err)
+		require.Len(t, raw, 4*len(floats.Data[1].Embedding))
+	})
+	t.Run("refusals", func(t *testing.T) {
+		b := box{t, b.d}
+		for body, want := range map[string]struct {
+			status int
+			code   string
+			says   string
+		}{
+			chat("gpt-4o", ""):         {http.StatusNotFound, "model_not_found", "haiku"},
+			chat("haiku", `,"n":2`):    {http.StatusBadRequest, "invalid_value", "`n`"},
+			chat("haiku", `,"stop":3`): {http.StatusBadRequest, "invalid_value", "`stop`"},
+			strings.Replace(chat("haiku", ""), question, strings.Repeat("frog ", 400), 1): {http.StatusBadRequest, "context_length_exceeded", "maximum context length is 256 tokens"},
+		} {
+			var got answer
+			res := b.whole(path, body, &got)
+			require.Equal(t, want.status, res.StatusCode)
+			require.Equal(t, want.code, got.Error.Code)
+			require.Contains(t, got.Error.Message, want.says)
+		}
+	})
+	t.Run("a client that goes cancels its task", func(t *testing.T) {
+		b := box{t, b.d}
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		res := b.ask(ctx, path, chat("slow-haiku", `,"stream":true`))
+		_, err := io.ReadFull(res.Body, make([]byte, 1))
+		require.NoError(t, err)
+		leave()
+		require.NoError(t, watch.Poll(t.Context(), "the task to be canceled", func() error {
+			got, err := b.d.Client.Get(t.Context(), "/v1/tasks/"+res.Header.Get("X-Task-Id"))
+			if err == nil && !strings.Contains(string(got), `"state":"canceled"`) {
+				err = errors.New(string(got))
+			}
+			return err
+		}))
+	})
+}
