@@ -4,10 +4,12 @@ package task
 
 import "fmt"
 
-// TooLong is the cause of INVALID_PARAMS where a prompt leaves no room for an answer. Fronts word it as their clients know it.
-type TooLong struct {
+// TooLongError is the cause of INVALID_PARAMS where a prompt leaves no room for an answer. Fronts word it as their clients know it.
+type TooLongError struct {
 	Tokens int // of the prompt
 	Ctx    int // tokens that the context holds
 }
 
-func (t *TooLong) Error() string { return fmt.Sprintf("%d tokens in a context of %d", t.Tokens, t.Ctx) }
+func (t *TooLongError) Error() string {
+	return fmt.Sprintf("%d tokens in a context of %d", t.Tokens, t.Ctx)
+}

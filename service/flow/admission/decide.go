@@ -151,7 +151,7 @@ func fits(req task.Request, f Facts) error {
 	}
 	return task.Errorf(task.InvalidParams,
 		"the prompt is %d tokens too long: it has %d, and the context of pool '%s' holds %d with the answer; shorten it",
-		over, f.PromptTokens, f.Pool.ID, f.Pool.Ctx).Because(&task.TooLong{Tokens: f.PromptTokens, Ctx: f.Pool.Ctx})
+		over, f.PromptTokens, f.Pool.ID, f.Pool.Ctx).Because(&task.TooLongError{Tokens: f.PromptTokens, Ctx: f.Pool.Ctx})
 }
 
 func resolve(s task.Sampling, p task.Params) task.Sampling {

@@ -128,7 +128,7 @@ func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // submit sends a task off, and opens its events. Done is called in the end, and says whether the client had the whole answer: where
-// it did not, the task is cancelled (LO-405).
+// it did not, the task is canceled (LO-405).
 func (f *Front) submit(w http.ResponseWriter, r *http.Request, q task.Request, body []byte) (e delivery.Events, id string, done func(whole bool), err error) {
 	call := gate.CallFrom(r.Context())
 	q.CorrelationID, q.Actor, q.BodySHA256 = call.CorrelationID, call.Identity, sha256.Sum256(body)
@@ -141,14 +141,10 @@ func (f *Front) submit(w http.ResponseWriter, r *http.Request, q task.Request, b
 	if err != nil {
 		return nil, "", nil, err
 	}
+	ctx := context.WithoutCancel(r.Context()) // the client may be gone by then
 	done = func(whole bool) {
-		if whole || key != "" {
-			return
-		}
-		ctx, stop := context.WithTimeout(context.Background(), cancelWithin)
-		defer stop()
-		if _, err := f.o.Tasks.Cancel(ctx, a.TaskID); err != nil {
-			f.o.Log.Warn("the task of a client that is gone was not canceled", zap.String("job_id", a.TaskID), zap.Error(err))
+		if !whole && key == "" {
+			f.cancel(ctx, a.TaskID)
 		}
 	}
 	w.Header().Set("X-Task-Id", a.TaskID)
@@ -158,6 +154,15 @@ func (f *Front) submit(w http.ResponseWriter, r *http.Request, q task.Request, b
 		return nil, "", nil, err
 	}
 	return e, a.TaskID, done, nil
+}
+
+// cancel ends the task of a client that is gone.
+func (f *Front) cancel(ctx context.Context, id string) {
+	ctx, stop := context.WithTimeout(ctx, cancelWithin)
+	defer stop()
+	if _, err := f.o.Tasks.Cancel(ctx, id); err != nil {
+		f.o.Log.Warn("the task of a client that is gone was not canceled", zap.String("job_id", id), zap.Error(err))
+	}
 }
 
 // cancelWithin bounds the cancel of a task whose client is gone.

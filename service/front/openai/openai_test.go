@@ -115,13 +115,10 @@ func serve(t *testing.T, l *line, change ...func(*Options)) string {
 	return server.URL
 }
 
-func post(t *testing.T, url, body string, header ...string) *http.Response {
+func post(t *testing.T, url, body string) *http.Response {
 	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
 	require.NoError(t, err)
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Set(header[i], header[i+1])
-	}
 	res, err := http.DefaultClient.Do(r)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = res.Body.Close() })
@@ -309,10 +306,10 @@ func TestErrorsOfTheLine(t *testing.T) {
 		body   string
 		retry  string
 	}{
-		task.Errorf(task.ModelNotFound, "no pool"):                                     {404, `"code":"model_not_found"`, ""},
-		task.Errorf(task.AdmissionReject, "full").Retry(90 * time.Minute):              {429, `"message":"overloaded: full","type":"rate_limit_error","param":null,"code":"overloaded"`, "60"},
-		task.Errorf(task.PoolUnready, "loads").Retry(0):                                {503, `"message":"overloaded: loads","type":"server_error"`, "1"},
-		task.Errorf(task.InvalidParams, "x").Because(&task.TooLong{Tokens: 9, Ctx: 8}): {400, `maximum context length is 8 tokens; prompt is too long: 9 tokens > 8 maximum`, ""},
+		task.Errorf(task.ModelNotFound, "no pool"):                                          {404, `"code":"model_not_found"`, ""},
+		task.Errorf(task.AdmissionReject, "full").Retry(90 * time.Minute):                   {429, `"message":"overloaded: full","type":"rate_limit_error","param":null,"code":"overloaded"`, "60"},
+		task.Errorf(task.PoolUnready, "loads").Retry(0):                                     {503, `"message":"overloaded: loads","type":"server_error"`, "1"},
+		task.Errorf(task.InvalidParams, "x").Because(&task.TooLongError{Tokens: 9, Ctx: 8}): {400, `maximum context length is 8 tokens; prompt is too long: 9 tokens > 8 maximum`, ""},
 	} {
 		l := newLine()
 		l.refusal = code

@@ -59,10 +59,10 @@ func errorOf(err error) errorBody {
 	if words.code == "overloaded" {
 		e.Message = "overloaded: " + e.Message
 	}
-	if b, ok := errors.AsType[*badParam](err); ok {
+	if b, ok := errors.AsType[*paramError](err); ok {
 		e.Param = &b.param
 	}
-	if long, ok := errors.AsType[*task.TooLong](err); ok {
+	if long, ok := errors.AsType[*task.TooLongError](err); ok {
 		param := "messages"
 		e.Code, e.Param = "context_length_exceeded", &param
 		e.Message = fmt.Sprintf("This model's maximum context length is %d tokens; prompt is too long: %d tokens > %d maximum. Shorten it.",

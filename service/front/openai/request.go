@@ -17,18 +17,18 @@ const (
 	maxTemperature = 5
 )
 
-// badParam is a refusal that names a parameter.
-type badParam struct {
+// paramError is a refusal that names a parameter.
+type paramError struct {
 	param string
 	err   *task.Error
 }
 
-func (b *badParam) Error() string { return b.err.Error() }
-func (b *badParam) Unwrap() error { return b.err }
+func (b *paramError) Error() string { return b.err.Error() }
+func (b *paramError) Unwrap() error { return b.err }
 
 // bad refuses a parameter.
 func bad(param, format string, args ...any) error {
-	return &badParam{param, task.Errorf(task.InvalidParams, "`%s`: "+format, append([]any{param}, args...)...)}
+	return &paramError{param, task.Errorf(task.InvalidParams, "`%s`: "+format, append([]any{param}, args...)...)}
 }
 
 // cannot refuses what would change the answer and cannot be had (LO-403).

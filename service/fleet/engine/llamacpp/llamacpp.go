@@ -264,5 +264,5 @@ func tooLong(prompt, ctx int) *task.Error {
 	e := task.Errorf(task.InvalidParams, "the prompt has %d tokens and the context holds %d, one of them for the answer: shorten it by %d tokens or use a pool with a larger context",
 		prompt, ctx, prompt-ctx+1)
 	e.Engine = Name
-	return e.Because(&task.TooLong{Tokens: prompt, Ctx: ctx})
+	return e.Because(&task.TooLongError{Tokens: prompt, Ctx: ctx})
 }
