@@ -51,6 +51,7 @@ type storedRequest struct {
 	SamplerProfile string            `json:"sampler_profile,omitempty"`
 	Determinism    task.Determinism  `json:"determinism,omitempty"`
 	MaxTokens      int               `json:"max_tokens,omitempty"`
+	AtMost         bool              `json:"at_most,omitempty"`
 	DeadlineNS     time.Duration     `json:"deadline_ns,omitempty"`
 	Ctx            int               `json:"ctx,omitempty"`
 	ExpectedTokens int               `json:"expected_tokens,omitempty"`
@@ -82,6 +83,7 @@ type storedError struct {
 	Message      string        `json:"message"`
 	Hint         string        `json:"hint,omitempty"`
 	Retriable    bool          `json:"retriable"`
+	Final        bool          `json:"final,omitempty"`
 	RetryAfterNS time.Duration `json:"retry_after_ns,omitempty"`
 	PolicyLabel  string        `json:"policy_label,omitempty"`
 	Engine       string        `json:"engine,omitempty"`
@@ -98,7 +100,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 		Request: storedRequest{
 			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
 			Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
-			Determinism: q.Determinism, MaxTokens: q.MaxTokens, DeadlineNS: q.Deadline, Ctx: q.Ctx,
+			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx,
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
 			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
 		},
@@ -126,7 +128,7 @@ func decodeTask(text []byte, t *task.Task) error {
 	t.Request = task.Request{
 		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
 		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
-		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, Deadline: q.DeadlineNS, Ctx: q.Ctx,
+		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
 		CorrelationID: q.CorrelationID, Actor: q.Actor,
 	}
@@ -154,7 +156,7 @@ func encodeOutcome(r task.Record) ([]byte, error) {
 
 func storeError(e *task.Error) *storedError {
 	return &storedError{
-		Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, RetryAfterNS: e.RetryAfter,
+		Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, Final: e.Final, RetryAfterNS: e.RetryAfter,
 		PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID,
 	}
 }
@@ -170,7 +172,7 @@ func decodeOutcome(text []byte, r *task.Record) error {
 	}
 	if e := s.Error; e != nil {
 		r.Err = &task.Error{
-			Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, RetryAfter: e.RetryAfterNS,
+			Code: e.Code, Message: e.Message, Hint: e.Hint, Retriable: e.Retriable, Final: e.Final, RetryAfter: e.RetryAfterNS,
 			PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID,
 		}
 	}
