@@ -22,16 +22,6 @@ import (
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
-// built builds the daemon.
-func built(t *testing.T) string {
-	t.Helper()
-	dir, err := filepath.EvalSymlinks(t.TempDir())
-	require.NoError(t, err)
-	exe := filepath.Join(dir, "orchestratord")
-	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
-	return exe
-}
-
 // serveOn starts a daemon with one external engine.
 func serveOn(t *testing.T, exe string, engine *fakeengine.Engine) (*daemon.Daemon, *sdk.Client) {
 	t.Helper()

@@ -23,8 +23,7 @@ import (
 // A data folder that somebody else may have prepared makes the daemon run nothing.
 // LO-813, LO-814
 func TestADataFolderOfSomebodyElses(t *testing.T) {
-	exe := filepath.Join(t.TempDir(), "orchestratord")
-	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
+	exe := built(t)
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	require.NoError(t, err)
 	// note writes a note about a worker of an earlier run.
@@ -113,8 +112,7 @@ type answer struct {
 // it, and without a wait that anything else would share.
 // LO-815, LO-816, LO-817, LO-818
 func TestFilesThatTheAPINames(t *testing.T) {
-	exe := filepath.Join(t.TempDir(), "orchestratord")
-	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
+	exe := built(t)
 	dir, elsewhere := t.TempDir(), t.TempDir()
 	models := filepath.Join(dir, "models")
 	require.NoError(t, os.Mkdir(models, 0o755))

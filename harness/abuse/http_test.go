@@ -34,8 +34,7 @@ const httpToken = "a-token-of-the-suite"
 func TestHTTP(t *testing.T) {
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
-	exe := filepath.Join(dir, "orchestratord")
-	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
+	exe := built(t)
 	few := filepath.Join(dir, "few") // descriptors
 	require.NoError(t, os.WriteFile(few, []byte("#!/bin/sh\nulimit -n 128\nexec "+exe+" \"$@\"\n"), 0o700))
 	for name, try := range map[string]func(*testing.T, string){

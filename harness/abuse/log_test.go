@@ -97,8 +97,7 @@ func task(tokens int) []byte {
 // Whatever becomes of the daemon's output, tasks, cancels and stops go on.
 // LO-810, LO-811, LO-812
 func TestALogThatNobodyReads(t *testing.T) {
-	exe := filepath.Join(t.TempDir(), "orchestratord")
-	require.NoError(t, process.Build(t.Context(), "../..", exe, "./cmd/orchestratord"))
+	exe := built(t)
 	for name, where := range map[string]func(t *testing.T) (stdout, stderr *os.File){
 		"stderr is a pipe that nobody reads":  func(t *testing.T) (*os.File, *os.File) { return devNull(t), unread(t, false) },
 		"stderr is a pipe without a reader":   func(t *testing.T) (*os.File, *os.File) { return devNull(t), unread(t, true) },
