@@ -67,7 +67,7 @@ func (c *common) usage() bool { return c.StreamOptions != nil && c.StreamOptions
 // request is the task of what both share.
 func (c *common) request() (q task.Request, err error) {
 	if c.Model == "" {
-		return q, bad("model", "name the model that is to answer; GET /v1/models lists them")
+		return q, bad("model", "name the model that is to answer: /v1/models lists them")
 	}
 	q = task.Request{
 		ModelRef: c.Model, Workload: task.Completion, Priority: task.Interactive, AtMost: true, Placement: task.Placement{Mode: task.Auto},
@@ -316,7 +316,7 @@ func (c *embeddingsRequest) request() (task.Request, error) {
 	var input texts
 	switch {
 	case c.Model == "":
-		return q, bad("model", "name the model that is to answer; GET /v1/models lists them")
+		return q, bad("model", "name the model that is to answer: /v1/models lists them")
 	case c.Format != "" && c.Format != "float" && c.Format != "base64":
 		return q, bad("encoding_format", "it must be float or base64, not %q", task.Clip(c.Format, 40))
 	case c.Dimensions != nil:
