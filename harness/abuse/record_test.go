@@ -32,6 +32,8 @@ func TestARecordThatWasChanged(t *testing.T) {
 	d, c := serveIn(t, dir, built(t), fmt.Sprintf(`
   - {id: only, model: {id: m, ref: x}, sampler_profile: v1, provisioning: {mode: external, urls: ["%s"]}}
 `, fake.URL), nil)
+	_, err := d.Idle(t.Context(), "only")
+	require.NoError(t, err)
 	db, err := sql.Open("sqlite", filepath.Join(dir, "state", sqlite.FileName)+"?_pragma=busy_timeout(10000)")
 	require.NoError(t, err)
 	defer db.Close()
