@@ -99,8 +99,8 @@ func (d *digests) code(ctx context.Context, files []string, unknown string) (sum
 	return "sha256:" + hex.EncodeToString(hash[:]), marks, nil
 }
 
-// named finds the files that the operator's own arguments name, such as an adapter or a draft model, with all their parts. Their content can
-// change bytes, and their names do not tell it.
+// named finds the model files that the operator's own arguments name, such as an adapter or a draft model, with all their parts. Their content can
+// change bytes, and their names do not tell it. Other files are left out: an engine writes some of them itself, such as its log.
 func named(args []string) (models [][]string, err error) {
 	for _, arg := range args {
 		if strings.HasPrefix(arg, "-") {
@@ -112,8 +112,8 @@ func named(args []string) (models [][]string, err error) {
 		}
 		for _, one := range append([]string{arg}, strings.Split(arg, ",")...) {
 			path := one
-			if !isFile(path) { // an adapter may have a scale behind it
-				if path, _, _ = strings.Cut(one, ":"); !isFile(path) {
+			if !isModel(path) { // an adapter may have a scale behind it
+				if path, _, _ = strings.Cut(one, ":"); !isModel(path) {
 					continue
 				}
 			}
@@ -129,7 +129,11 @@ func named(args []string) (models [][]string, err error) {
 	return models, nil
 }
 
-func isFile(path string) bool {
+// isModel reports whether there is a file that is a model by its name. What is in it is looked at where it is hashed.
+func isModel(path string) bool {
+	if !strings.EqualFold(filepath.Ext(path), ".gguf") {
+		return false
+	}
 	at, err := os.Stat(path)
 	return err == nil && at.Mode().IsRegular()
 }

@@ -209,9 +209,15 @@ func TestFilesThatArgumentsNameAreInTheFingerprint(t *testing.T) {
 	}
 	spec := plain
 	spec.Mode, spec.BinaryPath = pool.Binary, os.Args[0]
-	spec.BinaryArgs = []string{"--lora-scaled", adapter + ":0.5", "--model-draft=" + draft, "--no-file", asServer}
+	log := filepath.Join(dir, "engine.log") // the engine writes it
+	write(t, log, "one")
+	spec.BinaryArgs = []string{"--lora-scaled", adapter + ":0.5", "--model-draft=" + draft, "--no-file", "--log-file", log, asServer}
 	b := setup(t, func(b *bundle, o *pool.Options) { unwatched(o); o.Specs[0].ModelPath = b.model(child{}) }, spec)
 	prints := []string{b.await("p", is(pool.Ready)).Fingerprint}
+	write(t, log, "one\ntwo")
+	lease, err := b.m.Lease("p-0")
+	require.NoError(t, err, "what is no model may change")
+	lease.Release()
 	for i, path := range []string{adapter, draft, rest} {
 		write(t, path, "two")
 		_, err := b.m.Lease("p-0")
@@ -221,7 +227,7 @@ func TestFilesThatArgumentsNameAreInTheFingerprint(t *testing.T) {
 		prints = append(prints, info.Fingerprint)
 	}
 	require.NoError(t, os.Remove(rest))
-	_, err := b.m.Lease("p-0")
+	_, err = b.m.Lease("p-0")
 	require.Error(t, err)
 	info := b.await("p", is(pool.Failed))
 	require.Contains(t, info.LastError, "d-00002-of-00002.gguf")
