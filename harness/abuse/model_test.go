@@ -60,6 +60,7 @@ func sumOf(t *testing.T, files ...string) string {
 // fingerprint of their own. The model is in two parts, and mostly it is the second one that changes.
 // LO-807, LO-808
 func TestModelsThatChangeWhileTheyAreServed(t *testing.T) {
+	t.Parallel()
 	libs, err := provision.LocateEngineLibs()
 	require.NoError(t, err)
 	dir := t.TempDir()

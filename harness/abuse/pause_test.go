@@ -34,6 +34,7 @@ func haiku(t *testing.T) string {
 // loses its answer.
 // LO-836
 func TestADaemonThatWasStopped(t *testing.T) {
+	t.Parallel()
 	exe := built(t)
 	for name, tokens := range map[string]int{"before the first token": 0, "between two tokens": 2} {
 		t.Run(name, func(t *testing.T) {
@@ -97,6 +98,7 @@ func TestADaemonThatWasStopped(t *testing.T) {
 // How long an engine takes for a prompt, what it says meanwhile, and what becomes of the task.
 // LO-836
 func TestALongPrompt(t *testing.T) {
+	t.Parallel()
 	engine := fakeengine.New(fakeengine.Options{Ctx: 4096})
 	fake := httptest.NewServer(engine)
 	t.Cleanup(fake.Close)

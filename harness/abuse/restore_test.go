@@ -47,6 +47,7 @@ func proofOf(t *testing.T, d *daemon.Daemon, taskID string) (text []byte, b *pro
 // replay says match. No file of the artifacts' folder is needed for it.
 // OC-CTRL-2067, LO-202
 func TestProofsOfARecordThatWasPutBack(t *testing.T) {
+	t.Parallel()
 	libs, err := provision.LocateEngineLibs()
 	require.NoError(t, err)
 	bin := filepath.Dir(built(t))

@@ -45,6 +45,7 @@ func exhaust(t *testing.T, d *daemon.Daemon) (restore func()) {
 // meanwhile is done.
 // LO-839
 func TestADaemonWithoutDescriptors(t *testing.T) {
+	t.Parallel()
 	libs, err := provision.LocateEngineLibs()
 	require.NoError(t, err)
 	engine := fakeengine.New(fakeengine.Options{Slots: 4})
@@ -102,6 +103,7 @@ func TestADaemonWithoutDescriptors(t *testing.T) {
 // How many files the daemon may open, and whether it works with that, though somebody opens 100 connections and says nothing.
 // LO-839
 func TestALowLimitOfFiles(t *testing.T) {
+	t.Parallel()
 	libs, err := provision.LocateEngineLibs()
 	require.NoError(t, err)
 	exe := built(t)

@@ -16,6 +16,7 @@ import (
 // everything else.
 // LO-837
 func TestSignalsToTheWholeService(t *testing.T) {
+	t.Parallel()
 	exe := built(t)
 	libs, err := provision.LocateEngineLibs()
 	require.NoError(t, err)
