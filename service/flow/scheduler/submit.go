@@ -176,8 +176,9 @@ func (l *lane) take(j *job) (place queue.Pushed, err error) {
 
 // withdraw forgets a task that was never accepted.
 func (s *Scheduler) withdraw(j *job, e *task.Error) {
-	j.lane.drop(j)
-	j.lane.wake()
+	if j.lane.drop(j) {
+		j.lane.wake()
+	}
 	s.o.Sessions.Withdraw(j.task)
 	s.forget(j)
 	j.withdraw(e)
