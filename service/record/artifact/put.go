@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -150,9 +151,12 @@ func (s *Store) install(got received, m Meta) (Entry, error) {
 	defer stripe.Unlock()
 	now := s.o.Now().UTC()
 	s.mu.Lock()
-	old := s.byID[got.id]
+	old, created := s.byID[got.id], now
+	if n := len(s.byAge); n > 0 && now.Before(s.byAge[n-1].CreatedAt) { // the clock was set back: what comes last stays last (LO-835)
+		created = s.byAge[n-1].CreatedAt.Add(time.Microsecond)
+	}
 	s.mu.Unlock()
-	e := &Entry{ID: got.id, Meta: m, Size: got.size, CreatedAt: now, RenewedAt: now}
+	e := &Entry{ID: got.id, Meta: m, Size: got.size, CreatedAt: created, RenewedAt: now}
 	if old != nil {
 		e.CreatedAt = old.CreatedAt
 		if !old.silent() {

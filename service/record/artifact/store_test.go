@@ -155,6 +155,19 @@ func TestListChoosesAndIsNewestFirst(t *testing.T) {
 	require.Empty(t, s.List(Filter{Tag: "mod:"}))
 }
 
+// LO-835: a clock that was set back puts nothing behind what came before it.
+func TestAClockThatWasSetBackChangesNoOrder(t *testing.T) {
+	dir, now := t.TempDir(), epoch
+	later := func(o *Options) { o.Now = func() time.Time { return now } }
+	s := open(t, dir, later)
+	first := put(t, s, Meta{Kind: KindPlan}, "first")
+	now = now.Add(-24 * time.Hour)
+	second, third := put(t, s, Meta{Kind: KindPlan}, "second"), put(t, s, Meta{Kind: KindPlan}, "third")
+	require.Equal(t, []string{third.ID, second.ID, first.ID}, ids(s.List(Filter{})))
+	require.NoError(t, s.Close())
+	require.Equal(t, []string{third.ID, second.ID, first.ID}, ids(open(t, dir, later).List(Filter{})))
+}
+
 // ORCH-3097
 func TestWhatIsTooLargeIsRefusedAndLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
