@@ -42,7 +42,7 @@ func (w *way) open(ctx context.Context, prompt string) (io.ReadCloser, error) {
 }
 
 func (w *way) submit(ctx context.Context, prompt string) (id string, err error) {
-	body, err := w.send(ctx, http.MethodPost, "/v1/tasks", map[string]any{"model_ref": "bench", "prompt": prompt}, http.StatusAccepted)
+	body, err := w.send(ctx, http.MethodPost, "/v1/tasks", map[string]any{"model_ref": "bench", "prompt": prompt, "max_tokens": 1 << 20}, http.StatusAccepted) // most clients bound the answer
 	if err != nil {
 		return "", err
 	}
