@@ -71,7 +71,7 @@ func TestSchemaAndParserAgree(t *testing.T) {
 	for _, text := range []string{
 		"nope: 1\n" + minimal, "pools: []\n", "pools: [{id: a}]\n", "pools: [{id: A, model: {ref: file:a}}]\n",
 		"pools: [{id: a, model: {ref: file:a}, device: []}]\n", "pools: [{id: a, model: {ref: file:a}, device: gpu}]\n",
-		"pools: [{id: a, model: {ref: file:a}, slots: 0}]\n", "ledger: {retain_bytes: 1000}\n" + minimal, "ledger: {retain_age: 7}\n" + minimal,
+		"pools: [{id: a, model: {ref: file:a}, slots: 0}]\n", "pools: [{id: a, model: {ref: file:a}, slots: 1025}]\n", "ledger: {retain_bytes: 1000}\n" + minimal, "ledger: {retain_age: 7}\n" + minimal,
 		"ledger: {keep: 7}\n" + minimal, "pools: [{id: a, model: {ref: file:a}, timeouts: {wall: 5}}]\n",
 		"pools: [{id: a, model: {ref: file:a}, timeouts: {wall: \"1 hour\"}}]\n", "sampler_profiles: {\"a b\": {}}\n" + minimal,
 		"auth: {optional_on_loopback: \"true\"}\n" + minimal, "pools: [{id: a, model: {ref: \"\"}}]\n",
@@ -81,4 +81,7 @@ func TestSchemaAndParserAgree(t *testing.T) {
 		require.Error(t, err, text)
 	}
 	require.NoError(t, valid(t, s, []byte(minimal)))
+	c, err := config.Parse("c.yaml", []byte("pools: [{id: a, ctx: 512, model: {ref: a}, slots: 1024, provisioning: {mode: external, urls: [\"http://127.0.0.1:1\"]}}]\n"), environ())
+	require.NoError(t, err, "engines go as far")
+	require.Equal(t, 1024, c.Pools[0].Slots)
 }
