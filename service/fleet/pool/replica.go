@@ -265,12 +265,12 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	r.m.metrics.lost(r, why.reason)
 	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
 		zap.Duration("next_try_ms", wait), zap.Error(why))
+	over, stop := r.m.opts.Clock.After(wait) // who reads NextTry can rely on it
+	defer stop()
 	r.publish(state, func(i *Info) {
 		r.without(i)
 		i.LastError, i.NextTry, i.Short, i.Fixed, i.Failing = text, i.Since.Add(wait), why.short, why.fixed, true
 	})
-	over, stop := r.m.opts.Clock.After(wait)
-	defer stop()
 	for waiting := true; waiting; {
 		o, changed := r.watchDesired()
 		if o.ends() || o.retries != retries {
