@@ -59,12 +59,6 @@ const KVCold = "cold"
 // MaxSeed is the largest seed. llama.cpp reads the next value, 2^32-1, as "choose one".
 const MaxSeed = 1<<32 - 2
 
-// Message is one turn of a chat.
-type Message struct {
-	Role    string `json:"role"`
-	Content string `json:"content"`
-}
-
 // Params are the sampling parameters that a request may set. Nil means that the pool's sampler profile decides.
 type Params struct {
 	Temperature   *float64 `json:"temperature,omitempty"`
@@ -103,6 +97,7 @@ type Request struct {
 	Priority       Priority
 	Prompt         string
 	Messages       []Message
+	Chat           *Chat    // what a chat asks besides its messages; nil: nothing
 	Inputs         []string // texts to embed, or documents to rerank against Prompt
 	Seed           *uint32
 	Params         Params

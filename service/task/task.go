@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"time"
 )
 
@@ -50,21 +51,22 @@ type Task struct {
 }
 
 // Digest returns the request_digest: the SHA-256, in hex, of everything in the request that the bytes depend on. If the engine takes the messages
-// as they are, there is no prompt made from them, and the digest covers the messages.
+// as they are, there is no prompt made from them, and the digest covers the messages. It does so too where they have images, which no prompt holds.
 func (t Task) Digest() string {
 	var messages []Message
-	if t.Prompt == "" {
+	if t.Prompt == "" || slices.Contains(t.Request.Needs(), FeatureImages) {
 		messages = t.Request.Messages
 	}
 	b, err := json.Marshal(struct {
 		Workload  Workload  `json:"workload"`
 		Prompt    string    `json:"prompt"`
 		Messages  []Message `json:"messages,omitempty"`
+		Chat      *Chat     `json:"chat,omitempty"`
 		Inputs    []string  `json:"inputs"`
 		Sampling  Sampling  `json:"sampling"`
 		Seed      uint32    `json:"seed"`
 		MaxTokens int       `json:"max_tokens"`
-	}{t.Request.Workload, t.Prompt, messages, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
+	}{t.Request.Workload, t.Prompt, messages, t.Request.Chat, t.Request.Inputs, t.Sampling, t.Seed, t.Request.MaxTokens})
 	if err != nil {
 		panic("task: " + err.Error()) // finite numbers and strings always encode
 	}

@@ -126,7 +126,7 @@ func request(r task.Request, keep bool) proof.Request {
 	}
 	var messages []proof.Message
 	for _, m := range r.Messages {
-		messages = append(messages, proof.Message(m))
+		messages = append(messages, proof.Message{Role: m.Role, Content: m.Content})
 	}
 	if r.Prompt != "" {
 		p.PromptSHA256 = proof.Digest([]byte(r.Prompt))

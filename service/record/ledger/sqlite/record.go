@@ -45,6 +45,7 @@ type storedRequest struct {
 	SessionID      string            `json:"session_id,omitempty"`
 	Prompt         string            `json:"prompt,omitempty"`
 	Messages       []task.Message    `json:"messages,omitempty"`
+	Chat           *task.Chat        `json:"chat,omitempty"`
 	Inputs         []string          `json:"inputs,omitempty"`
 	Seed           *uint32           `json:"seed,omitempty"`
 	Params         task.Params       `json:"params"`
@@ -99,7 +100,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 		MostTokens: t.MostTokens,
 		Request: storedRequest{
 			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
-			Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
+			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
 			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx,
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
 			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
@@ -127,7 +128,7 @@ func decodeTask(text []byte, t *task.Task) error {
 	}
 	t.Request = task.Request{
 		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
-		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
+		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
 		CorrelationID: q.CorrelationID, Actor: q.Actor,

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package task
+
+import "encoding/json"
+
+// The roles of messages.
+const (
+	RoleSystem    = "system"
+	RoleUser      = "user"
+	RoleAssistant = "assistant"
+	RoleTool      = "tool" // the result of a call
+)
+
+// Message is one turn of a chat. Its content is either Content or, where it has an image, Parts.
+type Message struct {
+	Role       string     `json:"role"`
+	Content    string     `json:"content"`
+	Parts      []Part     `json:"parts,omitempty"`
+	Reasoning  string     `json:"reasoning,omitempty"`    // of an assistant: what it thought before it answered
+	ToolCalls  []ToolCall `json:"tool_calls,omitempty"`   // of an assistant
+	ToolCallID string     `json:"tool_call_id,omitempty"` // of a tool: the call whose result this is
+}
+
+// Part is a piece of a message's content: a text, or an image.
+type Part struct {
+	Text  string `json:"text,omitempty"`
+	Image *Image `json:"image,omitempty"`
+}
+
+// Image is a picture as its file has it.
+type Image struct {
+	MIME string `json:"mime"` // such as image/png
+	Data []byte `json:"data"` // base64 in JSON
+}
+
+// Bytes is the size of all that the message brings.
+func (m Message) Bytes() int {
+	n := len(m.Content) + len(m.Reasoning)
+	for _, p := range m.Parts {
+		n += len(p.Text)
+		if p.Image != nil {
+			n += len(p.Image.Data)
+		}
+	}
+	for _, c := range m.ToolCalls {
+		n += len(c.Name) + len(c.Arguments)
+	}
+	return n
+}
+
+// Chat is what a chat asks of its engine besides its messages. The zero value asks nothing.
+type Chat struct {
+	Tools         []Tool     `json:"tools,omitempty"`
+	ToolChoice    ToolChoice `json:"tool_choice,omitempty"`
+	ToolName      string     `json:"tool_name,omitempty"`      // with ChooseTool: which
+	ParallelCalls *bool      `json:"parallel_calls,omitempty"` // nil: as the model's template has it
+	Format        *Format    `json:"format,omitempty"`         // nil: free text
+	Reasoning     Reasoning  `json:"reasoning,omitzero"`
+	LogitBias     []Bias     `json:"logit_bias,omitempty"`
+	// TemplateArgs is a JSON object of arguments for the model's chat template.
+	TemplateArgs json.RawMessage `json:"template_args,omitempty"`
+}
+
+// Tool is a function that the model may call.
+type Tool struct {
+	Name        string          `json:"name"`
+	Description string          `json:"description,omitempty"`
+	Parameters  json.RawMessage `json:"parameters,omitempty"` // a JSON schema; empty: none
+}
+
+// ToolChoice says whether the model calls tools.
+type ToolChoice string
+
+// The choices. Unset leaves it to the model.
+const (
+	ChooseAuto     ToolChoice = ""
+	ChooseNone     ToolChoice = "none"
+	ChooseRequired ToolChoice = "required" // at least one call, of any tool
+	ChooseTool     ToolChoice = "tool"     // a call of Chat.ToolName
+)
+
+// FormatKind is what an answer is made of.
+type FormatKind string
+
+// The kinds of formats.
+const (
+	FormatJSON    FormatKind = "json"    // a JSON value that fits Format.Schema
+	FormatGrammar FormatKind = "grammar" // a text of Format.Grammar
+)
+
+// Format binds an answer's form. The engine decodes nothing else.
+type Format struct {
+	Kind    FormatKind      `json:"kind"`
+	Schema  json.RawMessage `json:"schema,omitempty"`  // a JSON schema; empty: any object
+	Grammar string          `json:"grammar,omitempty"` // in GBNF
+}
+
+// Reasoning says what is wanted of a model that thinks before it answers.
+type Reasoning struct {
+	// Split wants the thinking in events of its own, where the engine can tell it from the answer.
+	Split bool `json:"split,omitempty"`
+	// Enabled is the wish to have it think, or not; nil: as the model's template has it.
+	Enabled *bool `json:"enabled,omitempty"`
+	// Effort is a word for the model's template, such as low, medium or high.
+	Effort string `json:"effort,omitempty"`
+	// Budget bounds the tokens of the thinking; 0: no bound.
+	Budget int `json:"budget,omitempty"`
+}
+
+// Bias is added to the logit of a token before sampling.
+type Bias struct {
+	Token int     `json:"token"`
+	Bias  float64 `json:"bias"`
+}
+
+// Feature is something that only some engines and models can do, and that changes an answer.
+type Feature string
+
+// The features, by the names that capabilities and refusals show.
+const (
+	FeatureTools     Feature = "tools"
+	FeatureFormats   Feature = "formats" // JSON, JSON schemas, grammars
+	FeatureImages    Feature = "images"
+	FeatureReasoning Feature = "reasoning" // can tell the thinking from the answer
+	FeatureArguments Feature = "template_arguments"
+	FeatureBias      Feature = "logit_bias"
+)
+
+// Needs lists the features without which the request cannot be answered as asked. A wish that only shapes the thinking is no need.
+func (r Request) Needs() (needs []Feature) {
+	c := r.Chat
+	if c == nil {
+		c = &Chat{}
+	}
+	image := false
+	for _, m := range r.Messages {
+		for _, p := range m.Parts {
+			image = image || p.Image != nil
+		}
+	}
+	for _, n := range []struct {
+		needed  bool
+		feature Feature
+	}{
+		{len(c.Tools) > 0 && c.ToolChoice != ChooseNone, FeatureTools},
+		{c.Format != nil, FeatureFormats},
+		{image, FeatureImages},
+		{len(c.TemplateArgs) > 0, FeatureArguments},
+		{len(c.LogitBias) > 0, FeatureBias},
+	} {
+		if n.needed {
+			needs = append(needs, n.feature)
+		}
+	}
+	return needs
+}
