@@ -134,13 +134,10 @@ func (r *reader) read(f sse.Event) (e Event, last bool, err error) {
 	if err != nil {
 		return nil, false, &ProtocolError{Err: fmt.Errorf("the %q event of task %s: %w", f.Type, r.taskID, err)}
 	}
+	if p, ok := Piece(e); ok && r.whole {
+		r.answer.Add(p)
+	}
 	switch e := e.(type) {
-	case Token:
-		r.take(proof.Piece{Text: e.Text})
-	case Reasoning:
-		r.take(proof.Piece{Kind: proof.Reasoning, Text: e.Text})
-	case ToolCall:
-		r.take(proof.Piece{Kind: proof.Call, Text: e.Arguments, N: e.N, ID: e.CallID, Name: e.Name})
 	case End:
 		if err := r.receipt(e); err != nil {
 			return nil, false, err
@@ -152,11 +149,17 @@ func (r *reader) read(f sse.Event) (e Event, last bool, err error) {
 	return e, false, nil
 }
 
-// take adds a piece to what the receipt is held against.
-func (r *reader) take(p proof.Piece) {
-	if r.whole {
-		r.answer.Add(p)
+// Piece is a Token, Reasoning or ToolCall as proof bundles have it. It is false for any other event.
+func Piece(e Event) (p proof.Piece, ok bool) {
+	switch e := e.(type) {
+	case Token:
+		return proof.Piece{Text: e.Text}, true
+	case Reasoning:
+		return proof.Piece{Kind: proof.Reasoning, Text: e.Text}, true
+	case ToolCall:
+		return proof.Piece{Kind: proof.Call, Text: e.Arguments, N: e.N, ID: e.CallID, Name: e.Name}, true
 	}
+	return p, false
 }
 
 // receipt holds the receipt's digest, and the form that it says the digest has, against the pieces (LO-204, LO-416).

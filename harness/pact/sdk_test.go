@@ -137,7 +137,7 @@ func sdkTaskCalls() []call {
 		sdkRefused(submit("", with(haiku("sdk-both"), object{"messages": []object{{"role": "user", "content": "hello"}}})).
 			refused("a submit that contradicts itself", 400, refusal(task.InvalidParams, false)),
 			sdkSubmit("sdk-both", func(r *gen.TaskRequest) {
-				r.Messages = []gen.Message{{Role: gen.MessageRoleUser, Content: "hello"}}
+				r.Messages = []gen.Message{sdk.Say(gen.MessageRoleUser, "hello")}
 			})),
 		sdkRefused(submit("", with(haiku("sdk-model"), object{"model_ref": "no-such-model"})).
 			refused("a submit for an unknown model", 404, refusal(task.ModelNotFound, false)), sdkSubmit("sdk-model", model("no-such-model"))),
