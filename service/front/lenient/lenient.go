@@ -117,12 +117,3 @@ func (t *Texts) UnmarshalJSON(b []byte) error {
 	}
 	return json.Unmarshal(b, (*[]string)(t))
 }
-
-// Chat is a task of the dialects for a chat or a completion, before anything is read into it: a client that goes cancels it, so nothing
-// else has to.
-func Chat(model string) task.Request {
-	return task.Request{
-		ModelRef: model, Workload: task.Completion, Priority: task.Interactive, AtMost: true, Placement: task.Placement{Mode: task.Auto},
-		OnDisconnect: task.Continue, OutputMode: "text",
-	}
-}
