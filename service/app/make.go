@@ -26,6 +26,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/openai"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -214,10 +215,8 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-	chat := openai.New(openai.Options{
-		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log,
-	})
-	for _, path := range openai.Paths() {
+	chat := openai.New(exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log})
+	for _, path := range chat.Paths() {
 		fronts[path] = chat
 	}
 	a.gate, err = gate.New(gate.Options{
