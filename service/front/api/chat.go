@@ -69,8 +69,12 @@ func toContent(c gen.MessageContent, i int) (text string, parts []task.Part, err
 			if err != nil {
 				return "", nil, wrong("an image whose `data` is no base64: encode the image's file with the standard alphabet and padding").Because(err)
 			}
+			image := task.Image{MIME: string(p.MediaType.Value), Data: data}
+			if is := image.Type(); is != "" && is != image.MIME { // admission refuses what is none
+				return "", nil, wrong("an image of the type " + is + ", and says that it is " + image.MIME + ": say what it is")
+			}
 			images = true
-			parts = append(parts, task.Part{Image: &task.Image{MIME: string(p.MediaType.Value), Data: data}})
+			parts = append(parts, task.Part{Image: &image})
 		}
 	}
 	if !images {

@@ -105,6 +105,7 @@ func TestABadChatIsRefusedByTheNameOfTheField(t *testing.T) {
 		user(`[{"type":"image","media_type":"image/png","data":""}]`):                   "`messages[0].content[0].data` must be a string of 1 to 1073741824 characters, not 0 characters",
 		user(`[{"type":"image","media_type":"image/tiff","data":"AAAA"}]`):              "`messages[0].content[0].media_type` must be one of image/png, image/jpeg, image/webp, image/gif, not \"image/tiff\"",
 		user(`[{"type":"image","media_type":"image/png","data":"not base64!"}]`):        "`messages[0].content[0]` is an image whose `data` is no base64",
+		user(`[{"type":"image","media_type":"image/gif","data":"` + pixel + `"}]`):      "`messages[0].content[0]` is an image of the type image/png, and says that it is image/gif",
 		`{"model_ref":"m","messages":[{"role":"assistant","tool_calls":[{"id":"a"}]}]}`: "`messages[0].tool_calls[0].name` is missing",
 		with(`"tools":[]`):                                    "`tools` must be a list of 1 to 1024 items",
 		with(`"tools":[{"description":"x"}]`):                 "`tools[0].name` is missing: give a string of 1 to 256 characters",
