@@ -1845,6 +1845,12 @@ func (s *CapabilityPool) encodeFields(e *jx.Encoder) {
 		e.Int(s.Slots)
 	}
 	{
+		if s.Features != nil {
+			e.FieldStart("features")
+			s.Features.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("replicas")
 		e.Int(s.Replicas)
 	}
@@ -1854,7 +1860,7 @@ func (s *CapabilityPool) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfCapabilityPool = [9]string{
+var jsonFieldsNameOfCapabilityPool = [10]string{
 	0: "id",
 	1: "engine",
 	2: "engine_version",
@@ -1862,8 +1868,9 @@ var jsonFieldsNameOfCapabilityPool = [9]string{
 	4: "workload",
 	5: "ctx",
 	6: "slots",
-	7: "replicas",
-	8: "replicas_ready",
+	7: "features",
+	8: "replicas",
+	9: "replicas_ready",
 }
 
 // Decode decodes CapabilityPool from json.
@@ -1953,8 +1960,17 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"slots\"")
 			}
+		case "features":
+			if err := func() error {
+				if err := s.Features.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"features\"")
+			}
 		case "replicas":
-			requiredBitSet[0] |= 1 << 7
+			requiredBitSet[1] |= 1 << 0
 			if err := func() error {
 				v, err := d.Int()
 				s.Replicas = int(v)
@@ -1966,7 +1982,7 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas\"")
 			}
 		case "replicas_ready":
-			requiredBitSet[1] |= 1 << 0
+			requiredBitSet[1] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.ReplicasReady = int(v)
@@ -1987,8 +2003,8 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 	// Validate required fields.
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
-		0b11111111,
-		0b00000001,
+		0b01111111,
+		0b00000011,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -2030,6 +2046,109 @@ func (s *CapabilityPool) MarshalJSON() ([]byte, error) {
 
 // UnmarshalJSON implements stdjson.Unmarshaler.
 func (s *CapabilityPool) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode encodes ChatFeatures as json.
+func (s ChatFeatures) Encode(e *jx.Encoder) {
+	unwrapped := []ChatFeaturesItem(s)
+	if unwrapped == nil {
+		e.ArrEmpty()
+		return
+	}
+	if unwrapped != nil {
+		e.ArrStart()
+		for _, elem := range unwrapped {
+			elem.Encode(e)
+		}
+		e.ArrEnd()
+	}
+}
+
+// Decode decodes ChatFeatures from json.
+func (s *ChatFeatures) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode ChatFeatures to nil")
+	}
+	var unwrapped []ChatFeaturesItem
+	if err := func() error {
+		unwrapped = make([]ChatFeaturesItem, 0)
+		if err := d.Arr(func(d *jx.Decoder) error {
+			var elem ChatFeaturesItem
+			if err := elem.Decode(d); err != nil {
+				return err
+			}
+			unwrapped = append(unwrapped, elem)
+			return nil
+		}); err != nil {
+			return err
+		}
+		return nil
+	}(); err != nil {
+		return errors.Wrap(err, "alias")
+	}
+	*s = ChatFeatures(unwrapped)
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s ChatFeatures) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *ChatFeatures) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode encodes ChatFeaturesItem as json.
+func (s ChatFeaturesItem) Encode(e *jx.Encoder) {
+	e.Str(string(s))
+}
+
+// Decode decodes ChatFeaturesItem from json.
+func (s *ChatFeaturesItem) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode ChatFeaturesItem to nil")
+	}
+	v, err := d.StrBytes()
+	if err != nil {
+		return err
+	}
+	// Try to use constant string.
+	switch ChatFeaturesItem(v) {
+	case ChatFeaturesItemTools:
+		*s = ChatFeaturesItemTools
+	case ChatFeaturesItemFormats:
+		*s = ChatFeaturesItemFormats
+	case ChatFeaturesItemImages:
+		*s = ChatFeaturesItemImages
+	case ChatFeaturesItemReasoning:
+		*s = ChatFeaturesItemReasoning
+	case ChatFeaturesItemTemplateArguments:
+		*s = ChatFeaturesItemTemplateArguments
+	case ChatFeaturesItemLogitBias:
+		*s = ChatFeaturesItemLogitBias
+	default:
+		*s = ChatFeaturesItem(v)
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s ChatFeaturesItem) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *ChatFeaturesItem) UnmarshalJSON(data []byte) error {
 	d := jx.DecodeBytes(data)
 	return s.Decode(d)
 }
@@ -8696,6 +8815,12 @@ func (s *Pool) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.Features != nil {
+			e.FieldStart("features")
+			s.Features.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("replicas")
 		e.Int(s.Replicas)
 	}
@@ -8709,7 +8834,7 @@ func (s *Pool) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfPool = [20]string{
+var jsonFieldsNameOfPool = [21]string{
 	0:  "id",
 	1:  "state",
 	2:  "progress",
@@ -8727,9 +8852,10 @@ var jsonFieldsNameOfPool = [20]string{
 	14: "loaded",
 	15: "last_error",
 	16: "self_test",
-	17: "replicas",
-	18: "replicas_ready",
-	19: "queue",
+	17: "features",
+	18: "replicas",
+	19: "replicas_ready",
+	20: "queue",
 }
 
 // Decode decodes Pool from json.
@@ -8929,8 +9055,17 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"self_test\"")
 			}
+		case "features":
+			if err := func() error {
+				if err := s.Features.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"features\"")
+			}
 		case "replicas":
-			requiredBitSet[2] |= 1 << 1
+			requiredBitSet[2] |= 1 << 2
 			if err := func() error {
 				v, err := d.Int()
 				s.Replicas = int(v)
@@ -8942,7 +9077,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas\"")
 			}
 		case "replicas_ready":
-			requiredBitSet[2] |= 1 << 2
+			requiredBitSet[2] |= 1 << 3
 			if err := func() error {
 				v, err := d.Int()
 				s.ReplicasReady = int(v)
@@ -8954,7 +9089,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas_ready\"")
 			}
 		case "queue":
-			requiredBitSet[2] |= 1 << 3
+			requiredBitSet[2] |= 1 << 4
 			if err := func() error {
 				if err := s.Queue.Decode(d); err != nil {
 					return err
@@ -8975,7 +9110,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 	for i, mask := range [3]uint8{
 		0b11111011,
 		0b01111111,
-		0b00001110,
+		0b00011100,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

@@ -919,13 +919,14 @@ type CapabilityPool struct {
 	ID     PoolID `json:"id"`
 	Engine string `json:"engine"`
 	// Empty until a replica was ready.
-	EngineVersion string    `json:"engine_version"`
-	Model         PoolModel `json:"model"`
-	Workload      Workload  `json:"workload"`
-	Ctx           int       `json:"ctx"`
-	Slots         int       `json:"slots"`
-	Replicas      int       `json:"replicas"`
-	ReplicasReady int       `json:"replicas_ready"`
+	EngineVersion string       `json:"engine_version"`
+	Model         PoolModel    `json:"model"`
+	Workload      Workload     `json:"workload"`
+	Ctx           int          `json:"ctx"`
+	Slots         int          `json:"slots"`
+	Features      ChatFeatures `json:"features"`
+	Replicas      int          `json:"replicas"`
+	ReplicasReady int          `json:"replicas_ready"`
 }
 
 // GetID returns the value of ID.
@@ -961,6 +962,11 @@ func (s *CapabilityPool) GetCtx() int {
 // GetSlots returns the value of Slots.
 func (s *CapabilityPool) GetSlots() int {
 	return s.Slots
+}
+
+// GetFeatures returns the value of Features.
+func (s *CapabilityPool) GetFeatures() ChatFeatures {
+	return s.Features
 }
 
 // GetReplicas returns the value of Replicas.
@@ -1008,6 +1014,11 @@ func (s *CapabilityPool) SetSlots(val int) {
 	s.Slots = val
 }
 
+// SetFeatures sets the value of Features.
+func (s *CapabilityPool) SetFeatures(val ChatFeatures) {
+	s.Features = val
+}
+
 // SetReplicas sets the value of Replicas.
 func (s *CapabilityPool) SetReplicas(val int) {
 	s.Replicas = val
@@ -1016,6 +1027,77 @@ func (s *CapabilityPool) SetReplicas(val int) {
 // SetReplicasReady sets the value of ReplicasReady.
 func (s *CapabilityPool) SetReplicasReady(val int) {
 	s.ReplicasReady = val
+}
+
+type ChatFeatures []ChatFeaturesItem
+
+type ChatFeaturesItem string
+
+const (
+	ChatFeaturesItemTools             ChatFeaturesItem = "tools"
+	ChatFeaturesItemFormats           ChatFeaturesItem = "formats"
+	ChatFeaturesItemImages            ChatFeaturesItem = "images"
+	ChatFeaturesItemReasoning         ChatFeaturesItem = "reasoning"
+	ChatFeaturesItemTemplateArguments ChatFeaturesItem = "template_arguments"
+	ChatFeaturesItemLogitBias         ChatFeaturesItem = "logit_bias"
+)
+
+// AllValues returns all ChatFeaturesItem values.
+func (ChatFeaturesItem) AllValues() []ChatFeaturesItem {
+	return []ChatFeaturesItem{
+		ChatFeaturesItemTools,
+		ChatFeaturesItemFormats,
+		ChatFeaturesItemImages,
+		ChatFeaturesItemReasoning,
+		ChatFeaturesItemTemplateArguments,
+		ChatFeaturesItemLogitBias,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s ChatFeaturesItem) MarshalText() ([]byte, error) {
+	switch s {
+	case ChatFeaturesItemTools:
+		return []byte(s), nil
+	case ChatFeaturesItemFormats:
+		return []byte(s), nil
+	case ChatFeaturesItemImages:
+		return []byte(s), nil
+	case ChatFeaturesItemReasoning:
+		return []byte(s), nil
+	case ChatFeaturesItemTemplateArguments:
+		return []byte(s), nil
+	case ChatFeaturesItemLogitBias:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *ChatFeaturesItem) UnmarshalText(data []byte) error {
+	switch ChatFeaturesItem(data) {
+	case ChatFeaturesItemTools:
+		*s = ChatFeaturesItemTools
+		return nil
+	case ChatFeaturesItemFormats:
+		*s = ChatFeaturesItemFormats
+		return nil
+	case ChatFeaturesItemImages:
+		*s = ChatFeaturesItemImages
+		return nil
+	case ChatFeaturesItemReasoning:
+		*s = ChatFeaturesItemReasoning
+		return nil
+	case ChatFeaturesItemTemplateArguments:
+		*s = ChatFeaturesItemTemplateArguments
+		return nil
+	case ChatFeaturesItemLogitBias:
+		*s = ChatFeaturesItemLogitBias
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
 }
 
 // Ref: #/components/schemas/ConfigReloadResult
@@ -6264,12 +6346,13 @@ type Pool struct {
 	Draining  bool      `json:"draining"`
 	Lifecycle Lifecycle `json:"lifecycle"`
 	// An on-demand pool that is not loaded is loaded by its next task.
-	Loaded        bool        `json:"loaded"`
-	LastError     OptString   `json:"last_error"`
-	SelfTest      OptSelfTest `json:"self_test"`
-	Replicas      int         `json:"replicas"`
-	ReplicasReady int         `json:"replicas_ready"`
-	Queue         Queue       `json:"queue"`
+	Loaded        bool         `json:"loaded"`
+	LastError     OptString    `json:"last_error"`
+	SelfTest      OptSelfTest  `json:"self_test"`
+	Features      ChatFeatures `json:"features"`
+	Replicas      int          `json:"replicas"`
+	ReplicasReady int          `json:"replicas_ready"`
+	Queue         Queue        `json:"queue"`
 }
 
 // GetID returns the value of ID.
@@ -6355,6 +6438,11 @@ func (s *Pool) GetLastError() OptString {
 // GetSelfTest returns the value of SelfTest.
 func (s *Pool) GetSelfTest() OptSelfTest {
 	return s.SelfTest
+}
+
+// GetFeatures returns the value of Features.
+func (s *Pool) GetFeatures() ChatFeatures {
+	return s.Features
 }
 
 // GetReplicas returns the value of Replicas.
@@ -6455,6 +6543,11 @@ func (s *Pool) SetLastError(val OptString) {
 // SetSelfTest sets the value of SelfTest.
 func (s *Pool) SetSelfTest(val OptSelfTest) {
 	s.SelfTest = val
+}
+
+// SetFeatures sets the value of Features.
+func (s *Pool) SetFeatures(val ChatFeatures) {
+	s.Features = val
 }
 
 // SetReplicas sets the value of Replicas.

@@ -164,3 +164,26 @@ func TestTheEndOfAChatIsShown(t *testing.T) {
 	require.Nil(t, end.ToolCalls)
 	require.Equal(t, gen.ReceiptTranscriptFormText, end.Receipt.TranscriptForm.Value, "which is what an earlier version recorded")
 }
+
+// LO-415
+func TestAPoolShowsWhatChatsMayAskOfIt(t *testing.T) {
+	f := setup(t)
+	all := []task.Feature{
+		task.FeatureTools, task.FeatureFormats, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
+	}
+	f.pools.features = all
+	body, err := io.ReadAll(f.do("GET", "/v1/pools", "").Body)
+	require.NoError(t, err)
+	var list gen.PoolList
+	require.NoError(t, list.UnmarshalJSON(body))
+	require.NoError(t, list.Validate(), "the contract knows all of them")
+	require.Len(t, list.Pools[0].Features, len(all))
+	require.EqualValues(t, task.FeatureTools, list.Pools[0].Features[0])
+
+	body, err = io.ReadAll(f.do("GET", "/v1/capabilities", "").Body)
+	require.NoError(t, err)
+	var c gen.Capabilities
+	require.NoError(t, c.UnmarshalJSON(body))
+	require.NoError(t, c.Validate())
+	require.Len(t, c.Pools[0].Features, len(all))
+}
