@@ -342,6 +342,23 @@ func TestApplyTemplate(t *testing.T) {
 	require.Equal(t, prompt, body.Prompt)
 }
 
+// LO-410
+func TestLogitBias(t *testing.T) {
+	p := start(t, nil)
+	status, data := p.post(t, "/tokenize", map[string]any{"content": "^"})
+	require.Equal(t, http.StatusOK, status)
+	var body struct{ Tokens []int }
+	require.NoError(t, json.Unmarshal(data, &body))
+	require.Len(t, body.Tokens, 1)
+	biased := ask(map[string]any{"logit_bias": [][2]any{{body.Tokens[0], 100}}, "n_predict": 4})
+	require.Equal(t, "^^^^", p.complete(t, biased).Content)
+	for _, bad := range []any{[][2]any{{1 << 30, 1}}, [][2]any{{-1, 1}}, []any{7}, [][]any{{1}}, [][]any{{1, nil}}} {
+		status, data := p.post(t, "/completion", ask(map[string]any{"logit_bias": bad}))
+		require.Equal(t, http.StatusBadRequest, status, "%v", bad)
+		require.Contains(t, string(data), "logit_bias")
+	}
+}
+
 // ORCH-3054
 func TestEmbeddings(t *testing.T) {
 	p := start(t, func(o *options) { o.Workload = "embedding" })
