@@ -27,7 +27,8 @@ func withTools(t testing.TB) (*llamacpp.Engine, func() error) {
 var note = task.Tool{Name: "note", Parameters: json.RawMessage(
 	`{"type":"object","properties":{"about":{"enum":["rain","snow","wind"]},"many":{"type":"boolean"}},"required":["about","many"]}`)}
 
-// forced is a chat whose model has to call a tool. A call begins with ^, and the bias makes the bundled model, which has never seen one, begin it.
+// forced is a chat whose model has to call a tool. A call begins with ^, and the biases make the bundled model, which has never seen one, begin it, and end
+// behind it. Before it the grammar of the required choice allows no end.
 func forced(t testing.TB, e *llamacpp.Engine, change func(*engine.Job)) engine.Job {
 	t.Helper()
 	one := false
@@ -36,7 +37,7 @@ func forced(t testing.TB, e *llamacpp.Engine, change func(*engine.Job)) engine.J
 		j.Messages = []task.Message{{Role: "user", Content: "Write a haiku about rain."}}
 		j.Chat = &task.Chat{
 			Tools: []task.Tool{note}, ToolChoice: task.ChooseRequired, ParallelCalls: &one, Reasoning: task.Reasoning{Split: true},
-			LogitBias: []task.Bias{{Token: caret, Bias: 30}},
+			LogitBias: []task.Bias{{Token: caret, Bias: 30}, {Token: endOfText, Bias: 60}},
 		}
 		j.CallID = func(n int) string { return engine.CallID("digest", n) }
 	})
@@ -46,8 +47,11 @@ func forced(t testing.TB, e *llamacpp.Engine, change func(*engine.Job)) engine.J
 	return j
 }
 
-// caret is the bundled model's token ^.
-const caret = 96
+// Tokens of the bundled model.
+const (
+	endOfText = 1
+	caret     = 96 // ^
+)
 
 // LO-411: a tool call that is forced has valid arguments, on any model; each time the same, and after a kill in the middle too.
 func TestAForcedToolCall(t *testing.T) {
