@@ -164,17 +164,10 @@ type desk struct {
 	known    map[string]task.Admission
 }
 
-<<<<<<< HEAD
-func (d *desk) Snapshot(task.Priority) []Pool      { return d.pools }
-func (d *desk) CanonicalRef(ref string) string     { return ref }
-func (d *desk) Tokenizer(string) (Tokenizer, bool) { return d, d.ready }
-func (d *desk) ApplyTemplate(_ context.Context, m []task.Message, _ *task.Chat) (string, error) {
-=======
 func (d *desk) Snapshot(task.Priority) []Pool                { return d.pools }
 func (d *desk) Resolve(q task.Request) (task.Request, error) { return q, nil }
 func (d *desk) Tokenizer(string) (Tokenizer, bool)           { return d, d.ready }
-func (d *desk) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
->>>>>>> main
+func (d *desk) ApplyTemplate(_ context.Context, m []task.Message, _ *task.Chat) (string, error) {
 	return "<user>" + m[0].Content, d.count
 }
 

@@ -278,13 +278,13 @@ func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 		return r
 	}
 	tools := func(r *task.Request) { r.Chat.Tools = []task.Tool{{Name: "f"}} }
-	got, err := Route(pools, "m", ask(task.Auto, func(*task.Request) {}))
+	got, err := Route(pools, ask(task.Auto, func(*task.Request) {}))
 	require.NoError(t, err)
 	require.Equal(t, "plain", got.PoolID)
-	got, err = Route(pools, "m", ask(task.Auto, tools))
+	got, err = Route(pools, ask(task.Auto, tools))
 	require.NoError(t, err)
 	require.Equal(t, "tools", got.PoolID)
-	got, err = Route(pools, "m", ask(task.Auto, func(r *task.Request) { tools(r); r.Chat.ToolChoice = task.ChooseNone }))
+	got, err = Route(pools, ask(task.Auto, func(r *task.Request) { tools(r); r.Chat.ToolChoice = task.ChooseNone }))
 	require.NoError(t, err)
 	require.Equal(t, "plain", got.PoolID, "a tool that may not be called needs nothing")
 	for says, change := range map[string]func(*task.Request){
@@ -302,10 +302,11 @@ func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 			r.Placement = task.Placement{Mode: task.Pin, PoolID: "plain"}
 		},
 	} {
-		_, err := Route(pools, "m", ask(task.Auto, change))
+		_, err := Route(pools, ask(task.Auto, change))
 		require.True(t, task.HasCode(err, task.InvalidParams), "%s: %v", says, err)
 		require.ErrorContains(t, err, says)
 	}
+}
 
 // LO-428: weights that are asked for by what they are in.
 func TestQuantisationThatIsAskedFor(t *testing.T) {
