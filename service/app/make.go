@@ -216,7 +216,10 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-	common := exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold}
+	common := exchange.Options{
+		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
+		Keep: c.Fronts.Keep,
+	}
 	for _, name := range c.Fronts.Serve {
 		if name != config.FrontOpenAI {
 			continue
