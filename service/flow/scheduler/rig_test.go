@@ -229,6 +229,24 @@ func (b *book) Delete(_ context.Context, id string, at time.Time) error {
 	})
 }
 
+func (b *book) Expire(_ context.Context, at time.Time) (ids []string, next time.Time, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, r := range b.records {
+		keep := r.Task.Request.KeepText
+		if keep == 0 || !r.State.Final() || r.Deleted != nil {
+			continue
+		}
+		if due := r.FinishedAt.Add(keep); !due.After(at) {
+			b.records[id] = r.Erased(at)
+			ids = append(ids, id)
+		} else if next.IsZero() || due.Before(next) {
+			next = due
+		}
+	}
+	return ids, next, nil
+}
+
 func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	if err := b.wait(ctx); err != nil {
 		return task.Record{}, false, err

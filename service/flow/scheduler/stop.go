@@ -22,6 +22,7 @@ func (s *Scheduler) Start(context.Context) error {
 	for _, l := range lanes {
 		s.begin(l)
 	}
+	s.loops.Go(s.expire)
 	return nil
 }
 
