@@ -24,6 +24,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+	"github.com/llama-orch/llama-orch/service/front/anthropic"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -215,10 +216,19 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-	chat := openai.New(exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log})
-	for _, path := range chat.Paths() {
-		fronts[path] = chat
+	dialects := exchange.Options{
+		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Count: admission.NewCounter(a.tasks.Desk).Count,
 	}
+	chat, messages := openai.New(dialects), anthropic.New(dialects)
+	for _, front := range []interface {
+		gate.Front
+		Paths() []string
+	}{chat, messages} {
+		for _, path := range front.Paths() {
+			fronts[path] = front
+		}
+	}
+	fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
 	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: fronts, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
