@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
@@ -216,19 +217,25 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-	dialects := exchange.Options{
-		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Count: admission.NewCounter(a.tasks.Desk).Count,
+	common := exchange.Options{
+		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold,
+		Count: admission.NewCounter(a.tasks.Desk).Count,
 	}
-	chat, messages := openai.New(dialects), anthropic.New(dialects)
-	for _, front := range []interface {
-		gate.Front
-		Paths() []string
-	}{chat, messages} {
-		for _, path := range front.Paths() {
-			fronts[path] = front
+	var chat *openai.Front
+	var messages *anthropic.Front
+	for _, name := range c.Fronts.Serve {
+		switch name {
+		case config.FrontOpenAI:
+			chat = openai.New(common)
+			mount(fronts, chat, chat.Paths())
+		case config.FrontAnthropic:
+			messages = anthropic.New(common)
+			mount(fronts, messages, messages.Paths())
 		}
 	}
-	fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
+	if chat != nil && messages != nil { // both have models
+		fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
+	}
 	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: fronts, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
@@ -241,4 +248,10 @@ func (a *App) makeFront() error {
 		DisableGeneralOptionsHandler: true, // the gate answers `OPTIONS *` too
 	}
 	return nil
+}
+
+func mount(fronts map[string]gate.Front, front gate.Front, paths []string) {
+	for _, path := range paths {
+		fronts[path] = front
+	}
 }

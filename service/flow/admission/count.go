@@ -37,14 +37,8 @@ func (c *Counter) Count(ctx context.Context, req task.Request) (int, error) {
 	if slices.Contains(req.Needs(), task.FeatureImages) {
 		return 0, task.Errorf(task.InvalidParams, "the tokens of an image are known only once the engine has read it: count the request without its images")
 	}
-	pool, _, err := d.route(req)
+	req, pool, _, err := d.choose(req)
 	if err != nil {
-		return 0, err
-	}
-	if err := serves(req, pool); err != nil {
-		return 0, err
-	}
-	if err := pool.Refusal(); err != nil {
 		return 0, err
 	}
 	if !pool.Faces.CountsTokens || len(req.Messages) > 0 && !pool.Faces.Templates {
