@@ -218,8 +218,8 @@ func (a *App) makeFront() error {
 	}
 	fronts := map[string]gate.Front{"/": native}
 	common := exchange.Options{
-		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold,
-		Count: admission.NewCounter(a.tasks.Desk).Count,
+		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
+		Keep: c.Fronts.Keep, Count: admission.NewCounter(a.tasks.Desk).Count,
 	}
 	var chat *openai.Front
 	var messages *anthropic.Front
