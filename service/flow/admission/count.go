@@ -4,7 +4,6 @@ package admission
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -33,9 +32,6 @@ func (c *Counter) Count(ctx context.Context, req task.Request) (int, error) {
 	d := c.desk
 	if err := Check(req, d.o.Limits); err != nil {
 		return 0, err
-	}
-	if slices.Contains(req.Needs(), task.FeatureImages) {
-		return 0, task.Errorf(task.InvalidParams, "the tokens of an image are known only once the engine has read it: count the request without its images")
 	}
 	req, pool, _, err := d.choose(req)
 	if err != nil {

@@ -31,8 +31,6 @@ func TestCount(t *testing.T) {
 
 // LO-422: what cannot be counted is refused with what to do.
 func TestCountRefuses(t *testing.T) {
-	picture := counted()
-	picture.Messages[0].Parts = []task.Part{{Image: &task.Image{MIME: "image/png", Data: []byte("x")}}}
 	other := counted()
 	other.ModelRef = "other"
 	long := counted()
@@ -47,7 +45,6 @@ func TestCountRefuses(t *testing.T) {
 		code task.Code
 		says string
 	}{
-		"an image":                   {facts().Pool, picture, task.InvalidParams, "image"},
 		"an unknown model":           {facts().Pool, other, task.ModelNotFound, "other"},
 		"too many messages":          {facts().Pool, long, task.TooLarge, "messages"},
 		"a model that is not loaded": {idle, counted(), task.PoolUnready, "is not loaded"},
@@ -83,7 +80,7 @@ func (s *slow) opens(n int) {
 
 func (s *slow) Tokenizer(string) (Tokenizer, bool) { return s, true }
 
-func (s *slow) ApplyTemplate(context.Context, []task.Message) (string, error) {
+func (s *slow) ApplyTemplate(context.Context, []task.Message, *task.Chat) (string, error) {
 	s.opens(1)
 	<-s.let
 	s.opens(-1)
