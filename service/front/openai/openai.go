@@ -24,6 +24,8 @@ func New(o exchange.Options) *Front {
 		"/v1/chat/completions": {http.MethodPost: {Name: "openai.chat", Serve: f.chat}},
 		"/v1/completions":      {http.MethodPost: {Name: "openai.completion", Serve: f.completion}},
 		"/v1/embeddings":       {http.MethodPost: {Name: "openai.embeddings", Serve: f.embeddings}},
+		"/v1/rerank":           {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
+		"/v1/reranking":        {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
 		"/v1/models":           {http.MethodGet: {Name: "openai.models", Serve: f.models}},
 		modelsPath:             {http.MethodGet: {Name: "openai.model", Serve: f.model}},
 	}
