@@ -360,7 +360,7 @@ func (c *embeddingsRequest) request() (task.Request, error) {
 func answered(model string, w task.Workload) task.Request {
 	return task.Request{
 		ModelRef: model, Workload: w, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
-		OnDisconnect: task.Continue, OutputMode: "text",
+		OutputMode: "text",
 	}
 }
 
