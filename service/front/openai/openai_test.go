@@ -26,9 +26,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// What any test gets is held against OpenAI's document.
-//
-// LO-419
+// What any test gets is held against OpenAI's document (LO-419).
 func TestMain(m *testing.M) {
 	document, err := dialect.LoadOpenAI()
 	if err != nil {
