@@ -6,10 +6,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/exchange/exchangetest"
 	"github.com/llama-orch/llama-orch/service/front/gate"
@@ -24,7 +27,22 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// What any test gets is held against OpenAI's document (LO-419).
+func TestMain(m *testing.M) {
+	document, err := dialect.LoadOpenAI()
+	if err != nil {
+		panic(err)
+	}
+	checked := &dialect.Checked{Next: http.DefaultTransport, Check: document.Check}
+	http.DefaultClient.Transport = checked
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if _, err := checked.Result(); err != nil {
+			fmt.Println("not as OpenAI's document has it:", err)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
 
 func front(o exchange.Options) gate.Front { return New(o) }
 
@@ -101,98 +119,6 @@ func TestEmbeddings(t *testing.T) {
 	require.Contains(t, exchangetest.Read(t, exchangetest.Post(t, url, `{"model":"e","input":"a","encoding_format":"base64"}`).Body), `"embedding":"AACAPwAAAL8="`)
 	require.Equal(t, []string{"a", "b"}, l.Requests()[0].Inputs)
 	require.Equal(t, task.Embedding, l.Requests()[0].Workload)
-}
-
-// LO-403: what a request becomes.
-func TestWhatARequestBecomes(t *testing.T) {
-	l := exchangetest.New()
-	l.Ends(task.FinishStop)
-	url := serve(t, l) + "/v1/chat/completions"
-	for body, check := range map[string]func(task.Request){
-		`{"model":"coder","messages":[{"role":"system","content":"a"},{"role":"user","content":[{"type":"text","text":"b"},{"type":"text","text":"c"}]},
-			{"role":"assistant","content":null,"refusal":null,"tool_calls":null},{"role":"developer","content":"d"},{"role":"user","content":"e"}],
-			"tools":[{}],"tool_choice":"none","store":true,"metadata":{"x":1},"n":null,"response_format":{"type":"text"},"user":"u"}`: func(q task.Request) {
-			require.Equal(t, []task.Message{{Role: "system", Content: "a\n\nd"}, {Role: "user", Content: "bc"}, {Role: "assistant"}, {Role: "user", Content: "e"}}, q.Messages)
-			require.Equal(t, "coder", q.ModelRef)
-			require.Equal(t, task.Interactive, q.Priority)
-			require.True(t, q.AtMost)
-			require.Nil(t, q.Seed)
-		},
-		`{` + hello + `,"max_tokens":10,"max_completion_tokens":20.0,"seed":-3,"stop":"x","temperature":0,"top_p":1,"top_k":5,"min_p":0.1}`: func(q task.Request) {
-			require.Equal(t, 20, q.MaxTokens)
-			require.Equal(t, uint32(3), *q.Seed)
-			require.Equal(t, []string{"x"}, q.Params.Stop)
-			require.Zero(t, *q.Params.Temperature)
-			require.Equal(t, 5, *q.Params.TopK)
-		},
-	} {
-		require.Equal(t, http.StatusOK, exchangetest.Post(t, url, body).StatusCode, body)
-		check(l.Last())
-	}
-}
-
-// LO-403, LO-404: what is refused, and by which name.
-func TestRefusals(t *testing.T) {
-	l := exchangetest.New()
-	url := serve(t, l)
-	chat := func(more string) string { return `{` + hello + `,` + more + `}` }
-	message := func(m string) string { return `{"model":"coder","messages":[` + m + `]}` }
-	for body, param := range map[string]string{
-		``:                                    "",
-		`{`:                                   "",
-		`[]`:                                  "",
-		`{"messages":[]}`:                     "model",
-		`{"model":"coder"}`:                   "messages",
-		`{"model":"coder","messages":"hi"}`:   "messages",
-		chat(`"n":2`):                         "n",
-		chat(`"temperature":"hot"`):           "temperature",
-		chat(`"temperature":9`):               "temperature",
-		chat(`"top_p":-1`):                    "top_p",
-		chat(`"max_tokens":0`):                "max_tokens",
-		chat(`"max_tokens":1.5`):              "max_tokens",
-		chat(`"max_tokens":1e99`):             "max_tokens",
-		chat(`"seed":0.5`):                    "seed",
-		chat(`"stop":[1]`):                    "stop",
-		chat(`"logit_bias":{"1":2}`):          "logit_bias",
-		chat(`"presence_penalty":1`):          "presence_penalty",
-		chat(`"logprobs":true`):               "logprobs",
-		chat(`"tools":[{"type":"function"}]`): "tools",
-		chat(`"functions":[{}]`):              "functions",
-		chat(`"response_format":{"type":"json_object"}`):        "response_format",
-		chat(`"modalities":["text","audio"]`):                   "modalities",
-		message(`{"role":"tool","content":"x"}`):                "messages[0].role",
-		message(`{"role":"bot","content":"x"}`):                 "messages[0].role",
-		message(`{"role":"user","content":3}`):                  "messages[0].content",
-		message(`{"role":"user","content":[{"type":"image"}]}`): "messages[0].content[0]",
-		message(`{"role":"assistant","tool_calls":[{}]}`):       "messages[0].tool_calls",
-	} {
-		res := exchangetest.Post(t, url+"/v1/chat/completions", body)
-		var got errorBody
-		require.NoError(t, json.NewDecoder(res.Body).Decode(&got), body)
-		require.Equal(t, http.StatusBadRequest, res.StatusCode, body)
-		require.Equal(t, "invalid_request_error", got.Error.Type)
-		if param != "" {
-			require.NotNil(t, got.Error.Param, "%s: %s", body, got.Error.Message)
-			require.Equal(t, param, *got.Error.Param, body)
-		}
-	}
-	require.Empty(t, l.Requests())
-	for path, bodies := range map[string][]string{
-		"/v1/completions": {
-			`{"model":"c"}`, `{"model":"c","prompt":[1]}`, `{"model":"c","prompt":["a","b"]}`, `{"model":"c","prompt":"a","echo":true}`,
-			`{"model":"c","prompt":"a","suffix":"b"}`, `{"model":"c","prompt":"a","best_of":2}`, `{"model":"c","prompt":"a","logprobs":1}`,
-		},
-		"/v1/embeddings": {`{}`, `{"model":"c"}`, `{"model":"c","input":[]}`, `{"model":"c","input":[1,2]}`, `{"model":"c","input":"a","dimensions":3}`, `{"model":"c","input":"a","encoding_format":"hex"}`},
-	} {
-		for _, body := range bodies {
-			require.Equal(t, http.StatusBadRequest, exchangetest.Post(t, url+path, body).StatusCode, body)
-		}
-	}
-	res, err := http.Get(url + "/v1/chat/completions")
-	require.NoError(t, err)
-	defer res.Body.Close()
-	require.Equal(t, http.StatusMethodNotAllowed, res.StatusCode)
-	require.Equal(t, "POST", res.Header.Get("Allow"))
 }
 
 // LO-404: errors of the line in the dialect's words.
@@ -331,6 +257,12 @@ func TestModels(t *testing.T) {
 	status, body := get("/v1/models")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, body, `{"id":"coder","object":"model","created":0,"owned_by":"llama-orch","context_length":4096},{"id":"org/haiku"`)
+	for _, method := range []string{http.MethodHead, http.MethodOptions} {
+		res := exchangetest.Do(t, method, url+"/v1/models/", "")
+		require.Less(t, res.StatusCode, 300)
+		require.Empty(t, exchangetest.Read(t, res.Body))
+		require.Equal(t, map[string]string{http.MethodOptions: "GET, HEAD, OPTIONS"}[method], res.Header.Get("Allow"))
+	}
 	status, body = get("/v1/models/org/haiku")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, body, `{"id":"org/haiku"`)
@@ -369,19 +301,30 @@ func TestChunksAllocateNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { b = c.Append(b[:0], e) }))
 }
 
-// LO-404: no body makes the decoders fail in a way of their own.
+// LO-404: no body makes the decoders fail in a way of their own, and what they take can be said back in an answer.
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{` + hello + `,"stop":["a"],"n":1}`))
-	f.Add([]byte(`{"model":"c","prompt":["a"],"input":null}`))
+	f.Add([]byte(`{` + hello + `,"stop":["a"],"n":1,"tools":[{"function":{"name":"f"}}],"tool_choice":{"type":"function","name":"f"}}`))
+	f.Add([]byte(`{"model":"c","prompt":["a"],"input":null,"functions":[{"name":"f"}],"function_call":"auto","logit_bias":{"1":2}}`))
+	f.Add([]byte(`{` + ask + `,"text":{"format":{"type":"json_schema","schema":{}}},"reasoning":{"effort":"low"},"metadata":{"a":"b"}}`))
+	f.Add([]byte(`{"model":"c","input":[{"type":"reasoning","content":[{"text":"a"}]},{"type":"function_call","arguments":{}},{"role":"user","content":[{"type":"input_image","image_url":"` + pixel + `"}]}]}`))
+	f.Add([]byte(`{"model":"c","query":"q","documents":["a",{"text":"b"}],"top_n":1}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, in := range []interface{ request() (task.Request, error) }{new(chatRequest), new(completionRequest), new(embeddingsRequest)} {
+		for _, in := range []interface{ request() (task.Request, error) }{
+			new(chatRequest), new(completionRequest), new(embeddingsRequest), new(rerankRequest), new(responseRequest),
+		} {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(string(body)))
 			if _, err := lenient.Decode(r, in); err != nil {
 				require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 				continue
 			}
-			if _, err := in.request(); err != nil {
+			q, err := in.request()
+			if err != nil {
 				require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+				continue
+			}
+			if in, ok := in.(*responseRequest); ok {
+				answer := newResponse("t1", 1, in, q).whole(task.Transcript{}, &task.End{}, 2)
+				require.True(t, json.Valid(answer), "%s", answer)
 			}
 		}
 	})
