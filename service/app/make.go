@@ -28,6 +28,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/ollama"
 	"github.com/llama-orch/llama-orch/service/front/openai"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
@@ -215,12 +216,16 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-	chat := openai.New(exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log})
+	since := time.Now()
+	served := exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(since), Streams: a.streams, Log: log}
+	chat := openai.New(served)
 	for _, path := range chat.Paths() {
 		fronts[path] = chat
 	}
+	lines := ollama.New(ollama.Options{Options: served, Library: control.NewLibrary(a.operator, since), Status: a.schedule.Get})
+	fronts[ollama.Prefix] = lines
 	a.gate, err = gate.New(gate.Options{
-		Auth: a.guard, Fronts: fronts, Log: log, MaxBody: int64(c.Limits.BodyBytes),
+		Auth: a.guard, Fronts: fronts, Exact: map[string]gate.Front{ollama.Root: lines}, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err
