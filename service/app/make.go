@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
@@ -216,16 +217,22 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-	since := time.Now()
-	served := exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(since), Streams: a.streams, Log: log}
-	chat := openai.New(served)
-	for _, path := range chat.Paths() {
-		fronts[path] = chat
+	exact, since := map[string]gate.Front{}, time.Now()
+	common := exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(since), Streams: a.streams, Log: log, Hold: c.Fronts.Hold}
+	for _, name := range c.Fronts.Serve {
+		switch name {
+		case config.FrontOpenAI:
+			front := openai.New(common)
+			for _, path := range front.Paths() {
+				fronts[path] = front
+			}
+		case config.FrontOllama:
+			front := ollama.New(ollama.Options{Options: common, Library: control.NewLibrary(a.operator, since), Status: a.schedule.Get})
+			fronts[ollama.Prefix], exact[ollama.Root] = front, front
+		}
 	}
-	lines := ollama.New(ollama.Options{Options: served, Library: control.NewLibrary(a.operator, since), Status: a.schedule.Get})
-	fronts[ollama.Prefix] = lines
 	a.gate, err = gate.New(gate.Options{
-		Auth: a.guard, Fronts: fronts, Exact: map[string]gate.Front{ollama.Root: lines}, Log: log, MaxBody: int64(c.Limits.BodyBytes),
+		Auth: a.guard, Fronts: fronts, Exact: exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err

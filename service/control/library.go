@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -100,7 +101,29 @@ func (l *Library) Models(ctx context.Context) []ollama.Model {
 		}
 		list[at] = both(list[at], m)
 	}
+	now := l.config()
+	for _, name := range slices.Sorted(maps.Keys(now.Aliases)) {
+		if pools, err := l.pools(name); err == nil && name != config.AnyName {
+			m, _ := l.describeAll(ctx, pools)
+			m.Name, m.Alias = name, true
+			list = append(list, m)
+		}
+	}
 	return list
+}
+
+// describeAll is the one model of several pools, and where its file is.
+func (l *Library) describeAll(ctx context.Context, pools []config.Pool) (all ollama.Model, path string) {
+	for i, p := range pools {
+		m, at := l.describe(ctx, p)
+		if i == 0 {
+			all = m
+		} else {
+			all = both(all, m)
+		}
+		path = cmp.Or(path, at)
+	}
+	return all, path
 }
 
 // both is one model that two pools have.
@@ -193,58 +216,53 @@ func (l *Library) running(p config.Pool) *ollama.Running {
 	return out
 }
 
-// pools are those that serve a model, by any of its names.
-func (l *Library) pools(name string) (list []config.Pool) {
-	canonical := candidates{Fleet: l.Fleet}.CanonicalRef(name)
+// own are the pools that serve a model by a name of its own, and not because the alias * stands for every name.
+func (l *Library) own(name string) []config.Pool {
+	q := task.Request{ModelRef: name}
+	if !(candidates{Fleet: l.Fleet}).named(l.config(), &q, name) {
+		return nil
+	}
+	return l.serving(q.ModelRef)
+}
+
+// serving are the pools of a name that was resolved.
+func (l *Library) serving(model string) (list []config.Pool) {
 	for _, p := range l.config().Pools {
-		if p.Model.ID == name || p.Model.Canonical == canonical {
+		if p.Model.ID == model || p.Model.Canonical == model {
 			list = append(list, p)
 		}
 	}
 	return list
 }
 
-// named is pools, or an error that lists what there is.
-func (l *Library) named(name string) ([]config.Pool, error) {
-	list := l.pools(name)
-	if len(list) > 0 {
-		return list, nil
+// pools are those that serve a model, by any name that tasks can give it. MODEL_NOT_FOUND.
+func (l *Library) pools(name string) ([]config.Pool, error) {
+	q, err := candidates{Fleet: l.Fleet}.Resolve(task.Request{ModelRef: name})
+	if err != nil {
+		return nil, err
 	}
-	var known []string
-	for _, p := range l.config().Pools {
-		if !slices.Contains(known, p.Model.ID) {
-			known = append(known, p.Model.ID)
-		}
-	}
-	return nil, task.Errorf(task.ModelNotFound, "no pool serves it; there are: %s", cmp.Or(strings.Join(known, ", "), "none"))
+	return l.serving(q.ModelRef), nil
 }
 
 // Show implements ollama.Library.
 func (l *Library) Show(ctx context.Context, name string) (d ollama.Details, err error) {
 	path := ""
-	if pools := l.pools(name); len(pools) > 0 {
-		now, p := l.config(), pools[0]
-		for i, p := range pools {
-			var m ollama.Model
-			if m, path = l.describe(ctx, p); i == 0 {
-				d.Model = m
-			} else {
-				d.Model = both(d.Model, m)
-			}
-		}
-		if s := now.Profile(p); p.Workload == task.Completion {
+	entry, known := l.shelf.Find(name)
+	pools, err := l.pools(name)
+	switch {
+	case known && len(l.own(name)) == 0: // no pool has it
+		d.Name, path = entry.ID, entry.Path
+		from(&d.Model, entry)
+	case err != nil:
+		return d, err
+	default:
+		d.Model, path = l.describeAll(ctx, pools)
+		if p := pools[0]; p.Workload == task.Completion {
+			s := l.config().Profile(p)
 			d.Sampling = task.Sampling{
 				Profile: p.SamplerProfile, Temperature: s.Temperature, TopP: s.TopP, TopK: s.TopK, MinP: s.MinP, RepeatPenalty: s.RepeatPenalty,
 			}
 		}
-	} else {
-		entry, known := l.shelf.Find(name)
-		if !known {
-			_, err := l.named(name)
-			return d, err
-		}
-		d.Name, path = entry.ID, entry.Path
-		from(&d.Model, entry)
 	}
 	if path == "" {
 		return d, nil
@@ -260,7 +278,7 @@ func (l *Library) Show(ctx context.Context, name string) (d ollama.Details, err 
 
 // Load implements ollama.Library.
 func (l *Library) Load(ctx context.Context, name string) error {
-	pools, err := l.named(name)
+	pools, err := l.pools(name)
 	if err != nil {
 		return err
 	}
@@ -307,7 +325,7 @@ func (l *Library) loaded(ctx context.Context, p config.Pool) error {
 
 // Unload implements ollama.Library.
 func (l *Library) Unload(ctx context.Context, name string) error {
-	pools, err := l.named(name)
+	pools, err := l.pools(name)
 	if err != nil {
 		return err
 	}
@@ -338,7 +356,7 @@ func (l *Library) Release(ctx context.Context, poolID string) {
 // Pull implements ollama.Library.
 func (l *Library) Pull(ctx context.Context, ref string, wait time.Duration) (ollama.Fetch, error) {
 	entry, known := l.shelf.Find(ref)
-	if pools := l.pools(ref); !known && len(pools) > 0 {
+	if pools := l.own(ref); !known && len(pools) > 0 {
 		if entry, known = l.shelf.Find(pools[0].Model.Canonical); !known { // its file is the configuration's
 			return ollama.Fetch{ID: pools[0].Model.ID, Over: true}, nil
 		}
@@ -382,7 +400,7 @@ func fetchOf(m catalog.Model) ollama.Fetch {
 // Delete implements ollama.Library.
 func (l *Library) Delete(ctx context.Context, name string) error {
 	entry, known := l.shelf.Find(name)
-	if pools := l.pools(name); len(pools) > 0 {
+	if pools := l.own(name); len(pools) > 0 {
 		if !known {
 			entry, known = l.shelf.Find(pools[0].Model.Canonical)
 		}

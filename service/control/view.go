@@ -4,6 +4,7 @@ package control
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -80,16 +81,30 @@ func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, erro
 	return t.Desk.Submit(ctx, r)
 }
 
-// Served lists the models that tasks can name, each once, as the fronts show them. Since is when they came.
+// Served lists the models that tasks can name, each once, and then their aliases, as the fronts show them. Since is when they came.
 func (f Fleet) Served(since time.Time) func() []exchange.Model {
 	return func() (list []exchange.Model) {
-		for _, p := range f.config().Pools {
+		now := f.config()
+		context := map[string]int{} // the largest, by canonical ref
+		for _, p := range now.Pools {
 			ctx := f.summary(p).ctx
+			context[p.Model.Canonical] = max(context[p.Model.Canonical], ctx)
 			if at := slices.IndexFunc(list, func(m exchange.Model) bool { return m.ID == p.Model.ID }); at >= 0 {
 				list[at].Ctx = max(list[at].Ctx, ctx)
 				continue
 			}
 			list = append(list, exchange.Model{ID: p.Model.ID, Ctx: ctx, Created: since})
+		}
+		for _, name := range slices.Sorted(maps.Keys(now.Aliases)) {
+			if name == config.AnyName {
+				continue
+			}
+			model, _, _ := now.Named(now.Aliases[name].Model)
+			ctx := context[now.CanonicalRef(model)]
+			if at := slices.IndexFunc(list, func(m exchange.Model) bool { return m.ID == model }); at >= 0 {
+				ctx = list[at].Ctx
+			}
+			list = append(list, exchange.Model{ID: name, Ctx: ctx, Created: since})
 		}
 		return list
 	}

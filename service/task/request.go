@@ -107,6 +107,7 @@ type Request struct {
 	AtMost         bool          // MaxTokens is a bound: where the context holds less, the answer is shorter, and not refused
 	Deadline       time.Duration // from admission; 0: none
 	Ctx            int           // context the task needs, in tokens; 0: the pool's
+	Quantisation   string        // what the weights are to be in, or how that begins, in any case; empty: anything
 	ExpectedTokens int           // the client's estimate of its answer, in tokens; 0: unknown
 	Placement      Placement
 	KVHint         string
