@@ -50,10 +50,16 @@ type Options struct {
 	// Hold is how long the head of a stream is held back while its task waits; default 5 s. HoldWhole is the same for an answer
 	// that is sent as a whole; default 240 s (LO-406).
 	Hold, HoldWhole time.Duration
+	// ReturnWithin is how long the task of a client that is gone goes on where the client sent a key to come back with; default 2 min. Keep is
+	// how long what was asked and answered is kept after the end; default 10 min.
+	ReturnWithin, Keep time.Duration
 }
 
 // Exchange serves one front.
-type Exchange struct{ o Options }
+type Exchange struct {
+	o    Options
+	name string
+}
 
 // New makes an Exchange for the front of that name.
 func New(name string, o Options) *Exchange {
@@ -65,7 +71,8 @@ func New(name string, o Options) *Exchange {
 		o.Now = time.Now
 	}
 	o.Hold, o.HoldWhole = cmp.Or(o.Hold, 5*time.Second), cmp.Or(o.HoldWhole, 240*time.Second)
-	return &Exchange{o: o}
+	o.ReturnWithin, o.Keep = cmp.Or(o.ReturnWithin, 2*time.Minute), cmp.Or(o.Keep, 10*time.Minute)
+	return &Exchange{o: o, name: name}
 }
 
 // Now is the time that answers show.
@@ -86,10 +93,11 @@ type Answer struct {
 func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request, body []byte) (*Answer, error) {
 	call := gate.CallFrom(r.Context())
 	q.CorrelationID, q.Actor, q.BodySHA256 = call.CorrelationID, call.Identity, sha256.Sum256(body)
+	q.Front, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
 	key := r.Header.Get("Idempotency-Key")
 	if key != "" { // the same request joins the task; a client that goes may come back for a while
 		sum := sha256.Sum256([]byte(call.Identity + "\n" + key))
-		q.ID, q.OnDisconnect = "key-"+hex.EncodeToString(sum[:16]), task.CancelIt
+		q.ID, q.ReturnWithin = "key-"+hex.EncodeToString(sum[:16]), x.o.ReturnWithin
 	}
 	admitted, err := x.o.Tasks.Submit(r.Context(), q)
 	if err != nil {

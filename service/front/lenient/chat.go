@@ -11,12 +11,11 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Chat is a task of the dialects for a chat or a completion, before anything is read into it. A front cancels the task of a client that
-// goes, so the line need not.
+// Chat is a task of the dialects for a chat or a completion, before anything is read into it.
 func Chat(model string) task.Request {
 	return task.Request{
 		ModelRef: model, Workload: task.Completion, Priority: task.Interactive, AtMost: true, Placement: task.Placement{Mode: task.Auto},
-		OnDisconnect: task.Continue, OutputMode: "text",
+		OutputMode: "text",
 	}
 }
 

@@ -40,6 +40,7 @@ type Library interface {
 // Model is a model as lists show it.
 type Model struct {
 	Name         string
+	Alias        bool   // the name is a further one
 	Digest       string // 64 hexadecimal digits
 	Size         int64  // of its files, in bytes; 0: not known
 	Modified     time.Time
@@ -173,7 +174,7 @@ var forever = time.Date(2200, 1, 1, 0, 0, 0, 0, time.UTC)
 func (f *Front) ps(w http.ResponseWriter, r *http.Request) error {
 	list := []runningView{}
 	for _, m := range f.o.Library.Models(r.Context()) {
-		if m.Running == nil {
+		if m.Running == nil || m.Alias {
 			continue
 		}
 		until := m.Running.Until.UTC()
@@ -188,7 +189,8 @@ func (f *Front) ps(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-type showRequest struct {
+// modelRequest is the body of a request about a model.
+type modelRequest struct {
 	common
 }
 
@@ -203,7 +205,7 @@ type showView struct {
 
 // show serves /api/show.
 func (f *Front) show(w http.ResponseWriter, r *http.Request) error {
-	var in showRequest
+	var in modelRequest
 	_, name, _, err := f.read(r, &in, &in.common)
 	if err != nil {
 		return err

@@ -14,18 +14,12 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-type pullRequest struct {
-	common
-
-	Stream *bool `json:"stream"`
-}
-
 // hold is how long a pull is waited for before its response begins, so that a refusal still has its status.
 const hold = 5 * time.Second
 
 // pull serves /api/pull.
 func (f *Front) pull(w http.ResponseWriter, r *http.Request) error {
-	var in pullRequest
+	var in modelRequest
 	_, name, _, err := f.read(r, &in, &in.common)
 	if err != nil {
 		return err
@@ -34,8 +28,7 @@ func (f *Front) pull(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return naming(in.shown(), err)
 	}
-	how := oneAnswer
-	streams := in.Stream == nil || *in.Stream
+	how, streams := oneAnswer, in.streams()
 	if streams {
 		how = lineByLine
 	}
@@ -54,7 +47,7 @@ func reference(name string) string {
 
 // remove serves /api/delete.
 func (f *Front) remove(w http.ResponseWriter, r *http.Request) error {
-	var in showRequest
+	var in modelRequest
 	_, name, _, err := f.read(r, &in, &in.common)
 	if err != nil {
 		return err

@@ -72,7 +72,7 @@ func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 
 // What the dialect has and this server has not, and what to do instead.
 const (
-	noCopy   = "a model is not copied here: give it another name in `aliases:` of the server's configuration"
+	noCopy   = "a model is not copied here: give it another name in the server's configuration, as `aliases: {NAME: MODEL}`"
 	noCreate = "a model is not created here: pull its file, and write system prompts and parameters into the requests, or into the pool's configuration"
 	noPush   = "a model is not pushed from here: its file stays on this server"
 	noBlobs  = "files are not uploaded here: put the file on the server, or pull it by /api/pull"

@@ -22,11 +22,18 @@ const (
 	maxRepeatPenalty = 10
 )
 
-// common is what all requests for tasks share. Unknown fields are ignored.
+// common is what requests share: all of them the model, chats and completions the rest. Unknown fields are ignored.
 type common struct {
 	Model     string          `json:"model"`
 	Name      string          `json:"name"` // its older name
 	KeepAlive json.RawMessage `json:"keep_alive"`
+	Stream    *bool           `json:"stream"`
+
+	Format     json.RawMessage `json:"format"`
+	Think      json.RawMessage `json:"think"`
+	Options    options         `json:"options"`
+	Logprobs   bool            `json:"logprobs"`
+	RenderOnly bool            `json:"_debug_render_only"`
 }
 
 // shown is the model as the client names it.
@@ -53,19 +60,8 @@ func absent(raw json.RawMessage) bool {
 	return len(raw) == 0 || string(raw) == "null" || string(raw) == `""`
 }
 
-// asking is what chats and completions share.
-type asking struct {
-	common
-
-	Stream     *bool           `json:"stream"`
-	Format     json.RawMessage `json:"format"`
-	Think      json.RawMessage `json:"think"`
-	Options    options         `json:"options"`
-	Logprobs   bool            `json:"logprobs"`
-	RenderOnly bool            `json:"_debug_render_only"`
-}
-
-func (a *asking) streams() bool { return a.Stream == nil || *a.Stream }
+// streams reports whether the answer is wanted as a stream.
+func (c *common) streams() bool { return c.Stream == nil || *c.Stream }
 
 // options are those that a pool can follow, and those that would change the answer and that no pool can. What only changes how a model is
 // loaded is the configuration's to say, and so is num_ctx.
@@ -145,23 +141,23 @@ func (o *options) apply(q *task.Request) (err error) {
 	return nil
 }
 
-// request is the task of what both share.
-func (a *asking) request(model string) (q task.Request, err error) {
+// request is the task of what chats and completions share.
+func (c *common) request(model string) (q task.Request, err error) {
 	q = lenient.Chat(model)
 	switch {
-	case a.Logprobs:
+	case c.Logprobs:
 		return q, lenient.Cannot("logprobs", "log probabilities")
-	case a.RenderOnly:
+	case c.RenderOnly:
 		return q, lenient.Cannot("_debug_render_only", "a prompt without an answer")
 	}
-	if err := a.Options.apply(&q); err != nil {
+	if err := c.Options.apply(&q); err != nil {
 		return q, err
 	}
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}}
-	if q.Chat.Format, err = format(a.Format); err != nil {
+	if q.Chat.Format, err = format(c.Format); err != nil {
 		return q, err
 	}
-	return q, think(a.Think, &q.Chat.Reasoning)
+	return q, think(c.Think, &q.Chat.Reasoning)
 }
 
 // format is "json", or a JSON schema.
@@ -207,7 +203,7 @@ const maxLevel = 32
 
 // chatRequest is the body of /api/chat.
 type chatRequest struct {
-	asking
+	common
 
 	Messages []message `json:"messages"`
 	Tools    []tool    `json:"tools"`
@@ -215,7 +211,7 @@ type chatRequest struct {
 
 // request is the task of a chat.
 func (c *chatRequest) request(model string) (task.Request, error) {
-	q, err := c.asking.request(model)
+	q, err := c.common.request(model)
 	if err != nil {
 		return q, err
 	}
@@ -229,7 +225,7 @@ func (c *chatRequest) request(model string) (task.Request, error) {
 
 // generateRequest is the body of /api/generate.
 type generateRequest struct {
-	asking
+	common
 
 	Prompt   string          `json:"prompt"`
 	System   string          `json:"system"`
@@ -242,7 +238,7 @@ type generateRequest struct {
 
 // request is the task of a completion: with the prompt as it is, or as a chat of one turn.
 func (g *generateRequest) request(model string) (task.Request, error) {
-	q, err := g.asking.request(model)
+	q, err := g.common.request(model)
 	if err != nil {
 		return q, err
 	}

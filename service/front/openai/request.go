@@ -251,7 +251,7 @@ type embeddingsRequest struct {
 func (c *embeddingsRequest) request() (task.Request, error) {
 	q := task.Request{
 		ModelRef: c.Model, Workload: task.Embedding, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
-		OnDisconnect: task.Continue, OutputMode: "text",
+		OutputMode: "text",
 	}
 	var input lenient.Texts
 	switch {
