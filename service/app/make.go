@@ -217,15 +217,11 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-<<<<<<< HEAD
 	exact, since := map[string]gate.Front{}, time.Now()
-	common := exchange.Options{Tasks: a.tasks, Models: a.fleet.Served(since), Streams: a.streams, Log: log, Hold: c.Fronts.Hold}
-=======
 	common := exchange.Options{
-		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
+		Tasks: a.tasks, Models: a.fleet.Served(since), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
 		Keep: c.Fronts.Keep,
 	}
->>>>>>> main
 	for _, name := range c.Fronts.Serve {
 		switch name {
 		case config.FrontOpenAI:
