@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -38,7 +39,7 @@ func (c *collector) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Ch
 
 // ORCH-3028
 func TestRegistryHasRuntimeAndBuildInfo(t *testing.T) {
-	r := observe.NewRegistry()
+	r := observe.NewRegistry(zap.NewNop())
 	require.NoError(t, observe.BuildInfo(r, "0.1.0", "abc", "go1.26"))
 	require.Error(t, observe.BuildInfo(r, "0.1.0", "abc", "go1.26"), "twice is a mistake in the wiring")
 	n, err := testutil.GatherAndCount(r, "llorch_build_info", "go_goroutines", "process_start_time_seconds")
