@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
@@ -26,6 +27,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/openai"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -214,11 +216,18 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
-	chat := openai.New(openai.Options{
-		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log,
-	})
-	for _, path := range openai.Paths() {
-		fronts[path] = chat
+	common := exchange.Options{
+		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
+		Keep: c.Fronts.Keep,
+	}
+	for _, name := range c.Fronts.Serve {
+		if name != config.FrontOpenAI {
+			continue
+		}
+		front := openai.New(common)
+		for _, path := range front.Paths() {
+			fronts[path] = front
+		}
 	}
 	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: fronts, Log: log, MaxBody: int64(c.Limits.BodyBytes),

@@ -16,6 +16,8 @@ type Config struct {
 	BindAddr        string                    `yaml:"bind_addr" jsonschema:"default=127.0.0.1:8080" jsonschema_description:"Address and port to listen on. LLORCH_BIND_ADDR overrides it. An address that other machines can reach needs an API token."`
 	DataDir         string                    `yaml:"data_dir" jsonschema:"default=~/.local/state/llama-orch,minLength=1" jsonschema_description:"Folder of the durable state. LLORCH_DATA_DIR overrides it. A relative path is relative to this file's folder."`
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
+	Fronts          Fronts                    `yaml:"fronts" jsonschema_description:"Which dialects are served beside the native API, and how. A list alone names the dialects."`
+	Aliases         map[string]Alias          `yaml:"aliases" jsonschema_description:"Further names of models. The name * stands for every name that nothing else has. A model's name alone stands for the whole entry."`
 	CORS            CORS                      `yaml:"cors" jsonschema_description:"Which web pages of other origins may read answers of the API."`
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
 	Limits          Limits                    `yaml:"limits" jsonschema_description:"Bounds on what one request may bring."`
@@ -44,6 +46,50 @@ type Config struct {
 type Auth struct {
 	TokenEnv           string `yaml:"token_env" jsonschema:"default=LLORCH_API_TOKEN,pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"Name of the environment variable that holds the API token. The token itself is never in this file."`
 	OptionalOnLoopback bool   `yaml:"optional_on_loopback" jsonschema:"default=false" jsonschema_description:"Let callers on this machine in without a token."`
+}
+
+// Fronts says which dialects are served (LO-427).
+type Fronts struct {
+	Serve        []string      `yaml:"serve" jsonschema:"maxItems=3,enum=openai,enum=anthropic,enum=ollama" jsonschema_description:"The dialects. Left out: all of them."`
+	Hold         time.Duration `yaml:"hold" jsonschema:"default=5s" jsonschema_description:"How long the head of a stream is held back while its task waits, so that a refusal still has its status."`
+	ReturnWithin time.Duration `yaml:"return_within" jsonschema:"default=2m" jsonschema_description:"How long the task of a client that is gone goes on, if the client sent an Idempotency-Key to come back with."`
+	Keep         time.Duration `yaml:"keep" jsonschema:"default=10m" jsonschema_description:"How long the text of an ended task is kept that came by a front which stores nothing. Then what was asked and answered is deleted."`
+}
+
+// The dialects.
+const (
+	FrontOpenAI    = "openai"
+	FrontAnthropic = "anthropic"
+	FrontOllama    = "ollama"
+)
+
+// AnyName is the alias for every name that nothing else has.
+const AnyName = "*"
+
+// Alias is another name of a model (LO-428).
+type Alias struct {
+	Model  string `yaml:"model" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"The model's name, as requests would use it; with @CTX or @QUANTISATION behind it, like coder@32k or coder@q8_0, of the pools that have so much."`
+	Params Params `yaml:"params" jsonschema_description:"What is changed in requests under this name, before the pool's own params."`
+}
+
+// Params are what is changed in requests (LO-429).
+type Params struct {
+	Default  Settings `yaml:"default" jsonschema_description:"What requests have that say nothing else."`
+	Override Settings `yaml:"override" jsonschema_description:"What requests have, whatever they say."`
+	Strip    []string `yaml:"strip" jsonschema:"maxItems=16,enum=temperature,enum=top_p,enum=top_k,enum=min_p,enum=repeat_penalty,enum=max_tokens,enum=seed,enum=stop,enum=thinking,enum=effort" jsonschema_description:"What is taken out of requests before the defaults apply."`
+}
+
+// Settings are values that requests may have; nil: nothing is said.
+type Settings struct {
+	Temperature   *float64 `yaml:"temperature" jsonschema:"minimum=0,maximum=5" jsonschema_description:"0 always takes the likeliest token."`
+	TopP          *float64 `yaml:"top_p" jsonschema:"minimum=0,maximum=1" jsonschema_description:"Keep the likeliest tokens up to this sum of probability."`
+	TopK          *int     `yaml:"top_k" jsonschema:"minimum=0,maximum=1000000" jsonschema_description:"Keep this many of the likeliest tokens; 0 keeps all."`
+	MinP          *float64 `yaml:"min_p" jsonschema:"minimum=0,maximum=1" jsonschema_description:"Drop tokens less likely than this share of the likeliest one."`
+	RepeatPenalty *float64 `yaml:"repeat_penalty" jsonschema:"minimum=0.1,maximum=5" jsonschema_description:"Above 1 makes repetition less likely."`
+	MaxTokens     *int     `yaml:"max_tokens" jsonschema:"minimum=1,maximum=16777216" jsonschema_description:"The most tokens of an answer."`
+	Seed          *int     `yaml:"seed" jsonschema:"minimum=0,maximum=4294967294" jsonschema_description:"The seed."`
+	Thinking      *bool    `yaml:"thinking" jsonschema_description:"Whether a model that can think before it answers does so."`
+	Effort        *string  `yaml:"effort" jsonschema:"pattern=^[a-z]{1\\,32}$" jsonschema_description:"How hard it thinks, in the words of its template, like low or high."`
 }
 
 // CORS says which web pages may read answers (LO-829).
@@ -224,6 +270,7 @@ type Pool struct {
 	SamplerProfile string        `yaml:"sampler_profile" jsonschema:"default=default" jsonschema_description:"Name of the sampler profile for requests that set no parameters."`
 	Pace           float64       `yaml:"pace" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Built-in worker: at most this many tokens a second; 0 is as fast as possible."`
 	Provisioning   Provisioning  `yaml:"provisioning" jsonschema_description:"Where the pool's workers come from."`
+	Params         Params        `yaml:"params" jsonschema_description:"What is changed in requests that the pool gets."`
 	Price          Price         `yaml:"price" jsonschema_description:"What the pool's tokens cost, for budgets of cost. The unit is yours."`
 	Queue          Queue         `yaml:"queue" jsonschema_description:"The pool's queue."`
 	Timeouts       Timeouts      `yaml:"timeouts" jsonschema_description:"When a running task counts as stuck."`

@@ -45,7 +45,7 @@ func diff(paths *[]string, path string, a, b reflect.Value) {
 	case reflect.Map:
 		for _, key := range append(a.MapKeys(), b.MapKeys()...) {
 			x, y := a.MapIndex(key), b.MapIndex(key)
-			if name := join(path, key.String()); (!x.IsValid() || !y.IsValid() || !x.Equal(y)) && !slices.Contains(*paths, name) {
+			if name := join(path, key.String()); (!x.IsValid() || !y.IsValid() || !reflect.DeepEqual(x.Interface(), y.Interface())) && !slices.Contains(*paths, name) {
 				*paths = append(*paths, name)
 			}
 		}

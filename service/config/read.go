@@ -30,6 +30,12 @@ type reader struct {
 	where *positions
 }
 
+// shorthands names the field that stands for a whole struct where the file has no mapping for it.
+var shorthands = map[reflect.Type]string{
+	reflect.TypeFor[Fronts](): "serve",
+	reflect.TypeFor[Alias]():  "model",
+}
+
 // read reads one value. If the file leaves the value out, node is nil, and the schema's default is used.
 func (r *reader) read(node ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
 	if node == nil {
@@ -37,7 +43,16 @@ func (r *reader) read(node ast.Node, s *jsonschema.Schema, v reflect.Value, path
 		return
 	}
 	r.where.values[path] = at(node)
+	if name, short := shorthands[v.Type()]; short && !isMapping(node) {
+		r.absent(s, v, path)
+		sub, _ := s.Properties.Get(name)
+		r.read(node, sub, fields(v)[name], path)
+		return
+	}
 	switch {
+	case v.Kind() == reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		r.read(node, s, v.Elem(), path)
 	case v.Type() == reflect.TypeFor[time.Duration]():
 		r.duration(node, s, v, path)
 	case v.Type() == reflect.TypeFor[Device]():
@@ -173,7 +188,11 @@ func isMapping(node ast.Node) bool {
 // entry reads one entry of a map whose names the user chooses.
 func (r *reader) entry(key *ast.StringNode, value ast.Node, s *jsonschema.Schema, v reflect.Value, path string) {
 	if s.PropertyNames != nil && !matches(s.PropertyNames.Pattern, key.Value) {
-		r.add(at(key), fmt.Sprintf("%q is not a name", task.Clip(key.Value, maxQuote)), "use letters, digits, dots, dashes and underscores, at most 63")
+		remedy := "use letters, digits, dots, dashes and underscores, at most 63"
+		if s.PropertyNames.Pattern == aliasPattern {
+			remedy = "use letters, digits, and . _ : / -, at most 128, or * alone"
+		}
+		r.add(at(key), fmt.Sprintf("%q is not a name", task.Clip(key.Value, maxQuote)), remedy)
 		return
 	}
 	if v.IsNil() {

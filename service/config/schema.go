@@ -23,7 +23,7 @@ const (
 // Schema returns the JSON Schema of the config file, draft 2020-12, with the same bytes on every call. It is committed as
 // contracts/config-schema/config.schema.json.
 func Schema() ([]byte, error) {
-	plain, err := json.Marshal(schema())
+	plain, err := json.Marshal(withShorthands(reflected()))
 	if err != nil {
 		return nil, fmt.Errorf("encode the config schema: %w", err)
 	}
@@ -35,7 +35,25 @@ func Schema() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-var schema = sync.OnceValue(func() *jsonschema.Schema {
+// schema is what the reader reads by. Its structs stand there without their short forms, which the reader knows itself.
+var schema = sync.OnceValue(reflected)
+
+// withShorthands lets a struct be written in its short form as well.
+func withShorthands(s *jsonschema.Schema) *jsonschema.Schema {
+	either := func(whole *jsonschema.Schema, field string) *jsonschema.Schema {
+		short, _ := whole.Properties.Get(field)
+		out := &jsonschema.Schema{Description: whole.Description, OneOf: []*jsonschema.Schema{short, whole}}
+		whole.Description = ""
+		return out
+	}
+	fronts, _ := s.Properties.Get("fronts")
+	s.Properties.Set("fronts", either(fronts, shorthands[reflect.TypeFor[Fronts]()]))
+	aliases, _ := s.Properties.Get("aliases")
+	aliases.AdditionalProperties = either(aliases.AdditionalProperties, shorthands[reflect.TypeFor[Alias]()])
+	return s
+}
+
+func reflected() *jsonschema.Schema {
 	r := jsonschema.Reflector{
 		FieldNameTag: "yaml", RequiredFromJSONSchemaTags: true, DoNotReference: true, ExpandedStruct: true, Anonymous: true,
 		Mapper: func(t reflect.Type) *jsonschema.Schema {
@@ -57,6 +75,8 @@ var schema = sync.OnceValue(func() *jsonschema.Schema {
 	s.Title = "llama-orch configuration"
 	profiles, _ := s.Properties.Get("sampler_profiles")
 	profiles.PropertyNames = &jsonschema.Schema{Pattern: profilePattern}
+	aliases, _ := s.Properties.Get("aliases")
+	aliases.PropertyNames = &jsonschema.Schema{Pattern: aliasPattern}
 	pools, _ := s.Properties.Get("pools")
 	engine, _ := pools.Items.Properties.Get("engine")
 	for _, kind := range task.EngineKinds() {
@@ -64,7 +84,7 @@ var schema = sync.OnceValue(func() *jsonschema.Schema {
 	}
 	engine.Default = task.LlamaCpp
 	return s
-})
+}
 
 // defaultProfile returns a sampler profile with all defaults.
 func defaultProfile() SamplerProfile {

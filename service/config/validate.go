@@ -52,6 +52,8 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 		c.pool(ps, p, path)
 	}
 	c.engines(ps)
+	c.fronts()
+	c.aliases(ps)
 	replicas := 0
 	for i := range c.Pools {
 		replicas += max(c.Pools[i].Replicas, len(c.Pools[i].Provisioning.URLs))

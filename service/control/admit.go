@@ -5,7 +5,6 @@ package control
 import (
 	"slices"
 
-	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -41,7 +40,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
 				OnDemand:   onDemand(c), Standing: f.standing(c), Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
 			},
-			EngineVersion: s.version, Faces: f.manager.Faces(c.ID),
+			EngineVersion: s.version, Faces: f.manager.Faces(c.ID), Rules: rules(c.Params),
 			Sampling: task.Sampling{
 				Profile: c.SamplerProfile, Temperature: profile.Temperature, TopP: profile.TopP, TopK: profile.TopK,
 				MinP: profile.MinP, RepeatPenalty: profile.RepeatPenalty,
@@ -49,20 +48,6 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 		}
 	}
 	return pools
-}
-
-// CanonicalRef returns the form in which a request's model_ref is compared with the refs of the pools. The catalog's id of a model stands
-// for its ref, where no pool has that name itself (LO-844).
-func (f candidates) CanonicalRef(ref string) string {
-	now := f.config()
-	canonical := now.CanonicalRef(ref)
-	if slices.ContainsFunc(now.Pools, func(p config.Pool) bool { return p.Model.ID == ref || p.Model.Canonical == canonical }) {
-		return canonical
-	}
-	if m, err := f.shelf.Get(ref); err == nil {
-		return m.Ref
-	}
-	return canonical
 }
 
 func (f candidates) Tokenizer(poolID string) (admission.Tokenizer, bool) {

@@ -66,7 +66,7 @@ func (o *Operator) findLibs(next config.Config) (err error) {
 
 // applies reports whether a setting takes effect without a restart. The policy does, and so does what makes up a pool's workers.
 func applies(path string) bool {
-	if strings.HasPrefix(path, "sampler_profiles.") || strings.HasPrefix(path, "policy.") {
+	if strings.HasPrefix(path, "sampler_profiles.") || strings.HasPrefix(path, "policy.") || strings.HasPrefix(path, "aliases.") {
 		return true
 	}
 	rest, isPool := strings.CutPrefix(path, "pools.")
@@ -78,11 +78,11 @@ func applies(path string) bool {
 	return isPool
 }
 
-// apply puts the pools, the sampler profiles and the policy of a file into force. The caller holds mu.
+// apply puts the pools, the sampler profiles, the aliases and the policy of a file into force. The caller holds mu.
 func (o *Operator) apply(next config.Config) error {
 	file, live, closing := o.file, o.config(), maps.Clone(o.closing)
-	file.Pools, file.SamplerProfiles, file.Policy = nil, next.SamplerProfiles, next.Policy
-	live.Pools, live.SamplerProfiles, live.Policy = nil, next.SamplerProfiles, next.Policy
+	file.Pools, file.SamplerProfiles, file.Aliases, file.Policy = nil, next.SamplerProfiles, next.Aliases, next.Policy
+	live.Pools, live.SamplerProfiles, live.Aliases, live.Policy = nil, next.SamplerProfiles, next.Aliases, next.Policy
 	for _, p := range next.Pools {
 		was, there := poolIn(o.file, p.ID)
 		if !there {

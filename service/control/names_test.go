@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -20,17 +21,53 @@ func TestTheNamesOfPoolsGoBeforeTheCatalogs(t *testing.T) {
 	require.NoError(t, err)
 	shelf := o.operator.shelf
 	for _, id := range []string{"m-a", "label-a", "other"} {
-		m, err := shelf.Create(t.Context(), catalog.Request{ID: id, Ref: "file:" + file})
+		_, err := shelf.Create(t.Context(), catalog.Request{ID: id, Ref: "file:" + file})
 		require.NoError(t, err)
 		seen := candidates{Fleet: o.operator.Fleet, schedule: o.schedule}
-		want := id // the pool's own name for its model, or its ref
+		named, err := seen.Resolve(task.Request{ModelRef: id})
 		if id == "other" {
-			want = m.Ref
+			require.True(t, task.HasCode(err, task.ModelNotFound), "no pool serves the file itself: %v", err)
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, id, named.ModelRef)
 		}
-		require.Equal(t, want, seen.CanonicalRef(id))
 		_, err = o.operator.Explain(t.Context(), task.Request{ModelRef: id, Workload: task.Completion})
-		require.Equal(t, id == "other", task.HasCode(err, task.ModelNotFound), "no pool serves the file itself: %v", err)
+		require.Equal(t, id == "other", task.HasCode(err, task.ModelNotFound), "%v", err)
 		require.NoError(t, shelf.Delete(t.Context(), id))
 	}
-	require.Equal(t, "nobody", candidates{Fleet: o.operator.Fleet, schedule: o.schedule}.CanonicalRef("nobody"))
+}
+
+// LO-428: aliases, wishes, any name, and what is suggested.
+func TestNamesOfModels(t *testing.T) {
+	_, url := engineOf(t)
+	o := operate(t, external("a", url))
+	live := o.operator.config()
+	half := 0.5
+	live.Aliases = map[string]config.Alias{
+		"gpt-4o": {Model: "m-a", Params: config.Params{Default: config.Settings{Temperature: &half}}}, "big": {Model: "m-a@32k"}, "by-ref": {Model: "label-a"},
+	}
+	o.operator.Setup.now.Store(&live)
+	seen := candidates{Fleet: o.operator.Fleet, schedule: o.schedule}
+	for name, want := range map[string]task.Request{
+		"m-a":        {ModelRef: "m-a"},
+		"gpt-4o":     {ModelRef: "m-a", Params: task.Params{Temperature: &half}},
+		"gpt-4o@q4":  {ModelRef: "m-a", Params: task.Params{Temperature: &half}, Quantisation: "q4"},
+		"big":        {ModelRef: "m-a", Ctx: 32768},
+		"by-ref":     {ModelRef: "label-a"},
+		"m-a@4096":   {ModelRef: "m-a", Ctx: 4096},
+		"label-a@8k": {ModelRef: "label-a", Ctx: 8192},
+	} {
+		got, err := seen.Resolve(task.Request{ModelRef: name})
+		require.NoError(t, err, name)
+		require.Equal(t, want, got, name)
+	}
+	_, err := seen.Resolve(task.Request{ModelRef: "gpt-4"})
+	require.True(t, task.HasCode(err, task.ModelNotFound), "%v", err)
+	require.ErrorContains(t, err, "did you mean gpt-4o? Otherwise use one of big, by-ref, gpt-4o, m-a")
+	_, err = seen.Resolve(task.Request{ModelRef: "nobody@32k"})
+	require.True(t, task.HasCode(err, task.ModelNotFound), "%v", err)
+	live.Aliases["*"] = config.Alias{Model: "m-a"}
+	got, err := seen.Resolve(task.Request{ModelRef: "claude-sonnet"})
+	require.NoError(t, err)
+	require.Equal(t, "m-a", got.ModelRef)
 }

@@ -168,6 +168,10 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 // Explain implements api.Control.
 func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, error) {
 	seen := candidates{Fleet: o.Fleet, schedule: o.schedule}
+	r, err := seen.Resolve(r)
+	if err != nil {
+		return api.Explanation{}, err
+	}
 	var pools []placement.Pool
 	home := o.sessions.Home(r.SessionID)
 	for _, p := range seen.Snapshot(task.Interactive) {
@@ -176,7 +180,7 @@ func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 	}
 	e, err := placement.Explain(pools, func(id string) []placement.Replica {
 		return replicas{o.Fleet}.Snapshot(id, nil)
-	}, seen.CanonicalRef(r.ModelRef), r, o.sessions.Warm(r.SessionID))
+	}, r, o.sessions.Warm(r.SessionID))
 	if err != nil {
 		return api.Explanation{}, err
 	}

@@ -4,6 +4,7 @@ package control
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +15,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
-	"github.com/llama-orch/llama-orch/service/front/openai"
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -57,7 +58,7 @@ func (t Tasks) Subscribe(ctx context.Context, id, after string) (delivery.Stream
 	return s, nil
 }
 
-// Events implements openai.Tasks.
+// Events implements exchange.Tasks.
 func (t Tasks) Events(ctx context.Context, id string) (delivery.Events, error) {
 	s, err := t.Scheduler.Subscribe(ctx, id, "")
 	if err != nil {
@@ -80,16 +81,30 @@ func (t Tasks) Submit(ctx context.Context, r task.Request) (task.Admission, erro
 	return t.Desk.Submit(ctx, r)
 }
 
-// Served lists the models that tasks can name, each once, as the fronts show them. Since is when they came.
-func (f Fleet) Served(since time.Time) func() []openai.Model {
-	return func() (list []openai.Model) {
-		for _, p := range f.config().Pools {
+// Served lists the models that tasks can name, each once, and then their aliases, as the fronts show them. Since is when they came.
+func (f Fleet) Served(since time.Time) func() []exchange.Model {
+	return func() (list []exchange.Model) {
+		now := f.config()
+		context := map[string]int{} // the largest, by canonical ref
+		for _, p := range now.Pools {
 			ctx := f.summary(p).ctx
-			if at := slices.IndexFunc(list, func(m openai.Model) bool { return m.ID == p.Model.ID }); at >= 0 {
+			context[p.Model.Canonical] = max(context[p.Model.Canonical], ctx)
+			if at := slices.IndexFunc(list, func(m exchange.Model) bool { return m.ID == p.Model.ID }); at >= 0 {
 				list[at].Ctx = max(list[at].Ctx, ctx)
 				continue
 			}
-			list = append(list, openai.Model{ID: p.Model.ID, Ctx: ctx, Created: since})
+			list = append(list, exchange.Model{ID: p.Model.ID, Ctx: ctx, Created: since})
+		}
+		for _, name := range slices.Sorted(maps.Keys(now.Aliases)) {
+			if name == config.AnyName {
+				continue
+			}
+			model, _, _ := now.Named(now.Aliases[name].Model)
+			ctx := context[now.CanonicalRef(model)]
+			if at := slices.IndexFunc(list, func(m exchange.Model) bool { return m.ID == model }); at >= 0 {
+				ctx = list[at].Ctx
+			}
+			list = append(list, exchange.Model{ID: name, Ctx: ctx, Created: since})
 		}
 		return list
 	}

@@ -107,10 +107,14 @@ type Request struct {
 	AtMost         bool          // MaxTokens is a bound: where the context holds less, the answer is shorter, and not refused
 	Deadline       time.Duration // from admission; 0: none
 	Ctx            int           // context the task needs, in tokens; 0: the pool's
+	Quantisation   string        // what the weights are to be in, or how that begins, in any case; empty: anything
 	ExpectedTokens int           // the client's estimate of its answer, in tokens; 0: unknown
 	Placement      Placement
 	KVHint         string
 	OnDisconnect   OnDisconnect
+	ReturnWithin   time.Duration // how long a client that is gone may stay away, with CancelIt; 0: the orchestrator's default
+	Front          string        // the dialect by which it came; empty: the native API
+	KeepText       time.Duration // how long what was asked and answered is kept after the end; 0: as long as the record
 	OutputMode     string
 	BodySHA256     [32]byte // of the JSON as sent, compacted; a repeated task_id must have the same (LO-101)
 	CorrelationID  string

@@ -18,6 +18,7 @@ type Pool struct {
 	EngineVersion string
 	Sampling      task.Sampling // the pool's sampler profile
 	Faces         engine.Faces  // of its engines
+	Rules         Rules         // what it changes in requests
 }
 
 // Facts are what Decide judges a request by, besides the request.

@@ -164,9 +164,9 @@ type desk struct {
 	known    map[string]task.Admission
 }
 
-func (d *desk) Snapshot(task.Priority) []Pool      { return d.pools }
-func (d *desk) CanonicalRef(ref string) string     { return ref }
-func (d *desk) Tokenizer(string) (Tokenizer, bool) { return d, d.ready }
+func (d *desk) Snapshot(task.Priority) []Pool                { return d.pools }
+func (d *desk) Resolve(q task.Request) (task.Request, error) { return q, nil }
+func (d *desk) Tokenizer(string) (Tokenizer, bool)           { return d, d.ready }
 func (d *desk) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
 	return "<user>" + m[0].Content, d.count
 }

@@ -16,8 +16,9 @@ import (
 type Pools interface {
 	// Snapshot describes every pool as a task of that priority would find it.
 	Snapshot(p task.Priority) []Pool
-	// CanonicalRef is the form in which a model_ref is compared with the pools' refs.
-	CanonicalRef(ref string) string
+	// Resolve reads a request's model_ref, which may be an alias: the request that it returns names a pool's model by its id or canonical
+	// ref. MODEL_NOT_FOUND if there is none.
+	Resolve(req task.Request) (task.Request, error)
 	// Tokenizer returns the engine of a Ready replica, or false where the pool has none.
 	Tokenizer(poolID string) (Tokenizer, bool)
 }
@@ -97,10 +98,15 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	if err := d.caps.take(d.o.Now(), req.Actor, req.Priority); err != nil {
 		return task.Admission{}, Pool{}, err
 	}
+	req, err := d.o.Pools.Resolve(req)
+	if err != nil {
+		return task.Admission{}, Pool{}, err
+	}
 	pool, routing, err := d.route(req)
 	if err != nil {
 		return task.Admission{}, Pool{}, err
 	}
+	req = pool.Rules.Apply(req)
 	if err := serves(req, pool); err != nil {
 		return task.Admission{}, pool, err
 	}
@@ -133,7 +139,7 @@ func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
 		candidates[i] = p.Pool
 		candidates[i].Home = home != "" && p.ID == home
 	}
-	routing, err := placement.Route(candidates, d.o.Pools.CanonicalRef(req.ModelRef), req)
+	routing, err := placement.Route(candidates, req)
 	if err != nil {
 		return Pool{}, routing, err
 	}

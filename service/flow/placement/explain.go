@@ -30,14 +30,14 @@ type Explanation struct {
 // Explain routes and places a request as Route and Place would, and says why (LO-502). Replicas gives those of a pool; warm is the id
 // of the one with the KV of the request's session. An unknown model or pool is an error. That no pool can serve a request is not: it
 // is explained.
-func Explain(pools []Pool, replicas func(poolID string) []Replica, ref string, req task.Request, warm string) (Explanation, error) {
+func Explain(pools []Pool, replicas func(poolID string) []Replica, req task.Request, warm string) (Explanation, error) {
 	var e Explanation
-	routing, err := Route(pools, ref, req)
+	routing, err := Route(pools, req)
 	if task.HasCode(err, task.NotFound) || task.HasCode(err, task.ModelNotFound) {
 		return e, err
 	}
 	at := slices.IndexFunc(pools, func(p Pool) bool { return err == nil && p.ID == routing.PoolID && p.serves() })
-	for _, p := range withModel(pools, req.ModelRef, ref) {
+	for _, p := range withModel(pools, req.ModelRef) {
 		if at < 0 || p.ID != routing.PoolID {
 			e.Verdicts = append(e.Verdicts, Verdict{PoolID: p.ID, Reasons: p.against(pools, at, req)})
 		}

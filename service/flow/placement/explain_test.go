@@ -51,7 +51,7 @@ func TestExplain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			req, p := request(), pools()
 			c.change(&req, p)
-			got, err := Explain(p, c.replicas, req.ModelRef, req, "")
+			got, err := Explain(p, c.replicas, req, "")
 			require.NoError(t, err)
 			require.Equal(t, c.pool, got.PoolID)
 			require.Equal(t, c.id, got.ReplicaID)
@@ -65,7 +65,7 @@ func TestExplain(t *testing.T) {
 			}
 		})
 	}
-	_, err := Explain(pools(), replicas(), "gpt", task.Request{ModelRef: "gpt"}, "")
+	_, err := Explain(pools(), replicas(), task.Request{ModelRef: "gpt"}, "")
 	require.True(t, task.HasCode(err, task.ModelNotFound))
 }
 
@@ -86,9 +86,9 @@ func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 		}
 		req := request()
 		req.Determinism = rapid.SampledFrom([]task.Determinism{task.Strict, task.BestEffort}).Draw(t, "determinism")
-		got, err := Explain(p, func(string) []Replica { return list }, req.ModelRef, req, "")
+		got, err := Explain(p, func(string) []Replica { return list }, req, "")
 		require.NoError(t, err)
-		routing, err := Route(p, req.ModelRef, req)
+		routing, err := Route(p, req)
 		if err != nil {
 			require.Empty(t, got.PoolID)
 			return
@@ -114,7 +114,7 @@ func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 func TestASmallContextIsAReason(t *testing.T) {
 	pools := []Pool{{ID: "a", ModelID: "m", Workload: task.Completion, Ctx: 8192, Slots: 1, Ready: true}}
 	list := []Replica{{ID: "a-0", Ready: true, Slots: 1, Strict: true, Ctx: 4096}, {ID: "a-1", Ready: true, Slots: 1, Strict: true, Ctx: 8192}}
-	e, err := Explain(pools, func(string) []Replica { return list }, "", task.Request{ModelRef: "m", Workload: task.Completion, Ctx: 5000}, "")
+	e, err := Explain(pools, func(string) []Replica { return list }, task.Request{ModelRef: "m", Workload: task.Completion, Ctx: 5000}, "")
 	require.NoError(t, err)
 	require.Equal(t, "a-1", e.ReplicaID)
 	require.Equal(t, []string{"its context of 4096 tokens is smaller than the 5000 asked for"}, e.Verdicts[0].Reasons)

@@ -58,7 +58,7 @@ func TestRoute(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			req, p := request(), pools()
 			c.change(&req, p)
-			got, err := Route(p, req.ModelRef, req)
+			got, err := Route(p, req)
 			if c.code == "" {
 				require.NoError(t, err)
 				require.Equal(t, c.want, got)
@@ -148,11 +148,11 @@ func TestAGivenUpPoolOnDemandServesNothing(t *testing.T) {
 	broken := Pool{ID: "a", ModelID: "m", Workload: task.Completion, OnDemand: true, Standing: task.Standing{State: task.PoolFailed, Retry: time.Minute}}
 	sound := Pool{ID: "b", ModelID: "m", Workload: task.Completion, OnDemand: true}
 	request := task.Request{ModelRef: "m", Workload: task.Completion}
-	routing, err := Route([]Pool{broken, sound}, "", request)
+	routing, err := Route([]Pool{broken, sound}, request)
 	require.NoError(t, err)
 	require.Equal(t, "b", routing.PoolID)
 	request.Placement = task.Placement{Mode: task.Pin, PoolID: "a"}
-	_, err = Route([]Pool{broken, sound}, "", request)
+	_, err = Route([]Pool{broken, sound}, request)
 	require.True(t, task.HasCode(err, task.PoolUnavailable))
 }
 
@@ -161,20 +161,20 @@ func TestRouteLeavesOutWhatAModelCannotOrMayNotServe(t *testing.T) {
 	old := Pool{ID: "old", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Retired: true}
 	plain := Pool{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, NoTemplate: true}
 	req := task.Request{ModelRef: "m", Workload: task.Completion, Prompt: "x"}
-	_, err := Route([]Pool{old}, "m", req)
+	_, err := Route([]Pool{old}, req)
 	require.True(t, task.HasCode(err, task.ModelDeprecated), "%v", err)
 	require.ErrorContains(t, err, "there is no other")
-	r, err := Route([]Pool{old, plain}, "m", req)
+	r, err := Route([]Pool{old, plain}, req)
 	require.NoError(t, err)
 	require.Equal(t, "plain", r.PoolID, "the other pool with the model takes its tasks")
 
 	pinned := req
 	pinned.Placement = task.Placement{Mode: task.Pin, PoolID: "old"}
-	_, err = Route([]Pool{old, plain}, "m", pinned)
+	_, err = Route([]Pool{old, plain}, pinned)
 	require.True(t, task.HasCode(err, task.ModelDeprecated), "%v", err)
 
 	chat := task.Request{ModelRef: "m", Workload: task.Completion, Messages: []task.Message{{Role: "user", Content: "x"}}}
-	_, err = Route([]Pool{plain}, "m", chat)
+	_, err = Route([]Pool{plain}, chat)
 	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 	require.ErrorContains(t, err, "without a chat template")
 }
@@ -234,11 +234,11 @@ func TestRoutePrefersTheSessionsPool(t *testing.T) {
 	two := []Pool{pool("a"), pool("b")}
 	two[1].Home, two[1].Backlog = true, 3
 	req := task.Request{ModelRef: "haiku", Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}}
-	got, err := Route(two, "haiku", req)
+	got, err := Route(two, req)
 	require.NoError(t, err)
 	require.Equal(t, "b", got.PoolID)
 	two[1].Wait = 1
-	got, err = Route(two, "haiku", req)
+	got, err = Route(two, req)
 	require.NoError(t, err)
 	require.Equal(t, "a", got.PoolID)
 }
@@ -251,14 +251,27 @@ func TestRouteTakesTheFinerQuantisation(t *testing.T) {
 	}
 	two := []Pool{pool("a", "Q4_K_M", 4.8), pool("b", "Q8_0", 8.5)}
 	req := task.Request{ModelRef: "m", Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}}
-	got, err := Route(two, "m", req)
+	got, err := Route(two, req)
 	require.NoError(t, err)
 	require.Equal(t, "b", got.PoolID)
-	e, err := Explain(two, func(string) []Replica { return nil }, "m", req, "")
+	e, err := Explain(two, func(string) []Replica { return nil }, req, "")
 	require.NoError(t, err)
 	require.Equal(t, []string{"its model is in Q4_K_M, and that of pool 'b' in Q8_0, which has more bits a weight"}, e.Verdicts[0].Reasons)
 	two[1].Backlog = 1
-	got, err = Route(two, "m", req)
+	got, err = Route(two, req)
 	require.NoError(t, err)
 	require.Equal(t, "a", got.PoolID, "a shorter line is worth more")
+}
+
+// LO-428: weights that are asked for by what they are in.
+func TestQuantisationThatIsAskedFor(t *testing.T) {
+	small, large := Pool{ID: "a", ModelID: "m", Workload: task.Completion, Ready: true, Quantisation: "Q4_K_M", Bits: 4.8}, Pool{ID: "b", ModelID: "m", Workload: task.Completion, Ready: true, Quantisation: "Q8_0", Bits: 8.5}
+	for asked, pool := range map[string]string{"": "b", "q4": "a", "Q4_K_M": "a", "q8_0": "b"} {
+		got, err := Route([]Pool{small, large}, task.Request{ModelRef: "m", Workload: task.Completion, Quantisation: asked})
+		require.NoError(t, err)
+		require.Equal(t, pool, got.PoolID, asked)
+	}
+	small.Quantisation = ""
+	_, err := Route([]Pool{small, large}, task.Request{ModelRef: "m", Workload: task.Completion, Quantisation: "f16"})
+	require.ErrorContains(t, err, "pool 'a' has weights in something unknown, not in f16; pool 'b' has weights in Q8_0, not in f16")
 }

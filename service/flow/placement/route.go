@@ -46,10 +46,10 @@ type Routing struct {
 
 // Route picks the pool for a request, of those that hold its model and can serve it. A pool that is Ready or loads on demand goes
 // before others; then the one with the shortest wait, the one where the session's last turn ran, the one with the fewest tasks,
-// the one with the most bits a weight, and the first by its id. Ref is the request's model_ref in the form of the pools' refs. A
+// the one with the most bits a weight, and the first by its id. The request's model_ref is the id or the canonical ref of a pool's model. A
 // pin never falls back (OC-CTRL-2013). A request that no pool can serve is refused with the reason (OC-CORE-1016).
-func Route(pools []Pool, ref string, req task.Request) (Routing, error) {
-	holding := withModel(pools, req.ModelRef, ref)
+func Route(pools []Pool, req task.Request) (Routing, error) {
+	holding := withModel(pools, req.ModelRef)
 	if len(holding) == 0 {
 		return Routing{}, task.Errorf(task.ModelNotFound, "no pool serves the model %.80q: %s", req.ModelRef, known(pools))
 	}
@@ -126,11 +126,11 @@ func (p Pool) Refusal() error {
 	return p.Standing.Refusal(p.ID, p.Engine)
 }
 
-// withModel finds the pools for a model_ref: by model id, else by normalised ref; nothing else.
-func withModel(pools []Pool, id, ref string) []Pool {
+// withModel finds the pools for a model_ref: by model id, else by canonical ref; nothing else.
+func withModel(pools []Pool, ref string) []Pool {
 	var byID, byRef []Pool
 	for _, p := range pools {
-		if p.ModelID == id {
+		if p.ModelID == ref {
 			byID = append(byID, p)
 		}
 		if p.Ref == ref {
@@ -155,6 +155,8 @@ func misfit(p Pool, req task.Request) string {
 		return pool + "uses the sampler profile " + p.Profile
 	case req.Ctx > p.Ctx && (p.Ctx > 0 || !p.OnDemand): // of a model that is not loaded it may be unknown
 		return pool + "has a context of " + strconv.Itoa(p.Ctx) + " tokens, fewer than the " + strconv.Itoa(req.Ctx) + " asked for"
+	case req.Quantisation != "" && !strings.HasPrefix(strings.ToLower(p.Quantisation), strings.ToLower(req.Quantisation)):
+		return pool + "has weights in " + cmp.Or(p.Quantisation, "something unknown") + ", not in " + req.Quantisation
 	case len(req.Messages) > 0 && p.NoTemplate:
 		return pool + "has a model without a chat template: send a prompt"
 	case req.Determinism == task.Strict && p.Slots > 1:

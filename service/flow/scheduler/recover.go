@@ -58,6 +58,7 @@ func (s *Scheduler) restore(l *lane, r task.Record) {
 	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
 	l.rates.queue(j, 1)
 	j.accept()
+	j.unread()
 }
 
 // resume lets a strict task that was running be decoded again, on the fingerprint it had.
@@ -71,6 +72,17 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 	}
 	j.accept()
 	j.move(r.Fingerprint)
+	j.unread()
+}
+
+// unread lets a task of a front that a restart found wait for its client, whose connection is gone. The client of the native API may have none, and
+// come when it likes.
+func (j *job) unread() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if q := &j.task.Request; q.Front != "" && q.OnDisconnect == task.CancelIt && j.readers == 0 && j.state.live() {
+		j.startAbsence()
+	}
 }
 
 // abandon ends a task that nobody can continue. Tried is done once the ledger was asked to record that. If the ledger cannot, as with a

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/llama-orch/llama-orch/service/awake"
@@ -116,7 +117,7 @@ func (j *job) startPatience() {
 // startAbsence runs from the moment when the last reader left, where the task is to end with its client. The caller holds mu.
 func (j *job) startAbsence() {
 	s, visits := j.lane.s, j.visits
-	j.absence = awake.AfterFunc(s.o.ReturnWithin, func() {
+	j.absence = awake.AfterFunc(cmp.Or(j.task.Request.ReturnWithin, s.o.ReturnWithin), func() {
 		s.aside(func() { s.cancel(j, errAbandoned(), func() bool { return j.visits == visits }) }, j.told)
 	})
 }

@@ -3,7 +3,6 @@
 package openai
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/base64"
 	"encoding/binary"
@@ -13,8 +12,8 @@ import (
 	"net/http"
 	"strings"
 
-	"go.uber.org/zap"
-
+	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -31,7 +30,7 @@ func usageOf(end *task.End) usage {
 // chat serves /v1/chat/completions.
 func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	var in chatRequest
-	body, err := decode(r, &in)
+	body, err := lenient.Decode(r, &in)
 	if err != nil {
 		return err
 	}
@@ -39,16 +38,16 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	e, id, done, err := f.submit(w, r, q, body)
+	a, err := f.x.Submit(w, r, q, body)
 	if err != nil {
 		return err
 	}
-	head := head{ID: "chatcmpl-" + id, Object: "chat.completion", Created: f.o.Now().Unix(), Model: in.Model}
+	head := head{ID: "chatcmpl-" + a.ID, Object: "chat.completion", Created: f.x.Now().Unix(), Model: in.Model}
 	if in.Stream {
 		head.Object = "chat.completion.chunk"
-		return f.stream(w, r, e, newChunks(head, true, in.usage()), done)
+		return a.Stream(w, r, newChunks(head, true, in.usage()), dialect{})
 	}
-	return f.whole(w, r, e, done, func(t task.Transcript, end *task.End) any {
+	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
 		parts := t.Parts()
 		m := chatMessage{Role: "assistant", Reasoning: parts.Reasoning}
 		if parts.Answer != "" || len(parts.Calls) == 0 {
@@ -122,7 +121,7 @@ func finish(end *task.End, calls bool) string {
 // completion serves /v1/completions.
 func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 	var in completionRequest
-	body, err := decode(r, &in)
+	body, err := lenient.Decode(r, &in)
 	if err != nil {
 		return err
 	}
@@ -130,15 +129,15 @@ func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	e, id, done, err := f.submit(w, r, q, body)
+	a, err := f.x.Submit(w, r, q, body)
 	if err != nil {
 		return err
 	}
-	head := head{ID: "cmpl-" + id, Object: "text_completion", Created: f.o.Now().Unix(), Model: in.Model}
+	head := head{ID: "cmpl-" + a.ID, Object: "text_completion", Created: f.x.Now().Unix(), Model: in.Model}
 	if in.Stream {
-		return f.stream(w, r, e, newChunks(head, false, in.usage()), done)
+		return a.Stream(w, r, newChunks(head, false, in.usage()), dialect{})
 	}
-	return f.whole(w, r, e, done, func(t task.Transcript, end *task.End) any {
+	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
 		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finish(end, false)}}, usageOf(end)}
 	})
 }
@@ -160,7 +159,7 @@ type textChoice struct {
 // embeddings serves /v1/embeddings.
 func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 	var in embeddingsRequest
-	body, err := decode(r, &in)
+	body, err := lenient.Decode(r, &in)
 	if err != nil {
 		return err
 	}
@@ -168,11 +167,11 @@ func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	e, _, done, err := f.submit(w, r, q, body)
+	a, err := f.x.Submit(w, r, q, body)
 	if err != nil {
 		return err
 	}
-	return f.whole(w, r, e, done, func(_ task.Transcript, end *task.End) any {
+	return a.Whole(w, r, func(_ task.Transcript, end *task.End) any {
 		var result struct {
 			Embeddings [][]float32 `json:"embeddings"`
 		}
@@ -224,17 +223,17 @@ type modelView struct {
 	Ctx     int    `json:"context_length,omitempty"`
 }
 
-func view(m Model) modelView {
+func view(m exchange.Model) modelView {
 	return modelView{ID: m.ID, Object: "model", Created: max(m.Created.Unix(), 0), Owner: "llama-orch", Ctx: m.Ctx}
 }
 
 // models serves /v1/models.
 func (f *Front) models(w http.ResponseWriter, _ *http.Request) error {
 	list := []modelView{}
-	for _, m := range f.o.Models() {
+	for _, m := range f.x.Models() {
 		list = append(list, view(m))
 	}
-	write(f.o.Log, w, http.StatusOK, struct {
+	f.x.Write(w, http.StatusOK, struct {
 		Object string      `json:"object"`
 		Data   []modelView `json:"data"`
 	}{"list", list})
@@ -243,29 +242,14 @@ func (f *Front) models(w http.ResponseWriter, _ *http.Request) error {
 
 // model serves /v1/models/{id}. An id may have slashes.
 func (f *Front) model(w http.ResponseWriter, r *http.Request) error {
-	id := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, modelsPath+"/"), "/")
+	id := exchange.Under(r, modelsPath)
 	var known []string
-	for _, m := range f.o.Models() {
+	for _, m := range f.x.Models() {
 		if m.ID == id {
-			write(f.o.Log, w, http.StatusOK, view(m))
+			f.x.Write(w, http.StatusOK, view(m))
 			return nil
 		}
 		known = append(known, m.ID)
 	}
 	return task.Errorf(task.ModelNotFound, "there is no model %q; there are: %s", task.Clip(id, 100), cmp.Or(strings.Join(known, ", "), "none"))
-}
-
-// write sends a JSON answer.
-func write(log *zap.Logger, w http.ResponseWriter, status int, v any) {
-	var b bytes.Buffer
-	out := json.NewEncoder(&b)
-	out.SetEscapeHTML(false)
-	if err := out.Encode(v); err != nil {
-		panic(fmt.Errorf("encode an answer: %w", err)) // its types always encode
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	if _, err := w.Write(b.Bytes()); err != nil {
-		log.Debug("an answer could not be sent", zap.Error(err))
-	}
 }

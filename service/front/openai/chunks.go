@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-faster/jx"
 
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -153,7 +154,7 @@ func (c *chunks) end(end *task.End) {
 		c.w.RawStr("}}\n\n")
 	}
 	c.w.RawStr(": receipt")
-	for _, part := range receiptParts(&end.Receipt) {
+	for _, part := range exchange.ReceiptParts(&end.Receipt) {
 		c.w.RawStr(" " + part[0] + "=" + part[1])
 	}
 	c.w.RawStr("\n\ndata: [DONE]\n\n")

@@ -10,136 +10,35 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/llama-orch/llama-orch/service/flow/stream"
-	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/exchange/exchangetest"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// line is a line of tasks whose events the test writes.
-type line struct {
-	mu       sync.Mutex
-	requests []task.Request
-	canceled []string
-	refusal  error
-	log      *stream.Log
-	attempt  *stream.Attempt
-}
+func front(o exchange.Options) gate.Front { return New(o) }
 
-func newLine() *line {
-	l := &line{log: stream.New(task.Started{TaskID: "t1", Seed: 7, Determinism: task.Strict}, time.Now)}
-	l.attempt = l.log.Begin()
-	return l
-}
-
-func (l *line) Submit(_ context.Context, r task.Request) (task.Admission, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.requests = append(l.requests, r)
-	return task.Admission{TaskID: "t1", QueuePosition: 3}, l.refusal
-}
-
-func (l *line) Events(context.Context, string) (delivery.Events, error) {
-	s, err := l.log.Subscribe("", 0)
-	return events{s}, err
-}
-
-func (l *line) Cancel(_ context.Context, id string) (task.CancelResult, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.canceled = append(l.canceled, id)
-	return task.CancelResult{}, nil
-}
-
-func (l *line) cancels() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.canceled)
-}
-
-func (l *line) says(t *testing.T, pieces ...task.Piece) {
-	for _, p := range pieces {
-		require.NoError(t, l.attempt.Append(p))
-	}
-}
-
-func (l *line) ends(why task.FinishReason) {
-	l.log.End(task.End{TokensIn: 5, TokensOut: 2, FinishReason: why, Receipt: task.Receipt{Seed: 7, Determinism: task.Strict, Fingerprint: "fp-1"}})
-	l.log.Publish()
-}
-
-func (l *line) fails(e *task.Error) {
-	l.log.Fail(e)
-	l.log.Publish()
-}
-
-type events struct{ *stream.Subscription }
-
-func (events) Metrics() (task.Metrics, bool) { return task.Metrics{}, false }
-
-func text(s string) task.Piece { return task.Piece{Kind: task.EventText, Text: s} }
-
-// serve serves the front behind a real gate on a real socket.
-func serve(t *testing.T, l *line, change ...func(*Options)) string {
-	streams := delivery.New(delivery.Options{})
-	require.NoError(t, streams.Start(t.Context()))
-	o := Options{
-		Tasks: l, Streams: streams, Models: func() []Model { return []Model{{ID: "coder", Ctx: 4096}, {ID: "org/haiku"}} },
-		Now: func() time.Time { return time.Unix(1700000000, 0) },
-	}
-	for _, c := range change {
-		c(&o)
-	}
-	front := New(o)
-	auth, err := gate.NewAuth(gate.AuthOptions{OptionalOnLoopback: true})
-	require.NoError(t, err)
-	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": front}})
-	require.NoError(t, err)
-	server := httptest.NewServer(g)
-	t.Cleanup(func() {
-		http.DefaultClient.CloseIdleConnections()
-		ctx, stop := context.WithTimeout(context.Background(), time.Second)
-		defer stop()
-		_ = streams.Stop(ctx)
-		server.Close()
-	})
-	return server.URL
-}
-
-func post(t *testing.T, url, body string) *http.Response {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, strings.NewReader(body))
-	require.NoError(t, err)
-	res, err := http.DefaultClient.Do(r)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = res.Body.Close() })
-	return res
-}
-
-func read(t *testing.T, r io.Reader) string {
-	t.Helper()
-	b, err := io.ReadAll(r)
-	require.NoError(t, err)
-	return string(b)
+func serve(t *testing.T, l *exchangetest.Line, change ...func(*exchange.Options)) string {
+	return exchangetest.Serve(t, l, front, change...)
 }
 
 const hello = `"model":"coder","messages":[{"role":"user","content":"hi"}]`
 
 // LO-402, LO-408: a chat, streamed.
 func TestAChatIsStreamed(t *testing.T) {
-	l := newLine()
-	l.says(t, text("a \"b\"\n"), text("蛙"))
-	l.ends(task.FinishStop)
-	res := post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+`,"stream":true,"stream_options":{"include_usage":true}}`)
+	l := exchangetest.New()
+	l.Says(t, exchangetest.Text("a \"b\"\n"), exchangetest.Text("蛙"))
+	l.Ends(task.FinishStop)
+	res := exchangetest.Post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+`,"stream":true,"stream_options":{"include_usage":true}}`)
 	require.Equal(t, http.StatusOK, res.StatusCode)
 	require.Equal(t, "t1", res.Header.Get("X-Task-Id"))
 	require.Equal(t, "3", res.Header.Get("X-Queue-Position"))
@@ -151,66 +50,62 @@ func TestAChatIsStreamed(t *testing.T) {
 		head+`,"choices":[{"index":0,"delta":{"content":"蛙"}`+tail+
 		head+`,"choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}`+"\n\n"+
 		head+`,"system_fingerprint":"fp-1","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}`+"\n\n"+
-		": receipt Seed=7 Determinism=strict Fingerprint=fp-1\n\ndata: [DONE]\n\n", read(t, res.Body))
-	require.Zero(t, l.cancels())
+		": receipt Seed=7 Determinism=strict Fingerprint=fp-1\n\ndata: [DONE]\n\n", exchangetest.Read(t, res.Body))
+	require.Zero(t, l.Cancels())
 }
 
 // LO-408: reasoning and calls of tools are chunks of their own.
 func TestReasoningAndCallsAreStreamed(t *testing.T) {
-	l := newLine()
-	call := func(s string, c task.CallPart) task.Piece {
-		return task.Piece{Kind: task.EventToolCall, Text: s, Call: c}
-	}
-	l.says(t, task.Piece{Kind: task.EventReasoning, Text: "hm"}, call(`{"a`, task.CallPart{ID: "call_1", Name: "f"}), call(`":1}`, task.CallPart{}))
-	l.ends(task.FinishStop)
+	l := exchangetest.New()
+	l.Says(t, exchangetest.Reasoning("hm"), exchangetest.Call(0, "call_1", "f", `{"a`), exchangetest.Call(0, "", "", `":1}`))
+	l.Ends(task.FinishStop)
 	url := serve(t, l) + "/v1/chat/completions"
-	got := read(t, post(t, url, `{`+hello+`,"stream":true}`).Body)
+	got := exchangetest.Read(t, exchangetest.Post(t, url, `{`+hello+`,"stream":true}`).Body)
 	require.Contains(t, got, `"delta":{"reasoning_content":"hm"}`)
 	require.Contains(t, got, `"delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"a"}}]}`)
 	require.Contains(t, got, `"delta":{"tool_calls":[{"index":0,"function":{"arguments":"\":1}"}}]}`)
 	require.Contains(t, got, `"finish_reason":"tool_calls"`)
-	got = read(t, post(t, url, `{`+hello+`}`).Body)
+	got = exchangetest.Read(t, exchangetest.Post(t, url, `{`+hello+`}`).Body)
 	require.Contains(t, got, `"message":{"role":"assistant","content":null,"refusal":null,"reasoning_content":"hm","tool_calls":[{"id":"call_1","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}]}`)
 }
 
 // LO-402, LO-408: a chat as a whole, and a completion in both forms.
 func TestWholeAnswers(t *testing.T) {
-	l := newLine()
-	l.says(t, text("a"), text("b"))
-	l.ends(task.FinishLength)
+	l := exchangetest.New()
+	l.Says(t, exchangetest.Text("a"), exchangetest.Text("b"))
+	l.Ends(task.FinishLength)
 	url := serve(t, l)
-	res := post(t, url+"/v1/chat/completions", `{`+hello+`}`)
+	res := exchangetest.Post(t, url+"/v1/chat/completions", `{`+hello+`}`)
 	require.Equal(t, "fp-1", res.Header.Get("X-Receipt-Fingerprint"))
 	require.JSONEq(t, `{"id":"chatcmpl-t1","object":"chat.completion","created":1700000000,"model":"coder","system_fingerprint":"fp-1",
 		"choices":[{"index":0,"message":{"role":"assistant","content":"ab","refusal":null},"logprobs":null,"finish_reason":"length"}],
-		"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}`, read(t, res.Body))
-	res = post(t, url+"/v1/completions/", `{"model":"coder","prompt":"x"}`)
+		"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}`, exchangetest.Read(t, res.Body))
+	res = exchangetest.Post(t, url+"/v1/completions/", `{"model":"coder","prompt":"x"}`)
 	require.JSONEq(t, `{"id":"cmpl-t1","object":"text_completion","created":1700000000,"model":"coder","system_fingerprint":"fp-1",
 		"choices":[{"index":0,"text":"ab","logprobs":null,"finish_reason":"length"}],
-		"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}`, read(t, res.Body))
-	got := read(t, post(t, url+"/v1/completions", `{"model":"coder","prompt":["x"],"stream":true}`).Body)
+		"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}`, exchangetest.Read(t, res.Body))
+	got := exchangetest.Read(t, exchangetest.Post(t, url+"/v1/completions", `{"model":"coder","prompt":["x"],"stream":true}`).Body)
 	require.Contains(t, got, `"choices":[{"index":0,"text":"a","logprobs":null,"finish_reason":null}]}`)
 	require.Contains(t, got, `"choices":[{"index":0,"text":"","logprobs":null,"finish_reason":"length"}]}`)
-	require.Zero(t, l.cancels())
+	require.Zero(t, l.Cancels())
 }
 
 // LO-408: embeddings as floats, and as base64.
 func TestEmbeddings(t *testing.T) {
-	l := newLine()
-	l.log.End(task.End{TokensIn: 3, FinishReason: task.FinishResult, Result: json.RawMessage(`{"embeddings":[[1,-0.5],[0.25,2]]}`)})
-	l.log.Publish()
+	l := exchangetest.New()
+	l.Answers(`{"embeddings":[[1,-0.5],[0.25,2]]}`)
 	url := serve(t, l) + "/v1/embeddings"
 	require.JSONEq(t, `{"object":"list","model":"e","data":[{"object":"embedding","index":0,"embedding":[1,-0.5]},{"object":"embedding","index":1,"embedding":[0.25,2]}],
-		"usage":{"prompt_tokens":3,"total_tokens":3}}`, read(t, post(t, url, `{"model":"e","input":["a","b"]}`).Body))
-	require.Contains(t, read(t, post(t, url, `{"model":"e","input":"a","encoding_format":"base64"}`).Body), `"embedding":"AACAPwAAAL8="`)
-	require.Equal(t, []string{"a", "b"}, l.requests[0].Inputs)
-	require.Equal(t, task.Embedding, l.requests[0].Workload)
+		"usage":{"prompt_tokens":3,"total_tokens":3}}`, exchangetest.Read(t, exchangetest.Post(t, url, `{"model":"e","input":["a","b"]}`).Body))
+	require.Contains(t, exchangetest.Read(t, exchangetest.Post(t, url, `{"model":"e","input":"a","encoding_format":"base64"}`).Body), `"embedding":"AACAPwAAAL8="`)
+	require.Equal(t, []string{"a", "b"}, l.Requests()[0].Inputs)
+	require.Equal(t, task.Embedding, l.Requests()[0].Workload)
 }
 
 // LO-403: what a request becomes.
 func TestWhatARequestBecomes(t *testing.T) {
-	l := newLine()
-	l.ends(task.FinishStop)
+	l := exchangetest.New()
+	l.Ends(task.FinishStop)
 	url := serve(t, l) + "/v1/chat/completions"
 	for body, check := range map[string]func(task.Request){
 		`{"model":"coder","messages":[{"role":"system","content":"a"},{"role":"user","content":[{"type":"text","text":"b"},{"type":"text","text":"c"}]},
@@ -230,14 +125,14 @@ func TestWhatARequestBecomes(t *testing.T) {
 			require.Equal(t, 5, *q.Params.TopK)
 		},
 	} {
-		require.Equal(t, http.StatusOK, post(t, url, body).StatusCode, body)
-		check(l.requests[len(l.requests)-1])
+		require.Equal(t, http.StatusOK, exchangetest.Post(t, url, body).StatusCode, body)
+		check(l.Last())
 	}
 }
 
 // LO-403, LO-404: what is refused, and by which name.
 func TestRefusals(t *testing.T) {
-	l := newLine()
+	l := exchangetest.New()
 	url := serve(t, l)
 	chat := func(more string) string { return `{` + hello + `,` + more + `}` }
 	message := func(m string) string { return `{"model":"coder","messages":[` + m + `]}` }
@@ -270,7 +165,7 @@ func TestRefusals(t *testing.T) {
 		message(`{"role":"user","content":[{"type":"image"}]}`): "messages[0].content[0]",
 		message(`{"role":"assistant","tool_calls":[{}]}`):       "messages[0].tool_calls",
 	} {
-		res := post(t, url+"/v1/chat/completions", body)
+		res := exchangetest.Post(t, url+"/v1/chat/completions", body)
 		var got errorBody
 		require.NoError(t, json.NewDecoder(res.Body).Decode(&got), body)
 		require.Equal(t, http.StatusBadRequest, res.StatusCode, body)
@@ -280,7 +175,7 @@ func TestRefusals(t *testing.T) {
 			require.Equal(t, param, *got.Error.Param, body)
 		}
 	}
-	require.Empty(t, l.requests)
+	require.Empty(t, l.Requests())
 	for path, bodies := range map[string][]string{
 		"/v1/completions": {
 			`{"model":"c"}`, `{"model":"c","prompt":[1]}`, `{"model":"c","prompt":["a","b"]}`, `{"model":"c","prompt":"a","echo":true}`,
@@ -289,7 +184,7 @@ func TestRefusals(t *testing.T) {
 		"/v1/embeddings": {`{}`, `{"model":"c"}`, `{"model":"c","input":[]}`, `{"model":"c","input":[1,2]}`, `{"model":"c","input":"a","dimensions":3}`, `{"model":"c","input":"a","encoding_format":"hex"}`},
 	} {
 		for _, body := range bodies {
-			require.Equal(t, http.StatusBadRequest, post(t, url+path, body).StatusCode, body)
+			require.Equal(t, http.StatusBadRequest, exchangetest.Post(t, url+path, body).StatusCode, body)
 		}
 	}
 	res, err := http.Get(url + "/v1/chat/completions")
@@ -311,44 +206,44 @@ func TestErrorsOfTheLine(t *testing.T) {
 		task.Errorf(task.PoolUnready, "loads").Retry(0):                                     {503, `"message":"overloaded: loads","type":"server_error"`, "1"},
 		task.Errorf(task.InvalidParams, "x").Because(&task.TooLongError{Tokens: 9, Ctx: 8}): {400, `maximum context length is 8 tokens; prompt is too long: 9 tokens > 8 maximum`, ""},
 	} {
-		l := newLine()
-		l.refusal = code
-		res := post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+`}`)
+		l := exchangetest.New()
+		l.Refusal = code
+		res := exchangetest.Post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+`}`)
 		require.Equal(t, c.status, res.StatusCode)
 		require.Equal(t, c.retry, res.Header.Get("Retry-After"))
-		require.Contains(t, read(t, res.Body), c.body)
+		require.Contains(t, exchangetest.Read(t, res.Body), c.body)
 	}
 }
 
 // LO-406: a task that fails while the head is held back is refused with a status, streamed or whole.
 func TestAFailureBeforeTheFirstToken(t *testing.T) {
 	for _, more := range []string{"", `,"stream":true`} {
-		l := newLine()
-		l.fails(task.Errorf(task.QueueFullDropLRU, "dropped"))
-		res := post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+more+`}`)
+		l := exchangetest.New()
+		l.Fails(task.Errorf(task.QueueFullDropLRU, "dropped"))
+		res := exchangetest.Post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+more+`}`)
 		require.Equal(t, http.StatusTooManyRequests, res.StatusCode)
-		require.Contains(t, read(t, res.Body), "overloaded")
-		require.Zero(t, l.cancels())
+		require.Contains(t, exchangetest.Read(t, res.Body), "overloaded")
+		require.Zero(t, l.Cancels())
 	}
 }
 
 // LO-407: a stream that fails ends with the error event, and then breaks.
 func TestAStreamThatFailsBreaks(t *testing.T) {
-	l := newLine()
-	l.says(t, text("a"))
-	res := post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+`,"stream":true}`)
+	l := exchangetest.New()
+	l.Says(t, exchangetest.Text("a"))
+	res := exchangetest.Post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+`,"stream":true}`)
 	in := bufio.NewReader(res.Body)
 	for line := ""; !strings.Contains(line, `"content":"a"`); {
 		var err error
 		line, err = in.ReadString('\n')
 		require.NoError(t, err)
 	}
-	l.fails(task.Errorf(task.WorkerReset, "the worker is gone").Retry(0))
+	l.Fails(task.Errorf(task.WorkerReset, "the worker is gone").Retry(0))
 	rest, err := io.ReadAll(in)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 	require.Contains(t, string(rest), `data: {"error":{"message":"overloaded: the worker is gone","type":"server_error","param":null,"code":"overloaded"}}`+"\n\n")
 	require.NotContains(t, string(rest), "[DONE]")
-	require.Zero(t, l.cancels())
+	require.Zero(t, l.Cancels())
 }
 
 // LO-405: a client that goes before the end cancels its task, streamed or whole, unless it has a key to come back with.
@@ -362,10 +257,10 @@ func TestAClientThatGoesCancels(t *testing.T) {
 		"with a key": {more: `,"stream":true`, key: "k", begun: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLine()
-			url := serve(t, l, func(o *Options) { o.Hold = time.Hour }) + "/v1/chat/completions"
+			l := exchangetest.New()
+			url := serve(t, l, func(o *exchange.Options) { o.Hold = time.Hour }) + "/v1/chat/completions"
 			if c.begun {
-				l.says(t, text("a"))
+				l.Says(t, exchangetest.Text("a"))
 			}
 			ctx, leave := context.WithCancel(t.Context())
 			defer leave()
@@ -382,33 +277,33 @@ func TestAClientThatGoesCancels(t *testing.T) {
 					_ = res.Body.Close()
 				}
 			}()
-			require.Eventually(t, func() bool { l.mu.Lock(); defer l.mu.Unlock(); return len(l.requests) == 1 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return len(l.Requests()) == 1 }, 10*time.Second, time.Millisecond)
 			leave()
 			<-gone
 			if c.cancels > 0 {
-				require.Eventually(t, func() bool { return l.cancels() == 1 }, 10*time.Second, 5*time.Millisecond)
+				require.Eventually(t, func() bool { return l.Cancels() == 1 }, 10*time.Second, 5*time.Millisecond)
 				return
 			}
-			require.Equal(t, task.CancelIt, l.requests[0].OnDisconnect)
-			require.Regexp(t, "^key-[0-9a-f]{32}$", l.requests[0].ID)
-			l.ends(task.FinishStop)
-			require.Zero(t, l.cancels())
+			require.Equal(t, task.CancelIt, l.Requests()[0].OnDisconnect)
+			require.Regexp(t, "^key-[0-9a-f]{32}$", l.Requests()[0].ID)
+			l.Ends(task.FinishStop)
+			require.Zero(t, l.Cancels())
 		})
 	}
 }
 
 // LO-406: while a task waits, a stream gets its head and comments, and a whole answer white space.
 func TestWhatAWaitingClientGets(t *testing.T) {
-	l := newLine()
-	url := serve(t, l, func(o *Options) { o.Hold, o.HoldWhole = time.Millisecond, time.Millisecond }) + "/v1/chat/completions"
-	res := post(t, url, `{`+hello+`,"stream":true}`) // it has its head, and there is nothing to read
+	l := exchangetest.New()
+	url := serve(t, l, func(o *exchange.Options) { o.Hold, o.HoldWhole = time.Millisecond, time.Millisecond }) + "/v1/chat/completions"
+	res := exchangetest.Post(t, url, `{`+hello+`,"stream":true}`) // it has its head, and there is nothing to read
 	require.Equal(t, http.StatusOK, res.StatusCode)
-	whole := post(t, url, `{`+hello+`}`)
+	whole := exchangetest.Post(t, url, `{`+hello+`}`)
 	require.Equal(t, http.StatusOK, whole.StatusCode)
-	l.says(t, text("a"))
-	l.ends(task.FinishStop)
-	require.Contains(t, read(t, res.Body), `"content":"a"`)
-	got := read(t, whole.Body)
+	l.Says(t, exchangetest.Text("a"))
+	l.Ends(task.FinishStop)
+	require.Contains(t, exchangetest.Read(t, res.Body), `"content":"a"`)
+	got := exchangetest.Read(t, whole.Body)
 	require.True(t, strings.HasPrefix(got, " "))
 	require.Contains(t, got, `"content":"a"`)
 	require.True(t, json.Valid([]byte(got)))
@@ -416,21 +311,21 @@ func TestWhatAWaitingClientGets(t *testing.T) {
 
 // LO-407: a whole answer that fails behind its white space breaks.
 func TestAWholeAnswerThatFailsBreaks(t *testing.T) {
-	l := newLine()
-	res := post(t, serve(t, l, func(o *Options) { o.HoldWhole = time.Millisecond })+"/v1/chat/completions", `{`+hello+`}`)
-	l.fails(task.Errorf(task.WorkerReset, "gone"))
+	l := exchangetest.New()
+	res := exchangetest.Post(t, serve(t, l, func(o *exchange.Options) { o.HoldWhole = time.Millisecond })+"/v1/chat/completions", `{`+hello+`}`)
+	l.Fails(task.Errorf(task.WorkerReset, "gone"))
 	_, err := io.ReadAll(res.Body)
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
 // LO-408: models, one by one too, with slashes in their ids.
 func TestModels(t *testing.T) {
-	url := serve(t, newLine())
+	url := serve(t, exchangetest.New())
 	get := func(path string) (int, string) {
 		res, err := http.Get(url + path)
 		require.NoError(t, err)
 		defer res.Body.Close()
-		return res.StatusCode, read(t, res.Body)
+		return res.StatusCode, exchangetest.Read(t, res.Body)
 	}
 	status, body := get("/v1/models")
 	require.Equal(t, http.StatusOK, status)
@@ -459,7 +354,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, in := range []interface{ request() (task.Request, error) }{new(chatRequest), new(completionRequest), new(embeddingsRequest)} {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(string(body)))
-			if _, err := decode(r, in); err != nil {
+			if _, err := lenient.Decode(r, in); err != nil {
 				require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 				continue
 			}

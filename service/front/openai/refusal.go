@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -59,8 +59,8 @@ func errorOf(err error) errorBody {
 	if words.code == "overloaded" {
 		e.Message = "overloaded: " + e.Message
 	}
-	if b, ok := errors.AsType[*paramError](err); ok {
-		e.Param = &b.param
+	if b, ok := errors.AsType[*lenient.ParamError](err); ok {
+		e.Param = &b.Param
 	}
 	if long, ok := errors.AsType[*task.TooLongError](err); ok {
 		param := "messages"
@@ -71,16 +71,7 @@ func errorOf(err error) errorBody {
 	return errorBody{e}
 }
 
-// maxRetryAfter bounds what clients are told to wait: some wait as long as they are told.
-const maxRetryAfter = 60
-
 // Refuse implements gate.Front.
 func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) {
-	refusal := gate.Refuse(err)
-	refusal.Log(r.Context(), f.o.Log)
-	refusal.SetHeaders(w.Header())
-	if refusal.Status == http.StatusTooManyRequests || refusal.Status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", strconv.Itoa(min(max(refusal.RetryAfter, 1), maxRetryAfter)))
-	}
-	write(f.o.Log, w, refusal.Status, errorOf(err))
+	f.x.Refuse(w, r, err, errorOf(err))
 }

@@ -5,9 +5,9 @@ package openai
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -17,25 +17,6 @@ const (
 	maxTemperature = 5
 )
 
-// paramError is a refusal that names a parameter.
-type paramError struct {
-	param string
-	err   *task.Error
-}
-
-func (b *paramError) Error() string { return b.err.Error() }
-func (b *paramError) Unwrap() error { return b.err }
-
-// bad refuses a parameter.
-func bad(param, format string, args ...any) error {
-	return &paramError{param, task.Errorf(task.InvalidParams, "`%s`: "+format, append([]any{param}, args...)...)}
-}
-
-// cannot refuses what would change the answer and cannot be had (LO-403).
-func cannot(param, what string) error {
-	return bad(param, "%s cannot be had here yet: leave it out", what)
-}
-
 // common is what completions and chats share. Unknown fields are ignored.
 type common struct {
 	Model         string         `json:"model"`
@@ -44,7 +25,7 @@ type common struct {
 	MaxTokens     *float64       `json:"max_tokens"`
 	N             *float64       `json:"n"`
 	Seed          *float64       `json:"seed"`
-	Stop          texts          `json:"stop"`
+	Stop          lenient.Texts  `json:"stop"`
 
 	Temperature      *float64 `json:"temperature"`
 	TopP             *float64 `json:"top_p"`
@@ -67,88 +48,47 @@ func (c *common) usage() bool { return c.StreamOptions != nil && c.StreamOptions
 // request is the task of what both share.
 func (c *common) request() (q task.Request, err error) {
 	if c.Model == "" {
-		return q, bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
 	}
-	q = task.Request{
-		ModelRef: c.Model, Workload: task.Completion, Priority: task.Interactive, AtMost: true, Placement: task.Placement{Mode: task.Auto},
-		OnDisconnect: task.Continue, OutputMode: "text",
-	}
+	q = lenient.Chat(c.Model)
 	if c.N != nil && *c.N != 1 {
-		return q, cannot("n", "more or less than one choice")
+		return q, lenient.Cannot("n", "more or less than one choice")
 	}
 	if len(c.LogitBias) > 0 {
-		return q, cannot("logit_bias", "a bias")
+		return q, lenient.Cannot("logit_bias", "a bias")
 	}
 	for name, penalty := range map[string]*float64{"frequency_penalty": c.FrequencyPenalty, "presence_penalty": c.PresencePenalty} {
 		if penalty != nil && *penalty != 0 {
-			return q, cannot(name, "this penalty")
+			return q, lenient.Cannot(name, "this penalty")
 		}
 	}
-	if q.MaxTokens, err = whole32("max_tokens", c.MaxTokens, 1); err != nil {
+	if q.MaxTokens, err = lenient.Whole("max_tokens", c.MaxTokens, 1); err != nil {
 		return q, err
 	}
-	if c.Seed != nil {
-		if *c.Seed != math.Trunc(*c.Seed) {
-			return q, bad("seed", "it must be a whole number")
-		}
-		seed := uint32(math.Mod(math.Abs(*c.Seed), task.MaxSeed+1))
-		q.Seed = &seed
+	if q.Seed, err = lenient.Seed("seed", c.Seed); err != nil {
+		return q, err
 	}
 	if len(c.Stop) > maxStop {
-		return q, bad("stop", "at most %d texts are possible", maxStop)
+		return q, lenient.Bad("stop", "at most %d lenient.Texts are possible", maxStop)
 	}
 	q.Params.Stop = c.Stop
-	if q.Params.Temperature, err = within("temperature", c.Temperature, maxTemperature); err != nil {
+	if q.Params.Temperature, err = lenient.Within("temperature", c.Temperature, maxTemperature); err != nil {
 		return q, err
 	}
-	if q.Params.TopP, err = within("top_p", c.TopP, 1); err != nil {
+	if q.Params.TopP, err = lenient.Within("top_p", c.TopP, 1); err != nil {
 		return q, err
 	}
-	if q.Params.MinP, err = within("min_p", c.MinP, 1); err != nil {
+	if q.Params.MinP, err = lenient.Within("min_p", c.MinP, 1); err != nil {
 		return q, err
 	}
 	if c.TopK != nil {
-		k, err := whole32("top_k", c.TopK, 0)
+		k, err := lenient.Whole("top_k", c.TopK, 0)
 		if err != nil {
 			return q, err
 		}
 		q.Params.TopK = &k
 	}
 	return q, nil
-}
-
-func within(param string, v *float64, most float64) (*float64, error) {
-	if v != nil && (*v < 0 || *v > most) {
-		return nil, bad(param, "it must be from 0 to %g, not %g", most, *v)
-	}
-	return v, nil
-}
-
-// whole32 is a whole number; 0 where it is missing.
-func whole32(param string, v *float64, least int) (int, error) {
-	if v == nil {
-		return 0, nil
-	}
-	if *v != math.Trunc(*v) || *v < float64(least) || *v > math.MaxInt32 {
-		return 0, bad(param, "it must be a whole number from %d, not %g", least, *v)
-	}
-	return int(*v), nil
-}
-
-// texts is one text, or several.
-type texts []string
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (t *texts) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*t = nil
-		if string(b) != "null" {
-			*t = texts{one}
-		}
-		return nil
-	}
-	return json.Unmarshal(b, (*[]string)(t))
 }
 
 // chatRequest is the body of /v1/chat/completions.
@@ -194,19 +134,19 @@ func (c *chatRequest) request() (task.Request, error) {
 	}
 	switch {
 	case len(c.Tools) > 0 && c.ToolChoice != "none":
-		return q, cannot("tools", "tools")
+		return q, lenient.Cannot("tools", "tools")
 	case len(c.Functions) > 0:
-		return q, cannot("functions", "functions")
+		return q, lenient.Cannot("functions", "functions")
 	case c.ResponseFormat != nil && c.ResponseFormat.Type != "" && c.ResponseFormat.Type != "text":
-		return q, cannot("response_format", "the format "+task.Clip(c.ResponseFormat.Type, 40))
+		return q, lenient.Cannot("response_format", "the format "+task.Clip(c.ResponseFormat.Type, 40))
 	case c.Logprobs:
-		return q, cannot("logprobs", "log probabilities")
+		return q, lenient.Cannot("logprobs", "log probabilities")
 	case len(c.Messages) == 0:
-		return q, bad("messages", "send at least one message")
+		return q, lenient.Bad("messages", "send at least one message")
 	}
 	for _, m := range c.Modalities {
 		if m != "text" {
-			return q, cannot("modalities", "an answer that is no text")
+			return q, lenient.Cannot("modalities", "an answer that is no text")
 		}
 	}
 	var system []string
@@ -222,9 +162,9 @@ func (c *chatRequest) request() (task.Request, error) {
 		case "user", "assistant":
 			q.Messages = append(q.Messages, task.Message{Role: m.Role, Content: text})
 		case "tool", "function":
-			return q, cannot(at+".role", "the result of a tool")
+			return q, lenient.Cannot(at+".role", "the result of a tool")
 		default:
-			return q, bad(at+".role", "it must be system, developer, user or assistant, not %q", task.Clip(m.Role, 40))
+			return q, lenient.Bad(at+".role", "it must be system, developer, user or assistant, not %q", task.Clip(m.Role, 40))
 		}
 	}
 	if len(system) > 0 {
@@ -237,7 +177,7 @@ func (c *chatRequest) request() (task.Request, error) {
 // text is the content of a message, put together from its parts.
 func (m *message) text(at string) (string, error) {
 	if len(m.ToolCalls) > 0 {
-		return "", cannot(at+".tool_calls", "a call of a tool")
+		return "", lenient.Cannot(at+".tool_calls", "a call of a tool")
 	}
 	if len(m.Content) == 0 || string(m.Content) == "null" {
 		return "", nil
@@ -248,7 +188,7 @@ func (m *message) text(at string) (string, error) {
 	}
 	var parts []part
 	if json.Unmarshal(m.Content, &parts) != nil {
-		return "", bad(at+".content", "it must be a text, or a list of parts")
+		return "", lenient.Bad(at+".content", "it must be a text, or a list of parts")
 	}
 	var all strings.Builder
 	for i, p := range parts {
@@ -258,7 +198,7 @@ func (m *message) text(at string) (string, error) {
 		case "refusal":
 			all.WriteString(p.Refusal)
 		default:
-			return "", cannot(fmt.Sprintf("%s.content[%d]", at, i), "a part of the type "+task.Clip(p.Type, 40))
+			return "", lenient.Cannot(fmt.Sprintf("%s.content[%d]", at, i), "a part of the type "+task.Clip(p.Type, 40))
 		}
 	}
 	return all.String(), nil
@@ -283,17 +223,17 @@ func (c *completionRequest) request() (task.Request, error) {
 	}
 	switch {
 	case c.Suffix != "":
-		return q, cannot("suffix", "a suffix")
+		return q, lenient.Cannot("suffix", "a suffix")
 	case c.Echo:
-		return q, cannot("echo", "an echo of the prompt")
+		return q, lenient.Cannot("echo", "an echo of the prompt")
 	case c.BestOf != nil && *c.BestOf != 1:
-		return q, cannot("best_of", "the best of several answers")
+		return q, lenient.Cannot("best_of", "the best of several answers")
 	case c.Logprobs != nil:
-		return q, cannot("logprobs", "log probabilities")
+		return q, lenient.Cannot("logprobs", "log probabilities")
 	}
-	var prompt texts
+	var prompt lenient.Texts
 	if err := json.Unmarshal(c.Prompt, &prompt); err != nil || len(prompt) != 1 {
-		return q, bad("prompt", "send one text; a prompt of tokens, and several prompts, cannot be had here")
+		return q, lenient.Bad("prompt", "send one text; a prompt of tokens, and several prompts, cannot be had here")
 	}
 	q.Prompt = prompt[0]
 	return q, nil
@@ -311,18 +251,18 @@ type embeddingsRequest struct {
 func (c *embeddingsRequest) request() (task.Request, error) {
 	q := task.Request{
 		ModelRef: c.Model, Workload: task.Embedding, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
-		OnDisconnect: task.Continue, OutputMode: "text",
+		OutputMode: "text",
 	}
-	var input texts
+	var input lenient.Texts
 	switch {
 	case c.Model == "":
-		return q, bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
 	case c.Format != "" && c.Format != "float" && c.Format != "base64":
-		return q, bad("encoding_format", "it must be float or base64, not %q", task.Clip(c.Format, 40))
+		return q, lenient.Bad("encoding_format", "it must be float or base64, not %q", task.Clip(c.Format, 40))
 	case c.Dimensions != nil:
-		return q, cannot("dimensions", "another number of dimensions than the model's")
+		return q, lenient.Cannot("dimensions", "another number of dimensions than the model's")
 	case json.Unmarshal(c.Input, &input) != nil || len(input) == 0:
-		return q, bad("input", "send a text, or a list of texts; tokens cannot be had here")
+		return q, lenient.Bad("input", "send a text, or a list of lenient.Texts; tokens cannot be had here")
 	}
 	q.Inputs = input
 	return q, nil

@@ -55,10 +55,14 @@ type storedRequest struct {
 	AtMost         bool              `json:"at_most,omitempty"`
 	DeadlineNS     time.Duration     `json:"deadline_ns,omitempty"`
 	Ctx            int               `json:"ctx,omitempty"`
+	Quantisation   string            `json:"quantisation,omitempty"`
 	ExpectedTokens int               `json:"expected_tokens,omitempty"`
 	Placement      task.Placement    `json:"placement"`
 	KVHint         string            `json:"kv_hint,omitempty"`
 	OnDisconnect   task.OnDisconnect `json:"on_disconnect,omitempty"`
+	ReturnWithinNS time.Duration     `json:"return_within_ns,omitempty"`
+	Front          string            `json:"front,omitempty"`
+	KeepTextNS     time.Duration     `json:"keep_text_ns,omitempty"`
 	OutputMode     string            `json:"output_mode,omitempty"`
 	BodySHA256     string            `json:"body_sha256"`
 	CorrelationID  string            `json:"correlation_id,omitempty"`
@@ -101,8 +105,9 @@ func encodeTask(t task.Task) ([]byte, error) {
 		Request: storedRequest{
 			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
 			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
-			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx,
-			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
+			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx, Quantisation: q.Quantisation,
+			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
+			ReturnWithinNS: q.ReturnWithin, Front: q.Front, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
 			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
 		},
 	}
@@ -129,8 +134,9 @@ func decodeTask(text []byte, t *task.Task) error {
 	t.Request = task.Request{
 		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
 		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
-		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx,
-		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect, OutputMode: q.OutputMode,
+		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx, Quantisation: q.Quantisation,
+		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
+		ReturnWithin: q.ReturnWithinNS, Front: q.Front, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,
 		CorrelationID: q.CorrelationID, Actor: q.Actor,
 	}
 	if n, err := hex.Decode(t.Request.BodySHA256[:], []byte(q.BodySHA256)); err != nil || n != sha256.Size {

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package admission
+
+import (
+	"slices"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Rules change what requests ask for (LO-429). The zero value changes nothing.
+type Rules struct {
+	Default, Override Settings
+	Strip             []Setting
+}
+
+// Setting is the name of a value that a request may have.
+type Setting string
+
+// The settings.
+const (
+	SetTemperature   Setting = "temperature"
+	SetTopP          Setting = "top_p"
+	SetTopK          Setting = "top_k"
+	SetMinP          Setting = "min_p"
+	SetRepeatPenalty Setting = "repeat_penalty"
+	SetMaxTokens     Setting = "max_tokens"
+	SetSeed          Setting = "seed"
+	SetStop          Setting = "stop"
+	SetThinking      Setting = "thinking"
+	SetEffort        Setting = "effort"
+)
+
+// Settings are values that a request may have; nil: nothing is said.
+type Settings struct {
+	Temperature   *float64
+	TopP          *float64
+	TopK          *int
+	MinP          *float64
+	RepeatPenalty *float64
+	MaxTokens     *int
+	Seed          *int
+	Thinking      *bool
+	Effort        *string
+}
+
+// Apply returns the request as the rules have it. It shares nothing with q that it changed.
+func (r Rules) Apply(q task.Request) task.Request {
+	if len(r.Strip) == 0 && r.Default == (Settings{}) && r.Override == (Settings{}) {
+		return q
+	}
+	chat := task.Chat{}
+	if q.Chat != nil {
+		chat = *q.Chat
+	}
+	s := asked(q, chat)
+	for _, name := range r.Strip {
+		s.strip(name)
+	}
+	s.fill(r.Default)
+	over := r.Override
+	over.fill(s)
+	q.Params.Temperature, q.Params.TopP, q.Params.MinP, q.Params.RepeatPenalty = over.Temperature, over.TopP, over.MinP, over.RepeatPenalty
+	q.Params.TopK = over.TopK
+	if slices.Contains(r.Strip, SetStop) {
+		q.Params.Stop = nil
+	}
+	q.MaxTokens, q.Seed = 0, nil
+	if over.MaxTokens != nil {
+		q.MaxTokens = *over.MaxTokens
+	}
+	if over.Seed != nil {
+		seed := uint32(*over.Seed)
+		q.Seed = &seed
+	}
+	if len(q.Messages) == 0 { // a prompt has no template that could be told to think
+		return q
+	}
+	chat.Reasoning.Enabled, chat.Reasoning.Effort = over.Thinking, ""
+	if over.Effort != nil {
+		chat.Reasoning.Effort = *over.Effort
+	}
+	if q.Chat != nil || chat.Reasoning != (task.Reasoning{}) {
+		q.Chat = &chat
+	}
+	return q
+}
+
+// asked are the settings that a request has.
+func asked(q task.Request, chat task.Chat) Settings {
+	s := Settings{
+		Temperature: q.Params.Temperature, TopP: q.Params.TopP, MinP: q.Params.MinP, RepeatPenalty: q.Params.RepeatPenalty, TopK: q.Params.TopK,
+		Thinking: chat.Reasoning.Enabled,
+	}
+	if q.MaxTokens > 0 {
+		s.MaxTokens = &q.MaxTokens
+	}
+	if q.Seed != nil {
+		seed := int(*q.Seed)
+		s.Seed = &seed
+	}
+	if chat.Reasoning.Effort != "" {
+		s.Effort = &chat.Reasoning.Effort
+	}
+	return s
+}
+
+func (s *Settings) strip(name Setting) {
+	switch name {
+	case SetTemperature:
+		s.Temperature = nil
+	case SetTopP:
+		s.TopP = nil
+	case SetTopK:
+		s.TopK = nil
+	case SetMinP:
+		s.MinP = nil
+	case SetRepeatPenalty:
+		s.RepeatPenalty = nil
+	case SetMaxTokens:
+		s.MaxTokens = nil
+	case SetSeed:
+		s.Seed = nil
+	case SetThinking:
+		s.Thinking = nil
+	case SetEffort:
+		s.Effort = nil
+	case SetStop: // no setting has it
+	}
+}
+
+// fill takes what s does not say from others.
+func (s *Settings) fill(others Settings) {
+	or(&s.Temperature, others.Temperature)
+	or(&s.TopP, others.TopP)
+	or(&s.MinP, others.MinP)
+	or(&s.RepeatPenalty, others.RepeatPenalty)
+	or(&s.TopK, others.TopK)
+	or(&s.MaxTokens, others.MaxTokens)
+	or(&s.Seed, others.Seed)
+	or(&s.Thinking, others.Thinking)
+	or(&s.Effort, others.Effort)
+}
+
+func or[T any](to **T, other *T) {
+	if *to == nil {
+		*to = other
+	}
+}

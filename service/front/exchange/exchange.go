@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package exchange is what the fronts of all dialects do alike: they submit a request as a task, wait with its client, and send its
+// answer as a stream or as a whole (LO-402, LO-405 to LO-407). What a request means, and how an answer looks, is each front's own.
+package exchange
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Tasks is the line of tasks.
+type Tasks interface {
+	// Submit accepts a task, or refuses it with a *task.Error.
+	Submit(ctx context.Context, r task.Request) (task.Admission, error)
+	// Events opens a task's events from the start.
+	Events(ctx context.Context, id string) (delivery.Events, error)
+	Cancel(ctx context.Context, id string) (task.CancelResult, error)
+}
+
+// Model is a model that pools serve.
+type Model struct {
+	ID      string
+	Ctx     int       // tokens; 0: not known
+	Created time.Time // of its first pool
+}
+
+// Options are what an Exchange is made from. Tasks, Models and Streams are needed.
+type Options struct {
+	Tasks   Tasks
+	Models  func() []Model
+	Streams *delivery.Streams
+	Log     *zap.Logger      // default none
+	Now     func() time.Time // default the wall clock's
+	// Hold is how long the head of a stream is held back while its task waits; default 5 s. HoldWhole is the same for an answer
+	// that is sent as a whole; default 240 s (LO-406).
+	Hold, HoldWhole time.Duration
+	// ReturnWithin is how long the task of a client that is gone goes on where the client sent a key to come back with; default 2 min. Keep is
+	// how long what was asked and answered is kept after the end; default 10 min.
+	ReturnWithin, Keep time.Duration
+}
+
+// Exchange serves one front.
+type Exchange struct {
+	o    Options
+	name string
+}
+
+// New makes an Exchange for the front of that name.
+func New(name string, o Options) *Exchange {
+	if o.Log == nil {
+		o.Log = zap.NewNop()
+	}
+	o.Log = o.Log.Named(name)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	o.Hold, o.HoldWhole = cmp.Or(o.Hold, 5*time.Second), cmp.Or(o.HoldWhole, 240*time.Second)
+	o.ReturnWithin, o.Keep = cmp.Or(o.ReturnWithin, 2*time.Minute), cmp.Or(o.Keep, 10*time.Minute)
+	return &Exchange{o: o, name: name}
+}
+
+// Now is the time that answers show.
+func (x *Exchange) Now() time.Time { return x.o.Now() }
+
+// Models are the models that pools serve.
+func (x *Exchange) Models() []Model { return x.o.Models() }
+
+// Answer is what comes of an accepted request. One of its methods must be called.
+type Answer struct {
+	ID     string // of the task
+	x      *Exchange
+	events delivery.Events
+	done   func(whole bool)
+}
+
+// Submit sends a request off as a task. Body is what the client sent, without its white space.
+func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request, body []byte) (*Answer, error) {
+	call := gate.CallFrom(r.Context())
+	q.CorrelationID, q.Actor, q.BodySHA256 = call.CorrelationID, call.Identity, sha256.Sum256(body)
+	q.Front, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
+	key := r.Header.Get("Idempotency-Key")
+	if key != "" { // the same request joins the task; a client that goes may come back for a while
+		sum := sha256.Sum256([]byte(call.Identity + "\n" + key))
+		q.ID, q.ReturnWithin = "key-"+hex.EncodeToString(sum[:16]), x.o.ReturnWithin
+	}
+	admitted, err := x.o.Tasks.Submit(r.Context(), q)
+	if err != nil {
+		return nil, err
+	}
+	a := &Answer{ID: admitted.TaskID, x: x}
+	ctx := context.WithoutCancel(r.Context()) // the client may be gone by then
+	a.done = func(whole bool) {
+		if !whole && key == "" {
+			x.cancel(ctx, a.ID)
+		}
+	}
+	w.Header().Set("X-Task-Id", a.ID)
+	w.Header().Set("X-Queue-Position", strconv.Itoa(max(admitted.QueuePosition, 0)))
+	if a.events, err = x.o.Tasks.Events(r.Context(), a.ID); err != nil {
+		a.done(false)
+		return nil, err
+	}
+	return a, nil
+}
+
+// cancelWithin bounds the cancel of a task whose client is gone.
+const cancelWithin = 10 * time.Second
+
+// cancel ends the task of a client that is gone.
+func (x *Exchange) cancel(ctx context.Context, id string) {
+	ctx, stop := context.WithTimeout(ctx, cancelWithin)
+	defer stop()
+	if _, err := x.o.Tasks.Cancel(ctx, id); err != nil {
+		x.o.Log.Warn("the task of a client that is gone was not canceled", zap.String("job_id", id), zap.Error(err))
+	}
+}
+
+// Stream sends the answer as a stream. Its head is held back until there is something to send, or for a while, so that a task that fails
+// before still gets its status.
+func (a *Answer) Stream(w http.ResponseWriter, r *http.Request, encoder delivery.Encoder, dialect delivery.Dialect) error {
+	held := time.NewTimer(a.x.o.Hold)
+	defer held.Stop()
+	var before []task.Events
+	for begun := false; !begun; {
+		events, news, err := a.events.NextEvents(r.Context(), held.C)
+		if err != nil {
+			a.events.Close()
+			a.done(false)
+			return err
+		}
+		if !news {
+			break
+		}
+		a.events.Written() // a cancel need not wait for what is held back
+		for one := range events.All() {
+			if one.Kind == task.EventError {
+				a.events.Close()
+				a.done(true)
+				return one.Err
+			}
+			begun = begun || one.Kind != task.EventStarted
+		}
+		before = append(before, events)
+	}
+	return a.x.o.Streams.Deliver(w, r, delivery.Encoded(a.events, encoder, before, a.done), dialect)
+}
+
+// Whole waits for the task's end, and sends as JSON what answer makes of it.
+func (a *Answer) Whole(w http.ResponseWriter, r *http.Request, answer func(t task.Transcript, end *task.End) any) error {
+	complete := false
+	defer func() {
+		a.events.Close()
+		a.done(complete)
+	}()
+	held := time.NewTimer(a.x.o.HoldWhole)
+	defer held.Stop()
+	out := whole{x: a.x, w: w, control: http.NewResponseController(w)}
+	for {
+		events, news, err := a.events.NextEvents(r.Context(), held.C)
+		switch {
+		case err != nil:
+			return out.fail(err)
+		case !news: // the client is told that somebody is there
+			if err := out.space(); err != nil {
+				return out.fail(err)
+			}
+			held.Reset(signOfLife)
+			continue
+		}
+		a.events.Written()
+		if !events.Ended() {
+			continue
+		}
+		complete = true
+		if events.Err != nil {
+			return out.fail(events.Err)
+		}
+		return out.send(events.End, answer(events.Transcript(), events.End))
+	}
+}
+
+// receipt sets the headers that prove an answer (LO-402).
+func receipt(h http.Header, end *task.End) {
+	for _, part := range ReceiptParts(&end.Receipt) {
+		h.Set("X-Receipt-"+part[0], part[1])
+	}
+}
+
+// ReceiptParts are the names and values of what proves an answer (LO-402).
+func ReceiptParts(r *task.Receipt) [][2]string {
+	return slices.DeleteFunc([][2]string{
+		{"Seed", strconv.FormatUint(uint64(r.Seed), 10)},
+		{"Determinism", string(r.Determinism)},
+		{"Fingerprint", r.Fingerprint},
+		{"Request-Digest", r.RequestDigest},
+		{"Transcript-Sha256", r.TranscriptSHA256},
+		{"Model-Digest", r.ModelDigest},
+	}, func(p [2]string) bool { return p[1] == "" })
+}
+
+// maxRetryAfter bounds what clients are told to wait: some wait as long as they are told.
+const maxRetryAfter = 60
+
+// Refuse answers with an error whose body the dialect has made (LO-404).
+func (x *Exchange) Refuse(w http.ResponseWriter, r *http.Request, err error, body any) {
+	refusal := gate.Refuse(err)
+	refusal.Log(r.Context(), x.o.Log)
+	refusal.SetHeaders(w.Header())
+	if refusal.Status == http.StatusTooManyRequests || refusal.Status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(min(max(refusal.RetryAfter, 1), maxRetryAfter)))
+	}
+	x.Write(w, refusal.Status, body)
+}
+
+// Write sends a JSON answer.
+func (x *Exchange) Write(w http.ResponseWriter, status int, v any) {
+	var b bytes.Buffer
+	out := json.NewEncoder(&b)
+	out.SetEscapeHTML(false)
+	if err := out.Encode(v); err != nil {
+		panic(fmt.Errorf("encode an answer: %w", err)) // its types always encode
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if _, err := w.Write(b.Bytes()); err != nil {
+		x.o.Log.Debug("an answer could not be sent", zap.Error(err))
+	}
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package exchangetest serves a front to its tests: on a real socket and behind a real gate, with a line of tasks whose events the
+// test writes.
+package exchangetest
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Line is a line of tasks with one task, t1. Every request gets that task.
+type Line struct {
+	Refusal error // of every submit
+
+	mu       sync.Mutex
+	requests []task.Request
+	canceled int
+	log      *stream.Log
+	attempt  *stream.Attempt
+}
+
+// New makes a line.
+func New() *Line {
+	l := &Line{log: stream.New(task.Started{TaskID: "t1", Seed: 7, Determinism: task.Strict}, time.Now)}
+	l.attempt = l.log.Begin()
+	return l
+}
+
+// Submit implements exchange.Tasks.
+func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.requests = append(l.requests, r)
+	return task.Admission{TaskID: "t1", QueuePosition: 3}, l.Refusal
+}
+
+// Events implements exchange.Tasks.
+func (l *Line) Events(context.Context, string) (delivery.Events, error) {
+	s, err := l.log.Subscribe("", 0)
+	return events{s}, err
+}
+
+// Cancel implements exchange.Tasks.
+func (l *Line) Cancel(context.Context, string) (task.CancelResult, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.canceled++
+	return task.CancelResult{}, nil
+}
+
+type events struct{ *stream.Subscription }
+
+func (events) Metrics() (task.Metrics, bool) { return task.Metrics{}, false }
+
+// Requests are those that were submitted.
+func (l *Line) Requests() []task.Request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]task.Request{}, l.requests...)
+}
+
+// Last is the request that was submitted last.
+func (l *Line) Last() task.Request {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.requests[len(l.requests)-1]
+}
+
+// Cancels is how often the task was canceled.
+func (l *Line) Cancels() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.canceled
+}
+
+// Says appends pieces to the answer.
+func (l *Line) Says(t *testing.T, pieces ...task.Piece) {
+	for _, p := range pieces {
+		require.NoError(t, l.attempt.Append(p))
+	}
+}
+
+// Ends ends the task.
+func (l *Line) Ends(why task.FinishReason) {
+	l.EndsWith(task.End{TokensIn: 5, TokensOut: 2, FinishReason: why, Receipt: task.Receipt{Seed: 7, Determinism: task.Strict, Fingerprint: "fp-1"}})
+}
+
+// Answers ends a task whose answer is no stream.
+func (l *Line) Answers(result string) {
+	l.EndsWith(task.End{TokensIn: 3, FinishReason: task.FinishResult, Result: json.RawMessage(result)})
+}
+
+// EndsWith ends the task so.
+func (l *Line) EndsWith(end task.End) {
+	l.log.End(end)
+	l.log.Publish()
+}
+
+// Fails ends the task with an error.
+func (l *Line) Fails(e *task.Error) {
+	l.log.Fail(e)
+	l.log.Publish()
+}
+
+// Text is a piece of an answer.
+func Text(s string) task.Piece { return task.Piece{Kind: task.EventText, Text: s} }
+
+// Reasoning is a piece of what a model thinks.
+func Reasoning(s string) task.Piece { return task.Piece{Kind: task.EventReasoning, Text: s} }
+
+// Call is a piece of call n of a tool. Id and name are in its first piece only.
+func Call(n int, id, name, arguments string) task.Piece {
+	return task.Piece{Kind: task.EventToolCall, Text: arguments, Call: task.CallPart{N: n, ID: id, Name: name}}
+}
+
+// Serve serves a front, and returns its URL. Change may change the options that it is made with.
+func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, change ...func(*exchange.Options)) string {
+	streams := delivery.New(delivery.Options{})
+	require.NoError(t, streams.Start(t.Context()))
+	o := exchange.Options{
+		Tasks: l, Streams: streams, Models: func() []exchange.Model { return []exchange.Model{{ID: "coder", Ctx: 4096}, {ID: "org/haiku"}} },
+		Now: func() time.Time { return time.Unix(1700000000, 0) },
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	auth, err := gate.NewAuth(gate.AuthOptions{OptionalOnLoopback: true})
+	require.NoError(t, err)
+	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": front(o)}})
+	require.NoError(t, err)
+	server := httptest.NewServer(g)
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		ctx, stop := context.WithTimeout(context.Background(), time.Second)
+		defer stop()
+		_ = streams.Stop(ctx)
+		server.Close()
+	})
+	return server.URL
+}
+
+// Post sends a JSON body.
+func Post(t *testing.T, url, body string) *http.Response {
+	t.Helper()
+	return Do(t, http.MethodPost, url, body)
+}
+
+// Do sends a request.
+func Do(t *testing.T, method, url, body string) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
+	require.NoError(t, err)
+	res, err := http.DefaultClient.Do(r)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = res.Body.Close() })
+	return res
+}
+
+// Read is all of a body.
+func Read(t *testing.T, r io.Reader) string {
+	t.Helper()
+	b, err := io.ReadAll(r)
+	require.NoError(t, err)
+	return string(b)
+}

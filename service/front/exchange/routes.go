@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package exchange
+
+import (
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// Operation is one call of a dialect.
+type Operation struct {
+	Name  string // for the log, such as openai.chat
+	Serve func(w http.ResponseWriter, r *http.Request) error
+}
+
+// Routes are a front's operations, by path and method. A path that ends with a slash stands for all that lie under it.
+type Routes map[string]map[string]Operation
+
+// Paths are where the front is to be mounted: what lies under a path comes with it.
+func (t Routes) Paths() (paths []string) {
+	for path := range t {
+		paths = append(paths, strings.TrimSuffix(path, "/"))
+	}
+	slices.Sort(paths)
+	return slices.Compact(paths)
+}
+
+// find returns the operations of a path, by method; nil: there is no such path.
+func (t Routes) find(path string) map[string]Operation {
+	if o, ok := t[path]; ok {
+		return o
+	}
+	best := ""
+	for at := range t {
+		if strings.HasSuffix(at, "/") && strings.HasPrefix(path, at) && len(at) > len(best) {
+			best = at
+		}
+	}
+	return t[best]
+}
+
+// Route says what the gate needs to know of a request.
+func (t Routes) Route(r *http.Request) gate.Route {
+	at := t.find(r.URL.Path)
+	return gate.Route{Operation: at[r.Method].Name, Methods: slices.Sorted(maps.Keys(at))}
+}
+
+// Serve has the request's operation serve it. The error is what the front is to refuse it with.
+func (t Routes) Serve(w http.ResponseWriter, r *http.Request) error {
+	id := gate.CallFrom(r.Context()).CorrelationID
+	w.Header().Set("X-Request-Id", id)
+	w.Header().Set("Request-Id", id)
+	at := t.find(r.URL.Path)
+	o, ok := at[r.Method]
+	switch {
+	case at == nil:
+		return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
+	case !ok:
+		methods := strings.Join(slices.Sorted(maps.Keys(at)), ", ")
+		w.Header().Set("Allow", methods)
+		return task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, 100), methods, task.Clip(r.Method, 20))
+	}
+	return o.Serve(w, r)
+}
+
+// Under is what a request's path has behind a path that ends with a slash.
+func Under(r *http.Request, path string) string { return strings.TrimPrefix(r.URL.Path, path) }

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package lenient reads the bodies of other dialects (LO-403). It ignores what it does not know, and refuses by its name what is wrong or
+// cannot be had.
+package lenient
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+	"net/http"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// ParamError is a refusal that names a parameter.
+type ParamError struct {
+	Param string
+	Err   *task.Error
+}
+
+// Error implements error.
+func (e *ParamError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the refusal itself.
+func (e *ParamError) Unwrap() error { return e.Err }
+
+// Bad refuses a parameter.
+func Bad(param, format string, args ...any) error {
+	return &ParamError{param, task.Errorf(task.InvalidParams, "`%s`: "+format, append([]any{param}, args...)...)}
+}
+
+// Cannot refuses what would change the answer and cannot be had.
+func Cannot(param, what string) error {
+	return Bad(param, "%s cannot be had here yet: leave it out", what)
+}
+
+// Decode reads a JSON body into v, and returns it without its white space.
+func Decode(r *http.Request, v any) ([]byte, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, task.Errorf(task.InvalidParams, "this call needs a JSON body and has none")
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return nil, undecodable(err)
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, body); err != nil {
+		return nil, undecodable(err)
+	}
+	return compact.Bytes(), nil
+}
+
+// undecodable words what the decoder refused.
+func undecodable(err error) error {
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		if wrong.Field == "" {
+			return task.Errorf(task.InvalidParams, "the body must be a JSON object, not a JSON %s", wrong.Value)
+		}
+		return Bad(strings.TrimPrefix(wrong.Field, "common."), "it must not be a JSON %s", wrong.Value)
+	}
+	if wrong, ok := errors.AsType[*task.Error](err); ok {
+		return wrong
+	}
+	return task.Errorf(task.InvalidParams, "the body is not valid JSON: %s", err)
+}
+
+// Within refuses a number that is not from 0 to most.
+func Within(param string, v *float64, most float64) (*float64, error) {
+	if v != nil && (*v < 0 || *v > most) {
+		return nil, Bad(param, "it must be from 0 to %g, not %g", most, *v)
+	}
+	return v, nil
+}
+
+// Whole is a whole number from least; 0 where it is missing.
+func Whole(param string, v *float64, least int) (int, error) {
+	if v == nil {
+		return 0, nil
+	}
+	if *v != math.Trunc(*v) || *v < float64(least) || *v > math.MaxInt32 {
+		return 0, Bad(param, "it must be a whole number from %d, not %g", least, *v)
+	}
+	return int(*v), nil
+}
+
+// Seed is a seed as a task has it, whatever whole number the client sent; nil where it is missing.
+func Seed(param string, v *float64) (*uint32, error) {
+	if v == nil {
+		return nil, nil
+	}
+	if *v != math.Trunc(*v) {
+		return nil, Bad(param, "it must be a whole number")
+	}
+	seed := uint32(math.Mod(math.Abs(*v), task.MaxSeed+1))
+	return &seed, nil
+}
+
+// Texts is one text, or several.
+type Texts []string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *Texts) UnmarshalJSON(b []byte) error {
+	var one string
+	if json.Unmarshal(b, &one) == nil {
+		*t = nil
+		if string(b) != "null" {
+			*t = Texts{one}
+		}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]string)(t))
+}
