@@ -42,6 +42,8 @@ type rig struct {
 	panics atomic.Int32           // lines about work that panicked
 	onLook atomic.Pointer[func()] // called once, by the next who looks at the replicas
 
+	onLease atomic.Pointer[func()] // called once, by the next who leases
+
 	mu       sync.Mutex
 	replicas []*replica
 	order    []string // prompts in the order of dispatch
@@ -213,6 +215,7 @@ func (b *book) Checkpoint(id string, c task.Checkpoint) {
 
 // Finish refuses a task that is not as it was accepted: the record's proof bundle would have another digest.
 func (b *book) Finish(_ context.Context, r task.Record) error {
+	b.mayPanic("the outcome")
 	return b.change(r.Task.ID, func(to *task.Record) {
 		if to.Task.ID != "" && !reflect.DeepEqual(to.Task, r.Task) {
 			go panic(fmt.Sprintf("task %s was accepted as %+v and ended as %+v", r.Task.ID, to.Task, r.Task))
@@ -329,6 +332,9 @@ func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replic
 func (r *rig) EngineVersion(string) string { return "b1" }
 
 func (r *rig) Lease(id string) (Lease, error) {
+	if lease := r.onLease.Swap(nil); lease != nil {
+		(*lease)()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.replicas {

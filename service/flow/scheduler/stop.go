@@ -80,7 +80,7 @@ func (s *Scheduler) letGo(j *job, ends *sync.WaitGroup) {
 		return
 	}
 	if j.ran() && j.task.Determinism == task.BestEffort {
-		ends.Go(func() { s.end(j, task.Failed, nil, errStopping()) })
+		ends.Go(func() { _ = s.guard(j, func() { s.end(j, task.Failed, nil, errStopping()) }) }) // it has logged what went wrong
 		return
 	}
 	if j.ran() {

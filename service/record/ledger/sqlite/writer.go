@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -103,6 +104,15 @@ func (l *Ledger) write() {
 		case <-sweep.C:
 		case <-erase.C:
 		}
+	}
+}
+
+// unsound is deferred by the writer's goroutine, and ends the process where that panics. Nobody knows what the writer and the driver have
+// in hand then, or which locks they hold, so nothing could be promised any more. All that was answered is on the disk (LO-803).
+func (l *Ledger) unsound() {
+	if p := recover(); p != nil {
+		l.log.Fatal("the writer of the ledger panicked, so this process ends on purpose: what was accepted is on the disk, and the next start goes on with it",
+			contain.Fields(p)...)
 	}
 }
 
