@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -22,7 +23,9 @@ func (s *Scheduler) Start(context.Context) error {
 	for _, l := range lanes {
 		s.begin(l)
 	}
-	s.loops.Go(s.expire)
+	s.loops.Go(func(ctx context.Context) {
+		contain.Loop(ctx, s.o.Log, "the deletion of texts whose time is over panicked, and is tried again", s.expire)
+	})
 	return nil
 }
 
