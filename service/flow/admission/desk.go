@@ -25,8 +25,10 @@ type Pools interface {
 
 // Tokenizer is the part of an engine that admission needs.
 type Tokenizer interface {
-	ApplyTemplate(ctx context.Context, messages []task.Message) (string, error)
+	ApplyTemplate(ctx context.Context, messages []task.Message, chat *task.Chat) (string, error)
 	CountTokens(ctx context.Context, prompt string) (int, error)
+	// CountChat counts a chat with images, which no prompt shows.
+	CountChat(ctx context.Context, messages []task.Message, chat *task.Chat) (int, error)
 }
 
 // Scheduler takes accepted tasks.
@@ -165,14 +167,19 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 		return task.Standing{State: task.PoolLoading}.Refusal(f.Pool.ID, f.Pool.Engine)
 	}
 	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
-		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages); err != nil {
+		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages, req.Chat); err != nil {
 			return unready(err)
 		}
 	}
-	if req.Workload == task.Completion && f.Pool.Faces.CountsTokens && d.counts(req, f) {
-		if f.PromptTokens, err = tokenizer.CountTokens(ctx, f.Prompt); err != nil {
-			return unready(err)
-		}
+	switch {
+	case req.Workload != task.Completion:
+	case task.HasImages(req.Messages):
+		f.PromptTokens, err = tokenizer.CountChat(ctx, req.Messages, req.Chat)
+	case f.Pool.Faces.CountsTokens && d.counts(req, f):
+		f.PromptTokens, err = tokenizer.CountTokens(ctx, f.Prompt)
+	}
+	if err != nil {
+		return unready(err)
 	}
 	return nil
 }
