@@ -100,19 +100,8 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	if err := d.caps.take(d.o.Now(), req.Actor, req.Priority); err != nil {
 		return task.Admission{}, Pool{}, err
 	}
-	req, err := d.o.Pools.Resolve(req)
+	req, pool, routing, err := d.choose(req)
 	if err != nil {
-		return task.Admission{}, Pool{}, err
-	}
-	pool, routing, err := d.route(req)
-	if err != nil {
-		return task.Admission{}, Pool{}, err
-	}
-	req = pool.Rules.Apply(req)
-	if err := serves(req, pool); err != nil {
-		return task.Admission{}, pool, err
-	}
-	if err := pool.Refusal(); err != nil {
 		return task.Admission{}, pool, err
 	}
 	f := Facts{ID: req.ID, Seed: d.o.NewSeed(), Pool: pool, Routing: routing}
@@ -128,6 +117,26 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	}
 	admission, err := d.o.Scheduler.Enqueue(ctx, t)
 	return admission, pool, err
+}
+
+// choose returns the pool for a request, and the request as that pool takes it.
+func (d *Desk) choose(req task.Request) (task.Request, Pool, placement.Routing, error) {
+	req, err := d.o.Pools.Resolve(req)
+	if err != nil {
+		return req, Pool{}, placement.Routing{}, err
+	}
+	pool, routing, err := d.route(req)
+	if err != nil {
+		return req, Pool{}, routing, err
+	}
+	req = pool.Rules.Apply(req)
+	if err := serves(req, pool); err != nil {
+		return req, pool, routing, err
+	}
+	if err := pool.Refusal(); err != nil {
+		return req, pool, routing, err
+	}
+	return req, pool, routing, nil
 }
 
 func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
