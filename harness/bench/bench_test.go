@@ -41,9 +41,9 @@ func TestStubSpeaksToTheAdapter(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2, props.Slots)
 	before, tokens := time.Now(), 0
-	result, err := e.Generate(t.Context(), engine.Job{Prompt: "rate=0 tokens=3"}, func(text string) error {
+	result, err := e.Generate(t.Context(), engine.Job{Prompt: "rate=0 tokens=3"}, func(p task.Piece) error {
 		tokens++
-		at, err := strconv.ParseInt(strings.TrimPrefix(text, " @"), 10, 64)
+		at, err := strconv.ParseInt(strings.TrimPrefix(p.Text, " @"), 10, 64)
 		require.NoError(t, err)
 		require.WithinRange(t, time.Unix(0, at), before, time.Now())
 		return nil
@@ -51,7 +51,7 @@ func TestStubSpeaksToTheAdapter(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 3, tokens)
 	require.Equal(t, 3, result.TokensOut)
-	result, err = e.Generate(t.Context(), engine.Job{Prompt: "rate=1000 tokens=5"}, func(string) error { return nil })
+	result, err = e.Generate(t.Context(), engine.Job{Prompt: "rate=1000 tokens=5"}, func(task.Piece) error { return nil })
 	require.NoError(t, err)
 	require.Equal(t, 5, result.TokensOut)
 }
@@ -186,11 +186,11 @@ func (l lease) Release() {
 	})
 }
 
-func (s *shift) Generate(_ context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+func (s *shift) Generate(_ context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	gate, _ := s.mill.gates.LoadAndDelete(job.Prompt)
 	<-gate.(chan struct{})
 	for range perTask {
-		if err := emit(" winter"); err != nil {
+		if err := emit(task.TextPiece(" winter")); err != nil {
 			return engine.Result{}, err
 		}
 	}

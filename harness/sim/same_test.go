@@ -283,7 +283,7 @@ func (l *realLease) Release() {
 }
 
 // Generate sleeps for as long as the model's rates say.
-func (x *realReplica) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+func (x *realReplica) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	i, _ := strconv.Atoi(job.Prompt)
 	t := &x.r.tasks[i]
 	select {
@@ -291,7 +291,7 @@ func (x *realReplica) Generate(ctx context.Context, job engine.Job, emit func(st
 	case <-ctx.Done():
 		return engine.Result{}, context.Cause(ctx)
 	}
-	return engine.Result{TokensOut: 1, Finish: task.FinishLength}, emit("x")
+	return engine.Result{TokensOut: 1, Finish: task.FinishLength}, emit(task.TextPiece("x"))
 }
 
 func (x *realReplica) Health(context.Context) error                { return nil }
@@ -299,7 +299,9 @@ func (x *realReplica) Props(context.Context) (engine.Props, error) { return engi
 
 func (x *realReplica) CountTokens(context.Context, string) (int, error) { return 1, nil }
 
-func (x *realReplica) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
+func (x *realReplica) ApplyTemplate(context.Context, []task.Message, *task.Chat) (string, error) {
+	return "", nil
+}
 
 func (x *realReplica) Busy(context.Context) (int, error) { return 0, nil }
 

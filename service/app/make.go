@@ -25,6 +25,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+	"github.com/llama-orch/llama-orch/service/front/anthropic"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -218,16 +219,22 @@ func (a *App) makeFront() error {
 	fronts := map[string]gate.Front{"/": native}
 	common := exchange.Options{
 		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
-		Keep: c.Fronts.Keep,
+		Keep: c.Fronts.Keep, Count: admission.NewCounter(a.tasks.Desk).Count,
 	}
+	var chat *openai.Front
+	var messages *anthropic.Front
 	for _, name := range c.Fronts.Serve {
-		if name != config.FrontOpenAI {
-			continue
+		switch name {
+		case config.FrontOpenAI:
+			chat = openai.New(common)
+			mount(fronts, chat, chat.Paths())
+		case config.FrontAnthropic:
+			messages = anthropic.New(common)
+			mount(fronts, messages, messages.Paths())
 		}
-		front := openai.New(common)
-		for _, path := range front.Paths() {
-			fronts[path] = front
-		}
+	}
+	if chat != nil && messages != nil { // both have models
+		fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
 	}
 	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: fronts, Log: log, MaxBody: int64(c.Limits.BodyBytes),
@@ -241,4 +248,10 @@ func (a *App) makeFront() error {
 		DisableGeneralOptionsHandler: true, // the gate answers `OPTIONS *` too
 	}
 	return nil
+}
+
+func mount(fronts map[string]gate.Front, front gate.Front, paths []string) {
+	for _, path := range paths {
+		fronts[path] = front
+	}
 }

@@ -39,6 +39,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 				Profile: c.SamplerProfile, Ready: s.ready > 0, Retired: retired, Quantisation: facts.Quantisation, Bits: bits,
 				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
 				OnDemand:   onDemand(c), Standing: f.standing(c), Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),
+				Features: s.features,
 			},
 			EngineVersion: s.version, Faces: f.manager.Faces(c.ID), Rules: rules(c.Params),
 			Sampling: task.Sampling{

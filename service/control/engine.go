@@ -23,11 +23,14 @@ import (
 // EngineKinds returns the kinds of engines that a pool can have, by their adapters.
 func EngineKinds() []engine.Kind { return []engine.Kind{llamacpp.Kind()} }
 
-// EngineFeatures says what the engines of each kind can do, as capabilities show it: llamacpp_embedding.
+// EngineFeatures says what the engines of each kind can do, or can have where their model does, as capabilities show it: llamacpp_embedding.
 func EngineFeatures() (features []string) {
 	for _, kind := range EngineKinds() {
 		for _, face := range kind.Faces().Names() {
 			features = append(features, kind.Name+"_"+face)
+		}
+		for _, feature := range kind.Features(engine.Worker{}) {
+			features = append(features, kind.Name+"_"+string(feature))
 		}
 	}
 	return features

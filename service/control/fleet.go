@@ -3,12 +3,14 @@
 package control
 
 import (
+	"slices"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Fleet shows the pools to the other packages. Each of them asks in its own way, so each has a view of its own.
@@ -25,8 +27,10 @@ func NewFleet(s *Setup, manager *pool.Manager, cards *Cards, shelf *Shelf, now f
 	return Fleet{Setup: s, manager: manager, cards: cards, shelf: shelf, now: now}
 }
 
-// summary is what the replicas of a pool come to. Where some are Ready, ctx, slots and engineSlots are the largest among those.
+// summary is what the replicas of a pool come to. Where some are Ready, ctx, slots and engineSlots are the largest among those, and features
+// what all of them have.
 type summary struct {
+	features    []task.Feature
 	ready       int
 	version     string
 	digest      string
@@ -51,6 +55,9 @@ func (f Fleet) summary(p config.Pool) summary {
 		if r.ModelDigest != "" {
 			s.digest = r.ModelDigest
 		}
+		if s.features == nil {
+			s.features = r.Features
+		}
 		if r.State != pool.Ready {
 			if r.LastError != "" {
 				s.lastError = r.LastError
@@ -58,9 +65,11 @@ func (f Fleet) summary(p config.Pool) summary {
 			continue
 		}
 		if s.ready == 0 {
+			s.features = r.Features
 			s.ctx, s.slots, s.engineSlots = r.Ctx, r.Slots, r.EngineSlots
 		}
 		s.ready++
+		s.features = slices.DeleteFunc(slices.Clone(s.features), func(f task.Feature) bool { return !slices.Contains(r.Features, f) })
 		s.ctx, s.slots, s.engineSlots = max(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
 	}
 	if failed < len(infos) {

@@ -30,8 +30,14 @@ type asking struct {
 	now     func() time.Time
 }
 
-func (a asking) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
-	return firstAnswer(ctx, a, func(ctx context.Context, e engine.Templater) (string, error) { return e.ApplyTemplate(ctx, messages) })
+func (a asking) ApplyTemplate(ctx context.Context, messages []task.Message, chat *task.Chat) (string, error) {
+	return firstAnswer(ctx, a, func(ctx context.Context, e engine.Templater) (string, error) {
+		return e.ApplyTemplate(ctx, messages, chat)
+	})
+}
+
+func (a asking) CountChat(ctx context.Context, messages []task.Message, chat *task.Chat) (int, error) {
+	return firstAnswer(ctx, a, func(ctx context.Context, e engine.ChatCounter) (int, error) { return e.CountChat(ctx, messages, chat) })
 }
 
 func (a asking) CountTokens(ctx context.Context, prompt string) (int, error) {

@@ -2,7 +2,11 @@
 
 package task
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+)
 
 // The roles of messages.
 const (
@@ -127,25 +131,36 @@ const (
 	FeatureBias      Feature = "logit_bias"
 )
 
-// Needs lists the features without which the request cannot be answered as asked. A wish that only shapes the thinking is no need.
-func (r Request) Needs() (needs []Feature) {
-	c := r.Chat
+// MediaMarker stands for an image in a rendered prompt.
+const MediaMarker = "<__media__>"
+
+// HasImages reports whether a message has an image.
+func HasImages(messages []Message) bool {
+	for _, m := range messages {
+		for _, p := range m.Parts {
+			if p.Image != nil {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Needs lists the features without which the request cannot be answered as asked.
+func (r Request) Needs() []Feature { return Needs(r.Messages, r.Chat) }
+
+// Needs lists the features that a chat cannot do without. A wish that only shapes the thinking is no need.
+func Needs(messages []Message, c *Chat) (needs []Feature) {
 	if c == nil {
 		c = &Chat{}
-	}
-	image := false
-	for _, m := range r.Messages {
-		for _, p := range m.Parts {
-			image = image || p.Image != nil
-		}
 	}
 	for _, n := range []struct {
 		needed  bool
 		feature Feature
 	}{
-		{len(c.Tools) > 0 && c.ToolChoice != ChooseNone, FeatureTools},
+		{c.CallsTools(), FeatureTools},
 		{c.Format != nil, FeatureFormats},
-		{image, FeatureImages},
+		{HasImages(messages), FeatureImages},
 		{len(c.TemplateArgs) > 0, FeatureArguments},
 		{len(c.LogitBias) > 0, FeatureBias},
 	} {
@@ -154,4 +169,38 @@ func (r Request) Needs() (needs []Feature) {
 		}
 	}
 	return needs
+}
+
+// CallsTools reports whether the model may call tools.
+func (c *Chat) CallsTools() bool {
+	return c != nil && len(c.Tools) > 0 && c.ToolChoice != ChooseNone
+}
+
+// Missing says what of the needs is not among the features, in words, and what to do; empty: nothing.
+func Missing(needs, features []Feature) string {
+	var lacks []string
+	for _, n := range needs {
+		if !slices.Contains(features, n) {
+			lacks = append(lacks, n.lack())
+		}
+	}
+	return strings.Join(lacks, ", and ")
+}
+
+// lack says what an engine without the feature cannot do.
+func (f Feature) lack() string {
+	switch f {
+	case FeatureTools:
+		return "takes no tools (its engine, or its model's chat template, knows none)"
+	case FeatureFormats:
+		return "takes no format (its engine binds an answer to no JSON schema or grammar)"
+	case FeatureImages:
+		return "takes no images (its model sees none, or its engine was started without the part that sees)"
+	case FeatureArguments:
+		return "takes no template arguments"
+	case FeatureBias:
+		return "takes no logit bias"
+	case FeatureReasoning:
+	}
+	return "lacks " + string(f)
 }

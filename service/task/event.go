@@ -33,6 +33,9 @@ type Piece struct {
 	Call CallPart  // of a tool call
 }
 
+// TextPiece is a piece of the answer.
+func TextPiece(text string) Piece { return Piece{Kind: EventText, Text: text} }
+
 // CallPart says to which call of a tool a piece belongs.
 type CallPart struct {
 	N        int    // number of the call in its task, from 0

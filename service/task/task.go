@@ -111,6 +111,8 @@ type Receipt struct {
 	ReplicaID        string      `json:"replica_id"`
 	EngineVersion    string      `json:"engine_version"`
 	ModelDigest      string      `json:"model_digest"`
+	// TranscriptForm is how TranscriptSHA256 is made. It is empty in what earlier versions recorded, which is FormText.
+	TranscriptForm TranscriptForm `json:"transcript_form,omitempty"`
 }
 
 // FinishReason says why a generation ended by itself.
@@ -118,9 +120,10 @@ type FinishReason string
 
 // The finish reasons.
 const (
-	FinishStop   FinishReason = "stop"   // end of sequence, or a stop string
-	FinishLength FinishReason = "length" // max_tokens, or the context is full
-	FinishResult FinishReason = "result" // an embedding or rerank answered
+	FinishStop      FinishReason = "stop"       // end of sequence, or a stop string
+	FinishLength    FinishReason = "length"     // max_tokens, or the context is full
+	FinishResult    FinishReason = "result"     // an embedding or rerank answered
+	FinishToolCalls FinishReason = "tool_calls" // the model called tools, and waits for their results
 )
 
 // Started is the data of event 0, the snapshot taken at admission (ORCH-3029).
@@ -138,6 +141,7 @@ type End struct {
 	TokensOut    int             `json:"tokens_out"`
 	DecodeTimeMS int64           `json:"decode_time_ms"`
 	FinishReason FinishReason    `json:"finish_reason"`
+	ToolCalls    []ToolCall      `json:"tool_calls,omitempty"` // whole, in the order in which they began
 	Result       json.RawMessage `json:"result,omitempty"`
 	Receipt      Receipt         `json:"receipt"`
 }

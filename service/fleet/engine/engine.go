@@ -19,10 +19,11 @@ type Engine interface {
 	Health(ctx context.Context) error
 	// Props reads what the engine says of itself.
 	Props(ctx context.Context) (Props, error)
-	// Generate decodes a completion and calls emit for every token, in order, from the goroutine that reads the engine's
-	// socket. Text is whole runes; a token whose bytes end within a rune is held back and joined to the next. When emit
-	// returns an error, or ctx ends, the connection is closed, which makes the engine stop, and Generate returns that error.
-	Generate(ctx context.Context, job Job, emit func(text string) error) (Result, error)
+	// Generate decodes a completion and calls emit for every piece, in order, from the goroutine that reads the engine's
+	// socket: of the answer, of the thinking, or of a tool call. A piece's text is whole runes; what ends within a rune is held
+	// back and joined to the next. When emit returns an error, or ctx ends, the connection is closed, which makes the engine
+	// stop, and Generate returns that error.
+	Generate(ctx context.Context, job Job, emit func(task.Piece) error) (Result, error)
 }
 
 // Props are an engine's own figures.
@@ -31,14 +32,24 @@ type Props struct {
 	System string // what the engine says of the processor it runs on, which can change bytes; empty: nothing
 	Ctx    int    // tokens a slot's context holds
 	Slots  int
+	// Features are what the engine and its model can do of what only some can.
+	Features []task.Feature
 }
 
 // Job is one run of a task.
 type Job struct {
 	Workload task.Workload
-	Prompt   string // after templating
-	// Messages are the turns of a chat. Only a Chatter takes them, and makes the prompt itself. Empty if there is a prompt.
-	Messages     []task.Message
+	Prompt   string // after templating; of a chat it may be empty, and then the engine makes it
+	// Messages are the turns of a chat, and Chat what is asked besides them; nil: nothing. Where there is a prompt, it was made of them.
+	Messages []task.Message
+	Chat     *task.Chat
+	// Admitted is when the task was admitted: a template may have printed that day's date. Zero: nobody knows.
+	Admitted time.Time
+	// CallID names the calls of tools, by their numbers from 0. Nil: they get no ids.
+	CallID func(n int) string
+	// Rendered is called before the first piece where the engine makes another prompt of the messages than Prompt. Its error ends the run;
+	// else the new prompt is decoded. Nil: nobody minds.
+	Rendered     func(prompt string) error
 	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
 	Inputs       []string
 	Seed         uint32

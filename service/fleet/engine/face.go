@@ -17,9 +17,15 @@ type TokenCounter interface {
 	CountTokens(ctx context.Context, prompt string) (int, error)
 }
 
-// Templater turns the turns of a chat into a prompt, with the model's own template.
+// Templater turns the turns of a chat into a prompt, with the model's own template. Chat is what is asked besides them; nil: nothing. Where an image
+// stands, the prompt has task.MediaMarker.
 type Templater interface {
-	ApplyTemplate(ctx context.Context, messages []task.Message) (string, error)
+	ApplyTemplate(ctx context.Context, messages []task.Message, chat *task.Chat) (string, error)
+}
+
+// ChatCounter counts the tokens of a chat's prompt, those of its images included, which no prompt shows.
+type ChatCounter interface {
+	CountChat(ctx context.Context, messages []task.Message, chat *task.Chat) (int, error)
 }
 
 // Chatter is an Engine whose Generate takes Job.Messages in the place of a prompt.

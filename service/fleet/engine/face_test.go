@@ -16,7 +16,7 @@ type bare struct{}
 
 func (bare) Health(context.Context) error         { return nil }
 func (bare) Props(context.Context) (Props, error) { return Props{}, nil }
-func (bare) Generate(context.Context, Job, func(string) error) (Result, error) {
+func (bare) Generate(context.Context, Job, func(task.Piece) error) (Result, error) {
 	return Result{}, nil
 }
 

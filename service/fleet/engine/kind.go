@@ -13,6 +13,9 @@ type Kind struct {
 	Name string // one of task.EngineKinds
 	// New makes an Engine for an endpoint. It sends nothing. If the Engine is a Closer, whoever made it closes it at the end.
 	New func(Endpoint) Engine
+	// Features are what such a worker can have of what only some engines have. It tells itself what it really has, once it is there. The zero
+	// Worker is one that others run.
+	Features func(Worker) []task.Feature
 	// Start is how our own workers are started. Nil: others run the engines of this kind, and a pool has their URLs.
 	Start *Start
 }

@@ -94,7 +94,7 @@ func (w watched) Health(ctx context.Context) error {
 	return w.Engine.Health(ctx)
 }
 
-func (w watched) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+func (w watched) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	w.decodes.Add(1)
 	return w.Engine.Generate(ctx, job, emit)
 }

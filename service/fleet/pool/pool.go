@@ -58,8 +58,10 @@ type Info struct {
 	Device                string
 	Ctx, Slots            int // as configured; once it was ready, as the engine says
 	EngineSlots           int // of the engine itself; the pool may use fewer
-	Active                int // slots in use, by leases and by the liveness probe
-	PID                   int // 0 where no process runs
+	// Features are what the engine can do of what only some can, as it told last. Until it was ready, they are what such an engine can have.
+	Features []task.Feature
+	Active   int // slots in use, by leases and by the liveness probe
+	PID      int // 0 where no process runs
 	// Owner is the name under which the replica holds memory in Options.VRAM. It is not the ID where the replica took another's place.
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.

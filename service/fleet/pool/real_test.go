@@ -58,7 +58,7 @@ func (b *bundle) decode(replicaID string) (text string, info pool.Info) {
 	_, err = lease.Engine().Generate(b.Context(), engine.Job{
 		Workload: task.Completion, Prompt: "Write a haiku about rain containing \"seven\".\n\n", Seed: 7, MaxTokens: 64,
 		Sampling: task.Sampling{Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1},
-	}, func(text string) error { out.WriteString(text); return nil })
+	}, func(p task.Piece) error { out.WriteString(p.Text); return nil })
 	require.NoError(b, err)
 	return out.String(), lease.Info()
 }

@@ -149,6 +149,14 @@ func (s *Spec) worker() engine.Worker {
 	}
 }
 
+// features are what the pool's engines can have before one of them has told.
+func (s *Spec) features(kind engine.Kind) []task.Feature {
+	if kind.Features == nil {
+		return nil
+	}
+	return kind.Features(s.worker())
+}
+
 // cards counts the cards that a replica of the pool gets.
 func (s *Spec) cards() int {
 	if s.Device == "cpu" || s.Mode == External {

@@ -24,11 +24,12 @@ import (
 
 // worker is what a replica runs for a time: a process of ours, or an engine at a URL.
 type worker struct {
-	ctx    context.Context // ends, with a *loss as its cause, when the worker is lost
-	lose   context.CancelCauseFunc
-	engine engine.Engine
-	proc   *process.Process // nil for external
-	slots  int
+	ctx      context.Context // ends, with a *loss as its cause, when the worker is lost
+	lose     context.CancelCauseFunc
+	engine   engine.Engine
+	proc     *process.Process // nil for external
+	slots    int
+	features []task.Feature
 
 	now      func() time.Time
 	born     time.Time
@@ -191,7 +192,7 @@ func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error)
 		Sampling: task.Sampling{Profile: "probe", TopP: 1, TopK: 1, RepeatPenalty: 1},
 	}
 	if r.spec.Workload == task.Completion {
-		_, err = w.engine.Generate(ctx, job, func(string) error { return nil })
+		_, err = w.engine.Generate(ctx, job, func(task.Piece) error { return nil })
 		return err
 	}
 	job.Inputs = []string{"Hello"}

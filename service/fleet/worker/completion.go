@@ -30,8 +30,9 @@ type completion struct {
 	Stop          stopStrings     `json:"stop"`
 	Samplers      []string        `json:"samplers"`
 	// CachePrompt lets the job use what the last one left in the context. Unlike in llama-server, it is off by default.
-	CachePrompt    bool `json:"cache_prompt"`
-	ReturnProgress bool `json:"return_progress"`
+	CachePrompt    bool   `json:"cache_prompt"`
+	ReturnProgress bool   `json:"return_progress"`
+	LogitBias      []bias `json:"logit_bias"`
 	unsupported
 }
 
@@ -83,6 +84,20 @@ func (s *stopStrings) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// bias is a pair: a token, and what is added to its logit.
+type bias struct {
+	token llama.Token
+	bias  float32
+}
+
+func (b *bias) UnmarshalJSON(data []byte) error {
+	pair := []any{&b.token, &b.bias}
+	if err := json.Unmarshal(data, &pair); err != nil || len(pair) != 2 || pair[0] == nil || pair[1] == nil {
+		return errors.New(`"logit_bias" must be an array of pairs: a token's number, and what is added to its logit`)
+	}
+	return nil
+}
+
 func or[T any](p *T, def T) T {
 	if p == nil {
 		return def
@@ -105,8 +120,12 @@ func (m *model) chain(c *completion) llama.Sampler {
 		names = defaultSamplers
 	}
 	chain := llama.SamplerChainInit(llama.SamplerChainDefaultParams())
-	if len(m.suppress) > 0 {
-		llama.SamplerChainAdd(chain, llama.SamplerInitLogitBias(m.nVocab, int32(len(m.suppress)), &m.suppress[0]))
+	biases := slices.Clone(m.suppress)
+	for _, b := range c.LogitBias {
+		biases = append(biases, llama.LogitBias{Token: b.token, Bias: b.bias})
+	}
+	if len(biases) > 0 {
+		llama.SamplerChainAdd(chain, llama.SamplerInitLogitBias(m.nVocab, int32(len(biases)), &biases[0]))
 	}
 	for _, name := range names {
 		var s llama.Sampler

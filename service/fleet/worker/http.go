@@ -136,6 +136,7 @@ func (w *worker) props(rw http.ResponseWriter, _ *http.Request, m *model) error 
 		"chat_template":               m.template,
 		"build_info":                  m.build,
 		"system_info":                 m.system,
+		"features":                    []task.Feature{task.FeatureArguments, task.FeatureBias},
 	})
 	return nil
 }
@@ -217,16 +218,15 @@ func (w *worker) tokenize(rw http.ResponseWriter, r *http.Request, m *model) err
 }
 
 func (w *worker) applyTemplate(rw http.ResponseWriter, r *http.Request, m *model) error {
-	var body struct {
-		Messages []task.Message `json:"messages"`
-	}
+	var body chat
 	if err := decodeBody(r, &body); err != nil {
 		return err
 	}
-	if len(body.Messages) == 0 {
-		return invalid(`"messages" must be a non-empty array`)
+	used, err := body.used()
+	if err != nil {
+		return err
 	}
-	prompt, err := w.templates.apply(r.Context(), m, body.Messages)
+	prompt, err := w.templates.apply(r.Context(), m, used)
 	if err != nil {
 		return err
 	}
@@ -244,6 +244,11 @@ func (w *worker) completion(rw http.ResponseWriter, r *http.Request, m *model) e
 	}
 	if err := c.check(); err != nil {
 		return invalid("%v", err)
+	}
+	for _, b := range c.LogitBias {
+		if b.token < 0 || b.token >= llama.Token(m.nVocab) {
+			return invalid(`"logit_bias" names token %d, which the model does not have: it has 0 to %d`, b.token, m.nVocab-1)
+		}
 	}
 	prompt, err := m.prompt(c.Prompt)
 	if err != nil {

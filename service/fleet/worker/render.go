@@ -40,8 +40,8 @@ const exitTime = 5
 
 // rendering is a line of the process's standard input, and rendered the line that answers.
 type rendering struct {
-	Source   string         `json:"source"`
-	Messages []task.Message `json:"messages"`
+	Source string          `json:"source"`
+	Chat   json.RawMessage `json:"chat"` // an object: what the template may use, by name
 }
 
 type rendered struct {
@@ -122,11 +122,11 @@ func render(what rendering) (answer rendered) {
 	if err != nil {
 		return rendered{Broken: task.Clip(err.Error(), maxReason)}
 	}
-	messages := make([]any, len(what.Messages))
-	for i, m := range what.Messages {
-		messages[i] = map[string]any{"role": m.Role, "content": m.Content}
+	chat, err := object(what.Chat)
+	if err != nil {
+		return rendered{Refused: task.Clip(err.Error(), maxReason)}
 	}
-	prompt, err := t.Render(map[string]any{"messages": messages, "add_generation_prompt": true})
+	prompt, err := t.Render(chat)
 	switch {
 	case err != nil:
 		return rendered{Refused: task.Clip(err.Error(), maxReason)}

@@ -15,8 +15,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // A chat template is a program that came with a file. So it runs in a process of its own, which has bounds (render.go) and can be killed
@@ -38,8 +36,8 @@ const maxTemplate = 256 << 10
 const chatml = "{%- for message in messages -%}{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' -}}{%- endfor -%}" +
 	"{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
 
-// apply renders the model's template. A template that is broken, or that passes its bounds, is refused by its name.
-func (t *templates) apply(ctx context.Context, m *model, messages []task.Message) (string, error) {
+// apply renders the model's template. Chat is the object of what it may use. A template that is broken, or that passes its bounds, is refused by its name.
+func (t *templates) apply(ctx context.Context, m *model, chat json.RawMessage) (string, error) {
 	name := "the chat template of " + filepath.Base(m.path)
 	source := m.template
 	if source == "" {
@@ -48,7 +46,7 @@ func (t *templates) apply(ctx context.Context, m *model, messages []task.Message
 	if len(source) > maxTemplate {
 		return "", invalid("%s has %d bytes, and may have %d: use another file of the model, or send a prompt", name, len(source), maxTemplate)
 	}
-	answer, err := t.render(ctx, rendering{Source: source, Messages: messages})
+	answer, err := t.render(ctx, rendering{Source: source, Chat: chat})
 	var out *boundError
 	switch {
 	case errors.As(err, &out):

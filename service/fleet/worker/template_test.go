@@ -4,6 +4,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -12,11 +13,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
-var hello = []task.Message{{Role: "user", Content: "hello"}}
+var hello = json.RawMessage(`{"messages":[{"role":"user","content":"hello"}],"add_generation_prompt":true}`)
 
 // stop ends the process that renders, if one runs.
 func (t *templates) stop() {

@@ -122,18 +122,32 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 func most(t task.Task, f Facts) int {
 	req, in := t.Request, f.PromptTokens
 	if in == 0 {
-		in = engine.MostTokens(req.Prompt) + engine.MostTokens(req.Inputs...)
-		for _, m := range req.Messages {
-			in += engine.MostTokens(m.Role + m.Content)
+		in = engine.MostTokens(t.Prompt) + engine.MostTokens(req.Inputs...)
+		if t.Prompt == "" {
+			in += mostOfChat(req)
 		}
 	}
 	switch {
 	case req.Workload != task.Completion:
 		return in
+	case task.HasImages(req.Messages) && f.PromptTokens == 0: // an image of few bytes may be many tokens, but no more than the context holds
 	case req.MaxTokens > 0:
 		return in + req.MaxTokens
 	}
 	return max(f.Pool.Ctx, in)
+}
+
+// mostOfChat bounds the tokens of messages that nobody has rendered, with the tools that a template describes.
+func mostOfChat(req task.Request) (n int) {
+	for _, m := range req.Messages {
+		n += engine.MostTokens(m.Role) + m.Bytes() + len(m.ToolCalls)*engine.MostTokens("")
+	}
+	if req.Chat != nil {
+		for _, t := range req.Chat.Tools {
+			n += engine.MostTokens(t.Name, t.Description, string(t.Parameters))
+		}
+	}
+	return n
 }
 
 func fits(req task.Request, f Facts) error {

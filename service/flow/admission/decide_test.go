@@ -167,13 +167,18 @@ type desk struct {
 func (d *desk) Snapshot(task.Priority) []Pool                { return d.pools }
 func (d *desk) Resolve(q task.Request) (task.Request, error) { return q, nil }
 func (d *desk) Tokenizer(string) (Tokenizer, bool)           { return d, d.ready }
-func (d *desk) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
+func (d *desk) ApplyTemplate(_ context.Context, m []task.Message, _ *task.Chat) (string, error) {
 	return "<user>" + m[0].Content, d.count
 }
 
 func (d *desk) CountTokens(_ context.Context, p string) (int, error) {
 	d.counted++
 	return len(strings.Fields(p)), d.count
+}
+
+func (d *desk) CountChat(_ context.Context, m []task.Message, _ *task.Chat) (int, error) {
+	d.counted++
+	return 100 * len(m[0].Parts), d.count
 }
 
 func (d *desk) Known(_ context.Context, id string, _ [32]byte) (task.Admission, bool, error) {

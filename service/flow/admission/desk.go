@@ -25,8 +25,10 @@ type Pools interface {
 
 // Tokenizer is the part of an engine that admission needs.
 type Tokenizer interface {
-	ApplyTemplate(ctx context.Context, messages []task.Message) (string, error)
+	ApplyTemplate(ctx context.Context, messages []task.Message, chat *task.Chat) (string, error)
 	CountTokens(ctx context.Context, prompt string) (int, error)
+	// CountChat counts a chat with images, which no prompt shows.
+	CountChat(ctx context.Context, messages []task.Message, chat *task.Chat) (int, error)
 }
 
 // Scheduler takes accepted tasks.
@@ -98,19 +100,8 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	if err := d.caps.take(d.o.Now(), req.Actor, req.Priority); err != nil {
 		return task.Admission{}, Pool{}, err
 	}
-	req, err := d.o.Pools.Resolve(req)
+	req, pool, routing, err := d.choose(req)
 	if err != nil {
-		return task.Admission{}, Pool{}, err
-	}
-	pool, routing, err := d.route(req)
-	if err != nil {
-		return task.Admission{}, Pool{}, err
-	}
-	req = pool.Rules.Apply(req)
-	if err := serves(req, pool); err != nil {
-		return task.Admission{}, pool, err
-	}
-	if err := pool.Refusal(); err != nil {
 		return task.Admission{}, pool, err
 	}
 	f := Facts{ID: req.ID, Seed: d.o.NewSeed(), Pool: pool, Routing: routing}
@@ -126,6 +117,26 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	}
 	admission, err := d.o.Scheduler.Enqueue(ctx, t)
 	return admission, pool, err
+}
+
+// choose returns the pool for a request, and the request as that pool takes it.
+func (d *Desk) choose(req task.Request) (task.Request, Pool, placement.Routing, error) {
+	req, err := d.o.Pools.Resolve(req)
+	if err != nil {
+		return req, Pool{}, placement.Routing{}, err
+	}
+	pool, routing, err := d.route(req)
+	if err != nil {
+		return req, Pool{}, routing, err
+	}
+	req = pool.Rules.Apply(req)
+	if err := serves(req, pool); err != nil {
+		return req, pool, routing, err
+	}
+	if err := pool.Refusal(); err != nil {
+		return req, pool, routing, err
+	}
+	return req, pool, routing, nil
 }
 
 func (d *Desk) route(req task.Request) (Pool, placement.Routing, error) {
@@ -165,14 +176,19 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 		return task.Standing{State: task.PoolLoading}.Refusal(f.Pool.ID, f.Pool.Engine)
 	}
 	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
-		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages); err != nil {
+		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages, req.Chat); err != nil {
 			return unready(err)
 		}
 	}
-	if req.Workload == task.Completion && f.Pool.Faces.CountsTokens && d.counts(req, f) {
-		if f.PromptTokens, err = tokenizer.CountTokens(ctx, f.Prompt); err != nil {
-			return unready(err)
-		}
+	switch {
+	case req.Workload != task.Completion:
+	case task.HasImages(req.Messages):
+		f.PromptTokens, err = tokenizer.CountChat(ctx, req.Messages, req.Chat)
+	case f.Pool.Faces.CountsTokens && d.counts(req, f):
+		f.PromptTokens, err = tokenizer.CountTokens(ctx, f.Prompt)
+	}
+	if err != nil {
+		return unready(err)
 	}
 	return nil
 }

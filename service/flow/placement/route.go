@@ -26,6 +26,8 @@ type Pool struct {
 	Profile  string // its sampler profile
 	Ready    bool
 	OnDemand bool // a task loads it
+	// Features are what all of its engines can do of what only some can. Of a model that is not loaded, they may be what its engine can have.
+	Features []task.Feature
 	// Retired: its model was. NoTemplate: its model is known to have no chat template.
 	Retired, NoTemplate bool
 	// Quantisation is what its weights are in, and Bits how many each has on average; empty and 0: not known.
@@ -159,6 +161,8 @@ func misfit(p Pool, req task.Request) string {
 		return pool + "has weights in " + cmp.Or(p.Quantisation, "something unknown") + ", not in " + req.Quantisation
 	case len(req.Messages) > 0 && p.NoTemplate:
 		return pool + "has a model without a chat template: send a prompt"
+	case task.Missing(req.Needs(), p.Features) != "":
+		return pool + task.Missing(req.Needs(), p.Features)
 	case req.Determinism == task.Strict && p.Slots > 1:
 		return pool + "has replicas of " + strconv.Itoa(p.Slots) + " slots, and strict determinism needs one slot: leave `determinism` out or ask for best_effort"
 	}

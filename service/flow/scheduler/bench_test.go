@@ -51,7 +51,7 @@ func (l instantLease) Release()                   { l.p.wake() }
 
 type instantEngine instant
 
-func (e *instantEngine) Generate(context.Context, engine.Job, func(string) error) (engine.Result, error) {
+func (e *instantEngine) Generate(context.Context, engine.Job, func(task.Piece) error) (engine.Result, error) {
 	e.asked <- struct{}{}
 	return engine.Result{Finish: task.FinishStop}, nil
 }
@@ -62,7 +62,9 @@ func (*instantEngine) Props(context.Context) (engine.Props, error) { return engi
 
 func (*instantEngine) CountTokens(context.Context, string) (int, error) { return 1, nil }
 
-func (*instantEngine) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
+func (*instantEngine) ApplyTemplate(context.Context, []task.Message, *task.Chat) (string, error) {
+	return "", nil
+}
 
 func (*instantEngine) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, nil

@@ -115,7 +115,8 @@ func (s *Scheduler) outcome(j *job, state task.State, end *task.End, e *task.Err
 	}
 	r.Charge = s.o.Sessions.Charge(r, j.decoded(r.FinishedAt))
 	if end != nil {
-		end.Receipt.TranscriptSHA256 = digest
+		end.Receipt.TranscriptSHA256, end.Receipt.TranscriptForm = digest, transcript.Form()
+		end.ToolCalls = transcript.Parts().Calls
 		r.LastEventID = j.log.End(*end)
 	} else {
 		r.LastEventID = j.log.Fail(r.Err)

@@ -37,7 +37,7 @@ type small struct {
 	messages *[][]task.Message
 }
 
-func (s small) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+func (s small) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	*s.messages = append(*s.messages, job.Messages)
 	return s.Engine.Generate(ctx, job, emit)
 }

@@ -24,6 +24,8 @@ type job struct {
 	task   task.Task    // written by the submit that makes the job, until it is accepted
 	ticket queue.Ticket // the same; names its place in the queue
 	log    *stream.Log  // the same; the log has a lock of its own
+	// resumed: a run of an earlier process may have sent more than the log holds. Written by who makes the job.
+	resumed bool
 
 	decided chan struct{} // closed once the ledger accepted the task, or could not
 	over    chan struct{} // closed once nothing of the task runs in this process any more
@@ -46,7 +48,11 @@ type job struct {
 	readers     int                     // how many read its stream now; this and the next are written by them
 	visits      int                     // how many readers there have been
 	record      task.Record             // once it is done; written by who ends it
+	prompt      *rendering              // made by a run, instead of the task's; written by the run
 }
+
+// rendering is what the messages of a chat were rendered to, and the digest of the request with that.
+type rendering struct{ prompt, digest string }
 
 func newJob(l *lane, t task.Task) *job {
 	return &job{lane: l, task: t, decided: make(chan struct{}), over: make(chan struct{})}
@@ -134,6 +140,26 @@ func (j *job) stopEngine(cause error) {
 	if cancel != nil {
 		cancel(cause)
 	}
+}
+
+// asked is the task, with the prompt that a run made.
+func (j *job) asked() task.Task {
+	t := j.task
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if r := j.prompt; r != nil {
+		t.Prompt, t.PromptTokens, t.RequestDigest = r.prompt, 0, r.digest
+	}
+	return t
+}
+
+// rendered gives the task another prompt, for this run and those that follow.
+func (j *job) rendered(t *task.Task, prompt string) {
+	t.Prompt, t.PromptTokens = prompt, 0
+	t.RequestDigest = t.Digest()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.prompt = &rendering{prompt, t.RequestDigest}
 }
 
 // now is the job's state.

@@ -211,7 +211,7 @@ const otherKind = "other "
 // word is the i-th token of a task, on every machine of a kind and in every life.
 func word(kind, prompt string, i int) string { return fmt.Sprint(kind, prompt, ".", i, " ") }
 
-func (h held) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+func (h held) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	if ctx.Err() != nil { // ended between its start and here: the engine is not even asked
 		return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
 	}
@@ -243,17 +243,20 @@ func (h held) Generate(ctx context.Context, job engine.Job, emit func(string) er
 		case <-ctx.Done():
 			return engine.Result{}, fmt.Errorf("decode: %w", context.Cause(ctx))
 		}
-		if err := emit(word(h.kind, job.Prompt, i)); err != nil {
+		if err := emit(task.TextPiece(word(h.kind, job.Prompt, i))); err != nil {
 			return engine.Result{}, err
 		}
 	}
 	return engine.Result{TokensIn: 3, TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
 }
-func (m *machine) Busy(context.Context) (int, error)                             { return 0, nil }
-func (m *machine) Health(context.Context) error                                  { return nil }
-func (m *machine) Props(context.Context) (engine.Props, error)                   { return engine.Props{}, nil }
-func (m *machine) CountTokens(context.Context, string) (int, error)              { return 3, nil }
-func (m *machine) ApplyTemplate(context.Context, []task.Message) (string, error) { return "", nil }
+func (m *machine) Busy(context.Context) (int, error)                { return 0, nil }
+func (m *machine) Health(context.Context) error                     { return nil }
+func (m *machine) Props(context.Context) (engine.Props, error)      { return engine.Props{}, nil }
+func (m *machine) CountTokens(context.Context, string) (int, error) { return 3, nil }
+func (m *machine) ApplyTemplate(context.Context, []task.Message, *task.Chat) (string, error) {
+	return "", nil
+}
+
 func (m *machine) Embed(context.Context, engine.Job) (json.RawMessage, engine.Result, error) {
 	return nil, engine.Result{}, errors.New("no such workload here")
 }

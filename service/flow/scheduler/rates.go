@@ -75,7 +75,7 @@ func reading(j *job) int {
 	n := len(j.task.Prompt)
 	if n == 0 {
 		for _, m := range j.task.Request.Messages {
-			n += len(m.Content)
+			n += m.Bytes()
 		}
 	}
 	return n / 4

@@ -377,7 +377,7 @@ func (x *replica) fingerprint() string {
 }
 
 // replica is its own engine: it answers a prompt with MaxTokens tokens.
-func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
 	x.r.mu.Unlock()
@@ -412,7 +412,7 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(string
 			x.r.mu.Unlock()
 			return engine.Result{}, task.Errorf(task.WorkerReset, "the worker died").Retry(0)
 		}
-		if err := emit(fmt.Sprint(x.says, job.Prompt, i, " ")); err != nil {
+		if err := emit(task.TextPiece(fmt.Sprint(x.says, job.Prompt, i, " "))); err != nil {
 			return engine.Result{}, err
 		}
 	}
@@ -433,7 +433,7 @@ func (x *replica) Busy(context.Context) (int, error) {
 func (x *replica) Health(context.Context) error                     { return nil }
 func (x *replica) Props(context.Context) (engine.Props, error)      { return engine.Props{}, nil }
 func (x *replica) CountTokens(context.Context, string) (int, error) { return 3, nil }
-func (x *replica) ApplyTemplate(_ context.Context, m []task.Message) (string, error) {
+func (x *replica) ApplyTemplate(_ context.Context, m []task.Message, _ *task.Chat) (string, error) {
 	return "templated " + m[0].Content, nil
 }
 

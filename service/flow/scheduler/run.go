@@ -79,25 +79,42 @@ func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 // errChanged is the end of a run whose files changed. No other replica gives the bytes that it has sent.
 var errChanged = errors.New("the files of the task's worker changed")
 
-// templated is the job's task with its messages templated. Admission did that already, unless the pool's model was not loaded then.
+// templated is the job's task with its messages templated. Admission did that already, unless the pool's model was not loaded then. That of a
+// chat is a copy, since its run may find another prompt.
 func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Task, error) {
-	if len(j.task.Request.Messages) == 0 || j.task.Prompt != "" {
+	if len(j.task.Request.Messages) == 0 {
 		return &j.task, nil
 	}
-	t := j.task
+	t := j.asked()
+	if t.Prompt != "" {
+		return &t, nil
+	}
 	templater, ok := e.(engine.Templater)
 	if !ok { // it takes the messages as they are
 		t.RequestDigest = t.Digest()
 		return &t, nil
 	}
-	prompt, err := templater.ApplyTemplate(ctx, t.Request.Messages)
+	prompt, err := templater.ApplyTemplate(ctx, t.Request.Messages, t.Request.Chat)
 	if err != nil {
-		return &j.task, err
+		return &t, err
 	}
-	t.Prompt = prompt
-	t.RequestDigest = t.Digest()
+	j.rendered(&t, prompt)
 	return &t, nil
 }
+
+// renderedAgain takes the prompt that the engine has made of the messages now, and that is not the one the task has. A template prints the date, or the
+// engine is another one. What was sent came from the prompt before, so then the new one will not do (LO-412).
+func (l *lane) renderedAgain(j *job, t *task.Task, prompt string) error {
+	if j.resumed || j.log.Tokens() > 0 {
+		return fmt.Errorf("%w: %w", errPrompt, l.errLost("the model's chat template makes another prompt now than the one that the sent part of the answer came from"))
+	}
+	l.s.o.Log.Info("the engine makes another prompt of a task's messages than at its admission, and the task takes that one", j.told()...)
+	j.rendered(t, prompt)
+	return nil
+}
+
+// errPrompt is the end of a run whose prompt changed. No replica makes the old one.
+var errPrompt = errors.New("the task's prompt changed")
 
 // placed counts a dispatch and logs it. It is a function of its own because it copies the task: the stack of run lasts as long as the
 // task, and need not hold the copies.
@@ -128,10 +145,12 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
-		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t),
+		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
+		Admitted: t.AcceptedAt,
 	}
-	if t.Prompt == "" {
-		work.Messages = t.Request.Messages
+	if len(work.Messages) > 0 {
+		work.CallID = func(n int) string { return engine.CallID(t.RequestDigest, n) }
+		work.Rendered = func(prompt string) error { return l.renderedAgain(j, t, prompt) }
 	}
 	if work.Workload != task.Completion {
 		idle.Stop() // nothing comes before the answer
@@ -148,7 +167,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		work.Progress = func() { idle.Reset(l.pool.Prefill) }
 	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
-	result, err := lease.Engine().Generate(ctx, work, func(text string) error {
+	result, err := lease.Engine().Generate(ctx, work, func(p task.Piece) error {
 		if tokens > 0 {
 			idle.Reset(l.pool.Idle)
 		} else {
@@ -162,7 +181,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 			l.firstOutput(j)
 		}
 		tokens++
-		if err := attempt.Token(text); err != nil {
+		if err := attempt.Append(p); err != nil {
 			return err
 		}
 		if now := l.s.o.Now(); t.Determinism == task.Strict && (tokens%checkpointTokens == 0 || now.Sub(saved) >= checkpointTime) {
@@ -221,7 +240,7 @@ func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err 
 func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	sent := j.log.Tokens() > 0
 	strict := j.task.Determinism == task.Strict
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && (!strict || errors.Is(err, errChanged)) {
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && (!strict || errors.Is(err, errChanged)) || errors.Is(err, errPrompt) {
 		return false
 	}
 	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile

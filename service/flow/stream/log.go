@@ -111,11 +111,6 @@ func (l *Log) Begin() *Attempt {
 	return &Attempt{log: l, number: l.attempt}
 }
 
-// Token writes a token of the answer, as Append does.
-func (a *Attempt) Token(text string) error {
-	return a.Append(task.Piece{Kind: task.EventText, Text: text})
-}
-
 // Append writes the attempt's next piece. It returns ErrSealed or ErrDiverged when the attempt must stop.
 func (a *Attempt) Append(p task.Piece) error {
 	l := a.log

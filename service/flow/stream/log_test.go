@@ -58,7 +58,7 @@ func parse(t require.TestingT, b []byte) (frames []frame) {
 // write appends a token as the log's first attempt.
 func write(l *Log, text string) error {
 	a := &Attempt{log: l, number: l.attempt, at: len(l.pieceEnds)}
-	return a.Token(text)
+	return a.Append(task.TextPiece(text))
 }
 
 // drain reads a subscription to its end.
@@ -318,20 +318,20 @@ func TestEncodingATokenAllocatesNothing(t *testing.T) {
 func TestLaterAttemptIsComparedThenExtends(t *testing.T) {
 	l := New(first(), time.Now)
 	one := l.Begin()
-	require.NoError(t, one.Token("a"))
-	require.NoError(t, one.Token("b"))
+	require.NoError(t, one.Append(task.TextPiece("a")))
+	require.NoError(t, one.Append(task.TextPiece("b")))
 	two := l.Begin()
-	require.ErrorIs(t, one.Token("c"), ErrSealed)
-	require.NoError(t, two.Token("a"))
+	require.ErrorIs(t, one.Append(task.TextPiece("c")), ErrSealed)
+	require.NoError(t, two.Append(task.TextPiece("a")))
 	require.ErrorIs(t, two.Done(), ErrDiverged, "it ended before what was sent")
-	require.NoError(t, two.Token("b"))
-	require.NoError(t, two.Token("c"))
+	require.NoError(t, two.Append(task.TextPiece("b")))
+	require.NoError(t, two.Append(task.TextPiece("c")))
 	require.NoError(t, two.Done())
 	transcript, _ := l.Transcript()
 	require.Equal(t, task.Transcript{Text: "abc", Ends: []int{1, 2, 3}}, transcript)
 
 	three := l.Begin()
-	require.ErrorIs(t, three.Token("x"), ErrDiverged)
+	require.ErrorIs(t, three.Append(task.TextPiece("x")), ErrDiverged)
 	require.Equal(t, 3, l.Tokens())
 }
 
@@ -362,7 +362,7 @@ func TestRecoveredLogServesClientsThatAreAhead(t *testing.T) {
 		s := subscribe(t, l, after)
 		a := l.Begin()
 		for _, text := range texts {
-			require.NoError(t, a.Token(text))
+			require.NoError(t, a.Append(task.TextPiece(text)))
 		}
 		require.NoError(t, a.Done())
 		l.End(task.End{})
@@ -381,18 +381,18 @@ func TestRecoveredLogRefusesOtherBytes(t *testing.T) {
 	l := Recover(first(), before.Checkpoint(), time.Now)
 	s := subscribe(t, l, held)
 	a := l.Begin()
-	require.NoError(t, a.Token("a"))
+	require.NoError(t, a.Append(task.TextPiece("a")))
 	b, err := take(s)
 	require.NoError(t, err)
 	require.Empty(t, b, "the client's event is still to come")
-	require.ErrorIs(t, a.Token("x"), ErrDiverged, "the checkpoint")
+	require.ErrorIs(t, a.Append(task.TextPiece("x")), ErrDiverged, "the checkpoint")
 	_, err = take(s)
 	require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
 
 	short := Recover(first(), before.Checkpoint(), time.Now)
 	s = subscribe(t, short, held)
 	a = short.Begin()
-	require.NoError(t, a.Token("a"))
+	require.NoError(t, a.Append(task.TextPiece("a")))
 	require.ErrorIs(t, a.Done(), ErrDiverged)
 	short.Fail(task.Errorf(task.Canceled, "canceled"))
 	short.Publish()
@@ -405,9 +405,9 @@ func TestDetachEndsSubscriptionsWithoutATerminalEvent(t *testing.T) {
 	l := New(first(), time.Now)
 	s := subscribe(t, l, "")
 	a := l.Begin()
-	require.NoError(t, a.Token("a"))
+	require.NoError(t, a.Append(task.TextPiece("a")))
 	l.Detach()
-	require.ErrorIs(t, a.Token("b"), ErrSealed)
+	require.ErrorIs(t, a.Append(task.TextPiece("b")), ErrSealed)
 	b, err := s.Next(t.Context(), nil)
 	require.NoError(t, err)
 	require.Len(t, parse(t, b), 2)

@@ -45,8 +45,11 @@ type Options struct {
 	Tasks   Tasks
 	Models  func() []Model
 	Streams *delivery.Streams
-	Log     *zap.Logger      // default none
-	Now     func() time.Time // default the wall clock's
+	// Count counts the tokens of a request's prompt as its engine would see them, without making it a task, or refuses it with a
+	// *task.Error. Only a front that is asked for it needs it (LO-422).
+	Count func(ctx context.Context, r task.Request) (int, error)
+	Log   *zap.Logger      // default none
+	Now   func() time.Time // default the wall clock's
 	// Hold is how long the head of a stream is held back while its task waits; default 5 s. HoldWhole is the same for an answer
 	// that is sent as a whole; default 240 s (LO-406).
 	Hold, HoldWhole time.Duration
@@ -80,6 +83,9 @@ func (x *Exchange) Now() time.Time { return x.o.Now() }
 
 // Models are the models that pools serve.
 func (x *Exchange) Models() []Model { return x.o.Models() }
+
+// Count counts the tokens of a request's prompt.
+func (x *Exchange) Count(ctx context.Context, q task.Request) (int, error) { return x.o.Count(ctx, q) }
 
 // Answer is what comes of an accepted request. One of its methods must be called.
 type Answer struct {
@@ -228,8 +234,12 @@ func (x *Exchange) Refuse(w http.ResponseWriter, r *http.Request, err error, bod
 	refusal := gate.Refuse(err)
 	refusal.Log(r.Context(), x.o.Log)
 	refusal.SetHeaders(w.Header())
+	identify(w.Header(), r)
 	if refusal.Status == http.StatusTooManyRequests || refusal.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.Itoa(min(max(refusal.RetryAfter, 1), maxRetryAfter)))
+	}
+	if !refusal.Envelope.Retriable { // SDKs repeat a 409, a 429 and every 5xx, unless they are told not to
+		w.Header().Set("X-Should-Retry", "false")
 	}
 	x.Write(w, refusal.Status, body)
 }

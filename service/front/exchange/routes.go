@@ -52,9 +52,7 @@ func (t Routes) Route(r *http.Request) gate.Route {
 
 // Serve has the request's operation serve it. The error is what the front is to refuse it with.
 func (t Routes) Serve(w http.ResponseWriter, r *http.Request) error {
-	id := gate.CallFrom(r.Context()).CorrelationID
-	w.Header().Set("X-Request-Id", id)
-	w.Header().Set("Request-Id", id)
+	identify(w.Header(), r)
 	at := t.find(r.URL.Path)
 	o, ok := at[r.Method]
 	switch {
@@ -66,6 +64,13 @@ func (t Routes) Serve(w http.ResponseWriter, r *http.Request) error {
 		return task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, 100), methods, task.Clip(r.Method, 20))
 	}
 	return o.Serve(w, r)
+}
+
+// identify gives an answer the request's id (LO-402).
+func identify(h http.Header, r *http.Request) {
+	id := gate.CallFrom(r.Context()).CorrelationID
+	h.Set("X-Request-Id", id)
+	h.Set("Request-Id", id)
 }
 
 // Under is what a request's path has behind a path that ends with a slash.

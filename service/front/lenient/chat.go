@@ -75,5 +75,8 @@ func Base64Image(param, mime, data string) (*task.Image, error) {
 	if !strings.HasPrefix(mime, "image/") {
 		return nil, Bad(param, "%q is no type of an image", task.Clip(mime, 40))
 	}
+	if mime == "image/jpg" { // many say so
+		mime = "image/jpeg"
+	}
 	return &task.Image{MIME: mime, Data: raw}, nil
 }

@@ -25,6 +25,9 @@ func TestImagesAndSchemas(t *testing.T) {
 	image, err := DataImage("p", "data:image/png;base64,aGk=")
 	require.NoError(t, err)
 	require.Equal(t, &task.Image{MIME: "image/png", Data: []byte("hi")}, image)
+	image, err = DataImage("p", "data:image/jpg;base64,aGk")
+	require.NoError(t, err)
+	require.Equal(t, "image/jpeg", image.MIME)
 	for _, uri := range []string{"http://127.0.0.1/a.png", "data:image/png,hi", "data:image/png;base64", "data:image/png;base64,%%", "data:text/html;base64,aGk=", ""} {
 		_, err := DataImage("p", uri)
 		wrong, ok := errors.AsType[*ParamError](err)

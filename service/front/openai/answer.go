@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -45,19 +47,36 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	head := head{ID: "chatcmpl-" + a.ID, Object: "chat.completion", Created: f.x.Now().Unix(), Model: in.Model}
 	if in.Stream {
 		head.Object = "chat.completion.chunk"
-		return a.Stream(w, r, newChunks(head, true, in.usage()), dialect{})
+		c := newChunks(head, true, in.StreamOptions.usage())
+		c.legacy = in.legacy()
+		return a.Stream(w, r, c, sse{})
 	}
-	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
+	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
 		parts := t.Parts()
 		m := chatMessage{Role: "assistant", Reasoning: parts.Reasoning}
 		if parts.Answer != "" || len(parts.Calls) == 0 {
 			m.Content = &parts.Answer
 		}
-		for _, c := range parts.Calls {
-			m.Calls = append(m.Calls, call{ID: c.ID, Type: "function", Function: function{c.Name, c.Arguments}})
+		for i, c := range parts.Calls {
+			switch called := (called{c.Name, c.Arguments}); {
+			case !in.legacy():
+				m.Calls = append(m.Calls, call{ID: c.ID, Type: "function", Function: called})
+			case i == 0: // the old form has room for one
+				m.Call = &called
+			}
 		}
-		return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: finish(end, len(parts.Calls) > 0)}}, usageOf(end)}
-	})
+		why := finish(end, len(parts.Calls) > 0, in.legacy())
+		return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: why}}, usageOf(end)}
+	}))
+}
+
+// took tells in a header how long the answer took, from now on.
+func (f *Front) took(w http.ResponseWriter, answer func(t task.Transcript, end *task.End) any) func(t task.Transcript, end *task.End) any {
+	began := f.x.Now()
+	return func(t task.Transcript, end *task.End) any {
+		w.Header().Set("Openai-Processing-Ms", strconv.FormatInt(max(f.x.Now().Sub(began).Milliseconds(), 0), 10))
+		return answer(t, end)
+	}
 }
 
 // head is what every answer and chunk begins with.
@@ -97,25 +116,32 @@ type chatMessage struct {
 	Refusal   *string `json:"refusal"`
 	Reasoning string  `json:"reasoning_content,omitempty"`
 	Calls     []call  `json:"tool_calls,omitempty"`
+	Call      *called `json:"function_call,omitempty"` // the old form
 }
 
 type call struct {
-	ID       string   `json:"id"`
-	Type     string   `json:"type"`
-	Function function `json:"function"`
+	ID       string `json:"id"`
+	Type     string `json:"type"`
+	Function called `json:"function"`
 }
 
-type function struct {
+type called struct {
 	Name      string `json:"name"`
 	Arguments string `json:"arguments"`
 }
 
-// finish is why an answer ended, in the dialect's words.
-func finish(end *task.End, calls bool) string {
-	if calls && end.FinishReason == task.FinishStop {
+// finish is why an answer ended, in the dialect's words. There always is a word: clients repeat a request whose answer has none.
+func finish(end *task.End, calls, legacy bool) string {
+	switch {
+	case end.FinishReason == task.FinishLength:
+		return "length"
+	case calls && legacy:
+		return "function_call"
+	case calls:
 		return "tool_calls"
+	default:
+		return "stop"
 	}
-	return string(end.FinishReason)
 }
 
 // completion serves /v1/completions.
@@ -135,11 +161,11 @@ func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 	}
 	head := head{ID: "cmpl-" + a.ID, Object: "text_completion", Created: f.x.Now().Unix(), Model: in.Model}
 	if in.Stream {
-		return a.Stream(w, r, newChunks(head, false, in.usage()), dialect{})
+		return a.Stream(w, r, newChunks(head, false, in.StreamOptions.usage()), sse{})
 	}
-	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
-		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finish(end, false)}}, usageOf(end)}
-	})
+	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
+		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finish(end, false, false)}}, usageOf(end)}
+	}))
 }
 
 type textAnswer struct {
@@ -171,13 +197,11 @@ func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return a.Whole(w, r, func(_ task.Transcript, end *task.End) any {
+	return a.Whole(w, r, f.took(w, func(_ task.Transcript, end *task.End) any {
 		var result struct {
 			Embeddings [][]float32 `json:"embeddings"`
 		}
-		if err := json.Unmarshal(end.Result, &result); err != nil {
-			panic(fmt.Errorf("an embedding's result: %w", err)) // it is ours
-		}
+		ours(end, &result)
 		out := vectors{Object: "list", Model: in.Model, Data: make([]vector, len(result.Embeddings))}
 		out.Usage.Prompt, out.Usage.Total = end.TokensIn, end.TokensIn
 		for i, v := range result.Embeddings {
@@ -187,17 +211,14 @@ func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 		return out
-	})
+	}))
 }
 
 type vectors struct {
 	Object string   `json:"object"`
 	Data   []vector `json:"data"`
 	Model  string   `json:"model"`
-	Usage  struct {
-		Prompt int `json:"prompt_tokens"`
-		Total  int `json:"total_tokens"`
-	} `json:"usage"`
+	Usage  read     `json:"usage"`
 }
 
 type vector struct {
@@ -213,6 +234,73 @@ func encoded(v []float32) string {
 		b = binary.LittleEndian.AppendUint32(b, math.Float32bits(x))
 	}
 	return base64.StdEncoding.EncodeToString(b)
+}
+
+// ours reads a result that the engine's adapter has written.
+func ours(end *task.End, into any) {
+	if err := json.Unmarshal(end.Result, into); err != nil {
+		panic(fmt.Errorf("the result of a task: %w", err))
+	}
+}
+
+// rerank serves /v1/rerank.
+func (f *Front) rerank(w http.ResponseWriter, r *http.Request) error {
+	var in rerankRequest
+	body, err := lenient.Decode(r, &in)
+	if err != nil {
+		return err
+	}
+	q, err := in.request()
+	if err != nil {
+		return err
+	}
+	a, err := f.x.Submit(w, r, q, body)
+	if err != nil {
+		return err
+	}
+	return a.Whole(w, r, f.took(w, func(_ task.Transcript, end *task.End) any {
+		var result struct {
+			Scores []float64 `json:"scores"`
+		}
+		ours(end, &result)
+		out := ranking{ID: "rerank-" + a.ID, Object: "list", Model: in.Model, Results: make([]rank, len(result.Scores))}
+		out.Usage.Prompt, out.Usage.Total = end.TokensIn, end.TokensIn
+		for i, score := range result.Scores {
+			out.Results[i] = rank{Index: i, Score: score}
+			if in.Return {
+				out.Results[i].Document = &text{q.Inputs[i]}
+			}
+		}
+		slices.SortStableFunc(out.Results, func(a, b rank) int { return cmp.Compare(b.Score, a.Score) })
+		if in.TopN != nil && *in.TopN < float64(len(out.Results)) {
+			out.Results = out.Results[:int(*in.TopN)]
+		}
+		return out
+	}))
+}
+
+type ranking struct {
+	ID      string `json:"id"`
+	Object  string `json:"object"`
+	Model   string `json:"model"`
+	Results []rank `json:"results"` // the best first
+	Usage   read   `json:"usage"`
+}
+
+type rank struct {
+	Index    int     `json:"index"` // of the document in the request
+	Score    float64 `json:"relevance_score"`
+	Document *text   `json:"document,omitempty"`
+}
+
+type text struct {
+	Text string `json:"text"`
+}
+
+// read is the usage of what only reads.
+type read struct {
+	Prompt int `json:"prompt_tokens"`
+	Total  int `json:"total_tokens"`
 }
 
 type modelView struct {

@@ -14,12 +14,13 @@ import (
 
 // chunks encodes a task's events as the dialect's chunks. A token costs no allocation.
 type chunks struct {
-	head  string // of every chunk, up to its choices
-	chat  bool   // else it is a completion
-	usage bool   // the client asked for it
-	begun bool   // the role was sent
-	calls bool   // a tool was called
-	w     jx.Writer
+	head   string // of every chunk, up to its choices
+	chat   bool   // else it is a completion
+	usage  bool   // the client asked for it
+	begun  bool   // the role was sent
+	calls  bool   // a tool was called
+	legacy bool   // the client speaks of functions
+	w      jx.Writer
 }
 
 func newChunks(h head, chat, usage bool) *chunks {
@@ -92,10 +93,19 @@ func (c *chunks) piece(e task.Event) {
 		c.close("")
 		return
 	}
-	c.open()
-	switch e.Kind {
-	case task.EventToolCall:
+	if e.Kind == task.EventToolCall {
 		c.calls = true
+		if c.legacy && e.Call.N > 0 { // the old form has room for one call
+			return
+		}
+	}
+	c.open()
+	switch {
+	case e.Kind == task.EventToolCall && c.legacy:
+		c.w.RawStr(`{"function_call":`)
+		c.call(e)
+		c.w.RawStr(`}`)
+	case e.Kind == task.EventToolCall:
 		c.w.RawStr(`{"tool_calls":[{"index":`)
 		c.w.Int(e.Call.N)
 		if e.Call.ID != "" {
@@ -103,16 +113,10 @@ func (c *chunks) piece(e task.Event) {
 			c.w.Str(e.Call.ID)
 			c.w.RawStr(`,"type":"function"`)
 		}
-		c.w.RawStr(`,"function":{`)
-		if e.Call.Name != "" {
-			c.w.RawStr(`"name":`)
-			c.w.Str(e.Call.Name)
-			c.w.RawStr(`,`)
-		}
-		c.w.RawStr(`"arguments":`)
-		c.w.ByteStr(e.Text)
-		c.w.RawStr(`}}]}`)
-	case task.EventReasoning:
+		c.w.RawStr(`,"function":`)
+		c.call(e)
+		c.w.RawStr(`}]}`)
+	case e.Kind == task.EventReasoning:
 		c.w.RawStr(`{"reasoning_content":`)
 		c.w.ByteStr(e.Text)
 		c.w.RawStr(`}`)
@@ -122,6 +126,19 @@ func (c *chunks) piece(e task.Event) {
 		c.w.RawStr(`}`)
 	}
 	c.close("")
+}
+
+// call sends a piece of a call: its name comes with the first.
+func (c *chunks) call(e task.Event) {
+	c.w.RawStr("{")
+	if e.Call.Name != "" {
+		c.w.RawStr(`"name":`)
+		c.w.Str(e.Call.Name)
+		c.w.RawStr(",")
+	}
+	c.w.RawStr(`"arguments":`)
+	c.w.ByteStr(e.Text)
+	c.w.RawStr("}")
 }
 
 // text begins a chunk of a completion.
@@ -139,7 +156,7 @@ func (c *chunks) end(end *task.End) {
 	} else {
 		c.text(nil)
 	}
-	c.close(finish(end, c.calls))
+	c.close(finish(end, c.calls, c.legacy))
 	if c.usage {
 		u := usageOf(end)
 		c.w.RawStr(c.head)
@@ -160,14 +177,14 @@ func (c *chunks) end(end *task.End) {
 	c.w.RawStr("\n\ndata: [DONE]\n\n")
 }
 
-// dialect implements delivery.Dialect.
-type dialect struct{}
+// sse implements delivery.Dialect.
+type sse struct{}
 
 // ContentType is delivery.Dialect's.
-func (dialect) ContentType() string { return "text/event-stream; charset=utf-8" }
+func (sse) ContentType() string { return "text/event-stream; charset=utf-8" }
 
 // Metrics is delivery.Dialect's. While a task waits, its client is told its place in line in a comment.
-func (dialect) Metrics(b []byte, m task.Metrics) ([]byte, error) {
+func (sse) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	if m.Phase == task.PhaseDecode {
 		return b, nil
 	}
@@ -181,9 +198,9 @@ func (dialect) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 }
 
 // Error is delivery.Dialect's.
-func (dialect) Error(b []byte, e *task.Error) ([]byte, error) {
+func (sse) Error(b []byte, e *task.Error) ([]byte, error) {
 	return new(chunks).Append(b, task.Event{Kind: task.EventError, Err: e}), nil
 }
 
 // KeepAlive is delivery.Dialect's.
-func (dialect) KeepAlive(b []byte) []byte { return append(b, ": keep-alive\n\n"...) }
+func (sse) KeepAlive(b []byte) []byte { return append(b, ": keep-alive\n\n"...) }

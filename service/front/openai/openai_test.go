@@ -6,10 +6,12 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/exchange/exchangetest"
 	"github.com/llama-orch/llama-orch/service/front/gate"
@@ -24,7 +27,24 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// What any test gets is held against OpenAI's document.
+//
+// LO-419
+func TestMain(m *testing.M) {
+	document, err := dialect.LoadOpenAI()
+	if err != nil {
+		panic(err)
+	}
+	checked := &dialect.Checked{Next: http.DefaultTransport, Check: document.Check}
+	http.DefaultClient.Transport = checked
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if _, err := checked.Result(); err != nil {
+			fmt.Println("not as OpenAI's document has it:", err)
+			code = 1
+		}
+		os.Exit(code)
+	}))
+}
 
 func front(o exchange.Options) gate.Front { return New(o) }
 
@@ -101,98 +121,6 @@ func TestEmbeddings(t *testing.T) {
 	require.Contains(t, exchangetest.Read(t, exchangetest.Post(t, url, `{"model":"e","input":"a","encoding_format":"base64"}`).Body), `"embedding":"AACAPwAAAL8="`)
 	require.Equal(t, []string{"a", "b"}, l.Requests()[0].Inputs)
 	require.Equal(t, task.Embedding, l.Requests()[0].Workload)
-}
-
-// LO-403: what a request becomes.
-func TestWhatARequestBecomes(t *testing.T) {
-	l := exchangetest.New()
-	l.Ends(task.FinishStop)
-	url := serve(t, l) + "/v1/chat/completions"
-	for body, check := range map[string]func(task.Request){
-		`{"model":"coder","messages":[{"role":"system","content":"a"},{"role":"user","content":[{"type":"text","text":"b"},{"type":"text","text":"c"}]},
-			{"role":"assistant","content":null,"refusal":null,"tool_calls":null},{"role":"developer","content":"d"},{"role":"user","content":"e"}],
-			"tools":[{}],"tool_choice":"none","store":true,"metadata":{"x":1},"n":null,"response_format":{"type":"text"},"user":"u"}`: func(q task.Request) {
-			require.Equal(t, []task.Message{{Role: "system", Content: "a\n\nd"}, {Role: "user", Content: "bc"}, {Role: "assistant"}, {Role: "user", Content: "e"}}, q.Messages)
-			require.Equal(t, "coder", q.ModelRef)
-			require.Equal(t, task.Interactive, q.Priority)
-			require.True(t, q.AtMost)
-			require.Nil(t, q.Seed)
-		},
-		`{` + hello + `,"max_tokens":10,"max_completion_tokens":20.0,"seed":-3,"stop":"x","temperature":0,"top_p":1,"top_k":5,"min_p":0.1}`: func(q task.Request) {
-			require.Equal(t, 20, q.MaxTokens)
-			require.Equal(t, uint32(3), *q.Seed)
-			require.Equal(t, []string{"x"}, q.Params.Stop)
-			require.Zero(t, *q.Params.Temperature)
-			require.Equal(t, 5, *q.Params.TopK)
-		},
-	} {
-		require.Equal(t, http.StatusOK, exchangetest.Post(t, url, body).StatusCode, body)
-		check(l.Last())
-	}
-}
-
-// LO-403, LO-404: what is refused, and by which name.
-func TestRefusals(t *testing.T) {
-	l := exchangetest.New()
-	url := serve(t, l)
-	chat := func(more string) string { return `{` + hello + `,` + more + `}` }
-	message := func(m string) string { return `{"model":"coder","messages":[` + m + `]}` }
-	for body, param := range map[string]string{
-		``:                                    "",
-		`{`:                                   "",
-		`[]`:                                  "",
-		`{"messages":[]}`:                     "model",
-		`{"model":"coder"}`:                   "messages",
-		`{"model":"coder","messages":"hi"}`:   "messages",
-		chat(`"n":2`):                         "n",
-		chat(`"temperature":"hot"`):           "temperature",
-		chat(`"temperature":9`):               "temperature",
-		chat(`"top_p":-1`):                    "top_p",
-		chat(`"max_tokens":0`):                "max_tokens",
-		chat(`"max_tokens":1.5`):              "max_tokens",
-		chat(`"max_tokens":1e99`):             "max_tokens",
-		chat(`"seed":0.5`):                    "seed",
-		chat(`"stop":[1]`):                    "stop",
-		chat(`"logit_bias":{"1":2}`):          "logit_bias",
-		chat(`"presence_penalty":1`):          "presence_penalty",
-		chat(`"logprobs":true`):               "logprobs",
-		chat(`"tools":[{"type":"function"}]`): "tools",
-		chat(`"functions":[{}]`):              "functions",
-		chat(`"response_format":{"type":"json_object"}`):        "response_format",
-		chat(`"modalities":["text","audio"]`):                   "modalities",
-		message(`{"role":"tool","content":"x"}`):                "messages[0].role",
-		message(`{"role":"bot","content":"x"}`):                 "messages[0].role",
-		message(`{"role":"user","content":3}`):                  "messages[0].content",
-		message(`{"role":"user","content":[{"type":"image"}]}`): "messages[0].content[0]",
-		message(`{"role":"assistant","tool_calls":[{}]}`):       "messages[0].tool_calls",
-	} {
-		res := exchangetest.Post(t, url+"/v1/chat/completions", body)
-		var got errorBody
-		require.NoError(t, json.NewDecoder(res.Body).Decode(&got), body)
-		require.Equal(t, http.StatusBadRequest, res.StatusCode, body)
-		require.Equal(t, "invalid_request_error", got.Error.Type)
-		if param != "" {
-			require.NotNil(t, got.Error.Param, "%s: %s", body, got.Error.Message)
-			require.Equal(t, param, *got.Error.Param, body)
-		}
-	}
-	require.Empty(t, l.Requests())
-	for path, bodies := range map[string][]string{
-		"/v1/completions": {
-			`{"model":"c"}`, `{"model":"c","prompt":[1]}`, `{"model":"c","prompt":["a","b"]}`, `{"model":"c","prompt":"a","echo":true}`,
-			`{"model":"c","prompt":"a","suffix":"b"}`, `{"model":"c","prompt":"a","best_of":2}`, `{"model":"c","prompt":"a","logprobs":1}`,
-		},
-		"/v1/embeddings": {`{}`, `{"model":"c"}`, `{"model":"c","input":[]}`, `{"model":"c","input":[1,2]}`, `{"model":"c","input":"a","dimensions":3}`, `{"model":"c","input":"a","encoding_format":"hex"}`},
-	} {
-		for _, body := range bodies {
-			require.Equal(t, http.StatusBadRequest, exchangetest.Post(t, url+path, body).StatusCode, body)
-		}
-	}
-	res, err := http.Get(url + "/v1/chat/completions")
-	require.NoError(t, err)
-	defer res.Body.Close()
-	require.Equal(t, http.StatusMethodNotAllowed, res.StatusCode)
-	require.Equal(t, "POST", res.Header.Get("Allow"))
 }
 
 // LO-404: errors of the line in the dialect's words.

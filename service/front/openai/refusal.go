@@ -27,18 +27,24 @@ type errorView struct {
 // wording is how the dialect names a code: the clients look for these words.
 type wording struct{ kind, code string }
 
+// The words that are needed elsewhere too.
+const (
+	badRequest = "invalid_request_error"
+	tooLong    = "context_length_exceeded"
+)
+
 var wordings = map[task.Code]wording{
 	task.MissingToken:     {"authentication_error", "invalid_api_key"},
 	task.BadToken:         {"authentication_error", "invalid_api_key"},
 	task.PolicyDenied:     {"permission_error", "policy_denied"},
-	task.NotFound:         {"invalid_request_error", "not_found"},
-	task.ModelNotFound:    {"invalid_request_error", "model_not_found"},
-	task.ModelDeprecated:  {"invalid_request_error", "model_not_found"},
-	task.MethodNotAllowed: {"invalid_request_error", "method_not_allowed"},
-	task.TooLarge:         {"invalid_request_error", "request_too_large"},
-	task.InvalidParams:    {"invalid_request_error", "invalid_value"},
-	task.DeadlineUnmet:    {"invalid_request_error", "deadline_unmet"},
-	task.Conflict:         {"invalid_request_error", "conflict"},
+	task.NotFound:         {badRequest, "not_found"},
+	task.ModelNotFound:    {badRequest, "model_not_found"},
+	task.ModelDeprecated:  {badRequest, "model_not_found"},
+	task.MethodNotAllowed: {badRequest, "method_not_allowed"},
+	task.TooLarge:         {badRequest, "request_too_large"},
+	task.InvalidParams:    {badRequest, "invalid_value"},
+	task.DeadlineUnmet:    {badRequest, "deadline_unmet"},
+	task.Conflict:         {badRequest, "conflict"},
 	task.RateLimited:      {"rate_limit_error", "rate_limit_exceeded"},
 	task.AdmissionReject:  {"rate_limit_error", "overloaded"},
 	task.QueueFullDropLRU: {"rate_limit_error", "overloaded"},
@@ -63,15 +69,21 @@ func errorOf(err error) errorBody {
 		e.Param = &b.Param
 	}
 	if long, ok := errors.AsType[*task.TooLongError](err); ok {
-		param := "messages"
-		e.Code, e.Param = "context_length_exceeded", &param
+		e.Code = tooLong
 		e.Message = fmt.Sprintf("This model's maximum context length is %d tokens; prompt is too long: %d tokens > %d maximum. Shorten it.",
 			long.Ctx, long.Tokens, long.Ctx)
 	}
 	return errorBody{e}
 }
 
+// prompts names what is too long where a prompt is.
+var prompts = map[string]string{"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/responses": "input", "/v1/embeddings": "input"}
+
 // Refuse implements gate.Front.
 func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) {
-	f.x.Refuse(w, r, err, errorOf(err))
+	body := errorOf(err)
+	if param := prompts[r.URL.Path]; body.Error.Code == tooLong && param != "" {
+		body.Error.Param = &param
+	}
+	f.x.Refuse(w, r, err, body)
 }

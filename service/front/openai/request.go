@@ -3,39 +3,46 @@
 package openai
 
 import (
+	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
-	"strings"
+	"math"
+	"slices"
+	"strconv"
 
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The bounds of the native contract.
+// The bounds of the native contract, and of the dialect.
 const (
 	maxStop        = 16
 	maxTemperature = 5
+	maxRepeat      = 10
+	maxBias        = 100
+	maxEffort      = 40 // bytes of a word
 )
 
-// common is what completions and chats share. Unknown fields are ignored.
+// common is what completions, chats and responses share. Unknown fields are ignored.
 type common struct {
-	Model         string         `json:"model"`
-	Stream        bool           `json:"stream"`
-	StreamOptions *streamOptions `json:"stream_options"`
-	MaxTokens     *float64       `json:"max_tokens"`
-	N             *float64       `json:"n"`
-	Seed          *float64       `json:"seed"`
-	Stop          lenient.Texts  `json:"stop"`
+	Model  string        `json:"model"`
+	Stream bool          `json:"stream"`
+	N      *float64      `json:"n"`
+	Seed   *float64      `json:"seed"`
+	Stop   lenient.Texts `json:"stop"`
 
-	Temperature      *float64 `json:"temperature"`
-	TopP             *float64 `json:"top_p"`
-	FrequencyPenalty *float64 `json:"frequency_penalty"`
-	PresencePenalty  *float64 `json:"presence_penalty"`
-	// llama-server and vLLM have these two in this dialect as well.
-	TopK *float64 `json:"top_k"`
-	MinP *float64 `json:"min_p"`
-
-	LogitBias map[string]any `json:"logit_bias"`
+	Temperature      *float64            `json:"temperature"`
+	TopP             *float64            `json:"top_p"`
+	FrequencyPenalty *float64            `json:"frequency_penalty"`
+	PresencePenalty  *float64            `json:"presence_penalty"`
+	LogitBias        map[string]*float64 `json:"logit_bias"`
+	// llama-server and vLLM have these in this dialect as well.
+	TopK          *float64        `json:"top_k"`
+	MinP          *float64        `json:"min_p"`
+	RepeatPenalty *float64        `json:"repeat_penalty"`
+	Grammar       string          `json:"grammar"`
+	JSONSchema    json.RawMessage `json:"json_schema"`
 }
 
 type streamOptions struct {
@@ -43,10 +50,10 @@ type streamOptions struct {
 }
 
 // usage reports whether a stream is to tell its usage.
-func (c *common) usage() bool { return c.StreamOptions != nil && c.StreamOptions.IncludeUsage }
+func (o *streamOptions) usage() bool { return o != nil && o.IncludeUsage }
 
-// request is the task of what both share.
-func (c *common) request() (q task.Request, err error) {
+// request is the task of what they share. Most is the bound of the answer, in tokens, and name how the client calls it.
+func (c *common) request(name string, most *float64) (q task.Request, err error) {
 	if c.Model == "" {
 		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
 	}
@@ -54,33 +61,21 @@ func (c *common) request() (q task.Request, err error) {
 	if c.N != nil && *c.N != 1 {
 		return q, lenient.Cannot("n", "more or less than one choice")
 	}
-	if len(c.LogitBias) > 0 {
-		return q, lenient.Cannot("logit_bias", "a bias")
-	}
 	for name, penalty := range map[string]*float64{"frequency_penalty": c.FrequencyPenalty, "presence_penalty": c.PresencePenalty} {
 		if penalty != nil && *penalty != 0 {
 			return q, lenient.Cannot(name, "this penalty")
 		}
 	}
-	if q.MaxTokens, err = lenient.Whole("max_tokens", c.MaxTokens, 1); err != nil {
+	if q.MaxTokens, err = lenient.Whole(name, most, 1); err != nil {
 		return q, err
 	}
 	if q.Seed, err = lenient.Seed("seed", c.Seed); err != nil {
 		return q, err
 	}
 	if len(c.Stop) > maxStop {
-		return q, lenient.Bad("stop", "at most %d lenient.Texts are possible", maxStop)
+		return q, lenient.Bad("stop", "at most %d texts are possible", maxStop)
 	}
 	q.Params.Stop = c.Stop
-	if q.Params.Temperature, err = lenient.Within("temperature", c.Temperature, maxTemperature); err != nil {
-		return q, err
-	}
-	if q.Params.TopP, err = lenient.Within("top_p", c.TopP, 1); err != nil {
-		return q, err
-	}
-	if q.Params.MinP, err = lenient.Within("min_p", c.MinP, 1); err != nil {
-		return q, err
-	}
 	if c.TopK != nil {
 		k, err := lenient.Whole("top_k", c.TopK, 0)
 		if err != nil {
@@ -88,7 +83,67 @@ func (c *common) request() (q task.Request, err error) {
 		}
 		q.Params.TopK = &k
 	}
+	for _, n := range []struct {
+		name string
+		v    *float64
+		most float64
+		to   **float64
+	}{
+		{"temperature", c.Temperature, maxTemperature, &q.Params.Temperature},
+		{"top_p", c.TopP, 1, &q.Params.TopP},
+		{"min_p", c.MinP, 1, &q.Params.MinP},
+		{"repeat_penalty", c.RepeatPenalty, maxRepeat, &q.Params.RepeatPenalty},
+	} {
+		if *n.to, err = lenient.Within(n.name, n.v, n.most); err != nil {
+			return q, err
+		}
+	}
 	return q, nil
+}
+
+// ask puts into a chat what the three share beside the sampling.
+func (c *common) ask(chat *task.Chat) (err error) {
+	if chat.LogitBias, err = biases(c.LogitBias); err != nil {
+		return err
+	}
+	schema, err := lenient.Schema("json_schema", c.JSONSchema)
+	if err != nil {
+		return err
+	}
+	if schema != nil {
+		if err := form(chat, "json_schema", task.Format{Kind: task.FormatJSON, Schema: schema}); err != nil {
+			return err
+		}
+	}
+	if c.Grammar != "" {
+		return form(chat, "grammar", task.Format{Kind: task.FormatGrammar, Grammar: c.Grammar})
+	}
+	return nil
+}
+
+// form sets the form of an answer, which can have one only.
+func form(chat *task.Chat, param string, f task.Format) error {
+	if chat.Format != nil {
+		return lenient.Bad(param, "the answer has a form already, by another parameter: leave one out")
+	}
+	chat.Format = &f
+	return nil
+}
+
+// biases are those of a request, in the order of their tokens.
+func biases(by map[string]*float64) (all []task.Bias, err error) {
+	for text, bias := range by {
+		token, err := strconv.Atoi(text)
+		if err != nil || token < 0 || token > math.MaxInt32 {
+			return nil, lenient.Bad("logit_bias", "its keys are numbers of tokens, not %q", task.Clip(text, 40))
+		}
+		if bias == nil || math.Abs(*bias) > maxBias {
+			return nil, lenient.Bad("logit_bias", "the bias of token %d must be a number from -%d to %d", token, maxBias, maxBias)
+		}
+		all = append(all, task.Bias{Token: token, Bias: *bias})
+	}
+	slices.SortFunc(all, func(a, b task.Bias) int { return cmp.Compare(a.Token, b.Token) })
+	return all, nil
 }
 
 // chatRequest is the body of /v1/chat/completions.
@@ -96,49 +151,66 @@ type chatRequest struct {
 	common
 
 	Messages            []message       `json:"messages"`
+	StreamOptions       *streamOptions  `json:"stream_options"`
+	MaxTokens           *float64        `json:"max_tokens"`
 	MaxCompletionTokens *float64        `json:"max_completion_tokens"`
-	Tools               []any           `json:"tools"`
-	ToolChoice          any             `json:"tool_choice"`
-	Functions           []any           `json:"functions"`
-	ResponseFormat      *responseFormat `json:"response_format"`
+	Tools               []tool          `json:"tools"`
+	ToolChoice          json.RawMessage `json:"tool_choice"`
+	ParallelToolCalls   *bool           `json:"parallel_tool_calls"`
+	Functions           []function      `json:"functions"` // the form of tools before there were tools
+	FunctionCall        json.RawMessage `json:"function_call"`
+	ResponseFormat      *format         `json:"response_format"`
+	ReasoningEffort     string          `json:"reasoning_effort"`
+	TemplateArgs        json.RawMessage `json:"chat_template_kwargs"`
 	Logprobs            bool            `json:"logprobs"`
 	Modalities          []string        `json:"modalities"`
 }
 
-type responseFormat struct {
-	Type string `json:"type"`
+// format is the form of an answer. A response has name and schema in it, a chat under json_schema, and llama-server's users a schema
+// beside json_object.
+type format struct {
+	Type       string          `json:"type"`
+	Name       string          `json:"name"`
+	Schema     json.RawMessage `json:"schema"`
+	Strict     *bool           `json:"strict"`
+	JSONSchema *struct {
+		Schema json.RawMessage `json:"schema"`
+	} `json:"json_schema"`
 }
 
-// message is one turn.
-type message struct {
-	Role      string          `json:"role"`
-	Content   json.RawMessage `json:"content"`
-	ToolCalls []any           `json:"tool_calls"`
+// ask puts the form into a chat. Param is how the client calls it.
+func (f *format) ask(chat *task.Chat, param string) error {
+	if f == nil || f.Type == "" || f.Type == "text" {
+		return nil
+	}
+	if f.Type != "json_object" && f.Type != "json_schema" {
+		return lenient.Cannot(param, "the format "+task.Clip(f.Type, 40))
+	}
+	raw, at := f.Schema, param+".schema"
+	if f.JSONSchema != nil {
+		raw, at = f.JSONSchema.Schema, param+".json_schema.schema"
+	}
+	schema, err := lenient.Schema(at, raw)
+	if err != nil {
+		return err
+	}
+	return form(chat, param, task.Format{Kind: task.FormatJSON, Schema: schema})
 }
 
-// part is a part of a message's content.
-type part struct {
-	Type    string `json:"type"`
-	Text    string `json:"text"`
-	Refusal string `json:"refusal"`
-}
+// legacy reports whether the client speaks of functions, and so does its answer.
+func (c *chatRequest) legacy() bool { return len(c.Functions) > 0 }
 
 // request is the task of a chat.
 func (c *chatRequest) request() (task.Request, error) {
+	name, most := "max_tokens", c.MaxTokens
 	if c.MaxCompletionTokens != nil {
-		c.MaxTokens = c.MaxCompletionTokens
+		name, most = "max_completion_tokens", c.MaxCompletionTokens
 	}
-	q, err := c.common.request()
+	q, err := c.common.request(name, most)
 	if err != nil {
 		return q, err
 	}
 	switch {
-	case len(c.Tools) > 0 && c.ToolChoice != "none":
-		return q, lenient.Cannot("tools", "tools")
-	case len(c.Functions) > 0:
-		return q, lenient.Cannot("functions", "functions")
-	case c.ResponseFormat != nil && c.ResponseFormat.Type != "" && c.ResponseFormat.Type != "text":
-		return q, lenient.Cannot("response_format", "the format "+task.Clip(c.ResponseFormat.Type, 40))
 	case c.Logprobs:
 		return q, lenient.Cannot("logprobs", "log probabilities")
 	case len(c.Messages) == 0:
@@ -149,75 +221,87 @@ func (c *chatRequest) request() (task.Request, error) {
 			return q, lenient.Cannot("modalities", "an answer that is no text")
 		}
 	}
-	var system []string
-	for i, m := range c.Messages {
-		at := fmt.Sprintf("messages[%d]", i)
-		text, err := m.text(at)
-		if err != nil {
-			return q, err
-		}
-		switch m.Role {
-		case "system", "developer":
-			system = append(system, text)
-		case "user", "assistant":
-			q.Messages = append(q.Messages, task.Message{Role: m.Role, Content: text})
-		case "tool", "function":
-			return q, lenient.Cannot(at+".role", "the result of a tool")
-		default:
-			return q, lenient.Bad(at+".role", "it must be system, developer, user or assistant, not %q", task.Clip(m.Role, 40))
-		}
+	if q.Messages, err = turns(c.Messages); err != nil {
+		return q, err
 	}
-	if len(system) > 0 {
-		first := task.Message{Role: "system", Content: strings.Join(system, "\n\n")}
-		q.Messages = append([]task.Message{first}, q.Messages...)
+	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}, ParallelCalls: c.ParallelToolCalls}
+	if err := c.ask(q.Chat); err != nil {
+		return q, err
 	}
-	return q, nil
+	if err := c.ResponseFormat.ask(q.Chat, "response_format"); err != nil {
+		return q, err
+	}
+	if err := effort(&q.Chat.Reasoning, "reasoning_effort", c.ReasoningEffort); err != nil {
+		return q, err
+	}
+	if err := arguments(q.Chat, c.TemplateArgs); err != nil {
+		return q, err
+	}
+	if c.legacy() {
+		one := false // the old form has room for one call
+		q.Chat.ParallelCalls = &one
+		return q, functions(q.Chat, c.Functions, c.FunctionCall)
+	}
+	return q, choose(q.Chat, c.Tools, c.ToolChoice)
 }
 
-// text is the content of a message, put together from its parts.
-func (m *message) text(at string) (string, error) {
-	if len(m.ToolCalls) > 0 {
-		return "", lenient.Cannot(at+".tool_calls", "a call of a tool")
+// effort is a word for the model's template. "none" is a wish not to think at all.
+func effort(r *task.Reasoning, param, word string) error {
+	if len(word) > maxEffort {
+		return lenient.Bad(param, "it is a word such as none, low, medium or high")
 	}
-	if len(m.Content) == 0 || string(m.Content) == "null" {
-		return "", nil
+	if word == "none" {
+		off := false
+		r.Enabled = &off
+		return nil
 	}
-	var text string
-	if json.Unmarshal(m.Content, &text) == nil {
-		return text, nil
+	r.Effort = word
+	return nil
+}
+
+// arguments are those of the model's template. One of them, enable_thinking, is a wish that is no need: models that do not think may
+// ignore it.
+func arguments(chat *task.Chat, raw json.RawMessage) error {
+	const param = "chat_template_kwargs"
+	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+		return nil
 	}
-	var parts []part
-	if json.Unmarshal(m.Content, &parts) != nil {
-		return "", lenient.Bad(at+".content", "it must be a text, or a list of parts")
+	var all map[string]json.RawMessage
+	if json.Unmarshal(raw, &all) != nil {
+		return lenient.Bad(param, "it must be a JSON object")
 	}
-	var all strings.Builder
-	for i, p := range parts {
-		switch p.Type {
-		case "text":
-			all.WriteString(p.Text)
-		case "refusal":
-			all.WriteString(p.Refusal)
-		default:
-			return "", lenient.Cannot(fmt.Sprintf("%s.content[%d]", at, i), "a part of the type "+task.Clip(p.Type, 40))
+	if think, ok := all["enable_thinking"]; ok {
+		if json.Unmarshal(think, &chat.Reasoning.Enabled) != nil {
+			return lenient.Bad(param+".enable_thinking", "it must be true or false")
 		}
+		delete(all, "enable_thinking")
 	}
-	return all.String(), nil
+	if len(all) == 0 {
+		return nil
+	}
+	var err error
+	if chat.TemplateArgs, err = json.Marshal(all); err != nil { // the keys in order, for the digest
+		return lenient.Bad(param, "%s", err)
+	}
+	return nil
 }
 
 // completionRequest is the body of /v1/completions.
 type completionRequest struct {
 	common
 
-	Prompt   json.RawMessage `json:"prompt"`
-	Suffix   string          `json:"suffix"`
-	Echo     bool            `json:"echo"`
-	BestOf   *float64        `json:"best_of"`
-	Logprobs *float64        `json:"logprobs"`
+	StreamOptions *streamOptions  `json:"stream_options"`
+	MaxTokens     *float64        `json:"max_tokens"`
+	Prompt        json.RawMessage `json:"prompt"`
+	Suffix        string          `json:"suffix"`
+	Echo          bool            `json:"echo"`
+	BestOf        *float64        `json:"best_of"`
+	Logprobs      *float64        `json:"logprobs"`
 }
 
 // request is the task of a completion.
 func (c *completionRequest) request() (task.Request, error) {
-	q, err := c.common.request()
+	q, err := c.common.request("max_tokens", c.MaxTokens)
 	if err != nil {
 		return q, err
 	}
@@ -236,6 +320,13 @@ func (c *completionRequest) request() (task.Request, error) {
 		return q, lenient.Bad("prompt", "send one text; a prompt of tokens, and several prompts, cannot be had here")
 	}
 	q.Prompt = prompt[0]
+	chat := task.Chat{}
+	if err := c.ask(&chat); err != nil {
+		return q, err
+	}
+	if chat.Format != nil || len(chat.LogitBias) > 0 {
+		q.Chat = &chat
+	}
 	return q, nil
 }
 
@@ -249,10 +340,7 @@ type embeddingsRequest struct {
 
 // request is the task of embeddings.
 func (c *embeddingsRequest) request() (task.Request, error) {
-	q := task.Request{
-		ModelRef: c.Model, Workload: task.Embedding, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
-		OutputMode: "text",
-	}
+	q := answered(c.Model, task.Embedding)
 	var input lenient.Texts
 	switch {
 	case c.Model == "":
@@ -262,8 +350,68 @@ func (c *embeddingsRequest) request() (task.Request, error) {
 	case c.Dimensions != nil:
 		return q, lenient.Cannot("dimensions", "another number of dimensions than the model's")
 	case json.Unmarshal(c.Input, &input) != nil || len(input) == 0:
-		return q, lenient.Bad("input", "send a text, or a list of lenient.Texts; tokens cannot be had here")
+		return q, lenient.Bad("input", "send a text, or a list of texts; tokens cannot be had here")
 	}
 	q.Inputs = input
 	return q, nil
 }
+
+// answered is a task whose answer is no stream.
+func answered(model string, w task.Workload) task.Request {
+	return task.Request{
+		ModelRef: model, Workload: w, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
+		OutputMode: "text",
+	}
+}
+
+// rerankRequest is the body of /v1/rerank.
+type rerankRequest struct {
+	Model     string            `json:"model"`
+	Query     string            `json:"query"`
+	Documents []json.RawMessage `json:"documents"`
+	TopN      *float64          `json:"top_n"`
+	Return    bool              `json:"return_documents"`
+}
+
+// document is a text, or an object that has it.
+func document(param string, raw json.RawMessage) (string, error) {
+	var text *string
+	if json.Unmarshal(raw, &text) == nil && text != nil {
+		return *text, nil
+	}
+	var object struct {
+		Text *string `json:"text"`
+	}
+	if json.Unmarshal(raw, &object) != nil || object.Text == nil {
+		return "", lenient.Bad(param, "it must be a text, or an object with a `text`")
+	}
+	return *object.Text, nil
+}
+
+// request is the task of a rerank.
+func (c *rerankRequest) request() (task.Request, error) {
+	q := answered(c.Model, task.Rerank)
+	switch {
+	case c.Model == "":
+		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+	case c.Query == "":
+		return q, lenient.Bad("query", "send the text to which the documents are compared")
+	case len(c.Documents) == 0:
+		return q, lenient.Bad("documents", "send a list of texts")
+	}
+	if _, err := lenient.Whole("top_n", c.TopN, 1); err != nil {
+		return q, err
+	}
+	q.Prompt = c.Query
+	q.Inputs = make([]string, len(c.Documents))
+	for i, d := range c.Documents {
+		var err error
+		if q.Inputs[i], err = document(at("documents", i), d); err != nil {
+			return q, err
+		}
+	}
+	return q, nil
+}
+
+// at names an element of a list, as errors do.
+func at(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }

@@ -90,11 +90,11 @@ func Run(t *testing.T, o Options) {
 func (s *suite) generate(j engine.Job) (string, engine.Result) {
 	s.t.Helper()
 	var b strings.Builder
-	r, err := s.e.Generate(s.t.Context(), j, func(text string) error {
-		if text == "" || !utf8.ValidString(text) {
+	r, err := s.e.Generate(s.t.Context(), j, func(p task.Piece) error {
+		if p.Kind != task.EventText || p.Text == "" || !utf8.ValidString(p.Text) {
 			return errors.New("emit was called with no text, or with half a rune")
 		}
-		b.WriteString(text)
+		b.WriteString(p.Text)
 		return nil
 	})
 	require.NoError(s.t, err)
@@ -188,7 +188,7 @@ func (s *suite) context() {
 func (s *suite) tooLong() {
 	long := job(7, 5)
 	long.Prompt = strings.Repeat("frog pond ", 2*s.Ctx)
-	none := func(string) error { return errors.New("no token may come") }
+	none := func(task.Piece) error { return errors.New("no token may come") }
 	_, err := s.e.Generate(s.t.Context(), long, none)
 	require.True(s.t, task.HasCode(err, task.InvalidParams), "%v", err)
 	require.False(s.t, task.AsError(err).Retriable)
@@ -205,7 +205,7 @@ func (s *suite) chat() {
 	_, chats := s.e.(engine.Chatter)
 	var fromPrompt, fromMessages string
 	if templates {
-		text, err := templater.ApplyTemplate(s.t.Context(), messages)
+		text, err := templater.ApplyTemplate(s.t.Context(), messages, nil)
 		require.NoError(s.t, err)
 		require.Contains(s.t, text, "rain")
 		j := job(7, 8)
@@ -229,7 +229,7 @@ func (s *suite) cancel() {
 	cause := errors.New("canceled by the user")
 	ctx, cancel := context.WithCancelCause(s.t.Context())
 	tokens := 0
-	_, err := s.e.Generate(ctx, job(7, 0), func(string) error {
+	_, err := s.e.Generate(ctx, job(7, 0), func(task.Piece) error {
 		if tokens++; tokens == 3 {
 			cancel(cause)
 		}
@@ -245,7 +245,7 @@ func (s *suite) cancel() {
 // readerStops: the error of who reads the tokens ends the run and comes back as it is.
 func (s *suite) readerStops() {
 	stop, tokens := errors.New("sealed"), 0
-	_, err := s.e.Generate(s.t.Context(), job(7, 0), func(string) error { tokens++; return stop })
+	_, err := s.e.Generate(s.t.Context(), job(7, 0), func(task.Piece) error { tokens++; return stop })
 	require.Equal(s.t, stop, err)
 	require.Equal(s.t, 1, tokens)
 	s.idle()
@@ -253,7 +253,7 @@ func (s *suite) readerStops() {
 
 // death: what runs the engine is gone in the middle of a stream.
 func (s *suite) death() {
-	_, err := s.e.Generate(s.t.Context(), job(7, 0), func(string) error { return s.r.Kill() })
+	_, err := s.e.Generate(s.t.Context(), job(7, 0), func(task.Piece) error { return s.r.Kill() })
 	require.True(s.t, task.HasCode(err, task.WorkerReset), "%v", err)
 	require.True(s.t, task.AsError(err).Retriable)
 	require.True(s.t, task.HasCode(s.e.Health(s.t.Context()), task.WorkerReset))

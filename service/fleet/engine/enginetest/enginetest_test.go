@@ -35,7 +35,7 @@ func (s *small) Props(context.Context) (engine.Props, error) {
 	return engine.Props{Build: "small", Ctx: s.ctx, Slots: 1}, nil
 }
 
-func (s *small) Generate(ctx context.Context, job engine.Job, emit func(string) error) (engine.Result, error) {
+func (s *small) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	r := engine.Result{TokensIn: len(strings.Fields(job.Prompt)), Finish: task.FinishLength}
 	room := s.ctx - r.TokensIn
 	if room <= 0 {
@@ -52,7 +52,7 @@ func (s *small) Generate(ctx context.Context, job engine.Job, emit func(string) 
 			if before, _, found := strings.Cut(text, stop); found {
 				r.Finish = task.FinishStop
 				if before = before[min(sent, len(before)):]; before != "" {
-					return r, emit(before)
+					return r, emit(task.TextPiece(before))
 				}
 				return r, nil
 			}
@@ -62,7 +62,7 @@ func (s *small) Generate(ctx context.Context, job engine.Job, emit func(string) 
 			held = sent
 		}
 		if held > sent {
-			if err := emit(text[sent:held]); err != nil {
+			if err := emit(task.TextPiece(text[sent:held])); err != nil {
 				return r, err
 			}
 			sent = held
@@ -75,7 +75,7 @@ func (s *small) Generate(ctx context.Context, job engine.Job, emit func(string) 
 		}
 	}
 	if sent < len(text) {
-		return r, emit(text[sent:])
+		return r, emit(task.TextPiece(text[sent:]))
 	}
 	return r, nil
 }

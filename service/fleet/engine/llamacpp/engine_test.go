@@ -30,12 +30,12 @@ func job(change func(*engine.Job)) engine.Job {
 	return j
 }
 
-func collect(b *strings.Builder) func(string) error {
-	return func(text string) error {
-		if text == "" || !utf8.ValidString(text) {
+func collect(b *strings.Builder) func(task.Piece) error {
+	return func(p task.Piece) error {
+		if p.Kind != task.EventText || p.Text == "" || !utf8.ValidString(p.Text) {
 			return errors.New("emit was called with no text, or with half a rune")
 		}
-		b.WriteString(text)
+		b.WriteString(p.Text)
 		return nil
 	}
 }
@@ -61,7 +61,7 @@ func TestEngineTellsItsProps(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 22, n)
 
-	got, err := e.ApplyTemplate(t.Context(), []task.Message{{Role: "system", Content: "Be brief."}, {Role: "user", Content: strings.TrimSpace(prompt)}})
+	got, err := e.ApplyTemplate(t.Context(), []task.Message{{Role: "system", Content: "Be brief."}, {Role: "user", Content: strings.TrimSpace(prompt)}}, nil)
 	require.NoError(t, err)
 	require.Equal(t, prompt, got)
 }
@@ -99,7 +99,7 @@ func TestPromptThatIsTooLongIsRefused(t *testing.T) {
 	long := strings.Repeat("frog pond ", 200)
 	n, err := e.CountTokens(t.Context(), long)
 	require.NoError(t, err)
-	none := func(string) error { return errors.New("no token may come") }
+	none := func(task.Piece) error { return errors.New("no token may come") }
 	_, err = e.Generate(t.Context(), job(func(j *engine.Job) { j.Prompt = long }), none)
 	require.True(t, task.HasCode(err, task.InvalidParams), err)
 	require.ErrorContains(t, err, "the context holds 256")
@@ -150,7 +150,7 @@ func BenchmarkStreamFromTheEngine(b *testing.B) {
 	for b.Loop() {
 		r, err := e.Generate(b.Context(), job(func(j *engine.Job) {
 			j.Sampling, j.MaxTokens = task.Sampling{Temperature: 1000, TopP: 1, RepeatPenalty: 1}, 0
-		}), func(string) error { return nil })
+		}), func(task.Piece) error { return nil })
 		require.NoError(b, err)
 		tokens += r.TokensOut
 	}

@@ -112,7 +112,7 @@ func TestATemplateThatFails(t *testing.T) {
 			_, _ = io.WriteString(w, `{"error":{"message":"no filter named 'nonsense'"}}`)
 		}))
 		e := llamacpp.New(engine.Endpoint{URL: s.URL})
-		_, err := e.ApplyTemplate(t.Context(), []task.Message{{Role: "user", Content: "hello"}})
+		_, err := e.ApplyTemplate(t.Context(), []task.Message{{Role: "user", Content: "hello"}}, nil)
 		require.True(t, task.HasCode(err, code), "%d: %v", status, err)
 		require.Equal(t, code == task.InvalidParams, strings.Contains(task.AsError(err).Message, "nonsense"))
 		e.Close()
@@ -127,7 +127,7 @@ func BenchmarkGenerateToken(b *testing.B) {
 	b.ResetTimer()
 	done := errors.New("enough")
 	n := 0
-	_, err := e.Generate(b.Context(), engine.Job{Prompt: "x", PromptTokens: 1}, func(string) error {
+	_, err := e.Generate(b.Context(), engine.Job{Prompt: "x", PromptTokens: 1}, func(task.Piece) error {
 		if n++; n >= b.N {
 			return done
 		}

@@ -24,14 +24,14 @@ func TestImpossibleFiguresOfARunAreNotBelieved(t *testing.T) {
 				frame = `{"content":"","stop":true,"stop_type":"eos","timings":{"` + name + `":` + figure + `}}`
 			}
 			e := fake(t, map[string]string{"/props": props, "/tokenize": `{"tokens":[1]}`, "/completion": token("a") + "data: " + frame + "\n\n"})
-			_, err := e.Generate(t.Context(), job(nil), func(string) error { return nil })
+			_, err := e.Generate(t.Context(), job(nil), func(task.Piece) error { return nil })
 			require.True(t, task.HasCode(err, task.WorkerReset), "%s %s: %v", name, figure, err)
 			require.ErrorContains(t, err, name, figure)
 			require.NotContains(t, task.AsError(err).Message, name)
 		}
 	}
 	e := fake(t, map[string]string{"/props": props, "/tokenize": `{"tokens":[1]}`, "/completion": `data: {"content":"","prompt_progress":{"cache":-5},"stop":false}` + "\n\n" + last})
-	_, err := e.Generate(t.Context(), job(func(j *engine.Job) { j.Cached = func(int) {} }), func(string) error { return nil })
+	_, err := e.Generate(t.Context(), job(func(j *engine.Job) { j.Cached = func(int) {} }), func(task.Piece) error { return nil })
 	require.ErrorContains(t, err, "cache is -5")
 }
 

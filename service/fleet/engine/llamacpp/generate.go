@@ -8,21 +8,35 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
-
-	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// completion is the body of POST /completion. It has every parameter that can change bytes, even those that are off, so that the defaults
-// and flags of a llama-server change nothing.
+// completion is the body of POST /completion.
 type completion struct {
-	Prompt         string   `json:"prompt"`
+	Prompt string `json:"prompt"`
+	form
+	sampling
+}
+
+// chatCompletion is the body of POST /v1/chat/completions. The server copies the parameters that this endpoint does not know to those of the
+// native one. In its last frame but one, Verbose shows what of the native last frame ResponseFields names.
+type chatCompletion struct {
+	chat
+	Verbose       bool          `json:"verbose"`
+	StreamOptions streamOptions `json:"stream_options"`
+	sampling
+}
+
+type streamOptions struct {
+	Usage bool `json:"include_usage"`
+}
+
+// sampling has every parameter that can change bytes, even those that are off, so that the defaults and flags of a llama-server change nothing.
+type sampling struct {
 	Stream         bool     `json:"stream"`
 	CachePrompt    bool     `json:"cache_prompt"`
 	NPredict       int      `json:"n_predict"`
@@ -36,73 +50,81 @@ type completion struct {
 	RepeatLastN    int      `json:"repeat_last_n"`
 	Stop           []string `json:"stop"`
 	ResponseFields []string `json:"response_fields"`
+	LogitBias      [][2]any `json:"logit_bias"` // a token, and what is added to its logit
 	off
 }
 
 // off are samplers and options of llama-server that this system doesn't use, at the values that turn them off.
 type off struct {
-	Dry              float64   `json:"dry_multiplier"`
-	XTC              float64   `json:"xtc_probability"`
-	XTCThreshold     float64   `json:"xtc_threshold"`
-	TypicalP         float64   `json:"typical_p"`
-	TopNSigma        float64   `json:"top_n_sigma"`
-	DynatempRange    float64   `json:"dynatemp_range"`
-	DynatempExponent float64   `json:"dynatemp_exponent"`
-	Mirostat         int       `json:"mirostat"`
-	AdaptiveTarget   float64   `json:"adaptive_target"`
-	FrequencyPenalty float64   `json:"frequency_penalty"`
-	PresencePenalty  float64   `json:"presence_penalty"`
-	MinKeep          int       `json:"min_keep"`
-	NProbs           int       `json:"n_probs"`
-	NCmpl            int       `json:"n_cmpl"`
-	NIndent          int       `json:"n_indent"`
-	NCacheReuse      int       `json:"n_cache_reuse"`
-	MaxPredictMS     int       `json:"t_max_predict_ms"`
-	IgnoreEOS        bool      `json:"ignore_eos"`
-	BackendSampling  bool      `json:"backend_sampling"`
-	ReturnProgress   bool      `json:"return_progress"`
-	TimingsPerToken  bool      `json:"timings_per_token"`
-	LogitBias        []float64 `json:"logit_bias"`
+	Dry              float64 `json:"dry_multiplier"`
+	XTC              float64 `json:"xtc_probability"`
+	XTCThreshold     float64 `json:"xtc_threshold"`
+	TypicalP         float64 `json:"typical_p"`
+	TopNSigma        float64 `json:"top_n_sigma"`
+	DynatempRange    float64 `json:"dynatemp_range"`
+	DynatempExponent float64 `json:"dynatemp_exponent"`
+	Mirostat         int     `json:"mirostat"`
+	AdaptiveTarget   float64 `json:"adaptive_target"`
+	FrequencyPenalty float64 `json:"frequency_penalty"`
+	PresencePenalty  float64 `json:"presence_penalty"`
+	MinKeep          int     `json:"min_keep"`
+	NProbs           int     `json:"n_probs"`
+	NCmpl            int     `json:"n_cmpl"`
+	NIndent          int     `json:"n_indent"`
+	NCacheReuse      int     `json:"n_cache_reuse"`
+	MaxPredictMS     int     `json:"t_max_predict_ms"`
+	IgnoreEOS        bool    `json:"ignore_eos"`
+	BackendSampling  bool    `json:"backend_sampling"`
+	ReturnProgress   bool    `json:"return_progress"`
+	TimingsPerToken  bool    `json:"timings_per_token"`
 }
 
 var (
 	samplers = []string{"penalties", "top_k", "top_p", "min_p", "temperature"}
 	allOff   = off{
 		XTCThreshold: 0.1, TypicalP: 1, TopNSigma: -1, DynatempExponent: 1, AdaptiveTarget: -1, NCmpl: 1, MaxPredictMS: -1,
-		LogitBias: []float64{},
 	}
 	// responseFields keeps the last frame from echoing the prompt and every setting.
 	responseFields = []string{"content", "stop", "stop_type", "tokens_predicted", "tokens_evaluated", "tokens_cached", "id_slot", "timings"}
+	// verboseFields are those of them that the chat endpoint does not tell otherwise.
+	verboseFields = []string{"id_slot", "tokens_cached"}
 )
 
 // repeatLastN is how far the repeat penalty looks back, llama-server's default.
 const repeatLastN = 64
 
-// final is the last frame.
-type final struct {
-	Content   string `json:"content"`
-	StopType  string `json:"stop_type"`
-	Predicted int    `json:"tokens_predicted"`
-	Evaluated int    `json:"tokens_evaluated"`
-	Cells     int    `json:"tokens_cached"`
-	Slot      int    `json:"id_slot"`
-	Timings   struct {
-		CacheN      int     `json:"cache_n"`
-		PromptMS    float64 `json:"prompt_ms"`
-		PredictedMS float64 `json:"predicted_ms"`
-	} `json:"timings"`
+// timings is what the last frame of either endpoint tells of the time.
+type timings struct {
+	CacheN      int     `json:"cache_n"`
+	PromptMS    float64 `json:"prompt_ms"`
+	PredictedMS float64 `json:"predicted_ms"`
 }
 
-// Generate streams /completion.
-func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text string) error) (engine.Result, error) {
-	s, err := e.start(ctx, &job)
+// final is the last frame of the native endpoint.
+type final struct {
+	Content   string  `json:"content"`
+	StopType  string  `json:"stop_type"`
+	Predicted int     `json:"tokens_predicted"`
+	Evaluated int     `json:"tokens_evaluated"`
+	Cells     int     `json:"tokens_cached"`
+	Slot      int     `json:"id_slot"`
+	Timings   timings `json:"timings"`
+}
+
+// Generate streams /completion, or the chat endpoint where only that can do what the job asks.
+func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
+	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
+	s, err := e.start(ctx, g)
 	if err != nil {
 		return engine.Result{}, err
 	}
 	defer s.Close()
-	g := &generation{engine: e, job: &job, emit: emit}
+	take := g.take
+	if g.chats {
+		take = g.takeChat
+	}
 	err = s.Each(func(event httpsse.Event) (bool, error) {
-		if more, err := g.take(event); !more || err != nil {
+		if more, err := take(event); !more || err != nil {
 			return false, err
 		}
 		return true, ctx.Err() // nothing is emitted after its end, whatever was read before
@@ -113,47 +135,84 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(text st
 	case err != nil:
 		return engine.Result{}, e.c.Broken(ctx, err)
 	}
-	return e.last(g.final, g.held, emit)
+	return g.last()
 }
 
 // generation is what was read of a stream so far.
 type generation struct {
 	engine *Engine
 	job    *engine.Job
-	emit   func(text string) error
+	chats  bool // on the chat endpoint
 	frame  frame
-	held   []byte // the beginning of a rune whose end has not come yet
+	out    pieces
 	final  []byte // the last frame
+	end    ending // the same of the chat endpoint, which tells it in several frames
 	ours   error  // why we left the stream; nil: we did not, or the connection broke
 }
 
-// take takes in one frame.
+// take takes in one frame of the native endpoint.
 func (g *generation) take(event httpsse.Event) (more bool, err error) {
 	f := &g.frame
-	if err := f.parse(event.Data); err != nil {
-		g.ours = g.engine.c.Reset(fmt.Errorf("reading a frame of the stream: %w", err))
-		return false, g.ours
+	if err := f.native(event.Data); err != nil {
+		return g.unread(err)
 	}
 	switch {
-	case f.failed:
-		g.ours = g.engine.failed(event.Data)
-	case f.progress:
-		if err := engine.Believe(engine.Tokens("cache", f.cached)); err != nil {
-			g.ours = g.engine.c.Reset(err)
-			break
-		}
-		g.told(f.cached)
+	case f.failed, f.progress:
+		return g.aside(event)
 	case f.stop:
 		g.final = bytes.Clone(event.Data)
 		return false, nil
 	case len(f.content) > 0: // empty: held back, or the end of sequence
-		g.held = append(g.held, f.content...)
-		n := whole(g.held)
-		if n == 0 {
-			break
+		g.ours = g.out.take(task.EventText, f.content)
+	}
+	return true, g.ours
+}
+
+// takeChat takes in one frame of the chat endpoint.
+func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
+	if string(event.Data) == "[DONE]" {
+		return false, nil
+	}
+	f := &g.frame
+	if err := f.chat(event.Data); err != nil {
+		return g.unread(err)
+	}
+	if f.failed || f.progress {
+		return g.aside(event)
+	}
+	if len(f.reasoning) > 0 {
+		g.ours = g.out.take(task.EventReasoning, f.reasoning)
+	}
+	if len(f.content) > 0 && g.ours == nil {
+		g.ours = g.out.take(task.EventText, f.content)
+	}
+	for i := 0; i < len(f.calls) && g.ours == nil; i++ {
+		g.ours = g.out.takeCall(f.calls[i].index, f.calls[i].name, f.calls[i].arguments)
+	}
+	if g.out.bad != nil {
+		g.ours = g.engine.c.Reset(g.out.bad)
+	}
+	if f.ends && g.ours == nil {
+		if err := g.end.read(event.Data); err != nil {
+			g.ours = g.engine.c.Reset(err)
 		}
-		g.ours = g.emit(strings.ToValidUTF8(string(g.held[:n]), "\uFFFD"))
-		g.held = append(g.held[:0], g.held[n:]...)
+	}
+	return true, g.ours
+}
+
+func (g *generation) unread(err error) (more bool, _ error) {
+	g.ours = g.engine.c.Reset(fmt.Errorf("reading a frame of the stream: %w", err))
+	return false, g.ours
+}
+
+// aside takes in a frame that holds no piece: an error, or how far the engine is with the prompt.
+func (g *generation) aside(event httpsse.Event) (more bool, err error) {
+	if g.frame.failed {
+		g.ours = g.engine.failed(event.Data)
+	} else if err := engine.Believe(engine.Tokens("cache", g.frame.cached)); err != nil {
+		g.ours = g.engine.c.Reset(err)
+	} else {
+		g.told(g.frame.cached)
 	}
 	return true, g.ours
 }
@@ -173,140 +232,148 @@ func (g *generation) told(cached int) {
 //
 // start and last are functions of their own because the stack of Generate stays as long as the stream. With their variables it would be
 // twice as large (.docs/perf.md).
-func (e *Engine) start(ctx context.Context, job *engine.Job) (*httpsse.Stream, error) {
+func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, error) {
+	job := g.job
 	if job.Workload != task.Completion && job.Workload != "" {
 		return nil, task.Errorf(task.Internal, "a %s task streams no tokens", job.Workload)
 	}
-	size, err := e.slotCtx(ctx)
+	told, err := e.told(ctx)
 	if err != nil {
 		return nil, err
 	}
-	text, prompt := job.Prompt, job.PromptTokens
-	if len(job.Messages) > 0 && text == "" {
-		if text, err = e.ApplyTemplate(ctx, job.Messages); err != nil {
+	if missing := task.Missing(task.Needs(job.Messages, job.Chat), told.features); missing != "" {
+		refused := task.Errorf(task.InvalidParams, "the engine that the task came to %s: leave that out, or send the task to another pool", missing)
+		refused.Engine = Name
+		return nil, refused
+	}
+	if g.chats = e.onChatEndpoint(job, told); g.chats {
+		return e.startChat(ctx, job, told)
+	}
+	if len(job.Messages) > 0 && job.Prompt == "" {
+		if job.Prompt, err = e.ApplyTemplate(ctx, job.Messages, job.Chat); err != nil {
 			return nil, err
 		}
-		prompt = 0
+		job.PromptTokens = 0
 	}
-	limit := job.MaxTokens
-	if prompt > 0 || limit == 0 || engine.MostTokens(text)+limit > size { // else both fit, however many tokens the prompt has
-		if limit, err = e.room(ctx, text, prompt, size, limit); err != nil {
-			return nil, err
-		}
+	body := completion{Prompt: job.Prompt}
+	if body.sampling, err = e.sampling(ctx, job, told.ctx, responseFields); err != nil {
+		return nil, err
 	}
-	stop := job.Sampling.Stop
-	if stop == nil {
-		stop = []string{}
+	if job.Chat != nil {
+		body.form = formOf(job.Chat.Format)
 	}
-	more := allOff
-	more.ReturnProgress = job.Cached != nil || job.Progress != nil
-	s, err := e.c.Stream(ctx, "/completion", completion{
-		Prompt: text, Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
-		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
-		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: stop, ResponseFields: responseFields, off: more,
-	})
+	s, err := e.c.Stream(ctx, "/completion", body)
 	if err != nil {
 		return nil, explain(err)
 	}
 	return s, nil
 }
 
-// room is how many tokens an answer gets: as many as it may have at most (0: no bound), but no more than a context of that size holds
-// after the prompt, which is counted where the caller does not know it (0).
-func (e *Engine) room(ctx context.Context, text string, prompt, size, most int) (_ int, err error) {
-	if prompt == 0 {
-		if prompt, err = e.CountTokens(ctx, text); err != nil {
-			return 0, err
+// tries is how often a chat is begun whose prompt changes while it is: a date changes once a day.
+const tries = 3
+
+// startChat sends the request to the chat endpoint, which renders the messages once more. If the template may print the date, it is asked again behind that: what is the
+// same before and behind was the same in between.
+func (e *Engine) startChat(ctx context.Context, job *engine.Job, told *told) (*httpsse.Stream, error) {
+	for range tries {
+		c, err := e.asRecorded(ctx, job)
+		if err != nil {
+			return nil, err
 		}
+		body := chatCompletion{chat: c, Verbose: true, StreamOptions: streamOptions{Usage: true}}
+		if body.sampling, err = e.sampling(ctx, job, told.ctx, verboseFields); err != nil {
+			return nil, err
+		}
+		s, err := e.c.Stream(ctx, "/v1/chat/completions", body)
+		if err != nil {
+			return nil, explain(err)
+		}
+		if !told.dated {
+			return s, nil
+		}
+		now, err := e.render(ctx, c, task.HasImages(job.Messages))
+		if err == nil && now == job.Prompt {
+			return s, nil
+		}
+		s.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, e.c.Reset(errors.New("the model's chat template makes another prompt each time"))
+}
+
+// sampling is what both endpoints are told of a job.
+func (e *Engine) sampling(ctx context.Context, job *engine.Job, size int, fields []string) (out sampling, err error) {
+	limit, images := job.MaxTokens, task.HasImages(job.Messages)
+	if job.PromptTokens > 0 || limit == 0 || images || engine.MostTokens(job.Prompt)+limit > size { // else both fit, however many tokens the prompt has
+		if limit, err = e.room(ctx, job, size); err != nil {
+			return out, err
+		}
+	}
+	out = sampling{
+		Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
+		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
+		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: job.Sampling.Stop, ResponseFields: fields,
+		LogitBias: [][2]any{}, off: allOff,
+	}
+	if out.Stop == nil {
+		out.Stop = []string{}
+	}
+	if job.Chat != nil {
+		for _, b := range job.Chat.LogitBias {
+			out.LogitBias = append(out.LogitBias, [2]any{b.Token, b.Bias})
+		}
+	}
+	out.ReturnProgress = job.Cached != nil || job.Progress != nil
+	return out, nil
+}
+
+// room is how many tokens an answer gets: as many as it may have at most (0: no bound), but no more than a context of that size holds
+// after the prompt, which is counted where the caller does not know its tokens.
+func (e *Engine) room(ctx context.Context, job *engine.Job, size int) (_ int, err error) {
+	prompt := job.PromptTokens
+	switch {
+	case prompt > 0:
+	case task.HasImages(job.Messages):
+		prompt, err = e.CountChat(ctx, job.Messages, job.Chat)
+	default:
+		prompt, err = e.CountTokens(ctx, job.Prompt)
+	}
+	if err != nil {
+		return 0, err
 	}
 	room := size - prompt
 	if room <= 0 {
 		return 0, tooLong(prompt, size)
 	}
-	if most > 0 {
-		room = min(room, most)
+	if job.MaxTokens > 0 {
+		room = min(room, job.MaxTokens)
 	}
 	return room, nil
 }
 
-// last takes the last frame, and emits what was held back.
-func (e *Engine) last(data, held []byte, emit func(text string) error) (engine.Result, error) {
-	result, text, err := lastFrame(data)
-	if err != nil {
-		return engine.Result{}, e.c.Reset(err)
+// last takes what the engine told at the end, and emits what was held back.
+func (g *generation) last() (result engine.Result, err error) {
+	text := ""
+	if g.chats {
+		result, err = g.end.result()
+	} else {
+		result, text, err = lastFrame(g.final)
 	}
-	if text = string(held) + text; text != "" {
-		if err := emit(strings.ToValidUTF8(text, "\uFFFD")); err != nil {
-			return engine.Result{}, err
-		}
+	if err != nil {
+		return engine.Result{}, g.engine.c.Reset(err)
+	}
+	if text != "" {
+		err = g.out.take(task.EventText, []byte(text))
+	}
+	if err == nil {
+		err = g.out.flush()
+	}
+	if err != nil {
+		return engine.Result{}, err
 	}
 	return result, nil
-}
-
-// whole is the length of b without a rune that is cut off at its end.
-func whole(b []byte) int {
-	for n := 1; n < utf8.UTFMax && n <= len(b); n++ {
-		if at := len(b) - n; utf8.RuneStart(b[at]) {
-			if !utf8.FullRune(b[at:]) {
-				return at
-			}
-			break
-		}
-	}
-	return len(b)
-}
-
-// frame reads what matters of one frame. It is used again for the next: a token costs only the string for emit.
-type frame struct {
-	d       jx.Decoder
-	content []byte
-	stop    bool
-	failed  bool
-
-	progress bool // it tells of the prompt, and holds no token
-	cached   int  // tokens of it that came from KV
-}
-
-func (f *frame) parse(data []byte) error {
-	f.content, f.stop, f.failed, f.progress = f.content[:0], false, false, false
-	f.d.ResetBytes(data)
-	fields, err := f.d.ObjIter()
-	if err != nil {
-		return err
-	}
-	for fields.Next() {
-		switch string(fields.Key()) {
-		case "content":
-			f.content, err = f.d.StrAppend(f.content)
-		case "stop":
-			if f.stop, err = f.d.Bool(); err == nil && !f.stop && len(f.content) > 0 {
-				// It is the frame of a token, and the rest does not matter.
-				return nil
-			}
-		case "prompt_progress":
-			err = f.readProgress()
-		case "error":
-			f.failed = true
-			err = f.d.Skip()
-		default:
-			err = f.d.Skip()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return fields.Err()
-}
-
-func (f *frame) readProgress() error {
-	f.progress = true
-	return f.d.ObjBytes(func(d *jx.Decoder, key []byte) (err error) {
-		if string(key) != "cache" {
-			return d.Skip()
-		}
-		f.cached, err = d.Int()
-		return err
-	})
 }
 
 func lastFrame(data []byte) (engine.Result, string, error) {

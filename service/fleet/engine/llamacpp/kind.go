@@ -23,8 +23,8 @@ const (
 // Kind is llama.cpp: as llama-server, as the built-in worker, or run by somebody else.
 func Kind() engine.Kind {
 	return engine.Kind{
-		Name: Name,
-		New:  func(at engine.Endpoint) engine.Engine { return New(at) },
+		Name: Name, Features: features,
+		New: func(at engine.Endpoint) engine.Engine { return New(at) },
 		Start: &engine.Start{
 			Program: "llama-server", Install: "install it, or build it with `go tool mage engine:llamaServer`, and correct `provisioning.path`",
 			Repair: "run `go tool mage engine:libs`, or install what its last words name", KeyEnv: "LLAMA_API_KEY",

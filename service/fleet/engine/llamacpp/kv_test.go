@@ -46,7 +46,7 @@ func TestEngineTellsOfItsProgress(t *testing.T) {
 	}
 	e := fake(t, map[string]string{"/props": props, "/tokenize": `{"tokens":[1]}`, "/completion": frame("0") + frame("2048") + frame("4096") + token("a") + last})
 	told := 0
-	_, err := e.Generate(t.Context(), job(func(j *engine.Job) { j.Progress = func() { told++ } }), func(string) error {
+	_, err := e.Generate(t.Context(), job(func(j *engine.Job) { j.Progress = func() { told++ } }), func(task.Piece) error {
 		require.Equal(t, 3, told)
 		return nil
 	})

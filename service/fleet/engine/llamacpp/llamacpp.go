@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -24,9 +23,16 @@ const Name = task.LlamaCpp
 // Engine is one replica.
 type Engine struct {
 	c *httpsse.Client
-	// ctx is the context of a slot, as Props said last; 0: never asked. Whoever restarts the process behind the URL calls Props again
-	// before the next job.
-	ctx atomic.Int64
+	// props is what Props said last; nil: it was never asked. Whoever restarts the process behind the URL calls Props again before the next job.
+	props atomic.Pointer[told]
+}
+
+// told is what an engine told of itself that a job depends on.
+type told struct {
+	ctx      int // of a slot
+	features []task.Feature
+	marker   string // that stands for an image in a prompt; empty: it takes none
+	dated    bool   // its chat template may print the date
 }
 
 // llama.cpp has every face.
@@ -35,6 +41,7 @@ var _ interface {
 	engine.TokenCounter
 	engine.Templater
 	engine.Chatter
+	engine.ChatCounter
 	engine.Embedder
 	engine.Reranker
 	engine.BusyCounter
@@ -58,7 +65,7 @@ func (e *Engine) Health(ctx context.Context) error {
 	return e.c.Identify(ctx, "/health", &body)
 }
 
-// Props reads /props.
+// Props reads /props. A llama-server tells what its model and its template can do. The built-in worker names its features.
 func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 	var body struct {
 		Build    string `json:"build_info"`
@@ -67,6 +74,7 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 		Defaults struct {
 			Ctx int `json:"n_ctx"`
 		} `json:"default_generation_settings"`
+		capabilities
 	}
 	if err := e.c.Identify(ctx, "/props", &body); err != nil {
 		return engine.Props{}, err
@@ -77,16 +85,22 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 	if err := engine.Believe(engine.Tokens("n_ctx", body.Defaults.Ctx), engine.Slots("total_slots", body.Slots)); err != nil {
 		return engine.Props{}, e.c.Reset(err)
 	}
-	e.ctx.Store(int64(body.Defaults.Ctx))
-	return engine.Props{Build: task.Clip(body.Build, engine.MaxBuild), System: body.System, Ctx: body.Defaults.Ctx, Slots: body.Slots}, nil
+	t := &told{ctx: body.Defaults.Ctx, features: body.features(), marker: body.Marker, dated: body.dated()}
+	e.props.Store(t)
+	return engine.Props{
+		Build: task.Clip(body.Build, engine.MaxBuild), System: body.System, Ctx: t.ctx, Slots: body.Slots, Features: t.features,
+	}, nil
 }
 
-func (e *Engine) slotCtx(ctx context.Context) (int, error) {
-	if n := e.ctx.Load(); n > 0 {
-		return int(n), nil
+// told is what the engine said of itself last.
+func (e *Engine) told(ctx context.Context) (*told, error) {
+	if t := e.props.Load(); t != nil {
+		return t, nil
 	}
-	p, err := e.Props(ctx)
-	return p.Ctx, err
+	if _, err := e.Props(ctx); err != nil {
+		return nil, err
+	}
+	return e.props.Load(), nil
 }
 
 // CountTokens asks /tokenize, with the special tokens that a completion adds and parses.
@@ -107,25 +121,6 @@ func (e *Engine) CountTokens(ctx context.Context, prompt string) (int, error) {
 
 // Chats implements engine.Chatter.
 func (e *Engine) Chats() {}
-
-// ApplyTemplate asks /apply-template. A llama-server answers 500 where the template fails. It would do so again, so that is a refusal and
-// not an outage (LO-805).
-func (e *Engine) ApplyTemplate(ctx context.Context, messages []task.Message) (string, error) {
-	request := struct {
-		Messages []task.Message `json:"messages"`
-	}{messages}
-	var body struct {
-		Prompt string `json:"prompt"`
-	}
-	err := e.c.Post(ctx, "/apply-template", request, &body)
-	var status *httpsse.StatusError
-	if errors.As(err, &status) && status.Status == http.StatusInternalServerError {
-		refused := task.Errorf(task.InvalidParams, "the engine cannot use the model's chat template: %s", status.Message).Because(err)
-		refused.Engine = Name
-		return "", refused
-	}
-	return body.Prompt, err
-}
 
 // Embed asks /embedding: one vector for each input.
 func (e *Engine) Embed(ctx context.Context, job engine.Job) (json.RawMessage, engine.Result, error) {

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package dialect
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// The check refuses what is not in the document: a check that takes everything would be none.
+//
+// LO-419
+func TestTheCheckOfOpenAI(t *testing.T) {
+	d, err := LoadOpenAI()
+	require.NoError(t, err)
+	const model = `{"id":"m","object":"model","created":1,"owned_by":"o","context_length":5}`
+	require.NoError(t, d.Check("/v1/models/a", 200, "application/json", []byte(model)))
+	require.Error(t, d.Check("/v1/models/a", 200, "application/json", []byte(strings.Replace(model, "owned_by", "owner", 1))))
+	require.Error(t, d.Check("/v1/models/a", 404, "application/json", []byte(model)))
+	require.NoError(t, d.Check("/v1/models/", 200, "application/json", []byte(`{"object":"list","data":[`+model+`]}`)))
+	const chunk = `{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":null}],"usage":null}`
+	const sse = "text/event-stream; charset=utf-8"
+	chat := func(s string) error { return d.Check("/v1/chat/completions", 200, sse, []byte(s)) }
+	require.NoError(t, chat(": hello\n\ndata: "+chunk+"\n\ndata: {\"error\":{\"message\":\"m\",\"type\":\"t\",\"param\":null,\"code\":null}}\n\ndata: [DONE]\n\n"))
+	require.NoError(t, chat("data: "+chunk+"\n\ndata: {\"cut o"))
+	require.Error(t, chat("data: "+strings.Replace(chunk, `"delta":{}`, `"delta":{"text":"x"}`, 1)+"\n\n"))
+	require.Error(t, chat("data: "+strings.Replace(chunk, `"finish_reason":null`, `"finish_reason":"end"`, 1)+"\n\n"))
+	const delta = `{"type":"response.output_text.delta","item_id":"i","output_index":0,"content_index":0,"delta":"x","logprobs":[],"sequence_number":0}`
+	response := func(s string) error { return d.Check("/v1/responses", 200, sse, []byte(s)) }
+	require.NoError(t, response("event: response.output_text.delta\ndata: "+delta+"\n\n"))
+	require.Error(t, response("data: "+delta+"\n\n"), "without its name")
+	require.Error(t, response("event: response.output_text.delta\ndata: "+strings.Replace(delta, `:0}`, `:1}`, 1)+"\n\n"), "with a number missing")
+	require.Error(t, response("event: response.output_text.delta\ndata: "+strings.Replace(delta, `"logprobs":[],`, "", 1)+"\n\n"))
+	require.Error(t, response("event: response.refused\ndata: {\"type\":\"response.refused\",\"sequence_number\":0}\n\n"))
+	require.Error(t, d.Check("/v1/responses", 200, "application/json", []byte(`{"id":"r"}`)))
+}
+
+// LO-419: a difference hangs on what the document has.
+func TestADifferenceHasAPlace(t *testing.T) {
+	schemas := func() map[string]any {
+		return map[string]any{"A": map[string]any{"anyOf": []any{map[string]any{}}}}
+	}
+	require.NoError(t, put(schemas(), difference{"A/anyOf/0/b", `{}`}))
+	for _, at := range []string{"B/c/d", "A/anyOf/1/b", "A/anyOf/x/b", "A/anyOf/b"} {
+		require.Error(t, put(schemas(), difference{at, `{}`}), at)
+	}
+	require.Error(t, put(schemas(), difference{"A/b", `{`}))
+}

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package fronts_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
+)
+
+// anthropicMessage is a message as it is answered, and the events of a stream, which have some of its fields.
+type anthropicMessage struct {
+	Type       string                  `json:"type"`
+	ID         string                  `json:"id"`
+	Content    []struct{ Text string } `json:"content"`
+	StopReason string                  `json:"stop_reason"`
+	Delta      struct {
+		Type, Text string
+		StopReason string `json:"stop_reason"`
+	} `json:"delta"`
+	Usage struct {
+		Input  int `json:"input_tokens"`
+		Output int `json:"output_tokens"`
+	} `json:"usage"`
+	Input     int                            `json:"input_tokens"` // of a count
+	Error     struct{ Type, Message string } `json:"error"`
+	RequestID string                         `json:"request_id"`
+}
+
+func ask(model, more string) string {
+	return fmt.Sprintf(`{"model":%q,"max_tokens":32000,"temperature":0,"messages":[{"role":"user","content":[{"type":"text","text":"%s","cache_control":{"type":"ephemeral"}}]}]%s}`,
+		model, question, more)
+}
+
+// events reads a stream to its end. Each is called with the number of texts so far.
+func (b box) events(body string, each func(n int)) (text string, all []anthropicMessage) {
+	b.Helper()
+	in := bufio.NewScanner(b.ask(b.Context(), "/v1/messages?beta=true", body).Body)
+	name, n := "", 0
+	for in.Scan() {
+		if event, ok := strings.CutPrefix(in.Text(), "event: "); ok {
+			name = event
+		}
+		data, ok := strings.CutPrefix(in.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		var e anthropicMessage
+		require.NoError(b, json.Unmarshal([]byte(data), &e))
+		require.Equal(b, name, e.Type, "the event has the name of its type")
+		if e.Type == "ping" {
+			continue
+		}
+		all = append(all, e)
+		if e.Delta.Type == "text_delta" {
+			text += e.Delta.Text
+			if n++; each != nil {
+				each(n)
+			}
+		}
+	}
+	require.NoError(b, in.Err())
+	return text, all
+}
+
+// Anthropic's dialect, as its clients use it.
+//
+// LO-402, LO-404, LO-405, LO-409, LO-421, LO-422
+func TestAnthropic(t *testing.T) {
+	b := serve(t)
+	const path = "/v1/messages?beta=true"
+	t.Run("a message, whole and streamed, is the same bytes", func(t *testing.T) {
+		b := box{t, b.d}
+		var whole anthropicMessage
+		res := b.whole(path, ask("haiku", ""), &whole)
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		require.Equal(t, "end_turn", whole.StopReason)
+		require.NotEmpty(t, whole.Content[0].Text)
+		require.Equal(t, "msg_"+res.Header.Get("X-Task-Id"), whole.ID)
+		text, all := b.events(ask("haiku", `,"stream":true`), nil)
+		require.Equal(t, whole.Content[0].Text, text)
+		require.Equal(t, "message_start", all[0].Type)
+		require.Equal(t, "content_block_start", all[1].Type)
+		end := all[len(all)-2]
+		require.Equal(t, "message_delta", end.Type)
+		require.Equal(t, "end_turn", end.Delta.StopReason)
+		require.Equal(t, whole.Usage, end.Usage)
+		require.Equal(t, "message_stop", all[len(all)-1].Type)
+		got, err := b.d.Client.Get(t.Context(), "/v1/tasks/"+res.Header.Get("X-Task-Id"))
+		require.NoError(t, err)
+		require.Contains(t, string(got), res.Header.Get("X-Receipt-Transcript-Sha256"), "the native API has the task")
+	})
+	t.Run("a worker that is killed in mid-answer is not noticed", func(t *testing.T) {
+		b := box{t, b.d}
+		want, _ := b.events(ask("slow-haiku", `,"stream":true`), nil)
+		killed := 0
+		text, all := b.events(ask("slow-haiku", `,"stream":true`), func(n int) {
+			for _, w := range b.d.Workers() {
+				if n == 5 {
+					w.Kill()
+					killed++
+				}
+			}
+		})
+		require.Positive(t, killed)
+		require.Equal(t, want, text)
+		require.Equal(t, "message_stop", all[len(all)-1].Type)
+		b.idle()
+	})
+	t.Run("an answer that is cut says so", func(t *testing.T) {
+		var got anthropicMessage
+		box{t, b.d}.whole(path, strings.Replace(ask("haiku", ""), "32000", "3", 1), &got)
+		require.Equal(t, "max_tokens", got.StopReason)
+		require.Equal(t, 3, got.Usage.Output)
+	})
+	t.Run("a burst of counts is exact, and makes no task", func(t *testing.T) {
+		b := box{t, b.d}
+		var whole anthropicMessage
+		b.whole(path, ask("slow-haiku", ""), &whole)
+		before, err := b.d.Client.Get(t.Context(), "/v1/tasks")
+		require.NoError(t, err)
+		counts, statuses := make([]int, 40), make([]int, 40)
+		var burst sync.WaitGroup
+		for i := range counts {
+			burst.Go(func() {
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, b.d.URL+"/v1/messages/count_tokens?beta=true", strings.NewReader(ask("slow-haiku", "")))
+				if err != nil {
+					return
+				}
+				res, err := http.DefaultClient.Do(r)
+				if err != nil {
+					return
+				}
+				defer res.Body.Close()
+				var got anthropicMessage
+				if json.NewDecoder(res.Body).Decode(&got) == nil {
+					counts[i], statuses[i] = got.Input, res.StatusCode
+				}
+			})
+		}
+		burst.Wait()
+		for i := range counts {
+			require.Equal(t, http.StatusOK, statuses[i])
+			require.Equal(t, whole.Usage.Input, counts[i])
+		}
+		after, err := b.d.Client.Get(t.Context(), "/v1/tasks")
+		require.NoError(t, err)
+		require.Equal(t, strings.Count(string(before), `"task_id"`), strings.Count(string(after), `"task_id"`))
+	})
+	t.Run("models are in the shape of who asks", func(t *testing.T) {
+		for version, want := range map[string]string{"": `"object":"list"`, "2023-06-01": `"has_more":false`} {
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.d.URL+"/v1/models", http.NoBody)
+			require.NoError(t, err)
+			r.Header.Set("Anthropic-Version", version)
+			r.Header.Set("X-Api-Key", "sk-ant-any")
+			res, err := http.DefaultClient.Do(r)
+			require.NoError(t, err)
+			body, err := io.ReadAll(res.Body)
+			require.NoError(t, err)
+			require.NoError(t, res.Body.Close())
+			require.Contains(t, string(body), want)
+		}
+	})
+	t.Run("refusals", func(t *testing.T) {
+		b := box{t, b.d}
+		for body, want := range map[string]struct {
+			status     int
+			kind, says string
+		}{
+			ask("claude-9", ""):                 {http.StatusNotFound, "not_found_error", "haiku"},
+			ask("haiku", `,"stop_sequences":3`): {http.StatusBadRequest, "invalid_request_error", "`stop_sequences`"},
+			strings.Replace(ask("haiku", ""), question, strings.Repeat("frog ", 400), 1): {http.StatusBadRequest, "invalid_request_error", "> 256 maximum"},
+		} {
+			var got anthropicMessage
+			res := b.whole(path, body, &got)
+			require.Equal(t, want.status, res.StatusCode)
+			require.Equal(t, "error", got.Type)
+			require.Equal(t, want.kind, got.Error.Type)
+			require.Contains(t, got.Error.Message, want.says)
+			require.Equal(t, res.Header.Get("Request-Id"), got.RequestID)
+		}
+	})
+	t.Run("a client that goes cancels its task", func(t *testing.T) {
+		b := box{t, b.d}
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		res := b.ask(ctx, path, ask("slow-haiku", `,"stream":true`))
+		_, err := io.ReadFull(res.Body, make([]byte, 1))
+		require.NoError(t, err)
+		leave()
+		require.NoError(t, watch.Poll(t.Context(), "the task to be canceled", func() error {
+			got, err := b.d.Client.Get(t.Context(), "/v1/tasks/"+res.Header.Get("X-Task-Id"))
+			if err == nil && !strings.Contains(string(got), `"state":"canceled"`) {
+				err = errors.New(string(got))
+			}
+			return err
+		}))
+	})
+}

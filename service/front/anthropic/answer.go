@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package anthropic
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// messages serves /v1/messages.
+func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
+	var in request
+	body, err := lenient.Decode(r, &in)
+	if err != nil {
+		return err
+	}
+	q, err := in.task()
+	if err != nil {
+		return err
+	}
+	a, err := f.x.Submit(w, r, q, body)
+	if err != nil {
+		return err
+	}
+	if in.Stream {
+		id := gate.CallFrom(r.Context()).CorrelationID
+		return a.Stream(w, r, newEvents(answerOf(a.ID, in.Model), a.ID, in.Thinking.hidden(), id), dialect{id})
+	}
+	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
+		out, parts := answerOf(a.ID, in.Model), t.Parts()
+		if parts.Reasoning != "" {
+			b := thinkingBlock{Type: "thinking", Thinking: parts.Reasoning, Signature: signature(a.ID)}
+			if in.Thinking.hidden() {
+				b.Thinking = ""
+			}
+			out.Content = append(out.Content, b)
+		}
+		if parts.Answer != "" {
+			out.Content = append(out.Content, textBlock{Type: "text", Text: parts.Answer})
+		}
+		for _, c := range parts.Calls {
+			out.Content = append(out.Content, callBlock{Type: "tool_use", ID: c.ID, Caller: caller{"direct"}, Name: c.Name, Input: input(c.Arguments)})
+		}
+		why := stopReason(end, len(parts.Calls) > 0)
+		out.StopReason, out.Usage = &why, usageOf(end)
+		return out
+	})
+}
+
+// answer is a message, with all the fields that the dialect's document has.
+type answer struct {
+	ID           string  `json:"id"`
+	Type         string  `json:"type"`
+	Role         string  `json:"role"`
+	Model        string  `json:"model"`
+	Content      []any   `json:"content"` // of the types of blocks
+	StopReason   *string `json:"stop_reason"`
+	StopSequence *string `json:"stop_sequence"`
+	StopDetails  *string `json:"stop_details"`
+	Container    *string `json:"container"`
+	Diagnostics  *string `json:"diagnostics"`
+	Usage        usage   `json:"usage"`
+}
+
+func answerOf(id, model string) answer {
+	return answer{ID: "msg_" + id, Type: "message", Role: task.RoleAssistant, Model: model, Content: []any{}}
+}
+
+// usage counts tokens. Null is what nobody knows here.
+type usage struct {
+	Input         int     `json:"input_tokens"`
+	CacheCreation *int    `json:"cache_creation_input_tokens"`
+	CacheRead     *int    `json:"cache_read_input_tokens"`
+	Output        int     `json:"output_tokens"`
+	Details       *int    `json:"output_tokens_details"`
+	Cache         *int    `json:"cache_creation"`
+	ServerTools   *int    `json:"server_tool_use"`
+	Tier          *string `json:"service_tier"`
+	Geo           *string `json:"inference_geo"`
+	Speed         *string `json:"speed"`
+}
+
+func usageOf(end *task.End) usage { return usage{Input: end.TokensIn, Output: end.TokensOut} }
+
+type textBlock struct {
+	Type      string `json:"type"`
+	Text      string `json:"text"`
+	Citations []any  `json:"citations"`
+}
+
+type thinkingBlock struct {
+	Type      string `json:"type"`
+	Thinking  string `json:"thinking"`
+	Signature string `json:"signature"`
+}
+
+type callBlock struct {
+	Type   string          `json:"type"`
+	ID     string          `json:"id"`
+	Caller caller          `json:"caller"`
+	Name   string          `json:"name"`
+	Input  json.RawMessage `json:"input"`
+}
+
+type caller struct {
+	Type string `json:"type"`
+}
+
+// signature stands where Anthropic proves that a thought is its own. When it comes back nobody looks at it.
+func signature(id string) string { return "llama-orch-" + id }
+
+// cutInput names what an input has where the arguments of a call are no JSON object, because the answer was cut.
+const cutInput = "_arguments"
+
+// input is the input of a call: a JSON object.
+func input(arguments string) json.RawMessage {
+	raw := bytes.TrimSpace([]byte(arguments))
+	switch {
+	case len(raw) == 0:
+		return json.RawMessage("{}")
+	case raw[0] == '{' && json.Valid(raw):
+		return raw
+	}
+	out, err := json.Marshal(map[string]string{cutInput: arguments})
+	if err != nil {
+		panic(fmt.Errorf("encode the input of a call: %w", err)) // strings always encode
+	}
+	return out
+}
+
+// stopReason is why an answer ended, in the dialect's words.
+func stopReason(end *task.End, calls bool) string {
+	switch {
+	case end.FinishReason == task.FinishLength:
+		return "max_tokens"
+	case calls:
+		return "tool_use"
+	default:
+		return "end_turn"
+	}
+}
+
+// count serves /v1/messages/count_tokens (LO-422).
+func (f *Front) count(w http.ResponseWriter, r *http.Request) error {
+	var in request
+	if _, err := lenient.Decode(r, &in); err != nil {
+		return err
+	}
+	q, err := in.task()
+	if err != nil {
+		return err
+	}
+	n, err := f.x.Count(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	f.x.Write(w, http.StatusOK, struct {
+		Input int `json:"input_tokens"`
+	}{n})
+	return nil
+}

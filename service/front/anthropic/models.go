@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package anthropic
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// modelView is a model, with all the fields that the dialect's document has. Null is what nobody knows here.
+type modelView struct {
+	Type         string    `json:"type"`
+	ID           string    `json:"id"`
+	Name         string    `json:"display_name"`
+	Created      time.Time `json:"created_at"`
+	MaxInput     *int      `json:"max_input_tokens"`
+	MaxTokens    *int      `json:"max_tokens"`
+	Capabilities *string   `json:"capabilities"`
+	Lifecycle    string    `json:"lifecycle"`
+	Line         *string   `json:"line"`
+	Deprecated   *string   `json:"deprecated_at"`
+	Retires      *string   `json:"retires_at"`
+}
+
+func view(m exchange.Model) modelView {
+	v := modelView{Type: "model", ID: m.ID, Name: m.ID, Created: m.Created.UTC().Truncate(time.Second), Lifecycle: "active"}
+	if m.Created.IsZero() {
+		v.Created = time.Unix(0, 0).UTC()
+	}
+	if m.Ctx > 0 { // prompt and answer share it
+		v.MaxInput, v.MaxTokens = &m.Ctx, &m.Ctx
+	}
+	return v
+}
+
+// The bounds of a page of models.
+const (
+	defaultPage = 20
+	maxPage     = 1000
+)
+
+// models serves /v1/models, page by page.
+func (f *Front) models(w http.ResponseWriter, r *http.Request) error {
+	query, limit := r.URL.Query(), defaultPage
+	if q := query.Get("limit"); q != "" {
+		n, err := strconv.Atoi(q)
+		if err != nil || n < 1 || n > maxPage {
+			return lenient.Bad("limit", "it must be a whole number from 1 to %d, not %q", maxPage, task.Clip(q, 40))
+		}
+		limit = n
+	}
+	all := f.x.Models()
+	from, to := 0, len(all)
+	if id := query.Get("after_id"); id != "" {
+		from = 1 + slices.IndexFunc(all, func(m exchange.Model) bool { return m.ID == id })
+		if from == 0 {
+			return f.noModel(id, all)
+		}
+	}
+	if id := query.Get("before_id"); id != "" {
+		to = slices.IndexFunc(all, func(m exchange.Model) bool { return m.ID == id })
+		if to < 0 {
+			return f.noModel(id, all)
+		}
+		from = max(from, to-limit) // a page that ends there
+	}
+	more := to-from > limit || query.Get("before_id") != "" && from > 0
+	page := all[min(from, to):min(from+limit, to)]
+	out := struct {
+		Data  []modelView `json:"data"`
+		More  bool        `json:"has_more"`
+		First *string     `json:"first_id"`
+		Last  *string     `json:"last_id"`
+	}{Data: []modelView{}, More: more}
+	for _, m := range page {
+		out.Data = append(out.Data, view(m))
+	}
+	if n := len(out.Data); n > 0 {
+		out.First, out.Last = &out.Data[0].ID, &out.Data[n-1].ID
+	}
+	f.x.Write(w, http.StatusOK, out)
+	return nil
+}
+
+// model serves /v1/models/{id}. An id may have slashes.
+func (f *Front) model(w http.ResponseWriter, r *http.Request) error {
+	id, all := exchange.Under(r, modelPath), f.x.Models()
+	for _, m := range all {
+		if m.ID == id {
+			f.x.Write(w, http.StatusOK, view(m))
+			return nil
+		}
+	}
+	return f.noModel(id, all)
+}
+
+func (f *Front) noModel(id string, all []exchange.Model) error {
+	known := make([]string, len(all))
+	for i, m := range all {
+		known[i] = m.ID
+	}
+	return task.Errorf(task.ModelNotFound, "there is no model %q; there are: %s", task.Clip(id, 100), cmp.Or(strings.Join(known, ", "), "none"))
+}

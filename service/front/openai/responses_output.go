@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package openai
+
+import (
+	"encoding/json"
+	"strconv"
+
+	"github.com/go-faster/jx"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// The statuses of responses and of their items.
+const (
+	statusInProgress = "in_progress"
+	statusCompleted  = "completed"
+	statusIncomplete = "incomplete"
+	statusFailed     = "failed"
+)
+
+// item is a part of a response's output: a message, what the model thought, or a call. Its text grows.
+type item struct {
+	kind   task.EventKind // EventText is a message
+	call   task.CallPart
+	id     string
+	text   []byte
+	closed bool // nothing more will come
+}
+
+// output is what a response says, put together from the pieces of its task, streamed or not. Text and thinking follow each other, and each
+// ends where something else begins. Calls stay open until the end, since nobody promises that one ends before the next begins.
+type output struct {
+	task  string
+	items []item
+	at    int // the item of the last piece
+}
+
+// take adds a piece. It reports whether the piece has begun an item; that is output.at then.
+func (o *output) take(kind task.EventKind, call task.CallPart, text []byte) (begun bool) {
+	at := o.find(kind, call.N)
+	if begun = at < 0; begun {
+		at = o.begin(kind, call)
+	}
+	o.at = at
+	i := &o.items[at]
+	i.text = append(i.text, text...)
+	return begun
+}
+
+// find is the open item to which a piece belongs; -1: there is none.
+func (o *output) find(kind task.EventKind, call int) int {
+	if kind != task.EventToolCall {
+		if len(o.items) > 0 && o.items[o.at].kind == kind {
+			return o.at
+		}
+		return -1
+	}
+	for at := len(o.items) - 1; at >= 0; at-- {
+		if o.items[at].kind == kind && o.items[at].call.N == call {
+			return at
+		}
+	}
+	return -1
+}
+
+// prefixes are what the ids of items begin with.
+var prefixes = map[task.EventKind]string{task.EventText: "msg_", task.EventReasoning: "rs_", task.EventToolCall: "fc_"}
+
+func (o *output) begin(kind task.EventKind, call task.CallPart) int {
+	at := len(o.items)
+	o.items = append(o.items, item{kind: kind, call: call, id: prefixes[kind] + o.task + "_" + strconv.Itoa(at)})
+	return at
+}
+
+// status is that of an item in a response of that status: where one was cut off, that is the item which was spoken last.
+func (o *output) status(at int, response string) string {
+	if at == o.at && response != statusCompleted {
+		return statusIncomplete
+	}
+	return statusCompleted
+}
+
+// write writes an item as it is now. One that has just begun has no parts yet.
+func (i *item) write(w *jx.Writer, status string) {
+	w.RawStr(`{"id":`)
+	w.Str(i.id)
+	switch i.kind {
+	case task.EventToolCall:
+		w.RawStr(`,"type":"function_call","call_id":`)
+		w.Str(i.call.ID)
+		w.RawStr(`,"name":`)
+		w.Str(i.call.Name)
+		w.RawStr(`,"arguments":`)
+		w.ByteStr(i.text)
+	case task.EventReasoning:
+		w.RawStr(`,"type":"reasoning","summary":[],"content":[`)
+		if status != statusInProgress {
+			i.part(w, i.text)
+		}
+		w.RawStr("]")
+	default:
+		w.RawStr(`,"type":"message","role":"assistant","content":[`)
+		if status != statusInProgress {
+			i.part(w, i.text)
+		}
+		w.RawStr("]")
+	}
+	w.RawStr(`,"status":`)
+	w.Str(status)
+	w.RawStr("}")
+}
+
+// part writes the one part of a message, or of thinking.
+func (i *item) part(w *jx.Writer, text []byte) {
+	if i.kind == task.EventReasoning {
+		w.RawStr(`{"type":"reasoning_text","text":`)
+		w.ByteStr(text)
+		w.RawStr("}")
+		return
+	}
+	w.RawStr(`{"type":"output_text","text":`)
+	w.ByteStr(text)
+	w.RawStr(`,"annotations":[],"logprobs":[]}`)
+}
+
+// response is a response as it is now.
+type response struct {
+	head string // the fields that do not change, as JSON without its last brace
+	output
+}
+
+// responseHead has the fields of a response that do not change, in the dialect's words.
+type responseHead struct {
+	ID                 string            `json:"id"`
+	Object             string            `json:"object"`
+	CreatedAt          int64             `json:"created_at"`
+	Background         bool              `json:"background"`
+	Instructions       *string           `json:"instructions"`
+	MaxOutputTokens    *int              `json:"max_output_tokens"`
+	Metadata           map[string]string `json:"metadata"`
+	Model              string            `json:"model"`
+	ParallelToolCalls  bool              `json:"parallel_tool_calls"`
+	PreviousResponseID *string           `json:"previous_response_id"`
+	Reasoning          reasoningView     `json:"reasoning"`
+	Temperature        *float64          `json:"temperature"`
+	Text               textView          `json:"text"`
+	ToolChoice         any               `json:"tool_choice"`
+	Tools              []toolView        `json:"tools"`
+	TopP               *float64          `json:"top_p"`
+	Truncation         string            `json:"truncation"`
+}
+
+type reasoningView struct {
+	Effort  *string `json:"effort"`
+	Summary *string `json:"summary"`
+}
+
+type textView struct {
+	Format formatView `json:"format"`
+}
+
+type formatView struct {
+	Type   string          `json:"type"`
+	Name   string          `json:"name,omitempty"`
+	Schema json.RawMessage `json:"schema,omitempty"`
+	Strict *bool           `json:"strict,omitempty"`
+}
+
+type toolView struct {
+	Type        string          `json:"type"`
+	Name        string          `json:"name"`
+	Description string          `json:"description,omitempty"`
+	Parameters  json.RawMessage `json:"parameters"`
+	Strict      bool            `json:"strict"`
+}
+
+// newResponse is the response to a request, which has become the task q with that id.
+func newResponse(id string, created int64, in *responseRequest, q task.Request) *response {
+	h := responseHead{
+		ID: "resp_" + id, Object: "response", CreatedAt: created, Instructions: in.Instructions, Metadata: in.metadata(), Model: in.Model,
+		ParallelToolCalls: in.ParallelToolCalls == nil || *in.ParallelToolCalls, Temperature: in.Temperature, TopP: in.TopP,
+		Text: textView{formatView{Type: "text"}}, ToolChoice: choiceView(q.Chat), Tools: []toolView{}, Truncation: "disabled",
+	}
+	if q.MaxTokens > 0 {
+		h.MaxOutputTokens = &q.MaxTokens
+	}
+	if in.Reasoning != nil && known[in.Reasoning.Effort] {
+		h.Reasoning.Effort = &in.Reasoning.Effort
+	}
+	if f := q.Chat.Format; f != nil && in.Text != nil && in.Text.Format != nil {
+		h.Text.Format = in.Text.Format.view()
+	}
+	for _, t := range q.Chat.Tools {
+		h.Tools = append(h.Tools, toolView{Type: "function", Name: t.Name, Description: t.Description, Parameters: parameters(t.Parameters)})
+	}
+	b, err := json.Marshal(h)
+	if err != nil {
+		panic(err) // its schemas were decoded before
+	}
+	return &response{head: string(b[:len(b)-1]), output: output{task: id}}
+}
+
+// known are the words for effort that the document has.
+var known = map[string]bool{"none": true, "minimal": true, "low": true, "medium": true, "high": true, "xhigh": true, "max": true}
+
+// metadata is what the client sent, where it is as the document has it.
+func (c *responseRequest) metadata() map[string]string {
+	all := map[string]string{}
+	if json.Unmarshal(c.Metadata, &all) != nil || all == nil {
+		return map[string]string{}
+	}
+	return all
+}
+
+func (f *format) view() formatView {
+	if f.Type != "json_schema" {
+		return formatView{Type: f.Type}
+	}
+	v := formatView{Type: f.Type, Name: f.Name, Schema: f.Schema, Strict: f.Strict}
+	if f.JSONSchema != nil {
+		v.Schema = f.JSONSchema.Schema
+	}
+	if v.Name == "" {
+		v.Name = "response"
+	}
+	v.Schema = parameters(v.Schema)
+	return v
+}
+
+// parameters are a schema that the document takes: an object.
+func parameters(schema json.RawMessage) json.RawMessage {
+	if !present(schema) {
+		return json.RawMessage("{}")
+	}
+	return schema
+}
+
+func choiceView(c *task.Chat) any {
+	switch c.ToolChoice {
+	case task.ChooseTool:
+		return map[string]string{"type": "function", "name": c.ToolName}
+	case task.ChooseNone:
+		return "none"
+	case task.ChooseRequired:
+		return "required"
+	default:
+		return "auto"
+	}
+}
+
+// write writes the response with its status, and with what is known in the end.
+func (r *response) write(w *jx.Writer, status string, now int64, end *task.End, failure *errorView) {
+	w.RawStr(r.head)
+	w.RawStr(`,"status":`)
+	w.Str(status)
+	w.RawStr(`,"error":`)
+	if failure == nil {
+		w.RawStr("null")
+	} else {
+		w.RawStr(`{"code":`)
+		w.Str(failure.Code)
+		w.RawStr(`,"message":`)
+		w.Str(failure.Message)
+		w.RawStr("}")
+	}
+	w.RawStr(`,"incomplete_details":`)
+	if status == statusIncomplete {
+		w.RawStr(`{"reason":"max_output_tokens"}`)
+	} else {
+		w.RawStr("null")
+	}
+	w.RawStr(`,"output":[`)
+	if status != statusInProgress {
+		for at := range r.items {
+			if at > 0 {
+				w.RawStr(",")
+			}
+			r.items[at].write(w, r.output.status(at, status))
+		}
+	}
+	w.RawStr("]")
+	if end != nil {
+		w.RawStr(`,"completed_at":`)
+		w.Int64(now)
+		u := usageOf(end)
+		w.RawStr(`,"usage":{"input_tokens":`)
+		w.Int(u.Prompt)
+		// Nobody counts the details, and the document wants them.
+		w.RawStr(`,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"output_tokens":`)
+		w.Int(u.Completion)
+		w.RawStr(`,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":`)
+		w.Int(u.Total)
+		w.RawStr("}")
+	}
+	w.RawStr("}")
+}
+
+// ended is the status of a response whose task has ended so.
+func ended(end *task.End) string {
+	if end.FinishReason == task.FinishLength {
+		return statusIncomplete
+	}
+	return statusCompleted
+}
+
+// whole takes all of a transcript, and writes the response.
+func (r *response) whole(t task.Transcript, end *task.End, now int64) json.RawMessage {
+	events := task.Events{From: 1, To: 1 + len(t.Ends), Text: []byte(t.Text), Ends: t.Ends, Marks: t.Marks}
+	for e := range events.All() {
+		r.take(e.Kind, e.Call, e.Text)
+	}
+	r.speak()
+	var w jx.Writer
+	r.write(&w, ended(end), now, end, nil)
+	return w.Buf
+}
+
+// speak makes an empty message where nothing was said: clients look for one. It reports whether it did.
+func (r *response) speak() bool {
+	return len(r.items) == 0 && r.take(task.EventText, task.CallPart{}, nil)
+}

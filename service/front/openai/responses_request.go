@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package openai
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/front/lenient"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// responseRequest is the body of /v1/responses. Unknown fields are ignored, and so is `store`: nothing is stored for a later request.
+type responseRequest struct {
+	common
+
+	Input              json.RawMessage `json:"input"`
+	Instructions       *string         `json:"instructions"`
+	MaxOutputTokens    *float64        `json:"max_output_tokens"`
+	Tools              []tool          `json:"tools"`
+	ToolChoice         json.RawMessage `json:"tool_choice"`
+	ParallelToolCalls  *bool           `json:"parallel_tool_calls"`
+	Text               *textForm       `json:"text"`
+	Reasoning          *thinking       `json:"reasoning"`
+	TemplateArgs       json.RawMessage `json:"chat_template_kwargs"` // llama-server's
+	Background         bool            `json:"background"`
+	PreviousResponseID string          `json:"previous_response_id"`
+	Conversation       json.RawMessage `json:"conversation"`
+	Prompt             json.RawMessage `json:"prompt"`
+	TopLogprobs        *float64        `json:"top_logprobs"`
+	Metadata           json.RawMessage `json:"metadata"`
+}
+
+type textForm struct {
+	Format *format `json:"format"`
+}
+
+type thinking struct {
+	Effort string `json:"effort"`
+}
+
+// request is the task of a response.
+func (c *responseRequest) request() (task.Request, error) {
+	q, err := c.common.request("max_output_tokens", c.MaxOutputTokens)
+	if err != nil {
+		return q, err
+	}
+	const stateless = "cannot be had here, since no response is kept for a later request: send the whole conversation as `input`"
+	switch {
+	case c.Background:
+		return q, lenient.Bad("background", "a response in the background cannot be had here yet: wait for it, streamed or not")
+	case c.PreviousResponseID != "":
+		return q, lenient.Bad("previous_response_id", stateless)
+	case present(c.Conversation):
+		return q, lenient.Bad("conversation", stateless)
+	case present(c.Prompt):
+		return q, lenient.Cannot("prompt", "a prompt that is stored")
+	case c.TopLogprobs != nil && *c.TopLogprobs > 0:
+		return q, lenient.Cannot("top_logprobs", "log probabilities")
+	}
+	var in conversation
+	if c.Instructions != nil && *c.Instructions != "" {
+		in.add(task.Message{Role: task.RoleSystem, Content: *c.Instructions})
+	}
+	if err := in.input(c.Input); err != nil {
+		return q, err
+	}
+	q.Messages = lenient.OneSystem(in.messages)
+	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}, ParallelCalls: c.ParallelToolCalls}
+	if err := c.ask(q.Chat); err != nil {
+		return q, err
+	}
+	if c.Text != nil {
+		if err := c.Text.Format.ask(q.Chat, "text.format"); err != nil {
+			return q, err
+		}
+	}
+	if c.Reasoning != nil {
+		if err := effort(&q.Chat.Reasoning, "reasoning.effort", c.Reasoning.Effort); err != nil {
+			return q, err
+		}
+	}
+	if err := arguments(q.Chat, c.TemplateArgs); err != nil {
+		return q, err
+	}
+	return q, choose(q.Chat, c.Tools, c.ToolChoice)
+}
+
+// present reports whether a value is there, and more than null.
+func present(raw json.RawMessage) bool {
+	raw = bytes.TrimSpace(raw)
+	return len(raw) > 0 && string(raw) != "null"
+}
+
+// conversation puts messages together from items. What a model said in one go are several items here, and one message to its template.
+type conversation struct{ messages []task.Message }
+
+func (c *conversation) add(m task.Message) { c.messages = append(c.messages, m) }
+
+// assistant is the message to which an item of the model belongs.
+func (c *conversation) assistant() *task.Message {
+	if last := len(c.messages) - 1; last < 0 || c.messages[last].Role != task.RoleAssistant {
+		c.add(task.Message{Role: task.RoleAssistant})
+	}
+	return &c.messages[len(c.messages)-1]
+}
+
+// input reads a text, or a list of items. An empty text is one: clients load a model so.
+func (c *conversation) input(raw json.RawMessage) error {
+	if !present(raw) {
+		return lenient.Bad("input", "send a text, or a list of items")
+	}
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		c.add(task.Message{Role: task.RoleUser, Content: text})
+		return nil
+	}
+	var items []inputItem
+	if err := json.Unmarshal(raw, &items); err != nil {
+		return lenient.Bad("input", "it must be a text, or a list of items")
+	}
+	if len(items) == 0 {
+		return lenient.Bad("input", "send at least one item")
+	}
+	for i := range items {
+		if err := c.item(at("input", i), &items[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// inputItem is an item of a conversation.
+type inputItem struct {
+	Type      string          `json:"type"`
+	ID        string          `json:"id"`
+	Role      string          `json:"role"`
+	Content   json.RawMessage `json:"content"`
+	CallID    string          `json:"call_id"`
+	Name      string          `json:"name"`
+	Arguments json.RawMessage `json:"arguments"`
+	Input     string          `json:"input"`
+	Output    json.RawMessage `json:"output"`
+}
+
+// item reads one item.
+func (c *conversation) item(param string, item *inputItem) error {
+	switch item.Type {
+	case "message", "":
+		if item.Role == "" {
+			return lenient.Bad(param, "it has neither a `type` that is known here nor a `role`")
+		}
+		return c.message(param, item)
+	case "reasoning":
+		return c.thought(param, item)
+	case "function_call":
+		arguments := (&calledIn{Arguments: item.Arguments}).arguments()
+		c.call(task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: arguments})
+		return nil
+	case "custom_tool_call": // of a model that had such tools
+		arguments, err := json.Marshal(map[string]string{"input": item.Input})
+		if err != nil {
+			return lenient.Bad(param+".input", "%s", err)
+		}
+		c.call(task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: string(arguments)})
+		return nil
+	case "function_call_output", "custom_tool_call_output":
+		text, parts, err := content(param+".output", item.Output)
+		if err != nil {
+			return err
+		}
+		c.add(task.Message{Role: task.RoleTool, ToolCallID: item.CallID, Content: text, Parts: parts})
+		return nil
+	case "web_search_call", "file_search_call", "image_generation_call", "code_interpreter_call", "mcp_list_tools":
+		return nil // what a provider did by itself: the model's next message has what came of it
+	case "item_reference":
+		return lenient.Bad(param, "no item is kept here: send the item itself. Clients do so with `store: false`")
+	default:
+		return lenient.Cannot(param, fmt.Sprintf("an item of the type %q", task.Clip(item.Type, 40)))
+	}
+}
+
+// message reads a message of any role.
+func (c *conversation) message(param string, item *inputItem) error {
+	text, parts, err := content(param+".content", item.Content)
+	if err != nil {
+		return err
+	}
+	if parts != nil && item.Role != "user" {
+		return lenient.Cannot(param+".content", fmt.Sprintf("an image in a message of the role %q", task.Clip(item.Role, 40)))
+	}
+	switch item.Role {
+	case "system", "developer":
+		c.add(task.Message{Role: task.RoleSystem, Content: text})
+	case "user":
+		c.add(task.Message{Role: task.RoleUser, Content: text, Parts: parts})
+	case "assistant":
+		m := c.assistant()
+		m.Content = joined(m.Content, text)
+	default:
+		return lenient.Bad(param+".role", "it must be system, developer, user or assistant, not %q", task.Clip(item.Role, 40))
+	}
+	return nil
+}
+
+// thought reads what a model thought. A summary is not what it thought, and what is encrypted cannot be read.
+func (c *conversation) thought(param string, item *inputItem) error {
+	var all []part
+	if present(item.Content) && json.Unmarshal(item.Content, &all) != nil {
+		return lenient.Bad(param+".content", "it must be a list of parts")
+	}
+	var text strings.Builder
+	for _, p := range all {
+		text.WriteString(p.Text)
+	}
+	if text.Len() > 0 {
+		m := c.assistant()
+		m.Reasoning = joined(m.Reasoning, text.String())
+	}
+	return nil
+}
+
+func (c *conversation) call(call task.ToolCall) {
+	m := c.assistant()
+	m.ToolCalls = append(m.ToolCalls, call)
+}
+
+// joined puts two texts of one message together.
+func joined(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "\n" + b
+}
