@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -52,7 +53,7 @@ func Caught(p any) *PanicError {
 
 // Log writes the one line about a panic: what it said, and where it was. The deferred function that recovers calls it.
 func Log(log *zap.Logger, msg string, p any, fields ...zap.Field) {
-	log.Error(msg, append(fields[:len(fields):len(fields)], Fields(p)...)...)
+	log.Error(msg, append(slices.Clip(fields), Fields(p)...)...)
 }
 
 // Fields are what a line of the log says of a panic. The deferred function that recovers calls it.
