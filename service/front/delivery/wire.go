@@ -66,10 +66,15 @@ func takeOver(w http.ResponseWriter, r *http.Request, timeout time.Duration) (*w
 		conn, ahead = c.Conn, append(ahead, c.read...)
 	}
 	o := newWire(conn, r.ProtoAtLeast(1, 1), timeout)
-	// Of a request with a body, nobody would know where the next one begins.
-	o.again = o.chunked && !r.Close && r.Body == http.NoBody
+	o.again = o.chunked && !r.Close && whole(r.Body)
 	o.ahead = ahead
 	return o, nil
+}
+
+// whole reports whether a request's body was read to its end. Behind another one, nobody would know where the next request begins.
+func whole(body io.ReadCloser) bool {
+	b, ok := body.(interface{ Whole() bool })
+	return body == http.NoBody || ok && b.Whole()
 }
 
 func newWire(conn net.Conn, chunked bool, timeout time.Duration) *wire {

@@ -110,11 +110,9 @@ func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request
 		return nil, err
 	}
 	a := &Answer{ID: admitted.TaskID, x: x}
-	ctx := context.WithoutCancel(r.Context()) // the client may be gone by then
-	a.done = func(whole bool) {
-		if !whole && key == "" {
-			x.cancel(ctx, a.ID)
-		}
+	a.done = x.keep
+	if key == "" {
+		a.done = x.canceler(a.ID) //nolint:contextcheck // the request is over by then
 	}
 	w.Header().Set("X-Task-Id", a.ID)
 	w.Header().Set("X-Queue-Position", strconv.Itoa(max(admitted.QueuePosition, 0)))
@@ -128,14 +126,22 @@ func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request
 // cancelWithin bounds the cancel of a task whose client is gone.
 const cancelWithin = 10 * time.Second
 
-// cancel ends the task of a client that is gone.
-func (x *Exchange) cancel(ctx context.Context, id string) {
-	ctx, stop := context.WithTimeout(ctx, cancelWithin)
-	defer stop()
-	if _, err := x.o.Tasks.Cancel(ctx, id); err != nil {
-		x.o.Log.Warn("the task of a client that is gone was not canceled", zap.String("job_id", id), zap.Error(err))
+// canceler ends the task of a client that is gone. It lives as long as the stream, and so keeps nothing of the request.
+func (x *Exchange) canceler(id string) func(whole bool) {
+	return func(whole bool) {
+		if whole {
+			return
+		}
+		ctx, stop := context.WithTimeout(context.Background(), cancelWithin)
+		defer stop()
+		if _, err := x.o.Tasks.Cancel(ctx, id); err != nil {
+			x.o.Log.Warn("the task of a client that is gone was not canceled", zap.String("job_id", id), zap.Error(err))
+		}
 	}
 }
+
+// keep leaves the task of a client that is gone to the line, which waits for it.
+func (x *Exchange) keep(bool) {}
 
 // Stream sends the answer as a stream. Its head is held back until there is something to send, or for a while, so that a task that fails
 // before still gets its status.

@@ -66,6 +66,9 @@ func (b *body) Read(p []byte) (n int, err error) {
 	return n, b.err
 }
 
+// Whole reports whether the body was read to its end, so that the next byte of the connection begins another request.
+func (b *body) Whole() bool { return errors.Is(b.err, io.EOF) }
+
 // Close is io.Closer's.
 func (b *body) Close() error { return b.in.Close() }
 

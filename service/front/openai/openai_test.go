@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -265,6 +266,27 @@ func TestModels(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, status)
 	require.Contains(t, body, `there is no model \"gpt-4o\"; there are: coder, org/haiku`)
 	require.Contains(t, body, `model_not_found`)
+}
+
+// LO-408: a client's next request goes on the connection that its stream had, though that request had a body.
+func TestRequestsShareAConnection(t *testing.T) {
+	l := exchangetest.New()
+	l.Says(t, exchangetest.Text("a"))
+	l.Ends(task.FinishStop)
+	url := serve(t, l) + "/v1/chat/completions"
+	dials := 0
+	client := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials++
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}}}
+	defer client.CloseIdleConnections()
+	for _, more := range []string{`,"stream":true`, "", `,"stream":true`, `,"stream":true,"user":"` + strings.Repeat("long ", 10_000) + `"`, ""} {
+		res, err := client.Post(url, "application/json", strings.NewReader(`{`+hello+more+`}`))
+		require.NoError(t, err)
+		require.Contains(t, exchangetest.Read(t, res.Body), `"content":"a"`)
+		require.NoError(t, res.Body.Close())
+	}
+	require.Equal(t, 1, dials)
 }
 
 // A token costs no allocation.

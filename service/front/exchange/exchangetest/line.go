@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -145,7 +146,10 @@ func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, cha
 	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": front(o)}})
 	require.NoError(t, err)
 	server := httptest.NewServer(g)
+	served := make(chan error, 1)
+	go func() { served <- server.Config.Serve(streams.Listener()) }() // what follows on a stream's connection
 	t.Cleanup(func() {
+		defer func() { require.ErrorIs(t, <-served, net.ErrClosed) }()
 		http.DefaultClient.CloseIdleConnections()
 		ctx, stop := context.WithTimeout(context.Background(), time.Second)
 		defer stop()
