@@ -18,7 +18,7 @@ Feature: What is there
       | pools.0.slots              | 1                          |
       | pools.0.replicas           | 2                          |
       | pools.0.replicas_ready     | 2                          |
-      | limits.max_body_bytes      | 4194304                    |
+      | limits.max_body_bytes      | 10485760                   |
       | limits.max_seed            | 4294967294                 |
       | features                   | /stream_resume/            |
       | gpus                       | []                         |

@@ -98,16 +98,16 @@ Feature: Bad input
 
   @OC-CTRL-2030
   Scenario: A body over the limit
-    When I post 4194305 bytes to "/v1/tasks"
+    When I post 10485761 bytes to "/v1/tasks"
     Then the answer is 413 TOO_LARGE
-    And its message says "4194304 bytes"
+    And its message says "10485760 bytes"
     And the daemon still serves
 
   @OC-CTRL-2030 @LO-848
   Scenario: A prompt over the limit in a body within it
-    When I post 1100000 bytes to "/v1/tasks"
+    When I post 9000000 bytes to "/v1/tasks"
     Then the answer is 413 TOO_LARGE
-    And its message says "1048576"
+    And its message says "8388608"
 
   @OC-CTRL-2030
   Scenario: An unknown model is answered with the known ones

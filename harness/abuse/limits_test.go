@@ -57,13 +57,13 @@ func repeated(item string, n int64) string {
 
 // What is sent: as much as a limit of /v1/capabilities says, then one more. What comes back: an acceptance, then the typed refusal. This holds
 // with the defaults, below them, and above: what the contract bounds by itself holds up no setting.
-// LO-848
+// LO-848, LO-413
 func TestTheLimitsThatAreShownAreInForce(t *testing.T) {
 	exe := built(t)
 	for name, settings := range map[string]string{
 		"the defaults": "",
 		"lower":        "limits: {body_bytes: 4096, prompt_bytes: 1001, inputs: 3}",
-		"higher":       "limits: {body_bytes: 8388608, prompt_bytes: 4194304, inputs: 2000}",
+		"higher":       "limits: {body_bytes: 16777216, prompt_bytes: 10485760, inputs: 20000}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

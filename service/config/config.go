@@ -104,9 +104,9 @@ type Log struct {
 
 // Limits bound a request before anything reads its content.
 type Limits struct {
-	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=4194304,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
-	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=1048576,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes of UTF-8."`
-	Inputs      int `yaml:"inputs" jsonschema:"default=256,minimum=1,maximum=65536" jsonschema_description:"Most inputs of an embedding or rerank task, and most messages of a chat."`
+	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=10485760,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
+	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=8388608,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes: texts of UTF-8, images as their files are."`
+	Inputs      int `yaml:"inputs" jsonschema:"default=10000,minimum=1,maximum=65536" jsonschema_description:"Most inputs of an embedding or rerank task, and most messages of a chat."`
 }
 
 // Rates cap what each API token sends (ORCH-3006).

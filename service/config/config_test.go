@@ -73,7 +73,7 @@ pools:
 	}
 }
 
-// HME-003, HME-002, LO-102
+// HME-003, HME-002, LO-102, LO-413
 func TestDefaults(t *testing.T) {
 	c := parse(t, minimal)
 	require.Equal(t, "127.0.0.1:8080", c.BindAddr)
@@ -81,7 +81,8 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, "/home/user/.local/state/llama-orch", c.DataDir)
 	require.Equal(t, config.Auth{TokenEnv: "LLORCH_API_TOKEN"}, c.Auth)
 	require.Equal(t, "info", c.Log.Level)
-	require.Equal(t, config.Limits{BodyBytes: 4 << 20, PromptBytes: 1 << 20, Inputs: 256}, c.Limits)
+	require.Equal(t, config.Limits{BodyBytes: 10 << 20, PromptBytes: 8 << 20, Inputs: 10_000}, c.Limits)
+	require.Equal(t, 2048, parse(t, "limits: {body_bytes: 2048}\n"+minimal).Limits.PromptBytes, "a prompt comes in a body")
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{Burst: 1}}, c.Rates)
 	require.Equal(t, config.Sessions{TTL: 10 * time.Minute, MaxTurns: 8, MaxSessions: 1024}, c.Sessions)
 	require.Equal(t, config.Budgets{Token: config.TokenBudget{Renew: 24 * time.Hour}}, c.Budgets)
@@ -144,6 +145,7 @@ pools:
 	require.Equal(t, "[::1]:0", c.BindAddr)
 	require.True(t, c.Loopback())
 	require.Equal(t, "/etc/llama-orch/state", c.DataDir)
+	require.Equal(t, 2048, parse(t, "limits: {body_bytes: 2048}\n"+minimal).Limits.PromptBytes, "a prompt comes in a body")
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{PerSecond: 0.5, Burst: 3}}, c.Rates)
 	require.Equal(t, config.Ledger{RetainAge: 720 * time.Hour, RetainBytes: 1 << 20}, c.Ledger)
 	require.Equal(t, config.Secret("correct-horse"), c.Token)

@@ -31,6 +31,9 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.folders(ps)
 	c.cors(ps)
 	c.token(ps, env)
+	if !c.where.set("limits.prompt_bytes") { // who takes smaller bodies means it
+		c.Limits.PromptBytes = min(c.Limits.PromptBytes, c.Limits.BodyBytes)
+	}
 	if c.Limits.PromptBytes > c.Limits.BodyBytes && c.Limits.BodyBytes > 0 {
 		ps.add(c.where.of("limits.prompt_bytes"), fmt.Sprintf("limits.prompt_bytes (%d) is over limits.body_bytes (%d)", c.Limits.PromptBytes, c.Limits.BodyBytes),
 			"a prompt comes in a body: raise body_bytes or lower prompt_bytes")

@@ -20,6 +20,7 @@ const (
 	askNextAfter  = 150 * time.Millisecond
 	answerWithin  = 2 * time.Second
 	slowIsAvoided = 30 * time.Second
+	perMegabyte   = time.Second // more, for each whole megabyte that they have to read
 )
 
 // asking asks the engines of a pool what only an engine knows. Of several it takes the first answer: replicas of one model read alike.
@@ -30,17 +31,25 @@ type asking struct {
 }
 
 func (a asking) ApplyTemplate(ctx context.Context, messages []task.Message, chat *task.Chat) (string, error) {
-	return firstAnswer(ctx, a, func(ctx context.Context, e engine.Templater) (string, error) {
+	return firstAnswer(ctx, a, sizeOf(messages), func(ctx context.Context, e engine.Templater) (string, error) {
 		return e.ApplyTemplate(ctx, messages, chat)
 	})
 }
 
 func (a asking) CountChat(ctx context.Context, messages []task.Message, chat *task.Chat) (int, error) {
-	return firstAnswer(ctx, a, func(ctx context.Context, e engine.ChatCounter) (int, error) { return e.CountChat(ctx, messages, chat) })
+	return firstAnswer(ctx, a, sizeOf(messages), func(ctx context.Context, e engine.ChatCounter) (int, error) { return e.CountChat(ctx, messages, chat) })
 }
 
 func (a asking) CountTokens(ctx context.Context, prompt string) (int, error) {
-	return firstAnswer(ctx, a, func(ctx context.Context, e engine.TokenCounter) (int, error) { return e.CountTokens(ctx, prompt) })
+	return firstAnswer(ctx, a, len(prompt), func(ctx context.Context, e engine.TokenCounter) (int, error) { return e.CountTokens(ctx, prompt) })
+}
+
+// sizeOf is how many bytes messages bring.
+func sizeOf(messages []task.Message) (bytes int) {
+	for _, m := range messages {
+		bytes += m.Bytes()
+	}
+	return bytes
 }
 
 // reply is what one engine answered.
@@ -51,16 +60,17 @@ type reply[T any] struct {
 }
 
 // firstAnswer asks the engines that have the face, one after the other, and the next one beside those that do not answer soon. What is
-// left unanswered is cut off.
-func firstAnswer[F, T any](ctx context.Context, a asking, ask func(context.Context, F) (T, error)) (answer T, err error) {
+// left unanswered is cut off. Bytes is how much they have to read.
+func firstAnswer[F, T any](ctx context.Context, a asking, bytes int, ask func(context.Context, F) (T, error)) (answer T, err error) {
 	engines := a.slow.last(a.engines, a.now())
 	engines = slices.DeleteFunc(engines, func(e engine.Engine) bool { _, ok := e.(F); return !ok })
-	ctx, stop := awake.WithTimeout(ctx, answerWithin)
+	more := time.Duration(bytes>>20) * perMegabyte
+	ctx, stop := awake.WithTimeout(ctx, answerWithin+more)
 	replies := make(chan reply[T], len(engines))
 	var asked sync.WaitGroup
 	defer asked.Wait()
 	defer stop() // the calls end with their context
-	soon := time.NewTimer(askNextAfter)
+	soon := time.NewTimer(askNextAfter + more)
 	defer soon.Stop()
 	var open []engine.Engine // were asked and have not answered
 	next := func() {
@@ -73,7 +83,7 @@ func firstAnswer[F, T any](ctx context.Context, a asking, ask func(context.Conte
 			answer, err := ask(ctx, e.(F)) // those without the face were left out
 			replies <- reply[T]{e, answer, err}
 		})
-		soon.Reset(askNextAfter)
+		soon.Reset(askNextAfter + more)
 	}
 	next()
 	for len(open) > 0 {

@@ -34,14 +34,14 @@ func ReplicaLabels(more ...string) []string {
 	return slices.Concat([]string{LabelEngine, LabelEngineVersion, LabelPoolID, LabelReplicaID}, more)
 }
 
-// FirstTokenBuckets are the buckets of latency_first_token_ms, in milliseconds.
+// FirstTokenBuckets are the buckets of latency_first_token_ms, in milliseconds. They reach up to ten minutes: an agent's prompt takes long, and a queue longer.
 func FirstTokenBuckets() []float64 {
-	return []float64{50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000}
+	return []float64{50, 100, 150, 200, 300, 500, 750, 1000, 1500, 2000, 3000, 5000, 10000, 20000, 30000, 60000, 120000, 300000, 600000}
 }
 
 // DecodeBuckets are the buckets of latency_decode_ms, in milliseconds.
 func DecodeBuckets() []float64 {
-	return []float64{250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000}
+	return []float64{250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12000, 20000, 30000, 60000, 120000, 300000, 600000}
 }
 
 // NewRegistry makes the registry that /metrics shows. It has the collectors of the Go runtime and of the process.

@@ -46,12 +46,15 @@ func TestRegistryHasRuntimeAndBuildInfo(t *testing.T) {
 	require.Equal(t, 3, n)
 }
 
-// ORCH-3028
+// ORCH-3028, LO-413
 func TestContractsBucketsAndLabels(t *testing.T) {
 	require.True(t, slices.IsSorted(observe.FirstTokenBuckets()))
-	require.Len(t, observe.FirstTokenBuckets(), 11)
+	require.Len(t, observe.FirstTokenBuckets(), 19)
 	require.True(t, slices.IsSorted(observe.DecodeBuckets()))
-	require.Len(t, observe.DecodeBuckets(), 10)
+	require.Len(t, observe.DecodeBuckets(), 16)
+	for _, all := range [][]float64{observe.FirstTokenBuckets(), observe.DecodeBuckets()} {
+		require.InDelta(t, 600_000, all[len(all)-1], 0, "ten minutes")
+	}
 	require.Equal(t, []string{"engine", "engine_version", "pool_id", "priority"}, observe.PoolLabels())
 	require.Equal(t, []string{"engine", "engine_version", "pool_id", "replica_id", "reason"}, observe.ReplicaLabels(observe.LabelReason))
 }

@@ -342,37 +342,6 @@ func TestApplyTemplate(t *testing.T) {
 	require.Equal(t, prompt, body.Prompt)
 }
 
-// LO-410: a template gets all that a chat has: the text of parts, the results of tools, arguments.
-func TestATemplateGetsTheWholeChat(t *testing.T) {
-	m := &model{path: "/models/chat.gguf", template: `{%- for m in messages -%}{{- m.role + ':' + m.content -}}` +
-		`{%- for c in m.tool_calls or [] -%}{{- '(' + c.function.name + ' ' + c.function.arguments.path + ')' -}}{%- endfor -%};{%- endfor -%}` +
-		`{%- for tool in tools -%}{{- tool.function.name -}}{%- endfor -%} {{ mood }} {{ n + 1 }} {{ enable_thinking }} {{ reasoning_effort }}`}
-	templates := newTemplates()
-	t.Cleanup(templates.stop)
-	var c chat
-	require.NoError(t, json.Unmarshal([]byte(`{"messages": [
-		{"role": "user", "content": [{"type": "text", "text": "read "}, {"type": "text", "text": "it"}]},
-		{"role": "assistant", "content": null, "tool_calls": [{"id": "1", "type": "function", "function": {"name": "read", "arguments": "{\"path\": \"a.txt\"}"}}]},
-		{"role": "tool", "tool_call_id": "1", "content": "words"}],
-		"tools": [{"type": "function", "function": {"name": "read"}}], "reasoning_effort": "high",
-		"chat_template_kwargs": {"mood": "calm", "n": 2, "enable_thinking": false}}`), &c))
-	used, err := c.used()
-	require.NoError(t, err)
-	prompt, err := templates.apply(t.Context(), m, used)
-	require.NoError(t, err)
-	require.Equal(t, "user:read it;assistant:(read a.txt);tool:words;read calm 3 False high", prompt)
-	for body, says := range map[string]string{
-		`{}`: "non-empty",
-		`{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"}}]}]}`: "message 0: the built-in worker takes parts of text only",
-		`{"messages":[{"role":"user","content":7}]}`:                                                  "must be a text",
-	} {
-		var c chat
-		require.NoError(t, json.Unmarshal([]byte(body), &c))
-		_, err := c.used()
-		require.ErrorContains(t, err, says)
-	}
-}
-
 // LO-410
 func TestLogitBias(t *testing.T) {
 	p := start(t, nil)

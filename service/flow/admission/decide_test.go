@@ -350,3 +350,21 @@ func TestATaskNeedsWhatThePoolsEngineHas(t *testing.T) {
 		require.Empty(t, d.enqueued)
 	}
 }
+
+// LO-410: the tokens of an image are counted by the engine, since no prompt shows them.
+func TestImagesAreCounted(t *testing.T) {
+	p := facts().Pool
+	p.Features = []task.Feature{task.FeatureImages}
+	d := &desk{pools: []Pool{p}, ready: true}
+	s, _ := open(d)
+	req := request()
+	req.Prompt, req.MaxTokens = "", 1
+	req.Messages = []task.Message{{Role: task.RoleUser, Parts: []task.Part{{Image: &task.Image{MIME: "image/png", Data: []byte("\x89PNG\r\n\x1a\n")}}}}}
+	_, err := s.Submit(t.Context(), req)
+	require.NoError(t, err)
+	require.Equal(t, 100, d.enqueued[0].PromptTokens)
+	p.Features = nil
+	d.pools = []Pool{p}
+	_, err = s.Submit(t.Context(), req)
+	require.ErrorContains(t, err, "takes no images")
+}

@@ -275,3 +275,48 @@ func TestQuantisationThatIsAskedFor(t *testing.T) {
 	_, err := Route([]Pool{small, large}, task.Request{ModelRef: "m", Workload: task.Completion, Quantisation: "f16"})
 	require.ErrorContains(t, err, "pool 'a' has weights in something unknown, not in f16; pool 'b' has weights in Q8_0, not in f16")
 }
+
+// LO-410: what a chat needs is refused by its name, or leads to the pool that has it.
+func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
+	pools := []Pool{
+		{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Features: []task.Feature{task.FeatureBias}},
+		{ID: "tools", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Wait: time.Hour, Features: []task.Feature{task.FeatureTools, task.FeatureFormats}},
+	}
+	ask := func(mode task.PlacementMode, change func(*task.Request)) task.Request {
+		r := task.Request{
+			ModelRef: "m", Workload: task.Completion, Placement: task.Placement{Mode: mode},
+			Messages: []task.Message{{Role: task.RoleUser, Content: "hi"}}, Chat: &task.Chat{},
+		}
+		change(&r)
+		return r
+	}
+	tools := func(r *task.Request) { r.Chat.Tools = []task.Tool{{Name: "f"}} }
+	got, err := Route(pools, ask(task.Auto, func(*task.Request) {}))
+	require.NoError(t, err)
+	require.Equal(t, "plain", got.PoolID)
+	got, err = Route(pools, ask(task.Auto, tools))
+	require.NoError(t, err)
+	require.Equal(t, "tools", got.PoolID)
+	got, err = Route(pools, ask(task.Auto, func(r *task.Request) { tools(r); r.Chat.ToolChoice = task.ChooseNone }))
+	require.NoError(t, err)
+	require.Equal(t, "plain", got.PoolID, "a tool that may not be called needs nothing")
+	for says, change := range map[string]func(*task.Request){
+		"pool 'plain' takes no images":             func(r *task.Request) { r.Messages[0].Parts = []task.Part{{Image: &task.Image{}}} },
+		"pool 'tools' takes no template arguments": func(r *task.Request) { r.Chat.TemplateArgs = []byte(`{}`) },
+		"pool 'plain' takes no tools":              func(r *task.Request) { tools(r); r.Placement.Avoid = []string{"tools"} },
+		"pool 'plain' takes no format":             func(r *task.Request) { r.Chat.Format = &task.Format{}; r.Placement.Avoid = []string{"tools"} },
+		"pool 'tools' takes no logit bias": func(r *task.Request) {
+			r.Chat.LogitBias = []task.Bias{{}}
+			r.Placement.Avoid = []string{"plain"}
+		},
+		"takes no tools (its engine, or its model's chat template, knows none), and takes no format": func(r *task.Request) {
+			tools(r)
+			r.Chat.Format = &task.Format{}
+			r.Placement = task.Placement{Mode: task.Pin, PoolID: "plain"}
+		},
+	} {
+		_, err := Route(pools, ask(task.Auto, change))
+		require.True(t, task.HasCode(err, task.InvalidParams), "%s: %v", says, err)
+		require.ErrorContains(t, err, says)
+	}
+}

@@ -54,19 +54,21 @@ type replica struct {
 	ready    bool
 	busy     bool
 	replaced string
-	every    time.Duration // between tokens
-	prefill  int           // how often the prompt's progress is told before the first token, with `every` in between
-	short    int           // so many runs cannot reach the engine, because this process has no descriptors left
-	stuck    bool          // the slot stays busy once a run ended early
-	fail     error         // what Generate returns after two tokens
-	dies     int           // the worker is lost after so many tokens, once; -1: before the first
-	says     string        // put before each token
-	ctx      int           // 0: not known
-	panics   string        // what Generate panics with after two tokens; empty: it does not
-	tokensIn int           // what Generate says of the prompt; 0: 3
-	changed  error         // what Intact returns
-	build    string        // of another engine; empty: the others'
-	warm     atomic.Int32  // leases that asked for its KV to be kept
+	every    time.Duration    // between tokens
+	prefill  int              // how often the prompt's progress is told before the first token, with `every` in between
+	short    int              // so many runs cannot reach the engine, because this process has no descriptors left
+	stuck    bool             // the slot stays busy once a run ended early
+	fail     error            // what Generate returns after two tokens
+	dies     int              // the worker is lost after so many tokens, once; -1: before the first
+	says     string           // put before each token
+	renders  string           // what it makes of messages; empty: what the task has
+	kinds    []task.EventKind // of its pieces; those behind them are text
+	ctx      int              // 0: not known
+	panics   string           // what Generate panics with after two tokens; empty: it does not
+	tokensIn int              // what Generate says of the prompt; 0: 3
+	changed  error            // what Intact returns
+	build    string           // of another engine; empty: the others'
+	warm     atomic.Int32     // leases that asked for its KV to be kept
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -382,6 +384,12 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 	if short {
 		return engine.Result{}, task.Errorf(task.WorkerReset, "no descriptors").Because(syscall.EMFILE).Retry(0)
 	}
+	if x.renders != "" && x.renders != job.Prompt {
+		if err := job.Rendered(x.renders); err != nil {
+			return engine.Result{}, err
+		}
+		job.Prompt = x.renders
+	}
 	for i := -x.prefill; i < job.MaxTokens; i++ {
 		select {
 		case <-time.After(x.every):
@@ -406,7 +414,14 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 			x.r.mu.Unlock()
 			return engine.Result{}, task.Errorf(task.WorkerReset, "the worker died").Retry(0)
 		}
-		if err := emit(task.TextPiece(fmt.Sprint(x.says, job.Prompt, i, " "))); err != nil {
+		piece := task.TextPiece(fmt.Sprint(x.says, job.Prompt, i, " "))
+		if i < len(x.kinds) && x.kinds[i] != task.EventText {
+			piece.Kind = x.kinds[i]
+			if piece.Kind == task.EventToolCall {
+				piece.Call = task.CallPart{N: i, ID: job.CallID(i), Name: "write"}
+			}
+		}
+		if err := emit(piece); err != nil {
 			return engine.Result{}, err
 		}
 	}

@@ -122,7 +122,7 @@ func TestATemplateThatFails(t *testing.T) {
 
 // ORCH-3054
 func BenchmarkGenerateToken(b *testing.B) {
-	e := streamOf(b)
+	e := streamOf(b, props, `data: {"index":0,"content":" kernels","tokens":[983],"stop":false,"id_slot":-1,"tokens_predicted":1,"tokens_evaluated":22}`+"\n\n")
 	b.ReportAllocs()
 	b.ResetTimer()
 	done := errors.New("enough")
@@ -139,22 +139,25 @@ func BenchmarkGenerateToken(b *testing.B) {
 }
 
 // streamOf is an engine whose stream of tokens never ends, with no server in between to be counted.
-func streamOf(b *testing.B) *llamacpp.Engine {
+func streamOf(b *testing.B, props, frame string) *llamacpp.Engine {
 	b.Helper()
 	return llamacpp.New(engine.Endpoint{URL: "http://engine", Network: &httpsse.Network{
-		Transport: transport{},
+		Transport: transport{props},
 		Dial: func(context.Context, *url.URL) (net.Conn, error) {
-			return &connection{head: strings.NewReader("HTTP/1.1 200 OK\r\n\r\n"), body: endless{frame: []byte(
-				`data: {"index":0,"content":" kernels","tokens":[983],"stop":false,"id_slot":-1,"tokens_predicted":1,"tokens_evaluated":22}` + "\n\n",
-			)}}, nil
+			return &connection{head: strings.NewReader("HTTP/1.1 200 OK\r\n\r\n"), body: endless{frame: []byte(frame)}}, nil
 		},
 	}})
 }
 
-type transport struct{}
+// transport answers everything that is no stream: with the properties, or with a prompt.
+type transport struct{ props string }
 
-func (transport) RoundTrip(r *http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(props)), Request: r}, nil
+func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	body := t.props
+	if r.URL.Path != "/props" {
+		body = `{"prompt":"p","tokens":[1]}`
+	}
+	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 }
 
 // connection is one to an engine that answers at once.

@@ -25,6 +25,12 @@ import (
 // launch starts the engine the tests of this build run on: a real llama-server (`go tool mage engine:llamaServer`), which has no pace.
 func launch(t testing.TB, workload task.Workload, _ float64) (*llamacpp.Engine, *exec.Cmd) {
 	t.Helper()
+	return launchServer(t, workload)
+}
+
+// launchServer starts it with more arguments.
+func launchServer(t testing.TB, workload task.Workload, more ...string) (*llamacpp.Engine, *exec.Cmd) {
+	t.Helper()
 	binary, err := provision.LocateLlamaServer()
 	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -39,6 +45,7 @@ func launch(t testing.TB, workload task.Workload, _ float64) (*llamacpp.Engine, 
 		"--xtc-probability", "0.5", "--typical", "0.5", "--samplers", "temperature;xtc;dry", "--seed", "7", "-n", "5",
 		"--slot-save-path", t.TempDir(),
 	}
+	args = append(args, more...)
 	if workload == task.Embedding {
 		args = append(args, "--embedding", "--pooling", "mean")
 	}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package scheduler
+
+import (
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// chat makes a task one of messages that admission has rendered to the task's id.
+func chat(t *task.Task) {
+	t.Request.Messages = []task.Message{{Role: task.RoleUser, Content: "hi"}}
+	t.RequestDigest = t.Digest()
+}
+
+var kinds = []task.EventKind{task.EventReasoning, task.EventText, task.EventToolCall, task.EventText, task.EventToolCall}
+
+// LO-412, LO-203: thinking and calls of a task whose worker dies are made again, ids included, and compared.
+func TestAChatMovesToAnotherReplica(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		undisturbed := newRig(t, 1, nil)
+		undisturbed.replicas[0].kinds = kinds
+		undisturbed.must("a", chat)
+		want := undisturbed.read("a")
+		undisturbed.stop()
+		require.Contains(t, want, `"channel":"reasoning"`)
+		digest := undisturbed.status("a").End.Receipt.RequestDigest
+		require.Contains(t, want, `"n":2,"id":"`+engine.CallID(digest, 2)+`","name":"write"`)
+
+		r := newRig(t, 2, nil)
+		defer r.stop()
+		r.replicas[0].kinds, r.replicas[1].kinds, r.replicas[0].dies = kinds, kinds, 4
+		r.must("a", chat)
+		got := r.read("a")
+		end := strings.Index(want, "id: 11-") // behind that, the receipt names another replica
+		require.Equal(t, want[:end], got[:end])
+		require.Contains(t, got, "event: end")
+		require.Equal(t, "default-1", r.status("a").ReplicaID)
+		require.Equal(t, task.FormParts, r.status("a").End.Receipt.TranscriptForm)
+	})
+}
+
+// LO-412: the same text as another kind of piece is not the same.
+func TestAPieceOfAnotherKindIsAReset(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.replicas[0].kinds, r.replicas[0].dies = kinds, 4
+		r.must("a", chat)
+		require.Contains(t, r.read("a"), "did not give what was already sent")
+	})
+}
+
+// LO-412: a prompt that cannot be made again becomes the task's while nothing was sent, with its digest.
+func TestAnotherPromptIsTakenBeforeTheFirstPiece(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.replicas[0].renders = "of-today "
+		r.must("a", chat)
+		got := r.read("a")
+		require.Contains(t, got, "of-today 0")
+		want := r.status("a")
+		was := task.Task{Prompt: "of-today ", Seed: 0, Request: task.Request{Workload: task.Completion, MaxTokens: 10}}
+		require.Equal(t, was.Digest(), want.End.Receipt.RequestDigest)
+	})
+}
+
+// LO-412: once something was sent, another prompt ends the task with the reason, and no other replica is tried.
+func TestAnotherPromptBehindTheFirstPieceIsAReset(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.replicas[0].dies, r.replicas[1].renders = 3, "of-today "
+		r.must("a", chat)
+		got := r.read("a")
+		require.Contains(t, got, `"code":"WORKER_RESET"`)
+		require.Contains(t, got, "chat template makes another prompt now")
+		require.NotContains(t, got, "of-today")
+		require.Len(t, r.order, 2)
+	})
+}
+
+// LO-412: a prompt that a run took is what the next run is held to.
+func TestTheTakenPromptStays(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.replicas[0].renders, r.replicas[1].renders, r.replicas[0].dies = "of-today ", "of-today ", 3
+		r.must("a", chat)
+		got := r.read("a")
+		require.Contains(t, got, "event: end")
+		require.Contains(t, got, "of-today 9")
+		require.Equal(t, []string{"a", "of-today "}, r.order)
+	})
+}
+
+// LO-412, LO-202: what an earlier process sent is not known, so a resumed task takes no other prompt.
+func TestAResumedTaskTakesNoOtherPrompt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		r.replicas[0].every *= 100
+		r.must("a", chat, tokens(100))
+		synctest.Wait()
+		left := r.crash()
+		next := newRigOn(t, r.book, 1, nil)
+		defer next.stop()
+		next.replicas[0].renders = "of-today "
+		next.s.Recover(left)
+		require.Contains(t, next.read("a"), "chat template makes another prompt now")
+	})
+}
