@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
@@ -106,6 +107,40 @@ type answer struct {
 	Error struct{ Message, Type, Code string } `json:"error"`
 }
 
+type response struct {
+	ID, Status string
+	Output     []struct {
+		Content []struct{ Text string }
+	}
+	Usage struct {
+		Total int `json:"total_tokens"`
+	}
+}
+
+type responseEvent struct {
+	Type     string
+	Response response
+}
+
+// responded reads a response's stream to its end, and returns its last event. Each is called with the number of events so far.
+func (b box) responded(body string, each func(n int)) (last responseEvent) {
+	b.Helper()
+	in := bufio.NewScanner(b.ask(b.Context(), "/v1/responses", body).Body)
+	for n := 0; in.Scan(); {
+		data, ok := strings.CutPrefix(in.Text(), "data: ")
+		if !ok {
+			continue
+		}
+		last = responseEvent{}
+		require.NoError(b, json.Unmarshal([]byte(data), &last))
+		if n++; each != nil {
+			each(n)
+		}
+	}
+	require.NoError(b, in.Err())
+	return last
+}
+
 // streamed reads a stream to its end. Each is called with the number of chunks so far.
 func (b box) streamed(path, body string, each func(n int)) (text, finish string, usage int) {
 	b.Helper()
@@ -139,11 +174,28 @@ func (b box) streamed(path, body string, each func(n int)) (text, finish string,
 	return text, finish, usage
 }
 
+// held holds every answer that the test gets against OpenAI's document.
+func held(t *testing.T) {
+	t.Helper()
+	document, err := dialect.LoadOpenAI()
+	require.NoError(t, err)
+	before := http.DefaultClient.Transport
+	checked := &dialect.Checked{Next: http.DefaultTransport, Check: document.Check}
+	http.DefaultClient.Transport = checked
+	t.Cleanup(func() {
+		http.DefaultClient.Transport = before
+		seen, err := checked.Result()
+		require.NoError(t, err)
+		require.Positive(t, seen)
+	})
+}
+
 // OpenAI's dialect, as its clients use it.
 //
-// LO-402, LO-403, LO-404, LO-405, LO-408, LO-409
+// LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
 func TestOpenAI(t *testing.T) {
 	b := serve(t)
+	held(t)
 	const path = "/v1/chat/completions"
 	t.Run("a chat, whole and streamed, is the same bytes", func(t *testing.T) {
 		b := box{t, b.d}
@@ -181,6 +233,38 @@ func TestOpenAI(t *testing.T) {
 		text, finish, _ := box{t, b.d}.streamed("/v1/completions", `{"model":"haiku","prompt":"`+question+`","max_tokens":8,"stream":true}`, nil)
 		require.NotEmpty(t, text)
 		require.Equal(t, "length", finish)
+	})
+	t.Run("a response, whole and streamed, is what a chat is", func(t *testing.T) {
+		b := box{t, b.d}
+		ask := `{"model":"haiku","input":"` + question + `","seed":7,"temperature":0.8,"max_output_tokens":32000`
+		var chatted answer
+		b.whole(path, chat("haiku", ""), &chatted)
+		var whole response
+		res := b.whole("/v1/responses", ask+`}`, &whole)
+		require.Equal(t, "completed", whole.Status)
+		require.Equal(t, chatted.Choices[0].Message.Content, whole.Output[0].Content[0].Text)
+		require.Equal(t, "resp_"+res.Header.Get("X-Task-Id"), whole.ID)
+		last := b.responded(ask+`,"stream":true}`, nil)
+		require.Equal(t, "response.completed", last.Type)
+		require.Equal(t, whole.Output[0].Content, last.Response.Output[0].Content)
+		require.Equal(t, whole.Usage, last.Response.Usage)
+		var cut response // how a client loads a model
+		b.whole("/v1/responses", `{"model":"haiku","input":"","max_output_tokens":1}`, &cut)
+		require.Equal(t, "incomplete", cut.Status)
+	})
+	t.Run("a response outlives its worker", func(t *testing.T) {
+		b := box{t, b.d}
+		ask := `{"model":"slow-haiku","input":"` + question + `","seed":7,"temperature":0.8,"stream":true}`
+		want := b.responded(ask, nil)
+		got := b.responded(ask, func(n int) {
+			for _, w := range b.d.Workers() {
+				if n == 10 {
+					w.Kill()
+				}
+			}
+		})
+		require.Equal(t, want.Response.Output[0].Content, got.Response.Output[0].Content)
+		b.idle()
 	})
 	t.Run("embeddings are the same as floats and as base64", func(t *testing.T) {
 		b := box{t, b.d}

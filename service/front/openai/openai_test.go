@@ -27,9 +27,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// What any test gets is held against OpenAI's document.
-//
-// LO-419
+// What any test gets is held against OpenAI's document (LO-419).
 func TestMain(m *testing.M) {
 	document, err := dialect.LoadOpenAI()
 	if err != nil {
@@ -259,6 +257,12 @@ func TestModels(t *testing.T) {
 	status, body := get("/v1/models")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, body, `{"id":"coder","object":"model","created":0,"owned_by":"llama-orch","context_length":4096},{"id":"org/haiku"`)
+	for _, method := range []string{http.MethodHead, http.MethodOptions} {
+		res := exchangetest.Do(t, method, url+"/v1/models/", "")
+		require.Less(t, res.StatusCode, 300)
+		require.Empty(t, exchangetest.Read(t, res.Body))
+		require.Equal(t, map[string]string{http.MethodOptions: "GET, HEAD, OPTIONS"}[method], res.Header.Get("Allow"))
+	}
 	status, body = get("/v1/models/org/haiku")
 	require.Equal(t, http.StatusOK, status)
 	require.Contains(t, body, `{"id":"org/haiku"`)
@@ -297,19 +301,30 @@ func TestChunksAllocateNothing(t *testing.T) {
 	require.Zero(t, testing.AllocsPerRun(100, func() { b = c.Append(b[:0], e) }))
 }
 
-// LO-404: no body makes the decoders fail in a way of their own.
+// LO-404: no body makes the decoders fail in a way of their own, and what they take can be said back in an answer.
 func FuzzDecode(f *testing.F) {
-	f.Add([]byte(`{` + hello + `,"stop":["a"],"n":1}`))
-	f.Add([]byte(`{"model":"c","prompt":["a"],"input":null}`))
+	f.Add([]byte(`{` + hello + `,"stop":["a"],"n":1,"tools":[{"function":{"name":"f"}}],"tool_choice":{"type":"function","name":"f"}}`))
+	f.Add([]byte(`{"model":"c","prompt":["a"],"input":null,"functions":[{"name":"f"}],"function_call":"auto","logit_bias":{"1":2}}`))
+	f.Add([]byte(`{` + ask + `,"text":{"format":{"type":"json_schema","schema":{}}},"reasoning":{"effort":"low"},"metadata":{"a":"b"}}`))
+	f.Add([]byte(`{"model":"c","input":[{"type":"reasoning","content":[{"text":"a"}]},{"type":"function_call","arguments":{}},{"role":"user","content":[{"type":"input_image","image_url":"` + pixel + `"}]}]}`))
+	f.Add([]byte(`{"model":"c","query":"q","documents":["a",{"text":"b"}],"top_n":1}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, in := range []interface{ request() (task.Request, error) }{new(chatRequest), new(completionRequest), new(embeddingsRequest)} {
+		for _, in := range []interface{ request() (task.Request, error) }{
+			new(chatRequest), new(completionRequest), new(embeddingsRequest), new(rerankRequest), new(responseRequest),
+		} {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(string(body)))
 			if _, err := lenient.Decode(r, in); err != nil {
 				require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 				continue
 			}
-			if _, err := in.request(); err != nil {
+			q, err := in.request()
+			if err != nil {
 				require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+				continue
+			}
+			if in, ok := in.(*responseRequest); ok {
+				answer := newResponse("t1", 1, in, q).whole(task.Transcript{}, &task.End{}, 2)
+				require.True(t, json.Valid(answer), "%s", answer)
 			}
 		}
 	})

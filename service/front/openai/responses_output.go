@@ -4,6 +4,7 @@ package openai
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 
 	"github.com/go-faster/jx"
@@ -56,12 +57,7 @@ func (o *output) find(kind task.EventKind, call int) int {
 		}
 		return -1
 	}
-	for at := len(o.items) - 1; at >= 0; at-- {
-		if o.items[at].kind == kind && o.items[at].call.N == call {
-			return at
-		}
-	}
-	return -1
+	return slices.IndexFunc(o.items, func(i item) bool { return i.kind == kind && i.call.N == call })
 }
 
 // prefixes are what the ids of items begin with.
