@@ -30,6 +30,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/ollama"
 	"github.com/llama-orch/llama-orch/service/front/openai"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
@@ -217,8 +218,9 @@ func (a *App) makeFront() error {
 		return err
 	}
 	fronts := map[string]gate.Front{"/": native}
+	exact, since := map[string]gate.Front{}, time.Now()
 	common := exchange.Options{
-		Tasks: a.tasks, Models: a.fleet.Served(time.Now()), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
+		Tasks: a.tasks, Models: a.fleet.Served(since), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
 		Keep: c.Fronts.Keep, Count: admission.NewCounter(a.tasks.Desk).Count,
 	}
 	var chat *openai.Front
@@ -231,13 +233,16 @@ func (a *App) makeFront() error {
 		case config.FrontAnthropic:
 			messages = anthropic.New(common)
 			mount(fronts, messages, messages.Paths())
+		case config.FrontOllama:
+			front := ollama.New(ollama.Options{Options: common, Library: control.NewLibrary(a.operator, since), Status: a.schedule.Get})
+			fronts[ollama.Prefix], exact[ollama.Root] = front, front
 		}
 	}
 	if chat != nil && messages != nil { // both have models
 		fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
 	}
 	a.gate, err = gate.New(gate.Options{
-		Auth: a.guard, Fronts: fronts, Log: log, MaxBody: int64(c.Limits.BodyBytes),
+		Auth: a.guard, Fronts: fronts, Exact: exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err

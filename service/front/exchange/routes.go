@@ -18,7 +18,8 @@ type Operation struct {
 	Serve func(w http.ResponseWriter, r *http.Request) error
 }
 
-// Routes are a front's operations, by path and method. A path that ends with a slash stands for all that lie under it.
+// Routes are a front's operations, by path and method. A path that ends with a slash stands for all that lie under it,
+// but / for itself alone.
 type Routes map[string]map[string]Operation
 
 // Paths are where the front is to be mounted: what lies under a path comes with it.
@@ -37,7 +38,7 @@ func (t Routes) find(path string) map[string]Operation {
 	}
 	best := ""
 	for at := range t {
-		if strings.HasSuffix(at, "/") && strings.HasPrefix(path, at) && len(at) > len(best) {
+		if len(at) > 1 && strings.HasSuffix(at, "/") && strings.HasPrefix(path, at) && len(at) > len(best) {
 			best = at
 		}
 	}

@@ -27,11 +27,13 @@ func TestRoutes(t *testing.T) {
 		"/c":  {http.MethodPost: operation("chat")},
 	}
 	require.Equal(t, []string{"/c", "/m"}, routes.Paths())
+	routes["/"] = map[string]Operation{http.MethodGet: operation("root")} // which is no way to what lies under it
 	for request, c := range map[*http.Request]struct {
 		served string
 		code   task.Code
 		allow  string
 	}{
+		httptest.NewRequest(http.MethodGet, "/", http.NoBody):           {served: "root /"},
 		httptest.NewRequest(http.MethodGet, "/m", http.NoBody):          {served: "list /m"},
 		httptest.NewRequest(http.MethodGet, "/m/a/b", http.NoBody):      {served: "one a/b"},
 		httptest.NewRequest(http.MethodDelete, "/m/a", http.NoBody):     {served: "delete a"},

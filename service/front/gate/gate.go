@@ -77,7 +77,9 @@ type Options struct {
 	Auth *Auth
 	// Fronts are the fronts by the path that each is mounted at. A front gets its path and what lies under it, unless another
 	// is mounted further down.
-	Fronts       map[string]Front
+	Fronts map[string]Front
+	// Exact are fronts that get one path each, and nothing that lies under it.
+	Exact        map[string]Front
 	Log          *zap.Logger   // default none
 	MaxBody      int64         // bytes of a request body; default 4 MiB
 	MaxBodies    int64         // bytes of all bodies that are being read or served; default 64 MiB, at least MaxBody
@@ -131,6 +133,9 @@ func New(o Options) (*Gate, error) {
 
 // front is the one for a path.
 func (g *Gate) front(path string) Front {
+	if exact := g.o.Exact[path]; exact != nil {
+		return exact
+	}
 	for _, m := range g.mounts {
 		if path == m.path || strings.HasPrefix(path, m.under) {
 			return m.front

@@ -67,6 +67,17 @@ func ask(g *Gate, method, target, body string, header ...string) (*http.Response
 	return w.Result(), w.Body.String()
 }
 
+// LO-425: a front may have one path, such as /, and nothing that lies under it.
+func TestAFrontMayHaveOnePath(t *testing.T) {
+	g := newGate(t, map[string]Front{"/": &dialect{name: "native"}}, func(o *Options) { o.Exact = map[string]Front{"/": &dialect{name: "line"}} })
+	for path, front := range map[string]string{"/": "line", "/?x=1": "line", "/v1/tasks": "native", "//": "line", "/x": "native"} {
+		_, answer := ask(g, http.MethodGet, path, "")
+		require.Equal(t, front, answer, path)
+	}
+	res, _ := ask(g, http.MethodHead, "/", "")
+	require.Equal(t, http.StatusOK, res.StatusCode)
+}
+
 // ORCH-3095
 func TestTheFrontThatIsMountedFurthestDownServes(t *testing.T) {
 	fronts := map[string]Front{}
