@@ -304,8 +304,8 @@ type TasksInvoker interface {
 	ListTasks(ctx context.Context, params ListTasksParams) (*TaskListHeaders, error)
 	// StreamTask invokes streamTask operation.
 	//
-	// Server-sent events: `started`, `token`, `metrics` in between, then one `end` or one `error`, and
-	// nothing after. `started`, `token`, `end` and `error` carry an `id`
+	// Server-sent events: `started`, `token`* and `tool_call`, `metrics` in between, then one `end` or one
+	// `error`, and nothing after. `started`, `token`, `tool_call`, `end` and `error` carry an `id`
 	// `<sequence>-<8 hex of the running hash>`; `metrics` frames carry none. Name the last id seen in
 	// `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 	// it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
@@ -314,8 +314,9 @@ type TasksInvoker interface {
 	// id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 	// line now and then.
 	//
-	// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
-	// `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
+	// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `tool_call`
+	// → `ToolCallEvent`, `metrics` → `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error`
+	// → `ErrorEvent`.
 	//
 	// GET /v1/tasks/{id}/stream
 	StreamTask(ctx context.Context, params StreamTaskParams) (StreamTaskRes, error)
@@ -3252,8 +3253,8 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 
 // StreamTask invokes streamTask operation.
 //
-// Server-sent events: `started`, `token`, `metrics` in between, then one `end` or one `error`, and
-// nothing after. `started`, `token`, `end` and `error` carry an `id`
+// Server-sent events: `started`, `token`* and `tool_call`, `metrics` in between, then one `end` or one
+// `error`, and nothing after. `started`, `token`, `tool_call`, `end` and `error` carry an `id`
 // `<sequence>-<8 hex of the running hash>`; `metrics` frames carry none. Name the last id seen in
 // `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 // it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
@@ -3262,8 +3263,9 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 // id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 // line now and then.
 //
-// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
-// `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
+// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `tool_call`
+// → `ToolCallEvent`, `metrics` → `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error`
+// → `ErrorEvent`.
 //
 // GET /v1/tasks/{id}/stream
 func (c *Client) StreamTask(ctx context.Context, params StreamTaskParams) (StreamTaskRes, error) {

@@ -47,6 +47,14 @@ func (s *PlacementWish) setDefaults() {
 }
 
 // setDefaults set default value of fields.
+func (s *Reasoning) setDefaults() {
+	{
+		val := bool(false)
+		s.Split.SetTo(val)
+	}
+}
+
+// setDefaults set default value of fields.
 func (s *TaskRequest) setDefaults() {
 	{
 		val := TaskRequestWorkload("completion")
@@ -55,6 +63,10 @@ func (s *TaskRequest) setDefaults() {
 	{
 		val := TaskRequestPriority("interactive")
 		s.Priority.SetTo(val)
+	}
+	{
+		val := string("auto")
+		s.ToolChoice.SetTo(val)
 	}
 	{
 		val := TaskRequestKvHint("auto")

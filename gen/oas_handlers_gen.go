@@ -4417,8 +4417,8 @@ func (s *Server) handleSetModelStateRequest(args [1]string, argsEscaped bool, w 
 
 // handleStreamTaskRequest handles streamTask operation.
 //
-// Server-sent events: `started`, `token`, `metrics` in between, then one `end` or one `error`, and
-// nothing after. `started`, `token`, `end` and `error` carry an `id`
+// Server-sent events: `started`, `token`* and `tool_call`, `metrics` in between, then one `end` or one
+// `error`, and nothing after. `started`, `token`, `tool_call`, `end` and `error` carry an `id`
 // `<sequence>-<8 hex of the running hash>`; `metrics` frames carry none. Name the last id seen in
 // `Last-Event-ID` (or `?after=`; if both are given, the header counts) and the stream goes on behind
 // it without a gap or a repeat, for any number of clients at once. Behind a terminal event there is
@@ -4427,8 +4427,9 @@ func (s *Server) handleSetModelStateRequest(args [1]string, argsEscaped bool, w 
 // id has the sequence 999999999999999999, behind which there is nothing. An idle stream gets a comment
 // line now and then.
 //
-// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `metrics` →
-// `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error` → `ErrorEvent`.
+// Data by event (`x-sse-data`): `started` → `StartedEvent`, `token` → `TokenEvent`, `tool_call`
+// → `ToolCallEvent`, `metrics` → `MetricsEvent`, `end` → `EndEvent` (with a `Receipt`), `error`
+// → `ErrorEvent`.
 //
 // GET /v1/tasks/{id}/stream
 func (s *Server) handleStreamTaskRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {

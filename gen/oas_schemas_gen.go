@@ -919,13 +919,14 @@ type CapabilityPool struct {
 	ID     PoolID `json:"id"`
 	Engine string `json:"engine"`
 	// Empty until a replica was ready.
-	EngineVersion string    `json:"engine_version"`
-	Model         PoolModel `json:"model"`
-	Workload      Workload  `json:"workload"`
-	Ctx           int       `json:"ctx"`
-	Slots         int       `json:"slots"`
-	Replicas      int       `json:"replicas"`
-	ReplicasReady int       `json:"replicas_ready"`
+	EngineVersion string       `json:"engine_version"`
+	Model         PoolModel    `json:"model"`
+	Workload      Workload     `json:"workload"`
+	Ctx           int          `json:"ctx"`
+	Slots         int          `json:"slots"`
+	Features      ChatFeatures `json:"features"`
+	Replicas      int          `json:"replicas"`
+	ReplicasReady int          `json:"replicas_ready"`
 }
 
 // GetID returns the value of ID.
@@ -961,6 +962,11 @@ func (s *CapabilityPool) GetCtx() int {
 // GetSlots returns the value of Slots.
 func (s *CapabilityPool) GetSlots() int {
 	return s.Slots
+}
+
+// GetFeatures returns the value of Features.
+func (s *CapabilityPool) GetFeatures() ChatFeatures {
+	return s.Features
 }
 
 // GetReplicas returns the value of Replicas.
@@ -1008,6 +1014,11 @@ func (s *CapabilityPool) SetSlots(val int) {
 	s.Slots = val
 }
 
+// SetFeatures sets the value of Features.
+func (s *CapabilityPool) SetFeatures(val ChatFeatures) {
+	s.Features = val
+}
+
 // SetReplicas sets the value of Replicas.
 func (s *CapabilityPool) SetReplicas(val int) {
 	s.Replicas = val
@@ -1016,6 +1027,77 @@ func (s *CapabilityPool) SetReplicas(val int) {
 // SetReplicasReady sets the value of ReplicasReady.
 func (s *CapabilityPool) SetReplicasReady(val int) {
 	s.ReplicasReady = val
+}
+
+type ChatFeatures []ChatFeaturesItem
+
+type ChatFeaturesItem string
+
+const (
+	ChatFeaturesItemTools             ChatFeaturesItem = "tools"
+	ChatFeaturesItemFormats           ChatFeaturesItem = "formats"
+	ChatFeaturesItemImages            ChatFeaturesItem = "images"
+	ChatFeaturesItemReasoning         ChatFeaturesItem = "reasoning"
+	ChatFeaturesItemTemplateArguments ChatFeaturesItem = "template_arguments"
+	ChatFeaturesItemLogitBias         ChatFeaturesItem = "logit_bias"
+)
+
+// AllValues returns all ChatFeaturesItem values.
+func (ChatFeaturesItem) AllValues() []ChatFeaturesItem {
+	return []ChatFeaturesItem{
+		ChatFeaturesItemTools,
+		ChatFeaturesItemFormats,
+		ChatFeaturesItemImages,
+		ChatFeaturesItemReasoning,
+		ChatFeaturesItemTemplateArguments,
+		ChatFeaturesItemLogitBias,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s ChatFeaturesItem) MarshalText() ([]byte, error) {
+	switch s {
+	case ChatFeaturesItemTools:
+		return []byte(s), nil
+	case ChatFeaturesItemFormats:
+		return []byte(s), nil
+	case ChatFeaturesItemImages:
+		return []byte(s), nil
+	case ChatFeaturesItemReasoning:
+		return []byte(s), nil
+	case ChatFeaturesItemTemplateArguments:
+		return []byte(s), nil
+	case ChatFeaturesItemLogitBias:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *ChatFeaturesItem) UnmarshalText(data []byte) error {
+	switch ChatFeaturesItem(data) {
+	case ChatFeaturesItemTools:
+		*s = ChatFeaturesItemTools
+		return nil
+	case ChatFeaturesItemFormats:
+		*s = ChatFeaturesItemFormats
+		return nil
+	case ChatFeaturesItemImages:
+		*s = ChatFeaturesItemImages
+		return nil
+	case ChatFeaturesItemReasoning:
+		*s = ChatFeaturesItemReasoning
+		return nil
+	case ChatFeaturesItemTemplateArguments:
+		*s = ChatFeaturesItemTemplateArguments
+		return nil
+	case ChatFeaturesItemLogitBias:
+		*s = ChatFeaturesItemLogitBias
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
 }
 
 // Ref: #/components/schemas/ConfigReloadResult
@@ -1231,12 +1313,15 @@ func (s *DrainStatusHeaders) SetResponse(val DrainStatus) {
 
 // Ref: #/components/schemas/EndEvent
 type EndEvent struct {
-	TokensIn     int   `json:"tokens_in"`
+	TokensIn int `json:"tokens_in"`
+	// The number of `token` and `tool_call` events.
 	TokensOut    int   `json:"tokens_out"`
 	DecodeTimeMs int64 `json:"decode_time_ms"`
-	// `stop`: end of sequence or a stop text. `length`: max_tokens, or the context is full. `result`: an
-	// embedding or rerank answered.
+	// `stop`: end of sequence or a stop text. `length`: max_tokens, or the context is full. `tool_calls`:
+	// the model called tools. `result`: an embedding or rerank answered.
 	FinishReason EndEventFinishReason `json:"finish_reason"`
+	// The calls of tools, whole, in the order in which they began. Left out where there are none.
+	ToolCalls []ToolCall `json:"tool_calls"`
 	// The answer of an embedding or rerank task, as its workload defines it.
 	Result  jx.Raw  `json:"result"`
 	Receipt Receipt `json:"receipt"`
@@ -1260,6 +1345,11 @@ func (s *EndEvent) GetDecodeTimeMs() int64 {
 // GetFinishReason returns the value of FinishReason.
 func (s *EndEvent) GetFinishReason() EndEventFinishReason {
 	return s.FinishReason
+}
+
+// GetToolCalls returns the value of ToolCalls.
+func (s *EndEvent) GetToolCalls() []ToolCall {
+	return s.ToolCalls
 }
 
 // GetResult returns the value of Result.
@@ -1292,6 +1382,11 @@ func (s *EndEvent) SetFinishReason(val EndEventFinishReason) {
 	s.FinishReason = val
 }
 
+// SetToolCalls sets the value of ToolCalls.
+func (s *EndEvent) SetToolCalls(val []ToolCall) {
+	s.ToolCalls = val
+}
+
 // SetResult sets the value of Result.
 func (s *EndEvent) SetResult(val jx.Raw) {
 	s.Result = val
@@ -1302,14 +1397,15 @@ func (s *EndEvent) SetReceipt(val Receipt) {
 	s.Receipt = val
 }
 
-// `stop`: end of sequence or a stop text. `length`: max_tokens, or the context is full. `result`: an
-// embedding or rerank answered.
+// `stop`: end of sequence or a stop text. `length`: max_tokens, or the context is full. `tool_calls`:
+// the model called tools. `result`: an embedding or rerank answered.
 type EndEventFinishReason string
 
 const (
-	EndEventFinishReasonStop   EndEventFinishReason = "stop"
-	EndEventFinishReasonLength EndEventFinishReason = "length"
-	EndEventFinishReasonResult EndEventFinishReason = "result"
+	EndEventFinishReasonStop      EndEventFinishReason = "stop"
+	EndEventFinishReasonLength    EndEventFinishReason = "length"
+	EndEventFinishReasonToolCalls EndEventFinishReason = "tool_calls"
+	EndEventFinishReasonResult    EndEventFinishReason = "result"
 )
 
 // AllValues returns all EndEventFinishReason values.
@@ -1317,6 +1413,7 @@ func (EndEventFinishReason) AllValues() []EndEventFinishReason {
 	return []EndEventFinishReason{
 		EndEventFinishReasonStop,
 		EndEventFinishReasonLength,
+		EndEventFinishReasonToolCalls,
 		EndEventFinishReasonResult,
 	}
 }
@@ -1327,6 +1424,8 @@ func (s EndEventFinishReason) MarshalText() ([]byte, error) {
 	case EndEventFinishReasonStop:
 		return []byte(s), nil
 	case EndEventFinishReasonLength:
+		return []byte(s), nil
+	case EndEventFinishReasonToolCalls:
 		return []byte(s), nil
 	case EndEventFinishReasonResult:
 		return []byte(s), nil
@@ -1343,6 +1442,9 @@ func (s *EndEventFinishReason) UnmarshalText(data []byte) error {
 		return nil
 	case EndEventFinishReasonLength:
 		*s = EndEventFinishReasonLength
+		return nil
+	case EndEventFinishReasonToolCalls:
+		*s = EndEventFinishReasonToolCalls
 		return nil
 	case EndEventFinishReasonResult:
 		*s = EndEventFinishReasonResult
@@ -2121,6 +2223,97 @@ func (s *FetchProgress) SetTotalBytes(val int64) {
 	s.TotalBytes = val
 }
 
+// Ref: #/components/schemas/Format
+type Format struct {
+	// `json_object`: any JSON object. `json_schema`: JSON that fits `schema`. `grammar`: a text of
+	// `grammar`.
+	Type FormatType `json:"type"`
+	// A JSON schema, an object.
+	Schema jx.Raw `json:"schema"`
+	// In GBNF.
+	Grammar OptString `json:"grammar"`
+}
+
+// GetType returns the value of Type.
+func (s *Format) GetType() FormatType {
+	return s.Type
+}
+
+// GetSchema returns the value of Schema.
+func (s *Format) GetSchema() jx.Raw {
+	return s.Schema
+}
+
+// GetGrammar returns the value of Grammar.
+func (s *Format) GetGrammar() OptString {
+	return s.Grammar
+}
+
+// SetType sets the value of Type.
+func (s *Format) SetType(val FormatType) {
+	s.Type = val
+}
+
+// SetSchema sets the value of Schema.
+func (s *Format) SetSchema(val jx.Raw) {
+	s.Schema = val
+}
+
+// SetGrammar sets the value of Grammar.
+func (s *Format) SetGrammar(val OptString) {
+	s.Grammar = val
+}
+
+// `json_object`: any JSON object. `json_schema`: JSON that fits `schema`. `grammar`: a text of
+// `grammar`.
+type FormatType string
+
+const (
+	FormatTypeJSONObject FormatType = "json_object"
+	FormatTypeJSONSchema FormatType = "json_schema"
+	FormatTypeGrammar    FormatType = "grammar"
+)
+
+// AllValues returns all FormatType values.
+func (FormatType) AllValues() []FormatType {
+	return []FormatType{
+		FormatTypeJSONObject,
+		FormatTypeJSONSchema,
+		FormatTypeGrammar,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s FormatType) MarshalText() ([]byte, error) {
+	switch s {
+	case FormatTypeJSONObject:
+		return []byte(s), nil
+	case FormatTypeJSONSchema:
+		return []byte(s), nil
+	case FormatTypeGrammar:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *FormatType) UnmarshalText(data []byte) error {
+	switch FormatType(data) {
+	case FormatTypeJSONObject:
+		*s = FormatTypeJSONObject
+		return nil
+	case FormatTypeJSONSchema:
+		*s = FormatTypeJSONSchema
+		return nil
+	case FormatTypeGrammar:
+		*s = FormatTypeGrammar
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
 // Ref: #/components/schemas/GPU
 type GPU struct {
 	Index          int       `json:"index"`
@@ -2845,8 +3038,15 @@ func (s *Limits) SetMaxDeadlineMs(val int64) {
 
 // Ref: #/components/schemas/Message
 type Message struct {
-	Role    MessageRole `json:"role"`
-	Content string      `json:"content"`
+	Role MessageRole `json:"role"`
+	// A text, or parts. Only an assistant's message that calls tools may go without.
+	Content OptMessageContent `json:"content"`
+	// Of an assistant: what it thought before it answered.
+	Reasoning OptString `json:"reasoning"`
+	// Of an assistant, whole, as `end` gave them.
+	ToolCalls []ToolCall `json:"tool_calls"`
+	// Of a tool: the `id` of the call whose result this is. Needed there.
+	ToolCallID OptString `json:"tool_call_id"`
 }
 
 // GetRole returns the value of Role.
@@ -2855,8 +3055,23 @@ func (s *Message) GetRole() MessageRole {
 }
 
 // GetContent returns the value of Content.
-func (s *Message) GetContent() string {
+func (s *Message) GetContent() OptMessageContent {
 	return s.Content
+}
+
+// GetReasoning returns the value of Reasoning.
+func (s *Message) GetReasoning() OptString {
+	return s.Reasoning
+}
+
+// GetToolCalls returns the value of ToolCalls.
+func (s *Message) GetToolCalls() []ToolCall {
+	return s.ToolCalls
+}
+
+// GetToolCallID returns the value of ToolCallID.
+func (s *Message) GetToolCallID() OptString {
+	return s.ToolCallID
 }
 
 // SetRole sets the value of Role.
@@ -2865,8 +3080,89 @@ func (s *Message) SetRole(val MessageRole) {
 }
 
 // SetContent sets the value of Content.
-func (s *Message) SetContent(val string) {
+func (s *Message) SetContent(val OptMessageContent) {
 	s.Content = val
+}
+
+// SetReasoning sets the value of Reasoning.
+func (s *Message) SetReasoning(val OptString) {
+	s.Reasoning = val
+}
+
+// SetToolCalls sets the value of ToolCalls.
+func (s *Message) SetToolCalls(val []ToolCall) {
+	s.ToolCalls = val
+}
+
+// SetToolCallID sets the value of ToolCallID.
+func (s *Message) SetToolCallID(val OptString) {
+	s.ToolCallID = val
+}
+
+// A text, or parts. Only an assistant's message that calls tools may go without.
+// MessageContent represents sum type.
+type MessageContent struct {
+	// Type selects the active sum variant, switch on this field.
+	Type      MessageContentType
+	String    string
+	PartArray []Part
+}
+
+// MessageContentType is oneOf type of MessageContent.
+type MessageContentType string
+
+// Possible values for MessageContentType.
+const (
+	StringMessageContent    MessageContentType = "string"
+	PartArrayMessageContent MessageContentType = "[]Part"
+)
+
+// IsString reports whether MessageContent is string.
+func (s MessageContent) IsString() bool { return s.Type == StringMessageContent }
+
+// IsPartArray reports whether MessageContent is []Part.
+func (s MessageContent) IsPartArray() bool { return s.Type == PartArrayMessageContent }
+
+// SetString sets MessageContent to string.
+func (s *MessageContent) SetString(v string) {
+	s.Type = StringMessageContent
+	s.String = v
+}
+
+// GetString returns string and true boolean if MessageContent is string.
+func (s MessageContent) GetString() (v string, ok bool) {
+	if !s.IsString() {
+		return v, false
+	}
+	return s.String, true
+}
+
+// NewStringMessageContent returns new MessageContent from string.
+func NewStringMessageContent(v string) MessageContent {
+	var s MessageContent
+	s.SetString(v)
+	return s
+}
+
+// SetPartArray sets MessageContent to []Part.
+func (s *MessageContent) SetPartArray(v []Part) {
+	s.Type = PartArrayMessageContent
+	s.PartArray = v
+}
+
+// GetPartArray returns []Part and true boolean if MessageContent is []Part.
+func (s MessageContent) GetPartArray() (v []Part, ok bool) {
+	if !s.IsPartArray() {
+		return v, false
+	}
+	return s.PartArray, true
+}
+
+// NewPartArrayMessageContent returns new MessageContent from []Part.
+func NewPartArrayMessageContent(v []Part) MessageContent {
+	var s MessageContent
+	s.SetPartArray(v)
+	return s
 }
 
 type MessageRole string
@@ -2875,6 +3171,7 @@ const (
 	MessageRoleSystem    MessageRole = "system"
 	MessageRoleUser      MessageRole = "user"
 	MessageRoleAssistant MessageRole = "assistant"
+	MessageRoleTool      MessageRole = "tool"
 )
 
 // AllValues returns all MessageRole values.
@@ -2883,6 +3180,7 @@ func (MessageRole) AllValues() []MessageRole {
 		MessageRoleSystem,
 		MessageRoleUser,
 		MessageRoleAssistant,
+		MessageRoleTool,
 	}
 }
 
@@ -2894,6 +3192,8 @@ func (s MessageRole) MarshalText() ([]byte, error) {
 	case MessageRoleUser:
 		return []byte(s), nil
 	case MessageRoleAssistant:
+		return []byte(s), nil
+	case MessageRoleTool:
 		return []byte(s), nil
 	default:
 		return nil, errors.Errorf("invalid value: %q", s)
@@ -2911,6 +3211,9 @@ func (s *MessageRole) UnmarshalText(data []byte) error {
 		return nil
 	case MessageRoleAssistant:
 		*s = MessageRoleAssistant
+		return nil
+	case MessageRoleTool:
+		*s = MessageRoleTool
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)
@@ -3912,6 +4215,52 @@ func (o OptArtifactTag) Or(d ArtifactTag) ArtifactTag {
 	return d
 }
 
+// NewOptBool returns new OptBool with value set to v.
+func NewOptBool(v bool) OptBool {
+	return OptBool{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptBool is optional bool.
+type OptBool struct {
+	Value bool
+	Set   bool
+}
+
+// IsSet returns true if OptBool was set.
+func (o OptBool) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptBool) Reset() {
+	var v bool
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptBool) SetTo(v bool) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptBool) Get() (v bool, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptBool) Or(d bool) bool {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptBudget returns new OptBudget with value set to v.
 func NewOptBudget(v Budget) OptBudget {
 	return OptBudget{
@@ -4372,6 +4721,52 @@ func (o OptFloat64) Or(d float64) float64 {
 	return d
 }
 
+// NewOptFormat returns new OptFormat with value set to v.
+func NewOptFormat(v Format) OptFormat {
+	return OptFormat{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptFormat is optional Format.
+type OptFormat struct {
+	Value Format
+	Set   bool
+}
+
+// IsSet returns true if OptFormat was set.
+func (o OptFormat) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptFormat) Reset() {
+	var v Format
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptFormat) SetTo(v Format) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptFormat) Get() (v Format, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptFormat) Or(d Format) Format {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptInt returns new OptInt with value set to v.
 func NewOptInt(v int) OptInt {
 	return OptInt{
@@ -4458,6 +4853,52 @@ func (o OptInt64) Get() (v int64, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptInt64) Or(d int64) int64 {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptMessageContent returns new OptMessageContent with value set to v.
+func NewOptMessageContent(v MessageContent) OptMessageContent {
+	return OptMessageContent{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptMessageContent is optional MessageContent.
+type OptMessageContent struct {
+	Value MessageContent
+	Set   bool
+}
+
+// IsSet returns true if OptMessageContent was set.
+func (o OptMessageContent) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptMessageContent) Reset() {
+	var v MessageContent
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptMessageContent) SetTo(v MessageContent) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptMessageContent) Get() (v MessageContent, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptMessageContent) Or(d MessageContent) MessageContent {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -4694,6 +5135,52 @@ func (o OptParams) Or(d Params) Params {
 	return d
 }
 
+// NewOptPartMediaType returns new OptPartMediaType with value set to v.
+func NewOptPartMediaType(v PartMediaType) OptPartMediaType {
+	return OptPartMediaType{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptPartMediaType is optional PartMediaType.
+type OptPartMediaType struct {
+	Value PartMediaType
+	Set   bool
+}
+
+// IsSet returns true if OptPartMediaType was set.
+func (o OptPartMediaType) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptPartMediaType) Reset() {
+	var v PartMediaType
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptPartMediaType) SetTo(v PartMediaType) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptPartMediaType) Get() (v PartMediaType, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptPartMediaType) Or(d PartMediaType) PartMediaType {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
 // NewOptPlacementWish returns new OptPlacementWish with value set to v.
 func NewOptPlacementWish(v PlacementWish) OptPlacementWish {
 	return OptPlacementWish{
@@ -4826,6 +5313,98 @@ func (o OptPoolID) Get() (v PoolID, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptPoolID) Or(d PoolID) PoolID {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptReasoning returns new OptReasoning with value set to v.
+func NewOptReasoning(v Reasoning) OptReasoning {
+	return OptReasoning{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptReasoning is optional Reasoning.
+type OptReasoning struct {
+	Value Reasoning
+	Set   bool
+}
+
+// IsSet returns true if OptReasoning was set.
+func (o OptReasoning) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptReasoning) Reset() {
+	var v Reasoning
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptReasoning) SetTo(v Reasoning) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptReasoning) Get() (v Reasoning, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptReasoning) Or(d Reasoning) Reasoning {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptReceiptTranscriptForm returns new OptReceiptTranscriptForm with value set to v.
+func NewOptReceiptTranscriptForm(v ReceiptTranscriptForm) OptReceiptTranscriptForm {
+	return OptReceiptTranscriptForm{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptReceiptTranscriptForm is optional ReceiptTranscriptForm.
+type OptReceiptTranscriptForm struct {
+	Value ReceiptTranscriptForm
+	Set   bool
+}
+
+// IsSet returns true if OptReceiptTranscriptForm was set.
+func (o OptReceiptTranscriptForm) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptReceiptTranscriptForm) Reset() {
+	var v ReceiptTranscriptForm
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptReceiptTranscriptForm) SetTo(v ReceiptTranscriptForm) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptReceiptTranscriptForm) Get() (v ReceiptTranscriptForm, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptReceiptTranscriptForm) Or(d ReceiptTranscriptForm) ReceiptTranscriptForm {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -5102,6 +5681,52 @@ func (o OptTaskRequestKvHint) Get() (v TaskRequestKvHint, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptTaskRequestKvHint) Or(d TaskRequestKvHint) TaskRequestKvHint {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptTaskRequestLogitBias returns new OptTaskRequestLogitBias with value set to v.
+func NewOptTaskRequestLogitBias(v TaskRequestLogitBias) OptTaskRequestLogitBias {
+	return OptTaskRequestLogitBias{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptTaskRequestLogitBias is optional TaskRequestLogitBias.
+type OptTaskRequestLogitBias struct {
+	Value TaskRequestLogitBias
+	Set   bool
+}
+
+// IsSet returns true if OptTaskRequestLogitBias was set.
+func (o OptTaskRequestLogitBias) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptTaskRequestLogitBias) Reset() {
+	var v TaskRequestLogitBias
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptTaskRequestLogitBias) SetTo(v TaskRequestLogitBias) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptTaskRequestLogitBias) Get() (v TaskRequestLogitBias, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptTaskRequestLogitBias) Or(d TaskRequestLogitBias) TaskRequestLogitBias {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -5460,6 +6085,156 @@ func (s *Params) SetStop(val []string) {
 	s.Stop = val
 }
 
+// A `text`, which needs `text`, or an `image`, which needs `media_type` and `data`. Texts that follow
+// each other are one text; images come from users and tools.
+// Ref: #/components/schemas/Part
+type Part struct {
+	Type PartType  `json:"type"`
+	Text OptString `json:"text"`
+	// What the image's file is. It is checked.
+	MediaType OptPartMediaType `json:"media_type"`
+	// The image's file in base64. It counts towards the limit of a body, and as its bytes towards that of
+	// a prompt.
+	Data OptString `json:"data"`
+}
+
+// GetType returns the value of Type.
+func (s *Part) GetType() PartType {
+	return s.Type
+}
+
+// GetText returns the value of Text.
+func (s *Part) GetText() OptString {
+	return s.Text
+}
+
+// GetMediaType returns the value of MediaType.
+func (s *Part) GetMediaType() OptPartMediaType {
+	return s.MediaType
+}
+
+// GetData returns the value of Data.
+func (s *Part) GetData() OptString {
+	return s.Data
+}
+
+// SetType sets the value of Type.
+func (s *Part) SetType(val PartType) {
+	s.Type = val
+}
+
+// SetText sets the value of Text.
+func (s *Part) SetText(val OptString) {
+	s.Text = val
+}
+
+// SetMediaType sets the value of MediaType.
+func (s *Part) SetMediaType(val OptPartMediaType) {
+	s.MediaType = val
+}
+
+// SetData sets the value of Data.
+func (s *Part) SetData(val OptString) {
+	s.Data = val
+}
+
+// What the image's file is. It is checked.
+type PartMediaType string
+
+const (
+	PartMediaTypeImagePNG  PartMediaType = "image/png"
+	PartMediaTypeImageJpeg PartMediaType = "image/jpeg"
+	PartMediaTypeImageWEBP PartMediaType = "image/webp"
+	PartMediaTypeImageGIF  PartMediaType = "image/gif"
+)
+
+// AllValues returns all PartMediaType values.
+func (PartMediaType) AllValues() []PartMediaType {
+	return []PartMediaType{
+		PartMediaTypeImagePNG,
+		PartMediaTypeImageJpeg,
+		PartMediaTypeImageWEBP,
+		PartMediaTypeImageGIF,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s PartMediaType) MarshalText() ([]byte, error) {
+	switch s {
+	case PartMediaTypeImagePNG:
+		return []byte(s), nil
+	case PartMediaTypeImageJpeg:
+		return []byte(s), nil
+	case PartMediaTypeImageWEBP:
+		return []byte(s), nil
+	case PartMediaTypeImageGIF:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *PartMediaType) UnmarshalText(data []byte) error {
+	switch PartMediaType(data) {
+	case PartMediaTypeImagePNG:
+		*s = PartMediaTypeImagePNG
+		return nil
+	case PartMediaTypeImageJpeg:
+		*s = PartMediaTypeImageJpeg
+		return nil
+	case PartMediaTypeImageWEBP:
+		*s = PartMediaTypeImageWEBP
+		return nil
+	case PartMediaTypeImageGIF:
+		*s = PartMediaTypeImageGIF
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
+type PartType string
+
+const (
+	PartTypeText  PartType = "text"
+	PartTypeImage PartType = "image"
+)
+
+// AllValues returns all PartType values.
+func (PartType) AllValues() []PartType {
+	return []PartType{
+		PartTypeText,
+		PartTypeImage,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s PartType) MarshalText() ([]byte, error) {
+	switch s {
+	case PartTypeText:
+		return []byte(s), nil
+	case PartTypeImage:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *PartType) UnmarshalText(data []byte) error {
+	switch PartType(data) {
+	case PartTypeText:
+		*s = PartTypeText
+		return nil
+	case PartTypeImage:
+		*s = PartTypeImage
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
 // Ref: #/components/schemas/PlacementWish
 type PlacementWish struct {
 	// `pin`: this pool or a typed refusal, never another. `prefer`: this pool if it can. `auto`: any.
@@ -5571,12 +6346,13 @@ type Pool struct {
 	Draining  bool      `json:"draining"`
 	Lifecycle Lifecycle `json:"lifecycle"`
 	// An on-demand pool that is not loaded is loaded by its next task.
-	Loaded        bool        `json:"loaded"`
-	LastError     OptString   `json:"last_error"`
-	SelfTest      OptSelfTest `json:"self_test"`
-	Replicas      int         `json:"replicas"`
-	ReplicasReady int         `json:"replicas_ready"`
-	Queue         Queue       `json:"queue"`
+	Loaded        bool         `json:"loaded"`
+	LastError     OptString    `json:"last_error"`
+	SelfTest      OptSelfTest  `json:"self_test"`
+	Features      ChatFeatures `json:"features"`
+	Replicas      int          `json:"replicas"`
+	ReplicasReady int          `json:"replicas_ready"`
+	Queue         Queue        `json:"queue"`
 }
 
 // GetID returns the value of ID.
@@ -5662,6 +6438,11 @@ func (s *Pool) GetLastError() OptString {
 // GetSelfTest returns the value of SelfTest.
 func (s *Pool) GetSelfTest() OptSelfTest {
 	return s.SelfTest
+}
+
+// GetFeatures returns the value of Features.
+func (s *Pool) GetFeatures() ChatFeatures {
+	return s.Features
 }
 
 // GetReplicas returns the value of Replicas.
@@ -5762,6 +6543,11 @@ func (s *Pool) SetLastError(val OptString) {
 // SetSelfTest sets the value of SelfTest.
 func (s *Pool) SetSelfTest(val OptSelfTest) {
 	s.SelfTest = val
+}
+
+// SetFeatures sets the value of Features.
+func (s *Pool) SetFeatures(val ChatFeatures) {
+	s.Features = val
 }
 
 // SetReplicas sets the value of Replicas.
@@ -6420,6 +7206,60 @@ func (s *Reason) SetMessage(val string) {
 	s.Message = val
 }
 
+// What is wanted of a model that thinks before it answers. Where the model cannot do it, it is passed
+// over.
+// Ref: #/components/schemas/Reasoning
+type Reasoning struct {
+	// Whether the thinking comes in events of its own (`channel: reasoning`).
+	Split OptBool `json:"split"`
+	// Whether the model thinks. Default as its template has it.
+	Enabled OptBool `json:"enabled"`
+	// A word for the model's template, such as `low`. Default none.
+	Effort OptString `json:"effort"`
+	// Tokens of thinking at most. Default no bound.
+	Budget OptInt `json:"budget"`
+}
+
+// GetSplit returns the value of Split.
+func (s *Reasoning) GetSplit() OptBool {
+	return s.Split
+}
+
+// GetEnabled returns the value of Enabled.
+func (s *Reasoning) GetEnabled() OptBool {
+	return s.Enabled
+}
+
+// GetEffort returns the value of Effort.
+func (s *Reasoning) GetEffort() OptString {
+	return s.Effort
+}
+
+// GetBudget returns the value of Budget.
+func (s *Reasoning) GetBudget() OptInt {
+	return s.Budget
+}
+
+// SetSplit sets the value of Split.
+func (s *Reasoning) SetSplit(val OptBool) {
+	s.Split = val
+}
+
+// SetEnabled sets the value of Enabled.
+func (s *Reasoning) SetEnabled(val OptBool) {
+	s.Enabled = val
+}
+
+// SetEffort sets the value of Effort.
+func (s *Reasoning) SetEffort(val OptString) {
+	s.Effort = val
+}
+
+// SetBudget sets the value of Budget.
+func (s *Reasoning) SetBudget(val OptInt) {
+	s.Budget = val
+}
+
 // What the stream's bytes depend on, and what they are.
 // Ref: #/components/schemas/Receipt
 type Receipt struct {
@@ -6429,11 +7269,17 @@ type Receipt struct {
 	Fingerprint string `json:"fingerprint"`
 	// Prompt after templating, resolved parameters, sampler profile, seed, max_tokens.
 	RequestDigest string `json:"request_digest"`
-	// SHA-256, in hex, over the concatenated UTF-8 of all `t`.
+	// SHA-256, in hex, of what was generated, as `transcript_form` says.
 	TranscriptSHA256 string `json:"transcript_sha256"`
-	ReplicaID        string `json:"replica_id"`
-	EngineVersion    string `json:"engine_version"`
-	ModelDigest      string `json:"model_digest"`
+	// `text`: over the concatenated UTF-8 of all `t`. `parts`, where there was reasoning or a call: over
+	// `llorch-transcript-2` and a line feed, then each part, which is a byte for its kind, its length as 8
+	// bytes with the highest first, and its UTF-8. The parts are the answer (`a`), the reasoning (`r`),
+	// and of each call its id (`i`), its name (`n`) and its arguments (`j`). Left out by earlier versions,
+	// for `text`.
+	TranscriptForm OptReceiptTranscriptForm `json:"transcript_form"`
+	ReplicaID      string                   `json:"replica_id"`
+	EngineVersion  string                   `json:"engine_version"`
+	ModelDigest    string                   `json:"model_digest"`
 }
 
 // GetSeed returns the value of Seed.
@@ -6459,6 +7305,11 @@ func (s *Receipt) GetRequestDigest() string {
 // GetTranscriptSHA256 returns the value of TranscriptSHA256.
 func (s *Receipt) GetTranscriptSHA256() string {
 	return s.TranscriptSHA256
+}
+
+// GetTranscriptForm returns the value of TranscriptForm.
+func (s *Receipt) GetTranscriptForm() OptReceiptTranscriptForm {
+	return s.TranscriptForm
 }
 
 // GetReplicaID returns the value of ReplicaID.
@@ -6501,6 +7352,11 @@ func (s *Receipt) SetTranscriptSHA256(val string) {
 	s.TranscriptSHA256 = val
 }
 
+// SetTranscriptForm sets the value of TranscriptForm.
+func (s *Receipt) SetTranscriptForm(val OptReceiptTranscriptForm) {
+	s.TranscriptForm = val
+}
+
 // SetReplicaID sets the value of ReplicaID.
 func (s *Receipt) SetReplicaID(val string) {
 	s.ReplicaID = val
@@ -6514,6 +7370,52 @@ func (s *Receipt) SetEngineVersion(val string) {
 // SetModelDigest sets the value of ModelDigest.
 func (s *Receipt) SetModelDigest(val string) {
 	s.ModelDigest = val
+}
+
+// `text`: over the concatenated UTF-8 of all `t`. `parts`, where there was reasoning or a call: over
+// `llorch-transcript-2` and a line feed, then each part, which is a byte for its kind, its length as 8
+// bytes with the highest first, and its UTF-8. The parts are the answer (`a`), the reasoning (`r`),
+// and of each call its id (`i`), its name (`n`) and its arguments (`j`). Left out by earlier versions,
+// for `text`.
+type ReceiptTranscriptForm string
+
+const (
+	ReceiptTranscriptFormText  ReceiptTranscriptForm = "text"
+	ReceiptTranscriptFormParts ReceiptTranscriptForm = "parts"
+)
+
+// AllValues returns all ReceiptTranscriptForm values.
+func (ReceiptTranscriptForm) AllValues() []ReceiptTranscriptForm {
+	return []ReceiptTranscriptForm{
+		ReceiptTranscriptFormText,
+		ReceiptTranscriptFormParts,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s ReceiptTranscriptForm) MarshalText() ([]byte, error) {
+	switch s {
+	case ReceiptTranscriptFormText:
+		return []byte(s), nil
+	case ReceiptTranscriptFormParts:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *ReceiptTranscriptForm) UnmarshalText(data []byte) error {
+	switch ReceiptTranscriptForm(data) {
+	case ReceiptTranscriptFormText:
+		*s = ReceiptTranscriptFormText
+		return nil
+	case ReceiptTranscriptFormParts:
+		*s = ReceiptTranscriptFormParts
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
 }
 
 // Ref: #/components/schemas/ReloadRequest
@@ -7525,6 +8427,20 @@ type TaskRequest struct {
 	// Turns of a chat, templated by the model's own template. Bounded like `prompt`, in number and in
 	// bytes.
 	Messages []Message `json:"messages"`
+	// Functions that the model may call. What it calls is in `tool_call` events and in `end`; running them
+	// is up to the client. Needs `messages`, as the next three do.
+	Tools []Tool `json:"tools"`
+	// `auto`: the model calls tools or answers. `none`: it calls none. `required`: it calls at least one.
+	// The name of one of `tools`: it calls that one.
+	ToolChoice OptString `json:"tool_choice"`
+	// Whether it may make several calls in one answer. Default as the model's template has it.
+	ParallelToolCalls OptBool      `json:"parallel_tool_calls"`
+	Reasoning         OptReasoning `json:"reasoning"`
+	// A JSON object of arguments for the model's chat template. Needs `messages`. Default none.
+	TemplateArgs jx.Raw    `json:"template_args"`
+	Format       OptFormat `json:"format"`
+	// What is added to the logits of tokens, by their ids, before sampling. Default nothing.
+	LogitBias OptTaskRequestLogitBias `json:"logit_bias"`
 	// Texts to embed, or documents to rerank. Bounded like `prompt`, in number and in bytes.
 	Inputs []string `json:"inputs"`
 	// Default chosen at admission, recorded and returned.
@@ -7592,6 +8508,41 @@ func (s *TaskRequest) GetPrompt() OptString {
 // GetMessages returns the value of Messages.
 func (s *TaskRequest) GetMessages() []Message {
 	return s.Messages
+}
+
+// GetTools returns the value of Tools.
+func (s *TaskRequest) GetTools() []Tool {
+	return s.Tools
+}
+
+// GetToolChoice returns the value of ToolChoice.
+func (s *TaskRequest) GetToolChoice() OptString {
+	return s.ToolChoice
+}
+
+// GetParallelToolCalls returns the value of ParallelToolCalls.
+func (s *TaskRequest) GetParallelToolCalls() OptBool {
+	return s.ParallelToolCalls
+}
+
+// GetReasoning returns the value of Reasoning.
+func (s *TaskRequest) GetReasoning() OptReasoning {
+	return s.Reasoning
+}
+
+// GetTemplateArgs returns the value of TemplateArgs.
+func (s *TaskRequest) GetTemplateArgs() jx.Raw {
+	return s.TemplateArgs
+}
+
+// GetFormat returns the value of Format.
+func (s *TaskRequest) GetFormat() OptFormat {
+	return s.Format
+}
+
+// GetLogitBias returns the value of LogitBias.
+func (s *TaskRequest) GetLogitBias() OptTaskRequestLogitBias {
+	return s.LogitBias
 }
 
 // GetInputs returns the value of Inputs.
@@ -7697,6 +8648,41 @@ func (s *TaskRequest) SetPrompt(val OptString) {
 // SetMessages sets the value of Messages.
 func (s *TaskRequest) SetMessages(val []Message) {
 	s.Messages = val
+}
+
+// SetTools sets the value of Tools.
+func (s *TaskRequest) SetTools(val []Tool) {
+	s.Tools = val
+}
+
+// SetToolChoice sets the value of ToolChoice.
+func (s *TaskRequest) SetToolChoice(val OptString) {
+	s.ToolChoice = val
+}
+
+// SetParallelToolCalls sets the value of ParallelToolCalls.
+func (s *TaskRequest) SetParallelToolCalls(val OptBool) {
+	s.ParallelToolCalls = val
+}
+
+// SetReasoning sets the value of Reasoning.
+func (s *TaskRequest) SetReasoning(val OptReasoning) {
+	s.Reasoning = val
+}
+
+// SetTemplateArgs sets the value of TemplateArgs.
+func (s *TaskRequest) SetTemplateArgs(val jx.Raw) {
+	s.TemplateArgs = val
+}
+
+// SetFormat sets the value of Format.
+func (s *TaskRequest) SetFormat(val OptFormat) {
+	s.Format = val
+}
+
+// SetLogitBias sets the value of LogitBias.
+func (s *TaskRequest) SetLogitBias(val OptTaskRequestLogitBias) {
+	s.LogitBias = val
 }
 
 // SetInputs sets the value of Inputs.
@@ -7811,6 +8797,18 @@ func (s *TaskRequestKvHint) UnmarshalText(data []byte) error {
 	default:
 		return errors.Errorf("invalid value: %q", data)
 	}
+}
+
+// What is added to the logits of tokens, by their ids, before sampling. Default nothing.
+type TaskRequestLogitBias map[string]float64
+
+func (s *TaskRequestLogitBias) init() TaskRequestLogitBias {
+	m := *s
+	if m == nil {
+		m = map[string]float64{}
+		*s = m
+	}
+	return m
 }
 
 // What becomes of the task when its last stream goes away and none comes back within 5 s. `continue`
@@ -8321,6 +9319,82 @@ func (s *TaskStatusHeaders) SetXCorrelationID(val OptString) {
 // SetResponse sets the value of Response.
 func (s *TaskStatusHeaders) SetResponse(val TaskStatus) {
 	s.Response = val
+}
+
+// Ref: #/components/schemas/Tool
+type Tool struct {
+	Name        string    `json:"name"`
+	Description OptString `json:"description"`
+	// A JSON schema, an object. Default no parameters.
+	Parameters jx.Raw `json:"parameters"`
+}
+
+// GetName returns the value of Name.
+func (s *Tool) GetName() string {
+	return s.Name
+}
+
+// GetDescription returns the value of Description.
+func (s *Tool) GetDescription() OptString {
+	return s.Description
+}
+
+// GetParameters returns the value of Parameters.
+func (s *Tool) GetParameters() jx.Raw {
+	return s.Parameters
+}
+
+// SetName sets the value of Name.
+func (s *Tool) SetName(val string) {
+	s.Name = val
+}
+
+// SetDescription sets the value of Description.
+func (s *Tool) SetDescription(val OptString) {
+	s.Description = val
+}
+
+// SetParameters sets the value of Parameters.
+func (s *Tool) SetParameters(val jx.Raw) {
+	s.Parameters = val
+}
+
+// Ref: #/components/schemas/ToolCall
+type ToolCall struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+	// A JSON object as text, if the model wrote one.
+	Arguments string `json:"arguments"`
+}
+
+// GetID returns the value of ID.
+func (s *ToolCall) GetID() string {
+	return s.ID
+}
+
+// GetName returns the value of Name.
+func (s *ToolCall) GetName() string {
+	return s.Name
+}
+
+// GetArguments returns the value of Arguments.
+func (s *ToolCall) GetArguments() string {
+	return s.Arguments
+}
+
+// SetID sets the value of ID.
+func (s *ToolCall) SetID(val string) {
+	s.ID = val
+}
+
+// SetName sets the value of Name.
+func (s *ToolCall) SetName(val string) {
+	s.Name = val
+}
+
+// SetArguments sets the value of Arguments.
+func (s *ToolCall) SetArguments(val string) {
+	s.Arguments = val
 }
 
 // Ref: #/components/schemas/VRAMHolder

@@ -197,7 +197,7 @@ func TestAgainIsTheSameRequest(t *testing.T) {
 	r, err = Again(p)
 	require.NoError(t, err)
 	require.False(t, r.Prompt.Set)
-	require.Equal(t, []gen.Message{{Role: "user", Content: "<hi> & bye"}}, r.Messages)
+	require.Equal(t, []gen.Message{Say("user", "<hi> & bye")}, r.Messages)
 
 	rank := recordOf()
 	rank.Task.Request.Workload, rank.Task.Request.Inputs = task.Rerank, []string{"a", "b"}

@@ -14,10 +14,11 @@ import (
 
 	"github.com/ogen-go/ogen/sse"
 
+	"github.com/llama-orch/llama-orch/contracts/proof"
 	"github.com/llama-orch/llama-orch/gen"
 )
 
-// Event is one event of a task's stream: Started, Token, Metrics, End or ErrorEvent. End and ErrorEvent are the last.
+// Event is one event of a task's stream: Started, Token, Reasoning, ToolCall, Metrics, End or ErrorEvent. End and ErrorEvent are the last.
 type Event interface {
 	// Wire returns the event as it was sent.
 	Wire() Frame
@@ -49,7 +50,19 @@ type Started struct {
 type Token struct {
 	Frame `json:"-"`
 	Text  string `json:"t"` // whole runes
-	Index int    `json:"i"` // counts tokens, from 0
+	Index int    `json:"i"` // counts tokens, those of Reasoning included, from 0
+}
+
+// Reasoning is a piece of the thinking before the answer. It comes where the task asked for it (reasoning.split).
+type Reasoning Token
+
+// ToolCall is a piece of a call of a tool. All pieces with the same N are one call; End has the calls whole.
+type ToolCall struct {
+	Frame     `json:"-"`
+	N         int    `json:"n"`    // counts the task's calls, from 0
+	CallID    string `json:"id"`   // in the call's first piece
+	Name      string `json:"name"` // of the tool, in the call's first piece
+	Arguments string `json:"arguments"`
 }
 
 // Metrics has figures that change while the task waits and runs, at most once a second. It is not part of the task's log.
@@ -75,7 +88,8 @@ type End struct {
 	TokensOut    int                      `json:"tokens_out"`
 	DecodeTimeMS int64                    `json:"decode_time_ms"`
 	FinishReason gen.EndEventFinishReason `json:"finish_reason"`
-	Result       json.RawMessage          `json:"result"` // the answer of an embedding or rerank task
+	ToolCalls    []gen.ToolCall           `json:"tool_calls"` // whole, in the order in which they began
+	Result       json.RawMessage          `json:"result"`     // the answer of an embedding or rerank task
 	Receipt      gen.Receipt              `json:"receipt"`
 }
 
@@ -92,13 +106,13 @@ type reader struct {
 	next   int    // sequence number of the next numbered event; -1: unknown
 	whole  bool   // reads from event 0 on, so hashes can be checked
 
-	running    hash.Hash
-	transcript hash.Hash
-	sum        [sha256.Size]byte
+	running hash.Hash
+	sum     [sha256.Size]byte
+	answer  proof.Sum
 }
 
 func newReader(taskID, after string) *reader {
-	r := &reader{taskID: taskID, last: after, whole: after == "", running: sha256.New(), transcript: sha256.New()}
+	r := &reader{taskID: taskID, last: after, whole: after == "", running: sha256.New()}
 	if after != "" {
 		r.next = -1 // the id is malformed; the server will say so
 		if seq, _, ok := cutID(after); ok {
@@ -120,19 +134,45 @@ func (r *reader) read(f sse.Event) (e Event, last bool, err error) {
 	if err != nil {
 		return nil, false, &ProtocolError{Err: fmt.Errorf("the %q event of task %s: %w", f.Type, r.taskID, err)}
 	}
+	if p, ok := Piece(e); ok && r.whole {
+		r.answer.Add(p)
+	}
 	switch e := e.(type) {
-	case Token:
-		r.transcript.Write([]byte(e.Text))
 	case End:
-		want := hex.EncodeToString(r.transcript.Sum(r.sum[:0]))
-		if got := e.Receipt.TranscriptSHA256; r.whole && got != want {
-			return nil, false, r.fails(CheckTranscript, f.ID, want, got)
+		if err := r.receipt(e); err != nil {
+			return nil, false, err
 		}
 		return e, true, nil
 	case ErrorEvent:
 		return e, true, nil
 	}
 	return e, false, nil
+}
+
+// Piece is a Token, Reasoning or ToolCall as proof bundles have it. It is false for any other event.
+func Piece(e Event) (p proof.Piece, ok bool) {
+	switch e := e.(type) {
+	case Token:
+		return proof.Piece{Text: e.Text}, true
+	case Reasoning:
+		return proof.Piece{Kind: proof.Reasoning, Text: e.Text}, true
+	case ToolCall:
+		return proof.Piece{Kind: proof.Call, Text: e.Arguments, N: e.N, ID: e.CallID, Name: e.Name}, true
+	}
+	return p, false
+}
+
+// receipt holds the receipt's digest, and the form that it says the digest has, against the pieces (LO-204, LO-416).
+func (r *reader) receipt(e End) error {
+	if !r.whole {
+		return nil
+	}
+	sum, form := r.answer.Digest()
+	said := string(e.Receipt.TranscriptForm.Or(gen.ReceiptTranscriptFormText))
+	if got := e.Receipt.TranscriptSHA256; got != sum || said != form {
+		return r.fails(CheckTranscript, e.ID, form+" "+sum, said+" "+got)
+	}
+	return nil
 }
 
 // number compares a numbered event's id with the events so far.
@@ -170,7 +210,7 @@ const asideID = "999999999999999999-"
 
 // decode turns a frame into a typed event, or into nil if this client does not know it. All but metrics have an id.
 func decode(f Frame) (Event, error) {
-	if f.ID == "" && (f.Name == "started" || f.Name == "token" || f.Name == "end" || f.Name == "error") {
+	if f.ID == "" && (f.Name == "started" || f.Name == "token" || f.Name == "tool_call" || f.Name == "end" || f.Name == "error") {
 		return nil, errUnnumbered
 	}
 	switch f.Name {
@@ -179,7 +219,18 @@ func decode(f Frame) (Event, error) {
 		err := json.Unmarshal(f.Data, &e)
 		return e, err
 	case "token":
+		var of struct{ Channel string }
 		e := Token{Frame: f}
+		err := errors.Join(json.Unmarshal(f.Data, &e), json.Unmarshal(f.Data, &of))
+		switch of.Channel {
+		case "":
+			return e, err
+		case "reasoning":
+			return Reasoning(e), err
+		}
+		return nil, fmt.Errorf("it is of the channel %.40q, which this client does not know", of.Channel)
+	case "tool_call":
+		e := ToolCall{Frame: f}
 		err := json.Unmarshal(f.Data, &e)
 		return e, err
 	case "metrics":

@@ -94,6 +94,12 @@ func fixed(text string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { sendStream(w, text) })
 }
 
+// sha of some bytes, in hex.
+func sha(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
 // read reads a stream to its end: the names and the joined text of its events, and its error.
 func read(ctx context.Context, c *Client, after string) (names []string, text string, err error) {
 	for e, err := range c.Stream(ctx, "t", after) {

@@ -28,7 +28,10 @@ func Again(p *proof.Bundle) (*gen.TaskRequest, error) {
 		r.Prompt.SetTo(in.Prompt)
 	}
 	for _, m := range in.Messages {
-		r.Messages = append(r.Messages, gen.Message{Role: gen.MessageRole(m.Role), Content: m.Content})
+		r.Messages = append(r.Messages, messageOf(m))
+	}
+	if in.Chat != nil {
+		ask(r, *in.Chat)
 	}
 	if in.MaxTokens > 0 {
 		r.MaxTokens.SetTo(in.MaxTokens)

@@ -348,7 +348,7 @@ func TestAgreesWithTheServersLog(t *testing.T) {
 	log := stream.New(task.Started{TaskID: "t", Seed: 9, Determinism: task.Strict}, time.Now)
 	attempt := log.Begin()
 	for _, text := range []string{"<b>", "\u2028 & ", "räin\n", "\x00\"\\"} {
-		require.NoError(t, attempt.Token(text))
+		require.NoError(t, attempt.Append(task.TextPiece(text)))
 	}
 	_, digest := log.Transcript()
 	log.End(task.End{TokensIn: 1, TokensOut: 4, FinishReason: task.FinishStop, Receipt: task.Receipt{TranscriptSHA256: digest}})

@@ -8,10 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
-// answer shows a task's stream: tokens go to stdout, the wait and the summary to stderr.
+// answer shows a task's stream: tokens and calls of tools go to stdout; the wait, the thinking and the summary to stderr.
 type answer struct {
 	*app
 	submitted time.Time // about the time of admission, from which predictions count; zero: unknown
@@ -19,6 +20,8 @@ type answer struct {
 	lineErr   bool      // stderr is a terminal: the wait is shown in one changing line
 	waiting   string    // the wait as it was last shown
 	ended     bool      // the last text ended in a line feed, or there was no text
+	thinking  bool      // the last text was of the thinking
+	thought   bool      // and it ended in a line feed
 }
 
 func (a *app) answer(submitted time.Time) *answer {
@@ -75,12 +78,17 @@ func (v *answer) show(event sdk.Event) error {
 		}
 	case sdk.Token:
 		return v.text(e.Text)
+	case sdk.Reasoning:
+		v.think(e.Text)
 	case sdk.End:
 		v.clear()
 		if len(e.Result) > 0 {
 			if err := v.text(string(e.Result) + "\n"); err != nil {
 				return err
 			}
+		}
+		if err := v.calls(e.ToolCalls); err != nil {
+			return err
 		}
 		v.endLine()
 		v.note("%s", summary(e))
@@ -118,6 +126,7 @@ func (v *answer) wait(line string) {
 	case line == v.waiting:
 		return
 	case v.lineErr:
+		v.endThinking()
 		fmt.Fprintf(v.err, "\r\x1b[K%s", clip(line, columns(v.err)-1))
 	case v.verbose:
 		v.note("%s", line)
@@ -135,8 +144,43 @@ func (v *answer) clear() {
 	v.waiting = ""
 }
 
+// dim and bright switch a terminal to faint letters and back.
+const (
+	dim    = "\x1b[2m"
+	bright = "\x1b[22m"
+)
+
+// think shows a piece of the thinking, dimmed on a terminal.
+func (v *answer) think(s string) {
+	v.clear()
+	if !v.thinking {
+		v.endLine()
+	}
+	shown := s
+	if v.lineErr {
+		shown = dim + strings.Map(visible, s) + bright
+	}
+	fmt.Fprint(v.err, shown) // if stderr cannot be written, there is nothing to do about it
+	v.thinking, v.thought = true, strings.HasSuffix(s, "\n")
+}
+
+// calls shows the calls of tools, one a line, each with the id that its result needs.
+func (v *answer) calls(calls []gen.ToolCall) error {
+	for _, c := range calls {
+		line := ""
+		if !v.ended {
+			line = "\n"
+		}
+		if err := v.text(line + oneLine(fmt.Sprintf("call %s %s as %s", c.Name, c.Arguments, c.ID)) + "\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (v *answer) text(s string) error {
 	v.clear()
+	v.endThinking()
 	if v.plainOut {
 		s = strings.Map(visible, s)
 	}
@@ -149,8 +193,18 @@ func (v *answer) text(s string) error {
 	return nil
 }
 
-// endLine ends the answer's last line on a terminal. Elsewhere the answer stays as it is, byte for byte.
+// endThinking ends the thinking's last line.
+func (v *answer) endThinking() {
+	if v.thinking && !v.thought {
+		fmt.Fprintln(v.err)
+	}
+	v.thinking = false
+}
+
+// endLine ends the answer's last line on a terminal. Elsewhere the answer stays as it is, byte for byte. It ends the thinking's last line
+// everywhere.
 func (v *answer) endLine() {
+	v.endThinking()
 	if v.plainOut && !v.ended {
 		fmt.Fprintln(v.out)
 		v.ended = true
@@ -164,7 +218,7 @@ func summary(e sdk.End) string {
 	hash := e.Receipt.TranscriptSHA256
 	line := fmt.Sprintf("%s, %s, %s, seed %d, receipt %s", plural(e.TokensOut, "token"), duration(e.DecodeTimeMS),
 		e.Receipt.ReplicaID, e.Receipt.Seed, hash[:min(len(hash), receiptDigits)])
-	if e.FinishReason == "length" {
+	if e.FinishReason == gen.EndEventFinishReasonLength {
 		line += ", cut at the length limit"
 	}
 	return line

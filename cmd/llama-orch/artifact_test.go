@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -289,7 +290,7 @@ func TestReplayOfAFile(t *testing.T) {
 	require.Equal(t, "another", out["recorded_fingerprint"])
 	require.Contains(t, got.err, "the server no longer has pool elsewhere")
 	require.False(t, k.request.Placement.Set)
-	require.Equal(t, []gen.Message{{Role: "user", Content: "a <wish>"}}, k.request.Messages)
+	require.Equal(t, []gen.Message{sdk.Say("user", "a <wish>")}, k.request.Messages)
 
 	require.NoError(t, os.WriteFile(words, []byte(`{"messages":`), 0o600))
 	require.Equal(t, exitUsage, call(t.Context(), k.serve(t), "", "replay", file, "--prompt-file", words).code)

@@ -77,16 +77,27 @@ func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
 func (d *daemon) complete(t *testing.T, texts ...string) *daemon {
 	t.Helper()
 	for _, text := range texts {
-		require.NoError(t, d.writer.Token(text))
+		require.NoError(t, d.writer.Append(task.TextPiece(text)))
+	}
+	_, digest := d.log.Transcript()
+	return d.end(digest)
+}
+
+// chat writes the pieces of an answer and a correct receipt.
+func (d *daemon) chat(t *testing.T, pieces ...task.Piece) *daemon {
+	t.Helper()
+	for _, p := range pieces {
+		require.NoError(t, d.writer.Append(p))
 	}
 	_, digest := d.log.Transcript()
 	return d.end(digest)
 }
 
 func (d *daemon) end(transcript string) *daemon {
+	said, _ := d.log.Transcript()
 	d.log.End(task.End{
-		TokensIn: 4, TokensOut: d.log.Tokens(), DecodeTimeMS: 1500, FinishReason: task.FinishStop,
-		Receipt: task.Receipt{Seed: 7, Determinism: task.Strict, TranscriptSHA256: transcript, ReplicaID: "default-0"},
+		TokensIn: 4, TokensOut: d.log.Tokens(), DecodeTimeMS: 1500, FinishReason: task.FinishStop, ToolCalls: said.Parts().Calls,
+		Receipt: task.Receipt{Seed: 7, Determinism: task.Strict, TranscriptSHA256: transcript, TranscriptForm: said.Form(), ReplicaID: "default-0"},
 	})
 	d.log.Publish()
 	return d

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -83,6 +84,7 @@ func proofRows(p *proof.Bundle) [][]string {
 	add("prompt sha256", p.Request.PromptSHA256)
 	add("messages sha256", p.Request.MessagesSHA256)
 	add("inputs sha256", p.Request.InputsSHA256)
+	add("chat sha256", p.Request.ChatSHA256)
 	add("prompt", strconv.Quote(p.Request.Prompt))
 	if p.Request.Prompt == "" {
 		rows = rows[:len(rows)-1]
@@ -113,11 +115,27 @@ func proofRows(p *proof.Bundle) [][]string {
 	}
 	add("transcript", fmt.Sprintf("%s, %d bytes", plural(p.Transcript.Tokens, "token"), p.Transcript.Bytes))
 	add("transcript sha256", p.Transcript.SHA256)
-	if p.Transcript.Text != "" {
-		add("text", strconv.Quote(p.Transcript.Text))
-	}
+	add("transcript form", cmp.Or(p.Transcript.Form, proof.FormText))
+	rows = append(rows, saidRows(p.Transcript)...)
 	if p.Result != nil {
 		add("result sha256", p.Result.SHA256)
+	}
+	return rows
+}
+
+// saidRows show what a transcript keeps: the thinking, the answer, the calls.
+func saidRows(t proof.Transcript) (rows [][]string) {
+	var last proof.Piece
+	for _, piece := range t.Pieces() {
+		if len(rows) == 0 || piece.Kind != last.Kind || piece.N != last.N {
+			name := map[string]string{proof.Answer: "text", proof.Reasoning: "thinking", proof.Call: "call " + piece.Name}[piece.Kind]
+			rows = append(rows, []string{name, ""})
+			last = piece
+		}
+		rows[len(rows)-1][1] += piece.Text
+	}
+	for _, row := range rows {
+		row[1] = strconv.Quote(row[1])
 	}
 	return rows
 }
@@ -182,8 +200,8 @@ func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 		}
 		return nil
 	}
-	plain := r.MessagesSHA256 == "" && r.InputsSHA256 == ""
-	what := "the JSON that was sent, or its fields prompt, messages and inputs"
+	plain := r.MessagesSHA256 == "" && r.InputsSHA256 == "" && r.ChatSHA256 == ""
+	what := "the JSON that was sent, or what it asks: prompt, messages, inputs, tools and so on"
 	if plain {
 		what = "the prompt"
 	}
@@ -232,7 +250,7 @@ func samePool(a *app, p *proof.Bundle, request *gen.TaskRequest) error {
 
 // replay is the answer of the second run.
 type replay struct {
-	tokens []string
+	tokens []proof.Piece
 	end    *sdk.End // nil if the run was stopped once there was enough to compare
 }
 
@@ -242,13 +260,14 @@ func again(a *app, id string, p *proof.Bundle) (got replay, err error) {
 		if err != nil {
 			return got, err
 		}
-		switch e := event.(type) {
-		case sdk.Token:
-			got.tokens = append(got.tokens, e.Text)
+		if piece, ok := sdk.Piece(event); ok {
+			got.tokens = append(got.tokens, piece)
 			if p.Outcome != string(gen.OutcomeCompleted) && len(got.tokens) == p.Transcript.Tokens {
 				_, err := a.client.Cancel(a.ctx, id)
 				return got, err
 			}
+		}
+		switch e := event.(type) {
 		case sdk.End:
 			got.end = &e
 		case sdk.ErrorEvent:
@@ -296,13 +315,13 @@ func (c *replayCmd) report(a *app, p *proof.Bundle, id string, got replay) error
 }
 
 // recorded are the tokens of the recorded run, where the server still has them.
-func recorded(a *app, p *proof.Bundle) (tokens []string) {
+func recorded(a *app, p *proof.Bundle) (tokens []proof.Piece) {
 	for event, err := range a.client.Stream(a.ctx, p.TaskID, "") {
 		if err != nil {
 			return nil
 		}
-		if e, ok := event.(sdk.Token); ok {
-			tokens = append(tokens, e.Text)
+		if piece, ok := sdk.Piece(event); ok {
+			tokens = append(tokens, piece)
 		}
 	}
 	return tokens

@@ -27,6 +27,11 @@ type runCmd struct {
 	Model        string   `short:"m" placeholder:"REF" help:"Model (default: the only one the server serves)."`
 	Chat         bool     `help:"Send the prompt as a user's message, through the model's own template."`
 	System       string   `placeholder:"TEXT" help:"A system message before it; implies --chat."`
+	Image        []string `sep:"none" placeholder:"FILE" help:"A PNG, JPEG, WebP or GIF to show with it; may be repeated; implies --chat."`
+	Tools        string   `placeholder:"FILE" help:"A JSON list of tools that the model may call: name, description, parameters (a JSON schema); implies --chat."`
+	ToolChoice   string   `placeholder:"WHICH" help:"auto, none, required, or a tool's name (default: auto)."`
+	Format       string   `placeholder:"FILE" help:"A JSON schema that the answer has to fit; json: any JSON object."`
+	Reasoning    bool     `help:"Tell the model's thinking from its answer: it goes to stderr; implies --chat."`
 	Priority     string   `enum:"interactive,batch" default:"interactive" help:"interactive or batch."`
 	Seed         *int64   `placeholder:"N" help:"Seed, 0 to 4294967294 (default: chosen by the server)."`
 	MaxTokens    *int     `placeholder:"N" help:"Tokens at most (default: as many as the context holds)."`
@@ -111,13 +116,8 @@ func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
 		ModelRef: gen.ModelRef(c.Model), TaskID: gen.NewOptTaskID(gen.TaskID(c.TaskID)),
 		Priority: gen.NewOptTaskRequestPriority(gen.TaskRequestPriority(c.Priority)),
 	}
-	if c.Chat || c.System != "" {
-		if c.System != "" {
-			request.Messages = append(request.Messages, gen.Message{Role: gen.MessageRoleSystem, Content: c.System})
-		}
-		request.Messages = append(request.Messages, gen.Message{Role: gen.MessageRoleUser, Content: prompt})
-	} else {
-		request.Prompt.SetTo(prompt)
+	if err := c.ask(a, request, prompt); err != nil {
+		return nil, err
 	}
 	if c.Seed != nil {
 		request.Seed.SetTo(gen.Seed(*c.Seed))

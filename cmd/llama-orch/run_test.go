@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -52,7 +53,7 @@ func TestRunFlags(t *testing.T) {
 	require.Equal(t, []string{"a,b", "c"}, r.Params.Value.Stop)
 	require.Equal(t, gen.NewOptDeterminism(gen.DeterminismBestEffort), r.Determinism)
 	require.Equal(t, gen.PlacementWish{Mode: gen.NewOptPlacementWishMode("pin"), PoolID: gen.NewOptPoolID("p")}, r.Placement.Value)
-	require.Equal(t, []gen.Message{{Role: "system", Content: "be brief"}, {Role: "user", Content: "from stdin\n"}}, r.Messages)
+	require.Equal(t, []gen.Message{sdk.Say("system", "be brief"), sdk.Say("user", "from stdin\n")}, r.Messages)
 	require.False(t, r.Prompt.Set)
 	require.Contains(t, got.err, "task t-1 in pool default")
 	require.Contains(t, got.err, "1 ahead in line, starts in about ")
@@ -150,7 +151,7 @@ func TestExitCodes(t *testing.T) {
 func TestInterruptCancelsTheTask(t *testing.T) {
 	t.Parallel()
 	d := newDaemon()
-	require.NoError(t, d.writer.Token("one"))
+	require.NoError(t, d.writer.Append(task.TextPiece("one")))
 	addr := d.serve(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -202,7 +203,7 @@ func TestInterruptedStreamLeavesTheTask(t *testing.T) {
 func TestCtrlC(t *testing.T) {
 	t.Parallel()
 	d := newDaemon()
-	require.NoError(t, d.writer.Token("one"))
+	require.NoError(t, d.writer.Append(task.TextPiece("one")))
 	program := exec.Command(os.Args[0], "run", "x", "--task-id", "t-1")
 	program.Env = append(os.Environ(), asMain+"=1", addrEnv+"="+d.serve(t))
 	out, err := program.StdoutPipe()

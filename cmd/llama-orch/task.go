@@ -159,7 +159,10 @@ func (c *taskCmd) Run(a *app) error {
 	if end, ok := t.End.Get(); ok {
 		rows = append(rows, []string{"decode time", duration(end.DecodeTimeMs)}, []string{"finished by", string(end.FinishReason)},
 			[]string{"fingerprint", end.Receipt.Fingerprint}, []string{"request", end.Receipt.RequestDigest},
-			[]string{"transcript", end.Receipt.TranscriptSHA256})
+			[]string{"transcript", end.Receipt.TranscriptSHA256}, []string{"transcript form", string(end.Receipt.TranscriptForm.Or(gen.ReceiptTranscriptFormText))})
+		for _, c := range end.ToolCalls {
+			rows = append(rows, []string{"call", fmt.Sprintf("%s %s as %s", c.Name, c.Arguments, c.ID)})
+		}
 	}
 	if e, ok := t.Error.Get(); ok {
 		rows = append(rows, []string{"error", e.Message + " (" + string(e.Code) + ")"})

@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 	"unicode/utf8"
 )
@@ -56,8 +55,8 @@ type Error struct {
 }
 
 // Request is what the client asked for. Of prompt, messages and inputs the digest is there where the request had it; the text
-// only where Kept says so. The digest of a prompt is over its bytes, that of messages and inputs over their JSON without white
-// space and with no character escaped that JSON lets stand.
+// only where Kept says so. The digest of a prompt is over its bytes, that of messages, inputs and the chat over their JSON without white
+// space and with no character escaped that JSON lets stand. In the digest of messages an image stands by its own.
 type Request struct {
 	ModelRef       string    `json:"model_ref"`
 	Workload       string    `json:"workload"`
@@ -76,18 +75,14 @@ type Request struct {
 	PromptSHA256   string    `json:"prompt_sha256,omitempty"`
 	MessagesSHA256 string    `json:"messages_sha256,omitempty"`
 	InputsSHA256   string    `json:"inputs_sha256,omitempty"`
+	ChatSHA256     string    `json:"chat_sha256,omitempty"` // of what was asked besides the messages
 	Prompt         string    `json:"prompt,omitempty"`
 	Messages       []Message `json:"messages,omitempty"`
 	Inputs         []string  `json:"inputs,omitempty"`
+	Chat           *Chat     `json:"chat,omitempty"`
 	BodySHA256     string    `json:"body_sha256"` // of the JSON as it was sent, without white space
 	CorrelationID  string    `json:"correlation_id,omitempty"`
 	Actor          string    `json:"actor,omitempty"`
-}
-
-// Message is one turn of a chat.
-type Message struct {
-	Role    string `json:"role"`
-	Content string `json:"content"`
 }
 
 // Params are the sampling parameters that the request set.
@@ -148,15 +143,17 @@ type Metrics struct {
 	TokensPerSec  float64 `json:"tokens_per_second,omitempty"`
 }
 
-// Transcript is what the model answered. Text and Ends are there only where the configuration keeps them: Ends[i] is the
-// length of Text after token i.
+// Transcript is what the model answered. Text, Ends and Runs are there only where the configuration keeps them: Ends[i] is the
+// length of Text after token i, and Runs say which tokens are no text of the answer. A token is a `token` or `tool_call` event.
 type Transcript struct {
 	SHA256 string `json:"sha256"`
+	Form   string `json:"form,omitempty"` // of the digest: FormParts; empty: FormText
 	Bytes  int    `json:"bytes"`
 	Tokens int    `json:"tokens"`
 	Kept   bool   `json:"kept"`
 	Text   string `json:"text,omitempty"`
 	Ends   []int  `json:"ends,omitempty"`
+	Runs   []Run  `json:"runs,omitempty"`
 }
 
 // Result is the answer of a task that streams no tokens. SHA256 is over its JSON without white space.
@@ -175,6 +172,7 @@ type Receipt struct {
 	ReplicaID        string `json:"replica_id"`
 	EngineVersion    string `json:"engine_version"`
 	ModelDigest      string `json:"model_digest"`
+	TranscriptForm   string `json:"transcript_form,omitempty"`
 }
 
 // Encode writes a bundle in its one form: the fields in their order, no white space, no escapes that JSON can do without. It
@@ -202,14 +200,14 @@ func Decode(text []byte) (*Bundle, error) {
 	return b, nil
 }
 
-// whole reports whether the tokens make up the text, and the text is that of the digest.
+// whole reports whether the tokens make up the text, and are those of the digest.
 func (t Transcript) whole() bool {
 	last := 0
 	if n := len(t.Ends); n > 0 {
 		last = t.Ends[n-1]
 	}
-	return utf8.ValidString(t.Text) && Digest([]byte(t.Text)) == t.SHA256 && len(t.Text) == t.Bytes &&
-		len(t.Ends) == t.Tokens && slices.IsSorted(t.Ends) && last == len(t.Text) && (len(t.Ends) == 0 || t.Ends[0] >= 0)
+	pieces := t.Pieces()
+	return utf8.ValidString(t.Text) && pieces != nil && digestOf(pieces) == t.SHA256 && len(t.Text) == t.Bytes && len(pieces) == t.Tokens && last == len(t.Text)
 }
 
 // Digest is the SHA-256 of some bytes, in hex.
@@ -217,9 +215,6 @@ func Digest(b []byte) string {
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:])
 }
-
-// DigestMessages is that of messages.
-func DigestMessages(m []Message) string { return digestJSON(m) }
 
 // DigestInputs is that of inputs.
 func DigestInputs(in []string) string { return digestJSON(in) }

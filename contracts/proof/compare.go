@@ -4,8 +4,6 @@ package proof
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 )
 
@@ -15,6 +13,7 @@ type Words struct {
 	Prompt   string    `json:"prompt"`
 	Messages []Message `json:"messages"`
 	Inputs   []string  `json:"inputs"`
+	Chat
 }
 
 // Keep puts a request's words into a bundle that has only their digests, and reports whether they are the ones.
@@ -25,10 +24,15 @@ func (b *Bundle) Keep(w Words) bool {
 	r := &b.Request
 	if !has(r.PromptSHA256, w.Prompt != "", func() string { return Digest([]byte(w.Prompt)) }) ||
 		!has(r.MessagesSHA256, len(w.Messages) > 0, func() string { return DigestMessages(w.Messages) }) ||
-		!has(r.InputsSHA256, len(w.Inputs) > 0, func() string { return DigestInputs(w.Inputs) }) {
+		!has(r.InputsSHA256, len(w.Inputs) > 0, func() string { return DigestInputs(w.Inputs) }) ||
+		!has(r.ChatSHA256, !w.Empty(), func() string { return DigestChat(w.Chat) }) {
 		return false
 	}
 	r.Prompt, r.Messages, r.Inputs, r.Kept = w.Prompt, w.Messages, w.Inputs, true
+	if r.ChatSHA256 != "" {
+		chat := w.plain()
+		r.Chat = &chat
+	}
 	return true
 }
 
@@ -38,13 +42,13 @@ type Verdict struct {
 	Partial bool `json:"partial"` // the recorded run ended early, and the other begins with all it had
 	// Token is the first token that differs, from 0; -1 where they match, or where nobody knows.
 	Token int    `json:"token"`
-	Want  string `json:"want"` // that token as it was recorded; empty where that run had ended
+	Want  string `json:"want"` // that token as it was recorded, as Piece.String words it; empty where that run had ended
 	Got   string `json:"got"`
 }
 
 // Compare compares a bundle with the tokens of another run (LO-301). Recorded are the bundle's own, from elsewhere, where it
 // does not keep them; nil where nobody does. A task that ended early matches a run that begins as it did.
-func (b *Bundle) Compare(got, recorded []string) Verdict {
+func (b *Bundle) Compare(got, recorded []Piece) Verdict {
 	early, t := b.Outcome != "completed", b.Transcript
 	if early && t.Tokens >= 0 && len(got) > t.Tokens && digestOf(got[:t.Tokens]) == t.SHA256 {
 		return Verdict{Match: true, Partial: true, Token: -1}
@@ -53,27 +57,21 @@ func (b *Bundle) Compare(got, recorded []string) Verdict {
 		return Verdict{Match: true, Partial: early, Token: -1}
 	}
 	if t.Kept {
-		recorded = recorded[:0:0]
-		from := 0
-		for _, end := range t.Ends {
-			recorded = append(recorded, t.Text[from:end])
-			from = end
-		}
+		recorded = t.Pieces()
 	} else if recorded == nil || digestOf(recorded) != t.SHA256 {
 		return Verdict{Token: -1}
 	}
 	for i := range max(len(got), len(recorded)) {
-		want, now := at(recorded, i), at(got, i)
-		if want != now || i >= len(recorded) || i >= len(got) {
-			return Verdict{Token: i, Want: want, Got: now}
+		if i >= len(recorded) || i >= len(got) || got[i] != recorded[i] {
+			return Verdict{Token: i, Want: at(recorded, i), Got: at(got, i)}
 		}
 	}
 	return Verdict{Token: -1}
 }
 
-func at(tokens []string, i int) string {
-	if i < len(tokens) {
-		return tokens[i]
+func at(pieces []Piece, i int) string {
+	if i < len(pieces) {
+		return pieces[i].String()
 	}
 	return ""
 }
@@ -83,12 +81,4 @@ func (b *Bundle) CompareResult(got json.RawMessage) Verdict {
 	var compact bytes.Buffer
 	match := b.Result != nil && json.Compact(&compact, got) == nil && Digest(compact.Bytes()) == b.Result.SHA256
 	return Verdict{Match: match, Token: -1}
-}
-
-func digestOf(tokens []string) string {
-	h := sha256.New()
-	for _, t := range tokens {
-		h.Write([]byte(t))
-	}
-	return hex.EncodeToString(h.Sum(nil))
 }

@@ -29,6 +29,14 @@ func bundleOf(outcome string, keep bool, tokens ...string) *Bundle {
 	return b
 }
 
+// texts are pieces of an answer.
+func texts(tokens ...string) (pieces []Piece) {
+	for _, token := range tokens {
+		pieces = append(pieces, Piece{Text: token})
+	}
+	return pieces
+}
+
 // LO-301
 func TestCompare(t *testing.T) {
 	completed := []string{"ab", "cd", "e"}
@@ -52,7 +60,7 @@ func TestCompare(t *testing.T) {
 		"canceled, differs":      {"canceled", []string{"ab", "cd"}, true, []string{"ab", "xx", "e"}, Verdict{Token: 1, Want: "cd", Got: "xx"}},
 		"canceled before it ran": {"canceled", nil, false, []string{"ab"}, Verdict{Match: true, Partial: true, Token: -1}},
 	} {
-		require.Equal(t, c.want, bundleOf(c.outcome, c.keep, c.recorded...).Compare(c.now, nil), name)
+		require.Equal(t, c.want, bundleOf(c.outcome, c.keep, c.recorded...).Compare(texts(c.now...), nil), name)
 	}
 }
 
@@ -62,19 +70,19 @@ func TestCompareFindsTheFirstDifference(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tokens := rapid.SliceOfN(token, 1, 20).Draw(t, "tokens")
 		b := bundleOf("completed", true, tokens...)
-		require.True(t, b.Compare(tokens, nil).Match)
+		require.True(t, b.Compare(texts(tokens...), nil).Match)
 		i := rapid.IntRange(0, len(tokens)-1).Draw(t, "at")
 		other := append([]string{}, tokens...)
 		other[i] += "z"
-		require.Equal(t, Verdict{Token: i, Want: tokens[i], Got: other[i]}, b.Compare(other, nil))
+		require.Equal(t, Verdict{Token: i, Want: tokens[i], Got: other[i]}, b.Compare(texts(other...), nil))
 	})
 }
 
 // LO-301
 func TestCompareWithTokensFromElsewhere(t *testing.T) {
 	b := bundleOf("completed", false, "ab", "cd")
-	require.Equal(t, Verdict{Token: 1, Want: "cd", Got: "cX"}, b.Compare([]string{"ab", "cX"}, []string{"ab", "cd"}))
-	require.Equal(t, Verdict{Token: -1}, b.Compare([]string{"ab", "cX"}, []string{"other"}), "tokens that are not the recorded ones prove nothing")
+	require.Equal(t, Verdict{Token: 1, Want: "cd", Got: "cX"}, b.Compare(texts("ab", "cX"), texts("ab", "cd")))
+	require.Equal(t, Verdict{Token: -1}, b.Compare(texts("ab", "cX"), texts("other")), "tokens that are not the recorded ones prove nothing")
 
 	b.Result = &Result{SHA256: Digest([]byte(`{"v":[1]}`))}
 	require.True(t, b.CompareResult(json.RawMessage(`{"v": [1]}`)).Match)
@@ -126,13 +134,15 @@ func FuzzDecodeProof(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte(`{"format":"llama-orch.proof.v1","transcript":{"kept":true,"ends":[9]}}`))
+	f.Add([]byte(`{"format":"llama-orch.proof.v1","transcript":{"kept":true,"text":"ab","ends":[1,2],"runs":[{"from":1,"tokens":9,"kind":"reasoning"}]}}`))
+	f.Add([]byte(`{"format":"llama-orch.proof.v1","request":{"messages":[{"role":"user","content":[{"type":"image","data":"AAAA"}]}]},"transcript":{}}`))
 	f.Add([]byte(`{"format":"llama-orch.proof.v1","outcome":"failed","transcript":{"tokens":-1}}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		b, err := Decode(text)
 		if err != nil {
 			return
 		}
-		b.Compare([]string{"ab", "x"}, nil)
+		b.Compare(texts("ab", "x"), nil)
 		again, err := b.Encode()
 		require.NoError(t, err)
 		_, err = Decode(again)

@@ -23,9 +23,12 @@ type fake struct {
 }
 
 func (l *lab) startFake(dir string, slots int) (*fake, error) {
-	p, err := l.Start(process.Options{
-		Name: "the fake engine", Exe: l.Program("fakeengine"), Args: []string{"-slots", fmt.Sprint(slots)}, Env: l.Env(dir, nil),
-	})
+	return l.startEngine(dir, "the fake engine", "fakeengine", "-slots", fmt.Sprint(slots))
+}
+
+// startEngine starts an engine of the tests, which says where it listens.
+func (l *lab) startEngine(dir, name, program string, args ...string) (*fake, error) {
+	p, err := l.Start(process.Options{Name: name, Exe: l.Program(program), Args: args, Env: l.Env(dir, nil)})
 	if err != nil {
 		return nil, err
 	}

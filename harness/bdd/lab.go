@@ -29,7 +29,7 @@ type lab struct {
 }
 
 func newLab(ctx context.Context, dir, root string) (*lab, error) {
-	l, err := daemon.NewLab(ctx, dir, root, "./cmd/llama-orch", "./harness/fakeengine/cmd/fakeengine")
+	l, err := daemon.NewLab(ctx, dir, root, "./cmd/llama-orch", "./harness/fakeengine/cmd/fakeengine", "./harness/scripted/cmd/scripted")
 	if err != nil {
 		return nil, err
 	}

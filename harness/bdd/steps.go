@@ -23,4 +23,5 @@ func (w *world) steps(step define) {
 	w.gpuSteps(step)
 	w.sourceSteps(step)
 	w.artifactSteps(step)
+	w.chatSteps(step)
 }

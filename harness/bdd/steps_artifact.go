@@ -131,6 +131,15 @@ func (w *world) noFileHolds(prompt, name string) error {
 	if len(answer) < minText {
 		return fmt.Errorf("the answer %q is too short to be looked for", answer)
 	}
+	held, err := w.filesHold(prompt, answer)
+	if err == nil && len(held) > 0 {
+		err = fmt.Errorf("look through the data folder: %s", strings.Join(held, ", "))
+	}
+	return err
+}
+
+// filesHold says which of the files that the daemon keeps hold which of the words.
+func (w *world) filesHold(words ...string) (held []string, err error) {
 	files := 0
 	err = filepath.WalkDir(filepath.Join(w.dir, "data"), func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
@@ -138,9 +147,9 @@ func (w *world) noFileHolds(prompt, name string) error {
 		}
 		files++
 		data, err := os.ReadFile(path)
-		for _, words := range []string{prompt, answer} {
-			if strings.Contains(string(data), words) {
-				err = errors.Join(err, fmt.Errorf("%s holds %q", path, words))
+		for _, word := range words {
+			if strings.Contains(string(data), word) {
+				held = append(held, fmt.Sprintf("%s holds %q", path, word))
 			}
 		}
 		return err
@@ -149,9 +158,9 @@ func (w *world) noFileHolds(prompt, name string) error {
 		err = errors.New("there are no files")
 	}
 	if err != nil {
-		return fmt.Errorf("look through the data folder: %w", err)
+		return held, fmt.Errorf("look through the data folder: %w", err)
 	}
-	return nil
+	return held, nil
 }
 
 // iRunTheClient runs the command line's program against the daemon.

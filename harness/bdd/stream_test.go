@@ -25,10 +25,10 @@ const (
 	errorData   = `{"code":"CANCELED","message":"the task was canceled","retriable":false}`
 )
 
-func endData(text string) string {
+func endData(text string, tokens int) string {
 	sum := sha256.Sum256([]byte(text))
-	return `{"tokens_in":1,"tokens_out":1,"decode_time_ms":1,"finish_reason":"stop","receipt":{"seed":1,"determinism":"strict","fingerprint":"f",` +
-		`"request_digest":"d","transcript_sha256":"` + hex.EncodeToString(sum[:]) + `","replica_id":"r","engine_version":"v","model_digest":"m"}}`
+	return fmt.Sprintf(`{"tokens_in":1,"tokens_out":%d,`, tokens) + `"decode_time_ms":1,"finish_reason":"stop","receipt":{"seed":1,"determinism":"strict","fingerprint":"f",` +
+		`"request_digest":"d","transcript_sha256":"` + hex.EncodeToString(sum[:]) + `","transcript_form":"text","replica_id":"r","engine_version":"v","model_digest":"m"}}`
 }
 
 func token(i int, text string) event {
@@ -58,7 +58,7 @@ func readAll(body string, prior ...event) *stream {
 // good is a stream without fault.
 func good() []event {
 	return log(event{Name: "started", Data: startedData}, token(0, "a"), event{Name: "metrics", Data: metricsData}, token(1, "é\n"),
-		event{Name: "end", Data: endData("aé\n")})
+		event{Name: "end", Data: endData("aé\n", 2)})
 }
 
 // LO-201, ORCH-2002
@@ -106,9 +106,13 @@ func TestTheReaderRefusesEveryBreach(t *testing.T) {
 		"an unknown event":             frames(log(started, event{Name: "tokens", Data: `{}`})),
 		"a token count with a gap":     frames(log(started, token(1, "a"))),
 		"an empty token":               frames(log(started, token(0, ""))),
-		"another transcript":           frames(log(started, token(0, "a"), event{Name: "end", Data: endData("b")})),
-		"another seed in the receipt":  frames(log(started, event{Name: "end", Data: strings.Replace(endData(""), `"seed":1`, `"seed":2`, 1)})),
-		"a receipt without a field":    frames(log(started, event{Name: "end", Data: strings.Replace(endData(""), `"fingerprint":"f",`, "", 1)})),
+		"another transcript":           frames(log(started, token(0, "a"), event{Name: "end", Data: endData("b", 1)})),
+		"a song":                       frames(log(started, event{Name: "token", Data: `{"t":"a","i":0,"channel":"song"}`})),
+		"a call that nobody named":     frames(log(started, event{Name: "tool_call", Data: `{"n":0,"arguments":"{}"}`})),
+		"thinking in a plain digest":   frames(log(started, event{Name: "token", Data: `{"t":"a","i":0,"channel":"reasoning"}`}, event{Name: "end", Data: endData("a", 1)})),
+		"another count of tokens":      frames(log(started, token(0, "a"), event{Name: "end", Data: endData("a", 2)})),
+		"another seed in the receipt":  frames(log(started, event{Name: "end", Data: strings.Replace(endData("", 0), `"seed":1`, `"seed":2`, 1)})),
+		"a receipt without a field":    frames(log(started, event{Name: "end", Data: strings.Replace(endData("", 0), `"fingerprint":"f",`, "", 1)})),
 		"a field that nobody promised": frames(log(started, event{Name: "error", Data: strings.Replace(errorData, "{", `{"trace":"x",`, 1)})),
 		"data that is no JSON":         frames(log(started, event{Name: "error", Data: "oops"})),
 	} {

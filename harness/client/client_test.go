@@ -23,7 +23,7 @@ const started = `{"task_id":"x","queue_position":0,"predicted_start_ms":0,"seed"
 func end(tokens int, text string) string {
 	sum := sha256.Sum256([]byte(text))
 	return fmt.Sprintf(`{"tokens_in":1,"tokens_out":%d,"decode_time_ms":2,"finish_reason":"stop","receipt":{"seed":7,"determinism":"strict",`+
-		`"fingerprint":"f","request_digest":"d","transcript_sha256":"%s","replica_id":"r","engine_version":"v","model_digest":"m"}}`,
+		`"fingerprint":"f","request_digest":"d","transcript_sha256":"%s","transcript_form":"text","replica_id":"r","engine_version":"v","model_digest":"m"}}`,
 		tokens, hex.EncodeToString(sum[:]))
 }
 
@@ -72,11 +72,31 @@ func TestAStreamIsReadToItsReceipt(t *testing.T) {
 	require.Equal(t, "CANCELED", log.Fail.Code)
 }
 
+// LO-416
+func TestAStreamOfPartsIsReadToItsReceipt(t *testing.T) {
+	part := func(kind, text string) string {
+		return kind + "\x00\x00\x00\x00\x00\x00\x00" + string(rune(len(text))) + text
+	}
+	whole := "llorch-transcript-2\n" + part("a", "yes") + part("r", "hm") + part("i", "c") + part("n", "look") + part("j", "{}")
+	done := strings.Replace(strings.Replace(end(4, whole), `"text"`, `"parts"`, 1), `"receipt"`, `"tool_calls":[{"id":"c","name":"look","arguments":"{}"}],"receipt"`, 1)
+	events := func(end string) string {
+		return frames([2]string{"started", started}, [2]string{"token", `{"t":"hm","i":0,"channel":"reasoning"}`}, [2]string{"tool_call", `{"n":0,"id":"c","name":"look","arguments":""}`},
+			[2]string{"token", `{"t":"yes","i":1}`}, [2]string{"tool_call", `{"n":0,"arguments":"{}"}`}, [2]string{"end", end})
+	}
+	log, err := read(t, events(done))
+	require.NoError(t, err)
+	require.Equal(t, []string{"yes", "hm"}, []string{log.Answer, log.Thinking})
+	require.Equal(t, []client.Call{{ID: "c", Name: "look", Arguments: "{}"}}, log.Calls)
+	_, err = read(t, events(strings.Replace(done, `"parts"`, `"text"`, 1)))
+	require.ErrorContains(t, err, "transcript_form")
+}
+
 // A reader that takes anything proves nothing.
 //
 // LO-201, LO-204
 func TestABreachOfTheStreamIsRefused(t *testing.T) {
 	start, token := [2]string{"started", started}, [2]string{"token", `{"t":"a","i":0}`}
+	call := [2]string{"tool_call", `{"n":0,"id":"c","name":"look","arguments":""}`}
 	for name, body := range map[string]string{
 		"should be":                 strings.Replace(good, `"b"`, `"B"`, 1),
 		"carriage return":           strings.ReplaceAll(good, "\n", "\r\n"),
@@ -94,6 +114,12 @@ func TestABreachOfTheStreamIsRefused(t *testing.T) {
 		"more follows":              frames(start, [2]string{"token", `{"t":"a","i":0} {}`}),
 		"transcript_sha256":         frames(start, token, [2]string{"end", end(1, "b")}),
 		"`tokens_out` is 2":         frames(start, token, [2]string{"end", end(2, "a")}),
+		"there is no channel":       frames(start, [2]string{"token", `{"t":"a","i":0,"channel":"song"}`}),
+		"has no name":               frames(start, [2]string{"tool_call", `{"n":0,"id":"c","arguments":"{}"}`}),
+		"names it again":            frames(start, call, [2]string{"tool_call", `{"n":0,"id":"c","arguments":"{}"}`}),
+		"is empty":                  frames(start, call, [2]string{"tool_call", `{"n":0,"arguments":""}`}),
+		"`tool_calls` are":          frames(start, call, [2]string{"end", end(1, "")}),
+		"transcript_form":           frames(start, [2]string{"token", `{"t":"a","i":0,"channel":"reasoning"}`}, [2]string{"end", end(1, "a")}),
 		"another seed":              frames([2]string{"started", strings.Replace(started, "7", "8", 1)}, token, [2]string{"end", end(1, "a")}),
 	} {
 		_, err := read(t, body)

@@ -5,13 +5,16 @@ package client
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"hash"
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -26,17 +29,35 @@ type Started struct {
 
 // Token is the data of a token event.
 type Token struct {
-	Text  string `json:"t"`
-	Index int    `json:"i"`
+	Text    string `json:"t"`
+	Index   int    `json:"i"`
+	Channel string `json:"channel"`
 }
 
-// End is the data of the `end` event of a completion.
+// CallPiece is the data of a tool_call event.
+type CallPiece struct {
+	N         int    `json:"n"`
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Arguments string `json:"arguments"`
+}
+
+// Call is a whole call of a tool.
+type Call struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Arguments string `json:"arguments"`
+}
+
+// End is the data of the `end` event.
 type End struct {
-	TokensIn     int     `json:"tokens_in"`
-	TokensOut    int     `json:"tokens_out"`
-	DecodeTimeMS int64   `json:"decode_time_ms"`
-	FinishReason string  `json:"finish_reason"`
-	Receipt      Receipt `json:"receipt"`
+	TokensIn     int             `json:"tokens_in"`
+	TokensOut    int             `json:"tokens_out"`
+	DecodeTimeMS int64           `json:"decode_time_ms"`
+	FinishReason string          `json:"finish_reason"`
+	ToolCalls    []Call          `json:"tool_calls"`
+	Result       json.RawMessage `json:"result"` // of an embedding or a rerank
+	Receipt      Receipt         `json:"receipt"`
 }
 
 // Receipt says what a stream's bytes depend on, and what they are (LO-204).
@@ -49,6 +70,7 @@ type Receipt struct {
 	ReplicaID        string `json:"replica_id"`
 	EngineVersion    string `json:"engine_version"`
 	ModelDigest      string `json:"model_digest"`
+	TranscriptForm   string `json:"transcript_form"`
 }
 
 // Failure is the data of the `error` event.
@@ -68,19 +90,46 @@ type Failure struct {
 type Log struct {
 	Events []Event
 	Start  Started
-	Tokens []string // the text of each
+	Tokens []string // the text of each token event, those of the thinking included
 	End    *End     // of a task that completed
 	Fail   *Failure // of one that did not
 
-	running    hash.Hash
-	transcript hash.Hash
+	Answer, Thinking string
+	Calls            []Call // in the order in which they began
+
+	pieces  int
+	callOf  map[int]int // the place in Calls of a call's number
+	running hash.Hash
 }
 
 // NewLog makes an empty log.
-func NewLog() *Log { return &Log{running: sha256.New(), transcript: sha256.New()} }
+func NewLog() *Log { return &Log{running: sha256.New(), callOf: map[int]int{}} }
 
 // Text returns the text of all tokens.
 func (l *Log) Text() string { return strings.Join(l.Tokens, "") }
+
+// Digest is the SHA-256 that a receipt has of the pieces so far, and its form, made by the words of the contract.
+func (l *Log) Digest() (sum, form string) {
+	if l.Thinking == "" && len(l.Calls) == 0 {
+		h := sha256.Sum256([]byte(l.Answer))
+		return hex.EncodeToString(h[:]), "text"
+	}
+	whole := []byte("llorch-transcript-2\n")
+	part := func(kind byte, text string) {
+		whole = append(whole, kind)
+		whole = binary.BigEndian.AppendUint64(whole, uint64(len(text)))
+		whole = append(whole, text...)
+	}
+	part('a', l.Answer)
+	part('r', l.Thinking)
+	for _, c := range l.Calls {
+		part('i', c.ID)
+		part('n', c.Name)
+		part('j', c.Arguments)
+	}
+	h := sha256.Sum256(whole)
+	return hex.EncodeToString(h[:]), "parts"
+}
 
 // Over reports whether the terminal event has come.
 func (l *Log) Over() bool { return l.End != nil || l.Fail != nil }
@@ -114,6 +163,8 @@ func (l *Log) take(e Event) error {
 		return strictly([]byte(e.Data), &l.Start)
 	case "token":
 		return l.token(e.Data)
+	case "tool_call":
+		return l.call(e.Data)
 	case "end":
 		return l.end(e.Data)
 	case "error":
@@ -135,7 +186,37 @@ func (l *Log) token(data string) error {
 		return fmt.Errorf("`i` is %d and should be %d", t.Index, len(l.Tokens))
 	}
 	l.Tokens = append(l.Tokens, t.Text)
-	_, _ = io.WriteString(l.transcript, t.Text)
+	l.pieces++
+	switch t.Channel {
+	case "":
+		l.Answer += t.Text
+	case "reasoning":
+		l.Thinking += t.Text
+	default:
+		return fmt.Errorf("there is no channel %q", t.Channel)
+	}
+	return nil
+}
+
+func (l *Log) call(data string) error {
+	var c CallPiece
+	if err := strictly([]byte(data), &c); err != nil {
+		return err
+	}
+	at, known := l.callOf[c.N]
+	switch {
+	case !known && c.Name == "":
+		return fmt.Errorf("the first piece of call %d has no name", c.N)
+	case known && (c.ID != "" || c.Name != ""):
+		return fmt.Errorf("a later piece of call %d names it again", c.N)
+	case known && c.Arguments == "":
+		return fmt.Errorf("a later piece of call %d is empty", c.N)
+	case !known:
+		at = len(l.Calls)
+		l.callOf[c.N], l.Calls = at, append(l.Calls, Call{ID: c.ID, Name: c.Name})
+	}
+	l.Calls[at].Arguments += c.Arguments
+	l.pieces++
 	return nil
 }
 
@@ -145,9 +226,13 @@ func (l *Log) end(data string) error {
 		return err
 	}
 	receipt := l.End.Receipt
-	switch sum := hex.EncodeToString(l.transcript.Sum(nil)); {
-	case l.End.TokensOut != len(l.Tokens):
-		return fmt.Errorf("`tokens_out` is %d, and %d tokens came", l.End.TokensOut, len(l.Tokens))
+	switch sum, form := l.Digest(); {
+	case l.End.TokensOut != l.pieces:
+		return fmt.Errorf("`tokens_out` is %d, and %d tokens came", l.End.TokensOut, l.pieces)
+	case !slices.Equal(l.End.ToolCalls, l.Calls):
+		return fmt.Errorf("`tool_calls` are %v, and %v came", l.End.ToolCalls, l.Calls)
+	case receipt.TranscriptForm != form:
+		return fmt.Errorf("the receipt's transcript_form is %q, that of the events is %s", receipt.TranscriptForm, form)
 	case receipt.TranscriptSHA256 != sum:
 		return fmt.Errorf("the receipt's transcript_sha256 is %s, that of the tokens is %s", receipt.TranscriptSHA256, sum)
 	case receipt.Seed != l.Start.Seed || receipt.Determinism != l.Start.Determinism:

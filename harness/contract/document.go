@@ -36,7 +36,7 @@ type operation struct {
 
 // eventSchemas names the schema of each event's data.
 var eventSchemas = map[string]string{
-	"started": "StartedEvent", "token": "TokenEvent", "metrics": "MetricsEvent", "end": "EndEvent", "error": "ErrorEvent",
+	"started": "StartedEvent", "token": "TokenEvent", "tool_call": "ToolCallEvent", "metrics": "MetricsEvent", "end": "EndEvent", "error": "ErrorEvent",
 	"id": "EventID", "refusal": "Error",
 }
 

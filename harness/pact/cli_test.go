@@ -67,6 +67,11 @@ func cliTaskCalls() []call {
 				"seed": seed, "max_tokens": 24, "params": object{"temperature": 0.5, "stop": []string{"X"}}, "determinism": "strict",
 				"placement": object{"mode": "pin", "pool_id": "default"},
 			})), follow("run with every option 2, the stream", "cli-all")),
+		cliCall("run - --task-id cli-chat -m haiku --reasoning --tool-choice fly --tools testdata/tools.json", failed, "INVALID_PARAMS",
+			submit("", with(haiku("cli-chat"), object{
+				"prompt": nil, "messages": []object{{"role": "user", "content": prompt}}, "priority": "interactive", "reasoning": object{"split": true},
+				"tool_choice": "fly", "tools": []object{{"name": "weather", "parameters": object{"type": "object"}}},
+			})).refused("run with a choice of a tool that is none", 400, refusal(task.InvalidParams, false))),
 		cliCall("run - -m haiku --task-id cli-long --max-tokens 9999", failed, "INVALID_PARAMS",
 			submit("", ask("cli-long", object{"max_tokens": 9999})).refused("run with an answer that is too long", 400, refusal(task.InvalidParams, false))),
 		cliCall("run - -m no-such-model --task-id cli-model", failed, "MODEL_NOT_FOUND",

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-faster/jx"
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
@@ -137,7 +138,27 @@ func sdkTaskCalls() []call {
 		sdkRefused(submit("", with(haiku("sdk-both"), object{"messages": []object{{"role": "user", "content": "hello"}}})).
 			refused("a submit that contradicts itself", 400, refusal(task.InvalidParams, false)),
 			sdkSubmit("sdk-both", func(r *gen.TaskRequest) {
-				r.Messages = []gen.Message{{Role: gen.MessageRoleUser, Content: "hello"}}
+				r.Messages = []gen.Message{sdk.Say(gen.MessageRoleUser, "hello")}
+			})),
+		sdkCall(submit("a submit of a chat", with(haiku("sdk-chat"), object{
+			"prompt": nil, "messages": []object{{"role": "user", "content": []object{{"type": "text", "text": "hello"}}}}, "max_tokens": 4,
+			"reasoning": object{"split": true, "effort": "low"}, "tool_choice": "none", "tools": []object{{"name": "weather", "parameters": object{"type": "object"}}},
+		})), func(t *testing.T, c *sdk.Client) {
+			said, err := sdk.Show(gen.MessageRoleUser, "hello")
+			require.NoError(t, err)
+			_, err = c.Submit(t.Context(), &gen.TaskRequest{
+				TaskID: gen.NewOptTaskID("sdk-chat"), ModelRef: "haiku", Messages: []gen.Message{said}, MaxTokens: gen.NewOptInt(4),
+				Reasoning:  gen.NewOptReasoning(gen.Reasoning{Split: gen.NewOptBool(true), Effort: gen.NewOptString("low")}),
+				ToolChoice: gen.NewOptString("none"), Tools: []gen.Tool{{Name: "weather", Parameters: jx.Raw(`{"type":"object"}`)}},
+			})
+			require.NoError(t, err)
+		}),
+		sdkRefused(submit("", with(haiku("sdk-answer"), object{
+			"prompt": nil, "messages": []object{{"role": "tool", "tool_call_id": "c", "content": "rain"}},
+		})).refused("a submit whose result answers no call", 400, refusal(task.InvalidParams, false)),
+			sdkSubmit("sdk-answer", func(r *gen.TaskRequest) {
+				r.Prompt.Reset()
+				r.Messages = []gen.Message{sdk.Result("c", "rain")}
 			})),
 		sdkRefused(submit("", with(haiku("sdk-model"), object{"model_ref": "no-such-model"})).
 			refused("a submit for an unknown model", 404, refusal(task.ModelNotFound, false)), sdkSubmit("sdk-model", model("no-such-model"))),

@@ -109,7 +109,7 @@ func accepted(taskID string) map[string]matchers.Matcher {
 func receipt() object {
 	return object{
 		"seed": matchers.Integer(seed), "determinism": determinism, "fingerprint": like("fp-962eabc74e2da322"), "request_digest": hexDigest,
-		"transcript_sha256": hexDigest, "replica_id": like("default-0"), "engine_version": like("llama.cpp v0.5.0 built-in"),
+		"transcript_sha256": hexDigest, "transcript_form": matchers.Regex("text", "^(text|parts)$"), "replica_id": like("default-0"), "engine_version": like("llama.cpp v0.5.0 built-in"),
 		"model_digest": like("sha256:f7532452"),
 	}
 }
@@ -130,7 +130,7 @@ func status(taskID any, state task.State) object {
 	case task.Completed:
 		s["end"] = object{
 			"tokens_in": matchers.Integer(19), "tokens_out": matchers.Integer(28), "decode_time_ms": matchers.Integer(39),
-			"finish_reason": matchers.Regex("stop", "^(stop|length|result)$"), "receipt": receipt(),
+			"finish_reason": matchers.Regex("stop", "^(stop|length|tool_calls|result)$"), "receipt": receipt(),
 		}
 	case task.StateCanceled:
 		s["error"] = refusal(task.Canceled, false)
@@ -248,7 +248,7 @@ const (
 	wordIs       = `"[^"\n]+"`
 	startedTail  = `"queue_position":[0-9]+,"predicted_start_ms":[0-9]+,"seed":42,"determinism":"strict"\}\n\n` + metricsIs
 	endIs        = `id: ` + anyID + `\nevent: end\ndata: \{"tokens_in":[0-9]+,"tokens_out":[0-9]+,"decode_time_ms":[0-9]+,"finish_reason":"(?:stop|length)",` + receiptIs + `\}\n\n$`
-	receiptIs    = `"receipt":\{"seed":42,"determinism":"strict","fingerprint":` + wordIs + `,"request_digest":` + digestIs + `,"transcript_sha256":` + digestIs + `,"replica_id":` + wordIs + `,"engine_version":` + wordIs + `,"model_digest":` + wordIs + `\}`
+	receiptIs    = `"receipt":\{"seed":42,"determinism":"strict","fingerprint":` + wordIs + `,"request_digest":` + digestIs + `,"transcript_sha256":` + digestIs + `,"replica_id":` + wordIs + `,"engine_version":` + wordIs + `,"model_digest":` + wordIs + `,"transcript_form":"text"\}`
 	canceledIs   = `id: ` + anyID + `\nevent: error\ndata: \{"code":"CANCELED","message":"[^\n]+","retriable":false[^\n]*\}\n\n$`
 	resetIs      = `^id: 999999999999999999-[0-9a-f]{8}\nevent: error\ndata: \{"code":"WORKER_RESET","message":"[^\n]+","retriable":true[^\n]*\}\n\n$`
 	resetExample = "id: 999999999999999999-5ac1da8f\nevent: error\ndata: {\"code\":\"WORKER_RESET\",\"message\":\"read the stream from the start\",\"retriable\":true}\n\n"
@@ -276,7 +276,7 @@ func example(taskID string, canceled bool) (whole, afterFirst, firstID string) {
 	record := task.Record{Transcript: said, End: &task.End{
 		TokensIn: 19, TokensOut: len(said.Ends), DecodeTimeMS: 39, FinishReason: task.FinishStop, Receipt: task.Receipt{
 			Seed: seed, Determinism: task.Strict, Fingerprint: "fp-962eabc74e2da322", RequestDigest: digest, TranscriptSHA256: hex.EncodeToString(sum[:]),
-			ReplicaID: "default-0", EngineVersion: "llama.cpp v0.5.0 built-in", ModelDigest: "sha256:" + digest,
+			ReplicaID: "default-0", EngineVersion: "llama.cpp v0.5.0 built-in", ModelDigest: "sha256:" + digest, TranscriptForm: task.FormText,
 		},
 	}}
 	if canceled {

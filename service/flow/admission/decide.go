@@ -47,7 +47,7 @@ func Check(req task.Request, l Limits) error {
 	}
 	size := len(req.Prompt)
 	for _, m := range req.Messages {
-		size += len(m.Content)
+		size += m.Bytes()
 	}
 	for _, in := range req.Inputs {
 		size += len(in)
@@ -75,7 +75,7 @@ func Check(req task.Request, l Limits) error {
 	if mode := req.Placement.Mode; mode != task.Auto && req.Placement.PoolID == "" {
 		return task.Errorf(task.InvalidParams, "`placement.mode` %s needs `placement.pool_id`", mode)
 	}
-	return nil
+	return checkChat(req)
 }
 
 // serves refuses a request that the pool's engine cannot run.

@@ -263,19 +263,6 @@ func TestRouteTakesTheFinerQuantisation(t *testing.T) {
 	require.Equal(t, "a", got.PoolID, "a shorter line is worth more")
 }
 
-// LO-428: weights that are asked for by what they are in.
-func TestQuantisationThatIsAskedFor(t *testing.T) {
-	small, large := Pool{ID: "a", ModelID: "m", Workload: task.Completion, Ready: true, Quantisation: "Q4_K_M", Bits: 4.8}, Pool{ID: "b", ModelID: "m", Workload: task.Completion, Ready: true, Quantisation: "Q8_0", Bits: 8.5}
-	for asked, pool := range map[string]string{"": "b", "q4": "a", "Q4_K_M": "a", "q8_0": "b"} {
-		got, err := Route([]Pool{small, large}, task.Request{ModelRef: "m", Workload: task.Completion, Quantisation: asked})
-		require.NoError(t, err)
-		require.Equal(t, pool, got.PoolID, asked)
-	}
-	small.Quantisation = ""
-	_, err := Route([]Pool{small, large}, task.Request{ModelRef: "m", Workload: task.Completion, Quantisation: "f16"})
-	require.ErrorContains(t, err, "pool 'a' has weights in something unknown, not in f16; pool 'b' has weights in Q8_0, not in f16")
-}
-
 // LO-410: what a chat needs is refused by its name, or leads to the pool that has it.
 func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 	pools := []Pool{
@@ -319,4 +306,17 @@ func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 		require.True(t, task.HasCode(err, task.InvalidParams), "%s: %v", says, err)
 		require.ErrorContains(t, err, says)
 	}
+}
+
+// LO-428: weights that are asked for by what they are in.
+func TestQuantisationThatIsAskedFor(t *testing.T) {
+	small, large := Pool{ID: "a", ModelID: "m", Workload: task.Completion, Ready: true, Quantisation: "Q4_K_M", Bits: 4.8}, Pool{ID: "b", ModelID: "m", Workload: task.Completion, Ready: true, Quantisation: "Q8_0", Bits: 8.5}
+	for asked, pool := range map[string]string{"": "b", "q4": "a", "Q4_K_M": "a", "q8_0": "b"} {
+		got, err := Route([]Pool{small, large}, task.Request{ModelRef: "m", Workload: task.Completion, Quantisation: asked})
+		require.NoError(t, err)
+		require.Equal(t, pool, got.PoolID, asked)
+	}
+	small.Quantisation = ""
+	_, err := Route([]Pool{small, large}, task.Request{ModelRef: "m", Workload: task.Completion, Quantisation: "f16"})
+	require.ErrorContains(t, err, "pool 'a' has weights in something unknown, not in f16; pool 'b' has weights in Q8_0, not in f16")
 }

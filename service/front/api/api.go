@@ -63,8 +63,9 @@ type PoolView struct {
 	Model          ModelView
 	Workload       task.Workload
 	Device         string
-	Ctx            int // tokens
-	Slots          int // per replica
+	Ctx            int            // tokens
+	Slots          int            // per replica
+	Features       []task.Feature // what chats may ask of it; empty: nobody knows
 	SamplerProfile string
 	Ready          bool
 	Draining       bool

@@ -103,7 +103,7 @@ func TestTheContractBoundsEverything(t *testing.T) {
 			case "array":
 				require.True(t, has("maxItems"), at)
 			case "object":
-				require.True(t, has("properties"), at)
+				require.True(t, has("properties", "maxProperties"), at)
 			}
 			seen++
 			for key, v := range node {

@@ -36,7 +36,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 		out.Pools = append(out.Pools, gen.CapabilityPool{
 			ID: gen.PoolID(p.ID), Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 			Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Ctx: p.Ctx, Slots: p.Slots,
-			Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
+			Features: toFeatures(p.Features), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
 		})
 	}
 	for _, o := range h.contract.operations {
@@ -112,7 +112,7 @@ func toPool(p PoolView) gen.Pool {
 	out := gen.Pool{
 		ID: gen.PoolID(p.ID), State: gen.PoolState(p.State), Progress: gen.OptFloat64{Value: min(p.Progress, 1), Set: p.Progress > 0}, Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: task.Clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
-		SamplerProfile: task.Clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
+		Features: toFeatures(p.Features), SamplerProfile: task.Clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
 		Lifecycle: gen.Lifecycle(p.Lifecycle), Loaded: p.Loaded,
 		LastError: optString(task.Clip(p.LastError, maxMessage)), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
 		Queue: gen.Queue{
@@ -126,6 +126,14 @@ func toPool(p PoolView) gen.Pool {
 			test.Steps = append(test.Steps, gen.SelfTestStep{Step: gen.SelfTestStepStep(s.Step), State: gen.SelfTestState(s.State)})
 		}
 		out.SelfTest = gen.NewOptSelfTest(test)
+	}
+	return out
+}
+
+func toFeatures(features []task.Feature) gen.ChatFeatures {
+	var out gen.ChatFeatures
+	for _, f := range features {
+		out = append(out, gen.ChatFeaturesItem(f))
 	}
 	return out
 }

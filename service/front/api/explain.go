@@ -40,6 +40,14 @@ func (c *contract) violation(s schema, v any, at string) string {
 	wrong := func(got string) string {
 		return fmt.Sprintf("%s must be %s, not %s", place(at), c.describe(s), got)
 	}
+	if alternatives, ok := s["oneOf"].([]any); ok { // of which each has a type of its own
+		for _, a := range alternatives {
+			if a, _ := a.(schema); c.typed(c.resolve(a), v) {
+				return c.violation(a, v, at)
+			}
+		}
+		return wrong(kind(v))
+	}
 	if !c.typed(s, v) {
 		return wrong(kind(v))
 	}
@@ -111,8 +119,15 @@ func (c *contract) badObject(s schema, v map[string]any, at string) string {
 			return fmt.Sprintf("%s is missing: give %s", place(join(at, name)), c.describe(c.resolve(field)))
 		}
 	}
+	if high, ok := number(s["maxProperties"]); ok && float64(len(v)) > high {
+		return fmt.Sprintf("%s must have at most %.0f fields, not %d", place(at), high, len(v))
+	}
+	others, _ := s["additionalProperties"].(schema)
 	for _, name := range slices.Sorted(maps.Keys(v)) {
-		field, _ := known[name].(schema)
+		field, ok := known[name].(schema)
+		if !ok {
+			field = others
+		}
 		if why := c.violation(field, v[name], join(at, name)); why != "" {
 			return why
 		}
@@ -156,6 +171,14 @@ func (c *contract) describe(s schema) string {
 			return "`" + words[0] + "`"
 		}
 		return "one of " + strings.Join(words, ", ")
+	}
+	if alternatives, ok := s["oneOf"].([]any); ok {
+		words := make([]string, len(alternatives))
+		for i, a := range alternatives {
+			a, _ := a.(schema)
+			words[i] = c.describe(c.resolve(a))
+		}
+		return strings.Join(words, ", or ")
 	}
 	switch s["type"] {
 	case "integer":

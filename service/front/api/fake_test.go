@@ -68,15 +68,16 @@ func (f *fakeTasks) Delete(_ context.Context, id, actor string) error {
 }
 
 type fakePools struct {
-	unready error
-	gpus    GPUsView
-	replica ReplicaView
+	unready  error
+	gpus     GPUsView
+	replica  ReplicaView
+	features []task.Feature
 }
 
 func (f *fakePools) Pools() []PoolView {
 	return []PoolView{{
 		ID: "default", State: task.PoolReady, Engine: "llamacpp", EngineVersion: "v1", Model: ModelView{ID: "haiku", Ref: "file:haiku.gguf"}, Workload: task.Completion,
-		Device: "cpu", Ctx: 256, Slots: 1, Ready: true, Lifecycle: "pinned", Loaded: true, Replicas: 1, ReplicasReady: 1,
+		Device: "cpu", Ctx: 256, Slots: 1, Ready: true, Lifecycle: "pinned", Loaded: true, Features: f.features, Replicas: 1, ReplicasReady: 1,
 		Queue: QueueView{Interactive: 1, Batch: 2, Capacity: 64, FullPolicy: "reject"},
 	}}
 }

@@ -32,6 +32,15 @@ func (c *contract) shapeOf(s schema, known map[string]*shape) *shape {
 	}
 	s = c.resolve(s)
 	out.integer = s["type"] == "integer"
+	alternatives, _ := s["oneOf"].([]any) // of which at most one is a list, and one an object
+	for _, a := range alternatives {
+		a, _ := a.(schema)
+		if one := c.shapeOf(a, known); one.items != nil {
+			out.items = one.items
+		} else if one.fields != nil {
+			out.fields, out.needed = one.fields, one.needed
+		}
+	}
 	if items, ok := s["items"].(schema); ok {
 		out.items = c.shapeOf(items, known)
 	}

@@ -16,7 +16,12 @@ import (
 
 // CreateTask submits a task (ORCH-2001).
 func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.AdmissionHeaders, error) {
-	in, caller := toRequest(req), gate.CallFrom(ctx)
+	in, err := toRequest(req)
+	if err != nil {
+		h.Tasks.Rejected(err)
+		return nil, err
+	}
+	caller := gate.CallFrom(ctx)
 	in.BodySHA256, in.CorrelationID, in.Actor = callFrom(ctx).bodySHA256, caller.CorrelationID, caller.Identity
 	a, err := h.Tasks.Submit(ctx, in)
 	if err != nil {
@@ -79,9 +84,10 @@ func (h tasks) DeleteTask(ctx context.Context, p gen.DeleteTaskParams) (*gen.Don
 	return &gen.Done{}, nil
 }
 
-// toRequest maps a decoded body. gen has filled the documented defaults in, but for an absent `placement`.
-func toRequest(r *gen.TaskRequest) task.Request {
-	out := task.Request{
+// toRequest maps a decoded body. gen has filled the documented defaults in, but for an absent `placement`. It refuses what only the native form
+// of a chat can have wrong; what a request itself has wrong, admission finds.
+func toRequest(r *gen.TaskRequest) (out task.Request, err error) {
+	out = task.Request{
 		ID:             string(r.TaskID.Or("")),
 		ModelRef:       string(r.ModelRef),
 		Workload:       task.Workload(r.Workload.Or("")),
@@ -103,8 +109,11 @@ func toRequest(r *gen.TaskRequest) task.Request {
 	if id, ok := r.SessionID.Get(); ok {
 		out.SessionID = uuid.UUID(id).String()
 	}
-	for _, m := range r.Messages {
-		out.Messages = append(out.Messages, task.Message{Role: string(m.Role), Content: m.Content})
+	if out.Messages, err = toMessages(r.Messages); err != nil {
+		return out, err
+	}
+	if out.Chat, err = toChat(r); err != nil {
+		return out, err
 	}
 	if seed, ok := r.Seed.Get(); ok {
 		s := uint32(seed) // the contract's maximum is below 2^32
@@ -116,7 +125,7 @@ func toRequest(r *gen.TaskRequest) task.Request {
 			MinP: pointer(p.MinP.Get()), RepeatPenalty: pointer(p.RepeatPenalty.Get()), Stop: p.Stop,
 		}
 	}
-	return out
+	return out, nil
 }
 
 func toWish(w gen.OptPlacementWish) task.Placement {
@@ -162,6 +171,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 			TokensOut:    e.TokensOut,
 			DecodeTimeMs: e.DecodeTimeMS,
 			FinishReason: gen.EndEventFinishReason(e.FinishReason),
+			ToolCalls:    toCalls(e.ToolCalls),
 			Result:       jx.Raw(e.Result),
 			Receipt: gen.Receipt{
 				Seed:             gen.Seed(e.Receipt.Seed),
@@ -169,6 +179,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 				Fingerprint:      e.Receipt.Fingerprint,
 				RequestDigest:    e.Receipt.RequestDigest,
 				TranscriptSHA256: e.Receipt.TranscriptSHA256,
+				TranscriptForm:   optForm(e.Receipt.TranscriptForm),
 				ReplicaID:        e.Receipt.ReplicaID,
 				EngineVersion:    e.Receipt.EngineVersion,
 				ModelDigest:      e.Receipt.ModelDigest,

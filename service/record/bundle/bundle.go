@@ -69,13 +69,15 @@ func Of(r task.Record) proof.Bundle {
 		},
 		Metrics: proof.Metrics{QueuePosition: t.QueuePosition, TokensIn: t.PromptTokens, TokensOut: len(r.Transcript.Ends)},
 		Transcript: proof.Transcript{
-			SHA256: proof.Digest([]byte(r.Transcript.Text)), Bytes: len(r.Transcript.Text), Tokens: len(r.Transcript.Ends),
-			Kept: r.Proof.KeepsTranscript,
+			SHA256: r.Transcript.Digest(), Bytes: len(r.Transcript.Text), Tokens: len(r.Transcript.Ends), Kept: r.Proof.KeepsTranscript,
 		},
 		LastEventID: r.LastEventID,
 	}
+	if form := r.Transcript.Form(); form != task.FormText {
+		b.Transcript.Form = string(form)
+	}
 	if r.Proof.KeepsTranscript {
-		b.Transcript.Text, b.Transcript.Ends = r.Transcript.Text, r.Transcript.Ends
+		b.Transcript.Text, b.Transcript.Ends, b.Transcript.Runs = r.Transcript.Text, r.Transcript.Ends, runs(r.Transcript.Marks)
 	}
 	ran := b.Timing.FinishedAt // for a task that never ran
 	if !r.StartedAt.IsZero() {
@@ -113,6 +115,7 @@ func receipt(r task.Receipt) *proof.Receipt {
 	return &proof.Receipt{
 		Seed: r.Seed, Determinism: string(r.Determinism), Fingerprint: r.Fingerprint, RequestDigest: r.RequestDigest,
 		TranscriptSHA256: r.TranscriptSHA256, ReplicaID: r.ReplicaID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest,
+		TranscriptForm: string(r.TranscriptForm),
 	}
 }
 
@@ -124,10 +127,7 @@ func request(r task.Request, keep bool) proof.Request {
 		Placement: proof.Wish{Mode: string(r.Placement.Mode), PoolID: r.Placement.PoolID, Avoid: r.Placement.Avoid},
 		Kept:      keep, BodySHA256: hex.EncodeToString(r.BodySHA256[:]), CorrelationID: r.CorrelationID, Actor: r.Actor,
 	}
-	var messages []proof.Message
-	for _, m := range r.Messages {
-		messages = append(messages, proof.Message{Role: m.Role, Content: m.Content})
-	}
+	messages, asked := messages(r.Messages), chat(r.Chat)
 	if r.Prompt != "" {
 		p.PromptSHA256 = proof.Digest([]byte(r.Prompt))
 	}
@@ -137,8 +137,14 @@ func request(r task.Request, keep bool) proof.Request {
 	if len(r.Inputs) > 0 {
 		p.InputsSHA256 = proof.DigestInputs(r.Inputs)
 	}
+	if !asked.Empty() {
+		p.ChatSHA256 = proof.DigestChat(asked)
+	}
 	if keep {
 		p.Prompt, p.Messages, p.Inputs = r.Prompt, messages, r.Inputs
+		if !asked.Empty() {
+			p.Chat = &asked
+		}
 	}
 	return p
 }

@@ -54,7 +54,8 @@ type Ledger interface {
 
 	// Get returns what is recorded of a task, whatever its state. ErrDamaged.
 	Get(ctx context.Context, id string) (task.Record, bool, error)
-	// List returns at most limit finished tasks, the last to be accepted first (by sequence number, since clocks are set), without the text of their transcripts. An empty
+	// List returns at most limit finished tasks, the last to be accepted first (by sequence number, since clocks are set), without the text and the
+	// marks of their transcripts. An empty
 	// state means all three.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)
 	// Live returns the tasks without an outcome, whoever holds them, in the order of Claim. In Live, List and Claim a damaged task has an Err that

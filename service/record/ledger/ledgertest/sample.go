@@ -74,7 +74,16 @@ func Full(state task.State) task.Record {
 	var r task.Record
 	n := 0
 	populate(reflect.ValueOf(&r).Elem(), &n)
-	r.State, r.Transcript = state, task.Transcript{Text: "a\x00ü" + strings.Repeat("x", 300), Ends: []int{2, 2, 4, 304}}
+	r.State, r.Transcript = state, task.Transcript{
+		Text: "a\x00ü" + strings.Repeat("x", 300) + "{}!", Ends: []int{2, 2, 4, 304, 304, 305, 306, 307},
+		Marks: []task.Mark{
+			{Piece: 1, Kind: task.EventReasoning},
+			{Piece: 2, Kind: task.EventReasoning},
+			{Piece: 4, Kind: task.EventToolCall, Call: task.CallPart{N: 1, ID: "c\x001", Name: "näme"}},
+			{Piece: 5, Kind: task.EventToolCall, Call: task.CallPart{N: 1}},
+			{Piece: 6, Kind: task.EventToolCall, Call: task.CallPart{N: 1}},
+		},
+	}
 	r.End.Receipt.TranscriptSHA256 = r.Transcript.Digest()
 	if state == task.Completed {
 		r.Err = nil

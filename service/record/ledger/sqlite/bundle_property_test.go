@@ -61,7 +61,10 @@ func drawTask(t *rapid.T, seq uint64) task.Task {
 		Actor:     text.Draw(t, "actor"), CorrelationID: text.Draw(t, "correlation"), BodySHA256: [32]byte{byte(seq)},
 	}
 	for range rapid.IntRange(0, 2).Draw(t, "messages") {
-		q.Messages = append(q.Messages, task.Message{Role: text.Draw(t, "role"), Content: text.Draw(t, "content")})
+		q.Messages = append(q.Messages, drawMessage(t))
+	}
+	if rapid.Bool().Draw(t, "chat") {
+		q.Chat = drawChat(t)
 	}
 	return task.Task{
 		ID: id(seq), Seq: seq, Request: q, PoolID: text.Draw(t, "pool"), Engine: text.Draw(t, "engine"), EngineVersion: text.Draw(t, "version"),
@@ -77,6 +80,53 @@ func drawTask(t *rapid.T, seq uint64) task.Task {
 	}
 }
 
+func drawMessage(t *rapid.T) task.Message {
+	text := words()
+	m := task.Message{Role: text.Draw(t, "role"), Content: text.Draw(t, "content"), Reasoning: text.Draw(t, "reasoning"), ToolCallID: text.Draw(t, "answers")}
+	for range rapid.IntRange(0, 2).Draw(t, "parts") {
+		p := task.Part{Text: text.Draw(t, "part")}
+		if rapid.Bool().Draw(t, "image?") {
+			p = task.Part{Image: &task.Image{MIME: text.Draw(t, "mime"), Data: rapid.SliceOfN(rapid.Byte(), 1, 9).Draw(t, "image")}}
+		}
+		m.Parts = append(m.Parts, p)
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "calls") {
+		m.ToolCalls = append(m.ToolCalls, task.ToolCall{ID: text.Draw(t, "id"), Name: text.Draw(t, "name"), Arguments: text.Draw(t, "arguments")})
+	}
+	return m
+}
+
+// schemas are JSON as fronts hand it on.
+func schemas() *rapid.Generator[json.RawMessage] {
+	return rapid.Map(rapid.SampledFrom([]string{"", `{"b":"<x> & \u2028","a":[1.0,1e2]}`, `{ "spaced" : null }`}), func(s string) json.RawMessage {
+		if s == "" {
+			return nil
+		}
+		return json.RawMessage(s)
+	})
+}
+
+func drawChat(t *rapid.T) *task.Chat {
+	text := words()
+	c := &task.Chat{
+		ToolChoice: rapid.SampledFrom([]task.ToolChoice{task.ChooseAuto, task.ChooseNone, task.ChooseRequired, task.ChooseTool}).Draw(t, "choice"),
+		ToolName:   text.Draw(t, "chosen"), ParallelCalls: maybe(t, rapid.Bool(), "parallel"), TemplateArgs: schemas().Draw(t, "arguments"),
+		Reasoning: task.Reasoning{
+			Split: rapid.Bool().Draw(t, "split"), Enabled: maybe(t, rapid.Bool(), "enabled"), Effort: text.Draw(t, "effort"), Budget: rapid.IntRange(0, 9).Draw(t, "budget"),
+		},
+	}
+	for range rapid.IntRange(0, 2).Draw(t, "tools") {
+		c.Tools = append(c.Tools, task.Tool{Name: text.Draw(t, "tool"), Description: text.Draw(t, "description"), Parameters: schemas().Draw(t, "parameters")})
+	}
+	for i := range rapid.IntRange(0, 2).Draw(t, "biases") {
+		c.LogitBias = append(c.LogitBias, task.Bias{Token: i, Bias: rapid.Float64Range(-9, 9).Draw(t, "bias")})
+	}
+	if rapid.Bool().Draw(t, "format?") {
+		c.Format = &task.Format{Kind: task.FormatJSON, Schema: schemas().Draw(t, "schema")}
+	}
+	return c
+}
+
 // drawEnd draws how a task ended: completed with tokens or with a result, failed, canceled or dropped, in the queue or while it ran.
 func drawEnd(t *rapid.T, r *task.Record) {
 	text := words()
@@ -90,6 +140,9 @@ func drawEnd(t *rapid.T, r *task.Record) {
 			r.Transcript.Text += token
 			r.Transcript.Ends = append(r.Transcript.Ends, len(r.Transcript.Text))
 		}
+		if rapid.Bool().Draw(t, "of parts") {
+			r.Transcript.Marks = drawMarks(t, len(tokens))
+		}
 	}
 	r.FinishedAt, r.SealedAt, r.LastEventID = moments(t, "finished"), "3-aabbccdd", "4-aabbccdd"
 	r.State = rapid.SampledFrom([]task.State{task.Completed, task.Failed, task.StateCanceled}).Draw(t, "state")
@@ -101,10 +154,10 @@ func drawEnd(t *rapid.T, r *task.Record) {
 	}
 	r.End = &task.End{
 		TokensIn: rapid.IntRange(0, 9).Draw(t, "in"), TokensOut: len(r.Transcript.Ends), DecodeTimeMS: rapid.Int64Range(0, 9).Draw(t, "decode"),
-		FinishReason: task.FinishStop,
+		FinishReason: task.FinishStop, ToolCalls: r.Transcript.Parts().Calls,
 		Receipt: task.Receipt{
 			Seed: r.Task.Seed, Determinism: r.Task.Determinism, Fingerprint: r.Fingerprint, RequestDigest: r.Task.RequestDigest,
-			TranscriptSHA256: digest(r.Transcript.Text), ReplicaID: r.ReplicaID, ModelDigest: text.Draw(t, "weights"),
+			TranscriptSHA256: r.Transcript.Digest(), TranscriptForm: r.Transcript.Form(), ReplicaID: r.ReplicaID, ModelDigest: text.Draw(t, "weights"),
 		},
 	}
 	r.End.Result = json.RawMessage(rapid.SampledFrom([]string{

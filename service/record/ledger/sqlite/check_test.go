@@ -124,14 +124,20 @@ func TestBackupIsWholeWhileTheLedgerIsWritten(t *testing.T) {
 	require.Equal(t, 2, mode, "a copy can shrink too")
 }
 
-// LO-202
+// LO-202, LO-416
 func TestExportHoldsTextBack(t *testing.T) {
 	l := open(t, Options{})
 	s := sample(1)
 	s.Prompt, s.Request.Messages = "PRIVATE prompt", []task.Message{{Role: "user", Content: "PRIVATE message"}}
 	s.Request.Inputs, s.Sampling.Stop, s.Request.Params.Stop = []string{"PRIVATE input"}, []string{"PRIVATE stop"}, []string{"PRIVATE stop"}
+	s.Request.Chat = &task.Chat{Tools: []task.Tool{{Name: "PRIVATE tool"}}}
 	require.NoError(t, l.Accept(t.Context(), s))
-	r := ended(s, task.Completed, "PRIVATE ", "<answer>")
+	r := ended(s, task.Completed, "PRIVATE thought", "PRIVATE ", "<answer>", "PRIVATE {}")
+	r.Transcript.Marks = []task.Mark{
+		{Piece: 0, Kind: task.EventReasoning}, {Piece: 3, Kind: task.EventToolCall, Call: task.CallPart{ID: "PRIVATE id", Name: "PRIVATE name"}},
+	}
+	r.End.ToolCalls = r.Transcript.Parts().Calls
+	r.End.Receipt.TranscriptSHA256, r.End.Receipt.TranscriptForm = r.Transcript.Digest(), r.Transcript.Form()
 	r.End.Result = json.RawMessage(`{"embedding":["PRIVATE"]}`)
 	end(t, l, r)
 	accept(t, l, 2)
@@ -155,13 +161,16 @@ func TestExportHoldsTextBack(t *testing.T) {
 	require.Equal(t, digest("PRIVATE prompt"), lines[0].PromptSHA256)
 	require.Equal(t, r.End.Receipt.TranscriptSHA256, lines[0].TranscriptSHA256)
 	require.Equal(t, r.End.Receipt, *lines[0].Receipt)
-	require.Equal(t, 2, lines[0].TokensOut)
+	require.Equal(t, task.FormParts, lines[0].TranscriptForm)
+	require.Equal(t, 4, lines[0].TokensOut)
+	require.Equal(t, task.FormText, lines[1].TranscriptForm)
 	require.Equal(t, task.Canceled, lines[1].Error.Code)
 	require.Equal(t, task.Queued, lines[2].State)
 	require.True(t, lines[2].FinishedAt.IsZero())
 
 	lines, _ = export(true)
 	require.Equal(t, exportedText{
-		Prompt: "PRIVATE prompt", Messages: s.Request.Messages, Inputs: s.Request.Inputs, Transcript: "PRIVATE <answer>", Result: r.End.Result,
+		Prompt: "PRIVATE prompt", Messages: s.Request.Messages, Chat: s.Request.Chat, Inputs: s.Request.Inputs, Transcript: "PRIVATE <answer>",
+		Reasoning: "PRIVATE thought", ToolCalls: []task.ToolCall{{ID: "PRIVATE id", Name: "PRIVATE name", Arguments: "PRIVATE {}"}}, Result: r.End.Result,
 	}, *lines[0].Text)
 }

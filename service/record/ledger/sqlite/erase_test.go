@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -28,17 +29,33 @@ func secret(seq uint64, r *rand.Rand) task.Record {
 	pad := func() string { return strings.Repeat("x", r.IntN(400)<<(2*r.IntN(8)/6)) }
 	t := sample(seq)
 	t.Request.Prompt = fmt.Sprintf("asked-%d-%s-asked-%d-", seq, pad(), seq)
-	t.Request.Messages = []task.Message{{Role: "user", Content: fmt.Sprintf("said-%d-", seq)}}
+	t.Request.Messages = []task.Message{
+		{Role: "user", Content: fmt.Sprintf("said-%d-", seq), Parts: []task.Part{{Image: &task.Image{MIME: "image/png", Data: picture(seq)}}}},
+		{Role: "assistant", Reasoning: fmt.Sprintf("thought-%d-", seq), ToolCalls: []task.ToolCall{{ID: "c", Name: fmt.Sprintf("called-%d-", seq)}}},
+	}
+	t.Request.Chat = &task.Chat{Tools: []task.Tool{{Name: fmt.Sprintf("tool-%d-", seq)}}}
 	t.Prompt = t.Request.Prompt
 	t.RequestDigest = t.Digest()
-	return ended(t, task.Completed, fmt.Sprintf("answered-%d-", seq), pad(), fmt.Sprintf("-answered-%d-", seq))
+	out := ended(t, task.Completed, fmt.Sprintf("answered-%d-", seq), pad(), fmt.Sprintf("-answered-%d-", seq), fmt.Sprintf("{args-%d-}", seq))
+	out.Transcript.Marks = []task.Mark{
+		{Piece: 1, Kind: task.EventReasoning},
+		{Piece: 3, Kind: task.EventToolCall, Call: task.CallPart{ID: fmt.Sprintf("id-%d-", seq), Name: fmt.Sprintf("calls-%d-", seq)}},
+	}
+	out.End.ToolCalls = out.Transcript.Parts().Calls
+	out.End.Receipt.TranscriptSHA256, out.End.Receipt.TranscriptForm = out.Transcript.Digest(), out.Transcript.Form()
+	return out
 }
+
+// picture is the bytes of an image, which are in the file as base64.
+func picture(seq uint64) []byte { return fmt.Appendf(nil, "picture-%09d-", seq) }
 
 // secrets are what must be gone with a task: its words, and what is made of them.
 func secrets(r task.Record) (all [][]byte) {
 	seq := r.Task.Seq
 	for _, text := range []string{
 		fmt.Sprintf("asked-%d-", seq), fmt.Sprintf("said-%d-", seq), fmt.Sprintf("answered-%d-", seq),
+		base64.StdEncoding.EncodeToString(picture(seq)), fmt.Sprintf("thought-%d-", seq), fmt.Sprintf("called-%d-", seq), fmt.Sprintf("tool-%d-", seq),
+		fmt.Sprintf("args-%d-", seq), fmt.Sprintf("id-%d-", seq), fmt.Sprintf("calls-%d-", seq),
 		r.Task.RequestDigest, r.End.Receipt.TranscriptSHA256, hex.EncodeToString(r.Task.Request.BodySHA256[:]),
 	} {
 		all = append(all, []byte(text))

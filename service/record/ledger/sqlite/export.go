@@ -16,40 +16,44 @@ import (
 
 // exported is a line of an export. It has the digests of prompts and answers, and their text if the caller asks for it.
 type exported struct {
-	TaskID           string           `json:"task_id"`
-	Seq              uint64           `json:"seq"`
-	State            task.State       `json:"state"`
-	PoolID           string           `json:"pool_id"`
-	Engine           string           `json:"engine"`
-	Workload         task.Workload    `json:"workload"`
-	Priority         task.Priority    `json:"priority"`
-	ModelRef         string           `json:"model_ref"`
-	SessionID        string           `json:"session_id,omitempty"`
-	Seed             uint32           `json:"seed"`
-	Determinism      task.Determinism `json:"determinism"`
-	RequestDigest    string           `json:"request_digest"`
-	ReplicaID        string           `json:"replica_id,omitempty"`
-	Fingerprint      string           `json:"fingerprint,omitempty"`
-	AcceptedAt       time.Time        `json:"accepted_at"`
-	StartedAt        time.Time        `json:"started_at,omitzero"`
-	FinishedAt       time.Time        `json:"finished_at,omitzero"`
-	TokensIn         int              `json:"tokens_in"`
-	TokensOut        int              `json:"tokens_out"`
-	LastEventID      string           `json:"last_event_id,omitempty"`
-	PromptSHA256     string           `json:"prompt_sha256,omitempty"`
-	TranscriptSHA256 string           `json:"transcript_sha256,omitempty"`
-	Receipt          *task.Receipt    `json:"receipt,omitempty"`
-	Error            *storedError     `json:"error,omitempty"`
-	DeletedAt        time.Time        `json:"deleted_at,omitzero"`
-	Text             *exportedText    `json:"text,omitempty"`
+	TaskID           string              `json:"task_id"`
+	Seq              uint64              `json:"seq"`
+	State            task.State          `json:"state"`
+	PoolID           string              `json:"pool_id"`
+	Engine           string              `json:"engine"`
+	Workload         task.Workload       `json:"workload"`
+	Priority         task.Priority       `json:"priority"`
+	ModelRef         string              `json:"model_ref"`
+	SessionID        string              `json:"session_id,omitempty"`
+	Seed             uint32              `json:"seed"`
+	Determinism      task.Determinism    `json:"determinism"`
+	RequestDigest    string              `json:"request_digest"`
+	ReplicaID        string              `json:"replica_id,omitempty"`
+	Fingerprint      string              `json:"fingerprint,omitempty"`
+	AcceptedAt       time.Time           `json:"accepted_at"`
+	StartedAt        time.Time           `json:"started_at,omitzero"`
+	FinishedAt       time.Time           `json:"finished_at,omitzero"`
+	TokensIn         int                 `json:"tokens_in"`
+	TokensOut        int                 `json:"tokens_out"`
+	LastEventID      string              `json:"last_event_id,omitempty"`
+	PromptSHA256     string              `json:"prompt_sha256,omitempty"`
+	TranscriptSHA256 string              `json:"transcript_sha256,omitempty"`
+	TranscriptForm   task.TranscriptForm `json:"transcript_form,omitempty"`
+	Receipt          *task.Receipt       `json:"receipt,omitempty"`
+	Error            *storedError        `json:"error,omitempty"`
+	DeletedAt        time.Time           `json:"deleted_at,omitzero"`
+	Text             *exportedText       `json:"text,omitempty"`
 }
 
 // exportedText is the text of a task, which an export leaves out unless the caller asks for it.
 type exportedText struct {
 	Prompt     string          `json:"prompt"`
 	Messages   []task.Message  `json:"messages,omitempty"`
+	Chat       *task.Chat      `json:"chat,omitempty"`
 	Inputs     []string        `json:"inputs,omitempty"`
-	Transcript string          `json:"transcript,omitempty"`
+	Transcript string          `json:"transcript,omitempty"` // of the answer
+	Reasoning  string          `json:"reasoning,omitempty"`
+	ToolCalls  []task.ToolCall `json:"tool_calls,omitempty"`
 	Result     json.RawMessage `json:"result,omitempty"`
 }
 
@@ -88,13 +92,17 @@ func export(r task.Record, withText bool) exported {
 	}
 	e.PromptSHA256 = digest(t.Prompt)
 	if r.State.Final() {
-		e.TranscriptSHA256 = digest(r.Transcript.Text)
+		e.TranscriptSHA256, e.TranscriptForm = r.Transcript.Digest(), r.Transcript.Form()
 	}
 	if r.End != nil {
 		e.Receipt = &r.End.Receipt
 	}
 	if withText {
-		e.Text = &exportedText{Prompt: t.Prompt, Messages: t.Request.Messages, Inputs: t.Request.Inputs, Transcript: r.Transcript.Text}
+		p := r.Transcript.Parts()
+		e.Text = &exportedText{
+			Prompt: t.Prompt, Messages: t.Request.Messages, Chat: t.Request.Chat, Inputs: t.Request.Inputs, Transcript: p.Answer, Reasoning: p.Reasoning,
+			ToolCalls: p.Calls,
+		}
 		if r.End != nil {
 			e.Text.Result = r.End.Result
 		}

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"database/sql"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -114,7 +113,17 @@ func encodeTask(t task.Task) ([]byte, error) {
 	if t.Prompt != q.Prompt {
 		s.Prompt = &t.Prompt
 	}
-	return json.Marshal(s)
+	return encode(s)
+}
+
+// encode writes JSON that has the JSON in it as it came: the schemas of tools are part of what an engine reads, and the digest of a result is in
+// the proof bundle.
+func encode(v any) ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(v)
+	return bytes.TrimSuffix(text.Bytes(), []byte{'\n'}), err
 }
 
 // decodeTask sets the fields that have no columns.
@@ -153,12 +162,7 @@ func encodeOutcome(r task.Record) ([]byte, error) {
 	if d := r.Deleted; d != nil {
 		s.Deleted = &storedDeletion{TokensIn: d.TokensIn, TokensOut: d.TokensOut}
 	}
-	// A result has to come back byte for byte: its digest is in the proof bundle.
-	var text bytes.Buffer
-	encoder := json.NewEncoder(&text)
-	encoder.SetEscapeHTML(false)
-	err := encoder.Encode(s)
-	return bytes.TrimSuffix(text.Bytes(), []byte{'\n'}), err
+	return encode(s)
 }
 
 func storeError(e *task.Error) *storedError {
@@ -186,37 +190,6 @@ func decodeOutcome(text []byte, r *task.Record) error {
 	return nil
 }
 
-// encodeEnds writes the lengths of a transcript's tokens as varints: mostly one byte for a token.
-func encodeEnds(ends []int) []byte {
-	out := make([]byte, 0, len(ends))
-	last := 0
-	for _, end := range ends {
-		out = binary.AppendUvarint(out, uint64(end-last))
-		last = end
-	}
-	return out
-}
-
-var errEnds = errors.New("the transcript's token lengths are no varints")
-
-func decodeEnds(in []byte) ([]int, error) {
-	if len(in) == 0 {
-		return nil, nil
-	}
-	ends := make([]int, 0, len(in))
-	last := uint64(0)
-	for len(in) > 0 {
-		length, n := binary.Uvarint(in)
-		if n <= 0 || length > 1<<40 {
-			return nil, errEnds
-		}
-		last += length
-		ends = append(ends, int(last))
-		in = in[n:]
-	}
-	return ends, nil
-}
-
 // columns are the columns of a query for tasks, in the order in which row.into takes them.
 const columns = `t.seq, t.id, t.state, t.priority, t.pool_id, t.accepted_ms, t.started_ms, t.finished_ms, t.replica_id,
 	t.fingerprint, t.checkpoint_event, t.checkpoint_sum, t.sealed_at, t.last_event_id, t.outcome, t.proof_sum, t.proof_bytes,
@@ -241,6 +214,7 @@ type row struct {
 	outcome, task, ends  []byte
 	requestSum, textSum  []byte
 	text                 sql.NullString
+	marks                []byte
 }
 
 // into returns what to scan the columns into, with those of the transcript at the end.
@@ -249,7 +223,7 @@ func (w *row) into() []any {
 		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
 		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome,
 		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.deleted, &w.task, &w.requestSum,
-		&w.ends, &w.text, &w.textSum,
+		&w.ends, &w.text, &w.marks, &w.textSum,
 	}
 }
 
@@ -272,6 +246,9 @@ func (w *row) record() (task.Record, error) {
 	}
 	if err == nil {
 		r.Transcript.Ends, err = decodeEnds(w.ends)
+	}
+	if err == nil {
+		r.Transcript.Marks, err = decodeMarks(w.marks, len(r.Transcript.Ends))
 	}
 	if err == nil && w.deleted.Valid != (r.Deleted != nil) {
 		err = errors.New("it is half deleted")

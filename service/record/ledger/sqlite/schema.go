@@ -115,6 +115,8 @@ CREATE TABLE loss (
 	from_ms  INTEGER NOT NULL,
 	to_ms    INTEGER NOT NULL
 ) STRICT;
+`, `
+ALTER TABLE transcript ADD COLUMN marks BLOB; -- which tokens are reasoning or of calls of tools; NULL: none
 `}
 
 // oldest is the first version that the steps can bring up to date.

@@ -33,6 +33,8 @@ func TestWhatWasChangedIsNotShown(t *testing.T) {
 		"UPDATE transcript SET text = 'one twO' WHERE seq = 1",
 		"UPDATE transcript SET ends = x'0205' WHERE seq = 1",
 		"UPDATE transcript SET text = 'one two!' WHERE seq = 1",
+		"UPDATE transcript SET marks = x'000101' WHERE seq = 1",
+		"UPDATE transcript SET marks = x'000103' WHERE seq = 1",
 		"DELETE FROM transcript WHERE seq = 1",
 		"UPDATE request SET task = json_set(task, '$.request.prompt', 'Say nothing.') WHERE seq = 1",
 		"UPDATE request SET task = json_set(task, '$.seed', 8) WHERE seq = 1",
@@ -73,6 +75,29 @@ func TestWhatWasChangedIsNotShown(t *testing.T) {
 		require.Equal(t, "whole", get(t, l, id(2)).Transcript.Text)
 		require.NoError(t, l.Delete(t.Context(), id(1), epoch))
 		require.NotNil(t, get(t, l, id(1)).Deleted)
+	}
+}
+
+// Also where the digest of the transcript does not tell, as for how its calls were cut into tokens.
+// LO-834, LO-416
+func TestMarksThatWereChangedAreNotShown(t *testing.T) {
+	for _, change := range []string{
+		"UPDATE transcript SET marks = NULL WHERE seq = 1",
+		"UPDATE transcript SET marks = x'000201000163016e' WHERE seq = 1",
+		"UPDATE transcript SET marks = x'000201000163016e000201010000' WHERE seq = 1",
+		"UPDATE transcript SET ends = x'0302' WHERE seq = 1",
+	} {
+		l := open(t, Options{Bundles: &bundle.Keep{}, offhand: true})
+		r := ended(sample(1), task.Completed, "{\"", "a\"}")
+		r.Transcript.Marks = []task.Mark{
+			{Piece: 0, Kind: task.EventToolCall, Call: task.CallPart{ID: "c", Name: "n"}}, {Piece: 1, Kind: task.EventToolCall},
+		}
+		r.End.Receipt.TranscriptSHA256 = r.Transcript.Digest()
+		end(t, l, r)
+		require.Equal(t, r.Transcript, get(t, l, id(1)).Transcript)
+		behind(t, l, change)
+		_, _, err := l.Get(t.Context(), id(1))
+		require.ErrorIs(t, err, ledger.ErrDamaged, change)
 	}
 }
 

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package admission
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/service/task"
+)
+
+// checkChat refuses messages, and what is asked besides them, that contradict themselves, whatever front they came by (LO-415). It names fields
+// as the native API does.
+func checkChat(req task.Request) error {
+	calls := map[string]bool{} // the ids of calls so far
+	for i, m := range req.Messages {
+		if err := checkMessage(m, i, calls); err != nil {
+			return err
+		}
+		for _, c := range m.ToolCalls {
+			calls[c.ID] = true
+		}
+	}
+	if req.Chat == nil {
+		return nil
+	}
+	c := *req.Chat
+	if req.Workload != task.Completion {
+		return refuse("only completions take `tools`, `format`, `reasoning`, `logit_bias` and `template_args`: leave them out")
+	}
+	if len(req.Messages) == 0 {
+		for _, f := range []struct {
+			asked bool
+			name  string
+		}{
+			{len(c.Tools) > 0, "tools"},
+			{c.ToolChoice != task.ChooseAuto, "tool_choice"},
+			{c.ParallelCalls != nil, "parallel_tool_calls"},
+			{c.Reasoning != task.Reasoning{}, "reasoning"},
+			{len(c.TemplateArgs) > 0, "template_args"},
+		} {
+			if f.asked {
+				return refuse("`%s` is of a chat, and a `prompt` is none: send `messages`", f.name)
+			}
+		}
+	}
+	for _, check := range []func(task.Chat) error{checkTools, checkFormat} {
+		if err := check(c); err != nil {
+			return err
+		}
+	}
+	if c.Reasoning.Budget < 0 {
+		return refuse("`reasoning.budget` must be a number of tokens, not %d", c.Reasoning.Budget)
+	}
+	if len(c.TemplateArgs) > 0 && !object(c.TemplateArgs) {
+		return refuse("`template_args` must be a JSON object")
+	}
+	return nil
+}
+
+func checkMessage(m task.Message, i int, calls map[string]bool) error {
+	at := fmt.Sprintf("messages[%d]", i)
+	switch m.Role {
+	case task.RoleSystem, task.RoleUser, task.RoleAssistant, task.RoleTool:
+	default:
+		return refuse("`%s.role` must be one of system, user, assistant, tool, not %q", at, task.Clip(m.Role, maxQuote))
+	}
+	switch assistant, tool := m.Role == task.RoleAssistant, m.Role == task.RoleTool; {
+	case m.Reasoning != "" && !assistant:
+		return refuse("`%s.reasoning` is for assistants, and the role is %s", at, m.Role)
+	case len(m.ToolCalls) > 0 && !assistant:
+		return refuse("`%s.tool_calls` is for assistants, and the role is %s", at, m.Role)
+	case m.ToolCallID != "" && !tool:
+		return refuse("`%s.tool_call_id` is for the role tool, and the role is %s", at, m.Role)
+	case tool && m.ToolCallID == "":
+		return refuse("`%s.tool_call_id` is missing: give the id of the call whose result this is", at)
+	case tool && !calls[m.ToolCallID]:
+		return refuse("`%s.tool_call_id` is %q, and no message before it has a call of this id: send the assistant's message with its `tool_calls` too",
+			at, task.Clip(m.ToolCallID, maxQuote))
+	}
+	for j, c := range m.ToolCalls {
+		if c.Name == "" {
+			return refuse("`%s.tool_calls[%d].name` is empty: give the tool's name", at, j)
+		}
+	}
+	for j, p := range m.Parts {
+		if p.Image == nil {
+			continue
+		}
+		at := fmt.Sprintf("%s.content[%d]", at, j)
+		switch {
+		case m.Role != task.RoleUser && m.Role != task.RoleTool:
+			return refuse("`%s` is an image, and the role is %s: images come from users and tools", at, m.Role)
+		case p.Image.Type() == "":
+			return refuse("`%s` is no image that is known here: send a PNG, JPEG, WebP or GIF file in base64", at)
+		}
+	}
+	return nil
+}
+
+func checkTools(c task.Chat) error {
+	names := make([]string, len(c.Tools))
+	for i, t := range c.Tools {
+		switch {
+		case t.Name == "":
+			return refuse("`tools[%d].name` is empty: give it a name", i)
+		case slices.Contains(names[:i], t.Name):
+			return refuse("`tools[%d].name` is %q, as of a tool before it: each name once", i, task.Clip(t.Name, maxQuote))
+		case len(t.Parameters) > 0 && !object(t.Parameters):
+			return refuse("`tools[%d].parameters` must be a JSON schema that is an object", i)
+		}
+		names[i] = t.Name
+	}
+	switch c.ToolChoice {
+	case task.ChooseAuto, task.ChooseNone:
+	case task.ChooseRequired:
+		if len(names) == 0 {
+			return refuse("`tool_choice` is required, and there are no `tools`")
+		}
+	case task.ChooseTool:
+		if !slices.Contains(names, c.ToolName) {
+			return refuse("`tool_choice` is %q, which is none of auto, none, required and the names of `tools`", task.Clip(c.ToolName, maxQuote))
+		}
+	}
+	return nil
+}
+
+func checkFormat(c task.Chat) error {
+	switch f := c.Format; {
+	case f == nil:
+	case f.Kind == task.FormatGrammar && strings.TrimSpace(f.Grammar) == "":
+		return refuse("`format.grammar` is empty: give a grammar in GBNF")
+	case f.Kind == task.FormatJSON && len(f.Schema) > 0 && !object(f.Schema):
+		return refuse("`format.schema` must be a JSON schema that is an object")
+	}
+	return nil
+}
+
+// object reports whether JSON is an object.
+func object(raw json.RawMessage) bool {
+	return bytes.HasPrefix(bytes.TrimLeft(raw, " \t\r\n"), []byte{'{'}) && json.Valid(raw)
+}
+
+// maxQuote is how many bytes of what the client sent a message repeats.
+const maxQuote = 64
+
+func refuse(format string, args ...any) error {
+	return task.Errorf(task.InvalidParams, format, args...)
+}
