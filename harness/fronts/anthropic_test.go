@@ -4,18 +4,26 @@ package fronts_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/scripted"
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
@@ -206,5 +214,97 @@ func TestAnthropic(t *testing.T) {
 			}
 			return err
 		}))
+	})
+}
+
+// scriptedConfig has one pool, whose engine says what a script says.
+const scriptedConfig = `
+bind_addr: 127.0.0.1:0
+data_dir: state
+auth: {optional_on_loopback: true}
+aliases: {claude-any: coder}
+pools:
+  - {id: only, model: {id: coder, ref: x}, provisioning: {mode: external, urls: ["%s"]}}
+`
+
+// A conversation with a tool: the call and the thinking before it go back with the tool's result. Counts are what the messages then have,
+// images too.
+//
+// LO-421, LO-422
+func TestAnthropicTools(t *testing.T) {
+	engine := scripted.New(scripted.Options{Thinks: true, Vision: true, Script: scripted.Script{Rules: []scripted.Rule{
+		{Role: "tool", Match: "ten past two", Play: []scripted.Step{{Text: "It says: ten past two."}}},
+		{Match: "read", Play: []scripted.Step{
+			{Reasoning: "I read the file.", Cut: 3},
+			{Call: &scripted.Call{Name: "Read"}},
+			{Call: &scripted.Call{Arguments: `{"path":"note.txt"}`}, Cut: 4},
+		}},
+		{Play: []scripted.Step{{Text: "Hello."}}},
+	}}})
+	server := httptest.NewServer(engine)
+	t.Cleanup(server.Close)
+	lab, err := daemon.NewLab(t.Context(), t.TempDir(), "../..")
+	require.NoError(t, err)
+	t.Cleanup(lab.Close)
+	file := filepath.Join(lab.Dir, "c.yaml")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, scriptedConfig, server.URL), 0o600))
+	d, err := lab.Serve(t.Context(), daemon.Options{Config: file, Options: process.Options{Args: []string{"--no-self-test"}, Env: lab.Env(lab.Dir, nil)}})
+	require.NoError(t, err)
+	_, err = d.Idle(t.Context(), "only")
+	require.NoError(t, err)
+	b := box{t, d}
+
+	const head = `{"model":"claude-any","max_tokens":32000,"thinking":{"type":"adaptive"},"tools":[{"name":"Read","description":"reads","input_schema":{"type":"object","properties":{"path":{"type":"string"}}}},
+		{"type":"web_search_20250305","name":"web_search"}],"messages":[{"role":"user","content":"read the note"}`
+	type block struct {
+		Type      string          `json:"type"`
+		Thinking  string          `json:"thinking,omitempty"`
+		Signature string          `json:"signature,omitempty"`
+		ID        string          `json:"id,omitempty"`
+		Name      string          `json:"name,omitempty"`
+		Input     json.RawMessage `json:"input,omitempty"`
+		Text      string          `json:"text,omitempty"`
+	}
+	type message struct {
+		Content    []block `json:"content"`
+		StopReason string  `json:"stop_reason"`
+	}
+	var first message
+	require.Equal(t, http.StatusOK, b.whole("/v1/messages", head+`]}`, &first).StatusCode)
+	require.Equal(t, "tool_use", first.StopReason)
+	require.Len(t, first.Content, 2)
+	require.Equal(t, "I read the file.", first.Content[0].Thinking)
+	require.JSONEq(t, `{"path":"note.txt"}`, string(first.Content[1].Input))
+
+	answer, err := json.Marshal(first.Content)
+	require.NoError(t, err)
+	second := head + `,{"role":"assistant","content":` + string(answer) + `},{"role":"user","content":[{"type":"tool_result","tool_use_id":"` + first.Content[1].ID + `","content":"ten past two"}]}`
+	var last message
+	require.Equal(t, http.StatusOK, b.whole("/v1/messages", second+`]}`, &last).StatusCode)
+	require.Equal(t, "end_turn", last.StopReason)
+	require.Equal(t, "It says: ten past two.", last.Content[0].Text)
+
+	const png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+	for name, body := range map[string]string{
+		"tools": head + `]}`, "a result": second + `]}`,
+		"an image": `{"model":"coder","max_tokens":100,"messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + png + `"}}]}]}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := box{t, d}
+			var counted, answered anthropicMessage
+			require.Equal(t, http.StatusOK, b.whole("/v1/messages/count_tokens", body, &counted).StatusCode)
+			require.Equal(t, http.StatusOK, b.whole("/v1/messages", body, &answered).StatusCode)
+			require.Positive(t, counted.Input)
+			require.Equal(t, answered.Usage.Input, counted.Input)
+		})
+	}
+
+	t.Run("streamed", func(t *testing.T) {
+		_, all := box{t, d}.events(head+`],"stream":true}`, nil)
+		names := make([]string, 0, len(all))
+		for _, e := range all {
+			names = append(names, cmp.Or(e.Delta.Type, e.Type))
+		}
+		require.Equal(t, []string{"message_start", "content_block_start", "thinking_delta", "signature_delta", "content_block_stop", "content_block_start", "input_json_delta", "content_block_stop", "message_delta", "message_stop"}, slices.Compact(names))
 	})
 }

@@ -322,7 +322,7 @@ func TestModels(t *testing.T) {
 	}
 	status, body = get("/v1/models/coder")
 	require.Equal(t, http.StatusOK, status)
-	require.Equal(t, coder+"\n", body)
+	require.JSONEq(t, coder, body)
 	for path, want := range map[string]int{"/v1/models?limit=0": 400, "/v1/models?limit=x": 400, "/v1/models?after_id=x": 404, "/v1/models?before_id=x": 404, "/v1/models/claude-9": 404} {
 		status, body = get(path)
 		require.Equal(t, want, status, path)

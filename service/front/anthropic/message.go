@@ -134,6 +134,10 @@ func assistantTurn(at string, blocks []block) ([]task.Message, error) {
 	return []task.Message{out}, nil
 }
 
+// billing begins a block in which Claude Code tells Anthropic's servers whom to charge. It is no prompt, and it differs from conversation
+// to conversation: in front of everything else it would keep engines from using what they have computed before.
+const billing = "x-anthropic-billing-header:"
+
 // systemTurn is what a model is told to be. It is text alone.
 func systemTurn(at string, blocks []block) ([]task.Message, error) {
 	var said content
@@ -141,6 +145,9 @@ func systemTurn(at string, blocks []block) ([]task.Message, error) {
 		at := fmt.Sprintf("%s[%d]", at, i)
 		if b.Type != "text" {
 			return nil, lenient.Bad(at+".type", "what the system says is text, not %q", task.Clip(b.Type, 40))
+		}
+		if strings.HasPrefix(b.Text, billing) {
+			continue
 		}
 		if err := said.add(at, b); err != nil {
 			return nil, err

@@ -41,7 +41,7 @@ func TestWhatMessagesBecome(t *testing.T) {
 		`{"model":"coder","system":"s","messages":[{"role":"user","content":"a"},{"role":"system","content":[{"type":"text","text":"t"}]},{"role":"user","content":"b"}]}`: {
 			{Role: "system", Content: "s\n\nt"}, {Role: "user", Content: "a"}, {Role: "user", Content: "b"},
 		},
-		`{"model":"coder","system":[{"type":"text","text":"s","citations":null},{"type":"text","text":"t"}],"messages":[{"role":"user","content":"a"}]}`: {
+		`{"model":"coder","system":[{"type":"text","text":"x-anthropic-billing-header: cc_version=2.1.332.1c9;"},{"type":"text","text":"s","citations":null},{"type":"text","text":"t"}],"messages":[{"role":"user","content":"a"}]}`: {
 			{Role: "system", Content: "s\n\nt"}, {Role: "user", Content: "a"},
 		},
 		`{"model":"coder","system":"","messages":[{"role":"user","content":"a"}]}`: {{Role: "user", Content: "a"}},
