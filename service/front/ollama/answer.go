@@ -160,13 +160,13 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, q task.Request, h
 	if err != nil {
 		return err
 	}
+	ctx := context.WithoutCancel(r.Context()) // a stream goes on after the handler
 	if how.streams {
-		ctx := context.WithoutCancel(r.Context()) // the stream goes on after the handler
 		lines := newLines(how.shown, how.chat, f.x.Now, func(end *task.End) figures { return f.ended(ctx, a.ID, end, how.unload) })
 		return a.Stream(w, r, lines, lineByLine)
 	}
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
-		parts, fig := t.Parts(), f.ended(r.Context(), a.ID, end, how.unload)
+		parts, fig := t.Parts(), f.ended(ctx, a.ID, end, how.unload)
 		whole, rest := calls(parts.Calls)
 		d := done{Done: true, Reason: string(end.FinishReason), figures: &fig}
 		if !how.chat {

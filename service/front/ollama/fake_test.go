@@ -5,10 +5,12 @@ package ollama
 import (
 	"context"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -99,4 +101,10 @@ func serve(t *testing.T, l *exchangetest.Line, lib *library, change ...func(*exc
 // ends ends the task with 3 s of decoding.
 func ends(l *exchangetest.Line, why task.FinishReason) {
 	l.EndsWith(task.End{TokensIn: 5, TokensOut: 2, DecodeTimeMS: 3000, FinishReason: why, Receipt: task.Receipt{Seed: 7, Determinism: task.Strict, Fingerprint: "fp-1"}})
+}
+
+// linesAre compares lines byte for byte: white space and the order of fields count.
+func linesAre(t *testing.T, want, got string) {
+	t.Helper()
+	require.Equal(t, strings.Split(want, "\n"), strings.Split(got, "\n"))
 }

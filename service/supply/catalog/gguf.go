@@ -59,7 +59,7 @@ type Header struct {
 func ReadGGUF(path string) (Metadata, error) { return read(path, describe) }
 
 // ReadHeader reads more than ReadGGUF from the same place.
-func ReadHeader(path string) (Header, error) { return read(path, header) }
+func ReadHeader(path string) (Header, error) { return read(path, inFull) }
 
 func read[T any](path string, describe func(*parser.GGUFFile) T) (out T, err error) {
 	var none T
@@ -90,8 +90,8 @@ func read[T any](path string, describe func(*parser.GGUFFile) T) (out T, err err
 
 const templateKey = "tokenizer.chat_template"
 
-// header takes the settings that can be shown. A file may have any, so they are bounded.
-func header(file *parser.GGUFFile) Header {
+// inFull takes the settings that can be shown. A file may have any, so they are bounded.
+func inFull(file *parser.GGUFFile) Header {
 	h := Header{Metadata: describe(file), Settings: map[string]any{}}
 	for _, kv := range file.Header.MetadataKV {
 		if len(h.Settings) == maxSettings {

@@ -4,12 +4,14 @@ package catalog
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
+	parser "github.com/gpustack/gguf-parser-go"
 	"github.com/stretchr/testify/require"
 )
 
@@ -138,4 +140,27 @@ func FuzzReadGGUF(f *testing.F) {
 		require.GreaterOrEqual(t, m.CtxMax, 0)
 		require.GreaterOrEqual(t, m.Parameters, int64(0))
 	})
+}
+
+// LO-425: all that a header says in single values, and the template.
+func TestHeadersAreRead(t *testing.T) {
+	h, err := ReadHeader(haiku)
+	require.NoError(t, err)
+	m, err := ReadGGUF(haiku)
+	require.NoError(t, err)
+	require.Equal(t, m, h.Metadata)
+	require.EqualValues(t, 4, h.Settings["llama.block_count"])
+	require.Equal(t, "gpt2", h.Settings["tokenizer.ggml.model"])
+	require.NotContains(t, h.Settings, "tokenizer.ggml.tokens", "it is a list")
+	require.NotContains(t, h.Settings, templateKey)
+	require.Contains(t, h.Template, "messages")
+
+	file := &parser.GGUFFile{}
+	file.Header.MetadataKV = parser.GGUFMetadataKVs{
+		{Key: "a", ValueType: parser.GGUFMetadataValueTypeFloat32, Value: float32(math.NaN())},
+		{Key: "b", ValueType: parser.GGUFMetadataValueTypeFloat64, Value: math.Inf(1)},
+		{Key: "c\x1b", ValueType: parser.GGUFMetadataValueTypeFloat64, Value: 0.5},
+		{Key: "d", ValueType: parser.GGUFMetadataValueTypeBool, Value: true},
+	}
+	require.Equal(t, map[string]any{"c": 0.5, "d": true}, inFull(file).Settings, "JSON has no such numbers")
 }
