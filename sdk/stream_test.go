@@ -342,16 +342,21 @@ func TestCallerStops(t *testing.T) {
 	require.Empty(t, *waits)
 }
 
-// LO-201, LO-204
+// LO-201, LO-204, LO-416
 func TestAgreesWithTheServersLog(t *testing.T) {
 	t.Parallel()
 	log := stream.New(task.Started{TaskID: "t", Seed: 9, Determinism: task.Strict}, time.Now)
 	attempt := log.Begin()
 	for _, text := range []string{"<b>", "\u2028 & ", "räin\n", "\x00\"\\"} {
-		require.NoError(t, attempt.Append(task.TextPiece(text)))
+		require.NoError(t, attempt.Append(task.Piece{Kind: task.EventText, Text: text}))
+		require.NoError(t, attempt.Append(task.Piece{Kind: task.EventReasoning, Text: text}))
+		require.NoError(t, attempt.Append(task.Piece{Kind: task.EventToolCall, Text: text, Call: task.CallPart{N: len(text), ID: text, Name: text}}))
 	}
-	_, digest := log.Transcript()
-	log.End(task.End{TokensIn: 1, TokensOut: 4, FinishReason: task.FinishStop, Receipt: task.Receipt{TranscriptSHA256: digest}})
+	said, digest := log.Transcript()
+	log.End(task.End{
+		TokensIn: 1, TokensOut: 12, FinishReason: task.FinishToolCalls, ToolCalls: said.Parts().Calls,
+		Receipt: task.Receipt{TranscriptSHA256: digest, TranscriptForm: said.Form()},
+	})
 	log.Publish()
 	c, _ := setup(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s, err := log.Subscribe(r.Header.Get("Last-Event-ID"), 0)
@@ -376,7 +381,7 @@ func TestAgreesWithTheServersLog(t *testing.T) {
 	}))
 	names, text, err := read(t.Context(), c, "")
 	require.NoError(t, err)
-	require.Len(t, names, 6)
+	require.Len(t, names, 14)
 	require.Equal(t, "<b>\u2028 & räin\n\x00\"\\", text)
 
 	names, _, err = read(t.Context(), c, "1-00000000")

@@ -77,7 +77,7 @@ func pool(id gen.PoolID, model string, workload gen.Workload) gen.Pool {
 func (d *daemon) complete(t *testing.T, texts ...string) *daemon {
 	t.Helper()
 	for _, text := range texts {
-		require.NoError(t, d.writer.Append(task.TextPiece(text)))
+		require.NoError(t, d.writer.Append(task.Piece{Kind: task.EventText, Text: text}))
 	}
 	_, digest := d.log.Transcript()
 	return d.end(digest)

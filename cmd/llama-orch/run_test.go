@@ -151,7 +151,7 @@ func TestExitCodes(t *testing.T) {
 func TestInterruptCancelsTheTask(t *testing.T) {
 	t.Parallel()
 	d := newDaemon()
-	require.NoError(t, d.writer.Append(task.TextPiece("one")))
+	require.NoError(t, d.writer.Append(task.Piece{Kind: task.EventText, Text: "one"}))
 	addr := d.serve(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -203,7 +203,7 @@ func TestInterruptedStreamLeavesTheTask(t *testing.T) {
 func TestCtrlC(t *testing.T) {
 	t.Parallel()
 	d := newDaemon()
-	require.NoError(t, d.writer.Append(task.TextPiece("one")))
+	require.NoError(t, d.writer.Append(task.Piece{Kind: task.EventText, Text: "one"}))
 	program := exec.Command(os.Args[0], "run", "x", "--task-id", "t-1")
 	program.Env = append(os.Environ(), asMain+"=1", addrEnv+"="+d.serve(t))
 	out, err := program.StdoutPipe()

@@ -135,6 +135,7 @@ func toFeatures(features []task.Feature) gen.ChatFeatures {
 	for _, f := range features {
 		out = append(out, gen.ChatFeaturesItem(f))
 	}
+	slices.Sort(out)
 	return out
 }
 
