@@ -18,7 +18,7 @@ import (
 
 // suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
 // a cached result of theirs never counts.
-var suites = []string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/contract", "harness/determinism", "harness/metrics", "harness/pact"}
+var suites = []string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/metrics", "harness/pact"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {
@@ -41,6 +41,10 @@ func Pact(ctx context.Context) error { return prepared(ctx, pacts) }
 // Contract lints the API's document, and replays what the daemon answered in the features through Prism, a validating proxy. In `test` the pacts'
 // exchanges are replayed, too. It needs Node.js, and fetches the tools with npm.
 func Contract(ctx context.Context) error { return prepared(ctx, document) }
+
+// Clients runs the official SDKs of OpenAI, Anthropic, Ollama and Vercel against a real daemon, the built-in worker and a scripted engine (LO-420).
+// It needs Node.js, and fetches the SDKs with npm.
+func Clients(ctx context.Context) error { return prepared(ctx, sdks) }
 
 // Metrics looks after the metrics contract.
 type Metrics mg.Namespace
