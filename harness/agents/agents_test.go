@@ -46,9 +46,9 @@ const (
 type scene string
 
 const (
-	calm   scene = "calm"   // nothing
-	queued scene = "queued" // the pool is busy when the agent comes
-	killed scene = "killed" // the worker is killed while it says the arguments of a call
+	calm   scene = "undisturbed"
+	queued scene = "queued behind other work"
+	killed scene = "its worker killed within the first call's arguments"
 )
 
 // run is one agent in one scene.
@@ -60,7 +60,7 @@ type run struct {
 }
 
 func (r run) prompt() string {
-	return fmt.Sprintf("Write %q into the file %s, read the file, and tell me what it says.", pond, r.file)
+	return fmt.Sprintf("Write one line into the file %s, read the file, and tell me what it says. The line: %s", r.file, pond)
 }
 
 // rules are the engine's turns: the write, the read, the answer. What else an agent asks, such as for a title, gets a plain answer.
@@ -101,8 +101,8 @@ func TestAgents(t *testing.T) {
 	var runs []run
 	var script scripted.Script
 	for _, a := range agents {
-		for _, s := range []scene{calm, queued, killed} {
-			name := strings.ToLower(strings.ReplaceAll(a.name, " ", "-")) + "-" + string(s)
+		for i, s := range []scene{calm, queued, killed} {
+			name := fmt.Sprintf("%s-%d", strings.ToLower(strings.ReplaceAll(a.name, " ", "-")), i+1)
 			work := filepath.Join(b.lab.Dir, name, "work")
 			require.NoError(t, os.MkdirAll(work, 0o700))
 			r := run{a, s, filepath.Join(work, "note.txt"), filepath.Join(b.lab.Dir, name, "mark")}
