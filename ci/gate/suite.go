@@ -11,6 +11,7 @@ import (
 
 	"github.com/magefile/mage/mg"
 
+	"github.com/llama-orch/llama-orch/ci/agents"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 	"github.com/llama-orch/llama-orch/harness/metrics"
@@ -45,6 +46,12 @@ func Contract(ctx context.Context) error { return prepared(ctx, document) }
 // Clients runs the official SDKs of OpenAI, Anthropic, Ollama and Vercel against a real daemon, the built-in worker and a scripted engine (LO-420).
 // It needs Node.js, and fetches the SDKs with npm.
 func Clients(ctx context.Context) error { return prepared(ctx, sdks) }
+
+// Agents runs Claude Code, Codex, opencode and Qwen Code against a real daemon with a scripted engine behind it, and prints what each did (LO-423). It
+// fetches them with npm: 1.5 GB. It is no part of `test`.
+func Agents(ctx context.Context) error {
+	return prepared(ctx, step.Step{Name: "agents", Target: "agents", Run: agents.Test})
+}
 
 // Metrics looks after the metrics contract.
 type Metrics mg.Namespace

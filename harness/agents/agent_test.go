@@ -7,16 +7,13 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/llama-orch/llama-orch/harness/scripted"
 )
 
-// What the handbook's configurations name. The tests put their daemon's address in the place of the first.
-const (
-	handbookURL = "http://127.0.0.1:8080"
-	model       = "coder"
-	ctx         = 131072
-)
+// handbookURL is the address that the handbook's configurations name. The tests put their daemon's in its place.
+const handbookURL = "http://127.0.0.1:8080"
 
 // agent is one agent, and how it is pointed at the daemon.
 type agent struct {
@@ -112,7 +109,7 @@ wire_api = "responses"
 
 // system is how npm packages with programs name this machine's.
 func system() string {
-	return runtime.GOOS + "-" + map[string]string{"amd64": "x64"}[runtime.GOARCH] + map[string]string{"arm64": "arm64"}[runtime.GOARCH]
+	return runtime.GOOS + "-" + strings.Replace(runtime.GOARCH, "amd64", "x64", 1)
 }
 
 // call makes a call from names and values of its arguments.
