@@ -54,7 +54,7 @@ func TestAnAnswerOfPartsIsCompared(t *testing.T) {
 	}
 	require.Equal(t, was, bundleOfPieces(was, true).Transcript.Pieces())
 
-	for name, change := range map[string]func(p []Piece){
+	for want, change := range map[string]func(p []Piece){
 		"(thinking) hm":            func(p []Piece) { p[0].Kind = Answer },
 		"Well":                     func(p []Piece) { p[1].Kind = Reasoning },
 		"(call 0 c0 look) ":        func(p []Piece) { p[2].Name = "fly" },
@@ -65,7 +65,7 @@ func TestAnAnswerOfPartsIsCompared(t *testing.T) {
 		change(now)
 		v := bundleOfPieces(was, true).Compare(now, nil)
 		require.False(t, v.Match)
-		require.Equal(t, name, v.Want)
+		require.Equal(t, want, v.Want)
 		require.NotEqual(t, v.Want, v.Got)
 	}
 	require.Equal(t, Verdict{Token: 4, Want: "(call 1 c1 go) {\"a\":1}"}, bundleOfPieces(was, false).Compare(was[:4], was))
@@ -137,7 +137,7 @@ func TestTheWordsOfAChatAreFoundInWhatWasSent(t *testing.T) {
 func TestAMessageOfTextIsWhatItWas(t *testing.T) {
 	text, err := encode(Message{Role: "user", Content: "<hi>"})
 	require.NoError(t, err)
-	require.Equal(t, `{"role":"user","content":"<hi>"}`, string(text))
+	require.Equal(t, Digest([]byte(`{"role":"user","content":"<hi>"}`)), Digest(text), "byte for byte")
 	var m Message
 	require.Error(t, json.Unmarshal([]byte(`{"role":"user","content":7}`), &m))
 	require.Error(t, json.Unmarshal([]byte(`{"role":"user","content":[7]}`), &m))

@@ -200,11 +200,14 @@ func (s *shift) Generate(_ context.Context, job engine.Job, emit func(task.Piece
 // nothing is a ledger that records nothing.
 type nothing struct{}
 
-func (nothing) Accept(context.Context, task.Task) error         { return nil }
-func (nothing) Dispatch(context.Context, task.Dispatch) error   { return nil }
-func (nothing) Started(task.Dispatch)                           {}
-func (nothing) Checkpoint(string, task.Checkpoint)              {}
-func (nothing) Finish(context.Context, task.Record) error       { return nil }
+func (nothing) Accept(context.Context, task.Task) error       { return nil }
+func (nothing) Dispatch(context.Context, task.Dispatch) error { return nil }
+func (nothing) Started(task.Dispatch)                         {}
+func (nothing) Checkpoint(string, task.Checkpoint)            {}
+func (nothing) Finish(context.Context, task.Record) error     { return nil }
+func (nothing) Expire(context.Context, time.Time) ([]string, time.Time, error) {
+	return nil, time.Time{}, nil
+}
 func (nothing) Delete(context.Context, string, time.Time) error { return nil }
 func (nothing) Get(context.Context, string) (task.Record, bool, error) {
 	return task.Record{}, false, nil

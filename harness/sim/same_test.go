@@ -242,7 +242,10 @@ func (r *rig) Get(context.Context, string) (task.Record, bool, error) {
 }
 func (r *rig) List(context.Context, task.State, int) ([]task.Record, error) { return nil, nil }
 func (r *rig) NextSeq() (uint64, error)                                     { return 1, nil }
-func (r *rig) Delete(context.Context, string, time.Time) error              { return nil }
+func (r *rig) Expire(context.Context, time.Time) ([]string, time.Time, error) {
+	return nil, time.Time{}, nil
+}
+func (r *rig) Delete(context.Context, string, time.Time) error { return nil }
 
 func (r *rig) Finish(_ context.Context, record task.Record) error {
 	defer r.all.Done()

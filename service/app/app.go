@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
@@ -53,7 +54,7 @@ type Options struct {
 type App struct {
 	o        Options
 	log      *zap.Logger
-	registry *prometheus.Registry
+	registry *observe.Registry
 	setup    *control.Setup
 	cleanup  cleanup       // undoes what was made
 	turn     chan struct{} // holds one value while Start or Stop is at work
@@ -101,7 +102,7 @@ func New(o Options) (_ *App, err error) {
 		o.Out = io.Discard
 	}
 	a := &App{
-		log: o.Log.Named("app"), registry: observe.NewRegistry(), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 2),
+		log: o.Log.Named("app"), registry: observe.NewRegistry(o.Log.Named("observe")), setup: control.NewSetup(o.Config), turn: make(chan struct{}, 1), failed: make(chan error, 2),
 	}
 	if o.SelfTest {
 		a.heard, o.Log = selftest.Listen(o.Log)
@@ -135,7 +136,7 @@ func (a *App) Addr() string { return a.listener.Addr().String() }
 
 // ReloadConfig reads the configuration file again, as SIGHUP does. The log says what came of it.
 func (a *App) ReloadConfig(ctx context.Context) {
-	_, _ = a.operator.ReloadConfig(ctx)
+	_ = contain.Do(a.log, "reading the configuration again panicked", func() { _, _ = a.operator.ReloadConfig(ctx) }) // it has logged what went wrong
 }
 
 // Failed yields an error when the server gives up by itself.

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/port"
 )
@@ -106,7 +107,7 @@ func (a *App) listen(ctx context.Context) error {
 	}
 	a.listener = port.Bound(l, port.Options{HalfClose: true, Refusal: a.gate.Unread, Refused: func(from net.Addr) {
 		a.log.Debug("a connection was refused: there are as many as may be", zap.Stringer("from", from))
-	}})
+	}, Panicked: func(p any) { contain.Log(a.log, "the end of a connection panicked", p) }})
 	a.cleanup.push("close the port", func(context.Context) error {
 		if err := a.listener.Close(); !errors.Is(err, net.ErrClosed) {
 			return err
@@ -152,7 +153,12 @@ func (a *App) serve(ctx context.Context) error {
 	}
 	for _, l := range []net.Listener{a.listener, a.streams.Listener()} { // new connections, and those on which a stream has ended
 		a.serving.Go(func() {
-			if err := a.server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			// A server whose loop panicked has closed its listener. So the daemon stops in order, and its tasks go on at the next start.
+			var err error
+			if panicked := contain.Do(a.log, "the server panicked, so this process stops", func() { err = a.server.Serve(l) }); panicked != nil {
+				err = panicked
+			}
+			if !errors.Is(err, http.ErrServerClosed) {
 				a.failed <- fmt.Errorf("serve HTTP: %w", err)
 			}
 		})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -80,7 +81,7 @@ func firstAnswer[F, T any](ctx context.Context, a asking, bytes int, ask func(co
 		e := engines[0]
 		engines, open = engines[1:], append(open, e)
 		asked.Go(func() {
-			answer, err := ask(ctx, e.(F)) // those without the face were left out
+			answer, err := contain.Try(func() (T, error) { return ask(ctx, e.(F)) }) // those without the face were left out
 			replies <- reply[T]{e, answer, err}
 		})
 		soon.Reset(askNextAfter + more)
@@ -92,6 +93,9 @@ func firstAnswer[F, T any](ctx context.Context, a asking, bytes int, ask func(co
 			next()
 		case r := <-replies:
 			open = slices.DeleteFunc(open, func(e engine.Engine) bool { return e == r.of })
+			if panicked, ok := errors.AsType[*contain.PanicError](r.err); ok {
+				panic(panicked) // the caller is who can tell whose request it was
+			}
 			if r.err == nil || task.HasCode(r.err, task.InvalidParams) {
 				if r.err == nil {
 					a.slow.are(open, a.now())

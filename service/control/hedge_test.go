@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -108,3 +109,20 @@ func TestASlowEngineIsForgivenAndAClientMayGo(t *testing.T) {
 		require.Equal(t, 50*time.Millisecond, time.Since(began))
 	})
 }
+
+// LO-803: a panic in what one engine is asked is the caller's, who can tell whose request it was. The others are joined.
+func TestAPanicOfAnEngineIsTheCallers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := asking{engines: []engine.Engine{&counter{takes: -1}, stumbling{}}, slow: &slowness{}, now: time.Now}
+		defer func() {
+			caught := contain.Caught(recover())
+			require.Equal(t, "panic: index out of range", caught.Error())
+			require.Contains(t, string(caught.Stack), "stumbling")
+		}()
+		_, _ = a.CountTokens(t.Context(), "p")
+	})
+}
+
+type stumbling struct{ engine.Engine }
+
+func (stumbling) CountTokens(context.Context, string) (int, error) { panic("index out of range") }

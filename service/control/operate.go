@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
@@ -74,20 +75,26 @@ func (o *Operator) Start(context.Context) error {
 		return nil
 	}
 	o.life.Go(func(ctx context.Context) {
-		o.engines.found(ctx, o.config())
-		tick := time.NewTicker(tidyEvery)
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				o.tidy()
-				o.retire()
-			case <-ctx.Done():
-				return
-			}
-		}
+		contain.Loop(ctx, o.log, stumbled, o.lookAfter)
 	})
 	return nil
+}
+
+// stumbled is what the log says where the look after the pools panicked. Each second it is taken anew.
+const stumbled = "the look after the pools panicked, and goes on"
+
+func (o *Operator) lookAfter(ctx context.Context) {
+	_ = contain.Do(o.log, stumbled, func() { o.engines.found(ctx, o.config()) }) // the engines serve all the same
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			contain.Each(o.log, stumbled, []func(){o.tidy, o.retire})
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Stop ends that. It implements lifecycle.Service.

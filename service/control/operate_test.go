@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/service/config"
@@ -326,4 +327,27 @@ func TestTheOperatorStartsAndStopsInAnyOrder(t *testing.T) {
 	require.NoError(t, never.Stop(t.Context()))
 	require.NoError(t, never.Start(t.Context()), "it has nothing to look after pools with, and would panic")
 	require.NoError(t, never.Stop(t.Context()))
+}
+
+// LO-803: the look after the pools goes on where a part of it panics.
+func TestTheLookAfterThePoolsOutlivesAPanic(t *testing.T) {
+	_, a := engineOf(t)
+	_, b := engineOf(t)
+	o := operate(t, external("a", a), external("b", b))
+	require.NoError(t, o.operator.Stop(t.Context()))
+	core, logs := observer.New(zap.ErrorLevel)
+	next := NewOperator(OperatorOptions{ // without engines: what looks for them panics
+		Fleet: o.operator.Fleet, Schedule: o.schedule, Residency: o.operator.residency, Policy: o.operator.policy, Sessions: o.operator.sessions,
+		Log: zap.New(core), Env: o.operator.env,
+	})
+	next.engines = nil
+	require.NoError(t, next.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, next.Stop(context.Background())) })
+	next.engines = nil
+	o.soon(func() bool { return logs.FilterMessage(stumbled).Len() > 0 })
+	next.mu.Lock()
+	next.closing["b"] = next.file.Pools[1]
+	next.file.Pools = next.file.Pools[:1]
+	next.mu.Unlock()
+	o.soon(func() bool { return len(o.pools.Pools()) == 1 })
 }

@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/llama-orch/llama-orch/service/contain"
 )
 
 // The bounds of what waits to be written, in bytes. Narrated lines may take half of it, so that they are dropped first. Audit lines are never
@@ -166,30 +168,36 @@ func (b *Buffer) run() {
 		if len(lines) == 0 {
 			return
 		}
-		n, err := b.out.Write(text)
-		b.mu.Lock()
-		b.dead = err != nil
-		var kept []waiting
-		for _, l := range lines {
-			n -= len(l.text)
-			switch {
-			case err == nil || n >= 0:
-				b.bytes -= len(l.text)
-			case l.kind == audit:
-				kept = append(kept, l)
-			default:
-				b.bytes -= len(l.text)
-				b.drop(l.kind)
-			}
-		}
-		b.lines = append(kept, b.lines...)
-		b.idle = len(b.lines) == 0
-		b.moved.Broadcast()
-		b.mu.Unlock()
-		if len(kept) > 0 {
+		// A panic is a write that failed: who writes the log has no log to tell it in.
+		n, err := contain.Try(func() (int, error) { return b.out.Write(text) })
+		if b.written(lines, n, err) > 0 {
 			time.Sleep(auditRetry)
 		}
 	}
+}
+
+// written notes how a write of these lines went: so many bytes were taken. It returns how many of the lines are to be written again.
+func (b *Buffer) written(lines []waiting, n int, err error) (again int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dead = err != nil
+	var kept []waiting
+	for _, l := range lines {
+		n -= len(l.text)
+		switch {
+		case err == nil || n >= 0:
+			b.bytes -= len(l.text)
+		case l.kind == audit:
+			kept = append(kept, l)
+		default:
+			b.bytes -= len(l.text)
+			b.drop(l.kind)
+		}
+	}
+	b.lines = append(kept, b.lines...)
+	b.idle = len(b.lines) == 0
+	b.moved.Broadcast()
+	return len(kept)
 }
 
 // take waits for lines and returns the next ones, with their text. If lines were dropped, it begins with one that says how many. After Close

@@ -22,7 +22,9 @@ type slow struct {
 
 	mu    sync.Mutex
 	fails int // so many writes fail
-	text  bytes.Buffer
+
+	panics bool // else they return an error
+	text   bytes.Buffer
 }
 
 func (s *slow) Write(p []byte) (int, error) {
@@ -31,6 +33,9 @@ func (s *slow) Write(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	if s.fails > 0 {
 		s.fails--
+		if s.panics {
+			panic("no room")
+		}
 		return 0, errors.New("no room")
 	}
 	return s.text.Write(p)
@@ -84,9 +89,14 @@ func TestABufferDropsWhatMattersLeast(t *testing.T) {
 }
 
 // What an output refuses is dropped and counted. Audit lines wait until it takes them.
-// LO-811
+// LO-811, LO-803: the same holds for an output that panics.
 func TestABufferOutlivesAnOutputThatFails(t *testing.T) {
-	out := &slow{open: make(chan struct{}), fails: 1}
+	for _, panics := range []bool{false, true} {
+		outlives(t, &slow{open: make(chan struct{}), fails: 1, panics: panics})
+	}
+}
+
+func outlives(t *testing.T, out *slow) {
 	b := newBuffer(out, 64<<10)
 	b.put(audit, []byte("a\n"))
 	b.put(plain, []byte("p\n"))

@@ -6,9 +6,12 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/service/observe"
 )
@@ -38,7 +41,7 @@ func (c *collector) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Ch
 
 // ORCH-3028
 func TestRegistryHasRuntimeAndBuildInfo(t *testing.T) {
-	r := observe.NewRegistry()
+	r := observe.NewRegistry(zap.NewNop())
 	require.NoError(t, observe.BuildInfo(r, "0.1.0", "abc", "go1.26"))
 	require.Error(t, observe.BuildInfo(r, "0.1.0", "abc", "go1.26"), "twice is a mistake in the wiring")
 	n, err := testutil.GatherAndCount(r, "llorch_build_info", "go_goroutines", "process_start_time_seconds")
@@ -58,3 +61,21 @@ func TestContractsBucketsAndLabels(t *testing.T) {
 	require.Equal(t, []string{"engine", "engine_version", "pool_id", "priority"}, observe.PoolLabels())
 	require.Equal(t, []string{"engine", "engine_version", "pool_id", "replica_id", "reason"}, observe.ReplicaLabels(observe.LabelReason))
 }
+
+// LO-803: a collector that panics keeps no other from being shown.
+func TestACollectorThatPanics(t *testing.T) {
+	core, logs := observer.New(zap.ErrorLevel)
+	r := observe.NewRegistry(zap.New(core))
+	wrong := prometheus.NewGauge(prometheus.GaugeOpts{Name: "wrong"})
+	r.MustRegister(stumbling{wrong})
+	require.NoError(t, r.Register(prometheus.NewGauge(prometheus.GaugeOpts{Name: "right"})))
+	n, err := testutil.GatherAndCount(r, "wrong", "right")
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.Equal(t, 1, logs.FilterMessageSnippet("the reading of metrics panicked").Len())
+	require.True(t, r.Unregister(wrong), "it is known as itself")
+}
+
+type stumbling struct{ prometheus.Collector }
+
+func (stumbling) Collect(chan<- prometheus.Metric) { panic("index out of range") }

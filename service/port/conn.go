@@ -97,12 +97,16 @@ func (c *conn) Close() error {
 	if !lingers {
 		return c.end()
 	}
-	go func() { // joined by Drop
-		defer c.l.closing.Done()
-		c.drain()
-		_ = c.end() // it may be closed already
-	}()
+	go c.linger() // joined by Drop
 	return nil
+}
+
+// linger takes in what the client still sends, and closes the connection.
+func (c *conn) linger() {
+	defer c.l.panicked()
+	defer c.l.closing.Done()
+	defer func() { _ = c.end() }() // it may be closed already
+	c.drain()
 }
 
 func (c *conn) end() error {

@@ -27,6 +27,8 @@ type Options struct {
 	HalfClose bool
 	// Refused is called for each connection that was closed because there is no room; nil: by nobody.
 	Refused func(from net.Addr)
+	// Panicked is called, in the deferred call that recovered it, with a panic of a goroutine that has no caller; nil: it goes on.
+	Panicked func(p any)
 	// Refusal words what net/http refuses by itself, before a handler is called, in place of net/http's own response. The server's
 	// ConnState has to be State, and its handlers have to call Begun. Nil: net/http's own words.
 	Refusal func(said []byte) []byte
@@ -90,6 +92,18 @@ func (l *Listener) Accept() (net.Conn, error) {
 			l.o.Refused(tcp.RemoteAddr())
 		}
 		_ = tcp.Close() // nothing was said on it
+	}
+}
+
+// panicked is deferred by a goroutine that has no caller.
+func (l *Listener) panicked() {
+	p := recover()
+	switch {
+	case p == nil:
+	case l.o.Panicked == nil:
+		panic(p)
+	default:
+		l.o.Panicked(p)
 	}
 }
 

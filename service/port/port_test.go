@@ -233,3 +233,15 @@ func TestNetHTTPsOwnRefusalsAreWorded(t *testing.T) {
 	require.Contains(t, string(answer), "abchandled /400\n")
 	require.Contains(t, string(answer), "handled /last\n")
 }
+
+// LO-803: a goroutine without a caller tells of its panic where somebody listens, and else lets it go on.
+func TestAPanicWithoutACallerIsTold(t *testing.T) {
+	var told any
+	stumble := func(o Options) {
+		defer (&Listener{o: o}).panicked()
+		panic("index out of range")
+	}
+	require.NotPanics(t, func() { stumble(Options{Panicked: func(p any) { told = p }}) })
+	require.Equal(t, "index out of range", told)
+	require.Panics(t, func() { stumble(Options{}) })
+}

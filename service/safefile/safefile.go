@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/llama-orch/llama-orch/service/contain"
 )
 
 // ErrNotRegular is what Open returns for a folder, a pipe, a device or a socket.
@@ -129,7 +131,8 @@ var left atomic.Int64
 var ErrTooManyLeft = errors.New("too many reads of files do not come back: see what is wrong with the disk or the network share")
 
 // Wait runs f, which reads files, and returns what it returns. When ctx ends first, f is left behind: nothing can end a read that the system
-// does not give back. So f must change nothing that others use.
+// does not give back. So f must change nothing that others use. A panic in f is one of the caller's; one of a read that was left behind
+// is nobody's.
 func Wait[T any](ctx context.Context, f func(ctx context.Context) (T, error)) (T, error) {
 	type result struct {
 		value T
@@ -141,11 +144,14 @@ func Wait[T any](ctx context.Context, f func(ctx context.Context) (T, error)) (T
 	}
 	done := make(chan result, 1)
 	go func() { // it is joined below, or left behind
-		value, err := f(ctx)
+		value, err := contain.Try(func() (T, error) { return f(ctx) })
 		done <- result{value, err}
 	}()
 	select {
 	case r := <-done:
+		if panicked, ok := errors.AsType[*contain.PanicError](r.err); ok {
+			panic(panicked) // as if the caller had called f
+		}
 		return r.value, r.err
 	case <-ctx.Done():
 	}

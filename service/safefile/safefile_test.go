@@ -103,3 +103,16 @@ func TestAReadThatDoesNotComeBackIsLeftBehind(t *testing.T) {
 	close(hung)
 	require.Eventually(t, func() bool { return left.Load() == 0 }, watchFor, watchFor/1000)
 }
+
+// LO-803: a panic in a read is the caller's. One in a read that was left behind ends nobody.
+func TestAPanicInARead(t *testing.T) {
+	require.PanicsWithError(t, "panic: index out of range", func() {
+		_, _ = Wait(t.Context(), func(context.Context) (int, error) { panic("index out of range") })
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	hung := make(chan struct{})
+	_, err := Wait(ctx, func(context.Context) (int, error) { cancel(); <-hung; panic("index out of range") })
+	require.ErrorIs(t, err, context.Canceled)
+	close(hung)
+	require.Eventually(t, func() bool { return left.Load() == 0 }, watchFor, watchFor/1000)
+}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -34,6 +35,9 @@ const (
 
 // steps are the steps of each test, in their order.
 var steps = []string{"preload", "decode", "cancel", "metrics", "log"}
+
+// panicked is what the log says of a test that did.
+const panicked = "a self-test panicked"
 
 // Pools are the pools to be tested.
 type Pools interface {
@@ -128,7 +132,7 @@ func (t *Tests) Start(context.Context) error {
 		t.set(p.ID, unmade("pending", "the pool is not Ready yet"))
 		tested = append(tested, p)
 	}
-	t.life.Go(func(ctx context.Context) { t.run(ctx, tested) })
+	t.life.Go(func(ctx context.Context) { _ = contain.Do(t.o.Log, panicked, func() { t.run(ctx, tested) }) }) // it has logged all that is known
 	return nil
 }
 
@@ -145,7 +149,7 @@ func (t *Tests) run(ctx context.Context, pools []config.Pool) {
 	ended := make(chan struct{}, len(pools))
 	for _, p := range pools {
 		tests.Go(func() {
-			t.test(ctx, p)
+			_ = contain.Do(t.o.Log, panicked, func() { t.test(ctx, p) }, zap.String("pool_id", p.ID)) // the others go on
 			ended <- struct{}{}
 		})
 	}
@@ -197,7 +201,11 @@ func (t *Tests) test(ctx context.Context, p config.Pool) {
 	}
 	bounded, stop := awake.WithTimeout(ctx, t.o.Within)
 	defer stop()
-	v, err := t.examine(bounded, p)
+	var v api.SelfTestView
+	var err error
+	if stumbled := contain.Do(t.o.Log, panicked, func() { v, err = t.examine(bounded, p) }, zap.String("pool_id", p.ID)); stumbled != nil {
+		v, err = unmade("failed", task.AsError(stumbled).Message), stumbled
+	}
 	if ctx.Err() != nil {
 		return
 	}

@@ -37,12 +37,16 @@ type flow struct {
 	uncount  bool // the metrics do not follow
 	silent   bool // the log does not follow
 	refuse   error
+	panics   string // a task for this pool does
 	canceled map[string]bool
 }
 
 func (f *flow) Submit(_ context.Context, r task.Request) (task.Admission, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if r.Placement.PoolID == f.panics {
+		panic("index out of range")
+	}
 	if f.refuse != nil {
 		return task.Admission{}, f.refuse
 	}
@@ -239,4 +243,19 @@ func TestStartsAndStopsInAnyOrder(t *testing.T) {
 		stops.Go(func() { require.NoError(t, tests.Stop(t.Context())) })
 	}
 	stops.Wait()
+}
+
+// LO-803: a test that panics has failed, and the others go on.
+func TestAPanicFailsOneTest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tests, f, shown := tested(pool("good"), pool("good-too"))
+		f.panics = "good"
+		require.NoError(t, tests.Start(t.Context()))
+		synctest.Wait()
+		require.Equal(t, "failed", tests.Result("good").State)
+		require.NotContains(t, tests.Result("good").Detail, "index", "that is for the log")
+		require.Equal(t, "passed", tests.Result("good-too").State)
+		require.Contains(t, shown.String(), "good-too", "the table came")
+		require.NoError(t, tests.Stop(t.Context()))
+	})
 }

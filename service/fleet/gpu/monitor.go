@@ -15,6 +15,7 @@ import (
 	"github.com/NVIDIA/go-nvml/pkg/nvml"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 )
 
@@ -98,7 +99,11 @@ func NewMonitor(o Options) *Monitor {
 // the log say so, and the monitor goes on looking for one (ORCH-1101).
 func (m *Monitor) Start(ctx context.Context) error {
 	first := make(chan struct{})
-	if !m.life.Begin() || !m.life.Go(func(ctx context.Context) { m.run(ctx, first) }) {
+	opened := sync.OnceFunc(func() { close(first) })
+	if !m.life.Begin() || !m.life.Go(func(ctx context.Context) {
+		contain.Loop(ctx, m.o.Log, stumbled, func(ctx context.Context) { m.run(ctx, opened) })
+		contain.Each(m.o.Log, stumbled, []func(){opened, m.shut, m.end})
+	}) {
 		return nil
 	}
 	select {
@@ -115,9 +120,11 @@ func (m *Monitor) Stop(ctx context.Context) error {
 	if err := m.life.End(bounded, errStopped); err != nil {
 		m.o.Log.Warn("the NVIDIA driver hangs in a call and is left to itself")
 	}
-	m.over.Do(func() { close(m.done) })
+	m.end()
 	return nil
 }
+
+func (m *Monitor) end() { m.over.Do(func() { close(m.done) }) }
 
 // Snapshot is what the last sample found.
 func (m *Monitor) Snapshot() Inventory { return *m.current.Load() }
@@ -142,16 +149,22 @@ func (m *Monitor) Refresh(ctx context.Context) error {
 	}
 }
 
-func (m *Monitor) run(ctx context.Context, first chan<- struct{}) {
-	defer m.over.Do(func() { close(m.done) })
-	defer func() {
-		if m.session != nil {
-			m.session.close()
-		}
-	}()
-	m.sample(true)
+// stumbled is what the log says where a look at the GPUs panicked. Until the next one succeeds there is no usable GPU.
+const stumbled = "a look at the GPUs panicked, and is tried again"
+
+// shut closes the session, if there is one.
+func (m *Monitor) shut() {
+	s := m.session
+	m.session = nil // also if the close panics
+	if s != nil {
+		_ = contain.Do(m.o.Log, stumbled, s.close) // the driver forgets it then when the process ends
+	}
+}
+
+func (m *Monitor) run(ctx context.Context, opened func()) {
+	m.sampleSafely(true)
 	m.introduce()
-	close(first)
+	opened()
 	ticker := time.NewTicker(m.o.Interval)
 	defer ticker.Stop()
 	for {
@@ -159,7 +172,7 @@ func (m *Monitor) run(ctx context.Context, first chan<- struct{}) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			m.sample(false)
+			m.sampleSafely(false)
 		case sampled := <-m.requests:
 			waiting := []chan struct{}{sampled}
 			for more := true; more; { // one sample is enough for all who wait
@@ -170,12 +183,27 @@ func (m *Monitor) run(ctx context.Context, first chan<- struct{}) {
 					more = false
 				}
 			}
-			m.sample(true)
+			m.sampleSafely(true)
 			for _, sampled := range waiting {
 				close(sampled)
 			}
 		}
 	}
+}
+
+// sampleSafely takes a sample. Where that panics, nobody relies on what is known of the cards until a new session knows better.
+func (m *Monitor) sampleSafely(urgent bool) {
+	if contain.Do(m.o.Log, stumbled, func() { m.sample(urgent) }) == nil {
+		return
+	}
+	m.wait = min(max(2*m.wait, m.o.Interval), longestWait)
+	if m.session != nil { // it is the first time
+		m.wait = m.o.Interval
+	}
+	m.shut()
+	now := m.o.Now()
+	m.gone, m.retryAt = map[int]bool{}, now.Add(m.wait)
+	m.without(now, "something went wrong inside the orchestrator while it looked at the GPUs, and it tries again: its log has the cause")
 }
 
 // introduce logs what was found at start (ORCH-1101).
@@ -210,7 +238,7 @@ func (m *Monitor) sample(urgent bool) {
 		log("GPU event", zap.String("kind", string(e.Kind)), zap.Int("card", e.Card), zap.String("uuid", e.UUID), zap.Uint64("xid", e.XID),
 			zap.Bool("critical", e.Critical), zap.String("text", e.Text))
 		m.remember(e)
-		m.o.OnEvent(e)
+		_ = contain.Do(m.o.Log, "somebody who was told of a GPU event panicked", func() { m.o.OnEvent(e) }) // the others go on
 	}
 }
 

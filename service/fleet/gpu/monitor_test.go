@@ -328,3 +328,35 @@ func BenchmarkSnapshot(b *testing.B) {
 		}
 	})
 }
+
+// LO-803: a look at the GPUs that panics leaves none that could be relied upon. The next one opens the driver anew. Whoever is told of an
+// event may panic without that.
+func TestALookThatPanicsIsTakenAgain(t *testing.T) {
+	l := newLab(t)
+	l.start()
+	require.Empty(t, l.Snapshot().Err)
+	wrong := 1
+	l.o.Now = func() time.Time {
+		if wrong--; wrong >= 0 {
+			panic("index out of range")
+		}
+		return l.now
+	}
+	i := l.refresh()
+	require.Contains(t, i.Err, "went wrong")
+	require.NotContains(t, i.Err, "index", "that is for the log")
+	require.False(t, i.Cards[0].Healthy)
+	require.Equal(t, 1, l.logs.FilterMessage(stumbled).Len())
+	require.Empty(t, l.refresh().Err)
+	require.Len(t, l.Snapshot().Cards, 2)
+	require.Equal(t, []Kind{DriverBack}, l.took())
+
+	l.o.OnEvent = func(Event) { panic("index out of range") }
+	driver := l.state.Driver
+	l.state.Driver = ""
+	require.NotEmpty(t, l.refresh().Err)
+	require.Equal(t, 1, l.logs.FilterMessageSnippet("somebody who was told of a GPU event panicked").Len())
+	l.state.Driver = driver
+	require.Empty(t, l.refresh().Err)
+	require.Equal(t, 1, l.logs.FilterMessage(stumbled).Len())
+}

@@ -3,21 +3,19 @@
 package pool
 
 import (
-	"fmt"
-	"runtime/debug"
-
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// maxPanic bounds what a log line says of a panic, in bytes.
-const maxPanic = 500
+// supervision is what the log says where what looks after a worker panicked.
+const supervision = "the supervision of a worker panicked"
 
 // panicked logs a panic of what looks after a worker. It returns the loss that the panic comes to: this worker goes, its replica tries
 // again, and neither other pools nor the process are touched (LO-840).
 func panicked(p any, log *zap.Logger) *loss {
-	log.Error("the supervision of a worker panicked", zap.String("panic", task.Clip(fmt.Sprint(p), maxPanic)), zap.ByteString("stack", debug.Stack()))
+	contain.Log(log, supervision, p)
 	return &loss{reason: internal, err: task.Errorf(task.Internal,
 		"something went wrong inside the orchestrator while it looked after this worker; its log has the cause under the replica's id")}
 }

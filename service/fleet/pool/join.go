@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -72,7 +73,10 @@ func (m *Manager) Join(poolID string, a Announced, lease time.Duration) (replica
 	m.layout.Store(now.with(joined))
 	known := &member{replica: r, until: m.now().Add(lease), renewed: make(chan struct{}, 1)}
 	m.life.Go(func(context.Context) { r.supervise() })
-	m.life.Go(func(ctx context.Context) { m.holdLease(ctx, id, known, lease) })
+	m.life.Go(func(ctx context.Context) {
+		contain.Loop(ctx, m.log, "the lease of a worker that joined panicked, and is looked at again",
+			func(ctx context.Context) { m.holdLease(ctx, id, known, lease) }, zap.String("pool_id", poolID), zap.String("replica_id", id))
+	})
 	if m.members == nil {
 		m.members = map[string]*member{}
 	}
@@ -116,8 +120,14 @@ func (l *layout) admits(g *group, id, base string, a Announced) error {
 
 // holdLease waits until a member's lease ends, however often that is renewed, and then drains the member.
 func (m *Manager) holdLease(ctx context.Context, id string, known *member, lease time.Duration) {
-	left := lease
-	for left > 0 {
+	for {
+		left := m.leave(id, known)
+		if left == 0 {
+			m.opts.OnChange(known.replica.spec.ID)
+		}
+		if left <= 0 {
+			return
+		}
 		begun := time.Now()
 		over, stop := m.opts.Clock.After(left)
 		select {
@@ -131,9 +141,6 @@ func (m *Manager) holdLease(ctx context.Context, id string, known *member, lease
 		stop()
 		if ctx.Err() != nil {
 			return
-		}
-		if left = m.leave(id, known); left == 0 {
-			m.opts.OnChange(known.replica.spec.ID)
 		}
 	}
 }
@@ -157,7 +164,6 @@ func (m *Manager) leave(id string, known *member) time.Duration {
 	if left := known.until.Sub(now); left > 0 {
 		return left
 	}
-	delete(m.members, id)
 	shown := m.layout.Load()
 	poolID := known.replica.spec.ID
 	m.log.Warn("a worker that registered was not heard of again and leaves its pool", zap.String("pool_id", poolID), zap.String("replica_id", id))
@@ -171,5 +177,6 @@ func (m *Manager) leave(id string, known *member) time.Duration {
 		m.layout.Store(shown.with(&group{configured: g.configured, spec: g.spec, replicas: rest}))
 	}
 	known.replica.tell(func(o *desired) { o.gone, o.cut = true, now.Add(m.opts.ReloadDeadline) })
+	delete(m.members, id) // last: what panics before is done anew
 	return 0
 }

@@ -252,9 +252,11 @@ func (m *Manager) Apply(specs []Spec) (changed, added, removed []string, err err
 	for _, spec := range specs {
 		expected[spec.ID] = m.expect(spec)
 	}
-	m.mu.Lock()
-	changed, added, removed, err = m.apply(specs, expected)
-	m.mu.Unlock()
+	func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		changed, added, removed, err = m.apply(specs, expected)
+	}()
 	if err == nil {
 		for _, id := range append(append(append([]string(nil), changed...), added...), removed...) {
 			m.opts.OnChange(id)

@@ -13,6 +13,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -202,26 +203,33 @@ func (r *replica) await(ctx context.Context, ok func(Info) bool) error {
 // supervise does what is desired, until the replica has to end or the Manager stops.
 func (r *replica) supervise() {
 	defer close(r.done)
-	log := r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
-	r.succeed()
-	for {
-		o, changed := r.watchDesired()
-		switch {
-		case r.m.run.Err() != nil || o.gone:
-			r.publish(Stopped, r.without)
-			return
-		case !o.wanted:
-			r.publish(Stopped, func(i *Info) { r.without(i); i.Failing = false })
-			r.rest(changed)
-			continue
+	contain.Loop(r.m.run, r.m.log, supervision, func(context.Context) {
+		log := r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
+		r.succeed()
+		for r.step(log) {
 		}
-		why := r.live(log)
-		if why == nil || r.m.run.Err() != nil {
-			continue // it ended because it was told to
-		}
-		r.tried(why)
-		r.pause(why, o.retries, log)
+	}, zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id))
+}
+
+// step does what is desired once. It returns false when the replica has ended.
+func (r *replica) step(log *zap.Logger) (more bool) {
+	o, changed := r.watchDesired()
+	switch {
+	case r.m.run.Err() != nil || o.gone:
+		r.publish(Stopped, r.without)
+		return false
+	case !o.wanted:
+		r.publish(Stopped, func(i *Info) { r.without(i); i.Failing = false })
+		r.rest(changed)
+		return true
 	}
+	why := r.live(log)
+	if why == nil || r.m.run.Err() != nil {
+		return true // it ended because it was told to
+	}
+	r.tried(why)
+	r.pause(why, o.retries, log)
+	return true
 }
 
 // without shows that there is no worker.

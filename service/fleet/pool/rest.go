@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/safefile"
 )
 
@@ -42,10 +43,21 @@ func (r *replica) rest(changed <-chan struct{}) {
 func (r *replica) look(changed <-chan struct{}) {
 	ctx, stop := context.WithCancel(r.m.run)
 	defer stop()
-	found := make(chan string, 1)
-	go func() { found <- r.m.missing(ctx, r.spec) }()
+	type answer struct {
+		missing string
+		err     error // it panicked
+	}
+	found := make(chan answer, 1)
+	go func() {
+		missing, err := contain.Try(func() (string, error) { return r.m.missing(ctx, r.spec), nil })
+		found <- answer{missing, err}
+	}()
 	select {
-	case missing := <-found:
+	case a := <-found:
+		if a.err != nil {
+			panic(a.err) // the supervisor tells of it
+		}
+		missing := a.missing
 		if missing != r.shown.Load().Missing {
 			r.change(func(i *Info) { i.Missing = missing })
 			r.m.opts.OnChange(r.spec.ID)

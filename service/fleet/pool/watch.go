@@ -82,14 +82,14 @@ func (r *replica) checkup(w *worker) *checkup {
 	c := &checkup{result: make(chan verdict, 1)}
 	c.life.Begin()
 	c.life.Go(func(ctx context.Context) {
-		ctx, stop := context.WithCancel(ctx)
-		defer stop()
-		defer context.AfterFunc(w.ctx, stop)() // a check of a lost worker tells nothing
 		defer func() {
 			if p := recover(); p != nil {
 				c.result <- verdict{lost: panicked(p, r.m.log.With(zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id)))}
 			}
 		}()
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		defer context.AfterFunc(w.ctx, stop)() // a check of a lost worker tells nothing
 		c.result <- r.examine(ctx, w)
 	})
 	return c

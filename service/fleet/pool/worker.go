@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/safefile"
@@ -206,21 +207,30 @@ func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error)
 // that was told to end gets time to do so.
 func (r *replica) bury(w *worker, told bool) {
 	w.lose(errStopping) // does nothing if the worker is lost already
-	if w.proc != nil {
-		grace := time.Duration(0)
-		if told || r.m.run.Err() != nil {
-			grace = r.m.opts.StopGrace
-		}
-		w.proc.End(r.m.kill, grace)
-		r.change(func(i *Info) { i.LogTail = w.tail() })
-	}
-	r.release(w)
-	if w.held.Release != nil {
-		w.held.Release()
-	}
-	if c, ok := w.engine.(engine.Closer); ok {
-		c.Close()
-	}
+	contain.Each(r.m.log, supervision, []func(){
+		func() {
+			if w.proc == nil {
+				return
+			}
+			grace := time.Duration(0)
+			if told || r.m.run.Err() != nil {
+				grace = r.m.opts.StopGrace
+			}
+			w.proc.End(r.m.kill, grace)
+			r.change(func(i *Info) { i.LogTail = w.tail() })
+		},
+		func() { r.release(w) },
+		func() {
+			if w.held.Release != nil {
+				w.held.Release()
+			}
+		},
+		func() {
+			if c, ok := w.engine.(engine.Closer); ok {
+				c.Close()
+			}
+		},
+	}, zap.String("pool_id", r.spec.ID), zap.String("replica_id", r.id)) // where one panics, the others are given back all the same
 }
 
 // errUnwanted ends a worker that was not ready yet when it was told to end.

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/contain"
 )
 
 // Guard is the guardian of a daemon, in a process of its own (ADR 020). It waits for the end of in, on which the daemon tells it its mark, and then
@@ -78,7 +80,7 @@ func (g *guardian) watch(mark string, log *zap.Logger) {
 	g.stdin, g.ended = stdin, ended
 	go func() { // joined by end
 		defer close(ended)
-		_ = cmd.Wait() // how it ended does not matter
+		_ = contain.Do(log, "the wait for the guardian panicked: it counts as ended", func() { _ = cmd.Wait() }) // how it ended does not matter
 	}()
 }
 

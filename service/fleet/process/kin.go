@@ -32,8 +32,13 @@ func endMarked(mark string) (ended []int) {
 		found := false
 		dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
 		for _, dir := range dirs {
-			if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && pid != os.Getpid() && endIfMarked(pid, mark) {
+			pid, err := strconv.Atoi(filepath.Base(dir))
+			switch {
+			case err != nil || pid == os.Getpid():
+			case endIfMarked(pid, mark):
 				found, ended = true, append(ended, pid)
+			case changes(pid): // whose it is can be seen in a moment
+				found = true
 			}
 		}
 		if !found {
@@ -60,6 +65,24 @@ func endIfMarked(pid int, mark string) bool {
 func isMarked(pid int, mark string) bool {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	return err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+envMark+"="+mark))
+}
+
+// kernelThread is the flag of a kernel's own thread in /proc/<pid>/stat, PF_KTHREAD.
+const kernelThread = 0x00200000
+
+// changes reports whether a process is just about to run another program. For that moment it has no environment, not even the empty one, so
+// it does not show whose it is.
+func changes(pid int) bool {
+	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil || len(env) > 0 {
+		return false
+	}
+	fields, err := statOf(pid)
+	if err != nil || len(fields) < 49 || fields[0] == "Z" || fields[0] == "X" {
+		return false
+	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	return err == nil && flags&kernelThread == 0 && fields[48] == "0" // where the environment ends in its memory
 }
 
 // origin names a process for as long as the machine runs. The pid alone would not do, because another process may have been given it since.

@@ -51,6 +51,24 @@ func TestWhatAForeignProcessStartedEndsWithIt(t *testing.T) {
 	require.True(t, ended(t, fd, 10*time.Second))
 }
 
+// LO-838: so does one that is always about to run another program, and shows no environment then.
+func TestWhatRunsOneProgramAfterAnotherEndsToo(t *testing.T) {
+	l := started(t, t.TempDir())
+	again := filepath.Join(t.TempDir(), "again")
+	require.NoError(t, os.WriteFile(again, []byte("#!/bin/sh\nexec \"$0\"\n"), 0o700))
+	for range 20 {
+		c := shell(`setsid sh -c 'echo "{\"listening\":\"$$\"}"; exec ` + again + `' & wait`)
+		c.Foreign = true
+		p, err := l.Spawn(c, func() {}, zap.NewNop())
+		require.NoError(t, err)
+		child, err := strconv.Atoi(<-p.Announced())
+		require.NoError(t, err)
+		fd := hold(t, child)
+		p.End(t.Context(), 0)
+		require.True(t, ended(t, fd, 10*time.Second))
+	}
+}
+
 // orphan leaves a process whose leader has ended, and returns the leader's pid and the process.
 func orphan(t *testing.T, mark string) (leader, child, fd int) {
 	t.Helper()

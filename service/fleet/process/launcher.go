@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 )
 
@@ -90,7 +91,7 @@ func (l *Launcher) Start(context.Context) error {
 		}
 		l.dir = dir
 	}
-	if !l.life.Go(l.loop) {
+	if !l.life.Go(func(ctx context.Context) { _ = contain.Do(l.o.Log, stumbled, func() { l.run(ctx) }) }) { // it has logged what went wrong
 		l.end()
 	}
 	return nil
@@ -105,14 +106,24 @@ func (l *Launcher) Stop(ctx context.Context) error {
 	return errors.Join(l.guard.end(ctx), l.giveBack())
 }
 
-func (l *Launcher) loop(ctx context.Context) {
+// stumbled is what the log says where the start of a process panicked. Others can be started all the same.
+const stumbled = "the start of a process panicked"
+
+// run keeps its thread for all that it starts, whatever panics.
+func (l *Launcher) run(ctx context.Context) {
 	defer l.end()
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread() // no child is left then; the thread may live on
+	contain.Loop(ctx, l.o.Log, stumbled, l.loop)
+}
+
+func (l *Launcher) loop(ctx context.Context) {
 	for {
 		select {
 		case job := <-l.jobs:
-			job.result <- job.cmd.Start()
+			if err := contain.Do(l.o.Log, stumbled, func() { job.result <- job.cmd.Start() }); err != nil {
+				job.result <- err
+			}
 		case <-ctx.Done():
 			return
 		}

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lines"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -75,15 +76,16 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 	if err := container.remove(); err != nil {
 		log.Debug("no container was left over", zap.Error(err))
 	}
-	stdout := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
-		proc.hear(line)
-		proc.log.add("stdout", line, time.Now())
-		log.Debug("worker output", zap.String("stream", "stdout"), zap.String("line", line))
-	}}
-	stderr := &lines.Cutter{Limit: lineLimit, Each: func(line string) {
-		proc.log.add("stderr", line, time.Now())
-		log.Debug("worker output", zap.String("stream", "stderr"), zap.String("line", line))
-	}}
+	reader := func(stream string, hear func(line string)) *lines.Cutter { // exec.Cmd calls it from a goroutine of its own
+		return &lines.Cutter{Limit: lineLimit, Each: func(line string) {
+			_ = contain.Do(log, "reading a line of a worker panicked: the line is lost", func() {
+				hear(line)
+				proc.log.add(stream, line, time.Now())
+				log.Debug("worker output", zap.String("stream", stream), zap.String("line", line))
+			})
+		}}
+	}
+	stdout, stderr := reader("stdout", proc.hear), reader("stderr", func(string) {})
 	cmd, err := spare.Get(func() (*exec.Cmd, error) { // a command that could not be started is of no use any more
 		cmd := exec.Command(c.Path, c.Args...) //nolint:noctx // End ends it, in steps
 		cmd.Env, cmd.Stdout, cmd.Stderr = append(slices.Clone(c.Env), envMark+"="+mark), stdout, stderr
@@ -105,29 +107,43 @@ func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, err
 	}
 	proc.PID = cmd.Process.Pid
 	forget := l.dir.note(proc.PID, c.Owner, mark, container)
+	proc.death = Death{ExitCode: -1, Text: "the worker process ended"} // more is known later
+	var waited error
+	ending := []func(){
+		func() { awaitExit(proc.PID) },
+		lost,
+		// The leader is a zombie, so its pid is still its own, and names the group: everything else in the group ends, too.
+		func() { _ = unix.Kill(-proc.PID, unix.SIGKILL) },
+		func() {
+			if c.Foreign { // what has left the group
+				endMarked(mark + "\x00")
+			}
+		},
+		proc.leave,
+		func() { waited = cmd.Wait() }, // reaps the process, and joins the readers of its output
+		func() {
+			// The process only ran the container. The container itself is not our child, and may still be there.
+			if err := container.remove(); err != nil {
+				log.Debug("the container was not removed", zap.Error(err))
+			}
+		},
+		forget,
+		stdout.Flush,
+		stderr.Flush,
+		func() { proc.death = proc.mourn(cmd.ProcessState, waited) },
+	}
 	go func() { // joined by End
 		defer close(proc.ended)
-		awaitExit(proc.PID)
-		lost()
-		// The leader is a zombie, so its pid is still its own, and names the group: everything else in the group ends, too.
-		_ = unix.Kill(-proc.PID, unix.SIGKILL)
-		if c.Foreign { // what has left the group
-			endMarked(mark + "\x00")
-		}
-		proc.mu.Lock()
-		proc.gone = true
-		proc.mu.Unlock()
-		err := cmd.Wait() // reaps the process, and joins the readers of its output
-		// The process only ran the container. The container itself is not our child, and may still be there.
-		if err := container.remove(); err != nil {
-			log.Debug("the container was not removed", zap.Error(err))
-		}
-		forget()
-		stdout.Flush()
-		stderr.Flush()
-		proc.death = proc.mourn(cmd.ProcessState, err)
+		contain.Each(log, "the end of a worker's process panicked, and goes on", ending)
 	}()
 	return proc, nil
+}
+
+// leave notes that the process is about to be reaped: no more signals are sent to its pid.
+func (p *Process) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = true
 }
 
 // Announced yields the address that the process said it listens on.

@@ -212,13 +212,21 @@ func startTime(pid int) (uint64, error) {
 	return start, err
 }
 
-func stat(pid int) (start uint64, state string, err error) {
+// statOf are the fields of /proc/<pid>/stat behind the name: the first one is the state.
+func statOf(pid int) ([]string, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return nil, err
+	}
+	text := string(data)
+	return strings.Fields(text[strings.LastIndexByte(text, ')')+1:]), nil
+}
+
+func stat(pid int) (start uint64, state string, err error) {
+	fields, err := statOf(pid)
 	if err != nil {
 		return 0, "", err
 	}
-	text := string(data)
-	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) < 20 {
 		return 0, "", fmt.Errorf("/proc/%d/stat has %d fields after the name", pid, len(fields))
 	}

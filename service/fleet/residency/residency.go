@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -121,7 +122,9 @@ func (m *Manager) Serve(q Queues) { m.queues = q }
 // Start sets the loop going.
 func (m *Manager) Start(context.Context) error {
 	if m.life.Begin() {
-		m.life.Go(m.loop)
+		m.life.Go(func(ctx context.Context) {
+			contain.Loop(ctx, m.o.Log, "the plan of loads panicked, and begins anew", m.loop)
+		})
 	}
 	return nil
 }
@@ -164,11 +167,18 @@ func (m *Manager) look(now time.Time) {
 	for i := range pools {
 		if p := &pools[i]; p.demand.Waiting > 0 {
 			// Otherwise these tasks would wait for their deadlines, or for ever.
-			if why := m.o.Models.Failed(p.ID); why != nil {
-				m.queues.GiveUp(p.ID, why)
-			}
+			m.alone(p.ID, func() {
+				if why := m.o.Models.Failed(p.ID); why != nil {
+					m.queues.GiveUp(p.ID, why)
+				}
+			})
 		}
 	}
+}
+
+// alone does something for one pool. Where that panics, the other pools get what the plan has for them all the same.
+func (m *Manager) alone(poolID string, f func()) {
+	_ = contain.Do(m.o.Log, "the work for an on-demand pool panicked, and is tried again", f, zap.String("pool_id", poolID)) // the next look does
 }
 
 // seen is an on-demand pool at one moment.
@@ -254,22 +264,26 @@ func (m *Manager) hold(pools []seen, plan Plan) {
 
 func (m *Manager) unload(pools []string) {
 	for _, id := range pools {
-		if err := m.o.Models.Unload(id); err != nil { // a task started before the pool was held
-			m.o.Log.Debug("a pool was not unloaded", zap.String("pool_id", id), zap.Error(err))
-			continue
-		}
-		m.change(id, func(r *resident) { r.asked = request{at: m.o.Now(), from: Loaded} })
-		m.o.Metrics.unloaded(id)
-		m.o.Log.Info("an on-demand pool is to leave the memory", zap.String("pool_id", id))
+		m.alone(id, func() {
+			if err := m.o.Models.Unload(id); err != nil { // a task started before the pool was held
+				m.o.Log.Debug("a pool was not unloaded", zap.String("pool_id", id), zap.Error(err))
+				return
+			}
+			m.change(id, func(r *resident) { r.asked = request{at: m.o.Now(), from: Loaded} })
+			m.o.Metrics.unloaded(id)
+			m.o.Log.Info("an on-demand pool is to leave the memory", zap.String("pool_id", id))
+		})
 	}
 }
 
 func (m *Manager) load(pools []string) {
 	for _, id := range pools {
-		m.o.Models.Load(id)
-		m.change(id, func(r *resident) { r.asked = request{at: m.o.Now(), load: true, from: Absent} })
-		m.o.Metrics.loaded(id)
-		m.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
+		m.alone(id, func() {
+			m.o.Models.Load(id)
+			m.change(id, func(r *resident) { r.asked = request{at: m.o.Now(), load: true, from: Absent} })
+			m.o.Metrics.loaded(id)
+			m.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
+		})
 	}
 }
 

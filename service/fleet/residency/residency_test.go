@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 	"pgregory.net/rapid"
 
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
@@ -35,6 +36,9 @@ type box struct {
 	fails  map[string]*task.Error
 	done   []string // loads and unloads, in their order
 	busy   bool     // a task got in before each unload
+
+	looks int    // so many looks at the memory panic
+	wrong string // the load of this pool panics
 }
 
 func newBox(free int64, pools ...Tenant) *box {
@@ -54,10 +58,20 @@ func (b *box) set(change func()) {
 func (b *box) Memory() ([]vram.Room, []Tenant) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.looks--; b.looks >= 0 {
+		panic("index out of range")
+	}
 	return []vram.Room{{Card: 0, Free: b.free}}, slices.Collect(maps.Values(b.pools))
 }
 
-func (b *box) Load(id string) { b.set(func() { b.done = append(b.done, "load "+id) }) }
+func (b *box) Load(id string) {
+	b.set(func() {
+		if id == b.wrong {
+			panic("index out of range")
+		}
+		b.done = append(b.done, "load "+id)
+	})
+}
 
 func (b *box) Unload(id string) error {
 	b.mu.Lock()
@@ -215,6 +229,30 @@ func TestTasksOfAModelThatFailedAreGivenUp(t *testing.T) {
 	b.asks("a", noon)
 	b.manage().look(noon)
 	require.Equal(t, map[string]*task.Error{"a": why}, b.gaveUp)
+}
+
+// LO-803: a look that panics is taken again, and one pool that cannot be loaded without a panic keeps no other from being loaded.
+func TestAPanicOfTheLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBox(16, in("a", Absent), in("b", Absent))
+		b.looks, b.wrong = 2, "a"
+		b.asks("a", noon)
+		b.asks("b", noon)
+		m := b.manage()
+		core, logs := observer.New(zap.ErrorLevel)
+		m.o.Log = zap.New(core)
+		require.NoError(t, m.Start(t.Context()))
+		time.Sleep(lookEvery)
+		synctest.Wait()
+		require.Equal(t, []string{"load b"}, b.done)
+		require.Equal(t, 2, logs.FilterMessageSnippet("the plan of loads panicked").Len())
+		require.Equal(t, "a", logs.FilterMessageSnippet("the work for an on-demand pool panicked").All()[0].ContextMap()["pool_id"])
+		b.set(func() { b.wrong = "" })
+		time.Sleep(lookEvery)
+		synctest.Wait()
+		require.Contains(t, b.done, "load a")
+		require.NoError(t, m.Stop(t.Context()))
+	})
 }
 
 // LO-503: start and stop in any order; between them it looks once a second, and at once when it is woken.

@@ -101,10 +101,11 @@ func TestAResumedTaskTakesNoOtherPrompt(t *testing.T) {
 		r.must("a", chat, tokens(100))
 		synctest.Wait()
 		left := r.crash()
-		next := newRigOn(t, r.book, 1, nil)
-		defer next.stop()
+		next := newUnstartedRig(t, r.book, 1, nil)
 		next.replicas[0].renders = "of-today "
 		next.s.Recover(left)
+		require.NoError(t, next.s.Start(t.Context()))
+		defer next.stop()
 		require.Contains(t, next.read("a"), "chat template makes another prompt now")
 	})
 }

@@ -47,6 +47,6 @@ func (s *Scheduler) GiveUp(poolID string, why *task.Error) {
 		if j.log.Tokens() > 0 {
 			e = l.errLost("its pool cannot load its model again")
 		}
-		s.aside(func() { s.fail(j, e, func() bool { return j.state.waits() }) })
+		s.aside(func() { s.fail(j, e, func() bool { return j.state.waits() }) }, j.told)
 	}
 }

@@ -23,7 +23,7 @@ func (s *Scheduler) Cancel(ctx context.Context, id string) (task.CancelResult, e
 		return task.CancelResult{}, err
 	}
 	canceled := task.Errorf(task.Canceled, "the task was canceled by its client")
-	if !s.aside(func() { s.cancel(j, canceled, nil) }) {
+	if !s.aside(func() { s.cancel(j, canceled, nil) }, j.told) {
 		return task.CancelResult{}, errStopping()
 	}
 	select {

@@ -4,6 +4,7 @@ package scheduler
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -86,4 +87,65 @@ func TestAPanicWithinASubmit(t *testing.T) {
 			})
 		})
 	}
+}
+
+// stumble is somebody else's code that panics.
+func stumble() { panic("index out of range") }
+
+// LO-803: a task whose placing panics ends as INTERNAL, and does not hold up those behind it.
+func TestAPanicOfThePlacingEndsItsTask(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.onLease.Store(new(stumble))
+		r.must("hit")
+		r.must("behind")
+		require.Contains(t, r.read("hit"), `"code":"INTERNAL"`)
+		require.Contains(t, r.read("behind"), "event: end\n")
+		require.EqualValues(t, 1, r.panics.Load())
+	})
+}
+
+// LO-803: a panic of a pool's loop costs no task: the loop begins anew with what waits.
+func TestALoopThatPanickedGoesOn(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].ready = false })
+		r.must("hit")
+		synctest.Wait()
+		r.set(func() { r.replicas[0].ready = true })
+		r.onLook.Store(new(stumble))
+		r.s.Wake("default")
+		began := time.Now()
+		require.Contains(t, r.read("hit"), "event: end\n")
+		require.Less(t, time.Since(began), time.Second, "of the virtual clock")
+		require.Nil(t, r.onLook.Load(), "it did panic")
+	})
+}
+
+// LO-803: where the timer of a task that waits for another replica panics, the task ends, and does not wait for ever.
+func TestATimerThatPanickedEndsItsTask(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].dies = 1 })
+		r.must("hit")
+		time.Sleep(time.Second)
+		require.Equal(t, task.Running, r.status("hit").State)
+		r.onLook.Store(new(stumble))
+		require.Contains(t, r.read("hit"), `"code":"INTERNAL"`)
+		require.EqualValues(t, 1, r.panics.Load())
+	})
+}
+
+// LO-803: a start whose ledger panics while it records what nobody can continue goes on. The next start takes the task up.
+func TestAPanicOfARecovery(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.must("hit", func(t *task.Task) { t.Determinism = task.BestEffort })
+		time.Sleep(15 * time.Millisecond) // on the virtual clock: it has sent a token
+		left := r.crash()
+		b := &book{records: map[string]task.Record{}}
+		b.panics.Store("the outcome")
+		next := newRigOn(t, b, 1, nil, left...)
+		next.must("fresh")
+		b.panics.Store("")
+		require.Contains(t, next.read("fresh"), "event: end\n")
+		require.EqualValues(t, 1, next.panics.Load())
+		next.stop()
+	})
 }

@@ -99,7 +99,7 @@ func (l *lane) shed(newcomer task.Priority) {
 	l.s.aside(func() {
 		<-j.decided
 		l.s.fail(j, l.errDropped(), nil)
-	})
+	}, j.told)
 }
 
 func newLane(s *Scheduler, p Pool) *lane {
@@ -119,6 +119,7 @@ func (l *lane) wake() {
 
 // loop dispatches until ctx ends.
 func (l *lane) loop(ctx context.Context) {
+	l.wake() // for what came before, or for what a panic left
 	every, looked := l.s.o.StuckAfter/4, time.Now()
 	watch := time.NewTicker(every)
 	defer watch.Stop()
@@ -203,6 +204,7 @@ func (l *lane) dispatch() bool {
 
 // place sets a task running, if a replica can take it now.
 func (l *lane) place(j *job) bool {
+	defer l.unplaced(j)
 	need := j.need()
 	at, considered := placement.Place(l.slots, need)
 	l.s.o.Metrics.placed(j.task, at >= 0, considered)
@@ -214,15 +216,21 @@ func (l *lane) place(j *job) bool {
 		l.s.o.Log.Debug("lease refused", zap.String("replica_id", l.slots[at].ID), zap.Error(err))
 		return false
 	}
+	begun := false
+	defer func() {
+		if !begun {
+			lease.Release()
+		}
+	}()
 	if !l.drop(j) { // somebody ended the task meanwhile
-		lease.Release()
 		return true
 	}
 	l.active()
 	binds := need.Fingerprint == "" && l.unlike(l.slots[at].Fingerprint)
+	begun = true
 	l.s.runs.Go(func() {
+		defer l.s.survive(j) // also where the release panics
 		defer lease.Release()
-		defer l.s.survive(j)
 		l.run(l.s.halt, j, lease, considered, binds)
 	})
 	return true

@@ -64,6 +64,8 @@ type Ledger interface {
 	Finish(ctx context.Context, r task.Record) error
 	// Delete removes what an ended task was asked and answered, and returns once it is gone.
 	Delete(ctx context.Context, id string, at time.Time) error
+	// Expire deletes the texts whose time is over, and returns their tasks' ids, and when the next is due (zero: there is none).
+	Expire(ctx context.Context, at time.Time) (ids []string, next time.Time, err error)
 	Get(ctx context.Context, id string) (task.Record, bool, error)
 	// List returns finished tasks, the last accepted first.
 	List(ctx context.Context, state task.State, limit int) ([]task.Record, error)

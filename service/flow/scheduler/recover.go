@@ -95,16 +95,18 @@ func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error)
 	r.State, r.FinishedAt, r.Err = task.Failed, s.o.Now(), e
 	r.Charge = s.o.Sessions.Charge(r, 0)
 	tried.Add(1)
+	asked := sync.OnceFunc(tried.Done)
 	begun := s.aside(func() {
+		defer asked() // also where the ledger panics: then the next start takes the task up
 		recorded := s.tryRecord(r)
-		tried.Done()
+		asked()
 		if recorded || s.retryRecord(r) {
 			s.o.Sessions.Settle(r)
 			s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{})
 			s.narrate(r, r.Task.EngineVersion, was)
 		}
-	})
+	}, narrated(r, r.Task.EngineVersion).Fields)
 	if !begun {
-		tried.Done()
+		asked()
 	}
 }

@@ -42,6 +42,8 @@ type rig struct {
 	panics atomic.Int32           // lines about work that panicked
 	onLook atomic.Pointer[func()] // called once, by the next who looks at the replicas
 
+	onLease atomic.Pointer[func()] // called once, by the next who leases
+
 	mu       sync.Mutex
 	replicas []*replica
 	order    []string // prompts in the order of dispatch
@@ -213,6 +215,7 @@ func (b *book) Checkpoint(id string, c task.Checkpoint) {
 
 // Finish refuses a task that is not as it was accepted: the record's proof bundle would have another digest.
 func (b *book) Finish(_ context.Context, r task.Record) error {
+	b.mayPanic("the outcome")
 	return b.change(r.Task.ID, func(to *task.Record) {
 		if to.Task.ID != "" && !reflect.DeepEqual(to.Task, r.Task) {
 			go panic(fmt.Sprintf("task %s was accepted as %+v and ended as %+v", r.Task.ID, to.Task, r.Task))
@@ -227,6 +230,24 @@ func (b *book) Delete(_ context.Context, id string, at time.Time) error {
 			*r = r.Erased(at)
 		}
 	})
+}
+
+func (b *book) Expire(_ context.Context, at time.Time) (ids []string, next time.Time, _ error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for id, r := range b.records {
+		keep := r.Task.Request.KeepText
+		if keep == 0 || !r.State.Final() || r.Deleted != nil {
+			continue
+		}
+		if due := r.FinishedAt.Add(keep); !due.After(at) {
+			b.records[id] = r.Erased(at)
+			ids = append(ids, id)
+		} else if next.IsZero() || due.Before(next) {
+			next = due
+		}
+	}
+	return ids, next, nil
 }
 
 func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
@@ -311,6 +332,9 @@ func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replic
 func (r *rig) EngineVersion(string) string { return "b1" }
 
 func (r *rig) Lease(id string) (Lease, error) {
+	if lease := r.onLease.Swap(nil); lease != nil {
+		(*lease)()
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.replicas {

@@ -207,12 +207,8 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 		l.s.o.Ledger.Started(d)
 		return func() error { return nil }
 	}
-	write := func() (err error) {
-		panicked := l.s.guard(j, func() { err = l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) })
-		return errors.Join(panicked, err)
-	}
 	done := make(chan error, 1)
-	writes.Go(func() { done <- write() })
+	writes.Go(func() { done <- l.writeDispatch(ctx, j, d) })
 	return func() error {
 		err := <-done
 		if err == nil {
@@ -222,7 +218,7 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 		for strict && err != nil && !task.HasCode(err, task.Internal) {
 			select {
 			case <-time.After(l.s.o.RecordEvery):
-				err = write()
+				err = l.writeDispatch(ctx, j, d)
 			case <-ctx.Done():
 				return context.Cause(ctx)
 			}
@@ -232,6 +228,11 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 		}
 		return nil
 	}
+}
+
+func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err error) {
+	panicked := l.s.guard(j, func() { err = l.s.o.Ledger.Dispatch(context.WithoutCancel(ctx), d) })
+	return errors.Join(panicked, err)
 }
 
 // retry lets a task whose engine broke wait for another replica, where one could go on with it: for a strict task that has sent

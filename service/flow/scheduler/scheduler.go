@@ -14,6 +14,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -98,8 +101,9 @@ func (s *Scheduler) lane(id string) *lane { return (*s.lanes.Load())[id] }
 
 // begin sets a lane's loop going.
 func (s *Scheduler) begin(l *lane) {
-	s.loops.Go(l.loop)
-	l.wake()
+	s.loops.Go(func(ctx context.Context) {
+		contain.Loop(ctx, s.o.Log, "the loop of a pool's queue panicked, and begins anew", l.loop, zap.String("pool_id", l.pool.ID))
+	})
 }
 
 // Wake tells a pool's lane that its replicas changed.
@@ -182,13 +186,17 @@ func (s *Scheduler) jobs() []*job {
 	return all
 }
 
-// aside runs f beside the caller, and Stop joins it. It returns false when the scheduler is stopping.
-func (s *Scheduler) aside(f func()) bool {
+// aside runs f beside the caller, and Stop joins it. It returns false when the scheduler is stopping. Told says in the log whose work it is,
+// where f panics.
+func (s *Scheduler) aside(f func(), told func() []zap.Field) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
 		return false
 	}
-	s.runs.Go(f)
+	s.runs.Go(func() {
+		defer s.caught(told)
+		f()
+	})
 	return true
 }

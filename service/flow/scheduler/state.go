@@ -91,7 +91,7 @@ func (j *job) startDeadline() {
 	if d := j.task.Request.Deadline; d > 0 {
 		s := j.lane.s
 		j.noDeadline = awake.At(d-s.o.Now().Sub(j.task.AcceptedAt), func() {
-			s.aside(func() { s.fail(j, errDeadline(j.task), nil) })
+			s.aside(func() { s.fail(j, errDeadline(j.task), nil) }, j.told)
 		})
 	}
 }
@@ -101,8 +101,9 @@ func (j *job) startPatience() {
 	l, stay := j.lane, j.changes
 	still := func() bool { return j.changes == stay }
 	j.patience = awake.AfterFunc(l.s.o.MoveWithin, func() {
+		defer l.unplaced(j)
 		if !l.parked() {
-			l.s.aside(func() { l.s.fail(j, l.errLost("no replica that gives the same bytes was ready in time"), still) })
+			l.s.aside(func() { l.s.fail(j, l.errLost("no replica that gives the same bytes was ready in time"), still) }, j.told)
 			return
 		}
 		j.mu.Lock() // a drained pool's tasks wait for it, as its queue does
@@ -117,6 +118,6 @@ func (j *job) startPatience() {
 func (j *job) startAbsence() {
 	s, visits := j.lane.s, j.visits
 	j.absence = awake.AfterFunc(cmp.Or(j.task.Request.ReturnWithin, s.o.ReturnWithin), func() {
-		s.aside(func() { s.cancel(j, errAbandoned(), func() bool { return j.visits == visits }) })
+		s.aside(func() { s.cancel(j, errAbandoned(), func() bool { return j.visits == visits }) }, j.told)
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -22,6 +23,9 @@ func (s *Scheduler) Start(context.Context) error {
 	for _, l := range lanes {
 		s.begin(l)
 	}
+	s.loops.Go(func(ctx context.Context) {
+		contain.Loop(ctx, s.o.Log, "the deletion of texts whose time is over panicked, and is tried again", s.expire)
+	})
 	return nil
 }
 
@@ -79,7 +83,7 @@ func (s *Scheduler) letGo(j *job, ends *sync.WaitGroup) {
 		return
 	}
 	if j.ran() && j.task.Determinism == task.BestEffort {
-		ends.Go(func() { s.end(j, task.Failed, nil, errStopping()) })
+		ends.Go(func() { _ = s.guard(j, func() { s.end(j, task.Failed, nil, errStopping()) }) }) // it has logged what went wrong
 		return
 	}
 	if j.ran() {

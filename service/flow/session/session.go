@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -124,7 +125,9 @@ const maxTTL = 24 * time.Hour
 // Start has sessions swept now and then. It implements lifecycle.Service.
 func (m *Manager) Start(context.Context) error {
 	if m.life.Begin() {
-		m.life.Go(m.sweeps)
+		m.life.Go(func(ctx context.Context) {
+			contain.Loop(ctx, m.o.Log, "the sweep of sessions panicked, and is tried again", m.sweeps)
+		})
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -526,3 +527,32 @@ func TestWarmthOfSeveralSlots(t *testing.T) {
 	require.False(t, w.get("a").Warm)
 	require.True(t, w.get("b").Warm)
 }
+
+// LO-803: a sweep that panics is made again.
+func TestASweepThatPanickedIsMadeAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := open(t)
+		core, logs := observer.New(zap.ErrorLevel)
+		w.m.o.Log = zap.New(core)
+		_, err := w.m.Create(t.Context(), task.SessionRequest{ID: "s"})
+		require.NoError(t, err)
+		w.now = w.now.Add(time.Hour)
+		w.m.o.Ledger = wrongLedger{w}
+		require.NoError(t, w.m.Start(t.Context()))
+		time.Sleep(sweepEvery)
+		synctest.Wait()
+		require.Equal(t, 1, logs.FilterMessageSnippet("the sweep of sessions panicked").Len())
+		w.m.o.Ledger = w
+		_, err = w.m.Create(t.Context(), task.SessionRequest{ID: "s"})
+		require.NoError(t, err, "no lock is held")
+		w.now = w.now.Add(time.Hour)
+		time.Sleep(2 * sweepEvery)
+		synctest.Wait()
+		require.Empty(t, w.kept)
+		require.NoError(t, w.m.Stop(t.Context()))
+	})
+}
+
+type wrongLedger struct{ *world }
+
+func (wrongLedger) DropSessions(context.Context, []task.Session) error { panic("index out of range") }

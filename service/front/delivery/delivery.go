@@ -190,13 +190,16 @@ type delivery struct {
 
 // run sends the stream until it or its client ends. A stop lets it come to its end. Then the connection may carry another request.
 func (d *delivery) run(ctx context.Context) {
-	defer d.streams.remove(d)
 	defer d.recovered()
+	defer d.streams.remove(d)
 	var sending sync.WaitGroup
 	defer sending.Wait()
 	pumping, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	defer context.AfterFunc(ctx, d.wire.dismiss)()
+	defer context.AfterFunc(ctx, func() {
+		defer d.recovered()
+		d.wire.dismiss()
+	})()
 	sending.Go(func() { d.send(pumping) })
 	if next := d.wire.watch(); next != nil {
 		sending.Wait()

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -249,6 +249,5 @@ func (g *Gate) recovered(out *recorder, r *http.Request, front Front, p any) {
 
 // LogPanic is called in the deferred call that recovered p.
 func LogPanic(log *zap.Logger, correlationID string, p any) {
-	log.Error("a handler panicked", zap.String("correlation_id", correlationID),
-		zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+	contain.Log(log, "a handler panicked", p, zap.String("correlation_id", correlationID))
 }

@@ -28,29 +28,32 @@ type figures struct {
 // statusWithin bounds the look at a task that has ended.
 const statusWithin = 2 * time.Second
 
-// ended takes the figures of a task that has ended, and lets go of its model where the client asked for that.
-func (f *Front) ended(ctx context.Context, id string, end *task.End, unload bool) figures {
-	ctx, stop := context.WithTimeout(ctx, statusWithin)
-	defer stop()
-	decoded := time.Duration(end.DecodeTimeMS) * time.Millisecond
-	out := figures{PromptCount: end.TokensIn, Count: end.TokensOut, Time: int64(decoded), Total: int64(decoded)}
-	s, err := f.o.Status(ctx, id)
-	if err != nil { // it was forgotten at once
+// ended takes the figures of a task that has ended, and lets go of its model where the client asked for that. It lives as long as the
+// stream, and so keeps nothing of the request.
+func (f *Front) ended(id string, unload bool) func(end *task.End) figures {
+	return func(end *task.End) figures {
+		ctx, stop := context.WithTimeout(context.Background(), statusWithin)
+		defer stop()
+		decoded := time.Duration(end.DecodeTimeMS) * time.Millisecond
+		out := figures{PromptCount: end.TokensIn, Count: end.TokensOut, Time: int64(decoded), Total: int64(decoded)}
+		s, err := f.o.Status(ctx, id)
+		if err != nil { // it was forgotten at once
+			return out
+		}
+		if unload {
+			f.o.Library.Release(ctx, s.PoolID)
+		}
+		finished := s.FinishedAt
+		if finished.IsZero() {
+			finished = f.x.Now()
+		}
+		if started := s.StartedAt; !started.IsZero() { // the clock may have been set back in between
+			out.Load = int64(max(started.Sub(s.AcceptedAt), 0))
+			out.PromptTime = int64(max(finished.Sub(started)-decoded, 0))
+		}
+		out.Total = out.Load + out.PromptTime + out.Time
 		return out
 	}
-	if unload {
-		f.o.Library.Release(ctx, s.PoolID)
-	}
-	finished := s.FinishedAt
-	if finished.IsZero() {
-		finished = f.x.Now()
-	}
-	if started := s.StartedAt; !started.IsZero() { // the clock may have been set back in between
-		out.Load = int64(max(started.Sub(s.AcceptedAt), 0))
-		out.PromptTime = int64(max(finished.Sub(started)-decoded, 0))
-	}
-	out.Total = out.Load + out.PromptTime + out.Time
-	return out
 }
 
 // head is what every answer begins with.
@@ -168,13 +171,12 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, q task.Request, h
 	if err != nil {
 		return err
 	}
-	ctx := context.WithoutCancel(r.Context()) // a stream goes on after the handler
+	ended := f.ended(a.ID, how.unload)
 	if how.streams {
-		lines := newLines(how.shown, how.chat, f.x.Now, func(end *task.End) figures { return f.ended(ctx, a.ID, end, how.unload) })
-		return a.Stream(w, r, lines, lineByLine)
+		return a.Stream(w, r, newLines(how.shown, how.chat, f.x.Now, ended), lineByLine)
 	}
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
-		parts, fig := t.Parts(), f.ended(ctx, a.ID, end, how.unload)
+		parts, fig := t.Parts(), ended(end)
 		whole, rest := calls(parts.Calls)
 		d := done{Done: true, Reason: doneReason(end.FinishReason), figures: &fig}
 		if !how.chat {
@@ -234,6 +236,7 @@ func (f *Front) vectors(w http.ResponseWriter, r *http.Request, in *embedRequest
 	if err != nil {
 		return err
 	}
+	ended := f.ended(a.ID, unload)
 	return a.Whole(w, r, func(_ task.Transcript, end *task.End) any {
 		var result struct {
 			Embeddings [][]float32 `json:"embeddings"`
@@ -241,7 +244,7 @@ func (f *Front) vectors(w http.ResponseWriter, r *http.Request, in *embedRequest
 		if err := json.Unmarshal(end.Result, &result); err != nil || len(result.Embeddings) != len(inputs) {
 			panic(fmt.Errorf("an embedding's result: %w", err)) // it is ours
 		}
-		return answer(result.Embeddings, f.ended(r.Context(), a.ID, end, unload))
+		return answer(result.Embeddings, ended(end))
 	})
 }
 

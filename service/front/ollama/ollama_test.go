@@ -123,12 +123,12 @@ func TestFiguresOfATaskThatIsForgotten(t *testing.T) {
 	f := New(Options{Status: func(context.Context, string) (task.Status, error) {
 		return task.Status{}, task.Errorf(task.NotFound, "gone")
 	}})
-	require.Equal(t, figures{Total: 1e9, PromptCount: 2, Count: 3, Time: 1e9}, f.ended(t.Context(), "t", &task.End{TokensIn: 2, TokensOut: 3, DecodeTimeMS: 1000}, true))
+	require.Equal(t, figures{Total: 1e9, PromptCount: 2, Count: 3, Time: 1e9}, f.ended("t", true)(&task.End{TokensIn: 2, TokensOut: 3, DecodeTimeMS: 1000}))
 	f.o.Status = func(context.Context, string) (task.Status, error) { // the clock was set back, and the end is not recorded yet
 		return task.Status{AcceptedAt: accepted, StartedAt: accepted.Add(-time.Second)}, nil
 	}
 	f.x = exchange.New("", exchange.Options{Now: func() time.Time { return accepted }})
-	require.Equal(t, figures{Total: 1e9, PromptTime: 9e8, Time: 1e8}, f.ended(t.Context(), "t", &task.End{DecodeTimeMS: 100}, false))
+	require.Equal(t, figures{Total: 1e9, PromptTime: 9e8, Time: 1e8}, f.ended("t", false)(&task.End{DecodeTimeMS: 100}))
 }
 
 // LO-405, LO-407, LO-424: a failure before the first line has its status; later it is the last line of a stream that breaks off.

@@ -256,7 +256,7 @@ func (g *generateRequest) request(model string) (task.Request, error) {
 		return q, lenient.Bad("images", "with `raw` there is no place for images: leave `raw` out")
 	}
 	if g.Raw {
-		q.Prompt = g.Prompt
+		q.Prompt, q.Chat.Reasoning = g.Prompt, task.Reasoning{} // no template is told of it
 		return q, nil
 	}
 	if g.System != "" {

@@ -41,7 +41,7 @@ func (f *Front) kept(_ http.ResponseWriter, r *http.Request) error {
 	if r.Method == http.MethodPost && !strings.HasSuffix(r.URL.Path, "/cancel") {
 		return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
 	}
-	return task.Errorf(task.NotFound, "no response is kept here for a later request: take it from the answer to POST /v1/responses")
+	return task.Errorf(task.NotFound, "no response is kept here for a later request: take it from the answer in which it came")
 }
 
 // responseEvents encodes a task's events as those of a response. A token costs no allocation but the room for the text, which later events

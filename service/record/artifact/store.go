@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -114,7 +115,7 @@ func Open(o Options) (*Store, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	s.sweeping.Go(func() { s.sweeps(ctx) })
+	s.sweeping.Go(func() { contain.Loop(ctx, s.log, "the sweep of artifacts panicked, and is tried again", s.sweeps) })
 	return s, nil
 }
 

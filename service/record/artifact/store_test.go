@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +21,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -474,4 +477,30 @@ func TestADescriptionThatSaysNothingGivesWay(t *testing.T) {
 	require.Equal(t, KindTrace, told.Kind)
 	require.Equal(t, first.CreatedAt, told.CreatedAt)
 	require.Equal(t, KindTrace, put(t, s, Meta{Kind: KindDiff}, "same").Kind, "one that says something stays")
+}
+
+// LO-803: a sweep that panics is made again.
+func TestASweepThatPanickedIsMadeAgain(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		core, logs := observer.New(zap.ErrorLevel)
+		var wrong atomic.Bool
+		s, err := Open(Options{Dir: dir, RetainAge: time.Hour, Log: zap.New(core), Now: func() time.Time {
+			if wrong.Load() {
+				panic("index out of range")
+			}
+			return time.Now()
+		}})
+		require.NoError(t, err)
+		put(t, s, Meta{}, "a")
+		wrong.Store(true)
+		time.Sleep(s.o.SweepEvery)
+		synctest.Wait()
+		require.Equal(t, 1, logs.FilterMessageSnippet("the sweep of artifacts panicked").Len())
+		wrong.Store(false)
+		time.Sleep(time.Hour + 2*s.o.SweepEvery)
+		synctest.Wait()
+		require.Empty(t, s.List(Filter{}))
+		require.NoError(t, s.Close())
+	})
 }

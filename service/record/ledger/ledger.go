@@ -51,6 +51,9 @@ type Ledger interface {
 	// once nothing of that is in the store's files any more. A task that was deleted before keeps the time of that. ErrUnknown,
 	// ErrLive.
 	Delete(ctx context.Context, id string, at time.Time) error
+	// Expire does what Delete does, for each ended task whose request said how long its text is kept (KeepText), once that is over. It
+	// returns their ids, and when the next one is due: zero if there is none.
+	Expire(ctx context.Context, at time.Time) (ids []string, next time.Time, err error)
 
 	// Get returns what is recorded of a task, whatever its state. ErrDamaged.
 	Get(ctx context.Context, id string) (task.Record, bool, error)

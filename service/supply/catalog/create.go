@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -281,15 +282,28 @@ func (c *Catalog) fetch(caller context.Context, e *entry) {
 	c.pending++
 	rec := *e.rec
 	c.jobs.Go(func() {
+		defer close(j.over)
 		defer cancel()
 		defer detach()
-		err := c.bring(ctx, e, &rec)
-		changed, told := c.end(ctx, e, j, &rec, err)
-		if told {
-			c.o.Changed(changed)
+		err := c.guard(rec.ID, func() error { return c.bring(ctx, e, &rec) })
+		if panicked := c.guard(rec.ID, func() error {
+			changed, told := c.end(ctx, e, j, &rec, err)
+			if told {
+				c.o.Changed(changed)
+			}
+			return nil
+		}); panicked != nil && j.err == nil {
+			j.err = panicked
 		}
-		close(j.over)
 	})
+}
+
+// guard runs a part of a job. A panic in it is logged, and ends that job alone, with INTERNAL.
+func (c *Catalog) guard(id string, f func() error) (err error) {
+	if panicked := contain.Do(c.log, "the work for a model of the catalog panicked", func() { err = f() }, zap.String("model_id", id)); panicked != nil {
+		return panicked
+	}
+	return err
 }
 
 // bring fetches a model, checks it, and fills in the record.

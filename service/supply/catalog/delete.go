@@ -60,7 +60,7 @@ func (c *Catalog) Delete(ctx context.Context, id string) error {
 		c.mu.Unlock()
 		return closing()
 	}
-	c.jobs.Go(func() { over <- c.finish(id, e) })
+	c.jobs.Go(func() { over <- c.guard(id, func() error { return c.finish(id, e) }) })
 	c.mu.Unlock()
 	select {
 	case err := <-over:
@@ -83,10 +83,13 @@ func (c *Catalog) finish(id string, e *entry) error {
 	defer c.change.Unlock()
 	rec := *e.rec
 	rec.Deleting = true // after a crash from here on, the next start finishes the deletion
-	err := c.disk.write(recordName(id), &rec)
-	if err == nil {
-		err = c.erase(id)
-	}
+	err := c.guard(id, func() error {
+		err := c.disk.write(recordName(id), &rec)
+		if err == nil {
+			err = c.erase(id)
+		}
+		return err
+	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil {

@@ -8,10 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -293,4 +296,46 @@ func TestACheckGoesOnWithoutItsClient(t *testing.T) {
 	code(t, task.Conflict, j.err)
 	<-r.hashing
 	require.Empty(t, r.left(t))
+}
+
+// LO-803: a panic in the fetch, the check or the deletion of one model ends that alone, whatever it had locked.
+func TestAPanicEndsTheWorkForOneModel(t *testing.T) {
+	var fetches, clock, changed atomic.Bool
+	stumble := func(b *atomic.Bool) {
+		if b.Swap(false) {
+			panic("index out of range")
+		}
+	}
+	core, logs := observer.New(zap.ErrorLevel)
+	content := small("m")
+	f := writes(content)
+	r := setup(t, fetch(func(ctx context.Context, ref, into, digest string, progress func(done, total int64)) (string, int64, string, error) {
+		stumble(&fetches)
+		return f(ctx, ref, into, digest, progress)
+	}), func(o *Options) {
+		o.Log = zap.New(core)
+		o.Now = func() time.Time { stumble(&clock); return now }
+		tell := o.Changed
+		o.Changed = func(m Model) { stumble(&changed); tell(m) }
+	})
+	req := Request{ID: "m", Ref: "https://example.org/m.gguf", Wait: time.Minute}
+	fetches.Store(true)
+	_, err := r.Create(t.Context(), req)
+	require.NotContains(t, code(t, task.Internal, err).Message, "index", "that is for the log")
+	require.Equal(t, 1, logs.FilterMessage("the work for a model of the catalog panicked").Len())
+	changed.Store(true) // whoever is told does
+	_, err = r.Create(t.Context(), req)
+	code(t, task.Internal, err)
+	require.False(t, changed.Load())
+	m, err := r.Get("m")
+	require.NoError(t, err)
+	require.Equal(t, Active, m.State)
+
+	clock.Store(true)
+	_, err = r.Verify(t.Context(), "m")
+	code(t, task.Internal, err)
+	_, err = r.Verify(t.Context(), "m")
+	require.NoError(t, err)
+	require.NoError(t, r.Delete(t.Context(), "m"))
+	require.Equal(t, 3, logs.FilterMessage("the work for a model of the catalog panicked").Len())
 }

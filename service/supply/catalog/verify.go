@@ -63,13 +63,23 @@ func (c *Catalog) verify(e *entry) {
 	e.job = j
 	rec := e.rec
 	c.jobs.Go(func() {
+		defer close(j.over)
 		defer cancel()
-		h, f, err := c.look(ctx, rec)
-		changed := c.checked(ctx, e, j, h, f, err)
-		if j.checked {
-			c.o.Changed(changed)
+		var h hashed
+		var f finding
+		err := c.guard(rec.ID, func() (err error) {
+			h, f, err = c.look(ctx, rec)
+			return err
+		})
+		if panicked := c.guard(rec.ID, func() error {
+			changed := c.checked(ctx, e, j, h, f, err)
+			if j.checked {
+				c.o.Changed(changed)
+			}
+			return nil
+		}); panicked != nil && j.err == nil {
+			j.err = panicked
 		}
-		close(j.over)
 	})
 }
 
@@ -120,8 +130,11 @@ func (c *Catalog) checked(ctx context.Context, e *entry, j *job, h hashed, f fin
 	case deleting:
 		j.err = task.Errorf(task.Conflict, "model %s is being deleted", rec.ID)
 		return changed
-	case failed != nil || ctx.Err() != nil:
+	case ctx.Err() != nil:
 		j.err = closing()
+		return changed
+	case failed != nil: // it panicked
+		j.err = failed
 		return changed
 	}
 	c.count(f, rec.Metadata)

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -219,22 +220,33 @@ func (f *Fetcher) launch(caller context.Context, ref Ref, dir, key, digest strin
 	fl := &flight{digest: digest, cancel: cancel, done: make(chan struct{}), waiting: map[*Options]struct{}{}}
 	f.flights[key] = fl
 	f.running.Go(func() {
+		defer close(fl.done)
+		defer f.land(key)
 		defer cancel()
 		defer detach()
-		file, err := f.run(ctx, ref, dir, digest, fl.progress)
-		if err != nil && ctx.Err() != nil && !task.HasCode(err, task.PolicyDenied) {
-			err = fmt.Errorf("fetch %s: %w", ref.Shown(), ctx.Err())
-			if f.ctx.Err() != nil {
-				err = task.Errorf(task.ShuttingDown, "the server is shutting down; what there is of %s is kept: ask again when it is back", ref.Shown()).Retry(0)
-			}
+		if panicked := contain.Do(f.log, "a fetch panicked", func() { fl.file, fl.err = f.fly(ctx, fl, ref, dir) }, zap.String("ref", ref.Shown())); panicked != nil {
+			fl.err = panicked
 		}
-		fl.file, fl.err = file, err
-		f.mu.Lock()
-		delete(f.flights, key)
-		f.mu.Unlock()
-		close(fl.done)
 	})
 	return fl
+}
+
+func (f *Fetcher) fly(ctx context.Context, fl *flight, ref Ref, dir string) (File, error) {
+	file, err := f.run(ctx, ref, dir, fl.digest, fl.progress)
+	if err != nil && ctx.Err() != nil && !task.HasCode(err, task.PolicyDenied) {
+		err = fmt.Errorf("fetch %s: %w", ref.Shown(), ctx.Err())
+		if f.ctx.Err() != nil {
+			err = task.Errorf(task.ShuttingDown, "the server is shutting down; what there is of %s is kept: ask again when it is back", ref.Shown()).Retry(0)
+		}
+	}
+	return file, err
+}
+
+// land takes a flight that has ended out of the map.
+func (f *Fetcher) land(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.flights, key)
 }
 
 // join adds somebody who waits, unless the flight has been given up.

@@ -518,3 +518,18 @@ func TestAServerWithoutRanges(t *testing.T) {
 		requireFile(t, file, body)
 	}
 }
+
+// LO-803: a fetch that panics fails, and the next one goes on.
+func TestAFetchThatPanicsFails(t *testing.T) {
+	body := model(size)
+	s := start(t, "https")
+	s.put(t, "m.gguf", body)
+	b := s.fetcher(t, t.TempDir())
+	_, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{Progress: func(int64, int64) { panic("index out of range") }})
+	require.True(t, task.HasCode(err, task.Internal), "%v", err)
+	require.NotContains(t, task.AsError(err).Message, "index", "that is for the log")
+	require.Contains(t, b.log.String(), "a fetch panicked")
+	file, err := b.fetch(t.Context(), s.parsed(t), fetch.Options{})
+	require.NoError(t, err)
+	requireFile(t, file, body)
+}

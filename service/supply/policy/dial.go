@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -78,6 +79,17 @@ func (p *Policy) Client(a Action) *http.Client {
 // allow, and connects to one that the policy allows; nobody looks the name up again in between. If Transport has not asked about a
 // connection, it is first decided with the scheme tcp. When a decided call passes this second check, no second audit line is written.
 func (p *Policy) DialContext(a Action) func(ctx context.Context, network, address string) (net.Conn, error) {
+	dial := p.dialContext(a)
+	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
+		// net/http dials in a goroutine of its own.
+		if panicked := contain.Do(p.log, "the dial of an outbound call panicked", func() { conn, err = dial(ctx, network, address) }); panicked != nil {
+			return nil, panicked
+		}
+		return conn, err
+	}
+}
+
+func (p *Policy) dialContext(a Action) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		host, port, err := net.SplitHostPort(address)
 		if err != nil {

@@ -179,3 +179,20 @@ func TestAFailureOfTheNetworkIsNoRefusal(t *testing.T) {
 	require.ErrorIs(t, err, down)
 	require.False(t, task.HasCode(err, task.PolicyDenied))
 }
+
+// LO-803: a panic while net/http dials, in a goroutine of its own, is the end of that call alone.
+func TestAPanicOfTheDialEndsOneCall(t *testing.T) {
+	l := newLab(t, Options{Loopback: true, Resolver: wrongNames{}}, answer)
+	_, err := l.get(t, "http://somewhere.example/")
+	require.True(t, task.HasCode(err, task.Internal), "%v", err)
+	require.NotContains(t, task.AsError(err).Message, "index", "that is for the log")
+	got, err := l.get(t, l.server.URL)
+	require.NoError(t, err)
+	require.Equal(t, "here", got)
+}
+
+type wrongNames struct{}
+
+func (wrongNames) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	panic("index out of range")
+}

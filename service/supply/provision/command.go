@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/lines"
 )
 
@@ -57,17 +58,21 @@ func command(ctx context.Context, dir string, env, argv []string, show func(line
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = 2 * time.Second // a process that left the group may still hold the pipe
 	var kept []string
+	var panicked error
 	out := &lines.Cutter{Limit: lineBytes, Each: func(line string) {
 		if kept = append(kept, line); len(kept) > keptLines {
 			kept = kept[1:]
 		}
-		if show != nil {
-			show(line)
+		if show != nil && panicked == nil { // exec.Cmd calls it from a goroutine of its own
+			_, panicked = contain.Try(func() (struct{}, error) { show(line); return struct{}{}, nil })
 		}
 	}}
 	cmd.Stdout, cmd.Stderr = out, out // one pipe, one reader
 	err := cmd.Run()
 	out.Flush()
+	if panicked != nil {
+		panic(panicked) // the caller knows whose command it was
+	}
 	said := strings.Join(kept, "\n")
 	if err == nil {
 		return said, nil

@@ -443,3 +443,15 @@ func ended(pid int) bool {
 	text := string(data)
 	return strings.HasPrefix(text[strings.LastIndexByte(text, ')')+1:], " Z")
 }
+
+// LO-803: where somebody who is shown the lines of a command panics, the command ends, and the panic is the caller's.
+func TestAPanicOfWhoIsShownTheLinesIsTheCallers(t *testing.T) {
+	shown := 0
+	require.PanicsWithError(t, "panic: index out of range", func() {
+		_, _ = command(t.Context(), t.TempDir(), nil, []string{"/bin/sh", "-c", "echo one; echo two"}, func(string) {
+			shown++
+			panic("index out of range")
+		})
+	})
+	require.Equal(t, 1, shown)
+}

@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/nowait"
 	"github.com/llama-orch/llama-orch/service/spare"
 )
@@ -103,11 +104,17 @@ func (c *Client) begin(ctx context.Context, conn net.Conn, req *http.Request, ou
 		client: c, conn: conn, parser: parser{limit: maxEvent},
 		release: context.AfterFunc(ctx, func() { _ = conn.SetDeadline(longAgo) }),
 	}
+	begun := false
+	defer func() {
+		if !begun {
+			s.end(false)
+		}
+	}()
 	resp, err := s.exchange(req, out)
 	if err != nil {
-		s.end(false)
 		return nil, nil, err
 	}
+	begun = true
 	return s, resp, nil
 }
 
@@ -121,15 +128,19 @@ func (s *Stream) exchange(req *http.Request, out []byte) (resp *http.Response, e
 		sent <- nil
 	} else {
 		go func() { // joined below
-			_, err := s.conn.Write(out)
+			_, err := contain.Try(func() (int, error) { return s.conn.Write(out) })
 			sent <- err
 		}()
 	}
 	defer func() {
-		if err != nil || resp.StatusCode != http.StatusOK {
+		if err != nil || resp == nil || resp.StatusCode != http.StatusOK {
 			_ = s.conn.SetWriteDeadline(longAgo) // the rest of the request is of no use
 		}
-		if sendErr := <-sent; err != nil && sendErr != nil && !errors.Is(sendErr, os.ErrDeadlineExceeded) {
+		sendErr := <-sent
+		if panicked, ok := errors.AsType[*contain.PanicError](sendErr); ok {
+			panic(panicked) // as if the caller had sent it
+		}
+		if err != nil && sendErr != nil && !errors.Is(sendErr, os.ErrDeadlineExceeded) {
 			err = sendErr
 		}
 	}()

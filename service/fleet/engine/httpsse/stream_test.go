@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -317,3 +318,19 @@ func FuzzChunks(f *testing.F) {
 		}
 	})
 }
+
+// LO-803: a panic of the goroutine that sends a request is the caller's, and the connection is closed.
+func TestAPanicWhileARequestIsSentIsTheCallers(t *testing.T) {
+	here, there := net.Pipe()
+	c := New(Options{BaseURL: "http://127.0.0.1:1", Network: &Network{
+		Dial: func(context.Context, *url.URL) (net.Conn, error) { return stumbling{here}, nil },
+	}})
+	go func() { _, _ = there.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) }()
+	require.PanicsWithError(t, "panic: index out of range", func() { _, _ = c.Stream(t.Context(), "/x", 1) })
+	_, err := there.Read(make([]byte, 1))
+	require.ErrorIs(t, err, io.EOF, "it was closed")
+}
+
+type stumbling struct{ net.Conn }
+
+func (stumbling) Write([]byte) (int, error) { panic("index out of range") }

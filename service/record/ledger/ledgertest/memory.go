@@ -218,6 +218,28 @@ func (m *Memory) Delete(ctx context.Context, id string, at time.Time) error {
 	return nil
 }
 
+// Expire implements ledger.Ledger.
+func (m *Memory) Expire(ctx context.Context, at time.Time) (ids []string, next time.Time, err error) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	if err := m.readable(ctx); err != nil {
+		return nil, next, err
+	}
+	for id, e := range m.s.byID {
+		keep := e.r.Task.Request.KeepText
+		if keep == 0 || !e.r.State.Final() || e.r.Deleted != nil {
+			continue
+		}
+		if due := e.r.FinishedAt.Add(keep); !due.After(at) {
+			e.r = e.r.Erased(at)
+			ids = append(ids, id)
+		} else if next.IsZero() || due.Before(next) {
+			next = due
+		}
+	}
+	return ids, next, nil
+}
+
 func (s *Store) charge(r task.Record) {
 	c := r.Charge
 	if at, ok := s.sessions[c.SessionID]; ok {

@@ -44,6 +44,7 @@ func Run(t *testing.T, open Open) {
 		"what is live is never forgotten": retention,
 		"bundles lead to their tasks":     proven,
 		"what is deleted is gone":         deleted,
+		"texts whose time is over":        expired,
 		"sessions are charged once":       sessions,
 		"live tasks are claimed once":     claimed,
 		"contexts end calls":              contexts,
@@ -392,6 +393,40 @@ func proven(t *testing.T, l Opened) {
 	_, ok, err := l.Proven(t.Context(), [32]byte{1, 2})
 	require.NoError(t, err)
 	require.False(t, ok)
+}
+
+// expired: the text of an ended task goes once the time is over that its request gave it, and no other.
+func expired(t *testing.T, l Opened) {
+	keep := func(seq uint64, keep time.Duration, ends bool) (id string, end time.Time) {
+		of := Sample(seq)
+		of.Request.KeepText = keep
+		require.NoError(t, l.Accept(t.Context(), of))
+		r := Ended(of, task.Completed, "said")
+		if ends {
+			finish(t, l, r)
+		}
+		return of.ID, r.FinishedAt
+	}
+	soon, end := keep(1, time.Minute, true)
+	later, laterEnd := keep(2, time.Hour, true)
+	always, _ := keep(3, 0, true)
+	runs, _ := keep(4, time.Millisecond, false)
+	expire := func(at time.Time, ids []string, due time.Time) {
+		t.Helper()
+		got, next, err := l.Expire(t.Context(), at)
+		require.NoError(t, err)
+		require.Equal(t, ids, got)
+		require.True(t, next.Equal(due), "%s", next)
+	}
+	expire(end.Add(time.Minute-time.Millisecond), nil, end.Add(time.Minute))
+	expire(end.Add(time.Minute), []string{soon}, laterEnd.Add(time.Hour))
+	l = reopen(t, l)
+	require.NotNil(t, get(t, l, soon).Deleted)
+	for _, id := range []string{later, always, runs} {
+		require.Nil(t, get(t, l, id).Deleted, id)
+	}
+	require.NoError(t, l.Delete(t.Context(), later, end.Add(time.Minute)))
+	expire(end.Add(2*time.Hour), nil, time.Time{})
 }
 
 // deleted: of a deleted task its outcome stays, its id and its number stay taken, and its charge was charged.

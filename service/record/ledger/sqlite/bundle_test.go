@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger/ledgertest"
@@ -121,4 +123,33 @@ func TestNothingIsForgottenBeforeItIsKept(t *testing.T) {
 func withoutSweeps(o Options) Options {
 	o.RetainAge = 0
 	return o
+}
+
+// LO-803: where what keeps something of old tasks panics, they stay, nobody waits for ever, and the next sweep takes them.
+func TestNothingIsForgottenWhereTheKeepingPanics(t *testing.T) {
+	var c clock
+	var wrong atomic.Bool
+	wrong.Store(true)
+	core, logs := observer.New(zap.ErrorLevel)
+	l := open(t, Options{RetainAge: time.Hour, Now: c.now, Log: zap.New(core), BeforeForgetting: func(context.Context, []task.Record) error {
+		if wrong.Load() {
+			panic("index out of range")
+		}
+		return nil
+	}})
+	done := []task.Record{ended(sample(1), task.Completed, "a"), ended(sample(2), task.Failed)}
+	end(t, l, done...)
+	c.advance(2 * time.Hour)
+	sweep(t, l)
+	l.parting.Wait()
+	require.NotZero(t, logs.FilterMessageSnippet("keeping something of old tasks panicked").Len()) // more on a slow machine, whose sweeps come by themselves
+	require.Equal(t, done[0], get(t, l, id(1)))
+	require.NoError(t, l.Delete(t.Context(), id(2), c.now()), "no lock is held")
+	wrong.Store(false)
+	sweep(t, l)
+	l.parting.Wait()
+	settle(t, l)
+	_, ok, err := l.Get(t.Context(), id(1))
+	require.NoError(t, err)
+	require.False(t, ok)
 }

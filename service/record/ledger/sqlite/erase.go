@@ -37,10 +37,17 @@ type erase struct {
 
 // Delete implements ledger.Ledger.
 func (l *Ledger) Delete(ctx context.Context, id string, at time.Time) error {
-	err := l.submit(ctx, &op{kind: opDelete, id: id, run: func(w *writer) error { return w.delete(id, at) }})
-	if err != nil {
+	if err := l.submit(ctx, &op{kind: opDelete, id: id, run: func(w *writer) error { return w.delete(id, at) }}); err != nil {
 		return err
 	}
+	if err := l.gone(ctx); err != nil {
+		return fmt.Errorf("%s task %s: %w", opDelete, id, err)
+	}
+	return nil
+}
+
+// gone waits until nothing of what was deleted is in the files any more.
+func (l *Ledger) gone(ctx context.Context) error {
 	// What is being kept of old tasks at this moment may have been read before, so that it comes back into its caller's store.
 	l.keeping.Lock()
 	l.keeping.Unlock() //nolint:staticcheck // it waits
@@ -54,14 +61,11 @@ func (l *Ledger) Delete(ctx context.Context, id string, at time.Time) error {
 	l.mu.Unlock()
 	l.nudge()
 	select {
-	case err = <-done:
+	case err := <-done:
+		return err
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		return context.Cause(ctx)
 	}
-	if err != nil {
-		return fmt.Errorf("%s task %s: %w", opDelete, id, err)
-	}
-	return nil
 }
 
 // delete replaces what is recorded of an ended task by what stays of it. It does that for a damaged entry too.
@@ -93,7 +97,7 @@ func (w *writer) delete(id string, at time.Time) error {
 		{`DELETE FROM transcript WHERE seq = ?`, []any{found.seq}},
 		{`DELETE FROM request WHERE seq = ?`, []any{found.seq}},
 		{`INSERT INTO request (seq, task, sum) VALUES (?, ?, ?)`, []any{found.seq, string(body), taskSum(record.Task, body)}},
-		{`UPDATE task SET outcome = ?, deleted_ms = ?, fingerprint = NULL, checkpoint_event = NULL, checkpoint_sum = NULL, sealed_at = NULL,
+		{`UPDATE task SET outcome = ?, deleted_ms = ?, text_until_ms = NULL, fingerprint = NULL, checkpoint_event = NULL, checkpoint_sum = NULL, sealed_at = NULL,
 			last_event_id = NULL, proof_sum = NULL, proof_bytes = NULL, proof_keeps = NULL WHERE seq = ?`, []any{string(outcome), toMS(at), found.seq}},
 		{`INSERT OR IGNORE INTO erasing (one) VALUES (1)`, nil},
 	} {

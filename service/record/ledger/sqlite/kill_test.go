@@ -13,11 +13,14 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -25,14 +28,25 @@ import (
 
 // child is one of the processes that the tests start. It says on standard output what the ledger answered.
 func child(role, path string) int {
-	l, err := Open(Options{Path: path, RetainBytes: 1 << 20})
+	o := Options{Path: path, RetainBytes: 1 << 20}
+	if role == "unsound" { // the writer's clock panics after some commits
+		var looks atomic.Int32
+		o.Log = zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), os.Stdout, zap.InfoLevel))
+		o.Now = func() time.Time {
+			if looks.Add(1) > 200 {
+				panic("index out of range")
+			}
+			return time.Now()
+		}
+	}
+	l, err := Open(o)
 	if fault, ok := errors.AsType[*Error](err); ok && role == "second" {
 		fmt.Println(fault.Fault)
 		return 0
 	}
 	if err == nil {
 		switch role {
-		case "victim":
+		case "victim", "unsound":
 			err = victim(l)
 		case "limited":
 			err = limited(l)

@@ -108,7 +108,10 @@ func Open(o Options) (*Ledger, error) {
 	if l.metrics, err = newMetrics(o.Registerer, l.bytes); err != nil {
 		return nil, errors.Join(err, l.closeFile())
 	}
-	l.writing.Go(l.write)
+	l.writing.Go(func() {
+		defer l.unsound()
+		l.write()
+	})
 	return l, nil
 }
 

@@ -117,6 +117,9 @@ CREATE TABLE loss (
 ) STRICT;
 `, `
 ALTER TABLE transcript ADD COLUMN marks BLOB; -- which tokens are reasoning or of calls of tools; NULL: none
+`, `
+ALTER TABLE task ADD COLUMN text_until_ms INTEGER; -- when its text is to be deleted; NULL: it is not, or was
+CREATE INDEX task_text_until ON task (text_until_ms) WHERE text_until_ms IS NOT NULL;
 `}
 
 // oldest is the first version that the steps can bring up to date.

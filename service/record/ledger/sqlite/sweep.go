@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -33,7 +34,9 @@ func (l *Ledger) sweepStep() (more bool) {
 		err = l.w.transaction(func() error { return l.w.remove(doomed) })
 		more = err == nil
 	case l.w.parting.CompareAndSwap(false, true):
-		l.parting.Go(func() { l.part(doomed) })
+		l.parting.Go(func() {
+			_ = contain.Do(l.log, "keeping something of old tasks panicked: they stay in the ledger, and it is tried again later", func() { l.part(doomed) })
+		})
 	}
 	if err != nil {
 		l.log.Warn("removing old tasks from the ledger failed, and is tried again later", zap.Error(err))
@@ -51,13 +54,23 @@ func (l *Ledger) part(doomed []int64) {
 }
 
 func (l *Ledger) keep(doomed []int64) error {
+	if err := l.hand(doomed); err != nil {
+		return err
+	}
+	return l.submit(l.halt, &op{
+		kind: opForget, id: "the oldest", run: func(w *writer) error { return w.remove(doomed) }, then: func() { l.w.written = sweepAfter },
+	})
+}
+
+// hand reads tasks and calls BeforeForgetting with them. A deletion waits meanwhile.
+func (l *Ledger) hand(doomed []int64) error {
 	l.keeping.Lock()
+	defer l.keeping.Unlock()
 	var found []task.Record
 	for _, seq := range doomed {
 		r, ok, err := one(l.db.QueryRowContext(l.halt, everything+` WHERE t.seq = ?`, seq))
 		switch {
 		case l.halt.Err() != nil:
-			l.keeping.Unlock()
 			return l.halt.Err()
 		case err != nil: // so BeforeForgetting cannot have it
 			l.log.Warn("a task that cannot be read is removed from the ledger", zap.Error(err))
@@ -65,14 +78,7 @@ func (l *Ledger) keep(doomed []int64) error {
 			found = append(found, r)
 		}
 	}
-	err := l.o.BeforeForgetting(l.halt, found)
-	l.keeping.Unlock()
-	if err == nil {
-		err = l.submit(l.halt, &op{
-			kind: opForget, id: "the oldest", run: func(w *writer) error { return w.remove(doomed) }, then: func() { l.w.written = sweepAfter },
-		})
-	}
-	return err
+	return l.o.BeforeForgetting(l.halt, found)
 }
 
 // oldest is the time before which a finished task is too old.

@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -29,6 +30,7 @@ const (
 	opClaim      kind = "claim"
 	opForget     kind = "forget"
 	opDelete     kind = "delete"
+	opExpire     kind = "expire"
 	opProbe      kind = "probe"
 )
 
@@ -102,6 +104,15 @@ func (l *Ledger) write() {
 		case <-sweep.C:
 		case <-erase.C:
 		}
+	}
+}
+
+// unsound is deferred by the writer's goroutine, and ends the process where that panics. Nobody knows what the writer and the driver have
+// in hand then, or which locks they hold, so nothing could be promised any more. All that was answered is on the disk (LO-803).
+func (l *Ledger) unsound() {
+	if p := recover(); p != nil {
+		l.log.Fatal("the writer of the ledger panicked, so this process ends on purpose: what was accepted is on the disk, and the next start goes on with it",
+			contain.Fields(p)...)
 	}
 }
 
@@ -311,7 +322,7 @@ func (w *writer) prepare(ctx context.Context) error {
 			WHERE id = ? AND finished_ms IS NULL`,
 		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
 		&w.endTask: `UPDATE task SET state = ?, replica_id = ?, fingerprint = ?, started_ms = ?, finished_ms = ?, sealed_at = ?,
-			last_event_id = ?, outcome = ?, proof_sum = ?, proof_bytes = ?, proof_keeps = ? WHERE seq = ? AND id = ? AND finished_ms IS NULL`,
+			last_event_id = ?, outcome = ?, proof_sum = ?, proof_bytes = ?, proof_keeps = ?, text_until_ms = ? WHERE seq = ? AND id = ? AND finished_ms IS NULL`,
 		&w.insertText: `INSERT INTO transcript (seq, ends, text, marks, sum) VALUES (?, ?, ?, ?, ?)`,
 		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
 			explicit, spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
@@ -506,7 +517,7 @@ func (w *writer) finish(r task.Record, outcome []byte) error {
 func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
 	p := toProof(r.Proof)
 	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),
-		orNull(r.SealedAt), orNull(r.LastEventID), string(outcome), p.sum, p.bytes, p.keeps, int64(r.Task.Seq), r.Task.ID)
+		orNull(r.SealedAt), orNull(r.LastEventID), string(outcome), p.sum, p.bytes, p.keeps, textUntil(r), int64(r.Task.Seq), r.Task.ID)
 	if err != nil {
 		return false, err
 	}
