@@ -51,8 +51,10 @@ func checkVet(ctx context.Context, _ *tally.Tally) error {
 	if err := command.Run(ctx, "go", "vet", "./..."); err != nil {
 		return err
 	}
-	if err := command.Run(ctx, "go", "vet", "-tags", "llamaserver", "./service/..."); err != nil {
-		return err
+	for tag, packages := range map[string]string{"llamaserver": "./service/...", "agents": "./harness/agents/..."} {
+		if err := command.Run(ctx, "go", "vet", "-tags", tag, packages); err != nil {
+			return err
+		}
 	}
 	return command.Run(ctx, "go", "vet", "-tags", "mage", ".")
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/magefile/mage/mg"
 
+	"github.com/llama-orch/llama-orch/ci/clients"
 	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/contract"
 	"github.com/llama-orch/llama-orch/ci/engine"
@@ -27,6 +28,7 @@ var (
 	bdd         = step.Step{Name: "BDD features", Target: "check:bdd", Run: contract.Recorded(checkBDD)}
 	pacts       = step.Step{Name: "pacts", Target: "pact", Run: contract.Recorded(pact.Test)}
 	document    = step.Step{Name: "API document", Target: "contract", Run: contract.Test(checkBDD)}
+	sdks        = step.Step{Name: "official SDKs", Target: "clients", Run: clients.Test}
 	metricsLint = step.Step{Name: "metrics contract", Target: "metrics:lint", Run: checkMetrics}
 	smoke       = step.Step{Name: "smoke test on stand-ins", Target: "check:smoke", Run: checkSmoke}
 	determinism = step.Step{Name: "determinism", Target: "determinism", Run: checkDeterminism}
@@ -37,8 +39,8 @@ var (
 // The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
 // both: it asks whether the tests have passed. What the features and the pacts saw is held against the API's document behind them.
 var (
-	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, document, metricsLint, smoke, determinism, chaos, traced}
-	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, bdd, document, determinism, chaos, traced}
+	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, document, sdks, metricsLint, smoke, determinism, chaos, traced}
+	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, bdd, document, sdks, determinism, chaos, traced}
 )
 
 // Test runs the whole check that gates a change, each part once: links, format, vet, lint, generated code, every test with

@@ -11,6 +11,7 @@ import (
 
 	"github.com/magefile/mage/mg"
 
+	"github.com/llama-orch/llama-orch/ci/agents"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 	"github.com/llama-orch/llama-orch/harness/metrics"
@@ -18,7 +19,7 @@ import (
 
 // suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
 // a cached result of theirs never counts.
-var suites = []string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/contract", "harness/determinism", "harness/metrics", "harness/pact"}
+var suites = []string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/metrics", "harness/pact"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {
@@ -41,6 +42,16 @@ func Pact(ctx context.Context) error { return prepared(ctx, pacts) }
 // Contract lints the API's document, and replays what the daemon answered in the features through Prism, a validating proxy. In `test` the pacts'
 // exchanges are replayed, too. It needs Node.js, and fetches the tools with npm.
 func Contract(ctx context.Context) error { return prepared(ctx, document) }
+
+// Clients runs the official SDKs of OpenAI, Anthropic, Ollama and Vercel against a real daemon, the built-in worker and a scripted engine (LO-420).
+// It needs Node.js, and fetches the SDKs with npm.
+func Clients(ctx context.Context) error { return prepared(ctx, sdks) }
+
+// Agents runs Claude Code, Codex, opencode and Qwen Code against a real daemon with a scripted engine behind it, and prints what each did (LO-423). It
+// fetches them with npm: 1.5 GB. It is no part of `test`.
+func Agents(ctx context.Context) error {
+	return prepared(ctx, step.Step{Name: "agents", Target: "agents", Run: agents.Test})
+}
 
 // Metrics looks after the metrics contract.
 type Metrics mg.Namespace

@@ -147,7 +147,9 @@ func both(a, b ollama.Model) ollama.Model {
 // describe is a pool's model, and where its file is.
 func (l *Library) describe(ctx context.Context, p config.Pool) (m ollama.Model, path string) {
 	s := l.summary(p)
-	m = ollama.Model{Name: p.Model.ID, Workload: p.Workload, Ctx: s.ctx, Features: s.features, Modified: l.since, Running: l.running(p)}
+	m = ollama.Model{
+		Name: p.Model.ID, Workload: p.Workload, Ctx: s.ctx, Features: slices.Clone(s.features), Modified: l.since, Running: l.running(p),
+	}
 	if entry, known := l.shelf.Find(p.Model.Canonical); known {
 		path = entry.Path
 		from(&m, entry)

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -19,9 +20,18 @@ type errorBody struct {
 }
 
 type errorView struct {
-	Type    string `json:"type"`
-	Message string `json:"message"`
+	Type    string        `json:"type"`
+	Message string        `json:"message"`
+	Details *errorDetails `json:"details,omitempty"`
 }
+
+// errorDetails tell a client what it can do by itself.
+type errorDetails struct {
+	Code string `json:"error_code"`
+}
+
+// unthreaded makes the SDK send the whole conversation, from then on.
+const unthreaded = "thread_unsupported_request"
 
 // The types that the dialect has for errors.
 const (
@@ -68,6 +78,9 @@ func errorOf(err error, requestID string) errorBody {
 	}
 	if long, ok := errors.AsType[*task.TooLongError](err); ok {
 		e.Message = fmt.Sprintf("prompt is too long: %d tokens > %d maximum", long.Tokens, long.Ctx)
+	}
+	if param, ok := errors.AsType[*lenient.ParamError](err); ok && param.Param == threadField {
+		e.Details = &errorDetails{unthreaded}
 	}
 	return errorBody{"error", e, requestID}
 }

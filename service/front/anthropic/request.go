@@ -36,6 +36,7 @@ type request struct {
 	Thinking      *thinking       `json:"thinking"`
 	OutputConfig  *outputConfig   `json:"output_config"`
 	OutputFormat  *outputFormat   `json:"output_format"` // the older place of output_config.format
+	Thread        any             `json:"thread"`        // a conversation that the server keeps
 }
 
 // tool is a function of the client's, or one that Anthropic's servers or models bring along. Those have a type of their own.
@@ -80,12 +81,23 @@ func (r *request) task() (task.Request, error) {
 	}
 	q := lenient.Chat(r.Model)
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}}
-	for _, step := range []func(*task.Request) error{r.sampling, r.tools, r.thoughts, r.format, r.turns} {
+	for _, step := range []func(*task.Request) error{r.alone, r.sampling, r.tools, r.thoughts, r.format, r.turns} {
 		if err := step(&q); err != nil {
 			return q, err
 		}
 	}
 	return q, nil
+}
+
+// threadField is where clients ask the server to keep the conversation, so that they can send what is new alone.
+const threadField = "thread"
+
+// alone refuses a request that needs what was said before.
+func (r *request) alone(*task.Request) error {
+	if r.Thread != nil {
+		return lenient.Bad(threadField, "no conversation is kept here: leave it out, and send all of the messages")
+	}
+	return nil
 }
 
 func (r *request) sampling(q *task.Request) (err error) {

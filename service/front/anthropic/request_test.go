@@ -127,6 +127,25 @@ func TestWhatARequestBecomes(t *testing.T) {
 	}
 }
 
+// A conversation that the server is to keep is refused with what makes the SDK send all of it; an absent thread is none.
+//
+// LO-404, LO-421
+func TestAThreadIsRefused(t *testing.T) {
+	var r request
+	require.NoError(t, json.Unmarshal([]byte(say(`"thread":null`)), &r))
+	_, err := r.task()
+	require.NoError(t, err)
+	for _, thread := range []string{`{"type":"create"}`, `{"type":"continue","previous_message_id":"msg_1"}`, `"x"`} {
+		require.NoError(t, json.Unmarshal([]byte(say(`"thread":`+thread)), &r))
+		_, err = r.task()
+		require.Error(t, err)
+		data, err := json.Marshal(errorOf(err, "r1"))
+		require.NoError(t, err)
+		require.JSONEq(t, `{"type":"error","error":{"type":"invalid_request_error",
+			"message":"`+"`thread`"+`: no conversation is kept here: leave it out, and send all of the messages","details":{"error_code":"thread_unsupported_request"}},"request_id":"r1"}`, string(data))
+	}
+}
+
 // LO-403, LO-404: what is refused, and by which name.
 func TestRefusals(t *testing.T) {
 	user := func(blocks string) string { return messages(`{"role":"user","content":[` + blocks + `]}`) }
@@ -143,6 +162,7 @@ func TestRefusals(t *testing.T) {
 		`{"model":"coder","messages":"hi"}`:                                                                    "messages",
 		`{"model":"coder","messages":[{"role":"user","content":"x"}],"system":3}`:                              "system",
 		`{"model":"coder","messages":[{"role":"user","content":"x"}],"system":[{"type":"image","source":{}}]}`: "system[0].type",
+		say(`"thread":{"type":"continue","previous_message_id":"msg_1"}`):                                      "thread",
 		say(`"temperature":"hot"`):                                                                             "temperature",
 		say(`"temperature":9`):                                                                                 "temperature",
 		say(`"top_p":-1`):                                                                                      "top_p",

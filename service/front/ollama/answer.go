@@ -70,6 +70,14 @@ const (
 	doneUnload = "unload"
 )
 
+// doneReason is a task's end in the dialect's word, which has none of its own for calls.
+func doneReason(r task.FinishReason) string {
+	if r == task.FinishToolCalls {
+		r = task.FinishStop
+	}
+	return string(r)
+}
+
 // done ends an answer. Figures are nil where nothing was generated.
 type done struct {
 	Done   bool   `json:"done"`
@@ -170,7 +178,7 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, q task.Request, h
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
 		parts, fig := t.Parts(), ended(end)
 		whole, rest := calls(parts.Calls)
-		d := done{Done: true, Reason: string(end.FinishReason), figures: &fig}
+		d := done{Done: true, Reason: doneReason(end.FinishReason), figures: &fig}
 		if !how.chat {
 			return textAnswer{f.head(how.shown), parts.Answer + rest, parts.Reasoning, d}
 		}

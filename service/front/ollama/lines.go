@@ -121,7 +121,7 @@ func (l *lines) end(end *task.End) {
 		done
 
 		Receipt map[string]string `json:"receipt"`
-	}{done{Done: true, Reason: string(end.FinishReason), figures: &fig}, receiptOf(end)}
+	}{done{Done: true, Reason: doneReason(end.FinishReason), figures: &fig}, receiptOf(end)}
 	l.w.RawStr(`,`)
 	from := len(l.w.Buf)
 	l.json(last)

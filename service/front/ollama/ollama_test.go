@@ -63,6 +63,14 @@ func TestCallsOfTools(t *testing.T) {
 	require.Empty(t, got[4])
 	got[0] = exchangetest.Read(t, exchangetest.Post(t, url, `{`+hello+`,"stream":false}`).Body)
 	linesAre(t, begin+`"message":{"role":"assistant","content":"so{\"name\":\"h\",\"arguments\":{\"path\": \"x",`+whole+`},"done":true,"done_reason":"length",`+total+"}\n", got[0])
+	l = exchangetest.New()
+	l.Says(t, exchangetest.Call(0, "call_1", "f", `{}`))
+	ends(l, task.FinishToolCalls)
+	url = serve(t, l, &library{}) + "/api/chat"
+	for _, stream := range []string{"true", "false"} {
+		said := exchangetest.Read(t, exchangetest.Post(t, url, `{`+hello+`,"stream":`+stream+`}`).Body)
+		require.Contains(t, said, `"done_reason":"stop"`, "the dialect has no word of its own for calls")
+	}
 }
 
 // LO-402, LO-424: whole answers, and completions.

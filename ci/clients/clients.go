@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package clients runs the official SDKs against the daemon, with packages from npm (LO-420).
+package clients
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+
+	"github.com/llama-orch/llama-orch/ci/npm"
+	"github.com/llama-orch/llama-orch/ci/step"
+	"github.com/llama-orch/llama-orch/ci/tally"
+)
+
+var (
+	//go:embed package.json
+	packages []byte
+	//go:embed package-lock.json
+	lock []byte
+)
+
+// toolsEnv names the folder of the packages to the tests.
+const toolsEnv = "LLORCH_CLIENTS"
+
+// Test installs the SDKs where they are missing, and runs their programs.
+func Test(ctx context.Context, t *tally.Tally) error {
+	dir, err := npm.Set{Name: "clients", Needs: "the tests of the official SDKs", Packages: packages, Lock: lock}.Install(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.Setenv(toolsEnv, dir); err != nil {
+		return fmt.Errorf("name the folder of the SDKs: %w", err)
+	}
+	defer os.Unsetenv(toolsEnv)
+	return step.GoTest(ctx, t, "-count=1", "./harness/clients/...")
+}

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// OpenAI's SDK.
+
+import OpenAI from "openai";
+import * as s from "./suite.mjs";
+
+const { assert } = s;
+const client = (more) => new OpenAI({ baseURL: `${s.base}/v1`, apiKey: "sk-any", ...more });
+const openai = client();
+const user = (content) => [{ role: "user", content }];
+const haiku = { model: "haiku", messages: user(s.question), seed: 7, temperature: 0.8, max_completion_tokens: 32000 };
+const weather = { type: "function", function: { name: "get_weather", description: "the weather of a town", parameters: s.town, strict: true } };
+const weatherNow = { type: "function", name: "get_weather", description: "the weather of a town", parameters: s.town, strict: true };
+const inOslo = { model: "scripted", messages: user("Look at the weather in Oslo"), tools: [weather] };
+
+// joined puts the chunks of a chat together.
+async function joined(stream) {
+  const all = { text: "", thought: "", calls: [], finish: null, usage: null, chunks: 0, roles: [] };
+  for await (const chunk of stream) {
+    all.chunks++;
+    all.usage = chunk.usage ?? all.usage;
+    for (const { delta, finish_reason } of chunk.choices) {
+      if (delta.role) all.roles.push(all.chunks);
+      all.text += delta.content ?? "";
+      all.thought += delta.reasoning_content ?? "";
+      all.finish = finish_reason ?? all.finish;
+      for (const c of delta.tool_calls ?? []) {
+        const call = (all.calls[c.index] ??= { id: "", name: "", arguments: "" });
+        call.id += c.id ?? "";
+        call.name += c.function?.name ?? "";
+        call.arguments += c.function?.arguments ?? "";
+      }
+    }
+  }
+  return all;
+}
+
+// events puts the events of a response together, and checks their numbers.
+async function events(stream) {
+  const all = { types: [], text: "", thought: "", response: null };
+  for await (const e of stream) {
+    assert.equal(e.sequence_number, all.types.length);
+    all.types.push(e.type);
+    if (e.type === "response.output_text.delta") all.text += e.delta;
+    if (e.type === "response.reasoning_text.delta") all.thought += e.delta;
+    all.response = e.response ?? all.response;
+  }
+  return all;
+}
+
+await s.run({
+  "chat, whole and streamed": async () => {
+    const { data: whole, response } = await openai.chat.completions.create(haiku).withResponse();
+    assert.equal(whole.choices[0].finish_reason, "stop");
+    assert.ok(whole.choices[0].message.content);
+    assert.equal((await s.task(response.headers.get("x-task-id"))).tokens_in, whole.usage.prompt_tokens);
+    const streamed = await joined(await openai.chat.completions.create({ ...haiku, stream: true, stream_options: { include_usage: true } }));
+    assert.equal(streamed.text, whole.choices[0].message.content);
+    assert.deepEqual(streamed.roles, [1]);
+    assert.equal(streamed.finish, "stop");
+    assert.deepEqual(streamed.usage, whole.usage);
+  },
+  "chat, the stream helper": async () => {
+    const final = await openai.chat.completions.stream(haiku).finalChatCompletion();
+    assert.equal(final.choices[0].finish_reason, "stop");
+    assert.ok(final.choices[0].message.content);
+  },
+  "chat, an answer that is cut": async () => {
+    const { choices, usage } = await openai.chat.completions.create({ ...haiku, max_completion_tokens: 3 });
+    assert.equal(choices[0].finish_reason, "length");
+    assert.equal(usage.completion_tokens, 3);
+  },
+  "chat, content as parts and a developer message": async () => {
+    const { choices } = await openai.chat.completions.create({
+      ...inOslo,
+      messages: [
+        { role: "developer", content: [{ type: "text", text: "Be short." }] },
+        { role: "system", content: "Be kind." },
+        { role: "user", content: [{ type: "text", text: "Look at the " }, { type: "text", text: "weather in Oslo" }] },
+      ],
+    });
+    assert.equal(choices[0].finish_reason, "tool_calls");
+    assert.equal((await s.asked()).messages.filter((m) => m.role === "system").length, 1);
+  },
+  "chat, tools": async () => {
+    const whole = await openai.chat.completions.create(inOslo);
+    const message = whole.choices[0].message;
+    assert.equal(whole.choices[0].finish_reason, "tool_calls");
+    assert.equal(message.content, "I ask.");
+    assert.equal(message.tool_calls.length, 1);
+    assert.deepEqual(JSON.parse(message.tool_calls[0].function.arguments), { city: "Oslo" });
+    const streamed = await joined(await openai.chat.completions.create({ ...inOslo, stream: true }));
+    assert.equal(streamed.finish, "tool_calls");
+    assert.equal(streamed.text, message.content);
+    assert.equal(streamed.calls[0].name, "get_weather");
+    assert.equal(streamed.calls[0].arguments, message.tool_calls[0].function.arguments);
+    const then = { ...inOslo, messages: [...inOslo.messages, message, { role: "tool", tool_call_id: message.tool_calls[0].id, content: "12 degrees" }] };
+    const answer = await openai.chat.completions.create(then);
+    assert.equal(answer.choices[0].message.content, "It is 12 degrees in Oslo.");
+    assert.equal((await joined(await openai.chat.completions.create({ ...then, stream: true }))).text, "It is 12 degrees in Oslo.");
+  },
+  "chat, two calls at once": async () => {
+    const asked = { ...inOslo, messages: user("Look at two towns") };
+    const { choices } = await openai.chat.completions.create(asked);
+    const cities = choices[0].message.tool_calls.map((c) => JSON.parse(c.function.arguments).city);
+    assert.deepEqual(cities, ["Oslo", "Bergen"]);
+    const { calls } = await joined(await openai.chat.completions.create({ ...asked, stream: true }));
+    assert.deepEqual(calls.map((c) => JSON.parse(c.arguments).city), cities);
+    assert.notEqual(calls[0].id, calls[1].id);
+  },
+  "chat, the tool runner": async () => {
+    const runner = openai.chat.completions.runTools({
+      ...inOslo,
+      tools: [{ type: "function", function: { ...weather.function, parse: JSON.parse, function: ({ city }) => `${city}: 12 degrees` } }],
+    });
+    assert.equal(await runner.finalContent(), "It is 12 degrees in Oslo.");
+  },
+  "chat, a JSON schema": async () => {
+    const { choices } = await openai.chat.completions.parse({
+      model: "scripted",
+      messages: user("A frog as JSON"),
+      response_format: { type: "json_schema", json_schema: { name: "frog", schema: s.frog, strict: true } },
+    });
+    assert.deepEqual(JSON.parse(choices[0].message.content), { name: "frog", legs: 4 });
+    assert.deepEqual((await s.asked()).json_schema, s.frog);
+  },
+  "chat, an image": async () => {
+    const url = `data:image/png;base64,${s.picture}`;
+    const { choices } = await openai.chat.completions.create({
+      model: "scripted",
+      messages: user([{ type: "text", text: "What is in the picture?" }, { type: "image_url", image_url: { url } }]),
+    });
+    assert.equal(choices[0].message.content, "A red dot.");
+    assert.ok(JSON.stringify((await s.asked()).messages).includes(s.picture));
+  },
+  "chat, thinking": async () => {
+    const asked = { model: "scripted", messages: user("Think of frogs"), reasoning_effort: "high" };
+    const { choices } = await openai.chat.completions.create(asked);
+    assert.equal(choices[0].message.reasoning_content, "Frogs are green.");
+    assert.equal(choices[0].message.content, "Green.");
+    const streamed = await joined(await openai.chat.completions.create({ ...asked, stream: true }));
+    assert.equal(streamed.thought, "Frogs are green.");
+    assert.equal(streamed.text, "Green.");
+  },
+  "completions": async () => {
+    const asked = { model: "haiku", prompt: s.question, max_tokens: 8, seed: 7 };
+    const whole = await openai.completions.create(asked);
+    assert.equal(whole.choices[0].finish_reason, "length");
+    let text = "";
+    for await (const chunk of await openai.completions.create({ ...asked, stream: true })) text += chunk.choices[0]?.text ?? "";
+    assert.equal(text, whole.choices[0].text);
+  },
+  "embeddings, as floats and as base64": async () => {
+    const input = ["tea", "frogs"];
+    const recorded = s.recorder({ bodies: true });
+    const usual = await client({ fetch: recorded.fetch }).embeddings.create({ model: "vectors", input });
+    assert.equal(typeof JSON.parse(recorded.last.seen).data[0].embedding, "string", "the SDK asks for base64");
+    const floats = await openai.embeddings.create({ model: "vectors", input, encoding_format: "float" });
+    assert.equal(usual.data.length, 2);
+    assert.deepEqual(usual.data.map((d) => Array.from(d.embedding, Math.fround)), floats.data.map((d) => d.embedding.map(Math.fround)));
+  },
+  "models": async () => {
+    const ids = [];
+    for await (const m of openai.models.list()) ids.push(m.id);
+    for (const id of ["haiku", "vectors", "scripted"]) assert.ok(ids.includes(id), ids.join());
+    assert.equal((await openai.models.retrieve("haiku")).id, "haiku");
+    assert.ok((await s.caught(openai.models.retrieve("no-such"))) instanceof OpenAI.NotFoundError);
+  },
+  "an abort cancels the task": async () => {
+    const { data: stream, response } = await openai.chat.completions.create({ ...haiku, model: "slow-haiku", stream: true }).withResponse();
+    for await (const chunk of stream) if (chunk.choices[0]?.delta.content) break; // the SDK aborts
+    await s.becomes(response.headers.get("x-task-id"), "canceled");
+  },
+  "an abort while the task waits cancels it": async () => {
+    const free = await s.occupy();
+    const recorded = s.recorder();
+    const stop = new AbortController();
+    const asked = client({ fetch: recorded.fetch }).chat.completions.create({ model: "narrow", messages: user("hi"), stream: true }, { signal: stop.signal });
+    const failed = s.caught(asked.then(async (stream) => { for await (const _ of stream); stop.signal.throwIfAborted(); }));
+    await s.until("the head", () => recorded.calls.length > 0);
+    const id = recorded.task;
+    stop.abort();
+    await failed;
+    await s.becomes(id, "canceled");
+    await free();
+  },
+  "a full queue: the SDK repeats the request": async () => {
+    const free = await s.occupy({ queue: true });
+    const recorded = s.recorder();
+    const asked = client({ fetch: recorded.fetch }).chat.completions.create({ model: "narrow", messages: user("Look at the weather in Oslo"), tools: [weather] });
+    await s.until("a refusal", () => recorded.calls.length > 0);
+    await free();
+    assert.equal((await asked).choices[0].finish_reason, "tool_calls");
+    s.refusedThenServed(recorded.calls);
+  },
+  "a full queue: the error, where it does not": async () => {
+    const free = await s.occupy({ queue: true });
+    const e = await s.caught(openai.chat.completions.create({ model: "narrow", messages: user("hi") }, { maxRetries: 0 }));
+    await free();
+    assert.ok(e instanceof OpenAI.RateLimitError, e);
+    assert.match(e.message, /overloaded/);
+  },
+  "comments while a task waits": async () => {
+    const free = await s.occupy();
+    const recorded = s.recorder({ bodies: true });
+    const stream = await client({ fetch: recorded.fetch }).chat.completions.create({ model: "narrow", messages: user("A frog as JSON"), stream: true });
+    await s.until("a comment", () => recorded.last.seen.startsWith(": "));
+    assert.ok(!recorded.last.seen.includes("data:"));
+    await free();
+    assert.deepEqual(JSON.parse((await joined(stream)).text), { name: "frog", legs: 4 });
+  },
+  "errors": async () => {
+    let e = await s.caught(openai.chat.completions.create({ ...haiku, model: "gpt-4o" }));
+    assert.ok(e instanceof OpenAI.NotFoundError, e);
+    assert.equal(e.code, "model_not_found");
+    assert.match(e.message, /haiku/);
+    assert.ok(e.requestID);
+    e = await s.caught(openai.chat.completions.create({ ...haiku, messages: user(s.long) }));
+    assert.ok(e instanceof OpenAI.BadRequestError, e);
+    assert.equal(e.code, "context_length_exceeded");
+    assert.match(e.message, /maximum context length is 256 tokens/);
+    assert.match(e.message, /prompt is too long: \d+ tokens > 256 maximum/);
+    e = await s.caught(openai.chat.completions.create({ ...haiku, n: 2 }));
+    assert.equal(e.param, "n");
+    e = await s.caught(openai.chat.completions.create({ ...inOslo, model: "haiku" }));
+    assert.equal(e.status, 400);
+    assert.match(e.message, /tools/);
+  },
+  "a stream that fails is no whole answer": async () => {
+    const stream = await openai.chat.completions.create({ model: "scripted", messages: user("Break"), stream: true });
+    await s.caught(joined(stream));
+  },
+  "a worker that is killed in mid-answer": async () => {
+    const slow = { ...haiku, model: "slow-haiku", stream: true };
+    const want = await joined(await openai.chat.completions.create(slow));
+    const stream = await openai.chat.completions.create(slow);
+    const got = await joined((async function* () {
+      let n = 0;
+      for await (const chunk of stream) {
+        if (++n === 5) await s.killWorkers();
+        yield chunk;
+      }
+    })());
+    assert.equal(got.text, want.text);
+    assert.equal(got.finish, "stop");
+  },
+  "responses, whole and streamed": async () => {
+    const asked = { model: "haiku", input: s.question, temperature: 0, max_output_tokens: 32000 };
+    const whole = await openai.responses.create(asked);
+    assert.equal(whole.status, "completed");
+    assert.ok(whole.output_text);
+    const streamed = await events(await openai.responses.create({ ...asked, stream: true }));
+    assert.equal(streamed.text, whole.output_text);
+    assert.equal(streamed.types[0], "response.created");
+    assert.equal(streamed.types.at(-1), "response.completed");
+    assert.deepEqual(streamed.response.usage, whole.usage);
+    const final = await openai.responses.stream(asked).finalResponse();
+    assert.equal(final.output_text, whole.output_text);
+  },
+  "responses, an answer that is cut": async () => {
+    const { status, incomplete_details } = await openai.responses.create({ model: "haiku", input: s.question, max_output_tokens: 3 });
+    assert.equal(status, "incomplete");
+    assert.equal(incomplete_details.reason, "max_output_tokens");
+  },
+  "responses, tools": async () => {
+    const asked = { model: "scripted", input: user("Look at the weather in Oslo"), tools: [weatherNow] };
+    const whole = await openai.responses.create(asked);
+    const call = whole.output.find((o) => o.type === "function_call");
+    assert.deepEqual(JSON.parse(call.arguments), { city: "Oslo" });
+    const streamed = await events(await openai.responses.create({ ...asked, stream: true }));
+    assert.ok(streamed.types.includes("response.function_call_arguments.done"));
+    assert.equal(streamed.response.output.find((o) => o.type === "function_call").arguments, call.arguments);
+    const answer = await openai.responses.create({
+      ...asked,
+      input: [...asked.input, ...whole.output, { type: "function_call_output", call_id: call.call_id, output: "12 degrees" }],
+    });
+    assert.equal(answer.output_text, "It is 12 degrees in Oslo.");
+  },
+  "responses, a JSON schema": async () => {
+    const answer = await openai.responses.parse({
+      model: "scripted",
+      input: "A frog as JSON",
+      text: { format: { type: "json_schema", name: "frog", schema: s.frog, strict: true } },
+    });
+    assert.deepEqual(JSON.parse(answer.output_text), { name: "frog", legs: 4 });
+    assert.deepEqual((await s.asked()).json_schema, s.frog);
+  },
+  "responses, an image and thinking": async () => {
+    const content = [{ type: "input_text", text: "What is in the picture?" }, { type: "input_image", image_url: `data:image/png;base64,${s.picture}`, detail: "auto" }];
+    assert.equal((await openai.responses.create({ model: "scripted", input: user(content) })).output_text, "A red dot.");
+    const asked = { model: "scripted", input: "Think of frogs", reasoning: { effort: "high" } };
+    const whole = await openai.responses.create(asked);
+    assert.equal(whole.output[0].type, "reasoning");
+    assert.equal(whole.output_text, "Green.");
+    assert.equal((await events(await openai.responses.create({ ...asked, stream: true }))).thought, "Frogs are green.");
+  },
+  "responses, what is refused": async () => {
+    const e = await s.caught(openai.responses.create({ model: "haiku", input: "hi", previous_response_id: "resp_1" }));
+    assert.ok(e instanceof OpenAI.BadRequestError, e);
+    assert.match(e.message, /previous_response_id/);
+    const stream = await openai.responses.create({ model: "scripted", input: "Break", stream: true });
+    const seen = [];
+    await s.caught((async () => {
+      for await (const event of stream) seen.push(event.type);
+      assert.ok(!seen.includes("response.completed") && !seen.includes("response.failed"));
+    })().then(() => assert.fail("it ended cleanly")));
+    assert.ok(!seen.includes("response.completed"), seen.join());
+  },
+});
