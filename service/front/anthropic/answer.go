@@ -30,7 +30,7 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 	}
 	if in.Stream {
 		id := gate.CallFrom(r.Context()).CorrelationID
-		return a.Stream(w, r, newEvents(answerOf(a.ID, in.Model), a.ID, in.Thinking.hidden(), id), dialect{id})
+		return a.Stream(w, r, newEvents(answerOf(a.ID, in.Model), a.ID, in.Thinking.hidden(), id), sse{id})
 	}
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
 		out, parts := answerOf(a.ID, in.Model), t.Parts()
@@ -48,45 +48,51 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 			out.Content = append(out.Content, callBlock{Type: "tool_use", ID: c.ID, Caller: caller{"direct"}, Name: c.Name, Input: input(c.Arguments)})
 		}
 		why := stopReason(end, len(parts.Calls) > 0)
-		out.StopReason, out.Usage = &why, usageOf(end)
+		out.StopReason, out.Usage.usage = &why, usageOf(end)
 		return out
 	})
 }
 
 // answer is a message, with all the fields that the dialect's document has.
 type answer struct {
-	ID           string  `json:"id"`
-	Type         string  `json:"type"`
-	Role         string  `json:"role"`
-	Model        string  `json:"model"`
-	Content      []any   `json:"content"` // of the types of blocks
-	StopReason   *string `json:"stop_reason"`
-	StopSequence *string `json:"stop_sequence"`
-	StopDetails  *string `json:"stop_details"`
-	Container    *string `json:"container"`
-	Diagnostics  *string `json:"diagnostics"`
-	Usage        usage   `json:"usage"`
+	ID           string       `json:"id"`
+	Type         string       `json:"type"`
+	Role         string       `json:"role"`
+	Model        string       `json:"model"`
+	Content      []any        `json:"content"` // of the types of blocks
+	StopReason   *string      `json:"stop_reason"`
+	StopSequence *string      `json:"stop_sequence"`
+	StopDetails  *string      `json:"stop_details"`
+	Container    *string      `json:"container"`
+	Diagnostics  *string      `json:"diagnostics"`
+	Usage        messageUsage `json:"usage"`
 }
 
 func answerOf(id, model string) answer {
 	return answer{ID: "msg_" + id, Type: "message", Role: task.RoleAssistant, Model: model, Content: []any{}}
 }
 
-// usage counts tokens. Null is what nobody knows here.
+// usage counts tokens, as the end of a stream tells it. Null is what nobody knows here.
 type usage struct {
-	Input         int     `json:"input_tokens"`
-	CacheCreation *int    `json:"cache_creation_input_tokens"`
-	CacheRead     *int    `json:"cache_read_input_tokens"`
-	Output        int     `json:"output_tokens"`
-	Details       *int    `json:"output_tokens_details"`
-	Cache         *int    `json:"cache_creation"`
-	ServerTools   *int    `json:"server_tool_use"`
-	Tier          *string `json:"service_tier"`
-	Geo           *string `json:"inference_geo"`
-	Speed         *string `json:"speed"`
+	Input         int  `json:"input_tokens"`
+	CacheCreation *int `json:"cache_creation_input_tokens"`
+	CacheRead     *int `json:"cache_read_input_tokens"`
+	Output        int  `json:"output_tokens"`
+	Details       *int `json:"output_tokens_details"`
+	ServerTools   *int `json:"server_tool_use"`
 }
 
 func usageOf(end *task.End) usage { return usage{Input: end.TokensIn, Output: end.TokensOut} }
+
+// messageUsage is the usage in a message, which has more fields.
+type messageUsage struct {
+	usage
+
+	Cache *int    `json:"cache_creation"`
+	Tier  *string `json:"service_tier"`
+	Geo   *string `json:"inference_geo"`
+	Speed *string `json:"speed"`
+}
 
 type textBlock struct {
 	Type      string `json:"type"`

@@ -188,16 +188,16 @@ func (c *events) end(end *task.End) {
 	c.w.RawStr("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n")
 }
 
-// dialect implements delivery.Dialect.
-type dialect struct{ request string }
+// sse implements delivery.Dialect.
+type sse struct{ request string }
 
 const ping = "event: ping\ndata: {\"type\":\"ping\"}\n\n"
 
 // ContentType is delivery.Dialect's.
-func (dialect) ContentType() string { return "text/event-stream; charset=utf-8" }
+func (sse) ContentType() string { return "text/event-stream; charset=utf-8" }
 
 // Metrics is delivery.Dialect's. A client whose task waits is told its place in line in a comment, and gets a ping: some count events.
-func (dialect) Metrics(b []byte, m task.Metrics) ([]byte, error) {
+func (sse) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	if m.Phase == task.PhaseDecode {
 		return b, nil
 	}
@@ -205,9 +205,9 @@ func (dialect) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 }
 
 // Error is delivery.Dialect's.
-func (d dialect) Error(b []byte, e *task.Error) ([]byte, error) {
+func (d sse) Error(b []byte, e *task.Error) ([]byte, error) {
 	return appendError(b, e, d.request), nil
 }
 
 // KeepAlive is delivery.Dialect's.
-func (dialect) KeepAlive(b []byte) []byte { return append(b, ping...) }
+func (sse) KeepAlive(b []byte) []byte { return append(b, ping...) }

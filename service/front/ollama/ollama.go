@@ -99,24 +99,24 @@ func (f *Front) version(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// dialect implements delivery.Dialect.
-type dialect struct{ contentType string }
+// ndjson implements delivery.Dialect.
+type ndjson struct{ contentType string }
 
 var (
-	_ delivery.Dialect = dialect{}
+	_ delivery.Dialect = ndjson{}
 
-	lineByLine = dialect{"application/x-ndjson"}
-	oneAnswer  = dialect{"application/json"} // which is long in coming
+	lineByLine = ndjson{"application/x-ndjson"}
+	oneAnswer  = ndjson{"application/json"} // which is long in coming
 )
 
 // ContentType is delivery.Dialect's.
-func (d dialect) ContentType() string { return d.contentType }
+func (d ndjson) ContentType() string { return d.contentType }
 
 // Metrics is delivery.Dialect's. The dialect has no place for them.
-func (dialect) Metrics(b []byte, _ task.Metrics) ([]byte, error) { return b, nil }
+func (ndjson) Metrics(b []byte, _ task.Metrics) ([]byte, error) { return b, nil }
 
 // Error is delivery.Dialect's.
-func (dialect) Error(b []byte, e *task.Error) ([]byte, error) { return appendError(b, e), nil }
+func (ndjson) Error(b []byte, e *task.Error) ([]byte, error) { return appendError(b, e), nil }
 
 // KeepAlive is delivery.Dialect's. White space may stand before any JSON, and nothing else may: there are no comments.
-func (dialect) KeepAlive(b []byte) []byte { return append(b, ' ') }
+func (ndjson) KeepAlive(b []byte) []byte { return append(b, ' ') }

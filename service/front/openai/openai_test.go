@@ -6,18 +6,15 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -33,15 +30,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	checked := &dialect.Checked{Next: http.DefaultTransport, Check: document.Check}
-	http.DefaultClient.Transport = checked
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if _, err := checked.Result(); err != nil {
-			fmt.Println("not as OpenAI's document has it:", err)
-			code = 1
-		}
-		os.Exit(code)
-	}))
+	dialect.Run(m, document.Check)
 }
 
 func front(o exchange.Options) gate.Front { return New(o) }
