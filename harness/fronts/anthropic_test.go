@@ -42,7 +42,12 @@ type anthropicMessage struct {
 		Input  int `json:"input_tokens"`
 		Output int `json:"output_tokens"`
 	} `json:"usage"`
-	Input     int                            `json:"input_tokens"` // of a count
+	Input   int `json:"input_tokens"` // of a count
+	Message struct {
+		Usage struct {
+			Input int `json:"input_tokens"`
+		}
+	} // of the beginning of a stream
 	Error     struct{ Type, Message string } `json:"error"`
 	RequestID string                         `json:"request_id"`
 }
@@ -103,6 +108,7 @@ func TestAnthropic(t *testing.T) {
 		text, all := b.events(ask("haiku", `,"stream":true`), nil)
 		require.Equal(t, whole.Content[0].Text, text)
 		require.Equal(t, "message_start", all[0].Type)
+		require.Equal(t, whole.Usage.Input, all[0].Message.Usage.Input)
 		require.Equal(t, "content_block_start", all[1].Type)
 		end := all[len(all)-2]
 		require.Equal(t, "message_delta", end.Type)

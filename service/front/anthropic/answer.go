@@ -30,7 +30,9 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 	}
 	if in.Stream {
 		id := gate.CallFrom(r.Context()).CorrelationID
-		return a.Stream(w, r, newEvents(answerOf(a.ID, in.Model), a.ID, in.Thinking.hidden(), id), sse{id})
+		begin := answerOf(a.ID, in.Model)
+		begin.Usage.Input = a.PromptTokens
+		return a.Stream(w, r, newEvents(begin, a.ID, in.Thinking.hidden(), id), sse{id})
 	}
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
 		out, parts := answerOf(a.ID, in.Model), t.Parts()

@@ -100,6 +100,16 @@ func TestAMessageIsStreamed(t *testing.T) {
 	require.Zero(t, l.Cancels())
 }
 
+// LO-421: where the prompt's tokens were counted, message_start has them: clients show them, and some take no other.
+func TestTheBeginningHasTheInputTokens(t *testing.T) {
+	l := exchangetest.New()
+	l.Counted = 5
+	l.Ends(task.FinishStop)
+	got := frames(t, exchangetest.Read(t, exchangetest.Post(t, serve(t, l)+path, `{`+hello+`,"stream":true}`).Body))
+	require.Contains(t, got[0], "event: message_start")
+	require.Contains(t, got[0], `"usage":{"input_tokens":5,`)
+}
+
 // LO-421: pieces of calls that come in turns have the index of their own block, and thinking that is not wanted is not told.
 func TestCallsInTurnsAndHiddenThinking(t *testing.T) {
 	l := exchangetest.New()

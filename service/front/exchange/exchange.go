@@ -89,10 +89,11 @@ func (x *Exchange) Count(ctx context.Context, q task.Request) (int, error) { ret
 
 // Answer is what comes of an accepted request. One of its methods must be called.
 type Answer struct {
-	ID     string // of the task
-	x      *Exchange
-	events delivery.Events
-	done   func(whole bool)
+	ID           string // of the task
+	PromptTokens int    // 0: nobody has counted them yet
+	x            *Exchange
+	events       delivery.Events
+	done         func(whole bool)
 }
 
 // Submit sends a request off as a task. Body is what the client sent, without its white space.
@@ -109,7 +110,7 @@ func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request
 	if err != nil {
 		return nil, err
 	}
-	a := &Answer{ID: admitted.TaskID, x: x}
+	a := &Answer{ID: admitted.TaskID, PromptTokens: admitted.PromptTokens, x: x}
 	a.done = x.keep
 	if key == "" {
 		a.done = x.canceler(a.ID) //nolint:contextcheck // the request is over by then
@@ -246,15 +247,24 @@ func (x *Exchange) Refuse(w http.ResponseWriter, r *http.Request, err error, bod
 
 // Write sends a JSON answer.
 func (x *Exchange) Write(w http.ResponseWriter, status int, v any) {
+	b := encoded(v)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	x.write(w, b)
+}
+
+func (x *Exchange) write(w http.ResponseWriter, b []byte) {
+	if _, err := w.Write(b); err != nil {
+		x.o.Log.Debug("an answer could not be sent", zap.Error(err))
+	}
+}
+
+func encoded(v any) []byte {
 	var b bytes.Buffer
 	out := json.NewEncoder(&b)
 	out.SetEscapeHTML(false)
 	if err := out.Encode(v); err != nil {
 		panic(fmt.Errorf("encode an answer: %w", err)) // its types always encode
 	}
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	if _, err := w.Write(b.Bytes()); err != nil {
-		x.o.Log.Debug("an answer could not be sent", zap.Error(err))
-	}
+	return b.Bytes()
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -28,6 +29,7 @@ import (
 // Line is a line of tasks with one task, t1. Every request gets that task.
 type Line struct {
 	Refusal error // of every submit
+	Counted int   // tokens of every prompt; 0: nobody counted them
 
 	mu       sync.Mutex
 	requests []task.Request
@@ -48,7 +50,7 @@ func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests = append(l.requests, r)
-	return task.Admission{TaskID: "t1", QueuePosition: 3}, l.Refusal
+	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted}, l.Refusal
 }
 
 // Events implements exchange.Tasks.
@@ -130,7 +132,21 @@ func Call(n int, id, name, arguments string) task.Piece {
 	return task.Piece{Kind: task.EventToolCall, Text: arguments, Call: task.CallPart{N: n, ID: id, Name: name}}
 }
 
-// Serve serves a front, and returns its URL. Change may change the options that it is made with.
+// complaints are what the HTTP server says of the handler.
+type complaints struct {
+	mu   sync.Mutex
+	said []string
+}
+
+// Write implements io.Writer.
+func (c *complaints) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.said = append(c.said, string(b))
+	return len(b), nil
+}
+
+// Serve serves a front, and returns its URL. Change may change the options that it is made with. The HTTP server must have nothing to complain of.
 func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, change ...func(*exchange.Options)) string {
 	streams := delivery.New(delivery.Options{})
 	require.NoError(t, streams.Start(t.Context()))
@@ -145,7 +161,10 @@ func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, cha
 	require.NoError(t, err)
 	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": front(o)}})
 	require.NoError(t, err)
-	server := httptest.NewServer(g)
+	var heard complaints
+	server := httptest.NewUnstartedServer(g)
+	server.Config.ErrorLog = log.New(&heard, "", 0)
+	server.Start()
 	served := make(chan error, 1)
 	go func() { served <- server.Config.Serve(streams.Listener()) }() // what follows on a stream's connection
 	t.Cleanup(func() {
@@ -155,6 +174,9 @@ func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, cha
 		defer stop()
 		_ = streams.Stop(ctx)
 		server.Close()
+		heard.mu.Lock()
+		defer heard.mu.Unlock()
+		require.Empty(t, heard.said)
 	})
 	return server.URL
 }
