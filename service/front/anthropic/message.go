@@ -3,7 +3,6 @@
 package anthropic
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -45,12 +44,9 @@ const (
 	seamless  = ""
 )
 
-// none reports whether a value is missing. In this dialect, null is the same.
-func none(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
-
 // blocksOf reads a content. A text is one block.
 func blocksOf(at string, raw json.RawMessage) ([]block, error) {
-	if none(raw) {
+	if lenient.Missing(raw) {
 		return nil, nil
 	}
 	var text string
@@ -161,22 +157,16 @@ func systemTurn(at string, blocks []block) ([]task.Message, error) {
 }
 
 // call is the call of a tool.
-func (b *block) call(at string) (task.ToolCall, error) {
-	c := task.ToolCall{ID: b.ID, Name: b.Name, Arguments: "{}"}
+func (b *block) call(at string) (c task.ToolCall, err error) {
 	switch {
 	case b.ID == "":
 		return c, lenient.Bad(at+".id", "a call of a tool needs its id")
 	case b.Name == "":
 		return c, lenient.Bad(at+".name", "a call of a tool needs the tool's name")
-	case none(b.Input):
-		return c, nil
-	case b.Input[0] != '{':
-		return c, lenient.Bad(at+".input", "it must be a JSON object")
 	}
-	var compact bytes.Buffer
-	_ = json.Compact(&compact, b.Input) // it was decoded, so it is valid
-	c.Arguments = compact.String()
-	return c, nil
+	c = task.ToolCall{ID: b.ID, Name: b.Name}
+	c.Arguments, err = lenient.Arguments(at+".input", b.Input)
+	return c, err
 }
 
 // failed begins the result of a tool that failed: templates have no mark for that.
@@ -249,7 +239,7 @@ func (c *content) add(at string, b block) error {
 		return lenient.Cannot(at, "a block of the type "+task.Clip(b.Type, 40))
 	}
 	var s source
-	if none(b.Source) || json.Unmarshal(b.Source, &s) != nil {
+	if lenient.Missing(b.Source) || json.Unmarshal(b.Source, &s) != nil {
 		return lenient.Bad(at+".source", "it must be an object with type, media_type and data")
 	}
 	if b.Type == "document" {

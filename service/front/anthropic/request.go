@@ -11,15 +11,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The bounds of the native contract.
-const (
-	maxStop        = 16
-	maxTemperature = 5
-)
-
-// maxEffort bounds the word that goes to the model's template, in bytes.
-const maxEffort = 32
-
 // request is the body of /v1/messages and of the counting of its tokens. Unknown fields are ignored.
 type request struct {
 	Model         string          `json:"model"`
@@ -28,15 +19,14 @@ type request struct {
 	Stream        bool            `json:"stream"`
 	MaxTokens     *float64        `json:"max_tokens"`
 	StopSequences lenient.Texts   `json:"stop_sequences"`
-	Temperature   *float64        `json:"temperature"`
-	TopP          *float64        `json:"top_p"`
-	TopK          *float64        `json:"top_k"`
 	Tools         []tool          `json:"tools"`
 	ToolChoice    *toolChoice     `json:"tool_choice"`
 	Thinking      *thinking       `json:"thinking"`
 	OutputConfig  *outputConfig   `json:"output_config"`
 	OutputFormat  *outputFormat   `json:"output_format"` // the older place of output_config.format
 	Thread        any             `json:"thread"`        // a conversation that the server keeps
+
+	lenient.Sampling
 }
 
 // tool is a function of the client's, or one that Anthropic's servers or models bring along. Those have a type of their own.
@@ -79,7 +69,7 @@ func (r *request) task() (task.Request, error) {
 	if r.Model == "" {
 		return task.Request{}, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
 	}
-	q := lenient.Chat(r.Model)
+	q := lenient.Request(r.Model, task.Completion)
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}}
 	for _, step := range []func(*task.Request) error{r.alone, r.sampling, r.tools, r.thoughts, r.format, r.turns} {
 		if err := step(&q); err != nil {
@@ -104,27 +94,13 @@ func (r *request) sampling(q *task.Request) (err error) {
 	if q.MaxTokens, err = lenient.Whole("max_tokens", r.MaxTokens, 1); err != nil {
 		return err
 	}
-	if len(r.StopSequences) > maxStop {
-		return lenient.Bad("stop_sequences", "at most %d texts are possible", maxStop)
-	}
 	if slices.Contains(r.StopSequences, "") {
 		return lenient.Bad("stop_sequences", "an empty text cannot end an answer: leave it out")
 	}
-	q.Params.Stop = r.StopSequences
-	if q.Params.Temperature, err = lenient.Within("temperature", r.Temperature, maxTemperature); err != nil {
+	if q.Params.Stop, err = lenient.Stops("stop_sequences", r.StopSequences); err != nil {
 		return err
 	}
-	if q.Params.TopP, err = lenient.Within("top_p", r.TopP, 1); err != nil {
-		return err
-	}
-	if r.TopK != nil {
-		k, err := lenient.Whole("top_k", r.TopK, 0)
-		if err != nil {
-			return err
-		}
-		q.Params.TopK = &k
-	}
-	return nil
+	return r.Sampling.Read("", &q.Params)
 }
 
 // tools takes the client's own tools. Others run on Anthropic's servers, or are known to Anthropic's models alone: they are left out,
@@ -134,15 +110,11 @@ func (r *request) tools(q *task.Request) error {
 		if !t.own() {
 			continue
 		}
-		at := fmt.Sprintf("tools[%d]", i)
-		if t.Name == "" {
-			return lenient.Bad(at+".name", "a tool needs a name")
-		}
-		schema, err := lenient.Schema(at+".input_schema", t.Schema)
+		tool, err := lenient.Tool(fmt.Sprintf("tools[%d]", i), t.Name, t.Description, "input_schema", t.Schema)
 		if err != nil {
 			return err
 		}
-		q.Chat.Tools = append(q.Chat.Tools, task.Tool{Name: t.Name, Description: t.Description, Parameters: schema})
+		q.Chat.Tools = append(q.Chat.Tools, tool)
 	}
 	c := r.ToolChoice
 	if c == nil {
@@ -198,15 +170,12 @@ func (r *request) thoughts(q *task.Request) (err error) {
 	if r.OutputConfig == nil {
 		return nil
 	}
-	switch effort := r.OutputConfig.Effort; {
-	case effort == "xhigh" || effort == "max": // the templates of open models know three words
-		q.Chat.Reasoning.Effort = "high"
-	case len(effort) > maxEffort:
-		return lenient.Bad("output_config.effort", "it must be a word such as low, medium or high")
-	default:
-		q.Chat.Reasoning.Effort = effort
+	effort := r.OutputConfig.Effort
+	if effort == "xhigh" || effort == "max" { // the templates of open models know three words
+		effort = "high"
 	}
-	return nil
+	q.Chat.Reasoning.Effort, err = lenient.Effort("output_config.effort", effort)
+	return err
 }
 
 func (r *request) format(q *task.Request) error {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -63,7 +64,7 @@ func undecodable(err error) error {
 		if wrong.Field == "" {
 			return task.Errorf(task.InvalidParams, "the body must be a JSON object, not a JSON %s", wrong.Value)
 		}
-		return Bad(strings.TrimPrefix(wrong.Field, "common."), "it must not be a JSON %s", wrong.Value)
+		return Bad(field(wrong.Field), "it must not be a JSON %s", wrong.Value)
 	}
 	if wrong, ok := errors.AsType[*task.Error](err); ok {
 		return wrong
@@ -71,12 +72,9 @@ func undecodable(err error) error {
 	return task.Errorf(task.InvalidParams, "the body is not valid JSON: %s", err)
 }
 
-// Within refuses a number that is not from 0 to most.
-func Within(param string, v *float64, most float64) (*float64, error) {
-	if v != nil && (*v < 0 || *v > most) {
-		return nil, Bad(param, "it must be from 0 to %g, not %g", most, *v)
-	}
-	return v, nil
+// field is the name of a field as the client knows it: less the types that requests have in common.
+func field(path string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(path, "."), func(part string) bool { return part == "common" || part == "Sampling" }), ".")
 }
 
 // Whole is a whole number from least; 0 where it is missing.

@@ -49,8 +49,9 @@ type tool struct {
 
 func tools(list []tool) (out []task.Tool, err error) {
 	for i, t := range list {
-		one := task.Tool{Name: t.Function.Name, Description: t.Function.Description}
-		if one.Parameters, err = lenient.Schema(fmt.Sprintf("tools[%d].function.parameters", i), t.Function.Parameters); err != nil {
+		f := &t.Function
+		one, err := lenient.Tool(fmt.Sprintf("tools[%d].function", i), f.Name, f.Description, "parameters", f.Parameters)
+		if err != nil {
 			return nil, err
 		}
 		out = append(out, one)
@@ -99,19 +100,12 @@ func conversation(list []message) (out []task.Message, err error) {
 
 // arguments are a call's, as a text. Some clients send them as one.
 func (c *toolCall) arguments(param string) (string, error) {
-	raw := bytes.TrimSpace(c.Function.Arguments)
+	raw := c.Function.Arguments
 	var text string
-	if len(raw) > 0 && json.Unmarshal(raw, &text) == nil {
-		raw = []byte(text)
+	if !lenient.Missing(raw) && json.Unmarshal(raw, &text) == nil {
+		raw = json.RawMessage(text)
 	}
-	if len(raw) == 0 || string(raw) == "null" {
-		return "{}", nil
-	}
-	var compact bytes.Buffer
-	if raw[0] != '{' || json.Compact(&compact, raw) != nil {
-		return "", lenient.Bad(param, "the arguments of a call are a JSON object")
-	}
-	return compact.String(), nil
+	return lenient.Arguments(param, raw)
 }
 
 // content gives a message its text, or its images and its text, in that order: that is where Ollama's templates have them.

@@ -3,7 +3,6 @@
 package openai
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -54,7 +53,7 @@ type part struct {
 
 // content is a text, or a list of parts. Parts are only returned where there is an image among them.
 func content(param string, raw json.RawMessage) (string, []task.Part, error) {
-	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+	if lenient.Missing(raw) {
 		return "", nil, nil
 	}
 	var text string

@@ -3,7 +3,6 @@
 package openai
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -15,14 +14,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The bounds of the native contract, and of the dialect.
-const (
-	maxStop        = 16
-	maxTemperature = 5
-	maxRepeat      = 10
-	maxBias        = 100
-	maxEffort      = 40 // bytes of a word
-)
+// maxBias bounds a logit bias, as in the native contract.
+const maxBias = 100
 
 // common is what completions, chats and responses share. Unknown fields are ignored.
 type common struct {
@@ -32,17 +25,14 @@ type common struct {
 	Seed   *float64      `json:"seed"`
 	Stop   lenient.Texts `json:"stop"`
 
-	Temperature      *float64            `json:"temperature"`
-	TopP             *float64            `json:"top_p"`
+	lenient.Sampling // llama-server and vLLM have its top_k, min_p and repeat_penalty in this dialect as well
+
 	FrequencyPenalty *float64            `json:"frequency_penalty"`
 	PresencePenalty  *float64            `json:"presence_penalty"`
 	LogitBias        map[string]*float64 `json:"logit_bias"`
-	// llama-server and vLLM have these in this dialect as well.
-	TopK          *float64        `json:"top_k"`
-	MinP          *float64        `json:"min_p"`
-	RepeatPenalty *float64        `json:"repeat_penalty"`
-	Grammar       string          `json:"grammar"`
-	JSONSchema    json.RawMessage `json:"json_schema"`
+	// llama-server has these as well.
+	Grammar    string          `json:"grammar"`
+	JSONSchema json.RawMessage `json:"json_schema"`
 }
 
 type streamOptions struct {
@@ -57,7 +47,7 @@ func (c *common) request(name string, most *float64) (q task.Request, err error)
 	if c.Model == "" {
 		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
 	}
-	q = lenient.Chat(c.Model)
+	q = lenient.Request(c.Model, task.Completion)
 	if c.N != nil && *c.N != 1 {
 		return q, lenient.Cannot("n", "more or less than one choice")
 	}
@@ -72,33 +62,10 @@ func (c *common) request(name string, most *float64) (q task.Request, err error)
 	if q.Seed, err = lenient.Seed("seed", c.Seed); err != nil {
 		return q, err
 	}
-	if len(c.Stop) > maxStop {
-		return q, lenient.Bad("stop", "at most %d texts are possible", maxStop)
+	if q.Params.Stop, err = lenient.Stops("stop", c.Stop); err != nil {
+		return q, err
 	}
-	q.Params.Stop = c.Stop
-	if c.TopK != nil {
-		k, err := lenient.Whole("top_k", c.TopK, 0)
-		if err != nil {
-			return q, err
-		}
-		q.Params.TopK = &k
-	}
-	for _, n := range []struct {
-		name string
-		v    *float64
-		most float64
-		to   **float64
-	}{
-		{"temperature", c.Temperature, maxTemperature, &q.Params.Temperature},
-		{"top_p", c.TopP, 1, &q.Params.TopP},
-		{"min_p", c.MinP, 1, &q.Params.MinP},
-		{"repeat_penalty", c.RepeatPenalty, maxRepeat, &q.Params.RepeatPenalty},
-	} {
-		if *n.to, err = lenient.Within(n.name, n.v, n.most); err != nil {
-			return q, err
-		}
-	}
-	return q, nil
+	return q, c.Sampling.Read("", &q.Params)
 }
 
 // ask puts into a chat what the three share beside the sampling.
@@ -246,24 +213,21 @@ func (c *chatRequest) request() (task.Request, error) {
 }
 
 // effort is a word for the model's template. "none" is a wish not to think at all.
-func effort(r *task.Reasoning, param, word string) error {
-	if len(word) > maxEffort {
-		return lenient.Bad(param, "it is a word such as none, low, medium or high")
-	}
+func effort(r *task.Reasoning, param, word string) (err error) {
 	if word == "none" {
 		off := false
 		r.Enabled = &off
 		return nil
 	}
-	r.Effort = word
-	return nil
+	r.Effort, err = lenient.Effort(param, word)
+	return err
 }
 
 // arguments are those of the model's template. One of them, enable_thinking, is a wish that is no need: models that do not think may
 // ignore it.
 func arguments(chat *task.Chat, raw json.RawMessage) error {
 	const param = "chat_template_kwargs"
-	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+	if lenient.Missing(raw) {
 		return nil
 	}
 	var all map[string]json.RawMessage
@@ -340,7 +304,7 @@ type embeddingsRequest struct {
 
 // request is the task of embeddings.
 func (c *embeddingsRequest) request() (task.Request, error) {
-	q := answered(c.Model, task.Embedding)
+	q := lenient.Request(c.Model, task.Embedding)
 	var input lenient.Texts
 	switch {
 	case c.Model == "":
@@ -354,14 +318,6 @@ func (c *embeddingsRequest) request() (task.Request, error) {
 	}
 	q.Inputs = input
 	return q, nil
-}
-
-// answered is a task whose answer is no stream.
-func answered(model string, w task.Workload) task.Request {
-	return task.Request{
-		ModelRef: model, Workload: w, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
-		OutputMode: "text",
-	}
 }
 
 // rerankRequest is the body of /v1/rerank.
@@ -390,7 +346,7 @@ func document(param string, raw json.RawMessage) (string, error) {
 
 // request is the task of a rerank.
 func (c *rerankRequest) request() (task.Request, error) {
-	q := answered(c.Model, task.Rerank)
+	q := lenient.Request(c.Model, task.Rerank)
 	switch {
 	case c.Model == "":
 		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-faster/jx"
 
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -226,7 +227,7 @@ func (f *format) view() formatView {
 
 // parameters are a schema that the document takes: an object.
 func parameters(schema json.RawMessage) json.RawMessage {
-	if !present(schema) {
+	if lenient.Missing(schema) {
 		return json.RawMessage("{}")
 	}
 	return schema

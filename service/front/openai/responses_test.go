@@ -300,7 +300,7 @@ func TestRefusedResponses(t *testing.T) {
 		with(`"text":{"format":{"type":"json_schema","schema":3}}`): "text.format.schema",
 		with(`"tools":[{"type":"web_search"}],"tool_choice":{"type":"web_search"}`):                  "tool_choice",
 		with(`"tools":[{"type":"web_search"}],"tool_choice":"required"`):                             "tool_choice",
-		with(`"tools":[{"type":"function"}]`):                                                        "tools[0]",
+		with(`"tools":[{"type":"function"}]`):                                                        "tools[0].name",
 		with(`"reasoning":{"effort":"as much as anybody could possibly want to have"}`):              "reasoning.effort",
 		input(`{"type":"item_reference","id":"msg_1"}`):                                              "input[0]",
 		input(`{"type":"computer_call"}`):                                                            "input[0]",

@@ -3,7 +3,6 @@
 package openai
 
 import (
-	"bytes"
 	"encoding/json"
 	"slices"
 
@@ -87,20 +86,14 @@ func functions(chat *task.Chat, list []function, raw json.RawMessage) error {
 }
 
 func offer(chat *task.Chat, param string, f *function) error {
-	if f.Name == "" {
-		return lenient.Bad(param, "give the function a name")
-	}
-	schema, err := lenient.Schema(param+".parameters", f.Parameters)
-	if err != nil {
-		return err
-	}
-	chat.Tools = append(chat.Tools, task.Tool{Name: f.Name, Description: f.Description, Parameters: schema})
-	return nil
+	tool, err := lenient.Tool(param, f.Name, f.Description, "parameters", f.Parameters)
+	chat.Tools = append(chat.Tools, tool)
+	return err
 }
 
 // pick reads the choice among the tools.
 func pick(chat *task.Chat, param string, raw json.RawMessage, foreign string) error {
-	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+	if lenient.Missing(raw) {
 		return nil
 	}
 	var word string
