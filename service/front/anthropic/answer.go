@@ -3,11 +3,10 @@
 package anthropic
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/http"
 
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -128,18 +127,11 @@ const cutInput = "_arguments"
 
 // input is the input of a call: a JSON object.
 func input(arguments string) json.RawMessage {
-	raw := bytes.TrimSpace([]byte(arguments))
-	switch {
-	case len(raw) == 0:
-		return json.RawMessage("{}")
-	case raw[0] == '{' && json.Valid(raw):
-		return raw
+	object, ok := exchange.Arguments(arguments)
+	if !ok {
+		return exchange.JSON(map[string]string{cutInput: arguments})
 	}
-	out, err := json.Marshal(map[string]string{cutInput: arguments})
-	if err != nil {
-		panic(fmt.Errorf("encode the input of a call: %w", err)) // strings always encode
-	}
-	return out
+	return object
 }
 
 // stopReason is why an answer ended, in the dialect's words.

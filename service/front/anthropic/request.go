@@ -67,7 +67,7 @@ type outputFormat struct {
 // task is the task of a message.
 func (r *request) task() (task.Request, error) {
 	if r.Model == "" {
-		return task.Request{}, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return task.Request{}, lenient.NoModel("/v1/models")
 	}
 	q := lenient.Request(r.Model, task.Completion)
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}}

@@ -5,16 +5,14 @@
 package exchange
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -81,8 +79,34 @@ func New(name string, o Options) *Exchange {
 // Now is the time that answers show.
 func (x *Exchange) Now() time.Time { return x.o.Now() }
 
+// Hold is how long the head of a stream is held back, and HoldWhole that of an answer which is sent as a whole.
+func (x *Exchange) Hold() time.Duration { return x.o.Hold }
+
+// HoldWhole: see Hold.
+func (x *Exchange) HoldWhole() time.Duration { return x.o.HoldWhole }
+
 // Models are the models that pools serve.
 func (x *Exchange) Models() []Model { return x.o.Models() }
+
+// Model is the model of that id.
+func (x *Exchange) Model(id string) (Model, error) {
+	all := x.o.Models()
+	for _, m := range all {
+		if m.ID == id {
+			return m, nil
+		}
+	}
+	return Model{}, NoModel(id, all)
+}
+
+// NoModel refuses an id that is not among the models.
+func NoModel(id string, all []Model) error {
+	known := make([]string, len(all))
+	for i, m := range all {
+		known[i] = m.ID
+	}
+	return task.Errorf(task.ModelNotFound, "there is no model %q; there are: %s", task.Clip(id, 100), cmp.Or(strings.Join(known, ", "), "none"))
+}
 
 // Count counts the tokens of a request's prompt.
 func (x *Exchange) Count(ctx context.Context, q task.Request) (int, error) { return x.o.Count(ctx, q) }
@@ -247,24 +271,14 @@ func (x *Exchange) Refuse(w http.ResponseWriter, r *http.Request, err error, bod
 
 // Write sends a JSON answer.
 func (x *Exchange) Write(w http.ResponseWriter, status int, v any) {
-	b := encoded(v)
+	b := JSON(v)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	x.write(w, b)
 }
 
 func (x *Exchange) write(w http.ResponseWriter, b []byte) {
-	if _, err := w.Write(b); err != nil {
+	if _, err := w.Write(append(b, '\n')); err != nil {
 		x.o.Log.Debug("an answer could not be sent", zap.Error(err))
 	}
-}
-
-func encoded(v any) []byte {
-	var b bytes.Buffer
-	out := json.NewEncoder(&b)
-	out.SetEscapeHTML(false)
-	if err := out.Encode(v); err != nil {
-		panic(fmt.Errorf("encode an answer: %w", err)) // its types always encode
-	}
-	return b.Bytes()
 }

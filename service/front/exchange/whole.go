@@ -56,6 +56,6 @@ func (o *whole) send(end *task.End, answer any) error {
 		return nil
 	}
 	_ = o.control.SetWriteDeadline(time.Now().Add(3 * signOfLife)) // space has set one before
-	o.x.write(o.w, encoded(answer))
+	o.x.write(o.w, JSON(answer))
 	return nil
 }

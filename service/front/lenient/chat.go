@@ -19,6 +19,11 @@ func Request(model string, w task.Workload) task.Request {
 	}
 }
 
+// NoModel refuses a request that names no model. List is the path that lists them.
+func NoModel(list string) error {
+	return Bad("model", "name the model that is to answer: %s lists them", list)
+}
+
 // Missing reports whether a value is not there. Null is the same.
 func Missing(raw json.RawMessage) bool {
 	raw = bytes.TrimSpace(raw)

@@ -3,7 +3,6 @@
 package ollama
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -145,12 +145,9 @@ func picture(param, data string) (*task.Image, error) {
 // calls are those of an answer. A call whose arguments are no object was cut off, or is none: nobody must run it, so it is returned as text.
 func calls(list []task.ToolCall) (whole []toolCall, rest string) {
 	for _, c := range list {
-		arguments := bytes.TrimSpace([]byte(c.Arguments))
-		if len(arguments) == 0 {
-			arguments = []byte("{}")
-		}
-		if arguments[0] != '{' || !json.Valid(arguments) {
-			rest += fmt.Sprintf(`{"name":%q,"arguments":%s`, c.Name, c.Arguments)
+		arguments, ok := exchange.Arguments(c.Arguments)
+		if !ok {
+			rest += fmt.Sprintf(`{"name":%s,"arguments":%s`, exchange.JSON(c.Name), c.Arguments)
 			continue
 		}
 		whole = append(whole, toolCall{ID: c.ID, Function: function{Index: len(whole), Name: c.Name, Arguments: arguments}})

@@ -9,8 +9,6 @@ import (
 	"io"
 	"net/http"
 
-	"go.uber.org/zap"
-
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
@@ -38,9 +36,6 @@ type Front struct {
 
 // New makes a front.
 func New(o Options) *Front {
-	if o.Log == nil {
-		o.Log = zap.NewNop()
-	}
 	f := &Front{o: o, x: exchange.New("ollama", o.Options)}
 	post, get := http.MethodPost, http.MethodGet
 	f.routes = exchange.Routes{

@@ -45,16 +45,16 @@ func (o *streamOptions) usage() bool { return o != nil && o.IncludeUsage }
 // request is the task of what they share. Most is the bound of the answer, in tokens, and name how the client calls it.
 func (c *common) request(name string, most *float64) (q task.Request, err error) {
 	if c.Model == "" {
-		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.NoModel("/v1/models")
 	}
 	q = lenient.Request(c.Model, task.Completion)
-	if c.N != nil && *c.N != 1 {
+	switch {
+	case c.N != nil && *c.N != 1:
 		return q, lenient.Cannot("n", "more or less than one choice")
-	}
-	for name, penalty := range map[string]*float64{"frequency_penalty": c.FrequencyPenalty, "presence_penalty": c.PresencePenalty} {
-		if penalty != nil && *penalty != 0 {
-			return q, lenient.Cannot(name, "this penalty")
-		}
+	case c.FrequencyPenalty != nil && *c.FrequencyPenalty != 0:
+		return q, lenient.Cannot("frequency_penalty", "this penalty")
+	case c.PresencePenalty != nil && *c.PresencePenalty != 0:
+		return q, lenient.Cannot("presence_penalty", "this penalty")
 	}
 	if q.MaxTokens, err = lenient.Whole(name, most, 1); err != nil {
 		return q, err
@@ -308,7 +308,7 @@ func (c *embeddingsRequest) request() (task.Request, error) {
 	var input lenient.Texts
 	switch {
 	case c.Model == "":
-		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.NoModel("/v1/models")
 	case c.Format != "" && c.Format != "float" && c.Format != "base64":
 		return q, lenient.Bad("encoding_format", "it must be float or base64, not %q", task.Clip(c.Format, 40))
 	case c.Dimensions != nil:
@@ -349,7 +349,7 @@ func (c *rerankRequest) request() (task.Request, error) {
 	q := lenient.Request(c.Model, task.Rerank)
 	switch {
 	case c.Model == "":
-		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.NoModel("/v1/models")
 	case c.Query == "":
 		return q, lenient.Bad("query", "send the text to which the documents are compared")
 	case len(c.Documents) == 0:

@@ -9,22 +9,13 @@ import (
 	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
-	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // response serves /v1/responses.
 func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 	var in responseRequest
-	body, err := lenient.Decode(r, &in)
-	if err != nil {
-		return err
-	}
-	q, err := in.request()
-	if err != nil {
-		return err
-	}
-	a, err := f.x.Submit(w, r, q, body)
+	a, q, err := f.submit(w, r, &in)
 	if err != nil {
 		return err
 	}
@@ -215,11 +206,7 @@ func (s *responseEvents) end(end *task.End) {
 		}
 	}
 	s.snapshot("response."+status, status, end, nil)
-	s.w.RawStr(": receipt")
-	for _, part := range exchange.ReceiptParts(&end.Receipt) {
-		s.w.RawStr(" " + part[0] + "=" + part[1])
-	}
-	s.w.RawStr("\n\n")
+	s.w.Buf = exchange.AppendReceipt(s.w.Buf, &end.Receipt)
 }
 
 // failureOf is an error in the words that a response has for it.
