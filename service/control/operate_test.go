@@ -340,10 +340,8 @@ func TestTheLookAfterThePoolsOutlivesAPanic(t *testing.T) {
 		Fleet: o.operator.Fleet, Schedule: o.schedule, Residency: o.operator.residency, Policy: o.operator.policy, Sessions: o.operator.sessions,
 		Log: zap.New(core), Env: o.operator.env,
 	})
-	next.engines = nil
 	require.NoError(t, next.Start(t.Context()))
 	t.Cleanup(func() { require.NoError(t, next.Stop(context.Background())) })
-	next.engines = nil
 	o.soon(func() bool { return logs.FilterMessage(stumbled).Len() > 0 })
 	next.mu.Lock()
 	next.closing["b"] = next.file.Pools[1]

@@ -71,10 +71,15 @@ type Result struct {
 	Prefill   time.Duration
 	Decode    time.Duration
 	Finish    task.FinishReason
-	Slot      int // where it ran
-	Cells     int // tokens that the slot's KV then held
+	Slot      int // where it ran, or NoSlot
+	Cells     int // tokens that the slot's KV then held; 0: that is not known
 	Cached    int // tokens of the prompt that were there already
+	// Left says that the engine was left before its own end. It may need a moment to notice, in which the slot is still busy.
+	Left bool
 }
+
+// NoSlot is the Slot of a Result where the engine has not told it.
+const NoSlot = -1
 
 // Slot is one slot of an engine.
 type Slot struct {

@@ -3,6 +3,7 @@
 package process
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -61,8 +62,9 @@ func TestAPanicInTheReadingOfALine(t *testing.T) {
 // LO-803: a start that panics fails. The thread that starts processes stays, and with it those that run.
 func TestAPanicOfAStart(t *testing.T) {
 	core, logs := observer.New(zap.ErrorLevel)
-	l := started(t, t.TempDir())
-	l.o.Log = zap.New(core)
+	l := New(Options{Log: zap.New(core)})
+	require.NoError(t, l.Start(t.Context()))
+	t.Cleanup(func() { require.NoError(t, l.Stop(context.Background())) })
 	runs, err := l.Spawn(shell("echo '{\"listening\":\"here\"}'; read line; exit 7"), func() {}, zap.NewNop())
 	require.NoError(t, err)
 	require.Equal(t, "here", <-runs.Announced())

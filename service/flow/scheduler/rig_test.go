@@ -60,6 +60,7 @@ type replica struct {
 	prefill  int              // how often the prompt's progress is told before the first token, with `every` in between
 	short    int              // so many runs cannot reach the engine, because this process has no descriptors left
 	stuck    bool             // the slot stays busy once a run ended early
+	left     bool             // the engine was left before its end
 	fail     error            // what Generate returns after two tokens
 	dies     int              // the worker is lost after so many tokens, once; -1: before the first
 	says     string           // put before each token
@@ -449,15 +450,15 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 			return engine.Result{}, err
 		}
 	}
-	return engine.Result{TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength}, nil
+	return engine.Result{TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength, Left: x.left}, nil
 }
 
 func (x *replica) Busy(context.Context) (int, error) {
+	x.r.mu.Lock()
+	defer x.r.mu.Unlock()
 	if x.stuck {
 		return 1, nil
 	}
-	x.r.mu.Lock()
-	defer x.r.mu.Unlock()
 	if x.short > 0 {
 		return 0, syscall.EMFILE
 	}

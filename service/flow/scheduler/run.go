@@ -47,8 +47,13 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 	l.active()
 	if err == nil {
 		l.kept(ctx, t, warm, lease, result)
-		lease.Release() // the next task need not wait for the disk
+		if !result.Left {
+			lease.Release() // the next task need not wait for the disk
+		}
 		l.s.complete(j, endOf(j, t, replica, result, answer))
+		if result.Left { // else a rest of it would be decoded beside the next task
+			l.awaitIdle(j, lease)
+		}
 		return
 	}
 	if !l.retry(ctx, j, replica, err) {

@@ -254,6 +254,21 @@ func TestStuckSlotGetsItsWorkerReplaced(t *testing.T) {
 	})
 }
 
+// LO-844: a task whose engine was left at a stop string ends at once. Its slot is given to the next one when the engine has noticed.
+func TestASlotWhoseEngineWasLeftIsAwaited(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].left, r.replicas[0].stuck = true, true })
+		r.must("left")
+		require.Contains(t, r.read("left"), "event: end\n")
+		r.must("next")
+		time.Sleep(time.Second)
+		require.Equal(t, task.Queued, r.status("next").State)
+		r.set(func() { r.replicas[0].left, r.replicas[0].stuck = false, false })
+		require.Contains(t, r.read("next"), "event: end\n")
+		r.set(func() { require.Empty(t, r.replicas[0].replaced) })
+	})
+}
+
 // OC-CORE-1022
 func TestWatchdogs(t *testing.T) {
 	run(t, 1, func(p *Pool) { p.Wall, p.Idle = time.Second, 100*time.Millisecond }, func(t *testing.T, r *rig) {

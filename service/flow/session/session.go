@@ -175,29 +175,37 @@ func (m *Manager) Create(ctx context.Context, r task.SessionRequest) (task.Sessi
 	s.Budget = task.Amount{
 		Tokens: cmp.Or(r.Budget.Tokens, s.Budget.Tokens), Time: cmp.Or(r.Budget.Time, s.Budget.Time), Cost: cmp.Or(r.Budget.Cost, s.Budget.Cost),
 	}
-	m.mu.Lock()
-	if m.sessions[s.ID] != nil || m.making[s.ID] {
-		m.mu.Unlock()
-		return task.SessionStatus{}, task.Errorf(task.Conflict,
-			"session %s is there already: take another id or leave it out, or DELETE /v1/sessions/%[1]s first", s.ID)
-	}
-	err := m.room(now)
+	give, err := m.reserve(s.ID, now)
 	if err != nil {
-		m.mu.Unlock()
 		return task.SessionStatus{}, err
 	}
-	m.making[s.ID] = true // nobody else sees the session before it is recorded
-	m.mu.Unlock()
-	err = m.o.Ledger.KeepSession(ctx, s)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.making, s.ID)
-	if err != nil {
+	defer give()
+	if err := m.o.Ledger.KeepSession(ctx, s); err != nil {
 		return task.SessionStatus{}, errLedger(err)
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.add(&entry{Session: s, idle: now})
 	m.o.Log.Info("a session began", zap.String("session_id", s.ID), zap.Duration("ttl_ms", s.TTL), zap.Int("max_turns", s.MaxTurns))
 	return task.SessionStatus{Session: s, TTLLeft: s.TTL, Rests: m.o.Accounts.Rests(s.ID, r.Actor)}, nil
+}
+
+// reserve makes room for a session, whose id nobody else can have until give is called. Nobody sees the session before it is recorded.
+func (m *Manager) reserve(id string, now time.Time) (give func(), err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sessions[id] != nil || m.making[id] {
+		return nil, task.Errorf(task.Conflict, "session %s is there already: take another id or leave it out, or DELETE /v1/sessions/%[1]s first", id)
+	}
+	if err := m.room(now); err != nil {
+		return nil, err
+	}
+	m.making[id] = true
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.making, id)
+	}, nil
 }
 
 func errLedger(err error) *task.Error {
@@ -242,16 +250,10 @@ func (m *Manager) room(now time.Time) error {
 
 // Get shows a session.
 func (m *Manager) Get(ctx context.Context, id, actor string) (task.SessionStatus, error) {
-	now := m.o.Now()
-	m.mu.Lock()
-	e := m.sessions[id]
-	if e == nil {
-		m.mu.Unlock()
-		return task.SessionStatus{}, errUnknown(id)
+	s, place, held, warm, err := m.show(id, actor)
+	if err != nil {
+		return task.SessionStatus{}, err
 	}
-	s := task.SessionStatus{Session: e.Session, TTLLeft: max(e.ends().Sub(now), 0), Rests: m.o.Accounts.Rests(id, actor)}
-	place, held, warm := e.place, m.cells[e.place], m.warm(e)
-	m.mu.Unlock()
 	if warm {
 		slot, ok := m.o.Engines.Slot(ctx, place.replica, place.slot)
 		s.Warm = ok && slot.Job == held.job
@@ -262,37 +264,29 @@ func (m *Manager) Get(ctx context.Context, id, actor string) (task.SessionStatus
 	return s, nil
 }
 
+// show is a session as it is now, and where its KV should be, if it should be somewhere.
+func (m *Manager) show(id, actor string) (s task.SessionStatus, place cell, held holding, warm bool, err error) {
+	now := m.o.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.sessions[id]
+	if e == nil {
+		return s, place, held, false, errUnknown(id)
+	}
+	s = task.SessionStatus{Session: e.Session, TTLLeft: max(e.ends().Sub(now), 0), Rests: m.o.Accounts.Rests(id, actor)}
+	return s, e.place, m.cells[e.place], m.warm(e), nil
+}
+
 func errUnknown(id string) *task.Error {
 	return task.Errorf(task.NotFound, "there is no session %s: it was never begun, was deleted, or is long over", id)
 }
 
 // Delete evicts a session, and erases its KV where a slot still holds it.
 func (m *Manager) Delete(ctx context.Context, id string) error {
-	m.mu.Lock()
-	e := m.sessions[id]
-	if e == nil {
-		m.mu.Unlock()
-		return errUnknown(id)
-	}
-	if e.turn != "" {
-		m.mu.Unlock()
-		return errBusy(e)
-	}
-	e.turn = "DELETE /v1/sessions/" + id // no task can take the turn meanwhile
-	place, held, warm := e.place, m.cells[e.place], m.warm(e)
-	m.mu.Unlock()
-	err := m.o.Ledger.DropSessions(ctx, []task.Session{e.Session})
-	m.mu.Lock()
+	e, place, held, warm, err := m.evict(ctx, id)
 	if err != nil {
-		e.turn = ""
-		m.mu.Unlock()
-		return errLedger(err)
+		return err
 	}
-	m.remove(e)
-	if warm {
-		delete(m.cells, place)
-	}
-	m.mu.Unlock()
 	if warm {
 		if err := m.o.Engines.Erase(ctx, place.replica, place.slot, held.job); err != nil { // no harm: the next prompt in that slot overwrites it
 			m.o.Log.Warn("the KV of a deleted session could not be erased", zap.String("session_id", id), zap.String("replica_id", place.replica), zap.Error(err))
@@ -302,16 +296,77 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 	return nil
 }
 
+// evict takes a session out of the ledger, and then forgets it. It returns where its KV should be, if it should be somewhere.
+func (m *Manager) evict(ctx context.Context, id string) (e *entry, place cell, held holding, warm bool, err error) {
+	if e, err = m.takeTurn(id); err != nil {
+		return e, place, held, false, err
+	}
+	gone := false
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if !gone {
+			e.turn = ""
+			return
+		}
+		if place, held, warm = e.place, m.cells[e.place], m.warm(e); warm {
+			delete(m.cells, place)
+		}
+		m.remove(e)
+	}()
+	if err = m.o.Ledger.DropSessions(ctx, []task.Session{e.Session}); err != nil {
+		return e, place, held, false, errLedger(err)
+	}
+	gone = true
+	return e, place, held, warm, nil
+}
+
+// takeTurn keeps tasks from taking a session's turn while it is deleted.
+func (m *Manager) takeTurn(id string) (*entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e := m.sessions[id]
+	switch {
+	case e == nil:
+		return nil, errUnknown(id)
+	case e.turn != "":
+		return nil, errBusy(e)
+	}
+	e.turn = "DELETE /v1/sessions/" + id
+	return e, nil
+}
+
 func errBusy(e *entry) *task.Error {
 	return task.Errorf(task.Conflict, "a turn of session %s is on, task %s: wait for its end or cancel it, then try again", e.ID, e.turn).Retry(0)
 }
 
 // Sweep forgets the sessions whose end is further back than their TTL is long.
 func (m *Manager) Sweep(ctx context.Context) {
-	now := m.o.Now()
+	gone := m.over(m.o.Now())
+	if len(gone) == 0 {
+		return
+	}
+	taken := false
+	defer func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if !taken { // the next sweep tries again
+			m.dropped = append(m.dropped, gone...)
+		}
+	}()
+	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // a full disk, perhaps
+		m.o.Log.Warn("sessions that are over cannot be taken out of the ledger yet", zap.Int("sessions", len(gone)), zap.Error(err))
+		return
+	}
+	taken = true
+	m.o.Log.Info("sessions that were over are forgotten", zap.Int("sessions", len(gone)))
+}
+
+// over forgets the sessions that are long over. It returns those that the ledger still has.
+func (m *Manager) over(now time.Time) (gone []task.Session) {
 	m.mu.Lock()
-	gone := m.dropped
-	m.dropped = nil
+	defer m.mu.Unlock()
+	gone, m.dropped = m.dropped, nil
 	for _, id := range slices.Sorted(maps.Keys(m.sessions)) {
 		if e := m.sessions[id]; e.turn == "" && !now.Before(e.ends().Add(e.TTL)) {
 			gone = append(gone, e.Session)
@@ -319,18 +374,7 @@ func (m *Manager) Sweep(ctx context.Context) {
 		}
 	}
 	maps.DeleteFunc(m.cells, func(_ cell, h holding) bool { return h.gone() })
-	m.mu.Unlock()
-	if len(gone) == 0 {
-		return
-	}
-	if err := m.o.Ledger.DropSessions(ctx, gone); err != nil { // a full disk, perhaps: the next sweep tries again
-		m.mu.Lock()
-		m.dropped = append(m.dropped, gone...)
-		m.mu.Unlock()
-		m.o.Log.Warn("sessions that are over cannot be taken out of the ledger yet", zap.Int("sessions", len(gone)), zap.Error(err))
-		return
-	}
-	m.o.Log.Info("sessions that were over are forgotten", zap.Int("sessions", len(gone)))
+	return gone
 }
 
 // Home returns the pool where a session had its last turn, or nothing.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -531,28 +532,40 @@ func TestWarmthOfSeveralSlots(t *testing.T) {
 // LO-803: a sweep that panics is made again.
 func TestASweepThatPanickedIsMadeAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := open(t)
+		var wrong atomic.Bool
 		core, logs := observer.New(zap.ErrorLevel)
-		w.m.o.Log = zap.New(core)
+		w := open(t, func(o *Options) {
+			o.Log, o.Now = zap.New(core), time.Now
+			o.Ledger = wrongLedger{o.Ledger.(*world), &wrong}
+		})
 		_, err := w.m.Create(t.Context(), task.SessionRequest{ID: "s"})
 		require.NoError(t, err)
-		w.now = w.now.Add(time.Hour)
-		w.m.o.Ledger = wrongLedger{w}
+		wrong.Store(true)
 		require.NoError(t, w.m.Start(t.Context()))
-		time.Sleep(sweepEvery)
+		time.Sleep(2*w.o.TTL + sweepEvery)
 		synctest.Wait()
 		require.Equal(t, 1, logs.FilterMessageSnippet("the sweep of sessions panicked").Len())
-		w.m.o.Ledger = w
-		_, err = w.m.Create(t.Context(), task.SessionRequest{ID: "s"})
+		_, err = w.m.Create(t.Context(), task.SessionRequest{ID: "other"})
 		require.NoError(t, err, "no lock is held")
-		w.now = w.now.Add(time.Hour)
+		require.Panics(t, func() { _ = w.m.Delete(t.Context(), "other") })
+		wrong.Store(false)
+		require.NoError(t, w.m.Delete(t.Context(), "other"), "its turn was given back")
 		time.Sleep(2 * sweepEvery)
 		synctest.Wait()
-		require.Empty(t, w.kept)
+		require.Empty(t, w.kept, "the next sweep had those that the panic left")
 		require.NoError(t, w.m.Stop(t.Context()))
 	})
 }
 
-type wrongLedger struct{ *world }
+// wrongLedger panics while it is wrong.
+type wrongLedger struct {
+	*world
+	wrong *atomic.Bool
+}
 
-func (wrongLedger) DropSessions(context.Context, []task.Session) error { panic("index out of range") }
+func (l wrongLedger) DropSessions(ctx context.Context, sessions []task.Session) error {
+	if l.wrong.Load() {
+		panic("index out of range")
+	}
+	return l.world.DropSessions(ctx, sessions)
+}

@@ -367,32 +367,43 @@ func (c *Catalog) SetState(id string, to State, deadline time.Duration) (Model, 
 	if to != Active && to != Retired || deadline < 0 {
 		return Model{}, task.Errorf(task.InvalidParams, "`state` must be Active or Retired, and `deadline_ms` not below 0")
 	}
+	m, changed, err := c.setState(id, to, deadline)
+	if err != nil {
+		return Model{}, err
+	}
+	if !changed {
+		return c.Get(id)
+	}
+	c.o.Changed(m)
+	return m, nil
+}
+
+// setState records a state. It changes nothing where an active model is to be active.
+func (c *Catalog) setState(id string, to State, deadline time.Duration) (m Model, changed bool, err error) {
 	c.change.Lock()
+	defer c.change.Unlock()
+	e, err := c.settled(id)
+	if err != nil || e.rec.State == to && to == Active {
+		return Model{}, false, err
+	}
+	r := *e.rec
+	r.State, r.DrainBy = to, time.Time{}
+	if to == Retired {
+		r.DrainBy = c.o.Now().UTC().Add(deadline)
+	}
+	m, err = c.store(e, &r)
+	return m, true, err
+}
+
+// settled returns the entry of a model that is there.
+func (c *Catalog) settled(id string) (*entry, error) {
 	c.mu.RLock()
+	defer c.mu.RUnlock()
 	e, err := c.entry(id)
 	if err == nil && (e.deleting || e.rec.State != Active && e.rec.State != Retired) {
 		err = task.Errorf(task.Conflict, "model %s is not there: wait for its fetch, or delete it", id)
 	}
-	c.mu.RUnlock()
-	if err == nil && e.rec.State == to && to == Active {
-		c.change.Unlock()
-		return c.Get(id)
-	}
-	var m Model
-	if err == nil {
-		r := *e.rec
-		r.State, r.DrainBy = to, time.Time{}
-		if to == Retired {
-			r.DrainBy = c.o.Now().UTC().Add(deadline)
-		}
-		m, err = c.store(e, &r)
-	}
-	c.change.Unlock()
-	if err != nil {
-		return Model{}, err
-	}
-	c.o.Changed(m)
-	return m, nil
+	return e, err
 }
 
 // store replaces an entry's record, first on the disk and then in memory. The caller holds change.

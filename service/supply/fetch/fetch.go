@@ -176,26 +176,32 @@ func (f *Fetcher) Fetch(ctx context.Context, ref Ref, dir string, o Options) (Fi
 	}
 	key := filepath.Join(dir, ref.Folder())
 	for {
-		f.mu.Lock()
-		if f.closed {
-			f.mu.Unlock()
-			return File{}, task.Errorf(task.ShuttingDown, "the server is shutting down: ask again when it is back").Retry(0)
-		}
-		fl := f.flights[key]
-		if fl == nil {
-			fl = f.launch(ctx, ref, dir, key, o.Digest)
-		}
-		if fl.digest == o.Digest && fl.join(&o) {
-			f.mu.Unlock()
+		fl, joined, err := f.board(ctx, ref, dir, key, &o)
+		switch {
+		case err != nil:
+			return File{}, err
+		case joined:
 			return fl.wait(ctx, &o)
 		}
-		f.mu.Unlock()
 		select { // this request expects another digest, or the flight has been given up: wait for its end, then try again
 		case <-fl.done:
 		case <-ctx.Done():
 			return File{}, fmt.Errorf("fetch %s: %w", ref.Shown(), context.Cause(ctx))
 		}
 	}
+}
+
+// board finds the flight for a folder, or starts one, and joins it if it still takes somebody who expects that digest.
+func (f *Fetcher) board(ctx context.Context, ref Ref, dir, key string, o *Options) (fl *flight, joined bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return nil, false, task.Errorf(task.ShuttingDown, "the server is shutting down: ask again when it is back").Retry(0)
+	}
+	if fl = f.flights[key]; fl == nil {
+		fl = f.launch(ctx, ref, dir, key, o.Digest)
+	}
+	return fl, fl.digest == o.Digest && fl.join(o), nil
 }
 
 // flight is one download, with the callers who wait for it.

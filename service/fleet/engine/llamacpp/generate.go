@@ -114,6 +114,7 @@ type final struct {
 // Generate streams /completion, or the chat endpoint where only that can do what the job asks.
 func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
+	g.watch(watched(job.Sampling.Stop))
 	s, err := e.start(ctx, g)
 	if err != nil {
 		return engine.Result{}, err
@@ -127,15 +128,44 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Pi
 		if more, err := take(event); !more || err != nil {
 			return false, err
 		}
+		if g.stops != nil && g.stops.over {
+			return g.leave(event)
+		}
 		return true, ctx.Err() // nothing is emitted after its end, whatever was read before
 	})
 	switch {
 	case g.ours != nil:
 		return engine.Result{}, g.ours
+	case errors.Is(err, errStopped):
+		return g.stops.result, nil
 	case err != nil:
 		return engine.Result{}, e.c.Broken(ctx, err)
 	}
+	if g.stops != nil {
+		return g.stops.ended(g.last())
+	}
 	return g.last()
+}
+
+// leave takes in a frame behind a stop string that the engine does not see.
+func (g *generation) leave(event httpsse.Event) (more bool, err error) {
+	told, err := g.stops.figures(event.Data)
+	if err != nil {
+		g.ours = g.engine.c.Reset(err)
+		return false, g.ours
+	}
+	if told {
+		return false, errStopped
+	}
+	return true, nil
+}
+
+// watch puts stops before emit, where there are words that the engine does not see.
+func (g *generation) watch(words []string) {
+	if len(words) > 0 {
+		g.stops = &stops{words: words, emit: g.out.emit, kind: task.EventText}
+		g.out.emit = g.stops.piece
+	}
 }
 
 // generation is what was read of a stream so far.
@@ -145,6 +175,7 @@ type generation struct {
 	chats  bool // on the chat endpoint
 	frame  frame
 	out    pieces
+	stops  *stops // nil: the engine sees every stop string by itself
 	final  []byte // the last frame
 	end    ending // the same of the chat endpoint, which tells it in several frames
 	ours   error  // why we left the stream; nil: we did not, or the connection broke
@@ -325,6 +356,7 @@ func (e *Engine) sampling(ctx context.Context, job *engine.Job, size int, fields
 			out.LogitBias = append(out.LogitBias, [2]any{b.Token, b.Bias})
 		}
 	}
+	out.TimingsPerToken = len(watched(out.Stop)) > 0
 	out.ReturnProgress = job.Cached != nil || job.Progress != nil
 	return out, nil
 }

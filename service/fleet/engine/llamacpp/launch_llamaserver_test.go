@@ -119,3 +119,40 @@ func TestBuiltInWorkerGivesLlamaServersEmbeddings(t *testing.T) {
 	t.Logf("largest difference of a component: %g", worst)
 	require.Less(t, worst, 1e-4)
 }
+
+// LO-844: a real llama-server goes on behind a stop string with U+FFFD, and stops once it is left. The text and the tokens are those of the
+// run without the stop string, up to it.
+func TestARealLlamaServerIsLeftAtAStopString(t *testing.T) {
+	server, _ := launch(t, task.Completion, 0)
+	wild := func(seed uint32, stop ...string) engine.Job {
+		return job(func(j *engine.Job) { // the sampling lets nearly every token come, and so broken bytes
+			j.Seed, j.Sampling, j.MaxTokens = seed, task.Sampling{Temperature: 3, TopP: 1, RepeatPenalty: 1, Stop: stop}, 100
+		})
+	}
+	for seed := range uint32(50) {
+		whole, all := generate(t, server, wild(seed))
+		before, behind, broken := strings.Cut(whole, "\uFFFD")
+		if !broken || before == "" || len(behind) < 20 {
+			continue
+		}
+		text, got := generate(t, server, wild(seed, "\uFFFD"))
+		require.Equal(t, before, text)
+		require.Equal(t, all.TokensIn, got.TokensIn)
+		require.Positive(t, got.TokensOut)
+		require.Less(t, got.TokensOut, all.TokensOut)
+		require.Positive(t, got.Prefill)
+		require.Positive(t, got.Decode)
+		require.Less(t, got.Decode, all.Decode)
+		require.Equal(t, task.FinishStop, got.Finish)
+		require.True(t, got.Left)
+		for busy := 1; busy > 0; { // it notices that it was left
+			var err error
+			busy, err = server.Busy(t.Context())
+			require.NoError(t, err)
+		}
+		again, _ := generate(t, server, wild(seed, "\uFFFD"))
+		require.Equal(t, before, again)
+		return
+	}
+	require.Fail(t, "no run had a broken byte in its middle")
+}
