@@ -66,7 +66,7 @@ var ollamaAnswers = map[string]struct{ whole, line, end string }{
 func LoadOllama() (*Ollama, error) {
 	d, err := load(ollama.Document, ollamaDifferences)
 	if err != nil {
-		return nil, fmt.Errorf("Ollama's document: %w", err)
+		return nil, fmt.Errorf("the document of Ollama: %w", err)
 	}
 	return &Ollama{d}, nil
 }

@@ -64,7 +64,7 @@ var openAIEvents = map[string]string{
 func LoadOpenAI() (*OpenAI, error) {
 	d, err := load(openai.Document, openAIDifferences)
 	if err != nil {
-		return nil, fmt.Errorf("OpenAI's document: %w", err)
+		return nil, fmt.Errorf("the document of OpenAI: %w", err)
 	}
 	return &OpenAI{d}, nil
 }

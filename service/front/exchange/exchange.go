@@ -79,10 +79,10 @@ func New(name string, o Options) *Exchange {
 // Now is the time that answers show.
 func (x *Exchange) Now() time.Time { return x.o.Now() }
 
-// Hold is how long the head of a stream is held back, and HoldWhole that of an answer which is sent as a whole.
+// Hold is how long the head of a stream is held back while its client waits.
 func (x *Exchange) Hold() time.Duration { return x.o.Hold }
 
-// HoldWhole: see Hold.
+// HoldWhole is the same for an answer that is sent as a whole.
 func (x *Exchange) HoldWhole() time.Duration { return x.o.HoldWhole }
 
 // Models are the models that pools serve.

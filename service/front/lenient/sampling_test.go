@@ -16,8 +16,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-func number(v float64) *float64 { return &v }
-
 func refused(t *testing.T, param string, err error) {
 	t.Helper()
 	wrong, ok := errors.AsType[*ParamError](err)
@@ -29,15 +27,15 @@ func refused(t *testing.T, param string, err error) {
 // LO-403: numbers of the sampler within the native contract's bounds, and what stands for none.
 func TestSampling(t *testing.T) {
 	var p task.Params
-	require.NoError(t, (&Sampling{number(0), number(1), number(5), number(0.1), number(1.1)}).Read("", &p))
+	require.NoError(t, (&Sampling{new(0.0), new(1.0), new(5.0), new(0.1), new(1.1)}).Read("", &p))
 	k := 5
-	require.Equal(t, task.Params{Temperature: number(0), TopP: number(1), TopK: &k, MinP: number(0.1), RepeatPenalty: number(1.1)}, p)
+	require.Equal(t, task.Params{Temperature: new(0.0), TopP: new(1.0), TopK: &k, MinP: new(0.1), RepeatPenalty: new(1.1)}, p)
 	p, k = task.Params{}, 0
-	require.NoError(t, (&Sampling{TopK: number(-1), RepeatPenalty: number(0)}).Read("", &p))
+	require.NoError(t, (&Sampling{TopK: new(-1.0), RepeatPenalty: new(0.0)}).Read("", &p))
 	require.Equal(t, task.Params{TopK: &k}, p, "all tokens, and the pool's penalty")
 	for param, s := range map[string]Sampling{
-		"temperature": {Temperature: number(5.1)}, "top_p": {TopP: number(-0.1)}, "min_p": {MinP: number(1.1)}, "top_k": {TopK: number(0.5)},
-		"repeat_penalty": {RepeatPenalty: number(0.05)},
+		"temperature": {Temperature: new(5.1)}, "top_p": {TopP: new(-0.1)}, "min_p": {MinP: new(1.1)}, "top_k": {TopK: new(0.5)},
+		"repeat_penalty": {RepeatPenalty: new(0.05)},
 	} {
 		refused(t, "options."+param, s.Read("options.", &p))
 	}

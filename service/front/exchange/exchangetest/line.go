@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
@@ -132,20 +133,6 @@ func Call(n int, id, name, arguments string) task.Piece {
 	return task.Piece{Kind: task.EventToolCall, Text: arguments, Call: task.CallPart{N: n, ID: id, Name: name}}
 }
 
-// complaints are what the HTTP server says of the handler.
-type complaints struct {
-	mu   sync.Mutex
-	said []string
-}
-
-// Write implements io.Writer.
-func (c *complaints) Write(b []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.said = append(c.said, string(b))
-	return len(b), nil
-}
-
 // Serve serves a front, and returns its URL. Change may change the options that it is made with. The HTTP server must have nothing to complain of.
 func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, change ...func(*exchange.Options)) string {
 	streams := delivery.New(delivery.Options{})
@@ -161,9 +148,9 @@ func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, cha
 	require.NoError(t, err)
 	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": front(o)}})
 	require.NoError(t, err)
-	var heard complaints
+	core, complaints := observer.New(zap.DebugLevel)
 	server := httptest.NewUnstartedServer(g)
-	server.Config.ErrorLog = log.New(&heard, "", 0)
+	server.Config.ErrorLog = zap.NewStdLog(zap.New(core))
 	server.Start()
 	served := make(chan error, 1)
 	go func() { served <- server.Config.Serve(streams.Listener()) }() // what follows on a stream's connection
@@ -174,9 +161,7 @@ func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, cha
 		defer stop()
 		_ = streams.Stop(ctx)
 		server.Close()
-		heard.mu.Lock()
-		defer heard.mu.Unlock()
-		require.Empty(t, heard.said)
+		require.Empty(t, complaints.All())
 	})
 	return server.URL
 }
