@@ -14,12 +14,12 @@ import (
 
 // messages serves /v1/messages.
 func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
-	var in request
+	var in messageRequest
 	body, err := lenient.Decode(r, &in)
 	if err != nil {
 		return err
 	}
-	q, err := in.task()
+	q, err := in.request()
 	if err != nil {
 		return err
 	}
@@ -148,11 +148,11 @@ func stopReason(end *task.End, calls bool) string {
 
 // count serves /v1/messages/count_tokens (LO-422).
 func (f *Front) count(w http.ResponseWriter, r *http.Request) error {
-	var in request
+	var in messageRequest
 	if _, err := lenient.Decode(r, &in); err != nil {
 		return err
 	}
-	q, err := in.task()
+	q, err := in.request()
 	if err != nil {
 		return err
 	}

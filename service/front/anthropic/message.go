@@ -4,7 +4,6 @@ package anthropic
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -83,7 +82,7 @@ func (m *message) turns(at string) ([]task.Message, error) {
 func userTurns(at string, blocks []block) (turns []task.Message, err error) {
 	var said content
 	for i, b := range blocks {
-		at := fmt.Sprintf("%s[%d]", at, i)
+		at := lenient.At(at, i)
 		if b.Type == "tool_result" {
 			result, err := b.result(at)
 			if err != nil {
@@ -108,7 +107,7 @@ func assistantTurn(at string, blocks []block) ([]task.Message, error) {
 	var thought strings.Builder
 	var calls []task.ToolCall
 	for i, b := range blocks {
-		at := fmt.Sprintf("%s[%d]", at, i)
+		at := lenient.At(at, i)
 		switch b.Type {
 		case "thinking": // its signature is ours, and says nothing
 			thought.WriteString(b.Thinking)
@@ -138,7 +137,7 @@ const billing = "x-anthropic-billing-header:"
 func systemTurn(at string, blocks []block) ([]task.Message, error) {
 	var said content
 	for i, b := range blocks {
-		at := fmt.Sprintf("%s[%d]", at, i)
+		at := lenient.At(at, i)
 		if b.Type != "text" {
 			return nil, lenient.Bad(at+".type", "what the system says is text, not %q", task.Clip(b.Type, 40))
 		}
@@ -186,7 +185,7 @@ func (b *block) result(at string) (task.Message, error) {
 		if b.Type == "tool_reference" { // all tools are known to the model from the beginning
 			b = block{Type: "text", Text: b.ToolName}
 		}
-		if err := got.add(fmt.Sprintf("%s.content[%d]", at, i), b); err != nil {
+		if err := got.add(lenient.At(at+".content", i), b); err != nil {
 			return task.Message{}, err
 		}
 	}
@@ -275,7 +274,7 @@ func (c *content) document(at string, b block, s source) error {
 			return err
 		}
 		for i, b := range blocks {
-			at := fmt.Sprintf("%s.source.content[%d]", at, i)
+			at := lenient.At(at+".source.content", i)
 			if b.Type == "document" {
 				return lenient.Bad(at+".type", "a document cannot stand in a document")
 			}

@@ -4,15 +4,14 @@ package anthropic
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// request is the body of /v1/messages and of the counting of its tokens. Unknown fields are ignored.
-type request struct {
+// messageRequest is the body of /v1/messages and of the counting of its tokens. Unknown fields are ignored.
+type messageRequest struct {
 	Model         string          `json:"model"`
 	Messages      []message       `json:"messages"`
 	System        json.RawMessage `json:"system"` // a text, or blocks
@@ -64,8 +63,8 @@ type outputFormat struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
-// task is the task of a message.
-func (r *request) task() (task.Request, error) {
+// request is the task of a message.
+func (r *messageRequest) request() (task.Request, error) {
 	if r.Model == "" {
 		return task.Request{}, lenient.NoModel("/v1/models")
 	}
@@ -83,14 +82,14 @@ func (r *request) task() (task.Request, error) {
 const threadField = "thread"
 
 // alone refuses a request that needs what was said before.
-func (r *request) alone(*task.Request) error {
+func (r *messageRequest) alone(*task.Request) error {
 	if r.Thread != nil {
 		return lenient.Bad(threadField, "no conversation is kept here: leave it out, and send all of the messages")
 	}
 	return nil
 }
 
-func (r *request) sampling(q *task.Request) (err error) {
+func (r *messageRequest) sampling(q *task.Request) (err error) {
 	if q.MaxTokens, err = lenient.Whole("max_tokens", r.MaxTokens, 1); err != nil {
 		return err
 	}
@@ -105,12 +104,12 @@ func (r *request) sampling(q *task.Request) (err error) {
 
 // tools takes the client's own tools. Others run on Anthropic's servers, or are known to Anthropic's models alone: they are left out,
 // unless the model is made to call one.
-func (r *request) tools(q *task.Request) error {
+func (r *messageRequest) tools(q *task.Request) error {
 	for i, t := range r.Tools {
 		if !t.own() {
 			continue
 		}
-		tool, err := lenient.Tool(fmt.Sprintf("tools[%d]", i), t.Name, t.Description, "input_schema", t.Schema)
+		tool, err := lenient.Tool(lenient.At("tools", i), t.Name, t.Description, "input_schema", t.Schema)
 		if err != nil {
 			return err
 		}
@@ -149,7 +148,7 @@ func (r *request) tools(q *task.Request) error {
 }
 
 // thoughts takes what is wanted of a model that thinks.
-func (r *request) thoughts(q *task.Request) (err error) {
+func (r *messageRequest) thoughts(q *task.Request) (err error) {
 	yes, no := true, false
 	if t := r.Thinking; t != nil {
 		switch t.Type {
@@ -178,7 +177,7 @@ func (r *request) thoughts(q *task.Request) (err error) {
 	return err
 }
 
-func (r *request) format(q *task.Request) error {
+func (r *messageRequest) format(q *task.Request) error {
 	at, f := "output_format", r.OutputFormat
 	if r.OutputConfig != nil && r.OutputConfig.Format != nil {
 		at, f = "output_config.format", r.OutputConfig.Format
@@ -201,7 +200,7 @@ func (r *request) format(q *task.Request) error {
 }
 
 // turns takes the messages. What the system says comes first, wherever it stands.
-func (r *request) turns(q *task.Request) error {
+func (r *messageRequest) turns(q *task.Request) error {
 	if len(r.Messages) == 0 {
 		return lenient.Bad("messages", "send at least one message")
 	}
@@ -213,7 +212,7 @@ func (r *request) turns(q *task.Request) error {
 		return err
 	}
 	for i := range r.Messages {
-		turns, err := r.Messages[i].turns(fmt.Sprintf("messages[%d]", i))
+		turns, err := r.Messages[i].turns(lenient.At("messages", i))
 		if err != nil {
 			return err
 		}

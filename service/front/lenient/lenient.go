@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
@@ -33,6 +34,9 @@ func (e *ParamError) Unwrap() error { return e.Err }
 func Bad(param, format string, args ...any) error {
 	return &ParamError{param, task.Errorf(task.InvalidParams, "`%s`: "+format, append([]any{param}, args...)...)}
 }
+
+// At names an element of a list, as refusals do.
+func At(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
 
 // Cannot refuses what would change the answer and cannot be had.
 func Cannot(param, what string) error {

@@ -50,7 +50,7 @@ type tool struct {
 func tools(list []tool) (out []task.Tool, err error) {
 	for i, t := range list {
 		f := &t.Function
-		one, err := lenient.Tool(fmt.Sprintf("tools[%d].function", i), f.Name, f.Description, "parameters", f.Parameters)
+		one, err := lenient.Tool(lenient.At("tools", i)+".function", f.Name, f.Description, "parameters", f.Parameters)
 		if err != nil {
 			return nil, err
 		}
@@ -63,7 +63,7 @@ func tools(list []tool) (out []task.Tool, err error) {
 func conversation(list []message) (out []task.Message, err error) {
 	var open []task.ToolCall // those that have no result yet
 	for i, in := range list {
-		at := fmt.Sprintf("messages[%d]", i)
+		at := lenient.At("messages", i)
 		m := task.Message{Role: strings.ToLower(in.Role)}
 		if err := content(&m, at+".images", in.Content, in.Images); err != nil {
 			return nil, err
@@ -73,7 +73,7 @@ func conversation(list []message) (out []task.Message, err error) {
 		case task.RoleAssistant:
 			m.Reasoning = in.Thinking
 			for n, c := range in.ToolCalls {
-				arguments, err := c.arguments(fmt.Sprintf("%s.tool_calls[%d].function.arguments", at, n))
+				arguments, err := c.arguments(lenient.At(at+".tool_calls", n) + ".function.arguments")
 				if err != nil {
 					return nil, err
 				}
@@ -115,7 +115,7 @@ func content(m *task.Message, param, text string, images []string) error {
 		return nil
 	}
 	for i, data := range images {
-		image, err := picture(fmt.Sprintf("%s[%d]", param, i), data)
+		image, err := picture(lenient.At(param, i), data)
 		if err != nil {
 			return err
 		}

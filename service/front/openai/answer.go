@@ -54,7 +54,7 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 				m.Call = &called
 			}
 		}
-		why := finish(end, len(parts.Calls) > 0, in.legacy())
+		why := finishReason(end, len(parts.Calls) > 0, in.legacy())
 		return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: why}}, usageOf(end)}
 	}))
 }
@@ -133,8 +133,8 @@ type called struct {
 	Arguments string `json:"arguments"`
 }
 
-// finish is why an answer ended, in the dialect's words. There always is a word: clients repeat a request whose answer has none.
-func finish(end *task.End, calls, legacy bool) string {
+// finishReason is why an answer ended, in the dialect's words. There always is a word: clients repeat a request whose answer has none.
+func finishReason(end *task.End, calls, legacy bool) string {
 	switch {
 	case end.FinishReason == task.FinishLength:
 		return "length"
@@ -159,7 +159,7 @@ func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 		return a.Stream(w, r, newChunks(head, false, in.StreamOptions.usage()), sse{})
 	}
 	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
-		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finish(end, false, false)}}, usageOf(end)}
+		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finishReason(end, false, false)}}, usageOf(end)}
 	}))
 }
 

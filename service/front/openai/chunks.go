@@ -146,7 +146,7 @@ func (c *chunks) end(end *task.End) {
 	} else {
 		c.text(nil)
 	}
-	c.close(finish(end, c.calls, c.legacy))
+	c.close(finishReason(end, c.calls, c.legacy))
 	if c.usage {
 		u := usageOf(end)
 		c.w.RawStr(c.head)

@@ -5,7 +5,6 @@ package openai
 import (
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -362,12 +361,9 @@ func (c *rerankRequest) request() (task.Request, error) {
 	q.Inputs = make([]string, len(c.Documents))
 	for i, d := range c.Documents {
 		var err error
-		if q.Inputs[i], err = document(at("documents", i), d); err != nil {
+		if q.Inputs[i], err = document(lenient.At("documents", i), d); err != nil {
 			return q, err
 		}
 	}
 	return q, nil
 }
-
-// at names an element of a list, as errors do.
-func at(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }

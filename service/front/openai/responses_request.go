@@ -118,7 +118,7 @@ func (c *conversation) input(raw json.RawMessage) error {
 		return lenient.Bad("input", "send at least one item")
 	}
 	for i := range items {
-		if err := c.item(at("input", i), &items[i]); err != nil {
+		if err := c.item(lenient.At("input", i), &items[i]); err != nil {
 			return err
 		}
 	}

@@ -64,11 +64,11 @@ func choose(chat *task.Chat, tools []tool, raw json.RawMessage) error {
 		if f == nil {
 			foreign = tools[i].Type
 			if foreign == "" {
-				return lenient.Bad(at("tools", i), "a tool is {\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": …}}")
+				return lenient.Bad(lenient.At("tools", i), "a tool is {\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": …}}")
 			}
 			continue
 		}
-		if err := offer(chat, at("tools", i), f); err != nil {
+		if err := offer(chat, lenient.At("tools", i), f); err != nil {
 			return err
 		}
 	}
@@ -78,7 +78,7 @@ func choose(chat *task.Chat, tools []tool, raw json.RawMessage) error {
 // functions does the same in the old form.
 func functions(chat *task.Chat, list []function, raw json.RawMessage) error {
 	for i := range list {
-		if err := offer(chat, at("functions", i), &list[i]); err != nil {
+		if err := offer(chat, lenient.At("functions", i), &list[i]); err != nil {
 			return err
 		}
 	}
