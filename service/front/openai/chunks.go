@@ -170,6 +170,9 @@ type sse struct{}
 // ContentType is delivery.Dialect's.
 func (sse) ContentType() string { return "text/event-stream; charset=utf-8" }
 
+// Every is delivery.Dialect's.
+func (sse) Every() int { return exchange.LookEvery }
+
 // Metrics is delivery.Dialect's. While a task waits, its client is told its place in line in a comment.
 func (sse) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	if m.Phase == task.PhaseDecode {

@@ -282,12 +282,21 @@ func TestRequestsShareAConnection(t *testing.T) {
 	require.Equal(t, 1, dials)
 }
 
-// A token costs no allocation.
+// LO-408: a token costs no allocation, whatever it is a piece of.
 func TestChunksAllocateNothing(t *testing.T) {
-	c := newChunks(head{ID: "x", Model: "m"}, true, true)
-	b := c.Append(make([]byte, 0, 4096), task.Event{Kind: task.EventText, Text: []byte("frog")})[:0]
-	e := task.Event{Kind: task.EventText, Text: []byte("frog \"pond\"\n")}
-	require.Zero(t, testing.AllocsPerRun(100, func() { b = c.Append(b[:0], e) }))
+	plain := newChunks(head{ID: "x", Model: "m"}, true, true)
+	legacy := newChunks(head{ID: "x", Model: "m"}, true, false)
+	legacy.legacy = true
+	for name, c := range map[string]*chunks{"chat": plain, "functions": legacy, "completion": newChunks(head{ID: "x", Model: "m"}, false, true)} {
+		for _, kind := range []task.EventKind{task.EventReasoning, task.EventText, task.EventToolCall} {
+			for _, call := range []task.CallPart{{ID: "call_1", Name: "f"}, {}} {
+				e := task.Event{Kind: kind, Text: []byte("frog \"pond\"\n"), Call: call}
+				b := c.Append(make([]byte, 0, 4096), e)[:0]
+				require.Zero(t, testing.AllocsPerRun(100, func() { b = c.Append(b[:0], e) }), name)
+				require.NotEmpty(t, b, name)
+			}
+		}
+	}
 }
 
 // LO-404: no body makes the decoders fail in a way of their own, and what they take can be said back in an answer.

@@ -42,7 +42,7 @@ type responseEvents struct {
 
 	now  func() int64
 	next int    // the sequence number of the next event
-	told int    // times that the client was told its place in line
+	told bool   // the client was told its place in line
 	open string // what each event of the open item's text begins with
 	w    jx.Writer
 }
@@ -230,9 +230,6 @@ type responseSSE struct {
 	events *responseEvents
 }
 
-// eventEvery is how many times a client is told its place in line between two events. It is told once a second at most.
-const eventEvery = 10
-
 // Metrics is delivery.Dialect's.
 func (d responseSSE) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	before := len(b)
@@ -240,9 +237,10 @@ func (d responseSSE) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	if err != nil || len(b) == before {
 		return b, err
 	}
-	if d.events.told++; d.events.told%eventEvery == 0 {
+	if d.events.told { // the first time is soon
 		b = d.KeepAlive(b)
 	}
+	d.events.told = true
 	return b, nil
 }
 
