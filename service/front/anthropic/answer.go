@@ -3,9 +3,7 @@
 package anthropic
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"github.com/llama-orch/llama-orch/service/front/gate"
@@ -115,24 +113,8 @@ type caller struct {
 // signature stands where Anthropic proves that a thought is its own. When it comes back nobody looks at it.
 func signature(id string) string { return "llama-orch-" + id }
 
-// cutInput names what an input has where the arguments of a call are no JSON object, because the answer was cut.
-const cutInput = "_arguments"
-
 // input is the input of a call: a JSON object.
-func input(arguments string) json.RawMessage {
-	raw := bytes.TrimSpace([]byte(arguments))
-	switch {
-	case len(raw) == 0:
-		return json.RawMessage("{}")
-	case raw[0] == '{' && json.Valid(raw):
-		return raw
-	}
-	out, err := json.Marshal(map[string]string{cutInput: arguments})
-	if err != nil {
-		panic(fmt.Errorf("encode the input of a call: %w", err)) // strings always encode
-	}
-	return out
-}
+func input(arguments string) json.RawMessage { return json.RawMessage(lenient.Arguments(arguments)) }
 
 // stopReason is why an answer ended, in the dialect's words.
 func stopReason(end *task.End, calls bool) string {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"reflect"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -47,6 +48,7 @@ func Decode(r *http.Request, v any) ([]byte, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, task.Errorf(task.InvalidParams, "this call needs a JSON body and has none")
 	}
+	body = Readable(body)
 	if err := json.Unmarshal(body, v); err != nil {
 		return nil, undecodable(err)
 	}
@@ -63,12 +65,35 @@ func undecodable(err error) error {
 		if wrong.Field == "" {
 			return task.Errorf(task.InvalidParams, "the body must be a JSON object, not a JSON %s", wrong.Value)
 		}
-		return Bad(strings.TrimPrefix(wrong.Field, "common."), "it must not be a JSON %s", wrong.Value)
+		field := strings.TrimPrefix(wrong.Field, "common.")
+		if number, ok := strings.CutPrefix(wrong.Value, "number "); ok {
+			return Bad(field, "the number %s is out of range", task.Clip(number, maxQuote))
+		}
+		return Bad(field, "it must be %s, not a JSON %s", wanted(wrong.Type), wrong.Value)
 	}
 	if wrong, ok := errors.AsType[*task.Error](err); ok {
 		return wrong
 	}
 	return task.Errorf(task.InvalidParams, "the body is not valid JSON: %s", err)
+}
+
+// maxQuote bounds what of a wrong value is told, in bytes.
+const maxQuote = 40
+
+// wanted says what JSON a Go type is decoded from.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a text"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	default:
+		return "a number"
+	}
 }
 
 // Within refuses a number that is not from 0 to most.
@@ -77,6 +102,14 @@ func Within(param string, v *float64, most float64) (*float64, error) {
 		return nil, Bad(param, "it must be from 0 to %g, not %g", most, *v)
 	}
 	return v, nil
+}
+
+// Bound returns a bound from 1 of how much is answered; 0: none. A larger one than any answer is none that a client could notice.
+func Bound(param string, v *float64) (int, error) {
+	if v != nil && *v > math.MaxInt32 {
+		return math.MaxInt32, nil
+	}
+	return Whole(param, v, 1)
 }
 
 // Whole is a whole number from least; 0 where it is missing.
