@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"net/http"
 
-	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -122,16 +121,9 @@ type caller struct {
 // signature stands where Anthropic proves that a thought is its own. When it comes back nobody looks at it.
 func signature(id string) string { return "llama-orch-" + id }
 
-// cutInput names what an input has where the arguments of a call are no JSON object, because the answer was cut.
-const cutInput = "_arguments"
-
 // input is the input of a call: a JSON object.
 func input(arguments string) json.RawMessage {
-	object, ok := exchange.Arguments(arguments)
-	if !ok {
-		return exchange.JSON(map[string]string{cutInput: arguments})
-	}
-	return object
+	return json.RawMessage(lenient.WholeArguments(arguments))
 }
 
 // stopReason is why an answer ended, in the dialect's words.

@@ -188,7 +188,7 @@ const ping = "event: ping\ndata: {\"type\":\"ping\"}\n\n"
 func (sse) ContentType() string { return "text/event-stream; charset=utf-8" }
 
 // Every is delivery.Dialect's.
-func (dialect) Every() int { return exchange.LookEvery }
+func (sse) Every() int { return exchange.LookEvery }
 
 // Metrics is delivery.Dialect's. A client whose task waits is told its place in line in a comment, and gets a ping: some count events.
 func (sse) Metrics(b []byte, m task.Metrics) ([]byte, error) {

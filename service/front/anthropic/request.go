@@ -90,7 +90,7 @@ func (r *messageRequest) alone(*task.Request) error {
 }
 
 func (r *messageRequest) sampling(q *task.Request) (err error) {
-	if q.MaxTokens, err = lenient.Whole("max_tokens", r.MaxTokens, 1); err != nil {
+	if q.MaxTokens, err = lenient.Bound("max_tokens", r.MaxTokens); err != nil {
 		return err
 	}
 	if slices.Contains(r.StopSequences, "") {
@@ -156,7 +156,7 @@ func (r *messageRequest) thoughts(q *task.Request) (err error) {
 			q.Chat.Reasoning.Enabled = &yes
 		case "enabled":
 			q.Chat.Reasoning.Enabled = &yes
-			if q.Chat.Reasoning.Budget, err = lenient.Whole("thinking.budget_tokens", t.Budget, 1); err != nil {
+			if q.Chat.Reasoning.Budget, err = lenient.Bound("thinking.budget_tokens", t.Budget); err != nil {
 				return err
 			}
 		case "disabled", "between_tools":

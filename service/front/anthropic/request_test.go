@@ -168,7 +168,7 @@ func TestRefusals(t *testing.T) {
 		say(`"top_p":-1`):                                                                                      "top_p",
 		say(`"top_k":1.5`):                                                                                     "top_k",
 		say(`"max_tokens":0`):                                                                                  "max_tokens",
-		say(`"max_tokens":1e99`):                                                                               "max_tokens",
+		say(`"max_tokens":1e400`):                                                                              "max_tokens",
 		say(`"stop_sequences":[1]`):                                                                            "stop_sequences",
 		say(`"stop_sequences":["",1]`):                                                                         "stop_sequences",
 		say(`"stop_sequences":[""]`):                                                                           "stop_sequences",

@@ -123,7 +123,8 @@ type Answer struct {
 // Submit sends a request off as a task. Body is what the client sent, without its white space.
 func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request, body []byte) (*Answer, error) {
 	call := gate.CallFrom(r.Context())
-	q.CorrelationID, q.Actor, q.BodySHA256 = call.CorrelationID, call.Identity, sha256.Sum256(body)
+	q.CorrelationID, q.Actor = call.CorrelationID, call.Identity
+	q.BodySHA256 = sha256.Sum256(append([]byte(strings.TrimRight(r.URL.Path, "/")+"\n"), body...)) // one body may mean two things on two paths
 	q.Front, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
 	key := r.Header.Get("Idempotency-Key")
 	if key != "" { // the same request joins the task; a client that goes may come back for a while
@@ -131,7 +132,11 @@ func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request
 		q.ID, q.ReturnWithin = "key-"+hex.EncodeToString(sum[:16]), x.o.ReturnWithin
 	}
 	admitted, err := x.o.Tasks.Submit(r.Context(), q)
-	if err != nil {
+	switch {
+	case key != "" && task.HasCode(err, task.Conflict):
+		return nil, task.Errorf(task.Conflict,
+			"this Idempotency-Key was sent before, with another request or with one whose answer is deleted by now: choose another key").Because(err)
+	case err != nil:
 		return nil, err
 	}
 	a := &Answer{ID: admitted.TaskID, PromptTokens: admitted.PromptTokens, x: x}
@@ -159,7 +164,8 @@ func (x *Exchange) canceler(id string) func(whole bool) {
 		}
 		ctx, stop := context.WithTimeout(context.Background(), cancelWithin)
 		defer stop()
-		if _, err := x.o.Tasks.Cancel(ctx, id); err != nil {
+		_, err := x.o.Tasks.Cancel(ctx, id)
+		if err != nil && !task.HasCode(err, task.ShuttingDown) { // at a stop it waits, and the next run cancels it (LO-405)
 			x.o.Log.Warn("the task of a client that is gone was not canceled", zap.String("job_id", id), zap.Error(err))
 		}
 	}
@@ -179,7 +185,7 @@ func (a *Answer) Stream(w http.ResponseWriter, r *http.Request, encoder delivery
 		if err != nil {
 			a.events.Close()
 			a.done(false)
-			return err
+			return delivery.BrokenOff(r.Context(), err)
 		}
 		if !news {
 			break
@@ -212,7 +218,7 @@ func (a *Answer) Whole(w http.ResponseWriter, r *http.Request, answer func(t tas
 		events, news, err := a.events.NextEvents(r.Context(), held.C)
 		switch {
 		case err != nil:
-			return out.fail(err)
+			return out.fail(delivery.BrokenOff(r.Context(), err))
 		case !news: // the client is told that somebody is there
 			if err := out.space(); err != nil {
 				return out.fail(err)

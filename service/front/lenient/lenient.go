@@ -12,6 +12,7 @@ import (
 	"io"
 	"math"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -52,6 +53,7 @@ func Decode(r *http.Request, v any) ([]byte, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, task.Errorf(task.InvalidParams, "this call needs a JSON body and has none")
 	}
+	body = Readable(body)
 	if err := json.Unmarshal(body, v); err != nil {
 		return nil, undecodable(err)
 	}
@@ -68,7 +70,10 @@ func undecodable(err error) error {
 		if wrong.Field == "" {
 			return task.Errorf(task.InvalidParams, "the body must be a JSON object, not a JSON %s", wrong.Value)
 		}
-		return Bad(field(wrong.Field), "it must not be a JSON %s", wrong.Value)
+		if number, ok := strings.CutPrefix(wrong.Value, "number "); ok {
+			return Bad(field(wrong.Field), "the number %s is out of range", task.Clip(number, maxQuote))
+		}
+		return Bad(field(wrong.Field), "it must be %s, not a JSON %s", wanted(wrong.Type), wrong.Value)
 	}
 	if wrong, ok := errors.AsType[*task.Error](err); ok {
 		return wrong
@@ -79,6 +84,33 @@ func undecodable(err error) error {
 // field is the name of a field as the client knows it: less the types that requests have in common.
 func field(path string) string {
 	return strings.Join(slices.DeleteFunc(strings.Split(path, "."), func(part string) bool { return part == "common" || part == "Sampling" }), ".")
+}
+
+// maxQuote bounds what of a wrong value is told, in bytes.
+const maxQuote = 40
+
+// wanted says what JSON a Go type is decoded from.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a text"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	default:
+		return "a number"
+	}
+}
+
+// Bound returns a bound from 1 of how much is answered; 0: none. A larger one than any answer is none that a client could notice.
+func Bound(param string, v *float64) (int, error) {
+	if v != nil && *v > math.MaxInt32 {
+		return math.MaxInt32, nil
+	}
+	return Whole(param, v, 1)
 }
 
 // Whole is a whole number from least; 0 where it is missing.

@@ -108,7 +108,7 @@ var (
 func (d ndjson) ContentType() string { return d.contentType }
 
 // Every is delivery.Dialect's.
-func (dialect) Every() int { return exchange.LookEvery }
+func (ndjson) Every() int { return exchange.LookEvery }
 
 // Metrics is delivery.Dialect's. The dialect has no place for them.
 func (ndjson) Metrics(b []byte, _ task.Metrics) ([]byte, error) { return b, nil }

@@ -89,7 +89,7 @@ func (o *options) apply(q *task.Request) (err error) {
 		}
 	}
 	if o.NumPredict != nil && *o.NumPredict > 0 { // else as many as the context holds
-		if q.MaxTokens, err = lenient.Whole("options.num_predict", o.NumPredict, 1); err != nil {
+		if q.MaxTokens, err = lenient.Bound("options.num_predict", o.NumPredict); err != nil {
 			return err
 		}
 	}

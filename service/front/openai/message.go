@@ -37,10 +37,10 @@ type calledIn struct {
 // arguments are those of a call: a text, or by some clients the object itself.
 func (c *calledIn) arguments() string {
 	var text string
-	if json.Unmarshal(c.Arguments, &text) == nil {
-		return text
+	if json.Unmarshal(c.Arguments, &text) != nil {
+		text = string(c.Arguments)
 	}
-	return string(c.Arguments)
+	return lenient.WholeArguments(text)
 }
 
 // part is a part of a message's content.

@@ -121,6 +121,8 @@ func TestErrorsOfTheLine(t *testing.T) {
 		task.Errorf(task.AdmissionReject, "full").Retry(90 * time.Minute):                   {429, `"message":"overloaded: full","type":"rate_limit_error","param":null,"code":"overloaded"`, "60"},
 		task.Errorf(task.PoolUnready, "loads").Retry(0):                                     {503, `"message":"overloaded: loads","type":"server_error"`, "1"},
 		task.Errorf(task.InvalidParams, "x").Because(&task.TooLongError{Tokens: 9, Ctx: 8}): {400, `maximum context length is 8 tokens; prompt is too long: 9 tokens > 8 maximum`, ""},
+		task.Errorf(task.UnsupportedMedia, "br"):                                            {415, `"message":"br","type":"invalid_request_error","param":null,"code":"unsupported_media_type"`, ""},
+		task.Errorf(task.NotImplemented, "no"):                                              {501, `"message":"no","type":"invalid_request_error","param":null,"code":"not_implemented"`, ""},
 	} {
 		l := exchangetest.New()
 		l.Refusal = code
@@ -140,6 +142,18 @@ func TestAFailureBeforeTheFirstToken(t *testing.T) {
 		require.Equal(t, http.StatusTooManyRequests, res.StatusCode)
 		require.Contains(t, exchangetest.Read(t, res.Body), "overloaded")
 		require.Zero(t, l.Cancels())
+	}
+}
+
+// LO-404, LO-407: a stop of the orchestrator is no fault of its own to whoever waits: streamed or whole, it says that the request may come again.
+func TestAStopWhileATaskWaits(t *testing.T) {
+	for _, more := range []string{"", `,"stream":true`} {
+		l := exchangetest.New()
+		l.Detaches()
+		res := exchangetest.Post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+more+`}`)
+		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+		require.Equal(t, "5", res.Header.Get("Retry-After"))
+		require.Contains(t, exchangetest.Read(t, res.Body), `"message":"overloaded: the stream broke off: send the request again"`)
 	}
 }
 
@@ -206,6 +220,35 @@ func TestAClientThatGoesCancels(t *testing.T) {
 			require.Zero(t, l.Cancels())
 		})
 	}
+}
+
+// LO-405: a key is of one request. Who sends it with another one is told of the key, and not of an id that no client of the dialect chose.
+func TestAKeyIsOfOneRequest(t *testing.T) {
+	l := exchangetest.New()
+	url := serve(t, l)
+	send := func(path, body string) *http.Response {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+path, strings.NewReader(body))
+		require.NoError(t, err)
+		r.Header.Set("Idempotency-Key", "k")
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = res.Body.Close() })
+		return res
+	}
+	l.Ends(task.FinishStop)
+	const both = `{"model":"coder","messages":[{"role":"user","content":"hi"}],"prompt":"hi"}`
+	for _, path := range []string{"/v1/chat/completions", "/v1/chat/completions/", "/v1/completions"} {
+		require.Equal(t, http.StatusOK, send(path, both).StatusCode)
+	}
+	sent := l.Requests()
+	require.Equal(t, sent[0].BodySHA256, sent[1].BodySHA256)
+	require.Equal(t, sent[0].ID, sent[2].ID)
+	require.NotEqual(t, sent[0].BodySHA256, sent[2].BodySHA256) // the same body means another thing there
+	l.Refusal = task.Errorf(task.Conflict, "task_id key-1 is taken")
+	res := send("/v1/chat/completions", both)
+	require.Equal(t, http.StatusConflict, res.StatusCode)
+	require.Equal(t, "false", res.Header.Get("X-Should-Retry"))
+	require.Contains(t, exchangetest.Read(t, res.Body), `"message":"this Idempotency-Key was sent before`)
 }
 
 // LO-406: while a task waits, a stream gets its head and comments, and a whole answer white space.

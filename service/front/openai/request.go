@@ -55,7 +55,7 @@ func (c *common) request(name string, most *float64) (q task.Request, err error)
 	case c.PresencePenalty != nil && *c.PresencePenalty != 0:
 		return q, lenient.Cannot("presence_penalty", "this penalty")
 	}
-	if q.MaxTokens, err = lenient.Whole(name, most, 1); err != nil {
+	if q.MaxTokens, err = lenient.Bound(name, most); err != nil {
 		return q, err
 	}
 	if q.Seed, err = lenient.Seed("seed", c.Seed); err != nil {

@@ -166,7 +166,7 @@ func TestRefusals(t *testing.T) {
 		chat(`"repeat_penalty":11`):           "repeat_penalty",
 		chat(`"max_tokens":0`):                "max_tokens",
 		chat(`"max_tokens":1.5`):              "max_tokens",
-		chat(`"max_tokens":1e99`):             "max_tokens",
+		chat(`"max_tokens":1e400`):            "max_tokens",
 		chat(`"max_completion_tokens":0`):     "max_completion_tokens",
 		chat(`"seed":0.5`):                    "seed",
 		chat(`"stop":[1]`):                    "stop",

@@ -116,6 +116,9 @@ func (l *Line) EndsWith(end task.End) {
 	l.log.Publish()
 }
 
+// Detaches ends the readers of the task, which goes on in the next run of the orchestrator.
+func (l *Line) Detaches() { l.log.Detach() }
+
 // Fails ends the task with an error.
 func (l *Line) Fails(e *task.Error) {
 	l.log.Fail(e)
