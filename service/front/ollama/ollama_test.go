@@ -164,6 +164,8 @@ func TestErrors(t *testing.T) {
 	}{
 		{task.Errorf(task.ModelNotFound, "use coder"), 404, "model 'coder:latest' not found: use coder"},
 		{task.Errorf(task.AdmissionReject, "the queue is full").Retry(time.Hour), 429, "overloaded: the queue is full"},
+		{task.Errorf(task.BudgetExceeded, "the budget is spent").Retry(time.Hour), 429, "the budget is spent"}, // nothing is overloaded
+		{task.Errorf(task.RateLimited, "too many").Retry(time.Second), 429, "too many"},
 		{task.Errorf(task.InvalidParams, "too long").Because(&task.TooLongError{Tokens: 300, Ctx: 256}), 400, "the input length exceeds the context length: prompt is too long: 300 tokens > 256 maximum. Shorten it."},
 		{task.Errorf(task.PoolUnready, "it is drained").Forever(), 503, "it is drained"},
 	} {

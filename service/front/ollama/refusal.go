@@ -47,7 +47,9 @@ func errorOf(err error) errorBody {
 	if long, ok := errors.AsType[*task.TooLongError](err); ok {
 		return errorBody{fmt.Sprintf("the input length exceeds the context length: prompt is too long: %d tokens > %d maximum. Shorten it.", long.Tokens, long.Ctx)}
 	}
-	if refusal.Envelope.Retriable && (refusal.Status == http.StatusTooManyRequests || refusal.Status == http.StatusServiceUnavailable) {
+	e := refusal.Envelope
+	callers := e.Code == task.BudgetExceeded || e.Code == task.RateLimited // the caller asked for too much, and nothing is overloaded
+	if e.Retriable && !callers && (refusal.Status == http.StatusTooManyRequests || refusal.Status == http.StatusServiceUnavailable) {
 		says = "overloaded: " + says
 	}
 	return errorBody{says}
