@@ -73,7 +73,7 @@ Feature: Artifacts are kept by their content
   @ORCH-3097
   Scenario: A body that is too large, or is not what it says, leaves nothing
     Given a daemon in front of a fake engine
-    When I post 5000000 bytes to "/v1/artifacts"
+    When I post 11000000 bytes to "/v1/artifacts"
     Then the answer is 413 TOO_LARGE
     When I post to "/v1/artifacts" a body that is said to have 10737418240 bytes, and keep the connection
     Then the answer is 413 TOO_LARGE

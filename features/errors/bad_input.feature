@@ -198,7 +198,7 @@ Feature: Bad input
 
     Examples:
       | path              |
-      | /                 |
+      | /nowhere          |
       | /v1               |
       | /v2/tasks         |
       | /v1/replicasets   |

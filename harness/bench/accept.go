@@ -26,7 +26,7 @@ type admission struct {
 // pool's only slot, so that the others are only accepted, recorded and queued.
 func (l *lab) accepts() (err error) {
 	data := filepath.Join(l.disk, "accept")
-	d, err := l.serve("acceptor", l.exe, data, l.stub.urls[2])
+	d, err := l.serve("acceptor", l.exe, data, narrow(l.stub))
 	if err != nil {
 		return err
 	}
@@ -34,8 +34,8 @@ func (l *lab) accepts() (err error) {
 	if _, err := l.answers(d, "/readyz"); err != nil {
 		return err
 	}
-	w := newWay("daemon", d.url(), d, true)
-	if _, err := w.submit(l.ctx, "hold"); err != nil {
+	w := newWay("daemon", d.url(), d, asTask)
+	if _, err := w.submit(l.ctx, prompted("hold")); err != nil {
 		return err
 	}
 	rounds, window := 3, 1500*time.Millisecond
@@ -96,7 +96,7 @@ func (l *lab) admit(w *way, clients int, window time.Duration, data string) (a a
 			var err error
 			for err == nil && time.Since(began) < window {
 				asked := time.Now()
-				_, err = w.submit(ctx, "rate=0 tokens=1")
+				_, err = w.submit(ctx, prompted("rate=0 tokens=1"))
 				own = append(own, time.Since(asked))
 			}
 			mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strconv"
@@ -54,6 +55,38 @@ func TestStubSpeaksToTheAdapter(t *testing.T) {
 	result, err = e.Generate(t.Context(), engine.Job{Prompt: "rate=1000 tokens=5"}, func(task.Piece) error { return nil })
 	require.NoError(t, err)
 	require.Equal(t, 5, result.TokensOut)
+}
+
+// LO-411: the stub is a llama-server whose model cannot think, or can: a front's chat comes from the native endpoint, or from that of chats.
+func TestStubSpeaksChats(t *testing.T) {
+	for _, thinks := range []bool{false, true} {
+		s := &stub{slots: 2, thinks: thinks, shared: &shared{over: make(chan struct{})}}
+		var paths sync.Map
+		handler := s.handler()
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			paths.Store(r.URL.Path, true)
+			handler.ServeHTTP(w, r)
+		}))
+		e := llamacpp.New(engine.Endpoint{URL: server.URL})
+		messages := []task.Message{{Role: "user", Content: "rate=0 tokens=3"}}
+		prompt, err := e.ApplyTemplate(t.Context(), messages, nil)
+		require.NoError(t, err)
+		tokens := 0
+		result, err := e.Generate(t.Context(), engine.Job{
+			Prompt: prompt, Messages: messages, Chat: &task.Chat{Reasoning: task.Reasoning{Split: true}},
+		}, func(p task.Piece) error {
+			tokens++
+			require.Len(t, p.Text, len(" @")+digits)
+			return nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 3, tokens)
+		require.Equal(t, engine.Result{TokensIn: 3, TokensOut: 3, Cells: result.Cells, Decode: time.Millisecond, Finish: task.FinishStop}, result)
+		_, chats := paths.Load("/v1/chat/completions")
+		require.Equal(t, thinks, chats)
+		e.Close()
+		server.Close()
+	}
 }
 
 // However a stream is cut into reads, each token is counted once, with its own time.

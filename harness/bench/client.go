@@ -19,30 +19,66 @@ type way struct {
 	name   string
 	url    string
 	proc   *child // the process in between; nil: none
-	tasks  bool   // the process in between is a daemon
+	asks   ask
 	client *http.Client
 }
 
-func newWay(name, url string, proc *child, tasks bool) *way {
-	return &way{name: name, url: url, proc: proc, tasks: tasks, client: &http.Client{Transport: &http.Transport{
+// ask starts a generation by a way and returns its stream.
+type ask func(ctx context.Context, w *way, prompt string) (io.ReadCloser, error)
+
+func newWay(name, url string, proc *child, asks ask) *way {
+	return &way{name: name, url: url, proc: proc, asks: asks, client: &http.Client{Transport: &http.Transport{
 		MaxIdleConnsPerHost: 1024, DisableCompression: true,
 	}}}
 }
 
-// open starts a generation and returns its stream.
-func (w *way) open(ctx context.Context, prompt string) (io.ReadCloser, error) {
-	if !w.tasks {
-		return w.send(ctx, http.MethodPost, "/completion", map[string]any{"prompt": prompt, "stream": true}, http.StatusOK)
+// most bounds an answer, as most clients do. No answer has as many tokens.
+const most = 1 << 20
+
+// completion asks for one as llama-server does it.
+func completion(ctx context.Context, w *way, prompt string) (io.ReadCloser, error) {
+	return w.send(ctx, http.MethodPost, "/completion", map[string]any{"prompt": prompt, "stream": true}, http.StatusOK)
+}
+
+// chat asks a model in OpenAI's dialect, which the stub speaks as well.
+func chat(model string) ask {
+	return func(ctx context.Context, w *way, prompt string) (io.ReadCloser, error) {
+		return w.send(ctx, http.MethodPost, "/v1/chat/completions", map[string]any{
+			"model": model, "messages": said(prompt), "stream": true, "max_tokens": most,
+		}, http.StatusOK)
 	}
-	id, err := w.submit(ctx, prompt)
+}
+
+// said are the messages of a chat.
+func said(prompt string) []map[string]string {
+	return []map[string]string{{"role": "user", "content": prompt}}
+}
+
+// prompted is the body of a task with a prompt.
+func prompted(prompt string) map[string]any {
+	return map[string]any{"model_ref": "bench", "prompt": prompt, "max_tokens": most}
+}
+
+// asTask submits a prompt as a task and asks for the task's stream.
+func asTask(ctx context.Context, w *way, prompt string) (io.ReadCloser, error) {
+	return w.task(ctx, prompted(prompt))
+}
+
+// asChatTask does the same with the messages of a chat.
+func asChatTask(ctx context.Context, w *way, prompt string) (io.ReadCloser, error) {
+	return w.task(ctx, map[string]any{"model_ref": "bench", "messages": said(prompt), "max_tokens": most})
+}
+
+func (w *way) task(ctx context.Context, request map[string]any) (io.ReadCloser, error) {
+	id, err := w.submit(ctx, request)
 	if err != nil {
 		return nil, err
 	}
 	return w.send(ctx, http.MethodGet, "/v1/tasks/"+id+"/stream", nil, http.StatusOK)
 }
 
-func (w *way) submit(ctx context.Context, prompt string) (id string, err error) {
-	body, err := w.send(ctx, http.MethodPost, "/v1/tasks", map[string]any{"model_ref": "bench", "prompt": prompt, "max_tokens": 1 << 20}, http.StatusAccepted) // most clients bound the answer
+func (w *way) submit(ctx context.Context, request map[string]any) (id string, err error) {
+	body, err := w.send(ctx, http.MethodPost, "/v1/tasks", request, http.StatusAccepted)
 	if err != nil {
 		return "", err
 	}

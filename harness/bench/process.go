@@ -134,28 +134,46 @@ func loadAverage() string {
 	return strings.Join(strings.Fields(string(text))[:3], " ")
 }
 
-// pool is what a bench's daemon has.
-const pool = `bind_addr: 127.0.0.1:0
+// A bench's daemon has pools of the stub's listeners.
+const (
+	configuration = `bind_addr: 127.0.0.1:0
 data_dir: %q
 auth: {optional_on_loopback: true}
 pools:
-  - id: bench
-    model: {id: bench, ref: label}
+`
+	poolOf = `  - id: %[1]s
+    model: {id: %[1]s, ref: label}
     slots: 256
-    provisioning: {mode: external, urls: [%s]}
+    provisioning: {mode: external, urls: [%[2]s]}
     queue: {capacity: 1000000}
     timeouts: {wall: 1h, idle: 1h}
 `
+)
+
+// pool is one of a daemon's pools. Its id is its model's too.
+type pool struct {
+	id   string
+	urls []string
+}
+
+// The pools, by the stub's listeners that are behind them.
+func broad(stub *child) pool    { return pool{"bench", stub.urls[:2]} }
+func narrow(stub *child) pool   { return pool{"bench", stub.urls[2:3]} }
+func thinking(stub *child) pool { return pool{"thinks", stub.urls[3:]} }
 
 // serve starts an orchestrator in front of the stub, with its data in a folder, and waits until it serves.
-func (l *lab) serve(name, exe, data string, urls ...string) (*child, error) {
+func (l *lab) serve(name, exe, data string, pools ...pool) (*child, error) {
 	l.count++
 	dir := filepath.Join(l.disk, fmt.Sprintf("daemon-%d", l.count))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the daemon's folder: %w", err)
 	}
 	config := filepath.Join(dir, "config.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, pool, data, `"`+strings.Join(urls, `", "`)+`"`), 0o600); err != nil {
+	text := fmt.Appendf(nil, configuration, data)
+	for _, p := range pools {
+		text = fmt.Appendf(text, poolOf, p.id, `"`+strings.Join(p.urls, `", "`)+`"`)
+	}
+	if err := os.WriteFile(config, text, 0o600); err != nil {
 		return nil, fmt.Errorf("write the daemon's configuration: %w", err)
 	}
 	o, err := options(name, dir, exe, "--no-self-test", "--stop-within", "2s")

@@ -62,7 +62,7 @@ func (l *lab) recovery() error {
 
 // restart starts a daemon, checks that it has the queue, and kills it.
 func (l *lab) restart(data string, queued int) (serving, ready time.Duration, rss int64, err error) {
-	d, err := l.serve("recoverer", l.exe, data, l.stub.urls[2])
+	d, err := l.serve("recoverer", l.exe, data, narrow(l.stub))
 	if err != nil {
 		return 0, 0, 0, err
 	}

@@ -40,8 +40,8 @@ type sample struct {
 }
 
 // ways starts what is between the client and the stub: nothing, the proxy, the daemon, and another daemon. The caller calls end with the result of
-// its part.
-func (l *lab) ways(part string) (ways []*way, end func(error) error, err error) {
+// its part. Plain asks the stub and the proxy, and native the daemons.
+func (l *lab) ways(part string, plain, native ask, pools ...pool) (ways []*way, end func(error) error, err error) {
 	urls := l.stub.urls
 	var started []*child
 	end = func(err error) error {
@@ -55,7 +55,7 @@ func (l *lab) ways(part string) (ways []*way, end func(error) error, err error) 
 		return nil, nil, err
 	}
 	started = append(started, proxy)
-	ways = []*way{newWay("direct", urls[0], nil, false), newWay("proxy", proxy.url(), proxy, false)}
+	ways = []*way{newWay("direct", urls[0], nil, plain), newWay("proxy", proxy.url(), proxy, plain)}
 	type variant struct{ name, exe, data string }
 	variants := []variant{{"daemon", l.exe, filepath.Join(l.disk, part)}}
 	switch {
@@ -65,7 +65,7 @@ func (l *lab) ways(part string) (ways []*way, end func(error) error, err error) 
 		variants = append(variants, variant{"daemon, ledger in memory", l.exe, filepath.Join(l.memory, part)})
 	}
 	for _, v := range variants {
-		d, err := l.serve(v.name, v.exe, v.data, urls[0], urls[1])
+		d, err := l.serve(v.name, v.exe, v.data, pools...)
 		if err != nil {
 			return nil, nil, end(err)
 		}
@@ -73,14 +73,14 @@ func (l *lab) ways(part string) (ways []*way, end func(error) error, err error) 
 		if _, err := l.answers(d, "/readyz"); err != nil {
 			return nil, nil, end(err)
 		}
-		ways = append(ways, newWay(v.name, d.url(), d, true))
+		ways = append(ways, newWay(v.name, d.url(), d, native))
 	}
 	return ways, end, nil
 }
 
 // streams measures each load on each way.
 func (l *lab) streams() (err error) {
-	ways, end, err := l.ways("stream")
+	ways, end, err := l.ways("stream", completion, asTask, broad(l.stub))
 	if err != nil {
 		return err
 	}
@@ -138,8 +138,12 @@ func (l *lab) others(ways []*way) func() float64 {
 // cpu returns the CPU time that this run's processes have used.
 func (l *lab) cpu(ways []*way) time.Duration {
 	sum := cpuOf(0) + l.stub.cpu()
+	counted := map[*child]bool{} // several ways may lead through one process
 	for _, w := range ways {
-		sum += w.proc.cpu()
+		if !counted[w.proc] {
+			sum += w.proc.cpu()
+		}
+		counted[w.proc] = true
 	}
 	return sum
 }
@@ -229,7 +233,7 @@ func (l *lab) round(w *way, load load) (s sample, tokens int64, err error) {
 }
 
 func (w *way) stream(ctx context.Context, prompt string, m *meter, first func()) (times, error) {
-	body, err := w.open(ctx, prompt)
+	body, err := w.asks(ctx, w, prompt)
 	if err != nil {
 		return times{}, err
 	}
@@ -247,7 +251,7 @@ func (w *way) blame(load string, err error) error {
 
 // commits returns the number of commits of a daemon's ledger.
 func (w *way) commits() (float64, error) {
-	if !w.tasks {
+	if w.proc == nil || w.proc.daemon == nil {
 		return 0, nil
 	}
 	return series(w.proc, "llorch_ledger_commits_total", "")

@@ -28,8 +28,9 @@ import (
 //	rate=0 tokens=8000   8000 tokens, as fast as they are taken
 //	hold                 one token, and nothing until the streams are told to end
 type stub struct {
-	slots int
-	busy  atomic.Int64
+	slots  int
+	thinks bool // the template of its model tells thinking from the answer
+	busy   atomic.Int64
 	*shared
 }
 
@@ -49,12 +50,13 @@ const (
 // wide is the number of a listener's slots. A pool cannot have more.
 const wide = 256
 
-// stubMain serves on three ports: two with many slots, and one with one.
+// stubMain serves on four ports: two with many slots, one with one slot, and one with many whose model can think.
 func stubMain([]string) error {
 	common := &shared{over: make(chan struct{})}
 	var handlers []http.Handler
-	for _, slots := range []int{wide, wide, 1} {
-		handlers = append(handlers, (&stub{slots: slots, shared: common}).handler())
+	for _, s := range []*stub{{slots: wide}, {slots: wide}, {slots: 1}, {slots: wide, thinks: true}} {
+		s.shared = common
+		handlers = append(handlers, s.handler())
 	}
 	return serve(handlers...)
 }
@@ -102,12 +104,21 @@ func (s *stub) handler() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /health", answer(func() any { return map[string]string{"status": "ok"} }))
 	m.HandleFunc("GET /props", answer(func() any {
+		template := "{{ messages[-1].content }}"
+		if s.thinks {
+			template += "{{ '<think>' }}"
+		}
 		return map[string]any{
 			"build_info": "stub", "total_slots": s.slots, "default_generation_settings": map[string]int{"n_ctx": 1 << 24},
+			"chat_template": template, "chat_template_caps": map[string]bool{"supports_tools": false, "supports_tool_calls": false},
 		}
 	}))
 	m.HandleFunc("POST /tokenize", answer(func() any { return map[string][]int{"tokens": {1, 2, 3}} }))
-	m.HandleFunc("POST /apply-template", answer(func() any { return map[string]string{"prompt": "hold"} }))
+	m.HandleFunc("POST /apply-template", func(w http.ResponseWriter, r *http.Request) {
+		if prompt, ok := read(w, r); ok {
+			_ = json.NewEncoder(w).Encode(map[string]string{"prompt": prompt}) // a client that went has no use for it
+		}
+	})
 	m.HandleFunc("GET /slots", answer(func() any {
 		slots := make([]map[string]bool, s.slots)
 		for i := range slots {
@@ -115,7 +126,8 @@ func (s *stub) handler() http.Handler {
 		}
 		return slots
 	}))
-	m.HandleFunc("POST /completion", s.completion)
+	m.HandleFunc("POST /completion", func(w http.ResponseWriter, r *http.Request) { s.play(w, r, completionFrames) })
+	m.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { s.play(w, r, chatFrames) })
 	m.HandleFunc("POST /bench/end", func(http.ResponseWriter, *http.Request) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -134,12 +146,54 @@ func answer(body func() any) http.HandlerFunc {
 	}
 }
 
-func (s *stub) completion(w http.ResponseWriter, r *http.Request) {
+// read reads a request's prompt. That of a chat is what its last message says.
+func read(w http.ResponseWriter, r *http.Request) (prompt string, ok bool) {
 	var in struct {
-		Prompt string `json:"prompt"`
+		Prompt   string `json:"prompt"`
+		Messages []struct {
+			Content string `json:"content"`
+		} `json:"messages"`
 	}
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		http.Error(w, `{"error":{"code":400,"message":"no JSON"}}`, http.StatusBadRequest)
+		return "", false
+	}
+	if n := len(in.Messages); n > 0 {
+		return in.Messages[n-1].Content, true
+	}
+	return in.Prompt, true
+}
+
+// frames are an endpoint's: what stands around a token's text and behind its number, and what comes before the first token and behind the last.
+type frames struct {
+	first                string
+	before, after, close string
+	last                 string
+}
+
+var (
+	completionFrames = frames{
+		before: `data: {"index":0,"content":" `, after: `","tokens":[983],"stop":false,"id_slot":-1,"tokens_predicted":`,
+		close: `,"tokens_evaluated":3}`,
+		last:  `data: {"content":"","stop":true,"stop_type":"eos","tokens_predicted":%d,"tokens_evaluated":3,"timings":{"prompt_ms":0,"predicted_ms":1}}` + "\n\n",
+	}
+	// llama-server's chat endpoint begins with the role, and ends with the reason in one frame and the figures in another.
+	chatFrames = frames{
+		first:  `data: {"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}],` + chunk + "}\n\n",
+		before: `data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":" `,
+		after:  `"}}],` + chunk + `,"number":`, close: `}`,
+		last: `data: {"choices":[{"finish_reason":"stop","index":0,"delta":{}}],` + chunk + `,"__verbose":{"id_slot":0,"tokens_cached":3}}` + "\n\n" +
+			`data: {"choices":[],` + chunk + `,"usage":{"prompt_tokens":3,"completion_tokens":%d},"timings":{"prompt_ms":0,"predicted_ms":1}}` + "\n\ndata: [DONE]\n\n",
+	}
+)
+
+// chunk is what every frame of a chat says of itself.
+const chunk = `"created":1,"id":"chatcmpl-0","model":"stub","system_fingerprint":"stub","object":"chat.completion.chunk"`
+
+// play streams what the prompt says, in the frames of an endpoint.
+func (s *stub) play(w http.ResponseWriter, r *http.Request, f frames) {
+	prompt, ok := read(w, r)
+	if !ok {
 		return
 	}
 	s.busy.Add(1)
@@ -148,14 +202,14 @@ func (s *stub) completion(w http.ResponseWriter, r *http.Request) {
 	over := s.over
 	s.mu.Unlock()
 	rate, tokens := 0, 0
-	_, err := fmt.Sscanf(in.Prompt, "rate=%d tokens=%d", &rate, &tokens)
+	_, err := fmt.Sscanf(prompt, "rate=%d tokens=%d", &rate, &tokens)
 	measured := err == nil
 	w.Header().Set("Content-Type", "text/event-stream")
-	e := emitter{w: w, control: http.NewResponseController(w)}
+	e := emitter{w: w, control: http.NewResponseController(w), frames: f}
 	switch {
 	case !measured:
 		err = e.token()
-		if in.Prompt == "hold" {
+		if prompt == "hold" {
 			select {
 			case <-over:
 			case <-r.Context().Done():
@@ -177,6 +231,7 @@ func (s *stub) completion(w http.ResponseWriter, r *http.Request) {
 }
 
 type emitter struct {
+	frames  frames
 	w       io.Writer
 	control *http.ResponseController
 	n       int
@@ -184,19 +239,24 @@ type emitter struct {
 }
 
 func (e *emitter) token() error {
+	b := e.buf[:0]
+	if e.n == 0 {
+		b = append(b, e.frames.first...)
+	}
 	e.n++
-	b := append(e.buf[:0], `data: {"index":0,"content":" `...)
+	b = append(b, e.frames.before...)
 	b = append(b, mark)
 	b = strconv.AppendInt(b, time.Now().UnixNano(), 10)
-	b = append(b, `","tokens":[983],"stop":false,"id_slot":-1,"tokens_predicted":`...)
+	b = append(b, e.frames.after...)
 	b = strconv.AppendInt(b, int64(e.n), 10)
-	b = append(b, `,"tokens_evaluated":3}`+"\n\n"...)
+	b = append(b, e.frames.close...)
+	b = append(b, "\n\n"...)
 	e.buf = b
 	return e.flush()
 }
 
 func (e *emitter) end() error {
-	e.buf = fmt.Appendf(e.buf[:0], `data: {"content":"","stop":true,"stop_type":"eos","tokens_predicted":%d,"tokens_evaluated":3,"timings":{"prompt_ms":0,"predicted_ms":1}}`+"\n\n", e.n)
+	e.buf = fmt.Appendf(e.buf[:0], e.frames.last, e.n)
 	return e.flush()
 }
 

@@ -31,6 +31,7 @@ type shot struct {
 	late99           time.Duration // from the engine's write of a token to the client's read
 	gap99            time.Duration // from one token to the next, as the client sees them
 	cpu              time.Duration // of the process in between, for each task
+	commits          float64       // of the ledger, for each task
 	rate             float64       // tasks a second
 }
 
@@ -39,18 +40,22 @@ const settling = 200 * time.Millisecond
 
 // tasks measures short tasks on each way, in turns: tasks back to back, and tasks that arrive together.
 func (l *lab) tasks() (err error) {
-	ways, end, err := l.ways("task")
+	ways, end, err := l.ways("task", completion, asTask, broad(l.stub))
 	if err != nil {
 		return err
 	}
 	defer func() { err = end(err) }()
-	rounds := 5
-	volleys := []volley{
+	return l.volleys("Short tasks", ways, []volley{
 		{name: "1 connection, back to back", clients: 1, each: 300},
 		{name: "8 connections, back to back", clients: 8, each: 100},
 		{name: "32 tasks that arrive together", clients: 32, each: 1, rate: 100},
 		{name: "500 tasks that arrive together", clients: 500, each: 1, rate: 20},
-	}
+	})
+}
+
+// volleys runs each load on each way, in turns, and prints a table of each.
+func (l *lab) volleys(what string, ways []*way, volleys []volley) error {
+	rounds := 5
 	if l.quick {
 		rounds = 1
 		for i := range volleys {
@@ -74,8 +79,8 @@ func (l *lab) tasks() (err error) {
 				}
 			}
 		}
-		fmt.Fprintf(l.out, "\n### Short tasks: %s\n\n%d tokens each; %d rounds; load average %s; other programs took %.2f CPUs\n\n", v.name, length, rounds,
-			loadAverage(), others())
+		fmt.Fprintf(l.out, "\n### %s: %s\n\n%d tokens each; %d rounds; load average %s; other programs took %.2f CPUs\n\n", what, v.name, length,
+			rounds, loadAverage(), others())
 		l.shots(ways, results, v.rate > 0)
 	}
 	return nil
@@ -120,6 +125,10 @@ func (l *lab) fire(w *way, v volley) (s shot, err error) {
 			}
 		})
 	}
+	commits, err := w.commits()
+	if err != nil {
+		return s, err
+	}
 	cpu, began := w.proc.cpu(), time.Now()
 	close(together)
 	running.Wait()
@@ -129,6 +138,10 @@ func (l *lab) fire(w *way, v volley) (s shot, err error) {
 	}
 	time.Sleep(settling)
 	s.cpu = (w.proc.cpu() - cpu) / time.Duration(len(first))
+	if s.commits, err = w.commits(); err != nil {
+		return s, err
+	}
+	s.commits = (s.commits - commits) / float64(len(first))
 	s.rate = float64(len(first)) / took.Seconds()
 	s.first50, s.first99 = percentile(first, 50), percentile(first, 99)
 	s.late99, s.gap99 = percentile(all.late, 99), percentile(all.gaps, 99)
@@ -145,11 +158,11 @@ func (l *lab) fire(w *way, v volley) (s shot, err error) {
 // shots prints the medians over the rounds. Gaps and lateness only mean something if the engine keeps a pace, and tasks a second only if it does not.
 func (l *lab) shots(ways []*way, results [][]shot, paced bool) {
 	if paced {
-		fmt.Fprintln(l.out, "| | first token p50, ms | p99, ms | a token late p99, ms | gap p99, ms | CPU a task, ms | ratio |")
-		fmt.Fprintln(l.out, "|---|---:|---:|---:|---:|---:|---:|")
+		fmt.Fprintln(l.out, "| | first token p50, ms | p99, ms | a token late p99, ms | gap p99, ms | CPU a task, ms | ratio | commits a task |")
+		fmt.Fprintln(l.out, "|---|---:|---:|---:|---:|---:|---:|---:|")
 	} else {
-		fmt.Fprintln(l.out, "| | first token p50, ms | p99, ms | tasks/s | CPU a task, ms | ratio |")
-		fmt.Fprintln(l.out, "|---|---:|---:|---:|---:|---:|")
+		fmt.Fprintln(l.out, "| | first token p50, ms | p99, ms | tasks/s | of the proxy's | CPU a task, ms | ratio | commits a task |")
+		fmt.Fprintln(l.out, "|---|---:|---:|---:|---:|---:|---:|---:|")
 	}
 	for i, w := range ways {
 		column := func(f func(round int, s shot) float64) float64 {
@@ -166,13 +179,18 @@ func (l *lab) shots(ways []*way, results [][]shot, paced bool) {
 		if paced {
 			fmt.Fprintf(l.out, " %.1f | %.1f |", milli(func(s shot) time.Duration { return s.late99 }), milli(func(s shot) time.Duration { return s.gap99 }))
 		} else {
-			fmt.Fprintf(l.out, " %.0f |", column(func(_ int, s shot) float64 { return s.rate }))
+			fmt.Fprintf(l.out, " %.0f | %.2f |", column(func(_ int, s shot) float64 { return s.rate }),
+				column(func(round int, s shot) float64 { return s.rate / results[1][round].rate }))
 		}
 		if w.proc == nil {
-			fmt.Fprintln(l.out, " | |")
+			fmt.Fprintln(l.out, " | | |")
 			continue
 		}
-		fmt.Fprintf(l.out, " %.2f | %.2f |\n", milli(func(s shot) time.Duration { return s.cpu }),
+		fmt.Fprintf(l.out, " %.2f | %.2f |", milli(func(s shot) time.Duration { return s.cpu }),
 			column(func(round int, s shot) float64 { return float64(s.cpu) / float64(results[1][round].cpu) }))
+		if w.proc.daemon != nil {
+			fmt.Fprintf(l.out, " %.2f", column(func(_ int, s shot) float64 { return s.commits }))
+		}
+		fmt.Fprintln(l.out, " |")
 	}
 }

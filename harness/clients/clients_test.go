@@ -71,9 +71,20 @@ func TestOfficialSDKs(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.Symlink(filepath.Join(tools, "node_modules"), filepath.Join(dir, "node_modules"))) // a program's imports are looked for beside it
 	require.NoError(t, os.CopyFS(dir, os.DirFS("programs")))
-	for _, sdk := range []string{"openai", "anthropic", "ollama", "vercel"} {
+	node := filepath.Join(tools, "node_modules", ".bin", "node")
+	for sdk, program := range map[string]func(*testing.T) []string{
+		"openai":    func(*testing.T) []string { return []string{node, filepath.Join(dir, "openai.mjs")} },
+		"anthropic": func(*testing.T) []string { return []string{node, filepath.Join(dir, "anthropic.mjs")} },
+		"ollama":    func(*testing.T) []string { return []string{node, filepath.Join(dir, "ollama.mjs")} },
+		"vercel":    func(*testing.T) []string { return []string{node, filepath.Join(dir, "vercel.mjs")} },
+		"go": func(t *testing.T) []string {
+			exe := filepath.Join(dir, "gosdk")
+			require.NoError(t, process.Build(t.Context(), "gosdk", exe, ".")) // the first build takes minutes
+			return []string{exe}
+		},
+	} {
 		t.Run(sdk, func(t *testing.T) {
-			got := play(t, filepath.Join(tools, "node_modules", ".bin", "node"), filepath.Join(dir, sdk+".mjs"), env)
+			got := play(t, program(t), env)
 			wanted := cases(t, sdk)
 			require.NotEmpty(t, wanted)
 			for _, name := range wanted {
@@ -107,11 +118,11 @@ type outcome struct {
 }
 
 // play runs a program and returns what it says of its cases, by their names.
-func play(t *testing.T, node, file string, env []string) map[string]outcome {
+func play(t *testing.T, command, env []string) map[string]outcome {
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), programWithin)
 	defer stop()
-	program := exec.CommandContext(ctx, node, file)
+	program := exec.CommandContext(ctx, command[0], command[1:]...)
 	program.Env, program.WaitDelay = env, time.Second
 	var failed strings.Builder
 	program.Stderr = &failed
@@ -172,7 +183,7 @@ func serve(t *testing.T) []string {
 // caseLine is how a program names a case.
 var caseLine = regexp.MustCompile(`(?m)^  "([^"]+)": async`)
 
-// The list of cases is that of the programs, so that none is left out by mistake.
+// The list of cases is that of the programs for Node, so that none is left out by mistake.
 //
 // LO-420
 func TestTheListOfCases(t *testing.T) {

@@ -17,7 +17,7 @@ type Checked struct {
 	// Next sends the requests.
 	Next http.RoundTripper
 	// Check holds a body against the document. It is called with what was read, at the latest when the body is closed.
-	Check func(path string, status int, contentType string, body []byte) error
+	Check Check
 
 	mu   sync.Mutex
 	seen int
@@ -83,7 +83,7 @@ func (b *body) Close() error {
 // check checks what was read, once. A half of an answer that is no stream says nothing.
 func (b *body) check(whole bool) {
 	contentType := b.res.Header.Get("Content-Type")
-	if b.checked || !whole && !strings.HasPrefix(contentType, "text/event-stream") {
+	if b.checked || !whole && !strings.HasPrefix(contentType, eventStream) && contentType != lineStream {
 		return
 	}
 	b.checked = true

@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/scripted"
 	"github.com/llama-orch/llama-orch/harness/watch"
@@ -41,7 +42,12 @@ type anthropicMessage struct {
 		Input  int `json:"input_tokens"`
 		Output int `json:"output_tokens"`
 	} `json:"usage"`
-	Input     int                            `json:"input_tokens"` // of a count
+	Input   int `json:"input_tokens"` // of a count
+	Message struct {
+		Usage struct {
+			Input int `json:"input_tokens"`
+		}
+	} // of the beginning of a stream
 	Error     struct{ Type, Message string } `json:"error"`
 	RequestID string                         `json:"request_id"`
 }
@@ -84,9 +90,12 @@ func (b box) events(body string, each func(n int)) (text string, all []anthropic
 
 // Anthropic's dialect, as its clients use it.
 //
-// LO-402, LO-404, LO-405, LO-409, LO-421, LO-422
+// LO-402, LO-404, LO-405, LO-409, LO-419, LO-421, LO-422
 func TestAnthropic(t *testing.T) {
 	b := serve(t)
+	types, err := dialect.LoadAnthropic()
+	require.NoError(t, err)
+	held(t, types.Check)
 	const path = "/v1/messages?beta=true"
 	t.Run("a message, whole and streamed, is the same bytes", func(t *testing.T) {
 		b := box{t, b.d}
@@ -99,6 +108,7 @@ func TestAnthropic(t *testing.T) {
 		text, all := b.events(ask("haiku", `,"stream":true`), nil)
 		require.Equal(t, whole.Content[0].Text, text)
 		require.Equal(t, "message_start", all[0].Type)
+		require.Equal(t, whole.Usage.Input, all[0].Message.Usage.Input)
 		require.Equal(t, "content_block_start", all[1].Type)
 		end := all[len(all)-2]
 		require.Equal(t, "message_delta", end.Type)
@@ -167,17 +177,21 @@ func TestAnthropic(t *testing.T) {
 		require.Equal(t, strings.Count(string(before), `"task_id"`), strings.Count(string(after), `"task_id"`))
 	})
 	t.Run("models are in the shape of who asks", func(t *testing.T) {
-		for version, want := range map[string]string{"": `"object":"list"`, "2023-06-01": `"has_more":false`} {
+		openAIs := new(http.Client) // whose shape is not held against Anthropic's types
+		for version, c := range map[string]struct {
+			client *http.Client
+			want   string
+		}{"": {openAIs, `"object":"list"`}, "2023-06-01": {http.DefaultClient, `"has_more":false`}} {
 			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, b.d.URL+"/v1/models", http.NoBody)
 			require.NoError(t, err)
 			r.Header.Set("Anthropic-Version", version)
 			r.Header.Set("X-Api-Key", "sk-ant-any")
-			res, err := http.DefaultClient.Do(r)
+			res, err := c.client.Do(r)
 			require.NoError(t, err)
 			body, err := io.ReadAll(res.Body)
 			require.NoError(t, err)
 			require.NoError(t, res.Body.Close())
-			require.Contains(t, string(body), want)
+			require.Contains(t, string(body), c.want)
 		}
 	})
 	t.Run("refusals", func(t *testing.T) {
@@ -230,8 +244,11 @@ pools:
 // A conversation with a tool: the call and the thinking before it go back with the tool's result. Counts are what the messages then have,
 // images too.
 //
-// LO-421, LO-422
+// LO-419, LO-421, LO-422
 func TestAnthropicTools(t *testing.T) {
+	types, err := dialect.LoadAnthropic()
+	require.NoError(t, err)
+	held(t, types.Check)
 	engine := scripted.New(scripted.Options{Thinks: true, Vision: true, Script: scripted.Script{Rules: []scripted.Rule{
 		{Role: "tool", Match: "ten past two", Play: []scripted.Step{{Text: "It says: ten past two."}}},
 		{Match: "read", Play: []scripted.Step{

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
@@ -100,8 +101,11 @@ func (b box) get(path string, into any) {
 
 // Ollama's dialect, as its clients use it.
 //
-// LO-402, LO-404, LO-405, LO-424, LO-425
+// LO-402, LO-404, LO-405, LO-419, LO-424, LO-425
 func TestOllama(t *testing.T) {
+	document, err := dialect.LoadOllama()
+	require.NoError(t, err)
+	held(t, document.Check)
 	lab, err := daemon.NewLab(t.Context(), t.TempDir(), "../..")
 	require.NoError(t, err)
 	t.Cleanup(lab.Close)

@@ -174,13 +174,11 @@ func (b box) streamed(path, body string, each func(n int)) (text, finish string,
 	return text, finish, usage
 }
 
-// held holds every answer that the test gets against OpenAI's document.
-func held(t *testing.T) {
+// held holds every answer that the test gets by http.DefaultClient against a document.
+func held(t *testing.T, check dialect.Check) {
 	t.Helper()
-	document, err := dialect.LoadOpenAI()
-	require.NoError(t, err)
 	before := http.DefaultClient.Transport
-	checked := &dialect.Checked{Next: http.DefaultTransport, Check: document.Check}
+	checked := &dialect.Checked{Next: http.DefaultTransport, Check: check}
 	http.DefaultClient.Transport = checked
 	t.Cleanup(func() {
 		http.DefaultClient.Transport = before
@@ -195,7 +193,9 @@ func held(t *testing.T) {
 // LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
 func TestOpenAI(t *testing.T) {
 	b := serve(t)
-	held(t)
+	document, err := dialect.LoadOpenAI()
+	require.NoError(t, err)
+	held(t, document.Check)
 	const path = "/v1/chat/completions"
 	t.Run("a chat, whole and streamed, is the same bytes", func(t *testing.T) {
 		b := box{t, b.d}

@@ -25,7 +25,7 @@ func (e *Engine) getProps(w http.ResponseWriter, _ *http.Request) {
 		"default_generation_settings": map[string]any{"n_ctx": e.opts.Ctx},
 		"total_slots":                 e.opts.Slots,
 		"model_path":                  "scripted.gguf",
-		"chat_template":               "scripted",
+		"chat_template":               e.template(),
 		"chat_template_caps": map[string]bool{
 			"supports_tools": !e.opts.NoTools, "supports_tool_calls": !e.opts.NoTools, "supports_parallel_tool_calls": !e.opts.NoTools,
 			"supports_system_role": true, "supports_string_content": true, "supports_typed_content": e.opts.Vision,
@@ -35,6 +35,14 @@ func (e *Engine) getProps(w http.ResponseWriter, _ *http.Request) {
 		"media_marker": mediaMarker,
 		"build_info":   e.opts.Build,
 	})
+}
+
+// template is a text that says what the template knows.
+func (e *Engine) template() string {
+	if e.opts.Thinks {
+		return "scripted, with enable_thinking"
+	}
+	return "scripted"
 }
 
 func (e *Engine) getSlots(w http.ResponseWriter, _ *http.Request) {

@@ -21,7 +21,8 @@ const (
 	askNextAfter  = 150 * time.Millisecond
 	answerWithin  = 2 * time.Second
 	slowIsAvoided = 30 * time.Second
-	perMegabyte   = time.Second // more, for each whole megabyte that they have to read
+	perMegabyte   = time.Second           // more, for each whole megabyte that they have to read
+	perTool       = 10 * time.Millisecond // more, for each tool: llama-server makes a parser of them (2 to 3 ms each, measured with up to 1,000)
 )
 
 // asking asks the engines of a pool what only an engine knows. Of several it takes the first answer: replicas of one model read alike.
@@ -32,17 +33,17 @@ type asking struct {
 }
 
 func (a asking) ApplyTemplate(ctx context.Context, messages []task.Message, chat *task.Chat) (string, error) {
-	return firstAnswer(ctx, a, sizeOf(messages), func(ctx context.Context, e engine.Templater) (string, error) {
+	return firstAnswer(ctx, a, timeFor(sizeOf(messages), chat), func(ctx context.Context, e engine.Templater) (string, error) {
 		return e.ApplyTemplate(ctx, messages, chat)
 	})
 }
 
 func (a asking) CountChat(ctx context.Context, messages []task.Message, chat *task.Chat) (int, error) {
-	return firstAnswer(ctx, a, sizeOf(messages), func(ctx context.Context, e engine.ChatCounter) (int, error) { return e.CountChat(ctx, messages, chat) })
+	return firstAnswer(ctx, a, timeFor(sizeOf(messages), chat), func(ctx context.Context, e engine.ChatCounter) (int, error) { return e.CountChat(ctx, messages, chat) })
 }
 
 func (a asking) CountTokens(ctx context.Context, prompt string) (int, error) {
-	return firstAnswer(ctx, a, len(prompt), func(ctx context.Context, e engine.TokenCounter) (int, error) { return e.CountTokens(ctx, prompt) })
+	return firstAnswer(ctx, a, timeFor(len(prompt), nil), func(ctx context.Context, e engine.TokenCounter) (int, error) { return e.CountTokens(ctx, prompt) })
 }
 
 // sizeOf is how many bytes messages bring.
@@ -53,6 +54,15 @@ func sizeOf(messages []task.Message) (bytes int) {
 	return bytes
 }
 
+// timeFor is how much longer than usual engines may take for so many bytes, and for a chat's tools.
+func timeFor(bytes int, chat *task.Chat) time.Duration {
+	more := time.Duration(bytes>>20) * perMegabyte
+	if chat != nil {
+		more += time.Duration(len(chat.Tools)) * perTool
+	}
+	return more
+}
+
 // reply is what one engine answered.
 type reply[T any] struct {
 	of     engine.Engine
@@ -61,11 +71,10 @@ type reply[T any] struct {
 }
 
 // firstAnswer asks the engines that have the face, one after the other, and the next one beside those that do not answer soon. What is
-// left unanswered is cut off. Bytes is how much they have to read.
-func firstAnswer[F, T any](ctx context.Context, a asking, bytes int, ask func(context.Context, F) (T, error)) (answer T, err error) {
+// left unanswered is cut off. More is how much longer than usual they may take.
+func firstAnswer[F, T any](ctx context.Context, a asking, more time.Duration, ask func(context.Context, F) (T, error)) (answer T, err error) {
 	engines := a.slow.last(a.engines, a.now())
 	engines = slices.DeleteFunc(engines, func(e engine.Engine) bool { _, ok := e.(F); return !ok })
-	more := time.Duration(bytes>>20) * perMegabyte
 	ctx, stop := awake.WithTimeout(ctx, answerWithin+more)
 	replies := make(chan reply[T], len(engines))
 	var asked sync.WaitGroup

@@ -5,6 +5,7 @@ package control
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -81,6 +82,27 @@ func TestASubmitDoesNotWaitForAnEngineThatHangs(t *testing.T) {
 			})
 		})
 	}
+}
+
+// CountChat takes as long as CountTokens.
+func (c *counter) CountChat(ctx context.Context, _ []task.Message, _ *task.Chat) (int, error) {
+	return c.CountTokens(ctx, "")
+}
+
+// LO-843: an engine has more time where it has more to read: llama-server makes a parser of each tool.
+func TestMuchToReadTakesLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := asking{engines: []engine.Engine{&counter{takes: -1}}, slow: &slowness{}, now: time.Now}
+		for _, c := range []struct {
+			bytes, tools int
+			took         time.Duration
+		}{{1, 0, 2 * time.Second}, {3 << 20, 0, 5 * time.Second}, {1, 500, 7 * time.Second}} {
+			began := time.Now()
+			_, err := a.CountChat(t.Context(), []task.Message{{Role: task.RoleUser, Content: strings.Repeat("x", c.bytes)}}, &task.Chat{Tools: make([]task.Tool, c.tools)})
+			require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
+			require.Equal(t, c.took, time.Since(began))
+		}
+	})
 }
 
 // LO-843: an engine that was slow once is asked first again after a while, and a client that goes is noticed at once.

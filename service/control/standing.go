@@ -34,7 +34,7 @@ func (f Fleet) standing(p config.Pool) task.Standing {
 			way.Retry = max(left, time.Millisecond)
 		}
 		switch {
-		case r.State == pool.Failed:
+		case r.State == pool.Failed, r.State == pool.Provisioning && r.Fixed: // who comes while it tries again hears the same as before
 			failed++
 			if fixed = fixed && r.Fixed; fixed {
 				reason = r.LastError

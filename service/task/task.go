@@ -78,7 +78,7 @@ func (t Task) Digest() string {
 func (t Task) Admission() Admission {
 	return Admission{
 		TaskID: t.ID, PoolID: t.PoolID, QueuePosition: t.QueuePosition, PredictedStart: t.PredictedStart, Backoff: t.Backoff,
-		Seed: t.Seed, Determinism: t.Determinism,
+		Seed: t.Seed, Determinism: t.Determinism, PromptTokens: t.PromptTokens,
 	}
 }
 
@@ -99,6 +99,7 @@ type Admission struct {
 	Backoff        time.Duration
 	Seed           uint32
 	Determinism    Determinism
+	PromptTokens   int // 0: nobody counted them, since they fit in any case
 }
 
 // Receipt says what a stream's bytes depend on and what they are (LO-204). Digests are hex.

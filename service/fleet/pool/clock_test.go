@@ -4,6 +4,7 @@ package pool_test
 
 import (
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,6 +74,35 @@ func TestTriesFollowTheClock(t *testing.T) {
 		require.GreaterOrEqual(t, info.NextTry.Sub(info.Since), 48*time.Minute)
 		clock.move(info.NextTry.Sub(info.Since))
 	}
+}
+
+// LO-840: a try of what cannot succeed until somebody changes something is not shown as if it could.
+func TestATryOfWhatCannotSucceedShowsThat(t *testing.T) {
+	clock := newHandClock()
+	var manager atomic.Pointer[pool.Manager]
+	var tries, hopeful atomic.Int32
+	b := setup(t, func(_ *bundle, o *pool.Options) {
+		o.Clock, o.Specs[0].ModelPath, o.BreakerFailures = clock, "/nowhere/m.gguf", 1000
+		onChange := o.OnChange
+		o.OnChange = func(id string) {
+			if m := manager.Load(); m != nil {
+				if i := m.Infos(id)[0]; i.State == pool.Provisioning {
+					tries.Add(1)
+					if !i.Fixed || !i.Failing {
+						hopeful.Add(1)
+					}
+				}
+			}
+			onChange(id)
+		}
+	}, plain)
+	manager.Store(b.m)
+	b.await("p", func(i pool.Info) bool { return i.State == pool.Failed && i.Fixed })
+	for before := tries.Load(); tries.Load() < before+5; {
+		clock.move(time.Minute)
+		time.Sleep(time.Millisecond)
+	}
+	require.LessOrEqual(t, hopeful.Load(), int32(1), "the first try, which nobody knew the end of")
 }
 
 // The end of a drain does, too.

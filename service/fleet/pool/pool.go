@@ -80,7 +80,7 @@ type Info struct {
 	LastError string   // why the replica is not ready, or was not ready before
 	Short     bool     // it waits for memory; nothing was started
 	Failing   bool     // its last worker was lost, or could not be started, and none has got ready since
-	Fixed     bool     // it failed, and another try does not help until somebody changes something
+	Fixed     bool     // it failed, and another try, such as the one that just begins, does not help until somebody changes something
 	Missing   string   // what is wrong with the file of a model that is not loaded, and what to do; empty: nothing that was seen
 	LogTail   []string // the last lines that the worker had written when the state last changed
 	Since     time.Time

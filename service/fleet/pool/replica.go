@@ -307,7 +307,8 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	}()
 	w := r.newWorker()
 	r.abortable(w.lose)
-	r.publish(Provisioning, nil)
+	fixed := r.shown.Load().Fixed
+	r.publish(Provisioning, func(i *Info) { i.Fixed = fixed }) // it stays so until the try has come further than the one before
 	defer func() {
 		r.abortable(nil)
 		r.current.Store(nil)

@@ -3,9 +3,7 @@
 package anthropic
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"github.com/llama-orch/llama-orch/service/front/gate"
@@ -15,12 +13,12 @@ import (
 
 // messages serves /v1/messages.
 func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
-	var in request
+	var in messageRequest
 	body, err := lenient.Decode(r, &in)
 	if err != nil {
 		return err
 	}
-	q, err := in.task()
+	q, err := in.request()
 	if err != nil {
 		return err
 	}
@@ -30,7 +28,9 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 	}
 	if in.Stream {
 		id := gate.CallFrom(r.Context()).CorrelationID
-		return a.Stream(w, r, newEvents(answerOf(a.ID, in.Model), a.ID, in.Thinking.hidden(), id), dialect{id})
+		begin := answerOf(a.ID, in.Model)
+		begin.Usage.Input = a.PromptTokens
+		return a.Stream(w, r, newEvents(begin, a.ID, in.Thinking.hidden(), id), sse{id})
 	}
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
 		out, parts := answerOf(a.ID, in.Model), t.Parts()
@@ -48,45 +48,51 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 			out.Content = append(out.Content, callBlock{Type: "tool_use", ID: c.ID, Caller: caller{"direct"}, Name: c.Name, Input: input(c.Arguments)})
 		}
 		why := stopReason(end, len(parts.Calls) > 0)
-		out.StopReason, out.Usage = &why, usageOf(end)
+		out.StopReason, out.Usage.usage = &why, usageOf(end)
 		return out
 	})
 }
 
 // answer is a message, with all the fields that the dialect's document has.
 type answer struct {
-	ID           string  `json:"id"`
-	Type         string  `json:"type"`
-	Role         string  `json:"role"`
-	Model        string  `json:"model"`
-	Content      []any   `json:"content"` // of the types of blocks
-	StopReason   *string `json:"stop_reason"`
-	StopSequence *string `json:"stop_sequence"`
-	StopDetails  *string `json:"stop_details"`
-	Container    *string `json:"container"`
-	Diagnostics  *string `json:"diagnostics"`
-	Usage        usage   `json:"usage"`
+	ID           string       `json:"id"`
+	Type         string       `json:"type"`
+	Role         string       `json:"role"`
+	Model        string       `json:"model"`
+	Content      []any        `json:"content"` // of the types of blocks
+	StopReason   *string      `json:"stop_reason"`
+	StopSequence *string      `json:"stop_sequence"`
+	StopDetails  *string      `json:"stop_details"`
+	Container    *string      `json:"container"`
+	Diagnostics  *string      `json:"diagnostics"`
+	Usage        messageUsage `json:"usage"`
 }
 
 func answerOf(id, model string) answer {
 	return answer{ID: "msg_" + id, Type: "message", Role: task.RoleAssistant, Model: model, Content: []any{}}
 }
 
-// usage counts tokens. Null is what nobody knows here.
+// usage counts tokens, as the end of a stream tells it. Null is what nobody knows here.
 type usage struct {
-	Input         int     `json:"input_tokens"`
-	CacheCreation *int    `json:"cache_creation_input_tokens"`
-	CacheRead     *int    `json:"cache_read_input_tokens"`
-	Output        int     `json:"output_tokens"`
-	Details       *int    `json:"output_tokens_details"`
-	Cache         *int    `json:"cache_creation"`
-	ServerTools   *int    `json:"server_tool_use"`
-	Tier          *string `json:"service_tier"`
-	Geo           *string `json:"inference_geo"`
-	Speed         *string `json:"speed"`
+	Input         int  `json:"input_tokens"`
+	CacheCreation *int `json:"cache_creation_input_tokens"`
+	CacheRead     *int `json:"cache_read_input_tokens"`
+	Output        int  `json:"output_tokens"`
+	Details       *int `json:"output_tokens_details"`
+	ServerTools   *int `json:"server_tool_use"`
 }
 
 func usageOf(end *task.End) usage { return usage{Input: end.TokensIn, Output: end.TokensOut} }
+
+// messageUsage is the usage in a message, which has more fields.
+type messageUsage struct {
+	usage
+
+	Cache *int    `json:"cache_creation"`
+	Tier  *string `json:"service_tier"`
+	Geo   *string `json:"inference_geo"`
+	Speed *string `json:"speed"`
+}
 
 type textBlock struct {
 	Type      string `json:"type"`
@@ -115,23 +121,9 @@ type caller struct {
 // signature stands where Anthropic proves that a thought is its own. When it comes back nobody looks at it.
 func signature(id string) string { return "llama-orch-" + id }
 
-// cutInput names what an input has where the arguments of a call are no JSON object, because the answer was cut.
-const cutInput = "_arguments"
-
 // input is the input of a call: a JSON object.
 func input(arguments string) json.RawMessage {
-	raw := bytes.TrimSpace([]byte(arguments))
-	switch {
-	case len(raw) == 0:
-		return json.RawMessage("{}")
-	case raw[0] == '{' && json.Valid(raw):
-		return raw
-	}
-	out, err := json.Marshal(map[string]string{cutInput: arguments})
-	if err != nil {
-		panic(fmt.Errorf("encode the input of a call: %w", err)) // strings always encode
-	}
-	return out
+	return json.RawMessage(lenient.WholeArguments(arguments))
 }
 
 // stopReason is why an answer ended, in the dialect's words.
@@ -148,11 +140,11 @@ func stopReason(end *task.End, calls bool) string {
 
 // count serves /v1/messages/count_tokens (LO-422).
 func (f *Front) count(w http.ResponseWriter, r *http.Request) error {
-	var in request
+	var in messageRequest
 	if _, err := lenient.Decode(r, &in); err != nil {
 		return err
 	}
-	q, err := in.task()
+	q, err := in.request()
 	if err != nil {
 		return err
 	}

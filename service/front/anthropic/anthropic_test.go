@@ -13,15 +13,22 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
+	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/exchange/exchangetest"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// What any test gets is held against the types of Anthropic's SDK (LO-419).
+func TestMain(m *testing.M) {
+	document, err := dialect.LoadAnthropic()
+	if err != nil {
+		panic(err)
+	}
+	dialect.Run(m, document.Check)
+}
 
 func serve(t *testing.T, l *exchangetest.Line, change ...func(*exchange.Options)) string {
 	return exchangetest.Serve(t, l, func(o exchange.Options) gate.Front { return New(o) }, change...)
@@ -39,9 +46,12 @@ func frames(t *testing.T, body string) []string {
 	return strings.Split(strings.TrimSuffix(body, "\n\n"), "\n\n")
 }
 
-const nulls = `"cache_creation_input_tokens":null,"cache_read_input_tokens":null`
-
-const rest = `"output_tokens_details":null,"cache_creation":null,"server_tool_use":null,"service_tier":null,"inference_geo":null,"speed":null`
+// The fields of a usage that nobody knows here, and those that only a message has.
+const (
+	nulls = `"cache_creation_input_tokens":null,"cache_read_input_tokens":null`
+	rest  = `"output_tokens_details":null,"server_tool_use":null`
+	more  = `"cache_creation":null,"service_tier":null,"inference_geo":null,"speed":null`
+)
 
 // LO-402, LO-421: a message, streamed: thinking, text, and two calls of tools, each in its block.
 func TestAMessageIsStreamed(t *testing.T) {
@@ -66,7 +76,7 @@ func TestAMessageIsStreamed(t *testing.T) {
 	require.Equal(t, []string{
 		`event: message_start` + "\n" + `data: {"type":"message_start","message":{"id":"msg_t1","type":"message","role":"assistant","model":"coder","content":[],` +
 			`"stop_reason":null,"stop_sequence":null,"stop_details":null,"container":null,"diagnostics":null,` +
-			`"usage":{"input_tokens":0,` + nulls + `,"output_tokens":0,` + rest + `}}}`,
+			`"usage":{"input_tokens":0,` + nulls + `,"output_tokens":0,` + rest + `,` + more + `}}}`,
 		start("0", `"type":"thinking","thinking":"","signature":""`),
 		delta("0", `"type":"thinking_delta","thinking":"h"`),
 		delta("0", `"type":"thinking_delta","thinking":"m"`),
@@ -88,6 +98,16 @@ func TestAMessageIsStreamed(t *testing.T) {
 		"event: message_stop\ndata: {\"type\":\"message_stop\"}",
 	}, frames(t, exchangetest.Read(t, res.Body)))
 	require.Zero(t, l.Cancels())
+}
+
+// LO-421: where the prompt's tokens were counted, message_start has them: clients show them, and some take no other.
+func TestTheBeginningHasTheInputTokens(t *testing.T) {
+	l := exchangetest.New()
+	l.Counted = 5
+	l.Ends(task.FinishStop)
+	got := frames(t, exchangetest.Read(t, exchangetest.Post(t, serve(t, l)+path, `{`+hello+`,"stream":true}`).Body))
+	require.Contains(t, got[0], "event: message_start")
+	require.Contains(t, got[0], `"usage":{"input_tokens":5,`)
 }
 
 // LO-421: pieces of calls that come in turns have the index of their own block, and thinking that is not wanted is not told.
@@ -119,7 +139,7 @@ func TestAWholeMessage(t *testing.T) {
 		{"type":"thinking","thinking":"hm","signature":"llama-orch-t1"},{"type":"text","text":"ab","citations":null},
 		{"type":"tool_use","id":"call_1","caller":{"type":"direct"},"name":"f","input":{"a":1}}],
 		"stop_reason":"tool_use","stop_sequence":null,"stop_details":null,"container":null,"diagnostics":null,
-		"usage":{"input_tokens":5,`+nulls+`,"output_tokens":2,`+rest+`}}`, exchangetest.Read(t, res.Body))
+		"usage":{"input_tokens":5,`+nulls+`,"output_tokens":2,`+rest+`,`+more+`}}`, exchangetest.Read(t, res.Body))
 }
 
 // LO-421: every answer says why it ended, also an empty one and a call that was cut.
@@ -271,14 +291,14 @@ func TestAStreamThatFailsBreaks(t *testing.T) {
 
 // LO-406: what a client is told while its task waits, and as a sign of life.
 func TestPings(t *testing.T) {
-	b, err := dialect{}.Metrics(nil, task.Metrics{Phase: task.PhaseQueued, QueuePosition: 2, PredictedStartMS: 1500})
+	b, err := sse{}.Metrics(nil, task.Metrics{Phase: task.PhaseQueued, QueuePosition: 2, PredictedStartMS: 1500})
 	require.NoError(t, err)
 	require.Equal(t, ": queued queue_position=2 predicted_start_ms=1500\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\n", string(b))
-	b, err = dialect{}.Metrics(nil, task.Metrics{Phase: task.PhaseDecode})
+	b, err = sse{}.Metrics(nil, task.Metrics{Phase: task.PhaseDecode})
 	require.NoError(t, err)
 	require.Empty(t, b)
-	require.Equal(t, "event: ping\ndata: {\"type\":\"ping\"}\n\n", string(dialect{}.KeepAlive(nil)))
-	b, err = dialect{"r1"}.Error(nil, task.Errorf(task.Conflict, "x"))
+	require.Equal(t, "event: ping\ndata: {\"type\":\"ping\"}\n\n", string(sse{}.KeepAlive(nil)))
+	b, err = sse{"r1"}.Error(nil, task.Errorf(task.Conflict, "x"))
 	require.NoError(t, err)
 	require.Equal(t, "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"invalid_request_error\",\"message\":\"x\"},\"request_id\":\"r1\"}\n\n", string(b))
 }

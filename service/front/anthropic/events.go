@@ -3,9 +3,6 @@
 package anthropic
 
 import (
-	"encoding/json"
-	"fmt"
-
 	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -32,17 +29,9 @@ type place struct{ call, index int }
 
 func newEvents(a answer, taskID string, hidden bool, requestID string) *events {
 	return &events{
-		start: "event: message_start\ndata: {\"type\":\"message_start\",\"message\":" + encoded(a) + "}\n\n",
+		start: "event: message_start\ndata: {\"type\":\"message_start\",\"message\":" + string(exchange.JSON(a)) + "}\n\n",
 		task:  taskID, request: requestID, hidden: hidden,
 	}
-}
-
-func encoded(v any) string {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(fmt.Errorf("encode an event: %w", err)) // its types always encode
-	}
-	return string(b)
 }
 
 // Append implements delivery.Encoder. The message begins with its first piece: before that, clients repeat what fails.
@@ -65,7 +54,7 @@ func (c *events) Append(b []byte, e task.Event) []byte {
 
 func appendError(b []byte, e *task.Error, requestID string) []byte {
 	b = append(b, "event: error\ndata: "...)
-	b = append(b, encoded(errorOf(e, requestID))...)
+	b = append(b, exchange.JSON(errorOf(e, requestID))...)
 	return append(b, "\n\n"...)
 }
 
@@ -139,14 +128,16 @@ func (c *events) openBlock(e task.Event) {
 	switch e.Kind {
 	case task.EventToolCall:
 		c.calls = append(c.calls, place{e.Call.N, c.index})
-		c.w.RawStr(encoded(callBlock{Type: "tool_use", ID: e.Call.ID, Caller: caller{"direct"}, Name: e.Call.Name, Input: input("")}))
+		c.json(callBlock{Type: "tool_use", ID: e.Call.ID, Caller: caller{"direct"}, Name: e.Call.Name, Input: input("")})
 	case task.EventReasoning:
-		c.w.RawStr(encoded(thinkingBlock{Type: "thinking"}))
+		c.json(thinkingBlock{Type: "thinking"})
 	default:
-		c.w.RawStr(encoded(textBlock{Type: "text"}))
+		c.json(textBlock{Type: "text"})
 	}
 	c.w.RawStr("}\n\n")
 }
+
+func (c *events) json(v any) { c.w.Buf = append(c.w.Buf, exchange.JSON(v)...) }
 
 // close ends the block that is open.
 func (c *events) close() {
@@ -182,22 +173,25 @@ func (c *events) end(end *task.End) {
 	d := messageDelta{Type: "message_delta", Usage: usageOf(end)}
 	d.Delta.StopReason = stopReason(end, len(c.calls) > 0)
 	c.w.RawStr("event: message_delta\ndata: ")
-	c.w.RawStr(encoded(d))
+	c.json(d)
 	c.w.RawStr("\n\n")
 	c.w.Buf = exchange.AppendReceipt(c.w.Buf, &end.Receipt)
 	c.w.RawStr("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n")
 }
 
-// dialect implements delivery.Dialect.
-type dialect struct{ request string }
+// sse implements delivery.Dialect.
+type sse struct{ request string }
 
 const ping = "event: ping\ndata: {\"type\":\"ping\"}\n\n"
 
 // ContentType is delivery.Dialect's.
-func (dialect) ContentType() string { return "text/event-stream; charset=utf-8" }
+func (sse) ContentType() string { return "text/event-stream; charset=utf-8" }
+
+// Every is delivery.Dialect's.
+func (sse) Every() int { return exchange.LookEvery }
 
 // Metrics is delivery.Dialect's. A client whose task waits is told its place in line in a comment, and gets a ping: some count events.
-func (dialect) Metrics(b []byte, m task.Metrics) ([]byte, error) {
+func (sse) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	if m.Phase == task.PhaseDecode {
 		return b, nil
 	}
@@ -205,9 +199,9 @@ func (dialect) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 }
 
 // Error is delivery.Dialect's.
-func (d dialect) Error(b []byte, e *task.Error) ([]byte, error) {
+func (d sse) Error(b []byte, e *task.Error) ([]byte, error) {
 	return appendError(b, e, d.request), nil
 }
 
 // KeepAlive is delivery.Dialect's.
-func (dialect) KeepAlive(b []byte) []byte { return append(b, ping...) }
+func (sse) KeepAlive(b []byte) []byte { return append(b, ping...) }

@@ -3,9 +3,7 @@
 package anthropic
 
 import (
-	"bytes"
 	"encoding/json"
-	"fmt"
 	"slices"
 	"strings"
 
@@ -45,12 +43,9 @@ const (
 	seamless  = ""
 )
 
-// none reports whether a value is missing. In this dialect, null is the same.
-func none(raw json.RawMessage) bool { return len(raw) == 0 || string(raw) == "null" }
-
 // blocksOf reads a content. A text is one block.
 func blocksOf(at string, raw json.RawMessage) ([]block, error) {
-	if none(raw) {
+	if lenient.Missing(raw) {
 		return nil, nil
 	}
 	var text string
@@ -87,7 +82,7 @@ func (m *message) turns(at string) ([]task.Message, error) {
 func userTurns(at string, blocks []block) (turns []task.Message, err error) {
 	var said content
 	for i, b := range blocks {
-		at := fmt.Sprintf("%s[%d]", at, i)
+		at := lenient.At(at, i)
 		if b.Type == "tool_result" {
 			result, err := b.result(at)
 			if err != nil {
@@ -112,7 +107,7 @@ func assistantTurn(at string, blocks []block) ([]task.Message, error) {
 	var thought strings.Builder
 	var calls []task.ToolCall
 	for i, b := range blocks {
-		at := fmt.Sprintf("%s[%d]", at, i)
+		at := lenient.At(at, i)
 		switch b.Type {
 		case "thinking": // its signature is ours, and says nothing
 			thought.WriteString(b.Thinking)
@@ -142,7 +137,7 @@ const billing = "x-anthropic-billing-header:"
 func systemTurn(at string, blocks []block) ([]task.Message, error) {
 	var said content
 	for i, b := range blocks {
-		at := fmt.Sprintf("%s[%d]", at, i)
+		at := lenient.At(at, i)
 		if b.Type != "text" {
 			return nil, lenient.Bad(at+".type", "what the system says is text, not %q", task.Clip(b.Type, 40))
 		}
@@ -161,22 +156,16 @@ func systemTurn(at string, blocks []block) ([]task.Message, error) {
 }
 
 // call is the call of a tool.
-func (b *block) call(at string) (task.ToolCall, error) {
-	c := task.ToolCall{ID: b.ID, Name: b.Name, Arguments: "{}"}
+func (b *block) call(at string) (c task.ToolCall, err error) {
 	switch {
 	case b.ID == "":
 		return c, lenient.Bad(at+".id", "a call of a tool needs its id")
 	case b.Name == "":
 		return c, lenient.Bad(at+".name", "a call of a tool needs the tool's name")
-	case none(b.Input):
-		return c, nil
-	case b.Input[0] != '{':
-		return c, lenient.Bad(at+".input", "it must be a JSON object")
 	}
-	var compact bytes.Buffer
-	_ = json.Compact(&compact, b.Input) // it was decoded, so it is valid
-	c.Arguments = compact.String()
-	return c, nil
+	c = task.ToolCall{ID: b.ID, Name: b.Name}
+	c.Arguments, err = lenient.Arguments(at+".input", b.Input)
+	return c, err
 }
 
 // failed begins the result of a tool that failed: templates have no mark for that.
@@ -196,7 +185,7 @@ func (b *block) result(at string) (task.Message, error) {
 		if b.Type == "tool_reference" { // all tools are known to the model from the beginning
 			b = block{Type: "text", Text: b.ToolName}
 		}
-		if err := got.add(fmt.Sprintf("%s.content[%d]", at, i), b); err != nil {
+		if err := got.add(lenient.At(at+".content", i), b); err != nil {
 			return task.Message{}, err
 		}
 	}
@@ -249,7 +238,7 @@ func (c *content) add(at string, b block) error {
 		return lenient.Cannot(at, "a block of the type "+task.Clip(b.Type, 40))
 	}
 	var s source
-	if none(b.Source) || json.Unmarshal(b.Source, &s) != nil {
+	if lenient.Missing(b.Source) || json.Unmarshal(b.Source, &s) != nil {
 		return lenient.Bad(at+".source", "it must be an object with type, media_type and data")
 	}
 	if b.Type == "document" {
@@ -285,7 +274,7 @@ func (c *content) document(at string, b block, s source) error {
 			return err
 		}
 		for i, b := range blocks {
-			at := fmt.Sprintf("%s.source.content[%d]", at, i)
+			at := lenient.At(at+".source.content", i)
 			if b.Type == "document" {
 				return lenient.Bad(at+".type", "a document cannot stand in a document")
 			}

@@ -3,11 +3,9 @@
 package anthropic
 
 import (
-	"cmp"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -62,13 +60,13 @@ func (f *Front) models(w http.ResponseWriter, r *http.Request) error {
 	if id := query.Get("after_id"); id != "" {
 		from = 1 + slices.IndexFunc(all, func(m exchange.Model) bool { return m.ID == id })
 		if from == 0 {
-			return f.noModel(id, all)
+			return exchange.NoModel(id, all)
 		}
 	}
 	if id := query.Get("before_id"); id != "" {
 		to = slices.IndexFunc(all, func(m exchange.Model) bool { return m.ID == id })
 		if to < 0 {
-			return f.noModel(id, all)
+			return exchange.NoModel(id, all)
 		}
 		from = max(from, to-limit) // a page that ends there
 	}
@@ -92,20 +90,10 @@ func (f *Front) models(w http.ResponseWriter, r *http.Request) error {
 
 // model serves /v1/models/{id}. An id may have slashes.
 func (f *Front) model(w http.ResponseWriter, r *http.Request) error {
-	id, all := exchange.Under(r, modelPath), f.x.Models()
-	for _, m := range all {
-		if m.ID == id {
-			f.x.Write(w, http.StatusOK, view(m))
-			return nil
-		}
+	m, err := f.x.Model(exchange.Under(r, modelPath))
+	if err != nil {
+		return err
 	}
-	return f.noModel(id, all)
-}
-
-func (f *Front) noModel(id string, all []exchange.Model) error {
-	known := make([]string, len(all))
-	for i, m := range all {
-		known[i] = m.ID
-	}
-	return task.Errorf(task.ModelNotFound, "there is no model %q; there are: %s", task.Clip(id, 100), cmp.Or(strings.Join(known, ", "), "none"))
+	f.x.Write(w, http.StatusOK, view(m))
+	return nil
 }

@@ -4,39 +4,28 @@ package anthropic
 
 import (
 	"encoding/json"
-	"fmt"
 	"slices"
 
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The bounds of the native contract.
-const (
-	maxStop        = 16
-	maxTemperature = 5
-)
-
-// maxEffort bounds the word that goes to the model's template, in bytes.
-const maxEffort = 32
-
-// request is the body of /v1/messages and of the counting of its tokens. Unknown fields are ignored.
-type request struct {
+// messageRequest is the body of /v1/messages and of the counting of its tokens. Unknown fields are ignored.
+type messageRequest struct {
 	Model         string          `json:"model"`
 	Messages      []message       `json:"messages"`
 	System        json.RawMessage `json:"system"` // a text, or blocks
 	Stream        bool            `json:"stream"`
 	MaxTokens     *float64        `json:"max_tokens"`
 	StopSequences lenient.Texts   `json:"stop_sequences"`
-	Temperature   *float64        `json:"temperature"`
-	TopP          *float64        `json:"top_p"`
-	TopK          *float64        `json:"top_k"`
 	Tools         []tool          `json:"tools"`
 	ToolChoice    *toolChoice     `json:"tool_choice"`
 	Thinking      *thinking       `json:"thinking"`
 	OutputConfig  *outputConfig   `json:"output_config"`
 	OutputFormat  *outputFormat   `json:"output_format"` // the older place of output_config.format
 	Thread        any             `json:"thread"`        // a conversation that the server keeps
+
+	lenient.Sampling
 }
 
 // tool is a function of the client's, or one that Anthropic's servers or models bring along. Those have a type of their own.
@@ -74,12 +63,12 @@ type outputFormat struct {
 	Schema json.RawMessage `json:"schema"`
 }
 
-// task is the task of a message.
-func (r *request) task() (task.Request, error) {
+// request is the task of a message.
+func (r *messageRequest) request() (task.Request, error) {
 	if r.Model == "" {
-		return task.Request{}, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return task.Request{}, lenient.NoModel("/v1/models")
 	}
-	q := lenient.Chat(r.Model)
+	q := lenient.Request(r.Model, task.Completion)
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}}
 	for _, step := range []func(*task.Request) error{r.alone, r.sampling, r.tools, r.thoughts, r.format, r.turns} {
 		if err := step(&q); err != nil {
@@ -93,56 +82,38 @@ func (r *request) task() (task.Request, error) {
 const threadField = "thread"
 
 // alone refuses a request that needs what was said before.
-func (r *request) alone(*task.Request) error {
+func (r *messageRequest) alone(*task.Request) error {
 	if r.Thread != nil {
 		return lenient.Bad(threadField, "no conversation is kept here: leave it out, and send all of the messages")
 	}
 	return nil
 }
 
-func (r *request) sampling(q *task.Request) (err error) {
-	if q.MaxTokens, err = lenient.Whole("max_tokens", r.MaxTokens, 1); err != nil {
+func (r *messageRequest) sampling(q *task.Request) (err error) {
+	if q.MaxTokens, err = lenient.Bound("max_tokens", r.MaxTokens); err != nil {
 		return err
-	}
-	if len(r.StopSequences) > maxStop {
-		return lenient.Bad("stop_sequences", "at most %d texts are possible", maxStop)
 	}
 	if slices.Contains(r.StopSequences, "") {
 		return lenient.Bad("stop_sequences", "an empty text cannot end an answer: leave it out")
 	}
-	q.Params.Stop = r.StopSequences
-	if q.Params.Temperature, err = lenient.Within("temperature", r.Temperature, maxTemperature); err != nil {
+	if q.Params.Stop, err = lenient.Stops("stop_sequences", r.StopSequences); err != nil {
 		return err
 	}
-	if q.Params.TopP, err = lenient.Within("top_p", r.TopP, 1); err != nil {
-		return err
-	}
-	if r.TopK != nil {
-		k, err := lenient.Whole("top_k", r.TopK, 0)
-		if err != nil {
-			return err
-		}
-		q.Params.TopK = &k
-	}
-	return nil
+	return r.Sampling.Read("", &q.Params)
 }
 
 // tools takes the client's own tools. Others run on Anthropic's servers, or are known to Anthropic's models alone: they are left out,
 // unless the model is made to call one.
-func (r *request) tools(q *task.Request) error {
+func (r *messageRequest) tools(q *task.Request) error {
 	for i, t := range r.Tools {
 		if !t.own() {
 			continue
 		}
-		at := fmt.Sprintf("tools[%d]", i)
-		if t.Name == "" {
-			return lenient.Bad(at+".name", "a tool needs a name")
-		}
-		schema, err := lenient.Schema(at+".input_schema", t.Schema)
+		tool, err := lenient.Tool(lenient.At("tools", i), t.Name, t.Description, "input_schema", t.Schema)
 		if err != nil {
 			return err
 		}
-		q.Chat.Tools = append(q.Chat.Tools, task.Tool{Name: t.Name, Description: t.Description, Parameters: schema})
+		q.Chat.Tools = append(q.Chat.Tools, tool)
 	}
 	c := r.ToolChoice
 	if c == nil {
@@ -177,7 +148,7 @@ func (r *request) tools(q *task.Request) error {
 }
 
 // thoughts takes what is wanted of a model that thinks.
-func (r *request) thoughts(q *task.Request) (err error) {
+func (r *messageRequest) thoughts(q *task.Request) (err error) {
 	yes, no := true, false
 	if t := r.Thinking; t != nil {
 		switch t.Type {
@@ -185,7 +156,7 @@ func (r *request) thoughts(q *task.Request) (err error) {
 			q.Chat.Reasoning.Enabled = &yes
 		case "enabled":
 			q.Chat.Reasoning.Enabled = &yes
-			if q.Chat.Reasoning.Budget, err = lenient.Whole("thinking.budget_tokens", t.Budget, 1); err != nil {
+			if q.Chat.Reasoning.Budget, err = lenient.Bound("thinking.budget_tokens", t.Budget); err != nil {
 				return err
 			}
 		case "disabled", "between_tools":
@@ -198,18 +169,15 @@ func (r *request) thoughts(q *task.Request) (err error) {
 	if r.OutputConfig == nil {
 		return nil
 	}
-	switch effort := r.OutputConfig.Effort; {
-	case effort == "xhigh" || effort == "max": // the templates of open models know three words
-		q.Chat.Reasoning.Effort = "high"
-	case len(effort) > maxEffort:
-		return lenient.Bad("output_config.effort", "it must be a word such as low, medium or high")
-	default:
-		q.Chat.Reasoning.Effort = effort
+	effort := r.OutputConfig.Effort
+	if effort == "xhigh" || effort == "max" { // the templates of open models know three words
+		effort = "high"
 	}
-	return nil
+	q.Chat.Reasoning.Effort, err = lenient.Effort("output_config.effort", effort)
+	return err
 }
 
-func (r *request) format(q *task.Request) error {
+func (r *messageRequest) format(q *task.Request) error {
 	at, f := "output_format", r.OutputFormat
 	if r.OutputConfig != nil && r.OutputConfig.Format != nil {
 		at, f = "output_config.format", r.OutputConfig.Format
@@ -232,7 +200,7 @@ func (r *request) format(q *task.Request) error {
 }
 
 // turns takes the messages. What the system says comes first, wherever it stands.
-func (r *request) turns(q *task.Request) error {
+func (r *messageRequest) turns(q *task.Request) error {
 	if len(r.Messages) == 0 {
 		return lenient.Bad("messages", "send at least one message")
 	}
@@ -244,7 +212,7 @@ func (r *request) turns(q *task.Request) error {
 		return err
 	}
 	for i := range r.Messages {
-		turns, err := r.Messages[i].turns(fmt.Sprintf("messages[%d]", i))
+		turns, err := r.Messages[i].turns(lenient.At("messages", i))
 		if err != nil {
 			return err
 		}

@@ -19,11 +19,11 @@ import (
 
 // read reads a body as the front does.
 func read(body string) (task.Request, error) {
-	var in request
+	var in messageRequest
 	if _, err := lenient.Decode(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)), &in); err != nil {
 		return task.Request{}, err
 	}
-	return in.task()
+	return in.request()
 }
 
 func say(more string) string { return `{` + hello + `,` + more + `}` }
@@ -131,13 +131,13 @@ func TestWhatARequestBecomes(t *testing.T) {
 //
 // LO-404, LO-421
 func TestAThreadIsRefused(t *testing.T) {
-	var r request
+	var r messageRequest
 	require.NoError(t, json.Unmarshal([]byte(say(`"thread":null`)), &r))
-	_, err := r.task()
+	_, err := r.request()
 	require.NoError(t, err)
 	for _, thread := range []string{`{"type":"create"}`, `{"type":"continue","previous_message_id":"msg_1"}`, `"x"`} {
 		require.NoError(t, json.Unmarshal([]byte(say(`"thread":`+thread)), &r))
-		_, err = r.task()
+		_, err = r.request()
 		require.Error(t, err)
 		data, err := json.Marshal(errorOf(err, "r1"))
 		require.NoError(t, err)
@@ -168,7 +168,7 @@ func TestRefusals(t *testing.T) {
 		say(`"top_p":-1`):                                                                                      "top_p",
 		say(`"top_k":1.5`):                                                                                     "top_k",
 		say(`"max_tokens":0`):                                                                                  "max_tokens",
-		say(`"max_tokens":1e99`):                                                                               "max_tokens",
+		say(`"max_tokens":1e400`):                                                                              "max_tokens",
 		say(`"stop_sequences":[1]`):                                                                            "stop_sequences",
 		say(`"stop_sequences":["",1]`):                                                                         "stop_sequences",
 		say(`"stop_sequences":[""]`):                                                                           "stop_sequences",

@@ -80,6 +80,9 @@ type native struct{}
 // ContentType is delivery.Dialect's.
 func (native) ContentType() string { return "text/event-stream" }
 
+// Every is delivery.Dialect's.
+func (native) Every() int { return 1 }
+
 // Metrics is delivery.Dialect's (OC-CTRL-2023).
 func (native) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	data, err := json.Marshal(m)

@@ -50,6 +50,8 @@ type Stream interface {
 // Dialect words what a front's client is told beside the events of the task's log. Its methods append to b.
 type Dialect interface {
 	ContentType() string
+	// Every is from how many ticks to how many the figures are looked at, at least 1. Of many streams that wait, each look takes its share.
+	Every() int
 	// Metrics appends the moving figures. A dialect that does not have them appends nothing.
 	Metrics(b []byte, m task.Metrics) ([]byte, error)
 	// Error appends the error that ends this stream alone, and not its task.
@@ -251,7 +253,7 @@ var passed = func() <-chan time.Time {
 }()
 
 // pump moves a subscription's frames to the client until one of them ends. A token costs one write and no allocation. What is there
-// at the beginning goes out with the head of the response. Metrics go out with the first events, and then at most once a tick, when
+// at the beginning goes out with the head of the response. Metrics go out with the first events, and then as often as the dialect wants them, when
 // a figure has changed.
 func (d *delivery) pump(ctx context.Context) error {
 	frames, err := d.stream.Next(ctx, passed)
@@ -261,7 +263,7 @@ func (d *delivery) pump(ctx context.Context) error {
 	tick, stop := d.streams.o.Ticker()
 	defer stop()
 	var shown task.Metrics
-	first, idle := true, 0
+	first, idle, look := true, 0, 1 // look is in how many ticks to look at the figures
 	for {
 		if frames == nil && err == nil {
 			frames, err = d.stream.Next(ctx, tick)
@@ -277,7 +279,11 @@ func (d *delivery) pump(ctx context.Context) error {
 			return err
 		}
 		var aside []byte
-		if first || frames == nil {
+		if frames == nil {
+			look--
+		}
+		if look == 0 || first && frames != nil {
+			look = d.dialect.Every()
 			if aside, err = d.aside(&shown); err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -37,6 +38,7 @@ type rig struct {
 	*httptest.Server
 
 	streams *Streams
+	dialect words
 	tick    chan time.Time // given by the test
 	conns   atomic.Int32   // that the server was given, those behind a stream too
 }
@@ -58,7 +60,7 @@ func serve(t *testing.T, streams []Stream, change ...func(*Options)) *rig {
 		}
 		s := streams[0]
 		streams[0], streams = nil, streams[1:]
-		if err := r.streams.Deliver(w, req, s, words{}); err != nil {
+		if err := r.streams.Deliver(w, req, s, r.dialect); err != nil {
 			refusal := gate.Refuse(err)
 			refusal.SetHeaders(w.Header())
 			w.WriteHeader(refusal.Status)
@@ -91,7 +93,9 @@ func (r *rig) end() {
 }
 
 // words is a dialect.
-type words struct{}
+type words struct{ every int }
+
+func (w words) Every() int { return max(w.every, 1) }
 
 func (words) ContentType() string { return "text/event-stream" }
 
@@ -145,6 +149,37 @@ func TestFiguresGoOutWithTheFirstEventsAndWhenTheyChange(t *testing.T) {
 	require.Equal(t, startedFrame+"metrics decode\n"+tokenFrame+endFrame, body, "unchanged figures are sent once")
 	<-s.closed
 	require.Equal(t, 3, s.written)
+}
+
+// LO-406: a dialect says how often the figures are looked at. A stream of many that wait is left alone in between.
+func TestFiguresAsOftenAsTheDialectWants(t *testing.T) {
+	const every = 3
+	var steps []string
+	for range 3 * every {
+		steps = append(steps, "")
+	}
+	s := &moving{fakeStream: newFakeStream(io.EOF, append(steps, endFrame)...)}
+	r := serve(t, []Stream{s})
+	r.dialect.every = every
+	res := r.ask(t, t.Context())
+	for range 3 * every {
+		r.tick <- time.Time{}
+	}
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.Equal(t, "metrics 1\nmetrics 2\nmetrics 3\n"+endFrame+"metrics 4\n", string(body), "at the first tick, each third one from there on, and with the first events")
+}
+
+// moving is a stream whose figures change with each look.
+type moving struct {
+	*fakeStream
+
+	looks int
+}
+
+func (m *moving) Metrics() (task.Metrics, bool) {
+	m.looks++
+	return task.Metrics{Phase: task.Phase(strconv.Itoa(m.looks))}, true
 }
 
 // OC-CTRL-2034

@@ -50,6 +50,15 @@ type encoded struct {
 	sent    bool // and they are on the wire
 }
 
+// BrokenOff is the error that ended a reader's events before their end, as its client is told it: the orchestrator stops, or the
+// reader was too slow. Where the client is gone, which ended ctx, and where err says all itself, it is err.
+func BrokenOff(ctx context.Context, err error) error {
+	if _, ok := errors.AsType[*task.Error](err); ok || ctx.Err() != nil {
+		return err
+	}
+	return task.Errorf(task.ShuttingDown, "the stream broke off: send the request again").Retry(stopping).Because(err)
+}
+
 // Next is Stream's.
 func (s *encoded) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
 	if s.told {
@@ -57,17 +66,13 @@ func (s *encoded) Next(ctx context.Context, tick <-chan time.Time) ([]byte, erro
 	}
 	for {
 		e, err := s.take(ctx, tick)
-		var ended *task.Error
-		switch {
-		case errors.As(err, &ended): // of this stream alone
+		if err != nil && !errors.Is(err, io.EOF) {
+			err = BrokenOff(ctx, err)
+		}
+		switch ended, ok := errors.AsType[*task.Error](err); {
+		case ok: // of this stream alone
 			s.told = true
 			s.frames = s.encoder.Append(s.frames[:0], task.Event{Kind: task.EventError, Err: ended})
-			return s.frames, nil
-		case err != nil && !errors.Is(err, io.EOF) && ctx.Err() == nil: // for instance because the orchestrator stops
-			s.told = true
-			s.frames = s.encoder.Append(s.frames[:0], task.Event{
-				Kind: task.EventError, Err: task.Errorf(task.ShuttingDown, "the stream broke off: send the request again").Because(err),
-			})
 			return s.frames, nil
 		case err != nil || e == nil:
 			return nil, err
@@ -122,8 +127,13 @@ func (s *encoded) Direct(write func(frames []byte) bool) {
 // Last is Stream's. Behind an error event the stream is broken off instead.
 func (s *encoded) Last() bool { return !s.told && len(s.before) == 0 && s.events.Last() }
 
-// Metrics is Stream's.
-func (s *encoded) Metrics() (task.Metrics, bool) { return s.events.Metrics() }
+// Metrics is Stream's. Behind an error event, which is a client's last, nothing comes.
+func (s *encoded) Metrics() (task.Metrics, bool) {
+	if s.told {
+		return task.Metrics{}, false
+	}
+	return s.events.Metrics()
+}
 
 // Close is Stream's.
 func (s *encoded) Close() {

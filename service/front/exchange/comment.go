@@ -8,6 +8,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
+// LookEvery is how many seconds pass until a client that waits is told its place in line again (LO-406).
+const LookEvery = 10
+
 // AppendPlace appends a comment of a stream of server-sent events: what a task waits for, and its place in line.
 func AppendPlace(b []byte, m task.Metrics) []byte {
 	b = append(b, ": "...)

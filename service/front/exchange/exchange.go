@@ -5,16 +5,14 @@
 package exchange
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -81,24 +79,52 @@ func New(name string, o Options) *Exchange {
 // Now is the time that answers show.
 func (x *Exchange) Now() time.Time { return x.o.Now() }
 
+// Hold is how long the head of a stream is held back while its client waits.
+func (x *Exchange) Hold() time.Duration { return x.o.Hold }
+
+// HoldWhole is the same for an answer that is sent as a whole.
+func (x *Exchange) HoldWhole() time.Duration { return x.o.HoldWhole }
+
 // Models are the models that pools serve.
 func (x *Exchange) Models() []Model { return x.o.Models() }
+
+// Model is the model of that id.
+func (x *Exchange) Model(id string) (Model, error) {
+	all := x.o.Models()
+	for _, m := range all {
+		if m.ID == id {
+			return m, nil
+		}
+	}
+	return Model{}, NoModel(id, all)
+}
+
+// NoModel refuses an id that is not among the models.
+func NoModel(id string, all []Model) error {
+	known := make([]string, len(all))
+	for i, m := range all {
+		known[i] = m.ID
+	}
+	return task.Errorf(task.ModelNotFound, "there is no model %q; there are: %s", task.Clip(id, 100), cmp.Or(strings.Join(known, ", "), "none"))
+}
 
 // Count counts the tokens of a request's prompt.
 func (x *Exchange) Count(ctx context.Context, q task.Request) (int, error) { return x.o.Count(ctx, q) }
 
 // Answer is what comes of an accepted request. One of its methods must be called.
 type Answer struct {
-	ID     string // of the task
-	x      *Exchange
-	events delivery.Events
-	done   func(whole bool)
+	ID           string // of the task
+	PromptTokens int    // 0: nobody has counted them yet
+	x            *Exchange
+	events       delivery.Events
+	done         func(whole bool)
 }
 
 // Submit sends a request off as a task. Body is what the client sent, without its white space.
 func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request, body []byte) (*Answer, error) {
 	call := gate.CallFrom(r.Context())
-	q.CorrelationID, q.Actor, q.BodySHA256 = call.CorrelationID, call.Identity, sha256.Sum256(body)
+	q.CorrelationID, q.Actor = call.CorrelationID, call.Identity
+	q.BodySHA256 = sha256.Sum256(append([]byte(strings.TrimRight(r.URL.Path, "/")+"\n"), body...)) // one body may mean two things on two paths
 	q.Front, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
 	key := r.Header.Get("Idempotency-Key")
 	if key != "" { // the same request joins the task; a client that goes may come back for a while
@@ -106,10 +132,14 @@ func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request
 		q.ID, q.ReturnWithin = "key-"+hex.EncodeToString(sum[:16]), x.o.ReturnWithin
 	}
 	admitted, err := x.o.Tasks.Submit(r.Context(), q)
-	if err != nil {
+	switch {
+	case key != "" && task.HasCode(err, task.Conflict):
+		return nil, task.Errorf(task.Conflict,
+			"this Idempotency-Key was sent before, with another request or with one whose answer is deleted by now: choose another key").Because(err)
+	case err != nil:
 		return nil, err
 	}
-	a := &Answer{ID: admitted.TaskID, x: x}
+	a := &Answer{ID: admitted.TaskID, PromptTokens: admitted.PromptTokens, x: x}
 	a.done = x.keep
 	if key == "" {
 		a.done = x.canceler(a.ID) //nolint:contextcheck // the request is over by then
@@ -134,7 +164,8 @@ func (x *Exchange) canceler(id string) func(whole bool) {
 		}
 		ctx, stop := context.WithTimeout(context.Background(), cancelWithin)
 		defer stop()
-		if _, err := x.o.Tasks.Cancel(ctx, id); err != nil {
+		_, err := x.o.Tasks.Cancel(ctx, id)
+		if err != nil && !task.HasCode(err, task.ShuttingDown) { // at a stop it waits, and the next run cancels it (LO-405)
 			x.o.Log.Warn("the task of a client that is gone was not canceled", zap.String("job_id", id), zap.Error(err))
 		}
 	}
@@ -154,7 +185,7 @@ func (a *Answer) Stream(w http.ResponseWriter, r *http.Request, encoder delivery
 		if err != nil {
 			a.events.Close()
 			a.done(false)
-			return err
+			return delivery.BrokenOff(r.Context(), err)
 		}
 		if !news {
 			break
@@ -187,7 +218,7 @@ func (a *Answer) Whole(w http.ResponseWriter, r *http.Request, answer func(t tas
 		events, news, err := a.events.NextEvents(r.Context(), held.C)
 		switch {
 		case err != nil:
-			return out.fail(err)
+			return out.fail(delivery.BrokenOff(r.Context(), err))
 		case !news: // the client is told that somebody is there
 			if err := out.space(); err != nil {
 				return out.fail(err)
@@ -246,15 +277,14 @@ func (x *Exchange) Refuse(w http.ResponseWriter, r *http.Request, err error, bod
 
 // Write sends a JSON answer.
 func (x *Exchange) Write(w http.ResponseWriter, status int, v any) {
-	var b bytes.Buffer
-	out := json.NewEncoder(&b)
-	out.SetEscapeHTML(false)
-	if err := out.Encode(v); err != nil {
-		panic(fmt.Errorf("encode an answer: %w", err)) // its types always encode
-	}
+	b := JSON(v)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	if _, err := w.Write(b.Bytes()); err != nil {
+	x.write(w, b)
+}
+
+func (x *Exchange) write(w http.ResponseWriter, b []byte) {
+	if _, err := w.Write(append(b, '\n')); err != nil {
 		x.o.Log.Debug("an answer could not be sent", zap.Error(err))
 	}
 }

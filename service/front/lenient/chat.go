@@ -11,12 +11,23 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Chat is a task of the dialects for a chat or a completion, before anything is read into it.
-func Chat(model string) task.Request {
+// Request is a task of the dialects, before anything is read into it.
+func Request(model string, w task.Workload) task.Request {
 	return task.Request{
-		ModelRef: model, Workload: task.Completion, Priority: task.Interactive, AtMost: true, Placement: task.Placement{Mode: task.Auto},
+		ModelRef: model, Workload: w, Priority: task.Interactive, AtMost: w == task.Completion, Placement: task.Placement{Mode: task.Auto},
 		OutputMode: "text",
 	}
+}
+
+// NoModel refuses a request that names no model. List is the path that lists them.
+func NoModel(list string) error {
+	return Bad("model", "name the model that is to answer: %s lists them", list)
+}
+
+// Missing reports whether a value is not there. Null is the same.
+func Missing(raw json.RawMessage) bool {
+	raw = bytes.TrimSpace(raw)
+	return len(raw) == 0 || string(raw) == "null"
 }
 
 // OneSystem merges the system messages into one at the beginning: some templates take no other (LO-403).
@@ -39,14 +50,34 @@ func OneSystem(messages []task.Message) []task.Message {
 
 // Schema is a JSON schema: an object. Null and nothing are none.
 func Schema(param string, raw json.RawMessage) (json.RawMessage, error) {
-	raw = bytes.TrimSpace(raw)
-	if len(raw) == 0 || string(raw) == "null" {
+	if Missing(raw) {
 		return nil, nil
 	}
-	if raw[0] != '{' {
+	if raw = bytes.TrimSpace(raw); raw[0] != '{' {
 		return nil, Bad(param, "a JSON schema is a JSON object")
 	}
 	return raw, nil
+}
+
+// Tool is a function that the model may call. Param names it, and schema its field for the parameters.
+func Tool(param, name, description, schema string, parameters json.RawMessage) (task.Tool, error) {
+	if name == "" {
+		return task.Tool{}, Bad(param+".name", "a tool needs a name")
+	}
+	parameters, err := Schema(param+"."+schema, parameters)
+	return task.Tool{Name: name, Description: description, Parameters: parameters}, err
+}
+
+// Arguments are those of a call that must be a JSON object, as a text. Missing ones are an empty object.
+func Arguments(param string, raw json.RawMessage) (string, error) {
+	if Missing(raw) {
+		return "{}", nil
+	}
+	var compact bytes.Buffer
+	if bytes.TrimSpace(raw)[0] != '{' || json.Compact(&compact, raw) != nil {
+		return "", Bad(param, "it must be a JSON object")
+	}
+	return compact.String(), nil
 }
 
 // DataImage is an image that a data URI holds, such as data:image/png;base64,….

@@ -8,9 +8,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http"
+	"reflect"
+	"slices"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -33,6 +36,9 @@ func Bad(param, format string, args ...any) error {
 	return &ParamError{param, task.Errorf(task.InvalidParams, "`%s`: "+format, append([]any{param}, args...)...)}
 }
 
+// At names an element of a list, as refusals do.
+func At(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }
+
 // Cannot refuses what would change the answer and cannot be had.
 func Cannot(param, what string) error {
 	return Bad(param, "%s cannot be had here yet: leave it out", what)
@@ -47,6 +53,7 @@ func Decode(r *http.Request, v any) ([]byte, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, task.Errorf(task.InvalidParams, "this call needs a JSON body and has none")
 	}
+	body = Readable(body)
 	if err := json.Unmarshal(body, v); err != nil {
 		return nil, undecodable(err)
 	}
@@ -63,7 +70,10 @@ func undecodable(err error) error {
 		if wrong.Field == "" {
 			return task.Errorf(task.InvalidParams, "the body must be a JSON object, not a JSON %s", wrong.Value)
 		}
-		return Bad(strings.TrimPrefix(wrong.Field, "common."), "it must not be a JSON %s", wrong.Value)
+		if number, ok := strings.CutPrefix(wrong.Value, "number "); ok {
+			return Bad(field(wrong.Field), "the number %s is out of range", task.Clip(number, maxQuote))
+		}
+		return Bad(field(wrong.Field), "it must be %s, not a JSON %s", wanted(wrong.Type), wrong.Value)
 	}
 	if wrong, ok := errors.AsType[*task.Error](err); ok {
 		return wrong
@@ -71,12 +81,36 @@ func undecodable(err error) error {
 	return task.Errorf(task.InvalidParams, "the body is not valid JSON: %s", err)
 }
 
-// Within refuses a number that is not from 0 to most.
-func Within(param string, v *float64, most float64) (*float64, error) {
-	if v != nil && (*v < 0 || *v > most) {
-		return nil, Bad(param, "it must be from 0 to %g, not %g", most, *v)
+// field is the name of a field as the client knows it: less the types that requests have in common.
+func field(path string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(path, "."), func(part string) bool { return part == "common" || part == "Sampling" }), ".")
+}
+
+// maxQuote bounds what of a wrong value is told, in bytes.
+const maxQuote = 40
+
+// wanted says what JSON a Go type is decoded from.
+func wanted(t reflect.Type) string {
+	switch t.Kind() {
+	case reflect.String:
+		return "a text"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	default:
+		return "a number"
 	}
-	return v, nil
+}
+
+// Bound returns a bound from 1 of how much is answered; 0: none. A larger one than any answer is none that a client could notice.
+func Bound(param string, v *float64) (int, error) {
+	if v != nil && *v > math.MaxInt32 {
+		return math.MaxInt32, nil
+	}
+	return Whole(param, v, 1)
 }
 
 // Whole is a whole number from least; 0 where it is missing.

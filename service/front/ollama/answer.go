@@ -4,8 +4,6 @@ package ollama
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -241,9 +239,7 @@ func (f *Front) vectors(w http.ResponseWriter, r *http.Request, in *embedRequest
 		var result struct {
 			Embeddings [][]float32 `json:"embeddings"`
 		}
-		if err := json.Unmarshal(end.Result, &result); err != nil || len(result.Embeddings) != len(inputs) {
-			panic(fmt.Errorf("an embedding's result: %w", err)) // it is ours
-		}
+		exchange.Result(end, &result)
 		return answer(result.Embeddings, ended(end))
 	})
 }

@@ -11,15 +11,22 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
+	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/exchange/exchangetest"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// What any test gets is held against Ollama's document (LO-419).
+func TestMain(m *testing.M) {
+	document, err := dialect.LoadOllama()
+	if err != nil {
+		panic(err)
+	}
+	dialect.Run(m, document.Check)
+}
 
 var accepted = time.Unix(1700000000, 0)
 

@@ -3,12 +3,12 @@
 package ollama
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
 	"github.com/go-faster/jx"
 
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -30,11 +30,7 @@ type gathered struct {
 }
 
 func newLines(model string, chat bool, now func() time.Time, ended func(*task.End) figures) *lines {
-	b, err := json.Marshal(model)
-	if err != nil {
-		panic(err) // a string always encodes
-	}
-	return &lines{head: `{"model":` + string(b) + `,"created_at":"`, chat: chat, now: now, ended: ended}
+	return &lines{head: `{"model":` + string(exchange.JSON(model)) + `,"created_at":"`, chat: chat, now: now, ended: ended}
 }
 
 // Append implements delivery.Encoder.
@@ -128,10 +124,4 @@ func (l *lines) end(end *task.End) {
 	l.w.Buf = append(slices.Delete(l.w.Buf, from, from+1), '\n') // without the brace that opens it
 }
 
-func (l *lines) json(v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // its types always encode
-	}
-	l.w.Buf = append(l.w.Buf, b...)
-}
+func (l *lines) json(v any) { l.w.Buf = append(l.w.Buf, exchange.JSON(v)...) }

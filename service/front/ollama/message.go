@@ -3,7 +3,6 @@
 package ollama
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -49,8 +49,9 @@ type tool struct {
 
 func tools(list []tool) (out []task.Tool, err error) {
 	for i, t := range list {
-		one := task.Tool{Name: t.Function.Name, Description: t.Function.Description}
-		if one.Parameters, err = lenient.Schema(fmt.Sprintf("tools[%d].function.parameters", i), t.Function.Parameters); err != nil {
+		f := &t.Function
+		one, err := lenient.Tool(lenient.At("tools", i)+".function", f.Name, f.Description, "parameters", f.Parameters)
+		if err != nil {
 			return nil, err
 		}
 		out = append(out, one)
@@ -62,7 +63,7 @@ func tools(list []tool) (out []task.Tool, err error) {
 func conversation(list []message) (out []task.Message, err error) {
 	var open []task.ToolCall // those that have no result yet
 	for i, in := range list {
-		at := fmt.Sprintf("messages[%d]", i)
+		at := lenient.At("messages", i)
 		m := task.Message{Role: strings.ToLower(in.Role)}
 		if err := content(&m, at+".images", in.Content, in.Images); err != nil {
 			return nil, err
@@ -72,7 +73,7 @@ func conversation(list []message) (out []task.Message, err error) {
 		case task.RoleAssistant:
 			m.Reasoning = in.Thinking
 			for n, c := range in.ToolCalls {
-				arguments, err := c.arguments(fmt.Sprintf("%s.tool_calls[%d].function.arguments", at, n))
+				arguments, err := c.arguments(lenient.At(at+".tool_calls", n) + ".function.arguments")
 				if err != nil {
 					return nil, err
 				}
@@ -99,19 +100,12 @@ func conversation(list []message) (out []task.Message, err error) {
 
 // arguments are a call's, as a text. Some clients send them as one.
 func (c *toolCall) arguments(param string) (string, error) {
-	raw := bytes.TrimSpace(c.Function.Arguments)
+	raw := c.Function.Arguments
 	var text string
-	if len(raw) > 0 && json.Unmarshal(raw, &text) == nil {
-		raw = []byte(text)
+	if !lenient.Missing(raw) && json.Unmarshal(raw, &text) == nil {
+		raw = json.RawMessage(text)
 	}
-	if len(raw) == 0 || string(raw) == "null" {
-		return "{}", nil
-	}
-	var compact bytes.Buffer
-	if raw[0] != '{' || json.Compact(&compact, raw) != nil {
-		return "", lenient.Bad(param, "the arguments of a call are a JSON object")
-	}
-	return compact.String(), nil
+	return lenient.Arguments(param, raw)
 }
 
 // content gives a message its text, or its images and its text, in that order: that is where Ollama's templates have them.
@@ -121,7 +115,7 @@ func content(m *task.Message, param, text string, images []string) error {
 		return nil
 	}
 	for i, data := range images {
-		image, err := picture(fmt.Sprintf("%s[%d]", param, i), data)
+		image, err := picture(lenient.At(param, i), data)
 		if err != nil {
 			return err
 		}
@@ -151,12 +145,9 @@ func picture(param, data string) (*task.Image, error) {
 // calls are those of an answer. A call whose arguments are no object was cut off, or is none: nobody must run it, so it is returned as text.
 func calls(list []task.ToolCall) (whole []toolCall, rest string) {
 	for _, c := range list {
-		arguments := bytes.TrimSpace([]byte(c.Arguments))
-		if len(arguments) == 0 {
-			arguments = []byte("{}")
-		}
-		if arguments[0] != '{' || !json.Valid(arguments) {
-			rest += fmt.Sprintf(`{"name":%q,"arguments":%s`, c.Name, c.Arguments)
+		arguments, ok := exchange.Arguments(c.Arguments)
+		if !ok {
+			rest += fmt.Sprintf(`{"name":%s,"arguments":%s`, exchange.JSON(c.Name), c.Arguments)
 			continue
 		}
 		whole = append(whole, toolCall{ID: c.ID, Function: function{Index: len(whole), Name: c.Name, Arguments: arguments}})

@@ -82,7 +82,7 @@ type Fetch struct {
 func (f *Front) named(c *common) (string, error) {
 	name := c.shown()
 	if name == "" {
-		return "", lenient.Bad("model", "name the model: /api/tags lists them")
+		return "", lenient.NoModel("/api/tags")
 	}
 	short, latest := strings.CutSuffix(name, ":latest")
 	if !latest || short == "" || strings.Contains(short, ":") { // the tag of an oci: ref is its own
@@ -282,8 +282,8 @@ func (f *Front) move(w http.ResponseWriter, r *http.Request, shown, name string,
 		if err := f.o.Library.Unload(r.Context(), name); err != nil {
 			return naming(shown, err)
 		}
-	} else {
-		ctx, stop := context.WithTimeout(r.Context(), cmp.Or(f.o.HoldWhole, holdWhole))
+	} else { // who waits longer is told to come again: some give up after 300 s without a byte
+		ctx, stop := context.WithTimeout(r.Context(), f.x.HoldWhole())
 		defer stop()
 		if err := f.o.Library.Load(ctx, name); err != nil {
 			return naming(shown, err)
@@ -292,6 +292,3 @@ func (f *Front) move(w http.ResponseWriter, r *http.Request, shown, name string,
 	f.x.Write(w, http.StatusOK, answer(done{Done: true, Reason: reason}))
 	return nil
 }
-
-// holdWhole is how long a client waits for a model to be loaded before it is told to come again: some give up after 300 s without a byte.
-const holdWhole = 240 * time.Second

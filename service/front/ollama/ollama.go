@@ -9,8 +9,6 @@ import (
 	"io"
 	"net/http"
 
-	"go.uber.org/zap"
-
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
@@ -38,9 +36,6 @@ type Front struct {
 
 // New makes a front.
 func New(o Options) *Front {
-	if o.Log == nil {
-		o.Log = zap.NewNop()
-	}
 	f := &Front{o: o, x: exchange.New("ollama", o.Options)}
 	post, get := http.MethodPost, http.MethodGet
 	f.routes = exchange.Routes{
@@ -99,24 +94,27 @@ func (f *Front) version(w http.ResponseWriter, _ *http.Request) error {
 	return nil
 }
 
-// dialect implements delivery.Dialect.
-type dialect struct{ contentType string }
+// ndjson implements delivery.Dialect.
+type ndjson struct{ contentType string }
 
 var (
-	_ delivery.Dialect = dialect{}
+	_ delivery.Dialect = ndjson{}
 
-	lineByLine = dialect{"application/x-ndjson"}
-	oneAnswer  = dialect{"application/json"} // which is long in coming
+	lineByLine = ndjson{"application/x-ndjson"}
+	oneAnswer  = ndjson{"application/json"} // which is long in coming
 )
 
 // ContentType is delivery.Dialect's.
-func (d dialect) ContentType() string { return d.contentType }
+func (d ndjson) ContentType() string { return d.contentType }
+
+// Every is delivery.Dialect's.
+func (ndjson) Every() int { return exchange.LookEvery }
 
 // Metrics is delivery.Dialect's. The dialect has no place for them.
-func (dialect) Metrics(b []byte, _ task.Metrics) ([]byte, error) { return b, nil }
+func (ndjson) Metrics(b []byte, _ task.Metrics) ([]byte, error) { return b, nil }
 
 // Error is delivery.Dialect's.
-func (dialect) Error(b []byte, e *task.Error) ([]byte, error) { return appendError(b, e), nil }
+func (ndjson) Error(b []byte, e *task.Error) ([]byte, error) { return appendError(b, e), nil }
 
 // KeepAlive is delivery.Dialect's. White space may stand before any JSON, and nothing else may: there are no comments.
-func (dialect) KeepAlive(b []byte) []byte { return append(b, ' ') }
+func (ndjson) KeepAlive(b []byte) []byte { return append(b, ' ') }

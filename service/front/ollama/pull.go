@@ -3,9 +3,7 @@
 package ollama
 
 import (
-	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -14,17 +12,14 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// hold is how long a pull is waited for before its response begins, so that a refusal still has its status.
-const hold = 5 * time.Second
-
-// pull serves /api/pull.
+// pull serves /api/pull. Its response begins after a while, so that a refusal still has its status.
 func (f *Front) pull(w http.ResponseWriter, r *http.Request) error {
 	var in modelRequest
 	_, name, _, err := f.read(r, &in, &in.common)
 	if err != nil {
 		return err
 	}
-	fetch, err := f.o.Library.Pull(r.Context(), reference(name), cmp.Or(f.o.Hold, hold))
+	fetch, err := f.o.Library.Pull(r.Context(), reference(name), f.x.Hold())
 	if err != nil {
 		return naming(in.shown(), err)
 	}
@@ -145,13 +140,7 @@ func (p *pulling) tell(b []byte, line progress) []byte {
 	return line.append(b)
 }
 
-func (l progress) append(b []byte) []byte {
-	line, err := json.Marshal(l)
-	if err != nil {
-		panic(err) // strings and numbers always encode
-	}
-	return append(append(b, line...), '\n')
-}
+func (l progress) append(b []byte) []byte { return appendLine(b, l) }
 
 // Written is delivery.Stream's.
 func (p *pulling) Written() {}

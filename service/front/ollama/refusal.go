@@ -3,7 +3,6 @@
 package ollama
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -58,12 +57,11 @@ const maxQuote = 100
 
 // appendError appends an error as a line of a stream.
 func appendError(b []byte, err error) []byte {
-	line, failed := json.Marshal(errorOf(err))
-	if failed != nil {
-		panic(failed) // strings always encode
-	}
-	return append(append(b, line...), '\n')
+	return appendLine(b, errorOf(err))
 }
+
+// appendLine appends a line of a stream.
+func appendLine(b []byte, v any) []byte { return append(append(b, exchange.JSON(v)...), '\n') }
 
 // Refuse implements gate.Front.
 func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) {

@@ -14,14 +14,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The bounds of the native contract.
-const (
-	maxStop          = 16
-	maxTemperature   = 5
-	minRepeatPenalty = 0.1
-	maxRepeatPenalty = 10
-)
-
 // common is what requests share: all of them the model, chats and completions the rest. Unknown fields are ignored.
 type common struct {
 	Model     string          `json:"model"`
@@ -55,9 +47,9 @@ func (c *common) unload() (bool, error) {
 	return d == 0, nil
 }
 
+// absent reports whether a value is missing. Some clients send an empty text then.
 func absent(raw json.RawMessage) bool {
-	raw = bytes.TrimSpace(raw)
-	return len(raw) == 0 || string(raw) == "null" || string(raw) == `""`
+	return lenient.Missing(raw) || string(bytes.TrimSpace(raw)) == `""`
 }
 
 // streams reports whether the answer is wanted as a stream.
@@ -66,14 +58,11 @@ func (c *common) streams() bool { return c.Stream == nil || *c.Stream }
 // options are those that a pool can follow, and those that would change the answer and that no pool can. What only changes how a model is
 // loaded is the configuration's to say, and so is num_ctx.
 type options struct {
-	NumPredict    *float64      `json:"num_predict"`
-	Seed          *float64      `json:"seed"`
-	Temperature   *float64      `json:"temperature"`
-	TopK          *float64      `json:"top_k"`
-	TopP          *float64      `json:"top_p"`
-	MinP          *float64      `json:"min_p"`
-	RepeatPenalty *float64      `json:"repeat_penalty"`
-	Stop          lenient.Texts `json:"stop"`
+	NumPredict *float64      `json:"num_predict"`
+	Seed       *float64      `json:"seed"`
+	Stop       lenient.Texts `json:"stop"`
+
+	lenient.Sampling
 
 	Mirostat         *float64 `json:"mirostat"`
 	TypicalP         *float64 `json:"typical_p"`
@@ -100,7 +89,7 @@ func (o *options) apply(q *task.Request) (err error) {
 		}
 	}
 	if o.NumPredict != nil && *o.NumPredict > 0 { // else as many as the context holds
-		if q.MaxTokens, err = lenient.Whole("options.num_predict", o.NumPredict, 1); err != nil {
+		if q.MaxTokens, err = lenient.Bound("options.num_predict", o.NumPredict); err != nil {
 			return err
 		}
 	}
@@ -109,41 +98,15 @@ func (o *options) apply(q *task.Request) (err error) {
 			return err
 		}
 	}
-	if len(o.Stop) > maxStop {
-		return lenient.Bad("options.stop", "at most %d texts are possible", maxStop)
-	}
-	p := &q.Params
-	p.Stop = o.Stop
-	if p.Temperature, err = lenient.Within("options.temperature", o.Temperature, maxTemperature); err != nil {
+	if q.Params.Stop, err = lenient.Stops("options.stop", o.Stop); err != nil {
 		return err
 	}
-	if p.TopP, err = lenient.Within("options.top_p", o.TopP, 1); err != nil {
-		return err
-	}
-	if p.MinP, err = lenient.Within("options.min_p", o.MinP, 1); err != nil {
-		return err
-	}
-	if o.TopK != nil {
-		k := 0 // also where it is negative: all tokens
-		if *o.TopK > 0 {
-			if k, err = lenient.Whole("options.top_k", o.TopK, 1); err != nil {
-				return err
-			}
-		}
-		p.TopK = &k
-	}
-	if r := o.RepeatPenalty; r != nil && *r != 0 { // 0 leaves it to the pool
-		if *r < minRepeatPenalty || *r > maxRepeatPenalty {
-			return lenient.Bad("options.repeat_penalty", "it must be from %g to %g, not %g", minRepeatPenalty, float64(maxRepeatPenalty), *r)
-		}
-		p.RepeatPenalty = r
-	}
-	return nil
+	return o.Sampling.Read("options.", &q.Params)
 }
 
 // request is the task of what chats and completions share.
 func (c *common) request(model string) (q task.Request, err error) {
-	q = lenient.Chat(model)
+	q = lenient.Request(model, task.Completion)
 	switch {
 	case c.Logprobs:
 		return q, lenient.Cannot("logprobs", "log probabilities")
@@ -180,7 +143,7 @@ func format(raw json.RawMessage) (*task.Format, error) {
 }
 
 // think is a wish that shapes the thinking: true, false, or how much.
-func think(raw json.RawMessage, r *task.Reasoning) error {
+func think(raw json.RawMessage, r *task.Reasoning) (err error) {
 	if absent(raw) {
 		return nil
 	}
@@ -190,16 +153,11 @@ func think(raw json.RawMessage, r *task.Reasoning) error {
 	case json.Unmarshal(raw, &yes) == nil:
 	case json.Unmarshal(raw, &level) != nil:
 		return lenient.Bad("think", "it must be true, false, or a level such as \"low\"")
-	case len(level) > maxLevel:
-		return lenient.Bad("think", "a level is a word such as \"low\"")
-	default:
-		r.Effort = level
 	}
 	r.Enabled = &yes
-	return nil
+	r.Effort, err = lenient.Effort("think", level)
+	return err
 }
-
-const maxLevel = 32
 
 // chatRequest is the body of /api/chat.
 type chatRequest struct {
@@ -279,8 +237,8 @@ type embedRequest struct {
 
 // request is the task of embeddings.
 func (e *embedRequest) request(model string, inputs []string) (task.Request, error) {
-	q := lenient.Chat(model)
-	q.Workload, q.AtMost, q.Inputs = task.Embedding, false, inputs
+	q := lenient.Request(model, task.Embedding)
+	q.Inputs = inputs
 	if e.Dimensions != nil && *e.Dimensions != 0 {
 		return q, lenient.Cannot("dimensions", "another number of dimensions than the model's")
 	}

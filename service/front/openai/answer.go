@@ -6,13 +6,10 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/binary"
-	"encoding/json"
-	"fmt"
 	"math"
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
@@ -32,15 +29,7 @@ func usageOf(end *task.End) usage {
 // chat serves /v1/chat/completions.
 func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	var in chatRequest
-	body, err := lenient.Decode(r, &in)
-	if err != nil {
-		return err
-	}
-	q, err := in.request()
-	if err != nil {
-		return err
-	}
-	a, err := f.x.Submit(w, r, q, body)
+	a, _, err := f.submit(w, r, &in)
 	if err != nil {
 		return err
 	}
@@ -65,9 +54,23 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 				m.Call = &called
 			}
 		}
-		why := finish(end, len(parts.Calls) > 0, in.legacy())
+		why := finishReason(end, len(parts.Calls) > 0, in.legacy())
 		return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: why}}, usageOf(end)}
 	}))
+}
+
+// submit reads a body, and sends it off as a task.
+func (f *Front) submit(w http.ResponseWriter, r *http.Request, in interface{ request() (task.Request, error) }) (*exchange.Answer, task.Request, error) {
+	body, err := lenient.Decode(r, in)
+	if err != nil {
+		return nil, task.Request{}, err
+	}
+	q, err := in.request()
+	if err != nil {
+		return nil, q, err
+	}
+	a, err := f.x.Submit(w, r, q, body)
+	return a, q, err
 }
 
 // took tells in a header how long the answer took, from now on.
@@ -130,8 +133,8 @@ type called struct {
 	Arguments string `json:"arguments"`
 }
 
-// finish is why an answer ended, in the dialect's words. There always is a word: clients repeat a request whose answer has none.
-func finish(end *task.End, calls, legacy bool) string {
+// finishReason is why an answer ended, in the dialect's words. There always is a word: clients repeat a request whose answer has none.
+func finishReason(end *task.End, calls, legacy bool) string {
 	switch {
 	case end.FinishReason == task.FinishLength:
 		return "length"
@@ -147,15 +150,7 @@ func finish(end *task.End, calls, legacy bool) string {
 // completion serves /v1/completions.
 func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 	var in completionRequest
-	body, err := lenient.Decode(r, &in)
-	if err != nil {
-		return err
-	}
-	q, err := in.request()
-	if err != nil {
-		return err
-	}
-	a, err := f.x.Submit(w, r, q, body)
+	a, _, err := f.submit(w, r, &in)
 	if err != nil {
 		return err
 	}
@@ -164,7 +159,7 @@ func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 		return a.Stream(w, r, newChunks(head, false, in.StreamOptions.usage()), sse{})
 	}
 	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
-		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finish(end, false, false)}}, usageOf(end)}
+		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finishReason(end, false, false)}}, usageOf(end)}
 	}))
 }
 
@@ -185,15 +180,7 @@ type textChoice struct {
 // embeddings serves /v1/embeddings.
 func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 	var in embeddingsRequest
-	body, err := lenient.Decode(r, &in)
-	if err != nil {
-		return err
-	}
-	q, err := in.request()
-	if err != nil {
-		return err
-	}
-	a, err := f.x.Submit(w, r, q, body)
+	a, _, err := f.submit(w, r, &in)
 	if err != nil {
 		return err
 	}
@@ -201,7 +188,7 @@ func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 		var result struct {
 			Embeddings [][]float32 `json:"embeddings"`
 		}
-		ours(end, &result)
+		exchange.Result(end, &result)
 		out := vectors{Object: "list", Model: in.Model, Data: make([]vector, len(result.Embeddings))}
 		out.Usage.Prompt, out.Usage.Total = end.TokensIn, end.TokensIn
 		for i, v := range result.Embeddings {
@@ -236,25 +223,10 @@ func encoded(v []float32) string {
 	return base64.StdEncoding.EncodeToString(b)
 }
 
-// ours reads a result that the engine's adapter has written.
-func ours(end *task.End, into any) {
-	if err := json.Unmarshal(end.Result, into); err != nil {
-		panic(fmt.Errorf("the result of a task: %w", err))
-	}
-}
-
 // rerank serves /v1/rerank.
 func (f *Front) rerank(w http.ResponseWriter, r *http.Request) error {
 	var in rerankRequest
-	body, err := lenient.Decode(r, &in)
-	if err != nil {
-		return err
-	}
-	q, err := in.request()
-	if err != nil {
-		return err
-	}
-	a, err := f.x.Submit(w, r, q, body)
+	a, q, err := f.submit(w, r, &in)
 	if err != nil {
 		return err
 	}
@@ -262,7 +234,7 @@ func (f *Front) rerank(w http.ResponseWriter, r *http.Request) error {
 		var result struct {
 			Scores []float64 `json:"scores"`
 		}
-		ours(end, &result)
+		exchange.Result(end, &result)
 		out := ranking{ID: "rerank-" + a.ID, Object: "list", Model: in.Model, Results: make([]rank, len(result.Scores))}
 		out.Usage.Prompt, out.Usage.Total = end.TokensIn, end.TokensIn
 		for i, score := range result.Scores {
@@ -330,14 +302,10 @@ func (f *Front) models(w http.ResponseWriter, _ *http.Request) error {
 
 // model serves /v1/models/{id}. An id may have slashes.
 func (f *Front) model(w http.ResponseWriter, r *http.Request) error {
-	id := exchange.Under(r, modelsPath)
-	var known []string
-	for _, m := range f.x.Models() {
-		if m.ID == id {
-			f.x.Write(w, http.StatusOK, view(m))
-			return nil
-		}
-		known = append(known, m.ID)
+	m, err := f.x.Model(exchange.Under(r, modelPath))
+	if err != nil {
+		return err
 	}
-	return task.Errorf(task.ModelNotFound, "there is no model %q; there are: %s", task.Clip(id, 100), cmp.Or(strings.Join(known, ", "), "none"))
+	f.x.Write(w, http.StatusOK, view(m))
+	return nil
 }

@@ -3,9 +3,6 @@
 package openai
 
 import (
-	"encoding/json"
-	"strconv"
-
 	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -24,10 +21,7 @@ type chunks struct {
 }
 
 func newChunks(h head, chat, usage bool) *chunks {
-	b, err := json.Marshal(h)
-	if err != nil {
-		panic(err) // strings and a number always encode
-	}
+	b := exchange.JSON(h)
 	return &chunks{head: "data: " + string(b[:len(b)-1]), chat: chat, usage: usage}
 }
 
@@ -44,11 +38,7 @@ func (c *chunks) Append(b []byte, e task.Event) []byte {
 		c.end(e.End)
 	case task.EventError:
 		c.w.RawStr("data: ")
-		body, err := json.Marshal(errorOf(e.Err))
-		if err != nil {
-			panic(err) // strings always encode
-		}
-		c.w.Buf = append(c.w.Buf, body...)
+		c.w.Buf = append(c.w.Buf, exchange.JSON(errorOf(e.Err))...)
 		c.w.RawStr("\n\n")
 	}
 	b, c.w.Buf = c.w.Buf, nil
@@ -156,7 +146,7 @@ func (c *chunks) end(end *task.End) {
 	} else {
 		c.text(nil)
 	}
-	c.close(finish(end, c.calls, c.legacy))
+	c.close(finishReason(end, c.calls, c.legacy))
 	if c.usage {
 		u := usageOf(end)
 		c.w.RawStr(c.head)
@@ -170,11 +160,8 @@ func (c *chunks) end(end *task.End) {
 		c.w.Int(u.Total)
 		c.w.RawStr("}}\n\n")
 	}
-	c.w.RawStr(": receipt")
-	for _, part := range exchange.ReceiptParts(&end.Receipt) {
-		c.w.RawStr(" " + part[0] + "=" + part[1])
-	}
-	c.w.RawStr("\n\ndata: [DONE]\n\n")
+	c.w.Buf = exchange.AppendReceipt(c.w.Buf, &end.Receipt)
+	c.w.RawStr("data: [DONE]\n\n")
 }
 
 // sse implements delivery.Dialect.
@@ -183,18 +170,15 @@ type sse struct{}
 // ContentType is delivery.Dialect's.
 func (sse) ContentType() string { return "text/event-stream; charset=utf-8" }
 
+// Every is delivery.Dialect's.
+func (sse) Every() int { return exchange.LookEvery }
+
 // Metrics is delivery.Dialect's. While a task waits, its client is told its place in line in a comment.
 func (sse) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	if m.Phase == task.PhaseDecode {
 		return b, nil
 	}
-	b = append(b, ": "...)
-	b = append(b, m.Phase...)
-	b = append(b, " queue_position="...)
-	b = strconv.AppendInt(b, int64(m.QueuePosition), 10)
-	b = append(b, " predicted_start_ms="...)
-	b = strconv.AppendInt(b, m.PredictedStartMS, 10)
-	return append(b, "\n\n"...), nil
+	return exchange.AppendPlace(b, m), nil
 }
 
 // Error is delivery.Dialect's.

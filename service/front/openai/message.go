@@ -3,7 +3,6 @@
 package openai
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -38,10 +37,10 @@ type calledIn struct {
 // arguments are those of a call: a text, or by some clients the object itself.
 func (c *calledIn) arguments() string {
 	var text string
-	if json.Unmarshal(c.Arguments, &text) == nil {
-		return text
+	if json.Unmarshal(c.Arguments, &text) != nil {
+		text = string(c.Arguments)
 	}
-	return string(c.Arguments)
+	return lenient.WholeArguments(text)
 }
 
 // part is a part of a message's content.
@@ -54,7 +53,7 @@ type part struct {
 
 // content is a text, or a list of parts. Parts are only returned where there is an image among them.
 func content(param string, raw json.RawMessage) (string, []task.Part, error) {
-	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+	if lenient.Missing(raw) {
 		return "", nil, nil
 	}
 	var text string
@@ -75,7 +74,7 @@ func content(param string, raw json.RawMessage) (string, []task.Part, error) {
 		case "refusal":
 			text = p.Refusal
 		case "image_url", "input_image":
-			image, err := p.image(at(param, i) + ".image_url")
+			image, err := p.image(lenient.At(param, i) + ".image_url")
 			if err != nil {
 				return "", nil, err
 			}
@@ -83,7 +82,7 @@ func content(param string, raw json.RawMessage) (string, []task.Part, error) {
 			parts = append(parts, task.Part{Image: image})
 			continue
 		default:
-			return "", nil, lenient.Cannot(at(param, i), fmt.Sprintf("a part of the type %q", task.Clip(p.Type, 40)))
+			return "", nil, lenient.Cannot(lenient.At(param, i), fmt.Sprintf("a part of the type %q", task.Clip(p.Type, 40)))
 		}
 		all.WriteString(text)
 		parts = append(parts, task.Part{Text: text})
@@ -115,7 +114,7 @@ func turns(in []message) ([]task.Message, error) {
 	called := "" // the id of the last call in the old form, which has none
 	for i := range in {
 		m := &in[i]
-		where := at("messages", i)
+		where := lenient.At("messages", i)
 		text, parts, err := content(where+".content", m.Content)
 		if err != nil {
 			return nil, err
@@ -156,7 +155,7 @@ func (m *message) assistant(turn *task.Message, where string) error {
 	}
 	for i, c := range m.ToolCalls {
 		if c.Function == nil {
-			return lenient.Cannot(at(where+".tool_calls", i), fmt.Sprintf("a call of the type %q", task.Clip(c.Type, 40)))
+			return lenient.Cannot(lenient.At(where+".tool_calls", i), fmt.Sprintf("a call of the type %q", task.Clip(c.Type, 40)))
 		}
 		turn.ToolCalls = append(turn.ToolCalls, task.ToolCall{ID: c.ID, Name: c.Function.Name, Arguments: c.Function.arguments()})
 	}

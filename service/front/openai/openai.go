@@ -30,12 +30,12 @@ func New(o exchange.Options) *Front {
 		"/v1/rerank":           {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
 		"/v1/reranking":        {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
 		"/v1/models":           {http.MethodGet: {Name: "openai.models", Serve: f.models}},
-		modelsPath:             {http.MethodGet: {Name: "openai.model", Serve: f.model}},
+		modelPath:              {http.MethodGet: {Name: "openai.model", Serve: f.model}},
 	}
 	return f
 }
 
-const modelsPath = "/v1/models/"
+const modelPath = "/v1/models/"
 
 // Paths are where the front is mounted.
 func (f *Front) Paths() []string { return f.routes.Paths() }

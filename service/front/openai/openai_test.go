@@ -6,18 +6,15 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/harness/dialect"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -33,15 +30,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	checked := &dialect.Checked{Next: http.DefaultTransport, Check: document.Check}
-	http.DefaultClient.Transport = checked
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if _, err := checked.Result(); err != nil {
-			fmt.Println("not as OpenAI's document has it:", err)
-			code = 1
-		}
-		os.Exit(code)
-	}))
+	dialect.Run(m, document.Check)
 }
 
 func front(o exchange.Options) gate.Front { return New(o) }
@@ -132,6 +121,8 @@ func TestErrorsOfTheLine(t *testing.T) {
 		task.Errorf(task.AdmissionReject, "full").Retry(90 * time.Minute):                   {429, `"message":"overloaded: full","type":"rate_limit_error","param":null,"code":"overloaded"`, "60"},
 		task.Errorf(task.PoolUnready, "loads").Retry(0):                                     {503, `"message":"overloaded: loads","type":"server_error"`, "1"},
 		task.Errorf(task.InvalidParams, "x").Because(&task.TooLongError{Tokens: 9, Ctx: 8}): {400, `maximum context length is 8 tokens; prompt is too long: 9 tokens > 8 maximum`, ""},
+		task.Errorf(task.UnsupportedMedia, "br"):                                            {415, `"message":"br","type":"invalid_request_error","param":null,"code":"unsupported_media_type"`, ""},
+		task.Errorf(task.NotImplemented, "no"):                                              {501, `"message":"no","type":"invalid_request_error","param":null,"code":"not_implemented"`, ""},
 	} {
 		l := exchangetest.New()
 		l.Refusal = code
@@ -151,6 +142,18 @@ func TestAFailureBeforeTheFirstToken(t *testing.T) {
 		require.Equal(t, http.StatusTooManyRequests, res.StatusCode)
 		require.Contains(t, exchangetest.Read(t, res.Body), "overloaded")
 		require.Zero(t, l.Cancels())
+	}
+}
+
+// LO-404, LO-407: a stop of the orchestrator is no fault of its own to whoever waits: streamed or whole, it says that the request may come again.
+func TestAStopWhileATaskWaits(t *testing.T) {
+	for _, more := range []string{"", `,"stream":true`} {
+		l := exchangetest.New()
+		l.Detaches()
+		res := exchangetest.Post(t, serve(t, l)+"/v1/chat/completions", `{`+hello+more+`}`)
+		require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+		require.Equal(t, "5", res.Header.Get("Retry-After"))
+		require.Contains(t, exchangetest.Read(t, res.Body), `"message":"overloaded: the stream broke off: send the request again"`)
 	}
 }
 
@@ -217,6 +220,35 @@ func TestAClientThatGoesCancels(t *testing.T) {
 			require.Zero(t, l.Cancels())
 		})
 	}
+}
+
+// LO-405: a key is of one request. Who sends it with another one is told of the key, and not of an id that no client of the dialect chose.
+func TestAKeyIsOfOneRequest(t *testing.T) {
+	l := exchangetest.New()
+	url := serve(t, l)
+	send := func(path, body string) *http.Response {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+path, strings.NewReader(body))
+		require.NoError(t, err)
+		r.Header.Set("Idempotency-Key", "k")
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = res.Body.Close() })
+		return res
+	}
+	l.Ends(task.FinishStop)
+	const both = `{"model":"coder","messages":[{"role":"user","content":"hi"}],"prompt":"hi"}`
+	for _, path := range []string{"/v1/chat/completions", "/v1/chat/completions/", "/v1/completions"} {
+		require.Equal(t, http.StatusOK, send(path, both).StatusCode)
+	}
+	sent := l.Requests()
+	require.Equal(t, sent[0].BodySHA256, sent[1].BodySHA256)
+	require.Equal(t, sent[0].ID, sent[2].ID)
+	require.NotEqual(t, sent[0].BodySHA256, sent[2].BodySHA256) // the same body means another thing there
+	l.Refusal = task.Errorf(task.Conflict, "task_id key-1 is taken")
+	res := send("/v1/chat/completions", both)
+	require.Equal(t, http.StatusConflict, res.StatusCode)
+	require.Equal(t, "false", res.Header.Get("X-Should-Retry"))
+	require.Contains(t, exchangetest.Read(t, res.Body), `"message":"this Idempotency-Key was sent before`)
 }
 
 // LO-406: while a task waits, a stream gets its head and comments, and a whole answer white space.
@@ -293,12 +325,21 @@ func TestRequestsShareAConnection(t *testing.T) {
 	require.Equal(t, 1, dials)
 }
 
-// A token costs no allocation.
+// LO-408: a token costs no allocation, whatever it is a piece of.
 func TestChunksAllocateNothing(t *testing.T) {
-	c := newChunks(head{ID: "x", Model: "m"}, true, true)
-	b := c.Append(make([]byte, 0, 4096), task.Event{Kind: task.EventText, Text: []byte("frog")})[:0]
-	e := task.Event{Kind: task.EventText, Text: []byte("frog \"pond\"\n")}
-	require.Zero(t, testing.AllocsPerRun(100, func() { b = c.Append(b[:0], e) }))
+	plain := newChunks(head{ID: "x", Model: "m"}, true, true)
+	legacy := newChunks(head{ID: "x", Model: "m"}, true, false)
+	legacy.legacy = true
+	for name, c := range map[string]*chunks{"chat": plain, "functions": legacy, "completion": newChunks(head{ID: "x", Model: "m"}, false, true)} {
+		for _, kind := range []task.EventKind{task.EventReasoning, task.EventText, task.EventToolCall} {
+			for _, call := range []task.CallPart{{ID: "call_1", Name: "f"}, {}} {
+				e := task.Event{Kind: kind, Text: []byte("frog \"pond\"\n"), Call: call}
+				b := c.Append(make([]byte, 0, 4096), e)[:0]
+				require.Zero(t, testing.AllocsPerRun(100, func() { b = c.Append(b[:0], e) }), name)
+				require.NotEmpty(t, b, name)
+			}
+		}
+	}
 }
 
 // LO-404: no body makes the decoders fail in a way of their own, and what they take can be said back in an answer.

@@ -3,10 +3,8 @@
 package openai
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -15,14 +13,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// The bounds of the native contract, and of the dialect.
-const (
-	maxStop        = 16
-	maxTemperature = 5
-	maxRepeat      = 10
-	maxBias        = 100
-	maxEffort      = 40 // bytes of a word
-)
+// maxBias bounds a logit bias, as in the native contract.
+const maxBias = 100
 
 // common is what completions, chats and responses share. Unknown fields are ignored.
 type common struct {
@@ -32,17 +24,14 @@ type common struct {
 	Seed   *float64      `json:"seed"`
 	Stop   lenient.Texts `json:"stop"`
 
-	Temperature      *float64            `json:"temperature"`
-	TopP             *float64            `json:"top_p"`
+	lenient.Sampling // llama-server and vLLM have its top_k, min_p and repeat_penalty in this dialect as well
+
 	FrequencyPenalty *float64            `json:"frequency_penalty"`
 	PresencePenalty  *float64            `json:"presence_penalty"`
 	LogitBias        map[string]*float64 `json:"logit_bias"`
-	// llama-server and vLLM have these in this dialect as well.
-	TopK          *float64        `json:"top_k"`
-	MinP          *float64        `json:"min_p"`
-	RepeatPenalty *float64        `json:"repeat_penalty"`
-	Grammar       string          `json:"grammar"`
-	JSONSchema    json.RawMessage `json:"json_schema"`
+	// llama-server has these as well.
+	Grammar    string          `json:"grammar"`
+	JSONSchema json.RawMessage `json:"json_schema"`
 }
 
 type streamOptions struct {
@@ -55,50 +44,27 @@ func (o *streamOptions) usage() bool { return o != nil && o.IncludeUsage }
 // request is the task of what they share. Most is the bound of the answer, in tokens, and name how the client calls it.
 func (c *common) request(name string, most *float64) (q task.Request, err error) {
 	if c.Model == "" {
-		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.NoModel("/v1/models")
 	}
-	q = lenient.Chat(c.Model)
-	if c.N != nil && *c.N != 1 {
+	q = lenient.Request(c.Model, task.Completion)
+	switch {
+	case c.N != nil && *c.N != 1:
 		return q, lenient.Cannot("n", "more or less than one choice")
+	case c.FrequencyPenalty != nil && *c.FrequencyPenalty != 0:
+		return q, lenient.Cannot("frequency_penalty", "this penalty")
+	case c.PresencePenalty != nil && *c.PresencePenalty != 0:
+		return q, lenient.Cannot("presence_penalty", "this penalty")
 	}
-	for name, penalty := range map[string]*float64{"frequency_penalty": c.FrequencyPenalty, "presence_penalty": c.PresencePenalty} {
-		if penalty != nil && *penalty != 0 {
-			return q, lenient.Cannot(name, "this penalty")
-		}
-	}
-	if q.MaxTokens, err = lenient.Whole(name, most, 1); err != nil {
+	if q.MaxTokens, err = lenient.Bound(name, most); err != nil {
 		return q, err
 	}
 	if q.Seed, err = lenient.Seed("seed", c.Seed); err != nil {
 		return q, err
 	}
-	if len(c.Stop) > maxStop {
-		return q, lenient.Bad("stop", "at most %d texts are possible", maxStop)
+	if q.Params.Stop, err = lenient.Stops("stop", c.Stop); err != nil {
+		return q, err
 	}
-	q.Params.Stop = c.Stop
-	if c.TopK != nil {
-		k, err := lenient.Whole("top_k", c.TopK, 0)
-		if err != nil {
-			return q, err
-		}
-		q.Params.TopK = &k
-	}
-	for _, n := range []struct {
-		name string
-		v    *float64
-		most float64
-		to   **float64
-	}{
-		{"temperature", c.Temperature, maxTemperature, &q.Params.Temperature},
-		{"top_p", c.TopP, 1, &q.Params.TopP},
-		{"min_p", c.MinP, 1, &q.Params.MinP},
-		{"repeat_penalty", c.RepeatPenalty, maxRepeat, &q.Params.RepeatPenalty},
-	} {
-		if *n.to, err = lenient.Within(n.name, n.v, n.most); err != nil {
-			return q, err
-		}
-	}
-	return q, nil
+	return q, c.Sampling.Read("", &q.Params)
 }
 
 // ask puts into a chat what the three share beside the sampling.
@@ -246,24 +212,21 @@ func (c *chatRequest) request() (task.Request, error) {
 }
 
 // effort is a word for the model's template. "none" is a wish not to think at all.
-func effort(r *task.Reasoning, param, word string) error {
-	if len(word) > maxEffort {
-		return lenient.Bad(param, "it is a word such as none, low, medium or high")
-	}
+func effort(r *task.Reasoning, param, word string) (err error) {
 	if word == "none" {
 		off := false
 		r.Enabled = &off
 		return nil
 	}
-	r.Effort = word
-	return nil
+	r.Effort, err = lenient.Effort(param, word)
+	return err
 }
 
 // arguments are those of the model's template. One of them, enable_thinking, is a wish that is no need: models that do not think may
 // ignore it.
 func arguments(chat *task.Chat, raw json.RawMessage) error {
 	const param = "chat_template_kwargs"
-	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+	if lenient.Missing(raw) {
 		return nil
 	}
 	var all map[string]json.RawMessage
@@ -340,11 +303,11 @@ type embeddingsRequest struct {
 
 // request is the task of embeddings.
 func (c *embeddingsRequest) request() (task.Request, error) {
-	q := answered(c.Model, task.Embedding)
+	q := lenient.Request(c.Model, task.Embedding)
 	var input lenient.Texts
 	switch {
 	case c.Model == "":
-		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.NoModel("/v1/models")
 	case c.Format != "" && c.Format != "float" && c.Format != "base64":
 		return q, lenient.Bad("encoding_format", "it must be float or base64, not %q", task.Clip(c.Format, 40))
 	case c.Dimensions != nil:
@@ -354,14 +317,6 @@ func (c *embeddingsRequest) request() (task.Request, error) {
 	}
 	q.Inputs = input
 	return q, nil
-}
-
-// answered is a task whose answer is no stream.
-func answered(model string, w task.Workload) task.Request {
-	return task.Request{
-		ModelRef: model, Workload: w, Priority: task.Interactive, Placement: task.Placement{Mode: task.Auto},
-		OutputMode: "text",
-	}
 }
 
 // rerankRequest is the body of /v1/rerank.
@@ -390,10 +345,10 @@ func document(param string, raw json.RawMessage) (string, error) {
 
 // request is the task of a rerank.
 func (c *rerankRequest) request() (task.Request, error) {
-	q := answered(c.Model, task.Rerank)
+	q := lenient.Request(c.Model, task.Rerank)
 	switch {
 	case c.Model == "":
-		return q, lenient.Bad("model", "name the model that is to answer: /v1/models lists them")
+		return q, lenient.NoModel("/v1/models")
 	case c.Query == "":
 		return q, lenient.Bad("query", "send the text to which the documents are compared")
 	case len(c.Documents) == 0:
@@ -406,12 +361,9 @@ func (c *rerankRequest) request() (task.Request, error) {
 	q.Inputs = make([]string, len(c.Documents))
 	for i, d := range c.Documents {
 		var err error
-		if q.Inputs[i], err = document(at("documents", i), d); err != nil {
+		if q.Inputs[i], err = document(lenient.At("documents", i), d); err != nil {
 			return q, err
 		}
 	}
 	return q, nil
 }
-
-// at names an element of a list, as errors do.
-func at(list string, i int) string { return fmt.Sprintf("%s[%d]", list, i) }

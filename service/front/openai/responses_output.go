@@ -9,6 +9,8 @@ import (
 
 	"github.com/go-faster/jx"
 
+	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -190,10 +192,7 @@ func newResponse(id string, created int64, in *responseRequest, q task.Request) 
 	for _, t := range q.Chat.Tools {
 		h.Tools = append(h.Tools, toolView{Type: "function", Name: t.Name, Description: t.Description, Parameters: parameters(t.Parameters)})
 	}
-	b, err := json.Marshal(h)
-	if err != nil {
-		panic(err) // its schemas were decoded before
-	}
+	b := exchange.JSON(h) // its schemas were decoded before
 	return &response{head: string(b[:len(b)-1]), output: output{task: id}}
 }
 
@@ -226,7 +225,7 @@ func (f *format) view() formatView {
 
 // parameters are a schema that the document takes: an object.
 func parameters(schema json.RawMessage) json.RawMessage {
-	if !present(schema) {
+	if lenient.Missing(schema) {
 		return json.RawMessage("{}")
 	}
 	return schema

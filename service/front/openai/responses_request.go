@@ -3,7 +3,6 @@
 package openai
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -53,9 +52,9 @@ func (c *responseRequest) request() (task.Request, error) {
 		return q, lenient.Bad("background", "a response in the background cannot be had here yet: wait for it, streamed or not")
 	case c.PreviousResponseID != "":
 		return q, lenient.Bad("previous_response_id", stateless)
-	case present(c.Conversation):
+	case !lenient.Missing(c.Conversation):
 		return q, lenient.Bad("conversation", stateless)
-	case present(c.Prompt):
+	case !lenient.Missing(c.Prompt):
 		return q, lenient.Cannot("prompt", "a prompt that is stored")
 	case c.TopLogprobs != nil && *c.TopLogprobs > 0:
 		return q, lenient.Cannot("top_logprobs", "log probabilities")
@@ -88,12 +87,6 @@ func (c *responseRequest) request() (task.Request, error) {
 	return q, choose(q.Chat, c.Tools, c.ToolChoice)
 }
 
-// present reports whether a value is there, and more than null.
-func present(raw json.RawMessage) bool {
-	raw = bytes.TrimSpace(raw)
-	return len(raw) > 0 && string(raw) != "null"
-}
-
 // conversation puts messages together from items. What a model said in one go are several items here, and one message to its template.
 type conversation struct{ messages []task.Message }
 
@@ -109,7 +102,7 @@ func (c *conversation) assistant() *task.Message {
 
 // input reads a text, or a list of items. An empty text is one: clients load a model so.
 func (c *conversation) input(raw json.RawMessage) error {
-	if !present(raw) {
+	if lenient.Missing(raw) {
 		return lenient.Bad("input", "send a text, or a list of items")
 	}
 	var text string
@@ -125,7 +118,7 @@ func (c *conversation) input(raw json.RawMessage) error {
 		return lenient.Bad("input", "send at least one item")
 	}
 	for i := range items {
-		if err := c.item(at("input", i), &items[i]); err != nil {
+		if err := c.item(lenient.At("input", i), &items[i]); err != nil {
 			return err
 		}
 	}
@@ -208,7 +201,7 @@ func (c *conversation) message(param string, item *inputItem) error {
 // thought reads what a model thought. A summary is not what it thought, and what is encrypted cannot be read.
 func (c *conversation) thought(param string, item *inputItem) error {
 	var all []part
-	if present(item.Content) && json.Unmarshal(item.Content, &all) != nil {
+	if !lenient.Missing(item.Content) && json.Unmarshal(item.Content, &all) != nil {
 		return lenient.Bad(param+".content", "it must be a list of parts")
 	}
 	var text strings.Builder

@@ -9,22 +9,13 @@ import (
 	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
-	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // response serves /v1/responses.
 func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 	var in responseRequest
-	body, err := lenient.Decode(r, &in)
-	if err != nil {
-		return err
-	}
-	q, err := in.request()
-	if err != nil {
-		return err
-	}
-	a, err := f.x.Submit(w, r, q, body)
+	a, q, err := f.submit(w, r, &in)
 	if err != nil {
 		return err
 	}
@@ -51,7 +42,7 @@ type responseEvents struct {
 
 	now  func() int64
 	next int    // the sequence number of the next event
-	told int    // times that the client was told its place in line
+	told bool   // the client was told its place in line
 	open string // what each event of the open item's text begins with
 	w    jx.Writer
 }
@@ -215,11 +206,7 @@ func (s *responseEvents) end(end *task.End) {
 		}
 	}
 	s.snapshot("response."+status, status, end, nil)
-	s.w.RawStr(": receipt")
-	for _, part := range exchange.ReceiptParts(&end.Receipt) {
-		s.w.RawStr(" " + part[0] + "=" + part[1])
-	}
-	s.w.RawStr("\n\n")
+	s.w.Buf = exchange.AppendReceipt(s.w.Buf, &end.Receipt)
 }
 
 // failureOf is an error in the words that a response has for it.
@@ -243,9 +230,6 @@ type responseSSE struct {
 	events *responseEvents
 }
 
-// eventEvery is how many times a client is told its place in line between two events. It is told once a second at most.
-const eventEvery = 10
-
 // Metrics is delivery.Dialect's.
 func (d responseSSE) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	before := len(b)
@@ -253,9 +237,10 @@ func (d responseSSE) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	if err != nil || len(b) == before {
 		return b, err
 	}
-	if d.events.told++; d.events.told%eventEvery == 0 {
+	if d.events.told { // the first time is soon
 		b = d.KeepAlive(b)
 	}
+	d.events.told = true
 	return b, nil
 }
 

@@ -3,7 +3,6 @@
 package openai
 
 import (
-	"bytes"
 	"encoding/json"
 	"slices"
 
@@ -65,11 +64,11 @@ func choose(chat *task.Chat, tools []tool, raw json.RawMessage) error {
 		if f == nil {
 			foreign = tools[i].Type
 			if foreign == "" {
-				return lenient.Bad(at("tools", i), "a tool is {\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": …}}")
+				return lenient.Bad(lenient.At("tools", i), "a tool is {\"type\": \"function\", \"function\": {\"name\": …, \"parameters\": …}}")
 			}
 			continue
 		}
-		if err := offer(chat, at("tools", i), f); err != nil {
+		if err := offer(chat, lenient.At("tools", i), f); err != nil {
 			return err
 		}
 	}
@@ -79,7 +78,7 @@ func choose(chat *task.Chat, tools []tool, raw json.RawMessage) error {
 // functions does the same in the old form.
 func functions(chat *task.Chat, list []function, raw json.RawMessage) error {
 	for i := range list {
-		if err := offer(chat, at("functions", i), &list[i]); err != nil {
+		if err := offer(chat, lenient.At("functions", i), &list[i]); err != nil {
 			return err
 		}
 	}
@@ -87,20 +86,14 @@ func functions(chat *task.Chat, list []function, raw json.RawMessage) error {
 }
 
 func offer(chat *task.Chat, param string, f *function) error {
-	if f.Name == "" {
-		return lenient.Bad(param, "give the function a name")
-	}
-	schema, err := lenient.Schema(param+".parameters", f.Parameters)
-	if err != nil {
-		return err
-	}
-	chat.Tools = append(chat.Tools, task.Tool{Name: f.Name, Description: f.Description, Parameters: schema})
-	return nil
+	tool, err := lenient.Tool(param, f.Name, f.Description, "parameters", f.Parameters)
+	chat.Tools = append(chat.Tools, tool)
+	return err
 }
 
 // pick reads the choice among the tools.
 func pick(chat *task.Chat, param string, raw json.RawMessage, foreign string) error {
-	if raw = bytes.TrimSpace(raw); len(raw) == 0 || string(raw) == "null" {
+	if lenient.Missing(raw) {
 		return nil
 	}
 	var word string

@@ -182,7 +182,7 @@ func (c chat) onDay(day time.Time) chat {
 }
 
 // onChatEndpoint reports whether only the chat endpoint can do what a job asks: it alone tells text, thinking and calls apart, and binds an answer
-// to a format behind the thinking.
+// to a format behind the thinking. It costs the engine more, which reads the whole answer again at each token.
 func (e *Engine) onChatEndpoint(job *engine.Job, told *told) bool {
 	if len(job.Messages) == 0 {
 		return false

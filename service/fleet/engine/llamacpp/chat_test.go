@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -261,12 +262,50 @@ func TestAnImageInAPrompt(t *testing.T) {
 	require.Equal(t, without+16, with)
 }
 
+// LO-411: a model whose template knows neither tools nor thinking does not think. Its chats are decoded from the recorded prompt, which is not rendered again.
+func TestAModelThatCannotThink(t *testing.T) {
+	split := func(j *engine.Job) {
+		j.Prompt, j.PromptTokens = "as recorded", 3
+		j.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true, Budget: 9}}
+	}
+	e, s := conformance(t, scripted.Options{NoTools: true}, `{"rules": [{"play": [{"text": "<think>"}]}]}`)
+	got, _, err := pieces(t, e, chatJob(split))
+	require.NoError(t, err)
+	require.Equal(t, []task.Piece{task.TextPiece("<think>")}, got)
+	require.Equal(t, "as recorded", asked(t, s, "/completion")["prompt"])
+	require.Nil(t, asked(t, s, "/apply-template"))
+	for name, o := range map[string]scripted.Options{"it may": {NoTools: true, Thinks: true}, "its tools may": {}} {
+		e, s := conformance(t, o, `{"rules": [{"play": [{"text": "a"}]}]}`)
+		_, _, err := pieces(t, e, chatJob(split))
+		require.NoError(t, err, name)
+		require.NotNil(t, asked(t, s, completions), name)
+	}
+}
+
+// LO-410, LO-411: whether a model can think is told by its template, and where that is not known, it may.
+func TestWhoseModelThinks(t *testing.T) {
+	for template, thinks := range map[string]bool{
+		`{{ messages[0].content }}`: false, ``: true, `{% if enable_thinking %}`: true, `<|channel|>analysis`: true, `{{ m.reasoning_content }}`: true,
+		`<|START_THINKING|>`: true, `<start_of_thought>`: true,
+	} {
+		quoted, err := json.Marshal(template)
+		require.NoError(t, err)
+		told := `{"total_slots":1,"default_generation_settings":{"n_ctx":256},"chat_template":` + string(quoted) +
+			`,"chat_template_caps":{"supports_tools":TOOLS,"supports_tool_calls":TOOLS}}`
+		for _, tools := range []string{"false", "true"} {
+			p, err := fake(t, map[string]string{"/props": strings.ReplaceAll(told, "TOOLS", tools)}).Props(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, thinks || tools == "true", slices.Contains(p.Features, task.FeatureReasoning), "%s, tools %s", template, tools)
+		}
+	}
+}
+
 // LO-410: what an engine lacks is refused by its name before anything is decoded.
 func TestWhatTheEngineLacksIsRefused(t *testing.T) {
 	e, s := conformance(t, scripted.Options{NoTools: true}, `{"rules": []}`)
 	p, err := e.Props(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []task.Feature{task.FeatureFormats, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias}, p.Features)
+	require.Equal(t, []task.Feature{task.FeatureFormats, task.FeatureArguments, task.FeatureBias}, p.Features)
 	for says, change := range map[string]func(*engine.Job){
 		"takes no tools":  nil,
 		"takes no images": func(j *engine.Job) { j.Chat, j.Messages[0].Parts = nil, []task.Part{{Image: &task.Image{}}} },

@@ -25,7 +25,7 @@ type capabilities struct {
 	Told   []task.Feature `json:"features"` // by the built-in worker
 }
 
-// always are the features that every llama-server has.
+// always are the features that every llama-server has, but for a model that cannot think.
 var always = []task.Feature{task.FeatureFormats, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias}
 
 func (c capabilities) features() []task.Feature {
@@ -44,7 +44,25 @@ func (c capabilities) features() []task.Feature {
 	if c.Modalities.Vision {
 		all = append(all, task.FeatureImages)
 	}
-	return append(all, always...)
+	for _, f := range always {
+		if f != task.FeatureReasoning || c.thinks() {
+			all = append(all, f)
+		}
+	}
+	return all
+}
+
+// marks of thinking, one of which stands in every template whose model's thinking llama-server tells from the answer, unless it knows tools.
+var marks = []string{"think", "reason", "thought", "channel"}
+
+// thinks reports whether llama-server may find thinking in what the model answers. It does so by what stands in the template. Of one that knows tools, any
+// answer may have a form of its own, which only llama-server knows.
+func (c capabilities) thinks() bool {
+	if c.Template == "" || c.Caps.Tools || c.Caps.ToolCalls {
+		return true
+	}
+	template := strings.ToLower(c.Template)
+	return slices.ContainsFunc(marks, func(mark string) bool { return strings.Contains(template, mark) })
 }
 
 // dated reports whether a template may print the date: it uses one of the three ways to learn it.

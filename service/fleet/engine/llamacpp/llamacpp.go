@@ -248,7 +248,7 @@ func explain(err error) error {
 	told := json.Unmarshal(status.Body, &body) == nil && body.Error.Prompt > 0 && body.Error.Ctx > 0
 	if told && engine.Believe(engine.Tokens("n_prompt_tokens", body.Error.Prompt), engine.Tokens("n_ctx", body.Error.Ctx)) == nil {
 		e := tooLong(body.Error.Prompt, body.Error.Ctx)
-		e.Err = err
+		e.Err = errors.Join(e.Err, err) // the first has the figures, by which fronts word it (LO-404)
 		return e
 	}
 	return err

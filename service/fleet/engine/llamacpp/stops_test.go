@@ -37,7 +37,7 @@ type decoder struct {
 }
 
 // props of a llama-server with a template.
-const stopProps = `{"build_info":"b1","total_slots":1,"default_generation_settings":{"n_ctx":256},"chat_template_caps":{},"chat_template":"{{ messages }}"}`
+const stopProps = `{"build_info":"b1","total_slots":1,"default_generation_settings":{"n_ctx":256},"chat_template_caps":{},"chat_template":"{{ messages }}<think>"}`
 
 func (d *decoder) serve(t *testing.T) *llamacpp.Engine {
 	t.Helper()

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
@@ -28,6 +30,7 @@ import (
 // Line is a line of tasks with one task, t1. Every request gets that task.
 type Line struct {
 	Refusal error // of every submit
+	Counted int   // tokens of every prompt; 0: nobody counted them
 
 	mu       sync.Mutex
 	requests []task.Request
@@ -48,7 +51,7 @@ func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests = append(l.requests, r)
-	return task.Admission{TaskID: "t1", QueuePosition: 3}, l.Refusal
+	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted}, l.Refusal
 }
 
 // Events implements exchange.Tasks.
@@ -113,6 +116,9 @@ func (l *Line) EndsWith(end task.End) {
 	l.log.Publish()
 }
 
+// Detaches ends the readers of the task, which goes on in the next run of the orchestrator.
+func (l *Line) Detaches() { l.log.Detach() }
+
 // Fails ends the task with an error.
 func (l *Line) Fails(e *task.Error) {
 	l.log.Fail(e)
@@ -130,7 +136,7 @@ func Call(n int, id, name, arguments string) task.Piece {
 	return task.Piece{Kind: task.EventToolCall, Text: arguments, Call: task.CallPart{N: n, ID: id, Name: name}}
 }
 
-// Serve serves a front, and returns its URL. Change may change the options that it is made with.
+// Serve serves a front, and returns its URL. Change may change the options that it is made with. The HTTP server must have nothing to complain of.
 func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, change ...func(*exchange.Options)) string {
 	streams := delivery.New(delivery.Options{})
 	require.NoError(t, streams.Start(t.Context()))
@@ -145,7 +151,10 @@ func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, cha
 	require.NoError(t, err)
 	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": front(o)}})
 	require.NoError(t, err)
-	server := httptest.NewServer(g)
+	core, complaints := observer.New(zap.DebugLevel)
+	server := httptest.NewUnstartedServer(g)
+	server.Config.ErrorLog = zap.NewStdLog(zap.New(core))
+	server.Start()
 	served := make(chan error, 1)
 	go func() { served <- server.Config.Serve(streams.Listener()) }() // what follows on a stream's connection
 	t.Cleanup(func() {
@@ -155,6 +164,7 @@ func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, cha
 		defer stop()
 		_ = streams.Stop(ctx)
 		server.Close()
+		require.Empty(t, complaints.All())
 	})
 	return server.URL
 }
