@@ -83,6 +83,28 @@ func TestWhatFailsGivesEverythingBack(t *testing.T) {
 	stop(t, small(t, dir, "127.0.0.1:0"))
 }
 
+// LO-427: without a token nobody could be told apart from the page that a browser happens to show, so a server without one refuses to start.
+func TestUpstreamNeedsAToken(t *testing.T) {
+	for token, says := range map[string]string{"": "set LAB_TOKEN, or fronts.upstream to false", "a-token-of-the-lab": ""} {
+		c, err := config.Parse("c.yaml", []byte(`
+bind_addr: 127.0.0.1:0
+data_dir: `+t.TempDir()+`
+auth: {optional_on_loopback: true, token_env: LAB_TOKEN}
+fronts: {upstream: true}
+pools:
+  - {id: down, model: {id: m, ref: x}, provisioning: {mode: external, urls: ["http://127.0.0.1:1"]}}
+`), func(name string) string { return map[string]string{"LAB_TOKEN": token}[name] })
+		require.NoError(t, err)
+		a, err := New(Options{Config: c, Log: zap.NewNop()})
+		if says != "" {
+			require.ErrorContains(t, err, says)
+			continue
+		}
+		require.NoError(t, err)
+		stop(t, a)
+	}
+}
+
 // A stop does not wait longer than it is given for a start that hangs.
 func TestAStopIsBounded(t *testing.T) {
 	a := small(t, t.TempDir(), "127.0.0.1:0")

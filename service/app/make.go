@@ -32,6 +32,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/ollama"
 	"github.com/llama-orch/llama-orch/service/front/openai"
+	"github.com/llama-orch/llama-orch/service/front/upstream"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
@@ -48,6 +49,9 @@ func (a *App) makeGuard() (err error) {
 	c := a.o.Config
 	if err := gate.RequireToken(c.BindAddr, string(c.Token)); err != nil {
 		return err
+	}
+	if c.Fronts.Upstream && c.Token == "" {
+		return fmt.Errorf("fronts.upstream passes requests through to the engines, so callers need a token, and none is set: set %s, or fronts.upstream to false", c.Auth.TokenEnv)
 	}
 	a.guard, err = gate.NewAuth(gate.AuthOptions{Token: string(c.Token), OptionalOnLoopback: c.Auth.OptionalOnLoopback, Origins: c.CORS.Origins})
 	return err
@@ -240,6 +244,11 @@ func (a *App) makeFront() error {
 	}
 	if chat != nil && messages != nil { // both have models
 		fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
+	}
+	if c.Fronts.Upstream {
+		engines := control.NewUpstream(a.fleet, a.schedule, log)
+		a.cleanup.push("close the connections past the line", func(context.Context) error { engines.Close(); return nil })
+		fronts[upstream.Prefix] = upstream.New(upstream.Options{Engines: engines, Log: log})
 	}
 	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: fronts, Exact: exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),

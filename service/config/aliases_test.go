@@ -41,6 +41,22 @@ func TestFronts(t *testing.T) {
 	}
 }
 
+// LO-427: what passes through to engines is off, unless the file says otherwise.
+func TestUpstream(t *testing.T) {
+	s := compiled(t)
+	for text, on := range map[string]bool{
+		"": false, "fronts: [ollama]\n": false, "fronts: {upstream: false}\n": false, "fronts: {upstream: true}\n": true,
+		"fronts: {serve: [], upstream: true}\n": true,
+	} {
+		require.NoError(t, valid(t, s, []byte(text+coder)), text)
+		c, err := config.Parse("c.yaml", []byte(text+coder), environ())
+		require.NoError(t, err, text)
+		require.Equal(t, on, c.Fronts.Upstream, text)
+	}
+	_, err := config.Parse("c.yaml", []byte("fronts: {upstream: yes please}\n"+coder), environ())
+	require.ErrorContains(t, err, "c.yaml:1:20: fronts.upstream")
+}
+
 // LO-428: what an alias may be, and what it stands for.
 func TestAliases(t *testing.T) {
 	s := compiled(t)

@@ -31,6 +31,7 @@ type conn struct {
 	waits *list.Element // in the listener's list; nil: it doesn't wait; held with the listener's mu
 
 	handled atomic.Bool // a handler answers the request that was read last
+	leaves  atomic.Bool // its client is gone once it has closed its side, until the end of the request
 	refused atomic.Bool // net/http has refused what it read, and ends the connection
 
 	early  atomic.Bool // the server has said its last, and the client may still be sending
@@ -41,7 +42,7 @@ type conn struct {
 // client has closed its side alone, it is.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.TCPConn.Read(b)
-	if c.l.o.HalfClose && len(b) == 1 && errors.Is(err, io.EOF) {
+	if c.l.o.HalfClose && !c.leaves.Load() && len(b) == 1 && errors.Is(err, io.EOF) {
 		raw, gone := c.SyscallConn()
 		if gone == nil {
 			gone = Gone(raw)

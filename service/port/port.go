@@ -192,6 +192,7 @@ func State(c net.Conn, s http.ConnState) {
 	}
 	if own := of(c); own != nil {
 		own.handled.Store(false)
+		own.leaves.Store(false)
 	}
 }
 
@@ -199,6 +200,14 @@ func State(c net.Conn, s http.ConnState) {
 func Begun(ctx context.Context) {
 	if c, ok := ctx.Value(key{}).(*conn); ok {
 		c.handled.Store(true)
+	}
+}
+
+// Leaves says that a request ends when its client closes its side, although it may still read: the handler cannot send a sign of life to find
+// out, and the request takes too much for somebody who has gone. It has to be called before the body is read.
+func Leaves(ctx context.Context) {
+	if c, ok := ctx.Value(key{}).(*conn); ok {
+		c.leaves.Store(true)
 	}
 }
 

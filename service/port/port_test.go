@@ -3,6 +3,7 @@
 package port
 
 import (
+	"bufio"
 	"context"
 	"io"
 	"net"
@@ -20,17 +21,20 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve serves on a bounded port. A request to /held is let in and answered when the test says so.
+// serve serves on a bounded port. A request to /held or /leaves is let in and answered when the test says so.
 func serve(t *testing.T, o Options) (addr string, held chan context.Context, release chan struct{}) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	held, release = make(chan context.Context), make(chan struct{})
-	server := &http.Server{ConnContext: Context, ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ConnContext: Context, ConnState: State, ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		Served(r.Context())
 		defer Waits(r.Context())
 		switch r.URL.Path {
-		case "/held":
+		case "/held", "/leaves":
+			if r.URL.Path == "/leaves" {
+				Leaves(r.Context())
+			}
 			held <- r.Context()
 			<-release
 			if r.Context().Err() != nil {
@@ -131,6 +135,37 @@ func TestAResetEndsAHandler(t *testing.T) {
 	require.NoError(t, conn.Close())
 	<-ctx.Done()
 	close(release)
+}
+
+// LO-427: where a handler says so, a client that closes its side is gone; on the connection's next request that is not so.
+func TestAClientThatLeaves(t *testing.T) {
+	addr, held, release := serve(t, Options{HalfClose: true})
+	conn := dial(t, addr, "GET /leaves HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	ctx := <-held
+	require.NoError(t, conn.CloseWrite())
+	<-ctx.Done()
+	release <- struct{}{}
+
+	conn = dial(t, addr, "GET /leaves HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	<-held
+	release <- struct{}{}
+	in := bufio.NewReader(conn)
+	res, err := http.ReadResponse(in, nil)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	_, err = io.WriteString(conn, "GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	require.NoError(t, err)
+	ctx = <-held
+	require.NoError(t, conn.CloseWrite())
+	select {
+	case <-ctx.Done():
+	case <-time.After(50 * time.Millisecond): // there is nothing to wait for
+	}
+	release <- struct{}{}
+	res, err = http.ReadResponse(in, nil)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	require.NoError(t, res.Body.Close())
 }
 
 // LO-831

@@ -16,6 +16,9 @@ type Kind struct {
 	// Features are what such a worker can have of what only some engines have. It tells itself what it really has, once it is there. The zero
 	// Worker is one that others run.
 	Features func(Worker) []task.Feature
+	// Own reports whether a request to such an engine, by its method and clean path, does what is ours alone, so that nobody else may send it: it
+	// changes the model, its adapters or the KV, about which receipts and plans would then be wrong, or has the engine reach other machines.
+	Own func(method, path string) bool
 	// Start is how our own workers are started. Nil: others run the engines of this kind, and a pool has their URLs.
 	Start *Start
 }

@@ -332,7 +332,7 @@ func TestAHungWorkerIsReplaced(t *testing.T) {
 	require.Contains(t, again.LastError, "stopped answering health checks")
 }
 
-// ORCH-3200
+// ORCH-3200, LO-427
 func TestExternalEnginesComeAndGo(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -351,10 +351,20 @@ func TestExternalEnginesComeAndGo(t *testing.T) {
 	require.Zero(t, info.PID)
 	lease, err := b.m.Lease("x-0")
 	require.NoError(t, err)
+	reach, ok := b.m.Reach("x-0")
+	require.True(t, ok)
+	require.Equal(t, url, reach.URL)
+	require.Equal(t, "x-0", reach.Replica.ID)
+	require.Equal(t, reach.Endpoint, lease.Reach().Endpoint)
 	server.Close()
 	b.lost(lease)
+	<-reach.Lost.Done()
 	lease.Release()
 	b.await("x", is(pool.Backoff))
+	_, ok = b.m.Reach("x-0")
+	require.False(t, ok)
+	_, ok = b.m.Reach("y-0")
+	require.False(t, ok)
 	listener, err = net.Listen("tcp", strings.TrimPrefix(url, "http://"))
 	require.NoError(t, err)
 	server = serve(listener)

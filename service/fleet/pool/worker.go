@@ -27,6 +27,7 @@ type worker struct {
 	ctx      context.Context // ends, with a *loss as its cause, when the worker is lost
 	lose     context.CancelCauseFunc
 	engine   engine.Engine
+	at       engine.Endpoint  // of the engine
 	proc     *process.Process // nil for external
 	slots    int
 	features []task.Feature
@@ -105,7 +106,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 	if r.spec.Mode == External {
 		at.Network = r.m.opts.Outbound
 	}
-	w.engine = r.kind.New(at)
+	w.at, w.engine = at, r.kind.New(at)
 	for {
 		err := w.engine.Health(ctx)
 		if err == nil {

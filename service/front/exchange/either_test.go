@@ -5,6 +5,7 @@ package exchange_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -60,5 +61,27 @@ func TestRefuse(t *testing.T) {
 		require.Equal(t, want, [2]string{w.Header().Get("X-Should-Retry"), w.Header().Get("Retry-After")}, err)
 		require.Contains(t, w.Header(), "Request-Id")
 		require.Contains(t, w.Header(), "X-Request-Id")
+	}
+}
+
+// LO-829: a page of a welcome origin may read all of a receipt's headers.
+func TestAPageMayReadTheReceipt(t *testing.T) {
+	const page = "http://page.example"
+	auth, err := gate.NewAuth(gate.AuthOptions{OptionalOnLoopback: true, Origins: []string{page}})
+	require.NoError(t, err)
+	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": named("any")}})
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1/", http.NoBody)
+	r.RemoteAddr = "127.0.0.1:5000"
+	r.Header.Set("Origin", page)
+	w := httptest.NewRecorder()
+	g.ServeHTTP(w, r)
+	shown := strings.Split(w.Header().Get("Access-Control-Expose-Headers"), ", ")
+	parts := exchange.ReceiptParts(&task.Receipt{
+		Seed: 1, Determinism: task.Strict, Fingerprint: "f", RequestDigest: "d", TranscriptSHA256: "t", ModelDigest: "m",
+	})
+	require.Len(t, parts, 6)
+	for _, part := range parts {
+		require.Contains(t, shown, "X-Receipt-"+part[0])
 	}
 }

@@ -14,15 +14,41 @@ import (
 const AnyOrigin = "*"
 
 const (
-	// shown are the headers that a page may read, beside those that it always may.
-	shown = "X-Correlation-Id, Retry-After, X-Backoff-Ms, Location, ETag, X-Budget-Tokens-Remaining, X-Budget-Time-Remaining-Ms, X-Budget-Cost-Remaining"
-	// sendable are the headers that a page may send, beside those that it always may.
-	sendable = "Authorization, Content-Type, Content-Encoding, Last-Event-ID, X-Correlation-Id, Idempotency-Key, X-Api-Key, If-Match, If-None-Match, If-Range, Range"
+	// shown are the headers that a page may read, beside those that it always may: those that the SDKs of the fronts' dialects read are among them.
+	shown = "X-Correlation-Id, Retry-After, Retry-After-Ms, X-Should-Retry, X-Backoff-Ms, Location, ETag, X-Budget-Tokens-Remaining, X-Budget-Time-Remaining-Ms, " +
+		"X-Budget-Cost-Remaining, X-Task-Id, X-Queue-Position, X-Request-Id, Request-Id, OpenAI-Processing-Ms, X-Replica-Id, " +
+		"X-Receipt-Seed, X-Receipt-Determinism, X-Receipt-Fingerprint, X-Receipt-Request-Digest, X-Receipt-Transcript-Sha256, X-Receipt-Model-Digest"
+	// sendable are the headers that a page may send, beside those that it always may. Not every browser takes User-Agent for one of these.
+	sendable = "Authorization, Content-Type, Content-Encoding, Last-Event-ID, X-Correlation-Id, Idempotency-Key, X-Api-Key, If-Match, If-None-Match, If-Range, Range, " +
+		"User-Agent, Anthropic-Version, Anthropic-Beta, Anthropic-Dangerous-Direct-Browser-Access"
 	// preflightSeconds is how long a browser may remember the answer to a preflight.
 	preflightSeconds = "600"
 	// everyMethod is what there is on any path.
 	everyMethod = "DELETE, GET, HEAD, OPTIONS, POST"
 )
+
+// sendableUnder is what the names of further headers begin with that SDKs send. Each version has others, and CORS knows no such pattern, so a
+// preflight is told those that it asks for.
+var sendableUnder = []string{"x-stainless-", "openai-"}
+
+// maxSendable bounds how many of those one preflight is told.
+const maxSendable = 32
+
+// sendableFor are the headers that a page may send which asks for these in its preflight.
+func sendableFor(asked []string) string {
+	out := []string{sendable}
+	for name := range strings.SplitSeq(strings.Join(asked, ","), ",") {
+		name = strings.ToLower(strings.TrimSpace(name))
+		under := func(begin string) bool { return strings.HasPrefix(name, begin) }
+		if len(out) <= maxSendable && slices.ContainsFunc(sendableUnder, under) && !strings.ContainsFunc(name, notInName) {
+			out = append(out, name)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+// notInName reports whether no SDK has a header with that letter in its name.
+func notInName(c rune) bool { return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' }
 
 // pages are the web pages of other origins that may read answers (LO-829).
 type pages struct {
@@ -77,7 +103,7 @@ func (g *Gate) options(w http.ResponseWriter, r *http.Request, front Front, meth
 	}
 	h.Add("Vary", "Access-Control-Request-Method, Access-Control-Request-Headers")
 	h.Set("Access-Control-Allow-Methods", methods)
-	h.Set("Access-Control-Allow-Headers", sendable)
+	h.Set("Access-Control-Allow-Headers", sendableFor(r.Header.Values("Access-Control-Request-Headers")))
 	h.Set("Access-Control-Max-Age", preflightSeconds)
 	if r.Header.Get("Access-Control-Request-Private-Network") == "true" { // the page comes from a public address
 		h.Set("Access-Control-Allow-Private-Network", "true")

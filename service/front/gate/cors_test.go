@@ -72,6 +72,49 @@ func TestPreflights(t *testing.T) {
 	}
 }
 
+// The preflights of the official SDKs in a browser, as Chrome writes them, and of one that lists User-Agent as Firefox does.
+//
+// LO-829
+func TestPreflightsOfSDKs(t *testing.T) {
+	const stainless = "x-stainless-arch,x-stainless-lang,x-stainless-os,x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime," +
+		"x-stainless-runtime-version,x-stainless-timeout"
+	front := &dialect{name: "openai", route: Route{Methods: []string{"POST"}}}
+	preflight := func(origins, asked string) *http.Response {
+		g := newGate(t, map[string]Front{"/": front}, withOrigins(t, origins))
+		res, _ := ask(g, http.MethodOptions, "/v1/chat/completions", "", "Origin", page, "Access-Control-Request-Method", "POST",
+			"Access-Control-Request-Headers", asked)
+		return res
+	}
+	for name, asked := range map[string]string{
+		"openai":                 "authorization,content-type,openai-organization,openai-project," + stainless, //nolint:misspell // the header's name
+		"openai, a stream":       "authorization,content-type,openai-beta,x-stainless-helper-method," + stainless,
+		"openai with a key":      "authorization,content-type,idempotency-key," + stainless,
+		"openai in Firefox":      "authorization,content-type,user-agent," + stainless,
+		"anthropic":              "anthropic-dangerous-direct-browser-access,anthropic-version,content-type,x-api-key," + stainless,
+		"anthropic, a beta":      "anthropic-beta,anthropic-dangerous-direct-browser-access,anthropic-version,authorization,content-type,x-api-key," + stainless,
+		"ollama":                 "authorization,content-type",
+		"vercel":                 "authorization, content-type, user-agent",
+		"written with capitals":  "Authorization, Content-Type, X-Stainless-Lang, OpenAI-Project",
+		"nothing but what it is": "",
+	} {
+		for _, origins := range []string{page, AnyOrigin} {
+			res := preflight(origins, asked)
+			require.Equal(t, http.StatusNoContent, res.StatusCode, name)
+			allowed := map[string]bool{"": true}
+			for one := range strings.SplitSeq(res.Header.Get("Access-Control-Allow-Headers"), ",") {
+				allowed[strings.ToLower(strings.TrimSpace(one))] = true
+			}
+			for one := range strings.SplitSeq(asked, ",") {
+				require.True(t, allowed[strings.ToLower(strings.TrimSpace(one))], "%s: %s", name, one)
+			}
+		}
+	}
+	other := preflight(page, "authorization,x-evil,x-stainless-a b,x-stainless-\"q\",cookie,xopenai-a").Header.Get("Access-Control-Allow-Headers")
+	require.Equal(t, sendable, other, "what nobody sends is not allowed")
+	require.Less(t, len(preflight(page, strings.Repeat("x-stainless-a,", 1000)).Header.Get("Access-Control-Allow-Headers")), len(sendable)+maxSendable*20)
+	require.Empty(t, corsOf(preflight("https://a.lan", "authorization,"+stainless).Header), "another page hears nothing")
+}
+
 // A page of an allowed origin can read every answer, also a refusal; nobody else can.
 //
 // LO-829
@@ -115,7 +158,9 @@ func TestPagesReadAnswers(t *testing.T) {
 				require.Empty(t, corsOf(res.Header))
 				return
 			}
-			for _, name := range []string{CorrelationHeader, "Retry-After", "X-Backoff-Ms"} {
+			for _, name := range []string{
+				CorrelationHeader, "Retry-After", "X-Backoff-Ms", "X-Task-Id", "X-Queue-Position", "X-Request-Id", "Request-Id", "Retry-After-Ms", "X-Should-Retry",
+			} {
 				require.Contains(t, res.Header.Get("Access-Control-Expose-Headers"), name)
 			}
 		})

@@ -66,15 +66,7 @@ type Client struct {
 func New(o Options) *Client {
 	network := o.Network
 	if network == nil {
-		network = &Network{Dial: dial, Transport: &http.Transport{
-			DialContext:         connect, // and no proxy, see dial
-			TLSClientConfig:     o.TLS.Clone(),
-			TLSHandshakeTimeout: handshakeTimeout,
-			MaxIdleConnsPerHost: 64,
-			// llama-server closes after 5 s without a request; being first avoids sending into a closing connection.
-			IdleConnTimeout:    3 * time.Second,
-			DisableCompression: true,
-		}}
+		network = &Network{Dial: dial, Transport: Direct(o.TLS)}
 	}
 	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, answer: cmp.Or(o.Product, o.Engine), secure: o.TLS, dial: network.Dial, ask: network.Ask, http: &http.Client{
 		Transport: network.Transport,
@@ -88,6 +80,19 @@ func New(o Options) *Client {
 		c.auth = "Bearer " + o.APIKey
 	}
 	return c
+}
+
+// Direct is how an engine is reached that no policy is asked about. TLS may be nil. Close its idle connections at the end.
+func Direct(secure *tls.Config) *http.Transport {
+	return &http.Transport{
+		DialContext:         connect, // and no proxy, see dial
+		TLSClientConfig:     secure.Clone(),
+		TLSHandshakeTimeout: handshakeTimeout,
+		MaxIdleConnsPerHost: 64,
+		// llama-server closes after 5 s without a request; being first avoids sending into a closing connection.
+		IdleConnTimeout:    3 * time.Second,
+		DisableCompression: true,
+	}
 }
 
 // tls is the configuration for a stream's connection.

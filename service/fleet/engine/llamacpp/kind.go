@@ -4,6 +4,7 @@ package llamacpp
 
 import (
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,7 @@ const (
 // Kind is llama.cpp: as llama-server, as the built-in worker, or run by somebody else.
 func Kind() engine.Kind {
 	return engine.Kind{
-		Name: Name, Features: features,
+		Name: Name, Features: features, Own: own,
 		New: func(at engine.Endpoint) engine.Engine { return New(at) },
 		Start: &engine.Start{
 			Program: "llama-server", Install: "install it, or build it with `go tool mage engine:llamaServer`, and correct `provisioning.path`",
@@ -31,6 +32,20 @@ func Kind() engine.Kind {
 			Check: check, Libraries: libraries, Command: command, ToldCtx: toldCtx, Size: size, Deaths: deaths,
 		},
 	}
+}
+
+// own knows the paths by which llama-server's settings, adapters, KV and models are changed, and those by which it acts for its web page: it
+// fetches addresses, and runs tools on its machine.
+func own(method, path string) bool {
+	switch {
+	case path == "/cors-proxy", path == "/tools":
+		return true
+	case method == http.MethodGet || method == http.MethodHead:
+		return false
+	case path == "/props", path == "/lora-adapters", path == "/models":
+		return true
+	}
+	return strings.HasPrefix(path, "/slots/") || strings.HasPrefix(path, "/models/")
 }
 
 // check refuses what the built-in worker cannot do. llama-server can do it all.
