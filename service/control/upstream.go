@@ -180,18 +180,17 @@ func (u *Upstream) engine(p config.Pool, at pool.Reach, l *pool.Lease) (e upstre
 
 // bound ends with the worker, and after so long; 0: it has no such end.
 func bound(ctx context.Context, p config.Pool, at pool.Reach, within time.Duration) (context.Context, context.CancelFunc) {
-	ctx, end := context.WithCancelCause(ctx)
-	lost := context.AfterFunc(at.Lost, func() {
-		end(refusal(p, task.PoolUnavailable, "the worker of replica %s was lost while it served the request: try again", at.Replica.ID).Retry(soonest))
-	})
+	ctx, cancel := context.WithCancelCause(ctx)
+	lost := refusal(p, task.PoolUnavailable, "the worker of replica %s was lost while it served the request: try again", at.Replica.ID).Retry(soonest)
+	detach := context.AfterFunc(at.Lost, func() { cancel(lost) })
 	stop := func() {}
 	if within > 0 {
 		ctx, stop = awake.WithTimeoutCause(ctx, within, refusal(p, task.DecodeTimeout, "the engine did not come to an end within the %s of `timeouts.wall`: ask for less", within))
 	}
 	return ctx, func() {
-		lost()
+		detach()
 		stop()
-		end(nil)
+		cancel(nil)
 	}
 }
 
