@@ -44,7 +44,7 @@ func tokenEvent(i int, text string) [2]string {
 func receiptOf(text string) client.Receipt {
 	sum := sha256.Sum256([]byte(text))
 	return client.Receipt{
-		Seed: 7, Determinism: "strict", Fingerprint: "fp", RequestDigest: "d", TranscriptSHA256: hex.EncodeToString(sum[:]),
+		Seed: 7, Determinism: "strict", Fingerprint: "fp", RequestDigest: "d", TranscriptSHA256: hex.EncodeToString(sum[:]), TranscriptForm: "text",
 		ReplicaID: "wide-0", EngineVersion: "v", ModelDigest: "m",
 	}
 }
