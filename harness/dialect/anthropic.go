@@ -9,7 +9,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/contracts/anthropic"
+	"github.com/llama-orch/llama-orch/contracts/dialects"
 )
 
 // Anthropic is what the types of Anthropic's SDK say of their API.
@@ -39,7 +39,7 @@ var anthropicEvents = map[string]string{
 
 // LoadAnthropic reads the types.
 func LoadAnthropic() (*Anthropic, error) {
-	d, err := load(anthropic.Document, anthropicDifferences)
+	d, err := load(dialects.Anthropic, anthropicDifferences)
 	if err != nil {
 		return nil, fmt.Errorf("the types of Anthropic's SDK: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/contracts/anthropic"
+	"github.com/llama-orch/llama-orch/contracts/dialects"
 )
 
 // The check refuses what the SDK's types have not, what they miss, and events in another order than the SDK takes.
@@ -87,7 +87,7 @@ func TestTheTypesAreThePinnedSDKs(t *testing.T) {
 	var types struct {
 		Info struct{ Title, Version string }
 	}
-	require.NoError(t, json.Unmarshal(anthropic.Document, &types))
+	require.NoError(t, json.Unmarshal(dialects.Anthropic, &types))
 	data, err := os.ReadFile("../../ci/clients/package.json")
 	require.NoError(t, err)
 	var pinned struct{ Dependencies map[string]string }

@@ -10,7 +10,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/contracts/ollama"
+	"github.com/llama-orch/llama-orch/contracts/dialects"
 )
 
 // Ollama is the document of Ollama's API. It requires no field of any answer, so what clients cannot do without is required here.
@@ -64,7 +64,7 @@ var ollamaAnswers = map[string]struct{ whole, line, end string }{
 
 // LoadOllama reads the document.
 func LoadOllama() (*Ollama, error) {
-	d, err := load(ollama.Document, ollamaDifferences)
+	d, err := load(dialects.Ollama, ollamaDifferences)
 	if err != nil {
 		return nil, fmt.Errorf("the document of Ollama: %w", err)
 	}

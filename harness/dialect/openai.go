@@ -8,7 +8,7 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/contracts/openai"
+	"github.com/llama-orch/llama-orch/contracts/dialects"
 )
 
 // OpenAI is the document of OpenAI's API.
@@ -62,7 +62,7 @@ var openAIEvents = map[string]string{
 
 // LoadOpenAI reads the document.
 func LoadOpenAI() (*OpenAI, error) {
-	d, err := load(openai.Document, openAIDifferences)
+	d, err := load(dialects.OpenAI, openAIDifferences)
 	if err != nil {
 		return nil, fmt.Errorf("the document of OpenAI: %w", err)
 	}
