@@ -29,9 +29,8 @@ func (e *Engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (e *Engine) getHealth(w http.ResponseWriter, r *http.Request) {
-	e.mu.Lock()
-	h := e.health
-	e.mu.Unlock()
+	var h Health
+	e.held.Look(func() { h = e.health })
 	if h.Hang {
 		<-r.Context().Done()
 		return

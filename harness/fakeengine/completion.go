@@ -60,7 +60,7 @@ func (e *Engine) completion(w http.ResponseWriter, r *http.Request) {
 	}
 	err := g.run(r.Context())
 	gone := r.Context().Err() != nil
-	e.update(func() {
+	e.held.Update(func() {
 		switch {
 		case gone:
 			e.state.Canceled++
@@ -80,9 +80,9 @@ func (e *Engine) completion(w http.ResponseWriter, r *http.Request) {
 
 // takeSlot waits for a slot, as a request to a busy llama-server does, and fixes the generation's script.
 func (e *Engine) takeSlot(ctx context.Context, g *generation) bool {
-	e.update(func() { e.state.Waiting++ })
-	err := e.await(ctx, func() bool { return e.state.Busy < e.opts.Slots && e.takeLocked(g) })
-	e.update(func() {
+	e.held.Update(func() { e.state.Waiting++ })
+	err := e.held.Until(ctx, func() bool { return e.state.Busy < e.opts.Slots && e.takeLocked(g) })
+	e.held.Update(func() {
 		e.state.Waiting--
 		if err != nil {
 			e.state.Canceled++
@@ -186,7 +186,7 @@ func (g *generation) length() (limit int, ends bool) {
 func (g *generation) waitTurn(ctx context.Context, i int) error {
 	if g.script.Stepped {
 		g.begin() // a stepped client sees the response's head before the first release
-		return g.e.await(ctx, func() bool {
+		return g.e.held.Until(ctx, func() bool {
 			if g.e.released == 0 {
 				return false
 			}
@@ -261,7 +261,7 @@ func (g *generation) content(text, quoted string) {
 		g.frame(fmt.Sprintf(`{"index":0,"content":%s,"tokens":[%d],"stop":false,"id_slot":-1,"tokens_predicted":%d,"tokens_evaluated":%d}`,
 			quoted, 2+g.sent, g.sent, g.promptN))
 	}
-	g.e.update(func() { g.e.state.TokensSent++ })
+	g.e.held.Update(func() { g.e.state.TokensSent++ })
 }
 
 // begin sends the response's head.

@@ -14,8 +14,9 @@ package fakeengine
 import (
 	"context"
 	"net/http"
-	"sync"
 	"time"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // Fault is a way to misbehave in a generation.
@@ -84,8 +85,7 @@ type Engine struct {
 	opts Options
 	mux  *http.ServeMux
 
-	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced at every change of what follows
+	held     watch.State // guards what follows
 	script   Script
 	matched  int // generations the script was applied to
 	health   Health
@@ -107,7 +107,7 @@ func New(opts Options) *Engine {
 	if opts.Slots == 0 {
 		opts.Slots = 1
 	}
-	e := &Engine{opts: opts, mux: http.NewServeMux(), changed: make(chan struct{})}
+	e := &Engine{opts: opts, mux: http.NewServeMux()}
 	e.mux.HandleFunc("GET /health", e.getHealth)
 	e.mux.HandleFunc("GET /props", e.getProps)
 	e.mux.HandleFunc("GET /slots", e.getSlots)
@@ -129,64 +129,37 @@ func New(opts Options) *Engine {
 
 // SetScript replaces the script, also for generations that have not got their slot yet.
 func (e *Engine) SetScript(s Script) {
-	e.update(func() { e.script, e.matched = s, 0 })
+	e.held.Update(func() { e.script, e.matched = s, 0 })
 }
 
 // SetHealth replaces the behaviour of /health.
-func (e *Engine) SetHealth(h Health) { e.update(func() { e.health = h }) }
+func (e *Engine) SetHealth(h Health) { e.held.Update(func() { e.health = h }) }
 
 // Release lets stepped generations send n more tokens.
-func (e *Engine) Release(n int) { e.update(func() { e.released += n }) }
+func (e *Engine) Release(n int) { e.held.Update(func() { e.released += n }) }
 
 // FreeSlots frees the slots that IgnoreCancel kept.
-func (e *Engine) FreeSlots() { e.update(func() { e.state.Busy -= e.kept; e.kept = 0 }) }
+func (e *Engine) FreeSlots() { e.held.Update(func() { e.state.Busy -= e.kept; e.kept = 0 }) }
 
 // Reset forgets script, health, releases and counters. Generations that run keep their script.
 func (e *Engine) Reset() {
-	e.update(func() {
+	e.held.Update(func() {
 		e.script, e.matched, e.health, e.released = Script{}, 0, Health{}, 0
 		e.state = State{Busy: e.state.Busy, Waiting: e.state.Waiting}
 	})
 }
 
 // State returns what the engine is doing.
-func (e *Engine) State() State {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.state
+func (e *Engine) State() (s State) {
+	e.held.Look(func() { s = e.state })
+	return s
 }
 
 // Wait returns as soon as ok is true of the state, with that state, or with ctx's error. Tests use it instead of sleeping.
 func (e *Engine) Wait(ctx context.Context, ok func(State) bool) (State, error) {
 	var s State
-	err := e.await(ctx, func() bool { s = e.state; return ok(s) })
+	err := e.held.Until(ctx, func() bool { s = e.state; return ok(s) })
 	return s, err
-}
-
-// update changes the engine under its lock and wakes everyone who waits for a change.
-func (e *Engine) update(change func()) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	change()
-	close(e.changed)
-	e.changed = make(chan struct{})
-}
-
-// await calls try under the lock, at once and after every change, until it returns true or ctx ends.
-func (e *Engine) await(ctx context.Context, try func() bool) error {
-	for {
-		e.mu.Lock()
-		ok, changed := try(), e.changed
-		e.mu.Unlock()
-		if ok {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }
 
 // pause waits for d, or until ctx ends.

@@ -46,12 +46,12 @@ func (e *Engine) template() string {
 }
 
 func (e *Engine) getSlots(w http.ResponseWriter, _ *http.Request) {
-	e.mu.Lock()
-	slots := make([]map[string]any, len(e.busy))
-	for i, busy := range e.busy {
-		slots[i] = map[string]any{"id": i, "n_ctx": e.opts.Ctx, "is_processing": busy, "id_task": e.jobs[i]}
-	}
-	e.mu.Unlock()
+	var slots []map[string]any
+	e.held.Look(func() {
+		for i, busy := range e.busy {
+			slots = append(slots, map[string]any{"id": i, "n_ctx": e.opts.Ctx, "is_processing": busy, "id_task": e.jobs[i]})
+		}
+	})
 	writeJSON(w, http.StatusOK, slots)
 }
 
@@ -144,9 +144,8 @@ func (c *chatRequest) images() (n int) {
 func (e *Engine) render(c *chatRequest) string {
 	var b strings.Builder
 	turn := func(role, text string) { fmt.Fprintf(&b, "<|im_start|>%s\n%s<|im_end|>\n", role, text) }
-	e.mu.Lock()
-	date := e.date
-	e.mu.Unlock()
+	var date string
+	e.held.Look(func() { date = e.date })
 	if date != "" {
 		if given, ok := c.Arguments["date_string"]; ok {
 			_ = json.Unmarshal(given, &date) // another value is left out

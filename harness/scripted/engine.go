@@ -23,7 +23,8 @@ import (
 	"maps"
 	"net/http"
 	"strings"
-	"sync"
+
+	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 // bodyLimit bounds what the engine reads of a request.
@@ -48,8 +49,7 @@ type Engine struct {
 	opts Options
 	mux  *http.ServeMux
 
-	mu       sync.Mutex
-	changed  chan struct{} // closed and replaced at every change of what follows
+	held     watch.State // guards what follows
 	script   Script
 	date     string
 	played   []int // how often each rule was played
@@ -83,7 +83,7 @@ func New(opts Options) *Engine {
 		opts.Slots = 1
 	}
 	e := &Engine{
-		opts: opts, mux: http.NewServeMux(), changed: make(chan struct{}), once: map[string]bool{}, date: opts.Date,
+		opts: opts, mux: http.NewServeMux(), once: map[string]bool{}, date: opts.Date,
 		busy: make([]bool, opts.Slots), jobs: make([]int, opts.Slots),
 	}
 	e.SetScript(opts.Script)
@@ -112,36 +112,35 @@ func New(opts Options) *Engine {
 
 // SetScript replaces the script. Answers that run keep theirs.
 func (e *Engine) SetScript(s Script) {
-	e.update(func() { e.script, e.played = s, make([]int, len(s.Rules)) })
+	e.held.Update(func() { e.script, e.played = s, make([]int, len(s.Rules)) })
 }
 
 // SetDate replaces the date that the template prints.
-func (e *Engine) SetDate(date string) { e.update(func() { e.date = date }) }
+func (e *Engine) SetDate(date string) { e.held.Update(func() { e.date = date }) }
 
 // Release lets n steps that wait go on.
-func (e *Engine) Release(n int) { e.update(func() { e.released += n }) }
+func (e *Engine) Release(n int) { e.held.Update(func() { e.released += n }) }
 
 // Requests are those that the engine got, the oldest first.
-func (e *Engine) Requests() []Request {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return append([]Request{}, e.log...)
+func (e *Engine) Requests() (all []Request) {
+	e.held.Look(func() { all = append([]Request{}, e.log...) })
+	return all
 }
 
 // Wait returns as soon as ok is true of the requests, or with ctx's error.
 func (e *Engine) Wait(ctx context.Context, ok func([]Request) bool) error {
-	return e.await(ctx, func() bool { return ok(e.log) })
+	return e.held.Until(ctx, func() bool { return ok(e.log) })
 }
 
 // Busy is how many slots are in use.
 func (e *Engine) Busy() (n int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, busy := range e.busy {
-		if busy {
-			n++
+	e.held.Look(func() {
+		for _, busy := range e.busy {
+			if busy {
+				n++
+			}
 		}
-	}
+	})
 	return n
 }
 
@@ -167,7 +166,7 @@ func (e *Engine) note(path string, body []byte, refused error) {
 	if refused != nil {
 		r.Refused = refused.Error()
 	}
-	e.update(func() {
+	e.held.Update(func() {
 		const most = 1000
 		e.log = append(e.log, r)
 		e.log = e.log[max(0, len(e.log)-most):]
@@ -175,57 +174,30 @@ func (e *Engine) note(path string, body []byte, refused error) {
 }
 
 // pick finds the rule for a request.
-func (e *Engine) pick(a asked) (Rule, int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for i, r := range e.script.Rules {
-		if r.matches(a, e.played[i]) {
-			e.played[i]++
-			return r, i
+func (e *Engine) pick(a asked) (rule Rule, at int) {
+	rule, at = Rule{Play: []Step{{Text: "No rule of the script matches."}}}, -1
+	e.held.Update(func() {
+		for i, r := range e.script.Rules {
+			if r.matches(a, e.played[i]) {
+				e.played[i]++
+				rule, at = r, i
+				return
+			}
 		}
-	}
-	return Rule{Play: []Step{{Text: "No rule of the script matches."}}}, -1
+	})
+	return rule, at
 }
 
 // first reports whether a step that happens once has yet to happen.
-func (e *Engine) first(rule, step int) bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+func (e *Engine) first(rule, step int) (first bool) {
 	key := fmt.Sprint(rule, " ", step)
-	done := e.once[key]
-	e.once[key] = true
-	return !done
-}
-
-// update changes the engine under its lock and wakes everyone who waits for a change.
-func (e *Engine) update(change func()) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	change()
-	close(e.changed)
-	e.changed = make(chan struct{})
-}
-
-// await calls try under the lock, at once and after every change, until it returns true or ctx ends.
-func (e *Engine) await(ctx context.Context, try func() bool) error {
-	for {
-		e.mu.Lock()
-		ok, changed := try(), e.changed
-		e.mu.Unlock()
-		if ok {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
+	e.held.Update(func() { first, e.once[key] = !e.once[key], true })
+	return first
 }
 
 // takeSlot waits for a free slot, as a request to a busy llama-server does. Wanted is the slot that is asked for, or -1.
 func (e *Engine) takeSlot(ctx context.Context, wanted int) (slot int, err error) {
-	err = e.await(ctx, func() bool {
+	err = e.held.Until(ctx, func() bool {
 		for i, busy := range e.busy {
 			if !busy && (wanted < 0 || wanted == i) {
 				slot = i
@@ -239,7 +211,7 @@ func (e *Engine) takeSlot(ctx context.Context, wanted int) (slot int, err error)
 	return slot, err
 }
 
-func (e *Engine) freeSlot(slot int) { e.update(func() { e.busy[slot] = false }) }
+func (e *Engine) freeSlot(slot int) { e.held.Update(func() { e.busy[slot] = false }) }
 
 func writeJSON(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")

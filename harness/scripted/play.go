@@ -121,7 +121,7 @@ func (p *player) step(ctx context.Context, at int, s Step) (over bool, err error
 		return false, pause(ctx, time.Duration(s.PauseMS)*time.Millisecond)
 	case s.Wait:
 		p.start()
-		return false, p.e.await(ctx, func() bool {
+		return false, p.e.held.Until(ctx, func() bool {
 			if p.e.released == 0 {
 				return false
 			}

@@ -38,6 +38,34 @@ func (s *State) Look(read func()) {
 	read()
 }
 
+// Until returns once ok, which may read the state, holds, or with the cause of ctx's end.
+func (s *State) Until(ctx context.Context, ok func() bool) error {
+	for {
+		changed := s.next(ok)
+		if changed == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// next is closed with the next change; nil: ok holds already.
+func (s *State) next(ok func() bool) <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ok() {
+		return nil
+	}
+	if s.changed == nil {
+		s.changed = make(chan struct{})
+	}
+	return s.changed
+}
+
 // Await returns once ok, which may read the state, holds. The error names what was waited for.
 func (s *State) Await(what string, ok func() bool) error {
 	return s.await(what, ok, Patience)
@@ -47,16 +75,10 @@ func (s *State) await(what string, ok func() bool, patience time.Duration) error
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
 	for {
-		s.mu.Lock()
-		if ok() {
-			s.mu.Unlock()
+		changed := s.next(ok)
+		if changed == nil {
 			return nil
 		}
-		if s.changed == nil {
-			s.changed = make(chan struct{})
-		}
-		changed := s.changed
-		s.mu.Unlock()
 		select {
 		case <-changed:
 		case <-timeout.C:

@@ -69,3 +69,18 @@ func TestPatienceIsBounded(t *testing.T) {
 		require.EqualError(t, watch.Poll(ctx, "a miracle", func() error { return reason }), "interrupted for a miracle: not yet")
 	})
 }
+
+// Until waits as long as its context does, and says why that ended.
+func TestUntilEndsWithItsStateOrItsContext(t *testing.T) {
+	var s watch.State
+	n := 0
+	go func() {
+		for range 3 {
+			s.Update(func() { n++ })
+		}
+	}()
+	require.NoError(t, s.Until(t.Context(), func() bool { return n == 3 }))
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errors.New("the client went"))
+	require.EqualError(t, s.Until(ctx, func() bool { return n == 4 }), "the client went")
+}

@@ -27,12 +27,3 @@ func Result(end *task.End, into any) {
 		panic(fmt.Errorf("the result of a task: %w", err))
 	}
 }
-
-// Arguments are those of a call as a JSON object; none are an empty one. Not ok: they are no object, as where the answer was cut off.
-func Arguments(text string) (object json.RawMessage, ok bool) {
-	raw := bytes.TrimSpace([]byte(text))
-	if len(raw) == 0 {
-		return json.RawMessage("{}"), true
-	}
-	return raw, raw[0] == '{' && json.Valid(raw)
-}

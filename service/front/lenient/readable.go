@@ -53,18 +53,23 @@ func unit(text []byte) (rune, bool) {
 	return rune(n), err == nil
 }
 
+// Object is a text that is a JSON object; nothing and null are an empty one. Not ok: it is none, as arguments where the answer was cut off.
+func Object(text string) (object json.RawMessage, ok bool) {
+	raw := bytes.TrimSpace([]byte(text))
+	if Missing(raw) {
+		return json.RawMessage("{}"), true
+	}
+	return raw, raw[0] == '{' && json.Valid(raw)
+}
+
 // CutArguments is the field of an object in which arguments of a call stand that are no JSON.
 const CutArguments = "_arguments"
 
 // WholeArguments are those of a call that a model made, as a JSON object. A call without any has an empty one. What is none, because the
 // answer was cut off, becomes a field of one: engines refuse a conversation for it, and with it all that comes after.
 func WholeArguments(text string) string {
-	raw := bytes.TrimSpace([]byte(text))
-	switch {
-	case len(raw) == 0 || string(raw) == "null":
-		return "{}"
-	case raw[0] == '{' && json.Valid(raw):
-		return string(Readable(raw))
+	if object, ok := Object(text); ok {
+		return string(Readable(object))
 	}
 	object, err := json.Marshal(map[string]string{CutArguments: text})
 	if err != nil {

@@ -145,7 +145,7 @@ func picture(param, data string) (*task.Image, error) {
 // calls are those of an answer. A call whose arguments are no object was cut off, or is none: nobody must run it, so it is returned as text.
 func calls(list []task.ToolCall) (whole []toolCall, rest string) {
 	for _, c := range list {
-		arguments, ok := exchange.Arguments(c.Arguments)
+		arguments, ok := lenient.Object(c.Arguments)
 		if !ok {
 			rest += fmt.Sprintf(`{"name":%s,"arguments":%s`, exchange.JSON(c.Name), c.Arguments)
 			continue
