@@ -86,14 +86,19 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		}
 		s.narrate(r, j.version(), was)
 	})
-	j.finish(r)
+	_ = s.guard(j, func() { j.finish(r) }) // from now on the ledger tells how it ended
 	if r.State == task.StateCanceled {
-		flush, stop := context.WithTimeout(context.Background(), s.o.FlushWithin)
-		defer stop()
-		s.o.Metrics.cutOffs.Add(float64(j.log.Flush(flush)))
+		_ = s.guard(j, func() { s.flush(j) })
 	}
 	s.forget(j)
 	close(j.over)
+}
+
+// flush waits until the readers of a canceled task have what was written, for a while.
+func (s *Scheduler) flush(j *job) {
+	ctx, stop := context.WithTimeout(context.Background(), s.o.FlushWithin)
+	defer stop()
+	s.o.Metrics.cutOffs.Add(float64(j.log.Flush(ctx)))
 }
 
 // outcome seals a task's log, ends it, and returns what is to be recorded.
