@@ -24,8 +24,11 @@ type Events interface {
 	Close()
 }
 
+// Aside is the index of an error that ends one stream, and not its task. No log has it.
+const Aside = -1
+
 // Encoder appends one event as its dialect has it: nothing, where the dialect has no such event. The bytes of the error event end the
-// stream.
+// stream, and its connection breaks behind them. So it does behind those of an error with the index Aside.
 type Encoder interface {
 	Append(b []byte, e task.Event) []byte
 }
@@ -72,7 +75,7 @@ func (s *encoded) Next(ctx context.Context, tick <-chan time.Time) ([]byte, erro
 		switch ended, ok := errors.AsType[*task.Error](err); {
 		case ok: // of this stream alone
 			s.told = true
-			s.frames = s.encoder.Append(s.frames[:0], task.Event{Kind: task.EventError, Err: ended})
+			s.frames = s.encoder.Append(s.frames[:0], task.Event{Kind: task.EventError, Index: Aside, Err: ended})
 			return s.frames, nil
 		case err != nil || e == nil:
 			return nil, err
