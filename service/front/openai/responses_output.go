@@ -22,7 +22,7 @@ const (
 	statusCompleted  = "completed"
 	statusIncomplete = "incomplete"
 	statusFailed     = "failed"
-	statusCancelled  = "cancelled"
+	statusCancelled  = "cancelled" //nolint:misspell // the dialect has it so
 )
 
 // item is a part of a response's output: a message, what the model thought, or a call. Its text grows.

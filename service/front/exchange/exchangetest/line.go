@@ -87,8 +87,8 @@ func (l *Line) Record(_ context.Context, id string) (task.Record, bool, error) {
 }
 
 // Delete implements exchange.Tasks.
-func (l *Line) Delete(_ context.Context, id, _ string) error {
-	r, _, err := l.Record(context.Background(), id)
+func (l *Line) Delete(ctx context.Context, id, _ string) error {
+	r, _, err := l.Record(ctx, id)
 	if err != nil {
 		return err
 	}
