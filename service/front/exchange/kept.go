@@ -34,7 +34,7 @@ func (x *Exchange) Again(w http.ResponseWriter, r *http.Request, of task.Record,
 			return err
 		}
 	}
-	return x.o.Streams.Deliver(w, r, delivery.Encoded(events, encoder, nil, x.keep), dialect)
+	return x.o.Streams.Deliver(w, r, delivery.Again(events, encoder), dialect)
 }
 
 // Show answers with what a front makes of a record, and with its receipt where it has one.

@@ -61,15 +61,29 @@ func TestAStreamFromAnyNumber(t *testing.T) {
 			require.Greater(t, len(all), 20, name)
 			for after := range all {
 				res := exchangetest.Do(t, http.MethodGet, fmt.Sprintf("%s/resp_t1?stream=true&starting_after=%d", url, after), "")
-				rest, err := io.ReadAll(res.Body)
-				require.True(t, err == nil || errors.Is(err, io.ErrUnexpectedEOF), err)
-				require.Equal(t, strings.Join(all[after+1:], ""), string(rest), "%s after %d", name, after)
+				require.Equal(t, strings.Join(all[after+1:], ""), exchangetest.Read(t, res.Body), "%s after %d", name, after)
 			}
 			code, body := get(t, http.MethodGet, fmt.Sprintf("%s/resp_t1?stream=true&starting_after=%d", url, len(all)))
 			require.Equal(t, http.StatusBadRequest, code)
 			require.Contains(t, body, `"param":"starting_after"`)
 			require.Contains(t, body, fmt.Sprintf("number %d", len(all)-1))
 		}
+	}
+}
+
+// LO-432: OpenAI's SDK for Go asks for a stream in the body.
+func TestAStreamThatABodyAsksFor(t *testing.T) {
+	l := exchangetest.New()
+	l.Keep(spoken())
+	url := serve(t, l) + "/v1/responses/resp_t9"
+	_, want := get(t, http.MethodGet, url+"?stream=1")
+	require.Contains(t, want, "response.completed")
+	require.Equal(t, want, exchangetest.Read(t, exchangetest.Do(t, http.MethodGet, url, `{"stream":true}`).Body))
+	require.NotContains(t, exchangetest.Read(t, exchangetest.Do(t, http.MethodGet, url, `{"stream":false}`).Body), "response.completed")
+	for body, says := range map[string]string{`{"stream":3}`: "`stream`", `{`: "not valid JSON"} {
+		res := exchangetest.Do(t, http.MethodGet, url, body)
+		require.Equal(t, http.StatusBadRequest, res.StatusCode)
+		require.Contains(t, exchangetest.Read(t, res.Body), says)
 	}
 }
 
@@ -102,10 +116,9 @@ func TestAReaderWhoHoldsMore(t *testing.T) {
 		require.Equal(t, http.StatusOK, res.StatusCode)
 		if lost {
 			l.Fails(task.Errorf(task.WorkerReset, "gone").Retry(0))
-			got, err := io.ReadAll(res.Body)
-			require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			got := exchangetest.Read(t, res.Body)
 			require.Equal(t, "event: error\ndata: {\"type\":\"error\",\"code\":\"invalid_value\",\"message\":\"this response has no event 6: its last one is number 2. "+
-				"Leave `starting_after` out to read it from the start\",\"param\":\"starting_after\",\"sequence_number\":7}\n\n", string(got))
+				"Leave `starting_after` out to read it from the start\",\"param\":\"starting_after\",\"sequence_number\":7}\n\n", got)
 			continue
 		}
 		l.Says(t, exchangetest.Text("a"), exchangetest.Text("b"), exchangetest.Text("c"))

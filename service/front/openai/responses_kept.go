@@ -54,6 +54,15 @@ func (f *Front) retrieve(w http.ResponseWriter, r *http.Request, k *kept) error 
 	if err != nil {
 		return err
 	}
+	if r.ContentLength != 0 { // the SDK for Go asks for a stream so
+		var in struct {
+			Stream bool `json:"stream"`
+		}
+		if _, err := lenient.Decode(r, &in); err != nil {
+			return err
+		}
+		streamed = streamed || in.Stream
+	}
 	after, err := startingAfter(query)
 	if err != nil {
 		return err
