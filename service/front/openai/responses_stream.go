@@ -35,7 +35,7 @@ func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	made := newResponse(a.ID, a.AcceptedAt, head)
+	made := newResponse(a.ID, a.Created, head)
 	switch {
 	case in.Stream:
 		events := newResponseEvents(made, in.Background)
@@ -43,19 +43,19 @@ func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 		return a.Stream(w, r, events, responseSSE{events: events})
 	case in.Background:
 		a.Leave()
-		return f.begun(w, r, a.ID, made)
+		return f.begun(w, r, a, made)
 	}
 	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
-		return made.show(task.Record{State: task.Completed, Transcript: t, End: end, FinishedAt: a.EndedAt})
+		return made.show(task.Record{State: task.Completed, Transcript: t, End: end, FinishedAt: a.Ended})
 	}))
 }
 
 // begun answers that a response has begun. A client that repeats its request hears how far it is.
-func (f *Front) begun(w http.ResponseWriter, r *http.Request, id string, made *response) error {
+func (f *Front) begun(w http.ResponseWriter, r *http.Request, a *exchange.Answer, made *response) error {
 	of := task.Record{State: task.Queued}
-	if r.Header.Get("Idempotency-Key") != "" {
+	if a.Joins {
 		var err error
-		if of, _, err = f.x.Record(r.Context(), id); err != nil {
+		if of, _, err = f.x.Record(r.Context(), a.ID); err != nil {
 			return err
 		}
 	}

@@ -62,8 +62,8 @@ func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error)
 	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted, AcceptedAt: Epoch}, l.Refusal
 }
 
-// Epoch is when every task was accepted, and ended.
-var Epoch = time.Unix(1700000000, 0)
+// Epoch is when every task was accepted. It ended a second later.
+var Epoch = time.Unix(1699999999, 0).UTC()
 
 // Record implements exchange.Tasks.
 func (l *Line) Record(_ context.Context, id string) (task.Record, bool, error) {
@@ -81,7 +81,7 @@ func (l *Line) Record(_ context.Context, id string) (task.Record, bool, error) {
 	r := task.Record{Task: task.Task{ID: "t1", Request: l.requests[len(l.requests)-1], AcceptedAt: Epoch}, State: l.state, End: l.end, Err: l.failure}
 	r.Transcript, _ = l.log.Transcript()
 	if r.State.Final() {
-		r.FinishedAt = Epoch
+		r.FinishedAt = Epoch.Add(time.Second)
 	}
 	return r, l.Again, nil
 }
@@ -187,7 +187,7 @@ func (l *Line) Answers(result string) {
 func (l *Line) EndsWith(end task.End) {
 	l.log.End(end)
 	l.enters(task.Completed, &end, nil)
-	l.log.Date(Epoch)
+	l.log.Date(Epoch.Add(time.Second))
 	l.log.Publish()
 }
 
@@ -202,7 +202,7 @@ func (l *Line) Fails(e *task.Error) {
 		state = task.StateCanceled
 	}
 	l.enters(state, nil, e)
-	l.log.Date(Epoch)
+	l.log.Date(Epoch.Add(time.Second))
 	l.log.Publish()
 }
 
