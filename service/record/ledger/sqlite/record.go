@@ -62,6 +62,8 @@ type storedRequest struct {
 	ReturnWithinNS time.Duration     `json:"return_within_ns,omitempty"`
 	Front          string            `json:"front,omitempty"`
 	KeepTextNS     time.Duration     `json:"keep_text_ns,omitempty"`
+	BatchID        string            `json:"batch_id,omitempty"`
+	BatchLine      int               `json:"batch_line,omitempty"`
 	OutputMode     string            `json:"output_mode,omitempty"`
 	BodySHA256     string            `json:"body_sha256"`
 	CorrelationID  string            `json:"correlation_id,omitempty"`
@@ -106,7 +108,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
 			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx, Quantisation: q.Quantisation,
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
-			ReturnWithinNS: q.ReturnWithin, Front: q.Front, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
+			ReturnWithinNS: q.ReturnWithin, Front: q.Front, KeepTextNS: q.KeepText, BatchID: q.BatchID, BatchLine: q.BatchLine, OutputMode: q.OutputMode,
 			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
 		},
 	}
@@ -145,7 +147,7 @@ func decodeTask(text []byte, t *task.Task) error {
 		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx, Quantisation: q.Quantisation,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
-		ReturnWithin: q.ReturnWithinNS, Front: q.Front, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,
+		ReturnWithin: q.ReturnWithinNS, Front: q.Front, KeepText: q.KeepTextNS, BatchID: q.BatchID, BatchLine: q.BatchLine, OutputMode: q.OutputMode,
 		CorrelationID: q.CorrelationID, Actor: q.Actor,
 	}
 	if n, err := hex.Decode(t.Request.BodySHA256[:], []byte(q.BodySHA256)); err != nil || n != sha256.Size {

@@ -32,6 +32,7 @@ const (
 	opDelete     kind = "delete"
 	opExpire     kind = "expire"
 	opProbe      kind = "probe"
+	opBatch      kind = "batch"
 )
 
 // op is one operation that waits for the writer.
@@ -261,6 +262,7 @@ type writer struct {
 
 	insertTask, insertBody, findSeq, findID, findLive, insertClaim, startTask, markTask, endTask, insertText *sql.Stmt
 	keepSession, replaceSession, dropSession, chargeSession, spend, forget                                   *sql.Stmt
+	findLine, changeLine, insertLine                                                                         *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -333,6 +335,9 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost`,
 		&w.forget: `DELETE FROM spending WHERE window_ms < ?`,
+		&w.findLine: `SELECT ` + lineColumns + ` FROM batch b JOIN batch_line l ON l.batch = b.seq WHERE b.id = ? AND l.n = ?`,
+		&w.changeLine: `UPDATE batch_line SET state = ?, tries = ?, outcome = ? WHERE batch = ? AND n = ?`,
+		&w.insertLine: `INSERT INTO batch_line (batch, n, custom_id, at, bytes, state, tries, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 	} {
 		stmt, err := w.conn.PrepareContext(ctx, text)
 		if err != nil {
@@ -349,6 +354,7 @@ func (w *writer) close() error {
 	for _, s := range []*sql.Stmt{
 		w.beginTx, w.commitTx, w.countCommit, w.findAll, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.insertClaim, w.startTask, w.markTask, w.endTask, w.insertText,
 		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
+		w.findLine, w.changeLine, w.insertLine,
 	} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
@@ -428,6 +434,10 @@ func (w *writer) transaction(do func() error) error {
 
 // accept makes a task's entry if there is none. Text returns the task's JSON, and is called only then.
 func (w *writer) accept(t task.Task, text func() ([]byte, error)) error {
+	line, err := w.lineOf(t)
+	if err != nil {
+		return err
+	}
 	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt))
 	if err != nil {
 		return err
@@ -443,6 +453,10 @@ func (w *writer) accept(t task.Task, text func() ([]byte, error)) error {
 		}
 		if _, err = w.insertBody.Exec(int64(t.Seq), string(body), taskSum(t, body)); err == nil && t.Session != nil {
 			err = w.session(*t.Session)
+		}
+		if err == nil && line != nil {
+			line.State = task.LineFed
+			err = w.setLine(line)
 		}
 		return err
 	}
@@ -529,6 +543,9 @@ func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
 	sum := endSum(int64(r.Task.Seq), r, p, outcome, ends, marks)
 	if _, err = w.insertText.Exec(int64(r.Task.Seq), ends, r.Transcript.Text, marks, sum); err == nil && r.Charge != nil {
 		err = w.charge(*r.Charge, r)
+	}
+	if err == nil {
+		err = w.endOfLine(r)
 	}
 	return true, err
 }
