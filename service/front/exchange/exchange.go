@@ -125,7 +125,7 @@ func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request
 	call := gate.CallFrom(r.Context())
 	q.CorrelationID, q.Actor = call.CorrelationID, call.Identity
 	q.BodySHA256 = sha256.Sum256(append([]byte(strings.TrimRight(r.URL.Path, "/")+"\n"), body...)) // one body may mean two things on two paths
-	q.Front, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
+	q.Front.Dialect, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
 	key := r.Header.Get("Idempotency-Key")
 	if key != "" { // the same request joins the task; a client that goes may come back for a while
 		sum := sha256.Sum256([]byte(call.Identity + "\n" + key))
