@@ -81,7 +81,9 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 		s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
 	})
 	j.accept()
-	j.lane.shed(t.Request.Priority)
+	if t.Request.BatchID == "" { // else nobody has to make room for it
+		j.lane.shed(t.Request.Priority)
+	}
 	j.lane.wake()
 	return j.task.Admission(), nil
 }
@@ -163,7 +165,11 @@ func (l *lane) take(j *job) (place queue.Pushed, err error) {
 	if j.task.Seq, err = l.s.o.Ledger.NextSeq(); err != nil {
 		return place, errLedger("the task could not be given its number, so it was not accepted", err)
 	}
-	place, err = l.queue.Push(j.task.Request.Priority, j, j.task.AcceptedAt)
+	if q := &j.task.Request; q.BatchID != "" { // the feeder bounds how many there are
+		place = l.queue.PushGuest(q.Priority, j, j.task.AcceptedAt)
+	} else {
+		place, err = l.queue.Push(q.Priority, j, j.task.AcceptedAt)
+	}
 	if err != nil || place.Over {
 		l.s.o.Metrics.backpressure(l)
 	}
