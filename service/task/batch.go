@@ -140,3 +140,19 @@ func (c *LineCounts) Of(s LineState) *int {
 
 // Open is how many lines have not ended.
 func (c LineCounts) Open() int { return c.Waiting + c.Fed }
+
+// BatchFilter chooses batches, the newest first. An empty field takes all.
+type BatchFilter struct {
+	Dialect string
+	Live    bool // only those that have not ended
+	// After and Before are ids of batches, of which the one comes right before those that are wanted, and the other right behind them.
+	After, Before string
+	Limit         int
+}
+
+// LineFilter chooses lines of a batch.
+type LineFilter struct {
+	After int  // the number of the last one that is not wanted
+	Open  bool // only those that have not ended
+	Limit int  // 0: no limit
+}

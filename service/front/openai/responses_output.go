@@ -175,8 +175,16 @@ type toolView struct {
 
 // newResponse is the response to a request, which has become the task q with that id.
 func newResponse(id string, created int64, in *responseRequest, q task.Request) *response {
+	h := headOf(in, q)
+	h.ID, h.CreatedAt = "resp_"+id, created
+	b := exchange.JSON(h) // its schemas were decoded before
+	return &response{head: string(b[:len(b)-1]), output: output{task: id}}
+}
+
+// headOf has the fields that the request decides.
+func headOf(in *responseRequest, q task.Request) responseHead {
 	h := responseHead{
-		ID: "resp_" + id, Object: "response", CreatedAt: created, Instructions: in.Instructions, Metadata: in.metadata(), Model: in.Model,
+		Object: "response", Instructions: in.Instructions, Metadata: in.metadata(), Model: in.Model,
 		ParallelToolCalls: in.ParallelToolCalls == nil || *in.ParallelToolCalls, Temperature: in.Temperature, TopP: in.TopP,
 		Text: textView{formatView{Type: "text"}}, ToolChoice: choiceView(q.Chat), Tools: []toolView{}, Truncation: "disabled",
 	}
@@ -192,8 +200,7 @@ func newResponse(id string, created int64, in *responseRequest, q task.Request) 
 	for _, t := range q.Chat.Tools {
 		h.Tools = append(h.Tools, toolView{Type: "function", Name: t.Name, Description: t.Description, Parameters: parameters(t.Parameters)})
 	}
-	b := exchange.JSON(h) // its schemas were decoded before
-	return &response{head: string(b[:len(b)-1]), output: output{task: id}}
+	return h
 }
 
 // known are the words for effort that the document has.

@@ -31,28 +31,12 @@ type Batches interface {
 	// Batch returns a batch. While it has not ended, its counts are those of this moment.
 	Batch(ctx context.Context, id string) (task.BatchRecord, bool, error)
 	// Batches returns those that f takes, with counts as Batch has them. ErrUnknown for an id in f that there is not.
-	Batches(ctx context.Context, f BatchFilter) ([]task.BatchRecord, error)
+	Batches(ctx context.Context, f task.BatchFilter) ([]task.BatchRecord, error)
 	// Lines returns the next lines of a batch behind a number, in their order.
-	Lines(ctx context.Context, batch string, f LineFilter) ([]task.Line, error)
+	Lines(ctx context.Context, batch string, f task.LineFilter) ([]task.Line, error)
 
 	// EraseLines does what Delete does for the tasks of a batch's lines in these states.
 	EraseLines(ctx context.Context, batch string, states []task.LineState, at time.Time) error
 	// DropBatch does that for all lines, and forgets them and the batch. ErrUnknown, ErrLive.
 	DropBatch(ctx context.Context, id string, at time.Time) error
-}
-
-// BatchFilter chooses batches, the newest first. An empty field takes all.
-type BatchFilter struct {
-	Dialect string
-	Live    bool // only those that have not ended
-	// After and Before are ids of batches, of which the one comes right before those that are wanted, and the other right behind them.
-	After, Before string
-	Limit         int
-}
-
-// LineFilter chooses lines of a batch.
-type LineFilter struct {
-	After int // the number of the last one that is not wanted
-	Open  bool // only those that have not ended
-	Limit int  // 0: no limit
 }

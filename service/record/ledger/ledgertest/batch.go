@@ -169,7 +169,7 @@ func (m *Memory) Batch(ctx context.Context, id string) (task.BatchRecord, bool, 
 }
 
 // Batches implements ledger.Batches.
-func (m *Memory) Batches(ctx context.Context, f ledger.BatchFilter) ([]task.BatchRecord, error) {
+func (m *Memory) Batches(ctx context.Context, f task.BatchFilter) ([]task.BatchRecord, error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
 	if err := m.readable(ctx); err != nil {
@@ -205,7 +205,7 @@ func (m *Memory) Batches(ctx context.Context, f ledger.BatchFilter) ([]task.Batc
 }
 
 // Lines implements ledger.Batches.
-func (m *Memory) Lines(ctx context.Context, id string, f ledger.LineFilter) (found []task.Line, _ error) {
+func (m *Memory) Lines(ctx context.Context, id string, f task.LineFilter) (found []task.Line, _ error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
 	b := m.s.batches.find(id)

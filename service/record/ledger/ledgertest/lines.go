@@ -34,7 +34,7 @@ func TaskOf(l task.Line, seq uint64) task.Task {
 	return t
 }
 
-func linesOf(t testing.TB, l ledger.Ledger, batch string, f ledger.LineFilter) []task.Line {
+func linesOf(t testing.TB, l ledger.Ledger, batch string, f task.LineFilter) []task.Line {
 	t.Helper()
 	found, err := l.Lines(t.Context(), batch, f)
 	require.NoError(t, err)
@@ -94,11 +94,11 @@ func batchFields(t *testing.T, l Opened) {
 	require.NoError(t, l.KeepBatch(t.Context(), b, []task.Line{line}))
 	l = reopen(t, l)
 	require.Equal(t, b, batchOf(t, l, b.ID))
-	require.Equal(t, []task.Line{line}, linesOf(t, l, b.ID, ledger.LineFilter{}))
+	require.Equal(t, []task.Line{line}, linesOf(t, l, b.ID, task.LineFilter{}))
 	other := line
 	other.State, other.CustomID = task.LineWaits, "other"
 	require.NoError(t, l.KeepBatch(t.Context(), b, []task.Line{other}))
-	require.Equal(t, []task.Line{line}, linesOf(t, l, b.ID, ledger.LineFilter{}), "a line that is there stays as it is")
+	require.Equal(t, []task.Line{line}, linesOf(t, l, b.ID, task.LineFilter{}), "a line that is there stays as it is")
 	_, ok, err := l.Batch(t.Context(), "unknown")
 	require.NoError(t, err)
 	require.False(t, ok)
@@ -115,7 +115,7 @@ func batchPages(t *testing.T, l Opened) {
 		}
 		require.NoError(t, l.KeepBatch(t.Context(), b, nil))
 	}
-	page := func(f ledger.BatchFilter) (ids []string) {
+	page := func(f task.BatchFilter) (ids []string) {
 		t.Helper()
 		found, err := l.Batches(t.Context(), f)
 		require.NoError(t, err)
@@ -124,15 +124,15 @@ func batchPages(t *testing.T, l Opened) {
 		}
 		return ids
 	}
-	require.Equal(t, []string{"b5", "b4", "b3", "b2", "b1", "b0"}, page(ledger.BatchFilter{}))
-	require.Equal(t, []string{"b5", "b4"}, page(ledger.BatchFilter{Limit: 2}))
-	require.Equal(t, []string{"b3", "b1"}, page(ledger.BatchFilter{Limit: 2, After: "b4", Dialect: "openai"}))
-	require.Equal(t, []string{"b4", "b3"}, page(ledger.BatchFilter{Limit: 2, Before: "b2"}))
-	require.Equal(t, []string{"b4", "b2", "b0"}, page(ledger.BatchFilter{Live: true}))
-	require.Equal(t, []string{"b2"}, page(ledger.BatchFilter{Live: true, Dialect: "anthropic"}))
-	_, err := l.Batches(t.Context(), ledger.BatchFilter{After: "b9"})
+	require.Equal(t, []string{"b5", "b4", "b3", "b2", "b1", "b0"}, page(task.BatchFilter{}))
+	require.Equal(t, []string{"b5", "b4"}, page(task.BatchFilter{Limit: 2}))
+	require.Equal(t, []string{"b3", "b1"}, page(task.BatchFilter{Limit: 2, After: "b4", Dialect: "openai"}))
+	require.Equal(t, []string{"b4", "b3"}, page(task.BatchFilter{Limit: 2, Before: "b2"}))
+	require.Equal(t, []string{"b4", "b2", "b0"}, page(task.BatchFilter{Live: true}))
+	require.Equal(t, []string{"b2"}, page(task.BatchFilter{Live: true, Dialect: "anthropic"}))
+	_, err := l.Batches(t.Context(), task.BatchFilter{After: "b9"})
 	require.ErrorIs(t, err, ledger.ErrUnknown)
-	_, err = l.Batches(t.Context(), ledger.BatchFilter{Before: "b9"})
+	_, err = l.Batches(t.Context(), task.BatchFilter{Before: "b9"})
 	require.ErrorIs(t, err, ledger.ErrUnknown)
 }
 
@@ -147,7 +147,7 @@ func lineMoves(t *testing.T, l Opened) {
 		l = again
 		claim(t, l)
 	}
-	state := func(n int) task.Line { return linesOf(t, l, "b", ledger.LineFilter{After: n - 1, Limit: 1})[0] }
+	state := func(n int) task.Line { return linesOf(t, l, "b", task.LineFilter{After: n - 1, Limit: 1})[0] }
 	claim(t, l)
 	require.Equal(t, task.LineCounts{Waiting: 300}, batchOf(t, l, "b").Counts)
 	first := TaskOf(lines[0], 1)
@@ -179,7 +179,7 @@ func lineMoves(t *testing.T, l Opened) {
 	require.NoError(t, l.Finish(t.Context(), Ended(TaskOf(lines[2], 4), task.StateCanceled)), "one that was never accepted")
 	require.Equal(t, task.LineCanceled, state(3).State)
 	require.Equal(t, task.LineCounts{Completed: 2, Canceled: 1, Waiting: 297}, batchOf(t, l, "b").Counts)
-	open := linesOf(t, l, "b", ledger.LineFilter{Open: true, Limit: 2})
+	open := linesOf(t, l, "b", task.LineFilter{Open: true, Limit: 2})
 	require.Equal(t, lines[3:5], open)
 
 	stranger := Sample(20)
@@ -209,7 +209,7 @@ func lineEnds(t *testing.T, l Opened) {
 	for i := 2; i < 5; i++ {
 		want[i].State = task.LineCanceled
 	}
-	require.Equal(t, want, linesOf(t, l, "b", ledger.LineFilter{}))
+	require.Equal(t, want, linesOf(t, l, "b", task.LineFilter{}))
 	require.ErrorIs(t, l.Accept(t.Context(), TaskOf(lines[3], 7)), ledger.ErrEnded, "what was canceled is not run")
 	require.Equal(t, b.CancelAt, batchOf(t, l, "b").CancelAt)
 	canceled := want[2]
@@ -231,7 +231,7 @@ func lineTexts(t *testing.T, l Opened) {
 	seq := uint64(0)
 	run := func(n int, state task.State, e *task.Error) string {
 		seq++
-		of := TaskOf(linesOf(t, l, "b", ledger.LineFilter{After: n - 1, Limit: 1})[0], seq)
+		of := TaskOf(linesOf(t, l, "b", task.LineFilter{After: n - 1, Limit: 1})[0], seq)
 		require.NoError(t, l.Accept(t.Context(), of))
 		r := Ended(of, state, "said")
 		if e != nil {
@@ -259,7 +259,7 @@ func lineTexts(t *testing.T, l Opened) {
 	_, ok, err := l.Batch(t.Context(), "b")
 	require.NoError(t, err)
 	require.False(t, ok)
-	require.Empty(t, linesOf(t, l, "b", ledger.LineFilter{}))
+	require.Empty(t, linesOf(t, l, "b", task.LineFilter{}))
 	require.NoError(t, l.KeepBatch(t.Context(), Batch("b"), nil), "its id is free")
-	require.Empty(t, linesOf(t, l, "b", ledger.LineFilter{}))
+	require.Empty(t, linesOf(t, l, "b", task.LineFilter{}))
 }

@@ -138,7 +138,7 @@ func (r *Reader) Batch(ctx context.Context, id string) (b task.BatchRecord, ok b
 }
 
 // Batches implements ledger.Batches.
-func (r *Reader) Batches(ctx context.Context, f ledger.BatchFilter) (found []task.BatchRecord, err error) {
+func (r *Reader) Batches(ctx context.Context, f task.BatchFilter) (found []task.BatchRecord, err error) {
 	where, args := `WHERE true`, []any{}
 	add := func(and string, arg ...any) {
 		where += ` AND ` + and
@@ -217,7 +217,7 @@ func (r *Reader) lineCounts(ctx context.Context, batch int64) (c task.LineCounts
 }
 
 // Lines implements ledger.Batches.
-func (r *Reader) Lines(ctx context.Context, batch string, f ledger.LineFilter) (found []task.Line, err error) {
+func (r *Reader) Lines(ctx context.Context, batch string, f task.LineFilter) (found []task.Line, err error) {
 	where := ``
 	if f.Open {
 		where = ` AND l.state IN ('waiting', 'fed')`
@@ -249,7 +249,7 @@ func (l *Ledger) EraseLines(ctx context.Context, batch string, states []task.Lin
 }
 
 func (l *Ledger) eraseLines(ctx context.Context, batch string, states []task.LineState, at time.Time) error {
-	for f := (ledger.LineFilter{Limit: sweepTasks}); ; {
+	for f := (task.LineFilter{Limit: sweepTasks}); ; {
 		lines, err := l.Lines(ctx, batch, f)
 		if err != nil || len(lines) == 0 {
 			return err

@@ -334,8 +334,8 @@ func (w *writer) prepare(ctx context.Context) error {
 			pool_id = coalesce(?, pool_id), replica_id = coalesce(?, replica_id) WHERE id = ?`,
 		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost`,
-		&w.forget: `DELETE FROM spending WHERE window_ms < ?`,
-		&w.findLine: `SELECT ` + lineColumns + ` FROM batch b JOIN batch_line l ON l.batch = b.seq WHERE b.id = ? AND l.n = ?`,
+		&w.forget:     `DELETE FROM spending WHERE window_ms < ?`,
+		&w.findLine:   `SELECT ` + lineColumns + ` FROM batch b JOIN batch_line l ON l.batch = b.seq WHERE b.id = ? AND l.n = ?`,
 		&w.changeLine: `UPDATE batch_line SET state = ?, tries = ?, outcome = ? WHERE batch = ? AND n = ?`,
 		&w.insertLine: `INSERT INTO batch_line (batch, n, custom_id, at, bytes, state, tries, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 	} {
