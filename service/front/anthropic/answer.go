@@ -32,7 +32,9 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 		begin.Usage.Input = a.PromptTokens
 		return a.Stream(w, r, newEvents(begin, a.ID, in.Thinking.hidden(), id), sse{id})
 	}
-	return a.Whole(w, r, func(t task.Transcript, end *task.End) any { return messageOf(a.ID, in.Model, in.Thinking.hidden(), t, end) })
+	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
+		return messageOf(a.ID, in.Model, in.Thinking.hidden(), t, end)
+	})
 }
 
 // messageOf is the whole answer of a task. Hidden says that its client does not want to see what the model thought.
