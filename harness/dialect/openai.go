@@ -3,6 +3,7 @@
 package dialect
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -29,6 +30,13 @@ var openAIDifferences = []difference{
 	{"CreateCompletionResponse/properties/usage", `{"anyOf":[{"$ref":"#/components/schemas/CompletionUsage"},{"type":"null"}]}`},
 	// OpenAI's API sends it while nothing else happens. Clients wait for an event, and take no comment for one.
 	{"KeepAlive", `{"type":"object","properties":{"type":{"const":"keepalive"},"sequence_number":{"type":"integer"}},"required":["type","sequence_number"]}`},
+	// OpenAI's guide has the lines of output files and error files, and their document has not.
+	{"BatchRequestOutput", `{"type":"object","required":["id","custom_id","response","error"],"properties":{"id":{"type":"string"},"custom_id":{"type":"string"},
+		"response":{"anyOf":[{"type":"null"},{"type":"object","required":["status_code","request_id","body"],"properties":{
+			"status_code":{"type":"integer"},"request_id":{"type":"string"},"body":{"anyOf":[{"$ref":"#/components/schemas/CreateChatCompletionResponse"},
+			{"$ref":"#/components/schemas/CreateCompletionResponse"},{"$ref":"#/components/schemas/CreateEmbeddingResponse"},{"$ref":"#/components/schemas/Response"},
+			{"$ref":"#/components/schemas/ErrorResponse"}]}}}]},
+		"error":{"anyOf":[{"type":"null"},{"type":"object","required":["code","message"],"properties":{"code":{"type":"string"},"message":{"type":"string"}}}]}}}`},
 	// OpenAI has no rerank. This is Jina's and Cohere's, as llama-server has it.
 	{"Rerank", `{"type":"object","required":["id","object","model","results","usage"],"properties":{
 		"id":{"type":"string"},"object":{"const":"list"},"model":{"type":"string"},
@@ -79,10 +87,37 @@ func (d *OpenAI) Check(path string, status int, contentType string, body []byte)
 		return d.stream(path, string(body))
 	}
 	schema, ok := openAIAnswers[path]
-	if !ok && strings.HasPrefix(path, "/v1/models/") {
+	switch {
+	case strings.HasSuffix(path, "/content"):
+		return eachLine(body, func(line []byte) error {
+			if contentType == jsonLines && bytes.Contains(line, []byte(`"response"`)) { // else it is a file as its client sent it
+				return d.Fits("BatchRequestOutput", line)
+			}
+			return nil
+		})
+	case !ok && strings.HasPrefix(path, "/v1/models/"):
 		schema = "Model"
+	case strings.HasPrefix(path, "/v1/files"):
+		schema = one(body, "ListFilesResponse", "DeleteFileResponse", "OpenAIFile")
+	case strings.HasPrefix(path, "/v1/batches"):
+		schema = one(body, "ListBatchesResponse", "", "Batch")
 	}
 	return d.Fits(schema, body)
+}
+
+// one is the schema of an answer on a path that has several: a list, that something was deleted, or the thing itself.
+func one(body []byte, list, deleted, itself string) string {
+	var is struct {
+		Object  string `json:"object"`
+		Deleted bool   `json:"deleted"`
+	}
+	switch err := json.Unmarshal(body, &is); {
+	case err == nil && is.Object == "list":
+		return list
+	case is.Deleted:
+		return deleted
+	}
+	return itself
 }
 
 // stream holds the events of a stream against the document.

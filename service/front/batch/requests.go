@@ -57,7 +57,7 @@ func (b *bounded) Read(p []byte) (int, error) {
 // Read implements io.Reader.
 func (q *requests) Read(p []byte) (int, error) {
 	for q.line.Len() == 0 {
-		if err := q.next(); errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		if err := q.next(); errors.Is(err, errWhole) {
 			return 0, io.EOF
 		} else if err != nil {
 			return 0, q.wrong(err)
@@ -66,7 +66,10 @@ func (q *requests) Read(p []byte) (int, error) {
 	return q.line.Read(p)
 }
 
-// next reads on: a request, or what stands around them. EOF is the end of a body that is whole.
+// errWhole is the end of a body that is whole.
+var errWhole = errors.New("the body is whole")
+
+// next reads on: a request, or what stands around them.
 func (q *requests) next() error {
 	switch q.state {
 	case beforeRequests:
@@ -95,7 +98,7 @@ func (q *requests) fields() error {
 	for q.json.More() {
 		name, err := q.json.Token()
 		if err != nil {
-			return err
+			return unexpected(err)
 		}
 		if name == "requests" {
 			if q.state == behindRequests {
@@ -116,12 +119,10 @@ func (q *requests) fields() error {
 		return lenient.Bad("requests", "send at least one request")
 	}
 	if _, err := q.json.Token(); !errors.Is(err, io.EOF) {
-		return errors.Join(errTrailing, err)
+		return errors.Join(errors.New("something follows the object"), err)
 	}
-	return io.EOF
+	return errWhole
 }
-
-var errTrailing = errors.New("something follows the object")
 
 // token reads a token that must be this one.
 func (q *requests) token(want json.Delim) error {
@@ -144,7 +145,7 @@ func (q *requests) value(into *json.RawMessage) error {
 	return unexpected(q.json.Decode(into))
 }
 
-// unexpected tells the end of a body that is not whole from that of one that is.
+// unexpected words the end of a body that is not whole.
 func unexpected(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
