@@ -52,7 +52,7 @@ func (w *world) ask(method, path, contentType string, body []byte) (status int, 
 	if err != nil {
 		return 0, nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	defer res.Body.Close() //nolint:errcheck // it was read
+	defer res.Body.Close()
 	if text, err = io.ReadAll(res.Body); err != nil {
 		return 0, nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}

@@ -154,7 +154,7 @@ func (f *Feeder) Start(context.Context) error {
 		return nil
 	}
 	for _, r := range f.running() {
-		f.begin(r)
+		f.begin(r) //nolint:contextcheck // it outlives the start
 	}
 	f.life.Go(func(ctx context.Context) {
 		contain.Loop(ctx, f.log, "the tending of batches panicked, and is tried again", f.tend)
@@ -225,16 +225,7 @@ func (f *Feeder) Create(ctx context.Context, b task.BatchRecord) (task.BatchReco
 	if full {
 		return b, task.Errorf(task.AdmissionReject, "%d batches have not ended, and there may be no more: wait for one of them, or cancel one", maxLive).Retry(time.Minute)
 	}
-	err := error(nil)
-	switch {
-	case f.life.Stopping():
-		err = errStopping()
-	case !f.o.Store.Has(b.Artifact):
-		err = noFile(b.FileID)
-	default:
-		err = f.unwritten(f.o.Records.KeepBatch(ctx, b, nil))
-	}
-	if err != nil {
+	if err := f.keep(ctx, b); err != nil {
 		f.forget(r)
 		return b, err
 	}
@@ -242,8 +233,19 @@ func (f *Feeder) Create(ctx context.Context, b task.BatchRecord) (task.BatchReco
 	f.mu.Lock()
 	r.durable = true
 	f.mu.Unlock()
-	f.begin(r)
+	f.begin(r) //nolint:contextcheck // it outlives the request
 	return b, nil
+}
+
+// keep records a new batch. Its input cannot go any more, since the batch is among the live ones.
+func (f *Feeder) keep(ctx context.Context, b task.BatchRecord) error {
+	switch {
+	case f.life.Stopping():
+		return errStopping()
+	case !f.o.Store.Has(b.Artifact):
+		return noFile(b.FileID)
+	}
+	return f.unwritten(f.o.Records.KeepBatch(ctx, b, nil))
 }
 
 func (f *Feeder) forget(r *run) {

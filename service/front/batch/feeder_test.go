@@ -27,15 +27,6 @@ func on(t *testing.T, test func(t *testing.T, r *rig), change ...func(*batch.Opt
 	})
 }
 
-// count is how many lines are in each state.
-func count(states []task.LineState) map[task.LineState]int {
-	out := map[task.LineState]int{}
-	for _, s := range states {
-		out[s]++
-	}
-	return out
-}
-
 // LO-437: each line is run once, in the order of the input, and a few at a time.
 func TestLinesAreRunAFewAtATime(t *testing.T) {
 	on(t, func(t *testing.T, r *rig) {

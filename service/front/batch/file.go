@@ -228,7 +228,7 @@ func (o *OpenAI) oneFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	defer in.Close() //nolint:errcheck // nothing was written
+	defer in.Close()
 	o.f.sendFile(w, io.Reader(in))
 	return nil
 }

@@ -16,14 +16,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/service/front/batch"
 	"github.com/llama-orch/llama-orch/service/front/exchange/exchangetest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // served is a rig whose fronts are served, with tasks that take no time.
-func served(t *testing.T, change ...func(*batch.Options)) (*rig, string) {
-	r := newRig(t, change...)
+func served(t *testing.T) (*rig, string) {
+	r := newRig(t)
 	r.line.takes = 0
 	r.start()
 	t.Cleanup(r.stop)

@@ -185,7 +185,7 @@ func (r *run) read(ctx context.Context) error {
 		}
 		return r.begun(ctx, 0, []task.BatchFault{*faulty(faultGone, "the input is not on the server any more")})
 	}
-	defer in.Close() //nolint:errcheck // nothing was written
+	defer in.Close()
 	var lines []task.Line
 	var faults []task.BatchFault
 	seen, total, sound := map[string]int{}, 0, 0

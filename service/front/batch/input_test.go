@@ -5,7 +5,6 @@ package batch
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -130,7 +129,7 @@ func FuzzUpload(f *testing.F) {
 			_, err = io.Copy(io.Discard, u)
 		}
 		if err != nil {
-			require.False(t, errors.Is(err, io.EOF))
+			require.NotErrorIs(t, err, io.EOF)
 			require.Equal(t, task.InvalidParams, task.AsError(err).Code, "%v", err)
 			return
 		}

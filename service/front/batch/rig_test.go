@@ -126,13 +126,6 @@ func (r *rig) lines(id string) []task.Line {
 	return lines
 }
 
-func (r *rig) states(id string) (states []task.LineState) {
-	for _, l := range r.lines(id) {
-		states = append(states, l.State)
-	}
-	return states
-}
-
 // completion is a line of a file that asks for the completion of a prompt.
 func completion(customID, prompt string) string {
 	return fmt.Sprintf(`{"custom_id":%q,"method":"POST","url":"/v1/completions","body":{"model":"m","prompt":%q,"max_tokens":4}}`, customID, prompt) + "\n"

@@ -344,7 +344,7 @@ func (r *run) bytes(l task.Line) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer in.Close() //nolint:errcheck // nothing was written
+	defer in.Close()
 	text := make([]byte, l.Bytes)
 	if _, err = in.Seek(l.At, io.SeekStart); err == nil {
 		_, err = io.ReadFull(in, text)

@@ -16,7 +16,7 @@ import (
 )
 
 // linesAtOnce is how many lines of a batch come in one commit.
-const linesAtOnce = 128
+const linesAtOnce = 256
 
 // lineBytes is about what a line of a batch takes in the file.
 const lineBytes = 96
@@ -178,7 +178,7 @@ func (r *Reader) Batches(ctx context.Context, f task.BatchFilter) (found []task.
 
 func (r *Reader) batches(ctx context.Context, where string, args ...any) (found []task.BatchRecord, err error) {
 	seqs := []int64{}
-	rows, err := r.db.QueryContext(ctx, `SELECT seq, record FROM batch `+where, args...)
+	rows, err := r.db.QueryContext(ctx, `SELECT seq, record FROM batch `+where, args...) //nolint:gosec // where is made of constants
 	err = scan(rows, err, func(rows *sql.Rows) error {
 		var seq int64
 		var text []byte
