@@ -101,6 +101,7 @@ type Admission struct {
 	Determinism    Determinism
 	PromptTokens   int       // 0: nobody counted them, since they fit in any case
 	AcceptedAt     time.Time // to the millisecond, as the ledger keeps it
+	Failure        *Error    // of a repeated submit: how the task ended, if that was without an answer
 }
 
 // Receipt says what a stream's bytes depend on and what they are (LO-204). Digests are hex.

@@ -34,6 +34,9 @@ type Ledger interface {
 	// Accept records a task as queued, and its turn if it is in a session. If the task was accepted before, nothing changes.
 	// ErrTaken.
 	Accept(ctx context.Context, t task.Task) error
+	// AcceptRunning records a task that a replica is about to run. It is an accept and a first dispatch at once, of which a crash leaves both or
+	// none. ErrTaken.
+	AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error
 	// Dispatch records that a replica is about to run a task. The task keeps the time of its first dispatch, and its place
 	// in the order of starts. ErrUnknown, ErrEnded.
 	Dispatch(ctx context.Context, d task.Dispatch) error

@@ -172,7 +172,8 @@ func lineMoves(t *testing.T, l Opened) {
 	second := state(2)
 	require.Equal(t, task.LineWaits, second.State)
 	require.Equal(t, 1, second.Tries)
-	require.NoError(t, l.Accept(t.Context(), TaskOf(second, 3)))
+	require.NoError(t, l.AcceptRunning(t.Context(), TaskOf(second, 3), Dispatched(TaskOf(second, 3))))
+	require.Equal(t, task.LineFed, state(2).State)
 	require.NoError(t, l.Finish(t.Context(), Ended(TaskOf(second, 3), task.Completed, "b")))
 	require.Equal(t, task.LineCompleted, state(2).State)
 
