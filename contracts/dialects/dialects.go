@@ -12,7 +12,8 @@ import _ "embed"
 var OpenAI []byte
 
 // Anthropic is made from the types of version 1.14.0 of @anthropic-ai/sdk, since Anthropic publishes no document: by ts-json-schema-generator, from an interface
-// with fields of the types Message, MessageTokensCount, RawMessageStreamEvent (whose union is left out here), PageResponse<ModelInfo> (ModelPage here), ModelInfo
+// with fields of the types Message, MessageTokensCount, MessageBatch, DeletedMessageBatch, MessageBatchIndividualResponse, PageResponse<MessageBatch>
+// (MessageBatchPage here), RawMessageStreamEvent (whose union is left out here), PageResponse<ModelInfo> (ModelPage here), ModelInfo
 // and ErrorResponse. Where a type has something that the front never sends, or null, null is left.
 //
 //go:embed anthropic/anthropic.json

@@ -3,6 +3,7 @@
 package dialect
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -56,7 +57,20 @@ func (d *Anthropic) Check(path string, status int, contentType string, body []by
 		return d.stream(string(body))
 	}
 	schema, ok := anthropicAnswers[path]
-	if !ok && strings.HasPrefix(path, "/v1/models/") {
+	switch {
+	case strings.HasPrefix(path, "/v1/messages/batches") && strings.HasSuffix(path, "/results"):
+		return eachLine(body, func(line []byte) error { return d.Fits("MessageBatchIndividualResponse", line) })
+	case path == "/v1/messages/batches":
+		schema = "MessageBatch"
+		if !bytes.Contains(body, []byte(`"type":"message_batch"`)) || bytes.HasPrefix(body, []byte(`{"data"`)) {
+			schema = "MessageBatchPage"
+		}
+	case strings.HasPrefix(path, "/v1/messages/batches/"):
+		schema = "MessageBatch"
+		if bytes.Contains(body, []byte(`"message_batch_deleted"`)) {
+			schema = "DeletedMessageBatch"
+		}
+	case !ok && strings.HasPrefix(path, "/v1/models/"):
 		schema = "ModelInfo"
 	}
 	return d.Fits(schema, body)

@@ -185,6 +185,19 @@ const (
 	lineStream  = "application/x-ndjson"
 )
 
+// jsonLines is the type of files of JSON, line by line.
+const jsonLines = "application/jsonl"
+
+// eachLine calls check with each line of a body.
+func eachLine(body []byte, check func(line []byte) error) error {
+	for line := range bytes.Lines(body) {
+		if err := check(bytes.TrimSuffix(line, []byte("\n"))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // frames are the names and data of a stream of server-sent events, less comments. What stands behind the last empty line was cut off.
 func frames(body string) iter.Seq2[string, string] {
 	return func(yield func(name, data string) bool) {

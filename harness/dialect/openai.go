@@ -33,6 +33,13 @@ var openAIDifferences = []difference{
 	{"KeepAlive", `{"type":"object","properties":{"type":{"const":"keepalive"},"sequence_number":{"type":"integer"}},"required":["type","sequence_number"]}`},
 	// The document has no schema of this answer, but an example.
 	{"DeletedResponse", `{"type":"object","required":["id","object","deleted"],"properties":{"id":{"type":"string"},"object":{"const":"response"},"deleted":{"const":true}}}`},
+	// OpenAI's guide has the lines of output files and error files, and their document has not.
+	{"BatchRequestOutput", `{"type":"object","required":["id","custom_id","response","error"],"properties":{"id":{"type":"string"},"custom_id":{"type":"string"},
+		"response":{"anyOf":[{"type":"null"},{"type":"object","required":["status_code","request_id","body"],"properties":{
+			"status_code":{"type":"integer"},"request_id":{"type":"string"},"body":{"anyOf":[{"$ref":"#/components/schemas/CreateChatCompletionResponse"},
+			{"$ref":"#/components/schemas/CreateCompletionResponse"},{"$ref":"#/components/schemas/CreateEmbeddingResponse"},{"$ref":"#/components/schemas/Response"},
+			{"$ref":"#/components/schemas/ErrorResponse"}]}}}]},
+		"error":{"anyOf":[{"type":"null"},{"type":"object","required":["code","message"],"properties":{"code":{"type":"string"},"message":{"type":"string"}}}]}}}`},
 	// OpenAI has no rerank. This is Jina's and Cohere's, as llama-server has it.
 	{"Rerank", `{"type":"object","required":["id","object","model","results","usage"],"properties":{
 		"id":{"type":"string"},"object":{"const":"list"},"model":{"type":"string"},
@@ -84,27 +91,49 @@ func (d *OpenAI) Check(path string, status int, contentType string, body []byte)
 	if strings.HasPrefix(contentType, eventStream) {
 		return d.stream(path, string(body))
 	}
+	if strings.HasSuffix(path, "/content") {
+		return eachLine(body, func(line []byte) error {
+			if contentType == jsonLines && bytes.Contains(line, []byte(`"response"`)) { // else it is a file as its client sent it
+				return d.Fits("BatchRequestOutput", line)
+			}
+			return nil
+		})
+	}
 	return d.Fits(openAIAnswer(path, body), body)
 }
 
 // openAIAnswer names the schema of an answer.
 func openAIAnswer(path string, body []byte) string {
-	_, later := strings.CutPrefix(path, laterPath)
 	switch {
 	case strings.HasPrefix(path, "/v1/models/"):
 		return "Model"
-	case later && strings.HasSuffix(path, "/input_items"):
-		return "ResponseItemList"
-	case later && bytes.Contains(body, []byte(`"deleted":`)):
-		return "DeletedResponse"
-	case later:
-		return "Response"
+	case strings.HasPrefix(path, "/v1/files"):
+		return one(body, "ListFilesResponse", "DeleteFileResponse", "OpenAIFile")
+	case strings.HasPrefix(path, "/v1/batches"):
+		return one(body, "ListBatchesResponse", "", "Batch")
+	case strings.HasPrefix(path, laterPath):
+		return one(body, "ResponseItemList", "DeletedResponse", "Response")
 	}
 	return openAIAnswers[path]
 }
 
 // laterPath is where responses are found that were made before.
 const laterPath = "/v1/responses/"
+
+// one is the schema of an answer on a path that has several: a list, that something was deleted, or the thing itself.
+func one(body []byte, list, deleted, itself string) string {
+	var is struct {
+		Object  string `json:"object"`
+		Deleted bool   `json:"deleted"`
+	}
+	switch err := json.Unmarshal(body, &is); {
+	case err == nil && is.Object == "list":
+		return list
+	case is.Deleted:
+		return deleted
+	}
+	return itself
+}
 
 // stream holds the events of a stream against the document.
 func (d *OpenAI) stream(path, body string) error {

@@ -22,6 +22,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
+	"github.com/llama-orch/llama-orch/service/front/batch"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -86,6 +87,7 @@ type App struct {
 	guard    *gate.Auth
 	gate     *gate.Gate
 	streams  *delivery.Streams
+	feeder   *batch.Feeder // nil: no front has batches
 	server   *http.Server
 	listener *port.Listener
 	serving  sync.WaitGroup

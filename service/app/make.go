@@ -245,6 +245,9 @@ func (a *App) makeFront() error {
 	if chat != nil && messages != nil { // both have models
 		fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
 	}
+	if err := a.makeBatches(fronts, common, chat, messages); err != nil {
+		return err
+	}
 	if c.Fronts.Upstream {
 		engines := control.NewUpstream(a.fleet, a.schedule, log)
 		a.cleanup.push("close the connections past the line", func(context.Context) error { engines.Close(); return nil })

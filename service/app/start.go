@@ -190,7 +190,13 @@ func (a *App) startFlow(ctx context.Context) error {
 	if err := a.run(ctx, "the swaps", a.residency); err != nil {
 		return err
 	}
-	return a.run(ctx, "the sweeps of sessions", a.sessions)
+	if err := a.run(ctx, "the sweeps of sessions", a.sessions); err != nil {
+		return err
+	}
+	if a.feeder == nil {
+		return nil
+	}
+	return a.run(ctx, "the feeding of batches", a.feeder)
 }
 
 // finishWithin is how long running tasks may go on in a stop: half of its time. The connections and the workers have the rest.

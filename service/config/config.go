@@ -54,6 +54,7 @@ type Fronts struct {
 	Hold         time.Duration `yaml:"hold" jsonschema:"default=5s" jsonschema_description:"How long the head of a stream is held back while its task waits, so that a refusal still has its status."`
 	ReturnWithin time.Duration `yaml:"return_within" jsonschema:"default=10s" jsonschema_description:"How long the task of a client that is gone goes on, if the client sent an Idempotency-Key to come back with."`
 	Keep         time.Duration `yaml:"keep" jsonschema:"default=10m" jsonschema_description:"How long the text of an ended task is kept that came by a front which stores nothing. Then what was asked and answered is deleted."`
+	Feed         int           `yaml:"feed" jsonschema:"default=16,minimum=1,maximum=1024" jsonschema_description:"How many lines of a batch are in the queue or run at a time. The others wait in the ledger."`
 	Upstream     bool          `yaml:"upstream" jsonschema:"default=false" jsonschema_description:"Pass requests for /upstream/POOL/… through to the pool's engine, for callers with the API token. Never where the engine has one slot, as there tasks are strict."`
 }
 
@@ -106,6 +107,7 @@ type Log struct {
 // Limits bound a request before anything reads its content.
 type Limits struct {
 	BodyBytes   int `yaml:"body_bytes" jsonschema:"default=10485760,minimum=1024,maximum=1073741824" jsonschema_description:"Largest request body, in bytes."`
+	FileBytes   int `yaml:"file_bytes" jsonschema:"default=200000000,minimum=1024,maximum=1073741824" jsonschema_description:"Largest file for a batch, and largest body of a message batch, in bytes. A line of it has at most body_bytes."`
 	PromptBytes int `yaml:"prompt_bytes" jsonschema:"default=8388608,minimum=1,maximum=1073741824" jsonschema_description:"Largest prompt, or sum of messages or inputs, in bytes: texts of UTF-8, images as their files are."`
 	Inputs      int `yaml:"inputs" jsonschema:"default=10000,minimum=1,maximum=65536" jsonschema_description:"Most inputs of an embedding or rerank task, and most messages of a chat."`
 }

@@ -118,6 +118,8 @@ type Request struct {
 	ReturnWithin   time.Duration // how long a client that is gone may stay away, with CancelIt; 0: the orchestrator's default
 	Front          Front         // of a dialect's request; zero: the native API's
 	KeepText       time.Duration // how long what was asked and answered is kept after the end; 0: as long as the record
+	BatchID        string        // of the batch whose line it is; empty: none
+	BatchLine      int           // its number there, from 1
 	OutputMode     string
 	BodySHA256     [32]byte // of the JSON as sent, compacted; a repeated task_id must have the same (LO-101)
 	CorrelationID  string

@@ -84,5 +84,6 @@ func anthropicCases(base string) []test {
 			}
 			return fmt.Errorf("an unknown model gives %w", err)
 		}},
+		{"anthropic: message batches", func(ctx context.Context) error { return messageBatch(ctx, client) }},
 	}
 }

@@ -173,5 +173,6 @@ func openAI(base string) []test {
 			}
 			return fmt.Errorf("an unknown model gives %w", err)
 		}},
+		{"openai: batches", func(ctx context.Context) error { return openAIBatch(ctx, client) }},
 	}
 }

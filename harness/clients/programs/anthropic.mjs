@@ -205,4 +205,40 @@ await s.run({
     await killed;
     assert.ok(n > 5);
   },
+  "message batches": async () => {
+    const batches = anthropic.messages.batches;
+    const params = { ...haiku, max_tokens: 4 };
+    const made = await batches.create({
+      requests: [
+        { custom_id: "frogs", params: { ...params, messages: user("Write of frogs") } },
+        { custom_id: "toads", params: { ...params, messages: user("Write of toads") } },
+        { custom_id: "none", params: { ...params, model: "claude-none" } },
+      ],
+    });
+    assert.equal(made.processing_status, "in_progress");
+    const ended = await s.until("the batch to end", async () => {
+      const b = await batches.retrieve(made.id);
+      return b.processing_status === "ended" && b;
+    });
+    assert.deepEqual(ended.request_counts, { processing: 0, succeeded: 2, errored: 1, canceled: 0, expired: 0 });
+    const results = {};
+    for await (const one of await batches.results(made.id)) results[one.custom_id] = one.result;
+    const alone = await anthropic.messages.create({ ...params, messages: user("Write of toads") });
+    assert.equal(text(results.toads.message), text(alone));
+    assert.equal(results.frogs.type, "succeeded");
+    assert.equal(results.none.error.error.type, "not_found_error");
+    const seen = [];
+    for await (const b of batches.list({ limit: 1 })) seen.push(b.id);
+    assert.ok(seen.includes(made.id));
+    assert.equal((await batches.delete(made.id)).type, "message_batch_deleted");
+    assert.ok((await s.caught(batches.retrieve(made.id))) instanceof Anthropic.NotFoundError);
+
+    const free = await s.occupy();
+    const waiting = await batches.create({ requests: [{ custom_id: "a", params: { ...inOslo, model: "narrow" } }] });
+    await batches.cancel(waiting.id);
+    await s.until("the batch to be canceled", async () => (await batches.retrieve(waiting.id)).request_counts.canceled === 1);
+    await free();
+    const twice = await s.caught(batches.create({ requests: [{ custom_id: "a", params }, { custom_id: "a", params }] }));
+    assert.ok(twice instanceof Anthropic.BadRequestError, twice);
+  },
 });

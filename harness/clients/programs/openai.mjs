@@ -2,7 +2,7 @@
 
 // OpenAI's SDK.
 
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import * as s from "./suite.mjs";
 
 const { assert } = s;
@@ -390,5 +390,69 @@ await s.run({
       assert.ok(!seen.includes("response.completed") && !seen.includes("response.failed"));
     })().then(() => assert.fail("it ended cleanly")));
     assert.ok(!seen.includes("response.completed"), seen.join());
+  },
+  "batches": async () => {
+    const lines = ["frogs", "toads", "newts"].map((name) => ({
+      custom_id: name,
+      method: "POST",
+      url: "/v1/chat/completions",
+      body: { ...haiku, messages: user(`Write of ${name}`), max_completion_tokens: 4 },
+    }));
+    lines.push({ ...lines[0], custom_id: "unknown", body: { ...lines[0].body, model: "none" } });
+    const content = lines.map((line) => JSON.stringify(line)).join("\n");
+    const file = await openai.files.create({ file: await toFile(Buffer.from(content), "in.jsonl"), purpose: "batch" });
+    assert.equal(file.bytes, content.length);
+    assert.equal(await (await openai.files.content(file.id)).text(), content);
+    const made = await openai.batches.create({
+      input_file_id: file.id,
+      endpoint: "/v1/chat/completions",
+      completion_window: "24h",
+      metadata: { of: "mine" },
+    });
+    assert.deepEqual(made.metadata, { of: "mine" });
+    const batch = await s.until("the batch to end", async () => {
+      const b = await openai.batches.retrieve(made.id);
+      return b.status === "completed" && b;
+    });
+    assert.deepEqual(batch.request_counts, { total: 4, completed: 3, failed: 1 });
+    const of = async (id) => (await (await openai.files.content(id)).text()).trim().split("\n").map((line) => JSON.parse(line));
+    const done = await of(batch.output_file_id);
+    assert.deepEqual(done.map((line) => line.custom_id), ["frogs", "toads", "newts"]);
+    const alone = await openai.chat.completions.create(lines[1].body);
+    assert.equal(done[1].response.body.choices[0].message.content, alone.choices[0].message.content);
+    assert.equal((await s.task(done[1].response.request_id)).state, "completed");
+    const [failed] = await of(batch.error_file_id);
+    assert.equal(failed.custom_id, "unknown");
+    assert.equal(failed.response.status_code, 404);
+    assert.equal(failed.response.body.error.code, "model_not_found");
+    const seen = [];
+    for await (const b of openai.batches.list({ limit: 1 })) seen.push(b.id);
+    assert.ok(seen.includes(made.id));
+    for await (const f of openai.files.list({ purpose: "batch_output" })) assert.equal(f.purpose, "batch_output");
+    assert.equal((await openai.files.delete(file.id)).deleted, true);
+    assert.ok((await s.caught(openai.files.retrieve(file.id))) instanceof OpenAI.NotFoundError);
+  },
+  "batches, a cancel and what is refused": async () => {
+    const lines = Array.from({ length: 20 }, (_, i) =>
+      JSON.stringify({ custom_id: `c${i}`, method: "POST", url: "/v1/completions", body: { model: "narrow", prompt: "Wait for me" } }),
+    );
+    const free = await s.occupy();
+    const file = await openai.files.create({ file: await toFile(Buffer.from(lines.join("\n")), "in.jsonl"), purpose: "batch" });
+    const made = await openai.batches.create({ input_file_id: file.id, endpoint: "/v1/completions", completion_window: "24h" });
+    await s.until("the batch to begin", async () => (await openai.batches.retrieve(made.id)).status === "in_progress");
+    assert.ok((await s.caught(openai.files.delete(file.id))) instanceof OpenAI.ConflictError);
+    await openai.batches.cancel(made.id);
+    const batch = await s.until("the batch to be canceled", async () => {
+      const b = await openai.batches.retrieve(made.id);
+      return b.status === "cancelled" && b;
+    });
+    assert.equal(batch.request_counts.failed, 20);
+    await free();
+    const wrong = await s.caught(openai.files.create({ file: await toFile(Buffer.from("x"), "x"), purpose: "fine-tune" }));
+    assert.ok(wrong instanceof OpenAI.BadRequestError, wrong);
+    assert.equal(wrong.param, "purpose");
+    const none = await s.caught(openai.batches.create({ input_file_id: file.id, endpoint: "/v1/moderations", completion_window: "24h" }));
+    assert.equal(none.param, "endpoint");
+    assert.ok((await s.caught(openai.batches.retrieve("batch_none"))) instanceof OpenAI.NotFoundError);
   },
 });

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -276,4 +277,34 @@ func (b *bench) worker(t *testing.T, replica string) int {
 	}
 	require.Fail(t, "no worker of "+replica, "%v", noted)
 	return 0
+}
+
+// messageBatch has a request run as a message batch, and deletes that.
+func (b *bench) messageBatch(t *testing.T) {
+	t.Helper()
+	const at = "/v1/messages/batches"
+	call := func(method, path, body string) (got struct {
+		ID     string `json:"id"`
+		Status string `json:"processing_status"`
+	},
+	) {
+		t.Helper()
+		r, err := http.NewRequestWithContext(bounded(t), method, b.daemon.URL+path, strings.NewReader(body))
+		require.NoError(t, err)
+		res, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		defer func() { require.NoError(t, res.Body.Close()) }()
+		require.NoError(t, json.NewDecoder(res.Body).Decode(&got))
+		require.Equal(t, http.StatusOK, res.StatusCode)
+		return got
+	}
+	id := call(http.MethodPost, at, `{"requests":[{"custom_id":"a","params":{"model":"haiku","max_tokens":4,"messages":[{"role":"user","content":"Frogs"}]}}]}`).ID
+	eventually(t, func() []string {
+		if got := call(http.MethodGet, at+"/"+id, "").Status; got != "ended" {
+			return []string{"the batch is " + got}
+		}
+		return nil
+	})
+	call(http.MethodDelete, at+"/"+id, "")
+	http.DefaultClient.CloseIdleConnections()
 }

@@ -257,6 +257,19 @@ var table = []action{
 		}
 	}},
 
+	{"a message batch of one request comes, is run, and is deleted", func(t *testing.T, b *bench) []metrics.Move {
+		b.messageBatch(t)
+		return both(queued("haiku", "batch"), started("haiku", "batch"), []metrics.Move{
+			by(1, `llorch_batch_lines_ended_total{front="anthropic",outcome="completed"}`),
+			is(0, `llorch_batch_lines{state="waiting"}`), is(0, `llorch_batch_lines{state="fed"}`),
+			{Series: `llorch_ledger_ops_total{op="batch"}`, Kind: metrics.AtLeast, Figure: 4},
+			by(1, `latency_first_token_ms{pool_id="haiku",priority="batch"}`), by(1, `latency_decode_ms{pool_id="haiku",priority="batch"}`),
+			{Series: `tokens_in_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1},
+			{Series: `tokens_out_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1},
+			by(1, `llorch_tasks_finished_total{pool_id="haiku",outcome="completed"}`), by(1, `llorch_ledger_ops_total{op="finish"}`),
+			by(1, `llorch_artifacts_stored_total{kind="other"}`), by(1, `llorch_artifacts_removed_total{reason="deleted"}`),
+		})
+	}},
 	{"a model is added, and retired", func(t *testing.T, b *bench) []metrics.Move {
 		b.post(t, "/v1/catalog/models", request{"ref": "file:" + b.Model, "wait_ms": watch.Patience.Milliseconds()}, http.StatusCreated)
 		b.post(t, "/v1/catalog/models/haiku/state", request{"state": "Retired", "deadline_ms": time.Hour.Milliseconds()}, http.StatusOK)
@@ -309,7 +322,7 @@ func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metri
 // openStreams are closed one action after they were opened.
 var openStreams []func()
 
-// ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-503, ORCH-1103
+// ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103
 func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	runtime.LockOSThread() // the daemon ends with this thread, however the test does
 	promtool, err := metrics.FindPromtool()

@@ -20,7 +20,18 @@ type model struct {
 	levels   map[task.Priority][]int
 	tickets  map[int]queue.Ticket
 	priority map[int]task.Priority
+	guests   map[int]bool // that are queued or were
 	ids      int
+}
+
+// places is how much of the capacity a line takes.
+func (m *model) places(line []int) (n int) {
+	for _, id := range line {
+		if !m.guests[id] {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *model) line() []int { return slices.Concat(m.levels[task.Interactive], m.levels[task.Batch]) }
@@ -32,7 +43,7 @@ func (m *model) remove(id int) {
 
 // A step is one operation with what the queue answered and how the model stood before it.
 type step struct {
-	op       string // push, restore, pop, cancel
+	op       string // push, restore, guest, pop, cancel
 	id       int    // pushed, popped or canceled; -1 when Pop found nothing
 	priority task.Priority
 	ok       bool
@@ -49,6 +60,7 @@ func history(t *rapid.T, property func(q *queue.Queue[int], m *model, s step)) {
 		levels:   map[task.Priority][]int{},
 		tickets:  map[int]queue.Ticket{},
 		priority: map[int]task.Priority{},
+		guests:   map[int]bool{},
 	}
 	q := queue.New[int](m.capacity, m.policy)
 	now := time.Unix(0, 0)
@@ -97,6 +109,14 @@ func history(t *rapid.T, property func(q *queue.Queue[int], m *model, s step)) {
 			m.levels[p] = append(m.levels[p], s.id)
 			property(q, m, s)
 		},
+		"guest": func(*rapid.T) {
+			p := priority()
+			s := step{op: "guest", id: newcomer(p), priority: p, ok: true, dropped: -1, before: m.line()}
+			done := q.PushGuest(p, s.id, now)
+			s.position, m.tickets[s.id], m.guests[s.id] = done.Position, done.Ticket, true
+			m.levels[p] = append(m.levels[p], s.id)
+			property(q, m, s)
+		},
 		"pop": func(*rapid.T) {
 			s := step{op: "pop", dropped: -1, before: m.line()}
 			if s.id, s.ok = q.Pop(); s.ok {
@@ -138,22 +158,26 @@ func TestPropertyOrder(t *testing.T) {
 	})
 }
 
-// A Push never takes the queue over its capacity, and refuses with the policy's label only when it is full.
-// ORCH-3004, ORCH-3005
+// A Push never takes the queue over its capacity, and refuses with the policy's label only when it is full. Guests take no place, and none is dropped.
+// ORCH-3004, ORCH-3005, LO-437
 func TestPropertyBound(t *testing.T) {
 	check(t, func(t *rapid.T) func(*queue.Queue[int], *model, step) {
 		return func(q *queue.Queue[int], m *model, s step) {
 			if s.op != "push" {
 				return
 			}
-			if depth := q.Depth(); depth > max(m.capacity, len(s.before)) {
-				t.Fatalf("depth %d after a push, capacity %d, %d before", depth, m.capacity, len(s.before))
+			before := m.places(s.before)
+			if taken := m.places(m.line()); taken > max(m.capacity, before) {
+				t.Fatalf("%d places are taken after a push, capacity %d, %d before", taken, m.capacity, before)
 			}
-			if !s.ok && len(s.before) < m.capacity {
-				t.Fatalf("refused at depth %d of %d", len(s.before), m.capacity)
+			if !s.ok && before < m.capacity {
+				t.Fatalf("refused with %d of %d places taken", before, m.capacity)
 			}
-			if s.dropped >= 0 && len(s.before) < m.capacity {
-				t.Fatalf("dropped %d at depth %d of %d", s.dropped, len(s.before), m.capacity)
+			if s.dropped >= 0 && before < m.capacity {
+				t.Fatalf("dropped %d with %d of %d places taken", s.dropped, before, m.capacity)
+			}
+			if m.guests[s.dropped] {
+				t.Fatalf("dropped %d, which takes no place", s.dropped)
 			}
 		}
 	})
@@ -175,7 +199,7 @@ func TestPropertyNoTaskLostOrDoubled(t *testing.T) {
 				leave(s.dropped)
 			}
 			switch s.op {
-			case "push", "restore":
+			case "push", "restore", "guest":
 				if s.ok {
 					inside[s.id] = true
 				}
@@ -205,7 +229,7 @@ func TestPropertyRightPositions(t *testing.T) {
 	check(t, func(t *rapid.T) func(*queue.Queue[int], *model, step) {
 		return func(q *queue.Queue[int], m *model, s step) {
 			line := m.line()
-			if s.op == "push" && s.ok && s.position != slices.Index(line, s.id) {
+			if (s.op == "push" || s.op == "guest") && s.ok && s.position != slices.Index(line, s.id) {
 				t.Fatalf("Push said %d ahead of %d, want %d", s.position, s.id, slices.Index(line, s.id))
 			}
 			for i := 0; i < len(line); i += 1 + len(line)/16 {
@@ -255,15 +279,16 @@ func TestPropertyDropLRUVictim(t *testing.T) {
 				return
 			}
 			want, accept := -1, true
-			if full := len(s.before) >= m.capacity; full {
-				firstBatch := slices.IndexFunc(s.before, func(id int) bool { return m.priority[id] == task.Batch })
+			seated := slices.DeleteFunc(slices.Clone(s.before), func(id int) bool { return m.guests[id] })
+			if full := len(seated) >= m.capacity; full {
+				firstBatch := slices.IndexFunc(seated, func(id int) bool { return m.priority[id] == task.Batch })
 				switch {
 				case m.policy == queue.Reject:
 					accept = false
 				case firstBatch >= 0:
-					want = s.before[firstBatch]
+					want = seated[firstBatch]
 				case s.priority == task.Interactive:
-					want = s.before[0]
+					want = seated[0]
 				default:
 					accept = false
 				}

@@ -47,14 +47,16 @@ type Queue[T any] struct {
 	capacity int
 	policy   Policy
 
-	mu    sync.Mutex
-	line  line
-	slots []slot[T] // by ref, beside line.nodes
+	mu     sync.Mutex
+	line   line
+	slots  []slot[T] // by ref, beside line.nodes
+	guests int       // queued items that take none of the capacity
 }
 
 type slot[T any] struct {
 	value      T
 	enqueuedAt time.Time
+	guest      bool
 }
 
 // The levels: each priority has a line of its own, and the first level leaves first.
@@ -85,7 +87,7 @@ func (q *Queue[T]) Push(p task.Priority, value T, now time.Time) (Pushed, error)
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	done.Position = q.ahead(level) + q.line.lists[level].len
-	if q.depth() >= q.capacity {
+	if q.places() >= q.capacity {
 		victim := q.victim(level)
 		if victim == 0 {
 			return Pushed{}, q.errFull()
@@ -105,7 +107,7 @@ func (q *Queue[T]) Push(p task.Priority, value T, now time.Time) (Pushed, error)
 func (q *Queue[T]) Shed(p task.Priority) (T, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.depth() > q.capacity {
+	if q.places() > q.capacity {
 		if victim := q.victim(levelOf(p)); victim != 0 {
 			return q.remove(victim), true
 		}
@@ -121,6 +123,21 @@ func (q *Queue[T]) Restore(p task.Priority, value T, enqueuedAt time.Time) Ticke
 	n := q.take(value, enqueuedAt)
 	q.line.pushBack(levelOf(p), n)
 	return q.ticket(n)
+}
+
+// PushGuest puts an item at the end of its priority's line that takes none of the capacity, and that nothing drops. The caller bounds how many
+// there are (LO-437).
+func (q *Queue[T]) PushGuest(p task.Priority, value T, enqueuedAt time.Time) Pushed {
+	level := levelOf(p)
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	done := Pushed{Position: q.ahead(level) + q.line.lists[level].len}
+	n := q.take(value, enqueuedAt)
+	q.slots[n].guest = true
+	q.guests++
+	q.line.pushBack(level, n)
+	done.Ticket = q.ticket(n)
+	return done
 }
 
 // Pop takes the next item: the first interactive one, else the first batch one. False: the queue is empty.
@@ -178,7 +195,7 @@ func (q *Queue[T]) Len(p task.Priority) int {
 	return q.line.lists[levelOf(p)].len
 }
 
-// Depth is how many items are queued in all. Restore, and a Push until its Shed, can take it over the capacity.
+// Depth is how many items are queued in all. Guests, Restore, and a Push until its Shed, can take it over the capacity.
 func (q *Queue[T]) Depth() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -194,6 +211,9 @@ func (q *Queue[T]) Oldest(p task.Priority) (time.Time, bool) {
 }
 
 func (q *Queue[T]) depth() int { return q.line.lists[interactive].len + q.line.lists[batch].len }
+
+// places is how much of the capacity is taken.
+func (q *Queue[T]) places() int { return q.depth() - q.guests }
 
 // ahead counts the items of the levels before this one.
 func (q *Queue[T]) ahead(level int) int {
@@ -215,10 +235,19 @@ func (q *Queue[T]) victim(level int) ref {
 	if q.policy != DropLRU {
 		return 0
 	}
-	if n := q.line.lists[batch].head; n != 0 || level == batch {
+	if n := q.oldest(batch); n != 0 || level == batch {
 		return n
 	}
-	return q.line.lists[interactive].head
+	return q.oldest(interactive)
+}
+
+// oldest is the first item of a level that is no guest; 0: there is none.
+func (q *Queue[T]) oldest(level int) ref {
+	n := q.line.lists[level].head
+	for n != 0 && q.slots[n].guest {
+		n = q.line.nodes[n].next
+	}
+	return n
 }
 
 func (q *Queue[T]) take(value T, at time.Time) ref {
@@ -232,6 +261,9 @@ func (q *Queue[T]) take(value T, at time.Time) ref {
 
 func (q *Queue[T]) remove(n ref) T {
 	value := q.slots[n].value
+	if q.slots[n].guest {
+		q.guests--
+	}
 	q.slots[n] = slot[T]{} // a free slot must not keep a task's memory alive
 	q.line.drop(n)
 	return value

@@ -40,6 +40,26 @@ func (s *Scheduler) Record(ctx context.Context, id string) (r task.Record, again
 	return r, j.log.Recovering(), nil
 }
 
+// Await returns once a task has ended, or this process has let go of it. NOT_FOUND.
+func (s *Scheduler) Await(ctx context.Context, id string) error {
+	j := s.job(id)
+	if j == nil {
+		if _, ok, err := s.lookUp(ctx, id); err != nil || ok {
+			return err
+		}
+		return errUnknown(id)
+	}
+	if err := j.await(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-j.over:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // finished is a task that is no longer live, and was not deleted.
 func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error) {
 	r, ok, err := s.lookUp(ctx, id)

@@ -55,7 +55,11 @@ func (s *Scheduler) restore(l *lane, r task.Record) {
 	if s.keep(j, nil) != nil {
 		return
 	}
-	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
+	if q := &r.Task.Request; q.BatchID != "" {
+		j.ticket = l.queue.PushGuest(q.Priority, j, r.Task.AcceptedAt).Ticket
+	} else {
+		j.ticket = l.queue.Restore(q.Priority, j, r.Task.AcceptedAt)
+	}
 	l.rates.queue(j, 1)
 	j.accept()
 	j.unread()

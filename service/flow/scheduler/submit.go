@@ -87,7 +87,9 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 	})
 	j.accept()
 	if j.slot == nil {
-		j.lane.shed(t.Request.Priority)
+		if t.Request.BatchID == "" { // else nobody has to make room for it
+			j.lane.shed(t.Request.Priority)
+		}
 		j.lane.wake()
 	}
 	return j.task.Admission(), nil
@@ -214,7 +216,11 @@ func (l *lane) take(j *job, free *slot) (place queue.Pushed, err error) {
 		j.slot = free
 		return place, nil
 	}
-	place, err = l.queue.Push(j.task.Request.Priority, j, j.task.AcceptedAt)
+	if q := &j.task.Request; q.BatchID != "" { // the feeder bounds how many there are
+		place = l.queue.PushGuest(q.Priority, j, j.task.AcceptedAt)
+	} else {
+		place, err = l.queue.Push(q.Priority, j, j.task.AcceptedAt)
+	}
 	if err != nil || place.Over {
 		l.s.o.Metrics.backpressure(l)
 	}

@@ -33,24 +33,29 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 		return a.Stream(w, r, newEvents(begin, a.ID, in.Thinking.hidden(), id), sse{id})
 	}
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
-		out, parts := answerOf(a.ID, in.Model), t.Parts()
-		if parts.Reasoning != "" {
-			b := thinkingBlock{Type: "thinking", Thinking: parts.Reasoning, Signature: signature(a.ID)}
-			if in.Thinking.hidden() {
-				b.Thinking = ""
-			}
-			out.Content = append(out.Content, b)
-		}
-		if parts.Answer != "" {
-			out.Content = append(out.Content, textBlock{Type: "text", Text: parts.Answer})
-		}
-		for _, c := range parts.Calls {
-			out.Content = append(out.Content, callBlock{Type: "tool_use", ID: c.ID, Caller: caller{"direct"}, Name: c.Name, Input: input(c.Arguments)})
-		}
-		why := stopReason(end, len(parts.Calls) > 0)
-		out.StopReason, out.Usage.usage = &why, usageOf(end)
-		return out
+		return messageOf(a.ID, in.Model, in.Thinking.hidden(), t, end)
 	})
+}
+
+// messageOf is the whole answer of a task. Hidden says that its client does not want to see what the model thought.
+func messageOf(id, model string, hidden bool, t task.Transcript, end *task.End) any {
+	out, parts := answerOf(id, model), t.Parts()
+	if parts.Reasoning != "" {
+		b := thinkingBlock{Type: "thinking", Thinking: parts.Reasoning, Signature: signature(id)}
+		if hidden {
+			b.Thinking = ""
+		}
+		out.Content = append(out.Content, b)
+	}
+	if parts.Answer != "" {
+		out.Content = append(out.Content, textBlock{Type: "text", Text: parts.Answer})
+	}
+	for _, c := range parts.Calls {
+		out.Content = append(out.Content, callBlock{Type: "tool_use", ID: c.ID, Caller: caller{"direct"}, Name: c.Name, Input: input(c.Arguments)})
+	}
+	why := stopReason(end, len(parts.Calls) > 0)
+	out.StopReason, out.Usage.usage = &why, usageOf(end)
+	return out
 }
 
 // answer is a message, with all the fields that the dialect's document has.

@@ -14,8 +14,9 @@ import (
 
 // Operation is one call of a dialect.
 type Operation struct {
-	Name  string // for the log, such as openai.chat
-	Serve func(w http.ResponseWriter, r *http.Request) error
+	Name   string // for the log, such as openai.chat
+	Serve  func(w http.ResponseWriter, r *http.Request) error
+	Upload int64 // as in gate.Route
 }
 
 // Routes are a front's operations, by path and method. A path that ends with a slash stands for all that lie under it,
@@ -48,7 +49,8 @@ func (t Routes) find(path string) map[string]Operation {
 // Route says what the gate needs to know of a request.
 func (t Routes) Route(r *http.Request) gate.Route {
 	at := t.find(r.URL.Path)
-	return gate.Route{Operation: at[r.Method].Name, Methods: slices.Sorted(maps.Keys(at))}
+	o := at[r.Method]
+	return gate.Route{Operation: o.Name, Upload: o.Upload, Methods: slices.Sorted(maps.Keys(at))}
 }
 
 // Serve has the request's operation serve it. The error is what the front is to refuse it with.

@@ -23,7 +23,8 @@ type body struct {
 	timeout time.Duration // for each read
 	last    time.Time     // for the whole body
 	control *http.ResponseController
-	room    *room // what all bodies take together
+	answer  http.ResponseWriter
+	room    *room // what all bodies take together; nil: this one takes nothing of it
 	read    int64
 	held    int64 // what it takes of the room
 	err     error // what the last read ended with: it stays so
@@ -35,12 +36,20 @@ const wholeBody = 20
 func newBody(w http.ResponseWriter, r *http.Request, most int64, timeout time.Duration, all *room) *body {
 	b := &body{
 		in: r.Body, bounded: http.MaxBytesReader(w, r.Body, most), length: r.ContentLength, most: most, timeout: timeout,
-		last: time.Now().Add(wholeBody * timeout), control: http.NewResponseController(w), room: all,
+		last: time.Now().Add(wholeBody * timeout), control: http.NewResponseController(w), answer: w, room: all,
 	}
 	if b.length > most {
 		b.err = b.tooLarge()
 	}
 	return b
+}
+
+// widen gives a body of which nothing was read yet another bound. It is not held in memory.
+func (b *body) widen(most int64) {
+	b.most, b.bounded, b.room, b.err = most, http.MaxBytesReader(b.answer, b.in, most), nil, nil
+	if b.length > most {
+		b.err = b.tooLarge()
+	}
 }
 
 // Read is io.Reader's. Its errors are TOO_LARGE, INVALID_PARAMS and ADMISSION_REJECT.
@@ -123,12 +132,19 @@ const restWithin = 2 * time.Second
 
 // hold takes of the memory for all. It reports whether there was as much.
 func (b *body) hold(n int64) bool {
+	if b.room == nil {
+		return true
+	}
 	b.held += n
 	return b.room.take(n)
 }
 
 // release gives back what the body took of the memory for all.
-func (b *body) release() { b.room.give(b.held) }
+func (b *body) release() {
+	if b.room != nil {
+		b.room.give(b.held)
+	}
+}
 
 // room is memory that many share.
 type room struct {

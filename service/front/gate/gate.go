@@ -41,6 +41,7 @@ type Front interface {
 type Route struct {
 	Operation string // for the log; empty: there is none
 	Access    Access
+	Upload    int64    // bytes of a body that the front writes to the disk as it comes; 0: a body is read into memory, and the gate's bound holds
 	Methods   []string // that the path takes. Only needed where the request is an OPTIONS; empty: there is no such path
 }
 
@@ -175,6 +176,9 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			zap.Duration("took_ms", time.Since(began)))
 	}()
 	c.Route = front.Route(r)
+	if out.body != nil && c.Route.Upload > 0 {
+		out.body.widen(c.Route.Upload)
+	}
 	if method == http.MethodOptions {
 		methods := everyMethod
 		if len(c.Route.Methods) > 0 {

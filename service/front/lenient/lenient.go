@@ -50,6 +50,11 @@ func Decode(r *http.Request, v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Read(body, v)
+}
+
+// Read reads JSON into v as Decode does.
+func Read(body []byte, v any) ([]byte, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, task.Errorf(task.InvalidParams, "this call needs a JSON body and has none")
 	}

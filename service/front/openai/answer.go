@@ -40,23 +40,26 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 		c.legacy = in.legacy()
 		return a.Stream(w, r, c, sse{})
 	}
-	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
-		parts := t.Parts()
-		m := chatMessage{Role: "assistant", Reasoning: parts.Reasoning}
-		if parts.Answer != "" || len(parts.Calls) == 0 {
-			m.Content = &parts.Answer
+	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any { return chatOf(head, in.legacy(), t, end) }))
+}
+
+// chatOf is the whole answer to a chat. Legacy says that its client speaks of functions.
+func chatOf(head head, legacy bool, t task.Transcript, end *task.End) any {
+	parts := t.Parts()
+	m := chatMessage{Role: "assistant", Reasoning: parts.Reasoning}
+	if parts.Answer != "" || len(parts.Calls) == 0 {
+		m.Content = &parts.Answer
+	}
+	for i, c := range parts.Calls {
+		switch called := (called{c.Name, c.Arguments}); {
+		case !legacy:
+			m.Calls = append(m.Calls, call{ID: c.ID, Type: "function", Function: called})
+		case i == 0: // the old form has room for one
+			m.Call = &called
 		}
-		for i, c := range parts.Calls {
-			switch called := (called{c.Name, c.Arguments}); {
-			case !in.legacy():
-				m.Calls = append(m.Calls, call{ID: c.ID, Type: "function", Function: called})
-			case i == 0: // the old form has room for one
-				m.Call = &called
-			}
-		}
-		why := finishReason(end, len(parts.Calls) > 0, in.legacy())
-		return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: why}}, usageOf(end)}
-	}))
+	}
+	why := finishReason(end, len(parts.Calls) > 0, legacy)
+	return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: why}}, usageOf(end)}
 }
 
 // submit reads a body, and sends it off as a task.
@@ -158,9 +161,12 @@ func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 	if in.Stream {
 		return a.Stream(w, r, newChunks(head, false, in.StreamOptions.usage()), sse{})
 	}
-	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
-		return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finishReason(end, false, false)}}, usageOf(end)}
-	}))
+	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any { return completionOf(head, t, end) }))
+}
+
+// completionOf is the whole answer to a completion.
+func completionOf(head head, t task.Transcript, end *task.End) any {
+	return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finishReason(end, false, false)}}, usageOf(end)}
 }
 
 type textAnswer struct {
@@ -184,21 +190,24 @@ func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return a.Whole(w, r, f.took(w, func(_ task.Transcript, end *task.End) any {
-		var result struct {
-			Embeddings [][]float32 `json:"embeddings"`
+	return a.Whole(w, r, f.took(w, func(_ task.Transcript, end *task.End) any { return embeddingsOf(in.Model, in.Format, end) }))
+}
+
+// embeddingsOf is the answer to a request for embeddings.
+func embeddingsOf(model, format string, end *task.End) any {
+	var result struct {
+		Embeddings [][]float32 `json:"embeddings"`
+	}
+	exchange.Result(end, &result)
+	out := vectors{Object: "list", Model: model, Data: make([]vector, len(result.Embeddings))}
+	out.Usage.Prompt, out.Usage.Total = end.TokensIn, end.TokensIn
+	for i, v := range result.Embeddings {
+		out.Data[i] = vector{Object: "embedding", Index: i, Embedding: v}
+		if format == "base64" {
+			out.Data[i].Embedding = encoded(v)
 		}
-		exchange.Result(end, &result)
-		out := vectors{Object: "list", Model: in.Model, Data: make([]vector, len(result.Embeddings))}
-		out.Usage.Prompt, out.Usage.Total = end.TokensIn, end.TokensIn
-		for i, v := range result.Embeddings {
-			out.Data[i] = vector{Object: "embedding", Index: i, Embedding: v}
-			if in.Format == "base64" {
-				out.Data[i].Embedding = encoded(v)
-			}
-		}
-		return out
-	}))
+	}
+	return out
 }
 
 type vectors struct {

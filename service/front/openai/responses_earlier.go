@@ -52,6 +52,9 @@ func (f *Front) kept(ctx context.Context, id string) (*kept, error) {
 		return nil, missing
 	}
 	if err = json.Unmarshal(k.Task.Request.Front.Reply, &k.reply); err == nil {
+		if len(k.reply.Head) == 0 { // it answers a line of a batch, for another path
+			return nil, missing
+		}
 		err = json.Unmarshal(k.reply.Head, &k.told)
 	}
 	if err != nil {

@@ -222,7 +222,7 @@ func (s *Store) ForgetBundles(ctx context.Context, taskID string) (found bool, e
 		if err := ctx.Err(); err != nil {
 			return found, err
 		}
-		freed, err := s.remove(e.ID, forTask, func(now *Entry) bool { return now.Kind == KindProof && now.TaskID == taskID })
+		freed, err := s.remove(e.ID, forOwner, func(now *Entry) bool { return now.Kind == KindProof && now.TaskID == taskID })
 		if err != nil {
 			return found, fmt.Errorf("remove the proof bundle of task %s: %w", taskID, err)
 		}

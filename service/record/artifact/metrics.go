@@ -15,7 +15,7 @@ type reason string
 const (
 	forAge   reason = "age"
 	forBytes reason = "bytes"
-	forTask  reason = "deleted" // of its task
+	forOwner reason = "deleted" // with its task, or by who stored it
 )
 
 // storeMetrics are the store's part of the metrics contract (ORCH-3028).

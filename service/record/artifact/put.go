@@ -34,6 +34,11 @@ type received struct {
 // description stays, unless it says nothing, and the age counts anew. If its file was damaged, it is whole again. TOO_LARGE, INVALID_PARAMS, and
 // NOT_FOUND for a parent that does not exist; an error of r is returned wrapped.
 func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
+	return s.PutUpTo(ctx, m, r, s.o.MaxBytes)
+}
+
+// PutUpTo does what Put does, with a bound of its own for the bytes in place of Options.MaxBytes.
+func (s *Store) PutUpTo(ctx context.Context, m Meta, r io.Reader, most int64) (Entry, error) {
 	m, err := m.completed()
 	if err != nil {
 		return Entry{}, err
@@ -48,7 +53,7 @@ func (s *Store) Put(ctx context.Context, m Meta, r io.Reader) (Entry, error) {
 			return Entry{}, err
 		}
 	}
-	got, err := s.receive(ctx, r)
+	got, err := s.receive(ctx, r, s.bound(most))
 	if err != nil {
 		return Entry{}, err
 	}
@@ -78,7 +83,7 @@ func notStored(err error) error {
 }
 
 // receive writes what r reads to a temporary file and waits until it is on the disk.
-func (s *Store) receive(ctx context.Context, r io.Reader) (got received, err error) {
+func (s *Store) receive(ctx context.Context, r io.Reader, most int64) (got received, err error) {
 	f, err := s.temp()
 	if err != nil {
 		return got, notStored(err)
@@ -90,7 +95,7 @@ func (s *Store) receive(ctx context.Context, r io.Reader) (got received, err err
 		}
 	}()
 	hash := sha256.New()
-	readErr, writeErr := s.copy(ctx, io.MultiWriter(hash, f), r, &got.size)
+	readErr, writeErr := s.copy(ctx, io.MultiWriter(hash, f), r, most, &got.size)
 	if readErr == nil && writeErr == nil {
 		writeErr = s.sync(f)
 	}
@@ -107,7 +112,7 @@ func (s *Store) receive(ctx context.Context, r io.Reader) (got received, err err
 	return got, nil
 }
 
-func (s *Store) copy(ctx context.Context, w io.Writer, r io.Reader, size *int64) (readErr, writeErr error) {
+func (s *Store) copy(ctx context.Context, w io.Writer, r io.Reader, most int64, size *int64) (readErr, writeErr error) {
 	chunk := chunks.Get().(*[128 << 10]byte)
 	defer chunks.Put(chunk)
 	for {
@@ -115,8 +120,8 @@ func (s *Store) copy(ctx context.Context, w io.Writer, r io.Reader, size *int64)
 			return fmt.Errorf("store an artifact: %w", err), nil
 		}
 		n, err := r.Read(chunk[:])
-		if *size += int64(n); *size > s.o.MaxBytes {
-			return task.Errorf(task.TooLarge, "an artifact may have at most %d bytes on this server: shorten it, split it, or raise artifacts.max_bytes", s.o.MaxBytes), nil
+		if *size += int64(n); *size > most {
+			return task.Errorf(task.TooLarge, "an artifact may have at most %d bytes on this server: shorten it, split it, or raise the server's limit", most), nil
 		}
 		if n > 0 {
 			if _, err := w.Write(chunk[:n]); err != nil {

@@ -61,6 +61,7 @@ type Store struct {
 	disk   int64    // bytes that all of them take
 
 	elsewhere func(ctx context.Context, id string) (bool, error) // whether an artifact exists outside of the store; set before the store is used
+	needed    func(id string) bool                               // whether a sweep must leave an artifact alone; guarded by mu
 
 	wake     chan struct{} // capacity 1
 	stop     context.CancelFunc
@@ -80,9 +81,6 @@ func Open(o Options) (*Store, error) {
 	if o.MaxBytes <= 0 {
 		o.MaxBytes = DefaultMaxBytes
 	}
-	if o.RetainBytes > 0 {
-		o.MaxBytes = min(o.MaxBytes, max(o.RetainBytes-2*block, 0)) // a larger artifact would be removed at once
-	}
 	if o.SweepEvery <= 0 {
 		o.SweepEvery = time.Minute
 	}
@@ -96,7 +94,9 @@ func Open(o Options) (*Store, error) {
 		o.Now = time.Now
 	}
 	s := &Store{o: o, log: o.Log.Named("artifact"), byID: map[string]*Entry{}, byTask: map[string][]string{}, wake: make(chan struct{}, 1)}
+	s.o.MaxBytes = s.bound(s.o.MaxBytes)
 	s.elsewhere = func(context.Context, string) (bool, error) { return false, nil }
+	s.needed = func(string) bool { return false }
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the artifacts: %w", err)
 	}
@@ -117,6 +117,21 @@ func Open(o Options) (*Store, error) {
 	s.stop = stop
 	s.sweeping.Go(func() { contain.Loop(ctx, s.log, "the sweep of artifacts panicked, and is tried again", s.sweeps) })
 	return s, nil
+}
+
+// Keep has sweeps leave the artifacts alone of which needed says so. It is called with the store's lock held, and at any time.
+func (s *Store) Keep(needed func(id string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.needed = needed
+}
+
+// bound is how large an artifact may be that would have a bound of its own.
+func (s *Store) bound(most int64) int64 {
+	if s.o.RetainBytes > 0 {
+		most = min(most, max(s.o.RetainBytes-2*block, 0)) // a larger artifact would be removed at once
+	}
+	return most
 }
 
 // Close joins the sweep and waits for what is being stored.
@@ -385,6 +400,23 @@ func (s *Store) List(f Filter) []Entry {
 		}
 	}
 	return found
+}
+
+// Remove deletes an artifact, where it has this tag: what others stored stays theirs. It does nothing where there is none.
+func (s *Store) Remove(id, tag string) error {
+	if !ValidID(id) {
+		return nil
+	}
+	done, err := s.begin()
+	if err != nil {
+		return err
+	}
+	defer done()
+	_, err = s.remove(id, forOwner, func(e *Entry) bool { return slices.Contains(e.Tags, tag) })
+	if err != nil {
+		return fmt.Errorf("remove artifact %s: %w", id, err)
+	}
+	return nil
 }
 
 // remove deletes an artifact's files if still says so. The entry's file goes first, since the bytes alone are no artifact. It returns

@@ -40,7 +40,7 @@ func (s *Store) sweeps(ctx context.Context) {
 }
 
 // Sweep removes the artifacts that are too old, and then the oldest ones while all of them take too much. An artifact that is
-// stored again meanwhile stays.
+// stored again meanwhile stays, and so does one that is needed (Keep).
 func (s *Store) Sweep(ctx context.Context) (swept Swept, err error) {
 	oldest := time.Time{}
 	if s.o.RetainAge > 0 {
@@ -53,7 +53,7 @@ func (s *Store) Sweep(ctx context.Context) (swept Swept, err error) {
 	}
 	var by []*Entry
 	for _, e := range s.byAge {
-		if over > 0 || e.RenewedAt.Before(oldest) {
+		if (over > 0 || e.RenewedAt.Before(oldest)) && !s.needed(e.ID) {
 			by = append(by, e)
 		}
 	}

@@ -81,6 +81,8 @@ type Ledger interface {
 	// Spent returns what each account has spent in the budget window that began at this time.
 	Spent(ctx context.Context, window time.Time) (map[string]task.Amount, error)
 
+	Batches
+
 	// Close writes what waits, gives up the claim, and closes the store. Writes fail with ErrClosed afterwards.
 	Close() error
 }

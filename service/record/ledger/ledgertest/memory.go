@@ -26,6 +26,7 @@ type Store struct {
 	seq      uint64 // the last that was handed out
 	fence    uint64 // of the last claim
 	starts   int
+	batches  batches
 }
 
 type entry struct {
@@ -150,6 +151,12 @@ func (s *Store) accept(m *Memory, e *entry, t task.Task) error {
 	if e != nil {
 		return nil
 	}
+	if l := s.batches.lineOf(t); l != nil {
+		if l.State != task.LineWaits || l.TaskID() != t.ID {
+			return ledger.ErrEnded
+		}
+		l.State = task.LineFed
+	}
 	if t.Session != nil {
 		s.keep(*t.Session)
 		t.Session = nil
@@ -212,6 +219,9 @@ func (m *Memory) Finish(ctx context.Context, r task.Record) error {
 		}
 		if r.Charge != nil {
 			s.charge(r)
+		}
+		if l := s.batches.lineOf(r.Task); l != nil && !l.State.Final() && l.TaskID() == r.Task.ID {
+			*l = l.After(r)
 		}
 		r.Checkpoint, r.Charge, r.Task.Session = e.r.Checkpoint, nil, nil
 		e.r = r

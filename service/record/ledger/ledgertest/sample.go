@@ -107,6 +107,8 @@ func populate(v reflect.Value, n *int) {
 		for _, field := range v.Fields() {
 			populate(field, n)
 		}
+	case reflect.Map:
+		v.Set(reflect.ValueOf(map[string]string{fmt.Sprintf("k%d", *n): "v"}))
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
 		populate(v.Elem(), n)

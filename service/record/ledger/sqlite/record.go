@@ -63,6 +63,8 @@ type storedRequest struct {
 	Front          string            `json:"front,omitempty"`
 	Reply          json.RawMessage   `json:"reply,omitempty"`
 	KeepTextNS     time.Duration     `json:"keep_text_ns,omitempty"`
+	BatchID        string            `json:"batch_id,omitempty"`
+	BatchLine      int               `json:"batch_line,omitempty"`
 	OutputMode     string            `json:"output_mode,omitempty"`
 	BodySHA256     string            `json:"body_sha256"`
 	CorrelationID  string            `json:"correlation_id,omitempty"`
@@ -109,6 +111,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 			ReturnWithinNS: q.ReturnWithin, Front: q.Front.Dialect, Reply: q.Front.Reply, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
 			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
+			BatchID: q.BatchID, BatchLine: q.BatchLine,
 		},
 	}
 	if t.Prompt != q.Prompt {
@@ -147,7 +150,7 @@ func decodeTask(text []byte, t *task.Task) error {
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx, Quantisation: q.Quantisation,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 		ReturnWithin: q.ReturnWithinNS, Front: task.Front{Dialect: q.Front, Reply: q.Reply}, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,
-		CorrelationID: q.CorrelationID, Actor: q.Actor,
+		CorrelationID: q.CorrelationID, Actor: q.Actor, BatchID: q.BatchID, BatchLine: q.BatchLine,
 	}
 	if n, err := hex.Decode(t.Request.BodySHA256[:], []byte(q.BodySHA256)); err != nil || n != sha256.Size {
 		return errors.Join(fmt.Errorf("body_sha256 %.80q is no SHA-256", q.BodySHA256), err)

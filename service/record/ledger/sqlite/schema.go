@@ -120,6 +120,32 @@ ALTER TABLE transcript ADD COLUMN marks BLOB; -- which tokens are reasoning or o
 `, `
 ALTER TABLE task ADD COLUMN text_until_ms INTEGER; -- when its text is to be deleted; NULL: it is not, or was
 CREATE INDEX task_text_until ON task (text_until_ms) WHERE text_until_ms IS NOT NULL;
+`, `
+CREATE TABLE file (
+	seq  INTEGER PRIMARY KEY AUTOINCREMENT,
+	id   TEXT NOT NULL UNIQUE,
+	file TEXT NOT NULL -- JSON
+) STRICT;
+CREATE TABLE batch (
+	seq      INTEGER PRIMARY KEY AUTOINCREMENT, -- order of acceptance
+	id       TEXT NOT NULL UNIQUE,
+	dialect  TEXT NOT NULL,
+	file_id  TEXT NOT NULL, -- empty: it has none
+	ended_ms INTEGER,
+	record   TEXT NOT NULL  -- JSON
+) STRICT;
+CREATE INDEX batch_live ON batch (seq) WHERE ended_ms IS NULL;
+CREATE TABLE batch_line (
+	batch     INTEGER NOT NULL, -- its seq
+	n         INTEGER NOT NULL,
+	custom_id TEXT NOT NULL,
+	at        INTEGER NOT NULL, -- in the batch's input
+	bytes     INTEGER NOT NULL,
+	state     TEXT NOT NULL CHECK (state IN ('waiting', 'fed', 'completed', 'failed', 'canceled', 'expired')),
+	tries     INTEGER NOT NULL,
+	outcome   TEXT,             -- JSON; NULL: its task tells
+	PRIMARY KEY (batch, n)
+) STRICT, WITHOUT ROWID;
 `}
 
 // oldest is the first version that the steps can bring up to date.

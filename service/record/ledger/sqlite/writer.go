@@ -32,6 +32,7 @@ const (
 	opDelete     kind = "delete"
 	opExpire     kind = "expire"
 	opProbe      kind = "probe"
+	opBatch      kind = "batch"
 )
 
 // op is one operation that waits for the writer.
@@ -261,6 +262,7 @@ type writer struct {
 
 	insertTask, insertBody, findSeq, findID, findLive, insertClaim, startTask, markTask, endTask, insertText *sql.Stmt
 	keepSession, replaceSession, dropSession, chargeSession, spend, forget                                   *sql.Stmt
+	findLine, changeLine, insertLine                                                                         *sql.Stmt
 }
 
 func newWriter(ctx context.Context, o Options, version int) (*writer, error) {
@@ -333,7 +335,10 @@ func (w *writer) prepare(ctx context.Context) error {
 			pool_id = coalesce(?, pool_id), replica_id = coalesce(?, replica_id) WHERE id = ?`,
 		&w.spend: `INSERT INTO spending (account, window_ms, tokens, time_ms, cost) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 			tokens = tokens + excluded.tokens, time_ms = time_ms + excluded.time_ms, cost = cost + excluded.cost`,
-		&w.forget: `DELETE FROM spending WHERE window_ms < ?`,
+		&w.forget:     `DELETE FROM spending WHERE window_ms < ?`,
+		&w.findLine:   `SELECT ` + lineColumns + ` FROM batch b JOIN batch_line l ON l.batch = b.seq WHERE b.id = ? AND l.n = ?`,
+		&w.changeLine: `UPDATE batch_line SET state = ?, tries = ?, outcome = ? WHERE batch = ? AND n = ?`,
+		&w.insertLine: `INSERT INTO batch_line (batch, n, custom_id, at, bytes, state, tries, outcome) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 	} {
 		stmt, err := w.conn.PrepareContext(ctx, text)
 		if err != nil {
@@ -350,6 +355,7 @@ func (w *writer) close() error {
 	for _, s := range []*sql.Stmt{
 		w.beginTx, w.commitTx, w.countCommit, w.findAll, w.insertTask, w.insertBody, w.findSeq, w.findID, w.findLive, w.insertClaim, w.startTask, w.markTask, w.endTask, w.insertText,
 		w.keepSession, w.replaceSession, w.dropSession, w.chargeSession, w.spend, w.forget,
+		w.findLine, w.changeLine, w.insertLine,
 	} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
@@ -433,6 +439,10 @@ func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) erro
 	if s != nil {
 		state, replica, fingerprint, startedAt, place = task.Running, s.ReplicaID, s.Fingerprint, toMS(s.At), s.place
 	}
+	line, err := w.lineOf(t)
+	if err != nil {
+		return err
+	}
 	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(state), string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt),
 		replica, fingerprint, startedAt, place)
 	if err != nil {
@@ -449,6 +459,10 @@ func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) erro
 		}
 		if _, err = w.insertBody.Exec(int64(t.Seq), string(body), taskSum(t, body)); err == nil && t.Session != nil {
 			err = w.session(*t.Session)
+		}
+		if err == nil && line != nil {
+			line.State = task.LineFed
+			err = w.setLine(line)
 		}
 		return err
 	}
@@ -535,6 +549,9 @@ func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
 	sum := endSum(int64(r.Task.Seq), r, p, outcome, ends, marks)
 	if _, err = w.insertText.Exec(int64(r.Task.Seq), ends, r.Transcript.Text, marks, sum); err == nil && r.Charge != nil {
 		err = w.charge(*r.Charge, r)
+	}
+	if err == nil {
+		err = w.endOfLine(r)
 	}
 	return true, err
 }
