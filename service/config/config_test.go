@@ -81,7 +81,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, "/home/user/.local/state/llama-orch", c.DataDir)
 	require.Equal(t, config.Auth{TokenEnv: "LLORCH_API_TOKEN"}, c.Auth)
 	require.Equal(t, "info", c.Log.Level)
-	require.Equal(t, config.Limits{BodyBytes: 10 << 20, PromptBytes: 8 << 20, Inputs: 10_000}, c.Limits)
+	require.Equal(t, config.Limits{BodyBytes: 10 << 20, FileBytes: 200_000_000, PromptBytes: 8 << 20, Inputs: 10_000}, c.Limits)
 	require.Equal(t, 2048, parse(t, "limits: {body_bytes: 2048}\n"+minimal).Limits.PromptBytes, "a prompt comes in a body")
 	require.Equal(t, config.Rates{Interactive: config.Rate{Burst: 1}, Batch: config.Rate{Burst: 1}}, c.Rates)
 	require.Equal(t, config.Sessions{TTL: 10 * time.Minute, MaxTurns: 8, MaxSessions: 1024}, c.Sessions)
