@@ -88,3 +88,23 @@ func TestBodiesAreBoundedTogether(t *testing.T) {
 	require.Equal(t, http.StatusOK, <-done, "there is room again")
 	require.Zero(t, g.bodies.used.Load())
 }
+
+// LO-435: a body that its front writes to the disk has a bound of its own, and takes nothing of the memory for all.
+func TestAnUploadHasABoundOfItsOwn(t *testing.T) {
+	front := reads(func() {})
+	front.route.Upload = 3000
+	g := newGate(t, map[string]Front{"/": front}, func(o *Options) { o.MaxBody, o.MaxBodies = 1000, 1000 })
+	server := httptest.NewServer(g)
+	t.Cleanup(server.Close)
+	send := func(n int) int {
+		res, err := http.Post(server.URL, "text/plain", strings.NewReader(strings.Repeat("x", n)))
+		require.NoError(t, err)
+		require.NoError(t, res.Body.Close())
+		return res.StatusCode
+	}
+	require.Equal(t, http.StatusOK, send(3000))
+	require.Equal(t, http.StatusRequestEntityTooLarge, send(3001))
+	require.Zero(t, g.bodies.used.Load())
+	front.route.Upload = 0
+	require.Equal(t, http.StatusRequestEntityTooLarge, send(1001))
+}
