@@ -24,4 +24,5 @@ func (w *world) steps(step define) {
 	w.sourceSteps(step)
 	w.artifactSteps(step)
 	w.chatSteps(step)
+	w.responseSteps(step)
 }
