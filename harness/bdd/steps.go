@@ -25,4 +25,5 @@ func (w *world) steps(step define) {
 	w.artifactSteps(step)
 	w.chatSteps(step)
 	w.batchSteps(step)
+	w.responseSteps(step)
 }

@@ -58,6 +58,9 @@ func (a *response) check() error {
 	if !strings.HasPrefix(a.header.Get("Content-Type"), "application/json") {
 		return fmt.Errorf("an error of content type %q", a.header.Get("Content-Type"))
 	}
+	if strings.Contains(a.what, " /v1/responses") {
+		return a.checkOpenAI()
+	}
 	e, err := object(string(a.body), []string{"code", "message", "retriable"}, errorFields)
 	if err != nil {
 		return err
@@ -75,6 +78,23 @@ func (a *response) check() error {
 		if a.header.Get("Retry-After") == "" {
 			return errors.New("Retry-After is missing")
 		}
+	}
+	return nil
+}
+
+// checkOpenAI checks what every error of OpenAI's dialect must have (LO-404).
+func (a *response) checkOpenAI() error {
+	var body struct {
+		Error struct {
+			Message, Type, Code string
+		}
+	}
+	if err := json.Unmarshal(a.body, &body); err != nil {
+		return fmt.Errorf("an error of OpenAI's dialect: %w", err)
+	}
+	e := body.Error
+	if len(e.Message) < 10 || leak.MatchString(e.Message) || e.Type == "" || e.Code == "" {
+		return errors.New("the error tells too little or too much")
 	}
 	return nil
 }

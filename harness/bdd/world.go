@@ -36,6 +36,7 @@ type world struct {
 
 	tasks     map[string]*submitted
 	streams   map[string]*stream
+	responses map[string]*responseStream
 	kept      map[string]string // values by name, for $NAME
 	last      *response
 	metrics   series          // as noted
@@ -67,7 +68,7 @@ type response struct {
 }
 
 func newWorld(l *lab) *world {
-	return &world{lab: l, tasks: map[string]*submitted{}, streams: map[string]*stream{}, kept: map[string]string{}, origins: map[string]*origin{}}
+	return &world{lab: l, tasks: map[string]*submitted{}, streams: map[string]*stream{}, responses: map[string]*responseStream{}, kept: map[string]string{}, origins: map[string]*origin{}}
 }
 
 // begin gives the scenario its folder.
@@ -93,6 +94,7 @@ func (w *world) end(ctx context.Context, sc *godog.Scenario, failed error) (cont
 	for _, s := range w.streams {
 		w.hangUp(s)
 	}
+	err = errors.Join(err, w.hangUpResponses())
 	for _, c := range w.blanks {
 		_ = c.Close() // it was never read
 	}

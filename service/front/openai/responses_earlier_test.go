@@ -44,8 +44,9 @@ func TestAChain(t *testing.T) {
 		{"type":"item_reference","id":"rs_t9_in_2"},{"type":"item_reference","id":"fc_t9_in_3"},{"type":"item_reference","id":"fco_t9_in_4"},
 		{"type":"item_reference","id":"rs_t9_0"},{"type":"item_reference","id":"msg_t9_1"},{"type":"item_reference","id":"fc_t9_2"},`+more[len(`"input":[`):]+`}`).Body)
 	require.Equal(t, append([]task.Message{{Role: "system", Content: "d"}}, before...), l.Last().Messages, "item by item")
-	again := spoken()
-	require.Equal(t, spoken(), again, "a record is not changed by who reads it")
+	record, _, err := l.Record(t.Context(), "t9")
+	require.NoError(t, err)
+	require.Equal(t, spoken(), record, "a record is not changed by who reads it")
 }
 
 // LO-433: a response that was cut off can be gone on from, also in the middle of a call.
@@ -81,6 +82,7 @@ func TestChainsThatAreRefused(t *testing.T) {
 		`Previous response with id 'resp_t9' not found: it is unknown here, was not to be kept, or is deleted`: {spoken().Erased(time.Now())},
 	} {
 		l := exchangetest.New()
+		l.Ends(task.FinishStop)
 		for _, r := range c {
 			l.Keep(r)
 		}
@@ -95,6 +97,7 @@ func TestChainsThatAreRefused(t *testing.T) {
 		"msg_t9_-1": spoken(), "msg_t9_01": spoken(), "msg_t9_1": running, "msg__1": spoken(), strings.Repeat("msg_", 9000): spoken(),
 	} {
 		l := exchangetest.New()
+		l.Ends(task.FinishStop)
 		l.Keep(r)
 		res := exchangetest.Post(t, serve(t, l)+"/v1/responses", `{"model":"coder","input":[{"role":"user","content":"x"},{"type":"item_reference","id":"`+id+`"}]}`)
 		body := exchangetest.Read(t, res.Body)

@@ -181,7 +181,8 @@ func TestInTheBackground(t *testing.T) {
 // LO-431: a stream of a response in the background is not held back, goes on when its client leaves, and is sent anew with the same bytes.
 func TestABackgroundStream(t *testing.T) {
 	l := exchangetest.New()
-	at := serve(t, l) + "/v1/responses"
+	t.Cleanup(func() { require.Zero(t, l.Cancels()) }) // once the streams have ended
+	at := serve(t, l, func(o *exchange.Options) { o.Hold = time.Hour }) + "/v1/responses"
 	ctx, leave := context.WithCancel(t.Context())
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, at, strings.NewReader(`{`+ask+`,"background":true,"stream":true}`))
 	require.NoError(t, err)

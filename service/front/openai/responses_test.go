@@ -226,6 +226,10 @@ func TestWhatAWaitingResponseGets(t *testing.T) {
 	require.Equal(t, 3, strings.Count(string(got), ": queued queue_position=2 predicted_start_ms=50\n\n"))
 	require.Equal(t, 2, strings.Count(string(got), "event: keepalive"))
 	require.Equal(t, 2, strings.Count(string(got), `"sequence_number":0}`), "it has no number of its own")
+	d.events.next = 5
+	require.Contains(t, string(d.KeepAlive(nil)), `"sequence_number":4}`)
+	d.events.after = 9
+	require.Contains(t, string(d.KeepAlive(nil)), `"sequence_number":9}`, "which the client has")
 	got, err := d.Metrics(nil, task.Metrics{Phase: task.PhaseDecode})
 	require.NoError(t, err)
 	require.Empty(t, got)
