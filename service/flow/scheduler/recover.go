@@ -80,7 +80,7 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 func (j *job) unread() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if q := &j.task.Request; q.Front != "" && q.OnDisconnect == task.CancelIt && j.readers == 0 && j.state.live() {
+	if q := &j.task.Request; q.Front.Dialect != "" && q.OnDisconnect == task.CancelIt && j.readers == 0 && j.state.live() {
 		j.startAbsence()
 	}
 }

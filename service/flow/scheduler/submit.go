@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101).
+// Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101); DELETED where it was deleted.
 func (s *Scheduler) Known(ctx context.Context, id string, body [32]byte) (task.Admission, bool, error) {
 	if j := s.job(id); j != nil {
 		a, err := sameAs(ctx, j, body)
@@ -23,10 +23,10 @@ func (s *Scheduler) Known(ctx context.Context, id string, body [32]byte) (task.A
 		return task.Admission{}, err != nil, err
 	}
 	if r.Deleted != nil {
-		return task.Admission{}, true, task.Errorf(task.Conflict, "task_id %s is that of a task that was deleted at %s: choose another id, or leave it out",
-			id, r.Deleted.At.UTC().Format(time.RFC3339))
+		return task.Admission{TaskID: id, Failure: r.Err}, true, task.Errorf(task.Deleted,
+			"task_id %s is that of a task that was deleted at %s: choose another id, or leave it out", id, r.Deleted.At.UTC().Format(time.RFC3339))
 	}
-	a, err := repeated(r.Task, body)
+	a, err := repeated(r, body)
 	return a, true, err
 }
 
@@ -35,15 +35,17 @@ func sameAs(ctx context.Context, j *job, body [32]byte) (task.Admission, error) 
 	if err := j.await(ctx); err != nil {
 		return task.Admission{}, err
 	}
-	return repeated(j.task, body)
+	return repeated(j.snapshot(), body)
 }
 
-func repeated(t task.Task, body [32]byte) (task.Admission, error) {
-	if t.Request.BodySHA256 != body {
+func repeated(r task.Record, body [32]byte) (task.Admission, error) {
+	if r.Task.Request.BodySHA256 != body {
 		return task.Admission{}, task.Errorf(task.Conflict,
-			"task_id %s is taken by a task with another body: choose another id, or leave it out", t.ID)
+			"task_id %s is taken by a task with another body: choose another id, or leave it out", r.Task.ID)
 	}
-	return t.Admission(), nil
+	a := r.Task.Admission()
+	a.Failure = r.Err
+	return a, nil
 }
 
 // Enqueue records a task and queues it. Of two concurrent submits of one id, one is queued and both get its admission.
