@@ -34,6 +34,7 @@ func TestATaskThatFindsAFreeSlotIsRecordedOnce(t *testing.T) {
 func TestNothingLeavesBeforeTheAcceptIsDurable(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {
 		r.book.hangs.Store(true)
+		defer r.book.hangs.Store(false)
 		var submits sync.WaitGroup
 		submits.Go(func() { r.must("a", anyID, bestEffort) })
 		time.Sleep(10 * time.Second) // all of its tokens would be there by now
@@ -56,6 +57,7 @@ func TestARunWhoseAcceptCannotBeRecordedEnds(t *testing.T) {
 	for _, workload := range []task.Workload{task.Completion, task.Embedding} {
 		run(t, 1, nil, func(t *testing.T, r *rig) {
 			r.book.hangs.Store(true)
+			defer r.book.hangs.Store(false)
 			var submits sync.WaitGroup
 			submits.Go(func() {
 				_, err := r.submit("a", anyID, bestEffort, func(t *task.Task) { t.Request.Workload = workload })
@@ -83,6 +85,7 @@ func TestAStopLetsATaskThatHasBegunFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 1, nil)
 		r.book.hangs.Store(true)
+		defer r.book.hangs.Store(false)
 		var both sync.WaitGroup
 		both.Go(func() { r.must("a", anyID, bestEffort) })
 		synctest.Wait()
@@ -97,6 +100,7 @@ func TestAStopLetsATaskThatHasBegunFinish(t *testing.T) {
 func TestASlowAcceptIsNotTheRuns(t *testing.T) {
 	run(t, 1, func(p *Pool) { p.Wall = time.Second }, func(t *testing.T, r *rig) {
 		r.book.hangs.Store(true)
+		defer r.book.hangs.Store(false)
 		var submits sync.WaitGroup
 		submits.Go(func() { r.must("a", anyID, bestEffort) })
 		time.Sleep(time.Minute)
