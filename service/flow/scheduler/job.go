@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
@@ -215,7 +216,7 @@ func (j *job) need() placement.Need {
 	j.mu.Unlock()
 	q := &j.task.Request
 	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.room())}
-	if reuse(&j.task) {
+	if reuse(&j.task) != engine.ReuseNothing {
 		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
 	}
 	return need

@@ -41,7 +41,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 	}
 	l.rates.began(j, replica.ID, now)
 	l.placed(j, replica, now, considered)
-	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
+	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuses(&j.task, replica)
 	t, result, answer, err := l.work(ctx, cancel, j, warm, binds, lease)
 	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
 	l.active()
@@ -150,7 +150,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
-		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
+		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, Reuse: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
 		Admitted: t.AcceptedAt,
 	}
 	if len(work.Messages) > 0 {

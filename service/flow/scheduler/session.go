@@ -33,7 +33,7 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 	if warm {
 		kv.Cached = r.Cached
 	}
-	if keeper, ok := lease.Engine().(engine.Keeper); ok && t.Request.SessionID != "" && t.Determinism == task.BestEffort {
+	if keeper, ok := lease.Engine().(engine.Keeper); ok && t.Request.SessionID != "" && reuses(t, lease.Replica()) {
 		bounded, stop := awake.WithTimeout(ctx, slotWithin)
 		defer stop()
 		slots, err := keeper.Slots(bounded)
@@ -47,7 +47,19 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 	l.s.o.Sessions.Kept(*t, lease.Replica().ID, lease.Lost(), kv)
 }
 
-// reuse reports whether a task may use KV of what ran before it. A strict one never does: its bytes must not depend on that.
-func reuse(t *task.Task) bool {
-	return t.Determinism == task.BestEffort && t.Request.KVHint != task.KVCold
+// reuses reports whether a task may find KV on a replica that it can use.
+func reuses(t *task.Task, on Replica) bool {
+	what := reuse(t)
+	return what == engine.ReuseAny || what == engine.ReuseExact && on.Piece > 0
+}
+
+// reuse is what a task may take from the KV of what ran before it. A strict one gets the bytes of a cold start all the same (LO-206).
+func reuse(t *task.Task) engine.Reuse {
+	switch {
+	case t.Request.KVHint == task.KVCold:
+		return engine.ReuseNothing
+	case t.Determinism == task.BestEffort:
+		return engine.ReuseAny
+	}
+	return engine.ReuseExact
 }
