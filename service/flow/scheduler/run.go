@@ -43,10 +43,13 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 	l.placed(j, replica, now, considered)
 	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuses(&j.task, replica)
 	t, result, answer, err := l.work(ctx, cancel, j, warm, binds, lease)
-	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
+	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil)
 	l.active()
 	if err == nil {
-		l.kept(ctx, t, warm, lease, result)
+		l.kept(ctx, j, t, warm, lease, result)
+		if result.Cached > 0 {
+			o.Metrics.reused(*t, result.Cached, l.rates.prefill(replica.ID, result.Cached))
+		}
 		if !result.Left {
 			lease.Release() // the next task need not wait for the disk
 		}
@@ -55,6 +58,9 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 			l.awaitIdle(j, lease)
 		}
 		return
+	}
+	if replica.Slots == 1 {
+		l.s.prefixes.Emptied(replica.ID)
 	}
 	if !l.retry(ctx, j, replica, err) {
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
@@ -357,7 +363,7 @@ func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.Ra
 		FinishReason: result.Finish, Result: answer,
 		Receipt: task.Receipt{
 			Seed: t.Seed, Determinism: t.Determinism, Fingerprint: r.Fingerprint, RequestDigest: t.RequestDigest,
-			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest,
+			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest, TokensCached: result.Cached,
 		},
 	}
 }

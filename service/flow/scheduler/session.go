@@ -27,8 +27,8 @@ func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
 // slotWithin bounds the look at a slot after a session's turn: the slot's next task waits for it.
 const slotWithin = time.Second
 
-// kept tells the sessions what KV a completed task has left in its slot. The caller still has the slot.
-func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r engine.Result) {
+// kept notes what KV a completed task has left in its slot. The caller still has the slot.
+func (l *lane) kept(ctx context.Context, j *job, t *task.Task, warm bool, lease Lease, r engine.Result) {
 	kv := task.KV{Slot: r.Slot, Cells: r.Cells}
 	if warm {
 		kv.Cached = r.Cached
@@ -45,6 +45,13 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 		}
 	}
 	l.s.o.Sessions.Kept(*t, lease.Replica().ID, lease.Lost(), kv)
+	if t.Request.Workload != task.Completion {
+		return
+	}
+	l.s.prefixes.Left(lease.Replica().ID, lease.Lost(), lease.Replica().Slots, j.chain)
+	if len(t.Request.Messages) > 0 && reuses(t, lease.Replica()) {
+		lease.KeepWarm() // the conversation is likely to go on
+	}
 }
 
 // reuses reports whether a task may find KV on a replica that it can use.
