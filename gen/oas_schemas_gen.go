@@ -8486,7 +8486,8 @@ type TaskRequest struct {
 	// The client's estimate of the answer, in tokens; it sharpens predictions. Default unknown.
 	ExpectedTokens OptInt           `json:"expected_tokens"`
 	Placement      OptPlacementWish `json:"placement"`
-	// Whether reusing the KV cache of the session is wished. Strict tasks always start cold.
+	// Whether reusing KV is wished. A strict task reuses only what changes no byte; with `cold` it starts
+	// cold.
 	KvHint OptTaskRequestKvHint `json:"kv_hint"`
 	// What becomes of the task when its last stream goes away and none comes back within 5 s. `continue`
 	// runs on, and the stream can be read later; `cancel` cancels it. A task that nobody ever read runs
@@ -8776,7 +8777,8 @@ func (s *TaskRequest) SetOutputMode(val OptTaskRequestOutputMode) {
 	s.OutputMode = val
 }
 
-// Whether reusing the KV cache of the session is wished. Strict tasks always start cold.
+// Whether reusing KV is wished. A strict task reuses only what changes no byte; with `cold` it starts
+// cold.
 type TaskRequestKvHint string
 
 const (
