@@ -55,10 +55,10 @@ func launchPieces(b *testing.B, model string, ctx, piece int) *llamacpp.Engine {
 	return connectTo(b, engine.Endpoint{URL: "http://127.0.0.1:" + port, Piece: piece})
 }
 
-// BenchmarkReuse measures prompts whose first nine tenths are those of the prompt before, warm and cold by turns: the median of the times to the first token, and
-// of the engine's own figure of the prompt.
+// BenchmarkReuse measures prompts whose first nine tenths are those of the prompt before, warm and cold by turns: the shortest time to the first token, and
+// by the engine's own figure of the prompt. The shortest, because others share the machine.
 func BenchmarkReuse(b *testing.B) {
-	for _, of := range []struct{ tokens, ctx, piece int }{{210, 256, 16}, {3800, 4096, 256}} {
+	for _, of := range []struct{ tokens, ctx, piece int }{{200, 256, 16}, {235, 256, 16}, {3900, 4096, 256}} {
 		file := model
 		if of.ctx > 256 {
 			file = longer(b, of.ctx)
@@ -73,7 +73,7 @@ func BenchmarkReuse(b *testing.B) {
 				}
 				words := of.tokens
 				prompt := func(i int) string {
-					return strings.Repeat("a ", words*9/10) + strings.Repeat(fmt.Sprintf("%d ", i%10), words/10)
+					return strings.Repeat("a ", words*9/10) + fmt.Sprint(i%10) + strings.Repeat(" a", words/10)
 				}
 				for { // as many words as make so many tokens
 					n, err := e.CountTokens(b.Context(), prompt(0))
@@ -97,7 +97,7 @@ func BenchmarkReuse(b *testing.B) {
 					t[0], t[1] = append(t[0], ms(first)), append(t[1], ms(r.Prefill))
 					times[reuse] = t
 					if reuse == engine.ReuseExact {
-						require.Greater(b, r.Cached, of.tokens*7/10)
+						require.InDelta(b, r.TokensIn*9/10, r.Cached, float64(of.piece+r.TokensIn/50))
 					} else {
 						b.ReportMetric(float64(r.TokensIn), "tokens")
 					}
@@ -106,14 +106,11 @@ func BenchmarkReuse(b *testing.B) {
 					run(2*i, engine.ReuseNothing)
 					run(2*i+1, engine.ReuseExact)
 				}
-				median := func(reuse engine.Reuse, which int) float64 {
-					all := slices.Sorted(slices.Values(times[reuse][which]))
-					return all[len(all)/2]
-				}
-				b.ReportMetric(median(engine.ReuseNothing, 0), "cold-ms")
-				b.ReportMetric(median(engine.ReuseExact, 0), "warm-ms")
-				b.ReportMetric(median(engine.ReuseExact, 0)/median(engine.ReuseNothing, 0), "first-token-ratio")
-				b.ReportMetric(median(engine.ReuseExact, 1)/median(engine.ReuseNothing, 1), "prefill-ratio")
+				best := func(reuse engine.Reuse, which int) float64 { return slices.Min(times[reuse][which]) }
+				b.ReportMetric(best(engine.ReuseNothing, 0), "cold-ms")
+				b.ReportMetric(best(engine.ReuseExact, 0), "warm-ms")
+				b.ReportMetric(best(engine.ReuseExact, 0)/best(engine.ReuseNothing, 0), "first-token-ratio")
+				b.ReportMetric(best(engine.ReuseExact, 1)/best(engine.ReuseNothing, 1), "prefill-ratio")
 			})
 		}
 	}
