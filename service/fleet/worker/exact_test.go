@@ -94,8 +94,8 @@ func (p *pair) text(seed uint64, n int) []llama.Token {
 
 func (a answer) same(t *testing.T, b answer, text string, args ...any) {
 	t.Helper()
-	require.Equal(t, b.tokens, a.tokens, fmt.Sprintf(text, args...))
-	require.Equal(t, b.logits, a.logits, fmt.Sprintf(text, args...))
+	require.Equal(t, b.tokens, a.tokens, append([]any{text}, args...)...)
+	require.Equal(t, b.logits, a.logits, append([]any{text}, args...)...)
 }
 
 func (a answer) differs(b answer) bool {

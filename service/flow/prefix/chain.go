@@ -43,7 +43,7 @@ func Of(r *task.Request) Chain {
 	}
 	if len(r.Messages) == 0 {
 		for p := r.Prompt; len(p) >= block && len(c) < maxLinks; p = p[block:] {
-			h.WriteString(p[:block])
+			_, _ = h.WriteString(p[:block])
 			add(block)
 		}
 		return c
@@ -54,7 +54,7 @@ func Of(r *task.Request) Chain {
 		if err != nil { // admission has seen its JSON
 			return nil
 		}
-		h.Write(asked)
+		_, _ = h.Write(asked)
 		add(len(asked))
 	}
 	for i := range r.Messages {
@@ -66,20 +66,20 @@ func Of(r *task.Request) Chain {
 	return c
 }
 
-// write hashes what a message brings to a prompt, and returns how many bytes that is. Thinking is left out: templates drop that of earlier turns. So are the ids of
+// write hashes (which cannot fail) what a message brings to a prompt, and returns how many bytes that is. Thinking is left out: templates drop that of earlier turns. So are the ids of
 // calls.
 func write(h *maphash.Hash, m *task.Message) (bytes int) {
 	text := func(s string) {
 		bytes += len(s)
-		h.WriteString(s)
-		h.WriteByte(0)
+		_, _ = h.WriteString(s)
+		_ = h.WriteByte(0)
 	}
 	text(m.Role)
 	text(m.Content)
 	for _, p := range m.Parts {
 		text(p.Text)
 		if p.Image != nil {
-			h.Write(p.Image.Data)
+			_, _ = h.Write(p.Image.Data)
 			bytes += len(p.Image.Data)
 		}
 	}

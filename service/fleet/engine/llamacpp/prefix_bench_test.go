@@ -39,9 +39,7 @@ func longer(b *testing.B, ctx int) string {
 // launchPieces starts a llama-server that computes prompts in pieces.
 func launchPieces(b *testing.B, model string, ctx, piece int) *llamacpp.Engine {
 	program, err := provision.LocateLlamaServer()
-	if err != nil {
-		b.Skipf("there is no llama-server: %v", err)
-	}
+	require.NoError(b, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
 	_, port, err := net.SplitHostPort(l.Addr().String())
