@@ -1851,6 +1851,12 @@ func (s *CapabilityPool) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.ReusePiece.Set {
+			e.FieldStart("reuse_piece")
+			s.ReusePiece.Encode(e)
+		}
+	}
+	{
 		e.FieldStart("replicas")
 		e.Int(s.Replicas)
 	}
@@ -1860,17 +1866,18 @@ func (s *CapabilityPool) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfCapabilityPool = [10]string{
-	0: "id",
-	1: "engine",
-	2: "engine_version",
-	3: "model",
-	4: "workload",
-	5: "ctx",
-	6: "slots",
-	7: "features",
-	8: "replicas",
-	9: "replicas_ready",
+var jsonFieldsNameOfCapabilityPool = [11]string{
+	0:  "id",
+	1:  "engine",
+	2:  "engine_version",
+	3:  "model",
+	4:  "workload",
+	5:  "ctx",
+	6:  "slots",
+	7:  "features",
+	8:  "reuse_piece",
+	9:  "replicas",
+	10: "replicas_ready",
 }
 
 // Decode decodes CapabilityPool from json.
@@ -1969,8 +1976,18 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"features\"")
 			}
+		case "reuse_piece":
+			if err := func() error {
+				s.ReusePiece.Reset()
+				if err := s.ReusePiece.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"reuse_piece\"")
+			}
 		case "replicas":
-			requiredBitSet[1] |= 1 << 0
+			requiredBitSet[1] |= 1 << 1
 			if err := func() error {
 				v, err := d.Int()
 				s.Replicas = int(v)
@@ -1982,7 +1999,7 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas\"")
 			}
 		case "replicas_ready":
-			requiredBitSet[1] |= 1 << 1
+			requiredBitSet[1] |= 1 << 2
 			if err := func() error {
 				v, err := d.Int()
 				s.ReplicasReady = int(v)
@@ -2004,7 +2021,7 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b01111111,
-		0b00000011,
+		0b00000110,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -10578,9 +10595,15 @@ func (s *Receipt) encodeFields(e *jx.Encoder) {
 		e.FieldStart("model_digest")
 		e.Str(s.ModelDigest)
 	}
+	{
+		if s.TokensCached.Set {
+			e.FieldStart("tokens_cached")
+			s.TokensCached.Encode(e)
+		}
+	}
 }
 
-var jsonFieldsNameOfReceipt = [9]string{
+var jsonFieldsNameOfReceipt = [10]string{
 	0: "seed",
 	1: "determinism",
 	2: "fingerprint",
@@ -10590,6 +10613,7 @@ var jsonFieldsNameOfReceipt = [9]string{
 	6: "replica_id",
 	7: "engine_version",
 	8: "model_digest",
+	9: "tokens_cached",
 }
 
 // Decode decodes Receipt from json.
@@ -10702,6 +10726,16 @@ func (s *Receipt) Decode(d *jx.Decoder) error {
 				return nil
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"model_digest\"")
+			}
+		case "tokens_cached":
+			if err := func() error {
+				s.TokensCached.Reset()
+				if err := s.TokensCached.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"tokens_cached\"")
 			}
 		default:
 			return d.Skip()

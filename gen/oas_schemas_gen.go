@@ -925,8 +925,11 @@ type CapabilityPool struct {
 	Ctx           int          `json:"ctx"`
 	Slots         int          `json:"slots"`
 	Features      ChatFeatures `json:"features"`
-	Replicas      int          `json:"replicas"`
-	ReplicasReady int          `json:"replicas_ready"`
+	// Strict tasks reuse the beginning of an earlier prompt in whole pieces of so many tokens, which
+	// changes no byte. Left out where they start cold.
+	ReusePiece    OptInt `json:"reuse_piece"`
+	Replicas      int    `json:"replicas"`
+	ReplicasReady int    `json:"replicas_ready"`
 }
 
 // GetID returns the value of ID.
@@ -967,6 +970,11 @@ func (s *CapabilityPool) GetSlots() int {
 // GetFeatures returns the value of Features.
 func (s *CapabilityPool) GetFeatures() ChatFeatures {
 	return s.Features
+}
+
+// GetReusePiece returns the value of ReusePiece.
+func (s *CapabilityPool) GetReusePiece() OptInt {
+	return s.ReusePiece
 }
 
 // GetReplicas returns the value of Replicas.
@@ -1017,6 +1025,11 @@ func (s *CapabilityPool) SetSlots(val int) {
 // SetFeatures sets the value of Features.
 func (s *CapabilityPool) SetFeatures(val ChatFeatures) {
 	s.Features = val
+}
+
+// SetReusePiece sets the value of ReusePiece.
+func (s *CapabilityPool) SetReusePiece(val OptInt) {
+	s.ReusePiece = val
 }
 
 // SetReplicas sets the value of Replicas.
@@ -7280,6 +7293,9 @@ type Receipt struct {
 	ReplicaID      string                   `json:"replica_id"`
 	EngineVersion  string                   `json:"engine_version"`
 	ModelDigest    string                   `json:"model_digest"`
+	// Tokens of the prompt that came from the KV of an earlier one. That changes no byte of a strict task.
+	// Left out where there are none.
+	TokensCached OptInt `json:"tokens_cached"`
 }
 
 // GetSeed returns the value of Seed.
@@ -7327,6 +7343,11 @@ func (s *Receipt) GetModelDigest() string {
 	return s.ModelDigest
 }
 
+// GetTokensCached returns the value of TokensCached.
+func (s *Receipt) GetTokensCached() OptInt {
+	return s.TokensCached
+}
+
 // SetSeed sets the value of Seed.
 func (s *Receipt) SetSeed(val Seed) {
 	s.Seed = val
@@ -7370,6 +7391,11 @@ func (s *Receipt) SetEngineVersion(val string) {
 // SetModelDigest sets the value of ModelDigest.
 func (s *Receipt) SetModelDigest(val string) {
 	s.ModelDigest = val
+}
+
+// SetTokensCached sets the value of TokensCached.
+func (s *Receipt) SetTokensCached(val OptInt) {
+	s.TokensCached = val
 }
 
 // `text`: over the concatenated UTF-8 of all `t`. `parts`, where there was reasoning or a call: over
@@ -8460,7 +8486,8 @@ type TaskRequest struct {
 	// The client's estimate of the answer, in tokens; it sharpens predictions. Default unknown.
 	ExpectedTokens OptInt           `json:"expected_tokens"`
 	Placement      OptPlacementWish `json:"placement"`
-	// Whether reusing the KV cache of the session is wished. Strict tasks always start cold.
+	// Whether reusing KV is wished. A strict task reuses only what changes no byte; with `cold` it starts
+	// cold.
 	KvHint OptTaskRequestKvHint `json:"kv_hint"`
 	// What becomes of the task when its last stream goes away and none comes back within 5 s. `continue`
 	// runs on, and the stream can be read later; `cancel` cancels it. A task that nobody ever read runs
@@ -8750,7 +8777,8 @@ func (s *TaskRequest) SetOutputMode(val OptTaskRequestOutputMode) {
 	s.OutputMode = val
 }
 
-// Whether reusing the KV cache of the session is wished. Strict tasks always start cold.
+// Whether reusing KV is wished. A strict task reuses only what changes no byte; with `cold` it starts
+// cold.
 type TaskRequestKvHint string
 
 const (

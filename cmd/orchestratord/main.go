@@ -75,6 +75,7 @@ type workerCmd struct {
 	Libs     string        `help:"Folder with the engine's libraries." required:""`
 	Ctx      int           `help:"Context in tokens; 0 takes the model's own."`
 	Threads  int           `help:"Threads that decode; 0 is one."`
+	Ubatch   int           `help:"Tokens of a prompt that are decoded at once; 0 is 512."`
 	Pace     float64       `help:"At most this many tokens a second; 0 means no bound."`
 	Workload task.Workload `help:"completion or embedding." default:"completion" enum:"completion,embedding"`
 	Verbose  bool          `help:"Show the engine's informational lines too."`
@@ -271,7 +272,7 @@ func (guardCmd) Run() error {
 // Run serves the engine's API until standard input ends.
 func (w workerCmd) Run() error {
 	code := worker.Main(context.Background(), worker.Options{
-		Model: w.Model, Libs: w.Libs, Ctx: w.Ctx, Threads: w.Threads, Pace: w.Pace, Workload: w.Workload, Verbose: w.Verbose,
+		Model: w.Model, Libs: w.Libs, Ctx: w.Ctx, Threads: w.Threads, Ubatch: w.Ubatch, Pace: w.Pace, Workload: w.Workload, Verbose: w.Verbose,
 		APIKey: os.Getenv("LLAMA_API_KEY"), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
 	})
 	if code == worker.ExitOK {

@@ -173,6 +173,7 @@ type Receipt struct {
 	EngineVersion    string `json:"engine_version"`
 	ModelDigest      string `json:"model_digest"`
 	TranscriptForm   string `json:"transcript_form,omitempty"`
+	TokensCached     int    `json:"tokens_cached,omitempty"`
 }
 
 // Encode writes a bundle in its one form: the fields in their order, no white space, no escapes that JSON can do without. It

@@ -144,3 +144,45 @@ Feature: Determinism
     And the error of stream "cut" has
       | retriable | true                                                 |
       | message   | /changed while the task ran.*: send the task again$/ |
+
+  @LO-206 @LO-441 @LO-443
+  Scenario: A strict task reuses whole pieces of an earlier prompt, and gives the bytes of a cold start
+    Given a daemon
+    And I note the metrics
+    When I submit task "first" with
+      | seed | 7 |
+    And I follow task "first"
+    Then stream "first" ends with end
+    When I submit task "warm" with
+      | seed | 7 |
+    And I follow task "warm"
+    Then the end of stream "warm" has
+      | receipt.tokens_cached | 16 |
+    When I submit task "cold" with
+      | seed    | 7    |
+      | kv_hint | cold |
+    And I follow task "cold"
+    Then streams "warm" and "cold" have the same tokens
+    And the receipts of "warm" and "cold" differ in "tokens_cached"
+    And the receipts of "warm" and "cold" agree in "transcript_sha256"
+    And the receipts of "warm" and "cold" agree in "request_digest"
+    And the receipts of "warm" and "cold" agree in "fingerprint"
+    And the metrics have moved by
+      | llorch_prompt_tokens_reused_total{pool_id="default",determinism="strict"} | 16 |
+    When I send GET "/v1/capabilities"
+    Then its body has
+      | pools.0.reuse_piece | 16 |
+
+  @LO-441
+  Scenario: Where reuse is off, every strict task starts cold
+    Given a daemon whose pool has
+      | determinism | {reuse: off} |
+    When I submit task "first" with
+      | seed | 7 |
+    And I follow task "first"
+    Then stream "first" ends with end
+    When I submit task "again" with
+      | seed | 7 |
+    And I follow task "again"
+    Then the receipts of "first" and "again" agree in "tokens_cached"
+    And streams "first" and "again" have the same tokens

@@ -37,8 +37,8 @@ Feature: Sessions
       | kv_cache_usage_ratio{pool_id="default"} | 0.1484375 |
       | llorch_sessions                         | 1         |
 
-  @ORCH-3021 @ORCH-3045
-  Scenario: A strict turn starts cold, gives the bytes it always gives, and takes the KV from who had it
+  @ORCH-3021 @ORCH-3045 @LO-206
+  Scenario: A strict turn gives the bytes it always gives, whatever KV it finds, and leaves its own
     Given a daemon
     When I submit task "alone" with
       | seed | 7 |
@@ -63,8 +63,8 @@ Feature: Sessions
     And the receipts of "alone" and "strict" agree in "transcript_sha256"
     When I send GET "/v1/sessions/11111111-aaaa-4bbb-8ccc-000000000002"
     Then its body has
-      | turns     | 2     |
-      | kv_warmth | false |
+      | turns     | 2    |
+      | kv_warmth | true |
 
   @ORCH-3009
   Scenario: A session stays on its replica when it can, and its turns run one after the other

@@ -180,7 +180,7 @@ func (s *stream) end(e event) error {
 	}
 	if _, err := object(string(raw), []string{
 		"seed", "determinism", "fingerprint", "request_digest", "transcript_sha256", "transcript_form", "replica_id", "engine_version", "model_digest",
-	}, nil); err != nil {
+	}, []string{"tokens_cached"}); err != nil {
 		return fmt.Errorf("receipt: %w", err)
 	}
 	return s.said.Take(e)

@@ -250,6 +250,9 @@ const (
 
 	PolicyDropLRU = "drop-lru"
 
+	ReuseOn  = "on"
+	ReuseOff = "off"
+
 	OutboundDryRun = "dry_run"
 	OutboundOff    = "off"
 
@@ -272,11 +275,18 @@ type Pool struct {
 	Threads        int           `yaml:"threads" jsonschema:"default=0,minimum=0,maximum=1024" jsonschema_description:"CPU threads of a replica; 0 chooses."`
 	SamplerProfile string        `yaml:"sampler_profile" jsonschema:"default=default" jsonschema_description:"Name of the sampler profile for requests that set no parameters."`
 	Pace           float64       `yaml:"pace" jsonschema:"default=0,minimum=0,maximum=1000000" jsonschema_description:"Built-in worker: at most this many tokens a second; 0 is as fast as possible."`
+	Determinism    Determinism   `yaml:"determinism" jsonschema_description:"How strict tasks get the same bytes."`
 	Provisioning   Provisioning  `yaml:"provisioning" jsonschema_description:"Where the pool's workers come from."`
 	Params         Params        `yaml:"params" jsonschema_description:"What is changed in requests that the pool gets."`
 	Price          Price         `yaml:"price" jsonschema_description:"What the pool's tokens cost, for budgets of cost. The unit is yours."`
 	Queue          Queue         `yaml:"queue" jsonschema_description:"The pool's queue."`
 	Timeouts       Timeouts      `yaml:"timeouts" jsonschema_description:"When a running task counts as stuck."`
+}
+
+// Determinism says how strict tasks get the same bytes.
+type Determinism struct {
+	Reuse string `yaml:"reuse" jsonschema:"default=auto,enum=auto,enum=on,enum=off" jsonschema_description:"Whether a strict task takes the beginning of its prompt from the KV of the one before it, in whole pieces, which changes no byte. auto: where the determinism suite has shown that, which is on CPUs, without further arguments. on: wherever the worker can; run the suite there first. off: each strict task starts cold. A worker with several slots, or one that runs elsewhere, always does."`
+	Piece int    `yaml:"piece" jsonschema:"default=0,minimum=0,maximum=4096" jsonschema_description:"How many tokens of a prompt are computed at once, and so the size of a piece. 0 is a sixteenth of ctx, from 16 to 512."`
 }
 
 // Model names a pool's model.

@@ -93,7 +93,7 @@ func TestDefaults(t *testing.T) {
 	require.Equal(t, config.SamplerProfile{Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1}, c.Profile(c.Pools[0]))
 	require.Equal(t, []config.Pool{{
 		ID: "a", Engine: "llamacpp", Workload: task.Completion, Device: "auto", Lifecycle: "pinned", IdleTTL: 10 * time.Minute,
-		Replicas: 1, Slots: 1, SamplerProfile: "default",
+		Replicas: 1, Slots: 1, SamplerProfile: "default", Determinism: config.Determinism{Reuse: "auto"},
 		Model:        config.Model{ID: "a", Ref: "file:a.gguf", Canonical: "file:/etc/llama-orch/a.gguf", Path: "/etc/llama-orch/a.gguf"},
 		Provisioning: config.Provisioning{Mode: "builtin", Runtime: "docker", Ref: "HEAD"},
 		Queue:        config.Queue{Capacity: 64, FullPolicy: "reject"},
@@ -246,6 +246,11 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"idle over wall", pool("  timeouts: {wall: 1s, idle: 2s}\n"), "c.yaml:4:30: timeouts.idle (2s) is over timeouts.wall (1s)"},
 		{"prefill over wall", pool("  timeouts: {wall: 1s, idle: 1s, prefill: 2s}\n"), "c.yaml:4:43: timeouts.prefill (2s) is over timeouts.wall (1s): it would never fire: lower prefill or raise wall"},
 		{"builtin slots", pool("  slots: 2\n"), "c.yaml:4:10: the built-in worker has one slot, not 2: use slots: 1 and more replicas; one slot is what makes its output the same bytes each time"},
+		{"reuse of something", pool("  determinism: {reuse: maybe}\n"), "pools[0].determinism.reuse"},
+		{"a tiny piece", pool("  determinism: {piece: 8}\n"), "c.yaml:4:24: determinism.piece is 8, and pieces so small are slow: write 16 or more, or leave it out"},
+		{"a piece of nothing", pool("  determinism: {reuse: off, piece: 32}\n"), "determinism.piece has no effect with determinism.reuse: off"},
+		{"reuse in several slots", pool("  determinism: {reuse: on}\n  slots: 2\n  provisioning: {mode: binary, path: x}\n"), "determinism.reuse is on, and the pool has several slots, where no task is strict"},
+		{"external reuse", pool("  determinism: {reuse: on}\n  provisioning: {mode: external, urls: [\"http://x\"]}\n"), "determinism.reuse has no effect in a pool of mode external, because its engine runs already"},
 		{"builtin rerank", pool("  workload: rerank\n"), "c.yaml:4:13: the built-in worker cannot rerank"},
 		{"builtin urls", pool("  provisioning: {urls: [\"http://x\"]}\n"), "provisioning.urls has no effect in a pool of mode builtin: remove it, or set provisioning.mode to external"},
 		{"builtin path", pool("  provisioning: {path: x}\n"), "provisioning.path has no effect in a pool of mode builtin: remove it, or set provisioning.mode to binary"},

@@ -232,9 +232,26 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 		c.only(ps, path, p.Provisioning.Mode)
 		c.external(ps, p, path)
 	}
+	c.reuse(ps, p, path)
 	c.devices(ps, p, path)
 	c.size(ps, p, path)
 	c.model(ps, p, path)
+}
+
+// smallestPiece is the smallest determinism.piece.
+const smallestPiece = 16
+
+// reuse checks what is said of strict tasks.
+func (c *Config) reuse(ps *problems, p *Pool, path string) {
+	d, at := p.Determinism, func(field string) position { return c.where.of(path + ".determinism." + field) }
+	switch {
+	case d.Piece > 0 && d.Piece < smallestPiece:
+		ps.add(at("piece"), fmt.Sprintf("determinism.piece is %d, and pieces so small are slow", d.Piece), fmt.Sprintf("write %d or more, or leave it out", smallestPiece))
+	case d.Reuse == ReuseOn && p.Slots > 1:
+		ps.add(at("reuse"), "determinism.reuse is on, and the pool has several slots, where no task is strict", "use slots: 1 and more replicas, or remove it")
+	case d.Reuse == ReuseOff && d.Piece > 0:
+		ps.add(at("piece"), "determinism.piece has no effect with determinism.reuse: off", "remove one of the two")
+	}
 }
 
 // devices checks the device mask, the split over it and the life cycle against each other (ORCH-3052, LO-503).
@@ -284,6 +301,8 @@ var belongs = map[string][]string{
 	"device":                   ours,
 	"model.digest":             ours,
 	"tensor_split":             ours,
+	"determinism.reuse":        ours,
+	"determinism.piece":        ours,
 	"lifecycle":                ours,
 	"idle_ttl":                 ours,
 }

@@ -31,6 +31,7 @@ func NewFleet(s *Setup, manager *pool.Manager, cards *Cards, shelf *Shelf, now f
 // what all of them have.
 type summary struct {
 	features    []task.Feature
+	piece       int // as in pool.Info, where all of them have it
 	ready       int
 	version     string
 	digest      string
@@ -65,10 +66,11 @@ func (f Fleet) summary(p config.Pool) summary {
 			continue
 		}
 		if s.ready == 0 {
-			s.features = r.Features
+			s.features, s.piece = r.Features, r.Piece
 			s.ctx, s.slots, s.engineSlots = r.Ctx, r.Slots, r.EngineSlots
 		}
 		s.ready++
+		s.piece = min(s.piece, r.Piece)
 		s.features = slices.DeleteFunc(slices.Clone(s.features), func(f task.Feature) bool { return !slices.Contains(r.Features, f) })
 		s.ctx, s.slots, s.engineSlots = max(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
 	}
@@ -97,7 +99,7 @@ func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
 			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
-			Strict: r.EngineSlots == 1, Ctx: r.Ctx, FreeVRAM: f.cards.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
+			Strict: r.EngineSlots == 1, Pieces: r.Piece > 0, Ctx: r.Ctx, FreeVRAM: f.cards.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
 		})
 	}
 	return into
@@ -124,5 +126,5 @@ type lease struct{ *pool.Lease }
 
 func (l lease) Replica() scheduler.Replica {
 	i := l.Info()
-	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots}
+	return scheduler.Replica{ID: i.ID, EngineVersion: i.EngineVersion, ModelDigest: i.ModelDigest, Fingerprint: i.Fingerprint, Slots: i.EngineSlots, Piece: i.Piece}
 }

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -75,6 +76,7 @@ func poolSpec(c config.Config, p config.Pool, libsDir string, by *Engines) pool.
 		ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
 		Device: string(p.Device), TensorSplit: p.TensorSplit, Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
 		Workload: p.Workload, Pace: p.Pace,
+		Prefixes:   engine.Prefixes{Reuse: engine.Reusing(p.Determinism.Reuse), Piece: p.Determinism.Piece},
 		BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
 		OnDemand: onDemand(p),
 	}

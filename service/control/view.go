@@ -161,7 +161,7 @@ func (f views) view(p config.Pool) api.PoolView {
 	}
 	return api.PoolView{
 		ID: p.ID, State: stands.State, Progress: stands.Progress, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
-		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, Features: s.features, SamplerProfile: p.SamplerProfile,
+		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, Features: s.features, Piece: s.piece, SamplerProfile: p.SamplerProfile,
 		Ready: s.ready > 0, Draining: stands.State == task.PoolDraining || stands.State == task.PoolDrained, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.Result(p.ID),
 		Replicas: len(infos), ReplicasReady: s.ready,
 		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},

@@ -24,6 +24,7 @@ const (
 	LabelOutcome       = "outcome"
 	LabelPinned        = "pinned"
 	LabelFallback      = "fallback"
+	LabelDeterminism   = "determinism"
 )
 
 // PoolLabels are the labels of a series by pool and priority: queue_depth and the latency histograms.

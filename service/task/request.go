@@ -56,7 +56,7 @@ const (
 	CancelIt OnDisconnect = "cancel"
 )
 
-// KVCold is the hint of a task that wants to start cold, as strict tasks always do.
+// KVCold is the hint of a task that wants to start cold.
 const KVCold = "cold"
 
 // MaxSeed is the largest seed. llama.cpp reads the next value, 2^32-1, as "choose one".

@@ -116,6 +116,8 @@ type Receipt struct {
 	ModelDigest      string      `json:"model_digest"`
 	// TranscriptForm is how TranscriptSHA256 is made. It is empty in what earlier versions recorded, which is FormText.
 	TranscriptForm TranscriptForm `json:"transcript_form,omitempty"`
+	// TokensCached is how many tokens of the prompt came from the KV of an earlier one. It changes no byte of a strict task (LO-443).
+	TokensCached int `json:"tokens_cached,omitempty"`
 }
 
 // FinishReason says why a generation ended by itself.

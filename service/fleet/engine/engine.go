@@ -55,14 +55,24 @@ type Job struct {
 	Seed         uint32
 	Sampling     task.Sampling
 	MaxTokens    int // 0: as many as the context holds
-	// CachePrompt lets the engine reuse the KV of an earlier prompt. Never for strict tasks: the bytes would depend on
-	// what ran before.
-	CachePrompt bool
+	Reuse        Reuse
 	// Cached is called before the first token, with how many tokens of the prompt came from that KV. Nil: nobody asks.
 	Cached func(tokens int)
 	// Progress is called whenever the engine tells that it is further with the prompt, if it can tell. Nil: nobody asks.
 	Progress func()
 }
+
+// Reuse is what a job may take from the KV that its slot holds.
+type Reuse int
+
+// What it may take.
+const (
+	ReuseNothing Reuse = iota
+	// ReuseExact: what is certain to give the bytes of a cold start. An engine that knows of no such KV starts cold (LO-206).
+	ReuseExact
+	// ReuseAny: whatever fits. The bytes then depend on what ran before.
+	ReuseAny
+)
 
 // Result is what an engine reports when a job is done.
 type Result struct {

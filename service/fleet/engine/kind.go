@@ -28,6 +28,9 @@ type Endpoint struct {
 	URL     string           // its base, such as http://127.0.0.1:9700
 	Key     string           // that it asks for; empty: none
 	Network *httpsse.Network // nil: the client's own
+	// Piece is in how many tokens at once the worker computes a prompt, where a job may reuse whole pieces and get the bytes of a cold
+	// start; 0: nobody has shown that it may (LO-206).
+	Piece int
 }
 
 // Start is how workers of a kind are started on this machine.
@@ -61,6 +64,8 @@ type Worker struct {
 	Split    []float64
 	Slots    int
 	Threads  int
+	Ctx      int      // that a slot's context is configured to have; 0: the model's own, or as much as fits
+	Prefixes Prefixes // what is wished of strict tasks
 	Pace     float64  // of the built-in worker: at most this many tokens a second; 0: no bound
 	Args     []string // the operator's own
 	// Host and Port are where the program has to listen. The built-in worker chooses a port itself, and says which.
@@ -68,11 +73,27 @@ type Worker struct {
 	Scratch    string // a folder that the worker may write to
 }
 
+// Prefixes says whether strict tasks may take the beginning of their prompt from KV, and how (LO-441).
+type Prefixes struct {
+	Reuse Reusing
+	Piece int // in how many tokens at once prompts are computed; 0: the kind chooses
+}
+
+// Reusing is when strict tasks may reuse KV.
+type Reusing string
+
+// The times. The zero Reusing is never.
+const (
+	ReusingWhereProven Reusing = "auto" // where the determinism suite shows that it changes no byte
+	ReusingAlways      Reusing = "on"   // also where it does not, such as on GPUs
+)
+
 // Command is what a worker is told, and what of it can change bytes.
 type Command struct {
 	Args  []string
 	Sized func(ctx int) []string // further arguments, once the context of a slot is decided on; 0: the engine's own default
 	Batch int                    // for the fingerprint; 0: the engine's own
+	Piece int                    // as in Endpoint
 	Flags []string               // for the fingerprint: whatever else can change bytes, in order
 }
 

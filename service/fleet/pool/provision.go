@@ -32,6 +32,7 @@ type plan struct {
 	address string                 // where it will listen; empty: it says so itself
 	cards   []int                  // that it was granted; nil: nobody grants any
 	facts   Facts
+	piece   int // as in engine.Endpoint
 
 	container *process.Container // nil: the program is run as it is
 	image     string             // of the container; empty: no container. The arguments are for the program inside
@@ -136,7 +137,7 @@ func defaultThreads(modelSize int64, cores int) int {
 // newPlan is the plan of a command. It adds the command's facts.
 func newPlan(exe string, facts Facts, c engine.Command) *plan {
 	facts.Batch, facts.Flags = c.Batch, c.Flags
-	return &plan{exe: exe, args: c.Args, withCtx: c.Sized, facts: facts}
+	return &plan{exe: exe, args: c.Args, withCtx: c.Sized, facts: facts, piece: c.Piece}
 }
 
 func (r *replica) planBuiltin(_ context.Context, spec Spec, facts Facts, _ Prepared) (*plan, error) {

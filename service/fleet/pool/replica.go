@@ -385,7 +385,7 @@ func (r *replica) serve(w *worker, observed int64) {
 		i.Failing = false
 		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
-		i.Features = w.features
+		i.Features, i.Piece = w.features, w.at.Piece
 		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, r.m.now().Sub(w.born)
 		class := ""
 		if w.claim.load.Cards == 0 {

@@ -46,7 +46,8 @@ type Spec struct {
 	// more than they give.
 	Threads    int
 	Workload   task.Workload // default completion
-	Pace       float64       // built-in worker: at most this many tokens a second; 0: no bound
+	Prefixes   engine.Prefixes
+	Pace       float64 // built-in worker: at most this many tokens a second; 0: no bound
 	Mode       Mode
 	BinaryPath string   // of the engine's own program; a bare name is looked up in PATH. A Recipe gives another
 	BinaryArgs []string // put after our own arguments
@@ -145,7 +146,7 @@ func (s *Spec) checkSplit() error {
 func (s *Spec) worker() engine.Worker {
 	return engine.Worker{
 		BuiltIn: s.Mode == Builtin, Workload: s.Workload, Model: s.ModelPath, Libs: s.LibsDir, Cards: s.cards(), Split: s.TensorSplit,
-		Slots: s.Slots, Threads: s.Threads, Pace: s.Pace, Args: s.BinaryArgs,
+		Slots: s.Slots, Threads: s.Threads, Ctx: s.Ctx, Prefixes: s.Prefixes, Pace: s.Pace, Args: s.BinaryArgs,
 	}
 }
 

@@ -102,7 +102,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		}
 		base = "http://" + address
 	}
-	at := engine.Endpoint{URL: base, Key: key}
+	at := engine.Endpoint{URL: base, Key: key, Piece: plan.piece}
 	if r.spec.Mode == External {
 		at.Network = r.m.opts.Outbound
 	}

@@ -30,7 +30,9 @@ type completion struct {
 	Stop          stopStrings     `json:"stop"`
 	Samplers      []string        `json:"samplers"`
 	// CachePrompt lets the job use what the last one left in the context. Unlike in llama-server, it is off by default.
-	CachePrompt    bool   `json:"cache_prompt"`
+	CachePrompt bool `json:"cache_prompt"`
+	// CacheExact lets the job use as much of that as is certain to give the bytes of a cold start. llama-server does not know it.
+	CacheExact     bool   `json:"cache_exact"`
 	ReturnProgress bool   `json:"return_progress"`
 	LogitBias      []bias `json:"logit_bias"`
 	unsupported
@@ -188,20 +190,23 @@ func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Toke
 	chain := m.chain(c)
 	defer llama.SamplerFree(chain)
 	begin := time.Now()
-	if c.CachePrompt {
+	switch {
+	case c.CacheExact:
+		o.cached = m.keepExact(prompt)
+	case c.CachePrompt:
 		o.cached = m.keep(prompt)
-	} else {
+	default:
 		m.clear()
 	}
-	for pos := o.cached; pos < len(prompt); pos += promptBatch {
+	for pos := o.cached; pos < len(prompt); pos += m.ubatch {
 		if ctx.Err() != nil {
 			return o, context.Cause(ctx)
 		}
 		if err := told(o.cached, pos); err != nil {
 			return o, err
 		}
-		part := prompt[pos:min(pos+promptBatch, len(prompt))]
-		if err := m.decode(part, pos, pos+len(part) == len(prompt), false); err != nil {
+		part := prompt[pos:min(pos+m.ubatch, len(prompt))]
+		if err := m.read(part, pos, pos+len(part) == len(prompt)); err != nil {
 			return o, err
 		}
 	}

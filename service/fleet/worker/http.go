@@ -136,6 +136,7 @@ func (w *worker) props(rw http.ResponseWriter, _ *http.Request, m *model) error 
 		"chat_template":               m.template,
 		"build_info":                  m.build,
 		"system_info":                 m.system,
+		"cache_exact":                 m.rewinds,
 		"features":                    []task.Feature{task.FeatureArguments, task.FeatureBias},
 	})
 	return nil

@@ -3,6 +3,7 @@
 package worker
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -21,9 +22,11 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// promptBatch is how many tokens of a prompt one call decodes. It is llama-server's physical batch, so that both compute the same graphs. A
-// prompt can be canceled only between two of these batches.
+// promptBatch is how many tokens of a prompt one call decodes where the options do not say. It is llama-server's physical batch.
 const promptBatch = 512
+
+// warmUp is how many tokens the binding's warm-up decodes at once.
+const warmUp = 32
 
 // model is a loaded model with its one context. Any goroutine may use tokenize and the fields that load sets. Everything else belongs to
 // the goroutine of loop.
@@ -45,6 +48,15 @@ type model struct {
 	batch  llama.Batch
 	pieces map[llama.Token][]byte
 	held   []llama.Token // what the context holds, in order
+
+	// ubatch is how many tokens of a prompt one call decodes. A prompt can be canceled only between two such pieces.
+	ubatch int
+	// rewinds: the context can be cut at any token, and what stays is then as if the rest had never been there. Models whose memory is a state, or
+	// a window that slides, cannot be cut so.
+	rewinds bool
+	// sound is how many tokens at the beginning of held were computed as a cold start would compute them: as prompt, in whole pieces, from
+	// the first token on. It is a multiple of ubatch.
+	sound int
 }
 
 // load opens the libraries and the model.
@@ -86,7 +98,7 @@ func load(o Options) (*model, error) {
 	p.NSeqMax = 1
 	p.NThreads, p.NThreadsBatch = int32(o.Threads), int32(o.Threads)
 	p.SwaFull = 0 // as llama-server
-	size := promptBatch
+	size := cmp.Or(o.Ubatch, promptBatch)
 	if o.Workload == task.Embedding {
 		p.Embeddings = 1
 		if !declaresPooling(handle) {
@@ -97,7 +109,7 @@ func load(o Options) (*model, error) {
 			size = trained
 		}
 	}
-	p.NBatch, p.NUbatch = uint32(size), uint32(size)
+	p.NBatch, p.NUbatch = uint32(max(size, warmUp)), uint32(size) // no call decodes more than NUbatch, but for the binding's warm-up
 	m.ctx, err = llama.InitFromModel(handle, p)
 	if err != nil {
 		return nil, fail(ExitModel, err, "no room for a context of %d tokens: set a smaller ctx", o.Ctx)
@@ -110,7 +122,9 @@ func load(o Options) (*model, error) {
 	if m.mem, err = llama.GetMemory(m.ctx); err != nil {
 		return nil, fail(ExitModel, err, "reading the context's memory")
 	}
-	m.batch = llama.BatchInit(int32(max(size, promptBatch)), 0, 1)
+	m.ubatch = size
+	m.rewinds = llama.ModelNSWA(handle) == 0 && !llama.ModelIsRecurrent(handle) && !llama.ModelIsHybrid(handle)
+	m.batch = llama.BatchInit(int32(size), 0, 1)
 	if o.Workload == task.Completion {
 		if err := llama.Warmup(m.ctx, handle); err != nil {
 			return nil, fail(ExitModel, err, "the model cannot be run")
@@ -208,7 +222,7 @@ func (m *model) piece(t llama.Token) []byte {
 
 // clear forgets the last job. Clearing the metadata is enough: cells that are masked take no part in any sum.
 func (m *model) clear() {
-	m.held = m.held[:0]
+	m.held, m.sound = m.held[:0], 0
 	if m.mem != 0 {
 		_ = llama.MemoryClear(m.mem, false)
 	}
@@ -216,21 +230,37 @@ func (m *model) clear() {
 
 // keep forgets what the context holds beyond the beginning that it shares with the prompt, and returns how long that beginning is. The last
 // token of the prompt is always decoded, because its output is needed.
-func (m *model) keep(prompt []llama.Token) int {
-	n := 0
+func (m *model) keep(prompt []llama.Token) int { return m.cut(m.shared(prompt)) }
+
+// keepExact is keep for jobs whose bytes must be those of a cold start. It keeps whole pieces that were computed as a cold start would
+// compute them, and leaves at least the last piece of the prompt to be decoded (LO-206).
+func (m *model) keepExact(prompt []llama.Token) int {
+	if !m.rewinds {
+		return m.cut(0)
+	}
+	n := min(m.shared(prompt), m.sound)
+	return m.cut(n - n%m.ubatch)
+}
+
+// shared is how many tokens the prompt has in common with what the context holds, at most all but its last.
+func (m *model) shared(prompt []llama.Token) (n int) {
 	for n < len(m.held) && n < len(prompt)-1 && m.held[n] == prompt[n] {
 		n++
 	}
+	return n
+}
+
+// cut forgets what the context holds beyond the first n tokens, and returns how many are left: n, or 0 where the context cannot be cut.
+func (m *model) cut(n int) int {
 	if n == 0 {
 		m.clear()
 		return 0
 	}
-	// Models whose memory is a state, not a row of cells, cannot go back.
 	if ok, err := llama.MemorySeqRm(m.mem, seqZero[0], llama.Pos(n), -1); err != nil || !ok {
 		m.clear()
 		return 0
 	}
-	m.held = m.held[:n]
+	m.held, m.sound = m.held[:n], min(m.sound, n-n%m.ubatch)
 	return n
 }
 
@@ -240,6 +270,17 @@ func (m *model) kvBytes() int64 {
 		return 0
 	}
 	return int64(llama.StateSeqGetSize(m.ctx, seqZero[0]))
+}
+
+// read decodes the part of a prompt that begins at position pos, in one piece, and asks for the output of its last token if last is set.
+func (m *model) read(part []llama.Token, pos int, last bool) error {
+	if err := m.decode(part, pos, last, false); err != nil {
+		return err
+	}
+	if pos == m.sound && len(part) == m.ubatch {
+		m.sound += m.ubatch
+	}
+	return nil
 }
 
 // decode runs tokens that begin at position pos, and asks for the output of the last one, or of all.

@@ -70,6 +70,7 @@ type options struct {
 	Libs     string
 	Ctx      int
 	Threads  int
+	Ubatch   int
 	Pace     float64
 	Workload string
 }

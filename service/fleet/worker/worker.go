@@ -2,7 +2,8 @@
 
 // Package worker is the built-in engine. It runs llama.cpp in this process, through its shared libraries and without cgo, and serves the
 // part of llama-server's native HTTP API that the llama.cpp adapter uses. It has one slot. A job uses nothing that another left,
-// unless it asks for that with `cache_prompt`, so a prompt, its parameters and its seed always give the same bytes.
+// unless it asks for that with `cache_prompt`, or as much of it as changes no byte with `cache_exact`. So a prompt, its parameters and its seed
+// always give the same bytes.
 //
 // It runs under the race detector: `go test -race`, which turns checkptr on, passes with it (.docs/engine.md).
 package worker
@@ -34,6 +35,7 @@ type Options struct {
 	Libs     string        // folder with libllama.so and libggml.so
 	Ctx      int           // context in tokens; 0: what the model was trained with
 	Threads  int           // 0: one, which is fastest for small models
+	Ubatch   int           // tokens of a prompt that are decoded at once; 0: 512. Embeddings decode each text at once
 	Pace     float64       // at most this many tokens a second; 0: as fast as it can
 	Workload task.Workload // Completion (the default) or Embedding
 	APIKey   string        // asked of every request but /health; empty: none
@@ -44,6 +46,9 @@ type Options struct {
 	Stdout io.Writer // gets the line with the address
 	Stderr io.Writer // gets llama.cpp's lines
 }
+
+// MaxUbatch is the largest Options.Ubatch.
+const MaxUbatch = 1 << 16
 
 // The exit codes of Main.
 const (
@@ -185,6 +190,8 @@ func (o Options) check() error {
 		return fail(ExitUsage, nil, "the context must be between 0 and %d tokens", 1<<30)
 	case o.Threads < 0 || o.Threads > 512:
 		return fail(ExitUsage, nil, "threads must be between 0 and 512")
+	case o.Ubatch < 0 || o.Ubatch > MaxUbatch:
+		return fail(ExitUsage, nil, "ubatch must be between 0 and %d tokens", MaxUbatch)
 	case o.Pace < 0:
 		return fail(ExitUsage, nil, "the pace must not be negative")
 	}

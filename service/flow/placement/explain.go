@@ -48,10 +48,7 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, req task.Requ
 	chosen := pools[at]
 	e.PoolID = chosen.ID
 	list := replicas(chosen.ID)
-	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1, Ctx: req.Ctx}
-	if !need.Strict {
-		need.Warm = warm
-	}
+	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1, Warm: warm, Ctx: req.Ctx}
 	need = need.among(list)
 	best, considered := Place(list, need)
 	for i := range list {
@@ -145,7 +142,7 @@ func (r *Replica) forIt(list []Replica, best, considered int, need Need) []strin
 	if considered == 1 {
 		return []string{"it is the only one that can take the task now"}
 	}
-	if r.ID == need.Warm {
+	if need.warm(r) {
 		return []string{"it holds the KV of the session's last turn"}
 	}
 	for i := range list { // what decided between it and the best of the others
@@ -161,7 +158,7 @@ func (r *Replica) forIt(list []Replica, best, considered int, need Need) []strin
 
 func (r *Replica) behind(best *Replica, need Need) string {
 	switch {
-	case best.ID == need.Warm:
+	case need.warm(best):
 		return best.ID + " holds the KV of the session's last turn"
 	case r.FreeVRAM != best.FreeVRAM:
 		return fmt.Sprintf("it has %s of free VRAM, and %s has %s", gigabytes(r.FreeVRAM), best.ID, gigabytes(best.FreeVRAM))

@@ -11,6 +11,7 @@ type Replica struct {
 	Slots       int
 	Active      int  // slots in use
 	Strict      bool // its engine has one slot
+	Pieces      bool // strict tasks reuse KV on it
 	Ctx         int  // tokens a slot's context holds; 0: not known
 	FreeVRAM    int64
 	Fingerprint string
@@ -21,12 +22,14 @@ type Need struct {
 	Strict      bool   // an engine of one slot only
 	Fingerprint string // of the bytes it has to continue; empty: any
 	Warm        string // the replica that holds the KV of its session; empty: none
-	Ctx         int    // tokens of its prompt and answer
+	// Held is how much of its prompt each warm replica holds (LO-442).
+	Held map[string]int
+	Ctx  int // tokens of its prompt and answer
 }
 
 // Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a free slot
-// it picks the one that holds the task's KV, else the one with the most free VRAM, then the fewest active slots, then the smallest
-// id (ORCH-3009, ORCH-3012). Considered is how many could have taken the task.
+// it picks the one that holds the task's KV, else the one that holds the longest beginning of its prompt, else the one with the most free VRAM, then the fewest active
+// slots, then the smallest id (ORCH-3009, LO-442, ORCH-3012). Considered is how many could have taken the task.
 func Place(replicas []Replica, need Need) (index, considered int) {
 	index, need = -1, need.among(replicas)
 	for i := range replicas {
@@ -70,9 +73,26 @@ func (r *Replica) takes(need Need) bool {
 	return r.Ready && r.Active < r.Slots && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
 }
 
+// reuses reports whether the task can use KV that the replica holds.
+func (n Need) reuses(r *Replica) bool { return !n.Strict || r.Pieces }
+
+// warm reports whether the replica holds the KV of the task's session.
+func (n Need) warm(r *Replica) bool { return n.Warm != "" && r.ID == n.Warm && n.reuses(r) }
+
+// held is how much of the task's prompt the replica holds.
+func (n Need) held(r *Replica) int {
+	if !n.reuses(r) {
+		return 0
+	}
+	return n.Held[r.ID]
+}
+
 func (n Need) before(a, b *Replica) bool {
-	if n.Warm != "" && (a.ID == n.Warm) != (b.ID == n.Warm) {
-		return a.ID == n.Warm
+	if n.warm(a) != n.warm(b) {
+		return n.warm(a)
+	}
+	if x, y := n.held(a), n.held(b); x != y {
+		return x > y
 	}
 	if a.FreeVRAM != b.FreeVRAM {
 		return a.FreeVRAM > b.FreeVRAM

@@ -225,6 +225,28 @@ func TestPlaceGoesWhereTheKVIs(t *testing.T) {
 	require.Equal(t, "c", at(Need{Warm: "b"}))
 }
 
+// A task goes where the longest beginning of its prompt is, behind its session's KV; one that must get the bytes of a cold start only where it can use it.
+// LO-442, LO-441
+func TestPlaceGoesWhereThePrefixIs(t *testing.T) {
+	list := []Replica{
+		{ID: "a", Ready: true, Slots: 1, Strict: true, Pieces: true, FreeVRAM: 20},
+		{ID: "b", Ready: true, Slots: 1, Strict: true, FreeVRAM: 10},
+		{ID: "c", Ready: true, Slots: 1, Strict: true, Pieces: true, FreeVRAM: 30},
+	}
+	at := func(need Need) string {
+		i, _ := Place(list, need)
+		return list[i].ID
+	}
+	held := map[string]int{"a": 100, "b": 200, "gone": 300}
+	require.Equal(t, "b", at(Need{Held: held}))
+	require.Equal(t, "a", at(Need{Held: held, Warm: "a"}))
+	require.Equal(t, "a", at(Need{Held: held, Strict: true}), "b lets strict tasks reuse nothing")
+	require.Equal(t, "c", at(Need{Held: held, Warm: "c", Strict: true}))
+	require.Equal(t, "a", at(Need{Held: held, Warm: "b", Strict: true}))
+	list[0].Active = 1
+	require.Equal(t, "c", at(Need{Held: held, Strict: true}), "it does not wait while another is free")
+}
+
 // Of pools with the same wait the session's own is taken, and a shorter wait is worth more.
 // ORCH-3009
 func TestRoutePrefersTheSessionsPool(t *testing.T) {

@@ -11,7 +11,9 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/flow/prefix"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -22,6 +24,7 @@ import (
 type job struct {
 	lane   *lane
 	task   task.Task    // written by the submit that makes the job, until it is accepted
+	chain  prefix.Chain // of what the task asks
 	ticket queue.Ticket // the same; names its place in the queue
 	log    *stream.Log  // the same; the log has a lock of its own
 	slot   *slot        // the same; in which it begins before it is accepted; nil: it waits in the queue
@@ -56,7 +59,7 @@ type job struct {
 type rendering struct{ prompt, digest string }
 
 func newJob(l *lane, t task.Task) *job {
-	return &job{lane: l, task: t, decided: make(chan struct{}), over: make(chan struct{})}
+	return &job{lane: l, task: t, chain: prefix.Of(&t.Request), decided: make(chan struct{}), over: make(chan struct{})}
 }
 
 // ended is the job of a finished task, for its readers.
@@ -231,8 +234,8 @@ func (j *job) need() placement.Need {
 	j.mu.Unlock()
 	q := &j.task.Request
 	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.room())}
-	if reuse(&j.task) {
-		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
+	if reuse(&j.task) != engine.ReuseNothing {
+		need.Warm, need.Held = j.lane.s.o.Sessions.Warm(q.SessionID), j.lane.s.prefixes.Held(j.chain)
 	}
 	return need
 }

@@ -32,6 +32,8 @@ type Metrics struct {
 	streams       prometheus.Gauge
 	cutOffs       prometheus.Counter
 	failovers     *prometheus.CounterVec
+	reusedTokens  *prometheus.CounterVec
+	savedMS       *prometheus.CounterVec
 }
 
 // NewMetrics registers the scheduler's series.
@@ -55,6 +57,8 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			observe.ReplicaLabels(observe.LabelReason)...),
 		finishedTotal: counter("llorch_tasks_finished_total", "Tasks by outcome: completed, canceled or failed.",
 			observe.LabelPoolID, observe.LabelOutcome),
+		reusedTokens: counter("llorch_prompt_tokens_reused_total", "Tokens of prompts that came from KV (LO-443).", observe.LabelPoolID, observe.LabelDeterminism),
+		savedMS:      counter("llorch_prefill_saved_ms_total", "About how many milliseconds the engines would have needed for those tokens.", observe.LabelPoolID),
 		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, mismatch or exhausted.",
 			observe.LabelPoolID, observe.LabelOutcome),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
@@ -148,6 +152,12 @@ func (m *Metrics) moved(r task.Record) {
 		return
 	}
 	m.failovers.WithLabelValues(r.Task.PoolID, outcome).Inc()
+}
+
+// reused counts what a task took from KV, and about how long its engine would have needed for that.
+func (m *Metrics) reused(t task.Task, tokens int, saved time.Duration) {
+	m.reusedTokens.WithLabelValues(t.PoolID, string(t.Determinism)).Add(float64(tokens))
+	m.savedMS.WithLabelValues(t.PoolID).Add(ms(saved))
 }
 
 func (m *Metrics) firstOutput(t task.Task, version string, waited time.Duration) {

@@ -52,6 +52,7 @@ type Replica struct {
 	ModelDigest   string
 	Fingerprint   string
 	Slots         int // of its engine
+	Piece         int // tokens of a whole piece of prompt that strict tasks may reuse; 0: they start cold
 }
 
 // Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.

@@ -107,8 +107,9 @@ func (r *rates) firstToken(j *job, now time.Time) {
 	r.runs[j].first = now
 }
 
-// ended notes that a task's slot is free. Only a task that was not cut short counts for how long tasks take.
-func (r *rates) ended(j *job, tokens int, now time.Time, counts bool) {
+// ended notes that a task's slot is free. Only a task that was not cut short counts for how long tasks take, and only one that started cold for
+// how long a prompt takes.
+func (r *rates) ended(j *job, tokens, cached int, now time.Time, counts bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	run := r.runs[j]
@@ -126,10 +127,23 @@ func (r *rates) ended(j *job, tokens int, now time.Time, counts bool) {
 		p = &pace{}
 		r.replicas[run.replicaID] = p
 	}
-	p.prefill.add(run.first.Sub(run.began).Seconds() / float64(max(reading(j), 1)))
+	if cached == 0 {
+		p.prefill.add(run.first.Sub(run.began).Seconds() / float64(max(reading(j), 1)))
+	}
 	if tokens > 1 {
 		p.decode.add(now.Sub(run.first).Seconds() / float64(tokens-1))
 	}
+}
+
+// prefill is about how long a replica needs for so many tokens of a prompt; 0 before that was measured.
+func (r *rates) prefill(replicaID string, tokens int) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := r.replicas[replicaID]
+	if p == nil {
+		return 0
+	}
+	return seconds(p.prefill.value * float64(tokens))
 }
 
 // perTask is the mean time of a task, 0 before one was measured.

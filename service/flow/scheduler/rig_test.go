@@ -72,6 +72,9 @@ type replica struct {
 	changed  error            // what Intact returns
 	build    string           // of another engine; empty: the others'
 	warm     atomic.Int32     // leases that asked for its KV to be kept
+	piece    int              // of a prompt that strict tasks reuse; 0: they reuse nothing
+	cached   int              // what Generate says came from KV
+	reuse    []engine.Reuse   // what its runs were let take
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -338,7 +341,7 @@ func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replic
 		if x.busy {
 			active = 1
 		}
-		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Ctx: x.ctx, Fingerprint: x.fingerprint()})
+		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Pieces: x.piece > 0, Ctx: x.ctx, Fingerprint: x.fingerprint()})
 	}
 	return into
 }
@@ -367,7 +370,7 @@ type lease struct {
 
 func (l lease) Engine() engine.Engine { return l.replica }
 func (l lease) Replica() Replica {
-	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint()}
+	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint(), Slots: 1, Piece: l.piece}
 }
 func (l lease) Lost() <-chan struct{} { return nil }
 func (l lease) Others() int           { return 0 }
@@ -414,6 +417,7 @@ func (x *replica) fingerprint() string {
 func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
+	x.reuse = append(x.reuse, job.Reuse)
 	x.r.mu.Unlock()
 	x.r.mu.Lock()
 	short := x.short > 0
@@ -463,7 +467,7 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 			return engine.Result{}, err
 		}
 	}
-	return engine.Result{TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength, Left: x.left}, nil
+	return engine.Result{TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength, Left: x.left, Cached: x.cached}, nil
 }
 
 func (x *replica) Busy(context.Context) (int, error) {

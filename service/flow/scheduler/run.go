@@ -37,15 +37,18 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if s != j.slot { // else nobody may know of it yet
 		l.placed(j, s, now)
 	}
-	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
+	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuses(&j.task, replica)
 	t, result, answer, err := l.work(ctx, cancel, j, warm, s)
 	if refused := j.await(context.Background()); err == nil { // it may have sent no token, and not have waited for the ledger
 		err = refused
 	}
-	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
+	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil)
 	l.active()
 	if err == nil {
-		l.kept(ctx, t, warm, lease, result)
+		l.kept(ctx, j, t, warm, lease, result)
+		if result.Cached > 0 {
+			o.Metrics.reused(*t, result.Cached, l.rates.prefill(replica.ID, result.Cached))
+		}
 		if !result.Left {
 			lease.Release() // the next task need not wait for the disk
 		}
@@ -54,6 +57,9 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 			l.awaitIdle(j, lease)
 		}
 		return
+	}
+	if replica.Slots == 1 {
+		l.s.prefixes.Emptied(replica.ID)
 	}
 	if !l.retry(ctx, j, replica, err) {
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
@@ -160,7 +166,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
-		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, CachePrompt: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
+		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, Reuse: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
 		Admitted: t.AcceptedAt,
 	}
 	if len(work.Messages) > 0 {
@@ -368,7 +374,7 @@ func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.Ra
 		FinishReason: result.Finish, Result: answer,
 		Receipt: task.Receipt{
 			Seed: t.Seed, Determinism: t.Determinism, Fingerprint: r.Fingerprint, RequestDigest: t.RequestDigest,
-			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest,
+			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest, TokensCached: result.Cached,
 		},
 	}
 }

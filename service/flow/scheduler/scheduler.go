@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/contain"
+	"github.com/llama-orch/llama-orch/service/flow/prefix"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -31,6 +32,8 @@ const attempts = 3
 type Scheduler struct {
 	o     Options
 	lanes atomic.Pointer[map[string]*lane] // replaced, with mu held, and never changed
+	// prefixes are what the replicas' slots were asked last.
+	prefixes prefix.Map
 
 	mu       sync.Mutex
 	live     map[string]*job

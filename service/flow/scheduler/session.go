@@ -27,13 +27,13 @@ func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
 // slotWithin bounds the look at a slot after a session's turn: the slot's next task waits for it.
 const slotWithin = time.Second
 
-// kept tells the sessions what KV a completed task has left in its slot. The caller still has the slot.
-func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r engine.Result) {
+// kept notes what KV a completed task has left in its slot. The caller still has the slot.
+func (l *lane) kept(ctx context.Context, j *job, t *task.Task, warm bool, lease Lease, r engine.Result) {
 	kv := task.KV{Slot: r.Slot, Cells: r.Cells}
 	if warm {
 		kv.Cached = r.Cached
 	}
-	if keeper, ok := lease.Engine().(engine.Keeper); ok && t.Request.SessionID != "" && t.Determinism == task.BestEffort {
+	if keeper, ok := lease.Engine().(engine.Keeper); ok && t.Request.SessionID != "" && reuses(t, lease.Replica()) {
 		bounded, stop := awake.WithTimeout(ctx, slotWithin)
 		defer stop()
 		slots, err := keeper.Slots(bounded)
@@ -45,9 +45,28 @@ func (l *lane) kept(ctx context.Context, t *task.Task, warm bool, lease Lease, r
 		}
 	}
 	l.s.o.Sessions.Kept(*t, lease.Replica().ID, lease.Lost(), kv)
+	if t.Request.Workload != task.Completion {
+		return
+	}
+	l.s.prefixes.Left(lease.Replica().ID, lease.Lost(), lease.Replica().Slots, j.chain)
+	if len(t.Request.Messages) > 0 && reuses(t, lease.Replica()) {
+		lease.KeepWarm() // the conversation is likely to go on
+	}
 }
 
-// reuse reports whether a task may use KV of what ran before it. A strict one never does: its bytes must not depend on that.
-func reuse(t *task.Task) bool {
-	return t.Determinism == task.BestEffort && t.Request.KVHint != task.KVCold
+// reuses reports whether a task may find KV on a replica that it can use.
+func reuses(t *task.Task, on Replica) bool {
+	what := reuse(t)
+	return what == engine.ReuseAny || what == engine.ReuseExact && on.Piece > 0
+}
+
+// reuse is what a task may take from the KV of what ran before it. A strict one gets the bytes of a cold start all the same (LO-206).
+func reuse(t *task.Task) engine.Reuse {
+	switch {
+	case t.Request.KVHint == task.KVCold:
+		return engine.ReuseNothing
+	case t.Determinism == task.BestEffort:
+		return engine.ReuseAny
+	}
+	return engine.ReuseExact
 }

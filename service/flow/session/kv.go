@@ -74,8 +74,7 @@ func (m *Manager) Kept(t task.Task, replicaID string, lost <-chan struct{}, kv t
 	if e != nil {
 		m.o.Metrics.turn(kv.Cached > 0)
 	}
-	// The KV of a strict task could be used as well, but strict tasks are promised to have nothing to do with others.
-	if e != nil && t.Determinism == task.BestEffort && kv.Told {
+	if e != nil && kv.Told {
 		h.session, e.place = e.ID, at
 	}
 	m.cells[at] = h

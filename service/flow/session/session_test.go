@@ -468,9 +468,6 @@ func TestWarmthIsTheEngines(t *testing.T) {
 	lost := make(chan struct{})
 	warm := func() { run("warm", nil, func(one task.Task) { w.keep(one, 7, 0) }) }
 	for name, cools := range map[string]func(){
-		"strict turn in the slot": func() {
-			run("strict", func(t *task.Task) { t.Determinism = task.Strict }, func(one task.Task) { w.keep(one, 8, 0) })
-		},
 		"another's task in the slot":  func() { w.m.Began(turn("other", ""), "default-0", 1) },
 		"a probe that nobody told of": func() { w.slots[cell{"default-0", 0}] = Slot{Job: 8} },
 		"an engine that is gone":      func() { delete(w.slots, cell{"default-0", 0}) },
@@ -502,6 +499,9 @@ func TestWarmthIsTheEngines(t *testing.T) {
 	require.Empty(t, w.m.Warm("unknown"))
 	run("again", nil, func(one task.Task) { w.keep(one, 9, 30) })
 	require.Equal(t, 1.0, testutil.ToFloat64(w.o.Metrics.turns.WithLabelValues("warm")))
+	run("strict", func(t *task.Task) { t.Determinism = task.Strict }, func(one task.Task) { w.keep(one, 10, 32) })
+	require.True(t, w.get("s").Warm, "a strict turn leaves KV as well")
+	require.Equal(t, 2.0, testutil.ToFloat64(w.o.Metrics.turns.WithLabelValues("warm")))
 	require.NoError(t, w.m.Delete(t.Context(), "s"))
 	require.Equal(t, []cell{{"default-0", 0}}, w.erased)
 	require.Equal(t, task.NotFound, code(w.m.Delete(t.Context(), "s")))

@@ -66,6 +66,7 @@ type PoolView struct {
 	Ctx            int            // tokens
 	Slots          int            // per replica
 	Features       []task.Feature // what chats may ask of it; empty: nobody knows
+	Piece          int            // tokens of a whole piece of prompt that strict tasks reuse; 0: they start cold, or nobody knows
 	SamplerProfile string
 	Ready          bool
 	Draining       bool

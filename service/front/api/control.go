@@ -37,6 +37,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 			ID: gen.PoolID(p.ID), Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 			Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Ctx: p.Ctx, Slots: p.Slots,
 			Features: toFeatures(p.Features), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
+			ReusePiece: gen.OptInt{Value: p.Piece, Set: p.Piece > 0},
 		})
 	}
 	for _, o := range h.contract.operations {

@@ -180,6 +180,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 				RequestDigest:    e.Receipt.RequestDigest,
 				TranscriptSHA256: e.Receipt.TranscriptSHA256,
 				TranscriptForm:   optForm(e.Receipt.TranscriptForm),
+				TokensCached:     gen.OptInt{Value: e.Receipt.TokensCached, Set: e.Receipt.TokensCached > 0},
 				ReplicaID:        e.Receipt.ReplicaID,
 				EngineVersion:    e.Receipt.EngineVersion,
 				ModelDigest:      e.Receipt.ModelDigest,

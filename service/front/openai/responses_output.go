@@ -317,8 +317,10 @@ func (r *response) write(w *jx.Writer, status string, endedAt time.Time, end *ta
 		u := usageOf(end)
 		w.RawStr(`,"usage":{"input_tokens":`)
 		w.Int(u.Prompt)
-		// Nobody counts the details, and the document wants them.
-		w.RawStr(`,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"output_tokens":`)
+		w.RawStr(`,"input_tokens_details":{"cached_tokens":`)
+		w.Int(end.Receipt.TokensCached)
+		// Nobody counts the other details, and the document wants them.
+		w.RawStr(`,"cache_write_tokens":0},"output_tokens":`)
 		w.Int(u.Completion)
 		w.RawStr(`,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":`)
 		w.Int(u.Total)

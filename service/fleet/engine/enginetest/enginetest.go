@@ -265,10 +265,10 @@ func (s *suite) kv() {
 	if !ok || !s.KV {
 		return
 	}
-	run := func(cache bool) (told int, r engine.Result) {
+	run := func(reuse engine.Reuse) (told int, r engine.Result) {
 		told = -1
 		j := job(7, 4)
-		j.CachePrompt, j.Cached = cache, func(n int) { told = n }
+		j.Reuse, j.Cached = reuse, func(n int) { told = n }
 		_, r = s.generate(j)
 		require.Equal(s.t, r.Cached, told, "it is told before the first token")
 		return told, r
@@ -285,17 +285,17 @@ func (s *suite) kv() {
 		require.Fail(s.t, "there is no such slot")
 		return engine.Slot{}
 	}
-	_, first := run(false)
+	_, first := run(engine.ReuseNothing)
 	was := slot(first.Slot)
 	require.True(s.t, was.Told)
 	require.Equal(s.t, first.TokensIn+first.TokensOut-1, first.Cells)
-	cached, second := run(true)
+	cached, second := run(engine.ReuseAny)
 	require.Equal(s.t, second.TokensIn-1, cached)
 	require.NotEqual(s.t, was.Job, slot(second.Slot).Job, "another job has been there")
-	cached, _ = run(false)
+	cached, _ = run(engine.ReuseNothing)
 	require.Zero(s.t, cached, "a job that may not use it starts cold, whatever is there")
 	require.NoError(s.t, keeper.Erase(s.t.Context(), second.Slot))
-	cached, _ = run(true)
+	cached, _ = run(engine.ReuseAny)
 	require.Zero(s.t, cached)
 }
 

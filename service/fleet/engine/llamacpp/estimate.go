@@ -35,28 +35,37 @@ type sizer struct {
 }
 
 // size reads the header. With an error the sizer guesses.
-func size(w engine.Worker, fileBytes int64) (sized engine.Sizer, err error) {
+func size(w engine.Worker, fileBytes int64) (engine.Sizer, error) {
 	s := &sizer{w: w, size: fileBytes}
-	defer func() {
-		if p := recover(); p != nil { // the parser panics if a header contradicts itself
-			s.file, s.own, sized, err = nil, 0, s, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
-		}
-	}()
-	parts, err := gguf.Parts(w.Model) // the parser reads all of them
+	file, err := header(w.Model)
 	if err != nil {
-		return s, fmt.Errorf("read the model's header: %w", err)
-	}
-	for _, part := range parts {
-		if err := gguf.Check(part); err != nil {
-			return s, fmt.Errorf("read the model's header: %w", err)
-		}
-	}
-	file, err := parser.ParseGGUFFile(w.Model, parser.UseMMap())
-	if err != nil {
-		return s, fmt.Errorf("read the model's header: %w", err)
+		return s, err
 	}
 	s.file, s.own = file, int(min(file.Architecture().MaximumContextLength, maxCtx))
 	return s, nil
+}
+
+// header reads the header of a model's file.
+func header(model string) (file *parser.GGUFFile, err error) {
+	defer func() {
+		if p := recover(); p != nil { // the parser panics if a header contradicts itself
+			file, err = nil, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
+		}
+	}()
+	parts, err := gguf.Parts(model) // the parser reads all of them
+	if err != nil {
+		return nil, fmt.Errorf("read the model's header: %w", err)
+	}
+	for _, part := range parts {
+		if err := gguf.Check(part); err != nil {
+			return nil, fmt.Errorf("read the model's header: %w", err)
+		}
+	}
+	if file, err = parser.ParseGGUFFile(model, parser.UseMMap()); err != nil {
+		return nil, fmt.Errorf("read the model's header: %w", err)
+	}
+	file.Architecture() // it may panic too
+	return file, nil
 }
 
 // OwnCtx implements engine.Sizer.

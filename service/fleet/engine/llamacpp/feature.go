@@ -23,6 +23,8 @@ type capabilities struct {
 	} `json:"modalities"`
 	Marker string         `json:"media_marker"`
 	Told   []task.Feature `json:"features"` // by the built-in worker
+	// Exact is told by the built-in worker alone: whether it can reuse a part of its slot's KV without changing a byte.
+	Exact *bool `json:"cache_exact"`
 }
 
 // always are the features that every llama-server has, but for a model that cannot think.

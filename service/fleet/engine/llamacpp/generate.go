@@ -39,6 +39,7 @@ type streamOptions struct {
 type sampling struct {
 	Stream         bool     `json:"stream"`
 	CachePrompt    bool     `json:"cache_prompt"`
+	CacheExact     bool     `json:"cache_exact,omitempty"` // only the built-in worker knows it
 	NPredict       int      `json:"n_predict"`
 	Seed           uint32   `json:"seed"`
 	Samplers       []string `json:"samplers"`
@@ -113,6 +114,15 @@ type final struct {
 
 // Generate streams /completion, or the chat endpoint where only that can do what the job asks.
 func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
+	r, err := e.generate(ctx, job, emit)
+	if errors.Is(err, errMisfit) { // before the first piece
+		job.Reuse = engine.ReuseNothing
+		return e.generate(ctx, job, emit)
+	}
+	return r, err
+}
+
+func (e *Engine) generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
 	g.watch(watched(job.Sampling.Stop))
 	s, err := e.start(ctx, g)
@@ -170,15 +180,19 @@ func (g *generation) watch(words []string) {
 
 // generation is what was read of a stream so far.
 type generation struct {
-	engine *Engine
-	job    *engine.Job
-	chats  bool // on the chat endpoint
-	frame  frame
-	out    pieces
-	stops  *stops // nil: the engine sees every stop string by itself
-	final  []byte // the last frame
-	end    ending // the same of the chat endpoint, which tells it in several frames
-	ours   error  // why we left the stream; nil: we did not, or the connection broke
+	engine  *Engine
+	job     *engine.Job
+	chats   bool // on the chat endpoint
+	frame   frame
+	out     pieces
+	stops   *stops // nil: the engine sees every stop string by itself
+	final   []byte // the last frame
+	end     ending // the same of the chat endpoint, which tells it in several frames
+	ours    error  // why we left the stream; nil: we did not, or the connection broke
+	reuses  int    // how much of the prompt is to come from KV, for the bytes of a cold start
+	checked bool   // the engine has told how much did
+	leaves  bool   // the job leaves KV that a later one may reuse for the bytes of a cold start
+	read    bool   // the prompt is computed
 }
 
 // take takes in one frame of the native endpoint.
@@ -190,6 +204,8 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 	switch {
 	case f.failed, f.progress:
 		return g.aside(event)
+	case !g.computed():
+		return false, g.ours
 	case f.stop:
 		g.final = bytes.Clone(event.Data)
 		return false, nil
@@ -210,6 +226,9 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 	}
 	if f.failed || f.progress {
 		return g.aside(event)
+	}
+	if len(f.reasoning)+len(f.content)+len(f.calls) > 0 && !g.computed() { // the role comes in a frame of its own, and may come early
+		return false, g.ours
 	}
 	if len(f.reasoning) > 0 {
 		g.ours = g.out.take(task.EventReasoning, f.reasoning)
@@ -242,7 +261,7 @@ func (g *generation) aside(event httpsse.Event) (more bool, err error) {
 		g.ours = g.engine.failed(event.Data)
 	} else if err := engine.Believe(engine.Tokens("cache", g.frame.cached)); err != nil {
 		g.ours = g.engine.c.Reset(err)
-	} else {
+	} else if g.fits(g.frame.cached) {
 		g.told(g.frame.cached)
 	}
 	return true, g.ours
@@ -278,7 +297,7 @@ func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, err
 		return nil, refused
 	}
 	if g.chats = e.onChatEndpoint(job, told); g.chats {
-		return e.startChat(ctx, job, told)
+		return e.startChat(ctx, g, told)
 	}
 	if len(job.Messages) > 0 && job.Prompt == "" {
 		if job.Prompt, err = e.ApplyTemplate(ctx, job.Messages, job.Chat); err != nil {
@@ -290,6 +309,7 @@ func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, err
 	if body.sampling, err = e.sampling(ctx, job, told.ctx, responseFields); err != nil {
 		return nil, err
 	}
+	e.reuse(ctx, g, told, &body.sampling)
 	if job.Chat != nil {
 		body.form = formOf(job.Chat.Format)
 	}
@@ -305,7 +325,8 @@ const tries = 3
 
 // startChat sends the request to the chat endpoint, which renders the messages once more. If the template may print the date, it is asked again behind that: what is the
 // same before and behind was the same in between.
-func (e *Engine) startChat(ctx context.Context, job *engine.Job, told *told) (*httpsse.Stream, error) {
+func (e *Engine) startChat(ctx context.Context, g *generation, told *told) (*httpsse.Stream, error) {
+	job := g.job
 	for range tries {
 		c, err := e.asRecorded(ctx, job)
 		if err != nil {
@@ -315,6 +336,7 @@ func (e *Engine) startChat(ctx context.Context, job *engine.Job, told *told) (*h
 		if body.sampling, err = e.sampling(ctx, job, told.ctx, verboseFields); err != nil {
 			return nil, err
 		}
+		e.reuse(ctx, g, told, &body.sampling)
 		s, err := e.c.Stream(ctx, "/v1/chat/completions", body)
 		if err != nil {
 			return nil, explain(err)
@@ -343,7 +365,7 @@ func (e *Engine) sampling(ctx context.Context, job *engine.Job, size int, fields
 		}
 	}
 	out = sampling{
-		Stream: true, CachePrompt: job.CachePrompt, NPredict: limit, Seed: job.Seed, Samplers: samplers,
+		Stream: true, NPredict: limit, Seed: job.Seed, Samplers: samplers,
 		Temperature: job.Sampling.Temperature, TopK: job.Sampling.TopK, TopP: job.Sampling.TopP, MinP: job.Sampling.MinP,
 		RepeatPenalty: job.Sampling.RepeatPenalty, RepeatLastN: repeatLastN, Stop: job.Sampling.Stop, ResponseFields: fields,
 		LogitBias: [][2]any{}, off: allOff,

@@ -79,17 +79,23 @@ func libraries(dir string, gpu bool) (missing string, err error) {
 }
 
 func command(w engine.Worker) engine.Command {
+	piece := piece(w)
 	if w.BuiltIn {
 		return engine.Command{
 			Args: []string{
-				"worker", "--model", w.Model, "--libs", w.Libs, "--threads", strconv.Itoa(w.Threads),
+				"worker", "--model", w.Model, "--libs", w.Libs, "--threads", strconv.Itoa(w.Threads), "--ubatch", strconv.Itoa(piece),
 				"--pace", strconv.FormatFloat(w.Pace, 'g', -1, 64), "--workload", string(w.Workload),
 			},
+			Batch: piece, Piece: piece,
 			Sized: func(ctx int) []string { return []string{"--ctx", strconv.Itoa(ctx)} },
 			Flags: []string{"workload=" + string(w.Workload)},
 		}
 	}
-	c := engine.Command{Batch: batch, Flags: flags(w), Args: []string{
+	batch, microBatch := batch, microBatch
+	if piece > 0 {
+		batch, microBatch = piece, piece
+	}
+	c := engine.Command{Batch: batch, Piece: piece, Flags: flags(w), Args: []string{
 		"-m", w.Model, "--parallel", strconv.Itoa(w.Slots), "-t", strconv.Itoa(w.Threads),
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
 		"--host", w.Host, "--port", w.Port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",

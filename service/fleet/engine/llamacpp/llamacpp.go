@@ -25,6 +25,8 @@ type Engine struct {
 	c *httpsse.Client
 	// props is what Props said last; nil: it was never asked. Whoever restarts the process behind the URL calls Props again before the next job.
 	props atomic.Pointer[told]
+	piece int // as in engine.Endpoint
+	held  held
 }
 
 // told is what an engine told of itself that a job depends on.
@@ -33,6 +35,7 @@ type told struct {
 	features []task.Feature
 	marker   string // that stands for an image in a prompt; empty: it takes none
 	dated    bool   // its chat template may print the date
+	builtIn  bool   // it is the built-in worker, which itself knows what its slot holds
 }
 
 // llama.cpp has every face.
@@ -51,7 +54,7 @@ var _ interface {
 
 // New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
 func New(at engine.Endpoint) *Engine {
-	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "llama-server", Network: at.Network})}
+	return &Engine{piece: at.Piece, c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "llama-server", Network: at.Network})}
 }
 
 // Close drops idle connections.
@@ -85,7 +88,7 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 	if err := engine.Believe(engine.Tokens("n_ctx", body.Defaults.Ctx), engine.Slots("total_slots", body.Slots)); err != nil {
 		return engine.Props{}, e.c.Reset(err)
 	}
-	t := &told{ctx: body.Defaults.Ctx, features: body.features(), marker: body.Marker, dated: body.dated()}
+	t := &told{ctx: body.Defaults.Ctx, features: body.features(), marker: body.Marker, dated: body.dated(), builtIn: body.Exact != nil}
 	e.props.Store(t)
 	return engine.Props{
 		Build: task.Clip(body.Build, engine.MaxBuild), System: body.System, Ctx: t.ctx, Slots: body.Slots, Features: t.features,
@@ -105,18 +108,15 @@ func (e *Engine) told(ctx context.Context) (*told, error) {
 
 // CountTokens asks /tokenize, with the special tokens that a completion adds and parses.
 func (e *Engine) CountTokens(ctx context.Context, prompt string) (int, error) {
-	request := struct {
-		Content string `json:"content"`
-		Add     bool   `json:"add_special"`
-		Parse   bool   `json:"parse_special"`
-	}{prompt, true, true}
-	var body struct {
-		Tokens []int32 `json:"tokens"`
-	}
-	if err := e.c.Post(ctx, "/tokenize", request, &body); err != nil {
-		return 0, err
-	}
-	return len(body.Tokens), nil
+	tokens, err := e.tokens(ctx, prompt)
+	return len(tokens), err
+}
+
+// tokenize is the body of POST /tokenize.
+type tokenize struct {
+	Content string `json:"content"`
+	Add     bool   `json:"add_special"`
+	Parse   bool   `json:"parse_special"`
 }
 
 // Chats implements engine.Chatter.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -57,9 +58,17 @@ func TestMain(m *testing.M) {
 // launchWorker starts the built-in worker and returns an adapter on it when it is ready. Pace is in tokens a second.
 func launchWorker(t testing.TB, workload task.Workload, pace float64) (*llamacpp.Engine, *exec.Cmd) {
 	t.Helper()
+	return launchWorkerWith(t, map[string]any{"Workload": workload, "Pace": pace}, 0)
+}
+
+// launchWorkerWith starts it with other options, for an adapter that knows of its pieces.
+func launchWorkerWith(t testing.TB, options map[string]any, piece int) (*llamacpp.Engine, *exec.Cmd) {
+	t.Helper()
 	exe, err := os.Executable()
 	require.NoError(t, err)
-	raw, err := json.Marshal(map[string]any{"Model": model, "Libs": libs, "Ctx": 256, "Threads": 1, "Workload": workload, "Pace": pace})
+	all := map[string]any{"Model": model, "Libs": libs, "Ctx": 256, "Threads": 1}
+	maps.Copy(all, options)
+	raw, err := json.Marshal(all)
 	require.NoError(t, err)
 	cmd := exec.Command(exe)
 	cmd.Env = append(os.Environ(), envWorker+"="+string(raw), "LLAMA_API_KEY="+key)
@@ -74,12 +83,18 @@ func launchWorker(t testing.TB, workload task.Workload, pace float64) (*llamacpp
 	require.NoError(t, err)
 	var hello struct{ Listening string }
 	require.NoError(t, json.Unmarshal(line, &hello))
-	return connect(t, "http://"+hello.Listening), cmd
+	return connectTo(t, engine.Endpoint{URL: "http://" + hello.Listening, Piece: piece}), cmd
 }
 
 func connect(t testing.TB, url string) *llamacpp.Engine {
 	t.Helper()
-	e := llamacpp.New(engine.Endpoint{URL: url, Key: key})
+	return connectTo(t, engine.Endpoint{URL: url})
+}
+
+func connectTo(t testing.TB, at engine.Endpoint) *llamacpp.Engine {
+	t.Helper()
+	at.Key = key
+	e := llamacpp.New(at)
 	t.Cleanup(e.Close)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -54,5 +54,6 @@ func (e *Engine) Slots(ctx context.Context) ([]engine.Slot, error) {
 // Erase asks /slots/ID?action=erase.
 func (e *Engine) Erase(ctx context.Context, slot int) error {
 	var erased struct{}
+	e.held.forget()
 	return e.c.Post(ctx, fmt.Sprintf("/slots/%d?action=erase", slot), struct{}{}, &erased)
 }
