@@ -23,6 +23,14 @@ func (s *Scheduler) Get(ctx context.Context, id string) (task.Status, error) {
 	return r.Status(), err
 }
 
+// Ended is the record of a task that has ended. NOT_FOUND, CONFLICT where it has not, DELETED.
+func (s *Scheduler) Ended(ctx context.Context, id string) (task.Record, error) {
+	if err := s.ended(ctx, id); err != nil {
+		return task.Record{}, err
+	}
+	return s.finished(ctx, id)
+}
+
 // finished is a task that is no longer live, and was not deleted.
 func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error) {
 	r, ok, err := s.lookUp(ctx, id)

@@ -46,6 +46,7 @@ type storedRequest struct {
 	Messages       []task.Message    `json:"messages,omitempty"`
 	Chat           *task.Chat        `json:"chat,omitempty"`
 	Inputs         []string          `json:"inputs,omitempty"`
+	ReplayOf       string            `json:"replay_of,omitempty"`
 	Seed           *uint32           `json:"seed,omitempty"`
 	Params         task.Params       `json:"params"`
 	SamplerProfile string            `json:"sampler_profile,omitempty"`
@@ -103,7 +104,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 		MostTokens: t.MostTokens,
 		Request: storedRequest{
 			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
-			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
+			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, ReplayOf: q.ReplayOf, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
 			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx, Quantisation: q.Quantisation,
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 			ReturnWithinNS: q.ReturnWithin, Front: q.Front, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
@@ -142,7 +143,7 @@ func decodeTask(text []byte, t *task.Task) error {
 	}
 	t.Request = task.Request{
 		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
-		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
+		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, ReplayOf: q.ReplayOf, Seed: q.Seed, Params: q.Params,
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx, Quantisation: q.Quantisation,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 		ReturnWithin: q.ReturnWithinNS, Front: q.Front, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,
