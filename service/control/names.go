@@ -95,7 +95,7 @@ func suggest(now config.Config, name string) string {
 func rules(p config.Params) admission.Rules {
 	r := admission.Rules{Default: admission.Settings(p.Default), Override: admission.Settings(p.Override)}
 	for _, name := range p.Strip {
-		r.Strip = append(r.Strip, admission.Setting(name))
+		r.Strip = append(r.Strip, task.Setting(name))
 	}
 	return r
 }

@@ -162,6 +162,9 @@ func (d *Desk) choose(req task.Request) (task.Request, Pool, placement.Routing, 
 		return req, Pool{}, routing, err
 	}
 	req = pool.Rules.Apply(req)
+	if len(req.Unfit) > 0 {
+		return req, pool, routing, req.Unfit[0].Err
+	}
 	if err := serves(req, pool); err != nil {
 		return req, pool, routing, err
 	}

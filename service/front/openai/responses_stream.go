@@ -15,7 +15,7 @@ import (
 // response serves /v1/responses.
 func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 	var in responseRequest
-	a, q, err := f.submit(w, r, &in)
+	a, q, err := f.submit(w, r, &in, &in.names)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -31,6 +32,7 @@ import (
 type Line struct {
 	Refusal error // of every submit
 	Counted int   // tokens of every prompt; 0: nobody counted them
+	Checks  bool  // it refuses what admission refuses in any request
 
 	mu       sync.Mutex
 	requests []task.Request
@@ -50,6 +52,14 @@ func New() *Line {
 func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(r.Unfit) > 0 { // no configuration takes anything out
+		return task.Admission{}, r.Unfit[0].Err
+	}
+	if l.Checks {
+		if err := admission.Check(r, admission.Limits{PromptBytes: 1 << 20, Inputs: 100}); err != nil {
+			return task.Admission{}, err
+		}
+	}
 	l.requests = append(l.requests, r)
 	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted}, l.Refusal
 }
