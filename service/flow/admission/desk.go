@@ -59,8 +59,9 @@ type Options struct {
 
 // Desk takes submits. Its methods may be called from several goroutines.
 type Desk struct {
-	o    Options
-	caps *caps
+	o     Options
+	caps  *caps
+	turns turns // to have an engine read a prompt
 }
 
 // NewDesk makes a desk.
@@ -209,6 +210,13 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 		return nil
 	default: // its last worker was lost just now
 		return task.Standing{State: task.PoolLoading}.Refusal(f.Pool.ID, f.Pool.Engine)
+	}
+	if len(req.Messages) > 0 || d.counts(req, f) {
+		done, err := d.turns.take(ctx, f.Pool.ID)
+		if err != nil {
+			return err
+		}
+		defer done()
 	}
 	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
 		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages, req.Chat); err != nil {
