@@ -78,7 +78,7 @@ func TestNamesOfModels(t *testing.T) {
 func TestAWishForAQuantisationLooksIntoAPoolsFile(t *testing.T) {
 	_, url := engineOf(t)
 	file := haikus(t, "own.gguf")[0]
-	o := operate(t, external("a", url), onFile("b", file))
+	o := operate(t, external("a", url), onFile(file))
 	seen := candidates{Fleet: o.operator.Fleet, schedule: o.schedule}
 	route := func(name string) (placement.Routing, error) {
 		q, err := seen.Resolve(task.Request{ModelRef: name, Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}})

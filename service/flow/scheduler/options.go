@@ -57,6 +57,8 @@ type Replica struct {
 // Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
 type Ledger interface {
 	Accept(ctx context.Context, t task.Task) error
+	// Render records the prompt that a run has made of a task's messages.
+	Render(ctx context.Context, t task.Task) error
 	Dispatch(ctx context.Context, d task.Dispatch) error
 	// Started and Checkpoint take a note and return at once. A crash may lose it.
 	Started(d task.Dispatch)

@@ -22,6 +22,7 @@ type storedTask struct {
 	EngineVersion    string           `json:"engine_version,omitempty"`
 	ModelID          string           `json:"model_id,omitempty"`
 	Prompt           *string          `json:"prompt,omitempty"` // nil: it is the request's
+	RenderedMS       int64            `json:"rendered_ms,omitempty"`
 	PromptTokens     int              `json:"prompt_tokens,omitempty"`
 	Seed             uint32           `json:"seed"`
 	Sampling         task.Sampling    `json:"sampling"`
@@ -114,6 +115,9 @@ func encodeTask(t task.Task) ([]byte, error) {
 	if t.Prompt != q.Prompt {
 		s.Prompt = &t.Prompt
 	}
+	if !t.RenderedAt.IsZero() {
+		s.RenderedMS = t.RenderedAt.UnixMilli()
+	}
 	return encode(s)
 }
 
@@ -140,6 +144,9 @@ func decodeTask(text []byte, t *task.Task) error {
 	t.ModelID, t.MostTokens = s.ModelID, s.MostTokens
 	if s.Prompt != nil {
 		t.Prompt = *s.Prompt
+	}
+	if s.RenderedMS != 0 {
+		t.RenderedAt = time.UnixMilli(s.RenderedMS).UTC()
 	}
 	t.Request = task.Request{
 		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
