@@ -63,7 +63,7 @@ const programWithin = 3 * time.Minute
 
 // Every case of every SDK's program passes, and each program has the cases that its file names.
 //
-// LO-420
+// LO-401, LO-420
 func TestOfficialSDKs(t *testing.T) {
 	tools := os.Getenv("LLORCH_CLIENTS")
 	require.NotEmpty(t, tools, "these tests need SDKs from npm: run `go tool mage clients`")

@@ -79,7 +79,7 @@ func (t Task) Digest() string {
 func (t Task) Admission() Admission {
 	return Admission{
 		TaskID: t.ID, PoolID: t.PoolID, QueuePosition: t.QueuePosition, PredictedStart: t.PredictedStart, Backoff: t.Backoff,
-		Seed: t.Seed, Determinism: t.Determinism, PromptTokens: t.PromptTokens,
+		Seed: t.Seed, Determinism: t.Determinism, PromptTokens: t.PromptTokens, AcceptedAt: t.AcceptedAt.UTC().Truncate(time.Millisecond),
 	}
 }
 
@@ -100,7 +100,9 @@ type Admission struct {
 	Backoff        time.Duration
 	Seed           uint32
 	Determinism    Determinism
-	PromptTokens   int // 0: nobody counted them, since they fit in any case
+	PromptTokens   int       // 0: nobody counted them, since they fit in any case
+	AcceptedAt     time.Time // to the millisecond, as the ledger keeps it
+	Failure        *Error    // of a repeated submit: how the task ended, if that was without an answer
 }
 
 // Receipt says what a stream's bytes depend on and what they are (LO-204). Digests are hex.

@@ -15,7 +15,7 @@ import (
 func TestAReplayHasTheWordsOfItsTask(t *testing.T) {
 	said := task.Request{
 		ModelRef: "other", Workload: task.Completion, Messages: []task.Message{{Role: task.RoleUser, Content: "two words"}},
-		Chat: &task.Chat{Reasoning: task.Reasoning{Split: true}}, Front: "openai", KeepText: 10 * time.Minute, Priority: task.Batch, SessionID: "s", ID: "was",
+		Chat: &task.Chat{Reasoning: task.Reasoning{Split: true}}, Front: task.Front{Dialect: "openai"}, KeepText: 10 * time.Minute, Priority: task.Batch, SessionID: "s", ID: "was",
 	}
 	d := &desk{pools: []Pool{facts().Pool}, ready: true, ended: map[string]task.Request{"was": said}}
 	s, _ := open(d)

@@ -59,6 +59,8 @@ type Ledger interface {
 	Accept(ctx context.Context, t task.Task) error
 	// Render records the prompt that a run has made of a task's messages.
 	Render(ctx context.Context, t task.Task) error
+	// AcceptRunning is Accept and Dispatch at once.
+	AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error
 	Dispatch(ctx context.Context, d task.Dispatch) error
 	// Started and Checkpoint take a note and return at once. A crash may lose it.
 	Started(d task.Dispatch)

@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"net/http"
 	"slices"
 	"strconv"
@@ -51,7 +50,7 @@ type Options struct {
 	// Hold is how long the head of a stream is held back while its task waits; default 5 s. HoldWhole is the same for an answer
 	// that is sent as a whole; default 240 s (LO-406).
 	Hold, HoldWhole time.Duration
-	// ReturnWithin is how long the task of a client that is gone goes on where the client sent a key to come back with; default 2 min. Keep is
+	// ReturnWithin is how long the task of a client that is gone goes on where the client sent a key to come back with; default 10 s. Keep is
 	// how long what was asked and answered is kept after the end; default 10 min.
 	ReturnWithin, Keep time.Duration
 }
@@ -72,7 +71,7 @@ func New(name string, o Options) *Exchange {
 		o.Now = time.Now
 	}
 	o.Hold, o.HoldWhole = cmp.Or(o.Hold, 5*time.Second), cmp.Or(o.HoldWhole, 240*time.Second)
-	o.ReturnWithin, o.Keep = cmp.Or(o.ReturnWithin, 2*time.Minute), cmp.Or(o.Keep, 10*time.Minute)
+	o.ReturnWithin, o.Keep = cmp.Or(o.ReturnWithin, 10*time.Second), cmp.Or(o.Keep, 10*time.Minute)
 	return &Exchange{o: o, name: name}
 }
 
@@ -113,8 +112,9 @@ func (x *Exchange) Count(ctx context.Context, q task.Request) (int, error) { ret
 
 // Answer is what comes of an accepted request. One of its methods must be called.
 type Answer struct {
-	ID           string // of the task
-	PromptTokens int    // 0: nobody has counted them yet
+	ID           string    // of the task
+	Created      time.Time // when the task was accepted. What joins it later gets the same
+	PromptTokens int       // 0: nobody has counted them yet
 	x            *Exchange
 	events       delivery.Events
 	done         func(whole bool)
@@ -124,22 +124,23 @@ type Answer struct {
 func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request, body []byte) (*Answer, error) {
 	call := gate.CallFrom(r.Context())
 	q.CorrelationID, q.Actor = call.CorrelationID, call.Identity
-	q.BodySHA256 = sha256.Sum256(append([]byte(strings.TrimRight(r.URL.Path, "/")+"\n"), body...)) // one body may mean two things on two paths
-	q.Front, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
-	key := r.Header.Get("Idempotency-Key")
-	if key != "" { // the same request joins the task; a client that goes may come back for a while
-		sum := sha256.Sum256([]byte(call.Identity + "\n" + key))
-		q.ID, q.ReturnWithin = "key-"+hex.EncodeToString(sum[:16]), x.o.ReturnWithin
-	}
-	admitted, err := x.o.Tasks.Submit(r.Context(), q)
-	switch {
-	case key != "" && task.HasCode(err, task.Conflict):
-		return nil, task.Errorf(task.Conflict,
-			"this Idempotency-Key was sent before, with another request or with one whose answer is deleted by now: choose another key").Because(err)
-	case err != nil:
+	q.BodySHA256 = sha256.Sum256(body)
+	q.Front.Dialect, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
+	key, err := keyOf(r.Header)
+	if err != nil {
 		return nil, err
 	}
-	a := &Answer{ID: admitted.TaskID, PromptTokens: admitted.PromptTokens, x: x}
+	var admitted task.Admission
+	if key == "" {
+		admitted, err = x.o.Tasks.Submit(r.Context(), q)
+	} else { // a client that goes may come back for a while
+		q.ReturnWithin = x.o.ReturnWithin
+		admitted, err = x.submitOnce(r.Context(), q, scoped(x.name, strings.TrimRight(r.URL.Path, "/"), call.Identity, key))
+	}
+	if err != nil {
+		return nil, err
+	}
+	a := &Answer{ID: admitted.TaskID, Created: admitted.AcceptedAt, PromptTokens: admitted.PromptTokens, x: x}
 	a.done = x.keep
 	if key == "" {
 		a.done = x.canceler(a.ID) //nolint:contextcheck // the request is over by then

@@ -61,7 +61,7 @@ func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error)
 		}
 	}
 	l.requests = append(l.requests, r)
-	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted}, l.Refusal
+	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted, AcceptedAt: time.Unix(1699999999, 0).UTC()}, l.Refusal
 }
 
 // Events implements exchange.Tasks.

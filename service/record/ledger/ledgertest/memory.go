@@ -129,6 +129,20 @@ func (m *Memory) Accept(ctx context.Context, t task.Task) error {
 	return m.write(ctx, t.ID, func(s *Store, e *entry) error { return s.accept(m, e, t) })
 }
 
+// AcceptRunning implements ledger.Ledger.
+func (m *Memory) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
+	if err := ledger.CheckTask(t); err != nil {
+		return err
+	}
+	return m.write(ctx, t.ID, func(s *Store, e *entry) error {
+		if err := s.accept(m, e, t); err != nil || e != nil {
+			return err
+		}
+		s.dispatch(s.byID[t.ID], d)
+		return nil
+	})
+}
+
 func (s *Store) accept(m *Memory, e *entry, t task.Task) error {
 	if e != s.bySeq[t.Seq] {
 		return ledger.ErrTaken
@@ -168,13 +182,18 @@ func (m *Memory) Dispatch(ctx context.Context, d task.Dispatch) error {
 			return ledger.ErrUnknown
 		case e.r.State.Final():
 			return ledger.ErrEnded
-		case e.start == 0:
-			s.starts++
-			e.start, e.r.StartedAt = s.starts, d.At
 		}
-		e.r.State, e.r.ReplicaID, e.r.Fingerprint = task.Running, d.ReplicaID, d.Fingerprint
+		s.dispatch(e, d)
 		return nil
 	})
+}
+
+func (s *Store) dispatch(e *entry, d task.Dispatch) {
+	if e.start == 0 {
+		s.starts++
+		e.start, e.r.StartedAt = s.starts, d.At
+	}
+	e.r.State, e.r.ReplicaID, e.r.Fingerprint = task.Running, d.ReplicaID, d.Fingerprint
 }
 
 // Started implements ledger.Ledger.
