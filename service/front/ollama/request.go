@@ -90,17 +90,15 @@ func (o *options) apply(q *task.Request) error {
 			return lenient.Cannot("options."+never.param, "this way to sample")
 		}
 	}
+	var err error
 	if o.NumPredict != nil && *o.NumPredict > 0 { // else as many as the context holds
-		var err error
 		q.MaxTokens, err = lenient.Bound("options.num_predict", o.NumPredict)
 		q.Lacks(task.SetMaxTokens, err)
 	}
 	if o.Seed != nil && *o.Seed != -1 { // which asks for any seed
-		var err error
 		q.Seed, err = lenient.Seed("options.seed", o.Seed)
 		q.Lacks(task.SetSeed, err)
 	}
-	var err error
 	q.Params.Stop, err = lenient.Stops("options.stop", o.Stop)
 	q.Lacks(task.SetStop, err)
 	o.Sampling.Read("options.", q)
