@@ -12591,6 +12591,12 @@ func (s *TaskRequest) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.ReplayOf.Set {
+			e.FieldStart("replay_of")
+			s.ReplayOf.Encode(e)
+		}
+	}
+	{
 		if s.Inputs != nil {
 			e.FieldStart("inputs")
 			e.ArrStart()
@@ -12674,7 +12680,7 @@ func (s *TaskRequest) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskRequest = [28]string{
+var jsonFieldsNameOfTaskRequest = [29]string{
 	0:  "model_ref",
 	1:  "task_id",
 	2:  "workload",
@@ -12690,19 +12696,20 @@ var jsonFieldsNameOfTaskRequest = [28]string{
 	12: "template_args",
 	13: "format",
 	14: "logit_bias",
-	15: "inputs",
-	16: "seed",
-	17: "params",
-	18: "sampler_profile_version",
-	19: "determinism",
-	20: "max_tokens",
-	21: "deadline_ms",
-	22: "ctx",
-	23: "expected_tokens",
-	24: "placement",
-	25: "kv_hint",
-	26: "on_disconnect",
-	27: "output_mode",
+	15: "replay_of",
+	16: "inputs",
+	17: "seed",
+	18: "params",
+	19: "sampler_profile_version",
+	20: "determinism",
+	21: "max_tokens",
+	22: "deadline_ms",
+	23: "ctx",
+	24: "expected_tokens",
+	25: "placement",
+	26: "kv_hint",
+	27: "on_disconnect",
+	28: "output_mode",
 }
 
 // Decode decodes TaskRequest from json.
@@ -12879,6 +12886,16 @@ func (s *TaskRequest) Decode(d *jx.Decoder) error {
 				return nil
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"logit_bias\"")
+			}
+		case "replay_of":
+			if err := func() error {
+				s.ReplayOf.Reset()
+				if err := s.ReplayOf.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"replay_of\"")
 			}
 		case "inputs":
 			if err := func() error {

@@ -8467,6 +8467,10 @@ type TaskRequest struct {
 	Format       OptFormat `json:"format"`
 	// What is added to the logits of tokens, by their ids, before sampling. Default nothing.
 	LogitBias OptTaskRequestLogitBias `json:"logit_bias"`
+	// An ended task whose words are asked again: prompt, messages, tools, format and the like come from
+	// the server's record of it, by whatever front it came. The request then has none of its own. How
+	// tokens are chosen, the seed among it, is this request's. Default none.
+	ReplayOf OptTaskID `json:"replay_of"`
 	// Texts to embed, or documents to rerank. Bounded like `prompt`, in number and in bytes.
 	Inputs []string `json:"inputs"`
 	// Default chosen at admission, recorded and returned.
@@ -8570,6 +8574,11 @@ func (s *TaskRequest) GetFormat() OptFormat {
 // GetLogitBias returns the value of LogitBias.
 func (s *TaskRequest) GetLogitBias() OptTaskRequestLogitBias {
 	return s.LogitBias
+}
+
+// GetReplayOf returns the value of ReplayOf.
+func (s *TaskRequest) GetReplayOf() OptTaskID {
+	return s.ReplayOf
 }
 
 // GetInputs returns the value of Inputs.
@@ -8710,6 +8719,11 @@ func (s *TaskRequest) SetFormat(val OptFormat) {
 // SetLogitBias sets the value of LogitBias.
 func (s *TaskRequest) SetLogitBias(val OptTaskRequestLogitBias) {
 	s.LogitBias = val
+}
+
+// SetReplayOf sets the value of ReplayOf.
+func (s *TaskRequest) SetReplayOf(val OptTaskID) {
+	s.ReplayOf = val
 }
 
 // SetInputs sets the value of Inputs.

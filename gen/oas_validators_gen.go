@@ -9709,6 +9709,24 @@ func (s *TaskRequest) Validate() error {
 		})
 	}
 	if err := func() error {
+		if value, ok := s.ReplayOf.Get(); ok {
+			if err := func() error {
+				if err := value.Validate(); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "replay_of",
+			Error: err,
+		})
+	}
+	if err := func() error {
 		if s.Inputs == nil {
 			return nil // optional
 		}

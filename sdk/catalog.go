@@ -15,7 +15,7 @@ const modelPoll = 500 * time.Millisecond
 // AddModel adds a model to the server's catalog (ORCH-3060). If the model is not there within the request's WaitMs, its state is Fetching, and
 // WaitModel follows it. The same request again gets the same entry.
 func (c *Client) AddModel(ctx context.Context, request *gen.ModelRequest) (*gen.Model, error) {
-	answer, err := c.loading.CreateModel(ctx, request)
+	answer, err := c.waiting.CreateModel(ctx, request)
 	if err != nil {
 		return nil, typed(ctx, err)
 	}
@@ -72,7 +72,7 @@ func (c *Client) Model(ctx context.Context, id string) (*gen.Model, error) {
 // VerifyModel has the server read all of a model's bytes. That can take minutes: bound it with the context. If the bytes are not what they should
 // be, the answer says so; that is no error.
 func (c *Client) VerifyModel(ctx context.Context, id string) (*gen.Verification, error) {
-	answer, err := c.loading.VerifyModel(ctx, gen.VerifyModelParams{ID: gen.ModelID(id)})
+	answer, err := c.waiting.VerifyModel(ctx, gen.VerifyModelParams{ID: gen.ModelID(id)})
 	if err != nil {
 		return nil, typed(ctx, err)
 	}
@@ -100,7 +100,7 @@ func (c *Client) setModelState(ctx context.Context, id string, request *gen.Mode
 
 // DeleteModel removes a model and what was fetched of it. The Error is CONFLICT if a pool uses the model.
 func (c *Client) DeleteModel(ctx context.Context, id string) error {
-	_, err := c.loading.DeleteModel(ctx, gen.DeleteModelParams{ID: gen.ModelID(id)})
+	_, err := c.waiting.DeleteModel(ctx, gen.DeleteModelParams{ID: gen.ModelID(id)})
 	if err != nil {
 		return typed(ctx, err)
 	}

@@ -52,8 +52,8 @@ const (
 	DefaultMaxEventBytes  = 64 << 20
 )
 
-// headerTimeout bounds the wait for an answer's first bytes. No operation takes that long before it answers, except for those that load models;
-// these wait as long as their context allows.
+// headerTimeout bounds the wait for an answer's first bytes. No operation takes that long before it answers, except for those that load models, and a
+// submit in a burst of them; these wait as long as their context allows.
 const headerTimeout = time.Minute
 
 // Options of a Client. Only Addr is required.
@@ -83,8 +83,8 @@ type Options struct {
 type Client struct {
 	opts    Options
 	api     *gen.Client
-	patient *http.Client // for operations that load models
-	loading *gen.Client  // over patient
+	patient *http.Client // for operations that may wait before they answer
+	waiting *gen.Client  // over patient
 	// sleep waits between reconnects; tests replace it.
 	sleep func(context.Context, time.Duration) error
 }
@@ -129,7 +129,7 @@ func New(opts Options) (*Client, error) {
 	if c.api, err = c.generated(opts.HTTPClient); err != nil {
 		return nil, err
 	}
-	if c.loading, err = c.generated(patient); err != nil {
+	if c.waiting, err = c.generated(patient); err != nil {
 		return nil, err
 	}
 	return c, nil
@@ -152,7 +152,7 @@ func (c *Client) Close() {
 // Submit submits a task and returns its admission: place in line, prediction, the seed. With a TaskID it may be repeated: the same body gets the
 // same admission (LO-101), another body gets the Error CONFLICT.
 func (c *Client) Submit(ctx context.Context, request *gen.TaskRequest) (*gen.Admission, error) {
-	answer, err := c.api.CreateTask(ctx, request)
+	answer, err := c.waiting.CreateTask(ctx, request)
 	if err != nil {
 		return nil, typed(ctx, err)
 	}

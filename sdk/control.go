@@ -52,7 +52,7 @@ func (c *Client) Unload(ctx context.Context, pool string) (*gen.PoolStanding, er
 // server the old model serves (ORCH-2101). The Error is CONFLICT during another reload. The ref has the form of the server's
 // configuration: `file:` is relative to its folder.
 func (c *Client) Reload(ctx context.Context, pool, modelRef string) (*gen.ReloadResult, error) {
-	answer, err := c.loading.ReloadPool(ctx, &gen.ReloadRequest{NewModelRef: modelRef}, gen.ReloadPoolParams{ID: gen.PoolID(pool)})
+	answer, err := c.waiting.ReloadPool(ctx, &gen.ReloadRequest{NewModelRef: modelRef}, gen.ReloadPoolParams{ID: gen.PoolID(pool)})
 	if err != nil {
 		return nil, typed(ctx, err)
 	}
@@ -79,7 +79,7 @@ func (c *Client) Explain(ctx context.Context, request *gen.ExplainRequest) (*gen
 
 // ReloadConfig has the server read its configuration again. An invalid file changes nothing, and the Error says where the file is wrong.
 func (c *Client) ReloadConfig(ctx context.Context) (*gen.ConfigReloadResult, error) {
-	answer, err := c.loading.ReloadConfig(ctx)
+	answer, err := c.waiting.ReloadConfig(ctx)
 	if err != nil {
 		return nil, typed(ctx, err)
 	}

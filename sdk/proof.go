@@ -3,28 +3,26 @@
 package sdk
 
 import (
-	"errors"
-
 	"github.com/llama-orch/llama-orch/contracts/proof"
 	"github.com/llama-orch/llama-orch/gen"
 )
 
 // Again makes the request that runs a bundle's task again, with the recorded seed and every sampling value as it was (LO-301).
-// It fails where the bundle does not keep the request's words.
-func Again(p *proof.Bundle) (*gen.TaskRequest, error) {
+// Where the bundle does not keep the request's words, the server takes them from its record of the task, as long as it has that.
+func Again(p *proof.Bundle) *gen.TaskRequest {
 	in := p.Request
-	if !in.Kept {
-		return nil, errors.New("the proof bundle holds the request's words by their digests alone")
-	}
 	r := &gen.TaskRequest{
 		ModelRef: gen.ModelRef(in.ModelRef), Inputs: in.Inputs, Seed: gen.NewOptSeed(gen.Seed(p.Seed)),
 		Workload: gen.NewOptTaskRequestWorkload(gen.TaskRequestWorkload(in.Workload)),
 		Priority: gen.NewOptTaskRequestPriority(gen.TaskRequestPriority(in.Priority)),
 	}
+	if !in.Kept {
+		r.ReplayOf.SetTo(gen.TaskID(p.TaskID))
+	}
 	if p.Determinism != "" {
 		r.Determinism.SetTo(gen.Determinism(p.Determinism))
 	}
-	if in.Prompt != "" || in.PromptSHA256 != "" {
+	if in.Prompt != "" {
 		r.Prompt.SetTo(in.Prompt)
 	}
 	for _, m := range in.Messages {
@@ -49,5 +47,5 @@ func Again(p *proof.Bundle) (*gen.TaskRequest, error) {
 			MinP: gen.NewOptFloat64(s.MinP), RepeatPenalty: gen.NewOptFloat64(s.RepeatPenalty), Stop: s.Stop,
 		})
 	}
-	return r, nil
+	return r
 }

@@ -31,6 +31,7 @@ type archive struct {
 	bytes  map[gen.ArtifactID]string
 	stored *gen.ArtifactRequest
 	asked  gen.ListArtifactsParams
+	gone   bool        // the daemon has no record of the task
 	past   *stream.Log // the recorded task's, if the daemon still has it
 }
 
@@ -77,6 +78,15 @@ func (k *archive) GetArtifact(_ context.Context, p gen.GetArtifactParams) (*gen.
 func (k *archive) GetArtifactContent(_ context.Context, p gen.GetArtifactContentParams, w http.ResponseWriter) error {
 	_, err := io.WriteString(w, k.bytes[p.ID])
 	return err
+}
+
+// CreateTask has no words for a replay of a task that is gone.
+func (k *archive) CreateTask(ctx context.Context, r *gen.TaskRequest) (*gen.AdmissionHeaders, error) {
+	if k.gone && r.ReplayOf.Set {
+		k.refuse = refusal(404, gen.ErrorCodeNOTFOUND)
+		return nil, k.refuse
+	}
+	return k.daemon.CreateTask(ctx, r)
 }
 
 func (k *archive) StreamTask(ctx context.Context, p gen.StreamTaskParams, w http.ResponseWriter) error {
@@ -219,6 +229,7 @@ func TestReplay(t *testing.T) {
 	for name, c := range map[string]struct {
 		recorded             task.Record
 		prompts, transcripts bool
+		gone                 bool
 		now                  []string
 		past                 []string // of the recorded task, as the daemon still has it
 		file, args           string
@@ -233,7 +244,8 @@ func TestReplay(t *testing.T) {
 		"the prompt is a file":  {recorded: recordOf("Soft "), file: "a wish", args: "--prompt-file", now: []string{"Soft "}, out: "match: 1 token"},
 		"with a line feed":      {recorded: recordOf("Soft "), file: "a wish\n", args: "--prompt-file", now: []string{"Soft "}, out: "match: 1 token"},
 		"another prompt":        {recorded: recordOf("Soft "), file: "a dream", args: "--prompt-file", code: exitUsage, err: "its SHA-256 differs"},
-		"no prompt":             {recorded: recordOf("Soft "), code: exitUsage, err: "give --prompt-file a file with the prompt"},
+		"the server has it":     {recorded: recordOf("Soft "), now: []string{"Soft "}, out: "match: 1 token"},
+		"no prompt":             {recorded: recordOf("Soft "), gone: true, code: exitUsage, err: "give --prompt-file a file with the prompt"},
 		"one too many":          {recorded: recordOf("Soft "), prompts: true, file: "a wish", args: "--prompt-file", code: exitUsage, err: "leave --prompt-file out"},
 		"canceled":              {recorded: canceled, prompts: true, now: []string{"Soft ", "rain", " falls"}, out: "match: 2 tokens, as far as the recorded run got"},
 		"canceled in the queue": {recorded: queued, prompts: true, code: exitFailed, err: "nothing to compare"},
@@ -241,6 +253,7 @@ func TestReplay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			k := newArchive(newDaemon().complete(t, c.now...))
+			k.gone = c.gone
 			if c.past != nil {
 				k.past = newDaemon().complete(t, c.past...).log
 			}
@@ -260,7 +273,13 @@ func TestReplay(t *testing.T) {
 				require.Nil(t, k.request, "nothing was submitted")
 				return
 			}
-			require.Equal(t, "a wish", k.request.Prompt.Value)
+			if c.prompts || c.args != "" {
+				require.Equal(t, "a wish", k.request.Prompt.Value)
+				require.False(t, k.request.ReplayOf.Set)
+			} else {
+				require.Equal(t, gen.NewOptTaskID("recorded"), k.request.ReplayOf)
+				require.False(t, k.request.Prompt.Set)
+			}
 			require.Equal(t, gen.NewOptSeed(7), k.request.Seed)
 			require.Equal(t, gen.NewOptFloat64(0.5), k.request.Params.Value.Temperature)
 			require.Equal(t, gen.PlacementWish{Mode: gen.NewOptPlacementWishMode("pin"), PoolID: gen.NewOptPoolID("default")}, k.request.Placement.Value)
@@ -291,6 +310,20 @@ func TestReplayOfAFile(t *testing.T) {
 	require.Contains(t, got.err, "the server no longer has pool elsewhere")
 	require.False(t, k.request.Placement.Set)
 	require.Equal(t, []gen.Message{sdk.Say("user", "a <wish>")}, k.request.Messages)
+
+	// The server has a task of that id: another one, and then the same.
+	other := r
+	other.Task.Request.Messages = []task.Message{{Role: "user", Content: "another wish"}}
+	k = newArchive(newDaemon().complete(t, "Soft ", "rain"))
+	id := k.keep(gen.ArtifactKindProof, "recorded", proofOf(t, other, false, false))
+	got = call(t.Context(), k.serve(t), "", "replay", file)
+	require.Equal(t, exitUsage, got.code)
+	require.Contains(t, got.err, "is another one than the bundle's")
+	require.Nil(t, k.request)
+	k.bytes[id] = proofOf(t, r, false, false)
+	got = call(t.Context(), k.serve(t), "", "replay", file)
+	require.Zero(t, got.code, got.err)
+	require.Equal(t, gen.NewOptTaskID("recorded"), k.request.ReplayOf)
 
 	require.NoError(t, os.WriteFile(words, []byte(`{"messages":`), 0o600))
 	require.Equal(t, exitUsage, call(t.Context(), k.serve(t), "", "replay", file, "--prompt-file", words).code)

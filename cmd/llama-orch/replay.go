@@ -142,7 +142,7 @@ func saidRows(t proof.Transcript) (rows [][]string) {
 
 type replayCmd struct {
 	Proof      string `arg:"" help:"A file with a proof bundle, or the id of a task that has one."`
-	PromptFile string `placeholder:"FILE" help:"The prompt, if the bundle has only its digest. For messages or inputs: the request's JSON. - reads stdin."`
+	PromptFile string `placeholder:"FILE" help:"The prompt, if neither the bundle nor the server has it any more. For messages or inputs: the request's JSON. - reads stdin."`
 }
 
 // replayed is what --json prints.
@@ -169,16 +169,17 @@ func (c *replayCmd) Run(a *app) error {
 	if err := c.words(a, p); err != nil {
 		return err
 	}
-	request, err := sdk.Again(p)
-	if err != nil {
-		return err
-	}
+	request := sdk.Again(p)
 	if err := samePool(a, p, request); err != nil {
 		return err
 	}
 	id := uuid.NewString()
 	request.TaskID.SetTo(gen.TaskID(id))
 	if _, err := submit(a, request); err != nil {
+		if e, ok := errors.AsType[*sdk.Error](err); ok && request.ReplayOf.Set && (e.Code == gen.ErrorCodeNOTFOUND || e.Code == gen.ErrorCodeDELETED) {
+			return usagef("neither the bundle nor the server has what task %s was asked: give --prompt-file a file with %s. "+
+				"If the server's configuration sets artifacts.keep_prompts, the bundles of later tasks keep it", p.TaskID, asked(p))
+		}
 		return err
 	}
 	got, err := again(a, id, p)
@@ -191,7 +192,20 @@ func (c *replayCmd) Run(a *app) error {
 	return c.report(a, p, id, got)
 }
 
-// words sees to it that the bundle has the request's words.
+// plain reports whether a prompt is all that was asked.
+func plain(p *proof.Bundle) bool {
+	return p.Request.MessagesSHA256 == "" && p.Request.InputsSHA256 == "" && p.Request.ChatSHA256 == ""
+}
+
+// asked says what a file with the request's words has to hold.
+func asked(p *proof.Bundle) string {
+	if plain(p) {
+		return "the prompt"
+	}
+	return "the JSON that was sent, or what it asks, as the native API has it: prompt, messages, inputs, tools and so on"
+}
+
+// words puts into the bundle what a file says that was asked. Without a file, the server's record of the task has to have it.
 func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 	r := p.Request
 	if r.Kept {
@@ -200,34 +214,31 @@ func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 		}
 		return nil
 	}
-	plain := r.MessagesSHA256 == "" && r.InputsSHA256 == "" && r.ChatSHA256 == ""
-	what := "the JSON that was sent, or what it asks: prompt, messages, inputs, tools and so on"
-	if plain {
-		what = "the prompt"
-	}
 	if c.PromptFile == "" {
-		return usagef("the bundle of task %s has only the SHA-256 of what was asked: give --prompt-file a file with %s. "+
-			"If the server's configuration sets artifacts.keep_prompts, the bundles of later tasks keep it", p.TaskID, what)
+		if there, _, err := a.client.Proof(a.ctx, p.TaskID); err == nil && !there.SameWords(p) {
+			return usagef("the server's task %s is another one than the bundle's: give --prompt-file a file with %s", p.TaskID, asked(p))
+		}
+		return nil
 	}
 	text, err := readFile(a.stdin, c.PromptFile, maxPrompt)
 	if err != nil {
 		return err
 	}
 	var tries []proof.Words
-	if plain {
+	if plain(p) {
 		// Editors end a file with a line feed that was not part of the prompt.
 		tries = []proof.Words{{Prompt: string(text)}, {Prompt: strings.TrimSuffix(string(text), "\n")}}
 	} else {
 		var w proof.Words
 		if err := json.Unmarshal(text, &w); err != nil {
-			return usagef("%s is not %s: %w", c.PromptFile, what, err)
+			return usagef("%s is not %s: %w", c.PromptFile, asked(p), err)
 		}
 		tries = []proof.Words{w}
 	}
 	if slices.ContainsFunc(tries, p.Keep) {
 		return nil
 	}
-	return usagef("%s does not hold %s of task %s: its SHA-256 differs", c.PromptFile, what, p.TaskID)
+	return usagef("%s does not hold %s of task %s: its SHA-256 differs", c.PromptFile, asked(p), p.TaskID)
 }
 
 // samePool asks for the pool of the recorded run where the server has it: another may have another fingerprint.

@@ -36,6 +36,12 @@ func (b *Bundle) Keep(w Words) bool {
 	return true
 }
 
+// SameWords reports whether both bundles are of requests that asked the same.
+func (b *Bundle) SameWords(other *Bundle) bool {
+	a, o := b.Request, other.Request
+	return a.PromptSHA256 == o.PromptSHA256 && a.MessagesSHA256 == o.MessagesSHA256 && a.InputsSHA256 == o.InputsSHA256 && a.ChatSHA256 == o.ChatSHA256
+}
+
 // Verdict is what a comparison of two runs found.
 type Verdict struct {
 	Match   bool `json:"match"`

@@ -31,6 +31,9 @@ Feature: Every job leaves a proof bundle
     When I run "llama-orch proof {done}"
     Then it exits with 0
     And it says "by digest"
+    When I run "llama-orch replay {done}"
+    Then it exits with 0
+    And it says "match: "
     When I run "llama-orch replay {done} --prompt-file $DIR/prompt.txt"
     Then it exits with 0
     And it says "match: "

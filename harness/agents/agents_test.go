@@ -178,7 +178,7 @@ func (b *box) play(t *testing.T, r run) string {
 // release waits until a task of the agent is queued behind another one, leaves it there for a while, and cancels the other one.
 func (b *box) release(t *testing.T, other string, ended <-chan struct{}) {
 	t.Helper()
-	require.NoError(t, watch.Poll(t.Context(), "the agent's task to be queued", func() error {
+	require.NoError(t, watch.Until(t.Context(), "the agent's task to be queued", func() error {
 		select {
 		case <-ended:
 			return watch.Never(errors.New("the agent ended before"))
@@ -200,7 +200,7 @@ func (b *box) release(t *testing.T, other string, ended <-chan struct{}) {
 // kill waits until the engine is in the middle of a call, and kills it.
 func (b *box) kill(t *testing.T, r run, ended <-chan struct{}) {
 	t.Helper()
-	require.NoError(t, watch.Poll(t.Context(), "the engine to be in the middle of an answer", func() error {
+	require.NoError(t, watch.Until(t.Context(), "the engine to be in the middle of an answer", func() error {
 		select {
 		case <-ended:
 			return watch.Never(errors.New("the agent ended before"))

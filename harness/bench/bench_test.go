@@ -234,6 +234,7 @@ func (s *shift) Generate(_ context.Context, job engine.Job, emit func(task.Piece
 type nothing struct{}
 
 func (nothing) Accept(context.Context, task.Task) error                       { return nil }
+func (nothing) Render(context.Context, task.Task) error                       { return nil }
 func (nothing) AcceptRunning(context.Context, task.Task, task.Dispatch) error { return nil }
 func (nothing) Dispatch(context.Context, task.Dispatch) error                 { return nil }
 func (nothing) Started(task.Dispatch)                                         {}

@@ -198,7 +198,7 @@ func held(t *testing.T, check dialect.Check) {
 
 // OpenAI's dialect, as its clients use it.
 //
-// LO-401, LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
+// LO-301, LO-401, LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
 func TestOpenAI(t *testing.T) {
 	b := serve(t)
 	document, err := dialect.LoadOpenAI()
@@ -220,6 +220,14 @@ func TestOpenAI(t *testing.T) {
 		got, err := b.d.Client.Get(t.Context(), "/v1/tasks/"+res.Header.Get("X-Task-Id"))
 		require.NoError(t, err)
 		require.Contains(t, string(got), res.Header.Get("X-Receipt-Transcript-Sha256"), "the native API has the task")
+
+		// It is asked again by its id alone (LO-301).
+		replay, err := b.d.Client.Submit(t.Context(), fmt.Appendf(nil, `{"model_ref":"haiku","replay_of":%q,"seed":7,"params":{"temperature":0.8}}`, res.Header.Get("X-Task-Id")))
+		require.NoError(t, err)
+		said, err := b.d.Client.Get(t.Context(), "/v1/tasks/"+replay.TaskID+"/stream")
+		require.NoError(t, err)
+		require.Contains(t, string(said), res.Header.Get("X-Receipt-Transcript-Sha256"))
+		require.Contains(t, string(said), res.Header.Get("X-Receipt-Request-Digest"))
 	})
 	t.Run("a worker that is killed in mid-answer is not noticed", func(t *testing.T) {
 		b := box{t, b.d}

@@ -59,7 +59,8 @@ func TestAConversationFindsItsReplica(t *testing.T) {
 		Determinism string
 		Cached      int    `json:"tokens_cached"`
 		SHA         string `json:"transcript_sha256"`
-	}) {
+	},
+	) {
 		var a struct {
 			ID string
 			answer

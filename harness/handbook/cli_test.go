@@ -21,7 +21,7 @@ var as = []struct{ line, run string }{
 	{"llama-orch stream ID", "llama-orch stream rain-1"},
 	{"llama-orch cancel ID", "llama-orch cancel rain-1"},
 	{"llama-orch proof ID", "llama-orch proof rain-1"},
-	{"llama-orch replay ID", "llama-orch replay rain-1 --prompt-file prompt.txt"},
+	{"llama-orch replay ID", "llama-orch replay rain-1"},
 	{"llama-orch rm ID...", "llama-orch rm rain-1"},
 	{"llama-orch top", "llama-orch top --once"},
 	{"orchestratord serve --config FILE", "orchestratord serve --help"}, // it runs meanwhile
@@ -54,7 +54,6 @@ func onPool(line string) (run []string) {
 func TestTheCommandLines(t *testing.T) {
 	p := newPlace(t)
 	p.up(t)
-	require.NoError(t, os.WriteFile(filepath.Join(p.dir, "prompt.txt"), []byte("Write a haiku about rain."), 0o600))
 	p.env = append(p.env, "PATH="+filepath.Join(p.dir, "bin")+":"+os.Getenv("PATH"))
 	_, errs, err := p.paste(t, "llama-orch run -m haiku --task-id rain-1 'Write a haiku about rain.'")
 	require.NoError(t, err, errs)

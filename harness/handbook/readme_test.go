@@ -72,10 +72,6 @@ func TestTheReadme(t *testing.T) {
 
 	p.up(t)
 	for _, line := range indented(chapter(t, "README.md", "## The command line")) {
-		if strings.Contains(line, "FILE") {
-			require.NoError(t, os.WriteFile(filepath.Join(p.dir, "prompt.txt"), []byte("Write a haiku about rain containing \"seven\".\n\n"), 0o600))
-			line = strings.ReplaceAll(line, "FILE", "prompt.txt")
-		}
 		out, errs, err := p.paste(t, line)
 		require.NoError(t, err, "%s\n%s\n%s", line, out, errs)
 		require.NotEmpty(t, out)

@@ -153,6 +153,11 @@ func sdkTaskCalls() []call {
 			})
 			require.NoError(t, err)
 		}),
+		sdkCall(submit("a submit that replays a task", with(haiku("sdk-replay"), object{"prompt": nil, "replay_of": "sdk-said"})).in(stateOf(stateCompleted, "sdk-said")),
+			func(t *testing.T, c *sdk.Client) {
+				_, err := c.Submit(t.Context(), &gen.TaskRequest{TaskID: gen.NewOptTaskID("sdk-replay"), ModelRef: "haiku", ReplayOf: gen.NewOptTaskID("sdk-said")})
+				require.NoError(t, err)
+			}),
 		sdkRefused(submit("", with(haiku("sdk-answer"), object{
 			"prompt": nil, "messages": []object{{"role": "tool", "tool_call_id": "c", "content": "rain"}},
 		})).refused("a submit whose result answers no call", 400, refusal(task.InvalidParams, false)),

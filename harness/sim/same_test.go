@@ -234,6 +234,7 @@ func (r *rig) LoadTime(string) time.Duration { return 0 }
 func (r *rig) Failed(string) *task.Error { return nil }
 
 func (r *rig) Accept(context.Context, task.Task) error                       { return nil }
+func (r *rig) Render(context.Context, task.Task) error                       { return nil }
 func (r *rig) AcceptRunning(context.Context, task.Task, task.Dispatch) error { return nil }
 func (r *rig) Dispatch(context.Context, task.Dispatch) error                 { return nil }
 func (r *rig) Checkpoint(string, task.Checkpoint)                            {}

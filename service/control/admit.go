@@ -33,6 +33,9 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 		if s.ctx == 0 {
 			s.ctx = facts.CtxMax
 		}
+		if facts.Quantisation == "" && c.Model.Path != "" { // Resolve has read it, if the request wants to know
+			facts.Quantisation = f.files.seen(c.Model.Path).Quantisation
+		}
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
 				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Slots: s.engineSlots,

@@ -19,12 +19,13 @@ type Fleet struct {
 	manager *pool.Manager
 	cards   *Cards
 	shelf   *Shelf
+	files   *described
 	now     func() time.Time
 }
 
 // NewFleet makes a Fleet of the pools that the configuration in force names.
 func NewFleet(s *Setup, manager *pool.Manager, cards *Cards, shelf *Shelf, now func() time.Time) Fleet {
-	return Fleet{Setup: s, manager: manager, cards: cards, shelf: shelf, now: now}
+	return Fleet{Setup: s, manager: manager, cards: cards, shelf: shelf, files: &described{known: map[string]description{}}, now: now}
 }
 
 // summary is what the replicas of a pool come to. Where some are Ready, ctx, slots and engineSlots are the largest among those, and features

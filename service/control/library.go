@@ -31,12 +31,11 @@ type Library struct {
 	operator *Operator
 	schedule *scheduler.Scheduler
 	since    time.Time // of the models whose files tell no time
-	files    *described
 }
 
 // NewLibrary makes a Library.
 func NewLibrary(o *Operator, since time.Time) *Library {
-	return &Library{Fleet: o.Fleet, operator: o, schedule: o.schedule, since: since, files: &described{known: map[string]description{}}}
+	return &Library{Fleet: o.Fleet, operator: o, schedule: o.schedule, since: since}
 }
 
 // described keeps what was read from the files of pools whose models are not in the catalog, for as long as the files stay the same.
@@ -52,6 +51,13 @@ type description struct {
 
 // readWithin bounds a look at a model's file: its disk may not answer.
 const readWithin = 2 * time.Second
+
+// seen is what the file at a path said of itself when it was read last.
+func (d *described) seen(path string) catalog.Metadata {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.known[path].meta
+}
 
 // of is what the file at a path says of itself. It is empty where the file cannot be read: the pool's health says why.
 func (d *described) of(ctx context.Context, path string) description {
@@ -224,17 +230,7 @@ func (l *Library) own(name string) []config.Pool {
 	if !(candidates{Fleet: l.Fleet}).named(l.config(), &q, name) {
 		return nil
 	}
-	return l.serving(q.ModelRef)
-}
-
-// serving are the pools of a name that was resolved.
-func (l *Library) serving(model string) (list []config.Pool) {
-	for _, p := range l.config().Pools {
-		if p.Model.ID == model || p.Model.Canonical == model {
-			list = append(list, p)
-		}
-	}
-	return list
+	return serving(l.config(), q.ModelRef)
 }
 
 // pools are those that serve a model, by any name that tasks can give it. MODEL_NOT_FOUND.
@@ -243,7 +239,7 @@ func (l *Library) pools(name string) ([]config.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return l.serving(q.ModelRef), nil
+	return serving(l.config(), q.ModelRef), nil
 }
 
 // Show implements ollama.Library.

@@ -30,9 +30,9 @@ func haikus(t *testing.T, names ...string) (paths []string) {
 	return paths
 }
 
-// onFile is a pool of the file that loads a model of this machine when a task needs it. Its engine cannot be started here.
-func onFile(id, path string) string {
-	return "  - {id: " + id + ", model: {id: m-" + id + ", ref: \"file:" + path + "\"}, device: cpu, lifecycle: on_demand, provisioning: {mode: binary, path: ./no-such-server}}\n"
+// onFile is the pool b, which loads a model of this machine when a task needs it. Its engine cannot be started here.
+func onFile(path string) string {
+	return "  - {id: b, model: {id: m-b, ref: \"file:" + path + "\"}, device: cpu, lifecycle: on_demand, provisioning: {mode: binary, path: ./no-such-server}}\n"
 }
 
 // LO-425: what is known of models: from their pools, their files, and the catalog; by all their names.
@@ -41,7 +41,7 @@ func TestTheLibraryShowsModels(t *testing.T) {
 	own := haikus(t, "own.gguf")[0]
 	at, err := os.Stat(own)
 	require.NoError(t, err)
-	o := operate(t, external("a", url), onFile("b", own))
+	o := operate(t, external("a", url), onFile(own))
 	o.readies("a")
 	live := o.operator.config()
 	live.Aliases = map[string]config.Alias{"gpt-4o": {Model: "m-a"}, "*": {Model: "m-b"}}
@@ -96,7 +96,7 @@ func TestTheLibraryShowsModels(t *testing.T) {
 func TestTheLibraryPullsAndDeletes(t *testing.T) {
 	_, url := engineOf(t)
 	files := haikus(t, "own.gguf", "other.gguf")
-	o := operate(t, external("a", url), onFile("b", files[0])) // so that its folder may be used
+	o := operate(t, external("a", url), onFile(files[0])) // so that its folder may be used
 	l := NewLibrary(o.operator, time.Now())
 	f, err := l.Pull(t.Context(), "m-a", time.Minute)
 	require.NoError(t, err)
@@ -131,7 +131,7 @@ func TestTheLibraryPullsAndDeletes(t *testing.T) {
 // LO-425: a load ends when the model can answer, when it cannot be loaded, and when its time is over. Only on-demand pools are unloaded.
 func TestTheLibraryLoadsAndUnloads(t *testing.T) {
 	_, url := engineOf(t)
-	o := operate(t, external("a", url), onFile("b", haikus(t, "own.gguf")[0])) // the worker of b cannot be started in this test
+	o := operate(t, external("a", url), onFile(haikus(t, "own.gguf")[0])) // the worker of b cannot be started in this test
 	o.readies("a")
 	l := NewLibrary(o.operator, time.Now())
 	require.NoError(t, l.Load(t.Context(), "m-a"))

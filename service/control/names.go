@@ -3,6 +3,7 @@
 package control
 
 import (
+	"context"
 	"slices"
 	"strings"
 
@@ -16,6 +17,19 @@ import (
 // parameters is applied (LO-428, LO-429). A name is looked for as it stands, then without what is behind its @, then as any name.
 func (f candidates) Resolve(q task.Request) (task.Request, error) {
 	now := f.config()
+	q, err := f.resolve(now, q)
+	if err != nil || q.Quantisation == "" {
+		return q, err
+	}
+	for _, p := range serving(now, q.ModelRef) {
+		if _, known := f.shelf.Find(p.Model.Canonical); !known && p.Model.Path != "" { // then only its file says what its weights are in
+			f.files.of(context.Background(), p.Model.Path)
+		}
+	}
+	return q, nil
+}
+
+func (f candidates) resolve(now config.Config, q task.Request) (task.Request, error) {
 	if f.named(now, &q, q.ModelRef) {
 		return q, nil
 	}
@@ -28,6 +42,16 @@ func (f candidates) Resolve(q task.Request) (task.Request, error) {
 		return q, nil
 	}
 	return q, task.Errorf(task.ModelNotFound, "no pool serves the model %.80q: %s", q.ModelRef, suggest(now, q.ModelRef))
+}
+
+// serving are the pools of a name that was resolved.
+func serving(now config.Config, model string) (list []config.Pool) {
+	for _, p := range now.Pools {
+		if p.Model.ID == model || p.Model.Canonical == model {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // named reports whether something has the name, and makes the request one for it.
@@ -95,7 +119,7 @@ func suggest(now config.Config, name string) string {
 func rules(p config.Params) admission.Rules {
 	r := admission.Rules{Default: admission.Settings(p.Default), Override: admission.Settings(p.Override)}
 	for _, name := range p.Strip {
-		r.Strip = append(r.Strip, admission.Setting(name))
+		r.Strip = append(r.Strip, task.Setting(name))
 	}
 	return r
 }

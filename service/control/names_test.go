@@ -3,12 +3,14 @@
 package control
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -70,4 +72,35 @@ func TestNamesOfModels(t *testing.T) {
 	got, err := seen.Resolve(task.Request{ModelRef: "claude-sonnet"})
 	require.NoError(t, err)
 	require.Equal(t, "m-a", got.ModelRef)
+}
+
+// LO-428: what the weights of a pool's own file are in, the file says.
+func TestAWishForAQuantisationLooksIntoAPoolsFile(t *testing.T) {
+	_, url := engineOf(t)
+	file := haikus(t, "own.gguf")[0]
+	o := operate(t, external("a", url), onFile(file))
+	seen := candidates{Fleet: o.operator.Fleet, schedule: o.schedule}
+	route := func(name string) (placement.Routing, error) {
+		q, err := seen.Resolve(task.Request{ModelRef: name, Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}})
+		require.NoError(t, err)
+		var pools []placement.Pool
+		for _, p := range seen.Snapshot(task.Interactive) {
+			pools = append(pools, p.Pool)
+		}
+		return placement.Route(pools, q)
+	}
+	for _, name := range []string{"m-b@f16", "m-b@F", "m-b"} {
+		got, err := route(name)
+		require.NoError(t, err, name)
+		require.Equal(t, "b", got.PoolID)
+	}
+	_, err := route("m-b@q8_0")
+	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	require.ErrorContains(t, err, "has weights in F16, not in q8_0")
+	_, err = route("m-a@f16")
+	require.ErrorContains(t, err, "has weights in something unknown, not in f16", "its file is on another machine")
+
+	require.NoError(t, os.WriteFile(file, []byte("GGUF"), 0o600))
+	_, err = route("m-b@f16")
+	require.ErrorContains(t, err, "something unknown", "the file is another one by now")
 }

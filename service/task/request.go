@@ -102,6 +102,8 @@ type Request struct {
 	Messages       []Message
 	Chat           *Chat    // what a chat asks besides its messages; nil: nothing
 	Inputs         []string // texts to embed, or documents to rerank against Prompt
+	Unfit          []Unfit  // what the configuration may still take out; a task has none
+	ReplayOf       string   // the ended task whose words these are; empty: the client sent them
 	Seed           *uint32
 	Params         Params
 	SamplerProfile string // empty: the pool's

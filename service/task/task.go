@@ -25,7 +25,7 @@ const (
 // Final reports whether s is one of the three outcomes.
 func (s State) Final() bool { return s == Completed || s == Failed || s == StateCanceled }
 
-// Task is an admitted task: its request, with everything resolved that its bytes depend on. It does not change.
+// Task is an admitted task: its request, with everything resolved that its bytes depend on. It does not change, but for a prompt that a run makes.
 type Task struct {
 	ID             string // the request's, or chosen at admission; `job_id` in logs
 	Seq            uint64 // order of acceptance, over all pools
@@ -33,9 +33,10 @@ type Task struct {
 	PoolID         string
 	Engine         string
 	EngineVersion  string
-	ModelID        string // the name under which the pool serves it
-	Prompt         string // after templating
-	PromptTokens   int    // exact, as counted by the engine; 0 if nobody has counted them
+	ModelID        string    // the name under which the pool serves it
+	Prompt         string    // after templating
+	RenderedAt     time.Time // when a run made the prompt; zero: admission did
+	PromptTokens   int       // exact, as counted by the engine; 0 if nobody has counted them
 	Seed           uint32
 	Sampling       Sampling
 	Determinism    Determinism // Strict or BestEffort

@@ -43,8 +43,8 @@ type Job struct {
 	// Messages are the turns of a chat, and Chat what is asked besides them; nil: nothing. Where there is a prompt, it was made of them.
 	Messages []task.Message
 	Chat     *task.Chat
-	// Admitted is when the task was admitted: a template may have printed that day's date. Zero: nobody knows.
-	Admitted time.Time
+	// RenderedOn is when Prompt was made: the template may have printed that day's date. Zero: nobody knows.
+	RenderedOn time.Time
 	// CallID names the calls of tools, by their numbers from 0. Nil: they get no ids.
 	CallID func(n int) string
 	// Rendered is called before the first piece where the engine makes another prompt of the messages than Prompt. Its error ends the run;

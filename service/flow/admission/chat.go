@@ -29,7 +29,7 @@ func checkChat(req task.Request) error {
 	}
 	c := *req.Chat
 	if req.Workload != task.Completion {
-		return refuse("only completions take `tools`, `format`, `reasoning`, `logit_bias` and `template_args`: leave them out")
+		return task.Errorf(task.InvalidParams, "only completions take `tools`, `format`, `reasoning`, `logit_bias` and `template_args`: leave them out")
 	}
 	if len(req.Messages) == 0 {
 		for _, f := range []struct {
@@ -43,7 +43,7 @@ func checkChat(req task.Request) error {
 			{len(c.TemplateArgs) > 0, "template_args"},
 		} {
 			if f.asked {
-				return refuse("`%s` is of a chat, and a `prompt` is none: send `messages`", f.name)
+				return task.RefuseField(f.name, "is of a chat, and a prompt is none: send messages")
 			}
 		}
 	}
@@ -53,10 +53,10 @@ func checkChat(req task.Request) error {
 		}
 	}
 	if c.Reasoning.Budget < 0 {
-		return refuse("`reasoning.budget` must be a number of tokens, not %d", c.Reasoning.Budget)
+		return task.RefuseField("reasoning.budget", "must be a number of tokens, not %d", c.Reasoning.Budget)
 	}
 	if len(c.TemplateArgs) > 0 && !object(c.TemplateArgs) {
-		return refuse("`template_args` must be a JSON object")
+		return task.RefuseField("template_args", "must be a JSON object")
 	}
 	return nil
 }
@@ -66,24 +66,24 @@ func checkMessage(m task.Message, i int, calls map[string]bool) error {
 	switch m.Role {
 	case task.RoleSystem, task.RoleUser, task.RoleAssistant, task.RoleTool:
 	default:
-		return refuse("`%s.role` must be one of system, user, assistant, tool, not %q", at, task.Clip(m.Role, maxQuote))
+		return task.RefuseField(at+".role", "must be one of system, user, assistant, tool, not %q", task.Clip(m.Role, maxQuote))
 	}
 	switch assistant, tool := m.Role == task.RoleAssistant, m.Role == task.RoleTool; {
 	case m.Reasoning != "" && !assistant:
-		return refuse("`%s.reasoning` is for assistants, and the role is %s", at, m.Role)
+		return task.RefuseField(at+".reasoning", "is for assistants, and the role is %s", m.Role)
 	case len(m.ToolCalls) > 0 && !assistant:
-		return refuse("`%s.tool_calls` is for assistants, and the role is %s", at, m.Role)
+		return task.RefuseField(at+".tool_calls", "is for assistants, and the role is %s", m.Role)
 	case m.ToolCallID != "" && !tool:
-		return refuse("`%s.tool_call_id` is for the role tool, and the role is %s", at, m.Role)
+		return task.RefuseField(at+".tool_call_id", "is for the role tool, and the role is %s", m.Role)
 	case tool && m.ToolCallID == "":
-		return refuse("`%s.tool_call_id` is missing: give the id of the call whose result this is", at)
+		return task.RefuseField(at+".tool_call_id", "is missing: give the id of the call whose result this is")
 	case tool && !calls[m.ToolCallID]:
-		return refuse("`%s.tool_call_id` is %q, and no message before it has a call of this id: send the assistant's message with its `tool_calls` too",
-			at, task.Clip(m.ToolCallID, maxQuote))
+		return task.RefuseField(at+".tool_call_id", "is %q, and no message before it has a call of this id: send the message with the call too",
+			task.Clip(m.ToolCallID, maxQuote))
 	}
 	for j, c := range m.ToolCalls {
 		if c.Name == "" {
-			return refuse("`%s.tool_calls[%d].name` is empty: give the tool's name", at, j)
+			return task.RefuseField(fmt.Sprintf("%s.tool_calls[%d].name", at, j), "is empty: give the tool's name")
 		}
 	}
 	for j, p := range m.Parts {
@@ -93,9 +93,9 @@ func checkMessage(m task.Message, i int, calls map[string]bool) error {
 		at := fmt.Sprintf("%s.content[%d]", at, j)
 		switch {
 		case m.Role != task.RoleUser && m.Role != task.RoleTool:
-			return refuse("`%s` is an image, and the role is %s: images come from users and tools", at, m.Role)
+			return task.RefuseField(at, "is an image, and the role is %s: images come from users and tools", m.Role)
 		case p.Image.Type() == "":
-			return refuse("`%s` is no image that is known here: send a PNG, JPEG, WebP or GIF file in base64", at)
+			return task.RefuseField(at, "is no image that is known here: send a PNG, JPEG, WebP or GIF file in base64")
 		}
 	}
 	return nil
@@ -104,13 +104,14 @@ func checkMessage(m task.Message, i int, calls map[string]bool) error {
 func checkTools(c task.Chat) error {
 	names := make([]string, len(c.Tools))
 	for i, t := range c.Tools {
+		at := fmt.Sprintf("tools[%d]", i)
 		switch {
 		case t.Name == "":
-			return refuse("`tools[%d].name` is empty: give it a name", i)
+			return task.RefuseField(at+".name", "is empty: give it a name")
 		case slices.Contains(names[:i], t.Name):
-			return refuse("`tools[%d].name` is %q, as of a tool before it: each name once", i, task.Clip(t.Name, maxQuote))
+			return task.RefuseField(at+".name", "is %q, as of a tool before it: each name once", task.Clip(t.Name, maxQuote))
 		case len(t.Parameters) > 0 && !object(t.Parameters):
-			return refuse("`tools[%d].parameters` must be a JSON schema that is an object", i)
+			return task.RefuseField(at+".parameters", "must be a JSON schema that is an object")
 		}
 		names[i] = t.Name
 	}
@@ -118,11 +119,11 @@ func checkTools(c task.Chat) error {
 	case task.ChooseAuto, task.ChooseNone:
 	case task.ChooseRequired:
 		if len(names) == 0 {
-			return refuse("`tool_choice` is required, and there are no `tools`")
+			return task.RefuseField("tool_choice", "is required, and there are no tools")
 		}
 	case task.ChooseTool:
 		if !slices.Contains(names, c.ToolName) {
-			return refuse("`tool_choice` is %q, which is none of auto, none, required and the names of `tools`", task.Clip(c.ToolName, maxQuote))
+			return task.RefuseField("tool_choice", "is %q, which is none of auto, none, required and the names of the tools", task.Clip(c.ToolName, maxQuote))
 		}
 	}
 	return nil
@@ -132,9 +133,9 @@ func checkFormat(c task.Chat) error {
 	switch f := c.Format; {
 	case f == nil:
 	case f.Kind == task.FormatGrammar && strings.TrimSpace(f.Grammar) == "":
-		return refuse("`format.grammar` is empty: give a grammar in GBNF")
+		return task.RefuseField("format.grammar", "is empty: give a grammar in GBNF")
 	case f.Kind == task.FormatJSON && len(f.Schema) > 0 && !object(f.Schema):
-		return refuse("`format.schema` must be a JSON schema that is an object")
+		return task.RefuseField("format.schema", "must be a JSON schema that is an object")
 	}
 	return nil
 }
@@ -146,7 +147,3 @@ func object(raw json.RawMessage) bool {
 
 // maxQuote is how many bytes of what the client sent a message repeats.
 const maxQuote = 64
-
-func refuse(format string, args ...any) error {
-	return task.Errorf(task.InvalidParams, format, args...)
-}

@@ -162,6 +162,7 @@ type desk struct {
 	counted  int // calls
 	enqueued []task.Task
 	known    map[string]task.Admission
+	ended    map[string]task.Request
 }
 
 func (d *desk) Snapshot(task.Priority) []Pool                { return d.pools }
@@ -189,6 +190,14 @@ func (d *desk) Known(_ context.Context, id string, _ [32]byte) (task.Admission, 
 func (d *desk) Enqueue(_ context.Context, t task.Task) (task.Admission, error) {
 	d.enqueued = append(d.enqueued, t)
 	return t.Admission(), nil
+}
+
+func (d *desk) Ended(_ context.Context, id string) (task.Record, error) {
+	q, ok := d.ended[id]
+	if !ok {
+		return task.Record{}, task.Errorf(task.NotFound, "there is no task %s", id)
+	}
+	return task.Record{Task: task.Task{Request: q}}, nil
 }
 
 func open(d *desk) (*Desk, *Metrics) {

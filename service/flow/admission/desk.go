@@ -38,6 +38,8 @@ type Scheduler interface {
 	Known(ctx context.Context, id string, body [32]byte) (admission task.Admission, found bool, err error)
 	// Enqueue records a task and queues it, or refuses it, for instance because the queue is full.
 	Enqueue(ctx context.Context, t task.Task) (task.Admission, error)
+	// Ended is the record of a task that has ended. NOT_FOUND, CONFLICT where it has not, DELETED.
+	Ended(ctx context.Context, id string) (task.Record, error)
 }
 
 // Options are what a Desk is made from.
@@ -57,8 +59,9 @@ type Options struct {
 
 // Desk takes submits. Its methods may be called from several goroutines.
 type Desk struct {
-	o    Options
-	caps *caps
+	o     Options
+	caps  *caps
+	turns turns // to have an engine read a prompt
 }
 
 // NewDesk makes a desk.
@@ -89,7 +92,7 @@ func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, er
 func (d *Desk) Rejected(err error) { d.o.Metrics.rejected(task.AsError(err)) }
 
 func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Pool, error) {
-	if err := Check(req, d.o.Limits); err != nil {
+	if err := d.check(req); err != nil {
 		return task.Admission{}, Pool{}, err
 	}
 	if req.ID != "" {
@@ -98,6 +101,10 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 		}
 	}
 	if err := d.caps.take(d.o.Now(), req.Actor, req.Priority); err != nil {
+		return task.Admission{}, Pool{}, err
+	}
+	req, err := d.again(ctx, req)
+	if err != nil {
 		return task.Admission{}, Pool{}, err
 	}
 	req, pool, routing, err := d.choose(req)
@@ -119,6 +126,32 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 	return admission, pool, err
 }
 
+// check refuses what a request alone has wrong. What a replay has in words is in the record of another task.
+func (d *Desk) check(req task.Request) error {
+	if req.ReplayOf == "" {
+		return Check(req, d.o.Limits)
+	}
+	if req.Prompt != "" || len(req.Messages) > 0 || len(req.Inputs) > 0 || req.Chat != nil {
+		return task.Errorf(task.InvalidParams,
+			"`replay_of` asks what another task was asked: leave out `prompt`, `messages`, `inputs`, and what a chat asks besides, or leave out `replay_of`")
+	}
+	return nil
+}
+
+// again gives a replay the words of the task that it is of (LO-301). They are kept no longer than that task's.
+func (d *Desk) again(ctx context.Context, req task.Request) (task.Request, error) {
+	if req.ReplayOf == "" {
+		return req, nil
+	}
+	of, err := d.o.Scheduler.Ended(ctx, req.ReplayOf)
+	if err != nil {
+		return req, err
+	}
+	q := of.Task.Request
+	req.Workload, req.Prompt, req.Messages, req.Chat, req.Inputs, req.KeepText = q.Workload, q.Prompt, q.Messages, q.Chat, q.Inputs, q.KeepText
+	return req, Check(req, d.o.Limits)
+}
+
 // choose returns the pool for a request, and the request as that pool takes it.
 func (d *Desk) choose(req task.Request) (task.Request, Pool, placement.Routing, error) {
 	req, err := d.o.Pools.Resolve(req)
@@ -130,6 +163,9 @@ func (d *Desk) choose(req task.Request) (task.Request, Pool, placement.Routing, 
 		return req, Pool{}, routing, err
 	}
 	req = pool.Rules.Apply(req)
+	if len(req.Unfit) > 0 {
+		return req, pool, routing, req.Unfit[0].Err
+	}
 	if err := serves(req, pool); err != nil {
 		return req, pool, routing, err
 	}
@@ -174,6 +210,13 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 		return nil
 	default: // its last worker was lost just now
 		return task.Standing{State: task.PoolLoading}.Refusal(f.Pool.ID, f.Pool.Engine)
+	}
+	if len(req.Messages) > 0 || d.counts(req, f) {
+		done, err := d.turns.take(ctx, f.Pool.ID)
+		if err != nil {
+			return err
+		}
+		defer done()
 	}
 	if len(req.Messages) > 0 && f.Pool.Faces.Templates { // else the engine takes them as they are
 		if f.Prompt, err = tokenizer.ApplyTemplate(ctx, req.Messages, req.Chat); err != nil {

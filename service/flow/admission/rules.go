@@ -11,25 +11,8 @@ import (
 // Rules change what requests ask for (LO-429). The zero value changes nothing.
 type Rules struct {
 	Default, Override Settings
-	Strip             []Setting
+	Strip             []task.Setting
 }
-
-// Setting is the name of a value that a request may have.
-type Setting string
-
-// The settings.
-const (
-	SetTemperature   Setting = "temperature"
-	SetTopP          Setting = "top_p"
-	SetTopK          Setting = "top_k"
-	SetMinP          Setting = "min_p"
-	SetRepeatPenalty Setting = "repeat_penalty"
-	SetMaxTokens     Setting = "max_tokens"
-	SetSeed          Setting = "seed"
-	SetStop          Setting = "stop"
-	SetThinking      Setting = "thinking"
-	SetEffort        Setting = "effort"
-)
 
 // Settings are values that a request may have; nil: nothing is said.
 type Settings struct {
@@ -54,6 +37,7 @@ func (r Rules) Apply(q task.Request) task.Request {
 		chat = *q.Chat
 	}
 	s := asked(q, chat)
+	q.Unfit = slices.DeleteFunc(slices.Clone(q.Unfit), func(u task.Unfit) bool { return slices.Contains(r.Strip, u.Setting) || r.Override.has(u.Setting) })
 	for _, name := range r.Strip {
 		s.strip(name)
 	}
@@ -62,7 +46,7 @@ func (r Rules) Apply(q task.Request) task.Request {
 	over.fill(s)
 	q.Params.Temperature, q.Params.TopP, q.Params.MinP, q.Params.RepeatPenalty = over.Temperature, over.TopP, over.MinP, over.RepeatPenalty
 	q.Params.TopK = over.TopK
-	if slices.Contains(r.Strip, SetStop) {
+	if slices.Contains(r.Strip, task.SetStop) {
 		q.Params.Stop = nil
 	}
 	q.MaxTokens, q.Seed = 0, nil
@@ -105,28 +89,35 @@ func asked(q task.Request, chat task.Chat) Settings {
 	return s
 }
 
-func (s *Settings) strip(name Setting) {
+func (s *Settings) strip(name task.Setting) {
 	switch name {
-	case SetTemperature:
+	case task.SetTemperature:
 		s.Temperature = nil
-	case SetTopP:
+	case task.SetTopP:
 		s.TopP = nil
-	case SetTopK:
+	case task.SetTopK:
 		s.TopK = nil
-	case SetMinP:
+	case task.SetMinP:
 		s.MinP = nil
-	case SetRepeatPenalty:
+	case task.SetRepeatPenalty:
 		s.RepeatPenalty = nil
-	case SetMaxTokens:
+	case task.SetMaxTokens:
 		s.MaxTokens = nil
-	case SetSeed:
+	case task.SetSeed:
 		s.Seed = nil
-	case SetThinking:
+	case task.SetThinking:
 		s.Thinking = nil
-	case SetEffort:
+	case task.SetEffort:
 		s.Effort = nil
-	case SetStop: // no setting has it
+	case task.SetStop: // no setting has it
 	}
+}
+
+// has reports whether a value is said.
+func (s *Settings) has(name task.Setting) bool {
+	without := *s
+	without.strip(name)
+	return without != *s
 }
 
 // fill takes what s does not say from others.

@@ -23,7 +23,7 @@ func TestRules(t *testing.T) {
 	require.Equal(t, asked, Rules{}.Apply(asked))
 
 	got := Rules{
-		Strip:    []Setting{SetTemperature, SetSeed, SetStop, SetEffort},
+		Strip:    []task.Setting{task.SetTemperature, task.SetSeed, task.SetStop, task.SetEffort},
 		Default:  Settings{Temperature: pointer(0.3), TopP: pointer(0.9), MinP: pointer(0.1)},
 		Override: Settings{MaxTokens: &five, Thinking: &no},
 	}.Apply(asked)
@@ -39,10 +39,46 @@ func TestRules(t *testing.T) {
 	require.Equal(t, task.ChooseNone, got.Chat.ToolChoice)
 	require.True(t, *asked.Chat.Reasoning.Enabled, "the request itself stays as it was")
 
-	got = Rules{Default: Settings{Seed: &five, Effort: &low}, Strip: []Setting{SetMaxTokens}}.Apply(task.Request{Prompt: "x", MaxTokens: 7})
+	got = Rules{Default: Settings{Seed: &five, Effort: &low}, Strip: []task.Setting{task.SetMaxTokens}}.Apply(task.Request{Prompt: "x", MaxTokens: 7})
 	require.Equal(t, uint32(5), *got.Seed)
 	require.Zero(t, got.MaxTokens)
 	require.Nil(t, got.Chat, "a prompt has no template")
 	got = Rules{Default: Settings{Effort: &low}}.Apply(task.Request{Messages: asked.Messages})
 	require.Equal(t, "low", got.Chat.Reasoning.Effort)
+}
+
+// LO-429: what a client sent wrongly is refused, unless a rule takes it out or has a value of its own for it.
+func TestRulesComeBeforeTheChecksOfRanges(t *testing.T) {
+	wrong := func(s task.Setting) task.Unfit {
+		return task.Unfit{Setting: s, Err: task.Errorf(task.InvalidParams, "`%s` is too hot", s)}
+	}
+	req := request()
+	req.Unfit = []task.Unfit{wrong(task.SetTemperature), wrong(task.SetTopK)}
+	half, five := 0.5, 5
+	for name, c := range map[string]struct {
+		rules Rules
+		says  string
+	}{
+		"no rule":      {Rules{}, "temperature"},
+		"one is left":  {Rules{Strip: []task.Setting{task.SetTemperature}}, "top_k"},
+		"a default":    {Rules{Default: Settings{Temperature: &half, TopK: &five}}, "temperature"},
+		"stripped":     {Rules{Strip: []task.Setting{task.SetTopK, task.SetTemperature}}, ""},
+		"overridden":   {Rules{Override: Settings{Temperature: &half, TopK: &five}}, ""},
+		"by both ways": {Rules{Strip: []task.Setting{task.SetTopK}, Override: Settings{Temperature: &half}}, ""},
+	} {
+		pool := facts().Pool
+		pool.Rules = c.rules
+		d := &desk{pools: []Pool{pool}, ready: true}
+		s, _ := open(d)
+		_, err := s.Submit(t.Context(), req)
+		if c.says == "" {
+			require.NoError(t, err, name)
+			require.Empty(t, d.enqueued[0].Request.Unfit, name)
+			continue
+		}
+		require.ErrorContains(t, err, "`"+c.says+"` is too hot", name)
+		_, err = NewCounter(s).Count(t.Context(), req)
+		require.ErrorContains(t, err, "`"+c.says+"` is too hot", name)
+	}
+	require.Len(t, req.Unfit, 2, "the request itself stays as it was")
 }

@@ -17,7 +17,7 @@ func (a *account) refuseSession(id string, most task.Amount, now time.Time) erro
 		return nil
 	}
 	err := task.Errorf(task.BudgetExceeded,
-		"session %s: %s; ask for fewer with `max_tokens`, or begin another session: this one's budget does not renew, and it ends in %s",
+		"session %s: %s; ask for a shorter answer, or begin another session: this one's budget does not renew, and it ends in %s",
 		id, what, spoken(a.ends.Sub(now)))
 	err.RetryAfter = a.ends.Sub(now)
 	return err
@@ -29,7 +29,7 @@ func (a *account) refuseToken(renews time.Time, most task.Amount, now time.Time)
 	if what == "" {
 		return nil
 	}
-	return task.Errorf(task.BudgetExceeded, "API token: %s; ask for fewer with `max_tokens`, or wait: the budget renews in %s, at %s",
+	return task.Errorf(task.BudgetExceeded, "API token: %s; ask for a shorter answer, or wait: the budget renews in %s, at %s",
 		what, spoken(renews.Sub(now)), renews.Format(time.RFC3339)).Retry(renews.Sub(now))
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -108,4 +109,55 @@ func TestAResumedTaskTakesNoOtherPrompt(t *testing.T) {
 		defer next.stop()
 		require.Contains(t, next.read("a"), "chat template makes another prompt now")
 	})
+}
+
+// LO-412, LO-202: a prompt that a run took is on the disk before the first piece, with its day, so that a run behind a crash asks for the same.
+func TestTheTakenPromptOutlivesACrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		r.replicas[0].every *= 100
+		r.replicas[0].renders = "of-today "
+		r.must("a", chat, tokens(100))
+		synctest.Wait()
+		taken := time.Now()
+		left := r.crash()
+		require.Equal(t, "of-today ", left[0].Task.Prompt)
+		require.True(t, taken.Equal(left[0].Task.RenderedAt), left[0].Task.RenderedAt)
+		require.Equal(t, left[0].Task.Digest(), left[0].Task.RequestDigest)
+		next := newUnstartedRig(t, r.book, 1, nil)
+		next.replicas[0].renders = "of-today "
+		next.s.Recover(left)
+		require.NoError(t, next.s.Start(t.Context()))
+		defer next.stop()
+		got := next.read("a")
+		require.Contains(t, got, "of-today 99")
+		require.Contains(t, got, left[0].Task.RequestDigest)
+	})
+}
+
+// LO-412: a task that is being ended takes no other prompt: its record has the one before.
+func TestATaskThatEndsTakesNoPrompt(t *testing.T) {
+	j := newJob(nil, task.Task{})
+	j.state = ending
+	require.False(t, j.rendered(&task.Task{}, "x", time.Now()))
+	require.Nil(t, j.prompt)
+}
+
+// LO-412, LO-202: where the new prompt cannot be recorded, nothing is decoded from it: a strict task waits, a best-effort one fails.
+func TestAPromptThatIsNotRecordedIsNotDecoded(t *testing.T) {
+	for strict, want := range map[bool]string{true: "event: end", false: `"code":"LEDGER_UNAVAILABLE"`} {
+		run(t, 1, nil, func(t *testing.T, r *rig) {
+			r.replicas[0].renders = "of-today "
+			r.book.noPrompts.Store(true)
+			r.must("a", chat, func(t *task.Task) {
+				if !strict {
+					t.Determinism = task.BestEffort
+				}
+			})
+			synctest.Wait()
+			require.Zero(t, r.status("a").TokensOut)
+			r.book.noPrompts.Store(false)
+			require.Contains(t, r.read("a"), want)
+		})
+	}
 }

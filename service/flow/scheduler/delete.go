@@ -15,18 +15,8 @@ import (
 // Delete removes what an ended task was asked and answered (LO-832). Actor is who asks for it. Who reads the task's stream at that moment reads
 // it to its end, from memory. NOT_FOUND, CONFLICT for a task that has not ended.
 func (s *Scheduler) Delete(ctx context.Context, id, actor string) error {
-	if j := s.job(id); j != nil {
-		if err := j.await(ctx); err != nil {
-			return err
-		}
-		if j.now() != done {
-			return errNotEnded(id)
-		}
-		select { // its last lines are being written
-		case <-j.over:
-		case <-ctx.Done():
-			return errLedger("the task is not deleted yet", context.Cause(ctx))
-		}
+	if err := s.ended(ctx, id); err != nil {
+		return err
 	}
 	r, ok, err := s.lookUp(ctx, id)
 	switch {
@@ -48,8 +38,28 @@ func (s *Scheduler) Delete(ctx context.Context, id, actor string) error {
 	return nil
 }
 
+// ended waits until all of a task's end is recorded. CONFLICT where it has not ended.
+func (s *Scheduler) ended(ctx context.Context, id string) error {
+	j := s.job(id)
+	if j == nil {
+		return nil
+	}
+	if err := j.await(ctx); err != nil {
+		return err
+	}
+	if j.now() != done {
+		return errNotEnded(id)
+	}
+	select { // its last lines are being written
+	case <-j.over:
+		return nil
+	case <-ctx.Done():
+		return errLedger("the task's end is not recorded yet", context.Cause(ctx))
+	}
+}
+
 func errNotEnded(id string) *task.Error {
-	return task.Errorf(task.Conflict, "task %.128q has not ended, so it cannot be deleted: cancel it first, or wait for its end", id)
+	return task.Errorf(task.Conflict, "task %.128q has not ended: cancel it first, or wait for its end", id)
 }
 
 func errDeleted(r task.Record) *task.Error {

@@ -30,8 +30,13 @@ func TestAnEndedTaskIsDeleted(t *testing.T) {
 		r.must("waits", tokens(1))
 		requireCode(t, task.Conflict, "cancel it first", r.s.Delete(t.Context(), "waits", "me"))
 		requireCode(t, task.NotFound, "no task", r.s.Delete(t.Context(), "nobody's", "me"))
-		_, err := r.s.Cancel(t.Context(), "long")
+		_, err := r.s.Ended(t.Context(), "long")
+		requireCode(t, task.Conflict, "has not ended", err)
+		_, err = r.s.Cancel(t.Context(), "long")
 		require.NoError(t, err)
+		ended, err := r.s.Ended(t.Context(), "long")
+		require.NoError(t, err)
+		require.Equal(t, task.StateCanceled, ended.State)
 		whole := r.read("waits")
 		require.NoError(t, r.s.Delete(t.Context(), "long", "me"), "as soon as its end was told")
 
@@ -46,6 +51,7 @@ func TestAnEndedTaskIsDeleted(t *testing.T) {
 		for name, err := range map[string]error{
 			"the stream": func() error { _, err := r.s.Subscribe(t.Context(), "waits", ""); return err }(),
 			"the status": func() error { _, err := r.s.Get(t.Context(), "waits"); return err }(),
+			"the record": func() error { _, err := r.s.Ended(t.Context(), "waits"); return err }(),
 			"the cancel": func() error { _, err := r.s.Cancel(t.Context(), "waits"); return err }(),
 		} {
 			require.True(t, task.HasCode(err, task.Deleted), "%s: %v", name, err)

@@ -34,7 +34,7 @@ func (j *job) snapshot() task.Record {
 		return j.record
 	}
 	return task.Record{
-		Task: j.task, State: j.public(), ReplicaID: j.replica.ID, Fingerprint: j.replica.Fingerprint, StartedAt: j.startedAt,
+		Task: j.withPrompt(), State: j.public(), ReplicaID: j.replica.ID, Fingerprint: j.replica.Fingerprint, StartedAt: j.startedAt,
 	}
 }
 

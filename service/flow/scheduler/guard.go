@@ -31,6 +31,14 @@ func (s *Scheduler) survive(j *job) {
 	}
 }
 
+// work runs what works for one task in a goroutine.
+func (s *Scheduler) work(j *job, run func()) {
+	s.runs.Go(func() {
+		defer s.survive(j)
+		run()
+	})
+}
+
 // unplaced is deferred where a job is given to a replica, or is to wait on for one. Where that panics it ends the task, so that those
 // behind it are not held up.
 func (l *lane) unplaced(j *job) {

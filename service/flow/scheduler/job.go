@@ -55,8 +55,11 @@ type job struct {
 	prompt      *rendering              // made by a run, instead of the task's; written by the run
 }
 
-// rendering is what the messages of a chat were rendered to, and the digest of the request with that.
-type rendering struct{ prompt, digest string }
+// rendering is what the messages of a chat were rendered to, when, and the digest of the request with that.
+type rendering struct {
+	prompt, digest string
+	at             time.Time
+}
 
 func newJob(l *lane, t task.Task) *job {
 	return &job{lane: l, task: t, chain: prefix.Of(&t.Request), decided: make(chan struct{}), over: make(chan struct{})}
@@ -156,22 +159,32 @@ func (j *job) stopEngine(cause error) {
 
 // asked is the task, with the prompt that a run made.
 func (j *job) asked() task.Task {
-	t := j.task
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return j.withPrompt()
+}
+
+// withPrompt is the same with mu held.
+func (j *job) withPrompt() task.Task {
+	t := j.task
 	if r := j.prompt; r != nil {
-		t.Prompt, t.PromptTokens, t.RequestDigest = r.prompt, 0, r.digest
+		t.Prompt, t.PromptTokens, t.RequestDigest, t.RenderedAt = r.prompt, 0, r.digest, r.at
 	}
 	return t
 }
 
-// rendered gives the task another prompt, for this run and those that follow.
-func (j *job) rendered(t *task.Task, prompt string) {
-	t.Prompt, t.PromptTokens = prompt, 0
+// rendered gives the task another prompt, for this run and those that follow. It returns false where somebody ends the task, whose record has the
+// prompt before.
+func (j *job) rendered(t *task.Task, prompt string, now time.Time) bool {
+	t.Prompt, t.PromptTokens, t.RenderedAt = prompt, 0, now.UTC().Truncate(time.Millisecond) // as exact as the ledger
 	t.RequestDigest = t.Digest()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.prompt = &rendering{prompt, t.RequestDigest}
+	if j.state != running {
+		return false
+	}
+	j.prompt = &rendering{prompt, t.RequestDigest, t.RenderedAt}
+	return true
 }
 
 // now is the job's state.

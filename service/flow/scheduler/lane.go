@@ -224,7 +224,7 @@ func (l *lane) place(j *job) bool {
 		return true
 	}
 	begun = true
-	l.s.runs.Go(run)
+	l.s.work(j, run)
 	return true
 }
 
@@ -260,7 +260,6 @@ func (l *lane) start(j *job, s *slot) (run func()) {
 	}
 	l.active()
 	return func() {
-		defer l.s.survive(j) // also where the release panics
 		defer s.lease.Release()
 		defer cancel(nil)
 		l.run(ctx, cancel, j, s)

@@ -60,6 +60,14 @@ func (s *Scheduler) Await(ctx context.Context, id string) error {
 	}
 }
 
+// Ended is the record of a task that has ended. NOT_FOUND, CONFLICT where it has not, DELETED.
+func (s *Scheduler) Ended(ctx context.Context, id string) (task.Record, error) {
+	if err := s.ended(ctx, id); err != nil {
+		return task.Record{}, err
+	}
+	return s.finished(ctx, id)
+}
+
 // finished is a task that is no longer live, and was not deleted.
 func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error) {
 	r, ok, err := s.lookUp(ctx, id)

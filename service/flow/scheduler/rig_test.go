@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -154,6 +154,7 @@ func (l lineLog) Sync() error { return nil }
 // book is a ledger in memory whose disk can be full, or hang.
 type book struct {
 	full       atomic.Bool
+	noPrompts  atomic.Bool   // a prompt that a run made cannot be written
 	panics     atomic.Value  // what panics; see mayPanic
 	hangs      atomic.Bool   // accepts are not written, and nothing is read, until it does not
 	forgets    atomic.Bool   // a crash comes before any note is written
@@ -196,6 +197,19 @@ func (b *book) Accept(ctx context.Context, t task.Task) error {
 	return b.change(t.ID, func(r *task.Record) { r.Task, r.State = t, task.Queued })
 }
 
+// Render takes a new prompt only of a task that has not ended.
+func (b *book) Render(_ context.Context, t task.Task) error {
+	b.mayPanic("the prompt")
+	if b.noPrompts.Load() {
+		return errors.New("no space left on device")
+	}
+	return b.change(t.ID, func(r *task.Record) {
+		if !r.State.Final() {
+			r.Task = t
+		}
+	})
+}
+
 func (b *book) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
 	b.mayPanic("the accept")
 	if err := b.wait(ctx); err != nil {
@@ -234,7 +248,10 @@ func (b *book) Checkpoint(id string, c task.Checkpoint) {
 func (b *book) Finish(_ context.Context, r task.Record) error {
 	b.mayPanic("the outcome")
 	return b.change(r.Task.ID, func(to *task.Record) {
-		if to.Task.ID != "" && !reflect.DeepEqual(to.Task, r.Task) {
+		if at := r.Task.RenderedAt; !at.IsZero() { // it may have ended before that was written
+			to.Task.Prompt, to.Task.PromptTokens, to.Task.RequestDigest, to.Task.RenderedAt = r.Task.Prompt, r.Task.PromptTokens, r.Task.RequestDigest, at
+		}
+		if to.Task.ID != "" && !assert.ObjectsAreEqual(to.Task, r.Task) {
 			go panic(fmt.Sprintf("task %s was accepted as %+v and ended as %+v", r.Task.ID, to.Task, r.Task))
 		}
 		*to = r

@@ -108,19 +108,33 @@ func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Ta
 	if err != nil {
 		return &t, err
 	}
-	j.rendered(&t, prompt)
-	return &t, nil
+	return &t, l.rendered(ctx, j, &t, prompt)
 }
 
 // renderedAgain takes the prompt that the engine has made of the messages now, and that is not the one the task has. A template prints the date, or the
 // engine is another one. What was sent came from the prompt before, so then the new one will not do (LO-412).
-func (l *lane) renderedAgain(j *job, t *task.Task, prompt string) error {
+func (l *lane) renderedAgain(ctx context.Context, j *job, t *task.Task, prompt string) error {
 	if j.resumed || j.log.Tokens() > 0 {
 		return fmt.Errorf("%w: %w", errPrompt, l.errLost("the model's chat template makes another prompt now than the one that the sent part of the answer came from"))
 	}
 	l.s.o.Log.Info("the engine makes another prompt of a task's messages than at its admission, and the task takes that one", j.told()...)
-	j.rendered(t, prompt)
-	return nil
+	return l.rendered(ctx, j, t, prompt)
+}
+
+// rendered gives a task the prompt that its run has made, which is recorded before anything is decoded from it: a run of a later process asks for the
+// same (LO-412).
+func (l *lane) rendered(ctx context.Context, j *job, t *task.Task, prompt string) error {
+	if err := j.await(ctx); err != nil { // it runs while its accept is written, and the prompt is written behind that
+		return err
+	}
+	if !j.rendered(t, prompt, l.s.o.Now()) {
+		return stream.ErrSealed
+	}
+	write := func() (err error) {
+		panicked := l.s.guard(j, func() { err = l.s.o.Ledger.Render(context.WithoutCancel(ctx), *t) })
+		return errors.Join(panicked, err)
+	}
+	return l.persist(ctx, j, "a task's new prompt was not recorded", write(), write)
 }
 
 // errPrompt is the end of a run whose prompt changed. No replica makes the old one.
@@ -167,11 +181,14 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
 		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, Reuse: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
-		Admitted: t.AcceptedAt,
+		RenderedOn: t.AcceptedAt,
+	}
+	if !t.RenderedAt.IsZero() {
+		work.RenderedOn = t.RenderedAt
 	}
 	if len(work.Messages) > 0 {
 		work.CallID = func(n int) string { return engine.CallID(t.RequestDigest, n) }
-		work.Rendered = func(prompt string) error { return l.renderedAgain(j, t, prompt) }
+		work.Rendered = func(prompt string) error { return l.renderedAgain(ctx, j, t, prompt) }
 	}
 	if work.Workload != task.Completion {
 		idle.Stop() // nothing comes before the answer
@@ -232,24 +249,29 @@ func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *jo
 	done := make(chan error, 1)
 	writes.Go(func() { done <- l.writeDispatch(ctx, j, d) })
 	return func() error {
-		err := <-done
-		if err == nil {
-			return nil
-		}
-		l.s.o.Log.Warn("a dispatch was not recorded", append(j.told(), zap.Error(err))...)
-		for strict && err != nil && !task.HasCode(err, task.Internal) {
-			select {
-			case <-time.After(l.s.o.RecordEvery):
-				err = l.writeDispatch(ctx, j, d)
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
-		}
-		if err != nil {
-			return errLedger("the task's start could not be recorded, so it was not run", err)
-		}
+		return l.persist(ctx, j, "a dispatch was not recorded", <-done, func() error { return l.writeDispatch(ctx, j, d) })
+	}
+}
+
+// persist sees to it that what a run needs on the disk is there. Err is what came of the first write. Where it cannot be written, a best-effort task
+// fails, and a strict one waits.
+func (l *lane) persist(ctx context.Context, j *job, not string, err error, again func() error) error {
+	if err == nil {
 		return nil
 	}
+	l.s.o.Log.Warn(not, append(j.told(), zap.Error(err))...)
+	for j.task.Determinism == task.Strict && err != nil && !task.HasCode(err, task.Internal) {
+		select {
+		case <-time.After(l.s.o.RecordEvery):
+			err = again()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	if err != nil {
+		return errLedger("the task's start could not be recorded, so it was not run", err)
+	}
+	return nil
 }
 
 func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err error) {

@@ -168,7 +168,7 @@ func (s *Scheduler) keep(j *job, run func()) error {
 	}
 	s.live[j.task.ID] = j
 	if run != nil {
-		s.runs.Go(run)
+		s.work(j, run)
 	}
 	return nil
 }

@@ -24,7 +24,7 @@ func (f *Front) messages(w http.ResponseWriter, r *http.Request) error {
 	}
 	a, err := f.x.Submit(w, r, q, body)
 	if err != nil {
-		return err
+		return in.names.Err(err)
 	}
 	if in.Stream {
 		id := gate.CallFrom(r.Context()).CorrelationID
@@ -155,7 +155,7 @@ func (f *Front) count(w http.ResponseWriter, r *http.Request) error {
 	}
 	n, err := f.x.Count(r.Context(), q)
 	if err != nil {
-		return err
+		return in.names.Err(err)
 	}
 	f.x.Write(w, http.StatusOK, struct {
 		Input int `json:"input_tokens"`

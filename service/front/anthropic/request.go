@@ -26,6 +26,8 @@ type messageRequest struct {
 	Thread        any             `json:"thread"`        // a conversation that the server keeps
 
 	lenient.Sampling
+
+	names lenient.Names // of the task's fields
 }
 
 // tool is a function of the client's, or one that Anthropic's servers or models bring along. Those have a type of their own.
@@ -90,16 +92,15 @@ func (r *messageRequest) alone(*task.Request) error {
 }
 
 func (r *messageRequest) sampling(q *task.Request) (err error) {
-	if q.MaxTokens, err = lenient.Bound("max_tokens", r.MaxTokens); err != nil {
-		return err
-	}
+	q.MaxTokens, err = lenient.Bound("max_tokens", r.MaxTokens)
+	q.Lacks(task.SetMaxTokens, err)
 	if slices.Contains(r.StopSequences, "") {
-		return lenient.Bad("stop_sequences", "an empty text cannot end an answer: leave it out")
+		q.Lacks(task.SetStop, lenient.Bad("stop_sequences", "an empty text cannot end an answer: leave it out"))
 	}
-	if q.Params.Stop, err = lenient.Stops("stop_sequences", r.StopSequences); err != nil {
-		return err
-	}
-	return r.Sampling.Read("", &q.Params)
+	q.Params.Stop, err = lenient.Stops("stop_sequences", r.StopSequences)
+	q.Lacks(task.SetStop, err)
+	r.Sampling.Read("", q)
+	return nil
 }
 
 // tools takes the client's own tools. Others run on Anthropic's servers, or are known to Anthropic's models alone: they are left out,
@@ -109,12 +110,14 @@ func (r *messageRequest) tools(q *task.Request) error {
 		if !t.own() {
 			continue
 		}
-		tool, err := lenient.Tool(lenient.At("tools", i), t.Name, t.Description, "input_schema", t.Schema)
+		at := lenient.At("tools", i)
+		tool, err := lenient.Tool(at, t.Name, t.Description, "input_schema", t.Schema)
 		if err != nil {
 			return err
 		}
-		q.Chat.Tools = append(q.Chat.Tools, tool)
+		q.Chat.Tools, r.names.Tools = append(q.Chat.Tools, tool), append(r.names.Tools, at)
 	}
+	r.names.Call("tools[].parameters", "input_schema")
 	c := r.ToolChoice
 	if c == nil {
 		return nil
@@ -174,7 +177,8 @@ func (r *messageRequest) thoughts(q *task.Request) (err error) {
 		effort = "high"
 	}
 	q.Chat.Reasoning.Effort, err = lenient.Effort("output_config.effort", effort)
-	return err
+	q.Lacks(task.SetEffort, err)
+	return nil
 }
 
 func (r *messageRequest) format(q *task.Request) error {
@@ -195,6 +199,7 @@ func (r *messageRequest) format(q *task.Request) error {
 	if schema == nil {
 		return lenient.Bad(at+".schema", "a json_schema format needs a schema")
 	}
+	r.names.Call("format.schema", at+".schema")
 	q.Chat.Format = &task.Format{Kind: task.FormatJSON, Schema: schema}
 	return nil
 }
@@ -208,18 +213,25 @@ func (r *messageRequest) turns(q *task.Request) error {
 	if err != nil {
 		return err
 	}
-	if q.Messages, err = systemTurn("system", system); err != nil {
+	said, err := systemTurn("system", system)
+	if err != nil {
 		return err
 	}
+	var all lenient.Turns
+	all.Add("system", said...)
 	for i := range r.Messages {
-		turns, err := r.Messages[i].turns(lenient.At("messages", i))
+		at := lenient.At("messages", i)
+		turns, err := r.Messages[i].turns(at)
 		if err != nil {
 			return err
 		}
-		q.Messages = append(q.Messages, turns...)
+		all.Add(at, turns...)
 	}
-	if q.Messages = lenient.OneSystem(q.Messages); len(q.Messages) == 0 {
+	if all.OneSystem(); len(all.Messages) == 0 {
 		return lenient.Bad("messages", "send at least one message that says something")
 	}
+	q.Messages, r.names.Messages = all.Messages, all.At
+	r.names.Call("messages[].content[]", "content") // its blocks may have become several messages
+	r.names.Call("messages[].tool_call_id", "content")
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/front/exchange/exchangetest"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -24,6 +25,22 @@ func read(body string) (task.Request, error) {
 		return task.Request{}, err
 	}
 	return in.request()
+}
+
+// refusal is what a body is refused with, by the front or by what all fronts' requests are checked for.
+func refusal(body string) error {
+	var in messageRequest
+	if _, err := lenient.Decode(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body)), &in); err != nil {
+		return err
+	}
+	q, err := in.request()
+	switch {
+	case err != nil:
+		return err
+	case len(q.Unfit) > 0:
+		return q.Unfit[0].Err
+	}
+	return in.names.Err(admission.Check(q, admission.Limits{PromptBytes: 1 << 20, Inputs: 100}))
 }
 
 func say(more string) string { return `{` + hello + `,` + more + `}` }
@@ -151,6 +168,7 @@ func TestRefusals(t *testing.T) {
 	user := func(blocks string) string { return messages(`{"role":"user","content":[` + blocks + `]}`) }
 	model := func(blocks string) string { return messages(`{"role":"assistant","content":[` + blocks + `]}`) }
 	l := exchangetest.New()
+	l.Checks = true
 	url := serve(t, l) + path
 	for body, param := range map[string]string{
 		``:                  "",
@@ -209,8 +227,13 @@ func TestRefusals(t *testing.T) {
 		model(`{"type":"tool_use","id":"c"}`):                                                                               "messages[0].content[0].name",
 		model(`{"type":"tool_use","id":"c","name":"f","input":"x"}`):                                                        "messages[0].content[0].input",
 		model(`{"type":"tool_result","tool_use_id":"c"}`):                                                                   "messages[0].content[0].type",
+		// What every front's requests are refused for.
+		user(`{"type":"tool_result","tool_use_id":"c","content":"x"},{"type":"text","text":"a"}`):                                                      "messages[0].content",
+		user(`{"type":"text","text":"a"},{"type":"image","source":{"type":"base64","media_type":"image/png","data":"aGk="}}`):                          "messages[0].content",
+		messages(`{"role":"system","content":"s"},{"role":"user","content":"a"},{"role":"user","content":[{"type":"tool_result","tool_use_id":"c"}]}`): "messages[2].content",
+		say(`"tools":[{"type":"bash_20250124","name":"bash"},{"name":"f"},{"name":"f"}]`):                                                              "tools[2].name",
 	} {
-		_, err := read(body)
+		err := refusal(body)
 		require.True(t, task.HasCode(err, task.InvalidParams), "%s: %v", body, err)
 		if param != "" {
 			wrong, ok := errors.AsType[*lenient.ParamError](err)

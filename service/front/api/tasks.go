@@ -95,6 +95,7 @@ func toRequest(r *gen.TaskRequest) (out task.Request, err error) {
 		Priority:       task.Priority(r.Priority.Or("")),
 		Prompt:         r.Prompt.Or(""),
 		Inputs:         r.Inputs,
+		ReplayOf:       string(r.ReplayOf.Or("")),
 		SamplerProfile: r.SamplerProfileVersion.Or(""),
 		Determinism:    task.Determinism(r.Determinism.Or("")),
 		MaxTokens:      r.MaxTokens.Or(0),

@@ -33,22 +33,38 @@ func Missing(raw json.RawMessage) bool {
 // BetweenSystems stands between the messages that OneSystem merges.
 const BetweenSystems = "\n\n"
 
-// OneSystem merges the system messages into one at the beginning: some templates take no other (LO-403).
-func OneSystem(messages []task.Message) []task.Message {
-	var system []string
-	out := make([]task.Message, 1, len(messages)+1)
+// Turns are the messages of a task as they come together. At says where in the body each is.
+type Turns struct {
+	Messages []task.Message
+	At       []string
+}
+
+// Add adds messages that are at one place.
+func (t *Turns) Add(at string, messages ...task.Message) {
 	for _, m := range messages {
-		if m.Role == task.RoleSystem {
-			system = append(system, m.Content)
-		} else {
-			out = append(out, m)
+		t.Messages, t.At = append(t.Messages, m), append(t.At, at)
+	}
+}
+
+// OneSystem merges the system messages into one at the beginning: some templates take no other (LO-403).
+func (t *Turns) OneSystem() {
+	var system []string
+	all := *t
+	*t = Turns{make([]task.Message, 1, len(all.Messages)+1), make([]string, 1, len(all.Messages)+1)}
+	for i, m := range all.Messages {
+		if m.Role != task.RoleSystem {
+			t.Add(all.At[i], m)
+			continue
+		}
+		if system = append(system, m.Content); len(system) == 1 {
+			t.At[0] = all.At[i]
 		}
 	}
 	if len(system) == 0 {
-		return out[1:]
+		t.Messages, t.At = t.Messages[1:], t.At[1:]
+		return
 	}
-	out[0] = task.Message{Role: task.RoleSystem, Content: strings.Join(system, BetweenSystems)}
-	return out
+	t.Messages[0] = task.Message{Role: task.RoleSystem, Content: strings.Join(system, BetweenSystems)}
 }
 
 // Schema is a JSON schema: an object. Null and nothing are none.

@@ -19,9 +19,16 @@ import (
 // LO-403: templates take one system message, at the beginning.
 func TestOneSystem(t *testing.T) {
 	user, system := task.Message{Role: "user", Content: "u"}, task.Message{Role: "system", Content: "s"}
-	require.Equal(t, []task.Message{user}, OneSystem([]task.Message{user}))
-	require.Equal(t, []task.Message{{Role: "system", Content: "s\n\ns"}, user, user}, OneSystem([]task.Message{user, system, user, system}))
-	require.Empty(t, OneSystem(nil))
+	of := func(messages ...task.Message) (t Turns) {
+		for i, m := range messages {
+			t.Add(At("m", i), m)
+		}
+		t.OneSystem()
+		return t
+	}
+	require.Equal(t, Turns{[]task.Message{user}, []string{"m[0]"}}, of(user))
+	require.Equal(t, Turns{[]task.Message{{Role: "system", Content: "s\n\ns"}, user, user}, []string{"m[1]", "m[0]", "m[2]"}}, of(user, system, user, system))
+	require.Empty(t, of().Messages)
 }
 
 // LO-403: images and schemas, and what is none.

@@ -29,38 +29,38 @@ type Sampling struct {
 }
 
 // Read reads the numbers into a task's. In is what stands in front of their names, such as "options.". A repeat_penalty of 0 leaves it to
-// the pool, and a negative top_k stands for all tokens, as for llama-server.
-func (s *Sampling) Read(in string, p *task.Params) (err error) {
+// the pool, and a negative top_k stands for all tokens, as for llama-server. What is out of range the configuration may still take out.
+func (s *Sampling) Read(in string, q *task.Request) {
+	p := &q.Params
 	for _, n := range []struct {
-		name string
-		v    *float64
-		most float64
-		to   **float64
+		setting task.Setting
+		v       *float64
+		most    float64
+		to      **float64
 	}{
-		{"temperature", s.Temperature, maxTemperature, &p.Temperature},
-		{"top_p", s.TopP, 1, &p.TopP},
-		{"min_p", s.MinP, 1, &p.MinP},
+		{task.SetTemperature, s.Temperature, maxTemperature, &p.Temperature},
+		{task.SetTopP, s.TopP, 1, &p.TopP},
+		{task.SetMinP, s.MinP, 1, &p.MinP},
 	} {
-		if *n.to, err = within(in+n.name, n.v, n.most); err != nil {
-			return err
-		}
+		var err error
+		*n.to, err = within(in+string(n.setting), n.v, n.most)
+		q.Lacks(n.setting, err)
 	}
 	if s.TopK != nil {
-		k := 0
+		k, err := 0, error(nil)
 		if *s.TopK > 0 {
-			if k, err = Whole(in+"top_k", s.TopK, 1); err != nil {
-				return err
-			}
+			k, err = Whole(in+"top_k", s.TopK, 1)
 		}
 		p.TopK = &k
+		q.Lacks(task.SetTopK, err)
 	}
 	if r := s.RepeatPenalty; r != nil && *r != 0 {
 		if *r < minRepeatPenalty || *r > maxRepeatPenalty {
-			return Bad(in+"repeat_penalty", "it must be from %g to %g, not %g", minRepeatPenalty, float64(maxRepeatPenalty), *r)
+			q.Lacks(task.SetRepeatPenalty, Bad(in+"repeat_penalty", "it must be from %g to %g, not %g", minRepeatPenalty, float64(maxRepeatPenalty), *r))
+		} else {
+			p.RepeatPenalty = r
 		}
-		p.RepeatPenalty = r
 	}
-	return nil
 }
 
 // within refuses a number that is not from 0 to most.

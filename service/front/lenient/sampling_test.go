@@ -26,18 +26,22 @@ func refused(t *testing.T, param string, err error) {
 
 // LO-403: numbers of the sampler within the native contract's bounds, and what stands for none.
 func TestSampling(t *testing.T) {
-	var p task.Params
-	require.NoError(t, (&Sampling{new(0.0), new(1.0), new(5.0), new(0.1), new(1.1)}).Read("", &p))
+	var q task.Request
+	(&Sampling{new(0.0), new(1.0), new(5.0), new(0.1), new(1.1)}).Read("", &q)
 	k := 5
-	require.Equal(t, task.Params{Temperature: new(0.0), TopP: new(1.0), TopK: &k, MinP: new(0.1), RepeatPenalty: new(1.1)}, p)
-	p, k = task.Params{}, 0
-	require.NoError(t, (&Sampling{TopK: new(-1.0), RepeatPenalty: new(0.0)}).Read("", &p))
-	require.Equal(t, task.Params{TopK: &k}, p, "all tokens, and the pool's penalty")
+	require.Equal(t, task.Request{Params: task.Params{Temperature: new(0.0), TopP: new(1.0), TopK: &k, MinP: new(0.1), RepeatPenalty: new(1.1)}}, q)
+	q, k = task.Request{}, 0
+	(&Sampling{TopK: new(-1.0), RepeatPenalty: new(0.0)}).Read("", &q)
+	require.Equal(t, task.Request{Params: task.Params{TopK: &k}}, q, "all tokens, and the pool's penalty")
 	for param, s := range map[string]Sampling{
 		"temperature": {Temperature: new(5.1)}, "top_p": {TopP: new(-0.1)}, "min_p": {MinP: new(1.1)}, "top_k": {TopK: new(0.5)},
 		"repeat_penalty": {RepeatPenalty: new(0.05)},
 	} {
-		refused(t, "options."+param, s.Read("options.", &p))
+		var q task.Request
+		s.Read("options.", &q)
+		require.Len(t, q.Unfit, 1)
+		require.EqualValues(t, param, q.Unfit[0].Setting)
+		refused(t, "options."+param, q.Unfit[0].Err)
 	}
 }
 

@@ -127,7 +127,7 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return f.answer(w, r, q, asked{body: body, shown: in.shown(), chat: true, streams: in.streams(), unload: unload})
+	return f.answer(w, r, q, &in.names, asked{body: body, shown: in.shown(), chat: true, streams: in.streams(), unload: unload})
 }
 
 // generate serves /api/generate.
@@ -144,7 +144,7 @@ func (f *Front) generate(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return f.answer(w, r, q, asked{body: body, shown: in.shown(), streams: in.streams(), unload: unload})
+	return f.answer(w, r, q, &in.names, asked{body: body, shown: in.shown(), streams: in.streams(), unload: unload})
 }
 
 // read decodes a body, and returns the model by the name that the pools know.
@@ -169,8 +169,8 @@ type asked struct {
 }
 
 // answer submits the task, and sends what comes of it.
-func (f *Front) answer(w http.ResponseWriter, r *http.Request, q task.Request, how asked) error {
-	a, err := f.submit(w, r, how.shown, q, how.body)
+func (f *Front) answer(w http.ResponseWriter, r *http.Request, q task.Request, names *lenient.Names, how asked) error {
+	a, err := f.submit(w, r, how.shown, q, names, how.body)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func (f *Front) vectors(w http.ResponseWriter, r *http.Request, in *embedRequest
 	if err != nil {
 		return err
 	}
-	a, err := f.submit(w, r, in.shown(), q, body)
+	a, err := f.submit(w, r, in.shown(), q, &in.names, body)
 	if err != nil {
 		return err
 	}

@@ -60,13 +60,13 @@ func tools(list []tool) (out []task.Tool, err error) {
 }
 
 // conversation is the messages as a task has them. Many clients of this dialect give calls and results no ids, so those that lack one get it.
-func conversation(list []message) (out []task.Message, err error) {
+func conversation(list []message) (out lenient.Turns, err error) {
 	var open []task.ToolCall // those that have no result yet
 	for i, in := range list {
 		at := lenient.At("messages", i)
 		m := task.Message{Role: strings.ToLower(in.Role)}
 		if err := content(&m, at+".images", in.Content, in.Images); err != nil {
-			return nil, err
+			return out, err
 		}
 		switch m.Role {
 		case task.RoleSystem, task.RoleUser:
@@ -75,7 +75,7 @@ func conversation(list []message) (out []task.Message, err error) {
 			for n, c := range in.ToolCalls {
 				arguments, err := c.arguments(lenient.At(at+".tool_calls", n) + ".function.arguments")
 				if err != nil {
-					return nil, err
+					return out, err
 				}
 				m.ToolCalls = append(m.ToolCalls, task.ToolCall{ID: cmp.Or(c.ID, fmt.Sprintf("call_%d_%d", i, n)), Name: c.Function.Name, Arguments: arguments})
 			}
@@ -86,14 +86,14 @@ func conversation(list []message) (out []task.Message, err error) {
 				n = max(slices.IndexFunc(open, func(c task.ToolCall) bool { return in.ToolName != "" && c.Name == in.ToolName }), min(0, len(open)-1))
 			}
 			if n < 0 {
-				return nil, lenient.Bad(at, "it is the result of a tool, and no message before it has a call that lacks one: send the assistant's `tool_calls` too")
+				return out, lenient.Bad(at, "it is the result of a tool, and no message before it has a call that lacks one: send the assistant's `tool_calls` too")
 			}
 			m.ToolCallID = open[n].ID
 			open = slices.Delete(open, n, n+1)
 		default:
-			return nil, lenient.Bad(at+".role", "it must be system, user, assistant or tool, not %q", task.Clip(in.Role, 40))
+			return out, lenient.Bad(at+".role", "it must be system, user, assistant or tool, not %q", task.Clip(in.Role, 40))
 		}
-		out = append(out, m)
+		out.Add(at, m)
 	}
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -83,7 +84,9 @@ func cannot(why string) func(http.ResponseWriter, *http.Request) error {
 }
 
 // submit sends a request off as a task.
-func (f *Front) submit(w http.ResponseWriter, r *http.Request, shown string, q task.Request, body []byte) (*exchange.Answer, error) {
+func (f *Front) submit(
+	w http.ResponseWriter, r *http.Request, shown string, q task.Request, names *lenient.Names, body []byte,
+) (*exchange.Answer, error) {
 	a, err := f.x.Submit(w, r, q, body)
-	return a, naming(shown, err)
+	return a, naming(shown, names.Err(err))
 }

@@ -26,6 +26,8 @@ type common struct {
 	Options    options         `json:"options"`
 	Logprobs   bool            `json:"logprobs"`
 	RenderOnly bool            `json:"_debug_render_only"`
+
+	names lenient.Names // of the task's fields
 }
 
 // shown is the model as the client names it.
@@ -72,7 +74,7 @@ type options struct {
 }
 
 // apply reads the options into the task.
-func (o *options) apply(q *task.Request) (err error) {
+func (o *options) apply(q *task.Request) error {
 	for _, never := range []struct {
 		param string
 		value *float64
@@ -88,20 +90,19 @@ func (o *options) apply(q *task.Request) (err error) {
 			return lenient.Cannot("options."+never.param, "this way to sample")
 		}
 	}
+	var err error
 	if o.NumPredict != nil && *o.NumPredict > 0 { // else as many as the context holds
-		if q.MaxTokens, err = lenient.Bound("options.num_predict", o.NumPredict); err != nil {
-			return err
-		}
+		q.MaxTokens, err = lenient.Bound("options.num_predict", o.NumPredict)
+		q.Lacks(task.SetMaxTokens, err)
 	}
 	if o.Seed != nil && *o.Seed != -1 { // which asks for any seed
-		if q.Seed, err = lenient.Seed("options.seed", o.Seed); err != nil {
-			return err
-		}
+		q.Seed, err = lenient.Seed("options.seed", o.Seed)
+		q.Lacks(task.SetSeed, err)
 	}
-	if q.Params.Stop, err = lenient.Stops("options.stop", o.Stop); err != nil {
-		return err
-	}
-	return o.Sampling.Read("options.", &q.Params)
+	q.Params.Stop, err = lenient.Stops("options.stop", o.Stop)
+	q.Lacks(task.SetStop, err)
+	o.Sampling.Read("options.", q)
+	return nil
 }
 
 // request is the task of what chats and completions share.
@@ -120,7 +121,8 @@ func (c *common) request(model string) (q task.Request, err error) {
 	if q.Chat.Format, err = format(c.Format); err != nil {
 		return q, err
 	}
-	return q, think(c.Think, &q.Chat.Reasoning)
+	c.names.Call("format.schema", "format")
+	return q, think(c.Think, &q)
 }
 
 // format is "json", or a JSON schema.
@@ -143,7 +145,7 @@ func format(raw json.RawMessage) (*task.Format, error) {
 }
 
 // think is a wish that shapes the thinking: true, false, or how much.
-func think(raw json.RawMessage, r *task.Reasoning) (err error) {
+func think(raw json.RawMessage, q *task.Request) (err error) {
 	if absent(raw) {
 		return nil
 	}
@@ -154,9 +156,10 @@ func think(raw json.RawMessage, r *task.Reasoning) (err error) {
 	case json.Unmarshal(raw, &level) != nil:
 		return lenient.Bad("think", "it must be true, false, or a level such as \"low\"")
 	}
-	r.Enabled = &yes
-	r.Effort, err = lenient.Effort("think", level)
-	return err
+	q.Chat.Reasoning.Enabled = &yes
+	q.Chat.Reasoning.Effort, err = lenient.Effort("think", level)
+	q.Lacks(task.SetEffort, err)
+	return nil
 }
 
 // chatRequest is the body of /api/chat.
@@ -176,8 +179,14 @@ func (c *chatRequest) request(model string) (task.Request, error) {
 	if q.Chat.Tools, err = tools(c.Tools); err != nil {
 		return q, err
 	}
-	messages, err := conversation(c.Messages)
-	q.Messages = lenient.OneSystem(messages)
+	for i := range c.Tools {
+		c.names.Tools = append(c.names.Tools, lenient.At("tools", i)+".function")
+	}
+	turns, err := conversation(c.Messages)
+	turns.OneSystem()
+	q.Messages, c.names.Messages = turns.Messages, turns.At
+	c.names.Call("messages[].content[]", "images[]") // they are the first of the parts
+	c.names.Call("messages[].tool_calls[].name", "tool_calls[].function.name")
 	return q, err
 }
 
@@ -220,6 +229,8 @@ func (g *generateRequest) request(model string) (task.Request, error) {
 	if g.System != "" {
 		q.Messages = append(q.Messages, task.Message{Role: task.RoleSystem, Content: g.System})
 	}
+	g.names.Messages = make([]string, len(q.Messages)+1) // their fields are those of the body
+	g.names.Call("messages[].content[]", "images[]")
 	user := task.Message{Role: task.RoleUser}
 	err = content(&user, "images", g.Prompt, g.Images)
 	q.Messages = append(q.Messages, user)

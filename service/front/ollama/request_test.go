@@ -19,6 +19,9 @@ import (
 
 var png = base64.StdEncoding.EncodeToString([]byte("\x89PNG\r\n\x1a\nx"))
 
+// bmp is an image that no engine takes.
+var bmp = base64.StdEncoding.EncodeToString([]byte("BM" + strings.Repeat("x", 30)))
+
 // LO-403, LO-424: what a chat becomes.
 func TestWhatAChatBecomes(t *testing.T) {
 	l := exchangetest.New()
@@ -110,6 +113,7 @@ func TestWhatACompletionBecomes(t *testing.T) {
 // LO-403, LO-404, LO-424: what is refused, by its name.
 func TestRefusals(t *testing.T) {
 	l := exchangetest.New()
+	l.Checks = true
 	url := serve(t, l, &library{})
 	chat := func(more string) string { return `{` + hello + `,` + more + `}` }
 	message := func(m string) string { return `{"model":"m","messages":[` + m + `]}` }
@@ -128,10 +132,14 @@ func TestRefusals(t *testing.T) {
 			message(`{"role":"nobody"}`):                               "`messages[0].role`", message(`{"role":"tool","content":"x"}`): "`messages[0]`", message(`{"role":"user","content":[]}`): "`messages.content`",
 			message(`{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":[]}}]}`):                                           "`messages[0].tool_calls[0].function.arguments`",
 			message(`{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f"}}]},{"role":"tool","content":"","tool_call_id":"b"}`): "`messages[1]`",
-			message(`{"role":"user","images":["%"]}`): "`messages[0].images[0]`", message(`{"role":"user","images":["aGk="]}`): "`messages[0].images[0]`",
+			message(`{"role":"user","content":"u"},{"role":"system","content":"s"},{"role":"assistant","images":["` + png + `"]}`):            "`messages[2].images[0]`",
+			message(`{"role":"system","content":"s"},{"role":"assistant","tool_calls":[{"function":{}}]}`):                                    "`messages[1].tool_calls[0].function.name`",
+			chat(`"tools":[{"function":{"name":"f"}},{"function":{"name":"f"}}]`):                                                             "`tools[1].function.name`",
+			message(`{"role":"user","images":["%"]}`):                                                                                         "`messages[0].images[0]`", message(`{"role":"user","images":["aGk="]}`): "`messages[0].images[0]`",
 		},
 		"/api/generate": {
-			`{"model":"m","prompt":"p","suffix":"s"}`: "`suffix`", `{"model":"m","suffix":"s"}`: "`suffix`", `{"model":"m","prompt":"p","template":"t"}`: "`template`",
+			`{"model":"m","prompt":"p","system":"s","images":["` + bmp + `"]}`: "`images[0]`",
+			`{"model":"m","prompt":"p","suffix":"s"}`:                          "`suffix`", `{"model":"m","suffix":"s"}`: "`suffix`", `{"model":"m","prompt":"p","template":"t"}`: "`template`",
 			`{"model":"m","prompt":"p","context":[1]}`: "`context`", `{"model":"m","prompt":"p","raw":true,"system":"s"}`: "`system`", `{"model":"m","prompt":"p","images":[""]}`: "`images[0]`",
 			`{"model":"m","prompt":"p","raw":true,"images":["` + png + `"]}`: "`images`", `{"prompt":"p"}`: "`model`",
 		},

@@ -29,7 +29,7 @@ func usageOf(end *task.End) usage {
 // chat serves /v1/chat/completions.
 func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	var in chatRequest
-	a, _, err := f.submit(w, r, &in)
+	a, _, err := f.submit(w, r, &in, &in.names)
 	if err != nil {
 		return err
 	}
@@ -62,8 +62,10 @@ func chatOf(head head, legacy bool, t task.Transcript, end *task.End) any {
 	return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: why}}, usageOf(end)}
 }
 
-// submit reads a body, and sends it off as a task.
-func (f *Front) submit(w http.ResponseWriter, r *http.Request, in interface{ request() (task.Request, error) }) (*exchange.Answer, task.Request, error) {
+// submit reads a body, and sends it off as a task. The request says in the names what the client calls the task's fields.
+func (f *Front) submit(
+	w http.ResponseWriter, r *http.Request, in interface{ request() (task.Request, error) }, names *lenient.Names,
+) (*exchange.Answer, task.Request, error) {
 	body, err := lenient.Decode(r, in)
 	if err != nil {
 		return nil, task.Request{}, err
@@ -73,7 +75,7 @@ func (f *Front) submit(w http.ResponseWriter, r *http.Request, in interface{ req
 		return nil, q, err
 	}
 	a, err := f.x.Submit(w, r, q, body)
-	return a, q, err
+	return a, q, names.Err(err)
 }
 
 // took tells in a header how long the answer took, from now on.
@@ -153,7 +155,7 @@ func finishReason(end *task.End, calls, legacy bool) string {
 // completion serves /v1/completions.
 func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 	var in completionRequest
-	a, _, err := f.submit(w, r, &in)
+	a, _, err := f.submit(w, r, &in, &in.names)
 	if err != nil {
 		return err
 	}
@@ -186,7 +188,7 @@ type textChoice struct {
 // embeddings serves /v1/embeddings.
 func (f *Front) embeddings(w http.ResponseWriter, r *http.Request) error {
 	var in embeddingsRequest
-	a, _, err := f.submit(w, r, &in)
+	a, _, err := f.submit(w, r, &in, &lenient.Names{})
 	if err != nil {
 		return err
 	}
@@ -235,7 +237,7 @@ func encoded(v []float32) string {
 // rerank serves /v1/rerank.
 func (f *Front) rerank(w http.ResponseWriter, r *http.Request) error {
 	var in rerankRequest
-	a, q, err := f.submit(w, r, &in)
+	a, q, err := f.submit(w, r, &in, &lenient.Names{})
 	if err != nil {
 		return err
 	}

@@ -109,8 +109,8 @@ func (p *part) image(param string) (*task.Image, error) {
 }
 
 // turns are the messages of a task.
-func turns(in []message) ([]task.Message, error) {
-	out := make([]task.Message, 0, len(in))
+func turns(in []message, names *lenient.Names) ([]task.Message, error) {
+	var out lenient.Turns
 	called := "" // the id of the last call in the old form, which has none
 	for i := range in {
 		m := &in[i]
@@ -142,9 +142,12 @@ func turns(in []message) ([]task.Message, error) {
 		default:
 			return nil, lenient.Bad(where+".role", "it must be system, developer, user, assistant or tool, not %q", task.Clip(m.Role, 40))
 		}
-		out = append(out, turn)
+		out.Add(where, turn)
 	}
-	return lenient.OneSystem(out), nil
+	out.OneSystem()
+	names.Messages = out.At
+	names.Call("messages[].tool_calls[].name", "tool_calls[].function.name")
+	return out.Messages, nil
 }
 
 // assistant reads what only an assistant's message has.

@@ -32,6 +32,8 @@ type common struct {
 	// llama-server has these as well.
 	Grammar    string          `json:"grammar"`
 	JSONSchema json.RawMessage `json:"json_schema"`
+
+	names lenient.Names // of the task's fields
 }
 
 type streamOptions struct {
@@ -55,16 +57,14 @@ func (c *common) request(name string, most *float64) (q task.Request, err error)
 	case c.PresencePenalty != nil && *c.PresencePenalty != 0:
 		return q, lenient.Cannot("presence_penalty", "this penalty")
 	}
-	if q.MaxTokens, err = lenient.Bound(name, most); err != nil {
-		return q, err
-	}
-	if q.Seed, err = lenient.Seed("seed", c.Seed); err != nil {
-		return q, err
-	}
-	if q.Params.Stop, err = lenient.Stops("stop", c.Stop); err != nil {
-		return q, err
-	}
-	return q, c.Sampling.Read("", &q.Params)
+	q.MaxTokens, err = lenient.Bound(name, most)
+	q.Lacks(task.SetMaxTokens, err)
+	q.Seed, err = lenient.Seed("seed", c.Seed)
+	q.Lacks(task.SetSeed, err)
+	q.Params.Stop, err = lenient.Stops("stop", c.Stop)
+	q.Lacks(task.SetStop, err)
+	c.Sampling.Read("", &q)
+	return q, nil
 }
 
 // ask puts into a chat what the three share beside the sampling.
@@ -77,11 +77,13 @@ func (c *common) ask(chat *task.Chat) (err error) {
 		return err
 	}
 	if schema != nil {
+		c.names.Call("format.schema", "json_schema")
 		if err := form(chat, "json_schema", task.Format{Kind: task.FormatJSON, Schema: schema}); err != nil {
 			return err
 		}
 	}
 	if c.Grammar != "" {
+		c.names.Call("format.grammar", "grammar")
 		return form(chat, "grammar", task.Format{Kind: task.FormatGrammar, Grammar: c.Grammar})
 	}
 	return nil
@@ -145,7 +147,7 @@ type format struct {
 }
 
 // ask puts the form into a chat. Param is how the client calls it.
-func (f *format) ask(chat *task.Chat, param string) error {
+func (f *format) ask(chat *task.Chat, param string, names *lenient.Names) error {
 	if f == nil || f.Type == "" || f.Type == "text" {
 		return nil
 	}
@@ -160,6 +162,7 @@ func (f *format) ask(chat *task.Chat, param string) error {
 	if err != nil {
 		return err
 	}
+	names.Call("format.schema", at)
 	return form(chat, param, task.Format{Kind: task.FormatJSON, Schema: schema})
 }
 
@@ -187,39 +190,38 @@ func (c *chatRequest) request() (task.Request, error) {
 			return q, lenient.Cannot("modalities", "an answer that is no text")
 		}
 	}
-	if q.Messages, err = turns(c.Messages); err != nil {
+	if q.Messages, err = turns(c.Messages, &c.names); err != nil {
 		return q, err
 	}
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}, ParallelCalls: c.ParallelToolCalls}
 	if err := c.ask(q.Chat); err != nil {
 		return q, err
 	}
-	if err := c.ResponseFormat.ask(q.Chat, "response_format"); err != nil {
+	if err := c.ResponseFormat.ask(q.Chat, "response_format", &c.names); err != nil {
 		return q, err
 	}
-	if err := effort(&q.Chat.Reasoning, "reasoning_effort", c.ReasoningEffort); err != nil {
-		return q, err
-	}
+	effort(&q, "reasoning_effort", c.ReasoningEffort)
 	if err := arguments(q.Chat, c.TemplateArgs); err != nil {
 		return q, err
 	}
 	if c.legacy() {
 		one := false // the old form has room for one call
 		q.Chat.ParallelCalls = &one
-		return q, functions(q.Chat, c.Functions, c.FunctionCall)
+		return q, functions(q.Chat, c.Functions, c.FunctionCall, &c.names)
 	}
-	return q, choose(q.Chat, c.Tools, c.ToolChoice)
+	return q, choose(q.Chat, c.Tools, c.ToolChoice, &c.names)
 }
 
 // effort is a word for the model's template. "none" is a wish not to think at all.
-func effort(r *task.Reasoning, param, word string) (err error) {
+func effort(q *task.Request, param, word string) {
 	if word == "none" {
 		off := false
-		r.Enabled = &off
-		return nil
+		q.Chat.Reasoning.Enabled = &off
+		return
 	}
-	r.Effort, err = lenient.Effort(param, word)
-	return err
+	var err error
+	q.Chat.Reasoning.Effort, err = lenient.Effort(param, word)
+	q.Lacks(task.SetEffort, err)
 }
 
 // arguments are those of the model's template. One of them, enable_thinking, is a wish that is no need: models that do not think may

@@ -132,6 +132,7 @@ func TestFunctionsBecomeTools(t *testing.T) {
 // refuses posts bodies, and holds the refusals against the names that they must have.
 func refuses(t *testing.T, path string, bodies map[string]string) {
 	l := exchangetest.New()
+	l.Checks = true
 	url := serve(t, l)
 	for body, param := range bodies {
 		res := exchangetest.Post(t, url+path, body)
@@ -177,7 +178,7 @@ func TestRefusals(t *testing.T) {
 		chat(`"logprobs":true`):               "logprobs",
 		chat(`"tools":[{}]`):                  "tools[0]",
 		chat(`"tools":[{"type":"function"}]`): "tools[0].name",
-		chat(`"tools":[{"type":"function","function":{"name":"f","parameters":3}}]`):              "tools[0].parameters",
+		chat(`"tools":[{"type":"function","function":{"name":"f","parameters":3}}]`):              "tools[0].function.parameters",
 		chat(f + `"tool_choice":"often"`):                                                         "tool_choice",
 		chat(f + `"tool_choice":3`):                                                               "tool_choice",
 		chat(f + `"tool_choice":{"type":"function","function":{"name":"g"}}`):                     "tool_choice",
@@ -236,4 +237,35 @@ func TestRerank(t *testing.T) {
 	require.Contains(t, exchangetest.Read(t, exchangetest.Post(t, url+"/v1/reranking", body+`,"top_n":1,"return_documents":true}`).Body),
 		`"results":[{"index":1,"relevance_score":2.5,"document":{"text":"b"}}]`)
 	require.Contains(t, exchangetest.Read(t, exchangetest.Post(t, url+"/v1/rerank", body+`,"top_n":9}`).Body), `{"index":0,`)
+}
+
+// LO-404: what every front's requests are refused for is told by the names that the client has for it.
+func TestTheSharedCheckNamesTheClientsFields(t *testing.T) {
+	const picture = `{"type":"image_url","image_url":"data:image/png;base64,aGk="}`
+	chat := func(messages, more string) string { return `{"model":"c","messages":[` + messages + `]` + more + `}` }
+	const system, user = `{"role":"user","content":"a"},{"role":"developer","content":"s"}`, `{"role":"user","content":"a"}`
+	refuses(t, "/v1/chat/completions", map[string]string{
+		chat(system+`,{"role":"tool","tool_call_id":"x","content":"r"}`, ""):                                              "messages[2].tool_call_id",
+		chat(system+`,{"role":"tool","content":"r"}`, ""):                                                                 "messages[2].tool_call_id",
+		chat(user+`,{"role":"assistant","tool_calls":[{"id":"c","function":{"name":"f"}},{"id":"d","function":{}}]}`, ""): "messages[1].tool_calls[1].function.name",
+		chat(system+`,{"role":"user","content":[{"type":"text","text":"a"},`+picture+`]}`, ""):                            "messages[2].content[1]",
+		chat(user, `,"grammar":" "`): "grammar",
+		chat(user, `,"tools":[{"type":"web_search"},{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}]`): "tools[2].function.name",
+		chat(user, `,"functions":[{"name":"f"},{"name":"f"}]`):                                                                                 "functions[1].name",
+		chat(user, `,"tools":[{"type":"function","function":{"name":"g"}},{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}],
+			"tool_choice":{"type":"allowed_tools","mode":"auto","tools":[{"type":"function","function":{"name":"f"}}]}`): "tools[2].function.name",
+		chat(user, `,"max_completion_tokens":0`): "max_completion_tokens",
+		chat(user, `,"temperature":99`):          "temperature",
+	})
+	response := func(input, more string) string {
+		return `{"model":"c","instructions":"i","input":[` + input + `]` + more + `}`
+	}
+	refuses(t, "/v1/responses", map[string]string{
+		response(user+`,{"type":"function_call_output","call_id":"x","output":"r"}`, ""):                             "input[1].call_id",
+		response(user+`,{"type":"function_call","call_id":"x"}`, ""):                                                 "input[1].name",
+		response(user+`,{"role":"user","content":[`+picture+`]}`, ""):                                                "input[1]",
+		response(user, `,"tools":[{"type":"custom"},{"type":"function","name":"f"},{"type":"function","name":"f"}]`): "tools[2].name",
+		response(user, `,"max_output_tokens":0.5`):                                                                   "max_output_tokens",
+		response(user, `,"reasoning":{"effort":"very high"}`):                                                        "reasoning.effort",
+	})
 }

@@ -147,23 +147,23 @@ func (c *conversation) goOn(id string) error {
 	}
 	c.earlier.chain = append(slices.Clone(k.reply.Chain), k.Task.ID)
 	for _, m := range k.given() {
-		c.add(m)
+		c.Add(previousParam, m)
 	}
 	for _, i := range k.said() {
-		c.repeat(i)
+		c.repeat(previousParam, i)
 	}
 	return nil
 }
 
 // repeat adds an item that a model said.
-func (c *conversation) repeat(i item) {
+func (c *conversation) repeat(param string, i item) {
 	switch i.kind {
 	case task.EventReasoning:
-		c.think(string(i.text))
+		c.think(param, string(i.text))
 	case task.EventToolCall:
-		c.call(task.ToolCall{ID: i.call.ID, Name: i.call.Name, Arguments: lenient.WholeArguments(string(i.text))})
+		c.call(param, task.ToolCall{ID: i.call.ID, Name: i.call.Name, Arguments: lenient.WholeArguments(string(i.text))})
 	default:
-		c.say(string(i.text))
+		c.say(param, string(i.text))
 	}
 }
 
@@ -194,14 +194,14 @@ func (c *conversation) reference(param, id string) error {
 		if n >= len(all) || all[n].prefix() != prefix {
 			return missing
 		}
-		all[n].join(c)
+		all[n].join(c, param)
 		return nil
 	}
 	all := k.said()
 	if n >= len(all) || prefixes[all[n].kind] != prefix {
 		return missing
 	}
-	c.repeat(all[n])
+	c.repeat(param, all[n])
 	return nil
 }
 

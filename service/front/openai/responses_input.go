@@ -57,16 +57,16 @@ func apart(messages []task.Message) (all []turn) {
 }
 
 // join adds the turn to a conversation.
-func (t *turn) join(c *conversation) {
+func (t *turn) join(c *conversation, param string) {
 	switch m := &t.message; {
 	case t.kind == turnThought:
-		c.think(m.Reasoning)
+		c.think(param, m.Reasoning)
 	case t.kind == turnCall:
-		c.call(m.ToolCalls[0])
+		c.call(param, m.ToolCalls[0])
 	case m.Role == task.RoleAssistant:
-		c.say(m.Content)
+		c.say(param, m.Content)
 	default:
-		c.add(*m)
+		c.Add(param, *m)
 	}
 }
 

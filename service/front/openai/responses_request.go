@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -62,7 +63,7 @@ func (c *responseRequest) request(e *earlier) (task.Request, error) {
 	}
 	in := conversation{earlier: e}
 	if c.Instructions != nil && *c.Instructions != "" {
-		in.add(task.Message{Role: task.RoleSystem, Content: *c.Instructions})
+		in.Add("instructions", task.Message{Role: task.RoleSystem, Content: *c.Instructions})
 	}
 	if err := in.goOn(c.PreviousResponseID); err != nil {
 		return q, err
@@ -70,41 +71,41 @@ func (c *responseRequest) request(e *earlier) (task.Request, error) {
 	if err := in.input(c.Input); err != nil {
 		return q, err
 	}
-	q.Messages = lenient.OneSystem(in.messages)
+	in.OneSystem()
+	q.Messages, c.names.Messages = in.Messages, in.At
+	c.names.Call("messages[].tool_call_id", "call_id")
+	c.names.Call("messages[].content[]", "") // the images of a message, or of an output
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}, ParallelCalls: c.ParallelToolCalls}
 	if err := c.ask(q.Chat); err != nil {
 		return q, err
 	}
 	if c.Text != nil {
-		if err := c.Text.Format.ask(q.Chat, "text.format"); err != nil {
+		if err := c.Text.Format.ask(q.Chat, "text.format", &c.names); err != nil {
 			return q, err
 		}
 	}
 	if c.Reasoning != nil {
-		if err := effort(&q.Chat.Reasoning, "reasoning.effort", c.Reasoning.Effort); err != nil {
-			return q, err
-		}
+		effort(&q, "reasoning.effort", c.Reasoning.Effort)
 	}
 	if err := arguments(q.Chat, c.TemplateArgs); err != nil {
 		return q, err
 	}
-	return q, choose(q.Chat, c.Tools, c.ToolChoice)
+	return q, choose(q.Chat, c.Tools, c.ToolChoice, &c.names)
 }
 
 // conversation puts messages together from items. What a model said in one go are several items here, and one message to its template.
 type conversation struct {
-	messages []task.Message
-	earlier  *earlier
+	lenient.Turns
+
+	earlier *earlier
 }
 
-func (c *conversation) add(m task.Message) { c.messages = append(c.messages, m) }
-
-// assistant is the message to which an item of the model belongs.
-func (c *conversation) assistant() *task.Message {
-	if last := len(c.messages) - 1; last < 0 || c.messages[last].Role != task.RoleAssistant {
-		c.add(task.Message{Role: task.RoleAssistant})
+// assistant is the message to which an item of the model belongs. Param names the item.
+func (c *conversation) assistant(param string) *task.Message {
+	if last := len(c.Messages) - 1; last < 0 || c.Messages[last].Role != task.RoleAssistant {
+		c.Add(param, task.Message{Role: task.RoleAssistant})
 	}
-	return &c.messages[len(c.messages)-1]
+	return &c.Messages[len(c.Messages)-1]
 }
 
 // input reads a text, or a list of items. An empty text is one: clients load a model so.
@@ -114,7 +115,7 @@ func (c *conversation) input(raw json.RawMessage) error {
 	}
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
-		c.add(task.Message{Role: task.RoleUser, Content: text})
+		c.Add("input", task.Message{Role: task.RoleUser, Content: text})
 		return nil
 	}
 	var items []inputItem
@@ -155,23 +156,22 @@ func (c *conversation) item(param string, item *inputItem) error {
 		return c.message(param, item)
 	case "reasoning":
 		return c.thought(param, item)
-	case "function_call":
-		arguments := (&calledIn{Arguments: item.Arguments}).arguments()
-		c.call(task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: arguments})
-		return nil
-	case "custom_tool_call": // of a model that had such tools
-		arguments, err := json.Marshal(map[string]string{"input": item.Input})
-		if err != nil {
-			return lenient.Bad(param+".input", "%s", err)
+	case "function_call", "custom_tool_call":
+		if item.Name == "" {
+			return lenient.Bad(param+".name", "a call needs the name of its tool")
 		}
-		c.call(task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: string(arguments)})
+		arguments := (&calledIn{Arguments: item.Arguments}).arguments()
+		if item.Type == "custom_tool_call" { // of a model that had such tools
+			arguments = string(exchange.JSON(map[string]string{"input": item.Input}))
+		}
+		c.call(param, task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: arguments})
 		return nil
 	case "function_call_output", "custom_tool_call_output":
 		text, parts, err := content(param+".output", item.Output)
 		if err != nil {
 			return err
 		}
-		c.add(task.Message{Role: task.RoleTool, ToolCallID: item.CallID, Content: text, Parts: parts})
+		c.Add(param, task.Message{Role: task.RoleTool, ToolCallID: item.CallID, Content: text, Parts: parts})
 		return nil
 	case "web_search_call", "file_search_call", "image_generation_call", "code_interpreter_call", "mcp_list_tools":
 		return nil // what a provider did by itself: the model's next message has what came of it
@@ -193,11 +193,11 @@ func (c *conversation) message(param string, item *inputItem) error {
 	}
 	switch item.Role {
 	case "system", "developer":
-		c.add(task.Message{Role: task.RoleSystem, Content: text})
+		c.Add(param, task.Message{Role: task.RoleSystem, Content: text})
 	case "user":
-		c.add(task.Message{Role: task.RoleUser, Content: text, Parts: parts})
+		c.Add(param, task.Message{Role: task.RoleUser, Content: text, Parts: parts})
 	case "assistant":
-		c.say(text)
+		c.say(param, text)
 	default:
 		return lenient.Bad(param+".role", "it must be system, developer, user or assistant, not %q", task.Clip(item.Role, 40))
 	}
@@ -214,24 +214,24 @@ func (c *conversation) thought(param string, item *inputItem) error {
 	for _, p := range all {
 		text.WriteString(p.Text)
 	}
-	c.think(text.String())
+	c.think(param, text.String())
 	return nil
 }
 
-func (c *conversation) think(text string) {
+func (c *conversation) think(param, text string) {
 	if text != "" {
-		m := c.assistant()
+		m := c.assistant(param)
 		m.Reasoning = joined(m.Reasoning, text)
 	}
 }
 
-func (c *conversation) say(text string) {
-	m := c.assistant()
+func (c *conversation) say(param, text string) {
+	m := c.assistant(param)
 	m.Content = joined(m.Content, text)
 }
 
-func (c *conversation) call(call task.ToolCall) {
-	m := c.assistant()
+func (c *conversation) call(param string, call task.ToolCall) {
+	m := c.assistant(param)
 	m.ToolCalls = append(m.ToolCalls, call)
 }
 

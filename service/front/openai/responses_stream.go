@@ -33,7 +33,7 @@ func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 	}
 	a, err := f.x.SubmitOn(w, r, q, body, terms)
 	if err != nil {
-		return err
+		return in.names.Err(err)
 	}
 	made := newResponse(a.ID, a.Created, head)
 	switch {

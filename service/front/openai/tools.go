@@ -57,7 +57,7 @@ type allowed struct {
 
 // choose puts tools, and the choice among them, into a chat. Tools of the provider's own, such as a web search, are left out where the
 // model need not call them: agents send them always.
-func choose(chat *task.Chat, tools []tool, raw json.RawMessage) error {
+func choose(chat *task.Chat, tools []tool, raw json.RawMessage, names *lenient.Names) error {
 	foreign := "" // the type of a tool that was left out
 	for i := range tools {
 		f := tools[i].function()
@@ -68,31 +68,36 @@ func choose(chat *task.Chat, tools []tool, raw json.RawMessage) error {
 			}
 			continue
 		}
-		if err := offer(chat, lenient.At("tools", i), f); err != nil {
+		at := lenient.At("tools", i)
+		if tools[i].Function != nil {
+			at += ".function"
+		}
+		if err := offer(chat, at, f, names); err != nil {
 			return err
 		}
 	}
-	return pick(chat, "tool_choice", raw, foreign)
+	return pick(chat, "tool_choice", raw, foreign, names)
 }
 
 // functions does the same in the old form.
-func functions(chat *task.Chat, list []function, raw json.RawMessage) error {
+func functions(chat *task.Chat, list []function, raw json.RawMessage, names *lenient.Names) error {
 	for i := range list {
-		if err := offer(chat, lenient.At("functions", i), &list[i]); err != nil {
+		if err := offer(chat, lenient.At("functions", i), &list[i], names); err != nil {
 			return err
 		}
 	}
-	return pick(chat, "function_call", raw, "")
+	return pick(chat, "function_call", raw, "", names)
 }
 
-func offer(chat *task.Chat, param string, f *function) error {
+func offer(chat *task.Chat, param string, f *function, names *lenient.Names) error {
+	names.Tools = append(names.Tools, param)
 	tool, err := lenient.Tool(param, f.Name, f.Description, "parameters", f.Parameters)
 	chat.Tools = append(chat.Tools, tool)
 	return err
 }
 
 // pick reads the choice among the tools.
-func pick(chat *task.Chat, param string, raw json.RawMessage, foreign string) error {
+func pick(chat *task.Chat, param string, raw json.RawMessage, foreign string, names *lenient.Names) error {
 	if lenient.Missing(raw) {
 		return nil
 	}
@@ -112,12 +117,16 @@ func pick(chat *task.Chat, param string, raw json.RawMessage, foreign string) er
 		if len(c.Allowed.Tools) > 0 {
 			list = c.Allowed
 		}
-		chat.Tools = slices.DeleteFunc(chat.Tools, func(t task.Tool) bool {
-			return !slices.ContainsFunc(list.Tools, func(a tool) bool {
+		all, at := chat.Tools, names.Tools
+		chat.Tools, names.Tools = nil, nil
+		for i, t := range all {
+			if slices.ContainsFunc(list.Tools, func(a tool) bool {
 				f := a.function()
 				return f != nil && f.Name == t.Name
-			})
-		})
+			}) {
+				chat.Tools, names.Tools = append(chat.Tools, t), append(names.Tools, at[i])
+			}
+		}
 		return mode(chat, param, list.Mode, foreign)
 	default:
 		return lenient.Cannot(param, "a tool of the type "+task.Clip(c.Type, 40))

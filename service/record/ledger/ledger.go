@@ -34,6 +34,8 @@ type Ledger interface {
 	// Accept records a task as queued, and its turn if it is in a session. If the task was accepted before, nothing changes.
 	// ErrTaken.
 	Accept(ctx context.Context, t task.Task) error
+	// Render records the prompt that a run has made of a live task's messages, with all that came of it: t is the task as it is now. ErrUnknown, ErrEnded.
+	Render(ctx context.Context, t task.Task) error
 	// AcceptRunning records a task that a replica is about to run. It is an accept and a first dispatch at once, of which a crash leaves both or
 	// none. ErrTaken.
 	AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error

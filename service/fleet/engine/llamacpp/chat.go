@@ -247,8 +247,8 @@ func (e *Engine) asRecorded(ctx context.Context, job *engine.Job) (chat, error) 
 	if err != nil || job.Prompt == now {
 		return c, err
 	}
-	if job.Prompt != "" && !job.Admitted.IsZero() {
-		for _, day := range []time.Time{job.Admitted.Local(), job.Admitted.UTC()} { //nolint:gosmopolitan // the engine prints its local date, and is mostly on this machine
+	if job.Prompt != "" && !job.RenderedOn.IsZero() {
+		for _, day := range []time.Time{job.RenderedOn.Local(), job.RenderedOn.UTC()} { //nolint:gosmopolitan // the engine prints its local date, and is mostly on this machine
 			pinned := c.onDay(day)
 			then, err := e.render(ctx, pinned, images)
 			if err != nil || then == job.Prompt {

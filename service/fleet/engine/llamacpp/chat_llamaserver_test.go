@@ -170,13 +170,13 @@ func TestTheDayOfTheAdmissionOnLlamaServer(t *testing.T) {
 	e, _ := withTools(t)
 	ask := forced(t, e, func(j *engine.Job) {
 		j.Chat.TemplateArgs = json.RawMessage(`{"print_date":true}`)
-		j.Prompt, j.Admitted = "02 Jan 2003\nWrite a haiku about rain.\nnote \n", time.Date(2003, 1, 2, 12, 0, 0, 0, time.UTC)
+		j.Prompt, j.RenderedOn = "02 Jan 2003\nWrite a haiku about rain.\nnote \n", time.Date(2003, 1, 2, 12, 0, 0, 0, time.UTC)
 		j.Rendered = func(p string) error { return errors.New("another prompt: " + p) }
 	})
 	got, _, err := pieces(t, e, ask)
 	require.NoError(t, err)
 	require.NotEmpty(t, got)
-	ask.Admitted = ask.Admitted.AddDate(0, 0, 1)
+	ask.RenderedOn = ask.RenderedOn.AddDate(0, 0, 1)
 	_, _, err = pieces(t, e, ask)
 	require.ErrorContains(t, err, "another prompt")
 }

@@ -190,7 +190,7 @@ func TestTheDateOfTheAdmissionIsPrinted(t *testing.T) {
 	require.Contains(t, prompt, "30 Nov 2026")
 	s.SetDate("01 Dec 2026")
 	again := chatJob(func(j *engine.Job) {
-		j.Prompt, j.Admitted = prompt, time.Date(2026, 11, 30, 23, 59, 0, 0, time.UTC)
+		j.Prompt, j.RenderedOn = prompt, time.Date(2026, 11, 30, 23, 59, 0, 0, time.UTC)
 		j.Rendered = func(string) error { return errors.New("the prompt is another one") }
 	})
 	_, _, err = pieces(t, e, again)
@@ -201,7 +201,7 @@ func TestTheDateOfTheAdmissionIsPrinted(t *testing.T) {
 // LO-412: where the prompt cannot be made again, who runs the job is asked before anything is decoded.
 func TestAnotherPromptIsForTheCallerToTake(t *testing.T) {
 	e, s := conformance(t, scripted.Options{}, `{"rules": [{"play": [{"text": "a"}]}]}`)
-	ask := chatJob(func(j *engine.Job) { j.Prompt, j.PromptTokens, j.Admitted = "an older one", 3, time.Now() })
+	ask := chatJob(func(j *engine.Job) { j.Prompt, j.PromptTokens, j.RenderedOn = "an older one", 3, time.Now() })
 	stop := errors.New("no")
 	ask.Rendered = func(string) error { return stop }
 	_, _, err := pieces(t, e, ask)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
+	"github.com/llama-orch/llama-orch/harness/scripted"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/enginetest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -47,5 +49,51 @@ func TestTheFakeKeepsTheSamePromises(t *testing.T) {
 			}}
 		},
 		Ctx: 256, Rerank: true,
+	})
+}
+
+// A llama-server that can do everything, played by a script, and one whose template and model know little.
+//
+// LO-410, LO-411, LO-414
+func TestChatsAreWhatIsPromised(t *testing.T) {
+	const script = `{"rules": [
+		{"tools": true, "play": [{"reasoning": "hm"}, {"text": "Well."},
+			{"call": {"n": 0, "name": "note", "arguments": "{\"about\":"}}, {"call": {"n": 0, "arguments": "\"rain\"}"}},
+			{"call": {"n": 1, "name": "note", "arguments": "{\"about\":\"snow\"}"}}]},
+		{"match": "JSON", "play": [{"text": "{\"mood\":\"calm\"}", "cut": 3}]},
+		{"match": "picture", "play": [{"text": "A frog 🐸.", "cut": 1}]},
+		{"match": "think", "play": [{"reasoning": "hm, rain 蛙", "cut": 2}, {"text": "Rain."}]},
+		{"play": [{"text": "Something."}]}]}`
+	for name, c := range map[string]struct {
+		of       scripted.Options
+		features []task.Feature
+	}{
+		"all": {scripted.Options{Thinks: true, Vision: true}, []task.Feature{
+			task.FeatureTools, task.FeatureFormats, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
+		}},
+		"little": {scripted.Options{NoTools: true}, []task.Feature{task.FeatureFormats, task.FeatureArguments, task.FeatureBias}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			enginetest.RunChats(t, enginetest.ChatOptions{
+				Features: c.features, Obeys: true,
+				Launch: func(t testing.TB) engine.Engine {
+					e, _ := conformance(t, c.of, script)
+					return e
+				},
+			})
+		})
+	}
+}
+
+// The built-in worker has what needs no parser and no grammar.
+//
+// LO-410
+func TestChatsOfTheBuiltInWorker(t *testing.T) {
+	enginetest.RunChats(t, enginetest.ChatOptions{
+		Features: []task.Feature{task.FeatureArguments, task.FeatureBias},
+		Launch: func(t testing.TB) engine.Engine {
+			e, _ := launchWorker(t, task.Completion, 0)
+			return e
+		},
 	})
 }

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -35,6 +36,8 @@ type Line struct {
 	Again bool
 	// OnCancel is called at each cancel.
 	OnCancel func()
+
+	Checks bool // it refuses what admission refuses in any request
 
 	mu       sync.Mutex
 	records  map[string]task.Record // of other tasks
@@ -58,6 +61,14 @@ func New() *Line {
 func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if len(r.Unfit) > 0 { // no configuration takes anything out
+		return task.Admission{}, r.Unfit[0].Err
+	}
+	if l.Checks {
+		if err := admission.Check(r, admission.Limits{PromptBytes: 1 << 20, Inputs: 100}); err != nil {
+			return task.Admission{}, err
+		}
+	}
 	l.requests = append(l.requests, r)
 	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted, AcceptedAt: Epoch}, l.Refusal
 }

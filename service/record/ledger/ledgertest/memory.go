@@ -166,6 +166,21 @@ func (s *Store) accept(m *Memory, e *entry, t task.Task) error {
 	return nil
 }
 
+// Render implements ledger.Ledger.
+func (m *Memory) Render(ctx context.Context, t task.Task) error {
+	return m.write(ctx, t.ID, func(_ *Store, e *entry) error {
+		switch {
+		case e == nil:
+			return ledger.ErrUnknown
+		case e.r.State.Final():
+			return ledger.ErrEnded
+		}
+		t.Session = nil
+		e.r.Task = t
+		return nil
+	})
+}
+
 // Dispatch implements ledger.Ledger.
 func (m *Memory) Dispatch(ctx context.Context, d task.Dispatch) error {
 	return m.write(ctx, d.ID, func(s *Store, e *entry) error {

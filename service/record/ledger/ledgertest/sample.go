@@ -92,6 +92,7 @@ func Full(state task.State) task.Record {
 		r.Err.Reasons = nil // those of /readyz; no task ends with them
 	}
 	r.Task.Session, r.Charge, r.Deleted = nil, nil, nil // a record that is read has none of the first two
+	r.Task.Request.Unfit = nil                          // admission refuses what has any
 	return r
 }
 

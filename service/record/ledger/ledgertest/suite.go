@@ -3,6 +3,7 @@
 package ledgertest
 
 import (
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -36,6 +37,7 @@ func Run(t *testing.T, open Open) {
 		"what is answered is durable":     durable,
 		"live tasks come back in order":   order,
 		"a start is noted":                started,
+		"a run may make another prompt":   rendered,
 		"an accept may be a start":        begun,
 		"sequence numbers only grow":      sequence,
 		"operations may be repeated":      repeated,
@@ -227,6 +229,27 @@ func order(t *testing.T, l Opened) {
 }
 
 // started: a noted start takes its place in the order when it is noted. Once a dispatch or an outcome is written, it need not be.
+// rendered: the prompt that a run makes is the task's from then on, and also where the task ends before that was written.
+func rendered(t *testing.T, l Opened) {
+	accept(t, l, 1, 2)
+	of := func(seq uint64) task.Task {
+		at := Sample(seq)
+		at.Prompt, at.PromptTokens, at.RequestDigest, at.RenderedAt = "Say something today.", 0, strings.Repeat("cd", 32), Epoch.Add(time.Hour)
+		return at
+	}
+	require.NoError(t, l.Render(t.Context(), of(1)))
+	require.Equal(t, of(1), get(t, l, ID(1)).Task)
+	finish(t, l, Ended(of(2), task.StateCanceled, "x"))
+	require.Equal(t, of(2), get(t, l, ID(2)).Task)
+	require.ErrorIs(t, l.Render(t.Context(), Sample(2)), ledger.ErrEnded)
+	require.ErrorIs(t, l.Render(t.Context(), Sample(3)), ledger.ErrUnknown)
+	l, err := l.Crash()
+	require.NoError(t, err)
+	require.Equal(t, of(1), get(t, l, ID(1)).Task)
+	require.Equal(t, of(2), get(t, l, ID(2)).Task)
+	require.Equal(t, []string{ID(1)}, live(t, l))
+}
+
 func started(t *testing.T, l Opened) {
 	accept(t, l, 1, 2, 3, 4)
 	l.Started(Dispatched(Sample(3)))

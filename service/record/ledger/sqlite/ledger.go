@@ -232,6 +232,20 @@ func (l *Ledger) accept(ctx context.Context, t task.Task, s *start) error {
 	})
 }
 
+// Render implements ledger.Ledger.
+func (l *Ledger) Render(ctx context.Context, t task.Task) error {
+	return l.submit(ctx, &op{kind: opRender, id: t.ID, size: len(t.Prompt), run: func(w *writer) error {
+		state, _, err := w.find(t.ID)
+		switch {
+		case err != nil:
+			return err
+		case state.Final():
+			return fmt.Errorf("%w: it is %s", ledger.ErrEnded, state)
+		}
+		return w.render(t)
+	}})
+}
+
 // Dispatch implements ledger.Ledger.
 func (l *Ledger) Dispatch(ctx context.Context, d task.Dispatch) error {
 	place := l.place(&d)

@@ -22,6 +22,7 @@ type storedTask struct {
 	EngineVersion    string           `json:"engine_version,omitempty"`
 	ModelID          string           `json:"model_id,omitempty"`
 	Prompt           *string          `json:"prompt,omitempty"` // nil: it is the request's
+	RenderedMS       int64            `json:"rendered_ms,omitempty"`
 	PromptTokens     int              `json:"prompt_tokens,omitempty"`
 	Seed             uint32           `json:"seed"`
 	Sampling         task.Sampling    `json:"sampling"`
@@ -46,6 +47,7 @@ type storedRequest struct {
 	Messages       []task.Message    `json:"messages,omitempty"`
 	Chat           *task.Chat        `json:"chat,omitempty"`
 	Inputs         []string          `json:"inputs,omitempty"`
+	ReplayOf       string            `json:"replay_of,omitempty"`
 	Seed           *uint32           `json:"seed,omitempty"`
 	Params         task.Params       `json:"params"`
 	SamplerProfile string            `json:"sampler_profile,omitempty"`
@@ -106,7 +108,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 		MostTokens: t.MostTokens,
 		Request: storedRequest{
 			ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID, Prompt: q.Prompt,
-			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
+			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, ReplayOf: q.ReplayOf, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
 			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx, Quantisation: q.Quantisation,
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 			ReturnWithinNS: q.ReturnWithin, Front: q.Front.Dialect, Reply: q.Front.Reply, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
@@ -116,6 +118,9 @@ func encodeTask(t task.Task) ([]byte, error) {
 	}
 	if t.Prompt != q.Prompt {
 		s.Prompt = &t.Prompt
+	}
+	if !t.RenderedAt.IsZero() {
+		s.RenderedMS = t.RenderedAt.UnixMilli()
 	}
 	return encode(s)
 }
@@ -144,9 +149,12 @@ func decodeTask(text []byte, t *task.Task) error {
 	if s.Prompt != nil {
 		t.Prompt = *s.Prompt
 	}
+	if s.RenderedMS != 0 {
+		t.RenderedAt = time.UnixMilli(s.RenderedMS).UTC()
+	}
 	t.Request = task.Request{
 		ID: q.ID, ModelRef: q.ModelRef, Workload: q.Workload, Engine: q.Engine, SessionID: q.SessionID,
-		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
+		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, ReplayOf: q.ReplayOf, Seed: q.Seed, Params: q.Params,
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx, Quantisation: q.Quantisation,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 		ReturnWithin: q.ReturnWithinNS, Front: task.Front{Dialect: q.Front, Reply: q.Reply}, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,

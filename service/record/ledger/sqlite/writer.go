@@ -23,6 +23,7 @@ type kind string
 
 const (
 	opAccept     kind = "accept"
+	opRender     kind = "render"
 	opDispatch   kind = "dispatch"
 	opCheckpoint kind = "checkpoint"
 	opFinish     kind = "finish"
@@ -476,6 +477,16 @@ func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) erro
 	return nil
 }
 
+// render replaces what is recorded of a task's accept by the task as it is now.
+func (w *writer) render(t task.Task) error {
+	body, err := encodeTask(t)
+	if err != nil {
+		return err
+	}
+	_, err = w.conn.ExecContext(context.Background(), `UPDATE request SET task = ?, sum = ? WHERE seq = ?`, string(body), taskSum(t, body), int64(t.Seq))
+	return err
+}
+
 func (w *writer) dispatch(d task.Dispatch, place int64) error {
 	done, err := w.startTask.Exec(d.ReplicaID, d.Fingerprint, toMS(d.At), place, d.ID)
 	if err != nil {
@@ -543,6 +554,11 @@ func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
 	}
 	if n, err := done.RowsAffected(); err != nil || n == 0 {
 		return false, err
+	}
+	if !r.Task.RenderedAt.IsZero() { // it may have ended before its new prompt was recorded, and its bundle is of that
+		if err := w.render(r.Task); err != nil {
+			return false, err
+		}
 	}
 	ends := encodeEnds(r.Transcript.Ends)
 	marks := encodeMarks(r.Transcript.Marks)
