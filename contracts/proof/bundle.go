@@ -173,6 +173,7 @@ type Receipt struct {
 	EngineVersion    string `json:"engine_version"`
 	ModelDigest      string `json:"model_digest"`
 	TranscriptForm   string `json:"transcript_form,omitempty"`
+	ContinuedAt      []int  `json:"continued_at,omitempty"` // the events with which another run went on
 }
 
 // Encode writes a bundle in its one form: the fields in their order, no white space, no escapes that JSON can do without. It

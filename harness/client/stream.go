@@ -71,6 +71,7 @@ type Receipt struct {
 	EngineVersion    string `json:"engine_version"`
 	ModelDigest      string `json:"model_digest"`
 	TranscriptForm   string `json:"transcript_form"`
+	ContinuedAt      []int  `json:"continued_at"`
 }
 
 // Failure is the data of the `error` event.

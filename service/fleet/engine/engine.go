@@ -49,7 +49,11 @@ type Job struct {
 	CallID func(n int) string
 	// Rendered is called before the first piece where the engine makes another prompt of the messages than Prompt. Its error ends the run;
 	// else the new prompt is decoded. Nil: nobody minds.
-	Rendered     func(prompt string) error
+	Rendered func(prompt string) error
+	// Sent is the text that an earlier run has generated, in SentTokens tokens. Generate goes on behind it and emits what follows; MaxTokens and the Result
+	// count both. Only a Continuer takes it. Empty: it generates from the beginning.
+	Sent         string
+	SentTokens   int
 	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
 	Inputs       []string
 	Seed         uint32

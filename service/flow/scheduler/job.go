@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
@@ -40,6 +41,8 @@ type job struct {
 	replica     Replica                 // that runs it, or ran it last; this and the next six are written by its run
 	startedAt   time.Time               // when its first run began
 	firstOutput time.Time               // when the first output of all its runs came
+	decodesFrom time.Time               // when that of this run came
+	spent       time.Duration           // that runs decoded whose answer others went on with
 	tries       int                     // runs so far, one of an earlier process included
 	excused     int                     // how many of them ended because this process lacked something
 	warm        bool                    // the engine took part of the prompt from KV, in this run
@@ -88,7 +91,7 @@ func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	if j.startedAt.IsZero() {
 		j.startedAt = now
 	}
-	j.replica, j.cancelRun, j.warm = r, cancel, false
+	j.replica, j.cancelRun, j.warm, j.decodesFrom = r, cancel, false, time.Time{}
 	j.tries++
 	return true
 }
@@ -265,6 +268,47 @@ func (j *job) firstOutputAt() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.firstOutput
+}
+
+// sent is how many tokens have gone to the log that the next run goes on behind, since it cannot make them again: those of a best-effort task.
+func (j *job) sent() int {
+	if j.task.Determinism == task.Strict {
+		return 0
+	}
+	return j.log.Tokens()
+}
+
+// attempt opens a run's part of the log, and tells the engine what is in it already (LO-209).
+func (j *job) attempt(work *engine.Job) *stream.Attempt {
+	if j.sent() == 0 {
+		return j.log.Begin()
+	}
+	sent, _ := j.log.Transcript()
+	work.Sent, work.SentTokens = sent.Text, len(sent.Ends)
+	return j.log.Continue()
+}
+
+// decodes notes that the run's first output came.
+func (j *job) decodes(now time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.decodesFrom = now
+}
+
+// broke notes that the run broke off, and another one is to go on.
+func (j *job) broke(now time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.decodesFrom.IsZero() { // else it sent nothing itself
+		j.spent += since(j.decodesFrom, now)
+	}
+}
+
+// decodedBefore is how long the runs decoded that broke off, and that others went on with.
+func (j *job) decodedBefore() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.spent
 }
 
 // decoded is how long the job's tokens took until now.

@@ -55,7 +55,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			observe.ReplicaLabels(observe.LabelReason)...),
 		finishedTotal: counter("llorch_tasks_finished_total", "Tasks by outcome: completed, canceled or failed.",
 			observe.LabelPoolID, observe.LabelOutcome),
-		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, mismatch or exhausted.",
+		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, continued, mismatch or exhausted.",
 			observe.LabelPoolID, observe.LabelOutcome),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
 		tokensOut: counter("tokens_out_total", "Tokens streamed.", observe.ReplicaLabels()...),
@@ -139,6 +139,8 @@ func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration, tries
 func (m *Metrics) moved(r task.Record) {
 	outcome := "resumed"
 	switch {
+	case r.End != nil && len(r.End.Receipt.ContinuedAt) > 0:
+		outcome = "continued"
 	case r.End != nil:
 	case errors.Is(r.Err, stream.ErrDiverged):
 		outcome = "mismatch"

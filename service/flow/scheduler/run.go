@@ -41,9 +41,9 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 	}
 	l.rates.began(j, replica.ID, now)
 	l.placed(j, replica, now, considered)
-	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task)
+	warm, before := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuse(&j.task), j.sent()
 	t, result, answer, err := l.work(ctx, cancel, j, warm, binds, lease)
-	l.rates.ended(j, j.log.Tokens(), o.Now(), err == nil)
+	l.rates.ended(j, j.log.Tokens()-before, o.Now(), err == nil)
 	l.active()
 	if err == nil {
 		l.kept(ctx, t, warm, lease, result)
@@ -56,7 +56,7 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 		}
 		return
 	}
-	if !l.retry(ctx, j, replica, err) {
+	if !l.retry(ctx, j, lease, err) {
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
 	}
 	l.awaitIdle(j, lease)
@@ -171,12 +171,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	if t.PromptTokens == 0 || t.PromptTokens >= longPrompt {
 		work.Progress = func() { idle.Reset(l.pool.Prefill) }
 	}
-	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
+	attempt, tokens, saved := j.attempt(&work), 0, l.s.o.Now()
 	result, err := lease.Engine().Generate(ctx, work, func(p task.Piece) error {
 		if tokens > 0 {
 			idle.Reset(l.pool.Idle)
 		} else {
 			decodes.Store(true)
+			j.decodes(l.s.o.Now())
 			l.rates.firstToken(j, l.s.o.Now())
 			idle.Stop() // it is not the engine that is waited for
 			if err := dispatched(); err != nil {
@@ -241,11 +242,10 @@ func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err 
 }
 
 // retry lets a task whose engine broke wait for another replica, where one could go on with it: for a strict task that has sent
-// tokens, a replica of the same fingerprint; a best-effort task only while it has sent none (LO-203).
-func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
-	sent := j.log.Tokens() > 0
-	strict := j.task.Determinism == task.Strict
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && (!strict || errors.Is(err, errChanged)) || errors.Is(err, errPrompt) {
+// tokens, a replica of the same fingerprint (LO-203); for a best-effort task any one (LO-209).
+func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
+	sent, strict, changed := j.log.Tokens() > 0, j.task.Determinism == task.Strict, errors.Is(err, errChanged)
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && strict && changed || errors.Is(err, errPrompt) {
 		return false
 	}
 	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
@@ -256,8 +256,14 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 		return false
 	}
 	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
-	if sent {
-		fingerprint = r.Fingerprint
+	switch {
+	case !sent:
+	case strict:
+		fingerprint = lease.Replica().Fingerprint
+	case !changed && continues(j, lease.Engine()):
+		j.broke(l.s.o.Now())
+	case !j.log.Rewind():
+		return false
 	}
 	l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tried()), zap.Error(err))...)
 	if !j.move(fingerprint) {
@@ -268,6 +274,14 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 		l.s.letGo(j, &l.s.runs)
 	}
 	return true
+}
+
+// continues reports whether another engine like this one can go on behind what the task has sent. Of thinking and calls it is not known how the model wrote
+// them.
+func continues(j *job, e engine.Engine) bool {
+	c, ok := e.(engine.Continuer)
+	sent, _ := j.log.Transcript()
+	return ok && len(sent.Marks) == 0 && c.Continues(engine.Job{Messages: j.task.Request.Messages, Chat: j.task.Request.Chat})
 }
 
 // pause waits for d, or until ctx ends.
@@ -310,6 +324,8 @@ func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
 	case e.Code == task.WorkerReset && j.blamed() >= attempts:
 		e = l.errLost("so were the workers that tried it again")
+	case e.Code == task.WorkerReset && j.sent() > 0 && !errors.Is(err, errChanged) && !errors.Is(err, errPrompt):
+		e = l.errLost("no other one can go on in the middle of this answer")
 	}
 	l.s.o.Log.Warn("a run failed", append(j.told(), zap.Error(err))...)
 	return e
@@ -353,11 +369,11 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 
 func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {
 	return &task.End{
-		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: result.Decode.Milliseconds(),
+		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: (j.decodedBefore() + result.Decode).Milliseconds(),
 		FinishReason: result.Finish, Result: answer,
 		Receipt: task.Receipt{
 			Seed: t.Seed, Determinism: t.Determinism, Fingerprint: r.Fingerprint, RequestDigest: t.RequestDigest,
-			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest,
+			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest, ContinuedAt: j.log.Continued(),
 		},
 	}
 }

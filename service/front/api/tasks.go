@@ -180,6 +180,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 				RequestDigest:    e.Receipt.RequestDigest,
 				TranscriptSHA256: e.Receipt.TranscriptSHA256,
 				TranscriptForm:   optForm(e.Receipt.TranscriptForm),
+				ContinuedAt:      e.Receipt.ContinuedAt,
 				ReplicaID:        e.Receipt.ReplicaID,
 				EngineVersion:    e.Receipt.EngineVersion,
 				ModelDigest:      e.Receipt.ModelDigest,

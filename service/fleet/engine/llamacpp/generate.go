@@ -114,7 +114,14 @@ type final struct {
 // Generate streams /completion, or the chat endpoint where only that can do what the job asks.
 func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
-	g.watch(watched(job.Sampling.Stop))
+	g.watch(watched(job.Sampling.Stop, job.Sent))
+	if job.Sent != "" {
+		return e.goOn(ctx, g)
+	}
+	return e.generate(ctx, g)
+}
+
+func (e *Engine) generate(ctx context.Context, g *generation) (engine.Result, error) {
 	s, err := e.start(ctx, g)
 	if err != nil {
 		return engine.Result{}, err
@@ -164,6 +171,7 @@ func (g *generation) leave(event httpsse.Event) (more bool, err error) {
 func (g *generation) watch(words []string) {
 	if len(words) > 0 {
 		g.stops = &stops{words: words, emit: g.out.emit, kind: task.EventText}
+		g.stops.sent(g.job.Sent)
 		g.out.emit = g.stops.piece
 	}
 }
@@ -278,7 +286,7 @@ func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, err
 		return nil, refused
 	}
 	if g.chats = e.onChatEndpoint(job, told); g.chats {
-		return e.startChat(ctx, job, told)
+		return e.startChat(ctx, g, told)
 	}
 	if len(job.Messages) > 0 && job.Prompt == "" {
 		if job.Prompt, err = e.ApplyTemplate(ctx, job.Messages, job.Chat); err != nil {
@@ -287,7 +295,7 @@ func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, err
 		job.PromptTokens = 0
 	}
 	body := completion{Prompt: job.Prompt}
-	if body.sampling, err = e.sampling(ctx, job, told.ctx, responseFields); err != nil {
+	if body.sampling, err = e.sampling(ctx, g, told.ctx, responseFields); err != nil {
 		return nil, err
 	}
 	if job.Chat != nil {
@@ -305,14 +313,15 @@ const tries = 3
 
 // startChat sends the request to the chat endpoint, which renders the messages once more. If the template may print the date, it is asked again behind that: what is the
 // same before and behind was the same in between.
-func (e *Engine) startChat(ctx context.Context, job *engine.Job, told *told) (*httpsse.Stream, error) {
+func (e *Engine) startChat(ctx context.Context, g *generation, told *told) (*httpsse.Stream, error) {
+	job := g.job
 	for range tries {
 		c, err := e.asRecorded(ctx, job)
 		if err != nil {
 			return nil, err
 		}
 		body := chatCompletion{chat: c, Verbose: true, StreamOptions: streamOptions{Usage: true}}
-		if body.sampling, err = e.sampling(ctx, job, told.ctx, verboseFields); err != nil {
+		if body.sampling, err = e.sampling(ctx, g, told.ctx, verboseFields); err != nil {
 			return nil, err
 		}
 		s, err := e.c.Stream(ctx, "/v1/chat/completions", body)
@@ -335,7 +344,8 @@ func (e *Engine) startChat(ctx context.Context, job *engine.Job, told *told) (*h
 }
 
 // sampling is what both endpoints are told of a job.
-func (e *Engine) sampling(ctx context.Context, job *engine.Job, size int, fields []string) (out sampling, err error) {
+func (e *Engine) sampling(ctx context.Context, g *generation, size int, fields []string) (out sampling, err error) {
+	job := g.job
 	limit, images := job.MaxTokens, task.HasImages(job.Messages)
 	if job.PromptTokens > 0 || limit == 0 || images || engine.MostTokens(job.Prompt)+limit > size { // else both fit, however many tokens the prompt has
 		if limit, err = e.room(ctx, job, size); err != nil {
@@ -356,7 +366,7 @@ func (e *Engine) sampling(ctx context.Context, job *engine.Job, size int, fields
 			out.LogitBias = append(out.LogitBias, [2]any{b.Token, b.Bias})
 		}
 	}
-	out.TimingsPerToken = len(watched(out.Stop)) > 0
+	out.TimingsPerToken = g.stops != nil
 	out.ReturnProgress = job.Cached != nil || job.Progress != nil
 	return out, nil
 }
