@@ -50,15 +50,15 @@ type Job struct {
 	// Rendered is called before the first piece where the engine makes another prompt of the messages than Prompt. Its error ends the run;
 	// else the new prompt is decoded. Nil: nobody minds.
 	Rendered func(prompt string) error
-	// Sent is the text that an earlier run has generated, in SentTokens tokens. Generate goes on behind it and emits what follows; MaxTokens and the Result
-	// count both. Only a Continuer takes it. Empty: it generates from the beginning.
-	Sent         string
-	SentTokens   int
-	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
-	Inputs       []string
-	Seed         uint32
-	Sampling     task.Sampling
-	MaxTokens    int // 0: as many as the context holds
+	// Sent is what an earlier run has generated of the answer, SentThinking what it has thought before that, in SentTokens tokens. Generate goes on behind it
+	// and emits what follows; MaxTokens and the Result count both. Only a Continuer takes it. SentTokens 0: it generates from the beginning.
+	Sent, SentThinking string
+	SentTokens         int
+	PromptTokens       int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
+	Inputs             []string
+	Seed               uint32
+	Sampling           task.Sampling
+	MaxTokens          int // 0: as many as the context holds
 	// CachePrompt lets the engine reuse the KV of an earlier prompt. Never for strict tasks: the bytes would depend on
 	// what ran before.
 	CachePrompt bool

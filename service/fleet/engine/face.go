@@ -31,9 +31,9 @@ type ChatCounter interface {
 // Chatter is an Engine whose Generate takes Job.Messages in the place of a prompt.
 type Chatter interface{ Chats() }
 
-// Continuer is an Engine that can go on behind Job.Sent.
+// Continuer is an Engine that can go on behind Job.Sent and Job.SentThinking.
 type Continuer interface {
-	// Continues reports whether it can for this job, which it has begun to run. It asks nobody, since the engine may be gone.
+	// Continues reports whether it can behind what was sent of this job, which it has begun to run. It asks nobody, since the engine may be gone.
 	Continues(job Job) bool
 }
 

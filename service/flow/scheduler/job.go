@@ -283,9 +283,16 @@ func (j *job) attempt(work *engine.Job) *stream.Attempt {
 	if j.sent() == 0 {
 		return j.log.Begin()
 	}
-	sent, _ := j.log.Transcript()
-	work.Sent, work.SentTokens = sent.Text, len(sent.Ends)
+	j.behind(work)
 	return j.log.Continue()
+}
+
+// behind tells an engine what was sent, and returns it.
+func (j *job) behind(work *engine.Job) task.Transcript {
+	sent, _ := j.log.Transcript()
+	parts := sent.Parts()
+	work.Sent, work.SentThinking, work.SentTokens = parts.Answer, parts.Reasoning, len(sent.Ends)
+	return sent
 }
 
 // decodes notes that the run's first output came.

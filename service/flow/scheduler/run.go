@@ -276,12 +276,18 @@ func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 	return true
 }
 
-// continues reports whether another engine like this one can go on behind what the task has sent. Of thinking and calls it is not known how the model wrote
-// them.
+// continues reports whether another engine like this one can go on behind what the task has sent: an answer, thinking, or an answer behind it. Of a call it
+// is not known how the model wrote it.
 func continues(j *job, e engine.Engine) bool {
 	c, ok := e.(engine.Continuer)
-	sent, _ := j.log.Transcript()
-	return ok && len(sent.Marks) == 0 && c.Continues(engine.Job{Messages: j.task.Request.Messages, Chat: j.task.Request.Chat})
+	work := engine.Job{Messages: j.task.Request.Messages, Chat: j.task.Request.Chat}
+	sent := j.behind(&work)
+	for i, m := range sent.Marks {
+		if m.Kind != task.EventReasoning || m.Piece != i {
+			return false
+		}
+	}
+	return ok && c.Continues(work)
 }
 
 // pause waits for d, or until ctx ends.

@@ -114,8 +114,8 @@ type final struct {
 // Generate streams /completion, or the chat endpoint where only that can do what the job asks.
 func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
-	g.watch(watched(job.Sampling.Stop, job.Sent))
-	if job.Sent != "" {
+	g.watch(watched(job.Sampling.Stop, end(job)))
+	if job.SentTokens > 0 {
 		return e.goOn(ctx, g)
 	}
 	return e.generate(ctx, g)
@@ -171,7 +171,10 @@ func (g *generation) leave(event httpsse.Event) (more bool, err error) {
 func (g *generation) watch(words []string) {
 	if len(words) > 0 {
 		g.stops = &stops{words: words, emit: g.out.emit, kind: task.EventText}
-		g.stops.sent(g.job.Sent)
+		if g.job.SentThinking != "" && g.job.Sent == "" {
+			g.stops.kind = task.EventReasoning
+		}
+		g.stops.sent(end(*g.job))
 		g.out.emit = g.stops.piece
 	}
 }
@@ -320,7 +323,7 @@ func (e *Engine) startChat(ctx context.Context, g *generation, told *told) (*htt
 		if err != nil {
 			return nil, err
 		}
-		body := chatCompletion{chat: c, Verbose: true, StreamOptions: streamOptions{Usage: true}}
+		body := chatCompletion{chat: c.continued(job), Verbose: true, StreamOptions: streamOptions{Usage: true}}
 		if body.sampling, err = e.sampling(ctx, g, told.ctx, verboseFields); err != nil {
 			return nil, err
 		}
