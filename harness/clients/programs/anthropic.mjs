@@ -205,4 +205,12 @@ await s.run({
     await killed;
     assert.ok(n > 5);
   },
+  "a request with a key joins its task": async () => {
+    const keyed = { headers: { "Idempotency-Key": "anthropic-1" } };
+    const first = await anthropic.messages.create(haiku, keyed);
+    assert.deepEqual(await anthropic.messages.create(haiku, keyed), first);
+    const e = await s.caught(anthropic.messages.create({ ...haiku, max_tokens: 7999 }, keyed));
+    assert.ok(e instanceof Anthropic.ConflictError, e);
+    assert.match(e.message, /Idempotency-Key/);
+  },
 });

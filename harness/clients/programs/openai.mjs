@@ -307,4 +307,17 @@ await s.run({
     })().then(() => assert.fail("it ended cleanly")));
     assert.ok(!seen.includes("response.completed"), seen.join());
   },
+  "a request with a key joins its task": async () => {
+    const keyed = { headers: { "Idempotency-Key": "openai-1" } };
+    const first = await openai.chat.completions.create({ ...haiku, stream: true }, keyed).withResponse();
+    const id = first.response.headers.get("x-task-id");
+    first.data.controller.abort(); // the client leaves, and comes back
+    const again = await openai.chat.completions.create({ ...haiku, stream: true }, keyed).withResponse();
+    assert.equal(again.response.headers.get("x-task-id"), id);
+    const got = await joined(again.data);
+    assert.equal(got.finish, "stop");
+    const e = await s.caught(openai.chat.completions.create({ ...haiku, seed: 8, stream: true }, keyed));
+    assert.ok(e instanceof OpenAI.ConflictError, e);
+    assert.match(e.message, /Idempotency-Key/);
+  },
 });
