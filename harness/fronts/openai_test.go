@@ -198,7 +198,7 @@ func held(t *testing.T, check dialect.Check) {
 
 // OpenAI's dialect, as its clients use it.
 //
-// LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
+// LO-401, LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
 func TestOpenAI(t *testing.T) {
 	b := serve(t)
 	document, err := dialect.LoadOpenAI()
