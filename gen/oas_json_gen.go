@@ -10584,6 +10584,16 @@ func (s *Receipt) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.ContinuedAt != nil {
+			e.FieldStart("continued_at")
+			e.ArrStart()
+			for _, elem := range s.ContinuedAt {
+				e.Int(elem)
+			}
+			e.ArrEnd()
+		}
+	}
+	{
 		e.FieldStart("replica_id")
 		e.Str(s.ReplicaID)
 	}
@@ -10603,17 +10613,18 @@ func (s *Receipt) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfReceipt = [10]string{
-	0: "seed",
-	1: "determinism",
-	2: "fingerprint",
-	3: "request_digest",
-	4: "transcript_sha256",
-	5: "transcript_form",
-	6: "replica_id",
-	7: "engine_version",
-	8: "model_digest",
-	9: "tokens_cached",
+var jsonFieldsNameOfReceipt = [11]string{
+	0:  "seed",
+	1:  "determinism",
+	2:  "fingerprint",
+	3:  "request_digest",
+	4:  "transcript_sha256",
+	5:  "transcript_form",
+	6:  "continued_at",
+	7:  "replica_id",
+	8:  "engine_version",
+	9:  "model_digest",
+	10: "tokens_cached",
 }
 
 // Decode decodes Receipt from json.
@@ -10691,8 +10702,27 @@ func (s *Receipt) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"transcript_form\"")
 			}
+		case "continued_at":
+			if err := func() error {
+				s.ContinuedAt = make([]int, 0)
+				if err := d.Arr(func(d *jx.Decoder) error {
+					var elem int
+					v, err := d.Int()
+					elem = int(v)
+					if err != nil {
+						return err
+					}
+					s.ContinuedAt = append(s.ContinuedAt, elem)
+					return nil
+				}); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"continued_at\"")
+			}
 		case "replica_id":
-			requiredBitSet[0] |= 1 << 6
+			requiredBitSet[0] |= 1 << 7
 			if err := func() error {
 				v, err := d.Str()
 				s.ReplicaID = string(v)
@@ -10704,7 +10734,7 @@ func (s *Receipt) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replica_id\"")
 			}
 		case "engine_version":
-			requiredBitSet[0] |= 1 << 7
+			requiredBitSet[1] |= 1 << 0
 			if err := func() error {
 				v, err := d.Str()
 				s.EngineVersion = string(v)
@@ -10716,7 +10746,7 @@ func (s *Receipt) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"engine_version\"")
 			}
 		case "model_digest":
-			requiredBitSet[1] |= 1 << 0
+			requiredBitSet[1] |= 1 << 1
 			if err := func() error {
 				v, err := d.Str()
 				s.ModelDigest = string(v)
@@ -10747,8 +10777,8 @@ func (s *Receipt) Decode(d *jx.Decoder) error {
 	// Validate required fields.
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
-		0b11011111,
-		0b00000001,
+		0b10011111,
+		0b00000011,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

@@ -7290,9 +7290,13 @@ type Receipt struct {
 	// and of each call its id (`i`), its name (`n`) and its arguments (`j`). Left out by earlier versions,
 	// for `text`.
 	TranscriptForm OptReceiptTranscriptForm `json:"transcript_form"`
-	ReplicaID      string                   `json:"replica_id"`
-	EngineVersion  string                   `json:"engine_version"`
-	ModelDigest    string                   `json:"model_digest"`
+	// Of a `best_effort` task whose worker was lost in the middle of it: the numbers of the events with
+	// which another one went on behind what had been sent. Fingerprint, replica and versions are those of
+	// the last one. Left out where there was none.
+	ContinuedAt   []int  `json:"continued_at"`
+	ReplicaID     string `json:"replica_id"`
+	EngineVersion string `json:"engine_version"`
+	ModelDigest   string `json:"model_digest"`
 	// Tokens of the prompt that came from the KV of an earlier one. That changes no byte of a strict task.
 	// Left out where there are none.
 	TokensCached OptInt `json:"tokens_cached"`
@@ -7326,6 +7330,11 @@ func (s *Receipt) GetTranscriptSHA256() string {
 // GetTranscriptForm returns the value of TranscriptForm.
 func (s *Receipt) GetTranscriptForm() OptReceiptTranscriptForm {
 	return s.TranscriptForm
+}
+
+// GetContinuedAt returns the value of ContinuedAt.
+func (s *Receipt) GetContinuedAt() []int {
+	return s.ContinuedAt
 }
 
 // GetReplicaID returns the value of ReplicaID.
@@ -7376,6 +7385,11 @@ func (s *Receipt) SetTranscriptSHA256(val string) {
 // SetTranscriptForm sets the value of TranscriptForm.
 func (s *Receipt) SetTranscriptForm(val OptReceiptTranscriptForm) {
 	s.TranscriptForm = val
+}
+
+// SetContinuedAt sets the value of ContinuedAt.
+func (s *Receipt) SetContinuedAt(val []int) {
+	s.ContinuedAt = val
 }
 
 // SetReplicaID sets the value of ReplicaID.

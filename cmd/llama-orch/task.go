@@ -160,6 +160,9 @@ func (c *taskCmd) Run(a *app) error {
 		rows = append(rows, []string{"decode time", duration(end.DecodeTimeMs)}, []string{"finished by", string(end.FinishReason)},
 			[]string{"fingerprint", end.Receipt.Fingerprint}, []string{"request", end.Receipt.RequestDigest},
 			[]string{"transcript", end.Receipt.TranscriptSHA256}, []string{"transcript form", string(end.Receipt.TranscriptForm.Or(gen.ReceiptTranscriptFormText))})
+		for _, event := range end.Receipt.ContinuedAt {
+			rows = append(rows, []string{"continued", fmt.Sprintf("by another worker, from event %d on", event)})
+		}
 		for _, c := range end.ToolCalls {
 			rows = append(rows, []string{"call", fmt.Sprintf("%s %s as %s", c.Name, c.Arguments, c.ID)})
 		}

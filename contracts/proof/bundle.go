@@ -174,6 +174,7 @@ type Receipt struct {
 	ModelDigest      string `json:"model_digest"`
 	TranscriptForm   string `json:"transcript_form,omitempty"`
 	TokensCached     int    `json:"tokens_cached,omitempty"`
+	ContinuedAt      []int  `json:"continued_at,omitempty"` // the events with which another run went on
 }
 
 // Encode writes a bundle in its one form: the fields in their order, no white space, no escapes that JSON can do without. It

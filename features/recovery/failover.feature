@@ -72,8 +72,8 @@ Feature: Failover
     And the metrics have
       | llorch_failovers_total{pool_id="default",outcome="mismatch"} | 1 |
 
-  @LO-203
-  Scenario Outline: A best-effort task is tried again only if none of its tokens left
+  @LO-209
+  Scenario Outline: A best-effort task goes on behind what it has sent
     Given a daemon in front of a fake engine
     And the fake engine's script is
       """
@@ -81,14 +81,60 @@ Feature: Failover
       """
     When I submit task "loose" with
       | determinism | best_effort |
+      | max_tokens  | 3           |
     And I follow task "loose"
-    Then stream "loose" ends with <end>
+    Then stream "loose" is "started", tokens, "end"
+    And stream "loose" holds 3 token events
+    And the end of stream "loose" has
+      | receipt.determinism    | best_effort |
+      | receipt.continued_at.0 | <event>     |
+      | tokens_out             | 3           |
     And the fake engine has come to generations <runs>
+    And the metrics have
+      | llorch_failovers_total{pool_id="default",outcome="<outcome>"} | 1 |
 
     Examples:
-      | after | end                | runs |
-      | 0     | end                | 2    |
-      | 1     | error WORKER_RESET | 1    |
+      | after | event  | runs | outcome   |
+      | 0     | absent | 2    | resumed   |
+      | 1     | 2      | 2    | continued |
+      | 3     | 4      | 1    | continued |
+
+  @LO-209 @LO-204
+  Scenario: The worker of a best-effort task is killed in mid-stream, and the other replica goes on
+    Given a daemon whose pool has
+      | replicas | 2  |
+      | pace     | 10 |
+    When I submit task "loose" with
+      | determinism | best_effort |
+    And I follow task "loose"
+    Then stream "loose" has 6 tokens
+    When I kill the worker that runs task "loose"
+    Then a metrics frame of stream "loose" has
+      | failover | 1 |
+    And stream "loose" is "started", tokens, "end"
+    And the end of stream "loose" has
+      | receipt.determinism    | best_effort |
+      | receipt.continued_at.0 | present     |
+    And the log has a line "a task lost its worker and moves to another"
+    And the metrics have
+      | llorch_failovers_total{pool_id="default",outcome="continued"}      | 1 |
+      | llorch_tasks_finished_total{pool_id="default",outcome="completed"} | 1 |
+    And every series is in the metrics contract, with its labels and values
+
+  @LO-209 @OC-CTRL-2030
+  Scenario: Nobody goes on in the middle of a call of a tool
+    Given a scripted engine plays
+      """
+      {"rules": [{"match": "weather", "play": [
+        {"text": "I look."}, {"call": {"n": 0, "name": "weather"}}, {"call": {"n": 0, "arguments": "{\"ci"}}, {"die": true}]}]}
+      """
+    And a daemon in front of the scripted engine
+    When I submit the chat "torn"
+      """
+      {"messages": [{"role": "user", "content": "What is the weather in Bern?"}], "tools": [{"name": "weather"}], "determinism": "best_effort"}
+      """
+    And I follow task "torn"
+    Then stream "torn" ends with error WORKER_RESET
 
   @LO-203 @ORCH-3026
   Scenario: A task that waits for another replica can be canceled

@@ -180,7 +180,7 @@ func (s *stream) end(e event) error {
 	}
 	if _, err := object(string(raw), []string{
 		"seed", "determinism", "fingerprint", "request_digest", "transcript_sha256", "transcript_form", "replica_id", "engine_version", "model_digest",
-	}, []string{"tokens_cached"}); err != nil {
+	}, []string{"tokens_cached", "continued_at"}); err != nil {
 		return fmt.Errorf("receipt: %w", err)
 	}
 	return s.said.Take(e)
@@ -189,7 +189,7 @@ func (s *stream) end(e event) error {
 func checkMetrics(data string) error {
 	o, err := object(data, []string{"phase", "queue_depth", "queue_position", "predicted_start_ms", "on_time_probability", "kv_warmth"},
 		[]string{"failover", "load_progress", "budget_tokens_remaining", "budget_time_remaining_ms", "budget_cost_remaining"})
-	if err == nil && !slices.Contains([]any{"queued", "loading", "prefill", "decode"}, o["phase"]) {
+	if err == nil && !slices.Contains([]any{"queued", "loading", "prefill", "decode", "moving"}, o["phase"]) {
 		err = fmt.Errorf("there is no phase %v", o["phase"])
 	}
 	return err

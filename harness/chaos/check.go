@@ -4,6 +4,7 @@ package chaos
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -114,7 +115,7 @@ func causes(h *history, f *finding) {
 		case "QUEUE_FULL_DROP_LRU":
 			ok = poolOf(t.plan.pool).policy == dropLRU
 		case "WORKER_RESET":
-			ok = deaths >= tries || !t.plan.strict && deaths > 0
+			ok = deaths >= tries || !t.plan.strict && h.count(from, to, killDaemon, stopDaemon) > 0 // what such a task has sent goes with the daemon
 		case "SHUTTING_DOWN":
 			ok = !t.plan.strict && h.count(from, to, stopDaemon) > 0
 		case "LEDGER_UNAVAILABLE": // a best-effort task must not run while its dispatch cannot be recorded
@@ -273,7 +274,7 @@ func strictBytes(h *history, f *finding) {
 func sameRun(e client.End, c calm) bool {
 	want := c.receipt
 	want.ReplicaID = e.Receipt.ReplicaID
-	return e.TokensOut == len(c.tokens) && e.FinishReason == c.finish && e.Receipt == want
+	return e.TokensOut == len(c.tokens) && e.FinishReason == c.finish && reflect.DeepEqual(e.Receipt, want)
 }
 
 func cancels(h *history, f *finding) {

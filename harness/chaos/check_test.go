@@ -179,18 +179,21 @@ func TestTheCheckerObjects(t *testing.T) {
 		change func(h *history)
 		says   string
 	}{
-		"an accepted task is forgotten":  {func(h *history) { h.task("first").final, h.task("first").unknown = nil, true }, "does not know it"},
-		"a task never ends":              {func(h *history) { h.task("first").final.State = "running" }, "is still running"},
-		"status and stream differ":       {func(h *history) { h.task("first").final.State = "failed" }, `its stream ends with "end"`},
-		"another last event":             {func(h *history) { h.task("first").final.LastEvent = "3-00000000" }, "the status says 3-00000000"},
-		"nobody asked":                   {func(h *history) { h.task("never").unknown = false }, "nobody asked"},
-		"a refused task lives":           {func(h *history) { h.task("never").final = &status{State: "queued"} }, "was refused last"},
-		"a refusal without a reason":     {func(h *history) { h.task("never").submits[0].code = "INTERNAL" }, "refused with INTERNAL"},
-		"a deadline nobody set":          {func(h *history) { h.task("never").submits[0].code = "DEADLINE_UNMET" }, "refused with DEADLINE_UNMET"},
-		"another admission":              {func(h *history) { h.task("first").submits[2].admission.Seed = 8 }, "and then with"},
-		"started is not the admission":   {func(h *history) { both(h.task("first"), 9) }, "and its stream starts with"},
-		"nobody canceled":                {func(h *history) { h.task("third").cancels = nil }, "0 cancels"},
-		"a strict task is reset":         {func(h *history) { h.task("reset").plan.strict = true }, "ended with WORKER_RESET"},
+		"an accepted task is forgotten": {func(h *history) { h.task("first").final, h.task("first").unknown = nil, true }, "does not know it"},
+		"a task never ends":             {func(h *history) { h.task("first").final.State = "running" }, "is still running"},
+		"status and stream differ":      {func(h *history) { h.task("first").final.State = "failed" }, `its stream ends with "end"`},
+		"another last event":            {func(h *history) { h.task("first").final.LastEvent = "3-00000000" }, "the status says 3-00000000"},
+		"nobody asked":                  {func(h *history) { h.task("never").unknown = false }, "nobody asked"},
+		"a refused task lives":          {func(h *history) { h.task("never").final = &status{State: "queued"} }, "was refused last"},
+		"a refusal without a reason":    {func(h *history) { h.task("never").submits[0].code = "INTERNAL" }, "refused with INTERNAL"},
+		"a deadline nobody set":         {func(h *history) { h.task("never").submits[0].code = "DEADLINE_UNMET" }, "refused with DEADLINE_UNMET"},
+		"another admission":             {func(h *history) { h.task("first").submits[2].admission.Seed = 8 }, "and then with"},
+		"started is not the admission":  {func(h *history) { both(h.task("first"), 9) }, "and its stream starts with"},
+		"nobody canceled":               {func(h *history) { h.task("third").cancels = nil }, "0 cancels"},
+		"a strict task is reset":        {func(h *history) { h.task("reset").plan.strict = true }, "ended with WORKER_RESET"},
+		"a reset by a worker's death": {func(h *history) {
+			h.faults = []fault{{kind: killWorker, pool: h.task("reset").plan.pool, at: second(2.5)}}
+		}, "ended with WORKER_RESET"},
 		"a reset without a death":        {func(h *history) { h.faults = nil }, "ended with WORKER_RESET"},
 		"a drop where tasks are refused": {func(h *history) { h.task("dropped").plan.pool = "wide" }, "ended with QUEUE_FULL_DROP_LRU"},
 		"a watchdog":                     {func(h *history) { h.task("dropped").final.Error.Code = "DECODE_TIMEOUT" }, "ended with DECODE_TIMEOUT"},

@@ -72,6 +72,7 @@ type Receipt struct {
 	ModelDigest      string `json:"model_digest"`
 	TranscriptForm   string `json:"transcript_form"`
 	TokensCached     int    `json:"tokens_cached"`
+	ContinuedAt      []int  `json:"continued_at"`
 }
 
 // Failure is the data of the `error` event.

@@ -65,6 +65,7 @@ func (b box) state(id, state string) {
 var asks = map[string]struct{ path, body, whole, streamed string }{
 	"openai":             {"/v1/chat/completions", strings.TrimSuffix(chat("slow-haiku", ""), "}"), `}`, `,"stream":true}`},
 	"openai completions": {"/v1/completions", `{"model":"slow-haiku","seed":7,"prompt":"` + question + `"`, `}`, `,"stream":true}`},
+	"openai responses":   {"/v1/responses", `{"model":"slow-haiku","seed":7,"input":"` + question + `"`, `}`, `,"stream":true}`},
 	"anthropic":          {"/v1/messages", strings.TrimSuffix(ask("slow-haiku", ""), "}"), `}`, `,"stream":true}`},
 	"ollama":             {"/api/chat", `{"model":"slow-haiku","options":{"seed":7},"messages":[{"role":"user","content":"` + question + `"}]`, `,"stream":false}`, `}`},
 	"ollama generate":    {"/api/generate", `{"model":"slow-haiku","options":{"seed":7},"raw":true,"prompt":"` + question + `"`, `,"stream":false}`, `}`},

@@ -156,7 +156,18 @@ func (e *Engine) render(c *chatRequest) string {
 		tools, _ := json.Marshal(c.Tools) // it came from JSON
 		turn("system", "Tools: "+string(tools))
 	}
-	for _, m := range c.Messages {
+	messages, begun := c.Messages, ""
+	if c.Continues != "" {
+		last := messages[len(messages)-1]
+		messages, begun = messages[:len(messages)-1], last.text
+		if last.Reasoning != "" {
+			begun = "<think>" + last.Reasoning
+		}
+		if last.Reasoning != "" && c.Continues == "content" {
+			begun += "</think>" + last.text
+		}
+	}
+	for _, m := range messages {
 		text := m.text
 		if m.Reasoning != "" {
 			text = "<think>" + m.Reasoning + "</think>" + text
@@ -173,6 +184,7 @@ func (e *Engine) render(c *chatRequest) string {
 	if thinking, ok := c.Arguments["enable_thinking"]; ok && e.opts.Thinks && string(thinking) == "false" {
 		b.WriteString("<think></think>")
 	}
+	b.WriteString(begun)
 	return b.String()
 }
 

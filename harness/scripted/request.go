@@ -36,7 +36,7 @@ var (
 	chatParameters       = with(samplingParameters, map[string]kind{
 		"messages": isArray, "tools": isArray, "tool_choice": isText, "parallel_tool_calls": isBool, "response_format": isObject,
 		"chat_template_kwargs": isObject, "reasoning_format": isText, "reasoning_effort": isText, "reasoning_budget_tokens": isNumber,
-		"reasoning_budget_message": isText, "add_generation_prompt": isBool, "continue_final_message": isAny, "model": isText,
+		"reasoning_budget_message": isText, "add_generation_prompt": isBool, "continue_final_message": isText, "model": isText,
 		"logprobs": isBool, "top_logprobs": isNumber,
 	})
 	tokenizeParameters   = map[string]kind{"content": isText, "add_special": isBool, "parse_special": isBool, "with_pieces": isBool}
@@ -52,8 +52,6 @@ func with(a, b map[string]kind) map[string]kind {
 
 // kind is what a value has to be.
 type kind func(json.RawMessage) bool
-
-func isAny(json.RawMessage) bool { return true }
 
 func of[T any](v json.RawMessage) bool { var t T; return json.Unmarshal(v, &t) == nil }
 
@@ -165,6 +163,8 @@ type chatRequest struct {
 	ReasoningFormat string                     `json:"reasoning_format"`
 	Effort          string                     `json:"reasoning_effort"`
 	Logprobs        bool                       `json:"logprobs"`
+	GenerationTurn  *bool                      `json:"add_generation_prompt"`
+	Continues       string                     `json:"continue_final_message"`
 }
 
 type format struct {
@@ -233,6 +233,18 @@ func (c *chatRequest) check(o Options) error {
 		return errors.New("Cannot use custom grammar constraints with tools.") //nolint:staticcheck // as the server writes it
 	case c.Logprobs && c.Stream && len(c.Tools) > 0:
 		return errors.New("logprobs is not supported with tools + stream")
+	}
+	if c.Continues != "" {
+		switch last := c.Messages[len(c.Messages)-1]; {
+		case !slices.Contains([]string{"content", "reasoning_content"}, c.Continues):
+			return fmt.Errorf("continue_final_message is %q", c.Continues)
+		case c.GenerationTurn == nil || *c.GenerationTurn:
+			return errors.New("Cannot set both add_generation_prompt and continue_final_message to true.") //nolint:staticcheck // as the server writes it
+		case last.Role != "assistant":
+			return errors.New("the final message is no assistant's")
+		case len(last.ToolCalls) > 0:
+			return errors.New("Cannot continue an assistant message that contains tool calls.") //nolint:staticcheck // as the server writes it
+		}
 	}
 	if thinking, ok := c.Arguments["enable_thinking"]; ok && !isBool(thinking) {
 		return errors.New(`invalid type for "enable_thinking" (expected boolean, got string)`)

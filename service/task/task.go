@@ -115,6 +115,8 @@ type Receipt struct {
 	ReplicaID        string      `json:"replica_id"`
 	EngineVersion    string      `json:"engine_version"`
 	ModelDigest      string      `json:"model_digest"`
+	// ContinuedAt are the numbers of the events with which another run went on where one had broken off (LO-209).
+	ContinuedAt []int `json:"continued_at,omitempty"`
 	// TranscriptForm is how TranscriptSHA256 is made. It is empty in what earlier versions recorded, which is FormText.
 	TranscriptForm TranscriptForm `json:"transcript_form,omitempty"`
 	// TokensCached is how many tokens of the prompt came from the KV of an earlier one. It changes no byte of a strict task (LO-443).
@@ -174,6 +176,7 @@ const (
 	PhaseLoading Phase = "loading"
 	PhasePrefill Phase = "prefill"
 	PhaseDecode  Phase = "decode"
+	PhaseMoving  Phase = "moving" // after the loss of its worker, until another one has it
 )
 
 // Checkpoint is a recorded point of a running task's log. When the task is decoded again, it must have the same sum there.

@@ -45,6 +45,18 @@ func openAI(base string) []test {
 			got, err := streamed(ctx, plain)
 			return errors.Join(err, same("the streamed text", got.Content, whole.Choices[0].Message.Content))
 		}},
+		{"openai: a request with a key joins its task", func(ctx context.Context) error {
+			keyed := option.WithHeader("Idempotency-Key", "go-1")
+			first, err := client.Chat.Completions.New(ctx, plain, keyed)
+			if err != nil {
+				return err
+			}
+			again, err := client.Chat.Completions.New(ctx, plain, keyed)
+			if err != nil {
+				return err
+			}
+			return same("the second answer", again.RawJSON(), first.RawJSON())
+		}},
 		{"openai: tools", func(ctx context.Context) error {
 			got, err := streamed(ctx, weather)
 			if err != nil {

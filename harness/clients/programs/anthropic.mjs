@@ -241,4 +241,12 @@ await s.run({
     const twice = await s.caught(batches.create({ requests: [{ custom_id: "a", params }, { custom_id: "a", params }] }));
     assert.ok(twice instanceof Anthropic.BadRequestError, twice);
   },
+  "a request with a key joins its task": async () => {
+    const keyed = { headers: { "Idempotency-Key": "anthropic-1" } };
+    const first = await anthropic.messages.create(haiku, keyed);
+    assert.deepEqual(await anthropic.messages.create(haiku, keyed), first);
+    const e = await s.caught(anthropic.messages.create({ ...haiku, max_tokens: 7999 }, keyed));
+    assert.ok(e instanceof Anthropic.ConflictError, e);
+    assert.match(e.message, /Idempotency-Key/);
+  },
 });

@@ -160,4 +160,11 @@ await s.run({
     assert.equal(got.text, want.text);
     assert.equal(got.last.done_reason, "stop");
   },
+  "a request with a key joins its task": async () => {
+    const keyed = client({ headers: { "Idempotency-Key": "ollama-1" } });
+    const first = await keyed.chat(haiku);
+    assert.deepEqual(await keyed.chat(haiku), first);
+    const e = await s.caught(keyed.chat({ ...haiku, options: { ...options, seed: 8 } }));
+    assert.match(e.message, /Idempotency-Key/);
+  },
 });

@@ -455,4 +455,17 @@ await s.run({
     assert.equal(none.param, "endpoint");
     assert.ok((await s.caught(openai.batches.retrieve("batch_none"))) instanceof OpenAI.NotFoundError);
   },
+  "a request with a key joins its task": async () => {
+    const keyed = { headers: { "Idempotency-Key": "openai-1" } };
+    const first = await openai.chat.completions.create({ ...haiku, stream: true }, keyed).withResponse();
+    const id = first.response.headers.get("x-task-id");
+    first.data.controller.abort(); // the client leaves, and comes back
+    const again = await openai.chat.completions.create({ ...haiku, stream: true }, keyed).withResponse();
+    assert.equal(again.response.headers.get("x-task-id"), id);
+    const got = await joined(again.data);
+    assert.equal(got.finish, "stop");
+    const e = await s.caught(openai.chat.completions.create({ ...haiku, seed: 8, stream: true }, keyed));
+    assert.ok(e instanceof OpenAI.ConflictError, e);
+    assert.match(e.message, /Idempotency-Key/);
+  },
 });

@@ -45,6 +45,13 @@ for (const [name, provider] of Object.entries(providers)) {
     assert.equal(result.finishReason, "stop");
     assert.ok(result.text);
   };
+  cases[`${name}: a request with a key joins its task`] = async () => {
+    const keyed = { model: provider("haiku"), prompt: s.question, headers: { "Idempotency-Key": `vercel ${name}` } };
+    const first = await generateText(keyed);
+    const again = await generateText(keyed);
+    assert.equal(again.text, first.text);
+    assert.equal(again.response.headers["x-task-id"], first.response.headers["x-task-id"]);
+  };
   cases[`${name}: a full queue`] = async () => {
     const free = await s.occupy({ queue: true });
     setTimeout(free, 500);

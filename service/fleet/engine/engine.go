@@ -49,13 +49,17 @@ type Job struct {
 	CallID func(n int) string
 	// Rendered is called before the first piece where the engine makes another prompt of the messages than Prompt. Its error ends the run;
 	// else the new prompt is decoded. Nil: nobody minds.
-	Rendered     func(prompt string) error
-	PromptTokens int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
-	Inputs       []string
-	Seed         uint32
-	Sampling     task.Sampling
-	MaxTokens    int // 0: as many as the context holds
-	Reuse        Reuse
+	Rendered func(prompt string) error
+	// Sent is what an earlier run has generated of the answer, SentThinking what it has thought before that, in SentTokens tokens. Generate goes on behind it
+	// and emits what follows; MaxTokens and the Result count both. Only a Continuer takes it. SentTokens 0: it generates from the beginning.
+	Sent, SentThinking string
+	SentTokens         int
+	PromptTokens       int // as a TokenCounter said; 0: unknown, so the engine counts itself where the number matters
+	Inputs             []string
+	Seed               uint32
+	Sampling           task.Sampling
+	MaxTokens          int // 0: as many as the context holds
+	Reuse              Reuse
 	// Cached is called before the first token, with how many tokens of the prompt came from that KV. Nil: nobody asks.
 	Cached func(tokens int)
 	// Progress is called whenever the engine tells that it is further with the prompt, if it can tell. Nil: nobody asks.

@@ -31,6 +31,12 @@ type ChatCounter interface {
 // Chatter is an Engine whose Generate takes Job.Messages in the place of a prompt.
 type Chatter interface{ Chats() }
 
+// Continuer is an Engine that can go on behind Job.Sent and Job.SentThinking.
+type Continuer interface {
+	// Continues reports whether it can behind what was sent of this job, which it has begun to run. It asks nobody, since the engine may be gone.
+	Continues(job Job) bool
+}
+
 // Embedder runs embedding jobs. The answer is the `result` of the task's `end` event, as for a Reranker.
 type Embedder interface {
 	Embed(ctx context.Context, job Job) (json.RawMessage, Result, error)
@@ -59,7 +65,7 @@ type Closer interface{ Close() }
 
 // Faces are the faces of an engine.
 type Faces struct {
-	CountsTokens, Templates, Chats, Embeds, Reranks, CountsBusy, KeepsSlots bool
+	CountsTokens, Templates, Chats, Embeds, Reranks, Continues, CountsBusy, KeepsSlots bool
 }
 
 // FacesOf finds the faces of an engine.
@@ -69,6 +75,7 @@ func FacesOf(e Engine) (f Faces) {
 	_, f.Chats = e.(Chatter)
 	_, f.Embeds = e.(Embedder)
 	_, f.Reranks = e.(Reranker)
+	_, f.Continues = e.(Continuer)
 	_, f.CountsBusy = e.(BusyCounter)
 	_, f.KeepsSlots = e.(Keeper)
 	return f
@@ -94,6 +101,7 @@ func (f Faces) Names() (names []string) {
 		{f.Chats, "chat"},
 		{f.Embeds, "embedding"},
 		{f.Reranks, "rerank"},
+		{f.Continues, "continue"},
 		{f.CountsBusy, "busy_slots"},
 		{f.KeepsSlots, "kv_erase"},
 	} {

@@ -136,3 +136,30 @@ func TestListsAreInTheOrderOfAcceptance(t *testing.T) {
 		require.Equal(t, []string{"newest", "waits too", "waits", "new", "old"}, listed)
 	})
 }
+
+// LO-208: whoever sends a task again is told how it failed, so that a front may try anew; also where it was deleted.
+func TestARepeatedSubmitTellsOfAFailure(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.must("done")
+		require.Contains(t, r.read("done"), "event: end")
+		r.set(func() { r.replicas[0].fail = task.Errorf(task.DecodeTimeout, "too slow") })
+		r.must("failed")
+		require.Contains(t, r.read("failed"), `"code":"DECODE_TIMEOUT"`)
+		for id, want := range map[string]task.Code{"done": "", "failed": task.DecodeTimeout} {
+			a, err := r.submit(id)
+			require.NoError(t, err)
+			require.Equal(t, want, codeOf(a.Failure), id)
+			require.NoError(t, r.s.Delete(t.Context(), id, "me"))
+			a, err = r.submit(id)
+			require.True(t, task.HasCode(err, task.Deleted), "%v", err)
+			require.Equal(t, want, codeOf(a.Failure), id)
+		}
+	})
+}
+
+func codeOf(e *task.Error) task.Code {
+	if e == nil {
+		return ""
+	}
+	return e.Code
+}

@@ -64,7 +64,7 @@ func since(was, now time.Time) time.Duration { return max(now.Sub(was), 0) }
 // figures are those of a `metrics` frame. False: there are none any more. Every stream asks once a second, so no snapshot is made.
 func (j *job) figures() (task.Metrics, bool) {
 	j.mu.Lock()
-	state, startedAt, tries, warm := j.public(), j.startedAt, j.tries, j.warm
+	state, startedAt, tries, warm, moves := j.public(), j.startedAt, j.tries, j.warm, j.state == moving
 	j.mu.Unlock()
 	if state.Final() {
 		return task.Metrics{}, false
@@ -83,6 +83,8 @@ func (j *job) figures() (task.Metrics, bool) {
 		if progress, loading := l.loading(); loading {
 			m.Phase, m.LoadProgress = task.PhaseLoading, progress
 		}
+	case moves:
+		m.Phase = task.PhaseMoving
 	case j.log.Tokens() == 0:
 		m.Phase = task.PhasePrefill
 	default:

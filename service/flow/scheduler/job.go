@@ -44,6 +44,8 @@ type job struct {
 	replica     Replica                 // that runs it, or ran it last; this and the next six are written by its run
 	startedAt   time.Time               // when its first run began
 	firstOutput time.Time               // when the first output of all its runs came
+	decodesFrom time.Time               // when that of this run came
+	spent       time.Duration           // that runs decoded whose answer others went on with
 	tries       int                     // runs so far, one of an earlier process included
 	excused     int                     // how many of them ended because this process lacked something
 	warm        bool                    // the engine took part of the prompt from KV, in this run
@@ -102,7 +104,7 @@ func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	if j.startedAt.IsZero() {
 		j.startedAt = now
 	}
-	j.replica, j.cancelRun, j.warm = r, cancel, false
+	j.replica, j.cancelRun, j.warm, j.decodesFrom = r, cancel, false, time.Time{}
 	j.tries++
 	return true
 }
@@ -297,6 +299,54 @@ func (j *job) firstOutputAt() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.firstOutput
+}
+
+// sent is how many tokens have gone to the log that the next run goes on behind, since it cannot make them again: those of a best-effort task.
+func (j *job) sent() int {
+	if j.task.Determinism == task.Strict {
+		return 0
+	}
+	return j.log.Tokens()
+}
+
+// attempt opens a run's part of the log, and tells the engine what is in it already (LO-209).
+func (j *job) attempt(work *engine.Job) *stream.Attempt {
+	if j.sent() == 0 {
+		return j.log.Begin()
+	}
+	j.behind(work)
+	return j.log.Continue()
+}
+
+// behind tells an engine what was sent, and returns it.
+func (j *job) behind(work *engine.Job) task.Transcript {
+	sent, _ := j.log.Transcript()
+	parts := sent.Parts()
+	work.Sent, work.SentThinking, work.SentTokens = parts.Answer, parts.Reasoning, len(sent.Ends)
+	return sent
+}
+
+// decodes notes that the run's first output came.
+func (j *job) decodes(now time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.decodesFrom = now
+}
+
+// broke notes that the run broke off, and another one is to go on.
+func (j *job) broke(now time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if !j.decodesFrom.IsZero() { // else it sent nothing itself
+		j.spent += since(j.decodesFrom, now)
+	}
+}
+
+// decodedBefore is how long the runs decoded that broke off, and that others went on with.
+func (j *job) decodedBefore() time.Duration {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.spent
 }
 
 // decoded is how long the job's tokens took until now.

@@ -59,7 +59,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			observe.LabelPoolID, observe.LabelOutcome),
 		reusedTokens: counter("llorch_prompt_tokens_reused_total", "Tokens of prompts that came from KV (LO-443).", observe.LabelPoolID, observe.LabelDeterminism),
 		savedMS:      counter("llorch_prefill_saved_ms_total", "About how many milliseconds the engines would have needed for those tokens.", observe.LabelPoolID),
-		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, mismatch or exhausted.",
+		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, continued, mismatch or exhausted.",
 			observe.LabelPoolID, observe.LabelOutcome),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
 		tokensOut: counter("tokens_out_total", "Tokens streamed.", observe.ReplicaLabels()...),
@@ -143,6 +143,8 @@ func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration, tries
 func (m *Metrics) moved(r task.Record) {
 	outcome := "resumed"
 	switch {
+	case r.End != nil && len(r.End.Receipt.ContinuedAt) > 0:
+		outcome = "continued"
 	case r.End != nil:
 	case errors.Is(r.Err, stream.ErrDiverged):
 		outcome = "mismatch"

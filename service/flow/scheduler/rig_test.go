@@ -47,6 +47,7 @@ type rig struct {
 	mu       sync.Mutex
 	replicas []*replica
 	order    []string // prompts in the order of dispatch
+	went     []string // what each of these runs went on behind
 }
 
 type replica struct {
@@ -71,6 +72,7 @@ type replica struct {
 	tokensIn int              // what Generate says of the prompt; 0: 3
 	changed  error            // what Intact returns
 	build    string           // of another engine; empty: the others'
+	starts   bool             // it goes on behind nothing that another one sent
 	warm     atomic.Int32     // leases that asked for its KV to be kept
 	piece    int              // of a prompt that strict tasks reuse; 0: they reuse nothing
 	cached   int              // what Generate says came from KV
@@ -435,6 +437,7 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 	x.r.mu.Lock()
 	x.r.order = append(x.r.order, job.Prompt)
 	x.reuse = append(x.reuse, job.Reuse)
+	x.r.went = append(x.r.went, job.Sent)
 	x.r.mu.Unlock()
 	x.r.mu.Lock()
 	short := x.short > 0
@@ -449,7 +452,7 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 		}
 		job.Prompt = x.renders
 	}
-	for i := -x.prefill; i < job.MaxTokens; i++ {
+	for i := -x.prefill; i < job.MaxTokens-job.SentTokens; i++ {
 		select {
 		case <-time.After(x.every):
 		case <-ctx.Done():
@@ -473,7 +476,7 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 			x.r.mu.Unlock()
 			return engine.Result{}, task.Errorf(task.WorkerReset, "the worker died").Retry(0)
 		}
-		piece := task.TextPiece(fmt.Sprint(x.says, job.Prompt, i, " "))
+		piece := task.TextPiece(fmt.Sprint(x.says, job.Prompt, i+job.SentTokens, " "))
 		if i < len(x.kinds) && x.kinds[i] != task.EventText {
 			piece.Kind = x.kinds[i]
 			if piece.Kind == task.EventToolCall {
@@ -486,6 +489,9 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 	}
 	return engine.Result{TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength, Left: x.left, Cached: x.cached}, nil
 }
+
+// Continues implements engine.Continuer.
+func (x *replica) Continues(job engine.Job) bool { return !x.starts && job.Chat == nil }
 
 func (x *replica) Busy(context.Context) (int, error) {
 	x.r.mu.Lock()

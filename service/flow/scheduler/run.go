@@ -37,12 +37,12 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if s != j.slot { // else nobody may know of it yet
 		l.placed(j, s, now)
 	}
-	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuses(&j.task, replica)
+	warm, before := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuses(&j.task, replica), j.sent()
 	t, result, answer, err := l.work(ctx, cancel, j, warm, s)
 	if refused := j.await(context.Background()); err == nil { // it may have sent no token, and not have waited for the ledger
 		err = refused
 	}
-	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil)
+	l.rates.ended(j, j.log.Tokens()-before, result.Cached, o.Now(), err == nil)
 	l.active()
 	if err == nil {
 		l.kept(ctx, j, t, warm, lease, result)
@@ -61,7 +61,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if replica.Slots == 1 {
 		l.s.prefixes.Emptied(replica.ID)
 	}
-	if !l.retry(ctx, j, replica, err) {
+	if !l.retry(ctx, j, lease, err) {
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
 	}
 	l.awaitIdle(j, lease)
@@ -204,12 +204,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	if t.PromptTokens == 0 || t.PromptTokens >= longPrompt {
 		work.Progress = func() { idle.Reset(l.pool.Prefill) }
 	}
-	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
+	attempt, tokens, saved := j.attempt(&work), 0, l.s.o.Now()
 	result, err := s.lease.Engine().Generate(ctx, work, func(p task.Piece) error {
 		if tokens > 0 {
 			idle.Reset(l.pool.Idle)
 		} else {
 			decodes.Store(true)
+			j.decodes(l.s.o.Now())
 			l.rates.firstToken(j, l.s.o.Now())
 			idle.Stop() // it is not the engine that is waited for
 			if err := dispatched(); err != nil {
@@ -280,11 +281,10 @@ func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err 
 }
 
 // retry lets a task whose engine broke wait for another replica, where one could go on with it: for a strict task that has sent
-// tokens, a replica of the same fingerprint; a best-effort task only while it has sent none (LO-203).
-func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
-	sent := j.log.Tokens() > 0
-	strict := j.task.Determinism == task.Strict
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && (!strict || errors.Is(err, errChanged)) || errors.Is(err, errPrompt) {
+// tokens, a replica of the same fingerprint (LO-203); for a best-effort task any one (LO-209).
+func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
+	sent, strict, changed := j.log.Tokens() > 0, j.task.Determinism == task.Strict, errors.Is(err, errChanged)
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && strict && changed || errors.Is(err, errPrompt) {
 		return false
 	}
 	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
@@ -295,8 +295,14 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 		return false
 	}
 	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
-	if sent {
-		fingerprint = r.Fingerprint
+	switch {
+	case !sent:
+	case strict:
+		fingerprint = lease.Replica().Fingerprint
+	case !changed && continues(j, lease.Engine()):
+		j.broke(l.s.o.Now())
+	case !j.log.Rewind():
+		return false
 	}
 	l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tried()), zap.Error(err))...)
 	if !j.move(fingerprint) {
@@ -307,6 +313,20 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 		l.s.letGo(j, &l.s.runs, nil)
 	}
 	return true
+}
+
+// continues reports whether another engine like this one can go on behind what the task has sent: an answer, thinking, or an answer behind it. Of a call it
+// is not known how the model wrote it.
+func continues(j *job, e engine.Engine) bool {
+	c, ok := e.(engine.Continuer)
+	work := engine.Job{Messages: j.task.Request.Messages, Chat: j.task.Request.Chat}
+	sent := j.behind(&work)
+	for i, m := range sent.Marks {
+		if m.Kind != task.EventReasoning || m.Piece != i {
+			return false
+		}
+	}
+	return ok && c.Continues(work)
 }
 
 // pause waits for d, or until ctx ends.
@@ -349,6 +369,8 @@ func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
 	case e.Code == task.WorkerReset && j.blamed() >= attempts:
 		e = l.errLost("so were the workers that tried it again")
+	case e.Code == task.WorkerReset && j.sent() > 0 && !errors.Is(err, errChanged) && !errors.Is(err, errPrompt):
+		e = l.errLost("no other one can go on in the middle of this answer")
 	}
 	l.s.o.Log.Warn("a run failed", append(j.told(), zap.Error(err))...)
 	return e
@@ -392,11 +414,11 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 
 func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {
 	return &task.End{
-		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: result.Decode.Milliseconds(),
+		TokensIn: result.TokensIn, TokensOut: j.log.Tokens(), DecodeTimeMS: (j.decodedBefore() + result.Decode).Milliseconds(),
 		FinishReason: result.Finish, Result: answer,
 		Receipt: task.Receipt{
 			Seed: t.Seed, Determinism: t.Determinism, Fingerprint: r.Fingerprint, RequestDigest: t.RequestDigest,
-			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest, TokensCached: result.Cached,
+			ReplicaID: r.ID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest, TokensCached: result.Cached, ContinuedAt: j.log.Continued(),
 		},
 	}
 }

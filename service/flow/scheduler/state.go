@@ -108,7 +108,7 @@ func (j *job) startPatience() {
 	j.patience = awake.AfterFunc(l.s.o.MoveWithin, func() {
 		defer l.unplaced(j)
 		if !l.parked() {
-			l.s.aside(func() { l.s.fail(j, l.errLost("no replica that gives the same bytes was ready in time"), still) }, j.told)
+			l.s.aside(func() { l.s.fail(j, l.errLost("no replica that can go on with it was ready in time"), still) }, j.told)
 			return
 		}
 		j.mu.Lock() // a drained pool's tasks wait for it, as its queue does

@@ -47,6 +47,8 @@ type Log struct {
 	tokens     int               // pieces that are not of tool calls
 	transcript hash.Hash         // of the answer, for a transcript of nothing else
 	attempt    int               // the one that may append
+	handed     int               // events that readers were given
+	continued  []int             // the numbers of the events with which attempts went on behind what was sent
 	expected   task.Checkpoint   // what the log of an earlier process held; Event 0: nothing
 	recovering bool              // an earlier process may have sent more than the log holds now
 	detached   bool              // this process ends, the task does not
@@ -111,6 +113,44 @@ func (l *Log) Begin() *Attempt {
 	defer l.mu.Unlock()
 	l.attempt++
 	return &Attempt{log: l, number: l.attempt}
+}
+
+// Continue is Begin for an attempt that goes on behind what the log holds, which it has not decoded itself (LO-209).
+func (l *Log) Continue() *Attempt {
+	a := l.Begin()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	a.at = len(l.pieceEnds)
+	if next := len(l.ends); !slices.Contains(l.continued, next) {
+		l.continued = append(l.continued, next)
+	}
+	return a
+}
+
+// Continued are the numbers of the first events of the attempts that went on. One that wrote nothing has the number of the next one.
+func (l *Log) Continued() []int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.continued)
+}
+
+// Rewind empties the log down to event 0, so that the next attempt may write other pieces. It does nothing, and reports false, where a reader
+// has a piece, or may have one from an earlier process.
+func (l *Log) Rewind() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.handed > 1 || l.recovering || l.sealed {
+		return false
+	}
+	for _, s := range l.subs {
+		s.next = min(s.next, 1)
+	}
+	l.attempt++ // a late piece of the attempt before must not follow
+	l.chunks, l.ends, l.tags, l.text, l.pieceEnds, l.marks, l.tokens, l.continued = nil, nil, nil, nil, nil, nil, 0, nil
+	l.running, l.transcript, l.tokenAt = sha256.New(), sha256.New(), time.Time{}
+	l.data.Buf = mustJSON(l.started)
+	l.append(started)
+	return true
 }
 
 // Append writes the attempt's next piece. It returns ErrSealed or ErrDiverged when the attempt must stop.

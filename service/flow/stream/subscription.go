@@ -35,6 +35,7 @@ type Subscription struct {
 	cut     bool
 	parked  bool                 // Next waits, and there is nothing to hand out
 	begun   bool                 // direct could not write all: the reader is to finish it
+	atEnd   bool                 // nothing is handed out before the terminal event
 	direct  func(event int) bool // hands one event to the reader's own write; nil: it has none
 }
 
@@ -64,6 +65,7 @@ func (l *Log) Subscribe(after string, batch time.Duration) (*Subscription, error
 			return nil, errOtherBytes(seq)
 		}
 		s.next = seq + 1
+		l.handed = max(l.handed, s.next)
 	}
 	l.subs = append(l.subs, s)
 	return s, nil
@@ -154,7 +156,7 @@ func (s *Subscription) take(frames *[]byte, events *task.Events) (news bool, wai
 		}
 	}
 	switch {
-	case s.next < last:
+	case s.next < last && (!s.atEnd || l.published):
 	case l.published:
 		return false, 0, io.EOF
 	case l.detached:
@@ -173,11 +175,19 @@ func (s *Subscription) take(frames *[]byte, events *task.Events) (news bool, wai
 	s.writing = s.next < l.tokensEnd()
 	if frames != nil {
 		*frames, s.next = l.frames(s.next, last)
-		return true, 0, nil
+	} else {
+		*events = l.events(s.next, last)
+		s.next = last
 	}
-	*events = l.events(s.next, last)
-	s.next = last
+	l.handed = max(l.handed, s.next)
 	return true, 0, nil
+}
+
+// AtEnd has the reader get nothing before the terminal event, and then all events. It comes before the first Next.
+func (s *Subscription) AtEnd() {
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.atEnd = true
 }
 
 // Written says that the frames of the last Next were written, or that writing them failed.
@@ -235,6 +245,7 @@ func (l *Log) direct() bool {
 		return false
 	}
 	s.next = last + 1
+	l.handed = max(l.handed, s.next)
 	if s.direct(last) {
 		return true
 	}

@@ -182,6 +182,7 @@ func toStatus(s task.Status) gen.TaskStatus {
 				TranscriptSHA256: e.Receipt.TranscriptSHA256,
 				TranscriptForm:   optForm(e.Receipt.TranscriptForm),
 				TokensCached:     gen.OptInt{Value: e.Receipt.TokensCached, Set: e.Receipt.TokensCached > 0},
+				ContinuedAt:      e.Receipt.ContinuedAt,
 				ReplicaID:        e.Receipt.ReplicaID,
 				EngineVersion:    e.Receipt.EngineVersion,
 				ModelDigest:      e.Receipt.ModelDigest,

@@ -18,6 +18,8 @@ type Events interface {
 	NextEvents(ctx context.Context, tick <-chan time.Time) (e task.Events, news bool, err error)
 	// DirectEvents is Stream's Direct: where write reports false, NextEvents reports news without events.
 	DirectEvents(write func(e task.Events) bool)
+	// AtEnd has NextEvents give nothing before the terminal event, and then everything. It comes before the first NextEvents.
+	AtEnd()
 	Written()
 	Last() bool
 	Metrics() (task.Metrics, bool)

@@ -27,6 +27,7 @@ func (w waits) NextEvents(context.Context, <-chan time.Time) (task.Events, bool,
 }
 func (waits) DirectEvents(func(task.Events) bool) {}
 func (waits) Written()                            {}
+func (waits) AtEnd()                              {}
 func (waits) Last() bool                          { return false }
 func (waits) Metrics() (task.Metrics, bool) {
 	return task.Metrics{Phase: task.PhaseQueued, QueuePosition: 3}, true

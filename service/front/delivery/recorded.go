@@ -33,6 +33,9 @@ func (r *recorded) Last() bool { return r.taken }
 // DirectEvents is Events'. Nobody appends any more.
 func (r *recorded) DirectEvents(func(e task.Events) bool) {}
 
+// AtEnd is Events'. The end is there.
+func (r *recorded) AtEnd() {}
+
 // Written is Events'.
 func (r *recorded) Written() {}
 

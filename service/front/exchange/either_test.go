@@ -78,9 +78,10 @@ func TestAPageMayReadTheReceipt(t *testing.T) {
 	g.ServeHTTP(w, r)
 	shown := strings.Split(w.Header().Get("Access-Control-Expose-Headers"), ", ")
 	parts := exchange.ReceiptParts(&task.Receipt{
-		Seed: 1, Determinism: task.Strict, Fingerprint: "f", RequestDigest: "d", TranscriptSHA256: "t", ModelDigest: "m",
+		Seed: 1, Determinism: task.Strict, Fingerprint: "f", RequestDigest: "d", TranscriptSHA256: "t", ModelDigest: "m", ContinuedAt: []int{5, 7},
 	})
-	require.Len(t, parts, 6)
+	require.Len(t, parts, 7)
+	require.Equal(t, [2]string{"Continued-At", "5,7"}, parts[6])
 	for _, part := range parts {
 		require.Contains(t, shown, "X-Receipt-"+part[0])
 	}

@@ -247,6 +247,7 @@ func (a *Answer) Whole(w http.ResponseWriter, r *http.Request, answer func(t tas
 		a.events.Close()
 		a.done(complete)
 	}()
+	a.events.AtEnd() // what nobody has been given can be decoded anew (LO-209)
 	held := time.NewTimer(a.x.o.HoldWhole)
 	defer held.Stop()
 	out := whole{x: a.x, w: w, control: http.NewResponseController(w)}
@@ -263,9 +264,6 @@ func (a *Answer) Whole(w http.ResponseWriter, r *http.Request, answer func(t tas
 			continue
 		}
 		a.events.Written()
-		if !events.Ended() {
-			continue
-		}
 		complete, a.Ended = true, events.EndedAt
 		if events.Err != nil {
 			return out.fail(events.Err)
@@ -290,7 +288,17 @@ func ReceiptParts(r *task.Receipt) [][2]string {
 		{"Request-Digest", r.RequestDigest},
 		{"Transcript-Sha256", r.TranscriptSHA256},
 		{"Model-Digest", r.ModelDigest},
+		{"Continued-At", numbers(r.ContinuedAt)},
 	}, func(p [2]string) bool { return p[1] == "" })
+}
+
+// numbers are numbers with commas between.
+func numbers(all []int) string {
+	words := make([]string, len(all))
+	for i, n := range all {
+		words[i] = strconv.Itoa(n)
+	}
+	return strings.Join(words, ",")
 }
 
 // maxRetryAfter bounds what clients are told to wait: some wait as long as they are told.

@@ -115,7 +115,7 @@ func receipt(r task.Receipt) *proof.Receipt {
 	return &proof.Receipt{
 		Seed: r.Seed, Determinism: string(r.Determinism), Fingerprint: r.Fingerprint, RequestDigest: r.RequestDigest,
 		TranscriptSHA256: r.TranscriptSHA256, ReplicaID: r.ReplicaID, EngineVersion: r.EngineVersion, ModelDigest: r.ModelDigest,
-		TranscriptForm: string(r.TranscriptForm), TokensCached: r.TokensCached,
+		TranscriptForm: string(r.TranscriptForm), TokensCached: r.TokensCached, ContinuedAt: r.ContinuedAt,
 	}
 }
 

@@ -54,7 +54,7 @@ type suite struct {
 	r Replica
 }
 
-// Run runs the tests. They are ORCH-3054's, and ORCH-3026's and ORCH-3045's where they say so.
+// Run runs the tests. They are ORCH-3054's, and ORCH-3026's, ORCH-3045's and LO-209's where they say so.
 func Run(t *testing.T, o Options) {
 	for _, c := range []struct {
 		name     string
@@ -73,6 +73,7 @@ func Run(t *testing.T, o Options) {
 		{"refusal by the reader", task.Completion, true, (*suite).readerStops},
 		{"death", task.Completion, true, (*suite).death},
 		{"KV", task.Completion, false, (*suite).kv},
+		{"continue", task.Completion, false, (*suite).goesOn},
 		{"embedding", task.Embedding, false, (*suite).embedding},
 		{"rerank", task.Rerank, false, (*suite).rerank},
 	} {

@@ -27,6 +27,8 @@ type chat struct {
 	ReasoningFormat string                     `json:"reasoning_format,omitempty"`
 	Effort          string                     `json:"reasoning_effort,omitempty"`
 	Budget          int                        `json:"reasoning_budget_tokens,omitempty"`
+	Continues       string                     `json:"continue_final_message,omitempty"`
+	GenerationTurn  *bool                      `json:"add_generation_prompt,omitempty"` // nil: there is one
 	form
 }
 

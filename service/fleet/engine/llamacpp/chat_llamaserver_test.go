@@ -180,3 +180,43 @@ func TestTheDayOfTheAdmissionOnLlamaServer(t *testing.T) {
 	_, _, err = pieces(t, e, ask)
 	require.ErrorContains(t, err, "another prompt")
 }
+
+// LO-209: a chat with tools is continued behind an answer that was begun, and nothing of that comes again.
+func TestAChatGoesOn(t *testing.T) {
+	e, _ := withTools(t)
+	_, err := e.Props(t.Context())
+	require.NoError(t, err)
+	ask := job(func(j *engine.Job) {
+		j.Prompt, j.MaxTokens, j.Sampling.Temperature = "", 14, 0
+		j.Messages = []task.Message{{Role: task.RoleUser, Content: "Write a haiku about rain."}}
+		j.Chat = &task.Chat{Tools: []task.Tool{note}, Reasoning: task.Reasoning{Split: true}}
+	})
+	ask.Prompt, err = e.ApplyTemplate(t.Context(), ask.Messages, ask.Chat)
+	require.NoError(t, err)
+	whole, first, err := pieces(t, e, ask)
+	require.NoError(t, err)
+	require.Greater(t, len(whole), 8)
+	texts := func(all []task.Piece) (s string) {
+		for _, p := range all {
+			require.Equal(t, task.EventText, p.Kind)
+			s += p.Text
+		}
+		return s
+	}
+	for _, sent := range []int{1, 4, 7} {
+		rest := ask
+		rest.Sent, rest.SentTokens = texts(whole[:sent]), sent
+		require.True(t, e.Continues(rest))
+		came, r, err := pieces(t, e, rest)
+		require.NoError(t, err)
+		t.Logf("%q | %q", rest.Sent, texts(came))
+		require.Equal(t, texts(whole), rest.Sent+texts(came))
+		require.Equal(t, first.TokensIn, r.TokensIn)
+		require.Equal(t, first.TokensOut, r.TokensOut)
+	}
+	forced := ask
+	forced.Chat = &task.Chat{Tools: ask.Chat.Tools, ToolChoice: task.ChooseRequired}
+	require.False(t, e.Continues(forced), "its grammar begins at the beginning")
+	forced.Chat = &task.Chat{Format: &task.Format{Kind: task.FormatJSON}}
+	require.False(t, e.Continues(forced))
+}

@@ -10,7 +10,7 @@ import (
 
 // StopAt passes text on in pieces of so many runes until a stop string is complete, and reports whether one was.
 func StopAt(text, stop string, size int, to *strings.Builder) (over bool) {
-	s := &stops{words: watched([]string{stop}), kind: task.EventText, emit: func(p task.Piece) error {
+	s := &stops{words: watched([]string{stop}, ""), kind: task.EventText, emit: func(p task.Piece) error {
 		to.WriteString(p.Text)
 		return nil
 	}}

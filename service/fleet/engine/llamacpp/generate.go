@@ -124,7 +124,14 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Pi
 
 func (e *Engine) generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
-	g.watch(watched(job.Sampling.Stop))
+	g.watch(watched(job.Sampling.Stop, end(job)))
+	if job.SentTokens > 0 {
+		return e.goOn(ctx, g)
+	}
+	return e.stream(ctx, g)
+}
+
+func (e *Engine) stream(ctx context.Context, g *generation) (engine.Result, error) {
 	s, err := e.start(ctx, g)
 	if err != nil {
 		return engine.Result{}, err
@@ -174,6 +181,10 @@ func (g *generation) leave(event httpsse.Event) (more bool, err error) {
 func (g *generation) watch(words []string) {
 	if len(words) > 0 {
 		g.stops = &stops{words: words, emit: g.out.emit, kind: task.EventText}
+		if g.job.SentThinking != "" && g.job.Sent == "" {
+			g.stops.kind = task.EventReasoning
+		}
+		g.stops.sent(end(*g.job))
 		g.out.emit = g.stops.piece
 	}
 }
@@ -306,7 +317,7 @@ func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, err
 		job.PromptTokens = 0
 	}
 	body := completion{Prompt: job.Prompt}
-	if body.sampling, err = e.sampling(ctx, job, told.ctx, responseFields); err != nil {
+	if body.sampling, err = e.sampling(ctx, g, told.ctx, responseFields); err != nil {
 		return nil, err
 	}
 	e.reuse(ctx, g, told, &body.sampling)
@@ -332,8 +343,8 @@ func (e *Engine) startChat(ctx context.Context, g *generation, told *told) (*htt
 		if err != nil {
 			return nil, err
 		}
-		body := chatCompletion{chat: c, Verbose: true, StreamOptions: streamOptions{Usage: true}}
-		if body.sampling, err = e.sampling(ctx, job, told.ctx, verboseFields); err != nil {
+		body := chatCompletion{chat: c.continued(job), Verbose: true, StreamOptions: streamOptions{Usage: true}}
+		if body.sampling, err = e.sampling(ctx, g, told.ctx, verboseFields); err != nil {
 			return nil, err
 		}
 		e.reuse(ctx, g, told, &body.sampling)
@@ -357,7 +368,8 @@ func (e *Engine) startChat(ctx context.Context, g *generation, told *told) (*htt
 }
 
 // sampling is what both endpoints are told of a job.
-func (e *Engine) sampling(ctx context.Context, job *engine.Job, size int, fields []string) (out sampling, err error) {
+func (e *Engine) sampling(ctx context.Context, g *generation, size int, fields []string) (out sampling, err error) {
+	job := g.job
 	limit, images := job.MaxTokens, task.HasImages(job.Messages)
 	if job.PromptTokens > 0 || limit == 0 || images || engine.MostTokens(job.Prompt)+limit > size { // else both fit, however many tokens the prompt has
 		if limit, err = e.room(ctx, job, size); err != nil {
@@ -378,7 +390,7 @@ func (e *Engine) sampling(ctx context.Context, job *engine.Job, size int, fields
 			out.LogitBias = append(out.LogitBias, [2]any{b.Token, b.Bias})
 		}
 	}
-	out.TimingsPerToken = len(watched(out.Stop)) > 0
+	out.TimingsPerToken = g.stops != nil
 	out.ReturnProgress = job.Cached != nil || job.Progress != nil
 	return out, nil
 }

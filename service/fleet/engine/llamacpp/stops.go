@@ -16,22 +16,24 @@ import (
 const replacement = "\uFFFD"
 
 // stops compare the text as its client gets it with the stop strings that have a U+FFFD (LO-844). A llama-server compares the bytes that it
-// has decoded, in which broken ones are no U+FFFD yet, so it goes on where such a string is complete. It stops at all the others by itself.
+// has decoded, in which broken ones are no U+FFFD yet, so it goes on where such a string is complete. Nor does it see a string that began in what
+// an earlier run has sent (LO-209). It stops at all the others by itself.
 type stops struct {
 	words []string
 	emit  func(task.Piece) error
 
 	kind task.EventKind // of what is held
+	last string         // the end of what was emitted: a word may begin in it
 	held string         // may be the beginning of a word
 	over bool           // a word was complete: no more is emitted
 
 	result engine.Result // what the engine had told by then; set before errStopped ends the stream
 }
 
-// watched returns those of the stop strings that a llama-server does not see. There are hardly ever any.
-func watched(all []string) (words []string) {
+// watched returns those of the stop strings that a llama-server does not see behind a text that was sent before. There are hardly ever any.
+func watched(all []string, sent string) (words []string) {
 	for _, s := range all {
-		if strings.Contains(s, replacement) {
+		if strings.Contains(s, replacement) || beginsAt(sent, s) < len(sent) {
 			words = append(words, s)
 		}
 	}
@@ -51,29 +53,43 @@ func (s *stops) piece(p task.Piece) error {
 		if err := s.flush(); err != nil {
 			return err
 		}
-		s.kind = p.Kind
+		s.kind, s.last = p.Kind, ""
 	}
 	if p.Kind == task.EventToolCall {
 		return s.emit(p)
 	}
 	s.held += p.Text
-	send := len(s.held)
+	all, gone := s.last+s.held, len(s.last)
+	send := len(all)
 	for _, w := range s.words {
-		if at := strings.Index(s.held, w); at >= 0 && at < send {
-			send, s.over = at, true
+		from := max(gone-len(w)+1, 0) // what is gone has no whole word
+		if at := strings.Index(all[from:], w); at >= 0 && from+at < send {
+			send, s.over = from+at, true
 		}
 	}
 	if !s.over {
 		for _, w := range s.words {
-			send = min(send, beginsAt(s.held, w))
+			send = min(send, beginsAt(all, w))
 		}
 	}
-	text := s.held[:send]
-	s.held = s.held[send:]
+	send = max(send, gone)
+	text := all[gone:send]
+	s.held = all[send:]
+	s.sent(text)
 	if text == "" {
 		return nil
 	}
 	return s.emit(task.Piece{Kind: p.Kind, Text: text})
+}
+
+// sent notes text that the client has got.
+func (s *stops) sent(text string) {
+	longest := 0
+	for _, w := range s.words {
+		longest = max(longest, len(w)-1)
+	}
+	s.last += text
+	s.last = s.last[max(len(s.last)-longest, 0):]
 }
 
 // beginsAt is the position from which the rest of text is a beginning of word, or the end of text.
@@ -93,6 +109,7 @@ func (s *stops) flush() error {
 	}
 	text := s.held
 	s.held = ""
+	s.sent(text)
 	return s.emit(task.Piece{Kind: s.kind, Text: text})
 }
 
