@@ -112,7 +112,8 @@ func firstTokens(ctx context.Context, w *way, clients int, pause, window time.Du
 func called(ctx context.Context, w *way, method, path string, body any) (got struct {
 	ID     string `json:"id"`
 	Status string `json:"status"`
-}, err error) {
+}, err error,
+) {
 	answer, err := w.send(ctx, method, path, body, http.StatusOK)
 	if err != nil {
 		return got, err

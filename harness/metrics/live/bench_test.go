@@ -286,7 +286,8 @@ func (b *bench) messageBatch(t *testing.T) {
 	call := func(method, path, body string) (got struct {
 		ID     string `json:"id"`
 		Status string `json:"processing_status"`
-	}) {
+	},
+	) {
 		t.Helper()
 		r, err := http.NewRequestWithContext(bounded(t), method, b.daemon.URL+path, strings.NewReader(body))
 		require.NoError(t, err)

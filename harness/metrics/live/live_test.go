@@ -264,7 +264,8 @@ var table = []action{
 			is(0, `llorch_batch_lines{state="waiting"}`), is(0, `llorch_batch_lines{state="fed"}`),
 			{Series: `llorch_ledger_ops_total{op="batch"}`, Kind: metrics.AtLeast, Figure: 4},
 			by(1, `latency_first_token_ms{pool_id="haiku",priority="batch"}`), by(1, `latency_decode_ms{pool_id="haiku",priority="batch"}`),
-			{Series: `tokens_in_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1}, {Series: `tokens_out_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1},
+			{Series: `tokens_in_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1},
+			{Series: `tokens_out_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1},
 			by(1, `llorch_tasks_finished_total{pool_id="haiku",outcome="completed"}`), by(1, `llorch_ledger_ops_total{op="finish"}`),
 			by(1, `llorch_artifacts_stored_total{kind="other"}`), by(1, `llorch_artifacts_removed_total{reason="deleted"}`),
 		})
