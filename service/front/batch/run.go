@@ -220,7 +220,7 @@ func (r *run) watch(ctx context.Context) {
 		if left <= 0 && r.expire(ctx) == nil {
 			return
 		}
-		wait(r.open, min(max(left, retryAfter), time.Minute)) // the clock may be set meanwhile
+		wait(r.open, min(max(left, retryAfter), time.Minute)) //nolint:contextcheck // a child of ctx; and the clock may be set meanwhile
 		if r.over() != "" {
 			return
 		}
@@ -301,7 +301,7 @@ func (r *run) start(ctx context.Context, l task.Line) {
 		if e.RetryAfterMS != nil {
 			after = min(max(time.Duration(*e.RetryAfterMS)*time.Millisecond, retryAfter), time.Minute)
 		}
-		wait(r.open, after)
+		wait(r.open, after) //nolint:contextcheck // a child of ctx
 		return
 	}
 	r.fail(ctx, l, err)
@@ -355,7 +355,7 @@ func (r *run) bytes(l task.Line) ([]byte, error) {
 // follow waits for the end of a line's task. When the batch is closed, it ends a task that must not go on.
 func (r *run) follow(ctx context.Context, l task.Line) {
 	id := l.TaskID()
-	err := r.f.o.Tasks.Await(r.open, id)
+	err := r.f.o.Tasks.Await(r.open, id) //nolint:contextcheck // a child of ctx
 	if err != nil && ctx.Err() == nil && r.open.Err() != nil {
 		if r.over() == task.LineCanceled || r.queued(ctx, id) {
 			if _, err := r.f.o.Tasks.Cancel(ctx, id); err != nil && ctx.Err() == nil {
