@@ -28,7 +28,8 @@ var openAIDifferences = []difference{
 	// The document has no chunks of completions, and says that they look like whole ones. The reason of all but the last is null.
 	{"CreateCompletionResponse/properties/choices/items/properties/finish_reason", `{"enum":["stop","length",null]}`},
 	{"CreateCompletionResponse/properties/usage", `{"anyOf":[{"$ref":"#/components/schemas/CompletionUsage"},{"type":"null"}]}`},
-	// OpenAI's API sends it while nothing else happens. Clients wait for an event, and take no comment for one.
+	// OpenAI's API sends it while nothing else happens. Clients wait for an event, and take no comment for one. Here it repeats the number of the
+	// event before it.
 	{"KeepAlive", `{"type":"object","properties":{"type":{"const":"keepalive"},"sequence_number":{"type":"integer"}},"required":["type","sequence_number"]}`},
 	// OpenAI's guide has the lines of output files and error files, and their document has not.
 	{"BatchRequestOutput", `{"type":"object","required":["id","custom_id","response","error"],"properties":{"id":{"type":"string"},"custom_id":{"type":"string"},
@@ -37,6 +38,8 @@ var openAIDifferences = []difference{
 			{"$ref":"#/components/schemas/CreateCompletionResponse"},{"$ref":"#/components/schemas/CreateEmbeddingResponse"},{"$ref":"#/components/schemas/Response"},
 			{"$ref":"#/components/schemas/ErrorResponse"}]}}}]},
 		"error":{"anyOf":[{"type":"null"},{"type":"object","required":["code","message"],"properties":{"code":{"type":"string"},"message":{"type":"string"}}}]}}}`},
+	// The document has no schema of this answer, but an example.
+	{"DeletedResponse", `{"type":"object","required":["id","object","deleted"],"properties":{"id":{"type":"string"},"object":{"const":"response"},"deleted":{"const":true}}}`},
 	// OpenAI has no rerank. This is Jina's and Cohere's, as llama-server has it.
 	{"Rerank", `{"type":"object","required":["id","object","model","results","usage"],"properties":{
 		"id":{"type":"string"},"object":{"const":"list"},"model":{"type":"string"},
@@ -55,9 +58,11 @@ var openAIAnswers = map[string]string{
 // openAIChunks names the schema of the chunks of each path that has them.
 var openAIChunks = map[string]string{"/v1/chat/completions": "CreateChatCompletionStreamResponse", "/v1/completions": "CreateCompletionResponse"}
 
+const keepAlive = "keepalive"
+
 // openAIEvents names the schema of each event of a response.
 var openAIEvents = map[string]string{
-	"response.created": "ResponseCreatedEvent", "response.in_progress": "ResponseInProgressEvent",
+	"response.created": "ResponseCreatedEvent", "response.queued": "ResponseQueuedEvent", "response.in_progress": "ResponseInProgressEvent",
 	"response.output_item.added": "ResponseOutputItemAddedEvent", "response.output_item.done": "ResponseOutputItemDoneEvent",
 	"response.content_part.added": "ResponseContentPartAddedEvent", "response.content_part.done": "ResponseContentPartDoneEvent",
 	"response.output_text.delta": "ResponseTextDeltaEvent", "response.output_text.done": "ResponseTextDoneEvent",
@@ -65,7 +70,7 @@ var openAIEvents = map[string]string{
 	"response.function_call_arguments.delta": "ResponseFunctionCallArgumentsDeltaEvent",
 	"response.function_call_arguments.done":  "ResponseFunctionCallArgumentsDoneEvent",
 	"response.completed":                     "ResponseCompletedEvent", "response.incomplete": "ResponseIncompleteEvent",
-	"response.failed": "ResponseFailedEvent", "error": "ResponseErrorEvent", "keepalive": "KeepAlive",
+	"response.failed": "ResponseFailedEvent", "error": "ResponseErrorEvent", keepAlive: "KeepAlive",
 }
 
 // LoadOpenAI reads the document.
@@ -86,24 +91,39 @@ func (d *OpenAI) Check(path string, status int, contentType string, body []byte)
 	if strings.HasPrefix(contentType, eventStream) {
 		return d.stream(path, string(body))
 	}
-	schema, ok := openAIAnswers[path]
-	switch {
-	case strings.HasSuffix(path, "/content"):
+	if strings.HasSuffix(path, "/content") {
 		return eachLine(body, func(line []byte) error {
 			if contentType == jsonLines && bytes.Contains(line, []byte(`"response"`)) { // else it is a file as its client sent it
 				return d.Fits("BatchRequestOutput", line)
 			}
 			return nil
 		})
-	case !ok && strings.HasPrefix(path, "/v1/models/"):
-		schema = "Model"
-	case strings.HasPrefix(path, "/v1/files"):
-		schema = one(body, "ListFilesResponse", "DeleteFileResponse", "OpenAIFile")
-	case strings.HasPrefix(path, "/v1/batches"):
-		schema = one(body, "ListBatchesResponse", "", "Batch")
 	}
-	return d.Fits(schema, body)
+	return d.Fits(openAIAnswer(path, body), body)
 }
+
+// openAIAnswer names the schema of an answer.
+func openAIAnswer(path string, body []byte) string {
+	_, later := strings.CutPrefix(path, laterPath)
+	switch {
+	case strings.HasPrefix(path, "/v1/models/"):
+		return "Model"
+	case later && strings.HasSuffix(path, "/input_items"):
+		return "ResponseItemList"
+	case later && bytes.Contains(body, []byte(`"deleted":`)):
+		return "DeletedResponse"
+	case later:
+		return "Response"
+	case strings.HasPrefix(path, "/v1/files"):
+		return one(body, "ListFilesResponse", "DeleteFileResponse", "OpenAIFile")
+	case strings.HasPrefix(path, "/v1/batches"):
+		return one(body, "ListBatchesResponse", "", "Batch")
+	}
+	return openAIAnswers[path]
+}
+
+// laterPath is where responses are found that were made before.
+const laterPath = "/v1/responses/"
 
 // one is the schema of an answer on a path that has several: a list, that something was deleted, or the thing itself.
 func one(body []byte, list, deleted, itself string) string {
@@ -122,7 +142,10 @@ func one(body []byte, list, deleted, itself string) string {
 
 // stream holds the events of a stream against the document.
 func (d *OpenAI) stream(path, body string) error {
-	sequence := 0
+	next := -1 // the number of the next event; -1: any
+	if !strings.HasPrefix(path, laterPath) {
+		next = 0
+	}
 	for name, data := range frames(body) {
 		if data == "[DONE]" {
 			continue
@@ -143,10 +166,16 @@ func (d *OpenAI) stream(path, body string) error {
 			if schema = openAIEvents[is.Type]; schema == "" || is.Type != name {
 				return fmt.Errorf("the event %q has the name %q, and the document none of that type", data, name)
 			}
-			if is.Sequence == nil || *is.Sequence != sequence {
-				return fmt.Errorf("the event %q is not number %d", data, sequence)
+			wanted := next
+			if is.Type == keepAlive { // it repeats the number before it
+				wanted = max(next-1, 0)
 			}
-			sequence++
+			if is.Sequence == nil || next >= 0 && *is.Sequence != wanted {
+				return fmt.Errorf("the event %q is not number %d", data, wanted)
+			}
+			if next < 0 || is.Type != keepAlive {
+				next = *is.Sequence + 1
+			}
 		}
 		if err := d.Fits(schema, []byte(data)); err != nil {
 			return err

@@ -3,6 +3,7 @@
 package anthropic
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 
@@ -22,7 +23,7 @@ type told struct {
 }
 
 // Line makes a task of the parameters of a message. An answer is never streamed (LO-437).
-func (f *Front) Line(_ string, params []byte) (task.Request, error) {
+func (f *Front) Line(_ context.Context, _ string, params []byte) (task.Request, error) {
 	var in messageRequest
 	if _, err := lenient.Read(params, &in); err != nil {
 		return task.Request{}, err

@@ -26,7 +26,7 @@ import (
 // Dialect is the front whose requests the lines of a batch are.
 type Dialect interface {
 	// Line makes a task of a body that would have been sent to the path.
-	Line(path string, body []byte) (task.Request, error)
+	Line(ctx context.Context, path string, body []byte) (task.Request, error)
 	// LineAnswer is the body of the answer to such a task, which has completed.
 	LineAnswer(path string, r task.Record) any
 	// LineRefusal is the status and the body that the client of such a request would have got in place of an answer.

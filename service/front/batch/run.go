@@ -284,7 +284,7 @@ func (r *run) line(ctx context.Context, l task.Line) {
 func (r *run) start(ctx context.Context, l task.Line) {
 	b := r.record()
 	_, err := contain.Try(func() (task.Admission, error) {
-		q, err := r.request(b, l)
+		q, err := r.request(ctx, b, l)
 		if err != nil {
 			return task.Admission{}, err
 		}
@@ -316,7 +316,7 @@ func (r *run) fail(ctx context.Context, l task.Line, err error) {
 }
 
 // request is the task of a line.
-func (r *run) request(b task.BatchRecord, l task.Line) (task.Request, error) {
+func (r *run) request(ctx context.Context, b task.BatchRecord, l task.Line) (task.Request, error) {
 	text, err := r.bytes(l)
 	if err != nil {
 		return task.Request{}, err
@@ -325,7 +325,7 @@ func (r *run) request(b task.BatchRecord, l task.Line) (task.Request, error) {
 	if fault != nil { // it was read before, so the file has changed since
 		return task.Request{}, task.Errorf(task.Internal, "the line is not what it was when the batch was accepted: send it again")
 	}
-	q, err := r.f.o.Dialects[b.Dialect].Line(b.Endpoint, asked.body)
+	q, err := r.f.o.Dialects[b.Dialect].Line(ctx, b.Endpoint, asked.body)
 	if err != nil {
 		return q, err
 	}

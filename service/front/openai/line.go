@@ -3,6 +3,7 @@
 package openai
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -32,30 +33,35 @@ type told struct {
 }
 
 // Line makes a task of a body that would have been sent to one of Endpoints. An answer is never streamed (LO-437).
-func (f *Front) Line(path string, body []byte) (q task.Request, err error) {
-	reply := told{}
+func (f *Front) Line(ctx context.Context, path string, body []byte) (q task.Request, err error) {
+	repeats := told{}
 	switch path {
 	case chatPath:
 		var in chatRequest
 		q, err = decoded(body, &in)
-		reply.Legacy = in.legacy()
+		repeats.Legacy = in.legacy()
 	case completionsPath:
 		q, err = decoded(body, &completionRequest{})
 	case embeddingsPath:
 		var in embeddingsRequest
 		q, err = decoded(body, &in)
-		reply.Format = in.Format
+		repeats.Format = in.Format
 	case responsesOf:
 		var in responseRequest
-		if q, err = decoded(body, &in); err == nil {
-			q.Front.Reply = exchange.JSON(headOf(&in, q))
+		if _, err = lenient.Read(body, &in); err != nil {
+			return q, err
+		}
+		in.Background = false // a batch is that
+		earlier := f.earlier(ctx)
+		if q, err = in.request(earlier); err == nil {
+			q.Front.Reply = exchange.JSON(reply{Head: in.head(q), Chain: earlier.chain})
 		}
 		return q, err
 	default:
 		err = fmt.Errorf("a batch cannot have requests for %s", path)
 	}
-	reply.Model = q.ModelRef
-	q.Front.Reply = exchange.JSON(reply)
+	repeats.Model = q.ModelRef
+	q.Front.Reply = exchange.JSON(repeats)
 	return q, err
 }
 
@@ -70,27 +76,24 @@ func decoded(body []byte, in interface{ request() (task.Request, error) }) (task
 func (f *Front) LineAnswer(path string, r task.Record) any {
 	t, accepted := r.Task, r.Task.AcceptedAt.Unix()
 	if path == responsesOf {
-		h := repeated[responseHead](t)
-		h.ID, h.CreatedAt = "resp_"+t.ID, accepted
-		b := exchange.JSON(h)
-		return (&response{head: string(b[:len(b)-1]), output: output{task: t.ID}}).whole(r.Transcript, r.End, r.FinishedAt.Unix())
+		return newResponse(t.ID, t.AcceptedAt, repeated[reply](t).Head).show(r)
 	}
-	switch reply := repeated[told](t); path {
+	switch of := repeated[told](t); path {
 	case chatPath:
-		return chatOf(head{ID: "chatcmpl-" + t.ID, Object: "chat.completion", Created: accepted, Model: reply.Model}, reply.Legacy, r.Transcript, r.End)
+		return chatOf(head{ID: "chatcmpl-" + t.ID, Object: "chat.completion", Created: accepted, Model: of.Model}, of.Legacy, r.Transcript, r.End)
 	case embeddingsPath:
-		return embeddingsOf(reply.Model, reply.Format, r.End)
+		return embeddingsOf(of.Model, of.Format, r.End)
 	default:
-		return completionOf(head{ID: "cmpl-" + t.ID, Object: "text_completion", Created: accepted, Model: reply.Model}, r.Transcript, r.End)
+		return completionOf(head{ID: "cmpl-" + t.ID, Object: "text_completion", Created: accepted, Model: of.Model}, r.Transcript, r.End)
 	}
 }
 
 // repeated is what a task keeps for its answer. Line has written it.
-func repeated[T any](t task.Task) (reply T) {
-	if err := json.Unmarshal(t.Request.Front.Reply, &reply); err != nil {
+func repeated[T any](t task.Task) (of T) {
+	if err := json.Unmarshal(t.Request.Front.Reply, &of); err != nil {
 		panic(fmt.Errorf("what the answer of task %s repeats: %w", t.ID, err))
 	}
-	return reply
+	return of
 }
 
 // LineRefusal is what the client of such a request would have got in place of an answer.
