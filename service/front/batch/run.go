@@ -26,20 +26,15 @@ type run struct {
 	since    time.Time
 	durable  bool            // the ledger has it; this and the next are guarded by Feeder.mu
 	started  bool            // it is being run
-	open     context.Context // ends once nothing more of it is to start
-	shut     context.CancelFunc
+	open     context.Context // ends once nothing more of it is to start; written by feed, before its workers
 
-	mu sync.Mutex
-	b  task.BatchRecord // as it is recorded
+	mu   sync.Mutex
+	b    task.BatchRecord   // as it is recorded
+	shut context.CancelFunc // ends open; nil while the batch is not run
 }
 
 func newRun(f *Feeder, b task.BatchRecord) *run {
-	r := &run{f: f, id: b.ID, artifact: b.Artifact, since: b.CreatedAt, b: b}
-	r.open, r.shut = context.WithCancel(context.Background())
-	if r.over() != "" {
-		r.shut()
-	}
-	return r
+	return &run{f: f, id: b.ID, artifact: b.Artifact, since: b.CreatedAt, b: b}
 }
 
 // record is the batch as it is recorded.
@@ -86,14 +81,15 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
-// whileOpen is ctx, which also ends once nothing more of the batch is to start.
-func (r *run) whileOpen(ctx context.Context) (context.Context, context.CancelFunc) {
-	both, end := context.WithCancel(ctx)
-	leave := context.AfterFunc(r.open, end)
-	return both, func() {
-		leave()
-		end()
+// opens makes the context that ends once nothing more of the batch is to start, or its feeding ends.
+func (r *run) opens(ctx context.Context) (end context.CancelFunc) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open, r.shut = context.WithCancel(ctx)
+	if over(r.b) != "" {
+		r.shut()
 	}
+	return r.shut
 }
 
 // add records lines of the batch.
@@ -166,13 +162,17 @@ func (r *run) close(ctx context.Context, as task.LineState, why func(b *task.Bat
 		return r.f.unwritten(err)
 	}
 	r.b = b
-	r.shut()
+	if r.shut != nil {
+		r.shut()
+	}
 	return nil
 }
 
 // over is how what has not started of the batch ends; empty: it may start.
-func (r *run) over() task.LineState {
-	switch b := r.record(); {
+func (r *run) over() task.LineState { return over(r.record()) }
+
+func over(b task.BatchRecord) task.LineState {
+	switch {
 	case !b.CancelAt.IsZero():
 		return task.LineCanceled
 	case !b.ExpiredAt.IsZero():
@@ -185,6 +185,7 @@ func (r *run) over() task.LineState {
 // feed runs all lines that have not ended, a few at a time.
 func (r *run) feed(ctx context.Context) {
 	ctx, stop := context.WithCancel(ctx)
+	defer r.opens(ctx)()
 	var beside sync.WaitGroup
 	beside.Go(func() {
 		contain.Loop(ctx, r.f.log, "the clock of a batch panicked, and is set anew", r.watch, zap.String("batch_id", r.id))
@@ -219,9 +220,7 @@ func (r *run) watch(ctx context.Context) {
 		if left <= 0 && r.expire(ctx) == nil {
 			return
 		}
-		opened, end := r.whileOpen(ctx)
-		wait(opened, min(max(left, retryAfter), time.Minute)) // the clock may be set meanwhile
-		end()
+		wait(r.open, min(max(left, retryAfter), time.Minute)) //nolint:contextcheck // a child of ctx; and the clock may be set meanwhile
 		if r.over() != "" {
 			return
 		}
@@ -302,9 +301,7 @@ func (r *run) start(ctx context.Context, l task.Line) {
 		if e.RetryAfterMS != nil {
 			after = min(max(time.Duration(*e.RetryAfterMS)*time.Millisecond, retryAfter), time.Minute)
 		}
-		open, end := r.whileOpen(ctx)
-		defer end()
-		wait(open, after)
+		wait(r.open, after) //nolint:contextcheck // a child of ctx
 		return
 	}
 	r.fail(ctx, l, err)
@@ -358,9 +355,7 @@ func (r *run) bytes(l task.Line) ([]byte, error) {
 // follow waits for the end of a line's task. When the batch is closed, it ends a task that must not go on.
 func (r *run) follow(ctx context.Context, l task.Line) {
 	id := l.TaskID()
-	open, end := r.whileOpen(ctx)
-	err := r.f.o.Tasks.Await(open, id)
-	end()
+	err := r.f.o.Tasks.Await(r.open, id) //nolint:contextcheck // a child of ctx
 	if err != nil && ctx.Err() == nil && r.open.Err() != nil {
 		if r.over() == task.LineCanceled || r.queued(ctx, id) {
 			if _, err := r.f.o.Tasks.Cancel(ctx, id); err != nil && ctx.Err() == nil {

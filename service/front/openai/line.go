@@ -47,9 +47,14 @@ func (f *Front) Line(ctx context.Context, path string, body []byte) (q task.Requ
 		q, err = decoded(body, &in)
 		repeats.Format = in.Format
 	case responsesOf:
-		in := responseLine{earlier: f.earlier(ctx)}
-		if q, err = decoded(body, &in); err == nil {
-			q.Front.Reply = exchange.JSON(reply{Head: in.head(q), Chain: in.earlier.chain})
+		var in responseRequest
+		if _, err = lenient.Read(body, &in); err != nil {
+			return q, err
+		}
+		in.Background = false // a batch is that
+		earlier := f.earlier(ctx)
+		if q, err = in.request(earlier); err == nil {
+			q.Front.Reply = exchange.JSON(reply{Head: in.head(q), Chain: earlier.chain})
 		}
 		return q, err
 	default:
@@ -67,37 +72,28 @@ func decoded(body []byte, in interface{ request() (task.Request, error) }) (task
 	return in.request()
 }
 
-// responseLine is a request that may go on from earlier responses.
-type responseLine struct {
-	responseRequest
-
-	earlier *earlier
-}
-
-func (l *responseLine) request() (task.Request, error) { return l.responseRequest.request(l.earlier) }
-
 // LineAnswer is the body of the answer to such a task, which has completed.
 func (f *Front) LineAnswer(path string, r task.Record) any {
 	t, accepted := r.Task, r.Task.AcceptedAt.Unix()
 	if path == responsesOf {
 		return newResponse(t.ID, t.AcceptedAt, repeated[reply](t).Head).show(r)
 	}
-	switch repeats := repeated[told](t); path {
+	switch of := repeated[told](t); path {
 	case chatPath:
-		return chatOf(head{ID: "chatcmpl-" + t.ID, Object: "chat.completion", Created: accepted, Model: repeats.Model}, repeats.Legacy, r.Transcript, r.End)
+		return chatOf(head{ID: "chatcmpl-" + t.ID, Object: "chat.completion", Created: accepted, Model: of.Model}, of.Legacy, r.Transcript, r.End)
 	case embeddingsPath:
-		return embeddingsOf(repeats.Model, repeats.Format, r.End)
+		return embeddingsOf(of.Model, of.Format, r.End)
 	default:
-		return completionOf(head{ID: "cmpl-" + t.ID, Object: "text_completion", Created: accepted, Model: repeats.Model}, r.Transcript, r.End)
+		return completionOf(head{ID: "cmpl-" + t.ID, Object: "text_completion", Created: accepted, Model: of.Model}, r.Transcript, r.End)
 	}
 }
 
 // repeated is what a task keeps for its answer. Line has written it.
-func repeated[T any](t task.Task) (it T) {
-	if err := json.Unmarshal(t.Request.Front.Reply, &it); err != nil {
+func repeated[T any](t task.Task) (of T) {
+	if err := json.Unmarshal(t.Request.Front.Reply, &of); err != nil {
 		panic(fmt.Errorf("what the answer of task %s repeats: %w", t.ID, err))
 	}
-	return it
+	return of
 }
 
 // LineRefusal is what the client of such a request would have got in place of an answer.

@@ -98,16 +98,17 @@ func TestAResponseIsKept(t *testing.T) {
 // LO-430: what is no response that is kept is 404.
 func TestResponsesThatAreNotThere(t *testing.T) {
 	l := exchangetest.New()
-	native, chat, gone, other := spoken(), spoken(), spoken().Erased(time.Now()), spoken()
+	native, chat, gone, other, line := spoken(), spoken(), spoken().Erased(time.Now()), spoken(), spoken()
 	native.Task.ID, native.Task.Request.Front = "n", task.Front{}
 	chat.Task.ID, chat.Task.Request.Front.Reply = "c", nil
 	gone.Task.ID = "d"
 	other.Task.ID, other.Task.Request.Front.Dialect = "o", "anthropic"
-	for _, r := range []task.Record{native, chat, gone, other, spoken()} {
+	line.Task.ID, line.Task.Request.Front.Reply = "l", []byte(`{"model":"coder"}`) // of a batch of chats
+	for _, r := range []task.Record{native, chat, gone, other, line, spoken()} {
 		l.Keep(r)
 	}
 	at := serve(t, l) + "/v1/responses/"
-	for _, id := range []string{"resp_n", "resp_c", "resp_d", "resp_o", "resp_x", "resp_", "t9", "x", "resp_%00", "resp_" + strings.Repeat("a", 10000)} {
+	for _, id := range []string{"resp_n", "resp_c", "resp_d", "resp_o", "resp_l", "resp_x", "resp_", "t9", "x", "resp_%00", "resp_" + strings.Repeat("a", 10000)} {
 		for _, call := range [][2]string{{"GET", ""}, {"GET", "?stream=true"}, {"DELETE", ""}, {"POST", "/cancel"}, {"GET", "/input_items"}} {
 			code, body := get(t, call[0], at+id+call[1])
 			require.Equal(t, http.StatusNotFound, code, id)
