@@ -244,6 +244,19 @@ func (r Record) Erased(at time.Time) Record {
 	return out
 }
 
+// Events are the events of the task's log, as far as the record has them. One that has not ended lacks the terminal event.
+func (r Record) Events() Events {
+	started := r.Task.Started()
+	e := Events{
+		To: 1 + len(r.Transcript.Ends), Text: []byte(r.Transcript.Text), Ends: r.Transcript.Ends, Marks: r.Transcript.Marks, Started: &started,
+		End: r.End, Err: r.Err, EndedAt: r.FinishedAt,
+	}
+	if r.State.Final() {
+		e.To++
+	}
+	return e
+}
+
 // Status returns the record as a client sees it. The caller fills in the figures that change while a task waits.
 func (r Record) Status() Status {
 	s := Status{

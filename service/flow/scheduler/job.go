@@ -131,6 +131,7 @@ func (j *job) finish(r task.Record) {
 	j.record = r
 	j.enter(done)
 	j.mu.Unlock()
+	j.log.Date(r.FinishedAt)
 	j.log.Publish()
 }
 

@@ -30,6 +30,9 @@ func Missing(raw json.RawMessage) bool {
 	return len(raw) == 0 || string(raw) == "null"
 }
 
+// BetweenSystems stands between the messages that OneSystem merges.
+const BetweenSystems = "\n\n"
+
 // Turns are the messages of a task as they come together. At says where in the body each is.
 type Turns struct {
 	Messages []task.Message
@@ -61,7 +64,7 @@ func (t *Turns) OneSystem() {
 		t.Messages, t.At = t.Messages[1:], t.At[1:]
 		return
 	}
-	t.Messages[0] = task.Message{Role: task.RoleSystem, Content: strings.Join(system, "\n\n")}
+	t.Messages[0] = task.Message{Role: task.RoleSystem, Content: strings.Join(system, BetweenSystems)}
 }
 
 // Schema is a JSON schema: an object. Null and nothing are none.

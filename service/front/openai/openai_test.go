@@ -351,10 +351,12 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"model":"c","prompt":["a"],"input":null,"functions":[{"name":"f"}],"function_call":"auto","logit_bias":{"1":2}}`))
 	f.Add([]byte(`{` + ask + `,"text":{"format":{"type":"json_schema","schema":{}}},"reasoning":{"effort":"low"},"metadata":{"a":"b"}}`))
 	f.Add([]byte(`{"model":"c","input":[{"type":"reasoning","content":[{"text":"a"}]},{"type":"function_call","arguments":{}},{"role":"user","content":[{"type":"input_image","image_url":"` + pixel + `"}]}]}`))
+	f.Add([]byte(`{` + ask + `,"previous_response_id":"resp_t9"}`))
+	f.Add([]byte(`{"model":"c","input":[{"type":"item_reference","id":"msg_t9_1"},{"type":"item_reference","id":"fc_t9_in_4"}]}`))
 	f.Add([]byte(`{"model":"c","query":"q","documents":["a",{"text":"b"}],"top_n":1}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, in := range []interface{ request() (task.Request, error) }{
-			new(chatRequest), new(completionRequest), new(embeddingsRequest), new(rerankRequest), new(responseRequest),
+			new(chatRequest), new(completionRequest), new(embeddingsRequest), new(rerankRequest), new(goesOn),
 		} {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(string(body)))
 			if _, err := lenient.Decode(r, in); err != nil {
@@ -363,11 +365,11 @@ func FuzzDecode(f *testing.F) {
 			}
 			q, err := in.request()
 			if err != nil {
-				require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+				require.True(t, task.HasCode(err, task.InvalidParams) || task.HasCode(err, task.NotFound), "%v", err)
 				continue
 			}
-			if in, ok := in.(*responseRequest); ok {
-				answer := newResponse("t1", 1, in, q).whole(task.Transcript{}, &task.End{}, 2)
+			if in, ok := in.(*goesOn); ok {
+				answer := newResponse("t1", exchangetest.Epoch, in.head(q)).show(task.Record{State: task.Completed, End: &task.End{}})
 				require.True(t, json.Valid(answer), "%s", answer)
 			}
 		}

@@ -11,7 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// responseRequest is the body of /v1/responses. Unknown fields are ignored, and so is `store`: nothing is stored for a later request.
+// responseRequest is the body of /v1/responses. Unknown fields are ignored.
 type responseRequest struct {
 	common
 
@@ -25,6 +25,7 @@ type responseRequest struct {
 	Reasoning          *thinking       `json:"reasoning"`
 	TemplateArgs       json.RawMessage `json:"chat_template_kwargs"` // llama-server's
 	Background         bool            `json:"background"`
+	Store              *bool           `json:"store"`
 	PreviousResponseID string          `json:"previous_response_id"`
 	Conversation       json.RawMessage `json:"conversation"`
 	Prompt             json.RawMessage `json:"prompt"`
@@ -40,29 +41,35 @@ type thinking struct {
 	Effort string `json:"effort"`
 }
 
-// request is the task of a response.
-func (c *responseRequest) request() (task.Request, error) {
+// kept reports whether the response is kept for later requests. OpenAI's document has it so where the client says nothing.
+func (c *responseRequest) kept() bool { return c.Store == nil || *c.Store }
+
+// request is the task of a response that may go on from earlier ones.
+func (c *responseRequest) request(e *earlier) (task.Request, error) {
 	q, err := c.common.request("max_output_tokens", c.MaxOutputTokens)
 	if err != nil {
 		return q, err
 	}
-	const stateless = "cannot be had here, since no response is kept for a later request: send the whole conversation as `input`"
 	switch {
-	case c.Background:
-		return q, lenient.Bad("background", "a response in the background cannot be had here yet: wait for it, streamed or not")
-	case c.PreviousResponseID != "":
-		return q, lenient.Bad("previous_response_id", stateless)
+	case c.Background && !c.kept():
+		return q, lenient.Bad("background", "a response in the background is fetched later, so it has to be kept: leave `store` out, or send true")
 	case !lenient.Missing(c.Conversation):
-		return q, lenient.Bad("conversation", stateless)
+		return q, lenient.Cannot("conversation", "a conversation that the server keeps, but for the one that `previous_response_id` goes on from,")
 	case !lenient.Missing(c.Prompt):
 		return q, lenient.Cannot("prompt", "a prompt that is stored")
 	case c.TopLogprobs != nil && *c.TopLogprobs > 0:
 		return q, lenient.Cannot("top_logprobs", "log probabilities")
 	}
-	var in conversation
+	in := conversation{earlier: e}
 	if c.Instructions != nil && *c.Instructions != "" {
-		in.Add("instructions", task.Message{Role: task.RoleSystem, Content: *c.Instructions})
+		in.at = "instructions"
+		in.add(task.Message{Role: task.RoleSystem, Content: *c.Instructions})
 	}
+	in.at = "previous_response_id"
+	if err := in.goOn(c.PreviousResponseID); err != nil {
+		return q, err
+	}
+	in.at = "input"
 	if err := in.input(c.Input); err != nil {
 		return q, err
 	}
@@ -89,12 +96,18 @@ func (c *responseRequest) request() (task.Request, error) {
 }
 
 // conversation puts messages together from items. What a model said in one go are several items here, and one message to its template.
-type conversation struct{ lenient.Turns }
+type conversation struct {
+	lenient.Turns
+	earlier *earlier
+	at      string // where in the body is what comes next
+}
 
-// assistant is the message to which an item of the model belongs. Param names the item.
-func (c *conversation) assistant(param string) *task.Message {
+func (c *conversation) add(m task.Message) { c.Add(c.at, m) }
+
+// assistant is the message to which an item of the model belongs.
+func (c *conversation) assistant() *task.Message {
 	if last := len(c.Messages) - 1; last < 0 || c.Messages[last].Role != task.RoleAssistant {
-		c.Add(param, task.Message{Role: task.RoleAssistant})
+		c.add(task.Message{Role: task.RoleAssistant})
 	}
 	return &c.Messages[len(c.Messages)-1]
 }
@@ -106,7 +119,7 @@ func (c *conversation) input(raw json.RawMessage) error {
 	}
 	var text string
 	if json.Unmarshal(raw, &text) == nil {
-		c.Add("input", task.Message{Role: task.RoleUser, Content: text})
+		c.add(task.Message{Role: task.RoleUser, Content: text})
 		return nil
 	}
 	var items []inputItem
@@ -117,7 +130,8 @@ func (c *conversation) input(raw json.RawMessage) error {
 		return lenient.Bad("input", "send at least one item")
 	}
 	for i := range items {
-		if err := c.item(lenient.At("input", i), &items[i]); err != nil {
+		c.at = lenient.At("input", i)
+		if err := c.item(c.at, &items[i]); err != nil {
 			return err
 		}
 	}
@@ -139,6 +153,9 @@ type inputItem struct {
 
 // item reads one item.
 func (c *conversation) item(param string, item *inputItem) error {
+	if item.Name == "" && (item.Type == "function_call" || item.Type == "custom_tool_call") {
+		return lenient.Bad(param+".name", "a call needs the name of its tool")
+	}
 	switch item.Type {
 	case "message", "":
 		if item.Role == "" {
@@ -149,24 +166,26 @@ func (c *conversation) item(param string, item *inputItem) error {
 		return c.thought(param, item)
 	case "function_call":
 		arguments := (&calledIn{Arguments: item.Arguments}).arguments()
-		return c.call(param, task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: arguments})
+		c.call(task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: arguments})
+		return nil
 	case "custom_tool_call": // of a model that had such tools
 		arguments, err := json.Marshal(map[string]string{"input": item.Input})
 		if err != nil {
 			return lenient.Bad(param+".input", "%s", err)
 		}
-		return c.call(param, task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: string(arguments)})
+		c.call(task.ToolCall{ID: item.CallID, Name: item.Name, Arguments: string(arguments)})
+		return nil
 	case "function_call_output", "custom_tool_call_output":
 		text, parts, err := content(param+".output", item.Output)
 		if err != nil {
 			return err
 		}
-		c.Add(param, task.Message{Role: task.RoleTool, ToolCallID: item.CallID, Content: text, Parts: parts})
+		c.add(task.Message{Role: task.RoleTool, ToolCallID: item.CallID, Content: text, Parts: parts})
 		return nil
 	case "web_search_call", "file_search_call", "image_generation_call", "code_interpreter_call", "mcp_list_tools":
 		return nil // what a provider did by itself: the model's next message has what came of it
 	case "item_reference":
-		return lenient.Bad(param, "no item is kept here: send the item itself. Clients do so with `store: false`")
+		return c.reference(param, item.ID)
 	default:
 		return lenient.Cannot(param, fmt.Sprintf("an item of the type %q", task.Clip(item.Type, 40)))
 	}
@@ -183,12 +202,11 @@ func (c *conversation) message(param string, item *inputItem) error {
 	}
 	switch item.Role {
 	case "system", "developer":
-		c.Add(param, task.Message{Role: task.RoleSystem, Content: text})
+		c.add(task.Message{Role: task.RoleSystem, Content: text})
 	case "user":
-		c.Add(param, task.Message{Role: task.RoleUser, Content: text, Parts: parts})
+		c.add(task.Message{Role: task.RoleUser, Content: text, Parts: parts})
 	case "assistant":
-		m := c.assistant(param)
-		m.Content = joined(m.Content, text)
+		c.say(text)
 	default:
 		return lenient.Bad(param+".role", "it must be system, developer, user or assistant, not %q", task.Clip(item.Role, 40))
 	}
@@ -205,20 +223,25 @@ func (c *conversation) thought(param string, item *inputItem) error {
 	for _, p := range all {
 		text.WriteString(p.Text)
 	}
-	if text.Len() > 0 {
-		m := c.assistant(param)
-		m.Reasoning = joined(m.Reasoning, text.String())
-	}
+	c.think(text.String())
 	return nil
 }
 
-func (c *conversation) call(param string, call task.ToolCall) error {
-	if call.Name == "" {
-		return lenient.Bad(param+".name", "a call needs the name of its tool")
+func (c *conversation) think(text string) {
+	if text != "" {
+		m := c.assistant()
+		m.Reasoning = joined(m.Reasoning, text)
 	}
-	m := c.assistant(param)
+}
+
+func (c *conversation) say(text string) {
+	m := c.assistant()
+	m.Content = joined(m.Content, text)
+}
+
+func (c *conversation) call(call task.ToolCall) {
+	m := c.assistant()
 	m.ToolCalls = append(m.ToolCalls, call)
-	return nil
 }
 
 // joined puts two texts of one message together.

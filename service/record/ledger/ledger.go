@@ -62,6 +62,8 @@ type Ledger interface {
 
 	// Get returns what is recorded of a task, whatever its state. ErrDamaged.
 	Get(ctx context.Context, id string) (task.Record, bool, error)
+	// Deleted returns those of the ids whose tasks were deleted, in their order. What is forgotten is not among them.
+	Deleted(ctx context.Context, ids []string) ([]string, error)
 	// List returns at most limit finished tasks, the last to be accepted first (by sequence number, since clocks are set), without the text and the
 	// marks of their transcripts. An empty
 	// state means all three.

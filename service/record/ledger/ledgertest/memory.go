@@ -298,6 +298,21 @@ func (m *Memory) Get(ctx context.Context, id string) (task.Record, bool, error) 
 	return m.find(ctx, func(r task.Record) bool { return r.Task.ID == id })
 }
 
+// Deleted implements ledger.Ledger.
+func (m *Memory) Deleted(ctx context.Context, ids []string) (deleted []string, err error) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	if err := m.readable(ctx); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if e := m.s.byID[id]; e != nil && e.r.Deleted != nil {
+			deleted = append(deleted, id)
+		}
+	}
+	return deleted, nil
+}
+
 // Proven implements ledger.Ledger.
 func (m *Memory) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, error) {
 	return m.find(ctx, func(r task.Record) bool { return r.State.Final() && r.Proof.SHA256 == sum })
