@@ -52,7 +52,7 @@ func TestTheRecordOfATask(t *testing.T) {
 		got, again = record("waits")
 		require.False(t, again)
 		require.Equal(t, task.Completed, got.State)
-		require.Equal(t, 3, len(got.Transcript.Ends))
+		require.Len(t, got.Transcript.Ends, 3)
 		require.Equal(t, 5, got.Events().Len())
 		require.Contains(t, whole, got.End.Receipt.TranscriptSHA256)
 
