@@ -284,7 +284,7 @@ type TasksInvoker interface {
 	// Removes the task's prompt, messages, answer, digests and proof bundle, from the server's files too.
 	// When the call returns, they are gone; it may be repeated. What stays is that the task existed: its
 	// outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
-	// it is `CONFLICT`. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
+	// it is `DELETED` too. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
 	// which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
 	// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
 	//
@@ -992,7 +992,7 @@ func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionPara
 // Removes the task's prompt, messages, answer, digests and proof bundle, from the server's files too.
 // When the call returns, they are gone; it may be repeated. What stays is that the task existed: its
 // outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
-// it is `CONFLICT`. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
+// it is `DELETED` too. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
 // which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
 // ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
 //

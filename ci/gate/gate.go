@@ -25,6 +25,7 @@ var (
 	generated   = step.Step{Name: "generated code", Target: "gen:check", Run: checkGen}
 	unit        = step.Step{Name: "tests", Target: "check:unit", Run: checkUnit}
 	race        = step.Step{Name: "tests, race detector on", Target: "check:race", Run: checkRace}
+	daemon      = step.Step{Name: "the daemon from outside", Target: "check:outside", Run: checkOutside}
 	bdd         = step.Step{Name: "BDD features", Target: "check:bdd", Run: contract.Recorded(checkBDD)}
 	pacts       = step.Step{Name: "pacts", Target: "pact", Run: contract.Recorded(pact.Test)}
 	document    = step.Step{Name: "API document", Target: "contract", Run: contract.Test(checkBDD)}
@@ -39,12 +40,12 @@ var (
 // The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
 // both: it asks whether the tests have passed. What the features and the pacts saw is held against the API's document behind them.
 var (
-	whole = []step.Step{links, format, vet, lint, generated, race, bdd, pacts, document, sdks, metricsLint, smoke, determinism, chaos, traced}
-	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, bdd, document, sdks, determinism, chaos, traced}
+	whole = []step.Step{links, format, vet, lint, generated, race, daemon, bdd, pacts, document, sdks, metricsLint, smoke, determinism, chaos, traced}
+	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, daemon, bdd, document, sdks, determinism, chaos, traced}
 )
 
-// Test runs the whole check that gates a change, each part once: links, format, vet, lint, generated code, every test with
-// the race detector, and all suites on the real daemon and engine. It fetches what it needs and ends with `N passed, N failed`.
+// Test runs the whole check that gates a change, each part once: links, format, vet, lint, generated code, every test in the
+// process with the race detector, and all suites on the real daemon and engine. It fetches what it needs and ends with `N passed, N failed`.
 func Test(ctx context.Context) error {
 	return step.Finish(Run(ctx))
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/magefile/mage/mg"
@@ -19,7 +20,10 @@ import (
 
 // suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
 // a cached result of theirs never counts.
-var suites = []string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/metrics", "harness/pact"}
+var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/metrics", "harness/pact"}, outside...)
+
+// outside are the suites that only look at the daemon's program from outside. The race detector sees nothing there.
+var outside = []string{"harness/abuse", "harness/fronts", "harness/handbook"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {
@@ -33,6 +37,18 @@ func (Check) BDD(ctx context.Context) error { return prepared(ctx, bdd) }
 
 func checkBDD(ctx context.Context, t *tally.Tally) error {
 	return step.GoTest(ctx, t, "-count=1", "./harness/bdd/...")
+}
+
+// Outside attacks the daemon, speaks to its fronts, and follows its documents, each from outside.
+func (Check) Outside(ctx context.Context) error { return prepared(ctx, daemon) }
+
+// checkOutside runs the suites beside one another: they wait more than they work.
+func checkOutside(ctx context.Context, t *tally.Tally) error {
+	args := []string{"-count=1", "-p", strconv.Itoa(len(outside))}
+	for _, dir := range outside {
+		args = append(args, "./"+dir+"/...")
+	}
+	return step.GoTest(ctx, t, args...)
 }
 
 // Pact runs the consumers against Pact's mock server, compares what they rely on with the committed pacts, and verifies the

@@ -31,7 +31,7 @@ Feature: An ended task can be deleted
     When I submit task "again" with
       | task_id | gone                                         |
       | prompt  | Write a haiku about glass containing "nine". |
-    Then the answer is 409 CONFLICT
+    Then the answer is 410 DELETED
     And its message says "was deleted at 2"
     When I send GET "/v1/tasks"
     Then its body has

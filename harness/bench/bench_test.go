@@ -233,11 +233,12 @@ func (s *shift) Generate(_ context.Context, job engine.Job, emit func(task.Piece
 // nothing is a ledger that records nothing.
 type nothing struct{}
 
-func (nothing) Accept(context.Context, task.Task) error       { return nil }
-func (nothing) Dispatch(context.Context, task.Dispatch) error { return nil }
-func (nothing) Started(task.Dispatch)                         {}
-func (nothing) Checkpoint(string, task.Checkpoint)            {}
-func (nothing) Finish(context.Context, task.Record) error     { return nil }
+func (nothing) Accept(context.Context, task.Task) error                       { return nil }
+func (nothing) AcceptRunning(context.Context, task.Task, task.Dispatch) error { return nil }
+func (nothing) Dispatch(context.Context, task.Dispatch) error                 { return nil }
+func (nothing) Started(task.Dispatch)                                         {}
+func (nothing) Checkpoint(string, task.Checkpoint)                            {}
+func (nothing) Finish(context.Context, task.Record) error                     { return nil }
 func (nothing) Expire(context.Context, time.Time) ([]string, time.Time, error) {
 	return nil, time.Time{}, nil
 }

@@ -23,8 +23,13 @@ func (l *lab) fronts() (err error) {
 		return err
 	}
 	defer func() { err = end(err) }()
+	floor, err := l.floor("front", front)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, floor.proc.end()) }()
 	daemon := ways[2].proc
-	ways = append(ways, newWay("daemon, a model that thinks", daemon.url(), daemon, chat("thinks")), newWay("daemon, native tasks", daemon.url(), daemon, asChatTask))
+	ways = append(ways, floor, newWay("daemon, a model that thinks", daemon.url(), daemon, chat("thinks")), newWay("daemon, native tasks", daemon.url(), daemon, asChatTask))
 	if err := l.volleys("Chats", ways, []volley{
 		{name: "16 clients flat out", clients: 16, each: 100},
 		{name: "8 connections, back to back", clients: 8, each: 100},

@@ -65,6 +65,7 @@ type flags struct {
 var roles = map[string]func(args []string) error{
 	"stub":     stubMain,
 	"proxy":    proxyMain,
+	"floor":    floorMain,
 	"profiled": profiledMain,
 }
 

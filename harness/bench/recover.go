@@ -101,7 +101,7 @@ func fill(ctx context.Context, dir string, finished, queued int) (err error) {
 			if seq%every == 0 {
 				return record.Accept(ctx, t)
 			}
-			return record.Finish(ctx, outcome(t))
+			return record.Finish(ctx, outcome(t, 30))
 		})
 	}
 	return all.Wait()
@@ -119,18 +119,18 @@ func entry(seq uint64, at time.Time) task.Task {
 	}
 }
 
-// outcome returns the outcome of a haiku of 30 tokens.
-func outcome(t task.Task) task.Record {
+// outcome returns the outcome of so many tokens: a haiku has 30.
+func outcome(t task.Task, tokens int) task.Record {
 	r := task.Record{
 		Task: t, State: task.Completed, ReplicaID: "bench-0", Fingerprint: "f", StartedAt: t.AcceptedAt, FinishedAt: t.AcceptedAt.Add(time.Second),
-		SealedAt: "30-00000000", LastEventID: "31-00000000", Transcript: task.Transcript{Text: strings.Repeat("rain ", 30)},
+		SealedAt: "30-00000000", LastEventID: "31-00000000", Transcript: task.Transcript{Text: strings.Repeat("rain ", tokens)},
 	}
-	for i := range 30 {
+	for i := range tokens {
 		r.Transcript.Ends = append(r.Transcript.Ends, 5*(i+1))
 	}
 	sum := sha256.Sum256([]byte(r.Transcript.Text))
 	r.End = &task.End{
-		TokensIn: 3, TokensOut: 30, DecodeTimeMS: 900, FinishReason: task.FinishStop,
+		TokensIn: 3, TokensOut: tokens, DecodeTimeMS: 900, FinishReason: task.FinishStop,
 		Receipt: task.Receipt{Seed: t.Seed, Determinism: task.Strict, Fingerprint: "f", RequestDigest: t.RequestDigest, TranscriptSHA256: hex.EncodeToString(sum[:])},
 	}
 	return r

@@ -85,10 +85,19 @@ func proxyMain(args []string) error {
 	if err != nil {
 		return fmt.Errorf("the target: %w", err)
 	}
+	return serve(whole(reverse(target)))
+}
+
+func reverse(target *url.URL) *httputil.ReverseProxy {
 	p := httputil.NewSingleHostReverseProxy(target)
 	p.FlushInterval = -1
 	p.Transport = &http.Transport{MaxIdleConnsPerHost: 1024, DisableCompression: true}
-	return serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return p
+}
+
+// whole reads a request's body before the proxy has the request.
+func whole(p http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// An engine may answer before the proxy has seen the end of the request's body. Then net/http would close that body, and the
 		// proxy's own transport would take that for a failure and break the stream off.
 		body, err := io.ReadAll(r.Body)
@@ -97,7 +106,7 @@ func proxyMain(args []string) error {
 		}
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		p.ServeHTTP(w, r)
-	}))
+	})
 }
 
 func (s *stub) handler() http.Handler {

@@ -7,6 +7,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -45,12 +47,31 @@ func (l *lab) tasks() (err error) {
 		return err
 	}
 	defer func() { err = end(err) }()
+	floor, err := l.floor("task", completion)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, floor.proc.end()) }()
+	ways = append(ways, floor)
 	return l.volleys("Short tasks", ways, []volley{
 		{name: "1 connection, back to back", clients: 1, each: 300},
 		{name: "8 connections, back to back", clients: 8, each: 100},
 		{name: "32 tasks that arrive together", clients: 32, each: 1, rate: 100},
 		{name: "500 tasks that arrive together", clients: 500, each: 1, rate: 20},
 	})
+}
+
+// floor starts a proxy whose answers are durable, and does nothing else (see floorMain).
+func (l *lab) floor(part string, asks ask) (*way, error) {
+	data := filepath.Join(l.disk, part+"-floor")
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return nil, fmt.Errorf("make the floor's folder: %w", err)
+	}
+	proc, err := l.start("floor", l.stub.urls[0], data)
+	if err != nil {
+		return nil, err
+	}
+	return newWay("proxy with a ledger", proc.url(), proc, asks), nil
 }
 
 // volleys runs each load on each way, in turns, and prints a table of each.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,7 +29,7 @@ import (
 // The bundled model serves three pools: one as fast as it can, one at a reader's pace, and one that embeds. Two have a scripted engine, the second of
 // them with one slot and one place in its queue.
 const config = `
-bind_addr: 127.0.0.1:0
+bind_addr: 127.0.0.1:%[4]d
 data_dir: state
 auth: {optional_on_loopback: true}
 fronts: {serve: [openai, anthropic, ollama], hold: 300ms}
@@ -63,7 +65,7 @@ const programWithin = 3 * time.Minute
 
 // Every case of every SDK's program passes, and each program has the cases that its file names.
 //
-// LO-420
+// LO-401, LO-420
 func TestOfficialSDKs(t *testing.T) {
 	tools := os.Getenv("LLORCH_CLIENTS")
 	require.NotEmpty(t, tools, "these tests need SDKs from npm: run `go tool mage clients`")
@@ -157,27 +159,59 @@ func serve(t *testing.T) []string {
 	require.NoError(t, err)
 	t.Cleanup(lab.Close)
 	file := filepath.Join(lab.Dir, "c.yaml")
-	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, config, lab.Model, wide.URL, narrow.URL), 0o600))
-	d, err := lab.Serve(t.Context(), daemon.Options{Config: file, Options: process.Options{Args: []string{"--no-self-test"}, Env: lab.Env(lab.Dir, nil)}})
-	require.NoError(t, err)
-	t.Cleanup(d.Kill)
-	for _, pool := range []string{"fast", "slow", "vectors", "scripted", "narrow"} {
-		_, err := d.Idle(t.Context(), pool)
-		require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, config, lab.Model, wide.URL, narrow.URL, freePort(t)), 0o600))
+	start := func() (*daemon.Daemon, error) {
+		d, err := lab.Serve(t.Context(), daemon.Options{Config: file, Options: process.Options{Args: []string{"--no-self-test"}, Env: lab.Env(lab.Dir, nil)}})
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(d.Kill)
+		for _, pool := range []string{"fast", "slow", "vectors", "scripted", "narrow"} {
+			if _, err := d.Idle(t.Context(), pool); err != nil {
+				return nil, err
+			}
+		}
+		return d, nil
 	}
+	d, err := start()
+	require.NoError(t, err)
+	var mu sync.Mutex // guards d
 	control := http.NewServeMux()
 	control.HandleFunc("POST /kill", func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
 		workers := d.Workers()
 		for _, one := range workers {
 			one.Kill()
 		}
 		_, _ = fmt.Fprintf(w, `{"killed":%d}`, len(workers))
 	})
+	control.HandleFunc("POST /restart", func(w http.ResponseWriter, _ *http.Request) { // by SIGKILL, to the same address
+		mu.Lock()
+		defer mu.Unlock()
+		d.Kill()
+		next, err := start()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		d = next
+		_, _ = fmt.Fprint(w, `{}`)
+	})
 	test := httptest.NewServer(control)
 	t.Cleanup(test.Close)
 	return process.Env(lab.Dir, map[string]string{
 		"LLORCH_BASE": d.URL, "LLORCH_SCRIPTED": wide.URL, "LLORCH_NARROW": narrow.URL, "LLORCH_TEST": test.URL,
 	})
+}
+
+// freePort is a port that nobody has, so that a daemon can come back where it was.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	require.NoError(t, l.Close())
+	return l.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it listens on TCP
 }
 
 // caseLine is how a program names a case.

@@ -3,6 +3,7 @@
 package dialect
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -27,8 +28,11 @@ var openAIDifferences = []difference{
 	// The document has no chunks of completions, and says that they look like whole ones. The reason of all but the last is null.
 	{"CreateCompletionResponse/properties/choices/items/properties/finish_reason", `{"enum":["stop","length",null]}`},
 	{"CreateCompletionResponse/properties/usage", `{"anyOf":[{"$ref":"#/components/schemas/CompletionUsage"},{"type":"null"}]}`},
-	// OpenAI's API sends it while nothing else happens. Clients wait for an event, and take no comment for one.
+	// OpenAI's API sends it while nothing else happens. Clients wait for an event, and take no comment for one. Here it repeats the number of the
+	// event before it.
 	{"KeepAlive", `{"type":"object","properties":{"type":{"const":"keepalive"},"sequence_number":{"type":"integer"}},"required":["type","sequence_number"]}`},
+	// The document has no schema of this answer, but an example.
+	{"DeletedResponse", `{"type":"object","required":["id","object","deleted"],"properties":{"id":{"type":"string"},"object":{"const":"response"},"deleted":{"const":true}}}`},
 	// OpenAI has no rerank. This is Jina's and Cohere's, as llama-server has it.
 	{"Rerank", `{"type":"object","required":["id","object","model","results","usage"],"properties":{
 		"id":{"type":"string"},"object":{"const":"list"},"model":{"type":"string"},
@@ -47,9 +51,11 @@ var openAIAnswers = map[string]string{
 // openAIChunks names the schema of the chunks of each path that has them.
 var openAIChunks = map[string]string{"/v1/chat/completions": "CreateChatCompletionStreamResponse", "/v1/completions": "CreateCompletionResponse"}
 
+const keepAlive = "keepalive"
+
 // openAIEvents names the schema of each event of a response.
 var openAIEvents = map[string]string{
-	"response.created": "ResponseCreatedEvent", "response.in_progress": "ResponseInProgressEvent",
+	"response.created": "ResponseCreatedEvent", "response.queued": "ResponseQueuedEvent", "response.in_progress": "ResponseInProgressEvent",
 	"response.output_item.added": "ResponseOutputItemAddedEvent", "response.output_item.done": "ResponseOutputItemDoneEvent",
 	"response.content_part.added": "ResponseContentPartAddedEvent", "response.content_part.done": "ResponseContentPartDoneEvent",
 	"response.output_text.delta": "ResponseTextDeltaEvent", "response.output_text.done": "ResponseTextDoneEvent",
@@ -57,7 +63,7 @@ var openAIEvents = map[string]string{
 	"response.function_call_arguments.delta": "ResponseFunctionCallArgumentsDeltaEvent",
 	"response.function_call_arguments.done":  "ResponseFunctionCallArgumentsDoneEvent",
 	"response.completed":                     "ResponseCompletedEvent", "response.incomplete": "ResponseIncompleteEvent",
-	"response.failed": "ResponseFailedEvent", "error": "ResponseErrorEvent", "keepalive": "KeepAlive",
+	"response.failed": "ResponseFailedEvent", "error": "ResponseErrorEvent", keepAlive: "KeepAlive",
 }
 
 // LoadOpenAI reads the document.
@@ -78,16 +84,34 @@ func (d *OpenAI) Check(path string, status int, contentType string, body []byte)
 	if strings.HasPrefix(contentType, eventStream) {
 		return d.stream(path, string(body))
 	}
-	schema, ok := openAIAnswers[path]
-	if !ok && strings.HasPrefix(path, "/v1/models/") {
-		schema = "Model"
-	}
-	return d.Fits(schema, body)
+	return d.Fits(openAIAnswer(path, body), body)
 }
+
+// openAIAnswer names the schema of an answer.
+func openAIAnswer(path string, body []byte) string {
+	_, later := strings.CutPrefix(path, laterPath)
+	switch {
+	case strings.HasPrefix(path, "/v1/models/"):
+		return "Model"
+	case later && strings.HasSuffix(path, "/input_items"):
+		return "ResponseItemList"
+	case later && bytes.Contains(body, []byte(`"deleted":`)):
+		return "DeletedResponse"
+	case later:
+		return "Response"
+	}
+	return openAIAnswers[path]
+}
+
+// laterPath is where responses are found that were made before.
+const laterPath = "/v1/responses/"
 
 // stream holds the events of a stream against the document.
 func (d *OpenAI) stream(path, body string) error {
-	sequence := 0
+	next := -1 // the number of the next event; -1: any
+	if !strings.HasPrefix(path, laterPath) {
+		next = 0
+	}
 	for name, data := range frames(body) {
 		if data == "[DONE]" {
 			continue
@@ -108,10 +132,16 @@ func (d *OpenAI) stream(path, body string) error {
 			if schema = openAIEvents[is.Type]; schema == "" || is.Type != name {
 				return fmt.Errorf("the event %q has the name %q, and the document none of that type", data, name)
 			}
-			if is.Sequence == nil || *is.Sequence != sequence {
-				return fmt.Errorf("the event %q is not number %d", data, sequence)
+			wanted := next
+			if is.Type == keepAlive { // it repeats the number before it
+				wanted = max(next-1, 0)
 			}
-			sequence++
+			if is.Sequence == nil || next >= 0 && *is.Sequence != wanted {
+				return fmt.Errorf("the event %q is not number %d", data, wanted)
+			}
+			if next < 0 || is.Type != keepAlive {
+				next = *is.Sequence + 1
+			}
 		}
 		if err := d.Fits(schema, []byte(data)); err != nil {
 			return err

@@ -33,6 +33,22 @@ func TestTheCheckOfOpenAI(t *testing.T) {
 	require.Error(t, response("data: "+delta+"\n\n"), "without its name")
 	require.Error(t, response("event: response.output_text.delta\ndata: "+strings.Replace(delta, `:0}`, `:1}`, 1)+"\n\n"), "with a number missing")
 	require.Error(t, response("event: response.output_text.delta\ndata: "+strings.Replace(delta, `"logprobs":[],`, "", 1)+"\n\n"))
+	const sign = `{"type":"keepalive","sequence_number":0}`
+	require.NoError(t, response("event: response.output_text.delta\ndata: "+delta+"\n\nevent: keepalive\ndata: "+sign+"\n\n"))
+	require.Error(t, response("event: response.output_text.delta\ndata: "+delta+"\n\nevent: keepalive\ndata: "+strings.Replace(sign, ":0}", ":1}", 1)+"\n\n"), "with a number of its own")
+	resumed := func(s string) error { return d.Check("/v1/responses/resp_1", 200, sse, []byte(s)) }
+	fifth, sixth := strings.Replace(delta, ":0}", ":5}", 1), strings.Replace(delta, ":0}", ":6}", 1)
+	require.NoError(t, resumed("event: response.output_text.delta\ndata: "+fifth+"\n\nevent: response.output_text.delta\ndata: "+sixth+"\n\n"))
+	require.Error(t, resumed("event: response.output_text.delta\ndata: "+fifth+"\n\nevent: response.output_text.delta\ndata: "+fifth+"\n\n"))
+	later := func(more, body string) error {
+		return d.Check("/v1/responses/resp_1"+more, 200, "application/json", []byte(body))
+	}
+	require.NoError(t, later("", `{"id":"resp_1","object":"response","deleted":true}`))
+	require.Error(t, later("", `{"id":"resp_1","object":"response","deleted":false}`))
+	require.Error(t, later("", `{"id":"resp_1","object":"response"}`))
+	const item = `{"id":"fco_1","type":"function_call_output","status":"completed","call_id":"c","output":"x"}`
+	require.NoError(t, later("/input_items", `{"object":"list","data":[`+item+`],"first_id":"fco_1","last_id":"fco_1","has_more":false}`))
+	require.Error(t, later("/input_items", `{"object":"list","data":[`+strings.Replace(item, `"call_id":"c",`, `"call":1,`, 1)+`],"first_id":"fco_1","last_id":"fco_1","has_more":false}`))
 	require.Error(t, response("event: response.refused\ndata: {\"type\":\"response.refused\",\"sequence_number\":0}\n\n"))
 	require.Error(t, d.Check("/v1/responses", 200, "application/json", []byte(`{"id":"r"}`)))
 }

@@ -90,7 +90,7 @@ func (b box) events(body string, each func(n int)) (text string, all []anthropic
 
 // Anthropic's dialect, as its clients use it.
 //
-// LO-402, LO-404, LO-405, LO-409, LO-419, LO-421, LO-422
+// LO-401, LO-402, LO-404, LO-405, LO-409, LO-419, LO-421, LO-422
 func TestAnthropic(t *testing.T) {
 	b := serve(t)
 	types, err := dialect.LoadAnthropic()

@@ -46,16 +46,24 @@ type box struct {
 
 func serve(t *testing.T) box {
 	t.Helper()
+	b := box{t, starter(t)()}
+	b.idle()
+	return b
+}
+
+// starter starts the daemon, as often as it is called.
+func starter(t *testing.T) func() *daemon.Daemon {
+	t.Helper()
 	lab, err := daemon.NewLab(t.Context(), t.TempDir(), "../..")
 	require.NoError(t, err)
 	t.Cleanup(lab.Close)
 	file := filepath.Join(lab.Dir, "c.yaml")
 	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, config, lab.Model), 0o600))
-	d, err := lab.Serve(t.Context(), daemon.Options{Config: file, Options: process.Options{Args: []string{"--no-self-test"}, Env: lab.Env(lab.Dir, nil)}})
-	require.NoError(t, err)
-	b := box{t, d}
-	b.idle()
-	return b
+	return func() *daemon.Daemon {
+		d, err := lab.Serve(t.Context(), daemon.Options{Config: file, Options: process.Options{Args: []string{"--no-self-test"}, Env: lab.Env(lab.Dir, nil)}})
+		require.NoError(t, err)
+		return d
+	}
 }
 
 func (b box) idle() {
@@ -190,7 +198,7 @@ func held(t *testing.T, check dialect.Check) {
 
 // OpenAI's dialect, as its clients use it.
 //
-// LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
+// LO-401, LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
 func TestOpenAI(t *testing.T) {
 	b := serve(t)
 	document, err := dialect.LoadOpenAI()

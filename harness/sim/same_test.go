@@ -233,10 +233,11 @@ func (r *rig) LoadTime(string) time.Duration { return 0 }
 
 func (r *rig) Failed(string) *task.Error { return nil }
 
-func (r *rig) Accept(context.Context, task.Task) error       { return nil }
-func (r *rig) Dispatch(context.Context, task.Dispatch) error { return nil }
-func (r *rig) Checkpoint(string, task.Checkpoint)            {}
-func (r *rig) Started(task.Dispatch)                         {}
+func (r *rig) Accept(context.Context, task.Task) error                       { return nil }
+func (r *rig) AcceptRunning(context.Context, task.Task, task.Dispatch) error { return nil }
+func (r *rig) Dispatch(context.Context, task.Dispatch) error                 { return nil }
+func (r *rig) Checkpoint(string, task.Checkpoint)                            {}
+func (r *rig) Started(task.Dispatch)                                         {}
 func (r *rig) Get(context.Context, string) (task.Record, bool, error) {
 	return task.Record{}, false, nil
 }

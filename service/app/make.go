@@ -184,7 +184,7 @@ func (a *App) makeFlow() (err error) {
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
 		},
 	})
-	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule, Bundles: a.artifacts}
+	a.tasks = control.Tasks{Desk: desk, Scheduler: a.schedule, Bundles: a.artifacts, Deletions: a.ledger}
 	return nil
 }
 

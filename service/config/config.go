@@ -52,7 +52,7 @@ type Auth struct {
 type Fronts struct {
 	Serve        []string      `yaml:"serve" jsonschema:"maxItems=3,enum=openai,enum=anthropic,enum=ollama" jsonschema_description:"The dialects. Left out: all of them."`
 	Hold         time.Duration `yaml:"hold" jsonschema:"default=5s" jsonschema_description:"How long the head of a stream is held back while its task waits, so that a refusal still has its status."`
-	ReturnWithin time.Duration `yaml:"return_within" jsonschema:"default=2m" jsonschema_description:"How long the task of a client that is gone goes on, if the client sent an Idempotency-Key to come back with."`
+	ReturnWithin time.Duration `yaml:"return_within" jsonschema:"default=10s" jsonschema_description:"How long the task of a client that is gone goes on, if the client sent an Idempotency-Key to come back with."`
 	Keep         time.Duration `yaml:"keep" jsonschema:"default=10m" jsonschema_description:"How long the text of an ended task is kept that came by a front which stores nothing. Then what was asked and answered is deleted."`
 	Upstream     bool          `yaml:"upstream" jsonschema:"default=false" jsonschema_description:"Pass requests for /upstream/POOL/… through to the pool's engine, for callers with the API token. Never where the engine has one slot, as there tasks are strict."`
 }

@@ -23,7 +23,8 @@ import (
 type Tasks struct {
 	*admission.Desk
 	*scheduler.Scheduler
-	Bundles Bundles
+	Bundles   Bundles
+	Deletions Deletions
 }
 
 // Bundles are the proof bundles that were stored beside the ledger.
@@ -32,7 +33,23 @@ type Bundles interface {
 	ForgetBundles(ctx context.Context, taskID string) (found bool, err error)
 }
 
-// Delete implements api.Tasks. It also removes the proof bundle of a task that the ledger has forgotten already.
+// Deletions are what the ledger knows of deleted tasks.
+type Deletions interface {
+	// Deleted returns those of the ids whose tasks were deleted.
+	Deleted(ctx context.Context, ids []string) ([]string, error)
+}
+
+// Deleted implements exchange.Tasks.
+func (t Tasks) Deleted(ctx context.Context, ids []string) ([]string, error) {
+	deleted, err := t.Deletions.Deleted(ctx, ids)
+	if err != nil {
+		return nil, task.Errorf(task.LedgerUnavailable, "the record of tasks cannot be read: try again in a moment; the orchestrator's log has the cause").
+			Retry(time.Second).Because(err)
+	}
+	return deleted, nil
+}
+
+// Delete implements api.Tasks and exchange.Tasks. It also removes the proof bundle of a task that the ledger has forgotten already.
 func (t Tasks) Delete(ctx context.Context, id, actor string) error {
 	err := t.Scheduler.Delete(ctx, id, actor)
 	if err != nil && !task.HasCode(err, task.NotFound) {

@@ -10,6 +10,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 )
 
 // EventKind tells the events of a task's log apart.
@@ -162,12 +163,13 @@ func (t Transcript) Digest() string {
 // Event is one event of a task's log, for whoever encodes it.
 type Event struct {
 	Kind    EventKind
-	Index   int      // its number in the log
-	Text    []byte   // of a piece; not to be changed
-	Call    CallPart // of a tool call's piece
-	Started *Started // of EventStarted
-	End     *End     // of EventEnd
-	Err     *Error   // of EventError
+	Index   int       // its number in the log
+	Text    []byte    // of a piece; not to be changed
+	Call    CallPart  // of a tool call's piece
+	Started *Started  // of EventStarted
+	End     *End      // of EventEnd
+	Err     *Error    // of EventError
+	At      time.Time // of the last two: when the task ended
 }
 
 // Events are events of one log that follow each other. They are a view of what the log stores, which does not change, so
@@ -178,8 +180,9 @@ type Events struct {
 	Ends     []int  // Ends[i] is the length of Text after piece i, which is event i+1
 	Marks    []Mark // as those of a Transcript
 	Started  *Started
-	End      *End   // where the log has that terminal event
-	Err      *Error // or that one
+	End      *End      // where the log has that terminal event
+	Err      *Error    // or that one
+	EndedAt  time.Time // with either: when the task ended
 }
 
 // Len is the number of events.
@@ -205,10 +208,10 @@ func (e *Events) At(i int) Event {
 		}
 		return out
 	case e.Err != nil:
-		out.Kind, out.Err = EventError, e.Err
+		out.Kind, out.Err, out.At = EventError, e.Err, e.EndedAt
 		return out
 	default:
-		out.Kind, out.End = EventEnd, e.End
+		out.Kind, out.End, out.At = EventEnd, e.End, e.EndedAt
 		return out
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -89,4 +90,29 @@ func TestEventsAreAViewOfTheLog(t *testing.T) {
 	for range all.All() {
 		break
 	}
+}
+
+// LO-432: the events of a record are those of the log that it was made from.
+func TestTheEventsOfARecord(t *testing.T) {
+	at := time.Unix(1, 0)
+	r := Record{Task: Task{ID: "a", Seed: 7}, State: Running, Transcript: pieces(thinking("hm"), text("frog"), calling(0, "c", "f", "{}")), FinishedAt: at}
+	kinds := func() (all []EventKind) {
+		for e := range r.Events().All() {
+			all = append(all, e.Kind)
+		}
+		return all
+	}
+	said := []EventKind{EventStarted, EventReasoning, EventText, EventToolCall}
+	require.Equal(t, said, kinds(), "it has not ended")
+	events := r.Events()
+	require.Equal(t, "a", events.At(0).Started.TaskID)
+	require.Equal(t, "frog", string(events.At(2).Text))
+	r.State, r.End = Completed, &End{TokensOut: 3}
+	require.Equal(t, append(said, EventEnd), kinds())
+	events = r.Events()
+	require.Equal(t, Event{Kind: EventEnd, Index: 4, End: r.End, At: at}, events.At(4))
+	r.State, r.End, r.Err = Failed, nil, Errorf(WorkerReset, "gone")
+	require.Equal(t, append(said, EventError), kinds())
+	events = r.Events()
+	require.Equal(t, Event{Kind: EventError, Index: 4, Err: r.Err, At: at}, events.At(4))
 }

@@ -2,7 +2,10 @@
 
 package task
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // Workload is what a task asks an engine to do (ORCH-3054).
 type Workload string
@@ -113,10 +116,17 @@ type Request struct {
 	KVHint         string
 	OnDisconnect   OnDisconnect
 	ReturnWithin   time.Duration // how long a client that is gone may stay away, with CancelIt; 0: the orchestrator's default
-	Front          string        // the dialect by which it came; empty: the native API
+	Front          Front         // of a dialect's request; zero: the native API's
 	KeepText       time.Duration // how long what was asked and answered is kept after the end; 0: as long as the record
 	OutputMode     string
 	BodySHA256     [32]byte // of the JSON as sent, compacted; a repeated task_id must have the same (LO-101)
 	CorrelationID  string
 	Actor          string // who asked: `localhost`, `token:<6 hex>` (AUTH-1007) or `self-test`
+}
+
+// Front is what the front of a dialect keeps with its task. It goes with the text, and is no part of the request digest. The SHA-256 of the body
+// is Request.BodySHA256.
+type Front struct {
+	Dialect string
+	Reply   json.RawMessage // JSON: what an answer repeats of the request; empty: nothing
 }

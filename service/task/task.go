@@ -78,7 +78,7 @@ func (t Task) Digest() string {
 func (t Task) Admission() Admission {
 	return Admission{
 		TaskID: t.ID, PoolID: t.PoolID, QueuePosition: t.QueuePosition, PredictedStart: t.PredictedStart, Backoff: t.Backoff,
-		Seed: t.Seed, Determinism: t.Determinism, PromptTokens: t.PromptTokens,
+		Seed: t.Seed, Determinism: t.Determinism, PromptTokens: t.PromptTokens, AcceptedAt: t.AcceptedAt.UTC().Truncate(time.Millisecond),
 	}
 }
 
@@ -99,7 +99,9 @@ type Admission struct {
 	Backoff        time.Duration
 	Seed           uint32
 	Determinism    Determinism
-	PromptTokens   int // 0: nobody counted them, since they fit in any case
+	PromptTokens   int       // 0: nobody counted them, since they fit in any case
+	AcceptedAt     time.Time // to the millisecond, as the ledger keeps it
+	Failure        *Error    // of a repeated submit: how the task ended, if that was without an answer
 }
 
 // Receipt says what a stream's bytes depend on and what they are (LO-204). Digests are hex.
@@ -241,6 +243,19 @@ func (r Record) Erased(at time.Time) Record {
 		out.Err.Retriable, out.Err.Engine, out.Err.PoolID = r.Err.Retriable, r.Err.Engine, r.Err.PoolID
 	}
 	return out
+}
+
+// Events are the events of the task's log, as far as the record has them. One that has not ended lacks the terminal event.
+func (r Record) Events() Events {
+	started := r.Task.Started()
+	e := Events{
+		To: 1 + len(r.Transcript.Ends), Text: []byte(r.Transcript.Text), Ends: r.Transcript.Ends, Marks: r.Transcript.Marks, Started: &started,
+		End: r.End, Err: r.Err, EndedAt: r.FinishedAt,
+	}
+	if r.State.Final() {
+		e.To++
+	}
+	return e
 }
 
 // Status returns the record as a client sees it. The caller fills in the figures that change while a task waits.

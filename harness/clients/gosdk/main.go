@@ -6,9 +6,12 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -49,6 +52,23 @@ func main() {
 		}
 	}
 }
+
+// restart has the test end the daemon by SIGKILL, and start it again at the same address.
+func restart(ctx context.Context) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, os.Getenv("LLORCH_TEST")+"/restart", http.NoBody)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	return same("the status of the restart", res.StatusCode, http.StatusOK)
+}
+
+// sum is the SHA-256 of texts.
+func sum(all []string) [sha256.Size]byte { return sha256.Sum256([]byte(strings.Join(all, "\n"))) }
 
 // same says where two things differ that must not.
 func same[T comparable](what string, got, want T) error {

@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
@@ -79,6 +81,76 @@ func openAI(base string) []test {
 				}
 			}
 			return errors.Join(stream.Err(), same("the streamed text", text, whole.OutputText()), same("the last event", last, "response.completed"))
+		}},
+		{"openai: responses that are kept", func(ctx context.Context) error {
+			p := responses.ResponseNewParams{
+				Model: "slow-haiku", Input: responses.ResponseNewParamsInputUnion{OfString: openai.String(haiku)}, Background: openai.Bool(true),
+			}
+			stream, seen, id := client.Responses.NewStreaming(ctx, p), []string{}, ""
+			for stream.Next() {
+				e := stream.Current()
+				if seen = append(seen, e.RawJSON()); id == "" {
+					id = e.Response.ID
+				}
+				if len(seen) == 12 {
+					if err := restart(ctx); err != nil {
+						return err
+					}
+				}
+			}
+			if stream.Err() == nil {
+				return errors.New("the stream of a daemon that was killed ended cleanly")
+			}
+			rest := client.Responses.GetStreaming(ctx, id, responses.ResponseGetParams{StartingAfter: openai.Int(int64(len(seen) - 1))})
+			for rest.Next() {
+				seen = append(seen, rest.Current().RawJSON())
+			}
+			whole, all := client.Responses.GetStreaming(ctx, id, responses.ResponseGetParams{}), []string{}
+			for whole.Next() {
+				all = append(all, whole.Current().RawJSON())
+			}
+			if err := errors.Join(rest.Err(), whole.Err(), same("the SHA-256 of the events", sum(seen), sum(all))); err != nil {
+				return err
+			}
+			got, err := client.Responses.Get(ctx, id, responses.ResponseGetParams{})
+			if err != nil {
+				return err
+			}
+			next, err := client.Responses.New(ctx, responses.ResponseNewParams{
+				Model: "scripted", Input: responses.ResponseNewParamsInputUnion{OfString: openai.String(asJSON)}, PreviousResponseID: openai.String(id),
+			})
+			if err != nil {
+				return err
+			}
+			items, err := client.Responses.InputItems.List(ctx, next.ID, responses.InputItemListParams{Order: "asc"})
+			if err != nil {
+				return err
+			}
+			said, err := json.Marshal(got.OutputText())
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(same("the status", got.Status, "completed"), same("the number of items", len(items.Data), 3),
+				same("what was said", strings.Contains(items.Data[1].RawJSON(), string(said)), true)); err != nil {
+				return err
+			}
+			if err := client.Responses.Delete(ctx, id); err != nil {
+				return err
+			}
+			_, err = client.Responses.Get(ctx, id, responses.ResponseGetParams{})
+			if gone, ok := errors.AsType[*openai.Error](err); !ok || gone.StatusCode != 404 {
+				return fmt.Errorf("a response that is deleted gives %w", err)
+			}
+			p.Model, p.Input.OfString = "scripted", openai.String("Wait for me")
+			waits, err := client.Responses.New(ctx, p)
+			if err != nil {
+				return err
+			}
+			ended, err := client.Responses.Cancel(ctx, waits.ID)
+			if err != nil {
+				return err
+			}
+			return errors.Join(same("the status of what was begun", waits.Status, "queued"), same("the status of what was canceled", ended.Status, "cancelled"))
 		}},
 		{"openai: embeddings", func(ctx context.Context) error {
 			got, err := client.Embeddings.New(ctx, openai.EmbeddingNewParams{

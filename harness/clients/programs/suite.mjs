@@ -3,11 +3,12 @@
 // What the programs share: a program has cases by name, runs one after the other, and writes a line of JSON about each: {name, ok, detail}.
 
 import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export { assert, sleep };
 
-// The daemon, the scripted engines of the pools `scripted` and `narrow`, and the test, which kills workers when asked.
+// The daemon, the scripted engines of the pools `scripted` and `narrow`, and the test, which kills workers and the daemon when asked.
 export const { LLORCH_BASE: base, LLORCH_SCRIPTED: scripted, LLORCH_NARROW: narrow, LLORCH_TEST: test } = process.env;
 
 export const question = 'Write a haiku about tea containing "ten past two".\n\n';
@@ -105,6 +106,12 @@ export async function killWorkers() {
   const { killed } = await post(`${test}/kill`, {});
   assert.ok(killed > 0, "no worker was killed");
 }
+
+// restart has the test end the daemon by SIGKILL, and start it again at the same address.
+export const restart = () => post(`${test}/restart`, {});
+
+// sha256 is that of a text, in hex.
+export const sha256 = (text) => createHash("sha256").update(text).digest("hex");
 
 // asked is what the scripted engine was last asked on its chat endpoint: a body as llama-server takes it.
 export async function asked(engine = scripted) {

@@ -207,7 +207,7 @@ func TestSubmitResolvesIDSeedAndTemplate(t *testing.T) {
 	req.Prompt, req.Messages = "", []task.Message{{Role: "user", Content: "two words"}}
 	a, err := s.Submit(t.Context(), req)
 	require.NoError(t, err)
-	require.Equal(t, task.Admission{TaskID: "made", PoolID: "default", Seed: 77, Determinism: task.Strict, PromptTokens: 2}, a)
+	require.Equal(t, task.Admission{TaskID: "made", PoolID: "default", Seed: 77, Determinism: task.Strict, PromptTokens: 2, AcceptedAt: d.enqueued[0].AcceptedAt}, a)
 	require.Equal(t, "<user>two words", d.enqueued[0].Prompt)
 	require.Equal(t, 2, d.enqueued[0].PromptTokens)
 }

@@ -17,7 +17,7 @@ func TestAFrontsTasksWaitForTheirClientsAfterARestart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		fronts := func(within time.Duration) func(*task.Task) {
 			return func(t *task.Task) {
-				t.Request.Front, t.Request.OnDisconnect, t.Request.ReturnWithin = "openai", task.CancelIt, within
+				t.Request.Front.Dialect, t.Request.OnDisconnect, t.Request.ReturnWithin = "openai", task.CancelIt, within
 			}
 		}
 		first := newRig(t, 1, nil)

@@ -66,7 +66,7 @@ func TestAnEndedTaskIsDeleted(t *testing.T) {
 		time.Sleep(time.Hour)
 		require.NoError(t, r.s.Delete(t.Context(), "waits", "me"), "again")
 		_, err = r.submit("waits", tokens(1))
-		requireCode(t, task.Conflict, "was deleted at "+at, err)
+		requireCode(t, task.Deleted, "was deleted at "+at, err)
 		listed := r.list("", 10)
 		require.Len(t, listed, 2)
 		for _, s := range listed {

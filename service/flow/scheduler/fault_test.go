@@ -183,6 +183,7 @@ func TestAStreamOfATaskThatIsNotAccepted(t *testing.T) {
 		r.book.full.Store(true)
 		r.book.hangs.Store(false)
 		both.Wait()
+		synctest.Wait() // its run ends
 		require.Zero(t, r.s.Backlog("default"))
 	})
 }

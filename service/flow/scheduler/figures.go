@@ -12,7 +12,7 @@ import (
 func (j *job) shown() (task.State, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.public(), j.state != pushed && j.state != withdrawn
+	return j.public(), j.state.decided() && j.state != withdrawn
 }
 
 // public is the state that clients see. The caller holds mu.

@@ -25,6 +25,7 @@ func (s *Scheduler) guard(j *job, f func()) (err error) {
 func (s *Scheduler) survive(j *job) {
 	if p := recover(); p != nil {
 		e := s.panicked(j, p)
+		<-j.decided                                   // before that nobody can end it
 		j.lane.rates.ended(j, 0, 0, s.o.Now(), false) // it may not have come so far
 		_ = s.guard(j, func() { s.fail(j, e, nil) })  // it has logged what went wrong
 	}

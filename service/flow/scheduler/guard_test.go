@@ -71,14 +71,18 @@ func TestAClockThatWasSetBack(t *testing.T) {
 
 // LO-803: a panic in a submit refuses that task as INTERNAL, whatever broke. It leaves nothing in the queue, and its id is free.
 func TestAPanicWithinASubmit(t *testing.T) {
-	for _, what := range []string{"the number", "the accept"} {
+	for _, what := range []string{"the number", "the accept", "the lease"} {
 		t.Run(what, func(t *testing.T) {
 			run(t, 1, nil, func(t *testing.T, r *rig) {
 				r.book.panics.Store(what)
+				if what == "the lease" {
+					r.onLease.Store(new(stumble))
+				}
 				_, err := r.submit("hit")
 				require.True(t, task.HasCode(err, task.Internal), "%v", err)
 				require.EqualValues(t, 1, r.panics.Load())
 				r.book.panics.Store("")
+				synctest.Wait() // its run ends, if it had begun
 				require.Zero(t, r.s.Backlog("default"))
 				r.must("next")
 				require.Contains(t, r.read("next"), "event: end\n")
@@ -95,9 +99,10 @@ func stumble() { panic("index out of range") }
 // LO-803: a task whose placing panics ends as INTERNAL, and does not hold up those behind it.
 func TestAPanicOfThePlacingEndsItsTask(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {
-		r.onLease.Store(new(stumble))
+		r.must("first")
 		r.must("hit")
 		r.must("behind")
+		r.onLease.Store(new(stumble))
 		require.Contains(t, r.read("hit"), `"code":"INTERNAL"`)
 		require.Contains(t, r.read("behind"), "event: end\n")
 		require.EqualValues(t, 1, r.panics.Load())

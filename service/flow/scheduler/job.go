@@ -27,6 +27,7 @@ type job struct {
 	chain  prefix.Chain // of what the task asks
 	ticket queue.Ticket // the same; names its place in the queue
 	log    *stream.Log  // the same; the log has a lock of its own
+	slot   *slot        // the same; in which it begins before it is accepted; nil: it waits in the queue
 	// resumed: a run of an earlier process may have sent more than the log holds. Written by who makes the job.
 	resumed bool
 
@@ -66,26 +67,33 @@ func ended(r task.Record, l *lane) *job {
 	return &job{lane: l, task: r.Task, state: done, record: r, log: stream.Rebuild(r.Task.Started(), r)}
 }
 
-// accept says that the ledger has the task: the lane may have it, and everybody may see it.
+// accept says that the ledger has the task: the lane may have it, unless it runs already, and everybody may see it.
 func (j *job) accept() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.enter(accepted)
+	if !j.enter(running) { // it has not begun
+		j.enter(accepted)
+	}
 }
 
-// withdraw ends a job that was never accepted.
+// withdraw ends a job that was never accepted, and its run, if there is one.
 func (j *job) withdraw(e *task.Error) {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	j.refusal = e
 	j.enter(withdrawn)
+	j.mu.Unlock()
+	j.stopEngine(e)
 }
 
 // begin makes the job one that a replica runs; cancel ends that run. It returns false where somebody has ended the job.
 func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if !j.enter(running) {
+	next := running
+	if !j.state.decided() {
+		next = starting
+	}
+	if !j.enter(next) {
 		return false
 	}
 	if j.startedAt.IsZero() {
@@ -123,6 +131,7 @@ func (j *job) finish(r task.Record) {
 	j.record = r
 	j.enter(done)
 	j.mu.Unlock()
+	j.log.Date(r.FinishedAt)
 	j.log.Publish()
 }
 
@@ -185,6 +194,13 @@ func (j *job) await(ctx context.Context) error {
 		return j.refusal
 	}
 	return nil
+}
+
+// began is when the job's first run began.
+func (j *job) began() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.startedAt
 }
 
 // ran reports whether a replica has run the job, also in an earlier process.

@@ -28,10 +28,11 @@ type lane struct {
 	retries retries
 	news    chan struct{} // capacity 1: the queue or the replicas changed
 	rates   rates
-	slots   []placement.Replica // scratch of the loop, which alone uses it
+	known   []placement.Replica // scratch of the loop, which alone uses it
 
 	removed  chan struct{} // closed once the pool is no longer configured
 	stuck    atomic.Bool   // written by the loop
+	looping  atomic.Bool   // the loop has begun; before that, no task is dispatched
 	held     atomic.Bool   // no further task is dispatched: the pool's memory is needed for another model
 	activeAt atomic.Int64  // when a task last started or ended, in ns since the epoch
 }
@@ -191,10 +192,10 @@ func (l *lane) oldest(p task.Priority) time.Time {
 // Where it returns false, whoever changes the reason wakes the lane: a push, an accept, a slot that is free again, a replica
 // that got Ready.
 func (l *lane) dispatch() bool {
-	if l.held.Load() {
+	if l.held.Load() || l.waiting() == 0 {
 		return false
 	}
-	l.slots = l.s.o.Replicas.Snapshot(l.pool.ID, l.slots[:0])
+	l.known = l.s.o.Replicas.Snapshot(l.pool.ID, l.known[:0])
 	if slices.ContainsFunc(l.retries.list(), l.place) {
 		return true
 	}
@@ -205,41 +206,71 @@ func (l *lane) dispatch() bool {
 // place sets a task running, if a replica can take it now.
 func (l *lane) place(j *job) bool {
 	defer l.unplaced(j)
-	need := j.need()
-	at, considered := placement.Place(l.slots, need)
-	l.s.o.Metrics.placed(j.task, at >= 0, considered)
-	if at < 0 {
-		return false
-	}
-	lease, err := l.s.o.Replicas.Lease(l.slots[at].ID)
-	if err != nil { // the replica changed since the snapshot, and whoever changed it wakes the lane
-		l.s.o.Log.Debug("lease refused", zap.String("replica_id", l.slots[at].ID), zap.Error(err))
+	s := l.slot(j, l.known)
+	if s == nil {
 		return false
 	}
 	begun := false
 	defer func() {
 		if !begun {
-			lease.Release()
+			s.lease.Release()
 		}
 	}()
 	if !l.drop(j) { // somebody ended the task meanwhile
 		return true
 	}
-	l.active()
-	binds := need.Fingerprint == "" && l.unlike(l.slots[at].Fingerprint)
+	run := l.start(j, s)
+	if run == nil { // the same, at this moment
+		return true
+	}
 	begun = true
-	l.s.runs.Go(func() {
-		defer l.s.survive(j) // also where the release panics
-		defer lease.Release()
-		l.run(l.s.halt, j, lease, considered, binds)
-	})
+	l.s.runs.Go(run)
 	return true
 }
 
-// unlike reports whether a replica of the pool, in whatever state, may give other bytes than those of this fingerprint. One that was
+// slot is what a replica holds for a job.
+type slot struct {
+	lease      Lease
+	considered int  // so many replicas could have taken the job
+	binds      bool // the job's bytes depend on this choice of a replica (see recordDispatch)
+}
+
+// slot takes one for a job on one of these replicas, which are all of the pool's; nil: none can take it now.
+func (l *lane) slot(j *job, replicas []placement.Replica) *slot {
+	need := j.need()
+	at, considered := placement.Place(replicas, need)
+	l.s.o.Metrics.placed(j.task, at >= 0, considered)
+	if at < 0 {
+		return nil
+	}
+	lease, err := l.s.o.Replicas.Lease(replicas[at].ID)
+	if err != nil { // the replica changed since the snapshot, and whoever changed it wakes the lane
+		l.s.o.Log.Debug("lease refused", zap.String("replica_id", replicas[at].ID), zap.Error(err))
+		return nil
+	}
+	return &slot{lease, considered, need.Fingerprint == "" && differs(replicas, replicas[at].Fingerprint)}
+}
+
+// start makes a job one that runs in a slot, and returns what runs it; nil: somebody has ended the job.
+func (l *lane) start(j *job, s *slot) (run func()) {
+	ctx, cancel := context.WithCancelCause(l.s.halt)
+	if !j.begin(s.lease.Replica(), l.s.o.Now(), cancel) {
+		cancel(nil)
+		return nil
+	}
+	l.active()
+	return func() {
+		defer l.s.survive(j) // also where the release panics
+		defer s.lease.Release()
+		defer cancel(nil)
+		l.run(ctx, cancel, j, s)
+	}
+}
+
+// differs reports whether one of the replicas, in whatever state, may give other bytes than those of this fingerprint. One that was
 // never Ready may: nobody knows its fingerprint.
-func (l *lane) unlike(fingerprint string) bool {
-	return slices.ContainsFunc(l.slots, func(r placement.Replica) bool { return r.Fingerprint != fingerprint })
+func differs(replicas []placement.Replica, fingerprint string) bool {
+	return slices.ContainsFunc(replicas, func(r placement.Replica) bool { return r.Fingerprint != fingerprint })
 }
 
 // errFull adds to a full queue's refusal when a place is likely to be free (ORCH-2007).

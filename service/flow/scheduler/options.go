@@ -58,6 +58,8 @@ type Replica struct {
 // Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
 type Ledger interface {
 	Accept(ctx context.Context, t task.Task) error
+	// AcceptRunning is Accept and Dispatch at once.
+	AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error
 	Dispatch(ctx context.Context, d task.Dispatch) error
 	// Started and Checkpoint take a note and return at once. A crash may lose it.
 	Started(d task.Dispatch)

@@ -3,7 +3,6 @@
 package scheduler
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -36,9 +35,10 @@ func (l *lane) loading() (progress float64, loading bool) {
 
 // readiness is a pool's Ready replicas at one moment.
 type readiness struct {
-	replicas []placement.Replica
-	slots    int // of all of them
-	busy     int // slots in use
+	all      []placement.Replica // of the pool, those that are Ready first
+	replicas []placement.Replica // that are Ready
+	slots    int                 // of all of them
+	busy     int                 // slots in use
 }
 
 // readinesses are reused: each submit asks for a prediction of each pool, and each stream asks for one a second.
@@ -47,12 +47,18 @@ var readinesses = sync.Pool{New: func() any { return new(readiness) }}
 // ready looks at the pool's Ready replicas. The caller gives the answer back with done.
 func (l *lane) ready() *readiness {
 	r, _ := readinesses.Get().(*readiness)
-	r.replicas = slices.DeleteFunc(l.s.o.Replicas.Snapshot(l.pool.ID, r.replicas[:0]), func(r placement.Replica) bool { return !r.Ready })
+	r.all = l.s.o.Replicas.Snapshot(l.pool.ID, r.all[:0])
+	n := 0
 	r.slots, r.busy = 0, 0
-	for i := range r.replicas {
-		r.slots += r.replicas[i].Slots
-		r.busy += r.replicas[i].Active
+	for i := range r.all {
+		if one := &r.all[i]; one.Ready {
+			r.slots += one.Slots
+			r.busy += one.Active
+			r.all[n], r.all[i] = r.all[i], r.all[n]
+			n++
+		}
 	}
+	r.replicas = r.all[:n]
 	return r
 }
 

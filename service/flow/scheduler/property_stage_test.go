@@ -82,6 +82,11 @@ func (b slowBook) Accept(ctx context.Context, t task.Task) error {
 	return b.book.Accept(ctx, t)
 }
 
+func (b slowBook) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
+	time.Sleep(b.commit)
+	return b.book.AcceptRunning(ctx, t, d)
+}
+
 func (b slowBook) Dispatch(ctx context.Context, d task.Dispatch) error {
 	time.Sleep(b.commit)
 	err := b.book.Dispatch(ctx, d)

@@ -23,6 +23,23 @@ func (s *Scheduler) Get(ctx context.Context, id string) (task.Status, error) {
 	return r.Status(), err
 }
 
+// Record is what is known of a task, once it is accepted: of one that has not ended, with what it has said so far. Again says that an earlier
+// run of the orchestrator may have told its readers more than that.
+func (s *Scheduler) Record(ctx context.Context, id string) (r task.Record, again bool, err error) {
+	j := s.job(id)
+	if j == nil {
+		r, err = s.finished(ctx, id)
+		return r, false, err
+	}
+	if err := j.await(ctx); err != nil {
+		return task.Record{}, false, err
+	}
+	if r = j.snapshot(); !r.State.Final() {
+		r.Transcript, _ = j.log.Transcript()
+	}
+	return r, j.log.Recovering(), nil
+}
+
 // finished is a task that is no longer live, and was not deleted.
 func (s *Scheduler) finished(ctx context.Context, id string) (task.Record, error) {
 	r, ok, err := s.lookUp(ctx, id)

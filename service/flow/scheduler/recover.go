@@ -52,7 +52,7 @@ func (s *Scheduler) restore(l *lane, r task.Record) {
 	if r.Task.Determinism == task.Strict { // it may have run, if its dispatch could not be recorded
 		j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
 	}
-	if s.keep(j) != nil {
+	if s.keep(j, nil) != nil {
 		return
 	}
 	j.ticket = l.queue.Restore(r.Task.Request.Priority, j, r.Task.AcceptedAt)
@@ -67,7 +67,7 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 	j.startedAt, j.tries, j.resumed = r.StartedAt, 1, true
 	j.replica = Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint}
 	j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
-	if s.keep(j) != nil {
+	if s.keep(j, nil) != nil {
 		return
 	}
 	j.accept()
@@ -80,7 +80,7 @@ func (s *Scheduler) resume(l *lane, r task.Record) {
 func (j *job) unread() {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if q := &j.task.Request; q.Front != "" && q.OnDisconnect == task.CancelIt && j.readers == 0 && j.state.live() {
+	if q := &j.task.Request; q.Front.Dialect != "" && q.OnDisconnect == task.CancelIt && j.readers == 0 && j.state.live() {
 		j.startAbsence()
 	}
 }

@@ -153,14 +153,15 @@ func (l lineLog) Sync() error { return nil }
 
 // book is a ledger in memory whose disk can be full, or hang.
 type book struct {
-	full    atomic.Bool
-	panics  atomic.Value  // what panics; see mayPanic
-	hangs   atomic.Bool   // accepts are not written, and nothing is read, until it does not
-	forgets atomic.Bool   // a crash comes before any note is written
-	seq     atomic.Uint64 // that was handed out last
-	mu      sync.Mutex
-	records map[string]task.Record
-	order   []string // of dispatch
+	full       atomic.Bool
+	panics     atomic.Value  // what panics; see mayPanic
+	hangs      atomic.Bool   // accepts are not written, and nothing is read, until it does not
+	forgets    atomic.Bool   // a crash comes before any note is written
+	dispatches atomic.Int64  // that were recorded apart from their accept
+	seq        atomic.Uint64 // that was handed out last
+	mu         sync.Mutex
+	records    map[string]task.Record
+	order      []string // of dispatch
 }
 
 func (b *book) change(id string, f func(*task.Record)) error {
@@ -195,7 +196,19 @@ func (b *book) Accept(ctx context.Context, t task.Task) error {
 	return b.change(t.ID, func(r *task.Record) { r.Task, r.State = t, task.Queued })
 }
 
+func (b *book) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
+	b.mayPanic("the accept")
+	if err := b.wait(ctx); err != nil {
+		return err
+	}
+	return b.change(t.ID, func(r *task.Record) {
+		b.order = append(b.order, t.ID)
+		*r = task.Record{Task: t, State: task.Running, ReplicaID: d.ReplicaID, Fingerprint: d.Fingerprint, StartedAt: d.At}
+	})
+}
+
 func (b *book) Dispatch(_ context.Context, d task.Dispatch) error {
+	b.dispatches.Add(1)
 	return b.change(d.ID, func(r *task.Record) {
 		if !slices.Contains(b.order, d.ID) {
 			b.order = append(b.order, d.ID)

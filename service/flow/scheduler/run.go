@@ -29,20 +29,19 @@ const (
 // longPrompt is from how many tokens on a prompt may take long, so that the engine is to tell of its progress.
 const longPrompt = 256
 
-// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced. Binds says that the task's
-// bytes depend on this choice of a replica (see recordDispatch).
-func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, binds bool) {
-	o := &l.s.o
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+// run takes a task through a replica. The slot is idle when it returns, or its worker is being replaced.
+func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, s *slot) {
+	o, lease := &l.s.o, s.lease
 	replica, now := lease.Replica(), o.Now()
-	if !j.begin(replica, now, cancel) {
-		return
-	}
 	l.rates.began(j, replica.ID, now)
-	l.placed(j, replica, now, considered)
+	if s != j.slot { // else nobody may know of it yet
+		l.placed(j, s, now)
+	}
 	warm := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuses(&j.task, replica)
-	t, result, answer, err := l.work(ctx, cancel, j, warm, binds, lease)
+	t, result, answer, err := l.work(ctx, cancel, j, warm, s)
+	if refused := j.await(context.Background()); err == nil { // it may have sent no token, and not have waited for the ledger
+		err = refused
+	}
 	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil)
 	l.active()
 	if err == nil {
@@ -69,18 +68,18 @@ func (l *lane) run(ctx context.Context, j *job, lease Lease, considered int, bin
 }
 
 // work has the engine do the task. A panic on the way is an error like any other (LO-803).
-func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job, warm, binds bool, lease Lease) (t *task.Task, result engine.Result, answer json.RawMessage, err error) {
+func (l *lane) work(ctx context.Context, cancel context.CancelCauseFunc, j *job, warm bool, s *slot) (t *task.Task, result engine.Result, answer json.RawMessage, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = l.s.panicked(j, p)
 		}
 	}()
-	if t, err = l.templated(ctx, j, lease.Engine()); err != nil {
+	if t, err = l.templated(ctx, j, s.lease.Engine()); err != nil {
 		return t, result, nil, err
 	}
-	result, answer, err = l.generate(ctx, cancel, j, t, warm, binds, lease)
+	result, answer, err = l.generate(ctx, cancel, j, t, warm, s)
 	if ctx.Err() == nil && !errors.Is(err, stream.ErrSealed) { // nobody ended it. An engine whose files were cut short is gone by now
-		if changed := lease.Intact(ctx); changed != nil {
+		if changed := s.lease.Intact(ctx); changed != nil {
 			err = fmt.Errorf("%w: %w", errChanged, changed)
 		}
 	}
@@ -129,14 +128,14 @@ var errPrompt = errors.New("the task's prompt changed")
 
 // placed counts a dispatch and logs it. It is a function of its own because it copies the task: the stack of run lasts as long as the
 // task, and need not hold the copies.
-func (l *lane) placed(j *job, r Replica, now time.Time, considered int) {
-	waited := since(j.task.AcceptedAt, now)
+func (l *lane) placed(j *job, s *slot, at time.Time) {
+	r, waited := s.lease.Replica(), since(j.task.AcceptedAt, at)
 	l.s.o.Metrics.dispatched(j.task, r, waited, j.tried())
-	l.s.o.Narrator.Placed(narrated(j.snapshot(), r.EngineVersion), waited, considered)
+	l.s.o.Narrator.Placed(narrated(j.snapshot(), r.EngineVersion), waited, s.considered)
 }
 
 // generate runs the engine under the watchdogs (OC-CORE-1022).
-func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm, binds bool, lease Lease) (engine.Result, json.RawMessage, error) {
+func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *job, t *task.Task, warm bool, s *slot) (engine.Result, json.RawMessage, error) {
 	wall := awake.AfterFunc(l.pool.Wall, func() {
 		cancel(task.Errorf(task.DecodeTimeout, "the task ran longer than the %s that pool '%s' allows", l.pool.Wall, l.pool.ID))
 	})
@@ -152,7 +151,18 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	defer idle.Stop()
 	var writes sync.WaitGroup
 	defer writes.Wait()
-	dispatched := l.recordDispatch(ctx, &writes, j, lease.Replica(), binds)
+	var dispatched func() error
+	if s == j.slot { // its accept records the dispatch as well
+		dispatched = func() error {
+			if !j.now().decided() { // it is not the run that is waited for
+				wall.Stop()
+				defer wall.Reset(l.pool.Wall)
+			}
+			return j.await(ctx)
+		}
+	} else {
+		dispatched = l.recordDispatch(ctx, &writes, j, s)
+	}
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
@@ -165,7 +175,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	}
 	if work.Workload != task.Completion {
 		idle.Stop() // nothing comes before the answer
-		answer, result, err := engine.Answer(ctx, lease.Engine(), work)
+		answer, result, err := engine.Answer(ctx, s.lease.Engine(), work)
 		if err == nil {
 			l.firstOutput(j)
 		}
@@ -178,7 +188,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		work.Progress = func() { idle.Reset(l.pool.Prefill) }
 	}
 	attempt, tokens, saved := j.log.Begin(), 0, l.s.o.Now()
-	result, err := lease.Engine().Generate(ctx, work, func(p task.Piece) error {
+	result, err := s.lease.Engine().Generate(ctx, work, func(p task.Piece) error {
 		if tokens > 0 {
 			idle.Reset(l.pool.Idle)
 		} else {
@@ -211,10 +221,11 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 // next start could not make again, or end the task for (LO-202). For a strict task a note will do, which a crash may lose: any
 // replica gives the same bytes. Only where the pool has others (binds), and for a best-effort task, the dispatch is on the disk
 // first. It is written while the engine reads the prompt. Where it cannot be, a best-effort task fails, and a strict one waits.
-func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *job, r Replica, binds bool) func() error {
+func (l *lane) recordDispatch(ctx context.Context, writes *sync.WaitGroup, j *job, s *slot) func() error {
+	r := s.lease.Replica()
 	d := task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: l.s.o.Now()}
 	strict := j.task.Determinism == task.Strict
-	if strict && !binds {
+	if strict && !s.binds {
 		l.s.o.Ledger.Started(d)
 		return func() error { return nil }
 	}
@@ -271,7 +282,7 @@ func (l *lane) retry(ctx context.Context, j *job, r Replica, err error) bool {
 	}
 	l.wake()
 	if l.s.Stopping() { // no loop will take it up
-		l.s.letGo(j, &l.s.runs)
+		l.s.letGo(j, &l.s.runs, nil)
 	}
 	return true
 }

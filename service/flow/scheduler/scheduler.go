@@ -3,8 +3,11 @@
 // Package scheduler runs accepted tasks: one loop per pool takes the next task of the queue, places it on a replica, runs it
 // and ends it. It is the only writer of a task's state.
 //
-// Locks: the lock of a lane's retries may be taken with job.mu held. Scheduler.mu and the lock of a lane's rates are held alone. With lane.pushing held, the ledger gives a task its number and the queue its place, both in memory. Nothing else
-// of another package is called with a lock held, and no disk is read.
+// A task that finds a free slot, while nobody waits, has no turn to wait for: its submit takes the slot, and it runs at once. The ledger records its accept and
+// its dispatch in one commit, and no event of it leaves the run before that.
+//
+// Locks: the lock of a lane's retries may be taken with job.mu or lane.pushing held. Scheduler.mu and the lock of a lane's rates are held alone. With lane.pushing held, the ledger
+// gives a task its number and the queue its place, both in memory. Nothing else of another package is called with a lock held, and no disk is read.
 package scheduler
 
 import (
@@ -104,6 +107,7 @@ func (s *Scheduler) lane(id string) *lane { return (*s.lanes.Load())[id] }
 
 // begin sets a lane's loop going.
 func (s *Scheduler) begin(l *lane) {
+	l.looping.Store(true)
 	s.loops.Go(func(ctx context.Context) {
 		contain.Loop(ctx, s.o.Log, "the loop of a pool's queue panicked, and begins anew", l.loop, zap.String("pool_id", l.pool.ID))
 	})
@@ -151,8 +155,9 @@ func (s *Scheduler) Stuck(poolID string) bool {
 	return l != nil && l.stuck.Load()
 }
 
-// keep makes a job one of the live ones. It refuses one of a pool that is gone, and all of them once the scheduler stops.
-func (s *Scheduler) keep(j *job) error {
+// keep makes a job one of the live ones, and sets it running where it has a slot already; run is nil where it has none. It refuses one of a
+// pool that is gone, and all of them once the scheduler stops.
+func (s *Scheduler) keep(j *job, run func()) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -162,6 +167,9 @@ func (s *Scheduler) keep(j *job) error {
 		return errRemoved(j.task.PoolID)
 	}
 	s.live[j.task.ID] = j
+	if run != nil {
+		s.runs.Go(run)
+	}
 	return nil
 }
 

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestTaskRunsToItsEnd(t *testing.T) {
 	run(t, 1, nil, func(t *testing.T, r *rig) {
 		a := r.must("a")
-		require.Equal(t, task.Admission{TaskID: "a", PoolID: "default", Determinism: task.Strict}, a)
+		require.Equal(t, task.Admission{TaskID: "a", PoolID: "default", Determinism: task.Strict, AcceptedAt: time.Now().UTC()}, a)
 		got := r.read("a")
 		require.Equal(t, 10, strings.Count(got, "event: token\n"))
 		require.Contains(t, got, "event: end\n")

@@ -15,8 +15,9 @@ type state uint8
 // The states.
 const (
 	pushed    state = iota // it has its place in the queue, and the ledger is to record that it is accepted
+	starting               // it found a free slot and works in it, and the ledger is to record that it is accepted and runs
 	accepted               // it is recorded, and waits for its turn
-	running                // a replica runs it, or is about to
+	running                // it is recorded, and a replica runs it, or is about to
 	moving                 // its run broke off, in this process or an earlier one, and it waits for another replica
 	ending                 // somebody ends it: its log is sealed, and the ledger is to record the outcome
 	done                   // its outcome is recorded, and everybody may see it
@@ -27,7 +28,8 @@ const (
 
 // follow are the states that each state may be followed by. What is not listed cannot happen: enter refuses it.
 var follow = [states][]state{
-	pushed:    {accepted, withdrawn},
+	pushed:    {accepted, starting, withdrawn},
+	starting:  {running, withdrawn},
 	accepted:  {running, moving, ending},
 	running:   {moving, ending},
 	moving:    {running, ending},
@@ -39,6 +41,9 @@ var follow = [states][]state{
 
 // mayBecome reports whether one state may follow another.
 func (s state) mayBecome(next state) bool { return slices.Contains(follow[s], next) }
+
+// decided reports whether the ledger has accepted a task in this state, or has failed to.
+func (s state) decided() bool { return s != pushed && s != starting }
 
 // live reports whether a task in this state is accepted and has yet to end.
 func (s state) live() bool { return s == accepted || s == running || s == moving }
@@ -52,6 +57,7 @@ func (j *job) enter(next state) bool {
 	if !j.state.mayBecome(next) {
 		return false
 	}
+	decides := next.decided() && !j.state.decided()
 	j.state = next
 	j.changes++
 	stop(&j.patience)
@@ -62,14 +68,13 @@ func (j *job) enter(next state) bool {
 			j.noDeadline = nil
 		}
 	}
-	switch next {
-	case accepted:
+	if decides && next.live() {
 		j.startDeadline()
-	case moving:
-		j.startPatience()
-	default:
 	}
-	if next == accepted || next == withdrawn {
+	if next == moving {
+		j.startPatience()
+	}
+	if decides {
 		close(j.decided)
 	}
 	return true

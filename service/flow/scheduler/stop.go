@@ -50,10 +50,8 @@ func (s *Scheduler) Stop(ctx context.Context) error {
 		return err
 	}
 	var ends sync.WaitGroup
-	for _, j := range s.jobs() {
-		if j.now() != running { // where a worker dies from now on, the run lets go of its task
-			s.letGo(j, &ends)
-		}
+	for _, j := range s.jobs() { // where a worker dies from now on, the run lets go of its task
+		s.letGo(j, &ends, func() bool { return j.state.waits() })
 	}
 	finished := make(chan struct{})
 	ends.Go(func() { s.runs.Wait(); close(finished) })
@@ -61,7 +59,7 @@ func (s *Scheduler) Stop(ctx context.Context) error {
 	case <-finished:
 	case <-ctx.Done():
 		for _, j := range s.jobs() {
-			s.letGo(j, &ends)
+			s.letGo(j, &ends, nil)
 		}
 	}
 	s.endRuns(errStopping())
@@ -76,10 +74,11 @@ func (s *Scheduler) Stopping() bool {
 	return s.stopping
 }
 
-// letGo ends this process's part in a task, unless somebody ends the task already. What it still has to write, ends joins.
-func (s *Scheduler) letGo(j *job, ends *sync.WaitGroup) {
+// letGo ends this process's part in a task, unless somebody ends the task already, or the condition does not hold (see job.claim). What it
+// still has to write, ends joins.
+func (s *Scheduler) letGo(j *job, ends *sync.WaitGroup, still func() bool) {
 	<-j.decided // a submit that waits for the ledger is not cut short
-	if !j.claim(nil) {
+	if !j.claim(still) {
 		return
 	}
 	if j.ran() && j.task.Determinism == task.BestEffort {

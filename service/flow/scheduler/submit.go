@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101).
+// Known answers for a task id that is taken: the admission it got if the body is the same, else CONFLICT (LO-101); DELETED where it was deleted.
 func (s *Scheduler) Known(ctx context.Context, id string, body [32]byte) (task.Admission, bool, error) {
 	if j := s.job(id); j != nil {
 		a, err := sameAs(ctx, j, body)
@@ -23,10 +23,10 @@ func (s *Scheduler) Known(ctx context.Context, id string, body [32]byte) (task.A
 		return task.Admission{}, err != nil, err
 	}
 	if r.Deleted != nil {
-		return task.Admission{}, true, task.Errorf(task.Conflict, "task_id %s is that of a task that was deleted at %s: choose another id, or leave it out",
-			id, r.Deleted.At.UTC().Format(time.RFC3339))
+		return task.Admission{TaskID: id, Failure: r.Err}, true, task.Errorf(task.Deleted,
+			"task_id %s is that of a task that was deleted at %s: choose another id, or leave it out", id, r.Deleted.At.UTC().Format(time.RFC3339))
 	}
-	a, err := repeated(r.Task, body)
+	a, err := repeated(r, body)
 	return a, true, err
 }
 
@@ -35,15 +35,17 @@ func sameAs(ctx context.Context, j *job, body [32]byte) (task.Admission, error) 
 	if err := j.await(ctx); err != nil {
 		return task.Admission{}, err
 	}
-	return repeated(j.task, body)
+	return repeated(j.snapshot(), body)
 }
 
-func repeated(t task.Task, body [32]byte) (task.Admission, error) {
-	if t.Request.BodySHA256 != body {
+func repeated(r task.Record, body [32]byte) (task.Admission, error) {
+	if r.Task.Request.BodySHA256 != body {
 		return task.Admission{}, task.Errorf(task.Conflict,
-			"task_id %s is taken by a task with another body: choose another id, or leave it out", t.ID)
+			"task_id %s is taken by a task with another body: choose another id, or leave it out", r.Task.ID)
 	}
-	return t.Admission(), nil
+	a := r.Task.Admission()
+	a.Failure = r.Err
+	return a, nil
 }
 
 // Enqueue records a task and queues it. Of two concurrent submits of one id, one is queued and both get its admission.
@@ -67,7 +69,7 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 		return a, err
 	}
 	// The client may go while this is written: the task is accepted all the same, and its id finds it.
-	panicked := s.guard(j, func() { err = s.o.Ledger.Accept(context.WithoutCancel(ctx), j.task) })
+	panicked := s.guard(j, func() { err = s.record(context.WithoutCancel(ctx), j) })
 	if err = errors.Join(panicked, err); err != nil {
 		e := task.AsError(panicked)
 		if panicked == nil {
@@ -79,11 +81,25 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 	_ = s.guard(j, func() {
 		s.o.Metrics.enqueued(j.task)
 		s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
+		if j.slot != nil {
+			j.lane.placed(j, j.slot, j.began())
+		}
 	})
 	j.accept()
-	j.lane.shed(t.Request.Priority)
-	j.lane.wake()
+	if j.slot == nil {
+		j.lane.shed(t.Request.Priority)
+		j.lane.wake()
+	}
 	return j.task.Admission(), nil
+}
+
+// record records that a task is accepted, and that it runs where it found a free slot (LO-202).
+func (s *Scheduler) record(ctx context.Context, j *job) error {
+	if j.slot == nil {
+		return s.o.Ledger.Accept(ctx, j.task)
+	}
+	r := j.slot.lease.Replica()
+	return s.o.Ledger.AcceptRunning(ctx, j.task, task.Dispatch{ID: j.task.ID, ReplicaID: r.ID, Fingerprint: r.Fingerprint, At: j.began()})
 }
 
 // reserve keeps a task id from other submits until release is called, so that one of them looks it up and makes the job. Where
@@ -132,36 +148,71 @@ func (s *Scheduler) push(ctx context.Context, t task.Task, release func()) (*job
 	return j, task.Admission{}, nil
 }
 
-// line gives a job its place in the queue, where its id finds it.
+// line gives a job a free slot or its place in the queue, and its id finds it from now on. In a slot it runs at once.
 func (s *Scheduler) line(j *job) (err error) {
 	panicked := s.guard(j, func() {
-		if err = j.lane.push(j); err == nil {
-			err = s.keep(j)
+		var run func()
+		if run, err = j.lane.push(j); err == nil {
+			err = s.keep(j, run)
 		}
 	})
-	return errors.Join(panicked, err)
-}
-
-// push puts a job at the end of the queue, and notes what it found there: that is what its stream begins with.
-func (l *lane) push(j *job) error {
-	t := &j.task
-	place, err := l.take(j)
-	if err != nil {
-		return err
+	if err = errors.Join(panicked, err); err != nil && j.slot != nil {
+		j.slot.lease.Release()
 	}
-	defer l.rates.queue(j, 1)
-	// Everybody else leaves the job alone until it is accepted.
-	t.QueuePosition, t.PredictedStart, t.Backoff = place.Position, l.predict(place.Position), l.backoff()
-	j.log = stream.New(t.Started(), l.s.o.Now)
-	return nil
+	return err
 }
 
-// take gives a job its number and its place, both in one order.
-func (l *lane) take(j *job) (place queue.Pushed, err error) {
+// push gives a job a free slot, or puts it at the end of the queue, and notes what it found: that is what its stream begins with. It returns
+// what runs the job in its slot; nil: it is in the queue.
+func (l *lane) push(j *job) (run func(), err error) {
+	t := &j.task
+	free := l.free(j)
+	defer func() {
+		if free != nil && j.slot == nil {
+			free.lease.Release()
+		}
+	}()
+	place, err := l.take(j, free)
+	if err != nil {
+		return nil, err
+	}
+	// Everybody else leaves the job alone until it is accepted.
+	t.QueuePosition, t.Backoff = place.Position, l.backoff()
+	if j.slot == nil {
+		defer l.rates.queue(j, 1)
+		t.PredictedStart = l.predict(place.Position)
+	}
+	j.log = stream.New(t.Started(), l.s.o.Now)
+	if j.slot != nil {
+		run = l.start(j, j.slot)
+	}
+	return run, nil
+}
+
+// free takes a free slot for a newcomer; nil: there is none, or others wait for one.
+func (l *lane) free(j *job) *slot {
+	if !l.looping.Load() || l.held.Load() || l.waiting() > 0 {
+		return nil
+	}
+	ready := l.ready()
+	defer ready.done()
+	if ready.busy >= ready.slots {
+		return nil
+	}
+	return l.slot(j, ready.all)
+}
+
+// take gives a job its number and its place, both in one order. Its place is the free slot, if it has one and nobody has come before it
+// meanwhile, or the end of the queue.
+func (l *lane) take(j *job, free *slot) (place queue.Pushed, err error) {
 	l.pushing.Lock()
 	defer l.pushing.Unlock()
 	if j.task.Seq, err = l.s.o.Ledger.NextSeq(); err != nil {
 		return place, errLedger("the task could not be given its number, so it was not accepted", err)
+	}
+	if free != nil && l.waiting() == 0 {
+		j.slot = free
+		return place, nil
 	}
 	place, err = l.queue.Push(j.task.Request.Priority, j, j.task.AcceptedAt)
 	if err != nil || place.Over {

@@ -140,6 +140,7 @@ func (l *Log) frames(from, before int) (b []byte, to int) {
 func (l *Log) events(from, before int) task.Events {
 	return task.Events{
 		From: from, To: before, Text: l.text, Ends: l.pieceEnds, Marks: l.marks, Started: &l.started, End: l.end, Err: l.failure,
+		EndedAt: l.endedAt,
 	}
 }
 

@@ -54,6 +54,7 @@ type Log struct {
 	ended      bool        // the terminal event is appended
 	end        *task.End   // of an `end` event
 	failure    *task.Error // of an `error` event
+	endedAt    time.Time   // when the task ended, as its record has it; set before the terminal event is published
 	published  bool        // and subscribers may have it
 	tokenAt    time.Time   // when the last piece came
 	subs       []*Subscription
@@ -91,6 +92,7 @@ func Rebuild(first task.Started, r task.Record) *Log {
 	case r.Err != nil:
 		l.Fail(r.Err)
 	}
+	l.Date(r.FinishedAt)
 	l.Publish()
 	return l
 }
@@ -171,6 +173,13 @@ func Recover(first task.Started, c task.Checkpoint, now func() time.Time) *Log {
 	return l
 }
 
+// Recovering reports whether an earlier process may have sent more than the log holds.
+func (l *Log) Recovering() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.recovering && !l.ended
+}
+
 // Checkpoint is the log's last event and its running hash.
 func (l *Log) Checkpoint() task.Checkpoint {
 	l.mu.Lock()
@@ -218,6 +227,13 @@ func (l *Log) terminate(e *task.End, failure *task.Error) string {
 		l.append(end)
 	}
 	return l.lastID()
+}
+
+// Date says when the task ended, as its record has it. It comes before Publish.
+func (l *Log) Date(at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endedAt = at
 }
 
 // Publish lets subscribers have the terminal event.

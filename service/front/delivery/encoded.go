@@ -24,8 +24,11 @@ type Events interface {
 	Close()
 }
 
+// Aside is the index of an error that ends one stream, and not its task. No log has it.
+const Aside = -1
+
 // Encoder appends one event as its dialect has it: nothing, where the dialect has no such event. The bytes of the error event end the
-// stream.
+// stream, and its connection breaks behind them. So it does behind those of an error with the index Aside, also in a stream of Again.
 type Encoder interface {
 	Append(b []byte, e task.Event) []byte
 }
@@ -39,13 +42,21 @@ func Encoded(events Events, encoder Encoder, before []task.Events, closed func(w
 	return &encoded{events: events, encoder: encoder, before: before, closed: closed}
 }
 
+// Again is the stream of a dialect that sends a task's events anew, to a client who knows the task. It ends cleanly behind an error event: clients
+// lose what they have not read of a stream that breaks.
+func Again(events Events, encoder Encoder) Stream {
+	return &encoded{events: events, encoder: encoder, closed: func(bool) {}, again: true}
+}
+
 type encoded struct {
 	events  Events
 	encoder Encoder
 	before  []task.Events
 	closed  func(whole bool)
 	frames  []byte
+	again   bool // see Again
 	told    bool // the error event is among the frames of the last Next
+	aside   bool // that is of this stream alone
 	whole   bool // the terminal event is
 	sent    bool // and they are on the wire
 }
@@ -61,8 +72,11 @@ func BrokenOff(ctx context.Context, err error) error {
 
 // Next is Stream's.
 func (s *encoded) Next(ctx context.Context, tick <-chan time.Time) ([]byte, error) {
-	if s.told {
+	switch {
+	case s.aside, s.told && !s.again:
 		return nil, errToldError
+	case s.told:
+		return nil, io.EOF
 	}
 	for {
 		e, err := s.take(ctx, tick)
@@ -71,8 +85,8 @@ func (s *encoded) Next(ctx context.Context, tick <-chan time.Time) ([]byte, erro
 		}
 		switch ended, ok := errors.AsType[*task.Error](err); {
 		case ok: // of this stream alone
-			s.told = true
-			s.frames = s.encoder.Append(s.frames[:0], task.Event{Kind: task.EventError, Err: ended})
+			s.told, s.aside = true, true
+			s.frames = s.encoder.Append(s.frames[:0], task.Event{Kind: task.EventError, Index: Aside, Err: ended})
 			return s.frames, nil
 		case err != nil || e == nil:
 			return nil, err
@@ -124,8 +138,10 @@ func (s *encoded) Direct(write func(frames []byte) bool) {
 	})
 }
 
-// Last is Stream's. Behind an error event the stream is broken off instead.
-func (s *encoded) Last() bool { return !s.told && len(s.before) == 0 && s.events.Last() }
+// Last is Stream's. Behind an error event the stream is broken off instead, as a rule.
+func (s *encoded) Last() bool {
+	return !s.aside && (!s.told || s.again) && len(s.before) == 0 && s.events.Last()
+}
 
 // Metrics is Stream's. Behind an error event, which is a client's last, nothing comes.
 func (s *encoded) Metrics() (task.Metrics, bool) {

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -75,4 +76,61 @@ func TestBrokenOff(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
 	require.Equal(t, context.Canceled, delivery.BrokenOff(ctx, context.Canceled))
+}
+
+// numbered is an encoder that says what it is given.
+type numbered struct{ plain }
+
+func (numbered) Append(b []byte, e task.Event) []byte {
+	return fmt.Appendf(b, "%d %d %s\n", e.Index, e.Kind, e.Text)
+}
+
+// LO-432: the events of a record come at once, and then the stream is over. LO-431: an error that ends a stream alone is none of its task's.
+func TestRecorded(t *testing.T) {
+	r := task.Record{Task: task.Task{ID: "a"}, State: task.Completed, Transcript: task.Transcript{Text: "ab", Ends: []int{1, 2}}, End: &task.End{}}
+	sent := false
+	s := delivery.Encoded(delivery.Recorded(r.Events()), numbered{}, nil, func(whole bool) { sent = whole })
+	require.False(t, s.Last())
+	got, err := s.Next(t.Context(), nil)
+	require.NoError(t, err)
+	require.Equal(t, "0 0 \n1 1 a\n2 1 b\n3 4 \n", string(got))
+	require.True(t, s.Last())
+	s.Written()
+	_, going := s.Metrics()
+	require.False(t, going)
+	_, err = s.Next(t.Context(), nil)
+	require.ErrorIs(t, err, io.EOF)
+	s.Close()
+	require.True(t, sent)
+
+	s = delivery.Encoded(waits{errors.New("the orchestrator stops")}, numbered{}, nil, func(bool) {})
+	got, err = s.Next(t.Context(), nil)
+	require.NoError(t, err)
+	require.Equal(t, "-1 5 \n", string(got))
+}
+
+// LO-432: events that are sent anew end cleanly, also behind an error. What ends the stream alone still breaks it.
+func TestAgain(t *testing.T) {
+	r := task.Record{State: task.Failed, Err: task.Errorf(task.WorkerReset, "gone")}
+	for _, again := range []bool{true, false} {
+		s := delivery.Encoded(delivery.Recorded(r.Events()), numbered{}, nil, func(bool) {})
+		if again {
+			s = delivery.Again(delivery.Recorded(r.Events()), numbered{})
+		}
+		got, err := s.Next(t.Context(), nil)
+		require.NoError(t, err)
+		require.Equal(t, "0 0 \n1 5 \n", string(got))
+		require.Equal(t, again, s.Last())
+		_, err = s.Next(t.Context(), nil)
+		require.Error(t, err)
+		require.Equal(t, again, errors.Is(err, io.EOF))
+		s.Close()
+	}
+	s := delivery.Again(waits{errors.New("the orchestrator stops")}, numbered{})
+	_, err := s.Next(t.Context(), nil)
+	require.NoError(t, err)
+	require.False(t, s.Last())
+	_, err = s.Next(t.Context(), nil)
+	require.Error(t, err)
+	require.NotErrorIs(t, err, io.EOF)
 }

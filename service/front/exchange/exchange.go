@@ -8,7 +8,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
@@ -29,6 +29,13 @@ type Tasks interface {
 	// Events opens a task's events from the start.
 	Events(ctx context.Context, id string) (delivery.Events, error)
 	Cancel(ctx context.Context, id string) (task.CancelResult, error)
+	// Record is what is known of a task: of one that has not ended, with what it has said so far. Again says that an earlier run of the
+	// orchestrator may have told its readers more than that. NOT_FOUND, DELETED.
+	Record(ctx context.Context, id string) (r task.Record, again bool, err error)
+	// Delete deletes an ended task. Actor is who asks for it.
+	Delete(ctx context.Context, id, actor string) error
+	// Deleted returns those of the ids whose tasks were deleted.
+	Deleted(ctx context.Context, ids []string) ([]string, error)
 }
 
 // Model is a model that pools serve.
@@ -51,7 +58,7 @@ type Options struct {
 	// Hold is how long the head of a stream is held back while its task waits; default 5 s. HoldWhole is the same for an answer
 	// that is sent as a whole; default 240 s (LO-406).
 	Hold, HoldWhole time.Duration
-	// ReturnWithin is how long the task of a client that is gone goes on where the client sent a key to come back with; default 2 min. Keep is
+	// ReturnWithin is how long the task of a client that is gone goes on where the client sent a key to come back with; default 10 s. Keep is
 	// how long what was asked and answered is kept after the end; default 10 min.
 	ReturnWithin, Keep time.Duration
 }
@@ -72,7 +79,7 @@ func New(name string, o Options) *Exchange {
 		o.Now = time.Now
 	}
 	o.Hold, o.HoldWhole = cmp.Or(o.Hold, 5*time.Second), cmp.Or(o.HoldWhole, 240*time.Second)
-	o.ReturnWithin, o.Keep = cmp.Or(o.ReturnWithin, 2*time.Minute), cmp.Or(o.Keep, 10*time.Minute)
+	o.ReturnWithin, o.Keep = cmp.Or(o.ReturnWithin, 10*time.Second), cmp.Or(o.Keep, 10*time.Minute)
 	return &Exchange{o: o, name: name}
 }
 
@@ -113,35 +120,58 @@ func (x *Exchange) Count(ctx context.Context, q task.Request) (int, error) { ret
 
 // Answer is what comes of an accepted request. One of its methods must be called.
 type Answer struct {
-	ID           string // of the task
-	PromptTokens int    // 0: nobody has counted them yet
+	ID           string    // of the task
+	Created      time.Time // when the task was accepted. What joins it later gets the same
+	Ended        time.Time // when the task ended; set when Whole has the answer made
+	PromptTokens int       // 0: nobody has counted them yet
+	Joins        bool      // the request has a key, so the task may be an earlier one's
 	x            *Exchange
 	events       delivery.Events
 	done         func(whole bool)
+	alone        bool // see Terms
 }
 
-// Submit sends a request off as a task. Body is what the client sent, without its white space.
+// Terms are how long a task is kept, and what becomes of it without its client.
+type Terms struct {
+	Reply json.RawMessage // JSON that is kept with the task: what answers repeat of the request
+	Kept  bool            // what was asked and answered is kept as long as that of a native task
+	Alone bool            // the task goes on without its client
+}
+
+// Submit sends a request off as a task that is its client's alone. Body is what the client sent, without its white space.
 func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request, body []byte) (*Answer, error) {
+	return x.SubmitOn(w, r, q, body, Terms{})
+}
+
+// SubmitOn is Submit on other terms.
+func (x *Exchange) SubmitOn(w http.ResponseWriter, r *http.Request, q task.Request, body []byte, terms Terms) (*Answer, error) {
 	call := gate.CallFrom(r.Context())
 	q.CorrelationID, q.Actor = call.CorrelationID, call.Identity
-	q.BodySHA256 = sha256.Sum256(append([]byte(strings.TrimRight(r.URL.Path, "/")+"\n"), body...)) // one body may mean two things on two paths
-	q.Front, q.KeepText, q.OnDisconnect = x.name, x.o.Keep, task.CancelIt
-	key := r.Header.Get("Idempotency-Key")
-	if key != "" { // the same request joins the task; a client that goes may come back for a while
-		sum := sha256.Sum256([]byte(call.Identity + "\n" + key))
-		q.ID, q.ReturnWithin = "key-"+hex.EncodeToString(sum[:16]), x.o.ReturnWithin
+	q.BodySHA256 = sha256.Sum256(body)
+	q.Front, q.KeepText, q.OnDisconnect = task.Front{Dialect: x.name, Reply: terms.Reply}, x.o.Keep, task.CancelIt
+	if terms.Kept {
+		q.KeepText = 0
 	}
-	admitted, err := x.o.Tasks.Submit(r.Context(), q)
-	switch {
-	case key != "" && task.HasCode(err, task.Conflict):
-		return nil, task.Errorf(task.Conflict,
-			"this Idempotency-Key was sent before, with another request or with one whose answer is deleted by now: choose another key").Because(err)
-	case err != nil:
+	if terms.Alone {
+		q.OnDisconnect = task.Continue
+	}
+	key, err := keyOf(r.Header)
+	if err != nil {
 		return nil, err
 	}
-	a := &Answer{ID: admitted.TaskID, PromptTokens: admitted.PromptTokens, x: x}
-	a.done = x.keep
+	var admitted task.Admission
 	if key == "" {
+		admitted, err = x.o.Tasks.Submit(r.Context(), q)
+	} else { // a client that goes may come back for a while
+		q.ReturnWithin = x.o.ReturnWithin
+		admitted, err = x.submitOnce(r.Context(), q, scoped(x.name, strings.TrimRight(r.URL.Path, "/"), call.Identity, key))
+	}
+	if err != nil {
+		return nil, err
+	}
+	a := &Answer{ID: admitted.TaskID, Created: admitted.AcceptedAt, PromptTokens: admitted.PromptTokens, Joins: key != "", x: x, alone: terms.Alone}
+	a.done = x.keep
+	if key == "" && !terms.Alone {
 		a.done = x.canceler(a.ID) //nolint:contextcheck // the request is over by then
 	}
 	w.Header().Set("X-Task-Id", a.ID)
@@ -177,6 +207,9 @@ func (x *Exchange) keep(bool) {}
 // Stream sends the answer as a stream. Its head is held back until there is something to send, or for a while, so that a task that fails
 // before still gets its status.
 func (a *Answer) Stream(w http.ResponseWriter, r *http.Request, encoder delivery.Encoder, dialect delivery.Dialect) error {
+	if a.alone { // its client is to have its id at once, and is told everything in the stream
+		return a.x.o.Streams.Deliver(w, r, delivery.Encoded(a.events, encoder, nil, a.done), dialect)
+	}
 	held := time.NewTimer(a.x.o.Hold)
 	defer held.Stop()
 	var before []task.Events
@@ -204,6 +237,9 @@ func (a *Answer) Stream(w http.ResponseWriter, r *http.Request, encoder delivery
 	return a.x.o.Streams.Deliver(w, r, delivery.Encoded(a.events, encoder, before, a.done), dialect)
 }
 
+// Leave lets the task go on alone.
+func (a *Answer) Leave() { a.events.Close() }
+
 // Whole waits for the task's end, and sends as JSON what answer makes of it.
 func (a *Answer) Whole(w http.ResponseWriter, r *http.Request, answer func(t task.Transcript, end *task.End) any) error {
 	complete := false
@@ -230,7 +266,7 @@ func (a *Answer) Whole(w http.ResponseWriter, r *http.Request, answer func(t tas
 		if !events.Ended() {
 			continue
 		}
-		complete = true
+		complete, a.Ended = true, events.EndedAt
 		if events.Err != nil {
 			return out.fail(events.Err)
 		}

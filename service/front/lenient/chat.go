@@ -30,6 +30,9 @@ func Missing(raw json.RawMessage) bool {
 	return len(raw) == 0 || string(raw) == "null"
 }
 
+// BetweenSystems stands between the messages that OneSystem merges.
+const BetweenSystems = "\n\n"
+
 // OneSystem merges the system messages into one at the beginning: some templates take no other (LO-403).
 func OneSystem(messages []task.Message) []task.Message {
 	var system []string
@@ -44,7 +47,7 @@ func OneSystem(messages []task.Message) []task.Message {
 	if len(system) == 0 {
 		return out[1:]
 	}
-	out[0] = task.Message{Role: task.RoleSystem, Content: strings.Join(system, "\n\n")}
+	out[0] = task.Message{Role: task.RoleSystem, Content: strings.Join(system, BetweenSystems)}
 	return out
 }
 

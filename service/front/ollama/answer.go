@@ -41,17 +41,21 @@ func (f *Front) ended(id string, unload bool) func(end *task.End) figures {
 		if unload {
 			f.o.Library.Release(ctx, s.PoolID)
 		}
-		finished := s.FinishedAt
-		if finished.IsZero() {
-			finished = f.x.Now()
+		if s.FinishedAt.IsZero() {
+			s.FinishedAt = f.x.Now()
 		}
-		if started := s.StartedAt; !started.IsZero() { // the clock may have been set back in between
-			out.Load = int64(max(started.Sub(s.AcceptedAt), 0))
-			out.PromptTime = int64(max(finished.Sub(started)-decoded, 0))
+		if !s.StartedAt.IsZero() { // the clock may have been set back in between
+			out.Load = int64(max(between(s.AcceptedAt, s.StartedAt), 0))
+			out.PromptTime = int64(max(between(s.StartedAt, s.FinishedAt)-decoded, 0))
 		}
 		out.Total = out.Load + out.PromptTime + out.Time
 		return out
 	}
+}
+
+// between is the time from one moment to another, as the ledger keeps them: who joins the task later gets the same figures.
+func between(from, to time.Time) time.Duration {
+	return to.Truncate(time.Millisecond).Sub(from.Truncate(time.Millisecond))
 }
 
 // head is what every answer begins with.
@@ -60,7 +64,8 @@ type head struct {
 	Created time.Time `json:"created_at"`
 }
 
-func (f *Front) head(model string) head { return head{Model: model, Created: f.x.Now().UTC()} }
+// now is the head of an answer that no task gives.
+func (f *Front) now(model string) head { return head{model, f.x.Now().UTC()} }
 
 // The words of done_reason, besides those of a task.
 const (
@@ -115,7 +120,7 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	}
 	if len(in.Messages) == 0 {
 		return f.move(w, r, in.shown(), model, unload, func(d done) any {
-			return chatAnswer{head: f.head(in.shown()), Message: answered{Role: task.RoleAssistant}, done: d}
+			return chatAnswer{head: f.now(in.shown()), Message: answered{Role: task.RoleAssistant}, done: d}
 		})
 	}
 	q, err := in.request(model)
@@ -133,7 +138,7 @@ func (f *Front) generate(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if in.Prompt == "" && len(in.Images) == 0 && in.Suffix == "" {
-		return f.move(w, r, in.shown(), model, unload, func(d done) any { return textAnswer{head: f.head(in.shown()), done: d} })
+		return f.move(w, r, in.shown(), model, unload, func(d done) any { return textAnswer{head: f.now(in.shown()), done: d} })
 	}
 	q, err := in.request(model)
 	if err != nil {
@@ -169,18 +174,18 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, q task.Request, h
 	if err != nil {
 		return err
 	}
-	ended := f.ended(a.ID, how.unload)
+	ended, head := f.ended(a.ID, how.unload), head{how.shown, a.Created}
 	if how.streams {
-		return a.Stream(w, r, newLines(how.shown, how.chat, f.x.Now, ended), lineByLine)
+		return a.Stream(w, r, newLines(head, how.chat, ended), lineByLine)
 	}
 	return a.Whole(w, r, func(t task.Transcript, end *task.End) any {
 		parts, fig := t.Parts(), ended(end)
 		whole, rest := calls(parts.Calls)
 		d := done{Done: true, Reason: doneReason(end.FinishReason), figures: &fig}
 		if !how.chat {
-			return textAnswer{f.head(how.shown), parts.Answer + rest, parts.Reasoning, d}
+			return textAnswer{head, parts.Answer + rest, parts.Reasoning, d}
 		}
-		return chatAnswer{f.head(how.shown), answered{task.RoleAssistant, parts.Answer + rest, parts.Reasoning, whole}, d}
+		return chatAnswer{head, answered{task.RoleAssistant, parts.Answer + rest, parts.Reasoning, whole}, d}
 	})
 }
 

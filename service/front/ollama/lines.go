@@ -4,7 +4,6 @@ package ollama
 
 import (
 	"slices"
-	"time"
 
 	"github.com/go-faster/jx"
 
@@ -14,9 +13,8 @@ import (
 
 // lines encodes a task's events as the dialect's lines. A token costs no allocation.
 type lines struct {
-	head  string // of every line, up to its time
+	head  string // of every line, up to its text
 	chat  bool   // else it is a completion
-	now   func() time.Time
 	ended func(*task.End) figures
 	calls []gathered // the dialect has whole calls only, so their pieces are put together here
 	w     jx.Writer
@@ -29,8 +27,13 @@ type gathered struct {
 	arguments []byte
 }
 
-func newLines(model string, chat bool, now func() time.Time, ended func(*task.End) figures) *lines {
-	return &lines{head: `{"model":` + string(exchange.JSON(model)) + `,"created_at":"`, chat: chat, now: now, ended: ended}
+func newLines(h head, chat bool, ended func(*task.End) figures) *lines {
+	b := exchange.JSON(h)
+	text := `,"response":`
+	if chat {
+		text = `,"message":{"role":"assistant","content":`
+	}
+	return &lines{head: string(b[:len(b)-1]) + text, chat: chat, ended: ended}
 }
 
 // Append implements delivery.Encoder.
@@ -53,20 +56,9 @@ func (l *lines) Append(b []byte, e task.Event) []byte {
 	return b
 }
 
-// open begins a line, up to its text.
-func (l *lines) open() {
-	l.w.RawStr(l.head)
-	l.w.Buf = l.now().UTC().AppendFormat(l.w.Buf, time.RFC3339Nano)
-	if l.chat {
-		l.w.RawStr(`","message":{"role":"assistant","content":`)
-	} else {
-		l.w.RawStr(`","response":`)
-	}
-}
-
 // piece is a line with a piece of the answer, or of the thinking.
 func (l *lines) piece(text, thinking []byte) {
-	l.open()
+	l.w.RawStr(l.head)
 	l.w.ByteStr(text)
 	if len(thinking) > 0 {
 		l.w.RawStr(`,"thinking":`)
@@ -103,13 +95,13 @@ func (l *lines) end(end *task.End) {
 		l.piece([]byte(rest), nil)
 	}
 	if len(whole) > 0 && l.chat {
-		l.open()
+		l.w.RawStr(l.head)
 		l.w.RawStr(`"","tool_calls":`)
 		l.json(whole)
 		l.close()
 		l.w.RawStr(`,"done":false}` + "\n")
 	}
-	l.open()
+	l.w.RawStr(l.head)
 	l.w.RawStr(`""`)
 	l.close()
 	fig := l.ended(end)

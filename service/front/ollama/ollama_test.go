@@ -23,7 +23,7 @@ import (
 
 const (
 	hello = `"model":"coder:latest","messages":[{"role":"user","content":"hi"}]`
-	begin = `{"model":"coder:latest","created_at":"2023-11-14T22:13:20Z",`
+	begin = `{"model":"coder:latest","created_at":"2023-11-14T22:13:19Z",`
 	total = `"total_duration":7000000000,"load_duration":2000000000,"prompt_eval_count":5,"prompt_eval_duration":2000000000,"eval_count":2,"eval_duration":3000000000`
 	proof = `"receipt":{"Determinism":"strict","Fingerprint":"fp-1","Seed":"7"}`
 )
@@ -228,7 +228,7 @@ func TestTheDialectsErrorIsALine(t *testing.T) {
 // LO-424
 func TestLinesAllocateNothing(t *testing.T) {
 	for _, chat := range []bool{true, false} {
-		l := newLines("coder", chat, time.Now, nil)
+		l := newLines(head{Model: "coder"}, chat, nil)
 		b := make([]byte, 0, 1024)
 		for _, kind := range []task.EventKind{task.EventText, task.EventReasoning} {
 			e := task.Event{Kind: kind, Index: 1, Text: []byte("a \"frog\"\n")}

@@ -33,7 +33,7 @@ func (f *Front) chat(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	head := head{ID: "chatcmpl-" + a.ID, Object: "chat.completion", Created: f.x.Now().Unix(), Model: in.Model}
+	head := head{ID: "chatcmpl-" + a.ID, Object: "chat.completion", Created: a.Created.Unix(), Model: in.Model}
 	if in.Stream {
 		head.Object = "chat.completion.chunk"
 		c := newChunks(head, true, in.StreamOptions.usage())
@@ -154,7 +154,7 @@ func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	head := head{ID: "cmpl-" + a.ID, Object: "text_completion", Created: f.x.Now().Unix(), Model: in.Model}
+	head := head{ID: "cmpl-" + a.ID, Object: "text_completion", Created: a.Created.Unix(), Model: in.Model}
 	if in.Stream {
 		return a.Stream(w, r, newChunks(head, false, in.StreamOptions.usage()), sse{})
 	}

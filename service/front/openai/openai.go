@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Package openai is the front that speaks OpenAI's dialect: chat completions, completions, embeddings and models (LO-408), rerank (LO-417),
-// and responses (LO-418). It turns requests into tasks, and the events of a task into chunks or one answer.
+// and responses (LO-418), which are kept for later requests (LO-430 to LO-434). It turns requests into tasks, and the events of a task into chunks or one answer.
 package openai
 
 import (
@@ -20,13 +20,13 @@ type Front struct {
 // New makes a front.
 func New(o exchange.Options) *Front {
 	f := &Front{x: exchange.New("openai", o)}
-	kept := exchange.Operation{Name: "openai.kept", Serve: f.kept}
+	later := exchange.Operation{Name: "openai.kept", Serve: f.later}
 	f.routes = exchange.Routes{
 		"/v1/chat/completions": {http.MethodPost: {Name: "openai.chat", Serve: f.chat}},
 		"/v1/completions":      {http.MethodPost: {Name: "openai.completion", Serve: f.completion}},
 		"/v1/embeddings":       {http.MethodPost: {Name: "openai.embeddings", Serve: f.embeddings}},
 		"/v1/responses":        {http.MethodPost: {Name: "openai.response", Serve: f.response}},
-		"/v1/responses/":       {http.MethodGet: kept, http.MethodPost: kept, http.MethodDelete: kept},
+		responsesPath:          {http.MethodGet: later, http.MethodPost: later, http.MethodDelete: later},
 		"/v1/rerank":           {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
 		"/v1/reranking":        {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
 		"/v1/models":           {http.MethodGet: {Name: "openai.models", Serve: f.models}},

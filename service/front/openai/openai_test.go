@@ -51,7 +51,7 @@ func TestAChatIsStreamed(t *testing.T) {
 	require.Equal(t, "t1", res.Header.Get("X-Task-Id"))
 	require.Equal(t, "3", res.Header.Get("X-Queue-Position"))
 	require.Equal(t, res.Header.Get(gate.CorrelationHeader), res.Header.Get("X-Request-Id"))
-	const head = `data: {"id":"chatcmpl-t1","object":"chat.completion.chunk","created":1700000000,"model":"coder"`
+	const head = `data: {"id":"chatcmpl-t1","object":"chat.completion.chunk","created":1699999999,"model":"coder"`
 	const tail = `,"logprobs":null,"finish_reason":null}],"usage":null}` + "\n\n"
 	require.Equal(t, head+`,"choices":[{"index":0,"delta":{"role":"assistant","content":""}`+tail+
 		head+`,"choices":[{"index":0,"delta":{"content":"a \"b\"\n"}`+tail+
@@ -85,11 +85,11 @@ func TestWholeAnswers(t *testing.T) {
 	url := serve(t, l)
 	res := exchangetest.Post(t, url+"/v1/chat/completions", `{`+hello+`}`)
 	require.Equal(t, "fp-1", res.Header.Get("X-Receipt-Fingerprint"))
-	require.JSONEq(t, `{"id":"chatcmpl-t1","object":"chat.completion","created":1700000000,"model":"coder","system_fingerprint":"fp-1",
+	require.JSONEq(t, `{"id":"chatcmpl-t1","object":"chat.completion","created":1699999999,"model":"coder","system_fingerprint":"fp-1",
 		"choices":[{"index":0,"message":{"role":"assistant","content":"ab","refusal":null},"logprobs":null,"finish_reason":"length"}],
 		"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}`, exchangetest.Read(t, res.Body))
 	res = exchangetest.Post(t, url+"/v1/completions/", `{"model":"coder","prompt":"x"}`)
-	require.JSONEq(t, `{"id":"cmpl-t1","object":"text_completion","created":1700000000,"model":"coder","system_fingerprint":"fp-1",
+	require.JSONEq(t, `{"id":"cmpl-t1","object":"text_completion","created":1699999999,"model":"coder","system_fingerprint":"fp-1",
 		"choices":[{"index":0,"text":"ab","logprobs":null,"finish_reason":"length"}],
 		"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7}}`, exchangetest.Read(t, res.Body))
 	got := exchangetest.Read(t, exchangetest.Post(t, url+"/v1/completions", `{"model":"coder","prompt":["x"],"stream":true}`).Body)
@@ -240,10 +240,13 @@ func TestAKeyIsOfOneRequest(t *testing.T) {
 	for _, path := range []string{"/v1/chat/completions", "/v1/chat/completions/", "/v1/completions"} {
 		require.Equal(t, http.StatusOK, send(path, both).StatusCode)
 	}
+	require.Equal(t, http.StatusOK, send("/v1/completions", `{"model":"coder","prompt":"ho"}`).StatusCode)
 	sent := l.Requests()
+	require.Equal(t, sent[0].ID, sent[1].ID)
 	require.Equal(t, sent[0].BodySHA256, sent[1].BodySHA256)
-	require.Equal(t, sent[0].ID, sent[2].ID)
-	require.NotEqual(t, sent[0].BodySHA256, sent[2].BodySHA256) // the same body means another thing there
+	require.NotEqual(t, sent[0].ID, sent[2].ID, "the same body means another thing there")
+	require.Equal(t, sent[2].ID, sent[3].ID)
+	require.NotEqual(t, sent[2].BodySHA256, sent[3].BodySHA256)
 	l.Refusal = task.Errorf(task.Conflict, "task_id key-1 is taken")
 	res := send("/v1/chat/completions", both)
 	require.Equal(t, http.StatusConflict, res.StatusCode)
@@ -348,10 +351,12 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"model":"c","prompt":["a"],"input":null,"functions":[{"name":"f"}],"function_call":"auto","logit_bias":{"1":2}}`))
 	f.Add([]byte(`{` + ask + `,"text":{"format":{"type":"json_schema","schema":{}}},"reasoning":{"effort":"low"},"metadata":{"a":"b"}}`))
 	f.Add([]byte(`{"model":"c","input":[{"type":"reasoning","content":[{"text":"a"}]},{"type":"function_call","arguments":{}},{"role":"user","content":[{"type":"input_image","image_url":"` + pixel + `"}]}]}`))
+	f.Add([]byte(`{` + ask + `,"previous_response_id":"resp_t9"}`))
+	f.Add([]byte(`{"model":"c","input":[{"type":"item_reference","id":"msg_t9_1"},{"type":"item_reference","id":"fc_t9_in_4"}]}`))
 	f.Add([]byte(`{"model":"c","query":"q","documents":["a",{"text":"b"}],"top_n":1}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, in := range []interface{ request() (task.Request, error) }{
-			new(chatRequest), new(completionRequest), new(embeddingsRequest), new(rerankRequest), new(responseRequest),
+			new(chatRequest), new(completionRequest), new(embeddingsRequest), new(rerankRequest), new(goesOn),
 		} {
 			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(string(body)))
 			if _, err := lenient.Decode(r, in); err != nil {
@@ -360,11 +365,11 @@ func FuzzDecode(f *testing.F) {
 			}
 			q, err := in.request()
 			if err != nil {
-				require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+				require.True(t, task.HasCode(err, task.InvalidParams) || task.HasCode(err, task.NotFound), "%v", err)
 				continue
 			}
-			if in, ok := in.(*responseRequest); ok {
-				answer := newResponse("t1", 1, in, q).whole(task.Transcript{}, &task.End{}, 2)
+			if in, ok := in.(*goesOn); ok {
+				answer := newResponse("t1", exchangetest.Epoch, in.head(q)).show(task.Record{State: task.Completed, End: &task.End{}})
 				require.True(t, json.Valid(answer), "%s", answer)
 			}
 		}

@@ -73,6 +73,9 @@ func errorOf(err error) errorBody {
 	if b, ok := errors.AsType[*lenient.ParamError](err); ok {
 		e.Param = &b.Param
 	}
+	if errors.Is(err, errNoPrevious) {
+		e.Code = "previous_response_not_found"
+	}
 	if long, ok := errors.AsType[*task.TooLongError](err); ok {
 		e.Code = tooLong
 		e.Message = fmt.Sprintf("This model's maximum context length is %d tokens; prompt is too long: %d tokens > %d maximum. Shorten it.",

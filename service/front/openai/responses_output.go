@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/go-faster/jx"
 
@@ -16,10 +17,12 @@ import (
 
 // The statuses of responses and of their items.
 const (
+	statusQueued     = "queued"
 	statusInProgress = "in_progress"
 	statusCompleted  = "completed"
 	statusIncomplete = "incomplete"
 	statusFailed     = "failed"
+	statusCancelled  = "cancelled" //nolint:misspell // the dialect has it so
 )
 
 // item is a part of a response's output: a message, what the model thought, or a call. Its text grows.
@@ -28,7 +31,7 @@ type item struct {
 	call   task.CallPart
 	id     string
 	text   []byte
-	closed bool // nothing more will come
+	closed bool // its client was told that nothing more will come
 }
 
 // output is what a response says, put together from the pieces of its task, streamed or not. Text and thinking follow each other, and each
@@ -71,12 +74,30 @@ func (o *output) begin(kind task.EventKind, call task.CallPart) int {
 	return at
 }
 
-// status is that of an item in a response of that status: where one was cut off, that is the item which was spoken last.
+// status is that of an item in a response of that status: where one was cut off, that is the item which was spoken last. While more comes, calls
+// are open too.
 func (o *output) status(at int, response string) string {
-	if at == o.at && response != statusCompleted {
+	switch last := at == o.at; {
+	case response == statusInProgress && (last || o.items[at].kind == task.EventToolCall):
+		return statusInProgress
+	case response != statusInProgress && response != statusCompleted && last:
 		return statusIncomplete
 	}
 	return statusCompleted
+}
+
+// hear takes all pieces among the events.
+func (o *output) hear(events task.Events) {
+	for e := range events.All() {
+		if e.Kind == task.EventText || e.Kind == task.EventReasoning || e.Kind == task.EventToolCall {
+			o.take(e.Kind, e.Call, e.Text)
+		}
+	}
+}
+
+// speak makes an empty message where nothing was said: clients look for one. It reports whether it did.
+func (o *output) speak() bool {
+	return len(o.items) == 0 && o.take(task.EventText, task.CallPart{}, nil)
 }
 
 // write writes an item as it is now. One that has just begun has no parts yet.
@@ -93,13 +114,13 @@ func (i *item) write(w *jx.Writer, status string) {
 		w.ByteStr(i.text)
 	case task.EventReasoning:
 		w.RawStr(`,"type":"reasoning","summary":[],"content":[`)
-		if status != statusInProgress {
+		if status != statusInProgress || len(i.text) > 0 {
 			i.part(w, i.text)
 		}
 		w.RawStr("]")
 	default:
 		w.RawStr(`,"type":"message","role":"assistant","content":[`)
-		if status != statusInProgress {
+		if status != statusInProgress || len(i.text) > 0 {
 			i.part(w, i.text)
 		}
 		w.RawStr("]")
@@ -128,11 +149,8 @@ type response struct {
 	output
 }
 
-// responseHead has the fields of a response that do not change, in the dialect's words.
+// responseHead has the fields of a response that its request decides, in the dialect's words.
 type responseHead struct {
-	ID                 string            `json:"id"`
-	Object             string            `json:"object"`
-	CreatedAt          int64             `json:"created_at"`
 	Background         bool              `json:"background"`
 	Instructions       *string           `json:"instructions"`
 	MaxOutputTokens    *int              `json:"max_output_tokens"`
@@ -173,28 +191,46 @@ type toolView struct {
 	Strict      bool            `json:"strict"`
 }
 
-// newResponse is the response to a request, which has become the task q with that id.
-func newResponse(id string, created int64, in *responseRequest, q task.Request) *response {
+// head has the fields of the response to a request, which has become the task q, that do not change, as JSON. Those that the task decides are
+// missing.
+func (c *responseRequest) head(q task.Request) json.RawMessage {
 	h := responseHead{
-		ID: "resp_" + id, Object: "response", CreatedAt: created, Instructions: in.Instructions, Metadata: in.metadata(), Model: in.Model,
-		ParallelToolCalls: in.ParallelToolCalls == nil || *in.ParallelToolCalls, Temperature: in.Temperature, TopP: in.TopP,
+		Background: c.Background, Instructions: c.Instructions, Metadata: c.metadata(), Model: c.Model,
+		ParallelToolCalls: c.ParallelToolCalls == nil || *c.ParallelToolCalls, Temperature: c.Temperature, TopP: c.TopP,
 		Text: textView{formatView{Type: "text"}}, ToolChoice: choiceView(q.Chat), Tools: []toolView{}, Truncation: "disabled",
+	}
+	if c.PreviousResponseID != "" {
+		h.PreviousResponseID = &c.PreviousResponseID
 	}
 	if q.MaxTokens > 0 {
 		h.MaxOutputTokens = &q.MaxTokens
 	}
-	if in.Reasoning != nil && known[in.Reasoning.Effort] {
-		h.Reasoning.Effort = &in.Reasoning.Effort
+	if c.Reasoning != nil && known[c.Reasoning.Effort] {
+		h.Reasoning.Effort = &c.Reasoning.Effort
 	}
-	if f := q.Chat.Format; f != nil && in.Text != nil && in.Text.Format != nil {
-		h.Text.Format = in.Text.Format.view()
+	if f := q.Chat.Format; f != nil && c.Text != nil && c.Text.Format != nil {
+		h.Text.Format = c.Text.Format.view()
 	}
 	for _, t := range q.Chat.Tools {
 		h.Tools = append(h.Tools, toolView{Type: "function", Name: t.Name, Description: t.Description, Parameters: parameters(t.Parameters)})
 	}
-	b := exchange.JSON(h) // its schemas were decoded before
-	return &response{head: string(b[:len(b)-1]), output: output{task: id}}
+	return exchange.JSON(h) // its schemas were decoded before
 }
+
+// newResponse is the response of the task with that id, which was accepted then.
+func newResponse(id string, accepted time.Time, head json.RawMessage) *response {
+	var w jx.Writer
+	w.RawStr(`{"id":`)
+	w.Str(responsePrefix + id)
+	w.RawStr(`,"object":"response","created_at":`)
+	w.Int64(accepted.Unix())
+	w.RawStr(",")
+	w.Raw(head[1 : len(head)-1])
+	return &response{head: string(w.Buf), output: output{task: id}}
+}
+
+// responsePrefix is what the ids of responses begin with. The id of the task follows.
+const responsePrefix = "resp_"
 
 // known are the words for effort that the document has.
 var known = map[string]bool{"none": true, "minimal": true, "low": true, "medium": true, "high": true, "xhigh": true, "max": true}
@@ -244,8 +280,8 @@ func choiceView(c *task.Chat) any {
 	}
 }
 
-// write writes the response with its status, and with what is known in the end.
-func (r *response) write(w *jx.Writer, status string, now int64, end *task.End, failure *errorView) {
+// write writes the response with its status, and with what is known in the end, which was then.
+func (r *response) write(w *jx.Writer, status string, endedAt time.Time, end *task.End, failure *errorView) {
 	w.RawStr(r.head)
 	w.RawStr(`,"status":`)
 	w.Str(status)
@@ -266,18 +302,18 @@ func (r *response) write(w *jx.Writer, status string, now int64, end *task.End, 
 		w.RawStr("null")
 	}
 	w.RawStr(`,"output":[`)
-	if status != statusInProgress {
-		for at := range r.items {
-			if at > 0 {
-				w.RawStr(",")
-			}
-			r.items[at].write(w, r.output.status(at, status))
+	for at := range r.items {
+		if at > 0 {
+			w.RawStr(",")
 		}
+		r.items[at].write(w, r.output.status(at, status))
 	}
 	w.RawStr("]")
 	if end != nil {
-		w.RawStr(`,"completed_at":`)
-		w.Int64(now)
+		if status == statusCompleted {
+			w.RawStr(`,"completed_at":`)
+			w.Int64(endedAt.Unix())
+		}
 		u := usageOf(end)
 		w.RawStr(`,"usage":{"input_tokens":`)
 		w.Int(u.Prompt)
@@ -301,19 +337,41 @@ func ended(end *task.End) string {
 	return statusCompleted
 }
 
-// whole takes all of a transcript, and writes the response.
-func (r *response) whole(t task.Transcript, end *task.End, now int64) json.RawMessage {
-	events := task.Events{From: 1, To: 1 + len(t.Ends), Text: []byte(t.Text), Ends: t.Ends, Marks: t.Marks}
-	for e := range events.All() {
-		r.take(e.Kind, e.Call, e.Text)
+// errorOfEnd is the status of a response whose task ended with an error, and what is said of that.
+func errorOfEnd(err *task.Error) (status string, failure *errorView) {
+	if err.Code == task.Canceled {
+		return statusCancelled, nil
 	}
-	r.speak()
-	var w jx.Writer
-	r.write(&w, ended(end), now, end, nil)
-	return w.Buf
+	f := failureOf(err)
+	return statusFailed, &f
 }
 
-// speak makes an empty message where nothing was said: clients look for one. It reports whether it did.
-func (r *response) speak() bool {
-	return len(r.items) == 0 && r.take(task.EventText, task.CallPart{}, nil)
+// statusOf is the status of the response of a task.
+func statusOf(r task.Record) string {
+	switch {
+	case r.End != nil:
+		return ended(r.End)
+	case r.Err != nil:
+		status, _ := errorOfEnd(r.Err)
+		return status
+	case r.State == task.Queued:
+		return statusQueued
+	default:
+		return statusInProgress
+	}
+}
+
+// show writes the response as the record has it.
+func (r *response) show(of task.Record) json.RawMessage {
+	r.hear(of.Events())
+	var failure *errorView
+	if of.Err != nil {
+		_, failure = errorOfEnd(of.Err)
+	}
+	if of.End != nil {
+		r.speak()
+	}
+	var w jx.Writer
+	r.write(&w, statusOf(of), of.FinishedAt, of.End, failure)
+	return w.Buf
 }

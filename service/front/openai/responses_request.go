@@ -11,7 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// responseRequest is the body of /v1/responses. Unknown fields are ignored, and so is `store`: nothing is stored for a later request.
+// responseRequest is the body of /v1/responses. Unknown fields are ignored.
 type responseRequest struct {
 	common
 
@@ -25,6 +25,7 @@ type responseRequest struct {
 	Reasoning          *thinking       `json:"reasoning"`
 	TemplateArgs       json.RawMessage `json:"chat_template_kwargs"` // llama-server's
 	Background         bool            `json:"background"`
+	Store              *bool           `json:"store"`
 	PreviousResponseID string          `json:"previous_response_id"`
 	Conversation       json.RawMessage `json:"conversation"`
 	Prompt             json.RawMessage `json:"prompt"`
@@ -40,28 +41,31 @@ type thinking struct {
 	Effort string `json:"effort"`
 }
 
-// request is the task of a response.
-func (c *responseRequest) request() (task.Request, error) {
+// kept reports whether the response is kept for later requests. OpenAI's document has it so where the client says nothing.
+func (c *responseRequest) kept() bool { return c.Store == nil || *c.Store }
+
+// request is the task of a response that may go on from earlier ones.
+func (c *responseRequest) request(e *earlier) (task.Request, error) {
 	q, err := c.common.request("max_output_tokens", c.MaxOutputTokens)
 	if err != nil {
 		return q, err
 	}
-	const stateless = "cannot be had here, since no response is kept for a later request: send the whole conversation as `input`"
 	switch {
-	case c.Background:
-		return q, lenient.Bad("background", "a response in the background cannot be had here yet: wait for it, streamed or not")
-	case c.PreviousResponseID != "":
-		return q, lenient.Bad("previous_response_id", stateless)
+	case c.Background && !c.kept():
+		return q, lenient.Bad("background", "a response in the background is fetched later, so it has to be kept: leave `store` out, or send true")
 	case !lenient.Missing(c.Conversation):
-		return q, lenient.Bad("conversation", stateless)
+		return q, lenient.Cannot("conversation", "a conversation that the server keeps, but for the one that `previous_response_id` goes on from,")
 	case !lenient.Missing(c.Prompt):
 		return q, lenient.Cannot("prompt", "a prompt that is stored")
 	case c.TopLogprobs != nil && *c.TopLogprobs > 0:
 		return q, lenient.Cannot("top_logprobs", "log probabilities")
 	}
-	var in conversation
+	in := conversation{earlier: e}
 	if c.Instructions != nil && *c.Instructions != "" {
 		in.add(task.Message{Role: task.RoleSystem, Content: *c.Instructions})
+	}
+	if err := in.goOn(c.PreviousResponseID); err != nil {
+		return q, err
 	}
 	if err := in.input(c.Input); err != nil {
 		return q, err
@@ -88,7 +92,10 @@ func (c *responseRequest) request() (task.Request, error) {
 }
 
 // conversation puts messages together from items. What a model said in one go are several items here, and one message to its template.
-type conversation struct{ messages []task.Message }
+type conversation struct {
+	messages []task.Message
+	earlier  *earlier
+}
 
 func (c *conversation) add(m task.Message) { c.messages = append(c.messages, m) }
 
@@ -169,7 +176,7 @@ func (c *conversation) item(param string, item *inputItem) error {
 	case "web_search_call", "file_search_call", "image_generation_call", "code_interpreter_call", "mcp_list_tools":
 		return nil // what a provider did by itself: the model's next message has what came of it
 	case "item_reference":
-		return lenient.Bad(param, "no item is kept here: send the item itself. Clients do so with `store: false`")
+		return c.reference(param, item.ID)
 	default:
 		return lenient.Cannot(param, fmt.Sprintf("an item of the type %q", task.Clip(item.Type, 40)))
 	}
@@ -190,8 +197,7 @@ func (c *conversation) message(param string, item *inputItem) error {
 	case "user":
 		c.add(task.Message{Role: task.RoleUser, Content: text, Parts: parts})
 	case "assistant":
-		m := c.assistant()
-		m.Content = joined(m.Content, text)
+		c.say(text)
 	default:
 		return lenient.Bad(param+".role", "it must be system, developer, user or assistant, not %q", task.Clip(item.Role, 40))
 	}
@@ -208,11 +214,20 @@ func (c *conversation) thought(param string, item *inputItem) error {
 	for _, p := range all {
 		text.WriteString(p.Text)
 	}
-	if text.Len() > 0 {
-		m := c.assistant()
-		m.Reasoning = joined(m.Reasoning, text.String())
-	}
+	c.think(text.String())
 	return nil
+}
+
+func (c *conversation) think(text string) {
+	if text != "" {
+		m := c.assistant()
+		m.Reasoning = joined(m.Reasoning, text)
+	}
+}
+
+func (c *conversation) say(text string) {
+	m := c.assistant()
+	m.Content = joined(m.Content, text)
 }
 
 func (c *conversation) call(call task.ToolCall) {

@@ -3,71 +3,164 @@
 package openai
 
 import (
+	"math"
 	"net/http"
-	"strings"
 
 	"github.com/go-faster/jx"
 
+	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // response serves /v1/responses.
 func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 	var in responseRequest
-	a, q, err := f.submit(w, r, &in)
+	body, err := lenient.Decode(r, &in)
 	if err != nil {
 		return err
 	}
-	made := newResponse(a.ID, f.x.Now().Unix(), &in, q)
-	if in.Stream {
-		events := &responseEvents{response: made, now: func() int64 { return f.x.Now().Unix() }}
-		return a.Stream(w, r, events, responseSSE{events: events})
+	earlier := f.earlier(r.Context())
+	q, err := in.request(earlier)
+	if err != nil {
+		return err
 	}
-	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any { return made.whole(t, end, f.x.Now().Unix()) }))
+	head := in.head(q)
+	var terms exchange.Terms
+	if in.kept() {
+		terms = exchange.Terms{Kept: true, Alone: in.Background, Reply: exchange.JSON(reply{Head: head, Chain: earlier.chain})}
+	}
+	a, err := f.x.SubmitOn(w, r, q, body, terms)
+	if err != nil {
+		return err
+	}
+	made := newResponse(a.ID, a.Created, head)
+	switch {
+	case in.Stream:
+		events := newResponseEvents(made, in.Background)
+		events.returns = in.Background
+		return a.Stream(w, r, events, responseSSE{events: events})
+	case in.Background:
+		a.Leave()
+		return f.begun(w, r, a, made)
+	}
+	return a.Whole(w, r, f.took(w, func(t task.Transcript, end *task.End) any {
+		return made.show(task.Record{State: task.Completed, Transcript: t, End: end, FinishedAt: a.Ended})
+	}))
 }
 
-// kept refuses what only a server that keeps responses can do.
-func (f *Front) kept(_ http.ResponseWriter, r *http.Request) error {
-	if r.Method == http.MethodPost && !strings.HasSuffix(r.URL.Path, "/cancel") {
-		return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
+// begun answers that a response has begun. A client that repeats its request hears how far it is.
+func (f *Front) begun(w http.ResponseWriter, r *http.Request, a *exchange.Answer, made *response) error {
+	of := task.Record{State: task.Queued}
+	if a.Joins {
+		var err error
+		if of, _, err = f.x.Record(r.Context(), a.ID); err != nil {
+			return err
+		}
 	}
-	return task.Errorf(task.NotFound, "no response is kept here for a later request: take it from the answer in which it came")
+	f.x.Write(w, http.StatusOK, made.show(of))
+	return nil
 }
 
 // responseEvents encodes a task's events as those of a response. A token costs no allocation but the room for the text, which later events
-// repeat.
+// repeat. Their numbers and bytes depend on what the task's record has of it alone, so that they can be sent anew.
 type responseEvents struct {
 	*response
 
-	now  func() int64
-	next int    // the sequence number of the next event
-	told bool   // the client was told its place in line
-	open string // what each event of the open item's text begins with
-	w    jx.Writer
+	background bool   // it is queued first
+	returns    bool   // the client can read on by another request
+	after      int    // the number of the last event that the client has; -1: none
+	next       int    // the number of the next event
+	running    bool   // the client was told so
+	told       bool   // the client was told its place in line
+	open       string // what each event of the open item's text begins with
+	from       int    // where in w the event at hand begins
+	w          jx.Writer
+}
+
+func newResponseEvents(of *response, background bool) *responseEvents {
+	return &responseEvents{response: of, background: background, after: -1}
 }
 
 // Append implements delivery.Encoder.
 func (s *responseEvents) Append(b []byte, e task.Event) []byte {
+	if e.Index == delivery.Aside && s.returns { // the response goes on, and its client comes back
+		return b
+	}
 	s.w.Buf = b
-	switch e.Kind {
-	case task.EventStarted:
-		s.snapshot("response.created", statusInProgress, nil, nil)
-		s.snapshot("response.in_progress", statusInProgress, nil, nil)
-	case task.EventText, task.EventReasoning, task.EventToolCall:
-		s.piece(e)
-	case task.EventEnd:
-		s.end(e.End)
-	case task.EventError:
-		failure := failureOf(e.Err)
-		s.snapshot("response.failed", statusFailed, nil, &failure)
+	s.tell(e)
+	if e.Kind == task.EventEnd || e.Kind == task.EventError {
+		s.missing()
 	}
 	b, s.w.Buf = s.w.Buf, nil
 	return b
 }
 
+// tell sends what a task's event is in the dialect.
+func (s *responseEvents) tell(e task.Event) {
+	switch e.Kind {
+	case task.EventStarted:
+		s.begin()
+	case task.EventText, task.EventReasoning, task.EventToolCall:
+		s.runs()
+		s.piece(e)
+	case task.EventEnd:
+		s.runs()
+		s.end(e)
+	case task.EventError:
+		status, failure := errorOfEnd(e.Err)
+		s.snapshot("response.failed", status, e, failure)
+	}
+}
+
+// begin sends what every response begins with.
+func (s *responseEvents) begin() {
+	if s.background {
+		s.snapshot("response.created", statusQueued, task.Event{}, nil)
+		s.snapshot("response.queued", statusQueued, task.Event{}, nil)
+		return
+	}
+	s.snapshot("response.created", statusInProgress, task.Event{}, nil)
+	s.runs()
+}
+
+// runs sends that the response is in progress, once.
+func (s *responseEvents) runs() {
+	if !s.running {
+		s.running = true
+		s.snapshot("response.in_progress", statusInProgress, task.Event{}, nil)
+	}
+}
+
+// missing tells a client that it has more events than the response came to: a run of the orchestrator that is lost had sent them.
+func (s *responseEvents) missing() {
+	last := s.next - 1
+	if s.after <= last {
+		return
+	}
+	s.next = s.after + 1
+	s.event("error")
+	s.w.RawStr(`,"code":"invalid_value","message":`)
+	s.w.Str(beyond(s.after, last))
+	s.w.RawStr(`,"param":"starting_after"`)
+	s.close()
+}
+
+// last is the number of the last of the events that become of a task's; -1: there is none.
+func (s *responseEvents) last(of task.Events) int {
+	s.after = math.MaxInt // none is sent
+	for e := range of.All() {
+		e.Text = e.Text[:min(len(e.Text), 1)] // only whether there is any matters
+		s.tell(e)
+		s.w.Buf = s.w.Buf[:0]
+	}
+	return s.next - 1
+}
+
 // event begins an event, up to the fields that are its own.
 func (s *responseEvents) event(name string) {
+	s.from = len(s.w.Buf)
 	s.w.RawStr("event: ")
 	s.w.RawStr(name)
 	s.w.RawStr("\ndata: {\"type\":\"")
@@ -75,19 +168,30 @@ func (s *responseEvents) event(name string) {
 	s.w.RawStr("\"")
 }
 
-// close ends an event with its number.
+// close ends an event with its number. One that the client has is taken back.
 func (s *responseEvents) close() {
-	s.w.RawStr(`,"sequence_number":`)
-	s.w.Int(s.next)
+	if s.has() {
+		s.w.Buf = s.w.Buf[:s.from]
+	} else {
+		s.number(s.next)
+	}
 	s.next++
+}
+
+// has reports whether the client has the next event.
+func (s *responseEvents) has() bool { return s.next <= s.after }
+
+func (s *responseEvents) number(n int) {
+	s.w.RawStr(`,"sequence_number":`)
+	s.w.Int(n)
 	s.w.RawStr("}\n\n")
 }
 
-// snapshot sends an event that has the response in it.
-func (s *responseEvents) snapshot(name, status string, end *task.End, failure *errorView) {
+// snapshot sends an event that has the response in it. E is the event of the task that ended it, where there is one.
+func (s *responseEvents) snapshot(name, status string, e task.Event, failure *errorView) {
 	s.event(name)
 	s.w.RawStr(`,"response":`)
-	s.write(&s.w, status, s.now(), end, failure)
+	s.write(&s.w, status, e.At, e.End, failure)
 	s.close()
 }
 
@@ -104,9 +208,14 @@ func (s *responseEvents) piece(e task.Event) {
 	if begun || before != s.at {
 		s.prepare()
 	}
-	if len(e.Text) == 0 {
+	switch {
+	case len(e.Text) == 0:
+		return
+	case s.has():
+		s.next++
 		return
 	}
+	s.from = len(s.w.Buf)
 	s.w.RawStr(s.open)
 	s.w.ByteStr(e.Text)
 	if e.Kind == task.EventText {
@@ -195,18 +304,19 @@ func (s *responseEvents) done(at int, status string) {
 }
 
 // end sends that what is open has ended, the whole response, and the receipt.
-func (s *responseEvents) end(end *task.End) {
+func (s *responseEvents) end(e task.Event) {
 	if s.speak() {
 		s.added()
 	}
-	status := ended(end)
+	status := ended(e.End)
 	for at := range s.items {
 		if !s.items[at].closed {
 			s.done(at, s.output.status(at, status))
 		}
 	}
-	s.snapshot("response."+status, status, end, nil)
-	s.w.Buf = exchange.AppendReceipt(s.w.Buf, &end.Receipt)
+	if s.snapshot("response."+status, status, e, nil); s.next-1 > s.after {
+		s.w.Buf = exchange.AppendReceipt(s.w.Buf, &e.End.Receipt)
+	}
 }
 
 // failureOf is an error in the words that a response has for it.
@@ -244,17 +354,17 @@ func (d responseSSE) Metrics(b []byte, m task.Metrics) ([]byte, error) {
 	return b, nil
 }
 
-// KeepAlive is delivery.Dialect's.
+// KeepAlive is delivery.Dialect's. It repeats the number of the last event: it has none of its own, since nobody can say later when it was sent.
 func (d responseSSE) KeepAlive(b []byte) []byte {
 	s := d.events
 	s.w.Buf = b
 	s.event("keepalive")
-	s.close()
+	s.number(max(s.next-1, s.after, 0))
 	b, s.w.Buf = s.w.Buf, nil
 	return b
 }
 
 // Error is delivery.Dialect's.
 func (d responseSSE) Error(b []byte, e *task.Error) ([]byte, error) {
-	return d.events.Append(b, task.Event{Kind: task.EventError, Err: e}), nil
+	return d.events.Append(b, task.Event{Kind: task.EventError, Index: delivery.Aside, Err: e}), nil
 }

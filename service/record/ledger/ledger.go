@@ -34,6 +34,9 @@ type Ledger interface {
 	// Accept records a task as queued, and its turn if it is in a session. If the task was accepted before, nothing changes.
 	// ErrTaken.
 	Accept(ctx context.Context, t task.Task) error
+	// AcceptRunning records a task that a replica is about to run. It is an accept and a first dispatch at once, of which a crash leaves both or
+	// none. ErrTaken.
+	AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error
 	// Dispatch records that a replica is about to run a task. The task keeps the time of its first dispatch, and its place
 	// in the order of starts. ErrUnknown, ErrEnded.
 	Dispatch(ctx context.Context, d task.Dispatch) error
@@ -57,6 +60,8 @@ type Ledger interface {
 
 	// Get returns what is recorded of a task, whatever its state. ErrDamaged.
 	Get(ctx context.Context, id string) (task.Record, bool, error)
+	// Deleted returns those of the ids whose tasks were deleted, in their order. What is forgotten is not among them.
+	Deleted(ctx context.Context, ids []string) ([]string, error)
 	// List returns at most limit finished tasks, the last to be accepted first (by sequence number, since clocks are set), without the text and the
 	// marks of their transcripts. An empty
 	// state means all three.

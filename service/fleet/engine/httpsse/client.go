@@ -3,7 +3,6 @@
 package httpsse
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
@@ -113,16 +112,33 @@ func (c *Client) Close() {
 
 // Get decodes the JSON answer of a GET into out.
 func (c *Client) Get(ctx context.Context, path string, out any) error {
-	return c.exchange(ctx, http.MethodGet, path, nil, out)
+	text, err := c.get(ctx, path)
+	if err != nil {
+		return err
+	}
+	return c.decode(path, text, out)
 }
 
-// Post sends body as JSON and decodes the JSON answer into out.
+// Post sends body as JSON and decodes the JSON answer into out. It uses the connections of streams: every task asks its engine something before
+// its stream, and net/http's transport would take four goroutine switches for that.
 func (c *Client) Post(ctx context.Context, path string, body, out any) error {
-	data, err := json.Marshal(body)
+	s, err := c.Stream(ctx, path, body)
 	if err != nil {
-		return fmt.Errorf("encoding the request to the engine: %w", err)
+		return err
 	}
-	return c.exchange(ctx, http.MethodPost, path, data, out)
+	defer s.Close()
+	text, err := s.whole(maxAnswer)
+	if err := c.unread(ctx, path, err); err != nil {
+		return err
+	}
+	return c.decode(path, text, out)
+}
+
+func (c *Client) decode(path string, text []byte, out any) error {
+	if err := json.Unmarshal(text, out); err != nil {
+		return c.Reset(fmt.Errorf("%s did not answer with the JSON expected: %w", path, err))
+	}
+	return nil
 }
 
 // Identify is a Get of a path by which an engine is known: what answers it otherwise is another program, or there is none.
@@ -157,45 +173,35 @@ func (c *Client) Stranger(err error) error {
 	return e
 }
 
-func (c *Client) exchange(ctx context.Context, method, path string, data []byte, out any) error {
-	resp, err := c.do(ctx, method, path, data)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return c.Broken(ctx, err)
-	}
-	if len(body) > maxAnswer {
-		return c.Reset(fmt.Errorf("%s answered more than %d bytes", path, maxAnswer))
-	}
-	if err := json.Unmarshal(body, out); err != nil {
-		return c.Reset(fmt.Errorf("%s did not answer with the JSON expected: %w", path, err))
-	}
-	return nil
-}
-
-func (c *Client) do(ctx context.Context, method, path string, data []byte) (*http.Response, error) {
-	var body io.Reader
-	if data != nil {
-		body = bytes.NewReader(data)
-	}
-	req, err := c.request(ctx, method, path, body)
+func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
+	req, err := c.request(ctx, http.MethodGet, path, nil)
 	if err != nil {
 		return nil, err
-	}
-	if data != nil {
-		// llama-server closes a connection after a stream without saying so before. If a kept connection dies before the
-		// answer begins, the transport sends the request again on a new one, because it has this key. The key is empty, so it
-		// is not sent. A second try is harmless: no request here leaves a trace in the engine.
-		req.Header["Idempotency-Key"] = nil
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return nil, c.Broken(ctx, err)
 	}
-	return resp, c.accepted(resp)
+	if err := c.accepted(resp); err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil && len(text) > maxAnswer {
+		err = errTooLarge
+	}
+	return text, c.unread(ctx, path, err)
+}
+
+// unread maps the error of an answer that could not be read.
+func (c *Client) unread(ctx context.Context, path string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, errTooLarge):
+		return c.Reset(fmt.Errorf("%s answered more than %d bytes", path, maxAnswer))
+	}
+	return c.Broken(ctx, err)
 }
 
 func (c *Client) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {

@@ -48,10 +48,10 @@ type Stream struct {
 	chunked bool
 	left    int64 // bytes that are left of the body; -1: it ends with the connection
 	chunks  chunks
-	parser  parser
-	each    func(Event) (more bool, err error)
+	parser  parser                                   // of events
+	feed    func(body []byte) (more bool, err error) // has the body's bytes, as they come
 	over    bool
-	err     error // why; nil: each wanted no more
+	err     error // why; nil: feed wanted no more
 	closed  bool
 }
 
@@ -183,8 +183,14 @@ func (s *Stream) sendNow(out []byte) []byte {
 // Each calls each with every event, until each wants no more. It returns the error of each, or io.EOF if the stream ended first. It returns
 // io.ErrUnexpectedEOF if the stream ended within an event, or the connection before the body, or else the connection's error.
 func (s *Stream) Each(each func(Event) (more bool, err error)) error {
-	s.each = each
-	s.take(s.begin)
+	s.take(func(body []byte) (bool, error) { return s.parser.feed(body, each) })
+	return s.err
+}
+
+// take gives feed the bytes of the body, until there are no more, or it wants no more.
+func (s *Stream) take(feed func(body []byte) (more bool, err error)) {
+	s.feed = feed
+	s.came(s.begin)
 	s.begin = nil
 	if tcp, ok := s.conn.(*net.TCPConn); ok {
 		s.follow(tcp)
@@ -192,8 +198,24 @@ func (s *Stream) Each(each func(Event) (more bool, err error)) error {
 	for !s.over { // TLS
 		s.more()
 	}
-	return s.err
 }
+
+// whole returns the body.
+func (s *Stream) whole(most int) ([]byte, error) {
+	var all []byte
+	s.take(func(body []byte) (bool, error) {
+		if all = append(all, body...); len(all) > most {
+			return false, errTooLarge
+		}
+		return true, nil
+	})
+	if errors.Is(s.err, io.EOF) {
+		s.err = nil
+	}
+	return all, s.err
+}
+
+var errTooLarge = errors.New("the answer is too large")
 
 // follow reads whenever the kernel says that there is something to read.
 func (s *Stream) follow(conn *net.TCPConn) {
@@ -220,7 +242,7 @@ func (s *Stream) read(fd uintptr) bool {
 	case n == 0:
 		s.fail(io.EOF)
 	default:
-		s.take(b[:n])
+		s.came(b[:n])
 	}
 	return true
 }
@@ -230,25 +252,26 @@ func (s *Stream) more() {
 	b := buffers.Get().(*[readSize]byte)
 	defer buffers.Put(b)
 	n, err := s.conn.Read(b[:])
-	s.take(b[:n])
+	s.came(b[:n])
 	if err != nil && !s.over {
 		s.fail(err)
 	}
 }
 
-// take takes in bytes of the body.
-func (s *Stream) take(b []byte) {
+// came takes in bytes of the body.
+func (s *Stream) came(b []byte) {
 	var ended bool
 	var bad error
 	switch {
 	case s.chunked:
 		b, ended, bad = s.chunks.strip(b)
 	case s.left >= 0:
+		s.chunks.spoilt = int64(len(b)) > s.left
 		b = b[:min(int64(len(b)), s.left)]
 		s.left -= int64(len(b))
 		ended = s.left == 0
 	}
-	more, err := s.parser.feed(b, s.each)
+	more, err := s.feed(b)
 	switch {
 	case !more || err != nil:
 		s.over, s.err = true, err
@@ -280,11 +303,19 @@ func (s *Stream) end(done bool) {
 	}
 	s.closed = true
 	released := s.release()
-	if tcp, ok := s.conn.(*net.TCPConn); ok && done && released && s.chunked && !s.last && !s.chunks.spoilt {
+	if tcp, ok := s.conn.(*net.TCPConn); ok && done && released && s.bounded() && !s.last && !s.chunks.spoilt {
 		s.client.keep.put(tcp, s.chunks)
 		return
 	}
 	_ = s.conn.Close() // whatever it says, the stream is over
+}
+
+// bounded reports whether the answer says where its body ends, and, where it has no chunks, whether that was reached.
+func (s *Stream) bounded() bool {
+	if s.left == 0 && !s.chunked {
+		s.chunks.state = bodyEnd
+	}
+	return s.chunked || s.left == 0
 }
 
 // connect makes a connection for a stream.

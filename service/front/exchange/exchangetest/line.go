@@ -27,12 +27,20 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// Line is a line of tasks with one task, t1. Every request gets that task.
+// Line is a line of tasks with one task, t1. Every request gets that task. Others may have ended before.
 type Line struct {
 	Refusal error // of every submit
 	Counted int   // tokens of every prompt; 0: nobody counted them
+	// Again says that an earlier run of the orchestrator may have told more of the task.
+	Again bool
+	// OnCancel is called at each cancel.
+	OnCancel func()
 
 	mu       sync.Mutex
+	records  map[string]task.Record // of other tasks
+	state    task.State
+	end      *task.End
+	failure  *task.Error
 	requests []task.Request
 	canceled int
 	log      *stream.Log
@@ -41,7 +49,7 @@ type Line struct {
 
 // New makes a line.
 func New() *Line {
-	l := &Line{log: stream.New(task.Started{TaskID: "t1", Seed: 7, Determinism: task.Strict}, time.Now)}
+	l := &Line{state: task.Queued, records: map[string]task.Record{}, log: stream.New(task.Started{TaskID: "t1", Seed: 7, Determinism: task.Strict}, time.Now)}
 	l.attempt = l.log.Begin()
 	return l
 }
@@ -51,7 +59,69 @@ func (l *Line) Submit(_ context.Context, r task.Request) (task.Admission, error)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.requests = append(l.requests, r)
-	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted}, l.Refusal
+	return task.Admission{TaskID: "t1", QueuePosition: 3, PromptTokens: l.Counted, AcceptedAt: Epoch}, l.Refusal
+}
+
+// Epoch is when every task was accepted. It ended a second later.
+var Epoch = time.Unix(1699999999, 0).UTC()
+
+// Record implements exchange.Tasks.
+func (l *Line) Record(_ context.Context, id string) (task.Record, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if r, ok := l.records[id]; ok {
+		if r.Deleted != nil {
+			return r, false, task.Errorf(task.Deleted, "it is deleted")
+		}
+		return r, false, nil
+	}
+	if id != "t1" || len(l.requests) == 0 {
+		return task.Record{}, false, task.Errorf(task.NotFound, "there is no task %q", id)
+	}
+	r := task.Record{Task: task.Task{ID: "t1", Request: l.requests[len(l.requests)-1], AcceptedAt: Epoch}, State: l.state, End: l.end, Err: l.failure}
+	r.Transcript, _ = l.log.Transcript()
+	if r.State.Final() {
+		r.FinishedAt = Epoch.Add(time.Second)
+	}
+	return r, l.Again, nil
+}
+
+// Delete implements exchange.Tasks.
+func (l *Line) Delete(ctx context.Context, id, _ string) error {
+	r, _, err := l.Record(ctx, id)
+	if err != nil {
+		return err
+	}
+	l.Keep(r.Erased(Epoch))
+	return nil
+}
+
+// Deleted implements exchange.Tasks.
+func (l *Line) Deleted(_ context.Context, ids []string) (deleted []string, _ error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, id := range ids {
+		if l.records[id].Deleted != nil {
+			deleted = append(deleted, id)
+		}
+	}
+	return deleted, nil
+}
+
+// Keep records a task that ended, or is deleted.
+func (l *Line) Keep(r task.Record) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.records[r.Task.ID] = r
+}
+
+// Starts has a replica run the task.
+func (l *Line) Starts() { l.enters(task.Running, nil, nil) }
+
+func (l *Line) enters(state task.State, end *task.End, failure *task.Error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.state, l.end, l.failure = state, end, failure
 }
 
 // Events implements exchange.Tasks.
@@ -63,8 +133,11 @@ func (l *Line) Events(context.Context, string) (delivery.Events, error) {
 // Cancel implements exchange.Tasks.
 func (l *Line) Cancel(context.Context, string) (task.CancelResult, error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.canceled++
+	l.mu.Unlock()
+	if l.OnCancel != nil {
+		l.OnCancel()
+	}
 	return task.CancelResult{}, nil
 }
 
@@ -113,6 +186,8 @@ func (l *Line) Answers(result string) {
 // EndsWith ends the task so.
 func (l *Line) EndsWith(end task.End) {
 	l.log.End(end)
+	l.enters(task.Completed, &end, nil)
+	l.log.Date(Epoch.Add(time.Second))
 	l.log.Publish()
 }
 
@@ -122,6 +197,12 @@ func (l *Line) Detaches() { l.log.Detach() }
 // Fails ends the task with an error.
 func (l *Line) Fails(e *task.Error) {
 	l.log.Fail(e)
+	state := task.Failed
+	if e.Code == task.Canceled {
+		state = task.StateCanceled
+	}
+	l.enters(state, nil, e)
+	l.log.Date(Epoch.Add(time.Second))
 	l.log.Publish()
 }
 
@@ -137,7 +218,7 @@ func Call(n int, id, name, arguments string) task.Piece {
 }
 
 // Serve serves a front, and returns its URL. Change may change the options that it is made with. The HTTP server must have nothing to complain of.
-func Serve(t *testing.T, l *Line, front func(o exchange.Options) gate.Front, change ...func(*exchange.Options)) string {
+func Serve(t testing.TB, l *Line, front func(o exchange.Options) gate.Front, change ...func(*exchange.Options)) string {
 	streams := delivery.New(delivery.Options{})
 	require.NoError(t, streams.Start(t.Context()))
 	o := exchange.Options{

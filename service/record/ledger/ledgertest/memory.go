@@ -129,6 +129,20 @@ func (m *Memory) Accept(ctx context.Context, t task.Task) error {
 	return m.write(ctx, t.ID, func(s *Store, e *entry) error { return s.accept(m, e, t) })
 }
 
+// AcceptRunning implements ledger.Ledger.
+func (m *Memory) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
+	if err := ledger.CheckTask(t); err != nil {
+		return err
+	}
+	return m.write(ctx, t.ID, func(s *Store, e *entry) error {
+		if err := s.accept(m, e, t); err != nil || e != nil {
+			return err
+		}
+		s.dispatch(s.byID[t.ID], d)
+		return nil
+	})
+}
+
 func (s *Store) accept(m *Memory, e *entry, t task.Task) error {
 	if e != s.bySeq[t.Seq] {
 		return ledger.ErrTaken
@@ -153,13 +167,18 @@ func (m *Memory) Dispatch(ctx context.Context, d task.Dispatch) error {
 			return ledger.ErrUnknown
 		case e.r.State.Final():
 			return ledger.ErrEnded
-		case e.start == 0:
-			s.starts++
-			e.start, e.r.StartedAt = s.starts, d.At
 		}
-		e.r.State, e.r.ReplicaID, e.r.Fingerprint = task.Running, d.ReplicaID, d.Fingerprint
+		s.dispatch(e, d)
 		return nil
 	})
+}
+
+func (s *Store) dispatch(e *entry, d task.Dispatch) {
+	if e.start == 0 {
+		s.starts++
+		e.start, e.r.StartedAt = s.starts, d.At
+	}
+	e.r.State, e.r.ReplicaID, e.r.Fingerprint = task.Running, d.ReplicaID, d.Fingerprint
 }
 
 // Started implements ledger.Ledger.
@@ -262,6 +281,21 @@ func (s *Store) charge(r task.Record) {
 // Get implements ledger.Ledger.
 func (m *Memory) Get(ctx context.Context, id string) (task.Record, bool, error) {
 	return m.find(ctx, func(r task.Record) bool { return r.Task.ID == id })
+}
+
+// Deleted implements ledger.Ledger.
+func (m *Memory) Deleted(ctx context.Context, ids []string) (deleted []string, err error) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	if err := m.readable(ctx); err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		if e := m.s.byID[id]; e != nil && e.r.Deleted != nil {
+			deleted = append(deleted, id)
+		}
+	}
+	return deleted, nil
 }
 
 // Proven implements ledger.Ledger.

@@ -36,6 +36,7 @@ func Run(t *testing.T, open Open) {
 		"what is answered is durable":     durable,
 		"live tasks come back in order":   order,
 		"a start is noted":                started,
+		"an accept may be a start":        begun,
 		"sequence numbers only grow":      sequence,
 		"operations may be repeated":      repeated,
 		"nonsense is refused":             nonsense,
@@ -254,6 +255,40 @@ func started(t *testing.T, l Opened) {
 	require.Equal(t, []string{ID(3), ID(2), ID(5), ID(6), ID(1)}, live(t, reopen(t, l))) // closing writes what waits
 }
 
+// begun: an accept that is a dispatch as well is durable as a whole, has its place in the order of starts, and may be repeated.
+func begun(t *testing.T, l Opened) {
+	begin := func(seq uint64, replica string) error {
+		d := Dispatched(Sample(seq))
+		d.ReplicaID = replica
+		return l.AcceptRunning(t.Context(), Sample(seq), d)
+	}
+	accept(t, l, 1, 2)
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(2))))
+	require.NoError(t, begin(4, "default-1"))
+	require.NoError(t, begin(3, "default-0"))
+	require.NoError(t, l.Dispatch(t.Context(), Dispatched(Sample(1))))
+	again, err := l.Crash()
+	require.NoError(t, err)
+	l = again
+	require.Equal(t, []string{ID(2), ID(4), ID(3), ID(1)}, ids(claim(t, l).Tasks))
+	want := task.Record{
+		Task: Sample(4), State: task.Running, ReplicaID: "default-1", Fingerprint: Dispatched(Sample(4)).Fingerprint, StartedAt: Dispatched(Sample(4)).At,
+	}
+	require.Equal(t, want, get(t, l, ID(4)))
+
+	require.NoError(t, begin(4, "default-2"))
+	require.Equal(t, want, get(t, l, ID(4)))
+	taken := Sample(4)
+	taken.ID = "other"
+	require.ErrorIs(t, l.AcceptRunning(t.Context(), taken, Dispatched(taken)), ledger.ErrTaken)
+	require.ErrorContains(t, l.AcceptRunning(t.Context(), task.Task{ID: "x"}, task.Dispatch{}), "sequence number")
+	done := Ended(Sample(4), task.Completed, "done")
+	finish(t, l, done)
+	require.NoError(t, begin(4, "default-1"))
+	require.Equal(t, done, get(t, l, ID(4)))
+	require.Equal(t, []string{ID(2), ID(3), ID(1)}, live(t, l))
+}
+
 func sequence(t *testing.T, l Opened) {
 	require.Equal(t, uint64(1), next(t, l))
 	require.Equal(t, uint64(2), next(t, l))
@@ -458,6 +493,13 @@ func deleted(t *testing.T, l Opened) {
 	listed, err := l.List(t.Context(), task.StateCanceled, 10)
 	require.NoError(t, err)
 	require.Equal(t, []task.Record{failed.Erased(at)}, listed)
+	accept(t, l, 3)
+	gone, err := l.Deleted(t.Context(), []string{ID(9), ID(2), ID(3), r.Task.ID})
+	require.NoError(t, err)
+	require.Equal(t, []string{ID(2), r.Task.ID}, gone)
+	gone, err = l.Deleted(t.Context(), nil)
+	require.NoError(t, err)
+	require.Empty(t, gone)
 	spent, err := l.Spent(t.Context(), window)
 	require.NoError(t, err)
 	require.Equal(t, map[string]task.Amount{"localhost": {Tokens: 7}}, spent)

@@ -91,7 +91,7 @@ func BenchmarkOpen(b *testing.B) {
 	var batch []*op
 	for seq := uint64(1); seq <= finished+queued; seq++ {
 		t := sample(seq)
-		run := func(w *writer) error { return w.accept(t, func() ([]byte, error) { return encodeTask(t) }) }
+		run := func(w *writer) error { return w.accept(t, nil, func() ([]byte, error) { return encodeTask(t) }) }
 		if seq%11 != 0 {
 			r := ended(t, task.Completed, "Autumn ", "moonlight", "—", "\n", "a worm digs ", "silently", "\n", "into the chestnut.")
 			outcome, err := encodeOutcome(r)

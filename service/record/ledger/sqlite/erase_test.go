@@ -33,6 +33,7 @@ func secret(seq uint64, r *rand.Rand) task.Record {
 		{Role: "user", Content: fmt.Sprintf("said-%d-", seq), Parts: []task.Part{{Image: &task.Image{MIME: "image/png", Data: picture(seq)}}}},
 		{Role: "assistant", Reasoning: fmt.Sprintf("thought-%d-", seq), ToolCalls: []task.ToolCall{{ID: "c", Name: fmt.Sprintf("called-%d-", seq)}}},
 	}
+	t.Request.Front.Reply = fmt.Appendf(nil, `"repeated-%d-"`, seq)
 	t.Request.Chat = &task.Chat{Tools: []task.Tool{{Name: fmt.Sprintf("tool-%d-", seq)}}}
 	t.Prompt = t.Request.Prompt
 	t.RequestDigest = t.Digest()
@@ -56,6 +57,7 @@ func secrets(r task.Record) (all [][]byte) {
 		fmt.Sprintf("asked-%d-", seq), fmt.Sprintf("said-%d-", seq), fmt.Sprintf("answered-%d-", seq),
 		base64.StdEncoding.EncodeToString(picture(seq)), fmt.Sprintf("thought-%d-", seq), fmt.Sprintf("called-%d-", seq), fmt.Sprintf("tool-%d-", seq),
 		fmt.Sprintf("args-%d-", seq), fmt.Sprintf("id-%d-", seq), fmt.Sprintf("calls-%d-", seq),
+		fmt.Sprintf("repeated-%d-", seq),
 		r.Task.RequestDigest, r.End.Receipt.TranscriptSHA256, hex.EncodeToString(r.Task.Request.BodySHA256[:]),
 	} {
 		all = append(all, []byte(text))

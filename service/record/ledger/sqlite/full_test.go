@@ -116,7 +116,7 @@ func TestHalfAnOperationIsUndone(t *testing.T) {
 	l := open(t, Options{})
 	broken := errors.New("broken")
 	err := l.submit(t.Context(), &op{kind: opAccept, run: func(w *writer) error {
-		return errors.Join(w.accept(sample(1), func() ([]byte, error) { return encodeTask(sample(1)) }), broken)
+		return errors.Join(w.accept(sample(1), nil, func() ([]byte, error) { return encodeTask(sample(1)) }), broken)
 	}})
 	require.ErrorIs(t, err, ledger.ErrUnavailable)
 	require.ErrorIs(t, err, broken)

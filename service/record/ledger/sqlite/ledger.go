@@ -209,7 +209,16 @@ func (l *Ledger) NextSeq() (uint64, error) {
 }
 
 // Accept implements ledger.Ledger.
-func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
+func (l *Ledger) Accept(ctx context.Context, t task.Task) error { return l.accept(ctx, t, nil) }
+
+// AcceptRunning implements ledger.Ledger.
+func (l *Ledger) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
+	place := l.place(&d)
+	return l.accept(ctx, t, &start{Dispatch: d, place: place})
+}
+
+// accept records a task, and its first start where s is not nil.
+func (l *Ledger) accept(ctx context.Context, t task.Task, s *start) error {
 	if err := ledger.CheckTask(t); err != nil {
 		return fmt.Errorf("accept task %q: %w", t.ID, err)
 	}
@@ -219,7 +228,7 @@ func (l *Ledger) Accept(ctx context.Context, t task.Task) error {
 	}
 	return l.submit(ctx, &op{
 		kind: opAccept, id: t.ID, size: len(text), seq: t.Seq,
-		run: func(w *writer) error { return w.accept(t, func() ([]byte, error) { return text, nil }) },
+		run: func(w *writer) error { return w.accept(t, s, func() ([]byte, error) { return text, nil }) },
 	})
 }
 

@@ -5,6 +5,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -17,8 +18,8 @@ type Reader struct {
 	version int
 	db      *sql.DB
 
-	get, list, listState, live, proven *sql.Stmt
-	sessions, spent                    *sql.Stmt
+	get, list, listState, live, proven, deleted *sql.Stmt
+	sessions, spent                             *sql.Stmt
 }
 
 // readers is how many may read at the same time.
@@ -74,6 +75,7 @@ func (r *Reader) prepare(ctx context.Context) error {
 		&r.listState: ended + ` AND t.state = ?` + newest,
 		&r.live:      liveTasks,
 		&r.proven:    everything + ` WHERE substr(t.proof_sum, 1, 8) = substr(?1, 1, 8) AND t.proof_sum = ?1 ORDER BY t.seq LIMIT 1`,
+		&r.deleted:   `SELECT t.id FROM json_each(?) wanted JOIN task t ON t.id = wanted.value WHERE t.deleted_ms IS NOT NULL ORDER BY wanted.key`,
 		&r.sessions:  sessionRows,
 		&r.spent:     `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
 	} {
@@ -93,7 +95,7 @@ const everything = `SELECT ` + columns + `, x.ends, x.text, x.marks, x.sum` + wi
 // Close closes the file.
 func (r *Reader) Close() error {
 	var err error
-	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live, r.proven, r.sessions, r.spent} {
+	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live, r.proven, r.deleted, r.sessions, r.spent} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -117,6 +119,30 @@ func (r *Reader) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, e
 		return task.Record{}, false, fmt.Errorf("read the task of proof bundle %x: %w", sum, err)
 	}
 	return record, ok, nil
+}
+
+// Deleted implements ledger.Ledger.
+func (r *Reader) Deleted(ctx context.Context, ids []string) (deleted []string, err error) {
+	wanted, err := json.Marshal(ids)
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	rows, err := r.deleted.QueryContext(ctx, string(wanted))
+	if err != nil {
+		return nil, fmt.Errorf("look for deleted tasks: %w", err)
+	}
+	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("look for deleted tasks: %w", err)
+		}
+		deleted = append(deleted, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("look for deleted tasks: %w", err)
+	}
+	return deleted, nil
 }
 
 func one(found *sql.Row) (task.Record, bool, error) {

@@ -61,6 +61,7 @@ type storedRequest struct {
 	OnDisconnect   task.OnDisconnect `json:"on_disconnect,omitempty"`
 	ReturnWithinNS time.Duration     `json:"return_within_ns,omitempty"`
 	Front          string            `json:"front,omitempty"`
+	Reply          json.RawMessage   `json:"reply,omitempty"`
 	KeepTextNS     time.Duration     `json:"keep_text_ns,omitempty"`
 	OutputMode     string            `json:"output_mode,omitempty"`
 	BodySHA256     string            `json:"body_sha256"`
@@ -106,7 +107,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 			Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params, SamplerProfile: q.SamplerProfile,
 			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx, Quantisation: q.Quantisation,
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
-			ReturnWithinNS: q.ReturnWithin, Front: q.Front, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
+			ReturnWithinNS: q.ReturnWithin, Front: q.Front.Dialect, Reply: q.Front.Reply, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
 			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
 		},
 	}
@@ -145,7 +146,7 @@ func decodeTask(text []byte, t *task.Task) error {
 		Priority: t.Request.Priority, Prompt: q.Prompt, Messages: q.Messages, Chat: q.Chat, Inputs: q.Inputs, Seed: q.Seed, Params: q.Params,
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx, Quantisation: q.Quantisation,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
-		ReturnWithin: q.ReturnWithinNS, Front: q.Front, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,
+		ReturnWithin: q.ReturnWithinNS, Front: task.Front{Dialect: q.Front, Reply: q.Reply}, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,
 		CorrelationID: q.CorrelationID, Actor: q.Actor,
 	}
 	if n, err := hex.Decode(t.Request.BodySHA256[:], []byte(q.BodySHA256)); err != nil || n != sha256.Size {

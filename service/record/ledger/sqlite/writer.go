@@ -311,7 +311,8 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.beginTx:     `BEGIN IMMEDIATE`,
 		&w.commitTx:    `COMMIT`,
 		&w.countCommit: `UPDATE tip SET commits = ?, at_ms = ?`,
-		&w.insertTask:  `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms) VALUES (?, ?, 'queued', ?, ?, ?) ON CONFLICT DO NOTHING`,
+		&w.insertTask: `INSERT INTO task (seq, id, state, priority, pool_id, accepted_ms, replica_id, fingerprint, started_ms, start_order)
+			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING`,
 		&w.insertBody:  `INSERT INTO request (seq, task, sum) VALUES (?, ?, ?)`,
 		&w.findSeq:     `SELECT id FROM task WHERE seq = ?`,
 		&w.insertClaim: `INSERT INTO claim (owner, claimed_ms) VALUES (?, ?)`,
@@ -426,9 +427,14 @@ func (w *writer) transaction(do func() error) error {
 	return err
 }
 
-// accept makes a task's entry if there is none. Text returns the task's JSON, and is called only then.
-func (w *writer) accept(t task.Task, text func() ([]byte, error)) error {
-	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt))
+// accept makes a task's entry if there is none; s is its first start, or nil. Text returns the task's JSON, and is called only then.
+func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) error {
+	state, replica, fingerprint, startedAt, place := task.Queued, any(nil), any(nil), any(nil), any(nil)
+	if s != nil {
+		state, replica, fingerprint, startedAt, place = task.Running, s.ReplicaID, s.Fingerprint, toMS(s.At), s.place
+	}
+	done, err := w.insertTask.Exec(int64(t.Seq), t.ID, string(state), string(t.Request.Priority), t.PoolID, toMS(t.AcceptedAt),
+		replica, fingerprint, startedAt, place)
 	if err != nil {
 		return err
 	}
@@ -497,7 +503,7 @@ func (w *writer) finish(r task.Record, outcome []byte) error {
 	if ended || err != nil {
 		return err
 	}
-	if err := w.accept(r.Task, func() ([]byte, error) { return encodeTask(r.Task) }); err != nil {
+	if err := w.accept(r.Task, nil, func() ([]byte, error) { return encodeTask(r.Task) }); err != nil {
 		return err
 	}
 	if ended, err := w.end(r, outcome); ended || err != nil {
