@@ -91,7 +91,13 @@ func completion(priority, decision string, more request) func(*testing.T, *bench
 		require.NoError(t, s.Rest())
 		require.NotNil(t, s.End, "%+v", s.Fail)
 		replica := s.End.Receipt.ReplicaID
-		return both(queued("haiku", priority), started("haiku", priority), []metrics.Move{
+		var reuse []metrics.Move
+		if n := s.End.Receipt.TokensCached; n > 0 { // all of these prompts are one, so all but the first find it
+			saved := by(0, `llorch_prefill_saved_ms_total{pool_id="haiku"}`)
+			saved.Kind = metrics.AtLeast
+			reuse = []metrics.Move{by(float64(n), `llorch_prompt_tokens_reused_total{pool_id="haiku",determinism="strict"}`), saved}
+		}
+		return both(queued("haiku", priority), started("haiku", priority), reuse, []metrics.Move{
 			by(1, `tasks_started_total{pool_id="haiku",replica_id=%q}`, replica),
 			by(1, `placement_decisions_total{%s}`, decision),
 			by(1, `latency_first_token_ms{pool_id="haiku",priority=%q}`, priority),

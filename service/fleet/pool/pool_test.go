@@ -198,7 +198,7 @@ func TestAWorkerInheritsLittleAndKnowsAKey(t *testing.T) {
 	require.NotContains(t, environment, "the daemon's secret")
 	require.Contains(t, environment, "CUDA_VISIBLE_DEVICES= ")
 	require.Regexp(t, `LLAMA_API_KEY=[A-Z2-7]{26}`, environment)
-	require.Contains(t, arguments, "--threads 3 --pace 2.5 --workload completion --ctx 256")
+	require.Contains(t, arguments, "--threads 3 --ubatch 0 --pace 2.5 --workload completion --ctx 256")
 }
 
 // ORCH-3002

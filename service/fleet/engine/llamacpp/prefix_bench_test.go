@@ -56,7 +56,7 @@ func launchPieces(b *testing.B, model string, ctx, piece int) *llamacpp.Engine {
 // BenchmarkReuse measures prompts whose first nine tenths are those of the prompt before, warm and cold by turns: the shortest time to the first token, and
 // by the engine's own figure of the prompt. The shortest, because others share the machine.
 func BenchmarkReuse(b *testing.B) {
-	for _, of := range []struct{ tokens, ctx, piece int }{{200, 256, 16}, {235, 256, 16}, {3900, 4096, 256}} {
+	for _, of := range []struct{ tokens, ctx, piece int }{{200, 256, 16}, {235, 256, 16}, {3840, 4096, 256}} {
 		file := model
 		if of.ctx > 256 {
 			file = longer(b, of.ctx)
