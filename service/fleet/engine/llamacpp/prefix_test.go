@@ -156,7 +156,22 @@ func (s *slot) ask(e *llamacpp.Engine, prompt string, reuse engine.Reuse) (cache
 	r, err := e.Generate(s.t.Context(), engine.Job{Prompt: prompt, MaxTokens: 3, Reuse: reuse}, collect(&b))
 	require.NoError(s.t, err)
 	require.Equal(s.t, "abc", b.String())
+	s.mu.Lock() // the client may be done before the handler is
+	defer s.mu.Unlock()
 	return r.Cached, s.calls
+}
+
+// asCold reports whether the last whole run of a prompt had the bytes of a cold start.
+func (s *slot) asCold(prompt string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cold[prompt]
+}
+
+func (s *slot) breaking(after func() int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.breaks = after
 }
 
 // A llama-server's slot is cut to whole pieces of prompt before a job that wants the bytes of a cold start reuses them.
@@ -171,7 +186,7 @@ func TestASlotIsCutToWholePiecesOfPrompt(t *testing.T) {
 	n, calls = s.ask(e, first+"abc and so on", engine.ReuseExact) // the slot holds its answer too, which was decoded
 	require.Equal(t, 2*piece, n)
 	require.Equal(t, []string{"/tokenize", "/tokenize", "cut", "/completion"}, calls)
-	require.True(t, s.cold[first+"abc and so on"])
+	require.True(t, s.asCold(first+"abc and so on"))
 
 	n, calls = s.ask(e, first+"abc and so forth", engine.ReuseExact)
 	require.Equal(t, 3*piece, n, "what was decoded before has been computed as prompt now")
@@ -197,13 +212,13 @@ func TestABrokenRunLeavesWhatItReused(t *testing.T) {
 	prompt := strings.Repeat("one ", 10)
 	s.ask(e, prompt, engine.ReuseExact)
 	longer := prompt + strings.Repeat("two ", 20)
-	s.breaks = func() int { return 2 } // behind the piece with which the slot is cut, and one of the prompt
+	s.breaking(func() int { return 2 }) // behind the piece with which the slot is cut, and one of the prompt
 	_, err := e.Generate(t.Context(), engine.Job{Prompt: longer, MaxTokens: 3, Reuse: engine.ReuseExact}, func(task.Piece) error { return nil })
 	require.True(t, task.HasCode(err, task.WorkerReset), "%v", err)
-	s.breaks = nil
+	s.breaking(nil)
 	n, _ := s.ask(e, longer, engine.ReuseExact)
 	require.Equal(t, 2*piece, n)
-	require.True(t, s.cold[longer])
+	require.True(t, s.asCold(longer))
 }
 
 // Where nobody has shown that whole pieces change no byte, strict tasks start cold.
@@ -227,16 +242,18 @@ func TestASlotThatHoldsSomethingElseIsNotUsed(t *testing.T) {
 		s, e := serveSlot(t, piece)
 		prompt := strings.Repeat("one ", 40)
 		s.ask(e, prompt, engine.ReuseExact)
+		s.mu.Lock()
 		s.told = func(cached int) int {
 			if cached == 0 {
 				return 0
 			}
 			return told(cached)
 		}
+		s.mu.Unlock()
 		n, calls := s.ask(e, prompt, engine.ReuseExact)
 		require.Zero(t, n, name)
 		require.Equal(t, []string{"/tokenize", "/tokenize", "cut", "/completion", "/completion"}, calls, name)
-		require.True(t, s.cold[prompt], name)
+		require.True(t, s.asCold(prompt), name)
 	}
 }
 
@@ -271,7 +288,7 @@ func TestNoHistoryOfASlotChangesABytes(t *testing.T) {
 		if err == nil && reuse == engine.ReuseExact {
 			judged++
 			reused += result.Cached
-			require.True(t, s.cold[prompt], "%q with %d tokens from KV", prompt, result.Cached)
+			require.True(t, s.asCold(prompt), "%q with %d tokens from KV", prompt, result.Cached)
 		}
 		if r.IntN(20) == 0 {
 			s.mu.Lock()
