@@ -90,7 +90,7 @@ func TestNothingIsForgottenBeforeItIsKept(t *testing.T) {
 	accept(t, l, 3)
 	c.advance(2 * time.Hour)
 	sweep(t, l)
-	l.parting.Wait()
+	parted(t, l)
 	require.Equal(t, done[0], get(t, l, id(1)), "it could not be kept")
 
 	failing.Store(false)
@@ -99,7 +99,7 @@ func TestNothingIsForgottenBeforeItIsKept(t *testing.T) {
 	accept(t, l, 4) // while that takes its time
 	require.Equal(t, done[0], get(t, l, id(1)))
 	close(hold)
-	l.parting.Wait()
+	parted(t, l)
 	settle(t, l)
 	for _, r := range done {
 		_, ok, err := l.Get(t.Context(), r.Task.ID)
@@ -141,13 +141,13 @@ func TestNothingIsForgottenWhereTheKeepingPanics(t *testing.T) {
 	end(t, l, done...)
 	c.advance(2 * time.Hour)
 	sweep(t, l)
-	l.parting.Wait()
+	parted(t, l)
 	require.NotZero(t, logs.FilterMessageSnippet("keeping something of old tasks panicked").Len()) // more on a slow machine, whose sweeps come by themselves
 	require.Equal(t, done[0], get(t, l, id(1)))
 	require.NoError(t, l.Delete(t.Context(), id(2), c.now()), "no lock is held")
 	wrong.Store(false)
 	sweep(t, l)
-	l.parting.Wait()
+	parted(t, l)
 	settle(t, l)
 	_, ok, err := l.Get(t.Context(), id(1))
 	require.NoError(t, err)

@@ -143,6 +143,12 @@ func sweep(t testing.TB, l *Ledger) {
 	}))
 }
 
+// parted returns once nothing is being kept of tasks that are forgotten. Sweeps come by themselves too, so the group of these calls cannot be waited for.
+func parted(t testing.TB, l *Ledger) {
+	t.Helper()
+	require.Eventually(t, func() bool { return !l.w.parting.Load() }, time.Minute, time.Millisecond)
+}
+
 type pageCount struct{ tasks, texts, pages, free int }
 
 func pages(t testing.TB, l *Ledger) (c pageCount) {
