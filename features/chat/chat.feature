@@ -123,7 +123,7 @@ Feature: Chats with tools, images and thinking
       | {"messages": [{"role": "user", "content": [{"type": "image", "media_type": "image/png", "data": "?"}]}]} | is an image whose `data` is no base64 |
       | {"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "a"}, {"name": "a"}]} | `tools[1].name` is "a", as of a tool before it |
       | {"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "a", "parameters": [1]}]} | `tools[0].parameters` must be a JSON schema that is an object |
-      | {"messages": [{"role": "user", "content": "x"}], "tool_choice": "fly"} | `tool_choice` is "fly", which is none of auto, none, required and the names of `tools` |
+      | {"messages": [{"role": "user", "content": "x"}], "tool_choice": "fly"} | `tool_choice` is "fly", which is none of auto, none, required and the names of the tools |
       | {"messages": [{"role": "user", "content": "x"}], "format": {"type": "grammar", "grammar": " "}} | `format.grammar` is empty |
       | {"messages": [{"role": "user", "content": "x"}], "format": {"type": "json_schema", "schema": 7}} | `format.schema` must be a JSON schema that is an object |
       | {"prompt": "x", "tools": [{"name": "a"}]} | `tools` is of a chat |

@@ -124,7 +124,7 @@ Feature: What the operator sees
     Then stream "broken" ends with error WORKER_RESET
     And the log narrates the stream_end of task "broken" with
       | code       | WORKER_RESET |
-      | tokens_out | 1            |
+      | tokens_out | 3            |
 
   @ORCH-1102
   Scenario: A pool on the CPU is warned of
