@@ -29,7 +29,6 @@ func (w *world) streamSteps(step define) {
 	step(`^streams "([^"]*)" and "([^"]*)" have the same tokens$`, w.sameTokens)
 	step(`^streams "([^"]*)" and "([^"]*)" have different tokens$`, w.differentTokens)
 	step(`^the receipts of "([^"]*)" and "([^"]*)" (agree|differ) in "([^"]*)"$`, w.receipts)
-	step(`^one of the streams "([^"]*)" and "([^"]*)" ends with error ([A-Z_]+) and the other with end$`, w.oneEndsWith)
 	step(`^the headers of stream "([^"]*)" have$`, w.theStreamsHeadersHave)
 }
 
@@ -296,27 +295,6 @@ func (w *world) receipts(a, b, how, field string) error {
 	}
 	if (values[0] == values[1]) != (how == "agree") {
 		return fmt.Errorf("they are %s and %s", show(values[0]), show(values[1]))
-	}
-	return nil
-}
-
-func (w *world) oneEndsWith(a, b, code string) error {
-	var ends []string
-	for _, name := range []string{a, b} {
-		s, last, err := w.ended(name)
-		if err != nil {
-			return err
-		}
-		s.asserted = true
-		if last.Name == "error" && inEvent(last, "code", code) == nil {
-			ends = append(ends, code)
-		} else {
-			ends = append(ends, last.Name)
-		}
-	}
-	slices.Sort(ends)
-	if !slices.Equal(ends, []string{code, "end"}) {
-		return fmt.Errorf("they end with %v", ends)
 	}
 	return nil
 }

@@ -248,7 +248,7 @@ const (
 	wordIs       = `"[^"\n]+"`
 	startedTail  = `"queue_position":[0-9]+,"predicted_start_ms":[0-9]+,"seed":42,"determinism":"strict"\}\n\n` + metricsIs
 	endIs        = `id: ` + anyID + `\nevent: end\ndata: \{"tokens_in":[0-9]+,"tokens_out":[0-9]+,"decode_time_ms":[0-9]+,"finish_reason":"(?:stop|length)",` + receiptIs + `\}\n\n$`
-	receiptIs    = `"receipt":\{"seed":42,"determinism":"strict","fingerprint":` + wordIs + `,"request_digest":` + digestIs + `,"transcript_sha256":` + digestIs + `,"replica_id":` + wordIs + `,"engine_version":` + wordIs + `,"model_digest":` + wordIs + `,"transcript_form":"text"\}`
+	receiptIs    = `"receipt":\{"seed":42,"determinism":"strict","fingerprint":` + wordIs + `,"request_digest":` + digestIs + `,"transcript_sha256":` + digestIs + `,"replica_id":` + wordIs + `,"engine_version":` + wordIs + `,"model_digest":` + wordIs + `,"transcript_form":"text"(?:,"tokens_cached":[0-9]+)?\}`
 	canceledIs   = `id: ` + anyID + `\nevent: error\ndata: \{"code":"CANCELED","message":"[^\n]+","retriable":false[^\n]*\}\n\n$`
 	resetIs      = `^id: 999999999999999999-[0-9a-f]{8}\nevent: error\ndata: \{"code":"WORKER_RESET","message":"[^\n]+","retriable":true[^\n]*\}\n\n$`
 	resetExample = "id: 999999999999999999-5ac1da8f\nevent: error\ndata: {\"code\":\"WORKER_RESET\",\"message\":\"read the stream from the start\",\"retriable\":true}\n\n"

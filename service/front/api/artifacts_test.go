@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,7 +33,7 @@ type fakeArtifacts struct {
 	bytes  map[string][]byte
 	err    error
 	filter ArtifactFilter
-	closed int
+	closed atomic.Int32
 }
 
 func (f *fakeArtifacts) Put(_ context.Context, v ArtifactView, r io.Reader) (ArtifactView, error) {
@@ -77,7 +78,7 @@ type fakeContent struct {
 }
 
 func (f *fakeContent) Close() error {
-	f.of.closed++
+	f.of.closed.Add(1)
 	return nil
 }
 
@@ -300,7 +301,7 @@ func TestContentRangesAndETags(t *testing.T) {
 		require.Equal(t, "text/html", part.Header.Get("Content-Type"))
 		require.Equal(t, want, readAll(t, part))
 	}
-	require.Equal(t, 21, kept.closed, "each download closes what it reads")
+	require.EqualValues(t, 21, kept.closed.Load(), "each download closes what it reads")
 }
 
 // The URL is the one by which the client's own box reaches the server.
