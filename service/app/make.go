@@ -4,41 +4,33 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"path/filepath"
 	"runtime"
-	"syscall"
 	"time"
 
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/control/datafolder"
+	"github.com/llama-orch/llama-orch/service/control/fronts"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
-	"github.com/llama-orch/llama-orch/service/front/anthropic"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
-	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
-	"github.com/llama-orch/llama-orch/service/front/ollama"
-	"github.com/llama-orch/llama-orch/service/front/openai"
-	"github.com/llama-orch/llama-orch/service/front/upstream"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
-	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -57,48 +49,14 @@ func (a *App) makeGuard() (err error) {
 	return err
 }
 
-// ownLevels is how deep the data folder is searched for what others own or can write: down to the records of its parts.
-const ownLevels = 2
-
-// takeFolder refuses a folder that others can write, for what is in it decides what is run (LO-813). It locks the data
-// folder, so that no other orchestrator uses it. The locks end with the process, however that ends.
+// takeFolder takes the data folder, so that no other orchestrator uses it.
 func (a *App) takeFolder() error {
-	dir := a.o.Config.DataDir
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make the data folder: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
-	}
-	if err := safefile.CheckOwnTree(dir, ownLevels); err != nil {
-		return fmt.Errorf("take the data folder: %w", err)
-	}
-	if err := a.lockFolder(dir); err != nil {
+	folder, err := datafolder.Take(a.o.Config.DataDir)
+	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return errors.Join(errFolderTaken(dir), f.Close())
-	}
-	a.cleanup.push("unlock the data folder", func(context.Context) error { return f.Close() })
+	a.cleanup.push("unlock the data folder", func(context.Context) error { return folder.Close() })
 	return nil
-}
-
-// lockFolder locks the folder itself, since a file in it can be removed. Some network file systems lock no folders.
-func (a *App) lockFolder(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("open the data folder: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
-		return errors.Join(errFolderTaken(dir), f.Close())
-	}
-	a.cleanup.push("unlock the data folder itself", func(context.Context) error { return f.Close() })
-	return nil
-}
-
-func errFolderTaken(dir string) error {
-	return fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir)
 }
 
 // openLedger opens the record of tasks. Where the options say so, it sets the old one aside first.
@@ -214,47 +172,25 @@ func (a *App) makeFront() error {
 	a.streams = delivery.New(delivery.Options{Log: log})
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.ledger, a.selfTest), Control: a.operator,
-		Catalog: a.shelf, Artifacts: artifacts{artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
+		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
 		Streams: a.streams, Log: log, Version: a.o.Version,
 		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
 	})
 	if err != nil {
 		return err
 	}
-	fronts := map[string]gate.Front{"/": native}
-	exact, since := map[string]gate.Front{}, time.Now()
-	common := exchange.Options{
-		Tasks: a.tasks, Models: a.fleet.Served(since), Streams: a.streams, Log: log, Hold: c.Fronts.Hold, ReturnWithin: c.Fronts.ReturnWithin,
-		Keep: c.Fronts.Keep, Count: admission.NewCounter(a.tasks.Desk).Count,
-	}
-	var chat *openai.Front
-	var messages *anthropic.Front
-	for _, name := range c.Fronts.Serve {
-		switch name {
-		case config.FrontOpenAI:
-			chat = openai.New(common)
-			mount(fronts, chat, chat.Paths())
-		case config.FrontAnthropic:
-			messages = anthropic.New(common)
-			mount(fronts, messages, messages.Paths())
-		case config.FrontOllama:
-			front := ollama.New(ollama.Options{Options: common, Library: control.NewLibrary(a.operator, since), Status: a.schedule.Get})
-			fronts[ollama.Prefix], exact[ollama.Root] = front, front
-		}
-	}
-	if chat != nil && messages != nil { // both have models
-		fronts[anthropic.ModelsPath] = exchange.Either(anthropic.VersionHeader, messages, chat)
-	}
-	if err := a.makeBatches(fronts, common, chat, messages); err != nil {
+	served, err := fronts.New(fronts.Options{
+		Config: c, Tasks: a.tasks, Ledger: a.ledger, Artifacts: a.artifacts, Fleet: a.fleet, Schedule: a.schedule, Operator: a.operator,
+		Streams: a.streams, Log: log, Registerer: a.registry,
+	})
+	if err != nil {
 		return err
 	}
-	if c.Fronts.Upstream {
-		engines := control.NewUpstream(a.fleet, a.schedule, log)
-		a.cleanup.push("close the connections past the line", func(context.Context) error { engines.Close(); return nil })
-		fronts[upstream.Prefix] = upstream.New(upstream.Options{Engines: engines, Log: log})
-	}
+	a.feeder = served.Feeder
+	a.cleanup.push("close the connections past the line", func(context.Context) error { served.Close(); return nil })
+	served.Below["/"] = native
 	a.gate, err = gate.New(gate.Options{
-		Auth: a.guard, Fronts: fronts, Exact: exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),
+		Auth: a.guard, Fronts: served.Below, Exact: served.Exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})
 	if err != nil {
 		return err
@@ -265,10 +201,4 @@ func (a *App) makeFront() error {
 		DisableGeneralOptionsHandler: true, // the gate answers `OPTIONS *` too
 	}
 	return nil
-}
-
-func mount(fronts map[string]gate.Front, front gate.Front, paths []string) {
-	for _, path := range paths {
-		fronts[path] = front
-	}
 }

@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
-	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -97,13 +95,9 @@ func (a *App) run(ctx context.Context, name string, s lifecycle.Service) error {
 }
 
 func (a *App) listen(ctx context.Context) error {
-	addr := a.o.Config.BindAddr
-	l, err := new(net.ListenConfig).Listen(ctx, network(addr), addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%s is taken by another program: stop it, or set bind_addr (or LLORCH_BIND_ADDR) to another port", addr)
-	}
+	l, err := port.Listen(ctx, a.o.Config.BindAddr)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", addr, err)
+		return err
 	}
 	a.listener = port.Bound(l, port.Options{HalfClose: true, Refusal: a.gate.Unread, Refused: func(from net.Addr) {
 		a.log.Debug("a connection was refused: there are as many as may be", zap.Stringer("from", from))
@@ -115,18 +109,6 @@ func (a *App) listen(ctx context.Context) error {
 		return nil
 	})
 	return nil
-}
-
-// network is the family of an address to listen on: `tcp` would listen on IPv6 too where the address is 0.0.0.0.
-func network(addr string) string {
-	host, _, err := net.SplitHostPort(addr)
-	if err != nil {
-		return "tcp"
-	}
-	if ip, err := netip.ParseAddr(host); err == nil && ip.Is4() {
-		return "tcp4"
-	}
-	return "tcp"
 }
 
 func (a *App) startFleet(ctx context.Context) error {

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package datafolder takes the folder in which an orchestrator keeps what outlives it, for one process alone.
+package datafolder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/llama-orch/llama-orch/service/safefile"
+)
+
+// ownLevels is how deep the folder is searched for what others own or can write: down to the records of its parts.
+const ownLevels = 2
+
+// Folder is a data folder that this process has taken. Its locks end with Close, or with the process, however that ends.
+type Folder struct{ locks []*os.File }
+
+// Take makes the folder if it is not there, and locks it. It refuses a folder that others can write, for what is in it decides what is run
+// (LO-813), and one that another process has taken.
+func Take(dir string) (_ *Folder, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the data folder: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
+	}
+	if err := safefile.CheckOwnTree(dir, ownLevels); err != nil {
+		return nil, fmt.Errorf("take the data folder: %w", err)
+	}
+	f := &Folder{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	if err := f.lock(dir); err != nil {
+		return nil, err
+	}
+	return f, f.lockFile(dir)
+}
+
+// lock locks the folder itself, since a file in it can be removed. Some network file systems lock no folders.
+func (f *Folder) lock(dir string) error {
+	it, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the data folder: %w", err)
+	}
+	f.locks = append(f.locks, it)
+	if err := syscall.Flock(int(it.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return taken(dir)
+	}
+	return nil
+}
+
+func (f *Folder) lockFile(dir string) error {
+	it, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
+	}
+	f.locks = append(f.locks, it)
+	if err := syscall.Flock(int(it.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		return taken(dir)
+	}
+	return nil
+}
+
+func taken(dir string) error {
+	return fmt.Errorf("another orchestratord uses the data folder %s: stop it, or set data_dir (or LLORCH_DATA_DIR) to another folder", dir)
+}
+
+// Close gives the folder back.
+func (f *Folder) Close() (err error) {
+	for _, l := range f.locks {
+		err = errors.Join(err, l.Close())
+	}
+	f.locks = nil
+	return err
+}

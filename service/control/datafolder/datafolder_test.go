@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package datafolder_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/service/control/datafolder"
+)
+
+// HME-003: one process alone has the folder, whatever becomes of the file in it, until it gives it back.
+func TestOneProcessAloneHasTheFolder(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new", "data")
+	first, err := datafolder.Take(dir)
+	require.NoError(t, err)
+	for range 2 {
+		_, err = datafolder.Take(dir)
+		require.ErrorContains(t, err, "another orchestratord uses the data folder "+dir)
+		require.NoError(t, os.RemoveAll(filepath.Join(dir, "lock")))
+	}
+	require.NoError(t, first.Close())
+	require.NoError(t, first.Close(), "again")
+	second, err := datafolder.Take(dir)
+	require.NoError(t, err, "what was refused has left no lock behind")
+	require.NoError(t, second.Close())
+}
+
+// LO-813: what others can write decides what is run, and a link may lead anywhere.
+func TestAFolderOfOthersIsRefused(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.Chmod(dir, 0o777))
+	_, err := datafolder.Take(dir)
+	require.ErrorContains(t, err, "take the data folder")
+	require.NoError(t, os.Chmod(dir, 0o700))
+	require.NoError(t, os.Symlink(filepath.Join(t.TempDir(), "other"), filepath.Join(dir, "lock")))
+	_, err = datafolder.Take(dir)
+	require.Error(t, err)
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	_, err = datafolder.Take(file)
+	require.ErrorContains(t, err, "set data_dir")
+}
