@@ -7,8 +7,8 @@ import "time"
 // Clock is where the time comes from.
 type Clock interface {
 	Now() time.Time
-	// After returns a channel that yields once so much time has passed, and what gives the wait up.
-	After(d time.Duration) (<-chan time.Time, func())
+	// Until returns a channel that yields once it is that late, and what gives the wait up.
+	Until(at time.Time) (<-chan time.Time, func())
 }
 
 // systemClock is the machine's own.
@@ -16,7 +16,7 @@ type systemClock struct{}
 
 func (systemClock) Now() time.Time { return time.Now() }
 
-func (systemClock) After(d time.Duration) (<-chan time.Time, func()) {
-	t := time.NewTimer(d)
+func (systemClock) Until(at time.Time) (<-chan time.Time, func()) {
+	t := time.NewTimer(time.Until(at))
 	return t.C, func() { t.Stop() }
 }

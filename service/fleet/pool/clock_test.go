@@ -30,11 +30,11 @@ func (c *handClock) Now() time.Time {
 	return c.now
 }
 
-func (c *handClock) After(d time.Duration) (<-chan time.Time, func()) {
+func (c *handClock) Until(at time.Time) (<-chan time.Time, func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	over := make(chan time.Time, 1)
-	c.waits[over] = c.now.Add(d)
+	c.waits[over] = at
 	c.fire()
 	return over, func() {
 		c.mu.Lock()

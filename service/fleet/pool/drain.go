@@ -119,7 +119,7 @@ func (r *replica) drain(w *worker, log *zap.Logger) (back bool) {
 		if w.ctx.Err() != nil || w.active.Load() == 0 { // and nobody gets another lease
 			return false
 		}
-		cut, stop := r.m.opts.Clock.After(o.cut.Sub(r.m.now()))
+		cut, stop := r.m.opts.Clock.Until(o.cut)
 		select {
 		case <-w.ctx.Done():
 		case <-w.freed:

@@ -121,18 +121,18 @@ func (l *layout) admits(g *group, id, base string, a Announced) error {
 // holdLease waits until a member's lease ends, however often that is renewed, and then drains the member.
 func (m *Manager) holdLease(ctx context.Context, id string, known *member, lease time.Duration) {
 	for {
-		left := m.leave(id, known)
-		if left == 0 {
+		until, left := m.leave(id, known)
+		if left {
 			m.opts.OnChange(known.replica.spec.ID)
 		}
-		if left <= 0 {
+		if until.IsZero() {
 			return
 		}
-		begun := time.Now()
-		over, stop := m.opts.Clock.After(left)
+		begun, lasts := time.Now(), until.Sub(m.now())
+		over, stop := m.opts.Clock.Until(until)
 		select {
 		case <-over:
-			if awake.Late(time.Since(begun), left) { // nobody could renew it while this process did not run (LO-836)
+			if awake.Late(time.Since(begun), lasts) { // nobody could renew it while this process did not run (LO-836)
 				m.extend(known, lease)
 			}
 		case <-known.renewed:
@@ -152,17 +152,17 @@ func (m *Manager) extend(known *member, lease time.Duration) {
 	known.until = m.now().Add(lease)
 }
 
-// leave drains a member whose lease has ended, and returns 0. Else it returns how long the lease still lasts, or less than 0 if there
+// leave drains a member whose lease has ended, and reports whether it did. Else it returns when the lease ends, or the zero time if there
 // is nothing left to drain.
-func (m *Manager) leave(id string, known *member) time.Duration {
+func (m *Manager) leave(id string, known *member) (until time.Time, left bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.members[id] != known || m.stopping {
-		return -1
+		return time.Time{}, false
 	}
 	now := m.now()
-	if left := known.until.Sub(now); left > 0 {
-		return left
+	if known.until.After(now) {
+		return known.until, false
 	}
 	shown := m.layout.Load()
 	poolID := known.replica.spec.ID
@@ -178,5 +178,5 @@ func (m *Manager) leave(id string, known *member) time.Duration {
 	}
 	known.replica.tell(func(o *desired) { o.gone, o.cut = true, now.Add(m.opts.ReloadDeadline) })
 	delete(m.members, id) // last: what panics before is done anew
-	return 0
+	return time.Time{}, true
 }

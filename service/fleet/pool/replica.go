@@ -266,18 +266,19 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	if why.reason == ownShortage {
 		wait = min(wait, shortageWait)
 	}
-	if r.spec.Mode != External && r.breaker.fail(why.reason, r.m.now()) {
+	now := r.m.now()
+	if r.spec.Mode != External && r.breaker.fail(why.reason, now) {
 		state, wait = Failed, jitter(10*r.m.opts.BackoffMax)
-		text = r.breaker.gaveUp(why, r.m.now().Add(wait))
+		text = r.breaker.gaveUp(why, now.Add(wait))
 	}
 	r.m.metrics.lost(r, why.reason)
 	log.Warn("replica is not ready", zap.String("state", string(state)), zap.String("reason", string(why.reason)),
 		zap.Duration("next_try_ms", wait), zap.Error(why))
-	over, stop := r.m.opts.Clock.After(wait) // who reads NextTry can rely on it
+	over, stop := r.m.opts.Clock.Until(now.Add(wait)) // who reads NextTry can rely on it
 	defer stop()
 	r.publish(state, func(i *Info) {
 		r.without(i)
-		i.LastError, i.NextTry, i.Short, i.Fixed, i.Failing = text, i.Since.Add(wait), why.short, why.fixed, true
+		i.LastError, i.NextTry, i.Short, i.Fixed, i.Failing = text, now.Add(wait), why.short, why.fixed, true
 	})
 	for waiting := true; waiting; {
 		o, changed := r.watchDesired()

@@ -26,7 +26,7 @@ func (r *replica) rest(changed <-chan struct{}) {
 		due, stop := (<-chan time.Time)(nil), func() {}
 		if r.spec.OnDemand && r.index == 0 {
 			r.look(changed)
-			due, stop = r.m.opts.Clock.After(lookEvery)
+			due, stop = r.m.opts.Clock.Until(r.m.now().Add(lookEvery))
 		}
 		select {
 		case <-due:

@@ -21,7 +21,7 @@ const missesAllowed = 1
 
 // watch checks the ready worker until it is lost. It returns nil if the worker was told to end and has finished its tasks.
 func (r *replica) watch(w *worker, log *zap.Logger) *loss {
-	due, stop := r.m.opts.Clock.After(r.m.opts.HealthInterval)
+	due, stop := r.m.opts.Clock.Until(r.m.now().Add(r.m.opts.HealthInterval))
 	defer func() { stop() }()
 	var check *checkup // the one that runs; nil: none does
 	defer func() { check.end() }()
@@ -41,7 +41,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 			return asLoss(context.Cause(w.ctx), exited)
 		case <-changed:
 		case <-due:
-			due, stop = r.m.opts.Clock.After(r.m.opts.HealthInterval)
+			due, stop = r.m.opts.Clock.Until(r.m.now().Add(r.m.opts.HealthInterval))
 			if check == nil {
 				check = r.checkup(w)
 			}

@@ -160,7 +160,7 @@ func (r *replica) probe(w *worker) (engine.Props, error) {
 
 // sleep waits for d, or until ctx ends.
 func (r *replica) sleep(ctx context.Context, d time.Duration) {
-	again, stop := r.m.opts.Clock.After(d)
+	again, stop := r.m.opts.Clock.Until(r.m.now().Add(d))
 	defer stop()
 	select {
 	case <-again:

@@ -33,12 +33,18 @@ func endMarked(mark string) (ended []int) {
 		dirs, _ := filepath.Glob("/proc/[0-9]*") // the pattern is right
 		for _, dir := range dirs {
 			pid, err := strconv.Atoi(filepath.Base(dir))
-			switch {
-			case err != nil || pid == os.Getpid():
-			case endIfMarked(pid, mark):
-				found, ended = true, append(ended, pid)
-			case changes(pid): // whose it is can be seen in a moment
+			if err != nil || pid == os.Getpid() {
+				continue
+			}
+			switch whose(pid, mark) {
+			case ours:
 				found = true
+				if end(pid, mark) {
+					ended = append(ended, pid)
+				}
+			case unclear:
+				found = true
+			case others:
 			}
 		}
 		if !found {
@@ -48,42 +54,53 @@ func endMarked(mark string) (ended []int) {
 	return ended
 }
 
-func endIfMarked(pid int, mark string) bool {
-	if !isMarked(pid, mark) {
-		return false
-	}
+// end reports whether it ended the process, which it does only while the pid is that of one of ours.
+func end(pid int, mark string) bool {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
 		return false
 	}
 	defer func() { _ = unix.Close(fd) }()
 	// Whoever has the pid now is who gets the signal.
-	return isMarked(pid, mark) && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
+	return whose(pid, mark) == ours && unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil
 }
 
-// isMarked looks into a process's environment. That of a process that has ended is empty, and that of another user's cannot be read.
-func isMarked(pid int, mark string) bool {
+type kin int
+
+const (
+	others  kin = iota // another's, of another user, or ended
+	ours               // it has the mark
+	unclear            // it is about to run another program, and can be told in a moment
+)
+
+// whose looks into a process's environment. While a process starts another program it has none, not even an empty one, and shows nobody's mark.
+func whose(pid int, mark string) kin {
 	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	return err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+envMark+"="+mark))
+	switch {
+	case err != nil: // gone, or of another user
+		return others
+	case bytes.Contains(append([]byte{0}, env...), []byte("\x00"+envMark+"="+mark)):
+		return ours
+	case len(env) > 0:
+		return others
+	}
+	fields, err := statOf(pid)
+	if err != nil || len(fields) < 49 || fields[0] == "Z" || fields[0] == "X" {
+		return others
+	}
+	flags, err := strconv.ParseUint(fields[6], 10, 64)
+	if err != nil || flags&kernelThread != 0 {
+		return others
+	}
+	// Where the environment begins and ends in its memory. One that is not empty now has come since it was read.
+	if begins, ends := fields[47], fields[48]; ends == "0" || begins != ends {
+		return unclear
+	}
+	return others
 }
 
 // kernelThread is the flag of a kernel's own thread in /proc/<pid>/stat, PF_KTHREAD.
 const kernelThread = 0x00200000
-
-// changes reports whether a process is just about to run another program. For that moment it has no environment, not even the empty one, so
-// it does not show whose it is.
-func changes(pid int) bool {
-	env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	if err != nil || len(env) > 0 {
-		return false
-	}
-	fields, err := statOf(pid)
-	if err != nil || len(fields) < 49 || fields[0] == "Z" || fields[0] == "X" {
-		return false
-	}
-	flags, err := strconv.ParseUint(fields[6], 10, 64)
-	return err == nil && flags&kernelThread == 0 && fields[48] == "0" // where the environment ends in its memory
-}
 
 // origin names a process for as long as the machine runs. The pid alone would not do, because another process may have been given it since.
 type origin struct {

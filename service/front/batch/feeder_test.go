@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -136,8 +137,11 @@ func TestAFileWithoutSoundLinesFails(t *testing.T) {
 // LO-437: what is refused for now waits in the ledger, and what a new try helps is run again; neither fails the line.
 func TestWhatWaitingHelpsWaits(t *testing.T) {
 	on(t, func(t *testing.T, r *rig) {
+		var mu sync.Mutex // lines are run beside one another
 		tries := 0
 		r.line.refuse = func(task.Request) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if tries++; tries <= 20 {
 				return task.Errorf(task.PoolUnready, "loading").Retry(7 * time.Second)
 			}
@@ -145,6 +149,8 @@ func TestWhatWaitingHelpsWaits(t *testing.T) {
 		}
 		lost := map[string]int{}
 		r.line.ends = func(q task.Request) *task.Error {
+			mu.Lock()
+			defer mu.Unlock()
 			if lost[q.Prompt]++; q.Prompt == "p2" && lost["p2"] < 3 || q.Prompt == "p4" {
 				return task.Errorf(task.WorkerReset, "lost")
 			}
