@@ -19,14 +19,15 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/contain"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Dialect is the front whose requests the lines of a batch are.
 type Dialect interface {
-	// Line makes a task of a body that would have been sent to the path.
-	Line(ctx context.Context, path string, body []byte) (task.Request, error)
+	// Line makes a task of a body that would have been sent to the path. The names are what the body calls the task's fields.
+	Line(ctx context.Context, path string, body []byte) (task.Request, *lenient.Names, error)
 	// LineAnswer is the body of the answer to such a task, which has completed.
 	LineAnswer(path string, r task.Record) any
 	// LineRefusal is the status and the body that the client of such a request would have got in place of an answer.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/front/batch"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -105,6 +106,37 @@ func TestBrokenLinesFailAlone(t *testing.T) {
 			7: "get invalid_method", 8: "url mismatched_url", 9: "bodiless missing_body", 10: " line_too_large", 11: "bad 400", 12: "unknown 404", 14: " invalid_json_line",
 		}, got)
 		require.Equal(t, []string{"last", "x", "x"}, slices.Sorted(slices.Values(r.line.accepted())))
+	})
+}
+
+// LO-404, LO-439: what a line is refused for is told by the names that its own body has for it.
+func TestARefusedLineNamesItsOwnFields(t *testing.T) {
+	on(t, func(t *testing.T, r *rig) {
+		r.line.refuse = func(q task.Request) error { return admission.Check(q, admission.Limits{PromptBytes: 1000, Inputs: 9}) }
+		const (
+			tools  = `"tools":[{"type":"web_search"},{"name":"f","type":"function","parameters":{}},{"name":"f","type":"function","parameters":{}}]`
+			result = `{"type":"function_call_output","call_id":"c9","output":"x"}`
+			used   = `{"role":"user","content":[{"type":"text","text":"hi"},{"type":"tool_result","tool_use_id":"c9","content":"x"}]}`
+		)
+		for _, c := range []struct{ dialect, endpoint, body, want string }{
+			{"openai", "/v1/responses", `"input":"x",` + tools, "tools[2].name"},
+			{"openai", "/v1/responses", `"instructions":"i","input":[{"role":"user","content":"x"},` + result + `]`, "input[1].call_id"},
+			{"openai", "/v1/chat/completions", `"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}]`, "tools[1].function.name"},
+			{"anthropic", "/v1/messages", `"max_tokens":9,"messages":[` + used + `]`, "messages[0].content"},
+		} {
+			line := fmt.Sprintf(`{"custom_id":"a","method":"POST","url":%q,"body":{"model":"m",%s}}`, c.endpoint, c.body)
+			if c.dialect == "anthropic" {
+				line = fmt.Sprintf(`{"custom_id":"a","params":{"model":"m",%s}}`, c.body)
+			}
+			id := r.create(line, func(b *task.BatchRecord) { b.Dialect, b.Endpoint = c.dialect, c.endpoint }).ID
+			time.Sleep(time.Minute)
+			l := r.lines(id)[0]
+			require.Equal(t, 400, l.Status)
+			require.Contains(t, string(l.Refusal), "`"+c.want+"`")
+			if c.dialect == "openai" {
+				require.Contains(t, string(l.Refusal), fmt.Sprintf(`"param":%q`, c.want))
+			}
+		}
 	})
 }
 
