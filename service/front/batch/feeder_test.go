@@ -84,13 +84,16 @@ func TestBrokenLinesFailAlone(t *testing.T) {
 			`{"custom_id":"unknown","method":"POST","url":"/v1/completions","body":{"model":"unknown","prompt":"x"}}`,
 			`{"custom_id":"other","method":"POST","url":"/v1/completions","body":{"model":"other","prompt":"x"}}`,
 			"not json at all", `{"custom_id":"last","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"last"}}`,
+			`{"custom_id":"ok","method":"GET","url":"/v1/completions","body":{"model":"m","prompt":"x"}}`,
+			`{"custom_id":"get","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"x"}}`,
+			`{"custom_id":"get","method":"POST","url":"/v1/embeddings","body":{"model":"m","prompt":"x"}}`,
 		}, "\r\n")
 		id := r.create(content).ID
 		time.Sleep(time.Minute)
 		b := r.batch(id)
 		require.False(t, b.EndedAt.IsZero())
 		require.Empty(t, b.Faults)
-		require.Equal(t, task.LineCounts{Completed: 3, Failed: 12}, b.Counts)
+		require.Equal(t, task.LineCounts{Completed: 3, Failed: 15}, b.Counts)
 		got := map[int]string{}
 		for _, l := range r.lines(id) {
 			switch {
@@ -104,7 +107,13 @@ func TestBrokenLinesFailAlone(t *testing.T) {
 		require.Equal(t, map[int]string{
 			2: " invalid_json_line", 3: " invalid_json_line", 4: " invalid_custom_id", 5: " invalid_custom_id", 6: " duplicate_custom_id",
 			7: "get invalid_method", 8: "url mismatched_url", 9: "bodiless missing_body", 10: " line_too_large", 11: "bad 400", 12: "unknown 404", 14: " invalid_json_line",
+			16: " duplicate_custom_id", 17: " duplicate_custom_id", 18: " duplicate_custom_id",
 		}, got)
+		lines := r.lines(id)
+		require.Contains(t, lines[15].Fault.Message, "that of line 1")
+		for _, l := range lines[16:] {
+			require.Contains(t, l.Fault.Message, "that of line 7")
+		}
 		require.Equal(t, []string{"last", "x", "x"}, slices.Sorted(slices.Values(r.line.accepted())))
 	})
 }
