@@ -175,6 +175,29 @@ func TestAFileWithoutSoundLinesFails(t *testing.T) {
 	})
 }
 
+// LO-436, LO-440: a batch whose input is gone before it was read ends with that fault, and its counts are those that its client was told before.
+func TestAnInputThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		file := r.create(completions(2))
+		messages := r.create(completions(3), func(b *task.BatchRecord) { b.Dialect, b.Endpoint, b.FileID, b.Total = "anthropic", "/v1/messages", "", 3 })
+		for _, b := range []task.BatchRecord{file, messages} {
+			require.NoError(t, r.store.Remove(b.Artifact))
+		}
+		r.start()
+		time.Sleep(time.Minute)
+		for _, was := range []task.BatchRecord{file, messages} {
+			b := r.batch(was.ID)
+			require.False(t, b.EndedAt.IsZero())
+			require.Len(t, b.Faults, 1)
+			require.Equal(t, "file_gone", b.Faults[0].Code)
+			require.Equal(t, was.Total, b.Total)
+			require.Equal(t, task.LineCounts{Failed: was.Total}, b.Counts)
+		}
+		r.stop()
+	})
+}
+
 // LO-437: what is refused for now waits in the ledger, and what a new try helps is run again; neither fails the line.
 func TestWhatWaitingHelpsWaits(t *testing.T) {
 	on(t, func(t *testing.T, r *rig) {

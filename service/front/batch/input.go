@@ -183,7 +183,7 @@ func (r *run) read(ctx context.Context) error {
 		if !task.HasCode(err, task.NotFound) {
 			return err
 		}
-		return r.begun(ctx, 0, []task.BatchFault{*faulty(faultGone, "the input is not on the server any more")})
+		return r.begun(ctx, b.Total, []task.BatchFault{*faulty(faultGone, "the input is not on the server any more")})
 	}
 	defer in.Close()
 	var lines []task.Line
