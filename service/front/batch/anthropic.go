@@ -127,9 +127,7 @@ func (a *Anthropic) create(w http.ResponseWriter, r *http.Request) error {
 		Actor: gate.CallFrom(r.Context()).Identity, CreatedAt: now, ExpiresAt: now.Add(messageWindow),
 	})
 	if err != nil {
-		if dropped := a.f.release(r.Context(), artifact); dropped != nil {
-			a.f.log.Warn("the requests of a batch that was refused are left in the store")
-		}
+		a.f.abandon(r.Context(), artifact)
 		return err
 	}
 	a.x.Write(w, http.StatusOK, a.view(r, b))

@@ -112,7 +112,8 @@ type Feeder struct {
 	mu   sync.Mutex
 	live map[string]*run // that have not ended, by id
 
-	ended sync.Mutex // held while the record of a batch that has ended is changed
+	ended  sync.Mutex // held while the record of a batch that has ended is changed
+	stored sync.Mutex // held while what is stored gets a file or a batch, and while it is removed since it has none; before mu
 }
 
 var _ lifecycle.Service = (*Feeder)(nil)
@@ -217,17 +218,11 @@ func (f *Feeder) open() (c task.LineCounts) {
 // Create accepts a batch: its id, dialect, and all that its client said of it. It returns once the batch is durable.
 func (f *Feeder) Create(ctx context.Context, b task.BatchRecord) (task.BatchRecord, error) {
 	r := newRun(f, b)
-	f.mu.Lock()
-	full := len(f.live) >= maxLive
-	if !full {
-		f.live[b.ID] = r
+	if err := f.enlist(r); err != nil {
+		return b, err
 	}
-	f.mu.Unlock()
-	if full {
-		return b, task.Errorf(task.AdmissionReject, "%d batches have not ended, and there may be no more: wait for one of them, or cancel one", maxLive).Retry(time.Minute)
-	}
-	if err := f.keep(ctx, b); err != nil {
-		f.forget(r)
+	if err := f.unwritten(f.o.Records.KeepBatch(ctx, b, nil)); err != nil {
+		f.forget(b.ID)
 		return b, err
 	}
 	f.log.Info("a batch was accepted", zap.String("batch_id", b.ID), zap.String("front", b.Dialect), zap.String("actor", b.Actor))
@@ -238,21 +233,31 @@ func (f *Feeder) Create(ctx context.Context, b task.BatchRecord) (task.BatchReco
 	return b, nil
 }
 
-// keep records a new batch. Its input cannot go any more, since the batch is among the live ones.
-func (f *Feeder) keep(ctx context.Context, b task.BatchRecord) error {
+// enlist puts a new batch among the live ones. From then on nothing takes its input away.
+func (f *Feeder) enlist(r *run) error {
+	f.stored.Lock()
+	defer f.stored.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch {
 	case f.life.Stopping():
 		return errStopping()
-	case !f.o.Store.Has(b.Artifact):
-		return noFile(b.FileID)
+	case len(f.live) >= maxLive:
+		return task.Errorf(task.AdmissionReject, "%d batches have not ended, and there may be no more: wait for one of them, or cancel one", maxLive).Retry(time.Minute)
+	case f.o.Store.Has(r.artifact):
+		f.live[r.id] = r
+		return nil
+	case r.b.FileID == "":
+		return errTwin()
+	default:
+		return noFile(r.b.FileID)
 	}
-	return f.unwritten(f.o.Records.KeepBatch(ctx, b, nil))
 }
 
-func (f *Feeder) forget(r *run) {
+func (f *Feeder) forget(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.live, r.id)
+	delete(f.live, id)
 }
 
 // Batch is a batch of a dialect.
@@ -317,26 +322,8 @@ func (f *Feeder) Drop(ctx context.Context, dialect, id string) error {
 	if b.FileID != "" {
 		return nil
 	}
+	f.forget(id) // where its run has ended just now, and has not come to that
 	return f.release(ctx, b.Artifact)
-}
-
-// release removes an artifact that nothing needs any more.
-func (f *Feeder) release(ctx context.Context, artifact string) error {
-	files, err := f.o.Records.Files(ctx)
-	if err != nil {
-		return f.unwritten(err)
-	}
-	if f.needs(artifact) || slices.ContainsFunc(files, func(one task.File) bool { return one.Artifact == artifact }) {
-		return nil
-	}
-	kept, err := f.o.Records.Batches(ctx, task.BatchFilter{})
-	if err != nil {
-		return f.unwritten(err)
-	}
-	if slices.ContainsFunc(kept, func(b task.BatchRecord) bool { return b.FileID == "" && b.Artifact == artifact }) {
-		return nil
-	}
-	return f.o.Store.Remove(artifact)
 }
 
 // tend forgets batches that ended long ago, and files whose bytes are gone, until ctx ends.

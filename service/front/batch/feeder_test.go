@@ -180,7 +180,9 @@ func TestAnInputThatIsGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		file := r.create(completions(2))
-		messages := r.create(completions(3), func(b *task.BatchRecord) { b.Dialect, b.Endpoint, b.FileID, b.Total = "anthropic", "/v1/messages", "", 3 })
+		messages := r.create(completions(3), func(b *task.BatchRecord) {
+			b.Dialect, b.Endpoint, b.FileID, b.Total = "anthropic", "/v1/messages", "", 3
+		})
 		for _, b := range []task.BatchRecord{file, messages} {
 			require.NoError(t, r.store.Remove(b.Artifact))
 		}
@@ -279,6 +281,21 @@ func TestCancel(t *testing.T) {
 		require.NoError(t, r.f.Drop(t.Context(), "openai", done))
 		_, err = r.f.Batch(t.Context(), "openai", done)
 		require.True(t, task.HasCode(err, task.NotFound))
+	})
+}
+
+// LO-440: a batch that is deleted at the moment of its end takes its requests with it.
+func TestADropAtTheEnd(t *testing.T) {
+	on(t, func(t *testing.T, r *rig) {
+		id := r.create(completions(1), func(b *task.BatchRecord) { b.FileID = "" }).ID
+		require.NoError(t, r.l.DropFile(t.Context(), "file-"+strings.TrimPrefix(id, "batch_")))
+		drops := func() { require.NoError(t, r.f.Drop(t.Context(), "openai", id)) }
+		r.keeps.Store(&drops)
+		time.Sleep(time.Minute)
+		_, ok, err := r.l.Batch(t.Context(), id)
+		require.NoError(t, err)
+		require.False(t, ok)
+		require.Empty(t, r.store.files)
 	})
 }
 

@@ -120,9 +120,9 @@ func (o *OpenAI) createFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	file := task.File{ID: filePrefix + o.f.o.NewID(), Artifact: artifact, Name: name, Bytes: size, CreatedAt: o.f.o.Now().UTC()}
-	if err := o.f.o.Records.KeepFile(r.Context(), file); err != nil {
-		return o.f.unwritten(err)
+	file, err := o.f.keepFile(r.Context(), name, artifact, size)
+	if err != nil {
+		return err
 	}
 	o.x.Write(w, http.StatusOK, viewOf(file))
 	return nil

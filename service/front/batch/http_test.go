@@ -237,6 +237,79 @@ func TestBadUploads(t *testing.T) {
 	require.Equal(t, http.StatusBadRequest, code)
 }
 
+// LO-435, LO-440: an upload that cannot be recorded leaves nothing, and one whose bytes went with an equal one may be sent again.
+func TestAnUploadThatCannotBeKeptLeavesNothing(t *testing.T) {
+	r, url := served(t)
+	kind, body := form(t, field{"file", "in.jsonl", completions(2)}, field{"purpose", "", "batch"})
+	file := func() (int, object) { return send(t, url, kind, "", bytes.NewReader(body)) }
+	messages := func() (int, object) {
+		return call(t, http.MethodPost, url+"/v1/messages/batches", `{"requests":[{"custom_id":"a","params":{"model":"m","max_tokens":9,"messages":[{"role":"user","content":"x"}]}}]}`)
+	}
+	for name, sends := range map[string]func() (int, object){"file": file, "batch": messages} {
+		t.Run(name, func(t *testing.T) {
+			r.full.Store(true)
+			code, out := sends()
+			require.Equal(t, http.StatusServiceUnavailable, code, out)
+			require.Empty(t, r.store.files)
+
+			// While the one is on its way from the store to the record, an equal one fails.
+			r.store.put = func() {
+				r.store.put = nil
+				code, _ := sends()
+				require.Equal(t, http.StatusServiceUnavailable, code)
+				r.full.Store(false)
+			}
+			code, out = sends()
+			require.Equal(t, http.StatusConflict, code, out)
+			require.Contains(t, fmt.Sprint(out), "send it again")
+			require.Empty(t, r.store.files)
+
+			code, out = sends()
+			require.Equal(t, http.StatusOK, code, out)
+			r.full.Store(true)
+			code, _ = sends()
+			require.Equal(t, http.StatusServiceUnavailable, code)
+			require.Len(t, r.store.files, 1, "the equal one before has its bytes")
+			r.full.Store(false)
+			if at := url + "/v1/messages/batches/"; name == "batch" {
+				until(t, at+out["id"].(string), func(b object) bool { return b["processing_status"] == "ended" })
+				call(t, http.MethodDelete, at+out["id"].(string), "")
+			} else {
+				r.store.put = func() {
+					r.store.put = nil
+					call(t, http.MethodDelete, url+"/v1/files/"+out["id"].(string), "")
+				}
+				code, out = sends()
+				require.Equal(t, http.StatusConflict, code, out)
+			}
+			require.Empty(t, r.store.files)
+		})
+	}
+}
+
+// LO-435: what is being recorded keeps its bytes, though an equal file is deleted at that moment.
+func TestADeletionWaitsForAnEqualUpload(t *testing.T) {
+	r, url := served(t)
+	one := upload(t, url, completions(2))
+	deleted := make(chan int, 1)
+	deletes := func() {
+		go func() {
+			code, _ := call(t, http.MethodDelete, url+"/v1/files/"+one, "")
+			deleted <- code
+		}()
+		select {
+		case code := <-deleted:
+			deleted <- code
+		case <-time.After(200 * time.Millisecond): // it waits, as it should
+		}
+	}
+	r.keeps.Store(&deletes)
+	two := upload(t, url, completions(2))
+	require.Equal(t, http.StatusOK, <-deleted)
+	res := exchangetest.Do(t, http.MethodGet, url+"/v1/files/"+two+"/content", "")
+	require.Equal(t, completions(2), exchangetest.Read(t, res.Body))
+}
+
 // LO-436, LO-439: a batch from its file to its results, in OpenAI's words.
 func TestABatchInOpenAIsWords(t *testing.T) {
 	r, url := served(t)

@@ -416,7 +416,7 @@ func (r *run) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.f.forget(r)
+	r.f.forget(r.id)
 	r.f.log.Info("a batch has ended", zap.String("batch_id", r.id), zap.Int("completed", now.Counts.Completed), zap.Int("failed", now.Counts.Failed),
 		zap.Int("canceled", now.Counts.Canceled), zap.Int("expired", now.Counts.Expired))
 	return nil
