@@ -10,6 +10,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -137,7 +138,7 @@ func (a *Anthropic) create(w http.ResponseWriter, r *http.Request) error {
 // list serves GET /v1/messages/batches.
 func (a *Anthropic) list(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
-	limit, err := limitOf(query, 20, 1000)
+	limit, err := lenient.Limit(query, 20, 1000)
 	if err != nil {
 		return err
 	}
@@ -155,7 +156,7 @@ func (a *Anthropic) list(w http.ResponseWriter, r *http.Request) error {
 	if out.More && before != "" { // the page ends where it was asked to
 		found = found[len(found)-limit:]
 	}
-	found, _ = page(found, limit)
+	found, _ = lenient.Page(found, limit)
 	for _, b := range found {
 		out.Data = append(out.Data, a.view(r, b))
 	}
@@ -170,7 +171,7 @@ func (a *Anthropic) list(w http.ResponseWriter, r *http.Request) error {
 func (a *Anthropic) one(w http.ResponseWriter, r *http.Request) error {
 	id, call, nested := strings.Cut(exchange.Under(r, messageBatches+"/"), "/")
 	if nested && call != "results" {
-		return noPath(r)
+		return exchange.NoPath(r)
 	}
 	b, err := a.f.Batch(r.Context(), anthropic, id)
 	switch {
@@ -189,7 +190,7 @@ func (a *Anthropic) one(w http.ResponseWriter, r *http.Request) error {
 func (a *Anthropic) cancel(w http.ResponseWriter, r *http.Request) error {
 	id, ok := strings.CutSuffix(exchange.Under(r, messageBatches+"/"), "/cancel")
 	if !ok {
-		return noPath(r)
+		return exchange.NoPath(r)
 	}
 	b, err := a.f.Cancel(r.Context(), anthropic, id)
 	if err != nil {

@@ -50,7 +50,8 @@ type Records interface {
 	KeepFile(ctx context.Context, f task.File) error
 	DropFile(ctx context.Context, id string) error
 	File(ctx context.Context, id string) (task.File, bool, error)
-	Files(ctx context.Context) ([]task.File, error)
+	Files(ctx context.Context, f task.FileFilter) ([]task.Listed, error)
+	Uses(ctx context.Context, artifact string) (bool, error)
 	KeepBatch(ctx context.Context, b task.BatchRecord, lines []task.Line) error
 	EndLine(ctx context.Context, l task.Line) error
 	EndLines(ctx context.Context, b task.BatchRecord, as task.LineState) error
@@ -98,6 +99,7 @@ const (
 	maxLines    = 100_000
 	maxLive     = 100 // batches that have not ended
 	pageOfLines = 64  // that are read at a time
+	pageOfFiles = 256 // and of batches
 	tendEvery   = time.Hour
 	retryAfter  = time.Second // while the ledger cannot write
 )
@@ -343,25 +345,47 @@ func (f *Feeder) tend(ctx context.Context) {
 }
 
 func (f *Feeder) sweep(ctx context.Context) error {
-	all, err := f.o.Records.Batches(ctx, task.BatchFilter{})
-	if err != nil {
+	if err := f.sweepBatches(ctx); err != nil {
 		return err
 	}
-	for _, b := range all {
-		if f.o.Retain <= 0 || b.EndedAt.IsZero() || !b.EndedAt.Before(f.o.Now().Add(-f.o.Retain)) {
-			continue
-		}
-		if err := f.Drop(ctx, b.Dialect, b.ID); err != nil && !task.HasCode(err, task.NotFound) {
+	return f.sweepFiles(ctx)
+}
+
+func (f *Feeder) sweepBatches(ctx context.Context) error {
+	if f.o.Retain <= 0 {
+		return nil
+	}
+	for before := f.o.Now().Add(-f.o.Retain); ; {
+		due, err := f.o.Records.Batches(ctx, task.BatchFilter{EndedBefore: before, Limit: pageOfFiles})
+		if err != nil || len(due) == 0 {
 			return err
 		}
-	}
-	files, err := f.o.Records.Files(ctx)
-	for _, one := range files {
-		if !f.o.Store.Has(one.Artifact) {
-			err = errors.Join(err, f.o.Records.DropFile(ctx, one.ID))
+		for _, b := range due {
+			if err := f.Drop(ctx, b.Dialect, b.ID); err != nil && !task.HasCode(err, task.NotFound) {
+				return err
+			}
 		}
 	}
-	return err
+}
+
+// sweepFiles forgets files whose bytes are gone. Those of a page are forgotten once the next one is there, which begins at the last of them.
+func (f *Feeder) sweepFiles(ctx context.Context) (failed error) {
+	var gone []string
+	for filter := (task.FileFilter{Sent: true, Limit: pageOfFiles}); ; {
+		page, err := f.o.Records.Files(ctx, filter)
+		for _, id := range gone {
+			failed = errors.Join(failed, f.o.Records.DropFile(ctx, id))
+		}
+		if err != nil || len(page) == 0 {
+			return errors.Join(failed, err)
+		}
+		gone, filter.After = gone[:0], page[len(page)-1].ID()
+		for _, one := range page {
+			if !f.o.Store.Has(one.File.Artifact) {
+				gone = append(gone, one.File.ID)
+			}
+		}
+	}
 }
 
 // unwritten words an error of the ledger that is not one already.

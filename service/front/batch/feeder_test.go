@@ -377,7 +377,11 @@ func TestWhatIsKept(t *testing.T) {
 		require.False(t, r.store.needed(b.Artifact))
 		r.batch(b.ID)
 		require.NoError(t, r.store.Remove(b.Artifact)) // as the store's own retention does
+		for n := range 600 {                           // several pages
+			require.NoError(t, r.l.KeepFile(t.Context(), task.File{ID: fmt.Sprint("file-", n), Artifact: b.Artifact, CreatedAt: time.Now()}))
+		}
 		time.Sleep(26 * time.Hour)
+		require.Empty(t, must(r.l.Files(t.Context(), task.FileFilter{Sent: true})))
 		_, ok, err := r.l.Batch(t.Context(), b.ID)
 		require.NoError(t, errors.Join(err))
 		require.False(t, ok)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"mime/multipart"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -180,6 +181,71 @@ func TestFiles(t *testing.T) {
 	require.Equal(t, http.StatusNotFound, code)
 }
 
+// LO-435: files and results are one list, which can be read in pages of any size, from either end.
+func TestAListOfFilesGoesOn(t *testing.T) {
+	r, url := served(t)
+	file := upload(t, url, completions(2)+"no JSON")
+	for range 3 {
+		until(t, url+"/v1/batches/"+createBatch(t, url, file, "/v1/completions"), status("completed"))
+	}
+	f, _, err := r.l.File(t.Context(), file)
+	require.NoError(t, err)
+	for n := range 600 {
+		f.ID, f.CreatedAt = fmt.Sprint("file-more-", n), f.CreatedAt.Add(time.Millisecond)
+		require.NoError(t, r.l.KeepFile(t.Context(), f))
+	}
+	list := func(query string) (ids []string, more bool) {
+		t.Helper()
+		code, out := call(t, http.MethodGet, url+"/v1/files?"+query, "")
+		require.Equal(t, http.StatusOK, code, out)
+		for _, f := range out["data"].([]any) {
+			ids = append(ids, f.(map[string]any)["id"].(string))
+		}
+		return ids, out["has_more"].(bool)
+	}
+	for _, c := range []struct {
+		query  string
+		counts int
+	}{{"", 607}, {"purpose=batch", 601}, {"purpose=batch_output", 6}, {"purpose=other", 0}} {
+		all, more := list(c.query)
+		require.Len(t, all, c.counts)
+		require.False(t, more)
+		for _, order := range []string{"desc", "asc"} {
+			want := slices.Clone(all)
+			if order == "asc" {
+				slices.Reverse(want)
+			}
+			for _, limit := range []int{7, 256, 300} {
+				var got []string
+				for after, more := "", len(want) > 0; more; after = got[len(got)-1] {
+					var some []string
+					some, more = list(fmt.Sprintf("%s&order=%s&limit=%d&after=%s", c.query, order, limit, after))
+					got = append(got, some...)
+				}
+				require.Equal(t, want, slices.Concat([]string{}, got))
+			}
+		}
+	}
+	results, _ := list("purpose=batch_output")
+	none, more := list("purpose=batch&order=asc&after=" + results[0])
+	require.False(t, more)
+	for _, id := range none {
+		require.NotContains(t, results, id)
+	}
+}
+
+// LO-435: a file that is deleted at the moment of its batch's end takes its bytes with it.
+func TestAFileIsDeletedAtTheEndOfItsBatch(t *testing.T) {
+	r, url := served(t)
+	file := upload(t, url, completions(2))
+	deletes := func() { call(t, http.MethodDelete, url+"/v1/files/"+file, "") }
+	r.keeps.Store(&deletes)
+	until(t, url+"/v1/batches/"+createBatch(t, url, file, "/v1/completions"), status("completed"))
+	code, _ := call(t, http.MethodGet, url+"/v1/files/"+file, "")
+	require.Equal(t, http.StatusNotFound, code)
+	require.Empty(t, r.store.files)
+}
+
 // LO-435: what is no file for a batch is refused, and nothing of it is left.
 func TestBadUploads(t *testing.T) {
 	r, url := served(t)
@@ -225,7 +291,7 @@ func TestBadUploads(t *testing.T) {
 				require.Equal(t, "request_too_large", e["code"])
 			}
 			require.Empty(t, r.store.files)
-			require.Empty(t, must(r.l.Files(t.Context())))
+			require.Empty(t, must(r.l.Files(t.Context(), task.FileFilter{Sent: true})))
 		})
 	}
 	var many []field

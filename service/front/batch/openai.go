@@ -257,7 +257,7 @@ const (
 // list serves GET /v1/batches.
 func (o *OpenAI) list(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
-	limit, err := limitOf(query, usualPage, maxPage)
+	limit, err := lenient.Limit(query, usualPage, maxPage)
 	if err != nil {
 		return err
 	}
@@ -272,7 +272,7 @@ func (o *OpenAI) list(w http.ResponseWriter, r *http.Request) error {
 		Last   string      `json:"last_id,omitempty"`
 		More   bool        `json:"has_more"`
 	}{Object: "list", Data: []batchView{}}
-	found, out.More = page(found, limit)
+	found, out.More = lenient.Page(found, limit)
 	for _, b := range found {
 		out.Data = append(out.Data, openAIView(b))
 	}
@@ -297,7 +297,7 @@ func (o *OpenAI) one(w http.ResponseWriter, r *http.Request) error {
 func (o *OpenAI) cancel(w http.ResponseWriter, r *http.Request) error {
 	id, ok := strings.CutSuffix(exchange.Under(r, batchesPath), "/cancel")
 	if !ok {
-		return noPath(r)
+		return exchange.NoPath(r)
 	}
 	b, err := o.f.Cancel(r.Context(), openAI, id)
 	if err != nil {

@@ -188,6 +188,11 @@ func (r records) DropFile(ctx context.Context, id string) error {
 	return worded(r.Memory.DropFile(ctx, id))
 }
 
+func (r records) Files(ctx context.Context, f task.FileFilter) ([]task.Listed, error) {
+	found, err := r.Memory.Files(ctx, f)
+	return found, worded(err)
+}
+
 func (r records) Batches(ctx context.Context, f task.BatchFilter) ([]task.BatchRecord, error) {
 	found, err := r.Memory.Batches(ctx, f)
 	return found, worded(err)

@@ -4,7 +4,6 @@ package batch
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -56,22 +55,24 @@ func (f *Feeder) abandon(ctx context.Context, artifact string) {
 func (f *Feeder) release(ctx context.Context, artifact string) error {
 	f.stored.Lock()
 	defer f.stored.Unlock()
-	if f.needs(artifact) {
-		return nil
-	}
-	files, err := f.o.Records.Files(ctx)
-	if err != nil {
+	used, err := f.o.Records.Uses(ctx, artifact)
+	switch {
+	case err != nil:
 		return f.unwritten(err)
-	}
-	if slices.ContainsFunc(files, func(one task.File) bool { return one.Artifact == artifact }) {
-		return nil
-	}
-	kept, err := f.o.Records.Batches(ctx, task.BatchFilter{})
-	if err != nil {
-		return f.unwritten(err)
-	}
-	if slices.ContainsFunc(kept, func(b task.BatchRecord) bool { return b.FileID == "" && b.Artifact == artifact }) {
+	case used || f.comes(artifact):
 		return nil
 	}
 	return f.o.Store.Remove(artifact)
+}
+
+// comes reports whether a batch that reads an artifact is being recorded.
+func (f *Feeder) comes(artifact string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.live {
+		if r.artifact == artifact && !r.durable {
+			return true
+		}
+	}
+	return false
 }

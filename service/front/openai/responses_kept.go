@@ -4,10 +4,8 @@ package openai
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -32,11 +30,9 @@ func (f *Front) later(w http.ResponseWriter, r *http.Request) error {
 	serve := methods[r.Method]
 	switch {
 	case methods == nil || !strings.HasPrefix(id, responsePrefix) && serve == nil:
-		return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
+		return exchange.NoPath(r)
 	case serve == nil:
-		allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
-		w.Header().Set("Allow", allowed)
-		return task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, 100), allowed, task.Clip(r.Method, 20))
+		return exchange.NoMethod(w, r, methods)
 	}
 	k, err := f.kept(r.Context(), id)
 	if err != nil {
