@@ -16,16 +16,14 @@ import (
 
 // Anthropic is the front of message batches in Anthropic's words. It implements gate.Front.
 type Anthropic struct {
-	f        *Feeder
-	x        *exchange.Exchange
+	front
+
 	endpoint string
-	refuse   func(w http.ResponseWriter, r *http.Request, err error)
-	routes   exchange.Routes
 }
 
 // NewAnthropic makes a front for batches of requests to a path. Refuse answers with an error in the dialect's shape.
 func NewAnthropic(f *Feeder, o exchange.Options, endpoint string, refuse func(http.ResponseWriter, *http.Request, error)) *Anthropic {
-	a := &Anthropic{f: f, x: exchange.New(anthropic, o), endpoint: endpoint, refuse: refuse}
+	a := &Anthropic{front{f: f, x: exchange.New(anthropic, o), refuse: refuse}, endpoint}
 	a.routes = exchange.Routes{
 		messageBatches: {
 			http.MethodPost: {Name: "anthropic.create_batch", Serve: a.create, Upload: f.o.FileBytes},
@@ -44,22 +42,6 @@ const messageBatches = "/v1/messages/batches"
 
 // messageBatchPrefix is what the ids of message batches begin with.
 const messageBatchPrefix = "msgbatch_"
-
-// Paths are where the front is mounted.
-func (a *Anthropic) Paths() []string { return a.routes.Paths() }
-
-// Route implements gate.Front.
-func (a *Anthropic) Route(r *http.Request) gate.Route { return a.routes.Route(r) }
-
-// Refuse implements gate.Front.
-func (a *Anthropic) Refuse(w http.ResponseWriter, r *http.Request, err error) { a.refuse(w, r, err) }
-
-// ServeHTTP serves a request that the gate has let through.
-func (a *Anthropic) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := a.routes.Serve(w, r); err != nil {
-		a.refuse(w, r, err)
-	}
-}
 
 // messageBatchView is a batch, with all the fields that the dialect's document has.
 type messageBatchView struct {
