@@ -20,8 +20,8 @@ func (r *rig) interruptions() float64 {
 	return testutil.ToFloat64(r.s.o.Metrics.yields.WithLabelValues("default"))
 }
 
-// ran are the prompts in the order of their runs, and what each run went on behind.
-func (r *rig) ran() (order, went []string) {
+// history are the prompts in the order of their runs, and what each run went on behind.
+func (r *rig) history() (order, went []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.order), slices.Clone(r.went)
@@ -58,7 +58,7 @@ func TestALineGivesWay(t *testing.T) {
 				time.Sleep(2 * time.Second)
 				l := r.answer("l")
 				require.Equal(t, written("l", 100), l.Transcript.Text)
-				order, went := r.ran()
+				order, went := r.history()
 				require.Equal(t, []string{"l", "i", "l"}, order)
 				require.Equal(t, c.went, went)
 				require.InDelta(t, 1, r.interruptions(), 0)
@@ -80,10 +80,10 @@ func TestOneLineGivesWayForOneTask(t *testing.T) {
 		r.must("i", tokens(90), func(t *task.Task) { t.PromptTokens = 3 }) // too large for the last, which has written least
 		time.Sleep(45 * time.Millisecond)
 		require.Equal(t, 4, r.status("i").TokensOut)
-		order, _ := r.ran()
+		order, _ := r.history()
 		require.Equal(t, "abci", strings.Join(order, ""))
 		time.Sleep(5 * time.Second)
-		order, _ = r.ran()
+		order, _ = r.history()
 		require.Equal(t, "abcib", strings.Join(order, ""))
 		require.InDelta(t, 1, r.interruptions(), 0)
 		for _, id := range []string{"a", "b", "c"} {
@@ -107,7 +107,7 @@ func TestALineGivesWayThreeTimes(t *testing.T) {
 		require.InDelta(t, yields, r.interruptions(), 0)
 		require.Positive(t, r.must("late").PredictedStart)
 		time.Sleep(2 * time.Second)
-		order, _ := r.ran()
+		order, _ := r.history()
 		require.Equal(t, []string{"l", "late"}, order[len(order)-2:])
 		require.Equal(t, written("l", 100), r.answer("l").Transcript.Text)
 		require.InDelta(t, yields, r.interruptions(), 0)
@@ -144,7 +144,7 @@ func TestOnlyLinesGiveWay(t *testing.T) {
 				time.Sleep(100 * time.Millisecond)
 				r.must("b", c.comes...)
 				time.Sleep(5 * time.Second)
-				order, _ := r.ran()
+				order, _ := r.history()
 				require.Equal(t, []string{"a", "b"}, order)
 				require.InDelta(t, 0, r.interruptions(), 0)
 			})
