@@ -324,7 +324,6 @@ func (f *Feeder) Drop(ctx context.Context, dialect, id string) error {
 	if b.FileID != "" {
 		return nil
 	}
-	f.forget(id) // where its run has ended just now, and has not come to that
 	return f.release(ctx, b.Artifact)
 }
 
