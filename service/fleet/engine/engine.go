@@ -87,7 +87,7 @@ type Result struct {
 	Finish    task.FinishReason
 	Slot      int // where it ran, or NoSlot
 	Cells     int // tokens that the slot's KV then held; 0: that is not known
-	Cached    int // tokens of the prompt that were there already
+	Cached    int // tokens of the prompt that were there already, at most TokensIn
 	// Left says that the engine was left before its own end. It may need a moment to notice, in which the slot is still busy.
 	Left bool
 }
