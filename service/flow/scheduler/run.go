@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -262,12 +263,10 @@ func (l *lane) persist(ctx context.Context, j *job, not string, err error, again
 	}
 	l.s.o.Log.Warn(not, append(j.told(), zap.Error(err))...)
 	for j.task.Determinism == task.Strict && err != nil && !task.HasCode(err, task.Internal) {
-		select {
-		case <-time.After(l.s.o.RecordEvery):
-			err = again()
-		case <-ctx.Done():
+		if !lifecycle.Pause(ctx, l.s.o.RecordEvery) {
 			return context.Cause(ctx)
 		}
+		err = again()
 	}
 	if err != nil {
 		return errLedger("the task's start could not be recorded, so it was not run", err)
@@ -289,7 +288,7 @@ func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 	}
 	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
 		j.excuse()
-		pause(ctx, l.s.o.RecordEvery)
+		lifecycle.Pause(ctx, l.s.o.RecordEvery)
 	}
 	if ctx.Err() != nil || j.blamed() >= attempts {
 		return false
@@ -327,16 +326,6 @@ func continues(j *job, e engine.Engine) bool {
 		}
 	}
 	return ok && c.Continues(work)
-}
-
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 func (l *lane) errLost(why string) *task.Error {
