@@ -189,7 +189,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	}
 	if len(work.Messages) > 0 {
 		work.CallID = func(n int) string { return engine.CallID(t.RequestDigest, n) }
-		work.Rendered = func(prompt string) error { return l.renderedAgain(ctx, j, t, prompt) }
+		work.Rendered = func(prompt string) error {
+			wall.Stop() // nothing is decoded before the ledger has the prompt
+			defer wall.Reset(l.pool.Wall)
+			idle.Stop()
+			defer idle.Reset(l.pool.Prefill)
+			return l.renderedAgain(ctx, j, t, prompt)
+		}
 	}
 	if work.Workload != task.Completion {
 		idle.Stop() // nothing comes before the answer
