@@ -275,7 +275,7 @@ func differs(replicas []placement.Replica, fingerprint string) bool {
 // errFull adds to a full queue's refusal when a place is likely to be free (ORCH-2007).
 func (l *lane) errFull(err error) error {
 	e := task.AsError(err)
-	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Depth())
+	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Places())
 	e.Engine, e.PoolID = l.pool.Engine, l.pool.ID
 	return e.Retry(l.perPlace())
 }
