@@ -43,7 +43,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if refused := j.await(context.Background()); err == nil { // it may have sent no token, and not have waited for the ledger
 		err = refused
 	}
-	l.rates.ended(j, j.log.Tokens()-before, result.Cached, o.Now(), err == nil)
+	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil && before == 0)
 	l.active()
 	if err == nil {
 		l.kept(ctx, j, t, warm, lease, result)
@@ -288,7 +288,7 @@ func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err 
 // retry lets a task whose engine broke wait for another replica, where one could go on with it: for a strict task that has sent
 // tokens, a replica of the same fingerprint (LO-203); for a best-effort task any one (LO-209).
 func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
-	sent, strict, changed := j.log.Tokens() > 0, j.task.Determinism == task.Strict, errors.Is(err, errChanged)
+	at, sent, strict, changed := l.s.o.Now(), j.log.Tokens() > 0, j.task.Determinism == task.Strict, errors.Is(err, errChanged)
 	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && strict && changed || errors.Is(err, errPrompt) {
 		return false
 	}
@@ -305,7 +305,7 @@ func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 	case strict:
 		fingerprint = lease.Replica().Fingerprint
 	case !changed && continues(j, lease.Engine()):
-		j.broke(l.s.o.Now())
+		j.broke(at)
 	case !j.log.Rewind():
 		return false
 	}
