@@ -54,6 +54,39 @@ func TestABestEffortTaskGoesOn(t *testing.T) {
 	})
 }
 
+// LO-209, LO-430: what a client was told that asks now and then is not taken back, and neither is an event that it could resume behind.
+func TestWhatWasToldIsNotTakenBack(t *testing.T) {
+	for _, told := range []bool{false, true} {
+		run(t, 2, nil, func(t *testing.T, r *rig) {
+			r.set(func() {
+				r.replicas[0].dies = 4
+				r.replicas[0].starts, r.replicas[1].starts = true, true
+				r.replicas[1].says = "other "
+			})
+			r.must("a", bestEffort)
+			time.Sleep(35 * time.Millisecond)
+			seen := r.status("a")
+			require.Equal(t, 3, seen.TokensOut)
+			if told {
+				record, _, err := r.s.Record(t.Context(), "a")
+				require.NoError(t, err)
+				require.Equal(t, "a0 a1 a2 ", record.Transcript.Text)
+				require.Regexp(t, "^3-", r.status("a").LastEventID)
+			}
+			time.Sleep(time.Second)
+			record, _, err := r.s.Record(t.Context(), "a")
+			require.NoError(t, err)
+			if told {
+				require.Equal(t, "a0 a1 a2 a3 ", record.Transcript.Text)
+				require.Equal(t, task.WorkerReset, record.Err.Code)
+			} else {
+				require.Equal(t, task.Completed, record.State)
+				require.Equal(t, 10, strings.Count(r.readAfter("a", seen.LastEventID), "event: token\n"), seen.LastEventID)
+			}
+		})
+	}
+}
+
 // ORCH-2001: a run that goes on reads more than the prompt and answers less than the task, so nothing is measured by it.
 func TestARunThatGoesOnIsNoMeasure(t *testing.T) {
 	run(t, 2, nil, func(t *testing.T, r *rig) {
