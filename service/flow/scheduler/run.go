@@ -371,40 +371,14 @@ func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	return e
 }
 
-// awaitIdle waits, after a run that ended early, until the engine has no more busy slots than other tasks hold. If that takes too
-// long, it has the worker replaced: the next task must not wait behind a dead one (ORCH-3026).
+// awaitIdle waits, after a run that ended early, until the slot is idle, or else has its worker replaced.
 func (l *lane) awaitIdle(j *job, lease Lease) {
-	counter, ok := lease.Engine().(engine.BusyCounter)
-	if !ok { // such an engine stops when its connection is closed
+	if engine.AwaitIdle(lease, l.s.o.IdleWithin) {
 		return
 	}
-	ctx, stop := awake.WithTimeout(context.Background(), l.s.o.IdleWithin)
-	defer stop()
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	short := false // nobody could be asked, because this process lacks something
-	for {
-		busy, err := counter.Busy(ctx)
-		if err == nil && busy <= lease.Others() {
-			return
-		}
-		if ctx.Err() == nil {
-			short = spare.Short(err)
-		}
-		select {
-		case <-lease.Lost():
-			return
-		case <-ctx.Done():
-			if short {
-				return
-			}
-			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
-				append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
-			lease.Replace("slot still busy after its task ended")
-			return
-		case <-poll.C:
-		}
-	}
+	l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
+		append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
+	lease.Replace("slot still busy after its task ended")
 }
 
 func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {
