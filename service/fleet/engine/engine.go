@@ -92,7 +92,7 @@ type Result struct {
 	Left bool
 }
 
-// NoSlot is the Slot of a Result where the engine has not told it.
+// NoSlot is the Slot of a Result where the engine has not told it, which it need not where it was left, and where nothing had to be computed.
 const NoSlot = -1
 
 // Slot is one slot of an engine.

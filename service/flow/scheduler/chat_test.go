@@ -111,6 +111,28 @@ func TestAResumedTaskTakesNoOtherPrompt(t *testing.T) {
 	})
 }
 
+// LO-412, LO-202: the same where the note of a strict task's dispatch was lost with the process, so that it seems to have waited.
+func TestARestoredTaskTakesNoOtherPrompt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		r.book.forgets.Store(true)
+		r.must("first")
+		r.must("a", chat, tokens(100))
+		r.read("first")
+		r.replicas[0].every *= 100
+		synctest.Wait()
+		require.Equal(t, task.Running, r.status("a").State)
+		left := r.crash()
+		require.Equal(t, task.Queued, left[0].State)
+		next := newUnstartedRig(t, r.book, 1, nil)
+		next.replicas[0].renders = "of-today "
+		next.s.Recover(left)
+		require.NoError(t, next.s.Start(t.Context()))
+		defer next.stop()
+		require.Contains(t, next.read("a"), "chat template makes another prompt now")
+	})
+}
+
 // LO-412, LO-202: a prompt that a run took is on the disk before the first piece, with its day, so that a run behind a crash asks for the same.
 func TestTheTakenPromptOutlivesACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -46,7 +46,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil && before == 0)
 	l.active()
 	if err == nil {
-		l.kept(ctx, j, t, warm, lease, result)
+		l.kept(ctx, j, t, warm, s, result)
 		if result.Cached > 0 {
 			o.Metrics.reused(*t, result.Cached, l.rates.prefill(replica.ID, result.Cached))
 		}
@@ -59,7 +59,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 		}
 		return
 	}
-	if replica.Slots == 1 {
+	if replica.Slots == 1 && s.asked && !spare.Short(err) { // else the engine has not heard of it
 		l.s.prefixes.Emptied(replica.ID)
 	}
 	if !l.retry(ctx, j, lease, err) {
@@ -115,7 +115,7 @@ func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Ta
 // renderedAgain takes the prompt that the engine has made of the messages now, and that is not the one the task has. A template prints the date, or the
 // engine is another one. What was sent came from the prompt before, so then the new one will not do (LO-412).
 func (l *lane) renderedAgain(ctx context.Context, j *job, t *task.Task, prompt string) error {
-	if j.resumed || j.log.Tokens() > 0 {
+	if j.log.Recovering() || j.log.Tokens() > 0 {
 		return fmt.Errorf("%w: %w", errPrompt, l.errLost("the model's chat template makes another prompt now than the one that the sent part of the answer came from"))
 	}
 	l.s.o.Log.Info("the engine makes another prompt of a task's messages than at its admission, and the task takes that one", j.told()...)
@@ -212,6 +212,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		work.Progress = func() { idle.Reset(l.pool.Prefill) }
 	}
 	attempt, tokens, saved := j.attempt(&work), 0, l.s.o.Now()
+	s.asked = true
 	result, err := s.lease.Engine().Generate(ctx, work, func(p task.Piece) error {
 		if tokens > 0 {
 			idle.Reset(l.pool.Idle)
@@ -299,7 +300,7 @@ func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 	if ctx.Err() != nil || j.blamed() >= attempts {
 		return false
 	}
-	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
+	fingerprint := j.wanted() // an earlier process may have sent tokens
 	switch {
 	case !sent:
 	case strict:
