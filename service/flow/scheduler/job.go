@@ -5,6 +5,7 @@ package scheduler
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,12 +25,12 @@ import (
 type job struct {
 	lane   *lane
 	task   task.Task    // written by the submit that makes the job, until it is accepted
-	chain  prefix.Chain // of what the task asks
 	ticket queue.Ticket // the same; names its place in the queue
 	log    *stream.Log  // the same; the log has a lock of its own
 	slot   *slot        // the same; in which it begins before it is accepted; nil: it waits in the queue
-	// resumed: a run of an earlier process may have sent more than the log holds. Written by who makes the job.
-	resumed bool
+
+	chained sync.Once
+	chain   prefix.Chain // of what the task asks; see begins
 
 	decided chan struct{} // closed once the ledger accepted the task, or could not
 	over    chan struct{} // closed once nothing of the task runs in this process any more
@@ -66,7 +67,7 @@ type rendering struct {
 }
 
 func newJob(l *lane, t task.Task) *job {
-	return &job{lane: l, task: t, chain: prefix.Of(&t.Request), decided: make(chan struct{}), over: make(chan struct{})}
+	return &job{lane: l, task: t, decided: make(chan struct{}), over: make(chan struct{})}
 }
 
 // ended is the job of a finished task, for its readers.
@@ -255,17 +256,35 @@ func (j *job) excuse() {
 	j.excused++
 }
 
-// need is what the job asks of its next replica.
-func (j *job) need() placement.Need {
+// wanted is the fingerprint that the next run needs; empty: any.
+func (j *job) wanted() string {
 	j.mu.Lock()
-	wants := j.wants
-	j.mu.Unlock()
+	defer j.mu.Unlock()
+	return j.wants
+}
+
+// need is what the job asks of its next replica, which is one of these.
+func (j *job) need(replicas []placement.Replica) placement.Need {
 	q := &j.task.Request
-	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.room())}
+	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: j.wanted(), Ctx: max(q.Ctx, j.room())}
 	if reuse(&j.task) != engine.ReuseNothing {
-		need.Warm, need.Held = j.lane.s.o.Sessions.Warm(q.SessionID), j.lane.s.prefixes.Held(j.chain)
+		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
+		if j.choosy(replicas) {
+			need.Held = j.lane.s.prefixes.Held(j.begins())
+		}
 	}
 	return need
+}
+
+// choosy reports whether it can matter to a task like the job which of its pool's replicas it comes to, because of what their slots hold.
+func (j *job) choosy(replicas []placement.Replica) bool {
+	return len(replicas) > 1 && (j.task.Determinism != task.Strict || slices.ContainsFunc(replicas, func(r placement.Replica) bool { return r.Pieces }))
+}
+
+// begins are the beginnings of what the task asks. They cost a look at all of it, so they are made where they are needed, and once.
+func (j *job) begins() prefix.Chain {
+	j.chained.Do(func() { j.chain = prefix.Of(&j.task.Request) })
+	return j.chain
 }
 
 // room is how many tokens prompt and answer are known to need. Where nobody has counted the prompt's tokens, it is what bounds both: a

@@ -32,7 +32,7 @@ func (l *lane) makeWay(j *job) {
 	if len(lines) == 0 {
 		return
 	}
-	need := j.need()
+	need := j.need(l.known)
 	lines = slices.DeleteFunc(lines, func(o *job) bool { return !placement.Suited(l.known, need, o.snapshot().ReplicaID) })
 	slices.SortFunc(lines, func(a, b *job) int { return a.log.Tokens() - b.log.Tokens() })
 	for _, o := range lines {
@@ -84,6 +84,7 @@ func (l *lane) interactiveWaits() bool {
 
 // suited reports whether one of the pool's replicas could take a job if it had a free slot.
 func (l *lane) suited(j *job) bool {
-	replicas, need := l.s.o.Replicas.Snapshot(l.pool.ID, nil), j.need()
+	replicas := l.s.o.Replicas.Snapshot(l.pool.ID, nil)
+	need := j.need(replicas)
 	return slices.ContainsFunc(replicas, func(r placement.Replica) bool { return placement.Suited(replicas, need, r.ID) })
 }

@@ -5,6 +5,7 @@ package sqlite
 import (
 	"context"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,4 +168,31 @@ func TestMetricsAreThoseOfTheContract(t *testing.T) {
 	families, err = registry.Gather()
 	require.NoError(t, err)
 	require.Empty(t, families)
+}
+
+// LO-412, LO-202: what is recorded of a prompt that a run made is not written once more, neither by the same again nor by the task's end.
+func TestAPromptIsWrittenOnce(t *testing.T) {
+	l := open(t, Options{})
+	rows := func() (n int) { // that were written so far
+		require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(w *writer) error {
+			return w.conn.QueryRowContext(context.Background(), `SELECT total_changes()`).Scan(&n)
+		}}))
+		return n
+	}
+	costs := func(do error) int {
+		require.NoError(t, do)
+		return rows()
+	}
+	of := sample(1)
+	require.NoError(t, l.Accept(t.Context(), of))
+	of.Prompt, of.RequestDigest, of.RenderedAt = "Say something today.", strings.Repeat("cd", 32), epoch
+	before := rows()
+	first := costs(l.Render(t.Context(), of))
+	again := costs(l.Render(t.Context(), of))
+	require.Equal(t, 1, (first-before)-(again-first), "each commit is counted in a row of its own")
+	end := costs(l.Finish(t.Context(), ended(of, task.Completed, "x")))
+	require.NoError(t, l.Accept(t.Context(), sample(2)))
+	plain := rows()
+	plainEnd := costs(l.Finish(t.Context(), ended(sample(2), task.Completed, "x")))
+	require.Equal(t, plainEnd-plain, end-again)
 }

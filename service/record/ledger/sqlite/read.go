@@ -125,21 +125,16 @@ func (r *Reader) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, e
 func (r *Reader) Deleted(ctx context.Context, ids []string) (deleted []string, err error) {
 	wanted, err := json.Marshal(ids)
 	if err != nil {
-		return nil, fmt.Errorf("list tasks: %w", err)
-	}
-	rows, err := r.deleted.QueryContext(ctx, string(wanted))
-	if err != nil {
 		return nil, fmt.Errorf("look for deleted tasks: %w", err)
 	}
-	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
-	for rows.Next() {
+	rows, err := r.deleted.QueryContext(ctx, string(wanted))
+	err = scan(rows, err, func(rows *sql.Rows) error {
 		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("look for deleted tasks: %w", err)
-		}
+		err := rows.Scan(&id)
 		deleted = append(deleted, id)
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("look for deleted tasks: %w", err)
 	}
 	return deleted, nil
