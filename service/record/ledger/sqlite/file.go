@@ -30,7 +30,7 @@ func (r *Reader) Files(ctx context.Context, f task.FileFilter) (found []task.Lis
 	if f.Limit <= 0 {
 		f.Limit = -1
 	}
-	rows, err := r.db.QueryContext(ctx, //nolint:gosec // it is made of constants
+	rows, err := r.db.QueryContext(ctx,
 		`SELECT created_ms AS ms, 0 AS kind, seq, file AS text FROM file WHERE ?1 AND (created_ms, 0, seq) `+side+` (?3, ?4, ?5) UNION ALL
 		SELECT ended_ms, 1, seq, record FROM batch WHERE ended_ms IS NOT NULL AND dialect = ?2 AND (ended_ms, 1, seq) `+side+` (?3, ?4, ?5)
 		ORDER BY ms `+order+`, kind `+order+`, seq `+order+` LIMIT ?6`, f.Sent, f.Results, ms, kind, seq, f.Limit)
