@@ -146,6 +146,10 @@ CREATE TABLE batch_line (
 	outcome   TEXT,             -- JSON; NULL: its task tells
 	PRIMARY KEY (batch, n)
 ) STRICT, WITHOUT ROWID;
+`, `
+-- Most tasks complete: a list of those finds them without an index, so that their ends need not write one.
+DROP INDEX task_listed;
+CREATE INDEX task_listed ON task (state, seq) WHERE finished_ms IS NOT NULL AND state <> 'completed';
 `}
 
 // oldest is the first version that the steps can bring up to date.
