@@ -317,7 +317,9 @@ func (l *Log) LastEventID() string {
 func (l *Log) lastID() string { return l.id(len(l.ends) - 1) }
 
 // id is the id of an event.
-func (l *Log) id(event int) string { return string(appendID(make([]byte, 0, 32), event, l.tags[event])) }
+func (l *Log) id(event int) string {
+	return string(appendID(make([]byte, 0, 32), event, l.tags[event]))
+}
 
 // Tokens is the number of pieces so far.
 func (l *Log) Tokens() int {

@@ -164,8 +164,9 @@ func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.
 		return records(r.list.QueryContext(ctx, limit))
 	case task.Completed:
 		return records(r.listCompleted.QueryContext(ctx, limit))
+	default:
+		return records(r.listOther.QueryContext(ctx, string(state), limit))
 	}
-	return records(r.listOther.QueryContext(ctx, string(state), limit))
 }
 
 // Live implements ledger.Ledger.
