@@ -88,8 +88,8 @@ func TestLinesOfBatchesAskNobodyToStayAway(t *testing.T) {
 		for i := range 6 { // the queue has four places
 			r.must(fmt.Sprint("line", i), ofBatch)
 		}
-		for i, beyond := range []time.Duration{0, 0, 1, 2} { // half of the places
-			require.Equal(t, beyond*100*time.Millisecond, r.must(fmt.Sprint("own", i)).Backoff)
+		for i, ms := range []int64{0, 0, 100, 200} { // two are half of the places
+			require.Equal(t, ms, r.must(fmt.Sprint("own", i)).Backoff.Milliseconds())
 		}
 		_, err := r.submit("more")
 		require.ErrorContains(t, err, "is full: 4 tasks wait")

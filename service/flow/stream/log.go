@@ -311,12 +311,14 @@ func (l *Log) LastEventID() string {
 	if l.rewinds() {
 		last = 0
 	}
-	return string(appendID(nil, last, l.tags[last]))
+	return l.id(last)
 }
 
-func (l *Log) lastID() string {
-	last := len(l.ends) - 1
-	return string(appendID(nil, last, l.tags[last]))
+func (l *Log) lastID() string { return l.id(len(l.ends) - 1) }
+
+// id is the id of an event.
+func (l *Log) id(event int) string {
+	return string(appendID(make([]byte, 0, 32), event, l.tags[event]))
 }
 
 // Tokens is the number of pieces so far.

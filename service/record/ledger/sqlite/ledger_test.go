@@ -4,6 +4,7 @@ package sqlite
 
 import (
 	"context"
+	"os"
 	"runtime"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -195,4 +197,36 @@ func TestAPromptIsWrittenOnce(t *testing.T) {
 	plain := rows()
 	plainEnd := costs(l.Finish(t.Context(), ended(sample(2), task.Completed, "x")))
 	require.Equal(t, plainEnd-plain, end-again)
+}
+
+// LO-202: what a task costs on the disk: each page that one of its two commits changes is written whole. Its end touches no index of tasks that did not complete.
+func TestATaskWritesFewPages(t *testing.T) {
+	l := open(t, Options{offhand: true, Bundles: &bundle.Keep{}})
+	behindAll := func(run func(w *writer) error) {
+		require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: run}))
+	}
+	size := func() int64 {
+		info, err := os.Stat(l.o.Path + "-wal")
+		require.NoError(t, err)
+		return info.Size()
+	}
+	seq := uint64(0)
+	costs := func(tasks int, state task.State) float64 {
+		before := size()
+		for range tasks {
+			seq++
+			r := ended(sample(seq), state, "a few ", "words")
+			require.NoError(t, l.AcceptRunning(t.Context(), r.Task, dispatched(r.Task)))
+			require.NoError(t, l.Finish(t.Context(), r))
+		}
+		return float64(size()-before) / float64(tasks) / 4120 // a page, and its head in the log of writes
+	}
+	behindAll(func(w *writer) error {
+		_, err := w.conn.ExecContext(context.Background(), `PRAGMA wal_autocheckpoint = 0`) // else it is cut off, and begins anew
+		return err
+	})
+	costs(500, task.Completed)
+	completed := costs(200, task.Completed)
+	require.Less(t, completed, 14.0)
+	require.Greater(t, costs(200, task.Failed), completed+0.9)
 }
