@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -67,19 +68,9 @@ func (r *run) persist(ctx context.Context, do func() error) bool {
 			told = true
 			r.f.log.Error("a batch waits until its record can be written", zap.String("batch_id", r.id), zap.Error(err))
 		}
-		wait(ctx, retryAfter)
+		lifecycle.Pause(ctx, retryAfter)
 	}
 	return false
-}
-
-// wait returns after a while, and sooner when ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // opens makes the context that ends once nothing more of the batch is to start, or its feeding ends.
@@ -210,7 +201,7 @@ func (r *run) feed(ctx context.Context) {
 		if err == nil && b.Counts.Open() == 0 {
 			return
 		}
-		wait(ctx, retryAfter) // the ledger could not be read, or a worker panicked, or the batch was closed meanwhile
+		lifecycle.Pause(ctx, retryAfter) // the ledger could not be read, or a worker panicked, or the batch was closed meanwhile
 	}
 }
 
@@ -221,7 +212,7 @@ func (r *run) watch(ctx context.Context) {
 		if left <= 0 && r.expire(ctx) == nil {
 			return
 		}
-		wait(r.open, min(max(left, retryAfter), time.Minute)) //nolint:contextcheck // a child of ctx; and the clock may be set meanwhile
+		lifecycle.Pause(r.open, min(max(left, retryAfter), time.Minute)) //nolint:contextcheck // a child of ctx; and the clock may be set meanwhile
 		if r.over() != "" {
 			return
 		}
@@ -271,7 +262,7 @@ func (r *run) line(ctx context.Context, l task.Line) {
 		again, err := r.f.o.Records.Lines(ctx, r.id, task.LineFilter{After: l.N - 1, Limit: 1})
 		switch {
 		case err != nil || len(again) == 0:
-			wait(ctx, retryAfter)
+			lifecycle.Pause(ctx, retryAfter)
 		case again[0].State.Final():
 			r.f.metrics.ended.WithLabelValues(r.record().Dialect, string(again[0].State)).Inc()
 			return
@@ -303,7 +294,7 @@ func (r *run) start(ctx context.Context, l task.Line) {
 		if e.RetryAfterMS != nil {
 			after = min(max(time.Duration(*e.RetryAfterMS)*time.Millisecond, retryAfter), time.Minute)
 		}
-		wait(r.open, after) //nolint:contextcheck // a child of ctx
+		lifecycle.Pause(r.open, after) //nolint:contextcheck // a child of ctx
 		return
 	}
 	r.fail(ctx, l, err)
@@ -361,7 +352,7 @@ func (r *run) follow(ctx context.Context, l task.Line) {
 		if r.over() == task.LineCanceled || r.queued(ctx, id) {
 			if _, err := r.f.o.Tasks.Cancel(ctx, id); err != nil && ctx.Err() == nil {
 				r.f.log.Warn("the task of a batch's line is not canceled yet, and it is tried again", zap.String("job_id", id), zap.Error(err))
-				wait(ctx, retryAfter)
+				lifecycle.Pause(ctx, retryAfter)
 				return
 			}
 		}
@@ -372,7 +363,7 @@ func (r *run) follow(ctx context.Context, l task.Line) {
 	case err != nil && task.HasCode(err, task.NotFound): // a fault of ours, or of the disk
 		r.fail(ctx, l, task.Errorf(task.Internal, "the task of this line is not in the record any more").Because(err))
 	case err != nil:
-		wait(ctx, retryAfter)
+		lifecycle.Pause(ctx, retryAfter)
 	case r.over() == task.LineExpired:
 		r.persist(ctx, func() error { return r.late(ctx, l) })
 	}

@@ -146,6 +146,7 @@ func (c *conversation) goOn(id string) error {
 	case len(gone) > 0:
 		return noPrevious(responsePrefix+gone[0], "it is deleted, and "+id+" goes on from it")
 	}
+	c.earlier.known[k.Task.ID] = k
 	c.earlier.chain = append(slices.Clone(k.reply.Chain), k.Task.ID)
 	for _, m := range k.given() {
 		c.Add(previousParam, m)
