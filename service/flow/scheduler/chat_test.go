@@ -117,9 +117,8 @@ func TestARestoredTaskTakesNoOtherPrompt(t *testing.T) {
 		r := newRig(t, 1, nil)
 		r.book.forgets.Store(true)
 		r.must("first")
-		r.must("a", chat, tokens(100))
+		r.must("a", chat, tokens(1000))
 		r.read("first")
-		r.replicas[0].every *= 100
 		synctest.Wait()
 		require.Equal(t, task.Running, r.status("a").State)
 		left := r.crash()
