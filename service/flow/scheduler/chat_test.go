@@ -115,6 +115,7 @@ func TestAResumedTaskTakesNoOtherPrompt(t *testing.T) {
 func TestARestoredTaskTakesNoOtherPrompt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, 1, nil)
+		r.replicas[0].every *= 100
 		r.book.forgets.Store(true)
 		r.must("first")
 		r.must("a", chat, tokens(1000))

@@ -50,7 +50,7 @@ type job struct {
 	tries       int                     // runs so far, one of an earlier process included
 	excused     int                     // how many of them ended because this process lacked something, or gave way
 	yielded     int                     // how often it gave way to an interactive task
-	yieldsNow   bool                    // its run does, and has not ended yet
+	at          *slot                   // of its run; nil once the slot is free again
 	warm        bool                    // the engine took part of the prompt from KV, in this run
 	cancelRun   context.CancelCauseFunc // nil while no replica runs it
 	wants       string                  // the fingerprint that the next run needs; empty: any
@@ -81,7 +81,7 @@ func (j *job) accept() {
 	if !j.enter(running) { // it has not begun
 		j.enter(accepted)
 	}
-	yields := j.yieldsNow
+	yields := j.at != nil && j.at.makesWay
 	j.mu.Unlock()
 	if yields {
 		j.stopEngine(errYields)
@@ -97,8 +97,8 @@ func (j *job) withdraw(e *task.Error) {
 	j.stopEngine(e)
 }
 
-// begin makes the job one that a replica runs; cancel ends that run. It returns false where somebody has ended the job.
-func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
+// begin makes the job one that a replica runs in a slot; cancel ends that run. It returns false where somebody has ended the job.
+func (j *job) begin(s *slot, r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	next := running
@@ -111,7 +111,7 @@ func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	if j.startedAt.IsZero() {
 		j.startedAt = now
 	}
-	j.replica, j.cancelRun, j.warm, j.decodesFrom, j.yieldsNow = r, cancel, false, time.Time{}, false
+	j.replica, j.cancelRun, j.warm, j.decodesFrom, j.at = r, cancel, false, time.Time{}, s
 	j.tries++
 	return true
 }
@@ -124,7 +124,7 @@ func (j *job) move(fingerprint string) bool {
 	if !j.enter(moving) {
 		return false
 	}
-	j.cancelRun, j.wants, j.yieldsNow = nil, fingerprint, false
+	j.cancelRun, j.wants = nil, fingerprint
 	j.lane.retries.add(j) // under the same lock as the state, so that whoever ends the job finds it there
 	return true
 }

@@ -33,6 +33,7 @@ type lane struct {
 	removed  chan struct{} // closed once the pool is no longer configured
 	stuck    atomic.Bool   // written by the loop
 	looping  atomic.Bool   // the loop has begun; before that, no task is dispatched
+	yielding atomic.Int32  // slots that lines make free for interactive tasks
 	held     atomic.Bool   // no further task is dispatched: the pool's memory is needed for another model
 	activeAt atomic.Int64  // when a task last started or ended, in ns since the epoch
 }
@@ -265,6 +266,7 @@ type slot struct {
 	binds      bool // the job's bytes depend on this choice of a replica (see recordDispatch)
 	choosy     bool // what the job leaves in the slot may matter to others like it
 	asked      bool // the engine was given the job; written by its run
+	makesWay   bool // the run in it was ended for an interactive task; guarded by the job's lock
 }
 
 // slot takes one for a job on one of these replicas, which are all of the pool's; nil: none can take it now.
@@ -289,12 +291,13 @@ func (l *lane) slot(j *job, replicas []placement.Replica) *slot {
 // start makes a job one that runs in a slot, and returns what runs it; nil: somebody has ended the job.
 func (l *lane) start(j *job, s *slot) (run func()) {
 	ctx, cancel := context.WithCancelCause(l.s.halt)
-	if !j.begin(s.lease.Replica(), l.s.o.Now(), cancel) {
+	if !j.begin(s, s.lease.Replica(), l.s.o.Now(), cancel) {
 		cancel(nil)
 		return nil
 	}
 	l.active()
 	return func() {
+		defer l.vacated(j, s)
 		defer s.lease.Release()
 		defer cancel(nil)
 		l.run(ctx, cancel, j, s)

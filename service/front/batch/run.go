@@ -15,6 +15,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -275,11 +276,12 @@ func (r *run) line(ctx context.Context, l task.Line) {
 func (r *run) start(ctx context.Context, l task.Line) {
 	b := r.record()
 	_, err := contain.Try(func() (task.Admission, error) {
-		q, err := r.request(ctx, b, l)
+		q, names, err := r.request(ctx, b, l)
 		if err != nil {
 			return task.Admission{}, err
 		}
-		return r.f.o.Tasks.Submit(ctx, q)
+		a, err := r.f.o.Tasks.Submit(ctx, q)
+		return a, names.Err(err)
 	})
 	if err == nil || ctx.Err() != nil {
 		return
@@ -306,24 +308,23 @@ func (r *run) fail(ctx context.Context, l task.Line, err error) {
 	r.persist(ctx, func() error { return r.f.o.Records.EndLine(ctx, l) })
 }
 
-// request is the task of a line.
-func (r *run) request(ctx context.Context, b task.BatchRecord, l task.Line) (task.Request, error) {
+// request is the task of a line, and what the line calls the task's fields.
+func (r *run) request(ctx context.Context, b task.BatchRecord, l task.Line) (q task.Request, names *lenient.Names, err error) {
 	text, err := r.bytes(l)
 	if err != nil {
-		return task.Request{}, err
+		return q, nil, err
 	}
 	asked, fault := forms[b.Dialect](b.Endpoint, text)
 	if fault != nil { // it was read before, so the file has changed since
-		return task.Request{}, task.Errorf(task.Internal, "the line is not what it was when the batch was accepted: send it again")
+		return q, nil, task.Errorf(task.Internal, "the line is not what it was when the batch was accepted: send it again")
 	}
-	q, err := r.f.o.Dialects[b.Dialect].Line(ctx, b.Endpoint, asked.body)
-	if err != nil {
-		return q, err
+	if q, names, err = r.f.o.Dialects[b.Dialect].Line(ctx, b.Endpoint, asked.body); err != nil {
+		return q, nil, err
 	}
 	q.ID, q.BatchID, q.BatchLine, q.Priority = l.TaskID(), b.ID, l.N, task.Batch
 	q.Front.Dialect, q.OnDisconnect = b.Dialect, task.Continue
 	q.BodySHA256, q.CorrelationID, q.Actor = sha256.Sum256(asked.body), b.ID, b.Actor
-	return q, nil
+	return q, names, nil
 }
 
 // bytes are those of a line.
@@ -406,7 +407,7 @@ func (r *run) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.f.forget(r)
+	r.f.forget(r.id)
 	r.f.log.Info("a batch has ended", zap.String("batch_id", r.id), zap.Int("completed", now.Counts.Completed), zap.Int("failed", now.Counts.Failed),
 		zap.Int("canceled", now.Counts.Canceled), zap.Int("expired", now.Counts.Expired))
 	return nil

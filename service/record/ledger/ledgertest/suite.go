@@ -52,6 +52,8 @@ func Run(t *testing.T, open Open) {
 		"files are kept and dropped":      files,
 		"every field of a batch is kept":  batchFields,
 		"batches are paged":               batchPages,
+		"files are paged":                 filePages,
+		"what uses an artifact":           uses,
 		"lines move with their tasks":     lineMoves,
 		"lines end without a task":        lineEnds,
 		"texts of lines are erased":       lineTexts,
