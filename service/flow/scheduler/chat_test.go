@@ -118,7 +118,7 @@ func TestARestoredTaskTakesNoOtherPrompt(t *testing.T) {
 		r.replicas[0].every *= 100
 		r.book.forgets.Store(true)
 		r.must("first")
-		r.must("a", chat, tokens(100))
+		r.must("a", chat, tokens(1000))
 		r.read("first")
 		synctest.Wait()
 		require.Equal(t, task.Running, r.status("a").State)

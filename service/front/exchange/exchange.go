@@ -155,23 +155,23 @@ func (x *Exchange) SubmitOn(w http.ResponseWriter, r *http.Request, q task.Reque
 	if terms.Alone {
 		q.OnDisconnect = task.Continue
 	}
-	key, err := keyOf(r.Header)
+	first, err := x.first(r)
 	if err != nil {
 		return nil, err
 	}
 	var admitted task.Admission
-	if key == "" {
+	if first == "" {
 		admitted, err = x.o.Tasks.Submit(r.Context(), q)
 	} else { // a client that goes may come back for a while
 		q.ReturnWithin = x.o.ReturnWithin
-		admitted, err = x.submitOnce(r.Context(), q, scoped(x.name, strings.TrimRight(r.URL.Path, "/"), call.Identity, key))
+		admitted, err = x.submitOnce(r.Context(), q, first)
 	}
 	if err != nil {
 		return nil, err
 	}
-	a := &Answer{ID: admitted.TaskID, Created: admitted.AcceptedAt, PromptTokens: admitted.PromptTokens, Joins: key != "", x: x, alone: terms.Alone}
+	a := &Answer{ID: admitted.TaskID, Created: admitted.AcceptedAt, PromptTokens: admitted.PromptTokens, Joins: first != "", x: x, alone: terms.Alone}
 	a.done = x.keep
-	if key == "" && !terms.Alone {
+	if first == "" && !terms.Alone {
 		a.done = x.canceler(a.ID) //nolint:contextcheck // the request is over by then
 	}
 	w.Header().Set("X-Task-Id", a.ID)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -39,6 +40,42 @@ func keyOf(h http.Header) (string, error) {
 	return key, nil
 }
 
+// first is the id of the first task of a request's key; empty: it has none.
+func (x *Exchange) first(r *http.Request) (string, error) {
+	key, err := keyOf(r.Header)
+	if key == "" || err != nil {
+		return "", err
+	}
+	return scoped(x.name, strings.TrimRight(r.URL.Path, "/"), gate.CallFrom(r.Context()).Identity, key), nil
+}
+
+// nth is the id of a key's task of that number, from 1.
+func nth(first string, n int) string {
+	if n == 1 {
+		return first
+	}
+	return first + "-" + strconv.Itoa(n)
+}
+
+// Asked is the request that has come with the same key and body before, and has an answer, or gets one. False: there is none. A front needs it where it could
+// not make the same of the body any more.
+func (x *Exchange) Asked(r *http.Request, body []byte) (q task.Request, ok bool) {
+	first, err := x.first(r)
+	if first == "" || err != nil {
+		return q, false
+	}
+	for n := 1; n <= maxRuns; n++ {
+		of, _, err := x.Record(r.Context(), nth(first, n))
+		if err != nil || of.Task.Request.BodySHA256 != sha256.Sum256(body) {
+			return q, false
+		}
+		if !unanswered(of.Err) {
+			return of.Task.Request, true
+		}
+	}
+	return q, false
+}
+
 // scoped is the id of the first task of a key. One key on two paths, of two dialects, or of two callers is two keys.
 func scoped(parts ...string) string {
 	sum := sha256.Sum256([]byte(strings.Join(parts, "\n")))
@@ -48,10 +85,7 @@ func scoped(parts ...string) string {
 // submitOnce submits a request that has a key, or finds the task that it has. Where that ended without an answer, the key's next task follows.
 func (x *Exchange) submitOnce(ctx context.Context, q task.Request, first string) (admitted task.Admission, err error) {
 	for n := 1; n <= maxRuns; n++ {
-		q.ID = first
-		if n > 1 {
-			q.ID += "-" + strconv.Itoa(n)
-		}
+		q.ID = nth(first, n)
 		if admitted, err = x.o.Tasks.Submit(ctx, q); !unanswered(admitted.Failure) {
 			break
 		}

@@ -62,6 +62,37 @@ func TestAChainIsReadOnce(t *testing.T) {
 	require.Equal(t, 1, reads)
 }
 
+// LO-433, LO-405: a retry is recognised by its key, also where what it goes on from was deleted since. With another body it is what it would be without the key.
+func TestARetryOutlivesWhatItGoesOnFrom(t *testing.T) {
+	for _, kept := range []string{"", `,"store":false`} {
+		l := exchangetest.New()
+		l.Keep(spoken())
+		l.Ends(task.FinishStop)
+		send := func(more string) *http.Response {
+			body := strings.NewReader(`{` + ask + kept + more + `,"previous_response_id":"resp_t9"}`)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, serve(t, l)+"/v1/responses", body)
+			require.NoError(t, err)
+			r.Header.Set("Content-Type", "application/json")
+			r.Header.Set("Idempotency-Key", "k")
+			res, err := http.DefaultClient.Do(r)
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = res.Body.Close() })
+			return res
+		}
+		first := send("")
+		require.Equal(t, http.StatusOK, first.StatusCode)
+		asked, want := l.Last(), exchangetest.Read(t, first.Body)
+		l.Keep(task.Record{Task: task.Task{ID: asked.ID, Request: asked}, State: task.Completed, End: &task.End{}})
+		l.Keep(spoken().Erased(time.Now()))
+
+		again := send("")
+		require.Equal(t, want, exchangetest.Read(t, again.Body))
+		require.Equal(t, []string{asked.ID, asked.ID}, []string{l.Requests()[0].ID, l.Last().ID})
+		require.Equal(t, asked.Messages, l.Last().Messages)
+		require.Equal(t, http.StatusBadRequest, send(`,"temperature":1`).StatusCode)
+	}
+}
+
 // LO-433: a response that was cut off can be gone on from, also in the middle of a call.
 func TestAChainBehindACut(t *testing.T) {
 	l := exchangetest.New()

@@ -23,8 +23,12 @@ func (f *Front) response(w http.ResponseWriter, r *http.Request) error {
 	}
 	earlier := f.earlier(r.Context())
 	q, err := in.request(earlier)
-	if err != nil {
-		return err
+	if err != nil { // what it goes on from may have been deleted since it came first
+		asked, ok := f.x.Asked(r, body)
+		if !ok {
+			return err
+		}
+		q = asked
 	}
 	head := in.head(q)
 	var terms exchange.Terms
