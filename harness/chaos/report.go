@@ -30,7 +30,7 @@ func (r *result) figures() (f figures) {
 		if len(x.hits) > 0 {
 			f.midStream[x.kind]++
 		}
-		for _, id := range x.hits {
+		for _, id := range x.hits { // none at a cut of an engine
 			moved[x.kind][id] = true
 		}
 	}
@@ -145,6 +145,7 @@ func (r *result) table(findings []*finding) string {
 	row("strict, hit by the daemon's end", "%d completed byte for byte (LO-202); %d streams have tokens of more than one life", f.hitByDaemon, f.acrossLives)
 	row("ended with WORKER_RESET", "strict %d, best-effort %d", f.strictResets, f.bestReset)
 	row("cancels answered", "%d, of %d canceled tasks", f.cancels, f.canceled)
+	r.frontRows(row)
 	row("descriptors, goroutines at rest", "%d, %d at first; %d, %d at last", r.after.idleFDs, r.after.idleGoroutines, r.after.lastFDs, r.after.lastGoroutines)
 	row("longest stall of the harness", "%s", r.stall.Round(time.Millisecond))
 	b.WriteString("checks\n")
