@@ -53,13 +53,13 @@ func startEngines() (e engines) {
 	return e
 }
 
-// cut cuts all connections of one of them, as its death would: of any, or of one that answers.
-func (e engines) cut(p faultPlan) {
+// choose chooses the one whose connections are cut, as its death would cut them: any, or one that answers.
+func (e engines) choose(p faultPlan) int {
 	at := int(p.pick) % len(e)
 	if other := (at + 1) % len(e); p.busy && e[at].Busy() < e[other].Busy() {
 		at = other
 	}
-	e[at].CloseClientConnections()
+	return at
 }
 
 func (e engines) close() {

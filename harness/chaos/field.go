@@ -150,7 +150,14 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 		}
 	case cutEngine:
 		done.pool = loose.id
-		f.engines.cut(p)
+		at := f.engines.choose(p)
+		if d, _, ok := f.at(ctx); ok {
+			if id := f.streaming(ctx, d)[fmt.Sprintf("%s-%d", loose.id, at)]; id != "" {
+				done.hits = append(done.hits, id)
+			}
+		}
+		done.at = time.Now()
+		f.engines[at].CloseClientConnections()
 	case fillDisk:
 		if !f.disk.mounted {
 			return nil
@@ -176,18 +183,24 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 // within returns the tasks that clients see in mid-stream.
 func (f *field) within() []string { return append(f.driver.within(), f.fronts.reading()...) }
 
+// streaming returns the tasks that are in mid-stream, by their replica.
+func (f *field) streaming(ctx context.Context, d *server) map[string]string {
+	streams := map[string]string{}
+	for _, id := range f.within() {
+		if s, err := statusOf(ctx, d, id); err == nil && s.State == "running" {
+			streams[s.ReplicaID] = id
+		}
+	}
+	return streams
+}
+
 // victim chooses a worker: any worker, or one whose task's client sees the task in mid-stream.
 func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (daemon.Worker, bool) {
 	d, _, ok := f.at(ctx)
 	if !ok {
 		return daemon.Worker{}, false
 	}
-	streams := map[string]string{} // by replica: the task that is in mid-stream
-	for _, id := range f.within() {
-		if s, err := statusOf(ctx, d, id); err == nil && s.State == "running" {
-			streams[s.ReplicaID] = id
-		}
-	}
+	streams := f.streaming(ctx, d)
 	all, replicas := d.Workers(), daemon.Noted(f.disk.path)
 	busy := slices.DeleteFunc(slices.Clone(all), func(w daemon.Worker) bool { return streams[replicas[w.Pid]] == "" })
 	if p.busy && len(busy) > 0 {

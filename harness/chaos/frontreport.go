@@ -25,7 +25,9 @@ func (r *result) frontFigures() (f frontFigures) {
 	hit := map[faultKind]map[string]bool{killWorker: {}, killDaemon: {}, stopDaemon: {}}
 	for _, x := range r.faults {
 		for _, id := range x.hits {
-			hit[x.kind][id] = true
+			if hit[x.kind] != nil {
+				hit[x.kind][id] = true
+			}
 		}
 	}
 	for id, s := range r.states {
@@ -92,7 +94,8 @@ func (r *result) frontRows(row func(name, format string, args ...any)) {
 	f := r.frontFigures()
 	row("chats and messages: requests", "%d: %d answered, %d refused, %d broken or left", f.requests, f.answers, f.refusals, f.broken)
 	row("answers had by joining", "%d", f.joined)
-	row("best-effort, went on elsewhere", "%d answers, at %d cuts of an engine (LO-209)", f.continued, r.figures().faults[cutEngine])
+	row("best-effort, went on elsewhere", "%d answers, at %d cuts of an engine, of which %d hit one within its stream (LO-209)", f.continued, r.figures().faults[cutEngine],
+		r.figures().midStream[cutEngine])
 	row("strict on fronts, hit in a stream", "%d by a worker's death, %d by the daemon's end, completed", f.hitByWorker, f.hitByDaemon)
 	var ended []string
 	for _, name := range []string{statusCompleted, statusIncomplete, statusFailed, statusCancelled} {

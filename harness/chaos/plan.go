@@ -26,7 +26,7 @@ type scale struct {
 
 var (
 	short = scale{name: "short", span: 30 * time.Second, tasks: 75, bursts: 2, workerKills: 9, daemonKills: 6, stops: 1, fills: 1, fronts: frontScale{
-		chats: 24, messages: 4, responses: 12, batches: 3, lines: 10, engineCuts: 10,
+		chats: 20, messages: 4, responses: 12, batches: 3, lines: 8, engineCuts: 10,
 	}}
 	long = scale{name: "long", span: 330 * time.Second, tasks: 640, bursts: 10, workerKills: 44, daemonKills: 36, stops: 5, fills: 4, fronts: frontScale{
 		chats: 260, messages: 40, responses: 80, batches: 12, lines: 40, engineCuts: 80,
@@ -51,8 +51,8 @@ var pools = []poolPlan{{"wide", 2, 12, reject}, {"narrow", 1, 8, dropLRU}}
 // loose is the pool whose tasks are best-effort on fronts too, since its engines have two slots. They are scripted ones, and no workers.
 var loose = poolPlan{"loose", 2, 10, reject}
 
-// pace is the workers' tokens a second. So a task takes from half a second to three, and most kills hit one within its stream.
-const pace = 60
+// pace is the workers' tokens a second. So a task takes from a third of a second to two, and most kills hit one within its stream.
+const pace = 80
 
 const burstTasks = 16 // more than any pool takes at once
 

@@ -30,8 +30,10 @@ func (r *result) figures() (f figures) {
 		if len(x.hits) > 0 {
 			f.midStream[x.kind]++
 		}
-		for _, id := range x.hits { // none at a cut of an engine
-			moved[x.kind][id] = true
+		for _, id := range x.hits {
+			if moved[x.kind] != nil {
+				moved[x.kind][id] = true
+			}
 		}
 	}
 	for _, t := range r.tasks {
