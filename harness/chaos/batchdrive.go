@@ -25,10 +25,16 @@ const (
 // batch does everything that the client of one batch does.
 func (d *frontDriver) batch(ctx context.Context, b *batchRecord) {
 	form, kind := upload(b.plan)
-	sent, ok := d.call(ctx, request{method: http.MethodPost, path: filesPath, form: kind, body: form}, nil)
-	file, is := viewOf[batchView](sent) // a file has an id too
-	if !ok || !is {
-		return
+	var file batchView // a file has an id too
+	for is := false; !is; {
+		sent, ok := d.call(ctx, request{method: http.MethodPost, path: filesPath, form: kind, body: form}, func(p poll) { b.asked = append(b.asked, p) })
+		file, is = viewOf[batchView](sent)
+		if refused := ok && !is; refused && sent.status != http.StatusInternalServerError || !ok {
+			return
+		}
+		if !is && !pause(ctx, again) { // the disk was full, and the refusal says to send it again once it has room
+			return
+		}
 	}
 	d.mu.Lock()
 	b.file = file.ID
@@ -77,6 +83,9 @@ func (d *frontDriver) create(ctx context.Context, b *batchRecord) (id string, ok
 		within, stop := context.WithTimeout(ctx, callWithin)
 		d.ask(within, daemon, ask, h, nil)
 		stop()
+		d.mu.Lock()
+		b.asked = append(b.asked, poll{sent: h.sent, at: h.at, status: h.status, body: h.body})
+		d.mu.Unlock()
 		if h.status == http.StatusOK && h.whole {
 			v, is := viewOf[batchView](poll{status: h.status, body: h.body})
 			return v.ID, is

@@ -94,7 +94,7 @@ func frontsAnswered(h *history, f *finding) {
 	for _, b := range h.batches {
 		f.judged++
 		if b.results == nil {
-			f.breach("%s: its client did not see the end of batch %q", b.plan.id, b.id)
+			f.breach("%s: its client did not see the end of batch %q; it was told %.300v", b.plan.id, b.id, b.asked)
 		}
 	}
 }
@@ -416,6 +416,15 @@ func frontCauses(h *history, f *finding) {
 		for task := range from {
 			if !gone[task] {
 				explain(c.plan.id, task, c.plan.strict, false, from[task])
+			}
+		}
+	}
+	for _, b := range h.batches {
+		for _, p := range b.asked {
+			f.judged++
+			full := p.status == 500 && h.count(p.sent.Add(-10*time.Second), p.at, fillDisk) > 0 // a file needs room at once
+			if !slices.Contains([]int{0, 200, 429, 503}, p.status) && !full {
+				f.breach("%s was refused with %d: %s", b.plan.id, p.status, p.body)
 			}
 		}
 	}

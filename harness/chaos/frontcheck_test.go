@@ -286,6 +286,9 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 				a := h.chats[plain].heard[0]
 				a.body = strings.Replace(a.body, "overloaded: full", "full", 1)
 			}, "does not say so"},
+			"a file is refused": {func(h *history) {
+				h.batches[full].asked = []poll{{sent: second(2), at: second(2), status: 500, body: "no room"}}
+			}, "full was refused with 500"},
 			"refused for good": {func(h *history) { h.chats[plain].heard[0].again = false }, "was refused for good"},
 			"an error nobody can use": {func(h *history) {
 				a := h.chats[plain].heard[2]
@@ -369,6 +372,11 @@ func TestTheCheckerKnowsWhatAFrontMayLose(t *testing.T) {
 	r.views[1].over = true
 	require.Empty(t, objections(h))
 	r.views[1].discarded = "400"
+	require.Empty(t, objections(h))
+
+	h = sound()
+	h.batches[0].asked = []poll{{sent: second(2), at: second(2), status: 500, body: "no room"}}
+	h.faults = append(h.faults, fault{kind: fillDisk, at: second(1)})
 	require.Empty(t, objections(h))
 
 	h = sound()

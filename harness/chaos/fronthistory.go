@@ -106,6 +106,7 @@ type batchRecord struct {
 	plan    batchPlan
 	file    string // the ids; empty: nobody was told
 	id      string
+	asked   []poll // what the upload, and the requests that create it, were answered
 	polls   []poll // each with the batch as it was
 	cancels []poll
 	results map[string]string // by the id of the file: as it was when the batch had ended

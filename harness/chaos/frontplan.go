@@ -116,8 +116,19 @@ func (p *schedule) drawFronts() {
 		b.lines = drawLines(r, b.kind, s.lines)
 		p.batches = append(p.batches, b)
 	}
+	answered := []time.Duration{p.someTime(r, 0.03, 1)} // a cut is best where a best-effort answer is asked for
+	for _, c := range p.chats {
+		if !c.strict {
+			answered = append(answered, c.at)
+		}
+	}
+	for _, one := range p.responses {
+		if !one.strict {
+			answered = append(answered, one.at)
+		}
+	}
 	for range s.engineCuts {
-		p.fault(r, cutEngine, p.someTime(r, 0.03, 1))
+		p.fault(r, cutEngine, answered[r.IntN(len(answered))]+300*time.Millisecond+upTo(r, 1500*time.Millisecond))
 	}
 	byTime := func(a, b time.Duration) int { return int(a - b) }
 	slices.SortStableFunc(p.chats, func(a, b chatPlan) int { return byTime(a.at, b.at) })
@@ -132,7 +143,7 @@ func drawRequest(r *rand.Rand, kind string) (strict bool, request map[string]any
 	question := fmt.Sprintf("Write a haiku about %s containing %q.\n\n", topics[r.IntN(len(topics))], words[r.IntN(len(words))])
 	asked := []map[string]any{{"role": "user", "content": question}}
 	seed, most, long := r.Uint32N(1<<31), 40+r.IntN(80), chance(r, 0.5)
-	if strict = chance(r, 0.75); !strict {
+	if strict = chance(r, 0.7); !strict {
 		most = 2 * len(looseWords)
 	}
 	switch kind {

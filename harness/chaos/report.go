@@ -118,6 +118,14 @@ func (f *figures) views(t *taskRecord) {
 	}
 }
 
+// absent is how long no daemon served, between its lives.
+func (h *history) absent() (d time.Duration) {
+	for i := 1; i < len(h.lives); i++ {
+		d += h.lives[i].serving.Sub(h.lives[i-1].over)
+	}
+	return d
+}
+
 // table returns the report.
 func (r *result) table(findings []*finding) string {
 	f := r.figures()
@@ -149,6 +157,7 @@ func (r *result) table(findings []*finding) string {
 	row("cancels answered", "%d, of %d canceled tasks", f.cancels, f.canceled)
 	r.frontRows(row)
 	row("descriptors, goroutines at rest", "%d, %d at first; %d, %d at last", r.after.idleFDs, r.after.idleGoroutines, r.after.lastFDs, r.after.lastGoroutines)
+	row("time without a daemon that serves", "%s of %s", r.absent().Round(100*time.Millisecond), r.plan.scale.span)
 	row("longest stall of the harness", "%s", r.stall.Round(time.Millisecond))
 	b.WriteString("checks\n")
 	for _, x := range findings {
