@@ -56,7 +56,7 @@ func (b *batchRecord) row(customID string) *row {
 }
 
 // ranks say which status of a batch comes before which.
-var ranks = map[string]int{"validating": 1, statusInProgress: 2, "cancelling": 3, "finalizing": 4, statusCompleted: 5, statusCancelled: 5} //nolint:misspell // the dialect has it so
+var ranks = map[string]int{"validating": 1, statusInProgress: 2, "cancelling": 3, "finalizing": 4, statusCompleted: 5, statusCancelled: 5}
 
 func batchCounts(h *history, f *finding) {
 	for _, b := range h.batches {
@@ -159,7 +159,7 @@ func batchResults(h *history, f *finding) {
 // spared reports whether a line that can be run may have no answer: its batch was canceled, or it lost its engine or its daemon as often as it was tried.
 func (h *history) spared(b *batchRecord, r *row) bool {
 	if r.Error != nil {
-		return r.Error.Code == "batch_cancelled" && len(b.cancels) > 0 //nolint:misspell // the dialect has it so
+		return r.Error.Code == "batch_cancelled" && len(b.cancels) > 0
 	}
 	first, last := b.polls[0], b.polls[len(b.polls)-1]
 	return h.count(first.sent.Add(-again), last.at, killDaemon, stopDaemon, killWorker, cutEngine, fillDisk) >= tries
@@ -179,7 +179,7 @@ func batchCancels(h *history, f *finding) {
 				continue
 			}
 			f.judged++
-			if v.Status != "cancelling" && v.Status != statusCancelled || last.Status != statusCancelled { //nolint:misspell // the dialect has it so
+			if v.Status != "cancelling" && v.Status != statusCancelled || last.Status != statusCancelled {
 				f.breach("%s: a cancel answered that it is %s, and it is %s", b.plan.id, v.Status, last.Status)
 			}
 			if last.Counts.Completed < v.Counts.Completed {

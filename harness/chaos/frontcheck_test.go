@@ -66,10 +66,10 @@ func responseStream(id, status string, texts ...string) []string {
 	return append(all, eventOf(len(all), name, `,"response":`+responseBody(id, status, strings.Join(texts, ""))))
 }
 
-func holdingOf(reader int, from float64, frames ...string) *holding {
+func holdingOf(reader int, frames ...string) *holding {
 	v := &holding{reader: reader, frames: frames, breaks: 2, over: terminal(frames[len(frames)-1])}
 	for i := range frames {
-		v.at, v.lives = append(v.at, second(from+0.1*float64(i))), append(v.lives, 0)
+		v.at, v.lives = append(v.at, second(3+0.1*float64(i))), append(v.lives, 0)
 	}
 	return v
 }
@@ -143,7 +143,7 @@ func soundFronts() frontHistory {
 		plan: responsePlan{id: "good", strict: true, key: "k"}, id: "resp_t6", calm: &calm, last: responseBody("resp_t6", statusCompleted, "a b") + "\n",
 		asked:  []*heard{streamOf(0, "t6", whole...)},
 		stream: &heard{status: 200, streamed: true, whole: true, frames: append(slices.Clone(whole), receiptFrame)},
-		views:  []*holding{holdingOf(0, 3, whole...), holdingOf(1, 3, whole[:2]...)},
+		views:  []*holding{holdingOf(0, whole...), holdingOf(1, whole[:2]...)},
 		polls:  []poll{{}, looked(3, responseBody("resp_t6", statusInProgress, "a ")), looked(7, responseBody("resp_t6", statusCompleted, "a b"))},
 	}
 	gone := responseStream("resp_t7", statusCancelled)
@@ -151,7 +151,7 @@ func soundFronts() frontHistory {
 		plan: responsePlan{id: "stopped", strict: true, key: "k2"}, id: "resp_t7", calm: &calm, last: responseBody("resp_t7", statusCancelled, ""),
 		asked:   []*heard{streamOf(0, "t7", gone[0]), streamOf(1, "t8", gone[0])}, // the key went on to another task
 		stream:  &heard{status: 200, streamed: true, whole: true, frames: gone},
-		views:   []*holding{holdingOf(0, 3, gone...), holdingOf(1, 3, gone[0], eventOf(1, "response.output_text.delta", `,"delta":"a "`))}, // before the kill
+		views:   []*holding{holdingOf(0, gone...), holdingOf(1, gone[0], eventOf(1, "response.output_text.delta", `,"delta":"a "`))}, // before the kill
 		cancels: []poll{{}, looked(5, responseBody("resp_t7", statusCancelled, ""))},
 	}
 	full := batchOf("full").ended(rowOf("line 0", "t9", "a b")+rowOf("line 1", "t10", looseText), errorRow("", "invalid_json_line"))

@@ -217,7 +217,7 @@ const (
 	statusCompleted  = "completed"
 	statusIncomplete = "incomplete"
 	statusFailed     = "failed"
-	statusCancelled  = "cancelled" //nolint:misspell // the dialect has it so
+	statusCancelled  = "cancelled"
 )
 
 // responseView is what is judged of a response.
