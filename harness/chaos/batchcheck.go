@@ -145,7 +145,7 @@ func batchResults(h *history, f *finding) {
 				f.breach("%s: %s has %d results", b.plan.id, l.customID, n)
 			}
 			r := b.row(l.customID)
-			if r == nil || r.output == (l.broken == "") || l.broken == "" && h.spared(b, r) {
+			if r == nil || r.output == (l.broken == "") || l.broken == "" && h.spared(b, l, r) {
 				continue
 			}
 			f.breach("%s: %s (it can be run: %t) has the result %s", b.plan.id, l.customID, l.broken == "", encode(r))
@@ -156,13 +156,18 @@ func batchResults(h *history, f *finding) {
 	}
 }
 
-// spared reports whether a line that can be run may have no answer: its batch was canceled, or it lost its engine or its daemon as often as it was tried.
-func (h *history) spared(b *batchRecord, r *row) bool {
+// spared reports whether a line that can be run may have no answer: its batch was canceled, or each of its tasks was lost. A task is lost with the engines
+// that it is tried on, and a best-effort one with its daemon, or where its dispatch cannot be recorded.
+func (h *history) spared(b *batchRecord, l linePlan, r *row) bool {
 	if r.Error != nil {
 		return r.Error.Code == "batch_cancelled" && len(b.cancels) > 0
 	}
-	first, last := b.polls[0], b.polls[len(b.polls)-1]
-	return h.count(first.sent.Add(-again), last.at, killDaemon, stopDaemon, killWorker, cutEngine, fillDisk) >= tries
+	from, to := b.polls[0].sent.Add(-again), b.polls[len(b.polls)-1].at
+	losses := h.count(from, to, killWorker, killDaemon, stopDaemon)
+	if !l.strict {
+		losses = h.count(from, to, cutEngine) + tries*h.count(from, to, killDaemon, stopDaemon, fillDisk)
+	}
+	return r.Response.Status == 503 && losses >= tries*tries
 }
 
 func batchCancels(h *history, f *finding) {
@@ -170,6 +175,7 @@ func batchCancels(h *history, f *finding) {
 		last := b.last()
 		for i, p := range b.cancels {
 			v, is := viewOf[batchView](p)
+			f.judged += count(is || p.status == 409)
 			switch {
 			case p.status == 409 && last.Status != statusCompleted:
 				f.breach("%s: a cancel was a conflict, and the batch is %s", b.plan.id, last.Status)
@@ -178,7 +184,6 @@ func batchCancels(h *history, f *finding) {
 			case !is:
 				continue
 			}
-			f.judged++
 			if v.Status != "cancelling" && v.Status != statusCancelled || last.Status != statusCancelled {
 				f.breach("%s: a cancel answered that it is %s, and it is %s", b.plan.id, v.Status, last.Status)
 			}

@@ -384,7 +384,7 @@ func TestTheCheckerKnowsWhatAFrontMayLose(t *testing.T) {
 		`{"custom_id":"line 1","response":{"status_code":503,"request_id":"t10","body":`+refusedBody+`},"error":null}`+"\n")
 	h.batches[0].polls[2].body = batchBody(statusCompleted, 3, 1, 2)
 	require.NotEmpty(t, objections(h))
-	for range tries {
+	for range tries * tries {
 		h.faults = append(h.faults, fault{kind: cutEngine, at: second(3), pool: loose.id})
 	}
 	require.Empty(t, objections(h))
