@@ -75,11 +75,11 @@ func (d *frontDriver) create(ctx context.Context, b *batchRecord) (id string, ok
 		"input_file_id": b.file, "endpoint": dialects[b.plan.kind].path, "completion_window": "24h", "metadata": map[string]string{"plan": b.plan.id},
 	})
 	for {
-		daemon, life, ok := d.field.at(ctx)
+		daemon, _, ok := d.field.at(ctx)
 		if !ok {
 			return "", false
 		}
-		h := &heard{life: life}
+		h := &heard{}
 		within, stop := context.WithTimeout(ctx, callWithin)
 		d.ask(within, daemon, ask, h, nil)
 		stop()

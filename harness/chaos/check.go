@@ -44,6 +44,7 @@ func check(h *history) []*finding {
 		{"who repeats what may be repeated gets an answer", frontsAnswered},
 		{"strict answers of fronts, as far as they came, are the undisturbed ones", strictAnswers},
 		{"a best-effort answer has its text once, whoever decoded it", looseAnswers},
+		{"each whole answer has the receipt of its text", receipts},
 		{"requests under one key have one task that answers, and one answer", keyed},
 		{"a response's events have all numbers, and the same bytes for everyone", sameNumbers},
 		{"a response that has ended stays as its stream ended", responseLooks},

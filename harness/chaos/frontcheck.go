@@ -3,6 +3,8 @@
 package chaos
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
 	"strconv"
 	"strings"
@@ -150,6 +152,28 @@ func answers(h *history, f *finding, strict bool) {
 				to = nil
 			}
 			compare(b.plan.id+", "+l.customID, dialects[b.plan.kind].readWhole(string(row.Response.Body)), to)
+		}
+	}
+}
+
+func receipts(h *history, f *finding) {
+	judge := func(id string, s said) {
+		if !s.done {
+			return
+		}
+		f.judged++
+		if sum := sha256.Sum256([]byte(s.text)); s.sum != hex.EncodeToString(sum[:]) {
+			f.breach("%s is %q, and its receipt has the SHA-256 %q", id, s.text, s.sum)
+		}
+	}
+	for _, c := range h.chats {
+		for _, a := range c.heard {
+			judge(c.plan.id, a.said(c.plan.kind))
+		}
+	}
+	for _, r := range h.responses {
+		if r.stream != nil {
+			judge(r.plan.id, r.stream.said(response))
 		}
 	}
 }

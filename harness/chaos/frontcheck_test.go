@@ -3,6 +3,7 @@
 package chaos
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -20,12 +21,19 @@ func chunk(text string) string {
 }
 
 const (
-	receiptFrame = ": receipt Determinism=strict\n\n"
-	doneFrame    = "data: [DONE]\n\n"
-	failedFrame  = `data: {"error":{"message":"overloaded: lost","type":"server_error","param":null,"code":"overloaded"}}` + "\n\n"
-	refusedBody  = `{"error":{"message":"overloaded: full","type":"rate_limit_error","param":null,"code":"overloaded"}}`
-	failedEvent  = "event: error\ndata: " + `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded: lost"},"request_id":"q"}` + "\n\n"
+	doneFrame   = "data: [DONE]\n\n"
+	failedFrame = `data: {"error":{"message":"overloaded: lost","type":"server_error","param":null,"code":"overloaded"}}` + "\n\n"
+	refusedBody = `{"error":{"message":"overloaded: full","type":"rate_limit_error","param":null,"code":"overloaded"}}`
+	failedEvent = "event: error\ndata: " + `{"type":"error","error":{"type":"overloaded_error","message":"Overloaded: lost"},"request_id":"q"}` + "\n\n"
 )
+
+// proof is a receipt of a text.
+func proof(text string) string {
+	return fmt.Sprintf("Determinism=strict Transcript-Sha256=%x", sha256.Sum256([]byte(text)))
+}
+
+// receiptFrame is the same as it stands in a stream.
+func receiptFrame(text string) string { return ": receipt " + proof(text) + "\n\n" }
 
 func wholeChat(text string) string {
 	return fmt.Sprintf(`{"object":"chat.completion","choices":[{"message":{"content":%q},"finish_reason":"stop"}]}`, text)
@@ -125,24 +133,24 @@ func soundFronts() frontHistory {
 	calm := "a b"
 	talk := &chatRecord{plan: chatPlan{id: "talk", kind: chat, strict: true, key: "k", clients: make([]clientPlan, 2)}, calm: &calm, heard: []*heard{
 		streamOf(0, "t1", chunk("a ")), // broke
-		streamOf(0, "t1", chunk("a "), chunk("b"), receiptFrame, doneFrame),
-		streamOf(1, "t1", chunk("a "), chunk("b"), receiptFrame, doneFrame),
+		streamOf(0, "t1", chunk("a "), chunk("b"), receiptFrame("a b"), doneFrame),
+		streamOf(1, "t1", chunk("a "), chunk("b"), receiptFrame("a b"), doneFrame),
 	}}
 	plain := &chatRecord{plan: chatPlan{id: "plain", kind: chat, strict: true, clients: []clientPlan{{}, {leaves: true}}}, calm: &calm, heard: []*heard{
 		{status: 429, again: true, wait: "1", body: refusedBody, whole: true},
-		{status: 200, task: "t2", again: true, body: wholeChat("a b"), whole: true},
+		{status: 200, task: "t2", again: true, body: wholeChat("a b"), whole: true, receipt: proof("a b")},
 		{client: 1, sent: second(1), status: 200, task: "t3", streamed: true, frames: []string{chunk("a ")}, left: true},
 	}}
 	other := &chatRecord{plan: chatPlan{id: "other", kind: message, clients: make([]clientPlan, 1)}, heard: []*heard{
 		streamOf(0, "t4", failedEvent),
 		streamOf(0, "t5", "event: content_block_delta\ndata: "+fmt.Sprintf(`{"type":"content_block_delta","delta":{"text":%q}}`, looseText)+"\n\n",
-			"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
+			receiptFrame(looseText), "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"),
 	}}
 	whole := responseStream("resp_t6", statusCompleted, "a ", "b")
 	good := &responseRecord{
 		plan: responsePlan{id: "good", strict: true, key: "k"}, id: "resp_t6", calm: &calm, last: responseBody("resp_t6", statusCompleted, "a b") + "\n",
 		asked:  []*heard{streamOf(0, "t6", whole...)},
-		stream: &heard{status: 200, streamed: true, whole: true, frames: append(slices.Clone(whole), receiptFrame)},
+		stream: &heard{status: 200, streamed: true, whole: true, frames: append(slices.Clone(whole), receiptFrame("a b"))},
 		views:  []*holding{holdingOf(0, whole...), holdingOf(1, whole[:2]...)},
 		polls:  []poll{{}, looked(3, responseBody("resp_t6", statusInProgress, "a ")), looked(7, responseBody("resp_t6", statusCompleted, "a b"))},
 	}
@@ -179,6 +187,7 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 		good, stopped      = 0, 1
 		full, less         = 0, 1
 	)
+	unproved := responseStream("resp_t6", statusCompleted, "a ", "b")
 	for property, cases := range map[string]map[string]struct {
 		change func(h *history)
 		says   string
@@ -200,8 +209,8 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 			"a batch's end is not seen": {func(h *history) { h.batches[full].results, h.batches[full].id = nil, "" }, "did not see the end"},
 		},
 		"strict answers of fronts, as far as they came, are the undisturbed ones": {
-			"another answer":       {func(h *history) { h.chats[plain].heard[1].body = wholeChat("a c") }, `sent "a c"`},
-			"less than the answer": {func(h *history) { h.chats[plain].heard[1].body = wholeChat("a ") }, `sent "a "`},
+			"another answer":       {func(h *history) { a := h.chats[plain].heard[1]; a.body, a.receipt = wholeChat("a c"), proof("a c") }, `sent "a c"`},
+			"less than the answer": {func(h *history) { a := h.chats[plain].heard[1]; a.body, a.receipt = wholeChat("a "), proof("a ") }, `sent "a "`},
 			"another beginning":    {func(h *history) { h.chats[plain].heard[2].frames = []string{chunk("b")} }, `sent "b"`},
 			"nothing to compare":   {func(h *history) { h.chats[plain].calm = nil }, "no undisturbed run"},
 			"another line":         {func(h *history) { h.batches[full].calm["line 0"] = "a c" }, "full, line 0 sent"},
@@ -214,15 +223,26 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 			"a word twice": {func(h *history) {
 				f := h.chats[other].heard[1].frames
 				f[0] = strings.Replace(f[0], "word7 ", "word7 word7 ", 1)
+				f[1] = receiptFrame(strings.Replace(looseText, "word7 ", "word7 word7 ", 1))
 			}, "word7 word7"},
-			"a word is missing": {func(h *history) { f := h.chats[other].heard[1].frames; f[0] = strings.Replace(f[0], "word7 ", "", 1) }, "word6 word8"},
+			"a word is missing": {func(h *history) {
+				f := h.chats[other].heard[1].frames
+				f[0] = strings.Replace(f[0], "word7 ", "", 1)
+				f[1] = receiptFrame(strings.Replace(looseText, "word7 ", "", 1))
+			}, "word6 word8"},
+		},
+		"each whole answer has the receipt of its text": {
+			"of another text": {func(h *history) { h.chats[plain].heard[1].receipt = proof("a c") }, "its receipt has the SHA-256"},
+			"none":            {func(h *history) { h.responses[good].stream.frames = unproved }, `its receipt has the SHA-256 ""`},
 		},
 		"requests under one key have one task that answers, and one answer": {
 			"another task": {func(h *history) {
 				h.chats[talk].heard[2].task = "t12"
 				h.states["t12"] = state("completed", "wide")
 			}, "the tasks t1 and t12 have its key"},
-			"other bytes":        {func(h *history) { h.chats[talk].heard[2].frames[2] = ": receipt Determinism=none\n\n" }, "under its key one client has"},
+			"other bytes": {func(h *history) {
+				h.chats[talk].heard[2].frames[2] = strings.Replace(receiptFrame("a b"), "strict", "none", 1)
+			}, "under its key one client has"},
 			"other bytes before": {func(h *history) { h.chats[talk].heard[0].frames = []string{": receipt x\n\n", chunk("a ")} }, "under its key one client has"},
 			"no task":            {func(h *history) { h.chats[talk].heard[0].task = "" }, "was not told the task"},
 			"another response": {func(h *history) {
@@ -266,7 +286,7 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 			"an error ends cleanly": {func(h *history) { h.chats[other].heard[0].whole = true }, "ends as if it was whole"},
 			"a clean end of events": {func(h *history) { h.responses[good].views[1].clean = true }, "ended as if it was whole, behind 2 events"},
 			"more behind the end": {func(h *history) {
-				h.chats[plain].heard[1] = streamOf(0, "t2", chunk("a "), chunk("b"), doneFrame, chunk(""))
+				h.chats[plain].heard[1] = streamOf(0, "t2", chunk("a "), chunk("b"), receiptFrame("a b"), doneFrame, chunk(""))
 			}, "stands behind the end"},
 			"another shape": {func(h *history) {
 				h.chats[other].heard[0].frames = []string{strings.Replace(failedEvent, `"q"`, `""`, 1)}

@@ -7,7 +7,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -57,6 +59,11 @@ func (d *frontDriver) ask(ctx context.Context, to *server, r request, h *heard, 
 	defer res.Body.Close()
 	h.status, h.task, h.wait = res.StatusCode, res.Header.Get("X-Task-Id"), res.Header.Get("Retry-After")
 	h.again = res.Header.Get("X-Should-Retry") != "false"
+	for _, name := range slices.Sorted(maps.Keys(res.Header)) {
+		if part, is := strings.CutPrefix(name, "X-Receipt-"); is {
+			h.receipt += part + "=" + res.Header.Get(name) + " "
+		}
+	}
 	if h.streamed = strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream"); !h.streamed {
 		body, err := io.ReadAll(res.Body)
 		h.body, h.whole = strings.TrimLeft(string(body), " "), err == nil
@@ -77,7 +84,7 @@ func (d *frontDriver) ask(ctx context.Context, to *server, r request, h *heard, 
 		case sign(frame):
 			continue
 		}
-		h.frames, h.pieces = append(h.frames, frame), append(h.pieces, time.Now())
+		h.frames = append(h.frames, frame)
 		if each != nil && !each(frame) {
 			h.left = true
 			return
@@ -174,11 +181,11 @@ func (d *frontDriver) chat(ctx context.Context, c *chatRecord) {
 func (d *frontDriver) client(ctx context.Context, c *chatRecord, n int, p clientPlan) {
 	ask := post(dialects[c.plan.kind].path, c.plan.key, c.plan.request)
 	for try := 0; ; {
-		daemon, life, ok := d.field.at(ctx)
+		daemon, _, ok := d.field.at(ctx)
 		if !ok {
 			return
 		}
-		h, frames := &heard{client: n, life: life}, 0
+		h, frames := &heard{client: n}, 0
 		d.ask(ctx, daemon, ask, h, func(string) bool {
 			frames++
 			return try >= len(p.cuts) || frames < p.cuts[try]
@@ -210,11 +217,11 @@ func unanswered(h *heard, kind string) bool {
 // call makes a call that is no request for an answer, until it is answered, or refused so that a repeat does not help. It hands each try to note.
 func (d *frontDriver) call(ctx context.Context, r request, note func(poll)) (p poll, ok bool) {
 	for {
-		daemon, life, ok := d.field.at(ctx)
+		daemon, _, ok := d.field.at(ctx)
 		if !ok {
 			return p, false
 		}
-		h := &heard{life: life}
+		h := &heard{}
 		within, stop := context.WithTimeout(ctx, callWithin)
 		d.ask(within, daemon, r, h, nil)
 		stop()

@@ -25,18 +25,17 @@ type frontsAtEnd struct {
 type heard struct {
 	client   int
 	sent, at time.Time // at: when it was over
-	life     int
-	status   int    // 0: the connection broke before an answer began
-	task     string // X-Task-Id
-	again    bool   // of a refusal: it does not say that a repeat does not help
-	wait     string // Retry-After
+	status   int       // 0: the connection broke before an answer began
+	task     string    // X-Task-Id
+	again    bool      // of a refusal: it does not say that a repeat does not help
+	wait     string    // Retry-After
 	streamed bool
-	frames   []string    // of a stream, without what says that somebody is there
-	body     string      // of what was sent as a whole
-	whole    bool        // HTTP says that nothing is missing
-	garbled  string      // why it is no stream
-	left     bool        // the client hung up
-	pieces   []time.Time // when each frame came
+	frames   []string // of a stream, without what says that somebody is there
+	body     string   // of what was sent as a whole
+	receipt  string   // its headers with the receipt
+	whole    bool     // HTTP says that nothing is missing
+	garbled  string   // why it is no stream
+	left     bool     // the client hung up
 }
 
 // answers reports whether it is an answer, and no refusal.
@@ -48,7 +47,9 @@ func (h *heard) said(kind string) said {
 	case h.streamed:
 		return d.read(h.frames)
 	case h.whole:
-		return d.readWhole(h.body)
+		s := d.readWhole(h.body)
+		s.proves(h.receipt)
+		return s
 	default:
 		return said{}
 	}
@@ -59,7 +60,7 @@ func (h *heard) bytes() string {
 	if h.streamed {
 		return strings.Join(h.frames, "")
 	}
-	return h.body
+	return h.receipt + h.body
 }
 
 // chatRecord is everything that is known of a request that is answered by a text.

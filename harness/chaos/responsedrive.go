@@ -116,7 +116,7 @@ func (r *responseReader) send(ctx context.Context, told func(id string)) (over b
 	if !ok {
 		return true
 	}
-	h := &heard{client: r.held.reader, life: life}
+	h := &heard{client: r.held.reader}
 	ask := post(dialects[response].path, r.r.plan.key, r.r.plan.request)
 	r.d.ask(ctx, daemon, ask, h, func(frame string) bool {
 		if told != nil && h.status == http.StatusOK {
@@ -165,7 +165,7 @@ func (r *responseReader) run(ctx context.Context) {
 		} else if n > 0 {
 			path += fmt.Sprintf("&starting_after=%d", n-1)
 		}
-		h := &heard{life: life}
+		h := &heard{}
 		r.d.ask(ctx, daemon, get(path), h, func(frame string) bool { return r.take(frame, life) })
 		wait := 20 * time.Millisecond
 		switch {

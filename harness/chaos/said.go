@@ -34,6 +34,7 @@ type said struct {
 	parts string // of a response's stream: the pieces of its text that came
 	done  bool   // it says that it is whole
 	fault *told  // the error that it says
+	sum   string // the SHA-256 of the text, by the receipt
 	after bool   // something stands behind its end
 	wrong error  // why it is not of its dialect
 }
@@ -50,6 +51,7 @@ type told struct {
 func (d dialect) read(frames []string) (s said) {
 	for _, frame := range frames {
 		if strings.HasPrefix(frame, ":") {
+			s.proves(frame)
 			continue
 		}
 		name, data, ok := parts(frame)
@@ -64,6 +66,15 @@ func (d dialect) read(frames []string) (s said) {
 		}
 	}
 	return s
+}
+
+// proves reads a receipt.
+func (s *said) proves(receipt string) {
+	for word := range strings.FieldsSeq(receipt) {
+		if sum, is := strings.CutPrefix(word, "Transcript-Sha256="); is {
+			s.sum = sum
+		}
+	}
 }
 
 // parts are the name and the data of a frame, which has both in this order, or the data alone.
