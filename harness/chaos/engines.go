@@ -3,9 +3,11 @@
 package chaos
 
 import (
+	"context"
 	"fmt"
 	"net/http/httptest"
 	"strings"
+	"time"
 
 	"github.com/llama-orch/llama-orch/harness/scripted"
 )
@@ -53,13 +55,21 @@ func startEngines() (e engines) {
 	return e
 }
 
+// answersWithin is how long a cut waits for an engine that answers. Other faults wait too, so it is short.
+const answersWithin = 400 * time.Millisecond
+
 // choose chooses the one whose connections are cut, as its death would cut them: any, or one that answers.
-func (e engines) choose(p faultPlan) int {
-	at := int(p.pick) % len(e)
-	if other := (at + 1) % len(e); p.busy && e[at].Busy() < e[other].Busy() {
-		at = other
+func (e engines) choose(ctx context.Context, p faultPlan) (at int) {
+	for limit := time.Now().Add(answersWithin); ; {
+		for at = range e {
+			if p.busy && e[at].Busy() > 0 {
+				return at
+			}
+		}
+		if !p.busy || time.Now().After(limit) || !pause(ctx, 20*time.Millisecond) {
+			return int(p.pick) % len(e)
+		}
 	}
-	return at
 }
 
 func (e engines) close() {

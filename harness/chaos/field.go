@@ -150,7 +150,7 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 		}
 	case cutEngine:
 		done.pool = loose.id
-		at := f.engines.choose(p)
+		at := f.engines.choose(ctx, p)
 		if d, _, ok := f.at(ctx); ok {
 			if id := f.streaming(ctx, d)[fmt.Sprintf("%s-%d", loose.id, at)]; id != "" {
 				done.hits = append(done.hits, id)
