@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/llama-orch/llama-orch/harness/client"
@@ -150,7 +151,7 @@ func (s *status) over() bool {
 	return over
 }
 
-// calmFronts has an undisturbed daemon answer every strict request of which a client got any text.
+// calmFronts has an undisturbed daemon answer every strict request.
 func (d *frontDriver) calmFronts(ctx context.Context, to *server, h *frontHistory) error {
 	run := func(kind string, asked map[string]any) (*string, error) {
 		plain := map[string]any{}
@@ -167,28 +168,40 @@ func (d *frontDriver) calmFronts(ctx context.Context, to *server, h *frontHistor
 		}
 		return &s.text, nil
 	}
+	var mu sync.Mutex
 	var err error
+	var runs sync.WaitGroup
+	slots := make(chan struct{}, 3) // as many as there are workers
+	start := func(kind string, asked map[string]any, take func(text *string)) {
+		slots <- struct{}{}
+		runs.Go(func() {
+			defer func() { <-slots }()
+			text, failed := run(kind, asked)
+			mu.Lock()
+			defer mu.Unlock()
+			if err = errors.Join(err, failed); failed == nil {
+				take(text)
+			}
+		})
+	}
 	for _, c := range h.chats {
-		if c.plan.strict && err == nil {
-			c.calm, err = run(c.plan.kind, c.plan.request)
+		if c.plan.strict {
+			start(c.plan.kind, c.plan.request, func(text *string) { c.calm = text })
 		}
 	}
 	for _, r := range h.responses {
-		if r.plan.strict && err == nil {
-			r.calm, err = run(response, r.plan.request)
+		if r.plan.strict {
+			start(response, r.plan.request, func(text *string) { r.calm = text })
 		}
 	}
 	for _, b := range h.batches {
 		b.calm = map[string]string{}
 		for _, l := range b.plan.lines {
-			if !l.strict || l.broken != "" || err != nil {
-				continue
-			}
-			var text *string
-			if text, err = run(b.plan.kind, l.request); err == nil {
-				b.calm[l.customID] = *text
+			if l.strict && l.broken == "" {
+				start(b.plan.kind, l.request, func(text *string) { b.calm[l.customID] = *text })
 			}
 		}
 	}
+	runs.Wait()
 	return err
 }
