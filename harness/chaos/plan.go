@@ -46,7 +46,7 @@ const (
 	dropLRU = "drop-lru"
 )
 
-var pools = []poolPlan{{"wide", 2, 12, reject}, {"narrow", 1, 8, dropLRU}}
+var pools = []poolPlan{{"wide", 2, 12, reject}, {"narrow", 1, 12, dropLRU}}
 
 // loose is the pool whose tasks are best-effort on fronts too, since its engines have two slots. They are scripted ones, and no workers.
 var loose = poolPlan{"loose", 2, 10, reject}
