@@ -24,9 +24,9 @@ type row struct {
 
 // last is the batch as its client saw it last.
 func (b *batchRecord) last() (v batchView) {
-	for _, p := range b.polls {
-		if seen, is := viewOf[batchView](p); is {
-			v = seen
+	for _, p := range slices.Backward(b.polls) {
+		if v, is := viewOf[batchView](p); is {
+			return v
 		}
 	}
 	return v
@@ -34,25 +34,25 @@ func (b *batchRecord) last() (v batchView) {
 
 // rows are the results, as they were when the batch had ended. What is no such line has no custom_id, response or error.
 func (b *batchRecord) rows() (all []row) {
+	output := b.last().OutputFile
 	for _, id := range slices.Sorted(maps.Keys(b.results)) {
 		for line := range strings.Lines(b.results[id]) {
 			r := row{}
 			_ = into([]byte(line), &r) // it is judged by what it lacks
-			r.output = id == b.last().OutputFile
+			r.output = id == output
 			all = append(all, r)
 		}
 	}
 	return all
 }
 
-// row is the first result of a line; nil: there is none.
-func (b *batchRecord) row(customID string) *row {
-	for _, r := range b.rows() {
-		if r.CustomID == customID && customID != "" {
-			return &r
-		}
+// rowOf is the first result of a line among some; nil: there is none.
+func rowOf(rows []row, customID string) *row {
+	at := slices.IndexFunc(rows, func(r row) bool { return r.CustomID == customID && customID != "" })
+	if at < 0 {
+		return nil
 	}
-	return nil
+	return &rows[at]
 }
 
 // ranks say which status of a batch comes before which.
@@ -144,7 +144,7 @@ func batchResults(h *history, f *finding) {
 			if n := found[l.customID]; n != 1 {
 				f.breach("%s: %s has %d results", b.plan.id, l.customID, n)
 			}
-			r := b.row(l.customID)
+			r := rowOf(rows, l.customID)
 			if r == nil || r.output == (l.broken == "") || l.broken == "" && h.spared(b, l, r) {
 				continue
 			}

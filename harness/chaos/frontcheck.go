@@ -141,8 +141,9 @@ func answers(h *history, f *finding, strict bool) {
 		}
 	}
 	for _, b := range h.batches {
+		rows := b.rows()
 		for _, l := range b.plan.lines {
-			row := b.row(l.customID)
+			row := rowOf(rows, l.customID)
 			if l.broken != "" || l.strict != strict || row == nil || row.Response == nil || row.Response.Status != 200 {
 				continue
 			}

@@ -105,7 +105,7 @@ func batchBody(status string, total, completed, failed int) string {
 		status, output, errors, total, completed, failed)
 }
 
-func rowOf(customID, task, text string) string {
+func resultOf(customID, task, text string) string {
 	return fmt.Sprintf(`{"custom_id":%q,"response":{"status_code":200,"request_id":%q,"body":%s},"error":null}`+"\n", customID, task, wholeChat(text))
 }
 
@@ -162,9 +162,9 @@ func soundFronts() frontHistory {
 		views:   []*holding{holdingOf(0, gone...), holdingOf(1, gone[0], eventOf(1, "response.output_text.delta", `,"delta":"a "`))}, // before the kill
 		cancels: []poll{{}, looked(5, responseBody("resp_t7", statusCancelled, ""))},
 	}
-	full := batchOf("full").ended(rowOf("line 0", "t9", "a b")+rowOf("line 1", "t10", looseText), errorRow("", "invalid_json_line"))
+	full := batchOf("full").ended(resultOf("line 0", "t9", "a b")+resultOf("line 1", "t10", looseText), errorRow("", "invalid_json_line"))
 	full.polls = []poll{looked(2, batchBody("validating", 0, 0, 0)), looked(3, batchBody(statusInProgress, 3, 1, 1)), looked(8, batchBody(statusCompleted, 3, 2, 1))}
-	less := batchOf("less").ended(rowOf("line 0", "t11", "a b"), errorRow("", "invalid_json_line")+errorRow("line 1", "batch_cancelled"))
+	less := batchOf("less").ended(resultOf("line 0", "t11", "a b"), errorRow("", "invalid_json_line")+errorRow("line 1", "batch_cancelled"))
 	less.cancels = []poll{{}, looked(5, batchBody("cancelling", 3, 1, 1))}
 	less.polls = []poll{looked(3, batchBody(statusInProgress, 3, 1, 1)), looked(8, batchBody(statusCancelled, 3, 1, 2))}
 	h := frontHistory{chats: []*chatRecord{talk, plain, other}, responses: []*responseRecord{good, stopped}, batches: []*batchRecord{full, less}}
@@ -339,15 +339,15 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 		},
 		"each line of a batch has one result, which stays": {
 			"a line twice": {func(h *history) {
-				h.batches[full].ended(rowOf("line 0", "t9", "a b")+rowOf("line 0", "t10", "a b"), errorRow("", "x"))
+				h.batches[full].ended(resultOf("line 0", "t9", "a b")+resultOf("line 0", "t10", "a b"), errorRow("", "x"))
 			}, "line 0 has 2 results"},
-			"a line is lost": {func(h *history) { h.batches[full].ended(rowOf("line 0", "t9", "a b"), errorRow("", "x")) }, "line 1 has 0 results"},
+			"a line is lost": {func(h *history) { h.batches[full].ended(resultOf("line 0", "t9", "a b"), errorRow("", "x")) }, "line 1 has 0 results"},
 			"results change": {func(h *history) { h.batches[full].again["file-output-b"] = "" }, "at the end they are"},
 			"another order": {func(h *history) {
-				h.batches[full].ended(rowOf("line 1", "t10", looseText)+rowOf("line 0", "t9", "a b"), errorRow("", "x"))
+				h.batches[full].ended(resultOf("line 1", "t10", looseText)+resultOf("line 0", "t9", "a b"), errorRow("", "x"))
 			}, "stands behind a line"},
 			"one task twice": {func(h *history) {
-				h.batches[full].ended(rowOf("line 0", "t9", "a b")+rowOf("line 1", "t9", looseText), errorRow("", "x"))
+				h.batches[full].ended(resultOf("line 0", "t9", "a b")+resultOf("line 1", "t9", looseText), errorRow("", "x"))
 				delete(h.states, "t10")
 			}, "two lines have the task t9"},
 			"neither": {func(h *history) {
@@ -355,7 +355,7 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 				b.ended(b.results["file-output-b"], `{"custom_id":"","response":null,"error":null}`+"\n")
 			}, "has not either"},
 			"a line is spared": {func(h *history) {
-				h.batches[full].ended(rowOf("line 0", "t9", "a b"), errorRow("", "x")+errorRow("line 1", "batch_cancelled"))
+				h.batches[full].ended(resultOf("line 0", "t9", "a b"), errorRow("", "x")+errorRow("line 1", "batch_cancelled"))
 				delete(h.states, "t10")
 			}, "line 1 (it can be run: true)"},
 			"counts and results": {func(h *history) { h.batches[full].polls[2].body = batchBody(statusCompleted, 3, 1, 2) }, "3 results, 2 of them answers"},
@@ -400,7 +400,7 @@ func TestTheCheckerKnowsWhatAFrontMayLose(t *testing.T) {
 	require.Empty(t, objections(h))
 
 	h = sound()
-	h.batches[0].ended(rowOf("line 0", "t9", "a b"), errorRow("", "x")+
+	h.batches[0].ended(resultOf("line 0", "t9", "a b"), errorRow("", "x")+
 		`{"custom_id":"line 1","response":{"status_code":503,"request_id":"t10","body":`+refusedBody+`},"error":null}`+"\n")
 	h.batches[0].polls[2].body = batchBody(statusCompleted, 3, 1, 2)
 	require.NotEmpty(t, objections(h))
