@@ -118,6 +118,9 @@ func causes(h *history, f *finding) {
 	}
 }
 
+// stopLasts is how long before a submit a stop may have begun whose daemon still took it.
+const stopLasts = 5 * time.Second
+
 // unexplained says what an error is that nothing explains which was done to a task or its pool since its submit; empty: it is explained.
 func (h *history) unexplained(s *status, pool string, strict, canceled, deadline bool, from time.Time) string {
 	to := s.Finished.Add(time.Second)
@@ -138,7 +141,7 @@ func (h *history) unexplained(s *status, pool string, strict, canceled, deadline
 	case "WORKER_RESET":
 		ok = deaths >= tries || !strict && h.count(from, to, killDaemon, stopDaemon) > 0 // what such a task has sent goes with the daemon
 	case "SHUTTING_DOWN":
-		ok = !strict && h.count(from, to, stopDaemon) > 0
+		ok = !strict && h.count(from.Add(-stopLasts), to, stopDaemon) > 0
 	case "LEDGER_UNAVAILABLE": // a best-effort task must not run while its dispatch cannot be recorded
 		ok = !strict && h.count(from.Add(-10*time.Second), to, fillDisk) > 0
 	}

@@ -275,6 +275,11 @@ func TestTheCheckerKnowsWhatItCannotJudge(t *testing.T) {
 	require.Empty(t, objections(h))
 
 	h = sound()
+	h.task("reset").final.Error.Code = "SHUTTING_DOWN" // the stop had begun when it was sent
+	h.faults = append(h.faults, fault{kind: stopDaemon, at: h.task("reset").submits[0].sent.Add(-time.Second)})
+	require.Empty(t, objections(h))
+
+	h = sound()
 	for _, t := range h.tasks {
 		t.plan.pool = "wide" // of two replicas, which may take two tasks at a time
 	}
