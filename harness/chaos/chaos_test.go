@@ -38,7 +38,7 @@ func say(t *testing.T, text string) {
 	require.NoError(t, f.Close())
 }
 
-// ORCH-3051, LO-201, LO-202, LO-203, ORCH-3026, ORCH-3004
+// ORCH-3051, LO-201, LO-202, LO-203, LO-208, LO-209, LO-402, LO-407, LO-430, LO-431, LO-432, LO-434, LO-437, LO-438, LO-439, ORCH-3026, ORCH-3004
 func TestNothingAcceptedIsLost(t *testing.T) {
 	seed := uint64(time.Now().UnixNano()) % 1_000_000
 	if given := os.Getenv(envSeed); given != "" {
@@ -77,6 +77,13 @@ func TestNothingAcceptedIsLost(t *testing.T) {
 	if size.name == long.name {
 		require.Positive(t, f.acrossLives, "no stream went on after the daemon's death")
 		require.Positive(t, f.hitByWorker, "no strict task lost its worker within its stream")
+		on := r.frontFigures()
+		require.Positive(t, on.joined, "nobody joined an answer")
+		require.Positive(t, on.acrossLives, "no response's stream went on after the daemon's death")
+		require.Positive(t, on.hitByWorker, "no strict answer of a front lost its worker within its stream")
+		require.Positive(t, on.hitByDaemon, "no strict answer of a front lost its daemon within its stream")
+		require.Positive(t, on.continued, "no best-effort answer went on elsewhere")
+		require.Positive(t, on.canceled, "no batch was canceled")
 		require.GreaterOrEqual(t, f.accepted, 500)
 		require.GreaterOrEqual(t, f.faults[killWorker], 30)
 		require.GreaterOrEqual(t, f.faults[killDaemon], 30)

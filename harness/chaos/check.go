@@ -40,6 +40,19 @@ func check(h *history) []*finding {
 		{"no token arrives once a cancel has returned", silence},
 		{"first in, first out within a pool's priority", order},
 		{"nothing is left over: processes, files, descriptors, goroutines", leftOver},
+		{"what a front has accepted is known in the end, and has ended", frontsAccepted},
+		{"who repeats what may be repeated gets an answer", frontsAnswered},
+		{"strict answers of fronts, as far as they came, are the undisturbed ones", strictAnswers},
+		{"a best-effort answer has its text once, whoever decoded it", looseAnswers},
+		{"each whole answer has the receipt of its text", receipts},
+		{"requests under one key have one task that answers, and one answer", keyed},
+		{"a response's events have all numbers, and the same bytes for everyone", sameNumbers},
+		{"a response that has ended stays as its stream ended", responseLooks},
+		{"a stream ends with its last event or breaks; errors are the dialect's", frontShapes},
+		{"errors of fronts have their cause, and say whether to come again", frontCauses},
+		{"a batch goes forward only, and its counts add up", batchCounts},
+		{"each line of a batch has one result, which stays", batchResults},
+		{"a canceled batch ends, keeps what had ended and starts nothing", batchCancels},
 	} {
 		f := &finding{property: p.name}
 		p.judge(h, f)
@@ -99,36 +112,49 @@ func causes(h *history, f *finding) {
 			continue
 		}
 		f.judged++
-		from, to := t.submits[0].sent, t.final.Finished.Add(time.Second)
-		deaths := h.count(from, to, killDaemon, stopDaemon)
-		for _, x := range h.faults {
-			if x.kind == killWorker && x.pool == t.plan.pool && !x.at.Before(from) && !x.at.After(to) {
-				deaths++
-			}
-		}
-		ok := false
-		switch code := t.final.Error.Code; code {
-		case "CANCELED":
-			ok = len(t.cancels) > 0 && t.final.State == "canceled"
-		case "DEADLINE_UNMET":
-			ok = t.plan.deadline > 0
-		case "QUEUE_FULL_DROP_LRU":
-			ok = poolOf(t.plan.pool).policy == dropLRU
-		case "WORKER_RESET":
-			ok = deaths >= tries || !t.plan.strict && h.count(from, to, killDaemon, stopDaemon) > 0 // what such a task has sent goes with the daemon
-		case "SHUTTING_DOWN":
-			ok = !t.plan.strict && h.count(from, to, stopDaemon) > 0
-		case "LEDGER_UNAVAILABLE": // a best-effort task must not run while its dispatch cannot be recorded
-			ok = !t.plan.strict && h.count(from.Add(-10*time.Second), to, fillDisk) > 0
-		}
-		if !ok {
-			f.breach("%s (strict: %t, pool %s, %d cancels, workers or daemons lost meanwhile: %d) ended with %s: %s", t.plan.id, t.plan.strict,
-				t.plan.pool, len(t.cancels), deaths, t.final.Error.Code, t.final.Error.Message)
+		if why := h.unexplained(t.final, t.plan.pool, t.plan.strict, len(t.cancels) > 0, t.plan.deadline > 0, t.submits[0].sent); why != "" {
+			f.breach("%s %s", t.plan.id, why)
 		}
 	}
 }
 
+// stopLasts is how long before a submit a stop may have begun whose daemon still took it.
+const stopLasts = 5 * time.Second
+
+// unexplained says what an error is that nothing explains which was done to a task or its pool since its submit; empty: it is explained.
+func (h *history) unexplained(s *status, pool string, strict, canceled, deadline bool, from time.Time) string {
+	to := s.Finished.Add(time.Second)
+	deaths := h.count(from, to, killDaemon, stopDaemon)
+	for _, x := range h.faults {
+		if (x.kind == killWorker || x.kind == cutEngine) && x.pool == pool && !x.at.Before(from) && !x.at.After(to) {
+			deaths++
+		}
+	}
+	ok := false
+	switch code := s.Error.Code; code {
+	case "CANCELED":
+		ok = canceled && s.State == "canceled"
+	case "DEADLINE_UNMET":
+		ok = deadline
+	case "QUEUE_FULL_DROP_LRU":
+		ok = poolOf(pool).policy == dropLRU
+	case "WORKER_RESET":
+		ok = deaths >= tries || !strict && h.count(from, to, killDaemon, stopDaemon) > 0 // what such a task has sent goes with the daemon
+	case "SHUTTING_DOWN":
+		ok = !strict && h.count(from.Add(-stopLasts), to, stopDaemon) > 0
+	case "LEDGER_UNAVAILABLE": // a best-effort task must not run while its dispatch cannot be recorded
+		ok = !strict && h.count(from.Add(-10*time.Second), to, fillDisk) > 0
+	}
+	if ok {
+		return ""
+	}
+	return fmt.Sprintf("(strict: %t, pool %s, canceled: %t, engines or daemons lost meanwhile: %d) ended with %s: %s", strict, pool, canceled, deaths, s.Error.Code, s.Error.Message)
+}
+
 func poolOf(id string) poolPlan {
+	if id == loose.id {
+		return loose
+	}
 	return pools[slices.IndexFunc(pools, func(p poolPlan) bool { return p.id == id })]
 }
 

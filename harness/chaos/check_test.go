@@ -141,7 +141,8 @@ func sound() *history {
 		tasks: []*taskRecord{
 			completed("first", 1, 2), completed("second", 1.5, 3), canceled("third", 5, 6), completed("fourth", 6, 7), dropped, reset, refused("never"),
 		},
-		after: aftermath{idleFDs: 20, lastFDs: 21, idleGoroutines: 30, lastGoroutines: 31, stopped: true},
+		frontHistory: soundFronts(),
+		after:        aftermath{idleFDs: 20, lastFDs: 21, idleGoroutines: 30, lastGoroutines: 31, stopped: true},
 	}
 }
 
@@ -189,7 +190,7 @@ func TestTheCheckerObjects(t *testing.T) {
 		"a deadline nobody set":         {func(h *history) { h.task("never").submits[0].code = "DEADLINE_UNMET" }, "refused with DEADLINE_UNMET"},
 		"another admission":             {func(h *history) { h.task("first").submits[2].admission.Seed = 8 }, "and then with"},
 		"started is not the admission":  {func(h *history) { both(h.task("first"), 9) }, "and its stream starts with"},
-		"nobody canceled":               {func(h *history) { h.task("third").cancels = nil }, "0 cancels"},
+		"nobody canceled":               {func(h *history) { h.task("third").cancels = nil }, "canceled: false"},
 		"a strict task is reset":        {func(h *history) { h.task("reset").plan.strict = true }, "ended with WORKER_RESET"},
 		"a reset by a worker's death": {func(h *history) {
 			h.faults = []fault{{kind: killWorker, pool: h.task("reset").plan.pool, at: second(2.5)}}
@@ -271,6 +272,11 @@ func TestTheCheckerKnowsWhatItCannotJudge(t *testing.T) {
 	h.tasks = h.tasks[:2]
 	h.task("second").submits[0].sent = second(1.05) // before the first's 202 had come
 	h.task("first").final.StartedAt = second(3.5)
+	require.Empty(t, objections(h))
+
+	h = sound()
+	h.task("reset").final.Error.Code = "SHUTTING_DOWN" // the stop had begun when it was sent
+	h.faults = append(h.faults, fault{kind: stopDaemon, at: h.task("reset").submits[0].sent.Add(-time.Second)})
 	require.Empty(t, objections(h))
 
 	h = sound()

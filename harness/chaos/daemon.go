@@ -20,12 +20,17 @@ import (
 const logLines = 400
 
 // configure writes a daemon's configuration into a folder of its own.
-func configure(l *daemon.Lab, dir, dataDir string, pace int, all []poolPlan) (path string, err error) {
+// The loose pool is there where its engines are.
+func configure(l *daemon.Lab, dir, dataDir string, pace int, all []poolPlan, e engines) (path string, err error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "bind_addr: 127.0.0.1:0\ndata_dir: %q\nauth: {optional_on_loopback: true}\npools:\n", dataDir)
 	for _, p := range all {
 		fmt.Fprintf(&b, "  - {id: %s, model: {id: haiku, ref: %q}, device: cpu, replicas: %d, threads: 1, ctx: 256, pace: %d, "+
 			"queue: {capacity: %d, full_policy: %s}}\n", p.id, "file:"+l.Model, p.replicas, pace, p.capacity, p.policy)
+	}
+	if len(e) > 0 {
+		fmt.Fprintf(&b, "  - {id: %s, model: {id: %s, ref: scripted}, provisioning: {mode: external, urls: [%s]}, queue: {capacity: %d, full_policy: %s}}\n",
+			loose.id, looseModel, e.urls(), loose.capacity, loose.policy)
 	}
 	if err := os.MkdirAll(filepath.Join(dir, "tmp"), 0o700); err != nil {
 		return "", fmt.Errorf("make the daemon's folder: %w", err)
@@ -80,9 +85,9 @@ func (d *server) goroutines(ctx context.Context) int {
 	return n
 }
 
-// ready waits until all replicas of all pools are ready and none has a task.
-func (d *server) ready(ctx context.Context) error {
-	for _, p := range pools {
+// ready waits until all replicas of some pools are ready and none has a task.
+func (d *server) ready(ctx context.Context, all ...poolPlan) error {
+	for _, p := range all {
 		if _, err := d.Idle(ctx, p.id); err != nil {
 			return err
 		}

@@ -130,13 +130,13 @@ func (d *driver) cancel(ctx context.Context, t *taskRecord) {
 }
 
 // within returns the accepted tasks that some client is reading now, which means that it has a token and not yet the end.
-func (d *driver) within() (tasks []*taskRecord) {
+func (d *driver) within() (tasks []string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for t, views := range d.live {
 		for v := range views {
 			if v.tokens() > 0 && !v.over() {
-				tasks = append(tasks, t)
+				tasks = append(tasks, t.plan.id)
 				break
 			}
 		}

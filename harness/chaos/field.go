@@ -17,11 +17,13 @@ import (
 
 // field is the daemon under test, one life after the other. One goroutine makes all its faults.
 type field struct {
-	lab    *daemon.Lab
-	config string
-	disk   *disk
-	full   bool // the disk
-	driver *driver
+	lab     *daemon.Lab
+	config  string
+	disk    *disk
+	full    bool // the disk
+	driver  *driver
+	fronts  *frontDriver
+	engines engines
 
 	mu      sync.Mutex
 	daemon  *server // nil between two lives
@@ -141,13 +143,21 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 		done.at = time.Now()
 		victim.Kill()
 	case killDaemon, stopDaemon:
-		for _, t := range f.driver.within() {
-			done.hits = append(done.hits, t.plan.id)
-		}
+		done.hits = f.within()
 		f.end(p.kind == killDaemon)
 		if err := f.start(ctx); err != nil {
 			return err
 		}
+	case cutEngine:
+		done.pool = loose.id
+		at := f.engines.choose(ctx, p)
+		if d, _, ok := f.at(ctx); ok {
+			if id := f.streaming(ctx, d)[fmt.Sprintf("%s-%d", loose.id, at)]; id != "" {
+				done.hits = append(done.hits, id)
+			}
+		}
+		done.at = time.Now()
+		f.engines[at].CloseClientConnections()
 	case fillDisk:
 		if !f.disk.mounted {
 			return nil
@@ -170,18 +180,27 @@ func (f *field) fault(ctx context.Context, p faultPlan) error {
 	return nil
 }
 
+// within returns the tasks that clients see in mid-stream.
+func (f *field) within() []string { return append(f.driver.within(), f.fronts.reading()...) }
+
+// streaming returns the tasks that are in mid-stream, by their replica.
+func (f *field) streaming(ctx context.Context, d *server) map[string]string {
+	streams := map[string]string{}
+	for _, id := range f.within() {
+		if s, err := statusOf(ctx, d, id); err == nil && s.State == "running" {
+			streams[s.ReplicaID] = id
+		}
+	}
+	return streams
+}
+
 // victim chooses a worker: any worker, or one whose task's client sees the task in mid-stream.
 func (f *field) victim(ctx context.Context, p faultPlan, done *fault) (daemon.Worker, bool) {
 	d, _, ok := f.at(ctx)
 	if !ok {
 		return daemon.Worker{}, false
 	}
-	streams := map[string]string{} // by replica: the task that is in mid-stream
-	for _, t := range f.driver.within() {
-		if s, err := statusOf(ctx, d, t.plan.id); err == nil && s.State == "running" {
-			streams[s.ReplicaID] = t.plan.id
-		}
-	}
+	streams := f.streaming(ctx, d)
 	all, replicas := d.Workers(), daemon.Noted(f.disk.path)
 	busy := slices.DeleteFunc(slices.Clone(all), func(w daemon.Worker) bool { return streams[replicas[w.Pid]] == "" })
 	if p.busy && len(busy) > 0 {
@@ -227,11 +246,14 @@ func decode(text string, into any) error {
 
 // leftFiles are those in the data folder that a stopped daemon has no use for. No task leaves a file: its proof bundle is a view
 // of the ledger's record.
+// A folder that groups artifacts stays where it was.
 func leftFiles(dirs ...string) (left []string) {
 	needed := []string{"lock", "state.db", "state.db-tip", "run", "run/lock", "engines.json", "models", "models/files", "learned-memory.json", "artifacts", "artifacts/sha256", "artifacts/tmp"}
 	for _, dir := range dirs {
-		_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-			if name, _ := filepath.Rel(dir, path); err == nil && path != dir && !slices.Contains(needed, name) {
+		_ = filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+			name, _ := filepath.Rel(dir, path)
+			group, _ := filepath.Match("artifacts/sha256/??", name)
+			if err == nil && path != dir && !slices.Contains(needed, name) && (!group || !entry.IsDir()) {
 				left = append(left, name)
 			}
 			return nil

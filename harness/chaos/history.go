@@ -13,7 +13,8 @@ type history struct {
 	lives  []life
 	faults []fault
 	tasks  []*taskRecord
-	after  aftermath
+	frontHistory
+	after aftermath
 	// stall is the longest time that this machine kept a goroutine of the harness waiting. No shorter time is judged.
 	stall time.Duration
 }

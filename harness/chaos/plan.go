@@ -21,11 +21,16 @@ type scale struct {
 	daemonKills int
 	stops       int // SIGTERM and a new start
 	fills       int // of the disk
+	fronts      frontScale
 }
 
 var (
-	short = scale{name: "short", span: 30 * time.Second, tasks: 75, bursts: 2, workerKills: 9, daemonKills: 6, stops: 1, fills: 1}
-	long  = scale{name: "long", span: 330 * time.Second, tasks: 640, bursts: 10, workerKills: 44, daemonKills: 36, stops: 5, fills: 4}
+	short = scale{name: "short", span: 30 * time.Second, tasks: 75, bursts: 2, workerKills: 9, daemonKills: 6, stops: 1, fills: 1, fronts: frontScale{
+		chats: 20, messages: 4, responses: 12, batches: 3, lines: 8, engineCuts: 10,
+	}}
+	long = scale{name: "long", span: 330 * time.Second, tasks: 640, bursts: 10, workerKills: 44, daemonKills: 36, stops: 5, fills: 4, fronts: frontScale{
+		chats: 260, messages: 40, responses: 80, batches: 12, lines: 40, engineCuts: 80,
+	}}
 )
 
 // poolPlan is a pool of the daemon under test. Its queue is small, so that bursts fill it.
@@ -41,10 +46,13 @@ const (
 	dropLRU = "drop-lru"
 )
 
-var pools = []poolPlan{{"wide", 2, 10, reject}, {"narrow", 1, 6, dropLRU}}
+var pools = []poolPlan{{"wide", 2, 12, reject}, {"narrow", 1, 12, dropLRU}}
 
-// pace is the workers' tokens a second. So a task takes from half a second to three, and most kills hit one within its stream.
-const pace = 50
+// loose is the pool whose tasks are best-effort on fronts too, since its engines have two slots. They are scripted ones, and no workers.
+var loose = poolPlan{"loose", 2, 10, reject}
+
+// pace is the workers' tokens a second. So a task takes from a third of a second to two, and most kills hit one within its stream.
+const pace = 80
 
 const burstTasks = 16 // more than any pool takes at once
 
@@ -54,6 +62,7 @@ type schedule struct {
 	scale  scale
 	tasks  []taskPlan
 	faults []faultPlan
+	frontPlans
 }
 
 type taskPlan struct {
@@ -93,6 +102,7 @@ const (
 	stopDaemon faultKind = "daemon SIGTERM"
 	fillDisk   faultKind = "disk filled"
 	emptyDisk  faultKind = "disk emptied"
+	cutEngine  faultKind = "engine cut off"
 )
 
 type faultPlan struct {
@@ -144,6 +154,7 @@ func draw(seed uint64, s scale) schedule {
 		}
 		p.fault(r, emptyDisk, at+2500*time.Millisecond)
 	}
+	p.drawFronts()
 	slices.SortStableFunc(p.faults, func(a, b faultPlan) int { return int(a.at - b.at) })
 	return p
 }

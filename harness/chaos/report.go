@@ -31,7 +31,9 @@ func (r *result) figures() (f figures) {
 			f.midStream[x.kind]++
 		}
 		for _, id := range x.hits {
-			moved[x.kind][id] = true
+			if moved[x.kind] != nil {
+				moved[x.kind][id] = true
+			}
 		}
 	}
 	for _, t := range r.tasks {
@@ -116,6 +118,14 @@ func (f *figures) views(t *taskRecord) {
 	}
 }
 
+// absent is how long no daemon served, between its lives.
+func (h *history) absent() (d time.Duration) {
+	for i := 1; i < len(h.lives); i++ {
+		d += h.lives[i].serving.Sub(h.lives[i-1].over)
+	}
+	return d
+}
+
 // table returns the report.
 func (r *result) table(findings []*finding) string {
 	f := r.figures()
@@ -145,7 +155,9 @@ func (r *result) table(findings []*finding) string {
 	row("strict, hit by the daemon's end", "%d completed byte for byte (LO-202); %d streams have tokens of more than one life", f.hitByDaemon, f.acrossLives)
 	row("ended with WORKER_RESET", "strict %d, best-effort %d", f.strictResets, f.bestReset)
 	row("cancels answered", "%d, of %d canceled tasks", f.cancels, f.canceled)
+	r.frontRows(row)
 	row("descriptors, goroutines at rest", "%d, %d at first; %d, %d at last", r.after.idleFDs, r.after.idleGoroutines, r.after.lastFDs, r.after.lastGoroutines)
+	row("time without a daemon that serves", "%s of %s", r.absent().Round(100*time.Millisecond), r.plan.scale.span)
 	row("longest stall of the harness", "%s", r.stall.Round(time.Millisecond))
 	b.WriteString("checks\n")
 	for _, x := range findings {

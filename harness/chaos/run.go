@@ -42,7 +42,10 @@ func perform(ctx context.Context, l *daemon.Lab, p schedule, say func(string, ..
 	defer func() { err = errors.Join(err, drive.close()) }()
 	f := &field{lab: l, disk: drive, h: &history{}, changed: make(chan struct{})}
 	f.driver = &driver{field: f, live: map[*taskRecord]map[*view]bool{}}
-	if f.config, err = configure(l, dir, drive.path, pace, pools); err != nil {
+	f.fronts, f.engines = newFrontDriver(f), startEngines()
+	defer f.engines.close()
+	defer f.fronts.close()
+	if f.config, err = configure(l, dir, drive.path, pace, pools, f.engines); err != nil {
 		return nil, err
 	}
 	defer func() { // on any way out
@@ -58,11 +61,12 @@ func perform(ctx context.Context, l *daemon.Lab, p schedule, say func(string, ..
 	if err := f.start(ctx); err != nil {
 		return nil, err
 	}
-	if err := f.daemon.ready(ctx); err != nil {
+	if err := f.daemon.ready(ctx, append(pools, loose)...); err != nil {
 		return nil, err
 	}
 	f.h.after.idleFDs, f.h.after.idleGoroutines = f.idle(ctx)
-	say("the daemon is ready; %d tasks and %d faults in %s", len(p.tasks), len(p.faults), p.scale.span)
+	say("the daemon is ready; %d tasks, %d chats, %d responses, %d batches and %d faults in %s", len(p.tasks), len(p.chats), len(p.responses), len(p.batches),
+		len(p.faults), p.scale.span)
 	if err := f.storm(ctx, p); err != nil {
 		return nil, errors.Join(err, f.tail())
 	}
@@ -74,7 +78,7 @@ func perform(ctx context.Context, l *daemon.Lab, p schedule, say func(string, ..
 	f.h.stall = time.Duration(stalled.Load())
 	r.full, r.refusedStarts = f.driver.full, f.refusedStarts
 	say("decoding the strict tasks again on a daemon that nobody disturbs")
-	if err := calmly(ctx, l, f.h); err != nil {
+	if err := calmly(ctx, l, f.fronts, f.h); err != nil {
 		return nil, err
 	}
 	r.took = time.Since(began)
@@ -119,6 +123,7 @@ func (f *field) storm(ctx context.Context, p schedule) error {
 			}
 		})
 	}
+	f.stormFronts(ctx, began, p, &clients)
 	err := f.faults(ctx, began, p.faults)
 	if err != nil {
 		cancel()
@@ -134,7 +139,7 @@ func (f *field) settle(ctx context.Context) error {
 			return fmt.Errorf("ask for %s at the end: %w", t.plan.id, err)
 		}
 	}
-	return nil
+	return f.settleFronts(ctx)
 }
 
 func (f *field) last(ctx context.Context, t *taskRecord) error {
@@ -153,7 +158,7 @@ func (f *field) last(ctx context.Context, t *taskRecord) error {
 			return err
 		}
 		t.final = s
-		if _, over := final[s.State]; over {
+		if s.over() {
 			break
 		}
 		if time.Now().After(limit) || !pause(ctx, 50*time.Millisecond) {
@@ -184,6 +189,7 @@ func (f *field) last(ctx context.Context, t *taskRecord) error {
 func (f *field) idle(ctx context.Context) (fds, goroutines int) {
 	for range 15 {
 		f.daemon.Client.Close()
+		f.fronts.close()
 		pause(ctx, 100*time.Millisecond)
 		g, n := f.daemon.goroutines(ctx), f.daemon.fds()
 		if fds == 0 || n < fds {
@@ -199,7 +205,7 @@ func (f *field) idle(ctx context.Context) (fds, goroutines int) {
 // aftermath looks at what is left behind, and stops the daemon for good.
 func (f *field) aftermath(ctx context.Context, dir string) {
 	a := &f.h.after
-	if f.daemon.ready(ctx) == nil {
+	if f.daemon.ready(ctx, append(pools, loose)...) == nil {
 		a.lastFDs, a.lastGoroutines = f.idle(ctx)
 	}
 	a.stopped = f.end(false)
@@ -212,13 +218,13 @@ func (f *field) aftermath(ctx context.Context, dir string) {
 }
 
 // calmly decodes again, on an undisturbed daemon, every strict task of which a client got a token.
-func calmly(ctx context.Context, l *daemon.Lab, h *history) error {
+func calmly(ctx context.Context, l *daemon.Lab, fronts *frontDriver, h *history) error {
 	dir := filepath.Join(l.Dir, "calm")
 	all := slices.Clone(pools)
 	for i := range all {
 		all[i].capacity = 100_000
 	}
-	config, err := configure(l, dir, filepath.Join(dir, "data"), 0, all)
+	config, err := configure(l, dir, filepath.Join(dir, "data"), 0, all, nil)
 	if err != nil {
 		return err
 	}
@@ -227,7 +233,11 @@ func calmly(ctx context.Context, l *daemon.Lab, h *history) error {
 		return err
 	}
 	defer d.kill()
-	if err := d.ready(ctx); err != nil {
+	if err := d.ready(ctx, all...); err != nil {
+		return err
+	}
+	defer fronts.close()
+	if err := fronts.calmFronts(ctx, d, &h.frontHistory); err != nil {
 		return err
 	}
 	for _, t := range h.tasks {

@@ -91,6 +91,27 @@ func TestAStreamOfPartsIsReadToItsReceipt(t *testing.T) {
 	require.ErrorContains(t, err, "transcript_form")
 }
 
+// Frames of other dialects are read as they are.
+//
+// LO-407
+func TestFrames(t *testing.T) {
+	body := ": queued\n\ndata: {}\n\nevent: ping\ndata: {}\n\n"
+	in := client.NewScanner(strings.NewReader(body))
+	var all strings.Builder
+	for {
+		frame, err := in.Frame()
+		if err != nil {
+			require.ErrorIs(t, err, io.EOF)
+			break
+		}
+		require.True(t, strings.HasSuffix(frame, "\n\n"))
+		all.WriteString(frame)
+	}
+	require.Equal(t, body, all.String())
+	_, err := client.NewScanner(strings.NewReader("data: {}\n")).Frame()
+	require.ErrorContains(t, err, "ended within a frame")
+}
+
 // A reader that takes anything proves nothing.
 //
 // LO-201, LO-204

@@ -48,28 +48,47 @@ func NewScanner(r io.Reader) *Scanner { return &Scanner{bufio.NewReader(r)} }
 
 // Next returns the next event, or io.EOF at the stream's end.
 func (s *Scanner) Next() (Event, error) {
-	var lines []string
+	for {
+		lines, err := s.lines()
+		if err != nil {
+			return Event{}, err
+		}
+		if len(lines) != 1 || !strings.HasPrefix(lines[0], ":") { // else it is a comment
+			return parse(lines)
+		}
+	}
+}
+
+// Frame returns the next frame as it was on the wire, whatever its lines and also where it is a comment, or io.EOF at the stream's end. It is for dialects
+// whose frames are not those of the native API.
+func (s *Scanner) Frame() (string, error) {
+	lines, err := s.lines()
+	if err != nil {
+		return "", err
+	}
+	return strings.Join(append(lines, ""), "\n") + "\n", nil
+}
+
+// lines returns those of the next frame.
+func (s *Scanner) lines() (lines []string, err error) {
 	for {
 		line, err := s.in.ReadString('\n')
 		switch {
 		case errors.Is(err, io.EOF) && line == "" && lines == nil:
-			return Event{}, io.EOF
+			return nil, io.EOF
 		case errors.Is(err, io.EOF):
-			return Event{}, fmt.Errorf("the stream ended within a frame: %.300q", append(lines, line))
+			return nil, fmt.Errorf("the stream ended within a frame: %.300q", append(lines, line))
 		case err != nil:
-			return Event{}, fmt.Errorf("%w: %w", ErrBroken, err)
+			return nil, fmt.Errorf("%w: %w", ErrBroken, err)
 		}
 		line = strings.TrimSuffix(line, "\n")
 		switch {
 		case strings.ContainsRune(line, '\r') || !utf8.ValidString(line):
-			return Event{}, fmt.Errorf("a line holds a carriage return or is not UTF-8: %.300q", line)
-		case line != "":
-			lines = append(lines, line)
-		case len(lines) == 1 && strings.HasPrefix(lines[0], ":"):
-			lines = nil // a comment
-		default:
-			return parse(lines)
+			return nil, fmt.Errorf("a line holds a carriage return or is not UTF-8: %.300q", line)
+		case line == "":
+			return lines, nil
 		}
+		lines = append(lines, line)
 	}
 }
 

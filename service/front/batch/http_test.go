@@ -119,6 +119,18 @@ func content(t *testing.T, url string) map[string]object {
 	return out
 }
 
+// LO-436: lines that were read before a crash, of a file whose end nobody has seen yet, are in no count.
+func TestNothingIsCountedWhileAFileIsRead(t *testing.T) {
+	r := newRig(t)
+	url := r.serve()
+	b := r.create(completions(2))
+	require.NoError(t, r.l.KeepBatch(t.Context(), b, []task.Line{{Batch: b.ID, N: 1, State: task.LineFailed, Fault: &task.BatchFault{Code: "invalid_json_line"}}}))
+	require.Equal(t, 1, r.batch(b.ID).Counts.Failed)
+	_, got := call(t, http.MethodGet, url+"/v1/batches/"+b.ID, "")
+	require.Equal(t, "validating", got["status"])
+	require.Equal(t, map[string]any{"total": 0.0, "completed": 0.0, "failed": 0.0}, got["request_counts"])
+}
+
 // LO-436, LO-439: a batch from its file to its results, in OpenAI's words.
 func TestABatchInOpenAIsWords(t *testing.T) {
 	r, url := served(t)

@@ -106,7 +106,9 @@ func openAIView(b task.BatchRecord) batchView {
 	v := batchView{
 		ID: b.ID, Object: "batch", Endpoint: b.Endpoint, InputFile: b.FileID, Window: b.Window, OutputFile: outputID(b), ErrorFile: errorsID(b),
 		CreatedAt: b.CreatedAt.Unix(), ExpiresAt: b.ExpiresAt.Unix(), CancellingAt: unix(b.CancelAt), Metadata: b.Metadata,
-		Counts: countsView{b.Total, c.Completed, c.Failed + c.Canceled + c.Expired},
+	}
+	if b.Total > 0 { // else they are still being counted
+		v.Counts = countsView{b.Total, c.Completed, c.Failed + c.Canceled + c.Expired}
 	}
 	if len(b.Faults) == 0 {
 		v.InProgressAt, v.FinalizingAt = unix(b.BegunAt), unix(b.FinalAt)
