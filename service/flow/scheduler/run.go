@@ -180,7 +180,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
-		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, Reuse: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
+		Sampling: t.Sampling, MaxTokens: most(t), Reuse: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
 		RenderedOn: t.AcceptedAt,
 	}
 	if !t.RenderedAt.IsZero() {
@@ -410,6 +410,14 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 		case <-poll.C:
 		}
 	}
+}
+
+// most is how many tokens a task's answer has at most; 0: there is no bound.
+func most(t *task.Task) int {
+	if t.Request.Chat == nil {
+		return t.Request.MaxTokens
+	}
+	return t.Request.Chat.Logprobs.Bound(t.Request.MaxTokens)
 }
 
 func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {

@@ -146,6 +146,8 @@ CREATE TABLE batch_line (
 	outcome   TEXT,             -- JSON; NULL: its task tells
 	PRIMARY KEY (batch, n)
 ) STRICT, WITHOUT ROWID;
+`, `
+ALTER TABLE transcript ADD COLUMN logprobs TEXT; -- a line of JSON for each token; NULL: none
 `}
 
 // oldest is the first version that the steps can bring up to date.
