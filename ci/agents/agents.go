@@ -6,9 +6,8 @@ package agents
 import (
 	"context"
 	_ "embed"
-	"fmt"
-	"os"
 
+	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/npm"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
@@ -33,9 +32,5 @@ func Test(ctx context.Context, t *tally.Tally) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Setenv(toolsEnv, dir); err != nil {
-		return fmt.Errorf("name the folder of the agents: %w", err)
-	}
-	defer os.Unsetenv(toolsEnv)
-	return step.GoTestReported(ctx, t, reportEnv, "-count=1", "-tags", "agents", "./harness/agents/...")
+	return step.GoTestReported(command.Setting(ctx, toolsEnv+"="+dir), t, reportEnv, "-count=1", "-tags", "agents", "./harness/agents/...")
 }

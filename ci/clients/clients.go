@@ -6,9 +6,8 @@ package clients
 import (
 	"context"
 	_ "embed"
-	"fmt"
-	"os"
 
+	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/npm"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
@@ -30,9 +29,5 @@ func Test(ctx context.Context, t *tally.Tally) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Setenv(toolsEnv, dir); err != nil {
-		return fmt.Errorf("name the folder of the SDKs: %w", err)
-	}
-	defer os.Unsetenv(toolsEnv)
-	return step.GoTest(ctx, t, "-count=1", "./harness/clients/...")
+	return step.GoTest(command.Setting(ctx, toolsEnv+"="+dir), t, "-count=1", "./harness/clients/...")
 }

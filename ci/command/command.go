@@ -8,12 +8,23 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
 
+// settingsKey is where a context has what its children's environment has besides.
+type settingsKey struct{}
+
+// Setting is a context whose children have the settings, each NAME=VALUE, in their environment. Other children do not see them: what a test reads of
+// its environment is part of the key of Go's test cache.
+func Setting(ctx context.Context, settings ...string) context.Context {
+	before, _ := ctx.Value(settingsKey{}).([]string)
+	return context.WithValue(ctx, settingsKey{}, slices.Concat(before, settings))
+}
+
 // Environ is the environment of every child process. NVIDIA's header warns about its own deprecated names in each build.
-func Environ() []string {
+func Environ(ctx context.Context) []string {
 	const quiet = "-Wno-deprecated-declarations"
 	flags := os.Getenv("CGO_CFLAGS")
 	if flags == "" {
@@ -22,13 +33,14 @@ func Environ() []string {
 	if !strings.Contains(flags, quiet) {
 		flags += " " + quiet
 	}
-	return append(os.Environ(), "CGO_ENABLED=1", "CGO_CFLAGS="+flags)
+	settings, _ := ctx.Value(settingsKey{}).([]string)
+	return append(append(os.Environ(), "CGO_ENABLED=1", "CGO_CFLAGS="+flags), settings...)
 }
 
 // New is a child that writes where this process does. It is asked to stop, not killed, when ctx ends.
 func New(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = Environ()
+	cmd.Env = Environ(ctx)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second

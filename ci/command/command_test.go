@@ -15,7 +15,7 @@ import (
 
 func TestTheFlagsOfTheCallerAreKept(t *testing.T) {
 	last := func() (found string) {
-		for _, variable := range command.Environ() {
+		for _, variable := range command.Environ(t.Context()) {
 			if flags, ok := strings.CutPrefix(variable, "CGO_CFLAGS="); ok {
 				found = flags
 			}
@@ -28,6 +28,18 @@ func TestTheFlagsOfTheCallerAreKept(t *testing.T) {
 	require.Equal(t, "-O0 -Wno-deprecated-declarations", last())
 	t.Setenv("CGO_CFLAGS", "-O2 -g -Wno-deprecated-declarations")
 	require.Equal(t, "-O2 -g -Wno-deprecated-declarations", last())
+}
+
+// What a step sets is seen by its own children alone.
+func TestSettings(t *testing.T) {
+	t.Setenv("LLORCH_A", "theirs")
+	outer := command.Setting(t.Context(), "LLORCH_A=ours", "LLORCH_B=1")
+	inner := command.Setting(outer, "LLORCH_B=2")
+	for ctx, want := range map[context.Context]string{t.Context(): "theirs ", outer: "ours 1", inner: "ours 2"} {
+		out, err := command.Output(ctx, "sh", "-c", `printf %s "$LLORCH_A $LLORCH_B"`)
+		require.NoError(t, err)
+		require.Equal(t, strings.TrimSpace(want), out)
+	}
 }
 
 func TestAnErrorNamesTheCommand(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/npm"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
@@ -47,18 +48,12 @@ func Recording(ctx context.Context) (_ context.Context, done func(), err error) 
 	return context.WithValue(ctx, recordKey{}, dir), func() { _ = os.RemoveAll(dir) }, nil
 }
 
-// Recorded runs a suite, whose exchanges are recorded where the context says so. Other tests do not see the setting, which is part of the key of
-// Go's test cache.
+// Recorded runs a suite, whose exchanges are recorded where the context says so.
 func Recorded(run func(context.Context, *tally.Tally) error) func(context.Context, *tally.Tally) error {
 	return func(ctx context.Context, t *tally.Tally) error {
-		dir, recording := ctx.Value(recordKey{}).(string)
-		if !recording {
-			return run(ctx, t)
+		if dir, recording := ctx.Value(recordKey{}).(string); recording {
+			ctx = command.Setting(ctx, tape.Env+"="+dir)
 		}
-		if err := os.Setenv(tape.Env, dir); err != nil {
-			return fmt.Errorf("name the folder of the exchanges: %w", err)
-		}
-		defer os.Unsetenv(tape.Env)
 		return run(ctx, t)
 	}
 }
@@ -79,15 +74,7 @@ func Test(suite func(context.Context, *tally.Tally) error) func(context.Context,
 			defer done()
 			ctx, failed = recording, Recorded(suite)(recording, t)
 		}
-		if err := os.Setenv(toolsEnv, dir); err != nil {
-			return fmt.Errorf("name the folder of the tools: %w", err)
-		}
-		defer os.Unsetenv(toolsEnv)
-		undo, err := npm.OnPath(dir)
-		if err != nil {
-			return err
-		}
-		defer undo()
+		ctx = npm.OnPath(command.Setting(ctx, toolsEnv+"="+dir), dir)
 		return errors.Join(failed, Recorded(func(ctx context.Context, t *tally.Tally) error {
 			return step.GoTestReported(ctx, t, reportEnv, "-count=1", "./harness/contract/...")
 		})(ctx, t))

@@ -5,6 +5,7 @@ package gate
 
 import (
 	"context"
+	"slices"
 
 	"github.com/magefile/mage/mg"
 
@@ -37,11 +38,14 @@ var (
 	traced      = step.Step{Name: "traceability", Target: "trace:check", Run: checkTrace}
 )
 
+// waiting are the suites on the real daemon, the longest first. They run beside one another.
+var waiting = step.Stage{daemon, bdd, sdks, determinism, chaos, pacts, smoke, metricsLint}
+
 // The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
 // both: it asks whether the tests have passed. What the features and the pacts saw is held against the API's document behind them.
 var (
-	whole = []step.Step{links, format, vet, lint, generated, race, daemon, bdd, pacts, document, sdks, metricsLint, smoke, determinism, chaos, traced}
-	loop  = []step.Step{format, links, vet, lint, generated, unit, race, pacts, metricsLint, smoke, daemon, bdd, document, sdks, determinism, chaos, traced}
+	whole = slices.Concat(step.InOrder(links, format, vet, lint, generated, race), []step.Stage{waiting}, step.InOrder(document, traced))
+	loop  = slices.Concat(step.InOrder(format, links, vet, lint, generated, unit, race), []step.Stage{waiting}, step.InOrder(document, traced))
 )
 
 // Test runs the whole check that gates a change, each part once: links, format, vet, lint, generated code, every test in the

@@ -15,8 +15,8 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-func targets(steps []step.Step) (names []string) {
-	for _, s := range steps {
+func targets(stages []step.Stage) (names []string) {
+	for _, s := range slices.Concat(stages...) {
 		names = append(names, s.Target)
 	}
 	return names
@@ -30,18 +30,20 @@ func TestTheDailyLoopHasEveryPartOfTheGate(t *testing.T) {
 
 // Traceability asks which tests have passed, so that it can only be the last.
 func TestTraceabilityComesLast(t *testing.T) {
-	require.Equal(t, traced.Target, whole[len(whole)-1].Target)
-	require.Equal(t, traced.Target, loop[len(loop)-1].Target)
+	require.Equal(t, traced.Target, whole[len(whole)-1][0].Target)
+	require.Equal(t, traced.Target, loop[len(loop)-1][0].Target)
 }
 
 // What the features and the pacts saw is there when it is held against the API's document.
 //
 // LO-845
 func TestTheDocumentIsCheckedBehindTheSuites(t *testing.T) {
-	for _, order := range [][]step.Step{whole, loop} {
-		at := slices.Index(targets(order), document.Target)
-		require.Greater(t, at, slices.Index(targets(order), bdd.Target))
-		require.Greater(t, at, slices.Index(targets(order), pacts.Target))
+	stage := func(order []step.Stage, target string) int {
+		return slices.IndexFunc(order, func(s step.Stage) bool { return slices.Contains(targets([]step.Stage{s}), target) })
+	}
+	for _, order := range [][]step.Stage{whole, loop} {
+		require.Greater(t, stage(order, document.Target), stage(order, bdd.Target))
+		require.Greater(t, stage(order, document.Target), stage(order, pacts.Target))
 	}
 }
 

@@ -4,8 +4,6 @@ package gate
 
 import (
 	"context"
-	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +11,7 @@ import (
 	"github.com/magefile/mage/mg"
 
 	"github.com/llama-orch/llama-orch/ci/agents"
+	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 	"github.com/llama-orch/llama-orch/harness/metrics"
@@ -102,11 +101,7 @@ func checkDeterminism(ctx context.Context, t *tally.Tally) error {
 // nothing accepted was lost. LLORCH_CHAOS_SEED=N repeats a schedule; the disk is filled only when run as root.
 func Chaos(ctx context.Context) error {
 	return prepared(ctx, step.Step{Name: "chaos, long", Target: "chaos", Run: func(ctx context.Context, t *tally.Tally) error {
-		if err := os.Setenv("LLORCH_CHAOS", "long"); err != nil {
-			return fmt.Errorf("choosing the long run: %w", err)
-		}
-		defer os.Unsetenv("LLORCH_CHAOS")
-		return checkChaos(ctx, t)
+		return checkChaos(command.Setting(ctx, "LLORCH_CHAOS=long"), t)
 	}})
 }
 

@@ -80,11 +80,7 @@ func (s Set) install(ctx context.Context, cache string) (string, error) {
 	return dir, nil
 }
 
-// OnPath puts the set's programs in front of the PATH until undo is called. A set may bring the Node that it needs: a distribution's may be older.
-func OnPath(dir string) (undo func(), err error) {
-	path := os.Getenv("PATH")
-	if err := os.Setenv("PATH", filepath.Join(dir, "node_modules", ".bin")+string(filepath.ListSeparator)+path); err != nil {
-		return nil, fmt.Errorf("name the folder of the programs: %w", err)
-	}
-	return func() { _ = os.Setenv("PATH", path) }, nil
+// OnPath is a context whose children have the set's programs in front of their PATH. A set may bring the Node that it needs: a distribution's may be older.
+func OnPath(ctx context.Context, dir string) context.Context {
+	return command.Setting(ctx, "PATH="+filepath.Join(dir, "node_modules", ".bin")+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }

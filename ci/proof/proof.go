@@ -30,14 +30,11 @@ func Proof(ctx context.Context) error {
 			return fmt.Errorf("making the proof's folder: %w", err)
 		}
 	}
-	if err := os.Setenv("LLORCH_PROOF_DIR", dir); err != nil { // the suites look at it
-		return fmt.Errorf("naming the proof's folder: %w", err)
-	}
 	untee, err := teeOutput(filepath.Join(dir, "output.log"))
 	if err != nil {
 		return err
 	}
-	t, err := gate.Run(step.KeepingEvents(ctx, filepath.Join(dir, "tests")))
+	t, err := gate.Run(step.KeepingEvents(command.Setting(ctx, "LLORCH_PROOF_DIR="+dir), filepath.Join(dir, "tests")))
 	if err == nil {
 		err = describe(ctx, dir, t)
 	}

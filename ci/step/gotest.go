@@ -30,19 +30,20 @@ func GoTest(ctx context.Context, t *tally.Tally, args ...string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("starting go test: %w", err)
 	}
-	_, before, _ := t.Counts()
-	readErr := t.Read(events, os.Stdout)
+	own := tally.New() // others may run beside it
+	readErr := own.Read(events, os.Stdout)
+	t.Add(own)
 	if readErr != nil {
 		_, _ = io.Copy(io.Discard, pipe)
 	}
 	waitErr := cmd.Wait()
-	_, after, _ := t.Counts()
+	_, failed, _ := own.Counts()
 	switch {
 	case readErr != nil:
 		return readErr
 	case waitErr == nil:
 		return nil
-	case after > before:
+	case failed > 0:
 		return errTests
 	default: // it broke before any test could
 		return fmt.Errorf("go test %s: %w", strings.Join(args, " "), waitErr)
@@ -57,11 +58,7 @@ func GoTestReported(ctx context.Context, t *tally.Tally, variable string, args .
 	}
 	defer os.RemoveAll(dir)
 	report := filepath.Join(dir, "report.txt")
-	if err := os.Setenv(variable, report); err != nil {
-		return fmt.Errorf("naming the suite's report: %w", err)
-	}
-	defer os.Unsetenv(variable)
-	tested := GoTest(ctx, t, args...)
+	tested := GoTest(command.Setting(ctx, variable+"="+report), t, args...)
 	if lines, err := os.ReadFile(report); err == nil { // there is none when the suite could not begin
 		fmt.Print(string(lines))
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package step runs the parts of a check one after another, shows how far they are, and sums their tests.
+// Package step runs the parts of a check, some beside one another, shows how far they are, and sums their tests.
 package step
 
 import (
@@ -9,9 +9,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/llama-orch/llama-orch/ci/tally"
 )
@@ -29,45 +34,85 @@ var errTests = errors.New("tests failed")
 // targetKey is where a context names the target of the step that runs.
 type targetKey struct{}
 
-// Run runs the steps in order, with progress, and with the time of each at the end. With stopAtFirst it ends at the
-// first that fails.
-func Run(ctx context.Context, t *tally.Tally, stopAtFirst bool, steps ...Step) (*tally.Tally, error) {
+// Stage are steps that run beside one another, as many at a time as there are processors and one more: they wait more than they work.
+type Stage []Step
+
+// InOrder are stages of one step each.
+func InOrder(steps ...Step) (stages []Stage) {
+	for _, s := range steps {
+		stages = append(stages, Stage{s})
+	}
+	return stages
+}
+
+// Run runs the stages in order, with progress, and with the time of each step at the end. With stopAtFirst it ends behind the
+// first stage in which one fails.
+func Run(ctx context.Context, t *tally.Tally, stopAtFirst bool, stages ...Stage) (*tally.Tally, error) {
 	// The daemon refuses a data folder that a group can write (LO-813), and the tests' folders are made under this process's mask.
 	defer syscall.Umask(syscall.Umask(0o022))
-	var times strings.Builder
+	r := run{tally: t, of: len(slices.Concat(stages...))}
 	began := time.Now()
-	for i, s := range steps {
-		fmt.Printf("[%d/%d] %s\n", i+1, len(steps), s.Name)
-		start := time.Now()
-		err := s.Run(context.WithValue(ctx, targetKey{}, s.Target), t)
-		took := time.Since(start).Seconds()
+	for _, stage := range stages {
+		var beside errgroup.Group
+		beside.SetLimit(runtime.NumCPU() + 1)
+		for _, s := range stage {
+			beside.Go(func() error { return r.step(ctx, s) })
+		}
+		failed := beside.Wait()
 		if ctx.Err() != nil {
 			return t, ctx.Err()
 		}
-		if err == nil {
-			fmt.Printf("[%d/%d] %s: ok in %.1f s\n", i+1, len(steps), s.Name, took)
-			fmt.Fprintf(&times, "%8.1f s  %s\n", took, s.Name)
-			continue
-		}
-		if !errors.Is(err, errTests) {
-			t.Fail("step " + s.Name)
-		}
-		fmt.Printf("[%d/%d] %s: FAILED after %.1f s: %v\n      run just this with: go tool mage %s\n",
-			i+1, len(steps), s.Name, took, err, s.Target)
-		fmt.Fprintf(&times, "%8.1f s  %s: FAILED; run just this with: go tool mage %s\n", took, s.Name, s.Target)
-		if stopAtFirst {
+		if failed != nil && stopAtFirst {
 			break
 		}
 	}
-	if len(steps) > 1 {
-		fmt.Printf("\n%s%8.1f s  in all\n", &times, time.Since(began).Seconds())
+	if r.of > 1 {
+		fmt.Printf("\n%s%8.1f s  in all\n", &r.times, time.Since(began).Seconds())
 	}
 	return t, nil
 }
 
+// run is one run of steps.
+type run struct {
+	tally *tally.Tally
+	of    int // how many steps there are
+
+	mu    sync.Mutex
+	begun int
+	times strings.Builder
+}
+
+// step runs one step, shows how it went, and returns why it failed.
+func (r *run) step(ctx context.Context, s Step) error {
+	r.mu.Lock()
+	r.begun++
+	name := fmt.Sprintf("[%d/%d] %s", r.begun, r.of, s.Name)
+	fmt.Println(name)
+	r.mu.Unlock()
+	start := time.Now()
+	err := s.Run(context.WithValue(ctx, targetKey{}, s.Target), r.tally)
+	took := time.Since(start).Seconds()
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		fmt.Printf("%s: ok in %.1f s\n", name, took)
+		fmt.Fprintf(&r.times, "%8.1f s  %s\n", took, s.Name)
+		return nil
+	}
+	if !errors.Is(err, errTests) {
+		r.tally.Fail("step " + s.Name)
+	}
+	fmt.Printf("%s: FAILED after %.1f s: %v\n      run just this with: go tool mage %s\n", name, took, err, s.Target)
+	fmt.Fprintf(&r.times, "%8.1f s  %s: FAILED; run just this with: go tool mage %s\n", took, s.Name, s.Target)
+	return err
+}
+
 // Alone runs one step as a target of its own.
 func Alone(ctx context.Context, s Step) error {
-	return Finish(Run(ctx, tally.New(), true, s))
+	return Finish(Run(ctx, tally.New(), true, Stage{s}))
 }
 
 // Finish prints the closing line of a test run and ends the process with it as the last word: mage would add a line of

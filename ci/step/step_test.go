@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -28,13 +29,13 @@ func TestTheGateRunsEveryStepAndTheLoopStopsAtTheFirstFailure(t *testing.T) {
 	var ran []string
 	steps := []Step{named(&ran, "a", nil), named(&ran, "b", errors.New("broken")), named(&ran, "c", nil)}
 
-	all, err := Run(t.Context(), tally.New(), false, steps...)
+	all, err := Run(t.Context(), tally.New(), false, InOrder(steps...)...)
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b", "c"}, ran)
 	require.Equal(t, []string{"step b"}, all.Failed())
 
 	ran = nil
-	first, err := Run(t.Context(), tally.New(), true, steps...)
+	first, err := Run(t.Context(), tally.New(), true, InOrder(steps...)...)
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, ran)
 	require.Equal(t, []string{"step b"}, first.Failed())
@@ -43,13 +44,33 @@ func TestTheGateRunsEveryStepAndTheLoopStopsAtTheFirstFailure(t *testing.T) {
 func TestAnInterruptedRunIsNoFailureOfAStep(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var ran []string
-	all, err := Run(ctx, tally.New(), false, Step{"a", "check:a", func(context.Context, *tally.Tally) error {
+	all, err := Run(ctx, tally.New(), false, InOrder(Step{"a", "check:a", func(context.Context, *tally.Tally) error {
 		stop()
 		return errors.New("killed")
-	}}, named(&ran, "b", nil))
+	}}, named(&ran, "b", nil))...)
 	require.ErrorIs(t, err, context.Canceled)
 	require.Empty(t, ran)
 	require.Empty(t, all.Failed())
+}
+
+// The steps of a stage run beside one another, and the next stage begins when all have ended.
+func TestStagesRunBesideOneAnother(t *testing.T) {
+	var ended atomic.Int32
+	met := make(chan struct{})
+	meet := func(_ context.Context, counted *tally.Tally) error {
+		select {
+		case met <- struct{}{}:
+		case <-met:
+		}
+		defer ended.Add(1)
+		return errors.New("as meant")
+	}
+	all, err := Run(t.Context(), tally.New(), false, Stage{{"a", "check:a", meet}, {"b", "check:b", meet}}, Stage{{"c", "check:c", func(context.Context, *tally.Tally) error {
+		require.Equal(t, int32(2), ended.Load())
+		return nil
+	}}})
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"step a", "step b"}, all.Failed())
 }
 
 func TestTheLastWord(t *testing.T) {
@@ -87,9 +108,9 @@ func module(t *testing.T, body string) {
 func TestFailedTestsAreNoFailedStep(t *testing.T) {
 	module(t, `if err := os.WriteFile(os.Getenv("TRIED_REPORT"), []byte("a report"), 0o600); err != nil { t.Fatal(err) }; t.Fatal("as meant")`)
 	events := t.TempDir()
-	all, err := Run(KeepingEvents(t.Context(), events), tally.New(), true, Step{"tried", "check:tried", func(ctx context.Context, counted *tally.Tally) error {
+	all, err := Run(KeepingEvents(t.Context(), events), tally.New(), true, Stage{{"tried", "check:tried", func(ctx context.Context, counted *tally.Tally) error {
 		return GoTestReported(ctx, counted, "TRIED_REPORT", "./...")
-	}})
+	}}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"tried TestTried"}, all.Failed())
 	kept, err := os.ReadFile(filepath.Join(events, "check-tried.jsonl"))
@@ -100,9 +121,9 @@ func TestFailedTestsAreNoFailedStep(t *testing.T) {
 
 func TestARunThatCannotBeginIsAFailedStep(t *testing.T) {
 	module(t, `_ = os.Args`)
-	all, err := Run(t.Context(), tally.New(), true, Step{"tried", "check:tried", func(ctx context.Context, counted *tally.Tally) error {
+	all, err := Run(t.Context(), tally.New(), true, Stage{{"tried", "check:tried", func(ctx context.Context, counted *tally.Tally) error {
 		return GoTest(ctx, counted, "-mod=wrong")
-	}})
+	}}})
 	require.NoError(t, err)
 	require.Equal(t, []string{"step tried"}, all.Failed())
 }
@@ -111,7 +132,7 @@ func TestARunThatCannotBeginIsAFailedStep(t *testing.T) {
 func TestStepsRunUnderOneMask(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o002))
 	dir := filepath.Join(t.TempDir(), "made")
-	_, err := Run(t.Context(), tally.New(), true, Step{"a", "check:a", func(context.Context, *tally.Tally) error { return os.Mkdir(dir, 0o777) }})
+	_, err := Run(t.Context(), tally.New(), true, Stage{{"a", "check:a", func(context.Context, *tally.Tally) error { return os.Mkdir(dir, 0o777) }}})
 	require.NoError(t, err)
 	info, err := os.Stat(dir)
 	require.NoError(t, err)

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // event is one line of `go test -json`; `go doc test2json` describes it.
@@ -26,8 +27,9 @@ type event struct {
 }
 
 // Tally is the sum of several runs. A test is named by its package and its own name; one that runs twice counts once and
-// has failed when either run failed. Only leaves count: a test with subtests is the sum of them.
+// has failed when either run failed. Only leaves count: a test with subtests is the sum of them. Several runs may be read at once.
 type Tally struct {
+	mu       sync.Mutex
 	outcomes map[key]string
 	extra    []string // failed steps that are no tests
 }
@@ -54,19 +56,29 @@ func (t *Tally) Read(r io.Reader, w io.Writer) error {
 			return fmt.Errorf("reading the test events: %w", err)
 		}
 	}
-	for k, outcome := range run.outcomes {
+	t.Add(&Tally{outcomes: run.outcomes})
+	return nil
+}
+
+// Add takes in what another tally has, which nobody adds to any more.
+func (t *Tally) Add(o *Tally) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for k, outcome := range o.outcomes {
 		if t.outcomes[k] != "fail" {
 			t.outcomes[k] = outcome
 		}
 	}
-	return nil
+	t.extra = append(t.extra, o.extra...)
 }
 
 // Fail counts a failed step that is no test, such as a link check.
-func (t *Tally) Fail(step string) { t.extra = append(t.extra, step) }
+func (t *Tally) Fail(step string) { t.Add(&Tally{extra: []string{step}}) }
 
 // Counts are the sums.
 func (t *Tally) Counts() (passed, failed, skipped int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	passed, failed, skipped = totals(maps.Values(leaves(t.outcomes)))
 	return passed, failed + len(t.extra), skipped
 }
@@ -87,6 +99,8 @@ func totals(outcomes iter.Seq[string]) (passed, failed, skipped int) {
 
 // Failed names what failed, sorted.
 func (t *Tally) Failed() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var names []string
 	for k, outcome := range leaves(t.outcomes) {
 		if outcome == "fail" || outcome == "run" {
@@ -100,6 +114,8 @@ func (t *Tally) Failed() []string {
 // Outcome is how the tests of a name ended, over all that a package has of it: testing calls the further subtests of one
 // name NAME#01, NAME#02, …. A test that never ended has failed; one with subtests counts by its own outcome.
 func (t *Tally) Outcome(pkg, test string) (passed, failed, skipped int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	found := maps.Clone(t.outcomes)
 	maps.DeleteFunc(found, func(k key, _ string) bool { return k.pkg != pkg || !named(k.test, test) })
 	return totals(maps.Values(found))
@@ -220,7 +236,5 @@ func sum(passed, skipped int) string {
 }
 
 func (r *run) show(lines []string) {
-	for _, line := range lines {
-		fmt.Fprint(r.out, line)
-	}
+	fmt.Fprint(r.out, strings.Join(lines, "")) // at once: other suites may write beside it
 }

@@ -56,7 +56,7 @@ func Up(ctx context.Context) error {
 
 	log := &valve{to: os.Stderr}
 	d, err := daemon.Start(ctx, l, daemon.Options{Config: upConfig, Options: process.Options{
-		Name: "the daemon", Exe: "bin/orchestratord", Env: command.Environ(), Stdout: os.Stdout, Echo: log, Keep: 20, Death: syscall.SIGTERM,
+		Name: "the daemon", Exe: "bin/orchestratord", Env: command.Environ(ctx), Stdout: os.Stdout, Echo: log, Keep: 20, Death: syscall.SIGTERM,
 	}})
 	if err != nil {
 		return err

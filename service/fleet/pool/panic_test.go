@@ -19,11 +19,11 @@ type stumbling struct{ left *atomic.Int32 }
 
 func (stumbling) Now() time.Time { return time.Now() }
 
-func (s stumbling) After(d time.Duration) (due <-chan time.Time, stop func()) {
+func (s stumbling) Until(at time.Time) (due <-chan time.Time, stop func()) {
 	if s.left.Add(-1) >= 0 {
 		panic("index out of range")
 	}
-	t := time.NewTimer(d)
+	t := time.NewTimer(time.Until(at))
 	return t.C, func() { t.Stop() }
 }
 
