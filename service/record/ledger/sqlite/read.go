@@ -88,7 +88,7 @@ func (r *Reader) prepare(ctx context.Context) error {
 	return nil
 }
 
-const liveTasks = `SELECT ` + columns + `, NULL, NULL, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
+const liveTasks = `SELECT ` + columns + `, NULL, NULL, NULL, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
 
 const everything = `SELECT ` + columns + `, x.ends, x.text, x.marks, x.logprobs, x.sum` + withTexts
 
