@@ -28,6 +28,34 @@ Feature: Batches
     When I delete the file "frogs", which is answered with 200
     Then the results of the batch "shaken" have each of 40 lines once
 
+  @LO-444
+  Scenario: A line that runs makes way for an interactive task
+    Given a fake engine with 1 slots
+    And the fake engine's script is
+      """
+      {"tokens": 3, "stepped": true, "match": "haiku"}
+      """
+    And a daemon in front of a fake engine
+    When I upload a file "frogs" of 3 completions of 3 tokens
+    And I make a batch "patient" of the file "frogs"
+    Then the fake engine has come to busy 1
+    When the fake engine releases 1 tokens
+    And I submit an interactive task "urgent"
+    Then the fake engine has come to canceled 1
+    When the fake engine releases 3 tokens
+    Then task "urgent" is completed
+    And the batch "patient" comes to have
+      | status                   | in_progress |
+      | request_counts.completed | 0           |
+    When the fake engine releases 100 tokens
+    Then the batch "patient" comes to have
+      | status                   | completed |
+      | request_counts.completed | 3         |
+    And the results of the batch "patient" have each of 3 lines once
+    And the metrics have
+      | llorch_batch_lines_interrupted_total{pool_id="default"} | 1 |
+    And every series is in the metrics contract, with its labels and values
+
   @LO-437
   Scenario: Interactive tasks come first, and lines take no place in a full queue
     Given a fake engine with 1 slots
@@ -37,10 +65,11 @@ Feature: Batches
       """
     And a daemon in front of a fake engine whose pool has
       | queue | {capacity: 1, full_policy: drop-lru} |
+    When I submit an interactive task "running"
+    Then the fake engine has come to busy 1
     When I upload a file "frogs" of 20 completions of 2 tokens
     And I make a batch "waiting" of the file "frogs"
-    Then the fake engine has come to busy 1
-    And the batch "waiting" comes to have
+    Then the batch "waiting" comes to have
       | status | in_progress |
     When I submit an interactive task "dropped"
     And I submit an interactive task "first"

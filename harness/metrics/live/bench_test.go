@@ -279,8 +279,8 @@ func (b *bench) worker(t *testing.T, replica string) int {
 	return 0
 }
 
-// messageBatch has a request run as a message batch, and deletes that.
-func (b *bench) messageBatch(t *testing.T) {
+// messageBatch has a request to a model run as a message batch, and deletes that. What is done meanwhile is done before it has ended.
+func (b *bench) messageBatch(t *testing.T, model string, meanwhile func()) {
 	t.Helper()
 	const at = "/v1/messages/batches"
 	call := func(method, path, body string) (got struct {
@@ -298,7 +298,8 @@ func (b *bench) messageBatch(t *testing.T) {
 		require.Equal(t, http.StatusOK, res.StatusCode)
 		return got
 	}
-	id := call(http.MethodPost, at, `{"requests":[{"custom_id":"a","params":{"model":"haiku","max_tokens":4,"messages":[{"role":"user","content":"Frogs"}]}}]}`).ID
+	id := call(http.MethodPost, at, `{"requests":[{"custom_id":"a","params":{"model":"`+model+`","max_tokens":4,"messages":[{"role":"user","content":"Frogs"}]}}]}`).ID
+	meanwhile()
 	eventually(t, func() []string {
 		if got := call(http.MethodGet, at+"/"+id, "").Status; got != "ended" {
 			return []string{"the batch is " + got}

@@ -264,7 +264,7 @@ var table = []action{
 	}},
 
 	{"a message batch of one request comes, is run, and is deleted", func(t *testing.T, b *bench) []metrics.Move {
-		b.messageBatch(t)
+		b.messageBatch(t, "haiku", func() {})
 		return both(queued("haiku", "batch"), started("haiku", "batch"), []metrics.Move{
 			by(1, `llorch_batch_lines_ended_total{front="anthropic",outcome="completed"}`),
 			is(0, `llorch_batch_lines{state="waiting"}`), is(0, `llorch_batch_lines{state="fed"}`),
@@ -273,6 +273,29 @@ var table = []action{
 			{Series: `tokens_in_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1},
 			{Series: `tokens_out_total{pool_id="haiku"}`, Kind: metrics.AtLeast, Figure: 1},
 			by(1, `llorch_tasks_finished_total{pool_id="haiku",outcome="completed"}`), by(1, `llorch_ledger_ops_total{op="finish"}`),
+			by(1, `llorch_artifacts_stored_total{kind="other"}`), by(1, `llorch_artifacts_removed_total{reason="deleted"}`),
+		})
+	}},
+	{"a batch's line makes way", func(t *testing.T, b *bench) []metrics.Move {
+		b.held.SetScript(fakeengine.Script{Stepped: true, Tokens: 2})
+		b.messageBatch(t, "held", func() {
+			busy(t, b.held, 1)
+			s := b.follow(t, b.submit(t, "held", nil))
+			b.held.Release(2)
+			require.NoError(t, s.Rest())
+			b.held.Release(10)
+		})
+		return both(queued("held", "batch"), queued("held", "interactive"), started("held", "interactive"), []metrics.Move{
+			by(1, `llorch_batch_lines_interrupted_total{pool_id="held"}`),
+			by(2, `llorch_ledger_ops_total{op="accept"}`), by(2, `tasks_started_total{pool_id="held",priority="batch"}`), by(3, `placement_decisions_total{outcome="placed"}`),
+			by(3, `placement_candidates_considered`), by(2, `llorch_prediction_error_ms{pool_id="held"}`),
+			{Series: `placement_decisions_total{outcome="no_replica"}`, Kind: metrics.AtLeast, Figure: 1},
+			by(1, `llorch_batch_lines_ended_total{front="anthropic",outcome="completed"}`),
+			{Series: `llorch_ledger_ops_total{op="batch"}`, Kind: metrics.AtLeast, Figure: 4},
+			by(2, `latency_first_token_ms{pool_id="held"}`), by(2, `latency_decode_ms{pool_id="held"}`),
+			{Series: `tokens_in_total{pool_id="held"}`, Kind: metrics.AtLeast, Figure: 2},
+			by(4, `tokens_out_total{pool_id="held"}`),
+			by(2, `llorch_tasks_finished_total{pool_id="held",outcome="completed"}`), by(2, `llorch_ledger_ops_total{op="finish"}`),
 			by(1, `llorch_artifacts_stored_total{kind="other"}`), by(1, `llorch_artifacts_removed_total{reason="deleted"}`),
 		})
 	}},

@@ -2,6 +2,8 @@
 
 package placement
 
+import "slices"
+
 // Replica is what Place knows of a replica.
 type Replica struct {
 	ID          string
@@ -68,9 +70,18 @@ func (n Need) among(replicas []Replica) Need {
 // holds reports whether the replica's context is large enough for the task.
 func (r *Replica) holds(need Need) bool { return r.Ctx == 0 || need.Ctx <= r.Ctx }
 
+// Suited reports whether the replica of this id is one of those that could run the task if they had a free slot.
+func Suited(replicas []Replica, need Need, id string) bool {
+	need = need.among(replicas)
+	return slices.ContainsFunc(replicas, func(r Replica) bool { return r.ID == id && r.suits(need) })
+}
+
 // takes reports whether the replica can run the task now.
-func (r *Replica) takes(need Need) bool {
-	return r.Ready && r.Active < r.Slots && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
+func (r *Replica) takes(need Need) bool { return r.Active < r.Slots && r.suits(need) }
+
+// suits reports whether the replica can run the task once a slot is free.
+func (r *Replica) suits(need Need) bool {
+	return r.Ready && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
 }
 
 // reuses reports whether the task can use KV that the replica holds.

@@ -20,9 +20,13 @@ func (s *Scheduler) Demand(poolID string) (residency.Demand, bool) {
 		Interactive: l.oldest(task.Interactive), Batch: l.oldest(task.Batch), Waiting: l.queue.Depth() + len(retries),
 		ActiveAt: time.Unix(0, l.activeAt.Load()),
 	}
-	for _, j := range retries { // they ran before, and nobody is ahead of them
-		if came := j.task.AcceptedAt; d.Interactive.IsZero() || came.Before(d.Interactive) {
-			d.Interactive = came
+	for _, j := range retries { // they ran before, and nobody is ahead of them, but of a batch's line
+		since := &d.Interactive
+		if j.line() {
+			since = &d.Batch
+		}
+		if came := j.task.AcceptedAt; since.IsZero() || came.Before(*since) {
+			*since = came
 		}
 	}
 	d.Running = l.busy()

@@ -81,7 +81,7 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		s.o.Sessions.Settle(r) // before anybody sees the end: its reader may send the session's next turn
 		// The metrics and the log have the end before anybody sees it: whoever reads the end and then the metrics finds it there.
 		s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
-		if j.tried() > 1 {
+		if j.lost() > 1 {
 			s.o.Metrics.moved(r)
 		}
 		s.narrate(r, j.version(), was)

@@ -54,7 +54,7 @@ func (j *job) place(startedAt time.Time) (position int, start time.Duration) {
 		return 0, since(j.task.AcceptedAt, startedAt)
 	}
 	position, _ = j.lane.queue.Position(j.ticket)
-	return position, since(j.task.AcceptedAt, j.lane.s.o.Now()) + j.lane.predict(position)
+	return position, since(j.task.AcceptedAt, j.lane.s.o.Now()) + j.lane.predict(position, j.task.Request.Priority)
 }
 
 // since is how long after a moment of the record another one came. The clock may have been set back in between, such as over a restart,
@@ -64,14 +64,14 @@ func since(was, now time.Time) time.Duration { return max(now.Sub(was), 0) }
 // figures are those of a `metrics` frame. False: there are none any more. Every stream asks once a second, so no snapshot is made.
 func (j *job) figures() (task.Metrics, bool) {
 	j.mu.Lock()
-	state, startedAt, tries, warm, moves := j.public(), j.startedAt, j.tries, j.warm, j.state == moving
+	state, startedAt, lost, warm, moves := j.public(), j.startedAt, j.tries-j.yielded-1, j.warm, j.state == moving
 	j.mu.Unlock()
 	if state.Final() {
 		return task.Metrics{}, false
 	}
 	l := j.lane
 	m := task.Metrics{
-		Phase: task.PhaseQueued, QueueDepth: l.queue.Depth(), KVWarmth: warm, Failover: max(tries-1, 0),
+		Phase: task.PhaseQueued, QueueDepth: l.queue.Depth(), KVWarmth: warm, Failover: max(lost, 0),
 		Budgets: l.s.o.Sessions.Rests(j.task.Request.SessionID, j.task.Request.Actor),
 	}
 	var start time.Duration

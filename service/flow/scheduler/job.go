@@ -47,7 +47,9 @@ type job struct {
 	decodesFrom time.Time               // when that of this run came
 	spent       time.Duration           // that runs decoded whose answer others went on with
 	tries       int                     // runs so far, one of an earlier process included
-	excused     int                     // how many of them ended because this process lacked something
+	excused     int                     // how many of them ended because this process lacked something, or gave way
+	yielded     int                     // how often it gave way to an interactive task
+	yieldsNow   bool                    // its run does, and has not ended yet
 	warm        bool                    // the engine took part of the prompt from KV, in this run
 	cancelRun   context.CancelCauseFunc // nil while no replica runs it
 	wants       string                  // the fingerprint that the next run needs; empty: any
@@ -75,9 +77,13 @@ func ended(r task.Record, l *lane) *job {
 // accept says that the ledger has the task: the lane may have it, unless it runs already, and everybody may see it.
 func (j *job) accept() {
 	j.mu.Lock()
-	defer j.mu.Unlock()
 	if !j.enter(running) { // it has not begun
 		j.enter(accepted)
+	}
+	yields := j.yieldsNow
+	j.mu.Unlock()
+	if yields {
+		j.stopEngine(errYields)
 	}
 }
 
@@ -104,7 +110,7 @@ func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	if j.startedAt.IsZero() {
 		j.startedAt = now
 	}
-	j.replica, j.cancelRun, j.warm, j.decodesFrom = r, cancel, false, time.Time{}
+	j.replica, j.cancelRun, j.warm, j.decodesFrom, j.yieldsNow = r, cancel, false, time.Time{}, false
 	j.tries++
 	return true
 }
@@ -117,7 +123,7 @@ func (j *job) move(fingerprint string) bool {
 	if !j.enter(moving) {
 		return false
 	}
-	j.cancelRun, j.wants = nil, fingerprint
+	j.cancelRun, j.wants, j.yieldsNow = nil, fingerprint, false
 	j.lane.retries.add(j) // under the same lock as the state, so that whoever ends the job finds it there
 	return true
 }
@@ -235,7 +241,14 @@ func (j *job) blamed() int {
 	return j.tries - j.excused
 }
 
-// excuse says that the run ended because this process lacked something.
+// lost is how many of the runs lost their worker, or are the last one.
+func (j *job) lost() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.tries - j.yielded
+}
+
+// excuse says that the run ended because this process lacked something, or gave way.
 func (j *job) excuse() {
 	j.mu.Lock()
 	defer j.mu.Unlock()

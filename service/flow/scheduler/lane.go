@@ -62,6 +62,18 @@ func (r *retries) len() int {
 	return len(r.jobs)
 }
 
+// ahead is how many of them come before a newcomer.
+func (r *retries) ahead(p task.Priority) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, j := range r.jobs {
+		if p != task.Interactive || !j.line() {
+			n++
+		}
+	}
+	return n
+}
+
 func (r *retries) remove(j *job) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -188,7 +200,7 @@ func (l *lane) oldest(p task.Priority) time.Time {
 	return at
 }
 
-// dispatch places a task: one of those that ran before, else the queue's next. It reports whether another may follow at once.
+// dispatch places a task: one of those that ran before, else the queue's next. A batch's line that ran before comes behind interactive tasks (LO-444). It reports whether another may follow at once.
 // Where it returns false, whoever changes the reason wakes the lane: a push, an accept, a slot that is free again, a replica
 // that got Ready.
 func (l *lane) dispatch() bool {
@@ -196,11 +208,29 @@ func (l *lane) dispatch() bool {
 		return false
 	}
 	l.known = l.s.o.Replicas.Snapshot(l.pool.ID, l.known[:0])
-	if slices.ContainsFunc(l.retries.list(), l.place) {
-		return true
+	var lines []*job
+	for _, j := range l.retries.list() {
+		switch {
+		case j.line(): // it comes behind the interactive tasks
+			lines = append(lines, j)
+		case l.place(j):
+			return true
+		default:
+			l.makeWay(j)
+		}
 	}
-	j, ok := l.queue.Peek()
-	return ok && j.now() == accepted && l.place(j)
+	j, waits := l.queue.Peek()
+	if waits && j.task.Request.Priority == task.Interactive {
+		if j.now() != accepted {
+			return false
+		}
+		placed := l.place(j)
+		if !placed {
+			l.makeWay(j)
+		}
+		return placed
+	}
+	return slices.ContainsFunc(lines, l.place) || waits && j.now() == accepted && l.place(j)
 }
 
 // place sets a task running, if a replica can take it now.

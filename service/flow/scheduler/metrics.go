@@ -34,6 +34,7 @@ type Metrics struct {
 	failovers     *prometheus.CounterVec
 	reusedTokens  *prometheus.CounterVec
 	savedMS       *prometheus.CounterVec
+	yields        *prometheus.CounterVec
 }
 
 // NewMetrics registers the scheduler's series.
@@ -61,6 +62,7 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 		savedMS:      counter("llorch_prefill_saved_ms_total", "About how many milliseconds the engines would have needed for those tokens.", observe.LabelPoolID),
 		failovers: counter("llorch_failovers_total", "Tasks that lost their worker, by how that ended: resumed, continued, mismatch or exhausted.",
 			observe.LabelPoolID, observe.LabelOutcome),
+		yields:    counter("llorch_batch_lines_interrupted_total", "Runs of batches' lines that gave way to an interactive task (LO-444).", observe.LabelPoolID),
 		tokensIn:  counter("tokens_in_total", "Prompt tokens of completed tasks.", observe.ReplicaLabels()...),
 		tokensOut: counter("tokens_out_total", "Tokens streamed.", observe.ReplicaLabels()...),
 		firstTokenMS: histogram("latency_first_token_ms", "Milliseconds from admission to the first token.",
@@ -155,6 +157,9 @@ func (m *Metrics) moved(r task.Record) {
 	}
 	m.failovers.WithLabelValues(r.Task.PoolID, outcome).Inc()
 }
+
+// gaveWay counts a run that made way for an interactive task.
+func (m *Metrics) gaveWay(l *lane) { m.yields.WithLabelValues(l.pool.ID).Inc() }
 
 // reused counts what a task took from KV, and about how long its engine would have needed for that.
 func (m *Metrics) reused(t task.Task, tokens int, saved time.Duration) {

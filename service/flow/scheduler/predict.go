@@ -7,18 +7,23 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// predict is how long a task with so many ahead of it in the queue has to wait for a slot.
-func (l *lane) predict(ahead int) time.Duration {
+// predict is how long a task of a priority with so many ahead of it in the queue has to wait for a slot. Batches' lines make way for an interactive one.
+func (l *lane) predict(ahead int, p task.Priority) time.Duration {
 	ready := l.ready()
 	defer ready.done()
-	ahead += l.retries.len()
+	ahead += l.retries.ahead(p)
 	if ahead < ready.slots-ready.busy {
 		return 0
 	}
 	now := l.s.o.Now()
-	wait := l.rates.wait(ahead, ready.replicas, now)
+	var lines []*job
+	if p == task.Interactive {
+		lines = l.lines((*job).makesWay)
+	}
+	wait := l.rates.wait(ahead, ready.replicas, now, lines)
 	if l.pool.OnDemand {
 		wait += l.s.o.Residency.Wait(l.pool.ID, now)
 	}

@@ -44,6 +44,7 @@ type move struct {
 	pick     int // of the task, or the replica
 	strict   bool
 	priority task.Priority
+	line     bool // of a batch, where the priority is that
 	tokens   int
 	deadline time.Duration
 }
@@ -80,8 +81,8 @@ func drawPlot(t *rapid.T) plot {
 		m := move{
 			after: time.Duration(rapid.SampledFrom([]int{0, 0, 1, 5, 10, 33, 100, 400}).Draw(t, "after")) * time.Millisecond,
 			kind:  rapid.SampledFrom(kinds).Draw(t, "kind"), pick: rapid.IntRange(0, 100).Draw(t, "pick"),
-			priority: rapid.SampledFrom([]task.Priority{task.Interactive, task.Batch}).Draw(t, "priority"),
-			strict:   rapid.IntRange(0, 3).Draw(t, "strict") > 0, tokens: rapid.IntRange(1, 25).Draw(t, "tokens"),
+			priority: rapid.SampledFrom([]task.Priority{task.Interactive, task.Batch}).Draw(t, "priority"), line: rapid.Bool().Draw(t, "line"),
+			strict: rapid.IntRange(0, 3).Draw(t, "strict") > 0, tokens: rapid.IntRange(1, 25).Draw(t, "tokens"),
 		}
 		if rapid.IntRange(0, 9).Draw(t, "deadline") == 0 {
 			m.deadline = 150 * time.Millisecond
@@ -328,6 +329,9 @@ func (s *stage) play(m move) {
 		}}
 		if m.strict {
 			a.task.Determinism = task.Strict
+		}
+		if m.line && m.priority == task.Batch {
+			ofBatch(&a.task)
 		}
 		s.mu.Lock()
 		a.sent = s.step()

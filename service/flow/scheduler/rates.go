@@ -3,6 +3,8 @@
 package scheduler
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -100,6 +102,13 @@ func (r *rates) began(j *job, replicaID string, now time.Time) {
 	r.runs[j] = &runTime{replicaID: replicaID, began: now}
 }
 
+// running are the jobs that run now.
+func (r *rates) running() []*job {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.runs))
+}
+
 // firstToken notes that a task's prompt was read.
 func (r *rates) firstToken(j *job, now time.Time) {
 	r.mu.Lock()
@@ -157,8 +166,8 @@ func (r *rates) perTask() time.Duration {
 const looked = 128
 
 // wait predicts when a slot is free for a task that has so many ahead of it. The running tasks have to end. Then those ahead take
-// each slot that becomes free, on each replica at its own pace.
-func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time) time.Duration {
+// each slot that becomes free, on each replica at its own pace. Jobs that make way are in nobody's.
+func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time, makeWay []*job) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	type slot struct{ free, each float64 } // seconds until it is free, and for each task
@@ -178,6 +187,9 @@ func (r *rates) wait(ahead int, ready []placement.Replica, now time.Time) time.D
 		return seconds(float64(ahead) * r.service.value)
 	}
 	for j, run := range r.runs {
+		if slices.Contains(makeWay, j) {
+			continue
+		}
 		left := max(r.time(run.replicaID, r.length(j), reading(j))-now.Sub(run.began).Seconds(), 0)
 		for at, i := 0, 0; i < len(ready); at, i = at+ready[i].Slots, i+1 {
 			if ready[i].ID != run.replicaID {

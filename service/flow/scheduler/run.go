@@ -34,6 +34,9 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	o, lease := &l.s.o, s.lease
 	replica, now := lease.Replica(), o.Now()
 	l.rates.began(j, replica.ID, now)
+	if j.line() && l.interactiveWaits() { // one came before it could see that there is a line to make way
+		l.wake()
+	}
 	if s != j.slot { // else nobody may know of it yet
 		l.placed(j, s, now)
 	}
@@ -280,18 +283,17 @@ func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err 
 	return errors.Join(panicked, err)
 }
 
-// retry lets a task whose engine broke wait for another replica, where one could go on with it: for a strict task that has sent
+// retry lets a task whose engine broke, or whose run gave way, wait for another slot, where one could go on with it: for a strict task that has sent
 // tokens, a replica of the same fingerprint (LO-203); for a best-effort task any one (LO-209).
 func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 	sent, strict, changed := j.log.Tokens() > 0, j.task.Determinism == task.Strict, errors.Is(err, errChanged)
-	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) || sent && strict && changed || errors.Is(err, errPrompt) {
+	if sent && strict && changed || errors.Is(err, errPrompt) {
 		return false
 	}
-	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
+	gaveWay := errors.Is(context.Cause(ctx), errYields)
+	if gaveWay {
 		j.excuse()
-		pause(ctx, l.s.o.RecordEvery)
-	}
-	if ctx.Err() != nil || j.blamed() >= attempts {
+	} else if !l.again(ctx, j, err) {
 		return false
 	}
 	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
@@ -304,7 +306,12 @@ func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 	case !j.log.Rewind():
 		return false
 	}
-	l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tried()), zap.Error(err))...)
+	if gaveWay {
+		l.s.o.Metrics.gaveWay(l)
+		l.s.o.Log.Info("a batch's line gives way to an interactive task", append(j.told(), zap.Int("tries", j.tried()))...)
+	} else {
+		l.s.o.Log.Warn("a task lost its worker and moves to another", append(j.told(), zap.Int("tries", j.tried()), zap.Error(err))...)
+	}
 	if !j.move(fingerprint) {
 		return false
 	}
@@ -313,6 +320,18 @@ func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 		l.s.letGo(j, &l.s.runs, nil)
 	}
 	return true
+}
+
+// again reports whether a task whose run ended with this error is worth another try.
+func (l *lane) again(ctx context.Context, j *job, err error) bool {
+	if ctx.Err() != nil || !task.HasCode(err, task.WorkerReset) {
+		return false
+	}
+	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
+		j.excuse()
+		pause(ctx, l.s.o.RecordEvery)
+	}
+	return ctx.Err() == nil && j.blamed() < attempts
 }
 
 // continues reports whether another engine like this one can go on behind what the task has sent: an answer, thinking, or an answer behind it. Of a call it
@@ -365,6 +384,8 @@ func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	}
 	e = task.AsError(err)
 	switch {
+	case errors.Is(context.Cause(ctx), errYields):
+		e = task.Errorf(task.WorkerReset, "the task gave way to an interactive one, and no engine can go on in the middle of this answer: send the task again").Retry(0)
 	case errors.Is(err, stream.ErrDiverged):
 		e = l.errLost("decoding it again did not give what was already sent").Because(stream.ErrDiverged)
 	case e.Code == task.WorkerReset && j.blamed() >= attempts:

@@ -127,7 +127,7 @@ func (s *Scheduler) Wait(poolID string, p task.Priority) time.Duration {
 	if l == nil {
 		return 0
 	}
-	return l.predict(l.queue.NextPosition(p))
+	return l.predict(l.queue.NextPosition(p), p)
 }
 
 // Backlog is the number of a pool's tasks that wait or run.

@@ -107,11 +107,11 @@ func (j *job) startPatience() {
 	still := func() bool { return j.changes == stay }
 	j.patience = awake.AfterFunc(l.s.o.MoveWithin, func() {
 		defer l.unplaced(j)
-		if !l.parked() {
+		if waits := l.parked() || j.line() && l.suited(j); !waits {
 			l.s.aside(func() { l.s.fail(j, l.errLost("no replica that can go on with it was ready in time"), still) }, j.told)
 			return
 		}
-		j.mu.Lock() // a drained pool's tasks wait for it, as its queue does
+		j.mu.Lock() // a drained pool's tasks wait for it, as its queue does, and a line waits behind interactive tasks
 		defer j.mu.Unlock()
 		if still() {
 			j.patience.Reset(l.s.o.MoveWithin)

@@ -182,7 +182,7 @@ func (l *lane) push(j *job) (run func(), err error) {
 	t.QueuePosition, t.Backoff = place.Position, l.backoff()
 	if j.slot == nil {
 		defer l.rates.queue(j, 1)
-		t.PredictedStart = l.predict(place.Position)
+		t.PredictedStart = l.predict(place.Position, t.Request.Priority)
 	}
 	j.log = stream.New(t.Started(), l.s.o.Now)
 	if j.slot != nil {
