@@ -96,15 +96,24 @@ func TestTokensStandWithTheirText(t *testing.T) {
 		stop   []string
 		want   []string
 	}{
-		"each by itself":     {[]string{said("ab", told("ab")), said("c", told("c")), said("", told("")), ended}, nil, []string{`ab = "ab"`, `c = "c"`}},
-		"a rune in two":      {[]string{said("a", told("a")), said("", told("\xe8\x9b")), said("蛙", told("\x99")), ended}, nil, []string{`a = "a"`, `蛙 = "\xe8\x9b" "\x99"`}},
-		"an end in a rune":   {[]string{said("a", told("a")), said("", told("\xe8\x9b")), ended}, nil, []string{`a = "a"`}},
-		"a word":             {[]string{said("ab", told("ab")), said("c", told("c")), said("d", told("d")), ended}, []string{"cd"}, []string{`ab = "ab"`}},
-		"a word in a token":  {[]string{said("ab", told("ab")), said("cde", told("cde")), ended}, []string{"", "d"}, []string{`ab = "ab"`, `c = "cde"`}},
-		"no word after all":  {[]string{said("ab", told("ab")), said("x", told("x")), said("z", told("z")), ended}, []string{"xy"}, []string{`ab = "ab"`, `xz = "x" "z"`}},
-		"a beginning at the": {[]string{said("ax", told("ax")), said("z", told("z")), ended}, []string{"xy"}, []string{`a = "ax"`, `xz = "z"`}},
-		"held to the end":    {[]string{said("ab", told("ab")), said("x", told("x")), ended}, []string{"xy"}, []string{`ab = "ab"`, `x = "x"`}},
-		"none are told":      {[]string{said("ab", "null"), said("c", "[]"), ended}, nil, []string{`ab =`, `c =`}},
+		"each by itself":       {[]string{said("ab", told("ab")), said("c", told("c")), said("", told("")), ended}, nil, []string{`ab = "ab"`, `c = "c"`}},
+		"a rune in two":        {[]string{said("a", told("a")), said("", told("\xe8\x9b")), said("蛙", told("\x99")), ended}, nil, []string{`a = "a"`, `蛙 = "\xe8\x9b" "\x99"`}},
+		"an end in a rune":     {[]string{said("a", told("a")), said("", told("\xe8\x9b")), ended}, nil, []string{`a = "a"`}},
+		"a word":               {[]string{said("ab", told("ab")), said("c", told("c")), said("d", told("d")), ended}, []string{"cd"}, []string{`ab = "ab"`}},
+		"a word in a token":    {[]string{said("ab", told("ab")), said("cde", told("cde")), ended}, []string{"", "d"}, []string{`ab = "ab"`, `c = "cde"`}},
+		"no word after all":    {[]string{said("ab", told("ab")), said("x", told("x")), said("z", told("z")), ended}, []string{"xy"}, []string{`ab = "ab"`, `xz = "x" "z"`}},
+		"a beginning at the":   {[]string{said("ax", told("ax")), said("z", told("z")), ended}, []string{"xy"}, []string{`a = "ax"`, `xz = "z"`}},
+		"a token without text": {[]string{said("", told("")), said("a", told("a")), ended}, nil, []string{`a = "a"`}},
+		"a word behind a beginning": {
+			[]string{said("x", told("x")), said("y", told("y")), said("q", told("q")), ended}, []string{"xyz", "yq"}, []string{`x = "x"`},
+		},
+		"held again and again": {
+			[]string{said("x", told("x")), said("y", told("y")), said("qq", told("qq")), said("s", told("s")), said("!", told("!")), ended},
+			[]string{"xyz", "yqqq", "qqst"},
+			[]string{`x = "x"`, `y = "y"`, `qqs! = "qq" "s" "!"`},
+		},
+		"held to the end": {[]string{said("ab", told("ab")), said("x", told("x")), ended}, []string{"xy"}, []string{`ab = "ab"`, `x = "x"`}},
+		"none are told":   {[]string{said("ab", "null"), said("c", "[]"), ended}, nil, []string{`ab =`, `c =`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &teller{frames: c.frames}
