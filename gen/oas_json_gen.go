@@ -2150,6 +2150,8 @@ func (s *ChatFeaturesItem) Decode(d *jx.Decoder) error {
 		*s = ChatFeaturesItemTemplateArguments
 	case ChatFeaturesItemLogitBias:
 		*s = ChatFeaturesItemLogitBias
+	case ChatFeaturesItemLogprobs:
+		*s = ChatFeaturesItemLogprobs
 	default:
 		*s = ChatFeaturesItem(v)
 	}
@@ -12621,6 +12623,18 @@ func (s *TaskRequest) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.Logprobs.Set {
+			e.FieldStart("logprobs")
+			s.Logprobs.Encode(e)
+		}
+	}
+	{
+		if s.TopLogprobs.Set {
+			e.FieldStart("top_logprobs")
+			s.TopLogprobs.Encode(e)
+		}
+	}
+	{
 		if s.ReplayOf.Set {
 			e.FieldStart("replay_of")
 			s.ReplayOf.Encode(e)
@@ -12710,7 +12724,7 @@ func (s *TaskRequest) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfTaskRequest = [29]string{
+var jsonFieldsNameOfTaskRequest = [31]string{
 	0:  "model_ref",
 	1:  "task_id",
 	2:  "workload",
@@ -12726,20 +12740,22 @@ var jsonFieldsNameOfTaskRequest = [29]string{
 	12: "template_args",
 	13: "format",
 	14: "logit_bias",
-	15: "replay_of",
-	16: "inputs",
-	17: "seed",
-	18: "params",
-	19: "sampler_profile_version",
-	20: "determinism",
-	21: "max_tokens",
-	22: "deadline_ms",
-	23: "ctx",
-	24: "expected_tokens",
-	25: "placement",
-	26: "kv_hint",
-	27: "on_disconnect",
-	28: "output_mode",
+	15: "logprobs",
+	16: "top_logprobs",
+	17: "replay_of",
+	18: "inputs",
+	19: "seed",
+	20: "params",
+	21: "sampler_profile_version",
+	22: "determinism",
+	23: "max_tokens",
+	24: "deadline_ms",
+	25: "ctx",
+	26: "expected_tokens",
+	27: "placement",
+	28: "kv_hint",
+	29: "on_disconnect",
+	30: "output_mode",
 }
 
 // Decode decodes TaskRequest from json.
@@ -12916,6 +12932,26 @@ func (s *TaskRequest) Decode(d *jx.Decoder) error {
 				return nil
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"logit_bias\"")
+			}
+		case "logprobs":
+			if err := func() error {
+				s.Logprobs.Reset()
+				if err := s.Logprobs.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"logprobs\"")
+			}
+		case "top_logprobs":
+			if err := func() error {
+				s.TopLogprobs.Reset()
+				if err := s.TopLogprobs.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"top_logprobs\"")
 			}
 		case "replay_of":
 			if err := func() error {

@@ -1053,6 +1053,7 @@ const (
 	ChatFeaturesItemReasoning         ChatFeaturesItem = "reasoning"
 	ChatFeaturesItemTemplateArguments ChatFeaturesItem = "template_arguments"
 	ChatFeaturesItemLogitBias         ChatFeaturesItem = "logit_bias"
+	ChatFeaturesItemLogprobs          ChatFeaturesItem = "logprobs"
 )
 
 // AllValues returns all ChatFeaturesItem values.
@@ -1064,6 +1065,7 @@ func (ChatFeaturesItem) AllValues() []ChatFeaturesItem {
 		ChatFeaturesItemReasoning,
 		ChatFeaturesItemTemplateArguments,
 		ChatFeaturesItemLogitBias,
+		ChatFeaturesItemLogprobs,
 	}
 }
 
@@ -1081,6 +1083,8 @@ func (s ChatFeaturesItem) MarshalText() ([]byte, error) {
 	case ChatFeaturesItemTemplateArguments:
 		return []byte(s), nil
 	case ChatFeaturesItemLogitBias:
+		return []byte(s), nil
+	case ChatFeaturesItemLogprobs:
 		return []byte(s), nil
 	default:
 		return nil, errors.Errorf("invalid value: %q", s)
@@ -1107,6 +1111,9 @@ func (s *ChatFeaturesItem) UnmarshalText(data []byte) error {
 		return nil
 	case ChatFeaturesItemLogitBias:
 		*s = ChatFeaturesItemLogitBias
+		return nil
+	case ChatFeaturesItemLogprobs:
+		*s = ChatFeaturesItemLogprobs
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)
@@ -8481,6 +8488,11 @@ type TaskRequest struct {
 	Format       OptFormat `json:"format"`
 	// What is added to the logits of tokens, by their ids, before sampling. Default nothing.
 	LogitBias OptTaskRequestLogitBias `json:"logit_bias"`
+	// Whether each token of the answer comes with how likely the model held it. Not with tools that may be
+	// called. Default false.
+	Logprobs OptBool `json:"logprobs"`
+	// How many of the likeliest tokens come beside it. Needs `logprobs`. Default 0.
+	TopLogprobs OptInt `json:"top_logprobs"`
 	// An ended task whose words are asked again: prompt, messages, tools, format and the like come from
 	// the server's record of it, by whatever front it came. The request then has none of its own. How
 	// tokens are chosen, the seed among it, is this request's. Default none.
@@ -8588,6 +8600,16 @@ func (s *TaskRequest) GetFormat() OptFormat {
 // GetLogitBias returns the value of LogitBias.
 func (s *TaskRequest) GetLogitBias() OptTaskRequestLogitBias {
 	return s.LogitBias
+}
+
+// GetLogprobs returns the value of Logprobs.
+func (s *TaskRequest) GetLogprobs() OptBool {
+	return s.Logprobs
+}
+
+// GetTopLogprobs returns the value of TopLogprobs.
+func (s *TaskRequest) GetTopLogprobs() OptInt {
+	return s.TopLogprobs
 }
 
 // GetReplayOf returns the value of ReplayOf.
@@ -8733,6 +8755,16 @@ func (s *TaskRequest) SetFormat(val OptFormat) {
 // SetLogitBias sets the value of LogitBias.
 func (s *TaskRequest) SetLogitBias(val OptTaskRequestLogitBias) {
 	s.LogitBias = val
+}
+
+// SetLogprobs sets the value of Logprobs.
+func (s *TaskRequest) SetLogprobs(val OptBool) {
+	s.Logprobs = val
+}
+
+// SetTopLogprobs sets the value of TopLogprobs.
+func (s *TaskRequest) SetTopLogprobs(val OptInt) {
+	s.TopLogprobs = val
 }
 
 // SetReplayOf sets the value of ReplayOf.

@@ -1860,6 +1860,8 @@ func (s ChatFeaturesItem) Validate() error {
 		return nil
 	case "logit_bias":
 		return nil
+	case "logprobs":
+		return nil
 	default:
 		return errors.Errorf("invalid value: %v", s)
 	}
@@ -9751,6 +9753,34 @@ func (s *TaskRequest) Validate() error {
 	}(); err != nil {
 		failures = append(failures, validate.FieldError{
 			Name:  "logit_bias",
+			Error: err,
+		})
+	}
+	if err := func() error {
+		if value, ok := s.TopLogprobs.Get(); ok {
+			if err := func() error {
+				if err := (validate.Int{
+					MinSet:        true,
+					Min:           0,
+					MaxSet:        true,
+					Max:           20,
+					MinExclusive:  false,
+					MaxExclusive:  false,
+					MultipleOfSet: false,
+					MultipleOf:    0,
+					Pattern:       nil,
+				}).Validate(int64(value)); err != nil {
+					return errors.Wrap(err, "int")
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "top_logprobs",
 			Error: err,
 		})
 	}

@@ -128,5 +128,11 @@ func ask(r *gen.TaskRequest, c proof.Chat) {
 	if len(c.LogitBias) > 0 {
 		r.LogitBias.SetTo(c.LogitBias)
 	}
+	if c.Logprobs {
+		r.Logprobs.SetTo(true)
+	}
+	if c.TopLogprobs > 0 {
+		r.TopLogprobs.SetTo(c.TopLogprobs)
+	}
 	r.TemplateArgs = jx.Raw(c.TemplateArgs)
 }

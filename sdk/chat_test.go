@@ -46,6 +46,23 @@ func (s *script) endChat(digest, form string) *script {
 		`"fingerprint":"f","request_digest":"d","transcript_sha256":%q,"transcript_form":%q,"replica_id":"default-0","engine_version":"v","model_digest":"m"}}`, digest, form))
 }
 
+// LO-450
+func TestLogprobsAreTyped(t *testing.T) {
+	t.Parallel()
+	const list = `[{"token":"W","logprob":-0.5,"bytes":[87],"top_logprobs":[{"token":"A","logprob":-0.25,"bytes":[65]}]}]`
+	c, _ := setup(t, fixed(newScript().add("token", `{"t":"W","i":0,"logprobs":`+list+`}`).add("token", `{"t":"!","i":1}`).endWith(sha("W!")).String()))
+	var tokens []Token
+	for e, err := range c.Stream(t.Context(), "t", "") {
+		require.NoError(t, err)
+		if token, ok := e.(Token); ok {
+			tokens = append(tokens, token)
+		}
+	}
+	require.Len(t, tokens, 2)
+	require.Equal(t, []Logprob{{Likely{"W", -0.5, []int{87}}, []Likely{{"A", -0.25, []int{65}}}}}, tokens[0].Logprobs)
+	require.Nil(t, tokens[1].Logprobs)
+}
+
 // LO-416, LO-204
 func TestTheEventsOfAChatAreTyped(t *testing.T) {
 	t.Parallel()
@@ -136,7 +153,7 @@ func TestAgainAsksTheSameOfAChat(t *testing.T) {
 	q.Chat = &task.Chat{
 		Tools: []task.Tool{{Name: "look", Description: "d", Parameters: json.RawMessage(`{"a":"<"}`)}}, ToolChoice: task.ChooseTool, ToolName: "look", ParallelCalls: &yes,
 		Format: &task.Format{Kind: task.FormatGrammar, Grammar: "root ::= x"}, Reasoning: task.Reasoning{Split: true, Enabled: &yes, Effort: "low", Budget: 3},
-		LogitBias: []task.Bias{{Token: 3, Bias: 1}}, TemplateArgs: json.RawMessage(`{"x":1}`),
+		LogitBias: []task.Bias{{Token: 3, Bias: 1}}, Logprobs: &task.Logprobs{Top: 2}, TemplateArgs: json.RawMessage(`{"x":1}`),
 	}
 	p := proofOf(r)
 	require.False(t, p.Request.Kept)

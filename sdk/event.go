@@ -51,6 +51,22 @@ type Token struct {
 	Frame `json:"-"`
 	Text  string `json:"t"` // whole runes
 	Index int    `json:"i"` // counts tokens, those of Reasoning included, from 0
+	// Logprobs are the model's tokens that begin in the text, where the task asked for them (logprobs).
+	Logprobs []Logprob `json:"logprobs"`
+}
+
+// Logprob is a token of the answer, with the likeliest tokens at its place, the likeliest first.
+type Logprob struct {
+	Likely
+
+	Top []Likely `json:"top_logprobs"`
+}
+
+// Likely is a token with the natural logarithm of the probability that the model gave it.
+type Likely struct {
+	Token   string  `json:"token"` // U+FFFD stands for bytes that are no rune
+	Logprob float64 `json:"logprob"`
+	Bytes   []int   `json:"bytes"`
 }
 
 // Reasoning is a piece of the thinking before the answer. It comes where the task asked for it (reasoning.split).

@@ -154,6 +154,8 @@ type Transcript struct {
 	Text   string `json:"text,omitempty"`
 	Ends   []int  `json:"ends,omitempty"`
 	Runs   []Run  `json:"runs,omitempty"`
+	// Logprobs[i] are the tokens of the answer in token i, as the event has them; null: it has none.
+	Logprobs []json.RawMessage `json:"logprobs,omitempty"`
 }
 
 // Result is the answer of a task that streams no tokens. SHA256 is over its JSON without white space.
@@ -209,7 +211,8 @@ func (t Transcript) whole() bool {
 		last = t.Ends[n-1]
 	}
 	pieces := t.Pieces()
-	return utf8.ValidString(t.Text) && pieces != nil && digestOf(pieces) == t.SHA256 && len(t.Text) == t.Bytes && len(pieces) == t.Tokens && last == len(t.Text)
+	return utf8.ValidString(t.Text) && pieces != nil && digestOf(pieces) == t.SHA256 && len(t.Text) == t.Bytes && len(pieces) == t.Tokens && last == len(t.Text) &&
+		(t.Logprobs == nil || len(t.Logprobs) == t.Tokens)
 }
 
 // Digest is the SHA-256 of some bytes, in hex.

@@ -102,6 +102,8 @@ type Chat struct {
 	Format            *AnswerFormat      `json:"format,omitempty"`
 	Reasoning         *Thinking          `json:"reasoning,omitempty"`
 	LogitBias         map[string]float64 `json:"logit_bias,omitempty"`
+	Logprobs          bool               `json:"logprobs,omitempty"`
+	TopLogprobs       int                `json:"top_logprobs,omitempty"`
 	TemplateArgs      json.RawMessage    `json:"template_args,omitempty"`
 }
 

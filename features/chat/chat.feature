@@ -102,8 +102,8 @@ Feature: Chats with tools, images and thinking
     Then stream "picture" says "I see it"
     When I send GET "/v1/pools"
     Then its body has
-      | pools.0.features | ["formats", "logit_bias", "reasoning", "template_arguments"]                      |
-      | pools.1.features | ["formats", "images", "logit_bias", "reasoning", "template_arguments", "tools"] |
+      | pools.0.features | ["formats", "logit_bias", "logprobs", "reasoning", "template_arguments"]                      |
+      | pools.1.features | ["formats", "images", "logit_bias", "logprobs", "reasoning", "template_arguments", "tools"] |
 
   @LO-415 @LO-102
   Scenario Outline: A chat that contradicts itself is refused before any pool is asked

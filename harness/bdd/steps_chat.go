@@ -23,6 +23,7 @@ func (w *world) chatSteps(step define) {
 	step(`^I submit the chat "([^"]*)"$`, w.iSubmitTheChat)
 	step(`^stream "([^"]*)" thinks "(.*)" and says "(.*)"$`, w.theStreamThinks)
 	step(`^stream "([^"]*)" calls$`, w.theStreamCalls)
+	step(`^stream "([^"]*)" tells (\d+) alternatives of each token$`, w.theStreamTells)
 	step(`^files of the data folder hold each of$`, w.theFilesHold)
 	step(`^no file of the data folder holds any of$`, w.noFileHoldsAny)
 }
@@ -85,6 +86,40 @@ func (w *world) theStreamThinks(name, thinks, says string) error {
 		err = fmt.Errorf("it thinks %q and says %q", log.Thinking, log.Answer)
 	}
 	return err
+}
+
+// theStreamTells checks that the tokens of each event make up its text, each with so many alternatives.
+func (w *world) theStreamTells(name string, alternatives int) error {
+	log, err := w.said(name)
+	if err != nil {
+		return err
+	}
+	for _, e := range log.Events {
+		if e.Name != "token" {
+			continue
+		}
+		var told struct {
+			Text     string `json:"t"`
+			Logprobs []struct {
+				Token   string            `json:"token"`
+				Logprob *float64          `json:"logprob"`
+				Top     []json.RawMessage `json:"top_logprobs"`
+			} `json:"logprobs"`
+		}
+		if err := json.Unmarshal([]byte(e.Data), &told); err != nil {
+			return fmt.Errorf("the event %s: %w", e.Data, err)
+		}
+		text := ""
+		for _, l := range told.Logprobs {
+			if text += l.Token; l.Logprob == nil || *l.Logprob > 0 || len(l.Top) != alternatives {
+				return fmt.Errorf("it tells %s", e.Data)
+			}
+		}
+		if text != told.Text {
+			return fmt.Errorf("its tokens are no %q: %s", told.Text, e.Data)
+		}
+	}
+	return nil
 }
 
 // theStreamCalls compares the calls with the table's rows of a name and arguments. Each call has an id of its own.

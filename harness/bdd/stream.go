@@ -147,7 +147,7 @@ func (s *stream) numbered(e event) error {
 		}
 		return s.said.Take(e)
 	case "token":
-		return s.piece(e, []string{"t", "i"}, []string{"channel"})
+		return s.piece(e, []string{"t", "i"}, []string{"channel", "logprobs"})
 	case "tool_call":
 		return s.piece(e, []string{"n", "arguments"}, []string{"id", "name"})
 	case "end":

@@ -32,6 +32,8 @@ type Token struct {
 	Text    string `json:"t"`
 	Index   int    `json:"i"`
 	Channel string `json:"channel"`
+	// Logprobs are the tokens of the answer that begin in the text, where the task asked for them.
+	Logprobs json.RawMessage `json:"logprobs"`
 }
 
 // CallPiece is the data of a tool_call event.

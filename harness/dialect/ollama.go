@@ -39,6 +39,9 @@ var ollamaDifferences = []difference{
 	{"ToolCall/properties/id", `{"type":"string"}`},
 	{"ToolCall/properties/function/properties/index", `{"type":"integer"}`},
 	{"ModelSummary/properties/details/properties/parent_model", `{"type":"string"}`},
+	{"ChatStreamEvent/properties/logprobs", `{"type":"array","items":{"$ref":"#/components/schemas/Logprob"}}`},
+	{"GenerateStreamEvent/properties/logprobs", `{"type":"array","items":{"$ref":"#/components/schemas/Logprob"}}`},
+	{"Logprob/required", `["token","logprob","bytes","top_logprobs"]`},
 	{"ChatEnd", `{"allOf":[{"$ref":"#/components/schemas/ChatResponse"},` + streamEnd + `]}`},
 	{"GenerateEnd", `{"allOf":[{"$ref":"#/components/schemas/GenerateResponse"},` + streamEnd + `]}`},
 	// The older /api/embeddings is no longer in the document.

@@ -219,7 +219,7 @@ func TestOllama(t *testing.T) {
 			says       string
 		}{
 			{"/api/chat", chat("llama3.2", ""), http.StatusNotFound, "model 'llama3.2' not found"},
-			{"/api/chat", chat("haiku", `,"logprobs":true`), http.StatusBadRequest, "`logprobs`"},
+			{"/api/chat", chat("haiku", `,"top_logprobs":1`), http.StatusBadRequest, "`top_logprobs`"},
 			{"/api/chat", strings.Replace(chat("haiku", ""), question, strings.Repeat("frog ", 400), 1), http.StatusBadRequest, "the input length exceeds the context length"},
 			{"/api/pull", `{"model":"hf:org/repo/x.gguf"}`, http.StatusForbidden, "outbound off"},
 			{"/api/generate", `{"model":"haiku","keep_alive":0}`, http.StatusConflict, "pinned"},

@@ -196,9 +196,86 @@ func held(t *testing.T, check dialect.Check) {
 	})
 }
 
+// likely is a token as chats and responses tell it.
+type likely struct {
+	Token   string
+	Logprob float64
+	Bytes   []int
+	Top     []likely `json:"top_logprobs"`
+}
+
+// spelled is the text that tokens make up.
+func spelled(tokens []likely) string {
+	var text []byte
+	for _, l := range tokens {
+		for _, b := range l.Bytes {
+			text = append(text, byte(b))
+		}
+	}
+	return string(text)
+}
+
+// logprobs asks for the same log probabilities in each form: they are the same, and those of the text.
+func (b box) logprobs() {
+	b.Helper()
+	var whole struct {
+		Choices []struct {
+			Message  struct{ Content string }
+			Logprobs struct{ Content []likely }
+		}
+	}
+	b.whole("/v1/chat/completions", chat("haiku", `,"logprobs":true,"top_logprobs":2`), &whole)
+	text, told := whole.Choices[0].Message.Content, whole.Choices[0].Logprobs.Content
+	require.Equal(b, text, spelled(told))
+	require.Len(b, told[0].Top, 2)
+	streamed, _, _ := b.streamed("/v1/chat/completions", chat("haiku", `,"logprobs":true,"top_logprobs":2,"stream":true`), nil)
+	require.Equal(b, text, streamed)
+
+	ask := `{"model":"haiku","input":"` + question + `","seed":7,"temperature":0.8,"include":["message.output_text.logprobs"],"top_logprobs":2`
+	var response struct {
+		ID     string
+		Output []struct {
+			Content []struct {
+				Text     string
+				Logprobs []likely
+			}
+		}
+	}
+	b.whole("/v1/responses", ask+`}`, &response)
+	require.Equal(b, text, response.Output[0].Content[0].Text)
+	require.Equal(b, told, response.Output[0].Content[0].Logprobs)
+	last := b.responded(ask+`,"stream":true}`, nil)
+	require.Equal(b, text, last.Response.Output[0].Content[0].Text)
+	again, err := b.d.Client.Get(b.Context(), "/v1/responses/"+response.ID)
+	require.NoError(b, err)
+	require.NoError(b, json.Unmarshal(again, &response))
+	require.Equal(b, told, response.Output[0].Content[0].Logprobs, "it is kept with them")
+
+	var older struct {
+		Choices []struct {
+			Text     string
+			Logprobs struct {
+				Tokens  []string
+				Told    []float64            `json:"token_logprobs"`
+				Top     []map[string]float64 `json:"top_logprobs"`
+				Offsets []int                `json:"text_offset"`
+			}
+		}
+	}
+	b.whole("/v1/completions", `{"model":"haiku","prompt":"`+question+`","temperature":0,"logprobs":2}`, &older)
+	l := older.Choices[0].Logprobs
+	require.Equal(b, older.Choices[0].Text, strings.Join(l.Tokens, ""))
+	for i, token := range l.Tokens {
+		require.Equal(b, strings.Join(l.Tokens[:i], ""), older.Choices[0].Text[:l.Offsets[i]], "the bundled model writes ASCII")
+		for _, other := range l.Top[i] {
+			require.LessOrEqual(b, other, l.Told[i], "a greedy run takes the likeliest: %q", token)
+		}
+	}
+}
+
 // OpenAI's dialect, as its clients use it.
 //
-// LO-301, LO-401, LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419
+// LO-301, LO-401, LO-402, LO-403, LO-404, LO-405, LO-408, LO-409, LO-418, LO-419, LO-452
 func TestOpenAI(t *testing.T) {
 	b := serve(t)
 	document, err := dialect.LoadOpenAI()
@@ -282,6 +359,7 @@ func TestOpenAI(t *testing.T) {
 		require.Equal(t, want.Response.Output[0].Content, got.Response.Output[0].Content)
 		b.idle()
 	})
+	t.Run("log probabilities are the same in every form", func(t *testing.T) { box{t, b.d}.logprobs() })
 	t.Run("embeddings are the same as floats and as base64", func(t *testing.T) {
 		b := box{t, b.d}
 		var floats struct {

@@ -143,6 +143,7 @@ func sdkTaskCalls() []call {
 		sdkCall(submit("a submit of a chat", with(haiku("sdk-chat"), object{
 			"prompt": nil, "messages": []object{{"role": "user", "content": []object{{"type": "text", "text": "hello"}}}}, "max_tokens": 4,
 			"reasoning": object{"split": true, "effort": "low"}, "tool_choice": "none", "tools": []object{{"name": "weather", "parameters": object{"type": "object"}}},
+			"logprobs": true, "top_logprobs": 2,
 		})), func(t *testing.T, c *sdk.Client) {
 			said, err := sdk.Show(gen.MessageRoleUser, "hello")
 			require.NoError(t, err)
@@ -150,6 +151,7 @@ func sdkTaskCalls() []call {
 				TaskID: gen.NewOptTaskID("sdk-chat"), ModelRef: "haiku", Messages: []gen.Message{said}, MaxTokens: gen.NewOptInt(4),
 				Reasoning:  gen.NewOptReasoning(gen.Reasoning{Split: gen.NewOptBool(true), Effort: gen.NewOptString("low")}),
 				ToolChoice: gen.NewOptString("none"), Tools: []gen.Tool{{Name: "weather", Parameters: jx.Raw(`{"type":"object"}`)}},
+				Logprobs: gen.NewOptBool(true), TopLogprobs: gen.NewOptInt(2),
 			})
 			require.NoError(t, err)
 		}),

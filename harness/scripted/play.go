@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"os"
 	"strings"
@@ -189,6 +190,28 @@ func (p *player) pieces(ctx context.Context, s Step) error {
 		}
 	}
 	return ctx.Err()
+}
+
+// likely tells how likely a token was, in the form that both endpoints have: half, and each of the others half as much as the one before it. Nil:
+// nobody asks.
+func (p *player) likely(text string) []any {
+	if p.ask.NProbs <= 0 {
+		return nil
+	}
+	tell := func(text string, place int) map[string]any {
+		bytes := make([]int, len(text))
+		for i, b := range []byte(text) {
+			bytes[i] = int(b)
+		}
+		return map[string]any{"id": 1, "token": text, "bytes": bytes, "logprob": -math.Ln2 * float64(place)}
+	}
+	top := []any{tell(text, 1)}
+	for i := 2; i <= p.ask.NProbs; i++ {
+		top = append(top, tell(fmt.Sprintf("other %d", i), i))
+	}
+	token := tell(text, 1)
+	token["top_logprobs"] = top
+	return []any{token}
 }
 
 // token counts a token, and reports whether there is room for it.

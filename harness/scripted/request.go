@@ -123,6 +123,7 @@ type sampling struct {
 	Verbose       bool     `json:"verbose"`
 	Fields        []string `json:"response_fields"`
 	Slot          *int     `json:"id_slot"`
+	NProbs        int      `json:"n_probs"`
 	StreamOptions struct {
 		Usage bool `json:"include_usage"`
 	} `json:"stream_options"`

@@ -63,7 +63,11 @@ func (n *native) switchTo(open, closing string) {
 func (n *native) text(text string) {
 	n.all.WriteString(text)
 	if text != "" {
-		n.p.frame(map[string]any{"index": 0, "content": text, "tokens": []int{1}, "stop": false, "id_slot": n.p.slot})
+		frame := map[string]any{"index": 0, "content": text, "tokens": []int{1}, "stop": false, "id_slot": n.p.slot}
+		if likely := n.p.likely(text); likely != nil {
+			frame["completion_probabilities"] = likely
+		}
+		n.p.frame(frame)
 	}
 }
 
@@ -120,7 +124,13 @@ type chat struct {
 // chunk sends a delta.
 func (c *chat) chunk(delta map[string]any, finish any, more map[string]any) {
 	body := c.body("chat.completion.chunk")
-	body["choices"] = []any{map[string]any{"finish_reason": finish, "index": 0, "delta": delta}}
+	choice := map[string]any{"finish_reason": finish, "index": 0, "delta": delta}
+	for _, kind := range []string{"content", "reasoning_content"} {
+		if text, ok := delta[kind].(string); ok && c.p.ask.NProbs > 0 {
+			choice["logprobs"] = map[string]any{"content": c.p.likely(text)}
+		}
+	}
+	body["choices"] = []any{choice}
 	maps.Copy(body, more)
 	c.p.frame(body)
 }

@@ -62,6 +62,7 @@ type Chat struct {
 	Format        *Format    `json:"format,omitempty"`         // nil: free text
 	Reasoning     Reasoning  `json:"reasoning,omitzero"`
 	LogitBias     []Bias     `json:"logit_bias,omitempty"`
+	Logprobs      *Logprobs  `json:"logprobs,omitempty"` // nil: nobody asks
 	// TemplateArgs is a JSON object of arguments for the model's chat template.
 	TemplateArgs json.RawMessage `json:"template_args,omitempty"`
 }
@@ -129,6 +130,7 @@ const (
 	FeatureReasoning Feature = "reasoning" // can tell the thinking from the answer
 	FeatureArguments Feature = "template_arguments"
 	FeatureBias      Feature = "logit_bias"
+	FeatureLogprobs  Feature = "logprobs"
 )
 
 // MediaMarker stands for an image in a rendered prompt.
@@ -163,6 +165,7 @@ func Needs(messages []Message, c *Chat) (needs []Feature) {
 		{HasImages(messages), FeatureImages},
 		{len(c.TemplateArgs) > 0, FeatureArguments},
 		{len(c.LogitBias) > 0, FeatureBias},
+		{c.Logprobs != nil, FeatureLogprobs},
 	} {
 		if n.needed {
 			needs = append(needs, n.feature)
@@ -200,6 +203,8 @@ func (f Feature) lack() string {
 		return "takes no template arguments"
 	case FeatureBias:
 		return "takes no logit bias"
+	case FeatureLogprobs:
+		return "tells no log probabilities"
 	case FeatureReasoning:
 	}
 	return "lacks " + string(f)

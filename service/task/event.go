@@ -32,6 +32,8 @@ type Piece struct {
 	Kind EventKind // EventText, EventReasoning or EventToolCall
 	Text string    // of a tool call: a part of its arguments
 	Call CallPart  // of a tool call
+	// Logprobs is the list of the tokens of the answer that begin in the piece, as EncodeLogprobs writes it; empty: it has none.
+	Logprobs string
 }
 
 // TextPiece is a piece of the answer.
@@ -55,6 +57,8 @@ type Transcript struct {
 	Text  string // of all pieces, in the order in which they came
 	Ends  []int  // Ends[i] is the length of Text after piece i
 	Marks []Mark // of the pieces that are no text of the answer, in their order; nil: all are
+	// Logprobs are the lists of all pieces, in their order; nil: none has one.
+	Logprobs []string
 }
 
 // ToolCall is a whole call of a tool. Arguments is JSON, if the model wrote JSON.
@@ -162,23 +166,25 @@ func (t Transcript) Digest() string {
 
 // Event is one event of a task's log, for whoever encodes it.
 type Event struct {
-	Kind    EventKind
-	Index   int       // its number in the log
-	Text    []byte    // of a piece; not to be changed
-	Call    CallPart  // of a tool call's piece
-	Started *Started  // of EventStarted
-	End     *End      // of EventEnd
-	Err     *Error    // of EventError
-	At      time.Time // of the last two: when the task ended
+	Kind     EventKind
+	Index    int       // its number in the log
+	Text     []byte    // of a piece; not to be changed
+	Logprobs string    // as those of a Piece
+	Call     CallPart  // of a tool call's piece
+	Started  *Started  // of EventStarted
+	End      *End      // of EventEnd
+	Err      *Error    // of EventError
+	At       time.Time // of the last two: when the task ended
 }
 
 // Events are events of one log that follow each other. They are a view of what the log stores, which does not change, so
 // they take no memory and stay valid.
 type Events struct {
-	From, To int    // the numbers of the first event, and of the one behind the last
-	Text     []byte // of all pieces of the log up to To, at least
-	Ends     []int  // Ends[i] is the length of Text after piece i, which is event i+1
-	Marks    []Mark // as those of a Transcript
+	From, To int      // the numbers of the first event, and of the one behind the last
+	Text     []byte   // of all pieces of the log up to To, at least
+	Ends     []int    // Ends[i] is the length of Text after piece i, which is event i+1
+	Marks    []Mark   // as those of a Transcript
+	Logprobs []string // likewise
 	Started  *Started
 	End      *End      // where the log has that terminal event
 	Err      *Error    // or that one
@@ -206,6 +212,9 @@ func (e *Events) At(i int) Event {
 		if at, marked := slices.BinarySearchFunc(e.Marks, piece, func(m Mark, piece int) int { return m.Piece - piece }); marked {
 			out.Kind, out.Call = e.Marks[at].Kind, e.Marks[at].Call
 		}
+		if e.Logprobs != nil {
+			out.Logprobs = e.Logprobs[piece]
+		}
 		return out
 	case e.Err != nil:
 		out.Kind, out.Err, out.At = EventError, e.Err, e.EndedAt
@@ -225,7 +234,7 @@ func (e *Events) Transcript() Transcript {
 	if len(e.Ends) > 0 {
 		n = e.Ends[len(e.Ends)-1]
 	}
-	return Transcript{Text: string(e.Text[:n]), Ends: e.Ends, Marks: e.Marks}
+	return Transcript{Text: string(e.Text[:n]), Ends: e.Ends, Marks: e.Marks, Logprobs: e.Logprobs}
 }
 
 // All goes through them in their order.

@@ -253,7 +253,8 @@ func (r Record) Erased(at time.Time) Record {
 func (r Record) Events() Events {
 	started := r.Task.Started()
 	e := Events{
-		To: 1 + len(r.Transcript.Ends), Text: []byte(r.Transcript.Text), Ends: r.Transcript.Ends, Marks: r.Transcript.Marks, Started: &started,
+		To: 1 + len(r.Transcript.Ends), Text: []byte(r.Transcript.Text), Ends: r.Transcript.Ends, Marks: r.Transcript.Marks,
+		Logprobs: r.Transcript.Logprobs, Started: &started,
 		End: r.End, Err: r.Err, EndedAt: r.FinishedAt,
 	}
 	if r.State.Final() {

@@ -82,6 +82,14 @@ await s.run({
     assert.equal(streamed.thought, "Frogs are green.");
     assert.equal(streamed.text, "Green.");
   },
+  "log probabilities": async () => {
+    const whole = await ollama.chat({ ...haiku, logprobs: true, top_logprobs: 2 });
+    assert.equal(whole.logprobs.map((t) => t.token).join(""), whole.message.content);
+    for (const t of whole.logprobs) assert.equal(t.top_logprobs[0].token, t.token);
+    const streamed = [];
+    for await (const line of await ollama.chat({ ...haiku, logprobs: true, top_logprobs: 2, stream: true })) streamed.push(...(line.logprobs ?? []));
+    assert.deepEqual(streamed, whole.logprobs);
+  },
   "embed": async () => {
     const { embeddings, prompt_eval_count } = await ollama.embed({ model: "vectors", input: ["tea", "frogs"] });
     assert.equal(embeddings.length, 2);

@@ -146,6 +146,30 @@ await s.run({
     assert.equal(streamed.thought, "Frogs are green.");
     assert.equal(streamed.text, "Green.");
   },
+  "log probabilities": async () => {
+    const asked = { ...haiku, logprobs: true, top_logprobs: 3 };
+    const { choices } = await openai.chat.completions.create(asked);
+    const told = choices[0].logprobs.content;
+    const spelled = (tokens) => Buffer.from(tokens.flatMap((t) => t.bytes)).toString();
+    assert.equal(spelled(told), choices[0].message.content);
+    for (const t of told) {
+      assert.ok(t.logprob <= 0);
+      assert.equal(t.top_logprobs.length, 3);
+    }
+    const streamed = [];
+    for await (const chunk of await openai.chat.completions.create({ ...asked, stream: true })) streamed.push(...(chunk.choices[0].logprobs?.content ?? []));
+    assert.deepEqual(streamed, told);
+    const final = await openai.chat.completions.stream(asked).finalChatCompletion();
+    assert.deepEqual(final.choices[0].logprobs.content, told);
+    const text = (await openai.completions.create({ model: "haiku", prompt: s.question, temperature: 0, logprobs: 2, max_tokens: 8 })).choices[0];
+    assert.equal(text.logprobs.tokens.join(""), text.text);
+    assert.equal(text.logprobs.text_offset.length, text.logprobs.token_logprobs.length);
+    const response = await openai.responses.create({
+      model: "haiku", input: s.question, seed: 7, temperature: 0.8, include: ["message.output_text.logprobs"], top_logprobs: 3,
+    });
+    assert.equal(spelled(response.output[0].content[0].logprobs), response.output_text);
+    await assert.rejects(openai.chat.completions.create({ ...haiku, top_logprobs: 3 }), (e) => e.status === 400 && e.param === "top_logprobs");
+  },
   "completions": async () => {
     const asked = { model: "haiku", prompt: s.question, max_tokens: 8, seed: 7 };
     const whole = await openai.completions.create(asked);

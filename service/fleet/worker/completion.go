@@ -35,6 +35,8 @@ type completion struct {
 	CacheExact     bool   `json:"cache_exact"`
 	ReturnProgress bool   `json:"return_progress"`
 	LogitBias      []bias `json:"logit_bias"`
+	// NProbs asks how likely each token was, with so many of the likeliest.
+	NProbs int `json:"n_probs"`
 	unsupported
 }
 
@@ -48,7 +50,7 @@ type unsupported struct {
 	FrequencyPenalty float64         `json:"frequency_penalty"`
 	PresencePenalty  float64         `json:"presence_penalty"`
 	MinKeep          int             `json:"min_keep"`
-	NProbs           int             `json:"n_probs"`
+	PostSampling     bool            `json:"post_sampling_probs"`
 	IgnoreEOS        bool            `json:"ignore_eos"`
 	Grammar          string          `json:"grammar"`
 	JSONSchema       json.RawMessage `json:"json_schema"`
@@ -59,7 +61,7 @@ func (u unsupported) check() error {
 		"dry_multiplier": u.DryMultiplier != 0, "xtc_probability": u.XTCProbability != 0, "dynatemp_range": u.DynatempRange != 0,
 		"mirostat": u.Mirostat != 0, "typical_p": u.TypicalP != nil && *u.TypicalP != 1, "top_n_sigma": u.TopNSigma != nil && *u.TopNSigma > 0,
 		"frequency_penalty": u.FrequencyPenalty != 0, "presence_penalty": u.PresencePenalty != 0, "min_keep": u.MinKeep > 0,
-		"n_probs": u.NProbs > 0, "ignore_eos": u.IgnoreEOS, "grammar": u.Grammar != "",
+		"post_sampling_probs": u.PostSampling, "ignore_eos": u.IgnoreEOS, "grammar": u.Grammar != "",
 		"json_schema": len(u.JSONSchema) > 0 && string(u.JSONSchema) != "null",
 	} {
 		if set {
@@ -166,7 +168,18 @@ func (c *completion) check() error {
 	if seed := or(c.Seed, -1); seed < -1 || seed > llama.DefaultSeed {
 		return errors.New(`"seed" must be between 0 and 4294967294, or -1 for a random one`)
 	}
+	if c.NProbs < 0 || c.NProbs > maxProbs {
+		return fmt.Errorf(`"n_probs" must be between 0 and %d`, maxProbs)
+	}
 	return c.unsupported.check()
+}
+
+// decoded is a token that was sampled.
+type decoded struct {
+	token  llama.Token
+	n      int          // counts the tokens, from 1
+	out    []byte       // the text that may be sent now
+	likely *probability // nil: nobody asks
 }
 
 // outcome is how a completion ended.
@@ -182,10 +195,10 @@ type outcome struct {
 	tGen     time.Duration
 }
 
-// generate decodes prompt and calls emit for every token, with the text that may be sent now. It begins with an empty context, unless the
+// generate decodes prompt and calls emit for every token. It begins with an empty context, unless the
 // job may use what is in it. Before each batch of the prompt it calls told with how much of it was there and how much is decoded. It ends early with an error of emit,
 // and, between two tokens or two batches of the prompt, with the cause of ctx's end.
-func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, told func(cached, decoded int) error, emit func(t llama.Token, n int, out []byte) error) (outcome, error) {
+func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, told func(cached, decoded int) error, emit func(decoded) error) (outcome, error) {
 	o := outcome{stopType: "none", prompt: len(prompt)}
 	chain := m.chain(c)
 	defer llama.SamplerFree(chain)
@@ -230,6 +243,13 @@ func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Toke
 		}
 		t := llama.SamplerSample(chain, m.ctx, -1)
 		o.gen++
+		var likely *probability
+		if c.NProbs > 0 {
+			var err error
+			if likely, err = m.probability(t, c.NProbs); err != nil {
+				return o, err
+			}
+		}
 		if o.gen == 1 {
 			first = time.Now()
 			o.tPrompt = first.Sub(begin)
@@ -248,7 +268,7 @@ func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Toke
 			o.stopType = "limit"
 		}
 		o.tGen = time.Since(first)
-		if err := emit(t, o.gen, out); err != nil {
+		if err := emit(decoded{t, o.gen, out, likely}); err != nil {
 			return o, err
 		}
 		if o.stopType != "none" {

@@ -59,9 +59,9 @@ func exactJob(seed int64) *completion {
 func run(t *testing.T, m *model, c *completion, prompt []llama.Token) answer {
 	t.Helper()
 	var a answer
-	o, err := m.generate(t.Context(), c, prompt, 0, func(int, int) error { return nil }, func(token llama.Token, _ int, _ []byte) error {
+	o, err := m.generate(t.Context(), c, prompt, 0, func(int, int) error { return nil }, func(d decoded) error {
 		logits, err := llama.GetLogitsIth(m.ctx, -1, int(m.nVocab))
-		a.tokens, a.logits = append(a.tokens, token), append(a.logits, slices.Clone(logits))
+		a.tokens, a.logits = append(a.tokens, d.token), append(a.logits, slices.Clone(logits))
 		return err
 	})
 	require.NoError(t, err)
@@ -200,14 +200,14 @@ func TestTheBytesOfAColdStartWhateverRanBefore(t *testing.T) {
 					cancel(left)
 				}
 				return nil
-			}, func(llama.Token, int, []byte) error { return nil })
+			}, func(decoded) error { return nil })
 			cancel(nil)
 			if err != nil {
 				require.ErrorIs(t, err, left)
 			}
 		case 1: // or within its answer
 			n := r.IntN(10)
-			_, err := p.m.generate(t.Context(), c, prompt, 0, func(int, int) error { return nil }, func(llama.Token, int, []byte) error {
+			_, err := p.m.generate(t.Context(), c, prompt, 0, func(int, int) error { return nil }, func(decoded) error {
 				if n--; n < 0 {
 					return left
 				}

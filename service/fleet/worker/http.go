@@ -137,7 +137,7 @@ func (w *worker) props(rw http.ResponseWriter, _ *http.Request, m *model) error 
 		"build_info":                  m.build,
 		"system_info":                 m.system,
 		"cache_exact":                 m.rewinds,
-		"features":                    []task.Feature{task.FeatureArguments, task.FeatureBias},
+		"features":                    []task.Feature{task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
 	})
 	return nil
 }
@@ -266,12 +266,16 @@ func (w *worker) completion(rw http.ResponseWriter, r *http.Request, m *model) e
 	}
 	var (
 		content []byte
+		likely  []*probability
 		o       outcome
 		genErr  error
 	)
 	err = w.turn(r.Context(), func(m *model) {
-		o, genErr = m.generate(r.Context(), &c, prompt, w.o.Pace, func(int, int) error { return nil }, func(_ llama.Token, _ int, out []byte) error {
-			content = append(content, out...)
+		o, genErr = m.generate(r.Context(), &c, prompt, w.o.Pace, func(int, int) error { return nil }, func(d decoded) error {
+			content = append(content, d.out...)
+			if d.likely != nil {
+				likely = append(likely, d.likely)
+			}
 			return nil
 		})
 		w.stats.add(o)
@@ -280,7 +284,7 @@ func (w *worker) completion(rw http.ResponseWriter, r *http.Request, m *model) e
 		return err
 	}
 	rw.Header().Set("Content-Type", "application/json; charset=utf-8")
-	_, _ = rw.Write(final(m, o, content))
+	_, _ = rw.Write(final(m, o, content, likely))
 	return nil
 }
 
@@ -350,16 +354,21 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 			buf.Int(decoded)
 			buf.RawStr(`,"time_ms":0}}`)
 			return send()
-		}, func(t llama.Token, n int, out []byte) error {
+		}, func(d decoded) error {
 			buf.Reset()
 			buf.RawStr(`data: {"index":0,"content":`)
-			buf.ByteStr(out)
+			buf.ByteStr(d.out)
 			buf.RawStr(`,"tokens":[`)
-			buf.Int32(int32(t))
+			buf.Int32(int32(d.token))
 			buf.RawStr(`],"stop":false,"id_slot":0,"tokens_predicted":`)
-			buf.Int(n)
+			buf.Int(d.n)
 			buf.RawStr(`,"tokens_evaluated":`)
 			buf.Int(len(prompt))
+			if d.likely != nil {
+				list, _ := json.Marshal([]*probability{d.likely}) // texts and numbers always encode
+				buf.RawStr(`,"completion_probabilities":`)
+				buf.Raw(list)
+			}
 			buf.RawStr(`}`)
 			return send()
 		})
@@ -374,7 +383,7 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 			line, _ := json.Marshal(map[string]any{"error": asAPIError(genErr)})
 			buf.Raw(line)
 		} else {
-			buf.Raw(final(w.model.Load(), o, nil))
+			buf.Raw(final(w.model.Load(), o, nil, nil))
 		}
 		_ = send()
 	}
@@ -386,7 +395,7 @@ func (w *worker) stream(rw http.ResponseWriter, r *http.Request, c *completion, 
 }
 
 // final is the last frame of a stream, and the whole answer without one.
-func final(m *model, o outcome, content []byte) []byte {
+func final(m *model, o outcome, content []byte, likely []*probability) []byte {
 	ms := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e6 }
 	per := func(a float64, b float64) float64 {
 		if b == 0 {
@@ -395,7 +404,7 @@ func final(m *model, o outcome, content []byte) []byte {
 		return a / b
 	}
 	pms, gms := ms(o.tPrompt), ms(o.tGen)
-	line, _ := json.Marshal(map[string]any{
+	all := map[string]any{
 		"index": 0, "content": string(content), "tokens": []int{}, "id_slot": 0, "stop": true, "model": m.path,
 		"tokens_predicted": o.gen, "tokens_evaluated": o.prompt, "has_new_line": o.newLine, "truncated": o.cutShort,
 		"stop_type": o.stopType, "stopping_word": o.stopWord, "tokens_cached": max(0, o.prompt+o.gen-1),
@@ -406,7 +415,11 @@ func final(m *model, o outcome, content []byte) []byte {
 			"predicted_n":       o.gen, "predicted_ms": gms, "predicted_per_token_ms": per(gms, float64(o.gen)),
 			"predicted_per_second": per(1000*float64(o.gen), gms),
 		},
-	})
+	}
+	if likely != nil {
+		all["completion_probabilities"] = likely
+	}
+	line, _ := json.Marshal(all)
 	return line
 }
 

@@ -452,3 +452,54 @@ func TestWhatIsBrokenIsSaid(t *testing.T) {
 		require.Equal(t, c.exit, said.ExitCode)
 	}
 }
+
+// LO-451: the sampled token and the likeliest ones come with how likely they were before any sampler, streamed and whole.
+func TestProbabilities(t *testing.T) {
+	p := start(t, nil)
+	type likely struct {
+		Token   string
+		Bytes   []int
+		Logprob float64
+	}
+	type token struct {
+		likely
+
+		Top []likely `json:"top_logprobs"`
+	}
+	tell := func(more map[string]any) (told []token) {
+		body := ask(more)
+		status, data := p.post(t, "/completion", body)
+		require.Equal(t, http.StatusOK, status, string(data))
+		var whole struct {
+			Told []token `json:"completion_probabilities"`
+		}
+		require.NoError(t, json.Unmarshal(data, &whole))
+		return whole.Told
+	}
+	require.Empty(t, tell(map[string]any{"n_predict": 4}))
+	greedy := tell(map[string]any{"n_predict": 4, "n_probs": 20, "temperature": 0})
+	require.Len(t, greedy, 4)
+	for _, told := range greedy {
+		require.Len(t, told.Top, 20)
+		require.Equal(t, told.likely, told.Top[0], "a greedy run takes the likeliest")
+		require.Len(t, told.Bytes, len(told.Token))
+		sum := 0.0
+		for i, l := range told.Top {
+			require.True(t, i == 0 || l.Logprob <= told.Top[i-1].Logprob)
+			sum += math.Exp(l.Logprob)
+		}
+		require.LessOrEqual(t, sum, 1.000001)
+		require.Greater(t, sum, 0.5, "the bundled model is sure of what comes")
+	}
+	require.Equal(t, greedy, tell(map[string]any{"n_predict": 4, "n_probs": 20, "temperature": 0}))
+	// Neither biases nor the temperature change what the model thinks.
+	changed := tell(map[string]any{"n_predict": 1, "n_probs": 20, "temperature": 1000, "top_k": 0, "logit_bias": [][2]any{{5, 100}}})
+	require.Equal(t, greedy[0].Top, changed[0].Top)
+	require.Less(t, changed[0].Logprob, greedy[0].Logprob)
+	require.Len(t, tell(map[string]any{"n_predict": 1, "n_probs": 1})[0].Top, 1)
+	for name, bad := range map[string]any{"n_probs": 21, "post_sampling_probs": true} {
+		status, data := p.post(t, "/completion", ask(map[string]any{name: bad}))
+		require.Equal(t, http.StatusBadRequest, status)
+		require.Contains(t, string(data), name)
+	}
+}

@@ -29,7 +29,7 @@ func checkChat(req task.Request) error {
 	}
 	c := *req.Chat
 	if req.Workload != task.Completion {
-		return task.Errorf(task.InvalidParams, "only completions take `tools`, `format`, `reasoning`, `logit_bias` and `template_args`: leave them out")
+		return task.Errorf(task.InvalidParams, "only completions take `tools`, `format`, `reasoning`, `logit_bias`, `logprobs` and `template_args`: leave them out")
 	}
 	if len(req.Messages) == 0 {
 		for _, f := range []struct {
@@ -46,6 +46,9 @@ func checkChat(req task.Request) error {
 				return task.RefuseField(f.name, "is of a chat, and a prompt is none: send messages")
 			}
 		}
+	}
+	if err := checkLogprobs(req); err != nil {
+		return err
 	}
 	for _, check := range []func(task.Chat) error{checkTools, checkFormat} {
 		if err := check(c); err != nil {
@@ -136,6 +139,20 @@ func checkFormat(c task.Chat) error {
 		return task.RefuseField("format.grammar", "is empty: give a grammar in GBNF")
 	case f.Kind == task.FormatJSON && len(f.Schema) > 0 && !object(f.Schema):
 		return task.RefuseField("format.schema", "must be a JSON schema that is an object")
+	}
+	return nil
+}
+
+func checkLogprobs(req task.Request) error {
+	l := req.Chat.Logprobs
+	switch {
+	case l == nil:
+	case l.Top < 0 || l.Top > task.MaxTopLogprobs:
+		return task.RefuseField("top_logprobs", "must be a whole number from 0 to %d, not %d", task.MaxTopLogprobs, l.Top)
+	case req.Chat.CallsTools():
+		return task.RefuseField("logprobs", "cannot be had with tools that the model may call: leave one of the two out, or set `tool_choice` to none")
+	case !req.AtMost && req.MaxTokens > l.MostTokens():
+		return task.RefuseField("max_tokens", "must be at most %d with `logprobs` and %d alternatives, not %d", l.MostTokens(), l.Top, req.MaxTokens)
 	}
 	return nil
 }

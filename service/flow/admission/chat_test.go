@@ -48,6 +48,11 @@ func TestCheckRefusesAChatThatContradictsItself(t *testing.T) {
 	wide := Limits{PromptBytes: 1 << 20, Inputs: 100}
 	require.NoError(t, Check(conversation(), wide))
 	for message, change := range map[string]func(r *task.Request, c *task.Chat){
+		"`logprobs` cannot be had with tools that the model may call": func(_ *task.Request, c *task.Chat) { c.Logprobs = &task.Logprobs{} },
+		"`top_logprobs` must be a whole number from 0 to 20, not 21":  func(_ *task.Request, c *task.Chat) { c.Logprobs = &task.Logprobs{Top: 21} },
+		"`max_tokens` must be at most 3120 with `logprobs` and 20 alternatives, not 3121": func(r *task.Request, c *task.Chat) {
+			c.ToolChoice, c.Logprobs, r.MaxTokens = task.ChooseNone, &task.Logprobs{Top: 20}, 3121
+		},
 		"`messages[0].role` must be one of system, user, assistant, tool, not \"wizard\"":            func(r *task.Request, _ *task.Chat) { r.Messages[0].Role = "wizard" },
 		"`messages[1].reasoning` is for assistants, and the role is user":                            func(r *task.Request, _ *task.Chat) { r.Messages[1].Reasoning = "x" },
 		"`messages[0].tool_calls` is for assistants, and the role is system":                         func(r *task.Request, _ *task.Chat) { r.Messages[0].ToolCalls = r.Messages[2].ToolCalls },

@@ -184,7 +184,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 
 	work := engine.Job{
 		Workload: t.Request.Workload, Prompt: t.Prompt, PromptTokens: t.PromptTokens, Inputs: t.Request.Inputs, Seed: t.Seed,
-		Sampling: t.Sampling, MaxTokens: t.Request.MaxTokens, Reuse: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
+		Sampling: t.Sampling, MaxTokens: most(t), Reuse: reuse(t), Messages: t.Request.Messages, Chat: t.Request.Chat,
 		RenderedOn: t.AcceptedAt,
 	}
 	if !t.RenderedAt.IsZero() {
@@ -401,6 +401,14 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 	l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
 		append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
 	lease.Replace("slot still busy after its task ended")
+}
+
+// most is how many tokens a task's answer has at most; 0: there is no bound.
+func most(t *task.Task) int {
+	if t.Request.Chat == nil {
+		return t.Request.MaxTokens
+	}
+	return t.Request.Chat.Logprobs.Bound(t.Request.MaxTokens)
 }
 
 func endOf(j *job, t *task.Task, r Replica, result engine.Result, answer json.RawMessage) *task.End {

@@ -28,6 +28,9 @@ var aPiece = rapid.Custom(func(t *rapid.T) task.Piece {
 		p.Call.N = rapid.IntRange(0, 2).Draw(t, "call")
 		p.Call.Name = rapid.SampledFrom([]string{"", "rain"}).Draw(t, "name")
 	}
+	if p.Kind == task.EventText {
+		p.Logprobs = rapid.SampledFrom([]string{"", "", `[{"token":"a"}]`}).Draw(t, "logprobs")
+	}
 	return p
 })
 
@@ -44,6 +47,7 @@ func (l lines) add(events task.Events) lines {
 		case task.EventText:
 			l = append(l, " text "...)
 			l = append(l, e.Text...)
+			l = append(l, e.Logprobs...)
 		case task.EventReasoning:
 			l = append(l, " reasoning "...)
 			l = append(l, e.Text...)
@@ -116,10 +120,40 @@ func TestReasoningAndToolCallsAreEvents(t *testing.T) {
 	require.Equal(t, 5, l.Tokens())
 }
 
+// The ids of events cover log probabilities, the transcript's digest does not.
+//
+// LO-450
+func TestLogprobsStandInTheirEvents(t *testing.T) {
+	const list = `[{"token":"so","logprob":-0.5,"bytes":[115,111],"top_logprobs":[]}]`
+	said := func(list string) (frames []frame, digest string) {
+		l := New(first(), time.Now)
+		a := l.Begin()
+		require.NoError(t, a.Append(task.TextPiece("well")))
+		require.NoError(t, a.Append(task.Piece{Kind: task.EventText, Text: "so", Logprobs: list}))
+		require.NoError(t, a.Append(task.TextPiece("!")))
+		transcript, digest := l.Transcript()
+		if list != "" {
+			require.Equal(t, []string{"", list, ""}, transcript.Logprobs)
+		} else {
+			require.Nil(t, transcript.Logprobs)
+		}
+		l.Fail(task.Errorf(task.Canceled, "canceled"))
+		l.Publish()
+		return parse(t, drain(t, subscribe(t, l, ""))), digest
+	}
+	with, digest := said(list)
+	require.Equal(t, `{"t":"so","i":1,"logprobs":`+list+`}`, with[2].data)
+	require.Equal(t, `{"t":"!","i":2}`, with[3].data)
+	without, same := said("")
+	require.Equal(t, digest, same)
+	require.Equal(t, with[1].id, without[1].id)
+	require.NotEqual(t, with[2].id, without[2].id)
+}
+
 // Whatever kinds of pieces a log has: it rebuilds to the same bytes, a second attempt is held against them, and a typed reader that
 // comes at any event sees the same events as one that reads the frames.
 //
-// LO-201, LO-203, LO-204
+// LO-201, LO-203, LO-204, LO-450
 func TestALogOfAllKindsIsALogLikeAnyOther(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		pieces := rapid.SliceOfN(aPiece, 1, 30).Draw(t, "pieces")
@@ -137,6 +171,8 @@ func TestALogOfAllKindsIsALogLikeAnyOther(t *testing.T) {
 		switch {
 		case other.Kind == task.EventToolCall && rapid.Bool().Draw(t, "another call"):
 			other.Call.N++
+		case other.Logprobs != "" && rapid.Bool().Draw(t, "another figure"):
+			other.Logprobs = `[{"token":"b"}]`
 		case other.Kind == task.EventText:
 			other.Kind = task.EventReasoning
 		default:

@@ -44,6 +44,12 @@ func (l *Log) piece(p task.Piece) {
 	} else {
 		l.marks = append(l.marks, task.Mark{Piece: n, Kind: p.Kind, Call: p.Call})
 	}
+	if p.Logprobs != "" && l.logprobs == nil {
+		l.logprobs = make([]string, n, n+1)
+	}
+	if l.logprobs != nil {
+		l.logprobs = append(l.logprobs, p.Logprobs)
+	}
 	l.data.Reset()
 	if p.Kind == task.EventToolCall {
 		l.toolCall(p)
@@ -55,6 +61,10 @@ func (l *Log) piece(p task.Piece) {
 	l.data.Int(l.tokens)
 	if p.Kind == task.EventReasoning {
 		l.data.RawStr(`,"channel":"reasoning"`)
+	}
+	if p.Logprobs != "" {
+		l.data.RawStr(`,"logprobs":`)
+		l.data.RawStr(p.Logprobs)
 	}
 	l.data.ObjEnd()
 	l.tokens++
@@ -139,8 +149,8 @@ func (l *Log) frames(from, before int) (b []byte, to int) {
 // events returns the same events typed. The caller holds mu.
 func (l *Log) events(from, before int) task.Events {
 	return task.Events{
-		From: from, To: before, Text: l.text, Ends: l.pieceEnds, Marks: l.marks, Started: &l.started, End: l.end, Err: l.failure,
-		EndedAt: l.endedAt,
+		From: from, To: before, Text: l.text, Ends: l.pieceEnds, Marks: l.marks, Logprobs: l.logprobs, Started: &l.started,
+		End: l.end, Err: l.failure, EndedAt: l.endedAt,
 	}
 }
 

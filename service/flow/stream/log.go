@@ -44,6 +44,7 @@ type Log struct {
 	text       []byte            // the texts of all pieces, back to back; bytes once written never change
 	pieceEnds  []int             // pieceEnds[i] is the number of bytes up to and with piece i, which is event i+1
 	marks      []task.Mark       // of the pieces that are no text of the answer
+	logprobs   []string          // of all pieces; nil: none has any
 	tokens     int               // pieces that are not of tool calls
 	transcript hash.Hash         // of the answer, for a transcript of nothing else
 	attempt    int               // the one that may append
@@ -84,6 +85,9 @@ func Rebuild(first task.Started, r task.Record) *Log {
 		if len(marks) > 0 && marks[0].Piece == i {
 			p.Kind, p.Call = marks[0].Kind, marks[0].Call
 			marks = marks[1:]
+		}
+		if r.Transcript.Logprobs != nil {
+			p.Logprobs = r.Transcript.Logprobs[i]
 		}
 		l.piece(p)
 		from = to
@@ -146,7 +150,7 @@ func (l *Log) Rewind() bool {
 		s.next = min(s.next, 1)
 	}
 	l.attempt++ // a late piece of the attempt before must not follow
-	l.chunks, l.ends, l.tags, l.text, l.pieceEnds, l.marks, l.tokens, l.continued = nil, nil, nil, nil, nil, nil, 0, nil
+	l.chunks, l.ends, l.tags, l.text, l.pieceEnds, l.marks, l.logprobs, l.tokens, l.continued = nil, nil, nil, nil, nil, nil, nil, 0, nil
 	l.running, l.transcript, l.tokenAt = sha256.New(), sha256.New(), time.Time{}
 	l.data.Buf = mustJSON(l.started)
 	l.append(started)
@@ -199,7 +203,7 @@ func (a *Attempt) Done() error {
 func (l *Log) holds(at int, p task.Piece) bool {
 	held := l.events(at+1, at+2)
 	e := held.At(0)
-	return e.Kind == p.Kind && e.Call == p.Call && string(e.Text) == p.Text
+	return e.Kind == p.Kind && e.Call == p.Call && string(e.Text) == p.Text && e.Logprobs == p.Logprobs
 }
 
 // check compares the log with the checkpoint of an earlier process, when it gets there.
@@ -348,6 +352,7 @@ func (l *Log) Told() task.Transcript {
 func (l *Log) soFar() (t task.Transcript, digest string) {
 	t.Text, t.Ends = string(l.text), make([]int, len(l.pieceEnds))
 	copy(t.Ends, l.pieceEnds)
+	t.Logprobs = slices.Clone(l.logprobs)
 	if len(l.marks) == 0 {
 		return t, hex.EncodeToString(l.transcript.Sum(nil))
 	}

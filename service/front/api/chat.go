@@ -116,6 +116,13 @@ func toChat(r *gen.TaskRequest) (*task.Chat, error) {
 		}
 		c.LogitBias = append(c.LogitBias, task.Bias{Token: int(token), Bias: bias})
 	}
+	top, alternatives := r.TopLogprobs.Get()
+	if alternatives && !r.Logprobs.Or(false) {
+		return nil, task.Errorf(task.InvalidParams, "`top_logprobs` is for `logprobs`: set that to true, or leave `top_logprobs` out")
+	}
+	if r.Logprobs.Or(false) {
+		c.Logprobs = &task.Logprobs{Top: top}
+	}
 	slices.SortFunc(c.LogitBias, func(a, b task.Bias) int { return cmp.Compare(a.Token, b.Token) })
 	if reflect.ValueOf(c).IsZero() {
 		return nil, nil //nolint:nilnil // nothing is asked, and that is no error

@@ -4,6 +4,7 @@ package ollama
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"time"
 
@@ -91,7 +92,8 @@ type done struct {
 type chatAnswer struct {
 	head
 
-	Message answered `json:"message"`
+	Message  answered        `json:"message"`
+	Logprobs json.RawMessage `json:"logprobs,omitempty"`
 	done
 }
 
@@ -106,8 +108,9 @@ type answered struct {
 type textAnswer struct {
 	head
 
-	Response string `json:"response"`
-	Thinking string `json:"thinking,omitempty"`
+	Response string          `json:"response"`
+	Thinking string          `json:"thinking,omitempty"`
+	Logprobs json.RawMessage `json:"logprobs,omitempty"`
 	done
 }
 
@@ -182,10 +185,11 @@ func (f *Front) answer(w http.ResponseWriter, r *http.Request, q task.Request, n
 		parts, fig := t.Parts(), ended(end)
 		whole, rest := calls(parts.Calls)
 		d := done{Done: true, Reason: doneReason(end.FinishReason), figures: &fig}
+		likely := json.RawMessage(task.JoinLogprobs(t.Logprobs))
 		if !how.chat {
-			return textAnswer{head, parts.Answer + rest, parts.Reasoning, d}
+			return textAnswer{head, parts.Answer + rest, parts.Reasoning, likely, d}
 		}
-		return chatAnswer{head, answered{task.RoleAssistant, parts.Answer + rest, parts.Reasoning, whole}, d}
+		return chatAnswer{head, answered{task.RoleAssistant, parts.Answer + rest, parts.Reasoning, whole}, likely, d}
 	})
 }
 

@@ -42,9 +42,9 @@ func (l *lines) Append(b []byte, e task.Event) []byte {
 	switch e.Kind {
 	case task.EventStarted: // the first line comes with the first piece
 	case task.EventText:
-		l.piece(e.Text, nil)
+		l.piece(e.Text, nil, e.Logprobs)
 	case task.EventReasoning:
-		l.piece(nil, e.Text)
+		l.piece(nil, e.Text, "")
 	case task.EventToolCall:
 		l.gather(e)
 	case task.EventEnd:
@@ -57,7 +57,7 @@ func (l *lines) Append(b []byte, e task.Event) []byte {
 }
 
 // piece is a line with a piece of the answer, or of the thinking.
-func (l *lines) piece(text, thinking []byte) {
+func (l *lines) piece(text, thinking []byte, logprobs string) {
 	l.w.RawStr(l.head)
 	l.w.ByteStr(text)
 	if len(thinking) > 0 {
@@ -65,6 +65,10 @@ func (l *lines) piece(text, thinking []byte) {
 		l.w.ByteStr(thinking)
 	}
 	l.close()
+	if logprobs != "" {
+		l.w.RawStr(`,"logprobs":`)
+		l.w.RawStr(logprobs)
+	}
 	l.w.RawStr(`,"done":false}` + "\n")
 }
 
@@ -92,7 +96,7 @@ func (l *lines) end(end *task.End) {
 	}
 	whole, rest := calls(list)
 	if rest != "" {
-		l.piece([]byte(rest), nil)
+		l.piece([]byte(rest), nil, "")
 	}
 	if len(whole) > 0 && l.chat {
 		l.w.RawStr(l.head)

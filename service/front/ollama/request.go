@@ -21,11 +21,12 @@ type common struct {
 	KeepAlive json.RawMessage `json:"keep_alive"`
 	Stream    *bool           `json:"stream"`
 
-	Format     json.RawMessage `json:"format"`
-	Think      json.RawMessage `json:"think"`
-	Options    options         `json:"options"`
-	Logprobs   bool            `json:"logprobs"`
-	RenderOnly bool            `json:"_debug_render_only"`
+	Format      json.RawMessage `json:"format"`
+	Think       json.RawMessage `json:"think"`
+	Options     options         `json:"options"`
+	Logprobs    bool            `json:"logprobs"`
+	TopLogprobs *float64        `json:"top_logprobs"`
+	RenderOnly  bool            `json:"_debug_render_only"`
 
 	names lenient.Names // of the task's fields
 }
@@ -108,10 +109,7 @@ func (o *options) apply(q *task.Request) error {
 // request is the task of what chats and completions share.
 func (c *common) request(model string) (q task.Request, err error) {
 	q = lenient.Request(model, task.Completion)
-	switch {
-	case c.Logprobs:
-		return q, lenient.Cannot("logprobs", "log probabilities")
-	case c.RenderOnly:
+	if c.RenderOnly {
 		return q, lenient.Cannot("_debug_render_only", "a prompt without an answer")
 	}
 	if err := c.Options.apply(&q); err != nil {
@@ -119,6 +117,9 @@ func (c *common) request(model string) (q task.Request, err error) {
 	}
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}}
 	if q.Chat.Format, err = format(c.Format); err != nil {
+		return q, err
+	}
+	if q.Chat.Logprobs, err = lenient.Logprobs(c.Logprobs, c.TopLogprobs); err != nil {
 		return q, err
 	}
 	c.names.Call("format.schema", "format")

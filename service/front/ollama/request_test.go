@@ -120,7 +120,7 @@ func TestRefusals(t *testing.T) {
 	for path, refused := range map[string]map[string]string{
 		"/api/chat": {
 			``: "JSON body", `[]`: "JSON object", `{`: "not valid JSON", `{"model":3}`: "`model`", `{"messages":[]}`: "`model`",
-			chat(`"stream":3`): "`stream`", chat(`"logprobs":true`): "`logprobs`", chat(`"_debug_render_only":true`): "`_debug_render_only`",
+			chat(`"stream":3`): "`stream`", chat(`"logprobs":3`): "`logprobs`", chat(`"top_logprobs":1`): "`top_logprobs`", chat(`"logprobs":true,"top_logprobs":21`): "`top_logprobs`", chat(`"logprobs":true,"top_logprobs":-1`): "`top_logprobs`", chat(`"_debug_render_only":true`): "`_debug_render_only`",
 			chat(`"format":"yaml"`): "`format`", chat(`"format":3`): "`format`", chat(`"think":3`): "`think`", chat(`"think":"` + strings.Repeat("x", 33) + `"`): "`think`",
 			chat(`"keep_alive":"soon"`): "`keep_alive`", chat(`"keep_alive":{}`): "`keep_alive`", chat(`"options":3`): "`options`",
 			chat(`"options":{"temperature":9}`): "`options.temperature`", chat(`"options":{"temperature":"0"}`): "`options.temperature`", chat(`"options":{"top_p":2}`): "`options.top_p`",

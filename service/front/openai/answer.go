@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/json"
 	"math"
 	"net/http"
 	"slices"
@@ -68,7 +69,7 @@ func chatOf(head head, legacy bool, t task.Transcript, end *task.End) any {
 		}
 	}
 	why := finishReason(end, len(parts.Calls) > 0, legacy)
-	return chatAnswer{head.with(end), []chatChoice{{Message: m, Finish: why}}, usageOf(end)}
+	return chatAnswer{head.with(end), []chatChoice{{Message: m, Logprobs: chatLogprobs(task.JoinLogprobs(t.Logprobs)), Finish: why}}, usageOf(end)}
 }
 
 // submit reads a body, and sends it off as a task. The request says in the names what the client calls the task's fields.
@@ -121,10 +122,10 @@ type chatAnswer struct {
 }
 
 type chatChoice struct {
-	Index    int         `json:"index"`
-	Message  chatMessage `json:"message"`
-	Logprobs *struct{}   `json:"logprobs"`
-	Finish   string      `json:"finish_reason"`
+	Index    int             `json:"index"`
+	Message  chatMessage     `json:"message"`
+	Logprobs json.RawMessage `json:"logprobs"`
+	Finish   string          `json:"finish_reason"`
 }
 
 type chatMessage struct {
@@ -177,7 +178,8 @@ func (f *Front) completion(w http.ResponseWriter, r *http.Request) error {
 
 // completionOf is the whole answer to a completion.
 func completionOf(head head, t task.Transcript, end *task.End) any {
-	return textAnswer{head.with(end), []textChoice{{Text: t.Text, Finish: finishReason(end, false, false)}}, usageOf(end)}
+	choice := textChoice{Text: t.Text, Logprobs: completionLogprobs(t), Finish: finishReason(end, false, false)}
+	return textAnswer{head.with(end), []textChoice{choice}, usageOf(end)}
 }
 
 type textAnswer struct {
@@ -188,10 +190,10 @@ type textAnswer struct {
 }
 
 type textChoice struct {
-	Index    int       `json:"index"`
-	Text     string    `json:"text"`
-	Logprobs *struct{} `json:"logprobs"`
-	Finish   string    `json:"finish_reason"`
+	Index    int           `json:"index"`
+	Text     string        `json:"text"`
+	Logprobs *textLogprobs `json:"logprobs"`
+	Finish   string        `json:"finish_reason"`
 }
 
 // embeddings serves /v1/embeddings.

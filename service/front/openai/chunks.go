@@ -3,6 +3,9 @@
 package openai
 
 import (
+	"encoding/json"
+	"unicode/utf8"
+
 	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -17,6 +20,7 @@ type chunks struct {
 	begun  bool   // the role was sent
 	calls  bool   // a tool was called
 	legacy bool   // the client speaks of functions
+	said   int    // characters of a completion so far
 	w      jx.Writer
 }
 
@@ -53,7 +57,7 @@ func (c *chunks) begin() {
 	c.begun = true
 	c.open()
 	c.w.RawStr(`{"role":"assistant","content":""}`)
-	c.close("")
+	c.close("", nil)
 }
 
 // open begins a chunk of a chat, up to its delta.
@@ -63,8 +67,13 @@ func (c *chunks) open() {
 }
 
 // close ends a chunk behind its delta or text.
-func (c *chunks) close(finish string) {
-	c.w.RawStr(`,"logprobs":null,"finish_reason":`)
+func (c *chunks) close(finish string, logprobs json.RawMessage) {
+	c.w.RawStr(`,"logprobs":`)
+	if logprobs == nil {
+		c.w.RawStr("null")
+	}
+	c.w.Buf = append(c.w.Buf, logprobs...)
+	c.w.RawStr(`,"finish_reason":`)
 	if finish == "" {
 		c.w.RawStr("null")
 	} else {
@@ -80,7 +89,7 @@ func (c *chunks) close(finish string) {
 func (c *chunks) piece(e task.Event) {
 	if !c.chat {
 		c.text(e.Text)
-		c.close("")
+		c.close("", c.textLogprobs(e))
 		return
 	}
 	if e.Kind == task.EventToolCall {
@@ -115,7 +124,19 @@ func (c *chunks) piece(e task.Event) {
 		c.w.ByteStr(e.Text)
 		c.w.RawStr(`}`)
 	}
-	c.close("")
+	c.close("", chatLogprobs(e.Logprobs))
+}
+
+// textLogprobs are those of a piece of a completion.
+func (c *chunks) textLogprobs(e task.Event) json.RawMessage {
+	before := c.said
+	c.said += utf8.RuneCount(e.Text)
+	if e.Logprobs == "" {
+		return nil
+	}
+	var l textLogprobs
+	l.add(e.Logprobs, before)
+	return exchange.JSON(l)
 }
 
 // call sends a piece of a call: its name comes with the first.
@@ -146,7 +167,7 @@ func (c *chunks) end(end *task.End) {
 	} else {
 		c.text(nil)
 	}
-	c.close(finishReason(end, c.calls, c.legacy))
+	c.close(finishReason(end, c.calls, c.legacy), nil)
 	if c.usage {
 		c.w.RawStr(c.head)
 		c.w.RawStr(`,"system_fingerprint":`)

@@ -131,6 +131,7 @@ type chatRequest struct {
 	ReasoningEffort     string          `json:"reasoning_effort"`
 	TemplateArgs        json.RawMessage `json:"chat_template_kwargs"`
 	Logprobs            bool            `json:"logprobs"`
+	TopLogprobs         *float64        `json:"top_logprobs"`
 	Modalities          []string        `json:"modalities"`
 }
 
@@ -179,10 +180,7 @@ func (c *chatRequest) request() (task.Request, error) {
 	if err != nil {
 		return q, err
 	}
-	switch {
-	case c.Logprobs:
-		return q, lenient.Cannot("logprobs", "log probabilities")
-	case len(c.Messages) == 0:
+	if len(c.Messages) == 0 {
 		return q, lenient.Bad("messages", "send at least one message")
 	}
 	for _, m := range c.Modalities {
@@ -198,6 +196,9 @@ func (c *chatRequest) request() (task.Request, error) {
 		return q, err
 	}
 	if err := c.ResponseFormat.ask(q.Chat, "response_format", &c.names); err != nil {
+		return q, err
+	}
+	if q.Chat.Logprobs, err = lenient.Logprobs(c.Logprobs, c.TopLogprobs); err != nil {
 		return q, err
 	}
 	effort(&q, "reasoning_effort", c.ReasoningEffort)
@@ -277,8 +278,6 @@ func (c *completionRequest) request() (task.Request, error) {
 		return q, lenient.Cannot("echo", "an echo of the prompt")
 	case c.BestOf != nil && *c.BestOf != 1:
 		return q, lenient.Cannot("best_of", "the best of several answers")
-	case c.Logprobs != nil:
-		return q, lenient.Cannot("logprobs", "log probabilities")
 	}
 	var prompt lenient.Texts
 	if err := json.Unmarshal(c.Prompt, &prompt); err != nil || len(prompt) != 1 {
@@ -289,7 +288,14 @@ func (c *completionRequest) request() (task.Request, error) {
 	if err := c.ask(&chat); err != nil {
 		return q, err
 	}
-	if chat.Format != nil || len(chat.LogitBias) > 0 {
+	if c.Logprobs != nil {
+		top, err := lenient.Alternatives("logprobs", c.Logprobs)
+		if err != nil {
+			return q, err
+		}
+		chat.Logprobs = &task.Logprobs{Top: top}
+	}
+	if chat.Format != nil || len(chat.LogitBias) > 0 || chat.Logprobs != nil {
 		q.Chat = &chat
 	}
 	return q, nil

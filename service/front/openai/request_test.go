@@ -175,7 +175,6 @@ func TestRefusals(t *testing.T) {
 		chat(`"logit_bias":{"1":200}`):        "logit_bias",
 		chat(`"logit_bias":{"1":null}`):       "logit_bias",
 		chat(`"presence_penalty":1`):          "presence_penalty",
-		chat(`"logprobs":true`):               "logprobs",
 		chat(`"tools":[{}]`):                  "tools[0]",
 		chat(`"tools":[{"type":"function"}]`): "tools[0].name",
 		chat(`"tools":[{"type":"function","function":{"name":"f","parameters":3}}]`):              "tools[0].function.parameters",
@@ -208,7 +207,7 @@ func TestRefusals(t *testing.T) {
 	refuses(t, "/v1/completions", map[string]string{
 		`{"model":"c"}`: "prompt", `{"model":"c","prompt":[1]}`: "prompt", `{"model":"c","prompt":["a","b"]}`: "prompt",
 		`{"model":"c","prompt":"a","echo":true}`: "echo", `{"model":"c","prompt":"a","suffix":"b"}`: "suffix",
-		`{"model":"c","prompt":"a","best_of":2}`: "best_of", `{"model":"c","prompt":"a","logprobs":1}`: "logprobs",
+		`{"model":"c","prompt":"a","best_of":2}`: "best_of",
 	})
 	refuses(t, "/v1/embeddings", map[string]string{
 		`{}`: "model", `{"model":"c"}`: "input", `{"model":"c","input":[]}`: "input", `{"model":"c","input":[1,2]}`: "input",

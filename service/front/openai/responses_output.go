@@ -3,6 +3,7 @@
 package openai
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -31,7 +32,8 @@ type item struct {
 	call   task.CallPart
 	id     string
 	text   []byte
-	closed bool // its client was told that nothing more will come
+	lists  []string // of the log probabilities of a message's text; nil: it has none
+	closed bool     // its client was told that nothing more will come
 }
 
 // output is what a response says, put together from the pieces of its task, streamed or not. Text and thinking follow each other, and each
@@ -42,8 +44,8 @@ type output struct {
 	at    int // the item of the last piece
 }
 
-// take adds a piece. It reports whether the piece has begun an item; that is output.at then.
-func (o *output) take(kind task.EventKind, call task.CallPart, text []byte) (begun bool) {
+// take adds a piece, with its log probabilities. It reports whether the piece has begun an item; that is output.at then.
+func (o *output) take(kind task.EventKind, call task.CallPart, text []byte, logprobs string) (begun bool) {
 	at := o.find(kind, call.N)
 	if begun = at < 0; begun {
 		at = o.begin(kind, call)
@@ -51,6 +53,9 @@ func (o *output) take(kind task.EventKind, call task.CallPart, text []byte) (beg
 	o.at = at
 	i := &o.items[at]
 	i.text = append(i.text, text...)
+	if logprobs != "" {
+		i.lists = append(i.lists, logprobs)
+	}
 	return begun
 }
 
@@ -90,14 +95,14 @@ func (o *output) status(at int, response string) string {
 func (o *output) hear(events task.Events) {
 	for e := range events.All() {
 		if e.Kind == task.EventText || e.Kind == task.EventReasoning || e.Kind == task.EventToolCall {
-			o.take(e.Kind, e.Call, e.Text)
+			o.take(e.Kind, e.Call, e.Text, e.Logprobs)
 		}
 	}
 }
 
 // speak makes an empty message where nothing was said: clients look for one. It reports whether it did.
 func (o *output) speak() bool {
-	return len(o.items) == 0 && o.take(task.EventText, task.CallPart{}, nil)
+	return len(o.items) == 0 && o.take(task.EventText, task.CallPart{}, nil, "")
 }
 
 // write writes an item as it is now. One that has just begun has no parts yet.
@@ -140,7 +145,9 @@ func (i *item) part(w *jx.Writer, text []byte) {
 	}
 	w.RawStr(`{"type":"output_text","text":`)
 	w.ByteStr(text)
-	w.RawStr(`,"annotations":[],"logprobs":[]}`)
+	w.RawStr(`,"annotations":[],"logprobs":`)
+	w.RawStr(cmp.Or(task.JoinLogprobs(i.lists), "[]"))
+	w.RawStr("}")
 }
 
 // response is a response as it is now.
@@ -163,6 +170,7 @@ type responseHead struct {
 	Text               textView          `json:"text"`
 	ToolChoice         any               `json:"tool_choice"`
 	Tools              []toolView        `json:"tools"`
+	TopLogprobs        *int              `json:"top_logprobs,omitempty"`
 	TopP               *float64          `json:"top_p"`
 	Truncation         string            `json:"truncation"`
 }
@@ -204,6 +212,9 @@ func (c *responseRequest) head(q task.Request) json.RawMessage {
 	}
 	if q.MaxTokens > 0 {
 		h.MaxOutputTokens = &q.MaxTokens
+	}
+	if l := q.Chat.Logprobs; l != nil {
+		h.TopLogprobs = &l.Top
 	}
 	if c.Reasoning != nil && known[c.Reasoning.Effort] {
 		h.Reasoning.Effort = &c.Reasoning.Effort

@@ -5,6 +5,7 @@ package openai
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
@@ -31,6 +32,7 @@ type responseRequest struct {
 	Conversation       json.RawMessage `json:"conversation"`
 	Prompt             json.RawMessage `json:"prompt"`
 	TopLogprobs        *float64        `json:"top_logprobs"`
+	Include            []string        `json:"include"`
 	Metadata           json.RawMessage `json:"metadata"`
 }
 
@@ -58,8 +60,6 @@ func (c *responseRequest) request(e *earlier) (task.Request, error) {
 		return q, lenient.Cannot("conversation", "a conversation that the server keeps, but for the one that `previous_response_id` goes on from,")
 	case !lenient.Missing(c.Prompt):
 		return q, lenient.Cannot("prompt", "a prompt that is stored")
-	case c.TopLogprobs != nil && *c.TopLogprobs > 0:
-		return q, lenient.Cannot("top_logprobs", "log probabilities")
 	}
 	in := conversation{earlier: e}
 	if c.Instructions != nil && *c.Instructions != "" {
@@ -83,6 +83,14 @@ func (c *responseRequest) request(e *earlier) (task.Request, error) {
 		if err := c.Text.Format.ask(q.Chat, "text.format", &c.names); err != nil {
 			return q, err
 		}
+	}
+	top, err := lenient.Alternatives("top_logprobs", c.TopLogprobs)
+	if err != nil {
+		return q, err
+	}
+	if top > 0 || slices.Contains(c.Include, includeLogprobs) {
+		q.Chat.Logprobs = &task.Logprobs{Top: top}
+		c.names.Call("logprobs", "include")
 	}
 	if c.Reasoning != nil {
 		effort(&q, "reasoning.effort", c.Reasoning.Effort)

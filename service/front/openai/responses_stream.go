@@ -202,7 +202,7 @@ func (s *responseEvents) snapshot(name, status string, e task.Event, failure *er
 // piece sends what a piece adds. An empty one may only begin an item.
 func (s *responseEvents) piece(e task.Event) {
 	before := s.at
-	begun := s.take(e.Kind, e.Call, e.Text)
+	begun := s.take(e.Kind, e.Call, e.Text, e.Logprobs)
 	if begun {
 		if before != s.at && s.items[before].kind != task.EventToolCall {
 			s.done(before, statusCompleted)
@@ -223,9 +223,19 @@ func (s *responseEvents) piece(e task.Event) {
 	s.w.RawStr(s.open)
 	s.w.ByteStr(e.Text)
 	if e.Kind == task.EventText {
-		s.w.RawStr(`,"logprobs":[]`)
+		s.logprobs(e.Logprobs)
 	}
 	s.close()
+}
+
+// logprobs writes those of a delta, or of all.
+func (s *responseEvents) logprobs(list string) {
+	s.w.RawStr(`,"logprobs":`)
+	if list == "" {
+		s.w.RawStr("[]")
+		return
+	}
+	s.w.Buf = append(s.w.Buf, deltaLogprobs(list)...)
 }
 
 // added sends that the item at hand has begun.
@@ -289,7 +299,7 @@ func (s *responseEvents) done(at int, status string) {
 	}
 	s.w.ByteStr(i.text)
 	if i.kind == task.EventText {
-		s.w.RawStr(`,"logprobs":[]`)
+		s.logprobs(task.JoinLogprobs(i.lists))
 	}
 	s.close()
 	if i.kind != task.EventToolCall {

@@ -297,7 +297,7 @@ func TestRefusedResponses(t *testing.T) {
 		with(`"previous_response_id":"resp_1"`):                     "previous_response_id",
 		with(`"conversation":"conv_1"`):                             "conversation",
 		with(`"prompt":{"id":"pmpt_1"}`):                            "prompt",
-		with(`"top_logprobs":2`):                                    "top_logprobs",
+		with(`"top_logprobs":21`):                                   "top_logprobs",
 		with(`"max_output_tokens":0`):                               "max_output_tokens",
 		with(`"temperature":-1`):                                    "temperature",
 		with(`"text":{"format":{"type":"xml"}}`):                    "text.format",

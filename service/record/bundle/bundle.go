@@ -6,6 +6,7 @@ package bundle
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -78,6 +79,9 @@ func Of(r task.Record) proof.Bundle {
 	}
 	if r.Proof.KeepsTranscript {
 		b.Transcript.Text, b.Transcript.Ends, b.Transcript.Runs = r.Transcript.Text, r.Transcript.Ends, runs(r.Transcript.Marks)
+		for _, l := range r.Transcript.Logprobs {
+			b.Transcript.Logprobs = append(b.Transcript.Logprobs, json.RawMessage(cmp.Or(l, "null")))
+		}
 	}
 	ran := b.Timing.FinishedAt // for a task that never ran
 	if !r.StartedAt.IsZero() {

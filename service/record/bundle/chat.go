@@ -53,6 +53,9 @@ func chat(c *task.Chat) (out proof.Chat) {
 		wish := proof.Thinking(c.Reasoning)
 		out.Reasoning = &wish
 	}
+	if l := c.Logprobs; l != nil {
+		out.Logprobs, out.TopLogprobs = true, l.Top
+	}
 	for _, b := range c.LogitBias {
 		if out.LogitBias == nil {
 			out.LogitBias = map[string]float64{}

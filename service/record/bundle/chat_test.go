@@ -26,6 +26,7 @@ func chatting() task.Record {
 	q.Chat = &task.Chat{
 		Tools: []task.Tool{{Name: "look", Description: "a secret tool", Parameters: json.RawMessage(`{"a":1}`)}}, ToolChoice: task.ChooseTool, ToolName: "look",
 		Format: &task.Format{Kind: task.FormatJSON, Schema: json.RawMessage(`{}`)}, Reasoning: task.Reasoning{Split: true}, LogitBias: []task.Bias{{Token: 7, Bias: -1}},
+		Logprobs: &task.Logprobs{Top: 2},
 	}
 	r.Transcript.Marks = []task.Mark{
 		{Piece: 0, Kind: task.EventReasoning},
@@ -34,12 +35,14 @@ func chatting() task.Record {
 		{Piece: 4, Kind: task.EventToolCall},
 		{Piece: 5, Kind: task.EventToolCall, Call: task.CallPart{N: 1, ID: "c1", Name: "go"}},
 	}
+	r.Transcript.Logprobs = make([]string, len(r.Transcript.Ends))
+	r.Transcript.Logprobs[2] = `[{"token":"a secret"}]`
 	r.End.ToolCalls = r.Transcript.Parts().Calls
 	r.End.Receipt.TranscriptSHA256, r.End.Receipt.TranscriptForm = r.Transcript.Digest(), r.Transcript.Form()
 	return r
 }
 
-// LO-416, OC-CTRL-2067
+// LO-416, LO-450, OC-CTRL-2067
 func TestABundleHoldsAChat(t *testing.T) {
 	r := chatting()
 	p := Of(r)
@@ -69,6 +72,13 @@ func TestABundleHoldsAChat(t *testing.T) {
 	require.Equal(t, "look", back.Request.Chat.ToolChoice)
 	require.Equal(t, &proof.AnswerFormat{Type: "json_schema", Schema: json.RawMessage(`{}`)}, back.Request.Chat.Format)
 	require.Equal(t, map[string]float64{"7": -1}, back.Request.Chat.LogitBias)
+	require.True(t, back.Request.Chat.Logprobs)
+	require.Equal(t, 2, back.Request.Chat.TopLogprobs)
+	require.Len(t, back.Transcript.Logprobs, back.Transcript.Tokens)
+	require.JSONEq(t, `[{"token":"a secret"}]`, string(back.Transcript.Logprobs[2]))
+	kept.Transcript.Logprobs = kept.Transcript.Logprobs[1:]
+	_, err = proof.Decode([]byte(encoded(t, kept)))
+	require.ErrorContains(t, err, "this proof bundle was changed")
 
 	var none task.Record
 	require.Empty(t, Of(none).Request.ChatSHA256)

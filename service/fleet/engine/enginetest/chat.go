@@ -27,11 +27,12 @@ type ChatOptions struct {
 }
 
 // RunChats holds an engine to what is promised of chats: what its features name it can do, and what they do not name it refuses. Where it is asked by
-// these words, a model that obeys calls the tool, answers in JSON, says what is on the picture, and thinks. The tests are LO-410's and LO-411's.
+// these words, a model that obeys calls the tool, answers in JSON, says what is on the picture, and thinks. The tests are LO-410's, LO-411's and LO-451's.
 func RunChats(t *testing.T, o ChatOptions) {
 	for name, test := range map[string]func(*chatSuite){
 		"features": (*chatSuite).told, "tools": (*chatSuite).tools, "formats": (*chatSuite).formats, "images": (*chatSuite).images,
 		"reasoning": (*chatSuite).reasoning, "template arguments": (*chatSuite).arguments, "logit bias": (*chatSuite).bias,
+		"log probabilities": (*chatSuite).logprobs,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &chatSuite{ChatOptions: o, t: t, e: o.Launch(t)}

@@ -4,6 +4,8 @@ package llamacpp
 
 import (
 	"github.com/go-faster/jx"
+
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // frame reads what matters of one frame of either endpoint. It is used again for the next: a token costs only the string for emit.
@@ -12,6 +14,9 @@ type frame struct {
 	content []byte
 	stop    bool // it is the last of the native endpoint
 	failed  bool
+
+	asks   bool           // how likely the tokens were is read, too
+	likely []task.Logprob // the tokens of the frame
 
 	progress bool // it tells of the prompt, and holds no token
 	cached   int  // tokens of it that came from KV
@@ -29,7 +34,7 @@ type callPart struct {
 }
 
 func (f *frame) reset(data []byte) {
-	f.content, f.reasoning, f.calls = f.content[:0], f.reasoning[:0], f.calls[:0]
+	f.content, f.reasoning, f.calls, f.likely = f.content[:0], f.reasoning[:0], f.calls[:0], f.likely[:0]
 	f.stop, f.failed, f.progress, f.ends = false, false, false, false
 	f.d.ResetBytes(data)
 }
@@ -46,7 +51,7 @@ func (f *frame) native(data []byte) error {
 		case "content":
 			f.content, err = f.d.StrAppend(f.content)
 		case "stop":
-			if f.stop, err = f.d.Bool(); err == nil && !f.stop && len(f.content) > 0 {
+			if f.stop, err = f.d.Bool(); err == nil && !f.stop && len(f.content) > 0 && !f.asks {
 				// It is the frame of a token, and the rest does not matter.
 				return nil
 			}
@@ -100,6 +105,8 @@ func (f *frame) other(key []byte) error {
 		})
 	case "error":
 		f.failed = true
+	case "completion_probabilities":
+		return f.probabilities()
 	}
 	return f.d.Skip()
 }
@@ -121,6 +128,8 @@ func (f *frame) choices() error {
 				err = f.d.Skip()
 			case "delta":
 				err = f.delta()
+			case "logprobs":
+				err = f.logprobs()
 			default:
 				err = f.d.Skip()
 			}

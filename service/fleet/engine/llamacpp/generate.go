@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -70,6 +71,7 @@ type off struct {
 	PresencePenalty  float64 `json:"presence_penalty"`
 	MinKeep          int     `json:"min_keep"`
 	NProbs           int     `json:"n_probs"`
+	PostSampling     bool    `json:"post_sampling_probs"`
 	NCmpl            int     `json:"n_cmpl"`
 	NIndent          int     `json:"n_indent"`
 	NCacheReuse      int     `json:"n_cache_reuse"`
@@ -124,7 +126,11 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Pi
 
 func (e *Engine) generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
-	g.watch(watched(job.Sampling.Stop, end(job)))
+	if g.frame.asks = g.asks() != nil; g.frame.asks {
+		g.watch(slices.DeleteFunc(slices.Clone(job.Sampling.Stop), func(word string) bool { return word == "" }))
+	} else {
+		g.watch(watched(job.Sampling.Stop, end(job)))
+	}
 	if job.SentTokens > 0 {
 		return e.goOn(ctx, g)
 	}
@@ -220,8 +226,8 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 	case f.stop:
 		g.final = bytes.Clone(event.Data)
 		return false, nil
-	case len(f.content) > 0: // empty: held back, or the end of sequence
-		g.ours = g.out.take(task.EventText, f.content)
+	default:
+		g.text()
 	}
 	return true, g.ours
 }
@@ -244,7 +250,9 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 	if len(f.reasoning) > 0 {
 		g.ours = g.out.take(task.EventReasoning, f.reasoning)
 	}
-	if len(f.content) > 0 && g.ours == nil {
+	if g.ours == nil && len(f.reasoning) == 0 {
+		g.text()
+	} else if g.ours == nil && len(f.content) > 0 {
 		g.ours = g.out.take(task.EventText, f.content)
 	}
 	for i := 0; i < len(f.calls) && g.ours == nil; i++ {
@@ -259,6 +267,30 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 		}
 	}
 	return true, g.ours
+}
+
+// text takes in what a frame has of the answer. It is empty where the engine holds it back, and at the end of sequence.
+func (g *generation) text() {
+	f := &g.frame
+	if len(f.likely) > 0 {
+		likely, err := believed(f.likely, g.asks().Top)
+		if err != nil {
+			g.ours = g.engine.c.Reset(err)
+			return
+		}
+		g.out.tell(likely)
+	}
+	if len(f.content) > 0 {
+		g.ours = g.out.take(task.EventText, f.content)
+	}
+}
+
+// asks is what is asked of the tokens' probabilities; nil: nothing.
+func (g *generation) asks() *task.Logprobs {
+	if g.job.Chat == nil {
+		return nil
+	}
+	return g.job.Chat.Logprobs
 }
 
 func (g *generation) unread(err error) (more bool, _ error) {
@@ -389,6 +421,10 @@ func (e *Engine) sampling(ctx context.Context, g *generation, size int, fields [
 		for _, b := range job.Chat.LogitBias {
 			out.LogitBias = append(out.LogitBias, [2]any{b.Token, b.Bias})
 		}
+	}
+	if l := g.asks(); l != nil {
+		// It watches no stop strings, so that each token comes by itself.
+		out.Stop, out.NProbs = []string{}, max(l.Top, 1)
 	}
 	out.TimingsPerToken = g.stops != nil
 	out.ReturnProgress = job.Cached != nil || job.Progress != nil

@@ -17,6 +17,8 @@ type pieces struct {
 	kind task.EventKind
 	call int
 	held []byte // the beginning of a rune whose end has not come yet
+	// likely are the tokens of the answer of which nothing was emitted yet.
+	likely []task.Logprob
 
 	calls int    // that have begun
 	fresh bool   // the first piece of the call has yet to be emitted
@@ -33,6 +35,15 @@ func (p *pieces) take(kind task.EventKind, text []byte) error {
 		p.kind = kind
 	}
 	return p.add(text)
+}
+
+// tell takes in the tokens of the answer's next bytes. Those without bytes are none of its text.
+func (p *pieces) tell(likely []task.Logprob) {
+	for _, l := range likely {
+		if len(l.Bytes) > 0 {
+			p.likely = append(p.likely, l)
+		}
+	}
 }
 
 // takeCall takes in a part of call n: its name, its arguments, or both.
@@ -87,6 +98,9 @@ func (p *pieces) flush() error {
 
 func (p *pieces) send(text []byte) error {
 	piece := task.Piece{Kind: p.kind, Text: strings.ToValidUTF8(string(text), "\uFFFD")}
+	if p.kind == task.EventText {
+		piece.Logprobs, p.likely = task.EncodeLogprobs(p.likely), p.likely[:0]
+	}
 	if p.kind == task.EventToolCall {
 		piece.Call.N = p.call
 		if p.fresh {

@@ -26,6 +26,8 @@ type stops struct {
 	last string         // the end of what was emitted: a word may begin in it
 	held string         // may be the beginning of a word
 	over bool           // a word was complete: no more is emitted
+	// lists are the log probabilities of what is held, each with the place where its text begins.
+	lists []listed
 
 	result engine.Result // what the engine had told by then; set before errStopped ends the stream
 }
@@ -58,6 +60,9 @@ func (s *stops) piece(p task.Piece) error {
 	if p.Kind == task.EventToolCall {
 		return s.emit(p)
 	}
+	if p.Logprobs != "" {
+		s.lists = append(s.lists, listed{len(s.held), p.Logprobs})
+	}
 	s.held += p.Text
 	all, gone := s.last+s.held, len(s.last)
 	send := len(all)
@@ -79,7 +84,26 @@ func (s *stops) piece(p task.Piece) error {
 	if text == "" {
 		return nil
 	}
-	return s.emit(task.Piece{Kind: p.Kind, Text: text})
+	return s.emit(task.Piece{Kind: p.Kind, Text: text, Logprobs: s.logprobs(len(text))})
+}
+
+// listed are the log probabilities of a piece.
+type listed struct {
+	at   int // of its text in what is held
+	list string
+}
+
+// logprobs takes out those of the first n bytes of what was held.
+func (s *stops) logprobs(n int) string {
+	var lists []string
+	for len(s.lists) > 0 && s.lists[0].at < n {
+		lists = append(lists, s.lists[0].list)
+		s.lists = s.lists[1:]
+	}
+	for i := range s.lists {
+		s.lists[i].at -= n
+	}
+	return task.JoinLogprobs(lists)
 }
 
 // sent notes text that the client has got.
@@ -110,7 +134,7 @@ func (s *stops) flush() error {
 	text := s.held
 	s.held = ""
 	s.sent(text)
-	return s.emit(task.Piece{Kind: s.kind, Text: text})
+	return s.emit(task.Piece{Kind: s.kind, Text: text, Logprobs: s.logprobs(len(text))})
 }
 
 // ended is the result of a stream that came to its end.

@@ -70,8 +70,9 @@ func TestChatsAreWhatIsPromised(t *testing.T) {
 	}{
 		"all": {scripted.Options{Thinks: true, Vision: true}, []task.Feature{
 			task.FeatureTools, task.FeatureFormats, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
+			task.FeatureLogprobs,
 		}},
-		"little": {scripted.Options{NoTools: true}, []task.Feature{task.FeatureFormats, task.FeatureArguments, task.FeatureBias}},
+		"little": {scripted.Options{NoTools: true}, []task.Feature{task.FeatureFormats, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			enginetest.RunChats(t, enginetest.ChatOptions{
@@ -90,7 +91,7 @@ func TestChatsAreWhatIsPromised(t *testing.T) {
 // LO-410
 func TestChatsOfTheBuiltInWorker(t *testing.T) {
 	enginetest.RunChats(t, enginetest.ChatOptions{
-		Features: []task.Feature{task.FeatureArguments, task.FeatureBias},
+		Features: []task.Feature{task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
 		Launch: func(t testing.TB) engine.Engine {
 			e, _ := launchWorker(t, task.Completion, 0)
 			return e

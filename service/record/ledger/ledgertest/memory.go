@@ -359,7 +359,7 @@ func (m *Memory) List(ctx context.Context, state task.State, limit int) (found [
 	for _, e := range m.s.byID {
 		if e.r.State.Final() && (state == "" || e.r.State == state) {
 			r := e.r
-			r.Transcript.Text, r.Transcript.Marks = "", nil
+			r.Transcript.Text, r.Transcript.Marks, r.Transcript.Logprobs = "", nil, nil
 			found = append(found, r)
 		}
 	}

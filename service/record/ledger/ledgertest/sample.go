@@ -83,6 +83,7 @@ func Full(state task.State) task.Record {
 			{Piece: 5, Kind: task.EventToolCall, Call: task.CallPart{N: 1}},
 			{Piece: 6, Kind: task.EventToolCall, Call: task.CallPart{N: 1}},
 		},
+		Logprobs: []string{`[{"token":"\n"}]`, "", "", "", "", "", "", "[]"},
 	}
 	r.End.Receipt.TranscriptSHA256 = r.Transcript.Digest()
 	if state == task.Completed {

@@ -163,7 +163,7 @@ func outcome(t *testing.T, l Opened, state task.State) {
 	require.Equal(t, want, get(t, l, want.Task.ID))
 	listed, err := l.List(t.Context(), "", 10)
 	require.NoError(t, err)
-	want.Transcript.Text, want.Transcript.Marks = "", nil
+	want.Transcript.Text, want.Transcript.Marks, want.Transcript.Logprobs = "", nil, nil
 	require.Equal(t, []task.Record{want}, listed)
 }
 

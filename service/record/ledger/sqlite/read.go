@@ -66,7 +66,7 @@ func look(ctx context.Context, path string, newest int) (r *Reader, version int,
 
 func (r *Reader) prepare(ctx context.Context) error {
 	const (
-		ended  = `SELECT ` + columns + `, x.ends, NULL, NULL, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
+		ended  = `SELECT ` + columns + `, x.ends, NULL, NULL, NULL, NULL` + withTexts + ` WHERE t.finished_ms IS NOT NULL`
 		newest = ` ORDER BY t.seq DESC LIMIT ?`
 	)
 	for into, text := range map[**sql.Stmt]string{
@@ -89,9 +89,9 @@ func (r *Reader) prepare(ctx context.Context) error {
 	return nil
 }
 
-const liveTasks = `SELECT ` + columns + `, NULL, NULL, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
+const liveTasks = `SELECT ` + columns + `, NULL, NULL, NULL, NULL, NULL` + tasks + ` WHERE t.finished_ms IS NULL ORDER BY t.state DESC, t.start_order, t.seq`
 
-const everything = `SELECT ` + columns + `, x.ends, x.text, x.marks, x.sum` + withTexts
+const everything = `SELECT ` + columns + `, x.ends, x.text, x.marks, x.logprobs, x.sum` + withTexts
 
 // Close closes the file.
 func (r *Reader) Close() error {

@@ -227,6 +227,7 @@ type row struct {
 	requestSum, textSum  []byte
 	text                 sql.NullString
 	marks                []byte
+	logprobs             sql.NullString
 }
 
 // into returns what to scan the columns into, with those of the transcript at the end.
@@ -235,7 +236,7 @@ func (w *row) into() []any {
 		&w.seq, &w.r.Task.ID, &w.r.State, &w.r.Task.Request.Priority, &w.r.Task.PoolID, &w.accepted, &w.started, &w.finished,
 		&w.replica, &w.fingerprint, &w.event, &w.sum, &w.sealed, &w.last, &w.outcome,
 		&w.proof.sum, &w.proof.bytes, &w.proof.keeps, &w.deleted, &w.task, &w.requestSum,
-		&w.ends, &w.text, &w.marks, &w.textSum,
+		&w.ends, &w.text, &w.marks, &w.logprobs, &w.textSum,
 	}
 }
 
@@ -261,6 +262,9 @@ func (w *row) record() (task.Record, error) {
 	}
 	if err == nil {
 		r.Transcript.Marks, err = decodeMarks(w.marks, len(r.Transcript.Ends))
+	}
+	if err == nil {
+		r.Transcript.Logprobs, err = decodeLogprobs(w.logprobs, len(r.Transcript.Ends))
 	}
 	if err == nil && w.deleted.Valid != (r.Deleted != nil) {
 		err = errors.New("it is half deleted")

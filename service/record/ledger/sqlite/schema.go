@@ -161,6 +161,8 @@ CREATE INDEX batch_artifact ON batch (artifact);
 -- Most tasks complete: a list of those finds them without an index, so that their ends need not write one.
 DROP INDEX task_listed;
 CREATE INDEX task_listed ON task (state, seq) WHERE finished_ms IS NOT NULL AND state <> 'completed';
+
+ALTER TABLE transcript ADD COLUMN logprobs TEXT; -- a line of JSON for each token; NULL: none
 `}
 
 // oldest is the first version that the steps can bring up to date.

@@ -59,13 +59,17 @@ func taskSum(t task.Task, body []byte) []byte {
 	return acceptSum(int64(t.Seq), t.ID, string(t.Request.Priority), t.PoolID, t.AcceptedAt.UnixMilli(), body)
 }
 
-// endSum is the sum of a task's end. Marks count where there are some: tasks that have none keep the sum that earlier versions gave them.
-func endSum(seq int64, r task.Record, p proof, outcome, ends, marks []byte) []byte {
-	h := newHashed("end", len(outcome)+len(ends)+len(r.Transcript.Text)+len(marks)).
+// endSum is the sum of a task's end. Marks and log probabilities count where there are some: tasks that have none keep the sum that earlier versions
+// gave them.
+func endSum(seq int64, r task.Record, p proof, outcome, ends, marks []byte, logprobs string) []byte {
+	h := newHashed("end", len(outcome)+len(ends)+len(r.Transcript.Text)+len(marks)+len(logprobs)).
 		number(seq, toMS(r.StartedAt).Int64, toMS(r.FinishedAt).Int64, p.bytes.Int64, p.keeps.Int64).
 		text(string(r.State), r.ReplicaID, r.Fingerprint, r.SealedAt, r.LastEventID).data(p.sum, outcome, ends).text(r.Transcript.Text)
 	if len(marks) > 0 {
 		h = h.data(marks)
+	}
+	if logprobs != "" {
+		h = h.text("logprobs", logprobs)
 	}
 	return h.sum()
 }
@@ -89,7 +93,7 @@ func (w *row) whole() (task.Record, error) {
 		return r, err
 	}
 	if err = verify(r); err == nil && w.textSum != nil && r.Deleted == nil {
-		if sum := endSum(w.seq, r, w.proof, w.outcome, w.ends, w.marks); string(sum) != string(w.textSum) {
+		if sum := endSum(w.seq, r, w.proof, w.outcome, w.ends, w.marks, w.logprobs.String); string(sum) != string(w.textSum) {
 			err = errors.New("how it ended is not what was recorded")
 		}
 	}

@@ -35,6 +35,7 @@ func TestWhatWasChangedIsNotShown(t *testing.T) {
 		"UPDATE transcript SET text = 'one two!' WHERE seq = 1",
 		"UPDATE transcript SET marks = x'000101' WHERE seq = 1",
 		"UPDATE transcript SET marks = x'000103' WHERE seq = 1",
+		"UPDATE transcript SET logprobs = char(10) WHERE seq = 1",
 		"DELETE FROM transcript WHERE seq = 1",
 		"UPDATE request SET task = json_set(task, '$.request.prompt', 'Say nothing.') WHERE seq = 1",
 		"UPDATE request SET task = json_set(task, '$.seed', 8) WHERE seq = 1",

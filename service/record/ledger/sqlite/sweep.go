@@ -137,7 +137,7 @@ func (w *writer) doomed(most int64, oldest time.Time) (seqs []int64, err error) 
 		over = (pages-free)*size - most
 	}
 	rows, err := w.conn.QueryContext(context.Background(), `SELECT t.seq, t.finished_ms,
-		coalesce(octet_length(q.task), 0) + coalesce(octet_length(t.outcome), 0) + coalesce(octet_length(x.text) + octet_length(x.ends), 0) + coalesce(octet_length(x.marks), 0)`+withTexts+`
+		coalesce(octet_length(q.task), 0) + coalesce(octet_length(t.outcome), 0) + coalesce(octet_length(x.text) + octet_length(x.ends), 0) + coalesce(octet_length(x.marks), 0) + coalesce(octet_length(x.logprobs), 0)`+withTexts+`
 		WHERE t.finished_ms IS NOT NULL ORDER BY t.finished_ms, t.seq LIMIT ?`, sweepTasks)
 	if err != nil {
 		return nil, err

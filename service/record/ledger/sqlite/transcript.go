@@ -3,9 +3,11 @@
 package sqlite
 
 import (
+	"database/sql"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -122,3 +124,25 @@ func decodeMarks(in []byte, tokens int) (marks []task.Mark, err error) {
 
 // maxCalls bounds the number of a call: a task has no more calls than tokens.
 const maxCalls = 1 << 31
+
+// encodeLogprobs writes a line for each token, which is JSON, and empty where the token has none.
+func encodeLogprobs(lists []string) sql.NullString {
+	return sql.NullString{String: strings.Join(lists, "\n"), Valid: lists != nil}
+}
+
+// decodeLogprobs reads them. The transcript has so many tokens.
+func decodeLogprobs(in sql.NullString, tokens int) ([]string, error) {
+	if !in.Valid {
+		return nil, nil
+	}
+	lists := strings.Split(in.String, "\n")
+	if len(lists) != tokens {
+		return nil, fmt.Errorf("the transcript has log probabilities of %d tokens, and %d tokens", len(lists), tokens)
+	}
+	for _, l := range lists {
+		if l != "" && (len(l) < 2 || l[0] != '[' || l[len(l)-1] != ']') {
+			return nil, errors.New("the transcript's log probabilities are no lists")
+		}
+	}
+	return lists, nil
+}

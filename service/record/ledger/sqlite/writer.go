@@ -327,7 +327,7 @@ func (w *writer) prepare(ctx context.Context) error {
 		&w.markTask: `UPDATE task SET checkpoint_event = ?, checkpoint_sum = ? WHERE id = ? AND finished_ms IS NULL AND coalesce(checkpoint_event, -1) < ?`,
 		&w.endTask: `UPDATE task SET state = ?, replica_id = ?, fingerprint = ?, started_ms = ?, finished_ms = ?, sealed_at = ?,
 			last_event_id = ?, outcome = ?, proof_sum = ?, proof_bytes = ?, proof_keeps = ?, text_until_ms = ? WHERE seq = ? AND id = ? AND finished_ms IS NULL`,
-		&w.insertText: `INSERT INTO transcript (seq, ends, text, marks, sum) VALUES (?, ?, ?, ?, ?)`,
+		&w.insertText: `INSERT INTO transcript (seq, ends, text, marks, logprobs, sum) VALUES (?, ?, ?, ?, ?, ?)`,
 		&w.keepSession: `INSERT INTO session (id, created_ms, ttl_ms, max_turns, turns, pool_id, replica_id, budget_tokens, budget_time_ms, budget_cost,
 			explicit, spent_tokens, spent_time_ms, spent_cost) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0) ON CONFLICT DO UPDATE SET turns = excluded.turns`,
 		&w.replaceSession: `DELETE FROM session WHERE id = ? AND created_ms <> ?`,
@@ -559,8 +559,9 @@ func (w *writer) end(r task.Record, outcome, rendered []byte) (bool, error) {
 	}
 	ends := encodeEnds(r.Transcript.Ends)
 	marks := encodeMarks(r.Transcript.Marks)
-	sum := endSum(int64(r.Task.Seq), r, p, outcome, ends, marks)
-	if _, err = w.insertText.Exec(int64(r.Task.Seq), ends, r.Transcript.Text, marks, sum); err == nil && r.Charge != nil {
+	logprobs := encodeLogprobs(r.Transcript.Logprobs)
+	sum := endSum(int64(r.Task.Seq), r, p, outcome, ends, marks, logprobs.String)
+	if _, err = w.insertText.Exec(int64(r.Task.Seq), ends, r.Transcript.Text, marks, logprobs, sum); err == nil && r.Charge != nil {
 		err = w.charge(*r.Charge, r)
 	}
 	if err == nil {
