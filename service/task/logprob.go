@@ -6,9 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-
-	"github.com/go-faster/jx"
 )
 
 // MaxTopLogprobs is how many alternatives of a token can be asked for.
@@ -76,53 +75,33 @@ func (o *Octets) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
+// MarshalJSON implements json.Marshaler.
+func (o Octets) MarshalJSON() ([]byte, error) {
+	numbers := make([]int, len(o))
+	for i, b := range o {
+		numbers[i] = int(b)
+	}
+	return json.Marshal(numbers)
+}
+
 // EncodeLogprobs writes the list that a piece has: JSON without white space. It is empty where there are none.
 func EncodeLogprobs(all []Logprob) string {
 	if len(all) == 0 {
 		return ""
 	}
-	var w jx.Writer
-	for i, p := range all {
-		w.RawStr(open(i))
-		p.write(&w)
-		w.RawStr(`,"top_logprobs":`)
-		for j, t := range p.Top {
-			w.RawStr(open(j))
-			t.write(&w)
-			w.ObjEnd()
+	all = slices.Clone(all)
+	for i := range all {
+		if all[i].Top == nil {
+			all[i].Top = []Likely{}
 		}
-		if len(p.Top) == 0 {
-			w.ArrStart()
-		}
-		w.RawStr("]}")
 	}
-	w.ArrEnd()
-	return string(w.Buf)
-}
-
-// open is what stands in front of an element of a list.
-func open(i int) string {
-	if i == 0 {
-		return "["
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(all); err != nil {
+		panic("task: " + err.Error()) // texts and finite numbers always encode
 	}
-	return ","
-}
-
-// write writes a token as an object without its last brace.
-func (l *Likely) write(w *jx.Writer) {
-	w.RawStr(`{"token":`)
-	w.Str(l.Token)
-	w.RawStr(`,"logprob":`)
-	w.Float32(max(l.Logprob, LeastLogprob))
-	w.RawStr(`,"bytes":`)
-	for i, b := range l.Bytes {
-		w.RawStr(open(i))
-		w.Int(int(b))
-	}
-	if len(l.Bytes) == 0 {
-		w.ArrStart()
-	}
-	w.ArrEnd()
+	return strings.TrimSuffix(text.String(), "\n")
 }
 
 // DecodeLogprobs reads such a list.
