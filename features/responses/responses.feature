@@ -127,6 +127,34 @@ Feature: Responses that are kept
       | status | cancelled |
     And response "long" ends with "response.failed"
 
+  @LO-431 @LO-208
+  Scenario: The key of a canceled response is free
+    Given a daemon whose pool has
+      | pace | 5 |
+    When I send POST "/v1/responses" with the headers
+      | Idempotency-Key | order-1 |
+      | body            | {"model":"haiku","input":"Write a haiku about rain.","background":true} |
+    Then the answer is 200
+    And I keep its "id" as $FIRST
+    When I send POST "/v1/responses/$FIRST/cancel"
+    Then its body has
+      | status | cancelled |
+    When I send POST "/v1/responses" with the headers
+      | Idempotency-Key | order-1 |
+      | body            | {"model":"haiku","input":"Write a haiku about rain.","background":true} |
+    Then the answer is 200
+    And I keep its "id" as $SECOND
+    When I send GET "/v1/responses/$FIRST"
+    Then its body has
+      | status | cancelled |
+    When I send POST "/v1/responses" with the headers
+      | Idempotency-Key | order-1 |
+      | body            | {"model":"haiku","input":"Write a haiku about rain.","background":true} |
+    Then its body has
+      | id | $SECOND |
+    And I send GET "/v1/tasks"
+    And its body lists 2 "tasks"
+
   @LO-432 @LO-434 @LO-430
   Scenario Outline: What is wrong is named
     Given the shared daemon

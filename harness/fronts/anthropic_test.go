@@ -40,6 +40,7 @@ type anthropicMessage struct {
 	} `json:"delta"`
 	Usage struct {
 		Input  int `json:"input_tokens"`
+		Cached int `json:"cache_read_input_tokens"`
 		Output int `json:"output_tokens"`
 	} `json:"usage"`
 	Input   int `json:"input_tokens"` // of a count
@@ -108,12 +109,13 @@ func TestAnthropic(t *testing.T) {
 		text, all := b.events(ask("haiku", `,"stream":true`), nil)
 		require.Equal(t, whole.Content[0].Text, text)
 		require.Equal(t, "message_start", all[0].Type)
-		require.Equal(t, whole.Usage.Input, all[0].Message.Usage.Input)
+		require.Equal(t, whole.Usage.Input+whole.Usage.Cached, all[0].Message.Usage.Input)
 		require.Equal(t, "content_block_start", all[1].Type)
 		end := all[len(all)-2]
 		require.Equal(t, "message_delta", end.Type)
 		require.Equal(t, "end_turn", end.Delta.StopReason)
-		require.Equal(t, whole.Usage, end.Usage)
+		require.Equal(t, whole.Usage.Input+whole.Usage.Cached, end.Usage.Input+end.Usage.Cached, "by then some of it is in the KV")
+		require.Equal(t, whole.Usage.Output, end.Usage.Output)
 		require.Equal(t, "message_stop", all[len(all)-1].Type)
 		got, err := b.d.Client.Get(t.Context(), "/v1/tasks/"+res.Header.Get("X-Task-Id"))
 		require.NoError(t, err)
@@ -170,7 +172,7 @@ func TestAnthropic(t *testing.T) {
 		burst.Wait()
 		for i := range counts {
 			require.Equal(t, http.StatusOK, statuses[i])
-			require.Equal(t, whole.Usage.Input, counts[i])
+			require.Equal(t, whole.Usage.Input+whole.Usage.Cached, counts[i])
 		}
 		after, err := b.d.Client.Get(t.Context(), "/v1/tasks")
 		require.NoError(t, err)
@@ -312,7 +314,7 @@ func TestAnthropicTools(t *testing.T) {
 			require.Equal(t, http.StatusOK, b.whole("/v1/messages/count_tokens", body, &counted).StatusCode)
 			require.Equal(t, http.StatusOK, b.whole("/v1/messages", body, &answered).StatusCode)
 			require.Positive(t, counted.Input)
-			require.Equal(t, answered.Usage.Input, counted.Input)
+			require.Equal(t, answered.Usage.Input+answered.Usage.Cached, counted.Input)
 		})
 	}
 

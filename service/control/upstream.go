@@ -197,29 +197,11 @@ func bound(ctx context.Context, p config.Pool, at pool.Reach, within time.Durati
 // idleWithin is how long an engine may take to notice that its client is gone.
 const idleWithin = 2 * time.Second
 
-// awaitIdle waits until the engine has no more busy slots than others hold. An engine that does not get there is replaced, as after a task
-// that was canceled (ORCH-3026).
+// awaitIdle waits until the slot is idle, or else has its worker replaced, as after a task that was canceled (ORCH-3026).
 func (u *Upstream) awaitIdle(l *pool.Lease) {
-	counter, ok := l.Engine().(engine.BusyCounter)
-	if !ok {
+	if engine.AwaitIdle(l, idleWithin) {
 		return
 	}
-	ctx, stop := awake.WithTimeout(context.Background(), idleWithin)
-	defer stop()
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	for {
-		if busy, err := counter.Busy(ctx); err == nil && busy <= l.Others() {
-			return
-		}
-		select {
-		case <-l.Lost():
-			return
-		case <-ctx.Done():
-			u.log.Warn("a slot stayed busy after its client had gone; its worker is replaced", zap.String("replica_id", l.Info().ID))
-			l.Replace("slot still busy after a request past the line ended")
-			return
-		case <-poll.C:
-		}
-	}
+	u.log.Warn("a slot stayed busy after its client had gone; its worker is replaced", zap.String("replica_id", l.Info().ID))
+	l.Replace("slot still busy after a request past the line ended")
 }

@@ -145,9 +145,34 @@ func (c LineCounts) Open() int { return c.Waiting + c.Fed }
 type BatchFilter struct {
 	Dialect string
 	Live    bool // only those that have not ended
+	// EndedBefore takes only those that ended before that time; zero: all.
+	EndedBefore time.Time
 	// After and Before are ids of batches, of which the one comes right before those that are wanted, and the other right behind them.
 	After, Before string
 	Limit         int
+}
+
+// Listed is an entry in a list of files: one that a client sent, or a batch that has ended, whose results are files. Batch is nil for the first.
+type Listed struct {
+	File  File
+	Batch *BatchRecord
+}
+
+// ID is that of the file, or of the batch.
+func (l *Listed) ID() string {
+	if l.Batch != nil {
+		return l.Batch.ID
+	}
+	return l.File.ID
+}
+
+// FileFilter chooses files and batches that have ended, the last first that came or ended.
+type FileFilter struct {
+	Sent    bool   // files that clients sent
+	Results string // the dialect of the batches that are wanted; empty: none
+	After   string // the id of the file or the batch right before those that are wanted
+	Oldest  bool   // the first come first
+	Limit   int    // 0: no limit
 }
 
 // LineFilter chooses lines of a batch.

@@ -70,7 +70,7 @@ func anthropicCases(base string) []test {
 			if err != nil {
 				return err
 			}
-			return same("the count", count.InputTokens, whole.Usage.InputTokens)
+			return same("the count", count.InputTokens, whole.Usage.InputTokens+whole.Usage.CacheReadInputTokens)
 		}},
 		{"anthropic: models and errors", func(ctx context.Context) error {
 			if _, err := client.Models.Get(ctx, "haiku", anthropic.ModelGetParams{}); err != nil {

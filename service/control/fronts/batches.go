@@ -27,6 +27,12 @@ func (r records) DropFile(ctx context.Context, id string) error {
 	return worded(r.Ledger.DropFile(ctx, id), "the file")
 }
 
+// Files implements batch.Records.
+func (r records) Files(ctx context.Context, f task.FileFilter) ([]task.Listed, error) {
+	found, err := r.Ledger.Files(ctx, f)
+	return found, worded(err, "the file behind which the list is to be")
+}
+
 // Batches implements batch.Records.
 func (r records) Batches(ctx context.Context, f task.BatchFilter) ([]task.BatchRecord, error) {
 	found, err := r.Ledger.Batches(ctx, f)

@@ -87,12 +87,12 @@ type Result struct {
 	Finish    task.FinishReason
 	Slot      int // where it ran, or NoSlot
 	Cells     int // tokens that the slot's KV then held; 0: that is not known
-	Cached    int // tokens of the prompt that were there already
+	Cached    int // tokens of the prompt that were there already, at most TokensIn
 	// Left says that the engine was left before its own end. It may need a moment to notice, in which the slot is still busy.
 	Left bool
 }
 
-// NoSlot is the Slot of a Result where the engine has not told it.
+// NoSlot is the Slot of a Result where the engine has not told it, which it need not where it was left, and where nothing had to be computed.
 const NoSlot = -1
 
 // Slot is one slot of an engine.

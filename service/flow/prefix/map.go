@@ -3,6 +3,7 @@
 package prefix
 
 import (
+	"maps"
 	"slices"
 	"sync"
 )
@@ -33,6 +34,7 @@ func (r *replica) gone() bool {
 func (m *Map) Left(replicaID string, lost <-chan struct{}, slots int, c Chain) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	maps.DeleteFunc(m.replicas, func(_ string, r *replica) bool { return r.gone() }) // their names may never come again
 	r := m.replicas[replicaID]
 	if r == nil || r.lost != lost {
 		if m.replicas == nil {

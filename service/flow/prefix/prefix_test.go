@@ -3,6 +3,7 @@
 package prefix
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -56,6 +57,17 @@ func TestALostWorkerHoldsNothing(t *testing.T) {
 	require.Contains(t, m.Held(c), "a-0")
 	m.Emptied("a-0")
 	require.Nil(t, m.Held(c))
+}
+
+// LO-442
+func TestTheMapIsOfWorkersThatLive(t *testing.T) {
+	var m Map
+	for i := range 100 {
+		lost := make(chan struct{})
+		m.Left(fmt.Sprint("a-", i), lost, 1, chat("be brief", "hello"))
+		close(lost)
+	}
+	require.Len(t, m.replicas, 1, "the others are found to be gone when something new is left")
 }
 
 // LO-442

@@ -163,11 +163,15 @@ func TestPropertyOrder(t *testing.T) {
 func TestPropertyBound(t *testing.T) {
 	check(t, func(t *rapid.T) func(*queue.Queue[int], *model, step) {
 		return func(q *queue.Queue[int], m *model, s step) {
+			taken := m.places(m.line())
+			if got := q.Places(); got != taken {
+				t.Fatalf("Places says %d, want %d", got, taken)
+			}
 			if s.op != "push" {
 				return
 			}
 			before := m.places(s.before)
-			if taken := m.places(m.line()); taken > max(m.capacity, before) {
+			if taken > max(m.capacity, before) {
 				t.Fatalf("%d places are taken after a push, capacity %d, %d before", taken, m.capacity, before)
 			}
 			if !s.ok && before < m.capacity {

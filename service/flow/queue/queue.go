@@ -202,6 +202,13 @@ func (q *Queue[T]) Depth() int {
 	return q.depth()
 }
 
+// Places is how much of the capacity is taken. Guests take none of it, and Restore, and a Push until its Shed, can take it over the capacity.
+func (q *Queue[T]) Places() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.places()
+}
+
 // Oldest is when the first item of a priority's line was enqueued. False: nobody is in that line.
 func (q *Queue[T]) Oldest(p task.Priority) (time.Time, bool) {
 	q.mu.Lock()
@@ -212,7 +219,7 @@ func (q *Queue[T]) Oldest(p task.Priority) (time.Time, bool) {
 
 func (q *Queue[T]) depth() int { return q.line.lists[interactive].len + q.line.lists[batch].len }
 
-// places is how much of the capacity is taken.
+// places is Places with mu held.
 func (q *Queue[T]) places() int { return q.depth() - q.guests }
 
 // ahead counts the items of the levels before this one.

@@ -111,6 +111,28 @@ func TestAResumedTaskTakesNoOtherPrompt(t *testing.T) {
 	})
 }
 
+// LO-412, LO-202: the same where the note of a strict task's dispatch was lost with the process, so that it seems to have waited.
+func TestARestoredTaskTakesNoOtherPrompt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		r.replicas[0].every *= 100
+		r.book.forgets.Store(true)
+		r.must("first")
+		r.must("a", chat, tokens(100))
+		r.read("first")
+		synctest.Wait()
+		require.Equal(t, task.Running, r.status("a").State)
+		left := r.crash()
+		require.Equal(t, task.Queued, left[0].State)
+		next := newUnstartedRig(t, r.book, 1, nil)
+		next.replicas[0].renders = "of-today "
+		next.s.Recover(left)
+		require.NoError(t, next.s.Start(t.Context()))
+		defer next.stop()
+		require.Contains(t, next.read("a"), "chat template makes another prompt now")
+	})
+}
+
 // LO-412, LO-202: a prompt that a run took is on the disk before the first piece, with its day, so that a run behind a crash asks for the same.
 func TestTheTakenPromptOutlivesACrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -143,7 +165,8 @@ func TestATaskThatEndsTakesNoPrompt(t *testing.T) {
 	require.Nil(t, j.prompt)
 }
 
-// LO-412, LO-202: where the new prompt cannot be recorded, nothing is decoded from it: a strict task waits, a best-effort one fails.
+// LO-412, LO-202, OC-CORE-1022: where the new prompt cannot be recorded, nothing is decoded from it: a strict task waits, for longer than any watchdog, and a
+// best-effort one fails.
 func TestAPromptThatIsNotRecordedIsNotDecoded(t *testing.T) {
 	for strict, want := range map[bool]string{true: "event: end", false: `"code":"LEDGER_UNAVAILABLE"`} {
 		run(t, 1, nil, func(t *testing.T, r *rig) {
@@ -154,7 +177,7 @@ func TestAPromptThatIsNotRecordedIsNotDecoded(t *testing.T) {
 					t.Determinism = task.BestEffort
 				}
 			})
-			synctest.Wait()
+			time.Sleep(time.Hour)
 			require.Zero(t, r.status("a").TokensOut)
 			r.book.noPrompts.Store(false)
 			require.Contains(t, r.read("a"), want)

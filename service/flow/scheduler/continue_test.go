@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +51,69 @@ func TestABestEffortTaskGoesOn(t *testing.T) {
 		require.Equal(t, int64(60), a.End.DecodeTimeMS, "what the runs that broke off decoded: 4 tokens and 2")
 		require.Equal(t, []string{"", "a0 a1 a2 a3 ", "a0 a1 a2 a3 a4 a5 "}, r.went)
 		require.InDelta(t, 1, testutil.ToFloat64(r.s.o.Metrics.failovers.WithLabelValues("default", "continued")), 0)
+	})
+}
+
+// LO-209, LO-430: what a client was told that asks now and then is not taken back, and neither is an event that it could resume behind.
+func TestWhatWasToldIsNotTakenBack(t *testing.T) {
+	for _, told := range []bool{false, true} {
+		run(t, 2, nil, func(t *testing.T, r *rig) {
+			r.set(func() {
+				r.replicas[0].dies = 4
+				r.replicas[0].starts, r.replicas[1].starts = true, true
+				r.replicas[1].says = "other "
+			})
+			r.must("a", bestEffort)
+			time.Sleep(35 * time.Millisecond)
+			seen := r.status("a")
+			require.Equal(t, 3, seen.TokensOut)
+			if told {
+				record, _, err := r.s.Record(t.Context(), "a")
+				require.NoError(t, err)
+				require.Equal(t, "a0 a1 a2 ", record.Transcript.Text)
+				require.Regexp(t, "^3-", r.status("a").LastEventID)
+			}
+			time.Sleep(time.Second)
+			record, _, err := r.s.Record(t.Context(), "a")
+			require.NoError(t, err)
+			if told {
+				require.Equal(t, "a0 a1 a2 a3 ", record.Transcript.Text)
+				require.Equal(t, task.WorkerReset, record.Err.Code)
+			} else {
+				require.Equal(t, task.Completed, record.State)
+				require.Equal(t, 10, strings.Count(r.readAfter("a", seen.LastEventID), "event: token\n"), seen.LastEventID)
+			}
+		})
+	}
+}
+
+// ORCH-2001: a run that goes on reads more than the prompt and answers less than the task, so nothing is measured by it.
+func TestARunThatGoesOnIsNoMeasure(t *testing.T) {
+	run(t, 2, nil, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].dies = 4 })
+		r.must("a", bestEffort)
+		r.read("a")
+		require.Equal(t, whole, r.answer("a").Transcript.Text)
+		rates := &r.s.lane("default").rates
+		require.Empty(t, rates.runs)
+		require.Equal(t, []mean{{}, {}}, []mean{rates.service, rates.answer})
+		require.Empty(t, rates.replicas)
+		r.must("b", bestEffort)
+		r.read("b")
+		require.InDelta(t, 10, rates.answer.value, 0)
+	})
+}
+
+// LO-209, LO-839: a run that broke off because this process lacked something has decoded until then, and not while it waited.
+func TestAWaitIsNoDecoding(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.replicas[0].fail = task.Errorf(task.WorkerReset, "no descriptors").Because(syscall.EMFILE).Retry(0)
+		r.onMove = func(string) { r.replicas[0].fail = nil }
+		r.must("a", bestEffort)
+		r.read("a")
+		a := r.answer("a")
+		require.Equal(t, []int{3}, a.End.Receipt.ContinuedAt)
+		require.Equal(t, int64(20), a.End.DecodeTimeMS)
 	})
 }
 

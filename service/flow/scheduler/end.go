@@ -4,10 +4,10 @@ package scheduler
 
 import (
 	"context"
-	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -141,18 +141,12 @@ func (s *Scheduler) tryRecord(r task.Record) bool {
 // retryRecord waits until the ledger takes an outcome, as with a full disk: nobody may see what a crash could undo. It
 // returns false when the orchestrator stops first.
 func (s *Scheduler) retryRecord(r task.Record) bool {
-	retry := time.NewTicker(s.o.RecordEvery)
-	defer retry.Stop()
-	for {
-		select {
-		case <-retry.C:
-		case <-s.halt.Done():
-			return false
-		}
+	for lifecycle.Pause(s.halt, s.o.RecordEvery) {
 		if s.o.Ledger.Finish(context.Background(), r) == nil {
 			return true
 		}
 	}
+	return false
 }
 
 // narrate writes the log line about a task's end. Was is the state that the task was in before.

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 )
 
 // expireEvery is how late a text may go whose time is over. Many go together, since the ledger passes over its files for each round.
@@ -33,11 +35,7 @@ func (s *Scheduler) expire(ctx context.Context) {
 		if !next.IsZero() {
 			wait = max(wait, next.Sub(s.o.Now()))
 		}
-		timer := time.NewTimer(min(wait, time.Hour)) // the clock may be set meanwhile
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if !lifecycle.Pause(ctx, min(wait, time.Hour)) { // the clock may be set meanwhile
 			return
 		}
 	}

@@ -5,6 +5,7 @@ package scheduler
 import (
 	"cmp"
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,12 +25,12 @@ import (
 type job struct {
 	lane   *lane
 	task   task.Task    // written by the submit that makes the job, until it is accepted
-	chain  prefix.Chain // of what the task asks
 	ticket queue.Ticket // the same; names its place in the queue
 	log    *stream.Log  // the same; the log has a lock of its own
 	slot   *slot        // the same; in which it begins before it is accepted; nil: it waits in the queue
-	// resumed: a run of an earlier process may have sent more than the log holds. Written by who makes the job.
-	resumed bool
+
+	chained sync.Once
+	chain   prefix.Chain // of what the task asks; see begins
 
 	decided chan struct{} // closed once the ledger accepted the task, or could not
 	over    chan struct{} // closed once nothing of the task runs in this process any more
@@ -49,7 +50,7 @@ type job struct {
 	tries       int                     // runs so far, one of an earlier process included
 	excused     int                     // how many of them ended because this process lacked something, or gave way
 	yielded     int                     // how often it gave way to an interactive task
-	yieldsNow   bool                    // its run does, and has not ended yet
+	at          *slot                   // of its run; nil once the slot is free again
 	warm        bool                    // the engine took part of the prompt from KV, in this run
 	cancelRun   context.CancelCauseFunc // nil while no replica runs it
 	wants       string                  // the fingerprint that the next run needs; empty: any
@@ -66,7 +67,7 @@ type rendering struct {
 }
 
 func newJob(l *lane, t task.Task) *job {
-	return &job{lane: l, task: t, chain: prefix.Of(&t.Request), decided: make(chan struct{}), over: make(chan struct{})}
+	return &job{lane: l, task: t, decided: make(chan struct{}), over: make(chan struct{})}
 }
 
 // ended is the job of a finished task, for its readers.
@@ -80,7 +81,7 @@ func (j *job) accept() {
 	if !j.enter(running) { // it has not begun
 		j.enter(accepted)
 	}
-	yields := j.yieldsNow
+	yields := j.at != nil && j.at.makesWay
 	j.mu.Unlock()
 	if yields {
 		j.stopEngine(errYields)
@@ -96,8 +97,8 @@ func (j *job) withdraw(e *task.Error) {
 	j.stopEngine(e)
 }
 
-// begin makes the job one that a replica runs; cancel ends that run. It returns false where somebody has ended the job.
-func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
+// begin makes the job one that a replica runs in a slot; cancel ends that run. It returns false where somebody has ended the job.
+func (j *job) begin(s *slot, r Replica, now time.Time, cancel context.CancelCauseFunc) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	next := running
@@ -110,7 +111,7 @@ func (j *job) begin(r Replica, now time.Time, cancel context.CancelCauseFunc) bo
 	if j.startedAt.IsZero() {
 		j.startedAt = now
 	}
-	j.replica, j.cancelRun, j.warm, j.decodesFrom, j.yieldsNow = r, cancel, false, time.Time{}, false
+	j.replica, j.cancelRun, j.warm, j.decodesFrom, j.at = r, cancel, false, time.Time{}, s
 	j.tries++
 	return true
 }
@@ -123,7 +124,7 @@ func (j *job) move(fingerprint string) bool {
 	if !j.enter(moving) {
 		return false
 	}
-	j.cancelRun, j.wants, j.yieldsNow = nil, fingerprint, false
+	j.cancelRun, j.wants = nil, fingerprint
 	j.lane.retries.add(j) // under the same lock as the state, so that whoever ends the job finds it there
 	return true
 }
@@ -255,17 +256,35 @@ func (j *job) excuse() {
 	j.excused++
 }
 
-// need is what the job asks of its next replica.
-func (j *job) need() placement.Need {
+// wanted is the fingerprint that the next run needs; empty: any.
+func (j *job) wanted() string {
 	j.mu.Lock()
-	wants := j.wants
-	j.mu.Unlock()
+	defer j.mu.Unlock()
+	return j.wants
+}
+
+// need is what the job asks of its next replica, which is one of these.
+func (j *job) need(replicas []placement.Replica) placement.Need {
 	q := &j.task.Request
-	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: wants, Ctx: max(q.Ctx, j.room())}
+	need := placement.Need{Strict: j.task.Determinism == task.Strict, Fingerprint: j.wanted(), Ctx: max(q.Ctx, j.room())}
 	if reuse(&j.task) != engine.ReuseNothing {
-		need.Warm, need.Held = j.lane.s.o.Sessions.Warm(q.SessionID), j.lane.s.prefixes.Held(j.chain)
+		need.Warm = j.lane.s.o.Sessions.Warm(q.SessionID)
+		if j.choosy(replicas) {
+			need.Held = j.lane.s.prefixes.Held(j.begins())
+		}
 	}
 	return need
+}
+
+// choosy reports whether it can matter to a task like the job which of its pool's replicas it comes to, because of what their slots hold.
+func (j *job) choosy(replicas []placement.Replica) bool {
+	return len(replicas) > 1 && (j.task.Determinism != task.Strict || slices.ContainsFunc(replicas, func(r placement.Replica) bool { return r.Pieces }))
+}
+
+// begins are the beginnings of what the task asks. They cost a look at all of it, so they are made where they are needed, and once.
+func (j *job) begins() prefix.Chain {
+	j.chained.Do(func() { j.chain = prefix.Of(&j.task.Request) })
+	return j.chain
 }
 
 // room is how many tokens prompt and answer are known to need. Where nobody has counted the prompt's tokens, it is what bounds both: a

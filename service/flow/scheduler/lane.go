@@ -33,6 +33,7 @@ type lane struct {
 	removed  chan struct{} // closed once the pool is no longer configured
 	stuck    atomic.Bool   // written by the loop
 	looping  atomic.Bool   // the loop has begun; before that, no task is dispatched
+	yielding atomic.Int32  // slots that lines make free for interactive tasks
 	held     atomic.Bool   // no further task is dispatched: the pool's memory is needed for another model
 	activeAt atomic.Int64  // when a task last started or ended, in ns since the epoch
 }
@@ -263,11 +264,14 @@ type slot struct {
 	lease      Lease
 	considered int  // so many replicas could have taken the job
 	binds      bool // the job's bytes depend on this choice of a replica (see recordDispatch)
+	choosy     bool // what the job leaves in the slot may matter to others like it
+	asked      bool // the engine was given the job; written by its run
+	makesWay   bool // the run in it was ended for an interactive task; guarded by the job's lock
 }
 
 // slot takes one for a job on one of these replicas, which are all of the pool's; nil: none can take it now.
 func (l *lane) slot(j *job, replicas []placement.Replica) *slot {
-	need := j.need()
+	need := j.need(replicas)
 	at, considered := placement.Place(replicas, need)
 	l.s.o.Metrics.placed(j.task, at >= 0, considered)
 	if at < 0 {
@@ -278,18 +282,22 @@ func (l *lane) slot(j *job, replicas []placement.Replica) *slot {
 		l.s.o.Log.Debug("lease refused", zap.String("replica_id", replicas[at].ID), zap.Error(err))
 		return nil
 	}
-	return &slot{lease, considered, need.Fingerprint == "" && differs(replicas, replicas[at].Fingerprint)}
+	return &slot{
+		lease: lease, considered: considered, choosy: j.choosy(replicas),
+		binds: need.Fingerprint == "" && differs(replicas, replicas[at].Fingerprint),
+	}
 }
 
 // start makes a job one that runs in a slot, and returns what runs it; nil: somebody has ended the job.
 func (l *lane) start(j *job, s *slot) (run func()) {
 	ctx, cancel := context.WithCancelCause(l.s.halt)
-	if !j.begin(s.lease.Replica(), l.s.o.Now(), cancel) {
+	if !j.begin(s, s.lease.Replica(), l.s.o.Now(), cancel) {
 		cancel(nil)
 		return nil
 	}
 	l.active()
 	return func() {
+		defer l.vacated(j, s)
 		defer s.lease.Release()
 		defer cancel(nil)
 		l.run(ctx, cancel, j, s)
@@ -305,7 +313,7 @@ func differs(replicas []placement.Replica, fingerprint string) bool {
 // errFull adds to a full queue's refusal when a place is likely to be free (ORCH-2007).
 func (l *lane) errFull(err error) error {
 	e := task.AsError(err)
-	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Depth())
+	e.Message = fmt.Sprintf("the queue of pool '%s' is full: %d tasks wait; send the task again later", l.pool.ID, l.queue.Places())
 	e.Engine, e.PoolID = l.pool.Engine, l.pool.ID
 	return e.Retry(l.perPlace())
 }

@@ -78,3 +78,20 @@ func TestAwait(t *testing.T) {
 		require.NoError(t, r.s.Await(t.Context(), "c"))
 	})
 }
+
+// ORCH-2001, ORCH-2007, LO-437: nobody has to stay away because of lines of batches, and a refusal does not count them.
+func TestLinesOfBatchesAskNobodyToStayAway(t *testing.T) {
+	run(t, 1, nil, func(t *testing.T, r *rig) {
+		r.must("measured")
+		r.read("measured")
+		r.must("first")
+		for i := range 6 { // the queue has four places
+			r.must(fmt.Sprint("line", i), ofBatch)
+		}
+		for i, ms := range []int64{0, 0, 100, 200} { // two are half of the places
+			require.Equal(t, ms, r.must(fmt.Sprint("own", i)).Backoff.Milliseconds())
+		}
+		_, err := r.submit("more")
+		require.ErrorContains(t, err, "is full: 4 tasks wait")
+	})
+}

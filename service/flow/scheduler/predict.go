@@ -83,10 +83,10 @@ func (l *lane) perPlace() time.Duration {
 	return l.rates.perTask() / time.Duration(max(ready.slots, 1))
 }
 
-// backoff is how long a client should wait before its next task. It is 0 while the queue is less than half full, and then the time in
+// backoff is how long a client should wait before its next task. It is 0 while less than half of the queue's places are taken, and then the time in
 // which the pool ends the tasks beyond that half.
 func (l *lane) backoff() time.Duration {
-	over := l.queue.Depth() - l.queue.Capacity()/2
+	over := l.queue.Places() - l.queue.Capacity()/2
 	if over <= 0 {
 		return 0
 	}

@@ -5,6 +5,7 @@ package scheduler
 import (
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
@@ -98,6 +99,60 @@ func TestABrokenRunLeavesNoPrefix(t *testing.T) {
 		r.read("next")
 		require.Equal(t, "default-0", r.ran("next"))
 	})
+}
+
+// A run that broke off before the engine heard of it has left in the slot what was there, and so has one that needed no slot.
+// LO-442, LO-839
+func TestARunThatTouchedNoSlotChangesNoPrefix(t *testing.T) {
+	for _, short := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			r := newRig(t, 2, nil)
+			defer r.stop()
+			r.replicas[0].piece, r.replicas[1].piece = 16, 16
+			r.must("busy", tokens(100))
+			synctest.Wait()
+			r.must("first", says("hello"))
+			r.read("first")
+			if short {
+				r.set(func() { r.replicas[1].short = 1 })
+				r.must("other", says("good morning"))
+				time.Sleep(r.s.o.RecordEvery / 2)
+				_, err := r.s.Cancel(t.Context(), "other")
+				require.NoError(t, err)
+			} else {
+				r.set(func() { r.replicas[1].slotless = true })
+				r.must("other", says("good morning"))
+			}
+			r.read("other")
+			require.Equal(t, "default-1", r.ran("other"))
+			r.read("busy")
+			r.must("next", says("hello", "again"))
+			r.read("next")
+			require.Equal(t, "default-1", r.ran("next"))
+		})
+	}
+}
+
+// Where nothing depends on the choice of a replica, nobody looks at all that a task asks.
+// LO-442
+func TestChainsAreMadeWhereTheyMatter(t *testing.T) {
+	for _, c := range []struct {
+		replicas, piece int
+		determinism     task.Determinism
+		want            bool
+	}{
+		{1, 16, task.Strict, false}, {1, 0, task.BestEffort, false}, {2, 0, task.Strict, false}, {2, 16, task.Strict, true}, {2, 0, task.BestEffort, true},
+	} {
+		run(t, c.replicas, nil, func(t *testing.T, r *rig) {
+			for _, x := range r.replicas {
+				x.piece = c.piece
+			}
+			r.must("a", says("hello"), func(t *task.Task) { t.Determinism = c.determinism })
+			synctest.Wait()
+			require.Equal(t, c.want, r.s.job("a").chain != nil, c)
+			r.read("a")
+		})
+	}
 }
 
 // What came from KV is in the receipt and is counted, and so is about how long it would have taken.

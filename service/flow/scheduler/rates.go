@@ -116,8 +116,8 @@ func (r *rates) firstToken(j *job, now time.Time) {
 	r.runs[j].first = now
 }
 
-// ended notes that a task's slot is free. Only a task that was not cut short counts for how long tasks take, and only one that started cold for
-// how long a prompt takes.
+// ended notes that a task's slot is free. Only a run that took its task from the beginning to the end counts for how long tasks take, and only one that
+// started cold for how long a prompt takes.
 func (r *rates) ended(j *job, tokens, cached int, now time.Time, counts bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -35,7 +35,7 @@ func (s *Scheduler) Record(ctx context.Context, id string) (r task.Record, again
 		return task.Record{}, false, err
 	}
 	if r = j.snapshot(); !r.State.Final() {
-		r.Transcript, _ = j.log.Transcript()
+		r.Transcript = j.log.Told()
 	}
 	return r, j.log.Recovering(), nil
 }

@@ -68,7 +68,7 @@ func (s *Scheduler) restore(l *lane, r task.Record) {
 // resume lets a strict task that was running be decoded again, on the fingerprint it had.
 func (s *Scheduler) resume(l *lane, r task.Record) {
 	j := newJob(l, r.Task)
-	j.startedAt, j.tries, j.resumed = r.StartedAt, 1, true
+	j.startedAt, j.tries = r.StartedAt, 1
 	j.replica = Replica{ID: r.ReplicaID, Fingerprint: r.Fingerprint}
 	j.log = stream.Recover(r.Task.Started(), r.Checkpoint, s.o.Now)
 	if s.keep(j, nil) != nil {

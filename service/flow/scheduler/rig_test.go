@@ -77,6 +77,7 @@ type replica struct {
 	piece    int              // of a prompt that strict tasks reuse; 0: they reuse nothing
 	cached   int              // what Generate says came from KV
 	reuse    []engine.Reuse   // what its runs were let take
+	slotless bool             // its runs need no slot
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -487,7 +488,13 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 			return engine.Result{}, err
 		}
 	}
-	return engine.Result{TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength, Left: x.left, Cached: x.cached}, nil
+	slot := 0
+	if x.slotless {
+		slot = engine.NoSlot
+	}
+	return engine.Result{
+		TokensIn: cmp.Or(x.tokensIn, 3), TokensOut: job.MaxTokens, Finish: task.FinishLength, Left: x.left, Cached: x.cached, Slot: slot,
+	}, nil
 }
 
 // Continues implements engine.Continuer.

@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -45,10 +46,10 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if refused := j.await(context.Background()); err == nil { // it may have sent no token, and not have waited for the ledger
 		err = refused
 	}
-	l.rates.ended(j, j.log.Tokens()-before, result.Cached, o.Now(), err == nil)
+	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil && before == 0)
 	l.active()
 	if err == nil {
-		l.kept(ctx, j, t, warm, lease, result)
+		l.kept(ctx, j, t, warm, s, result)
 		if result.Cached > 0 {
 			o.Metrics.reused(*t, result.Cached, l.rates.prefill(replica.ID, result.Cached))
 		}
@@ -61,7 +62,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 		}
 		return
 	}
-	if replica.Slots == 1 {
+	if replica.Slots == 1 && s.asked && !spare.Short(err) { // else the engine has not heard of it
 		l.s.prefixes.Emptied(replica.ID)
 	}
 	if !l.retry(ctx, j, lease, err) {
@@ -117,7 +118,7 @@ func (l *lane) templated(ctx context.Context, j *job, e engine.Engine) (*task.Ta
 // renderedAgain takes the prompt that the engine has made of the messages now, and that is not the one the task has. A template prints the date, or the
 // engine is another one. What was sent came from the prompt before, so then the new one will not do (LO-412).
 func (l *lane) renderedAgain(ctx context.Context, j *job, t *task.Task, prompt string) error {
-	if j.resumed || j.log.Tokens() > 0 {
+	if j.log.Recovering() || j.log.Tokens() > 0 {
 		return fmt.Errorf("%w: %w", errPrompt, l.errLost("the model's chat template makes another prompt now than the one that the sent part of the answer came from"))
 	}
 	l.s.o.Log.Info("the engine makes another prompt of a task's messages than at its admission, and the task takes that one", j.told()...)
@@ -191,7 +192,13 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 	}
 	if len(work.Messages) > 0 {
 		work.CallID = func(n int) string { return engine.CallID(t.RequestDigest, n) }
-		work.Rendered = func(prompt string) error { return l.renderedAgain(ctx, j, t, prompt) }
+		work.Rendered = func(prompt string) error {
+			wall.Stop() // nothing is decoded before the ledger has the prompt
+			defer wall.Reset(l.pool.Wall)
+			idle.Stop()
+			defer idle.Reset(l.pool.Prefill)
+			return l.renderedAgain(ctx, j, t, prompt)
+		}
 	}
 	if work.Workload != task.Completion {
 		idle.Stop() // nothing comes before the answer
@@ -208,6 +215,7 @@ func (l *lane) generate(ctx context.Context, cancel context.CancelCauseFunc, j *
 		work.Progress = func() { idle.Reset(l.pool.Prefill) }
 	}
 	attempt, tokens, saved := j.attempt(&work), 0, l.s.o.Now()
+	s.asked = true
 	result, err := s.lease.Engine().Generate(ctx, work, func(p task.Piece) error {
 		if tokens > 0 {
 			idle.Reset(l.pool.Idle)
@@ -265,12 +273,10 @@ func (l *lane) persist(ctx context.Context, j *job, not string, err error, again
 	}
 	l.s.o.Log.Warn(not, append(j.told(), zap.Error(err))...)
 	for j.task.Determinism == task.Strict && err != nil && !task.HasCode(err, task.Internal) {
-		select {
-		case <-time.After(l.s.o.RecordEvery):
-			err = again()
-		case <-ctx.Done():
+		if !lifecycle.Pause(ctx, l.s.o.RecordEvery) {
 			return context.Cause(ctx)
 		}
+		err = again()
 	}
 	if err != nil {
 		return errLedger("the task's start could not be recorded, so it was not run", err)
@@ -286,7 +292,7 @@ func (l *lane) writeDispatch(ctx context.Context, j *job, d task.Dispatch) (err 
 // retry lets a task whose engine broke, or whose run gave way, wait for another slot, where one could go on with it: for a strict task that has sent
 // tokens, a replica of the same fingerprint (LO-203); for a best-effort task any one (LO-209).
 func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
-	sent, strict, changed := j.log.Tokens() > 0, j.task.Determinism == task.Strict, errors.Is(err, errChanged)
+	at, sent, strict, changed := l.s.o.Now(), j.log.Tokens() > 0, j.task.Determinism == task.Strict, errors.Is(err, errChanged)
 	if sent && strict && changed || errors.Is(err, errPrompt) {
 		return false
 	}
@@ -296,13 +302,13 @@ func (l *lane) retry(ctx context.Context, j *job, lease Lease, err error) bool {
 	} else if !l.again(ctx, j, err) {
 		return false
 	}
-	fingerprint := j.need().Fingerprint // an earlier process may have sent tokens
+	fingerprint := j.wanted() // an earlier process may have sent tokens
 	switch {
 	case !sent:
 	case strict:
 		fingerprint = lease.Replica().Fingerprint
 	case !changed && continues(j, lease.Engine()):
-		j.broke(l.s.o.Now())
+		j.broke(at)
 	case !j.log.Rewind():
 		return false
 	}
@@ -329,7 +335,7 @@ func (l *lane) again(ctx context.Context, j *job, err error) bool {
 	}
 	if spare.Short(err) { // the replica is not to blame (LO-839), and keeps its slot for this task meanwhile
 		j.excuse()
-		pause(ctx, l.s.o.RecordEvery)
+		lifecycle.Pause(ctx, l.s.o.RecordEvery)
 	}
 	return ctx.Err() == nil && j.blamed() < attempts
 }
@@ -346,16 +352,6 @@ func continues(j *job, e engine.Engine) bool {
 		}
 	}
 	return ok && c.Continues(work)
-}
-
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 func (l *lane) errLost(why string) *task.Error {
@@ -397,40 +393,14 @@ func (l *lane) whyEnded(ctx context.Context, j *job, err error) *task.Error {
 	return e
 }
 
-// awaitIdle waits, after a run that ended early, until the engine has no more busy slots than other tasks hold. If that takes too
-// long, it has the worker replaced: the next task must not wait behind a dead one (ORCH-3026).
+// awaitIdle waits, after a run that ended early, until the slot is idle, or else has its worker replaced.
 func (l *lane) awaitIdle(j *job, lease Lease) {
-	counter, ok := lease.Engine().(engine.BusyCounter)
-	if !ok { // such an engine stops when its connection is closed
+	if engine.AwaitIdle(lease, l.s.o.IdleWithin) {
 		return
 	}
-	ctx, stop := awake.WithTimeout(context.Background(), l.s.o.IdleWithin)
-	defer stop()
-	poll := time.NewTicker(10 * time.Millisecond)
-	defer poll.Stop()
-	short := false // nobody could be asked, because this process lacks something
-	for {
-		busy, err := counter.Busy(ctx)
-		if err == nil && busy <= lease.Others() {
-			return
-		}
-		if ctx.Err() == nil {
-			short = spare.Short(err)
-		}
-		select {
-		case <-lease.Lost():
-			return
-		case <-ctx.Done():
-			if short {
-				return
-			}
-			l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
-				append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
-			lease.Replace("slot still busy after its task ended")
-			return
-		case <-poll.C:
-		}
-	}
+	l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
+		append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
+	lease.Replace("slot still busy after its task ended")
 }
 
 // most is how many tokens a task's answer has at most; 0: there is no bound.

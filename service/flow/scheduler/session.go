@@ -8,6 +8,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/flow/prefix"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -28,8 +29,8 @@ func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
 const slotWithin = time.Second
 
 // kept notes what KV a completed task has left in its slot. The caller still has the slot.
-func (l *lane) kept(ctx context.Context, j *job, t *task.Task, warm bool, lease Lease, r engine.Result) {
-	kv := task.KV{Slot: r.Slot, Cells: r.Cells}
+func (l *lane) kept(ctx context.Context, j *job, t *task.Task, warm bool, s *slot, r engine.Result) {
+	lease, kv := s.lease, task.KV{Slot: r.Slot, Cells: r.Cells}
 	if warm {
 		kv.Cached = r.Cached
 	}
@@ -45,10 +46,14 @@ func (l *lane) kept(ctx context.Context, j *job, t *task.Task, warm bool, lease 
 		}
 	}
 	l.s.o.Sessions.Kept(*t, lease.Replica().ID, lease.Lost(), kv)
-	if t.Request.Workload != task.Completion {
+	if t.Request.Workload != task.Completion || r.Slot == engine.NoSlot && !r.Left { // it had no need of a slot, so that they hold what they did
 		return
 	}
-	l.s.prefixes.Left(lease.Replica().ID, lease.Lost(), lease.Replica().Slots, j.chain)
+	var left prefix.Chain // none: whatever was there, nobody looks for what is there now
+	if s.choosy {
+		left = j.begins()
+	}
+	l.s.prefixes.Left(lease.Replica().ID, lease.Lost(), lease.Replica().Slots, left)
 	if len(t.Request.Messages) > 0 && reuses(t, lease.Replica()) {
 		lease.KeepWarm() // the conversation is likely to go on
 	}

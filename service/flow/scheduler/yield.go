@@ -25,14 +25,14 @@ func (l *lane) makeWay(j *job) {
 	if j.task.Request.Priority != task.Interactive {
 		return
 	}
-	if len(l.lines((*job).yielding)) > 0 {
+	if l.yielding.Load() > 0 {
 		return
 	}
 	lines := l.lines((*job).makesWay)
 	if len(lines) == 0 {
 		return
 	}
-	need := j.need()
+	need := j.need(l.known)
 	lines = slices.DeleteFunc(lines, func(o *job) bool { return !placement.Suited(l.known, need, o.snapshot().ReplicaID) })
 	slices.SortFunc(lines, func(a, b *job) int { return a.log.Tokens() - b.log.Tokens() })
 	for _, o := range lines {
@@ -57,11 +57,12 @@ func (j *job) makesWay() bool {
 // yield ends the job's run, and reports whether it did: a line gives way so often, and only while it runs. What is not recorded yet gives way once it is.
 func (j *job) yield() bool {
 	j.mu.Lock()
-	runs := j.state == running && j.cancelRun != nil
-	yes := j.yielded < yields && (runs || j.state == starting)
+	runs := j.state == running
+	yes := j.yielded < yields && j.at != nil && !j.at.makesWay && (runs || j.state == starting)
 	if yes {
 		j.yielded++
-		j.yieldsNow = true
+		j.at.makesWay = true
+		j.lane.yielding.Add(1)
 	}
 	j.mu.Unlock()
 	if yes && runs {
@@ -70,11 +71,18 @@ func (j *job) yield() bool {
 	return yes
 }
 
-// yielding reports whether the job's run gives way, and has not ended yet.
-func (j *job) yielding() bool {
+// vacated says that a job's slot is free. If it was freed for an interactive task, another line may make way for the next one now.
+func (l *lane) vacated(j *job, s *slot) {
 	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.yieldsNow
+	if j.at == s {
+		j.at = nil
+	}
+	madeWay := s.makesWay
+	j.mu.Unlock()
+	if madeWay {
+		l.yielding.Add(-1)
+		l.wake()
+	}
 }
 
 // interactiveWaits reports whether an interactive task waits for a slot.
@@ -84,6 +92,7 @@ func (l *lane) interactiveWaits() bool {
 
 // suited reports whether one of the pool's replicas could take a job if it had a free slot.
 func (l *lane) suited(j *job) bool {
-	replicas, need := l.s.o.Replicas.Snapshot(l.pool.ID, nil), j.need()
+	replicas := l.s.o.Replicas.Snapshot(l.pool.ID, nil)
+	need := j.need(replicas)
 	return slices.ContainsFunc(replicas, func(r placement.Replica) bool { return placement.Suited(replicas, need, r.ID) })
 }

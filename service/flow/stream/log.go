@@ -143,7 +143,7 @@ func (l *Log) Continued() []int {
 func (l *Log) Rewind() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.handed > 1 || l.recovering || l.sealed {
+	if !l.rewinds() {
 		return false
 	}
 	for _, s := range l.subs {
@@ -155,6 +155,11 @@ func (l *Log) Rewind() bool {
 	l.data.Buf = mustJSON(l.started)
 	l.append(started)
 	return true
+}
+
+// rewinds reports whether Rewind may take back what was written. A strict task writes the same again. The caller holds mu.
+func (l *Log) rewinds() bool {
+	return l.started.Determinism != task.Strict && l.handed <= 1 && !l.recovering && !l.sealed
 }
 
 // Append writes the attempt's next piece. It returns ErrSealed or ErrDiverged when the attempt must stop.
@@ -302,17 +307,22 @@ func (l *Log) wakeAll() {
 	}
 }
 
-// LastEventID is the id of the last event that subscribers may have.
+// LastEventID is the id of the last event that subscribers may have, and that nothing takes back: a client may resume behind it.
 func (l *Log) LastEventID() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last := l.visible() - 1
-	return string(appendID(nil, last, l.tags[last]))
+	if l.rewinds() {
+		last = 0
+	}
+	return l.id(last)
 }
 
-func (l *Log) lastID() string {
-	last := len(l.ends) - 1
-	return string(appendID(nil, last, l.tags[last]))
+func (l *Log) lastID() string { return l.id(len(l.ends) - 1) }
+
+// id is the id of an event.
+func (l *Log) id(event int) string {
+	return string(appendID(make([]byte, 0, 32), event, l.tags[event]))
 }
 
 // Tokens is the number of pieces so far.
@@ -326,6 +336,20 @@ func (l *Log) Tokens() int {
 func (l *Log) Transcript() (t task.Transcript, digest string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return l.soFar()
+}
+
+// Told is what was generated so far, for a reader without a subscription, who asks now and then. Nothing takes it back any more.
+func (l *Log) Told() task.Transcript {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.handed = max(l.handed, l.tokensEnd())
+	t, _ := l.soFar()
+	return t
+}
+
+// soFar is Transcript with mu held.
+func (l *Log) soFar() (t task.Transcript, digest string) {
 	t.Text, t.Ends = string(l.text), make([]int, len(l.pieceEnds))
 	copy(t.Ends, l.pieceEnds)
 	t.Logprobs = slices.Clone(l.logprobs)

@@ -77,7 +77,7 @@ func answerOf(id, model string) answer {
 	return answer{ID: "msg_" + id, Type: "message", Role: task.RoleAssistant, Model: model, Content: []any{}}
 }
 
-// usage counts tokens, as the end of a stream tells it. Null is what nobody knows here.
+// usage counts tokens, as the end of a stream tells it. Null is what nobody knows here. The input is what was read, and so without what came from KV.
 type usage struct {
 	Input         int  `json:"input_tokens"`
 	CacheCreation *int `json:"cache_creation_input_tokens"`
@@ -87,7 +87,13 @@ type usage struct {
 	ServerTools   *int `json:"server_tool_use"`
 }
 
-func usageOf(end *task.End) usage { return usage{Input: end.TokensIn, Output: end.TokensOut} }
+func usageOf(end *task.End) usage {
+	u := usage{Input: end.TokensIn, Output: end.TokensOut}
+	if cached := min(end.Receipt.TokensCached, end.TokensIn); cached > 0 {
+		u.Input, u.CacheRead = end.TokensIn-cached, &cached
+	}
+	return u
+}
 
 // messageUsage is the usage in a message, which has more fields.
 type messageUsage struct {

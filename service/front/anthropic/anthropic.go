@@ -14,10 +14,12 @@ import (
 // VersionHeader is sent by the dialect's clients alone. It tells whose the paths are that other dialects have too.
 const VersionHeader = "Anthropic-Version"
 
-// The paths of models. Those of one model lie under the second.
+// The paths that are served. Under the last one lies what has an id.
 const (
-	ModelsPath = "/v1/models"
-	modelPath  = ModelsPath + "/"
+	MessagesPath = "/v1/messages" // whose requests a batch has (LO-440)
+	countPath    = MessagesPath + "/count_tokens"
+	ModelsPath   = "/v1/models"
+	modelPath    = ModelsPath + "/"
 )
 
 // Front implements gate.Front.
@@ -30,10 +32,10 @@ type Front struct {
 func New(o exchange.Options) *Front {
 	f := &Front{x: exchange.New("anthropic", o)}
 	f.routes = exchange.Routes{
-		"/v1/messages":              {http.MethodPost: {Name: "anthropic.messages", Serve: f.messages}},
-		"/v1/messages/count_tokens": {http.MethodPost: {Name: "anthropic.count_tokens", Serve: f.count}},
-		ModelsPath:                  {http.MethodGet: {Name: "anthropic.models", Serve: f.models}},
-		modelPath:                   {http.MethodGet: {Name: "anthropic.model", Serve: f.model}},
+		MessagesPath: {http.MethodPost: {Name: "anthropic.messages", Serve: f.messages}},
+		countPath:    {http.MethodPost: {Name: "anthropic.count_tokens", Serve: f.count}},
+		ModelsPath:   {http.MethodGet: {Name: "anthropic.models", Serve: f.models}},
+		modelPath:    {http.MethodGet: {Name: "anthropic.model", Serve: f.model}},
 	}
 	return f
 }

@@ -110,6 +110,20 @@ func TestTheBeginningHasTheInputTokens(t *testing.T) {
 	require.Contains(t, got[0], `"usage":{"input_tokens":5,`)
 }
 
+// LO-421: what came from KV is told apart, and input_tokens is without it, as Anthropic has it.
+func TestWhatCameFromTheCache(t *testing.T) {
+	l := exchangetest.New()
+	l.Counted = 5
+	l.Says(t, exchangetest.Text("a"))
+	l.EndsWith(task.End{TokensIn: 5, TokensOut: 2, FinishReason: task.FinishStop, Receipt: task.Receipt{TokensCached: 3}})
+	url := serve(t, l) + path
+	const want = `"usage":{"input_tokens":2,"cache_creation_input_tokens":null,"cache_read_input_tokens":3,"output_tokens":2,`
+	require.Contains(t, exchangetest.Read(t, exchangetest.Post(t, url, `{`+hello+`}`).Body), want)
+	streamed := frames(t, exchangetest.Read(t, exchangetest.Post(t, url, `{`+hello+`,"stream":true}`).Body))
+	require.Contains(t, streamed[0], `"usage":{"input_tokens":5,`, "before the end nobody knows")
+	require.Contains(t, streamed[len(streamed)-3], want)
+}
+
 // LO-421: pieces of calls that come in turns have the index of their own block, and thinking that is not wanted is not told.
 func TestCallsInTurnsAndHiddenThinking(t *testing.T) {
 	l := exchangetest.New()

@@ -13,24 +13,22 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// MessagesPath is the path whose requests a batch has (LO-440).
-const MessagesPath = "/v1/messages"
-
 // told is what the answer to a request of a batch repeats of it.
 type told struct {
 	Model  string `json:"model"`            // as the client named it: a task has the name that an alias stands for
 	Hidden bool   `json:"hidden,omitempty"` // its client does not want to see what the model thought
 }
 
-// Line makes a task of the parameters of a message. An answer is never streamed (LO-437).
-func (f *Front) Line(_ context.Context, _ string, params []byte) (task.Request, error) {
+// Line makes a task of the parameters of a message. An answer is never streamed (LO-437). The names are what they call the task's
+// fields.
+func (f *Front) Line(_ context.Context, _ string, params []byte) (task.Request, *lenient.Names, error) {
 	var in messageRequest
 	if _, err := lenient.Read(params, &in); err != nil {
-		return task.Request{}, err
+		return task.Request{}, nil, err
 	}
 	q, err := in.request()
 	q.Front.Reply = exchange.JSON(told{Model: in.Model, Hidden: in.Thinking.hidden()})
-	return q, err
+	return q, &in.names, err
 }
 
 // LineAnswer is the message of such a task, which has completed.

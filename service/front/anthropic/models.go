@@ -5,12 +5,10 @@ package anthropic
 import (
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
-	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // modelView is a model, with all the fields that the dialect's document has. Null is what nobody knows here.
@@ -47,13 +45,10 @@ const (
 
 // models serves /v1/models, page by page.
 func (f *Front) models(w http.ResponseWriter, r *http.Request) error {
-	query, limit := r.URL.Query(), defaultPage
-	if q := query.Get("limit"); q != "" {
-		n, err := strconv.Atoi(q)
-		if err != nil || n < 1 || n > maxPage {
-			return lenient.Bad("limit", "it must be a whole number from 1 to %d, not %q", maxPage, task.Clip(q, 40))
-		}
-		limit = n
+	query := r.URL.Query()
+	limit, err := lenient.Limit(query, defaultPage, maxPage)
+	if err != nil {
+		return err
 	}
 	all := f.x.Models()
 	from, to := 0, len(all)

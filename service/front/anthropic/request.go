@@ -68,7 +68,7 @@ type outputFormat struct {
 // request is the task of a message.
 func (r *messageRequest) request() (task.Request, error) {
 	if r.Model == "" {
-		return task.Request{}, lenient.NoModel("/v1/models")
+		return task.Request{}, lenient.NoModel(ModelsPath)
 	}
 	q := lenient.Request(r.Model, task.Completion)
 	q.Chat = &task.Chat{Reasoning: task.Reasoning{Split: true}}

@@ -10,21 +10,20 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Anthropic is the front of message batches in Anthropic's words. It implements gate.Front.
 type Anthropic struct {
-	f        *Feeder
-	x        *exchange.Exchange
+	front
+
 	endpoint string
-	refuse   func(w http.ResponseWriter, r *http.Request, err error)
-	routes   exchange.Routes
 }
 
 // NewAnthropic makes a front for batches of requests to a path. Refuse answers with an error in the dialect's shape.
 func NewAnthropic(f *Feeder, o exchange.Options, endpoint string, refuse func(http.ResponseWriter, *http.Request, error)) *Anthropic {
-	a := &Anthropic{f: f, x: exchange.New(anthropic, o), endpoint: endpoint, refuse: refuse}
+	a := &Anthropic{front{f: f, x: exchange.New(anthropic, o), refuse: refuse}, endpoint}
 	a.routes = exchange.Routes{
 		messageBatches: {
 			http.MethodPost: {Name: "anthropic.create_batch", Serve: a.create, Upload: f.o.FileBytes},
@@ -43,22 +42,6 @@ const messageBatches = "/v1/messages/batches"
 
 // messageBatchPrefix is what the ids of message batches begin with.
 const messageBatchPrefix = "msgbatch_"
-
-// Paths are where the front is mounted.
-func (a *Anthropic) Paths() []string { return a.routes.Paths() }
-
-// Route implements gate.Front.
-func (a *Anthropic) Route(r *http.Request) gate.Route { return a.routes.Route(r) }
-
-// Refuse implements gate.Front.
-func (a *Anthropic) Refuse(w http.ResponseWriter, r *http.Request, err error) { a.refuse(w, r, err) }
-
-// ServeHTTP serves a request that the gate has let through.
-func (a *Anthropic) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := a.routes.Serve(w, r); err != nil {
-		a.refuse(w, r, err)
-	}
-}
 
 // messageBatchView is a batch, with all the fields that the dialect's document has.
 type messageBatchView struct {
@@ -127,9 +110,7 @@ func (a *Anthropic) create(w http.ResponseWriter, r *http.Request) error {
 		Actor: gate.CallFrom(r.Context()).Identity, CreatedAt: now, ExpiresAt: now.Add(messageWindow),
 	})
 	if err != nil {
-		if dropped := a.f.release(r.Context(), artifact); dropped != nil {
-			a.f.log.Warn("the requests of a batch that was refused are left in the store")
-		}
+		a.f.abandon(r.Context(), artifact)
 		return err
 	}
 	a.x.Write(w, http.StatusOK, a.view(r, b))
@@ -139,7 +120,7 @@ func (a *Anthropic) create(w http.ResponseWriter, r *http.Request) error {
 // list serves GET /v1/messages/batches.
 func (a *Anthropic) list(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
-	limit, err := limitOf(query, 20, 1000)
+	limit, err := lenient.Limit(query, 20, 1000)
 	if err != nil {
 		return err
 	}
@@ -157,7 +138,7 @@ func (a *Anthropic) list(w http.ResponseWriter, r *http.Request) error {
 	if out.More && before != "" { // the page ends where it was asked to
 		found = found[len(found)-limit:]
 	}
-	found, _ = page(found, limit)
+	found, _ = lenient.Page(found, limit)
 	for _, b := range found {
 		out.Data = append(out.Data, a.view(r, b))
 	}
@@ -172,7 +153,7 @@ func (a *Anthropic) list(w http.ResponseWriter, r *http.Request) error {
 func (a *Anthropic) one(w http.ResponseWriter, r *http.Request) error {
 	id, call, nested := strings.Cut(exchange.Under(r, messageBatches+"/"), "/")
 	if nested && call != "results" {
-		return noPath(r)
+		return exchange.NoPath(r)
 	}
 	b, err := a.f.Batch(r.Context(), anthropic, id)
 	switch {
@@ -191,7 +172,7 @@ func (a *Anthropic) one(w http.ResponseWriter, r *http.Request) error {
 func (a *Anthropic) cancel(w http.ResponseWriter, r *http.Request) error {
 	id, ok := strings.CutSuffix(exchange.Under(r, messageBatches+"/"), "/cancel")
 	if !ok {
-		return noPath(r)
+		return exchange.NoPath(r)
 	}
 	b, err := a.f.Cancel(r.Context(), anthropic, id)
 	if err != nil {

@@ -19,14 +19,15 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/contain"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // Dialect is the front whose requests the lines of a batch are.
 type Dialect interface {
-	// Line makes a task of a body that would have been sent to the path.
-	Line(ctx context.Context, path string, body []byte) (task.Request, error)
+	// Line makes a task of a body that would have been sent to the path. The names are what the body calls the task's fields.
+	Line(ctx context.Context, path string, body []byte) (task.Request, *lenient.Names, error)
 	// LineAnswer is the body of the answer to such a task, which has completed.
 	LineAnswer(path string, r task.Record) any
 	// LineRefusal is the status and the body that the client of such a request would have got in place of an answer.
@@ -49,7 +50,8 @@ type Records interface {
 	KeepFile(ctx context.Context, f task.File) error
 	DropFile(ctx context.Context, id string) error
 	File(ctx context.Context, id string) (task.File, bool, error)
-	Files(ctx context.Context) ([]task.File, error)
+	Files(ctx context.Context, f task.FileFilter) ([]task.Listed, error)
+	Uses(ctx context.Context, artifact string) (bool, error)
 	KeepBatch(ctx context.Context, b task.BatchRecord, lines []task.Line) error
 	EndLine(ctx context.Context, l task.Line) error
 	EndLines(ctx context.Context, b task.BatchRecord, as task.LineState) error
@@ -97,6 +99,7 @@ const (
 	maxLines    = 100_000
 	maxLive     = 100 // batches that have not ended
 	pageOfLines = 64  // that are read at a time
+	pageOfFiles = 256 // and of batches
 	tendEvery   = time.Hour
 	retryAfter  = time.Second // while the ledger cannot write
 )
@@ -111,7 +114,8 @@ type Feeder struct {
 	mu   sync.Mutex
 	live map[string]*run // that have not ended, by id
 
-	ended sync.Mutex // held while the record of a batch that has ended is changed
+	ended  sync.Mutex // held while the record of a batch that has ended is changed
+	stored sync.Mutex // held while what is stored gets a file or a batch, and while it is removed since it has none; before mu
 }
 
 var _ lifecycle.Service = (*Feeder)(nil)
@@ -216,17 +220,11 @@ func (f *Feeder) open() (c task.LineCounts) {
 // Create accepts a batch: its id, dialect, and all that its client said of it. It returns once the batch is durable.
 func (f *Feeder) Create(ctx context.Context, b task.BatchRecord) (task.BatchRecord, error) {
 	r := newRun(f, b)
-	f.mu.Lock()
-	full := len(f.live) >= maxLive
-	if !full {
-		f.live[b.ID] = r
+	if err := f.enlist(r); err != nil {
+		return b, err
 	}
-	f.mu.Unlock()
-	if full {
-		return b, task.Errorf(task.AdmissionReject, "%d batches have not ended, and there may be no more: wait for one of them, or cancel one", maxLive).Retry(time.Minute)
-	}
-	if err := f.keep(ctx, b); err != nil {
-		f.forget(r)
+	if err := f.unwritten(f.o.Records.KeepBatch(ctx, b, nil)); err != nil {
+		f.forget(b.ID)
 		return b, err
 	}
 	f.log.Info("a batch was accepted", zap.String("batch_id", b.ID), zap.String("front", b.Dialect), zap.String("actor", b.Actor))
@@ -237,21 +235,31 @@ func (f *Feeder) Create(ctx context.Context, b task.BatchRecord) (task.BatchReco
 	return b, nil
 }
 
-// keep records a new batch. Its input cannot go any more, since the batch is among the live ones.
-func (f *Feeder) keep(ctx context.Context, b task.BatchRecord) error {
+// enlist puts a new batch among the live ones. From then on nothing takes its input away.
+func (f *Feeder) enlist(r *run) error {
+	f.stored.Lock()
+	defer f.stored.Unlock()
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	switch {
 	case f.life.Stopping():
 		return errStopping()
-	case !f.o.Store.Has(b.Artifact):
-		return noFile(b.FileID)
+	case len(f.live) >= maxLive:
+		return task.Errorf(task.AdmissionReject, "%d batches have not ended, and there may be no more: wait for one of them, or cancel one", maxLive).Retry(time.Minute)
+	case f.o.Store.Has(r.artifact):
+		f.live[r.id] = r
+		return nil
+	case r.b.FileID == "":
+		return errTwin()
+	default:
+		return noFile(r.b.FileID)
 	}
-	return f.unwritten(f.o.Records.KeepBatch(ctx, b, nil))
 }
 
-func (f *Feeder) forget(r *run) {
+func (f *Feeder) forget(id string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	delete(f.live, r.id)
+	delete(f.live, id)
 }
 
 // Batch is a batch of a dialect.
@@ -316,26 +324,8 @@ func (f *Feeder) Drop(ctx context.Context, dialect, id string) error {
 	if b.FileID != "" {
 		return nil
 	}
+	f.forget(id) // where its run has ended just now, and has not come to that
 	return f.release(ctx, b.Artifact)
-}
-
-// release removes an artifact that nothing needs any more.
-func (f *Feeder) release(ctx context.Context, artifact string) error {
-	files, err := f.o.Records.Files(ctx)
-	if err != nil {
-		return f.unwritten(err)
-	}
-	if f.needs(artifact) || slices.ContainsFunc(files, func(one task.File) bool { return one.Artifact == artifact }) {
-		return nil
-	}
-	kept, err := f.o.Records.Batches(ctx, task.BatchFilter{})
-	if err != nil {
-		return f.unwritten(err)
-	}
-	if slices.ContainsFunc(kept, func(b task.BatchRecord) bool { return b.FileID == "" && b.Artifact == artifact }) {
-		return nil
-	}
-	return f.o.Store.Remove(artifact)
 }
 
 // tend forgets batches that ended long ago, and files whose bytes are gone, until ctx ends.
@@ -355,25 +345,47 @@ func (f *Feeder) tend(ctx context.Context) {
 }
 
 func (f *Feeder) sweep(ctx context.Context) error {
-	all, err := f.o.Records.Batches(ctx, task.BatchFilter{})
-	if err != nil {
+	if err := f.sweepBatches(ctx); err != nil {
 		return err
 	}
-	for _, b := range all {
-		if f.o.Retain <= 0 || b.EndedAt.IsZero() || !b.EndedAt.Before(f.o.Now().Add(-f.o.Retain)) {
-			continue
-		}
-		if err := f.Drop(ctx, b.Dialect, b.ID); err != nil && !task.HasCode(err, task.NotFound) {
+	return f.sweepFiles(ctx)
+}
+
+func (f *Feeder) sweepBatches(ctx context.Context) error {
+	if f.o.Retain <= 0 {
+		return nil
+	}
+	for before := f.o.Now().Add(-f.o.Retain); ; {
+		due, err := f.o.Records.Batches(ctx, task.BatchFilter{EndedBefore: before, Limit: pageOfFiles})
+		if err != nil || len(due) == 0 {
 			return err
 		}
-	}
-	files, err := f.o.Records.Files(ctx)
-	for _, one := range files {
-		if !f.o.Store.Has(one.Artifact) {
-			err = errors.Join(err, f.o.Records.DropFile(ctx, one.ID))
+		for _, b := range due {
+			if err := f.Drop(ctx, b.Dialect, b.ID); err != nil && !task.HasCode(err, task.NotFound) {
+				return err
+			}
 		}
 	}
-	return err
+}
+
+// sweepFiles forgets files whose bytes are gone. Those of a page are forgotten once the next one is there, which begins at the last of them.
+func (f *Feeder) sweepFiles(ctx context.Context) (failed error) {
+	var gone []string
+	for filter := (task.FileFilter{Sent: true, Limit: pageOfFiles}); ; {
+		page, err := f.o.Records.Files(ctx, filter)
+		for _, id := range gone {
+			failed = errors.Join(failed, f.o.Records.DropFile(ctx, id))
+		}
+		if err != nil || len(page) == 0 {
+			return errors.Join(failed, err)
+		}
+		gone, filter.After = gone[:0], page[len(page)-1].ID()
+		for _, one := range page {
+			if !f.o.Store.Has(one.File.Artifact) {
+				gone = append(gone, one.File.ID)
+			}
+		}
+	}
 }
 
 // unwritten words an error of the ledger that is not one already.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/flow/admission"
 	"github.com/llama-orch/llama-orch/service/front/batch"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -83,13 +84,16 @@ func TestBrokenLinesFailAlone(t *testing.T) {
 			`{"custom_id":"unknown","method":"POST","url":"/v1/completions","body":{"model":"unknown","prompt":"x"}}`,
 			`{"custom_id":"other","method":"POST","url":"/v1/completions","body":{"model":"other","prompt":"x"}}`,
 			"not json at all", `{"custom_id":"last","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"last"}}`,
+			`{"custom_id":"ok","method":"GET","url":"/v1/completions","body":{"model":"m","prompt":"x"}}`,
+			`{"custom_id":"get","method":"POST","url":"/v1/completions","body":{"model":"m","prompt":"x"}}`,
+			`{"custom_id":"get","method":"POST","url":"/v1/embeddings","body":{"model":"m","prompt":"x"}}`,
 		}, "\r\n")
 		id := r.create(content).ID
 		time.Sleep(time.Minute)
 		b := r.batch(id)
 		require.False(t, b.EndedAt.IsZero())
 		require.Empty(t, b.Faults)
-		require.Equal(t, task.LineCounts{Completed: 3, Failed: 12}, b.Counts)
+		require.Equal(t, task.LineCounts{Completed: 3, Failed: 15}, b.Counts)
 		got := map[int]string{}
 		for _, l := range r.lines(id) {
 			switch {
@@ -103,8 +107,45 @@ func TestBrokenLinesFailAlone(t *testing.T) {
 		require.Equal(t, map[int]string{
 			2: " invalid_json_line", 3: " invalid_json_line", 4: " invalid_custom_id", 5: " invalid_custom_id", 6: " duplicate_custom_id",
 			7: "get invalid_method", 8: "url mismatched_url", 9: "bodiless missing_body", 10: " line_too_large", 11: "bad 400", 12: "unknown 404", 14: " invalid_json_line",
+			16: " duplicate_custom_id", 17: " duplicate_custom_id", 18: " duplicate_custom_id",
 		}, got)
+		lines := r.lines(id)
+		require.Contains(t, lines[15].Fault.Message, "that of line 1")
+		for _, l := range lines[16:] {
+			require.Contains(t, l.Fault.Message, "that of line 7")
+		}
 		require.Equal(t, []string{"last", "x", "x"}, slices.Sorted(slices.Values(r.line.accepted())))
+	})
+}
+
+// LO-404, LO-439: what a line is refused for is told by the names that its own body has for it.
+func TestARefusedLineNamesItsOwnFields(t *testing.T) {
+	on(t, func(t *testing.T, r *rig) {
+		r.line.refuse = func(q task.Request) error { return admission.Check(q, admission.Limits{PromptBytes: 1000, Inputs: 9}) }
+		const (
+			tools  = `"tools":[{"type":"web_search"},{"name":"f","type":"function","parameters":{}},{"name":"f","type":"function","parameters":{}}]`
+			result = `{"type":"function_call_output","call_id":"c9","output":"x"}`
+			used   = `{"role":"user","content":[{"type":"text","text":"hi"},{"type":"tool_result","tool_use_id":"c9","content":"x"}]}`
+		)
+		for _, c := range []struct{ dialect, endpoint, body, want string }{
+			{"openai", "/v1/responses", `"input":"x",` + tools, "tools[2].name"},
+			{"openai", "/v1/responses", `"instructions":"i","input":[{"role":"user","content":"x"},` + result + `]`, "input[1].call_id"},
+			{"openai", "/v1/chat/completions", `"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f"}},{"type":"function","function":{"name":"f"}}]`, "tools[1].function.name"},
+			{"anthropic", "/v1/messages", `"max_tokens":9,"messages":[` + used + `]`, "messages[0].content"},
+		} {
+			line := fmt.Sprintf(`{"custom_id":"a","method":"POST","url":%q,"body":{"model":"m",%s}}`, c.endpoint, c.body)
+			if c.dialect == "anthropic" {
+				line = fmt.Sprintf(`{"custom_id":"a","params":{"model":"m",%s}}`, c.body)
+			}
+			id := r.create(line, func(b *task.BatchRecord) { b.Dialect, b.Endpoint = c.dialect, c.endpoint }).ID
+			time.Sleep(time.Minute)
+			l := r.lines(id)[0]
+			require.Equal(t, 400, l.Status)
+			require.Contains(t, string(l.Refusal), "`"+c.want+"`")
+			if c.dialect == "openai" {
+				require.Contains(t, string(l.Refusal), fmt.Sprintf(`"param":%q`, c.want))
+			}
+		}
 	})
 }
 
@@ -131,6 +172,31 @@ func TestAFileWithoutSoundLinesFails(t *testing.T) {
 			require.Zero(t, b.OutputBytes+b.ErrorBytes)
 		}
 		require.Empty(t, r.line.accepted())
+	})
+}
+
+// LO-436, LO-440: a batch whose input is gone before it was read ends with that fault, and its counts are those that its client was told before.
+func TestAnInputThatIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		file := r.create(completions(2))
+		messages := r.create(completions(3), func(b *task.BatchRecord) {
+			b.Dialect, b.Endpoint, b.FileID, b.Total = "anthropic", "/v1/messages", "", 3
+		})
+		for _, b := range []task.BatchRecord{file, messages} {
+			require.NoError(t, r.store.Remove(b.Artifact))
+		}
+		r.start()
+		time.Sleep(time.Minute)
+		for _, was := range []task.BatchRecord{file, messages} {
+			b := r.batch(was.ID)
+			require.False(t, b.EndedAt.IsZero())
+			require.Len(t, b.Faults, 1)
+			require.Equal(t, "file_gone", b.Faults[0].Code)
+			require.Equal(t, was.Total, b.Total)
+			require.Equal(t, task.LineCounts{Failed: was.Total}, b.Counts)
+		}
+		r.stop()
 	})
 }
 
@@ -218,6 +284,21 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+// LO-440: a batch that is deleted at the moment of its end takes its requests with it.
+func TestADropAtTheEnd(t *testing.T) {
+	on(t, func(t *testing.T, r *rig) {
+		id := r.create(completions(1), func(b *task.BatchRecord) { b.FileID = "" }).ID
+		require.NoError(t, r.l.DropFile(t.Context(), "file-"+strings.TrimPrefix(id, "batch_")))
+		drops := func() { require.NoError(t, r.f.Drop(t.Context(), "openai", id)) }
+		r.keeps.Store(&drops)
+		time.Sleep(time.Minute)
+		_, ok, err := r.l.Batch(t.Context(), id)
+		require.NoError(t, err)
+		require.False(t, ok)
+		require.Empty(t, r.store.files)
+	})
+}
+
 // LO-438: when the window is over, what has not started is expired, and what runs ends by itself.
 func TestExpiry(t *testing.T) {
 	on(t, func(t *testing.T, r *rig) {
@@ -296,7 +377,11 @@ func TestWhatIsKept(t *testing.T) {
 		require.False(t, r.store.needed(b.Artifact))
 		r.batch(b.ID)
 		require.NoError(t, r.store.Remove(b.Artifact)) // as the store's own retention does
+		for n := range 600 {                           // several pages
+			require.NoError(t, r.l.KeepFile(t.Context(), task.File{ID: fmt.Sprint("file-", n), Artifact: b.Artifact, CreatedAt: time.Now()}))
+		}
 		time.Sleep(26 * time.Hour)
+		require.Empty(t, must(r.l.Files(t.Context(), task.FileFilter{Sent: true})))
 		_, ok, err := r.l.Batch(t.Context(), b.ID)
 		require.NoError(t, errors.Join(err))
 		require.False(t, ok)

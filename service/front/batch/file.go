@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
@@ -38,12 +37,10 @@ type fileView struct {
 	Name      string `json:"filename"`
 	Purpose   string `json:"purpose"`
 	Status    string `json:"status"`
-
-	created time.Time
 }
 
 func viewOf(f task.File) fileView {
-	return fileView{ID: f.ID, Object: "file", Bytes: f.Bytes, CreatedAt: f.CreatedAt.Unix(), Name: f.Name, Purpose: forBatch, Status: "processed", created: f.CreatedAt}
+	return fileView{ID: f.ID, Object: "file", Bytes: f.Bytes, CreatedAt: f.CreatedAt.Unix(), Name: f.Name, Purpose: forBatch, Status: "processed"}
 }
 
 // resultViews are the files of a batch's results.
@@ -55,7 +52,7 @@ func resultViews(b task.BatchRecord) (views []fileView) {
 		if one.id != "" {
 			views = append(views, fileView{
 				ID: one.id, Object: "file", Bytes: one.bytes, CreatedAt: b.EndedAt.Unix(), Name: b.ID + "_" + one.name + ".jsonl",
-				Purpose: forResults, Status: "processed", created: b.EndedAt,
+				Purpose: forResults, Status: "processed",
 			})
 		}
 	}
@@ -120,9 +117,9 @@ func (o *OpenAI) createFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	file := task.File{ID: filePrefix + o.f.o.NewID(), Artifact: artifact, Name: name, Bytes: size, CreatedAt: o.f.o.Now().UTC()}
-	if err := o.f.o.Records.KeepFile(r.Context(), file); err != nil {
-		return o.f.unwritten(err)
+	file, err := o.f.keepFile(r.Context(), name, artifact, size)
+	if err != nil {
+		return err
 	}
 	o.x.Write(w, http.StatusOK, viewOf(file))
 	return nil
@@ -134,30 +131,23 @@ const maxFilesListed = 10_000
 // listFiles serves GET /v1/files.
 func (o *OpenAI) listFiles(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
-	limit, err := limitOf(query, maxFilesListed, maxFilesListed)
+	limit, err := lenient.Limit(query, maxFilesListed, maxFilesListed)
 	if err != nil {
 		return err
 	}
-	all, err := o.f.files(r.Context())
-	if err != nil {
+	filter := task.FileFilter{Sent: true, Results: openAI, After: query.Get("after")}
+	if filter.Oldest, err = lenient.Ascending(query); err != nil {
 		return err
-	}
-	switch order := query.Get("order"); order {
-	case "", "desc":
-	case "asc":
-		slices.Reverse(all)
-	default:
-		return lenient.Bad("order", "it must be asc or desc, not %q", task.Clip(order, 40))
 	}
 	if purpose := query.Get("purpose"); purpose != "" {
-		all = slices.DeleteFunc(all, func(v fileView) bool { return v.Purpose != purpose })
-	}
-	if after := query.Get("after"); after != "" {
-		at := slices.IndexFunc(all, func(v fileView) bool { return v.ID == after })
-		if at < 0 {
-			return noFile(after)
+		filter.Sent = purpose == forBatch
+		if purpose != forResults {
+			filter.Results = ""
 		}
-		all = all[at+1:]
+	}
+	all, err := o.f.files(r.Context(), filter, limit)
+	if err != nil {
+		return err
 	}
 	out := struct {
 		Object string     `json:"object"`
@@ -166,7 +156,7 @@ func (o *OpenAI) listFiles(w http.ResponseWriter, r *http.Request) error {
 		Last   string     `json:"last_id"`
 		More   bool       `json:"has_more"`
 	}{Object: "list", Data: []fileView{}}
-	some, more := page(all, limit)
+	some, more := lenient.Page(all, limit)
 	if out.More = more; len(some) > 0 {
 		out.Data, out.First, out.Last = some, some[0].ID, some[len(some)-1].ID
 	}
@@ -174,26 +164,48 @@ func (o *OpenAI) listFiles(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// files are all of them, the newest first.
-func (f *Feeder) files(ctx context.Context) (all []fileView, err error) {
-	sent, err := f.o.Records.Files(ctx)
+// files are those of a filter: at least one more than the limit where there are more. The last one that is not wanted may be a file of results, behind
+// which its batch may have another.
+func (f *Feeder) files(ctx context.Context, filter task.FileFilter, limit int) (all []fileView, err error) {
+	b, results, err := f.resultFile(ctx, filter.After)
 	if err != nil {
-		return nil, f.unwritten(err)
+		return nil, err
 	}
-	for _, one := range sent {
-		if f.o.Store.Has(one.Artifact) {
-			all = append(all, viewOf(one))
+	if results != nil {
+		if views := f.viewsOf(filter, task.Listed{Batch: &b}); filter.Results != "" {
+			all = views[1+slices.IndexFunc(views, func(v fileView) bool { return v.ID == filter.After }):]
+		}
+		filter.After = b.ID
+	}
+	for filter.Limit = min(limit+1, pageOfFiles); len(all) <= limit; {
+		some, err := f.o.Records.Files(ctx, filter)
+		switch {
+		case task.HasCode(err, task.NotFound):
+			return nil, noFile(filter.After)
+		case err != nil:
+			return nil, f.unwritten(err)
+		case len(some) == 0:
+			return all, nil
+		}
+		for _, one := range some {
+			all = append(all, f.viewsOf(filter, one)...)
+		}
+		filter.After = some[len(some)-1].ID()
+	}
+	return all, nil
+}
+
+// viewsOf are the files of an entry in a list, in the list's order.
+func (f *Feeder) viewsOf(filter task.FileFilter, l task.Listed) (views []fileView) {
+	switch {
+	case l.Batch == nil && f.o.Store.Has(l.File.Artifact):
+		return []fileView{viewOf(l.File)}
+	case l.Batch != nil:
+		if views = resultViews(*l.Batch); filter.Oldest {
+			slices.Reverse(views)
 		}
 	}
-	batches, err := f.o.Records.Batches(ctx, task.BatchFilter{Dialect: openAI})
-	if err != nil {
-		return nil, f.unwritten(err)
-	}
-	for _, b := range batches {
-		all = append(all, resultViews(b)...)
-	}
-	slices.SortStableFunc(all, func(a, b fileView) int { return b.created.Compare(a.created) })
-	return all, nil
+	return views
 }
 
 const filesPath = "/v1/files/"
@@ -202,7 +214,7 @@ const filesPath = "/v1/files/"
 func (o *OpenAI) oneFile(w http.ResponseWriter, r *http.Request) error {
 	id, call, nested := strings.Cut(exchange.Under(r, filesPath), "/")
 	if nested && call != "content" {
-		return noPath(r)
+		return exchange.NoPath(r)
 	}
 	b, wanted, err := o.f.resultFile(r.Context(), id)
 	if err != nil {
@@ -231,10 +243,6 @@ func (o *OpenAI) oneFile(w http.ResponseWriter, r *http.Request) error {
 	defer in.Close()
 	o.f.sendFile(w, io.Reader(in))
 	return nil
-}
-
-func noPath(r *http.Request) error {
-	return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
 }
 
 // deleteFile serves DELETE /v1/files/{id}.

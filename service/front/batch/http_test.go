@@ -4,7 +4,6 @@ package batch_test
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -118,123 +117,6 @@ func content(t *testing.T, url string) map[string]object {
 		out[o["custom_id"].(string)] = o
 	}
 	return out
-}
-
-// LO-435: files come and go as OpenAI's clients send them.
-func TestFiles(t *testing.T) {
-	r, url := served(t)
-	one := upload(t, url, completions(2))
-	two := upload(t, url, completions(2))
-	require.NotEqual(t, one, two, "two uploads are two files")
-	contentType, body := form(t, field{"expires_after[seconds]", "", "3600"}, field{"purpose", "", "batch"}, field{"file", "other.jsonl", "x"})
-	code, out := send(t, url, contentType, "", bytes.NewReader(body))
-	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, "other.jsonl", out["filename"])
-	require.InEpsilon(t, 1, out["bytes"], 0)
-	other := out["id"].(string)
-
-	code, out = call(t, http.MethodGet, url+"/v1/files/"+one, "")
-	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, "batch", out["purpose"])
-	res := exchangetest.Do(t, http.MethodGet, url+"/v1/files/"+one+"/content", "")
-	require.Equal(t, completions(2), exchangetest.Read(t, res.Body))
-
-	list := func(query string) (ids []string, more any) {
-		code, out := call(t, http.MethodGet, url+"/v1/files"+query, "")
-		require.Equal(t, http.StatusOK, code, out)
-		for _, f := range out["data"].([]any) {
-			ids = append(ids, f.(map[string]any)["id"].(string))
-		}
-		return ids, out["has_more"]
-	}
-	ids, more := list("")
-	require.Equal(t, []string{other, two, one}, ids)
-	require.Equal(t, false, more)
-	ids, more = list("?limit=1&after=" + other)
-	require.Equal(t, []string{two}, ids)
-	require.Equal(t, true, more)
-	ids, _ = list("?order=asc&purpose=batch")
-	require.Equal(t, []string{one, two, other}, ids)
-	ids, _ = list("?purpose=batch_output")
-	require.Empty(t, ids)
-	for _, query := range []string{"?limit=0", "?limit=x", "?order=up"} {
-		code, _ = call(t, http.MethodGet, url+"/v1/files"+query, "")
-		require.Equal(t, http.StatusBadRequest, code)
-	}
-	code, _ = call(t, http.MethodGet, url+"/v1/files?after=file-gone", "")
-	require.Equal(t, http.StatusNotFound, code)
-
-	code, out = call(t, http.MethodDelete, url+"/v1/files/"+one, "")
-	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, object{"id": one, "object": "file", "deleted": true}, out)
-	require.Len(t, r.store.files, 2, "another file has the same bytes")
-	code, _ = call(t, http.MethodDelete, url+"/v1/files/"+two, "")
-	require.Equal(t, http.StatusOK, code)
-	require.Len(t, r.store.files, 1)
-	for _, path := range []string{one, one + "/content", "file-output-x", "file-error-x/content", other + "/more"} {
-		code, out = call(t, http.MethodGet, url+"/v1/files/"+path, "")
-		require.Equal(t, http.StatusNotFound, code, path)
-		require.Contains(t, keys(out), "error")
-	}
-	code, _ = call(t, http.MethodDelete, url+"/v1/files/"+one, "")
-	require.Equal(t, http.StatusNotFound, code)
-}
-
-// LO-435: what is no file for a batch is refused, and nothing of it is left.
-func TestBadUploads(t *testing.T) {
-	r, url := served(t)
-	long := strings.Repeat("x", 200_000)
-	var squeezed bytes.Buffer
-	bombType, bomb := form(t, field{"file", "x", strings.Repeat("0", 20_000_000)}, field{"purpose", "", "batch"})
-	z := gzip.NewWriter(&squeezed)
-	_, err := z.Write(bomb)
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
-	require.Less(t, squeezed.Len(), 100_000)
-	for name, c := range map[string]struct {
-		fields   []field
-		raw      string // in place of a form
-		kind     string
-		encoding string
-		code     int
-		param    any
-	}{
-		"another purpose":        {fields: []field{{"purpose", "", "fine-tune"}, {"file", "x", "x"}}, code: 400, param: "purpose"},
-		"another purpose behind": {fields: []field{{"file", "x", "x"}, {"purpose", "", "assistants"}}, code: 400, param: "purpose"},
-		"no purpose":             {fields: []field{{"file", "x", "x"}}, code: 400, param: "purpose"},
-		"no file":                {fields: []field{{"purpose", "", "batch"}}, code: 400, param: "file"},
-		"two files":              {fields: []field{{"purpose", "", "batch"}, {"file", "x", "x"}, {"file", "y", "y"}}, code: 400, param: "file"},
-		"a long field":           {fields: []field{{"purpose", "", long}, {"file", "x", "x"}}, code: 400, param: "purpose"},
-		"too large":              {fields: []field{{"purpose", "", "batch"}, {"file", "x", long}}, code: 413},
-		"far too large":          {fields: []field{{"purpose", "", "batch"}, {"file", "x", strings.Repeat(long, 10)}}, code: 413},
-		"no form":                {raw: `{"purpose":"batch"}`, kind: "application/json", code: 400},
-		"a form that is cut":     {raw: "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\nhal", kind: "multipart/form-data; boundary=b", code: 400},
-		"no parts":               {raw: "", kind: "multipart/form-data; boundary=b", code: 400, param: "file"},
-		"a bomb":                 {raw: squeezed.String(), kind: bombType, encoding: "gzip", code: 413},
-	} {
-		t.Run(name, func(t *testing.T) {
-			kind, body := c.kind, []byte(c.raw)
-			if c.fields != nil {
-				kind, body = form(t, c.fields...)
-			}
-			code, out := send(t, url, kind, c.encoding, bytes.NewReader(body))
-			require.Equal(t, c.code, code, out)
-			e := out["error"].(map[string]any)
-			require.Equal(t, c.param, e["param"])
-			if c.code == 413 {
-				require.Equal(t, "request_too_large", e["code"])
-			}
-			require.Empty(t, r.store.files)
-			require.Empty(t, must(r.l.Files(t.Context())))
-		})
-	}
-	var many []field
-	for range 40 {
-		many = append(many, field{"other", "", "x"})
-	}
-	kind, body := form(t, many...)
-	code, _ := send(t, url, kind, "", bytes.NewReader(body))
-	require.Equal(t, http.StatusBadRequest, code)
 }
 
 // LO-436, LO-439: a batch from its file to its results, in OpenAI's words.

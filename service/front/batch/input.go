@@ -183,7 +183,7 @@ func (r *run) read(ctx context.Context) error {
 		if !task.HasCode(err, task.NotFound) {
 			return err
 		}
-		return r.begun(ctx, 0, []task.BatchFault{*faulty(faultGone, "the input is not on the server any more")})
+		return r.begun(ctx, b.Total, []task.BatchFault{*faulty(faultGone, "the input is not on the server any more")})
 	}
 	defer in.Close()
 	var lines []task.Line
@@ -198,7 +198,7 @@ func (r *run) read(ctx context.Context) error {
 		}
 		l := task.Line{Batch: r.id, N: total, At: raw.at, Bytes: raw.bytes, State: task.LineWaits}
 		a, fault := r.parse(b, raw)
-		if first := seen[a.customID]; fault == nil && first > 0 {
+		if first := seen[a.customID]; first > 0 { // whatever else is wrong with it
 			fault = faulty(faultDuplicate, "the custom_id %q is that of line %d", task.Clip(a.customID, 100), first)
 			a.customID = "" // whose result is that line's
 		}

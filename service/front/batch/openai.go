@@ -18,16 +18,14 @@ import (
 
 // OpenAI is the front of files and batches in OpenAI's words. It implements gate.Front.
 type OpenAI struct {
-	f         *Feeder
-	x         *exchange.Exchange
+	front
+
 	endpoints []string
-	refuse    func(w http.ResponseWriter, r *http.Request, err error)
-	routes    exchange.Routes
 }
 
 // NewOpenAI makes a front for batches of requests to these paths. Refuse answers with an error in the dialect's shape.
 func NewOpenAI(f *Feeder, o exchange.Options, endpoints []string, refuse func(http.ResponseWriter, *http.Request, error)) *OpenAI {
-	b := &OpenAI{f: f, x: exchange.New(openAI, o), endpoints: endpoints, refuse: refuse}
+	b := &OpenAI{front{f: f, x: exchange.New(openAI, o), refuse: refuse}, endpoints}
 	b.routes = exchange.Routes{
 		"/v1/files": {
 			http.MethodPost: {Name: "openai.create_file", Serve: b.createFile, Upload: f.o.FileBytes + formBytes},
@@ -53,22 +51,6 @@ const batchesPath = "/v1/batches/"
 
 // batchPrefix is what the ids of batches begin with.
 const batchPrefix = "batch_"
-
-// Paths are where the front is mounted.
-func (o *OpenAI) Paths() []string { return o.routes.Paths() }
-
-// Route implements gate.Front.
-func (o *OpenAI) Route(r *http.Request) gate.Route { return o.routes.Route(r) }
-
-// Refuse implements gate.Front.
-func (o *OpenAI) Refuse(w http.ResponseWriter, r *http.Request, err error) { o.refuse(w, r, err) }
-
-// ServeHTTP serves a request that the gate has let through.
-func (o *OpenAI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if err := o.routes.Serve(w, r); err != nil {
-		o.refuse(w, r, err)
-	}
-}
 
 // batchView is a batch, in the dialect's words.
 type batchView struct {
@@ -257,7 +239,7 @@ const (
 // list serves GET /v1/batches.
 func (o *OpenAI) list(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
-	limit, err := limitOf(query, usualPage, maxPage)
+	limit, err := lenient.Limit(query, usualPage, maxPage)
 	if err != nil {
 		return err
 	}
@@ -272,7 +254,7 @@ func (o *OpenAI) list(w http.ResponseWriter, r *http.Request) error {
 		Last   string      `json:"last_id,omitempty"`
 		More   bool        `json:"has_more"`
 	}{Object: "list", Data: []batchView{}}
-	found, out.More = page(found, limit)
+	found, out.More = lenient.Page(found, limit)
 	for _, b := range found {
 		out.Data = append(out.Data, openAIView(b))
 	}
@@ -297,7 +279,7 @@ func (o *OpenAI) one(w http.ResponseWriter, r *http.Request) error {
 func (o *OpenAI) cancel(w http.ResponseWriter, r *http.Request) error {
 	id, ok := strings.CutSuffix(exchange.Under(r, batchesPath), "/cancel")
 	if !ok {
-		return noPath(r)
+		return exchange.NoPath(r)
 	}
 	b, err := o.f.Cancel(r.Context(), openAI, id)
 	if err != nil {

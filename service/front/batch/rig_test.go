@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -57,6 +58,8 @@ type rig struct {
 	book  *ledgertest.Store
 	l     *ledgertest.Memory
 	store *store
+	full  atomic.Bool // see records
+	keeps atomic.Pointer[func()]
 	line  *line
 	f     *batch.Feeder
 	o     batch.Options
@@ -77,7 +80,7 @@ func (r *rig) open(change ...func(*batch.Options)) {
 	ids := 0
 	r.chat, r.says = openai.New(exchange.Options{}), anthropic.New(exchange.Options{})
 	r.o = batch.Options{
-		Tasks: r.line, Records: records{r.l}, Store: r.store, Dialects: map[string]batch.Dialect{"openai": r.chat, "anthropic": r.says},
+		Tasks: r.line, Records: records{r.l, &r.full, &r.keeps}, Store: r.store, Dialects: map[string]batch.Dialect{"openai": r.chat, "anthropic": r.says},
 		NewID: func() string { ids++; return fmt.Sprint("n", ids) }, Feed: 3, LineBytes: 2000, FileBytes: 100_000,
 	}
 	for _, c := range change {
@@ -140,7 +143,23 @@ func completions(n int) string {
 }
 
 // records are a ledger's, with errors as app words them.
-type records struct{ *ledgertest.Memory }
+type records struct {
+	*ledgertest.Memory
+	full    *atomic.Bool            // what clients send cannot be recorded
+	keeping *atomic.Pointer[func()] // is called once, before a file is recorded, or when the end of a batch is
+}
+
+var errFull = errors.New("the disk is full")
+
+func (r records) KeepFile(ctx context.Context, f task.File) error {
+	if r.full.Load() {
+		return errFull
+	}
+	if do := r.keeping.Swap(nil); do != nil {
+		(*do)()
+	}
+	return r.Memory.KeepFile(ctx, f)
+}
 
 func worded(err error) error {
 	switch {
@@ -153,11 +172,25 @@ func worded(err error) error {
 }
 
 func (r records) KeepBatch(ctx context.Context, b task.BatchRecord, lines []task.Line) error {
-	return worded(r.Memory.KeepBatch(ctx, b, lines))
+	if r.full.Load() {
+		return errFull
+	}
+	err := r.Memory.KeepBatch(ctx, b, lines)
+	if !b.EndedAt.IsZero() {
+		if do := r.keeping.Swap(nil); do != nil {
+			(*do)()
+		}
+	}
+	return worded(err)
 }
 
 func (r records) DropFile(ctx context.Context, id string) error {
 	return worded(r.Memory.DropFile(ctx, id))
+}
+
+func (r records) Files(ctx context.Context, f task.FileFilter) ([]task.Listed, error) {
+	found, err := r.Memory.Files(ctx, f)
+	return found, worded(err)
 }
 
 func (r records) Batches(ctx context.Context, f task.BatchFilter) ([]task.BatchRecord, error) {
@@ -174,6 +207,7 @@ type store struct {
 	mu     sync.Mutex
 	files  map[string][]byte
 	needed func(string) bool
+	put    func() // is called at the end of a Put
 }
 
 func (s *store) Put(_ context.Context, _ string, r io.Reader, most int64) (string, int64, error) {
@@ -187,8 +221,12 @@ func (s *store) Put(_ context.Context, _ string, r io.Reader, most int64) (strin
 	sum := sha256.Sum256(b)
 	id := hex.EncodeToString(sum[:])
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.files[id] = b
+	put := s.put
+	s.mu.Unlock()
+	if put != nil {
+		put()
+	}
 	return id, int64(len(b)), nil
 }
 

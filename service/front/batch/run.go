@@ -15,6 +15,8 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/front/exchange"
+	"github.com/llama-orch/llama-orch/service/front/lenient"
+	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -66,19 +68,9 @@ func (r *run) persist(ctx context.Context, do func() error) bool {
 			told = true
 			r.f.log.Error("a batch waits until its record can be written", zap.String("batch_id", r.id), zap.Error(err))
 		}
-		wait(ctx, retryAfter)
+		lifecycle.Pause(ctx, retryAfter)
 	}
 	return false
-}
-
-// wait returns after a while, and sooner when ctx ends.
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
 }
 
 // opens makes the context that ends once nothing more of the batch is to start, or its feeding ends.
@@ -209,7 +201,7 @@ func (r *run) feed(ctx context.Context) {
 		if err == nil && b.Counts.Open() == 0 {
 			return
 		}
-		wait(ctx, retryAfter) // the ledger could not be read, or a worker panicked, or the batch was closed meanwhile
+		lifecycle.Pause(ctx, retryAfter) // the ledger could not be read, or a worker panicked, or the batch was closed meanwhile
 	}
 }
 
@@ -220,7 +212,7 @@ func (r *run) watch(ctx context.Context) {
 		if left <= 0 && r.expire(ctx) == nil {
 			return
 		}
-		wait(r.open, min(max(left, retryAfter), time.Minute)) //nolint:contextcheck // a child of ctx; and the clock may be set meanwhile
+		lifecycle.Pause(r.open, min(max(left, retryAfter), time.Minute)) //nolint:contextcheck // a child of ctx; and the clock may be set meanwhile
 		if r.over() != "" {
 			return
 		}
@@ -270,7 +262,7 @@ func (r *run) line(ctx context.Context, l task.Line) {
 		again, err := r.f.o.Records.Lines(ctx, r.id, task.LineFilter{After: l.N - 1, Limit: 1})
 		switch {
 		case err != nil || len(again) == 0:
-			wait(ctx, retryAfter)
+			lifecycle.Pause(ctx, retryAfter)
 		case again[0].State.Final():
 			r.f.metrics.ended.WithLabelValues(r.record().Dialect, string(again[0].State)).Inc()
 			return
@@ -284,11 +276,12 @@ func (r *run) line(ctx context.Context, l task.Line) {
 func (r *run) start(ctx context.Context, l task.Line) {
 	b := r.record()
 	_, err := contain.Try(func() (task.Admission, error) {
-		q, err := r.request(ctx, b, l)
+		q, names, err := r.request(ctx, b, l)
 		if err != nil {
 			return task.Admission{}, err
 		}
-		return r.f.o.Tasks.Submit(ctx, q)
+		a, err := r.f.o.Tasks.Submit(ctx, q)
+		return a, names.Err(err)
 	})
 	if err == nil || ctx.Err() != nil {
 		return
@@ -301,7 +294,7 @@ func (r *run) start(ctx context.Context, l task.Line) {
 		if e.RetryAfterMS != nil {
 			after = min(max(time.Duration(*e.RetryAfterMS)*time.Millisecond, retryAfter), time.Minute)
 		}
-		wait(r.open, after) //nolint:contextcheck // a child of ctx
+		lifecycle.Pause(r.open, after) //nolint:contextcheck // a child of ctx
 		return
 	}
 	r.fail(ctx, l, err)
@@ -315,24 +308,23 @@ func (r *run) fail(ctx context.Context, l task.Line, err error) {
 	r.persist(ctx, func() error { return r.f.o.Records.EndLine(ctx, l) })
 }
 
-// request is the task of a line.
-func (r *run) request(ctx context.Context, b task.BatchRecord, l task.Line) (task.Request, error) {
+// request is the task of a line, and what the line calls the task's fields.
+func (r *run) request(ctx context.Context, b task.BatchRecord, l task.Line) (q task.Request, names *lenient.Names, err error) {
 	text, err := r.bytes(l)
 	if err != nil {
-		return task.Request{}, err
+		return q, nil, err
 	}
 	asked, fault := forms[b.Dialect](b.Endpoint, text)
 	if fault != nil { // it was read before, so the file has changed since
-		return task.Request{}, task.Errorf(task.Internal, "the line is not what it was when the batch was accepted: send it again")
+		return q, nil, task.Errorf(task.Internal, "the line is not what it was when the batch was accepted: send it again")
 	}
-	q, err := r.f.o.Dialects[b.Dialect].Line(ctx, b.Endpoint, asked.body)
-	if err != nil {
-		return q, err
+	if q, names, err = r.f.o.Dialects[b.Dialect].Line(ctx, b.Endpoint, asked.body); err != nil {
+		return q, nil, err
 	}
 	q.ID, q.BatchID, q.BatchLine, q.Priority = l.TaskID(), b.ID, l.N, task.Batch
 	q.Front.Dialect, q.OnDisconnect = b.Dialect, task.Continue
 	q.BodySHA256, q.CorrelationID, q.Actor = sha256.Sum256(asked.body), b.ID, b.Actor
-	return q, nil
+	return q, names, nil
 }
 
 // bytes are those of a line.
@@ -360,7 +352,7 @@ func (r *run) follow(ctx context.Context, l task.Line) {
 		if r.over() == task.LineCanceled || r.queued(ctx, id) {
 			if _, err := r.f.o.Tasks.Cancel(ctx, id); err != nil && ctx.Err() == nil {
 				r.f.log.Warn("the task of a batch's line is not canceled yet, and it is tried again", zap.String("job_id", id), zap.Error(err))
-				wait(ctx, retryAfter)
+				lifecycle.Pause(ctx, retryAfter)
 				return
 			}
 		}
@@ -371,7 +363,7 @@ func (r *run) follow(ctx context.Context, l task.Line) {
 	case err != nil && task.HasCode(err, task.NotFound): // a fault of ours, or of the disk
 		r.fail(ctx, l, task.Errorf(task.Internal, "the task of this line is not in the record any more").Because(err))
 	case err != nil:
-		wait(ctx, retryAfter)
+		lifecycle.Pause(ctx, retryAfter)
 	case r.over() == task.LineExpired:
 		r.persist(ctx, func() error { return r.late(ctx, l) })
 	}
@@ -415,7 +407,7 @@ func (r *run) finish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.f.forget(r)
+	r.f.forget(r.id)
 	r.f.log.Info("a batch has ended", zap.String("batch_id", r.id), zap.Int("completed", now.Counts.Completed), zap.Int("failed", now.Counts.Failed),
 		zap.Int("canceled", now.Counts.Canceled), zap.Int("expired", now.Counts.Expired))
 	return nil

@@ -60,13 +60,23 @@ func (t Routes) Serve(w http.ResponseWriter, r *http.Request) error {
 	o, ok := at[r.Method]
 	switch {
 	case at == nil:
-		return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
+		return NoPath(r)
 	case !ok:
-		methods := strings.Join(slices.Sorted(maps.Keys(at)), ", ")
-		w.Header().Set("Allow", methods)
-		return task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, 100), methods, task.Clip(r.Method, 20))
+		return NoMethod(w, r, at)
 	}
 	return o.Serve(w, r)
+}
+
+// NoPath refuses a path that there is not.
+func NoPath(r *http.Request) error {
+	return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
+}
+
+// NoMethod refuses a method that is not among those of a path.
+func NoMethod[T any](w http.ResponseWriter, r *http.Request, methods map[string]T) error {
+	allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
+	w.Header().Set("Allow", allowed)
+	return task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, 100), allowed, task.Clip(r.Method, 20))
 }
 
 // identify gives an answer the request's id (LO-402).

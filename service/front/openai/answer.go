@@ -18,13 +18,22 @@ import (
 )
 
 type usage struct {
-	Prompt     int `json:"prompt_tokens"`
-	Completion int `json:"completion_tokens"`
-	Total      int `json:"total_tokens"`
+	Prompt     int            `json:"prompt_tokens"`
+	Completion int            `json:"completion_tokens"`
+	Total      int            `json:"total_tokens"`
+	Details    *promptDetails `json:"prompt_tokens_details,omitempty"` // nil: nothing is known to have come from KV
+}
+
+type promptDetails struct {
+	Cached int `json:"cached_tokens"`
 }
 
 func usageOf(end *task.End) usage {
-	return usage{end.TokensIn, end.TokensOut, end.TokensIn + end.TokensOut}
+	u := usage{Prompt: end.TokensIn, Completion: end.TokensOut, Total: end.TokensIn + end.TokensOut}
+	if n := end.Receipt.TokensCached; n > 0 {
+		u.Details = &promptDetails{n}
+	}
+	return u
 }
 
 // chat serves /v1/chat/completions.

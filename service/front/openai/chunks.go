@@ -169,17 +169,12 @@ func (c *chunks) end(end *task.End) {
 	}
 	c.close(finishReason(end, c.calls, c.legacy), nil)
 	if c.usage {
-		u := usageOf(end)
 		c.w.RawStr(c.head)
 		c.w.RawStr(`,"system_fingerprint":`)
 		c.w.Str(fingerprint(end))
-		c.w.RawStr(`,"choices":[],"usage":{"prompt_tokens":`)
-		c.w.Int(u.Prompt)
-		c.w.RawStr(`,"completion_tokens":`)
-		c.w.Int(u.Completion)
-		c.w.RawStr(`,"total_tokens":`)
-		c.w.Int(u.Total)
-		c.w.RawStr("}}\n\n")
+		c.w.RawStr(`,"choices":[],"usage":`)
+		c.w.Buf = append(c.w.Buf, exchange.JSON(usageOf(end))...)
+		c.w.RawStr("}\n\n")
 	}
 	c.w.Buf = exchange.AppendReceipt(c.w.Buf, &end.Receipt)
 	c.w.RawStr("data: [DONE]\n\n")

@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strings"
 
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
@@ -15,15 +14,7 @@ import (
 )
 
 // Endpoints are the paths whose requests a batch can have (LO-436).
-var Endpoints = []string{chatPath, completionsPath, embeddingsPath, responsesOf}
-
-// The paths of Endpoints.
-const (
-	chatPath        = "/v1/chat/completions"
-	completionsPath = "/v1/completions"
-	embeddingsPath  = "/v1/embeddings"
-	responsesOf     = "/v1/responses"
-)
+var Endpoints = []string{chatPath, completionsPath, embeddingsPath, responsesPath}
 
 // told is what the answer to a line of a batch repeats of its request.
 type told struct {
@@ -32,37 +23,49 @@ type told struct {
 	Format string `json:"format,omitempty"` // of embeddings
 }
 
-// Line makes a task of a body that would have been sent to one of Endpoints. An answer is never streamed (LO-437).
-func (f *Front) Line(ctx context.Context, path string, body []byte) (q task.Request, err error) {
+// Line makes a task of a body that would have been sent to one of Endpoints. An answer is never streamed (LO-437). The names are what the body calls
+// the task's fields.
+func (f *Front) Line(ctx context.Context, path string, body []byte) (q task.Request, names *lenient.Names, err error) {
 	repeats := told{}
 	switch path {
 	case chatPath:
 		var in chatRequest
+		names = &in.names
 		q, err = decoded(body, &in)
 		repeats.Legacy = in.legacy()
 	case completionsPath:
-		q, err = decoded(body, &completionRequest{})
+		var in completionRequest
+		names = &in.names
+		q, err = decoded(body, &in)
 	case embeddingsPath:
 		var in embeddingsRequest
+		names = &lenient.Names{}
 		q, err = decoded(body, &in)
 		repeats.Format = in.Format
-	case responsesOf:
-		var in responseRequest
-		if _, err = lenient.Read(body, &in); err != nil {
-			return q, err
-		}
-		in.Background = false // a batch is that
-		earlier := f.earlier(ctx)
-		if q, err = in.request(earlier); err == nil {
-			q.Front.Reply = exchange.JSON(reply{Head: in.head(q), Chain: earlier.chain})
-		}
-		return q, err
+	case responsesPath:
+		return f.responseLine(ctx, body)
 	default:
 		err = fmt.Errorf("a batch cannot have requests for %s", path)
 	}
 	repeats.Model = q.ModelRef
 	q.Front.Reply = exchange.JSON(repeats)
-	return q, err
+	return q, names, err
+}
+
+// responseLine makes the task of a response.
+func (f *Front) responseLine(ctx context.Context, body []byte) (task.Request, *lenient.Names, error) {
+	var in responseRequest
+	if _, err := lenient.Read(body, &in); err != nil {
+		return task.Request{}, nil, err
+	}
+	earlier := f.earlier(ctx)
+	q, err := in.request(earlier)
+	if err != nil {
+		return q, nil, err
+	}
+	in.Background = false // a batch is that
+	q.Front.Reply = exchange.JSON(reply{Head: in.head(q), Chain: earlier.chain, Hidden: !in.kept()})
+	return q, &in.names, nil
 }
 
 func decoded(body []byte, in interface{ request() (task.Request, error) }) (task.Request, error) {
@@ -75,7 +78,7 @@ func decoded(body []byte, in interface{ request() (task.Request, error) }) (task
 // LineAnswer is the body of the answer to such a task, which has completed.
 func (f *Front) LineAnswer(path string, r task.Record) any {
 	t, accepted := r.Task, r.Task.AcceptedAt.Unix()
-	if path == responsesOf {
+	if path == responsesPath {
 		return newResponse(t.ID, t.AcceptedAt, repeated[reply](t).Head).show(r)
 	}
 	switch of := repeated[told](t); path {
@@ -98,9 +101,5 @@ func repeated[T any](t task.Task) (of T) {
 
 // LineRefusal is what the client of such a request would have got in place of an answer.
 func (f *Front) LineRefusal(path string, err error, _ string) (status int, body any) {
-	out := errorOf(err)
-	if param := prompts[strings.TrimRight(path, "/")]; out.Error.Code == tooLong && param != "" {
-		out.Error.Param = &param
-	}
-	return gate.Refuse(err).Status, out
+	return gate.Refuse(err).Status, errorAt(path, err)
 }

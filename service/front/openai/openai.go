@@ -11,6 +11,19 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/gate"
 )
 
+// The paths that are served. Under the last two lies what has an id.
+const (
+	chatPath        = "/v1/chat/completions"
+	completionsPath = "/v1/completions"
+	embeddingsPath  = "/v1/embeddings"
+	responsesPath   = "/v1/responses"
+	rerankPath      = "/v1/rerank"
+	rerankingPath   = "/v1/reranking" // as llama-server calls it too
+	modelsPath      = "/v1/models"
+	keptPath        = responsesPath + "/"
+	modelPath       = modelsPath + "/"
+)
+
 // Front implements gate.Front.
 type Front struct {
 	x      *exchange.Exchange
@@ -22,20 +35,18 @@ func New(o exchange.Options) *Front {
 	f := &Front{x: exchange.New("openai", o)}
 	later := exchange.Operation{Name: "openai.kept", Serve: f.later}
 	f.routes = exchange.Routes{
-		"/v1/chat/completions": {http.MethodPost: {Name: "openai.chat", Serve: f.chat}},
-		"/v1/completions":      {http.MethodPost: {Name: "openai.completion", Serve: f.completion}},
-		"/v1/embeddings":       {http.MethodPost: {Name: "openai.embeddings", Serve: f.embeddings}},
-		"/v1/responses":        {http.MethodPost: {Name: "openai.response", Serve: f.response}},
-		responsesPath:          {http.MethodGet: later, http.MethodPost: later, http.MethodDelete: later},
-		"/v1/rerank":           {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
-		"/v1/reranking":        {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
-		"/v1/models":           {http.MethodGet: {Name: "openai.models", Serve: f.models}},
-		modelPath:              {http.MethodGet: {Name: "openai.model", Serve: f.model}},
+		chatPath:        {http.MethodPost: {Name: "openai.chat", Serve: f.chat}},
+		completionsPath: {http.MethodPost: {Name: "openai.completion", Serve: f.completion}},
+		embeddingsPath:  {http.MethodPost: {Name: "openai.embeddings", Serve: f.embeddings}},
+		responsesPath:   {http.MethodPost: {Name: "openai.response", Serve: f.response}},
+		keptPath:        {http.MethodGet: later, http.MethodPost: later, http.MethodDelete: later},
+		rerankPath:      {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
+		rerankingPath:   {http.MethodPost: {Name: "openai.rerank", Serve: f.rerank}},
+		modelsPath:      {http.MethodGet: {Name: "openai.models", Serve: f.models}},
+		modelPath:       {http.MethodGet: {Name: "openai.model", Serve: f.model}},
 	}
 	return f
 }
-
-const modelPath = "/v1/models/"
 
 // Paths are where the front is mounted.
 func (f *Front) Paths() []string { return f.routes.Paths() }

@@ -98,6 +98,20 @@ func TestWholeAnswers(t *testing.T) {
 	require.Zero(t, l.Cancels())
 }
 
+// LO-408: what came from KV is told where the receipt has it.
+func TestWhatCameFromTheCache(t *testing.T) {
+	l := exchangetest.New()
+	l.Says(t, exchangetest.Text("a"))
+	l.EndsWith(task.End{TokensIn: 5, TokensOut: 2, FinishReason: task.FinishStop, Receipt: task.Receipt{TokensCached: 3}})
+	url := serve(t, l)
+	const want = `"usage":{"prompt_tokens":5,"completion_tokens":2,"total_tokens":7,"prompt_tokens_details":{"cached_tokens":3}}`
+	for path, body := range map[string]string{"/v1/chat/completions": hello, "/v1/completions": `"model":"coder","prompt":"x"`} {
+		for _, how := range []string{``, `,"stream":true,"stream_options":{"include_usage":true}`} {
+			require.Contains(t, exchangetest.Read(t, exchangetest.Post(t, url+path, `{`+body+how+`}`).Body), want)
+		}
+	}
+}
+
 // LO-408: embeddings as floats, and as base64.
 func TestEmbeddings(t *testing.T) {
 	l := exchangetest.New()

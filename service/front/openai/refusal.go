@@ -56,6 +56,15 @@ var wordings = map[task.Code]wording{
 	task.Canceled:          {badRequest, "canceled"},
 }
 
+// errorAt renders an error of a request to a path.
+func errorAt(path string, err error) errorBody {
+	body := errorOf(err)
+	if param := prompts[path]; body.Error.Code == tooLong && param != "" {
+		body.Error.Param = &param
+	}
+	return body
+}
+
 // errorOf renders an error.
 func errorOf(err error) errorBody {
 	v := gate.Refuse(err).Envelope
@@ -85,13 +94,9 @@ func errorOf(err error) errorBody {
 }
 
 // prompts names what is too long where a prompt is.
-var prompts = map[string]string{"/v1/chat/completions": "messages", "/v1/completions": "prompt", "/v1/responses": "input", "/v1/embeddings": "input"}
+var prompts = map[string]string{chatPath: "messages", completionsPath: "prompt", responsesPath: "input", embeddingsPath: "input"}
 
 // Refuse implements gate.Front.
 func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) {
-	body := errorOf(err)
-	if param := prompts[r.URL.Path]; body.Error.Code == tooLong && param != "" {
-		body.Error.Param = &param
-	}
-	f.x.Refuse(w, r, err, body)
+	f.x.Refuse(w, r, err, errorAt(r.URL.Path, err))
 }

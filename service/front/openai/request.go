@@ -46,7 +46,7 @@ func (o *streamOptions) usage() bool { return o != nil && o.IncludeUsage }
 // request is the task of what they share. Most is the bound of the answer, in tokens, and name how the client calls it.
 func (c *common) request(name string, most *float64) (q task.Request, err error) {
 	if c.Model == "" {
-		return q, lenient.NoModel("/v1/models")
+		return q, lenient.NoModel(modelsPath)
 	}
 	q = lenient.Request(c.Model, task.Completion)
 	switch {
@@ -315,7 +315,7 @@ func (c *embeddingsRequest) request() (task.Request, error) {
 	var input lenient.Texts
 	switch {
 	case c.Model == "":
-		return q, lenient.NoModel("/v1/models")
+		return q, lenient.NoModel(modelsPath)
 	case c.Format != "" && c.Format != "float" && c.Format != "base64":
 		return q, lenient.Bad("encoding_format", "it must be float or base64, not %q", task.Clip(c.Format, 40))
 	case c.Dimensions != nil:
@@ -356,7 +356,7 @@ func (c *rerankRequest) request() (task.Request, error) {
 	q := lenient.Request(c.Model, task.Rerank)
 	switch {
 	case c.Model == "":
-		return q, lenient.NoModel("/v1/models")
+		return q, lenient.NoModel(modelsPath)
 	case c.Query == "":
 		return q, lenient.Bad("query", "send the text to which the documents are compared")
 	case len(c.Documents) == 0:

@@ -17,8 +17,9 @@ import (
 
 // reply is what is kept with the task of a response. A task without it is none, or was not to be kept.
 type reply struct {
-	Head  json.RawMessage `json:"head"`            // see responseRequest.head
-	Chain []string        `json:"chain,omitempty"` // the tasks that it goes on from, the first first
+	Head   json.RawMessage `json:"head"`             // see responseRequest.head
+	Chain  []string        `json:"chain,omitempty"`  // the tasks that it goes on from, the first first
+	Hidden bool            `json:"hidden,omitempty"` // of a line of a batch: it is in the batch's results alone
 }
 
 // kept is a response that is kept.
@@ -52,7 +53,7 @@ func (f *Front) kept(ctx context.Context, id string) (*kept, error) {
 		return nil, missing
 	}
 	if err = json.Unmarshal(k.Task.Request.Front.Reply, &k.reply); err == nil {
-		if len(k.reply.Head) == 0 { // it answers a line of a batch, for another path
+		if len(k.reply.Head) == 0 || k.reply.Hidden { // it answers a line of a batch: for another path, or one that is not kept
 			return nil, missing
 		}
 		err = json.Unmarshal(k.reply.Head, &k.told)
@@ -145,6 +146,7 @@ func (c *conversation) goOn(id string) error {
 	case len(gone) > 0:
 		return noPrevious(responsePrefix+gone[0], "it is deleted, and "+id+" goes on from it")
 	}
+	c.earlier.known[k.Task.ID] = k
 	c.earlier.chain = append(slices.Clone(k.reply.Chain), k.Task.ID)
 	for _, m := range k.given() {
 		c.Add(previousParam, m)

@@ -49,6 +49,19 @@ func TestAChain(t *testing.T) {
 	require.Equal(t, spoken(), record, "a record is not changed by who reads it")
 }
 
+// LO-433: a request that goes on from a response, and refers to its items too, reads it once.
+func TestAChainIsReadOnce(t *testing.T) {
+	reads := 0
+	c := conversation{earlier: &earlier{
+		read:  func(string) (*kept, error) { reads++; return &kept{Record: spoken()}, nil },
+		gone:  func([]string) ([]string, error) { return nil, nil },
+		known: map[string]*kept{},
+	}}
+	require.NoError(t, c.goOn("resp_t9"))
+	require.NoError(t, c.reference("input[0]", "msg_t9_1"))
+	require.Equal(t, 1, reads)
+}
+
 // LO-433: a response that was cut off can be gone on from, also in the middle of a call.
 func TestAChainBehindACut(t *testing.T) {
 	l := exchangetest.New()

@@ -164,24 +164,21 @@ const (
 // inputItems serves /v1/responses/{id}/input_items.
 func (f *Front) inputItems(w http.ResponseWriter, r *http.Request, k *kept) error {
 	query := r.URL.Query()
-	limit := fewItems
-	if text := query.Get("limit"); text != "" {
-		var err error
-		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > maxItems {
-			return lenient.Bad("limit", "it must be a whole number from 1 to %d, not %q", maxItems, task.Clip(text, maxQuote))
-		}
+	limit, err := lenient.Limit(query, fewItems, maxItems)
+	if err != nil {
+		return err
+	}
+	up, err := lenient.Ascending(query)
+	if err != nil {
+		return err
 	}
 	all := apart(k.given())
 	order := make([]int, len(all)) // of the turns in the list
 	for i := range order {
 		order[i] = i
 	}
-	switch text := query.Get("order"); text {
-	case "asc":
-	case "", "desc":
+	if !up {
 		slices.Reverse(order)
-	default:
-		return lenient.Bad("order", "it must be asc or desc, not %q", task.Clip(text, maxQuote))
 	}
 	id := func(n int) string { return all[n].prefix() + k.Task.ID + inputMark + "_" + strconv.Itoa(n) }
 	if after := query.Get("after"); after != "" {
@@ -191,8 +188,9 @@ func (f *Front) inputItems(w http.ResponseWriter, r *http.Request, k *kept) erro
 		}
 		order = order[at+1:]
 	}
-	list := inputList{Object: "list", Data: []inputView{}, More: len(order) > limit}
-	for _, n := range order[:min(limit, len(order))] {
+	list := inputList{Object: "list", Data: []inputView{}}
+	order, list.More = lenient.Page(order, limit)
+	for _, n := range order {
 		list.Data = append(list.Data, all[n].view(id(n), includes(query, "message.input_image.image_url")))
 	}
 	if n := len(list.Data); n > 0 {

@@ -4,10 +4,8 @@ package openai
 
 import (
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -15,8 +13,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/lenient"
 	"github.com/llama-orch/llama-orch/service/task"
 )
-
-const responsesPath = "/v1/responses/"
 
 // keptCalls are the calls of a response that is kept, by what stands behind its id, and by method.
 func (f *Front) keptCalls() map[string]map[string]func(http.ResponseWriter, *http.Request, *kept) error {
@@ -29,16 +25,14 @@ func (f *Front) keptCalls() map[string]map[string]func(http.ResponseWriter, *htt
 
 // later serves what lies under /v1/responses/.
 func (f *Front) later(w http.ResponseWriter, r *http.Request) error {
-	id, call, _ := strings.Cut(exchange.Under(r, responsesPath), "/")
+	id, call, _ := strings.Cut(exchange.Under(r, keptPath), "/")
 	methods := f.keptCalls()[call]
 	serve := methods[r.Method]
 	switch {
 	case methods == nil || !strings.HasPrefix(id, responsePrefix) && serve == nil:
-		return task.Errorf(task.NotFound, "there is no path %q", task.Clip(r.URL.Path, 100))
+		return exchange.NoPath(r)
 	case serve == nil:
-		allowed := strings.Join(slices.Sorted(maps.Keys(methods)), ", ")
-		w.Header().Set("Allow", allowed)
-		return task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, 100), allowed, task.Clip(r.Method, 20))
+		return exchange.NoMethod(w, r, methods)
 	}
 	k, err := f.kept(r.Context(), id)
 	if err != nil {
@@ -116,6 +110,9 @@ func beyond(after, last int) string {
 
 // cancel serves POST /v1/responses/{id}/cancel.
 func (f *Front) cancel(w http.ResponseWriter, r *http.Request, k *kept) error {
+	if batch := k.Task.Request.BatchID; batch != "" {
+		return task.Errorf(task.InvalidParams, "This response is of a line of a batch, and ends with it: cancel %s", batch)
+	}
 	if !k.told.Background {
 		return task.Errorf(task.InvalidParams, "Cannot cancel a synchronous response: it ends when its client closes the connection. Only one with `background: true` is canceled so")
 	}

@@ -18,8 +18,11 @@ type Batches interface {
 	// DropFile forgets a file. ErrUnknown; ErrLive for one that a batch reads which has not ended.
 	DropFile(ctx context.Context, id string) error
 	File(ctx context.Context, id string) (task.File, bool, error)
-	// Files returns all of them, the newest first.
-	Files(ctx context.Context) ([]task.File, error)
+	// Files returns a page of the files, and of the batches whose results are files. What came or ended in one millisecond is in any order, but always
+	// the same. ErrUnknown for an id in f that there is not.
+	Files(ctx context.Context, f task.FileFilter) ([]task.Listed, error)
+	// Uses reports whether an artifact is a file's, or that of a batch that has not ended, or has its requests without a file.
+	Uses(ctx context.Context, artifact string) (bool, error)
 
 	// KeepBatch records a batch as it is now, and adds lines to it. Lines that it has stay as they are. ErrUnknown for a new batch whose file is not
 	// there.

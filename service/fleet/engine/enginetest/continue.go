@@ -34,6 +34,7 @@ func (s *suite) goesOn() {
 	rest.Sent, rest.SentTokens = strings.Join(pieces[:5], ""), 5
 	text, r := s.generate(rest)
 	require.NotEmpty(s.t, text)
+	require.False(s.t, strings.HasPrefix(text, strings.Join(pieces[:3], "")), "it begins anew")
 	require.Equal(s.t, first.TokensIn, r.TokensIn, "of the prompt alone")
 	require.LessOrEqual(s.t, r.TokensOut, 12)
 	if r.Finish == task.FinishLength {
@@ -43,6 +44,17 @@ func (s *suite) goesOn() {
 	again, r := s.generate(rest)
 	require.Equal(s.t, text, again)
 	require.Equal(s.t, first.TokensIn, r.TokensIn)
+
+	// The slot holds prompt and answer, and no more of the prompt can be reused than there is.
+	warm, told := rest, -1
+	warm.Reuse, warm.Cached = engine.ReuseAny, func(n int) { told = n }
+	again, r = s.generate(warm)
+	require.NotEmpty(s.t, again)
+	require.LessOrEqual(s.t, r.Cached, r.TokensIn)
+	if s.KV {
+		require.Equal(s.t, r.TokensIn, r.Cached)
+		require.Equal(s.t, r.Cached, told)
+	}
 
 	// A stop string that begins in what was sent.
 	sent, came := []rune(rest.Sent), []rune(text)

@@ -56,11 +56,15 @@ func (e *Engine) goOn(ctx context.Context, g *generation) (engine.Result, error)
 	if bounded && job.MaxTokens == 0 || job.PromptTokens >= told.ctx { // the run broke off between its last token and its end
 		return engine.Result{TokensIn: prompt, TokensOut: job.SentTokens, Finish: task.FinishLength, Slot: engine.NoSlot}, nil
 	}
+	if cached := job.Cached; cached != nil {
+		job.Cached = func(tokens int) { cached(min(tokens, prompt)) }
+	}
 	if !e.onChatEndpoint(job, told) {
 		job.Prompt += job.Sent
 	}
 	result, err := e.stream(ctx, g)
 	result.TokensIn, result.TokensOut = prompt, result.TokensOut+job.SentTokens
+	result.Cached = min(result.Cached, prompt) // to the engine, what was sent is prompt as well
 	return result, err
 }
 

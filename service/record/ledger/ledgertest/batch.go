@@ -3,6 +3,7 @@
 package ledgertest
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -85,21 +86,66 @@ func (m *Memory) DropFile(ctx context.Context, id string) error {
 
 // File implements ledger.Batches.
 func (m *Memory) File(ctx context.Context, id string) (task.File, bool, error) {
-	all, err := m.Files(ctx)
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	all := m.s.batches.files
 	at := slices.IndexFunc(all, func(f task.File) bool { return f.ID == id })
-	if err != nil || at < 0 {
+	if err := m.readable(ctx); err != nil || at < 0 {
 		return task.File{}, false, err
 	}
 	return all[at], true, nil
 }
 
 // Files implements ledger.Batches.
-func (m *Memory) Files(ctx context.Context) ([]task.File, error) {
+func (m *Memory) Files(ctx context.Context, f task.FileFilter) (found []task.Listed, _ error) {
 	m.s.mu.Lock()
 	defer m.s.mu.Unlock()
-	found := slices.Clone(m.s.batches.files)
-	slices.Reverse(found)
-	return found, m.readable(ctx)
+	if err := m.readable(ctx); err != nil {
+		return nil, err
+	}
+	type dated struct {
+		task.Listed
+
+		ms int64
+	}
+	var all []dated
+	for _, one := range m.s.batches.files {
+		all = append(all, dated{task.Listed{File: one}, one.CreatedAt.UnixMilli()})
+	}
+	for _, b := range m.s.batches.all {
+		if r := b.seen(); !r.EndedAt.IsZero() {
+			all = append(all, dated{task.Listed{Batch: &r}, r.EndedAt.UnixMilli()})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b dated) int { return cmp.Compare(a.ms, b.ms) })
+	if !f.Oldest {
+		slices.Reverse(all)
+	}
+	from := 0
+	if f.After != "" {
+		if from = 1 + slices.IndexFunc(all, func(d dated) bool { return d.ID() == f.After }); from == 0 {
+			return nil, ledger.ErrUnknown
+		}
+	}
+	for _, d := range all[from:] {
+		wanted := f.Sent
+		if d.Batch != nil {
+			wanted = d.Batch.Dialect == f.Results
+		}
+		if wanted && (f.Limit <= 0 || len(found) < f.Limit) {
+			found = append(found, d.Listed)
+		}
+	}
+	return found, nil
+}
+
+// Uses implements ledger.Batches.
+func (m *Memory) Uses(ctx context.Context, artifact string) (bool, error) {
+	m.s.mu.Lock()
+	defer m.s.mu.Unlock()
+	used := slices.ContainsFunc(m.s.batches.files, func(f task.File) bool { return f.Artifact == artifact }) ||
+		slices.ContainsFunc(m.s.batches.all, func(b *batch) bool { return b.r.Artifact == artifact && (b.r.FileID == "" || b.r.EndedAt.IsZero()) })
+	return used, m.readable(ctx)
 }
 
 // KeepBatch implements ledger.Batches.
@@ -190,7 +236,8 @@ func (m *Memory) Batches(ctx context.Context, f task.BatchFilter) ([]task.BatchR
 	}
 	var found []task.BatchRecord
 	for _, b := range newest[min(from, to):to] {
-		if (f.Dialect == "" || b.r.Dialect == f.Dialect) && (!f.Live || b.r.EndedAt.IsZero()) {
+		if (f.Dialect == "" || b.r.Dialect == f.Dialect) && (!f.Live || b.r.EndedAt.IsZero()) &&
+			(f.EndedBefore.IsZero() || !b.r.EndedAt.IsZero() && b.r.EndedAt.UnixMilli() < f.EndedBefore.UnixMilli()) {
 			found = append(found, b.seen())
 		}
 	}

@@ -5,6 +5,7 @@ package ledgertest
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -56,9 +57,9 @@ func files(t *testing.T, l Opened) {
 	require.NoError(t, l.KeepFile(t.Context(), f))
 	require.NoError(t, l.KeepFile(t.Context(), other))
 	l = reopen(t, l)
-	found, err := l.Files(t.Context())
+	found, err := l.Files(t.Context(), task.FileFilter{Sent: true})
 	require.NoError(t, err)
-	require.Equal(t, []task.File{other, f}, found, "the newest first")
+	require.Equal(t, []task.Listed{{File: other}, {File: f}}, found, "the newest first")
 	one, ok, err := l.File(t.Context(), "file-1")
 	require.NoError(t, err)
 	require.True(t, ok)
@@ -134,6 +135,88 @@ func batchPages(t *testing.T, l Opened) {
 	require.ErrorIs(t, err, ledger.ErrUnknown)
 	_, err = l.Batches(t.Context(), task.BatchFilter{Before: "b9"})
 	require.ErrorIs(t, err, ledger.ErrUnknown)
+	require.Empty(t, page(task.BatchFilter{EndedBefore: Epoch}))
+	require.Equal(t, []string{"b5", "b3"}, page(task.BatchFilter{EndedBefore: Epoch.Add(time.Millisecond), Limit: 2}))
+}
+
+// filePages: files and the batches that have ended are one list, in the order of their times, and come page by page.
+func filePages(t *testing.T, l Opened) {
+	at := func(n int) time.Time { return Epoch.Add(time.Duration(n) * time.Minute) }
+	for n, id := range []string{"f0", "b1", "f2", "other", "b4", "f5", "live"} {
+		if id[0] == 'f' {
+			require.NoError(t, l.KeepFile(t.Context(), task.File{ID: id, Artifact: "sha256-" + id, CreatedAt: at(n)}))
+			continue
+		}
+		b := Batch(id)
+		if id != "live" {
+			b.EndedAt = at(n)
+		}
+		if id == "other" {
+			b.Dialect = "anthropic"
+		}
+		require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	}
+	page := func(f task.FileFilter) (ids []string) {
+		t.Helper()
+		found, err := l.Files(t.Context(), f)
+		require.NoError(t, err)
+		for _, one := range found {
+			ids = append(ids, one.ID())
+		}
+		return ids
+	}
+	both := task.FileFilter{Sent: true, Results: "openai"}
+	require.Equal(t, []string{"f5", "b4", "f2", "b1", "f0"}, page(both))
+	require.Equal(t, []string{"f5", "f2", "f0"}, page(task.FileFilter{Sent: true}))
+	require.Equal(t, []string{"b4", "b1"}, page(task.FileFilter{Results: "openai"}))
+	require.Equal(t, []string{"b1"}, page(task.FileFilter{Results: "openai", After: "f2"}), "what is not wanted has its place too")
+	require.Empty(t, page(task.FileFilter{}))
+	for _, oldest := range []bool{false, true} {
+		var all []string
+		f := both
+		for f.Oldest, f.Limit = oldest, 2; ; f.After = all[len(all)-1] {
+			some := page(f)
+			if all = append(all, some...); len(some) < f.Limit {
+				break
+			}
+		}
+		if oldest {
+			slices.Reverse(all)
+		}
+		require.Equal(t, page(both), all)
+	}
+	_, err := l.Files(t.Context(), task.FileFilter{After: "live"})
+	require.ErrorIs(t, err, ledger.ErrUnknown, "it has not ended")
+}
+
+// uses: an artifact is in use as long as a file has it, or a batch that would read it, or whose requests it is.
+func uses(t *testing.T, l Opened) {
+	used := func() bool {
+		t.Helper()
+		u, err := l.Uses(t.Context(), "sha256-a")
+		require.NoError(t, err)
+		return u
+	}
+	require.False(t, used())
+	require.NoError(t, l.KeepFile(t.Context(), task.File{ID: "file-1", Artifact: "sha256-a", CreatedAt: Epoch}))
+	require.True(t, used())
+	b := Batch("b")
+	b.FileID, b.Artifact = "file-1", "sha256-a"
+	require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	require.True(t, used())
+	b.EndedAt = Epoch
+	require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	require.NoError(t, l.DropFile(t.Context(), "file-1"))
+	require.False(t, used(), "its results need no input")
+	b.ID, b.FileID = "own", ""
+	require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	require.True(t, used())
+	require.NoError(t, l.DropBatch(t.Context(), "own", Epoch))
+	require.False(t, used())
+	b.ID, b.FileID, b.EndedAt = "live", "file-2", time.Time{}
+	require.NoError(t, l.KeepFile(t.Context(), task.File{ID: "file-2", Artifact: "sha256-b", CreatedAt: Epoch}))
+	require.NoError(t, l.KeepBatch(t.Context(), b, nil))
+	require.True(t, used())
 }
 
 // lineMoves: the accept and the end of a task move its line in the same commit, and no line gets two results.

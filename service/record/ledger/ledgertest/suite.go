@@ -52,6 +52,8 @@ func Run(t *testing.T, open Open) {
 		"files are kept and dropped":      files,
 		"every field of a batch is kept":  batchFields,
 		"batches are paged":               batchPages,
+		"files are paged":                 filePages,
+		"what uses an artifact":           uses,
 		"lines move with their tasks":     lineMoves,
 		"lines end without a task":        lineEnds,
 		"texts of lines are erased":       lineTexts,
@@ -228,7 +230,6 @@ func order(t *testing.T, l Opened) {
 	require.Equal(t, Dispatched(Sample(9)).At, get(t, l, ID(9)).StartedAt)
 }
 
-// started: a noted start takes its place in the order when it is noted. Once a dispatch or an outcome is written, it need not be.
 // rendered: the prompt that a run makes is the task's from then on, and also where the task ends before that was written.
 func rendered(t *testing.T, l Opened) {
 	accept(t, l, 1, 2)
@@ -250,6 +251,7 @@ func rendered(t *testing.T, l Opened) {
 	require.Equal(t, []string{ID(1)}, live(t, l))
 }
 
+// started: a noted start takes its place in the order when it is noted. Once a dispatch or an outcome is written, it need not be.
 func started(t *testing.T, l Opened) {
 	accept(t, l, 1, 2, 3, 4)
 	l.Started(Dispatched(Sample(3)))

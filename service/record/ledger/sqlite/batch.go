@@ -28,7 +28,7 @@ func (l *Ledger) KeepFile(ctx context.Context, f task.File) error {
 		return fmt.Errorf("keep file %s: %w", f.ID, err)
 	}
 	return l.batched(ctx, "keep file", f.ID, len(text), func(w *writer) error {
-		return w.exec(`INSERT INTO file (id, file) VALUES (?, ?) ON CONFLICT DO NOTHING`, f.ID, string(text))
+		return w.exec(`INSERT INTO file (id, created_ms, artifact, file) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING`, f.ID, f.CreatedAt.UnixMilli(), f.Artifact, string(text))
 	})
 }
 
@@ -63,27 +63,6 @@ func (r *Reader) File(ctx context.Context, id string) (f task.File, ok bool, err
 		return f, false, fmt.Errorf("read file %.128q: %w", id, err)
 	}
 	return f, true, nil
-}
-
-// Files implements ledger.Batches.
-func (r *Reader) Files(ctx context.Context) (found []task.File, err error) {
-	rows, err := r.db.QueryContext(ctx, `SELECT file FROM file ORDER BY seq DESC`)
-	err = scan(rows, err, func(rows *sql.Rows) error {
-		var text []byte
-		var f task.File
-		if err := rows.Scan(&text); err != nil {
-			return err
-		}
-		if err := json.Unmarshal(text, &f); err != nil {
-			return err
-		}
-		found = append(found, f)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the files: %w", err)
-	}
-	return found, nil
 }
 
 // KeepBatch implements ledger.Batches. Lines come in commits of their own, so that callers who wait behind one wait hardly longer than behind
@@ -149,6 +128,9 @@ func (r *Reader) Batches(ctx context.Context, f task.BatchFilter) (found []task.
 	}
 	if f.Live {
 		add(`ended_ms IS NULL`)
+	}
+	if !f.EndedBefore.IsZero() {
+		add(`seq IN (SELECT seq FROM batch WHERE ended_ms < ?)`, f.EndedBefore.UnixMilli())
 	}
 	for id, side := range map[string]string{f.After: `seq < ?`, f.Before: `seq > ?`} {
 		if id == "" {
@@ -337,7 +319,7 @@ func (w *writer) keepBatch(b task.BatchRecord, text []byte) error {
 			return errors.Join(err, ledger.ErrUnknown)
 		}
 	}
-	return w.exec(`INSERT INTO batch (id, dialect, file_id, ended_ms, record) VALUES (?, ?, ?, ?, ?)`, b.ID, b.Dialect, b.FileID, toMS(b.EndedAt), string(text))
+	return w.exec(`INSERT INTO batch (id, dialect, file_id, artifact, ended_ms, record) VALUES (?, ?, ?, ?, ?, ?)`, b.ID, b.Dialect, b.FileID, b.Artifact, toMS(b.EndedAt), string(text))
 }
 
 func (w *writer) addLines(batch string, lines []task.Line) error {

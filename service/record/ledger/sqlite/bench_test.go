@@ -96,7 +96,7 @@ func BenchmarkOpen(b *testing.B) {
 			r := ended(t, task.Completed, "Autumn ", "moonlight", "—", "\n", "a worm digs ", "silently", "\n", "into the chestnut.")
 			outcome, err := encodeOutcome(r)
 			require.NoError(b, err)
-			run = func(w *writer) error { return w.finish(r, outcome) }
+			run = func(w *writer) error { return w.finish(r, outcome, nil) }
 		}
 		batch = append(batch, &op{kind: opAccept, run: run, seq: seq})
 		if len(batch) == 5000 {

@@ -50,18 +50,13 @@ func (l *Ledger) Expire(ctx context.Context, at time.Time) (ids []string, next t
 func (w *writer) expire(at time.Time) (ids []string, err error) {
 	rows, err := w.conn.QueryContext(context.Background(),
 		`SELECT id FROM task WHERE text_until_ms <= ? ORDER BY text_until_ms LIMIT ?`, at.UnixMilli(), sweepTasks)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
-	for rows.Next() {
+	err = scan(rows, err, func(rows *sql.Rows) error {
 		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
+		err := rows.Scan(&id)
 		ids = append(ids, id)
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	})
+	if err != nil {
 		return nil, err
 	}
 	for _, id := range ids {

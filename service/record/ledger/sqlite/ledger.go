@@ -234,7 +234,11 @@ func (l *Ledger) accept(ctx context.Context, t task.Task, s *start) error {
 
 // Render implements ledger.Ledger.
 func (l *Ledger) Render(ctx context.Context, t task.Task) error {
-	return l.submit(ctx, &op{kind: opRender, id: t.ID, size: len(t.Prompt), run: func(w *writer) error {
+	text, err := encodeTask(t)
+	if err != nil {
+		return fmt.Errorf("render task %s: encode: %w", t.ID, err)
+	}
+	return l.submit(ctx, &op{kind: opRender, id: t.ID, size: len(text), run: func(w *writer) error {
 		state, _, err := w.find(t.ID)
 		switch {
 		case err != nil:
@@ -242,7 +246,7 @@ func (l *Ledger) Render(ctx context.Context, t task.Task) error {
 		case state.Final():
 			return fmt.Errorf("%w: it is %s", ledger.ErrEnded, state)
 		}
-		return w.render(t)
+		return w.render(t, text)
 	}})
 }
 
@@ -300,9 +304,15 @@ func (l *Ledger) Finish(ctx context.Context, r task.Record) error {
 	if err != nil {
 		return fmt.Errorf("finish task %s: encode: %w", r.Task.ID, err)
 	}
+	var rendered []byte
+	if !r.Task.RenderedAt.IsZero() {
+		if rendered, err = encodeTask(r.Task); err != nil {
+			return fmt.Errorf("finish task %s: encode: %w", r.Task.ID, err)
+		}
+	}
 	return l.submit(ctx, &op{
 		kind: opFinish, id: r.Task.ID, size: len(outcome) + len(r.Transcript.Text), seq: r.Task.Seq,
-		run: func(w *writer) error { return w.finish(r, outcome) },
+		run: func(w *writer) error { return w.finish(r, outcome, rendered) },
 	})
 }
 

@@ -4,7 +4,9 @@ package sqlite
 
 import (
 	"context"
+	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -167,4 +170,63 @@ func TestMetricsAreThoseOfTheContract(t *testing.T) {
 	families, err = registry.Gather()
 	require.NoError(t, err)
 	require.Empty(t, families)
+}
+
+// LO-412, LO-202: what is recorded of a prompt that a run made is not written once more, neither by the same again nor by the task's end.
+func TestAPromptIsWrittenOnce(t *testing.T) {
+	l := open(t, Options{})
+	rows := func() (n int) { // that were written so far
+		require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: func(w *writer) error {
+			return w.conn.QueryRowContext(context.Background(), `SELECT total_changes()`).Scan(&n)
+		}}))
+		return n
+	}
+	costs := func(do error) int {
+		require.NoError(t, do)
+		return rows()
+	}
+	of := sample(1)
+	require.NoError(t, l.Accept(t.Context(), of))
+	of.Prompt, of.RequestDigest, of.RenderedAt = "Say something today.", strings.Repeat("cd", 32), epoch
+	before := rows()
+	first := costs(l.Render(t.Context(), of))
+	again := costs(l.Render(t.Context(), of))
+	require.Equal(t, 1, (first-before)-(again-first), "each commit is counted in a row of its own")
+	end := costs(l.Finish(t.Context(), ended(of, task.Completed, "x")))
+	require.NoError(t, l.Accept(t.Context(), sample(2)))
+	plain := rows()
+	plainEnd := costs(l.Finish(t.Context(), ended(sample(2), task.Completed, "x")))
+	require.Equal(t, plainEnd-plain, end-again)
+}
+
+// LO-202: what a task costs on the disk: each page that one of its two commits changes is written whole. Its end touches no index of tasks that did not complete.
+func TestATaskWritesFewPages(t *testing.T) {
+	l := open(t, Options{offhand: true, Bundles: &bundle.Keep{}})
+	behindAll := func(run func(w *writer) error) {
+		require.NoError(t, l.submit(t.Context(), &op{kind: opAccept, run: run}))
+	}
+	size := func() int64 {
+		info, err := os.Stat(l.o.Path + "-wal")
+		require.NoError(t, err)
+		return info.Size()
+	}
+	seq := uint64(0)
+	costs := func(tasks int, state task.State) float64 {
+		before := size()
+		for range tasks {
+			seq++
+			r := ended(sample(seq), state, "a few ", "words")
+			require.NoError(t, l.AcceptRunning(t.Context(), r.Task, dispatched(r.Task)))
+			require.NoError(t, l.Finish(t.Context(), r))
+		}
+		return float64(size()-before) / float64(tasks) / 4120 // a page, and its head in the log of writes
+	}
+	behindAll(func(w *writer) error {
+		_, err := w.conn.ExecContext(context.Background(), `PRAGMA wal_autocheckpoint = 0`) // else it is cut off, and begins anew
+		return err
+	})
+	costs(500, task.Completed)
+	completed := costs(200, task.Completed)
+	require.Less(t, completed, 14.0)
+	require.Greater(t, costs(200, task.Failed), completed+0.9)
 }

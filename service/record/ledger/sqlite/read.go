@@ -18,8 +18,8 @@ type Reader struct {
 	version int
 	db      *sql.DB
 
-	get, list, listState, live, proven, deleted *sql.Stmt
-	sessions, spent                             *sql.Stmt
+	get, list, listCompleted, listOther, live, proven, deleted *sql.Stmt
+	sessions, spent                                            *sql.Stmt
 }
 
 // readers is how many may read at the same time.
@@ -70,14 +70,15 @@ func (r *Reader) prepare(ctx context.Context) error {
 		newest = ` ORDER BY t.seq DESC LIMIT ?`
 	)
 	for into, text := range map[**sql.Stmt]string{
-		&r.get:       everything + ` WHERE t.id = ?`,
-		&r.list:      ended + newest,
-		&r.listState: ended + ` AND t.state = ?` + newest,
-		&r.live:      liveTasks,
-		&r.proven:    everything + ` WHERE substr(t.proof_sum, 1, 8) = substr(?1, 1, 8) AND t.proof_sum = ?1 ORDER BY t.seq LIMIT 1`,
-		&r.deleted:   `SELECT t.id FROM json_each(?) wanted JOIN task t ON t.id = wanted.value WHERE t.deleted_ms IS NOT NULL ORDER BY wanted.key`,
-		&r.sessions:  sessionRows,
-		&r.spent:     `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
+		&r.get:           everything + ` WHERE t.id = ?`,
+		&r.list:          ended + newest,
+		&r.listCompleted: ended + ` AND t.state = 'completed'` + newest,
+		&r.listOther:     ended + ` AND t.state = ? AND t.state <> 'completed'` + newest, // as the index has it
+		&r.live:          liveTasks,
+		&r.proven:        everything + ` WHERE substr(t.proof_sum, 1, 8) = substr(?1, 1, 8) AND t.proof_sum = ?1 ORDER BY t.seq LIMIT 1`,
+		&r.deleted:       `SELECT t.id FROM json_each(?) wanted JOIN task t ON t.id = wanted.value WHERE t.deleted_ms IS NOT NULL ORDER BY wanted.key`,
+		&r.sessions:      sessionRows,
+		&r.spent:         `SELECT account, tokens, time_ms, cost FROM spending WHERE window_ms = ?`,
 	} {
 		stmt, err := r.db.PrepareContext(ctx, text)
 		if err != nil {
@@ -95,7 +96,7 @@ const everything = `SELECT ` + columns + `, x.ends, x.text, x.marks, x.logprobs,
 // Close closes the file.
 func (r *Reader) Close() error {
 	var err error
-	for _, s := range []*sql.Stmt{r.get, r.list, r.listState, r.live, r.proven, r.deleted, r.sessions, r.spent} {
+	for _, s := range []*sql.Stmt{r.get, r.list, r.listCompleted, r.listOther, r.live, r.proven, r.deleted, r.sessions, r.spent} {
 		if s != nil {
 			err = errors.Join(err, s.Close())
 		}
@@ -125,21 +126,16 @@ func (r *Reader) Proven(ctx context.Context, sum [32]byte) (task.Record, bool, e
 func (r *Reader) Deleted(ctx context.Context, ids []string) (deleted []string, err error) {
 	wanted, err := json.Marshal(ids)
 	if err != nil {
-		return nil, fmt.Errorf("list tasks: %w", err)
-	}
-	rows, err := r.deleted.QueryContext(ctx, string(wanted))
-	if err != nil {
 		return nil, fmt.Errorf("look for deleted tasks: %w", err)
 	}
-	defer rows.Close() // rows.Err has its error already, or it comes too late to matter
-	for rows.Next() {
+	rows, err := r.deleted.QueryContext(ctx, string(wanted))
+	err = scan(rows, err, func(rows *sql.Rows) error {
 		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("look for deleted tasks: %w", err)
-		}
+		err := rows.Scan(&id)
 		deleted = append(deleted, id)
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("look for deleted tasks: %w", err)
 	}
 	return deleted, nil
@@ -163,10 +159,14 @@ func (r *Reader) List(ctx context.Context, state task.State, limit int) ([]task.
 	if limit <= 0 {
 		return nil, nil
 	}
-	if state == "" {
+	switch state {
+	case "":
 		return records(r.list.QueryContext(ctx, limit))
+	case task.Completed:
+		return records(r.listCompleted.QueryContext(ctx, limit))
+	default:
+		return records(r.listOther.QueryContext(ctx, string(state), limit))
 	}
-	return records(r.listState.QueryContext(ctx, string(state), limit))
 }
 
 // Live implements ledger.Ledger.

@@ -147,6 +147,21 @@ CREATE TABLE batch_line (
 	PRIMARY KEY (batch, n)
 ) STRICT, WITHOUT ROWID;
 `, `
+-- Lists of files have the results of batches among them, in the order of their times.
+ALTER TABLE file ADD COLUMN created_ms INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE file ADD COLUMN artifact TEXT NOT NULL DEFAULT '';
+ALTER TABLE batch ADD COLUMN artifact TEXT NOT NULL DEFAULT '';
+UPDATE file SET created_ms = 1000 * unixepoch(file ->> 'created_at'), artifact = file ->> 'artifact';
+UPDATE batch SET artifact = record ->> 'artifact';
+CREATE INDEX file_listed ON file (created_ms, seq);
+CREATE INDEX file_artifact ON file (artifact);
+CREATE INDEX batch_ended ON batch (ended_ms, seq) WHERE ended_ms IS NOT NULL;
+CREATE INDEX batch_artifact ON batch (artifact);
+
+-- Most tasks complete: a list of those finds them without an index, so that their ends need not write one.
+DROP INDEX task_listed;
+CREATE INDEX task_listed ON task (state, seq) WHERE finished_ms IS NOT NULL AND state <> 'completed';
+`, `
 ALTER TABLE transcript ADD COLUMN logprobs TEXT; -- a line of JSON for each token; NULL: none
 `}
 

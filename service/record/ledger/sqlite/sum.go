@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
 
 	"github.com/llama-orch/llama-orch/service/record/ledger"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -17,36 +16,43 @@ import (
 // What is read of a task has to be what was written (LO-834). SQLite finds a page that is no page, but not a letter that changed. So the accept
 // and the end of a task are each recorded with the SHA-256 of all that was recorded with them.
 
-// digests are hashed values, each with its kind and length, so that none can be taken for another.
-type digests struct{ hash.Hash }
+// hashed are the values that a sum is of, each with its kind and length, so that none can be taken for another.
+type hashed []byte
 
-func newDigests(kind string) digests {
-	d := digests{sha256.New()}
-	d.text(kind)
-	return d
+// newHashed begins with what the sum is of. Its texts have about so many bytes.
+func newHashed(kind string, size int) hashed {
+	return make(hashed, 0, size+256).text(kind)
 }
 
-func (d digests) text(values ...string) {
+func (h hashed) text(values ...string) hashed {
 	for _, v := range values {
-		d.number(int64(len(v)))
-		_, _ = d.Write([]byte(v)) // a hash takes everything
+		h = append(h.number(int64(len(v))), v...)
 	}
+	return h
 }
 
-func (d digests) number(values ...int64) {
-	var b [8]byte
+func (h hashed) data(values ...[]byte) hashed {
 	for _, v := range values {
-		binary.BigEndian.PutUint64(b[:], uint64(v))
-		_, _ = d.Write(b[:])
+		h = append(h.number(int64(len(v))), v...)
 	}
+	return h
+}
+
+func (h hashed) number(values ...int64) hashed {
+	for _, v := range values {
+		h = binary.BigEndian.AppendUint64(h, uint64(v))
+	}
+	return h
+}
+
+func (h hashed) sum() []byte {
+	sum := sha256.Sum256(h)
+	return sum[:]
 }
 
 // acceptSum is the sum of a task's accept.
 func acceptSum(seq int64, id, priority, pool string, accepted int64, body []byte) []byte {
-	d := newDigests("accept")
-	d.number(seq, accepted)
-	d.text(id, priority, pool, string(body))
-	return d.Sum(nil)
+	return newHashed("accept", len(body)).number(seq, accepted).text(id, priority, pool).data(body).sum()
 }
 
 func taskSum(t task.Task, body []byte) []byte {
@@ -56,16 +62,16 @@ func taskSum(t task.Task, body []byte) []byte {
 // endSum is the sum of a task's end. Marks and log probabilities count where there are some: tasks that have none keep the sum that earlier versions
 // gave them.
 func endSum(seq int64, r task.Record, p proof, outcome, ends, marks []byte, logprobs string) []byte {
-	d := newDigests("end")
-	d.number(seq, toMS(r.StartedAt).Int64, toMS(r.FinishedAt).Int64, p.bytes.Int64, p.keeps.Int64)
-	d.text(string(r.State), r.ReplicaID, r.Fingerprint, r.SealedAt, r.LastEventID, string(p.sum), string(outcome), string(ends), r.Transcript.Text)
+	h := newHashed("end", len(outcome)+len(ends)+len(r.Transcript.Text)+len(marks)+len(logprobs)).
+		number(seq, toMS(r.StartedAt).Int64, toMS(r.FinishedAt).Int64, p.bytes.Int64, p.keeps.Int64).
+		text(string(r.State), r.ReplicaID, r.Fingerprint, r.SealedAt, r.LastEventID).data(p.sum, outcome, ends).text(r.Transcript.Text)
 	if len(marks) > 0 {
-		d.text(string(marks))
+		h = h.data(marks)
 	}
 	if logprobs != "" {
-		d.text("logprobs", logprobs)
+		h = h.text("logprobs", logprobs)
 	}
-	return d.Sum(nil)
+	return h.sum()
 }
 
 // intact returns what is wrong with the accept that a row has. A deletion leaves an accept of its own.

@@ -477,13 +477,10 @@ func (w *writer) accept(t task.Task, s *start, text func() ([]byte, error)) erro
 	return nil
 }
 
-// render replaces what is recorded of a task's accept by the task as it is now.
-func (w *writer) render(t task.Task) error {
-	body, err := encodeTask(t)
-	if err != nil {
-		return err
-	}
-	_, err = w.conn.ExecContext(context.Background(), `UPDATE request SET task = ?, sum = ? WHERE seq = ?`, string(body), taskSum(t, body), int64(t.Seq))
+// render replaces what is recorded of a task's accept by the task as it is now, unless that is recorded already.
+func (w *writer) render(t task.Task, body []byte) error {
+	sum := taskSum(t, body)
+	_, err := w.conn.ExecContext(context.Background(), `UPDATE request SET task = ?1, sum = ?2 WHERE seq = ?3 AND sum IS NOT ?2`, string(body), sum, int64(t.Seq))
 	return err
 }
 
@@ -522,16 +519,16 @@ func (w *writer) checkpoint(id string, c task.Checkpoint) error {
 }
 
 // finish records an outcome. If the task has no entry, it makes one first: a task may be dropped from its queue before its accept
-// is through.
-func (w *writer) finish(r task.Record, outcome []byte) error {
-	ended, err := w.end(r, outcome)
+// is through. Rendered is the task's JSON where a run made its prompt, else nil.
+func (w *writer) finish(r task.Record, outcome, rendered []byte) error {
+	ended, err := w.end(r, outcome, rendered)
 	if ended || err != nil {
 		return err
 	}
 	if err := w.accept(r.Task, nil, func() ([]byte, error) { return encodeTask(r.Task) }); err != nil {
 		return err
 	}
-	if ended, err := w.end(r, outcome); ended || err != nil {
+	if ended, err := w.end(r, outcome, rendered); ended || err != nil {
 		return err
 	}
 	state, last, err := w.find(r.Task.ID)
@@ -545,7 +542,7 @@ func (w *writer) finish(r task.Record, outcome []byte) error {
 }
 
 // end records an outcome, the transcript and the charge. It does nothing and returns false if the task has an outcome, or no entry.
-func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
+func (w *writer) end(r task.Record, outcome, rendered []byte) (bool, error) {
 	p := toProof(r.Proof)
 	done, err := w.endTask.Exec(string(r.State), orNull(r.ReplicaID), orNull(r.Fingerprint), toMS(r.StartedAt), toMS(r.FinishedAt),
 		orNull(r.SealedAt), orNull(r.LastEventID), string(outcome), p.sum, p.bytes, p.keeps, textUntil(r), int64(r.Task.Seq), r.Task.ID)
@@ -555,8 +552,8 @@ func (w *writer) end(r task.Record, outcome []byte) (bool, error) {
 	if n, err := done.RowsAffected(); err != nil || n == 0 {
 		return false, err
 	}
-	if !r.Task.RenderedAt.IsZero() { // it may have ended before its new prompt was recorded, and its bundle is of that
-		if err := w.render(r.Task); err != nil {
+	if rendered != nil { // it may have ended before its new prompt was recorded, and its bundle is of that
+		if err := w.render(r.Task, rendered); err != nil {
 			return false, err
 		}
 	}

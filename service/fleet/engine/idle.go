@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package engine
+
+import (
+	"context"
+	"time"
+
+	"github.com/llama-orch/llama-orch/service/awake"
+	"github.com/llama-orch/llama-orch/service/spare"
+)
+
+// Held is a slot of an engine that somebody holds.
+type Held interface {
+	Engine() Engine
+	// Others counts those who hold other slots of it.
+	Others() int
+	// Lost is closed when what runs the engine is gone.
+	Lost() <-chan struct{}
+}
+
+// askEvery is the time between two questions whether an engine is idle.
+const askEvery = 10 * time.Millisecond
+
+// AwaitIdle waits, after a run that was left early, until the engine has no more busy slots than others hold. It returns false where that takes
+// longer: then what runs the engine is to be replaced, since the next run must not wait behind a dead one (ORCH-3026). An engine that does not count its
+// busy slots stops when its connection is closed. One that could not be asked, because this process lacks something, is not to blame (LO-839).
+func AwaitIdle(h Held, within time.Duration) bool {
+	counter, ok := h.Engine().(BusyCounter)
+	if !ok {
+		return true
+	}
+	ctx, stop := awake.WithTimeout(context.Background(), within)
+	defer stop()
+	ask := time.NewTicker(askEvery)
+	defer ask.Stop()
+	for short := false; ; {
+		busy, err := counter.Busy(ctx)
+		if err == nil && busy <= h.Others() {
+			return true
+		}
+		if ctx.Err() == nil {
+			short = spare.Short(err)
+		}
+		select {
+		case <-h.Lost():
+			return true
+		case <-ctx.Done():
+			return short
+		case <-ask.C:
+		}
+	}
+}
