@@ -109,13 +109,13 @@ func (w *world) theStreamTells(name string, alternatives int) error {
 		if err := json.Unmarshal([]byte(e.Data), &told); err != nil {
 			return fmt.Errorf("the event %s: %w", e.Data, err)
 		}
-		text := ""
+		var text strings.Builder
 		for _, l := range told.Logprobs {
-			if text += l.Token; l.Logprob == nil || *l.Logprob > 0 || len(l.Top) != alternatives {
+			if text.WriteString(l.Token); l.Logprob == nil || *l.Logprob > 0 || len(l.Top) != alternatives {
 				return fmt.Errorf("it tells %s", e.Data)
 			}
 		}
-		if text != told.Text {
+		if text.String() != told.Text {
 			return fmt.Errorf("its tokens are no %q: %s", told.Text, e.Data)
 		}
 	}

@@ -37,8 +37,8 @@ func TestLogprobsAreTheSame(t *testing.T) {
 							var said []string
 							for _, event := range r.Events {
 								if event.Name == "token" {
-									require.Contains(t, string(event.Data), `"top_logprobs":[{`)
-									said = append(said, string(event.Data))
+									require.Contains(t, event.Data, `"top_logprobs":[{`)
+									said = append(said, event.Data)
 								}
 							}
 							figures += len(said)
