@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/enginetest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -52,6 +53,19 @@ const (
 	endOfText = 1
 	caret     = 96 // ^
 )
+
+// The suite of chats on a real llama-server, whose model obeys nobody.
+//
+// LO-410, LO-451
+func TestChatsOfAServer(t *testing.T) {
+	enginetest.RunChats(t, enginetest.ChatOptions{
+		Features: []task.Feature{task.FeatureTools, task.FeatureFormats, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
+		Launch: func(t testing.TB) engine.Engine {
+			e, _ := withTools(t)
+			return e
+		},
+	})
+}
 
 // LO-411: a tool call that is forced has valid arguments, on any model; each time the same, and after a kill in the middle too.
 func TestAForcedToolCall(t *testing.T) {
