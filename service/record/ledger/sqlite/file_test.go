@@ -17,9 +17,7 @@ import (
 func TestFilesOfTheVersionBefore(t *testing.T) {
 	const before = 10
 	path := file(t)
-	old, err := Open(Options{Path: path, steps: steps[:before], Now: func() time.Time { return epoch }})
-	require.NoError(t, err)
-	require.NoError(t, old.Close())
+	require.NoError(t, create(t.Context(), path, steps[:before]))
 	f := task.File{ID: "file-1", Artifact: "sha256-a", CreatedAt: ledgertest.Epoch.Add(1234567 * time.Microsecond)}
 	b := ledgertest.Batch("batch_1")
 	b.Artifact, b.EndedAt = "sha256-b", ledgertest.Epoch
