@@ -82,7 +82,7 @@ func TestUpstreamTakesSlots(t *testing.T) {
 	require.True(t, task.HasCode(err, task.ReplicaExhausted), "%v", err)
 	require.ErrorContains(t, err, "tasks wait for pool 'wide'")
 	require.Equal(t, time.Minute, task.AsError(err).RetryAfter)
-	require.Zero(t, fake.State().Busy)
+	o.soon(func() bool { return fake.State().Busy == 0 })
 }
 
 func (o *operated) enqueueBestEffort(id, pool string) {
