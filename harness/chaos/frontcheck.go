@@ -30,7 +30,7 @@ func frontsAccepted(h *history, f *finding) {
 			switch got := a.said(c.plan.kind); {
 			case got.done && s.State != "completed":
 				f.breach("%s: client %d has the whole answer of task %s, which is %s", c.plan.id, a.client, a.task, s.State)
-			case got.fault != nil && s.State == "completed":
+			case got.fault != nil && s.State == "completed" && h.count(a.sent.Add(-stopLasts), a.at, stopDaemon) == 0: // a stop breaks streams off, and the next life goes on
 				f.breach("%s: client %d was told %q of task %s, which is completed", c.plan.id, a.client, got.fault.Message, a.task)
 			}
 		}
@@ -457,7 +457,8 @@ func frontCauses(h *history, f *finding) {
 		for _, a := range r.asked {
 			refusal(r.plan.id, response, a)
 			if a.answers() {
-				explain(r.plan.id, a.task, r.plan.strict, len(r.cancels) > 0, r.asked[0].sent)
+				first := slices.MinFunc(r.asked, func(a, b *heard) int { return a.sent.Compare(b.sent) }) // they stand in the order of their ends
+				explain(r.plan.id, a.task, r.plan.strict, len(r.cancels) > 0, first.sent)
 			}
 		}
 	}

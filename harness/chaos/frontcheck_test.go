@@ -394,6 +394,26 @@ func TestTheCheckerKnowsWhatAFrontMayLose(t *testing.T) {
 	r.views[1].discarded = "400"
 	require.Empty(t, objections(h))
 
+	h = sound() // a stop broke the stream off, and the task went on in the next life
+	h.states["t4"] = state("completed", loose.id)
+	require.NotEmpty(t, objections(h))
+	h.faults = append(h.faults, fault{kind: stopDaemon, at: second(1)})
+	require.Empty(t, objections(h))
+
+	h = sound() // of those who ask for one response, the last may be answered first
+	r = h.responses[1]
+	late := *r.asked[0]
+	late.sent = second(5)
+	r.asked = append([]*heard{&late}, r.asked...)
+	r.plan.strict, r.cancels = false, nil
+	h.states["t7"] = failedState("failed", loose.id, "WORKER_RESET")
+	for range tries {
+		h.faults = append(h.faults, fault{kind: cutEngine, at: second(3), pool: loose.id})
+	}
+	var f finding
+	frontCauses(h, &f)
+	require.Empty(t, f.breaches)
+
 	h = sound()
 	h.batches[0].asked = []poll{{sent: second(2), at: second(2), status: 500, body: "no room"}}
 	h.faults = append(h.faults, fault{kind: fillDisk, at: second(1)})
