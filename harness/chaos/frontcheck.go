@@ -30,7 +30,7 @@ func frontsAccepted(h *history, f *finding) {
 			switch got := a.said(c.plan.kind); {
 			case got.done && s.State != "completed":
 				f.breach("%s: client %d has the whole answer of task %s, which is %s", c.plan.id, a.client, a.task, s.State)
-			case got.fault != nil && s.State == "completed" && h.count(a.sent.Add(-stopLasts), a.at, stopDaemon) == 0: // a stop breaks streams off, and the next life goes on
+			case got.fault != nil && s.State == "completed" && !h.stoppedWithin(a):
 				f.breach("%s: client %d was told %q of task %s, which is completed", c.plan.id, a.client, got.fault.Message, a.task)
 			}
 		}
@@ -66,6 +66,11 @@ func frontsAccepted(h *history, f *finding) {
 			}
 		}
 	}
+}
+
+// stoppedWithin reports whether a stop of the daemon may have broken the answer off. Its client is told an error then, and the task goes on in the next life.
+func (h *history) stoppedWithin(a *heard) bool {
+	return h.count(a.sent.Add(-stopLasts), a.at, stopDaemon) > 0
 }
 
 // frontsAnswered judges that each client had its answer in the end. Those who left for good want none.
@@ -206,7 +211,9 @@ func keyed(h *history, f *finding) {
 				continue
 			}
 			same := a.bytes() == answer.bytes()
-			if !a.said(c.plan.kind).done {
+			if got := a.said(c.plan.kind); got.fault != nil && h.stoppedWithin(a) {
+				same = !a.streamed || strings.HasPrefix(answer.bytes(), strings.Join(a.frames[:len(a.frames)-1], "")) // but for the error event
+			} else if !got.done {
 				same = strings.HasPrefix(answer.bytes(), a.bytes())
 			} else if !answer.said(c.plan.kind).done {
 				continue

@@ -400,6 +400,12 @@ func TestTheCheckerKnowsWhatAFrontMayLose(t *testing.T) {
 	h.faults = append(h.faults, fault{kind: stopDaemon, at: second(1)})
 	require.Empty(t, objections(h))
 
+	h = sound() // the same for one of those who have its key
+	h.chats[2].heard[0].task, h.chats[2].plan.key = "t5", "k"
+	require.NotEmpty(t, objections(h))
+	h.faults = append(h.faults, fault{kind: stopDaemon, at: second(1)})
+	require.Empty(t, objections(h))
+
 	h = sound() // of those who ask for one response, the last may be answered first
 	r = h.responses[1]
 	late := *r.asked[0]
