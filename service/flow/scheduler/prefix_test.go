@@ -79,17 +79,23 @@ func TestAChatGoesWhereItsPrefixIs(t *testing.T) {
 	}
 }
 
+// warmed is a rig of two replicas: one runs a long task, the prompt of which is "busy", and the other one holds a short chat.
+func warmed(t *testing.T) *rig {
+	r := newRig(t, 2, nil)
+	r.replicas[0].piece, r.replicas[1].piece = 16, 16
+	r.must("busy", tokens(100))
+	synctest.Wait()
+	r.must("first", says("hello"))
+	r.read("first")
+	return r
+}
+
 // A slot whose run broke off is not taken for one that holds the chat.
 // LO-442
 func TestABrokenRunLeavesNoPrefix(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, 2, nil)
+		r := warmed(t)
 		defer r.stop()
-		r.replicas[0].piece, r.replicas[1].piece = 16, 16
-		r.must("busy", tokens(100))
-		synctest.Wait()
-		r.must("first", says("hello"))
-		r.read("first")
 		r.must("left", says("hello", "again"), tokens(50))
 		synctest.Wait()
 		_, err := r.s.Cancel(t.Context(), "left")
@@ -106,13 +112,8 @@ func TestABrokenRunLeavesNoPrefix(t *testing.T) {
 func TestARunThatTouchedNoSlotChangesNoPrefix(t *testing.T) {
 	for _, short := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			r := newRig(t, 2, nil)
+			r := warmed(t)
 			defer r.stop()
-			r.replicas[0].piece, r.replicas[1].piece = 16, 16
-			r.must("busy", tokens(100))
-			synctest.Wait()
-			r.must("first", says("hello"))
-			r.read("first")
 			if short {
 				r.set(func() { r.replicas[1].short = 1 })
 				r.must("other", says("good morning"))

@@ -22,10 +22,7 @@ func (j *job) line() bool { return j.task.Request.BatchID != "" }
 // makeWay has a batch's line give its slot to an interactive task that no replica can take now. Of the lines on replicas that suit the task, the one that has
 // written least loses least. One line gives way at a time: its slot wakes the lane, and the next task may need another.
 func (l *lane) makeWay(j *job) {
-	if j.task.Request.Priority != task.Interactive {
-		return
-	}
-	if l.yielding.Load() > 0 {
+	if j.task.Request.Priority != task.Interactive || l.yielding.Load() > 0 {
 		return
 	}
 	lines := l.lines((*job).makesWay)

@@ -151,25 +151,28 @@ func TestAsManyAlternativesAsWereAskedFor(t *testing.T) {
 
 // LO-451: what cannot be is no answer. An impossible token has the least of all.
 func TestProbabilitiesThatCannotBe(t *testing.T) {
-	for what, fine := range map[string]bool{
-		`[{"bytes":[97],"logprob":1,"top_logprobs":[]}]`:                              false,
-		`[{"bytes":[97],"logprob":-1,"top_logprobs":[{"bytes":[97],"logprob":0.1}]}]`: false,
-		`[{"bytes":[256],"logprob":-1,"top_logprobs":[]}]`:                            false,
-		`[{"bytes":"a","logprob":-1}]`:                                                false,
-		`[{"bytes":[97],"logprob":"x"}]`:                                              false,
-		`{}`:                                                                          true,
-		`[{"bytes":[97],"logprob":1e-7,"top_logprobs":[]}]`:                           true,
-		`[{"bytes":[97],"logprob":null,"top_logprobs":[{"bytes":[],"logprob":-1e30}]}]`: true,
+	for _, c := range []struct {
+		list string
+		fine bool
+	}{
+		{`[{"bytes":[97],"logprob":1,"top_logprobs":[]}]`, false},
+		{`[{"bytes":[97],"logprob":-1,"top_logprobs":[{"bytes":[97],"logprob":0.1}]}]`, false},
+		{`[{"bytes":[256],"logprob":-1,"top_logprobs":[]}]`, false},
+		{`[{"bytes":"a","logprob":-1}]`, false},
+		{`[{"bytes":[97],"logprob":"x"}]`, false},
+		{`{}`, true},
+		{`[{"bytes":[97],"logprob":1e-7,"top_logprobs":[]}]`, true},
+		{`[{"bytes":[97],"logprob":null,"top_logprobs":[{"bytes":[],"logprob":-1e30}]}]`, true},
 	} {
-		s := &teller{frames: []string{said("a", what), ended}}
+		s := &teller{frames: []string{said("a", c.list), ended}}
 		all, _, err := pieces(t, s.serve(t), job(func(j *engine.Job) { j.Chat = &task.Chat{Logprobs: &task.Logprobs{Top: 1}} }))
-		if !fine {
-			require.True(t, task.HasCode(err, task.WorkerReset), "%s: %v", what, err)
+		if !c.fine {
+			require.True(t, task.HasCode(err, task.WorkerReset), "%s: %v", c.list, err)
 			continue
 		}
-		require.NoError(t, err, what)
+		require.NoError(t, err, c.list)
 		require.NotContains(t, all[0].Logprobs, "e+")
-		if strings.Contains(what, "null") {
+		if strings.Contains(c.list, "null") {
 			require.Contains(t, all[0].Logprobs, `"logprob":-9999,"bytes":[97],"top_logprobs":[{"token":"","logprob":-9999`)
 		}
 	}
