@@ -168,7 +168,7 @@ func (d Device) spoken() string {
 
 func shape(p Pool) string {
 	s := ", " + count(p.Slots, "slot") + " each"
-	if p.Slots == 1 {
+	if p.Strict() {
 		s += " (the same request gives the same bytes)"
 	}
 	if p.Ctx > 0 {

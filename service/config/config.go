@@ -285,14 +285,16 @@ type Pool struct {
 
 // Determinism says how strict tasks get the same bytes.
 type Determinism struct {
-	Reuse string `yaml:"reuse" jsonschema:"default=auto,enum=auto,enum=on,enum=off" jsonschema_description:"Whether a strict task takes the beginning of its prompt from the KV of the one before it, in whole pieces, which changes no byte. auto: where the determinism suite has shown that, which is on CPUs, without further arguments. on: wherever the worker can; run the suite there first. off: each strict task starts cold. A worker with several slots, or one that runs elsewhere, always does."`
-	Piece int    `yaml:"piece" jsonschema:"default=0,minimum=0,maximum=4096" jsonschema_description:"How many tokens of a prompt are computed at once, and so the size of a piece. 0 is a sixteenth of ctx, from 16 to 512."`
+	Reuse          string `yaml:"reuse" jsonschema:"default=auto,enum=auto,enum=on,enum=off" jsonschema_description:"Whether a strict task takes the beginning of its prompt from the KV of the one before it, in whole pieces, which changes no byte. auto: where the determinism suite has shown that, which is on CPUs, without further arguments. on: wherever the worker can; run the suite there first. off: each strict task starts cold. A worker with several slots, or one that runs elsewhere, always does."`
+	BatchInvariant bool   `yaml:"batch_invariant" jsonschema:"default=false" jsonschema_description:"The engine promises the same bytes whatever else it computes, as vLLM does where it runs with VLLM_BATCH_INVARIANT=1. Then its tasks may be strict, however many slots it has. Let go tool mage determinism -engine URL try that first."`
+	Piece          int    `yaml:"piece" jsonschema:"default=0,minimum=0,maximum=4096" jsonschema_description:"How many tokens of a prompt are computed at once, and so the size of a piece. 0 is a sixteenth of ctx, from 16 to 512."`
 }
 
 // Model names a pool's model.
 type Model struct {
 	ID     string `yaml:"id" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,127}$" jsonschema_description:"Name that requests use as model_ref. Left out, it is the last part of ref without .gguf."`
 	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened."`
+	Name   string `yaml:"name" jsonschema:"maxLength=256,minLength=1" jsonschema_description:"Name by which the engine itself knows the model, where it serves models by name. Left out, it is the id where the engine has that one, or else the only model that it has."`
 	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; for a model in several parts, the SHA-256 of all parts, one after the other. Another digest is refused."`
 
 	Canonical string `yaml:"-"` // Ref normalised, for comparing with a request's model_ref: see Config.CanonicalRef
@@ -301,10 +303,12 @@ type Model struct {
 
 // Provisioning says where workers come from.
 type Provisioning struct {
-	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: running engines, which urls names or which register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
-	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one for each replica. Leave it out if all engines register themselves (POST /v1/workers/register)."`
-	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. package: the program, if it is not llama-server."`
-	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary, package, container, source: further arguments of llama-server, put after the pool's own."`
+	Mode   string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: running engines, which urls names or which register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
+	URLs   []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one for each replica. Leave it out if all engines register themselves (POST /v1/workers/register)."`
+	KeyEnv string   `yaml:"key_env" jsonschema:"pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"external: name of the environment variable that holds the engines' API key. The key itself is never in this file."`
+	Key    Secret   `yaml:"-"` // from the variable that KeyEnv names
+	Path   string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. package: the program, if it is not llama-server."`
+	Args   []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary, package, container, source: further arguments of llama-server, put after the pool's own."`
 
 	URL    string `yaml:"url" jsonschema:"maxLength=4096" jsonschema_description:"binary: an https URL of the program, or of a .tar.gz or .zip that holds it."`
 	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"binary: SHA-256 of what url gives, as sha256:HEX."`
@@ -336,6 +340,11 @@ type Timeouts struct {
 	Wall    time.Duration `yaml:"wall" jsonschema:"default=5m" jsonschema_description:"Longest run of a task."`
 	Prefill time.Duration `yaml:"prefill" jsonschema:"default=2m" jsonschema_description:"Longest wait for the first token. It begins anew whenever the engine reports that it is further with the prompt. Where it is left out, it is not less than idle and not more than wall."`
 	Idle    time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token after the first one."`
+}
+
+// Strict reports whether the pool's tasks get the same bytes again, as far as the configuration tells (LO-453).
+func (p Pool) Strict() bool {
+	return p.Determinism.BatchInvariant || p.Slots == 1 && task.Exact(p.Engine)
 }
 
 // Profile returns the pool's sampler profile with every value resolved.

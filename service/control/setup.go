@@ -78,7 +78,7 @@ func poolSpec(c config.Config, p config.Pool, libsDir string, by *Engines) pool.
 		Workload: p.Workload, Pace: p.Pace,
 		Prefixes:   engine.Prefixes{Reuse: engine.Reusing(p.Determinism.Reuse), Piece: p.Determinism.Piece},
 		BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
-		OnDemand: onDemand(p),
+		OnDemand: onDemand(p), Key: string(p.Provisioning.Key), ModelName: p.Model.Name, Invariant: p.Determinism.BatchInvariant,
 	}
 	engineSpec(&spec, c, p, by)
 	return spec

@@ -27,6 +27,8 @@ type Kind struct {
 type Endpoint struct {
 	URL     string           // its base, such as http://127.0.0.1:9700
 	Key     string           // that it asks for; empty: none
+	Model   string           // the name by which it knows the model, where it serves models by name
+	ModelID string           // the name by which clients know the model
 	Network *httpsse.Network // nil: the client's own
 	// Piece is in how many tokens at once the worker computes a prompt, where a job may reuse whole pieces and get the bytes of a cold
 	// start; 0: nobody has shown that it may (LO-206).

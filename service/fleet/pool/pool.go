@@ -60,9 +60,10 @@ type Info struct {
 	EngineSlots           int // of the engine itself; the pool may use fewer
 	// Features are what the engine can do of what only some can, as it told last. Until it was ready, they are what such an engine can have.
 	Features []task.Feature
-	Piece    int // in how many tokens at once prompts are computed, where strict tasks may reuse whole pieces; 0: they start cold
-	Active   int // slots in use, by leases and by the liveness probe
-	PID      int // 0 where no process runs
+	Strict   bool // it gives the same bytes again. Until it was ready, as far as the configuration tells
+	Piece    int  // in how many tokens at once prompts are computed, where strict tasks may reuse whole pieces; 0: they start cold
+	Active   int  // slots in use, by leases and by the liveness probe
+	PID      int  // 0 where no process runs
 	// Owner is the name under which the replica holds memory in Options.VRAM. It is not the ID where the replica took another's place.
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.

@@ -46,6 +46,9 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if spec.Mode == External {
 		facts.ModelDigest = spec.ModelDigest // nobody here can check it
 		facts.Device = strings.TrimRight(spec.URLs[r.index], "/")
+		if spec.Invariant {
+			facts.Flags = []string{"batch_invariant"}
+		}
 		return &plan{facts: facts}, nil
 	}
 	if spec.Device == "cpu" {

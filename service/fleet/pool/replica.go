@@ -84,7 +84,7 @@ func newReplica(m *Manager, spec Spec, index int, id string, wanted bool) *repli
 	r.backoff.Reset()
 	r.shown.Store(&Info{
 		ID: r.id, PoolID: spec.ID, State: Stopped, Engine: spec.Engine, ModelID: spec.ModelID, Device: spec.Device,
-		Ctx: spec.Ctx, Slots: spec.Slots, Since: m.now(), Features: spec.features(r.kind),
+		Ctx: spec.Ctx, Slots: spec.Slots, Since: m.now(), Features: spec.features(r.kind), Strict: spec.strict(spec.Slots),
 	})
 	return r
 }
@@ -373,6 +373,7 @@ func (r *replica) adopt(w *worker, plan *plan, props engine.Props) {
 		w.facts.Slots = props.Slots
 	}
 	w.slots, w.features = min(r.spec.Slots, w.facts.Slots), props.Features
+	w.strict = r.spec.strict(w.facts.Slots)
 }
 
 // serve makes the worker the one whose slots are leased.
@@ -386,7 +387,7 @@ func (r *replica) serve(w *worker, observed int64) {
 		i.Failing = false
 		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
-		i.Features, i.Piece = w.features, w.at.Piece
+		i.Features, i.Strict, i.Piece = w.features, w.strict, w.at.Piece
 		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, r.m.now().Sub(w.born)
 		class := ""
 		if w.claim.load.Cards == 0 {

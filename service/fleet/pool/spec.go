@@ -55,7 +55,11 @@ type Spec struct {
 	Recipe    Recipe
 	Container *process.Container // of mode Container
 	URLs      []string           // base URLs of an external pool
-	LibsDir   string             // folder of the engine's libraries
+	Key       string             // that the engines of an external pool ask for; empty: none
+	ModelName string             // by which the engine knows the model, where it serves models by name
+	// Invariant says that the engine promises the same bytes whatever else it computes (LO-453).
+	Invariant bool
+	LibsDir   string // folder of the engine's libraries
 	// ModelDigest is the digest that the model's file must have, "sha256:<hex>". Empty: any.
 	ModelDigest string
 	// OnDemand: Load loads the pool, and Start does not (LO-503).
@@ -157,6 +161,9 @@ func (s *Spec) features(kind engine.Kind) []task.Feature {
 	}
 	return kind.Features(s.worker())
 }
+
+// strict reports whether a worker of the pool gives the same bytes again, where its engine has so many slots (LO-453).
+func (s *Spec) strict(slots int) bool { return s.Invariant || slots == 1 && task.Exact(s.Engine) }
 
 // cards counts the cards that a replica of the pool gets.
 func (s *Spec) cards() int {

@@ -31,6 +31,7 @@ type worker struct {
 	proc     *process.Process // nil for external
 	slots    int
 	features []task.Feature
+	strict   bool // as in Info
 
 	now      func() time.Time
 	born     time.Time
@@ -80,7 +81,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 	ctx, cancel := awake.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
 		fmt.Errorf("the worker was not healthy within %s", r.m.opts.LoadTimeout))
 	defer cancel()
-	key := ""
+	key := r.spec.Key
 	if r.spec.Mode == External {
 		base = strings.TrimRight(r.spec.URLs[r.index], "/")
 	} else {
@@ -102,7 +103,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		}
 		base = "http://" + address
 	}
-	at := engine.Endpoint{URL: base, Key: key, Piece: plan.piece}
+	at := engine.Endpoint{URL: base, Key: key, Model: r.spec.ModelName, ModelID: r.spec.ModelID, Piece: plan.piece}
 	if r.spec.Mode == External {
 		at.Network = r.m.opts.Outbound
 	}

@@ -107,7 +107,7 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 	if req.Seed != nil {
 		t.Seed = *req.Seed
 	}
-	if req.Determinism != task.BestEffort && f.Pool.Slots == 1 {
+	if req.Determinism != task.BestEffort && f.Pool.Strict {
 		t.Determinism = task.Strict
 	}
 	if !f.Unread || len(req.Messages) == 0 {

@@ -125,7 +125,7 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Pi
 }
 
 func (e *Engine) generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
-	g := &generation{engine: e, job: &job, out: pieces{emit: emit, ids: job.CallID, kind: task.EventText}}
+	g := &generation{engine: e, job: &job, out: engine.NewPieces(&job, emit)}
 	if g.frame.asks = g.asks() != nil; g.frame.asks {
 		g.watch(slices.DeleteFunc(slices.Clone(job.Sampling.Stop), func(word string) bool { return word == "" }))
 	} else {
@@ -186,12 +186,12 @@ func (g *generation) leave(event httpsse.Event) (more bool, err error) {
 // watch puts stops before emit, where there are words that the engine does not see.
 func (g *generation) watch(words []string) {
 	if len(words) > 0 {
-		g.stops = &stops{words: words, emit: g.out.emit, kind: task.EventText}
+		g.stops = &stops{words: words, emit: g.out.Emit, kind: task.EventText}
 		if g.job.SentThinking != "" && g.job.Sent == "" {
 			g.stops.kind = task.EventReasoning
 		}
 		g.stops.sent(end(*g.job))
-		g.out.emit = g.stops.piece
+		g.out.Emit = g.stops.piece
 	}
 }
 
@@ -201,7 +201,7 @@ type generation struct {
 	job     *engine.Job
 	chats   bool // on the chat endpoint
 	frame   frame
-	out     pieces
+	out     engine.Pieces
 	stops   *stops // nil: the engine sees every stop string by itself
 	final   []byte // the last frame
 	end     ending // the same of the chat endpoint, which tells it in several frames
@@ -248,18 +248,18 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 		return false, g.ours
 	}
 	if len(f.reasoning) > 0 {
-		g.ours = g.out.take(task.EventReasoning, f.reasoning)
+		g.ours = g.out.Take(task.EventReasoning, f.reasoning)
 	}
 	if g.ours == nil && len(f.reasoning) == 0 {
 		g.text()
 	} else if g.ours == nil && len(f.content) > 0 {
-		g.ours = g.out.take(task.EventText, f.content)
+		g.ours = g.out.Take(task.EventText, f.content)
 	}
 	for i := 0; i < len(f.calls) && g.ours == nil; i++ {
-		g.ours = g.out.takeCall(f.calls[i].index, f.calls[i].name, f.calls[i].arguments)
+		g.ours = g.out.TakeCall(f.calls[i].index, f.calls[i].name, f.calls[i].arguments)
 	}
-	if g.out.bad != nil {
-		g.ours = g.engine.c.Reset(g.out.bad)
+	if g.out.Bad != nil {
+		g.ours = g.engine.c.Reset(g.out.Bad)
 	}
 	if f.ends && g.ours == nil {
 		if err := g.end.read(event.Data); err != nil {
@@ -278,10 +278,10 @@ func (g *generation) text() {
 			g.ours = g.engine.c.Reset(err)
 			return
 		}
-		g.out.tell(likely)
+		g.out.Tell(likely)
 	}
 	if len(f.content) > 0 {
-		g.ours = g.out.take(task.EventText, f.content)
+		g.ours = g.out.Take(task.EventText, f.content)
 	}
 }
 
@@ -467,10 +467,10 @@ func (g *generation) last() (result engine.Result, err error) {
 		return engine.Result{}, g.engine.c.Reset(err)
 	}
 	if text != "" {
-		err = g.out.take(task.EventText, []byte(text))
+		err = g.out.Take(task.EventText, []byte(text))
 	}
 	if err == nil {
-		err = g.out.flush()
+		err = g.out.Flush()
 	}
 	if err != nil {
 		return engine.Result{}, err
