@@ -78,6 +78,7 @@ type replica struct {
 	cached   int              // what Generate says came from KV
 	reuse    []engine.Reuse   // what its runs were let take
 	slotless bool             // its runs need no slot
+	lost     chan struct{}    // closed when its worker is gone; nil: it never is
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -392,7 +393,7 @@ func (l lease) Engine() engine.Engine { return l.replica }
 func (l lease) Replica() Replica {
 	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint(), Slots: 1, Piece: l.piece}
 }
-func (l lease) Lost() <-chan struct{} { return nil }
+func (l lease) Lost() <-chan struct{} { return l.lost }
 func (l lease) Others() int           { return 0 }
 func (l lease) Intact(context.Context) error {
 	l.r.mu.Lock()
