@@ -42,6 +42,7 @@ func (p *passage) Serve(ctx context.Context, e Engine, sent, came func()) error 
 	began, status := time.Now(), 0
 	up := &upload{p: p, sent: sent}
 	defer up.end()
+	defer context.AfterFunc(ctx, up.end)() // the transport waits for a read of the body, which may wait for the client
 	defer func() {
 		call := gate.CallFrom(p.r.Context())
 		p.f.o.Log.Info("a request was passed to a pool's server", zap.String("correlation_id", call.CorrelationID), zap.String("identity", call.Identity),
