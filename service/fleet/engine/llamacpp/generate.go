@@ -248,6 +248,23 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 	if len(f.Reasoning)+len(f.Content)+len(f.Calls) > 0 && !g.computed() { // the role comes in a frame of its own, and may come early
 		return false, g.ours
 	}
+	if g.end.Finish == "" { // what comes behind its end is no part of the answer
+		g.parts()
+	}
+	if g.out.Bad != nil {
+		g.ours = g.engine.c.Reset(g.out.Bad)
+	}
+	if f.Ends && g.ours == nil {
+		if err := g.end.read(event.Data); err != nil {
+			g.ours = g.engine.c.Reset(err)
+		}
+	}
+	return true, g.ours
+}
+
+// parts takes in what a frame of the chat endpoint has.
+func (g *generation) parts() {
+	f := &g.frame
 	if len(f.Reasoning) > 0 {
 		g.ours = g.out.Take(task.EventReasoning, f.Reasoning)
 	}
@@ -259,15 +276,6 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 	for i := 0; i < len(f.Calls) && g.ours == nil; i++ {
 		g.ours = g.out.TakeCall(f.Calls[i].Index, f.Calls[i].Name, f.Calls[i].Arguments)
 	}
-	if g.out.Bad != nil {
-		g.ours = g.engine.c.Reset(g.out.Bad)
-	}
-	if f.Ends && g.ours == nil {
-		if err := g.end.read(event.Data); err != nil {
-			g.ours = g.engine.c.Reset(err)
-		}
-	}
-	return true, g.ours
 }
 
 // text takes in what a frame has of the answer. It is empty where the engine holds it back, and at the end of sequence.
