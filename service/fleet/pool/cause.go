@@ -87,9 +87,12 @@ func asLoss(err error, why reason) *loss {
 	return l
 }
 
-// stranger is the loss of a replica at whose address another program answers; nil: that is not the matter. Somebody has to correct the
-// address, or what runs there.
+// stranger is the loss of a replica at whose address another program answers, or one that the configuration does not fit; nil: that is not the
+// matter. Somebody has to correct the configuration, or what runs there.
 func stranger(err error, why reason) *loss {
+	if s, ok := errors.AsType[*engine.SettingError](err); ok {
+		return &loss{reason: why, fixed: true, detail: s.Error()}
+	}
 	s, ok := errors.AsType[*httpsse.StrangerError](err)
 	if !ok {
 		return nil
