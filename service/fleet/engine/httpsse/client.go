@@ -119,6 +119,9 @@ func (c *Client) Get(ctx context.Context, path string, out any) error {
 	return c.decode(path, text, out)
 }
 
+// Text is the body of the answer of a GET, whatever it holds.
+func (c *Client) Text(ctx context.Context, path string) ([]byte, error) { return c.get(ctx, path) }
+
 // Post sends body as JSON and decodes the JSON answer into out. It uses the connections of streams: every task asks its engine something before
 // its stream, and net/http's transport would take four goroutine switches for that.
 func (c *Client) Post(ctx context.Context, path string, body, out any) error {
