@@ -2142,6 +2142,8 @@ func (s *ChatFeaturesItem) Decode(d *jx.Decoder) error {
 		*s = ChatFeaturesItemTools
 	case ChatFeaturesItemFormats:
 		*s = ChatFeaturesItemFormats
+	case ChatFeaturesItemGrammars:
+		*s = ChatFeaturesItemGrammars
 	case ChatFeaturesItemImages:
 		*s = ChatFeaturesItemImages
 	case ChatFeaturesItemReasoning:

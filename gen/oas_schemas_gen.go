@@ -1049,6 +1049,7 @@ type ChatFeaturesItem string
 const (
 	ChatFeaturesItemTools             ChatFeaturesItem = "tools"
 	ChatFeaturesItemFormats           ChatFeaturesItem = "formats"
+	ChatFeaturesItemGrammars          ChatFeaturesItem = "grammars"
 	ChatFeaturesItemImages            ChatFeaturesItem = "images"
 	ChatFeaturesItemReasoning         ChatFeaturesItem = "reasoning"
 	ChatFeaturesItemTemplateArguments ChatFeaturesItem = "template_arguments"
@@ -1061,6 +1062,7 @@ func (ChatFeaturesItem) AllValues() []ChatFeaturesItem {
 	return []ChatFeaturesItem{
 		ChatFeaturesItemTools,
 		ChatFeaturesItemFormats,
+		ChatFeaturesItemGrammars,
 		ChatFeaturesItemImages,
 		ChatFeaturesItemReasoning,
 		ChatFeaturesItemTemplateArguments,
@@ -1075,6 +1077,8 @@ func (s ChatFeaturesItem) MarshalText() ([]byte, error) {
 	case ChatFeaturesItemTools:
 		return []byte(s), nil
 	case ChatFeaturesItemFormats:
+		return []byte(s), nil
+	case ChatFeaturesItemGrammars:
 		return []byte(s), nil
 	case ChatFeaturesItemImages:
 		return []byte(s), nil
@@ -1099,6 +1103,9 @@ func (s *ChatFeaturesItem) UnmarshalText(data []byte) error {
 		return nil
 	case ChatFeaturesItemFormats:
 		*s = ChatFeaturesItemFormats
+		return nil
+	case ChatFeaturesItemGrammars:
+		*s = ChatFeaturesItemGrammars
 		return nil
 	case ChatFeaturesItemImages:
 		*s = ChatFeaturesItemImages

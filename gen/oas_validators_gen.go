@@ -1852,6 +1852,8 @@ func (s ChatFeaturesItem) Validate() error {
 		return nil
 	case "formats":
 		return nil
+	case "grammars":
+		return nil
 	case "images":
 		return nil
 	case "reasoning":

@@ -197,7 +197,8 @@ func (e *Engine) onChatEndpoint(job *engine.Job, told *told) bool {
 		return false
 	}
 	thinks := (c.Reasoning.Split || c.Reasoning.Budget > 0) && slices.Contains(told.features, task.FeatureReasoning)
-	return c.Format != nil || thinks
+	bound := c.Format != nil && slices.Contains(told.features, task.FeatureFormats) // who knows grammars alone has no such endpoint, and binds the answer itself
+	return bound || thinks
 }
 
 // ApplyTemplate asks /apply-template. A llama-server answers 500 where the template fails. It would do so again, so that is a refusal and
