@@ -5,6 +5,7 @@ package tgi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -41,9 +42,9 @@ func (s *Server) checkBounds(in *generateRequest) error {
 	}
 	switch {
 	case in.Inputs == "":
-		return fmt.Errorf("`inputs` cannot be empty")
+		return errors.New("`inputs` cannot be empty")
 	case *p.Most <= 0:
-		return fmt.Errorf("`max_new_tokens` must be strictly positive")
+		return errors.New("`max_new_tokens` must be strictly positive")
 	case len(p.Stop) > s.opts.Stops:
 		return fmt.Errorf("`stop` supports up to %d stop sequences. Given: %d", s.opts.Stops, len(p.Stop))
 	case tokens > s.opts.Input:

@@ -119,9 +119,7 @@ func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, err
 		p.RepeatPenalty = job.Sampling.RepeatPenalty
 	}
 	if job.Chat != nil {
-		if p.Grammar, err = grammarOf(job.Chat.Format); err != nil {
-			return nil, err
-		}
+		p.Grammar = grammarOf(job.Chat.Format)
 	}
 	if p.Most, err = e.room(ctx, job, told); err != nil {
 		return nil, err
@@ -136,17 +134,15 @@ func refusal(format string, args ...any) *task.Error {
 	return refused
 }
 
-// grammarOf is a format as TGI takes it. Of texts it knows regular expressions only.
-func grammarOf(f *task.Format) (*grammar, error) {
+// grammarOf is a format as TGI takes it; nil: there is none.
+func grammarOf(f *task.Format) *grammar {
 	switch {
 	case f == nil:
-		return nil, nil //nolint:nilnil // there is none
-	case f.Kind == task.FormatGrammar:
-		return nil, refusal("TGI takes no GBNF grammar: send a JSON schema, or send the task to a pool of llama.cpp")
+		return nil
 	case len(f.Schema) == 0:
-		return &grammar{"json", json.RawMessage(`{"type":"object"}`)}, nil
+		return &grammar{"json", json.RawMessage(`{"type":"object"}`)}
 	}
-	return &grammar{"json", f.Schema}, nil
+	return &grammar{"json", f.Schema}
 }
 
 // room is how many tokens an answer gets: as many as it may have at most (0: no bound), but no more than fit behind the prompt.

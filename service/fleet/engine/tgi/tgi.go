@@ -89,7 +89,7 @@ func system(i *info) string {
 	return strings.Join(slices.DeleteFunc([]string{i.Model, i.SHA, i.Dtype, i.Device}, func(s string) bool { return s == "" }), " ")
 }
 
-// features are what every TGI has.
+// features are what every TGI has. Of grammars it knows regular expressions only, and no GBNF.
 func features(engine.Worker) []task.Feature { return []task.Feature{task.FeatureFormats} }
 
 func featuresOf(*info) []task.Feature { return features(engine.Worker{}) }

@@ -188,7 +188,7 @@ func TestFormats(t *testing.T) {
 		j.Chat = &task.Chat{Format: &task.Format{Kind: task.FormatGrammar, Grammar: "root ::= \"a\""}}
 	}))
 	require.True(t, task.HasCode(err, task.InvalidParams))
-	require.ErrorContains(t, err, "GBNF")
+	require.ErrorContains(t, err, "grammar")
 	_, _, err = run(t, e, job(func(j *engine.Job) { j.Chat = &task.Chat{LogitBias: []task.Bias{{Token: 1, Bias: 2}}} }))
 	require.True(t, task.HasCode(err, task.InvalidParams))
 }
