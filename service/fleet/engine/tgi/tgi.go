@@ -22,8 +22,9 @@ const Name = task.TGI
 
 // Engine is one replica.
 type Engine struct {
-	c    *httpsse.Client
-	info atomic.Pointer[info] // what the engine told of itself last; nil: it was never asked
+	c     *httpsse.Client
+	model string               // the model's name as configured; empty: none is
+	info  atomic.Pointer[info] // what the engine told of itself last; nil: it was never asked
 }
 
 // info is the answer of /info, as far as it matters.
@@ -50,7 +51,7 @@ var _ interface {
 
 // New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
 func New(at engine.Endpoint) *Engine {
-	return &Engine{c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "TGI", Network: at.Network})}
+	return &Engine{model: at.Model, c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "TGI", Network: at.Network})}
 }
 
 // Close drops idle connections.
@@ -76,6 +77,9 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 		engine.Figure{Name: "max_stop_sequences", Value: float64(i.Stops), Most: engine.MaxSlots},
 	); err != nil {
 		return engine.Props{}, e.c.Reset(err)
+	}
+	if e.model != "" && e.model != i.Model {
+		return engine.Props{}, e.c.Unserved(e.model, []string{i.Model})
 	}
 	e.info.Store(i)
 	return engine.Props{

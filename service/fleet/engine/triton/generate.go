@@ -4,7 +4,6 @@ package triton
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -216,12 +215,3 @@ func (g *generation) ended() (engine.Result, error) {
 	}
 	return g.result(task.FinishStop), nil
 }
-
-// unserved is the error of a model that the engine does not have.
-func (e *Engine) unserved(name string, served []string) error {
-	names, _ := json.Marshal(served) // texts always encode
-	return e.c.Stranger(fmt.Errorf("it serves no model %q; it serves %s: set model.name to one of them", task.Clip(name, engine.MaxBuild), task.Clip(string(names), maxNames)))
-}
-
-// maxNames bounds the models that an error names, in bytes.
-const maxNames = 500

@@ -135,7 +135,7 @@ func (e *Engine) choose(ctx context.Context) (string, error) {
 		if slices.Contains(served, e.wanted) {
 			return e.wanted, nil
 		}
-		return "", e.unserved(e.wanted, served)
+		return "", e.c.Unserved(e.wanted, served)
 	}
 	for _, name := range append([]string{e.modelID}, usual...) {
 		if slices.Contains(served, name) {
@@ -145,7 +145,7 @@ func (e *Engine) choose(ctx context.Context) (string, error) {
 	if len(served) == 1 {
 		return served[0], nil
 	}
-	return "", e.unserved(e.modelID, served)
+	return "", e.c.Unserved(e.modelID, served)
 }
 
 // told is what the engine said of its model last.

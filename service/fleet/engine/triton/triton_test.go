@@ -132,9 +132,10 @@ func TestTheModelsName(t *testing.T) {
 			require.NoError(t, e.Health(t.Context()))
 			continue
 		}
-		_, stranger := errors.AsType[*httpsse.StrangerError](err)
-		require.True(t, stranger)
-		require.ErrorContains(t, errors.Unwrap(task.AsError(err)), "set model.name to one of them")
+		unserved, ok := errors.AsType[*httpsse.UnservedError](err)
+		require.True(t, ok)
+		require.Subset(t, unserved.Served, c.of.Models)
+		require.NotContains(t, unserved.Served, "broken", "it is not ready")
 	}
 }
 
