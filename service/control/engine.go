@@ -13,6 +13,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/triton"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
@@ -22,7 +24,9 @@ import (
 )
 
 // EngineKinds returns the kinds of engines that a pool can have, by their adapters.
-func EngineKinds() []engine.Kind { return []engine.Kind{llamacpp.Kind(), openai.Kind()} }
+func EngineKinds() []engine.Kind {
+	return []engine.Kind{llamacpp.Kind(), tgi.Kind(), triton.Kind(), openai.Kind()}
+}
 
 // EngineFeatures says what the engines of each kind can do, or can have where their model does, as capabilities show it: llamacpp_embedding.
 func EngineFeatures() (features []string) {

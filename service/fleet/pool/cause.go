@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"syscall"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -87,17 +88,28 @@ func asLoss(err error, why reason) *loss {
 	return l
 }
 
-// stranger is the loss of a replica at whose address another program answers, or one that the configuration does not fit; nil: that is not the
-// matter. Somebody has to correct the configuration, or what runs there.
-func stranger(err error, why reason) *loss {
-	if s, ok := errors.AsType[*engine.SettingError](err); ok {
-		return &loss{reason: why, fixed: true, detail: s.Error()}
+// stranger is the loss of a replica at whose address another program answers, or an engine that refuses the key or has not the model; nil: that is not the matter. Somebody has to
+// correct the address or the key, or what runs there.
+func (r *replica) stranger(ctx context.Context, w *worker, err error, why reason) *loss {
+	external := r.spec.Mode == External
+	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && external && (status.Status == http.StatusUnauthorized || status.Status == http.StatusForbidden) {
+		return &loss{reason: why, fixed: true, detail: fmt.Sprintf("the engine at %s refuses the key (%d): set `provisioning.key_env` to the name of the environment variable "+
+			"that holds the engine's key, which is sent as `Authorization: Bearer KEY`", w.at.URL, status.Status)}
+	}
+	if u, ok := errors.AsType[*httpsse.UnservedError](err); ok {
+		return &loss{reason: why, fixed: true, detail: u.Error() + ": set `model.name` to the one that is meant"}
 	}
 	s, ok := errors.AsType[*httpsse.StrangerError](err)
 	if !ok {
 		return nil
 	}
-	return &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+	l := &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+	if external {
+		if product, kind := engine.Recognize(ctx, w.at); kind != "" && kind != r.kind.Name {
+			l.detail = fmt.Sprintf("%s; it looks like %s: write `engine: %s`, or correct the address", s.Error(), product, kind)
+		}
+	}
+	return l
 }
 
 // engineSaid is what happened to an engine. The adapter's message about it is for the client of a task, and says what that one is to do.

@@ -117,7 +117,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", context.Cause(ctx)
 		}
 		if r.spec.Mode == External { // it is not loading anything for us, so try again later
-			if l := stranger(err, loadFailed); l != nil {
+			if l := r.stranger(ctx, w, err, loadFailed); l != nil {
 				return "", l
 			}
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
@@ -153,7 +153,7 @@ func (r *replica) probe(w *worker) (engine.Props, error) {
 			err = r.decode(ctx, w, 4)
 		}
 		if ctx.Err() != nil || !spare.Short(err) {
-			return props, probeError(ctx, err)
+			return props, r.probeError(ctx, w, err)
 		}
 		r.sleep(ctx, healthEvery) // the worker is well, and this process lacks something
 	}
@@ -174,12 +174,12 @@ func (r *replica) probeTime(w *worker) (context.Context, context.CancelFunc) {
 		fmt.Errorf("the probe was not answered within %s", r.m.opts.ProbeTimeout))
 }
 
-func probeError(ctx context.Context, err error) error {
+func (r *replica) probeError(ctx context.Context, w *worker, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		if l := stranger(err, probeFailed); l != nil {
+		if l := r.stranger(ctx, w, err, probeFailed); l != nil {
 			return l
 		}
 		return fmt.Errorf("the probe failed: %w", engineSaid(err))

@@ -26,6 +26,7 @@ const (
 	maxEvent  = 8 << 20  // the final frame of some engines echoes the prompt
 	maxError  = 64 << 10
 	maxShown  = 500 // of an error, in a message
+	maxName   = 160 // of a model
 )
 
 // Options of a client.
@@ -122,7 +123,7 @@ func (c *Client) Get(ctx context.Context, path string, out any) error {
 	return c.decode(path, text, out)
 }
 
-// Text is the answer of a GET that is no JSON, such as metrics.
+// Text is the body of the answer of a GET, whatever it holds.
 func (c *Client) Text(ctx context.Context, path string) ([]byte, error) { return c.get(ctx, path) }
 
 // Post sends body as JSON and decodes the JSON answer into out. It uses the connections of streams: every task asks its engine something before
@@ -170,6 +171,29 @@ func (e *StrangerError) Error() string {
 }
 
 func (e *StrangerError) Unwrap() error { return e.Err }
+
+// UnservedError says that an engine serves other models than the pool's. That does not pass by itself.
+type UnservedError struct {
+	Base   string // the engine's address
+	Model  string
+	Served []string
+}
+
+func (e *UnservedError) Error() string {
+	served := "none"
+	if len(e.Served) > 0 {
+		served = strings.Join(e.Served, ", ")
+	}
+	return fmt.Sprintf("the engine at %s does not serve the model %s; it serves %s", e.Base, task.Clip(e.Model, maxName), task.Clip(served, maxShown))
+}
+
+// Unserved is WORKER_RESET because of an UnservedError. It is not retriable.
+func (c *Client) Unserved(model string, served []string) error {
+	e := task.Errorf(task.WorkerReset, "the pool's engine does not serve the pool's model; sending the task again does not help, tell whoever runs this server").
+		Because(&UnservedError{Base: c.base, Model: model, Served: served})
+	e.Engine = c.engine
+	return e
+}
 
 // Stranger is WORKER_RESET because of a StrangerError. It is not retriable.
 func (c *Client) Stranger(err error) error {

@@ -19,8 +19,8 @@ import (
 
 // chat is what the bodies of the chat endpoint, of /apply-template, and of the count of a chat's tokens have in common.
 type chat struct {
-	Messages        []openai.Message                  `json:"messages"`
-	Tools           []openai.Tool                     `json:"tools,omitempty"`
+	Messages        []openai.Message           `json:"messages"`
+	Tools           []openai.Tool              `json:"tools,omitempty"`
 	ToolChoice      string                     `json:"tool_choice,omitempty"`
 	ParallelCalls   *bool                      `json:"parallel_tool_calls,omitempty"`
 	Arguments       map[string]json.RawMessage `json:"chat_template_kwargs,omitempty"`
