@@ -159,6 +159,26 @@ func (c *Client) Identify(ctx context.Context, path string, out any) error {
 	return err
 }
 
+// Alive is a GET of which the answer is not looked at: any that is no error will do.
+func (c *Client) Alive(ctx context.Context, path string) error {
+	req, err := c.request(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.Broken(ctx, err)
+	}
+	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest { // it redirects, so it is there
+		return resp.Body.Close()
+	}
+	if err := c.accepted(resp); err != nil {
+		return err
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, maxError) // so that the connection can be used again
+	return resp.Body.Close()
+}
+
 // StrangerError says that what answers at an engine's address is another program. That does not pass by itself.
 type StrangerError struct {
 	Base    string // the address
