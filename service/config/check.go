@@ -41,7 +41,7 @@ func (c Config) CheckPools(of func(Pool) bool) error {
 		if !of(p) {
 			continue
 		}
-		if p.Model.Path != "" {
+		if p.Model.Path != "" && p.Engine != task.Command { // whose models are of many kinds
 			if what, remedy := gguf(p.Model.Path); what != "" {
 				ps.add(c.where.of(path+".model.ref"), what, remedy)
 			}
@@ -105,6 +105,8 @@ func plural(w task.Workload) string {
 		return "embeddings"
 	case task.Rerank:
 		return "reranks"
+	case task.Opaque:
+		return "requests"
 	case task.Completion:
 	}
 	return "completions"
@@ -168,7 +170,7 @@ func (d Device) spoken() string {
 
 func shape(p Pool) string {
 	s := ", " + count(p.Slots, "slot") + " each"
-	if p.Slots == 1 {
+	if p.Strict() {
 		s += " (the same request gives the same bytes)"
 	}
 	if p.Ctx > 0 {

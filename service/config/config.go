@@ -6,6 +6,9 @@
 package config
 
 import (
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -267,6 +270,11 @@ type Pool struct {
 	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
 	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
 	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"The share of the model that each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it. It also needs a llama-server, so not provisioning.mode builtin."`
+	RPC            []string      `yaml:"rpc" jsonschema:"maxItems=16,minLength=1" jsonschema_description:"HOST:PORT of each ggml-rpc-server that computes a part of the model, for a llama-server built with GGML_RPC. llama-server divides the model by what each has free. Such a pool has one replica, and its tasks are best-effort. Whoever reaches such a port can make it run anything: keep it in a network that you trust."`
+	Span           bool          `yaml:"span" jsonschema:"default=false" jsonschema_description:"external: the engine computes on several hosts, like vLLM on Ray. Capabilities show it."`
+	Routes         []string      `yaml:"routes" jsonschema:"maxItems=64,minLength=2" jsonschema_description:"Engine command: the paths of the requests that are passed to the pool's server as they are, like /v1/audio/transcriptions, or /v1/images/* for all that begin so."`
+	Health         string        `yaml:"health" jsonschema:"default=/,pattern=^/[!-~]{0\\,255}$" jsonschema_description:"Engine command: the path that the server answers without an error once it can work."`
+	Memory         Size          `yaml:"memory" jsonschema:"pattern=^[1-9][0-9]{0\\,6}(MiB|GiB)$" jsonschema_description:"Engine command: what a server takes of its cards, or of the host's memory, like 2GiB. Left out, it is guessed from the model's file; what it really took counts from then on."`
 	Lifecycle      string        `yaml:"lifecycle" jsonschema:"default=pinned,enum=pinned,enum=on_demand" jsonschema_description:"pinned: loaded at the start, and always. on_demand: loaded when a task needs it, unloaded to make room for others and after idle_ttl."`
 	IdleTTL        time.Duration `yaml:"idle_ttl" jsonschema:"default=10m" jsonschema_description:"on_demand: unloaded when no task needed it for so long."`
 	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
@@ -285,14 +293,16 @@ type Pool struct {
 
 // Determinism says how strict tasks get the same bytes.
 type Determinism struct {
-	Reuse string `yaml:"reuse" jsonschema:"default=auto,enum=auto,enum=on,enum=off" jsonschema_description:"Whether a strict task takes the beginning of its prompt from the KV of the one before it, in whole pieces, which changes no byte. auto: where the determinism suite has shown that, which is on CPUs, without further arguments. on: wherever the worker can; run the suite there first. off: each strict task starts cold. A worker with several slots, or one that runs elsewhere, always does."`
-	Piece int    `yaml:"piece" jsonschema:"default=0,minimum=0,maximum=4096" jsonschema_description:"How many tokens of a prompt are computed at once, and so the size of a piece. 0 is a sixteenth of ctx, from 16 to 512."`
+	Reuse          string `yaml:"reuse" jsonschema:"default=auto,enum=auto,enum=on,enum=off" jsonschema_description:"Whether a strict task takes the beginning of its prompt from the KV of the one before it, in whole pieces, which changes no byte. auto: where the determinism suite has shown that, which is on CPUs, without further arguments. on: wherever the worker can; run the suite there first. off: each strict task starts cold. A worker with several slots, or one that runs elsewhere, always does."`
+	BatchInvariant bool   `yaml:"batch_invariant" jsonschema:"default=false" jsonschema_description:"The engine promises the same bytes whatever else it computes, as vLLM does where it runs with VLLM_BATCH_INVARIANT=1. Then its tasks may be strict, however many slots it has. Let go tool mage determinism -engine URL try that first."`
+	Piece          int    `yaml:"piece" jsonschema:"default=0,minimum=0,maximum=4096" jsonschema_description:"How many tokens of a prompt are computed at once, and so the size of a piece. 0 is a sixteenth of ctx, from 16 to 512."`
 }
 
 // Model names a pool's model.
 type Model struct {
 	ID     string `yaml:"id" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,127}$" jsonschema_description:"Name that requests use as model_ref. Left out, it is the last part of ref without .gguf."`
 	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened."`
+	Name   string `yaml:"name" jsonschema:"maxLength=256,minLength=1" jsonschema_description:"Name by which the engine itself knows the model, where it serves models by name. Left out, it is the id where the engine has that one, or else the only model that it has."`
 	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; for a model in several parts, the SHA-256 of all parts, one after the other. Another digest is refused."`
 
 	Canonical string `yaml:"-"` // Ref normalised, for comparing with a request's model_ref: see Config.CanonicalRef
@@ -301,10 +311,12 @@ type Model struct {
 
 // Provisioning says where workers come from.
 type Provisioning struct {
-	Mode string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: running engines, which urls names or which register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
-	URLs []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one for each replica. Leave it out if all engines register themselves (POST /v1/workers/register)."`
-	Path string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. package: the program, if it is not llama-server."`
-	Args []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary, package, container, source: further arguments of llama-server, put after the pool's own."`
+	Mode   string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: running engines, which urls names or which register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
+	URLs   []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one for each replica. Leave it out if all engines register themselves (POST /v1/workers/register)."`
+	KeyEnv string   `yaml:"key_env" jsonschema:"pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"external: name of the environment variable that holds the engines' API key. The key itself is never in this file."`
+	Key    Secret   `yaml:"-"` // from the variable that KeyEnv names
+	Path   string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. package: the program, if it is not llama-server."`
+	Args   []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary, package, container, source: further arguments of llama-server, put after the pool's own."`
 
 	URL    string `yaml:"url" jsonschema:"maxLength=4096" jsonschema_description:"binary: an https URL of the program, or of a .tar.gz or .zip that holds it."`
 	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"binary: SHA-256 of what url gives, as sha256:HEX."`
@@ -336,6 +348,33 @@ type Timeouts struct {
 	Wall    time.Duration `yaml:"wall" jsonschema:"default=5m" jsonschema_description:"Longest run of a task."`
 	Prefill time.Duration `yaml:"prefill" jsonschema:"default=2m" jsonschema_description:"Longest wait for the first token. It begins anew whenever the engine reports that it is further with the prompt. Where it is left out, it is not less than idle and not more than wall."`
 	Idle    time.Duration `yaml:"idle" jsonschema:"default=30s" jsonschema_description:"Longest time without a token after the first one."`
+}
+
+// Strict reports whether the pool's tasks get the same bytes again, as far as the configuration tells (LO-453).
+func (p Pool) Strict() bool {
+	return p.Determinism.BatchInvariant || p.Slots == 1 && task.Exact(p.Engine) && len(p.RPC) == 0
+}
+
+// Size is a number of bytes, like 2GiB; empty: none is said.
+type Size string
+
+// Bytes is the number.
+func (s Size) Bytes() int64 {
+	for unit, factor := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
+		if text, ok := strings.CutSuffix(string(s), unit); ok {
+			n, _ := strconv.ParseInt(text, 10, 32) // the schema's pattern allows no other
+			return n * factor
+		}
+	}
+	return 0
+}
+
+// ModelHere stands for the model's file in the arguments of a command.
+const ModelHere = "{model}"
+
+// HasModel reports whether the pool's workers need a model's file. Where a command does not name it, model.ref is a label.
+func (p Pool) HasModel() bool {
+	return p.Engine != task.Command || slices.ContainsFunc(p.Provisioning.Args, func(arg string) bool { return strings.Contains(arg, ModelHere) })
 }
 
 // Profile returns the pool's sampler profile with every value resolved.

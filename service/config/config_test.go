@@ -140,8 +140,8 @@ pools:
     queue: {capacity: 1000000, full_policy: drop-lru}
     timeouts: {wall: 1h30m, idle: 500ms}
   - {id: slow, model: {ref: file:///abs/x%20y.GGUF, id: x}, device: cpu, pace: 2.5}
-  - {id: far, model: {ref: mistral}, slots: 2, provisioning: {mode: external, urls: ["http://Host:9700/", "https://other"]}}
-`, "MY_TOKEN", "correct-horse")
+  - {id: far, model: {ref: mistral, name: org/mistral}, slots: 2, provisioning: {mode: external, key_env: FAR_KEY, urls: ["http://Host:9700/", "https://other"]}}
+`, "MY_TOKEN", "correct-horse", "FAR_KEY", "sk-far")
 	require.Equal(t, "[::1]:0", c.BindAddr)
 	require.True(t, c.Loopback())
 	require.Equal(t, "/etc/llama-orch/state", c.DataDir)
@@ -173,6 +173,8 @@ pools:
 	require.Equal(t, []string{"http://host:9700", "https://other"}, far.Provisioning.URLs)
 	require.Equal(t, 2, far.Replicas)
 	require.Equal(t, "mistral", far.Model.ID)
+	require.Equal(t, "org/mistral", far.Model.Name)
+	require.Equal(t, config.Secret("sk-far"), far.Provisioning.Key)
 	require.Equal(t, "mistral", far.Model.Canonical)
 	require.Empty(t, far.Model.Path, "the ref of an external pool is never opened")
 	require.Empty(t, far.Device)
@@ -191,6 +193,13 @@ func TestEnvironmentOverridesTheFile(t *testing.T) {
 	require.Equal(t, `LLORCH_API_TOKEN: the API token holds a blank or a character that is not ASCII: use letters, digits and punctuation, as `+
 		"`openssl rand -hex 32` makes them", found[1].String())
 	require.NotContains(t, fmt.Sprint(found), "two words", "a bad token is a secret too")
+}
+
+// OC-ADAPT-OAI-6000
+func TestTheKeyOfAnEngineDoesNotPrintItself(t *testing.T) {
+	const far = "pools:\n- {id: far, model: {ref: x}, provisioning: {mode: external, key_env: FAR_KEY, urls: [\"http://h\"]}}\n"
+	require.NotContains(t, fmt.Sprintf("%+v %#v", parse(t, far, "FAR_KEY", "sk-far").Pools, parse(t, far, "FAR_KEY", "sk-far").Pools), "sk-far")
+	require.NotContains(t, fmt.Sprint(problems(t, far, "FAR_KEY", "sk-far two")), "sk-far", "a bad key is a secret too")
 }
 
 // AUTH-1007
@@ -285,6 +294,9 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"external url", pool("  provisioning: {mode: external, urls: [\"localhost:9\"]}\n"), `c.yaml:4:41: "localhost:9" is no base URL: write http://HOST:PORT`},
 		{"external url unquoted", pool("  provisioning: {mode: external, urls: [http://h:9]}\n"), "pools[0].provisioning.urls[0] is a mapping, but has to be text: put it in quotes, if it holds a colon"},
 		{"external credentials", pool("  provisioning: {mode: external, urls: [\"http://u:p@h\"]}\n"), "a base URL ends after its port, and holds no credentials"},
+		{"external key that is not there", pool("  provisioning: {mode: external, key_env: NO_KEY, urls: [\"http://h\"]}\n"), "c.yaml:4:43: NO_KEY is not set in the environment: set it to the key that the engines of the pool ask for, or remove key_env"},
+		{"key of our own worker", pool("  provisioning: {key_env: NO_KEY}\n"), "provisioning.key_env has no effect in a pool of mode builtin"},
+		{"what llama.cpp does not promise", pool("  determinism: {batch_invariant: true}\n"), "engines of kind llamacpp promise no such thing: remove determinism.batch_invariant; a pool of engine vllm may have it"},
 		{"external twice", pool("  provisioning: {mode: external, urls: [\"http://h\", \"http://H/\"]}\n"), "http://h is named twice"},
 		{"external replicas", pool("  replicas: 2\n  provisioning: {mode: external, urls: [\"http://h\"]}\n"), "c.yaml:4:13: replicas is 2, but provisioning.urls names 1"},
 		{"external device", pool("  device: cpu\n  provisioning: {mode: external, urls: [\"http://h\"]}\n"), "c.yaml:4:11: device has no effect in a pool of mode external, because its engine runs already"},
@@ -491,4 +503,25 @@ func FuzzParse(f *testing.F) {
 			require.NotEmpty(t, p.Remedy)
 		}
 	})
+}
+
+// One slot is what makes a llama.cpp worker give the same bytes again. No other kind promises that, but for a vLLM that is batch-invariant.
+//
+// LO-453
+func TestStrictIsWhatTheKindPromises(t *testing.T) {
+	invariant := config.Determinism{BatchInvariant: true}
+	for _, c := range []struct {
+		pool   config.Pool
+		strict bool
+	}{
+		{config.Pool{Engine: task.LlamaCpp, Slots: 1}, true},
+		{config.Pool{Engine: task.LlamaCpp, Slots: 2}, false},
+		{config.Pool{Engine: task.VLLM, Slots: 1}, false},
+		{config.Pool{Engine: task.VLLM, Slots: 8, Determinism: invariant}, true},
+		{config.Pool{Engine: task.TGI, Slots: 1}, false},
+		{config.Pool{Engine: task.Triton, Slots: 1}, false},
+		{config.Pool{Engine: task.OpenAI, Slots: 1}, false},
+	} {
+		require.Equal(t, c.strict, c.pool.Strict(), "%+v", c.pool)
+	}
 }

@@ -52,9 +52,10 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 		} else {
 			ids[p.ID] = i
 		}
-		c.pool(ps, p, path)
+		c.pool(ps, p, path, env)
 	}
 	c.engines(ps)
+	c.hosts(ps)
 	c.fronts()
 	c.aliases(ps)
 	replicas := 0
@@ -161,7 +162,7 @@ func (c *Config) token(ps *problems, env func(string) string) {
 		return
 	}
 	token := env(c.Auth.TokenEnv)
-	if strings.IndexFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 {
+	if unfitKey(token) {
 		ps.addEnv(c.Auth.TokenEnv, "the API token holds a blank or a character that is not ASCII", "use letters, digits and punctuation, as `openssl rand -hex 32` makes them")
 		return
 	}
@@ -197,7 +198,7 @@ func (c *Config) timeouts(ps *problems, t *Timeouts, path string) {
 	}
 }
 
-func (c *Config) pool(ps *problems, p *Pool, path string) {
+func (c *Config) pool(ps *problems, p *Pool, path string, env func(string) string) {
 	at := func(field string) position { return c.where.of(path + "." + field) }
 	if _, known := c.SamplerProfiles[p.SamplerProfile]; !known && p.SamplerProfile != "" {
 		var names []string
@@ -232,7 +233,10 @@ func (c *Config) pool(ps *problems, p *Pool, path string) {
 		c.only(ps, path, p.Provisioning.Mode)
 		c.external(ps, p, path)
 	}
+	c.rpc(ps, p, path)
+	c.command(ps, p, path)
 	c.reuse(ps, p, path)
+	c.key(ps, p, path, env)
 	c.devices(ps, p, path)
 	c.size(ps, p, path)
 	c.model(ps, p, path)
@@ -247,11 +251,35 @@ func (c *Config) reuse(ps *problems, p *Pool, path string) {
 	switch {
 	case d.Piece > 0 && d.Piece < smallestPiece:
 		ps.add(at("piece"), fmt.Sprintf("determinism.piece is %d, and pieces so small are slow", d.Piece), fmt.Sprintf("write %d or more, or leave it out", smallestPiece))
+	case d.BatchInvariant && p.Engine != task.VLLM && p.Engine != "":
+		ps.add(at("batch_invariant"), fmt.Sprintf("engines of kind %s promise no such thing", p.Engine), "remove determinism.batch_invariant; a pool of engine vllm may have it")
 	case d.Reuse == ReuseOn && p.Slots > 1:
 		ps.add(at("reuse"), "determinism.reuse is on, and the pool has several slots, where no task is strict", "use slots: 1 and more replicas, or remove it")
 	case d.Reuse == ReuseOff && d.Piece > 0:
 		ps.add(at("piece"), "determinism.piece has no effect with determinism.reuse: off", "remove one of the two")
 	}
+}
+
+// key takes the key of a pool's engines from the environment.
+func (c *Config) key(ps *problems, p *Pool, path string, env func(string) string) {
+	v := &p.Provisioning
+	if v.KeyEnv == "" || v.Mode != ModeExternal {
+		return
+	}
+	key := env(v.KeyEnv)
+	switch {
+	case key == "":
+		ps.add(c.where.of(path+".provisioning.key_env"), v.KeyEnv+" is not set in the environment", "set it to the key that the engines of the pool ask for, or remove key_env")
+	case unfitKey(key):
+		ps.addEnv(v.KeyEnv, "the engines' key holds a blank or a character that is not ASCII", "set it to the key alone")
+	default:
+		v.Key = Secret(key)
+	}
+}
+
+// unfitKey reports whether a text cannot be a bearer token.
+func unfitKey(key string) bool {
+	return strings.IndexFunc(key, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0
 }
 
 // devices checks the device mask, the split over it and the life cycle against each other (ORCH-3052, LO-503).
@@ -263,7 +291,7 @@ func (c *Config) devices(ps *problems, p *Pool, path string) {
 	}
 	split := p.TensorSplit
 	switch {
-	case len(split) == 0 && cards > 1:
+	case len(split) == 0 && cards > 1 && len(p.RPC) == 0:
 		ps.add(at("device"), fmt.Sprintf("device lists %d GPUs, and tensor_split is missing", cards),
 			"say what part of the model each holds, like tensor_split: [2, 1]; or use device: auto, which gives each replica one GPU")
 	case len(split) > 0 && cards == 1:
@@ -286,6 +314,7 @@ func (c *Config) devices(ps *problems, p *Pool, path string) {
 // belongs says which modes a setting is for. A setting that is not in it is for all modes.
 var belongs = map[string][]string{
 	"provisioning.urls":        {ModeExternal},
+	"provisioning.key_env":     {ModeExternal},
 	"provisioning.path":        {ModeBinary, ModePackage},
 	"provisioning.args":        servers,
 	"provisioning.url":         {ModeBinary},
@@ -301,6 +330,9 @@ var belongs = map[string][]string{
 	"device":                   ours,
 	"model.digest":             ours,
 	"tensor_split":             ours,
+	"rpc":                      servers,
+	"span":                     {ModeExternal},
+	"memory":                   ours,
 	"determinism.reuse":        ours,
 	"determinism.piece":        ours,
 	"lifecycle":                ours,
@@ -457,7 +489,7 @@ func (c *Config) model(ps *problems, p *Pool, path string) {
 	}
 	at := c.where.of(path + ".model.ref")
 	m.Canonical = c.CanonicalRef(m.Ref)
-	if p.Provisioning.Mode != ModeExternal {
+	if p.Provisioning.Mode != ModeExternal && p.HasModel() {
 		r, err := parseRef(m.Ref, c.Dir, c.home)
 		if err != nil {
 			ps.add(at, fmt.Sprintf("model.ref cannot be %q", task.Clip(m.Ref, maxQuote)), err.Error())

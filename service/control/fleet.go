@@ -28,23 +28,23 @@ func NewFleet(s *Setup, manager *pool.Manager, cards *Cards, shelf *Shelf, now f
 	return Fleet{Setup: s, manager: manager, cards: cards, shelf: shelf, files: &described{known: map[string]description{}}, now: now}
 }
 
-// summary is what the replicas of a pool come to. Where some are Ready, ctx, slots and engineSlots are the largest among those, and features
-// what all of them have.
+// summary is what the replicas of a pool come to. Where some are Ready, ctx and slots are the largest among those; features and
+// strict are what all of them have and are.
 type summary struct {
-	features    []task.Feature
-	piece       int // as in pool.Info, where all of them have it
-	ready       int
-	version     string
-	digest      string
-	ctx         int
-	slots       int
-	engineSlots int
-	lastError   string
-	gaveUp      time.Duration // where all replicas were given up: the time until one is tried again
+	features  []task.Feature
+	piece     int // as in pool.Info, where all of them have it
+	ready     int
+	version   string
+	digest    string
+	ctx       int
+	slots     int
+	strict    bool
+	lastError string
+	gaveUp    time.Duration // where all replicas were given up: the time until one is tried again
 }
 
 func (f Fleet) summary(p config.Pool) summary {
-	s := summary{ctx: p.Ctx, slots: p.Slots, engineSlots: p.Slots}
+	s := summary{ctx: p.Ctx, slots: p.Slots, strict: p.Strict()}
 	infos, failed := f.manager.Infos(p.ID), 0
 	for _, r := range infos {
 		if r.State == pool.Failed {
@@ -68,12 +68,12 @@ func (f Fleet) summary(p config.Pool) summary {
 		}
 		if s.ready == 0 {
 			s.features, s.piece = r.Features, r.Piece
-			s.ctx, s.slots, s.engineSlots = r.Ctx, r.Slots, r.EngineSlots
+			s.ctx, s.slots, s.strict = r.Ctx, r.Slots, r.Strict
 		}
 		s.ready++
 		s.piece = min(s.piece, r.Piece)
 		s.features = slices.DeleteFunc(slices.Clone(s.features), func(f task.Feature) bool { return !slices.Contains(r.Features, f) })
-		s.ctx, s.slots, s.engineSlots = max(s.ctx, r.Ctx), max(s.slots, r.Slots), max(s.engineSlots, r.EngineSlots)
+		s.ctx, s.slots, s.strict = max(s.ctx, r.Ctx), max(s.slots, r.Slots), s.strict && r.Strict
 	}
 	if failed < len(infos) {
 		s.gaveUp = 0
@@ -100,7 +100,7 @@ func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.
 	for _, r := range f.manager.Infos(poolID) {
 		into = append(into, placement.Replica{
 			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
-			Strict: r.EngineSlots == 1, Pieces: r.Piece > 0, Ctx: r.Ctx, FreeVRAM: f.cards.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
+			Strict: r.Strict, Pieces: r.Piece > 0, Ctx: r.Ctx, FreeVRAM: f.cards.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
 		})
 	}
 	return into

@@ -85,7 +85,7 @@ func (u *Upstream) Reach(poolID, method, path string) (upstream.Engine, error) {
 		if err != nil {
 			continue // it was taken just now, or is not ready any more
 		}
-		if l.Info().EngineSlots == 1 { // another worker has come
+		if l.Info().Strict { // another worker has come
 			l.Release()
 			return upstream.Engine{}, strict(p)
 		}
@@ -104,7 +104,7 @@ func (u *Upstream) serving(p config.Pool) (ready []pool.Info, err error) {
 		if r.State != pool.Ready || !r.Wanted {
 			continue
 		}
-		if r.EngineSlots == 1 {
+		if r.Strict {
 			return nil, strict(p)
 		}
 		ready = append(ready, r)

@@ -60,16 +60,18 @@ type Info struct {
 	EngineSlots           int // of the engine itself; the pool may use fewer
 	// Features are what the engine can do of what only some can, as it told last. Until it was ready, they are what such an engine can have.
 	Features []task.Feature
-	Piece    int // in how many tokens at once prompts are computed, where strict tasks may reuse whole pieces; 0: they start cold
-	Active   int // slots in use, by leases and by the liveness probe
-	PID      int // 0 where no process runs
+	Strict   bool // it gives the same bytes again. Until it was ready, as far as the configuration tells
+	Piece    int  // in how many tokens at once prompts are computed, where strict tasks may reuse whole pieces; 0: they start cold
+	Active   int  // slots in use, by leases and by the liveness probe
+	PID      int  // 0 where no process runs
 	// Owner is the name under which the replica holds memory in Options.VRAM. It is not the ID where the replica took another's place.
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.
 	Cards         []int
-	EstimateBytes int64 // memory that the model should take, on the cards or on the host; 0: not estimated yet
-	ObservedBytes int64 // memory that the ready worker really took; 0: not seen
-	NeedBytes     int64 // memory that the next worker will ask for, by the estimate and by what was learned; 0: not known yet
+	Shares        []engine.Share // of other hosts, as the ready worker has said (LO-470)
+	EstimateBytes int64          // memory that the model should take, on the cards or on the host; 0: not estimated yet
+	ObservedBytes int64          // memory that the ready worker really took; 0: not seen
+	NeedBytes     int64          // memory that the next worker will ask for, by the estimate and by what was learned; 0: not known yet
 	// Wanted says that a worker should run. It is false after a drain or an unload, and before the first Load of an on-demand pool.
 	Wanted bool
 	// While the replica waits for its model to be fetched, FetchedBytes of FetchTotal are on the disk; FetchTotal is 0 while nobody

@@ -46,6 +46,9 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	if spec.Mode == External {
 		facts.ModelDigest = spec.ModelDigest // nobody here can check it
 		facts.Device = strings.TrimRight(spec.URLs[r.index], "/")
+		if spec.Invariant {
+			facts.Flags = []string{"batch_invariant"}
+		}
 		return &plan{facts: facts}, nil
 	}
 	if spec.Device == "cpu" {
@@ -83,6 +86,9 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 	case Container:
 		plan = r.planContainer
 	case Builtin, External:
+	}
+	if err := r.hosts(ctx); err != nil {
+		return nil, err
 	}
 	ready, err := plan(ctx, spec, facts, made)
 	if err != nil {

@@ -31,7 +31,7 @@ func facts() Facts {
 	return Facts{
 		ID: "t1", Seed: 5, Prompt: "frogs", PromptTokens: 10,
 		Pool: Pool{
-			Pool:          placement.Pool{ID: "default", Engine: "llamacpp", ModelID: "haiku", Workload: task.Completion, Ctx: 256, Slots: 1, Profile: "v1", Ready: true},
+			Pool:          placement.Pool{ID: "default", Engine: "llamacpp", ModelID: "haiku", Workload: task.Completion, Ctx: 256, Strict: true, Profile: "v1", Ready: true},
 			EngineVersion: "b1", Faces: engine.Faces{CountsTokens: true, Templates: true, Embeds: true, Reranks: true}, Sampling: task.Sampling{Profile: "v1", Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1},
 		},
 	}
@@ -121,7 +121,7 @@ func TestDecideResolves(t *testing.T) {
 	require.Zero(t, got.Sampling.Temperature)
 	require.Equal(t, 0.95, got.Sampling.TopP)
 
-	req.Determinism, f.Pool.Slots = task.Unset, 4
+	req.Determinism, f.Pool.Strict = task.Unset, false
 	got, err = Decide(now, req, f)
 	require.NoError(t, err)
 	require.Equal(t, task.BestEffort, got.Determinism)

@@ -48,7 +48,7 @@ func Explain(pools []Pool, replicas func(poolID string) []Replica, req task.Requ
 	chosen := pools[at]
 	e.PoolID = chosen.ID
 	list := replicas(chosen.ID)
-	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Slots == 1, Warm: warm, Ctx: req.Ctx}
+	need := Need{Strict: req.Determinism == task.Strict || req.Determinism == task.Unset && chosen.Strict, Warm: warm, Ctx: req.Ctx}
 	need = need.among(list)
 	best, considered := Place(list, need)
 	for i := range list {

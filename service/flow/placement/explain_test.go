@@ -112,7 +112,7 @@ func TestPropertyExplainDecidesAsPlacementDoes(t *testing.T) {
 
 // LO-502, LO-501
 func TestASmallContextIsAReason(t *testing.T) {
-	pools := []Pool{{ID: "a", ModelID: "m", Workload: task.Completion, Ctx: 8192, Slots: 1, Ready: true}}
+	pools := []Pool{{ID: "a", ModelID: "m", Workload: task.Completion, Ctx: 8192, Strict: true, Ready: true}}
 	list := []Replica{{ID: "a-0", Ready: true, Slots: 1, Strict: true, Ctx: 4096}, {ID: "a-1", Ready: true, Slots: 1, Strict: true, Ctx: 8192}}
 	e, err := Explain(pools, func(string) []Replica { return list }, task.Request{ModelRef: "m", Workload: task.Completion, Ctx: 5000}, "")
 	require.NoError(t, err)

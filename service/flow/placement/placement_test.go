@@ -16,9 +16,9 @@ import (
 
 func pools() []Pool {
 	return []Pool{
-		{ID: "big", Engine: "llamacpp", ModelID: "poet", Ref: "file:/m/poet.gguf", Workload: task.Completion, Profile: "v1", Ctx: 4096, Slots: 4, Ready: true, Wait: time.Second},
-		{ID: "small", Engine: "llamacpp", ModelID: "poet", Ref: "file:/m/poet.gguf", Workload: task.Completion, Profile: "v1", Ctx: 1024, Slots: 1, Ready: true, Wait: 2 * time.Second},
-		{ID: "vec", Engine: "llamacpp", ModelID: "embedder", Ref: "file:/m/e.gguf", Workload: task.Embedding, Ctx: 512, Slots: 1},
+		{ID: "big", Engine: "llamacpp", ModelID: "poet", Ref: "file:/m/poet.gguf", Workload: task.Completion, Profile: "v1", Ctx: 4096, Ready: true, Wait: time.Second},
+		{ID: "small", Engine: "llamacpp", ModelID: "poet", Ref: "file:/m/poet.gguf", Workload: task.Completion, Profile: "v1", Ctx: 1024, Strict: true, Ready: true, Wait: 2 * time.Second},
+		{ID: "vec", Engine: "llamacpp", ModelID: "embedder", Ref: "file:/m/e.gguf", Workload: task.Embedding, Ctx: 512, Strict: true},
 	}
 }
 
@@ -52,7 +52,7 @@ func TestRoute(t *testing.T) {
 		"wrong engine":                {func(r *task.Request, _ []Pool) { r.Engine = "vllm" }, Routing{}, task.InvalidParams, "runs the engine llamacpp"},
 		"other sampler profile":       {func(r *task.Request, _ []Pool) { r.SamplerProfile = "v2" }, Routing{}, task.InvalidParams, "uses the sampler profile v1"},
 		"context larger than any":     {func(r *task.Request, _ []Pool) { r.Ctx = 9000 }, Routing{}, task.InvalidParams, "fewer than the 9000"},
-		"strict, no one-slot pool":    {func(r *task.Request, p []Pool) { r.Determinism = task.Strict; p[1].Slots = 2 }, Routing{}, task.InvalidParams, "needs one slot"},
+		"strict, no one-slot pool":    {func(r *task.Request, p []Pool) { r.Determinism = task.Strict; p[1].Strict = false }, Routing{}, task.InvalidParams, "needs one slot of an engine that does"},
 		"everything is to be avoided": {func(r *task.Request, _ []Pool) { r.Placement.Avoid = []string{"big", "small"} }, Routing{}, task.InvalidParams, "is to be avoided"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -158,8 +158,8 @@ func TestAGivenUpPoolOnDemandServesNothing(t *testing.T) {
 
 // ORCH-3072, OC-CORE-1016
 func TestRouteLeavesOutWhatAModelCannotOrMayNotServe(t *testing.T) {
-	old := Pool{ID: "old", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Retired: true}
-	plain := Pool{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, NoTemplate: true}
+	old := Pool{ID: "old", ModelID: "m", Workload: task.Completion, Ctx: 256, Strict: true, Ready: true, Retired: true}
+	plain := Pool{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Strict: true, Ready: true, NoTemplate: true}
 	req := task.Request{ModelRef: "m", Workload: task.Completion, Prompt: "x"}
 	_, err := Route([]Pool{old}, req)
 	require.True(t, task.HasCode(err, task.ModelDeprecated), "%v", err)
@@ -251,7 +251,7 @@ func TestPlaceGoesWhereThePrefixIs(t *testing.T) {
 // ORCH-3009
 func TestRoutePrefersTheSessionsPool(t *testing.T) {
 	pool := func(id string) Pool {
-		return Pool{ID: id, ModelID: "haiku", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true}
+		return Pool{ID: id, ModelID: "haiku", Workload: task.Completion, Ctx: 256, Strict: true, Ready: true}
 	}
 	two := []Pool{pool("a"), pool("b")}
 	two[1].Home, two[1].Backlog = true, 3
@@ -269,7 +269,7 @@ func TestRoutePrefersTheSessionsPool(t *testing.T) {
 // ORCH-3060, OC-CTRL-2013, LO-502
 func TestRouteTakesTheFinerQuantisation(t *testing.T) {
 	pool := func(id, quantisation string, bits float64) Pool {
-		return Pool{ID: id, ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Quantisation: quantisation, Bits: bits}
+		return Pool{ID: id, ModelID: "m", Workload: task.Completion, Ctx: 256, Strict: true, Ready: true, Quantisation: quantisation, Bits: bits}
 	}
 	two := []Pool{pool("a", "Q4_K_M", 4.8), pool("b", "Q8_0", 8.5)}
 	req := task.Request{ModelRef: "m", Workload: task.Completion, Placement: task.Placement{Mode: task.Auto}}
@@ -288,8 +288,8 @@ func TestRouteTakesTheFinerQuantisation(t *testing.T) {
 // LO-410: what a chat needs is refused by its name, or leads to the pool that has it.
 func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 	pools := []Pool{
-		{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Features: []task.Feature{task.FeatureBias}},
-		{ID: "tools", ModelID: "m", Workload: task.Completion, Ctx: 256, Slots: 1, Ready: true, Wait: time.Hour, Features: []task.Feature{task.FeatureTools, task.FeatureFormats}},
+		{ID: "plain", ModelID: "m", Workload: task.Completion, Ctx: 256, Strict: true, Ready: true, Features: []task.Feature{task.FeatureBias}},
+		{ID: "tools", ModelID: "m", Workload: task.Completion, Ctx: 256, Strict: true, Ready: true, Wait: time.Hour, Features: []task.Feature{task.FeatureTools, task.FeatureFormats}},
 	}
 	ask := func(mode task.PlacementMode, change func(*task.Request)) task.Request {
 		r := task.Request{
@@ -313,14 +313,18 @@ func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 		"pool 'plain' takes no images":             func(r *task.Request) { r.Messages[0].Parts = []task.Part{{Image: &task.Image{}}} },
 		"pool 'tools' takes no template arguments": func(r *task.Request) { r.Chat.TemplateArgs = []byte(`{}`) },
 		"pool 'plain' takes no tools":              func(r *task.Request) { tools(r); r.Placement.Avoid = []string{"tools"} },
-		"pool 'plain' takes no format":             func(r *task.Request) { r.Chat.Format = &task.Format{}; r.Placement.Avoid = []string{"tools"} },
+		"pool 'plain' takes no format":             func(r *task.Request) { r.Chat.Format = &task.Format{Kind: task.FormatJSON}; r.Placement.Avoid = []string{"tools"} },
+		"pool 'tools' takes no grammar": func(r *task.Request) {
+			r.Chat.Format = &task.Format{Kind: task.FormatGrammar, Grammar: `root ::= "a"`}
+			r.Placement.Avoid = []string{"plain"}
+		},
 		"pool 'tools' takes no logit bias": func(r *task.Request) {
 			r.Chat.LogitBias = []task.Bias{{}}
 			r.Placement.Avoid = []string{"plain"}
 		},
 		"takes no tools (its engine, or its model's chat template, knows none), and takes no format": func(r *task.Request) {
 			tools(r)
-			r.Chat.Format = &task.Format{}
+			r.Chat.Format = &task.Format{Kind: task.FormatJSON}
 			r.Placement = task.Placement{Mode: task.Pin, PoolID: "plain"}
 		},
 	} {

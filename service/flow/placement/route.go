@@ -22,7 +22,7 @@ type Pool struct {
 	Ref      string // the model's normalised ref
 	Workload task.Workload
 	Ctx      int    // tokens a slot's context holds
-	Slots    int    // of each replica's engine
+	Strict   bool   // its tasks get the same bytes again
 	Profile  string // its sampler profile
 	Ready    bool
 	OnDemand bool // a task loads it
@@ -163,8 +163,8 @@ func misfit(p Pool, req task.Request) string {
 		return pool + "has a model without a chat template: send a prompt"
 	case task.Missing(req.Needs(), p.Features) != "":
 		return pool + task.Missing(req.Needs(), p.Features)
-	case req.Determinism == task.Strict && p.Slots > 1:
-		return pool + "has replicas of " + strconv.Itoa(p.Slots) + " slots, and strict determinism needs one slot: leave `determinism` out or ask for best_effort"
+	case req.Determinism == task.Strict && !p.Strict:
+		return pool + "computes several tasks at once, or is of an engine that does not promise the same bytes again, and strict determinism needs one slot of an engine that does: leave `determinism` out or ask for best_effort"
 	}
 	return ""
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package llamacpp
+package engine
 
 import (
 	"fmt"
@@ -10,9 +10,12 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// pieces makes an engine's bytes into pieces of whole runes. What is held back belongs to the kind that came last, and to the call.
-type pieces struct {
-	emit func(task.Piece) error
+// Pieces makes an engine's bytes into pieces of whole runes. What is held back belongs to the kind that came last, and to the call.
+type Pieces struct {
+	Emit func(task.Piece) error
+	// Bad is what the engine did that it may not; nil: nothing.
+	Bad error
+
 	ids  func(n int) string
 	kind task.EventKind
 	call int
@@ -23,13 +26,17 @@ type pieces struct {
 	calls int    // that have begun
 	fresh bool   // the first piece of the call has yet to be emitted
 	name  string // of the call. An engine may correct it until there are arguments
-	bad   error  // what the engine did that it may not; nil: nothing
 }
 
-// take takes in bytes of the answer or of the thinking.
-func (p *pieces) take(kind task.EventKind, text []byte) error {
+// NewPieces emits the pieces of a job's answer.
+func NewPieces(job *Job, emit func(task.Piece) error) Pieces {
+	return Pieces{Emit: emit, ids: job.CallID, kind: task.EventText}
+}
+
+// Take takes in bytes of the answer or of the thinking.
+func (p *Pieces) Take(kind task.EventKind, text []byte) error {
 	if kind != p.kind {
-		if err := p.flush(); err != nil {
+		if err := p.Flush(); err != nil {
 			return err
 		}
 		p.kind = kind
@@ -37,8 +44,8 @@ func (p *pieces) take(kind task.EventKind, text []byte) error {
 	return p.add(text)
 }
 
-// tell takes in the tokens of the answer's next bytes. Those without bytes are none of its text.
-func (p *pieces) tell(likely []task.Logprob) {
+// Tell takes in the tokens of the answer's next bytes. Those without bytes are none of its text.
+func (p *Pieces) Tell(likely []task.Logprob) {
 	for _, l := range likely {
 		if len(l.Bytes) > 0 {
 			p.likely = append(p.likely, l)
@@ -46,18 +53,18 @@ func (p *pieces) tell(likely []task.Logprob) {
 	}
 }
 
-// takeCall takes in a part of call n: its name, its arguments, or both.
-func (p *pieces) takeCall(n int, name, arguments []byte) error {
+// TakeCall takes in a part of call n: its name, its arguments, or both.
+func (p *Pieces) TakeCall(n int, name, arguments []byte) error {
 	if p.kind != task.EventToolCall || n != p.call {
-		if err := p.flush(); err != nil {
+		if err := p.Flush(); err != nil {
 			return err
 		}
 		p.kind, p.call = task.EventToolCall, n
 	}
 	switch {
 	case n < 0 || n > p.calls:
-		p.bad = fmt.Errorf("the engine sent call %d as the next of %d", n, p.calls)
-		return p.bad
+		p.Bad = fmt.Errorf("the engine sent call %d as the next of %d", n, p.calls)
+		return p.Bad
 	case n == p.calls:
 		p.calls++
 		p.fresh, p.name = true, string(name)
@@ -68,14 +75,14 @@ func (p *pieces) takeCall(n int, name, arguments []byte) error {
 		return nil
 	}
 	if p.fresh && p.name == "" {
-		p.bad = fmt.Errorf("the engine sent arguments of call %d, and no name", n)
-		return p.bad
+		p.Bad = fmt.Errorf("the engine sent arguments of call %d, and no name", n)
+		return p.Bad
 	}
 	return p.add(arguments)
 }
 
 // add takes in bytes of the kind that came last.
-func (p *pieces) add(text []byte) error {
+func (p *Pieces) add(text []byte) error {
 	p.held = append(p.held, text...)
 	n := whole(p.held)
 	if n == 0 {
@@ -86,8 +93,8 @@ func (p *pieces) add(text []byte) error {
 	return err
 }
 
-// flush emits what is held back: the first piece of a call that has no arguments yet, and what is left of a rune.
-func (p *pieces) flush() error {
+// Flush emits what is held back: the first piece of a call that has no arguments yet, and what is left of a rune.
+func (p *Pieces) Flush() error {
 	if len(p.held) == 0 && !p.fresh {
 		return nil
 	}
@@ -96,7 +103,7 @@ func (p *pieces) flush() error {
 	return err
 }
 
-func (p *pieces) send(text []byte) error {
+func (p *Pieces) send(text []byte) error {
 	piece := task.Piece{Kind: p.kind, Text: strings.ToValidUTF8(string(text), "\uFFFD")}
 	if p.kind == task.EventText {
 		piece.Logprobs, p.likely = task.EncodeLogprobs(p.likely), p.likely[:0]
@@ -110,7 +117,7 @@ func (p *pieces) send(text []byte) error {
 			}
 		}
 	}
-	return p.emit(piece)
+	return p.Emit(piece)
 }
 
 // whole is the length of b without a rune that is cut off at its end.
