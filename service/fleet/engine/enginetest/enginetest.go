@@ -32,6 +32,8 @@ type Options struct {
 	Ctx    int // tokens that a slot's context holds
 	// Rerank: the engine is launched for rerank jobs, too. Every engine completes, and one with the face embeds.
 	Rerank bool
+	// Rough: the engine does not tell its context, or how many tokens a prompt has. An answer without a bound may then end before the context is full.
+	Rough bool
 	// KV: what a job left in its slot is used by the next one, and can be erased.
 	KV bool
 }
@@ -117,8 +119,10 @@ func (s *suite) props() {
 	require.NoError(s.t, s.e.Health(s.t.Context()))
 	p, err := s.e.Props(s.t.Context())
 	require.NoError(s.t, err)
-	require.Equal(s.t, s.Ctx, p.Ctx)
-	require.Positive(s.t, p.Slots)
+	if !s.Rough || p.Ctx > 0 {
+		require.Equal(s.t, s.Ctx, p.Ctx)
+	}
+	require.GreaterOrEqual(s.t, p.Slots, 0)
 	require.NotEmpty(s.t, p.Build)
 	s.idle()
 }
@@ -180,7 +184,7 @@ func (s *suite) context() {
 	for seed, most := range []int{0, 0, 100000} {
 		_, r := s.generate(job(uint32(seed), most))
 		require.LessOrEqual(s.t, r.TokensIn+r.TokensOut, s.Ctx)
-		if r.Finish == task.FinishLength {
+		if r.Finish == task.FinishLength && !s.Rough {
 			require.Equal(s.t, s.Ctx, r.TokensIn+r.TokensOut)
 		}
 	}

@@ -369,7 +369,7 @@ func (g *generation) asks() *task.Logprobs {
 
 // whole reports whether all that the server has to tell came before its stream ended with err: also where [DONE] is missing.
 func (g *generation) whole(err error) bool {
-	return g.end.Finish != "" && (g.end.Usage.Prompt > 0 || errors.Is(err, io.EOF))
+	return g.end.Finish != "" && (g.end.Usage.Prompt > 0 || g.told.Name == Any.Name || errors.Is(err, io.EOF))
 }
 
 // last takes what the server told at the end, and emits what was held back.
