@@ -114,11 +114,9 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request) {
 	if !s.take(w, r, s.counting, &in) {
 		return
 	}
-	n := 0
+	n := in.tokens()
 	if in.Prompt != nil {
 		n = count(*in.Prompt)
-	} else {
-		n = in.tokens()
 	}
 	answer(w, map[string]any{"count": n, "max_model_len": s.opts.Ctx, "tokens": make([]int, n)})
 }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,10 +146,8 @@ func (s *Server) fits(schema string) func([]byte) error {
 
 // has reports whether the server has a model. If it has not, it answers.
 func (s *Server) has(w http.ResponseWriter, model string) bool {
-	for _, name := range s.opts.Models {
-		if name == model {
-			return true
-		}
+	if slices.Contains(s.opts.Models, model) {
+		return true
 	}
 	s.fail(w, http.StatusNotFound, fmt.Sprintf("The model `%s` does not exist.", model))
 	return false

@@ -408,7 +408,7 @@ func TestAChatWithoutATemplateIsCounted(t *testing.T) {
 	_, err := s.Submit(t.Context(), req)
 	require.NoError(t, err)
 	require.Zero(t, d.counted, "they fit, however many tokens they have")
-	req.Messages[0].Content = strings.Repeat("word ", p.Ctx)
+	req.MaxTokens = p.Ctx - 1
 	_, err = s.Submit(t.Context(), req)
 	require.NoError(t, err)
 	require.Equal(t, 1, d.counted)

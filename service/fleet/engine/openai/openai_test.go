@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -47,19 +48,10 @@ func TestTheProfileIsFoundAtTheProbe(t *testing.T) {
 			require.NoError(t, json.Unmarshal(all[len(all)-1].Body, &body))
 			for _, field := range []string{"top_k", "min_p", "repetition_penalty", "repeat_penalty", "stream_options"} {
 				_, sent := body[field]
-				require.Equal(t, contains(c.sent, field), sent, field)
+				require.Equal(t, slices.Contains(c.sent, field), sent, field)
 			}
 		})
 	}
-}
-
-func contains(all []string, one string) bool {
-	for _, s := range all {
-		if s == one {
-			return true
-		}
-	}
-	return false
 }
 
 func hello() engine.Job {
