@@ -286,7 +286,8 @@ type TasksInvoker interface {
 	// outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
 	// it is `DELETED` too. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
 	// which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
-	// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
+	// ended is `CONFLICT`: cancel it first; one of the workload `opaque`, of which nothing is kept, is
+	// canceled. Backups that were made before keep what they hold.
 	//
 	// DELETE /v1/tasks/{id}
 	DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error)
@@ -375,7 +376,6 @@ func (c *Client) CancelTask(ctx context.Context, params CancelTaskParams) (*Canc
 }
 
 func (c *Client) sendCancelTask(ctx context.Context, params CancelTaskParams) (res *CancelResultHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/tasks/"
@@ -412,7 +412,6 @@ func (c *Client) sendCancelTask(ctx context.Context, params CancelTaskParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, CancelTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -474,7 +473,6 @@ func (c *Client) CreateArtifact(ctx context.Context, request *ArtifactRequest) (
 }
 
 func (c *Client) sendCreateArtifact(ctx context.Context, request *ArtifactRequest) (res *ArtifactHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/artifacts"
@@ -492,7 +490,6 @@ func (c *Client) sendCreateArtifact(ctx context.Context, request *ArtifactReques
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, CreateArtifactOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -557,7 +554,6 @@ func (c *Client) CreateModel(ctx context.Context, request *ModelRequest) (*Model
 }
 
 func (c *Client) sendCreateModel(ctx context.Context, request *ModelRequest) (res *ModelHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/catalog/models"
@@ -575,7 +571,6 @@ func (c *Client) sendCreateModel(ctx context.Context, request *ModelRequest) (re
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, CreateModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -638,7 +633,6 @@ func (c *Client) CreateSession(ctx context.Context, request *SessionRequest) (*S
 }
 
 func (c *Client) sendCreateSession(ctx context.Context, request *SessionRequest) (res *SessionHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/sessions"
@@ -656,7 +650,6 @@ func (c *Client) sendCreateSession(ctx context.Context, request *SessionRequest)
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, CreateSessionOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -720,7 +713,6 @@ func (c *Client) CreateTask(ctx context.Context, request *TaskRequest) (*Admissi
 }
 
 func (c *Client) sendCreateTask(ctx context.Context, request *TaskRequest) (res *AdmissionHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/tasks"
@@ -738,7 +730,6 @@ func (c *Client) sendCreateTask(ctx context.Context, request *TaskRequest) (res 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, CreateTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -801,7 +792,6 @@ func (c *Client) DeleteModel(ctx context.Context, params DeleteModelParams) (*Do
 }
 
 func (c *Client) sendDeleteModel(ctx context.Context, params DeleteModelParams) (res *Done, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -837,7 +827,6 @@ func (c *Client) sendDeleteModel(ctx context.Context, params DeleteModelParams) 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, DeleteModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -900,7 +889,6 @@ func (c *Client) DeleteSession(ctx context.Context, params DeleteSessionParams) 
 }
 
 func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionParams) (res *Done, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/sessions/"
@@ -936,7 +924,6 @@ func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionPara
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, DeleteSessionOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -994,7 +981,8 @@ func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionPara
 // outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
 // it is `DELETED` too. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
 // which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
-// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
+// ended is `CONFLICT`: cancel it first; one of the workload `opaque`, of which nothing is kept, is
+// canceled. Backups that were made before keep what they hold.
 //
 // DELETE /v1/tasks/{id}
 func (c *Client) DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error) {
@@ -1003,7 +991,6 @@ func (c *Client) DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done
 }
 
 func (c *Client) sendDeleteTask(ctx context.Context, params DeleteTaskParams) (res *Done, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/tasks/"
@@ -1039,7 +1026,6 @@ func (c *Client) sendDeleteTask(ctx context.Context, params DeleteTaskParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, DeleteTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1101,7 +1087,6 @@ func (c *Client) DrainPool(ctx context.Context, request *DrainRequest, params Dr
 }
 
 func (c *Client) sendDrainPool(ctx context.Context, request *DrainRequest, params DrainPoolParams) (res *DrainStatusHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -1141,7 +1126,6 @@ func (c *Client) sendDrainPool(ctx context.Context, request *DrainRequest, param
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, DrainPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1204,7 +1188,6 @@ func (c *Client) ExplainPlacement(ctx context.Context, request *ExplainRequest) 
 }
 
 func (c *Client) sendExplainPlacement(ctx context.Context, request *ExplainRequest) (res *ExplanationHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/placement/explain"
@@ -1222,7 +1205,6 @@ func (c *Client) sendExplainPlacement(ctx context.Context, request *ExplainReque
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ExplainPlacementOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1284,7 +1266,6 @@ func (c *Client) GetArtifact(ctx context.Context, params GetArtifactParams) (*Ge
 }
 
 func (c *Client) sendGetArtifact(ctx context.Context, params GetArtifactParams) (res *GetArtifactOKHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/artifacts/"
@@ -1320,7 +1301,6 @@ func (c *Client) sendGetArtifact(ctx context.Context, params GetArtifactParams) 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetArtifactOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1383,7 +1363,6 @@ func (c *Client) GetArtifactContent(ctx context.Context, params GetArtifactConte
 }
 
 func (c *Client) sendGetArtifactContent(ctx context.Context, params GetArtifactContentParams) (res GetArtifactContentRes, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/artifacts/"
@@ -1420,7 +1399,6 @@ func (c *Client) sendGetArtifactContent(ctx context.Context, params GetArtifactC
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetArtifactContentOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1475,7 +1453,6 @@ func (c *Client) GetCapabilities(ctx context.Context) (*CapabilitiesHeaders, err
 }
 
 func (c *Client) sendGetCapabilities(ctx context.Context) (res *CapabilitiesHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/capabilities"
@@ -1490,7 +1467,6 @@ func (c *Client) sendGetCapabilities(ctx context.Context) (res *CapabilitiesHead
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetCapabilitiesOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1552,7 +1528,6 @@ func (c *Client) GetLiveness(ctx context.Context) (*HealthHeaders, error) {
 }
 
 func (c *Client) sendGetLiveness(ctx context.Context) (res *HealthHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/healthz"
@@ -1595,7 +1570,6 @@ func (c *Client) GetMetrics(ctx context.Context) (GetMetricsRes, error) {
 }
 
 func (c *Client) sendGetMetrics(ctx context.Context) (res GetMetricsRes, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/metrics"
@@ -1610,7 +1584,6 @@ func (c *Client) sendGetMetrics(ctx context.Context) (res GetMetricsRes, err err
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetMetricsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1664,7 +1637,6 @@ func (c *Client) GetModel(ctx context.Context, params GetModelParams) (*GetModel
 }
 
 func (c *Client) sendGetModel(ctx context.Context, params GetModelParams) (res *GetModelOKHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -1700,7 +1672,6 @@ func (c *Client) sendGetModel(ctx context.Context, params GetModelParams) (res *
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1762,7 +1733,6 @@ func (c *Client) GetPoolHealth(ctx context.Context, params GetPoolHealthParams) 
 }
 
 func (c *Client) sendGetPoolHealth(ctx context.Context, params GetPoolHealthParams) (res *PoolHealthHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -1799,7 +1769,6 @@ func (c *Client) sendGetPoolHealth(ctx context.Context, params GetPoolHealthPara
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetPoolHealthOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1864,7 +1833,6 @@ func (c *Client) GetReadiness(ctx context.Context) (*HealthHeaders, error) {
 }
 
 func (c *Client) sendGetReadiness(ctx context.Context) (res *HealthHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/readyz"
@@ -1907,7 +1875,6 @@ func (c *Client) GetSession(ctx context.Context, params GetSessionParams) (*GetS
 }
 
 func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (res *GetSessionOKHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/sessions/"
@@ -1943,7 +1910,6 @@ func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetSessionOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2005,7 +1971,6 @@ func (c *Client) GetTask(ctx context.Context, params GetTaskParams) (*TaskStatus
 }
 
 func (c *Client) sendGetTask(ctx context.Context, params GetTaskParams) (res *TaskStatusHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/tasks/"
@@ -2041,7 +2006,6 @@ func (c *Client) sendGetTask(ctx context.Context, params GetTaskParams) (res *Ta
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, GetTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2103,7 +2067,6 @@ func (c *Client) ListArtifacts(ctx context.Context, params ListArtifactsParams) 
 }
 
 func (c *Client) sendListArtifacts(ctx context.Context, params ListArtifactsParams) (res *ArtifactListHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/artifacts"
@@ -2195,7 +2158,6 @@ func (c *Client) sendListArtifacts(ctx context.Context, params ListArtifactsPara
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ListArtifactsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2257,7 +2219,6 @@ func (c *Client) ListEngines(ctx context.Context) (*EngineListHeaders, error) {
 }
 
 func (c *Client) sendListEngines(ctx context.Context) (res *EngineListHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/catalog/engines"
@@ -2272,7 +2233,6 @@ func (c *Client) sendListEngines(ctx context.Context) (res *EngineListHeaders, e
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ListEnginesOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2334,7 +2294,6 @@ func (c *Client) ListGpus(ctx context.Context) (*GPUListHeaders, error) {
 }
 
 func (c *Client) sendListGpus(ctx context.Context) (res *GPUListHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/gpus"
@@ -2349,7 +2308,6 @@ func (c *Client) sendListGpus(ctx context.Context) (res *GPUListHeaders, err err
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ListGpusOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2411,7 +2369,6 @@ func (c *Client) ListModels(ctx context.Context, params ListModelsParams) (*Mode
 }
 
 func (c *Client) sendListModels(ctx context.Context, params ListModelsParams) (res *ModelListHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/catalog/models"
@@ -2446,7 +2403,6 @@ func (c *Client) sendListModels(ctx context.Context, params ListModelsParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ListModelsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2508,7 +2464,6 @@ func (c *Client) ListPools(ctx context.Context) (*PoolListHeaders, error) {
 }
 
 func (c *Client) sendListPools(ctx context.Context) (res *PoolListHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/pools"
@@ -2523,7 +2478,6 @@ func (c *Client) sendListPools(ctx context.Context) (res *PoolListHeaders, err e
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ListPoolsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2585,7 +2539,6 @@ func (c *Client) ListTasks(ctx context.Context, params ListTasksParams) (*TaskLi
 }
 
 func (c *Client) sendListTasks(ctx context.Context, params ListTasksParams) (res *TaskListHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/tasks"
@@ -2637,7 +2590,6 @@ func (c *Client) sendListTasks(ctx context.Context, params ListTasksParams) (res
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ListTasksOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2701,7 +2653,6 @@ func (c *Client) LoadPool(ctx context.Context, params LoadPoolParams) (*PoolStan
 }
 
 func (c *Client) sendLoadPool(ctx context.Context, params LoadPoolParams) (res *PoolStandingHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -2738,7 +2689,6 @@ func (c *Client) sendLoadPool(ctx context.Context, params LoadPoolParams) (res *
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, LoadPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2800,7 +2750,6 @@ func (c *Client) RegisterWorker(ctx context.Context, request *WorkerRegistration
 }
 
 func (c *Client) sendRegisterWorker(ctx context.Context, request *WorkerRegistration) (res *WorkerLeaseHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/workers/register"
@@ -2818,7 +2767,6 @@ func (c *Client) sendRegisterWorker(ctx context.Context, request *WorkerRegistra
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, RegisterWorkerOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2879,7 +2827,6 @@ func (c *Client) ReloadConfig(ctx context.Context) (*ConfigReloadResultHeaders, 
 }
 
 func (c *Client) sendReloadConfig(ctx context.Context) (res *ConfigReloadResultHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/config/reload"
@@ -2894,7 +2841,6 @@ func (c *Client) sendReloadConfig(ctx context.Context) (res *ConfigReloadResultH
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ReloadConfigOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2956,7 +2902,6 @@ func (c *Client) ReloadPool(ctx context.Context, request *ReloadRequest, params 
 }
 
 func (c *Client) sendReloadPool(ctx context.Context, request *ReloadRequest, params ReloadPoolParams) (res *ReloadResultHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -2996,7 +2941,6 @@ func (c *Client) sendReloadPool(ctx context.Context, request *ReloadRequest, par
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ReloadPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3060,7 +3004,6 @@ func (c *Client) ResumePool(ctx context.Context, params ResumePoolParams) (*Pool
 }
 
 func (c *Client) sendResumePool(ctx context.Context, params ResumePoolParams) (res *PoolStandingHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -3097,7 +3040,6 @@ func (c *Client) sendResumePool(ctx context.Context, params ResumePoolParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, ResumePoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3160,7 +3102,6 @@ func (c *Client) SetModelState(ctx context.Context, request *ModelStateRequest, 
 }
 
 func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (res *GetModelOKHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -3200,7 +3141,6 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, SetModelStateOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3274,7 +3214,6 @@ func (c *Client) StreamTask(ctx context.Context, params StreamTaskParams) (Strea
 }
 
 func (c *Client) sendStreamTask(ctx context.Context, params StreamTaskParams) (res StreamTaskRes, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/tasks/"
@@ -3353,7 +3292,6 @@ func (c *Client) sendStreamTask(ctx context.Context, params StreamTaskParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, StreamTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3408,7 +3346,6 @@ func (c *Client) UnloadPool(ctx context.Context, params UnloadPoolParams) (*Pool
 }
 
 func (c *Client) sendUnloadPool(ctx context.Context, params UnloadPoolParams) (res *PoolStandingHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -3445,7 +3382,6 @@ func (c *Client) sendUnloadPool(ctx context.Context, params UnloadPoolParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, UnloadPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3507,7 +3443,6 @@ func (c *Client) VerifyModel(ctx context.Context, params VerifyModelParams) (*Ve
 }
 
 func (c *Client) sendVerifyModel(ctx context.Context, params VerifyModelParams) (res *VerificationHeaders, err error) {
-
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -3544,7 +3479,6 @@ func (c *Client) sendVerifyModel(ctx context.Context, params VerifyModelParams) 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
-
 			switch err := c.securityBearerAuth(ctx, VerifyModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0

@@ -925,6 +925,11 @@ type CapabilityPool struct {
 	Ctx           int          `json:"ctx"`
 	Slots         int          `json:"slots"`
 	Features      ChatFeatures `json:"features"`
+	// The paths of opaque requests that the pool takes; one that ends with `*` stands for all that begin
+	// so. Missing where it takes tasks.
+	Routes []string `json:"routes"`
+	// The engine computes on several hosts, as the configuration says. Missing where it does not.
+	Span OptBool `json:"span"`
 	// Strict tasks reuse the beginning of an earlier prompt in whole pieces of so many tokens, which
 	// changes no byte. Left out where they start cold.
 	ReusePiece    OptInt `json:"reuse_piece"`
@@ -970,6 +975,16 @@ func (s *CapabilityPool) GetSlots() int {
 // GetFeatures returns the value of Features.
 func (s *CapabilityPool) GetFeatures() ChatFeatures {
 	return s.Features
+}
+
+// GetRoutes returns the value of Routes.
+func (s *CapabilityPool) GetRoutes() []string {
+	return s.Routes
+}
+
+// GetSpan returns the value of Span.
+func (s *CapabilityPool) GetSpan() OptBool {
+	return s.Span
 }
 
 // GetReusePiece returns the value of ReusePiece.
@@ -1027,6 +1042,16 @@ func (s *CapabilityPool) SetFeatures(val ChatFeatures) {
 	s.Features = val
 }
 
+// SetRoutes sets the value of Routes.
+func (s *CapabilityPool) SetRoutes(val []string) {
+	s.Routes = val
+}
+
+// SetSpan sets the value of Span.
+func (s *CapabilityPool) SetSpan(val OptBool) {
+	s.Span = val
+}
+
 // SetReusePiece sets the value of ReusePiece.
 func (s *CapabilityPool) SetReusePiece(val OptInt) {
 	s.ReusePiece = val
@@ -1049,6 +1074,7 @@ type ChatFeaturesItem string
 const (
 	ChatFeaturesItemTools             ChatFeaturesItem = "tools"
 	ChatFeaturesItemFormats           ChatFeaturesItem = "formats"
+	ChatFeaturesItemGrammars          ChatFeaturesItem = "grammars"
 	ChatFeaturesItemImages            ChatFeaturesItem = "images"
 	ChatFeaturesItemReasoning         ChatFeaturesItem = "reasoning"
 	ChatFeaturesItemTemplateArguments ChatFeaturesItem = "template_arguments"
@@ -1061,6 +1087,7 @@ func (ChatFeaturesItem) AllValues() []ChatFeaturesItem {
 	return []ChatFeaturesItem{
 		ChatFeaturesItemTools,
 		ChatFeaturesItemFormats,
+		ChatFeaturesItemGrammars,
 		ChatFeaturesItemImages,
 		ChatFeaturesItemReasoning,
 		ChatFeaturesItemTemplateArguments,
@@ -1075,6 +1102,8 @@ func (s ChatFeaturesItem) MarshalText() ([]byte, error) {
 	case ChatFeaturesItemTools:
 		return []byte(s), nil
 	case ChatFeaturesItemFormats:
+		return []byte(s), nil
+	case ChatFeaturesItemGrammars:
 		return []byte(s), nil
 	case ChatFeaturesItemImages:
 		return []byte(s), nil
@@ -1099,6 +1128,9 @@ func (s *ChatFeaturesItem) UnmarshalText(data []byte) error {
 		return nil
 	case ChatFeaturesItemFormats:
 		*s = ChatFeaturesItemFormats
+		return nil
+	case ChatFeaturesItemGrammars:
+		*s = ChatFeaturesItemGrammars
 		return nil
 	case ChatFeaturesItemImages:
 		*s = ChatFeaturesItemImages
@@ -1524,6 +1556,7 @@ const (
 	EngineNameTgi      EngineName = "tgi"
 	EngineNameTriton   EngineName = "triton"
 	EngineNameOpenai   EngineName = "openai"
+	EngineNameCommand  EngineName = "command"
 )
 
 // AllValues returns all EngineName values.
@@ -1534,6 +1567,7 @@ func (EngineName) AllValues() []EngineName {
 		EngineNameTgi,
 		EngineNameTriton,
 		EngineNameOpenai,
+		EngineNameCommand,
 	}
 }
 
@@ -1549,6 +1583,8 @@ func (s EngineName) MarshalText() ([]byte, error) {
 	case EngineNameTriton:
 		return []byte(s), nil
 	case EngineNameOpenai:
+		return []byte(s), nil
+	case EngineNameCommand:
 		return []byte(s), nil
 	default:
 		return nil, errors.Errorf("invalid value: %q", s)
@@ -1572,6 +1608,9 @@ func (s *EngineName) UnmarshalText(data []byte) error {
 		return nil
 	case EngineNameOpenai:
 		*s = EngineNameOpenai
+		return nil
+	case EngineNameCommand:
+		*s = EngineNameCommand
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)
@@ -6366,13 +6405,16 @@ type Pool struct {
 	Draining  bool      `json:"draining"`
 	Lifecycle Lifecycle `json:"lifecycle"`
 	// An on-demand pool that is not loaded is loaded by its next task.
-	Loaded        bool         `json:"loaded"`
-	LastError     OptString    `json:"last_error"`
-	SelfTest      OptSelfTest  `json:"self_test"`
-	Features      ChatFeatures `json:"features"`
-	Replicas      int          `json:"replicas"`
-	ReplicasReady int          `json:"replicas_ready"`
-	Queue         Queue        `json:"queue"`
+	Loaded    bool         `json:"loaded"`
+	LastError OptString    `json:"last_error"`
+	SelfTest  OptSelfTest  `json:"self_test"`
+	Features  ChatFeatures `json:"features"`
+	// The paths of opaque requests that the pool takes; one that ends with `*` stands for all that begin
+	// so. Missing where it takes tasks.
+	Routes        []string `json:"routes"`
+	Replicas      int      `json:"replicas"`
+	ReplicasReady int      `json:"replicas_ready"`
+	Queue         Queue    `json:"queue"`
 }
 
 // GetID returns the value of ID.
@@ -6463,6 +6505,11 @@ func (s *Pool) GetSelfTest() OptSelfTest {
 // GetFeatures returns the value of Features.
 func (s *Pool) GetFeatures() ChatFeatures {
 	return s.Features
+}
+
+// GetRoutes returns the value of Routes.
+func (s *Pool) GetRoutes() []string {
+	return s.Routes
 }
 
 // GetReplicas returns the value of Replicas.
@@ -6568,6 +6615,11 @@ func (s *Pool) SetSelfTest(val OptSelfTest) {
 // SetFeatures sets the value of Features.
 func (s *Pool) SetFeatures(val ChatFeatures) {
 	s.Features = val
+}
+
+// SetRoutes sets the value of Routes.
+func (s *Pool) SetRoutes(val []string) {
+	s.Routes = val
 }
 
 // SetReplicas sets the value of Replicas.
@@ -7188,6 +7240,45 @@ func (s *QueueFullPolicy) UnmarshalText(data []byte) error {
 	}
 }
 
+// Ref: #/components/schemas/RPCHost
+type RPCHost struct {
+	Host string `json:"host"`
+	// Memory that was free there when the worker loaded; missing where it was not told.
+	FreeBytes OptInt64 `json:"free_bytes"`
+	// Memory that the worker took there; missing where it was not told.
+	UsedBytes OptInt64 `json:"used_bytes"`
+}
+
+// GetHost returns the value of Host.
+func (s *RPCHost) GetHost() string {
+	return s.Host
+}
+
+// GetFreeBytes returns the value of FreeBytes.
+func (s *RPCHost) GetFreeBytes() OptInt64 {
+	return s.FreeBytes
+}
+
+// GetUsedBytes returns the value of UsedBytes.
+func (s *RPCHost) GetUsedBytes() OptInt64 {
+	return s.UsedBytes
+}
+
+// SetHost sets the value of Host.
+func (s *RPCHost) SetHost(val string) {
+	s.Host = val
+}
+
+// SetFreeBytes sets the value of FreeBytes.
+func (s *RPCHost) SetFreeBytes(val OptInt64) {
+	s.FreeBytes = val
+}
+
+// SetUsedBytes sets the value of UsedBytes.
+func (s *RPCHost) SetUsedBytes(val OptInt64) {
+	s.UsedBytes = val
+}
+
 // Ref: #/components/schemas/Reason
 type Reason struct {
 	PoolID OptString `json:"pool_id"`
@@ -7574,6 +7665,8 @@ type Replica struct {
 	EstimateBytes OptInt64 `json:"estimate_bytes"`
 	// Memory it was seen to take; missing until seen.
 	ObservedBytes OptInt64 `json:"observed_bytes"`
+	// The other hosts that compute a part, and what its worker has said of them.
+	Hosts []RPCHost `json:"hosts"`
 	// How long its last start took.
 	LoadMs    OptInt64  `json:"load_ms"`
 	LastError OptString `json:"last_error"`
@@ -7639,6 +7732,11 @@ func (s *Replica) GetEstimateBytes() OptInt64 {
 // GetObservedBytes returns the value of ObservedBytes.
 func (s *Replica) GetObservedBytes() OptInt64 {
 	return s.ObservedBytes
+}
+
+// GetHosts returns the value of Hosts.
+func (s *Replica) GetHosts() []RPCHost {
+	return s.Hosts
 }
 
 // GetLoadMs returns the value of LoadMs.
@@ -7714,6 +7812,11 @@ func (s *Replica) SetEstimateBytes(val OptInt64) {
 // SetObservedBytes sets the value of ObservedBytes.
 func (s *Replica) SetObservedBytes(val OptInt64) {
 	s.ObservedBytes = val
+}
+
+// SetHosts sets the value of Hosts.
+func (s *Replica) SetHosts(val []RPCHost) {
+	s.Hosts = val
 }
 
 // SetLoadMs sets the value of LoadMs.
@@ -9808,6 +9911,8 @@ func (s *WorkerRegistration) SetCtx(val int) {
 	s.Ctx = val
 }
 
+// What an engine does for a task. `opaque` is a request that is passed to an engine as it is, and that
+// no task of this API asks for.
 // Ref: #/components/schemas/Workload
 type Workload string
 
@@ -9815,6 +9920,7 @@ const (
 	WorkloadCompletion Workload = "completion"
 	WorkloadEmbedding  Workload = "embedding"
 	WorkloadRerank     Workload = "rerank"
+	WorkloadOpaque     Workload = "opaque"
 )
 
 // AllValues returns all Workload values.
@@ -9823,6 +9929,7 @@ func (Workload) AllValues() []Workload {
 		WorkloadCompletion,
 		WorkloadEmbedding,
 		WorkloadRerank,
+		WorkloadOpaque,
 	}
 }
 
@@ -9834,6 +9941,8 @@ func (s Workload) MarshalText() ([]byte, error) {
 	case WorkloadEmbedding:
 		return []byte(s), nil
 	case WorkloadRerank:
+		return []byte(s), nil
+	case WorkloadOpaque:
 		return []byte(s), nil
 	default:
 		return nil, errors.Errorf("invalid value: %q", s)
@@ -9851,6 +9960,9 @@ func (s *Workload) UnmarshalText(data []byte) error {
 		return nil
 	case WorkloadRerank:
 		*s = WorkloadRerank
+		return nil
+	case WorkloadOpaque:
+		*s = WorkloadOpaque
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)

@@ -524,7 +524,7 @@ func (s *ArtifactHeaders) Validate() error {
 }
 
 func (s ArtifactID) Validate() error {
-	alias := (string)(s)
+	alias := string(s)
 	if err := (validate.String{
 		MinLength:     71,
 		MinLengthSet:  true,
@@ -918,7 +918,7 @@ func (s ArtifactRequestEncoding) Validate() error {
 }
 
 func (s ArtifactTag) Validate() error {
-	alias := (string)(s)
+	alias := string(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -1738,6 +1738,54 @@ func (s *CapabilityPool) Validate() error {
 		})
 	}
 	if err := func() error {
+		if s.Routes == nil {
+			return nil // optional
+		}
+		if err := (validate.Array{
+			MinLength:    0,
+			MinLengthSet: false,
+			MaxLength:    64,
+			MaxLengthSet: true,
+		}).ValidateLength(len(s.Routes)); err != nil {
+			return errors.Wrap(err, "array")
+		}
+		var failures []validate.FieldError
+		for i, elem := range s.Routes {
+			if err := func() error {
+				if err := (validate.String{
+					MinLength:     0,
+					MinLengthSet:  false,
+					MaxLength:     256,
+					MaxLengthSet:  true,
+					Email:         false,
+					Hostname:      false,
+					Regex:         nil,
+					MinNumeric:    0,
+					MinNumericSet: false,
+					MaxNumeric:    0,
+					MaxNumericSet: false,
+				}).Validate(string(elem)); err != nil {
+					return errors.Wrap(err, "string")
+				}
+				return nil
+			}(); err != nil {
+				failures = append(failures, validate.FieldError{
+					Name:  fmt.Sprintf("[%d]", i),
+					Error: err,
+				})
+			}
+		}
+		if len(failures) > 0 {
+			return &validate.Error{Fields: failures}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "routes",
+			Error: err,
+		})
+	}
+	if err := func() error {
 		if value, ok := s.ReusePiece.Get(); ok {
 			if err := func() error {
 				if err := (validate.Int{
@@ -1851,6 +1899,8 @@ func (s ChatFeaturesItem) Validate() error {
 	case "tools":
 		return nil
 	case "formats":
+		return nil
+	case "grammars":
 		return nil
 	case "images":
 		return nil
@@ -2514,6 +2564,8 @@ func (s EngineName) Validate() error {
 		return nil
 	case "openai":
 		return nil
+	case "command":
+		return nil
 	default:
 		return errors.Errorf("invalid value: %v", s)
 	}
@@ -2922,7 +2974,7 @@ func (s *ErrorStatusCodeWithHeaders) Validate() error {
 }
 
 func (s EventID) Validate() error {
-	alias := (string)(s)
+	alias := string(s)
 	if err := (validate.String{
 		MinLength:     10,
 		MinLengthSet:  true,
@@ -5177,7 +5229,7 @@ func (s *ModelHeaders) Validate() error {
 }
 
 func (s ModelID) Validate() error {
-	alias := (string)(s)
+	alias := string(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -5543,7 +5595,7 @@ func (s *ModelProblem) Validate() error {
 }
 
 func (s ModelRef) Validate() error {
-	alias := (string)(s)
+	alias := string(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -6661,6 +6713,54 @@ func (s *Pool) Validate() error {
 		})
 	}
 	if err := func() error {
+		if s.Routes == nil {
+			return nil // optional
+		}
+		if err := (validate.Array{
+			MinLength:    0,
+			MinLengthSet: false,
+			MaxLength:    64,
+			MaxLengthSet: true,
+		}).ValidateLength(len(s.Routes)); err != nil {
+			return errors.Wrap(err, "array")
+		}
+		var failures []validate.FieldError
+		for i, elem := range s.Routes {
+			if err := func() error {
+				if err := (validate.String{
+					MinLength:     0,
+					MinLengthSet:  false,
+					MaxLength:     256,
+					MaxLengthSet:  true,
+					Email:         false,
+					Hostname:      false,
+					Regex:         nil,
+					MinNumeric:    0,
+					MinNumericSet: false,
+					MaxNumeric:    0,
+					MaxNumericSet: false,
+				}).Validate(string(elem)); err != nil {
+					return errors.Wrap(err, "string")
+				}
+				return nil
+			}(); err != nil {
+				failures = append(failures, validate.FieldError{
+					Name:  fmt.Sprintf("[%d]", i),
+					Error: err,
+				})
+			}
+		}
+		if len(failures) > 0 {
+			return &validate.Error{Fields: failures}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "routes",
+			Error: err,
+		})
+	}
+	if err := func() error {
 		if err := (validate.Int{
 			MinSet:        true,
 			Min:           0,
@@ -6868,7 +6968,7 @@ func (s *PoolHealthHeaders) Validate() error {
 }
 
 func (s PoolID) Validate() error {
-	alias := (string)(s)
+	alias := string(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -7558,6 +7658,97 @@ func (s QueueFullPolicy) Validate() error {
 	default:
 		return errors.Errorf("invalid value: %v", s)
 	}
+}
+
+func (s *RPCHost) Validate() error {
+	if s == nil {
+		return validate.ErrNilPointer
+	}
+
+	var failures []validate.FieldError
+	if err := func() error {
+		if err := (validate.String{
+			MinLength:     0,
+			MinLengthSet:  false,
+			MaxLength:     260,
+			MaxLengthSet:  true,
+			Email:         false,
+			Hostname:      false,
+			Regex:         nil,
+			MinNumeric:    0,
+			MinNumericSet: false,
+			MaxNumeric:    0,
+			MaxNumericSet: false,
+		}).Validate(string(s.Host)); err != nil {
+			return errors.Wrap(err, "string")
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "host",
+			Error: err,
+		})
+	}
+	if err := func() error {
+		if value, ok := s.FreeBytes.Get(); ok {
+			if err := func() error {
+				if err := (validate.Int{
+					MinSet:        true,
+					Min:           0,
+					MaxSet:        true,
+					Max:           9007199254740991,
+					MinExclusive:  false,
+					MaxExclusive:  false,
+					MultipleOfSet: false,
+					MultipleOf:    0,
+					Pattern:       nil,
+				}).Validate(int64(value)); err != nil {
+					return errors.Wrap(err, "int")
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "free_bytes",
+			Error: err,
+		})
+	}
+	if err := func() error {
+		if value, ok := s.UsedBytes.Get(); ok {
+			if err := func() error {
+				if err := (validate.Int{
+					MinSet:        true,
+					Min:           0,
+					MaxSet:        true,
+					Max:           9007199254740991,
+					MinExclusive:  false,
+					MaxExclusive:  false,
+					MultipleOfSet: false,
+					MultipleOf:    0,
+					Pattern:       nil,
+				}).Validate(int64(value)); err != nil {
+					return errors.Wrap(err, "int")
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "used_bytes",
+			Error: err,
+		})
+	}
+	if len(failures) > 0 {
+		return &validate.Error{Fields: failures}
+	}
+	return nil
 }
 
 func (s *Reason) Validate() error {
@@ -8450,6 +8641,42 @@ func (s *Replica) Validate() error {
 		})
 	}
 	if err := func() error {
+		if s.Hosts == nil {
+			return nil // optional
+		}
+		if err := (validate.Array{
+			MinLength:    0,
+			MinLengthSet: false,
+			MaxLength:    64,
+			MaxLengthSet: true,
+		}).ValidateLength(len(s.Hosts)); err != nil {
+			return errors.Wrap(err, "array")
+		}
+		var failures []validate.FieldError
+		for i, elem := range s.Hosts {
+			if err := func() error {
+				if err := elem.Validate(); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				failures = append(failures, validate.FieldError{
+					Name:  fmt.Sprintf("[%d]", i),
+					Error: err,
+				})
+			}
+		}
+		if len(failures) > 0 {
+			return &validate.Error{Fields: failures}
+		}
+		return nil
+	}(); err != nil {
+		failures = append(failures, validate.FieldError{
+			Name:  "hosts",
+			Error: err,
+		})
+	}
+	if err := func() error {
 		if value, ok := s.LoadMs.Get(); ok {
 			if err := func() error {
 				if err := (validate.Int{
@@ -8585,7 +8812,7 @@ func (s ReplicaState) Validate() error {
 }
 
 func (s Seed) Validate() error {
-	alias := (int64)(s)
+	alias := int64(s)
 	if err := (validate.Int{
 		MinSet:        true,
 		Min:           0,
@@ -9361,7 +9588,7 @@ func (s *StreamTaskOKHeaders) Validate() error {
 }
 
 func (s TaskID) Validate() error {
-	alias := (string)(s)
+	alias := string(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -11380,6 +11607,8 @@ func (s Workload) Validate() error {
 	case "embedding":
 		return nil
 	case "rerank":
+		return nil
+	case "opaque":
 		return nil
 	default:
 		return errors.Errorf("invalid value: %v", s)

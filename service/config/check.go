@@ -41,7 +41,7 @@ func (c Config) CheckPools(of func(Pool) bool) error {
 		if !of(p) {
 			continue
 		}
-		if p.Model.Path != "" {
+		if p.Model.Path != "" && p.Engine != task.Command { // whose models are of many kinds
 			if what, remedy := gguf(p.Model.Path); what != "" {
 				ps.add(c.where.of(path+".model.ref"), what, remedy)
 			}
@@ -105,6 +105,8 @@ func plural(w task.Workload) string {
 		return "embeddings"
 	case task.Rerank:
 		return "reranks"
+	case task.Opaque:
+		return "requests"
 	case task.Completion:
 	}
 	return "completions"

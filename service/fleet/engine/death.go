@@ -19,6 +19,7 @@ const (
 	MissingLibrary Cause = "missing_library" // the program or its libraries are not whole
 	BadModel       Cause = "bad_model"       // the engine does not take the model
 	PortTaken      Cause = "port_taken"      // another program was faster
+	HostLost       Cause = "host_lost"       // another host, which computes a part, is gone (LO-471)
 )
 
 // Sign is a set of texts, in lower case, that an engine writes when it dies of something.

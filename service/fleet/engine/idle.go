@@ -22,6 +22,30 @@ type Held interface {
 // askEvery is the time between two questions whether an engine is idle.
 const askEvery = 10 * time.Millisecond
 
+// answerEvery is the time between two questions whether an engine answers again.
+const answerEvery = 100 * time.Millisecond
+
+// AwaitAnswer waits, after an engine broke off a run, until it answers as healthy, or is gone, or ctx ends. One question takes at most so long.
+func AwaitAnswer(ctx context.Context, h Held, within time.Duration) {
+	ask := time.NewTicker(answerEvery)
+	defer ask.Stop()
+	for {
+		asked, stop := awake.WithTimeout(ctx, within)
+		err := h.Engine().Health(asked)
+		stop()
+		if err == nil {
+			return
+		}
+		select {
+		case <-h.Lost():
+			return
+		case <-ctx.Done():
+			return
+		case <-ask.C:
+		}
+	}
+}
+
 // AwaitIdle waits, after a run that was left early, until the engine has no more busy slots than others hold. It returns false where that takes
 // longer: then what runs the engine is to be replaced, since the next run must not wait behind a dead one (ORCH-3026). An engine that does not count its
 // busy slots stops when its connection is closed. One that could not be asked, because this process lacks something, is not to blame (LO-839).

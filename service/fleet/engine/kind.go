@@ -29,6 +29,7 @@ type Endpoint struct {
 	Key     string           // that it asks for; empty: none
 	Model   string           // the name by which it knows the model, where it serves models by name
 	ModelID string           // the name by which clients know the model
+	Health  string           // the path that tells whether it is well, where the kind does not know it
 	Network *httpsse.Network // nil: the client's own
 	// Piece is in how many tokens at once the worker computes a prompt, where a job may reuse whole pieces and get the bytes of a cold
 	// start; 0: nobody has shown that it may (LO-206).
@@ -54,6 +55,8 @@ type Start struct {
 	Size func(w Worker, fileBytes int64) (Sizer, error)
 	// Deaths are the texts by which a worker's last words tell what it died of.
 	Deaths Deaths
+	// Shares reads from what a worker has said while it loaded what it takes of each of its hosts. Nil: its kind has none.
+	Shares func(lines []string) []Share
 }
 
 // Worker is a worker that is about to be started, as its kind has to know it.
@@ -64,10 +67,12 @@ type Worker struct {
 	Libs     string // folder of the built-in worker's libraries
 	Cards    int    // that it gets; 0: it computes on the CPU
 	Split    []float64
+	Hosts    []string // that compute a part of the model, as HOST:PORT (LO-470)
 	Slots    int
 	Threads  int
 	Ctx      int      // that a slot's context is configured to have; 0: the model's own, or as much as fits
 	Prefixes Prefixes // what is wished of strict tasks
+	Memory   int64    // that it is configured to take, in bytes; 0: nobody has said
 	Pace     float64  // of the built-in worker: at most this many tokens a second; 0: no bound
 	Args     []string // the operator's own
 	// Host and Port are where the program has to listen. The built-in worker chooses a port itself, and says which.
@@ -90,6 +95,9 @@ const (
 	ReusingAlways      Reusing = "on"   // also where it does not, such as on GPUs
 )
 
+// MaskHere stands in a Command's arguments for the worker's cards, as indices with commas in between; without cards, for nothing.
+const MaskHere = "\x00mask\x00"
+
 // Command is what a worker is told, and what of it can change bytes.
 type Command struct {
 	Args  []string
@@ -97,6 +105,12 @@ type Command struct {
 	Batch int                    // for the fingerprint; 0: the engine's own
 	Piece int                    // as in Endpoint
 	Flags []string               // for the fingerprint: whatever else can change bytes, in order
+}
+
+// Share is what a worker takes of another host, as it says itself.
+type Share struct {
+	Host             string
+	FreeBytes, Bytes int64 // what was free when it loaded, and what it took; 0: it did not say
 }
 
 // Sizer estimates the memory of workers of one model.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"syscall"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -37,13 +38,14 @@ const (
 	missingLibrary = reason(engine.MissingLibrary)
 	badModel       = reason(engine.BadModel)
 	portTaken      = reason(engine.PortTaken)
+	hostLost       = reason(engine.HostLost)
 )
 
 // Reasons lists the values of the label `reason` of llorch_worker_restarts_total, for the test that compares them with the contract.
 func Reasons() []string {
 	return []string{
 		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(internal), string(filesChanged), string(ownShortage),
-		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
+		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken), string(hostLost),
 	}
 }
 
@@ -87,17 +89,28 @@ func asLoss(err error, why reason) *loss {
 	return l
 }
 
-// stranger is the loss of a replica at whose address another program answers, or one that the configuration does not fit; nil: that is not the
-// matter. Somebody has to correct the configuration, or what runs there.
-func stranger(err error, why reason) *loss {
-	if s, ok := errors.AsType[*engine.SettingError](err); ok {
-		return &loss{reason: why, fixed: true, detail: s.Error()}
+// stranger is the loss of a replica at whose address another program answers, or an engine that refuses the key or has not the model; nil: that is not the matter. Somebody has to
+// correct the address or the key, or what runs there.
+func (r *replica) stranger(ctx context.Context, w *worker, err error, why reason) *loss {
+	external := r.spec.Mode == External
+	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && external && (status.Status == http.StatusUnauthorized || status.Status == http.StatusForbidden) {
+		return &loss{reason: why, fixed: true, detail: fmt.Sprintf("the engine at %s refuses the key (%d): set `provisioning.key_env` to the name of the environment variable "+
+			"that holds the engine's key, which is sent as `Authorization: Bearer KEY`", w.at.URL, status.Status)}
+	}
+	if u, ok := errors.AsType[*httpsse.UnservedError](err); ok {
+		return &loss{reason: why, fixed: true, detail: u.Error() + ": set `model.name` to the one that is meant"}
 	}
 	s, ok := errors.AsType[*httpsse.StrangerError](err)
 	if !ok {
 		return nil
 	}
-	return &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+	l := &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+	if external {
+		if product, kind := engine.Recognize(ctx, w.at); kind != "" && kind != r.kind.Name {
+			l.detail = fmt.Sprintf("%s; it looks like %s: write `engine: %s`, or correct the address", s.Error(), product, kind)
+		}
+	}
+	return l
 }
 
 // engineSaid is what happened to an engine. The adapter's message about it is for the client of a task, and says what that one is to do.
@@ -118,6 +131,7 @@ type evidence struct {
 	problem    string   // what the driver reported of its cards while it ran
 	lines      []string // the last ones that it wrote
 	portChosen bool     // it was told which port to take
+	hosts      bool     // other hosts compute a part
 	deaths     engine.Deaths
 }
 
@@ -140,7 +154,7 @@ func (e evidence) cause(otherwise reason) reason {
 	}
 	for _, found := range e.deaths.Told(e.lines) {
 		switch {
-		case found == engine.PortTaken && !e.portChosen:
+		case found == engine.PortTaken && !e.portChosen, found == engine.HostLost && !e.hosts:
 		case found == engine.OutOfMemory && e.onGPU:
 			return oomVRAM
 		case found == engine.OutOfMemory, found == engine.OutOfVRAM && !e.onGPU:
@@ -181,6 +195,8 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
+	case hostLost:
+		return r.m.hostAdvice(r.spec.Hosts)
 	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, internal, filesChanged, ownShortage: // the loss itself says it
 	}
 	return ""
@@ -190,13 +206,15 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 func (r *replica) explain(why *loss, w *worker) *loss {
 	switch why.reason {
 	case loadFailed, probeFailed, exited, unhealthy:
+	case hostLost: // before it was started
+		return why
 	default: // this program ended it
 		return why
 	}
 	if changed := w.look(context.Background()); changed != nil { // a file that is cut short ends the worker that has it mapped
 		return changed
 	}
-	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0}
+	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0, hosts: len(r.spec.Hosts) > 0}
 	if w.claim.cards != nil {
 		e.problem, _ = r.m.opts.DeviceProblems(w.claim.cards, w.born)
 	}

@@ -49,6 +49,9 @@ func (noModels) Retired(string) bool { return false }
 // model waits for the replica's model, checks it, and holds it for the worker.
 func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	spec, began := r.spec, false
+	if spec.NoModel {
+		return Held{}, nil
+	}
 	held, known, err := r.m.opts.Models.Use(w.ctx, spec.ModelRef, spec.ModelDigest, func(done, total int64) {
 		if !began {
 			log.Info("waiting for the model to be fetched", zap.String("model_ref", shownRef(spec.ModelRef)))

@@ -85,7 +85,9 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 	if r.spec.Mode == External {
 		base = strings.TrimRight(r.spec.URLs[r.index], "/")
 	} else {
-		key = rand.Text()
+		if r.kind.Start.KeyEnv != "" {
+			key = rand.Text()
+		}
 		if w.proc, err = r.m.launcher.Spawn(r.command(plan, key), func() { w.lose(errExited) }, log); err != nil {
 			return "", err
 		}
@@ -103,7 +105,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		}
 		base = "http://" + address
 	}
-	at := engine.Endpoint{URL: base, Key: key, Model: r.spec.ModelName, ModelID: r.spec.ModelID, Piece: plan.piece}
+	at := engine.Endpoint{URL: base, Key: key, Model: r.spec.ModelName, ModelID: r.spec.ModelID, Health: r.spec.Health, Piece: plan.piece}
 	if r.spec.Mode == External {
 		at.Network = r.m.opts.Outbound
 	}
@@ -117,7 +119,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", context.Cause(ctx)
 		}
 		if r.spec.Mode == External { // it is not loading anything for us, so try again later
-			if l := stranger(err, loadFailed); l != nil {
+			if l := r.stranger(ctx, w, err, loadFailed); l != nil {
 				return "", l
 			}
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
@@ -128,18 +130,25 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 
 // command is the process of a plan. The key goes into the environment: everybody can read command lines.
 func (r *replica) command(p *plan, key string) process.Command {
-	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args, Foreign: r.spec.Mode != Builtin}
+	cards := cardNames(r.spec, p.cards)
+	args := make([]string, len(p.args))
+	for i, arg := range p.args {
+		args[i] = strings.ReplaceAll(arg, engine.MaskHere, strings.Join(cards, ","))
+	}
+	c := process.Command{Owner: r.id, Path: p.exe, Args: args, Foreign: r.spec.Mode != Builtin}
 	if p.container == nil {
 		mask := r.spec.Device
 		if p.cards != nil {
-			mask = strings.Join(cardNames(r.spec, p.cards), ",")
+			mask = strings.Join(cards, ",")
 		}
 		c.Env = process.WorkerEnv(r.spec.LibsDir, mask)
 	} else {
-		c.Args, c.Container = p.container.Args(p.image, cardNames(r.spec, p.cards), p.args), p.container
+		c.Args, c.Container = p.container.Args(p.image, cards, args), p.container
 		c.Env = process.ContainerEnv()
 	}
-	c.Env = append(c.Env, r.kind.Start.KeyEnv+"="+key)
+	if key != "" {
+		c.Env = append(c.Env, r.kind.Start.KeyEnv+"="+key)
+	}
 	return c
 }
 
@@ -153,7 +162,7 @@ func (r *replica) probe(w *worker) (engine.Props, error) {
 			err = r.decode(ctx, w, 4)
 		}
 		if ctx.Err() != nil || !spare.Short(err) {
-			return props, probeError(ctx, err)
+			return props, r.probeError(ctx, w, err)
 		}
 		r.sleep(ctx, healthEvery) // the worker is well, and this process lacks something
 	}
@@ -174,12 +183,12 @@ func (r *replica) probeTime(w *worker) (context.Context, context.CancelFunc) {
 		fmt.Errorf("the probe was not answered within %s", r.m.opts.ProbeTimeout))
 }
 
-func probeError(ctx context.Context, err error) error {
+func (r *replica) probeError(ctx context.Context, w *worker, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil:
-		if l := stranger(err, probeFailed); l != nil {
+		if l := r.stranger(ctx, w, err, probeFailed); l != nil {
 			return l
 		}
 		return fmt.Errorf("the probe failed: %w", engineSaid(err))
@@ -189,6 +198,9 @@ func probeError(ctx context.Context, err error) error {
 
 // decode makes the model answer with at most so many tokens.
 func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error) {
+	if r.spec.Workload == task.Opaque { // nobody knows what it could be asked
+		return w.engine.Health(ctx)
+	}
 	job := engine.Job{
 		Workload: r.spec.Workload, Prompt: "Hello", Seed: 1, MaxTokens: tokens,
 		Sampling: task.Sampling{Profile: "probe", TopP: 1, TopK: 1, RepeatPenalty: 1},

@@ -314,14 +314,21 @@ func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 		"pool 'plain' takes no images":             func(r *task.Request) { r.Messages[0].Parts = []task.Part{{Image: &task.Image{}}} },
 		"pool 'tools' takes no template arguments": func(r *task.Request) { r.Chat.TemplateArgs = []byte(`{}`) },
 		"pool 'plain' takes no tools":              func(r *task.Request) { tools(r); r.Placement.Avoid = []string{"tools"} },
-		"pool 'plain' takes no format":             func(r *task.Request) { r.Chat.Format = &task.Format{}; r.Placement.Avoid = []string{"tools"} },
+		"pool 'plain' takes no format": func(r *task.Request) {
+			r.Chat.Format = &task.Format{Kind: task.FormatJSON}
+			r.Placement.Avoid = []string{"tools"}
+		},
+		"pool 'tools' takes no grammar": func(r *task.Request) {
+			r.Chat.Format = &task.Format{Kind: task.FormatGrammar, Grammar: `root ::= "a"`}
+			r.Placement.Avoid = []string{"plain"}
+		},
 		"pool 'tools' takes no logit bias": func(r *task.Request) {
 			r.Chat.LogitBias = []task.Bias{{}}
 			r.Placement.Avoid = []string{"plain"}
 		},
 		"takes no tools (its engine, or its model's chat template, knows none), and takes no format": func(r *task.Request) {
 			tools(r)
-			r.Chat.Format = &task.Format{}
+			r.Chat.Format = &task.Format{Kind: task.FormatJSON}
 			r.Placement = task.Placement{Mode: task.Pin, PoolID: "plain"}
 		},
 	} {

@@ -127,7 +127,7 @@ func (d *den) Unload(pool string) (err error) {
 			if x.pool != pool {
 				continue
 			}
-			if x.busy {
+			if x.busy > 0 {
 				err = task.Errorf(task.PoolUnready, "pool %s generates", pool)
 				return
 			}

@@ -89,7 +89,7 @@ func (l *lane) interactiveWaits() bool {
 
 // suited reports whether one of the pool's replicas could take a job if it had a free slot.
 func (l *lane) suited(j *job) bool {
-	replicas := l.s.o.Replicas.Snapshot(l.pool.ID, nil)
+	replicas := l.replicas(nil)
 	need := j.need(replicas)
 	return slices.ContainsFunc(replicas, func(r placement.Replica) bool { return placement.Suited(replicas, need, r.ID) })
 }

@@ -26,6 +26,7 @@ const (
 	maxEvent  = 8 << 20  // the final frame of some engines echoes the prompt
 	maxError  = 64 << 10
 	maxShown  = 500 // of an error, in a message
+	maxName   = 160 // of a model
 )
 
 // Options of a client.
@@ -122,7 +123,7 @@ func (c *Client) Get(ctx context.Context, path string, out any) error {
 	return c.decode(path, text, out)
 }
 
-// Text is the answer of a GET that is no JSON, such as metrics.
+// Text is the body of the answer of a GET, whatever it holds.
 func (c *Client) Text(ctx context.Context, path string) ([]byte, error) { return c.get(ctx, path) }
 
 // Post sends body as JSON and decodes the JSON answer into out. It uses the connections of streams: every task asks its engine something before
@@ -158,6 +159,26 @@ func (c *Client) Identify(ctx context.Context, path string, out any) error {
 	return err
 }
 
+// Alive is a GET of which the answer is not looked at: any that is no error will do.
+func (c *Client) Alive(ctx context.Context, path string) error {
+	req, err := c.request(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.Broken(ctx, err)
+	}
+	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest { // it redirects, so it is there
+		return resp.Body.Close()
+	}
+	if err := c.accepted(resp); err != nil {
+		return err
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, maxError) // so that the connection can be used again
+	return resp.Body.Close()
+}
+
 // StrangerError says that what answers at an engine's address is another program. That does not pass by itself.
 type StrangerError struct {
 	Base    string // the address
@@ -170,6 +191,29 @@ func (e *StrangerError) Error() string {
 }
 
 func (e *StrangerError) Unwrap() error { return e.Err }
+
+// UnservedError says that an engine serves other models than the pool's. That does not pass by itself.
+type UnservedError struct {
+	Base   string // the engine's address
+	Model  string
+	Served []string
+}
+
+func (e *UnservedError) Error() string {
+	served := "none"
+	if len(e.Served) > 0 {
+		served = strings.Join(e.Served, ", ")
+	}
+	return fmt.Sprintf("the engine at %s does not serve the model %s; it serves %s", e.Base, task.Clip(e.Model, maxName), task.Clip(served, maxShown))
+}
+
+// Unserved is WORKER_RESET because of an UnservedError. It is not retriable.
+func (c *Client) Unserved(model string, served []string) error {
+	e := task.Errorf(task.WorkerReset, "the pool's engine does not serve the pool's model; sending the task again does not help, tell whoever runs this server").
+		Because(&UnservedError{Base: c.base, Model: model, Served: served})
+	e.Engine = c.engine
+	return e
+}
 
 // Stranger is WORKER_RESET because of a StrangerError. It is not retriable.
 func (c *Client) Stranger(err error) error {

@@ -233,6 +233,9 @@ func (s *Stream) Each(each func(Event) (more bool, err error)) error {
 	return s.err
 }
 
+// Framed reports whether the answer's head says how its body ends. Else an end cannot be told from a broken connection.
+func (s *Stream) Framed() bool { return s.chunked || s.left >= 0 }
+
 // take gives feed the bytes of the body, until there are no more, or it wants no more.
 func (s *Stream) take(feed func(body []byte) (more bool, err error)) {
 	s.feed = feed

@@ -19,8 +19,8 @@ import (
 
 // chat is what the bodies of the chat endpoint, of /apply-template, and of the count of a chat's tokens have in common.
 type chat struct {
-	Messages        []openai.Message                  `json:"messages"`
-	Tools           []openai.Tool                     `json:"tools,omitempty"`
+	Messages        []openai.Message           `json:"messages"`
+	Tools           []openai.Tool              `json:"tools,omitempty"`
 	ToolChoice      string                     `json:"tool_choice,omitempty"`
 	ParallelCalls   *bool                      `json:"parallel_tool_calls,omitempty"`
 	Arguments       map[string]json.RawMessage `json:"chat_template_kwargs,omitempty"`
@@ -117,7 +117,8 @@ func (e *Engine) onChatEndpoint(job *engine.Job, told *told) bool {
 		return false
 	}
 	thinks := (c.Reasoning.Split || c.Reasoning.Budget > 0) && slices.Contains(told.features, task.FeatureReasoning)
-	return c.Format != nil || thinks
+	bound := c.Format != nil && slices.Contains(told.features, task.FeatureFormats) // who knows grammars alone has no such endpoint, and binds the answer itself
+	return bound || thinks
 }
 
 // ApplyTemplate asks /apply-template. A llama-server answers 500 where the template fails. It would do so again, so that is a refusal and

@@ -152,7 +152,7 @@ func (e *Engine) stream(ctx context.Context, g *generation) (engine.Result, erro
 		if more, err := take(event); !more || err != nil {
 			return false, err
 		}
-		if g.stops != nil && g.stops.over {
+		if g.stops != nil && g.stops.Over {
 			return g.leave(event)
 		}
 		return true, ctx.Err() // nothing is emitted after its end, whatever was read before
@@ -187,12 +187,12 @@ func (g *generation) leave(event httpsse.Event) (more bool, err error) {
 // watch puts stops before emit, where there are words that the engine does not see.
 func (g *generation) watch(words []string) {
 	if len(words) > 0 {
-		g.stops = &stops{words: words, emit: g.out.Emit, kind: task.EventText}
+		g.stops = &stops{Stops: engine.Stops{Words: words, Emit: g.out.Emit, Kind: task.EventText}}
 		if g.job.SentThinking != "" && g.job.Sent == "" {
-			g.stops.kind = task.EventReasoning
+			g.stops.Kind = task.EventReasoning
 		}
-		g.stops.sent(end(*g.job))
-		g.out.Emit = g.stops.piece
+		g.stops.Sent(end(*g.job))
+		g.out.Emit = g.stops.Piece
 	}
 }
 

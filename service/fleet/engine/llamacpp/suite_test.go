@@ -75,10 +75,10 @@ func TestChatsAreWhatIsPromised(t *testing.T) {
 		features []task.Feature
 	}{
 		"all": {scripted.Options{Thinks: true, Vision: true}, []task.Feature{
-			task.FeatureTools, task.FeatureFormats, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
+			task.FeatureTools, task.FeatureFormats, task.FeatureGrammars, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
 			task.FeatureLogprobs,
 		}},
-		"little": {scripted.Options{NoTools: true}, []task.Feature{task.FeatureFormats, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}},
+		"little": {scripted.Options{NoTools: true}, []task.Feature{task.FeatureFormats, task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			enginetest.RunChats(t, enginetest.ChatOptions{
@@ -92,12 +92,12 @@ func TestChatsAreWhatIsPromised(t *testing.T) {
 	}
 }
 
-// The built-in worker has what needs no parser and no grammar.
+// The built-in worker has what needs no parser.
 //
 // LO-410
 func TestChatsOfTheBuiltInWorker(t *testing.T) {
 	enginetest.RunChats(t, enginetest.ChatOptions{
-		Features: []task.Feature{task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
+		Features: []task.Feature{task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}, Binds: true,
 		Launch: func(t testing.TB) engine.Engine {
 			e, _ := launchWorker(t, task.Completion, 0)
 			return e

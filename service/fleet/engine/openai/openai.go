@@ -7,8 +7,6 @@ package openai
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -170,10 +168,6 @@ func (e *Engine) find(ctx context.Context) (model, error) {
 		Data []model `json:"data"`
 	}
 	err := e.c.Identify(ctx, "/v1/models", &body)
-	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && (status.Status == 401 || status.Status == 403) {
-		return model{}, e.misfit(err, "the engine refuses the pool's key",
-			"set `provisioning.key_env` to the variable that holds the engine's key, which is sent in the header `Authorization: Bearer`")
-	}
 	if err != nil {
 		return model{}, err
 	}
@@ -190,35 +184,19 @@ func (e *Engine) find(ctx context.Context) (model, error) {
 		return body.Data[0], nil
 	}
 	wanted := cmp.Or(e.at.Model, e.at.ModelID)
-	problem := fmt.Sprintf("the engine serves no model %q", task.Clip(wanted, maxNames))
-	if len(names) == 0 {
-		return model{}, e.misfit(nil, problem, "it serves none: load the model there")
-	}
-	return model{}, e.misfit(nil, problem, "set `model.name` to one that it serves: "+listed(wanted, names))
+	return model{}, e.c.Unserved(wanted, listed(wanted, names))
 }
 
 // same reports whether two names are of one model: Ollama adds the tag that is left out.
 func same(served, wanted string) bool { return served == wanted || served == wanted+":latest" }
 
-// maxNames bounds names in a message.
-const maxNames = 300
-
-// listed are names as a message lists them, the one that was meant first.
-func listed(wanted string, names []string) string {
+// listed are names in their order, but for the one that was meant, which comes first.
+func listed(wanted string, names []string) []string {
 	names = slices.Clone(names)
 	slices.Sort(names)
 	if meant := nearest.Name(wanted, names); meant != "" {
 		at := slices.Index(names, meant)
 		names = slices.Insert(slices.Delete(names, at, at+1), 0, meant)
 	}
-	return task.Clip(strings.Join(names, ", "), maxNames)
-}
-
-// misfit is what somebody has to correct in the pool's configuration. For a client it is an engine that does not answer.
-func (e *Engine) misfit(cause error, problem, remedy string) error {
-	setting := &engine.SettingError{Problem: problem, Remedy: remedy}
-	out := task.Errorf(task.WorkerReset, "%s; sending the task again does not help, tell whoever runs this server", problem).
-		Because(errors.Join(setting, cause))
-	out.Engine = e.profile.Kind
-	return out
+	return names
 }

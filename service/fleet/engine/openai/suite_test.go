@@ -91,7 +91,7 @@ const obeys = `{"rules": [
 // LO-410, OC-ADAPT-OAI-6000
 func TestChatsOfEachServer(t *testing.T) {
 	chats := []task.Feature{task.FeatureTools, task.FeatureFormats, task.FeatureImages, task.FeatureReasoning}
-	all := append(chats[:4:4], task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs)
+	all := append(chats[:4:4], task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs)
 	little := []task.Feature{task.FeatureFormats, task.FeatureReasoning}
 	for name, c := range map[string]struct {
 		of       conformance.Options
