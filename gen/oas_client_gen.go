@@ -376,6 +376,7 @@ func (c *Client) CancelTask(ctx context.Context, params CancelTaskParams) (*Canc
 }
 
 func (c *Client) sendCancelTask(ctx context.Context, params CancelTaskParams) (res *CancelResultHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/tasks/"
@@ -412,6 +413,7 @@ func (c *Client) sendCancelTask(ctx context.Context, params CancelTaskParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, CancelTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -473,6 +475,7 @@ func (c *Client) CreateArtifact(ctx context.Context, request *ArtifactRequest) (
 }
 
 func (c *Client) sendCreateArtifact(ctx context.Context, request *ArtifactRequest) (res *ArtifactHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/artifacts"
@@ -490,6 +493,7 @@ func (c *Client) sendCreateArtifact(ctx context.Context, request *ArtifactReques
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, CreateArtifactOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -554,6 +558,7 @@ func (c *Client) CreateModel(ctx context.Context, request *ModelRequest) (*Model
 }
 
 func (c *Client) sendCreateModel(ctx context.Context, request *ModelRequest) (res *ModelHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/catalog/models"
@@ -571,6 +576,7 @@ func (c *Client) sendCreateModel(ctx context.Context, request *ModelRequest) (re
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, CreateModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -633,6 +639,7 @@ func (c *Client) CreateSession(ctx context.Context, request *SessionRequest) (*S
 }
 
 func (c *Client) sendCreateSession(ctx context.Context, request *SessionRequest) (res *SessionHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/sessions"
@@ -650,6 +657,7 @@ func (c *Client) sendCreateSession(ctx context.Context, request *SessionRequest)
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, CreateSessionOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -713,6 +721,7 @@ func (c *Client) CreateTask(ctx context.Context, request *TaskRequest) (*Admissi
 }
 
 func (c *Client) sendCreateTask(ctx context.Context, request *TaskRequest) (res *AdmissionHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/tasks"
@@ -730,6 +739,7 @@ func (c *Client) sendCreateTask(ctx context.Context, request *TaskRequest) (res 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, CreateTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -792,6 +802,7 @@ func (c *Client) DeleteModel(ctx context.Context, params DeleteModelParams) (*Do
 }
 
 func (c *Client) sendDeleteModel(ctx context.Context, params DeleteModelParams) (res *Done, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -827,6 +838,7 @@ func (c *Client) sendDeleteModel(ctx context.Context, params DeleteModelParams) 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, DeleteModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -889,6 +901,7 @@ func (c *Client) DeleteSession(ctx context.Context, params DeleteSessionParams) 
 }
 
 func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionParams) (res *Done, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/sessions/"
@@ -924,6 +937,7 @@ func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionPara
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, DeleteSessionOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -991,6 +1005,7 @@ func (c *Client) DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done
 }
 
 func (c *Client) sendDeleteTask(ctx context.Context, params DeleteTaskParams) (res *Done, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/tasks/"
@@ -1026,6 +1041,7 @@ func (c *Client) sendDeleteTask(ctx context.Context, params DeleteTaskParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, DeleteTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1087,6 +1103,7 @@ func (c *Client) DrainPool(ctx context.Context, request *DrainRequest, params Dr
 }
 
 func (c *Client) sendDrainPool(ctx context.Context, request *DrainRequest, params DrainPoolParams) (res *DrainStatusHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -1126,6 +1143,7 @@ func (c *Client) sendDrainPool(ctx context.Context, request *DrainRequest, param
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, DrainPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1188,6 +1206,7 @@ func (c *Client) ExplainPlacement(ctx context.Context, request *ExplainRequest) 
 }
 
 func (c *Client) sendExplainPlacement(ctx context.Context, request *ExplainRequest) (res *ExplanationHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/placement/explain"
@@ -1205,6 +1224,7 @@ func (c *Client) sendExplainPlacement(ctx context.Context, request *ExplainReque
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ExplainPlacementOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1266,6 +1286,7 @@ func (c *Client) GetArtifact(ctx context.Context, params GetArtifactParams) (*Ge
 }
 
 func (c *Client) sendGetArtifact(ctx context.Context, params GetArtifactParams) (res *GetArtifactOKHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/artifacts/"
@@ -1301,6 +1322,7 @@ func (c *Client) sendGetArtifact(ctx context.Context, params GetArtifactParams) 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetArtifactOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1363,6 +1385,7 @@ func (c *Client) GetArtifactContent(ctx context.Context, params GetArtifactConte
 }
 
 func (c *Client) sendGetArtifactContent(ctx context.Context, params GetArtifactContentParams) (res GetArtifactContentRes, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/artifacts/"
@@ -1399,6 +1422,7 @@ func (c *Client) sendGetArtifactContent(ctx context.Context, params GetArtifactC
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetArtifactContentOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1453,6 +1477,7 @@ func (c *Client) GetCapabilities(ctx context.Context) (*CapabilitiesHeaders, err
 }
 
 func (c *Client) sendGetCapabilities(ctx context.Context) (res *CapabilitiesHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/capabilities"
@@ -1467,6 +1492,7 @@ func (c *Client) sendGetCapabilities(ctx context.Context) (res *CapabilitiesHead
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetCapabilitiesOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1528,6 +1554,7 @@ func (c *Client) GetLiveness(ctx context.Context) (*HealthHeaders, error) {
 }
 
 func (c *Client) sendGetLiveness(ctx context.Context) (res *HealthHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/healthz"
@@ -1570,6 +1597,7 @@ func (c *Client) GetMetrics(ctx context.Context) (GetMetricsRes, error) {
 }
 
 func (c *Client) sendGetMetrics(ctx context.Context) (res GetMetricsRes, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/metrics"
@@ -1584,6 +1612,7 @@ func (c *Client) sendGetMetrics(ctx context.Context) (res GetMetricsRes, err err
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetMetricsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1637,6 +1666,7 @@ func (c *Client) GetModel(ctx context.Context, params GetModelParams) (*GetModel
 }
 
 func (c *Client) sendGetModel(ctx context.Context, params GetModelParams) (res *GetModelOKHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -1672,6 +1702,7 @@ func (c *Client) sendGetModel(ctx context.Context, params GetModelParams) (res *
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1733,6 +1764,7 @@ func (c *Client) GetPoolHealth(ctx context.Context, params GetPoolHealthParams) 
 }
 
 func (c *Client) sendGetPoolHealth(ctx context.Context, params GetPoolHealthParams) (res *PoolHealthHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -1769,6 +1801,7 @@ func (c *Client) sendGetPoolHealth(ctx context.Context, params GetPoolHealthPara
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetPoolHealthOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1833,6 +1866,7 @@ func (c *Client) GetReadiness(ctx context.Context) (*HealthHeaders, error) {
 }
 
 func (c *Client) sendGetReadiness(ctx context.Context) (res *HealthHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/readyz"
@@ -1875,6 +1909,7 @@ func (c *Client) GetSession(ctx context.Context, params GetSessionParams) (*GetS
 }
 
 func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (res *GetSessionOKHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/sessions/"
@@ -1910,6 +1945,7 @@ func (c *Client) sendGetSession(ctx context.Context, params GetSessionParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetSessionOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -1971,6 +2007,7 @@ func (c *Client) GetTask(ctx context.Context, params GetTaskParams) (*TaskStatus
 }
 
 func (c *Client) sendGetTask(ctx context.Context, params GetTaskParams) (res *TaskStatusHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [2]string
 	pathParts[0] = "/v1/tasks/"
@@ -2006,6 +2043,7 @@ func (c *Client) sendGetTask(ctx context.Context, params GetTaskParams) (res *Ta
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, GetTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2067,6 +2105,7 @@ func (c *Client) ListArtifacts(ctx context.Context, params ListArtifactsParams) 
 }
 
 func (c *Client) sendListArtifacts(ctx context.Context, params ListArtifactsParams) (res *ArtifactListHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/artifacts"
@@ -2158,6 +2197,7 @@ func (c *Client) sendListArtifacts(ctx context.Context, params ListArtifactsPara
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ListArtifactsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2219,6 +2259,7 @@ func (c *Client) ListEngines(ctx context.Context) (*EngineListHeaders, error) {
 }
 
 func (c *Client) sendListEngines(ctx context.Context) (res *EngineListHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/catalog/engines"
@@ -2233,6 +2274,7 @@ func (c *Client) sendListEngines(ctx context.Context) (res *EngineListHeaders, e
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ListEnginesOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2294,6 +2336,7 @@ func (c *Client) ListGpus(ctx context.Context) (*GPUListHeaders, error) {
 }
 
 func (c *Client) sendListGpus(ctx context.Context) (res *GPUListHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/gpus"
@@ -2308,6 +2351,7 @@ func (c *Client) sendListGpus(ctx context.Context) (res *GPUListHeaders, err err
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ListGpusOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2369,6 +2413,7 @@ func (c *Client) ListModels(ctx context.Context, params ListModelsParams) (*Mode
 }
 
 func (c *Client) sendListModels(ctx context.Context, params ListModelsParams) (res *ModelListHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/catalog/models"
@@ -2403,6 +2448,7 @@ func (c *Client) sendListModels(ctx context.Context, params ListModelsParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ListModelsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2464,6 +2510,7 @@ func (c *Client) ListPools(ctx context.Context) (*PoolListHeaders, error) {
 }
 
 func (c *Client) sendListPools(ctx context.Context) (res *PoolListHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/pools"
@@ -2478,6 +2525,7 @@ func (c *Client) sendListPools(ctx context.Context) (res *PoolListHeaders, err e
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ListPoolsOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2539,6 +2587,7 @@ func (c *Client) ListTasks(ctx context.Context, params ListTasksParams) (*TaskLi
 }
 
 func (c *Client) sendListTasks(ctx context.Context, params ListTasksParams) (res *TaskListHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/tasks"
@@ -2590,6 +2639,7 @@ func (c *Client) sendListTasks(ctx context.Context, params ListTasksParams) (res
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ListTasksOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2653,6 +2703,7 @@ func (c *Client) LoadPool(ctx context.Context, params LoadPoolParams) (*PoolStan
 }
 
 func (c *Client) sendLoadPool(ctx context.Context, params LoadPoolParams) (res *PoolStandingHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -2689,6 +2740,7 @@ func (c *Client) sendLoadPool(ctx context.Context, params LoadPoolParams) (res *
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, LoadPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2750,6 +2802,7 @@ func (c *Client) RegisterWorker(ctx context.Context, request *WorkerRegistration
 }
 
 func (c *Client) sendRegisterWorker(ctx context.Context, request *WorkerRegistration) (res *WorkerLeaseHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/workers/register"
@@ -2767,6 +2820,7 @@ func (c *Client) sendRegisterWorker(ctx context.Context, request *WorkerRegistra
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, RegisterWorkerOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2827,6 +2881,7 @@ func (c *Client) ReloadConfig(ctx context.Context) (*ConfigReloadResultHeaders, 
 }
 
 func (c *Client) sendReloadConfig(ctx context.Context) (res *ConfigReloadResultHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [1]string
 	pathParts[0] = "/v1/config/reload"
@@ -2841,6 +2896,7 @@ func (c *Client) sendReloadConfig(ctx context.Context) (res *ConfigReloadResultH
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ReloadConfigOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -2902,6 +2958,7 @@ func (c *Client) ReloadPool(ctx context.Context, request *ReloadRequest, params 
 }
 
 func (c *Client) sendReloadPool(ctx context.Context, request *ReloadRequest, params ReloadPoolParams) (res *ReloadResultHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -2941,6 +2998,7 @@ func (c *Client) sendReloadPool(ctx context.Context, request *ReloadRequest, par
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ReloadPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3004,6 +3062,7 @@ func (c *Client) ResumePool(ctx context.Context, params ResumePoolParams) (*Pool
 }
 
 func (c *Client) sendResumePool(ctx context.Context, params ResumePoolParams) (res *PoolStandingHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -3040,6 +3099,7 @@ func (c *Client) sendResumePool(ctx context.Context, params ResumePoolParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, ResumePoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3102,6 +3162,7 @@ func (c *Client) SetModelState(ctx context.Context, request *ModelStateRequest, 
 }
 
 func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateRequest, params SetModelStateParams) (res *GetModelOKHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -3141,6 +3202,7 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, SetModelStateOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3214,6 +3276,7 @@ func (c *Client) StreamTask(ctx context.Context, params StreamTaskParams) (Strea
 }
 
 func (c *Client) sendStreamTask(ctx context.Context, params StreamTaskParams) (res StreamTaskRes, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/tasks/"
@@ -3292,6 +3355,7 @@ func (c *Client) sendStreamTask(ctx context.Context, params StreamTaskParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, StreamTaskOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3346,6 +3410,7 @@ func (c *Client) UnloadPool(ctx context.Context, params UnloadPoolParams) (*Pool
 }
 
 func (c *Client) sendUnloadPool(ctx context.Context, params UnloadPoolParams) (res *PoolStandingHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/pools/"
@@ -3382,6 +3447,7 @@ func (c *Client) sendUnloadPool(ctx context.Context, params UnloadPoolParams) (r
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, UnloadPoolOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0
@@ -3443,6 +3509,7 @@ func (c *Client) VerifyModel(ctx context.Context, params VerifyModelParams) (*Ve
 }
 
 func (c *Client) sendVerifyModel(ctx context.Context, params VerifyModelParams) (res *VerificationHeaders, err error) {
+
 	u := uri.Clone(c.requestURL(ctx))
 	var pathParts [3]string
 	pathParts[0] = "/v1/catalog/models/"
@@ -3479,6 +3546,7 @@ func (c *Client) sendVerifyModel(ctx context.Context, params VerifyModelParams) 
 		type bitset = [1]uint8
 		var satisfied bitset
 		{
+
 			switch err := c.securityBearerAuth(ctx, VerifyModelOperation, r); {
 			case err == nil: // if NO error
 				satisfied[0] |= 1 << 0

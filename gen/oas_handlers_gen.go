@@ -1892,7 +1892,9 @@ func (s *Server) handleGetLivenessRequest(args [0]string, argsEscaped bool, w ht
 	w = statusWriter
 	ctx := r.Context()
 
-	var err error
+	var (
+		err error
+	)
 
 	var rawBody []byte
 
@@ -2370,7 +2372,9 @@ func (s *Server) handleGetReadinessRequest(args [0]string, argsEscaped bool, w h
 	w = statusWriter
 	ctx := r.Context()
 
-	var err error
+	var (
+		err error
+	)
 
 	var rawBody []byte
 

@@ -524,7 +524,7 @@ func (s *ArtifactHeaders) Validate() error {
 }
 
 func (s ArtifactID) Validate() error {
-	alias := string(s)
+	alias := (string)(s)
 	if err := (validate.String{
 		MinLength:     71,
 		MinLengthSet:  true,
@@ -918,7 +918,7 @@ func (s ArtifactRequestEncoding) Validate() error {
 }
 
 func (s ArtifactTag) Validate() error {
-	alias := string(s)
+	alias := (string)(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -2974,7 +2974,7 @@ func (s *ErrorStatusCodeWithHeaders) Validate() error {
 }
 
 func (s EventID) Validate() error {
-	alias := string(s)
+	alias := (string)(s)
 	if err := (validate.String{
 		MinLength:     10,
 		MinLengthSet:  true,
@@ -5229,7 +5229,7 @@ func (s *ModelHeaders) Validate() error {
 }
 
 func (s ModelID) Validate() error {
-	alias := string(s)
+	alias := (string)(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -5595,7 +5595,7 @@ func (s *ModelProblem) Validate() error {
 }
 
 func (s ModelRef) Validate() error {
-	alias := string(s)
+	alias := (string)(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -6968,7 +6968,7 @@ func (s *PoolHealthHeaders) Validate() error {
 }
 
 func (s PoolID) Validate() error {
-	alias := string(s)
+	alias := (string)(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
@@ -8812,7 +8812,7 @@ func (s ReplicaState) Validate() error {
 }
 
 func (s Seed) Validate() error {
-	alias := int64(s)
+	alias := (int64)(s)
 	if err := (validate.Int{
 		MinSet:        true,
 		Min:           0,
@@ -9588,7 +9588,7 @@ func (s *StreamTaskOKHeaders) Validate() error {
 }
 
 func (s TaskID) Validate() error {
-	alias := string(s)
+	alias := (string)(s)
 	if err := (validate.String{
 		MinLength:     1,
 		MinLengthSet:  true,
