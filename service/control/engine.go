@@ -41,11 +41,17 @@ func EngineFeatures() (features []string) {
 // wantOf returns the engine that a pool's configuration asks for.
 func wantOf(c config.Config, p config.Pool) provision.Want {
 	v := p.Provisioning
-	return provision.Want{
+	want := provision.Want{
 		Pool: p.ID, Mode: provision.Mode(v.Mode), GPU: p.Device != config.CPU && v.Mode != config.ModeExternal, URLs: v.URLs,
 		Path: v.Path, URL: v.URL, Digest: v.Digest, Package: v.Package, AllowPackages: c.Provision.AllowSystemPackages,
 		Runtime: v.Runtime, Image: v.Image, Repository: v.Repository, Ref: v.Ref, CMakeFlags: v.CMakeFlags,
 	}
+	for _, kind := range EngineKinds() {
+		if kind.Name == p.Engine && kind.Start != nil {
+			want.Hub, want.KeyEnv, want.Env = kind.Start.Files != nil, kind.Start.KeyEnv, kind.Start.Env
+		}
+	}
+	return want
 }
 
 // EnginePlans returns the plans of how the pools' engines would be prepared, in the order of the file. It runs nothing (ORCH-3200).

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -124,6 +125,9 @@ func (s *Spec) complete(opts Options) error {
 	}
 	if s.ModelPath == "" && s.ModelRef == "" {
 		return errors.New("the pool has no model")
+	}
+	if kind.Start.Even && len(s.TensorSplit) == 0 && s.cards() > 1 {
+		s.TensorSplit = slices.Repeat([]float64{1}, s.cards())
 	}
 	return s.checkSplit()
 }

@@ -129,12 +129,15 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 // command is the process of a plan. The key goes into the environment: everybody can read command lines.
 func (r *replica) command(p *plan, key string) process.Command {
 	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args, Foreign: r.spec.Mode != Builtin}
+	if r.kind.Start.Files != nil { // its last words are those of Python: a page of where it was, below what happened
+		c.Signs = r.kind.Start.Deaths.Texts()
+	}
 	if p.container == nil {
 		mask := r.spec.Device
 		if p.cards != nil {
 			mask = strings.Join(cardNames(r.spec, p.cards), ",")
 		}
-		c.Env = process.WorkerEnv(r.spec.LibsDir, mask)
+		c.Env = append(process.WorkerEnv(r.spec.LibsDir, mask), r.kind.Start.Env...)
 	} else {
 		c.Args, c.Container = p.container.Args(p.image, cardNames(r.spec, p.cards), p.args), p.container
 		c.Env = process.ContainerEnv()

@@ -151,6 +151,7 @@ func (e *Engine) Busy(ctx context.Context) (int, error) {
 func Kind() engine.Kind {
 	return engine.Kind{
 		Name: Name, Features: features, Own: func(string, string) bool { return false },
-		New: func(at engine.Endpoint) engine.Engine { return New(at) },
+		New:   func(at engine.Endpoint) engine.Engine { return New(at) },
+		Start: start(),
 	}
 }
