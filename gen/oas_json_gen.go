@@ -11181,6 +11181,12 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.Progress.Set {
+			e.FieldStart("progress")
+			s.Progress.Encode(e)
+		}
+	}
+	{
 		if s.LastError.Set {
 			e.FieldStart("last_error")
 			s.LastError.Encode(e)
@@ -11196,7 +11202,7 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfReplica = [15]string{
+var jsonFieldsNameOfReplica = [16]string{
 	0:  "id",
 	1:  "state",
 	2:  "restarts",
@@ -11210,8 +11216,9 @@ var jsonFieldsNameOfReplica = [15]string{
 	10: "estimate_bytes",
 	11: "observed_bytes",
 	12: "load_ms",
-	13: "last_error",
-	14: "log_tail",
+	13: "progress",
+	14: "last_error",
+	15: "log_tail",
 }
 
 // Decode decodes Replica from json.
@@ -11377,6 +11384,16 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"load_ms\"")
 			}
+		case "progress":
+			if err := func() error {
+				s.Progress.Reset()
+				if err := s.Progress.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"progress\"")
+			}
 		case "last_error":
 			if err := func() error {
 				s.LastError.Reset()
@@ -11388,7 +11405,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"last_error\"")
 			}
 		case "log_tail":
-			requiredBitSet[1] |= 1 << 6
+			requiredBitSet[1] |= 1 << 7
 			if err := func() error {
 				s.LogTail = make([]string, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -11418,7 +11435,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b11111111,
-		0b01000010,
+		0b10000010,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

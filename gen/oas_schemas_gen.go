@@ -7582,7 +7582,10 @@ type Replica struct {
 	// Memory it was seen to take; missing until seen.
 	ObservedBytes OptInt64 `json:"observed_bytes"`
 	// How long its last start took.
-	LoadMs    OptInt64  `json:"load_ms"`
+	LoadMs OptInt64 `json:"load_ms"`
+	// How far its worker is with its load, as the engine's output tells; missing where it does not, and
+	// where nothing loads.
+	Progress  OptString `json:"progress"`
 	LastError OptString `json:"last_error"`
 	// The worker's last lines, oldest first.
 	LogTail []string `json:"log_tail"`
@@ -7651,6 +7654,11 @@ func (s *Replica) GetObservedBytes() OptInt64 {
 // GetLoadMs returns the value of LoadMs.
 func (s *Replica) GetLoadMs() OptInt64 {
 	return s.LoadMs
+}
+
+// GetProgress returns the value of Progress.
+func (s *Replica) GetProgress() OptString {
+	return s.Progress
 }
 
 // GetLastError returns the value of LastError.
@@ -7726,6 +7734,11 @@ func (s *Replica) SetObservedBytes(val OptInt64) {
 // SetLoadMs sets the value of LoadMs.
 func (s *Replica) SetLoadMs(val OptInt64) {
 	s.LoadMs = val
+}
+
+// SetProgress sets the value of Progress.
+func (s *Replica) SetProgress(val OptString) {
+	s.Progress = val
 }
 
 // SetLastError sets the value of LastError.
