@@ -286,7 +286,8 @@ type TasksInvoker interface {
 	// outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
 	// it is `DELETED` too. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
 	// which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
-	// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
+	// ended is `CONFLICT`: cancel it first; one of the workload `opaque`, of which nothing is kept, is
+	// canceled. Backups that were made before keep what they hold.
 	//
 	// DELETE /v1/tasks/{id}
 	DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error)
@@ -994,7 +995,8 @@ func (c *Client) sendDeleteSession(ctx context.Context, params DeleteSessionPara
 // outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
 // it is `DELETED` too. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
 // which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
-// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
+// ended is `CONFLICT`: cancel it first; one of the workload `opaque`, of which nothing is kept, is
+// canceled. Backups that were made before keep what they hold.
 //
 // DELETE /v1/tasks/{id}
 func (c *Client) DeleteTask(ctx context.Context, params DeleteTaskParams) (*Done, error) {

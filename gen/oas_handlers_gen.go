@@ -1038,7 +1038,8 @@ func (s *Server) handleDeleteSessionRequest(args [1]string, argsEscaped bool, w 
 // outcome, its times, its counts of tokens and what it was charged. Its id stays taken: a submit with
 // it is `DELETED` too. Whoever asks for the task, its stream or its cancellation gets 410 `DELETED`,
 // which says when it was deleted; `GET /v1/tasks` shows it with `deleted_at`. A task that has not
-// ended is `CONFLICT`: cancel it first. Backups that were made before keep what they hold.
+// ended is `CONFLICT`: cancel it first; one of the workload `opaque`, of which nothing is kept, is
+// canceled. Backups that were made before keep what they hold.
 //
 // DELETE /v1/tasks/{id}
 func (s *Server) handleDeleteTaskRequest(args [1]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {

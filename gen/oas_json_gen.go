@@ -1851,6 +1851,22 @@ func (s *CapabilityPool) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.Routes != nil {
+			e.FieldStart("routes")
+			e.ArrStart()
+			for _, elem := range s.Routes {
+				e.Str(elem)
+			}
+			e.ArrEnd()
+		}
+	}
+	{
+		if s.Span.Set {
+			e.FieldStart("span")
+			s.Span.Encode(e)
+		}
+	}
+	{
 		if s.ReusePiece.Set {
 			e.FieldStart("reuse_piece")
 			s.ReusePiece.Encode(e)
@@ -1866,7 +1882,7 @@ func (s *CapabilityPool) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfCapabilityPool = [11]string{
+var jsonFieldsNameOfCapabilityPool = [13]string{
 	0:  "id",
 	1:  "engine",
 	2:  "engine_version",
@@ -1875,9 +1891,11 @@ var jsonFieldsNameOfCapabilityPool = [11]string{
 	5:  "ctx",
 	6:  "slots",
 	7:  "features",
-	8:  "reuse_piece",
-	9:  "replicas",
-	10: "replicas_ready",
+	8:  "routes",
+	9:  "span",
+	10: "reuse_piece",
+	11: "replicas",
+	12: "replicas_ready",
 }
 
 // Decode decodes CapabilityPool from json.
@@ -1976,6 +1994,35 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"features\"")
 			}
+		case "routes":
+			if err := func() error {
+				s.Routes = make([]string, 0)
+				if err := d.Arr(func(d *jx.Decoder) error {
+					var elem string
+					v, err := d.Str()
+					elem = string(v)
+					if err != nil {
+						return err
+					}
+					s.Routes = append(s.Routes, elem)
+					return nil
+				}); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"routes\"")
+			}
+		case "span":
+			if err := func() error {
+				s.Span.Reset()
+				if err := s.Span.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"span\"")
+			}
 		case "reuse_piece":
 			if err := func() error {
 				s.ReusePiece.Reset()
@@ -1987,7 +2034,7 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"reuse_piece\"")
 			}
 		case "replicas":
-			requiredBitSet[1] |= 1 << 1
+			requiredBitSet[1] |= 1 << 3
 			if err := func() error {
 				v, err := d.Int()
 				s.Replicas = int(v)
@@ -1999,7 +2046,7 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas\"")
 			}
 		case "replicas_ready":
-			requiredBitSet[1] |= 1 << 2
+			requiredBitSet[1] |= 1 << 4
 			if err := func() error {
 				v, err := d.Int()
 				s.ReplicasReady = int(v)
@@ -2021,7 +2068,7 @@ func (s *CapabilityPool) Decode(d *jx.Decoder) error {
 	var failures []validate.FieldError
 	for i, mask := range [2]uint8{
 		0b01111111,
-		0b00000110,
+		0b00011000,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -2991,6 +3038,8 @@ func (s *EngineName) Decode(d *jx.Decoder) error {
 		*s = EngineNameTriton
 	case EngineNameOpenai:
 		*s = EngineNameOpenai
+	case EngineNameCommand:
+		*s = EngineNameCommand
 	default:
 		*s = EngineName(v)
 	}
@@ -8842,6 +8891,16 @@ func (s *Pool) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.Routes != nil {
+			e.FieldStart("routes")
+			e.ArrStart()
+			for _, elem := range s.Routes {
+				e.Str(elem)
+			}
+			e.ArrEnd()
+		}
+	}
+	{
 		e.FieldStart("replicas")
 		e.Int(s.Replicas)
 	}
@@ -8855,7 +8914,7 @@ func (s *Pool) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfPool = [21]string{
+var jsonFieldsNameOfPool = [22]string{
 	0:  "id",
 	1:  "state",
 	2:  "progress",
@@ -8874,9 +8933,10 @@ var jsonFieldsNameOfPool = [21]string{
 	15: "last_error",
 	16: "self_test",
 	17: "features",
-	18: "replicas",
-	19: "replicas_ready",
-	20: "queue",
+	18: "routes",
+	19: "replicas",
+	20: "replicas_ready",
+	21: "queue",
 }
 
 // Decode decodes Pool from json.
@@ -9085,8 +9145,27 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"features\"")
 			}
+		case "routes":
+			if err := func() error {
+				s.Routes = make([]string, 0)
+				if err := d.Arr(func(d *jx.Decoder) error {
+					var elem string
+					v, err := d.Str()
+					elem = string(v)
+					if err != nil {
+						return err
+					}
+					s.Routes = append(s.Routes, elem)
+					return nil
+				}); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"routes\"")
+			}
 		case "replicas":
-			requiredBitSet[2] |= 1 << 2
+			requiredBitSet[2] |= 1 << 3
 			if err := func() error {
 				v, err := d.Int()
 				s.Replicas = int(v)
@@ -9098,7 +9177,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas\"")
 			}
 		case "replicas_ready":
-			requiredBitSet[2] |= 1 << 3
+			requiredBitSet[2] |= 1 << 4
 			if err := func() error {
 				v, err := d.Int()
 				s.ReplicasReady = int(v)
@@ -9110,7 +9189,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"replicas_ready\"")
 			}
 		case "queue":
-			requiredBitSet[2] |= 1 << 4
+			requiredBitSet[2] |= 1 << 5
 			if err := func() error {
 				if err := s.Queue.Decode(d); err != nil {
 					return err
@@ -9131,7 +9210,7 @@ func (s *Pool) Decode(d *jx.Decoder) error {
 	for i, mask := range [3]uint8{
 		0b11111011,
 		0b01111111,
-		0b00011100,
+		0b00111000,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -10310,6 +10389,136 @@ func (s *QueueFullPolicy) UnmarshalJSON(data []byte) error {
 }
 
 // Encode implements json.Marshaler.
+func (s *RPCHost) Encode(e *jx.Encoder) {
+	e.ObjStart()
+	s.encodeFields(e)
+	e.ObjEnd()
+}
+
+// encodeFields encodes fields.
+func (s *RPCHost) encodeFields(e *jx.Encoder) {
+	{
+		e.FieldStart("host")
+		e.Str(s.Host)
+	}
+	{
+		if s.FreeBytes.Set {
+			e.FieldStart("free_bytes")
+			s.FreeBytes.Encode(e)
+		}
+	}
+	{
+		if s.UsedBytes.Set {
+			e.FieldStart("used_bytes")
+			s.UsedBytes.Encode(e)
+		}
+	}
+}
+
+var jsonFieldsNameOfRPCHost = [3]string{
+	0: "host",
+	1: "free_bytes",
+	2: "used_bytes",
+}
+
+// Decode decodes RPCHost from json.
+func (s *RPCHost) Decode(d *jx.Decoder) error {
+	if s == nil {
+		return errors.New("invalid: unable to decode RPCHost to nil")
+	}
+	var requiredBitSet [1]uint8
+
+	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
+		switch string(k) {
+		case "host":
+			requiredBitSet[0] |= 1 << 0
+			if err := func() error {
+				v, err := d.Str()
+				s.Host = string(v)
+				if err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"host\"")
+			}
+		case "free_bytes":
+			if err := func() error {
+				s.FreeBytes.Reset()
+				if err := s.FreeBytes.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"free_bytes\"")
+			}
+		case "used_bytes":
+			if err := func() error {
+				s.UsedBytes.Reset()
+				if err := s.UsedBytes.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"used_bytes\"")
+			}
+		default:
+			return d.Skip()
+		}
+		return nil
+	}); err != nil {
+		return errors.Wrap(err, "decode RPCHost")
+	}
+	// Validate required fields.
+	var failures []validate.FieldError
+	for i, mask := range [1]uint8{
+		0b00000001,
+	} {
+		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
+			// Mask only required fields and check equality to mask using XOR.
+			//
+			// If XOR result is not zero, result is not equal to expected, so some fields are missed.
+			// Bits of fields which would be set are actually bits of missed fields.
+			missed := bits.OnesCount8(result)
+			for bitN := 0; bitN < missed; bitN++ {
+				bitIdx := bits.TrailingZeros8(result)
+				fieldIdx := i*8 + bitIdx
+				var name string
+				if fieldIdx < len(jsonFieldsNameOfRPCHost) {
+					name = jsonFieldsNameOfRPCHost[fieldIdx]
+				} else {
+					name = strconv.Itoa(fieldIdx)
+				}
+				failures = append(failures, validate.FieldError{
+					Name:  name,
+					Error: validate.ErrFieldRequired,
+				})
+				// Reset bit.
+				result &^= 1 << bitIdx
+			}
+		}
+	}
+	if len(failures) > 0 {
+		return &validate.Error{Fields: failures}
+	}
+
+	return nil
+}
+
+// MarshalJSON implements stdjson.Marshaler.
+func (s *RPCHost) MarshalJSON() ([]byte, error) {
+	e := jx.Encoder{}
+	s.Encode(&e)
+	return e.Bytes(), nil
+}
+
+// UnmarshalJSON implements stdjson.Unmarshaler.
+func (s *RPCHost) UnmarshalJSON(data []byte) error {
+	d := jx.DecodeBytes(data)
+	return s.Decode(d)
+}
+
+// Encode implements json.Marshaler.
 func (s *Reason) Encode(e *jx.Encoder) {
 	e.ObjStart()
 	s.encodeFields(e)
@@ -11175,6 +11384,16 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.Hosts != nil {
+			e.FieldStart("hosts")
+			e.ArrStart()
+			for _, elem := range s.Hosts {
+				elem.Encode(e)
+			}
+			e.ArrEnd()
+		}
+	}
+	{
 		if s.LoadMs.Set {
 			e.FieldStart("load_ms")
 			s.LoadMs.Encode(e)
@@ -11202,7 +11421,7 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfReplica = [16]string{
+var jsonFieldsNameOfReplica = [17]string{
 	0:  "id",
 	1:  "state",
 	2:  "restarts",
@@ -11215,10 +11434,11 @@ var jsonFieldsNameOfReplica = [16]string{
 	9:  "cards",
 	10: "estimate_bytes",
 	11: "observed_bytes",
-	12: "load_ms",
-	13: "progress",
-	14: "last_error",
-	15: "log_tail",
+	12: "hosts",
+	13: "load_ms",
+	14: "progress",
+	15: "last_error",
+	16: "log_tail",
 }
 
 // Decode decodes Replica from json.
@@ -11226,7 +11446,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	if s == nil {
 		return errors.New("invalid: unable to decode Replica to nil")
 	}
-	var requiredBitSet [2]uint8
+	var requiredBitSet [3]uint8
 
 	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
 		switch string(k) {
@@ -11374,6 +11594,23 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"observed_bytes\"")
 			}
+		case "hosts":
+			if err := func() error {
+				s.Hosts = make([]RPCHost, 0)
+				if err := d.Arr(func(d *jx.Decoder) error {
+					var elem RPCHost
+					if err := elem.Decode(d); err != nil {
+						return err
+					}
+					s.Hosts = append(s.Hosts, elem)
+					return nil
+				}); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"hosts\"")
+			}
 		case "load_ms":
 			if err := func() error {
 				s.LoadMs.Reset()
@@ -11405,7 +11642,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"last_error\"")
 			}
 		case "log_tail":
-			requiredBitSet[1] |= 1 << 7
+			requiredBitSet[2] |= 1 << 0
 			if err := func() error {
 				s.LogTail = make([]string, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -11433,9 +11670,10 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	}
 	// Validate required fields.
 	var failures []validate.FieldError
-	for i, mask := range [2]uint8{
+	for i, mask := range [3]uint8{
 		0b11111111,
-		0b10000010,
+		0b00000010,
+		0b00000001,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.
@@ -14929,6 +15167,8 @@ func (s *Workload) Decode(d *jx.Decoder) error {
 		*s = WorkloadEmbedding
 	case WorkloadRerank:
 		*s = WorkloadRerank
+	case WorkloadOpaque:
+		*s = WorkloadOpaque
 	default:
 		*s = Workload(v)
 	}

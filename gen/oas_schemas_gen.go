@@ -925,6 +925,11 @@ type CapabilityPool struct {
 	Ctx           int          `json:"ctx"`
 	Slots         int          `json:"slots"`
 	Features      ChatFeatures `json:"features"`
+	// The paths of opaque requests that the pool takes; one that ends with `*` stands for all that begin
+	// so. Missing where it takes tasks.
+	Routes []string `json:"routes"`
+	// The engine computes on several hosts, as the configuration says. Missing where it does not.
+	Span OptBool `json:"span"`
 	// Strict tasks reuse the beginning of an earlier prompt in whole pieces of so many tokens, which
 	// changes no byte. Left out where they start cold.
 	ReusePiece    OptInt `json:"reuse_piece"`
@@ -970,6 +975,16 @@ func (s *CapabilityPool) GetSlots() int {
 // GetFeatures returns the value of Features.
 func (s *CapabilityPool) GetFeatures() ChatFeatures {
 	return s.Features
+}
+
+// GetRoutes returns the value of Routes.
+func (s *CapabilityPool) GetRoutes() []string {
+	return s.Routes
+}
+
+// GetSpan returns the value of Span.
+func (s *CapabilityPool) GetSpan() OptBool {
+	return s.Span
 }
 
 // GetReusePiece returns the value of ReusePiece.
@@ -1025,6 +1040,16 @@ func (s *CapabilityPool) SetSlots(val int) {
 // SetFeatures sets the value of Features.
 func (s *CapabilityPool) SetFeatures(val ChatFeatures) {
 	s.Features = val
+}
+
+// SetRoutes sets the value of Routes.
+func (s *CapabilityPool) SetRoutes(val []string) {
+	s.Routes = val
+}
+
+// SetSpan sets the value of Span.
+func (s *CapabilityPool) SetSpan(val OptBool) {
+	s.Span = val
 }
 
 // SetReusePiece sets the value of ReusePiece.
@@ -1531,6 +1556,7 @@ const (
 	EngineNameTgi      EngineName = "tgi"
 	EngineNameTriton   EngineName = "triton"
 	EngineNameOpenai   EngineName = "openai"
+	EngineNameCommand  EngineName = "command"
 )
 
 // AllValues returns all EngineName values.
@@ -1541,6 +1567,7 @@ func (EngineName) AllValues() []EngineName {
 		EngineNameTgi,
 		EngineNameTriton,
 		EngineNameOpenai,
+		EngineNameCommand,
 	}
 }
 
@@ -1556,6 +1583,8 @@ func (s EngineName) MarshalText() ([]byte, error) {
 	case EngineNameTriton:
 		return []byte(s), nil
 	case EngineNameOpenai:
+		return []byte(s), nil
+	case EngineNameCommand:
 		return []byte(s), nil
 	default:
 		return nil, errors.Errorf("invalid value: %q", s)
@@ -1579,6 +1608,9 @@ func (s *EngineName) UnmarshalText(data []byte) error {
 		return nil
 	case EngineNameOpenai:
 		*s = EngineNameOpenai
+		return nil
+	case EngineNameCommand:
+		*s = EngineNameCommand
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)
@@ -6373,13 +6405,16 @@ type Pool struct {
 	Draining  bool      `json:"draining"`
 	Lifecycle Lifecycle `json:"lifecycle"`
 	// An on-demand pool that is not loaded is loaded by its next task.
-	Loaded        bool         `json:"loaded"`
-	LastError     OptString    `json:"last_error"`
-	SelfTest      OptSelfTest  `json:"self_test"`
-	Features      ChatFeatures `json:"features"`
-	Replicas      int          `json:"replicas"`
-	ReplicasReady int          `json:"replicas_ready"`
-	Queue         Queue        `json:"queue"`
+	Loaded    bool         `json:"loaded"`
+	LastError OptString    `json:"last_error"`
+	SelfTest  OptSelfTest  `json:"self_test"`
+	Features  ChatFeatures `json:"features"`
+	// The paths of opaque requests that the pool takes; one that ends with `*` stands for all that begin
+	// so. Missing where it takes tasks.
+	Routes        []string `json:"routes"`
+	Replicas      int      `json:"replicas"`
+	ReplicasReady int      `json:"replicas_ready"`
+	Queue         Queue    `json:"queue"`
 }
 
 // GetID returns the value of ID.
@@ -6470,6 +6505,11 @@ func (s *Pool) GetSelfTest() OptSelfTest {
 // GetFeatures returns the value of Features.
 func (s *Pool) GetFeatures() ChatFeatures {
 	return s.Features
+}
+
+// GetRoutes returns the value of Routes.
+func (s *Pool) GetRoutes() []string {
+	return s.Routes
 }
 
 // GetReplicas returns the value of Replicas.
@@ -6575,6 +6615,11 @@ func (s *Pool) SetSelfTest(val OptSelfTest) {
 // SetFeatures sets the value of Features.
 func (s *Pool) SetFeatures(val ChatFeatures) {
 	s.Features = val
+}
+
+// SetRoutes sets the value of Routes.
+func (s *Pool) SetRoutes(val []string) {
+	s.Routes = val
 }
 
 // SetReplicas sets the value of Replicas.
@@ -7195,6 +7240,45 @@ func (s *QueueFullPolicy) UnmarshalText(data []byte) error {
 	}
 }
 
+// Ref: #/components/schemas/RPCHost
+type RPCHost struct {
+	Host string `json:"host"`
+	// Memory that was free there when the worker loaded; missing where it was not told.
+	FreeBytes OptInt64 `json:"free_bytes"`
+	// Memory that the worker took there; missing where it was not told.
+	UsedBytes OptInt64 `json:"used_bytes"`
+}
+
+// GetHost returns the value of Host.
+func (s *RPCHost) GetHost() string {
+	return s.Host
+}
+
+// GetFreeBytes returns the value of FreeBytes.
+func (s *RPCHost) GetFreeBytes() OptInt64 {
+	return s.FreeBytes
+}
+
+// GetUsedBytes returns the value of UsedBytes.
+func (s *RPCHost) GetUsedBytes() OptInt64 {
+	return s.UsedBytes
+}
+
+// SetHost sets the value of Host.
+func (s *RPCHost) SetHost(val string) {
+	s.Host = val
+}
+
+// SetFreeBytes sets the value of FreeBytes.
+func (s *RPCHost) SetFreeBytes(val OptInt64) {
+	s.FreeBytes = val
+}
+
+// SetUsedBytes sets the value of UsedBytes.
+func (s *RPCHost) SetUsedBytes(val OptInt64) {
+	s.UsedBytes = val
+}
+
 // Ref: #/components/schemas/Reason
 type Reason struct {
 	PoolID OptString `json:"pool_id"`
@@ -7581,6 +7665,8 @@ type Replica struct {
 	EstimateBytes OptInt64 `json:"estimate_bytes"`
 	// Memory it was seen to take; missing until seen.
 	ObservedBytes OptInt64 `json:"observed_bytes"`
+	// The other hosts that compute a part, and what its worker has said of them.
+	Hosts []RPCHost `json:"hosts"`
 	// How long its last start took.
 	LoadMs OptInt64 `json:"load_ms"`
 	// How far its worker is with its load, as the engine's output tells; missing where it does not, and
@@ -7649,6 +7735,11 @@ func (s *Replica) GetEstimateBytes() OptInt64 {
 // GetObservedBytes returns the value of ObservedBytes.
 func (s *Replica) GetObservedBytes() OptInt64 {
 	return s.ObservedBytes
+}
+
+// GetHosts returns the value of Hosts.
+func (s *Replica) GetHosts() []RPCHost {
+	return s.Hosts
 }
 
 // GetLoadMs returns the value of LoadMs.
@@ -7729,6 +7820,11 @@ func (s *Replica) SetEstimateBytes(val OptInt64) {
 // SetObservedBytes sets the value of ObservedBytes.
 func (s *Replica) SetObservedBytes(val OptInt64) {
 	s.ObservedBytes = val
+}
+
+// SetHosts sets the value of Hosts.
+func (s *Replica) SetHosts(val []RPCHost) {
+	s.Hosts = val
 }
 
 // SetLoadMs sets the value of LoadMs.
@@ -9828,6 +9924,8 @@ func (s *WorkerRegistration) SetCtx(val int) {
 	s.Ctx = val
 }
 
+// What an engine does for a task. `opaque` is a request that is passed to an engine as it is, and that
+// no task of this API asks for.
 // Ref: #/components/schemas/Workload
 type Workload string
 
@@ -9835,6 +9933,7 @@ const (
 	WorkloadCompletion Workload = "completion"
 	WorkloadEmbedding  Workload = "embedding"
 	WorkloadRerank     Workload = "rerank"
+	WorkloadOpaque     Workload = "opaque"
 )
 
 // AllValues returns all Workload values.
@@ -9843,6 +9942,7 @@ func (Workload) AllValues() []Workload {
 		WorkloadCompletion,
 		WorkloadEmbedding,
 		WorkloadRerank,
+		WorkloadOpaque,
 	}
 }
 
@@ -9854,6 +9954,8 @@ func (s Workload) MarshalText() ([]byte, error) {
 	case WorkloadEmbedding:
 		return []byte(s), nil
 	case WorkloadRerank:
+		return []byte(s), nil
+	case WorkloadOpaque:
 		return []byte(s), nil
 	default:
 		return nil, errors.Errorf("invalid value: %q", s)
@@ -9871,6 +9973,9 @@ func (s *Workload) UnmarshalText(data []byte) error {
 		return nil
 	case WorkloadRerank:
 		*s = WorkloadRerank
+		return nil
+	case WorkloadOpaque:
+		*s = WorkloadOpaque
 		return nil
 	default:
 		return errors.Errorf("invalid value: %q", data)

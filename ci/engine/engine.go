@@ -50,6 +50,17 @@ func (Engine) LlamaServer(ctx context.Context) error {
 	return nil
 }
 
+// LlamaServerRPC builds a llama-server that computes on other hosts too, and the program that they run, ggml-rpc-server (LO-470).
+// It takes about ten minutes, once.
+func (Engine) LlamaServerRPC(ctx context.Context) error {
+	path, err := provision.LlamaServerRPC(ctx, preparing)
+	if err != nil {
+		return fmt.Errorf("building llama-server with RPC: %w", err)
+	}
+	fmt.Println("llama-server with RPC:", path)
+	return nil
+}
+
 // onServer are the packages with tests that need a real llama-server, which stand behind the build tag `llamaserver`.
 var onServer = []string{"service/fleet/engine/llamacpp", "service/fleet/pool"}
 
@@ -57,6 +68,14 @@ var onServer = []string{"service/fleet/engine/llamacpp", "service/fleet/pool"}
 func (Engine) TestLlamaServer(ctx context.Context) error {
 	mg.CtxDeps(ctx, Engine.Libs, Engine.LlamaServer)
 	return step.Alone(ctx, step.Step{Name: "tests on llama-server", Target: "engine:testLlamaServer", Run: onLlamaServer})
+}
+
+// TestRPC runs the tests over several hosts, on a llama-server with RPC (LO-470, LO-471, LO-472).
+func (Engine) TestRPC(ctx context.Context) error {
+	mg.CtxDeps(ctx, Engine.Libs, Engine.LlamaServerRPC)
+	return step.Alone(ctx, step.Step{Name: "tests on several hosts", Target: "engine:testRPC", Run: func(ctx context.Context, t *tally.Tally) error {
+		return step.GoTest(ctx, t, "-count=1", "-tags", "llamarpc", "./harness/hosts/...")
+	}})
 }
 
 func onLlamaServer(ctx context.Context, t *tally.Tally) error {

@@ -41,7 +41,7 @@ func (c Config) CheckPools(of func(Pool) bool) error {
 		if !of(p) {
 			continue
 		}
-		if p.Model.Path != "" {
+		if p.Model.Path != "" && p.Engine != task.Command { // whose models are of many kinds
 			look := gguf
 			if hubProgram(p.Engine) != "" {
 				look = folder
@@ -112,6 +112,8 @@ func plural(w task.Workload) string {
 		return "embeddings"
 	case task.Rerank:
 		return "reranks"
+	case task.Opaque:
+		return "requests"
 	case task.Completion:
 	}
 	return "completions"

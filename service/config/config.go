@@ -6,6 +6,9 @@
 package config
 
 import (
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -267,6 +270,11 @@ type Pool struct {
 	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
 	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
 	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"The share of the model that each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it. It also needs a llama-server, so not provisioning.mode builtin."`
+	RPC            []string      `yaml:"rpc" jsonschema:"maxItems=16,minLength=1" jsonschema_description:"HOST:PORT of each ggml-rpc-server that computes a part of the model, for a llama-server built with GGML_RPC. llama-server divides the model by what each has free. Such a pool has one replica, and its tasks are best-effort. Whoever reaches such a port can make it run anything: keep it in a network that you trust."`
+	Span           bool          `yaml:"span" jsonschema:"default=false" jsonschema_description:"external: the engine computes on several hosts, like vLLM on Ray. Capabilities show it."`
+	Routes         []string      `yaml:"routes" jsonschema:"maxItems=64,minLength=2" jsonschema_description:"Engine command: the paths of the requests that are passed to the pool's server as they are, like /v1/audio/transcriptions, or /v1/images/* for all that begin so."`
+	Health         string        `yaml:"health" jsonschema:"default=/,pattern=^/[!-~]{0\\,255}$" jsonschema_description:"Engine command: the path that the server answers without an error once it can work."`
+	Memory         Size          `yaml:"memory" jsonschema:"pattern=^[1-9][0-9]{0\\,6}(MiB|GiB)$" jsonschema_description:"Engine command: what a server takes of its cards, or of the host's memory, like 2GiB. Left out, it is guessed from the model's file; what it really took counts from then on."`
 	Lifecycle      string        `yaml:"lifecycle" jsonschema:"default=pinned,enum=pinned,enum=on_demand" jsonschema_description:"pinned: loaded at the start, and always. on_demand: loaded when a task needs it, unloaded to make room for others and after idle_ttl."`
 	IdleTTL        time.Duration `yaml:"idle_ttl" jsonschema:"default=10m" jsonschema_description:"on_demand: unloaded when no task needed it for so long."`
 	Replicas       int           `yaml:"replicas" jsonschema:"default=1,minimum=1,maximum=64" jsonschema_description:"Worker processes. An external pool has one replica for each URL."`
@@ -344,7 +352,29 @@ type Timeouts struct {
 
 // Strict reports whether the pool's tasks get the same bytes again, as far as the configuration tells (LO-453).
 func (p Pool) Strict() bool {
-	return p.Determinism.BatchInvariant || p.Slots == 1 && task.Exact(p.Engine)
+	return p.Determinism.BatchInvariant || p.Slots == 1 && task.Exact(p.Engine) && len(p.RPC) == 0
+}
+
+// Size is a number of bytes, like 2GiB; empty: none is said.
+type Size string
+
+// Bytes is the number.
+func (s Size) Bytes() int64 {
+	for unit, factor := range map[string]int64{"MiB": 1 << 20, "GiB": 1 << 30} {
+		if text, ok := strings.CutSuffix(string(s), unit); ok {
+			n, _ := strconv.ParseInt(text, 10, 32) // the schema's pattern allows no other
+			return n * factor
+		}
+	}
+	return 0
+}
+
+// ModelHere stands for the model's file in the arguments of a command.
+const ModelHere = "{model}"
+
+// HasModel reports whether the pool's workers need a model's file. Where a command does not name it, model.ref is a label.
+func (p Pool) HasModel() bool {
+	return p.Engine != task.Command || slices.ContainsFunc(p.Provisioning.Args, func(arg string) bool { return strings.Contains(arg, ModelHere) })
 }
 
 // Profile returns the pool's sampler profile with every value resolved.

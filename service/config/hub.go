@@ -28,7 +28,7 @@ func (c *Config) started(ps *problems, p *Pool, path string) bool {
 	mode, program := p.Provisioning.Mode, hubProgram(p.Engine)
 	var modes []string
 	switch {
-	case mode == "" || p.Engine == "" || p.Engine == task.LlamaCpp: // or it was reported already
+	case mode == "" || p.Engine == "" || p.Engine == task.LlamaCpp || p.Engine == task.Command: // or it was reported already
 		return true
 	case program == "":
 		modes = []string{ModeExternal}

@@ -55,6 +55,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 		c.pool(ps, p, path, env)
 	}
 	c.engines(ps)
+	c.hosts(ps)
 	c.fronts()
 	c.aliases(ps)
 	replicas := 0
@@ -235,6 +236,8 @@ func (c *Config) pool(ps *problems, p *Pool, path string, env func(string) strin
 		c.only(ps, path, p.Provisioning.Mode)
 		c.external(ps, p, path)
 	}
+	c.rpc(ps, p, path)
+	c.command(ps, p, path)
 	c.reuse(ps, p, path)
 	c.key(ps, p, path, env)
 	c.devices(ps, p, path)
@@ -293,7 +296,7 @@ func (c *Config) devices(ps *problems, p *Pool, path string) {
 	switch {
 	case hubProgram(p.Engine) != "" && p.Provisioning.Mode != ModeExternal:
 		c.hubDevices(ps, p, path)
-	case len(split) == 0 && cards > 1:
+	case len(split) == 0 && cards > 1 && len(p.RPC) == 0:
 		ps.add(at("device"), fmt.Sprintf("device lists %d GPUs, and tensor_split is missing", cards),
 			"say what part of the model each holds, like tensor_split: [2, 1]; or use device: auto, which gives each replica one GPU")
 	case len(split) > 0 && cards == 1:
@@ -332,6 +335,9 @@ var belongs = map[string][]string{
 	"device":                   ours,
 	"model.digest":             ours,
 	"tensor_split":             ours,
+	"rpc":                      servers,
+	"span":                     {ModeExternal},
+	"memory":                   ours,
 	"determinism.reuse":        ours,
 	"determinism.piece":        ours,
 	"lifecycle":                ours,
@@ -488,7 +494,7 @@ func (c *Config) model(ps *problems, p *Pool, path string) {
 	}
 	at := c.where.of(path + ".model.ref")
 	m.Canonical = c.CanonicalRef(m.Ref)
-	if p.Provisioning.Mode != ModeExternal {
+	if p.Provisioning.Mode != ModeExternal && p.HasModel() {
 		r, err := parseRef(m.Ref, c.Dir, c.home)
 		if err != nil {
 			ps.add(at, fmt.Sprintf("model.ref cannot be %q", task.Clip(m.Ref, maxQuote)), err.Error())

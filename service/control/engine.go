@@ -11,7 +11,9 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/command"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/triton"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
@@ -23,7 +25,15 @@ import (
 )
 
 // EngineKinds returns the kinds of engines that a pool can have, by their adapters.
-func EngineKinds() []engine.Kind { return []engine.Kind{llamacpp.Kind(), tgi.Kind(), triton.Kind()} }
+func EngineKinds() []engine.Kind {
+	return []engine.Kind{
+		llamacpp.Kind(),
+		tgi.Kind(),
+		triton.Kind(),
+		openai.Kind(),
+		command.Kind(),
+	}
+}
 
 // EngineFeatures says what the engines of each kind can do, or can have where their model does, as capabilities show it: llamacpp_embedding.
 func EngineFeatures() (features []string) {
@@ -41,17 +51,20 @@ func EngineFeatures() (features []string) {
 // wantOf returns the engine that a pool's configuration asks for.
 func wantOf(c config.Config, p config.Pool) provision.Want {
 	v := p.Provisioning
-	want := provision.Want{
+	w := provision.Want{
 		Pool: p.ID, Mode: provision.Mode(v.Mode), GPU: p.Device != config.CPU && v.Mode != config.ModeExternal, URLs: v.URLs,
 		Path: v.Path, URL: v.URL, Digest: v.Digest, Package: v.Package, AllowPackages: c.Provision.AllowSystemPackages,
 		Runtime: v.Runtime, Image: v.Image, Repository: v.Repository, Ref: v.Ref, CMakeFlags: v.CMakeFlags,
 	}
 	for _, kind := range EngineKinds() {
 		if kind.Name == p.Engine && kind.Start != nil {
-			want.Hub, want.KeyEnv, want.Env = kind.Start.Files != nil, kind.Start.KeyEnv, kind.Start.Env
+			w.Hub, w.KeyEnv, w.Env = kind.Start.Files != nil, kind.Start.KeyEnv, kind.Start.Env
 		}
 	}
-	return want
+	if len(p.RPC) > 0 && v.Mode == config.ModeSource {
+		w = w.WithRPC()
+	}
+	return w
 }
 
 // EnginePlans returns the plans of how the pools' engines would be prepared, in the order of the file. It runs nothing (ORCH-3200).

@@ -76,10 +76,11 @@ func poolSpec(c config.Config, p config.Pool, libsDir string, by *Engines) pool.
 		ID: p.ID, Engine: p.Engine, ModelID: p.Model.ID, ModelRef: p.Model.Canonical, ModelPath: p.Model.Path,
 		Device: string(p.Device), TensorSplit: p.TensorSplit, Replicas: p.Replicas, Slots: p.Slots, Ctx: p.Ctx, Threads: p.Threads,
 		Workload: p.Workload, Pace: p.Pace,
-		Prefixes:   engine.Prefixes{Reuse: engine.Reusing(p.Determinism.Reuse), Piece: p.Determinism.Piece},
-		BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
+		Prefixes: engine.Prefixes{Reuse: engine.Reusing(p.Determinism.Reuse), Piece: p.Determinism.Piece},
+		Hosts:    p.RPC, BinaryArgs: p.Provisioning.Args, URLs: p.Provisioning.URLs, LibsDir: libsDir, ModelDigest: p.Model.Digest,
 		OnDemand: onDemand(p), Key: string(p.Provisioning.Key), ModelName: p.Model.Name, Invariant: p.Determinism.BatchInvariant,
 	}
+	spec.Health, spec.Memory, spec.NoModel = p.Health, p.Memory.Bytes(), !p.HasModel()
 	engineSpec(&spec, c, p, by)
 	return spec
 }

@@ -161,7 +161,7 @@ func (f views) view(p config.Pool) api.PoolView {
 	}
 	return api.PoolView{
 		ID: p.ID, State: stands.State, Progress: stands.Progress, Engine: p.Engine, EngineVersion: s.version, Model: api.ModelView{ID: p.Model.ID, Ref: p.Model.Canonical, Digest: s.digest},
-		Workload: p.Workload, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, Features: s.features, Piece: s.piece, SamplerProfile: p.SamplerProfile,
+		Workload: p.Workload, Routes: p.Routes, Span: p.Span, Device: string(p.Device), Ctx: s.ctx, Slots: s.slots, Features: s.features, Piece: s.piece, SamplerProfile: p.SamplerProfile,
 		Ready: s.ready > 0, Draining: stands.State == task.PoolDraining || stands.State == task.PoolDrained, Lifecycle: p.Lifecycle, Loaded: s.ready > 0, LastError: s.lastError, SelfTest: f.tests.Result(p.ID),
 		Replicas: len(infos), ReplicasReady: s.ready,
 		Queue: api.QueueView{Interactive: interactive, Batch: batch, Capacity: p.Queue.Capacity, FullPolicy: p.Queue.FullPolicy},
@@ -175,9 +175,13 @@ func (f views) Health(id string) (api.HealthView, error) {
 		}
 		h, gpus := api.HealthView{Pool: f.view(p)}, f.GPUs().GPUs
 		for _, r := range f.manager.Infos(id) {
+			hosts := make([]api.HostView, len(r.Shares))
+			for i, s := range r.Shares {
+				hosts[i] = api.HostView{Host: s.Host, FreeBytes: s.FreeBytes, Used: s.Bytes}
+			}
 			h.Replicas = append(h.Replicas, api.ReplicaView{
 				ID: r.ID, State: string(r.State), Restarts: r.Restarts, Fingerprint: r.Fingerprint, EngineVersion: r.EngineVersion,
-				Device: r.Device, Slots: r.Slots, Active: r.Active, Ctx: r.Ctx, Cards: r.Cards, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
+				Device: r.Device, Slots: r.Slots, Active: r.Active, Ctx: r.Ctx, Cards: r.Cards, Hosts: hosts, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
 				LoadTime: r.LoadTime, Progress: r.Progress, LastError: r.LastError, LogTail: r.LogTail,
 			})
 			for _, g := range gpus {

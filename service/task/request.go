@@ -15,6 +15,8 @@ const (
 	Completion Workload = "completion"
 	Embedding  Workload = "embedding"
 	Rerank     Workload = "rerank"
+	// Opaque is a request that is passed to an engine as it is (LO-467). Its task is not recorded.
+	Opaque Workload = "opaque"
 )
 
 // Priority orders a pool's queue (ORCH-3004).

@@ -22,6 +22,7 @@ const (
 	NoKVRoom       Cause = "no_kv_room"      // the model fits, and the KV of its context does not
 	ModelMissing   Cause = "model_missing"   // the engine does not find the model, or not all of its files
 	UnsupportedGPU Cause = "unsupported_gpu" // the card cannot do what the engine or the model wants
+	HostLost       Cause = "host_lost"       // another host, which computes a part, is gone (LO-471)
 )
 
 // Sign is a set of texts, in lower case, that an engine writes when it dies of something.

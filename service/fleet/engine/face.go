@@ -115,6 +115,8 @@ func (f Faces) Names() (names []string) {
 // Refuse says why an engine with these faces cannot run a task of the workload, with messages or without; nil: it can.
 func (f Faces) Refuse(w task.Workload, messages bool) *task.Error {
 	switch {
+	case w == task.Opaque:
+		return task.Errorf(task.InvalidParams, "the pool takes no tasks: send its requests to the paths under its `routes`")
 	case w == task.Embedding && !f.Embeds:
 		return task.Errorf(task.InvalidParams, "the pool's engine makes no embeddings: send the task to a pool of another engine")
 	case w == task.Rerank && !f.Reranks:
@@ -136,7 +138,7 @@ func Answer(ctx context.Context, e Engine, job Job) (json.RawMessage, Result, er
 		if face, ok := e.(Reranker); ok {
 			return face.Rerank(ctx, job)
 		}
-	case task.Completion:
+	case task.Completion, task.Opaque:
 	}
 	if err := FacesOf(e).Refuse(job.Workload, false); err != nil {
 		return nil, Result{}, err

@@ -29,6 +29,7 @@ type Endpoint struct {
 	Key     string           // that it asks for; empty: none
 	Model   string           // the name by which it knows the model, where it serves models by name
 	ModelID string           // the name by which clients know the model
+	Health  string           // the path that tells whether it is well, where the kind does not know it
 	Network *httpsse.Network // nil: the client's own
 	// Piece is in how many tokens at once the worker computes a prompt, where a job may reuse whole pieces and get the bytes of a cold
 	// start; 0: nobody has shown that it may (LO-206).
@@ -62,6 +63,8 @@ type Start struct {
 	Deaths Deaths
 	// Progress reads from a line of a worker's output how far it is with its load; empty: the line does not tell. Nil: none does.
 	Progress func(line string) string
+	// Shares reads from what a worker has said while it loaded what it takes of each of its hosts. Nil: its kind has none.
+	Shares func(lines []string) []Share
 }
 
 // Worker is a worker that is about to be started, as its kind has to know it.
@@ -73,10 +76,12 @@ type Worker struct {
 	Libs     string // folder of the built-in worker's libraries
 	Cards    int    // that it gets; 0: it computes on the CPU
 	Split    []float64
+	Hosts    []string // that compute a part of the model, as HOST:PORT (LO-470)
 	Slots    int
 	Threads  int
 	Ctx      int      // that a slot's context is configured to have; 0: the model's own, or as much as fits
 	Prefixes Prefixes // what is wished of strict tasks
+	Memory   int64    // that it is configured to take, in bytes; 0: nobody has said
 	Pace     float64  // of the built-in worker: at most this many tokens a second; 0: no bound
 	Args     []string // the operator's own
 	// Host and Port are where the program has to listen. The built-in worker chooses a port itself, and says which.
@@ -99,6 +104,9 @@ const (
 	ReusingAlways      Reusing = "on"   // also where it does not, such as on GPUs
 )
 
+// MaskHere stands in a Command's arguments for the worker's cards, as indices with commas in between; without cards, for nothing.
+const MaskHere = "\x00mask\x00"
+
 // Command is what a worker is told, and what of it can change bytes.
 type Command struct {
 	Args  []string
@@ -113,6 +121,12 @@ type Room struct {
 	Ctx int // that a slot's context holds; 0: the engine's own default
 	// Share is the part of the whole memory of each of its cards that it may take; 0: nobody counts their memory.
 	Share float64
+}
+
+// Share is what a worker takes of another host, as it says itself.
+type Share struct {
+	Host             string
+	FreeBytes, Bytes int64 // what was free when it loaded, and what it took; 0: it did not say
 }
 
 // Sizer estimates the memory of workers of one model.

@@ -16,9 +16,9 @@ type breaker struct {
 }
 
 // fail counts a failure, and reports whether there were too many. A refusal does not count, because another try costs nothing; nor do
-// the end of a drain and a change of files, which are no failures, nor what this process itself lacks.
+// the end of a drain and a change of files, which are no failures, nor a host that is away, nor what this process itself lacks.
 func (b *breaker) fail(why reason, now time.Time) bool {
-	if why == refused || why == drained || why == filesChanged || why == ownShortage {
+	if why == refused || why == drained || why == filesChanged || why == hostLost || why == ownShortage {
 		return false
 	}
 	kept := b.recent[:0]

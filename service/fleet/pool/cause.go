@@ -41,6 +41,7 @@ const (
 	noKVRoom       = reason(engine.NoKVRoom)
 	modelMissing   = reason(engine.ModelMissing)
 	unsupportedGPU = reason(engine.UnsupportedGPU)
+	hostLost       = reason(engine.HostLost)
 )
 
 // Reasons lists the values of the label `reason` of llorch_worker_restarts_total, for the test that compares them with the contract.
@@ -48,7 +49,7 @@ func Reasons() []string {
 	return []string{
 		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(internal), string(filesChanged), string(ownShortage),
 		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
-		string(noKVRoom), string(modelMissing), string(unsupportedGPU),
+		string(noKVRoom), string(modelMissing), string(unsupportedGPU), string(hostLost),
 	}
 }
 
@@ -134,6 +135,7 @@ type evidence struct {
 	problem    string   // what the driver reported of its cards while it ran
 	lines      []string // the last ones that it wrote
 	portChosen bool     // it was told which port to take
+	hosts      bool     // other hosts compute a part
 	deaths     engine.Deaths
 }
 
@@ -156,7 +158,7 @@ func (e evidence) cause(otherwise reason) reason {
 	}
 	for _, found := range e.deaths.Told(e.lines) {
 		switch {
-		case found == engine.PortTaken && !e.portChosen:
+		case found == engine.PortTaken && !e.portChosen, found == engine.HostLost && !e.hosts:
 		case found == engine.OutOfMemory && e.onGPU:
 			return oomVRAM
 		case found == engine.OutOfMemory, found == engine.OutOfVRAM && !e.onGPU:
@@ -207,6 +209,8 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return fmt.Sprintf("the engine cannot use %s for this model: use a build of the engine for this generation of cards, another `--dtype` or quantisation in `provisioning.args`, or another card", cards)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
+	case hostLost:
+		return r.m.hostAdvice(r.spec.Hosts)
 	case refused, loadFailed, probeFailed, exited, unhealthy, replaced, drained, internal, filesChanged, ownShortage: // the loss itself says it
 	}
 	return ""
@@ -216,13 +220,15 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 func (r *replica) explain(why *loss, w *worker) *loss {
 	switch why.reason {
 	case loadFailed, probeFailed, exited, unhealthy:
+	case hostLost: // before it was started
+		return why
 	default: // this program ended it
 		return why
 	}
 	if changed := w.look(context.Background()); changed != nil { // a file that is cut short ends the worker that has it mapped
 		return changed
 	}
-	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0}
+	e := evidence{exitCode: -1, onGPU: r.spec.cards() > 0, hosts: len(r.spec.Hosts) > 0}
 	if w.claim.cards != nil {
 		e.problem, _ = r.m.opts.DeviceProblems(w.claim.cards, w.born)
 	}

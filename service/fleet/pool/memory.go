@@ -3,6 +3,7 @@
 package pool
 
 import (
+	"cmp"
 	"math"
 	"os"
 	"slices"
@@ -54,7 +55,7 @@ func (r *replica) reserve(w *worker, spec Spec, facts *Facts, fileSize int64, lo
 		r.m.placing.Lock()
 		defer r.m.placing.Unlock()
 	}
-	f := fitting{r: r, sizer: sizer, model: facts.ModelDigest, now: r.m.now()}
+	f := fitting{r: r, sizer: sizer, model: cmp.Or(facts.ModelDigest, "pool:"+spec.ID), now: r.m.now()}
 	ctx, device := f.choose()
 	estimate, err := sizer.At(ctx)
 	if err != nil {

@@ -53,6 +53,9 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	if r.kind.Start.Files != nil { // its folder stays where it is, and the catalog does not look after it
 		return r.m.file(w.ctx, spec)
 	}
+	if spec.NoModel {
+		return Held{}, nil
+	}
 	held, known, err := r.m.opts.Models.Use(w.ctx, spec.ModelRef, spec.ModelDigest, func(done, total int64) {
 		if !began {
 			log.Info("waiting for the model to be fetched", zap.String("model_ref", shownRef(spec.ModelRef)))

@@ -68,9 +68,10 @@ type Info struct {
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.
 	Cards         []int
-	EstimateBytes int64 // memory that the model should take, on the cards or on the host; 0: not estimated yet
-	ObservedBytes int64 // memory that the ready worker really took; 0: not seen
-	NeedBytes     int64 // memory that the next worker will ask for, by the estimate and by what was learned; 0: not known yet
+	Shares        []engine.Share // of other hosts, as the ready worker has said (LO-470)
+	EstimateBytes int64          // memory that the model should take, on the cards or on the host; 0: not estimated yet
+	ObservedBytes int64          // memory that the ready worker really took; 0: not seen
+	NeedBytes     int64          // memory that the next worker will ask for, by the estimate and by what was learned; 0: not known yet
 	// Wanted says that a worker should run. It is false after a drain or an unload, and before the first Load of an on-demand pool.
 	Wanted bool
 	// While the replica waits for its model to be fetched, FetchedBytes of FetchTotal are on the disk; FetchTotal is 0 while nobody

@@ -87,6 +87,9 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 		plan = r.planContainer
 	case Builtin, External:
 	}
+	if err := r.hosts(ctx); err != nil {
+		return nil, err
+	}
 	ready, err := plan(ctx, spec, facts, made)
 	if err != nil {
 		return nil, err

@@ -233,7 +233,7 @@ func (r *replica) step(log *zap.Logger) (more bool) {
 }
 
 // without shows that there is no worker.
-func (r *replica) without(i *Info) { i.PID, i.Cards = 0, nil }
+func (r *replica) without(i *Info) { i.PID, i.Cards, i.Shares = 0, nil, nil }
 
 // tried tells firstTries how the first try went.
 func (r *replica) tried(why *loss) {
@@ -263,8 +263,11 @@ func (r *replica) pause(why *loss, retries int, log *zap.Logger) {
 	if why.fixed {
 		state = Failed
 	}
-	if why.reason == ownShortage {
+	switch why.reason { //nolint:exhaustive // the others wait as long as they fail
+	case ownShortage:
 		wait = min(wait, shortageWait)
+	case hostLost:
+		wait = min(wait, hostWait)
 	}
 	now := r.m.now()
 	if r.spec.Mode != External && r.breaker.fail(why.reason, now) {
@@ -388,6 +391,7 @@ func (r *replica) serve(w *worker, observed int64) {
 		i.EngineVersion, i.Fingerprint = w.facts.Build, Fingerprint(w.facts)
 		i.Ctx, i.Slots, i.EngineSlots = w.facts.Ctx, w.slots, w.facts.Slots
 		i.Features, i.Strict, i.Piece = w.features, w.strict, w.at.Piece
+		i.Shares = r.shares(w)
 		i.LogTail, i.ObservedBytes, i.LoadTime = w.tail(), observed, r.m.now().Sub(w.born)
 		class := ""
 		if w.claim.load.Cards == 0 {

@@ -40,9 +40,10 @@ type Spec struct {
 	// TensorSplit says what part of the model each card of the mask holds, in the order of the mask, as positive numbers (ORCH-3052).
 	// Empty: no split.
 	TensorSplit []float64
-	Replicas    int // default 1; an external pool has one for each URL
-	Slots       int // default 1; the built-in worker has one
-	Ctx         int // tokens that the context of a slot holds; 0: as many as fit the cards, or on the CPU the engine's default
+	Hosts       []string // that compute a part of the model, as HOST:PORT (LO-470)
+	Replicas    int      // default 1; an external pool has one for each URL
+	Slots       int      // default 1; the built-in worker has one
+	Ctx         int      // tokens that the context of a slot holds; 0: as many as fit the cards, or on the CPU the engine's default
 	// Threads that decode. Default: half the logical cores, at least 1; and 1 for a model file under 64 MB, where more threads cost
 	// more than they give.
 	Threads    int
@@ -60,6 +61,9 @@ type Spec struct {
 	ModelName string             // by which the engine knows the model, where it serves models by name
 	// Invariant says that the engine promises the same bytes whatever else it computes (LO-453).
 	Invariant bool
+	Health    string // the path of the engine that tells whether it is well, where its kind does not know it
+	Memory    int64  // that a worker is configured to take, in bytes; 0: it is estimated and learned
+	NoModel   bool   // its workers need no model's file, and ModelRef is a label
 	LibsDir   string // folder of the engine's libraries
 	// ModelDigest is the digest that the model's file must have, "sha256:<hex>". Empty: any.
 	ModelDigest string
@@ -123,11 +127,14 @@ func (s *Spec) complete(opts Options) error {
 	if err := kind.Start.Check(s.worker()); err != nil {
 		return err
 	}
-	if s.ModelPath == "" && s.ModelRef == "" {
+	if s.ModelPath == "" && s.ModelRef == "" && !s.NoModel {
 		return errors.New("the pool has no model")
 	}
 	if kind.Start.Even && len(s.TensorSplit) == 0 && s.cards() > 1 {
 		s.TensorSplit = slices.Repeat([]float64{1}, s.cards())
+	}
+	if len(s.Hosts) > 0 && s.Replicas > 1 {
+		return errors.New("a pool with `rpc` has one replica, since a host serves one worker at a time")
 	}
 	return s.checkSplit()
 }
@@ -153,8 +160,8 @@ func (s *Spec) checkSplit() error {
 // worker says what the engine's kind has to know of the pool's workers.
 func (s *Spec) worker() engine.Worker {
 	return engine.Worker{
-		BuiltIn: s.Mode == Builtin, Workload: s.Workload, Model: s.ModelPath, Libs: s.LibsDir, Cards: s.cards(), Split: s.TensorSplit,
-		Slots: s.Slots, Threads: s.Threads, Ctx: s.Ctx, Prefixes: s.Prefixes, Pace: s.Pace, Args: s.BinaryArgs,
+		BuiltIn: s.Mode == Builtin, Workload: s.Workload, Model: s.ModelPath, Libs: s.LibsDir, Cards: s.cards(), Split: s.TensorSplit, Hosts: s.Hosts,
+		Slots: s.Slots, Threads: s.Threads, Ctx: s.Ctx, Prefixes: s.Prefixes, Memory: s.Memory, Pace: s.Pace, Args: s.BinaryArgs,
 	}
 }
 
@@ -167,7 +174,9 @@ func (s *Spec) features(kind engine.Kind) []task.Feature {
 }
 
 // strict reports whether a worker of the pool gives the same bytes again, where its engine has so many slots (LO-453).
-func (s *Spec) strict(slots int) bool { return s.Invariant || slots == 1 && task.Exact(s.Engine) }
+func (s *Spec) strict(slots int) bool {
+	return s.Invariant || slots == 1 && task.Exact(s.Engine) && len(s.Hosts) == 0
+}
 
 // cards counts the cards that a replica of the pool gets.
 func (s *Spec) cards() int {

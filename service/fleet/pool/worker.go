@@ -95,7 +95,9 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 	if r.spec.Mode == External {
 		base = strings.TrimRight(r.spec.URLs[r.index], "/")
 	} else {
-		key = rand.Text()
+		if r.kind.Start.KeyEnv != "" {
+			key = rand.Text()
+		}
 		if w.proc, err = r.m.launcher.Spawn(r.command(plan, key), func() { w.lose(errExited) }, log); err != nil {
 			return "", err
 		}
@@ -113,7 +115,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 		}
 		base = "http://" + address
 	}
-	at := engine.Endpoint{URL: base, Key: key, Model: r.spec.ModelName, ModelID: r.spec.ModelID, Piece: plan.piece}
+	at := engine.Endpoint{URL: base, Key: key, Model: r.spec.ModelName, ModelID: r.spec.ModelID, Health: r.spec.Health, Piece: plan.piece}
 	if r.spec.Mode == External {
 		at.Network = r.m.opts.Outbound
 	}
@@ -156,21 +158,28 @@ func (r *replica) progress(w *worker) string {
 
 // command is the process of a plan. The key goes into the environment: everybody can read command lines.
 func (r *replica) command(p *plan, key string) process.Command {
-	c := process.Command{Owner: r.id, Path: p.exe, Args: p.args, Foreign: r.spec.Mode != Builtin}
+	cards := cardNames(r.spec, p.cards)
+	args := make([]string, len(p.args))
+	for i, arg := range p.args {
+		args[i] = strings.ReplaceAll(arg, engine.MaskHere, strings.Join(cards, ","))
+	}
+	c := process.Command{Owner: r.id, Path: p.exe, Args: args, Foreign: r.spec.Mode != Builtin}
 	if r.kind.Start.Files != nil { // its last words are those of Python: a page of where it was, below what happened
 		c.Signs = r.kind.Start.Deaths.Texts()
 	}
 	if p.container == nil {
 		mask := r.spec.Device
 		if p.cards != nil {
-			mask = strings.Join(cardNames(r.spec, p.cards), ",")
+			mask = strings.Join(cards, ",")
 		}
 		c.Env = append(process.WorkerEnv(r.spec.LibsDir, mask), r.kind.Start.Env...)
 	} else {
-		c.Args, c.Container = p.container.Args(p.image, cardNames(r.spec, p.cards), p.args), p.container
+		c.Args, c.Container = p.container.Args(p.image, cards, args), p.container
 		c.Env = process.ContainerEnv()
 	}
-	c.Env = append(c.Env, r.kind.Start.KeyEnv+"="+key)
+	if key != "" {
+		c.Env = append(c.Env, r.kind.Start.KeyEnv+"="+key)
+	}
 	return c
 }
 
@@ -220,6 +229,9 @@ func (r *replica) probeError(ctx context.Context, w *worker, err error) error {
 
 // decode makes the model answer with at most so many tokens.
 func (r *replica) decode(ctx context.Context, w *worker, tokens int) (err error) {
+	if r.spec.Workload == task.Opaque { // nobody knows what it could be asked
+		return w.engine.Health(ctx)
+	}
 	job := engine.Job{
 		Workload: r.spec.Workload, Prompt: "Hello", Seed: 1, MaxTokens: tokens,
 		Sampling: task.Sampling{Profile: "probe", TopP: 1, TopK: 1, RepeatPenalty: 1},

@@ -67,6 +67,8 @@ type PoolView struct {
 	Slots          int            // per replica
 	Features       []task.Feature // what chats may ask of it; empty: nobody knows
 	Piece          int            // tokens of a whole piece of prompt that strict tasks reuse; 0: they start cold, or nobody knows
+	Routes         []string       // of the opaque requests that it takes; empty: it takes tasks
+	Span           bool           // its engine computes on several hosts
 	SamplerProfile string
 	Ready          bool
 	Draining       bool
@@ -91,6 +93,12 @@ type SelfTestStep struct{ Step, State string }
 // ModelView names a pool's model. Digest is empty where unknown.
 type ModelView struct{ ID, Ref, Digest string }
 
+// HostView is another host on which a worker computes; 0: its worker did not say.
+type HostView struct {
+	Host            string
+	FreeBytes, Used int64
+}
+
 // QueueView is a pool's queue. FullPolicy is `reject` or `drop-lru`.
 type QueueView struct {
 	Interactive, Batch, Capacity int
@@ -114,10 +122,11 @@ type ReplicaView struct {
 	Device        string
 	Slots         int
 	Active        int
-	Ctx           int   // tokens a slot's context holds; 0: not known yet
-	Cards         []int // the GPUs it sits on; empty on the CPU
-	EstimateBytes int64 // memory it was expected to take; 0: unknown
-	ObservedBytes int64 // memory it was seen to take; 0: not seen yet
+	Ctx           int        // tokens a slot's context holds; 0: not known yet
+	Hosts         []HostView // that compute a part
+	Cards         []int      // the GPUs it sits on; empty on the CPU
+	EstimateBytes int64      // memory it was expected to take; 0: unknown
+	ObservedBytes int64      // memory it was seen to take; 0: not seen yet
 	LoadTime      time.Duration
 	LastError     string
 	Progress      string   // of its worker's load; empty: it tells of none

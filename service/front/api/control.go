@@ -37,6 +37,7 @@ func (h control) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 			ID: gen.PoolID(p.ID), Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 			Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Ctx: p.Ctx, Slots: p.Slots,
 			Features: toFeatures(p.Features), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
+			Routes: toRoutes(p.Routes), Span: gen.OptBool{Value: true, Set: p.Span},
 			ReusePiece: gen.OptInt{Value: p.Piece, Set: p.Piece > 0},
 		})
 	}
@@ -95,7 +96,7 @@ func (h pools) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen
 			ID: task.Clip(r.ID, maxName), State: gen.ReplicaState(r.State), Restarts: r.Restarts,
 			Fingerprint: task.Clip(r.Fingerprint, maxName), EngineVersion: task.Clip(r.EngineVersion, maxName),
 			Device: task.Clip(r.Device, maxID), Slots: r.Slots, Active: r.Active, Ctx: ctx, Cards: append([]int{}, r.Cards...),
-			EstimateBytes: optBytes(r.EstimateBytes), ObservedBytes: optBytes(r.ObservedBytes), LoadMs: optMillis(r.LoadTime),
+			EstimateBytes: optBytes(r.EstimateBytes), ObservedBytes: optBytes(r.ObservedBytes), Hosts: toHosts(r.Hosts), LoadMs: optMillis(r.LoadTime),
 			Progress: optString(task.Clip(r.Progress, maxProgress)), LastError: optString(task.Clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
 		}
 	}
@@ -113,7 +114,7 @@ func toPool(p PoolView) gen.Pool {
 	out := gen.Pool{
 		ID: gen.PoolID(p.ID), State: gen.PoolState(p.State), Progress: gen.OptFloat64{Value: min(p.Progress, 1), Set: p.Progress > 0}, Engine: task.Clip(p.Engine, maxShort), EngineVersion: task.Clip(p.EngineVersion, maxName),
 		Model: toModel(p.Model), Workload: gen.Workload(p.Workload), Device: task.Clip(p.Device, maxID), Ctx: p.Ctx, Slots: p.Slots,
-		Features: toFeatures(p.Features), SamplerProfile: task.Clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
+		Features: toFeatures(p.Features), Routes: toRoutes(p.Routes), SamplerProfile: task.Clip(p.SamplerProfile, maxShort), Ready: p.Ready, Draining: p.Draining,
 		Lifecycle: gen.Lifecycle(p.Lifecycle), Loaded: p.Loaded,
 		LastError: optString(task.Clip(p.LastError, maxMessage)), Replicas: p.Replicas, ReplicasReady: p.ReplicasReady,
 		Queue: gen.Queue{
@@ -127,6 +128,24 @@ func toPool(p PoolView) gen.Pool {
 			test.Steps = append(test.Steps, gen.SelfTestStep{Step: gen.SelfTestStepStep(s.Step), State: gen.SelfTestState(s.State)})
 		}
 		out.SelfTest = gen.NewOptSelfTest(test)
+	}
+	return out
+}
+
+// maxRoute is what the contract allows of a route.
+const maxRoute = 256
+
+func toRoutes(routes []string) []string {
+	if len(routes) == 0 {
+		return nil
+	}
+	return clipAll(routes, maxRoute)
+}
+
+func toHosts(hosts []HostView) []gen.RPCHost {
+	var out []gen.RPCHost
+	for _, h := range hosts {
+		out = append(out, gen.RPCHost{Host: h.Host, FreeBytes: optBytes(h.FreeBytes), UsedBytes: optBytes(h.Used)})
 	}
 	return out
 }

@@ -149,22 +149,41 @@ func linkLibs(dir string) error {
 	return err
 }
 
-// bundled returns the plan for a llama-server from the packaged source.
-func bundled(o Options) (Plan, error) {
+// built is a program of llama.cpp from the packaged source: what is built, and how people name and make it.
+type built struct {
+	want   Want
+	env    string // names a program to be used instead
+	target string
+}
+
+var (
+	server = built{Want{Pool: serverName, Mode: Source}, EnvLlamaServer, "engine:llamaServer"}
+	// serverRPC is a llama-server that computes on other hosts too, with the program that those hosts run (LO-470).
+	serverRPC = built{Want{Pool: serverName + " with RPC", Mode: Source}.WithRPC(), EnvLlamaServerRPC, "engine:llamaServerRPC"}
+)
+
+// rpcName is the program that lends a host's devices to a llama-server elsewhere.
+const rpcName = "ggml-rpc-server"
+
+// WithRPC is the same engine, built from source so that it computes on other hosts too, with the program that those run beside it.
+func (w Want) WithRPC() Want {
+	w.CMakeFlags, w.Beside = append([]string{"-DGGML_RPC=ON"}, w.CMakeFlags...), []string{rpcName}
+	return w
+}
+
+func (b built) plan(o Options) (Plan, error) {
 	m, err := ThisMachine(o)
 	if err != nil {
 		return Plan{}, err
 	}
-	return MakePlan(Want{Pool: serverName, Mode: Source}, m)
+	return MakePlan(b.want, m)
 }
 
-// LlamaServer returns the path of a llama-server from the packaged source. If the cache has none, it builds one, which takes about ten minutes
-// on two cores. A program that LLORCH_LLAMA_SERVER names is used as it is.
-func LlamaServer(ctx context.Context, o Options) (string, error) {
-	if file := os.Getenv(EnvLlamaServer); file != "" {
-		return givenServer(file)
+func (b built) make(ctx context.Context, o Options) (string, error) {
+	if file := os.Getenv(b.env); file != "" {
+		return b.given(file)
 	}
-	p, err := bundled(o)
+	p, err := b.plan(o)
 	if err != nil {
 		return "", err
 	}
@@ -173,26 +192,42 @@ func LlamaServer(ctx context.Context, o Options) (string, error) {
 	return e.Path, err
 }
 
-// LocateLlamaServer is LlamaServer without building.
-func LocateLlamaServer() (string, error) {
-	if file := os.Getenv(EnvLlamaServer); file != "" {
-		return givenServer(file)
+func (b built) locate() (string, error) {
+	if file := os.Getenv(b.env); file != "" {
+		return b.given(file)
 	}
-	p, err := bundled(Options{})
+	p, err := b.plan(Options{})
 	if err != nil {
 		return "", err
 	}
 	e, ok := p.cached()
 	if !ok {
-		return "", errors.New("llama-server is not built, or not whole: run `go tool mage engine:llamaServer`")
+		return "", fmt.Errorf("%s is not built, or not whole: run `go tool mage %s`", b.want.Pool, b.target)
 	}
 	return e.Path, nil
 }
 
-func givenServer(file string) (string, error) {
+// LlamaServer returns the path of a llama-server from the packaged source. If the cache has none, it builds one, which takes about ten minutes
+// on two cores. A program that LLORCH_LLAMA_SERVER names is used as it is.
+func LlamaServer(ctx context.Context, o Options) (string, error) { return server.make(ctx, o) }
+
+// LocateLlamaServer is LlamaServer without building.
+func LocateLlamaServer() (string, error) { return server.locate() }
+
+// LlamaServerRPC is LlamaServer for one that knows llama.cpp's RPC back end. Beside it is ggml-rpc-server (RPCServer). A program that
+// LLORCH_LLAMA_SERVER_RPC names is used as it is, with its neighbour.
+func LlamaServerRPC(ctx context.Context, o Options) (string, error) { return serverRPC.make(ctx, o) }
+
+// LocateLlamaServerRPC is LlamaServerRPC without building.
+func LocateLlamaServerRPC() (string, error) { return serverRPC.locate() }
+
+// RPCServer returns the path of the ggml-rpc-server of a llama-server with RPC.
+func RPCServer(llamaServer string) string { return filepath.Join(filepath.Dir(llamaServer), rpcName) }
+
+func (b built) given(file string) (string, error) {
 	st, err := os.Stat(file)
 	if err != nil || !st.Mode().IsRegular() || st.Mode()&0o111 == 0 {
-		return "", fmt.Errorf("%s names %s, which is no program: correct it, or unset it", EnvLlamaServer, file)
+		return "", fmt.Errorf("%s names %s, which is no program: correct it, or unset it", b.env, file)
 	}
 	return filepath.Abs(file)
 }

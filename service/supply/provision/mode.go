@@ -249,8 +249,11 @@ func planSource(w Want, m Machine) (Plan, error) {
 	if !refPattern.MatchString(ref) || strings.Contains(ref, "..") {
 		return Plan{}, task.Errorf(task.InvalidParams, "`provisioning.ref` is no branch, tag or commit: %.80q", ref)
 	}
-	if !targetPattern.MatchString(target) {
-		return Plan{}, task.Errorf(task.InvalidParams, "%.80q is no target of a build", target)
+	targets := append([]string{target}, w.Beside...)
+	for _, t := range targets {
+		if !targetPattern.MatchString(t) {
+			return Plan{}, task.Errorf(task.InvalidParams, "%.80q is no target of a build", t)
+		}
 	}
 	flags := slices.Clone(buildFlags)
 	for _, flag := range w.CMakeFlags {
@@ -283,7 +286,7 @@ func planSource(w Want, m Machine) (Plan, error) {
 			return Plan{}, task.Errorf(task.InvalidParams, "`provisioning.repository` cannot be read: correct it").Because(err)
 		}
 	}
-	p.inCache(m, nameOf(ref), keyOf([]any{identity, ref, target, flags, m.Platform}))
+	p.inCache(m, nameOf(ref), keyOf([]any{identity, ref, strings.Join(targets, " "), flags, m.Platform}))
 	p.Tools = append(p.Tools, "git", "cmake", "ninja", "c++")
 	if slices.ContainsFunc(flags, func(f string) bool { return strings.HasPrefix(f, "-DGGML_CUDA=") && strings.HasSuffix(f, "ON") }) {
 		p.Tools = append(p.Tools, "nvcc")
@@ -295,15 +298,18 @@ func planSource(w Want, m Machine) (Plan, error) {
 		get = append(get, "--depth", "1")
 	}
 	configure := append([]string{"cmake", "-S", "source", "-B", "build", "-G", "Ninja"}, flags...)
+	build := append(append([]string{"cmake", "--build", "build", "--target"}, targets...), "--parallel", strconv.Itoa(max(m.Jobs, 1)))
+	install := []string{"install", "-D", "-m", "755", "-t", "out"}
+	for _, t := range targets {
+		install = append(install, filepath.Join("build", "bin", t))
+	}
 	for _, s := range []Step{
 		{Why: "make a repository", Argv: []string{"git", "init", "--quiet", "source"}},
 		{Why: "get " + ref, Argv: append(get, from, ref)},
 		{Why: "check it out", Argv: []string{"git", "-C", "source", "checkout", "--quiet", "--detach", "FETCH_HEAD"}},
 		{Why: "configure", Argv: configure},
-		{Why: "build " + target + "; llama.cpp's takes about ten minutes on two cores", Argv: []string{
-			"cmake", "--build", "build", "--target", target, "--parallel", strconv.Itoa(max(m.Jobs, 1)),
-		}},
-		{Why: "take what was built", Argv: []string{"install", "-D", "-m", "755", filepath.Join("build", "bin", target), filepath.Join("out", target)}},
+		{Why: "build " + strings.Join(targets, " and ") + "; llama.cpp's takes about ten minutes on two cores", Argv: build},
+		{Why: "take what was built", Argv: install},
 	} {
 		s.Do, s.Dir, s.Env = Command, p.work, env
 		p.Steps = append(p.Steps, s)

@@ -55,6 +55,7 @@ type Want struct {
 	Ref        string   // source: a branch, tag or commit; empty: HEAD
 	CMakeFlags []string // source: each -DNAME=VALUE
 	Target     string   // source: what to build; empty: llama-server
+	Beside     []string // source: further targets of the same build, whose programs are put beside the first
 }
 
 // Machine is what a plan needs to know about its machine.

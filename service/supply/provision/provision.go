@@ -22,8 +22,9 @@ import (
 
 // Environment variables that name a prepared copy. It is used as it is, and never fetched.
 const (
-	EnvEngineLibs  = "LLORCH_ENGINE_LIBS"
-	EnvLlamaServer = "LLORCH_LLAMA_SERVER"
+	EnvEngineLibs     = "LLORCH_ENGINE_LIBS"
+	EnvLlamaServer    = "LLORCH_LLAMA_SERVER"
+	EnvLlamaServerRPC = "LLORCH_LLAMA_SERVER_RPC"
 )
 
 // Version is the version of the pinned npm packages.

@@ -13,6 +13,9 @@ var deaths = engine.Deaths{
 			"engine libraries cannot be loaded", "engine libraries hold no back end", "engine libraries are of another version", "engine libraries lacks",
 			"cuda driver version is insufficient",
 		}},
+		{Cause: engine.HostLost, Texts: []string{
+			"remote rpc server crashed", "rpc handshake failed for", "rpc server version mismatch", "ggml-rpc.cpp", "failed to connect to",
+		}},
 		{Cause: engine.DriverReset, Texts: []string{
 			"cuda error: an illegal memory access", "cuda error: unspecified launch failure", "cuda error: uncorrectable ecc", "gpu is lost",
 			"device is lost", "fallen off the bus",

@@ -81,6 +81,7 @@ func (s *sizer) At(ctx int) (e engine.Estimate, err error) {
 		if err != nil {
 			e = guess(w, s.size)
 		}
+		e = divided(e, len(w.Hosts))
 	}()
 	if s.file == nil {
 		return guess(w, s.size), nil
@@ -108,6 +109,15 @@ func (s *sizer) At(ctx int) (e engine.Estimate, err error) {
 		return e, errors.New("the estimate of the model's memory makes no sense")
 	}
 	return e, nil
+}
+
+// divided is what this machine takes of a model that it shares with so many hosts: an equal part, for want of better knowledge.
+func divided(e engine.Estimate, hosts int) engine.Estimate {
+	e.Host /= int64(1 + hosts)
+	for i := range e.Cards {
+		e.Cards[i] /= int64(1 + hosts)
+	}
+	return e
 }
 
 func sensible(e engine.Estimate, w engine.Worker) bool {

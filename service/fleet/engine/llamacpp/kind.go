@@ -29,7 +29,7 @@ func Kind() engine.Kind {
 		Start: &engine.Start{
 			Program: "llama-server", Install: "install it, or build it with `go tool mage engine:llamaServer`, and correct `provisioning.path`",
 			Repair: "run `go tool mage engine:libs`, or install what its last words name", KeyEnv: "LLAMA_API_KEY",
-			Check: check, Libraries: libraries, Command: command, ToldCtx: toldCtx, Size: size, Deaths: deaths,
+			Check: check, Libraries: libraries, Command: command, ToldCtx: toldCtx, Size: size, Deaths: deaths, Shares: shares,
 		},
 	}
 }
@@ -114,7 +114,10 @@ func command(w engine.Worker) engine.Command {
 // flags are the arguments of llama-server that can change bytes.
 func flags(w engine.Worker) []string {
 	all := []string{"-ngl", "all", "--fit", "off"} // all layers or none: what does not fit must fail, not move to the CPU
-	if w.Cards == 0 {
+	switch {
+	case len(w.Hosts) > 0: // their devices, and the worker's own cards, which are all that it sees
+		all = append([]string{"--rpc", strings.Join(w.Hosts, ",")}, all...)
+	case w.Cards == 0:
 		all = []string{"--device", "none", "-ngl", "0"}
 	}
 	if len(w.Split) > 0 {

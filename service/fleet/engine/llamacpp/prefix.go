@@ -185,7 +185,7 @@ func piece(w engine.Worker) int {
 	switch {
 	case w.Prefixes.Reuse != engine.ReusingWhereProven && w.Prefixes.Reuse != engine.ReusingAlways:
 		return 0
-	case w.Slots != 1 || w.Workload != task.Completion || slices.ContainsFunc(w.Args, batches):
+	case w.Slots != 1 || w.Workload != task.Completion || len(w.Hosts) > 0 || slices.ContainsFunc(w.Args, batches):
 		return 0
 	case w.Prefixes.Reuse == engine.ReusingWhereProven && (w.Cards > 0 || !harmless(w.Args)):
 		return 0
