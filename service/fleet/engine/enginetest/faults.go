@@ -133,7 +133,7 @@ func (s *faulty) judge(all []task.Piece, r engine.Result, err error) string {
 		require.True(s.t, task.HasCode(err, task.WorkerReset), "%v", err)
 		require.True(s.t, task.AsError(err).Retriable, "%v", err)
 		if strings.Contains(s.fault.Name, "Retry-After") {
-			require.Equal(s.t, time.Second, task.AsError(err).RetryAfter)
+			require.Equal(s.t, 20*time.Millisecond, task.AsError(err).RetryAfter)
 		}
 	}
 	if s.fault.Nothing {

@@ -158,18 +158,16 @@ func (e *Engine) body(ctx context.Context, job *engine.Job, t *told) (*request, 
 	case repeatPenalty:
 		b.RepeatPenalty = &s.RepeatPenalty
 	}
-	if err := e.chat(b, job.Chat, t); err != nil {
-		return nil, err
-	}
+	b.chat(job.Chat, t)
 	var err error
 	b.MaxTokens, err = e.room(ctx, job, t)
 	return b, err
 }
 
 // chat puts what is asked of a chat besides its messages.
-func (e *Engine) chat(b *request, c *task.Chat, t *told) error {
+func (b *request) chat(c *task.Chat, t *told) {
 	if c == nil {
-		return nil
+		return
 	}
 	b.Tools, b.ToolChoice = Tools(c)
 	if t.Plain.Tools {
@@ -199,15 +197,15 @@ func (e *Engine) chat(b *request, c *task.Chat, t *told) error {
 	default:
 		b.Logprobs = l.Top
 	}
-	return e.form(b, c.Format, t)
+	b.form(c.Format, t)
 }
 
 // form binds the answer's form.
-func (e *Engine) form(b *request, f *task.Format, t *told) error {
+func (b *request) form(f *task.Format, t *told) {
 	switch {
 	case f == nil:
 	case f.Kind == task.FormatGrammar:
-		return e.grammar(b, f.Grammar, t)
+		b.bind(f.Grammar, t)
 	case t.Plain.Formats:
 		b.Format = &format{Type: "json", Value: schemaOf(f.Schema)}
 	case len(f.Schema) == 0:
@@ -215,7 +213,6 @@ func (e *Engine) form(b *request, f *task.Format, t *told) error {
 	default:
 		b.Format = &format{Type: "json_schema", Schema: &jsonSchema{"answer", f.Schema, true}}
 	}
-	return nil
 }
 
 // schemaOf is a schema that is always there.
@@ -239,7 +236,8 @@ func PlainTools(c *task.Chat) (tools []Tool, choice string) {
 	return tools, choice
 }
 
-func (e *Engine) grammar(b *request, grammar string, t *told) error {
+// bind puts a grammar in the field that the server has for it. One that has none, lacks the feature.
+func (b *request) bind(grammar string, t *told) {
 	switch t.Grammar {
 	case structuredOutputs:
 		b.Structured = map[string]string{"grammar": grammar}
@@ -249,10 +247,7 @@ func (e *Engine) grammar(b *request, grammar string, t *told) error {
 		b.EBNF = grammar
 	case gbnf:
 		b.GBNF = grammar
-	default:
-		return e.refused("the engine that the task came to (%s) takes no grammar: send a JSON schema, or send the task to another pool", t.Product)
 	}
-	return nil
 }
 
 // arguments are those for the model's template, with the wish to have it think, or not.
@@ -399,7 +394,7 @@ func (g *generation) asks() *task.Logprobs {
 
 // whole reports whether all that the server has to tell came before its stream ended with err: also where [DONE] is missing.
 func (g *generation) whole(err error) bool {
-	return g.end.Finish != "" && (g.end.Usage.Prompt > 0 || errors.Is(err, io.EOF))
+	return g.end.Finish != "" && (g.end.Usage.Prompt > 0 || g.told.Name == Any.Name || errors.Is(err, io.EOF))
 }
 
 // last takes what the server told at the end, and emits what was held back.

@@ -112,7 +112,7 @@ func (e *Engine) probe(ctx context.Context) (*told, error) {
 	}
 	t := &told{Profile: e.profile, model: m.ID}
 	if t.Name == "" {
-		found, err := e.recognize(ctx, m)
+		found, err := e.recognise(ctx, m)
 		if err != nil {
 			return nil, err
 		}
@@ -138,8 +138,8 @@ func (e *Engine) probe(ctx context.Context) (*told, error) {
 	return t, err
 }
 
-// recognize finds out which server answers: by the owner of its model, or by a path that only it has.
-func (e *Engine) recognize(ctx context.Context, m model) (Profile, error) {
+// recognise finds out which server answers: by the owner of its model, or by a path that only it has.
+func (e *Engine) recognise(ctx context.Context, m model) (Profile, error) {
 	for _, p := range Known() {
 		if slices.Contains(p.Owners, m.Owner) {
 			return p, nil

@@ -91,7 +91,7 @@ var VLLM = Profile{
 	Health: "/health", Version: Question{Path: "/version", Field: "version"},
 	TopK: true, NoTopK: -1, MinP: true, Penalty: repetitionPenalty, Grammar: structuredOutputs, Arguments: true, Effort: true,
 	History: History{Reasoning: reasoning}, Usage: true, Counts: true, CountsChats: true, Short: true, Rerank: "/v1/rerank",
-	Features: with(task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
+	Features: with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
 }
 
 // SGLang is SGLang.
@@ -100,7 +100,7 @@ var SGLang = Profile{
 	Health: "/health", Version: Question{Path: "/get_server_info", Field: "version"},
 	TopK: true, NoTopK: -1, MinP: true, Penalty: repetitionPenalty, Grammar: ebnf, Arguments: true, Effort: true,
 	History: History{Reasoning: reasoningContent}, Usage: true, Counts: true, Short: true,
-	Features: with(task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
+	Features: with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
 }
 
 // Ollama is Ollama. It takes no token ids, and names what its model can do.
@@ -136,7 +136,7 @@ var LlamaServer = Profile{
 	},
 	TopK: true, MinP: true, Penalty: repeatPenalty, Grammar: gbnf, Arguments: true, Effort: true,
 	History: History{Names: true, Reasoning: reasoningContent}, Usage: true, Rerank: "/v1/rerank",
-	Features: with(task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
+	Features: with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
 }
 
 // Any is a server that nobody here knows: it has what OpenAI's document has.
