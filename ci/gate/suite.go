@@ -89,8 +89,23 @@ func checkSmoke(ctx context.Context, t *tally.Tally) error {
 	return step.GoTest(ctx, t, "-count=1", "./ci/smoke/...")
 }
 
-// Determinism holds the receipts' promise (same fingerprint, same bytes) against the daemon, on every engine of this machine.
-func Determinism(ctx context.Context) error { return prepared(ctx, determinism) }
+// Determinism holds the receipts' promise (same fingerprint, same bytes) against the daemon, on every engine of this machine. With -engine=URL it holds only
+// the engine there to it, which is a batch-invariant vLLM unless -kind says llamacpp; -model is the name by which it knows its model, -slots how many
+// tasks it gets at once (LO-453). LLORCH_DETERMINISM_KEY may hold its key.
+func Determinism(ctx context.Context, engine, kind, model, slots *string) error {
+	if engine == nil {
+		return prepared(ctx, determinism)
+	}
+	var settings []string
+	for name, value := range map[string]*string{"ENGINE": engine, "KIND": kind, "MODEL": model, "SLOTS": slots} {
+		if value != nil {
+			settings = append(settings, "LLORCH_DETERMINISM_"+name+"="+*value)
+		}
+	}
+	return prepared(command.Setting(ctx, settings...), step.Step{Name: "determinism, elsewhere", Target: "determinism", Run: func(ctx context.Context, t *tally.Tally) error {
+		return step.GoTestReported(ctx, t, "LLORCH_DETERMINISM_REPORT", "-count=1", "-run", "TestAnEngineElsewhere", "./harness/determinism/...")
+	}})
+}
 
 // checkDeterminism passes the suite's figures on, and which engines were not run.
 func checkDeterminism(ctx context.Context, t *tally.Tally) error {

@@ -102,8 +102,30 @@ Feature: Chats with tools, images and thinking
     Then stream "picture" says "I see it"
     When I send GET "/v1/pools"
     Then its body has
-      | pools.0.features | ["formats", "logit_bias", "logprobs", "reasoning", "template_arguments"]                      |
-      | pools.1.features | ["formats", "images", "logit_bias", "logprobs", "reasoning", "template_arguments", "tools"] |
+      | pools.0.features | ["formats", "grammars", "logit_bias", "logprobs", "reasoning", "template_arguments"]                      |
+      | pools.1.features | ["formats", "grammars", "images", "logit_bias", "logprobs", "reasoning", "template_arguments", "tools"] |
+
+  @LO-410
+  Scenario: The built-in worker keeps to a grammar, and refuses a JSON schema by name
+    Given the shared daemon
+    When I submit the chat "bound"
+      """
+      {"messages": [{"role": "user", "content": "Say something."}], "format": {"type": "grammar", "grammar": "root ::= \"a frog\" \" sits\""}}
+      """
+    And I follow task "bound"
+    Then stream "bound" says "a frog sits"
+    When I submit the chat "unreadable"
+      """
+      {"messages": [{"role": "user", "content": "Say something."}], "format": {"type": "grammar", "grammar": "root ::= ("}}
+      """
+    And I follow task "unreadable"
+    Then stream "unreadable" ends with error INVALID_PARAMS
+    When I submit the chat "schema"
+      """
+      {"messages": [{"role": "user", "content": "x"}], "format": {"type": "json_schema", "schema": {"type": "object"}}}
+      """
+    Then the answer is 400 INVALID_PARAMS
+    And its message says "takes no format"
 
   @LO-415 @LO-102
   Scenario Outline: A chat that contradicts itself is refused before any pool is asked

@@ -125,6 +125,27 @@ Feature: Workers are supervised
     Then stream "victim" ends with error CANCELED
     And stream "victim" holds 2 token events
 
+  @LO-203 @LO-209
+  Scenario: An external engine of several slots starts again
+    Given a fake engine with 8 slots
+    And a daemon in front of a fake engine whose pool has
+      | slots | 8 |
+    And the fake engine's script is
+      """
+      {"stepped": true, "tokens": 9}
+      """
+    When I submit tasks "a, b" and follow them
+    And the fake engine has come to busy 2
+    And the fake engine is killed
+    Then a metrics frame of stream "a" has
+      | phase | moving |
+    And a metrics frame of stream "b" has
+      | phase | moving |
+    When a fake engine with 8 slots takes its place
+    Then streams "a, b" are all "started", tokens, "end"
+    And the metrics have
+      | llorch_failovers_total{pool_id="default",outcome="resumed"} | 2 |
+
   @HME-003
   Scenario: A second daemon on the same data folder or port refuses to start
     Given a daemon

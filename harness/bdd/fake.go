@@ -22,8 +22,8 @@ type fake struct {
 	client *http.Client
 }
 
-func (l *lab) startFake(dir string, slots int) (*fake, error) {
-	return l.startEngine(dir, "the fake engine", "fakeengine", "-slots", fmt.Sprint(slots))
+func (l *lab) startFake(dir, address string, slots int) (*fake, error) {
+	return l.startEngine(dir, "the fake engine", "fakeengine", "-slots", fmt.Sprint(slots), "-listen", address)
 }
 
 // startEngine starts an engine of the tests, which says where it listens.

@@ -13,6 +13,8 @@ import (
 
 func (w *world) fakeSteps(step define) {
 	step(`^a fake engine with (\d+) slots?$`, w.aFakeEngine)
+	step(`^the fake engine is killed$`, w.theFakeIsKilled)
+	step(`^a fake engine with (\d+) slots takes its place$`, w.aFakeTakesItsPlace)
 	step(`^the fake engine's script is$`, w.theFakesScript)
 	step(`^the fake engine's script is (\d+) tokens of (\d+) bytes(, one at a time)?$`, w.theFakesScriptIsLarge)
 	step(`^the fake engine releases (\d+) tokens?$`, w.theFakeReleases)
@@ -21,11 +23,24 @@ func (w *world) fakeSteps(step define) {
 	step(`^the fake engine has come to (busy|waiting|sent|generations|finished|canceled) (\d+)$`, w.theFakeHasComeTo)
 }
 
-func (w *world) aFakeEngine(slots int) (err error) {
-	if w.fake, err = w.lab.startFake(w.dir, slots); err == nil {
+func (w *world) aFakeEngine(slots int) error {
+	return w.startFake("127.0.0.1:0", slots)
+}
+
+func (w *world) startFake(address string, slots int) (err error) {
+	if w.fake, err = w.lab.startFake(w.dir, address, slots); err == nil {
 		w.fakes = append(w.fakes, w.fake)
 	}
 	return err
+}
+
+func (w *world) theFakeIsKilled() error {
+	w.fake.Kill()
+	return nil
+}
+
+func (w *world) aFakeTakesItsPlace(slots int) error {
+	return w.startFake(strings.TrimPrefix(w.fake.url, "http://"), slots)
 }
 
 // theFakesScript also resets the engine's counters, since the probe at the daemon's start is no task.

@@ -125,7 +125,8 @@ type Feature string
 // The features, by the names that capabilities and refusals show.
 const (
 	FeatureTools     Feature = "tools"
-	FeatureFormats   Feature = "formats" // JSON, JSON schemas, grammars
+	FeatureFormats   Feature = "formats"  // JSON, and JSON schemas
+	FeatureGrammars  Feature = "grammars" // in GBNF
 	FeatureImages    Feature = "images"
 	FeatureReasoning Feature = "reasoning" // can tell the thinking from the answer
 	FeatureArguments Feature = "template_arguments"
@@ -161,7 +162,8 @@ func Needs(messages []Message, c *Chat) (needs []Feature) {
 		feature Feature
 	}{
 		{c.CallsTools(), FeatureTools},
-		{c.Format != nil, FeatureFormats},
+		{c.Format != nil && c.Format.Kind == FormatJSON, FeatureFormats},
+		{c.Format != nil && c.Format.Kind == FormatGrammar, FeatureGrammars},
 		{HasImages(messages), FeatureImages},
 		{len(c.TemplateArgs) > 0, FeatureArguments},
 		{len(c.LogitBias) > 0, FeatureBias},
@@ -196,7 +198,9 @@ func (f Feature) lack() string {
 	case FeatureTools:
 		return "takes no tools (its engine, or its model's chat template, knows none)"
 	case FeatureFormats:
-		return "takes no format (its engine binds an answer to no JSON schema or grammar)"
+		return "takes no format (its engine binds an answer to no JSON schema)"
+	case FeatureGrammars:
+		return "takes no grammar (its engine binds an answer to none)"
 	case FeatureImages:
 		return "takes no images (its model sees none, or its engine was started without the part that sees)"
 	case FeatureArguments:

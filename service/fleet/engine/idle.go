@@ -19,8 +19,33 @@ type Held interface {
 	Lost() <-chan struct{}
 }
 
-// askEvery is the time between two questions whether an engine is idle.
-const askEvery = 10 * time.Millisecond
+// The time between two questions whether an engine is idle. Most notice within a token that their client is gone, and somebody may wait for the slot, so it begins
+// short and doubles.
+const askFirst, askEvery = time.Millisecond, 10 * time.Millisecond
+
+// answerEvery is the time between two questions whether an engine answers again.
+const answerEvery = 100 * time.Millisecond
+
+// AwaitAnswer waits, after an engine broke off a run, until it answers as healthy, or is gone, or ctx ends. One question takes at most so long.
+func AwaitAnswer(ctx context.Context, h Held, within time.Duration) {
+	ask := time.NewTicker(answerEvery)
+	defer ask.Stop()
+	for {
+		asked, stop := awake.WithTimeout(ctx, within)
+		err := h.Engine().Health(asked)
+		stop()
+		if err == nil {
+			return
+		}
+		select {
+		case <-h.Lost():
+			return
+		case <-ctx.Done():
+			return
+		case <-ask.C:
+		}
+	}
+}
 
 // AwaitIdle waits, after a run that was left early, until the engine has no more busy slots than others hold. It returns false where that takes
 // longer: then what runs the engine is to be replaced, since the next run must not wait behind a dead one (ORCH-3026). An engine that does not count its
@@ -32,7 +57,8 @@ func AwaitIdle(h Held, within time.Duration) bool {
 	}
 	ctx, stop := awake.WithTimeout(context.Background(), within)
 	defer stop()
-	ask := time.NewTicker(askEvery)
+	wait := askFirst
+	ask := time.NewTimer(wait)
 	defer ask.Stop()
 	for short := false; ; {
 		busy, err := counter.Busy(ctx)
@@ -48,6 +74,8 @@ func AwaitIdle(h Held, within time.Duration) bool {
 		case <-ctx.Done():
 			return short
 		case <-ask.C:
+			wait = min(2*wait, askEvery)
+			ask.Reset(wait)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"syscall"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -37,6 +38,9 @@ const (
 	missingLibrary = reason(engine.MissingLibrary)
 	badModel       = reason(engine.BadModel)
 	portTaken      = reason(engine.PortTaken)
+	noKVRoom       = reason(engine.NoKVRoom)
+	modelMissing   = reason(engine.ModelMissing)
+	unsupportedGPU = reason(engine.UnsupportedGPU)
 	hostLost       = reason(engine.HostLost)
 )
 
@@ -44,7 +48,8 @@ const (
 func Reasons() []string {
 	return []string{
 		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(internal), string(filesChanged), string(ownShortage),
-		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken), string(hostLost),
+		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
+		string(noKVRoom), string(modelMissing), string(unsupportedGPU), string(hostLost),
 	}
 }
 
@@ -88,14 +93,28 @@ func asLoss(err error, why reason) *loss {
 	return l
 }
 
-// stranger is the loss of a replica at whose address another program answers; nil: that is not the matter. Somebody has to correct the
-// address, or what runs there.
-func stranger(err error, why reason) *loss {
+// stranger is the loss of a replica at whose address another program answers, or an engine that refuses the key or has not the model; nil: that is not the matter. Somebody has to
+// correct the address or the key, or what runs there.
+func (r *replica) stranger(ctx context.Context, w *worker, err error, why reason) *loss {
+	external := r.spec.Mode == External
+	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && external && (status.Status == http.StatusUnauthorized || status.Status == http.StatusForbidden) {
+		return &loss{reason: why, fixed: true, detail: fmt.Sprintf("the engine at %s refuses the key (%d): set `provisioning.key_env` to the name of the environment variable "+
+			"that holds the engine's key, which is sent as `Authorization: Bearer KEY`", w.at.URL, status.Status)}
+	}
+	if u, ok := errors.AsType[*httpsse.UnservedError](err); ok {
+		return &loss{reason: why, fixed: true, detail: u.Error() + ": set `model.name` to the one that is meant"}
+	}
 	s, ok := errors.AsType[*httpsse.StrangerError](err)
 	if !ok {
 		return nil
 	}
-	return &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+	l := &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
+	if external {
+		if product, kind := engine.Recognize(ctx, w.at); kind != "" && kind != r.kind.Name {
+			l.detail = fmt.Sprintf("%s; it looks like %s: write `engine: %s`, or correct the address", s.Error(), product, kind)
+		}
+	}
+	return l
 }
 
 // engineSaid is what happened to an engine. The adapter's message about it is for the client of a task, and says what that one is to do.
@@ -178,6 +197,16 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return "the worker's program or libraries are not whole: " + r.kind.Start.Repair
 	case badModel:
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
+	case noKVRoom:
+		text := "the model fits, and the KV of its context does not: lower `ctx` or `slots`, name more cards in `device`, or use a smaller model or quantisation"
+		if c.bytes > 0 {
+			text += fmt.Sprintf(" (%s of %s were reserved; more is asked for from now on)", vram.Size(c.bytes), cards)
+		}
+		return text
+	case modelMissing:
+		return fmt.Sprintf("the engine does not find the model, or not all of its files, in %s: fetch all files of the model's repository into that folder, or correct `model.ref`", model)
+	case unsupportedGPU:
+		return fmt.Sprintf("the engine cannot use %s for this model: use a build of the engine for this generation of cards, another `--dtype` or quantisation in `provisioning.args`, or another card", cards)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
 	case hostLost:
@@ -214,7 +243,7 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	if (e.exitCode >= 0 || e.signal != 0) && !e.byUs || errors.Is(why, errExited) { // how it ended is known only now
 		found.detail, found.err = w.proc.Death().Text, nil
 	}
-	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
+	if found.reason = e.cause(why.reason); (found.reason == oomVRAM || found.reason == noKVRoom) && w.claim.bytes > 0 {
 		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, r.m.now())
 		if r.fitsCtx() { // the next try asks for a smaller context
 			r.kept, r.stretch = 0, r.stretch*vram.ShortMargin

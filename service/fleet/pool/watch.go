@@ -172,7 +172,7 @@ func (r *replica) takeIdle(w *worker) bool {
 // takes a slot for it.
 func (r *replica) liveness(ctx context.Context, w *worker) *loss {
 	bounded, cancel := awake.WithTimeoutCause(ctx, r.m.opts.ProbeTimeout, fmt.Errorf("no token within %s", r.m.opts.ProbeTimeout))
-	err := probeError(bounded, r.decode(bounded, w, 1))
+	err := r.probeError(bounded, w, r.decode(bounded, w, 1))
 	cancel()
 	r.mu.Lock()
 	r.probing = false

@@ -37,6 +37,8 @@ type completion struct {
 	LogitBias      []bias `json:"logit_bias"`
 	// NProbs asks how likely each token was, with so many of the likeliest.
 	NProbs int `json:"n_probs"`
+	// Grammar binds the answer's form, in GBNF.
+	Grammar string `json:"grammar"`
 	unsupported
 }
 
@@ -52,7 +54,6 @@ type unsupported struct {
 	MinKeep          int             `json:"min_keep"`
 	PostSampling     bool            `json:"post_sampling_probs"`
 	IgnoreEOS        bool            `json:"ignore_eos"`
-	Grammar          string          `json:"grammar"`
 	JSONSchema       json.RawMessage `json:"json_schema"`
 }
 
@@ -61,7 +62,7 @@ func (u unsupported) check() error {
 		"dry_multiplier": u.DryMultiplier != 0, "xtc_probability": u.XTCProbability != 0, "dynatemp_range": u.DynatempRange != 0,
 		"mirostat": u.Mirostat != 0, "typical_p": u.TypicalP != nil && *u.TypicalP != 1, "top_n_sigma": u.TopNSigma != nil && *u.TopNSigma > 0,
 		"frequency_penalty": u.FrequencyPenalty != 0, "presence_penalty": u.PresencePenalty != 0, "min_keep": u.MinKeep > 0,
-		"post_sampling_probs": u.PostSampling, "ignore_eos": u.IgnoreEOS, "grammar": u.Grammar != "",
+		"post_sampling_probs": u.PostSampling, "ignore_eos": u.IgnoreEOS,
 		"json_schema": len(u.JSONSchema) > 0 && string(u.JSONSchema) != "null",
 	} {
 		if set {
@@ -200,6 +201,11 @@ type outcome struct {
 // and, between two tokens or two batches of the prompt, with the cause of ctx's end.
 func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Token, pace float64, told func(cached, decoded int) error, emit func(decoded) error) (outcome, error) {
 	o := outcome{stopType: "none", prompt: len(prompt)}
+	bound, err := m.grammar(c.Grammar)
+	if err != nil {
+		return o, invalid("%v", err)
+	}
+	defer bound.free()
 	chain := m.chain(c)
 	defer llama.SamplerFree(chain)
 	begin := time.Now()
@@ -241,11 +247,13 @@ func (m *model) generate(ctx context.Context, c *completion, prompt []llama.Toke
 		if ctx.Err() != nil {
 			return o, context.Cause(ctx)
 		}
-		t := llama.SamplerSample(chain, m.ctx, -1)
+		t, err := m.sample(chain, bound)
+		if err != nil {
+			return o, err
+		}
 		o.gen++
 		var likely *probability
 		if c.NProbs > 0 {
-			var err error
 			if likely, err = m.probability(t, c.NProbs); err != nil {
 				return o, err
 			}

@@ -137,7 +137,7 @@ func (w *worker) props(rw http.ResponseWriter, _ *http.Request, m *model) error 
 		"build_info":                  m.build,
 		"system_info":                 m.system,
 		"cache_exact":                 m.rewinds,
-		"features":                    []task.Feature{task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
+		"features":                    []task.Feature{task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
 	})
 	return nil
 }

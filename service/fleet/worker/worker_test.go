@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"os"
@@ -188,7 +189,15 @@ func TestBadRequestsAreRefused(t *testing.T) {
 		"repeat penalty 0":    {"/completion", ask(map[string]any{"repeat_penalty": 0}), 400},
 		"seed too large":      {"/completion", ask(map[string]any{"seed": 1 << 40}), 400},
 		"stop of a number":    {"/completion", ask(map[string]any{"stop": 3}), 400},
-		"grammar":             {"/completion", ask(map[string]any{"grammar": "root ::= \"a\""}), 400},
+		"grammar, half of it": {"/completion", ask(map[string]any{"grammar": "root ::= ("}), 400},
+		"grammar, no root":    {"/completion", ask(map[string]any{"grammar": "all ::= \"a\""}), 400},
+		"grammar, left":       {"/completion", ask(map[string]any{"grammar": "root ::= root \"a\" | \"a\""}), 400},
+		"grammar, streamed":   {"/completion", ask(map[string]any{"grammar": "root", "stream": true}), 400},
+		"grammar, deep":       {"/completion", ask(map[string]any{"grammar": "root ::= " + strings.Repeat("(", 1<<20)}), 400},
+		"grammar, many rules": {"/completion", ask(map[string]any{"grammar": "root ::= a\n" + strings.Repeat("a ::= \"a\"\n", 1<<16)}), 400},
+		"grammar, NUL":        {"/completion", ask(map[string]any{"grammar": "root ::= \"a\"\x00"}), 400},
+		"grammar, no token":   {"/completion", ask(map[string]any{"grammar": "root ::= [^\\x00-\\UFFFFFFFF]"}), 400},
+		"JSON schema":         {"/completion", ask(map[string]any{"json_schema": map[string]any{"type": "object"}}), 400},
 		"mirostat":            {"/completion", ask(map[string]any{"mirostat": 2, "stream": true}), 400},
 		"embedding":           {"/embedding", map[string]any{"content": "x"}, 501},
 		"no such path":        {"/v1/chat/completions", map[string]any{}, 404},
@@ -340,6 +349,24 @@ func TestApplyTemplate(t *testing.T) {
 	var body struct{ Prompt string }
 	require.NoError(t, json.Unmarshal(data, &body))
 	require.Equal(t, prompt, body.Prompt)
+}
+
+// An answer keeps to its grammar. One that allows everything changes no byte, since a token that fits is taken as it was sampled.
+//
+// LO-410
+func TestGrammar(t *testing.T) {
+	p := start(t, nil)
+	for seed := range 4 {
+		wild := func(more map[string]any) map[string]any {
+			body := ask(map[string]any{"seed": seed, "temperature": 1.5})
+			maps.Copy(body, more)
+			return body
+		}
+		free := p.complete(t, wild(nil))
+		require.Equal(t, free, p.complete(t, wild(map[string]any{"grammar": `root ::= [^\x00]*`})))
+		bound := p.complete(t, wild(map[string]any{"grammar": `root ::= ("frog" | "pond") " " [a-c]{3}`})).Content
+		require.Regexp(t, `^(frog|pond) [abc]{3}$`, bound)
+	}
 }
 
 // LO-410

@@ -90,7 +90,7 @@ func serves(req task.Request, p Pool) error {
 
 // Decide accepts a request, or refuses it and says what to do (ORCH-3014).
 func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
-	if req.AtMost && f.PromptTokens > 0 && f.PromptTokens+req.MaxTokens > f.Pool.Ctx {
+	if req.AtMost && f.PromptTokens > 0 && f.Pool.Ctx > 0 && f.PromptTokens+req.MaxTokens > f.Pool.Ctx {
 		req.MaxTokens = 0
 	}
 	if err := fits(req, f); err != nil {
@@ -160,7 +160,7 @@ func mostOfChat(req task.Request) (n int) {
 }
 
 func fits(req task.Request, f Facts) error {
-	if req.Workload != task.Completion || f.Unread {
+	if req.Workload != task.Completion || f.Unread || f.Pool.Ctx == 0 {
 		return nil // only the engine knows its limit, which may be that of a batch
 	}
 	answer := max(req.MaxTokens, 1)

@@ -230,9 +230,9 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	}
 	switch {
 	case req.Workload != task.Completion:
-	case task.HasImages(req.Messages):
+	case f.Pool.Faces.CountsChats && (task.HasImages(req.Messages) || len(req.Messages) > 0 && f.Prompt == "" && d.counts(req, f)):
 		f.PromptTokens, err = tokenizer.CountChat(ctx, req.Messages, req.Chat)
-	case f.Pool.Faces.CountsTokens && d.counts(req, f):
+	case f.Pool.Faces.CountsTokens && (f.Prompt != "" || len(req.Messages) == 0) && d.counts(req, f):
 		f.PromptTokens, err = tokenizer.CountTokens(ctx, f.Prompt)
 	}
 	if err != nil {
@@ -244,7 +244,11 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 // counts reports whether the number of the prompt's tokens matters. It does not where prompt and answer fit whatever the number is:
 // counting is one more call of the engine.
 func (d *Desk) counts(req task.Request, f *Facts) bool {
-	fits := req.MaxTokens > 0 && engine.MostTokens(f.Prompt)+req.MaxTokens <= f.Pool.Ctx
+	most := engine.MostTokens(f.Prompt)
+	if f.Prompt == "" {
+		most = mostOfChat(req)
+	}
+	fits := req.MaxTokens > 0 && most+req.MaxTokens <= f.Pool.Ctx
 	return !fits || d.o.Pays != nil && d.o.Pays(req)
 }
 

@@ -9,6 +9,7 @@ type Replica struct {
 	ID          string
 	State       string // where it is on its way to serve, in a word
 	Ready       bool
+	InDoubt     bool // its engine broke off a run, and has not answered since
 	Parked      bool // somebody took it out of service, and it does not come back by itself
 	Slots       int
 	Active      int  // slots in use
@@ -81,7 +82,7 @@ func (r *Replica) takes(need Need) bool { return r.Active < r.Slots && r.suits(n
 
 // suits reports whether the replica can run the task once a slot is free.
 func (r *Replica) suits(need Need) bool {
-	return r.Ready && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
+	return r.Ready && !r.InDoubt && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
 }
 
 // reuses reports whether the task can use KV that the replica holds.

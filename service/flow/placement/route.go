@@ -169,7 +169,9 @@ func misfit(p Pool, req task.Request) string {
 		return pool + "runs the engine " + p.Engine
 	case req.SamplerProfile != "" && req.SamplerProfile != p.Profile:
 		return pool + "uses the sampler profile " + p.Profile
-	case req.Ctx > p.Ctx && (p.Ctx > 0 || !p.OnDemand): // of a model that is not loaded it may be unknown
+	case req.Ctx > 0 && p.Ctx == 0 && !p.OnDemand: // of a model that is not loaded it may be unknown
+		return pool + "does not tell its context: set `ctx` in its configuration"
+	case req.Ctx > p.Ctx && p.Ctx > 0:
 		return pool + "has a context of " + strconv.Itoa(p.Ctx) + " tokens, fewer than the " + strconv.Itoa(req.Ctx) + " asked for"
 	case req.Quantisation != "" && !strings.HasPrefix(strings.ToLower(p.Quantisation), strings.ToLower(req.Quantisation)):
 		return pool + "has weights in " + cmp.Or(p.Quantisation, "something unknown") + ", not in " + req.Quantisation

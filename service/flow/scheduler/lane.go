@@ -26,6 +26,7 @@ type lane struct {
 	pushing sync.Mutex // held by a submit, so that numbers and places are given in one order
 	queue   *queue.Queue[*job]
 	retries retries
+	doubts  doubts
 	news    chan struct{} // capacity 1: the queue or the replicas changed
 	rates   rates
 	known   []placement.Replica // scratch of the loop, which alone uses it
@@ -191,7 +192,7 @@ func (l *lane) standstill() time.Duration {
 
 // parked reports whether somebody took all of the pool's replicas out of service.
 func (l *lane) parked() bool {
-	replicas := l.s.o.Replicas.Snapshot(l.pool.ID, nil)
+	replicas := l.replicas(nil)
 	return len(replicas) > 0 && !slices.ContainsFunc(replicas, func(r placement.Replica) bool { return !r.Parked })
 }
 
@@ -208,7 +209,7 @@ func (l *lane) dispatch() bool {
 	if l.held.Load() || l.waiting() == 0 {
 		return false
 	}
-	l.known = l.s.o.Replicas.Snapshot(l.pool.ID, l.known[:0])
+	l.known = l.replicas(l.known[:0])
 	var lines []*job
 	for _, j := range l.retries.list() {
 		switch {

@@ -52,7 +52,7 @@ var readinesses = sync.Pool{New: func() any { return new(readiness) }}
 // ready looks at the pool's Ready replicas. The caller gives the answer back with done.
 func (l *lane) ready() *readiness {
 	r, _ := readinesses.Get().(*readiness)
-	r.all = l.s.o.Replicas.Snapshot(l.pool.ID, r.all[:0])
+	r.all = l.replicas(r.all[:0])
 	n := 0
 	r.slots, r.busy = 0, 0
 	for i := range r.all {

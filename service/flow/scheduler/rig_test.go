@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -19,7 +18,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -31,7 +29,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// rig is a scheduler on a virtual clock with replicas that a test scripts. Each replica has one slot.
+// rig is a scheduler on a virtual clock with replicas that a test scripts. A replica has one slot, unless the test gives it more.
 type rig struct {
 	t        *testing.T
 	s        *Scheduler
@@ -51,34 +49,37 @@ type rig struct {
 }
 
 type replica struct {
-	r        *rig
-	id       string
-	pool     string
-	ready    bool
-	busy     bool
-	replaced string
-	every    time.Duration    // between tokens
-	prefill  int              // how often the prompt's progress is told before the first token, with `every` in between
-	short    int              // so many runs cannot reach the engine, because this process has no descriptors left
-	stuck    bool             // the slot stays busy once a run ended early
-	left     bool             // the engine was left before its end
-	fail     error            // what Generate returns after two tokens
-	dies     int              // the worker is lost after so many tokens, once; -1: before the first
-	says     string           // put before each token
-	renders  string           // what it makes of messages; empty: what the task has
-	kinds    []task.EventKind // of its pieces; those behind them are text
-	ctx      int              // 0: not known
-	panics   string           // what Generate panics with after two tokens; empty: it does not
-	tokensIn int              // what Generate says of the prompt; 0: 3
-	changed  error            // what Intact returns
-	build    string           // of another engine; empty: the others'
-	starts   bool             // it goes on behind nothing that another one sent
-	warm     atomic.Int32     // leases that asked for its KV to be kept
-	piece    int              // of a prompt that strict tasks reuse; 0: they reuse nothing
-	cached   int              // what Generate says came from KV
-	reuse    []engine.Reuse   // what its runs were let take
-	slotless bool             // its runs need no slot
-	lost     chan struct{}    // closed when its worker is gone; nil: it never is
+	r         *rig
+	id        string
+	pool      string
+	ready     bool
+	busy      int           // slots
+	slots     int           // 0: 1
+	uncounted bool          // its engine has none of the faces
+	down      bool          // its engine breaks off what it does, and cannot be reached
+	lost      chan struct{} // closed when its worker is; nil: it is not
+	replaced  string
+	every     time.Duration    // between tokens
+	prefill   int              // how often the prompt's progress is told before the first token, with `every` in between
+	short     int              // so many runs cannot reach the engine, because this process has no descriptors left
+	stuck     bool             // the slot stays busy once a run ended early
+	left      bool             // the engine was left before its end
+	fail      error            // what Generate returns after two tokens
+	dies      int              // the worker is lost after so many tokens, once; -1: before the first
+	says      string           // put before each token
+	renders   string           // what it makes of messages; empty: what the task has
+	kinds     []task.EventKind // of its pieces; those behind them are text
+	ctx       int              // 0: not known
+	panics    string           // what Generate panics with after two tokens; empty: it does not
+	tokensIn  int              // what Generate says of the prompt; 0: 3
+	changed   error            // what Intact returns
+	build     string           // of another engine; empty: the others'
+	starts    bool             // it goes on behind nothing that another one sent
+	warm      atomic.Int32     // leases that asked for its KV to be kept
+	piece     int              // of a prompt that strict tasks reuse; 0: they reuse nothing
+	cached    int              // what Generate says came from KV
+	reuse     []engine.Reuse   // what its runs were let take
+	slotless  bool             // its runs need no slot
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -155,191 +156,6 @@ func (l lineLog) Write(e zapcore.Entry, fields []zapcore.Field) error {
 
 func (l lineLog) Sync() error { return nil }
 
-// book is a ledger in memory whose disk can be full, or hang.
-type book struct {
-	full       atomic.Bool
-	noPrompts  atomic.Bool   // a prompt that a run made cannot be written
-	panics     atomic.Value  // what panics; see mayPanic
-	hangs      atomic.Bool   // accepts are not written, and nothing is read, until it does not
-	forgets    atomic.Bool   // a crash comes before any note is written
-	dispatches atomic.Int64  // that were recorded apart from their accept
-	seq        atomic.Uint64 // that was handed out last
-	mu         sync.Mutex
-	records    map[string]task.Record
-	order      []string // of dispatch
-}
-
-func (b *book) change(id string, f func(*task.Record)) error {
-	if b.full.Load() {
-		return errors.New("no space left on device")
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	r := b.records[id]
-	f(&r)
-	b.records[id] = r
-	return nil
-}
-
-// wait returns once the disk does not hang, or with the context.
-func (b *book) wait(ctx context.Context) error {
-	for b.hangs.Load() {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(time.Millisecond):
-		}
-	}
-	return nil
-}
-
-func (b *book) Accept(ctx context.Context, t task.Task) error {
-	b.mayPanic("the accept")
-	if err := b.wait(ctx); err != nil {
-		return err
-	}
-	return b.change(t.ID, func(r *task.Record) { r.Task, r.State = t, task.Queued })
-}
-
-// Render takes a new prompt only of a task that has not ended.
-func (b *book) Render(_ context.Context, t task.Task) error {
-	b.mayPanic("the prompt")
-	if b.noPrompts.Load() {
-		return errors.New("no space left on device")
-	}
-	return b.change(t.ID, func(r *task.Record) {
-		if !r.State.Final() {
-			r.Task = t
-		}
-	})
-}
-
-func (b *book) AcceptRunning(ctx context.Context, t task.Task, d task.Dispatch) error {
-	b.mayPanic("the accept")
-	if err := b.wait(ctx); err != nil {
-		return err
-	}
-	return b.change(t.ID, func(r *task.Record) {
-		b.order = append(b.order, t.ID)
-		*r = task.Record{Task: t, State: task.Running, ReplicaID: d.ReplicaID, Fingerprint: d.Fingerprint, StartedAt: d.At}
-	})
-}
-
-func (b *book) Dispatch(_ context.Context, d task.Dispatch) error {
-	b.dispatches.Add(1)
-	return b.change(d.ID, func(r *task.Record) {
-		if !slices.Contains(b.order, d.ID) {
-			b.order = append(b.order, d.ID)
-		}
-		if !r.State.Final() {
-			r.State = task.Running
-		}
-		r.ReplicaID, r.Fingerprint, r.StartedAt = d.ReplicaID, d.Fingerprint, d.At
-	})
-}
-
-func (b *book) Started(d task.Dispatch) {
-	if !b.forgets.Load() {
-		_ = b.Dispatch(context.Background(), d)
-	}
-}
-
-func (b *book) Checkpoint(id string, c task.Checkpoint) {
-	_ = b.change(id, func(r *task.Record) { r.Checkpoint = c })
-}
-
-// Finish refuses a task that is not as it was accepted: the record's proof bundle would have another digest.
-func (b *book) Finish(_ context.Context, r task.Record) error {
-	b.mayPanic("the outcome")
-	return b.change(r.Task.ID, func(to *task.Record) {
-		if at := r.Task.RenderedAt; !at.IsZero() { // it may have ended before that was written
-			to.Task.Prompt, to.Task.PromptTokens, to.Task.RequestDigest, to.Task.RenderedAt = r.Task.Prompt, r.Task.PromptTokens, r.Task.RequestDigest, at
-		}
-		if to.Task.ID != "" && !assert.ObjectsAreEqual(to.Task, r.Task) {
-			go panic(fmt.Sprintf("task %s was accepted as %+v and ended as %+v", r.Task.ID, to.Task, r.Task))
-		}
-		*to = r
-	})
-}
-
-func (b *book) Delete(_ context.Context, id string, at time.Time) error {
-	return b.change(id, func(r *task.Record) {
-		if r.Deleted == nil {
-			*r = r.Erased(at)
-		}
-	})
-}
-
-func (b *book) Expire(_ context.Context, at time.Time) (ids []string, next time.Time, _ error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for id, r := range b.records {
-		keep := r.Task.Request.KeepText
-		if keep == 0 || !r.State.Final() || r.Deleted != nil {
-			continue
-		}
-		if due := r.FinishedAt.Add(keep); !due.After(at) {
-			b.records[id] = r.Erased(at)
-			ids = append(ids, id)
-		} else if next.IsZero() || due.Before(next) {
-			next = due
-		}
-	}
-	return ids, next, nil
-}
-
-func (b *book) Get(ctx context.Context, id string) (task.Record, bool, error) {
-	if err := b.wait(ctx); err != nil {
-		return task.Record{}, false, err
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	r, ok := b.records[id]
-	return r, ok, nil
-}
-
-func (b *book) List(_ context.Context, state task.State, limit int) (found []task.Record, _ error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, r := range b.records {
-		if r.State.Final() && (state == "" || r.State == state) {
-			found = append(found, r)
-		}
-	}
-	slices.SortFunc(found, func(a, b task.Record) int { return cmp.Compare(b.Task.Seq, a.Task.Seq) })
-	return found[:min(limit, len(found))], nil
-}
-
-func (b *book) NextSeq() (uint64, error) {
-	b.mayPanic("the number")
-	return b.seq.Add(1), nil
-}
-
-func (b *book) mayPanic(what string) {
-	if b.panics.Load() == what {
-		panic(what)
-	}
-}
-
-// live are the running tasks in start order, then the queued ones in theirs.
-func (b *book) live() (left []task.Record) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, id := range b.order {
-		if r := b.records[id]; r.State == task.Running {
-			left = append(left, r)
-		}
-	}
-	running := len(left)
-	for _, r := range b.records {
-		if r.State == task.Queued {
-			left = append(left, r)
-		}
-	}
-	slices.SortFunc(left[running:], func(a, b task.Record) int { return cmp.Compare(a.Task.Seq, b.Task.Seq) })
-	return left
-}
-
 func (r *rig) set(change func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -358,11 +174,7 @@ func (r *rig) Snapshot(pool string, into []placement.Replica) []placement.Replic
 		if x.pool != pool {
 			continue
 		}
-		active := 0
-		if x.busy {
-			active = 1
-		}
-		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: 1, Active: active, Strict: true, Pieces: x.piece > 0, Ctx: x.ctx, Fingerprint: x.fingerprint()})
+		into = append(into, placement.Replica{ID: x.id, Ready: x.ready, Slots: max(x.slots, 1), Active: x.busy, Strict: x.slots < 2, Pieces: x.piece > 0, Ctx: x.ctx, Fingerprint: x.fingerprint()})
 	}
 	return into
 }
@@ -376,8 +188,8 @@ func (r *rig) Lease(id string) (Lease, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, x := range r.replicas {
-		if x.id == id && x.ready && !x.busy {
-			x.busy = true
+		if x.id == id && x.ready && x.busy < max(x.slots, 1) {
+			x.busy++
 			return lease{x, &sync.Once{}}, nil
 		}
 	}
@@ -389,12 +201,23 @@ type lease struct {
 	once *sync.Once
 }
 
-func (l lease) Engine() engine.Engine { return l.replica }
+func (l lease) Engine() engine.Engine {
+	if l.uncounted {
+		return struct{ engine.Engine }{l.replica}
+	}
+	return l.replica
+}
+
 func (l lease) Replica() Replica {
-	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint(), Slots: 1, Piece: l.piece}
+	return Replica{ID: l.id, EngineVersion: "b1" + l.build, Fingerprint: l.fingerprint(), Slots: max(l.slots, 1), Piece: l.piece}
 }
 func (l lease) Lost() <-chan struct{} { return l.lost }
-func (l lease) Others() int           { return 0 }
+func (l lease) Others() int {
+	l.r.mu.Lock()
+	defer l.r.mu.Unlock()
+	return l.busy - 1
+}
+
 func (l lease) Intact(context.Context) error {
 	l.r.mu.Lock()
 	defer l.r.mu.Unlock()
@@ -420,7 +243,7 @@ func (l lease) Replace(reason string) {
 func (l lease) Release() {
 	l.once.Do(func() {
 		l.r.mu.Lock()
-		l.busy = false
+		l.busy--
 		l.r.mu.Unlock()
 		l.r.s.Wake(l.pool)
 	})
@@ -448,6 +271,9 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 	if short {
 		return engine.Result{}, task.Errorf(task.WorkerReset, "no descriptors").Because(syscall.EMFILE).Retry(0)
 	}
+	if err := x.Health(ctx); err != nil {
+		return engine.Result{}, err
+	}
 	if x.renders != "" && x.renders != job.Prompt {
 		if err := job.Rendered(x.renders); err != nil {
 			return engine.Result{}, err
@@ -465,6 +291,9 @@ func (x *replica) Generate(ctx context.Context, job engine.Job, emit func(task.P
 				job.Progress()
 			}
 			continue
+		}
+		if err := x.Health(ctx); err != nil {
+			return engine.Result{}, err
 		}
 		if x.panics != "" && i == 2 {
 			panic(x.panics)
@@ -510,9 +339,22 @@ func (x *replica) Busy(context.Context) (int, error) {
 	if x.short > 0 {
 		return 0, syscall.EMFILE
 	}
+	if x.down {
+		return 0, errDown
+	}
 	return 0, nil
 }
-func (x *replica) Health(context.Context) error                     { return nil }
+
+var errDown = task.Errorf(task.WorkerReset, "connection refused").Retry(0)
+
+func (x *replica) Health(context.Context) error {
+	x.r.mu.Lock()
+	defer x.r.mu.Unlock()
+	if x.down {
+		return errDown
+	}
+	return nil
+}
 func (x *replica) Props(context.Context) (engine.Props, error)      { return engine.Props{}, nil }
 func (x *replica) CountTokens(context.Context, string) (int, error) { return 3, nil }
 func (x *replica) ApplyTemplate(_ context.Context, m []task.Message, _ *task.Chat) (string, error) {

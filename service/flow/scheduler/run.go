@@ -65,6 +65,9 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if replica.Slots == 1 && s.asked && !spare.Short(err) { // else the engine has not heard of it
 		l.s.prefixes.Emptied(replica.ID)
 	}
+	if ctx.Err() == nil && task.HasCode(err, task.WorkerReset) && !spare.Short(err) {
+		l.doubt(j, lease) // before the task waits for a slot again
+	}
 	if !l.retry(ctx, j, lease, err) {
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
 	}

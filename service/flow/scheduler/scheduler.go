@@ -6,7 +6,7 @@
 // A task that finds a free slot, while nobody waits, has no turn to wait for: its submit takes the slot, and it runs at once. The ledger records its accept and
 // its dispatch in one commit, and no event of it leaves the run before that.
 //
-// Locks: the lock of a lane's retries may be taken with job.mu or lane.pushing held. Scheduler.mu and the lock of a lane's rates are held alone. With lane.pushing held, the ledger
+// Locks: the lock of a lane's retries may be taken with job.mu or lane.pushing held. Scheduler.mu and the locks of a lane's rates and doubts are held alone. With lane.pushing held, the ledger
 // gives a task its number and the queue its place, both in memory. Nothing else of another package is called with a lock held, and no disk is read.
 package scheduler
 

@@ -79,11 +79,11 @@ func TestWhichDispatchHasToBeRecorded(t *testing.T) {
 				defer r.book.full.Store(false)
 				r.set(func() { r.replicas[1].build, r.replicas[1].ready = c.build, false })
 				for _, name := range []string{"runs", "is canceled"} {
-					r.set(func() { r.replicas[0].busy = true })
+					r.set(func() { r.replicas[0].busy = 1 })
 					r.must(name)
 					synctest.Wait()
 					r.book.full.Store(true)
-					r.set(func() { r.replicas[0].busy = false })
+					r.set(func() { r.replicas[0].busy = 0 })
 					r.s.Wake("default")
 					time.Sleep(30 * time.Second) // longer than a replica may send nothing
 					require.Equal(t, task.Running, r.status(name).State)

@@ -178,7 +178,7 @@ func TestTheEndOfAChatIsShown(t *testing.T) {
 func TestAPoolShowsWhatChatsMayAskOfIt(t *testing.T) {
 	f := setup(t)
 	all := []task.Feature{
-		task.FeatureTools, task.FeatureFormats, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
+		task.FeatureTools, task.FeatureFormats, task.FeatureGrammars, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
 	}
 	f.pools.features = all
 	body, err := io.ReadAll(f.do("GET", "/v1/pools", "").Body)

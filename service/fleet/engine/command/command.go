@@ -57,7 +57,7 @@ func command(w engine.Worker) engine.Command {
 	for i, arg := range w.Args {
 		args[i] = fill.Replace(arg)
 	}
-	return engine.Command{Args: args, Sized: func(int) []string { return nil }, Flags: w.Args}
+	return engine.Command{Args: args, Sized: func(engine.Room) []string { return nil }, Flags: w.Args}
 }
 
 const (

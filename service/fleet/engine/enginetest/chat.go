@@ -24,13 +24,15 @@ type ChatOptions struct {
 	Features []task.Feature
 	// Obeys: its model does what a message asks for. Another may say anything, so what is tested of it is the form alone.
 	Obeys bool
+	// Binds: its answers keep to a grammar. A scripted one says what its script says.
+	Binds bool
 }
 
 // RunChats holds an engine to what is promised of chats: what its features name it can do, and what they do not name it refuses. Where it is asked by
 // these words, a model that obeys calls the tool, answers in JSON, says what is on the picture, and thinks. The tests are LO-410's, LO-411's and LO-451's.
 func RunChats(t *testing.T, o ChatOptions) {
 	for name, test := range map[string]func(*chatSuite){
-		"features": (*chatSuite).told, "tools": (*chatSuite).tools, "formats": (*chatSuite).formats, "images": (*chatSuite).images,
+		"features": (*chatSuite).told, "tools": (*chatSuite).tools, "formats": (*chatSuite).formats, "grammars": (*chatSuite).grammars, "images": (*chatSuite).images,
 		"reasoning": (*chatSuite).reasoning, "template arguments": (*chatSuite).arguments, "logit bias": (*chatSuite).bias,
 		"log probabilities": (*chatSuite).logprobs,
 	} {
@@ -161,6 +163,24 @@ func (s *chatSuite) formats() {
 		require.NoError(s.t, json.Unmarshal([]byte(said(all).Answer), &answer))
 		require.Contains(s.t, []string{"calm", "wild"}, answer["mood"])
 	}
+}
+
+// grammars: an answer is a text of its grammar, the same one for the same seed, and one that nobody can read is refused.
+func (s *chatSuite) grammars() {
+	bound := func(grammar string) engine.Job {
+		return say("Say something.", &task.Chat{Format: &task.Format{Kind: task.FormatGrammar, Grammar: grammar}})
+	}
+	j := bound(`root ::= "ka" ("ra" | "na")`)
+	if !s.has(task.FeatureGrammars, j) || !s.Binds {
+		return
+	}
+	first, r := s.run(j)
+	require.Equal(s.t, task.FinishStop, r.Finish)
+	require.Contains(s.t, []string{"kara", "kana"}, said(first).Answer)
+	again, _ := s.run(j)
+	require.Equal(s.t, first, again)
+	_, err := s.e.Generate(s.t.Context(), bound("root ::= ("), func(task.Piece) error { return errors.New("no token may come") })
+	require.True(s.t, task.HasCode(err, task.InvalidParams), "%v", err)
 }
 
 // pixel is a PNG file.

@@ -26,6 +26,7 @@ const (
 	maxEvent  = 8 << 20  // the final frame of some engines echoes the prompt
 	maxError  = 64 << 10
 	maxShown  = 500 // of an error, in a message
+	maxName   = 160 // of a model
 )
 
 // Options of a client.
@@ -37,6 +38,8 @@ type Options struct {
 	TLS     *tls.Config // nil: the system's authorities
 	// Network is how the engine is reached. Nil: directly, whatever proxies the environment names.
 	Network *Network
+	// Retry is how often a request is sent again where the engine has no room for it yet; nil: never.
+	Retry *Retry
 }
 
 // Network is how an engine is reached.
@@ -58,6 +61,7 @@ type Client struct {
 	secure *tls.Config
 	dial   func(ctx context.Context, to *url.URL) (net.Conn, error)
 	ask    func(ctx context.Context, to *url.URL) error
+	retry  *Retry
 	keep   keep // of streams' connections
 }
 
@@ -67,7 +71,7 @@ func New(o Options) *Client {
 	if network == nil {
 		network = &Network{Dial: dial, Transport: Direct(o.TLS)}
 	}
-	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, answer: cmp.Or(o.Product, o.Engine), secure: o.TLS, dial: network.Dial, ask: network.Ask, http: &http.Client{
+	c := &Client{base: strings.TrimRight(o.BaseURL, "/"), engine: o.Engine, answer: cmp.Or(o.Product, o.Engine), secure: o.TLS, retry: o.Retry, dial: network.Dial, ask: network.Ask, http: &http.Client{
 		Transport: network.Transport,
 		// A redirect would carry the key elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -110,19 +114,22 @@ func (c *Client) Close() {
 	c.keep.close()
 }
 
-// Get decodes the JSON answer of a GET into out.
+// Get decodes the JSON answer of a GET into out. Nil: whatever it is, it will do.
 func (c *Client) Get(ctx context.Context, path string, out any) error {
 	text, err := c.get(ctx, path)
-	if err != nil {
+	if err != nil || out == nil {
 		return err
 	}
 	return c.decode(path, text, out)
 }
 
+// Text is the body of the answer of a GET, whatever it holds.
+func (c *Client) Text(ctx context.Context, path string) ([]byte, error) { return c.get(ctx, path) }
+
 // Post sends body as JSON and decodes the JSON answer into out. It uses the connections of streams: every task asks its engine something before
 // its stream, and net/http's transport would take four goroutine switches for that.
 func (c *Client) Post(ctx context.Context, path string, body, out any) error {
-	s, err := c.Stream(ctx, path, body)
+	s, err := c.send(ctx, path, body)
 	if err != nil {
 		return err
 	}
@@ -182,6 +189,29 @@ func (e *StrangerError) Error() string {
 
 func (e *StrangerError) Unwrap() error { return e.Err }
 
+// UnservedError says that an engine serves other models than the pool's. That does not pass by itself.
+type UnservedError struct {
+	Base   string // the engine's address
+	Model  string
+	Served []string
+}
+
+func (e *UnservedError) Error() string {
+	served := "none"
+	if len(e.Served) > 0 {
+		served = strings.Join(e.Served, ", ")
+	}
+	return fmt.Sprintf("the engine at %s does not serve the model %s; it serves %s", e.Base, task.Clip(e.Model, maxName), task.Clip(served, maxShown))
+}
+
+// Unserved is WORKER_RESET because of an UnservedError. It is not retriable.
+func (c *Client) Unserved(model string, served []string) error {
+	e := task.Errorf(task.WorkerReset, "the pool's engine does not serve the pool's model; sending the task again does not help, tell whoever runs this server").
+		Because(&UnservedError{Base: c.base, Model: model, Served: served})
+	e.Engine = c.engine
+	return e
+}
+
 // Stranger is WORKER_RESET because of a StrangerError. It is not retriable.
 func (c *Client) Stranger(err error) error {
 	e := task.Errorf(task.WorkerReset, "what answers at the address of the pool's engine is no %s; sending the task again does not help, tell whoever runs this server", c.answer).
@@ -237,22 +267,28 @@ func (c *Client) request(ctx context.Context, method, path string, body io.Reade
 
 // accepted returns nil for an answer 200. It closes any other, and returns what it says.
 func (c *Client) accepted(resp *http.Response) error {
-	if resp.StatusCode == http.StatusOK {
+	encoding := resp.Header.Get("Content-Encoding")
+	if resp.StatusCode == http.StatusOK && (encoding == "" || encoding == "identity") {
 		return nil
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusOK {
+		return c.Reset(fmt.Errorf("the engine's answer is compressed (%s), which nobody asked for", task.Clip(encoding, maxShown)))
+	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxError))
-	return c.Refused(resp.StatusCode, text)
+	return c.refused(&StatusError{Status: resp.StatusCode, Message: message(text), Body: text, After: retryAfter(resp.Header)})
 }
 
 // Refused maps an engine's error answer. What the engine says of the request goes to the client. Everything else is the worker's trouble,
 // and another try may help, unless the answer shows that this is no engine.
 func (c *Client) Refused(status int, body []byte) error {
-	said := message(body)
-	cause := &StatusError{Status: status, Message: said, Body: body}
-	switch status {
+	return c.refused(&StatusError{Status: status, Message: message(body), Body: body})
+}
+
+func (c *Client) refused(cause *StatusError) error {
+	switch cause.Status {
 	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity, http.StatusNotImplemented:
-		e := task.Errorf(task.InvalidParams, "the engine refused the request: %s", said).Because(cause)
+		e := task.Errorf(task.InvalidParams, "the engine refused the request: %s", cause.Message).Because(cause)
 		e.Engine = c.engine
 		return e
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
@@ -265,7 +301,8 @@ func (c *Client) Refused(status int, body []byte) error {
 type StatusError struct {
 	Status  int
 	Message string
-	Body    []byte // at most 64 KiB of it
+	Body    []byte        // at most 64 KiB of it
+	After   time.Duration // in which the engine wants to be asked again; 0: it says nothing of it
 }
 
 func (e *StatusError) Error() string {
@@ -286,6 +323,9 @@ func (c *Client) Broken(ctx context.Context, err error) error {
 // Reset is WORKER_RESET, retriable, because of err. A shortage of our own is no failure of the engine (LO-839).
 func (c *Client) Reset(err error) error {
 	e := task.Errorf(task.WorkerReset, "the engine failed or its connection broke; send the task again").Because(err).Retry(0)
+	if status, ok := errors.AsType[*StatusError](err); ok {
+		e = e.Retry(status.After)
+	}
 	if spare.Short(err) {
 		e = task.Errorf(task.WorkerReset, "the orchestrator has not enough file descriptors or memory to reach the engine; send the task again later").Because(err).Retry(time.Second)
 	}

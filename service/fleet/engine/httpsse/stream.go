@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net"
 	"net/http"
 	"net/url"
@@ -44,6 +45,7 @@ type Stream struct {
 	conn    net.Conn
 	last    bool        // the engine closes the connection behind this answer
 	release func() bool // keeps the end of ctx from ending the connection
+	page    bool        // the answer says that it is no stream of events
 	begin   []byte      // the part of the body that came with the head
 	chunked bool
 	left    int64 // bytes that are left of the body; -1: it ends with the connection
@@ -57,10 +59,52 @@ type Stream struct {
 
 // Stream posts body as JSON and returns the stream of events that answers. The end of ctx ends it.
 func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, error) {
+	s, err := c.send(ctx, path, body)
+	if err != nil || !s.page {
+		return s, err
+	}
+	defer s.Close()
+	text, err := s.whole(maxError)
+	if err != nil && !errors.Is(err, errTooLarge) {
+		return nil, c.Broken(ctx, err)
+	}
+	return nil, c.noStream(text)
+}
+
+// noStream maps an answer 200 that is no stream: an error, to which some proxies give no other status.
+func (c *Client) noStream(text []byte) error {
+	var body struct {
+		Error *struct {
+			Code json.Number `json:"code"`
+		} `json:"error"`
+	}
+	if json.Unmarshal(text, &body) == nil && body.Error != nil {
+		if code, err := body.Error.Code.Int64(); err == nil && code >= http.StatusBadRequest && code < 600 {
+			return c.Refused(int(code), text)
+		}
+	}
+	return c.Reset(fmt.Errorf("the engine answered no event stream, but: %s", message(text)))
+}
+
+// send posts body as JSON, again where the engine has no room for it yet and it may be asked again.
+func (c *Client) send(ctx context.Context, path string, body any) (*Stream, error) {
 	data, err := json.Marshal(body)
 	if err != nil {
 		return nil, fmt.Errorf("encoding the request to the engine: %w", err)
 	}
+	for try := 1; ; try++ {
+		s, err := c.post(ctx, path, data)
+		wait, again := c.retry.next(try, err)
+		if !again {
+			return s, err
+		}
+		if c.retry.sleep(ctx, wait) != nil {
+			return nil, c.Broken(ctx, err)
+		}
+	}
+}
+
+func (c *Client) post(ctx context.Context, path string, data []byte) (*Stream, error) {
 	req, err := c.request(ctx, http.MethodPost, path, bytes.NewReader(data))
 	if err != nil {
 		return nil, err
@@ -77,6 +121,8 @@ func (c *Client) Stream(ctx context.Context, path string, body any) (*Stream, er
 		s.end(false)
 		return nil, err
 	}
+	kind, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")) // of one that cannot be read, the events will show what it is
+	s.page = kind == "application/json" || kind == "text/html"
 	return s, nil
 }
 
@@ -186,6 +232,9 @@ func (s *Stream) Each(each func(Event) (more bool, err error)) error {
 	s.take(func(body []byte) (bool, error) { return s.parser.feed(body, each) })
 	return s.err
 }
+
+// Framed reports whether the answer's head says how its body ends. Else an end cannot be told from a broken connection.
+func (s *Stream) Framed() bool { return s.chunked || s.left >= 0 }
 
 // take gives feed the bytes of the body, until there are no more, or it wants no more.
 func (s *Stream) take(feed func(body []byte) (more bool, err error)) {

@@ -4,7 +4,6 @@ package llamacpp
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -14,13 +13,14 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // chat is what the bodies of the chat endpoint, of /apply-template, and of the count of a chat's tokens have in common.
 type chat struct {
-	Messages        []message                  `json:"messages"`
-	Tools           []tool                     `json:"tools,omitempty"`
+	Messages        []openai.Message           `json:"messages"`
+	Tools           []openai.Tool              `json:"tools,omitempty"`
 	ToolChoice      string                     `json:"tool_choice,omitempty"`
 	ParallelCalls   *bool                      `json:"parallel_tool_calls,omitempty"`
 	Arguments       map[string]json.RawMessage `json:"chat_template_kwargs,omitempty"`
@@ -38,58 +38,9 @@ type form struct {
 	Grammar string          `json:"grammar,omitempty"`
 }
 
-// message is a turn. Content is a text, or the parts of one with images.
-type message struct {
-	Role       string `json:"role"`
-	Content    any    `json:"content"`
-	Reasoning  string `json:"reasoning_content,omitempty"`
-	ToolCalls  []call `json:"tool_calls,omitempty"`
-	ToolCallID string `json:"tool_call_id,omitempty"`
-	Name       string `json:"name,omitempty"` // of the tool whose result it is
-}
-
-type part struct {
-	Type  string `json:"type"`
-	Text  string `json:"text,omitempty"`
-	Image *image `json:"image_url,omitempty"`
-}
-
-type image struct {
-	URL string `json:"url"`
-}
-
-type call struct {
-	ID       string         `json:"id,omitempty"`
-	Type     string         `json:"type"`
-	Function calledFunction `json:"function"`
-}
-
-type calledFunction struct {
-	Name      string `json:"name"`
-	Arguments string `json:"arguments"`
-}
-
-type tool struct {
-	Type     string       `json:"type"`
-	Function toolFunction `json:"function"`
-}
-
-type toolFunction struct {
-	Name        string          `json:"name"`
-	Description string          `json:"description,omitempty"`
-	Parameters  json.RawMessage `json:"parameters,omitempty"`
-}
-
-// function is the only type of tools.
-const function = "function"
-
 // chatOf puts a chat as llama-server takes it.
 func chatOf(messages []task.Message, c *task.Chat) chat {
-	out := chat{Messages: make([]message, len(messages)), ReasoningFormat: "none"}
-	names := map[string]string{} // of the called tools, by the calls' ids
-	for i, m := range messages {
-		out.Messages[i] = messageOf(m, names)
-	}
+	out := chat{Messages: openai.Messages(messages, openai.History{Names: true, Reasoning: "reasoning_content"}), ReasoningFormat: "none"}
 	if c == nil {
 		return out
 	}
@@ -97,18 +48,7 @@ func chatOf(messages []task.Message, c *task.Chat) chat {
 		out.ReasoningFormat = "deepseek" // the thinking comes in a field of its own, as in that model's API
 	}
 	out.ParallelCalls, out.Effort, out.Budget = c.ParallelCalls, c.Reasoning.Effort, c.Reasoning.Budget
-	for _, t := range c.Tools {
-		if c.ToolChoice != task.ChooseTool || t.Name == c.ToolName { // llama-server takes no name as a choice
-			out.Tools = append(out.Tools, tool{function, toolFunction(t)})
-		}
-	}
-	switch c.ToolChoice {
-	case task.ChooseNone:
-		out.ToolChoice = "none"
-	case task.ChooseRequired, task.ChooseTool:
-		out.ToolChoice = "required"
-	case task.ChooseAuto:
-	}
+	out.Tools, out.ToolChoice = openai.Tools(c)
 	out.form = formOf(c.Format)
 	if len(c.TemplateArgs) > 0 {
 		_ = json.Unmarshal(c.TemplateArgs, &out.Arguments) // admission has checked that it is an object
@@ -116,26 +56,6 @@ func chatOf(messages []task.Message, c *task.Chat) chat {
 	if c.Reasoning.Enabled != nil {
 		out.argument("enable_thinking", *c.Reasoning.Enabled)
 	}
-	return out
-}
-
-func messageOf(m task.Message, names map[string]string) message {
-	out := message{Role: m.Role, Content: m.Content, Reasoning: m.Reasoning, ToolCallID: m.ToolCallID, Name: names[m.ToolCallID]}
-	for _, c := range m.ToolCalls {
-		names[c.ID] = c.Name
-		out.ToolCalls = append(out.ToolCalls, call{c.ID, function, calledFunction{c.Name, c.Arguments}})
-	}
-	if len(m.Parts) == 0 {
-		return out
-	}
-	parts := make([]part, len(m.Parts))
-	for i, p := range m.Parts {
-		parts[i] = part{Type: "text", Text: p.Text}
-		if p.Image != nil {
-			parts[i] = part{Type: "image_url", Image: &image{"data:" + p.Image.MIME + ";base64," + base64.StdEncoding.EncodeToString(p.Image.Data)}}
-		}
-	}
-	out.Content = parts
 	return out
 }
 
@@ -197,7 +117,8 @@ func (e *Engine) onChatEndpoint(job *engine.Job, told *told) bool {
 		return false
 	}
 	thinks := (c.Reasoning.Split || c.Reasoning.Budget > 0) && slices.Contains(told.features, task.FeatureReasoning)
-	return c.Format != nil || thinks
+	bound := c.Format != nil && slices.Contains(told.features, task.FeatureFormats) // who knows grammars alone has no such endpoint, and binds the answer itself
+	return bound || thinks
 }
 
 // ApplyTemplate asks /apply-template. A llama-server answers 500 where the template fails. It would do so again, so that is a refusal and

@@ -59,7 +59,7 @@ const (
 // LO-410, LO-451
 func TestChatsOfAServer(t *testing.T) {
 	enginetest.RunChats(t, enginetest.ChatOptions{
-		Features: []task.Feature{task.FeatureTools, task.FeatureFormats, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
+		Features: []task.Feature{task.FeatureTools, task.FeatureFormats, task.FeatureGrammars, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}, Binds: true,
 		Launch: func(t testing.TB) engine.Engine {
 			e, _ := withTools(t)
 			return e

@@ -305,7 +305,7 @@ func TestWhatTheEngineLacksIsRefused(t *testing.T) {
 	e, s := conformance(t, scripted.Options{NoTools: true}, `{"rules": []}`)
 	p, err := e.Props(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, []task.Feature{task.FeatureFormats, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}, p.Features)
+	require.Equal(t, []task.Feature{task.FeatureFormats, task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}, p.Features)
 	for says, change := range map[string]func(*engine.Job){
 		"takes no tools":  nil,
 		"takes no images": func(j *engine.Job) { j.Chat, j.Messages[0].Parts = nil, []task.Part{{Image: &task.Image{}}} },

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -73,7 +74,7 @@ func (c chat) continued(job *engine.Job) chat {
 	if job.SentTokens == 0 {
 		return c
 	}
-	c.Messages = append(slices.Clip(c.Messages), message{Role: task.RoleAssistant, Content: job.Sent, Reasoning: job.SentThinking})
+	c.Messages = append(slices.Clip(c.Messages), openai.Message{Role: task.RoleAssistant, Content: job.Sent, Thinking: job.SentThinking})
 	c.GenerationTurn, c.Continues = new(bool), "content"
 	if job.Sent == "" {
 		c.Continues = "reasoning_content"

@@ -28,7 +28,7 @@ type capabilities struct {
 }
 
 // always are the features that every llama-server has, but for a model that cannot think.
-var always = []task.Feature{task.FeatureFormats, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}
+var always = []task.Feature{task.FeatureFormats, task.FeatureGrammars, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}
 
 func (c capabilities) features() []task.Feature {
 	var all []task.Feature
@@ -78,7 +78,7 @@ func (c capabilities) dated() bool {
 }
 
 // builtIn are the features that the built-in worker can have.
-var builtIn = []task.Feature{task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}
+var builtIn = []task.Feature{task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}
 
 // features are what a worker can have. A llama-server's tools depend on its model's template, which it reads when it loads.
 func features(w engine.Worker) []task.Feature {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -126,7 +127,7 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Pi
 
 func (e *Engine) generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
 	g := &generation{engine: e, job: &job, out: engine.NewPieces(&job, emit)}
-	if g.frame.asks = g.asks() != nil; g.frame.asks {
+	if g.frame.Asks = g.asks() != nil; g.frame.Asks {
 		g.watch(slices.DeleteFunc(slices.Clone(job.Sampling.Stop), func(word string) bool { return word == "" }))
 	} else {
 		g.watch(watched(job.Sampling.Stop, end(job)))
@@ -151,7 +152,7 @@ func (e *Engine) stream(ctx context.Context, g *generation) (engine.Result, erro
 		if more, err := take(event); !more || err != nil {
 			return false, err
 		}
-		if g.stops != nil && g.stops.over {
+		if g.stops != nil && g.stops.Over {
 			return g.leave(event)
 		}
 		return true, ctx.Err() // nothing is emitted after its end, whatever was read before
@@ -186,12 +187,12 @@ func (g *generation) leave(event httpsse.Event) (more bool, err error) {
 // watch puts stops before emit, where there are words that the engine does not see.
 func (g *generation) watch(words []string) {
 	if len(words) > 0 {
-		g.stops = &stops{words: words, emit: g.out.Emit, kind: task.EventText}
+		g.stops = &stops{Stops: engine.Stops{Words: words, Emit: g.out.Emit, Kind: task.EventText}}
 		if g.job.SentThinking != "" && g.job.Sent == "" {
-			g.stops.kind = task.EventReasoning
+			g.stops.Kind = task.EventReasoning
 		}
-		g.stops.sent(end(*g.job))
-		g.out.Emit = g.stops.piece
+		g.stops.Sent(end(*g.job))
+		g.out.Emit = g.stops.Piece
 	}
 }
 
@@ -219,7 +220,7 @@ func (g *generation) take(event httpsse.Event) (more bool, err error) {
 		return g.unread(err)
 	}
 	switch {
-	case f.failed, f.progress:
+	case f.Failed, f.progress:
 		return g.aside(event)
 	case !g.computed():
 		return false, g.ours
@@ -241,27 +242,19 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 	if err := f.chat(event.Data); err != nil {
 		return g.unread(err)
 	}
-	if f.failed || f.progress {
+	if f.Failed || f.progress {
 		return g.aside(event)
 	}
-	if len(f.reasoning)+len(f.content)+len(f.calls) > 0 && !g.computed() { // the role comes in a frame of its own, and may come early
+	if len(f.Reasoning)+len(f.Content)+len(f.Calls) > 0 && !g.computed() { // the role comes in a frame of its own, and may come early
 		return false, g.ours
 	}
-	if len(f.reasoning) > 0 {
-		g.ours = g.out.Take(task.EventReasoning, f.reasoning)
-	}
-	if g.ours == nil && len(f.reasoning) == 0 {
-		g.text()
-	} else if g.ours == nil && len(f.content) > 0 {
-		g.ours = g.out.Take(task.EventText, f.content)
-	}
-	for i := 0; i < len(f.calls) && g.ours == nil; i++ {
-		g.ours = g.out.TakeCall(f.calls[i].index, f.calls[i].name, f.calls[i].arguments)
+	if g.end.Finish == "" { // what comes behind its end is no part of the answer
+		g.parts()
 	}
 	if g.out.Bad != nil {
 		g.ours = g.engine.c.Reset(g.out.Bad)
 	}
-	if f.ends && g.ours == nil {
+	if f.Ends && g.ours == nil {
 		if err := g.end.read(event.Data); err != nil {
 			g.ours = g.engine.c.Reset(err)
 		}
@@ -269,19 +262,35 @@ func (g *generation) takeChat(event httpsse.Event) (more bool, err error) {
 	return true, g.ours
 }
 
+// parts takes in what a frame of the chat endpoint has.
+func (g *generation) parts() {
+	f := &g.frame
+	if len(f.Reasoning) > 0 {
+		g.ours = g.out.Take(task.EventReasoning, f.Reasoning)
+	}
+	if g.ours == nil && len(f.Reasoning) == 0 {
+		g.text()
+	} else if g.ours == nil && len(f.Content) > 0 {
+		g.ours = g.out.Take(task.EventText, f.Content)
+	}
+	for i := 0; i < len(f.Calls) && g.ours == nil; i++ {
+		g.ours = g.out.TakeCall(f.Calls[i].Index, f.Calls[i].Name, f.Calls[i].Arguments)
+	}
+}
+
 // text takes in what a frame has of the answer. It is empty where the engine holds it back, and at the end of sequence.
 func (g *generation) text() {
 	f := &g.frame
-	if len(f.likely) > 0 {
-		likely, err := believed(f.likely, g.asks().Top)
+	if len(f.Likely) > 0 {
+		likely, err := openai.Believed(f.Likely, g.asks().Top)
 		if err != nil {
 			g.ours = g.engine.c.Reset(err)
 			return
 		}
 		g.out.Tell(likely)
 	}
-	if len(f.content) > 0 {
-		g.ours = g.out.Take(task.EventText, f.content)
+	if len(f.Content) > 0 {
+		g.ours = g.out.Take(task.EventText, f.Content)
 	}
 }
 
@@ -300,7 +309,7 @@ func (g *generation) unread(err error) (more bool, _ error) {
 
 // aside takes in a frame that holds no piece: an error, or how far the engine is with the prompt.
 func (g *generation) aside(event httpsse.Event) (more bool, err error) {
-	if g.frame.failed {
+	if g.frame.Failed {
 		g.ours = g.engine.failed(event.Data)
 	} else if err := engine.Believe(engine.Tokens("cache", g.frame.cached)); err != nil {
 		g.ours = g.engine.c.Reset(err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -139,32 +140,16 @@ func (e *Engine) Embed(ctx context.Context, job engine.Job) (json.RawMessage, en
 	if err != nil {
 		return nil, engine.Result{}, err
 	}
-	return answered(answer, tokens, took)
+	return engine.Answered(answer, tokens, took)
 }
 
 // Rerank asks /reranking: one score for each input, in the order of the inputs.
 func (e *Engine) Rerank(ctx context.Context, job engine.Job) (json.RawMessage, engine.Result, error) {
-	begin := time.Now()
-	answer, err := e.rerank(ctx, job.Prompt, job.Inputs)
-	if err != nil {
-		return nil, engine.Result{}, err
-	}
-	return answered(answer, answer.tokens, time.Since(begin))
+	raw, result, err := openai.Rerank(ctx, e.c, "/reranking", "", job)
+	return raw, result, explain(err)
 }
 
-func answered(answer any, tokens int, took time.Duration) (json.RawMessage, engine.Result, error) {
-	raw, err := json.Marshal(answer)
-	if err != nil {
-		return nil, engine.Result{}, fmt.Errorf("encoding the engine's answer: %w", err)
-	}
-	return raw, engine.Result{TokensIn: tokens, Prefill: took, Finish: task.FinishResult}, nil
-}
-
-type embedAnswer struct {
-	Embeddings [][]float32 `json:"embeddings"`
-}
-
-func (e *Engine) embed(ctx context.Context, inputs []string) (*embedAnswer, error) {
+func (e *Engine) embed(ctx context.Context, inputs []string) (*engine.Embeddings, error) {
 	request := struct {
 		Content []string `json:"content"`
 	}{inputs}
@@ -191,46 +176,7 @@ func (e *Engine) embed(ctx context.Context, inputs []string) (*embedAnswer, erro
 			return nil, e.c.Reset(fmt.Errorf("/embedding gave no vector for input %d", i))
 		}
 	}
-	return &embedAnswer{Embeddings: out}, nil
-}
-
-type rerankAnswer struct {
-	Scores []float64 `json:"scores"`
-	tokens int
-}
-
-func (e *Engine) rerank(ctx context.Context, query string, documents []string) (*rerankAnswer, error) {
-	request := struct {
-		Query     string   `json:"query"`
-		Documents []string `json:"documents"`
-	}{query, documents}
-	var body struct {
-		Results []struct {
-			Index int     `json:"index"`
-			Score float64 `json:"relevance_score"`
-		} `json:"results"`
-		Usage struct {
-			PromptTokens int `json:"prompt_tokens"`
-		} `json:"usage"`
-	}
-	if err := e.c.Post(ctx, "/reranking", request, &body); err != nil {
-		return nil, explain(err)
-	}
-	if err := engine.Believe(engine.Tokens("prompt_tokens", body.Usage.PromptTokens)); err != nil {
-		return nil, e.c.Reset(err)
-	}
-	seen := make([]bool, len(documents))
-	out := &rerankAnswer{Scores: make([]float64, len(documents)), tokens: body.Usage.PromptTokens}
-	for _, r := range body.Results {
-		if r.Index < 0 || r.Index >= len(seen) || seen[r.Index] {
-			return nil, e.c.Reset(fmt.Errorf("/reranking answered for document %d of %d", r.Index, len(seen)))
-		}
-		seen[r.Index], out.Scores[r.Index] = true, r.Score
-	}
-	if len(body.Results) != len(documents) {
-		return nil, e.c.Reset(fmt.Errorf("/reranking gave %d scores for %d documents", len(body.Results), len(documents)))
-	}
-	return out, nil
+	return &engine.Embeddings{Vectors: out}, nil
 }
 
 // explain adds to llama-server's refusal of a prompt that is too long by how much it is.

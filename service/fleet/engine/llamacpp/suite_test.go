@@ -3,9 +3,15 @@
 package llamacpp_test
 
 import (
+	"fmt"
+	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/harness/conformance/fault"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/scripted"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -69,10 +75,10 @@ func TestChatsAreWhatIsPromised(t *testing.T) {
 		features []task.Feature
 	}{
 		"all": {scripted.Options{Thinks: true, Vision: true}, []task.Feature{
-			task.FeatureTools, task.FeatureFormats, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
+			task.FeatureTools, task.FeatureFormats, task.FeatureGrammars, task.FeatureImages, task.FeatureReasoning, task.FeatureArguments, task.FeatureBias,
 			task.FeatureLogprobs,
 		}},
-		"little": {scripted.Options{NoTools: true}, []task.Feature{task.FeatureFormats, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}},
+		"little": {scripted.Options{NoTools: true}, []task.Feature{task.FeatureFormats, task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			enginetest.RunChats(t, enginetest.ChatOptions{
@@ -86,15 +92,54 @@ func TestChatsAreWhatIsPromised(t *testing.T) {
 	}
 }
 
-// The built-in worker has what needs no parser and no grammar.
+// The built-in worker has what needs no parser.
 //
 // LO-410
 func TestChatsOfTheBuiltInWorker(t *testing.T) {
 	enginetest.RunChats(t, enginetest.ChatOptions{
-		Features: []task.Feature{task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs},
+		Features: []task.Feature{task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs}, Binds: true,
 		Launch: func(t testing.TB) engine.Engine {
 			e, _ := launchWorker(t, task.Completion, 0)
 			return e
 		},
 	})
+}
+
+// The faults of servers, on both endpoints. A llama-server of ours is local, so nothing is asked twice.
+//
+// LO-458
+func TestServersThatMisbehave(t *testing.T) {
+	const script = `{"rules": [{"play": [{"text": "The frog 蛙 sits, 👩‍👩‍👧 watch it.", "cut": 1}]}]}`
+	for name, j := range map[string]engine.Job{
+		"native": {Prompt: "Say something.", MaxTokens: 100},
+		"chat": {Messages: []task.Message{{Role: task.RoleUser, Content: "Say something."}}, MaxTokens: 100, Chat: &task.Chat{
+			Format: &task.Format{Kind: task.FormatJSON},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			enginetest.RunFaults(t, enginetest.FaultOptions{
+				Serve: func(t testing.TB) http.Handler {
+					s, err := scripted.Parse([]byte(script))
+					require.NoError(t, err)
+					return scripted.New(scripted.Options{Script: s})
+				},
+				Connect: func(t testing.TB, url string) engine.Engine { return connect(t, url) },
+				Job:     j,
+				Shape: fault.Shape{
+					Streams: func(r *http.Request) bool {
+						return strings.HasSuffix(r.URL.Path, "completion") || strings.HasSuffix(r.URL.Path, "/chat/completions")
+					},
+					Says: func(data string) bool {
+						return strings.Contains(data, `"content":"`) && !strings.Contains(data, `"content":""`)
+					},
+					Ends: func(data string) bool {
+						return strings.Contains(data, `"stop":true`) || strings.Contains(data, `"finish_reason":"`)
+					},
+					Error: func(status int, message string) string {
+						return fmt.Sprintf(`{"error":{"code":%d,"message":%q,"type":"server_error"}}`, status, message)
+					},
+				},
+			})
+		})
+	}
 }
