@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package dialects holds the answers of other APIs as their owners describe them, without the descriptions and what our fronts never send. Beside
+// Package dialects holds the answers of other APIs as their owners describe them, and the requests that our adapters send, without the descriptions and what our fronts never send. Beside
 // each document stands its licence. Nothing else in them was changed: where a front differs on purpose, harness/dialect says so.
 package dialects
 
@@ -10,6 +10,11 @@ import _ "embed"
 //
 //go:embed openai/openai.json
 var OpenAI []byte
+
+// OpenAIRequests is what engines are asked, from the same document, without what our adapters never send.
+//
+//go:embed openai/requests.json
+var OpenAIRequests []byte
 
 // Anthropic is made from the types of version 1.14.0 of @anthropic-ai/sdk, since Anthropic publishes no document: by ts-json-schema-generator, from an interface
 // with fields of the types Message, MessageTokensCount, MessageBatch, DeletedMessageBatch, MessageBatchIndividualResponse, PageResponse<MessageBatch>

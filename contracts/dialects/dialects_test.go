@@ -13,7 +13,7 @@ import (
 
 // LO-419: what was left out of a document is missed nowhere in it, and its licence stands beside it.
 func TestTheDocumentsAreWhole(t *testing.T) {
-	for name, document := range map[string][]byte{"openai": OpenAI, "anthropic": Anthropic, "ollama": Ollama} {
+	for name, document := range map[string][]byte{"openai": OpenAI, "openai requests": OpenAIRequests, "anthropic": Anthropic, "ollama": Ollama} {
 		t.Run(name, func(t *testing.T) {
 			var all any
 			require.NoError(t, json.Unmarshal(document, &all))
@@ -44,7 +44,7 @@ func TestTheDocumentsAreWhole(t *testing.T) {
 			}
 			look(all)
 			require.NotZero(t, refs, "the search is broken")
-			licence, err := os.ReadFile(name + "/LICENSE")
+			licence, err := os.ReadFile(strings.TrimSuffix(name, " requests") + "/LICENSE")
 			require.NoError(t, err)
 			require.NotEmpty(t, licence)
 		})

@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/triton"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/vllm"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
@@ -28,6 +29,7 @@ import (
 func EngineKinds() []engine.Kind {
 	return []engine.Kind{
 		llamacpp.Kind(),
+		vllm.Kind(),
 		tgi.Kind(),
 		triton.Kind(),
 		openai.Kind(),
@@ -55,6 +57,11 @@ func wantOf(c config.Config, p config.Pool) provision.Want {
 		Pool: p.ID, Mode: provision.Mode(v.Mode), GPU: p.Device != config.CPU && v.Mode != config.ModeExternal, URLs: v.URLs,
 		Path: v.Path, URL: v.URL, Digest: v.Digest, Package: v.Package, AllowPackages: c.Provision.AllowSystemPackages,
 		Runtime: v.Runtime, Image: v.Image, Repository: v.Repository, Ref: v.Ref, CMakeFlags: v.CMakeFlags,
+	}
+	for _, kind := range EngineKinds() {
+		if kind.Name == p.Engine && kind.Start != nil {
+			w.Hub, w.KeyEnv, w.Env = kind.Start.Files != nil, kind.Start.KeyEnv, kind.Start.Env
+		}
 	}
 	if len(p.RPC) > 0 && v.Mode == config.ModeSource {
 		w = w.WithRPC()

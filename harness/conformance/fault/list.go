@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// RetryAfter is what the servers ask for that are asked too often.
-const RetryAfter = "1"
+// RetryAfter is what the servers ask for that are asked too often, in seconds. The standard knows whole ones; a test has no time for them.
+const RetryAfter = "0.02"
 
 const (
 	eventStream = "text/event-stream"
@@ -22,6 +22,9 @@ const (
 	// tooLong is more than any event of an engine has.
 	tooLong = 12 << 20
 )
+
+// NoFinal is the fault of an answer that ends without saying so.
+const NoFinal = "no final event"
 
 // All are the faults.
 func All() []Fault {
@@ -162,7 +165,7 @@ func inFrames() []Fault {
 // atEnd are the faults of ends.
 func atEnd() []Fault {
 	return []Fault{
-		{Name: "no final event", Want: Broken, wrap: func(c *call) {
+		{Name: NoFinal, Want: Broken, wrap: func(c *call) {
 			over := false
 			c.pass(func(write func(string), frame string) {
 				if over = over || c.s.shape.Ends(data(frame)); !over {
@@ -226,12 +229,22 @@ type retyped struct {
 	http.ResponseWriter
 
 	kind string
+	sent bool
 }
 
 // WriteHeader implements http.ResponseWriter.
 func (r *retyped) WriteHeader(status int) {
+	r.sent = true
 	r.Header().Set("Content-Type", r.kind)
 	r.ResponseWriter.WriteHeader(status)
+}
+
+// Write implements io.Writer.
+func (r *retyped) Write(b []byte) (int, error) {
+	if !r.sent {
+		r.WriteHeader(http.StatusOK)
+	}
+	return r.ResponseWriter.Write(b) //nolint:wrapcheck // it is its writer
 }
 
 // Unwrap is for http.ResponseController.

@@ -65,12 +65,13 @@ type Closer interface{ Close() }
 
 // Faces are the faces of an engine.
 type Faces struct {
-	CountsTokens, Templates, Chats, Embeds, Reranks, Continues, CountsBusy, KeepsSlots bool
+	CountsTokens, CountsChats, Templates, Chats, Embeds, Reranks, Continues, CountsBusy, KeepsSlots bool
 }
 
 // FacesOf finds the faces of an engine.
 func FacesOf(e Engine) (f Faces) {
 	_, f.CountsTokens = e.(TokenCounter)
+	_, f.CountsChats = e.(ChatCounter)
 	_, f.Templates = e.(Templater)
 	_, f.Chats = e.(Chatter)
 	_, f.Embeds = e.(Embedder)

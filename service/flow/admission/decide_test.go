@@ -32,7 +32,7 @@ func facts() Facts {
 		ID: "t1", Seed: 5, Prompt: "frogs", PromptTokens: 10,
 		Pool: Pool{
 			Pool:          placement.Pool{ID: "default", Engine: "llamacpp", ModelID: "haiku", Workload: task.Completion, Ctx: 256, Strict: true, Profile: "v1", Ready: true},
-			EngineVersion: "b1", Faces: engine.Faces{CountsTokens: true, Templates: true, Embeds: true, Reranks: true}, Sampling: task.Sampling{Profile: "v1", Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1},
+			EngineVersion: "b1", Faces: engine.Faces{CountsTokens: true, CountsChats: true, Templates: true, Embeds: true, Reranks: true}, Sampling: task.Sampling{Profile: "v1", Temperature: 0.8, TopP: 0.95, TopK: 40, MinP: 0.05, RepeatPenalty: 1},
 		},
 	}
 }
@@ -372,8 +372,44 @@ func TestImagesAreCounted(t *testing.T) {
 	_, err := s.Submit(t.Context(), req)
 	require.NoError(t, err)
 	require.Equal(t, 100, d.enqueued[0].PromptTokens)
+	p.Faces.CountsChats = false // then the engine itself has to
+	d.pools = []Pool{p}
+	_, err = s.Submit(t.Context(), req)
+	require.NoError(t, err)
+	require.Zero(t, d.enqueued[1].PromptTokens)
 	p.Features = nil
 	d.pools = []Pool{p}
 	_, err = s.Submit(t.Context(), req)
 	require.ErrorContains(t, err, "takes no images")
+}
+
+// OC-ADAPT-OAI-6000: a context that is not told refuses nothing.
+func TestAContextThatIsNotToldRefusesNothing(t *testing.T) {
+	p := facts().Pool
+	p.Ctx, p.Faces = 0, engine.Faces{Chats: true}
+	d := &desk{pools: []Pool{p}, ready: true}
+	s, _ := open(d)
+	req := request()
+	req.MaxTokens, req.AtMost = 32000, true
+	_, err := s.Submit(t.Context(), req)
+	require.NoError(t, err)
+	require.Equal(t, 32000, d.enqueued[0].Request.MaxTokens)
+}
+
+// ORCH-3055: messages that the engine takes as they are, are counted by it where their number may matter.
+func TestAChatWithoutATemplateIsCounted(t *testing.T) {
+	p := facts().Pool
+	p.Faces = engine.Faces{Chats: true, CountsTokens: true, CountsChats: true}
+	d := &desk{pools: []Pool{p}, ready: true}
+	s, _ := open(d)
+	req := request()
+	req.Prompt, req.MaxTokens = "", 1
+	req.Messages = []task.Message{{Role: task.RoleUser, Content: "two words"}}
+	_, err := s.Submit(t.Context(), req)
+	require.NoError(t, err)
+	require.Zero(t, d.counted, "they fit, however many tokens they have")
+	req.MaxTokens = p.Ctx - 1
+	_, err = s.Submit(t.Context(), req)
+	require.NoError(t, err)
+	require.Equal(t, 1, d.counted)
 }

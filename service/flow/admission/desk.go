@@ -71,21 +71,26 @@ func NewDesk(o Options) *Desk { return &Desk{o: o, caps: newCaps(o.Rates)} }
 func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, error) {
 	admission, pool, err := d.submit(ctx, req)
 	if err != nil {
-		if ctx.Err() != nil { // the client is gone: nobody was refused
-			return task.Admission{}, err
-		}
-		e := task.AsError(err)
-		if e.Engine == "" && pool.ID != "" {
-			e.Engine, e.PoolID = pool.Engine, pool.ID
-		}
-		d.o.Metrics.rejected(e)
-		d.o.Narrator.Refused(observe.Job{
-			ID: req.ID, SessionID: req.SessionID, CorrelationID: req.CorrelationID, Actor: req.Actor, Engine: e.Engine,
-			EngineVersion: pool.EngineVersion, PoolID: e.PoolID, Priority: req.Priority, Workload: req.Workload, Model: pool.ModelID,
-		}, e.Code)
-		return task.Admission{}, e
+		return task.Admission{}, d.refused(ctx, req, pool, err)
 	}
 	return admission, nil
+}
+
+// refused counts a refusal, and names the pool in it.
+func (d *Desk) refused(ctx context.Context, req task.Request, pool Pool, err error) error {
+	if ctx.Err() != nil { // the client is gone: nobody was refused
+		return err
+	}
+	e := task.AsError(err)
+	if e.Engine == "" && pool.ID != "" {
+		e.Engine, e.PoolID = pool.Engine, pool.ID
+	}
+	d.o.Metrics.rejected(e)
+	d.o.Narrator.Refused(observe.Job{
+		ID: req.ID, SessionID: req.SessionID, CorrelationID: req.CorrelationID, Actor: req.Actor, Engine: e.Engine,
+		EngineVersion: pool.EngineVersion, PoolID: e.PoolID, Priority: req.Priority, Workload: req.Workload, Model: pool.ModelID,
+	}, e.Code)
+	return e
 }
 
 // Rejected counts a submit whose request was refused before it was a task: for instance its body does not fit the contract (ORCH-3028).
@@ -225,9 +230,9 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 	}
 	switch {
 	case req.Workload != task.Completion:
-	case task.HasImages(req.Messages):
+	case f.Pool.Faces.CountsChats && (task.HasImages(req.Messages) || len(req.Messages) > 0 && f.Prompt == "" && d.counts(req, f)):
 		f.PromptTokens, err = tokenizer.CountChat(ctx, req.Messages, req.Chat)
-	case f.Pool.Faces.CountsTokens && d.counts(req, f):
+	case f.Pool.Faces.CountsTokens && (f.Prompt != "" || len(req.Messages) == 0) && d.counts(req, f):
 		f.PromptTokens, err = tokenizer.CountTokens(ctx, f.Prompt)
 	}
 	if err != nil {
@@ -239,7 +244,11 @@ func (d *Desk) read(ctx context.Context, req task.Request, f *Facts) (err error)
 // counts reports whether the number of the prompt's tokens matters. It does not where prompt and answer fit whatever the number is:
 // counting is one more call of the engine.
 func (d *Desk) counts(req task.Request, f *Facts) bool {
-	fits := req.MaxTokens > 0 && engine.MostTokens(f.Prompt)+req.MaxTokens <= f.Pool.Ctx
+	most := engine.MostTokens(f.Prompt)
+	if f.Prompt == "" {
+		most = mostOfChat(req)
+	}
+	fits := req.MaxTokens > 0 && most+req.MaxTokens <= f.Pool.Ctx
 	return !fits || d.o.Pays != nil && d.o.Pays(req)
 }
 

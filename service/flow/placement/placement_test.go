@@ -52,6 +52,7 @@ func TestRoute(t *testing.T) {
 		"wrong engine":                {func(r *task.Request, _ []Pool) { r.Engine = "vllm" }, Routing{}, task.InvalidParams, "runs the engine llamacpp"},
 		"other sampler profile":       {func(r *task.Request, _ []Pool) { r.SamplerProfile = "v2" }, Routing{}, task.InvalidParams, "uses the sampler profile v1"},
 		"context larger than any":     {func(r *task.Request, _ []Pool) { r.Ctx = 9000 }, Routing{}, task.InvalidParams, "fewer than the 9000"},
+		"a context that is not told":  {func(r *task.Request, p []Pool) { r.Ctx, p[0].Ctx, p[1].Ctx = 100, 0, 0 }, Routing{}, task.InvalidParams, "set `ctx`"},
 		"strict, no one-slot pool":    {func(r *task.Request, p []Pool) { r.Determinism = task.Strict; p[1].Strict = false }, Routing{}, task.InvalidParams, "needs one slot of an engine that does"},
 		"everything is to be avoided": {func(r *task.Request, _ []Pool) { r.Placement.Avoid = []string{"big", "small"} }, Routing{}, task.InvalidParams, "is to be avoided"},
 	} {
@@ -313,7 +314,10 @@ func TestRouteLeadsToAPoolWithTheFeatures(t *testing.T) {
 		"pool 'plain' takes no images":             func(r *task.Request) { r.Messages[0].Parts = []task.Part{{Image: &task.Image{}}} },
 		"pool 'tools' takes no template arguments": func(r *task.Request) { r.Chat.TemplateArgs = []byte(`{}`) },
 		"pool 'plain' takes no tools":              func(r *task.Request) { tools(r); r.Placement.Avoid = []string{"tools"} },
-		"pool 'plain' takes no format":             func(r *task.Request) { r.Chat.Format = &task.Format{Kind: task.FormatJSON}; r.Placement.Avoid = []string{"tools"} },
+		"pool 'plain' takes no format": func(r *task.Request) {
+			r.Chat.Format = &task.Format{Kind: task.FormatJSON}
+			r.Placement.Avoid = []string{"tools"}
+		},
 		"pool 'tools' takes no grammar": func(r *task.Request) {
 			r.Chat.Format = &task.Format{Kind: task.FormatGrammar, Grammar: `root ::= "a"`}
 			r.Placement.Avoid = []string{"plain"}

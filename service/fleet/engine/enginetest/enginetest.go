@@ -34,6 +34,8 @@ type Options struct {
 	Rerank bool
 	// Uncounted: the engine tells neither its context nor its slots, nor the tokens of a prompt.
 	Uncounted bool
+	// Rough: the engine does not tell its context, or how many tokens a prompt has. An answer without a bound may then end before the context is full.
+	Rough bool
 	// KV: what a job left in its slot is used by the next one, and can be erased.
 	KV bool
 }
@@ -119,8 +121,10 @@ func (s *suite) props() {
 	require.NoError(s.t, s.e.Health(s.t.Context()))
 	p, err := s.e.Props(s.t.Context())
 	require.NoError(s.t, err)
-	require.Equal(s.t, s.Uncounted, p.Slots == 0)
-	if !s.Uncounted {
+	require.GreaterOrEqual(s.t, p.Slots, 0)
+	if s.Uncounted {
+		require.Zero(s.t, p.Slots)
+	} else if !s.Rough || p.Ctx > 0 {
 		require.Equal(s.t, s.Ctx, p.Ctx)
 	}
 	require.NotEmpty(s.t, p.Build)
@@ -187,7 +191,7 @@ func (s *suite) context() {
 	for seed, most := range []int{0, 0, 100000} {
 		_, r := s.generate(job(uint32(seed), most))
 		require.LessOrEqual(s.t, r.TokensIn+r.TokensOut, s.Ctx)
-		if r.Finish == task.FinishLength {
+		if r.Finish == task.FinishLength && !s.Rough {
 			require.Equal(s.t, s.Ctx, r.TokensIn+r.TokensOut)
 		}
 	}

@@ -18,7 +18,7 @@ func Kind() engine.Kind {
 			return New(at, Profile{Kind: task.OpenAI, Product: Any.Product})
 		},
 		Features: func(engine.Worker) []task.Feature {
-			return with(task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs)
+			return with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs)
 		},
 		Own: Own,
 	}

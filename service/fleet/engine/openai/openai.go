@@ -25,6 +25,11 @@ type Engine struct {
 	props   atomic.Pointer[told] // what it told last; nil: it was never asked
 }
 
+// Know takes over what the server has told by other paths than its list of models. Then it is not asked for that.
+func (e *Engine) Know(model string, features []task.Feature) {
+	e.props.Store(&told{Profile: e.profile, model: model, build: e.profile.Name, features: features})
+}
+
 // told is what a server told of itself that a job depends on.
 type told struct {
 	Profile
@@ -107,7 +112,7 @@ func (e *Engine) probe(ctx context.Context) (*told, error) {
 	}
 	t := &told{Profile: e.profile, model: m.ID}
 	if t.Name == "" {
-		found, err := e.recognize(ctx, m)
+		found, err := e.recognise(ctx, m)
 		if err != nil {
 			return nil, err
 		}
@@ -121,6 +126,7 @@ func (e *Engine) probe(ctx context.Context) (*told, error) {
 	t.build = t.Name
 	if text, ok := version.(string); ok && text != "" {
 		t.build = task.Clip(t.Name+" "+text, engine.MaxBuild)
+		t.Profile = t.asOf(text)
 	}
 	ctxOf, err := e.ask(ctx, t.Ctx, m.ID)
 	if err != nil {
@@ -133,8 +139,8 @@ func (e *Engine) probe(ctx context.Context) (*told, error) {
 	return t, err
 }
 
-// recognize finds out which server answers: by the owner of its model, or by a path that only it has.
-func (e *Engine) recognize(ctx context.Context, m model) (Profile, error) {
+// recognise finds out which server answers: by the owner of its model, or by a path that only it has.
+func (e *Engine) recognise(ctx context.Context, m model) (Profile, error) {
 	for _, p := range Known() {
 		if slices.Contains(p.Owners, m.Owner) {
 			return p, nil

@@ -29,6 +29,10 @@ type Profile struct {
 	Arguments  bool   // chat_template_kwargs
 	Effort     bool   // reasoning_effort
 	History    History
+	Plain      Plain
+
+	Earlier *Earlier
+	Trials  []Trial
 
 	Usage bool // it tells the usage at the end, as asked
 	// Counts: POST /tokenize counts tokens, and those of chats where CountsChats.
@@ -36,6 +40,14 @@ type Profile struct {
 	Short               bool           // a completion without max_tokens is short
 	Rerank              string         // path; empty: it does not rerank
 	Features            []task.Feature // that its engines can have
+}
+
+// Plain is where a server falls short of OpenAI's document.
+type Plain struct {
+	Tools      bool // the schema of a tool stands in its `arguments`, and parallel_tool_calls is not known
+	Formats    bool // a format is {"type": "json", "value": SCHEMA}
+	OpenTopP   bool // a top_p of 1 is taken for a mistake
+	ErrorFirst bool // the status in an error event is true before the first token alone
 }
 
 // Question is asked of a server: with GET, or with POST and the model's name.
@@ -51,6 +63,20 @@ type Telling struct {
 	Question
 
 	Words map[string]task.Feature
+}
+
+// Earlier is how versions before one differ.
+type Earlier struct {
+	Before  [2]int // major and minor
+	Grammar string
+	History History
+}
+
+// Trial is a request that a server refuses as wrong where its model lacks a feature that it does not tell of otherwise.
+type Trial struct {
+	Feature task.Feature
+	Path    string
+	Body    func(model string) any
 }
 
 // The fields that a grammar is sent in.
@@ -76,13 +102,15 @@ func with(more ...task.Feature) []task.Feature {
 	return append(append([]task.Feature{}, chats...), more...)
 }
 
-// VLLM is vLLM since 0.11.
+// VLLM is vLLM. It tells neither whether it was started with a parser of its model's calls, nor whether its model sees.
 var VLLM = Profile{
 	Name: "vllm", Product: "vLLM", Owners: []string{"vllm"},
 	Health: "/health", Version: Question{Path: "/version", Field: "version"},
 	TopK: true, NoTopK: -1, MinP: true, Penalty: repetitionPenalty, Grammar: structuredOutputs, Arguments: true, Effort: true,
-	History: History{Reasoning: reasoning}, Usage: true, Counts: true, CountsChats: true, Short: true, Rerank: "/v1/rerank",
-	Features: with(task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
+	History: History{Reasoning: reasoning}, Earlier: &Earlier{[2]int{0, 11}, guidedGrammar, History{Reasoning: reasoningContent}},
+	Trials: []Trial{{task.FeatureTools, chatPath, callTrial}, {task.FeatureImages, "/tokenize", imageTrial}},
+	Usage:  true, Counts: true, CountsChats: true, Short: true, Rerank: "/v1/rerank",
+	Features: with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
 }
 
 // SGLang is SGLang.
@@ -91,7 +119,7 @@ var SGLang = Profile{
 	Health: "/health", Version: Question{Path: "/get_server_info", Field: "version"},
 	TopK: true, NoTopK: -1, MinP: true, Penalty: repetitionPenalty, Grammar: ebnf, Arguments: true, Effort: true,
 	History: History{Reasoning: reasoningContent}, Usage: true, Counts: true, Short: true,
-	Features: with(task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
+	Features: with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
 }
 
 // Ollama is Ollama. It takes no token ids, and names what its model can do.
@@ -127,7 +155,7 @@ var LlamaServer = Profile{
 	},
 	TopK: true, MinP: true, Penalty: repeatPenalty, Grammar: gbnf, Arguments: true, Effort: true,
 	History: History{Names: true, Reasoning: reasoningContent}, Usage: true, Rerank: "/v1/rerank",
-	Features: with(task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
+	Features: with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
 }
 
 // Any is a server that nobody here knows: it has what OpenAI's document has.
