@@ -29,7 +29,7 @@ type lab struct {
 }
 
 func newLab(ctx context.Context, dir, root string) (*lab, error) {
-	l, err := daemon.NewLab(ctx, dir, root, "./cmd/llama-orch", "./harness/fakeengine/cmd/fakeengine", "./harness/scripted/cmd/scripted")
+	l, err := daemon.NewLab(ctx, dir, root, "./cmd/llama-orch", "./harness/fakeengine/cmd/fakeengine", "./harness/scripted/cmd/scripted", "./harness/conformance/openai/cmd/openai-server")
 	if err != nil {
 		return nil, err
 	}
