@@ -46,7 +46,7 @@ func TestAnEnginesLoadIsShownAsItTellsIt(t *testing.T) {
 // shownLoad is a collector of one replica's load.
 type shownLoad struct{ Info }
 
-func (shownLoad) Describe(to chan<- *prometheus.Desc)    { states{}.Describe(to) }
+func (shownLoad) Describe(to chan<- *prometheus.Desc)   { states{}.Describe(to) }
 func (s shownLoad) Collect(to chan<- prometheus.Metric) { loads(s.Info, to) }
 
 // LO-454
