@@ -11400,6 +11400,12 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 		}
 	}
 	{
+		if s.Progress.Set {
+			e.FieldStart("progress")
+			s.Progress.Encode(e)
+		}
+	}
+	{
 		if s.LastError.Set {
 			e.FieldStart("last_error")
 			s.LastError.Encode(e)
@@ -11415,7 +11421,7 @@ func (s *Replica) encodeFields(e *jx.Encoder) {
 	}
 }
 
-var jsonFieldsNameOfReplica = [16]string{
+var jsonFieldsNameOfReplica = [17]string{
 	0:  "id",
 	1:  "state",
 	2:  "restarts",
@@ -11430,8 +11436,9 @@ var jsonFieldsNameOfReplica = [16]string{
 	11: "observed_bytes",
 	12: "hosts",
 	13: "load_ms",
-	14: "last_error",
-	15: "log_tail",
+	14: "progress",
+	15: "last_error",
+	16: "log_tail",
 }
 
 // Decode decodes Replica from json.
@@ -11439,7 +11446,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	if s == nil {
 		return errors.New("invalid: unable to decode Replica to nil")
 	}
-	var requiredBitSet [2]uint8
+	var requiredBitSet [3]uint8
 
 	if err := d.ObjBytes(func(d *jx.Decoder, k []byte) error {
 		switch string(k) {
@@ -11614,6 +11621,16 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 			}(); err != nil {
 				return errors.Wrap(err, "decode field \"load_ms\"")
 			}
+		case "progress":
+			if err := func() error {
+				s.Progress.Reset()
+				if err := s.Progress.Decode(d); err != nil {
+					return err
+				}
+				return nil
+			}(); err != nil {
+				return errors.Wrap(err, "decode field \"progress\"")
+			}
 		case "last_error":
 			if err := func() error {
 				s.LastError.Reset()
@@ -11625,7 +11642,7 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 				return errors.Wrap(err, "decode field \"last_error\"")
 			}
 		case "log_tail":
-			requiredBitSet[1] |= 1 << 7
+			requiredBitSet[2] |= 1 << 0
 			if err := func() error {
 				s.LogTail = make([]string, 0)
 				if err := d.Arr(func(d *jx.Decoder) error {
@@ -11653,9 +11670,10 @@ func (s *Replica) Decode(d *jx.Decoder) error {
 	}
 	// Validate required fields.
 	var failures []validate.FieldError
-	for i, mask := range [2]uint8{
+	for i, mask := range [3]uint8{
 		0b11111111,
-		0b10000010,
+		0b00000010,
+		0b00000001,
 	} {
 		if result := (requiredBitSet[i] & mask) ^ mask; result != 0 {
 			// Mask only required fields and check equality to mask using XOR.

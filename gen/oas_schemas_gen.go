@@ -7668,7 +7668,10 @@ type Replica struct {
 	// The other hosts that compute a part, and what its worker has said of them.
 	Hosts []RPCHost `json:"hosts"`
 	// How long its last start took.
-	LoadMs    OptInt64  `json:"load_ms"`
+	LoadMs OptInt64 `json:"load_ms"`
+	// How far its worker is with its load, as the engine's output tells; missing where it does not, and
+	// where nothing loads.
+	Progress  OptString `json:"progress"`
 	LastError OptString `json:"last_error"`
 	// The worker's last lines, oldest first.
 	LogTail []string `json:"log_tail"`
@@ -7742,6 +7745,11 @@ func (s *Replica) GetHosts() []RPCHost {
 // GetLoadMs returns the value of LoadMs.
 func (s *Replica) GetLoadMs() OptInt64 {
 	return s.LoadMs
+}
+
+// GetProgress returns the value of Progress.
+func (s *Replica) GetProgress() OptString {
+	return s.Progress
 }
 
 // GetLastError returns the value of LastError.
@@ -7822,6 +7830,11 @@ func (s *Replica) SetHosts(val []RPCHost) {
 // SetLoadMs sets the value of LoadMs.
 func (s *Replica) SetLoadMs(val OptInt64) {
 	s.LoadMs = val
+}
+
+// SetProgress sets the value of Progress.
+func (s *Replica) SetProgress(val OptString) {
+	s.Progress = val
 }
 
 // SetLastError sets the value of LastError.

@@ -69,6 +69,34 @@ Feature: Models that are loaded on demand
       | tasks_started_total{pool_id="first",replica_id="first-0"} | 1 |
       | llorch_swaps_total{pool_id="first",direction="out"}       | 1 |
 
+  @LO-444 @LO-503
+  Scenario: A batch's line makes way for an interactive task of another model
+    Given the cards of the reference box
+    And the settings
+      | swap | {max_wait: 1m, max_wait_behind_batch: 1s, min_turn: 1s, linger: 1s} |
+    And a pool "first" of a model of 14 GiB with
+      | lifecycle | on_demand |
+      | pace      | 3         |
+    And a pool "second" of a model of 14 GiB with
+      | lifecycle | on_demand |
+    And the daemon runs
+    When I upload a file "slow" of
+      """
+      {"custom_id":"c1","method":"POST","url":"/v1/completions","body":{"model":"first","prompt":"Write a haiku about rain containing \"seven\".\n\n","max_tokens":18,"seed":42}}
+      """
+    And I make a batch "patient" of the file "slow"
+    Then the metrics have
+      | tasks_started_total{pool_id="first",replica_id="first-0"} | 1 |
+    When I submit an interactive task "two" for "second"
+    And I follow task "two"
+    Then stream "two" is "started", tokens, "end"
+    And the metrics have
+      | llorch_batch_lines_interrupted_total{pool_id="first"} | 1 |
+      | llorch_swaps_total{pool_id="first",direction="out"}   | 1 |
+    And the batch "patient" comes to have
+      | status                   | completed |
+      | request_counts.completed | 1         |
+
   @LO-503
   Scenario: A pool that nobody needs leaves after its idle time
     Given the cards of the reference box

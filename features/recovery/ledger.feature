@@ -101,3 +101,27 @@ Feature: The ledger
     And the fake engine releases 4 tokens
     Then task "running" is completed
     And task "accepted" is completed
+
+  @LO-435 @LO-440 @ORCH-3097
+  Scenario: While the disk has no room, files, batches and artifacts are refused, and nothing of them is left
+    Given a daemon in front of a fake engine
+    When the disk takes no more than 500000 bytes of a file from the daemon
+    Then a file of 1000000 bytes is refused with 503 and "make room on the disk of the data folder"
+    When the disk takes no more bytes from the daemon
+    Then a file of 1000 bytes is refused with 503 and "server_error"
+    And a message batch is refused with 503 and "overloaded_error"
+    When I post to "/v1/artifacts"
+      """
+      {"kind": "plan", "content": "# A plan"}
+      """
+    Then the answer is 503 LEDGER_UNAVAILABLE
+    And its body has
+      | retriable      | true |
+      | retry_after_ms | > 0  |
+    And no artifact is on the disk
+    And the log has a line "an artifact could not be stored"
+    When the disk takes the daemon's bytes again
+    And I upload a file "frogs" of 1 completions of 3 tokens
+    And I make a batch "late" of the file "frogs"
+    Then the batch "late" comes to have
+      | status | completed |

@@ -108,11 +108,15 @@ func (w *world) iGetTheProof(name string) error {
 	return w.iSend(http.MethodGet, "/v1/artifacts/"+plain(dig(body, "artifacts.0.id"))+"/content")
 }
 
-// noArtifactIsOnTheDisk looks into the store's folder, where every artifact is a file.
+// noArtifactIsOnTheDisk looks into the store's folders, where every artifact, and what is received of one, is a file.
 func (w *world) noArtifactIsOnTheDisk() error {
-	found, err := filepath.Glob(filepath.Join(w.dir, "data", "artifacts", "sha256", "*", "*"))
-	if err != nil {
-		return fmt.Errorf("look for artifacts: %w", err)
+	var found []string
+	for _, in := range []string{"sha256/*/*", "tmp/*"} {
+		some, err := filepath.Glob(filepath.Join(w.dir, "data", "artifacts", in))
+		if err != nil {
+			return fmt.Errorf("look for artifacts: %w", err)
+		}
+		found = append(found, some...)
 	}
 	if len(found) > 0 {
 		return fmt.Errorf("there is %s, and more: %d in all", found[0], len(found))

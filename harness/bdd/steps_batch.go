@@ -22,6 +22,8 @@ import (
 func (w *world) batchSteps(step define) {
 	step(`^I upload a file "([^"]*)" of (\d+) completions of (\d+) tokens$`, w.iUploadCompletions)
 	step(`^I upload a file "([^"]*)" of$`, w.iUpload)
+	step(`^a file of (\d+) bytes is refused with (\d+) and "([^"]*)"$`, w.aFileIsRefused)
+	step(`^a message batch is refused with (\d+) and "([^"]*)"$`, w.aMessageBatchIsRefused)
 	step(`^I delete the file "([^"]*)", which is answered with (\d+)$`, w.iDeleteTheFile)
 	step(`^I make a batch "([^"]*)" of the file "([^"]*)"$`, w.iMakeABatch)
 	step(`^I make a batch "([^"]*)" of the file "([^"]*)" with the window "([^"]*)"$`, w.iMakeABatchWithin)
@@ -92,6 +94,18 @@ func (w *world) iUpload(name string, text *godog.DocString) error {
 }
 
 func (w *world) upload(name, content string) error {
+	kind, form, err := formOf(name, content)
+	if err != nil {
+		return err
+	}
+	var got named
+	err = w.done(http.MethodPost, "/v1/files", kind, form, &got)
+	w.kept["file "+name] = got.ID
+	return err
+}
+
+// formOf is the form that uploads a file, and its media type.
+func formOf(name, content string) (kind string, text []byte, err error) {
 	var form bytes.Buffer
 	to := multipart.NewWriter(&form)
 	file, err := to.CreateFormFile("file", name+".jsonl")
@@ -99,11 +113,28 @@ func (w *world) upload(name, content string) error {
 		_, err = io.WriteString(file, content)
 	}
 	if err = errors.Join(err, to.WriteField("purpose", "batch"), to.Close()); err != nil {
-		return fmt.Errorf("write a form: %w", err)
+		return "", nil, fmt.Errorf("write a form: %w", err)
 	}
-	var got named
-	err = w.done(http.MethodPost, "/v1/files", to.FormDataContentType(), form.Bytes(), &got)
-	w.kept["file "+name] = got.ID
+	return to.FormDataContentType(), form.Bytes(), nil
+}
+
+func (w *world) aFileIsRefused(bytes, status int, says string) error {
+	kind, form, err := formOf("large", strings.Repeat("x", bytes))
+	if err != nil {
+		return err
+	}
+	return w.refused("/v1/files", kind, form, status, says)
+}
+
+func (w *world) aMessageBatchIsRefused(status int, says string) error {
+	return w.refused("/v1/messages/batches", "application/json", requests(1), status, says)
+}
+
+func (w *world) refused(path, contentType string, body []byte, want int, says string) error {
+	status, text, err := w.ask(http.MethodPost, path, contentType, body)
+	if err == nil && (status != want || !bytes.Contains(text, []byte(says))) {
+		err = fmt.Errorf("%s is answered with %d: %s", path, status, text)
+	}
 	return err
 }
 
@@ -125,13 +156,18 @@ func (w *world) iMakeABatchWithin(name, file, window string) error {
 	return err
 }
 
-func (w *world) iMakeAMessageBatch(name string, n int) error {
+// requests are the body of a message batch.
+func requests(n int) []byte {
 	var all []string
 	for i := range n {
 		all = append(all, fmt.Sprintf(`{"custom_id":"c%d","params":{"model":"haiku","max_tokens":4,"messages":[{"role":"user","content":"Frog %d"}]}}`, i+1, i+1))
 	}
+	return []byte(`{"requests":[` + strings.Join(all, ",") + `]}`)
+}
+
+func (w *world) iMakeAMessageBatch(name string, n int) error {
 	var got named
-	err := w.done(http.MethodPost, "/v1/messages/batches", "application/json", []byte(`{"requests":[`+strings.Join(all, ",")+`]}`), &got)
+	err := w.done(http.MethodPost, "/v1/messages/batches", "application/json", requests(n), &got)
 	w.kept["batch "+name] = "/v1/messages/batches/" + got.ID
 	return err
 }

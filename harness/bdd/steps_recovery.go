@@ -31,6 +31,7 @@ func (w *world) recoverySteps(step define) {
 	step(`^the pool is configured under the name "([^"]*)"$`, w.thePoolIsRenamed)
 	step(`^task "([^"]*)" is past its deadline of (\d+) ms$`, w.theTaskIsPastItsDeadline)
 	step(`^the disk takes no more bytes from the daemon$`, w.theDiskIsFull)
+	step(`^the disk takes no more than (\d+) bytes of a file from the daemon$`, w.theDiskIsSmall)
 	step(`^the disk takes the daemon's bytes again$`, w.theDiskHasRoom)
 	step(`^the ledger is (overwritten at its head|cut to a half|replaced by a text)$`, w.theLedgerIs)
 	step(`^the ledger is as it was$`, w.theLedgerIsAsItWas)
@@ -179,6 +180,8 @@ func (w *world) theTaskIsPastItsDeadline(name string, ms int) error {
 // theDiskIsFull bounds the size of every file that the daemon writes. SQLite sees a write that fails, and nobody needs the right to mount anything.
 // The chaos suite has a disk that is really full.
 func (w *world) theDiskIsFull() error { return w.fileSize(0) }
+
+func (w *world) theDiskIsSmall(bytes int) error { return w.fileSize(uint64(bytes)) }
 
 func (w *world) theDiskHasRoom() error { return w.fileSize(unix.RLIM_INFINITY) }
 

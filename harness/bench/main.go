@@ -34,7 +34,7 @@ func main() {
 	}
 	var o flags
 	flag.BoolVar(&o.quick, "quick", false, "fewer and shorter rounds")
-	flag.StringVar(&o.only, "only", "stream,task,front,accept,recover,batch", "the parts to run")
+	flag.StringVar(&o.only, "only", "stream,task,front,accept,recover,resume,batch", "the parts to run")
 	flag.StringVar(&o.load, "load", "", "only the loads of streams and tasks whose names contain this, such as 500")
 	flag.StringVar(&o.exe, "daemon", "", "the orchestratord to measure; default: built from this checkout")
 	flag.StringVar(&o.against, "against", "", "another orchestratord, measured in the same rounds, instead of the one with its ledger in memory")
@@ -124,7 +124,7 @@ func run(ctx context.Context, o flags) (err error) {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"stream", l.streams}, {"task", l.tasks}, {"front", l.fronts}, {"accept", l.accepts}, {"recover", l.recovery}, {"batch", l.batches}} {
+	}{{"stream", l.streams}, {"task", l.tasks}, {"front", l.fronts}, {"accept", l.accepts}, {"recover", l.recovery}, {"resume", l.resumes}, {"batch", l.batches}} {
 		if !strings.Contains(l.only, part.name) {
 			continue
 		}

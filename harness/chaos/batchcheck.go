@@ -11,21 +11,24 @@ import (
 
 // row is a line of a file of results.
 type row struct {
-	CustomID string `json:"custom_id"`
-	Response *struct {
-		Status    int             `json:"status_code"`
-		RequestID string          `json:"request_id"`
-		Body      json.RawMessage `json:"body"`
-	} `json:"response"`
-	Error *told `json:"error"`
+	CustomID string     `json:"custom_id"`
+	Response *rowAnswer `json:"response"`
+	Error    *told      `json:"error"`
 
 	output bool // it stands in the output file, and not in that of the errors
+}
+
+// rowAnswer is what a line's client would have got.
+type rowAnswer struct {
+	Status    int             `json:"status_code"`
+	RequestID string          `json:"request_id"`
+	Body      json.RawMessage `json:"body"`
 }
 
 // last is the batch as its client saw it last.
 func (b *batchRecord) last() (v batchView) {
 	for _, p := range slices.Backward(b.polls) {
-		if v, is := viewOf[batchView](p); is {
+		if v, is := b.view(p); is {
 			return v
 		}
 	}
@@ -38,8 +41,12 @@ func (b *batchRecord) rows() (all []row) {
 	for _, id := range slices.Sorted(maps.Keys(b.results)) {
 		for line := range strings.Lines(b.results[id]) {
 			r := row{}
-			_ = into([]byte(line), &r) // it is judged by what it lacks
-			r.output = id == output
+			if b.plan.kind == message {
+				r = messageRow(line)
+			} else {
+				_ = into([]byte(line), &r) // it is judged by what it lacks
+				r.output = id == output
+			}
 			all = append(all, r)
 		}
 	}
@@ -65,7 +72,7 @@ func batchCounts(h *history, f *finding) {
 		}
 		var before batchView
 		for _, p := range b.polls {
-			v, is := viewOf[batchView](p)
+			v, is := b.view(p)
 			if !is {
 				if p.status == 404 {
 					f.breach("%s: batch %s was not found: %s", b.plan.id, b.id, p.body)
@@ -174,7 +181,7 @@ func batchCancels(h *history, f *finding) {
 	for _, b := range h.batches {
 		last := b.last()
 		for i, p := range b.cancels {
-			v, is := viewOf[batchView](p)
+			v, is := b.view(p)
 			f.judged += count(is || p.status == 409)
 			switch {
 			case p.status == 409 && last.Status != statusCompleted:

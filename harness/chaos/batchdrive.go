@@ -24,22 +24,11 @@ const (
 
 // batch does everything that the client of one batch does.
 func (d *frontDriver) batch(ctx context.Context, b *batchRecord) {
-	form, kind := upload(b.plan)
-	var file batchView // a file has an id too
-	for is := false; !is; {
-		sent, ok := d.call(ctx, request{method: http.MethodPost, path: filesPath, form: kind, body: form}, func(p poll) { b.asked = append(b.asked, p) })
-		file, is = viewOf[batchView](sent)
-		if refused := ok && !is; refused && sent.status != http.StatusInternalServerError || !ok {
-			return
-		}
-		if !is && !pause(ctx, again) { // the disk was full, and the refusal says to send it again once it has room
-			return
-		}
+	create := d.createOf
+	if b.plan.kind == message {
+		create = d.createMessages
 	}
-	d.mu.Lock()
-	b.file = file.ID
-	d.mu.Unlock()
-	id, ok := d.create(ctx, b)
+	id, ok := create(ctx, b)
 	if !ok {
 		return
 	}
@@ -48,25 +37,39 @@ func (d *frontDriver) batch(ctx context.Context, b *batchRecord) {
 	d.mu.Unlock()
 	canceled := b.plan.cancelAt == 0
 	for {
-		p, ok := d.call(ctx, get(batchesPath+"/"+id), func(p poll) { b.polls = append(b.polls, p) })
-		v, is := viewOf[batchView](p)
+		p, ok := d.call(ctx, get(b.path()), func(p poll) { b.polls = append(b.polls, p) })
+		v, is := b.view(p)
 		switch {
 		case !ok || !is:
 			return
 		case batchOver(v.Status):
-			results := d.results(ctx, v)
+			results := d.results(ctx, b, v)
 			d.mu.Lock()
 			b.results = results
 			d.mu.Unlock()
 			return
 		case !canceled && v.Counts.Completed+v.Counts.Failed >= b.plan.cancelAt:
 			canceled = true
-			d.call(ctx, request{method: http.MethodPost, path: batchesPath + "/" + id + "/cancel"}, func(p poll) { b.cancels = append(b.cancels, p) })
+			d.call(ctx, request{method: http.MethodPost, path: b.path() + "/cancel"}, func(p poll) { b.cancels = append(b.cancels, p) })
 		}
 		if !pause(ctx, pollEvery) {
 			return
 		}
 	}
+}
+
+// createOf uploads the batch's file, and makes the batch of it.
+func (d *frontDriver) createOf(ctx context.Context, b *batchRecord) (id string, ok bool) {
+	form, kind := upload(b.plan)
+	sent, ok := d.call(ctx, request{method: http.MethodPost, path: filesPath, form: kind, body: form}, func(p poll) { b.asked = append(b.asked, p) })
+	file, is := viewOf[batchView](sent) // a file has an id too
+	if !ok || !is {
+		return "", false
+	}
+	d.mu.Lock()
+	b.file = file.ID
+	d.mu.Unlock()
+	return d.create(ctx, b)
 }
 
 // create makes the batch. A client whose answer was lost looks in the list whether the batch is there, since nothing joins it to the one that it has.
@@ -109,13 +112,17 @@ func (d *frontDriver) create(ctx context.Context, b *batchRecord) (id string, ok
 }
 
 // results reads the files of a batch's results.
-func (d *frontDriver) results(ctx context.Context, v batchView) map[string]string {
+func (d *frontDriver) results(ctx context.Context, b *batchRecord, v batchView) map[string]string {
 	all := map[string]string{}
 	for _, id := range []string{v.OutputFile, v.ErrorFile} {
 		if id == "" {
 			continue
 		}
-		p, _ := d.call(ctx, get(filesPath+"/"+id+"/content"), nil)
+		path := filesPath + "/" + id + "/content"
+		if b.plan.kind == message {
+			path = b.path() + "/results"
+		}
+		p, _ := d.call(ctx, get(path), nil)
 		if all[id] = p.body; p.status != http.StatusOK {
 			all[id] = fmt.Sprintf("%d: %s", p.status, p.body)
 		}

@@ -46,6 +46,8 @@ func check(h *history) []*finding {
 		{"a best-effort answer has its text once, whoever decoded it", looseAnswers},
 		{"each whole answer has the receipt of its text", receipts},
 		{"requests under one key have one task that answers, and one answer", keyed},
+		{"another body under a key is a conflict, which runs nothing", otherBodies},
+		{"what goes on from a response answers the whole conversation", conversations},
 		{"a response's events have all numbers, and the same bytes for everyone", sameNumbers},
 		{"a response that has ended stays as its stream ended", responseLooks},
 		{"a stream ends with its last event or breaks; errors are the dialect's", frontShapes},

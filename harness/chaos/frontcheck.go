@@ -454,8 +454,7 @@ func frontCauses(h *history, f *finding) {
 	for _, b := range h.batches {
 		for _, p := range b.asked {
 			f.judged++
-			full := p.status == 500 && h.count(p.sent.Add(-10*time.Second), p.at, fillDisk) > 0 // a file needs room at once
-			if !slices.Contains([]int{0, 200, 429, 503}, p.status) && !full {
+			if !slices.Contains([]int{0, 200, 429, 503}, p.status) {
 				f.breach("%s was refused with %d: %s", b.plan.id, p.status, p.body)
 			}
 		}

@@ -167,7 +167,6 @@ const again = 300 * time.Millisecond
 // chat does everything that the clients of one request do.
 func (d *frontDriver) chat(ctx context.Context, c *chatRecord) {
 	var clients sync.WaitGroup
-	defer clients.Wait()
 	for n, p := range c.plan.clients {
 		clients.Go(func() {
 			if pause(ctx, p.late) {
@@ -175,6 +174,8 @@ func (d *frontDriver) chat(ctx context.Context, c *chatRecord) {
 			}
 		})
 	}
+	clients.Wait()
+	d.useKey(ctx, c)
 }
 
 // client sends a request until it has an answer, or leaves.

@@ -67,20 +67,23 @@ func (h *heard) bytes() string {
 type chatRecord struct {
 	plan  chatPlan
 	heard []*heard
-	calm  *string // the text of its undisturbed run
+	calm  *string  // the text of its undisturbed run
+	other []*heard // what was answered to another body under its key
 }
 
 // responseRecord is everything that is known of a response in the background.
 type responseRecord struct {
-	plan    responsePlan
-	asked   []*heard // what came of the requests that create it, and of those that join it
-	id      string   // empty: nobody was told it
-	views   []*holding
-	polls   []poll
-	cancels []poll // what its cancels answered
-	last    string // as GET has it at the end
-	stream  *heard // its whole stream, read at the end
-	calm    *string
+	plan     responsePlan
+	asked    []*heard // what came of the requests that create it, and of those that join it
+	id       string   // empty: nobody was told it
+	views    []*holding
+	polls    []poll
+	cancels  []poll // what its cancels answered
+	last     string // as GET has it at the end
+	stream   *heard // its whole stream, read at the end
+	calm     *string
+	next     []*heard // what came of the request that goes on from it
+	calmNext *string  // the text of that one's undisturbed run
 }
 
 // holding is what one reader holds: the joined events of its connections.

@@ -35,6 +35,7 @@ type chatPlan struct {
 	key     string // empty: it has none
 	request map[string]any
 	clients []clientPlan // more than one only with a key: the others join
+	other   *otherPlan   // nil: nobody uses its key for something else
 }
 
 // clientPlan is one client of a request. It repeats the request until it has an answer.
@@ -56,6 +57,7 @@ type responsePlan struct {
 	readers []responseReaderPlan
 	polls   time.Duration // from one look at it to the next; 0: nobody looks
 	cancel  time.Duration // after its id is known; 0: nobody cancels it
+	next    *otherPlan    // goes on from it; nil: nothing does
 }
 
 // responseReaderPlan is another client of a response's stream.
@@ -103,14 +105,26 @@ func (p *schedule) drawFronts() {
 		for n := range clients {
 			c.clients = append(c.clients, drawClient(r, n, c.key != ""))
 		}
+		if c.key != "" && chance(r, 0.6) {
+			c.other = drawOther(r, c.kind)
+			c.other.request["stream"] = chance(r, 0.5)
+		}
 		p.chats = append(p.chats, c)
 	}
 	for i := range s.responses {
-		p.responses = append(p.responses, drawResponse(r, p.someTime(r, 0, 0.9), fmt.Sprintf("response-%d-%03d", p.seed, i)))
+		one := drawResponse(r, p.someTime(r, 0, 0.9), fmt.Sprintf("response-%d-%03d", p.seed, i))
+		for i < conversing && (!one.strict || one.cancel > 0) {
+			one = drawResponse(r, p.someTime(r, 0, 0.5), one.id)
+		}
+		if i < conversing || one.strict && one.at < p.scale.span/2 && chance(r, 0.4) {
+			one.next = drawOther(r, response)
+			one.request["max_output_tokens"] = shortAnswer // the context holds the whole conversation
+		}
+		p.responses = append(p.responses, one)
 	}
 	for i := range s.batches {
-		b := batchPlan{at: p.someTime(r, 0, 0.4), kind: []string{chat, response}[i%2], id: fmt.Sprintf("batch-%d-%02d", p.seed, i)}
-		if i%3 == 2 {
+		b := batchPlan{at: p.someTime(r, 0, 0.4), kind: []string{chat, response, message}[i%3], id: fmt.Sprintf("batch-%d-%02d", p.seed, i)}
+		if i%4 == 2 {
 			b.cancelAt = 1 + r.IntN(s.lines/2)
 		}
 		b.lines = drawLines(r, b.kind, s.lines)
@@ -207,10 +221,17 @@ func drawResponse(r *rand.Rand, at time.Duration, id string) responsePlan {
 func drawLines(r *rand.Rand, kind string, n int) (lines []linePlan) {
 	for i := range n {
 		l := linePlan{customID: fmt.Sprintf("line %d", i)}
+		if kind == message {
+			l.customID = fmt.Sprintf("line-%d", i)
+		}
 		l.strict, l.request = drawRequest(r, kind)
 		lines = append(lines, l)
 	}
 	again := lines[0].text(kind)
+	if kind == message { // one that is torn, or there twice, is refused with its batch
+		broken := strings.NewReplacer("line-0", "no-model", `"haiku"`, `"nobody"`, `"loose"`, `"nobody"`).Replace(again)
+		return slices.Insert(lines, r.IntN(n), linePlan{broken: broken, customID: "no-model", names: true})
+	}
 	lines = append(lines,
 		linePlan{broken: `{"custom_id":"torn","method":"POST"`},
 		linePlan{broken: again}, // the custom_id is another line's
@@ -227,11 +248,21 @@ func (l linePlan) text(kind string) string {
 	if l.broken != "" {
 		return l.broken
 	}
+	if kind == message {
+		return string(encode(map[string]any{"custom_id": l.customID, "params": l.request}))
+	}
 	return string(encode(map[string]any{"custom_id": l.customID, "method": "POST", "url": dialects[kind].path, "body": l.request}))
 }
 
-// file is the batch's file.
+// file is the batch's file. Requests of messages are sent in one body.
 func (p batchPlan) file() string {
+	if p.kind == message {
+		var all []string
+		for _, l := range p.lines {
+			all = append(all, l.text(p.kind))
+		}
+		return `{"requests":[` + strings.Join(all, ",") + `]}`
+	}
 	var b strings.Builder
 	for _, l := range p.lines {
 		b.WriteString(l.text(p.kind) + "\n")

@@ -31,12 +31,18 @@ func (f *field) settleFronts(ctx context.Context) error {
 		return err
 	}
 	for _, b := range f.h.batches { // from the record alone
-		if p, ok := d.call(ctx, get(batchesPath+"/"+b.id), nil); ok && b.id != "" {
-			v, _ := viewOf[batchView](p)
-			b.again = d.results(ctx, v)
+		if b.id == "" {
+			continue
+		}
+		if p, ok := d.call(ctx, get(b.path()), nil); ok {
+			v, _ := b.view(p)
+			b.again = d.results(ctx, b, v)
 		}
 	}
-	return f.lastOfTasks(ctx)
+	if err := f.lastOfTasks(ctx); err != nil {
+		return err
+	}
+	return d.removeMessages(ctx)
 }
 
 // until looks at something until it is over.
@@ -68,14 +74,16 @@ func (d *frontDriver) lastOfResponse(ctx context.Context, r *responseRecord) {
 }
 
 func (d *frontDriver) lastOfBatch(ctx context.Context, b *batchRecord) {
-	p := d.until(ctx, batchesPath+"/"+b.id, func(p poll) bool {
-		v, is := viewOf[batchView](p)
+	p := d.until(ctx, b.path(), func(p poll) bool {
+		v, is := b.view(p)
 		return !is || batchOver(v.Status)
 	})
 	b.polls = append(b.polls, p)
 	b.unknown = p.status == http.StatusNotFound
-	content, _ := d.call(ctx, get(filesPath+"/"+b.file+"/content"), nil)
-	b.content = content.body
+	if b.file != "" {
+		content, _ := d.call(ctx, get(filesPath+"/"+b.file+"/content"), nil)
+		b.content = content.body
+	}
 }
 
 // removeFiles deletes what clients have sent, as clients do in the end. It notes what was there.
@@ -110,6 +118,7 @@ func (h *frontHistory) told() (ids []string) {
 	}
 	for _, r := range h.responses {
 		note(r.asked)
+		note(r.next)
 	}
 	for _, b := range h.batches {
 		for _, r := range b.rows() {
@@ -153,7 +162,7 @@ func (s *status) over() bool {
 
 // calmFronts has an undisturbed daemon answer every strict request.
 func (d *frontDriver) calmFronts(ctx context.Context, to *server, h *frontHistory) error {
-	run := func(kind string, asked map[string]any) (*string, error) {
+	run := func(kind string, asked map[string]any) (text *string, task string, err error) {
 		plain := map[string]any{}
 		for name, value := range asked {
 			if name != "stream" && name != "background" {
@@ -164,41 +173,56 @@ func (d *frontDriver) calmFronts(ctx context.Context, to *server, h *frontHistor
 		d.ask(ctx, to, post(dialects[kind].path, "", plain), one, nil)
 		s := one.said(kind)
 		if !one.answers() || !s.done {
-			return nil, fmt.Errorf("the undisturbed daemon answers %s with %d: %s", encode(plain), one.status, one.body)
+			return nil, "", fmt.Errorf("the undisturbed daemon answers %s with %d: %s", encode(plain), one.status, one.body)
 		}
-		return &s.text, nil
+		return &s.text, one.task, nil
 	}
 	var mu sync.Mutex
 	var err error
 	var runs sync.WaitGroup
 	slots := make(chan struct{}, 3) // as many as there are workers
-	start := func(kind string, asked map[string]any, take func(text *string)) {
+	start := func(run func() error) {
 		slots <- struct{}{}
 		runs.Go(func() {
 			defer func() { <-slots }()
-			text, failed := run(kind, asked)
+			failed := run()
 			mu.Lock()
 			defer mu.Unlock()
-			if err = errors.Join(err, failed); failed == nil {
-				take(text)
-			}
+			err = errors.Join(err, failed)
 		})
 	}
 	for _, c := range h.chats {
 		if c.plan.strict {
-			start(c.plan.kind, c.plan.request, func(text *string) { c.calm = text })
+			start(func() (err error) {
+				c.calm, _, err = run(c.plan.kind, c.plan.request)
+				return err
+			})
 		}
 	}
 	for _, r := range h.responses {
 		if r.plan.strict {
-			start(response, r.plan.request, func(text *string) { r.calm = text })
+			start(func() (err error) {
+				var task string
+				if r.calm, task, err = run(response, r.plan.request); err == nil && r.plan.next != nil {
+					r.calmNext, _, err = run(response, r.plan.next.behind(responsePrefix+task))
+				}
+				return err
+			})
 		}
 	}
 	for _, b := range h.batches {
 		b.calm = map[string]string{}
 		for _, l := range b.plan.lines {
 			if l.strict && l.broken == "" {
-				start(b.plan.kind, l.request, func(text *string) { b.calm[l.customID] = *text })
+				start(func() error {
+					text, _, err := run(b.plan.kind, l.request)
+					if err == nil {
+						mu.Lock()
+						defer mu.Unlock()
+						b.calm[l.customID] = *text
+					}
+					return err
+				})
 			}
 		}
 	}

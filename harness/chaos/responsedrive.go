@@ -16,6 +16,11 @@ const responsePrefix = "resp_"
 
 // response does everything that one response's clients do.
 func (d *frontDriver) response(ctx context.Context, r *responseRecord) {
+	d.respond(ctx, r)
+	d.goOn(ctx, r)
+}
+
+func (d *frontDriver) respond(ctx context.Context, r *responseRecord) {
 	var clients sync.WaitGroup
 	defer clients.Wait()
 	known := make(chan struct{})

@@ -181,14 +181,13 @@ func (a *App) makeFront() error {
 	}
 	served, err := fronts.New(fronts.Options{
 		Config: c, Tasks: a.tasks, Ledger: a.ledger, Artifacts: a.artifacts, Fleet: a.fleet, Schedule: a.schedule, Operator: a.operator,
-		Streams: a.streams, Log: log, Registerer: a.registry,
+		Streams: a.streams, Native: native, Log: log, Registerer: a.registry,
 	})
 	if err != nil {
 		return err
 	}
 	a.feeder = served.Feeder
 	a.cleanup.push("close the connections past the line", func(context.Context) error { served.Close(); return nil })
-	served.Below["/"] = native
 	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: served.Below, Exact: served.Exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),
 	})

@@ -42,14 +42,21 @@ func (c Config) CheckPools(of func(Pool) bool) error {
 			continue
 		}
 		if p.Model.Path != "" && p.Engine != task.Command { // whose models are of many kinds
-			if what, remedy := gguf(p.Model.Path); what != "" {
+			look := gguf
+			if hubProgram(p.Engine) != "" {
+				look = folder
+			}
+			if what, remedy := look(p.Model.Path); what != "" {
 				ps.add(c.where.of(path+".model.ref"), what, remedy)
 			}
 		}
 		if p.Provisioning.Mode == ModeBinary && p.Provisioning.URL == "" {
 			if _, err := exec.LookPath(p.Provisioning.Path); err != nil {
-				ps.add(c.where.of(path+".provisioning.path"), fmt.Sprintf("there is no program %s", task.Clip(p.Provisioning.Path, maxQuote)),
-					"install llama-server or build one with `go tool mage engine:llamaServer`, or correct the path")
+				remedy := "install llama-server or build one with `go tool mage engine:llamaServer`, or correct the path"
+				if program := hubProgram(p.Engine); program != "" {
+					remedy = "install " + program + ", or correct the path"
+				}
+				ps.add(c.where.of(path+".provisioning.path"), fmt.Sprintf("there is no program %s", task.Clip(p.Provisioning.Path, maxQuote)), remedy)
 			}
 		}
 	}

@@ -213,6 +213,9 @@ func (c *Config) pool(ps *problems, p *Pool, path string, env func(string) strin
 		ps.add(at("sampler_profile"), fmt.Sprintf("there is no sampler profile %s", task.Clip(p.SamplerProfile, maxQuote)), remedy)
 	}
 	c.timeouts(ps, &p.Timeouts, path+".timeouts")
+	if !c.started(ps, p, path) {
+		return
+	}
 	switch p.Provisioning.Mode {
 	case ModeBuiltin:
 		c.only(ps, path, p.Provisioning.Mode)
@@ -291,6 +294,8 @@ func (c *Config) devices(ps *problems, p *Pool, path string) {
 	}
 	split := p.TensorSplit
 	switch {
+	case hubProgram(p.Engine) != "" && p.Provisioning.Mode != ModeExternal:
+		c.hubDevices(ps, p, path)
 	case len(split) == 0 && cards > 1 && len(p.RPC) == 0:
 		ps.add(at("device"), fmt.Sprintf("device lists %d GPUs, and tensor_split is missing", cards),
 			"say what part of the model each holds, like tensor_split: [2, 1]; or use device: auto, which gives each replica one GPU")

@@ -38,7 +38,7 @@ func (f candidates) Snapshot(p task.Priority) []admission.Pool {
 		}
 		pools[i] = admission.Pool{
 			Pool: placement.Pool{
-				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Ctx: s.ctx, Strict: s.strict,
+				ID: c.ID, Engine: c.Engine, ModelID: c.Model.ID, Ref: c.Model.Canonical, Workload: c.Workload, Routes: c.Routes, Ctx: s.ctx, Strict: s.strict,
 				Profile: c.SamplerProfile, Ready: s.ready > 0, Retired: retired, Quantisation: facts.Quantisation, Bits: bits,
 				NoTemplate: facts.Format != "" && !slices.Contains(facts.Features, catalog.FeatureChatTemplate),
 				OnDemand:   onDemand(c), Standing: f.standing(c), Wait: f.schedule.Wait(c.ID, p), Backlog: f.schedule.Backlog(c.ID),

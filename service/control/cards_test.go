@@ -71,3 +71,47 @@ func TestAFirstLoadIsPredictedByTheRateOfOthers(t *testing.T) {
 	require.Equal(t, 4*time.Second, longest)
 	require.EqualValues(t, 20, bytes)
 }
+
+// LO-503: memory that a worker gives back, and that the driver still shows, keeps its pool from being absent. So the plan waits for that memory, instead of
+// finding that a model could never have it.
+func TestAPoolLeavesUntilTheDriverShowsIt(t *testing.T) {
+	const size, pid = 14, 7
+	now := time.Now()
+	inventory := gpu.Inventory{Seq: 1, At: now, Driver: "570", Cards: []gpu.Card{{Index: 0, Total: 24, Free: 24, Healthy: true}}}
+	sample := func(used int64) {
+		now = now.Add(time.Second)
+		inventory.Seq++
+		inventory.At = now
+		c := gpu.Card{Index: 0, Total: 24, Used: used, Free: 24 - used, Healthy: true}
+		if used > 0 {
+			c.Processes = []gpu.Process{{PID: pid, Bytes: used}}
+		}
+		inventory.Cards = []gpu.Card{c}
+	}
+	ledger := vram.NewLedger(vram.LedgerOptions{
+		Snapshot: func() gpu.Inventory { return inventory }, Now: func() time.Time { return now },
+		Group: func(int) (int, bool) { return 0, false },
+	})
+	stands := func(r pool.Info) residency.Tenant {
+		t := residency.Tenant{ID: "first"}
+		models{}.tenant(&t, vram.Auto, nil, r, ledger.View())
+		return t
+	}
+	_, err := ledger.Reserve("first-0", vram.Wish{Device: vram.Auto, Bytes: size})
+	require.NoError(t, err)
+	ledger.Spawned("first-0", pid)
+	sample(size)
+	ledger.Settle("first-0")
+	sample(size)
+	require.Equal(t, residency.Loaded, stands(pool.Info{Owner: "first-0", State: pool.Ready, NeedBytes: size}).State)
+
+	ledger.Release("first-0")
+	stopped := pool.Info{Owner: "first-0", State: pool.Stopped, NeedBytes: size}
+	first := stands(stopped)
+	require.Equal(t, residency.Leaving, first.State)
+	room := []vram.Room{{Card: 0, Free: ledger.Free(0)}}
+	require.EqualValues(t, 10, room[0].Free)
+	require.True(t, residency.Possible(room, []residency.Tenant{first}, []residency.Want{{Bytes: size}}), "it will have the memory")
+	sample(0)
+	require.Equal(t, residency.Absent, stands(stopped).State)
+}

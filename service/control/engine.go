@@ -58,6 +58,11 @@ func wantOf(c config.Config, p config.Pool) provision.Want {
 		Path: v.Path, URL: v.URL, Digest: v.Digest, Package: v.Package, AllowPackages: c.Provision.AllowSystemPackages,
 		Runtime: v.Runtime, Image: v.Image, Repository: v.Repository, Ref: v.Ref, CMakeFlags: v.CMakeFlags,
 	}
+	for _, kind := range EngineKinds() {
+		if kind.Name == p.Engine && kind.Start != nil {
+			w.Hub, w.KeyEnv, w.Env = kind.Start.Files != nil, kind.Start.KeyEnv, kind.Start.Env
+		}
+	}
 	if len(p.RPC) > 0 && v.Mode == config.ModeSource {
 		w = w.WithRPC()
 	}

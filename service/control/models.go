@@ -52,7 +52,11 @@ func (m models) Memory() ([]vram.Room, []residency.Tenant) {
 		}
 	}
 	for i := range tenants {
-		if t := &tenants[i]; !m.tried(t.ID) && !residency.Possible(cards, tenants, t.Wants) {
+		t := &tenants[i]
+		switch _, fetching := m.Fetching(t.ID); {
+		case fetching && t.State == residency.Loading: // others may use the memory meanwhile
+			t.Wants = nil
+		case !m.tried(t.ID) && !residency.Possible(cards, tenants, t.Wants):
 			// The plan would never load it, and nobody would learn why. So it is loaded once, and the refusal tells the reason.
 			t.Wants = nil
 		}
@@ -84,10 +88,13 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 		}
 	case pool.Stopped:
 	}
-	bytes := r.NeedBytes // the load will ask for as much, so the plan has to as well
+	bytes := r.NeedBytes                                                                 // the load will ask for as much, so the plan has to as well
+	waits := (r.State == pool.Backoff || r.State == pool.Failed) && !r.Short && r.Wanted // no memory is kept for its next try
 	if device == "cpu" {
 		share := vram.Share{Card: hostCard, Bytes: bytes}
-		t.Wants = append(t.Wants, residency.Want{Shares: []vram.Share{share}})
+		if !waits {
+			t.Wants = append(t.Wants, residency.Want{Shares: []vram.Share{share}})
+		}
 		if r.PID != 0 {
 			t.Holds = append(t.Holds, share)
 		}
@@ -97,19 +104,21 @@ func (m models) tenant(t *residency.Tenant, device string, split []float64, r po
 	if cards, err := vram.Cards(device); err == nil {
 		want.Shares = vram.Deal(cards, split, bytes)
 	}
-	t.Wants = append(t.Wants, want)
+	if !waits {
+		t.Wants = append(t.Wants, want)
+	}
 	for _, c := range view.Cards {
 		for _, h := range c.Holders {
 			if h.Owner != r.Owner {
 				continue
 			}
+			bytes := max(h.Due, h.Shown)
 			if h.Phase == vram.Leaving {
-				if t.State == residency.Absent && h.Kept > 0 {
+				if bytes = h.Kept + h.Shown; bytes > 0 && t.State == residency.Absent {
 					t.State = residency.Leaving
 				}
-				continue
 			}
-			t.Holds = append(t.Holds, vram.Share{Card: c.Index, Bytes: max(h.Due, h.Shown)})
+			t.Holds = append(t.Holds, vram.Share{Card: c.Index, Bytes: bytes})
 		}
 	}
 }

@@ -182,7 +182,7 @@ func (f views) Health(id string) (api.HealthView, error) {
 			h.Replicas = append(h.Replicas, api.ReplicaView{
 				ID: r.ID, State: string(r.State), Restarts: r.Restarts, Fingerprint: r.Fingerprint, EngineVersion: r.EngineVersion,
 				Device: r.Device, Slots: r.Slots, Active: r.Active, Ctx: r.Ctx, Cards: r.Cards, Hosts: hosts, EstimateBytes: r.EstimateBytes, ObservedBytes: r.ObservedBytes,
-				LoadTime: r.LoadTime, LastError: r.LastError, LogTail: r.LogTail,
+				LoadTime: r.LoadTime, Progress: r.Progress, LastError: r.LastError, LogTail: r.LogTail,
 			})
 			for _, g := range gpus {
 				if slices.Contains(r.Cards, g.Index) && !slices.ContainsFunc(h.GPUs, func(o api.GPUView) bool { return o.Index == g.Index }) {

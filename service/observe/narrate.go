@@ -227,6 +227,8 @@ func (j *Job) work() string {
 		what = either(batch, "a batch completion", "an interactive completion")
 	case task.Embedding:
 		what = either(batch, "a batch embedding", "an interactive embedding")
+	case task.Opaque:
+		what = either(batch, "a batch request", "an interactive request")
 	case task.Rerank:
 		what = either(batch, "a batch rerank", "an interactive rerank")
 	}

@@ -97,6 +97,7 @@ type Request struct {
 	ID             string // empty: the orchestrator chooses one
 	ModelRef       string
 	Workload       Workload
+	Path           string // of an opaque request
 	Engine         string // empty: any
 	SessionID      string
 	Priority       Priority

@@ -21,6 +21,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/ollama"
+	"github.com/llama-orch/llama-orch/service/front/opaque"
 	"github.com/llama-orch/llama-orch/service/front/openai"
 	"github.com/llama-orch/llama-orch/service/front/upstream"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
@@ -37,6 +38,7 @@ type Options struct {
 	Schedule   *scheduler.Scheduler
 	Operator   *control.Operator
 	Streams    *delivery.Streams
+	Native     gate.Front // that of the native API
 	Log        *zap.Logger
 	Registerer prometheus.Registerer
 }
@@ -48,6 +50,7 @@ type Fronts struct {
 	Feeder *batch.Feeder         // nil: no front has batches
 
 	engines *control.Upstream // nil: nothing is passed through
+	opaque  *control.Opaque
 }
 
 // New makes the fronts.
@@ -79,6 +82,7 @@ func New(o Options) (*Fronts, error) {
 	if err := f.batches(o, common, chat, messages); err != nil {
 		return nil, err
 	}
+	f.passOn(o, chat, common)
 	if c.Fronts.Upstream {
 		f.engines = control.NewUpstream(o.Fleet, o.Schedule, o.Log)
 		f.Below[upstream.Prefix] = upstream.New(upstream.Options{Engines: f.engines, Log: o.Log})
@@ -86,8 +90,27 @@ func New(o Options) (*Fronts, error) {
 	return f, nil
 }
 
-// Close closes the connections to engines that passed the line.
+// passOn puts before the native API, and before rerank, what passes requests to the servers of the pools that have their paths as routes. Errors are
+// in OpenAI's shape, whether that dialect is served or not: such requests are its clients'.
+func (f *Fronts) passOn(o Options, chat *openai.Front, common exchange.Options) {
+	f.opaque = control.NewOpaque(o.Fleet, o.Tasks.Desk, o.Schedule)
+	refuse := openai.New(common).Refuse
+	before := func(front gate.Front) gate.Front {
+		return opaque.New(opaque.Options{
+			Line: f.opaque, Refuse: refuse, Else: front, Window: int64(o.Config.Limits.BodyBytes), Body: int64(o.Config.Limits.FileBytes), Log: o.Log,
+		})
+	}
+	f.Below["/"] = before(o.Native)
+	if chat != nil {
+		for _, path := range openai.Shared {
+			f.Below[path] = before(chat)
+		}
+	}
+}
+
+// Close closes the connections to engines that were not their adapters'.
 func (f *Fronts) Close() {
+	f.opaque.Close()
 	if f.engines != nil {
 		f.engines.Close()
 	}

@@ -19,6 +19,9 @@ const (
 	MissingLibrary Cause = "missing_library" // the program or its libraries are not whole
 	BadModel       Cause = "bad_model"       // the engine does not take the model
 	PortTaken      Cause = "port_taken"      // another program was faster
+	NoKVRoom       Cause = "no_kv_room"      // the model fits, and the KV of its context does not
+	ModelMissing   Cause = "model_missing"   // the engine does not find the model, or not all of its files
+	UnsupportedGPU Cause = "unsupported_gpu" // the card cannot do what the engine or the model wants
 	HostLost       Cause = "host_lost"       // another host, which computes a part, is gone (LO-471)
 )
 
@@ -34,6 +37,14 @@ type Deaths struct {
 	Harmless []string
 	// Signs are in order: the later ones follow from the first.
 	Signs []Sign
+}
+
+// Texts are those of all signs.
+func (d Deaths) Texts() (all []string) {
+	for _, s := range d.Signs {
+		all = append(all, s.Texts...)
+	}
+	return all
 }
 
 // Told returns the causes that the lines tell of, the most telling first.

@@ -53,8 +53,16 @@ type Start struct {
 	// Size reads from the model's file what the memory of its workers depends on. If it fails, the Sizer that it returns guesses from
 	// the size of the file.
 	Size func(w Worker, fileBytes int64) (Sizer, error)
+	// Files are the files of the model at a path, in order. Nil: it is a GGUF file, or the first of several parts.
+	Files func(path string) ([]string, error)
+	// Even says that a model is split evenly over the cards of a mask, so that a pool has no shares.
+	Even bool
+	// Env are further variables of a worker's environment, each NAME=VALUE. None is a secret.
+	Env []string
 	// Deaths are the texts by which a worker's last words tell what it died of.
 	Deaths Deaths
+	// Progress reads from a line of a worker's output how far it is with its load; empty: the line does not tell. Nil: none does.
+	Progress func(line string) string
 	// Shares reads from what a worker has said while it loaded what it takes of each of its hosts. Nil: its kind has none.
 	Shares func(lines []string) []Share
 }
@@ -62,8 +70,9 @@ type Start struct {
 // Worker is a worker that is about to be started, as its kind has to know it.
 type Worker struct {
 	BuiltIn  bool // it is this program again; else it is the kind's own program
+	Inside   bool // it runs in a container, whose entry point is that program
 	Workload task.Workload
-	Model    string // the model's file, by the path at which the worker finds it
+	Model    string // the model's file or folder, by the path at which the worker finds it
 	Libs     string // folder of the built-in worker's libraries
 	Cards    int    // that it gets; 0: it computes on the CPU
 	Split    []float64
@@ -101,10 +110,17 @@ const MaskHere = "\x00mask\x00"
 // Command is what a worker is told, and what of it can change bytes.
 type Command struct {
 	Args  []string
-	Sized func(ctx int) []string // further arguments, once the context of a slot is decided on; 0: the engine's own default
-	Batch int                    // for the fingerprint; 0: the engine's own
-	Piece int                    // as in Endpoint
-	Flags []string               // for the fingerprint: whatever else can change bytes, in order
+	Sized func(Room) []string // further arguments, once it is decided what the worker gets
+	Batch int                 // for the fingerprint; 0: the engine's own
+	Piece int                 // as in Endpoint
+	Flags []string            // for the fingerprint: whatever else can change bytes, in order
+}
+
+// Room is what a worker gets, as it is decided just before it starts.
+type Room struct {
+	Ctx int // that a slot's context holds; 0: the engine's own default
+	// Share is the part of the whole memory of each of its cards that it may take; 0: nobody counts their memory.
+	Share float64
 }
 
 // Share is what a worker takes of another host, as it says itself.

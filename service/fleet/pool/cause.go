@@ -38,6 +38,9 @@ const (
 	missingLibrary = reason(engine.MissingLibrary)
 	badModel       = reason(engine.BadModel)
 	portTaken      = reason(engine.PortTaken)
+	noKVRoom       = reason(engine.NoKVRoom)
+	modelMissing   = reason(engine.ModelMissing)
+	unsupportedGPU = reason(engine.UnsupportedGPU)
 	hostLost       = reason(engine.HostLost)
 )
 
@@ -45,7 +48,8 @@ const (
 func Reasons() []string {
 	return []string{
 		string(refused), string(loadFailed), string(probeFailed), string(exited), string(unhealthy), string(replaced), string(drained), string(internal), string(filesChanged), string(ownShortage),
-		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken), string(hostLost),
+		string(oomVRAM), string(oomHost), string(driverReset), string(missingLibrary), string(badModel), string(portTaken),
+		string(noKVRoom), string(modelMissing), string(unsupportedGPU), string(hostLost),
 	}
 }
 
@@ -193,6 +197,16 @@ func (r *replica) advice(why reason, c *claim, model, problem string) string {
 		return "the worker's program or libraries are not whole: " + r.kind.Start.Repair
 	case badModel:
 		return fmt.Sprintf("the engine does not take the model file %s: fetch it again, or use an engine that knows this kind of model", model)
+	case noKVRoom:
+		text := "the model fits, and the KV of its context does not: lower `ctx` or `slots`, name more cards in `device`, or use a smaller model or quantisation"
+		if c.bytes > 0 {
+			text += fmt.Sprintf(" (%s of %s were reserved; more is asked for from now on)", vram.Size(c.bytes), cards)
+		}
+		return text
+	case modelMissing:
+		return fmt.Sprintf("the engine does not find the model, or not all of its files, in %s: fetch all files of the model's repository into that folder, or correct `model.ref`", model)
+	case unsupportedGPU:
+		return fmt.Sprintf("the engine cannot use %s for this model: use a build of the engine for this generation of cards, another `--dtype` or quantisation in `provisioning.args`, or another card", cards)
 	case portTaken:
 		return "another program took the worker's port first; the next try takes another port"
 	case hostLost:
@@ -229,7 +243,7 @@ func (r *replica) explain(why *loss, w *worker) *loss {
 	if (e.exitCode >= 0 || e.signal != 0) && !e.byUs || errors.Is(why, errExited) { // how it ended is known only now
 		found.detail, found.err = w.proc.Death().Text, nil
 	}
-	if found.reason = e.cause(why.reason); found.reason == oomVRAM && w.claim.bytes > 0 {
+	if found.reason = e.cause(why.reason); (found.reason == oomVRAM || found.reason == noKVRoom) && w.claim.bytes > 0 {
 		r.m.learned.TooLittle(w.claim.load, w.claim.bytes, r.m.now())
 		if r.fitsCtx() { // the next try asks for a smaller context
 			r.kept, r.stretch = 0, r.stretch*vram.ShortMargin

@@ -21,13 +21,18 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
+	"github.com/llama-orch/llama-orch/harness/hubengine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 )
 
 // asServer is the last argument of a test binary that plays llama-server.
 const asServer = "--as-llama-server"
+
+// asHub is an argument of a test binary that plays an engine which takes models of the hub.
+const asHub = "--as-hub-engine"
 
 // child is what a worker process of the tests does. It is the content of its "model file", because a worker inherits
 // nothing else that a test could choose.
@@ -50,6 +55,8 @@ func TestMain(m *testing.M) {
 		os.Exit(runWorker())
 	case len(os.Args) > 1 && os.Args[1] == "worker":
 		os.Exit(runChild(argument("--model"), "127.0.0.1:0"))
+	case slices.Contains(os.Args, asHub):
+		os.Exit(hubengine.Main(context.Background(), os.Args[1:], os.Stderr))
 	case len(os.Args) > 1 && os.Args[len(os.Args)-1] == asServer:
 		os.Exit(runChild(argument("-m"), "127.0.0.1:"+argument("--port")))
 	case len(os.Args) > 1 && os.Args[1] == "daemon":
@@ -163,4 +170,4 @@ func runDaemon(dir, exe string) int {
 func command(args ...string) *exec.Cmd { return exec.Command(os.Args[0], args...) }
 
 // kinds are those that the daemon has, too.
-var kinds = []engine.Kind{llamacpp.Kind()}
+var kinds = []engine.Kind{llamacpp.Kind(), tgi.Kind()}

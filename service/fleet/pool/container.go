@@ -17,9 +17,11 @@ func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, rea
 	if err != nil {
 		return nil, fixable("there is no such program to run containers with: install it, or correct `provisioning.runtime`", c.Argv[0], err)
 	}
-	parts, err := gguf.Parts(spec.ModelPath)
-	if err != nil {
-		return nil, err
+	parts := []string{spec.ModelPath}
+	if r.kind.Start.Files == nil {
+		if parts, err = gguf.Parts(spec.ModelPath); err != nil {
+			return nil, err
+		}
 	}
 	if strings.ContainsAny(spec.ModelPath, ",\"\n") {
 		return nil, fixable("the model's path holds a comma, a quote or a line feed, and cannot be mounted: give the file another name", spec.ModelPath, nil)
@@ -31,6 +33,7 @@ func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, rea
 	}
 	run := c.Named(r.m.launcher.ContainerName(r.id), port, parts)
 	told := spec.worker()
+	told.Inside = true
 	told.Threads, told.Model, told.Host, told.Port, told.Scratch = facts.Threads, run.Model, "0.0.0.0", strconv.Itoa(c.Port), "/tmp"
 	p := newPlan(exe, facts, r.kind.Start.Command(told))
 	p.address, p.container, p.image = address, &run, ready.Path

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"go.uber.org/zap"
@@ -14,7 +15,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
-	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -113,7 +113,11 @@ func (m *Manager) expect(spec Spec) int64 {
 	if path := m.opts.Models.Path(spec.ModelRef); path != "" {
 		spec.ModelPath = path
 	}
-	parts, err := gguf.Find(spec.ModelPath)
+	kind, err := m.opts.kind(spec.Engine)
+	if err != nil || kind.Start == nil {
+		return 0
+	}
+	parts, err := files(kind, spec.ModelPath)
 	if err != nil {
 		return 0
 	}
@@ -123,10 +127,8 @@ func (m *Manager) expect(spec Spec) int64 {
 			size += at.Size()
 		}
 	}
-	spec.ModelPath = parts[0]
-	kind, err := m.opts.kind(spec.Engine)
-	if err != nil || kind.Start == nil {
-		return 0
+	if kind.Start.Files == nil {
+		spec.ModelPath = parts[0]
 	}
 	s, _ := kind.Start.Size(spec.worker(), size) // a guess is good enough here, and the load logs that it is one
 	ctx := spec.Ctx
@@ -135,6 +137,21 @@ func (m *Manager) expect(spec Spec) int64 {
 	}
 	e, _ := s.At(ctx)
 	return spec.expected(e)
+}
+
+// share is the part of the whole memory of each of its cards that a worker has reserved; 0: nobody counts it.
+func (r *replica) share(c *claim) (share float64) {
+	if !c.reserved {
+		return 0
+	}
+	for _, room := range r.m.opts.VRAM.Room(strings.Join(cardNames(r.spec, c.cards), ",")) {
+		for _, s := range vram.Deal(c.cards, r.spec.TensorSplit, c.bytes) {
+			if s.Card == room.Card && room.Total > 0 {
+				share = max(share, float64(s.Bytes)/float64(room.Total))
+			}
+		}
+	}
+	return min(share, 1)
 }
 
 // typed names the pool in a typed error.

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/safefile"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -49,6 +50,9 @@ func (noModels) Retired(string) bool { return false }
 // model waits for the replica's model, checks it, and holds it for the worker.
 func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 	spec, began := r.spec, false
+	if r.kind.Start.Files != nil { // its folder stays where it is, and the catalog does not look after it
+		return r.m.file(w.ctx, spec)
+	}
 	if spec.NoModel {
 		return Held{}, nil
 	}
@@ -83,9 +87,17 @@ func (r *replica) model(w *worker, log *zap.Logger) (Held, error) {
 
 // file checks the model of a spec that is simply a file, or one of several parts.
 func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
-	parts, err := safefile.Wait(ctx, func(context.Context) ([]string, error) { return gguf.Find(spec.ModelPath) })
+	kind, err := m.opts.kind(spec.Engine)
+	if err != nil {
+		return Held{}, err
+	}
+	folder := kind.Start.Files != nil
+	parts, err := safefile.Wait(ctx, func(context.Context) ([]string, error) { return files(kind, spec.ModelPath) })
 	if ctx.Err() != nil {
 		return Held{}, context.Cause(ctx)
+	}
+	if err != nil && folder {
+		return Held{}, fixable(err.Error(), spec.ModelPath, nil)
 	}
 	if missing, ok := errors.AsType[*gguf.MissingError](err); ok && missing.Of > 1 {
 		return Held{}, fixable(missing.Error()+": put what is missing there, or correct `model.ref`", spec.ModelPath, missing.Err)
@@ -107,13 +119,28 @@ func (m *Manager) file(ctx context.Context, spec Spec) (Held, error) {
 		untrusted.Engine, untrusted.PoolID = spec.Engine, spec.ID
 		return Held{}, &loss{reason: refused, fixed: true, err: untrusted}
 	}
-	return Held{Path: parts[0], Digest: digest, Size: sum.Size, Marks: sum.Marks}, nil
+	path := parts[0]
+	if folder {
+		path = spec.ModelPath
+	}
+	return Held{Path: path, Digest: digest, Size: sum.Size, Marks: sum.Marks}, nil
+}
+
+// files are those of the model at a path.
+func files(kind engine.Kind, path string) ([]string, error) {
+	if kind.Start.Files != nil {
+		return kind.Start.Files(path)
+	}
+	return gguf.Find(path)
 }
 
 // checkModel says why a model cannot be used, before a reload touches anything. It waits while the model is fetched.
 func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
 	if spec.Mode == External {
 		return task.Errorf(task.InvalidParams, "the engines of pool '%s' run elsewhere and load their own models: reload them there", spec.ID)
+	}
+	if kind, err := m.opts.kind(spec.Engine); err == nil && kind.Start.Files != nil {
+		return m.unusable(ctx, spec)
 	}
 	held, known, err := m.opts.Models.Use(ctx, spec.ModelRef, spec.ModelDigest, func(int64, int64) {})
 	if err != nil {
@@ -124,7 +151,13 @@ func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
 		held.Release()
 		return nil
 	}
-	if _, err = m.file(ctx, spec); err == nil {
+	return m.unusable(ctx, spec)
+}
+
+// unusable says why the model of a spec that is simply there cannot be used; nil: it can.
+func (m *Manager) unusable(ctx context.Context, spec Spec) *task.Error {
+	_, err := m.file(ctx, spec)
+	if err == nil {
 		return nil
 	}
 	if typed, ok := errors.AsType[*task.Error](err); ok {

@@ -78,6 +78,8 @@ type Info struct {
 	// While the replica waits for its model to be fetched, FetchedBytes of FetchTotal are on the disk; FetchTotal is 0 while nobody
 	// knows it.
 	FetchedBytes, FetchTotal int64
+	// Progress is how far the worker is with its load, as its output tells; empty where it does not, and where nothing loads.
+	Progress string
 	// LoadTime is how long the last load took, from the first check to ready, without the fetch of the model; 0: none yet.
 	LoadTime  time.Duration
 	Restarts  int

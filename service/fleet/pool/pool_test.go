@@ -65,7 +65,7 @@ func setup(t *testing.T, change func(b *bundle, o *pool.Options), specs ...pool.
 		change(b, &options)
 	}
 	for i := range options.Specs {
-		options.Specs[i].Engine = llamacpp.Name
+		options.Specs[i].Engine = cmp.Or(options.Specs[i].Engine, llamacpp.Name)
 		if s := &options.Specs[i]; s.Mode == pool.Builtin && s.ModelPath == "" && options.Models == nil {
 			s.ModelPath = b.model(child{})
 		}

@@ -28,9 +28,9 @@ const smallModel = 64 << 20 // bytes; a smaller model decodes on one thread
 type plan struct {
 	exe     string
 	args    []string
-	withCtx func(ctx int) []string // further arguments, once the context is decided on
-	address string                 // where it will listen; empty: it says so itself
-	cards   []int                  // that it was granted; nil: nobody grants any
+	sized   func(engine.Room) []string // further arguments, once it is decided what the worker gets
+	address string                     // where it will listen; empty: it says so itself
+	cards   []int                      // that it was granted; nil: nobody grants any
 	facts   Facts
 	piece   int // as in engine.Endpoint
 
@@ -98,7 +98,7 @@ func (r *replica) provision(w *worker, log *zap.Logger) (*plan, error) {
 		return nil, err
 	}
 	ready.cards = w.claim.cards
-	ready.args = append(ready.args, ready.withCtx(w.claim.load.Ctx)...)
+	ready.args = append(ready.args, ready.sized(engine.Room{Ctx: w.claim.load.Ctx, Share: r.share(&w.claim)})...)
 	return ready, nil
 }
 
@@ -143,7 +143,7 @@ func defaultThreads(modelSize int64, cores int) int {
 // newPlan is the plan of a command. It adds the command's facts.
 func newPlan(exe string, facts Facts, c engine.Command) *plan {
 	facts.Batch, facts.Flags = c.Batch, c.Flags
-	return &plan{exe: exe, args: c.Args, withCtx: c.Sized, facts: facts, piece: c.Piece}
+	return &plan{exe: exe, args: c.Args, sized: c.Sized, facts: facts, piece: c.Piece}
 }
 
 func (r *replica) planBuiltin(_ context.Context, spec Spec, facts Facts, _ Prepared) (*plan, error) {

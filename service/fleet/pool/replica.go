@@ -163,7 +163,7 @@ func (r *replica) unready() *task.Error {
 // publish shows a new state. Only the supervisor calls it.
 func (r *replica) publish(state State, change func(*Info)) {
 	r.change(func(i *Info) {
-		i.State, i.Since, i.NextTry, i.Short, i.Fixed, i.Missing = state, r.m.now(), time.Time{}, false, false, ""
+		i.State, i.Since, i.NextTry, i.Short, i.Fixed, i.Missing, i.Progress = state, r.m.now(), time.Time{}, false, false, "", ""
 		i.Restarts = r.restarts
 		if change != nil {
 			change(i)

@@ -75,7 +75,9 @@ func (m *Manager) missing(ctx context.Context, spec Spec) string {
 		return ""
 	}
 	stat, err := safefile.Wait(ctx, func(context.Context) (fs.FileInfo, error) { return os.Stat(path) })
-	if ctx.Err() != nil || err == nil && stat.Mode().IsRegular() {
+	kind, _ := m.opts.kind(spec.Engine) // the spec was checked
+	folder := kind.Start != nil && kind.Start.Files != nil
+	if ctx.Err() != nil || err == nil && (stat.Mode().IsRegular() && !folder || stat.IsDir() && folder) {
 		return ""
 	}
 	return fixable(unreadable, path, err).Error()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -128,6 +129,9 @@ func (s *Spec) complete(opts Options) error {
 	}
 	if s.ModelPath == "" && s.ModelRef == "" && !s.NoModel {
 		return errors.New("the pool has no model")
+	}
+	if kind.Start.Even && len(s.TensorSplit) == 0 && s.cards() > 1 {
+		s.TensorSplit = slices.Repeat([]float64{1}, s.cards())
 	}
 	if len(s.Hosts) > 0 && s.Replicas > 1 {
 		return errors.New("a pool with `rpc` has one replica, since a host serves one worker at a time")

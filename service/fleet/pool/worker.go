@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -92,11 +93,20 @@ func (w *worker) tail() []string {
 // healthEvery is how often a worker that loads is asked whether it is healthy.
 const healthEvery = 50 * time.Millisecond
 
-// load starts the worker's process, if it has one, and waits until the engine is healthy.
+// load starts the worker's process, if it has one, and waits until the engine is healthy. The time for that begins anew with each step that the engine's
+// output tells of (LO-463).
 func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err error) {
-	ctx, cancel := awake.WithTimeoutCause(w.ctx, r.m.opts.LoadTimeout,
-		fmt.Errorf("the worker was not healthy within %s", r.m.opts.LoadTimeout))
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(w.ctx)
+	defer cancel(nil)
+	limit := r.m.opts.LoadTimeout
+	patience := awake.AfterFunc(limit, func() {
+		text := fmt.Sprintf("the worker was not healthy within %s", limit)
+		if step := r.shown.Load().Progress; step != "" {
+			text = fmt.Sprintf("the worker was neither healthy nor further within %s; the last that it did: %s", limit, step)
+		}
+		cancel(errors.New(text))
+	})
+	defer patience.Stop()
 	key := r.spec.Key
 	if r.spec.Mode == External {
 		base = strings.TrimRight(r.spec.URLs[r.index], "/")
@@ -140,8 +150,26 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			}
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
 		}
+		if step := r.progress(w); step != "" && step != r.shown.Load().Progress {
+			patience.Reset(limit)
+			r.change(func(i *Info) { i.Progress = step })
+		}
 		r.sleep(ctx, healthEvery)
 	}
+}
+
+// progress is the last step that the worker's output tells of; empty: none.
+func (r *replica) progress(w *worker) string {
+	read := r.kind.Start.Progress
+	if read == nil {
+		return ""
+	}
+	for _, line := range slices.Backward(w.tail()) {
+		if step := read(line); step != "" {
+			return step
+		}
+	}
+	return ""
 }
 
 // command is the process of a plan. The key goes into the environment: everybody can read command lines.
@@ -152,12 +180,15 @@ func (r *replica) command(p *plan, key string) process.Command {
 		args[i] = strings.ReplaceAll(arg, engine.MaskHere, strings.Join(cards, ","))
 	}
 	c := process.Command{Owner: r.id, Path: p.exe, Args: args, Foreign: r.spec.Mode != Builtin}
+	if r.kind.Start.Files != nil { // its last words are those of Python: a page of where it was, below what happened
+		c.Signs = r.kind.Start.Deaths.Texts()
+	}
 	if p.container == nil {
 		mask := r.spec.Device
 		if p.cards != nil {
 			mask = strings.Join(cards, ",")
 		}
-		c.Env = process.WorkerEnv(r.spec.LibsDir, mask)
+		c.Env = append(process.WorkerEnv(r.spec.LibsDir, mask), r.kind.Start.Env...)
 	} else {
 		c.Args, c.Container = p.container.Args(p.image, cards, args), p.container
 		c.Env = process.ContainerEnv()

@@ -23,6 +23,7 @@ const quiet = 2 * time.Second
 // ring keeps what a worker said: the last lines, and of what it has said since its last quiet moment also the first ones and those that
 // tell of a cause. A stack trace ends with registers and begins with what happened (LO-843).
 type ring struct {
+	signs []string // of this program, in addition to those of all; nobody changes it
 	mu    sync.Mutex
 	kept  [tailLines]spoken
 	count int // lines ever added
@@ -47,7 +48,7 @@ func (r *ring) add(stream, line string, now time.Time) {
 		r.head = append(r.head, line)
 	}
 	switch {
-	case len(r.told) == 0 && tells(line):
+	case len(r.told) == 0 && (tells(line) || has(line, r.signs)):
 		r.told, r.where = []string{line}, r.count
 	case len(r.told) > 0 && len(r.told) < toldLines && strings.TrimSpace(line) != "":
 		r.told = append(r.told, line)
@@ -65,8 +66,12 @@ var signs = []string{
 
 // tells reports whether a line says why a program ends.
 func tells(line string) bool {
+	return has(line, signs) && !strings.Contains(strings.ToLower(line), "pinned memory")
+}
+
+func has(line string, signs []string) bool {
 	line = strings.ToLower(line)
-	return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(line, sign) }) && !strings.Contains(line, "pinned memory")
+	return slices.ContainsFunc(signs, func(sign string) bool { return strings.Contains(line, sign) })
 }
 
 // cause returns the first lines since the last quiet moment that tell of a cause; none: nothing did.

@@ -40,6 +40,8 @@ type Command struct {
 	Container *Container
 	// Foreign says that the program is not our own: it may start others, which outlive it.
 	Foreign bool
+	// Signs are further texts, in lower case, of lines that tell why the program ends.
+	Signs []string
 }
 
 // Process is a running process, the leader of its own group. It ends with this program, however that ends: it gets the parent-death
@@ -67,7 +69,7 @@ type Death struct {
 
 // Spawn starts the command. It calls lost when the process has ended, for whatever reason.
 func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, error) {
-	proc := &Process{log: &ring{}, announced: make(chan string, 1), ended: make(chan struct{})}
+	proc := &Process{log: &ring{signs: c.Signs}, announced: make(chan string, 1), ended: make(chan struct{})}
 	mark := l.mark + strconv.FormatInt(l.count.Add(1), 10)
 	if c.Foreign {
 		l.guard.watch(l.mark, log)

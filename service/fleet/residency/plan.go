@@ -32,7 +32,7 @@ type Tenant struct {
 	ID    string
 	State State
 	Holds []vram.Share // given back when it is unloaded
-	Wants []Want       // of each of its replicas, when it is not loaded
+	Wants []Want       // of each of its replicas, when it is not loaded; one that waits for something else than memory wants none
 	Busy  int          // tasks that run
 
 	Interactive time.Time     // when the oldest queued interactive task came
@@ -51,9 +51,10 @@ type Rules struct {
 	Linger             time.Duration // that an idle pool stays before it makes room for batch tasks
 }
 
-// Plan is what is to be done now. The pools in Hold start no further task, because another pool is to have their memory.
+// Plan is what is to be done now. The pools in Hold start no further task, because another pool is to have their memory. In those of them that are in
+// MakeWay too, lines of batches do not run to their end, because an interactive task waits (LO-444).
 type Plan struct {
-	Load, Unload, Hold []string
+	Load, Unload, Hold, MakeWay []string
 }
 
 // Decide says which on-demand pools load, and which make room for them (LO-503). It is a pure function of the snapshot, to be
@@ -65,6 +66,7 @@ type Plan struct {
 func Decide(now time.Time, cards []vram.Room, tenants []Tenant, rules Rules) Plan {
 	var plan Plan
 	free := rooms(slices.Clone(cards))
+	tenants = free.promised(tenants)
 	var waiting []*Tenant
 	leaving := false
 	for i := range tenants {
@@ -99,8 +101,12 @@ func Decide(now time.Time, cards []vram.Room, tenants []Tenant, rules Rules) Pla
 			continue
 		}
 		for _, t := range out {
-			if t.Busy > 0 {
-				plan.Hold = append(plan.Hold, t.ID)
+			if t.Busy == 0 {
+				continue
+			}
+			plan.Hold = append(plan.Hold, t.ID)
+			if !w.Interactive.IsZero() {
+				plan.MakeWay = append(plan.MakeWay, t.ID)
 			}
 		}
 		for _, t := range out {
@@ -119,26 +125,42 @@ func Decide(now time.Time, cards []vram.Room, tenants []Tenant, rules Rules) Pla
 // rooms are the cards' memory that nobody holds or was promised.
 type rooms []vram.Room
 
+// promised takes what the pools want that are on their way and hold nothing yet, since a pool behind them must not get it first. It returns the tenants as if
+// they held it.
+func (r rooms) promised(tenants []Tenant) []Tenant {
+	held := slices.Clone(tenants)
+	for i := range held {
+		if t := &held[i]; t.State == Loading && len(t.Holds) == 0 {
+			t.Holds, _ = r.take(t.Wants)
+		}
+	}
+	return held
+}
+
 // fit takes what the replicas want out of the rooms, and reports whether there was enough. If not, the rooms stay as they were.
 func (r rooms) fit(wants []Want) bool {
-	var taken []vram.Share
+	_, ok := r.take(wants)
+	return ok
+}
+
+func (r rooms) take(wants []Want) (taken []vram.Share, enough bool) {
 	for _, w := range wants {
 		shares := w.Shares
 		if len(shares) == 0 {
 			at := vram.Smallest(r, w.Bytes)
 			if at < 0 {
 				r.add(taken, 1)
-				return false
+				return nil, false
 			}
 			shares = []vram.Share{{Card: r[at].Card, Bytes: w.Bytes}}
 		}
 		taken = append(taken, shares...)
 		if !r.add(shares, -1) {
 			r.add(taken, 1)
-			return false
+			return nil, false
 		}
 	}
-	return true
+	return taken, true
 }
 
 // add gives shares back, by a sign of 1, or takes them, by -1. It reports whether no card has less than nothing now.

@@ -52,6 +52,8 @@ func TestDecide(t *testing.T) {
 	}{
 		"nothing to do":               {cards(24, 12), []Tenant{absent("a", 8), loaded("b", 0, 8, time.Second)}, Plan{}},
 		"there is room":               {cards(24, 12), []Tenant{absent("a", 8).batch(0)}, Plan{Load: []string{"a"}}},
+		"the room is promised":        {cards(24, 0), []Tenant{absent("a", 20).in(Loading).interactive(0), absent("b", 8).batch(time.Hour)}, Plan{}},
+		"there is room beside that":   {cards(24, 0), []Tenant{absent("a", 12).in(Loading).interactive(0), absent("b", 8).batch(time.Hour)}, Plan{Load: []string{"b"}}},
 		"room for two":                {cards(24, 12), []Tenant{absent("a", 20).batch(0), absent("b", 8).batch(0)}, Plan{Load: []string{"a", "b"}}},
 		"already on its way":          {cards(24, 12), []Tenant{absent("a", 8).in(Loading).batch(0)}, Plan{}},
 		"idle for long":               {cards(1, 1), []Tenant{loaded("a", 0, 8, time.Hour).ttl(time.Minute), loaded("b", 1, 8, time.Second).ttl(time.Minute)}, Plan{Unload: []string{"a"}}},
@@ -64,14 +66,15 @@ func TestDecide(t *testing.T) {
 		"never one that generates":    {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Second), loaded("b", 0, 8, 0).busy(1)}, Plan{}},
 		"tasks of one model together": {cards(0, 0), []Tenant{absent("a", 8).interactive(29 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Plan{}},
 		"over the bound":              {cards(0, 0), []Tenant{absent("a", 8).interactive(30 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Plan{Unload: []string{"b"}}},
-		"over the bound, generating":  {cards(0, 0), []Tenant{absent("a", 8).interactive(30 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute).busy(2)}, Plan{Hold: []string{"b"}}},
+		"over the bound, generating":  {cards(0, 0), []Tenant{absent("a", 8).interactive(30 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute).busy(2)}, Plan{Hold: []string{"b"}, MakeWay: []string{"b"}}},
+		"over the bound, with batch":  {cards(0, 0), []Tenant{absent("a", 8).batch(5 * time.Minute), loaded("b", 0, 8, 0).busy(2)}, Plan{Hold: []string{"b"}}},
 		"batch has a longer bound":    {cards(0, 0), []Tenant{absent("a", 8).batch(4 * time.Minute), loaded("b", 0, 8, 0).batch(time.Minute)}, Plan{}},
 		"sooner behind batch tasks":   {cards(0, 0), []Tenant{absent("a", 8).interactive(5 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute)}, Plan{Unload: []string{"b"}}},
 		"not behind interactive ones": {cards(0, 0), []Tenant{absent("a", 8).interactive(6 * time.Second), loaded("b", 0, 8, 0).batch(time.Minute).interactive(0)}, Plan{}},
 		"batch alone goes first":      {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 8, 0).interactive(0).since(3 * time.Hour), loaded("c", 1, 8, 0).batch(0)}, Plan{Unload: []string{"c"}}},
 		"the user may be back":        {cards(2, 2), []Tenant{absent("a", 10).batch(time.Minute), loaded("b", 0, 8, 29*time.Second)}, Plan{}},
 		"or not":                      {cards(2, 2), []Tenant{absent("a", 10).batch(time.Minute), loaded("b", 0, 8, 30*time.Second)}, Plan{Unload: []string{"b"}}},
-		"the longer turn goes":        {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 8, 0).batch(0).busy(1).since(20 * time.Second), loaded("c", 1, 8, 0).batch(0).busy(1).since(time.Minute)}, Plan{Hold: []string{"c"}}},
+		"the longer turn goes":        {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 8, 0).batch(0).busy(1).since(20 * time.Second), loaded("c", 1, 8, 0).batch(0).busy(1).since(time.Minute)}, Plan{Hold: []string{"c"}, MakeWay: []string{"c"}}},
 		"a turn is a turn":            {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 8, 0).batch(time.Minute).since(9 * time.Second)}, Plan{}},
 		"waits count from the turn":   {cards(0, 0), []Tenant{absent("a", 8).interactive(time.Hour).since(29 * time.Second), loaded("b", 0, 8, 0).interactive(time.Minute)}, Plan{}},
 		"overdue before interactive":  {cards(8, 0), []Tenant{absent("a", 8).interactive(time.Second), absent("b", 8).batch(time.Hour)}, Plan{Load: []string{"b"}}},
@@ -82,7 +85,7 @@ func TestDecide(t *testing.T) {
 		"the idle wait for the busy": {
 			cards(0, 0),
 			[]Tenant{absent("a", 8).interactive(time.Hour), loaded("b", 0, 4, 0).busy(1), loaded("c", 0, 4, 0).batch(time.Second)},
-			Plan{Hold: []string{"b", "c"}},
+			Plan{Hold: []string{"b", "c"}, MakeWay: []string{"b"}},
 		},
 		"a split over both cards": {
 			cards(24, 12),
@@ -94,7 +97,7 @@ func TestDecide(t *testing.T) {
 			require.Equal(t, c.want, Decide(noon, c.cards, c.tenants, rules))
 			slices.Reverse(c.tenants)
 			again := Decide(noon, c.cards, c.tenants, rules)
-			for _, list := range [][]string{again.Load, again.Unload, again.Hold, c.want.Load, c.want.Unload, c.want.Hold} {
+			for _, list := range [][]string{again.Load, again.Unload, again.Hold, again.MakeWay, c.want.Load, c.want.Unload, c.want.Hold, c.want.MakeWay} {
 				slices.Sort(list)
 			}
 			require.Equal(t, c.want, again, "the order of the snapshot does not matter")
@@ -139,6 +142,9 @@ func TestPropertySwapsKeepTheMemory(t *testing.T) {
 			case slices.Contains(plan.Hold, x.ID):
 				require.True(t, x.State == Loaded && (x.Busy > 0 || x.queued()), "only what works is held")
 			}
+		}
+		for _, id := range plan.MakeWay {
+			require.Contains(t, plan.Hold, id, "lines make way only where they do not start again at once")
 		}
 		require.False(t, len(plan.Hold) > 0 && slices.ContainsFunc(tenants, func(x Tenant) bool {
 			return slices.Contains(plan.Unload, x.ID) && x.queued()

@@ -43,6 +43,8 @@ type Queues interface {
 	Demand(poolID string) (Demand, bool)
 	// Hold keeps a pool from starting further tasks, or lets it start them again.
 	Hold(poolID string, hold bool)
+	// MakeWay has the lines of batches that run in a pool wait for another turn.
+	MakeWay(poolID string)
 	// GiveUp ends the tasks that wait for a pool.
 	GiveUp(poolID string, why *task.Error)
 }
@@ -259,6 +261,9 @@ func (m *Manager) hold(pools []seen, plan Plan) {
 		if changed {
 			m.queues.Hold(id, hold)
 		}
+	}
+	for _, id := range plan.MakeWay { // at each look, since a line may have started while its pool was not held yet
+		m.queues.MakeWay(id)
 	}
 }
 

@@ -27,15 +27,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // box is a card, the models on it, and the tasks that wait for them.
 type box struct {
-	mu     sync.Mutex
-	free   int64
-	pools  map[string]Tenant
-	demand map[string]Demand
-	held   map[string]bool
-	gaveUp map[string]*task.Error
-	fails  map[string]*task.Error
-	done   []string // loads and unloads, in their order
-	busy   bool     // a task got in before each unload
+	mu      sync.Mutex
+	free    int64
+	pools   map[string]Tenant
+	demand  map[string]Demand
+	held    map[string]bool
+	gaveUp  map[string]*task.Error
+	fails   map[string]*task.Error
+	madeWay []string // pools whose lines were told to
+	done    []string // loads and unloads, in their order
+	busy    bool     // a task got in before each unload
 
 	looks int    // so many looks at the memory panic
 	wrong string // the load of this pool panics
@@ -87,6 +88,7 @@ func (b *box) LoadTime(string) time.Duration   { return 10 * time.Second }
 func (b *box) Fetching(string) (float64, bool) { return 0, false }
 func (b *box) Failed(id string) *task.Error    { return b.fails[id] }
 func (b *box) Hold(id string, hold bool)       { b.set(func() { b.held[id] = hold }) }
+func (b *box) MakeWay(id string)               { b.set(func() { b.madeWay = append(b.madeWay, id) }) }
 func (b *box) GiveUp(id string, e *task.Error) { b.set(func() { b.gaveUp[id] = e }) }
 
 func (b *box) Demand(id string) (Demand, bool) {
@@ -219,6 +221,29 @@ func TestPoolsAreHeldWhileTheyHaveToGo(t *testing.T) {
 	m.look(noon)
 	require.False(t, b.held["a"])
 	require.NotContains(t, m.residents, "a")
+}
+
+// LO-444: where an interactive task waits, the lines of the pool that has to go are told at each look: one may have started before the pool was held.
+func TestLinesMakeWayForAnotherPoolsInteractiveTask(t *testing.T) {
+	for name, c := range map[string]struct {
+		demand Demand
+		want   []string
+	}{
+		"interactive": {Demand{Interactive: ago(time.Minute), Waiting: 1}, []string{"a", "a"}},
+		"batch":       {Demand{Batch: ago(time.Hour), Waiting: 1}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBox(0, in("a", Loaded), in("new", Absent))
+			m := b.manage()
+			m.look(ago(time.Hour))
+			b.demand["a"] = Demand{Batch: ago(time.Minute), Waiting: 1, Running: 1}
+			b.demand["new"] = c.demand
+			m.look(noon)
+			m.look(noon)
+			require.True(t, b.held["a"])
+			require.Equal(t, c.want, b.madeWay)
+		})
+	}
 }
 
 // LO-503: who waits for a model that cannot be loaded is told; where nobody waits, nobody is.

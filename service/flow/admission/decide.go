@@ -56,6 +56,8 @@ func Check(req task.Request, l Limits) error {
 		return task.Errorf(task.TooLarge, "a prompt of %d bytes is larger than the %d allowed: shorten it, or raise limits.prompt_bytes", size, l.PromptBytes)
 	}
 	switch req.Workload {
+	case task.Opaque:
+		return task.Errorf(task.InvalidParams, "an opaque request is no task of this API: send it to its own path")
 	case task.Completion:
 		if (req.Prompt == "") == (len(req.Messages) == 0) {
 			return task.Errorf(task.InvalidParams, "a completion takes either `prompt` or `messages`: send exactly one of them")
@@ -94,10 +96,8 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 	if err := fits(req, f); err != nil {
 		return task.Task{}, err
 	}
-	if req.Deadline > 0 && f.Pool.Wait >= req.Deadline {
-		return task.Task{}, task.Errorf(task.DeadlineUnmet,
-			"the task would start in about %d ms, after its deadline of %d ms: allow more time, or send it to another pool",
-			f.Pool.Wait.Milliseconds(), req.Deadline.Milliseconds())
+	if err := inTime(req, f.Pool); err != nil {
+		return task.Task{}, err
 	}
 	t := task.Task{
 		ID: f.ID, Request: req, PoolID: f.Pool.ID, Engine: f.Pool.Engine, EngineVersion: f.Pool.EngineVersion, ModelID: f.Pool.ModelID,
@@ -115,6 +115,15 @@ func Decide(now time.Time, req task.Request, f Facts) (task.Task, error) {
 	}
 	t.MostTokens = most(t, f)
 	return t, nil
+}
+
+// inTime refuses a task that would start after its deadline.
+func inTime(req task.Request, p Pool) error {
+	if req.Deadline == 0 || p.Wait < req.Deadline {
+		return nil
+	}
+	return task.Errorf(task.DeadlineUnmet, "the task would start in about %d ms, after its deadline of %d ms: allow more time, or send it to another pool",
+		p.Wait.Milliseconds(), req.Deadline.Milliseconds())
 }
 
 // most returns how many tokens a task can take at most, in and out together. That is what budgets reserve (ORCH-3099). Where nobody

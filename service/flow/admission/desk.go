@@ -71,21 +71,26 @@ func NewDesk(o Options) *Desk { return &Desk{o: o, caps: newCaps(o.Rates)} }
 func (d *Desk) Submit(ctx context.Context, req task.Request) (task.Admission, error) {
 	admission, pool, err := d.submit(ctx, req)
 	if err != nil {
-		if ctx.Err() != nil { // the client is gone: nobody was refused
-			return task.Admission{}, err
-		}
-		e := task.AsError(err)
-		if e.Engine == "" && pool.ID != "" {
-			e.Engine, e.PoolID = pool.Engine, pool.ID
-		}
-		d.o.Metrics.rejected(e)
-		d.o.Narrator.Refused(observe.Job{
-			ID: req.ID, SessionID: req.SessionID, CorrelationID: req.CorrelationID, Actor: req.Actor, Engine: e.Engine,
-			EngineVersion: pool.EngineVersion, PoolID: e.PoolID, Priority: req.Priority, Workload: req.Workload, Model: pool.ModelID,
-		}, e.Code)
-		return task.Admission{}, e
+		return task.Admission{}, d.refused(ctx, req, pool, err)
 	}
 	return admission, nil
+}
+
+// refused counts a refusal, and names the pool in it.
+func (d *Desk) refused(ctx context.Context, req task.Request, pool Pool, err error) error {
+	if ctx.Err() != nil { // the client is gone: nobody was refused
+		return err
+	}
+	e := task.AsError(err)
+	if e.Engine == "" && pool.ID != "" {
+		e.Engine, e.PoolID = pool.Engine, pool.ID
+	}
+	d.o.Metrics.rejected(e)
+	d.o.Narrator.Refused(observe.Job{
+		ID: req.ID, SessionID: req.SessionID, CorrelationID: req.CorrelationID, Actor: req.Actor, Engine: e.Engine,
+		EngineVersion: pool.EngineVersion, PoolID: e.PoolID, Priority: req.Priority, Workload: req.Workload, Model: pool.ModelID,
+	}, e.Code)
+	return e
 }
 
 // Rejected counts a submit whose request was refused before it was a task: for instance its body does not fit the contract (ORCH-3028).

@@ -21,9 +21,10 @@ type Pool struct {
 	ModelID  string
 	Ref      string // the model's normalised ref
 	Workload task.Workload
-	Ctx      int    // tokens a slot's context holds
-	Strict   bool   // its tasks get the same bytes again
-	Profile  string // its sampler profile
+	Routes   []string // of the opaque requests that it takes
+	Ctx      int      // tokens a slot's context holds
+	Strict   bool     // its tasks get the same bytes again
+	Profile  string   // its sampler profile
 	Ready    bool
 	OnDemand bool // a task loads it
 	// Features are what all of its engines can do of what only some can. Of a model that is not loaded, they may be what its engine can have.
@@ -120,6 +121,17 @@ func pin(pools, holding []Pool, req task.Request) (Routing, error) {
 // serves reports whether a task for the pool can be run, if need be once its model is loaded.
 func (p Pool) serves() bool { return p.Ready || p.OnDemand && p.Standing.State != task.PoolFailed }
 
+// Takes reports whether one of the pool's routes is for a path: it is that path, or ends with /* and stands for all below.
+func (p Pool) Takes(path string) bool { return Takes(p.Routes, path) }
+
+// Takes is the same of routes alone.
+func Takes(routes []string, path string) bool {
+	return slices.ContainsFunc(routes, func(route string) bool {
+		below, all := strings.CutSuffix(route, "*")
+		return route == path || all && strings.HasPrefix(path, below)
+	})
+}
+
 // Refusal says why the pool takes no task now, or returns nil where it takes one.
 func (p Pool) Refusal() error {
 	if p.serves() {
@@ -149,6 +161,8 @@ func withModel(pools []Pool, ref string) []Pool {
 func misfit(p Pool, req task.Request) string {
 	pool := "pool '" + p.ID + "' "
 	switch {
+	case req.Workload == task.Opaque && !p.Takes(req.Path):
+		return pool + "takes no requests for " + task.Clip(req.Path, 100)
 	case p.Workload != req.Workload:
 		return pool + "serves " + string(p.Workload) + " tasks, not " + string(req.Workload)
 	case req.Engine != "" && req.Engine != p.Engine:

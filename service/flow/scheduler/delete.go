@@ -15,6 +15,10 @@ import (
 // Delete removes what an ended task was asked and answered (LO-832). Actor is who asks for it. Who reads the task's stream at that moment reads
 // it to its end, from memory. NOT_FOUND, CONFLICT for a task that has not ended.
 func (s *Scheduler) Delete(ctx context.Context, id, actor string) error {
+	if j := s.job(id); j != nil && !j.recorded() { // nothing will be left of it
+		_, err := s.Cancel(ctx, id)
+		return err
+	}
 	if err := s.ended(ctx, id); err != nil {
 		return err
 	}

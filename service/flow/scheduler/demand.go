@@ -40,6 +40,15 @@ func (s *Scheduler) Hold(poolID string, hold bool) {
 	}
 }
 
+// MakeWay has the batches' lines that run in a pool give way to an interactive task of another pool, which is to have the memory (LO-444).
+func (s *Scheduler) MakeWay(poolID string) {
+	if l := s.lane(poolID); l != nil {
+		for _, line := range l.lines((*job).makesWay) {
+			line.yield()
+		}
+	}
+}
+
 // GiveUp ends the tasks that wait for a pool. A task that has sent tokens ends with WORKER_RESET, because its client cannot go on.
 func (s *Scheduler) GiveUp(poolID string, why *task.Error) {
 	l := s.lane(poolID)

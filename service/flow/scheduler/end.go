@@ -69,8 +69,11 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 	if err != nil { // it panicked
 		err = s.guard(j, func() { r = s.outcome(j, task.Failed, nil, task.AsError(err)) })
 	}
-	recorded := false
-	if err == nil {
+	if !j.recorded() && j.ran() {
+		<-j.passing.quiet // whoever ends the task sees no more of its answer
+	}
+	recorded := !j.recorded()
+	if err == nil && !recorded {
 		err = s.guard(j, func() { recorded = s.tryRecord(r) || s.retryRecord(r) })
 	}
 	if err != nil || !recorded { // the next start runs it again

@@ -29,6 +29,8 @@ type job struct {
 	log    *stream.Log  // the same; the log has a lock of its own
 	slot   *slot        // the same; in which it begins before it is accepted; nil: it waits in the queue
 
+	passing *passing // of a request that is passed on, which is not recorded; nil: of a task that is. Set before anybody sees the job
+
 	chained sync.Once
 	chain   prefix.Chain // of what the task asks; see begins
 

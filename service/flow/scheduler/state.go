@@ -12,7 +12,7 @@ import (
 // state is where a live task is in its one life. Clients see less of it: queued, running, or how it ended (task.State).
 type state uint8
 
-// The states.
+// The states. A job that is not recorded has the same, and takes at once the steps that are a record's (see job.recorded); it is never moving, nor left.
 const (
 	pushed    state = iota // it has its place in the queue, and the ledger is to record that it is accepted
 	starting               // it found a free slot and works in it, and the ledger is to record that it is accepted and runs

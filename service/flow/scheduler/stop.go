@@ -30,7 +30,7 @@ func (s *Scheduler) Start(context.Context) error {
 }
 
 // Stop refuses new tasks and lets running ones finish until ctx ends. What is left stays in the ledger for the next start:
-// queued tasks, and strict ones that ran. Streams of those are closed without an end, so that their clients come back. A
+// queued tasks, and strict ones that ran. What is not recorded ends with SHUTTING_DOWN. Streams of those are closed without an end, so that their clients come back. A
 // best-effort task that ran ends with SHUTTING_DOWN, since nobody could continue its bytes.
 func (s *Scheduler) Stop(ctx context.Context) error {
 	s.mu.Lock()
@@ -81,7 +81,7 @@ func (s *Scheduler) letGo(j *job, ends *sync.WaitGroup, still func() bool) {
 	if !j.claim(still) {
 		return
 	}
-	if j.ran() && j.task.Determinism == task.BestEffort {
+	if !j.recorded() || j.ran() && j.task.Determinism == task.BestEffort {
 		ends.Go(func() { _ = s.guard(j, func() { s.end(j, task.Failed, nil, errStopping()) }) }) // it has logged what went wrong
 		return
 	}

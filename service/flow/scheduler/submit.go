@@ -78,6 +78,12 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 		s.withdraw(j, e)
 		return task.Admission{}, e
 	}
+	s.accepted(j)
+	return j.task.Admission(), nil
+}
+
+// accepted counts a job, and lets its lane have it.
+func (s *Scheduler) accepted(j *job) {
 	_ = s.guard(j, func() {
 		s.o.Metrics.enqueued(j.task)
 		s.o.Narrator.Admitted(narrated(j.snapshot(), j.version()))
@@ -87,12 +93,11 @@ func (s *Scheduler) Enqueue(ctx context.Context, t task.Task) (task.Admission, e
 	})
 	j.accept()
 	if j.slot == nil {
-		if t.Request.BatchID == "" { // else nobody has to make room for it
-			j.lane.shed(t.Request.Priority)
+		if j.task.Request.BatchID == "" { // else nobody has to make room for it
+			j.lane.shed(j.task.Request.Priority)
 		}
 		j.lane.wake()
 	}
-	return j.task.Admission(), nil
 }
 
 // record records that a task is accepted, and that it runs where it found a free slot (LO-202).

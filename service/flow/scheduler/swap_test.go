@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -286,4 +287,64 @@ func TestTasksOfAPoolThatIsGivenUpEnd(t *testing.T) {
 		d.set(func() { d.state["a"] = residency.Absent; d.fails["a"] = nil })
 		require.Contains(t, d.read("other"), "event: end")
 	})
+}
+
+// LO-444, LO-503: an interactive task of another on-demand pool does not wait for the end of the lines that run, and they are done once their model is
+// back, with the same bytes. A task of low priority waits for them.
+func TestLinesMakeWayForAnotherModel(t *testing.T) {
+	for name, c := range map[string]struct {
+		change        []func(*task.Task)
+		least, most   time.Duration // that the other pool's task waits
+		interruptions float64
+	}{
+		"interactive": {nil, loadTime, loadTime + 3*time.Second, 1},
+		"batch":       {[]func(*task.Task){batch}, 90 * time.Second, 2 * time.Minute, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			denned(t, []string{"a", "b"}, func(t *testing.T, d *den) {
+				for _, id := range []string{"l", "m"} {
+					d.must(id, in("a"), ofBatch, tokens(5500)) // 55 s each
+				}
+				time.Sleep(10 * time.Second)
+				d.must("i", append(c.change, in("b"))...)
+				require.Contains(t, d.read("i"), "event: end")
+				i := d.status("i")
+				waited := i.StartedAt.Sub(i.AcceptedAt)
+				require.GreaterOrEqual(t, waited, c.least)
+				require.LessOrEqual(t, waited, c.most)
+				time.Sleep(time.Hour)
+				for _, id := range []string{"l", "m"} {
+					require.Equal(t, written(id, 5500), d.answer(id).Transcript.Text)
+				}
+				require.InDelta(t, c.interruptions, testutil.ToFloat64(d.s.o.Metrics.yields.WithLabelValues("a")), 0)
+			})
+		})
+	}
+}
+
+// LO-444: a line that made way waits for its model as long as that takes, also while it loads, and ends with its pool where that cannot be loaded.
+func TestALineWaitsForItsModel(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		denned(t, []string{"a"}, func(t *testing.T, d *den) {
+			d.must("l", in("a"), ofBatch, tokens(1000))
+			time.Sleep(10 * time.Second)
+			d.s.Hold("a", true)
+			d.s.MakeWay("a")
+			time.Sleep(time.Second)
+			d.turn("a", residency.Loading) // as one that backs off is shown
+			d.s.Hold("a", false)
+			time.Sleep(10 * time.Minute)
+			require.Equal(t, task.Running, d.status("l").State)
+			if fails {
+				d.set(func() { d.fails["a"] = task.Errorf(task.PoolUnavailable, "no card") })
+				d.s.Wake("a")
+				time.Sleep(time.Second)
+				require.Equal(t, task.Failed, d.status("l").State)
+				return
+			}
+			d.turn("a", residency.Loaded)
+			time.Sleep(time.Minute)
+			require.Equal(t, written("l", 1000), d.answer("l").Transcript.Text)
+		})
+	}
 }

@@ -87,9 +87,13 @@ func (l *lane) interactiveWaits() bool {
 	return l.queue.Len(task.Interactive) > 0 || slices.ContainsFunc(l.retries.list(), func(j *job) bool { return j.task.Request.Priority == task.Interactive })
 }
 
-// suited reports whether one of the pool's replicas could take a job if it had a free slot.
+// suited reports whether one of the pool's replicas could take a job if it had a free slot. Where the pool is on demand and none is ready, one will
+// be, or the job is given up with its pool.
 func (l *lane) suited(j *job) bool {
 	replicas := l.replicas(nil)
+	if l.pool.OnDemand && !slices.ContainsFunc(replicas, func(r placement.Replica) bool { return r.Ready }) {
+		return true
+	}
 	need := j.need(replicas)
 	return slices.ContainsFunc(replicas, func(r placement.Replica) bool { return placement.Suited(replicas, need, r.ID) })
 }

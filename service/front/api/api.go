@@ -129,6 +129,7 @@ type ReplicaView struct {
 	ObservedBytes int64      // memory it was seen to take; 0: not seen yet
 	LoadTime      time.Duration
 	LastError     string
+	Progress      string   // of its worker's load; empty: it tells of none
 	LogTail       []string // oldest first
 }
 

@@ -97,7 +97,7 @@ func (h pools) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen
 			Fingerprint: task.Clip(r.Fingerprint, maxName), EngineVersion: task.Clip(r.EngineVersion, maxName),
 			Device: task.Clip(r.Device, maxID), Slots: r.Slots, Active: r.Active, Ctx: ctx, Cards: append([]int{}, r.Cards...),
 			EstimateBytes: optBytes(r.EstimateBytes), ObservedBytes: optBytes(r.ObservedBytes), Hosts: toHosts(r.Hosts), LoadMs: optMillis(r.LoadTime),
-			LastError: optString(task.Clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
+			Progress: optString(task.Clip(r.Progress, maxProgress)), LastError: optString(task.Clip(r.LastError, maxMessage)), LogTail: logTail(r.LogTail),
 		}
 	}
 	return &gen.PoolHealthHeaders{Response: out}, nil

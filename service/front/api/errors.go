@@ -15,10 +15,11 @@ import (
 
 // What the contract allows; gen's client refuses more.
 const (
-	maxMessage = 4096
-	maxShort   = 64
-	maxID      = 128
-	maxName    = 160
+	maxMessage  = 4096
+	maxProgress = 256
+	maxShort    = 64
+	maxID       = 128
+	maxName     = 160
 )
 
 // toError renders an error as gen's envelope.

@@ -309,7 +309,7 @@ func (x *Exchange) Refuse(w http.ResponseWriter, r *http.Request, err error, bod
 	refusal := gate.Refuse(err)
 	refusal.Log(r.Context(), x.o.Log)
 	refusal.SetHeaders(w.Header())
-	identify(w.Header(), r)
+	Identify(w.Header(), r)
 	if refusal.Status == http.StatusTooManyRequests || refusal.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", strconv.Itoa(min(max(refusal.RetryAfter, 1), maxRetryAfter)))
 	}

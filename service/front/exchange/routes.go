@@ -55,7 +55,7 @@ func (t Routes) Route(r *http.Request) gate.Route {
 
 // Serve has the request's operation serve it. The error is what the front is to refuse it with.
 func (t Routes) Serve(w http.ResponseWriter, r *http.Request) error {
-	identify(w.Header(), r)
+	Identify(w.Header(), r)
 	at := t.find(r.URL.Path)
 	o, ok := at[r.Method]
 	switch {
@@ -79,8 +79,8 @@ func NoMethod[T any](w http.ResponseWriter, r *http.Request, methods map[string]
 	return task.Errorf(task.MethodNotAllowed, "%s takes %s, not %s", task.Clip(r.URL.Path, 100), allowed, task.Clip(r.Method, 20))
 }
 
-// identify gives an answer the request's id (LO-402).
-func identify(h http.Header, r *http.Request) {
+// Identify gives an answer the request's id (LO-402).
+func Identify(h http.Header, r *http.Request) {
 	id := gate.CallFrom(r.Context()).CorrelationID
 	h.Set("X-Request-Id", id)
 	h.Set("Request-Id", id)

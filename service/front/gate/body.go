@@ -27,6 +27,8 @@ type body struct {
 	room    *room // what all bodies take together; nil: this one takes nothing of it
 	read    int64
 	held    int64 // what it takes of the room
+	holds   int64 // what it takes of the room at most; 0: all that is read
+	cut     atomic.Bool
 	err     error // what the last read ended with: it stays so
 }
 
@@ -44,9 +46,12 @@ func newBody(w http.ResponseWriter, r *http.Request, most int64, timeout time.Du
 	return b
 }
 
-// widen gives a body of which nothing was read yet another bound. It is not held in memory.
-func (b *body) widen(most int64) {
-	b.most, b.bounded, b.room, b.err = most, http.MaxBytesReader(b.answer, b.in, most), nil, nil
+// widen gives a body of which nothing was read yet another bound. Only so much of its beginning is held in memory.
+func (b *body) widen(most, held int64) {
+	b.most, b.bounded, b.err = most, http.MaxBytesReader(b.answer, b.in, most), nil
+	if b.holds = held; held == 0 {
+		b.room = nil
+	}
 	if b.length > most {
 		b.err = b.tooLarge()
 	}
@@ -64,6 +69,9 @@ func (b *body) Read(p []byte) (n int, err error) {
 	if b.err = b.deadline("bound the reading of the body", until); b.err != nil {
 		return 0, b.err
 	}
+	if b.cut.Load() {
+		_ = b.deadline("", time.Unix(1, 0))
+	}
 	n, err = b.bounded.Read(p)
 	b.read += int64(n)
 	switch {
@@ -73,6 +81,14 @@ func (b *body) Read(p []byte) (n int, err error) {
 		b.err = b.end(err)
 	}
 	return n, b.err
+}
+
+// Cut ends a read of an upload that waits for its client, and all that follow. It may be called beside the read.
+func Cut(r *http.Request) {
+	if c, ok := r.Context().Value(callKey{}).(*Call); ok && c.body != nil {
+		c.body.cut.Store(true)
+		_ = c.body.deadline("", time.Unix(1, 0)) // a read that is about to set its own sees that it was cut
+	}
 }
 
 // Whole reports whether the body was read to its end, so that the next byte of the connection begins another request.
@@ -134,6 +150,9 @@ const restWithin = 2 * time.Second
 func (b *body) hold(n int64) bool {
 	if b.room == nil {
 		return true
+	}
+	if b.holds > 0 {
+		n = min(n, b.holds-b.held)
 	}
 	b.held += n
 	return b.room.take(n)

@@ -41,7 +41,8 @@ type Front interface {
 type Route struct {
 	Operation string // for the log; empty: there is none
 	Access    Access
-	Upload    int64    // bytes of a body that the front writes to the disk as it comes; 0: a body is read into memory, and the gate's bound holds
+	Upload    int64    // bytes of a body that the front passes on as it comes, to the disk or elsewhere; 0: a body is read into memory, and the gate's bound holds
+	Held      int64    // of Upload, so many bytes at the beginning are read into memory
 	Methods   []string // that the path takes. Only needed where the request is an OPTIONS; empty: there is no such path
 }
 
@@ -61,6 +62,8 @@ type Call struct {
 	Identity      string // `localhost` or `token:<6 hex>`; empty: the operation is open, and this caller may not call others
 	Route         Route
 	Head          bool // the request is a HEAD. A front sees it as a GET, and what it writes as a body goes nowhere
+
+	body *body // of an upload
 }
 
 type callKey struct{}
@@ -177,7 +180,8 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	c.Route = front.Route(r)
 	if out.body != nil && c.Route.Upload > 0 {
-		out.body.widen(c.Route.Upload)
+		out.body.widen(c.Route.Upload, c.Route.Held)
+		c.body = out.body
 	}
 	if method == http.MethodOptions {
 		methods := everyMethod

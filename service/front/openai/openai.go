@@ -24,6 +24,9 @@ const (
 	modelPath       = modelsPath + "/"
 )
 
+// Shared are the paths of which a request may be another server's, by its model (LO-468).
+var Shared = []string{rerankPath, rerankingPath}
+
 // Front implements gate.Front.
 type Front struct {
 	x      *exchange.Exchange

@@ -30,7 +30,7 @@ import (
 const Prefix = "/upstream"
 
 // ReplicaHeader names the replica whose engine has answered.
-const ReplicaHeader = "X-Replica-Id"
+const ReplicaHeader = gate.ReplicaHeader
 
 // Engine is the way to the engine of one replica, for one request.
 type Engine struct {
@@ -234,23 +234,7 @@ func (p *passage) rewrite(r *httputil.ProxyRequest) {
 	if gate.CallFrom(r.In.Context()).Head {
 		out.Method = http.MethodHead
 	}
-	for _, name := range []string{
-		"Authorization", "X-Api-Key", "Cookie", // who the caller is concerns us alone
-		"Origin", "Referer", // an engine would allow or refuse pages by them
-		"Upgrade", "Connection", // no other protocol is spoken
-		"Content-Encoding", // the gate has decoded the body
-		"Expect", gate.CorrelationHeader,
-	} {
-		out.Header.Del(name)
-	}
-	for name := range out.Header {
-		if strings.HasPrefix(name, "Sec-Fetch-") || strings.HasPrefix(name, "Sec-Websocket-") {
-			out.Header.Del(name)
-		}
-	}
-	if p.e.Key != "" {
-		out.Header.Set("Authorization", "Bearer "+p.e.Key)
-	}
+	gate.Forward(out.Header, p.e.Key)
 	out.Body, out.ContentLength, out.GetBody, out.TransferEncoding = http.NoBody, 0, nil, nil
 	if len(p.body) > 0 {
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(p.body)), nil }
@@ -260,25 +244,13 @@ func (p *passage) rewrite(r *httputil.ProxyRequest) {
 	}
 }
 
-// oursAlone are the headers that say something of this server, and so are not an engine's to send. Those of CORS are not either.
-var oursAlone = []string{
-	gate.CorrelationHeader, ReplicaHeader, "Set-Cookie", "Clear-Site-Data", "Service-Worker-Allowed", "Strict-Transport-Security", "Alt-Svc",
-}
-
 // answered looks at the head of the engine's answer.
 func (p *passage) answered(res *http.Response) error {
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return errors.New("the engine switched to another protocol, although nobody asked it to")
 	}
 	p.status = res.StatusCode
-	for _, name := range oursAlone {
-		res.Header.Del(name)
-	}
-	for name := range res.Header {
-		if strings.HasPrefix(name, "Access-Control-") {
-			res.Header.Del(name)
-		}
-	}
+	gate.Back(res.Header)
 	if to := res.Header.Get("Location"); to != "" {
 		res.Header.Set("Location", p.location(to))
 	}

@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -59,7 +61,7 @@ func (s *Store) PutUpTo(ctx context.Context, m Meta, r io.Reader, most int64) (E
 	}
 	e, err := s.install(got, m)
 	if err != nil {
-		return Entry{}, notStored(errors.Join(err, s.clear(got.temp)))
+		return Entry{}, s.notStored(errors.Join(err, s.clear(got.temp)))
 	}
 	s.metrics.stored.WithLabelValues(string(e.Kind)).Inc()
 	return e, nil
@@ -78,15 +80,21 @@ func (s *Store) known(ctx context.Context, id string) error {
 	return err
 }
 
-func notStored(err error) error {
-	return task.Errorf(task.Internal, "the artifact could not be stored on the server's disk: see that it has room and can be written, then send it again").Because(err)
+// retryAfter is when a client may send again what the disk did not take.
+const retryAfter = time.Second
+
+// notStored is what a client gets for what the disk did not take, as it does for a task then.
+func (s *Store) notStored(err error) error {
+	s.log.Error("an artifact could not be stored", zap.Error(err))
+	return task.Errorf(task.LedgerUnavailable, "the bytes could not be stored: make room on the disk of the data folder, and send them again; the orchestrator's log has the cause").
+		Retry(retryAfter).Because(err)
 }
 
 // receive writes what r reads to a temporary file and waits until it is on the disk.
 func (s *Store) receive(ctx context.Context, r io.Reader, most int64) (got received, err error) {
 	f, err := s.temp()
 	if err != nil {
-		return got, notStored(err)
+		return got, s.notStored(err)
 	}
 	got.temp = tempDir + "/" + filepath.Base(f.Name())
 	defer func() {
@@ -106,7 +114,7 @@ func (s *Store) receive(ctx context.Context, r io.Reader, most int64) (got recei
 	case readErr != nil:
 		return got, readErr
 	case writeErr != nil:
-		return got, notStored(writeErr)
+		return got, s.notStored(writeErr)
 	}
 	got.id = idPrefix + hex.EncodeToString(hash.Sum(nil))
 	return got, nil

@@ -224,12 +224,15 @@ func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 // ORCH-3097
 func TestADiskThatDoesNotTakeItIsAnErrorAndLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
-	s := open(t, dir)
+	core, logs := observer.New(zap.ErrorLevel)
+	s := open(t, dir, func(o *Options) { o.Log = zap.New(core) })
 	id := idOf("x")
 	blocked := filepath.Join(dir, path(id)+sidecar, "in the way")
 	require.NoError(t, os.MkdirAll(blocked, 0o700))
 	_, err := s.Put(t.Context(), Meta{Kind: KindOther}, strings.NewReader("x"))
-	require.True(t, task.HasCode(err, task.Internal), err)
+	require.True(t, task.HasCode(err, task.LedgerUnavailable), err)
+	require.True(t, task.AsError(err).Retriable)
+	require.Equal(t, 1, logs.FilterMessage("an artifact could not be stored").Len(), "no client sees the cause")
 	require.Empty(t, files(t, dir))
 	_, err = s.Get(id)
 	require.True(t, task.HasCode(err, task.NotFound), err)

@@ -3,6 +3,7 @@
 package provision
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -159,8 +160,9 @@ func planPackage(w Want, m Machine) (Plan, error) {
 
 // Paths and the port inside the container.
 const (
-	containerModel = "/models/model.gguf"
-	containerPort  = 8080
+	containerModel  = "/models/model.gguf"
+	containerFolder = "/models/model"
+	containerPort   = 8080
 )
 
 func planContainer(w Want, m Machine) (Plan, error) {
@@ -182,23 +184,33 @@ func planContainer(w Want, m Machine) (Plan, error) {
 		{Do: Allow, Why: "the policy allows calls to the image's registry", URL: "https://" + registry(w.Image), Unless: inspect},
 		{Do: Command, Why: "pull the image, unless it is here", Unless: inspect, Argv: []string{tool, "pull", "--quiet", w.Image}},
 	}
-	l := &Launch{Image: w.Image, Model: containerModel, Port: containerPort, Remove: []string{tool, "rm", "--force", "{name}"}, GPUs: []string{}}
+	at, memory := containerModel, []string{"--tmpfs", "/tmp"}
+	if w.Hub {
+		at, memory = containerFolder, []string{"--tmpfs", "/tmp:exec", "--shm-size", "1g", "--env", "HOME=/tmp"}
+	}
+	l := &Launch{Image: w.Image, Model: at, Port: containerPort, Remove: []string{tool, "rm", "--force", "{name}"}, GPUs: []string{}}
 	// The container gets no new rights, can only write to memory, and has no port that others reach. The key comes from the environment, since
 	// everyone can read command lines.
 	l.Argv = []string{
 		tool, "run", "--rm", "--init", "--pull", "never", "--name", "{name}",
 		"--label", "org.llama-orch.pool=" + w.Pool, "--label", "org.llama-orch.container={name}",
-		"--user", strconv.Itoa(m.UID) + ":" + strconv.Itoa(m.GID), "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL",
-		"--security-opt", "no-new-privileges", "--env", "LLAMA_API_KEY", "--publish", "127.0.0.1:{port}:" + strconv.Itoa(containerPort),
+		"--user", strconv.Itoa(m.UID) + ":" + strconv.Itoa(m.GID), "--read-only",
+	}
+	l.Argv = append(append(l.Argv, memory...), "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+		"--env", cmp.Or(w.KeyEnv, "LLAMA_API_KEY"), "--publish", "127.0.0.1:{port}:"+strconv.Itoa(containerPort))
+	for _, pair := range w.Env {
+		l.Argv = append(l.Argv, "--env", pair)
 	}
 	parts := []string{"{model}"} // of which the supervisor makes as many as the model has
-	if w.Model != "" {
+	if w.Model != "" && w.Hub {
+		parts = []string{w.Model}
+	} else if w.Model != "" {
 		var err error
 		if parts, err = gguf.Parts(w.Model); err != nil {
 			return Plan{}, task.Errorf(task.InvalidParams, "%v", err)
 		}
 	}
-	for i, inside := range gguf.Alias(containerModel, len(parts)) {
+	for i, inside := range gguf.Alias(at, len(parts)) {
 		l.Argv = append(l.Argv, "--mount", "type=bind,source="+parts[i]+",target="+inside+",readonly")
 	}
 	if tool == "podman" { // rootless: the user inside is the user outside, who may read the model

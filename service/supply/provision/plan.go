@@ -45,7 +45,11 @@ type Want struct {
 
 	Runtime string // container: docker or podman
 	Image   string // container
-	Model   string // container: the model's file to mount
+	Model   string // container: the model's file to mount, or its folder
+	// Hub: the container has an engine of Python, which takes a model's folder, and compiles code in the memory that it may write to.
+	Hub    bool
+	KeyEnv string   // container: the variable of the engine's key; empty: llama-server's
+	Env    []string // container: further variables, each NAME=VALUE
 
 	Repository string   // source: a git URL, a folder or a bundle; empty: the packaged bundle of llama.cpp
 	Ref        string   // source: a branch, tag or commit; empty: HEAD

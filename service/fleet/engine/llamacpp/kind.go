@@ -87,7 +87,7 @@ func command(w engine.Worker) engine.Command {
 				"--pace", strconv.FormatFloat(w.Pace, 'g', -1, 64), "--workload", string(w.Workload),
 			},
 			Batch: piece, Piece: piece,
-			Sized: func(ctx int) []string { return []string{"--ctx", strconv.Itoa(ctx)} },
+			Sized: func(room engine.Room) []string { return []string{"--ctx", strconv.Itoa(room.Ctx)} },
 			Flags: []string{"workload=" + string(w.Workload)},
 		}
 	}
@@ -101,10 +101,10 @@ func command(w engine.Worker) engine.Command {
 		"--host", w.Host, "--port", w.Port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
 		"--slot-save-path", w.Scratch, // without a folder it does not erase slots either; nothing is ever saved
 	}}
-	c.Sized = func(ctx int) []string {
+	c.Sized = func(room engine.Room) []string {
 		var sized []string
-		if ctx > 0 { // llama-server divides it among the slots
-			sized = []string{"-c", strconv.Itoa(ctx * w.Slots)}
+		if room.Ctx > 0 { // llama-server divides it among the slots
+			sized = []string{"-c", strconv.Itoa(room.Ctx * w.Slots)}
 		}
 		return append(sized, c.Flags...)
 	}

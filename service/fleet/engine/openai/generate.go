@@ -35,7 +35,7 @@ type request struct {
 	MaxTokens     int                `json:"max_tokens,omitempty"`
 	Seed          uint32             `json:"seed"`
 	Temperature   float64            `json:"temperature"`
-	TopP          float64            `json:"top_p"`
+	TopP          *float64           `json:"top_p,omitempty"`
 	Stop          []string           `json:"stop,omitempty"`
 	LogitBias     map[string]float64 `json:"logit_bias,omitempty"`
 	Logprobs      any                `json:"logprobs,omitempty"` // of a chat: true; of a completion: how many
@@ -56,8 +56,9 @@ type streamOptions struct {
 }
 
 type format struct {
-	Type   string      `json:"type"`
-	Schema *jsonSchema `json:"json_schema,omitempty"`
+	Type   string          `json:"type"`
+	Schema *jsonSchema     `json:"json_schema,omitempty"`
+	Value  json.RawMessage `json:"value,omitempty"` // of a server with plain formats
 }
 
 type jsonSchema struct {
@@ -129,7 +130,10 @@ func (e *Engine) refused(text string, args ...any) error {
 // body is what the server is asked.
 func (e *Engine) body(ctx context.Context, job *engine.Job, t *told) (*request, error) {
 	s := job.Sampling
-	b := &request{Model: t.model, Stream: true, Seed: job.Seed, Temperature: s.Temperature, TopP: s.TopP}
+	b := &request{Model: t.model, Stream: true, Seed: job.Seed, Temperature: s.Temperature}
+	if s.TopP < 1 || !t.Plain.OpenTopP {
+		b.TopP = &s.TopP
+	}
 	if len(job.Messages) > 0 {
 		b.Messages = Messages(job.Messages, t.History)
 	} else {
@@ -166,9 +170,12 @@ func (b *request) chat(c *task.Chat, t *told) {
 		return
 	}
 	b.Tools, b.ToolChoice = Tools(c)
-	if len(b.Tools) > 0 {
+	if t.Plain.Tools {
+		b.Tools, b.ToolChoice = PlainTools(c)
+	} else if len(b.Tools) > 0 {
 		b.ParallelCalls = c.ParallelCalls
-	} else {
+	}
+	if len(b.Tools) == 0 {
 		b.ToolChoice = ""
 	}
 	if t.Effort {
@@ -199,11 +206,34 @@ func (b *request) form(f *task.Format, t *told) {
 	case f == nil:
 	case f.Kind == task.FormatGrammar:
 		b.bind(f.Grammar, t)
+	case t.Plain.Formats:
+		b.Format = &format{Type: "json", Value: schemaOf(f.Schema)}
 	case len(f.Schema) == 0:
 		b.Format = &format{Type: "json_object"}
 	default:
-		b.Format = &format{"json_schema", &jsonSchema{"answer", f.Schema, true}}
+		b.Format = &format{Type: "json_schema", Schema: &jsonSchema{"answer", f.Schema, true}}
 	}
+}
+
+// schemaOf is a schema that is always there.
+func schemaOf(schema json.RawMessage) json.RawMessage {
+	if len(schema) == 0 {
+		return json.RawMessage(`{"type":"object"}`)
+	}
+	return schema
+}
+
+// PlainTools is Tools for a server with plain tools.
+func PlainTools(c *task.Chat) (tools []Tool, choice string) {
+	tools, choice = Tools(c)
+	for i := range tools {
+		f := &tools[i].Function
+		f.Arguments, f.Parameters = schemaOf(f.Parameters), nil
+	}
+	if len(tools) == 0 {
+		choice = ""
+	}
+	return tools, choice
 }
 
 // bind puts a grammar in the field that the server has for it. One that has none, lacks the feature.
@@ -298,7 +328,7 @@ func (g *generation) take(data []byte) (more bool, err error) {
 		return g.bad(fmt.Errorf("reading a frame of the stream: %w", err))
 	}
 	if f.Failed {
-		g.ours = g.engine.failed(data)
+		g.ours = g.engine.failed(data, g.frames == 0 || !g.told.Plain.ErrorFirst)
 		return true, g.ours
 	}
 	if g.end.Finish == "" {
@@ -393,17 +423,21 @@ func (g *generation) last() (engine.Result, error) {
 	return r, nil
 }
 
-// failed maps an error that comes in the stream, or with status 200.
-func (e *Engine) failed(data []byte) error {
+// failed maps an error that comes in the stream, or with status 200. Told says whether the status that it names can be believed.
+func (e *Engine) failed(data []byte, told bool) error {
 	var body struct {
 		Error struct {
-			Code any    `json:"code"` // a number, a text, or null
-			Type string `json:"type"`
+			Status int    `json:"http_status_code"`
+			Code   any    `json:"code"` // a number, a text, or null
+			Type   string `json:"type"`
 		} `json:"error"`
 	}
 	_ = json.Unmarshal(data, &body) // what has no code is the engine's trouble
 	if code, ok := body.Error.Code.(float64); ok && code >= http.StatusBadRequest && code < 600 {
 		return e.c.Refused(int(code), data)
+	}
+	if body.Error.Status >= http.StatusBadRequest && body.Error.Status < 600 && told {
+		return e.c.Refused(body.Error.Status, data)
 	}
 	if body.Error.Type == "invalid_request_error" {
 		return e.c.Refused(http.StatusBadRequest, data)

@@ -25,6 +25,11 @@ type Engine struct {
 	props   atomic.Pointer[told] // what it told last; nil: it was never asked
 }
 
+// Know takes over what the server has told by other paths than its list of models. Then it is not asked for that.
+func (e *Engine) Know(model string, features []task.Feature) {
+	e.props.Store(&told{Profile: e.profile, model: model, build: e.profile.Name, features: features})
+}
+
 // told is what a server told of itself that a job depends on.
 type told struct {
 	Profile

@@ -29,6 +29,7 @@ type Profile struct {
 	Arguments  bool   // chat_template_kwargs
 	Effort     bool   // reasoning_effort
 	History    History
+	Plain      Plain
 
 	Earlier *Earlier
 	Trials  []Trial
@@ -39,6 +40,14 @@ type Profile struct {
 	Short               bool           // a completion without max_tokens is short
 	Rerank              string         // path; empty: it does not rerank
 	Features            []task.Feature // that its engines can have
+}
+
+// Plain is where a server falls short of OpenAI's document.
+type Plain struct {
+	Tools      bool // the schema of a tool stands in its `arguments`, and parallel_tool_calls is not known
+	Formats    bool // a format is {"type": "json", "value": SCHEMA}
+	OpenTopP   bool // a top_p of 1 is taken for a mistake
+	ErrorFirst bool // the status in an error event is true before the first token alone
 }
 
 // Question is asked of a server: with GET, or with POST and the model's name.

@@ -12,7 +12,7 @@ import (
 // Message is a turn. Content is a text, or the parts of one with images.
 type Message struct {
 	Role       string `json:"role"`
-	Content    any    `json:"content"`
+	Content    any    `json:"content,omitempty"` // an empty text stays
 	Thinking   string `json:"reasoning_content,omitempty"`
 	Reasoning  string `json:"reasoning,omitempty"` // the same by its other name
 	ToolCalls  []Call `json:"tool_calls,omitempty"`
@@ -56,6 +56,7 @@ type ToolFunction struct {
 	Name        string          `json:"name"`
 	Description string          `json:"description,omitempty"`
 	Parameters  json.RawMessage `json:"parameters,omitempty"`
+	Arguments   json.RawMessage `json:"arguments,omitempty"` // the same by its other name
 }
 
 // function is the only type of tools.
@@ -64,6 +65,7 @@ const function = "function"
 // History is what a server takes of earlier turns beyond OpenAI's document.
 type History struct {
 	Names     bool   // a tool's result may name the tool
+	LoneCalls bool   // a turn with calls and no text has no content
 	Reasoning string // the field in which an assistant's thinking is given back: reasoning_content or reasoning; empty: it is not
 }
 
@@ -86,8 +88,11 @@ func Messages(messages []task.Message, h History) []Message {
 			names[c.ID] = c.Name
 			all[i].ToolCalls = append(all[i].ToolCalls, Call{c.ID, function, CalledFunction{c.Name, c.Arguments}})
 		}
-		if len(m.Parts) > 0 {
+		switch {
+		case len(m.Parts) > 0:
 			all[i].Content = parts(m.Parts)
+		case h.LoneCalls && m.Content == "" && len(m.ToolCalls) > 0:
+			all[i].Content = nil
 		}
 	}
 	return all
@@ -108,7 +113,7 @@ func parts(all []task.Part) []Part {
 func Tools(c *task.Chat) (tools []Tool, choice string) {
 	for _, t := range c.Tools {
 		if c.ToolChoice != task.ChooseTool || t.Name == c.ToolName {
-			tools = append(tools, Tool{function, ToolFunction(t)})
+			tools = append(tools, Tool{function, ToolFunction{Name: t.Name, Description: t.Description, Parameters: t.Parameters}})
 		}
 	}
 	switch c.ToolChoice {

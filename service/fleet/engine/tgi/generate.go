@@ -57,8 +57,11 @@ type generation struct {
 	first  time.Time // when the first token came; zero: none has
 }
 
-// Generate streams /generate_stream.
+// Generate streams /generate_stream for a prompt, and /v1/chat/completions for messages.
 func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Piece) error) (engine.Result, error) {
+	if len(job.Messages) > 0 {
+		return e.chat(ctx, job, emit)
+	}
 	g := &generation{engine: e, job: &job, out: engine.NewPieces(&job, emit), begun: time.Now()}
 	if words := stopWords(job.Sampling.Stop); len(words) > 0 {
 		g.stops = &engine.Stops{Words: words, Emit: g.out.Emit, Kind: task.EventText}
@@ -147,11 +150,17 @@ func grammarOf(f *task.Format) *grammar {
 
 // room is how many tokens an answer gets: as many as it may have at most (0: no bound), but no more than fit behind the prompt.
 func (e *Engine) room(ctx context.Context, job *engine.Job, told *info) (_ int, err error) {
-	if job.PromptTokens == 0 && job.MaxTokens > 0 && engine.MostTokens(job.Prompt)+job.MaxTokens <= told.Total {
+	chat := len(job.Messages) > 0
+	if job.PromptTokens == 0 && !chat && job.MaxTokens > 0 && engine.MostTokens(job.Prompt)+job.MaxTokens <= told.Total {
 		return job.MaxTokens, nil // both fit, however many tokens the prompt has
 	}
 	if job.PromptTokens == 0 {
-		if job.PromptTokens, err = e.CountTokens(ctx, job.Prompt); err != nil {
+		if chat {
+			job.PromptTokens, err = e.CountChat(ctx, job.Messages, job.Chat)
+		} else {
+			job.PromptTokens, err = e.CountTokens(ctx, job.Prompt)
+		}
+		if err != nil {
 			return 0, err
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -23,6 +24,7 @@ const Name = task.TGI
 // Engine is one replica.
 type Engine struct {
 	c     *httpsse.Client
+	chats *openai.Engine
 	model string               // the model's name as configured; empty: none is
 	info  atomic.Pointer[info] // what the engine told of itself last; nil: it was never asked
 }
@@ -45,17 +47,24 @@ type info struct {
 var _ interface {
 	engine.Engine
 	engine.TokenCounter
+	engine.Chatter
+	engine.ChatCounter
 	engine.BusyCounter
 	engine.Closer
 } = (*Engine)(nil)
 
 // New makes an adapter. Nothing is sent before its first call. Close it to drop its idle connections.
 func New(at engine.Endpoint) *Engine {
-	return &Engine{model: at.Model, c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "TGI", Network: at.Network})}
+	return &Engine{model: at.Model, chats: openai.New(at, profile), c: httpsse.New(httpsse.Options{
+		BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "TGI", Network: at.Network, Retry: &httpsse.Retry{},
+	})}
 }
 
 // Close drops idle connections.
-func (e *Engine) Close() { e.c.Close() }
+func (e *Engine) Close() {
+	e.c.Close()
+	e.chats.Close()
+}
 
 // Health returns nil when the model answers. TGI says so with an empty body, as others do too: Props tells whether it is one.
 func (e *Engine) Health(ctx context.Context) error {
@@ -82,6 +91,7 @@ func (e *Engine) Props(ctx context.Context) (engine.Props, error) {
 		return engine.Props{}, e.c.Unserved(e.model, []string{i.Model})
 	}
 	e.info.Store(i)
+	e.chats.Know(i.Model, featuresOf(i))
 	return engine.Props{
 		Build: task.Clip(i.Version, engine.MaxBuild), System: task.Clip(system(i), engine.MaxBuild), Ctx: i.Total,
 		Slots: min(i.Requests, engine.MaxSlots), Features: featuresOf(i),
@@ -93,10 +103,21 @@ func system(i *info) string {
 	return strings.Join(slices.DeleteFunc([]string{i.Model, i.SHA, i.Dtype, i.Device}, func(s string) bool { return s == "" }), " ")
 }
 
-// features are what every TGI has. Of grammars it knows regular expressions only, and no GBNF.
-func features(engine.Worker) []task.Feature { return []task.Feature{task.FeatureFormats} }
+// features are what a TGI can have. Of grammars it knows regular expressions only, and no GBNF.
+func features(engine.Worker) []task.Feature {
+	return []task.Feature{task.FeatureTools, task.FeatureFormats, task.FeatureImages}
+}
 
-func featuresOf(*info) []task.Feature { return features(engine.Worker{}) }
+// seesImages is the tag of models that do.
+const seesImages = "image-text-to-text"
+
+// featuresOf are what it has. Only of images it tells, by the model's tag.
+func featuresOf(i *info) []task.Feature {
+	if i.Pipeline == seesImages {
+		return features(engine.Worker{})
+	}
+	return []task.Feature{task.FeatureTools, task.FeatureFormats}
+}
 
 // told is what the engine said of itself last.
 func (e *Engine) told(ctx context.Context) (*info, error) {
@@ -151,6 +172,7 @@ func (e *Engine) Busy(ctx context.Context) (int, error) {
 func Kind() engine.Kind {
 	return engine.Kind{
 		Name: Name, Features: features, Own: func(string, string) bool { return false },
-		New: func(at engine.Endpoint) engine.Engine { return New(at) },
+		New:   func(at engine.Endpoint) engine.Engine { return New(at) },
+		Start: start(),
 	}
 }

@@ -48,7 +48,7 @@ var _ interface {
 func New(at engine.Endpoint) *Engine {
 	return &Engine{
 		wanted: at.Model, modelID: at.ModelID,
-		c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "Triton", Network: at.Network}),
+		c: httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: Name, Product: "Triton", Network: at.Network, Retry: &httpsse.Retry{}}),
 	}
 }
 
