@@ -90,3 +90,29 @@ Feature: Engines that somebody else runs, with OpenAI's API
     And "/v1/pools/closed/health" has come to
       | pool.ready      | false                                                        |
       | pool.last_error | /set `provisioning\.key_env`.*Authorization: Bearer/         |
+
+  @LO-453 @ORCH-3055
+  Scenario: Tasks on a vLLM are strict only where its batches change no byte
+    Given a vllm serves "m"
+    And a pool "any" in front of it with
+      | engine | vllm                      |
+      | model  | {id: any, ref: label, name: m} |
+    And a vllm serves "m"
+    And a pool "invariant" in front of it with
+      | engine      | vllm                                 |
+      | model       | {id: invariant, ref: label, name: m} |
+      | determinism | {batch_invariant: true}              |
+    And a daemon
+    When I submit task "refused" with
+      | model_ref   | any    |
+      | determinism | strict |
+    Then the answer is 400 INVALID_PARAMS
+    When I submit task "first" with
+      | model_ref | invariant |
+      | seed      | 7         |
+    And I follow task "first"
+    Then the end of stream "first" has
+      | receipt.determinism | strict |
+    When I run "llama-orch replay {first}"
+    Then it exits with 0
+    And it says "match: "
