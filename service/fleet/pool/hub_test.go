@@ -53,7 +53,7 @@ func has(args []string, name, value string) bool {
 
 // names of the arguments that the engines take for the same things.
 var hubArgs = map[string]struct{ model, cards, ctx, share, key string }{
-	task.TGI: {"--model-id", "--num-shard", "--max-total-tokens", "--cuda-memory-fraction", "API_KEY"},
+	task.TGI:  {"--model-id", "--num-shard", "--max-total-tokens", "--cuda-memory-fraction", "API_KEY"},
 	task.VLLM: {"serve", "--tensor-parallel-size", "--max-model-len", "--gpu-memory-utilization", "VLLM_API_KEY"},
 }
 
