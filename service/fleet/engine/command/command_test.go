@@ -22,7 +22,7 @@ func TestACommandIsFilledIn(t *testing.T) {
 	c := Kind().Start.Command(engine.Worker{Host: "127.0.0.1", Port: "9700", Model: "/m/a b.bin", Args: args})
 	require.Equal(t, []string{"--listen=127.0.0.1:9700", "-m", "/m/a b.bin", "--cards", engine.MaskHere, "{other}"}, c.Args)
 	require.Equal(t, args, c.Flags)
-	require.Empty(t, c.Sized(512))
+	require.Empty(t, c.Sized(engine.Room{Ctx: 512}))
 	require.Error(t, Kind().Start.Check(engine.Worker{BuiltIn: true}))
 }
 
