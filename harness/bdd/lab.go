@@ -22,6 +22,7 @@ type lab struct {
 
 	logs *logContract
 	gpu  cardMaker
+	hub  hubMaker
 
 	once   sync.Once
 	shared *server

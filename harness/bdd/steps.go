@@ -21,6 +21,7 @@ func (w *world) steps(step define) {
 	w.metricsSteps(step)
 	w.logSteps(step)
 	w.gpuSteps(step)
+	w.hubSteps(step)
 	w.sourceSteps(step)
 	w.artifactSteps(step)
 	w.chatSteps(step)

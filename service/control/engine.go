@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/triton"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/vllm"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
@@ -28,6 +29,7 @@ import (
 func EngineKinds() []engine.Kind {
 	return []engine.Kind{
 		llamacpp.Kind(),
+		vllm.Kind(),
 		tgi.Kind(),
 		triton.Kind(),
 		openai.Kind(),

@@ -98,7 +98,12 @@ type replicas struct{ Fleet }
 
 func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.Replica {
 	for _, r := range f.manager.Infos(poolID) {
+		others := 0
+		if r.Load != nil {
+			others = r.Load.Others
+		}
 		into = append(into, placement.Replica{
+			Others: others,
 			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
 			Strict: r.Strict, Pieces: r.Piece > 0, Ctx: r.Ctx, FreeVRAM: f.cards.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
 		})

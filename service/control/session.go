@@ -190,6 +190,9 @@ func (k kvMetrics) Collect(out chan<- prometheus.Metric) {
 				continue
 			}
 			ratio := min(float64(cells[r.ID])/float64(r.Ctx*r.EngineSlots), 1)
+			if r.Load != nil && r.Load.KV >= 0 { // the engine itself knows best
+				ratio = r.Load.KV
+			}
 			out <- prometheus.MustNewConstMetric(kvDesc, prometheus.GaugeValue, ratio, r.Engine, r.EngineVersion, r.PoolID, r.ID)
 		}
 	}

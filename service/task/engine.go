@@ -14,7 +14,7 @@ const (
 
 // EngineKinds are the kinds of engines that a pool can have. The configuration, its schema and the adapters take them from here, and the
 // API's contract knows them all.
-func EngineKinds() []string { return []string{LlamaCpp, TGI, Triton, OpenAI, Command} }
+func EngineKinds() []string { return []string{LlamaCpp, VLLM, TGI, Triton, OpenAI, Command} }
 
 // Exact reports whether engines of a kind give the same bytes again where they compute one task at a time (LO-453). The others reuse what they have
 // computed before, or compute on what nobody here knows.

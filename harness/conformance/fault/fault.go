@@ -17,7 +17,7 @@ import (
 // Shape is what a fault has to know of a dialect.
 type Shape struct {
 	// Streams reports whether a request's answer is a stream. Others are left alone.
-	Streams func(r *http.Request) bool
+	Streams func(path string, body []byte) bool
 	// Says reports whether a frame's data has a piece of the answer, and Ends whether it says that the answer is over.
 	Says, Ends func(data string) bool
 	// Error is the body of an error, also of one in the stream.
@@ -66,15 +66,15 @@ func (s *Server) Over() bool { return s.asked == s.gone }
 
 // ServeHTTP implements http.Handler.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if !s.shape.Streams(r) {
-		s.next.ServeHTTP(w, r)
-		return
-	}
 	body, err := io.ReadAll(r.Body) // only behind its end net/http notices that a client goes
 	if err != nil {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
+	if !s.shape.Streams(r.URL.Path, body) {
+		s.next.ServeHTTP(w, r)
+		return
+	}
 	c := &call{s: s, w: w, r: r}
 	s.Update(func() { s.asked++; c.n = s.asked })
 	defer s.Update(func() { s.gone++ })

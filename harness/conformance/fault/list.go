@@ -23,6 +23,9 @@ const (
 	tooLong = 12 << 20
 )
 
+// NoFinal is the fault of an answer that ends without saying so.
+const NoFinal = "no final event"
+
 // All are the faults.
 func All() []Fault {
 	return append(append(atHead(), inFrames()...), atEnd()...)
@@ -162,7 +165,7 @@ func inFrames() []Fault {
 // atEnd are the faults of ends.
 func atEnd() []Fault {
 	return []Fault{
-		{Name: "no final event", Want: Broken, wrap: func(c *call) {
+		{Name: NoFinal, Want: Broken, wrap: func(c *call) {
 			over := false
 			c.pass(func(write func(string), frame string) {
 				if over = over || c.s.shape.Ends(data(frame)); !over {

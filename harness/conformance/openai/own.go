@@ -114,6 +114,10 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request) {
 	if !s.take(w, r, s.counting, &in) {
 		return
 	}
+	if _, images := in.prompt(); images > 0 && s.opts.Blind {
+		s.fail(w, http.StatusBadRequest, in.Model+" is not a multimodal model")
+		return
+	}
 	n := in.tokens()
 	if in.Prompt != nil {
 		n = count(*in.Prompt)

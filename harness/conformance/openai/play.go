@@ -3,6 +3,7 @@
 package openai
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -160,8 +161,10 @@ func (s *Server) play(w http.ResponseWriter, r *http.Request, p *player) {
 	case p.ask.MaxTokens != nil:
 		p.limit = min(p.limit, *p.ask.MaxTokens)
 	}
-	if !p.ask.Stream {
-		s.fail(w, http.StatusBadRequest, "this server is for clients that stream")
+	if !p.ask.Stream { // nobody reads what it says
+		answer(w, map[string]any{"id": "cmpl-1", "object": "chat.completion", "created": 1700000000, "model": p.ask.Model, "choices": []any{map[string]any{
+			"index": 0, "finish_reason": "length", "logprobs": nil, "message": map[string]any{"role": "assistant", "content": "a", "refusal": nil},
+		}}})
 		return
 	}
 	s.Update(func() { s.running++; s.queries += p.prompt })
@@ -436,7 +439,9 @@ func (p *player) write(text string) {
 
 // What a fault has to know of these streams.
 
-func streams(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/completions") }
+func streams(path string, body []byte) bool {
+	return strings.HasSuffix(path, "/completions") && bytes.Contains(body, []byte(`"stream":true`))
+}
 
 func says(data string) bool {
 	return strings.Contains(data, `"content":"`) && !strings.Contains(data, `"content":""`) ||

@@ -93,6 +93,9 @@ func (s *Server) Running() (n int) {
 	return n
 }
 
+// Idle reports whether there is none. It is for Until.
+func (s *Server) Idle() bool { return s.running == 0 }
+
 // Requests are those that the server got, the oldest first.
 func (s *Server) Requests() (all []scripted.Request) {
 	s.Look(func() { all = append(all, s.log...) })

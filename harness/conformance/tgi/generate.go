@@ -112,13 +112,7 @@ func (s *Server) play(ctx context.Context, w http.ResponseWriter, in generateReq
 			s.refuse(w, fails)
 			return
 		}
-		if s.opts.Interval > 0 && i > 0 {
-			select {
-			case <-time.After(s.opts.Interval):
-			case <-ctx.Done():
-			}
-		}
-		if ctx.Err() != nil {
+		if !s.pause(i, ctx.Done()) {
 			return
 		}
 		text, over := next(i)
@@ -147,6 +141,22 @@ func (s *Server) play(ctx context.Context, w http.ResponseWriter, in generateReq
 		if finish != "" {
 			return
 		}
+	}
+}
+
+// pause waits between two tokens. It returns false if the client has gone.
+func (s *Server) pause(sent int, gone <-chan struct{}) bool {
+	if s.opts.Interval > 0 && sent > 0 {
+		select {
+		case <-time.After(s.opts.Interval):
+		case <-gone:
+		}
+	}
+	select {
+	case <-gone:
+		return false
+	default:
+		return true
 	}
 }
 

@@ -65,6 +65,7 @@ type Server struct {
 	running int
 	waiting int
 	fails   Error // that the next generation ends with
+	rules   []Rule
 	log     []Request
 }
 
@@ -95,7 +96,12 @@ func New(o Options) *Server {
 	s.mux.HandleFunc("GET /info", s.info)
 	s.mux.HandleFunc("GET /metrics", s.metrics)
 	s.mux.HandleFunc("POST /tokenize", s.tokenize)
+	s.mux.HandleFunc("POST /chat_tokenize", s.chatTokenize)
 	s.mux.HandleFunc("POST /generate_stream", s.generate)
+	s.mux.HandleFunc("POST /v1/chat/completions", s.chat)
+	s.mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": []any{map[string]any{"id": o.Model, "object": "model", "created": 0, "owned_by": o.Model}}})
+	})
 	return s
 }
 
@@ -151,11 +157,16 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusNotFound, map[string]string{"error": "No fast tokenizer available", "error_type": "no_fast_tokenizer"})
 		return
 	}
-	tokens := []map[string]any{}
-	for i := range voice.Count(in.Inputs) {
-		tokens = append(tokens, map[string]any{"id": i, "text": "t", "start": i, "stop": i + 1})
+	writeJSON(w, http.StatusOK, tokens(voice.Count(in.Inputs)))
+}
+
+// tokens are so many.
+func tokens(n int) []map[string]any {
+	all := make([]map[string]any, n)
+	for i := range all {
+		all[i] = map[string]any{"id": i, "text": "t", "start": i, "stop": i + 1}
 	}
-	writeJSON(w, http.StatusOK, tokens)
+	return all
 }
 
 // take reads a body, notes it, and decodes it. If it is not what the contract says, it answers and returns false.

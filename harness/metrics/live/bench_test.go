@@ -19,18 +19,20 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/harness/client"
+	conformance "github.com/llama-orch/llama-orch/harness/conformance/openai"
 	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/metrics"
 	"github.com/llama-orch/llama-orch/harness/nvmlstub"
 	"github.com/llama-orch/llama-orch/harness/process"
+	"github.com/llama-orch/llama-orch/harness/scripted"
 	"github.com/llama-orch/llama-orch/harness/standin"
 	"github.com/llama-orch/llama-orch/harness/watch"
 )
 
 const root = "../../.."
 
-// bench is a daemon with five small pools, and two on-demand pools on a stand-in for a card that holds only one of them.
+// bench is a daemon with six small pools, and two on-demand pools on a stand-in for a card that holds only one of them.
 type bench struct {
 	contract metrics.Contract
 	// configured has the values of labels without a closed list.
@@ -40,9 +42,11 @@ type bench struct {
 	daemon *daemon.Daemon
 	// The engines of the pools held, drop and short.
 	held, drop, short *fakeengine.Engine
+	// elsewhere is where the engine of the pool served is, which waits where it is asked to.
+	elsewhere string
 }
 
-// config has two built-in workers, three pools in front of fake engines, one whose engine is nowhere, and two pools of
+// config has two built-in workers, three pools in front of fake engines, one of a vLLM, one whose engine is nowhere, and two pools of
 // stand-ins for a CUDA llama-server that don't fit on a card together.
 const config = `
 bind_addr: 127.0.0.1:0
@@ -56,6 +60,7 @@ pools:
   - {id: held, model: {id: held, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$HELD"]}, queue: {capacity: 1, full_policy: reject}, timeouts: {wall: 10m, idle: 10m}}
   - {id: drop, model: {id: drop, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$DROP"]}, queue: {capacity: 1, full_policy: drop-lru}, timeouts: {wall: 10m, idle: 10m}}
   - {id: short, model: {id: short, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$SHORT"]}, timeouts: {wall: 400ms, idle: 300ms}}
+  - {id: served, engine: vllm, model: {id: served, ref: label}, sampler_profile: v1, provisioning: {mode: external, urls: ["$SERVED"]}}
   - {id: day, model: {id: day, ref: "file:day.gguf"}, device: [0], ctx: 256, lifecycle: on_demand, sampler_profile: v1, provisioning: $STANDIN}
   - {id: night, model: {id: night, ref: "file:night.gguf"}, device: [0], ctx: 256, lifecycle: on_demand, sampler_profile: v1, provisioning: $STANDIN}
 `
@@ -75,10 +80,10 @@ func newBench(t *testing.T) *bench {
 	b.contract, err = metrics.ReadLint(filepath.Join(root, metrics.LintPath))
 	require.NoError(t, err)
 	b.configured = map[string][]string{
-		"pool_id": {"haiku", "gone", "held", "drop", "short", "day", "night"}, "model_id": {"haiku", "held", "drop", "short", "day", "night"},
-		"replica_id":     {"", "haiku-0", "haiku-1", "gone-0", "held-0", "drop-0", "short-0", "day-0", "night-0"},
+		"pool_id": {"haiku", "gone", "held", "drop", "short", "served", "day", "night"}, "model_id": {"haiku", "held", "drop", "short", "served", "day", "night"},
+		"replica_id":     {"", "haiku-0", "haiku-1", "gone-0", "held-0", "drop-0", "short-0", "served-0", "day-0", "night-0"},
 		"device":         {"0"},
-		"engine_version": {"", "fake-1", "llama.cpp v0.5.0 built-in"},
+		"engine_version": {"", "fake-1", "vllm 0.11.0", "llama.cpp v0.5.0 built-in"},
 	}
 	engine := func(e **fakeengine.Engine) string {
 		*e = fakeengine.New(fakeengine.Options{})
@@ -86,7 +91,8 @@ func newBench(t *testing.T) *bench {
 		t.Cleanup(s.Close)
 		return s.URL
 	}
-	text := strings.NewReplacer("$MODEL", b.Model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
+	b.elsewhere = served(t)
+	text := strings.NewReplacer("$SERVED", b.elsewhere, "$MODEL", b.Model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
 		"$STANDIN", b.cards(t)).Replace(config)
 	path := filepath.Join(b.Dir, "config.yaml")
 	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
@@ -103,6 +109,18 @@ func newBench(t *testing.T) *bench {
 		}
 	})
 	return b
+}
+
+// served is the address of a vLLM.
+func served(t *testing.T) string {
+	t.Helper()
+	script, err := scripted.Parse([]byte(`{"rules": [{"match": "wait", "play": [{"text": "a"}, {"wait": true}]}]}`))
+	require.NoError(t, err)
+	v, err := conformance.New(conformance.Options{As: "vllm", Script: script})
+	require.NoError(t, err)
+	s := httptest.NewServer(v)
+	t.Cleanup(s.Close)
+	return s.URL
 }
 
 // cards puts the stand-ins for NVML and llama-server in place, with two models, and returns the pools' provisioning.

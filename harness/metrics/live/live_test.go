@@ -4,6 +4,7 @@ package live
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -256,9 +257,27 @@ var table = []action{
 			is(1, `llorch_replica_state{replica_id="haiku-1",state="ready"}`), is(1, `llorch_replica_state{replica_id="haiku-1"}`),
 		}
 	}},
+	{"somebody else asks an engine", func(t *testing.T, b *bench) []metrics.Move {
+		ctx, hangUp := context.WithCancel(bounded(t))
+		r, err := http.NewRequestWithContext(ctx, http.MethodPost, b.elsewhere+"/v1/completions", strings.NewReader(`{"model":"m","prompt":"wait","stream":true}`))
+		require.NoError(t, err)
+		answer, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		openStreams = []func(){func() { hangUp(); _ = answer.Body.Close() }}
+		return []metrics.Move{
+			is(1, `llorch_engine_requests_running{pool_id="served"}`), is(0, `llorch_engine_requests_waiting{pool_id="served"}`),
+			is(0.1, `kv_cache_usage_ratio{pool_id="served"}`),
+			{Series: `llorch_engine_prefix_cache_queries_total{pool_id="served"}`, Kind: metrics.AtLeast, Figure: 2},
+			{Series: `llorch_engine_prefix_cache_hits_total{pool_id="served"}`, Kind: metrics.AtLeast, Figure: 1},
+		}
+	}},
+	{"and goes", func(*testing.T, *bench) []metrics.Move {
+		openStreams[0]()
+		return []metrics.Move{is(0, `llorch_engine_requests_running{pool_id="served"}`), is(0, `kv_cache_usage_ratio{pool_id="served"}`)}
+	}},
 	{"what stands still stands still", func(*testing.T, *bench) []metrics.Move {
 		return []metrics.Move{
-			is(1, `llorch_build_info`), is(0, `llorch_queue_stuck`), is(3+2, `llorch_replica_state{state="ready"}`), is(0, `llorch_replica_state{replica_id="gone-0",state="ready"}`),
+			is(1, `llorch_build_info`), is(0, `llorch_queue_stuck`), is(4+2, `llorch_replica_state{state="ready"}`), is(0, `llorch_replica_state{replica_id="gone-0",state="ready"}`),
 			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`),
 		}
 	}},
@@ -351,7 +370,7 @@ func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metri
 // openStreams are closed one action after they were opened.
 var openStreams []func()
 
-// ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103
+// ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103, LO-454
 func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	runtime.LockOSThread() // the daemon ends with this thread, however the test does
 	promtool, err := metrics.FindPromtool()
@@ -367,11 +386,16 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 		{Series: `llorch_ledger_commits_total`},
 		{Series: `llorch_ledger_commit_ms`},
 		{Series: `llorch_ledger_batch_size`},
+		// An idle engine is probed now and then.
+		{Series: `llorch_engine_prefix_cache_queries_total`},
+		{Series: `llorch_engine_prefix_cache_hits_total`},
+		{Series: `llorch_engine_requests_running`},
+		{Series: `kv_cache_usage_ratio{pool_id="served"}`},
 		// The built-in workers and the engines are called again and again.
 		{Series: `llorch_policy_decisions_total{action="adapter",decision="allow"}`},
 	}
 	eventually(t, func() []string {
-		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(5, `llorch_replica_state{state="ready"}`), is(1, `llorch_ledger_ops_total{op="claim"}`)}, loose)
+		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(6, `llorch_replica_state{state="ready"}`), is(1, `llorch_ledger_ops_total{op="claim"}`)}, loose)
 	})
 	var last []byte
 	for i, a := range table {

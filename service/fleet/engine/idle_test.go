@@ -68,7 +68,9 @@ func TestAwaitIdle(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) { // somebody may wait for the slot
 		began := time.Now()
-		next := counting{began: began, busy: func(since time.Duration) (int, error) { return map[bool]int{true: 2, false: 1}[since < time.Millisecond], nil }}
+		next := counting{began: began, busy: func(since time.Duration) (int, error) {
+			return map[bool]int{true: 2, false: 1}[since < time.Millisecond], nil
+		}}
 		require.True(t, engine.AwaitIdle(held{next, make(chan struct{})}, within))
 		require.Equal(t, time.Millisecond, time.Since(began), "an engine that notices at its next token is not asked long after")
 	})

@@ -11,6 +11,18 @@ import (
 // Series sums what metrics in Prometheus' text format tell under a name, of the series that have all of these labels, each written name="value". Told is
 // false where there is none.
 func Series(metrics []byte, name string, labels ...string) (sum float64, told bool) {
+	each(metrics, name, labels, func(v float64) { sum, told = sum+v, true })
+	return sum, told
+}
+
+// Most is the largest value of the same series.
+func Most(metrics []byte, name string, labels ...string) (most float64, told bool) {
+	most = math.Inf(-1)
+	each(metrics, name, labels, func(v float64) { most, told = max(most, v), true })
+	return most, told
+}
+
+func each(metrics []byte, name string, labels []string, take func(v float64)) {
 	for line := range bytes.Lines(metrics) {
 		rest, is := bytes.CutPrefix(line, []byte(name))
 		if !is || len(rest) == 0 || rest[0] != ' ' && rest[0] != '{' {
@@ -25,10 +37,9 @@ func Series(metrics []byte, name string, labels ...string) (sum float64, told bo
 			given, rest = rest[:end], rest[end+1:]
 		}
 		if v, ok := value(rest); ok && hasAll(given, labels) {
-			sum, told = sum+v, true
+			take(v)
 		}
 	}
-	return sum, told
 }
 
 // value is what stands behind a series' name and labels; a time may follow.

@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/llama-orch/llama-orch/service/observe"
 )
 
 // metrics are the package's series. `kv_cache_usage_ratio` is not among them: the sessions know how full the KV of a replica is.
@@ -17,7 +19,11 @@ type metrics struct {
 var (
 	stateDesc = prometheus.NewDesc("llorch_replica_state", "1 for the state the replica is in, 0 for the others.",
 		[]string{"pool_id", "replica_id", "state"}, nil)
-	modelDesc = prometheus.NewDesc("model_state", "1 for the state of the model's life cycle, 0 for the other.",
+	runningDesc = prometheus.NewDesc("llorch_engine_requests_running", "Requests that the replica's engine computes, as it tells with each health check.", observe.ReplicaLabels(), nil)
+	waitingDesc = prometheus.NewDesc("llorch_engine_requests_waiting", "Requests that wait in the replica's engine, as it tells with each health check.", observe.ReplicaLabels(), nil)
+	queriesDesc = prometheus.NewDesc("llorch_engine_prefix_cache_queries_total", "Tokens that the replica's engine has looked up in its prefix cache.", observe.ReplicaLabels(), nil)
+	hitsDesc    = prometheus.NewDesc("llorch_engine_prefix_cache_hits_total", "Tokens that the replica's engine has found in its prefix cache.", observe.ReplicaLabels(), nil)
+	modelDesc   = prometheus.NewDesc("model_state", "1 for the state of the model's life cycle, 0 for the other.",
 		[]string{"model_id", "state"}, nil)
 )
 
@@ -47,6 +53,25 @@ type states struct{ m *Manager }
 func (s states) Describe(to chan<- *prometheus.Desc) {
 	to <- stateDesc
 	to <- modelDesc
+	for _, d := range []*prometheus.Desc{runningDesc, waitingDesc, queriesDesc, hitsDesc} {
+		to <- d
+	}
+}
+
+// loads tell how busy a replica's engine is, as far as it tells (LO-454).
+func loads(r Info, to chan<- prometheus.Metric) {
+	if r.Load == nil {
+		return
+	}
+	tell := func(d *prometheus.Desc, kind prometheus.ValueType, value float64) {
+		to <- prometheus.MustNewConstMetric(d, kind, value, r.Engine, r.EngineVersion, r.PoolID, r.ID)
+	}
+	tell(runningDesc, prometheus.GaugeValue, float64(r.Load.Running))
+	tell(waitingDesc, prometheus.GaugeValue, float64(r.Load.Waiting))
+	if r.Load.Prefix {
+		tell(queriesDesc, prometheus.CounterValue, r.Load.PrefixQueries)
+		tell(hitsDesc, prometheus.CounterValue, r.Load.PrefixHits)
+	}
 }
 
 func (s states) Collect(to chan<- prometheus.Metric) {
@@ -64,7 +89,9 @@ func (s states) Collect(to chan<- prometheus.Metric) {
 	for _, id := range now.ids {
 		g := now.pools[id]
 		for _, r := range g.replicas {
-			is := r.info().State
+			info := r.info()
+			is := info.State
+			loads(info, to)
 			for _, state := range States() {
 				gauge(stateDesc, state == is, id, r.id, string(state))
 			}

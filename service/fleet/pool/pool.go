@@ -60,10 +60,11 @@ type Info struct {
 	EngineSlots           int // of the engine itself; the pool may use fewer
 	// Features are what the engine can do of what only some can, as it told last. Until it was ready, they are what such an engine can have.
 	Features []task.Feature
-	Strict   bool // it gives the same bytes again. Until it was ready, as far as the configuration tells
-	Piece    int  // in how many tokens at once prompts are computed, where strict tasks may reuse whole pieces; 0: they start cold
-	Active   int  // slots in use, by leases and by the liveness probe
-	PID      int  // 0 where no process runs
+	Strict   bool  // it gives the same bytes again. Until it was ready, as far as the configuration tells
+	Piece    int   // in how many tokens at once prompts are computed, where strict tasks may reuse whole pieces; 0: they start cold
+	Active   int   // slots in use, by leases and by the liveness probe
+	Load     *Load // as the ready engine told with its last health check; nil: it does not tell
+	PID      int   // 0 where no process runs
 	// Owner is the name under which the replica holds memory in Options.VRAM. It is not the ID where the replica took another's place.
 	Owner string
 	// Cards are the indices of the GPUs that the worker was granted.
@@ -90,6 +91,12 @@ type Info struct {
 	LogTail   []string // the last lines that the worker had written when the state last changed
 	Since     time.Time
 	NextTry   time.Time // zero unless backoff or failed
+}
+
+// Load is how busy a replica's engine is (LO-454).
+type Load struct {
+	engine.Load
+	Others int // requests that are not ours
 }
 
 // Options set a Manager up. Zero durations mean the defaults.

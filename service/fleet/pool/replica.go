@@ -146,7 +146,7 @@ func (r *replica) info() Info {
 	w := r.current.Load()
 	switch {
 	case w != nil && w.ctx.Err() == nil:
-		info.Active = int(w.active.Load())
+		info.Active, info.Load = int(w.active.Load()), w.load.Load()
 	case info.State == Ready: // the worker is lost, and the supervisor has not shown it yet
 		info.State = Backoff
 	}

@@ -143,6 +143,9 @@ func (r *replica) examine(ctx context.Context, w *worker) verdict {
 	}
 	bounded, cancel := awake.WithTimeout(ctx, r.m.opts.HealthInterval)
 	err := w.engine.Health(bounded)
+	if err == nil {
+		w.meter(bounded)
+	}
 	cancel()
 	if err != nil || !r.takeIdle(w) {
 		return verdict{missed: err}

@@ -49,12 +49,28 @@ type worker struct {
 	used   atomic.Int64  // when a slot was last given back, in ns since the epoch
 	served atomic.Bool   // a lease was given back while the worker was well
 	freed  chan struct{} // capacity 1: a slot was given back
+	load   atomic.Pointer[Load]
 }
 
 func (r *replica) newWorker() *worker {
 	w := &worker{now: r.m.now, born: r.m.now(), oomKills: r.m.opts.OOMKills(), freed: make(chan struct{}, 1)}
 	w.ctx, w.lose = context.WithCancelCause(r.m.run)
 	return w
+}
+
+// meter asks the engine how busy it is, if it tells. What it does not tell now is not known.
+func (w *worker) meter(ctx context.Context) {
+	m, ok := w.engine.(engine.Meter)
+	if !ok {
+		return
+	}
+	ours := int(w.active.Load())
+	l, err := m.Load(ctx)
+	if err != nil {
+		w.load.Store(nil)
+		return
+	}
+	w.load.Store(&Load{Load: l, Others: max(l.Busy()-ours, 0)})
 }
 
 // free gives a slot back.
@@ -191,6 +207,9 @@ func (r *replica) probe(w *worker) (engine.Props, error) {
 		props, err := w.engine.Props(ctx)
 		if err == nil {
 			err = r.decode(ctx, w, 4)
+		}
+		if err == nil {
+			w.meter(ctx)
 		}
 		if ctx.Err() != nil || !spare.Short(err) {
 			return props, r.probeError(ctx, w, err)

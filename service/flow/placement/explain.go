@@ -4,6 +4,7 @@ package placement
 
 import (
 	"fmt"
+	"strconv"
 	"slices"
 	"time"
 
@@ -147,10 +148,10 @@ func (r *Replica) forIt(list []Replica, best, considered int, need Need) []strin
 	}
 	for i := range list { // what decided between it and the best of the others
 		if i != best && list[i].takes(need) && list[i].FreeVRAM == r.FreeVRAM {
-			if list[i].Active == r.Active {
+			if list[i].busy() == r.busy() {
 				return []string{"all else equal, it is first by its id"}
 			}
-			return []string{fmt.Sprintf("of those with the most free VRAM it has the fewest active tasks: %d", r.Active)}
+			return []string{"of those with the most free VRAM it has the fewest active tasks: " + r.load()}
 		}
 	}
 	return []string{fmt.Sprintf("it has the most free VRAM: %s", gigabytes(r.FreeVRAM))}
@@ -162,10 +163,18 @@ func (r *Replica) behind(best *Replica, need Need) string {
 		return best.ID + " holds the KV of the session's last turn"
 	case r.FreeVRAM != best.FreeVRAM:
 		return fmt.Sprintf("it has %s of free VRAM, and %s has %s", gigabytes(r.FreeVRAM), best.ID, gigabytes(best.FreeVRAM))
-	case r.Active != best.Active:
-		return fmt.Sprintf("it has %d active tasks, and %s %d", r.Active, best.ID, best.Active)
+	case r.busy() != best.busy():
+		return fmt.Sprintf("it has %s active tasks, and %s %s", r.load(), best.ID, best.load())
 	}
 	return "all else equal, " + best.ID + " is first by its id"
+}
+
+// load is how much the engine has to do, in words.
+func (r *Replica) load() string {
+	if r.Others == 0 {
+		return strconv.Itoa(r.Active)
+	}
+	return fmt.Sprintf("%d and %d of others", r.Active, r.Others)
 }
 
 func gigabytes(n int64) string { return fmt.Sprintf("%.1f GB", float64(n)/1e9) }

@@ -13,6 +13,7 @@ type Replica struct {
 	Parked      bool // somebody took it out of service, and it does not come back by itself
 	Slots       int
 	Active      int  // slots in use
+	Others      int  // requests that its engine has from elsewhere
 	Strict      bool // its engine has one slot
 	Pieces      bool // strict tasks reuse KV on it
 	Ctx         int  // tokens a slot's context holds; 0: not known
@@ -32,7 +33,7 @@ type Need struct {
 
 // Place picks the replica for a task and returns its index, or -1 if none can take it now. Of the Ready replicas with a free slot
 // it picks the one that holds the task's KV, else the one that holds the longest beginning of its prompt, else the one with the most free VRAM, then the fewest active
-// slots, then the smallest id (ORCH-3009, LO-442, ORCH-3012). Considered is how many could have taken the task.
+// slots and requests of others, then the smallest id (ORCH-3009, LO-442, ORCH-3012). Considered is how many could have taken the task.
 func Place(replicas []Replica, need Need) (index, considered int) {
 	index, need = -1, need.among(replicas)
 	for i := range replicas {
@@ -85,6 +86,9 @@ func (r *Replica) suits(need Need) bool {
 	return r.Ready && !r.InDoubt && (!need.Strict || r.Strict) && r.holds(need) && (need.Fingerprint == "" || need.Fingerprint == r.Fingerprint)
 }
 
+// busy is how much its engine has to do.
+func (r *Replica) busy() int { return r.Active + r.Others }
+
 // reuses reports whether the task can use KV that the replica holds.
 func (n Need) reuses(r *Replica) bool { return !n.Strict || r.Pieces }
 
@@ -109,8 +113,8 @@ func (n Need) before(a, b *Replica) bool {
 	if a.FreeVRAM != b.FreeVRAM {
 		return a.FreeVRAM > b.FreeVRAM
 	}
-	if a.Active != b.Active {
-		return a.Active < b.Active
+	if a.busy() != b.busy() {
+		return a.busy() < b.busy()
 	}
 	return a.ID < b.ID
 }

@@ -29,6 +29,8 @@ type FaultOptions struct {
 	Job     engine.Job
 	// Retries: the adapter tries again where nothing of an answer has come.
 	Retries bool
+	// Unmarked: nothing marks the end of an answer but the end of its body.
+	Unmarked bool
 }
 
 // Seen is what a client saw of a fault.
@@ -116,6 +118,9 @@ func (s *faulty) run() (saw string) {
 // judge compares what came with what has to.
 func (s *faulty) judge(all []task.Piece, r engine.Result, err error) string {
 	wanted := s.fault.Want
+	if s.Unmarked && s.fault.Name == fault.NoFinal {
+		wanted = fault.Same
+	}
 	if wanted == fault.Retried && !s.Retries {
 		wanted = fault.Broken
 	}

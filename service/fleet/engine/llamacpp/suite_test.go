@@ -126,8 +126,8 @@ func TestServersThatMisbehave(t *testing.T) {
 				Connect: func(t testing.TB, url string) engine.Engine { return connect(t, url) },
 				Job:     j,
 				Shape: fault.Shape{
-					Streams: func(r *http.Request) bool {
-						return strings.HasSuffix(r.URL.Path, "completion") || strings.HasSuffix(r.URL.Path, "/chat/completions")
+					Streams: func(path string, _ []byte) bool {
+						return strings.HasSuffix(path, "completion") || strings.HasSuffix(path, "/chat/completions")
 					},
 					Says: func(data string) bool {
 						return strings.Contains(data, `"content":"`) && !strings.Contains(data, `"content":""`)

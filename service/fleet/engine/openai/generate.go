@@ -427,9 +427,9 @@ func (g *generation) last() (engine.Result, error) {
 func (e *Engine) failed(data []byte, told bool) error {
 	var body struct {
 		Error struct {
-			Status int `json:"http_status_code"`
-			Code any    `json:"code"` // a number, a text, or null
-			Type string `json:"type"`
+			Status int    `json:"http_status_code"`
+			Code   any    `json:"code"` // a number, a text, or null
+			Type   string `json:"type"`
 		} `json:"error"`
 	}
 	_ = json.Unmarshal(data, &body) // what has no code is the engine's trouble

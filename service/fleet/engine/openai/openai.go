@@ -126,6 +126,7 @@ func (e *Engine) probe(ctx context.Context) (*told, error) {
 	t.build = t.Name
 	if text, ok := version.(string); ok && text != "" {
 		t.build = task.Clip(t.Name+" "+text, engine.MaxBuild)
+		t.Profile = t.asOf(text)
 	}
 	ctxOf, err := e.ask(ctx, t.Ctx, m.ID)
 	if err != nil {

@@ -31,6 +31,9 @@ type Profile struct {
 	History    History
 	Plain      Plain
 
+	Earlier *Earlier
+	Trials  []Trial
+
 	Usage bool // it tells the usage at the end, as asked
 	// Counts: POST /tokenize counts tokens, and those of chats where CountsChats.
 	Counts, CountsChats bool
@@ -62,6 +65,20 @@ type Telling struct {
 	Words map[string]task.Feature
 }
 
+// Earlier is how versions before one differ.
+type Earlier struct {
+	Before  [2]int // major and minor
+	Grammar string
+	History History
+}
+
+// Trial is a request that a server refuses as wrong where its model lacks a feature that it does not tell of otherwise.
+type Trial struct {
+	Feature task.Feature
+	Path    string
+	Body    func(model string) any
+}
+
 // The fields that a grammar is sent in.
 const (
 	structuredOutputs = "structured_outputs"
@@ -85,12 +102,14 @@ func with(more ...task.Feature) []task.Feature {
 	return append(append([]task.Feature{}, chats...), more...)
 }
 
-// VLLM is vLLM since 0.11.
+// VLLM is vLLM. It tells neither whether it was started with a parser of its model's calls, nor whether its model sees.
 var VLLM = Profile{
 	Name: "vllm", Product: "vLLM", Owners: []string{"vllm"},
 	Health: "/health", Version: Question{Path: "/version", Field: "version"},
 	TopK: true, NoTopK: -1, MinP: true, Penalty: repetitionPenalty, Grammar: structuredOutputs, Arguments: true, Effort: true,
-	History: History{Reasoning: reasoning}, Usage: true, Counts: true, CountsChats: true, Short: true, Rerank: "/v1/rerank",
+	History: History{Reasoning: reasoning}, Earlier: &Earlier{[2]int{0, 11}, guidedGrammar, History{Reasoning: reasoningContent}},
+	Trials: []Trial{{task.FeatureTools, chatPath, callTrial}, {task.FeatureImages, "/tokenize", imageTrial}},
+	Usage:  true, Counts: true, CountsChats: true, Short: true, Rerank: "/v1/rerank",
 	Features: with(task.FeatureGrammars, task.FeatureArguments, task.FeatureBias, task.FeatureLogprobs),
 }
 

@@ -101,5 +101,14 @@ func (e *Engine) features(ctx context.Context, p *Profile, model string) ([]task
 			}
 		}
 	}
+	for _, t := range p.Trials {
+		passes, err := e.passes(ctx, t, model)
+		if err != nil {
+			return nil, err
+		}
+		if !passes {
+			all = slices.DeleteFunc(all, func(f task.Feature) bool { return f == t.Feature })
+		}
+	}
 	return all, nil
 }

@@ -30,6 +30,7 @@ type generation struct {
 	out    engine.Pieces
 	stops  *engine.Stops // nil: there are no stop strings
 	ours   error         // why we left the stream; nil: we did not, or the connection broke
+	told   bool          // an event came
 	most   int
 	tokens int
 	begun  time.Time
@@ -58,11 +59,14 @@ func (e *Engine) Generate(ctx context.Context, job engine.Job, emit func(task.Pi
 		if g.stops != nil && g.stops.Over {
 			return false, errStopped
 		}
-		return true, ctx.Err() // nothing is emitted after its end, whatever was read before
+		return g.tokens < g.most, ctx.Err() // nothing is emitted after its end, whatever was read before
 	})
 	switch {
 	case g.ours != nil:
 		return engine.Result{}, g.ours
+	case err == nil: // it has said all that it may
+	case errors.Is(err, io.EOF) && !g.told:
+		return engine.Result{}, e.c.Reset(errors.New("the engine answered nothing"))
 	case errors.Is(err, errStopped):
 		r := g.result(task.FinishStop)
 		r.Left = true
@@ -113,8 +117,8 @@ func (e *Engine) start(ctx context.Context, g *generation) (*httpsse.Stream, err
 		}
 	}
 	stream, err := e.c.Stream(ctx, m.path("/generate_stream"), all)
-	if status, ok := errors.AsType[*httpsse.StatusError](err); ok {
-		return nil, e.failed(status.Status, status.Body)
+	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && strings.Contains(string(status.Body), tooLong) {
+		return nil, e.c.Refused(http.StatusBadRequest, status.Body)
 	}
 	return stream, err
 }
@@ -129,22 +133,23 @@ func refusal(format string, args ...any) *task.Error {
 // tooLong is what TensorRT-LLM says of a prompt that its engine was not built for. It calls that a failure of its own.
 const tooLong = "exceeds maximum input length"
 
-// failed is an error of the engine.
-func (e *Engine) failed(status int, body []byte) error {
-	if status == http.StatusInternalServerError && strings.Contains(string(body), tooLong) {
-		status = http.StatusBadRequest
+// failed is an error in a stream.
+func (e *Engine) failed(body []byte) error {
+	if strings.Contains(string(body), tooLong) {
+		return e.c.Refused(http.StatusBadRequest, body)
 	}
-	return e.c.Refused(status, body)
+	return e.c.Refused(http.StatusInternalServerError, body)
 }
 
 // take takes in one event.
 func (g *generation) take(data []byte) error {
+	g.told = true
 	failed, err := g.read(data)
 	switch {
 	case err != nil:
 		g.ours = g.engine.c.Reset(fmt.Errorf("reading an event of the stream: %w", err))
 	case failed:
-		g.ours = g.engine.failed(http.StatusInternalServerError, data)
+		g.ours = g.engine.failed(data)
 	case len(g.text) > 0: // the last one may be empty
 		g.came()
 		g.ours = g.out.Take(task.EventText, g.text)

@@ -205,7 +205,7 @@ func TestBrokenStreams(t *testing.T) {
 		"no JSON":   {one + "data: nonsense\n\n", "a", "event"},
 		"no text":   {one + "data: {}\n\n", "a", "text_output"},
 		"a number":  {`data: {"text_output":1}` + "\n\n", "", "event"},
-		"no answer": {"", "", ""},
+		"no answer": {"", "", "answered nothing"},
 	} {
 		server := conformance.New(conformance.Options{})
 		at := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package tgi
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+
+	"github.com/llama-orch/llama-orch/harness/conformance/fault"
+)
+
+// Shape is what faults have to know of /generate_stream.
+var Shape = fault.Shape{
+	Streams: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/generate_stream") },
+	Says: func(data string) bool {
+		return strings.Contains(data, `"token"`) && !strings.Contains(data, `"details":{`)
+	},
+	Ends: func(data string) bool { return strings.Contains(data, `"details":{`) },
+	Error: func(_ int, text string) string {
+		body, _ := json.Marshal(map[string]string{"error": text, "error_type": "generation"}) // texts always encode
+		return string(body)
+	},
+}
