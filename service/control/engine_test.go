@@ -141,7 +141,7 @@ func TestThereIsOneListOfEngineKinds(t *testing.T) {
 		"llamacpp_tools", "llamacpp_images", "llamacpp_formats", "llamacpp_grammars", "llamacpp_reasoning", "llamacpp_template_arguments", "llamacpp_logit_bias", "llamacpp_logprobs",
 		"vllm_token_count", "vllm_chat", "vllm_embedding", "vllm_rerank", "vllm_busy_slots",
 		"vllm_tools", "vllm_formats", "vllm_images", "vllm_reasoning", "vllm_grammars", "vllm_template_arguments", "vllm_logit_bias", "vllm_logprobs",
-		"tgi_token_count", "tgi_busy_slots", "tgi_formats",
+		"tgi_token_count", "tgi_chat", "tgi_busy_slots", "tgi_tools", "tgi_formats", "tgi_images",
 		"triton_busy_slots",
 		"openai_chat", "openai_embedding", "openai_rerank", "openai_tools", "openai_formats", "openai_images", "openai_reasoning", "openai_grammars", "openai_template_arguments",
 		"openai_logit_bias", "openai_logprobs",

@@ -104,7 +104,7 @@ func (f replicas) Snapshot(poolID string, into []placement.Replica) []placement.
 		}
 		into = append(into, placement.Replica{
 			Others: others,
-			ID: r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
+			ID:     r.ID, State: string(r.State), Ready: r.State == pool.Ready, Parked: !r.Wanted, Slots: r.Slots, Active: r.Active,
 			Strict: r.Strict, Pieces: r.Piece > 0, Ctx: r.Ctx, FreeVRAM: f.cards.ledger.Free(r.Cards...), Fingerprint: r.Fingerprint,
 		})
 	}

@@ -4,7 +4,6 @@ package triton
 
 import (
 	"encoding/json"
-	"net/http"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/harness/conformance/fault"
@@ -12,7 +11,7 @@ import (
 
 // Shape is what faults have to know of the generate extension. The last response of an answer is one without text.
 var Shape = fault.Shape{
-	Streams: func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/generate_stream") },
+	Streams: func(path string, _ []byte) bool { return strings.HasSuffix(path, "/generate_stream") },
 	Says:    func(data string) bool { return !strings.Contains(data, `"text_output":""`) },
 	Ends:    func(data string) bool { return strings.Contains(data, `"text_output":""`) },
 	Error: func(_ int, text string) string {

@@ -4,8 +4,8 @@ package placement
 
 import (
 	"fmt"
-	"strconv"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
