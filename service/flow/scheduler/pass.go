@@ -101,9 +101,7 @@ func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 	l.active()
 	if err != nil {
 		why := l.whyBroken(ctx, j, err)
-		if why.Code == task.WorkerReset {
-			l.doubt(j, s.lease) // before its slot is free
-		}
+		l.brokeOff(ctx, j, s.lease, why)
 		l.s.fail(j, why, nil)
 		l.awaitIdle(j, s.lease)
 		return
