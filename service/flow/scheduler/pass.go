@@ -100,7 +100,11 @@ func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 	l.rates.ended(j, 0, 0, o.Now(), err == nil)
 	l.active()
 	if err != nil {
-		l.s.fail(j, l.whyBroken(ctx, j, err), nil)
+		why := l.whyBroken(ctx, j, err)
+		if why.Code == task.WorkerReset {
+			l.doubt(j, s.lease) // before its slot is free
+		}
+		l.s.fail(j, why, nil)
 		l.awaitIdle(j, s.lease)
 		return
 	}
