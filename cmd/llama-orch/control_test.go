@@ -86,3 +86,20 @@ func TestGPUsWithoutADriver(t *testing.T) {
 	require.Equal(t, "no GPU can be used: there is no NVIDIA driver\n", call(t.Context(), addr, "", "gpus").out)
 	require.Contains(t, call(t.Context(), addr, "", "top").out, "waiting\nno GPU can be used: there is no NVIDIA driver\n\nPOOL")
 }
+
+// LO-466, LO-470
+func TestAPoolShowsItsHostsAndRoutes(t *testing.T) {
+	t.Parallel()
+	d := newDaemon()
+	d.health = func(id gen.PoolID) gen.PoolHealth {
+		h := healthy(id)
+		h.Pool.Routes = []string{"/v1/audio/*"}
+		h.Replicas[0].Hosts = []gen.RPCHost{{Host: "10.0.0.2:50052", FreeBytes: gen.NewOptInt64(3 << 30), UsedBytes: gen.NewOptInt64(1 << 30)}, {Host: "10.0.0.3:50052"}}
+		return h
+	}
+	got := call(t.Context(), d.serve(t), "", "pools", "p")
+	require.Zero(t, got.code, got.err)
+	require.Regexp(t, `(?m)^10\.0\.0\.2:50052 +\S+ +3072 MiB +1024 MiB`, got.out)
+	require.Regexp(t, `(?m)^10\.0\.0\.3:50052 +\S+ *$`, got.out, "what is not told is not shown")
+	require.Regexp(t, `(?m)^ROUTE *\n/v1/audio/\*`, got.out)
+}

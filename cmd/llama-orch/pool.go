@@ -141,7 +141,7 @@ func showPool(a *app, id string) error {
 	if a.json {
 		return a.printJSON(health)
 	}
-	if err := a.tables(poolRows(health.Pool), replicaRows(health), gpuRows(health.Gpus)); err != nil {
+	if err := a.tables(poolRows(health.Pool), replicaRows(health), hostRows(health), routeRows(health.Pool), gpuRows(health.Gpus)); err != nil {
 		return err
 	}
 	for _, r := range health.Replicas {
@@ -195,6 +195,26 @@ func replicaRows(pools ...*gen.PoolHealth) [][]string {
 				optMiB(r.EstimateBytes), optMiB(r.ObservedBytes), loaded, r.EngineVersion, r.LastError.Or(""),
 			})
 		}
+	}
+	return rows
+}
+
+// hostRows are the other hosts that compute a part of a replica's model.
+func hostRows(p *gen.PoolHealth) [][]string {
+	rows := [][]string{{"HOST", "REPLICA", "WAS FREE", "TAKEN"}}
+	for _, r := range p.Replicas {
+		for _, h := range r.Hosts {
+			rows = append(rows, []string{h.Host, r.ID, optMiB(h.FreeBytes), optMiB(h.UsedBytes)})
+		}
+	}
+	return rows
+}
+
+// routeRows are the paths of the requests that are passed to the pool's server.
+func routeRows(p gen.Pool) [][]string {
+	rows := [][]string{{"ROUTE"}}
+	for _, route := range p.Routes {
+		rows = append(rows, []string{route})
 	}
 	return rows
 }

@@ -19,6 +19,7 @@ func (w *world) daemonSteps(step define) {
 	step(`^the environment$`, w.theEnvironment)
 	step(`^a pool "([^"]*)" of built-in workers with$`, w.aBuiltinPool)
 	step(`^a pool "([^"]*)" in front of the fake engine with$`, w.anExternalPool)
+	step(`^a pool "([^"]*)" of studios with$`, w.aPoolOfStudios)
 	step(`^a daemon that may take "([^"]*)" to stop$`, w.aDaemonThatStopsWithin)
 	step(`^a daemon$`, w.aDaemon)
 	step(`^a daemon whose pool has$`, w.aDaemonWhosePoolHas)
@@ -73,6 +74,14 @@ func (w *world) anExternalPool(id string, t *godog.Table) error {
 	}
 	w.setup.pool(id, external(w.fake.url, rows...))
 	return nil
+}
+
+// aPoolOfStudios is one of servers that speak and draw; see package studio.
+func (w *world) aPoolOfStudios(id string, t *godog.Table) error {
+	rows, err := w.rows(t)
+	args := fmt.Sprintf(`{mode: binary, path: %q, args: ["--host", "{host}", "--port", "{port}", "--folder", %q]}`, w.lab.Program("studio"), w.dir)
+	w.setup.pool(id, set([]row{{"engine", "command"}, {"device", "cpu"}, {"health", "/well"}, {"provisioning", args}}, rows...))
+	return err
 }
 
 func (w *world) aDaemonThatStopsWithin(d string) error {

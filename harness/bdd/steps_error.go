@@ -58,7 +58,7 @@ func (a *response) check() error {
 	if !strings.HasPrefix(a.header.Get("Content-Type"), "application/json") {
 		return fmt.Errorf("an error of content type %q", a.header.Get("Content-Type"))
 	}
-	if strings.Contains(a.what, " /v1/responses") {
+	if openAIs.MatchString(a.what) {
 		return a.checkOpenAI()
 	}
 	e, err := object(string(a.body), []string{"code", "message", "retriable"}, errorFields)
@@ -81,6 +81,9 @@ func (a *response) check() error {
 	}
 	return nil
 }
+
+// openAIs are the paths whose errors have OpenAI's shape.
+var openAIs = regexp.MustCompile(` /v1/(responses|audio|images)\b`)
 
 // checkOpenAI checks what every error of OpenAI's dialect must have (LO-404).
 func (a *response) checkOpenAI() error {

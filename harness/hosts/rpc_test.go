@@ -85,7 +85,9 @@ func TestAModelIsDividedOverTwoHosts(t *testing.T) {
 
 	told = decode(t, d, "cut", func() {
 		two.Kill()
-		h := healthy(t, d, "the loss", func(h health) bool { return h.Pool.State != "ready" && strings.Contains(h.Replicas[0].Error, second.address) })
+		h := healthy(t, d, "the loss", func(h health) bool {
+			return h.Pool.State != "ready" && strings.Contains(h.Replicas[0].Error, second.address)
+		})
 		require.Contains(t, h.Replicas[0].Error, second.address+":50052, of the pool's `rpc`, takes no connection: start ggml-rpc-server there")
 		require.NotContains(t, h.Replicas[0].Error, first.address+":50052,")
 		t.Logf("the pool is %s, and says: %s", h.Pool.State, h.Replicas[0].Error)

@@ -76,7 +76,9 @@ func (s *studio) routes() http.Handler {
 	m.HandleFunc("POST /v1/audio/speech", s.serve(speak))
 	m.HandleFunc("POST /v1/images/generations", s.serve(draw))
 	m.HandleFunc("POST /v1/rerank", s.serve(rank))
-	m.HandleFunc("GET /voices", s.serve(func(*http.Request) (answer, error) { return answer{"application/json", []byte(`{"voices":["low","high"]}`)}, nil }))
+	m.HandleFunc("GET /voices", s.serve(func(*http.Request) (answer, error) {
+		return answer{"application/json", []byte(`{"voices":["low","high"]}`)}, nil
+	}))
 	return m
 }
 

@@ -99,7 +99,7 @@ var deaths = engine.Deaths{Signs: []engine.Sign{
 	}},
 	{Cause: engine.DriverReset, Texts: []string{"cuda error: an illegal memory access", "cuda error: unspecified launch failure", "gpu is lost", "fallen off the bus"}},
 	{Cause: engine.OutOfVRAM, Texts: []string{"cudamalloc failed", "cuda error: out of memory", "cuda out of memory", "cublas_status_alloc_failed", "cuda_error_out_of_memory"}},
-	{Cause: engine.OutOfHost, Texts: []string{"std::bad_alloc", "cannot allocate memory", "runtime: out of memory", "memoryerror"}},
+	{Cause: engine.OutOfHost, Texts: []string{"std::bad_alloc", "cannot allocate memory", "runtime: out of memory", "\nmemoryerror"}},
 	{Cause: engine.OutOfMemory, Texts: []string{"out of memory", "failed to allocate", "unable to allocate"}},
 	{Cause: engine.PortTaken, Texts: []string{"address already in use", "couldn't bind", "could not bind"}},
 }}

@@ -169,11 +169,8 @@ func (c *Client) Alive(ctx context.Context, path string) error {
 	if err != nil {
 		return c.Broken(ctx, err)
 	}
-	if resp.StatusCode >= http.StatusMultipleChoices && resp.StatusCode < http.StatusBadRequest { // it redirects, so it is there
-		return resp.Body.Close()
-	}
-	if err := c.accepted(resp); err != nil {
-		return err
+	if resp.StatusCode >= http.StatusBadRequest {
+		return c.accepted(resp)
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, maxError) // so that the connection can be used again
 	return resp.Body.Close()

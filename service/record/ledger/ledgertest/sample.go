@@ -94,6 +94,7 @@ func Full(state task.State) task.Record {
 	}
 	r.Task.Session, r.Charge, r.Deleted = nil, nil, nil // a record that is read has none of the first two
 	r.Task.Request.Unfit = nil                          // admission refuses what has any
+	r.Task.Request.Path = ""                            // an opaque request is not recorded
 	return r
 }
 
