@@ -1,6 +1,6 @@
 Feature: Engines of other kinds
-  TGI and Triton serve behind the same line as llama.cpp. Where an address has another engine, the pool says which, and what to write. TGI is
-  also started by the daemon, on the cards that it was granted. Conformance servers play the engines, and a stand-in plays TGI's launcher.
+  TGI and Triton serve behind the same line as llama.cpp. Where an address has another engine, the pool says which, and what to write. vLLM
+  and TGI are also started by the daemon, on the cards that they were granted. Conformance servers play the engines, and a stand-in plays their programs.
 
   @ORCH-3056 @LO-410
   Scenario: A pool of TGI answers a prompt and a chat
@@ -56,9 +56,9 @@ Feature: Engines of other kinds
     And replica "b-0" says "it looks like TGI: write `engine: tgi`"
 
   @LO-461 @LO-463
-  Scenario: The daemon starts TGI, shows how far its load is, and starts it again when it is killed
+  Scenario Outline: The daemon starts <engine>, shows how far its load is, and starts it again when it is killed
     Given the cards of the reference box
-    And a pool "large" that starts engine "tgi" with
+    And a pool "large" that starts engine "<engine>" with
       | device | [0]  |
       | ctx    | 2048 |
       | slots  | 4    |
@@ -68,7 +68,7 @@ Feature: Engines of other kinds
     Then replica "large-0" is at "reads the weights: 40 %"
     When the engine of pool "large" has loaded
     Then replica "large-0" is ready on card "0"
-    And the engine of pool "large" was told "--max-total-tokens 2048 --cuda-memory-fraction 0."
+    And the engine of pool "large" was told "<told>"
     And the command line of the engine of pool "large" holds no key
     When I submit the chat "talk"
       """
@@ -78,6 +78,11 @@ Feature: Engines of other kinds
     Then stream "talk" is "started", tokens, "end"
     When I kill the worker of "large-0"
     Then the replica "large-0" is restarted and ready again
+
+    Examples:
+      | engine | told                                                |
+      | tgi    | --max-total-tokens 2048 --cuda-memory-fraction 0.    |
+      | vllm   | --max-model-len 2048 --gpu-memory-utilization 0.     |
 
   @LO-462
   Scenario: What TGI died of is told apart

@@ -30,7 +30,8 @@ type lab struct {
 }
 
 func newLab(ctx context.Context, dir, root string) (*lab, error) {
-	l, err := daemon.NewLab(ctx, dir, root, "./cmd/llama-orch", "./harness/fakeengine/cmd/fakeengine", "./harness/scripted/cmd/scripted", "./harness/studio/cmd/studio")
+	l, err := daemon.NewLab(ctx, dir, root, "./cmd/llama-orch", "./harness/fakeengine/cmd/fakeengine", "./harness/scripted/cmd/scripted", "./harness/studio/cmd/studio",
+		"./harness/conformance/openai/cmd/openai-server")
 	if err != nil {
 		return nil, err
 	}

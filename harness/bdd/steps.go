@@ -25,6 +25,7 @@ func (w *world) steps(step define) {
 	w.sourceSteps(step)
 	w.artifactSteps(step)
 	w.chatSteps(step)
+	w.engineSteps(step)
 	w.batchSteps(step)
 	w.responseSteps(step)
 }

@@ -115,7 +115,7 @@ func (w *world) tellHub(pool, name, text string) error {
 }
 
 func (w *world) theEngineKeepsLoading(pool string) error { return w.tellHub(pool, ".hold", "") }
-func (w *world) theEngineSays(pool, line string) error { return w.tellHub(pool, ".lines", line+"\n") }
+func (w *world) theEngineSays(pool, line string) error   { return w.tellHub(pool, ".lines", line+"\n") }
 
 func (w *world) theEngineHasLoaded(pool string) error {
 	return os.Remove(filepath.Join(w.hubModel(pool), ".hold"))

@@ -82,14 +82,20 @@ func (l *lab) speak(w *way) (path string, tail []byte, err error) {
 	if err != nil {
 		return "", nil, err
 	}
-	frames := bytes.SplitAfter(whole, []byte("\n\n"))
-	for at := len(frames) - 1; at > spokenTokens; at-- { // behind the last event is the receipt
-		if bytes.HasPrefix(frames[at], []byte("event: response.completed\n")) {
-			return fmt.Sprintf("%s&starting_after=%d", path, at-1), bytes.Join(frames[at:], nil), nil
-		}
+	at := bytes.LastIndex(whole, []byte("event: response.completed\n")) // behind it is the receipt
+	if at < 0 {
+		return "", nil, fmt.Errorf("the response's stream of %d bytes has no end: %q", len(whole), whole[max(0, len(whole)-300):])
 	}
-	return "", nil, fmt.Errorf("the response's stream has %d events, and no end: %.300q", len(frames), frames[max(0, len(frames)-2)])
+	number := bytes.LastIndex(whole, []byte(lastNumber))
+	var last int
+	if _, err := fmt.Sscanf(string(whole[max(0, number):]), lastNumber+"%d", &last); err != nil || last <= spokenTokens {
+		return "", nil, fmt.Errorf("the response's last event is %d: %w", last, err)
+	}
+	return fmt.Sprintf("%s&starting_after=%d", path, last-1), whole[at:], nil
 }
+
+// lastNumber stands in front of an event's number.
+const lastNumber = `"sequence_number":`
 
 // again resumes so often, and returns how long the first time took, and all of them.
 func (l *lab) again(w *way, path string, want []byte, times int) (first time.Duration, took []time.Duration, err error) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package hubengine poses as the programs of engines that take models in the form of the Hugging Face hub: TGI's launcher. It takes the command line and
+// Package hubengine poses as the programs of engines that take models in the form of the Hugging Face hub: `vllm serve` and TGI's launcher. It takes the command line and
 // the environment that the daemon gives them, writes both down, says what such a program says while it loads, and serves the conformance server of that
 // engine. Files in the model's folder change what it does, and nothing of the model's own is one of them:
 //
@@ -28,6 +28,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/harness/conformance/openai"
 	"github.com/llama-orch/llama-orch/harness/conformance/tgi"
 	"github.com/llama-orch/llama-orch/harness/process"
 )
@@ -65,7 +66,7 @@ func Calls(model string) (calls []Call, err error) {
 // Main plays the program until it is killed, and returns the exit code.
 func Main(ctx context.Context, args []string, stderr io.Writer) int {
 	if slices.Contains(args, "--version") {
-		fmt.Fprintln(os.Stdout, "text-generation-launcher 3.3.6")
+		fmt.Fprintln(os.Stdout, "3.3.6")
 		return 0
 	}
 	if err := run(ctx, args, stderr); err != nil {
@@ -83,8 +84,8 @@ type engine struct {
 }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {
-	e, err := parse(args)
-	if err != nil {
+	e := &engine{}
+	if err := e.parse(args); err != nil {
 		return err
 	}
 	if err := note(e.model, args); err != nil {
@@ -104,19 +105,43 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	return http.Serve(listener, e.handler(interval))
 }
 
-// parse reads the command line of the launcher.
-func parse(args []string) (engine, error) {
-	e := engine{host: "127.0.0.1", port: "3000", model: value(args, "--model-id")}
+// parse reads a command line. That of TGI's launcher names its model; that of vLLM begins with it, in a container without `serve`.
+func (e *engine) parse(args []string) error {
+	e.model, e.port = value(args, "--model-id"), value(args, "--port")
 	if e.model == "" {
-		return e, errors.New("error: --model-id is missing")
+		return e.vllm(args)
 	}
-	e.host, e.port = value(args, "--hostname"), value(args, "--port")
+	e.host = value(args, "--hostname")
 	total, _ := strconv.Atoi(value(args, "--max-total-tokens")) // left out, it is 0
 	stops, _ := strconv.Atoi(value(args, "--max-stop-sequences"))
 	e.handler = func(interval time.Duration) http.Handler {
 		return tgi.New(tgi.Options{Model: e.model, Total: total, Stops: stops, Key: os.Getenv("API_KEY"), Interval: interval})
 	}
-	return e, nil
+	return nil
+}
+
+func (e *engine) vllm(args []string) error {
+	if len(args) > 0 && args[0] == "serve" {
+		args = args[1:]
+	}
+	if len(args) == 0 || strings.HasPrefix(args[0], "-") {
+		return errors.New("error: the following arguments are required: model_tag")
+	}
+	e.model, e.host = args[0], value(args, "--host")
+	length, _ := strconv.Atoi(value(args, "--max-model-len")) // left out, it is 0
+	server := func(interval time.Duration) (*openai.Server, error) {
+		return openai.New(openai.Options{
+			As: "vllm", Models: []string{value(args, "--served-model-name")}, Ctx: length, Key: os.Getenv("VLLM_API_KEY"), Pace: interval,
+		})
+	}
+	if _, err := server(0); err != nil {
+		return err
+	}
+	e.handler = func(interval time.Duration) http.Handler {
+		s, _ := server(interval) // the same went well above
+		return s
+	}
+	return nil
 }
 
 func value(args []string, name string) string {
@@ -140,7 +165,7 @@ func note(model string, args []string) error {
 }
 
 // load says what there is to say, and returns when the load may end.
-func (e engine) load(ctx context.Context, stderr io.Writer) error {
+func (e *engine) load(ctx context.Context, stderr io.Writer) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for said := 0; ; {

@@ -268,8 +268,8 @@ type Pool struct {
 	Engine         string        `yaml:"engine" jsonschema_description:"The engine kind."`
 	Workload       task.Workload `yaml:"workload" jsonschema:"default=completion,enum=completion,enum=embedding,enum=rerank" jsonschema_description:"What the pool's model is for."`
 	Model          Model         `yaml:"model" jsonschema:"required" jsonschema_description:"The model."`
-	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
-	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"The share of the model that each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it. It also needs a llama-server, so not provisioning.mode builtin."`
+	Device         Device        `yaml:"device" jsonschema:"default=auto" jsonschema_description:"cpu, auto or a list of GPU indices. With auto each replica gets the one GPU that holds it; a list of several is used together, by tensor_split, or evenly by the engines vllm and tgi. A GPU pool never falls back to the CPU. An external engine chose its device itself."`
+	TensorSplit    []float64     `yaml:"tensor_split" jsonschema:"maxItems=16" jsonschema_description:"The share of the model that each GPU of a list in device holds, like [2, 1]. A list of several GPUs needs it, but for the engines vllm and tgi. It also needs a llama-server, so not provisioning.mode builtin."`
 	RPC            []string      `yaml:"rpc" jsonschema:"maxItems=16,minLength=1" jsonschema_description:"HOST:PORT of each ggml-rpc-server that computes a part of the model, for a llama-server built with GGML_RPC. llama-server divides the model by what each has free. Such a pool has one replica, and its tasks are best-effort. Whoever reaches such a port can make it run anything: keep it in a network that you trust."`
 	Span           bool          `yaml:"span" jsonschema:"default=false" jsonschema_description:"external: the engine computes on several hosts, like vLLM on Ray. Capabilities show it."`
 	Routes         []string      `yaml:"routes" jsonschema:"maxItems=64,minLength=2" jsonschema_description:"Engine command: the paths of the requests that are passed to the pool's server as they are, like /v1/audio/transcriptions, or /v1/images/* for all that begin so."`
@@ -301,7 +301,7 @@ type Determinism struct {
 // Model names a pool's model.
 type Model struct {
 	ID     string `yaml:"id" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,127}$" jsonschema_description:"Name that requests use as model_ref. Left out, it is the last part of ref without .gguf."`
-	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened."`
+	Ref    string `yaml:"ref" jsonschema:"required,minLength=1,maxLength=4096" jsonschema_description:"Where the model is: file:PATH, relative to this file's folder, or hf:ORG/REPO[/FILE], https://HOST/PATH, s3:BUCKET/KEY, oci:REGISTRY/REPOSITORY:TAG, which is fetched. For an external pool it is a label that is never opened. For a vllm or tgi that is started here, it is file:FOLDER, with all files of the repository."`
 	Name   string `yaml:"name" jsonschema:"maxLength=256,minLength=1" jsonschema_description:"Name by which the engine itself knows the model, where it serves models by name. Left out, it is the id where the engine has that one, or else the only model that it has."`
 	Digest string `yaml:"digest" jsonschema:"pattern=^sha256:[0-9a-f]{64}$" jsonschema_description:"Expected SHA-256 of the model's file, as sha256:HEX; for a model in several parts, the SHA-256 of all parts, one after the other. Another digest is refused."`
 
@@ -311,11 +311,11 @@ type Model struct {
 
 // Provisioning says where workers come from.
 type Provisioning struct {
-	Mode   string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: running engines, which urls names or which register themselves. binary: a llama-server at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
+	Mode   string   `yaml:"mode" jsonschema:"default=builtin,enum=builtin,enum=external,enum=binary,enum=package,enum=container,enum=source" jsonschema_description:"builtin: the worker inside orchestratord. external: running engines, which urls names or which register themselves. binary: a llama-server, vllm or text-generation-launcher at path, or downloaded from url. package: one that the system's package manager installs. container: one in a container of docker or podman. source: one that is built from its source. orchestratord plan shows the steps."`
 	URLs   []string `yaml:"urls" jsonschema:"maxItems=64,minLength=1" jsonschema_description:"external: base URLs, one for each replica. Leave it out if all engines register themselves (POST /v1/workers/register)."`
 	KeyEnv string   `yaml:"key_env" jsonschema:"pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"external: name of the environment variable that holds the engines' API key. The key itself is never in this file."`
 	Key    Secret   `yaml:"-"` // from the variable that KeyEnv names
-	Path   string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. package: the program, if it is not llama-server."`
+	Path   string   `yaml:"path" jsonschema_description:"binary: the program. A bare name is looked up in PATH, a relative path starts at this file's folder; with url it is the program's path inside the archive. Left out, it is vllm or text-generation-launcher for those engines. package: the program, if it is not llama-server."`
 	Args   []string `yaml:"args" jsonschema:"maxItems=64" jsonschema_description:"binary, package, container, source: further arguments of llama-server, put after the pool's own."`
 
 	URL    string `yaml:"url" jsonschema:"maxLength=4096" jsonschema_description:"binary: an https URL of the program, or of a .tar.gz or .zip that holds it."`
@@ -323,7 +323,7 @@ type Provisioning struct {
 
 	Package string `yaml:"package" jsonschema:"pattern=^[a-z0-9][a-z0-9+.@_-]{0\\,99}$" jsonschema_description:"package: its name. provision.allow_system_packages has to be true."`
 
-	Image   string `yaml:"image" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,255}(@sha256:[0-9a-f]{64})?$" jsonschema_description:"container: the image. Its entry point must be llama-server. With @sha256:HEX nobody can change the image."`
+	Image   string `yaml:"image" jsonschema:"pattern=^[A-Za-z0-9][A-Za-z0-9._:/-]{0\\,255}(@sha256:[0-9a-f]{64})?$" jsonschema_description:"container: the image. Its entry point must be llama-server, vllm serve or text-generation-launcher. With @sha256:HEX nobody can change the image."`
 	Runtime string `yaml:"runtime" jsonschema:"default=docker,enum=docker,enum=podman" jsonschema_description:"container: the program that runs it."`
 
 	Repository string   `yaml:"repository" jsonschema:"maxLength=4096" jsonschema_description:"source: an https URL of a git repository, or a folder or git bundle, relative to this file's folder. Left out, it is the packaged source of llama.cpp."`

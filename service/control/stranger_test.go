@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/harness/conformance/openai"
 	"github.com/llama-orch/llama-orch/harness/conformance/tgi"
 	"github.com/llama-orch/llama-orch/harness/conformance/triton"
 	"github.com/llama-orch/llama-orch/harness/scripted"
@@ -61,25 +62,28 @@ func failed(t *testing.T, specs ...pool.Spec) (said []string) {
 // LO-460
 func TestAnEngineThatIsOfAnotherKind(t *testing.T) {
 	const models = `{"object":"list","data":[{"id":"m","object":"model","owned_by":"somebody"}]}`
+	as := func(name string) http.Handler {
+		server, err := openai.New(openai.Options{As: name})
+		require.NoError(t, err)
+		return server
+	}
 	servers := map[string]struct {
 		handler http.Handler
 		kind    string
 	}{
-		"TGI":          {tgi.New(tgi.Options{}), task.TGI},
-		"Triton":       {triton.New(triton.Options{}), task.Triton},
-		"llama-server": {scripted.New(scripted.Options{}), task.LlamaCpp},
-		"vLLM": {answers(map[string]string{
-			"/health": "", "/version": `{"version":"0.11"}`, "/v1/models": `{"data":[{"id":"m","owned_by":"vllm"}]}`,
-		}), task.VLLM},
-		"Ollama":                   {answers(map[string]string{"/": "Ollama is running", "/api/version": `{"version":"0.9"}`, "/v1/models": models}), task.OpenAI},
-		"SGLang":                   {answers(map[string]string{"/health": "", "/get_model_info": `{"model_path":"m"}`, "/v1/models": models}), task.OpenAI},
-		"LM Studio":                {answers(map[string]string{"/api/v0/models": `{"data":[]}`, "/v1/models": models}), task.OpenAI},
+		"TGI":                      {tgi.New(tgi.Options{}), task.TGI},
+		"Triton":                   {triton.New(triton.Options{}), task.Triton},
+		"llama-server":             {scripted.New(scripted.Options{}), task.LlamaCpp},
+		"vLLM":                     {as("vllm"), task.VLLM},
+		"Ollama":                   {as("ollama"), task.OpenAI},
+		"SGLang":                   {as("sglang"), task.OpenAI},
+		"LM Studio":                {as("lmstudio"), task.OpenAI},
 		"a server of OpenAI's API": {answers(map[string]string{"/v1/models": models}), task.OpenAI},
 	}
 	for product, s := range servers {
 		at := httptest.NewServer(s.handler)
 		t.Cleanup(at.Close)
-		for _, kind := range []string{task.LlamaCpp, task.TGI, task.Triton} {
+		for _, kind := range []string{task.LlamaCpp, task.VLLM, task.TGI, task.Triton} {
 			if kind == s.kind {
 				continue
 			}

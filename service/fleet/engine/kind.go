@@ -73,6 +73,7 @@ type Worker struct {
 	Inside   bool // it runs in a container, whose entry point is that program
 	Workload task.Workload
 	Model    string // the model's file or folder, by the path at which the worker finds it
+	Name     string // by which clients know the model
 	Libs     string // folder of the built-in worker's libraries
 	Cards    int    // that it gets; 0: it computes on the CPU
 	Split    []float64

@@ -27,6 +27,7 @@ var looks = []look{
 	{"TGI", task.TGI, "/info", fields("model_id", "max_total_tokens")},
 	{"Triton", task.Triton, "/v2", fields("version", "extensions")},
 	{"SGLang", task.OpenAI, "/get_model_info", fields("model_path")},
+	{"SGLang", task.OpenAI, "/v1/models", ownedBy("sglang")},
 	{"LM Studio", task.OpenAI, "/api/v0/models", fields("data")},
 	{"Ollama", task.OpenAI, "/api/version", fields("version")},
 	{"llama-server", task.LlamaCpp, "/props", fields("default_generation_settings", "total_slots")},

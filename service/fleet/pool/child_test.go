@@ -25,6 +25,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/vllm"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 )
 
@@ -170,4 +171,4 @@ func runDaemon(dir, exe string) int {
 func command(args ...string) *exec.Cmd { return exec.Command(os.Args[0], args...) }
 
 // kinds are those that the daemon has, too.
-var kinds = []engine.Kind{llamacpp.Kind(), tgi.Kind()}
+var kinds = []engine.Kind{llamacpp.Kind(), tgi.Kind(), vllm.Kind()}

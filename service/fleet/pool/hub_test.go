@@ -24,7 +24,7 @@ import (
 )
 
 // hubKinds are those whose workers take models in the form of the hub.
-var hubKinds = []string{task.TGI}
+var hubKinds = []string{task.TGI, task.VLLM}
 
 // started is a pool whose engine of that kind is this test binary, with a model of its own.
 func started(t *testing.T, kind string) pool.Spec {
@@ -53,7 +53,8 @@ func has(args []string, name, value string) bool {
 
 // names of the arguments that the engines take for the same things.
 var hubArgs = map[string]struct{ model, cards, ctx, share, key string }{
-	task.TGI: {"--model-id", "--num-shard", "--max-total-tokens", "--cuda-memory-fraction", "API_KEY"},
+	task.TGI:  {"--model-id", "--num-shard", "--max-total-tokens", "--cuda-memory-fraction", "API_KEY"},
+	task.VLLM: {"serve", "--tensor-parallel-size", "--max-model-len", "--gpu-memory-utilization", "VLLM_API_KEY"},
 }
 
 // A worker is told its cards, its context and the share of the memory that was reserved for it. Nobody can read its key from its command line.

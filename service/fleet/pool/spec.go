@@ -160,7 +160,7 @@ func (s *Spec) checkSplit() error {
 // worker says what the engine's kind has to know of the pool's workers.
 func (s *Spec) worker() engine.Worker {
 	return engine.Worker{
-		BuiltIn: s.Mode == Builtin, Workload: s.Workload, Model: s.ModelPath, Libs: s.LibsDir, Cards: s.cards(), Split: s.TensorSplit, Hosts: s.Hosts,
+		BuiltIn: s.Mode == Builtin, Workload: s.Workload, Model: s.ModelPath, Name: s.ModelID, Libs: s.LibsDir, Cards: s.cards(), Split: s.TensorSplit, Hosts: s.Hosts,
 		Slots: s.Slots, Threads: s.Threads, Ctx: s.Ctx, Prefixes: s.Prefixes, Memory: s.Memory, Pace: s.Pace, Args: s.BinaryArgs,
 	}
 }

@@ -151,7 +151,7 @@ func (r *Replica) forIt(list []Replica, best, considered int, need Need) []strin
 			if list[i].busy() == r.busy() {
 				return []string{"all else equal, it is first by its id"}
 			}
-			return []string{"of those with the most free VRAM it has the fewest active tasks: " + r.load()}
+			return []string{"of those with the most free VRAM its engine has the least to do: " + r.load()}
 		}
 	}
 	return []string{fmt.Sprintf("it has the most free VRAM: %s", gigabytes(r.FreeVRAM))}
@@ -164,17 +164,18 @@ func (r *Replica) behind(best *Replica, need Need) string {
 	case r.FreeVRAM != best.FreeVRAM:
 		return fmt.Sprintf("it has %s of free VRAM, and %s has %s", gigabytes(r.FreeVRAM), best.ID, gigabytes(best.FreeVRAM))
 	case r.busy() != best.busy():
-		return fmt.Sprintf("it has %s active tasks, and %s %s", r.load(), best.ID, best.load())
+		return fmt.Sprintf("it has %s, and %s has %s", r.load(), best.ID, best.load())
 	}
 	return "all else equal, " + best.ID + " is first by its id"
 }
 
 // load is how much the engine has to do, in words.
 func (r *Replica) load() string {
-	if r.Others == 0 {
-		return strconv.Itoa(r.Active)
+	load := strconv.Itoa(r.Active) + " active tasks"
+	if r.Others > 0 {
+		load += fmt.Sprintf(" and %d requests of others", r.Others)
 	}
-	return fmt.Sprintf("%d and %d of others", r.Active, r.Others)
+	return load
 }
 
 func gigabytes(n int64) string { return fmt.Sprintf("%.1f GB", float64(n)/1e9) }

@@ -20,6 +20,10 @@ func TestExplain(t *testing.T) {
 	ready := func(id string, free int64, active int) Replica {
 		return Replica{ID: id, State: "ready", Ready: true, Slots: 2, Active: active, FreeVRAM: free}
 	}
+	others := func(r Replica, n int) Replica {
+		r.Others = n
+		return r
+	}
 	for name, c := range map[string]struct {
 		change   func(*task.Request, []Pool)
 		replicas func(string) []Replica
@@ -29,8 +33,11 @@ func TestExplain(t *testing.T) {
 		"most free VRAM": {func(*task.Request, []Pool) {}, replicas(ready("a", 8e9, 0), ready("b", 12e9, 1)), "big", "b", []string{
 			"small/: a task would wait 2s, and 1s in pool 'big'", "big/a: it has 8.0 GB of free VRAM, and b has 12.0 GB", "big/b: it has the most free VRAM: 12.0 GB",
 		}},
+		"others' requests": {func(*task.Request, []Pool) {}, replicas(others(ready("a", 8e9, 0), 3), ready("b", 8e9, 1)), "big", "b", []string{
+			"big/a: it has 0 active tasks and 3 requests of others, and b has 1 active tasks", "big/b: of those with the most free VRAM its engine has the least to do: 1 active tasks",
+		}},
 		"fewest active": {func(*task.Request, []Pool) {}, replicas(ready("a", 8e9, 1), ready("b", 8e9, 0)), "big", "b", []string{
-			"big/a: it has 1 active tasks, and b 0", "big/b: of those with the most free VRAM it has the fewest active tasks: 0",
+			"big/a: it has 1 active tasks, and b has 0 active tasks", "big/b: of those with the most free VRAM its engine has the least to do: 0 active tasks",
 		}},
 		"by id": {func(*task.Request, []Pool) {}, replicas(ready("b", 8e9, 0), ready("a", 8e9, 0)), "big", "a", []string{
 			"big/b: all else equal, a is first by its id", "big/a: all else equal, it is first by its id",

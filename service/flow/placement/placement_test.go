@@ -104,6 +104,21 @@ func TestPlaceOrder(t *testing.T) {
 	require.Equal(t, "d", replicas[at].ID)
 }
 
+// LO-454: what others ask of an engine counts as much as what this system does.
+func TestAnEngineThatOthersUseComesLater(t *testing.T) {
+	replicas := []Replica{
+		{ID: "a", Ready: true, Slots: 4, Active: 0, Others: 3},
+		{ID: "b", Ready: true, Slots: 4, Active: 2, Others: 0},
+		{ID: "c", Ready: true, Slots: 4, Active: 1, Others: 2},
+	}
+	at, considered := Place(replicas, Need{})
+	require.Equal(t, "b", replicas[at].ID)
+	require.Equal(t, 3, considered, "their slots are free all the same")
+	replicas[0].FreeVRAM = 1
+	at, _ = Place(replicas, Need{})
+	require.Equal(t, "a", replicas[at].ID, "memory comes first")
+}
+
 // ORCH-3010, OC-CORE-1017: never an unready or full replica, and the order of the snapshot doesn't matter.
 func TestPlaceIsAFunctionOfTheSnapshot(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -79,7 +79,6 @@ type responseEvents struct {
 	running    bool   // the client was told so
 	told       bool   // the client was told its place in line
 	open       string // what each event of the open item's text begins with
-	from       int    // where in w the event at hand begins
 	w          jx.Writer
 }
 
@@ -157,14 +156,12 @@ func (s *responseEvents) last(of task.Events) int {
 	for e := range of.All() {
 		e.Text = e.Text[:min(len(e.Text), 1)] // only whether there is any matters
 		s.tell(e)
-		s.w.Buf = s.w.Buf[:0]
 	}
 	return s.next - 1
 }
 
 // event begins an event, up to the fields that are its own.
 func (s *responseEvents) event(name string) {
-	s.from = len(s.w.Buf)
 	s.w.RawStr("event: ")
 	s.w.RawStr(name)
 	s.w.RawStr("\ndata: {\"type\":\"")
@@ -172,18 +169,20 @@ func (s *responseEvents) event(name string) {
 	s.w.RawStr("\"")
 }
 
-// close ends an event with its number. One that the client has is taken back.
+// close ends an event with its number.
 func (s *responseEvents) close() {
-	if s.has() {
-		s.w.Buf = s.w.Buf[:s.from]
-	} else {
-		s.number(s.next)
-	}
+	s.number(s.next)
 	s.next++
 }
 
-// has reports whether the client has the next event.
-func (s *responseEvents) has() bool { return s.next <= s.after }
+// has reports whether the client has the next event. Then that is counted, and need not be written: some have the whole text.
+func (s *responseEvents) has() bool {
+	has := s.next <= s.after
+	if has {
+		s.next++
+	}
+	return has
+}
 
 func (s *responseEvents) number(n int) {
 	s.w.RawStr(`,"sequence_number":`)
@@ -193,6 +192,9 @@ func (s *responseEvents) number(n int) {
 
 // snapshot sends an event that has the response in it. E is the event of the task that ended it, where there is one.
 func (s *responseEvents) snapshot(name, status string, e task.Event, failure *errorView) {
+	if s.has() {
+		return
+	}
 	s.event(name)
 	s.w.RawStr(`,"response":`)
 	s.write(&s.w, status, e.At, e.End, failure)
@@ -212,14 +214,9 @@ func (s *responseEvents) piece(e task.Event) {
 	if begun || before != s.at {
 		s.prepare()
 	}
-	switch {
-	case len(e.Text) == 0:
-		return
-	case s.has():
-		s.next++
+	if len(e.Text) == 0 || s.has() {
 		return
 	}
-	s.from = len(s.w.Buf)
 	s.w.RawStr(s.open)
 	s.w.ByteStr(e.Text)
 	if e.Kind == task.EventText {
@@ -241,14 +238,16 @@ func (s *responseEvents) logprobs(list string) {
 // added sends that the item at hand has begun.
 func (s *responseEvents) added() {
 	i := &s.items[s.at]
-	s.event("response.output_item.added")
-	s.w.RawStr(`,"output_index":`)
-	s.w.Int(s.at)
-	s.w.RawStr(`,"item":`)
-	fresh := item{kind: i.kind, call: i.call, id: i.id}
-	fresh.write(&s.w, statusInProgress)
-	s.close()
-	if i.kind != task.EventToolCall {
+	if !s.has() {
+		s.event("response.output_item.added")
+		s.w.RawStr(`,"output_index":`)
+		s.w.Int(s.at)
+		s.w.RawStr(`,"item":`)
+		fresh := item{kind: i.kind, call: i.call, id: i.id}
+		fresh.write(&s.w, statusInProgress)
+		s.close()
+	}
+	if i.kind != task.EventToolCall && !s.has() {
 		s.event("response.content_part.added")
 		s.in(s.at)
 		s.w.RawStr(`,"part":`)
@@ -288,6 +287,29 @@ func (s *responseEvents) prepare() {
 func (s *responseEvents) done(at int, status string) {
 	i := &s.items[at]
 	i.closed = true
+	if !s.has() {
+		s.said(at)
+	}
+	if i.kind != task.EventToolCall && !s.has() {
+		s.event("response.content_part.done")
+		s.in(at)
+		s.w.RawStr(`,"part":`)
+		i.part(&s.w, i.text)
+		s.close()
+	}
+	if !s.has() {
+		s.event("response.output_item.done")
+		s.w.RawStr(`,"output_index":`)
+		s.w.Int(at)
+		s.w.RawStr(`,"item":`)
+		i.write(&s.w, status)
+		s.close()
+	}
+}
+
+// said sends all of an item's text.
+func (s *responseEvents) said(at int) {
+	i := &s.items[at]
 	s.event(texts[i.kind] + ".done")
 	s.in(at)
 	if i.kind == task.EventToolCall {
@@ -301,19 +323,6 @@ func (s *responseEvents) done(at int, status string) {
 	if i.kind == task.EventText {
 		s.logprobs(task.JoinLogprobs(i.lists))
 	}
-	s.close()
-	if i.kind != task.EventToolCall {
-		s.event("response.content_part.done")
-		s.in(at)
-		s.w.RawStr(`,"part":`)
-		i.part(&s.w, i.text)
-		s.close()
-	}
-	s.event("response.output_item.done")
-	s.w.RawStr(`,"output_index":`)
-	s.w.Int(at)
-	s.w.RawStr(`,"item":`)
-	i.write(&s.w, status)
 	s.close()
 }
 

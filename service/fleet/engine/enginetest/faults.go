@@ -157,7 +157,7 @@ func (s *faulty) judge(all []task.Piece, r engine.Result, err error) string {
 	if typed.Err != nil {
 		why = typed.Err.Error()
 	}
-	return string(typed.Code) + ", to be retried: " + task.Clip(why, 120)
+	return string(typed.Code) + ", to be retried: " + task.Clip(strings.Join(strings.Fields(why), " "), 120)
 }
 
 func text(all []task.Piece) string {

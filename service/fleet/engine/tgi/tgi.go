@@ -50,6 +50,7 @@ var _ interface {
 	engine.Chatter
 	engine.ChatCounter
 	engine.BusyCounter
+	engine.Meter
 	engine.Closer
 } = (*Engine)(nil)
 
@@ -154,18 +155,25 @@ func isError(body []byte) bool {
 	return json.Unmarshal(body, &e) == nil && e.Error != ""
 }
 
-// Busy counts the requests that run and those that wait.
+// Busy implements engine.BusyCounter. A request whose connection was closed is one no longer as soon as TGI has noticed.
 func (e *Engine) Busy(ctx context.Context) (int, error) {
+	l, err := e.Load(ctx)
+	return l.Busy(), err
+}
+
+// Load reads /metrics. TGI does not tell how full its KV is.
+func (e *Engine) Load(ctx context.Context) (engine.Load, error) {
 	text, err := e.c.Text(ctx, "/metrics")
 	if err != nil {
-		return 0, err
+		return engine.Load{}, err
 	}
 	running, _ := engine.Series(text, "tgi_batch_current_size") // there is none before the first request
 	waiting, _ := engine.Series(text, "tgi_queue_size")
-	if err := engine.Believe(engine.Tokens("tgi_batch_current_size", int(running)), engine.Tokens("tgi_queue_size", int(waiting))); err != nil {
-		return 0, e.c.Reset(err)
+	l := engine.Load{Running: int(running), Waiting: int(waiting), KV: -1}
+	if err := l.Believe(); err != nil {
+		return engine.Load{}, e.c.Reset(err)
 	}
-	return int(running) + int(waiting), nil
+	return l, nil
 }
 
 // Kind is Text Generation Inference.

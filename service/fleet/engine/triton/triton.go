@@ -41,6 +41,7 @@ func (m *model) path(action string) string { return "/v2/models/" + url.PathEsca
 var _ interface {
 	engine.Engine
 	engine.BusyCounter
+	engine.Meter
 	engine.Closer
 } = (*Engine)(nil)
 
@@ -159,22 +160,32 @@ func (e *Engine) told(ctx context.Context) (*model, error) {
 	return e.model.Load(), nil
 }
 
-// Busy counts the requests that run and those that wait, where the engine tells them at the same address. By default it does so on another port, and
-// then a cancel relies on the closed connection.
+// Busy implements engine.BusyCounter, where the engine tells its metrics at the same address. By default it does so on another port, and then a cancel relies
+// on the closed connection.
 func (e *Engine) Busy(ctx context.Context) (int, error) {
-	text, err := e.c.Text(ctx, "/metrics")
+	l, err := e.Load(ctx)
 	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && (status.Status == http.StatusNotFound || status.Status == http.StatusBadRequest) {
 		return 0, nil
 	}
+	return l.Busy(), err
+}
+
+// Load reads /metrics.
+func (e *Engine) Load(ctx context.Context) (engine.Load, error) {
+	text, err := e.c.Text(ctx, "/metrics")
 	if err != nil {
-		return 0, err
+		return engine.Load{}, err
 	}
 	running, _ := engine.Series(text, "nv_trt_llm_request_metrics", `request_type="active"`)
 	waiting, _ := engine.Series(text, "nv_inference_pending_request_count")
-	if err := engine.Believe(engine.Tokens("nv_trt_llm_request_metrics", int(running)), engine.Tokens("nv_inference_pending_request_count", int(waiting))); err != nil {
-		return 0, e.c.Reset(err)
+	l := engine.Load{Running: int(running), Waiting: int(waiting), KV: -1}
+	if kv, told := engine.Most(text, "nv_trt_llm_kv_cache_block_metrics", `kv_cache_block_type="fraction"`); told {
+		l.KV = kv
 	}
-	return int(running) + int(waiting), nil
+	if err := l.Believe(); err != nil {
+		return engine.Load{}, e.c.Reset(err)
+	}
+	return l, nil
 }
 
 // features are none: Triton's ensemble takes a text, and gives one.

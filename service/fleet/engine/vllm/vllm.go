@@ -94,5 +94,6 @@ func Kind() engine.Kind {
 		Name: task.VLLM, Own: openai.Own,
 		New:      func(at engine.Endpoint) engine.Engine { return New(at) },
 		Features: func(engine.Worker) []task.Feature { return openai.VLLM.Features },
+		Start:    start(),
 	}
 }
