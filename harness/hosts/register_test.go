@@ -78,7 +78,7 @@ func TestWorkersOfTwoHostsRegister(t *testing.T) {
 	for _, p := range servers {
 		require.NoError(t, p.Signal(syscall.SIGSTOP))
 	}
-	_, err := d.Client.Submit(t.Context(), []byte(`{"task_id": "moved", "model_ref": "haiku", "prompt": "Write a haiku about rain containing \"seven\".\n\n", "determinism": "best_effort"}`))
+	_, err := d.Client.Submit(t.Context(), []byte(`{"task_id": "moved", "model_ref": "haiku", "prompt": "Write a haiku about rain containing \"seven\".\n\n", "max_tokens": 64, "determinism": "best_effort"}`))
 	require.NoError(t, err)
 	lost := ""
 	require.NoError(t, watch.Poll(t.Context(), "the dispatch", func() error {
