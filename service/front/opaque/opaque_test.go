@@ -208,7 +208,7 @@ func TestARequestIsPassedOn(t *testing.T) {
 	require.Equal(t, "sound", l.read(res))
 	require.Equal(t, http.StatusTeapot, res.StatusCode)
 	require.Equal(t, "/base/v1/audio/speech?voice=a%2Fb", got.URL.RequestURI())
-	require.Equal(t, `{"model":"speech","input":"rain"}`, body)
+	require.JSONEq(t, `{"model":"speech","input":"rain"}`, body)
 	require.Equal(t, []string{"Bearer " + key}, got.Header.Values("Authorization"))
 	require.Equal(t, int64(len(body)), got.ContentLength)
 	for _, name := range []string{"X-Api-Key", "Cookie", "X-Priority", "X-Deadline-Ms", gate.CorrelationHeader} {

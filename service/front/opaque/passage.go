@@ -44,8 +44,8 @@ func (p *passage) Serve(ctx context.Context, e Engine, sent, came func()) error 
 	up := &upload{p: p, sent: sent}
 	defer up.end()
 	defer context.AfterFunc(ctx, up.end)() // the transport waits for a read of the body, which may wait for the client
+	call := gate.CallFrom(p.r.Context()) //nolint:contextcheck // what it asks of the request is not about its time
 	defer func() {
-		call := gate.CallFrom(p.r.Context())
 		p.f.o.Log.Info("a request was passed to a pool's server", zap.String("correlation_id", call.CorrelationID), zap.String("identity", call.Identity),
 			zap.String("replica_id", e.ReplicaID), zap.String("method", p.r.Method), zap.String("path", task.Clip(p.r.URL.Path, maxPath)),
 			zap.Int("status", status), zap.Duration("took_ms", time.Since(began)))
