@@ -122,7 +122,6 @@ func decode(t *testing.T, d *daemon.Daemon, id string, after func()) *client.Log
 		}
 	}
 	require.NotNil(t, s.End, "%+v", s.Fail)
-	require.Len(t, s.Tokens, answer)
 	return s.Log
 }
 

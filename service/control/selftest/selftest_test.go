@@ -208,6 +208,17 @@ func TestTheStepsBehindAFailureAreSkipped(t *testing.T) {
 	}
 }
 
+// LO-466: a server of which nobody knows what it could be asked is sent no task.
+func TestAnOpaqueServerIsSentNoTask(t *testing.T) {
+	tests, f, _ := tested(pool("good"))
+	f.refuse = task.Errorf(task.InvalidParams, "no task")
+	p := pool("good")
+	p.Workload = task.Opaque
+	v, err := tests.examine(t.Context(), p)
+	require.NoError(t, err)
+	require.Equal(t, []string{"passed", "its server answers"}, []string{v.State, v.Detail})
+}
+
 // ORCH-3049: lines of other tasks than the test's do not count.
 func TestTheListenerHearsTheTestsLines(t *testing.T) {
 	l, log := Listen(quiet())

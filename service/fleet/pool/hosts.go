@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -83,5 +82,14 @@ func (r *replica) shares(w *worker) []engine.Share {
 	if len(r.spec.Hosts) == 0 || w.proc == nil || r.kind.Start.Shares == nil {
 		return nil
 	}
-	return slices.Clip(r.kind.Start.Shares(w.tail()))
+	return r.kind.Start.Shares(w.proc.Noted())
+}
+
+// notes returns what tells which of a worker's lines are kept for shares; nil: none.
+func (r *replica) notes() func(line string) bool {
+	read := r.kind.Start.Shares
+	if len(r.spec.Hosts) == 0 || read == nil {
+		return nil
+	}
+	return func(line string) bool { return len(read([]string{line})) > 0 }
 }

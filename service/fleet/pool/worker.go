@@ -179,7 +179,7 @@ func (r *replica) command(p *plan, key string) process.Command {
 	for i, arg := range p.args {
 		args[i] = strings.ReplaceAll(arg, engine.MaskHere, strings.Join(cards, ","))
 	}
-	c := process.Command{Owner: r.id, Path: p.exe, Args: args, Foreign: r.spec.Mode != Builtin}
+	c := process.Command{Owner: r.id, Path: p.exe, Args: args, Foreign: r.spec.Mode != Builtin, Noted: r.notes()}
 	if r.kind.Start.Files != nil { // its last words are those of Python: a page of where it was, below what happened
 		c.Signs = r.kind.Start.Deaths.Texts()
 	}

@@ -15,6 +15,8 @@ const (
 	tailLines = 50   // lines kept of the end of its output
 	toldLines = 3    // lines kept of what tells of the cause of its end
 	lineLimit = 2048 // bytes kept of a line
+
+	notedLines = 256 // lines kept because somebody reads them
 )
 
 // quiet is how long a worker has to be silent before what it says next counts as the beginning of something new.
@@ -27,6 +29,9 @@ type ring struct {
 	mu    sync.Mutex
 	kept  [tailLines]spoken
 	count int // lines ever added
+
+	notes func(line string) bool // as in Command
+	noted []string
 
 	at    time.Time // of the last line
 	began int       // how many lines there were at the last quiet moment
@@ -52,6 +57,9 @@ func (r *ring) add(stream, line string, now time.Time) {
 		r.told, r.where = []string{line}, r.count
 	case len(r.told) > 0 && len(r.told) < toldLines && strings.TrimSpace(line) != "":
 		r.told = append(r.told, line)
+	}
+	if r.notes != nil && len(r.noted) < notedLines && r.notes(line) {
+		r.noted = append(r.noted, line)
 	}
 	r.kept[r.count%tailLines] = spoken{stream, line}
 	r.count++

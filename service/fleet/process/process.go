@@ -42,6 +42,8 @@ type Command struct {
 	Foreign bool
 	// Signs are further texts, in lower case, of lines that tell why the program ends.
 	Signs []string
+	// Noted reports whether a line is one that Process.Noted returns. Nil: none is.
+	Noted func(line string) bool
 }
 
 // Process is a running process, the leader of its own group. It ends with this program, however that ends: it gets the parent-death
@@ -69,7 +71,7 @@ type Death struct {
 
 // Spawn starts the command. It calls lost when the process has ended, for whatever reason.
 func (l *Launcher) Spawn(c Command, lost func(), log *zap.Logger) (*Process, error) {
-	proc := &Process{log: &ring{signs: c.Signs}, announced: make(chan string, 1), ended: make(chan struct{})}
+	proc := &Process{log: &ring{signs: c.Signs, notes: c.Noted}, announced: make(chan string, 1), ended: make(chan struct{})}
 	mark := l.mark + strconv.FormatInt(l.count.Add(1), 10)
 	if c.Foreign {
 		l.guard.watch(l.mark, log)
@@ -153,6 +155,13 @@ func (p *Process) Announced() <-chan string { return p.announced }
 
 // Tail returns the last lines of its output, oldest first, and before them the beginning of what it has said since it was last quiet.
 func (p *Process) Tail() []string { return p.log.tail() }
+
+// Noted are the lines that Command.Noted chose, the first ones if there are very many.
+func (p *Process) Noted() []string {
+	p.log.mu.Lock()
+	defer p.log.mu.Unlock()
+	return slices.Clone(p.log.noted)
+}
 
 // Settle waits until the process has ended, but no longer than that. One that dies may take a moment.
 func (p *Process) Settle(within time.Duration) {

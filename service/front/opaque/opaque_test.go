@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -58,12 +59,7 @@ func (l *lab) Takes(path, model string) bool {
 	if model == "" {
 		return ok
 	}
-	for _, m := range models {
-		if m == model {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(models, model)
 }
 
 // Pass implements opaque.Line.
@@ -212,7 +208,7 @@ func TestARequestIsPassedOn(t *testing.T) {
 	require.Equal(t, "sound", l.read(res))
 	require.Equal(t, http.StatusTeapot, res.StatusCode)
 	require.Equal(t, "/base/v1/audio/speech?voice=a%2Fb", got.URL.RequestURI())
-	require.Equal(t, `{"model":"speech","input":"rain"}`, body)
+	require.JSONEq(t, `{"model":"speech","input":"rain"}`, body)
 	require.Equal(t, []string{"Bearer " + key}, got.Header.Values("Authorization"))
 	require.Equal(t, int64(len(body)), got.ContentLength)
 	for _, name := range []string{"X-Api-Key", "Cookie", "X-Priority", "X-Deadline-Ms", gate.CorrelationHeader} {
@@ -282,7 +278,7 @@ func TestTheModelIsFound(t *testing.T) {
 	} {
 		body, kind := form(t, c.model, c.behind, c.file)
 		want := body.String()
-		require.True(t, want == l.read(l.ask(t.Context(), http.MethodPost, "/v1/images/edits", body, "Content-Type", kind)), name)
+		require.Equal(t, want, l.read(l.ask(t.Context(), http.MethodPost, "/v1/images/edits", body, "Content-Type", kind)), name)
 		require.Equal(t, c.found, l.last().ModelRef, name)
 		require.NoError(t, <-l.ended)
 	}
@@ -428,7 +424,7 @@ func TestARequestIsCutShort(t *testing.T) {
 			r.Header.Set("Authorization", "Bearer "+token)
 			answered := make(chan *http.Response, 1)
 			go func() {
-				res, err := http.DefaultTransport.RoundTrip(r) //nolint:bodyclose // it is closed below
+				res, err := http.DefaultTransport.RoundTrip(r)
 				if err != nil {
 					res = nil
 				}

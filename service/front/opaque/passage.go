@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -43,8 +44,8 @@ func (p *passage) Serve(ctx context.Context, e Engine, sent, came func()) error 
 	up := &upload{p: p, sent: sent}
 	defer up.end()
 	defer context.AfterFunc(ctx, up.end)() // the transport waits for a read of the body, which may wait for the client
+	call := gate.CallFrom(p.r.Context()) //nolint:contextcheck // what it asks of the request is not about its time
 	defer func() {
-		call := gate.CallFrom(p.r.Context())
 		p.f.o.Log.Info("a request was passed to a pool's server", zap.String("correlation_id", call.CorrelationID), zap.String("identity", call.Identity),
 			zap.String("replica_id", e.ReplicaID), zap.String("method", p.r.Method), zap.String("path", task.Clip(p.r.URL.Path, maxPath)),
 			zap.Int("status", status), zap.Duration("took_ms", time.Since(began)))
@@ -100,7 +101,7 @@ func (p *passage) onward(ctx context.Context, e Engine, up *upload) *http.Reques
 func (p *passage) back(ctx context.Context, e Engine, answer *http.Response, came func()) error {
 	h := p.w.Header()
 	gate.Back(answer.Header)
-	for _, name := range strings.Split(answer.Header.Get("Connection"), ",") {
+	for name := range strings.SplitSeq(answer.Header.Get("Connection"), ",") {
 		answer.Header.Del(strings.TrimSpace(name))
 	}
 	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade"} {
@@ -109,9 +110,7 @@ func (p *passage) back(ctx context.Context, e Engine, answer *http.Response, cam
 	for _, name := range []string{"X-Durable", "X-Task-Id", "X-Queue-Position", "X-Request-Id", "Request-Id"} { // ours
 		answer.Header.Del(name)
 	}
-	for name, values := range answer.Header {
-		h[name] = values
-	}
+	maps.Copy(h, answer.Header)
 	h.Set(gate.ReplicaHeader, e.ReplicaID)
 	out := &paced{ctx: ctx, w: p.w, control: http.NewResponseController(p.w), within: p.f.o.Within}
 	defer context.AfterFunc(ctx, out.cut)()

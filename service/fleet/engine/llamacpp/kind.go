@@ -101,6 +101,9 @@ func command(w engine.Worker) engine.Command {
 		"--host", w.Host, "--port", w.Port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
 		"--slot-save-path", w.Scratch, // without a folder it does not erase slots either; nothing is ever saved
 	}}
+	if len(w.Hosts) > 0 {
+		c.Args = append(c.Args, "-lv", "4") // else it does not tell what it takes of them
+	}
 	c.Sized = func(room engine.Room) []string {
 		var sized []string
 		if room.Ctx > 0 { // llama-server divides it among the slots
