@@ -100,6 +100,6 @@ func TestAPoolShowsItsHostsAndRoutes(t *testing.T) {
 	got := call(t.Context(), d.serve(t), "", "pools", "p")
 	require.Zero(t, got.code, got.err)
 	require.Regexp(t, `(?m)^10\.0\.0\.2:50052 +\S+ +3072 MiB +1024 MiB`, got.out)
-	require.Regexp(t, `(?m)^10\.0\.0\.3:50052 +\S+ *$`, got.out, "what is not told is not shown")
+	require.Regexp(t, `(?m)^10\.0\.0\.3:50052 +\S+ +- +- *$`, got.out, "what is not told is not shown")
 	require.Regexp(t, `(?m)^ROUTE *\n/v1/audio/\*`, got.out)
 }

@@ -285,9 +285,12 @@ func TestTheCheckerObjectsToFronts(t *testing.T) {
 		"another body under a key is a conflict, which runs nothing": {
 			"it is answered":     {func(h *history) { a := h.chats[talk].other[2]; a.status, a.task, a.body = 200, "t1", wholeChat("a b") }, "was answered by task t1"},
 			"it may be repeated": {func(h *history) { h.chats[talk].other[2].again = true }, "or may be repeated"},
-			"it names no key":    {func(h *history) { a := h.chats[talk].other[2]; a.body = strings.Replace(a.body, "Idempotency-Key", "key", 1) }, "does not name the key"},
-			"another refusal":    {func(h *history) { h.chats[talk].other[2].status = 400 }, "was answered with 400"},
-			"it is never told":   {func(h *history) { c := h.chats[talk]; c.other = c.other[:2] }, "was answered with 429"},
+			"it names no key": {func(h *history) {
+				a := h.chats[talk].other[2]
+				a.body = strings.Replace(a.body, "Idempotency-Key", "key", 1)
+			}, "does not name the key"},
+			"another refusal":  {func(h *history) { h.chats[talk].other[2].status = 400 }, "was answered with 400"},
+			"it is never told": {func(h *history) { c := h.chats[talk]; c.other = c.other[:2] }, "was answered with 429"},
 		},
 		"what goes on from a response answers the whole conversation": {
 			"another text":   {func(h *history) { a := h.responses[good].next[1]; a.body = behindBody("resp_t12", "resp_t6", "d") }, `says "d"`},

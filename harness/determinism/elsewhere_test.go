@@ -87,7 +87,9 @@ func together(t *testing.T, d *life, number int) []*run {
 	runs, errs := make([]*run, len(all)), make([]error, len(all))
 	var wait sync.WaitGroup
 	for i, c := range all {
-		wait.Go(func() { runs[i], errs[i] = d.answer(t.Context(), c, "main", fmt.Sprintf("together-%d-%s", number, c.Name)) })
+		wait.Go(func() {
+			runs[i], errs[i] = d.answer(t.Context(), c, "main", fmt.Sprintf("together-%d-%s", number, c.Name))
+		})
 	}
 	wait.Wait()
 	for _, err := range errs {

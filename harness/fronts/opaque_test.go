@@ -44,7 +44,7 @@ pools:
     provisioning: {mode: binary, path: %[1]q, args: ["--host", "{host}", "--port", "{port}", "--folder", %[2]q]}
   - id: drawing
     engine: command
-    model: {id: pencil, ref: "file:%[3]s"}
+    model: {id: pencil, ref: "file:%[4]s"}
     device: cpu
     lifecycle: on_demand
     health: /well
@@ -66,7 +66,9 @@ func studioed(t *testing.T) atelier {
 	t.Cleanup(lab.Close)
 	file := filepath.Join(lab.Dir, "c.yaml")
 	a := atelier{folder: t.TempDir()}
-	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, studios, lab.Program("studio"), a.folder, lab.Model), 0o600))
+	pencil := filepath.Join(lab.Dir, "pencil.safetensors") // no GGUF file
+	require.NoError(t, os.WriteFile(pencil, []byte("a pencil"), 0o600))
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, studios, lab.Program("studio"), a.folder, lab.Model, pencil), 0o600))
 	d, err := lab.Serve(t.Context(), daemon.Options{Config: file, Options: process.Options{Args: []string{"--no-self-test"}, Env: lab.Env(lab.Dir, nil)}})
 	require.NoError(t, err)
 	a.box = box{t, d}

@@ -233,7 +233,7 @@ func TestMistakesNamePlaceReasonAndRemedy(t *testing.T) {
 		{"huge", pool("  ctx: 99999999999999999999999999\n"), "pools[0].ctx is 99999999999999999999999999, which is out of range"},
 		{"negative", pool("  ctx: -1\n"), "c.yaml:4:8: pools[0].ctx is -1, which is out of range"},
 		{"enum", pool("  queue: {full_policy: dorp-lru}\n"), `c.yaml:4:24: pools[0].queue.full_policy cannot be "dorp-lru": did you mean drop-lru? Known: reject, drop-lru`},
-		{"engine", pool("  engine: vlm\n"), `pools[0].engine cannot be "vlm": did you mean vllm? Known: llamacpp, `},
+		{"engine", pool("  engine: vlm\n"), `pools[0].engine cannot be "vlm": did you mean vllm?`},
 		{"pool id", "pools:\n- id: A B\n  model: {ref: file:a}\n", `c.yaml:2:7: pools[0].id cannot be "A B": it has to match ^[a-z0-9]`},
 		{"missing id", "pools:\n- model: {ref: file:a}\n", "c.yaml:2:3: pools[0].id is missing: add it; name of the pool"},
 		{"missing pools", "log: {level: info}\n", "c.yaml:1:1: pools is missing: add it"},

@@ -100,7 +100,9 @@ func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 	l.rates.ended(j, 0, 0, o.Now(), err == nil)
 	l.active()
 	if err != nil {
-		l.s.fail(j, l.whyBroken(ctx, j, err), nil)
+		why := l.whyBroken(ctx, j, err)
+		l.brokeOff(ctx, j, s.lease, why)
+		l.s.fail(j, why, nil)
 		l.awaitIdle(j, s.lease)
 		return
 	}
