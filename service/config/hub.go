@@ -65,6 +65,9 @@ func (c *Config) hub(ps *problems, p *Pool, path, program string) {
 	if p.Workload != task.Completion && p.Workload != "" {
 		ps.add(at("workload"), fmt.Sprintf("the orchestrator starts engine %s for completions only", p.Engine), "remove workload, or start the engine yourself and set provisioning.mode: external")
 	}
+	if p.Determinism.BatchInvariant { // it is an environment variable, and a worker inherits none
+		ps.add(at("determinism.batch_invariant"), "an engine that is started here does not run with VLLM_BATCH_INVARIANT=1", "start vLLM yourself, and set provisioning.mode: external")
+	}
 	for _, field := range []string{"threads", "determinism.reuse", "determinism.piece"} {
 		if c.where.set(path + "." + field) {
 			ps.add(at(field), fmt.Sprintf("%s has no effect in a pool of engine %s", field, p.Engine), "remove it")

@@ -39,6 +39,7 @@ func TestWhatSuchAPoolCannotHave(t *testing.T) {
 		"engine: vllm, model: {ref: file:m}, device: [0, 1], tensor_split: [2, 1], provisioning: {mode: binary}": {"evenly", "remove tensor_split"},
 		"engine: vllm, model: {ref: file:m}, workload: embedding, provisioning: {mode: binary}":                  {"completions only", "external"},
 		"engine: vllm, model: {ref: file:m}, threads: 4, provisioning: {mode: binary}":                           {"threads has no effect", "remove it"},
+		"engine: vllm, model: {ref: file:m}, determinism: {batch_invariant: true}, provisioning: {mode: binary}": {"VLLM_BATCH_INVARIANT", "external"},
 	} {
 		all := problems(t, "pools: [{id: a, "+text+"}]")
 		require.NotEmpty(t, all, text)
