@@ -104,7 +104,11 @@ func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 		if why.Code == task.WorkerReset {
 			l.doubt(j, s.lease) // before its slot is free
 		}
-		l.s.fail(j, why, nil)
+		if why.Code == task.Canceled { // the client was gone before anybody else saw it
+			l.s.cancel(j, why, nil)
+		} else {
+			l.s.fail(j, why, nil)
+		}
 		l.awaitIdle(j, s.lease)
 		return
 	}
