@@ -12,7 +12,7 @@ Feature: Engines of other kinds
     And I follow task "verse"
     Then stream "verse" is "started", tokens, "end"
     And the end of stream "verse" has
-      | tokens_out          | 8           |
+      | finish_reason       | length      |
       | receipt.determinism | best_effort |
     When I submit the chat "talk"
       """
@@ -21,7 +21,6 @@ Feature: Engines of other kinds
     And I follow task "talk"
     Then stream "talk" is "started", tokens, "end"
     And the end of stream "talk" has
-      | tokens_out    | 6      |
       | finish_reason | length |
     When I submit the chat "grammar"
       """

@@ -108,8 +108,9 @@ Feature: Engines that somebody else runs, with OpenAI's API
       | determinism | strict |
     Then the answer is 400 INVALID_PARAMS
     When I submit task "first" with
-      | model_ref | invariant |
-      | seed      | 7         |
+      | model_ref  | invariant |
+      | max_tokens | 8         |
+      | seed       | 7         |
     And I follow task "first"
     Then the end of stream "first" has
       | receipt.determinism | strict |

@@ -79,7 +79,6 @@ func Main(ctx context.Context, args []string, stderr io.Writer) int {
 // engine is what of a command line matters.
 type engine struct {
 	model, host, port string
-	ctx               int
 	handler           func(interval time.Duration) http.Handler
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -35,13 +36,11 @@ func (c *Config) started(ps *problems, p *Pool, path string) bool {
 	default:
 		modes = []string{ModeExternal, ModeBinary, ModeContainer}
 	}
-	for _, m := range modes {
-		if mode == m {
-			if program != "" && mode != ModeExternal {
-				c.hub(ps, p, path, program)
-			}
-			return true
+	if slices.Contains(modes, mode) {
+		if program != "" && mode != ModeExternal {
+			c.hub(ps, p, path, program)
 		}
+		return true
 	}
 	where := path + ".provisioning.mode"
 	if !c.where.set(where) {

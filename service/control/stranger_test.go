@@ -57,7 +57,7 @@ func failed(t *testing.T, specs ...pool.Spec) (said []string) {
 	return said
 }
 
-// Whatever engine answers as another kind is recognized, and the pool says what to write.
+// Whatever engine answers as another kind is recognised, and the pool says what to write.
 //
 // LO-460
 func TestAnEngineThatIsOfAnotherKind(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// lookWithin bounds the questions by which a stranger is recognized.
+// lookWithin bounds the questions by which a stranger is recognised.
 const lookWithin = 5 * time.Second
 
 // look is what an engine shows of itself that no other does.
@@ -35,9 +35,9 @@ var looks = []look{
 	{"a server of OpenAI's API", task.OpenAI, "/v1/models", fields("data")},
 }
 
-// Recognize looks for the engine that answers at an endpoint: how people call it, and the kind that a pool of it has. Both are empty where nothing is
-// recognized.
-func Recognize(ctx context.Context, at Endpoint) (product, kind string) {
+// Recognise looks for the engine that answers at an endpoint: how people call it, and the kind that a pool of it has. Both are empty where nothing is
+// recognised.
+func Recognise(ctx context.Context, at Endpoint) (product, kind string) {
 	ctx, stop := awake.WithTimeout(ctx, lookWithin)
 	defer stop()
 	c := httpsse.New(httpsse.Options{BaseURL: at.URL, APIKey: at.Key, Engine: "unknown", Network: at.Network})

@@ -110,7 +110,7 @@ func (r *replica) stranger(ctx context.Context, w *worker, err error, why reason
 	}
 	l := &loss{reason: why, fixed: true, detail: s.Error() + "; correct the address, or start the engine there"}
 	if external {
-		if product, kind := engine.Recognize(ctx, w.at); kind != "" && kind != r.kind.Name {
+		if product, kind := engine.Recognise(ctx, w.at); kind != "" && kind != r.kind.Name {
 			l.detail = fmt.Sprintf("%s; it looks like %s: write `engine: %s`, or correct the address", s.Error(), product, kind)
 		}
 	}

@@ -145,7 +145,7 @@ func TestDeathsOfEnginesOfTheHub(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			spec := started(t, hubKinds[0])
-			appendTo(t, spec.ModelPath, ".dies", "Traceback (most recent call last):\n"+c.says+"\n"+strings.Repeat("  File \"/usr/lib/python3/x.py\", line 7, in run\n", 200)+
+			appendTo(t, spec.ModelPath, ".dies", strings.Repeat("INFO nothing of note\n", 40)+"Traceback (most recent call last):\n"+c.says+"\n"+strings.Repeat("  File \"/usr/lib/python3/x.py\", line 7, in run\n", 200)+
 				"RuntimeError: Engine core initialization failed. See root cause above.")
 			b := setup(t, func(_ *bundle, o *pool.Options) {
 				o.VRAM, o.BackoffMin, o.BackoffMax = newCards(t, 24*gib, 24*gib), bound, bound

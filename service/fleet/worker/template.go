@@ -74,21 +74,29 @@ func (t *templates) render(ctx context.Context, what rendering) (answer rendered
 		_ = r.end()
 		r = nil
 	}
-	if r == nil {
-		if r, err = startRenderer(); err != nil {
-			return answer, fmt.Errorf("start the process that renders chat templates: %w", err)
+	for range renders {
+		if r == nil {
+			if r, err = startRenderer(); err != nil {
+				return answer, fmt.Errorf("start the process that renders chat templates: %w", err)
+			}
 		}
-	}
-	answer, err = r.ask(ctx, what)
-	if err != nil {
-		err = errors.Join(r.end(), err)
+		if answer, err = r.ask(ctx, what); err == nil {
+			return answer, nil
+		}
+		passed := r.end()
 		r = nil
-		if ctx.Err() != nil {
-			err = context.Cause(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return answer, context.Cause(ctx)
+		case passed != nil:
+			return answer, passed
 		}
 	}
-	return answer, err
+	return answer, fmt.Errorf("the process that renders chat templates was ended %d times: %w", renders, err)
 }
+
+// renders is how often a rendering is tried whose process somebody ended: not the template is to blame for that.
+const renders = 2
 
 // renderer is the process.
 type renderer struct {
@@ -144,10 +152,10 @@ func (r *renderer) end() error {
 	switch r.command.ProcessState.ExitCode() {
 	case exitTime:
 		return &boundError{"takes more time than a template may"}
-	case ExitOK, ExitFailure: // it did not get as far as the template
-		return nil
+	case exitRuntime:
+		return &boundError{"needs more memory, or calls itself more often, than a template may"}
 	}
-	return &boundError{"needs more memory, or calls itself more often, than a template may"} // the runtime or the kernel ended it
+	return nil // it did not get as far as the template, or somebody killed it
 }
 
 // dead reports whether the process has ended. It leaves the reaping to end.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,6 +114,26 @@ func TestARendererThatWasKilled(t *testing.T) {
 	prompt, err := templates.apply(t.Context(), fine, hello)
 	require.NoError(t, err)
 	require.Equal(t, "hello", prompt)
+}
+
+// LO-804: nor is it blamed for the end of a process that somebody kills while it renders. It is rendered again.
+func TestARendererThatIsKilledWhileItRenders(t *testing.T) {
+	templates := newTemplates()
+	t.Cleanup(templates.stop)
+	slow := &model{path: "x.gguf", template: strings.Repeat("{% for i in range(100) %}", 2) + strings.Repeat("{% endfor %}", 2) + "{{ messages[0].content }}"}
+	for range 20 {
+		_, err := templates.apply(t.Context(), slow, hello)
+		require.NoError(t, err)
+		r := <-templates.turn
+		pid := r.command.Process.Pid
+		templates.turn <- r
+		killed := make(chan error)
+		go func() { killed <- syscall.Kill(pid, syscall.SIGKILL) }()
+		prompt, err := templates.apply(t.Context(), slow, hello)
+		require.NoError(t, err)
+		require.Equal(t, "hello", prompt)
+		require.NoError(t, <-killed)
+	}
 }
 
 // LO-410: a template gets all that a chat has: the text of parts, the results of tools, arguments.

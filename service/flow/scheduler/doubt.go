@@ -8,6 +8,8 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/placement"
+	"github.com/llama-orch/llama-orch/service/spare"
+	"github.com/llama-orch/llama-orch/service/task"
 )
 
 // doubts are the replicas whose engines broke off runs and have not answered since, and how many runs each of them broke off.
@@ -33,6 +35,13 @@ func (d *doubts) mark(replicas []placement.Replica) {
 	defer d.mu.Unlock()
 	for i := range replicas {
 		replicas[i].InDoubt = d.runs[replicas[i].ID] > 0
+	}
+}
+
+// brokeOff notes that a run ended with an error. Where that is the engine's fault, the engine is in doubt.
+func (l *lane) brokeOff(ctx context.Context, j *job, lease Lease, err error) {
+	if ctx.Err() == nil && task.HasCode(err, task.WorkerReset) && !spare.Short(err) {
+		l.doubt(j, lease)
 	}
 }
 

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -137,6 +138,25 @@ func TestAWorkerThatIsGoneIsNotWaitedFor(t *testing.T) {
 		close(lost)
 		time.Sleep(time.Second)
 		require.Equal(t, written("a", 10), r.answer("a").Transcript.Text)
+	})
+}
+
+// LO-203: the same for requests that are passed on. Nobody can repeat the one that broke off, and the others wait.
+func TestRequestsWaitForTheirServer(t *testing.T) {
+	wide(t, 1, func(t *testing.T, r *rig) {
+		r.set(func() { r.replicas[0].uncounted = true })
+		broken := &request{before: time.Second, fail: errors.New("connection reset")}
+		one := r.passAside(t.Context(), "one", broken)
+		time.Sleep(999 * time.Millisecond)
+		r.set(func() { r.replicas[0].down = true })
+		require.True(t, task.HasCode(<-one, task.WorkerReset))
+		synctest.Wait()
+		late := &request{before: time.Second}
+		two := r.passAside(t.Context(), "two", late)
+		time.Sleep(20 * time.Second)
+		require.False(t, late.ran.Load())
+		r.set(func() { r.replicas[0].down = false })
+		require.NoError(t, <-two)
 	})
 }
 

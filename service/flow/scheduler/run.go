@@ -65,9 +65,7 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if replica.Slots == 1 && s.asked && !spare.Short(err) { // else the engine has not heard of it
 		l.s.prefixes.Emptied(replica.ID)
 	}
-	if ctx.Err() == nil && task.HasCode(err, task.WorkerReset) && !spare.Short(err) {
-		l.doubt(j, lease) // before the task waits for a slot again
-	}
+	l.brokeOff(ctx, j, lease, err) // before the task waits for a slot again
 	if !l.retry(ctx, j, lease, err) {
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
 	}

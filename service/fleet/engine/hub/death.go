@@ -34,7 +34,7 @@ func Deaths() engine.Deaths {
 			"no local weights found", "localentrynotfounderror", "no safetensors weights found",
 		}},
 		{Cause: engine.BadModel, Texts: []string{
-			"are not supported for now", "unsupported model type", "model architectures", "trust_remote_code", "error while deserializing header", "safetensorerror", "unrecognized model",
+			"are not supported for now", "unsupported model type", "model architectures", "trust_remote_code", "error while deserializing header", "safetensorerror",
 			"unknown quantization method",
 		}},
 	}}

@@ -18,7 +18,7 @@ func (p Profile) asOf(version string) Profile {
 	if p.Earlier == nil {
 		return p
 	}
-	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 { //nolint:errcheck // n says how far it was read
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 { // n says how far it was read
 		return p
 	}
 	if before := p.Earlier.Before; major < before[0] || major == before[0] && minor < before[1] {

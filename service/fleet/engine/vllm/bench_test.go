@@ -89,7 +89,7 @@ func TestATokenCostsItsText(t *testing.T) {
 	for _, s := range streams {
 		t.Run(s.name, func(t *testing.T) {
 			all := testing.AllocsPerRun(1, func() { tokens(t, many, s.of, s.frame, s.chat, func() {}) })
-			require.InDelta(t, many, all, many/20)
+			require.InDelta(t, many, all, many/2, "a second one for each would be as many again; under the race detector, pools forget a few")
 		})
 	}
 }
