@@ -353,18 +353,30 @@ func (a atelier) dies(t *testing.T) {
 	require.Contains(t, e.Message, "send the request again")
 	require.NotEmpty(t, res.Header.Get("Retry-After"))
 	require.NotEqual(t, "false", res.Header.Get("X-Should-Retry"))
-	_, err := a.d.Idle(t.Context(), "speech")
-	require.NoError(t, err)
+	a.restarted(1)
 	res = a.speech("?die=half", "rain")
 	require.Equal(t, http.StatusOK, res.StatusCode)
-	_, err = io.ReadAll(res.Body)
+	_, err := io.ReadAll(res.Body)
 	require.Error(t, err)
-	_, err = a.d.Idle(t.Context(), "speech")
-	require.NoError(t, err)
-	health, err := a.d.Client.Get(t.Context(), "/v1/pools/speech/health")
-	require.NoError(t, err)
-	require.Contains(t, string(health), "the worker process ended (exit status 3); it said: studio: panic: asked to die")
-	require.Equal(t, http.StatusOK, a.speech("", "rain").StatusCode, "another worker serves")
+	require.Contains(t, a.restarted(2), "the worker process ended (exit status 3); it said: studio: panic: asked to die")
+	require.Contains(t, a.body(a.speech("", "rain")), "RIFFrain", "another worker serves")
+}
+
+// restarted waits until the pool's worker is another one, for the so manieth time, and returns its health.
+func (a atelier) restarted(n int) (text string) {
+	a.Helper()
+	require.NoError(a, watch.Poll(a.Context(), "the next worker", func() error {
+		data, err := a.d.Client.Get(a.Context(), "/v1/pools/speech/health")
+		if err != nil {
+			return watch.Never(err)
+		}
+		text = string(data)
+		if !strings.Contains(text, fmt.Sprintf(`"state":"ready","restarts":%d`, n)) {
+			return errors.New(text)
+		}
+		return nil
+	}))
+	return text
 }
 
 func (a atelier) shows(t *testing.T) {

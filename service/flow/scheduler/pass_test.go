@@ -217,6 +217,16 @@ func TestARequestIsWatched(t *testing.T) {
 	}
 }
 
+// LO-467: a request that finds out by itself that its client is gone is canceled too.
+func TestARequestWhoseClientTakesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 1, nil)
+		defer r.stop()
+		require.True(t, task.HasCode(r.pass(t.Context(), "one", &request{fail: task.Errorf(task.Canceled, "gone")}), task.Canceled))
+		require.InDelta(t, 1, testutil.ToFloat64(r.s.o.Metrics.finishedTotal.WithLabelValues("default", "canceled")), 0)
+	})
+}
+
 // LO-467: a request whose worker is lost is told so, and may be sent again. It is not run again.
 func TestARequestLosesItsWorker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -44,7 +44,7 @@ func (p *passage) Serve(ctx context.Context, e Engine, sent, came func()) error 
 	up := &upload{p: p, sent: sent}
 	defer up.end()
 	defer context.AfterFunc(ctx, up.end)() // the transport waits for a read of the body, which may wait for the client
-	call := gate.CallFrom(p.r.Context()) //nolint:contextcheck // what it asks of the request is not about its time
+	call := gate.CallFrom(p.r.Context())   //nolint:contextcheck // what it asks of the request is not about its time
 	defer func() {
 		p.f.o.Log.Info("a request was passed to a pool's server", zap.String("correlation_id", call.CorrelationID), zap.String("identity", call.Identity),
 			zap.String("replica_id", e.ReplicaID), zap.String("method", p.r.Method), zap.String("path", task.Clip(p.r.URL.Path, maxPath)),
