@@ -202,6 +202,6 @@ func (u *Upstream) awaitIdle(l *pool.Lease) {
 	if engine.AwaitIdle(l, idleWithin) {
 		return
 	}
-	u.log.Warn("a slot stayed busy after its client had gone; its worker is replaced", zap.String("replica_id", l.Info().ID))
+	u.log.Warn("a slot stayed busy after its client had gone; a worker of ours is replaced", zap.String("replica_id", l.Info().ID))
 	l.Replace("slot still busy after a request past the line ended")
 }

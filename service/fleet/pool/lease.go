@@ -90,10 +90,11 @@ func (l *Lease) Release() {
 }
 
 // Replace kills this worker's process group, and another worker is started. Lost is closed before Replace returns. It is for a worker
-// whose slot does not get idle after a cancel (ORCH-3026). The process of an external engine is not ours to end: if no other task
-// runs on it, it is out of service until it answers a probe. Replace does nothing if the worker is gone already.
+// whose slot does not get idle after a cancel (ORCH-3026). The process of an external engine is not ours to end: if its tasks are strict, so that the next
+// one must not run beside a dead one, and no other task runs on it, it is out of service until it answers a probe. Elsewhere what is busy may be others' requests.
+// Replace does nothing if the worker is gone already.
 func (l *Lease) Replace(reason string) {
-	if l.r.spec.Mode != External || l.Others() == 0 {
+	if l.r.spec.Mode != External || l.info.Strict && l.Others() == 0 {
 		l.w.lose(&loss{reason: replaced, detail: reason})
 	}
 }

@@ -322,6 +322,24 @@ func TestReplaceKillsTheWorkerAndNotItsSuccessor(t *testing.T) {
 	fresh.Release()
 }
 
+// ORCH-3026: an external engine that stays busy is tried again where its tasks are strict. Where they are not, others may use it.
+func TestAnExternalEngineThatStaysBusyIsTriedWhereItIsStrict(t *testing.T) {
+	for slots, strict := range map[int]bool{1: true, 2: false} {
+		server := httptest.NewServer(fakeengine.New(fakeengine.Options{Slots: slots, Ctx: 64}))
+		t.Cleanup(server.Close)
+		b := setup(t, nil, pool.Spec{ID: "x", ModelID: "m", Mode: pool.External, URLs: []string{server.URL}, Slots: slots})
+		require.Equal(t, strict, b.await("x", is(pool.Ready)).Strict)
+		lease, err := b.m.Lease("x-0")
+		require.NoError(t, err)
+		lease.Replace("its slot stayed busy after a cancel")
+		if strict {
+			b.lost(lease)
+		}
+		lease.Release()
+		b.await("x", func(i pool.Info) bool { return i.State == pool.Ready && i.Restarts == map[bool]int{true: 1, false: 0}[strict] })
+	}
+}
+
 // ORCH-3002
 func TestAHungWorkerIsReplaced(t *testing.T) {
 	b := setup(t, nil, plain)

@@ -399,7 +399,7 @@ func (l *lane) awaitIdle(j *job, lease Lease) {
 	if engine.AwaitIdle(lease, l.s.o.IdleWithin) {
 		return
 	}
-	l.s.o.Log.Warn("a slot stayed busy after its task ended; its worker is replaced",
+	l.s.o.Log.Warn("a slot stayed busy after its task ended; a worker of ours is replaced, and a strict one elsewhere is tried first",
 		append(j.told(), zap.Duration("waited_ms", l.s.o.IdleWithin))...)
 	lease.Replace("slot still busy after its task ended")
 }

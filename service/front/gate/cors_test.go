@@ -86,7 +86,7 @@ func TestPreflightsOfSDKs(t *testing.T) {
 		return res
 	}
 	for name, asked := range map[string]string{
-		"openai":                 "authorization,content-type,openai-organization,openai-project," + stainless, //nolint:misspell // the header's name
+		"openai":                 "authorization,content-type,openai-organization,openai-project," + stainless,
 		"openai, a stream":       "authorization,content-type,openai-beta,x-stainless-helper-method," + stainless,
 		"openai with a key":      "authorization,content-type,idempotency-key," + stainless,
 		"openai in Firefox":      "authorization,content-type,user-agent," + stainless,

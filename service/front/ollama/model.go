@@ -261,7 +261,7 @@ func (d *Details) capabilities() []string {
 		out = append(out, "completion")
 	case task.Embedding:
 		out = append(out, "embedding")
-	case task.Rerank:
+	case task.Rerank, task.Opaque: // it has no words for them
 	}
 	for _, c := range []struct {
 		feature task.Feature

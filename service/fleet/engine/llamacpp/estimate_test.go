@@ -17,8 +17,8 @@ import (
 
 const haikuFile = "../../../../models/haiku/haiku.gguf"
 
-func fileSize(t *testing.T, path string) int64 {
-	stat, err := os.Stat(path)
+func fileSize(t *testing.T) int64 {
+	stat, err := os.Stat(haikuFile)
 	require.NoError(t, err)
 	return stat.Size()
 }
@@ -34,19 +34,19 @@ func TestTheBundledModelIsEstimated(t *testing.T) {
 	of := func(change func(*engine.Worker)) engine.Estimate {
 		w := engine.Worker{Model: haikuFile, Slots: 1}
 		change(&w)
-		e, err := estimateOf(w, fileSize(t, haikuFile))
+		e, err := estimateOf(w, fileSize(t))
 		require.NoError(t, err)
 		return e
 	}
 	cpu := of(func(*engine.Worker) {})
 	require.Empty(t, cpu.Cards)
-	require.Greater(t, cpu.Host, int64(processHost)+fileSize(t, haikuFile))
+	require.Greater(t, cpu.Host, int64(processHost)+fileSize(t))
 	require.Less(t, cpu.Host, int64(128*mebi))
 	require.Greater(t, of(func(w *engine.Worker) { w.Slots = 64 }).Host, cpu.Host, "each slot has a context of its own")
 
 	one := of(func(w *engine.Worker) { w.Cards = 1 })
 	require.Len(t, one.Cards, 1)
-	require.Greater(t, one.Cards[0], int64(cardContext)+fileSize(t, haikuFile))
+	require.Greater(t, one.Cards[0], int64(cardContext)+fileSize(t))
 	require.Less(t, one.Cards[0], int64(cardContext+64*mebi))
 
 	split := of(func(w *engine.Worker) { w.Cards, w.Split = 2, []float64{3, 1} })

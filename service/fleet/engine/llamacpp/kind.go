@@ -131,7 +131,7 @@ func flags(w engine.Worker) []string {
 		all = append(all, "--tensor-split", strings.Join(shares, ","))
 	}
 	switch w.Workload {
-	case task.Completion:
+	case task.Completion, task.Opaque: // the latter comes to no llama-server
 	case task.Embedding:
 		all = append(all, "--embedding")
 	case task.Rerank:
