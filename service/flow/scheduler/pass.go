@@ -101,19 +101,12 @@ func (l *lane) pass(ctx context.Context, cancel context.CancelCauseFunc, j *job,
 	l.active()
 	if err != nil {
 		why := l.whyBroken(ctx, j, err)
-<<<<<<< HEAD
-		if why.Code == task.WorkerReset {
-			l.doubt(j, s.lease) // before its slot is free
-		}
+		l.brokeOff(ctx, j, s.lease, why)
 		if why.Code == task.Canceled { // the client was gone before anybody else saw it
 			l.s.cancel(j, why, nil)
 		} else {
 			l.s.fail(j, why, nil)
 		}
-=======
-		l.brokeOff(ctx, j, s.lease, why)
-		l.s.fail(j, why, nil)
->>>>>>> main
 		l.awaitIdle(j, s.lease)
 		return
 	}
