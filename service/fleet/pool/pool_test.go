@@ -336,7 +336,9 @@ func TestAnExternalEngineThatStaysBusyIsTriedWhereItIsStrict(t *testing.T) {
 			b.lost(lease)
 		}
 		lease.Release()
-		b.await("x", func(i pool.Info) bool { return i.State == pool.Ready && i.Restarts == map[bool]int{true: 1, false: 0}[strict] })
+		b.await("x", func(i pool.Info) bool {
+			return i.State == pool.Ready && i.Restarts == map[bool]int{true: 1, false: 0}[strict]
+		})
 	}
 }
 

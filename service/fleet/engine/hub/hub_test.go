@@ -119,7 +119,7 @@ func TestWhatCannotBeStarted(t *testing.T) {
 	}
 }
 
-// The texts are those of vLLM 0.11, TGI 3.3 and PyTorch 2.8, as their sources have them.
+// The texts are those of vLLM 0.11, TGI 3.3 and PyTorch 2.8.
 //
 // LO-462
 func TestDeathsAreToldApart(t *testing.T) {

@@ -26,10 +26,10 @@ func TestHostsAreTold(t *testing.T) {
 // LO-470
 func TestHostsTakeAPart(t *testing.T) {
 	w := engine.Worker{Model: haikuFile, Slots: 1, Cards: 1}
-	alone, err := estimateOf(w, fileSize(t, haikuFile))
+	alone, err := estimateOf(w, fileSize(t))
 	require.NoError(t, err)
 	w.Hosts = []string{"a:1", "b:2", "c:3"}
-	shared, err := estimateOf(w, fileSize(t, haikuFile))
+	shared, err := estimateOf(w, fileSize(t))
 	require.NoError(t, err)
 	require.Equal(t, alone.Cards[0]/4, shared.Cards[0])
 }
