@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/process"
 )
 
 // metered is an engine that tells its load.
@@ -34,6 +35,10 @@ func TestAnEnginesLoadIsShownAsItTellsIt(t *testing.T) {
 	w.active.Store(9)
 	w.meter(t.Context())
 	require.Zero(t, w.load.Load().Others, "it has not noticed them all yet")
+	w.active.Store(0)
+	w.proc = &process.Process{}
+	w.meter(t.Context())
+	require.Zero(t, w.load.Load().Others, "nobody else uses a worker of ours: what it still counts is a task that has just ended")
 	m.err = errors.New("no metrics")
 	w.meter(t.Context())
 	require.Nil(t, w.load.Load())

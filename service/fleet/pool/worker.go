@@ -70,7 +70,11 @@ func (w *worker) meter(ctx context.Context) {
 		w.load.Store(nil)
 		return
 	}
-	w.load.Store(&Load{Load: l, Others: max(l.Busy()-ours, 0)})
+	others := 0
+	if w.proc == nil { // nobody else uses a worker of ours
+		others = max(l.Busy()-ours, 0)
+	}
+	w.load.Store(&Load{Load: l, Others: others})
 }
 
 // free gives a slot back.

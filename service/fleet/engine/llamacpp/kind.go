@@ -98,7 +98,7 @@ func command(w engine.Worker) engine.Command {
 	c := engine.Command{Batch: batch, Piece: piece, Flags: flags(w), Args: []string{
 		"-m", w.Model, "--parallel", strconv.Itoa(w.Slots), "-t", strconv.Itoa(w.Threads),
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
-		"--host", w.Host, "--port", w.Port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off",
+		"--host", w.Host, "--port", w.Port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off", "--metrics",
 		"--slot-save-path", w.Scratch, // without a folder it does not erase slots either; nothing is ever saved
 	}}
 	if len(w.Hosts) > 0 {

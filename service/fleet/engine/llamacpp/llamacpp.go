@@ -49,6 +49,7 @@ var _ interface {
 	engine.Embedder
 	engine.Reranker
 	engine.BusyCounter
+	engine.Meter
 	engine.Keeper
 	engine.Closer
 } = (*Engine)(nil)
