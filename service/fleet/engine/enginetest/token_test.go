@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-package vllm_test
+package enginetest_test
 
 import (
 	"bytes"
@@ -21,6 +21,8 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/triton"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -34,6 +36,8 @@ var streams = []struct {
 	{"llamacpp/chat", `{"choices":[{"finish_reason":null,"index":0,"delta":{"content":" kernels"}}],"created":1764000000,"id":"chatcmpl-1","model":"m","system_fingerprint":"b1","object":"chat.completion.chunk"}`, true, llama},
 	{"openai/completion", `{"id":"cmpl-1","object":"text_completion","created":1764000000,"model":"m","choices":[{"index":0,"text":" kernels","logprobs":null,"finish_reason":null,"stop_reason":null}]}`, false, served},
 	{"openai/chat", `{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1764000000,"model":"m","choices":[{"index":0,"delta":{"content":" kernels"},"logprobs":null,"finish_reason":null,"token_ids":null}]}`, true, served},
+	{"tgi/completion", `{"index":1,"token":{"id":983,"text":" kernels","logprob":-0.5,"special":false},"generated_text":null,"details":null}`, false, func(at engine.Endpoint) engine.Engine { return tgi.New(at) }},
+	{"triton/completion", `{"model_name":"ensemble","model_version":"1","sequence_end":false,"sequence_id":0,"sequence_start":false,"text_output":" kernels"}`, false, func(at engine.Endpoint) engine.Engine { return triton.New(at) }},
 	{"openai/reasoning", `{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1764000000,"model":"m","choices":[{"index":0,"delta":{"reasoning":" kernels","reasoning_content":" kernels"},"logprobs":null,"finish_reason":null}]}`, true, served},
 	{"openai/call", `{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1764000000,"model":"m","choices":[{"index":0,"delta":{"tool_calls":[{"index":0,"id":"x","type":"function","function":{"name":"f","arguments":" kernels"}}]},"logprobs":null,"finish_reason":null}]}`, true, served},
 }
@@ -52,10 +56,10 @@ func tokens(t testing.TB, n int, of func(engine.Endpoint) engine.Engine, frame s
 	e := of(engine.Endpoint{URL: "http://engine", Network: &httpsse.Network{
 		Transport: transport{},
 		Dial: func(context.Context, *url.URL) (net.Conn, error) {
-			return &connection{asked: make(chan struct{}), head: strings.NewReader("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"), frame: []byte("data: " + frame + "\n\n")}, nil
+			return &connection{asked: make(chan struct{}), head: strings.NewReader("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"), frame: chunk("data: " + frame + "\n\n")}, nil
 		},
 	}})
-	j := engine.Job{Prompt: "x", PromptTokens: 1}
+	j := engine.Job{Prompt: "x", PromptTokens: 1, MaxTokens: n + 1}
 	if chat {
 		j = engine.Job{PromptTokens: 1, Messages: []task.Message{{Role: task.RoleUser, Content: "x"}}, Chat: &task.Chat{
 			Tools: []task.Tool{{Name: "f"}}, Reasoning: task.Reasoning{Split: true},
@@ -74,7 +78,7 @@ func tokens(t testing.TB, n int, of func(engine.Endpoint) engine.Engine, frame s
 	require.ErrorIs(t, err, done)
 }
 
-// ORCH-3055, OC-ADAPT-OAI-6000
+// ORCH-3055, ORCH-3056, ORCH-3057, OC-ADAPT-OAI-6000
 func BenchmarkToken(b *testing.B) {
 	for _, s := range streams {
 		b.Run(s.name, func(b *testing.B) {
@@ -83,7 +87,7 @@ func BenchmarkToken(b *testing.B) {
 	}
 }
 
-// OC-ADAPT-OAI-6000: a token costs its text, and nothing else is allocated for it.
+// OC-ADAPT-OAI-6000, ORCH-3056, ORCH-3057: a token costs its text, and nothing else is allocated for it.
 func TestATokenCostsItsText(t *testing.T) {
 	const many = 20_000
 	for _, s := range streams {
@@ -94,12 +98,17 @@ func TestATokenCostsItsText(t *testing.T) {
 	}
 }
 
+// chunk is a piece of a body that comes in chunks.
+func chunk(text string) []byte { return fmt.Appendf(nil, "%x\r\n%s\r\n", len(text), text) }
+
 // transport answers everything that is no stream.
 type transport struct{}
 
 func (transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	body := `{"prompt":"p","tokens":[1],"build_info":"b1","total_slots":1,"default_generation_settings":{"n_ctx":256},
-		"chat_template_caps":{"supports_tools":true,"supports_tool_calls":true},"version":"0.11.0","data":[{"id":"m","owned_by":"vllm"}]}`
+		"chat_template_caps":{"supports_tools":true,"supports_tool_calls":true},"version":"0.11.0","data":[{"id":"m","owned_by":"vllm"}],
+		"model_id":"m","max_input_tokens":256,"max_total_tokens":256,"max_concurrent_requests":8,
+		"extensions":["generate"],"inputs":[{"name":"text_input"},{"name":"stream"},{"name":"max_tokens"}],"outputs":[{"name":"text_output"}]}`
 	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(body)), Request: r}, nil
 }
 
@@ -124,8 +133,12 @@ func (c *connection) Read(b []byte) (int, error) {
 
 // Write has another answer follow where no stream is asked for.
 func (c *connection) Write(b []byte) (int, error) {
-	if bytes.HasPrefix(b, []byte("POST /apply-template")) || bytes.HasPrefix(b, []byte("POST /tokenize")) {
-		const answer = `{"prompt":"p","tokens":[1]}`
+	for path, answer := range map[string]string{
+		"/apply-template": `{"prompt":"p","tokens":[1]}`, "/tokenize": `{"prompt":"p","tokens":[1]}`, "/v2/repository/index": `[{"name":"ensemble","state":"READY"}]`,
+	} {
+		if !bytes.HasPrefix(b, []byte("POST "+path)) {
+			continue
+		}
 		c.head = strings.NewReader(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(answer), answer))
 	}
 	close(c.asked)
