@@ -103,14 +103,23 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 	ctx, cancel := context.WithCancelCause(w.ctx)
 	defer cancel(nil)
 	limit := r.m.opts.LoadTimeout
-	patience := awake.AfterFunc(limit, func() {
-		text := fmt.Sprintf("the worker was not healthy within %s", limit)
-		if step := r.shown.Load().Progress; step != "" {
-			text = fmt.Sprintf("the worker was neither healthy nor further within %s; the last that it did: %s", limit, step)
-		}
-		cancel(errors.New(text))
-	})
+	patience := awake.AfterFunc(limit, func() { cancel(errLate) })
 	defer patience.Stop()
+	base, err = r.loadUntil(ctx, w, plan, func() { patience.Reset(limit) }, log)
+	if !errors.Is(err, errLate) {
+		return base, err
+	}
+	if step := r.shown.Load().Progress; step != "" {
+		return "", fmt.Errorf("the worker was neither healthy nor further within %s; the last that it did: %s", limit, step)
+	}
+	return "", fmt.Errorf("the worker was not healthy within %s", limit)
+}
+
+// errLate ends a load that takes too long.
+var errLate = errors.New("the load takes too long")
+
+// loadUntil does it until ctx ends. Further is called with each step.
+func (r *replica) loadUntil(ctx context.Context, w *worker, plan *plan, further func(), log *zap.Logger) (base string, err error) {
 	key := r.spec.Key
 	if r.spec.Mode == External {
 		base = strings.TrimRight(r.spec.URLs[r.index], "/")
@@ -155,7 +164,7 @@ func (r *replica) load(w *worker, plan *plan, log *zap.Logger) (base string, err
 			return "", fmt.Errorf("the engine at %s does not answer as healthy: %w", base, engineSaid(err))
 		}
 		if step := r.progress(w); step != "" && step != r.shown.Load().Progress {
-			patience.Reset(limit)
+			further()
 			r.change(func(i *Info) { i.Progress = step })
 		}
 		r.sleep(ctx, healthEvery)

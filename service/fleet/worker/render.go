@@ -34,8 +34,9 @@ const (
 	maxReason    = 300       // bytes of what is said about a template
 )
 
-// The exit codes of the process when a template took too long, and when memory or stack ran out, for which Go's runtime ends it: nobody can recover that.
-const exitTime, exitRuntime = 5, 2
+// exitTime is the exit code of the process when a template took too long. Where memory or stack run out, the runtime ends it: nobody can
+// recover that.
+const exitTime = 5
 
 // rendering is a line of the process's standard input, and rendered the line that answers.
 type rendering struct {

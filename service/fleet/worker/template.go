@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -149,13 +150,15 @@ func (r *renderer) end() error {
 	_ = r.in.Close()
 	_ = r.command.Process.Kill() // it has ended, or is of no use
 	_ = r.command.Wait()
-	switch r.command.ProcessState.ExitCode() {
-	case exitTime:
+	status, _ := r.command.ProcessState.Sys().(syscall.WaitStatus)
+	killed := status.Signaled() && (status.Signal() == syscall.SIGKILL || status.Signal() == syscall.SIGTERM)
+	switch code := status.ExitStatus(); {
+	case killed, code == ExitOK, code == ExitFailure: // somebody did that, or it did not get as far as the template
+		return nil
+	case code == exitTime:
 		return &boundError{"takes more time than a template may"}
-	case exitRuntime:
-		return &boundError{"needs more memory, or calls itself more often, than a template may"}
 	}
-	return nil // it did not get as far as the template, or somebody killed it
+	return &boundError{"needs more memory, or calls itself more often, than a template may"} // the runtime ended it
 }
 
 // dead reports whether the process has ended. It leaves the reaping to end.

@@ -12,11 +12,11 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -38,13 +38,20 @@ func (p *passage) Queued(a task.Admission) {
 	h.Set("X-Queue-Position", strconv.Itoa(max(a.QueuePosition, 0)))
 }
 
+// atEnd has something done when ctx ends, unless it is stopped before.
+func (f *Front) atEnd(ctx context.Context, do func()) (stop func() bool) {
+	return context.AfterFunc(ctx, func() {
+		_ = contain.Do(f.o.Log, "cutting a request that is passed on short panicked", do) // it is logged
+	})
+}
+
 // Serve implements Passage.
 func (p *passage) Serve(ctx context.Context, e Engine, sent, came func()) error {
 	began, status := time.Now(), 0
-	up := &upload{p: p, sent: sent}
+	up := &upload{p: p, sent: sent, turn: make(chan struct{}, 1)}
 	defer up.end()
-	defer context.AfterFunc(ctx, up.end)() // the transport waits for a read of the body, which may wait for the client
-	call := gate.CallFrom(p.r.Context())   //nolint:contextcheck // what it asks of the request is not about its time
+	defer p.f.atEnd(ctx, up.end)()       // the transport waits for a read of the body, which may wait for the client
+	call := gate.CallFrom(p.r.Context()) //nolint:contextcheck // what it asks of the request is not about its time
 	defer func() {
 		p.f.o.Log.Info("a request was passed to a pool's server", zap.String("correlation_id", call.CorrelationID), zap.String("identity", call.Identity),
 			zap.String("replica_id", e.ReplicaID), zap.String("method", p.r.Method), zap.String("path", task.Clip(p.r.URL.Path, maxPath)),
@@ -113,7 +120,7 @@ func (p *passage) back(ctx context.Context, e Engine, answer *http.Response, cam
 	maps.Copy(h, answer.Header)
 	h.Set(gate.ReplicaHeader, e.ReplicaID)
 	out := &paced{ctx: ctx, w: p.w, control: http.NewResponseController(p.w), within: p.f.o.Within}
-	defer context.AfterFunc(ctx, out.cut)()
+	defer p.f.atEnd(ctx, out.cut)()
 	if err := out.fence(); err != nil {
 		return err
 	}
@@ -186,15 +193,15 @@ type upload struct {
 	in   io.Reader // nil: there is none
 	sent func()
 
-	mu   sync.Mutex // held by each read
+	turn chan struct{} // capacity 1: holds something during each read
 	over bool
 	err  error // why the client's body could not be read
 }
 
 // Read is io.Reader's.
 func (u *upload) Read(b []byte) (n int, err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
+	u.turn <- struct{}{}
+	defer func() { <-u.turn }()
 	if u.over {
 		return 0, errOver
 	}
@@ -214,17 +221,24 @@ var errOver = errors.New("the request is over")
 // Close is io.Closer's.
 func (u *upload) Close() error { return nil }
 
+// lastRead is how long a read may take behind the answer. One that only looks for the end of the body is over at once; a longer one waits for the client.
+const lastRead = 100 * time.Millisecond
+
 // end waits until nobody reads, and lets nobody read any more.
 func (u *upload) end() {
 	if u.in == nil {
 		return
 	}
-	if !u.mu.TryLock() {
-		gate.Cut(u.p.r) // the read may wait for the client
-		u.mu.Lock()
+	patience := time.NewTimer(lastRead)
+	defer patience.Stop()
+	select {
+	case u.turn <- struct{}{}:
+	case <-patience.C:
+		gate.Cut(u.p.r)
+		u.turn <- struct{}{}
 	}
 	u.over = true
-	u.mu.Unlock()
+	<-u.turn
 }
 
 // blame is the client's error where its body is what broke off, and else the server's.

@@ -14,7 +14,7 @@ import (
 // Load reads /metrics. A llama-server has them where it was started with --metrics, as those of ours are; of another one the busy slots are counted.
 // How full the KV is nobody tells.
 func (e *Engine) Load(ctx context.Context) (engine.Load, error) {
-	text, err := e.c.Text(ctx, "/metrics")
+	all, err := e.c.Metrics(ctx, "/metrics")
 	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && status.Status == http.StatusNotImplemented {
 		busy, err := e.Busy(ctx)
 		return engine.Load{Running: busy, KV: -1}, err
@@ -22,11 +22,11 @@ func (e *Engine) Load(ctx context.Context) (engine.Load, error) {
 	if err != nil {
 		return engine.Load{}, err
 	}
-	running, told := engine.Series(text, "llamacpp:requests_processing")
+	running, told := all.Sum("llamacpp:requests_processing")
 	if !told {
 		return engine.Load{}, e.c.Reset(errors.New("/metrics names no requests"))
 	}
-	waiting, _ := engine.Series(text, "llamacpp:requests_deferred")
+	waiting, _ := all.Sum("llamacpp:requests_deferred")
 	l := engine.Load{Running: int(running), Waiting: int(waiting), KV: -1}
 	if err := l.Believe(); err != nil {
 		return engine.Load{}, e.c.Reset(err)

@@ -22,13 +22,17 @@ func TestTheLoadOfAWorker(t *testing.T) {
 	idle, err := e.Load(t.Context())
 	require.NoError(t, err)
 	require.Equal(t, engine.Load{KV: -1}, idle)
-	seen := engine.Load{}
-	_, err = e.Generate(t.Context(), engine.Job{Workload: task.Completion, Prompt: "Hello", MaxTokens: 3, Sampling: task.Sampling{TopP: 1, RepeatPenalty: 1}}, func(task.Piece) (err error) {
-		seen, err = e.Load(t.Context())
+	var seen *engine.Load
+	_, err = e.Generate(t.Context(), engine.Job{Workload: task.Completion, Prompt: "Hello", MaxTokens: 3, Sampling: task.Sampling{TopP: 1, RepeatPenalty: 1}}, func(task.Piece) error {
+		if seen != nil {
+			return nil
+		}
+		l, err := e.Load(t.Context())
+		seen = &l
 		return err
 	})
 	require.NoError(t, err)
-	require.Equal(t, engine.Load{Running: 1, KV: -1}, seen)
+	require.Equal(t, &engine.Load{Running: 1, KV: -1}, seen)
 }
 
 // ORCH-3054, LO-454: a llama-server without metrics counts by its slots, and what cannot be is not believed.

@@ -163,12 +163,12 @@ func (e *Engine) Busy(ctx context.Context) (int, error) {
 
 // Load reads /metrics. TGI does not tell how full its KV is.
 func (e *Engine) Load(ctx context.Context) (engine.Load, error) {
-	text, err := e.c.Text(ctx, "/metrics")
+	told, err := e.c.Metrics(ctx, "/metrics")
 	if err != nil {
 		return engine.Load{}, err
 	}
-	running, _ := engine.Series(text, "tgi_batch_current_size") // there is none before the first request
-	waiting, _ := engine.Series(text, "tgi_queue_size")
+	running, _ := told.Sum("tgi_batch_current_size") // there is none before the first request
+	waiting, _ := told.Sum("tgi_queue_size")
 	l := engine.Load{Running: int(running), Waiting: int(waiting), KV: -1}
 	if err := l.Believe(); err != nil {
 		return engine.Load{}, e.c.Reset(err)

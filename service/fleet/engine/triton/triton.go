@@ -172,14 +172,14 @@ func (e *Engine) Busy(ctx context.Context) (int, error) {
 
 // Load reads /metrics.
 func (e *Engine) Load(ctx context.Context) (engine.Load, error) {
-	text, err := e.c.Text(ctx, "/metrics")
+	told, err := e.c.Metrics(ctx, "/metrics")
 	if err != nil {
 		return engine.Load{}, err
 	}
-	running, _ := engine.Series(text, "nv_trt_llm_request_metrics", `request_type="active"`)
-	waiting, _ := engine.Series(text, "nv_inference_pending_request_count")
+	running, _ := told.Sum("nv_trt_llm_request_metrics", "request_type=active")
+	waiting, _ := told.Sum("nv_inference_pending_request_count")
 	l := engine.Load{Running: int(running), Waiting: int(waiting), KV: -1}
-	if kv, told := engine.Most(text, "nv_trt_llm_kv_cache_block_metrics", `kv_cache_block_type="fraction"`); told {
+	if kv, told := told.Most("nv_trt_llm_kv_cache_block_metrics", "kv_cache_block_type=fraction"); told {
 		l.KV = kv
 	}
 	if err := l.Believe(); err != nil {

@@ -65,23 +65,23 @@ func (e *Engine) Busy(ctx context.Context) (int, error) {
 
 // Load reads /metrics. A vLLM with several engines behind one address has a series for each, and their KV is taken to be as full as the fullest.
 func (e *Engine) Load(ctx context.Context) (l engine.Load, err error) {
-	text, err := e.Client().Text(ctx, "/metrics")
+	all, err := e.Client().Metrics(ctx, "/metrics")
 	if err != nil {
 		return l, err
 	}
-	running, told := engine.Series(text, "vllm:num_requests_running")
+	running, told := all.Sum("vllm:num_requests_running")
 	if !told {
 		return l, e.Client().Reset(errNoMetrics)
 	}
-	waiting, _ := engine.Series(text, "vllm:num_requests_waiting")
+	waiting, _ := all.Sum("vllm:num_requests_waiting")
 	l = engine.Load{Running: int(running), Waiting: int(waiting), KV: -1}
 	for _, name := range []string{"vllm:gpu_cache_usage_perc", "vllm:kv_cache_usage_perc"} { // the older name first
-		if kv, told := engine.Most(text, name); told {
+		if kv, told := all.Most(name); told {
 			l.KV = kv
 		}
 	}
-	l.PrefixQueries, l.Prefix = engine.Series(text, "vllm:prefix_cache_queries_total")
-	l.PrefixHits, _ = engine.Series(text, "vllm:prefix_cache_hits_total")
+	l.PrefixQueries, l.Prefix = all.Sum("vllm:prefix_cache_queries_total")
+	l.PrefixHits, _ = all.Sum("vllm:prefix_cache_hits_total")
 	if err := l.Believe(); err != nil {
 		return engine.Load{}, e.Client().Reset(err)
 	}
