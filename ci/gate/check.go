@@ -4,7 +4,9 @@ package gate
 
 import (
 	"context"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/magefile/mage/mg"
@@ -72,9 +74,10 @@ func checkGen(ctx context.Context, _ *tally.Tally) error { return generate.Gen{}
 
 func checkUnit(ctx context.Context, t *tally.Tally) error { return checkPackages(ctx, t) }
 
-// checkRace leaves out SQLite: it is translated from C, has one writer, and takes twice the time with the race detector in it.
+// checkRace leaves out SQLite: it is translated from C, has one writer, and takes twice the time with the race detector in it. More packages run at a time than there are
+// cores, since many tests wait.
 func checkRace(ctx context.Context, t *tally.Tally) error {
-	return checkPackages(ctx, t, "-race", "-gcflags=modernc.org/...=-race=false")
+	return checkPackages(ctx, t, "-race", "-gcflags=modernc.org/...=-race=false", "-p", strconv.Itoa(2*runtime.NumCPU()))
 }
 
 // checkPackages tests every package but those of the suites.

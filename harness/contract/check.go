@@ -37,7 +37,7 @@ type Answers struct {
 
 // fronts begin the paths of other dialects. harness/dialect holds those against their owners' documents.
 var fronts = []string{
-	"/api/", "/v1/batches", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/files", "/v1/messages", "/v1/models", "/v1/rerank", "/v1/responses",
+	"/api/", "/v1/audio/", "/v1/batches", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/files", "/v1/images/", "/v1/messages", "/v1/models", "/v1/rerank", "/v1/responses",
 }
 
 // Take adds an exchange, unless there are enough like it, or it is in another dialect.
