@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,11 +92,20 @@ func connect(t testing.TB, url string) *llamacpp.Engine {
 	return connectTo(t, engine.Endpoint{URL: url})
 }
 
+// addresses are the URLs of engines.
+var addresses sync.Map
+
+func addressOf(e *llamacpp.Engine) string {
+	url, _ := addresses.Load(e)
+	return url.(string)
+}
+
 func connectTo(t testing.TB, at engine.Endpoint) *llamacpp.Engine {
 	t.Helper()
 	at.Key = key
 	e := llamacpp.New(at)
 	t.Cleanup(e.Close)
+	addresses.Store(e, at.URL)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for e.Health(ctx) != nil {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -124,22 +126,41 @@ func TestServersThatMisbehave(t *testing.T) {
 					return scripted.New(scripted.Options{Script: s})
 				},
 				Connect: func(t testing.TB, url string) engine.Engine { return connect(t, url) },
-				Job:     j,
-				Shape: fault.Shape{
-					Streams: func(path string, _ []byte) bool {
-						return strings.HasSuffix(path, "completion") || strings.HasSuffix(path, "/chat/completions")
-					},
-					Says: func(data string) bool {
-						return strings.Contains(data, `"content":"`) && !strings.Contains(data, `"content":""`)
-					},
-					Ends: func(data string) bool {
-						return strings.Contains(data, `"stop":true`) || strings.Contains(data, `"finish_reason":"`)
-					},
-					Error: func(status int, message string) string {
-						return fmt.Sprintf(`{"error":{"code":%d,"message":%q,"type":"server_error"}}`, status, message)
-					},
-				},
+				Job:     j, Shape: shape,
 			})
 		})
 	}
+}
+
+// The same of the engine that the tests of this build run on, behind a proxy that misbehaves.
+//
+// LO-458
+func TestARealEngineThatMisbehaves(t *testing.T) {
+	e, _ := launch(t, task.Completion, 0)
+	at, err := url.Parse(addressOf(e))
+	require.NoError(t, err)
+	enginetest.RunFaults(t, enginetest.FaultOptions{
+		Serve:   func(testing.TB) http.Handler { return httputil.NewSingleHostReverseProxy(at) },
+		Connect: func(t testing.TB, url string) engine.Engine { return connect(t, url) },
+		Job: engine.Job{
+			Prompt: "Write a haiku about rain containing \"four\".\n\n", Seed: 7, MaxTokens: 60, Sampling: task.Sampling{Temperature: 0.8, TopP: 1, RepeatPenalty: 1},
+		},
+		Shape: shape,
+	})
+}
+
+// shape is what faults have to know of llama-server's streams.
+var shape = fault.Shape{
+	Streams: func(path string, _ []byte) bool {
+		return strings.HasSuffix(path, "completion") || strings.HasSuffix(path, "/chat/completions")
+	},
+	Says: func(data string) bool {
+		return strings.Contains(data, `"content":"`) && !strings.Contains(data, `"content":""`)
+	},
+	Ends: func(data string) bool {
+		return strings.Contains(data, `"stop":true`) || strings.Contains(data, `"finish_reason":"`)
+	},
+	Error: func(status int, message string) string {
+		return fmt.Sprintf(`{"error":{"code":%d,"message":%q,"type":"server_error"}}`, status, message)
+	},
 }
