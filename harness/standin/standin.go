@@ -65,7 +65,7 @@ func parse(args []string) (o options, err error) {
 	for _, name := range []string{"b", "ub", "cache-ram", "log-colors", "slot-save-path"} {
 		f.String(name, "", "taken, and left at that")
 	}
-	for _, name := range []string{"no-webui", "offline"} {
+	for _, name := range []string{"no-webui", "metrics", "offline"} {
 		f.Bool(name, false, "taken, and left at that")
 	}
 	f.StringVar(&o.state, "gpu-state", "", "the state of the stand-in for NVML")

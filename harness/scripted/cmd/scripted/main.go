@@ -40,7 +40,7 @@ func run(args []string) error {
 	for _, name := range []string{"m", "t", "b", "ub", "cache-ram", "log-colors", "slot-save-path", "device", "ngl", "fit", "tensor-split"} {
 		f.String(name, "", "taken, and left at that")
 	}
-	for _, name := range []string{"no-webui", "offline", "jinja"} {
+	for _, name := range []string{"no-webui", "metrics", "offline", "jinja"} {
 		f.Bool(name, false, "taken, and left at that")
 	}
 	if err := f.Parse(args); err != nil {
