@@ -3,6 +3,8 @@
 package openai
 
 import (
+	"bytes"
+
 	"github.com/go-faster/jx"
 
 	"github.com/llama-orch/llama-orch/service/task"
@@ -42,6 +44,9 @@ func (f *Frame) Says() bool { return len(f.Content)+len(f.Reasoning)+len(f.Calls
 
 // Read reads a frame of /v1/chat/completions or /v1/completions.
 func (f *Frame) Read(data []byte) error {
+	if f.token(data) {
+		return nil
+	}
 	f.Reset(data)
 	fields, err := f.D.ObjIter()
 	if err != nil {
@@ -71,6 +76,19 @@ func (f *Frame) Read(data []byte) error {
 		}
 	}
 	return fields.Err()
+}
+
+// choicesKey stands in a frame once: within a text its quotes would be escaped.
+var choicesKey = []byte(`"choices":`)
+
+// token reads the frame of a token, which nearly all are: nothing but its choices matters. It returns false where the frame may be another.
+func (f *Frame) token(data []byte) bool {
+	at := bytes.Index(data, choicesKey)
+	if at < 0 || f.Other != nil {
+		return false
+	}
+	f.Reset(data[at+len(choicesKey):])
+	return f.choices() == nil && !f.Ends && f.Says()
 }
 
 func (f *Frame) choices() error {

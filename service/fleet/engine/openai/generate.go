@@ -315,7 +315,7 @@ type generation struct {
 	frames int   // that had something of the answer
 	calls  bool
 
-	begun, first, latest time.Time
+	begun, first time.Time
 }
 
 // take takes in one frame. Behind the reason for the end there are figures alone: what says more is no part of the answer.
@@ -360,9 +360,8 @@ func (g *generation) say() {
 	if !f.Says() {
 		return
 	}
-	g.latest = time.Now()
 	if g.frames++; g.frames == 1 {
-		g.first = g.latest
+		g.first = time.Now()
 	}
 	if len(f.Reasoning) > 0 {
 		g.ours = g.out.Take(task.EventReasoning, f.Reasoning)
@@ -418,7 +417,7 @@ func (g *generation) last() (engine.Result, error) {
 		r.Finish = task.FinishToolCalls
 	}
 	if g.frames > 0 {
-		r.Prefill, r.Decode = g.first.Sub(g.begun), g.latest.Sub(g.first)
+		r.Prefill, r.Decode = g.first.Sub(g.begun), time.Since(g.first)
 	}
 	return r, nil
 }
