@@ -4,7 +4,7 @@
 // (it sends bytes that follow from what it was asked), and ranks. It is slow, and dies, on demand.
 //
 // A request's query says how it is served: `wait=begin` and `wait=half` wait, before the answer and in its middle, until the file `go` is in the folder that
-// --folder names; `die=begin` and `die=half` end the process there. While the file `hold` is in that folder, the server is not well. Each served request
+// --folder names; `die=begin` and `die=half` end the process there, behind the wait if there is one. While the file `hold` is in that folder, the server is not well. Each served request
 // adds a line to the file `served`.
 package studio
 
@@ -110,12 +110,8 @@ func (s *studio) serve(answers func(*http.Request) (answer, error)) http.Handler
 	}
 }
 
-// stage waits or dies, where the request says so. It returns false where the client is gone.
+// stage waits and dies, where the request says so. It returns false where the client is gone.
 func (s *studio) stage(r *http.Request, at string) bool {
-	if r.URL.Query().Get("die") == at {
-		fmt.Fprintln(s.stderr, "studio: panic: asked to die")
-		os.Exit(Code) //nolint:revive // that is its death
-	}
 	for r.URL.Query().Get("wait") == at && !s.there("go") {
 		select {
 		case <-time.After(10 * time.Millisecond):
@@ -123,6 +119,10 @@ func (s *studio) stage(r *http.Request, at string) bool {
 			s.note("left " + r.URL.Path)
 			return false
 		}
+	}
+	if r.URL.Query().Get("die") == at {
+		fmt.Fprintln(s.stderr, "studio: panic: asked to die")
+		os.Exit(Code) //nolint:revive // that is its death
 	}
 	return true
 }
