@@ -143,10 +143,10 @@ func (a atelier) comes(n int) (live map[string]string) {
 	return live
 }
 
-// tell puts a file into the studios' folder, or takes it out.
-func (a atelier) tell(name string, there bool) {
+// tell has the studios go on that wait, or has them wait: by a file in their folder.
+func (a atelier) tell(there bool) {
 	a.Helper()
-	path := filepath.Join(a.folder, name)
+	path := filepath.Join(a.folder, "go")
 	if there {
 		require.NoError(a, os.WriteFile(path, nil, 0o600))
 	} else if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
@@ -265,7 +265,7 @@ func (a atelier) answers(t *testing.T) {
 // line fills the queue of the pool, which has one slot and one place.
 func (a atelier) line(t *testing.T) {
 	a.T = t
-	a.tell("go", false)
+	a.tell(false)
 	before := len(a.served(0))
 	answers := make(chan string, 3)
 	ask := func(text string) {
@@ -286,7 +286,7 @@ func (a atelier) line(t *testing.T) {
 	require.Contains(t, e.Message, "the queue of pool 'speech' is full: 1 tasks wait")
 	require.NotEmpty(t, res.Header.Get("Retry-After"))
 	require.NotEmpty(t, res.Header.Get("X-Backoff-Ms"))
-	a.tell("go", true)
+	a.tell(true)
 	require.ElementsMatch(t, []string{"0aaaa", "0bbbb"}, []string{<-answers, <-answers})
 	require.Len(t, a.served(before+2), before+2)
 }
@@ -304,7 +304,7 @@ func (a atelier) ends(t *testing.T) {
 	_, err := a.d.Idle(t.Context(), "speech")
 	require.NoError(t, err)
 	for _, how := range []string{"cancel", "delete", "leave", "deadline"} {
-		a.tell("go", false)
+		a.tell(false)
 		before := len(a.served(0))
 		ctx, leave := context.WithCancel(t.Context())
 		header := []string{}
@@ -353,10 +353,10 @@ func (a atelier) dies(t *testing.T) {
 	require.NotEmpty(t, res.Header.Get("Retry-After"))
 	require.NotEqual(t, "false", res.Header.Get("X-Should-Retry"))
 	a.restarted(1)
-	a.tell("go", false)
+	a.tell(false)
 	res = a.speech("?wait=half&die=half", "rain")
 	require.Equal(t, http.StatusOK, res.StatusCode)
-	a.tell("go", true)
+	a.tell(true)
 	_, err := io.ReadAll(res.Body)
 	require.Error(t, err)
 	require.Contains(t, a.restarted(2), "the worker process ended (exit status 3); it said: studio: panic: asked to die")
