@@ -6,15 +6,12 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
+	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 func main() {
@@ -30,18 +27,5 @@ func main() {
 }
 
 func run(addr string, opts fakeengine.Options) error {
-	listener, err := net.Listen("tcp", addr)
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	server := &http.Server{Handler: fakeengine.New(opts)}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	fmt.Printf("{\"listening\":%q}\n", listener.Addr())
-	_, err = io.Copy(io.Discard, os.Stdin)
-	_ = server.Close()
-	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
+	return process.Serve(addr, fakeengine.New(opts), os.Stdin, os.Stdout)
 }

@@ -7,14 +7,12 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 
+	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/scripted"
 )
 
@@ -59,18 +57,5 @@ func run(args []string) error {
 			return err
 		}
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort(*host, *port))
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	server := &http.Server{Handler: scripted.New(o)}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	fmt.Printf("{\"listening\":%q}\n", listener.Addr())
-	_, err = io.Copy(io.Discard, os.Stdin)
-	_ = server.Close()
-	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
+	return process.Serve(net.JoinHostPort(*host, *port), scripted.New(o), os.Stdin, os.Stdout)
 }

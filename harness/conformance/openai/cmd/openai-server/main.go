@@ -5,16 +5,13 @@
 package main
 
 import (
-	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/harness/conformance/openai"
+	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/scripted"
 )
 
@@ -47,18 +44,5 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("listen: %w", err)
-	}
-	server := &http.Server{Handler: handler}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	fmt.Printf("{\"listening\":%q}\n", listener.Addr())
-	_, err = io.Copy(io.Discard, os.Stdin)
-	_ = server.Close()
-	if served := <-failed; !errors.Is(served, http.ErrServerClosed) {
-		err = errors.Join(err, served)
-	}
-	return err
+	return process.Serve("127.0.0.1:0", handler, os.Stdin, os.Stdout)
 }
