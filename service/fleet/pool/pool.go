@@ -118,6 +118,8 @@ type Options struct {
 	Guard []string
 	// LearnedFile keeps over a restart what workers were seen to take (LO-501). Empty: nothing is kept.
 	LearnedFile string
+	// KnownFile keeps over a restart what fingerprints stand for. Empty: nothing is kept.
+	KnownFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
 	// VRAM grants the cards' memory. Nil: CheckGPU alone decides, and nobody counts the memory.
@@ -154,6 +156,7 @@ type Manager struct {
 	metrics  *metrics
 	digests  digests
 	learned  vram.Learned
+	known    known
 	host     host
 	launcher *process.Launcher
 	layout   atomic.Pointer[layout]  // replaced under mu, read without a lock
@@ -369,6 +372,9 @@ func (m *Manager) Start(ctx context.Context) error {
 		return err
 	}
 	if err := m.learned.Recall(m.opts.LearnedFile, m.now(), m.log); err != nil {
+		return err
+	}
+	if err := m.known.recall(m.opts.KnownFile, m.now(), m.log); err != nil {
 		return err
 	}
 	m.started = true
