@@ -18,7 +18,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/control/fronts"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
-	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
@@ -31,7 +30,6 @@ import (
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
-	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -97,8 +95,7 @@ func (a *App) makeFleet() (err error) {
 		LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), KnownFile: filepath.Join(c.DataDir, "fingerprints.json"), Log: a.o.Log, Registerer: a.registry,
 		Kinds: control.EngineKinds(), Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },
-		// A call to an engine that is not our own worker is an outbound call, on which the policy decides.
-		Outbound: &httpsse.Network{Transport: a.policy.Transport(policy.Adapter), Dial: a.policy.Dial(policy.Adapter), Ask: a.policy.Ask(policy.Adapter)},
+		Outbound: control.Outbound(a.policy),
 	}
 	a.cards.Grant(&o)
 	if a.pools, err = pool.New(o); err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/command"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/llamacpp"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/openai"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
@@ -35,6 +36,11 @@ func EngineKinds() []engine.Kind {
 		openai.Kind(),
 		command.Kind(),
 	}
+}
+
+// Outbound is how engines that are not ours are reached: the policy is asked for each call.
+func Outbound(p *policy.Policy) *httpsse.Network {
+	return &httpsse.Network{Transport: p.Transport(policy.Adapter), Dial: p.Dial(policy.Adapter), Ask: p.Ask(policy.Adapter)}
 }
 
 // EngineFeatures says what the engines of each kind can do, or can have where their model does, as capabilities show it: llamacpp_embedding.

@@ -12,8 +12,8 @@ import (
 )
 
 // Engine is one replica's engine, reached over HTTP. Several goroutines may call its methods. An error is a *task.Error: INVALID_PARAMS
-// if the engine refused the request, WORKER_RESET (retriable) if the connection broke or the engine failed. If the caller ended the
-// call, it wraps the error of the context.
+// if the engine refused the request, POLICY_DENIED if the policy about outbound calls refused it, WORKER_RESET (retriable) if the connection broke
+// or the engine failed. If the caller ended the call, it wraps the error of the context.
 type Engine interface {
 	// Health returns nil when the model is loaded and the engine answers.
 	Health(ctx context.Context) error

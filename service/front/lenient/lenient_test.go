@@ -31,7 +31,7 @@ func TestOneSystem(t *testing.T) {
 	require.Empty(t, of().Messages)
 }
 
-// LO-403: images and schemas, and what is none.
+// LO-403, OC-ADAPT-OAI-6000: images and schemas, and what is none.
 func TestImagesAndSchemas(t *testing.T) {
 	image, err := DataImage("p", "data:image/png;base64,aGk=")
 	require.NoError(t, err)

@@ -309,10 +309,14 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("the engine answered %d: %s", e.Status, e.Message)
 }
 
-// Broken maps the error of a connection: to the cause of ctx's end, if ctx has ended, else to WORKER_RESET.
+// Broken maps the error of a connection: to the cause of ctx's end, if ctx has ended, else to WORKER_RESET. What the policy says stands.
 func (c *Client) Broken(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("the call of the engine was ended: %w", context.Cause(ctx))
+	}
+	if denied, ok := errors.AsType[*task.Error](err); ok && denied.Code == task.PolicyDenied {
+		denied.Engine = c.engine
+		return denied
 	}
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF

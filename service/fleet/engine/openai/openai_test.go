@@ -3,10 +3,13 @@
 package openai_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"slices"
 	"testing"
 
@@ -154,6 +157,23 @@ func TestAKeyIsSentAndNeverShown(t *testing.T) {
 	e := connect(t, engine.Endpoint{URL: serve(t, server(t, conformance.Options{As: "vllm", Key: "sk-right"}, "")), Key: "sk-right"})
 	_, err := e.Generate(t.Context(), hello(), func(task.Piece) error { return nil })
 	require.NoError(t, err)
+}
+
+// OC-ADAPT-OAI-6000: what the policy says in the middle of a probe is no answer of the server.
+func TestTheProbeEndsWhereThePolicySaysNo(t *testing.T) {
+	direct := httpsse.Direct(nil)
+	defer direct.CloseIdleConnections()
+	for _, name := range []string{"vllm", "ollama"} { // what they can is asked over a stream's connection
+		s := server(t, conformance.Options{As: name}, "")
+		e := connect(t, engine.Endpoint{URL: serve(t, s), Network: &httpsse.Network{
+			Transport: direct,
+			Dial: func(context.Context, *url.URL) (net.Conn, error) {
+				return nil, task.Errorf(task.PolicyDenied, "not there")
+			},
+		}})
+		_, err := e.Props(t.Context())
+		require.True(t, task.HasCode(err, task.PolicyDenied), "%s: %v", name, err)
+	}
 }
 
 // OC-ADAPT-OAI-6000: a certificate that nobody knows is not taken.

@@ -27,7 +27,7 @@ func (e *Engine) ask(ctx context.Context, q Question, model string) (any, error)
 	} else {
 		err = e.c.Get(ctx, q.Path, &answer)
 	}
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || task.HasCode(err, task.PolicyDenied) {
 		return nil, err
 	}
 	if status, ok := errors.AsType[*httpsse.StatusError](err); ok && status.Status/100 == 5 {

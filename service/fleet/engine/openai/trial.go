@@ -31,7 +31,7 @@ func (p Profile) asOf(version string) Profile {
 func (e *Engine) passes(ctx context.Context, t Trial, model string) (bool, error) {
 	var answer any
 	err := e.c.Post(ctx, t.Path, t.Body(model), &answer)
-	if ctx.Err() != nil {
+	if ctx.Err() != nil || task.HasCode(err, task.PolicyDenied) {
 		return false, err
 	}
 	status, answered := errors.AsType[*httpsse.StatusError](err)
