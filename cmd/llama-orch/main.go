@@ -79,6 +79,7 @@ type cli struct {
 	JSON    bool   `name:"json" help:"Print JSON: one object, or one per event of a stream; errors too, on stderr."`
 	Verbose bool   `short:"v" help:"Say on stderr what is happening, even if it is no terminal."`
 
+	Init         initCmd         `cmd:"" help:"Look at this machine, and write a configuration for it; no server is needed."`
 	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
 	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
 	Cancel       cancelCmd       `cmd:"" help:"Cancel a task."`
