@@ -23,10 +23,13 @@ import (
 
 const schemaPath = "contracts/config-schema/config.schema.json"
 
+// manualPath is the manual of llama-orch, made from its commands.
+const manualPath = ".docs/cli"
+
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer and the config schema.
+// All regenerates the API layer, the config schema and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -38,7 +41,10 @@ func (Gen) All(ctx context.Context) error {
 	if err := os.WriteFile(schemaPath, out, 0o644); err != nil {
 		return fmt.Errorf("writing the config schema: %w", err)
 	}
-	return nil
+	if err := os.RemoveAll(manualPath); err != nil {
+		return fmt.Errorf("removing the command line's manual: %w", err)
+	}
+	return manual(ctx, manualPath)
 }
 
 // Pacts rewrites contracts/pacts from what the consumers rely on.
@@ -67,6 +73,11 @@ func schema(ctx context.Context) ([]byte, error) {
 	return out, nil
 }
 
+// manual writes the command line's manual. The program itself knows its commands.
+func manual(ctx context.Context, folder string) error {
+	return command.Run(ctx, "go", "run", "./cmd/llama-orch", "docs", folder)
+}
+
 // Check generates a second time and fails when anything differs from what is there. It changes nothing, and it does not ask
 // git, so that it also holds while a contract is being changed.
 func (Gen) Check(ctx context.Context) error {
@@ -75,18 +86,23 @@ func (Gen) Check(ctx context.Context) error {
 		return fmt.Errorf("making a folder for the second generation: %w", err)
 	}
 	defer os.RemoveAll(second)
-	if err := generateAPI(ctx, second); err != nil {
-		return err
+	var stale []string
+	for made, by := range map[string]func(context.Context, string) error{"gen": generateAPI, manualPath: manual} {
+		again := filepath.Join(second, filepath.Base(made))
+		if err := by(ctx, again); err != nil {
+			return err
+		}
+		want, err := readTree(again)
+		if err != nil {
+			return err
+		}
+		have, err := readTree(made)
+		if err != nil {
+			return err
+		}
+		stale = append(stale, differences(made, have, want)...)
 	}
-	want, err := readTree(second)
-	if err != nil {
-		return err
-	}
-	have, err := readTree("gen")
-	if err != nil {
-		return err
-	}
-	stale := differences("gen", have, want)
+	slices.Sort(stale)
 	wantSchema, err := schema(ctx)
 	if err != nil {
 		return err

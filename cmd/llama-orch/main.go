@@ -101,6 +101,9 @@ type cli struct {
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
+	Completion   completionCmd   `cmd:"" help:"Print the script with which a shell completes commands, flags and ids."`
+	Complete     completeCmd     `cmd:"" hidden:"" help:"Say what may come next on a command line; the shells' scripts call it."`
+	Docs         docsCmd         `cmd:"" hidden:"" help:"Write the manual of these commands; go tool mage gen calls it."`
 	Version      versionCmd      `cmd:"" help:"Show this program's version."`
 }
 
