@@ -67,10 +67,27 @@ var header = regexp.MustCompile(`^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@`)
 
 // parse reads a diff as git and diff -u write it, with prose around it. Counts in the headers of hunks are believed only where they fit: models miscount.
 func parse(diff string) ([]*section, error) {
+	return newParser(diff).parse()
+}
+
+type parser struct {
+	lines    []string
+	at       int
+	sections []*section
+	inGit    bool // the last section began with `diff --git`, and its names have not come yet
+	hunks    int
+	end      int // the line behind the last that belongs to the diff
+}
+
+func newParser(text string) *parser {
 	p := &parser{}
-	for line := range strings.Lines(diff) {
+	for line := range strings.Lines(text) {
 		p.lines = append(p.lines, line)
 	}
+	return p
+}
+
+func (p *parser) parse() ([]*section, error) {
 	for p.at < len(p.lines) {
 		if err := p.next(); err != nil {
 			return nil, err
@@ -85,14 +102,6 @@ func parse(diff string) ([]*section, error) {
 		return nil, &DiffError{Line: 1, Problem: "there is no diff: it needs the lines --- OLD, +++ NEW and @@ -LINE,COUNT +LINE,COUNT @@ before each change"}
 	}
 	return p.sections, nil
-}
-
-type parser struct {
-	lines    []string
-	at       int
-	sections []*section
-	inGit    bool // the last section began with `diff --git`, and its names have not come yet
-	hunks    int
 }
 
 func (p *parser) line(i int) string {
@@ -127,6 +136,7 @@ func (p *parser) next() error {
 		s.old, s.new = named.old, named.new
 		p.inGit = false
 		p.at++
+		p.end = p.at + 1
 	} else if strings.HasPrefix(line, "@@") {
 		return p.hunk(line)
 	} else if p.inGit {
@@ -152,6 +162,7 @@ func (p *parser) extended(line string) error {
 	} {
 		if rest, ok := strings.CutPrefix(line, one.prefix); ok {
 			one.take(rest)
+			p.end = p.at + 1
 		}
 	}
 	for _, prefix := range []string{"new file mode ", "new mode "} {
@@ -233,6 +244,7 @@ func (p *parser) hunk(line string) error {
 	}
 	h.old, h.new = before.String(), after.String()
 	s.hunks = append(s.hunks, h)
+	p.end = p.at
 	return nil
 }
 
@@ -346,4 +358,13 @@ func twice(text string) (string, string) {
 		return "", ""
 	}
 	return old, fresh
+}
+
+// FindDiff returns the part of a text that is a diff, such as of a model's answer: from the first file's names to the end of the last hunk.
+func FindDiff(text string) (string, error) {
+	p := newParser(text)
+	if _, err := p.parse(); err != nil {
+		return "", err
+	}
+	return strings.TrimSuffix(strings.Join(p.lines[p.sections[0].line-1:p.end], ""), "\n") + "\n", nil
 }
