@@ -4,6 +4,7 @@ package openai
 
 import (
 	"bytes"
+	"slices"
 
 	"github.com/go-faster/jx"
 
@@ -24,6 +25,9 @@ type Frame struct {
 	// Other reads the value of a further field from D; nil: it is passed over.
 	Other func(key []byte) error
 	D     jx.Decoder
+
+	texts int // that the frame has of the answer
+	mold  mold
 }
 
 // CallPart is what a frame holds of one call.
@@ -35,7 +39,7 @@ type CallPart struct {
 // Reset forgets the frame before, and has D read the data.
 func (f *Frame) Reset(data []byte) {
 	f.Content, f.Reasoning, f.Calls, f.Likely = f.Content[:0], f.Reasoning[:0], f.Calls[:0], f.Likely[:0]
-	f.Ends, f.Failed = false, false
+	f.Ends, f.Failed, f.texts, f.mold.into = false, false, 0, nil
 	f.D.ResetBytes(data)
 }
 
@@ -44,7 +48,7 @@ func (f *Frame) Says() bool { return len(f.Content)+len(f.Reasoning)+len(f.Calls
 
 // Read reads a frame of /v1/chat/completions or /v1/completions.
 func (f *Frame) Read(data []byte) error {
-	if f.token(data) {
+	if f.mold.fill(data) || f.token(data) {
 		return nil
 	}
 	f.Reset(data)
@@ -88,7 +92,25 @@ func (f *Frame) token(data []byte) bool {
 		return false
 	}
 	f.Reset(data[at+len(choicesKey):])
-	return f.choices() == nil && !f.Ends && f.Says()
+	if f.choices() != nil || f.Ends || !f.Says() {
+		return false
+	}
+	if f.texts == 1 && !f.Asks {
+		f.mold.cast(data, f.text())
+	}
+	return true
+}
+
+// text is where the frame's one text is.
+func (f *Frame) text() *[]byte {
+	switch {
+	case len(f.Content) > 0:
+		return &f.Content
+	case len(f.Reasoning) > 0:
+		return &f.Reasoning
+	}
+	at := slices.IndexFunc(f.Calls, func(c CallPart) bool { return len(c.Arguments) > 0 })
+	return &f.Calls[at].Arguments
 }
 
 func (f *Frame) choices() error {
@@ -108,7 +130,7 @@ func (f *Frame) choices() error {
 			case "delta":
 				err = f.delta()
 			case "text":
-				err = f.text()
+				f.Content, err = f.append(f.Content)
 			case "logprobs":
 				err = f.logprobs()
 			default:
@@ -135,12 +157,16 @@ func (f *Frame) finish() error {
 	return err
 }
 
-func (f *Frame) text() (err error) {
+// append appends a text of the answer, where there is one.
+func (f *Frame) append(to []byte) ([]byte, error) {
 	if f.D.Next() == jx.Null {
-		return f.D.Skip()
+		return to, f.D.Skip()
 	}
-	f.Content, err = f.D.StrAppend(f.Content)
-	return err
+	out, err := f.D.StrAppend(to)
+	if len(out) > len(to) {
+		f.texts++
+	}
+	return out, err
 }
 
 func (f *Frame) delta() error {
@@ -154,9 +180,9 @@ func (f *Frame) delta() error {
 		case f.D.Next() == jx.Null:
 			err = f.D.Skip()
 		case string(key) == "content":
-			f.Content, err = f.D.StrAppend(f.Content)
+			f.Content, err = f.append(f.Content)
 		case (string(key) == "reasoning_content" || string(key) == "reasoning") && len(f.Reasoning) == 0: // some write both
-			f.Reasoning, err = f.D.StrAppend(f.Reasoning)
+			f.Reasoning, err = f.append(f.Reasoning)
 		case string(key) == "tool_calls":
 			err = f.toolCalls()
 		default:
@@ -224,7 +250,7 @@ func (f *Frame) function(part *CallPart) error {
 		case string(key) == "name":
 			part.Name, err = f.D.StrAppend(part.Name)
 		case string(key) == "arguments":
-			part.Arguments, err = f.D.StrAppend(part.Arguments)
+			part.Arguments, err = f.append(part.Arguments)
 		default:
 			err = f.D.Skip()
 		}

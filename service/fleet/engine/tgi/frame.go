@@ -3,10 +3,14 @@
 package tgi
 
 import (
+	"bytes"
 	"errors"
 
 	"github.com/go-faster/jx"
 )
+
+// noDetails is how every frame but the last ends.
+var noDetails = []byte(`"details":null}`)
 
 var errNoToken = errors.New("a frame has no token")
 
@@ -47,6 +51,9 @@ func (f *frame) read(data []byte) error {
 		}
 		if err != nil {
 			return err
+		}
+		if token && bytes.HasSuffix(data, noDetails) {
+			return nil // it is not the last, and the rest does not matter
 		}
 	}
 	if err := fields.Err(); err != nil {

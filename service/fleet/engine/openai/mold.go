@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package openai
+
+import "bytes"
+
+// mold is the last token's frame around its text. The next one mostly differs in the text alone, and then nothing else of it has to be read.
+type mold struct {
+	before, after []byte
+	quoted        []byte  // the text, for the search
+	into          *[]byte // where the frame's reader puts the text; nil: there is no mold
+}
+
+// fill takes the text of a frame that fits, and reports whether it does.
+func (m *mold) fill(frame []byte) bool {
+	n := len(frame) - len(m.before) - len(m.after)
+	if m.into == nil || n <= 0 || !bytes.HasPrefix(frame, m.before) || !bytes.HasSuffix(frame, m.after) {
+		return false
+	}
+	text := frame[len(m.before) : len(m.before)+n]
+	for _, b := range text {
+		if b < ' ' || b == '"' || b == '\\' { // it ends within, or is not written as it is
+			return false
+		}
+	}
+	*m.into = append((*m.into)[:0], text...)
+	return true
+}
+
+// cast makes a mold of a frame whose one text was read into a place. A frame without a backslash has its texts as they are; one that has the text twice
+// does not show which of them it is.
+func (m *mold) cast(frame []byte, into *[]byte) {
+	m.quoted = append(append(append(m.quoted[:0], '"'), *into...), '"')
+	at := bytes.Index(frame, m.quoted)
+	if at < 0 || bytes.Contains(frame[at+1:], m.quoted) || bytes.IndexByte(frame, '\\') >= 0 {
+		return
+	}
+	m.before = append(m.before[:0], frame[:at+1]...)
+	m.after = append(m.after[:0], frame[at+len(m.quoted)-1:]...)
+	m.into = into
+}
