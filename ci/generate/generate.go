@@ -21,14 +21,20 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-const schemaPath = "contracts/config-schema/config.schema.json"
+const (
+	plainPath  = "sdk/types_gen.go"
+	schemaPath = "contracts/config-schema/config.schema.json"
+)
 
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer and the config schema.
+// All regenerates the API layer, the SDK's types and the config schema.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
+		return err
+	}
+	if err := generatePlain(ctx, plainPath); err != nil {
 		return err
 	}
 	out, err := schema(ctx)
@@ -47,7 +53,7 @@ func (Gen) Pacts(ctx context.Context) error {
 }
 
 func generateAPI(ctx context.Context, target string) error {
-	document, err := writeView("contracts/openapi/openapi.yaml")
+	document, err := writeView("contracts/openapi/openapi.yaml", "yaml", view)
 	if err != nil {
 		return err
 	}
@@ -75,10 +81,19 @@ func (Gen) Check(ctx context.Context) error {
 		return fmt.Errorf("making a folder for the second generation: %w", err)
 	}
 	defer os.RemoveAll(second)
-	if err := generateAPI(ctx, second); err != nil {
+	types := filepath.Join(second, "types_gen.go")
+	if err := generatePlain(ctx, types); err != nil {
 		return err
 	}
-	want, err := readTree(second)
+	wantTypes, err := os.ReadFile(types)
+	if err != nil {
+		return fmt.Errorf("reading the SDK's types: %w", err)
+	}
+	api := filepath.Join(second, "gen")
+	if err := generateAPI(ctx, api); err != nil {
+		return err
+	}
+	want, err := readTree(api)
 	if err != nil {
 		return err
 	}
@@ -87,6 +102,9 @@ func (Gen) Check(ctx context.Context) error {
 		return err
 	}
 	stale := differences("gen", have, want)
+	if haveTypes, err := os.ReadFile(plainPath); err != nil || !bytes.Equal(haveTypes, wantTypes) {
+		stale = append(stale, plainPath)
+	}
 	wantSchema, err := schema(ctx)
 	if err != nil {
 		return err
