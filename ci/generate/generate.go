@@ -21,7 +21,10 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-const schemaPath = "contracts/config-schema/config.schema.json"
+const (
+	plainPath  = "sdk/types_gen.go"
+	schemaPath = "contracts/config-schema/config.schema.json"
+)
 
 // manualPath is the manual of llama-orch, made from its commands.
 const manualPath = ".docs/cli"
@@ -29,9 +32,12 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the config schema and the command line's manual.
+// All regenerates the API layer, the SDK's types, the config schema and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
+		return err
+	}
+	if err := generatePlain(ctx, plainPath); err != nil {
 		return err
 	}
 	out, err := schema(ctx)
@@ -53,7 +59,7 @@ func (Gen) Pacts(ctx context.Context) error {
 }
 
 func generateAPI(ctx context.Context, target string) error {
-	document, err := writeView("contracts/openapi/openapi.yaml")
+	document, err := writeView("contracts/openapi/openapi.yaml", "yaml", view)
 	if err != nil {
 		return err
 	}
@@ -101,6 +107,17 @@ func (Gen) Check(ctx context.Context) error {
 			return err
 		}
 		stale = append(stale, differences(made, have, want)...)
+	}
+	types := filepath.Join(second, "types_gen.go")
+	if err := generatePlain(ctx, types); err != nil {
+		return err
+	}
+	wantTypes, err := os.ReadFile(types)
+	if err != nil {
+		return fmt.Errorf("reading the SDK's types: %w", err)
+	}
+	if haveTypes, err := os.ReadFile(plainPath); err != nil || !bytes.Equal(haveTypes, wantTypes) {
+		stale = append(stale, plainPath)
 	}
 	slices.Sort(stale)
 	wantSchema, err := schema(ctx)

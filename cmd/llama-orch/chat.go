@@ -6,9 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 
-	"github.com/go-faster/jx"
-
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -22,10 +19,10 @@ const (
 const anyObject = "json"
 
 // ask puts the prompt into a request, as it is or as a user's message, with what is asked besides.
-func (c *runCmd) ask(a *app, request *gen.TaskRequest, prompt string) error {
+func (c *runCmd) ask(a *app, request *sdk.TaskRequest, prompt string) error {
 	chat := c.Chat || c.System != "" || len(c.Image) > 0 || c.Tools != "" || c.Reasoning
 	if !chat {
-		request.Prompt.SetTo(prompt)
+		request.Prompt = prompt
 	} else if err := c.messages(a, request, prompt); err != nil {
 		return err
 	}
@@ -38,32 +35,30 @@ func (c *runCmd) ask(a *app, request *gen.TaskRequest, prompt string) error {
 			return usagef("%s is no JSON list of tools, such as [{\"name\": \"weather\", \"parameters\": {\"type\": \"object\"}}]: %w", c.Tools, err)
 		}
 	}
-	if c.ToolChoice != "" {
-		request.ToolChoice.SetTo(c.ToolChoice)
-	}
+	request.ToolChoice = c.ToolChoice
 	if c.Reasoning {
-		request.Reasoning.SetTo(gen.Reasoning{Split: gen.NewOptBool(true)})
+		request.Reasoning = &sdk.ReasoningWish{Split: true}
 	}
 	switch c.Format {
 	case "":
 	case anyObject:
-		request.Format.SetTo(gen.Format{Type: gen.FormatTypeJSONObject})
+		request.Format = &sdk.Format{Type: sdk.FormatTypeJSONObject}
 	default:
 		schema, err := jsonFile(a, c.Format, "a JSON schema")
 		if err != nil {
 			return err
 		}
-		request.Format.SetTo(gen.Format{Type: gen.FormatTypeJSONSchema, Schema: jx.Raw(schema)})
+		request.Format = &sdk.Format{Type: sdk.FormatTypeJSONSchema, Schema: schema}
 	}
 	return nil
 }
 
-func (c *runCmd) messages(a *app, request *gen.TaskRequest, prompt string) error {
+func (c *runCmd) messages(a *app, request *sdk.TaskRequest, prompt string) error {
 	if c.System != "" {
-		request.Messages = append(request.Messages, sdk.Say(gen.MessageRoleSystem, c.System))
+		request.Messages = append(request.Messages, sdk.Say(sdk.RoleSystem, c.System))
 	}
 	if len(c.Image) == 0 {
-		request.Messages = append(request.Messages, sdk.Say(gen.MessageRoleUser, prompt))
+		request.Messages = append(request.Messages, sdk.Say(sdk.RoleUser, prompt))
 		return nil
 	}
 	images := make([][]byte, len(c.Image))
@@ -72,11 +67,11 @@ func (c *runCmd) messages(a *app, request *gen.TaskRequest, prompt string) error
 		if images[i], err = readFile(a.stdin, name, maxImage); err != nil {
 			return err
 		}
-		if _, err := sdk.Show(gen.MessageRoleUser, "", images[i]); err != nil {
+		if _, err := sdk.Show(sdk.RoleUser, "", images[i]); err != nil {
 			return usagef("%s is no PNG, JPEG, WebP or GIF file", name)
 		}
 	}
-	m, err := sdk.Show(gen.MessageRoleUser, prompt, images...)
+	m, err := sdk.Show(sdk.RoleUser, prompt, images...)
 	if err != nil {
 		return usagef("%w", err)
 	}
@@ -96,15 +91,13 @@ func jsonFile(a *app, name, what string) ([]byte, error) {
 	return bytes.TrimSpace(text), nil
 }
 
-func toolsOf(text []byte) (tools []gen.Tool, err error) {
-	d := jx.DecodeBytes(text)
-	err = d.Arr(func(d *jx.Decoder) error {
-		var tool gen.Tool
-		if err := tool.Decode(d); err != nil {
-			return err //nolint:wrapcheck // it says all
-		}
-		tools = append(tools, tool)
-		return nil
-	})
-	return tools, err //nolint:wrapcheck // it says all
+// toolsOf reads a list of tools. An empty one asks for none.
+func toolsOf(text []byte) ([]sdk.Tool, error) {
+	var tools []sdk.Tool
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&tools); err != nil || len(tools) == 0 {
+		return nil, err
+	}
+	return tools, nil
 }

@@ -39,7 +39,7 @@ func TestRunShowsThinkingAndCalls(t *testing.T) {
 	_, digest := d.log.Transcript()
 	require.Equal(t, "hm, rain\n6 tokens, 1.5 s, default-0, seed 7, receipt "+digest[:12]+"\n", got.err)
 	require.True(t, d.request.Reasoning.Value.Split.Value)
-	require.Equal(t, []gen.Message{sdk.Say("user", "x")}, d.request.Messages)
+	require.Equal(t, []gen.Message{say("user", "x")}, d.request.Messages)
 	require.False(t, d.request.Prompt.Set)
 
 	got = call(t.Context(), addr, "", "stream", "t")
@@ -49,6 +49,11 @@ func TestRunShowsThinkingAndCalls(t *testing.T) {
 	require.Zero(t, got.code)
 	require.Contains(t, got.out, `"event":"tool_call","data":{"n":0,"id":"c0","name":"weather","arguments":""}}`)
 	require.Contains(t, got.out, `"channel":"reasoning"`)
+}
+
+// say is a message of text as the server gets it.
+func say(role gen.MessageRole, text string) gen.Message {
+	return gen.Message{Role: role, Content: gen.NewOptMessageContent(gen.NewStringMessageContent(text))}
 }
 
 // On a terminal the thinking is faint, and nothing that a model writes controls it.
@@ -61,7 +66,7 @@ func TestThinkingOnATerminal(t *testing.T) {
 	v.think("m")
 	require.NoError(t, v.text("yes"))
 	v.think("more\n")
-	require.NoError(t, v.calls([]gen.ToolCall{{ID: "c\x1b", Name: "n", Arguments: "a\rb"}}))
+	require.NoError(t, v.calls([]sdk.Call{{ID: "c\x1b", Name: "n", Arguments: "a\rb"}}))
 	v.endLine()
 	require.Equal(t, dim+"h[31mm"+bright+dim+"m"+bright+"\n"+dim+"more\n"+bright, errs.String())
 	require.Equal(t, "yes\ncall n a b as c\n", out.String())
@@ -85,7 +90,7 @@ func TestRunAsksOfAChat(t *testing.T) {
 	r := d.request
 	data := gen.NewOptString(base64.StdEncoding.EncodeToString([]byte(png)))
 	part := gen.Part{Type: gen.PartTypeImage, MediaType: gen.NewOptPartMediaType(gen.PartMediaTypeImagePNG), Data: data}
-	require.Equal(t, sdk.Say("system", "be brief"), r.Messages[0])
+	require.Equal(t, say("system", "be brief"), r.Messages[0])
 	require.Equal(t, []gen.Part{{Type: gen.PartTypeText, Text: gen.NewOptString("see")}, part, part}, r.Messages[1].Content.Value.PartArray)
 	require.Len(t, r.Tools, 2)
 	require.JSONEq(t, `{"type":"object"}`, string(r.Tools[0].Parameters))

@@ -190,6 +190,9 @@ func exitCode(ctx context.Context, err error) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
 	}
+	if _, ok := errors.AsType[*sdk.RequestError](err); ok {
+		return exitUsage
+	}
 	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
 		return exitUnreachable
 	}

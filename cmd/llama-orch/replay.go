@@ -18,7 +18,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/contracts/proof"
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -163,7 +162,7 @@ func (c *replayCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if p.Outcome != string(gen.OutcomeCompleted) && p.Transcript.Tokens == 0 {
+	if p.Outcome != string(sdk.OutcomeCompleted) && p.Transcript.Tokens == 0 {
 		return fmt.Errorf("task %s ended (%s) before its first token: there is nothing to compare", p.TaskID, p.Outcome)
 	}
 	if err := c.words(a, p); err != nil {
@@ -174,9 +173,9 @@ func (c *replayCmd) Run(a *app) error {
 		return err
 	}
 	id := uuid.NewString()
-	request.TaskID.SetTo(gen.TaskID(id))
+	request.TaskID = id
 	if _, err := submit(a, request); err != nil {
-		if e, ok := errors.AsType[*sdk.Error](err); ok && request.ReplayOf.Set && (e.Code == gen.ErrorCodeNOTFOUND || e.Code == gen.ErrorCodeDELETED) {
+		if e, ok := errors.AsType[*sdk.Error](err); ok && request.ReplayOf != "" && (e.Code == sdk.ErrorCodeNotFound || e.Code == sdk.ErrorCodeDeleted) {
 			return usagef("neither the bundle nor the server has what task %s was asked: give --prompt-file a file with %s. "+
 				"If the server's configuration sets artifacts.keep_prompts, the bundles of later tasks keep it", p.TaskID, asked(p))
 		}
@@ -242,16 +241,14 @@ func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 }
 
 // samePool asks for the pool of the recorded run where the server has it: another may have another fingerprint.
-func samePool(a *app, p *proof.Bundle, request *gen.TaskRequest) error {
+func samePool(a *app, p *proof.Bundle, request *sdk.TaskRequest) error {
 	pools, err := a.client.Pools(a.ctx)
 	if err != nil {
 		return err
 	}
 	for _, pool := range pools {
-		if string(pool.ID) == p.Placement.PoolID {
-			request.Placement.SetTo(gen.PlacementWish{
-				Mode: gen.NewOptPlacementWishMode(gen.PlacementWishModePin), PoolID: gen.NewOptPoolID(pool.ID),
-			})
+		if pool.ID == p.Placement.PoolID {
+			request.Placement = &sdk.PlacementWish{Mode: sdk.PlacementWishModePin, PoolID: pool.ID}
 			return nil
 		}
 	}
@@ -273,7 +270,7 @@ func again(a *app, id string, p *proof.Bundle) (got replay, err error) {
 		}
 		if piece, ok := sdk.Piece(event); ok {
 			got.tokens = append(got.tokens, piece)
-			if p.Outcome != string(gen.OutcomeCompleted) && len(got.tokens) == p.Transcript.Tokens {
+			if p.Outcome != string(sdk.OutcomeCompleted) && len(got.tokens) == p.Transcript.Tokens {
 				_, err := a.client.Cancel(a.ctx, id)
 				return got, err
 			}
@@ -309,7 +306,7 @@ func (c *replayCmd) report(a *app, p *proof.Bundle, id string, got replay) error
 	switch {
 	case out.Fingerprint != "" && out.Fingerprint != p.Placement.Fingerprint:
 		a.note("it ran on fingerprint %s, not on %s: the same bytes were not promised", out.Fingerprint, p.Placement.Fingerprint)
-	case p.Determinism == string(gen.DeterminismBestEffort):
+	case p.Determinism == string(sdk.DeterminismBestEffort):
 		a.note("the task was best_effort: the same bytes were not promised")
 	}
 	if a.json {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -15,7 +16,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -31,13 +31,16 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 	}
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		message, hint = a.inWords(e.Message), a.inWords(e.Hint)
-		if e.Code == gen.ErrorCodeMISSINGTOKEN {
+		if e.Code == sdk.ErrorCodeMissingToken {
 			hint = "export " + tokenEnv + "=TOKEN: the server's"
 		}
-		if e.Code == gen.ErrorCodeBADTOKEN {
+		if e.Code == sdk.ErrorCodeBadToken {
 			hint = "compare " + tokenEnv + " here with the server's"
 		}
 		return message, string(e.Code), hint, e.RetryAfter
+	}
+	if e, ok := errors.AsType[*sdk.RequestError](err); ok {
+		return a.inWords(fmt.Sprintf("`%s`: %s", e.Field, e.Why)), "", usageHint, 0
 	}
 	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
 		return err.Error(), "", unreachableHint(a.addr, err), 0
