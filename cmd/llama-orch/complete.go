@@ -294,7 +294,7 @@ const (
 // kinds are what flags are, by their names, and arguments, by their commands and names. A test holds it to the commands.
 var kinds = map[string]string{
 	"model": ofModels, "pool": ofPools, "prefer": ofPools, "avoid": ofPools, "task": ofTasks, "parent": ofArtifact,
-	"cancel id": ofRunning, "rm id": ofEnded, "stream id": ofTasks, "task id": ofTasks, "proof task": ofProofs, "replay proof": ofProofs,
+	"cancel id": ofRunning, "rm id": ofEnded, "stream id": ofTasks, "task id": ofTasks, "proof task": ofProofs, "replay proof": ofProofs, "verify proof": ofProofs, "bisect a": ofProofs, "bisect b": ofProofs,
 	"pools id": ofPools, "pool health id": ofPools, "pool drain id": ofPools, "pool resume id": ofPools, "pool load id": ofPools, "pool unload id": ofPools,
 	"pool reload id": ofPools, "pool reload ref": ofCatalog, "models show id": ofCatalog, "models verify id": ofCatalog, "models retire id": ofCatalog,
 	"models activate id": ofCatalog, "models delete id": ofCatalog, "artifact get id": ofArtifact, "artifact put file": theirFile, "init source": theirFile,
