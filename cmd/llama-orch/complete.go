@@ -313,9 +313,9 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			return nil
 		}
 		for _, p := range pools {
-			one := candidate{string(p.ID), p.Model.ID + ", " + string(p.State)}
+			one := candidate{p.ID, p.Model.ID + ", " + string(p.State)}
 			if kind == ofModels {
-				one = candidate{p.Model.ID, "pool " + string(p.ID) + ", " + string(p.State)}
+				one = candidate{p.Model.ID, "pool " + p.ID + ", " + string(p.State)}
 			}
 			if !slices.ContainsFunc(all, func(c candidate) bool { return c.Value == one.Value }) {
 				all = append(all, one)
@@ -327,7 +327,7 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			return nil
 		}
 		for _, m := range models {
-			all = append(all, candidate{string(m.ID), string(m.State)})
+			all = append(all, candidate{m.ID, string(m.State)})
 		}
 	case ofTasks, ofRunning, ofEnded, ofProofs:
 		tasks, err := client.List(ctx, "", mostIDs)
@@ -338,7 +338,7 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			state := string(t.State)
 			ended := state == "completed" || state == "canceled" || state == "failed"
 			if kind == ofTasks || ended == (kind != ofRunning) {
-				all = append(all, candidate{string(t.TaskID), state + " in " + string(t.PoolID)})
+				all = append(all, candidate{t.TaskID, state + " in " + t.PoolID})
 			}
 		}
 	case ofArtifact:
@@ -347,7 +347,7 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			return nil
 		}
 		for _, one := range artifacts {
-			all = append(all, candidate{string(one.ID), string(one.Kind)})
+			all = append(all, candidate{one.ID, string(one.Kind)})
 		}
 	}
 	return all
