@@ -102,6 +102,8 @@ type cli struct {
 	Bisect       bisectCmd       `cmd:"" help:"Say which part of two fingerprints changed an answer, by running it again on the pools at hand."`
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
+	Applet       appletCmd       `cmd:"" help:"List, show and run the functions of the programming model: files, extraction, commands."`
+	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
 	Completion   completionCmd   `cmd:"" help:"Print the script with which a shell completes commands, flags and ids."`
 	Complete     completeCmd     `cmd:"" hidden:"" help:"Say what may come next on a command line; the shells' scripts call it."`
