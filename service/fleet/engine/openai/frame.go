@@ -27,7 +27,7 @@ type Frame struct {
 	D     jx.Decoder
 
 	texts int // that the frame has of the answer
-	mould  mould
+	mould mould
 }
 
 // CallPart is what a frame holds of one call.
