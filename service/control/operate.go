@@ -178,9 +178,7 @@ func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 		p.Home = home != "" && p.ID == home
 		pools = append(pools, p.Pool)
 	}
-	e, err := placement.Explain(pools, func(id string) []placement.Replica {
-		return replicas{o.Fleet}.Snapshot(id, nil)
-	}, r, o.sessions.Warm(r.SessionID))
+	e, err := placement.Explain(pools, o.schedule.Replicas, r, o.sessions.Warm(r.SessionID))
 	if err != nil {
 		return api.Explanation{}, err
 	}

@@ -101,7 +101,7 @@ func TestAFrameLikeTheOneBeforeIsFilledIn(t *testing.T) {
 		{`{"choices":[{"text":"c"}]}`, false},
 		{`{"choices":[{"text":"d"}]}`, true},
 	} {
-		require.Equal(t, c.alike, f.mold.fill([]byte(c.frame)), i)
+		require.Equal(t, c.alike, f.mould.fill([]byte(c.frame)), i)
 		require.NoError(t, f.Read([]byte(c.frame)))
 	}
 }
