@@ -12,10 +12,10 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/utils/exec"
 	"github.com/llama-orch/llama-orch/utils/fs"
 	"github.com/llama-orch/llama-orch/utils/guard"
-	"github.com/llama-orch/llama-orch/utils/nearest"
 	"github.com/llama-orch/llama-orch/utils/schema"
 )
 

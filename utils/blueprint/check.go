@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/utils/applet"
-	"github.com/llama-orch/llama-orch/utils/nearest"
 	"github.com/llama-orch/llama-orch/utils/schema"
 )
 

@@ -11,8 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/sdk"
-	"github.com/llama-orch/llama-orch/utils/nearest"
 )
 
 // Server is what is asked about models; an *sdk.Client is one.
