@@ -4,6 +4,7 @@ package openai
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -103,5 +104,9 @@ func TestAFrameLikeTheOneBeforeIsFilledIn(t *testing.T) {
 	} {
 		require.Equal(t, c.alike, f.mould.fill([]byte(c.frame)), i)
 		require.NoError(t, f.Read([]byte(c.frame)))
+	}
+	for i := range 20 { // then it is not worth it any more
+		require.NoError(t, f.Read(fmt.Appendf(nil, `{"created":%d,"choices":[{"text":"a"}]}`, i)))
+		require.Equal(t, i < enough, f.mould.into != nil)
 	}
 }
