@@ -4,6 +4,7 @@
 package llm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,8 @@ import (
 	"iter"
 	"sync"
 	"sync/atomic"
+
+	"github.com/google/uuid"
 
 	"github.com/llama-orch/llama-orch/sdk"
 )
@@ -73,6 +76,39 @@ func Stream(ctx context.Context, caller Caller, request *sdk.TaskRequest, each f
 		}
 	}
 	return nil, ErrCut
+}
+
+// Patient runs what another caller runs, and tries again while the server refuses the task for now, as sdk.Backoff does. What was accepted is never run a second time: a
+// request without a task id gets one.
+func Patient(caller Caller, p sdk.Patience) Caller { return patient{caller, p} }
+
+type patient struct {
+	Caller
+
+	patience sdk.Patience
+}
+
+func (p patient) Run(ctx context.Context, request *sdk.TaskRequest) iter.Seq2[sdk.Event, error] {
+	return func(yield func(sdk.Event, error) bool) {
+		own := *request
+		own.TaskID = cmp.Or(own.TaskID, uuid.NewString())
+		begun := false
+		_, err := sdk.Backoff(ctx, p.patience, func(ctx context.Context) (struct{}, error) {
+			for event, err := range p.Caller.Run(ctx, &own) {
+				if err != nil && !begun {
+					return struct{}{}, err
+				}
+				begun = true
+				if !yield(event, err) {
+					break
+				}
+			}
+			return struct{}{}, nil
+		})
+		if err != nil {
+			yield(nil, err)
+		}
+	}
 }
 
 // PartError says which of many requests failed.

@@ -143,3 +143,43 @@ func TestManyKeepOrderAndBound(t *testing.T) {
 		require.Empty(t, answers)
 	})
 }
+
+// A task that is refused for now is sent again, with one id; what has begun, or is refused for good, is not.
+//
+// LO-914, LO-904
+func TestPatientTriesAgain(t *testing.T) {
+	t.Parallel()
+	full := &sdk.Error{Status: 429, Code: sdk.ErrorCodeAdmissionReject, Retriable: true, RetryAfter: time.Second}
+	unknown := &sdk.Error{Status: 404, Code: sdk.ErrorCodeModelNotFound}
+	for name, test := range map[string]struct {
+		says  [][]any // a run each
+		calls int
+		want  error
+	}{
+		"taken the third time": {[][]any{{full}, {full}, {sdk.Token{Text: "a"}, sdk.End{}}}, 3, nil},
+		"refused for good":     {[][]any{{full}, {unknown}}, 2, unknown},
+		"begun":                {[][]any{{sdk.Started{}, full}}, 1, full},
+		"never taken":          {[][]any{{full}, {full}, {full}}, 3, full},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			var ids []string
+			caller := script(func(_ context.Context, r *sdk.TaskRequest) []any {
+				ids = append(ids, r.TaskID)
+				return test.says[len(ids)-1]
+			})
+			request := &sdk.TaskRequest{Prompt: "p"}
+			a, err := Invoke(t.Context(), Patient(caller, sdk.Patience{Tries: 3}), request)
+			require.Empty(t, request.TaskID)
+			require.Len(t, ids, test.calls, name)
+			require.NotEmpty(t, ids[0])
+			for _, id := range ids {
+				require.Equal(t, ids[0], id, "one task, whatever became of its answer")
+			}
+			require.ErrorIs(t, err, test.want, name)
+			if test.want == nil {
+				require.NoError(t, err)
+				require.Equal(t, "a", a.Text)
+			}
+		})
+	}
+}
