@@ -9,12 +9,15 @@ import (
 	"os"
 
 	"github.com/llama-orch/llama-orch/contracts/proof"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 // Source has the bundles of tasks. *sdk.Client is one.
 type Source interface {
 	Proof(ctx context.Context, taskID string) (*proof.Bundle, []byte, error)
 }
+
+var _ Source = (*sdk.Client)(nil)
 
 // Collect writes the bundles of tasks into a folder, each as TASK.json, and returns the reports of all that it could get. The errors of the others are
 // joined; each names its task.
