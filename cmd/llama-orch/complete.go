@@ -243,7 +243,7 @@ func (s *typing) argument() []candidate {
 		return nil
 	}
 	value := node.Positional[min(s.at, len(node.Positional)-1)]
-	return s.values(value, strings.TrimPrefix(node.Path(), "llama-orch ")+" "+value.Name)
+	return s.values(value, nameOf(node)+" "+value.Name)
 }
 
 // values completes a value. What is of a server is looked up there.
@@ -298,7 +298,7 @@ var kinds = map[string]string{
 	"pools id": ofPools, "pool health id": ofPools, "pool drain id": ofPools, "pool resume id": ofPools, "pool load id": ofPools, "pool unload id": ofPools,
 	"pool reload id": ofPools, "pool reload ref": ofCatalog, "models show id": ofCatalog, "models verify id": ofCatalog, "models retire id": ofCatalog,
 	"models activate id": ofCatalog, "models delete id": ofCatalog, "artifact get id": ofArtifact, "artifact put file": theirFile, "init source": theirFile,
-	"run prompt": free, "models add ref": free, "session show id": free, "session delete id": free, "complete words": free, "docs folder": theirFile,
+	"pull model": ofCatalog, "snapshot diff before": theirFile, "snapshot diff after": theirFile, "run prompt": free, "models add ref": free, "session show id": free, "session delete id": free, "complete words": free, "docs folder": theirFile,
 }
 
 // mostIDs is how many tasks are looked up.
@@ -313,9 +313,9 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			return nil
 		}
 		for _, p := range pools {
-			one := candidate{string(p.ID), p.Model.ID + ", " + string(p.State)}
+			one := candidate{p.ID, p.Model.ID + ", " + string(p.State)}
 			if kind == ofModels {
-				one = candidate{p.Model.ID, "pool " + string(p.ID) + ", " + string(p.State)}
+				one = candidate{p.Model.ID, "pool " + p.ID + ", " + string(p.State)}
 			}
 			if !slices.ContainsFunc(all, func(c candidate) bool { return c.Value == one.Value }) {
 				all = append(all, one)
@@ -327,7 +327,7 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			return nil
 		}
 		for _, m := range models {
-			all = append(all, candidate{string(m.ID), string(m.State)})
+			all = append(all, candidate{m.ID, string(m.State)})
 		}
 	case ofTasks, ofRunning, ofEnded, ofProofs:
 		tasks, err := client.List(ctx, "", mostIDs)
@@ -338,7 +338,7 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			state := string(t.State)
 			ended := state == "completed" || state == "canceled" || state == "failed"
 			if kind == ofTasks || ended == (kind != ofRunning) {
-				all = append(all, candidate{string(t.TaskID), state + " in " + string(t.PoolID)})
+				all = append(all, candidate{t.TaskID, state + " in " + t.PoolID})
 			}
 		}
 	case ofArtifact:
@@ -347,7 +347,7 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 			return nil
 		}
 		for _, one := range artifacts {
-			all = append(all, candidate{string(one.ID), string(one.Kind)})
+			all = append(all, candidate{one.ID, string(one.Kind)})
 		}
 	}
 	return all
