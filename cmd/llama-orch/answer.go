@@ -157,7 +157,7 @@ func (v *answer) think(s string) {
 		v.endLine()
 	}
 	shown := s
-	if v.lineErr {
+	if v.colours(v.lineErr) {
 		shown = dim + strings.Map(visible, s) + bright
 	}
 	fmt.Fprint(v.err, shown) // if stderr cannot be written, there is nothing to do about it

@@ -61,7 +61,7 @@ func say(role gen.MessageRole, text string) gen.Message {
 // LO-416
 func TestThinkingOnATerminal(t *testing.T) {
 	var out, errs bytes.Buffer
-	v := &answer{app: &app{out: &out, err: &errs}, plainOut: true, lineErr: true, ended: true}
+	v := &answer{app: &app{out: &out, err: &errs, env: func(string) string { return "" }}, plainOut: true, lineErr: true, ended: true}
 	v.think("h\x1b[31mm")
 	v.think("m")
 	require.NoError(t, v.text("yes"))

@@ -244,7 +244,7 @@ func (s *typing) argument() []candidate {
 		return nil
 	}
 	value := node.Positional[min(s.at, len(node.Positional)-1)]
-	return s.values(value, strings.TrimPrefix(node.Path(), "llama-orch ")+" "+value.Name)
+	return s.values(value, nameOf(node)+" "+value.Name)
 }
 
 // values completes a value. What is of a server is looked up there.
@@ -303,6 +303,7 @@ var kinds = map[string]string{
 	"run prompt": free, "models add ref": free, "session show id": free, "session delete id": free, "complete words": free, "docs folder": theirFile,
 	"applet show name": ofApplets, "applet run name": ofApplets, "applet run input": free, "blueprint run file": theirFile, "blueprint plan file": theirFile,
 	"blueprint check file": theirFile, "blueprint show dir": theirFile,
+	"pull model": ofCatalog, "snapshot diff before": theirFile, "snapshot diff after": theirFile,
 }
 
 // mostIDs is how many tasks are looked up.

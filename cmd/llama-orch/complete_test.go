@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -36,7 +35,7 @@ func TestCandidates(t *testing.T) {
 	d.pools = append(d.pools, pool("third", "llama3.2:3b", gen.WorkloadCompletion))
 	addr := d.serve(t)
 	for _, c := range []struct{ typed, want string }{
-		{"p", "pools pool proof"},
+		{"poo", "pools pool"},
 		{"pool ", "health drain resume load unload reload"},
 		{"pool h", "health"},
 		{"pool health ", "default vectors third"},
@@ -111,7 +110,7 @@ func TestEveryArgumentIsOfAKind(t *testing.T) {
 	t.Parallel()
 	each(grammar(t).Node, func(node *kong.Node) {
 		for _, p := range node.Positional {
-			name := strings.TrimPrefix(node.Path(), "llama-orch ") + " " + p.Name
+			name := nameOf(node) + " " + p.Name
 			require.True(t, p.Enum != "" || kinds[name] != "", "complete.go does not say what %q is", name)
 		}
 		for _, f := range node.Flags {
@@ -193,13 +192,9 @@ func driven(name, line string) string {
 
 // LO-945: what a key costs, with a server that answers.
 func BenchmarkComplete(b *testing.B) {
-	d := newDaemon()
-	server, err := gen.NewServer(d, d)
-	require.NoError(b, err)
-	s := httptest.NewServer(server)
-	defer s.Close()
+	addr := serve(b, newDaemon())
 	for b.Loop() {
-		if got := call(context.Background(), s.URL, "", "complete", "--", "pool", "health", ""); got.out == "" {
+		if got := call(b.Context(), addr, "", "complete", "--", "pool", "health", ""); got.out == "" {
 			b.Fatal(got.err)
 		}
 	}

@@ -80,9 +80,17 @@ func each(node *kong.Node, do func(*kong.Node)) {
 	}
 }
 
+// nameOf is a command's name, with those of the commands above it and without the program's.
+func nameOf(node *kong.Node) string {
+	if node.Parent == nil || node.Parent.Parent == nil {
+		return node.Name
+	}
+	return nameOf(node.Parent) + " " + node.Name
+}
+
 // usage is how a command is called.
 func usage(node *kong.Node) string {
-	words := []string{node.FullPath()}
+	words := []string{"llama-orch", nameOf(node)}
 	for _, p := range node.Positional {
 		words = append(words, p.Summary())
 	}
@@ -95,7 +103,10 @@ func usage(node *kong.Node) string {
 func markdown(top *kong.Node) string {
 	var b strings.Builder
 	each(top, func(node *kong.Node) {
-		fmt.Fprintf(&b, "%s %s\n\n%s\n\n    %s\n\n", strings.Repeat("#", len(strings.Fields(node.FullPath()))-1), node.FullPath(), node.Help, usage(node))
+		fmt.Fprintf(&b, "%s %s\n\n%s\n\n    %s\n\n", strings.Repeat("#", len(strings.Fields(nameOf(node)))), "llama-orch "+nameOf(node), node.Help, usage(node))
+		if len(node.Aliases) > 0 {
+			fmt.Fprintf(&b, "Another name of it is `%s`.\n\n", strings.Join(node.Aliases, "`, `"))
+		}
 		if node.Detail != "" {
 			b.WriteString(strings.TrimSpace(node.Detail) + "\n\n")
 		}

@@ -34,7 +34,7 @@ func TestTheManualHasEverything(t *testing.T) {
 		n++
 		markdown, man := read(top.Name+".md"), read("man/llama-orch-"+top.Name+".1")
 		each(top, func(node *kong.Node) {
-			require.Contains(t, markdown, "# "+node.FullPath()+"\n")
+			require.Contains(t, markdown, "# llama-orch "+nameOf(node)+"\n")
 			require.Contains(t, markdown, node.Help)
 			require.Contains(t, man, roff(node.Help))
 			for _, p := range node.Positional {

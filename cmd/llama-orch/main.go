@@ -82,6 +82,10 @@ type cli struct {
 	Init         initCmd         `cmd:"" help:"Look at this machine, and write a configuration for it; no server is needed."`
 	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
 	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
+	List         listCmd         `cmd:"" help:"List the models that can be used: those that pools serve, and those of the catalog."`
+	Ls           listCmd         `cmd:"" hidden:"" help:"The same as list."`
+	Ps           psCmd           `cmd:"" help:"Show the models in memory, and what they do."`
+	Pull         pullCmd         `cmd:"" help:"Fetch a model into the server's catalog, and wait for it."`
 	Cancel       cancelCmd       `cmd:"" help:"Cancel a task."`
 	Rm           rmCmd           `cmd:"" help:"Delete tasks that have ended: their prompts, answers and proof bundles."`
 	Task         taskCmd         `cmd:"" help:"Show one task."`
@@ -105,6 +109,7 @@ type cli struct {
 	Applet       appletCmd       `cmd:"" help:"List, show and run the functions of the programming model: files, extraction, commands."`
 	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
+	Snapshot     snapshotCmd     `cmd:"" help:"Write down what the server serves, or say what changed since."`
 	Completion   completionCmd   `cmd:"" help:"Print the script with which a shell completes commands, flags and ids."`
 	Complete     completeCmd     `cmd:"" hidden:"" help:"Say what may come next on a command line; the shells' scripts call it."`
 	Docs         docsCmd         `cmd:"" hidden:"" help:"Write the manual of these commands; go tool mage gen calls it."`
@@ -156,7 +161,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	command, err := parser.Parse(args)
 	a.json, a.verbose = c.JSON, c.Verbose
 	if err != nil {
-		return a.fail(usageError{err})
+		return a.fail(usageError{nearer(err)})
 	}
 	a.command = command
 	a.addr = address(c.Addr, env)

@@ -351,7 +351,7 @@ func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 func (d *daemon) serve(t *testing.T) string { return serve(t, d) }
 
 // serve starts a daemon that ends with the test, and returns its address.
-func serve(t *testing.T, daemon interface {
+func serve(t testing.TB, daemon interface {
 	gen.Handler
 	gen.SecurityHandler
 },

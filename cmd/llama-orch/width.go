@@ -23,7 +23,7 @@ var expendable = []string{
 	"FLAGS", "BUILD", "TAGS", "TYPE", "LIFECYCLE", "LOADED", "WORKLOAD", "SIGNATURE", "VERIFIED", "QUANTISATION", "ARCHITECTURE", "PARAMETERS",
 	"CTX MAX", "RESTARTS", "LOADED IN", "ENGINE VERSION", "PLANE", "ENGINE", "HEALTHY", "TEMP", "POWER", "EXPECTED", "TAKEN", "PROMISED", "OTHERS",
 	"AHEAD", "PRIORITY", "DEVICE", "GPU", "CTX", "BUSY", "PREPARED", "DIGEST", "BYTES", "POOL", "TOKENS", "BEFORE", "CREATED", "VRAM FREE", "MODE",
-	"PRELOAD", "DECODE", "CANCEL", "METRICS", "LOG", "TASK",
+	"PRELOAD", "DECODE", "CANCEL", "METRICS", "LOG", "TASK", "ID", "MODIFIED", "UNTIL", "PROCESSOR", "CONTEXT", "QUEUED", "RUNNING", "POOLS", "SIZE", "OF", "FREE",
 }
 
 // fit makes a table fit a terminal of a width; 0: there is no bound. It leaves out columns without a value, then expendable ones, and

@@ -16,10 +16,33 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/alecthomas/kong"
+
 	"github.com/llama-orch/llama-orch/sdk"
+	"github.com/llama-orch/llama-orch/internal/nearest"
 )
 
 const usageHint = "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes"
+
+// nearer adds to an argument that a command does not take the name that may have been meant. The parser does so itself, but not behind a command that
+// stands for another one.
+func nearer(err error) error {
+	e, ok := errors.AsType[*kong.ParseError](err)
+	word, unexpected := strings.CutPrefix(err.Error(), "unexpected argument ")
+	if !ok || !unexpected || strings.Contains(word, ", ") || e.Context == nil {
+		return err
+	}
+	var known []string
+	for node := e.Context.Selected(); node != nil; node = node.Parent {
+		for _, child := range node.Children {
+			known = append(known, child.Name)
+		}
+	}
+	if name := nearest.Name(word, known); name != "" {
+		return fmt.Errorf("%w, did you mean %q?", err, name)
+	}
+	return err
+}
 
 // explain puts an error in words for a person at a command line.
 func (a *app) explain(err error) (message, label, hint string, after time.Duration) {
