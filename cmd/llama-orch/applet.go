@@ -93,8 +93,8 @@ type appletEnv struct {
 }
 
 // open makes the environment. close is to be called when all has run.
-func (e *appletEnv) open(*app) (env *applet.Env, closes func() error, err error) {
-	env = &applet.Env{}
+func (e *appletEnv) open(a *app) (env *applet.Env, closes func() error, err error) {
+	env = &applet.Env{Caller: a.client}
 	closes = func() error { return nil }
 	if e.Root != "" {
 		if env.Root, err = fs.Open(e.Root, fs.Limits{}); err != nil {

@@ -3,15 +3,18 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/utils/applet"
 	"github.com/llama-orch/llama-orch/utils/blueprint"
 )
@@ -71,7 +74,7 @@ func (c *blueprintRunCmd) Run(a *app) error {
 	if dir == "" {
 		dir = filepath.Join(filepath.Dir(c.File), ".blueprint", b.Name)
 	}
-	r := &blueprint.Runner{Catalog: applet.All(), Env: *env, Dir: dir, Parallel: c.Parallel, Step: a.stepEnded}
+	r := &blueprint.Runner{Catalog: applet.All(), Env: *env, Dir: dir, Parallel: c.Parallel, Step: a.stepEnded, Proof: a.proofOf}
 	result, err := r.Run(a.ctx, b, inputs)
 	err = errors.Join(err, closes())
 	if wrong, ok := errors.AsType[*blueprint.InputError](err); ok {
@@ -87,6 +90,15 @@ func (c *blueprintRunCmd) Run(a *app) error {
 		return err
 	}
 	return a.printJSON(result)
+}
+
+// proofOf fetches a task's proof bundle as the server keeps it. A task of a server that keeps none has none.
+func (a *app) proofOf(ctx context.Context, taskID string) ([]byte, error) {
+	_, text, err := a.client.Proof(ctx, taskID)
+	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Status == http.StatusNotFound {
+		return nil, nil
+	}
+	return text, err
 }
 
 // inputValue reads an input as it was typed.

@@ -7,7 +7,6 @@ package applet
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,14 +15,16 @@ import (
 	"github.com/llama-orch/llama-orch/utils/exec"
 	"github.com/llama-orch/llama-orch/utils/fs"
 	"github.com/llama-orch/llama-orch/utils/guard"
+	"github.com/llama-orch/llama-orch/utils/llm"
 	"github.com/llama-orch/llama-orch/utils/schema"
 )
 
 // Env is what applets work with. What is nil is not there, and an applet that needs it says so.
 type Env struct {
-	Root  *fs.Root     // of fs.*
-	Exec  *exec.Policy // of exec.run
-	Guard *guard.Guard // of everything; nil allows all
+	Root   *fs.Root     // of fs.*
+	Exec   *exec.Policy // of exec.run
+	Caller llm.Caller   // of llm.*
+	Guard  *guard.Guard // of everything; nil allows all
 	// Task, if set, is told the id of each task that an applet submits, from any goroutine.
 	Task func(id string)
 }
@@ -113,7 +114,7 @@ type Catalog []Applet
 
 // All has every applet of the utils.
 func All() Catalog {
-	all := slices.Concat(files(), extracts(), schemas(), commands())
+	all := slices.Concat(files(), extracts(), schemas(), commands(), prompts(), models())
 	slices.SortFunc(all, func(a, b Applet) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
@@ -138,5 +139,3 @@ func (c Catalog) Find(name string) (Applet, error) {
 
 // Nothing is the result of an applet that has none.
 type Nothing struct{}
-
-var errNoText = errors.New("it is not text in UTF-8")

@@ -3,8 +3,10 @@
 package applet
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/utils/exec"
 	"github.com/llama-orch/llama-orch/utils/extract"
 	"github.com/llama-orch/llama-orch/utils/fs"
@@ -28,7 +31,25 @@ func setup(t *testing.T) *Env {
 	root, err := fs.Open(dir, fs.Limits{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, root.Close()) })
-	return &Env{Root: root, Exec: &exec.Policy{Allow: []string{"echo"}}}
+	return &Env{Root: root, Exec: &exec.Policy{Allow: []string{"echo"}}, Caller: parrot{}}
+}
+
+// parrot answers with the model's name and what was said.
+type parrot struct{}
+
+func (parrot) Run(_ context.Context, r *sdk.TaskRequest) iter.Seq2[sdk.Event, error] {
+	return func(yield func(sdk.Event, error) bool) {
+		said := r.Prompt
+		for _, m := range r.Messages {
+			said += m.Content.Text + " "
+		}
+		seed := int64(7)
+		if r.Seed != nil {
+			seed = *r.Seed
+		}
+		_ = yield(sdk.Started{TaskID: "t"}, nil) && yield(sdk.Token{Text: r.ModelRef + ": " + strings.TrimSpace(said)}, nil) &&
+			yield(sdk.End{TokensIn: 3, TokensOut: 2, FinishReason: sdk.FinishReasonStop, Receipt: sdk.Receipt{Seed: seed}}, nil)
+	}
 }
 
 func run(t *testing.T, env *Env, name, in string) (string, error) {
@@ -61,11 +82,14 @@ func TestTheCatalogueIsWhole(t *testing.T) {
 // LO-910
 func TestEachAppletRuns(t *testing.T) {
 	env := setup(t)
+	require.NoError(t, env.Root.Write("indented", []byte("  a\n   b\n")))
+	var tasks []string
+	env.Task = func(id string) { tasks = append(tasks, id) }
 	tried := map[string]bool{}
 	for _, c := range []struct{ name, in, out string }{
 		{"fs.read", `{"path": "poem"}`, `{"text": "one\ntwo\n"}`},
 		{"fs.write", `{"path": "new/file", "text": "<x>"}`, `{}`},
-		{"fs.list", `{"deep": true}`, `{"entries": [{"path": "new", "folder": true}, {"path": "new/file", "size": 3}, {"path": "poem", "size": 8}]}`},
+		{"fs.list", `{"deep": true}`, `{"entries": [{"path": "indented", "size": 9}, {"path": "new", "folder": true}, {"path": "new/file", "size": 3}, {"path": "poem", "size": 8}]}`},
 		{"fs.list", `{"match": "none"}`, `{"entries": []}`},
 		{"fs.patch", `{"diff": "--- a/poem\n+++ b/poem\n@@ -1 +1 @@\n-one\n+1\n"}`, `{"changes": [{"path": "poem", "kind": "changed"}]}`},
 		{"fs.read", `{"path": "poem"}`, `{"text": "1\ntwo\n"}`},
@@ -76,6 +100,25 @@ func TestEachAppletRuns(t *testing.T) {
 		{"extract.diff", `{"text": "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-x\n+y\nSo."}`, `{"diff": "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-x\n+y\n"}`},
 		{"extract.tag", `{"text": "<a>x</a>", "tag": "a"}`, `{"text": "x"}`},
 		{"schema.check", `{"value": {"a": 1}, "schema": {"properties": {"a": {"type": "string"}}}}`, `{"fits": false, "problems": [{"path": "a", "problem": "got number, want string"}]}`},
+		{"prompt.file", `{"path": "indented"}`, `{"text": "a\n b"}`},
+		{"prompt.lines", `{"lines": ["a", "b"]}`, `{"text": "a\nb\n"}`},
+		{"prompt.lines", `{"lines": ["a", "b"], "separator": ", "}`, `{"text": "a, b"}`},
+		{"prompt.dedent", `{"text": "  a\n   b"}`, `{"text": "a\n b"}`},
+		{"prompt.template", `{"template": "Hi {{.name}}", "values": {"name": "<Ada>"}}`, `{"text": "Hi <Ada>"}`},
+		{
+			"prompt.thread", `{"messages": [{"role": "user", "text": "a"}, {"role": "system", "text": "s"}, {"role": "user", "text": "b"}]}`,
+			`{"messages": [{"role": "system", "text": "s"}, {"role": "user", "text": "a\n\nb"}]}`,
+		},
+		{
+			"llm.invoke", `{"model": "m", "system": "s", "messages": [{"role": "user", "text": "a"}, {"role": "assistant", "text": "b"}], "user": "c", "seed": 0, "temperature": 0, "think": true}`,
+			`{"text": "m: s a b c", "finish": "stop", "tokens_in": 3, "tokens_out": 2, "seed": 0, "task_id": "t"}`,
+		},
+		{"llm.many", `{"requests": [{"model": "m", "prompt": "1"}, {"model": "m", "prompt": "2"}]}`, `{"answers": [
+			{"text": "m: 1", "finish": "stop", "tokens_in": 3, "tokens_out": 2, "seed": 7, "task_id": "t"}, {"text": "m: 2", "finish": "stop", "tokens_in": 3, "tokens_out": 2, "seed": 7, "task_id": "t"}]}`},
+		{
+			"llm.json", `{"model": "{\"a\"", "prompt": "1}", "schema": {"type": "object"}}`,
+			`{"value": {"a": 1}, "answer": {"text": "{\"a\": 1}", "finish": "stop", "tokens_in": 3, "tokens_out": 2, "seed": 7, "task_id": "t"}}`,
+		},
 		{"schema.check", `{"value": 1, "schema": true}`, `{"fits": true}`},
 	} {
 		out, err := run(t, env, c.name, c.in)
@@ -87,6 +130,7 @@ func TestEachAppletRuns(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, out, `"stdout":"hello\n"`)
 	tried["exec.run"] = true
+	require.Equal(t, []string{"t", "t", "t", "t"}, tasks)
 	for _, a := range All() {
 		require.True(t, tried[a.Name], "%s was not tried", a.Name)
 	}
@@ -124,7 +168,7 @@ func TestAnUnknownAppletIsRefusedWithTheNearest(t *testing.T) {
 
 // LO-910, LO-919
 func TestAppletsAreHeldToTheEnvironment(t *testing.T) {
-	for name, in := range map[string]string{"fs.read": `{"path": "x"}`, "fs.list": `{}`, "exec.run": `{"name": "echo"}`} {
+	for name, in := range map[string]string{"fs.read": `{"path": "x"}`, "fs.list": `{}`, "exec.run": `{"name": "echo"}`, "llm.invoke": `{"model": "m"}`} {
 		_, err := run(t, nil, name, in)
 		need, ok := errors.AsType[*NeedError](err)
 		require.True(t, ok, "%v", err)
@@ -140,7 +184,13 @@ func TestAppletsAreHeldToTheEnvironment(t *testing.T) {
 		_, ok := errors.AsType[*guard.Error](err)
 		require.True(t, ok, "%s: %v", name, err)
 	}
-	_, err := run(t, env, "fs.write", `{"path": "docs/x", "text": "x"}`)
+	env.Guard = guard.New(guard.Rules{Calls: 1, Paths: []string{"docs"}, Commands: []string{"echo ok"}})
+	_, err := run(t, env, "llm.invoke", `{"model": "m", "prompt": "x"}`)
+	require.NoError(t, err)
+	_, err = run(t, env, "llm.invoke", `{"model": "m", "prompt": "x"}`)
+	_, ok := errors.AsType[*guard.Error](err)
+	require.True(t, ok, "%v", err)
+	_, err = run(t, env, "fs.write", `{"path": "docs/x", "text": "x"}`)
 	require.NoError(t, err)
 	_, err = run(t, env, "exec.run", `{"name": "echo", "args": ["ok", "then"]}`)
 	require.NoError(t, err)

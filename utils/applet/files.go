@@ -5,10 +5,9 @@ package applet
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"unicode/utf8"
 
 	"github.com/llama-orch/llama-orch/utils/fs"
+	"github.com/llama-orch/llama-orch/utils/prompt"
 )
 
 // The inputs and results of fs.*.
@@ -63,11 +62,8 @@ func files() Catalog {
 			if err != nil {
 				return FileText{}, err
 			}
-			content, err := root.Read(in.Path)
-			if err == nil && !utf8.Valid(content) {
-				err = fmt.Errorf("read %q: %w", in.Path, errNoText)
-			}
-			return FileText{Text: string(content)}, err
+			text, err := prompt.File(root, in.Path)
+			return FileText{Text: text}, err
 		})),
 		acting(New("fs.write", "Writes a text file below the root, whole or not at all.", func(_ context.Context, env *Env, in File) (Nothing, error) {
 			root, err := env.root("fs.write", in.Path)

@@ -32,7 +32,7 @@ type Runner struct {
 	Env      applet.Env
 	Dir      string // what is kept, and the record of the run
 	Parallel int    // applets at once; default DefaultParallel
-	// Proof, if set, fetches a task's proof bundle.
+	// Proof, if set, fetches a task's proof bundle; nil if there is none.
 	Proof func(ctx context.Context, taskID string) ([]byte, error)
 	// Step, if set, is told of each step that has ended, from several goroutines.
 	Step func(Entry)
@@ -342,6 +342,9 @@ func (e *execution) proofs(ctx context.Context, tasks []string) error {
 		bundle, err := e.Proof(ctx, id)
 		if err != nil {
 			return fmt.Errorf("fetch the proof bundle of task %s: %w", id, err)
+		}
+		if bundle == nil {
+			continue
 		}
 		if err := e.store.write(filepath.Join(proofsDir, id+".json"), bundle); err != nil {
 			return err
