@@ -81,6 +81,7 @@ type cli struct {
 
 	Init         initCmd         `cmd:"" help:"Look at this machine, and write a configuration for it; no server is needed."`
 	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
+	Chat         chatCmd         `cmd:"" help:"Hold a conversation with a model at the terminal."`
 	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
 	List         listCmd         `cmd:"" help:"List the models that can be used: those that pools serve, and those of the catalog."`
 	Ls           listCmd         `cmd:"" hidden:"" help:"The same as list."`
