@@ -31,7 +31,7 @@ var examples = map[string]string{
 	"gpus": "", "explain": "-m haiku", "config reload": "", "models list": "", "models add": "hf:o/r --wait", "models show": "haiku", "models verify": "haiku", "models retire": "haiku",
 	"models activate": "haiku", "models delete": "haiku", "engines": "", "artifacts": "", "artifact get": "sha256-x", "artifact put": "FILE", "proof": "t", "replay": "t", "top": "--once",
 	"doctor": "", "capabilities": "", "version": "", "init": "-o FILE --force", "list": "", "ls": "", "ps": "-a", "pull": "haiku", "snapshot take": "", "snapshot diff": "FILE", "completion": "bash",
-	"complete": "-- p", "docs": "FOLDER",
+	"complete": "-- p", "docs": "FOLDER", "mcp": "", "chat": "",
 	"verify": "FILE", "bisect": "t t", "applet list": "", "applet show": "fs.read", "applet run": "extract.text {}", "blueprint run": "FILE", "blueprint plan": "FILE", "blueprint check": "FILE",
 	"blueprint show": "FOLDER",
 }
@@ -92,7 +92,7 @@ func TestEveryCommandHasJSON(t *testing.T) {
 	t.Parallel()
 	for _, name := range leaves(t) {
 		got := call(t.Context(), looked(t), "", append([]string{"--json"}, example(t, name)...)...)
-		require.NotEmpty(t, got.out+got.err, name)
+		require.True(t, got.out+got.err != "" || name == "mcp" || name == "chat", name) // whose standard input ends at once
 		require.NotEqual(t, exitUnreachable, got.code, name)
 		for what, text := range map[string]string{"stdout": got.out, "stderr": got.err} {
 			values := json.NewDecoder(strings.NewReader(text))

@@ -81,6 +81,7 @@ type cli struct {
 
 	Init         initCmd         `cmd:"" help:"Look at this machine, and write a configuration for it; no server is needed."`
 	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
+	Chat         chatCmd         `cmd:"" help:"Hold a conversation with a model at the terminal."`
 	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
 	List         listCmd         `cmd:"" help:"List the models that can be used: those that pools serve, and those of the catalog."`
 	Ls           listCmd         `cmd:"" hidden:"" help:"The same as list."`
@@ -110,6 +111,7 @@ type cli struct {
 	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
 	Snapshot     snapshotCmd     `cmd:"" help:"Write down what the server serves, or say what changed since."`
+	Mcp          mcpCmd          `cmd:"" help:"Be an MCP server on standard input and output, so that an agent hands work to the server and fetches it later."`
 	Completion   completionCmd   `cmd:"" help:"Print the script with which a shell completes commands, flags and ids."`
 	Complete     completeCmd     `cmd:"" hidden:"" help:"Say what may come next on a command line; the shells' scripts call it."`
 	Docs         docsCmd         `cmd:"" hidden:"" help:"Write the manual of these commands; go tool mage gen calls it."`
