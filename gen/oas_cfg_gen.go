@@ -15,6 +15,7 @@ import (
 var regexMap = map[string]ogenregex.Regexp{
 	"^(0|[1-9][0-9]{0,17})-[0-9a-f]{8}$":  ogenregex.MustCompile("^(0|[1-9][0-9]{0,17})-[0-9a-f]{8}$"),
 	"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$":  ogenregex.MustCompile("^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"),
+	"^[A-Za-z0-9][A-Za-z0-9._-]{0,159}$":  ogenregex.MustCompile("^[A-Za-z0-9][A-Za-z0-9._-]{0,159}$"),
 	"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$": ogenregex.MustCompile("^[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}$"),
 	"^[A-Za-z0-9_-]{1,32}$":               ogenregex.MustCompile("^[A-Za-z0-9_-]{1,32}$"),
 	"^sha256-[0-9a-f]{64}$":               ogenregex.MustCompile("^sha256-[0-9a-f]{64}$"),

@@ -191,6 +191,13 @@ type PoolsInvoker interface {
 	//
 	// POST /v1/pools/{id}/drain
 	DrainPool(ctx context.Context, request *DrainRequest, params DrainPoolParams) (*DrainStatusHeaders, error)
+	// GetFingerprint invokes getFingerprint operation.
+	//
+	// All facts of a replica that can change the bytes of its answers. The server keeps those of the last
+	// 256 fingerprints that it had, over its restarts.
+	//
+	// GET /v1/fingerprints/{id}
+	GetFingerprint(ctx context.Context, params GetFingerprintParams) (*FingerprintHeaders, error)
 	// GetPoolHealth invokes getPoolHealth operation.
 	//
 	// For each replica its state, its fingerprint, why it failed, and the end of its log.
@@ -1536,6 +1543,105 @@ func (c *Client) sendGetCapabilities(ctx context.Context) (res *CapabilitiesHead
 	}()
 
 	result, err := decodeGetCapabilitiesResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
+// GetFingerprint invokes getFingerprint operation.
+//
+// All facts of a replica that can change the bytes of its answers. The server keeps those of the last
+// 256 fingerprints that it had, over its restarts.
+//
+// GET /v1/fingerprints/{id}
+func (c *Client) GetFingerprint(ctx context.Context, params GetFingerprintParams) (*FingerprintHeaders, error) {
+	res, err := c.sendGetFingerprint(ctx, params)
+	return res, err
+}
+
+func (c *Client) sendGetFingerprint(ctx context.Context, params GetFingerprintParams) (res *FingerprintHeaders, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [2]string
+	pathParts[0] = "/v1/fingerprints/"
+	{
+		// Encode "id" parameter.
+		e := uri.NewPathEncoder(uri.PathEncoderConfig{
+			Param:   "id",
+			Style:   uri.PathStyleSimple,
+			Explode: false,
+		})
+		if err := func() error {
+			if unwrapped := string(params.ID); true {
+				return e.EncodeValue(conv.StringToString(unwrapped))
+			}
+			return nil
+		}(); err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		encoded, err := e.Result()
+		if err != nil {
+			return res, errors.Wrap(err, "encode path")
+		}
+		pathParts[1] = encoded
+	}
+	uri.AddPathParts(u, pathParts[:]...)
+
+	r, err := ht.NewRequest(ctx, "GET", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, GetFingerprintOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+	body := resp.Body
+	defer func() {
+		// Drain the body to EOF before closing, so the underlying
+		// connection can be reused by the Transport regardless of the
+		// response status code. See https://github.com/ogen-go/ogen/issues/1670.
+		_, _ = io.Copy(io.Discard, body)
+		_ = body.Close()
+	}()
+
+	result, err := decodeGetFingerprintResponse(resp)
 	if err != nil {
 		return res, errors.Wrap(err, "decode response")
 	}

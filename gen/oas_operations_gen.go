@@ -19,6 +19,7 @@ const (
 	GetArtifactOperation        OperationName = "GetArtifact"
 	GetArtifactContentOperation OperationName = "GetArtifactContent"
 	GetCapabilitiesOperation    OperationName = "GetCapabilities"
+	GetFingerprintOperation     OperationName = "GetFingerprint"
 	GetLivenessOperation        OperationName = "GetLiveness"
 	GetMetricsOperation         OperationName = "GetMetrics"
 	GetModelOperation           OperationName = "GetModel"

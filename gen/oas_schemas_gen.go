@@ -2255,6 +2255,173 @@ func (s *ExplanationHeaders) SetResponse(val Explanation) {
 	s.Response = val
 }
 
+// All that can change a replica's bytes.
+// Ref: #/components/schemas/Facts
+type Facts struct {
+	Engine string `json:"engine"`
+	// As the engine says.
+	Build string `json:"build"`
+	// What the engine says of the processor.
+	System string `json:"system"`
+	// Of the program and the libraries that its process has loaded, or of the container's image.
+	EngineDigest string `json:"engine_digest"`
+	ModelDigest  string `json:"model_digest"`
+	// The class of hardware; of an engine elsewhere its address.
+	Device  string `json:"device"`
+	Threads int    `json:"threads"`
+	Ctx     int    `json:"ctx"`
+	Slots   int    `json:"slots"`
+	// 0: the engine's own.
+	Batch int `json:"batch"`
+	// What else the engine was told, in order.
+	Flags []string `json:"flags"`
+	// The digests of the files that the flags name.
+	Files []string `json:"files"`
+	// Of an engine that was prepared.
+	BuildRef   OptString `json:"build_ref"`
+	BuildFlags []string  `json:"build_flags"`
+}
+
+// GetEngine returns the value of Engine.
+func (s *Facts) GetEngine() string {
+	return s.Engine
+}
+
+// GetBuild returns the value of Build.
+func (s *Facts) GetBuild() string {
+	return s.Build
+}
+
+// GetSystem returns the value of System.
+func (s *Facts) GetSystem() string {
+	return s.System
+}
+
+// GetEngineDigest returns the value of EngineDigest.
+func (s *Facts) GetEngineDigest() string {
+	return s.EngineDigest
+}
+
+// GetModelDigest returns the value of ModelDigest.
+func (s *Facts) GetModelDigest() string {
+	return s.ModelDigest
+}
+
+// GetDevice returns the value of Device.
+func (s *Facts) GetDevice() string {
+	return s.Device
+}
+
+// GetThreads returns the value of Threads.
+func (s *Facts) GetThreads() int {
+	return s.Threads
+}
+
+// GetCtx returns the value of Ctx.
+func (s *Facts) GetCtx() int {
+	return s.Ctx
+}
+
+// GetSlots returns the value of Slots.
+func (s *Facts) GetSlots() int {
+	return s.Slots
+}
+
+// GetBatch returns the value of Batch.
+func (s *Facts) GetBatch() int {
+	return s.Batch
+}
+
+// GetFlags returns the value of Flags.
+func (s *Facts) GetFlags() []string {
+	return s.Flags
+}
+
+// GetFiles returns the value of Files.
+func (s *Facts) GetFiles() []string {
+	return s.Files
+}
+
+// GetBuildRef returns the value of BuildRef.
+func (s *Facts) GetBuildRef() OptString {
+	return s.BuildRef
+}
+
+// GetBuildFlags returns the value of BuildFlags.
+func (s *Facts) GetBuildFlags() []string {
+	return s.BuildFlags
+}
+
+// SetEngine sets the value of Engine.
+func (s *Facts) SetEngine(val string) {
+	s.Engine = val
+}
+
+// SetBuild sets the value of Build.
+func (s *Facts) SetBuild(val string) {
+	s.Build = val
+}
+
+// SetSystem sets the value of System.
+func (s *Facts) SetSystem(val string) {
+	s.System = val
+}
+
+// SetEngineDigest sets the value of EngineDigest.
+func (s *Facts) SetEngineDigest(val string) {
+	s.EngineDigest = val
+}
+
+// SetModelDigest sets the value of ModelDigest.
+func (s *Facts) SetModelDigest(val string) {
+	s.ModelDigest = val
+}
+
+// SetDevice sets the value of Device.
+func (s *Facts) SetDevice(val string) {
+	s.Device = val
+}
+
+// SetThreads sets the value of Threads.
+func (s *Facts) SetThreads(val int) {
+	s.Threads = val
+}
+
+// SetCtx sets the value of Ctx.
+func (s *Facts) SetCtx(val int) {
+	s.Ctx = val
+}
+
+// SetSlots sets the value of Slots.
+func (s *Facts) SetSlots(val int) {
+	s.Slots = val
+}
+
+// SetBatch sets the value of Batch.
+func (s *Facts) SetBatch(val int) {
+	s.Batch = val
+}
+
+// SetFlags sets the value of Flags.
+func (s *Facts) SetFlags(val []string) {
+	s.Flags = val
+}
+
+// SetFiles sets the value of Files.
+func (s *Facts) SetFiles(val []string) {
+	s.Files = val
+}
+
+// SetBuildRef sets the value of BuildRef.
+func (s *Facts) SetBuildRef(val OptString) {
+	s.BuildRef = val
+}
+
+// SetBuildFlags sets the value of BuildFlags.
+func (s *Facts) SetBuildFlags(val []string) {
+	s.BuildFlags = val
+}
+
 // Ref: #/components/schemas/FetchProgress
 type FetchProgress struct {
 	DoneBytes int64 `json:"done_bytes"`
@@ -2281,6 +2448,84 @@ func (s *FetchProgress) SetDoneBytes(val int64) {
 func (s *FetchProgress) SetTotalBytes(val int64) {
 	s.TotalBytes = val
 }
+
+// Ref: #/components/schemas/Fingerprint
+type Fingerprint struct {
+	ID FingerprintID `json:"id"`
+	// When a replica with it got ready last.
+	SeenAt time.Time `json:"seen_at"`
+	// The replicas that have it now.
+	Replicas []string `json:"replicas"`
+	Facts    Facts    `json:"facts"`
+}
+
+// GetID returns the value of ID.
+func (s *Fingerprint) GetID() FingerprintID {
+	return s.ID
+}
+
+// GetSeenAt returns the value of SeenAt.
+func (s *Fingerprint) GetSeenAt() time.Time {
+	return s.SeenAt
+}
+
+// GetReplicas returns the value of Replicas.
+func (s *Fingerprint) GetReplicas() []string {
+	return s.Replicas
+}
+
+// GetFacts returns the value of Facts.
+func (s *Fingerprint) GetFacts() Facts {
+	return s.Facts
+}
+
+// SetID sets the value of ID.
+func (s *Fingerprint) SetID(val FingerprintID) {
+	s.ID = val
+}
+
+// SetSeenAt sets the value of SeenAt.
+func (s *Fingerprint) SetSeenAt(val time.Time) {
+	s.SeenAt = val
+}
+
+// SetReplicas sets the value of Replicas.
+func (s *Fingerprint) SetReplicas(val []string) {
+	s.Replicas = val
+}
+
+// SetFacts sets the value of Facts.
+func (s *Fingerprint) SetFacts(val Facts) {
+	s.Facts = val
+}
+
+// FingerprintHeaders wraps Fingerprint with response headers.
+type FingerprintHeaders struct {
+	XCorrelationID OptString
+	Response       Fingerprint
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *FingerprintHeaders) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// GetResponse returns the value of Response.
+func (s *FingerprintHeaders) GetResponse() Fingerprint {
+	return s.Response
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *FingerprintHeaders) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+// SetResponse sets the value of Response.
+func (s *FingerprintHeaders) SetResponse(val Fingerprint) {
+	s.Response = val
+}
+
+type FingerprintID string
 
 // Ref: #/components/schemas/Format
 type Format struct {

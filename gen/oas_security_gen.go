@@ -50,6 +50,7 @@ var operationRolesBearerAuth = map[string][]string{
 	GetArtifactOperation:        []string{},
 	GetArtifactContentOperation: []string{},
 	GetCapabilitiesOperation:    []string{},
+	GetFingerprintOperation:     []string{},
 	GetMetricsOperation:         []string{},
 	GetModelOperation:           []string{},
 	GetPoolHealthOperation:      []string{},

@@ -181,6 +181,13 @@ type PoolsHandler interface {
 	//
 	// POST /v1/pools/{id}/drain
 	DrainPool(ctx context.Context, req *DrainRequest, params DrainPoolParams) (*DrainStatusHeaders, error)
+	// GetFingerprint implements getFingerprint operation.
+	//
+	// All facts of a replica that can change the bytes of its answers. The server keeps those of the last
+	// 256 fingerprints that it had, over its restarts.
+	//
+	// GET /v1/fingerprints/{id}
+	GetFingerprint(ctx context.Context, params GetFingerprintParams) (*FingerprintHeaders, error)
 	// GetPoolHealth implements getPoolHealth operation.
 	//
 	// For each replica its state, its fingerprint, why it failed, and the end of its log.

@@ -3,6 +3,7 @@
 package sdk
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,9 +11,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"mime"
 	"net/http"
-	"net/url"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/contracts/proof"
@@ -21,85 +20,58 @@ import (
 
 // ArtifactFilter chooses artifacts; an empty field takes all.
 type ArtifactFilter struct {
-	Kind   gen.ArtifactKind
+	Kind   ArtifactKind
 	TaskID string
 	Tag    string
 	Limit  int // 0: as many as the server gives by default
 }
 
 // Artifacts lists artifacts, newest first (ORCH-3097).
-func (c *Client) Artifacts(ctx context.Context, f ArtifactFilter) ([]gen.Artifact, error) {
-	var params gen.ListArtifactsParams
-	if f.Kind != "" {
-		params.Kind.SetTo(f.Kind)
-	}
-	if f.TaskID != "" {
-		params.TaskID.SetTo(gen.TaskID(f.TaskID))
-	}
-	if f.Tag != "" {
-		params.Tag.SetTo(gen.ArtifactTag(f.Tag))
-	}
-	if f.Limit != 0 {
-		params.Limit.SetTo(f.Limit)
-	}
-	answer, err := c.api.ListArtifacts(ctx, params)
+func (c *Client) Artifacts(ctx context.Context, f ArtifactFilter) ([]Artifact, error) {
+	err := cmp.Or(holdSome[gen.ArtifactKind]("kind", string(f.Kind)), holdSome[gen.TaskID]("task_id", f.TaskID),
+		holdSome[gen.ArtifactTag]("tag", f.Tag), holdLimit(f.Limit))
 	if err != nil {
-		return nil, typed(ctx, err)
+		return nil, err
 	}
-	return answer.Response.Artifacts, nil
+	list, err := ask[ArtifactList, gen.ArtifactList](ctx, c, get("v1", "artifacts").with("kind", string(f.Kind)).with("task_id", f.TaskID).
+		with("tag", f.Tag).with("limit", number(f.Limit)))
+	if err != nil {
+		return nil, err
+	}
+	return list.Artifacts, nil
 }
 
 // Artifact returns one artifact's entry. The Error is NOT_FOUND if there is no such artifact, or no longer one.
-func (c *Client) Artifact(ctx context.Context, id string) (*gen.Artifact, error) {
-	answer, err := c.api.GetArtifact(ctx, gen.GetArtifactParams{ID: gen.ArtifactID(id)})
-	if err != nil {
-		return nil, typed(ctx, err)
+func (c *Client) Artifact(ctx context.Context, id string) (*Artifact, error) {
+	if err := hold[gen.ArtifactID]("id", id); err != nil {
+		return nil, err
 	}
-	return &answer.Response, nil
+	return ask[Artifact, gen.Artifact](ctx, c, get("v1", "artifacts", id))
 }
 
 // PutArtifact stores an artifact. The same bytes again are the same artifact.
-func (c *Client) PutArtifact(ctx context.Context, request *gen.ArtifactRequest) (*gen.Artifact, error) {
-	answer, err := c.api.CreateArtifact(ctx, request)
+func (c *Client) PutArtifact(ctx context.Context, request *ArtifactRequest) (*Artifact, error) {
+	body, err := bodyOf[gen.ArtifactRequest](request)
 	if err != nil {
-		return nil, typed(ctx, err)
+		return nil, err
 	}
-	return &answer.Response, nil
+	return ask[Artifact, gen.Artifact](ctx, c, post(body, "v1", "artifacts"))
 }
 
 // ArtifactContent returns an artifact's entry and a reader of its bytes, which the caller closes. At the end of the bytes the reader compares them
 // with the id, and returns a *ProtocolError if they do not fit.
-func (c *Client) ArtifactContent(ctx context.Context, id string) (*gen.Artifact, io.ReadCloser, error) {
+func (c *Client) ArtifactContent(ctx context.Context, id string) (*Artifact, io.ReadCloser, error) {
 	a, err := c.Artifact(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
-	// The generated client accepts only one media type for bytes, but each artifact has its own.
-	at, err := url.JoinPath(c.opts.Addr, "v1", "artifacts", string(a.ID), "content")
+	response, err := c.send(ctx, contentOf(a.ID))
 	if err != nil {
-		return nil, nil, &ProtocolError{Err: err}
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, at, http.NoBody)
-	if err != nil {
-		return nil, nil, &ProtocolError{Err: err}
-	}
-	if c.opts.Token != "" {
-		request.Header.Set("Authorization", "Bearer "+c.opts.Token)
-	}
-	response, err := c.opts.HTTPClient.Do(request)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, nil, ctx.Err()
-		}
-		if outer, ok := errors.AsType[*url.Error](err); ok { // its text would repeat the URL
-			err = outer.Err
-		}
-		return nil, nil, &UnreachableError{Addr: c.opts.Addr, Err: err}
+		return nil, nil, err
 	}
 	if response.StatusCode != http.StatusOK {
 		defer response.Body.Close()
-		media, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
-		return nil, nil, answered(response, media, c.opts.Addr)
+		return nil, nil, &ProtocolError{Status: response.StatusCode, Err: errors.New("the answer was to be the whole artifact")}
 	}
 	return a, &content{ctx: ctx, body: response.Body, addr: c.opts.Addr, of: a, hash: sha256.New()}, nil
 }
@@ -109,7 +81,7 @@ type content struct {
 	ctx  context.Context
 	body io.ReadCloser
 	addr string
-	of   *gen.Artifact
+	of   *Artifact
 	hash hash.Hash
 	read int64
 }
@@ -122,7 +94,7 @@ func (r *content) Read(p []byte) (int, error) {
 	case r.read > r.of.SizeBytes:
 		return n, &ProtocolError{Err: fmt.Errorf("artifact %s has more than its %d bytes", r.of.ID, r.of.SizeBytes)}
 	case errors.Is(err, io.EOF):
-		if got := "sha256-" + hex.EncodeToString(r.hash.Sum(nil)); got != string(r.of.ID) {
+		if got := "sha256-" + hex.EncodeToString(r.hash.Sum(nil)); got != r.of.ID {
 			return n, &ProtocolError{Err: fmt.Errorf("the bytes of artifact %s are those of %s: it is damaged on the server or on its way", r.of.ID, got)}
 		}
 		return n, err
@@ -139,14 +111,14 @@ func (r *content) Close() error { return r.body.Close() }
 // Proof returns the proof bundle of a task that has ended, and the bytes that it is written in (OC-CTRL-2067). The Error
 // NOT_FOUND says that there is none: the task still runs, or there is no such task. DELETED says when it was deleted.
 func (c *Client) Proof(ctx context.Context, taskID string) (*proof.Bundle, []byte, error) {
-	list, err := c.Artifacts(ctx, ArtifactFilter{Kind: gen.ArtifactKindProof, TaskID: taskID, Limit: 1})
+	list, err := c.Artifacts(ctx, ArtifactFilter{Kind: ArtifactKindProof, TaskID: taskID, Limit: 1})
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(list) == 0 {
 		return nil, nil, c.noProof(ctx, taskID)
 	}
-	a, body, err := c.ArtifactContent(ctx, string(list[0].ID))
+	a, body, err := c.ArtifactContent(ctx, list[0].ID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -172,11 +144,13 @@ func (c *Client) noProof(ctx context.Context, taskID string) error {
 		return err
 	}
 	why := "the server has forgotten it"
-	if t.State == gen.TaskStateQueued || t.State == gen.TaskStateRunning {
+	if t.State == TaskStateQueued || t.State == TaskStateRunning {
 		why = fmt.Sprintf("it is %s, and has not ended", t.State)
 	}
 	return &Error{
-		Status: http.StatusNotFound, Code: gen.ErrorCodeNOTFOUND,
+		Status: http.StatusNotFound, Code: ErrorCodeNotFound,
 		Message: fmt.Sprintf("task %s has no proof bundle: %s", strings.ToValidUTF8(taskID, "?"), why),
 	}
 }
+
+func contentOf(id string) call { return get("v1", "artifacts", id, "content") }

@@ -90,7 +90,7 @@ func TestArtifactContentIsChecked(t *testing.T) {
 		}
 		defer body.Close()
 		text, err := io.ReadAll(body)
-		require.Equal(t, gen.ArtifactKindProof, a.Kind)
+		require.Equal(t, ArtifactKindProof, a.Kind)
 		return string(text), err
 	}
 	text, err := get(shelf("whole", "whole", 200))
@@ -125,18 +125,18 @@ func TestArtifactsAndProofs(t *testing.T) {
 	_, _, err = c.Proof(t.Context(), "other")
 	e, ok := errors.AsType[*Error](err)
 	require.True(t, ok, err)
-	require.Equal(t, gen.ErrorCodeNOTFOUND, e.Code)
+	require.Equal(t, ErrorCodeNotFound, e.Code)
 	require.Equal(t, "there is no such task", e.Message, "a task that does not exist has not merely not ended (LO-847)")
 	_, _, err = c.Proof(t.Context(), "runs")
 	require.ErrorContains(t, err, "task runs has no proof bundle: it is running, and has not ended")
 	_, _, err = c.Proof(t.Context(), "gone")
 	e, ok = errors.AsType[*Error](err)
 	require.True(t, ok, err)
-	require.Equal(t, gen.ErrorCodeDELETED, e.Code)
-	list, err := c.Artifacts(t.Context(), ArtifactFilter{Kind: gen.ArtifactKindPlan})
+	require.Equal(t, ErrorCodeDeleted, e.Code)
+	list, err := c.Artifacts(t.Context(), ArtifactFilter{Kind: ArtifactKindPlan})
 	require.NoError(t, err)
 	require.Empty(t, list)
-	a, err := c.PutArtifact(t.Context(), &gen.ArtifactRequest{Kind: gen.ArtifactKindPlan, Content: "x"})
+	a, err := c.PutArtifact(t.Context(), &ArtifactRequest{Kind: ArtifactKindPlan, Content: "x"})
 	require.NoError(t, err)
 	require.EqualValues(t, len(text), a.SizeBytes)
 
@@ -168,27 +168,31 @@ func proofOf(r task.Record) *proof.Bundle {
 	return &b
 }
 
+// fits holds a request to the contract, and returns it as it is sent.
+func fits(t *testing.T, r *TaskRequest) []byte {
+	t.Helper()
+	text, err := bodyOf[gen.TaskRequest](r)
+	require.NoError(t, err)
+	return text
+}
+
 // LO-301
 func TestAgainIsTheSameRequest(t *testing.T) {
 	p := proofOf(recordOf("ab"))
 	r := Again(p)
-	require.NoError(t, r.Validate())
-	require.Equal(t, gen.NewOptTaskID("t"), r.ReplayOf, "the server has the words")
-	require.False(t, r.Prompt.Set)
+	fits(t, r)
+	require.Equal(t, "t", r.ReplayOf, "the server has the words")
+	require.Empty(t, r.Prompt)
 	require.False(t, p.Keep(proof.Words{Prompt: "another"}))
 	require.False(t, p.Keep(proof.Words{}))
 	require.False(t, p.Keep(proof.Words{Prompt: "a <wish>", Inputs: []string{"more"}}))
 	require.True(t, p.Keep(proof.Words{Prompt: "a <wish>"}))
 	r = Again(p)
-	require.NoError(t, r.Validate())
-	require.Equal(t, &gen.TaskRequest{
-		ModelRef: "haiku", Prompt: gen.NewOptString("a <wish>"), Seed: gen.NewOptSeed(7), MaxTokens: gen.NewOptInt(9),
-		Workload: gen.NewOptTaskRequestWorkload("completion"), Priority: gen.NewOptTaskRequestPriority("batch"),
-		Determinism: gen.NewOptDeterminism("strict"), SamplerProfileVersion: gen.NewOptString("default"),
-		Params: gen.NewOptParams(gen.Params{
-			Temperature: gen.NewOptFloat64(0.8), TopP: gen.NewOptFloat64(0.95), TopK: gen.NewOptInt(40), MinP: gen.NewOptFloat64(0.05),
-			RepeatPenalty: gen.NewOptFloat64(1), Stop: []string{"\n\n"},
-		}),
+	fits(t, r)
+	require.Equal(t, &TaskRequest{
+		ModelRef: "haiku", Prompt: "a <wish>", Seed: new(int64(7)), MaxTokens: 9, Workload: WorkloadCompletion, Priority: PriorityBatch,
+		Determinism: DeterminismStrict, SamplerProfileVersion: "default",
+		Params: &Params{Temperature: new(0.8), TopP: new(0.95), TopK: new(40), MinP: new(0.05), RepeatPenalty: 1, Stop: []string{"\n\n"}},
 	}, r)
 
 	chat := recordOf("ab")
@@ -196,13 +200,13 @@ func TestAgainIsTheSameRequest(t *testing.T) {
 	p = proofOf(chat)
 	require.True(t, p.Keep(proof.Words{Messages: []proof.Message{{Role: "user", Content: "<hi> & bye"}}}), "both sides hash the same JSON")
 	r = Again(p)
-	require.False(t, r.Prompt.Set)
-	require.Equal(t, []gen.Message{Say("user", "<hi> & bye")}, r.Messages)
+	require.Empty(t, r.Prompt)
+	require.Equal(t, []Message{Say("user", "<hi> & bye")}, r.Messages)
 
 	rank := recordOf()
 	rank.Task.Request.Workload, rank.Task.Request.Inputs = task.Rerank, []string{"a", "b"}
 	rank.Proof.KeepsPrompt = true
 	r = Again(proofOf(rank))
 	require.Equal(t, []string{"a", "b"}, r.Inputs)
-	require.False(t, r.Params.Set, "it samples nothing")
+	require.Nil(t, r.Params, "it samples nothing")
 }

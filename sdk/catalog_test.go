@@ -4,6 +4,7 @@ package sdk
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -69,32 +70,38 @@ func TestTheCatalog(t *testing.T) {
 	c, waits := setup(t, server)
 	ctx := t.Context()
 
-	m, err := c.AddModel(ctx, &gen.ModelRequest{Ref: "hf:o/m"})
+	m, err := c.AddModel(ctx, &ModelRequest{Ref: "hf:o/m"})
 	require.NoError(t, err)
-	require.Equal(t, gen.ModelStateFetching, m.State)
+	require.Equal(t, ModelStateFetching, m.State)
 	require.Equal(t, "hf:o/m", f.added.Ref)
 
 	half := model(gen.ModelStateFetching)
 	half.Progress = gen.NewOptFetchProgress(gen.FetchProgress{DoneBytes: 5, TotalBytes: 10})
 	f.looks = []gen.Model{model(gen.ModelStateFetching), half, model(gen.ModelStateActive)}
-	var seen []gen.Model
-	m, err = c.WaitModel(ctx, "m", func(m *gen.Model) { seen = append(seen, *m) })
+	var seen []string
+	m, err = c.WaitModel(ctx, "m", func(m *Model) {
+		at := string(m.State)
+		if m.Progress != nil {
+			at = fmt.Sprintf("%s %d of %d", at, m.Progress.DoneBytes, m.Progress.TotalBytes)
+		}
+		seen = append(seen, at)
+	})
 	require.NoError(t, err)
-	require.Equal(t, gen.ModelStateActive, m.State)
-	require.Equal(t, f.looks, seen)
+	require.Equal(t, ModelStateActive, m.State)
+	require.Equal(t, []string{"Fetching", "Fetching 5 of 10", "Active"}, seen)
 	require.Equal(t, []time.Duration{modelPoll, modelPoll}, *waits)
 
 	failed := model(gen.ModelStateFailed)
 	failed.Problem = gen.NewOptModelProblem(gen.ModelProblem{Code: gen.ErrorCodeUNTRUSTEDARTIFACT, Message: "other bytes"})
 	f.looks, f.at = []gen.Model{failed}, 0
 	_, err = c.WaitModel(ctx, "m", nil)
-	require.Equal(t, &Error{Code: gen.ErrorCodeUNTRUSTEDARTIFACT, Message: "other bytes"}, err)
+	require.Equal(t, &Error{Code: ErrorCodeUntrustedArtifact, Message: "other bytes"}, err)
 	f.looks = []gen.Model{half}
 	stopped, stop := context.WithCancel(ctx)
-	_, err = c.WaitModel(stopped, "m", func(*gen.Model) { stop() })
+	_, err = c.WaitModel(stopped, "m", func(*Model) { stop() })
 	require.ErrorIs(t, err, context.Canceled)
 
-	models, err := c.Models(ctx, gen.ModelStateActive)
+	models, err := c.Models(ctx, ModelStateActive)
 	require.NoError(t, err)
 	require.Len(t, models, 1)
 	require.Equal(t, gen.ModelStateActive, f.listed.State.Value)
@@ -109,7 +116,7 @@ func TestTheCatalog(t *testing.T) {
 	require.Equal(t, &gen.ModelStateRequest{State: gen.ModelStateRequestStateRetired, DeadlineMs: gen.NewOptInt64(1500)}, f.state)
 	m, err = c.ActivateModel(ctx, "m")
 	require.NoError(t, err)
-	require.Equal(t, gen.ModelStateActive, m.State)
+	require.Equal(t, ModelStateActive, m.State)
 	require.NoError(t, c.DeleteModel(ctx, "m"))
 	require.Equal(t, gen.ModelID("m"), f.gone)
 	engines, err := c.Engines(ctx)

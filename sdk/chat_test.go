@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/contracts/proof"
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -81,8 +80,8 @@ func TestTheEventsOfAChatAreTyped(t *testing.T) {
 	require.Equal(t, []any{0, "", "", "}"}, []any{last.N, last.CallID, last.Name, last.Arguments})
 	require.True(t, strings.HasPrefix(first.Wire().ID, "3-"), "the event's id and the call's are two")
 	end := events[7].(End)
-	require.Equal(t, gen.EndEventFinishReasonToolCalls, end.FinishReason)
-	require.Equal(t, []gen.ToolCall{{ID: "c0", Name: "look", Arguments: "{}"}, {ID: "c1", Name: "gö", Arguments: "[]"}}, end.ToolCalls)
+	require.Equal(t, FinishReasonToolCalls, end.FinishReason)
+	require.Equal(t, []Call{{ID: "c0", Name: "look", Arguments: "{}"}, {ID: "c1", Name: "gö", Arguments: "[]"}}, end.ToolCalls)
 }
 
 // LO-416, LO-204
@@ -116,17 +115,17 @@ func TestAReceiptIsHeldAgainstItsForm(t *testing.T) {
 // LO-416
 func TestMessagesAreMade(t *testing.T) {
 	t.Parallel()
-	m, err := Show(gen.MessageRoleUser, "see", []byte("\x89PNG\r\n\x1a\n..."), []byte("GIF89a..."))
+	m, err := Show(RoleUser, "see", []byte("\x89PNG\r\n\x1a\n..."), []byte("GIF89a..."))
 	require.NoError(t, err)
 	text, err := m.MarshalJSON()
 	require.NoError(t, err)
 	require.JSONEq(t, `{"role":"user","content":[{"type":"text","text":"see"},{"type":"image","media_type":"image/png","data":"iVBORw0KGgouLi4="},
 		{"type":"image","media_type":"image/gif","data":"R0lGODlhLi4u"}]}`, string(text))
-	_, err = Show(gen.MessageRoleUser, "", []byte("%PDF-1.7"))
+	_, err = Show(RoleUser, "", []byte("%PDF-1.7"))
 	require.ErrorContains(t, err, "image 0 of a message is application/pdf: give a PNG")
 
-	calls := []gen.ToolCall{{ID: "c", Name: "look", Arguments: "{}"}}
-	for want, m := range map[string]gen.Message{
+	calls := []Call{{ID: "c", Name: "look", Arguments: "{}"}}
+	for want, m := range map[string]Message{
 		`{"role":"assistant","reasoning":"hm","tool_calls":[{"id":"c","name":"look","arguments":"{}"}]}`: Said("", "hm", calls),
 		`{"role":"assistant","content":"yes"}`:                    Said("yes", "", nil),
 		`{"role":"assistant","content":""}`:                       Said("", "", nil),
@@ -162,15 +161,13 @@ func TestAgainAsksTheSameOfAChat(t *testing.T) {
 	require.True(t, p.Keep(proof.Words{Messages: kept.Request.Messages, Chat: *kept.Request.Chat}))
 	for _, p := range []*proof.Bundle{p, kept} {
 		again := Again(p)
-		require.NoError(t, again.Validate())
-		text, err := again.MarshalJSON()
-		require.NoError(t, err)
+		text := fits(t, again)
 		var w proof.Words
 		require.NoError(t, json.Unmarshal(text, &w))
 		require.Equal(t, p.Request.MessagesSHA256, proof.DigestMessages(w.Messages))
 		require.Equal(t, p.Request.ChatSHA256, proof.DigestChat(w.Chat))
-		require.Equal(t, "look", again.ToolChoice.Value)
-		require.Equal(t, "low", again.Reasoning.Value.Effort.Value)
+		require.Equal(t, "look", again.ToolChoice)
+		require.Equal(t, "low", again.Reasoning.Effort)
 		require.Contains(t, string(text), `"parameters":{"a":"<"}`)
 	}
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package sdk is a thin typed client of the llama-orch API: transport, event streams that resume, and typed errors, over
-// the generated client in gen. It holds no prompts and no policy.
+// Package sdk is a thin typed client of the llama-orch API: plain types, transport, event streams that resume, and typed errors. Its types are made
+// from the contract; gen holds requests and answers to it. It holds no prompts and no policy.
 //
 // A task is submitted, then its stream is read:
 //
 //	client, err := sdk.New(sdk.Options{Addr: "http://127.0.0.1:8080"})
 //	...
-//	admission, err := client.Submit(ctx, &gen.TaskRequest{ModelRef: "haiku", Prompt: gen.NewOptString("...")})
+//	admission, err := client.Submit(ctx, &sdk.TaskRequest{ModelRef: "haiku", Prompt: "..."})
 //	...
-//	for event, err := range client.Stream(ctx, string(admission.TaskID), "") {
+//	for event, err := range client.Stream(ctx, admission.TaskID, "") {
 //		if err != nil {
 //			return err // the stream could not be read
 //		}
@@ -21,22 +21,28 @@
 //		}
 //	}
 //
+// [Client.Run] does both. A field is left out of a request where it has its zero value; where that value means something, it is a pointer, such as
+// Temperature: new(0.2).
+//
 // Errors of every method are one of
+//   - [*RequestError]: the request breaks the contract, and nothing was sent;
 //   - [*Error]: the server answered with its error envelope;
 //   - [*UnreachableError]: no answer, or the connection broke and could not be made again;
 //   - [*ProtocolError]: an answer that does not belong to this API, such as a proxy's page;
 //   - [*VerifyError]: the stream's bytes are not what its ids or its receipt say;
 //   - the context's error.
 //
-// The API's durations are whole milliseconds, in fields named *Ms or *MS. [Error.RetryAfter] is a time.Duration.
+// The API's durations are whole milliseconds, in fields named *MS. [Error.RetryAfter] is a time.Duration.
 package sdk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -46,10 +52,10 @@ import (
 
 // The defaults of Options.
 const (
-	DefaultReconnects     = 8
-	DefaultReconnectDelay = 250 * time.Millisecond
-	DefaultIdleTimeout    = time.Minute
-	DefaultMaxEventBytes  = 64 << 20
+	defaultReconnects     = 8
+	defaultReconnectDelay = 250 * time.Millisecond
+	defaultIdleTimeout    = time.Minute
+	defaultMaxEventBytes  = 64 << 20
 )
 
 // headerTimeout bounds the wait for an answer's first bytes. No operation takes that long before it answers, except for those that load models, and a
@@ -63,28 +69,26 @@ type Options struct {
 
 	// HTTPClient carries the requests. It needs a Timeout of 0, since streams last. Default: a client of its own.
 	HTTPClient *http.Client
-	// Reconnects bounds the attempts to get a broken stream back, counted from the last numbered event. Negative: none. Default
-	// DefaultReconnects.
+	// Reconnects bounds the attempts to get a broken stream back, counted from the last numbered event. Negative: none. Default 8.
 	Reconnects int
 	// ReconnectDelay is the mean wait before the first reconnect. It doubles each time, up to 30 times its value, with jitter. If the server
 	// asks for a longer wait with Retry-After, the client waits for up to a minute; if the server asks for more, its error is returned.
-	// Default DefaultReconnectDelay.
+	// Default 250 ms.
 	ReconnectDelay time.Duration
 	// OnReconnect, if set, is called before the wait for a reconnect, from the goroutine that reads the stream.
 	OnReconnect func(cause error, wait time.Duration)
 	// IdleTimeout is how long a stream may be silent before its connection counts as broken. Keep-alive comments break the silence. Negative:
-	// for ever. Default DefaultIdleTimeout.
+	// for ever. Default a minute.
 	IdleTimeout time.Duration
-	// MaxEventBytes bounds one event of a stream, and the body of any other answer. Default DefaultMaxEventBytes.
+	// MaxEventBytes bounds one event of a stream, and the body of any other answer. Default 64 MiB.
 	MaxEventBytes int
 }
 
 // Client talks to one server. Its methods may be called from several goroutines.
 type Client struct {
 	opts    Options
-	api     *gen.Client
+	base    string       // the address without a slash at its end
 	patient *http.Client // for operations that may wait before they answer
-	waiting *gen.Client  // over patient
 	// sleep waits between reconnects; tests replace it.
 	sleep func(context.Context, time.Duration) error
 }
@@ -114,33 +118,18 @@ func New(opts Options) (*Client, error) {
 		patient = &http.Client{Transport: transport}
 	}
 	if opts.Reconnects == 0 {
-		opts.Reconnects = DefaultReconnects
+		opts.Reconnects = defaultReconnects
 	}
 	if opts.ReconnectDelay <= 0 {
-		opts.ReconnectDelay = DefaultReconnectDelay
+		opts.ReconnectDelay = defaultReconnectDelay
 	}
 	if opts.IdleTimeout == 0 {
-		opts.IdleTimeout = DefaultIdleTimeout
+		opts.IdleTimeout = defaultIdleTimeout
 	}
 	if opts.MaxEventBytes <= 0 {
-		opts.MaxEventBytes = DefaultMaxEventBytes
+		opts.MaxEventBytes = defaultMaxEventBytes
 	}
-	c := &Client{opts: opts, patient: patient, sleep: sleep}
-	if c.api, err = c.generated(opts.HTTPClient); err != nil {
-		return nil, err
-	}
-	if c.waiting, err = c.generated(patient); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-func (c *Client) generated(over *http.Client) (*gen.Client, error) {
-	api, err := gen.NewClient(c.opts.Addr, bearer(c.opts.Token), gen.WithClient(&transport{http: over, opts: &c.opts}))
-	if err != nil {
-		return nil, fmt.Errorf("making the generated client: %w", err)
-	}
-	return api, nil
+	return &Client{opts: opts, base: strings.TrimRight(opts.Addr, "/"), patient: patient, sleep: sleep}, nil
 }
 
 // Close closes idle connections. Streams in progress end with their context.
@@ -151,82 +140,62 @@ func (c *Client) Close() {
 
 // Submit submits a task and returns its admission: place in line, prediction, the seed. With a TaskID it may be repeated: the same body gets the
 // same admission (LO-101), another body gets the Error CONFLICT.
-func (c *Client) Submit(ctx context.Context, request *gen.TaskRequest) (*gen.Admission, error) {
-	answer, err := c.waiting.CreateTask(ctx, request)
-	if err != nil {
-		return nil, typed(ctx, err)
+func (c *Client) Submit(ctx context.Context, request *TaskRequest) (*Admission, error) {
+	if request.SessionID != "" {
+		if err := holdSession("session_id", request.SessionID); err != nil {
+			return nil, err
+		}
 	}
-	return &answer.Response, nil
+	body, err := bodyOf[gen.TaskRequest](request)
+	if err != nil {
+		return nil, err
+	}
+	return ask[Admission, gen.Admission](ctx, c, post(body, "v1", "tasks").waits())
 }
 
 // Get returns one task.
-func (c *Client) Get(ctx context.Context, id string) (*gen.TaskStatus, error) {
-	answer, err := c.api.GetTask(ctx, gen.GetTaskParams{ID: gen.TaskID(id)})
-	if err != nil {
-		return nil, typed(ctx, err)
+func (c *Client) Get(ctx context.Context, id string) (*TaskStatus, error) {
+	if err := hold[gen.TaskID]("id", id); err != nil {
+		return nil, err
 	}
-	return &answer.Response, nil
+	return ask[TaskStatus, gen.TaskStatus](ctx, c, get("v1", "tasks", id))
 }
 
 // List returns recent tasks, newest first: those in the given state, or all if it is empty. It returns at most limit tasks; if limit is 0, the
 // server chooses.
-func (c *Client) List(ctx context.Context, state gen.TaskState, limit int) ([]gen.TaskStatus, error) {
-	var params gen.ListTasksParams
-	if state != "" {
-		params.State.SetTo(state)
+func (c *Client) List(ctx context.Context, state TaskState, limit int) ([]TaskStatus, error) {
+	if err := cmp.Or(holdSome[gen.TaskState]("state", string(state)), holdLimit(limit)); err != nil {
+		return nil, err
 	}
-	if limit != 0 {
-		params.Limit.SetTo(limit)
-	}
-	answer, err := c.api.ListTasks(ctx, params)
+	list, err := ask[TaskList, gen.TaskList](ctx, c, get("v1", "tasks").with("state", string(state)).with("limit", number(limit)))
 	if err != nil {
-		return nil, typed(ctx, err)
+		return nil, err
 	}
-	return answer.Response.Tasks, nil
+	return list.Tasks, nil
 }
 
 // Cancel cancels a task. When it returns, the task's log is sealed at LastEventID and its outcome is final (ORCH-3026). If the task had ended
 // before, it returns the recorded outcome.
-func (c *Client) Cancel(ctx context.Context, id string) (*gen.CancelResult, error) {
-	answer, err := c.api.CancelTask(ctx, gen.CancelTaskParams{ID: gen.TaskID(id)})
-	if err != nil {
-		return nil, typed(ctx, err)
+func (c *Client) Cancel(ctx context.Context, id string) (*CancelResult, error) {
+	if err := hold[gen.TaskID]("id", id); err != nil {
+		return nil, err
 	}
-	return &answer.Response, nil
+	return ask[CancelResult, gen.CancelResult](ctx, c, post(nil, "v1", "tasks", id, "cancel"))
 }
 
 // Delete deletes a task that has ended: its prompt, its answer, their digests and its proof bundle (LO-832). It may be repeated. The Error is
 // CONFLICT while the task has not ended. Afterwards whoever asks for the task gets the Error DELETED.
 func (c *Client) Delete(ctx context.Context, id string) error {
-	if _, err := c.api.DeleteTask(ctx, gen.DeleteTaskParams{ID: gen.TaskID(id)}); err != nil {
-		return typed(ctx, err)
+	if err := hold[gen.TaskID]("id", id); err != nil {
+		return err
 	}
-	return nil
+	return c.tell(ctx, remove("v1", "tasks", id))
 }
 
-// Pools returns the pools in the order of the server's configuration.
-func (c *Client) Pools(ctx context.Context) ([]gen.Pool, error) {
-	answer, err := c.api.ListPools(ctx)
-	if err != nil {
-		return nil, typed(ctx, err)
+// number is a number of the query, or nothing for 0.
+func number(n int) string {
+	if n == 0 {
+		return ""
 	}
-	return answer.Response.Pools, nil
-}
-
-// PoolHealth returns a pool with its replicas and GPUs.
-func (c *Client) PoolHealth(ctx context.Context, id string) (*gen.PoolHealth, error) {
-	answer, err := c.api.GetPoolHealth(ctx, gen.GetPoolHealthParams{ID: gen.PoolID(id)})
-	if err != nil {
-		return nil, typed(ctx, err)
-	}
-	return &answer.Response, nil
-}
-
-// Capabilities says what the server can do (ORCH-3095).
-func (c *Client) Capabilities(ctx context.Context) (*gen.Capabilities, error) {
-	answer, err := c.api.GetCapabilities(ctx)
-	if err != nil {
-		return nil, typed(ctx, err)
-	}
-	return &answer.Response, nil
+	return strconv.Itoa(n)
 }

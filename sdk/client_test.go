@@ -138,19 +138,19 @@ func TestOperations(t *testing.T) {
 	c, _ := setup(t, server, func(o *Options) { o.Token = "s3cret" })
 	ctx := t.Context()
 
-	admission, err := c.Submit(ctx, &gen.TaskRequest{ModelRef: "haiku", Prompt: gen.NewOptString("hi"), Seed: gen.NewOptSeed(42)})
+	admission, err := c.Submit(ctx, &TaskRequest{ModelRef: "haiku", Prompt: "hi", Seed: new(int64(42))})
 	require.NoError(t, err)
 	require.Equal(t, 3, admission.QueuePosition)
-	require.EqualValues(t, 1200, admission.PredictedStartMs)
+	require.EqualValues(t, 1200, admission.PredictedStartMS)
 	require.Equal(t, gen.NewOptString("hi"), f.request.Prompt)
 	require.Equal(t, gen.NewOptSeed(42), f.request.Seed)
 	require.Equal(t, "s3cret", f.token)
 
 	task, err := c.Get(ctx, "report-17")
 	require.NoError(t, err)
-	require.Equal(t, gen.TaskID("report-17"), task.TaskID)
+	require.Equal(t, "report-17", task.TaskID)
 
-	tasks, err := c.List(ctx, gen.TaskStateRunning, 2)
+	tasks, err := c.List(ctx, TaskStateRunning, 2)
 	require.NoError(t, err)
 	require.Len(t, tasks, 2)
 	require.Equal(t, gen.ListTasksParams{State: gen.NewOptTaskState(gen.TaskStateRunning), Limit: gen.NewOptInt(2)}, f.list)
@@ -160,7 +160,7 @@ func TestOperations(t *testing.T) {
 
 	result, err := c.Cancel(ctx, "t")
 	require.NoError(t, err)
-	require.Equal(t, gen.EventID("7-9f86d081"), result.LastEventID)
+	require.Equal(t, "7-9f86d081", result.LastEventID)
 	require.Equal(t, gen.TaskID("t"), f.canceled)
 
 	require.NoError(t, c.Delete(ctx, "ended"))
@@ -194,13 +194,13 @@ func TestOperationsOfControl(t *testing.T) {
 			ctx := t.Context()
 			drain, err := c.Drain(ctx, "default", 1500*time.Millisecond)
 			require.NoError(t, err)
-			require.Equal(t, &gen.DrainStatus{PoolID: "default", Draining: true, Running: 1, Queued: 3, DeadlineMs: 1500}, drain)
-			for call, want := range map[string]gen.PoolStanding{
-				"resume": {PoolID: "default", State: gen.PoolStateReady},
-				"load":   {PoolID: "default", State: gen.PoolStateLoading, Queued: 3},
-				"unload": {PoolID: "default", State: gen.PoolStateDraining, Running: 1},
+			require.Equal(t, &DrainStatus{PoolID: "default", Draining: true, Running: 1, Queued: 3, DeadlineMS: 1500}, drain)
+			for call, want := range map[string]PoolStanding{
+				"resume": {PoolID: "default", State: PoolStateReady},
+				"load":   {PoolID: "default", State: PoolStateLoading, Queued: 3},
+				"unload": {PoolID: "default", State: PoolStateDraining, Running: 1},
 			} {
-				stands, err := map[string]func(context.Context, string) (*gen.PoolStanding, error){
+				stands, err := map[string]func(context.Context, string) (*PoolStanding, error){
 					"resume": c.Resume, "load": c.Load, "unload": c.Unload,
 				}[call](ctx, "default")
 				require.NoError(t, err)
@@ -212,8 +212,8 @@ func TestOperationsOfControl(t *testing.T) {
 			require.Equal(t, "file:old.gguf", reload.PreviousModelRef)
 			gpus, err := c.GPUs(ctx)
 			require.NoError(t, err)
-			require.Equal(t, "no driver", gpus.Problem.Value)
-			explanation, err := c.Explain(ctx, &gen.ExplainRequest{ModelRef: "haiku", Ctx: gen.NewOptInt(9)})
+			require.Equal(t, "no driver", gpus.Problem)
+			explanation, err := c.Explain(ctx, &ExplainRequest{ModelRef: "haiku", Ctx: 9})
 			require.NoError(t, err)
 			require.Equal(t, []string{"the only one"}, explanation.Candidates[0].Reasons)
 			require.Equal(t, gen.NewOptInt(9), f.explain.Ctx)
@@ -222,7 +222,7 @@ func TestOperationsOfControl(t *testing.T) {
 			require.Equal(t, []string{"pools.default"}, change.Changed)
 			health, err := c.Health(ctx)
 			require.NoError(t, err)
-			require.Equal(t, gen.HealthStatusReady, health.Status)
+			require.Equal(t, HealthStatusReady, health.Status)
 		})
 	}
 }
@@ -256,7 +256,7 @@ func TestErrorsOfControl(t *testing.T) {
 		"unload": func() error { _, err := c.Unload(t.Context(), "p"); return err },
 		"gpus":   func() error { _, err := c.GPUs(t.Context()); return err },
 		"explain": func() error {
-			_, err := c.Explain(t.Context(), &gen.ExplainRequest{ModelRef: "m"})
+			_, err := c.Explain(t.Context(), &ExplainRequest{ModelRef: "m"})
 			return err
 		},
 		"config": func() error { _, err := c.ReloadConfig(t.Context()); return err },
@@ -264,7 +264,7 @@ func TestErrorsOfControl(t *testing.T) {
 	} {
 		var e *Error
 		require.ErrorAs(t, call(), &e, name)
-		require.Equal(t, gen.ErrorCodeCONFLICT, e.Code, name)
+		require.Equal(t, ErrorCodeConflict, e.Code, name)
 	}
 }
 
@@ -324,7 +324,7 @@ func TestErrorEnvelope(t *testing.T) {
 			}))
 			test.want.CorrelationID = "c-1"
 			var got *Error
-			_, err := c.Submit(t.Context(), &gen.TaskRequest{ModelRef: "m"})
+			_, err := c.Submit(t.Context(), &TaskRequest{ModelRef: "m"})
 			require.ErrorAs(t, err, &got)
 			require.Equal(t, &test.want, got)
 			_, _, err = read(t.Context(), c, "")

@@ -3,27 +3,26 @@
 package sdk
 
 import (
-	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"time"
-
-	"github.com/llama-orch/llama-orch/gen"
 )
 
 // Error is the API's one error envelope (OC-CTRL-2030), as the answer to a request or as a stream's last event.
 type Error struct {
 	Status        int           // HTTP status; 0 for a stream's event
-	Code          gen.ErrorCode // stable; a server newer than this client may send one that gen does not list
+	Code          ErrorCode     // stable; a server newer than this client may send one that is not listed here
 	Message       string        // what is wrong and what to do
 	Retriable     bool          // whether the same request may succeed later
 	RetryAfter    time.Duration // when to try again; 0: no figure
 	PolicyLabel   string        // the policy that refused, such as `reject`
 	Engine        string
 	PoolID        string
-	Hint          string // what to look at
-	CorrelationID string // finds the request in the server's log; empty for a stream's event
+	Hint          string   // what to look at
+	Reasons       []Reason // of Health: what keeps each pool from running a task
+	CorrelationID string   // finds the request in the server's log; empty for a stream's event
 }
 
 func (e *Error) Error() string { return fmt.Sprintf("%s: %s", e.Code, e.Message) }
@@ -80,23 +79,6 @@ func (e *VerifyError) Error() string {
 // errTooLarge ends an answer, or a stream, that exceeds Options.MaxEventBytes.
 var errTooLarge = errors.New("it is larger than this client reads")
 
-// typed turns an error of the generated client into one of the documented errors.
-func typed(ctx context.Context, err error) error {
-	if cause := ctx.Err(); cause != nil {
-		return cause
-	}
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e
-	}
-	if e, ok := errors.AsType[*UnreachableError](err); ok {
-		return e
-	}
-	if e, ok := errors.AsType[*ProtocolError](err); ok {
-		return e
-	}
-	return &ProtocolError{Err: err}
-}
-
 // passing reports whether an error of a reconnect may pass by itself, and how long the server wants us to wait.
 func passing(err error) (after time.Duration, ok bool) {
 	if e, ok := errors.AsType[*Error](err); ok {
@@ -109,21 +91,36 @@ func passing(err error) (after time.Duration, ok bool) {
 	return 0, ok
 }
 
-// envelope is the wire form of Error.
+// envelope is the form of an Error in JSON.
 type envelope struct {
-	Code         gen.ErrorCode `json:"code"`
-	Message      string        `json:"message"`
-	Retriable    bool          `json:"retriable"`
-	RetryAfterMS int64         `json:"retry_after_ms"`
-	PolicyLabel  string        `json:"policy_label"`
-	Engine       string        `json:"engine"`
-	PoolID       string        `json:"pool_id"`
-	Hint         string        `json:"hint"`
+	Code         ErrorCode `json:"code"`
+	Message      string    `json:"message"`
+	Retriable    bool      `json:"retriable"`
+	RetryAfterMS int64     `json:"retry_after_ms,omitempty"`
+	PolicyLabel  string    `json:"policy_label,omitempty"`
+	Engine       string    `json:"engine,omitempty"`
+	PoolID       string    `json:"pool_id,omitempty"`
+	Hint         string    `json:"hint,omitempty"`
+	Reasons      []Reason  `json:"reasons,omitempty"`
 }
 
-func (e envelope) error() *Error {
-	return &Error{
-		Code: e.Code, Message: e.Message, Retriable: e.Retriable, RetryAfter: time.Duration(e.RetryAfterMS) * time.Millisecond,
-		PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID, Hint: e.Hint,
+// MarshalJSON gives the API's envelope, without what only the answer's head says.
+func (e Error) MarshalJSON() ([]byte, error) {
+	return json.Marshal(envelope{
+		Code: e.Code, Message: e.Message, Retriable: e.Retriable, RetryAfterMS: e.RetryAfter.Milliseconds(),
+		PolicyLabel: e.PolicyLabel, Engine: e.Engine, PoolID: e.PoolID, Hint: e.Hint, Reasons: e.Reasons,
+	})
+}
+
+// UnmarshalJSON reads the API's envelope.
+func (e *Error) UnmarshalJSON(text []byte) error {
+	var in envelope
+	if err := json.Unmarshal(text, &in); err != nil {
+		return err
 	}
+	*e = Error{
+		Code: in.Code, Message: in.Message, Retriable: in.Retriable, RetryAfter: time.Duration(in.RetryAfterMS) * time.Millisecond,
+		PolicyLabel: in.PolicyLabel, Engine: in.Engine, PoolID: in.PoolID, Hint: in.Hint, Reasons: in.Reasons,
+	}
+	return nil
 }

@@ -3,6 +3,7 @@
 package sdk
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,7 +16,6 @@ import (
 	"github.com/ogen-go/ogen/sse"
 
 	"github.com/llama-orch/llama-orch/contracts/proof"
-	"github.com/llama-orch/llama-orch/gen"
 )
 
 // Event is one event of a task's stream: Started, Token, Reasoning, ToolCall, Metrics, End or ErrorEvent. End and ErrorEvent are the last.
@@ -39,11 +39,11 @@ func (Frame) event()        {}
 // Started is event 0, the snapshot taken at admission (ORCH-3029).
 type Started struct {
 	Frame            `json:"-"`
-	TaskID           string          `json:"task_id"`
-	QueuePosition    int             `json:"queue_position"`     // tasks ahead, from 0
-	PredictedStartMS int64           `json:"predicted_start_ms"` // from admission
-	Seed             uint32          `json:"seed"`
-	Determinism      gen.Determinism `json:"determinism"`
+	TaskID           string      `json:"task_id"`
+	QueuePosition    int         `json:"queue_position"`     // tasks ahead, from 0
+	PredictedStartMS int64       `json:"predicted_start_ms"` // from admission
+	Seed             int64       `json:"seed"`
+	Determinism      Determinism `json:"determinism"`
 }
 
 // Token is a piece of the answer.
@@ -84,7 +84,7 @@ type ToolCall struct {
 // Metrics has figures that change while the task waits and runs, at most once a second. It is not part of the task's log.
 type Metrics struct {
 	Frame                 `json:"-"`
-	Phase                 string   `json:"phase"`         // `queued`, `loading`, `prefill` or `decode`
+	Phase                 Phase    `json:"phase"`
 	LoadProgress          *float64 `json:"load_progress"` // 0 to 1, in phase `loading`; nil: no figure
 	QueueDepth            int      `json:"queue_depth"`   // tasks in the pool's queue
 	QueuePosition         int      `json:"queue_position"`
@@ -100,13 +100,13 @@ type Metrics struct {
 // End is the last event of a task that completed.
 type End struct {
 	Frame        `json:"-"`
-	TokensIn     int                      `json:"tokens_in"`
-	TokensOut    int                      `json:"tokens_out"`
-	DecodeTimeMS int64                    `json:"decode_time_ms"`
-	FinishReason gen.EndEventFinishReason `json:"finish_reason"`
-	ToolCalls    []gen.ToolCall           `json:"tool_calls"` // whole, in the order in which they began
-	Result       json.RawMessage          `json:"result"`     // the answer of an embedding or rerank task
-	Receipt      gen.Receipt              `json:"receipt"`
+	TokensIn     int             `json:"tokens_in"`
+	TokensOut    int             `json:"tokens_out"` // events of Token, Reasoning and ToolCall
+	DecodeTimeMS int64           `json:"decode_time_ms"`
+	FinishReason FinishReason    `json:"finish_reason"`
+	ToolCalls    []Call          `json:"tool_calls,omitempty"` // whole, in the order in which they began
+	Result       json.RawMessage `json:"result,omitempty"`     // the answer of an embedding or rerank task
+	Receipt      Receipt         `json:"receipt"`
 }
 
 // ErrorEvent is the last event of a task that failed or was canceled (code CANCELED).
@@ -184,7 +184,7 @@ func (r *reader) receipt(e End) error {
 		return nil
 	}
 	sum, form := r.answer.Digest()
-	said := string(e.Receipt.TranscriptForm.Or(gen.ReceiptTranscriptFormText))
+	said := string(cmp.Or(e.Receipt.TranscriptForm, ReceiptTranscriptFormText))
 	if got := e.Receipt.TranscriptSHA256; got != sum || said != form {
 		return r.fails(CheckTranscript, e.ID, form+" "+sum, said+" "+got)
 	}
@@ -258,9 +258,9 @@ func decode(f Frame) (Event, error) {
 		err := json.Unmarshal(f.Data, &e)
 		return e, err
 	case "error":
-		var body envelope
-		err := json.Unmarshal(f.Data, &body)
-		return ErrorEvent{Frame: f, Err: body.error()}, err
+		e := ErrorEvent{Frame: f, Err: &Error{}}
+		err := json.Unmarshal(f.Data, e.Err)
+		return e, err
 	}
 	return nil, nil
 }

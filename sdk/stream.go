@@ -3,11 +3,13 @@
 package sdk
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"net/http"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -33,9 +35,32 @@ var errIdle = errors.New("the stream was silent for too long")
 // (LO-204), are only checked when reading from event 0, since both need all earlier events. If a check fails, the error is a *VerifyError.
 func (c *Client) Stream(ctx context.Context, id, after string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
+		if err := cmp.Or(hold[gen.TaskID]("id", id), holdSome[gen.EventID]("after", after)); err != nil {
+			yield(nil, err)
+			return
+		}
 		if err := c.follow(ctx, newReader(id, after), yield); err != nil {
 			yield(nil, err)
 		}
+	}
+}
+
+// Replay gives the events of a stream that was kept as its frames, without a server. They are checked as Stream checks them from event 0 on: a frame that was
+// changed, left out or added is a *VerifyError, and so is an answer that is not the receipt's.
+func Replay(taskID string, frames []Frame) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		r := newReader(taskID, "")
+		for _, f := range frames {
+			event, last, err := r.read(sse.Event{ID: f.ID, Type: f.Name, Data: string(f.Data)})
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if event != nil && !yield(event, nil) || last {
+				return
+			}
+		}
+		yield(nil, &ProtocolError{Err: fmt.Errorf("the kept stream of task %s has no last event", taskID)})
 	}
 }
 
@@ -78,24 +103,24 @@ func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error)
 func (c *Client) connect(ctx context.Context, r *reader, yield func(Event, error) bool) (accepted bool, err error) {
 	connection, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	params := gen.StreamTaskParams{ID: gen.TaskID(r.taskID)}
+	o := get("v1", "tasks", r.taskID, "stream")
+	o.header = http.Header{"Accept": {eventStream}}
 	if r.last != "" {
-		params.LastEventID.SetTo(gen.EventID(r.last))
+		o.header.Set("Last-Event-ID", r.last)
 	}
-	answer, err := c.api.StreamTask(connection, params)
+	response, err := c.send(connection, o)
 	if err != nil {
-		return false, typed(ctx, err)
+		return false, err
 	}
-	if _, over := answer.(*gen.StreamTaskNoContent); over {
+	defer response.Body.Close()
+	if response.StatusCode == http.StatusNoContent {
 		return true, nil // the caller holds the terminal event
 	}
-	raw, ok := answer.(*gen.StreamTaskOKRawTextEventStream)
-	if !ok {
-		return false, &ProtocolError{Err: fmt.Errorf("the answer is a %T, no event stream", answer)}
+	if kind := mediaType(response); kind != eventStream {
+		return false, &ProtocolError{Err: fmt.Errorf("the answer is of the type %.80q, no event stream", kind)}
 	}
-	defer raw.Response.Body.Close()
 
-	source := &meter{r: raw.Response.Body, idle: c.opts.IdleTimeout, silent: func() { cancel(errIdle) }}
+	source := &meter{r: response.Body, idle: c.opts.IdleTimeout, silent: func() { cancel(errIdle) }}
 	decoder := sse.NewDecoder(source, 0, 0, "", nil)
 	for {
 		source.left = c.opts.MaxEventBytes

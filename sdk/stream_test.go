@@ -14,7 +14,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -44,7 +43,7 @@ func TestStreamEvents(t *testing.T) {
 	require.EqualValues(t, 7, started.Seed)
 	metrics := events[1].(Metrics)
 	require.Empty(t, metrics.ID)
-	require.Equal(t, "queued", metrics.Phase)
+	require.Equal(t, PhaseQueued, metrics.Phase)
 	require.EqualValues(t, 9, *metrics.BudgetTokensRemaining)
 	require.Nil(t, metrics.BudgetCostRemaining)
 	token := events[3].(Token)
@@ -52,7 +51,7 @@ func TestStreamEvents(t *testing.T) {
 	require.Equal(t, 1, token.Index)
 	end := events[4].(End)
 	require.Equal(t, "default-0", end.Receipt.ReplicaID)
-	require.Equal(t, gen.EndEventFinishReasonStop, end.FinishReason)
+	require.Equal(t, FinishReasonStop, end.FinishReason)
 	require.Contains(t, string(end.Wire().Data), `"finish_reason":"stop"`)
 }
 
@@ -388,9 +387,9 @@ func TestAgreesWithTheServersLog(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"error"}, names, "the server refuses to continue another log")
 	_, _, err = read(t.Context(), c, "nonsense")
-	var refused *Error
+	var refused *RequestError
 	require.ErrorAs(t, err, &refused)
-	require.Equal(t, gen.ErrorCodeINVALIDPARAMS, refused.Code)
+	require.Equal(t, "after", refused.Field)
 }
 
 // replay answers every request with the same bytes, without a network.

@@ -34,12 +34,13 @@ var (
 	metricsLint = step.Step{Name: "metrics contract", Target: "metrics:lint", Run: checkMetrics}
 	smoke       = step.Step{Name: "smoke test on stand-ins", Target: "check:smoke", Run: checkSmoke}
 	determinism = step.Step{Name: "determinism", Target: "determinism", Run: checkDeterminism}
+	haiku       = step.Step{Name: "haiku of the minute", Target: "haiku", Run: checkHaiku}
 	chaos       = step.Step{Name: "chaos, a minute of it", Target: "check:chaos", Run: checkChaos}
 	traced      = step.Step{Name: "traceability", Target: "trace:check", Run: checkTrace}
 )
 
 // waiting are the suites on the real daemon, the longest first. They run beside one another.
-var waiting = step.Stage{daemon, bdd, sdks, determinism, chaos, pacts, smoke, metricsLint}
+var waiting = step.Stage{daemon, bdd, sdks, determinism, chaos, pacts, smoke, haiku, metricsLint}
 
 // The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
 // both: it asks whether the tests have passed. What the features and the pacts saw is held against the API's document behind them.

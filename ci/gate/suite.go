@@ -19,10 +19,10 @@ import (
 
 // suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
 // a cached result of theirs never counts.
-var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/metrics", "harness/pact"}, outside...)
+var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/haiku", "harness/metrics", "harness/pact"}, outside...)
 
 // outside are the suites that only look at the daemon's program from outside. The race detector sees nothing there.
-var outside = []string{"harness/abuse", "harness/fronts", "harness/handbook"}
+var outside = []string{"harness/abuse", "harness/fronts", "harness/handbook", "harness/program"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {
@@ -96,15 +96,31 @@ func Determinism(ctx context.Context, engine, kind, model, slots *string) error 
 	if engine == nil {
 		return prepared(ctx, determinism)
 	}
-	var settings []string
-	for name, value := range map[string]*string{"ENGINE": engine, "KIND": kind, "MODEL": model, "SLOTS": slots} {
-		if value != nil {
-			settings = append(settings, "LLORCH_DETERMINISM_"+name+"="+*value)
-		}
-	}
+	settings := pointed("LLORCH_DETERMINISM_", map[string]*string{"ENGINE": engine, "KIND": kind, "MODEL": model, "SLOTS": slots})
 	return prepared(command.Setting(ctx, settings...), step.Step{Name: "determinism, elsewhere", Target: "determinism", Run: func(ctx context.Context, t *tally.Tally) error {
 		return step.GoTestReported(ctx, t, "LLORCH_DETERMINISM_REPORT", "-count=1", "-run", "TestAnEngineElsewhere", "./harness/determinism/...")
 	}})
+}
+
+// pointed are the variables that point a suite at an engine.
+func pointed(prefix string, values map[string]*string) (settings []string) {
+	for name, value := range values {
+		if value != nil {
+			settings = append(settings, prefix+name+"="+*value)
+		}
+	}
+	return settings
+}
+
+// Haiku asks a real engine for the haiku of this minute and proves that it was written now (HAIKU-15): on the bundled model, and on the llama-server of this
+// machine where it has one. With -engine=URL it asks only the engine there, which is a llama-server unless -kind says otherwise; -model is the name
+// by which it knows its model. LLORCH_HAIKU_KEY may hold its key. REQUIRE_REAL_LLAMA=1 refuses what is no real llama.cpp.
+func Haiku(ctx context.Context, engine, kind, model *string) error {
+	return prepared(command.Setting(ctx, pointed("LLORCH_HAIKU_", map[string]*string{"ENGINE": engine, "KIND": kind, "MODEL": model})...), haiku)
+}
+
+func checkHaiku(ctx context.Context, t *tally.Tally) error {
+	return step.GoTestReported(ctx, t, "LLORCH_HAIKU_REPORT", "-count=1", "./harness/haiku/...")
 }
 
 // checkDeterminism passes the suite's figures on, and which engines were not run.

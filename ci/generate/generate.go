@@ -21,24 +21,41 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-const schemaPath = "contracts/config-schema/config.schema.json"
+// schemas are made by programs, from Go types: where each is, and what prints it.
+var schemas = map[string]string{
+	"contracts/config-schema/config.schema.json": "./contracts/config-schema/gen",
+	"contracts/blueprint/blueprint.schema.json":  "./contracts/blueprint/gen",
+}
+
+const plainPath = "sdk/types_gen.go"
+
+// manualPath is the manual of llama-orch, made from its commands.
+const manualPath = ".docs/cli"
 
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer and the config schema.
+// All regenerates the API layer, the SDK's types, the schemas and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
 	}
-	out, err := schema(ctx)
-	if err != nil {
+	if err := generatePlain(ctx, plainPath); err != nil {
 		return err
 	}
-	if err := os.WriteFile(schemaPath, out, 0o644); err != nil {
-		return fmt.Errorf("writing the config schema: %w", err)
+	for path, program := range schemas {
+		out, err := schema(ctx, program)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, out, 0o644); err != nil {
+			return fmt.Errorf("writing a schema: %w", err)
+		}
 	}
-	return nil
+	if err := os.RemoveAll(manualPath); err != nil {
+		return fmt.Errorf("removing the command line's manual: %w", err)
+	}
+	return manual(ctx, manualPath)
 }
 
 // Pacts rewrites contracts/pacts from what the consumers rely on.
@@ -47,7 +64,7 @@ func (Gen) Pacts(ctx context.Context) error {
 }
 
 func generateAPI(ctx context.Context, target string) error {
-	document, err := writeView("contracts/openapi/openapi.yaml")
+	document, err := writeView("contracts/openapi/openapi.yaml", "yaml", view)
 	if err != nil {
 		return err
 	}
@@ -56,15 +73,20 @@ func generateAPI(ctx context.Context, target string) error {
 		"--config", "contracts/openapi/ogen.yml", document)
 }
 
-// schema is the config schema as it should be. The generator prints it.
-func schema(ctx context.Context) ([]byte, error) {
-	cmd := command.New(ctx, "go", "run", "./contracts/config-schema/gen")
+// schema is a schema as it should be. Its generator prints it.
+func schema(ctx context.Context, program string) ([]byte, error) {
+	cmd := command.New(ctx, "go", "run", program)
 	cmd.Stdout = nil
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("generating the config schema: %w", err)
+		return nil, fmt.Errorf("generating a schema: %w", err)
 	}
 	return out, nil
+}
+
+// manual writes the command line's manual. The program itself knows its commands.
+func manual(ctx context.Context, folder string) error {
+	return command.Run(ctx, "go", "run", "./cmd/llama-orch", "docs", folder)
 }
 
 // Check generates a second time and fails when anything differs from what is there. It changes nothing, and it does not ask
@@ -75,25 +97,43 @@ func (Gen) Check(ctx context.Context) error {
 		return fmt.Errorf("making a folder for the second generation: %w", err)
 	}
 	defer os.RemoveAll(second)
-	if err := generateAPI(ctx, second); err != nil {
+	var stale []string
+	for made, by := range map[string]func(context.Context, string) error{"gen": generateAPI, manualPath: manual} {
+		again := filepath.Join(second, filepath.Base(made))
+		if err := by(ctx, again); err != nil {
+			return err
+		}
+		want, err := readTree(again)
+		if err != nil {
+			return err
+		}
+		have, err := readTree(made)
+		if err != nil {
+			return err
+		}
+		stale = append(stale, differences(made, have, want)...)
+	}
+	types := filepath.Join(second, "types_gen.go")
+	if err := generatePlain(ctx, types); err != nil {
 		return err
 	}
-	want, err := readTree(second)
+	wantTypes, err := os.ReadFile(types)
 	if err != nil {
-		return err
+		return fmt.Errorf("reading the SDK's types: %w", err)
 	}
-	have, err := readTree("gen")
-	if err != nil {
-		return err
+	if haveTypes, err := os.ReadFile(plainPath); err != nil || !bytes.Equal(haveTypes, wantTypes) {
+		stale = append(stale, plainPath)
 	}
-	stale := differences("gen", have, want)
-	wantSchema, err := schema(ctx)
-	if err != nil {
-		return err
+	for path, program := range schemas {
+		want, err := schema(ctx, program)
+		if err != nil {
+			return err
+		}
+		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
+			stale = append(stale, path)
+		}
 	}
-	if haveSchema, err := os.ReadFile(schemaPath); err != nil || !bytes.Equal(haveSchema, wantSchema) {
-		stale = append(stale, schemaPath)
-	}
+	slices.Sort(stale)
 	if len(stale) > 0 {
 		return fmt.Errorf("stale, or edited by hand; run `go tool mage gen` and commit the result:\n  %s", strings.Join(stale, "\n  "))
 	}

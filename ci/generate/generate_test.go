@@ -3,8 +3,10 @@
 package generate
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -60,4 +62,76 @@ func TestATreeIsReadWhole(t *testing.T) {
 
 	_, err = readTree(filepath.Join(dir, "missing"))
 	require.ErrorContains(t, err, "run `go tool mage gen`")
+}
+
+// What the SDK's types are made from: scalars are plain, what is optional is a pointer only where its zero says something, and the lists, the events and
+// the free JSON have types of their own.
+//
+// LO-901
+func TestTheSDKSeesPlainTypes(t *testing.T) {
+	const document = `
+info: {title: t, version: "1"}
+components:
+  schemas:
+    PoolID: {type: string, pattern: "^a$"}
+    EndEvent: {type: object, properties: {finish_reason: {type: string, enum: [stop, tool_calls]}}}
+    MetricsEvent: {type: object, properties: {phase: {type: string, enum: [queued]}}}
+    Message: {type: object, properties: {role: {type: string, enum: [user]}, content: {oneOf: [{type: string}]}}}
+    Part: {type: object, properties: {media_type: {type: string, enum: [image/png]}}}
+    CapabilityPool: {type: object, properties: {features: {type: array, items: {type: string, enum: [x]}}}}
+    Pool: {type: object, required: [id], properties: {id: {$ref: "#/components/schemas/PoolID"}, features: {type: array, items: {type: string, enum: [x]}}}}
+    ModelMetadata: {type: object, properties: {features: {type: array, items: {type: string, enum: [x]}}}}
+    Reasoning: {type: object, properties: {a: {type: string}}}
+    Ask:
+      type: object
+      additionalProperties: false
+      required: [must]
+      properties:
+        must: {type: integer, minimum: 0}
+        seed: {type: integer, minimum: 0}
+        tokens: {type: integer, minimum: 1}
+        top: {type: integer, minimum: 0, description: Default 0.}
+        on: {type: boolean}
+        off: {type: boolean, default: false}
+        pool: {allOf: [{$ref: "#/components/schemas/PoolID"}], description: Which.}
+        wish: {$ref: "#/components/schemas/Reasoning"}
+        end: {$ref: "#/components/schemas/EndEvent"}
+        any: {description: JSON.}
+`
+	text, err := plainView([]byte(document))
+	require.NoError(t, err)
+	var view struct {
+		Components struct {
+			Schemas map[string]struct {
+				Enum       []string
+				Names      []string `json:"x-enum-varnames"`
+				Properties map[string]map[string]any
+			}
+		}
+	}
+	require.NoError(t, json.Unmarshal(text, &view))
+	made := view.Components.Schemas
+	require.NotContains(t, made, "EndEvent", "the event stands for it")
+	require.NotContains(t, made, "PoolID")
+	require.NotContains(t, made, "Reasoning", "an event has the name")
+	require.Contains(t, made, "ReasoningWish")
+	require.Equal(t, []string{"Stop", "ToolCalls"}, made["FinishReason"].Names)
+	ask := made["Ask"].Properties
+	pointers := map[string]bool{}
+	for name, p := range ask {
+		_, pointers[name] = p["x-go-type-skip-optional-pointer"]
+	}
+	require.Equal(t, map[string]bool{
+		"must": false, "seed": true, "tokens": false, "top": false, "on": true, "off": false, "pool": false, "wish": true, "end": true, "any": false,
+	}, pointers)
+	require.Equal(t, "string", ask["pool"]["type"])
+	require.Equal(t, "Which.", ask["pool"]["description"])
+	require.Equal(t, "End", ask["end"]["x-go-type"])
+	require.Equal(t, "json.RawMessage", ask["any"]["x-go-type"])
+	require.Equal(t, "Content", made["Message"].Properties["content"]["x-go-type"])
+
+	_, err = plainView([]byte(strings.Replace(document, "MetricsEvent: {type: object, properties: {phase", "MetricsEvent: {type: object, properties: {other", 1)))
+	require.ErrorContains(t, err, "no enum at MetricsEvent.phase any more")
+	_, err = plainView([]byte("info: {}"))
+	require.ErrorContains(t, err, "no schemas")
 }

@@ -91,8 +91,8 @@ func put(node *yaml.Node, key string, value *yaml.Node) {
 	node.Content = append(node.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: key}, value)
 }
 
-// writeView writes the view to a file, and returns its name. The caller removes it.
-func writeView(document string) (string, error) {
+// writeView writes a view of the document to a file, and returns its name. The caller removes it.
+func writeView(document, ext string, view func([]byte) ([]byte, error)) (string, error) {
 	content, err := os.ReadFile(document)
 	if err != nil {
 		return "", fmt.Errorf("read the API's document: %w", err)
@@ -100,7 +100,7 @@ func writeView(document string) (string, error) {
 	if content, err = view(content); err != nil {
 		return "", err
 	}
-	file, err := os.CreateTemp("", "llama-orch-openapi-*.yaml")
+	file, err := os.CreateTemp("", "llama-orch-openapi-*."+ext)
 	if err != nil {
 		return "", fmt.Errorf("make a file for the generator: %w", err)
 	}

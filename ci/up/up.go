@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -23,13 +22,11 @@ import (
 	"github.com/llama-orch/llama-orch/ci/command"
 	"github.com/llama-orch/llama-orch/ci/engine"
 	"github.com/llama-orch/llama-orch/harness/daemon"
+	"github.com/llama-orch/llama-orch/harness/haiku"
 	"github.com/llama-orch/llama-orch/harness/process"
 )
 
 const upConfig = "examples/haiku.yaml"
-
-// upTopics are subjects that the bundled model has word lists for.
-var upTopics = []string{"GPUs", "a queue", "rain", "coffee", "winter", "unit tests"}
 
 // Up builds everything, starts the daemon with the bundled model, streams one real haiku, and serves until Ctrl-C.
 func Up(ctx context.Context) error {
@@ -64,7 +61,7 @@ func Up(ctx context.Context) error {
 	url := "http://" + addr
 	err = d.Answers(ctx, "/readyz")
 	if err == nil {
-		err = haiku(ctx, log, url, time.Now())
+		err = stream(ctx, log, url, time.Now())
 	}
 	if err != nil {
 		return errors.Join(err, end(d, signals))
@@ -144,8 +141,8 @@ func dieWithParent() error {
 }
 
 // haiku asks for the current minute in words, which nobody can have written down before, and streams the answer.
-func haiku(ctx context.Context, log *valve, url string, now time.Time) error {
-	topic, words := upTopics[rand.IntN(len(upTopics))], minuteWords(now.Minute())
+func stream(ctx context.Context, log *valve, url string, now time.Time) error {
+	topic, words := haiku.Topic(), haiku.Minute(now.Minute())
 	log.set(true)
 	defer log.set(false)
 	fmt.Printf("\nAsking the model for a haiku about %s that contains %q, the current minute:\n\n", topic, words)
@@ -185,20 +182,4 @@ func end(d *daemon.Daemon, signals <-chan os.Signal) error {
 			}
 		}
 	}
-}
-
-// minuteWords spells a minute as the bundled model was taught to.
-func minuteWords(minute int) string {
-	small := []string{
-		"zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-		"thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-	}
-	if minute < len(small) {
-		return small[minute]
-	}
-	tens := []string{"twenty", "thirty", "forty", "fifty"}[minute/10-2]
-	if minute%10 == 0 {
-		return tens
-	}
-	return tens + "-" + small[minute%10]
 }

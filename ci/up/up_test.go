@@ -33,9 +33,3 @@ func TestTheLogWaitsForTheHaiku(t *testing.T) {
 	log.set(false)
 	require.Equal(t, "ready\nrain\nrain\nplaced\n", terminal.String())
 }
-
-func TestTheMinuteInWords(t *testing.T) {
-	for minute, words := range map[int]string{0: "zero", 7: "seven", 19: "nineteen", 20: "twenty", 40: "forty", 59: "fifty-nine"} {
-		require.Equal(t, words, minuteWords(minute))
-	}
-}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -69,11 +68,12 @@ func (v *answer) show(event sdk.Event) error {
 		}
 	case sdk.Metrics:
 		switch e.Phase {
-		case "queued":
+		default:
+		case sdk.PhaseQueued:
 			v.wait(v.place(e.QueuePosition, e.PredictedStartMS))
-		case "loading":
+		case sdk.PhaseLoading:
 			v.wait(v.loading(e))
-		case "prefill":
+		case sdk.PhasePrefill:
 			v.wait("reading the prompt")
 		}
 	case sdk.Token:
@@ -157,7 +157,7 @@ func (v *answer) think(s string) {
 		v.endLine()
 	}
 	shown := s
-	if v.lineErr {
+	if v.colours(v.lineErr) {
 		shown = dim + strings.Map(visible, s) + bright
 	}
 	fmt.Fprint(v.err, shown) // if stderr cannot be written, there is nothing to do about it
@@ -165,7 +165,7 @@ func (v *answer) think(s string) {
 }
 
 // calls shows the calls of tools, one a line, each with the id that its result needs.
-func (v *answer) calls(calls []gen.ToolCall) error {
+func (v *answer) calls(calls []sdk.Call) error {
 	for _, c := range calls {
 		line := ""
 		if !v.ended {
@@ -218,7 +218,7 @@ func summary(e sdk.End) string {
 	hash := e.Receipt.TranscriptSHA256
 	line := fmt.Sprintf("%s, %s, %s, seed %d, receipt %s", plural(e.TokensOut, "token"), duration(e.DecodeTimeMS),
 		e.Receipt.ReplicaID, e.Receipt.Seed, hash[:min(len(hash), receiptDigits)])
-	if e.FinishReason == gen.EndEventFinishReasonLength {
+	if e.FinishReason == sdk.FinishReasonLength {
 		line += ", cut at the length limit"
 	}
 	return line

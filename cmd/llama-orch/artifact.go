@@ -16,7 +16,6 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -32,25 +31,21 @@ type artifactsCmd struct {
 
 // Run lists artifacts.
 func (c *artifactsCmd) Run(a *app) error {
-	list, err := a.client.Artifacts(a.ctx, sdk.ArtifactFilter{Kind: gen.ArtifactKind(c.Kind), TaskID: c.Task, Tag: c.Tag, Limit: c.Limit})
+	list, err := a.client.Artifacts(a.ctx, sdk.ArtifactFilter{Kind: sdk.ArtifactKind(c.Kind), TaskID: c.Task, Tag: c.Tag, Limit: c.Limit})
 	if err != nil {
 		return err
 	}
 	if a.json {
-		return a.printJSON(&gen.ArtifactList{Artifacts: list})
+		return a.printJSON(&sdk.ArtifactList{Artifacts: list})
 	}
 	return a.table(artifactRows(list...))
 }
 
-func artifactRows(list ...gen.Artifact) [][]string {
+func artifactRows(list ...sdk.Artifact) [][]string {
 	rows := [][]string{{"ARTIFACT", "KIND", "BYTES", "TYPE", "TASK", "TAGS", "CREATED"}}
 	for _, v := range list {
-		tags := make([]string, len(v.Tags))
-		for i, tag := range v.Tags {
-			tags[i] = string(tag)
-		}
 		rows = append(rows, []string{
-			string(v.ID), string(v.Kind), strconv.FormatInt(v.SizeBytes, 10), v.MediaType, string(v.TaskID.Or("")), strings.Join(tags, ","),
+			v.ID, string(v.Kind), strconv.FormatInt(v.SizeBytes, 10), v.MediaType, v.TaskID, strings.Join(v.Tags, ","),
 			v.CreatedAt.Local().Format(timeLayout),
 		})
 	}
@@ -149,30 +144,19 @@ func (c *artifactPutCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	request := &gen.ArtifactRequest{
-		Kind: gen.ArtifactKind(c.Kind), Content: string(text), Encoding: gen.NewOptArtifactRequestEncoding(gen.ArtifactRequestEncodingUtf8),
+	request := &sdk.ArtifactRequest{
+		Kind: sdk.ArtifactKind(c.Kind), Content: string(text), Encoding: sdk.ArtifactRequestEncodingUTF8, MediaType: c.MediaType,
+		TaskID: c.Task, Parent: c.Parent, Tags: c.Tag,
 	}
 	if !utf8.Valid(text) {
 		request.Content = base64.StdEncoding.EncodeToString(text)
-		request.Encoding.SetTo(gen.ArtifactRequestEncodingBase64)
+		request.Encoding = sdk.ArtifactRequestEncodingBase64
 	}
 	if c.MediaType == "" {
-		c.MediaType = mime.TypeByExtension(filepath.Ext(c.File))
-	}
-	if c.MediaType != "" {
-		request.MediaType.SetTo(c.MediaType)
-	}
-	if c.Task != "" {
-		request.TaskID.SetTo(gen.TaskID(c.Task))
-	}
-	if c.Parent != "" {
-		request.Parent.SetTo(gen.ArtifactID(c.Parent))
-	}
-	for _, tag := range c.Tag {
-		request.Tags = append(request.Tags, gen.ArtifactTag(tag))
+		request.MediaType = mime.TypeByExtension(filepath.Ext(c.File))
 	}
 	for _, key := range slices.Sorted(maps.Keys(c.Note)) {
-		request.Metadata = append(request.Metadata, gen.ArtifactNote{Key: key, Value: c.Note[key]})
+		request.Metadata = append(request.Metadata, sdk.ArtifactNote{Key: key, Value: c.Note[key]})
 	}
 	entry, err := a.client.PutArtifact(a.ctx, request)
 	if err != nil {

@@ -113,8 +113,8 @@ func TestArtifacts(t *testing.T) {
 	require.Contains(t, got.out, string(id)+"  diff  9      text/plain  t-1")
 	require.Equal(t, gen.ListArtifactsParams{Kind: gen.NewOptArtifactKind("diff"), TaskID: gen.NewOptTaskID("t-1"), Tag: gen.NewOptArtifactTag("a:b"), Limit: gen.NewOptInt(3)}, k.asked)
 	got = call(t.Context(), addr, "", "--json", "artifacts")
-	var list gen.ArtifactList
-	require.NoError(t, list.UnmarshalJSON([]byte(got.out)))
+	var list sdk.ArtifactList
+	require.NoError(t, json.Unmarshal([]byte(got.out), &list))
 	require.Len(t, list.Artifacts, 1)
 
 	got = call(t.Context(), addr, "", "artifact", "get", string(id))
@@ -237,7 +237,7 @@ func TestReplay(t *testing.T) {
 		out, err             string
 	}{
 		"the same":              {recorded: recordOf("Soft ", "rain"), prompts: true, now: []string{"Soft ", "rain"}, out: "match: 2 tokens, transcript "},
-		"another token":         {recorded: recordOf("Soft ", "rain"), prompts: true, transcripts: true, now: []string{"Soft ", "snow"}, code: exitFailed, out: `the answers differ at token 1: recorded "rain", now "snow"`},
+		"another token":         {recorded: recordOf("Soft ", "rain"), prompts: true, transcripts: true, now: []string{"Soft ", "snow"}, code: exitFailed, out: "the answers differ at token 1: recorded \"rain\", now \"snow\"\n  before    \"Soft \"\n  recorded  \"rain\"\n  now       \"snow\"\n"},
 		"shorter":               {recorded: recordOf("Soft ", "rain"), prompts: true, transcripts: true, now: []string{"Soft "}, code: exitFailed, out: `at token 1: recorded "rain", now nothing`},
 		"the daemon knows":      {recorded: recordOf("Soft ", "rain"), prompts: true, now: []string{"Soft ", "snow"}, past: []string{"Soft ", "rain"}, code: exitFailed, out: `differ at token 1: recorded "rain", now "snow"`},
 		"nobody knows":          {recorded: recordOf("Soft ", "rain"), prompts: true, now: []string{"Soft ", "snow"}, code: exitFailed, out: "nobody can say where"},
@@ -309,7 +309,7 @@ func TestReplayOfAFile(t *testing.T) {
 	require.Equal(t, "another", out["recorded_fingerprint"])
 	require.Contains(t, got.err, "the server no longer has pool elsewhere")
 	require.False(t, k.request.Placement.Set)
-	require.Equal(t, []gen.Message{sdk.Say("user", "a <wish>")}, k.request.Messages)
+	require.Equal(t, []gen.Message{say("user", "a <wish>")}, k.request.Messages)
 
 	// The server has a task of that id: another one, and then the same.
 	other := r

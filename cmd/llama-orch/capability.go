@@ -27,7 +27,7 @@ func (capabilitiesCmd) Run(a *app) error {
 		{"largest body", fmt.Sprintf("%d bytes", c.Limits.MaxBodyBytes)},
 		{"longest prompt", fmt.Sprintf("%d bytes, with messages and inputs", c.Limits.MaxPromptBytes)},
 		{"most inputs", fmt.Sprintf("%d, or %d messages", c.Limits.MaxInputs, c.Limits.MaxMessages)},
-		{"longest deadline", duration(c.Limits.MaxDeadlineMs)},
+		{"longest deadline", duration(c.Limits.MaxDeadlineMS)},
 	})
 	if err != nil {
 		return err
@@ -35,7 +35,7 @@ func (capabilitiesCmd) Run(a *app) error {
 	rows := [][]string{{"POOL", "MODEL", "WORKLOAD", "ENGINE", "ENGINE VERSION", "CTX", "SLOTS", "REPLICAS"}}
 	for _, p := range c.Pools {
 		rows = append(rows, []string{
-			string(p.ID), p.Model.ID, string(p.Workload), p.Engine, p.EngineVersion, strconv.Itoa(p.Ctx), strconv.Itoa(p.Slots),
+			p.ID, p.Model.ID, string(p.Workload), p.Engine, p.EngineVersion, strconv.Itoa(p.Ctx), strconv.Itoa(p.Slots),
 			fmt.Sprintf("%d/%d", p.ReplicasReady, p.Replicas),
 		})
 	}

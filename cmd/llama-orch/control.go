@@ -3,11 +3,12 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 type gpusCmd struct{}
@@ -21,48 +22,48 @@ func (gpusCmd) Run(a *app) error {
 	if a.json {
 		return a.printJSON(list)
 	}
-	if problem, ok := list.Problem.Get(); ok {
-		fmt.Fprintln(a.out, "no GPU can be used: "+oneLine(problem))
+	if list.Problem != "" {
+		fmt.Fprintln(a.out, "no GPU can be used: "+oneLine(list.Problem))
 	} else {
 		fmt.Fprintln(a.out, oneLine(driver(list)))
 	}
-	if len(list.Gpus) > 0 {
+	if len(list.GPUs) > 0 {
 		fmt.Fprintln(a.out)
 	}
-	return a.tables(gpuRows(list.Gpus), holderRows(list.Gpus))
+	return a.tables(gpuRows(list.GPUs), holderRows(list.GPUs))
 }
 
-func driver(list *gen.GPUList) string {
-	return "driver " + dash(list.DriverVersion.Or("")) + ", CUDA " + dash(list.CudaVersion.Or(""))
+func driver(list *sdk.GPUList) string {
+	return "driver " + dash(list.DriverVersion) + ", CUDA " + dash(list.CudaVersion)
 }
 
-func gpuRows(gpus []gen.GPU) [][]string {
+func gpuRows(gpus []sdk.GPU) [][]string {
 	rows := [][]string{{"GPU", "NAME", "HEALTHY", "VRAM USED", "PROMISED", "OTHERS", "FREE", "OF", "BUSY", "TEMP", "POWER", "LAST ERROR"}}
 	for _, g := range gpus {
 		temperature, power := "", ""
-		if v, ok := g.TemperatureC.Get(); ok {
-			temperature = fmt.Sprintf("%d °C", v)
+		if v := g.TemperatureC; v != nil {
+			temperature = fmt.Sprintf("%d °C", *v)
 		}
-		if v, ok := g.PowerW.Get(); ok {
-			power = fmt.Sprintf("%.0f W", v)
+		if v := g.PowerW; v != nil {
+			power = fmt.Sprintf("%.0f W", *v)
 		}
 		rows = append(rows, []string{
-			strconv.Itoa(g.Index), strings.TrimPrefix(g.Name, "NVIDIA "), yesNo(g.Healthy), mib(g.VramUsedBytes), mib(g.VramPromisedBytes), mib(g.VramOtherBytes),
-			mib(g.VramFreeBytes), mib(g.VramTotalBytes), fmt.Sprintf("%.0f %%", g.Utilization*100), temperature, power, g.LastError.Or(""),
+			strconv.Itoa(g.Index), strings.TrimPrefix(g.Name, "NVIDIA "), yesNo(g.Healthy), mib(g.VRAMUsedBytes), mib(g.VRAMPromisedBytes), mib(g.VRAMOtherBytes),
+			mib(g.VRAMFreeBytes), mib(g.VRAMTotalBytes), fmt.Sprintf("%.0f %%", g.Utilization*100), temperature, power, g.LastError,
 		})
 	}
 	return rows
 }
 
-func holderRows(gpus []gen.GPU) [][]string {
+func holderRows(gpus []sdk.GPU) [][]string {
 	rows := [][]string{{"GPU", "HELD BY", "PID", "USED", "PROMISED"}}
 	for _, g := range gpus {
 		for _, h := range g.Holders {
 			pid := ""
-			if v, ok := h.Pid.Get(); ok {
-				pid = strconv.Itoa(v)
+			if h.PID != nil {
+				pid = strconv.Itoa(*h.PID)
 			}
-			rows = append(rows, []string{strconv.Itoa(g.Index), h.ReplicaID.Or("another program"), pid, mib(h.UsedBytes), mib(h.PromisedBytes)})
+			rows = append(rows, []string{strconv.Itoa(g.Index), cmp.Or(h.ReplicaID, "another program"), pid, mib(h.UsedBytes), mib(h.PromisedBytes)})
 		}
 	}
 	return rows
@@ -92,13 +93,11 @@ func (c *explainCmd) Run(a *app) error {
 	if a.json {
 		return a.printJSON(e)
 	}
-	pool, fits := e.PoolID.Get()
-	replica, placed := e.ReplicaID.Get()
 	switch {
-	case placed:
-		fmt.Fprintf(a.out, "would run on %s of pool %s\n", oneLine(replica), pool)
-	case fits:
-		fmt.Fprintf(a.out, "would wait in pool %s\n", pool)
+	case e.ReplicaID != "":
+		fmt.Fprintf(a.out, "would run on %s of pool %s\n", oneLine(e.ReplicaID), e.PoolID)
+	case e.PoolID != "":
+		fmt.Fprintf(a.out, "would wait in pool %s\n", e.PoolID)
 	default:
 		fmt.Fprintln(a.out, "would be refused")
 	}
@@ -108,14 +107,14 @@ func (c *explainCmd) Run(a *app) error {
 		if r.Chosen {
 			mark = "yes"
 		}
-		if n, ok := r.Active.Get(); ok {
-			busy = strconv.Itoa(n)
+		if r.Active != nil {
+			busy = strconv.Itoa(*r.Active)
 		}
-		rows = append(rows, []string{mark, string(r.PoolID), r.ReplicaID.Or(""), busy, optMiB(r.VramFreeBytes), strings.Join(r.Reasons, "; ")})
+		rows = append(rows, []string{mark, r.PoolID, r.ReplicaID, busy, optMiB(r.VRAMFreeBytes), strings.Join(r.Reasons, "; ")})
 	}
 	evictions := [][]string{{"WOULD BE UNLOADED", "POOL", "FREES"}}
 	for _, r := range e.Evictions {
-		evictions = append(evictions, []string{r.ReplicaID, string(r.PoolID), mib(r.FreesBytes)})
+		evictions = append(evictions, []string{r.ReplicaID, r.PoolID, mib(r.FreesBytes)})
 	}
 	if len(rows)+len(evictions) > 2 {
 		fmt.Fprintln(a.out)
@@ -123,39 +122,25 @@ func (c *explainCmd) Run(a *app) error {
 	return a.tables(rows, evictions)
 }
 
-func (c *explainCmd) request() (*gen.ExplainRequest, error) {
+func (c *explainCmd) request() (*sdk.ExplainRequest, error) {
 	switch {
 	case c.Pool != "" && c.Prefer != "":
 		return nil, usagef("--pool and --prefer exclude each other")
 	case c.Ctx < 0:
 		return nil, usagef("--ctx must not be negative")
 	}
-	request := &gen.ExplainRequest{
-		ModelRef: gen.ModelRef(c.Model), Workload: gen.NewOptExplainRequestWorkload(gen.ExplainRequestWorkload(c.Workload)),
+	request := &sdk.ExplainRequest{
+		ModelRef: c.Model, Workload: sdk.Workload(c.Workload), Engine: sdk.EngineName(c.Engine), Determinism: sdk.Determinism(c.Determinism), Ctx: c.Ctx,
 	}
-	if c.Engine != "" {
-		request.Engine.SetTo(gen.EngineName(c.Engine))
-	}
-	if c.Determinism != "" {
-		request.Determinism.SetTo(gen.Determinism(c.Determinism))
-	}
-	if c.Ctx > 0 {
-		request.Ctx.SetTo(c.Ctx)
-	}
-	wish := gen.PlacementWish{Mode: gen.NewOptPlacementWishMode(gen.PlacementWishModeAuto)}
+	wish := sdk.PlacementWish{Mode: sdk.PlacementWishModeAuto, Avoid: c.Avoid}
 	switch {
 	case c.Pool != "":
-		wish.Mode.SetTo(gen.PlacementWishModePin)
-		wish.PoolID.SetTo(gen.PoolID(c.Pool))
+		wish.Mode, wish.PoolID = sdk.PlacementWishModePin, c.Pool
 	case c.Prefer != "":
-		wish.Mode.SetTo(gen.PlacementWishModePrefer)
-		wish.PoolID.SetTo(gen.PoolID(c.Prefer))
+		wish.Mode, wish.PoolID = sdk.PlacementWishModePrefer, c.Prefer
 	}
-	for _, id := range c.Avoid {
-		wish.Avoid = append(wish.Avoid, gen.PoolID(id))
-	}
-	if wish.PoolID.Set || len(wish.Avoid) > 0 {
-		request.Placement.SetTo(wish)
+	if wish.PoolID != "" || len(wish.Avoid) > 0 {
+		request.Placement = &wish
 	}
 	return request, nil
 }

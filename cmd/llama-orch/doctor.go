@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +12,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -47,7 +47,7 @@ type report struct {
 type selfTest struct {
 	Pool  string       `json:"pool_id"`
 	Model string       `json:"model_id"`
-	Test  gen.SelfTest `json:"self_test"`
+	Test  sdk.SelfTest `json:"self_test"`
 }
 
 func (r *report) add(check string, v verdict, detail string, fixes ...string) {
@@ -119,7 +119,9 @@ func (a *app) show(r *report) error {
 
 // selfTestRows are the rows of the table that the server prints at its start.
 func (r *report) selfTestRows() [][]string {
-	steps := gen.SelfTestStepStep("").AllValues()
+	steps := []sdk.SelfTestStepStep{
+		sdk.SelfTestStepStepPreload, sdk.SelfTestStepStepDecode, sdk.SelfTestStepStepCancel, sdk.SelfTestStepStepMetrics, sdk.SelfTestStepStepLog,
+	}
 	head := []string{"SELF-TEST", "MODEL"}
 	for _, step := range steps {
 		head = append(head, strings.ToUpper(string(step)))
@@ -188,14 +190,14 @@ func (a *app) examine(r *report) (s server) {
 	}
 	for _, p := range pools {
 		s.wantsGPU = s.wantsGPU || p.Device != "" && p.Device != "cpu"
-		health, err := a.client.PoolHealth(a.ctx, string(p.ID))
+		health, err := a.client.PoolHealth(a.ctx, p.ID)
 		if err != nil {
-			r.add("pool "+string(p.ID), fail, err.Error(), serverFix(a.addr, err)...)
+			r.add("pool "+p.ID, fail, err.Error(), serverFix(a.addr, err)...)
 			continue
 		}
 		examinePool(r, health)
-		if test, made := p.SelfTest.Get(); made {
-			r.SelfTests = append(r.SelfTests, selfTest{string(p.ID), p.Model.ID, test})
+		if p.SelfTest != nil {
+			r.SelfTests = append(r.SelfTests, selfTest{p.ID, p.Model.ID, *p.SelfTest})
 		}
 	}
 	a.examineGPUs(r, s.wantsGPU)
@@ -219,55 +221,57 @@ func serverFix(addr string, err error) []string {
 	return []string{"export " + addrEnv + "=http://HOST:PORT  # another program answers here"}
 }
 
-func examinePool(r *report, h *gen.PoolHealth) {
-	p := h.Pool
-	check, look := "pool "+string(p.ID), "llama-orch pool health "+string(p.ID)
+func examinePool(r *report, h *sdk.PoolHealth) {
+	p, test := h.Pool, cmp.Or(h.Pool.SelfTest, &sdk.SelfTest{})
+	check, look := "pool "+p.ID, "llama-orch pool health "+p.ID
 	ready := fmt.Sprintf("%s: %d of %d replicas ready", p.Model.ID, p.ReplicasReady, p.Replicas)
 	switch {
-	case p.State == gen.PoolStateDraining, p.State == gen.PoolStateDrained:
+	case p.State == sdk.PoolStateDraining, p.State == sdk.PoolStateDrained:
 		r.add(check, warn, fmt.Sprintf("%s: it is %s and takes no task", p.Model.ID, p.State), fmt.Sprintf("llama-orch pool resume %s", p.ID))
-	case p.State == gen.PoolStateUnloaded:
+	case p.State == sdk.PoolStateUnloaded:
 		r.add(check, fine, p.Model.ID+": on demand, not loaded; its next task loads it")
-	case p.State == gen.PoolStateFailed:
+	case p.State == sdk.PoolStateFailed:
 		r.add(check, fail, ready+whyNot(h), look, fmt.Sprintf("llama-orch pool load %s  # once that is mended", p.ID))
 	case !p.Ready:
 		r.add(check, fail, ready+whyNot(h), look)
 	case p.ReplicasReady < p.Replicas:
 		r.add(check, warn, ready+whyNot(h), look)
-	case p.SelfTest.Value.State == gen.SelfTestStateFailed:
-		r.add(check, fail, ready+"; the self-test at its start failed: "+p.SelfTest.Value.Detail, look)
+	case test.State == sdk.SelfTestStateFailed:
+		r.add(check, fail, ready+"; the self-test at its start failed: "+test.Detail, look)
 	default:
 		if ms := slowestLoad(h); ms > 0 {
 			ready += ", loaded in " + duration(ms)
 		}
-		if p.SelfTest.Value.State == gen.SelfTestStatePassed {
-			ready += "; self-test passed: " + p.SelfTest.Value.Detail
+		if test.State == sdk.SelfTestStatePassed {
+			ready += "; self-test passed: " + test.Detail
 		}
 		r.add(check, fine, ready)
 	}
 }
 
 // whyNot returns the last error of a pool, or otherwise that of a replica that is not ready.
-func whyNot(h *gen.PoolHealth) string {
-	if e := h.Pool.LastError.Or(""); e != "" {
+func whyNot(h *sdk.PoolHealth) string {
+	if e := h.Pool.LastError; e != "" {
 		return ": " + e
 	}
 	for _, r := range h.Replicas {
-		if e := r.LastError.Or(""); r.State != gen.ReplicaStateReady && e != "" {
+		if e := r.LastError; r.State != sdk.ReplicaStateReady && e != "" {
 			return fmt.Sprintf(": %s is in state %s: %s", r.ID, r.State, e)
 		}
 	}
 	for _, r := range h.Replicas {
-		if r.State != gen.ReplicaStateReady {
+		if r.State != sdk.ReplicaStateReady {
 			return fmt.Sprintf(": %s is in state %s", r.ID, r.State)
 		}
 	}
 	return ""
 }
 
-func slowestLoad(h *gen.PoolHealth) (ms int64) {
+func slowestLoad(h *sdk.PoolHealth) (ms int64) {
 	for _, r := range h.Replicas {
-		ms = max(ms, r.LoadMs.Or(0))
+		if r.LoadMS != nil {
+			ms = max(ms, *r.LoadMS)
+		}
 	}
 	return ms
 }
@@ -279,7 +283,7 @@ func (a *app) examineGPUs(r *report, wanted bool) {
 		r.add("GPUs", fail, err.Error(), serverFix(a.addr, err)...)
 		return
 	}
-	if problem, ok := list.Problem.Get(); ok {
+	if problem := list.Problem; problem != "" {
 		if wanted {
 			r.add("GPUs", fail, problem, driverFixes...)
 		} else {
@@ -287,21 +291,21 @@ func (a *app) examineGPUs(r *report, wanted bool) {
 		}
 		return
 	}
-	if list.CudaVersion.Or("") == "" {
+	if list.CudaVersion == "" {
 		r.add("driver", warn, driver(list)+": the driver does not say which CUDA it runs", driverFixes...)
 	} else {
 		r.add("driver", fine, driver(list))
 	}
-	for _, g := range list.Gpus {
+	for _, g := range list.GPUs {
 		check := fmt.Sprintf("GPU %d", g.Index)
 		name := strings.TrimPrefix(g.Name, "NVIDIA ")
 		switch {
 		case g.Healthy:
-			r.add(check, fine, fmt.Sprintf("%s: %s of %s free", name, mib(g.VramFreeBytes), mib(g.VramTotalBytes)))
+			r.add(check, fine, fmt.Sprintf("%s: %s of %s free", name, mib(g.VRAMFreeBytes), mib(g.VRAMTotalBytes)))
 		case wanted:
-			r.add(check, fail, name+": "+dash(g.LastError.Or("")), gpuFixes(g.Index)...)
+			r.add(check, fail, name+": "+dash(g.LastError), gpuFixes(g.Index)...)
 		default:
-			r.add(check, warn, name+": "+dash(g.LastError.Or("")), gpuFixes(g.Index)...)
+			r.add(check, warn, name+": "+dash(g.LastError), gpuFixes(g.Index)...)
 		}
 	}
 }

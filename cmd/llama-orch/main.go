@@ -79,8 +79,14 @@ type cli struct {
 	JSON    bool   `name:"json" help:"Print JSON: one object, or one per event of a stream; errors too, on stderr."`
 	Verbose bool   `short:"v" help:"Say on stderr what is happening, even if it is no terminal."`
 
+	Init         initCmd         `cmd:"" help:"Look at this machine, and write a configuration for it; no server is needed."`
 	Run          runCmd          `cmd:"" help:"Submit a completion and stream its answer."`
+	Chat         chatCmd         `cmd:"" help:"Hold a conversation with a model at the terminal."`
 	Stream       streamCmd       `cmd:"" help:"Stream a task's answer, live or again."`
+	List         listCmd         `cmd:"" help:"List the models that can be used: those that pools serve, and those of the catalog."`
+	Ls           listCmd         `cmd:"" hidden:"" help:"The same as list."`
+	Ps           psCmd           `cmd:"" help:"Show the models in memory, and what they do."`
+	Pull         pullCmd         `cmd:"" help:"Fetch a model into the server's catalog, and wait for it."`
 	Cancel       cancelCmd       `cmd:"" help:"Cancel a task."`
 	Rm           rmCmd           `cmd:"" help:"Delete tasks that have ended: their prompts, answers and proof bundles."`
 	Task         taskCmd         `cmd:"" help:"Show one task."`
@@ -97,9 +103,18 @@ type cli struct {
 	Artifact     artifactCmd     `cmd:"" help:"Get one artifact, or store one."`
 	Proof        proofCmd        `cmd:"" help:"Show the proof bundle of a task that has ended."`
 	Replay       replayCmd       `cmd:"" help:"Run a recorded task again, and say whether its answer is the same."`
+	Verify       verifyCmd       `cmd:"" help:"Check proof bundles by themselves: their form, their digests, and that their parts agree."`
+	Bisect       bisectCmd       `cmd:"" help:"Say which part of two fingerprints changed an answer, by running it again on the pools at hand."`
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
+	Applet       appletCmd       `cmd:"" help:"List, show and run the functions of the programming model: files, extraction, commands."`
+	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
+	Snapshot     snapshotCmd     `cmd:"" help:"Write down what the server serves, or say what changed since."`
+	Mcp          mcpCmd          `cmd:"" help:"Be an MCP server on standard input and output, so that an agent hands work to the server and fetches it later."`
+	Completion   completionCmd   `cmd:"" help:"Print the script with which a shell completes commands, flags and ids."`
+	Complete     completeCmd     `cmd:"" hidden:"" help:"Say what may come next on a command line; the shells' scripts call it."`
+	Docs         docsCmd         `cmd:"" hidden:"" help:"Write the manual of these commands; go tool mage gen calls it."`
 	Version      versionCmd      `cmd:"" help:"Show this program's version."`
 }
 
@@ -148,7 +163,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	command, err := parser.Parse(args)
 	a.json, a.verbose = c.JSON, c.Verbose
 	if err != nil {
-		return a.fail(usageError{err})
+		return a.fail(usageError{nearer(err)})
 	}
 	a.command = command
 	a.addr = address(c.Addr, env)
@@ -184,6 +199,9 @@ func exitCode(ctx context.Context, err error) int {
 		return exitInterrupted
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*sdk.RequestError](err); ok {
 		return exitUsage
 	}
 	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"net/http"
@@ -48,6 +49,7 @@ type daemon struct {
 	health    func(gen.PoolID) gen.PoolHealth
 
 	mu       sync.Mutex
+	at       gen.TaskState // of the one task; empty: it waits
 	token    string
 	request  *gen.TaskRequest
 	explain  *gen.ExplainRequest
@@ -188,6 +190,13 @@ func (d *daemon) DeleteTask(_ context.Context, p gen.DeleteTaskParams) (*gen.Don
 	return &gen.Done{}, nil
 }
 
+// stands sets the task's state.
+func (d *daemon) stands(at gen.TaskState) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.at = at
+}
+
 // canceledTasks are the tasks that were canceled, in order.
 func (d *daemon) canceledTasks() []gen.TaskID {
 	d.mu.Lock()
@@ -208,7 +217,9 @@ func (d *daemon) GetTask(_ context.Context, p gen.GetTaskParams) (*gen.TaskStatu
 	if d.refuse != nil {
 		return nil, d.refuse
 	}
-	return &gen.TaskStatusHeaders{Response: d.status(p.ID, gen.TaskStateQueued)}, nil
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return &gen.TaskStatusHeaders{Response: d.status(p.ID, cmp.Or(d.at, gen.TaskStateQueued))}, nil
 }
 
 func (d *daemon) ListTasks(_ context.Context, p gen.ListTasksParams) (*gen.TaskListHeaders, error) {
@@ -351,7 +362,7 @@ func (d *daemon) GetCapabilities(context.Context) (*gen.CapabilitiesHeaders, err
 func (d *daemon) serve(t *testing.T) string { return serve(t, d) }
 
 // serve starts a daemon that ends with the test, and returns its address.
-func serve(t *testing.T, daemon interface {
+func serve(t testing.TB, daemon interface {
 	gen.Handler
 	gen.SecurityHandler
 },

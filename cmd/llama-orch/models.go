@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -11,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 // modelsCmd holds the commands for the catalog's models.
@@ -31,12 +32,12 @@ type modelsListCmd struct {
 
 // Run lists the models of the catalog, and then those that pools serve: a pool whose model is a file on the server needs no catalog.
 func (c *modelsListCmd) Run(a *app) error {
-	models, err := a.client.Models(a.ctx, gen.ModelState(c.State))
+	models, err := a.client.Models(a.ctx, sdk.ModelState(c.State))
 	if err != nil {
 		return err
 	}
 	if a.json {
-		return a.printJSON(&gen.ModelList{Models: models})
+		return a.printJSON(&sdk.ModelList{Models: models})
 	}
 	served := [][]string{{"SERVED", "POOL", "STATE", "CTX", "REF"}}
 	if c.State == "" {
@@ -45,7 +46,7 @@ func (c *modelsListCmd) Run(a *app) error {
 			return err
 		}
 		for _, p := range pools {
-			served = append(served, []string{p.Model.ID, string(p.ID), poolState(p), positive(p.Ctx), p.Model.Ref})
+			served = append(served, []string{p.Model.ID, p.ID, poolState(p), positive(p.Ctx), p.Model.Ref})
 		}
 	}
 	return a.tables(modelRows(models...), served)
@@ -73,34 +74,22 @@ func (c *modelsAddCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if m.State == gen.ModelStateFetching && c.Wait {
+	if m.State == sdk.ModelStateFetching && c.Wait {
 		if m, err = a.follow(m); err != nil {
 			return err
 		}
 	}
-	if m.State == gen.ModelStateFetching {
+	if m.State == sdk.ModelStateFetching {
 		a.note("the server is fetching it: `llama-orch models show %s` says how far it is", m.ID)
 	}
 	return a.showModel(m)
 }
 
-func (c *modelsAddCmd) request() (*gen.ModelRequest, error) {
+func (c *modelsAddCmd) request() (*sdk.ModelRequest, error) {
 	if c.Ref == "" {
 		return nil, usagef("the model's ref is empty")
 	}
-	r := &gen.ModelRequest{Ref: c.Ref}
-	if c.ID != "" {
-		r.ID.SetTo(gen.ModelID(c.ID))
-	}
-	if c.Digest != "" {
-		r.Digest.SetTo(c.Digest)
-	}
-	if c.SBOM != "" {
-		r.Sbom.SetTo(c.SBOM)
-	}
-	if err := r.Validate(); err != nil {
-		return nil, usagef("the request to add the model is not valid: %w", err)
-	}
+	r := &sdk.ModelRequest{Ref: c.Ref, ID: c.ID, Digest: c.Digest, SBOM: c.SBOM}
 	if c.Signature == "" {
 		return r, nil
 	}
@@ -115,19 +104,19 @@ func (c *modelsAddCmd) request() (*gen.ModelRequest, error) {
 	if err != nil {
 		return nil, usagef("reading the signature: %w", err)
 	}
-	r.Signature.SetTo(base64.StdEncoding.EncodeToString(text))
+	r.Signature = base64.StdEncoding.EncodeToString(text)
 	return r, nil
 }
 
 // follow waits for a model, with a progress bar if stderr is a terminal.
-func (a *app) follow(m *gen.Model) (*gen.Model, error) {
+func (a *app) follow(m *sdk.Model) (*sdk.Model, error) {
 	b := bar{began: time.Now()}
 	shown := terminal(a.err) && !a.json && a.env("TERM") != "dumb"
 	if !shown && !a.json {
 		a.note("waiting for model %s", m.ID)
 	}
-	m, err := a.client.WaitModel(a.ctx, string(m.ID), func(m *gen.Model) {
-		if p, ok := m.Progress.Get(); ok && shown {
+	m, err := a.client.WaitModel(a.ctx, m.ID, func(m *sdk.Model) {
+		if p := m.Progress; p != nil && shown {
 			fmt.Fprint(a.err, "\r"+b.line(p.DoneBytes, p.TotalBytes, time.Now(), columns(a.err)-1)+"\x1b[K")
 		}
 	})
@@ -231,7 +220,7 @@ func (c *modelsVerifyCmd) Run(a *app) error {
 	} else {
 		err = a.table([][]string{
 			{"MODEL", "VERIFIED", "SIGNATURE", "DIGEST", "WARNINGS"},
-			{string(v.ModelID), yesNo(v.Verified), string(v.Signature), v.Digest, strings.Join(v.Warnings, "; ")},
+			{v.ModelID, yesNo(v.Verified), string(v.Signature), v.Digest, strings.Join(v.Warnings, "; ")},
 		})
 	}
 	if err == nil && !v.Verified {
@@ -295,7 +284,7 @@ func (enginesCmd) Run(a *app) error {
 		return err
 	}
 	if a.json {
-		return a.printJSON(&gen.EngineList{Engines: engines})
+		return a.printJSON(&sdk.EngineList{Engines: engines})
 	}
 	rows := [][]string{{"ENGINE", "VERSION", "MODE", "BUILD", "DIGEST", "FLAGS", "PATH", "PREPARED"}}
 	for _, e := range engines {
@@ -306,12 +295,12 @@ func (enginesCmd) Run(a *app) error {
 	return a.table(rows)
 }
 
-func modelRows(models ...gen.Model) [][]string {
+func modelRows(models ...sdk.Model) [][]string {
 	rows := [][]string{{"MODEL", "STATE", "VERIFIED", "SIGNATURE", "SIZE", "ARCHITECTURE", "PARAMETERS", "QUANTISATION", "CTX MAX", "REF", "PROBLEM"}}
 	for _, m := range models {
-		meta := m.Metadata.Or(gen.ModelMetadata{})
+		meta := cmp.Or(m.Metadata, &sdk.ModelMetadata{})
 		rows = append(rows, []string{
-			string(m.ID), modelState(m), yesNo(m.Verified), string(m.Signature), bytesText(m.SizeBytes), meta.Architecture, parameters(meta.Parameters),
+			m.ID, modelState(m), yesNo(m.Verified), string(m.Signature), bytesText(m.SizeBytes), meta.Architecture, parameters(meta.Parameters),
 			meta.Quantisation, positive(meta.CtxMax), m.Ref, problem(m),
 		})
 	}
@@ -319,27 +308,27 @@ func modelRows(models ...gen.Model) [][]string {
 }
 
 // problem says why a model is not there, or what the last check found.
-func problem(m gen.Model) string {
-	if p, ok := m.Problem.Get(); ok {
+func problem(m sdk.Model) string {
+	if p := m.Problem; p != nil {
 		return p.Message + " (" + string(p.Code) + ")"
 	}
 	return ""
 }
 
-func modelState(m gen.Model) string {
-	if p, ok := m.Progress.Get(); ok && p.TotalBytes > 0 {
+func modelState(m sdk.Model) string {
+	if p := m.Progress; p != nil && p.TotalBytes > 0 {
 		return fmt.Sprintf("%s %.0f %%", m.State, 100*min(float64(p.DoneBytes)/float64(p.TotalBytes), 1))
 	}
 	return string(m.State)
 }
 
 // showModel prints everything known about a model, one fact a line.
-func (a *app) showModel(m *gen.Model) error {
+func (a *app) showModel(m *sdk.Model) error {
 	if a.json {
 		return a.printJSON(m)
 	}
 	rows := [][]string{
-		{"model", string(m.ID)},
+		{"model", m.ID},
 		{"ref", m.Ref},
 		{"state", modelState(*m)},
 		{"digest", m.Digest},
@@ -352,8 +341,8 @@ func (a *app) showModel(m *gen.Model) error {
 			rows = append(rows, []string{name, value})
 		}
 	}
-	if meta, ok := m.Metadata.Get(); ok {
-		add("name", meta.Name.Or(""))
+	if meta := m.Metadata; meta != nil {
+		add("name", meta.Name)
 		add("architecture", meta.Architecture)
 		add("parameters", parameters(meta.Parameters))
 		add("quantisation", meta.Quantisation)
@@ -364,7 +353,7 @@ func (a *app) showModel(m *gen.Model) error {
 		}
 		add("features", strings.Join(features, ", "))
 	}
-	add("sbom", m.Sbom.Or(""))
+	add("sbom", m.SBOM)
 	add("drains by", localTime(m.DrainBy))
 	add("added", m.CreatedAt.Local().Format(time.DateTime))
 	add("checked", localTime(m.VerifiedAt))
@@ -375,11 +364,11 @@ func (a *app) showModel(m *gen.Model) error {
 	return a.table(rows)
 }
 
-func localTime(t gen.OptDateTime) string {
-	if at, ok := t.Get(); ok {
-		return at.Local().Format(time.DateTime)
+func localTime(t time.Time) string {
+	if t.IsZero() {
+		return ""
 	}
-	return ""
+	return t.Local().Format(time.DateTime)
 }
 
 // parameters prints a count in the way of models' names: 1.1M, 7.2B.

@@ -4,6 +4,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -89,6 +90,9 @@ func (a *app) note(format string, args ...any) {
 // fail prints an error and returns the exit code.
 func (a *app) fail(err error) int {
 	code := exitCode(a.ctx, err)
+	if _, shown := errors.AsType[quiet](err); shown {
+		return code
+	}
 	message, label, hint, after := a.explain(err)
 	if a.json {
 		object := map[string]any{"message": message, "exit_code": code}
@@ -122,6 +126,11 @@ func (a *app) fail(err error) int {
 func terminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
+}
+
+// colours reports whether what is written to a terminal may be coloured, or dimmed (https://no-color.org).
+func (a *app) colours(terminal bool) bool {
+	return terminal && a.env("NO_COLOR") == "" && a.env("TERM") != "dumb"
 }
 
 // oneLine makes text from elsewhere fit for one line of a terminal.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 type poolsCmd struct {
@@ -25,7 +25,7 @@ func (c *poolsCmd) Run(a *app) error {
 		return err
 	}
 	if a.json {
-		return a.printJSON(&gen.PoolList{Pools: pools})
+		return a.printJSON(&sdk.PoolList{Pools: pools})
 	}
 	return a.table(poolRows(pools...))
 }
@@ -69,7 +69,7 @@ func (c *poolDrainCmd) Run(a *app) error {
 	}
 	return a.table([][]string{
 		{"POOL", "DRAINING", "RUNNING", "QUEUED", "DEADLINE"},
-		{string(s.PoolID), yesNo(s.Draining), strconv.Itoa(s.Running), strconv.Itoa(s.Queued), "in " + duration(s.DeadlineMs)},
+		{s.PoolID, yesNo(s.Draining), strconv.Itoa(s.Running), strconv.Itoa(s.Queued), "in " + duration(s.DeadlineMS)},
 	})
 }
 
@@ -95,8 +95,8 @@ type poolUnloadCmd struct {
 func (c *poolUnloadCmd) Run(a *app) error { return showStanding(a)(a.client.Unload(a.ctx, c.ID)) }
 
 // showStanding returns what prints how a pool stands after a command.
-func showStanding(a *app) func(*gen.PoolStanding, error) error {
-	return func(s *gen.PoolStanding, err error) error {
+func showStanding(a *app) func(*sdk.PoolStanding, error) error {
+	return func(s *sdk.PoolStanding, err error) error {
 		if err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func showStanding(a *app) func(*gen.PoolStanding, error) error {
 		}
 		return a.table([][]string{
 			{"POOL", "STATE", "RUNNING", "QUEUED"},
-			{string(s.PoolID), string(s.State), strconv.Itoa(s.Running), strconv.Itoa(s.Queued)},
+			{s.PoolID, string(s.State), strconv.Itoa(s.Running), strconv.Itoa(s.Queued)},
 		})
 	}
 }
@@ -129,7 +129,7 @@ func (c *poolReloadCmd) Run(a *app) error {
 	}
 	return a.table([][]string{
 		{"POOL", "MODEL", "REF", "BEFORE", "TOOK"},
-		{string(r.PoolID), r.Model.ID, r.Model.Ref, r.PreviousModelRef, duration(r.TookMs)},
+		{r.PoolID, r.Model.ID, r.Model.Ref, r.PreviousModelRef, duration(r.TookMS)},
 	})
 }
 
@@ -141,11 +141,11 @@ func showPool(a *app, id string) error {
 	if a.json {
 		return a.printJSON(health)
 	}
-	if err := a.tables(poolRows(health.Pool), replicaRows(health), hostRows(health), routeRows(health.Pool), gpuRows(health.Gpus)); err != nil {
+	if err := a.tables(poolRows(health.Pool), replicaRows(health), hostRows(health), routeRows(health.Pool), gpuRows(health.GPUs)); err != nil {
 		return err
 	}
 	for _, r := range health.Replicas {
-		if r.State == gen.ReplicaStateReady || len(r.LogTail) == 0 {
+		if r.State == sdk.ReplicaStateReady || len(r.LogTail) == 0 {
 			continue
 		}
 		fmt.Fprintf(a.out, "\nlast lines of %s:\n", oneLine(r.ID))
@@ -156,26 +156,26 @@ func showPool(a *app, id string) error {
 	return nil
 }
 
-func poolRows(pools ...gen.Pool) [][]string {
+func poolRows(pools ...sdk.Pool) [][]string {
 	rows := [][]string{{"POOL", "MODEL", "WORKLOAD", "ENGINE", "DEVICE", "STATE", "LIFECYCLE", "LOADED", "REPLICAS", "QUEUE", "CTX", "LAST ERROR"}}
 	for _, p := range pools {
 		rows = append(rows, []string{
-			string(p.ID), p.Model.ID, string(p.Workload), p.Engine, p.Device, poolState(p), strings.ReplaceAll(string(p.Lifecycle), "_", " "),
+			p.ID, p.Model.ID, string(p.Workload), p.Engine, p.Device, poolState(p), strings.ReplaceAll(string(p.Lifecycle), "_", " "),
 			yesNo(p.Loaded), fmt.Sprintf("%d/%d", p.ReplicasReady, p.Replicas), fmt.Sprintf("%d/%d", p.Queue.Depth, p.Queue.Capacity),
-			strconv.Itoa(p.Ctx), p.LastError.Or(""),
+			strconv.Itoa(p.Ctx), p.LastError,
 		})
 	}
 	return rows
 }
 
-func poolState(p gen.Pool) string {
-	if far, known := p.Progress.Get(); known {
-		return fmt.Sprintf("%s %.0f %%", p.State, 100*far)
+func poolState(p sdk.Pool) string {
+	if p.Progress != nil {
+		return fmt.Sprintf("%s %.0f %%", p.State, 100**p.Progress)
 	}
 	return string(p.State)
 }
 
-func replicaRows(pools ...*gen.PoolHealth) [][]string {
+func replicaRows(pools ...*sdk.PoolHealth) [][]string {
 	rows := [][]string{{"REPLICA", "STATE", "DEVICE", "GPU", "CTX", "BUSY", "RESTARTS", "EXPECTED", "TAKEN", "LOADED IN", "ENGINE VERSION", "LAST ERROR"}}
 	for _, p := range pools {
 		for _, r := range p.Replicas {
@@ -183,16 +183,13 @@ func replicaRows(pools ...*gen.PoolHealth) [][]string {
 			for i, card := range r.Cards {
 				cards[i] = strconv.Itoa(card)
 			}
-			loaded, ctx := "", ""
-			if ms, ok := r.LoadMs.Get(); ok {
-				loaded = duration(ms)
-			}
-			if n, ok := r.Ctx.Get(); ok {
-				ctx = strconv.Itoa(n)
+			loaded := ""
+			if r.LoadMS != nil {
+				loaded = duration(*r.LoadMS)
 			}
 			rows = append(rows, []string{
-				r.ID, string(r.State), r.Device, strings.Join(cards, ","), ctx, fmt.Sprintf("%d/%d", r.Active, r.Slots), strconv.Itoa(r.Restarts),
-				optMiB(r.EstimateBytes), optMiB(r.ObservedBytes), loaded, r.EngineVersion, r.LastError.Or(""),
+				r.ID, string(r.State), r.Device, strings.Join(cards, ","), positive(r.Ctx), fmt.Sprintf("%d/%d", r.Active, r.Slots), strconv.Itoa(r.Restarts),
+				optMiB(r.EstimateBytes), optMiB(r.ObservedBytes), loaded, r.EngineVersion, r.LastError,
 			})
 		}
 	}
@@ -200,7 +197,7 @@ func replicaRows(pools ...*gen.PoolHealth) [][]string {
 }
 
 // hostRows are the other hosts that compute a part of a replica's model.
-func hostRows(p *gen.PoolHealth) [][]string {
+func hostRows(p *sdk.PoolHealth) [][]string {
 	rows := [][]string{{"HOST", "REPLICA", "WAS FREE", "TAKEN"}}
 	for _, r := range p.Replicas {
 		for _, h := range r.Hosts {
@@ -211,7 +208,7 @@ func hostRows(p *gen.PoolHealth) [][]string {
 }
 
 // routeRows are the paths of the requests that are passed to the pool's server.
-func routeRows(p gen.Pool) [][]string {
+func routeRows(p sdk.Pool) [][]string {
 	rows := [][]string{{"ROUTE"}}
 	for _, route := range p.Routes {
 		rows = append(rows, []string{route})
@@ -228,9 +225,9 @@ func yesNo(b bool) string {
 
 func mib(bytes int64) string { return fmt.Sprintf("%d MiB", bytes>>20) }
 
-func optMiB(bytes gen.OptInt64) string {
-	if n, ok := bytes.Get(); ok {
-		return mib(n)
+func optMiB(bytes *int64) string {
+	if bytes == nil {
+		return ""
 	}
-	return ""
+	return mib(*bytes)
 }

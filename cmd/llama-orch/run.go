@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 // lastWords bounds the time for requests to the server after Ctrl-C.
@@ -53,7 +53,7 @@ func (c *runCmd) Run(a *app) error {
 	if err := a.ctx.Err(); err != nil {
 		return err
 	}
-	id := string(request.TaskID.Value)
+	id := request.TaskID
 	submitted := time.Now()
 	admission, err := submit(a, request)
 	if err != nil {
@@ -70,13 +70,13 @@ func (c *runCmd) Run(a *app) error {
 }
 
 // submit lets a submit finish if Ctrl-C comes meanwhile. Only then does the program know whether there is a task to cancel.
-func submit(a *app, request *gen.TaskRequest) (*gen.Admission, error) {
+func submit(a *app, request *sdk.TaskRequest) (*sdk.Admission, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(a.ctx))
 	defer cancel()
 	defer context.AfterFunc(a.ctx, func() { time.AfterFunc(lastWords, cancel) })()
 	admission, err := a.client.Submit(ctx, request)
 	if ctx.Err() != nil {
-		a.note("the server did not say whether it took task %[1]s; `llama-orch cancel %[1]s` makes sure", request.TaskID.Value)
+		a.note("the server did not say whether it took task %[1]s; `llama-orch cancel %[1]s` makes sure", request.TaskID)
 	}
 	return admission, err
 }
@@ -91,7 +91,7 @@ func cancelTask(a *app, id string) {
 		a.note("task %s could not be canceled and may still run: %v", id, err)
 	case a.json:
 		return
-	case result.Outcome == gen.OutcomeCanceled:
+	case result.Outcome == sdk.OutcomeCanceled:
 		a.note("canceled task %s at event %s", id, result.LastEventID)
 	default:
 		a.note("task %s had already ended: %s", id, result.Outcome)
@@ -99,7 +99,7 @@ func cancelTask(a *app, id string) {
 }
 
 // request builds the body. It chooses the task's id, so that the program knows the id even if no answer comes.
-func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
+func (c *runCmd) request(a *app) (*sdk.TaskRequest, error) {
 	prompt, err := c.prompt(a.stdin)
 	if err != nil {
 		return nil, err
@@ -112,43 +112,29 @@ func (c *runCmd) request(a *app) (*gen.TaskRequest, error) {
 			return nil, err
 		}
 	}
-	request := &gen.TaskRequest{
-		ModelRef: gen.ModelRef(c.Model), TaskID: gen.NewOptTaskID(gen.TaskID(c.TaskID)),
-		Priority: gen.NewOptTaskRequestPriority(gen.TaskRequestPriority(c.Priority)),
+	request := &sdk.TaskRequest{
+		ModelRef: c.Model, TaskID: c.TaskID, Priority: sdk.Priority(c.Priority), Seed: c.Seed,
+		OnDisconnect: sdk.TaskRequestOnDisconnect(c.OnDisconnect), Determinism: sdk.Determinism(c.Determinism),
 	}
 	if err := c.ask(a, request, prompt); err != nil {
 		return nil, err
 	}
-	if c.Seed != nil {
-		request.Seed.SetTo(gen.Seed(*c.Seed))
-	}
 	if c.MaxTokens != nil {
-		request.MaxTokens.SetTo(*c.MaxTokens)
+		if *c.MaxTokens < 1 {
+			return nil, usagef("--max-tokens must be at least 1")
+		}
+		request.MaxTokens = *c.MaxTokens
 	}
 	if c.Temperature != nil || len(c.Stop) > 0 {
-		params := gen.Params{Stop: c.Stop}
-		if c.Temperature != nil {
-			params.Temperature.SetTo(*c.Temperature)
-		}
-		request.Params.SetTo(params)
-	}
-	if c.OnDisconnect != "" {
-		request.OnDisconnect.SetTo(gen.TaskRequestOnDisconnect(c.OnDisconnect))
-	}
-	if c.Determinism != "" {
-		request.Determinism.SetTo(gen.Determinism(c.Determinism))
+		request.Params = &sdk.Params{Temperature: c.Temperature, Stop: c.Stop}
 	}
 	if c.Session != "" {
-		id, err := sessionID(c.Session)
-		if err != nil {
+		if request.SessionID, err = sessionID(c.Session); err != nil {
 			return nil, err
 		}
-		request.SessionID.SetTo(id)
 	}
 	if c.Pool != "" {
-		request.Placement.SetTo(gen.PlacementWish{
-			Mode: gen.NewOptPlacementWishMode(gen.PlacementWishModePin), PoolID: gen.NewOptPoolID(gen.PoolID(c.Pool)),
-		})
+		request.Placement = &sdk.PlacementWish{Mode: sdk.PlacementWishModePin, PoolID: c.Pool}
 	}
 	return request, nil
 }
@@ -175,7 +161,7 @@ func (c *runCmd) onlyModel(a *app) (string, error) {
 	}
 	var models []string
 	for _, pool := range pools {
-		if pool.Workload == gen.WorkloadCompletion && (c.Pool == "" || string(pool.ID) == c.Pool) && !slices.Contains(models, pool.Model.ID) {
+		if pool.Workload == sdk.WorkloadCompletion && (c.Pool == "" || pool.ID == c.Pool) && !slices.Contains(models, pool.Model.ID) {
 			models = append(models, pool.Model.ID)
 		}
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/gen"
-	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -53,7 +52,7 @@ func TestRunFlags(t *testing.T) {
 	require.Equal(t, []string{"a,b", "c"}, r.Params.Value.Stop)
 	require.Equal(t, gen.NewOptDeterminism(gen.DeterminismBestEffort), r.Determinism)
 	require.Equal(t, gen.PlacementWish{Mode: gen.NewOptPlacementWishMode("pin"), PoolID: gen.NewOptPoolID("p")}, r.Placement.Value)
-	require.Equal(t, []gen.Message{sdk.Say("system", "be brief"), sdk.Say("user", "from stdin\n")}, r.Messages)
+	require.Equal(t, []gen.Message{say("system", "be brief"), say("user", "from stdin\n")}, r.Messages)
 	require.False(t, r.Prompt.Set)
 	require.Contains(t, got.err, "task t-1 in pool default")
 	require.Contains(t, got.err, "1 ahead in line, starts in about ")

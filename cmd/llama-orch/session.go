@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 type sessionCmd struct {
@@ -49,32 +49,16 @@ func (c *sessionCreateCmd) Run(a *app) error {
 	if c.TTL < 0 || c.MaxTurns < 0 || c.Tokens < 0 || c.Time < 0 || c.Cost < 0 {
 		return usagef("limits must be above 0; leave out a limit that the server should choose")
 	}
-	var request gen.SessionRequest
+	request := sdk.SessionRequest{TTLMS: c.TTL.Milliseconds(), MaxTurns: c.MaxTurns}
 	if c.ID != "" {
 		id, err := sessionID(c.ID)
 		if err != nil {
 			return err
 		}
-		request.SessionID.SetTo(id)
+		request.SessionID = id
 	}
-	if c.TTL > 0 {
-		request.TTLMs.SetTo(c.TTL.Milliseconds())
-	}
-	if c.MaxTurns > 0 {
-		request.MaxTurns.SetTo(c.MaxTurns)
-	}
-	var budget gen.Budget
-	if c.Tokens > 0 {
-		budget.Tokens.SetTo(c.Tokens)
-	}
-	if c.Time > 0 {
-		budget.TimeMs.SetTo(c.Time.Milliseconds())
-	}
-	if c.Cost > 0 {
-		budget.Cost.SetTo(c.Cost)
-	}
-	if budget != (gen.Budget{}) {
-		request.Budget.SetTo(budget)
+	if budget := (sdk.Budget{Tokens: c.Tokens, TimeMS: c.Time.Milliseconds(), Cost: c.Cost}); budget != (sdk.Budget{}) {
+		request.Budget = &budget
 	}
 	s, err := a.client.CreateSession(a.ctx, &request)
 	if err != nil {
@@ -99,43 +83,43 @@ func (c *sessionDeleteCmd) Run(a *app) error {
 	if a.json {
 		return a.printJSON(map[string]any{"session_id": id, "deleted": true})
 	}
-	fmt.Fprintf(a.out, "deleted session %s\n", uuid.UUID(id))
+	fmt.Fprintf(a.out, "deleted session %s\n", id)
 	return nil
 }
 
-func sessionID(text string) (gen.SessionID, error) {
+func sessionID(text string) (string, error) {
 	id, err := uuid.Parse(text)
 	if err != nil {
-		return gen.SessionID{}, usagef("%q is no session id: give a UUID, such as `uuidgen` makes", text)
+		return "", usagef("%q is no session id: give a UUID, such as `uuidgen` makes", text)
 	}
-	return gen.SessionID(id), nil
+	return id.String(), nil
 }
 
 // session prints a session.
-func (a *app) session(s *gen.Session) error {
+func (a *app) session(s *sdk.Session) error {
 	if a.json {
 		return a.printJSON(s)
 	}
 	rows := [][]string{
-		{"session", uuid.UUID(s.SessionID).String()},
+		{"session", s.SessionID},
 		{"begun", s.CreatedAt.Local().Format(timeLayout)},
 		{"turns", fmt.Sprintf("%d of %d", s.Turns, s.MaxTurns)},
-		{"time left", duration(s.TTLRemainingMs)},
-		{"pool", string(s.PoolID.Or(""))},
-		{"replica", s.ReplicaID.Or("")},
-		{"KV warm", yesNo(s.KvWarmth)},
+		{"time left", duration(s.TTLRemainingMS)},
+		{"pool", s.PoolID},
+		{"replica", s.ReplicaID},
+		{"KV warm", yesNo(s.KVWarmth)},
 	}
-	if n, ok := s.KvBytes.Get(); ok {
-		rows = append(rows, []string{"KV size", fmt.Sprintf("%d KiB", n>>10)})
+	if s.KVBytes != nil {
+		rows = append(rows, []string{"KV size", fmt.Sprintf("%d KiB", *s.KVBytes>>10)})
 	}
-	if n, ok := s.BudgetTokensRemaining.Get(); ok {
-		rows = append(rows, []string{"tokens left", strconv.FormatInt(n, 10)})
+	if s.BudgetTokensRemaining != nil {
+		rows = append(rows, []string{"tokens left", strconv.FormatInt(*s.BudgetTokensRemaining, 10)})
 	}
-	if n, ok := s.BudgetTimeRemainingMs.Get(); ok {
-		rows = append(rows, []string{"decode time left", duration(n)})
+	if s.BudgetTimeRemainingMS != nil {
+		rows = append(rows, []string{"decode time left", duration(*s.BudgetTimeRemainingMS)})
 	}
-	if x, ok := s.BudgetCostRemaining.Get(); ok {
-		rows = append(rows, []string{"cost left", strconv.FormatFloat(x, 'g', -1, 64)})
+	if s.BudgetCostRemaining != nil {
+		rows = append(rows, []string{"cost left", strconv.FormatFloat(*s.BudgetCostRemaining, 'g', -1, 64)})
 	}
 	return a.table(rows)
 }

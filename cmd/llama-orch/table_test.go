@@ -113,7 +113,7 @@ func TestStreamCommand(t *testing.T) {
 func TestTerminalGetsTextOnly(t *testing.T) {
 	t.Parallel()
 	var out, err strings.Builder
-	v := &answer{app: &app{out: &out, err: &err}, plainOut: true, lineErr: true, ended: true}
+	v := &answer{app: &app{out: &out, err: &err, env: func(string) string { return "" }}, plainOut: true, lineErr: true, ended: true}
 	v.wait("3 ahead in line")
 	v.wait("3 ahead in line")
 	v.wait("2 ahead in line")
@@ -128,7 +128,7 @@ func TestTerminalGetsTextOnly(t *testing.T) {
 func TestALoadIsShown(t *testing.T) {
 	t.Parallel()
 	var err strings.Builder
-	v := &answer{app: &app{err: &err}, lineErr: true}
+	v := &answer{app: &app{err: &err, env: func(string) string { return "" }}, lineErr: true}
 	part := 0.415
 	require.NoError(t, v.show(sdk.Metrics{Phase: "loading", LoadProgress: &part, QueuePosition: 1}))
 	require.NoError(t, v.show(sdk.Metrics{Phase: "loading"}))

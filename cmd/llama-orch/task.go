@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
-	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 const timeLayout = "2006-01-02 15:04:05"
@@ -28,7 +29,7 @@ func (c *cancelCmd) Run(a *app) error {
 	}
 	return a.table([][]string{
 		{"TASK", "OUTCOME", "LAST EVENT"},
-		{string(result.TaskID), string(result.Outcome), string(result.LastEventID)},
+		{result.TaskID, string(result.Outcome), result.LastEventID},
 	})
 }
 
@@ -77,20 +78,20 @@ func (c *tasksCmd) Run(a *app) error {
 		return err
 	}
 	if a.json {
-		return a.printJSON(&gen.TaskList{Tasks: tasks})
+		return a.printJSON(&sdk.TaskList{Tasks: tasks})
 	}
 	rows := [][]string{{"TASK", "STATE", "AHEAD", "PRIORITY", "MODEL", "POOL", "TOKENS", "ACCEPTED"}}
 	for _, t := range tasks {
 		ahead := ""
-		if t.State == gen.TaskStateQueued {
+		if t.State == sdk.TaskStateQueued {
 			ahead = strconv.Itoa(t.QueuePosition)
 		}
 		state := string(t.State)
-		if t.DeletedAt.Set {
+		if !t.DeletedAt.IsZero() {
 			state += ", deleted"
 		}
 		rows = append(rows, []string{
-			string(t.TaskID), state, ahead, string(t.Priority), string(t.ModelRef), string(t.PoolID),
+			t.TaskID, state, ahead, string(t.Priority), t.ModelRef, t.PoolID,
 			strconv.Itoa(t.TokensOut), t.AcceptedAt.Local().Format(timeLayout),
 		})
 	}
@@ -101,8 +102,8 @@ func (c *tasksCmd) Run(a *app) error {
 const mostTasks = 500
 
 // list asks for more where the self-test's tasks, which it leaves out, took the place of others.
-func (c *tasksCmd) list(a *app) ([]gen.TaskStatus, error) {
-	tasks, err := a.client.List(a.ctx, gen.TaskState(c.State), c.Limit)
+func (c *tasksCmd) list(a *app) ([]sdk.TaskStatus, error) {
+	tasks, err := a.client.List(a.ctx, sdk.TaskState(c.State), c.Limit)
 	if err != nil || c.SelfTest {
 		return tasks, err
 	}
@@ -110,14 +111,14 @@ func (c *tasksCmd) list(a *app) ([]gen.TaskStatus, error) {
 	if len(others) == full || c.Limit > 0 && full < c.Limit {
 		return others, nil
 	}
-	tasks, err = a.client.List(a.ctx, gen.TaskState(c.State), mostTasks)
+	tasks, err = a.client.List(a.ctx, sdk.TaskState(c.State), mostTasks)
 	others = usersTasks(tasks)
 	return others[:min(len(others), cmp.Or(c.Limit, full))], err
 }
 
 // usersTasks are those that the server did not send itself.
-func usersTasks(tasks []gen.TaskStatus) []gen.TaskStatus {
-	return slices.DeleteFunc(slices.Clone(tasks), func(t gen.TaskStatus) bool { return t.Actor.Value == selfTestActor })
+func usersTasks(tasks []sdk.TaskStatus) []sdk.TaskStatus {
+	return slices.DeleteFunc(slices.Clone(tasks), func(t sdk.TaskStatus) bool { return t.Actor == selfTestActor })
 }
 
 type taskCmd struct {
@@ -134,32 +135,32 @@ func (c *taskCmd) Run(a *app) error {
 		return a.printJSON(t)
 	}
 	rows := [][]string{
-		{"task", string(t.TaskID)},
+		{"task", t.TaskID},
 		{"state", string(t.State)},
-		{"model", string(t.ModelRef)},
-		{"pool", string(t.PoolID)},
+		{"model", t.ModelRef},
+		{"pool", t.PoolID},
 		{"engine", t.Engine},
-		{"replica", t.ReplicaID.Or("")},
+		{"replica", t.ReplicaID},
 		{"workload", string(t.Workload)},
 		{"priority", string(t.Priority)},
-		{"sent by", t.Actor.Or("")},
-		{"seed", strconv.FormatInt(int64(t.Seed), 10)},
+		{"sent by", t.Actor},
+		{"seed", strconv.FormatInt(t.Seed, 10)},
 		{"determinism", string(t.Determinism)},
 		{"accepted", t.AcceptedAt.Local().Format(timeLayout)},
 		{"started", when(t.StartedAt)},
 		{"finished", when(t.FinishedAt)},
 		{"tokens in", strconv.Itoa(t.TokensIn)},
 		{"tokens out", strconv.Itoa(t.TokensOut)},
-		{"last event", string(t.LastEventID.Or(""))},
+		{"last event", t.LastEventID},
 	}
-	if t.State == gen.TaskStateQueued {
+	if t.State == sdk.TaskStateQueued {
 		rows = append(rows, []string{"ahead", strconv.Itoa(t.QueuePosition)},
-			[]string{"predicted start", duration(t.PredictedStartMs) + " after it was accepted"})
+			[]string{"predicted start", duration(t.PredictedStartMS) + " after it was accepted"})
 	}
-	if end, ok := t.End.Get(); ok {
-		rows = append(rows, []string{"decode time", duration(end.DecodeTimeMs)}, []string{"finished by", string(end.FinishReason)},
+	if end := t.End; end != nil {
+		rows = append(rows, []string{"decode time", duration(end.DecodeTimeMS)}, []string{"finished by", string(end.FinishReason)},
 			[]string{"fingerprint", end.Receipt.Fingerprint}, []string{"request", end.Receipt.RequestDigest},
-			[]string{"transcript", end.Receipt.TranscriptSHA256}, []string{"transcript form", string(end.Receipt.TranscriptForm.Or(gen.ReceiptTranscriptFormText))})
+			[]string{"transcript", end.Receipt.TranscriptSHA256}, []string{"transcript form", string(cmp.Or(end.Receipt.TranscriptForm, sdk.ReceiptTranscriptFormText))})
 		for _, event := range end.Receipt.ContinuedAt {
 			rows = append(rows, []string{"continued", fmt.Sprintf("by another worker, from event %d on", event)})
 		}
@@ -167,15 +168,15 @@ func (c *taskCmd) Run(a *app) error {
 			rows = append(rows, []string{"call", fmt.Sprintf("%s %s as %s", c.Name, c.Arguments, c.ID)})
 		}
 	}
-	if e, ok := t.Error.Get(); ok {
+	if e := t.Error; e != nil {
 		rows = append(rows, []string{"error", e.Message + " (" + string(e.Code) + ")"})
 	}
 	return a.table(rows)
 }
 
-func when(t gen.OptDateTime) string {
-	if at, ok := t.Get(); ok {
-		return at.Local().Format(timeLayout)
+func when(t time.Time) string {
+	if t.IsZero() {
+		return ""
 	}
-	return ""
+	return t.Local().Format(timeLayout)
 }

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -43,8 +42,8 @@ func (c *topCmd) Run(a *app) error {
 
 // load has everything that top shows.
 type load struct {
-	Pools []*gen.PoolHealth `json:"pools"`
-	GPUs  *gen.GPUList      `json:"gpus"`
+	Pools []*sdk.PoolHealth `json:"pools"`
+	GPUs  *sdk.GPUList      `json:"gpus"`
 }
 
 func (a *app) look() (*load, error) {
@@ -52,9 +51,9 @@ func (a *app) look() (*load, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &load{Pools: []*gen.PoolHealth{}}
+	l := &load{Pools: []*sdk.PoolHealth{}}
 	for _, p := range pools {
-		health, err := a.client.PoolHealth(a.ctx, string(p.ID))
+		health, err := a.client.PoolHealth(a.ctx, p.ID)
 		if e, ok := errors.AsType[*sdk.Error](err); ok && e.Status == http.StatusNotFound {
 			continue // the configuration has changed since
 		}
@@ -70,13 +69,13 @@ func (a *app) look() (*load, error) {
 // render makes the frame's text, for a screen of a width; 0: there is no bound.
 func (l *load) render(addr string, now time.Time, width int) (string, error) {
 	var ready, running, waiting int
-	all := make([]gen.Pool, len(l.Pools))
+	all := make([]sdk.Pool, len(l.Pools))
 	for i, p := range l.Pools {
 		all[i] = p.Pool
 		waiting += p.Pool.Queue.Depth
 		for _, r := range p.Replicas {
 			running += r.Active
-			if r.State == gen.ReplicaStateReady {
+			if r.State == sdk.ReplicaStateReady {
 				ready++
 			}
 		}
@@ -84,10 +83,10 @@ func (l *load) render(addr string, now time.Time, width int) (string, error) {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s  %s  %s, %s ready, %s running, %d waiting\n", oneLine(addr), now.Format(timeLayout), plural(len(all), "pool"),
 		plural(ready, "replica"), plural(running, "task"), waiting)
-	if problem, ok := l.GPUs.Problem.Get(); ok {
+	if problem := l.GPUs.Problem; problem != "" {
 		fmt.Fprintf(&b, "no GPU can be used: %s\n", oneLine(problem))
 	}
-	for _, table := range [][][]string{poolRows(all...), replicaRows(l.Pools...), gpuRows(l.GPUs.Gpus), holderRows(l.GPUs.Gpus)} {
+	for _, table := range [][][]string{poolRows(all...), replicaRows(l.Pools...), gpuRows(l.GPUs.GPUs), holderRows(l.GPUs.GPUs)} {
 		if len(table) < 2 {
 			continue
 		}

@@ -100,5 +100,5 @@ func TestTheScreenIsGivenBack(t *testing.T) {
 		require.Contains(t, giveBack, setting)
 	}
 	a := &app{ctx: t.Context(), out: writerFunc(func([]byte) (int, error) { return 0, errors.New("gone") })}
-	require.EqualError(t, a.watch(&load{GPUs: &gen.GPUList{}}, nil, nil), "gone")
+	require.EqualError(t, a.watch(&load{GPUs: &sdk.GPUList{}}, nil, nil), "gone")
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
@@ -15,11 +16,33 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/llama-orch/llama-orch/gen"
+	"github.com/alecthomas/kong"
+
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
 const usageHint = "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes"
+
+// nearer adds to an argument that a command does not take the name that may have been meant. The parser does so itself, but not behind a command that
+// stands for another one.
+func nearer(err error) error {
+	e, ok := errors.AsType[*kong.ParseError](err)
+	word, unexpected := strings.CutPrefix(err.Error(), "unexpected argument ")
+	if !ok || !unexpected || strings.Contains(word, ", ") || e.Context == nil {
+		return err
+	}
+	var known []string
+	for node := e.Context.Selected(); node != nil; node = node.Parent {
+		for _, child := range node.Children {
+			known = append(known, child.Name)
+		}
+	}
+	if name := nearest.Name(word, known); name != "" {
+		return fmt.Errorf("%w, did you mean %q?", err, name)
+	}
+	return err
+}
 
 // explain puts an error in words for a person at a command line.
 func (a *app) explain(err error) (message, label, hint string, after time.Duration) {
@@ -31,13 +54,16 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 	}
 	if e, ok := errors.AsType[*sdk.Error](err); ok {
 		message, hint = a.inWords(e.Message), a.inWords(e.Hint)
-		if e.Code == gen.ErrorCodeMISSINGTOKEN {
+		if e.Code == sdk.ErrorCodeMissingToken {
 			hint = "export " + tokenEnv + "=TOKEN: the server's"
 		}
-		if e.Code == gen.ErrorCodeBADTOKEN {
+		if e.Code == sdk.ErrorCodeBadToken {
 			hint = "compare " + tokenEnv + " here with the server's"
 		}
 		return message, string(e.Code), hint, e.RetryAfter
+	}
+	if e, ok := errors.AsType[*sdk.RequestError](err); ok {
+		return a.inWords(fmt.Sprintf("`%s`: %s", e.Field, e.Why)), "", usageHint, 0
 	}
 	if _, ok := errors.AsType[*sdk.UnreachableError](err); ok {
 		return err.Error(), "", unreachableHint(a.addr, err), 0

@@ -25,8 +25,8 @@ func TestErrorsAreInTheWordsOfTheCommand(t *testing.T) {
 	for _, c := range []struct{ args, said, want string }{
 		{"task x", `there is no task "x": GET /v1/tasks lists the recent ones`, "there is no task \"x\": `llama-orch tasks` lists the recent ones"},
 		{"models show x", `the catalog has no model "x": GET /v1/catalog/models lists those it has`, "the catalog has no model \"x\": `llama-orch models` lists those it has"},
-		{"artifact get x", "path parameter `id` must be a string that matches ^sha256-", "the id must be a string that matches ^sha256-"},
-		{"artifact get x", "it was removed since; GET /v1/artifacts lists those there are", "it was removed since; `llama-orch artifacts` lists those there are"},
+		{"artifact get " + anArtifact, "path parameter `id` must be a string that matches ^sha256-", "the id must be a string that matches ^sha256-"},
+		{"artifact get " + anArtifact, "it was removed since; GET /v1/artifacts lists those there are", "it was removed since; `llama-orch artifacts` lists those there are"},
 		{"run -m m p", "pool 'a.b' has no Ready replica now: try again in a moment; /v1/pools/a.b/health says why", "pool 'a.b' has no Ready replica now: try again in a moment; `llama-orch pool health a.b` says why"},
 		{"run -m m p", "see `/v1/pools/a/health`.", "see `llama-orch pool health a`."},
 		{"run -m m p", "`max_tokens` asks for 9; lower max_tokens to 2", "--max-tokens asks for 9; lower --max-tokens to 2"},
@@ -45,11 +45,16 @@ func TestErrorsAreInTheWordsOfTheCommand(t *testing.T) {
 		got := callWith(t.Context(), map[string]string{addrEnv: refusing(t, d.refuse)}, "", strings.Fields(c.args)...)
 		require.Equal(t, "error: "+c.want+" (NOT_FOUND)\n", got.err, c.args)
 	}
-	got := callWith(t.Context(), map[string]string{addrEnv: refusing(t, refusal(401, gen.ErrorCodeMISSINGTOKEN))}, "", "pools")
+	got := callWith(t.Context(), map[string]string{addrEnv: "http://127.0.0.1:1"}, "", "artifact", "get", "x")
+	require.Equal(t, exitUsage, got.code, "what breaks the contract is not sent (LO-903)")
+	require.Contains(t, got.err, "error: `id`: \"x\" is none: it has the length 1, and must have at least 71\n")
+	got = callWith(t.Context(), map[string]string{addrEnv: refusing(t, refusal(401, gen.ErrorCodeMISSINGTOKEN))}, "", "pools")
 	require.Contains(t, got.err, "hint: export LLORCH_API_TOKEN=TOKEN: the server's\n")
 	got = callWith(t.Context(), map[string]string{addrEnv: refusing(t, refusal(401, gen.ErrorCodeBADTOKEN))}, "", "pools")
 	require.Contains(t, got.err, "hint: compare LLORCH_API_TOKEN here with the server's\n")
 }
+
+var anArtifact = "sha256-" + strings.Repeat("0", 64)
 
 // refusing is a server that answers everything with an error.
 func refusing(t *testing.T, e *gen.ErrorStatusCodeWithHeaders) string {

@@ -186,3 +186,18 @@ Feature: Determinism
     And I follow task "again"
     Then the receipts of "first" and "again" agree in "tokens_cached"
     And streams "first" and "again" have the same tokens
+
+  @LO-942
+  Scenario: What a fingerprint stands for can be asked
+    Given the shared daemon
+    When I send GET "/v1/pools/default/health"
+    Then I keep its "replicas.0.fingerprint" as $PRINT
+    When I send GET "/v1/fingerprints/$PRINT"
+    Then the answer is 200
+    And its body has
+      | id           | $PRINT   |
+      | facts.engine | llamacpp |
+      | facts.slots  | 1        |
+    When I send GET "/v1/fingerprints/fp-0123456789abcdef"
+    Then the answer is 404 NOT_FOUND
+    And its message says "no replica of this server had the fingerprint"

@@ -13,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/harness/daemon"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/process"
@@ -68,7 +67,7 @@ func readable(t *testing.T, c *sdk.Client) {
 	require.NoError(t, err)
 	_, err = c.Capabilities(t.Context())
 	require.NoError(t, err)
-	_, err = c.List(t.Context(), gen.TaskState(""), 50)
+	_, err = c.List(t.Context(), "", 50)
 	require.NoError(t, err)
 }
 
@@ -128,8 +127,8 @@ func TestAnEngineThatCannotBe(t *testing.T) {
 			if err != nil {
 				return watch.Never(err)
 			}
-			if r := health.Replicas[0]; !strings.Contains(r.LastError.Or(""), says) {
-				return fmt.Errorf("replica is %s: %s", r.State, r.LastError.Or(""))
+			if r := health.Replicas[0]; !strings.Contains(r.LastError, says) {
+				return fmt.Errorf("replica is %s: %s", r.State, r.LastError)
 			}
 			return nil
 		}))

@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 	_ "modernc.org/sqlite"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/harness/fakeengine"
 	"github.com/llama-orch/llama-orch/harness/watch"
 	"github.com/llama-orch/llama-orch/sdk"
@@ -60,7 +59,7 @@ func TestARecordThatWasChanged(t *testing.T) {
 		require.EqualValues(t, 1, n, change)
 		var refused *sdk.Error
 		internal := func(err error) bool {
-			return errors.As(err, &refused) && refused.Status == http.StatusInternalServerError && refused.Code == gen.ErrorCodeINTERNAL
+			return errors.As(err, &refused) && refused.Status == http.StatusInternalServerError && refused.Code == sdk.ErrorCodeInternal
 		}
 		require.Eventually(t, func() bool { _, err := c.Get(t.Context(), id); return internal(err) }, watch.Patience, 10*time.Millisecond, "%s", change)
 		require.Contains(t, refused.Message, "`llama-orch rm "+id+"`")
@@ -75,7 +74,7 @@ func TestARecordThatWasChanged(t *testing.T) {
 		require.NoError(t, c.Delete(t.Context(), id))
 		_, err = c.Get(t.Context(), id)
 		require.ErrorAs(t, err, &refused)
-		require.Equal(t, gen.ErrorCodeDELETED, refused.Code)
+		require.Equal(t, sdk.ErrorCodeDeleted, refused.Code)
 	}
 }
 

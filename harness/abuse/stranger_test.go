@@ -12,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/harness/watch"
 	"github.com/llama-orch/llama-orch/sdk"
 )
@@ -51,12 +50,12 @@ func TestWhatAnswersIsNoEngine(t *testing.T) {
 				return watch.Never(err)
 			}
 			r := health.Replicas[0]
-			if said := r.LastError.Or(""); r.State != gen.ReplicaStateFailed || !strings.Contains(said, "is no llama-server") || strings.Contains(said, "again") {
+			if said := r.LastError; r.State != sdk.ReplicaStateFailed || !strings.Contains(said, "is no llama-server") || strings.Contains(said, "again") {
 				return fmt.Errorf("%s: replica is %s: %s", name, r.State, said)
 			}
 			return nil
 		}))
-		_, err := c.Submit(t.Context(), &gen.TaskRequest{ModelRef: gen.ModelRef(id), Prompt: gen.NewOptString("x")})
+		_, err := c.Submit(t.Context(), &sdk.TaskRequest{ModelRef: id, Prompt: "x"})
 		var refused *sdk.Error
 		require.ErrorAs(t, err, &refused, name)
 		require.NotContains(t, refused.Message, "send the task again", name)

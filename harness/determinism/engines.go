@@ -30,19 +30,42 @@ var (
 	serverVersion  = regexp.MustCompile(`^b\d+-[0-9a-f]{7,}$`)
 )
 
+// Real reports whether an engine's version is that of a real llama.cpp: the built-in worker or a llama-server.
+func Real(version string) bool {
+	return builtinVersion.MatchString(version) || serverVersion.MatchString(version)
+}
+
+// RequiresReal reports whether only real engines count (`REQUIRE_REAL_LLAMA=1`).
+func RequiresReal() bool {
+	required, _ := strconv.ParseBool(os.Getenv(requireReal))
+	return required
+}
+
+// LlamaServer returns the path of this machine's llama-server. If there is none, absent says why; if one is required, that is the error.
+func LlamaServer() (path string, absent, err error) {
+	path, err = provision.LocateLlamaServer()
+	switch {
+	case err == nil:
+		return path, nil, nil
+	case RequiresReal():
+		return "", nil, fmt.Errorf("%s=1 wants a real llama-server beside the built-in worker: %w", requireReal, err)
+	case os.Getenv(provision.EnvLlamaServer) != "":
+		return "", nil, err // somebody wants it to run
+	}
+	return "", err, nil
+}
+
 // engines lists the engines of this machine, and says why the others are missing. The built-in engine is never missing.
 func (l *lab) engines() (present []engine, absent []string, err error) {
 	present = []engine{{name: "built-in", provisioning: "{mode: builtin}", versions: builtinVersion, other: otherLibs}}
-	server, err := provision.LocateLlamaServer()
-	switch required, _ := strconv.ParseBool(os.Getenv(requireReal)); {
-	case err == nil:
-		present = append(present, llamaServer(server))
-	case required:
-		return nil, nil, fmt.Errorf("%s=1 wants a real llama-server beside the built-in worker: %w", requireReal, err)
-	case os.Getenv(provision.EnvLlamaServer) != "":
-		return nil, nil, err // somebody wants it to run
+	server, why, err := LlamaServer()
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case why != nil:
+		absent = append(absent, fmt.Sprintf("llama-server: not run, because it is not there: %v", why))
 	default:
-		absent = append(absent, fmt.Sprintf("llama-server: not run, because it is not there: %v", err))
+		present = append(present, llamaServer(server))
 	}
 	return present, absent, nil
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/pact-foundation/pact-go/v2/matchers"
 	"github.com/stretchr/testify/require"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -30,7 +29,7 @@ const (
 
 // known is an artifact whose bytes both sides know.
 type known struct {
-	kind    gen.ArtifactKind
+	kind    sdk.ArtifactKind
 	media   string
 	taskID  string
 	content string
@@ -39,8 +38,8 @@ type known struct {
 // artifacts are those of the state stateStored. The bundle's type is not JSON, since Pact's library would write JSON in its own way, and clients compare
 // every byte with the id.
 var artifacts = map[string]known{
-	"plan":  {gen.ArtifactKindPlan, "text/markdown", "planned", "# A plan"},
-	"proof": {gen.ArtifactKindProof, "text/plain", "proven", proofBundle()},
+	"plan":  {sdk.ArtifactKindPlan, "text/markdown", "planned", "# A plan"},
+	"proof": {sdk.ArtifactKindProof, "text/plain", "proven", proofBundle()},
 }
 
 // proofBundle is a bundle of another server's task, which serves as well as any.
@@ -60,10 +59,10 @@ func (k known) id() string {
 	return "sha256-" + hex.EncodeToString(sum[:])
 }
 
-func (k known) request() *gen.ArtifactRequest {
-	return &gen.ArtifactRequest{
-		Kind: k.kind, MediaType: gen.NewOptString(k.media), TaskID: gen.NewOptTaskID(gen.TaskID(k.taskID)), Content: k.content,
-		Encoding: gen.NewOptArtifactRequestEncoding(gen.ArtifactRequestEncodingUtf8),
+func (k known) request() *sdk.ArtifactRequest {
+	return &sdk.ArtifactRequest{
+		Kind: k.kind, MediaType: k.media, TaskID: k.taskID, Content: k.content,
+		Encoding: sdk.ArtifactRequestEncodingUTF8,
 	}
 }
 
@@ -189,32 +188,32 @@ func sdkCatalogCalls() []call {
 	plan, proof := artifacts["plan"], artifacts["proof"]
 	return []call{
 		sdkCall(addModel("an addition of a model", object{"id": shelf, "ref": shelfModel, "wait_ms": 20000}), func(t *testing.T, c *sdk.Client) {
-			m, err := c.AddModel(t.Context(), &gen.ModelRequest{ID: gen.NewOptModelID(shelf), Ref: shelfModel, WaitMs: gen.NewOptInt64(20000)})
+			m, err := c.AddModel(t.Context(), &sdk.ModelRequest{ID: shelf, Ref: shelfModel, WaitMS: new(int64(20000))})
 			require.NoError(t, err)
-			require.Equal(t, gen.ModelStateActive, m.State)
+			require.Equal(t, sdk.ModelStateActive, m.State)
 		}),
 		sdkRefused(addModel("", object{"ref": "ftp://models.example/m.gguf"}).refused("an addition of what is no ref", 400, refusal(task.InvalidParams, false)),
 			func(t *testing.T, c *sdk.Client) error {
-				_, err := c.AddModel(t.Context(), &gen.ModelRequest{Ref: "ftp://models.example/m.gguf"})
+				_, err := c.AddModel(t.Context(), &sdk.ModelRequest{Ref: "ftp://models.example/m.gguf"})
 				return err
 			}),
 		sdkRefused(addModel("", object{"id": shelf, "ref": shelfModel, "digest": "sha256:" + strings.Repeat("0", 64), "wait_ms": 20000}).
 			refused("an addition with another digest", 403, refusal(task.UntrustedArtifact, false)),
 			func(t *testing.T, c *sdk.Client) error {
-				_, err := c.AddModel(t.Context(), &gen.ModelRequest{
-					ID: gen.NewOptModelID(shelf), Ref: shelfModel, Digest: gen.NewOptString("sha256:" + strings.Repeat("0", 64)), WaitMs: gen.NewOptInt64(20000),
+				_, err := c.AddModel(t.Context(), &sdk.ModelRequest{
+					ID: shelf, Ref: shelfModel, Digest: "sha256:" + strings.Repeat("0", 64), WaitMS: new(int64(20000)),
 				})
 				return err
 			}),
 		sdkCall(listModels("a list of the active models", map[string]string{"state": "Active"}), func(t *testing.T, c *sdk.Client) {
-			list, err := c.Models(t.Context(), gen.ModelStateActive)
+			list, err := c.Models(t.Context(), sdk.ModelStateActive)
 			require.NoError(t, err)
 			require.Len(t, list, 1)
 		}),
 		sdkCall(showModel("a look at a model", shelf), func(t *testing.T, c *sdk.Client) {
 			m, err := c.Model(t.Context(), shelf)
 			require.NoError(t, err)
-			require.Equal(t, 256, m.Metadata.Value.CtxMax)
+			require.Equal(t, 256, m.Metadata.CtxMax)
 		}),
 		sdkRefused(showModel("", unknown).refused("a look at an unknown model", 404, missing), func(t *testing.T, c *sdk.Client) error {
 			_, err := c.Model(t.Context(), unknown)
@@ -228,13 +227,13 @@ func sdkCatalogCalls() []call {
 		sdkCall(retireModel("a retirement", shelf, 60000), func(t *testing.T, c *sdk.Client) {
 			m, err := c.RetireModel(t.Context(), shelf, time.Minute)
 			require.NoError(t, err)
-			require.Equal(t, gen.ModelStateRetired, m.State)
-			require.True(t, m.DrainBy.Set)
+			require.Equal(t, sdk.ModelStateRetired, m.State)
+			require.False(t, m.DrainBy.IsZero())
 		}),
 		sdkCall(activateModel("an activation", shelf), func(t *testing.T, c *sdk.Client) {
 			m, err := c.ActivateModel(t.Context(), shelf)
 			require.NoError(t, err)
-			require.Equal(t, gen.ModelStateActive, m.State)
+			require.Equal(t, sdk.ModelStateActive, m.State)
 		}),
 		sdkCall(deleteModel("a removal of a model", shelf), func(t *testing.T, c *sdk.Client) { require.NoError(t, c.DeleteModel(t.Context(), shelf)) }),
 		sdkRefused(deleteModel("", unknown).refused("a removal of an unknown model", 404, missing), func(t *testing.T, c *sdk.Client) error {
@@ -247,18 +246,18 @@ func sdkCatalogCalls() []call {
 		sdkCall(putArtifact("an artifact to be stored", plan, plan.body()), func(t *testing.T, c *sdk.Client) {
 			a, err := c.PutArtifact(t.Context(), plan.request())
 			require.NoError(t, err)
-			require.Equal(t, plan.id(), string(a.ID))
+			require.Equal(t, plan.id(), a.ID)
 		}),
 		sdkRefused(putArtifact("", plan, with(plan.body(), object{"content": "#", "encoding": "base64"})).
 			refused("an artifact that is not spelled as it says", 400, refusal(task.InvalidParams, false)), func(t *testing.T, c *sdk.Client) error {
 			r := plan.request()
 			r.Content = "#"
-			r.Encoding.SetTo(gen.ArtifactRequestEncodingBase64)
+			r.Encoding = sdk.ArtifactRequestEncodingBase64
 			_, err := c.PutArtifact(t.Context(), r)
 			return err
 		}),
 		sdkCall(listArtifacts("a list of the plans of a task", "plan", map[string]string{"kind": "plan", "task_id": "planned", "limit": "1"}), func(t *testing.T, c *sdk.Client) {
-			list, err := c.Artifacts(t.Context(), sdk.ArtifactFilter{Kind: gen.ArtifactKindPlan, TaskID: "planned", Limit: 1})
+			list, err := c.Artifacts(t.Context(), sdk.ArtifactFilter{Kind: sdk.ArtifactKindPlan, TaskID: "planned", Limit: 1})
 			require.NoError(t, err)
 			require.Len(t, list, 1)
 		}),
@@ -288,7 +287,7 @@ func cliCatalogCalls() []call {
 	missing := refusal(task.NotFound, false)
 	plan, proof := artifacts["plan"], artifacts["proof"]
 	// The artifact's bytes come from stdin.
-	said := known{gen.ArtifactKindSummary, "text/plain", "cli-task", prompt}
+	said := known{sdk.ArtifactKindSummary, "text/plain", "cli-task", prompt}
 	fetching := addModel("models add", object{"id": shelf, "ref": shelfModel})
 	fetching.answer = with(shelvedAs("Active"), object{
 		"state": matchers.Regex("Fetching", "^(Fetching|Active)$"), "digest": like(""), "verified": like(false), "size_bytes": count, "warnings": like([]any{}),

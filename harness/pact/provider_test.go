@@ -19,7 +19,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/pact-foundation/pact-go/v2/provider"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
@@ -27,7 +26,6 @@ import (
 	"go.uber.org/zap/zaptest"
 	"golang.org/x/sys/unix"
 
-	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/harness/tape"
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/service/app"
@@ -180,10 +178,8 @@ var states = map[string]seeding{
 	},
 }
 
-func (o *orchestrator) submit(ctx context.Context, model gen.ModelRef, id string) error {
-	_, err := o.client.Submit(ctx, &gen.TaskRequest{
-		TaskID: gen.NewOptTaskID(gen.TaskID(id)), ModelRef: model, Prompt: gen.NewOptString(prompt), Seed: gen.NewOptSeed(seed),
-	})
+func (o *orchestrator) submit(ctx context.Context, model string, id string) error {
+	_, err := o.client.Submit(ctx, &sdk.TaskRequest{TaskID: id, ModelRef: model, Prompt: prompt, Seed: new(int64(seed))})
 	if err == nil && model == "slow" {
 		o.toCancel = append(o.toCancel, id)
 	}
@@ -193,7 +189,7 @@ func (o *orchestrator) submit(ctx context.Context, model gen.ModelRef, id string
 // completed makes sure that a task has been submitted and has ended, and returns the task's first event.
 func completed(ctx context.Context, o *orchestrator, id string) (map[string]string, error) {
 	_, err := o.client.Get(ctx, id)
-	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == gen.ErrorCodeNOTFOUND {
+	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == sdk.ErrorCodeNotFound {
 		err = o.submit(ctx, "haiku", id)
 	}
 	if err != nil {
@@ -216,20 +212,14 @@ func completed(ctx context.Context, o *orchestrator, id string) (map[string]stri
 
 // begin begins a session anew.
 func (o *orchestrator) begin(ctx context.Context, id string, tokens int64) error {
-	parsed, err := uuid.Parse(id)
-	if err != nil {
-		return err
-	}
-	err = o.client.DeleteSession(ctx, gen.SessionID(parsed))
-	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == gen.ErrorCodeNOTFOUND {
+	err := o.client.DeleteSession(ctx, id)
+	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == sdk.ErrorCodeNotFound {
 		err = nil
 	}
 	if err != nil {
 		return err
 	}
-	_, err = o.client.CreateSession(ctx, &gen.SessionRequest{
-		SessionID: gen.NewOptSessionID(gen.SessionID(parsed)), MaxTurns: gen.NewOptInt(4), Budget: gen.NewOptBudget(gen.Budget{Tokens: gen.NewOptInt64(tokens)}),
-	})
+	_, err = o.client.CreateSession(ctx, &sdk.SessionRequest{SessionID: id, MaxTurns: 4, Budget: &sdk.Budget{Tokens: tokens}})
 	return err
 }
 
@@ -264,7 +254,7 @@ func spare(ctx context.Context, o *orchestrator, _ string) (map[string]string, e
 // unshelved takes the model out of the catalog.
 func unshelved(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
 	err := o.client.DeleteModel(ctx, shelf)
-	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == gen.ErrorCodeNOTFOUND {
+	if e, ok := errors.AsType[*sdk.Error](err); ok && e.Code == sdk.ErrorCodeNotFound {
 		return nil, nil
 	}
 	return nil, err
@@ -272,7 +262,7 @@ func unshelved(ctx context.Context, o *orchestrator, _ string) (map[string]strin
 
 // shelved makes sure that the catalog has the model and that it is active.
 func shelved(ctx context.Context, o *orchestrator, _ string) (map[string]string, error) {
-	_, err := o.client.AddModel(ctx, &gen.ModelRequest{ID: gen.NewOptModelID(shelf), Ref: shelfModel})
+	_, err := o.client.AddModel(ctx, &sdk.ModelRequest{ID: shelf, Ref: shelfModel})
 	if err == nil {
 		_, err = o.client.WaitModel(ctx, shelf, nil)
 	}

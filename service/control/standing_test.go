@@ -108,3 +108,10 @@ func TestAnOnDemandPoolWithoutItsFileIsNotReady(t *testing.T) {
 	require.NoError(t, err)
 	o.soon(func() bool { return o.stands("od") == task.PoolUnloaded })
 }
+
+// LO-942: an operator may have written a key among an engine's arguments.
+func TestKeysAreNotShownAmongAnEnginesArguments(t *testing.T) {
+	flags := []string{"--jinja", "--api-key", "s3cret", "--hf-token=t0ken", "-ctk", "q8_0", "--api-key-file", "/etc/key"}
+	require.Equal(t, []string{"--jinja", "--api-key", hidden, "--hf-token=" + hidden, "-ctk", "q8_0", "--api-key-file", hidden}, redacted(flags))
+	require.Equal(t, "s3cret", flags[2], "the facts stay what they are")
+}

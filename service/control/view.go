@@ -168,6 +168,48 @@ func (f views) view(p config.Pool) api.PoolView {
 	}
 }
 
+// Fingerprint says what a fingerprint stands for (LO-942).
+func (f views) Fingerprint(id string) (api.FingerprintView, error) {
+	known, ok := f.manager.Fingerprint(id)
+	if !ok {
+		return api.FingerprintView{}, task.Errorf(task.NotFound, "no replica of this server had the fingerprint %.80q, or so long ago that it is forgotten: "+
+			"the replicas' own are in the health of their pools", id)
+	}
+	facts := known.Facts
+	v := api.FingerprintView{
+		ID: id, Seen: known.Seen, Engine: facts.Engine, Build: facts.Build, System: facts.System, Device: facts.Device, EngineDigest: facts.EngineDigest,
+		ModelDigest: facts.ModelDigest, Threads: facts.Threads, Ctx: facts.Ctx, Slots: facts.Slots, Batch: facts.Batch, Flags: redacted(facts.Flags),
+		Files: facts.Files, BuildRef: facts.BuildRef, BuildFlags: facts.BuildFlags,
+	}
+	for _, pool := range f.manager.Pools() {
+		for _, r := range f.manager.Infos(pool) {
+			if r.Fingerprint == id {
+				v.Replicas = append(v.Replicas, r.ID)
+			}
+		}
+	}
+	return v, nil
+}
+
+// redacted are an engine's arguments without the keys that an operator may have written there.
+func redacted(flags []string) []string {
+	secret := func(name string) bool {
+		return strings.HasPrefix(name, "-") && slices.ContainsFunc([]string{"key", "token", "secret", "password"}, func(word string) bool { return strings.Contains(name, word) })
+	}
+	out := slices.Clone(flags)
+	for i, flag := range flags {
+		if name, _, joined := strings.Cut(flag, "="); joined && secret(name) {
+			out[i] = name + "=" + hidden
+		} else if i > 0 && secret(flags[i-1]) && !strings.Contains(flags[i-1], "=") {
+			out[i] = hidden
+		}
+	}
+	return out
+}
+
+// hidden stands for a key.
+const hidden = "(not shown)"
+
 func (f views) Health(id string) (api.HealthView, error) {
 	for _, p := range f.config().Pools {
 		if p.ID != id {

@@ -62,6 +62,29 @@ func Check(path string) error {
 	return nil
 }
 
+// Read reads the header of a model's file, with all its parts, after Check has passed it.
+func Read(model string) (file *parser.GGUFFile, err error) {
+	defer func() {
+		if p := recover(); p != nil { // the parser panics if a header contradicts itself
+			file, err = nil, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
+		}
+	}()
+	parts, err := Parts(model) // the parser reads all of them
+	if err != nil {
+		return nil, fmt.Errorf("read the model's header: %w", err)
+	}
+	for _, part := range parts {
+		if err := Check(part); err != nil {
+			return nil, fmt.Errorf("read the model's header: %w", err)
+		}
+	}
+	if file, err = parser.ParseGGUFFile(model, parser.UseMMap()); err != nil {
+		return nil, fmt.Errorf("read the model's header: %w", err)
+	}
+	file.Architecture() // it may panic too
+	return file, nil
+}
+
 func (s *scan) header() error {
 	magic, err := s.u32()
 	if err != nil {

@@ -123,6 +123,8 @@ type Options struct {
 	SaveDir string
 	// LearnedFile keeps over a restart what workers were seen to take (LO-501). Empty: nothing is kept.
 	LearnedFile string
+	// KnownFile keeps over a restart what fingerprints stand for. Empty: nothing is kept.
+	KnownFile string
 	// CheckGPU returns nil where the device mask can be used. Nil: none can.
 	CheckGPU func(mask string) error
 	// VRAM grants the cards' memory. Nil: CheckGPU alone decides, and nobody counts the memory.
@@ -159,6 +161,7 @@ type Manager struct {
 	metrics  *metrics
 	digests  digests
 	learned  vram.Learned
+	known    known
 	host     host
 	launcher *process.Launcher
 	layout   atomic.Pointer[layout]  // replaced under mu, read without a lock
@@ -374,6 +377,9 @@ func (m *Manager) Start(ctx context.Context) error {
 		return err
 	}
 	if err := m.learned.Recall(m.opts.LearnedFile, m.now(), m.log); err != nil {
+		return err
+	}
+	if err := m.known.recall(m.opts.KnownFile, m.now(), m.log); err != nil {
 		return err
 	}
 	m.started = true

@@ -348,6 +348,9 @@ func (r *replica) live(log *zap.Logger) (why *loss) {
 	observed := r.settleClaim(w)
 	r.abortable(nil) // from here on it is drained before it ends
 	r.adopt(w, plan, props)
+	if err := r.m.known.learn(w.facts, r.m.now()); err != nil {
+		log.Warn("what this replica's fingerprint stands for is not kept over a restart", zap.Error(err))
+	}
 	r.serve(w, observed)
 	log.Info("replica is ready", zap.String("engine", r.spec.Engine), zap.String("engine_version", props.Build),
 		zap.String("url", base), zap.String("fingerprint", Fingerprint(w.facts)), zap.Ints("cards", w.claim.cards),

@@ -3,21 +3,15 @@
 package vram
 
 import (
-	"bytes"
 	"cmp"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/atomicfile"
+	"github.com/llama-orch/llama-orch/service/keptfile"
 )
 
 const (
@@ -25,8 +19,6 @@ const (
 	fileVersion = 1
 	// keptLoads is how many loads are kept over a restart: those seen last.
 	keptLoads = 512
-	// fileBytes bounds what is read of the file.
-	fileBytes = 4 << 20
 )
 
 // learnedFile is what was learned of memory, as it is kept over a restart (LO-501).
@@ -51,69 +43,35 @@ func (l *Learned) Recall(path string, now time.Time, log *zap.Logger) error {
 		return nil
 	}
 	l.path = path
-	data, err := readBounded(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	var loads []entry
-	if err == nil {
-		loads, err = parse(data)
-	}
+	kept, err := keptfile.Recall(path, "what was learned of the models' memory", learnedFile.check, now, log)
 	if err != nil {
-		aside := path + ".aside-" + now.UTC().Format("20060102T150405.000Z")
-		log.Warn("what was learned of the models' memory cannot be read, so it is set aside and learned anew", zap.String("moved_to", aside), zap.Error(err))
-		if err := os.Rename(path, aside); err != nil {
-			return fmt.Errorf("set %s aside: %w; let the user who runs orchestratord write the folder", path, err)
-		}
-		return nil
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, m := range loads {
+	for _, m := range kept.Loads {
 		lesson := l.lesson(Load{Model: m.Model, Ctx: m.Ctx, Slots: m.Slots, Cards: m.Cards})
 		lesson.observed, lesson.seen = m.Observed, time.Unix(m.Seen, 0)
 	}
 	return nil
 }
 
-func readBounded(path string) ([]byte, error) {
-	file, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }()
-	data, err := io.ReadAll(io.LimitReader(file, fileBytes+1))
-	if err == nil && len(data) > fileBytes {
-		err = fmt.Errorf("it has more than %d bytes", fileBytes)
-	}
-	return data, err
-}
-
-// parse reads the file's content, and refuses what makes no sense.
-func parse(data []byte) ([]entry, error) {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.DisallowUnknownFields()
-	var f learnedFile
-	if err := decoder.Decode(&f); err != nil {
-		return nil, err
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("more follows its content")
-	}
+// check refuses what makes no sense.
+func (f learnedFile) check() error {
 	if f.Version != fileVersion {
-		return nil, fmt.Errorf("it is of version %d, and this program writes %d", f.Version, fileVersion)
+		return fmt.Errorf("it is of version %d, and this program writes %d", f.Version, fileVersion)
 	}
 	for i, m := range f.Loads {
 		if m.Model == "" || m.Ctx < 0 || m.Slots < 1 || m.Cards < 0 || len(m.Observed) == 0 {
-			return nil, fmt.Errorf("its load %d makes no sense", i)
+			return fmt.Errorf("its load %d makes no sense", i)
 		}
 		for class, taken := range m.Observed {
 			if class == "" || taken <= 0 || taken > 1<<50 {
-				return nil, fmt.Errorf("what its load %d took makes no sense", i)
+				return fmt.Errorf("what its load %d took makes no sense", i)
 			}
 		}
 	}
-	return f.Loads, nil
+	return nil
 }
 
 // keep writes what is known, whole or not at all. It holds a lock for as long as it writes, so that an older state never replaces a
@@ -124,11 +82,7 @@ func (l *Learned) keep() error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	data, err := json.MarshalIndent(learnedFile{fileVersion, l.known()}, "", " ")
-	if err != nil {
-		return err
-	}
-	return atomicfile.Write(l.path, append(data, '\n'), 0o600)
+	return keptfile.Keep(l.path, learnedFile{fileVersion, l.known()})
 }
 
 // known are the loads that were seen last, the newest first.

@@ -48,6 +48,8 @@ type Sessions interface {
 type Pools interface {
 	Pools() []PoolView
 	Health(id string) (HealthView, error) // *task.Error NOT_FOUND
+	// Fingerprint says what a fingerprint stands for. *task.Error NOT_FOUND.
+	Fingerprint(id string) (FingerprintView, error)
 	GPUs() GPUsView
 	// Ready returns nil when a task sent now would be accepted and has a way to run, else a *task.Error with the reasons (LO-841).
 	Ready(ctx context.Context) error
@@ -110,6 +112,18 @@ type HealthView struct {
 	Pool     PoolView
 	Replicas []ReplicaView
 	GPUs     []GPUView
+}
+
+// FingerprintView is what a fingerprint stands for: all facts that can change a replica's bytes.
+type FingerprintView struct {
+	ID                            string
+	Seen                          time.Time // when a replica with it got ready last
+	Replicas                      []string  // that have it now
+	Engine, Build, System, Device string
+	EngineDigest, ModelDigest     string
+	Threads, Ctx, Slots, Batch    int
+	Flags, Files, BuildFlags      []string
+	BuildRef                      string
 }
 
 // ReplicaView is one worker process. State is one of the contract's.

@@ -31,6 +31,7 @@ var live = map[gen.OperationName]bool{
 	gen.GetCapabilitiesOperation:    true,
 	gen.ListPoolsOperation:          true,
 	gen.GetPoolHealthOperation:      true,
+	gen.GetFingerprintOperation:     true,
 	gen.DrainPoolOperation:          true,
 	gen.ReloadPoolOperation:         true,
 	gen.ResumePoolOperation:         true,

@@ -103,6 +103,26 @@ func (h pools) GetPoolHealth(_ context.Context, p gen.GetPoolHealthParams) (*gen
 	return &gen.PoolHealthHeaders{Response: out}, nil
 }
 
+// GetFingerprint says what a fingerprint stands for (LO-942).
+func (h pools) GetFingerprint(_ context.Context, p gen.GetFingerprintParams) (*gen.FingerprintHeaders, error) {
+	v, err := h.Pools.Fingerprint(string(p.ID))
+	if err != nil {
+		return nil, err
+	}
+	return &gen.FingerprintHeaders{Response: gen.Fingerprint{
+		ID: p.ID, SeenAt: v.Seen, Replicas: clipAll(v.Replicas, maxName),
+		Facts: gen.Facts{
+			Engine: v.Engine, Build: task.Clip(v.Build, maxMessage), System: task.Clip(v.System, maxMessage), Device: task.Clip(v.Device, maxMessage),
+			EngineDigest: task.Clip(v.EngineDigest, maxMessage), ModelDigest: task.Clip(v.ModelDigest, maxName),
+			Threads: v.Threads, Ctx: v.Ctx, Slots: v.Slots, Batch: v.Batch,
+			Flags: clipAll(v.Flags, maxArgument), Files: v.Files, BuildRef: optString(task.Clip(v.BuildRef, maxMessage)), BuildFlags: v.BuildFlags,
+		},
+	}}, nil
+}
+
+// maxArgument is what the contract allows of one of an engine's arguments.
+const maxArgument = 65536
+
 // maxLogLines is what the contract allows of a replica.
 const maxLogLines = 256
 

@@ -82,6 +82,13 @@ func (f *fakePools) Pools() []PoolView {
 	}}
 }
 
+func (f *fakePools) Fingerprint(id string) (FingerprintView, error) {
+	if id != "fp-1" {
+		return FingerprintView{}, task.Errorf(task.NotFound, "no replica had it")
+	}
+	return FingerprintView{ID: id, Seen: time.Unix(0, 0), Replicas: []string{"default-0"}, Engine: "llamacpp", Build: "b1", Ctx: 256, Slots: 1, Flags: []string{"--jinja"}}, nil
+}
+
 func (f *fakePools) Health(id string) (HealthView, error) {
 	if id != "default" {
 		return HealthView{}, task.Errorf(task.NotFound, "there is no pool %q; known: default", id)

@@ -37,35 +37,12 @@ type sizer struct {
 // size reads the header. With an error the sizer guesses.
 func size(w engine.Worker, fileBytes int64) (engine.Sizer, error) {
 	s := &sizer{w: w, size: fileBytes}
-	file, err := header(w.Model)
+	file, err := gguf.Read(w.Model)
 	if err != nil {
 		return s, err
 	}
 	s.file, s.own = file, int(min(file.Architecture().MaximumContextLength, maxCtx))
 	return s, nil
-}
-
-// header reads the header of a model's file.
-func header(model string) (file *parser.GGUFFile, err error) {
-	defer func() {
-		if p := recover(); p != nil { // the parser panics if a header contradicts itself
-			file, err = nil, fmt.Errorf("read the model's header, which contradicts itself: %v", p)
-		}
-	}()
-	parts, err := gguf.Parts(model) // the parser reads all of them
-	if err != nil {
-		return nil, fmt.Errorf("read the model's header: %w", err)
-	}
-	for _, part := range parts {
-		if err := gguf.Check(part); err != nil {
-			return nil, fmt.Errorf("read the model's header: %w", err)
-		}
-	}
-	if file, err = parser.ParseGGUFFile(model, parser.UseMMap()); err != nil {
-		return nil, fmt.Errorf("read the model's header: %w", err)
-	}
-	file.Architecture() // it may panic too
-	return file, nil
 }
 
 // OwnCtx implements engine.Sizer.

@@ -13,6 +13,7 @@ import (
 	parser "github.com/gpustack/gguf-parser-go"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/gguf"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -190,7 +191,7 @@ func piece(w engine.Worker) int {
 	case w.Prefixes.Reuse == engine.ReusingWhereProven && (w.Cards > 0 || !harmless(w.Args)):
 		return 0
 	}
-	model, err := header(w.Model)
+	model, err := gguf.Read(w.Model)
 	if err != nil || !rewinds(model) {
 		return 0
 	}
