@@ -14,8 +14,8 @@ import (
 
 // The defaults of Patience.
 const (
-	DefaultTries = 10
-	DefaultTime  = 5 * time.Minute
+	defaultTries = 10
+	defaultTime  = 5 * time.Minute
 )
 
 // The waits of Backoff where the server has no figure.
@@ -26,8 +26,8 @@ const (
 
 // Patience bounds Backoff. Its zero value has the defaults.
 type Patience struct {
-	Tries int           // calls at most. Default DefaultTries
-	Time  time.Duration // waits at most, all together. Default DefaultTime
+	Tries int           // calls at most. Default 10
+	Time  time.Duration // waits at most, all together. Default 5 min
 	// Repeatable says that the call may be made twice without harm, as a Submit with a TaskID may: it is also made again where its answer was lost.
 	Repeatable bool
 	// OnWait, if set, is called before each wait.
@@ -39,10 +39,10 @@ type Patience struct {
 // tries are used up, or at once when the wait would pass the bound on time.
 func Backoff[T any](ctx context.Context, p Patience, call func(context.Context) (T, error)) (T, error) {
 	if p.Tries <= 0 {
-		p.Tries = DefaultTries
+		p.Tries = defaultTries
 	}
 	if p.Time <= 0 {
-		p.Time = DefaultTime
+		p.Time = defaultTime
 	}
 	delays := backoff.NewExponentialBackOff()
 	delays.InitialInterval, delays.MaxInterval, delays.Multiplier = firstWait, longWait, 2

@@ -52,10 +52,10 @@ import (
 
 // The defaults of Options.
 const (
-	DefaultReconnects     = 8
-	DefaultReconnectDelay = 250 * time.Millisecond
-	DefaultIdleTimeout    = time.Minute
-	DefaultMaxEventBytes  = 64 << 20
+	defaultReconnects     = 8
+	defaultReconnectDelay = 250 * time.Millisecond
+	defaultIdleTimeout    = time.Minute
+	defaultMaxEventBytes  = 64 << 20
 )
 
 // headerTimeout bounds the wait for an answer's first bytes. No operation takes that long before it answers, except for those that load models, and a
@@ -69,19 +69,18 @@ type Options struct {
 
 	// HTTPClient carries the requests. It needs a Timeout of 0, since streams last. Default: a client of its own.
 	HTTPClient *http.Client
-	// Reconnects bounds the attempts to get a broken stream back, counted from the last numbered event. Negative: none. Default
-	// DefaultReconnects.
+	// Reconnects bounds the attempts to get a broken stream back, counted from the last numbered event. Negative: none. Default 8.
 	Reconnects int
 	// ReconnectDelay is the mean wait before the first reconnect. It doubles each time, up to 30 times its value, with jitter. If the server
 	// asks for a longer wait with Retry-After, the client waits for up to a minute; if the server asks for more, its error is returned.
-	// Default DefaultReconnectDelay.
+	// Default 250 ms.
 	ReconnectDelay time.Duration
 	// OnReconnect, if set, is called before the wait for a reconnect, from the goroutine that reads the stream.
 	OnReconnect func(cause error, wait time.Duration)
 	// IdleTimeout is how long a stream may be silent before its connection counts as broken. Keep-alive comments break the silence. Negative:
-	// for ever. Default DefaultIdleTimeout.
+	// for ever. Default a minute.
 	IdleTimeout time.Duration
-	// MaxEventBytes bounds one event of a stream, and the body of any other answer. Default DefaultMaxEventBytes.
+	// MaxEventBytes bounds one event of a stream, and the body of any other answer. Default 64 MiB.
 	MaxEventBytes int
 }
 
@@ -119,16 +118,16 @@ func New(opts Options) (*Client, error) {
 		patient = &http.Client{Transport: transport}
 	}
 	if opts.Reconnects == 0 {
-		opts.Reconnects = DefaultReconnects
+		opts.Reconnects = defaultReconnects
 	}
 	if opts.ReconnectDelay <= 0 {
-		opts.ReconnectDelay = DefaultReconnectDelay
+		opts.ReconnectDelay = defaultReconnectDelay
 	}
 	if opts.IdleTimeout == 0 {
-		opts.IdleTimeout = DefaultIdleTimeout
+		opts.IdleTimeout = defaultIdleTimeout
 	}
 	if opts.MaxEventBytes <= 0 {
-		opts.MaxEventBytes = DefaultMaxEventBytes
+		opts.MaxEventBytes = defaultMaxEventBytes
 	}
 	return &Client{opts: opts, base: strings.TrimRight(opts.Addr, "/"), patient: patient, sleep: sleep}, nil
 }

@@ -99,6 +99,14 @@ func (c *Client) Capabilities(ctx context.Context) (*Capabilities, error) {
 	return ask[Capabilities, gen.Capabilities](ctx, c, get("v1", "capabilities"))
 }
 
+// Fingerprint returns what a fingerprint stands for (LO-942). The Error is NOT_FOUND where the server does not keep it any more.
+func (c *Client) Fingerprint(ctx context.Context, id string) (*Fingerprint, error) {
+	if err := hold[gen.FingerprintID]("id", id); err != nil {
+		return nil, err
+	}
+	return ask[Fingerprint, gen.Fingerprint](ctx, c, get("v1", "fingerprints", id))
+}
+
 // ReloadConfig has the server read its configuration again. An invalid file changes nothing, and the Error says where the file is wrong.
 func (c *Client) ReloadConfig(ctx context.Context) (*ConfigReloadResult, error) {
 	return ask[ConfigReloadResult, gen.ConfigReloadResult](ctx, c, post(nil, "v1", "config", "reload").waits())

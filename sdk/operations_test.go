@@ -31,7 +31,7 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 		defer mu.Unlock()
 		asked = strings.ToLower(r.Method) + " " + r.URL.Path
 	}), func(o *Options) { o.Reconnects = -1 })
-	artifact, ctx := "sha256-"+strings.Repeat("0", 64), t.Context()
+	artifact, fingerprint, ctx := "sha256-"+strings.Repeat("0", 64), "fp-fd61a03af4f77d87", t.Context()
 	calls := map[string]func(){
 		"createTask":         func() { _, _ = c.Submit(ctx, &TaskRequest{ModelRef: "m", Prompt: "p"}) },
 		"listTasks":          func() { _, _ = c.List(ctx, "", 0) },
@@ -45,6 +45,7 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 		"getCapabilities":    func() { _, _ = c.Capabilities(ctx) },
 		"listPools":          func() { _, _ = c.Pools(ctx) },
 		"getPoolHealth":      func() { _, _ = c.PoolHealth(ctx, "ID") },
+		"getFingerprint":     func() { _, _ = c.Fingerprint(ctx, fingerprint) },
 		"drainPool":          func() { _, _ = c.Drain(ctx, "ID", time.Second) },
 		"resumePool":         func() { _, _ = c.Resume(ctx, "ID") },
 		"loadPool":           func() { _, _ = c.Load(ctx, "ID") },
@@ -94,7 +95,7 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 			mu.Lock()
 			got := asked
 			mu.Unlock()
-			for _, id := range []string{artifact, sessionID, "ID"} {
+			for _, id := range []string{artifact, fingerprint, sessionID, "ID"} {
 				got = strings.Replace(got, "/"+id, "/{id}", 1)
 			}
 			require.Equal(t, method+" "+path, got, operation.ID)

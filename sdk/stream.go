@@ -45,6 +45,25 @@ func (c *Client) Stream(ctx context.Context, id, after string) iter.Seq2[Event, 
 	}
 }
 
+// Replay gives the events of a stream that was kept as its frames, without a server. They are checked as Stream checks them from event 0 on: a frame that was
+// changed, left out or added is a *VerifyError, and so is an answer that is not the receipt's.
+func Replay(taskID string, frames []Frame) iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		r := newReader(taskID, "")
+		for _, f := range frames {
+			event, last, err := r.read(sse.Event{ID: f.ID, Type: f.Name, Data: string(f.Data)})
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			if event != nil && !yield(event, nil) || last {
+				return
+			}
+		}
+		yield(nil, &ProtocolError{Err: fmt.Errorf("the kept stream of task %s has no last event", taskID)})
+	}
+}
+
 // follow returns nil when the stream is at its end or the caller stopped.
 func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error) bool) error {
 	delays := backoff.NewExponentialBackOff()

@@ -35,6 +35,6 @@ func TestTheUtilsReachTheServerThroughTheSDKAlone(t *testing.T) {
 		return nil
 	}))
 	require.Positive(t, seen)
-	require.Regexp(t, forbidden, "github.com/llama-orch/llama-orch/service/nearest")
+	require.Regexp(t, forbidden, "github.com/llama-orch/llama-orch/service/config")
 	require.NotRegexp(t, forbidden, "github.com/llama-orch/llama-orch/sdk")
 }

@@ -62,7 +62,7 @@ func (Engine) LlamaServerRPC(ctx context.Context) error {
 }
 
 // onServer are the packages with tests that need a real llama-server, which stand behind the build tag `llamaserver`.
-var onServer = []string{"service/fleet/engine/llamacpp", "service/fleet/pool"}
+var onServer = []string{"service/fleet/engine/llamacpp", "service/fleet/pool", "service/app"}
 
 // TestLlamaServer runs the llama.cpp adapter's tests on a real llama-server.
 func (Engine) TestLlamaServer(ctx context.Context) error {

@@ -21,10 +21,13 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-const (
-	plainPath  = "sdk/types_gen.go"
-	schemaPath = "contracts/config-schema/config.schema.json"
-)
+// schemas are made by programs, from Go types: where each is, and what prints it.
+var schemas = map[string]string{
+	"contracts/config-schema/config.schema.json": "./contracts/config-schema/gen",
+	"contracts/blueprint/blueprint.schema.json":  "./contracts/blueprint/gen",
+}
+
+const plainPath = "sdk/types_gen.go"
 
 // manualPath is the manual of llama-orch, made from its commands.
 const manualPath = ".docs/cli"
@@ -32,7 +35,7 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the config schema and the command line's manual.
+// All regenerates the API layer, the SDK's types, the schemas and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -40,12 +43,14 @@ func (Gen) All(ctx context.Context) error {
 	if err := generatePlain(ctx, plainPath); err != nil {
 		return err
 	}
-	out, err := schema(ctx)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(schemaPath, out, 0o644); err != nil {
-		return fmt.Errorf("writing the config schema: %w", err)
+	for path, program := range schemas {
+		out, err := schema(ctx, program)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, out, 0o644); err != nil {
+			return fmt.Errorf("writing a schema: %w", err)
+		}
 	}
 	if err := os.RemoveAll(manualPath); err != nil {
 		return fmt.Errorf("removing the command line's manual: %w", err)
@@ -68,13 +73,13 @@ func generateAPI(ctx context.Context, target string) error {
 		"--config", "contracts/openapi/ogen.yml", document)
 }
 
-// schema is the config schema as it should be. The generator prints it.
-func schema(ctx context.Context) ([]byte, error) {
-	cmd := command.New(ctx, "go", "run", "./contracts/config-schema/gen")
+// schema is a schema as it should be. Its generator prints it.
+func schema(ctx context.Context, program string) ([]byte, error) {
+	cmd := command.New(ctx, "go", "run", program)
 	cmd.Stdout = nil
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("generating the config schema: %w", err)
+		return nil, fmt.Errorf("generating a schema: %w", err)
 	}
 	return out, nil
 }
@@ -119,14 +124,16 @@ func (Gen) Check(ctx context.Context) error {
 	if haveTypes, err := os.ReadFile(plainPath); err != nil || !bytes.Equal(haveTypes, wantTypes) {
 		stale = append(stale, plainPath)
 	}
+	for path, program := range schemas {
+		want, err := schema(ctx, program)
+		if err != nil {
+			return err
+		}
+		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
+			stale = append(stale, path)
+		}
+	}
 	slices.Sort(stale)
-	wantSchema, err := schema(ctx)
-	if err != nil {
-		return err
-	}
-	if haveSchema, err := os.ReadFile(schemaPath); err != nil || !bytes.Equal(haveSchema, wantSchema) {
-		stale = append(stale, schemaPath)
-	}
 	if len(stale) > 0 {
 		return fmt.Errorf("stale, or edited by hand; run `go tool mage gen` and commit the result:\n  %s", strings.Join(stale, "\n  "))
 	}

@@ -237,7 +237,7 @@ func TestReplay(t *testing.T) {
 		out, err             string
 	}{
 		"the same":              {recorded: recordOf("Soft ", "rain"), prompts: true, now: []string{"Soft ", "rain"}, out: "match: 2 tokens, transcript "},
-		"another token":         {recorded: recordOf("Soft ", "rain"), prompts: true, transcripts: true, now: []string{"Soft ", "snow"}, code: exitFailed, out: `the answers differ at token 1: recorded "rain", now "snow"`},
+		"another token":         {recorded: recordOf("Soft ", "rain"), prompts: true, transcripts: true, now: []string{"Soft ", "snow"}, code: exitFailed, out: "the answers differ at token 1: recorded \"rain\", now \"snow\"\n  before    \"Soft \"\n  recorded  \"rain\"\n  now       \"snow\"\n"},
 		"shorter":               {recorded: recordOf("Soft ", "rain"), prompts: true, transcripts: true, now: []string{"Soft "}, code: exitFailed, out: `at token 1: recorded "rain", now nothing`},
 		"the daemon knows":      {recorded: recordOf("Soft ", "rain"), prompts: true, now: []string{"Soft ", "snow"}, past: []string{"Soft ", "rain"}, code: exitFailed, out: `differ at token 1: recorded "rain", now "snow"`},
 		"nobody knows":          {recorded: recordOf("Soft ", "rain"), prompts: true, now: []string{"Soft ", "snow"}, code: exitFailed, out: "nobody can say where"},

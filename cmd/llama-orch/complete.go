@@ -14,6 +14,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"github.com/llama-orch/llama-orch/sdk"
+	"github.com/llama-orch/llama-orch/utils/applet"
 )
 
 // The scripts that call `llama-orch complete`.
@@ -287,6 +288,7 @@ const (
 	ofEnded    = "ended tasks"
 	ofProofs   = "ended tasks and files"
 	ofArtifact = "artifacts"
+	ofApplets  = "applets"
 	theirFile  = "file"
 	free       = "free" // nobody can know it
 )
@@ -294,11 +296,14 @@ const (
 // kinds are what flags are, by their names, and arguments, by their commands and names. A test holds it to the commands.
 var kinds = map[string]string{
 	"model": ofModels, "pool": ofPools, "prefer": ofPools, "avoid": ofPools, "task": ofTasks, "parent": ofArtifact,
-	"cancel id": ofRunning, "rm id": ofEnded, "stream id": ofTasks, "task id": ofTasks, "proof task": ofProofs, "replay proof": ofProofs,
+	"cancel id": ofRunning, "rm id": ofEnded, "stream id": ofTasks, "task id": ofTasks, "proof task": ofProofs, "replay proof": ofProofs, "verify proof": ofProofs, "bisect a": ofProofs, "bisect b": ofProofs,
 	"pools id": ofPools, "pool health id": ofPools, "pool drain id": ofPools, "pool resume id": ofPools, "pool load id": ofPools, "pool unload id": ofPools,
 	"pool reload id": ofPools, "pool reload ref": ofCatalog, "models show id": ofCatalog, "models verify id": ofCatalog, "models retire id": ofCatalog,
 	"models activate id": ofCatalog, "models delete id": ofCatalog, "artifact get id": ofArtifact, "artifact put file": theirFile, "init source": theirFile,
-	"pull model": ofCatalog, "snapshot diff before": theirFile, "snapshot diff after": theirFile, "run prompt": free, "models add ref": free, "session show id": free, "session delete id": free, "complete words": free, "docs folder": theirFile,
+	"run prompt": free, "models add ref": free, "session show id": free, "session delete id": free, "complete words": free, "docs folder": theirFile,
+	"applet show name": ofApplets, "applet run name": ofApplets, "applet run input": free, "blueprint run file": theirFile, "blueprint plan file": theirFile,
+	"blueprint check file": theirFile, "blueprint show dir": theirFile,
+	"pull model": ofCatalog, "snapshot diff before": theirFile, "snapshot diff after": theirFile,
 }
 
 // mostIDs is how many tasks are looked up.
@@ -307,6 +312,10 @@ const mostIDs = 50
 // look asks a server for names. An error is nothing known.
 func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate) {
 	switch kind {
+	case ofApplets:
+		for _, one := range applet.All() {
+			all = append(all, candidate{one.Name, one.Doc})
+		}
 	case ofPools, ofModels:
 		pools, err := client.Pools(ctx)
 		if err != nil {

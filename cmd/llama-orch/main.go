@@ -103,8 +103,12 @@ type cli struct {
 	Artifact     artifactCmd     `cmd:"" help:"Get one artifact, or store one."`
 	Proof        proofCmd        `cmd:"" help:"Show the proof bundle of a task that has ended."`
 	Replay       replayCmd       `cmd:"" help:"Run a recorded task again, and say whether its answer is the same."`
+	Verify       verifyCmd       `cmd:"" help:"Check proof bundles by themselves: their form, their digests, and that their parts agree."`
+	Bisect       bisectCmd       `cmd:"" help:"Say which part of two fingerprints changed an answer, by running it again on the pools at hand."`
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
+	Applet       appletCmd       `cmd:"" help:"List, show and run the functions of the programming model: files, extraction, commands."`
+	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
 	Snapshot     snapshotCmd     `cmd:"" help:"Write down what the server serves, or say what changed since."`
 	Bindings     bindingsCmd     `cmd:"" help:"Write what the server serves as constants and types of Go, TypeScript or Python."`

@@ -165,30 +165,37 @@ func (c *replayCmd) Run(a *app) error {
 	if p.Outcome != string(sdk.OutcomeCompleted) && p.Transcript.Tokens == 0 {
 		return fmt.Errorf("task %s ended (%s) before its first token: there is nothing to compare", p.TaskID, p.Outcome)
 	}
-	if err := c.words(a, p); err != nil {
+	if err := fill(a, p, c.PromptFile); err != nil {
 		return err
 	}
-	request := sdk.Again(p)
-	if err := samePool(a, p, request); err != nil {
-		return err
-	}
-	id := uuid.NewString()
-	request.TaskID = id
-	if _, err := submit(a, request); err != nil {
-		if e, ok := errors.AsType[*sdk.Error](err); ok && request.ReplayOf != "" && (e.Code == sdk.ErrorCodeNotFound || e.Code == sdk.ErrorCodeDeleted) {
-			return usagef("neither the bundle nor the server has what task %s was asked: give --prompt-file a file with %s. "+
-				"If the server's configuration sets artifacts.keep_prompts, the bundles of later tasks keep it", p.TaskID, asked(p))
-		}
-		return err
-	}
-	got, err := again(a, id, p)
+	wish, err := samePool(a, p)
 	if err != nil {
-		if a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
-			cancelTask(a, id)
-		}
+		return err
+	}
+	id, got, err := rerun(a, p, wish)
+	if err != nil {
 		return err
 	}
 	return c.report(a, p, id, got)
+}
+
+// rerun runs a recorded request again, and returns the id of its task and its answer.
+func rerun(a *app, p *proof.Bundle, wish *sdk.PlacementWish) (id string, got replay, err error) {
+	request := sdk.Again(p)
+	id = uuid.NewString()
+	request.TaskID, request.Placement = id, wish
+	if _, err := submit(a, request); err != nil {
+		if e, ok := errors.AsType[*sdk.Error](err); ok && request.ReplayOf != "" && (e.Code == sdk.ErrorCodeNotFound || e.Code == sdk.ErrorCodeDeleted) {
+			err = usagef("neither the bundle nor the server has what task %s was asked: give --prompt-file a file with %s. "+
+				"If the server's configuration sets artifacts.keep_prompts, the bundles of later tasks keep it", p.TaskID, asked(p))
+		}
+		return id, got, err
+	}
+	got, err = again(a, id, p)
+	if err != nil && a.ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		cancelTask(a, id)
+	}
+	return id, got, err
 }
 
 // plain reports whether a prompt is all that was asked.
@@ -204,22 +211,22 @@ func asked(p *proof.Bundle) string {
 	return "the JSON that was sent, or what it asks, as the native API has it: prompt, messages, inputs, tools and so on"
 }
 
-// words puts into the bundle what a file says that was asked. Without a file, the server's record of the task has to have it.
-func (c *replayCmd) words(a *app, p *proof.Bundle) error {
+// fill puts into the bundle what a file says that was asked. Without a file, the server's record of the task has to have it.
+func fill(a *app, p *proof.Bundle, file string) error {
 	r := p.Request
 	if r.Kept {
-		if c.PromptFile != "" {
+		if file != "" {
 			return usagef("the bundle keeps the request's words: leave --prompt-file out")
 		}
 		return nil
 	}
-	if c.PromptFile == "" {
+	if file == "" {
 		if there, _, err := a.client.Proof(a.ctx, p.TaskID); err == nil && !there.SameWords(p) {
 			return usagef("the server's task %s is another one than the bundle's: give --prompt-file a file with %s", p.TaskID, asked(p))
 		}
 		return nil
 	}
-	text, err := readFile(a.stdin, c.PromptFile, maxPrompt)
+	text, err := readFile(a.stdin, file, maxPrompt)
 	if err != nil {
 		return err
 	}
@@ -230,30 +237,33 @@ func (c *replayCmd) words(a *app, p *proof.Bundle) error {
 	} else {
 		var w proof.Words
 		if err := json.Unmarshal(text, &w); err != nil {
-			return usagef("%s is not %s: %w", c.PromptFile, asked(p), err)
+			return usagef("%s is not %s: %w", file, asked(p), err)
 		}
 		tries = []proof.Words{w}
 	}
 	if slices.ContainsFunc(tries, p.Keep) {
 		return nil
 	}
-	return usagef("%s does not hold %s of task %s: its SHA-256 differs", c.PromptFile, asked(p), p.TaskID)
+	return usagef("%s does not hold %s of task %s: its SHA-256 differs", file, asked(p), p.TaskID)
 }
 
-// samePool asks for the pool of the recorded run where the server has it: another may have another fingerprint.
-func samePool(a *app, p *proof.Bundle, request *sdk.TaskRequest) error {
+// samePool wishes for the pool of the recorded run where the server has it: another may have another fingerprint.
+func samePool(a *app, p *proof.Bundle) (*sdk.PlacementWish, error) {
 	pools, err := a.client.Pools(a.ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, pool := range pools {
 		if pool.ID == p.Placement.PoolID {
-			request.Placement = &sdk.PlacementWish{Mode: sdk.PlacementWishModePin, PoolID: pool.ID}
-			return nil
+			return pinned(pool.ID), nil
 		}
 	}
 	a.note("the server no longer has pool %s, where the task ran; any pool that serves %s may take it", p.Placement.PoolID, p.Request.ModelRef)
-	return nil
+	return nil, nil
+}
+
+func pinned(pool string) *sdk.PlacementWish {
+	return &sdk.PlacementWish{Mode: sdk.PlacementWishModePin, PoolID: pool}
 }
 
 // replay is the answer of the second run.
@@ -313,7 +323,7 @@ func (c *replayCmd) report(a *app, p *proof.Bundle, id string, got replay) error
 		if err := a.printJSON(out); err != nil {
 			return err
 		}
-	} else if _, err := io.WriteString(a.out, oneLine(sentence(verdict, p, got))+"\n"); err != nil {
+	} else if _, err := io.WriteString(a.out, oneLine(sentence(verdict, p, got))+"\n"+surroundings(verdict)); err != nil {
 		return fmt.Errorf("printing the verdict: %w", err)
 	}
 	if !verdict.Match {
@@ -333,6 +343,24 @@ func recorded(a *app, p *proof.Bundle) (tokens []proof.Piece) {
 		}
 	}
 	return tokens
+}
+
+// surroundings show what stands around the token that differs (LO-941).
+func surroundings(v proof.Verdict) string {
+	if v.Token < 0 {
+		return ""
+	}
+	end := func(text string) string {
+		if text == "" {
+			return "its end"
+		}
+		return strconv.Quote(text)
+	}
+	before := "nothing: it is the first token"
+	if v.Before != "" {
+		before = strconv.Quote(v.Before)
+	}
+	return fmt.Sprintf("  before    %s\n  recorded  %s\n  now       %s\n", before, end(v.Then), end(v.Now))
 }
 
 func sentence(v proof.Verdict, p *proof.Bundle, got replay) string {

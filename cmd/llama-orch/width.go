@@ -20,7 +20,7 @@ const (
 // expendable are the columns that a table does without on a narrow terminal, those that are missed least first. The first column of
 // a table is never left out.
 var expendable = []string{
-	"FLAGS", "BUILD", "TAGS", "TYPE", "LIFECYCLE", "LOADED", "WORKLOAD", "SIGNATURE", "VERIFIED", "QUANTISATION", "ARCHITECTURE", "PARAMETERS",
+	"INPUT", "FLAGS", "BUILD", "TAGS", "TYPE", "LIFECYCLE", "LOADED", "WORKLOAD", "SIGNATURE", "VERIFIED", "QUANTISATION", "ARCHITECTURE", "PARAMETERS",
 	"CTX MAX", "RESTARTS", "LOADED IN", "ENGINE VERSION", "PLANE", "ENGINE", "HEALTHY", "TEMP", "POWER", "EXPECTED", "TAKEN", "PROMISED", "OTHERS",
 	"AHEAD", "PRIORITY", "DEVICE", "GPU", "CTX", "BUSY", "PREPARED", "DIGEST", "BYTES", "POOL", "TOKENS", "BEFORE", "CREATED", "VRAM FREE", "MODE",
 	"PRELOAD", "DECODE", "CANCEL", "METRICS", "LOG", "TASK", "ID", "MODIFIED", "UNTIL", "PROCESSOR", "CONTEXT", "QUEUED", "RUNNING", "POOLS", "SIZE", "OF", "FREE",

@@ -18,8 +18,8 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/sdk"
-	"github.com/llama-orch/llama-orch/utils/nearest"
 )
 
 const usageHint = "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes"

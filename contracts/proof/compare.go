@@ -50,7 +50,14 @@ type Verdict struct {
 	Token int    `json:"token"`
 	Want  string `json:"want"` // that token as it was recorded, as Piece.String words it; empty where that run had ended
 	Got   string `json:"got"`
+	// Where a token differs: the text of some tokens before it, which both runs have, and of some from it on, as they were recorded and as they came now.
+	Before string `json:"before,omitempty"`
+	Then   string `json:"then,omitempty"`
+	Now    string `json:"now,omitempty"`
 }
+
+// around is how many tokens a Verdict shows on each side of the one that differs.
+const around = 8
 
 // Compare compares a bundle with the tokens of another run (LO-301). Recorded are the bundle's own, from elsewhere, where it
 // does not keep them; nil where nobody does. A task that ended early matches a run that begins as it did.
@@ -69,7 +76,10 @@ func (b *Bundle) Compare(got, recorded []Piece) Verdict {
 	}
 	for i := range max(len(got), len(recorded)) {
 		if i >= len(recorded) || i >= len(got) || got[i] != recorded[i] {
-			return Verdict{Token: i, Want: at(recorded, i), Got: at(got, i)}
+			return Verdict{
+				Token: i, Want: at(recorded, i), Got: at(got, i),
+				Before: joined(got, i-around, i), Then: joined(recorded, i, i+around), Now: joined(got, i, i+around),
+			}
 		}
 	}
 	return Verdict{Token: -1}
@@ -80,6 +90,14 @@ func at(pieces []Piece, i int) string {
 		return pieces[i].String()
 	}
 	return ""
+}
+
+// joined are the texts of some pieces.
+func joined(pieces []Piece, from, to int) (text string) {
+	for i := max(from, 0); i < min(to, len(pieces)); i++ {
+		text += pieces[i].Text
+	}
+	return text
 }
 
 // CompareResult compares the answer of a task that streams no tokens.

@@ -60,8 +60,22 @@ func TestCompare(t *testing.T) {
 		"canceled, differs":      {"canceled", []string{"ab", "cd"}, true, []string{"ab", "xx", "e"}, Verdict{Token: 1, Want: "cd", Got: "xx"}},
 		"canceled before it ran": {"canceled", nil, false, []string{"ab"}, Verdict{Match: true, Partial: true, Token: -1}},
 	} {
-		require.Equal(t, c.want, bundleOf(c.outcome, c.keep, c.recorded...).Compare(texts(c.now...), nil), name)
+		require.Equal(t, c.want, alone(bundleOf(c.outcome, c.keep, c.recorded...).Compare(texts(c.now...), nil)), name)
 	}
+}
+
+// alone is a verdict without what stands around its token.
+func alone(v Verdict) Verdict {
+	v.Before, v.Then, v.Now = "", "", ""
+	return v
+}
+
+// LO-941
+func TestADifferenceIsShownWithWhatStandsAroundIt(t *testing.T) {
+	recorded := []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "a", "b", "c", "d", "e", "f", "g", "h", "i"}
+	now := append(append([]string{}, recorded[:10]...), "X", "Y")
+	v := bundleOf("completed", true, recorded...).Compare(texts(now...), nil)
+	require.Equal(t, Verdict{Token: 10, Want: "a", Got: "X", Before: "23456789", Then: "abcdefgh", Now: "XY"}, v)
 }
 
 // LO-301
@@ -74,14 +88,14 @@ func TestCompareFindsTheFirstDifference(t *testing.T) {
 		i := rapid.IntRange(0, len(tokens)-1).Draw(t, "at")
 		other := append([]string{}, tokens...)
 		other[i] += "z"
-		require.Equal(t, Verdict{Token: i, Want: tokens[i], Got: other[i]}, b.Compare(texts(other...), nil))
+		require.Equal(t, Verdict{Token: i, Want: tokens[i], Got: other[i]}, alone(b.Compare(texts(other...), nil)))
 	})
 }
 
 // LO-301
 func TestCompareWithTokensFromElsewhere(t *testing.T) {
 	b := bundleOf("completed", false, "ab", "cd")
-	require.Equal(t, Verdict{Token: 1, Want: "cd", Got: "cX"}, b.Compare(texts("ab", "cX"), texts("ab", "cd")))
+	require.Equal(t, Verdict{Token: 1, Want: "cd", Got: "cX"}, alone(b.Compare(texts("ab", "cX"), texts("ab", "cd"))))
 	require.Equal(t, Verdict{Token: -1}, b.Compare(texts("ab", "cX"), texts("other")), "tokens that are not the recorded ones prove nothing")
 
 	b.Result = &Result{SHA256: Digest([]byte(`{"v":[1]}`))}

@@ -83,6 +83,45 @@ Feature: Engines of other kinds
       | tgi    | --max-total-tokens 2048 --cuda-memory-fraction 0.    |
       | vllm   | --max-model-len 2048 --gpu-memory-utilization 0.     |
 
+  @LO-461 @ORCH-2102
+  Scenario: An engine that is started here gets a model from another folder, and none that would have to be fetched
+    Given the cards of the reference box
+    And a pool "large" that starts engine "vllm" with
+      | device | [0]  |
+      | ctx    | 2048 |
+    And a model of the hub in folder "other"
+    And the daemon runs
+    Then replica "large-0" is ready on card "0"
+    When I post to "/v1/pools/large/reload"
+      """
+      {"new_model_ref": "hf:org/llama"}
+      """
+    Then the answer is 404 MODEL_NOT_FOUND
+    And its message says "hf download org/llama --local-dir FOLDER"
+    When I post to "/v1/pools/large/reload"
+      """
+      {"new_model_ref": "file:$DIR/none"}
+      """
+    Then the answer is 404 MODEL_NOT_FOUND
+    And its message says "the model's folder cannot be read"
+    When I post to "/v1/pools/large/reload"
+      """
+      {"new_model_ref": "file:/etc"}
+      """
+    Then the answer is 403 POLICY_DENIED
+    When I post to "/v1/pools/large/reload"
+      """
+      {"new_model_ref": "file:$DIR/other"}
+      """
+    Then the answer is 200
+    And the engine of pool "other" was told "--max-model-len 2048"
+    When I submit the chat "talk"
+      """
+      {"model_ref": "large", "max_tokens": 6, "messages": [{"role": "user", "content": "Say something."}]}
+      """
+    And I follow task "talk"
+    Then stream "talk" is "started", tokens, "end"
+
   @LO-462
   Scenario: What TGI died of is told apart
     Given the cards of the reference box

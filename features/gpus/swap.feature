@@ -152,3 +152,42 @@ Feature: Models that are loaded on demand
       | retry_after_ms | > 0  |
       | message        | /gave up after 5 failures in 10m0s: the engine does not take the model file/ |
     And replica "broken-0" is failed
+
+  @LO-466 @LO-503
+  Scenario: A server of any kind makes room for another, and for a model
+    Given the cards of the reference box
+    And a pool "counts" of servers that take 14 GiB with
+      | routes    | [/tokenize] |
+      | lifecycle | on_demand   |
+    And a pool "prices" of servers that take 14 GiB with
+      | routes    | [/slots]  |
+      | lifecycle | on_demand |
+    And a pool "writes" of a model of 14 GiB with
+      | device    | [0]       |
+      | lifecycle | on_demand |
+    And the daemon runs
+    When I post to "/tokenize"
+      """
+      {"content": "rain"}
+      """
+    Then the answer is 200
+    And replica "counts-0" is ready on card "0"
+    When I send GET "/slots"
+    Then the answer is 200
+    And replica "counts-0" is stopped
+    And replica "prices-0" is ready on card "0"
+    When I submit an interactive task "one" for "writes"
+    And I follow task "one"
+    Then stream "one" is "started", tokens, "end"
+    And replica "prices-0" is stopped
+    When I post to "/tokenize"
+      """
+      {"content": "rain"}
+      """
+    Then the answer is 200
+    And replica "writes-0" is stopped
+    And the metrics have
+      | llorch_swaps_total{pool_id="counts",direction="in"}  | 2 |
+      | llorch_swaps_total{pool_id="counts",direction="out"} | 1 |
+      | llorch_swaps_total{pool_id="prices",direction="out"} | 1 |
+      | llorch_swaps_total{pool_id="writes",direction="out"} | 1 |

@@ -50,6 +50,7 @@ func (w *world) gpuSteps(step define) {
 	step(`^a machine without an NVIDIA driver$`, w.noDriver)
 	step(`^a pool "([^"]*)" of a model of ([\d.]+) GiB$`, w.aPoolOfAModel)
 	step(`^a pool "([^"]*)" of a model of ([\d.]+) GiB with$`, w.aPoolOfAModelWith)
+	step(`^a pool "([^"]*)" of servers that take ([\d.]+) GiB with$`, w.aPoolOfServers)
 	step(`^a model file "([^"]*)" of ([\d.]+) GiB$`, w.aModelFile)
 	step(`^the daemon runs$`, w.start)
 	step(`^a worker of the model "([^"]*)" takes ([\d.]+) GiB$`, w.aWorkerTakes)
@@ -137,6 +138,31 @@ func (w *world) aPoolOfAModelWith(id string, gib float64, t *godog.Table) error 
 		{"ctx", "256"},
 		{"sampler_profile", "v1"},
 		{"provisioning", fmt.Sprintf(`{mode: binary, path: %q, args: %s}`, w.lab.gpu.exe, listed)},
+	}, rows...))
+	return nil
+}
+
+// aPoolOfServers makes a pool of engine command whose server takes so much of its card, and says how many tokens a text has.
+func (w *world) aPoolOfServers(id string, gib float64, t *godog.Table) error {
+	rows, err := w.rows(t)
+	if err == nil {
+		err = standin.WriteModel(w.modelPath(id), id, gibibytes(gib))
+	}
+	if err != nil {
+		return err
+	}
+	args, err := json.Marshal(append(standin.Args(w.statePath(), w.lab.Model, w.lab.Libs),
+		"-m", "{model}", "--host", "{host}", "--port", "{port}", "-c", "256", "--parallel", "1", "-ngl", "all", "--fit", "off"))
+	if err != nil {
+		return fmt.Errorf("encode the stand-in's arguments: %w", err)
+	}
+	w.setup.pool(id, set([]row{
+		{"engine", "command"},
+		{"model", fmt.Sprintf(`{id: %s, ref: "file:%s"}`, id, w.modelPath(id))},
+		{"device", "[0]"},
+		{"memory", fmt.Sprintf("%.0fGiB", gib)},
+		{"health", "/health"},
+		{"provisioning", fmt.Sprintf(`{mode: binary, path: %q, args: %s}`, w.lab.gpu.exe, args)},
 	}, rows...))
 	return nil
 }

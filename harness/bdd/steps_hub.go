@@ -39,6 +39,7 @@ func (m *hubMaker) build(l *lab) error {
 func (w *world) hubSteps(step define) {
 	step(`^a pool "([^"]*)" of engine "([^"]*)" in front of a server of (TGI|Triton|Ollama)$`, w.aPoolOnAServer)
 	step(`^a pool "([^"]*)" that starts engine "([^"]*)" with$`, w.aPoolThatStarts)
+	step(`^a model of the hub in folder "([^"]*)"$`, w.aHubModel)
 	step(`^the engine of pool "([^"]*)" keeps loading$`, w.theEngineKeepsLoading)
 	step(`^the engine of pool "([^"]*)" says "(.*)"$`, w.theEngineSays)
 	step(`^the engine of pool "([^"]*)" has loaded$`, w.theEngineHasLoaded)
@@ -100,6 +101,10 @@ func (w *world) aPoolThatStarts(id, engine string, t *godog.Table) error {
 		{"provisioning", fmt.Sprintf("{mode: binary, path: %q}", w.lab.hub.exe)},
 	}, rows...))
 	return nil
+}
+
+func (w *world) aHubModel(folder string) error {
+	return hubengine.WriteModel(w.hubModel(folder), 1<<20)
 }
 
 // tellHub adds to a file beside the stand-in's model; see package hubengine.

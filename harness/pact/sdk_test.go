@@ -250,6 +250,10 @@ func sdkTaskCalls() []call {
 			_, err := c.PoolHealth(t.Context(), "no-such-pool")
 			return err
 		}),
+		sdkRefused(get("", state(stateReady), "/v1/fingerprints/fp-0123456789abcdef", nil).refused("a look at a fingerprint that nobody had", 404, missing), func(t *testing.T, c *sdk.Client) error {
+			_, err := c.Fingerprint(t.Context(), "fp-0123456789abcdef")
+			return err
+		}),
 		sdkCall(showCapabilities("a question for the capabilities"), func(t *testing.T, c *sdk.Client) {
 			answer, err := c.Capabilities(t.Context())
 			require.NoError(t, err)

@@ -5,10 +5,13 @@ package app
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,6 +21,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/harness/client"
 	"github.com/llama-orch/llama-orch/harness/fakedocker"
+	"github.com/llama-orch/llama-orch/harness/process"
 	"github.com/llama-orch/llama-orch/harness/standin"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
@@ -156,4 +160,66 @@ pools:
 	running, err = docker.Containers()
 	require.NoError(t, err)
 	require.Empty(t, running)
+}
+
+// Servers that are no engines run in containers as they do without: one that has its model's file mounted, and one that needs none. The docker command is a fake.
+//
+// LO-466, LO-467
+func TestServersOfAnyKindRunInContainers(t *testing.T) {
+	dir := t.TempDir()
+	server := filepath.Join(dir, "studio")
+	require.NoError(t, process.Build(t.Context(), "../..", server, "./harness/studio/cmd/studio"))
+	docker, err := fakedocker.New(dir, "docker", server)
+	require.NoError(t, err)
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	pencil := filepath.Join(dir, "pencil.safetensors")
+	require.NoError(t, os.WriteFile(pencil, []byte("a pencil"), 0o600))
+	path := filepath.Join(dir, "c.yaml")
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, `bind_addr: 127.0.0.1:0
+data_dir: data
+auth: {optional_on_loopback: true}
+pools:
+- {id: speech, engine: command, model: {id: voice, ref: a voice}, device: cpu, memory: 64MiB, health: /well, routes: ["/v1/audio/*"], provisioning: {mode: container, image: "speech:1", args: ["--folder", %[1]q, "--host", "{host}", "--port", "{port}"]}}
+- {id: drawing, engine: command, model: {id: pencil, ref: "file:%[2]s"}, device: cpu, health: /well, lifecycle: on_demand, routes: ["/v1/images/generations"], provisioning: {mode: container, image: "drawing:1", args: ["--folder", %[1]q, "--host", "{host}", "--port", "{port}", "--model", "{model}"]}}
+`, dir, pencil), 0o600))
+	c, err := config.Load(path, func(string) string { return "" })
+	require.NoError(t, err)
+	a, err := New(Options{
+		Config: c, Log: zap.NewNop(), Env: func(string) string { return "" },
+		Engines: provision.Options{CacheDir: filepath.Join(dir, "cache"), Decide: provision.ByHand{}, Record: &records{}},
+	})
+	require.NoError(t, err)
+	require.NoError(t, a.Start(t.Context()))
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		stop(t, a)
+		running, err := docker.Containers()
+		require.NoError(t, err)
+		require.Empty(t, running)
+	})
+	require.Eventually(t, func() bool { return a.pools.Infos("speech")[0].State == pool.Ready }, 30*time.Second, 10*time.Millisecond)
+	for path, body := range map[string]string{"/v1/audio/speech": `{"model":"voice","input":"rain"}`, "/v1/images/generations": `{"model":"pencil","prompt":"rain"}`} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+a.Addr()+path, strings.NewReader(body))
+		require.NoError(t, err)
+		r.Header.Set("Content-Type", "application/json")
+		answer, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		said, err := io.ReadAll(answer.Body)
+		require.NoError(t, err)
+		require.NoError(t, answer.Body.Close())
+		require.Equal(t, http.StatusOK, answer.StatusCode, "%s", said)
+		require.Contains(t, string(said), "rain")
+	}
+	calls, err := docker.Calls()
+	require.NoError(t, err)
+	mounts := map[string]string{}
+	for _, call := range calls {
+		if own, told, ran := strings.Cut(call, " "+fakedocker.ImageID+" "); ran {
+			_, mounts[told], _ = strings.Cut(own, "--mount ")
+		}
+	}
+	const told = " --host 0.0.0.0 --port 8080"
+	require.Len(t, mounts, 2, "%q", calls)
+	require.Contains(t, mounts["--folder "+dir+told+" --model /models/model.gguf"], "source="+pencil+",target=/models/model.gguf,readonly")
+	require.Empty(t, mounts["--folder "+dir+told], "nothing is mounted for a server that needs no model")
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/control/fronts"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
@@ -96,6 +97,12 @@ func (a *App) makeFleet() (err error) {
 		Kinds: control.EngineKinds(), Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },
 		Outbound: control.Outbound(a.policy),
+		Leaving: func(ctx context.Context, i pool.Info, e engine.Engine) {
+			a.sessions.Leaves(ctx, i.ID, i.Fingerprint, e)
+		},
+	}
+	if c.Sessions.KVBytes > 0 {
+		o.SaveDir = control.SaveDir(c)
 	}
 	a.cards.Grant(&o)
 	if a.pools, err = pool.New(o); err != nil {

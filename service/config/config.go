@@ -132,6 +132,7 @@ type Sessions struct {
 	TTL         time.Duration `yaml:"ttl" jsonschema:"default=10m" jsonschema_description:"How long a session takes tasks, from its first one; at most 24h."`
 	MaxTurns    int           `yaml:"max_turns" jsonschema:"default=8,minimum=1,maximum=1000000" jsonschema_description:"How many tasks a session takes."`
 	MaxSessions int           `yaml:"max_sessions" jsonschema:"default=1024,minimum=1,maximum=100000" jsonschema_description:"How many sessions are kept at most."`
+	KVBytes     int           `yaml:"kv_bytes" jsonschema:"default=0,minimum=0,maximum=1125899906842624" jsonschema_description:"What the KV of sessions whose model was unloaded may take on the disk, in bytes, so that their next turn need not compute it again; 0 means that none is saved. Models of a llama-server of our own, in mode binary, package or source."`
 }
 
 // Budgets bound what tasks take together (ORCH-3099).

@@ -58,8 +58,7 @@ func (c *Config) hub(ps *problems, p *Pool, path, program string) {
 	}
 	if p.Model.Ref != "" {
 		if r, err := parseRef(p.Model.Ref, c.Dir, c.home); err != nil || r.scheme != schemeFile {
-			ps.add(at("model.ref"), fmt.Sprintf("engine %s takes a model that is in a folder here, and fetches none", p.Engine),
-				"fetch all files of the model's repository into a folder, and write file:FOLDER")
+			ps.add(at("model.ref"), fmt.Sprintf("engine %s takes a model that is in a folder here, and fetches none", p.Engine), r.fetched())
 		}
 	}
 	if p.Workload != task.Completion && p.Workload != "" {
@@ -84,6 +83,19 @@ func (c *Config) hubDevices(ps *problems, p *Pool, path string) {
 	if len(p.TensorSplit) > 0 {
 		ps.add(at("tensor_split"), fmt.Sprintf("engine %s splits a model evenly over the cards of device", p.Engine), "remove tensor_split")
 	}
+}
+
+// FromFolder reports whether the pool's engine is started here with a model in the form of the Hugging Face hub, which is a folder.
+func (p Pool) FromFolder() bool {
+	return hubProgram(p.Engine) != "" && p.Provisioning.Mode != ModeExternal
+}
+
+// fetched says how a person fetches the folder of a model: nobody else knows which of its files may come onto this machine, since code may be among them.
+func (r ref) fetched() string {
+	if repo := strings.SplitN(r.rest, "/", 3); r.scheme == schemeHF && len(repo) > 1 {
+		return fmt.Sprintf("fetch it, as `hf download %s/%s --local-dir FOLDER` does, and write file:FOLDER", repo[0], repo[1])
+	}
+	return "fetch all files of the model's repository into a folder, and write file:FOLDER"
 }
 
 // folder says what is wrong with the folder of a model in the form of the hub. It returns "" if nothing is wrong.

@@ -20,7 +20,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 	"github.com/invopop/jsonschema"
 
-	"github.com/llama-orch/llama-orch/service/nearest"
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -130,6 +130,16 @@ func (c Config) ModelAt(text string) (Model, error) {
 	return Model{Ref: text, Canonical: r.String(), Path: r.path()}, nil
 }
 
+// Folder returns the model that a ref names, for a pool FromFolder. Its error says how to fetch it.
+func (c Config) Folder(text string) (Model, error) {
+	m, err := c.ModelAt(text)
+	if err != nil || m.Path != "" {
+		return m, err
+	}
+	r, _ := parseRef(text, c.Dir, c.home) // ModelAt has read it
+	return m, fmt.Errorf("%q is no folder here, and the engine of the pool takes a model from one: %s", task.Clip(text, maxQuote), r.fetched())
+}
+
 // path returns the file of a file: ref, and nothing for a ref that is fetched.
 func (r ref) path() string {
 	if r.scheme == schemeFile {

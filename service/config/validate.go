@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/llama-orch/llama-orch/service/nearest"
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -137,7 +137,7 @@ func TestThereIsOneListOfEngineKinds(t *testing.T) {
 		require.Contains(t, gen.EngineName("").AllValues(), gen.EngineName(name))
 	}
 	require.Equal(t, []string{
-		"llamacpp_token_count", "llamacpp_chat_template", "llamacpp_chat", "llamacpp_embedding", "llamacpp_rerank", "llamacpp_continue", "llamacpp_busy_slots", "llamacpp_kv_erase",
+		"llamacpp_token_count", "llamacpp_chat_template", "llamacpp_chat", "llamacpp_embedding", "llamacpp_rerank", "llamacpp_continue", "llamacpp_busy_slots", "llamacpp_kv_erase", "llamacpp_kv_save",
 		"llamacpp_tools", "llamacpp_images", "llamacpp_formats", "llamacpp_grammars", "llamacpp_reasoning", "llamacpp_template_arguments", "llamacpp_logit_bias", "llamacpp_logprobs",
 		"vllm_token_count", "vllm_chat", "vllm_embedding", "vllm_rerank", "vllm_busy_slots",
 		"vllm_tools", "vllm_formats", "vllm_images", "vllm_reasoning", "vllm_grammars", "vllm_template_arguments", "vllm_logit_bias", "vllm_logprobs",

@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/flow/admission"
-	"github.com/llama-orch/llama-orch/service/nearest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

@@ -129,21 +129,9 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 	if p.Provisioning.Mode == config.ModeExternal {
 		return api.ReloadView{}, task.Errorf(task.InvalidParams, "the engines of pool '%s' are run by somebody else: give them the model there; the pool's own ref %s brings them back after a drain", id, p.Model.Canonical)
 	}
-	added, shelved := o.shelf.Find(ref)
-	if shelved { // the ref was the id of a model in the catalog
-		ref = added.Ref
-	}
-	m, err := o.config().ModelAt(ref)
+	m, err := o.modelFor(ctx, p, ref)
 	if err != nil {
-		return api.ReloadView{}, task.Errorf(task.ModelNotFound, "%s", err)
-	}
-	if m.Path != "" && !shelved {
-		if err := o.permitsTarget(ctx, m.Path); err != nil {
-			return api.ReloadView{}, err
-		}
-		if err := fetch.CheckLocal(ctx, m.Path); err != nil {
-			return api.ReloadView{}, err
-		}
+		return api.ReloadView{}, err
 	}
 	began := o.now()
 	if err := o.manager.Reload(ctx, id, pool.Model{Ref: m.Canonical, Path: m.Path}); err != nil {
@@ -159,10 +147,33 @@ func (o *Operator) Reload(ctx context.Context, id, ref string) (api.ReloadView, 
 		digest = r.ModelDigest
 	}
 	view := api.ReloadView{
-		PoolID: id, Model: api.ModelView{ID: m.ID, Ref: ref, Digest: digest}, PreviousRef: p.Model.Canonical, Took: o.now().Sub(began),
+		PoolID: id, Model: api.ModelView{ID: m.ID, Ref: m.Ref, Digest: digest}, PreviousRef: p.Model.Canonical, Took: o.now().Sub(began),
 	}
 	o.log.Info("a pool has another model", zap.String("pool_id", id), zap.String("model_ref", m.Canonical), zap.Duration("took_ms", view.Took))
 	return view, nil
+}
+
+// modelFor is the model that a pool is to get, by its ref or the id that the catalog has for it.
+func (o *Operator) modelFor(ctx context.Context, p config.Pool, ref string) (config.Model, error) {
+	added, shelved := o.shelf.Find(ref)
+	if shelved {
+		ref = added.Ref
+	}
+	find, check := o.config().ModelAt, fetch.CheckLocal
+	if p.FromFolder() { // the engine's kind looks into it
+		find, check, shelved = o.config().Folder, func(context.Context, string) error { return nil }, false
+	}
+	m, err := find(ref)
+	if err != nil {
+		return m, task.Errorf(task.ModelNotFound, "%s", err)
+	}
+	if m.Path == "" || shelved {
+		return m, nil
+	}
+	if err := o.permitsTarget(ctx, m.Path); err != nil {
+		return m, err
+	}
+	return m, check(ctx, m.Path)
 }
 
 // Explain implements api.Control.
@@ -178,9 +189,7 @@ func (o *Operator) Explain(_ context.Context, r task.Request) (api.Explanation, 
 		p.Home = home != "" && p.ID == home
 		pools = append(pools, p.Pool)
 	}
-	e, err := placement.Explain(pools, func(id string) []placement.Replica {
-		return replicas{o.Fleet}.Snapshot(id, nil)
-	}, r, o.sessions.Warm(r.SessionID))
+	e, err := placement.Explain(pools, o.schedule.Replicas, r, o.sessions.Warm(r.SessionID))
 	if err != nil {
 		return api.Explanation{}, err
 	}

@@ -349,3 +349,26 @@ func TestTheLookAfterThePoolsOutlivesAPanic(t *testing.T) {
 	next.mu.Unlock()
 	o.soon(func() bool { return len(o.pools.Pools()) == 1 })
 }
+
+// LO-502, LO-203: a replica whose engine broke off a task is not chosen, and the dry run says why, until the engine answers again.
+func TestExplainShowsAReplicaInDoubt(t *testing.T) {
+	fake, p := wide(t)
+	o := operate(t, p)
+	o.readies("wide")
+	explained := func() string {
+		e, err := o.operator.Explain(t.Context(), task.Request{ModelRef: "m-wide", Workload: task.Completion})
+		require.NoError(t, err)
+		require.Len(t, e.Candidates, 1)
+		require.Equal(t, e.ReplicaID != "", e.Candidates[0].Chosen)
+		return e.ReplicaID + ": " + strings.Join(e.Candidates[0].Reasons, "; ")
+	}
+	const free, doubted = "wide-0: it is the only one that can take the task now", ": its engine broke off a task, and gets none before it has answered again"
+	require.Equal(t, free, explained())
+	fake.SetHealth(fakeengine.Health{Loading: true})
+	fake.SetScript(fakeengine.Script{Fault: fakeengine.Die, After: 0, Times: 1})
+	o.enqueueBestEffort("breaks", "wide")
+	o.soon(func() bool { return explained() == doubted })
+	fake.SetHealth(fakeengine.Health{})
+	o.soon(func() bool { return o.state("breaks") == task.Completed })
+	require.Equal(t, free, explained())
+}

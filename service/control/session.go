@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"path/filepath"
 	"time"
 
 	"github.com/google/uuid"
@@ -19,6 +20,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/budget"
 	"github.com/llama-orch/llama-orch/service/flow/session"
 	"github.com/llama-orch/llama-orch/service/observe"
+	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -43,13 +45,16 @@ func OpenSessions(f Fleet, record SessionLedger, r prometheus.Registerer, log *z
 	m, err := session.New(context.Background(), session.Options{
 		TTL: c.Sessions.TTL, MaxTurns: c.Sessions.MaxTurns, Max: c.Sessions.MaxSessions, Budget: amount(c.Budgets.Session),
 		Accounts: budgets, Ledger: record, Engines: slots{f}, Metrics: session.NewMetrics(r), Log: log,
-		Now: f.now, NewID: uuid.NewString,
+		Now: f.now, NewID: uuid.NewString, SaveDir: SaveDir(c), SaveBytes: int64(c.Sessions.KVBytes), Free: fetch.FreeBytes,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read the sessions of the run before: %w", err)
 	}
 	return &Sessions{m, budgets}, nil
 }
+
+// SaveDir is the folder of the KV of sessions whose workers have ended.
+func SaveDir(c config.Config) string { return filepath.Join(c.DataDir, "kv") }
 
 // SessionLedger is the durable record of both.
 type SessionLedger interface {

@@ -14,13 +14,13 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/front/upstream"
-	"github.com/llama-orch/llama-orch/service/nearest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

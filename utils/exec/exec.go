@@ -21,7 +21,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/llama-orch/llama-orch/utils/nearest"
+	"github.com/llama-orch/llama-orch/internal/nearest"
 )
 
 // The defaults of a Policy's bounds.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -367,4 +368,21 @@ func FindDiff(text string) (string, error) {
 		return "", err
 	}
 	return strings.TrimSuffix(strings.Join(p.lines[p.sections[0].line-1:p.end], ""), "\n") + "\n", nil
+}
+
+// Names lists the files that a diff is about.
+func Names(diff string) ([]string, error) {
+	sections, err := parse(diff)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, s := range sections {
+		for _, name := range []string{s.old, s.new} {
+			if name != "" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names, nil
 }

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/llama-orch/llama-orch/utils/nearest"
+	"github.com/llama-orch/llama-orch/internal/nearest"
 )
 
 // Rule names what refused.

@@ -27,7 +27,7 @@ import (
 	"golang.org/x/text/language"
 	"golang.org/x/text/message"
 
-	"github.com/llama-orch/llama-orch/utils/nearest"
+	"github.com/llama-orch/llama-orch/internal/nearest"
 )
 
 // Schema is a JSON schema that has been compiled. It does not change.

@@ -104,10 +104,10 @@ func (s *Server) chatTokenize(w http.ResponseWriter, r *http.Request) {
 	}
 	text, _ := in.render()
 	if strings.Contains(text, "unrenderable") {
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "Template error: undefined value", "error_type": "template_error"})
+		voice.Answer(w, http.StatusNotFound, map[string]string{"error": "Template error: undefined value", "error_type": "template_error"})
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"templated_text": text, "tokenize_response": tokens(in.tokens())})
+	voice.Answer(w, http.StatusOK, map[string]any{"templated_text": text, "tokenize_response": tokens(in.tokens())})
 }
 
 // check refuses what the router's own checks refuse.

@@ -100,7 +100,7 @@ func New(o Options) *Server {
 	s.mux.HandleFunc("POST /generate_stream", s.generate)
 	s.mux.HandleFunc("POST /v1/chat/completions", s.chat)
 	s.mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]any{"object": "list", "data": []any{map[string]any{"id": o.Model, "object": "model", "created": 0, "owned_by": o.Model}}})
+		voice.Answer(w, http.StatusOK, map[string]any{"object": "list", "data": []any{map[string]any{"id": o.Model, "object": "model", "created": 0, "owned_by": o.Model}}})
 	})
 	return s
 }
@@ -134,7 +134,7 @@ func (s *Server) info(w http.ResponseWriter, _ *http.Request) {
 	if s.opts.Images {
 		tag = "image-text-to-text"
 	}
-	writeJSON(w, http.StatusOK, map[string]any{
+	voice.Answer(w, http.StatusOK, map[string]any{
 		"model_id": s.opts.Model, "model_sha": "e985a63c", "model_pipeline_tag": tag, "max_concurrent_requests": s.opts.Requests,
 		"max_best_of": 2, "max_stop_sequences": s.opts.Stops, "max_input_tokens": s.opts.Input, "max_total_tokens": s.opts.Total,
 		"validation_workers": 2, "max_client_batch_size": 4, "router": "text-generation-router", "version": s.opts.Version, "sha": nil, "docker_label": nil,
@@ -154,10 +154,10 @@ func (s *Server) tokenize(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if s.opts.NoCount {
-		writeJSON(w, http.StatusNotFound, map[string]string{"error": "No fast tokenizer available", "error_type": "no_fast_tokenizer"})
+		voice.Answer(w, http.StatusNotFound, map[string]string{"error": "No fast tokenizer available", "error_type": "no_fast_tokenizer"})
 		return
 	}
-	writeJSON(w, http.StatusOK, tokens(voice.Count(in.Inputs)))
+	voice.Answer(w, http.StatusOK, tokens(voice.Count(in.Inputs)))
 }
 
 // tokens are so many.
@@ -198,7 +198,7 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request, name string, into 
 func (s *Server) refuse(w http.ResponseWriter, e Error) {
 	body := map[string]string{"error": e.Text, "error_type": e.Type}
 	if e.Head {
-		writeJSON(w, e.Status, body)
+		voice.Answer(w, e.Status, body)
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -220,12 +220,6 @@ func (s *Server) enter(ctx context.Context) error {
 }
 
 func (s *Server) leave() { s.held.Update(func() { s.running-- }) }
-
-func writeJSON(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // a client that has gone does not need it
-}
 
 func event(w http.ResponseWriter, body any) {
 	data, _ := json.Marshal(body)              // texts and numbers always encode

@@ -90,7 +90,7 @@ func New(o Options) *Server {
 	s.mux.HandleFunc("GET /v2/health/ready", func(http.ResponseWriter, *http.Request) {})
 	s.mux.HandleFunc("GET /v2/models/{model}/ready", s.ready)
 	s.mux.HandleFunc("GET /v2", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, map[string]any{"name": "triton", "version": "2.52.0", "extensions": []string{"model_repository", "statistics", "generate"}})
+		voice.Answer(w, http.StatusOK, map[string]any{"name": "triton", "version": "2.52.0", "extensions": []string{"model_repository", "statistics", "generate"}})
 	})
 	s.mux.HandleFunc("GET /v2/models/{model}", s.metadata)
 	s.mux.HandleFunc("POST /v2/repository/index", s.index)
@@ -130,13 +130,13 @@ func (s *Server) index(w http.ResponseWriter, _ *http.Request) {
 	for _, name := range s.opts.Models {
 		index = append(index, map[string]string{"name": name, "version": "1", "state": "READY"})
 	}
-	writeJSON(w, http.StatusOK, index)
+	voice.Answer(w, http.StatusOK, index)
 }
 
 func (s *Server) metadata(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("model")
 	if !slices.Contains(s.opts.Models, name) {
-		writeJSON(w, http.StatusNotFound, failure(fmt.Sprintf("Request for unknown model: '%s' is not found", name)))
+		voice.Answer(w, http.StatusNotFound, failure(fmt.Sprintf("Request for unknown model: '%s' is not found", name)))
 		return
 	}
 	body := map[string]any{"name": name, "versions": []string{"1"}, "platform": "ensemble", "outputs": tensors("text_output")}
@@ -144,7 +144,7 @@ func (s *Server) metadata(w http.ResponseWriter, r *http.Request) {
 	if name != s.opts.Serves {
 		body["platform"], body["inputs"], body["outputs"] = "python", tensors("QUERY"), tensors("INPUT_ID")
 	}
-	writeJSON(w, http.StatusOK, body)
+	voice.Answer(w, http.StatusOK, body)
 }
 
 func tensors(names ...string) (all []map[string]any) {
@@ -228,17 +228,17 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request) {
 	})
 	switch {
 	case r.PathValue("model") != s.opts.Serves:
-		writeJSON(w, http.StatusBadRequest, failure("the model takes no text"))
+		voice.Answer(w, http.StatusBadRequest, failure("the model takes no text"))
 		return
 	case err != nil:
-		writeJSON(w, http.StatusBadRequest, failure(err.Error()))
+		voice.Answer(w, http.StatusBadRequest, failure(err.Error()))
 		return
 	case fails != "" && after == 0:
-		writeJSON(w, http.StatusInternalServerError, failure(fails))
+		voice.Answer(w, http.StatusInternalServerError, failure(fails))
 		return
 	}
 	if n := voice.Count(in.Text); n > s.opts.Input {
-		writeJSON(w, http.StatusInternalServerError, failure(fmt.Sprintf(
+		voice.Answer(w, http.StatusInternalServerError, failure(fmt.Sprintf(
 			"Encountered error for requestId 1: Prompt length (%d) exceeds maximum input length (%d). Set log level to info and check TRTGptModel logs", n, s.opts.Input)))
 		return
 	}
@@ -298,12 +298,6 @@ func stopWords(raw json.RawMessage) (all []string) {
 }
 
 func failure(text string) map[string]string { return map[string]string{"error": text} }
-
-func writeJSON(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body) // a client that has gone does not need it
-}
 
 func event(w http.ResponseWriter, body any) {
 	data, _ := json.Marshal(body) // texts and numbers always encode

@@ -60,12 +60,28 @@ type Keeper interface {
 	Erase(ctx context.Context, slot int) error
 }
 
+// Saver writes what its slots hold to files, and reads it back. Where they are, their worker was told (Worker.Saves).
+type Saver interface {
+	// Save writes what a slot holds to a file of that name.
+	Save(ctx context.Context, slot int, name string) (Saved, error)
+	// Restore has a slot hold what was saved of a slot of a worker with the same fingerprint. If it fails, nobody knows what the slot holds.
+	Restore(ctx context.Context, slot int, s Saved) error
+}
+
+// Saved is what a slot held when it was saved.
+type Saved struct {
+	Name   string
+	Tokens int
+	Bytes  int64 // of the file
+	Note   any   // the engine's own, for Restore
+}
+
 // Closer has something to give back when the engine is not used any more, such as idle connections.
 type Closer interface{ Close() }
 
 // Faces are the faces of an engine.
 type Faces struct {
-	CountsTokens, CountsChats, Templates, Chats, Embeds, Reranks, Continues, CountsBusy, KeepsSlots bool
+	CountsTokens, CountsChats, Templates, Chats, Embeds, Reranks, Continues, CountsBusy, KeepsSlots, SavesSlots bool
 }
 
 // FacesOf finds the faces of an engine.
@@ -79,6 +95,7 @@ func FacesOf(e Engine) (f Faces) {
 	_, f.Continues = e.(Continuer)
 	_, f.CountsBusy = e.(BusyCounter)
 	_, f.KeepsSlots = e.(Keeper)
+	_, f.SavesSlots = e.(Saver)
 	return f
 }
 
@@ -105,6 +122,7 @@ func (f Faces) Names() (names []string) {
 		{f.Continues, "continue"},
 		{f.CountsBusy, "busy_slots"},
 		{f.KeepsSlots, "kv_erase"},
+		{f.SavesSlots, "kv_save"},
 	} {
 		if face.has {
 			names = append(names, face.name)

@@ -88,6 +88,7 @@ type Worker struct {
 	// Host and Port are where the program has to listen. The built-in worker chooses a port itself, and says which.
 	Host, Port string
 	Scratch    string // a folder that the worker may write to
+	Saves      string // the folder to which it saves slots; empty: it saves none
 }
 
 // Prefixes says whether strict tasks may take the beginning of their prompt from KV, and how (LO-441).

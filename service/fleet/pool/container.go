@@ -17,8 +17,12 @@ func (r *replica) planContainer(ctx context.Context, spec Spec, facts Facts, rea
 	if err != nil {
 		return nil, fixable("there is no such program to run containers with: install it, or correct `provisioning.runtime`", c.Argv[0], err)
 	}
-	parts := []string{spec.ModelPath}
-	if r.kind.Start.Files == nil {
+	var parts []string
+	switch {
+	case spec.NoModel:
+	case r.kind.Start.Files != nil:
+		parts = []string{spec.ModelPath}
+	default:
 		if parts, err = gguf.Parts(spec.ModelPath); err != nil {
 			return nil, err
 		}

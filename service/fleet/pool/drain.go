@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -131,4 +132,17 @@ func (r *replica) drain(w *worker, log *zap.Logger) (back bool) {
 		}
 		stop()
 	}
+}
+
+// leaveWithin bounds what is done before a worker ends: somebody may wait for its memory.
+const leaveWithin = 10 * time.Second
+
+// leave tells of a worker that is about to end, while its engine can still be asked.
+func (r *replica) leave(w *worker) {
+	if r.m.opts.Leaving == nil || r.spec.Mode != Binary || w.ctx.Err() != nil {
+		return
+	}
+	ctx, stop := awake.WithTimeout(w.ctx, leaveWithin)
+	defer stop()
+	r.m.opts.Leaving(ctx, r.info(), w.engine)
 }

@@ -139,7 +139,7 @@ func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
 	if spec.Mode == External {
 		return task.Errorf(task.InvalidParams, "the engines of pool '%s' run elsewhere and load their own models: reload them there", spec.ID)
 	}
-	if kind, err := m.opts.kind(spec.Engine); err == nil && kind.Start.Files != nil {
+	if m.fromFolder(spec) {
 		return m.unusable(ctx, spec)
 	}
 	held, known, err := m.opts.Models.Use(ctx, spec.ModelRef, spec.ModelDigest, func(int64, int64) {})
@@ -154,6 +154,12 @@ func (m *Manager) checkModel(ctx context.Context, spec Spec) *task.Error {
 	return m.unusable(ctx, spec)
 }
 
+// fromFolder reports whether the model of a spec is a folder.
+func (m *Manager) fromFolder(spec Spec) bool {
+	kind, err := m.opts.kind(spec.Engine)
+	return err == nil && kind.Start != nil && kind.Start.Files != nil
+}
+
 // unusable says why the model of a spec that is simply there cannot be used; nil: it can.
 func (m *Manager) unusable(ctx context.Context, spec Spec) *task.Error {
 	_, err := m.file(ctx, spec)
@@ -162,6 +168,9 @@ func (m *Manager) unusable(ctx context.Context, spec Spec) *task.Error {
 	}
 	if typed, ok := errors.AsType[*task.Error](err); ok {
 		return typed
+	}
+	if why, ok := errors.AsType[*loss](err); ok && m.fromFolder(spec) { // its kind knows what the folder lacks
+		return task.Errorf(task.ModelNotFound, "%s", why.Error())
 	}
 	return task.Errorf(task.ModelNotFound, "there is no model file for %q that can be read: fetch it, or correct the reference or its permissions",
 		shownRef(spec.ModelRef)).Because(err)

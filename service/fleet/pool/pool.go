@@ -116,6 +116,11 @@ type Options struct {
 	RunDir string
 	// Guard is the command of a process that ends what the workers have left, when this process is killed. Empty: there is none.
 	Guard []string
+	// Leaving is called when a worker in mode binary that is well was told to end and has finished its tasks, before it ends. It returns soon after ctx ends.
+	// Nil: nobody minds.
+	Leaving func(ctx context.Context, i Info, e engine.Engine)
+	// SaveDir is the folder to which such workers may save what their slots hold. Empty: none.
+	SaveDir string
 	// LearnedFile keeps over a restart what workers were seen to take (LO-501). Empty: nothing is kept.
 	LearnedFile string
 	// KnownFile keeps over a restart what fingerprints stand for. Empty: nothing is kept.

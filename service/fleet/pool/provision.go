@@ -171,6 +171,7 @@ func (r *replica) planBinary(ctx context.Context, spec Spec, facts Facts, made P
 	}
 	told := spec.worker()
 	told.Threads, told.Host, told.Port, told.Scratch = facts.Threads, "127.0.0.1", port, os.TempDir()
+	told.Saves = r.m.opts.SaveDir
 	p := newPlan(exe, facts, r.kind.Start.Command(told))
 	p.address = address
 	return p, nil

@@ -32,6 +32,7 @@ func (r *replica) watch(w *worker, log *zap.Logger) *loss {
 			check.end() // a probe that hangs must not delay the drain
 			check = nil
 			if !r.drain(w, log) {
+				r.leave(w)
 				return nil
 			}
 			continue

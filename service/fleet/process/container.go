@@ -32,13 +32,16 @@ type Container struct {
 
 // Named fills in the name, the port and the files of the model of one worker's container.
 func (c Container) Named(name, port string, model []string) Container {
-	inside := gguf.Alias(c.Model, len(model))
+	inside := gguf.Alias(c.Model, max(len(model), 1))
 	fill := strings.NewReplacer("{name}", name, "{port}", port)
 	var argv []string
 	for i, arg := range c.Argv {
 		if !strings.Contains(arg, "{model}") {
 			argv = append(argv, fill.Replace(arg))
 			continue
+		}
+		if len(model) == 0 { // nothing is mounted
+			argv = argv[:len(argv)-1]
 		}
 		for n, file := range model {
 			if n > 0 {

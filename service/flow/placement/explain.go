@@ -127,6 +127,9 @@ func (r *Replica) against(need Need) []string {
 	if !r.Ready {
 		why = append(why, "it is not Ready but "+r.State)
 	}
+	if r.Ready && r.InDoubt {
+		why = append(why, "its engine broke off a task, and gets none before it has answered again")
+	}
 	if r.Ready && r.Active >= r.Slots {
 		why = append(why, fmt.Sprintf("all of its %d slots are busy", r.Slots))
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
-// LO-502
+// LO-502, LO-203
 func TestExplain(t *testing.T) {
 	replicas := func(list ...Replica) func(string) []Replica { return func(string) []Replica { return list } }
 	ready := func(id string, free int64, active int) Replica {
@@ -44,6 +44,9 @@ func TestExplain(t *testing.T) {
 		}},
 		"the only one": {func(*task.Request, []Pool) {}, replicas(ready("a", 8e9, 2), Replica{ID: "b", State: "loading"}, ready("c", 1e9, 1)), "big", "c", []string{
 			"big/a: all of its 2 slots are busy", "big/b: it is not Ready but loading", "big/c: it is the only one that can take the task now",
+		}},
+		"in doubt": {func(*task.Request, []Pool) {}, replicas(Replica{ID: "a", State: "ready", Ready: true, Slots: 2, InDoubt: true}, ready("b", 1e9, 1)), "big", "b", []string{
+			"big/a: its engine broke off a task, and gets none before it has answered again", "big/b: it is the only one that can take the task now",
 		}},
 		"pinned": {pinTo("small"), replicas(ready("a", 0, 0)), "small", "", []string{
 			"big/: the request asks for pool 'small'", "small/a: its engine has several slots, and strict determinism needs one",

@@ -37,6 +37,7 @@ func (s *Scheduler) Delete(ctx context.Context, id, actor string) error {
 	s.mu.Lock()
 	delete(s.replays, id) // a reader that comes now must not join one that has the text
 	s.mu.Unlock()
+	s.o.Sessions.Forget(r.Task.Request.SessionID)
 	r.Task.ID = id // a damaged record may not even say that
 	s.o.Log.Info("a task was deleted", append(narrated(r, r.Task.EngineVersion).Fields(), zap.String("deleted_by", actor), observe.Audit())...)
 	return nil

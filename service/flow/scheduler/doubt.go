@@ -63,6 +63,14 @@ func (l *lane) doubt(j *job, lease Lease) {
 	}
 }
 
+// Replicas are a pool's replicas as its tasks are placed by them now.
+func (s *Scheduler) Replicas(poolID string) []placement.Replica {
+	if l := (*s.lanes.Load())[poolID]; l != nil {
+		return l.replicas(nil)
+	}
+	return s.o.Replicas.Snapshot(poolID, nil)
+}
+
 // replicas appends the pool's replicas to into.
 func (l *lane) replicas(into []placement.Replica) []placement.Replica {
 	all := l.s.o.Replicas.Snapshot(l.pool.ID, into)

@@ -97,6 +97,10 @@ type Sessions interface {
 	// Began and Kept say who has a slot's KV. Began returns whether it should be that of the task's session.
 	Began(t task.Task, replicaID string, slots int) (warm bool)
 	Kept(t task.Task, replicaID string, lost <-chan struct{}, kv task.KV)
+	// Take hands out what a worker with that fingerprint saved of a session's KV before it ended. Done is called when nobody reads it any more.
+	Take(sessionID, fingerprint string) (s engine.Saved, done func(), ok bool)
+	// Forget gives that up, because a task of the session was deleted.
+	Forget(sessionID string)
 }
 
 // Residency is what the scheduler asks about the models of on-demand pools (LO-503).

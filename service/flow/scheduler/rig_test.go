@@ -80,6 +80,8 @@ type replica struct {
 	cached    int              // what Generate says came from KV
 	reuse     []engine.Reuse   // what its runs were let take
 	slotless  bool             // its runs need no slot
+	restores  []string         // the files that its slot was restored from
+	unread    error            // what Restore returns
 }
 
 func newRig(t *testing.T, replicas int, change func(*Pool)) *rig {
@@ -233,6 +235,17 @@ func (x *replica) Slots(context.Context) ([]engine.Slot, error) {
 
 // Erase is engine.Keeper's.
 func (x *replica) Erase(context.Context, int) error { return nil }
+
+// Save is engine.Saver's.
+func (x *replica) Save(context.Context, int, string) (s engine.Saved, err error) { return s, nil }
+
+// Restore is engine.Saver's.
+func (x *replica) Restore(_ context.Context, _ int, s engine.Saved) error {
+	x.r.mu.Lock()
+	defer x.r.mu.Unlock()
+	x.restores = append(x.restores, s.Name)
+	return x.unread
+}
 
 func (l lease) Replace(reason string) {
 	l.r.mu.Lock()

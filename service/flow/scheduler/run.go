@@ -41,7 +41,8 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	if s != j.slot { // else nobody may know of it yet
 		l.placed(j, s, now)
 	}
-	warm, before := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots) && reuses(&j.task, replica), j.sent()
+	warm, before := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots), j.sent()
+	warm = reuses(&j.task, replica) && (warm || l.restored(ctx, j, lease))
 	t, result, answer, err := l.work(ctx, cancel, j, warm, s)
 	if refused := j.await(context.Background()); err == nil { // it may have sent no token, and not have waited for the ledger
 		err = refused

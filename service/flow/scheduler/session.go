@@ -4,7 +4,10 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/awake"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
@@ -24,6 +27,56 @@ func (noSessions) Rests(string, string) task.Budgets                { return tas
 func (noSessions) Warm(string) string                               { return "" }
 func (noSessions) Began(task.Task, string, int) bool                { return false }
 func (noSessions) Kept(task.Task, string, <-chan struct{}, task.KV) {}
+func (noSessions) Forget(string)                                    {}
+func (noSessions) Take(string, string) (s engine.Saved, done func(), ok bool) {
+	return s, nil, false
+}
+
+// restoreWithin bounds the restore of a slot. Long before, to compute the prompt would have been faster.
+const restoreWithin = 30 * time.Second
+
+// restored has a slot hold what the session's last turn left on a worker that has ended since (LO-473).
+func (l *lane) restored(ctx context.Context, j *job, lease Lease) bool {
+	saver, ok := lease.Engine().(engine.Saver)
+	if !ok || j.task.Request.SessionID == "" {
+		return false
+	}
+	s, done, ok := l.s.o.Sessions.Take(j.task.Request.SessionID, lease.Replica().Fingerprint)
+	if !ok {
+		return false
+	}
+	defer done()
+	ctx, stop := awake.WithTimeout(ctx, restoreWithin)
+	defer stop()
+	slot, err := idleSlot(ctx, lease.Engine())
+	if err == nil {
+		err = saver.Restore(ctx, slot, s)
+	}
+	if err != nil {
+		l.s.o.Log.Warn("the saved KV of a session was not restored, and its turn starts cold", append(j.told(), zap.Error(err))...)
+		return false
+	}
+	l.s.o.Log.Info("the saved KV of a session was restored", append(j.told(), zap.Int("tokens", s.Tokens))...)
+	return true
+}
+
+// idleSlot is a slot of an engine that nobody uses. The caller has a lease, so that there is one.
+func idleSlot(ctx context.Context, e engine.Engine) (int, error) {
+	keeper, ok := e.(engine.Keeper)
+	if !ok {
+		return 0, nil
+	}
+	slots, err := keeper.Slots(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for _, s := range slots {
+		if !s.Busy {
+			return s.ID, nil
+		}
+	}
+	return 0, errors.New("no slot is idle")
+}
 
 // slotWithin bounds the look at a slot after a session's turn: the slot's next task waits for it.
 const slotWithin = time.Second

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
@@ -26,6 +28,8 @@ type visits struct {
 	of     map[string][]string
 	refuse error
 	warm   string
+	saved  map[string]string // files by the sessions whose KV is there
+	cold   bool              // no replica holds KV
 }
 
 func (v *visits) note(id, what string) {
@@ -61,8 +65,17 @@ func (v *visits) Settle(r task.Record) {
 func (v *visits) Warm(string) string { return v.warm }
 func (v *visits) Began(t task.Task, replica string, _ int) bool {
 	v.note(t.ID, "began "+replica)
-	return true
+	return !v.cold
 }
+
+func (v *visits) Take(session, fingerprint string) (s engine.Saved, done func(), ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	s.Name = v.saved[session]
+	return s, func() { v.note(session, "done with "+s.Name+" for "+fingerprint) }, s.Name != ""
+}
+
+func (v *visits) Forget(session string) { v.note(session, "forget") }
 
 func (v *visits) Kept(t task.Task, replica string, _ <-chan struct{}, kv task.KV) {
 	v.note(t.ID, "kept "+replica)
@@ -136,6 +149,52 @@ func TestTasksVisitTheSessions(t *testing.T) {
 		require.Equal(t, 1, count(v.told("a"), "settle 1"))
 		r.stop()
 	})
+}
+
+// LO-473: where the worker that held the KV of a turn's session has ended, what it saved is restored before the turn. Whatever becomes of that, the turn runs, and
+// the file is given back.
+func TestATurnFindsWhatItsSessionLeft(t *testing.T) {
+	of := func(session string) func(*task.Task) {
+		return func(t *task.Task) { t.Request.SessionID, t.Determinism = session, task.BestEffort }
+	}
+	for name, c := range map[string]struct {
+		change   func(*visits, *replica)
+		turn     func(*task.Task)
+		restores []string
+	}{
+		"saved":             {nil, of("s"), []string{"s.kv"}},
+		"not saved":         {nil, of("other"), nil},
+		"no session":        {nil, of(""), nil},
+		"still warm":        {func(v *visits, _ *replica) { v.cold = false }, of("s"), nil},
+		"cannot be read":    {func(_ *visits, x *replica) { x.unread = errors.New("gone") }, of("s"), []string{"s.kv"}},
+		"an engine without": {func(_ *visits, x *replica) { x.uncounted = true }, of("s"), nil},
+		"wants to be cold": {nil, func(t *task.Task) {
+			of("s")(t)
+			t.Request.KVHint = task.KVCold
+		}, nil},
+		"strict, without pieces": {nil, func(t *task.Task) { t.Request.SessionID = "s" }, nil},
+		"strict, with pieces":    {func(_ *visits, x *replica) { x.piece = 16 }, func(t *task.Task) { t.Request.SessionID = "s" }, []string{"s.kv"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				v := &visits{of: map[string][]string{}, cold: true, warm: "default-0", saved: map[string]string{"s": "s.kv"}}
+				r := withSessions(t, &book{records: map[string]task.Record{}}, v)
+				defer r.stop()
+				if c.change != nil {
+					c.change(v, r.replicas[0])
+				}
+				r.must("turn", c.turn)
+				r.read("turn")
+				require.Equal(t, task.Completed, r.status("turn").State)
+				require.Equal(t, c.restores, r.replicas[0].restores)
+				require.Equal(t, len(c.restores), count(v.told("s"), "done with s.kv for fp"))
+				require.NoError(t, r.s.Delete(t.Context(), "turn", "me"))
+				var asked task.Task
+				c.turn(&asked)
+				require.Equal(t, 1, count(v.told(asked.Request.SessionID), "forget"), "what was saved of it has its text")
+			})
+		})
+	}
 }
 
 func count(all []string, what string) (n int) {

@@ -63,6 +63,10 @@ type Options struct {
 	Log      *zap.Logger
 	Now      func() time.Time
 	NewID    func() string
+	// SaveDir is the folder to which workers save KV, SaveBytes what that may take on the disk; 0: nothing is saved. Free tells what is free there.
+	SaveDir   string
+	SaveBytes int64
+	Free      func(dir string) (int64, error)
 }
 
 // sweepEvery is how often sessions that are long over are looked for.
@@ -78,6 +82,9 @@ type Manager struct {
 	making   map[string]bool  // ids of sessions that are being recorded
 	dropped  []task.Session   // forgotten; the next sweep takes them out of the ledger
 	cells    map[cell]holding // what the replicas' slots hold
+	shelf    []*saved         // KV of workers that have ended, the oldest first
+	files    int              // that were begun
+	trash    []string         // files that nobody needs any more
 }
 
 // entry is a session.
@@ -94,6 +101,9 @@ type entry struct {
 func New(ctx context.Context, o Options) (*Manager, error) {
 	m := &Manager{
 		o: o, sessions: map[string]*entry{}, making: map[string]bool{}, cells: map[cell]holding{},
+	}
+	if err := m.openShelf(); err != nil {
+		return nil, err
 	}
 	kept, err := o.Ledger.Sessions(ctx)
 	if err != nil {
@@ -157,6 +167,7 @@ func (m *Manager) add(e *entry) {
 // remove forgets a session, and closes its account. The caller holds mu.
 func (m *Manager) remove(e *entry) {
 	delete(m.sessions, e.ID)
+	m.unshelve(e.ID)
 	m.o.Accounts.Close(e.ID)
 }
 
@@ -287,6 +298,7 @@ func (m *Manager) Delete(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	m.clear()
 	if warm {
 		if err := m.o.Engines.Erase(ctx, place.replica, place.slot, held.job); err != nil { // no harm: the next prompt in that slot overwrites it
 			m.o.Log.Warn("the KV of a deleted session could not be erased", zap.String("session_id", id), zap.String("replica_id", place.replica), zap.Error(err))
@@ -343,6 +355,7 @@ func errBusy(e *entry) *task.Error {
 // Sweep forgets the sessions whose end is further back than their TTL is long.
 func (m *Manager) Sweep(ctx context.Context) {
 	gone := m.over(m.o.Now())
+	m.clear()
 	if len(gone) == 0 {
 		return
 	}

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// freeBytes returns how many bytes an ordinary user may still write to dir's file system.
-func freeBytes(dir string) (int64, error) {
+// FreeBytes returns how many bytes an ordinary user may still write to dir's file system.
+func FreeBytes(dir string) (int64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, err

@@ -105,7 +105,7 @@ func New(s Settings) (*Fetcher, error) {
 		s.Getenv = os.Getenv
 	}
 	if s.Free == nil {
-		s.Free = freeBytes
+		s.Free = FreeBytes
 	}
 	fill(&s.Endpoints.HF, defaultHF)
 	fill(&s.Endpoints.S3, defaultS3)

@@ -3,6 +3,7 @@
 package llamacpp
 
 import (
+	"cmp"
 	"errors"
 	"net/http"
 	"os"
@@ -99,7 +100,7 @@ func command(w engine.Worker) engine.Command {
 		"-m", w.Model, "--parallel", strconv.Itoa(w.Slots), "-t", strconv.Itoa(w.Threads),
 		"-b", strconv.Itoa(batch), "-ub", strconv.Itoa(microBatch),
 		"--host", w.Host, "--port", w.Port, "--cache-ram", "0", "--no-webui", "--offline", "--log-colors", "off", "--metrics",
-		"--slot-save-path", w.Scratch, // without a folder it does not erase slots either; nothing is ever saved
+		"--slot-save-path", cmp.Or(w.Saves, w.Scratch), // without a folder it does not erase slots either
 	}}
 	if len(w.Hosts) > 0 {
 		c.Args = append(c.Args, "-lv", "4") // else it does not tell what it takes of them

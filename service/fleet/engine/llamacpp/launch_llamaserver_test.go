@@ -31,6 +31,13 @@ func launch(t testing.TB, workload task.Workload, _ float64) (*llamacpp.Engine, 
 // launchServer starts it with more arguments.
 func launchServer(t testing.TB, workload task.Workload, more ...string) (*llamacpp.Engine, *exec.Cmd) {
 	t.Helper()
+	e, _, cmd := launchAt(t, workload, more...)
+	return e, cmd
+}
+
+// launchAt says the address, too.
+func launchAt(t testing.TB, workload task.Workload, more ...string) (e *llamacpp.Engine, at string, _ *exec.Cmd) {
+	t.Helper()
 	binary, err := provision.LocateLlamaServer()
 	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -55,7 +62,8 @@ func launchServer(t testing.TB, workload task.Workload, more ...string) (*llamac
 	cmd.Stdout, cmd.Stderr = log, log
 	require.NoError(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	return connect(t, "http://127.0.0.1:"+port), cmd
+	at = "http://127.0.0.1:" + port
+	return connect(t, at), at, cmd
 }
 
 // The two are different builds of llama.cpp with code for different processors, so the last bits of their sums differ and

@@ -51,6 +51,7 @@ var _ interface {
 	engine.BusyCounter
 	engine.Meter
 	engine.Keeper
+	engine.Saver
 	engine.Closer
 } = (*Engine)(nil)
 

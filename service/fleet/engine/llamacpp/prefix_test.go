@@ -34,7 +34,8 @@ type slot struct {
 	cold  map[string]bool // by prompt: its last whole run had the bytes of a cold start
 	calls []string
 	// told is what the frame about the prompt says came from KV, given what did; nil: that. Below 0 there is no such frame.
-	told func(cached int) int
+	told  func(cached int) int
+	files map[string][]cell // that were saved, by their names
 	// breaks says after how many pieces of a prompt the client is gone; nil: never.
 	breaks func() int
 }
@@ -93,6 +94,7 @@ func (s *slot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		Cache    bool            `json:"cache_prompt"`
 		Exact    bool            `json:"cache_exact"`
 		Progress bool            `json:"return_progress"`
+		File     string          `json:"filename"`
 	}
 	if r.Method == http.MethodPost {
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
@@ -101,6 +103,9 @@ func (s *slot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.calls = append(s.calls, r.URL.Path)
 	switch r.URL.Path {
+	case "/slots/0":
+		s.file(w, r.URL.Query().Get("action"), body.File)
+		return
 	case "/props":
 		fmt.Fprint(w, props)
 		return
@@ -136,6 +141,21 @@ func (s *slot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, token(string(rune('a'+i))))
 	}
 	fmt.Fprintf(w, `data: {"content":"","stop":true,"stop_type":"eos","tokens_predicted":3,"tokens_evaluated":%d,"timings":{"cache_n":%d}}`+"\n\n", len(tokensOf(text)), cached)
+}
+
+// file saves the slot, or restores it. A byte of a file is a token.
+func (s *slot) file(w http.ResponseWriter, action, name string) {
+	switch cells, there := s.files[name]; {
+	case action == "save" && s.files != nil:
+		s.files[name] = slices.Clone(s.cells)
+		fmt.Fprintf(w, `{"id_slot":0,"filename":%q,"n_saved":%d,"n_written":%[2]d}`, name, len(s.cells))
+	case action == "restore" && there:
+		s.cells = slices.Clone(cells)
+		fmt.Fprintf(w, `{"id_slot":0,"filename":%q,"n_restored":%d,"n_read":%[2]d}`, name, len(s.cells))
+	default:
+		w.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(w, `{"error":{"code":400,"message":"Unable to restore slot, no available space in KV cache or invalid slot save file"}}`)
+	}
 }
 
 func serveSlot(t *testing.T, piece int) (*slot, *llamacpp.Engine) {

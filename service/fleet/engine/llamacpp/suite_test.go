@@ -5,7 +5,6 @@ package llamacpp_test
 import (
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"strings"
@@ -48,13 +47,8 @@ func TestTheFakeKeepsTheSamePromises(t *testing.T) {
 			if slow {
 				fake.SetScript(fakeengine.Script{IntervalMS: 10})
 			}
-			server := httptest.NewServer(fake)
-			t.Cleanup(server.Close)
-			return enginetest.Replica{Engine: connect(t, server.URL), Kill: func() error {
-				_ = server.Listener.Close()
-				server.CloseClientConnections()
-				return nil
-			}}
+			at := enginetest.Serve(t, fake)
+			return enginetest.Behind(connect(t, at.URL), at)
 		},
 		Ctx: 256, Rerank: true,
 	})

@@ -27,7 +27,7 @@ type Frame struct {
 	D     jx.Decoder
 
 	texts int // that the frame has of the answer
-	mold  mold
+	mould mould
 }
 
 // CallPart is what a frame holds of one call.
@@ -39,7 +39,7 @@ type CallPart struct {
 // Reset forgets the frame before, and has D read the data.
 func (f *Frame) Reset(data []byte) {
 	f.Content, f.Reasoning, f.Calls, f.Likely = f.Content[:0], f.Reasoning[:0], f.Calls[:0], f.Likely[:0]
-	f.Ends, f.Failed, f.texts, f.mold.into = false, false, 0, nil
+	f.Ends, f.Failed, f.texts, f.mould.into = false, false, 0, nil
 	f.D.ResetBytes(data)
 }
 
@@ -48,7 +48,7 @@ func (f *Frame) Says() bool { return len(f.Content)+len(f.Reasoning)+len(f.Calls
 
 // Read reads a frame of /v1/chat/completions or /v1/completions.
 func (f *Frame) Read(data []byte) error {
-	if f.mold.fill(data) || f.token(data) {
+	if f.mould.fill(data) || f.token(data) {
 		return nil
 	}
 	f.Reset(data)
@@ -96,7 +96,7 @@ func (f *Frame) token(data []byte) bool {
 		return false
 	}
 	if f.texts == 1 && !f.Asks {
-		f.mold.cast(data, f.text())
+		f.mould.cast(data, f.text())
 	}
 	return true
 }

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/httpsse"
-	"github.com/llama-orch/llama-orch/service/nearest"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 

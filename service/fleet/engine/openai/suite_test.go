@@ -4,7 +4,6 @@ package openai_test
 
 import (
 	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -34,9 +33,7 @@ func server(t testing.TB, o conformance.Options, script string) *conformance.Ser
 // serve has one at an address.
 func serve(t testing.TB, h http.Handler) string {
 	t.Helper()
-	s := httptest.NewServer(h)
-	t.Cleanup(s.Close)
-	return s.URL
+	return enginetest.Serve(t, h).URL
 }
 
 // connect makes the adapter of an `openai` pool.
@@ -62,13 +59,8 @@ func TestEachServerKeepsTheEnginesPromises(t *testing.T) {
 					if slow {
 						o.Pace = 10 * time.Millisecond
 					}
-					s := httptest.NewServer(server(t, o, ""))
-					t.Cleanup(s.Close)
-					return enginetest.Replica{Engine: connect(t, engine.Endpoint{URL: s.URL + "/v1"}), Kill: func() error {
-						_ = s.Listener.Close()
-						s.CloseClientConnections()
-						return nil
-					}}
+					at := enginetest.Serve(t, server(t, o, ""))
+					return enginetest.Behind(connect(t, engine.Endpoint{URL: at.URL + "/v1"}), at)
 				},
 				Ctx: 256, Rerank: name == "vllm" || name == "llama-server", Rough: name != "vllm" && name != "sglang",
 			})

@@ -82,7 +82,7 @@ func TestWhatAChatSends(t *testing.T) {
 		},
 	} {
 		e, server, _ := launch(t, conformance.Options{})
-		_, r, err := run(t, e, chat(c.change))
+		_, r, err := enginetest.Say(t, e, chat(c.change))
 		require.NoError(t, err, name)
 		require.Positive(t, r.TokensIn)
 		all := slices.DeleteFunc(server.Requests(), func(r conformance.Request) bool { return r.Path != "/v1/chat/completions" })
@@ -94,7 +94,7 @@ func TestWhatAChatSends(t *testing.T) {
 // ORCH-3056
 func TestAChatIsCutAtItsStopStrings(t *testing.T) {
 	e, server, _ := launch(t, conformance.Options{Stops: 1})
-	whole, r, err := run(t, e, chat(func(j *engine.Job) { j.MaxTokens = 30 }))
+	whole, r, err := enginetest.Say(t, e, chat(func(j *engine.Job) { j.MaxTokens = 30 }))
 	require.NoError(t, err)
 	counted, err := e.CountChat(t.Context(), chat(nil).Messages, nil)
 	require.NoError(t, err)
@@ -103,7 +103,7 @@ func TestAChatIsCutAtItsStopStrings(t *testing.T) {
 	for at := 3; at+4 < len(runes); at += 3 {
 		stop := string(runes[at : at+3])
 		want, _, _ := strings.Cut(whole, stop)
-		text, r, err := run(t, e, chat(func(j *engine.Job) { j.MaxTokens, j.Sampling.Stop = 30, []string{"never comes", stop, ""} }))
+		text, r, err := enginetest.Say(t, e, chat(func(j *engine.Job) { j.MaxTokens, j.Sampling.Stop = 30, []string{"never comes", stop, ""} }))
 		require.NoError(t, err)
 		require.Equal(t, want, text)
 		require.Equal(t, task.FinishStop, r.Finish)
@@ -123,15 +123,15 @@ func TestErrorsOfChats(t *testing.T) {
 		fails := conformance.Generation
 		fails.After = after
 		server.Fail(fails)
-		_, _, err := run(t, e, chat(nil))
+		_, _, err := enginetest.Say(t, e, chat(nil))
 		require.True(t, task.HasCode(err, code), "%v", err)
 	}
 	e, _, _ := launch(t, conformance.Options{})
-	_, _, err := run(t, e, chat(func(j *engine.Job) { j.Messages[0].Content = "unrenderable" }))
+	_, _, err := enginetest.Say(t, e, chat(func(j *engine.Job) { j.Messages[0].Content = "unrenderable" }))
 	require.True(t, task.HasCode(err, task.InvalidParams))
 	require.ErrorContains(t, err, "chat template")
 	small, _, _ := launch(t, conformance.Options{Total: 16})
-	_, _, err = run(t, small, chat(func(j *engine.Job) { j.Messages[0].Content = strings.Repeat("rain ", 40) }))
+	_, _, err = enginetest.Say(t, small, chat(func(j *engine.Job) { j.Messages[0].Content = strings.Repeat("rain ", 40) }))
 	_, long := errors.AsType[*task.TooLongError](err)
 	require.True(t, long, "%v", err)
 }

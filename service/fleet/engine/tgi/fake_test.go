@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
+	"github.com/llama-orch/llama-orch/service/fleet/engine/enginetest"
 	"github.com/llama-orch/llama-orch/service/fleet/engine/tgi"
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -52,7 +53,7 @@ func TestBrokenStreams(t *testing.T) {
 		"error of no words": {`data:{"error":7}` + "\n\n", "", task.WorkerReset, "500"},
 	} {
 		e := fake(t, map[string]string{"/info": info, "/generate_stream": c.stream, "/tokenize": `[{},{}]`})
-		text, r, err := run(t, e, job(nil))
+		text, r, err := enginetest.Say(t, e, job(nil))
 		require.Equal(t, c.text, text, name)
 		if c.code == "" {
 			require.NoError(t, err, name)

@@ -9,8 +9,12 @@ import (
 	"github.com/go-faster/jx"
 )
 
-// noDetails is how every frame but the last ends.
-var noDetails = []byte(`"details":null}`)
+var (
+	// tokenKey stands in a frame once: within a text its quotes would be escaped.
+	tokenKey = []byte(`"token":`)
+	// noDetails is how every frame but the last ends.
+	noDetails = []byte(`"details":null}`)
+)
 
 var errNoToken = errors.New("a frame has no token")
 
@@ -29,6 +33,10 @@ type frame struct {
 func (f *frame) read(data []byte) error {
 	f.text, f.finish = f.text[:0], f.finish[:0]
 	f.special, f.failed, f.last = false, false, false
+	if at := bytes.Index(data, tokenKey); at >= 0 && bytes.HasSuffix(data, noDetails) { // it is not the last, and the rest does not matter
+		f.d.ResetBytes(data[at+len(tokenKey):])
+		return f.token()
+	}
 	f.d.ResetBytes(data)
 	fields, err := f.d.ObjIter()
 	if err != nil {
@@ -51,9 +59,6 @@ func (f *frame) read(data []byte) error {
 		}
 		if err != nil {
 			return err
-		}
-		if token && bytes.HasSuffix(data, noDetails) {
-			return nil // it is not the last, and the rest does not matter
 		}
 	}
 	if err := fields.Err(); err != nil {

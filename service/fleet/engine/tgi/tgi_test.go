@@ -26,8 +26,7 @@ import (
 func launch(t testing.TB, o conformance.Options) (*tgi.Engine, *conformance.Server, *httptest.Server) {
 	t.Helper()
 	server := conformance.New(o)
-	at := httptest.NewServer(server)
-	t.Cleanup(at.Close)
+	at := enginetest.Serve(t, server)
 	e := tgi.New(engine.Endpoint{URL: at.URL, Key: o.Key})
 	t.Cleanup(e.Close)
 	return e, server, at
@@ -42,11 +41,7 @@ func TestTheEngineKeepsItsPromises(t *testing.T) {
 				o.Interval = 10 * time.Millisecond
 			}
 			e, _, at := launch(t, o)
-			return enginetest.Replica{Engine: e, Kill: func() error {
-				_ = at.Listener.Close()
-				at.CloseClientConnections()
-				return nil
-			}}
+			return enginetest.Behind(e, at)
 		},
 		Ctx: 256,
 	})
@@ -61,16 +56,6 @@ func job(change func(*engine.Job)) engine.Job {
 		change(&j)
 	}
 	return j
-}
-
-func run(t testing.TB, e *tgi.Engine, j engine.Job) (string, engine.Result, error) {
-	t.Helper()
-	var b strings.Builder
-	r, err := e.Generate(t.Context(), j, func(p task.Piece) error {
-		b.WriteString(p.Text)
-		return nil
-	})
-	return b.String(), r, err
 }
 
 // What is sent is what TGI takes: it has no min_p, no seed 0, and takes a sampler that is off for a mistake.
@@ -104,7 +89,7 @@ func TestWhatIsSent(t *testing.T) {
 		},
 	} {
 		e, server, _ := launch(t, conformance.Options{})
-		_, _, err := run(t, e, job(c.change))
+		_, _, err := enginetest.Say(t, e, job(c.change))
 		require.NoError(t, err, name)
 		all := slices.DeleteFunc(server.Requests(), func(r conformance.Request) bool { return r.Path != "/generate_stream" })
 		require.Len(t, all, 1)
@@ -134,7 +119,7 @@ func TestErrors(t *testing.T) {
 			e, server, _ := launch(t, conformance.Options{})
 			c.fails.Head, c.fails.After = at.head, at.after
 			server.Fail(c.fails)
-			text, _, err := run(t, e, job(nil))
+			text, _, err := enginetest.Say(t, e, job(nil))
 			if at.head && c.fails.Status == http.StatusTooManyRequests {
 				require.NoError(t, err, "before the first token it is tried again")
 				continue
@@ -146,7 +131,7 @@ func TestErrors(t *testing.T) {
 			require.True(t, ok)
 			require.Equal(t, c.fails.Status, status.Status)
 			require.Equal(t, c.fails.Text, status.Message)
-			_, r, err := run(t, e, job(nil))
+			_, r, err := enginetest.Say(t, e, job(nil))
 			require.NoError(t, err)
 			require.Equal(t, 8, r.TokensOut)
 		}
@@ -158,14 +143,14 @@ func TestErrors(t *testing.T) {
 // ORCH-3056
 func TestStopStringsAreCutHere(t *testing.T) {
 	e, server, _ := launch(t, conformance.Options{Stops: 1})
-	whole, _, err := run(t, e, job(func(j *engine.Job) { j.MaxTokens = 40 }))
+	whole, _, err := enginetest.Say(t, e, job(func(j *engine.Job) { j.MaxTokens = 40 }))
 	require.NoError(t, err)
 	runes := []rune(whole)
 	for at := 3; at+4 < len(runes); at += 3 {
 		stop := string(runes[at : at+3])
 		want, _, _ := strings.Cut(whole, stop)
 		for _, all := range [][]string{{stop}, {"never comes", stop}} {
-			text, r, err := run(t, e, job(func(j *engine.Job) { j.MaxTokens, j.Sampling.Stop = 40, all }))
+			text, r, err := enginetest.Say(t, e, job(func(j *engine.Job) { j.MaxTokens, j.Sampling.Stop = 40, all }))
 			require.NoError(t, err)
 			require.Equal(t, want, text)
 			require.Equal(t, task.FinishStop, r.Finish)
@@ -182,19 +167,19 @@ func TestStopStringsAreCutHere(t *testing.T) {
 // ORCH-3056
 func TestFormats(t *testing.T) {
 	e, _, _ := launch(t, conformance.Options{})
-	text, r, err := run(t, e, job(func(j *engine.Job) {
+	text, r, err := enginetest.Say(t, e, job(func(j *engine.Job) {
 		j.Chat = &task.Chat{Format: &task.Format{Kind: task.FormatJSON, Schema: json.RawMessage(`{"type":"object","properties":{"mood":{"enum":["calm"]}}}`)}}
 	}))
 	require.NoError(t, err)
 	require.JSONEq(t, `{"mood":"calm"}`, text)
 	require.Equal(t, task.FinishStop, r.Finish)
 	require.Equal(t, 5, r.TokensOut, "the end of sequence is a token, and none of the text")
-	_, _, err = run(t, e, job(func(j *engine.Job) {
+	_, _, err = enginetest.Say(t, e, job(func(j *engine.Job) {
 		j.Chat = &task.Chat{Format: &task.Format{Kind: task.FormatGrammar, Grammar: "root ::= \"a\""}}
 	}))
 	require.True(t, task.HasCode(err, task.InvalidParams))
 	require.ErrorContains(t, err, "grammar")
-	_, _, err = run(t, e, job(func(j *engine.Job) { j.Chat = &task.Chat{LogitBias: []task.Bias{{Token: 1, Bias: 2}}} }))
+	_, _, err = enginetest.Say(t, e, job(func(j *engine.Job) { j.Chat = &task.Chat{LogitBias: []task.Bias{{Token: 1, Bias: 2}}} }))
 	require.True(t, task.HasCode(err, task.InvalidParams))
 }
 

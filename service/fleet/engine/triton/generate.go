@@ -3,6 +3,7 @@
 package triton
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -167,9 +168,18 @@ func (g *generation) came() {
 	}
 }
 
+// Each stands in an event at most once: within a text its quotes would be escaped.
+var textKey, errorKey = []byte(`"text_output":`), []byte(`"error":`)
+
 // read reads what matters of an event.
 func (g *generation) read(data []byte) (failed bool, err error) {
 	g.text = g.text[:0]
+	if at := bytes.Index(data, textKey); at >= 0 && !bytes.Contains(data, errorKey) {
+		g.d.ResetBytes(data[at+len(textKey):])
+		if g.text, err = g.d.StrAppend(g.text); err == nil {
+			return false, nil // it is the text of a token, and the rest does not matter
+		}
+	}
 	g.d.ResetBytes(data)
 	fields, err := g.d.ObjIter()
 	if err != nil {

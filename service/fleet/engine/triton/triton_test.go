@@ -26,8 +26,7 @@ import (
 func launch(t testing.TB, o conformance.Options, model string) (*triton.Engine, *conformance.Server, *httptest.Server) {
 	t.Helper()
 	server := conformance.New(o)
-	at := httptest.NewServer(server)
-	t.Cleanup(at.Close)
+	at := enginetest.Serve(t, server)
 	return connect(t, at, model), server, at
 }
 
@@ -49,11 +48,7 @@ func TestTheEngineKeepsItsPromises(t *testing.T) {
 						o.Interval = 10 * time.Millisecond
 					}
 					e, _, at := launch(t, o, "")
-					return enginetest.Replica{Engine: e, Kill: func() error {
-						_ = at.Listener.Close()
-						at.CloseClientConnections()
-						return nil
-					}}
+					return enginetest.Behind(e, at)
 				},
 				Ctx: 128, Uncounted: true,
 			})
@@ -70,16 +65,6 @@ func job(change func(*engine.Job)) engine.Job {
 		change(&j)
 	}
 	return j
-}
-
-func run(t testing.TB, e *triton.Engine, j engine.Job) (string, engine.Result, error) {
-	t.Helper()
-	var b strings.Builder
-	r, err := e.Generate(t.Context(), j, func(p task.Piece) error {
-		b.WriteString(p.Text)
-		return nil
-	})
-	return b.String(), r, err
 }
 
 // The ensemble's inputs have changed over time, so the model is told only what it takes.
@@ -101,7 +86,7 @@ func TestWhatIsSent(t *testing.T) {
 		},
 	} {
 		e, server, _ := launch(t, c.of, "")
-		_, _, err := run(t, e, job(c.change))
+		_, _, err := enginetest.Say(t, e, job(c.change))
 		require.NoError(t, err, name)
 		all := server.Requests()
 		require.Len(t, all, 1)
@@ -125,7 +110,7 @@ func TestTheModelsName(t *testing.T) {
 		{conformance.Options{}, "broken", false},
 	} {
 		e, server, _ := launch(t, c.of, c.wants)
-		_, _, err := run(t, e, job(nil))
+		_, _, err := enginetest.Say(t, e, job(nil))
 		if c.found {
 			require.NoError(t, err)
 			require.Contains(t, server.Requests()[0].Path, "/"+c.of.Serves)
@@ -151,12 +136,12 @@ func TestErrors(t *testing.T) {
 	for _, after := range []int{0, 3} {
 		e, server, _ := launch(t, conformance.Options{}, "")
 		server.Fail("CUDA error", after)
-		text, _, err := run(t, e, job(nil))
+		text, _, err := enginetest.Say(t, e, job(nil))
 		require.True(t, task.HasCode(err, task.WorkerReset))
 		require.ErrorContains(t, errors.Unwrap(task.AsError(err)), "CUDA error")
 		require.Equal(t, after > 0, text != "")
 		server.Fail("Encountered error: Prompt length (9) exceeds maximum input length (8)", after)
-		_, _, err = run(t, e, job(nil))
+		_, _, err = enginetest.Say(t, e, job(nil))
 		require.True(t, task.HasCode(err, task.InvalidParams))
 	}
 	e, server, _ := launch(t, conformance.Options{}, "")
@@ -164,7 +149,7 @@ func TestErrors(t *testing.T) {
 		"messages": func(j *engine.Job) { j.Prompt, j.Messages = "", []task.Message{{Role: "user", Content: "rain"}} },
 		"format":   func(j *engine.Job) { j.Chat = &task.Chat{Format: &task.Format{Kind: task.FormatJSON}} },
 	} {
-		_, _, err := run(t, e, job(change))
+		_, _, err := enginetest.Say(t, e, job(change))
 		require.True(t, task.HasCode(err, task.InvalidParams), name)
 	}
 	require.Empty(t, server.Requests())
@@ -176,7 +161,7 @@ func TestErrors(t *testing.T) {
 func TestStopStringsAreCutHere(t *testing.T) {
 	for _, without := range [][]string{nil, {"stop_words"}} {
 		e, server, _ := launch(t, conformance.Options{Without: without}, "")
-		whole, r, err := run(t, e, job(nil))
+		whole, r, err := enginetest.Say(t, e, job(nil))
 		require.NoError(t, err)
 		require.Equal(t, task.FinishLength, r.Finish)
 		require.Zero(t, r.TokensIn, "nobody tells")
@@ -185,7 +170,7 @@ func TestStopStringsAreCutHere(t *testing.T) {
 		for at := 3; at+4 < len(runes); at += 2 {
 			stop := string(runes[at : at+3])
 			want, _, _ := strings.Cut(whole, stop)
-			text, r, err := run(t, e, job(func(j *engine.Job) { j.Sampling.Stop = []string{stop} }))
+			text, r, err := enginetest.Say(t, e, job(func(j *engine.Job) { j.Sampling.Stop = []string{stop} }))
 			require.NoError(t, err)
 			require.Equal(t, want, text)
 			require.Equal(t, task.FinishStop, r.Finish)
@@ -216,7 +201,7 @@ func TestBrokenStreams(t *testing.T) {
 			_, _ = io.WriteString(w, c.stream)
 		}))
 		t.Cleanup(at.Close)
-		text, _, err := run(t, connect(t, at, ""), job(nil))
+		text, _, err := enginetest.Say(t, connect(t, at, ""), job(nil))
 		require.Equal(t, c.text, text, name)
 		if c.says == "" {
 			require.NoError(t, err, name)
@@ -244,7 +229,7 @@ func TestAnAnswerThatDoesNotSayWhereItEnds(t *testing.T) {
 		}
 	}))
 	t.Cleanup(at.Close)
-	text, _, err := run(t, connect(t, at, ""), job(nil))
+	text, _, err := enginetest.Say(t, connect(t, at, ""), job(nil))
 	require.Empty(t, text)
 	require.True(t, task.HasCode(err, task.WorkerReset))
 	require.ErrorContains(t, err, "does not say where it ends")

@@ -54,14 +54,10 @@ func TestVLLMKeepsTheEnginesPromises(t *testing.T) {
 			if slow {
 				o.Pace = 10 * time.Millisecond
 			}
-			s := httptest.NewServer(server(t, o, ""))
-			e := vllm.New(engine.Endpoint{URL: s.URL})
-			t.Cleanup(func() { e.Close(); s.Close() })
-			return enginetest.Replica{Engine: e, Kill: func() error {
-				_ = s.Listener.Close()
-				s.CloseClientConnections()
-				return nil
-			}}
+			at := enginetest.Serve(t, server(t, o, ""))
+			e := vllm.New(engine.Endpoint{URL: at.URL})
+			t.Cleanup(e.Close)
+			return enginetest.Behind(e, at)
 		},
 		Ctx: 256, Rerank: true,
 	})

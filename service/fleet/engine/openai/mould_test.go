@@ -4,6 +4,7 @@ package openai
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -101,7 +102,11 @@ func TestAFrameLikeTheOneBeforeIsFilledIn(t *testing.T) {
 		{`{"choices":[{"text":"c"}]}`, false},
 		{`{"choices":[{"text":"d"}]}`, true},
 	} {
-		require.Equal(t, c.alike, f.mold.fill([]byte(c.frame)), i)
+		require.Equal(t, c.alike, f.mould.fill([]byte(c.frame)), i)
 		require.NoError(t, f.Read([]byte(c.frame)))
+	}
+	for i := range 20 { // then it is not worth it any more
+		require.NoError(t, f.Read(fmt.Appendf(nil, `{"created":%d,"choices":[{"text":"a"}]}`, i)))
+		require.Equal(t, i < enough, f.mould.into != nil)
 	}
 }

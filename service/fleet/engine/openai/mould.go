@@ -4,15 +4,19 @@ package openai
 
 import "bytes"
 
-// mold is the last token's frame around its text. The next one mostly differs in the text alone, and then nothing else of it has to be read.
-type mold struct {
+// mould is the last token's frame around its text. The next one mostly differs in the text alone, and then nothing else of it has to be read.
+type mould struct {
 	before, after []byte
 	quoted        []byte  // the text, for the search
-	into          *[]byte // where the frame's reader puts the text; nil: there is no mold
+	into          *[]byte // where the frame's reader puts the text; nil: there is no mould
+	vain          int     // moulds in a row that no frame has fitted
 }
 
+// enough is how many moulds are made in vain: the frames of some streams never fit, since a time or a second text differs in each.
+const enough = 8
+
 // fill takes the text of a frame that fits, and reports whether it does.
-func (m *mold) fill(frame []byte) bool {
+func (m *mould) fill(frame []byte) bool {
 	n := len(frame) - len(m.before) - len(m.after)
 	if m.into == nil || n <= 0 || !bytes.HasPrefix(frame, m.before) || !bytes.HasSuffix(frame, m.after) {
 		return false
@@ -24,12 +28,16 @@ func (m *mold) fill(frame []byte) bool {
 		}
 	}
 	*m.into = append((*m.into)[:0], text...)
+	m.vain = 0
 	return true
 }
 
-// cast makes a mold of a frame whose one text was read into a place. A frame without a backslash has its texts as they are; one that has the text twice
+// cast makes a mould of a frame whose one text was read into a place. A frame without a backslash has its texts as they are; one that has the text twice
 // does not show which of them it is.
-func (m *mold) cast(frame []byte, into *[]byte) {
+func (m *mould) cast(frame []byte, into *[]byte) {
+	if m.vain++; m.vain > enough {
+		return
+	}
 	m.quoted = append(append(append(m.quoted[:0], '"'), *into...), '"')
 	at := bytes.Index(frame, m.quoted)
 	if at < 0 || bytes.Contains(frame[at+1:], m.quoted) || bytes.IndexByte(frame, '\\') >= 0 {

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// offline runs the program without a server.
+func offline(t *testing.T, stdin string, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, err bytes.Buffer
+	code = run(t.Context(), args, func(string) string { return "" }, strings.NewReader(stdin), &out, &err)
+	return code, out.String(), err.String()
+}
+
+// LO-910
+func TestAppletsAtTheTerminal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "poem"), []byte("one\n"), 0o600))
+
+	code, out, _ := offline(t, "", "applet", "list")
+	require.Zero(t, code)
+	require.Regexp(t, `(?m)^fs\.list +\[deep\] \[dir\] \[match\] \[skip\] +Lists a folder below the root\.$`, out)
+	code, all, _ := offline(t, "", "--json", "applet")
+	require.Zero(t, code)
+	require.Contains(t, all, `"name":"extract.json"`)
+	code, out, _ = offline(t, "", "applet", "show", "fs.read")
+	require.Zero(t, code)
+	require.Contains(t, out, "fs.read: Reads a text file")
+	require.Contains(t, out, `"path": {`)
+
+	code, out, _ = offline(t, `{"path": "poem"}`, "applet", "run", "fs.read", "--root", dir)
+	require.Zero(t, code)
+	require.JSONEq(t, `{"text":"one\n"}`, out)
+	code, out, _ = offline(t, "", "applet", "run", "exec.run", `{"name": "echo", "args": ["<hi>"]}`, "--allow", "echo")
+	require.Zero(t, code)
+	require.Contains(t, out, `"stdout":"<hi>\n"`)
+
+	code, out, _ = offline(t, "", "complete", "applet", "run", "fs.")
+	require.Zero(t, code)
+	require.Contains(t, out, "fs.read\tReads a text file below the root.\n")
+
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"show", "fs.raed"}, exitUsage, `did you mean "fs.read"?`},
+		{[]string{"run", "fs.read", `{"path": "poem"}`}, exitUsage, "--root"},
+		{[]string{"run", "fs.read", `{"pth": "poem"}`, "--root", dir}, exitUsage, "path: this field is missing"},
+		{[]string{"run", "fs.read", `{"path": "../x"}`, "--root", dir}, exitFailed, "leads out of the root"},
+		{[]string{"run", "exec.run", `{"name": "ls"}`, "--allow", "echo"}, exitFailed, "allowed are echo"},
+		{[]string{"run", "fs.read", `{"path": "x"}`, "--root", filepath.Join(dir, "none")}, exitUsage, "open the root"},
+	} {
+		code, _, said := offline(t, "", append([]string{"applet"}, c.args...)...)
+		require.Equal(t, c.code, code, "%v: %s", c.args, said)
+		require.Contains(t, said, c.says)
+	}
+}

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package blueprint
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+var (
+	reference = regexp.MustCompile(`\$?\$\{[^}]*\}`)
+	form      = regexp.MustCompile(`^(inputs|steps|item|index|last)((?:\.[A-Za-z0-9_-]+|\[(?:[0-9]{1,6}|\*)\])*)$`)
+	part      = regexp.MustCompile(`\.[A-Za-z0-9_-]+|\[[^\]]*\]`)
+	condition = regexp.MustCompile(`^\s*(!?)\s*(\$\{[^}]*\})\s*(?:(==|!=)\s*(.+?)\s*)?$`)
+)
+
+// ref is a reference: where it begins, and what it picks then: names, numbers of a list, or all of it.
+type ref struct {
+	text  string // as it stands between the braces
+	root  string
+	parts []string
+}
+
+// name is the first that it picks: of an input, or of a step.
+func (r ref) name() string {
+	if len(r.parts) == 0 {
+		return ""
+	}
+	return strings.TrimPrefix(r.parts[0], ".")
+}
+
+// parseRef reads what stands between ${ and }.
+func parseRef(text string) (ref, error) {
+	found := form.FindStringSubmatch(strings.TrimSpace(text))
+	if found == nil {
+		return ref{}, fmt.Errorf("${%s} is no reference: write ${inputs.NAME}, ${steps.ID.FIELD}, ${item}, ${index} or ${last}, and $${ for a plain ${", text)
+	}
+	r := ref{text: text, root: found[1], parts: part.FindAllString(found[2], -1)}
+	if (r.root == "inputs" || r.root == "steps") && (len(r.parts) == 0 || r.parts[0][0] == '[') {
+		return r, fmt.Errorf("${%s} names nothing: write ${%s.NAME}", text, r.root)
+	}
+	return r, nil
+}
+
+// refs lists the references in a value, and what is wrong with others.
+func refs(value any) (all []ref, wrong []error) {
+	switch v := value.(type) {
+	case string:
+		if !strings.Contains(v, "${") {
+			return nil, nil
+		}
+		for _, found := range reference.FindAllString(v, -1) {
+			if strings.HasPrefix(found, "$$") {
+				continue
+			}
+			r, err := parseRef(found[2 : len(found)-1])
+			if err != nil {
+				wrong = append(wrong, err)
+				continue
+			}
+			all = append(all, r)
+		}
+	case []any:
+		for _, one := range v {
+			a, w := refs(one)
+			all, wrong = append(all, a...), append(wrong, w...)
+		}
+	case map[string]any:
+		for _, one := range v {
+			a, w := refs(one)
+			all, wrong = append(all, a...), append(wrong, w...)
+		}
+	}
+	return all, wrong
+}
+
+// scope is what references mean at one place. It does not change, but for results, which are written before those who refer to them begin.
+type scope struct {
+	parent *scope
+	inputs map[string]any
+	result map[string]*any // by the id of the steps of this graph
+	vars   map[string]any  // item, index and last
+	salt   string          // tells tries of a loop apart
+	path   string          // of the steps around
+}
+
+func (s *scope) lookup(r ref) any {
+	for at := s; at != nil; at = at.parent {
+		switch r.root {
+		case "inputs":
+			if at.inputs != nil {
+				return pick(at.inputs[r.name()], r.parts[1:])
+			}
+		case "steps":
+			if result, ok := at.result[r.name()]; ok {
+				return pick(*result, r.parts[1:])
+			}
+		default:
+			if value, ok := at.vars[r.root]; ok {
+				return pick(value, r.parts)
+			}
+		}
+	}
+	return nil
+}
+
+// pick goes into a value. What is not there is null.
+func pick(value any, parts []string) any {
+	for i, p := range parts {
+		if p == "[*]" {
+			list, ok := value.([]any)
+			if !ok {
+				return nil
+			}
+			all := make([]any, len(list))
+			for n, one := range list {
+				all[n] = pick(one, parts[i+1:])
+			}
+			return all
+		}
+		if p[0] == '[' {
+			list, ok := value.([]any)
+			n, err := strconv.Atoi(p[1 : len(p)-1])
+			if !ok || err != nil || n >= len(list) {
+				return nil
+			}
+			value = list[n]
+			continue
+		}
+		object, ok := value.(map[string]any)
+		if !ok {
+			return nil
+		}
+		value = object[p[1:]]
+	}
+	return value
+}
+
+// fill puts what references mean into a value.
+func (s *scope) fill(value any) any {
+	switch v := value.(type) {
+	case string:
+		if !strings.Contains(v, "${") {
+			return v
+		}
+		if found := reference.FindString(v); found == v && !strings.HasPrefix(v, "$$") {
+			if r, err := parseRef(v[2 : len(v)-1]); err == nil {
+				return s.lookup(r)
+			}
+		}
+		return reference.ReplaceAllStringFunc(v, func(found string) string {
+			if strings.HasPrefix(found, "$$") {
+				return found[1:]
+			}
+			r, err := parseRef(found[2 : len(found)-1])
+			if err != nil { // the check has refused it
+				return found
+			}
+			return text(s.lookup(r))
+		})
+	case []any:
+		all := make([]any, len(v))
+		for i, one := range v {
+			all[i] = s.fill(one)
+		}
+		return all
+	case map[string]any:
+		all := make(map[string]any, len(v))
+		for name, one := range v {
+			all[name] = s.fill(one)
+		}
+		return all
+	}
+	return value
+}
+
+// text is how a value stands inside of a text.
+func text(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return ""
+	case string:
+		return v
+	}
+	raw, err := encode(value)
+	if err != nil {
+		return fmt.Sprint(value)
+	}
+	return string(raw)
+}
+
+// encode writes JSON as it is, without escapes for HTML. The fields of objects are sorted.
+func encode(value any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(value)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// decode reads JSON, and leaves numbers as they are written.
+func decode(raw []byte) (value any, err error) {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	err = d.Decode(&value)
+	return value, err
+}
+
+// test is a condition.
+type test struct {
+	not   bool
+	of    ref
+	op    string // "", == or !=
+	value string // JSON
+}
+
+// parseTest reads a condition.
+func parseTest(text string) (test, error) {
+	found := condition.FindStringSubmatch(text)
+	if found == nil || found[1] != "" && found[3] != "" {
+		return test{}, fmt.Errorf("%q is no condition: write ${steps.ID.FIELD}, !${…}, ${…} == JSON or ${…} != JSON, with texts in double quotes", text)
+	}
+	r, err := parseRef(found[2][2 : len(found[2])-1])
+	if err != nil {
+		return test{}, err
+	}
+	t := test{not: found[1] != "", of: r, op: found[3]}
+	if t.op != "" {
+		value, err := decode([]byte(found[4]))
+		if err != nil {
+			return test{}, fmt.Errorf("%s in a condition is not JSON: put a text into double quotes", found[4])
+		}
+		raw, err := encode(value)
+		if err != nil {
+			return test{}, err
+		}
+		t.value = string(raw)
+	}
+	return t, nil
+}
+
+// holds says whether a condition is true. Without a comparison, what is missing, false, 0, and empty is not.
+func (t test) holds(s *scope) bool {
+	value := s.lookup(t.of)
+	if t.op != "" {
+		raw, err := encode(value)
+		return err == nil && (string(raw) == t.value) == (t.op == "==")
+	}
+	full := true
+	switch v := value.(type) {
+	case nil:
+		full = false
+	case bool:
+		full = v
+	case string:
+		full = v != ""
+	case json.Number:
+		f, err := v.Float64()
+		full = err != nil || f != 0
+	case []any:
+		full = len(v) > 0
+	case map[string]any:
+		full = len(v) > 0
+	}
+	return full != t.not
+}
