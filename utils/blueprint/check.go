@@ -24,17 +24,11 @@ type checker struct {
 
 // Check checks a blueprint of a Go program. Its error is a *CheckError.
 func (b *Blueprint) Check(catalog applet.Catalog) error {
-	c := &checker{catalog: catalog}
-	raw, err := encode(b)
+	b, err := b.plain()
 	if err != nil {
-		return &CheckError{Problems: []Problem{{Problem: fmt.Sprintf("it cannot be written as JSON: %v", err)}}}
+		return err
 	}
-	if wrong, ok := errors.AsType[*schema.MismatchError](schema.Of[Blueprint]().Check(raw)); ok {
-		for _, p := range wrong.Problems {
-			c.form(p)
-		}
-		return c.err()
-	}
+	c := &checker{catalog: catalog}
 	c.check(b)
 	return c.err()
 }

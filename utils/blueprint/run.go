@@ -60,6 +60,9 @@ func (r *Runner) Run(ctx context.Context, b *Blueprint, inputs map[string]any) (
 	if err := b.Check(r.Catalog); err != nil {
 		return nil, err
 	}
+	if b, err = b.plain(); err != nil {
+		return nil, err
+	}
 	inputs, err = b.given(inputs)
 	if err != nil {
 		return nil, err
@@ -234,7 +237,7 @@ func (e *execution) repeated(ctx context.Context, s *Step, in *scope, try int) (
 		return nil, err
 	}
 	var last any
-	for n := 1; n <= min(s.Repeat.Most, MaxRepeat); n++ {
+	for n := 1; n <= s.Repeat.Most; n++ {
 		at := &scope{parent: in, salt: in.salt, path: in.path + "#" + strconv.Itoa(n), vars: map[string]any{"last": last}}
 		if n > 1 {
 			at.salt += "/time " + strconv.Itoa(n)
