@@ -18,8 +18,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/internal/nearest"
+	"github.com/llama-orch/llama-orch/sdk"
 )
 
 // chatCmd is a conversation at the terminal.

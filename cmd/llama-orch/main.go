@@ -111,6 +111,7 @@ type cli struct {
 	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
 	Snapshot     snapshotCmd     `cmd:"" help:"Write down what the server serves, or say what changed since."`
+	Bindings     bindingsCmd     `cmd:"" help:"Write what the server serves as constants and types of Go, TypeScript or Python."`
 	Mcp          mcpCmd          `cmd:"" help:"Be an MCP server on standard input and output, so that an agent hands work to the server and fetches it later."`
 	Completion   completionCmd   `cmd:"" help:"Print the script with which a shell completes commands, flags and ids."`
 	Complete     completeCmd     `cmd:"" hidden:"" help:"Say what may come next on a command line; the shells' scripts call it."`
