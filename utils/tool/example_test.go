@@ -18,8 +18,6 @@ type Where struct {
 }
 
 // An agent with one tool, whole. Against a server, the caller is the client of sdk.New; here it plays what was recorded.
-//
-// LO-917
 func ExampleLoop() {
 	var caller llm.Caller = determinism.Golden{Folder: "testdata"}
 
