@@ -24,13 +24,19 @@ type checker struct {
 
 // Check checks a blueprint of a Go program. Its error is a *CheckError.
 func (b *Blueprint) Check(catalog applet.Catalog) error {
+	_, err := b.checked(catalog)
+	return err
+}
+
+// checked is the blueprint as a file would have it.
+func (b *Blueprint) checked(catalog applet.Catalog) (*Blueprint, error) {
 	b, err := b.plain()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c := &checker{catalog: catalog}
 	c.check(b)
-	return c.err()
+	return b, c.err()
 }
 
 func (c *checker) err() error {

@@ -57,10 +57,7 @@ func (e *InputError) Error() string { return e.Problem }
 // Run checks a blueprint, runs it, and returns its result as JSON. Where the last run in the folder was of the same blueprint and inputs and did not end, it goes on
 // with that one. Inputs are what JSON has.
 func (r *Runner) Run(ctx context.Context, b *Blueprint, inputs map[string]any) (_ json.RawMessage, err error) {
-	if err := b.Check(r.Catalog); err != nil {
-		return nil, err
-	}
-	if b, err = b.plain(); err != nil {
+	if b, err = b.checked(r.Catalog); err != nil {
 		return nil, err
 	}
 	inputs, err = b.given(inputs)
