@@ -24,6 +24,10 @@ var as = []struct{ line, run string }{
 	{"llama-orch replay ID", "llama-orch replay rain-1"},
 	{"llama-orch rm ID...", "llama-orch rm rain-1"},
 	{"llama-orch top", "llama-orch top --once"},
+	{"llama-orch snapshot -o FILE", "llama-orch snapshot -o snapshot.json && llama-orch snapshot diff snapshot.json"},
+	{"llama-orch init --from ollama", "llama-orch init --help"}, // neither Ollama nor llama-swap is here
+	{"llama-orch init --from llama-swap config.yaml", "llama-orch init --help"},
+	{"llama-orch pull hf:ORG/REPO/FILE.gguf", "llama-orch pull --help"}, // nothing is fetched from outside in a test
 	{"orchestratord serve --config FILE", "orchestratord serve --help"}, // it runs meanwhile
 	{"orchestratord ledger backup --config FILE COPY.db", "orchestratord ledger backup --config examples/haiku.yaml copy.db"},
 }
