@@ -88,13 +88,14 @@ func (c *appletShowCmd) Run(a *app) error {
 // appletEnv are the flags that say what applets may do.
 type appletEnv struct {
 	Root    string        `placeholder:"DIR" type:"path" help:"The folder whose files fs.* may use. Default: none."`
+	Golden  string        `placeholder:"DIR" type:"path" help:"The folder of golden transcripts of determinism.*. Default: none."`
 	Allow   []string      `placeholder:"COMMAND" help:"A command that exec.run may run; again for more. Default: none."`
 	Timeout time.Duration `default:"10s" placeholder:"TIME" help:"How long a command may take (default: 10s)."`
 }
 
 // open makes the environment. close is to be called when all has run.
 func (e *appletEnv) open(a *app) (env *applet.Env, closes func() error, err error) {
-	env = &applet.Env{Caller: a.client}
+	env = &applet.Env{Caller: a.client, Golden: e.Golden}
 	closes = func() error { return nil }
 	if e.Root != "" {
 		if env.Root, err = fs.Open(e.Root, fs.Limits{}); err != nil {
@@ -139,7 +140,7 @@ func (c *appletRunCmd) Run(a *app) error {
 		return usageError{wrong}
 	}
 	if need, ok := errors.AsType[*applet.NeedError](err); ok {
-		return usagef("%w, by --root, --allow or --addr", need)
+		return usagef("%w, by --root, --allow, --golden or --addr", need)
 	}
 	if err != nil {
 		return err

@@ -87,7 +87,7 @@ func TestRequestsAmongServersThatDie(t *testing.T) {
 	defer stop()
 	for client := range clients {
 		crowd.Go(func() {
-			seed := rand.New(rand.NewPCG(uint64(client), 1)) //nolint:gosec // a plan that can be repeated
+			seed := rand.New(rand.NewPCG(uint64(client), 1)) // a plan that can be repeated
 			for range each {
 				f := a.risk(seed.IntN(100))
 				mu.Lock()

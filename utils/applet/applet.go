@@ -23,7 +23,8 @@ import (
 type Env struct {
 	Root   *fs.Root     // of fs.*
 	Exec   *exec.Policy // of exec.run
-	Caller llm.Caller   // of llm.*
+	Caller llm.Caller   // of llm.* and whatever else asks a server, which an *sdk.Client is
+	Golden string       // the folder of determinism.record and replay
 	Guard  *guard.Guard // of everything; nil allows all
 	// Task, if set, is told the id of each task that an applet submits, from any goroutine.
 	Task func(id string)
@@ -114,7 +115,7 @@ type Catalog []Applet
 
 // All has every applet of the utils.
 func All() Catalog {
-	all := slices.Concat(files(), extracts(), schemas(), commands(), prompts(), models())
+	all := slices.Concat(files(), extracts(), schemas(), commands(), prompts(), models(), servers(), replays(), proofs())
 	slices.SortFunc(all, func(a, b Applet) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }

@@ -15,7 +15,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	bundles "github.com/llama-orch/llama-orch/contracts/proof"
 	"github.com/llama-orch/llama-orch/sdk"
+	"github.com/llama-orch/llama-orch/utils/determinism"
 	"github.com/llama-orch/llama-orch/utils/exec"
 	"github.com/llama-orch/llama-orch/utils/extract"
 	"github.com/llama-orch/llama-orch/utils/fs"
@@ -50,6 +52,34 @@ func (parrot) Run(_ context.Context, r *sdk.TaskRequest) iter.Seq2[sdk.Event, er
 		_ = yield(sdk.Started{TaskID: "t"}, nil) && yield(sdk.Token{Text: r.ModelRef + ": " + strings.TrimSpace(said)}, nil) &&
 			yield(sdk.End{TokensIn: 3, TokensOut: 2, FinishReason: sdk.FinishReasonStop, Receipt: sdk.Receipt{Seed: seed}}, nil)
 	}
+}
+
+func (parrot) Capabilities(context.Context) (*sdk.Capabilities, error) {
+	return &sdk.Capabilities{Pools: []sdk.CapabilityPool{{ID: "p", Model: sdk.PoolModel{ID: "m"}, Workload: sdk.WorkloadCompletion, Ctx: 100}}}, nil
+}
+
+func (parrot) Explain(context.Context, *sdk.ExplainRequest) (*sdk.Explanation, error) {
+	return nil, &sdk.Error{Status: 404, Code: sdk.ErrorCodeModelNotFound}
+}
+
+func (parrot) Proof(_ context.Context, id string) (*bundles.Bundle, []byte, error) {
+	return nil, bundleOf(id, 7), nil
+}
+
+func bundleOf(task string, seed uint32) []byte {
+	text, err := (&bundles.Bundle{Format: bundles.Format, TaskID: task, Seed: seed}).Encode()
+	if err != nil {
+		panic(err)
+	}
+	return text
+}
+
+func quoted(text []byte) string {
+	raw, err := json.Marshal(string(text))
+	if err != nil {
+		panic(err)
+	}
+	return string(raw)
 }
 
 func run(t *testing.T, env *Env, name, in string) (string, error) {
@@ -131,6 +161,44 @@ func TestEachAppletRuns(t *testing.T) {
 	require.Contains(t, out, `"stdout":"hello\n"`)
 	tried["exec.run"] = true
 	require.Equal(t, []string{"t", "t", "t", "t"}, tasks)
+	for name, c := range map[string]struct{ in, says string }{
+		"model.list":   {`{}`, `{"models":[{"id":"m","workload":"completion","ctx":100,"pools":["p"]}]}`},
+		"model.define": {`{"ref": "m"}`, `{"id":"m","workload":"completion","ctx":100,"pools":["p"]}`},
+		"params.check": {`{"model": "m", "prompt": "x", "max_tokens": 5}`, `{}`},
+		"proof.get":    {`{"task_id": "t"}`, `\"task_id\":\"t\"`},
+		"proof.verify": {`{"text": "no bundle"}`, `"ok":false`},
+	} {
+		out, err := run(t, env, name, c.in)
+		require.NoError(t, err, name)
+		require.Contains(t, out, c.says, name)
+		tried[name] = true
+	}
+	out, err = run(t, env, "proof.compare", `{"a": `+quoted(bundleOf("t", 1))+`, "b": `+quoted(bundleOf("u", 1))+`}`)
+	require.NoError(t, err)
+	require.Contains(t, out, `"same":true,"differences":[{"kind":"around","field":"task_id"`)
+	out, err = run(t, env, "proof.compare", `{"a": `+quoted(bundleOf("t", 1))+`, "b": `+quoted(bundleOf("t", 2))+`}`)
+	require.NoError(t, err)
+	require.Contains(t, out, `"same":false`)
+	tried["proof.compare"] = true
+
+	env.Caller, env.Golden = determinism.Golden{Folder: "../../harness/blueprints/testdata/readme"}, t.TempDir()
+	ask := `{"model": "coder", "seed": 1, "max_tokens": 200, "system": "You describe source files. Answer with one plain sentence.",
+		"user": "What is this file for?\n\nFile in/jump.go:\n\npackage in\n\n// Jump says how far.\nfunc Jump() int { return 3 }\n"}`
+	_, err = run(t, env, "determinism.replay", ask)
+	require.ErrorContains(t, err, "record it anew")
+	recorded, err := run(t, env, "determinism.record", ask)
+	require.NoError(t, err)
+	require.Contains(t, recorded, "how far a frog jumps")
+	out, err = run(t, env, "determinism.repeat", `{"times": 2, "request": `+ask+`}`)
+	require.NoError(t, err)
+	require.Contains(t, out, `"same":true`)
+	env.Caller = nil
+	out, err = run(t, env, "determinism.replay", ask)
+	require.NoError(t, err)
+	require.Equal(t, recorded, out)
+	for _, name := range []string{"determinism.record", "determinism.repeat", "determinism.replay"} {
+		tried[name] = true
+	}
 	for _, a := range All() {
 		require.True(t, tried[a.Name], "%s was not tried", a.Name)
 	}

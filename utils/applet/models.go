@@ -95,12 +95,12 @@ func (t telling) Run(ctx context.Context, request *sdk.TaskRequest) iter.Seq2[sd
 	}
 }
 
-// caller returns the caller, held to the guard.
+// caller returns the caller, which waits while the server refuses a task for now, held to the guard.
 func (e *Env) caller(applet string) (llm.Caller, error) {
 	if e.Caller == nil {
 		return nil, &NeedError{Applet: applet, What: "a server: give its address"}
 	}
-	caller := e.Caller
+	caller := llm.Patient(e.Caller, sdk.Patience{})
 	if e.Guard != nil {
 		caller = e.Guard.Caller(caller)
 	}
@@ -121,6 +121,11 @@ func brief(a *llm.Answer) Answer {
 	}
 }
 
+func invoke(ctx context.Context, caller llm.Caller, in Ask) (Answer, error) {
+	answer, err := llm.Invoke(ctx, caller, in.request())
+	return brief(answer), err
+}
+
 func models() Catalog {
 	return Catalog{
 		New("llm.invoke", "Asks a model and gives its answer.", func(ctx context.Context, env *Env, in Ask) (Answer, error) {
@@ -128,8 +133,7 @@ func models() Catalog {
 			if err != nil {
 				return Answer{}, err
 			}
-			answer, err := llm.Invoke(ctx, caller, in.request())
-			return brief(answer), err
+			return invoke(ctx, caller, in)
 		}),
 		New("llm.json", "Asks a model for JSON of a schema, and once more if the answer does not fit.", func(ctx context.Context, env *Env, in AskJSON) (AnswerJSON, error) {
 			caller, err := env.caller("llm.json")
