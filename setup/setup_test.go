@@ -73,11 +73,7 @@ func (b box) env(key string) string {
 
 // daemon is orchestratord, built once.
 var daemon = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "llorch-setup-")
-	if err != nil {
-		return "", err
-	}
-	exe := filepath.Join(dir, "orchestratord")
+	exe := filepath.Join(filepath.Dir(nvml), "orchestratord") // in the folder that goes when all tests have ended
 	out, err := exec.Command("go", "build", "-o", exe, "../cmd/orchestratord").CombinedOutput()
 	if err != nil {
 		return string(out), err

@@ -229,6 +229,9 @@ func (t *conversation) answered(request *sdk.TaskRequest) (said reply, err error
 	<-over
 	v.clear()
 	v.endLine()
+	if !v.ended { // through a pipe too, each answer ends its line
+		fmt.Fprintln(t.out)
+	}
 	t.view = nil
 	select {
 	case <-interrupted:

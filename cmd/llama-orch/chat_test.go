@@ -95,7 +95,7 @@ func TestChat(t *testing.T) {
 	}, "\n"), "chat")
 	require.Zero(t, got.code, got.err)
 	for i := range 5 {
-		require.Contains(t, got.out, fmt.Sprintf("answer %d", i+1))
+		require.Regexp(t, fmt.Sprintf("(?m)^answer %d$", i+1), got.out)
 	}
 	require.NotContains(t, got.out, "answer 6")
 	require.Equal(t, []string{"user: four"}, d.said())

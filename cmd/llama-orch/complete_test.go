@@ -190,6 +190,17 @@ func driven(name, line string) string {
 	return fmt.Sprintf("llama-orch completion fish | source; complete -C %s | string replace -r '\\t.*' ''", strconv.Quote(line))
 }
 
+// LO-945: what a call costs before it does anything.
+func BenchmarkStart(b *testing.B) {
+	exe, err := os.Executable()
+	require.NoError(b, err)
+	for b.Loop() {
+		cmd := exec.Command(exe, "version")
+		cmd.Env = []string{asMain + "=1"}
+		require.NoError(b, cmd.Run())
+	}
+}
+
 // LO-945: what a key costs, with a server that answers.
 func BenchmarkComplete(b *testing.B) {
 	addr := serve(b, newDaemon())

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/llama-orch/llama-orch/internal/nearest"
@@ -449,14 +450,16 @@ func (c *Config) source(ps *problems, v *Provisioning, at func(string) position)
 		ps.add(at("ref"), fmt.Sprintf("provisioning.ref cannot be %q", task.Clip(v.Ref, maxQuote)), "write one branch, tag or commit")
 	}
 	for i, flag := range v.CMakeFlags {
-		if flag != "" && !cmakeFlag.MatchString(flag) {
+		if flag != "" && !cmakeFlag().MatchString(flag) {
 			ps.add(at(fmt.Sprintf("cmake_flags[%d]", i)), fmt.Sprintf("%q is no flag of this kind", task.Clip(flag, maxQuote)), "write -DNAME=VALUE, like -DGGML_CUDA=ON")
 		}
 	}
 }
 
-// cmakeFlag is a flag that sets a variable, and cannot be another option.
-var cmakeFlag = regexp.MustCompile(`^-D[A-Za-z_][A-Za-z0-9_]{0,99}(:[A-Z]{1,16})?=[^\x00-\x1f]{0,1000}$`)
+// cmakeFlag is a flag that sets a variable, and cannot be another option. It takes 3 ms to compile, which is much of a start of llama-orch (LO-945).
+var cmakeFlag = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^-D[A-Za-z_][A-Za-z0-9_]{0,99}(:[A-Z]{1,16})?=[^\x00-\x1f]{0,1000}$`)
+})
 
 func (c *Config) external(ps *problems, p *Pool, path string) {
 	urls := p.Provisioning.URLs

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -114,7 +115,12 @@ func TestEachAppletRuns(t *testing.T) {
 	env := setup(t)
 	require.NoError(t, env.Root.Write("indented", []byte("  a\n   b\n")))
 	var tasks []string
-	env.Task = func(id string) { tasks = append(tasks, id) }
+	var mu sync.Mutex
+	env.Task = func(id string) { // from any goroutine
+		mu.Lock()
+		defer mu.Unlock()
+		tasks = append(tasks, id)
+	}
 	tried := map[string]bool{}
 	for _, c := range []struct{ name, in, out string }{
 		{"fs.read", `{"path": "poem"}`, `{"text": "one\ntwo\n"}`},

@@ -20,19 +20,17 @@
 package blueprint
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/utils/schema"
 )
 
-// The bounds of loops.
-const (
-	MaxItems  = 10_000 // that each goes through
-	MaxRepeat = 100
-	MaxRetry  = 10
-)
+// MaxItems bounds the list that each goes through.
+const MaxItems = 10_000
 
 // Blueprint is a graph of steps.
 type Blueprint struct {
@@ -82,6 +80,30 @@ func Schema() ([]byte, error) {
 	document["$schema"], document["title"] = "https://json-schema.org/draft/2020-12/schema", "A blueprint of llama-orch"
 	text, err := json.MarshalIndent(document, "", "  ")
 	return append(text, '\n'), err
+}
+
+// plain is the blueprint as a file would have it: with values as JSON has them, whatever types a Go program gave.
+func (b *Blueprint) plain() (*Blueprint, error) {
+	raw, err := encode(b)
+	if err != nil {
+		return nil, &CheckError{Problems: []Problem{{Problem: fmt.Sprintf("it cannot be written as JSON: %v", err)}}}
+	}
+	if wrong, ok := errors.AsType[*schema.MismatchError](schema.Of[Blueprint]().Check(raw)); ok {
+		c := &checker{}
+		for _, p := range wrong.Problems {
+			c.form(p)
+		}
+		return nil, c.err()
+	}
+	return read(raw)
+}
+
+// read reads a blueprint from JSON that its schema allows. Numbers stay as they are written.
+func read(raw []byte) (*Blueprint, error) {
+	b := &Blueprint{}
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	return b, d.Decode(b)
 }
 
 // Problem is one thing that is wrong with a blueprint.

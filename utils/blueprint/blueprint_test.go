@@ -174,6 +174,10 @@ func TestABlueprintOfAGoProgram(t *testing.T) {
 		{ID: "first", Use: "test.say", With: map[string]any{"text": "one"}},
 	}}, nil, `{"first": {"text": "one"}, "second": {"text": "one!"}}`)
 	require.Equal(t, []string{"say one", "say one!"}, b.calls)
+	runs(t, b.runner(t), &Blueprint{Name: "go", Inputs: map[string]Input{"n": {Default: 1 << 60}}, Steps: []Step{
+		{ID: "a", Use: "test.say", Each: []string{"x", "y"}, With: map[string]any{"text": "${item}"}},
+		{ID: "b", Use: "test.say", With: map[string]any{"text": "${steps.a[1].text} ${inputs.n}"}},
+	}, Result: map[string]string{"b": "${steps.b.text}"}}, nil, `{"b": "y 1152921504606846976"}`)
 }
 
 // Two steps that wait for each other end only if they run at the same time; so do two items of one step.

@@ -24,19 +24,19 @@ type checker struct {
 
 // Check checks a blueprint of a Go program. Its error is a *CheckError.
 func (b *Blueprint) Check(catalog applet.Catalog) error {
-	c := &checker{catalog: catalog}
-	raw, err := encode(b)
+	_, err := b.checked(catalog)
+	return err
+}
+
+// checked is the blueprint as a file would have it.
+func (b *Blueprint) checked(catalog applet.Catalog) (*Blueprint, error) {
+	b, err := b.plain()
 	if err != nil {
-		return &CheckError{Problems: []Problem{{Problem: fmt.Sprintf("it cannot be written as JSON: %v", err)}}}
+		return nil, err
 	}
-	if wrong, ok := errors.AsType[*schema.MismatchError](schema.Of[Blueprint]().Check(raw)); ok {
-		for _, p := range wrong.Problems {
-			c.form(p)
-		}
-		return c.err()
-	}
+	c := &checker{catalog: catalog}
 	c.check(b)
-	return c.err()
+	return b, c.err()
 }
 
 func (c *checker) err() error {

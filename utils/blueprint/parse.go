@@ -38,7 +38,6 @@ func Parse(file string, text []byte, catalog applet.Catalog) (b *Blueprint, err 
 	if err != nil {
 		return nil, err
 	}
-	b = &Blueprint{}
 	if err := schema.Of[Blueprint]().Check(raw); err != nil {
 		wrong, ok := errors.AsType[*schema.MismatchError](err)
 		if !ok {
@@ -49,7 +48,7 @@ func Parse(file string, text []byte, catalog applet.Catalog) (b *Blueprint, err 
 		}
 		return nil, c.err()
 	}
-	if err := json.Unmarshal(raw, b); err != nil {
+	if b, err = read(raw); err != nil {
 		return nil, err
 	}
 	c.check(b)

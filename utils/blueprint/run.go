@@ -57,7 +57,7 @@ func (e *InputError) Error() string { return e.Problem }
 // Run checks a blueprint, runs it, and returns its result as JSON. Where the last run in the folder was of the same blueprint and inputs and did not end, it goes on
 // with that one. Inputs are what JSON has.
 func (r *Runner) Run(ctx context.Context, b *Blueprint, inputs map[string]any) (_ json.RawMessage, err error) {
-	if err := b.Check(r.Catalog); err != nil {
+	if b, err = b.checked(r.Catalog); err != nil {
 		return nil, err
 	}
 	inputs, err = b.given(inputs)
@@ -234,7 +234,7 @@ func (e *execution) repeated(ctx context.Context, s *Step, in *scope, try int) (
 		return nil, err
 	}
 	var last any
-	for n := 1; n <= min(s.Repeat.Most, MaxRepeat); n++ {
+	for n := 1; n <= s.Repeat.Most; n++ {
 		at := &scope{parent: in, salt: in.salt, path: in.path + "#" + strconv.Itoa(n), vars: map[string]any{"last": last}}
 		if n > 1 {
 			at.salt += "/time " + strconv.Itoa(n)

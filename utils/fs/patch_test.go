@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -110,18 +111,24 @@ func TestADiffThatDoesNotApplyChangesNothing(t *testing.T) {
 	}
 }
 
+// The third file is larger than the system allows, once the first two are written.
+//
 // LO-911
 func TestWhatWasWrittenIsPutBack(t *testing.T) {
-	r, dir, _ := setup(t, Limits{})
+	r, _, _ := setup(t, Limits{})
 	require.NoError(t, r.Write("a", []byte("x\n")))
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
-	_, err := r.Patch("--- a/a\n+++ b/a\n@@ -1 +1 @@\n-x\n+y\n--- /dev/null\n+++ b/made\n@@ -0,0 +1 @@\n+y\n--- /dev/null\n+++ b/file/below\n@@ -0,0 +1 @@\n+y\n")
-	require.Error(t, err)
+	var limit syscall.Rlimit
+	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1000, Max: limit.Max}))
+	_, err := r.Patch("--- a/a\n+++ b/a\n@@ -1 +1 @@\n-x\n+y\n--- /dev/null\n+++ b/made\n@@ -0,0 +1 @@\n+y\n--- /dev/null\n+++ b/large\n@@ -0,0 +1 @@\n+" + strings.Repeat("z", 5000) + "\n")
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
+	require.ErrorIs(t, err, syscall.EFBIG)
 	content, err := r.Read("a")
 	require.NoError(t, err)
 	require.Equal(t, "x\n", string(content))
-	_, err = r.Read("made")
-	require.ErrorIs(t, err, os.ErrNotExist)
+	entries, err := r.List(Listing{})
+	require.NoError(t, err)
+	require.Equal(t, []Entry{{Path: "a", Size: 2}}, entries)
 }
 
 // What git writes as the difference of two files turns the one into the other.

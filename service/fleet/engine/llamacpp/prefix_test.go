@@ -35,7 +35,7 @@ type slot struct {
 	calls []string
 	// told is what the frame about the prompt says came from KV, given what did; nil: that. Below 0 there is no such frame.
 	told  func(cached int) int
-	files map[string][]cell // that were saved, by their names
+	files *folder
 	// breaks says after how many pieces of a prompt the client is gone; nil: never.
 	breaks func() int
 }
@@ -143,11 +143,33 @@ func (s *slot) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `data: {"content":"","stop":true,"stop_type":"eos","tokens_predicted":3,"tokens_evaluated":%d,"timings":{"cache_n":%d}}`+"\n\n", len(tokensOf(text)), cached)
 }
 
+// folder holds slots that were saved, by the names of their files.
+type folder struct {
+	mu    sync.Mutex
+	slots map[string][]cell
+}
+
+// change changes what is there.
+func (f *folder) change(do func(slots map[string][]cell)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do(f.slots)
+}
+
 // file saves the slot, or restores it. A byte of a file is a token.
 func (s *slot) file(w http.ResponseWriter, action, name string) {
-	switch cells, there := s.files[name]; {
-	case action == "save" && s.files != nil:
-		s.files[name] = slices.Clone(s.cells)
+	var cells []cell
+	there := false
+	if s.files != nil {
+		s.files.change(func(slots map[string][]cell) {
+			if action == "save" {
+				slots[name] = slices.Clone(s.cells)
+			}
+			cells, there = slots[name]
+		})
+	}
+	switch {
+	case action == "save" && there:
 		fmt.Fprintf(w, `{"id_slot":0,"filename":%q,"n_saved":%d,"n_written":%[2]d}`, name, len(s.cells))
 	case action == "restore" && there:
 		s.cells = slices.Clone(cells)

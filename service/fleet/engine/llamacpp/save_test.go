@@ -17,7 +17,7 @@ import (
 func heirs(t *testing.T) (first *slot, a *llamacpp.Engine, second *slot, b *llamacpp.Engine) {
 	first, a = serveSlot(t, piece)
 	second, b = serveSlot(t, piece)
-	first.files = map[string][]cell{}
+	first.files = &folder{slots: map[string][]cell{}}
 	second.files = first.files
 	return first, a, second, b
 }
@@ -67,7 +67,7 @@ func TestARestoreThatFails(t *testing.T) {
 		saved, err := a.Save(t.Context(), 0, "a.kv")
 		require.NoError(t, err)
 		second.ask(b, prompt, engine.ReuseExact) // it holds something of its own
-		harm(first.files)
+		first.files.change(harm)
 		require.Error(t, b.Restore(t.Context(), 0, saved), name)
 		n, _ := second.ask(b, prompt, engine.ReuseExact)
 		require.Zero(t, n, name)
