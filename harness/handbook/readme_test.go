@@ -72,6 +72,9 @@ func TestTheReadme(t *testing.T) {
 
 	p.up(t)
 	for _, line := range indented(chapter(t, "README.md", "## The command line")) {
+		if strings.HasPrefix(line, "bin/llama-orch chat") { // somebody types
+			line = "echo 'A haiku about snow.' | " + line
+		}
 		out, errs, err := p.paste(t, line)
 		require.NoError(t, err, "%s\n%s\n%s", line, out, errs)
 		require.NotEmpty(t, out)
