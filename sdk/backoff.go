@@ -5,11 +5,10 @@ package sdk
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 )
 
 // The defaults of Patience.
@@ -44,9 +43,7 @@ func Backoff[T any](ctx context.Context, p Patience, call func(context.Context) 
 	if p.Time <= 0 {
 		p.Time = defaultTime
 	}
-	delays := backoff.NewExponentialBackOff()
-	delays.InitialInterval, delays.MaxInterval, delays.Multiplier = firstWait, longWait, 2
-	delays.Reset()
+	waits := delays{mean: firstWait, most: longWait}
 	for try := 1; ; try++ {
 		out, err := call(ctx)
 		if err == nil {
@@ -57,7 +54,7 @@ func Backoff[T any](ctx context.Context, p Patience, call func(context.Context) 
 			return out, err
 		}
 		if wait == 0 {
-			wait = delays.NextBackOff()
+			wait = waits.next()
 		}
 		if p.Time -= wait; p.Time < 0 {
 			return out, err
@@ -69,6 +66,15 @@ func Backoff[T any](ctx context.Context, p Patience, call func(context.Context) 
 			return out, err
 		}
 	}
+}
+
+// delays are waits that double, with jitter: each is between a half and one and a half of its mean.
+type delays struct{ mean, most time.Duration }
+
+func (d *delays) next() time.Duration {
+	wait := d.mean/2 + rand.N(d.mean+1) //nolint:gosec // clients are to spread, and not to surprise
+	d.mean = min(2*d.mean, d.most)
+	return wait
 }
 
 // refusedForNow reports whether a call may be made again, and after which wait; 0: the server did not say.

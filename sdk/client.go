@@ -101,6 +101,8 @@ func New(opts Options) (*Client, error) {
 		return nil, errors.New("the server's address is not a URL: give one such as http://127.0.0.1:8080")
 	case base.User != nil:
 		return nil, errors.New("the server's address must not hold credentials: the token goes into Options.Token")
+	case base.RawQuery != "" || base.Fragment != "":
+		return nil, fmt.Errorf("the server's address %q must end with its path: leave out what begins with ? or #", opts.Addr)
 	case base.Scheme != "http" && base.Scheme != "https", base.Host == "":
 		return nil, fmt.Errorf("the server's address %q needs a scheme and a host, such as http://127.0.0.1:8080", opts.Addr)
 	}

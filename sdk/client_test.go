@@ -390,6 +390,21 @@ func TestNoAnswer(t *testing.T) {
 	require.NotErrorAs(t, err, &unreachable)
 }
 
+// A server behind a proxy may have a path before the API's.
+//
+// LO-902
+func TestTheAddressMayHaveAPath(t *testing.T) {
+	t.Parallel()
+	var asked string
+	c, _ := setup(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.Path
+		envelopeAnswer(w, 404, `{"code":"NOT_FOUND","message":"m","retriable":false}`)
+	}), func(o *Options) { o.Addr += "/box/" })
+	_, err := c.Get(t.Context(), "t")
+	require.Error(t, err)
+	require.Equal(t, "/box/v1/tasks/t", asked)
+}
+
 // AUTH-1001
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
@@ -400,6 +415,8 @@ func TestNewRefuses(t *testing.T) {
 		{Addr: "http://"},
 		{Addr: "http://user:s3cret@host"},
 		{Addr: "http://h%zz"},
+		{Addr: "http://host/?a=1"},
+		{Addr: "http://host/#a"},
 		{Addr: "http://host", Token: "s3cret\n"},
 		{Addr: "http://host", Token: "s3cret two"},
 	} {

@@ -235,16 +235,20 @@ func decode(f Frame) (Event, error) {
 		err := json.Unmarshal(f.Data, &e)
 		return e, err
 	case "token":
-		var of struct{ Channel string }
-		e := Token{Frame: f}
-		err := errors.Join(json.Unmarshal(f.Data, &e), json.Unmarshal(f.Data, &of))
-		switch of.Channel {
-		case "":
-			return e, err
-		case "reasoning":
-			return Reasoning(e), err
+		var e struct {
+			Token
+
+			Channel string `json:"channel"`
 		}
-		return nil, fmt.Errorf("it is of the channel %.40q, which this client does not know", of.Channel)
+		err := json.Unmarshal(f.Data, &e)
+		e.Frame = f
+		switch e.Channel {
+		case "":
+			return e.Token, err
+		case "reasoning":
+			return Reasoning(e.Token), err
+		}
+		return nil, fmt.Errorf("it is of the channel %.40q, which this client does not know", e.Channel)
 	case "tool_call":
 		e := ToolCall{Frame: f}
 		err := json.Unmarshal(f.Data, &e)

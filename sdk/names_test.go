@@ -4,6 +4,7 @@ package sdk
 
 import (
 	"go/ast"
+	"go/build"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -55,6 +56,29 @@ func TestEveryNameIsNeeded(t *testing.T) {
 			require.Contains(t, used, w, name)
 			require.True(t, used[w][bare], "nothing of %s uses %s any more", w, name)
 		}
+	}
+}
+
+// The SDK brings a program no module that gen does not bring.
+//
+// LO-901
+func TestTheSDKNeedsWhatGenNeeds(t *testing.T) {
+	t.Parallel()
+	modules := func(dir string) map[string]bool {
+		p, err := build.Default.ImportDir(dir, 0)
+		require.NoError(t, err)
+		found := map[string]bool{}
+		for _, path := range p.Imports {
+			if parts := strings.Split(path, "/"); strings.Contains(parts[0], ".") {
+				found[strings.Join(parts[:3], "/")] = true
+			}
+		}
+		return found
+	}
+	gens := modules("../gen")
+	require.NotEmpty(t, gens)
+	for module := range modules(".") {
+		require.True(t, gens[module] || module == "github.com/llama-orch/llama-orch", "the SDK imports %s", module)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/ogen-go/ogen/sse"
 
 	"github.com/llama-orch/llama-orch/gen"
@@ -66,9 +65,8 @@ func Replay(taskID string, frames []Frame) iter.Seq2[Event, error] {
 
 // follow returns nil when the stream is at its end or the caller stopped.
 func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error) bool) error {
-	delays := backoff.NewExponentialBackOff()
-	delays.InitialInterval, delays.MaxInterval, delays.Multiplier = c.opts.ReconnectDelay, 30*c.opts.ReconnectDelay, 2
-	delays.Reset()
+	fresh := delays{mean: c.opts.ReconnectDelay, most: 30 * c.opts.ReconnectDelay}
+	waits := fresh
 	connected := false
 	for tries := 0; ; tries++ {
 		before := r.next
@@ -76,7 +74,7 @@ func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error)
 		connected = connected || accepted
 		if r.next != before { // only the log's events count as progress: a server that only sends metrics is not well
 			tries = 0
-			delays.Reset()
+			waits = fresh
 		}
 		if err == nil {
 			return nil
@@ -89,7 +87,7 @@ func (c *Client) follow(ctx context.Context, r *reader, yield func(Event, error)
 			return fmt.Errorf("the stream of task %s broke after event %q and was not back after %d attempts: %w", r.taskID, r.last,
 				max(c.opts.Reconnects, 0), err)
 		}
-		wait := max(after, delays.NextBackOff())
+		wait := max(after, waits.next())
 		if c.opts.OnReconnect != nil {
 			c.opts.OnReconnect(err, wait)
 		}
