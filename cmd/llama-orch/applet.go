@@ -93,9 +93,18 @@ type appletEnv struct {
 	Timeout time.Duration `default:"10s" placeholder:"TIME" help:"How long a command may take (default: 10s)."`
 }
 
+// waiting says once in a while why nothing happens: a server that refuses for now, or that is not there.
+func (a *app) waiting(cause error, wait time.Duration) {
+	if a.json || wait < time.Second {
+		return
+	}
+	message, _, _, _ := a.explain(cause)
+	a.note("waiting %s: %s", duration(wait.Milliseconds()), message)
+}
+
 // open makes the environment. close is to be called when all has run.
 func (e *appletEnv) open(a *app) (env *applet.Env, closes func() error, err error) {
-	env = &applet.Env{Caller: a.client, Golden: e.Golden}
+	env = &applet.Env{Caller: a.client, Golden: e.Golden, Wait: a.waiting}
 	closes = func() error { return nil }
 	if e.Root != "" {
 		if env.Root, err = fs.Open(e.Root, fs.Limits{}); err != nil {

@@ -49,9 +49,9 @@ func TestBisectNamesThePartThatChangedAnAnswer(t *testing.T) {
 	text, err := run("bisect", "a", "b")
 	require.NoError(t, err, text)
 	var found struct {
-		Same     bool                          `json:"same"`
-		Suspects []string                      `json:"suspects"`
-		Differ   []struct{ Name string }       `json:"differ"`
+		Same     bool                           `json:"same"`
+		Suspects []string                       `json:"suspects"`
+		Differ   []struct{ Name string }        `json:"differ"`
 		Runs     []struct{ Like, Where string } `json:"runs"`
 	}
 	require.NoError(t, json.Unmarshal([]byte(text), &found))

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/utils/exec"
@@ -28,6 +29,8 @@ type Env struct {
 	Guard  *guard.Guard // of everything; nil allows all
 	// Task, if set, is told the id of each task that an applet submits, from any goroutine.
 	Task func(id string)
+	// Wait, if set, is told that a server does not take a task yet, why, and when it is asked again, from any goroutine.
+	Wait func(cause error, wait time.Duration)
 }
 
 // Applet is one function of the catalogue.

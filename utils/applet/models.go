@@ -100,7 +100,7 @@ func (e *Env) caller(applet string) (llm.Caller, error) {
 	if e.Caller == nil {
 		return nil, &NeedError{Applet: applet, What: "a server: give its address"}
 	}
-	caller := llm.Patient(e.Caller, sdk.Patience{})
+	caller := llm.Patient(e.Caller, sdk.Patience{OnWait: e.Wait})
 	if e.Guard != nil {
 		caller = e.Guard.Caller(caller)
 	}
