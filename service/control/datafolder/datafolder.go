@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/llama-orch/llama-orch/service/flock"
 	"github.com/llama-orch/llama-orch/service/safefile"
 )
 
@@ -47,7 +48,7 @@ func (f *Folder) lock(dir string) error {
 		return fmt.Errorf("open the data folder: %w", err)
 	}
 	f.locks = append(f.locks, it)
-	if err := syscall.Flock(int(it.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+	if err := flock.Take(it); errors.Is(err, flock.ErrHeld) {
 		return taken(dir)
 	}
 	return nil
@@ -59,7 +60,7 @@ func (f *Folder) lockFile(dir string) error {
 		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
 	}
 	f.locks = append(f.locks, it)
-	if err := syscall.Flock(int(it.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock.Take(it); err != nil {
 		return taken(dir)
 	}
 	return nil

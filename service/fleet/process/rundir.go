@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/llama-orch/llama-orch/service/flock"
 	"github.com/llama-orch/llama-orch/service/safefile"
 )
 
@@ -66,9 +67,9 @@ func openRunDir(path string) (*runDir, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the lock of the workers' pid files: %w", err)
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock.Take(lock); err != nil {
 		_ = lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, flock.ErrHeld) {
 			return nil, fmt.Errorf("another orchestratord runs with the folder %s; stop it, or give this one a data_dir of its own", path)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)

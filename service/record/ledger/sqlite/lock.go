@@ -6,7 +6,8 @@ import (
 	"errors"
 	"os"
 	"sync"
-	"syscall"
+
+	"github.com/llama-orch/llama-orch/service/flock"
 )
 
 // held are the paths of the ledgers that this process has open. The kernel drops a process's POSIX locks on a file, which SQLite
@@ -31,7 +32,7 @@ func takeLock(path string) (*lock, error) {
 		return nil, noAccess(path, err)
 	}
 	l := &lock{path: path, file: f}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := flock.Take(f); err != nil {
 		return nil, errors.Join(lockedOut(path, err), l.release())
 	}
 	return l, nil
