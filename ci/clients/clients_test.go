@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -35,6 +36,15 @@ func TestTheProgramsUseWhatIsInstalled(t *testing.T) {
 			}
 			require.Contains(t, set.Dependencies, name, program)
 			used[name] = true
+		}
+	}
+	tests, err := filepath.Glob("../../harness/clients/*_test.go") // which run some of it as programs
+	require.NoError(t, err)
+	for _, test := range tests {
+		text, err := os.ReadFile(test)
+		require.NoError(t, err)
+		for name := range set.Dependencies {
+			used[name] = used[name] || strings.Contains(string(text), strconv.Quote(name))
 		}
 	}
 	for name := range set.Dependencies {

@@ -119,8 +119,8 @@ func TestWhatWasWrittenIsPutBack(t *testing.T) {
 	require.NoError(t, r.Write("a", []byte("x\n")))
 	var limit syscall.Rlimit
 	require.NoError(t, syscall.Getrlimit(syscall.RLIMIT_FSIZE, &limit))
-	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 1000, Max: limit.Max}))
-	_, err := r.Patch("--- a/a\n+++ b/a\n@@ -1 +1 @@\n-x\n+y\n--- /dev/null\n+++ b/made\n@@ -0,0 +1 @@\n+y\n--- /dev/null\n+++ b/large\n@@ -0,0 +1 @@\n+" + strings.Repeat("z", 5000) + "\n")
+	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: mostOfTheSystem, Max: limit.Max}))
+	_, err := r.Patch("--- a/a\n+++ b/a\n@@ -1 +1 @@\n-x\n+y\n--- /dev/null\n+++ b/made\n@@ -0,0 +1 @@\n+y\n--- /dev/null\n+++ b/large\n@@ -0,0 +1 @@\n+" + strings.Repeat("z", 2*mostOfTheSystem) + "\n")
 	require.NoError(t, syscall.Setrlimit(syscall.RLIMIT_FSIZE, &limit))
 	require.ErrorIs(t, err, syscall.EFBIG)
 	content, err := r.Read("a")

@@ -48,7 +48,9 @@ func (f *Front) atEnd(ctx context.Context, do func()) (stop func() bool) {
 // Serve implements Passage.
 func (p *passage) Serve(ctx context.Context, e Engine, sent, came func()) error {
 	began, status := time.Now(), 0
-	up := &upload{p: p, sent: sent, turn: make(chan struct{}, 1)}
+	passing, gone := context.WithCancel(ctx)
+	defer gone()
+	up := &upload{p: p, sent: sent, turn: make(chan struct{}, 1), gone: passing.Done()}
 	defer up.end()
 	defer p.f.atEnd(ctx, up.end)()       // the transport waits for a read of the body, which may wait for the client
 	call := gate.CallFrom(p.r.Context()) //nolint:contextcheck // what it asks of the request is not about its time
@@ -99,7 +101,7 @@ func (p *passage) onward(ctx context.Context, e Engine, up *upload) *http.Reques
 		if p.r.Header.Get("Content-Encoding") == "" && p.r.ContentLength > 0 {
 			out.ContentLength = p.r.ContentLength
 		}
-		up.in = io.MultiReader(bytes.NewReader(p.in.data), p.r.Body)
+		up.in, up.left = io.MultiReader(bytes.NewReader(p.in.data), p.r.Body), out.ContentLength
 	}
 	return out
 }
@@ -193,7 +195,9 @@ type upload struct {
 	in   io.Reader // nil: there is none
 	sent func()
 
-	turn chan struct{} // capacity 1: holds something during each read
+	turn chan struct{}   // capacity 1: holds something during each read
+	gone <-chan struct{} // closed when the answer is through
+	left int64           // bytes of the body that the server has not got; below 0: nobody knows
 	over bool
 	err  error // why the client's body could not be read
 }
@@ -201,18 +205,30 @@ type upload struct {
 // Read is io.Reader's.
 func (u *upload) Read(b []byte) (n int, err error) {
 	u.turn <- struct{}{}
-	defer func() { <-u.turn }()
 	if u.over {
-		return 0, errOver
+		<-u.turn
+		return u.rest()
 	}
+	defer func() { <-u.turn }()
 	n, err = u.in.Read(b)
 	if n > 0 {
+		u.left -= int64(n)
 		u.sent()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		u.err = err
 	}
 	return n, err
+}
+
+// rest is what a read behind the answer gets. The transport closes the server's connection on an error, which would cut an answer that is still on its way; so the error
+// waits until the answer is through.
+func (u *upload) rest() (int, error) {
+	if u.left == 0 { // the transport only looks whether there is more
+		return 0, io.EOF
+	}
+	<-u.gone
+	return 0, errOver
 }
 
 // errOver ends the reading of a request that nobody needs any more.
