@@ -70,6 +70,9 @@ func TestADataFolderOfSomebodyElses(t *testing.T) {
 		"learned figures that are a pipe": {refused: "is a pipe", prepare: func(t *testing.T, data, _ string) {
 			require.NoError(t, syscall.Mkfifo(filepath.Join(data, "learned-memory.json"), 0o600))
 		}},
+		"fingerprints that are a pipe": {refused: "is a pipe", prepare: func(t *testing.T, data, _ string) {
+			require.NoError(t, syscall.Mkfifo(filepath.Join(data, "fingerprints.json"), 0o600))
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
