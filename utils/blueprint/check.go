@@ -225,7 +225,7 @@ func (c *checker) step(s *Step, in *seen, path string) {
 	switch each := s.Each.(type) {
 	case nil, []any:
 	case string:
-		if reference.FindString(each) != strings.TrimSpace(each) {
+		if begin, end := find(each); begin < 0 || each[begin:end] != strings.TrimSpace(each) {
 			c.problem(path+".each", "it has to be a list, or one reference to a list")
 		}
 	default:

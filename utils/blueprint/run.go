@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -143,29 +144,49 @@ func (s *scope) give(result any) any {
 func (e *execution) graph(ctx context.Context, steps []Step, around *scope) (*scope, error) {
 	in := &scope{parent: around, result: map[string]*any{}, salt: around.salt, path: around.path}
 	graph := index(steps)
-	ended := make([]chan struct{}, len(steps))
+	waits, next := make([]atomic.Int64, len(steps)), make([][]int, len(steps)) // for how many a step waits; which wait for it
+	var ready []int
 	for i := range steps {
 		in.result[steps[i].ID] = new(any)
-		ended[i] = make(chan struct{})
+		needs := steps[i].needs(graph)
+		waits[i].Store(int64(len(needs)))
+		for _, id := range needs {
+			next[graph[id]] = append(next[graph[id]], i)
+		}
+		if len(needs) == 0 {
+			ready = append(ready, i)
+		}
 	}
 	all, ctx := errgroup.WithContext(ctx)
-	for i := range steps {
+	var start func(i int)
+	start = func(i int) {
 		all.Go(func() error {
-			for _, id := range steps[i].needs(graph) {
-				select {
-				case <-ended[graph[id]]:
-				case <-ctx.Done():
+			for i >= 0 {
+				if ctx.Err() != nil {
 					return context.Cause(ctx)
 				}
+				result, err := e.step(ctx, &steps[i], in)
+				if err != nil {
+					return err
+				}
+				*in.result[steps[i].ID] = result
+				then := -1 // the first that may begin now goes on here: a goroutine of its own would cost it a stack
+				for _, after := range next[i] {
+					switch {
+					case waits[after].Add(-1) > 0:
+					case then < 0:
+						then = after
+					default:
+						start(after)
+					}
+				}
+				i = then
 			}
-			result, err := e.step(ctx, &steps[i], in)
-			if err != nil {
-				return err
-			}
-			*in.result[steps[i].ID] = result
-			close(ended[i])
 			return nil
 		})
+	}
+	for _, i := range ready {
+		start(i)
 	}
 	return in, all.Wait()
 }

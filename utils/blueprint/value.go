@@ -7,16 +7,32 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-var (
-	reference = regexp.MustCompile(`\$?\$\{[^}]*\}`)
-	form      = regexp.MustCompile(`^(inputs|steps|item|index|last)((?:\.[A-Za-z0-9_-]+|\[(?:[0-9]{1,6}|\*)\])*)$`)
-	part      = regexp.MustCompile(`\.[A-Za-z0-9_-]+|\[[^\]]*\]`)
-	condition = regexp.MustCompile(`^\s*(!?)\s*(\$\{[^}]*\})\s*(?:(==|!=)\s*(.+?)\s*)?$`)
-)
+var condition = regexp.MustCompile(`^\s*(!?)\s*(\$\{[^}]*\})\s*(?:(==|!=)\s*(.+?)\s*)?$`)
+
+// roots are what a reference may begin with.
+var roots = []string{"inputs", "steps", "item", "index", "last"}
+
+// find returns where the first ${…} of a text begins and ends. One with a further $ before it stands for itself. Without any, begin is below 0.
+func find(text string) (begin, end int) {
+	begin = strings.Index(text, "${")
+	if begin < 0 {
+		return -1, 0
+	}
+	n := strings.IndexByte(text[begin:], '}')
+	if n < 0 {
+		return -1, 0
+	}
+	end = begin + n + 1
+	if begin > 0 && text[begin-1] == '$' {
+		begin--
+	}
+	return begin, end
+}
 
 // ref is a reference: where it begins, and what it picks then: names, numbers of a list, or all of it.
 type ref struct {
@@ -35,25 +51,61 @@ func (r ref) name() string {
 
 // parseRef reads what stands between ${ and }.
 func parseRef(text string) (ref, error) {
-	found := form.FindStringSubmatch(strings.TrimSpace(text))
-	if found == nil {
+	rest := strings.TrimSpace(text)
+	root := rest
+	if i := strings.IndexAny(rest, ".["); i >= 0 {
+		root = rest[:i]
+	}
+	r := ref{text: text, root: root}
+	if rest = rest[len(root):]; !slices.Contains(roots, root) || !r.pick(rest) {
 		return ref{}, fmt.Errorf("${%s} is no reference: write ${inputs.NAME}, ${steps.ID.FIELD}, ${item}, ${index} or ${last}, and $${ for a plain ${", text)
 	}
-	r := ref{text: text, root: found[1], parts: part.FindAllString(found[2], -1)}
 	if (r.root == "inputs" || r.root == "steps") && (len(r.parts) == 0 || r.parts[0][0] == '[') {
 		return r, fmt.Errorf("${%s} names nothing: write ${%s.NAME}", text, r.root)
 	}
 	return r, nil
 }
 
+// pick reads what a reference picks: .NAME, [NUMBER] or [*], as often as one likes.
+func (r *ref) pick(rest string) bool {
+	for rest != "" {
+		end := 1
+		switch rest[0] {
+		case '.':
+			for end < len(rest) && (isDigit(rest[end]) || 'A' <= rest[end] && rest[end] <= 'Z' || 'a' <= rest[end] && rest[end] <= 'z' || rest[end] == '_' || rest[end] == '-') {
+				end++
+			}
+			if end == 1 {
+				return false
+			}
+		case '[':
+			for end < len(rest) && end <= 6 && isDigit(rest[end]) {
+				end++
+			}
+			if end == 1 && strings.HasPrefix(rest, "[*") {
+				end = 2
+			}
+			if end == 1 || end >= len(rest) || rest[end] != ']' {
+				return false
+			}
+			end++
+		default:
+			return false
+		}
+		r.parts, rest = append(r.parts, rest[:end]), rest[end:]
+	}
+	return true
+}
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
 // refs lists the references in a value, and what is wrong with others.
 func refs(value any) (all []ref, wrong []error) {
 	switch v := value.(type) {
 	case string:
-		if !strings.Contains(v, "${") {
-			return nil, nil
-		}
-		for _, found := range reference.FindAllString(v, -1) {
+		for begin, end := find(v); begin >= 0; begin, end = find(v) {
+			found := v[begin:end]
+			v = v[end:]
 			if strings.HasPrefix(found, "$$") {
 				continue
 			}
@@ -140,28 +192,38 @@ func pick(value any, parts []string) any {
 	return value
 }
 
+// meant is the text of what a reference within a text means.
+func (s *scope) meant(found string) string {
+	if strings.HasPrefix(found, "$$") {
+		return found[1:]
+	}
+	r, err := parseRef(found[2 : len(found)-1])
+	if err != nil { // the check has refused it
+		return found
+	}
+	return text(s.lookup(r))
+}
+
 // fill puts what references mean into a value.
 func (s *scope) fill(value any) any {
 	switch v := value.(type) {
 	case string:
-		if !strings.Contains(v, "${") {
+		begin, end := find(v)
+		if begin < 0 {
 			return v
 		}
-		if found := reference.FindString(v); found == v && !strings.HasPrefix(v, "$$") {
+		if begin == 0 && end == len(v) && !strings.HasPrefix(v, "$$") {
 			if r, err := parseRef(v[2 : len(v)-1]); err == nil {
 				return s.lookup(r)
 			}
 		}
-		return reference.ReplaceAllStringFunc(v, func(found string) string {
-			if strings.HasPrefix(found, "$$") {
-				return found[1:]
-			}
-			r, err := parseRef(found[2 : len(found)-1])
-			if err != nil { // the check has refused it
-				return found
-			}
-			return text(s.lookup(r))
-		})
+		var b strings.Builder
+		for ; begin >= 0; begin, end = find(v) {
+			b.WriteString(v[:begin])
+			b.WriteString(s.meant(v[begin:end]))
+			v = v[end:]
+		}
+		return b.String() + v
 	case []any:
 		all := make([]any, len(v))
 		for i, one := range v {
