@@ -330,6 +330,7 @@ func TestTheFormOfTheFileIsChecked(t *testing.T) {
 		"- a\n":                                                       "got array, want object",
 		"name: test\nsteps: " + strings.Repeat("[", 100) + strings.Repeat("]", 100): "nested too deep",
 		"name: test\nsteps: [{id: a, use: test.say, with: {text: x}, retry: 99}]\n": "steps[0].retry: ",
+
 		strings.Repeat("#", maxFile+1): "at most 1048576 bytes",
 	} {
 		_, err := Parse("test.yaml", []byte(text), newBench().catalog())

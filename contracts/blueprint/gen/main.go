@@ -5,18 +5,24 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/llama-orch/llama-orch/utils/blueprint"
 )
 
 func main() {
-	schema, err := blueprint.Schema()
-	if err == nil {
-		_, err = os.Stdout.Write(schema)
-	}
-	if err != nil {
+	if err := write(os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}
+}
+
+func write(to io.Writer) error {
+	schema, err := blueprint.Schema()
+	if err != nil {
+		return err
+	}
+	_, err = to.Write(schema)
+	return err
 }
