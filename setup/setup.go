@@ -10,7 +10,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/service/atomicfile"
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/task"
 )

@@ -4,7 +4,6 @@ package main
 
 import (
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -16,6 +15,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -108,21 +108,16 @@ func (a *app) printText(r io.Reader) error {
 }
 
 // save writes a file that has its name only when it is whole.
-func save(name string, r io.Reader) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*")
+func save(name string, r io.Reader) error {
+	var read error
+	err := atomicfile.Fill(name, 0o600, func(f *os.File) error {
+		_, read = io.Copy(f, r)
+		return read
+	})
+	if read != nil { // it says what is wrong with the answer
+		return read
+	}
 	if err != nil {
-		return fmt.Errorf("saving the artifact: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = io.Copy(f, r)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
 		return fmt.Errorf("saving the artifact: %w", err)
 	}
 	return nil

@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/service/atomicfile"
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 )
 
 // ErrNoPromtool says how to get promtool.

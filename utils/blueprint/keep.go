@@ -18,6 +18,8 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 )
 
 // A run's folder has:
@@ -266,12 +268,7 @@ func (s *store) put(digest string, out json.RawMessage, tasks []string) error {
 
 // write replaces a file whole.
 func (s *store) write(name string, content []byte) error {
-	temp := name + ".new"
-	err := s.root.WriteFile(temp, content, 0o644)
-	if err == nil {
-		err = s.root.Rename(temp, name)
-	}
-	if err != nil {
+	if err := atomicfile.WriteIn(s.root, name, content, 0o644); err != nil {
 		return fmt.Errorf("keep %s: %w", name, err)
 	}
 	return nil

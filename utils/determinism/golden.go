@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/utils/llm"
 )
@@ -187,7 +188,7 @@ func (r recorder) write(kept *golden) error {
 		err = os.MkdirAll(r.to.Folder, 0o755)
 	}
 	if err == nil {
-		err = whole(r.to.path(kept.Digest), text)
+		err = atomicfile.Write(r.to.path(kept.Digest), text, 0o644)
 	}
 	if err != nil {
 		return fmt.Errorf("recording a transcript: %w", err)
@@ -225,22 +226,6 @@ func (g *golden) text() ([]byte, error) {
 		}
 	}
 	return text, nil
-}
-
-// whole writes a file that has its name only when it is whole.
-func whole(path string, text []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".golden-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
 
 func encode(v any) ([]byte, error) {

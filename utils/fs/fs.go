@@ -9,14 +9,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 )
 
 // The defaults of Limits.
@@ -155,7 +155,7 @@ func (r *Root) Write(name string, content []byte) error {
 	return r.write(name, at, content, perm)
 }
 
-// write writes beside the file and renames: whoever reads sees the old file or the new one.
+// write replaces a file whole: whoever reads sees the old one or the new one.
 func (r *Root) write(name, at string, content []byte, perm fs.FileMode) error {
 	if int64(len(content)) > r.limits.File {
 		return &SizeError{Path: name, Limit: r.limits.File}
@@ -163,24 +163,11 @@ func (r *Root) write(name, at string, content []byte, perm fs.FileMode) error {
 	if info, err := r.root.Lstat(at); err == nil && info.IsDir() {
 		return &KindError{Path: name, Want: "a regular file"}
 	}
-	dir := filepath.Dir(at)
-	if err := r.root.MkdirAll(dir, 0o755); err != nil {
+	if err := r.root.MkdirAll(filepath.Dir(at), 0o755); err != nil {
 		return r.typed("make the folder of", name, err)
 	}
-	temp := filepath.Join(dir, ".new-"+strconv.FormatUint(rand.Uint64(), 36)) //nolint:gosec // a name that nobody else takes, no secret
-	f, err := r.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
-	if err != nil {
+	if err := atomicfile.WriteIn(r.root, at, content, perm); err != nil {
 		return r.typed("write", name, err)
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = r.root.Rename(temp, at)
-	}
-	if err != nil {
-		return r.typed("write", name, errors.Join(err, r.root.Remove(temp)))
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/llama-orch/llama-orch/contracts/proof"
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -25,7 +26,7 @@ func Collect(ctx context.Context, from Source, into *os.Root, tasks ...string) (
 	for _, id := range tasks {
 		_, text, fault := from.Proof(ctx, id)
 		if fault == nil {
-			fault = into.WriteFile(id+".json", append(text, '\n'), 0o600)
+			fault = atomicfile.WriteIn(into, id+".json", append(text, '\n'), 0o600)
 		}
 		if fault != nil {
 			err = errors.Join(err, fmt.Errorf("the proof bundle of task %s: %w", id, fault))

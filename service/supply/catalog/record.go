@@ -13,7 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/llama-orch/llama-orch/service/atomicfile"
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
