@@ -3,7 +3,6 @@
 package sdk
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,7 @@ import (
 	"github.com/ogen-go/ogen/validate"
 
 	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 // RequestError says that a request breaks a rule of the contract. Nothing was sent.
@@ -46,7 +46,7 @@ func check[Gen any, P shape[Gen]](text []byte) error {
 
 // bodyOf is a request as it is sent, once it is held to the contract.
 func bodyOf[Gen any, P shape[Gen]](request any) ([]byte, error) {
-	text, err := encode(request)
+	text, err := plainjson.Encode(request)
 	if err != nil {
 		return nil, unfit(reflect.ValueOf(request), "", err)
 	}
@@ -54,15 +54,6 @@ func bodyOf[Gen any, P shape[Gen]](request any) ([]byte, error) {
 		return nil, broken("", err)
 	}
 	return text, nil
-}
-
-// encode gives JSON without escapes for HTML: a schema is sent as it was given.
-func encode(v any) ([]byte, error) {
-	var text bytes.Buffer
-	to := json.NewEncoder(&text)
-	to.SetEscapeHTML(false)
-	err := to.Encode(v)
-	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), err
 }
 
 // broken names the first field that breaks a rule.

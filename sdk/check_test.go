@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 // A request that breaks the contract is refused by its field, and the server hears nothing of it.
@@ -81,7 +83,7 @@ func TestContentIsATextOrParts(t *testing.T) {
 	} {
 		var m Message
 		require.NoError(t, json.Unmarshal([]byte(text), &m))
-		again, err := encode(m)
+		again, err := plainjson.Encode(m)
 		require.NoError(t, err)
 		require.JSONEq(t, text, string(again))
 	}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 // Content is what a message says: a text, or parts. With parts, Text is empty.
@@ -20,9 +22,9 @@ type Content struct {
 // MarshalJSON gives a string, or the list of the parts.
 func (c Content) MarshalJSON() ([]byte, error) {
 	if c.Parts != nil {
-		return encode(c.Parts)
+		return plainjson.Encode(c.Parts)
 	}
-	return encode(c.Text)
+	return plainjson.Encode(c.Text)
 }
 
 // UnmarshalJSON reads a string, or a list of parts.
@@ -38,9 +40,9 @@ func (c *Content) UnmarshalJSON(text []byte) error {
 func (m Message) MarshalJSON() ([]byte, error) {
 	type bare Message
 	if m.Content.Text != "" || m.Content.Parts != nil || len(m.ToolCalls) > 0 {
-		return encode(bare(m))
+		return plainjson.Encode(bare(m))
 	}
-	return encode(struct {
+	return plainjson.Encode(struct {
 		bare
 		Content string `json:"content"`
 	}{bare: bare(m)})

@@ -5,7 +5,6 @@
 package proof
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -13,6 +12,8 @@ import (
 	"fmt"
 	"time"
 	"unicode/utf8"
+
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 // Format names the form of a bundle. Another form has another name.
@@ -182,7 +183,7 @@ type Receipt struct {
 // Encode writes a bundle in its one form: the fields in their order, no white space, no escapes that JSON can do without. It
 // fails on numbers that JSON has no word for.
 func (b Bundle) Encode() ([]byte, error) {
-	text, err := encode(b)
+	text, err := plainjson.Encode(b)
 	if err != nil {
 		return nil, fmt.Errorf("encode the proof bundle of task %s: %w", b.TaskID, err)
 	}
@@ -225,17 +226,9 @@ func Digest(b []byte) string {
 func DigestInputs(in []string) string { return digestJSON(in) }
 
 func digestJSON(v any) string {
-	text, err := encode(v)
+	text, err := plainjson.Encode(v)
 	if err != nil {
 		panic("proof: " + err.Error()) // texts always encode
 	}
 	return Digest(text)
-}
-
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	encoder := json.NewEncoder(&b)
-	encoder.SetEscapeHTML(false)
-	err := encoder.Encode(v)
-	return bytes.TrimSuffix(b.Bytes(), []byte{'\n'}), err
 }

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 // Message is one turn of a chat, in JSON as the API takes it. It has parts only if it has an image.
@@ -50,11 +52,11 @@ func (m Message) MarshalJSON() ([]byte, error) {
 	if len(m.Parts) > 0 {
 		content = m.Parts
 	}
-	text, err := encode(content)
+	text, err := plainjson.Encode(content)
 	if err != nil {
 		return nil, err
 	}
-	return encode(message{Role: m.Role, Content: text, Reasoning: m.Reasoning, ToolCalls: m.ToolCalls, ToolCallID: m.ToolCallID})
+	return plainjson.Encode(message{Role: m.Role, Content: text, Reasoning: m.Reasoning, ToolCalls: m.ToolCalls, ToolCallID: m.ToolCallID})
 }
 
 // UnmarshalJSON takes what the API takes. Texts that follow each other become one.
@@ -157,7 +159,7 @@ func (c Chat) plain() Chat {
 
 // Empty reports whether nothing is asked.
 func (c Chat) Empty() bool {
-	text, err := encode(c.plain())
+	text, err := plainjson.Encode(c.plain())
 	return err == nil && string(text) == "{}"
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 // conversation is an answer of all kinds of pieces.
@@ -128,14 +130,14 @@ func TestTheWordsOfAChatAreFoundInWhatWasSent(t *testing.T) {
 		require.NoError(t, json.Unmarshal([]byte(changed), &w))
 		require.False(t, b.Keep(w), change)
 	}
-	text, err := encode(recorded)
+	text, err := plainjson.Encode(recorded)
 	require.NoError(t, err)
 	require.Contains(t, string(text), `"data":"cG5n"`, "what is kept is whole")
 }
 
 // LO-416
 func TestAMessageOfTextIsWhatItWas(t *testing.T) {
-	text, err := encode(Message{Role: "user", Content: "<hi>"})
+	text, err := plainjson.Encode(Message{Role: "user", Content: "<hi>"})
 	require.NoError(t, err)
 	require.Equal(t, Digest([]byte(`{"role":"user","content":"<hi>"}`)), Digest(text), "byte for byte")
 	var m Message

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/llama-orch/llama-orch/internal/nearest"
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 	"github.com/llama-orch/llama-orch/utils/exec"
 	"github.com/llama-orch/llama-orch/utils/fs"
 	"github.com/llama-orch/llama-orch/utils/guard"
@@ -96,13 +97,11 @@ func acting(a Applet) Applet {
 }
 
 func marshal(value any) (json.RawMessage, error) {
-	var b strings.Builder
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false) // what is read by people and models stays as it is
-	if err := e.Encode(value); err != nil {
+	plain, err := plainjson.Encode(value)
+	if err != nil {
 		return nil, fmt.Errorf("write the result: %w", err)
 	}
-	return json.RawMessage(strings.TrimSuffix(b.String(), "\n")), nil
+	return plain, nil
 }
 
 // Run runs the applet.

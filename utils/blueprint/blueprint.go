@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 	"github.com/llama-orch/llama-orch/utils/schema"
 )
 
@@ -84,7 +85,7 @@ func Schema() ([]byte, error) {
 
 // plain is the blueprint as a file would have it: with values as JSON has them, whatever types a Go program gave.
 func (b *Blueprint) plain() (*Blueprint, error) {
-	raw, err := encode(b)
+	raw, err := plainjson.Encode(b)
 	if err != nil {
 		return nil, &CheckError{Problems: []Problem{{Problem: fmt.Sprintf("it cannot be written as JSON: %v", err)}}}
 	}

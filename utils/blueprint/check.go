@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/llama-orch/llama-orch/internal/nearest"
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 	"github.com/llama-orch/llama-orch/utils/applet"
 	"github.com/llama-orch/llama-orch/utils/schema"
 )
@@ -274,7 +275,7 @@ func (c *checker) with(s *Step, in *seen, path string) {
 	if all, wrong := refs(s.With); len(all)+len(wrong) > 0 { // its types are known when it runs
 		return
 	}
-	raw, err := encode(s.With)
+	raw, err := plainjson.Encode(s.With)
 	if err != nil {
 		c.problem(path+".with", "it cannot be written as JSON: %v", err)
 		return

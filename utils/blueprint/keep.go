@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/internal/atomicfile"
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 // A run's folder has:
@@ -166,7 +167,7 @@ func (s *store) close() error {
 
 // note writes a line to the journal.
 func (s *store) note(e Entry) error {
-	line, err := encode(e)
+	line, err := plainjson.Encode(e)
 	if err != nil {
 		return err
 	}
@@ -250,7 +251,7 @@ func (s *store) get(digest string) (k kept, ok bool) {
 
 // put keeps a result. It does not wait for the disk: whoever reads finds out whether it is whole.
 func (s *store) put(digest string, out json.RawMessage, tasks []string) error {
-	raw, err := encode(kept{Tasks: tasks, Out: out})
+	raw, err := plainjson.Encode(kept{Tasks: tasks, Out: out})
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 	"github.com/llama-orch/llama-orch/utils/applet"
 )
 
@@ -65,7 +66,7 @@ func (r *Runner) Run(ctx context.Context, b *Blueprint, inputs map[string]any) (
 	if err != nil {
 		return nil, err
 	}
-	raw, err := encode([]any{b, inputs})
+	raw, err := plainjson.Encode([]any{b, inputs})
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +82,7 @@ func (r *Runner) Run(ctx context.Context, b *Blueprint, inputs map[string]any) (
 	in, err := e.graph(ctx, b.Steps, &scope{inputs: inputs})
 	var result []byte
 	if err == nil {
-		result, err = encode(in.give(b.Result))
+		result, err = plainjson.Encode(in.give(b.Result))
 	}
 	if err == nil {
 		err = s.write(resultName, append(result, '\n'))
@@ -109,7 +110,7 @@ func (b *Blueprint) given(inputs map[string]any) (map[string]any, error) {
 		if !ok && value == nil {
 			return nil, &InputError{Problem: fmt.Sprintf("the input %q has no default: give it a value (%s)", name, cmp.Or(b.Inputs[name].Doc, "it has no description"))}
 		}
-		raw, err := encode(value)
+		raw, err := plainjson.Encode(value)
 		if err == nil {
 			all[name], err = decode(raw)
 		}
@@ -283,7 +284,7 @@ func (e *execution) once(ctx context.Context, s *Step, in *scope, try int) (any,
 	if with == nil {
 		with = map[string]any{}
 	}
-	raw, err := encode(in.fill(with))
+	raw, err := plainjson.Encode(in.fill(with))
 	if err != nil {
 		return nil, err
 	}

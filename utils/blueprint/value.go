@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 )
 
 var condition = regexp.MustCompile(`^\s*(!?)\s*(\$\{[^}]*\})\s*(?:(==|!=)\s*(.+?)\s*)?$`)
@@ -248,20 +250,11 @@ func text(value any) string {
 	case string:
 		return v
 	}
-	raw, err := encode(value)
+	raw, err := plainjson.Encode(value)
 	if err != nil {
 		return fmt.Sprint(value)
 	}
 	return string(raw)
-}
-
-// encode writes JSON as it is, without escapes for HTML. The fields of objects are sorted.
-func encode(value any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	err := e.Encode(value)
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // decode reads JSON, and leaves numbers as they are written.
@@ -296,7 +289,7 @@ func parseTest(text string) (test, error) {
 		if err != nil {
 			return test{}, fmt.Errorf("%s in a condition is not JSON: put a text into double quotes", found[4])
 		}
-		raw, err := encode(value)
+		raw, err := plainjson.Encode(value)
 		if err != nil {
 			return test{}, err
 		}
@@ -309,7 +302,7 @@ func parseTest(text string) (test, error) {
 func (t test) holds(s *scope) bool {
 	value := s.lookup(t.of)
 	if t.op != "" {
-		raw, err := encode(value)
+		raw, err := plainjson.Encode(value)
 		return err == nil && (string(raw) == t.value) == (t.op == "==")
 	}
 	full := true

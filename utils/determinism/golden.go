@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 
 	"github.com/llama-orch/llama-orch/internal/atomicfile"
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/utils/llm"
 )
@@ -36,7 +37,7 @@ type golden struct {
 func Digest(request *sdk.TaskRequest) (string, error) {
 	own := *request
 	own.TaskID = ""
-	text, err := encode(&own)
+	text, err := plainjson.Encode(&own)
 	if err != nil {
 		return "", fmt.Errorf("the request has no JSON: %w", err)
 	}
@@ -200,13 +201,13 @@ func (r recorder) write(kept *golden) error {
 func (g *golden) text() ([]byte, error) {
 	head := *g
 	head.Events = []sdk.Frame{}
-	text, err := encode(head)
+	text, err := plainjson.Encode(head)
 	if err != nil {
 		return nil, err
 	}
 	text = bytes.TrimSuffix(text, []byte("]}"))
 	for i, e := range g.Events {
-		line, err := encode(e)
+		line, err := plainjson.Encode(e)
 		if err != nil {
 			return nil, err
 		}
@@ -226,12 +227,4 @@ func (g *golden) text() ([]byte, error) {
 		}
 	}
 	return text, nil
-}
-
-func encode(v any) ([]byte, error) {
-	var text bytes.Buffer
-	to := json.NewEncoder(&text)
-	to.SetEscapeHTML(false)
-	err := to.Encode(v)
-	return bytes.TrimSpace(text.Bytes()), err
 }

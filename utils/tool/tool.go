@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/llama-orch/llama-orch/internal/nearest"
+	"github.com/llama-orch/llama-orch/internal/plainjson"
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/utils/llm"
 	"github.com/llama-orch/llama-orch/utils/schema"
@@ -49,11 +50,8 @@ func text(value any) (string, error) {
 	if s, ok := value.(string); ok {
 		return s, nil
 	}
-	var b strings.Builder
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	err := e.Encode(value)
-	return strings.TrimSuffix(b.String(), "\n"), err
+	plain, err := plainjson.Encode(value)
+	return string(plain), err
 }
 
 // Loop is the loop of calls. Tools is required.
