@@ -4,7 +4,6 @@ package observe
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -72,6 +71,8 @@ type Buffer struct {
 	idle  bool   // everything was written
 	dead  bool   // the last write failed
 	over  bool   // closed
+
+	gap func(plain, narrated int) []byte // the line that says how many were dropped
 }
 
 type waiting struct {
@@ -83,7 +84,7 @@ type waiting struct {
 func NewBuffer(out io.Writer) *Buffer { return newBuffer(out, bufferBytes) }
 
 func newBuffer(out io.Writer, limit int) *Buffer {
-	b := &Buffer{out: out, limit: limit, idle: true, dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+	b := &Buffer{out: out, limit: limit, idle: true, gap: func(int, int) []byte { return nil }, dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "llorch_log_lines_dropped_total",
 		Help: "Log lines that were dropped, because nobody read the log or because it could not be written.",
 	}, []string{"kind"})}
@@ -96,6 +97,13 @@ func newBuffer(out io.Writer, limit int) *Buffer {
 }
 
 var kindNames = [...]string{plain: "plain", narrated: "narrated"}
+
+// says tells the buffer how lines that were dropped are told.
+func (b *Buffer) says(gap func(plain, narrated int) []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.gap = gap
+}
 
 // Dropped counts what was dropped. It is to be registered.
 func (b *Buffer) Dropped() prometheus.Collector { return b.dropped }
@@ -212,10 +220,9 @@ func (b *Buffer) take() (lines []waiting, text []byte) {
 		return nil, nil
 	}
 	if b.lost != [2]int{} && !b.dead {
-		gap := fmt.Sprintf(`{"level":"warn","ts":%q,"logger":"log","msg":"log lines were dropped, since the log was not read or could not be written","plain":%d,"narrated":%d}`+"\n",
-			time.Now().UTC().Format(time.RFC3339Nano), b.lost[plain], b.lost[narrated])
+		gap := b.gap(b.lost[plain], b.lost[narrated])
 		b.lost = [2]int{}
-		b.lines, b.bytes = append([]waiting{{plain, []byte(gap)}}, b.lines...), b.bytes+len(gap)
+		b.lines, b.bytes = append([]waiting{{plain, gap}}, b.lines...), b.bytes+len(gap)
 	}
 	count := 0
 	for count < len(b.lines) && (count == 0 || len(text)+len(b.lines[count].text) <= batchBytes) {
@@ -226,43 +233,3 @@ func (b *Buffer) take() (lines []waiting, text []byte) {
 	b.lines = b.lines[count:]
 	return lines, text
 }
-
-// bufferedCore is a zapcore.Core that writes to a Buffer.
-type bufferedCore struct {
-	zapcore.LevelEnabler
-	encoder zapcore.Encoder
-	to      *Buffer
-	kind    kind // of all its lines, by the fields of With
-}
-
-func (c *bufferedCore) With(fields []zapcore.Field) zapcore.Core {
-	with := *c
-	with.encoder = c.encoder.Clone()
-	for _, f := range fields {
-		f.AddTo(with.encoder)
-	}
-	with.kind = max(c.kind, kindOf(fields))
-	return &with
-}
-
-func (c *bufferedCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
-		return to.AddCore(e, c)
-	}
-	return to
-}
-
-func (c *bufferedCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	line, err := c.encoder.EncodeEntry(e, fields)
-	if err != nil {
-		return err
-	}
-	c.to.put(max(c.kind, kindOf(fields)), append([]byte(nil), line.Bytes()...))
-	line.Free()
-	if e.Level > zapcore.ErrorLevel { // the process is about to end
-		return c.Sync()
-	}
-	return nil
-}
-
-func (c *bufferedCore) Sync() error { return c.to.Sync() }

@@ -17,12 +17,14 @@ import (
 // Options of a logger.
 type Options struct {
 	Level    string    // debug, info, warn or error; empty: info
+	Style    Style     // how lines look
 	Out      io.Writer // nil: standard error. If it is a Buffer, nobody waits for it
 	Redactor *Redactor // nil: only bearer tokens are redacted
+	Tail     *Tail     // gets each line too; nil: none
 }
 
 // NewLogger makes the daemon's logger. Each line is a JSON object with ts (RFC 3339 with nanoseconds, in UTC), level, logger, msg and
-// the fields, and with its secrets redacted. Packages are given the logger under their own name: log.Named("scheduler").
+// the fields, or a line for a console. Its secrets are redacted. Packages are given the logger under their own name: log.Named("scheduler").
 func NewLogger(o Options) (*zap.Logger, error) {
 	level := zapcore.InfoLevel
 	if o.Level != "" {
@@ -37,7 +39,7 @@ func NewLogger(o Options) (*zap.Logger, error) {
 	if o.Redactor == nil {
 		o.Redactor = NewRedactor()
 	}
-	encoder := zapcore.NewJSONEncoder(zapcore.EncoderConfig{
+	inJSON := &redactingEncoder{zapcore.NewJSONEncoder(zapcore.EncoderConfig{
 		TimeKey:        "ts",
 		LevelKey:       "level",
 		NameKey:        "logger",
@@ -46,10 +48,124 @@ func NewLogger(o Options) (*zap.Logger, error) {
 		EncodeLevel:    zapcore.LowercaseLevelEncoder,
 		EncodeDuration: zapcore.MillisDurationEncoder,
 		EncodeTime:     func(t time.Time, e zapcore.PrimitiveArrayEncoder) { zapcore.RFC3339NanoTimeEncoder(t.UTC(), e) },
-	})
-	redacting := &redactingEncoder{encoder, o.Redactor}
-	if buffer, ok := o.Out.(*Buffer); ok {
-		return zap.New(&bufferedCore{LevelEnabler: level, encoder: redacting, to: buffer}), nil
+	}), o.Redactor}
+	c := &core{LevelEnabler: level, encoder: inJSON, tail: o.Tail, priorities: o.Style.Priorities}
+	if o.Style.Console {
+		c.encoder, c.kept = newConsoleEncoder(o.Redactor, o.Style.Colour), inJSON
 	}
-	return zap.New(zapcore.NewCore(redacting, zapcore.Lock(zapcore.AddSync(o.Out)), level)), nil
+	if buffer, ok := o.Out.(*Buffer); ok {
+		c.out = buffer
+		buffer.says(c.gap)
+	} else {
+		c.out = &direct{out: zapcore.Lock(zapcore.AddSync(o.Out))}
+	}
+	return zap.New(c), nil
+}
+
+// output takes whole lines, which nobody changes any more.
+type output interface {
+	put(k kind, line []byte)
+	Sync() error
+}
+
+// direct is an output for which everyone waits.
+type direct struct{ out zapcore.WriteSyncer }
+
+func (d *direct) put(_ kind, line []byte) { _, _ = d.out.Write(line) } // a log that cannot be written has nobody to tell
+
+func (d *direct) Sync() error { return d.out.Sync() }
+
+// core writes lines to an output, and to a tail.
+type core struct {
+	zapcore.LevelEnabler
+
+	encoder    zapcore.Encoder
+	kept       zapcore.Encoder // of the tail's lines, where the output has no JSON; else nil
+	out        output
+	tail       *Tail
+	priorities bool
+	kind       kind // of all its lines, by the fields of With
+}
+
+// With implements zapcore.Core.
+func (c *core) With(fields []zapcore.Field) zapcore.Core {
+	with := *c
+	with.encoder = c.encoder.Clone()
+	if c.kept != nil {
+		with.kept = c.kept.Clone()
+	}
+	for _, f := range fields {
+		f.AddTo(with.encoder)
+		if with.kept != nil {
+			f.AddTo(with.kept)
+		}
+	}
+	with.kind = max(c.kind, kindOf(fields))
+	return &with
+}
+
+// Check implements zapcore.Core.
+func (c *core) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return to.AddCore(e, c)
+	}
+	return to
+}
+
+// Write implements zapcore.Core.
+func (c *core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	line, err := c.encode(e, fields)
+	if err != nil {
+		return err
+	}
+	if c.tail != nil && c.kept == nil {
+		c.tail.put(Line{Level: e.Level, text: line[c.prefix():]})
+	} else if c.tail != nil {
+		kept, err := keep(c.kept, e, fields)
+		if err != nil {
+			return err
+		}
+		c.tail.put(kept)
+	}
+	if len(line) > c.prefix() {
+		c.out.put(max(c.kind, kindOf(fields)), line)
+	}
+	if e.Level > zapcore.ErrorLevel { // the process is about to end
+		return c.out.Sync()
+	}
+	return nil
+}
+
+// Sync implements zapcore.Core.
+func (c *core) Sync() error { return c.out.Sync() }
+
+func (c *core) encode(e zapcore.Entry, fields []zapcore.Field) ([]byte, error) {
+	text, err := c.encoder.EncodeEntry(e, fields)
+	if err != nil {
+		return nil, err
+	}
+	defer text.Free()
+	line := make([]byte, 0, c.prefix()+text.Len())
+	if c.priorities {
+		line = append(line, '<', priority(e.Level), '>')
+	}
+	return append(line, text.Bytes()...), nil
+}
+
+func (c *core) prefix() int {
+	if c.priorities {
+		return len("<6>")
+	}
+	return 0
+}
+
+// gap is the line that says how many lines were dropped.
+func (c *core) gap(plain, narrated int) []byte {
+	line, err := c.encode(zapcore.Entry{
+		Level: zapcore.WarnLevel, Time: time.Now(), LoggerName: "log", Message: "log lines were dropped, since the log was not read or could not be written",
+	}, []zapcore.Field{zap.Int("plain", plain), zap.Int("narrated", narrated)})
+	if err != nil {
+		return nil
+	}
+	return line
 }

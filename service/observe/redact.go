@@ -98,6 +98,16 @@ func (r *Redactor) finds(line []byte) bool {
 	return hasBearer(line) && bearer.Match(line)
 }
 
+// findsIn says whether a text that is no JSON may need redacting.
+func (r *Redactor) findsIn(text []byte) bool {
+	for _, s := range *r.secrets.Load() {
+		if bytes.Contains(text, s.plain) {
+			return true
+		}
+	}
+	return hasBearer(text) && bearer.Match(text)
+}
+
 // line redacts the strings in a line of JSON, and nothing else. It unquotes each string first. So a secret of digits cannot break a
 // number, and a secret that looks like part of an escape sequence cannot break that.
 func (r *Redactor) line(line []byte) []byte {
