@@ -152,6 +152,17 @@ type ControlInvoker interface {
 	//
 	// POST /v1/config/reload
 	ReloadConfig(ctx context.Context) (*ConfigReloadResultHeaders, error)
+	// StreamLogs invokes streamLogs operation.
+	//
+	// Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is
+	// false, the stream ends behind the former. A client that reads too slowly misses lines: `lost` says
+	// how many, in the place where they are missing. Events have no id. The server keeps about 1,000
+	// lines. No line has a prompt or an answer.
+	//
+	// Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
+	//
+	// GET /v1/logs
+	StreamLogs(ctx context.Context, params StreamLogsParams) (StreamLogsRes, error)
 }
 
 // OpsInvoker invokes operations described by OpenAPI v3 specification.
@@ -3352,6 +3363,191 @@ func (c *Client) sendSetModelState(ctx context.Context, request *ModelStateReque
 	}()
 
 	result, err := decodeSetModelStateResponse(resp)
+	if err != nil {
+		return res, errors.Wrap(err, "decode response")
+	}
+
+	return result, nil
+}
+
+// StreamLogs invokes streamLogs operation.
+//
+// Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is
+// false, the stream ends behind the former. A client that reads too slowly misses lines: `lost` says
+// how many, in the place where they are missing. Events have no id. The server keeps about 1,000
+// lines. No line has a prompt or an answer.
+//
+// Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
+//
+// GET /v1/logs
+func (c *Client) StreamLogs(ctx context.Context, params StreamLogsParams) (StreamLogsRes, error) {
+	res, err := c.sendStreamLogs(ctx, params)
+	return res, err
+}
+
+func (c *Client) sendStreamLogs(ctx context.Context, params StreamLogsParams) (res StreamLogsRes, err error) {
+
+	u := uri.Clone(c.requestURL(ctx))
+	var pathParts [1]string
+	pathParts[0] = "/v1/logs"
+	uri.AddPathParts(u, pathParts[:]...)
+
+	q := uri.NewQueryEncoder()
+	{
+		// Encode "level" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "level",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.Level.Get(); ok {
+				return e.EncodeValue(conv.StringToString(string(val)))
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	{
+		// Encode "pool_id" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "pool_id",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.PoolID.Get(); ok {
+				if unwrapped := string(val); true {
+					return e.EncodeValue(conv.StringToString(unwrapped))
+				}
+				return nil
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	{
+		// Encode "task_id" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "task_id",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.TaskID.Get(); ok {
+				if unwrapped := string(val); true {
+					return e.EncodeValue(conv.StringToString(unwrapped))
+				}
+				return nil
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	{
+		// Encode "text" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "text",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.Text.Get(); ok {
+				return e.EncodeValue(conv.StringToString(val))
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	{
+		// Encode "last" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "last",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.Last.Get(); ok {
+				return e.EncodeValue(conv.IntToString(val))
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	{
+		// Encode "follow" parameter.
+		cfg := uri.QueryParameterEncodingConfig{
+			Name:    "follow",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.EncodeParam(cfg, func(e uri.Encoder) error {
+			if val, ok := params.Follow.Get(); ok {
+				return e.EncodeValue(conv.BoolToString(val))
+			}
+			return nil
+		}); err != nil {
+			return res, errors.Wrap(err, "encode query")
+		}
+	}
+	u.RawQuery = q.Values().Encode()
+
+	r, err := ht.NewRequest(ctx, "GET", u)
+	if err != nil {
+		return res, errors.Wrap(err, "create request")
+	}
+
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+
+			switch err := c.securityBearerAuth(ctx, StreamLogsOperation, r); {
+			case err == nil: // if NO error
+				satisfied[0] |= 1 << 0
+			case errors.Is(err, ogenerrors.ErrSkipClientSecurity):
+				// Skip this security.
+			default:
+				return res, errors.Wrap(err, "security \"BearerAuth\"")
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			return res, ogenerrors.ErrSecurityRequirementIsNotSatisfied
+		}
+	}
+
+	resp, err := c.cfg.Client.Do(r)
+	if err != nil {
+		return res, errors.Wrap(err, "do request")
+	}
+
+	result, err := decodeStreamLogsResponse(resp)
 	if err != nil {
 		return res, errors.Wrap(err, "decode response")
 	}

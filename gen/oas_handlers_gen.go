@@ -4559,6 +4559,163 @@ func (s *Server) handleSetModelStateRequest(args [1]string, argsEscaped bool, w 
 	}
 }
 
+// handleStreamLogsRequest handles streamLogs operation.
+//
+// Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is
+// false, the stream ends behind the former. A client that reads too slowly misses lines: `lost` says
+// how many, in the place where they are missing. Events have no id. The server keeps about 1,000
+// lines. No line has a prompt or an answer.
+//
+// Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
+//
+// GET /v1/logs
+func (s *Server) handleStreamLogsRequest(args [0]string, argsEscaped bool, w http.ResponseWriter, r *http.Request) {
+	statusWriter := &codeRecorder{ResponseWriter: w}
+	w = statusWriter
+	ctx := r.Context()
+
+	var (
+		err          error
+		opErrContext = ogenerrors.OperationContext{
+			Name: StreamLogsOperation,
+			ID:   "streamLogs",
+		}
+	)
+	{
+		type bitset = [1]uint8
+		var satisfied bitset
+		{
+			sctx, ok, err := s.securityBearerAuth(ctx, StreamLogsOperation, r)
+			if err != nil {
+				err = &ogenerrors.SecurityError{
+					OperationContext: opErrContext,
+					Security:         "BearerAuth",
+					Err:              err,
+				}
+				if encodeErr := encodeErrorResponse(s.h.NewError(ctx, err), w); encodeErr != nil {
+					defer recordError("Security:BearerAuth", err)
+				}
+				return
+			}
+			if ok {
+				satisfied[0] |= 1 << 0
+				ctx = sctx
+			}
+		}
+
+		if ok := func() bool {
+		nextRequirement:
+			for _, requirement := range []bitset{
+				{0b00000001},
+				{},
+			} {
+				for i, mask := range requirement {
+					if satisfied[i]&mask != mask {
+						continue nextRequirement
+					}
+				}
+				return true
+			}
+			return false
+		}(); !ok {
+			err = &ogenerrors.SecurityError{
+				OperationContext: opErrContext,
+				Err:              ogenerrors.ErrSecurityRequirementIsNotSatisfied,
+			}
+			if encodeErr := encodeErrorResponse(s.h.NewError(ctx, err), w); encodeErr != nil {
+				defer recordError("Security", err)
+			}
+			return
+		}
+	}
+	params, err := decodeStreamLogsParams(args, argsEscaped, r)
+	if err != nil {
+		err = &ogenerrors.DecodeParamsError{
+			OperationContext: opErrContext,
+			Err:              err,
+		}
+		defer recordError("DecodeParams", err)
+		s.cfg.ErrorHandler(ctx, w, r, err)
+		return
+	}
+
+	var rawBody []byte
+	if m := s.cfg.Middleware; m != nil {
+		mreq := middleware.Request{
+			Context:          ctx,
+			OperationName:    StreamLogsOperation,
+			OperationSummary: "The server's log, as it is written",
+			OperationID:      "streamLogs",
+			Body:             nil,
+			RawBody:          rawBody,
+			Params: middleware.Parameters{
+				{
+					Name: "level",
+					In:   "query",
+				}: params.Level,
+				{
+					Name: "pool_id",
+					In:   "query",
+				}: params.PoolID,
+				{
+					Name: "task_id",
+					In:   "query",
+				}: params.TaskID,
+				{
+					Name: "text",
+					In:   "query",
+				}: params.Text,
+				{
+					Name: "last",
+					In:   "query",
+				}: params.Last,
+				{
+					Name: "follow",
+					In:   "query",
+				}: params.Follow,
+			},
+			Raw: r,
+		}
+
+		type (
+			Request  = struct{}
+			Params   = StreamLogsParams
+			Response = struct{}
+		)
+		_, err = middleware.HookMiddleware[
+			Request,
+			Params,
+			Response,
+		](
+			m,
+			mreq,
+			unpackStreamLogsParams,
+			func(ctx context.Context, request Request, params Params) (response Response, err error) {
+				err = s.h.StreamLogs(ctx, params, w)
+				return response, err
+			},
+		)
+	} else {
+		err = s.h.StreamLogs(ctx, params, w)
+	}
+	if err != nil {
+		if errRes, ok := errors.Into[*ErrorStatusCodeWithHeaders](err); ok {
+			if err := encodeErrorResponse(errRes, w); err != nil {
+				defer recordError("Internal", err)
+			}
+			return
+		}
+		if errors.Is(err, ht.ErrNotImplemented) {
+			s.cfg.ErrorHandler(ctx, w, r, err)
+			return
+		}
+		if err := encodeErrorResponse(s.h.NewError(ctx, err), w); err != nil {
+			defer recordError("Internal", err)
+		}
+		return
+	}
+}
+
 // handleStreamTaskRequest handles streamTask operation.
 //
 // Server-sent events: `started`, `token`* and `tool_call`, `metrics` in between, then one `end` or one

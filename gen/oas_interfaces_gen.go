@@ -9,6 +9,10 @@ type GetMetricsRes interface {
 	getMetricsRes()
 }
 
+type StreamLogsRes interface {
+	streamLogsRes()
+}
+
 type StreamTaskRes interface {
 	streamTaskRes()
 }

@@ -39,6 +39,7 @@ const (
 	ReloadPoolOperation         OperationName = "ReloadPool"
 	ResumePoolOperation         OperationName = "ResumePool"
 	SetModelStateOperation      OperationName = "SetModelState"
+	StreamLogsOperation         OperationName = "StreamLogs"
 	StreamTaskOperation         OperationName = "StreamTask"
 	UnloadPoolOperation         OperationName = "UnloadPool"
 	VerifyModelOperation        OperationName = "VerifyModel"

@@ -1831,6 +1831,452 @@ func decodeSetModelStateParams(args [1]string, argsEscaped bool, r *http.Request
 	return params, nil
 }
 
+// StreamLogsParams is parameters of streamLogs operation.
+type StreamLogsParams struct {
+	// Only lines that are at least so grave. Default all that the server writes.
+	Level OptLogLevel `json:",omitempty,omitzero"`
+	// Only lines about this pool. Default all.
+	PoolID OptPoolID `json:",omitempty,omitzero"`
+	// Only lines about this task. Default all.
+	TaskID OptTaskID `json:",omitempty,omitzero"`
+	// Only lines that have this text, in small or in capital letters. Default all.
+	Text OptString `json:",omitempty,omitzero"`
+	// How many of the lines that are there to begin with, at most.
+	Last OptInt `json:",omitempty,omitzero"`
+	// Whether to go on with new lines.
+	Follow OptBool `json:",omitempty,omitzero"`
+}
+
+func unpackStreamLogsParams(packed middleware.Parameters) (params StreamLogsParams) {
+	{
+		key := middleware.ParameterKey{
+			Name: "level",
+			In:   "query",
+		}
+		if v, ok := packed[key]; ok {
+			params.Level = v.(OptLogLevel)
+		}
+	}
+	{
+		key := middleware.ParameterKey{
+			Name: "pool_id",
+			In:   "query",
+		}
+		if v, ok := packed[key]; ok {
+			params.PoolID = v.(OptPoolID)
+		}
+	}
+	{
+		key := middleware.ParameterKey{
+			Name: "task_id",
+			In:   "query",
+		}
+		if v, ok := packed[key]; ok {
+			params.TaskID = v.(OptTaskID)
+		}
+	}
+	{
+		key := middleware.ParameterKey{
+			Name: "text",
+			In:   "query",
+		}
+		if v, ok := packed[key]; ok {
+			params.Text = v.(OptString)
+		}
+	}
+	{
+		key := middleware.ParameterKey{
+			Name: "last",
+			In:   "query",
+		}
+		if v, ok := packed[key]; ok {
+			params.Last = v.(OptInt)
+		}
+	}
+	{
+		key := middleware.ParameterKey{
+			Name: "follow",
+			In:   "query",
+		}
+		if v, ok := packed[key]; ok {
+			params.Follow = v.(OptBool)
+		}
+	}
+	return params
+}
+
+func decodeStreamLogsParams(args [0]string, argsEscaped bool, r *http.Request) (params StreamLogsParams, _ error) {
+	q := uri.NewQueryDecoder(r.URL.Query())
+	// Decode query: level.
+	if err := func() error {
+		cfg := uri.QueryParameterDecodingConfig{
+			Name:    "level",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.HasParam(cfg); err == nil {
+			if err := q.DecodeParam(cfg, func(d uri.Decoder) error {
+				var paramsDotLevelVal LogLevel
+				if err := func() error {
+					val, err := d.DecodeValue()
+					if err != nil {
+						return err
+					}
+
+					c, err := conv.ToString(val)
+					if err != nil {
+						return err
+					}
+
+					paramsDotLevelVal = LogLevel(c)
+					return nil
+				}(); err != nil {
+					return err
+				}
+				params.Level.SetTo(paramsDotLevelVal)
+				return nil
+			}); err != nil {
+				return err
+			}
+			if err := func() error {
+				if value, ok := params.Level.Get(); ok {
+					if err := func() error {
+						if err := value.Validate(); err != nil {
+							return err
+						}
+						return nil
+					}(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		return params, &ogenerrors.DecodeParamError{
+			Name: "level",
+			In:   "query",
+			Err:  err,
+		}
+	}
+	// Decode query: pool_id.
+	if err := func() error {
+		cfg := uri.QueryParameterDecodingConfig{
+			Name:    "pool_id",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.HasParam(cfg); err == nil {
+			if err := q.DecodeParam(cfg, func(d uri.Decoder) error {
+				var paramsDotPoolIDVal PoolID
+				if err := func() error {
+					var paramsDotPoolIDValVal string
+					if err := func() error {
+						val, err := d.DecodeValue()
+						if err != nil {
+							return err
+						}
+
+						c, err := conv.ToString(val)
+						if err != nil {
+							return err
+						}
+
+						paramsDotPoolIDValVal = c
+						return nil
+					}(); err != nil {
+						return err
+					}
+					paramsDotPoolIDVal = PoolID(paramsDotPoolIDValVal)
+					return nil
+				}(); err != nil {
+					return err
+				}
+				params.PoolID.SetTo(paramsDotPoolIDVal)
+				return nil
+			}); err != nil {
+				return err
+			}
+			if err := func() error {
+				if value, ok := params.PoolID.Get(); ok {
+					if err := func() error {
+						if err := value.Validate(); err != nil {
+							return err
+						}
+						return nil
+					}(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		return params, &ogenerrors.DecodeParamError{
+			Name: "pool_id",
+			In:   "query",
+			Err:  err,
+		}
+	}
+	// Decode query: task_id.
+	if err := func() error {
+		cfg := uri.QueryParameterDecodingConfig{
+			Name:    "task_id",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.HasParam(cfg); err == nil {
+			if err := q.DecodeParam(cfg, func(d uri.Decoder) error {
+				var paramsDotTaskIDVal TaskID
+				if err := func() error {
+					var paramsDotTaskIDValVal string
+					if err := func() error {
+						val, err := d.DecodeValue()
+						if err != nil {
+							return err
+						}
+
+						c, err := conv.ToString(val)
+						if err != nil {
+							return err
+						}
+
+						paramsDotTaskIDValVal = c
+						return nil
+					}(); err != nil {
+						return err
+					}
+					paramsDotTaskIDVal = TaskID(paramsDotTaskIDValVal)
+					return nil
+				}(); err != nil {
+					return err
+				}
+				params.TaskID.SetTo(paramsDotTaskIDVal)
+				return nil
+			}); err != nil {
+				return err
+			}
+			if err := func() error {
+				if value, ok := params.TaskID.Get(); ok {
+					if err := func() error {
+						if err := value.Validate(); err != nil {
+							return err
+						}
+						return nil
+					}(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		return params, &ogenerrors.DecodeParamError{
+			Name: "task_id",
+			In:   "query",
+			Err:  err,
+		}
+	}
+	// Decode query: text.
+	if err := func() error {
+		cfg := uri.QueryParameterDecodingConfig{
+			Name:    "text",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.HasParam(cfg); err == nil {
+			if err := q.DecodeParam(cfg, func(d uri.Decoder) error {
+				var paramsDotTextVal string
+				if err := func() error {
+					val, err := d.DecodeValue()
+					if err != nil {
+						return err
+					}
+
+					c, err := conv.ToString(val)
+					if err != nil {
+						return err
+					}
+
+					paramsDotTextVal = c
+					return nil
+				}(); err != nil {
+					return err
+				}
+				params.Text.SetTo(paramsDotTextVal)
+				return nil
+			}); err != nil {
+				return err
+			}
+			if err := func() error {
+				if value, ok := params.Text.Get(); ok {
+					if err := func() error {
+						if err := (validate.String{
+							MinLength:     1,
+							MinLengthSet:  true,
+							MaxLength:     256,
+							MaxLengthSet:  true,
+							Email:         false,
+							Hostname:      false,
+							Regex:         nil,
+							MinNumeric:    0,
+							MinNumericSet: false,
+							MaxNumeric:    0,
+							MaxNumericSet: false,
+						}).Validate(string(value)); err != nil {
+							return errors.Wrap(err, "string")
+						}
+						return nil
+					}(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		return params, &ogenerrors.DecodeParamError{
+			Name: "text",
+			In:   "query",
+			Err:  err,
+		}
+	}
+	// Set default value for query: last.
+	{
+		val := int(100)
+		params.Last.SetTo(val)
+	}
+	// Decode query: last.
+	if err := func() error {
+		cfg := uri.QueryParameterDecodingConfig{
+			Name:    "last",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.HasParam(cfg); err == nil {
+			if err := q.DecodeParam(cfg, func(d uri.Decoder) error {
+				var paramsDotLastVal int
+				if err := func() error {
+					val, err := d.DecodeValue()
+					if err != nil {
+						return err
+					}
+
+					c, err := conv.ToInt(val)
+					if err != nil {
+						return err
+					}
+
+					paramsDotLastVal = c
+					return nil
+				}(); err != nil {
+					return err
+				}
+				params.Last.SetTo(paramsDotLastVal)
+				return nil
+			}); err != nil {
+				return err
+			}
+			if err := func() error {
+				if value, ok := params.Last.Get(); ok {
+					if err := func() error {
+						if err := (validate.Int{
+							MinSet:        true,
+							Min:           0,
+							MaxSet:        true,
+							Max:           1000,
+							MinExclusive:  false,
+							MaxExclusive:  false,
+							MultipleOfSet: false,
+							MultipleOf:    0,
+							Pattern:       nil,
+						}).Validate(int64(value)); err != nil {
+							return errors.Wrap(err, "int")
+						}
+						return nil
+					}(); err != nil {
+						return err
+					}
+				}
+				return nil
+			}(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		return params, &ogenerrors.DecodeParamError{
+			Name: "last",
+			In:   "query",
+			Err:  err,
+		}
+	}
+	// Set default value for query: follow.
+	{
+		val := bool(true)
+		params.Follow.SetTo(val)
+	}
+	// Decode query: follow.
+	if err := func() error {
+		cfg := uri.QueryParameterDecodingConfig{
+			Name:    "follow",
+			Style:   uri.QueryStyleForm,
+			Explode: true,
+		}
+
+		if err := q.HasParam(cfg); err == nil {
+			if err := q.DecodeParam(cfg, func(d uri.Decoder) error {
+				var paramsDotFollowVal bool
+				if err := func() error {
+					val, err := d.DecodeValue()
+					if err != nil {
+						return err
+					}
+
+					c, err := conv.ToBool(val)
+					if err != nil {
+						return err
+					}
+
+					paramsDotFollowVal = c
+					return nil
+				}(); err != nil {
+					return err
+				}
+				params.Follow.SetTo(paramsDotFollowVal)
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}(); err != nil {
+		return params, &ogenerrors.DecodeParamError{
+			Name: "follow",
+			In:   "query",
+			Err:  err,
+		}
+	}
+	return params, nil
+}
+
 // StreamTaskParams is parameters of streamTask operation.
 type StreamTaskParams struct {
 	// The id of the last event the client holds. Default none, the stream starts at `started`.

@@ -1211,6 +1211,13 @@ func encodeSetModelStateResponse(response *GetModelOKHeaders, w http.ResponseWri
 	return nil
 }
 
+func encodeStreamLogsResponse(response StreamLogsRes, w http.ResponseWriter) error {
+	switch response := response.(type) {
+	default:
+		return errors.Errorf("unexpected response type: %T", response)
+	}
+}
+
 func encodeStreamTaskResponse(response StreamTaskRes, w http.ResponseWriter) error {
 	switch response := response.(type) {
 	case *StreamTaskNoContent:

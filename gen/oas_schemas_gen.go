@@ -3340,6 +3340,62 @@ func (s *Limits) SetMaxDeadlineMs(val int64) {
 	s.MaxDeadlineMs = val
 }
 
+// Ref: #/components/schemas/LogLevel
+type LogLevel string
+
+const (
+	LogLevelDebug LogLevel = "debug"
+	LogLevelInfo  LogLevel = "info"
+	LogLevelWarn  LogLevel = "warn"
+	LogLevelError LogLevel = "error"
+)
+
+// AllValues returns all LogLevel values.
+func (LogLevel) AllValues() []LogLevel {
+	return []LogLevel{
+		LogLevelDebug,
+		LogLevelInfo,
+		LogLevelWarn,
+		LogLevelError,
+	}
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (s LogLevel) MarshalText() ([]byte, error) {
+	switch s {
+	case LogLevelDebug:
+		return []byte(s), nil
+	case LogLevelInfo:
+		return []byte(s), nil
+	case LogLevelWarn:
+		return []byte(s), nil
+	case LogLevelError:
+		return []byte(s), nil
+	default:
+		return nil, errors.Errorf("invalid value: %q", s)
+	}
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *LogLevel) UnmarshalText(data []byte) error {
+	switch LogLevel(data) {
+	case LogLevelDebug:
+		*s = LogLevelDebug
+		return nil
+	case LogLevelInfo:
+		*s = LogLevelInfo
+		return nil
+	case LogLevelWarn:
+		*s = LogLevelWarn
+		return nil
+	case LogLevelError:
+		*s = LogLevelError
+		return nil
+	default:
+		return errors.Errorf("invalid value: %q", data)
+	}
+}
+
 // Ref: #/components/schemas/Message
 type Message struct {
 	Role MessageRole `json:"role"`
@@ -5157,6 +5213,52 @@ func (o OptInt64) Get() (v int64, ok bool) {
 
 // Or returns value if set, or given parameter if does not.
 func (o OptInt64) Or(d int64) int64 {
+	if v, ok := o.Get(); ok {
+		return v
+	}
+	return d
+}
+
+// NewOptLogLevel returns new OptLogLevel with value set to v.
+func NewOptLogLevel(v LogLevel) OptLogLevel {
+	return OptLogLevel{
+		Value: v,
+		Set:   true,
+	}
+}
+
+// OptLogLevel is optional LogLevel.
+type OptLogLevel struct {
+	Value LogLevel
+	Set   bool
+}
+
+// IsSet returns true if OptLogLevel was set.
+func (o OptLogLevel) IsSet() bool { return o.Set }
+
+// Reset unsets value.
+func (o *OptLogLevel) Reset() {
+	var v LogLevel
+	o.Value = v
+	o.Set = false
+}
+
+// SetTo sets value to v.
+func (o *OptLogLevel) SetTo(v LogLevel) {
+	o.Set = true
+	o.Value = v
+}
+
+// Get returns value and boolean that denotes whether value was set.
+func (o OptLogLevel) Get() (v LogLevel, ok bool) {
+	if !o.Set {
+		return v, false
+	}
+	return o.Value, true
+}
+
+// Or returns value if set, or given parameter if does not.
+func (o OptLogLevel) Or(d LogLevel) LogLevel {
 	if v, ok := o.Get(); ok {
 		return v
 	}
@@ -8687,6 +8789,74 @@ func (s *SignatureState) UnmarshalText(data []byte) error {
 		return errors.Errorf("invalid value: %q", data)
 	}
 }
+
+type StreamLogsOK struct {
+	Data io.Reader
+}
+
+// Read reads data from the Data reader.
+//
+// Kept to satisfy the io.Reader interface.
+func (s StreamLogsOK) Read(p []byte) (n int, err error) {
+	if s.Data == nil {
+		return 0, io.EOF
+	}
+	return s.Data.Read(p)
+}
+
+// StreamLogsOKHeaders wraps StreamLogsOK with response headers.
+type StreamLogsOKHeaders struct {
+	CacheControl   OptString
+	XCorrelationID OptString
+	Response       StreamLogsOK
+}
+
+// GetCacheControl returns the value of CacheControl.
+func (s *StreamLogsOKHeaders) GetCacheControl() OptString {
+	return s.CacheControl
+}
+
+// GetXCorrelationID returns the value of XCorrelationID.
+func (s *StreamLogsOKHeaders) GetXCorrelationID() OptString {
+	return s.XCorrelationID
+}
+
+// GetResponse returns the value of Response.
+func (s *StreamLogsOKHeaders) GetResponse() StreamLogsOK {
+	return s.Response
+}
+
+// SetCacheControl sets the value of CacheControl.
+func (s *StreamLogsOKHeaders) SetCacheControl(val OptString) {
+	s.CacheControl = val
+}
+
+// SetXCorrelationID sets the value of XCorrelationID.
+func (s *StreamLogsOKHeaders) SetXCorrelationID(val OptString) {
+	s.XCorrelationID = val
+}
+
+// SetResponse sets the value of Response.
+func (s *StreamLogsOKHeaders) SetResponse(val StreamLogsOK) {
+	s.Response = val
+}
+
+// StreamLogsOKRawTextEventStream represents raw HTTP response for StreamLogs text/event-stream.
+type StreamLogsOKRawTextEventStream struct {
+	Response *http.Response `json:"-"`
+}
+
+// GetResponse returns the value of Response.
+func (s *StreamLogsOKRawTextEventStream) GetResponse() *http.Response {
+	return s.Response
+}
+
+// SetResponse sets the value of Response.
+func (s *StreamLogsOKRawTextEventStream) SetResponse(val *http.Response) {
+	s.Response = val
+}
+
+func (*StreamLogsOKRawTextEventStream) streamLogsRes() {}
 
 // StreamTaskNoContent is response for StreamTask operation.
 type StreamTaskNoContent struct {

@@ -68,6 +68,7 @@ var operationRolesBearerAuth = map[string][]string{
 	ReloadPoolOperation:         []string{},
 	ResumePoolOperation:         []string{},
 	SetModelStateOperation:      []string{},
+	StreamLogsOperation:         []string{},
 	StreamTaskOperation:         []string{},
 	UnloadPoolOperation:         []string{},
 	VerifyModelOperation:        []string{},

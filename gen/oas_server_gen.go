@@ -142,6 +142,17 @@ type ControlHandler interface {
 	//
 	// POST /v1/config/reload
 	ReloadConfig(ctx context.Context) (*ConfigReloadResultHeaders, error)
+	// StreamLogs implements streamLogs operation.
+	//
+	// Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is
+	// false, the stream ends behind the former. A client that reads too slowly misses lines: `lost` says
+	// how many, in the place where they are missing. Events have no id. The server keeps about 1,000
+	// lines. No line has a prompt or an answer.
+	//
+	// Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
+	//
+	// GET /v1/logs
+	StreamLogs(ctx context.Context, params StreamLogsParams, w http.ResponseWriter) error
 }
 
 // OpsHandler handles operations described by OpenAPI v3 specification.

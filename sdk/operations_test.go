@@ -54,6 +54,7 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 		"listGpus":           func() { _, _ = c.GPUs(ctx) },
 		"explainPlacement":   func() { _, _ = c.Explain(ctx, &ExplainRequest{ModelRef: "m"}) },
 		"reloadConfig":       func() { _, _ = c.ReloadConfig(ctx) },
+		"streamLogs":         func() { _, _ = firstLine(c.Logs(ctx, LogFilter{})) },
 		"createModel":        func() { _, _ = c.AddModel(ctx, &ModelRequest{Ref: "m"}) },
 		"listModels":         func() { _, _ = c.Models(ctx, "") },
 		"getModel":           func() { _, _ = c.Model(ctx, "ID") },
@@ -102,6 +103,13 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 		}
 	}
 	require.Len(t, calls, found, "the document has no other operations")
+}
+
+func firstLine(lines func(func(LogLine, error) bool)) (first LogLine, err error) {
+	for line, err := range lines {
+		return line, err
+	}
+	return first, nil
 }
 
 func ended(events func(func(Event, error) bool)) {

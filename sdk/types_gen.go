@@ -110,6 +110,14 @@ const (
 	LifecyclePinned   Lifecycle = "pinned"
 )
 
+// Defines values for LogLevel.
+const (
+	LogLevelDebug LogLevel = "debug"
+	LogLevelError LogLevel = "error"
+	LogLevelInfo  LogLevel = "info"
+	LogLevelWarn  LogLevel = "warn"
+)
+
 // Defines values for MediaType.
 const (
 	MediaTypeImageGIF  MediaType = "image/gif"
@@ -652,6 +660,9 @@ type Limits struct {
 	// MaxDeadlineMS More is `INVALID_PARAMS`.
 	MaxDeadlineMS int64 `json:"max_deadline_ms"`
 }
+
+// LogLevel defines model for LogLevel.
+type LogLevel string
 
 // MediaType What the image's file is. It is checked.
 type MediaType string

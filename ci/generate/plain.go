@@ -25,7 +25,7 @@ var (
 	// leftOut are the data of events, which the SDK's events stand for, what only a worker sends, and requests that a method has arguments for.
 	leftOut = []string{
 		"Error", "StartedEvent", "TokenEvent", "TokenBytes", "Logprob", "Likely", "ToolCallEvent", "MetricsEvent", "EndEvent", "ErrorEvent",
-		"WorkerRegistration", "WorkerLease", "DrainRequest", "ReloadRequest", "ModelStateRequest",
+		"LogLine", "LogGap", "WorkerRegistration", "WorkerLease", "DrainRequest", "ReloadRequest", "ModelStateRequest",
 	}
 	// renamed give way to the events of the same name, or have a part of another's values.
 	renamed = map[string]string{"ToolCall": "Call", "Reasoning": "ReasoningWish", "TaskWorkload": "Workload"}

@@ -106,12 +106,13 @@ type cli struct {
 	Verify       verifyCmd       `cmd:"" help:"Check proof bundles by themselves: their form, their digests, and that their parts agree."`
 	Bisect       bisectCmd       `cmd:"" help:"Say which part of two fingerprints changed an answer, by running it again on the pools at hand."`
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
+	Logs         logsCmd         `cmd:"" help:"Show the server's log, and follow it."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
 	Applet       appletCmd       `cmd:"" help:"List, show and run the functions of the programming model: files, extraction, commands."`
 	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`
 	Snapshot     snapshotCmd     `cmd:"" help:"Write down what the server serves, or say what changed since."`
-	Bindings     bindingsCmd     `cmd:"" help:"Write what the server serves as constants and types of Go, TypeScript or Python."`
+	Bindings     bindingsCmd     `cmd:"" help:"Write a client with the names of what the server serves, for Go, TypeScript or Python."`
 	Mcp          mcpCmd          `cmd:"" help:"Be an MCP server on standard input and output, so that an agent hands work to the server and fetches it later."`
 	Completion   completionCmd   `cmd:"" help:"Print the script with which a shell completes commands, flags and ids."`
 	Complete     completeCmd     `cmd:"" hidden:"" help:"Say what may come next on a command line; the shells' scripts call it."`

@@ -166,7 +166,10 @@ func (s serveCmd) Run() error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	stdout, stderr := observe.NewBuffer(os.Stdout), observe.NewBuffer(os.Stderr)
 	defer func() { _ = errors.Join(stdout.Close(), stderr.Close()) }() // nobody is left who could be told
-	log, err := observe.NewLogger(observe.Options{Level: c.Log.Level, Out: stderr, Redactor: observe.NewRedactor(string(c.Token))})
+	tail := observe.NewTail()
+	log, err := observe.NewLogger(observe.Options{
+		Level: c.Log.Level, Style: observe.StyleOf(c.Log.Format, os.Stderr, os.Getenv), Out: stderr, Tail: tail, Redactor: observe.NewRedactor(string(c.Token)),
+	})
 	if err != nil {
 		return exit{exitUsage, err}
 	}
@@ -185,7 +188,7 @@ func (s serveCmd) Run() error {
 	if err != nil {
 		return fmt.Errorf("find this program's own file: %w", err)
 	}
-	a, err := app.New(app.Options{Config: c, Log: log, Dropped: stderr.Dropped(), Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest, Out: stdout})
+	a, err := app.New(app.Options{Config: c, Log: log, Logs: tail, Dropped: stderr.Dropped(), Exe: exe, LibsDir: libs, Version: version, Commit: commit, LedgerAside: s.LedgerAside, SelfTest: s.SelfTest, Out: stdout})
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ import (
 type Options struct {
 	Config   config.Config
 	Log      *zap.Logger
+	Logs     *observe.Tail        // has the lines of Log for clients; nil: none
 	Dropped  prometheus.Collector // counts the lines that the log has dropped; nil: it drops none
 	Exe      string               // the program to run as `Exe worker …`
 	LibsDir  string               // the engine libraries, where a pool is `builtin`
@@ -97,6 +98,9 @@ type App struct {
 // New makes the parts of an orchestrator and joins them. It takes the data folder and its ledger, and gives them back when it fails.
 // The port and the workers come with Start.
 func New(o Options) (_ *App, err error) {
+	if o.Logs == nil {
+		o.Logs = observe.NewTail()
+	}
 	if o.Env == nil {
 		o.Env = os.Getenv
 	}

@@ -148,6 +148,7 @@ func (a *App) serve(ctx context.Context) error {
 	a.cleanup.push("close the connections", func(ctx context.Context) error {
 		bounded, stop := context.WithTimeout(ctx, closeWithin)
 		defer stop()
+		a.o.Logs.Close()
 		err := a.server.Shutdown(bounded)
 		if errors.Is(err, context.DeadlineExceeded) { // a client that does not read its answer must not hold up the stop
 			err = a.server.Close()

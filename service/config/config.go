@@ -104,7 +104,8 @@ type CORS struct {
 
 // Log configures the log.
 type Log struct {
-	Level string `yaml:"level" jsonschema:"default=info,enum=debug,enum=info,enum=warn,enum=error" jsonschema_description:"The least severe lines that are written."`
+	Format string `yaml:"format" jsonschema:"default=auto,enum=auto,enum=console,enum=json" jsonschema_description:"What a line looks like. console is for people; json is one object a line; auto is console on a terminal and json elsewhere. LLORCH_LOG_FORMAT overrides it."`
+	Level  string `yaml:"level" jsonschema:"default=info,enum=debug,enum=info,enum=warn,enum=error" jsonschema_description:"The least severe lines that are written."`
 }
 
 // Limits bound a request before anything reads its content.

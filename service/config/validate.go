@@ -22,6 +22,8 @@ import (
 const (
 	EnvBindAddr = "LLORCH_BIND_ADDR"
 	EnvDataDir  = "LLORCH_DATA_DIR"
+
+	EnvLogFormat = "LLORCH_LOG_FORMAT"
 )
 
 // finish applies the environment, checks fields against each other, and fills in what follows from other fields. A field that could not be
@@ -29,6 +31,7 @@ const (
 func (c *Config) finish(ps *problems, env func(string) string) {
 	c.bind(ps, env)
 	c.state(ps, env)
+	c.log(ps, env)
 	c.folders(ps)
 	c.cors(ps)
 	c.token(ps, env)
@@ -66,6 +69,16 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	if replicas > maxReplicas {
 		ps.add(c.where.of("pools"), fmt.Sprintf("the pools have %d replicas in all, more than %d", replicas, maxReplicas),
 			"lower `replicas`: each one is a label of the metrics, whose number is bounded (ORCH-3028)")
+	}
+}
+
+func (c *Config) log(ps *problems, env func(string) string) {
+	switch v := env(EnvLogFormat); v {
+	case "":
+	case "auto", "console", "json":
+		c.Log.Format = v
+	default:
+		ps.addEnv(EnvLogFormat, fmt.Sprintf("%q is no format of the log", v), "use auto, console or json")
 	}
 }
 

@@ -4,6 +4,7 @@ package observe
 
 import (
 	"context"
+	"io"
 	"slices"
 	"sync"
 
@@ -24,7 +25,8 @@ type Tail struct {
 	first uint64 // the number of the oldest line that is kept
 	next  uint64 // the number that the next line gets
 	bytes int
-	wake  chan struct{} // closed by the next line; nil: nobody waits
+	wake  chan struct{} // closed by the next line, or by Close; nil: nobody waits
+	over  bool          // closed
 }
 
 // NewTail makes a Tail.
@@ -96,10 +98,23 @@ func (t *Tail) put(l Line) {
 	t.lines[t.next%tailLines] = l
 	t.bytes += l.bytes()
 	t.next++
+	t.tell()
+}
+
+// tell wakes whoever waits. The caller holds mu.
+func (t *Tail) tell() {
 	if t.wake != nil {
 		close(t.wake)
 		t.wake = nil
 	}
+}
+
+// Close ends the readers, once they have read what is there.
+func (t *Tail) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	t.tell()
 }
 
 // Reader reads lines of a Tail, one after the other.
@@ -127,13 +142,17 @@ func (r *Reader) Past() (Line, bool) {
 	return r.take(), true
 }
 
-// Next waits for the next line.
+// Next waits for the next line. After Close it is io.EOF.
 func (r *Reader) Next(ctx context.Context) (Line, error) {
 	for {
 		r.tail.mu.Lock()
 		if r.next < r.tail.next {
 			defer r.tail.mu.Unlock()
 			return r.take(), nil
+		}
+		if r.tail.over {
+			r.tail.mu.Unlock()
+			return Line{}, io.EOF
 		}
 		if r.tail.wake == nil {
 			r.tail.wake = make(chan struct{})

@@ -120,5 +120,11 @@ func TestAReaderWaits(t *testing.T) {
 		stop()
 		require.Equal(t, context.Canceled.Error(), <-got)
 		require.Equal(t, context.Canceled.Error(), <-got)
+		r := tail.Read(1)
+		tail.Close()
+		_, err := r.Next(t.Context())
+		require.NoError(t, err, "what is there is read")
+		_, err = r.Next(t.Context())
+		require.ErrorIs(t, err, io.EOF)
 	})
 }

@@ -414,6 +414,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/logs": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The server's log, as it is written
+         * @description Server-sent events: `line`* with the last lines that fit, and then each new one; where `follow` is false, the stream ends behind the former. A client that reads too
+         *     slowly misses lines: `lost` says how many, in the place where they are missing. Events have no id. The server keeps about 1,000 lines. No line has a prompt or an answer.
+         *
+         *     Data by event (`x-sse-data`): `line` → `LogLine`, `lost` → `LogGap`.
+         */
+        get: operations["streamLogs"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/workers/register": {
         parameters: {
             query?: never;
@@ -1646,6 +1669,43 @@ export interface components {
             changed: string[];
             /** @description Changes in the file that take effect at the next start only. */
             restart_required: string[];
+        };
+        /** @enum {string} */
+        LogLevel: "debug" | "info" | "warn" | "error";
+        /**
+         * @description A line of the log. What else it says is in further fields.
+         * @example {
+         *       "level": "info",
+         *       "ts": "2026-11-22T20:15:00.125Z",
+         *       "logger": "app",
+         *       "msg": "serving",
+         *       "addr": "127.0.0.1:8080"
+         *     }
+         */
+        LogLine: {
+            /** Format: date-time */
+            ts: string;
+            /** @description A LogLevel, or one that is graver. */
+            level: string;
+            /** @description The part of the server that says it. */
+            logger?: string;
+            msg: string;
+            /** @description The same as a sentence, of the five events of a task. */
+            human?: string;
+            /** @description The task that it is about, if any. */
+            job_id?: string;
+            /** @description The task's id as a person tells it from others: short. */
+            task?: string;
+            pool_id?: string;
+        };
+        /**
+         * @example {
+         *       "lines": 12
+         *     }
+         */
+        LogGap: {
+            /** @description How many lines the client has missed here. */
+            lines: number;
         };
         WorkerRegistration: {
             worker_id: string;
@@ -3206,6 +3266,49 @@ export interface operations {
             409: components["responses"]["Conflict"];
             500: components["responses"]["InternalError"];
             503: components["responses"]["Unavailable"];
+        };
+    };
+    streamLogs: {
+        parameters: {
+            query?: {
+                /** @description Only lines that are at least so grave. Default all that the server writes. */
+                level?: components["schemas"]["LogLevel"];
+                /** @description Only lines about this pool. Default all. */
+                pool_id?: components["schemas"]["PoolID"];
+                /** @description Only lines about this task. Default all. */
+                task_id?: components["schemas"]["TaskID"];
+                /** @description Only lines that have this text, in small or in capital letters. Default all. */
+                text?: string;
+                /** @description How many of the lines that are there to begin with, at most. */
+                last?: number;
+                /** @description Whether to go on with new lines. */
+                follow?: boolean;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The lines. */
+            200: {
+                headers: {
+                    "X-Correlation-Id": components["headers"]["CorrelationId"];
+                    "Cache-Control": components["headers"]["CacheControl"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example event: line
+                     *     data: {"level":"info","ts":"2026-11-22T20:15:00.125Z","logger":"app","msg":"serving","addr":"127.0.0.1:8080"}
+                     */
+                    "text/event-stream": string;
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            500: components["responses"]["InternalError"];
         };
     };
     registerWorker: {

@@ -39,6 +39,8 @@ SelfTestState = Literal["pending", "passed", "failed", "skipped"]
 #: need its memory, or when it was idle for long.
 Lifecycle = Literal["pinned", "on_demand"]
 
+LogLevel = Literal["debug", "info", "warn", "error"]
+
 #: `invalid` is also a signature by a key that is not among the trusted ones; `unchecked` one whose model is not
 #: there yet.
 SignatureState = Literal["missing", "valid", "invalid", "unchecked"]
@@ -748,6 +750,28 @@ class ConfigReloadResult(TypedDict):
     changed: list[str]
     # Changes in the file that take effect at the next start only.
     restart_required: list[str]
+
+
+class LogLine(TypedDict):
+    # A line of the log. What else it says is in further fields.
+    ts: str
+    # A LogLevel, or one that is graver.
+    level: str
+    # The part of the server that says it.
+    logger: NotRequired[str]
+    msg: str
+    # The same as a sentence, of the five events of a task.
+    human: NotRequired[str]
+    # The task that it is about, if any.
+    job_id: NotRequired[str]
+    # The task's id as a person tells it from others: short.
+    task: NotRequired[str]
+    pool_id: NotRequired[str]
+
+
+class LogGap(TypedDict):
+    # How many lines the client has missed here.
+    lines: int
 
 
 class WorkerRegistration(TypedDict):

@@ -16,6 +16,7 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -189,6 +190,7 @@ type Options struct {
 	Streams      Streams
 	Gatherer     prometheus.Gatherer
 	Log          *zap.Logger   // default none
+	Logs         *observe.Tail // the log's lines; default none
 	Engines      []string      // what each kind of engine can do, as a feature in capabilities; default none
 	Version      string        // the server's, shown in capabilities; default "dev"
 	Limits       Limits        // what capabilities show; needed
@@ -222,6 +224,9 @@ func NewHandler(o Options) (*Handler, error) {
 		o.Log = zap.NewNop()
 	}
 	o.Log = o.Log.Named("api")
+	if o.Logs == nil {
+		o.Logs = observe.NewTail()
+	}
 	o.Version = cmp.Or(o.Version, "dev")
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, gate.DefaultTimeout)
 	c, err := loadContract()

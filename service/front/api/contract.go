@@ -40,6 +40,7 @@ var live = map[gen.OperationName]bool{
 	gen.ListGpusOperation:           true,
 	gen.ExplainPlacementOperation:   true,
 	gen.ReloadConfigOperation:       true,
+	gen.StreamLogsOperation:         true,
 	gen.RegisterWorkerOperation:     true,
 	gen.GetLivenessOperation:        true,
 	gen.GetReadinessOperation:       true,

@@ -20,7 +20,7 @@ import (
 func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 	f := setup(t)
 	c := f.native.contract
-	require.Len(t, c.operations, 36)
+	require.Len(t, c.operations, 37)
 	planes := map[string]int{}
 	for _, o := range c.operations {
 		route, ok := f.native.routes.FindRoute(o.method, strings.ReplaceAll(o.path, "{id}", "x"))

@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/llama-orch/llama-orch/gen"
+	"github.com/llama-orch/llama-orch/service/front/delivery"
+	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/observe"
+)
+
+const (
+	defaultLines = 100
+	allLines     = 1 << 20 // more than a tail keeps
+	logKeepAlive = 15 * time.Second
+)
+
+// StreamLogs sends lines of the log (LO-623).
+func (h control) StreamLogs(ctx context.Context, p gen.StreamLogsParams, w http.ResponseWriter) error {
+	header := w.Header()
+	header.Set("Content-Type", "text/event-stream")
+	header.Set("Cache-Control", "no-store")
+	header.Set("X-Accel-Buffering", "no")
+	w.WriteHeader(http.StatusOK)
+	if gate.CallFrom(ctx).Head {
+		return nil
+	}
+	conn := http.NewResponseController(w)
+	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }() // or it would end the connection's next request
+	out := &logStream{w: w, conn: conn, wanted: newWanted(p), pace: delivery.Pace{Set: conn.SetWriteDeadline, Timeout: h.WriteTimeout}}
+	reader := h.Logs.Read(allLines)
+	if err := out.past(reader, p.Last.Or(defaultLines)); err != nil || !p.Follow.Or(true) {
+		return nil //nolint:nilerr // a client that is gone, and the answer has begun
+	}
+	for {
+		waiting, stop := context.WithTimeout(ctx, logKeepAlive)
+		line, err := reader.Next(waiting)
+		stop()
+		switch {
+		case ctx.Err() != nil, errors.Is(err, io.EOF):
+			return nil
+		case err != nil: // nothing was said for a while
+			err = out.send([]byte(": keep-alive\n\n"))
+		default:
+			var text []byte
+			if text, err = out.event(nil, &line); err == nil && len(text) > 0 {
+				err = out.send(text)
+			}
+		}
+		if err != nil {
+			return nil //nolint:nilerr // the same
+		}
+	}
+}
+
+// logStream writes events to one client.
+type logStream struct {
+	w      io.Writer
+	conn   *http.ResponseController
+	pace   delivery.Pace
+	wanted wanted
+}
+
+// past sends the last of the wanted lines that are there.
+func (s *logStream) past(reader *observe.Reader, last int) error {
+	var events [][]byte
+	for line, more := reader.Past(); more; line, more = reader.Past() {
+		text, err := s.event(nil, &line)
+		if err != nil {
+			return err
+		}
+		if len(text) > 0 {
+			events = append(events, text)
+		}
+	}
+	return s.send(bytes.Join(events[max(len(events)-last, 0):], nil))
+}
+
+// event appends a line's event, if it is wanted, behind the one that says how many are missing.
+func (s *logStream) event(to []byte, line *observe.Line) ([]byte, error) {
+	if line.Lost > 0 {
+		to = fmt.Appendf(to, "event: lost\ndata: {\"lines\":%d}\n\n", line.Lost)
+	}
+	if line.Level < s.wanted.level {
+		return to, nil
+	}
+	text, err := line.JSON()
+	if err != nil {
+		return nil, fmt.Errorf("write a line of the log: %w", err)
+	}
+	if !s.wanted.has(text) {
+		return to, nil
+	}
+	return fmt.Appendf(to, "event: line\ndata: %s\n\n", text), nil
+}
+
+func (s *logStream) send(text []byte) error {
+	if err := s.pace.Bound(); err != nil {
+		return err
+	}
+	if _, err := s.w.Write(text); err != nil {
+		return fmt.Errorf("send lines of the log: %w", err)
+	}
+	return s.conn.Flush()
+}
+
+// wanted tells the lines that a client asks for.
+type wanted struct {
+	level        zapcore.Level
+	pool, id     string
+	text         []byte // in small letters
+	needsContent bool
+}
+
+func newWanted(p gen.StreamLogsParams) wanted {
+	want := wanted{level: zapcore.DebugLevel, pool: string(p.PoolID.Value), id: string(p.TaskID.Value), text: bytes.ToLower([]byte(p.Text.Value))}
+	if p.Level.Set {
+		_ = want.level.UnmarshalText([]byte(p.Level.Value)) // the contract's names are zap's
+	}
+	want.needsContent = want.pool != "" || want.id != ""
+	return want
+}
+
+// has reports whether a line of JSON is about what is wanted. A task may be named by its short id too.
+func (w wanted) has(line []byte) bool {
+	if len(w.text) > 0 && !bytes.Contains(bytes.ToLower(line), w.text) {
+		return false
+	}
+	if !w.needsContent {
+		return true
+	}
+	var about struct {
+		PoolID string `json:"pool_id"`
+		JobID  string `json:"job_id"`
+		TaskID string `json:"task_id"`
+		Task   string `json:"task"`
+	}
+	if json.Unmarshal(line, &about) != nil {
+		return false
+	}
+	return (w.pool == "" || about.PoolID == w.pool) && (w.id == "" || about.JobID == w.id || about.TaskID == w.id || about.Task == w.id)
+}

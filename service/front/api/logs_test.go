@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package api
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/llama-orch/llama-orch/service/observe"
+)
+
+func logging(t *testing.T) (*zap.Logger, *fixture) {
+	t.Helper()
+	tail := observe.NewTail()
+	log, err := observe.NewLogger(observe.Options{Out: io.Discard, Tail: tail, Level: "debug"})
+	require.NoError(t, err)
+	return log, setup(t, func(o *Options) { o.Logs = tail })
+}
+
+// messages are those of a stream's lines.
+func messages(t *testing.T, body string) (all []string) {
+	t.Helper()
+	for event := range strings.SplitSeq(strings.TrimSuffix(body, "\n\n"), "\n\n") {
+		data, ok := strings.CutPrefix(event, "event: line\ndata: ")
+		if !ok {
+			continue
+		}
+		var line struct{ Msg string }
+		require.NoError(t, json.Unmarshal([]byte(data), &line))
+		all = append(all, line.Msg)
+	}
+	return all
+}
+
+// LO-623
+func TestLogsAreFiltered(t *testing.T) {
+	log, f := logging(t)
+	log.Debug("d")
+	log.Info("of a pool", zap.String("pool_id", "default"))
+	log.Warn("Of A Task", append(observe.Job{ID: "t-1", PoolID: "other"}.Fields(), zap.String("task", "t"))...)
+	log.Error("e", zap.String("task_id", "t-2"))
+	server := f.serve(t)
+	for query, want := range map[string][]string{
+		"":                          {"d", "of a pool", "Of A Task", "e"},
+		"&last=2":                   {"Of A Task", "e"},
+		"&last=0":                   nil,
+		"&level=warn":               {"Of A Task", "e"},
+		"&pool_id=default":          {"of a pool"},
+		"&task_id=t-1":              {"Of A Task"},
+		"&task_id=t":                {"Of A Task"},
+		"&task_id=t-2":              {"e"},
+		"&text=OF+a":                {"of a pool", "Of A Task"},
+		"&text=of+a&level=warn":     {"Of A Task"},
+		"&pool_id=other&last=1":     {"Of A Task"},
+		"&pool_id=nobody&text=of+a": nil,
+	} {
+		res, body := get(t, server, "/v1/logs?follow=false"+query, "Authorization", "Bearer "+testToken)
+		require.Equal(t, http.StatusOK, res.StatusCode, body)
+		require.Equal(t, "text/event-stream", res.Header.Get("Content-Type"))
+		require.Equal(t, want, messages(t, body), query)
+	}
+	for _, query := range []string{"level=loud", "last=1001", "pool_id=a%20b"} {
+		res, body := get(t, server, "/v1/logs?follow=false&"+query)
+		require.Equal(t, http.StatusBadRequest, res.StatusCode, query)
+		require.Contains(t, body, "INVALID_PARAMS")
+	}
+}
+
+// LO-623
+func TestLogsAreFollowed(t *testing.T) {
+	log, f := logging(t)
+	log.Info("before")
+	server := f.serve(t)
+	ctx, leave := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL+"/v1/logs?last=1", nil)
+	require.NoError(t, err)
+	res, err := server.Client().Do(req)
+	require.NoError(t, err)
+	defer res.Body.Close()
+	lines := bufio.NewReader(res.Body)
+	event := func() string {
+		var all strings.Builder
+		for {
+			line, err := lines.ReadString('\n')
+			require.NoError(t, err)
+			if line == "\n" {
+				return all.String()
+			}
+			all.WriteString(line)
+		}
+	}
+	require.Contains(t, event(), `"msg":"before"`)
+	for i := range 3 {
+		log.Info(fmt.Sprint("later ", i))
+		require.Contains(t, event(), fmt.Sprintf(`"msg":"later %d"`, i))
+	}
+	leave()
+	res2, body := get(t, server, "/v1/logs?follow=false")
+	require.Equal(t, http.StatusOK, res2.StatusCode)
+	require.Len(t, messages(t, body), 4)
+}
