@@ -117,7 +117,7 @@ func unfit(v reflect.Value, at string, err error) error {
 
 // rule is a scalar of the contract.
 type rule interface {
-	gen.TaskID | gen.PoolID | gen.ModelID | gen.ArtifactID | gen.ArtifactKind | gen.ArtifactTag | gen.TaskState | gen.ModelState | gen.EventID | gen.FingerprintID
+	gen.TaskID | gen.PoolID | gen.ModelID | gen.ArtifactID | gen.ArtifactKind | gen.ArtifactTag | gen.TaskState | gen.ModelState | gen.EventID | gen.FingerprintID | gen.LogLevel
 	Validate() error
 }
 

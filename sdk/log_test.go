@@ -41,8 +41,7 @@ func TestLogs(t *testing.T) {
 	}
 	require.Equal(t, 3, seen)
 	require.Equal(t, "follow=true&last=0", query)
-	_, err := firstLine(c.Logs(t.Context(), LogFilter{Level: "loud"}))
 	var wrong *RequestError
-	require.ErrorAs(t, err, &wrong)
+	require.ErrorAs(t, firstOf(c.Logs(t.Context(), LogFilter{Level: "loud"})), &wrong)
 	require.Equal(t, "level", wrong.Field)
 }

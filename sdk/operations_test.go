@@ -54,7 +54,7 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 		"listGpus":           func() { _, _ = c.GPUs(ctx) },
 		"explainPlacement":   func() { _, _ = c.Explain(ctx, &ExplainRequest{ModelRef: "m"}) },
 		"reloadConfig":       func() { _, _ = c.ReloadConfig(ctx) },
-		"streamLogs":         func() { _, _ = firstLine(c.Logs(ctx, LogFilter{})) },
+		"streamLogs":         func() { _ = firstOf(c.Logs(ctx, LogFilter{})) },
 		"createModel":        func() { _, _ = c.AddModel(ctx, &ModelRequest{Ref: "m"}) },
 		"listModels":         func() { _, _ = c.Models(ctx, "") },
 		"getModel":           func() { _, _ = c.Model(ctx, "ID") },
@@ -105,11 +105,12 @@ func TestEveryOperationHasAMethod(t *testing.T) {
 	require.Len(t, calls, found, "the document has no other operations")
 }
 
-func firstLine(lines func(func(LogLine, error) bool)) (first LogLine, err error) {
-	for line, err := range lines {
-		return line, err
+// firstOf is the error of the first line, if it is one.
+func firstOf(lines func(func(LogLine, error) bool)) (first error) {
+	for _, err := range lines {
+		return err
 	}
-	return first, nil
+	return nil
 }
 
 func ended(events func(func(Event, error) bool)) {

@@ -34,7 +34,12 @@ func (c *logsCmd) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		if line.Lost > 0 {
+		switch {
+		case line.Lost > 0 && a.json:
+			if err := a.printJSON(map[string]int{"lost": line.Lost}); err != nil {
+				return err
+			}
+		case line.Lost > 0:
 			a.note("%d lines are missing: the server had no room for more", line.Lost)
 		}
 		if a.json {

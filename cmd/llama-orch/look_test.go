@@ -33,7 +33,7 @@ var examples = map[string]string{
 	"doctor": "", "capabilities": "", "version": "", "init": "-o FILE --force", "list": "", "ls": "", "ps": "-a", "pull": "haiku", "snapshot take": "", "snapshot diff": "FILE", "completion": "bash",
 	"complete": "-- p", "docs": "FOLDER", "mcp": "", "chat": "", "bindings": "go",
 	"verify": "FILE", "bisect": "t t", "applet list": "", "applet show": "fs.read", "applet run": "extract.text {}", "blueprint run": "FILE", "blueprint plan": "FILE", "blueprint check": "FILE",
-	"blueprint show": "FOLDER",
+	"blueprint show": "FOLDER", "logs": "",
 }
 
 // leaves are all commands that do something, by their names.
@@ -75,6 +75,10 @@ func (w whole) GetArtifact(ctx context.Context, p gen.GetArtifactParams) (*gen.G
 
 func (w whole) GetArtifactContent(ctx context.Context, p gen.GetArtifactContentParams, r http.ResponseWriter) error {
 	return w.k.GetArtifactContent(ctx, p, r)
+}
+
+func (w whole) StreamLogs(ctx context.Context, p gen.StreamLogsParams, r http.ResponseWriter) error {
+	return (&journal{}).StreamLogs(ctx, p, r)
 }
 
 func looked(t *testing.T) string {

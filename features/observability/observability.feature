@@ -182,3 +182,21 @@ Feature: What the operator sees
       | <script>    |
       | ünsound     |
       | 0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789 |
+
+  @LO-623
+  Scenario: The log is read over the API, by pool, task and text
+    Given a daemon
+    When I submit an interactive task "a"
+    And I follow task "a"
+    And the log narrates the stream_end of task "a"
+    And I send GET "/v1/logs?follow=false&level=info&pool_id=default&text=FINISHED"
+    Then the answer is 200
+    And its headers have
+      | Content-Type | text/event-stream |
+    And its text says "event: line"
+    And its text says "\"msg\":\"stream_end\""
+    When I send GET "/v1/logs?follow=false&text=nobody-says-this"
+    Then the answer is 200
+    And its text does not say "event: line"
+    When I send GET "/v1/logs?follow=false&level=loud"
+    Then the answer is 400 INVALID_PARAMS

@@ -33,6 +33,7 @@ func (w *world) errorSteps(step define) {
 	step(`^the answer is (\d+) ([A-Z_]+)$`, w.theAnswerIsCode)
 	step(`^its message says "(.*)"$`, w.itsMessageSays)
 	step(`^its message does not say "(.*)"$`, w.itsMessageDoesNotSay)
+	step(`^its text (says|does not say) "(.*)"$`, w.itsTextSays)
 	step(`^its body has$`, w.itsBodyHas)
 	step(`^its body lists (\d+) "([^"]*)"$`, w.itsBodyLists)
 	step(`^its headers have$`, w.itsHeadersHave)
@@ -198,6 +199,19 @@ func (w *world) itsMessageSays(part string) error {
 		err = fmt.Errorf("the message is %q", message)
 	}
 	return err
+}
+
+// itsTextSays looks at a body that is no JSON.
+func (w *world) itsTextSays(how, part string) error {
+	a, err := w.answered()
+	if err != nil {
+		return err
+	}
+	part = strings.ReplaceAll(part, `\"`, `"`)
+	if strings.Contains(string(a.body), part) != (how == "says") {
+		return fmt.Errorf("the text is %q", a.body)
+	}
+	return nil
 }
 
 func (w *world) itsMessageDoesNotSay(part string) error {

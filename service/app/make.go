@@ -177,7 +177,7 @@ func (a *App) makeFront() error {
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.ledger, a.selfTest), Control: a.operator,
 		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
-		Streams: a.streams, Log: log, Logs: a.o.Logs, Version: a.o.Version,
+		Streams: a.streams, Log: log, Logs: logs{a.o.Logs}, Version: a.o.Version,
 		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ package observe
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strconv"
@@ -33,9 +34,7 @@ func newConsoleEncoder(r *Redactor, colour bool) *consoleEncoder {
 // Clone implements zapcore.Encoder.
 func (e *consoleEncoder) Clone() zapcore.Encoder {
 	c := newConsoleEncoder(e.redactor, e.colour)
-	for k, v := range e.kept.Fields {
-		c.kept.Fields[k] = v
-	}
+	maps.Copy(c.kept.Fields, e.kept.Fields)
 	return c
 }
 
@@ -154,7 +153,7 @@ func (e *consoleEncoder) field(line *buffer.Buffer, f *zapcore.Field, narrated b
 		line.AppendInt(time.Duration(f.Integer).Milliseconds())
 	case zapcore.Float64Type:
 		e.key(line, f.Key)
-		line.AppendFloat(math.Float64frombits(uint64(f.Integer)), 64) //nolint:gosec // as zap keeps it
+		line.AppendFloat(math.Float64frombits(uint64(f.Integer)), 64)
 	default:
 		one := zapcore.NewMapObjectEncoder()
 		f.AddTo(one)

@@ -84,7 +84,7 @@ func TestAConsoleShowsNoControlCharactersAndNoSecrets(t *testing.T) {
 func TestColoursAreForTerminalsAlone(t *testing.T) {
 	lines := console(t, observe.Options{Style: observe.Style{Colour: true}}, func(log *zap.Logger) { log.Named("pool").Warn("w", zap.Int("n", 1)) })
 	require.Contains(t, lines[0], "\x1b[33mWARN \x1b[0m")
-	require.Equal(t, strings.Count(lines[0], "\x1b[0m"), 3)
+	require.Equal(t, 3, strings.Count(lines[0], "\x1b[0m"))
 
 	env := func(pairs ...string) func(string) string {
 		return func(name string) string {

@@ -21,7 +21,7 @@ const (
 // writes the log waits for one. Its methods may be called from several goroutines.
 type Tail struct {
 	mu    sync.Mutex
-	lines []Line // a ring; its length is a power of two
+	lines []Line // a ring
 	first uint64 // the number of the oldest line that is kept
 	next  uint64 // the number that the next line gets
 	bytes int
@@ -171,7 +171,7 @@ func (r *Reader) Next(ctx context.Context) (Line, error) {
 func (r *Reader) take() Line {
 	lost := 0
 	if r.next < r.tail.first {
-		lost = int(r.tail.first - r.next) //nolint:gosec // bounded by the lines of a life
+		lost = int(r.tail.first - r.next)
 		r.next = r.tail.first
 	}
 	l := r.tail.lines[r.next%tailLines]

@@ -1697,6 +1697,8 @@ export interface components {
             /** @description The task's id as a person tells it from others: short. */
             task?: string;
             pool_id?: string;
+        } & {
+            [key: string]: unknown;
         };
         /**
          * @example {

@@ -243,3 +243,27 @@ class Client(_Connection):
                 raise APIError(0, data)
             if name in _EVENTS:
                 yield _EVENTS[name](event_id, data)
+
+    def stream_logs(
+        self,
+        *,
+        level: Optional[LogLevel] = None,
+        pool_id: Optional[PoolID] = None,
+        task_id: Optional[str] = None,
+        text: Optional[str] = None,
+        last: Optional[int] = None,
+        follow: bool = True,
+    ) -> Generator[Union[LogLine, LogGap], None, None]:
+        """The server's log, as it is written. A connection that breaks is not made again."""
+        query = {"level": level, "pool_id": pool_id, "task_id": task_id, "text": text, "last": last, "follow": "true" if follow else "false"}
+        response = self._open("GET", "/v1/logs", query)
+        self._streams.add(response)
+        try:
+            for _, name, data in _frames(response, self._most):
+                if name in ("line", "lost"):
+                    yield json.loads(data)
+        except (OSError, ValueError, http.client.HTTPException) as lost:
+            raise UnreachableError(f"the log broke off: {lost}") from lost
+        finally:
+            self._streams.discard(response)
+            response.close()

@@ -143,6 +143,22 @@ export class Client {
       await new Promise((resolve) => setTimeout(resolve, Math.max(asked, wait)));
     }
   }
+
+  /** The server's log, as it is written. A connection that breaks is not made again. */
+  async *logs(query: NonNullable<operations["streamLogs"]["parameters"]["query"]> = {}, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<Schemas["LogLine"] | Schemas["LogGap"], void, undefined> {
+    const left = new AbortController();
+    const given = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]));
+    const both = signal ? AbortSignal.any([signal, left.signal]) : left.signal;
+    const response = await fetch(`${this.#addr}/v1/logs?${given}`, { headers: this.#headers, signal: both, redirect: "error" });
+    if (!response.ok || !response.body) throw await refused(response);
+    try {
+      for await (const frame of frames(response.body, () => {})) {
+        if (frame.name === "line" || frame.name === "lost") yield JSON.parse(frame.data) as Schemas["LogLine"] | Schemas["LogGap"];
+      }
+    } finally {
+      left.abort();
+    }
+  }
 }
 
 const names = new Set(["started", "token", "tool_call", "metrics", "end"]);

@@ -117,6 +117,10 @@ def the_other_planes() -> None:
         assert llama.delete_session(session) is None
         vectors = llama.run({"model_ref": served.MODEL_VECTORS, "workload": "embedding", "inputs": ["tea"]})
         assert any(e.name == "end" and e.data.get("result") for e in vectors)
+        for line in llama.stream_logs(pool_id="vectors", level="info"):
+            if "msg" in line and line["msg"] == "stream_end":
+                assert line.get("human", "").startswith("Finished")
+                break
 
 
 for case in (

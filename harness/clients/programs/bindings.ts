@@ -88,6 +88,9 @@ const cases: Record<string, () => Promise<void>> = {
     const made = await llama.api.POST("/v1/artifacts", { body: { kind: "plan", content: "# Plän" } });
     const found = await llama.api.GET("/v1/artifacts", { params: { query: { kind: "plan", limit: 5 } } });
     holds(found.data?.artifacts.some((a) => a.id === made.data?.id));
+    for await (const line of llama.logs({ text: "replica is ready" })) {
+      if ("msg" in line && line.msg === "replica is ready") break;
+    }
   },
   "a stream survives a kill": async () => {
     const task = await submit("slow-haiku");

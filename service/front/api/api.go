@@ -16,7 +16,6 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
-	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -190,7 +189,7 @@ type Options struct {
 	Streams      Streams
 	Gatherer     prometheus.Gatherer
 	Log          *zap.Logger   // default none
-	Logs         *observe.Tail // the log's lines; default none
+	Logs         Logs          // default none
 	Engines      []string      // what each kind of engine can do, as a feature in capabilities; default none
 	Version      string        // the server's, shown in capabilities; default "dev"
 	Limits       Limits        // what capabilities show; needed
@@ -225,7 +224,7 @@ func NewHandler(o Options) (*Handler, error) {
 	}
 	o.Log = o.Log.Named("api")
 	if o.Logs == nil {
-		o.Logs = observe.NewTail()
+		o.Logs = noLogs{}
 	}
 	o.Version = cmp.Or(o.Version, "dev")
 	o.WriteTimeout = cmp.Or(o.WriteTimeout, gate.DefaultTimeout)

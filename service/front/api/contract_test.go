@@ -29,7 +29,7 @@ func TestEveryOperationOfTheContractIsRouted(t *testing.T) {
 		require.Equal(t, o.id, route.OperationID())
 		planes[o.plane]++
 	}
-	require.Equal(t, map[string]int{"data": 9, "control": 13, "catalog": 7, "artifacts": 4, "ops": 3}, planes)
+	require.Equal(t, map[string]int{"data": 9, "control": 14, "catalog": 7, "artifacts": 4, "ops": 3}, planes)
 	for name := range live {
 		require.NotNil(t, c.byName[name], name)
 	}

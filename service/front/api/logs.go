@@ -17,14 +17,39 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
-	"github.com/llama-orch/llama-orch/service/observe"
 )
 
 const (
 	defaultLines = 100
-	allLines     = 1 << 20 // more than a tail keeps
 	logKeepAlive = 15 * time.Second
 )
+
+// Logs has the lines of the log.
+type Logs interface {
+	// Read begins with the oldest line that is kept.
+	Read() LogReader
+}
+
+// LogReader reads lines, one after the other.
+type LogReader interface {
+	// Past gives the next of the lines that were there when the reader was made. It is false where there are no more.
+	Past() (LogLine, bool)
+	// Next waits for the next line. It is io.EOF where there will be none.
+	Next(ctx context.Context) (LogLine, error)
+}
+
+// LogLine is a line of the log.
+type LogLine struct {
+	Level zapcore.Level
+	Lost  int                    // lines that the reader missed before this one
+	JSON  func() ([]byte, error) // the line as an object
+}
+
+type noLogs struct{}
+
+func (noLogs) Read() LogReader                       { return noLogs{} }
+func (noLogs) Past() (LogLine, bool)                 { return LogLine{}, false }
+func (noLogs) Next(context.Context) (LogLine, error) { return LogLine{}, io.EOF }
 
 // StreamLogs sends lines of the log (LO-623).
 func (h control) StreamLogs(ctx context.Context, p gen.StreamLogsParams, w http.ResponseWriter) error {
@@ -39,9 +64,9 @@ func (h control) StreamLogs(ctx context.Context, p gen.StreamLogsParams, w http.
 	conn := http.NewResponseController(w)
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }() // or it would end the connection's next request
 	out := &logStream{w: w, conn: conn, wanted: newWanted(p), pace: delivery.Pace{Set: conn.SetWriteDeadline, Timeout: h.WriteTimeout}}
-	reader := h.Logs.Read(allLines)
+	reader := h.Logs.Read()
 	if err := out.past(reader, p.Last.Or(defaultLines)); err != nil || !p.Follow.Or(true) {
-		return nil //nolint:nilerr // a client that is gone, and the answer has begun
+		return nil // a client that is gone, where the answer has begun
 	}
 	for {
 		waiting, stop := context.WithTimeout(ctx, logKeepAlive)
@@ -54,12 +79,12 @@ func (h control) StreamLogs(ctx context.Context, p gen.StreamLogsParams, w http.
 			err = out.send([]byte(": keep-alive\n\n"))
 		default:
 			var text []byte
-			if text, err = out.event(nil, &line); err == nil && len(text) > 0 {
+			if text, err = out.event(nil, line); err == nil && len(text) > 0 {
 				err = out.send(text)
 			}
 		}
 		if err != nil {
-			return nil //nolint:nilerr // the same
+			return nil
 		}
 	}
 }
@@ -73,10 +98,10 @@ type logStream struct {
 }
 
 // past sends the last of the wanted lines that are there.
-func (s *logStream) past(reader *observe.Reader, last int) error {
+func (s *logStream) past(reader LogReader, last int) error {
 	var events [][]byte
 	for line, more := reader.Past(); more; line, more = reader.Past() {
-		text, err := s.event(nil, &line)
+		text, err := s.event(nil, line)
 		if err != nil {
 			return err
 		}
@@ -88,7 +113,7 @@ func (s *logStream) past(reader *observe.Reader, last int) error {
 }
 
 // event appends a line's event, if it is wanted, behind the one that says how many are missing.
-func (s *logStream) event(to []byte, line *observe.Line) ([]byte, error) {
+func (s *logStream) event(to []byte, line LogLine) ([]byte, error) {
 	if line.Lost > 0 {
 		to = fmt.Appendf(to, "event: lost\ndata: {\"lines\":%d}\n\n", line.Lost)
 	}

@@ -23,7 +23,24 @@ func logging(t *testing.T) (*zap.Logger, *fixture) {
 	tail := observe.NewTail()
 	log, err := observe.NewLogger(observe.Options{Out: io.Discard, Tail: tail, Level: "debug"})
 	require.NoError(t, err)
-	return log, setup(t, func(o *Options) { o.Logs = tail })
+	return log, setup(t, func(o *Options) { o.Logs = tailLogs{tail} })
+}
+
+// tailLogs are the lines of a tail, as the app shows them.
+type tailLogs struct{ *observe.Tail }
+
+func (l tailLogs) Read() LogReader { return tailReader{l.Tail.Read(2000)} }
+
+type tailReader struct{ *observe.Reader }
+
+func (r tailReader) Past() (LogLine, bool) {
+	line, ok := r.Reader.Past()
+	return LogLine{line.Level, line.Lost, line.JSON}, ok
+}
+
+func (r tailReader) Next(ctx context.Context) (LogLine, error) {
+	line, err := r.Reader.Next(ctx)
+	return LogLine{line.Level, line.Lost, line.JSON}, err
 }
 
 // messages are those of a stream's lines.
