@@ -28,7 +28,13 @@ var printed = map[string]string{
 	".docs/configuration.md":                      "./contracts/config-schema/reference",
 }
 
-const plainPath = "sdk/types_gen.go"
+// files are made from the API's document: what writes each to where it is told.
+var files = map[string]func(ctx context.Context, target string) error{
+	"sdk/types_gen.go":                   generatePlain,
+	"cmd/llama-orch/bindings/api.ts":     generateTypeScript,
+	"cmd/llama-orch/bindings/types.py":   generatePython(pythonTypes),
+	"cmd/llama-orch/bindings/methods.py": generatePython(pythonMethods),
+}
 
 // manualPath is the manual of llama-orch, made from its commands.
 const manualPath = ".docs/cli"
@@ -36,13 +42,15 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, what programs print, and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, what programs print, and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
 	}
-	if err := generatePlain(ctx, plainPath); err != nil {
-		return err
+	for path, write := range files {
+		if err := write(ctx, path); err != nil {
+			return err
+		}
 	}
 	for path, program := range printed {
 		out, err := output(ctx, program)
@@ -114,16 +122,18 @@ func (Gen) Check(ctx context.Context) error {
 		}
 		stale = append(stale, differences(made, have, want)...)
 	}
-	types := filepath.Join(second, "types_gen.go")
-	if err := generatePlain(ctx, types); err != nil {
-		return err
-	}
-	wantTypes, err := os.ReadFile(types)
-	if err != nil {
-		return fmt.Errorf("reading the SDK's types: %w", err)
-	}
-	if haveTypes, err := os.ReadFile(plainPath); err != nil || !bytes.Equal(haveTypes, wantTypes) {
-		stale = append(stale, plainPath)
+	for path, write := range files {
+		again := filepath.Join(second, filepath.Base(path))
+		if err := write(ctx, again); err != nil {
+			return err
+		}
+		want, err := os.ReadFile(again)
+		if err != nil {
+			return fmt.Errorf("reading what was generated again: %w", err)
+		}
+		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
+			stale = append(stale, path)
+		}
 	}
 	for path, program := range printed {
 		want, err := output(ctx, program)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/sdk"
+	"github.com/llama-orch/llama-orch/utils/guard"
 )
 
 const usageHint = "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes"
@@ -75,8 +76,14 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 		}
 		return err.Error(), "", hint, 0
 	}
+	if e, ok := errors.AsType[*guard.Error](err); ok && budgetFlags[e.Rule] != "" {
+		return err.Error(), "BUDGET_" + strings.ToUpper(string(e.Rule)), "the budget is " + budgetFlags[e.Rule], 0
+	}
 	return err.Error(), "", "", 0
 }
+
+// budgetFlags are the flags of the budgets that an applet or a blueprint runs in.
+var budgetFlags = map[guard.Rule]string{guard.Calls: "--max-calls", guard.Tokens: "--max-tokens", guard.Time: "--max-time"}
 
 // unreachableHint says what to do where no answer came. It does not ask whether the server runs where something else is the matter.
 func unreachableHint(addr string, err error) string {
