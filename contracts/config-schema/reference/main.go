@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -96,10 +97,8 @@ func members(s *jsonschema.Schema, name string) (*jsonschema.Schema, string) {
 }
 
 func given(s, of *jsonschema.Schema, key string) string {
-	for _, name := range of.Required {
-		if name == key {
-			return "**needed**"
-		}
+	if slices.Contains(of.Required, key) {
+		return "**needed**"
 	}
 	switch d := s.Default.(type) {
 	case nil:
