@@ -16,7 +16,7 @@ func TestACollectorsAddress(t *testing.T) {
 		"127.0.0.1:4318": "no URL", "grpc://127.0.0.1:4317": "no URL", "http://": "no URL",
 		"http://me:hunter2@127.0.0.1:4318": "holds credentials", "http://127.0.0.1:4318?key=1": "more than a path",
 	} {
-		_, err := Parse("c.yaml", fmt.Appendf(nil, "tracing: {endpoint: %q}\npools:\n  - {id: p, model: {id: m, ref: x}, provisioning: {mode: external, urls: [\"http://127.0.0.1:1\"]}}\n", text),
+		_, err := Parse("c.yaml", fmt.Appendf(nil, "data_dir: /d\ntracing: {endpoint: %q}\npools:\n  - {id: p, model: {id: m, ref: x}, provisioning: {mode: external, urls: [\"http://127.0.0.1:1\"]}}\n", text),
 			func(string) string { return "" })
 		if wrong == "" {
 			require.NoError(t, err, text)
