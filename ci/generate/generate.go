@@ -21,13 +21,20 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-// schemas are made by programs, from Go types: where each is, and what prints it.
-var schemas = map[string]string{
+// printed are the files that programs print, from Go types: where each is, and which program.
+var printed = map[string]string{
 	"contracts/config-schema/config.schema.json": "./contracts/config-schema/gen",
 	"contracts/blueprint/blueprint.schema.json":  "./contracts/blueprint/gen",
+	".docs/configuration.md":                      "./contracts/config-schema/reference",
 }
 
-const plainPath = "sdk/types_gen.go"
+// files are made from the API's document: what writes each to where it is told.
+var files = map[string]func(ctx context.Context, target string) error{
+	"sdk/types_gen.go":                   generatePlain,
+	"cmd/llama-orch/bindings/api.ts":     generateTypeScript,
+	"cmd/llama-orch/bindings/types.py":   generatePython(pythonTypes),
+	"cmd/llama-orch/bindings/methods.py": generatePython(pythonMethods),
+}
 
 // manualPath is the manual of llama-orch, made from its commands.
 const manualPath = ".docs/cli"
@@ -35,21 +42,23 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the schemas and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, what programs print, and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
 	}
-	if err := generatePlain(ctx, plainPath); err != nil {
-		return err
+	for path, write := range files {
+		if err := write(ctx, path); err != nil {
+			return err
+		}
 	}
-	for path, program := range schemas {
-		out, err := schema(ctx, program)
+	for path, program := range printed {
+		out, err := output(ctx, program)
 		if err != nil {
 			return err
 		}
 		if err := os.WriteFile(path, out, 0o644); err != nil {
-			return fmt.Errorf("writing a schema: %w", err)
+			return fmt.Errorf("writing what a generator printed: %w", err)
 		}
 	}
 	if err := os.RemoveAll(manualPath); err != nil {
@@ -73,13 +82,13 @@ func generateAPI(ctx context.Context, target string) error {
 		"--config", "contracts/openapi/ogen.yml", document)
 }
 
-// schema is a schema as it should be. Its generator prints it.
-func schema(ctx context.Context, program string) ([]byte, error) {
+// output is what a program prints.
+func output(ctx context.Context, program string) ([]byte, error) {
 	cmd := command.New(ctx, "go", "run", program)
 	cmd.Stdout = nil
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("generating a schema: %w", err)
+		return nil, fmt.Errorf("running a generator: %w", err)
 	}
 	return out, nil
 }
@@ -113,19 +122,21 @@ func (Gen) Check(ctx context.Context) error {
 		}
 		stale = append(stale, differences(made, have, want)...)
 	}
-	types := filepath.Join(second, "types_gen.go")
-	if err := generatePlain(ctx, types); err != nil {
-		return err
+	for path, write := range files {
+		again := filepath.Join(second, filepath.Base(path))
+		if err := write(ctx, again); err != nil {
+			return err
+		}
+		want, err := os.ReadFile(again)
+		if err != nil {
+			return fmt.Errorf("reading what was generated again: %w", err)
+		}
+		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
+			stale = append(stale, path)
+		}
 	}
-	wantTypes, err := os.ReadFile(types)
-	if err != nil {
-		return fmt.Errorf("reading the SDK's types: %w", err)
-	}
-	if haveTypes, err := os.ReadFile(plainPath); err != nil || !bytes.Equal(haveTypes, wantTypes) {
-		stale = append(stale, plainPath)
-	}
-	for path, program := range schemas {
-		want, err := schema(ctx, program)
+	for path, program := range printed {
+		want, err := output(ctx, program)
 		if err != nil {
 			return err
 		}
