@@ -19,6 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
+	"github.com/llama-orch/llama-orch/service/control/systemd"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -85,6 +86,7 @@ type App struct {
 	heard    *selftest.Listener // nil: no self-test is made
 	selfTest *selftest.Tests    // nil: none is made
 	operator *control.Operator
+	unit     *systemd.Service // what systemd is told
 	// front
 	guard    *gate.Auth
 	gate     *gate.Gate
@@ -128,6 +130,7 @@ func New(o Options) (_ *App, err error) {
 		a.makeFlow,      // sessions, the scheduler and admission
 		a.makeControl,   // what changes the pools while they run, and what tests them at the start
 		a.makeFront,     // the API behind its gate
+		a.makeUnit,      // what tells systemd how all of that is
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -141,7 +144,9 @@ func (a *App) Addr() string { return a.listener.Addr().String() }
 
 // ReloadConfig reads the configuration file again, as SIGHUP does. The log says what came of it.
 func (a *App) ReloadConfig(ctx context.Context) {
-	_ = contain.Do(a.log, "reading the configuration again panicked", func() { _, _ = a.operator.ReloadConfig(ctx) }) // it has logged what went wrong
+	a.unit.Reload(func() {
+		_ = contain.Do(a.log, "reading the configuration again panicked", func() { _, _ = a.operator.ReloadConfig(ctx) }) // it has logged what went wrong
+	})
 }
 
 // Failed yields an error when the server gives up by itself.

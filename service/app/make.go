@@ -18,6 +18,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/control/fronts"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
+	"github.com/llama-orch/llama-orch/service/control/systemd"
 	"github.com/llama-orch/llama-orch/service/fleet/engine"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
@@ -222,5 +223,14 @@ func (a *App) makeFront() error {
 		ErrorLog: zap.NewStdLog(log.Named("http")), ConnContext: port.Context, ConnState: port.State,
 		DisableGeneralOptionsHandler: true, // the gate answers `OPTIONS *` too
 	}
+	return nil
+}
+
+// makeUnit makes what tells systemd that the daemon is alive: the queues turn, and the ledger does.
+func (a *App) makeUnit() error {
+	log := a.o.Log.Named("systemd")
+	a.unit = systemd.New(systemd.Options{
+		Watchdog: systemd.Watchdog(log), Log: log, Checks: []systemd.Check{{Name: "queues", Ask: a.schedule.Turns}, {Name: "ledger", Ask: a.ledger.Turns}},
+	})
 	return nil
 }
