@@ -21,10 +21,11 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-// schemas are made by programs, from Go types: where each is, and what prints it.
-var schemas = map[string]string{
+// printed are the files that programs print, from Go types: where each is, and which program.
+var printed = map[string]string{
 	"contracts/config-schema/config.schema.json": "./contracts/config-schema/gen",
 	"contracts/blueprint/blueprint.schema.json":  "./contracts/blueprint/gen",
+	".docs/configuration.md":                      "./contracts/config-schema/reference",
 }
 
 // files are made from the API's document: what writes each to where it is told.
@@ -41,7 +42,7 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the bindings' parts, the schemas and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, what programs print, and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -51,13 +52,13 @@ func (Gen) All(ctx context.Context) error {
 			return err
 		}
 	}
-	for path, program := range schemas {
-		out, err := schema(ctx, program)
+	for path, program := range printed {
+		out, err := output(ctx, program)
 		if err != nil {
 			return err
 		}
 		if err := os.WriteFile(path, out, 0o644); err != nil {
-			return fmt.Errorf("writing a schema: %w", err)
+			return fmt.Errorf("writing what a generator printed: %w", err)
 		}
 	}
 	if err := os.RemoveAll(manualPath); err != nil {
@@ -81,13 +82,13 @@ func generateAPI(ctx context.Context, target string) error {
 		"--config", "contracts/openapi/ogen.yml", document)
 }
 
-// schema is a schema as it should be. Its generator prints it.
-func schema(ctx context.Context, program string) ([]byte, error) {
+// output is what a program prints.
+func output(ctx context.Context, program string) ([]byte, error) {
 	cmd := command.New(ctx, "go", "run", program)
 	cmd.Stdout = nil
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("generating a schema: %w", err)
+		return nil, fmt.Errorf("running a generator: %w", err)
 	}
 	return out, nil
 }
@@ -134,8 +135,8 @@ func (Gen) Check(ctx context.Context) error {
 			stale = append(stale, path)
 		}
 	}
-	for path, program := range schemas {
-		want, err := schema(ctx, program)
+	for path, program := range printed {
+		want, err := output(ctx, program)
 		if err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/llama-orch/llama-orch/internal/stamp"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -68,6 +69,7 @@ Exit codes:
 var version = "dev"
 
 func main() {
+	version = stamp.Version(version)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))
@@ -108,6 +110,7 @@ type cli struct {
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Logs         logsCmd         `cmd:"" help:"Show the server's log, and follow it."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
+	Errors       errorsCmd       `cmd:"" help:"Say what an error code stands for, and what to do; no server is needed."`
 	Applet       appletCmd       `cmd:"" help:"List, show and run the functions of the programming model: files, extraction, commands."`
 	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`

@@ -61,6 +61,9 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 		if e.Code == sdk.ErrorCodeBadToken {
 			hint = "compare " + tokenEnv + " here with the server's"
 		}
+		if hint == "" && e.Code != "" && !strings.Contains(message, "`") { // else it names what to run already
+			hint = "`llama-orch errors " + string(e.Code) + "` says more"
+		}
 		return message, string(e.Code), hint, e.RetryAfter
 	}
 	if e, ok := errors.AsType[*sdk.RequestError](err); ok {

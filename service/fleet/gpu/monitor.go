@@ -210,7 +210,7 @@ func (m *Monitor) sampleSafely(urgent bool) {
 func (m *Monitor) introduce() {
 	i := m.Snapshot()
 	if i.Err != "" {
-		m.o.Log.Warn("no usable GPU", zap.String("reason", i.Err))
+		m.o.Log.Info("no usable GPU", zap.String("reason", i.Err))
 		return
 	}
 	for _, c := range i.Cards {
