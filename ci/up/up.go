@@ -52,8 +52,14 @@ func Up(ctx context.Context) error {
 	defer stop()
 
 	log := &valve{to: os.Stderr}
+	log.shut()
+	nobody, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("open the place for the self-test's table: %w", err)
+	}
+	defer nobody.Close()
 	d, err := daemon.Start(ctx, l, daemon.Options{Config: upConfig, Options: process.Options{
-		Name: "the daemon", Exe: "bin/orchestratord", Env: command.Environ(ctx), Stdout: os.Stdout, Echo: log, Keep: 20, Death: syscall.SIGTERM,
+		Name: "the daemon", Exe: "bin/orchestratord", Env: append(command.Environ(ctx), sentences(os.Stderr)...), Stdout: nobody, Echo: log, Keep: 20, Death: syscall.SIGTERM,
 	}})
 	if err != nil {
 		return err
@@ -63,6 +69,7 @@ func Up(ctx context.Context) error {
 	if err == nil {
 		err = stream(ctx, log, url, time.Now())
 	}
+	log.open(err != nil) // what led to an error, or what was said of the haiku
 	if err != nil {
 		return errors.Join(err, end(d, signals))
 	}
@@ -98,32 +105,56 @@ func addrFree(addr string) error {
 	return fmt.Errorf("cannot listen on %s, so nothing was started; LLORCH_BIND_ADDR chooses another address: %w", addr, err)
 }
 
-// valve passes on what the daemon logs, but holds it back while a haiku streams to the same terminal.
+// sentences has the daemon log for a person, in colours where the log goes to a terminal.
+func sentences(to *os.File) []string {
+	env := []string{"LLORCH_LOG_FORMAT=console"}
+	if info, err := to.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+		env = append(env, "CLICOLOR_FORCE=1")
+	}
+	return env
+}
+
+// valve passes on what the daemon logs. What comes while it is shut waits, so that a newcomer sees a haiku first (LO-624).
 type valve struct {
-	to   io.Writer
-	mu   sync.Mutex
-	shut bool
-	held []byte
+	to     io.Writer
+	mu     sync.Mutex
+	closed bool
+	held   []byte
+	mark   int // of held, where the haiku began
 }
 
 func (g *valve) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.shut {
+	if g.closed {
 		g.held = append(g.held, p...)
 		return len(p), nil
 	}
 	return g.to.Write(p)
 }
 
-func (g *valve) set(shut bool) {
+func (g *valve) shut() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.shut = shut
-	if !shut {
-		_, _ = g.to.Write(g.held) // a terminal that is gone
-		g.held = nil
+	g.closed = true
+}
+
+// begin marks where the log of the start ends.
+func (g *valve) begin() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mark = len(g.held)
+}
+
+// open passes on what waited, all of it or what came behind the mark, and what comes from then on.
+func (g *valve) open(all bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !all {
+		g.held = g.held[g.mark:]
 	}
+	_, _ = g.to.Write(g.held) // a terminal that is gone
+	g.held, g.closed = nil, false
 }
 
 // dieWithParent makes the kernel send this process a SIGTERM when mage ends: a SIGTERM to `go tool mage` stops at mage.
@@ -143,8 +174,7 @@ func dieWithParent() error {
 // haiku asks for the current minute in words, which nobody can have written down before, and streams the answer.
 func stream(ctx context.Context, log *valve, url string, now time.Time) error {
 	topic, words := haiku.Topic(), haiku.Minute(now.Minute())
-	log.set(true)
-	defer log.set(false)
+	log.begin()
 	fmt.Printf("\nAsking the model for a haiku about %s that contains %q, the current minute:\n\n", topic, words)
 	cmd := exec.CommandContext(ctx, "bin/llama-orch", "run", "--addr", url, "--model", "haiku",
 		fmt.Sprintf("Write a haiku about %s containing %q.\n\n", topic, words))
@@ -152,7 +182,7 @@ func stream(ctx context.Context, log *valve, url string, now time.Time) error {
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("streaming the haiku: %w", err)
 	}
-	fmt.Println("\nWhat the daemon logged meanwhile:")
+	fmt.Println("\nWhat the daemon says of it:")
 	return nil
 }
 

@@ -4,6 +4,7 @@ package up
 
 import (
 	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -20,16 +21,28 @@ func TestATakenAddressIsSaid(t *testing.T) {
 	require.ErrorContains(t, addrFree("127.0.0.1:no-port"), "LLORCH_BIND_ADDR chooses another address")
 }
 
-// Nothing of the log is lost, and none of it comes between the lines of the haiku.
+// A newcomer sees the haiku first, and then what the daemon says of it: not how it started, unless it did not.
+//
+// LO-624
 func TestTheLogWaitsForTheHaiku(t *testing.T) {
-	var terminal strings.Builder
-	log := &valve{to: &terminal}
-	for _, line := range []string{"ready\n", "placed\n"} {
-		_, err := log.Write([]byte(line))
-		require.NoError(t, err)
-		log.set(true)
+	for failed, want := range map[bool]string{false: "rain\nplaced\nlater\n", true: "rain\nready\nplaced\nlater\n"} {
+		var terminal strings.Builder
+		log := &valve{to: &terminal}
+		say := func(line string) {
+			_, err := log.Write([]byte(line))
+			require.NoError(t, err)
+		}
+		log.shut()
+		say("ready\n")
+		log.begin()
 		terminal.WriteString("rain\n")
+		say("placed\n")
+		log.open(failed)
+		say("later\n")
+		require.Equal(t, want, terminal.String())
 	}
-	log.set(false)
-	require.Equal(t, "ready\nrain\nrain\nplaced\n", terminal.String())
+	pipe, _, err := os.Pipe()
+	require.NoError(t, err)
+	defer pipe.Close()
+	require.Equal(t, []string{"LLORCH_LOG_FORMAT=console"}, sentences(pipe))
 }

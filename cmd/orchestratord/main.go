@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -26,6 +27,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
+	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/fleet/process"
 	"github.com/llama-orch/llama-orch/service/fleet/worker"
 	"github.com/llama-orch/llama-orch/service/observe"
@@ -170,6 +172,7 @@ func (s serveCmd) Run() error {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	stdout, stderr := observe.NewBuffer(os.Stdout), observe.NewBuffer(os.Stderr)
 	defer func() { _ = errors.Join(stdout.Close(), stderr.Close()) }() // nobody is left who could be told
+	stderr.Aside(filepath.Join(c.DataDir, datafolder.Audit))
 	tail := observe.NewTail()
 	log, err := observe.NewLogger(observe.Options{
 		Level: c.Log.Level, Style: observe.StyleOf(c.Log.Format, os.Stderr, os.Getenv), Out: stderr, Tail: tail, Redactor: observe.NewRedactor(string(c.Token)),

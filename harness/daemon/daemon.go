@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"sync"
 	"syscall"
 
@@ -36,6 +37,12 @@ type Daemon struct {
 	health map[string][]byte // by pool, as last seen
 }
 
+// How a line for a person says that the daemon serves, and what colours it.
+var (
+	servesAt = regexp.MustCompile(` serving  addr=(\S+)`)
+	plain    = regexp.MustCompile("\x1b\\[[0-9;]*m")
+)
+
 // Start starts a daemon and waits until it serves. If ctx ends before that, the daemon ends too.
 func Start(ctx context.Context, l *process.Launcher, o Options) (*Daemon, error) {
 	if o.Name == "" {
@@ -56,11 +63,13 @@ func Attach(ctx context.Context, l *process.Launcher, o Options) (*Daemon, error
 	d := &Daemon{Process: p, exe: o.Exe, health: map[string][]byte{}}
 	if err := p.Said("its address", func(text string) bool {
 		var line struct{ Msg, Addr string }
-		if json.Unmarshal([]byte(text), &line) != nil || line.Msg != "serving" {
-			return false
+		if json.Unmarshal([]byte(text), &line) != nil { // or a line for a person
+			if found := servesAt.FindStringSubmatch(plain.ReplaceAllString(text, "")); found != nil {
+				line.Msg, line.Addr = "serving", found[1]
+			}
 		}
 		d.URL = "http://" + line.Addr
-		return true
+		return line.Msg == "serving"
 	}); err != nil {
 		p.Kill()
 		return nil, fmt.Errorf("%w:\n%s", errors.Join(context.Cause(ctx), err), p.Tail(20))

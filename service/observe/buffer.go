@@ -72,19 +72,23 @@ type Buffer struct {
 	dead  bool   // the last write failed
 	over  bool   // closed
 
-	gap func(plain, narrated int) []byte // the line that says how many were dropped
+	writing []waiting // what the write that goes on has
+	writes  int       // those that ended well
+	aside   aside
+	says    func(msg string, fields ...zap.Field) []byte // makes a line of the buffer's own
 }
 
 type waiting struct {
-	kind kind
-	text []byte
+	kind  kind
+	text  []byte
+	aside bool // a file has it
 }
 
 // NewBuffer makes a buffer before an output, and begins to write.
 func NewBuffer(out io.Writer) *Buffer { return newBuffer(out, bufferBytes) }
 
 func newBuffer(out io.Writer, limit int) *Buffer {
-	b := &Buffer{out: out, limit: limit, idle: true, gap: func(int, int) []byte { return nil }, dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+	b := &Buffer{out: out, limit: limit, idle: true, says: func(string, ...zap.Field) []byte { return nil }, dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "llorch_log_lines_dropped_total",
 		Help: "Log lines that were dropped, because nobody read the log or because it could not be written.",
 	}, []string{"kind"})}
@@ -98,11 +102,11 @@ func newBuffer(out io.Writer, limit int) *Buffer {
 
 var kindNames = [...]string{plain: "plain", narrated: "narrated"}
 
-// says tells the buffer how lines that were dropped are told.
-func (b *Buffer) says(gap func(plain, narrated int) []byte) {
+// speak tells the buffer how its own lines look.
+func (b *Buffer) speak(says func(msg string, fields ...zap.Field) []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.gap = gap
+	b.says = says
 }
 
 // Dropped counts what was dropped. It is to be registered.
@@ -129,8 +133,11 @@ func (b *Buffer) put(k kind, text []byte) {
 		b.drop(k)
 		return
 	}
-	b.lines, b.bytes, b.idle = append(b.lines, waiting{k, text}), b.bytes+len(text), false
+	b.lines, b.bytes, b.idle = append(b.lines, waiting{kind: k, text: text}), b.bytes+len(text), false
 	b.moved.Broadcast()
+	if k == audit && b.aside.news != nil {
+		b.aside.news.Broadcast()
+	}
 }
 
 // drop counts a line that is not written. The caller holds mu.
@@ -163,8 +170,15 @@ func (b *Buffer) Sync() error {
 // Close waits a moment until all lines are written. Later ones are not.
 func (b *Buffer) Close() error {
 	err := b.Sync()
+	if err != nil && b.aside.path != "" {
+		b.putAside()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.aside.path != "" && !b.over {
+		close(b.aside.closed)
+		b.aside.news.Broadcast()
+	}
 	b.over = true
 	b.moved.Broadcast()
 	return err
@@ -188,12 +202,17 @@ func (b *Buffer) run() {
 func (b *Buffer) written(lines []waiting, n int, err error) (again int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dead = err != nil
+	b.dead, b.writing = err != nil, nil
+	if err == nil {
+		b.writes++
+	}
 	var kept []waiting
 	for _, l := range lines {
 		n -= len(l.text)
 		switch {
 		case err == nil || n >= 0:
+			b.bytes -= len(l.text)
+		case l.aside:
 			b.bytes -= len(l.text)
 		case l.kind == audit:
 			kept = append(kept, l)
@@ -219,10 +238,8 @@ func (b *Buffer) take() (lines []waiting, text []byte) {
 	if b.over {
 		return nil, nil
 	}
-	if b.lost != [2]int{} && !b.dead {
-		gap := b.gap(b.lost[plain], b.lost[narrated])
-		b.lost = [2]int{}
-		b.lines, b.bytes = append([]waiting{{plain, gap}}, b.lines...), b.bytes+len(gap)
+	if !b.dead {
+		b.notes()
 	}
 	count := 0
 	for count < len(b.lines) && (count == 0 || len(text)+len(b.lines[count].text) <= batchBytes) {
@@ -230,6 +247,6 @@ func (b *Buffer) take() (lines []waiting, text []byte) {
 		count++
 	}
 	lines = b.lines[:count:count]
-	b.lines = b.lines[count:]
+	b.lines, b.writing = b.lines[count:], lines
 	return lines, text
 }

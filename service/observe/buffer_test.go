@@ -5,11 +5,14 @@ package observe
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
@@ -111,4 +114,70 @@ func outlives(t *testing.T, out *slow) {
 	require.NoError(t, err)
 	require.Contains(t, out.String(), "a table\n")
 	require.NotContains(t, out.String(), "too late")
+}
+
+// Audit lines that the output does not take are in a file, those of a write that does not end too. The log says so once it is read again.
+//
+// LO-622
+func TestAuditLinesGoAside(t *testing.T) {
+	out := &slow{open: make(chan struct{})}
+	b := newBuffer(out, 64<<10)
+	path := filepath.Join(t.TempDir(), "audit.log")
+	b.Aside(path)
+	log, err := NewLogger(Options{Out: b})
+	require.NoError(t, err)
+	log.Info("decided 1", Audit())
+	log.Info("plain")
+	told := func(n int) func() bool {
+		return func() bool {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.aside.count == n
+		}
+	}
+	require.Eventually(t, told(1), time.Minute, asideWithin/50)
+	require.Equal(t, 1, linesOf(path))
+	log.Info("decided 2", Audit())
+	log.Info("decided 3", Audit())
+	require.Eventually(t, told(3), time.Minute, asideWithin/50)
+	require.Equal(t, 3, linesOf(path))
+	close(out.open)
+	require.NoError(t, b.Sync())
+	log.Info("after")
+	require.NoError(t, b.Close())
+	require.Equal(t, 1, strings.Count(out.String(), "decided 1"), "the write that did not end had it")
+	require.NotContains(t, out.String(), "decided 2")
+	require.Contains(t, out.String(), `"plain"`)
+	require.Regexp(t, `"audit lines are in a file of the data folder, since the log was not read or could not be written","file":"audit.log","lines":3}`, out.String())
+}
+
+// What waits at the end is kept, the file is bounded, and where it cannot be written the lines go on waiting.
+//
+// LO-622
+func TestAuditLinesOfTheEndGoAside(t *testing.T) {
+	out := &slow{open: make(chan struct{})}
+	defer close(out.open)
+	dir := filepath.Join(t.TempDir(), "later")
+	path := filepath.Join(dir, "audit.log")
+	b := newBuffer(out, 64<<10)
+	b.Aside(path)
+	b.put(audit, []byte("a\n"))
+	b.put(audit, []byte("b\n"))
+	b.putAside()
+	require.Zero(t, linesOf(path), "there is no folder yet")
+	require.NoError(t, os.Mkdir(dir, 0o700))
+	require.NoError(t, os.WriteFile(path, bytes.Repeat([]byte("x\n"), asideBytes/2), 0o600))
+	require.Error(t, b.Close())
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, "a\nb\n", string(text))
+	require.Equal(t, asideBytes/2, linesOf(path+".1"))
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+}
+
+func linesOf(path string) int {
+	text, _ := os.ReadFile(path)
+	return bytes.Count(text, []byte("\n"))
 }

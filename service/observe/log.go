@@ -55,7 +55,7 @@ func NewLogger(o Options) (*zap.Logger, error) {
 	}
 	if buffer, ok := o.Out.(*Buffer); ok {
 		c.out = buffer
-		buffer.says(c.gap)
+		buffer.speak(c.own)
 	} else {
 		c.out = &direct{out: zapcore.Lock(zapcore.AddSync(o.Out))}
 	}
@@ -159,11 +159,9 @@ func (c *core) prefix() int {
 	return 0
 }
 
-// gap is the line that says how many lines were dropped.
-func (c *core) gap(plain, narrated int) []byte {
-	line, err := c.encode(zapcore.Entry{
-		Level: zapcore.WarnLevel, Time: time.Now(), LoggerName: "log", Message: "log lines were dropped, since the log was not read or could not be written",
-	}, []zapcore.Field{zap.Int("plain", plain), zap.Int("narrated", narrated)})
+// own makes a line of the log about itself.
+func (c *core) own(msg string, fields ...zap.Field) []byte {
+	line, err := c.encode(zapcore.Entry{Level: zapcore.WarnLevel, Time: time.Now(), LoggerName: "log", Message: msg}, fields)
 	if err != nil {
 		return nil
 	}

@@ -22,6 +22,7 @@ const (
 	Artifacts = "artifacts"
 	Learned   = "learned-memory.json" // of the models' memory
 	Known     = "fingerprints.json"   // what fingerprints stand for
+	Audit     = "audit.log"           // the audit lines that the log did not take
 	Lock      = "lock"
 	// Unfinished is there while a restore fills the folder. No orchestrator takes a folder that has it.
 	Unfinished = "restore-unfinished"
