@@ -25,7 +25,7 @@ import (
 var printed = map[string]string{
 	"contracts/config-schema/config.schema.json": "./contracts/config-schema/gen",
 	"contracts/blueprint/blueprint.schema.json":  "./contracts/blueprint/gen",
-	".docs/configuration.md":                      "./contracts/config-schema/reference",
+	".docs/configuration.md":                     "./contracts/config-schema/reference",
 }
 
 // files are made from the API's document: what writes each to where it is told.
@@ -42,7 +42,7 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the bindings' parts, what programs print, and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, what programs print, the dashboards and alert rules, and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -60,6 +60,9 @@ func (Gen) All(ctx context.Context) error {
 		if err := os.WriteFile(path, out, 0o644); err != nil {
 			return fmt.Errorf("writing what a generator printed: %w", err)
 		}
+	}
+	if err := deployAnew(ctx); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(manualPath); err != nil {
 		return fmt.Errorf("removing the command line's manual: %w", err)
@@ -144,6 +147,11 @@ func (Gen) Check(ctx context.Context) error {
 			stale = append(stale, path)
 		}
 	}
+	more, err := staleDeploy(ctx, second)
+	if err != nil {
+		return err
+	}
+	stale = append(stale, more...)
 	slices.Sort(stale)
 	if len(stale) > 0 {
 		return fmt.Errorf("stale, or edited by hand; run `go tool mage gen` and commit the result:\n  %s", strings.Join(stale, "\n  "))
