@@ -21,8 +21,8 @@ func TestWaitsAndClientsAreCounted(t *testing.T) {
 	one := task.Task{PoolID: "p", Request: task.Request{Priority: task.Interactive, Actor: "localhost"}}
 	m.dispatched(one, Replica{}, 700*time.Millisecond, 1)
 	m.dispatched(one, Replica{}, 9*time.Second, 2)
-	m.finished(task.Record{Task: one, State: task.Completed, End: &task.End{TokensIn: 7, TokensOut: 3}}, "", time.Time{})
-	m.finished(task.Record{Task: task.Task{PoolID: "p"}, State: task.Failed, Err: task.Errorf(task.Internal, "x")}, "", time.Time{})
+	m.finished(task.Record{Task: one, State: task.Completed, End: &task.End{TokensIn: 7, TokensOut: 3}}, "", time.Time{}, "")
+	m.finished(task.Record{Task: task.Task{PoolID: "p"}, State: task.Failed, Err: task.Errorf(task.Internal, "x")}, "", time.Time{}, "")
 	require.NoError(t, testutil.GatherAndCompare(r, strings.NewReader(`
 # HELP llorch_client_tasks_total Tasks by who submitted them and by outcome (LO-613).
 # TYPE llorch_client_tasks_total counter
