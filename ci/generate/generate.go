@@ -29,18 +29,24 @@ var schemas = map[string]string{
 
 const plainPath = "sdk/types_gen.go"
 
+// pagePath has the templates of the status page, and beside each of them what templ makes of it.
+const pagePath = "service/front/page"
+
 // manualPath is the manual of llama-orch, made from its commands.
 const manualPath = ".docs/cli"
 
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the schemas and the command line's manual.
+// All regenerates the API layer, the SDK's types, the status page's templates, the schemas and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
 	}
 	if err := generatePlain(ctx, plainPath); err != nil {
+		return err
+	}
+	if err := templates(ctx, pagePath); err != nil {
 		return err
 	}
 	for path, program := range schemas {
@@ -71,6 +77,46 @@ func generateAPI(ctx context.Context, target string) error {
 	defer os.Remove(document)
 	return command.Run(ctx, "go", "tool", "ogen", "--target", target, "--package", "gen", "--clean",
 		"--config", "contracts/openapi/ogen.yml", document)
+}
+
+// templates makes Go of the templates in a folder.
+func templates(ctx context.Context, folder string) error {
+	return command.Run(ctx, "go", "tool", "templ", "generate", "-path", folder, "-log-level", "error")
+}
+
+// templatesAgain makes them a second time, in another folder, and returns what they should be.
+func templatesAgain(ctx context.Context, folder string) (map[string][]byte, error) {
+	list, err := filepath.Glob(filepath.Join(pagePath, "*.templ"))
+	if err != nil {
+		return nil, fmt.Errorf("finding the templates: %w", err)
+	}
+	if err := os.Mkdir(folder, 0o755); err != nil {
+		return nil, fmt.Errorf("making a folder for the templates: %w", err)
+	}
+	for _, path := range list {
+		text, err := os.ReadFile(path)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(folder, filepath.Base(path)), text, 0o644)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("copying a template: %w", err)
+		}
+	}
+	if err := templates(ctx, folder); err != nil {
+		return nil, err
+	}
+	return readTemplates(folder)
+}
+
+// readTemplates reads what was made of templates.
+func readTemplates(folder string) (map[string][]byte, error) {
+	all, err := readTree(folder)
+	for name := range all {
+		if !strings.HasSuffix(name, "_templ.go") {
+			delete(all, name)
+		}
+	}
+	return all, err
 }
 
 // schema is a schema as it should be. Its generator prints it.
@@ -113,6 +159,15 @@ func (Gen) Check(ctx context.Context) error {
 		}
 		stale = append(stale, differences(made, have, want)...)
 	}
+	wantPage, err := templatesAgain(ctx, filepath.Join(second, "page"))
+	if err != nil {
+		return err
+	}
+	havePage, err := readTemplates(pagePath)
+	if err != nil {
+		return err
+	}
+	stale = append(stale, differences(pagePath, havePage, wantPage)...)
 	types := filepath.Join(second, "types_gen.go")
 	if err := generatePlain(ctx, types); err != nil {
 		return err
