@@ -23,9 +23,14 @@ var (
 // toolsEnv names the folder of the packages to the tests.
 const toolsEnv = "LLORCH_CLIENTS"
 
-// Test installs the SDKs where they are missing, and runs their programs.
+// Install installs the packages where they are missing, and returns their folder.
+func Install(ctx context.Context) (string, error) {
+	return npm.Set{Name: "clients", Needs: "the tests of the official SDKs, and the types for TypeScript,", Packages: packages, Lock: lock}.Install(ctx)
+}
+
+// Test runs the SDKs' programs.
 func Test(ctx context.Context, t *tally.Tally) error {
-	dir, err := npm.Set{Name: "clients", Needs: "the tests of the official SDKs", Packages: packages, Lock: lock}.Install(ctx)
+	dir, err := Install(ctx)
 	if err != nil {
 		return err
 	}

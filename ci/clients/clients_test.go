@@ -40,6 +40,7 @@ func TestTheProgramsUseWhatIsInstalled(t *testing.T) {
 	}
 	tests, err := filepath.Glob("../../harness/clients/*_test.go") // which run some of it as programs
 	require.NoError(t, err)
+	tests = append(tests, "../generate/bindings.go", "../../cmd/llama-orch/bindings/ts.tmpl")
 	for _, test := range tests {
 		text, err := os.ReadFile(test)
 		require.NoError(t, err)

@@ -25,7 +25,7 @@ func Requirements() (*trace.Trace, error) {
 	return trace.Read(trace.Options{Root: ".", Tags: traceTags})
 }
 
-// Write regenerates the catalogue of tests and the README's stage table, and says which requirements are not done any more.
+// Write regenerates the catalogue of tests and the stage table, and says which requirements are not done any more.
 func (Trace) Write(context.Context) error {
 	t, err := Requirements()
 	if err != nil {

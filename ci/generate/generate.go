@@ -21,13 +21,20 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 )
 
-// schemas are made by programs, from Go types: where each is, and what prints it.
-var schemas = map[string]string{
+// printed are the files that programs print, from Go types: where each is, and which program.
+var printed = map[string]string{
 	"contracts/config-schema/config.schema.json": "./contracts/config-schema/gen",
 	"contracts/blueprint/blueprint.schema.json":  "./contracts/blueprint/gen",
+	".docs/configuration.md":                     "./contracts/config-schema/reference",
 }
 
-const plainPath = "sdk/types_gen.go"
+// files are made from the API's document: what writes each to where it is told.
+var files = map[string]func(ctx context.Context, target string) error{
+	"sdk/types_gen.go":                   generatePlain,
+	"cmd/llama-orch/bindings/api.ts":     generateTypeScript,
+	"cmd/llama-orch/bindings/types.py":   generatePython(pythonTypes),
+	"cmd/llama-orch/bindings/methods.py": generatePython(pythonMethods),
+}
 
 // pagePath has the templates of the status page, and beside each of them what templ makes of it.
 const pagePath = "service/front/page"
@@ -38,24 +45,26 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the status page's templates, the schemas and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, the status page's templates, what programs print, and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
 	}
-	if err := generatePlain(ctx, plainPath); err != nil {
+	for path, write := range files {
+		if err := write(ctx, path); err != nil {
+			return err
+		}
+	}
+	if err := templates(ctx); err != nil {
 		return err
 	}
-	if err := templates(ctx, pagePath); err != nil {
-		return err
-	}
-	for path, program := range schemas {
-		out, err := schema(ctx, program)
+	for path, program := range printed {
+		out, err := output(ctx, program)
 		if err != nil {
 			return err
 		}
 		if err := os.WriteFile(path, out, 0o644); err != nil {
-			return fmt.Errorf("writing a schema: %w", err)
+			return fmt.Errorf("writing what a generator printed: %w", err)
 		}
 	}
 	if err := os.RemoveAll(manualPath); err != nil {
@@ -79,53 +88,18 @@ func generateAPI(ctx context.Context, target string) error {
 		"--config", "contracts/openapi/ogen.yml", document)
 }
 
-// templates makes Go of the templates in a folder.
-func templates(ctx context.Context, folder string) error {
-	return command.Run(ctx, "go", "tool", "templ", "generate", "-path", folder, "-log-level", "error")
+// templates makes Go of the status page's templates.
+func templates(ctx context.Context, more ...string) error {
+	return command.Run(ctx, "go", append([]string{"tool", "templ", "generate", "-path", pagePath, "-log-level", "error"}, more...)...)
 }
 
-// templatesAgain makes them a second time, in another folder, and returns what they should be.
-func templatesAgain(ctx context.Context, folder string) (map[string][]byte, error) {
-	list, err := filepath.Glob(filepath.Join(pagePath, "*.templ"))
-	if err != nil {
-		return nil, fmt.Errorf("finding the templates: %w", err)
-	}
-	if err := os.Mkdir(folder, 0o755); err != nil {
-		return nil, fmt.Errorf("making a folder for the templates: %w", err)
-	}
-	for _, path := range list {
-		text, err := os.ReadFile(path)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(folder, filepath.Base(path)), text, 0o644)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("copying a template: %w", err)
-		}
-	}
-	if err := templates(ctx, folder); err != nil {
-		return nil, err
-	}
-	return readTemplates(folder)
-}
-
-// readTemplates reads what was made of templates.
-func readTemplates(folder string) (map[string][]byte, error) {
-	all, err := readTree(folder)
-	for name := range all {
-		if !strings.HasSuffix(name, "_templ.go") {
-			delete(all, name)
-		}
-	}
-	return all, err
-}
-
-// schema is a schema as it should be. Its generator prints it.
-func schema(ctx context.Context, program string) ([]byte, error) {
+// output is what a program prints.
+func output(ctx context.Context, program string) ([]byte, error) {
 	cmd := command.New(ctx, "go", "run", program)
 	cmd.Stdout = nil
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("generating a schema: %w", err)
+		return nil, fmt.Errorf("running a generator: %w", err)
 	}
 	return out, nil
 }
@@ -159,34 +133,30 @@ func (Gen) Check(ctx context.Context) error {
 		}
 		stale = append(stale, differences(made, have, want)...)
 	}
-	wantPage, err := templatesAgain(ctx, filepath.Join(second, "page"))
-	if err != nil {
-		return err
+	for path, write := range files {
+		again := filepath.Join(second, filepath.Base(path))
+		if err := write(ctx, again); err != nil {
+			return err
+		}
+		want, err := os.ReadFile(again)
+		if err != nil {
+			return fmt.Errorf("reading what was generated again: %w", err)
+		}
+		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
+			stale = append(stale, path)
+		}
 	}
-	havePage, err := readTemplates(pagePath)
-	if err != nil {
-		return err
-	}
-	stale = append(stale, differences(pagePath, havePage, wantPage)...)
-	types := filepath.Join(second, "types_gen.go")
-	if err := generatePlain(ctx, types); err != nil {
-		return err
-	}
-	wantTypes, err := os.ReadFile(types)
-	if err != nil {
-		return fmt.Errorf("reading the SDK's types: %w", err)
-	}
-	if haveTypes, err := os.ReadFile(plainPath); err != nil || !bytes.Equal(haveTypes, wantTypes) {
-		stale = append(stale, plainPath)
-	}
-	for path, program := range schemas {
-		want, err := schema(ctx, program)
+	for path, program := range printed {
+		want, err := output(ctx, program)
 		if err != nil {
 			return err
 		}
 		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
 			stale = append(stale, path)
 		}
+	}
+	if err := templates(ctx, "-check"); err != nil {
+		stale = append(stale, pagePath)
 	}
 	slices.Sort(stale)
 	if len(stale) > 0 {

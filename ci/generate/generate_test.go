@@ -135,3 +135,75 @@ components:
 	_, err = plainView([]byte("info: {}"))
 	require.ErrorContains(t, err, "no schemas")
 }
+
+const small = `
+info: {title: t, version: "1"}
+paths:
+  /v1/tasks:
+    post:
+      operationId: createTask
+      summary: Submit
+      requestBody: {content: {application/json: {schema: {$ref: "#/components/schemas/Ask"}}}}
+      responses: {"202": {content: {application/json: {schema: {$ref: "#/components/schemas/Task"}}}}}
+    get:
+      operationId: listTasks
+      summary: List
+      parameters: [{name: state, in: query, schema: {$ref: "#/components/schemas/State"}}]
+      responses: {"200": {content: {"*/*": {schema: {type: string}}}}}
+  /v1/pools/{id}:
+    parameters: [{$ref: "#/components/parameters/PoolID"}]
+    delete: {operationId: dropPool, summary: Drop, responses: {"204": {description: gone}}}
+    get:
+      operationId: streamTask
+      summary: Follow
+      responses: {"200": {content: {text/event-stream: {x-sse-data: {tool_call: {$ref: "#/components/schemas/Task"}, error: {}}}}}}
+components:
+  parameters:
+    PoolID: {name: id, in: path, required: true, schema: {$ref: "#/components/schemas/PoolID"}}
+  schemas:
+    PoolID: {type: string}
+    ModelRef: {type: string}
+    State: {type: string, enum: [on, off]}
+    Ask:
+      type: object
+      additionalProperties: false
+      required: [model_ref]
+      properties:
+        model_ref: {$ref: "#/components/schemas/ModelRef"}
+        content: {oneOf: [{type: string}, {type: array, items: {$ref: "#/components/schemas/Task"}}]}
+    Task: {type: object, description: One., properties: {model_ref: {$ref: "#/components/schemas/ModelRef"}, weights: {type: object, additionalProperties: {type: number}}}}
+`
+
+// LO-946
+func TestPythonsTypesAndMethods(t *testing.T) {
+	types, err := pythonTypes([]byte(small))
+	require.NoError(t, err)
+	for _, part := range []string{
+		"\nState = Literal[\"on\", \"off\"]\n",
+		"\n\nclass Ask(TypedDict):\n    model_ref: Model\n    content: NotRequired[Union[str, list[Task]]]\n",
+		"\n\nclass Task(TypedDict):\n    # One.\n    model_ref: NotRequired[str]\n    weights: NotRequired[dict[str, float]]\n",
+		"class ToolCallFrame(NamedTuple):\n    id: str\n    data: Task\n    name: Literal[\"tool_call\"] = \"tool_call\"\n",
+		"Event = Union[ToolCallFrame]\n",
+	} {
+		require.Contains(t, string(types), part)
+	}
+	methods, err := pythonMethods([]byte(small))
+	require.NoError(t, err)
+	for _, part := range []string{
+		"def create_task(self, request: Ask) -> Task:\n        \"\"\"Submit.\"\"\"\n        answer: Task = self._json(\"POST\", \"/v1/tasks\", {}, request)\n",
+		"def list_tasks(self, *, state: Optional[State] = None) -> bytes:",
+		"def drop_pool(self, id: PoolID) -> None:\n        \"\"\"Drop.\"\"\"\n        self._read(\"DELETE\", f\"/v1/pools/{_at(id)}\", {})\n",
+	} {
+		require.Contains(t, string(methods), part)
+	}
+	require.NotContains(t, string(methods), "stream_task")
+	_, err = pythonTypes([]byte(strings.Replace(small, "{type: number}}", "{type: object}}", 1)))
+	require.ErrorContains(t, err, "Task.weights has the type object")
+}
+
+// LO-947
+func TestTypeScriptsRequestsNameAServedModel(t *testing.T) {
+	made, err := typescriptView([]byte(small))
+	require.NoError(t, err)
+	require.Regexp(t, `(?s)Ask:.*model_ref: *(\{)?"?\$ref"?: "?#/components/schemas/ServedModel.*Task:.*#/components/schemas/ModelRef.*ServedModel: `, string(made))
+}

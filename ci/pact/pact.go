@@ -34,7 +34,7 @@ func test(ctx context.Context, t *tally.Tally, args ...string) error {
 	if err != nil {
 		return err
 	}
-	return step.GoTest(ctx, t, append([]string{"-count=1", "-tags", "pact", "-ldflags", "-extldflags=-Wl,-rpath," + dir}, args...)...)
+	return step.GoTest(ctx, t, append([]string{"-count=1", "-tags", "pact", "-ldflags", "-w -extldflags=-Wl,-rpath," + dir}, args...)...)
 }
 
 // Library fetches Pact's library, if it isn't there, and names its folder to the linker.

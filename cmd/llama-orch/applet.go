@@ -13,6 +13,7 @@ import (
 	"github.com/llama-orch/llama-orch/utils/applet"
 	"github.com/llama-orch/llama-orch/utils/exec"
 	"github.com/llama-orch/llama-orch/utils/fs"
+	"github.com/llama-orch/llama-orch/utils/guard"
 )
 
 // maxAppletInput bounds the JSON that an applet is given.
@@ -91,6 +92,10 @@ type appletEnv struct {
 	Golden  string        `placeholder:"DIR" type:"path" help:"The folder of golden transcripts of determinism.*. Default: none."`
 	Allow   []string      `placeholder:"COMMAND" help:"A command that exec.run may run; again for more. Default: none."`
 	Timeout time.Duration `default:"10s" placeholder:"TIME" help:"How long a command may take (default: 10s)."`
+
+	MaxCalls  int           `placeholder:"N" help:"How many tasks may be submitted. Default: any number."`
+	MaxTokens int64         `placeholder:"N" help:"How many tokens all tasks together may take, in and out. Default: any number."`
+	MaxTime   time.Duration `placeholder:"TIME" help:"How long tasks may be submitted and run, such as 5m. Default: for ever."`
 }
 
 // waiting says once in a while why nothing happens: a server that refuses for now, or that is not there.
@@ -104,6 +109,9 @@ func (a *app) waiting(cause error, wait time.Duration) {
 
 // open makes the environment. close is to be called when all has run.
 func (e *appletEnv) open(a *app) (env *applet.Env, closes func() error, err error) {
+	if e.MaxCalls < 0 || e.MaxTokens < 0 || e.MaxTime < 0 {
+		return nil, nil, usagef("a budget is a number above 0: --max-calls, --max-tokens, --max-time")
+	}
 	env = &applet.Env{Caller: a.client, Golden: e.Golden, Wait: a.waiting}
 	closes = func() error { return nil }
 	if e.Root != "" {
@@ -114,6 +122,9 @@ func (e *appletEnv) open(a *app) (env *applet.Env, closes func() error, err erro
 	}
 	if len(e.Allow) > 0 {
 		env.Exec = &exec.Policy{Allow: e.Allow, Time: e.Timeout}
+	}
+	if e.MaxCalls > 0 || e.MaxTokens > 0 || e.MaxTime > 0 { // files and commands are held to --root and --allow already
+		env.Guard = guard.New(guard.Rules{Calls: e.MaxCalls, Tokens: e.MaxTokens, Time: e.MaxTime, Paths: []string{"."}, Commands: e.Allow})
 	}
 	return env, closes, nil
 }

@@ -65,3 +65,47 @@ func TestAppletsAtTheTerminal(t *testing.T) {
 		require.Contains(t, said, c.says)
 	}
 }
+
+// Budgets are one for a whole blueprint. What they refuse is not sent, and files and commands are as free as without them.
+//
+// LO-919
+func TestBudgetsAtTheTerminal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "two.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(`name: two
+steps:
+  - {id: read, use: fs.read, with: {path: two.yaml}}
+  - {id: sort, use: exec.run, with: {name: sort, stdin: "${steps.read.text}"}}
+  - {id: first, use: llm.invoke, with: {model: haiku, prompt: "${steps.sort.stdout}"}}
+  - {id: second, use: llm.invoke, with: {model: haiku, prompt: "${steps.first.text}"}}
+result: ${steps.second.text}
+`), 0o600))
+	run := func(flags ...string) output {
+		addr := serve(t, newArchive(newDaemon().complete(t, "frog", " pond")))
+		args := []string{"blueprint", "run", file, "--dir", filepath.Join(t.TempDir(), "run"), "--root", dir, "--allow", "sort"}
+		return call(t.Context(), addr, "", append(args, flags...)...)
+	}
+	got := run("--max-calls", "2", "--max-tokens", "1000", "--max-time", "10m")
+	require.Zero(t, got.code, got.err)
+	require.Equal(t, "frog pond\n", got.out)
+	got = run("--max-calls", "1")
+	require.Equal(t, exitFailed, got.code)
+	require.Contains(t, got.err, "step second (llm.invoke): refused by the rule \"calls\": all 1 calls are used")
+	require.Contains(t, got.err, "hint: the budget is --max-calls")
+	got = run("--max-tokens", "1", "--json")
+	require.Equal(t, exitFailed, got.code)
+	require.Contains(t, got.err, `"code":"BUDGET_TOKENS"`)
+	require.Contains(t, got.err, `"hint":"the budget is --max-tokens"`)
+	got = run("--max-time", "1ns")
+	require.Equal(t, exitFailed, got.code)
+	require.Contains(t, got.err, "(BUDGET_TIME)")
+	got = run("--max-calls=-1")
+	require.Equal(t, exitUsage, got.code)
+	require.Contains(t, got.err, "a budget is a number above 0")
+
+	d := newDaemon().complete(t, "frog", " pond")
+	got = call(t.Context(), d.serve(t), "", "applet", "run", "llm.invoke", `{"model": "haiku", "prompt": "p"}`, "--max-tokens", "1")
+	require.Equal(t, exitFailed, got.code)
+	require.Contains(t, got.err, "(BUDGET_TOKENS)")
+}

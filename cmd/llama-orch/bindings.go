@@ -20,8 +20,14 @@ import (
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
-//go:embed bindings/*.tmpl
-var bindingTemplates embed.FS
+//go:embed bindings
+var bindingParts embed.FS
+
+// behind are the parts that follow the names of the server in a language's file. They are the same for every server of a version.
+var behind = map[string][]string{
+	"python": {"types.py", "client.py", "methods.py"},
+	"ts":     {"api.ts", "client.ts"},
+}
 
 // bindingsCmd writes what a program in some language may take for granted of this server.
 type bindingsCmd struct {
@@ -83,13 +89,20 @@ func (c *bindingsCmd) text(a *app) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	parsed, err := template.New(c.Language+".tmpl").Funcs(template.FuncMap{"quote": strconv.Quote, "json": inJSON}).ParseFS(bindingTemplates, "bindings/"+c.Language+".tmpl")
+	parsed, err := template.New(c.Language+".tmpl").Funcs(template.FuncMap{"quote": strconv.Quote, "json": inJSON}).ParseFS(bindingParts, "bindings/"+c.Language+".tmpl")
 	if err != nil {
 		return nil, fmt.Errorf("the template for %s: %w", c.Language, err)
 	}
 	var b bytes.Buffer
 	if err := parsed.Execute(&b, c.served(capabilities, pools)); err != nil {
 		return nil, fmt.Errorf("writing the bindings: %w", err)
+	}
+	for _, part := range behind[c.Language] {
+		text, err := bindingParts.ReadFile("bindings/" + part)
+		if err != nil {
+			return nil, fmt.Errorf("the client for %s: %w", c.Language, err)
+		}
+		b.Write(text)
 	}
 	if c.Language != "go" {
 		return b.Bytes(), nil

@@ -6,6 +6,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -73,8 +75,24 @@ func TestBindingsForPythonRun(t *testing.T) {
 	t.Parallel()
 	file := bindings(t, "python", "served.py")
 	out := runs(t, filepath.Dir(file), "python3", "-c",
-		"import served; p = served.POOLS['a.b']; print(p.model, p.features, served.MODEL_HAIKU, served.MODEL_ORG_LLAMA_3_2_3B_2, len(served.MODELS), served.FEATURES, served.API_VERSION)")
+		"import served; served.Client('http://127.0.0.1:1').close(); p = served.POOLS['a.b']; print(p.model, p.features, served.MODEL_HAIKU, served.MODEL_ORG_LLAMA_3_2_3B_2, len(served.MODELS), served.FEATURES, served.API_VERSION)")
 	require.Equal(t, "org/Llama-3.2:3b ('images', 'tools') haiku org/Llama-3.2:3b 5 ('receipts', 'stream_resume') 1.0.0\n", out)
+}
+
+// Python's client has a method for each operation of the contract.
+//
+// LO-946
+func TestPythonHasEveryOperation(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../../contracts/openapi/openapi.yaml")
+	require.NoError(t, err)
+	out := runs(t, filepath.Dir(bindings(t, "python", "served.py")), "python3", "-c", "import served; print(*(n for n in dir(served.Client) if n[0] != '_'))")
+	var wanted []string
+	for _, m := range regexp.MustCompile(`(?m)^      operationId: (\w+)$`).FindAllStringSubmatch(string(document), -1) {
+		wanted = append(wanted, strings.ToLower(regexp.MustCompile(`[A-Z]`).ReplaceAllString(m[1], "_$0")))
+	}
+	require.Greater(t, len(wanted), 30)
+	require.ElementsMatch(t, append(wanted, "close", "run"), strings.Fields(out))
 }
 
 // What TypeScript's compiler says of them is tried in harness/clients, which has it.
@@ -86,5 +104,6 @@ func TestBindingsForTypeScript(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(text), `export const models = ["embedder", "haiku", "models", "org/Llama-3-2:3b", "org/Llama-3.2:3b"] as const;`)
 	require.Contains(t, string(text), `export type ChatFeature = "images" | "tools";`)
+	require.Contains(t, string(text), `PoolID: PoolID;`)
 	require.Contains(t, string(text), `"a.b": { model: "org/Llama-3.2:3b", engine: "llamacpp", workload: "completion"`)
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	guide "github.com/llama-orch/llama-orch/contracts/errors"
 	"github.com/llama-orch/llama-orch/sdk"
 	"github.com/llama-orch/llama-orch/utils/applet"
 )
@@ -289,6 +290,7 @@ const (
 	ofProofs   = "ended tasks and files"
 	ofArtifact = "artifacts"
 	ofApplets  = "applets"
+	ofErrors   = "error codes"
 	theirFile  = "file"
 	free       = "free" // nobody can know it
 )
@@ -301,7 +303,7 @@ var kinds = map[string]string{
 	"pool reload id": ofPools, "pool reload ref": ofCatalog, "models show id": ofCatalog, "models verify id": ofCatalog, "models retire id": ofCatalog,
 	"models activate id": ofCatalog, "models delete id": ofCatalog, "artifact get id": ofArtifact, "artifact put file": theirFile, "init source": theirFile,
 	"run prompt": free, "models add ref": free, "session show id": free, "session delete id": free, "complete words": free, "docs folder": theirFile,
-	"applet show name": ofApplets, "applet run name": ofApplets, "applet run input": free, "blueprint run file": theirFile, "blueprint plan file": theirFile,
+	"errors code": ofErrors, "applet show name": ofApplets, "applet run name": ofApplets, "applet run input": free, "blueprint run file": theirFile, "blueprint plan file": theirFile,
 	"blueprint check file": theirFile, "blueprint show dir": theirFile,
 	"pull model": ofCatalog, "snapshot diff before": theirFile, "snapshot diff after": theirFile,
 }
@@ -315,6 +317,10 @@ func look(ctx context.Context, client *sdk.Client, kind string) (all []candidate
 	case ofApplets:
 		for _, one := range applet.All() {
 			all = append(all, candidate{one.Name, one.Doc})
+		}
+	case ofErrors:
+		for _, one := range guide.Sections() {
+			all = append(all, candidate{Value: one.Code})
 		}
 	case ofPools, ofModels:
 		pools, err := client.Pools(ctx)

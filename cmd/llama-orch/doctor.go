@@ -17,6 +17,7 @@ import (
 
 type doctorCmd struct {
 	Config string `placeholder:"FILE" help:"The server's configuration. It is checked, and so are its port and folders."`
+	Report string `placeholder:"FILE" help:"Write what was found to a file for a bug report, without anything secret."`
 }
 
 // verdict is the result of a check. A warning names something that may be all right. What was not looked at is not called all right.
@@ -81,6 +82,11 @@ func (c *doctorCmd) Run(a *app) error {
 	}
 	if err := a.show(r); err != nil {
 		return err
+	}
+	if c.Report != "" {
+		if err := a.writeReport(c.Report, c.Config, r); err != nil {
+			return err
+		}
 	}
 	if n := r.count(fail); n > 0 {
 		return fmt.Errorf("%s failed", plural(n, "check"))

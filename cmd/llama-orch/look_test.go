@@ -32,7 +32,7 @@ var examples = map[string]string{
 	"models activate": "haiku", "models delete": "haiku", "engines": "", "artifacts": "", "artifact get": "sha256-x", "artifact put": "FILE", "proof": "t", "replay": "t", "top": "--once",
 	"doctor": "", "capabilities": "", "version": "", "init": "-o FILE --force", "list": "", "ls": "", "ps": "-a", "pull": "haiku", "snapshot take": "", "snapshot diff": "FILE", "completion": "bash",
 	"complete": "-- p", "docs": "FOLDER", "mcp": "", "chat": "", "bindings": "go",
-	"verify": "FILE", "bisect": "t t", "applet list": "", "applet show": "fs.read", "applet run": "extract.text {}", "blueprint run": "FILE", "blueprint plan": "FILE", "blueprint check": "FILE",
+	"verify": "FILE", "bisect": "t t", "errors": "POOL_UNREADY", "applet list": "", "applet show": "fs.read", "applet run": "extract.text {}", "blueprint run": "FILE", "blueprint plan": "FILE", "blueprint check": "FILE",
 	"blueprint show": "FOLDER",
 }
 

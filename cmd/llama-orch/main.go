@@ -107,6 +107,7 @@ type cli struct {
 	Bisect       bisectCmd       `cmd:"" help:"Say which part of two fingerprints changed an answer, by running it again on the pools at hand."`
 	Top          topCmd          `cmd:"" help:"Watch queues, replicas and GPUs."`
 	Doctor       doctorCmd       `cmd:"" help:"Look for what is wrong with the server and this machine, and say how to mend it."`
+	Errors       errorsCmd       `cmd:"" help:"Say what an error code stands for, and what to do; no server is needed."`
 	Applet       appletCmd       `cmd:"" help:"List, show and run the functions of the programming model: files, extraction, commands."`
 	Blueprint    blueprintCmd    `cmd:"" help:"Run a graph of applets from a YAML file; plan, check and show one."`
 	Capabilities capabilitiesCmd `cmd:"" help:"Show what the server can do."`

@@ -20,6 +20,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/internal/nearest"
 	"github.com/llama-orch/llama-orch/sdk"
+	"github.com/llama-orch/llama-orch/utils/guard"
 )
 
 const usageHint = "`llama-orch --help` and `llama-orch COMMAND --help` show what each command takes"
@@ -60,6 +61,9 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 		if e.Code == sdk.ErrorCodeBadToken {
 			hint = "compare " + tokenEnv + " here with the server's"
 		}
+		if hint == "" && e.Code != "" && !strings.Contains(message, "`") { // else it names what to run already
+			hint = "`llama-orch errors " + string(e.Code) + "` says more"
+		}
 		return message, string(e.Code), hint, e.RetryAfter
 	}
 	if e, ok := errors.AsType[*sdk.RequestError](err); ok {
@@ -75,8 +79,14 @@ func (a *app) explain(err error) (message, label, hint string, after time.Durati
 		}
 		return err.Error(), "", hint, 0
 	}
+	if e, ok := errors.AsType[*guard.Error](err); ok && budgetFlags[e.Rule] != "" {
+		return err.Error(), "BUDGET_" + strings.ToUpper(string(e.Rule)), "the budget is " + budgetFlags[e.Rule], 0
+	}
 	return err.Error(), "", "", 0
 }
+
+// budgetFlags are the flags of the budgets that an applet or a blueprint runs in.
+var budgetFlags = map[guard.Rule]string{guard.Calls: "--max-calls", guard.Tokens: "--max-tokens", guard.Time: "--max-time"}
 
 // unreachableHint says what to do where no answer came. It does not ask whether the server runs where something else is the matter.
 func unreachableHint(addr string, err error) string {

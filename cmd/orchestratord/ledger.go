@@ -24,39 +24,49 @@ type ledgerCmd struct {
 	Export ledgerExportCmd `cmd:"" help:"Print each task as a line of JSON, with the digests of prompt and answer."`
 }
 
-// ledgerFlag says where the ledger is: in a configuration's data folder, or in one that is named.
-type ledgerFlag struct {
+// dataFlag says where the data folder is: named by a configuration, or by its name.
+type dataFlag struct {
 	Config  string `help:"The YAML configuration file, which names the data folder." required:"" xor:"where" type:"path" placeholder:"FILE"`
 	DataDir string `help:"The data folder." required:"" xor:"where" type:"path" placeholder:"DIR"`
 }
 
-type ledgerCheckCmd struct{ ledgerFlag }
+type ledgerCheckCmd struct{ dataFlag }
 
 type ledgerBackupCmd struct {
-	ledgerFlag
+	dataFlag
 	File string `arg:"" help:"The copy. It must not be there yet." type:"path"`
 }
 
 type ledgerExportCmd struct {
-	ledgerFlag
+	dataFlag
 	WithText bool `help:"Print prompts and answers in full."`
 }
 
+// dir is the data folder.
+func (f dataFlag) dir() (string, error) {
+	if f.Config == "" {
+		return f.DataDir, nil
+	}
+	c, err := configFlag{f.Config}.load()
+	return c.DataDir, err
+}
+
+// interruptible is a context that ends with Ctrl-C and SIGTERM.
+func interruptible() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+}
+
 // read opens the ledger, calls do with it, and closes it.
-func (f ledgerFlag) read(do func(context.Context, *sqlite.Reader) error) error {
-	dir := f.DataDir
-	if f.Config != "" {
-		c, err := configFlag{f.Config}.load()
-		if err != nil {
-			return err
-		}
-		dir = c.DataDir
+func (f dataFlag) read(do func(context.Context, *sqlite.Reader) error) error {
+	dir, err := f.dir()
+	if err != nil {
+		return err
 	}
 	r, err := sqlite.OpenReader(filepath.Join(dir, sqlite.FileName))
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := interruptible()
 	defer stop()
 	return errors.Join(do(ctx, r), r.Close())
 }

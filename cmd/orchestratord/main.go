@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Command orchestratord is the daemon. `serve` runs it. `check` says what a configuration would do, and `plan` how its engines would be prepared.
-// `ledger` looks at the record of tasks. `worker` is the built-in engine, and `guard` ends what a killed daemon leaves; `serve` starts both.
+// `ledger` looks at the record of tasks. `backup` copies what the data folder keeps, and `restore` puts it back. `worker` is the built-in engine, and `guard` ends what a killed daemon leaves; `serve` starts both.
 //
 // Exit codes: 0 it ended well, 1 it failed, 2 bad usage or configuration. A worker also has 3 (model) and 4 (libraries).
 package main
@@ -20,6 +20,7 @@ import (
 
 	"github.com/alecthomas/kong"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/llama-orch/llama-orch/service/app"
 	"github.com/llama-orch/llama-orch/service/config"
@@ -48,6 +49,8 @@ type cli struct {
 	Check   checkCmd   `cmd:"" help:"Validate a configuration and say what it would do."`
 	Plan    planCmd    `cmd:"" help:"Print, step by step, how the engines of the pools would be prepared. Nothing is done."`
 	Ledger  ledgerCmd  `cmd:"" help:"Check, back up or export the record of tasks."`
+	Backup  backupCmd  `cmd:"" help:"Copy what the data folder keeps, also while serve runs."`
+	Restore restoreCmd `cmd:"" help:"Put a backup into an empty data folder."`
 	Worker  workerCmd  `cmd:"" help:"Run the built-in engine; started by serve." hidden:""`
 	Guard   guardCmd   `cmd:"" help:"End what a killed daemon's workers have left; started by serve." hidden:""`
 	Version versionCmd `cmd:"" help:"Print the version."`
@@ -148,7 +151,10 @@ const othersWrite = 0o022
 func (s serveCmd) Run() error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
-		defer runtime.KeepAlive(make([]byte, ballastBytes))
+		ballast := make([]byte, ballastBytes)
+		// The runtime clears memory that it does not know to be zero, and about every second start it does not: these pages go back.
+		_ = unix.Madvise(ballast, unix.MADV_DONTNEED)
+		defer runtime.KeepAlive(ballast)
 	}
 	c, err := s.load()
 	if err != nil {

@@ -14,57 +14,97 @@ import (
 	"github.com/llama-orch/llama-orch/harness/process"
 )
 
-// What `llama-orch bindings ts` writes of a real server goes with the types that openapi-typescript makes of the API's document, and TypeScript's compiler
-// refuses a model that the server does not have.
+// bound is what a program that uses the bindings tries.
+var bound = []string{
+	"a task and its receipt", "a stream goes on behind an event", "a loop that is left cancels", "refusals are typed", "the other planes",
+	"a stream survives a kill",
+}
+
+// What `llama-orch bindings` writes of a real server is compiled, or checked by pyright, and used: tasks, streams that go on after a kill of the server,
+// cancels, refusals. A name that the server does not have is found without running it.
 //
-// LO-934
-func TestBindingsForTypeScriptCompile(t *testing.T) {
+// LO-934, LO-946, LO-947
+func TestBindings(t *testing.T) {
 	tools := os.Getenv("LLORCH_CLIENTS")
-	require.NotEmpty(t, tools, "these tests need TypeScript from npm: run `go tool mage clients`")
+	require.NotEmpty(t, tools, "these tests need TypeScript and pyright from npm: run `go tool mage clients`")
 	env := serve(t)
+	for _, v := range env {
+		if base, is := strings.CutPrefix(v, "LLORCH_BASE="); is {
+			env = append(env, "LLORCH_ADDR="+base)
+		}
+	}
 	dir := t.TempDir()
 	require.NoError(t, process.Build(t.Context(), "../..", dir, "./cmd/llama-orch"))
 	modules := filepath.Join(tools, "node_modules")
+	require.NoError(t, os.Symlink(modules, filepath.Join(dir, "node_modules"))) // a program's imports are looked for beside it
 	node := filepath.Join(modules, ".bin", "node")
-	run := func(name string, args ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), name, args...)
+	run := func(command ...string) (string, error) {
+		cmd := exec.CommandContext(t.Context(), command[0], command[1:]...)
 		cmd.Dir, cmd.Env = dir, env
-		for _, v := range env {
-			if base, is := strings.CutPrefix(v, "LLORCH_BASE="); is {
-				cmd.Env = append(cmd.Env, "LLORCH_ADDR="+base)
-			}
-		}
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	document, err := filepath.Abs("../../contracts/openapi/openapi.yaml")
-	require.NoError(t, err)
-	for _, step := range [][]string{
-		{filepath.Join(dir, "llama-orch"), "bindings", "ts", "-o", "served.ts"},
-		{node, filepath.Join(modules, "openapi-typescript", "bin", "cli.js"), document, "-o", "api.ts"},
+	for _, language := range []struct {
+		name, file   string
+		check, start []string
+		wrong        []string
+	}{
+		{
+			name: "ts", file: "served.ts",
+			check: []string{
+				node, filepath.Join(modules, "typescript", "bin", "tsc"), "--strict", "--noUncheckedIndexedAccess", "--target", "es2022", "--module", "nodenext",
+			},
+			start: []string{node, "bindings.js"},
+			wrong: []string{
+				`import { type Model } from "./served.js"; export const model: Model = "gpt-4o";`,
+				`import { pools } from "./served.js"; export const slots = pools.fats.slots;`,
+				`import { Client } from "./served.js"; void new Client().api.POST("/v1/tasks", { body: { model_ref: "gpt-4o" } });`,
+				`import { Client } from "./served.js"; void new Client().api.GET("/v1/pools/{id}/health", { params: { path: { id: "fats" } } });`,
+			},
+		},
+		{
+			name: "python", file: "served.py",
+			check: []string{node, filepath.Join(modules, "pyright", "index.js"), "--pythonversion", "3.9"},
+			start: []string{"python3", "bindings.py"},
+			wrong: []string{
+				`import served; model: served.Model = "gpt-4o"`,
+				`import served; served.Client().create_task({"model_ref": "gpt-4o"})`,
+				`import served; served.Client().get_pool_health("fats")`,
+				`import served; print([e.data["t"] for e in served.Client().stream_task("t")])`,
+			},
+		},
 	} {
-		out, err := run(step[0], step[1:]...)
-		require.NoError(t, err, out)
+		t.Run(language.name, func(t *testing.T) {
+			out, err := run(filepath.Join(dir, "llama-orch"), "bindings", language.name, "-o", language.file)
+			require.NoError(t, err, out)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "package.json"), []byte(`{"type": "module"}`), 0o600))
+			ending := filepath.Ext(language.file)
+			program, err := os.ReadFile(filepath.Join("programs", "bindings"+ending))
+			require.NoError(t, err)
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "bindings"+ending), program, 0o600))
+			out, err = run(append(language.check, "bindings"+ending, language.file)...)
+			require.NoError(t, err, out)
+			var files []string
+			for i, text := range language.wrong {
+				files = append(files, "wrong"+string(rune('a'+i))+ending)
+				require.NoError(t, os.WriteFile(filepath.Join(dir, files[i]), []byte(text+"\n"), 0o600))
+			}
+			out, err = run(append(language.check, files...)...)
+			require.Error(t, err)
+			for i, file := range files {
+				require.Contains(t, out, file, language.wrong[i])
+			}
+			got := play(t, in(dir, language.start), env)
+			for _, name := range bound {
+				require.Contains(t, got, name, "the program ended before this case did")
+				require.True(t, got[name].OK, got[name].Detail)
+			}
+			require.Len(t, got, len(bound))
+		})
 	}
-	compiles := func(name, use string) (string, error) {
-		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(`import { pools, models, features, isModel, type Model, type PoolID } from "./served";
-import type { components } from "./api";
-type Request = components["schemas"]["TaskRequest"];
-`+use), 0o600))
-		return run(node, filepath.Join(modules, "typescript", "bin", "tsc"), "--noEmit", "--strict", "--target", "es2022", "--module", "esnext", "--moduleResolution", "bundler", name)
-	}
-	out, err := compiles("right.ts", `
-const model: Model = "slow-haiku";
-const pool: PoolID = "fast";
-const request: Partial<Request> = { model_ref: model, prompt: "p", placement: { mode: "pin", pool_id: pool } };
-const slots: number = pools.fast.slots + models.length + features.length;
-export function chosen(name: string): Model { return isModel(name) ? name : pools.slow.model; }
-export default [request, slots];
-`)
-	require.NoError(t, err, out)
-	for _, wrong := range []string{`export const model: Model = "gpt-4o";`, `export const slots = pools.fats.slots;`, `export const request: Partial<Request> = { model_ref: 5 };`} {
-		out, err := compiles("wrong.ts", wrong)
-		require.Error(t, err, wrong)
-		require.Contains(t, out, "wrong.ts(4,", wrong)
-	}
+}
+
+// in names a command's file by its folder.
+func in(dir string, command []string) []string {
+	return []string{command[0], filepath.Join(dir, command[1])}
 }

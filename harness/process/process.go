@@ -295,13 +295,3 @@ func Env(home string, more map[string]string) []string {
 	}
 	return env
 }
-
-// Build compiles programs of the module at root into a folder, whose name ends in a slash, or one into a file.
-func Build(ctx context.Context, root, out string, packages ...string) error {
-	build := exec.CommandContext(ctx, "go", append([]string{"build", "-o", out}, packages...)...)
-	build.Dir = root
-	if said, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", strings.Join(packages, ", "), err, said)
-	}
-	return nil
-}

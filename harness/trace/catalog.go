@@ -120,12 +120,12 @@ func share(done, all int) string {
 
 const stagesBegin, stagesEnd = "<!-- stages -->", "<!-- /stages -->"
 
-// Readme returns the README with the stage table between its markers.
-func (t *Trace) Readme(readme string) (string, error) {
-	before, rest, begins := strings.Cut(readme, stagesBegin)
+// WithStages returns a page with the stage table between its markers.
+func (t *Trace) WithStages(page string) (string, error) {
+	before, rest, begins := strings.Cut(page, stagesBegin)
 	_, after, ends := strings.Cut(rest, stagesEnd)
 	if !begins || !ends {
-		return "", errors.New("the README has no place for the stage table: " + stagesBegin + " and " + stagesEnd)
+		return "", errors.New("the page has no place for the stage table: " + stagesBegin + " and " + stagesEnd)
 	}
 	return before + stagesBegin + "\n" + t.StageTable() + stagesEnd + after, nil
 }

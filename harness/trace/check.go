@@ -15,25 +15,25 @@ type Outcome struct{ Passed, Failed, Skipped int }
 // Ran knows the results of a run. It returns how the tests with one name ended.
 type Ran func(pkg, run string) Outcome
 
-// Write brings the catalogue and the README's stage table up to date. It returns the lines that are no longer done.
+// Write brings the catalogue and the stage table up to date. It returns the lines that are no longer done.
 func (t *Trace) Write(root string) (lost []string, err error) {
 	committed, err := os.ReadFile(filepath.Join(root, CatalogPath))
 	if err != nil && !os.IsNotExist(err) {
 		return nil, fmt.Errorf("reading the catalogue: %w", err)
 	}
-	readme, err := os.ReadFile(filepath.Join(root, ReadmePath))
+	page, err := os.ReadFile(filepath.Join(root, StagesPath))
 	if err != nil {
-		return nil, fmt.Errorf("reading the README: %w", err)
+		return nil, fmt.Errorf("reading the page with the stage table: %w", err)
 	}
-	updated, err := t.Readme(string(readme))
+	updated, err := t.WithStages(string(page))
 	if err != nil {
 		return nil, err
 	}
 	if err := os.WriteFile(filepath.Join(root, CatalogPath), []byte(t.Catalog()), 0o644); err != nil {
 		return nil, fmt.Errorf("writing the catalogue: %w", err)
 	}
-	if updated != string(readme) {
-		if err := os.WriteFile(filepath.Join(root, ReadmePath), []byte(updated), 0o644); err != nil {
+	if updated != string(page) {
+		if err := os.WriteFile(filepath.Join(root, StagesPath), []byte(updated), 0o644); err != nil {
 			return nil, fmt.Errorf("writing the stage table: %w", err)
 		}
 	}
@@ -52,16 +52,16 @@ func (t *Trace) Check(root string) ([]string, error) {
 	if string(committed) != t.Catalog() && len(lost) == 0 {
 		wrong = append(wrong, CatalogPath+" is out of date: "+t.firstChange(string(committed))+"; run `go tool mage trace` and commit the result")
 	}
-	readme, err := os.ReadFile(filepath.Join(root, ReadmePath))
+	page, err := os.ReadFile(filepath.Join(root, StagesPath))
 	if err != nil {
-		return nil, fmt.Errorf("reading the README: %w", err)
+		return nil, fmt.Errorf("reading the page with the stage table: %w", err)
 	}
-	updated, err := t.Readme(string(readme))
+	updated, err := t.WithStages(string(page))
 	if err != nil {
 		return nil, err
 	}
-	if updated != string(readme) && len(lost) == 0 {
-		wrong = append(wrong, "the stage table of "+ReadmePath+" is out of date; run `go tool mage trace` and commit the result")
+	if updated != string(page) && len(lost) == 0 {
+		wrong = append(wrong, "the stage table of "+StagesPath+" is out of date; run `go tool mage trace` and commit the result")
 	}
 	return wrong, nil
 }

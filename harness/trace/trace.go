@@ -20,7 +20,7 @@ import (
 const (
 	CatalogPath = ".docs/testing/spec-derived-test-catalog.md"
 	OpenPath    = "harness/trace/open.txt"
-	ReadmePath  = "README.md"
+	StagesPath  = ".docs/testing/README.md"
 
 	scenarioPackage = "harness/bdd"
 	scenarioParent  = "TestFeatures"

@@ -79,8 +79,8 @@ func repository(t *testing.T, changes map[string]string) string {
 	root := t.TempDir()
 	files := map[string]string{
 		"go.mod": "module example.org/m\n\ngo 1.26\n", ".specs/README.md": law, ".specs/area.md": lines, "a/a_test.go": goTest,
-		"features/f.feature": feature, trace.OpenPath: "# none\n", ".docs/testing/README.md": "docs\n",
-		"README.md": "Before.\n\n<!-- stages -->\n<!-- /stages -->\n\nAfter.\n",
+		"features/f.feature": feature, trace.OpenPath: "# none\n", "README.md": "Start here.\n",
+		".docs/testing/README.md": "Before.\n\n<!-- stages -->\n<!-- /stages -->\n\nAfter.\n",
 		// Neither of these may be read.
 		"a/testdata/x_test.go": "broken", "other/go.mod": "module other\n", "other/x_test.go": "broken",
 	}
@@ -233,13 +233,13 @@ func TestTheCommittedTablesAreKept(t *testing.T) {
 	require.Contains(t, lost, gone)
 
 	// The stage table by itself.
-	readme := filepath.Join(root, trace.ReadmePath)
-	text, err := os.ReadFile(readme)
+	page := filepath.Join(root, trace.StagesPath)
+	text, err := os.ReadFile(page)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(readme, []byte(strings.Replace(string(text), "1 of 2", "2 of 2", 1)), 0o600))
+	require.NoError(t, os.WriteFile(page, []byte(strings.Replace(string(text), "1 of 2", "2 of 2", 1)), 0o600))
 	wrong, err = read(t, root).Check(root)
 	require.NoError(t, err)
-	require.Contains(t, strings.Join(wrong, "\n"), "the stage table of README.md is out of date")
+	require.Contains(t, strings.Join(wrong, "\n"), "the stage table of .docs/testing/README.md is out of date")
 }
 
 // TRACE-12

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 )
 
@@ -15,7 +16,7 @@ import (
 func (a *App) openArtifacts() (err error) {
 	c := a.o.Config.Artifacts
 	a.artifacts, err = artifact.Open(artifact.Options{
-		Dir: filepath.Join(a.o.Config.DataDir, "artifacts"), MaxBytes: int64(c.MaxBytes), RetainAge: c.RetainAge, RetainBytes: int64(c.RetainBytes),
+		Dir: filepath.Join(a.o.Config.DataDir, datafolder.Artifacts), MaxBytes: int64(c.MaxBytes), RetainAge: c.RetainAge, RetainBytes: int64(c.RetainBytes),
 		Log: a.o.Log, Registerer: a.registry, Now: time.Now,
 	})
 	if err != nil {

@@ -95,7 +95,7 @@ func (a *App) makeFleet() (err error) {
 	a.cards = control.NewCards(a.o.Log)
 	o := pool.Options{
 		Specs: control.PoolSpecs(c, a.o.LibsDir, a.engines), WorkerExe: a.o.Exe, Guard: []string{a.o.Exe, "guard"}, RunDir: filepath.Join(c.DataDir, "run"),
-		LearnedFile: filepath.Join(c.DataDir, "learned-memory.json"), KnownFile: filepath.Join(c.DataDir, "fingerprints.json"), Log: a.o.Log, Registerer: a.registry,
+		LearnedFile: filepath.Join(c.DataDir, datafolder.Learned), KnownFile: filepath.Join(c.DataDir, datafolder.Known), Log: a.o.Log, Registerer: a.registry,
 		Kinds: control.EngineKinds(), Models: a.shelf,
 		OnChange: func(id string) { a.schedule.Wake(id) },
 		Outbound: control.Outbound(a.policy),

@@ -17,6 +17,16 @@ import (
 // ownLevels is how deep the folder is searched for what others own or can write: down to the records of its parts.
 const ownLevels = 2
 
+// The names of what a data folder keeps, beside the ledger's file and the catalog's folder of models.
+const (
+	Artifacts = "artifacts"
+	Learned   = "learned-memory.json" // of the models' memory
+	Known     = "fingerprints.json"   // what fingerprints stand for
+	Lock      = "lock"
+	// Unfinished is there while a restore fills the folder. No orchestrator takes a folder that has it.
+	Unfinished = "restore-unfinished"
+)
+
 // Folder is a data folder that this process has taken. Its locks end with Close, or with the process, however that ends.
 type Folder struct{ locks []*os.File }
 
@@ -38,7 +48,13 @@ func Take(dir string) (_ *Folder, err error) {
 	if err := f.lock(dir); err != nil {
 		return nil, err
 	}
-	return f, f.lockFile(dir)
+	if err := f.lockFile(dir); err != nil {
+		return nil, err
+	}
+	if _, err := os.Lstat(filepath.Join(dir, Unfinished)); err == nil {
+		return nil, fmt.Errorf("a restore into the data folder %s was cut off: empty the folder, and run `orchestratord restore` again", dir)
+	}
+	return f, nil
 }
 
 // lock locks the folder itself, since a file in it can be removed. Some network file systems lock no folders.
@@ -55,7 +71,7 @@ func (f *Folder) lock(dir string) error {
 }
 
 func (f *Folder) lockFile(dir string) error {
-	it, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	it, err := os.OpenFile(filepath.Join(dir, Lock), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the data folder's lock: %w; set data_dir (or LLORCH_DATA_DIR) to a folder that can be written", err)
 	}

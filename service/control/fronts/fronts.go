@@ -93,7 +93,7 @@ func New(o Options) (*Fronts, error) {
 
 // Page puts the status page before what else answers at its paths.
 func (f *Fronts) Page(o page.Options) (*page.Front, error) {
-	o.Else = f.Below["/"]
+	o.Native, o.Else = f.Below["/"], f.Below["/"]
 	if other := f.Exact[page.Root]; other != nil {
 		o.Else = other
 	}

@@ -20,14 +20,16 @@ func (x *Exchange) Record(ctx context.Context, id string) (r task.Record, again 
 	return r, again, err
 }
 
-// Again sends the events of a task anew, from the first. A reader who leaves does nothing to a task that has others, or needs none.
-func (x *Exchange) Again(w http.ResponseWriter, r *http.Request, of task.Record, encoder delivery.Encoder, dialect delivery.Dialect) error {
+// Again sends the events of a task anew. From is the number of the first that the encoder needs; a task that has not ended is read from 0. A reader who leaves does nothing to a task that has others, or needs none.
+func (x *Exchange) Again(w http.ResponseWriter, r *http.Request, of task.Record, from int, encoder delivery.Encoder, dialect delivery.Dialect) error {
 	w.Header().Set("X-Task-Id", of.Task.ID)
 	if gate.CallFrom(r.Context()).Head {
 		delivery.Head(w, dialect)
 		return nil
 	}
-	events := delivery.Recorded(of.Events())
+	recorded := of.Events()
+	recorded.From = from
+	events := delivery.Recorded(recorded)
 	if !of.State.Final() {
 		var err error
 		if events, err = x.o.Tasks.Events(r.Context(), of.Task.ID); err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -27,6 +28,15 @@ func pieces() []task.Piece {
 	}
 }
 
+// plain are pieces of text alone, some of them empty.
+func plain() []task.Piece {
+	all := []task.Piece{exchangetest.Text("")}
+	for i := range 20 {
+		all = append(all, exchangetest.Text(fmt.Sprint(i, " frogs\n")), exchangetest.Text(""))
+	}
+	return all
+}
+
 // split are the frames of a stream that have a number, by that. What stands behind the last of them stays with it.
 func split(t *testing.T, body string) []string {
 	t.Helper()
@@ -44,14 +54,15 @@ func split(t *testing.T, body string) []string {
 
 // LO-432: the events behind any number are, byte for byte, those that the first client was sent.
 func TestAStreamFromAnyNumber(t *testing.T) {
-	for _, background := range []bool{false, true} {
+	for i, said := range [][]task.Piece{pieces(), plain(), pieces(), plain()} {
+		background := i > 1
 		for name, ends := range map[string]func(l *exchangetest.Line){
 			"stop": func(l *exchangetest.Line) { l.Ends(task.FinishStop) }, "length": func(l *exchangetest.Line) { l.Ends(task.FinishLength) },
 			"failed":   func(l *exchangetest.Line) { l.Fails(task.Errorf(task.WorkerReset, "gone").Retry(0)) },
 			"canceled": func(l *exchangetest.Line) { l.Fails(task.Errorf(task.Canceled, "canceled")) },
 		} {
 			l := exchangetest.New()
-			l.Says(t, pieces()...)
+			l.Says(t, said...)
 			url := serve(t, l) + "/v1/responses"
 			res := exchangetest.Post(t, url, fmt.Sprintf(`{%s,"stream":true,"background":%t}`, ask, background))
 			ends(l)
@@ -173,7 +184,7 @@ func BenchmarkResumeAtTheEnd(b *testing.B) {
 	l.Keep(r)
 	k := kept{Record: r}
 	require.NoError(b, json.Unmarshal(r.Task.Request.Front.Reply, &k.reply))
-	last := newResponseEvents(k.response(), false).last(k.Events())
+	last := k.events(math.MaxInt).last(k.Events())
 	url := exchangetest.Serve(b, l, front) + "/v1/responses/resp_t9?stream=true&starting_after=" + fmt.Sprint(last-1)
 	client := &http.Client{Transport: &http.Transport{}} // which checks nothing
 	defer client.CloseIdleConnections()

@@ -65,14 +65,22 @@ func (f *Front) retrieve(w http.ResponseWriter, r *http.Request, k *kept) error 
 		f.x.Show(w, k.Record, k.response().show(k.Record))
 		return nil
 	}
-	if after >= 0 {
-		if last := newResponseEvents(k.response(), k.told.Background).last(k.Events()); after > last && !k.again {
-			return lenient.Bad(afterParam, "%s", beyond(after, last))
-		}
+	events := k.events(after)
+	rest := events.pass(k.Events())
+	if last := events.last(rest); after > last && !k.again {
+		return lenient.Bad(afterParam, "%s", beyond(after, last))
 	}
+	if !k.State.Final() { // it says more by now, or says it again
+		rest.From, events = 0, k.events(after)
+	}
+	return f.x.Again(w, r, k.Record, rest.From, events, responseSSE{events: events})
+}
+
+// events encodes a response anew for a client who has its events up to number after.
+func (k *kept) events(after int) *responseEvents {
 	events := newResponseEvents(k.response(), k.told.Background)
 	events.returns, events.after = true, after
-	return f.x.Again(w, r, k.Record, events, responseSSE{events: events})
+	return events
 }
 
 // flag is a parameter of a query that is true or false, and false where it is missing.

@@ -5,6 +5,7 @@ package openai
 import (
 	"math"
 	"net/http"
+	"slices"
 
 	"github.com/go-faster/jx"
 
@@ -150,14 +151,51 @@ func (s *responseEvents) missing() {
 	s.close()
 }
 
-// last is the number of the last of the events that become of a task's; -1: there is none.
-func (s *responseEvents) last(of task.Events) int {
-	s.after = math.MaxInt // none is sent
-	for e := range of.All() {
-		e.Text = e.Text[:min(len(e.Text), 1)] // only whether there is any matters
+// most is more than one of a task's events becomes, but for the terminal one.
+const most = 8
+
+// pass counts the events that the client has. It stops where one may be missing, and returns what follows.
+func (s *responseEvents) pass(all task.Events) task.Events {
+	for ; s.next+most <= s.after && all.Len() > 0; all.From++ {
+		e := all.At(0)
+		if e.Kind == task.EventEnd || e.Kind == task.EventError {
+			break
+		}
 		s.tell(e)
+		if e.Kind == task.EventText && len(all.Marks) == 0 && all.Logprobs == nil {
+			s.passText(&all)
+		}
 	}
-	return s.next - 1
+	return all
+}
+
+// passText passes what follows a piece of the answer in a transcript that is nothing but text, at once: a long answer has thousands of pieces.
+func (s *responseEvents) passText(all *task.Events) {
+	begin := all.Ends[all.From-1]
+	end := begin
+	for ; s.next+most <= s.after && all.From < len(all.Ends); all.From++ {
+		if to := all.Ends[all.From]; to > end { // an empty piece becomes no event
+			s.next++
+			end = to
+		}
+	}
+	i := &s.items[s.at]
+	i.text = append(i.text, all.Text[begin:end]...)
+}
+
+// last is the number of the last event, where rest is what pass returned; -1: there is none. If the client lacks more than it has, it is that of an earlier one.
+func (s *responseEvents) last(rest task.Events) int {
+	probe, of := *s, *s.response
+	of.items = slices.Clone(of.items)
+	probe.response, probe.after = &of, math.MaxInt // none is sent
+	for e := range rest.All() {
+		if probe.next > s.after {
+			break
+		}
+		e.Text = e.Text[:min(len(e.Text), 1)] // only whether there is any matters
+		probe.tell(e)
+	}
+	return probe.next - 1
 }
 
 // event begins an event, up to the fields that are its own.

@@ -63,11 +63,12 @@ type Door interface {
 	Logout(r *http.Request) (*http.Cookie, error)
 }
 
-// Options are what a Front is made from. Views, Door and Else are needed.
+// Options are what a Front is made from. Views, Door, Else and Native are needed.
 type Options struct {
 	Views   Views
 	Door    Door
-	Else    gate.Front // answers at Root who accepts no HTML, and words the refusals of paths that there are not
+	Else    gate.Front // answers at Root who accepts no HTML
+	Native  gate.Front // words what the page refuses
 	Version string
 	Log     *zap.Logger // default none
 }
@@ -90,8 +91,8 @@ type asset struct {
 
 // New makes a front.
 func New(o Options) (*Front, error) {
-	if o.Views == nil || o.Door == nil || o.Else == nil {
-		return nil, errors.New("page: Views, Door and Else are needed")
+	if o.Views == nil || o.Door == nil || o.Else == nil || o.Native == nil {
+		return nil, errors.New("page: Views, Door, Else and Native are needed")
 	}
 	if o.Log == nil {
 		o.Log = zap.NewNop()
@@ -167,7 +168,13 @@ func acceptsHTML(accept []string) bool {
 }
 
 // Refuse implements gate.Front.
-func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) { f.o.Else.Refuse(w, r, err) }
+func (f *Front) Refuse(w http.ResponseWriter, r *http.Request, err error) {
+	if r.URL.Path == Root && !f.browser(r) {
+		f.o.Else.Refuse(w, r, err)
+		return
+	}
+	f.o.Native.Refuse(w, r, err)
+}
 
 // ServeHTTP serves a request that the gate has let through.
 func (f *Front) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -130,7 +130,7 @@ func (other) ServeHTTP(w http.ResponseWriter, _ *http.Request) { _, _ = io.Write
 func open(t *testing.T, b *box, token string) (*Front, http.Handler) {
 	auth, err := gate.NewAuth(gate.AuthOptions{Token: token, OptionalOnLoopback: token == ""})
 	require.NoError(t, err)
-	f, err := New(Options{Views: b, Door: auth, Else: other{}, Version: "v" + evil})
+	f, err := New(Options{Views: b, Door: auth, Else: other{}, Native: other{}, Version: "v" + evil})
 	require.NoError(t, err)
 	g, err := gate.New(gate.Options{Auth: auth, Fronts: map[string]gate.Front{"/": other{}, Prefix: f}, Exact: map[string]gate.Front{Root: f}})
 	require.NoError(t, err)

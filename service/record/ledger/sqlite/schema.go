@@ -16,6 +16,9 @@ import (
 // applicationID stands in the head of the file and says that it is a ledger of ours: "LLOR".
 const applicationID = 0x4c4c4f52
 
+// Schema is the version of the schema that this program writes. It reads earlier ones too.
+func Schema() int { return len(steps) }
+
 // steps bring the schema from one version to the next: the first one makes version 1 in an empty file. A step that was released
 // never changes.
 var steps = []string{`

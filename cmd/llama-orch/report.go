@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-faster/yaml"
+	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
+	"github.com/llama-orch/llama-orch/internal/plainjson"
+	"github.com/llama-orch/llama-orch/sdk"
+)
+
+// bugReport is the file of `doctor --report`. It is made of what is known to be harmless; what is not known is left out (LO-633).
+type bugReport struct {
+	MadeAt    time.Time  `json:"made_at"`
+	Client    string     `json:"client_version"`
+	Server    string     `json:"server_version,omitempty"`
+	Platform  string     `json:"platform"`
+	Kernel    string     `json:"kernel"`
+	Findings  []finding  `json:"findings"`
+	SelfTests []selfTest `json:"self_tests"`
+	Pools     []poolFact `json:"pools"`
+	GPUs      []sdk.GPU  `json:"gpus"`
+	Config    any        `json:"config,omitempty"`
+	Metrics   []string   `json:"metrics"`
+}
+
+// poolFact is what a report says of a pool.
+type poolFact struct {
+	ID, Engine, Version, Device string
+	State                       sdk.PoolState
+	Ctx, Slots                  int
+	Replicas, Ready             int
+	Queue                       sdk.Queue
+	LastError                   string `json:",omitempty"`
+}
+
+// leftOut has no blank, so that what looks for a word finds all of it.
+const leftOut = "(left-out)"
+
+// writeReport writes the file. What cannot be asked for is missing, since a report is needed most when something does not work.
+func (a *app) writeReport(file, config string, r *report) error {
+	b := bugReport{
+		MadeAt: time.Now().UTC().Truncate(time.Second), Client: version, Platform: runtime.GOOS + "/" + runtime.GOARCH, Kernel: kernel(),
+		Findings: r.Findings, SelfTests: r.SelfTests, Pools: []poolFact{}, GPUs: []sdk.GPU{}, Metrics: []string{},
+	}
+	if c, err := a.client.Capabilities(a.ctx); err == nil {
+		b.Server = c.ServerVersion
+	}
+	pools, _ := a.client.Pools(a.ctx) // nothing where the server does not answer
+	for _, p := range pools {
+		b.Pools = append(b.Pools, poolFact{
+			ID: p.ID, Engine: p.Engine, Version: p.EngineVersion, Device: p.Device, State: p.State, Ctx: p.Ctx, Slots: p.Slots,
+			Replicas: p.Replicas, Ready: p.ReplicasReady, Queue: p.Queue, LastError: p.LastError,
+		})
+	}
+	if list, err := a.client.GPUs(a.ctx); err == nil {
+		for _, g := range list.GPUs {
+			g.UUID, g.Holders = "", nil
+			b.GPUs = append(b.GPUs, g)
+		}
+	}
+	if figures, err := a.client.Figures(a.ctx); err == nil {
+		b.Metrics = plainFigures(string(figures))
+	}
+	var gone []string // what the findings may quote
+	if config != "" {
+		b.Config, gone = plainConfig(config)
+	}
+	text, err := plainjson.Encode(b)
+	if err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	text, err = newScrubber(a.env, os.Environ(), gone).scrub(text)
+	if err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	if err := atomicfile.Write(file, text, 0o600); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	a.note("%s is written. Prompts, answers, tokens, keys and home folders are left out. Read it before you send it.", file)
+	return nil
+}
+
+func kernel() string {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return ""
+	}
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// The names in a configuration whose values say nothing about anybody: figures, switches, durations and words of closed lists. A test holds them
+// against the schema.
+var plainNames = strings.Fields(`allow_system_packages batch_invariant body_bytes burst capacity cost ctx device engine feed fetches file_bytes fronts
+	full_policy hashes hold idle idle_ttl inputs keep keep_prompts keep_proofs keep_transcripts kv_bytes level lifecycle linger max_bytes max_sessions
+	max_tokens max_turns max_wait max_wait_batch max_wait_behind_batch memory micro_batch_ms min_p min_turn mode optional_on_loopback outbound pace
+	per_1k_in per_1k_out per_second piece prefill prompt_bytes renew repeat_penalty replicas retain_age retain_bytes return_within reuse runtime seed
+	serve slots span strip temperature tensor_split thinking threads time_ms tokens top_k top_p ttl upstream wall workload`)
+
+// plainWord is a word of a closed list, a duration, or an amount of memory.
+var plainWord = regexp.MustCompile(`^([a-z]+([_-][a-z]+)?|([0-9]+(\.[0-9]+)?(ms|s|m|h))+|[0-9]+(MiB|GiB))$`)
+
+// plainConfig reads a configuration as far as it can be shown, and returns the texts that cannot.
+func plainConfig(file string) (shown any, gone []string) {
+	gone = []string{file}
+	data, err := readAtMost(file, 256<<10)
+	if err != nil {
+		return "(it cannot be read)", gone
+	}
+	var c any
+	if err := yaml.Unmarshal(data, &c); err != nil {
+		return "(it is no YAML)", gone
+	}
+	return plainValue("", c, &gone), gone
+}
+
+// nameNames are the names whose values are names that the report has anyway.
+var nameNames = []string{"id", "sampler_profile"}
+
+func plainValue(name string, value any, gone *[]string) any {
+	switch v := value.(type) {
+	case map[string]any:
+		out := map[string]any{}
+		for key, below := range v {
+			out[key] = plainValue(key, below, gone)
+		}
+		return out
+	case []any:
+		out := make([]any, len(v))
+		for i, below := range v {
+			out[i] = plainValue(name, below, gone)
+		}
+		return out
+	case nil:
+		return nil
+	}
+	text, isText := value.(string)
+	if slices.Contains(nameNames, name) || slices.Contains(plainNames, name) && (!isText || plainWord.MatchString(text)) {
+		return value
+	}
+	*gone = append(*gone, fmt.Sprint(value))
+	return leftOut
+}
+
+// The labels of metrics whose values stay.
+var plainLabels = strings.Fields(`pool_id engine engine_version workload priority state phase outcome result reason code kind device le quantile
+	dialect front operation method status version commit go_version admission_code cause class`)
+
+var label = regexp.MustCompile(`([a-zA-Z_]+)="((?:[^"\\]|\\.)*)"`)
+
+// plainFigures returns the lines of metrics that say something, without comments and without zeros.
+func plainFigures(text string) []string {
+	lines := []string{}
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' || strings.HasSuffix(line, " 0") {
+			continue
+		}
+		lines = append(lines, label.ReplaceAllStringFunc(line, func(pair string) string {
+			name, _, _ := strings.Cut(pair, "=")
+			if slices.Contains(plainLabels, name) {
+				return pair
+			}
+			return name + `="` + leftOut + `"`
+		}))
+	}
+	return lines
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package backup
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/llama-orch/llama-orch/internal/atomicfile"
+	"github.com/llama-orch/llama-orch/service/control/datafolder"
+	"github.com/llama-orch/llama-orch/service/record/artifact"
+	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
+	"github.com/llama-orch/llama-orch/service/supply/catalog"
+)
+
+// Fault says what kind of thing is wrong with a backup, or with the folder it goes to.
+type Fault string
+
+// The faults.
+const (
+	Used    Fault = "used"    // there is something in the folder
+	CutOff  Fault = "cut off" // the backup was not finished
+	Changed Fault = "changed" // a file is missing or has other bytes, or no backup has such a file
+	TooNew  Fault = "too new" // a later version made it
+)
+
+// Error says why a backup cannot be made or used, and what to do about it.
+type Error struct {
+	Fault  Fault
+	Path   string
+	What   string
+	Remedy string
+}
+
+func (e *Error) Error() string { return fmt.Sprintf("%s %s: %s", e.Path, e.What, e.Remedy) }
+
+const another = "take another backup"
+
+// sum is a file of a backup.
+type sum struct{ name, sha256 string }
+
+// Restore puts a backup into a data folder in which nothing is. If it fails, the folder is as empty as it was.
+func Restore(ctx context.Context, dir, dataDir string) (_ Manifest, err error) {
+	from, err := os.OpenRoot(dir)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("open the backup: %w", err)
+	}
+	defer func() { err = errors.Join(err, from.Close()) }()
+	b := &source{dir: dir, root: from}
+	m, sums, err := b.read()
+	if err != nil {
+		return Manifest{}, err
+	}
+	if err := empty(dataDir, datafolder.Lock, datafolder.Unfinished); err != nil { // before anything is written there
+		return Manifest{}, err
+	}
+	folder, err := datafolder.Take(dataDir)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("restore: %w", err)
+	}
+	defer func() { err = errors.Join(err, folder.Close()) }()
+	if err := empty(dataDir, datafolder.Lock); err != nil {
+		return Manifest{}, err
+	}
+	to, err := os.OpenRoot(dataDir)
+	if err != nil {
+		return Manifest{}, fmt.Errorf("open the data folder: %w", err)
+	}
+	defer func() { err = errors.Join(err, to.Close()) }()
+	if err := atomicfile.WriteIn(to, datafolder.Unfinished, nil, 0o600); err != nil {
+		return Manifest{}, fmt.Errorf("mark the data folder: %w", err)
+	}
+	if err := b.copyTo(ctx, to, sums); err != nil {
+		return Manifest{}, errors.Join(err, takeOut(to))
+	}
+	if err := to.Remove(datafolder.Unfinished); err != nil {
+		return Manifest{}, fmt.Errorf("unmark the data folder: %w", err)
+	}
+	return m, nil
+}
+
+// takeOut takes out what a failed restore has put in, the mark last.
+func takeOut(to *os.Root) error {
+	there, err := fs.ReadDir(to.FS(), ".")
+	for _, at := range there {
+		if name := at.Name(); name != datafolder.Lock && name != datafolder.Unfinished {
+			err = errors.Join(err, to.RemoveAll(name))
+		}
+	}
+	if err == nil {
+		err = to.Remove(datafolder.Unfinished)
+	}
+	return err
+}
+
+// source is a backup that is read.
+type source struct {
+	dir  string
+	root *os.Root
+}
+
+func (b *source) changed(format string, args ...any) error {
+	return &Error{Changed, b.dir, fmt.Sprintf(format, args...), another}
+}
+
+// read reads what the backup says of itself, and looks whether it can be used.
+func (b *source) read() (m Manifest, sums []sum, err error) {
+	list, err := b.root.ReadFile(sumsName)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil, &Error{CutOff, b.dir, "has no " + sumsName + ", so it is no backup, or was cut off while it was made", another}
+	}
+	if err != nil {
+		return m, nil, fmt.Errorf("read the backup: %w", err)
+	}
+	text, err := b.root.ReadFile(manifestName)
+	if err != nil {
+		return m, nil, b.changed("has no %s that can be read (%v)", manifestName, err)
+	}
+	got := sha256.Sum256(text)
+	known := ""
+	seen := map[string]bool{}
+	for line := range strings.Lines(string(list)) {
+		digits, name, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "  ")
+		switch {
+		case !ok || !strings.HasSuffix(line, "\n") || seen[name]:
+			return m, nil, b.changed("has a line in %s that is none: %.80q", sumsName, line)
+		case name == manifestName:
+			known = digits
+		case !ours(name):
+			return m, nil, b.changed("lists a file that no backup has: %.80q", name)
+		default:
+			sums = append(sums, sum{name, digits})
+		}
+		seen[name] = true
+	}
+	if known != hex.EncodeToString(got[:]) {
+		return m, nil, b.changed("has another %s than its sum says", manifestName)
+	}
+	if err := json.Unmarshal(text, &m); err != nil {
+		return m, nil, b.changed("has a %s that cannot be read (%v)", manifestName, err)
+	}
+	switch {
+	case m.Format > format || m.Schema > sqlite.Schema():
+		return m, nil, &Error{TooNew, b.dir, fmt.Sprintf("was made by a later version (%s)", m.MadeBy), "install that version or a later one"}
+	case len(sums) != m.Files || !seen[sqlite.FileName]:
+		return m, nil, b.changed("lists %d files, and was made of %d", len(sums), m.Files)
+	}
+	return m, sums, nil
+}
+
+// ours reports whether a backup may have a file of this name. Whatever else is put into a data folder might decide what is run.
+func ours(name string) bool {
+	if path.Clean(name) != name || !filepath.IsLocal(name) {
+		return false
+	}
+	below, isArtifact := strings.CutPrefix(name, datafolder.Artifacts+"/")
+	return name == sqlite.FileName || name == datafolder.Learned || name == datafolder.Known ||
+		isArtifact && artifact.SavedName(below) || catalog.SavedName(name)
+}
+
+// copyTo copies all files, compares each with its sum while it is read, and waits for the disk.
+func (b *source) copyTo(ctx context.Context, to *os.Root, sums []sum) error {
+	for _, s := range sums {
+		at, err := b.root.Lstat(s.name)
+		if err != nil {
+			return b.changed("lacks %s (%v)", s.name, err)
+		}
+		if !at.Mode().IsRegular() {
+			return b.changed("has %s, which is no plain file", s.name)
+		}
+		f, err := b.root.Open(s.name)
+		if err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		got, _, err := fill(to, s.name, reader{ctx, f})
+		if err = errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("restore: %w", err)
+		}
+		if got != s.sha256 {
+			return b.changed("has a changed file: %s has the SHA-256 %s, and had %s", s.name, got, s.sha256)
+		}
+	}
+	dir, err := to.Open(".")
+	if err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	if err := errors.Join(unix.Syncfs(int(dir.Fd())), dir.Close()); err != nil {
+		return fmt.Errorf("restore: wait for the disk: %w", err)
+	}
+	return nil
+}
