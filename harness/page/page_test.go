@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -37,7 +38,7 @@ pools:
   - {id: writer, model: {id: writer, ref: "file:writer.gguf"}, ctx: 256, device: [0], lifecycle: on_demand, provisioning: {mode: binary, path: %[2]q, args: %[3]s}}
   - {id: coder, model: {id: coder, ref: "file:coder.gguf"}, ctx: 256, device: [1], provisioning: {mode: binary, path: %[2]q, args: %[3]s}}
   - {id: lab, model: {id: lab, ref: label}, queue: {capacity: 2000}, provisioning: {mode: external, urls: [%[4]q]}}
-  - {id: quick, model: {id: quick, ref: label}, provisioning: {mode: external, urls: [%[5]q]}}
+  - {id: quick, model: {id: quick, ref: label}, provisioning: {mode: external, urls: %[5]s}}
 `
 
 const token = "a-token-of-the-lab-1234"
@@ -48,12 +49,16 @@ type box struct {
 	lab    *daemon.Lab
 	dir    string
 	env    map[string]string
-	args   []string
 	fake   *fakeengine.Engine // of pool lab: one slot
 	addr   string
 	config string
 	served *daemon.Daemon
 	b      *browser
+}
+
+func end(s *httptest.Server) {
+	s.CloseClientConnections()
+	s.Close()
 }
 
 func freeAddr(t *testing.T) string {
@@ -82,14 +87,16 @@ func newBox(t *testing.T) *box {
 	args, err := json.Marshal(standin.Args(state, lab.Model, lab.Libs))
 	require.NoError(t, err)
 	slow := httptest.NewServer(x.fake)
-	quick := httptest.NewServer(fakeengine.New(fakeengine.Options{Slots: 4}))
-	t.Cleanup(func() {
-		slow.CloseClientConnections()
-		quick.CloseClientConnections()
-		slow.Close()
-		quick.Close()
-	})
-	require.NoError(t, os.WriteFile(x.config, fmt.Appendf(nil, config, x.addr, exe, args, slow.URL, quick.URL), 0o600))
+	t.Cleanup(func() { end(slow) })
+	var quick []string // with the others, ten replicas
+	for range 7 {
+		s := httptest.NewServer(fakeengine.New(fakeengine.Options{}))
+		t.Cleanup(func() { end(s) })
+		quick = append(quick, s.URL)
+	}
+	urls, err := json.Marshal(quick)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(x.config, fmt.Appendf(nil, config, x.addr, exe, args, slow.URL, urls), 0o600))
 	x.env = map[string]string{"LD_LIBRARY_PATH": lib, nvmlstub.Env: state}
 	t.Cleanup(func() { lab.Close() })
 	x.serve("")
@@ -100,9 +107,7 @@ func newBox(t *testing.T) *box {
 // serve starts the daemon; with a token, callers on this machine need it too.
 func (x *box) serve(token string) {
 	env, conf := map[string]string{"LLORCH_API_TOKEN": token}, x.config
-	for k, v := range x.env {
-		env[k] = v
-	}
+	maps.Copy(env, x.env)
 	if token != "" {
 		text, err := os.ReadFile(x.config)
 		require.NoError(x.t, err)
@@ -195,7 +200,7 @@ func TestPage(t *testing.T) {
 	}
 }
 
-// LO-605, LO-607: text from outside is text.
+// Text from outside is text.
 func (x *box) overview() {
 	x.fake.SetScript(fakeengine.Script{Text: []string{"first ", "<b id='evil'>bold</b> ", "third "}, Tokens: 3, Stepped: true})
 	x.view("overview")
@@ -221,7 +226,6 @@ func (x *box) overview() {
 	x.fake.Reset()
 }
 
-// HME-050, LO-609
 func (x *box) cancels() {
 	x.fake.SetScript(fakeengine.Script{Stepped: true})
 	x.submit("cancel-me", "for ever", "")
@@ -237,7 +241,7 @@ func (x *box) cancels() {
 	x.fake.Reset()
 }
 
-// LO-606, LO-608: of a thousand tasks the page has a few, and what it is sent stays small.
+// Of a thousand tasks the page has a few, and what it is sent stays small.
 func (x *box) longQueue() {
 	x.fake.SetScript(fakeengine.Script{Stepped: true})
 	const many = 1000
@@ -271,7 +275,7 @@ func (x *box) measure() {
 		const loaded = [...performance.getEntriesByType("navigation"), ...performance.getEntriesByType("resource").filter((e) => !e.name.includes("/page/events"))];
 		return { Paint: performance.getEntriesByName("first-contentful-paint")[0].startTime, Bytes: loaded.reduce((n, e) => n + e.encodedBodySize, 0), Files: loaded.length };
 	})()`)
-	x.t.Logf("first paint %.0f ms, %.0f bytes in %d files, the daemon took %.2f %% of a core with 1000 tasks while one page was open", paint.Paint, paint.Bytes, paint.Files,
+	x.t.Logf("first paint %.0f ms, %.0f bytes in %d files, the daemon took %.2f %% of a core with 1000 tasks and 10 replicas while one page was open", paint.Paint, paint.Bytes, paint.Files,
 		100*used.Seconds()/watched.Seconds())
 	require.Less(x.t, paint.Bytes, 100_000.0, "LO-608")
 	require.Greater(x.t, paint.Files, 5, "style, scripts and the page itself")
@@ -292,7 +296,6 @@ func cpu(t *testing.T, d *daemon.Daemon) time.Duration {
 	return time.Duration(ticks) * (time.Second / 100)
 }
 
-// LO-609
 func (x *box) details() {
 	for _, state := range []string{"queued", "running"} { // the thousand go
 		for left := true; left; {
@@ -330,7 +333,6 @@ func (x *box) details() {
 	x.b.until("!document.getElementById('task').open")
 }
 
-// LO-607, LO-610
 func (x *box) switches() {
 	x.view("models")
 	x.b.says("[data-group=switches] [data-key=writer]", "unloaded")
@@ -351,7 +353,6 @@ func (x *box) switches() {
 	x.b.says("[data-group=sessions]", "00000000-0000-4000-8000-000000000001")
 }
 
-// LO-611
 func (x *box) playground() {
 	x.view("playground")
 	x.b.until("document.querySelector('#play [name=first]').options.length >= 4")
@@ -374,7 +375,7 @@ func (x *box) playground() {
 	x.fake.Reset()
 }
 
-// LO-612: from the top of the page to a canceled task without a mouse.
+// From the top of the page to a canceled task without a mouse.
 func (x *box) keyboard() {
 	x.fake.SetScript(fakeengine.Script{Stepped: true})
 	x.submit("by-key", "for ever", "")
@@ -430,7 +431,6 @@ func (x *box) busy() {
 
 const haiku = "the old clock strikes ten / snow lies deep upon the roof / somewhere a dog barks "
 
-// LO-612
 func (x *box) accessible() {
 	x.busy()
 	for _, scheme := range []string{"light", "dark"} {
@@ -491,7 +491,7 @@ func (x *box) shots() {
 	x.b.look("light", 1280, 900)
 }
 
-// LO-606: the stream goes on with a server that knows nothing of the last one.
+// The stream goes on with a server that knows nothing of the last one.
 func (x *box) killed() {
 	x.view("overview")
 	x.served.Kill()
@@ -504,7 +504,6 @@ func (x *box) killed() {
 	x.b.quiet("ERR_")
 }
 
-// LO-604, LO-605
 func (x *box) login() {
 	code, err := x.served.Stop(syscall.SIGTERM)
 	require.NoError(x.t, err)

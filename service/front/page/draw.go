@@ -5,6 +5,7 @@ package page
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ const (
 	recentTasks  = 12
 	someSessions = 20
 	someModels   = 200
+	modelsEvery  = 5 * time.Second
 )
 
 // drawer makes rows of what the server shows. One look at a time uses it.
@@ -30,6 +32,9 @@ type drawer struct {
 	ends   uint64 // as of recent
 	recent []task.Status
 	known  bool // recent was read
+
+	models   []api.CatalogModel
+	modelsAt time.Time // when they were read
 }
 
 func newDrawer(v Views, clock func() time.Time) drawer {
@@ -78,10 +83,7 @@ func (d *drawer) draw(ctx context.Context) (all []group, busy bool) {
 		sessions.add(ctx, s.ID, sessionRow(s, now))
 	}
 	catalog := list{name: "models"}
-	for i, m := range d.views.Models() {
-		if i == someModels {
-			break
-		}
+	for _, m := range d.catalog(now) {
 		catalog.add(ctx, m.ID, modelRow(m))
 	}
 	for _, empty := range []struct {
@@ -106,7 +108,7 @@ func (d *drawer) draw(ctx context.Context) (all []group, busy bool) {
 		swaps.add(ctx, "empty", emptyItem("No model was loaded or unloaded since the start. Pools with lifecycle: on_demand take turns."))
 	}
 	return []group{
-		d.totals(ctx, pools, len(live), gpus), group(poolCards), group(poolRows), group(cards), group(running), group(waiting), group(recent), group(swaps),
+		d.totals(ctx, pools, gpus), group(poolCards), group(poolRows), group(cards), group(running), group(waiting), group(recent), group(swaps),
 		group(sessions), d.outlook(ctx), group(catalog),
 	}, running.rows[0].key != "empty"
 }
@@ -122,8 +124,18 @@ func (d *drawer) readRecent(ctx context.Context) {
 	}
 }
 
+// catalog is the first models of the catalog. To list a large one takes a while, so it is listed now and then, and at each look while one is being fetched.
+func (d *drawer) catalog(now time.Time) []api.CatalogModel {
+	fetching := slices.ContainsFunc(d.models, func(m api.CatalogModel) bool { return m.Progress != nil })
+	if fetching || now.Sub(d.modelsAt).Abs() >= modelsEvery {
+		all := d.views.Models()
+		d.models, d.modelsAt = all[:min(someModels, len(all))], now
+	}
+	return d.models
+}
+
 // totals are the figures at the top.
-func (d *drawer) totals(ctx context.Context, pools []api.HealthView, live int, gpus api.GPUsView) group {
+func (d *drawer) totals(ctx context.Context, pools []api.HealthView, gpus api.GPUsView) group {
 	waiting, active, slots, ready, replicas := 0, 0, 0, 0, 0
 	for i := range pools {
 		p := &pools[i]

@@ -118,8 +118,8 @@ func (p *publisher) look(ctx context.Context) (busy bool) {
 	p.seq++
 	p.kept = append(p.kept, patch{p.seq, encode(changes)})
 	size := 0
-	for i := len(p.kept) - 1; i >= 0; i-- {
-		if size += len(p.kept[i].data); size > keptBytes || len(p.kept)-i > keptMost {
+	for i, k := range slices.Backward(p.kept) {
+		if size += len(k.data); size > keptBytes || len(p.kept)-i > keptMost {
 			p.kept = slices.Delete(p.kept, 0, i+1)
 			break
 		}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"pgregory.net/rapid"
 
+	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -32,9 +34,7 @@ func (c client) apply(changes map[string]change) {
 		for _, r := range c[name] {
 			have[r.key] = r.html
 		}
-		for k, html := range ch.Rows {
-			have[k] = html
-		}
+		maps.Copy(have, ch.Rows)
 		order := ch.Order
 		if order == nil && !ch.Gone {
 			for _, r := range c[name] {
@@ -221,7 +221,9 @@ func TestTheStream(t *testing.T) {
 	require.Contains(t, next("data: "), `"late"`)
 	require.Equal(t, http.StatusOK, ask(h, http.MethodHead, eventsPath, "").StatusCode)
 	require.NoError(t, f.Stop(t.Context()))
-	require.False(t, lines.Scan() && lines.Scan(), "it ends with the server")
+	for lines.Scan() { // it ends with the server
+		require.Empty(t, lines.Text())
+	}
 }
 
 // LO-607: a prediction that moves a little does not change the row; one that is far off does.
@@ -248,6 +250,25 @@ func TestEndedTasksAreReadWhenSomethingHasEnded(t *testing.T) {
 	d.draw(t.Context())
 	d.draw(t.Context())
 	require.Equal(t, 3, b.reads)
+}
+
+// LO-606: a large catalog is not listed at each look, unless a fetch goes on.
+func TestTheCatalogIsListedNowAndThen(t *testing.T) {
+	now := time.Now()
+	b := &box{models: []api.CatalogModel{{ID: "m1", State: "Active"}}}
+	d := newDrawer(b, func() time.Time { return now })
+	look := func(after time.Duration) int {
+		now = now.Add(after)
+		d.draw(t.Context())
+		return b.lists
+	}
+	require.Equal(t, 1, look(0))
+	require.Equal(t, 1, look(modelsEvery-1))
+	require.Equal(t, 2, look(1))
+	b.models = []api.CatalogModel{{ID: "m1", State: "Fetching", Progress: &api.FetchProgress{}}}
+	require.Equal(t, 3, look(modelsEvery))
+	require.Equal(t, 4, look(time.Second))
+	require.Equal(t, 5, look(-time.Hour), "the clock was set back")
 }
 
 func BenchmarkLook(b *testing.B) {
