@@ -54,7 +54,7 @@ func checkVet(ctx context.Context, _ *tally.Tally) error {
 	if err := command.Run(ctx, "go", "vet", "./..."); err != nil {
 		return err
 	}
-	for tag, packages := range map[string]string{"llamaserver": "./service/...", "agents": "./harness/agents/..."} {
+	for tag, packages := range map[string]string{"llamaserver": "./service/...", "agents": "./harness/agents/...", "packaged": "./ci/release/..."} {
 		if err := command.Run(ctx, "go", "vet", "-tags", tag, packages); err != nil {
 			return err
 		}

@@ -82,6 +82,13 @@ func Agents(ctx context.Context) error {
 	return prepared(ctx, step.Step{Name: "agents", Target: "agents", Run: agents.Test})
 }
 
+// Package takes the packages through their life in an overlay of this Debian, as root, and makes a release twice. It takes minutes and is no part of `test`.
+func (Check) Package(ctx context.Context) error {
+	return prepared(ctx, step.Step{Name: "packages", Target: "check:package", Run: func(ctx context.Context, t *tally.Tally) error {
+		return step.GoTest(ctx, t, "-count=1", "-timeout=30m", "-tags", "packaged", "./ci/release/...")
+	}})
+}
+
 // Metrics looks after the metrics contract.
 type Metrics mg.Namespace
 

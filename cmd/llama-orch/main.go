@@ -29,6 +29,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/llama-orch/llama-orch/internal/stamp"
 	"github.com/llama-orch/llama-orch/sdk"
 )
 
@@ -68,6 +69,7 @@ Exit codes:
 var version = "dev"
 
 func main() {
+	version = stamp.Version(version)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the process at once
 	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr))

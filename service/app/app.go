@@ -19,6 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/contain"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/selftest"
+	"github.com/llama-orch/llama-orch/service/control/systemd"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/residency"
 	"github.com/llama-orch/llama-orch/service/flow/scheduler"
@@ -33,6 +34,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // Options are what an App is made from.
@@ -57,6 +59,7 @@ type App struct {
 	o        Options
 	log      *zap.Logger
 	registry *observe.Registry
+	tracer   *tracing.Tracer
 	setup    *control.Setup
 	cleanup  cleanup       // undoes what was made
 	turn     chan struct{} // holds one value while Start or Stop is at work
@@ -84,6 +87,7 @@ type App struct {
 	heard    *selftest.Listener // nil: no self-test is made
 	selfTest *selftest.Tests    // nil: none is made
 	operator *control.Operator
+	unit     *systemd.Service // what systemd is told
 	// front
 	guard    *gate.Auth
 	gate     *gate.Gate
@@ -123,10 +127,12 @@ func New(o Options) (_ *App, err error) {
 		a.openArtifacts, // what tasks leave behind
 		a.openLedger,    // the record of tasks, whose proof bundles may become artifacts
 		a.openCatalog,   // the models and engines on disk, and what fetches them under the policy
+		a.makeTracer,    // what tells a collector how tasks went
 		a.makeFleet,     // the cards, the pools and their residency
 		a.makeFlow,      // sessions, the scheduler and admission
 		a.makeControl,   // what changes the pools while they run, and what tests them at the start
 		a.makeFront,     // the API behind its gate
+		a.makeUnit,      // what tells systemd how all of that is
 	} {
 		if err := step(); err != nil {
 			return nil, err
@@ -140,7 +146,9 @@ func (a *App) Addr() string { return a.listener.Addr().String() }
 
 // ReloadConfig reads the configuration file again, as SIGHUP does. The log says what came of it.
 func (a *App) ReloadConfig(ctx context.Context) {
-	_ = contain.Do(a.log, "reading the configuration again panicked", func() { _, _ = a.operator.ReloadConfig(ctx) }) // it has logged what went wrong
+	a.unit.Reload(func() {
+		_ = contain.Do(a.log, "reading the configuration again panicked", func() { _, _ = a.operator.ReloadConfig(ctx) }) // it has logged what went wrong
+	})
 }
 
 // Failed yields an error when the server gives up by itself.

@@ -48,6 +48,7 @@ func (a *App) Start(ctx context.Context) (err error) {
 		a.serve,
 		a.startFlow,
 		a.startControl,
+		a.startUnit,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -200,6 +201,9 @@ func (a *App) startControl(ctx context.Context) error {
 	}
 	return a.run(ctx, "the operator", a.operator)
 }
+
+// startUnit says that the daemon has started. It is stopped first, so that systemd hears of a stop before it takes its time.
+func (a *App) startUnit(ctx context.Context) error { return a.run(ctx, "the word to systemd", a.unit) }
 
 // owner names this process, as the ledger knows it.
 func owner() string {

@@ -36,6 +36,7 @@ type lane struct {
 	looping  atomic.Bool   // the loop has begun; before that, no task is dispatched
 	yielding atomic.Int32  // slots that lines make free for interactive tasks
 	held     atomic.Bool   // no further task is dispatched: the pool's memory is needed for another model
+	turns    atomic.Uint64 // how often the loop came round
 	activeAt atomic.Int64  // when a task last started or ended, in ns since the epoch
 }
 
@@ -140,6 +141,7 @@ func (l *lane) loop(ctx context.Context) {
 	defer watch.Stop()
 	l.active()
 	for {
+		l.turns.Add(1)
 		select {
 		case <-l.news:
 		case <-watch.C:

@@ -12,6 +12,7 @@ package scheduler
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -121,6 +122,23 @@ func (s *Scheduler) Wake(poolID string) {
 		l.wake()
 	}
 	s.o.Residency.Wake() // whatever changed may have freed memory
+}
+
+// turnLook is how often Turns looks whether a loop came round.
+const turnLook = 10 * time.Millisecond
+
+// Turns returns once the loop of every pool has come round, and an error that names the first that has not when ctx ends. So a loop that waits for
+// somebody, which none of them ever should, is found (LO-635).
+func (s *Scheduler) Turns(ctx context.Context) error {
+	for id, l := range *s.lanes.Load() {
+		for before := l.turns.Load(); l.looping.Load() && l.turns.Load() == before && s.lane(id) == l && !s.Stopping(); {
+			l.wake()
+			if !lifecycle.Pause(ctx, turnLook) {
+				return fmt.Errorf("the queue of pool %s does not turn: %w", id, context.Cause(ctx))
+			}
+		}
+	}
+	return nil
 }
 
 // Wait predicts how long a task queued now would wait for its start.

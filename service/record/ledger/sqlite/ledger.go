@@ -64,6 +64,7 @@ type Ledger struct {
 	closed  bool
 
 	wrote   atomic.Int64  // when the last commit was, in s since the epoch; 0: it failed, or there was none
+	turns   atomic.Uint64 // how often the writing goroutine came round
 	wake    chan struct{} // capacity 1
 	writing sync.WaitGroup
 

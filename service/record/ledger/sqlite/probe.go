@@ -25,6 +25,25 @@ func (l *Ledger) Writable(ctx context.Context) error {
 	return l.submit(ctx, &op{kind: opProbe, run: func(w *writer) error { return w.touch() }})
 }
 
+// turnLook is how often Turns looks whether the writing goroutine came round.
+const turnLook = 10 * time.Millisecond
+
+// Turns returns once the writing goroutine has come round, whether or not it could write: a full disk is no reason to start anew, and a disk that is slow is
+// waited for. It fails when ctx ends before that (LO-635). Nothing is written.
+func (l *Ledger) Turns(ctx context.Context) error {
+	for before := l.turns.Load(); l.turns.Load() == before; {
+		l.nudge()
+		select {
+		case <-l.halt.Done(): // it is being closed
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("the ledger does not turn: %w", context.Cause(ctx))
+		case <-time.After(turnLook):
+		}
+	}
+	return nil
+}
+
 // touch writes the version that the file has already, which takes a page of the log of writes.
 func (w *writer) touch() error {
 	var version int

@@ -64,6 +64,7 @@ func (l *Ledger) write() {
 	defer sweep.Stop()
 	defer erase.Stop()
 	for {
+		l.turns.Add(1)
 		l.gather()
 		batch, noteDue, closing := l.take()
 		if len(batch) > 0 {
