@@ -36,13 +36,17 @@ var files = map[string]func(ctx context.Context, target string) error{
 	"cmd/llama-orch/bindings/methods.py": generatePython(pythonMethods),
 }
 
+// pagePath has the templates of the status page, and beside each of them what templ makes of it.
+const pagePath = "service/front/page"
+
 // manualPath is the manual of llama-orch, made from its commands.
 const manualPath = ".docs/cli"
 
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the bindings' parts, what programs print, the dashboards and alert rules, and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, the status page's templates, what programs print, the dashboards and alert rules, and the
+// command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -51,6 +55,9 @@ func (Gen) All(ctx context.Context) error {
 		if err := write(ctx, path); err != nil {
 			return err
 		}
+	}
+	if err := templates(ctx); err != nil {
+		return err
 	}
 	for path, program := range printed {
 		out, err := output(ctx, program)
@@ -83,6 +90,11 @@ func generateAPI(ctx context.Context, target string) error {
 	defer os.Remove(document)
 	return command.Run(ctx, "go", "tool", "ogen", "--target", target, "--package", "gen", "--clean",
 		"--config", "contracts/openapi/ogen.yml", document)
+}
+
+// templates makes Go of the status page's templates.
+func templates(ctx context.Context, more ...string) error {
+	return command.Run(ctx, "go", append([]string{"tool", "templ", "generate", "-path", pagePath, "-log-level", "error"}, more...)...)
 }
 
 // output is what a program prints.
@@ -152,6 +164,9 @@ func (Gen) Check(ctx context.Context) error {
 		return err
 	}
 	stale = append(stale, more...)
+	if err := templates(ctx, "-check"); err != nil {
+		stale = append(stale, pagePath)
+	}
 	slices.Sort(stale)
 	if len(stale) > 0 {
 		return fmt.Errorf("stale, or edited by hand; run `go tool mage gen` and commit the result:\n  %s", strings.Join(stale, "\n  "))

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/control/fronts"
@@ -27,6 +28,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/page"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
@@ -194,8 +196,9 @@ func (a *App) makeFront() error {
 		a.registry.MustRegister(a.o.Dropped)
 	}
 	a.streams = delivery.New(delivery.Options{Log: log})
+	shown := a.fleet.Views(a.schedule, a.ledger, a.selfTest)
 	native, err := api.NewHandler(api.Options{
-		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.ledger, a.selfTest), Control: a.operator,
+		Tasks: a.tasks, Sessions: a.sessions, Pools: shown, Control: a.operator,
 		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Exemplars: a.tracer != nil, Engines: control.EngineFeatures(),
 		Streams: a.streams, Log: log, Version: a.o.Version,
 		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
@@ -211,6 +214,14 @@ func (a *App) makeFront() error {
 		return err
 	}
 	a.feeder = served.Feeder
+	if c.Page == config.PageOn {
+		a.page, err = served.Page(page.Options{
+			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity()), Door: a.guard, Version: a.o.Version, Log: log,
+		})
+		if err != nil {
+			return err
+		}
+	}
 	a.cleanup.push("close the connections past the line", func(context.Context) error { served.Close(); return nil })
 	a.gate, err = gate.New(gate.Options{
 		Auth: a.guard, Fronts: served.Below, Exact: served.Exact, Log: log, MaxBody: int64(c.Limits.BodyBytes), Registerer: a.registry,
