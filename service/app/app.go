@@ -33,6 +33,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/supply/provision"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // Options are what an App is made from.
@@ -57,6 +58,7 @@ type App struct {
 	o        Options
 	log      *zap.Logger
 	registry *observe.Registry
+	tracer   *tracing.Tracer
 	setup    *control.Setup
 	cleanup  cleanup       // undoes what was made
 	turn     chan struct{} // holds one value while Start or Stop is at work
@@ -125,6 +127,7 @@ func New(o Options) (_ *App, err error) {
 		a.openArtifacts, // what tasks leave behind
 		a.openLedger,    // the record of tasks, whose proof bundles may become artifacts
 		a.openCatalog,   // the models and engines on disk, and what fetches them under the policy
+		a.makeTracer,    // what tells a collector how tasks went
 		a.makeFleet,     // the cards, the pools and their residency
 		a.makeFlow,      // sessions, the scheduler and admission
 		a.makeControl,   // what changes the pools while they run, and what tests them at the start

@@ -32,7 +32,9 @@ import (
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/bundle"
 	"github.com/llama-orch/llama-orch/service/record/ledger/sqlite"
+	"github.com/llama-orch/llama-orch/service/supply/policy"
 	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // makeGuard makes what decides which callers may come in. Where the API would need a token and has none, it fails, before anything on
@@ -103,6 +105,23 @@ func (a *App) openLedger() (err error) {
 	return nil
 }
 
+// makeTracer makes what tells a collector how tasks went, where the configuration names one. Its calls are decided on as those of engines: the operator
+// has configured the address.
+func (a *App) makeTracer() (err error) {
+	c := a.o.Config.Tracing
+	if c.Endpoint == "" {
+		return nil
+	}
+	a.tracer, err = tracing.New(context.Background(), tracing.Options{
+		Endpoint: c.Endpoint, Sample: c.Sample, Client: a.policy.Client(policy.Adapter), Version: a.o.Version, Log: a.o.Log.Named("tracing"),
+	})
+	if err != nil {
+		return err
+	}
+	a.cleanup.push("send the last spans", a.tracer.Stop)
+	return nil
+}
+
 // makeFleet makes the pools, their view of the cards, and what plans which on-demand models are loaded.
 func (a *App) makeFleet() (err error) {
 	c := a.o.Config
@@ -146,7 +165,7 @@ func (a *App) makeFlow() (err error) {
 	a.schedule = scheduler.New(scheduler.Options{
 		Pools: control.SchedulerPools(c), Replicas: a.fleet.Replicas(), Ledger: a.ledger, Sessions: a.sessions,
 		Residency: a.residency, SwapWithin: c.Swap.MaxWaitBatch,
-		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry),
+		Narrator: observe.NewNarrator(log.Named("scheduler")), Metrics: scheduler.NewMetrics(a.registry), Tracer: a.tracer,
 		Log: log.Named("scheduler"), Now: time.Now,
 		MicroBatch: time.Duration(c.Stream.MicroBatchMS) * time.Millisecond,
 	})
@@ -155,10 +174,10 @@ func (a *App) makeFlow() (err error) {
 		Pools: a.fleet.Candidates(a.schedule), Scheduler: a.schedule, Now: time.Now, NewID: uuid.NewString,
 		NewSeed:  func() uint32 { return rand.Uint32N(task.MaxSeed + 1) }, //nolint:gosec // a seed is no secret
 		Metrics:  admission.NewMetrics(a.registry),
-		Narrator: observe.NewNarrator(log.Named("admission")),
-		Home:     a.sessions.Home,
-		Pays:     a.sessions.Pays,
-		Limits:   admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
+		Narrator: observe.NewNarrator(log.Named("admission")), Tracer: a.tracer,
+		Home:   a.sessions.Home,
+		Pays:   a.sessions.Pays,
+		Limits: admission.Limits{PromptBytes: c.Limits.PromptBytes, Inputs: c.Limits.Inputs},
 		Rates: map[task.Priority]admission.Rate{
 			task.Interactive: admission.Rate(c.Rates.Interactive), task.Batch: admission.Rate(c.Rates.Batch),
 		},
@@ -193,7 +212,7 @@ func (a *App) makeFront() error {
 	a.streams = delivery.New(delivery.Options{Log: log})
 	native, err := api.NewHandler(api.Options{
 		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.ledger, a.selfTest), Control: a.operator,
-		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Engines: control.EngineFeatures(),
+		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Exemplars: a.tracer != nil, Engines: control.EngineFeatures(),
 		Streams: a.streams, Log: log, Version: a.o.Version,
 		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
 	})

@@ -29,6 +29,7 @@ type Config struct {
 	Sessions        Sessions                  `yaml:"sessions" jsonschema_description:"How long a session lives, and how many there are. POST /v1/sessions can ask for another time and number of turns."`
 	Budgets         Budgets                   `yaml:"budgets" jsonschema_description:"What tasks may take together. Beyond that they are refused with 429."`
 	Ledger          Ledger                    `yaml:"ledger" jsonschema_description:"The record of tasks in the data folder. Tasks without an outcome are always kept."`
+	Tracing         Tracing                   `yaml:"tracing" jsonschema_description:"Traces of tasks for an OpenTelemetry collector. Off by default."`
 	Stream          Stream                    `yaml:"stream" jsonschema_description:"How events are sent."`
 	Policy          Policy                    `yaml:"policy" jsonschema_description:"Which calls may leave this machine: downloads, and engines on other machines."`
 	Catalog         Catalog                   `yaml:"catalog" jsonschema_description:"Where models come from, and which are trusted."`
@@ -112,6 +113,12 @@ type CORS struct {
 // Log configures the log.
 type Log struct {
 	Level string `yaml:"level" jsonschema:"default=info,enum=debug,enum=info,enum=warn,enum=error" jsonschema_description:"The least severe lines that are written."`
+}
+
+// Tracing says where an OpenTelemetry collector hears how tasks went (LO-628).
+type Tracing struct {
+	Endpoint string  `yaml:"endpoint" jsonschema_description:"URL of a collector that takes OTLP over HTTP, like http://127.0.0.1:4318; without a path it is /v1/traces. Empty: nothing is traced."`
+	Sample   float64 `yaml:"sample" jsonschema:"default=1,minimum=0,maximum=1" jsonschema_description:"The share of tasks that are traced. Those whose client sent a traceparent are traced as it says."`
 }
 
 // Limits bound a request before anything reads its content.

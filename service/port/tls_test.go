@@ -128,7 +128,8 @@ func TestAPairThatCannotBeUsed(t *testing.T) {
 		_, err := LoadPair(pair[0], pair[1], nil)
 		e, ok := errors.AsType[*PairError](err)
 		require.True(t, ok)
-		require.Equal(t, pair[:], []string{e.Cert, e.Key})
+		require.Equal(t, pair[0], e.Cert)
+		require.Equal(t, pair[1], e.Key)
 		require.Contains(t, e.Error(), "set tls.cert")
 	}
 }

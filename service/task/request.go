@@ -128,6 +128,7 @@ type Request struct {
 	OutputMode     string
 	BodySHA256     [32]byte // of the JSON as sent, compacted; a repeated task_id must have the same (LO-101)
 	CorrelationID  string
+	Traceparent    string // the client's place in a trace, as W3C Trace Context has it; empty: none
 	Actor          string // who asked: `localhost`, `token:<6 hex>` (AUTH-1007) or `self-test`
 }
 

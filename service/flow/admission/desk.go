@@ -10,6 +10,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/placement"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // Pools tells the desk about the pools.
@@ -50,6 +51,7 @@ type Options struct {
 	NewID     func() string
 	NewSeed   func() uint32 // at most task.MaxSeed
 	Metrics   *Metrics
+	Tracer    *tracing.Tracer // nil: nothing is traced
 	Narrator  *observe.Narrator
 	Limits    Limits
 	Rates     map[task.Priority]Rate                 // a priority that has none is not capped
@@ -97,6 +99,7 @@ func (d *Desk) refused(ctx context.Context, req task.Request, pool Pool, err err
 func (d *Desk) Rejected(err error) { d.o.Metrics.rejected(task.AsError(err)) }
 
 func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Pool, error) {
+	came := d.o.Now()
 	if err := d.check(req); err != nil {
 		return task.Admission{}, Pool{}, err
 	}
@@ -128,6 +131,9 @@ func (d *Desk) submit(ctx context.Context, req task.Request) (task.Admission, Po
 		return task.Admission{}, pool, err
 	}
 	admission, err := d.o.Scheduler.Enqueue(ctx, t)
+	if err == nil {
+		d.o.Tracer.Part(&t, tracing.Part{Name: "admission", From: came, To: d.o.Now()})
+	}
 	return admission, pool, err
 }
 

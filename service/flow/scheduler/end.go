@@ -9,6 +9,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // Cancel ends a task, sealing its log: when it returns, no token is written any more (ORCH-3026). For a task that has
@@ -83,11 +84,12 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 	_ = s.guard(j, func() { // what it logs is all that can be done, since the outcome is recorded
 		s.o.Sessions.Settle(r) // before anybody sees the end: its reader may send the session's next turn
 		// The metrics and the log have the end before anybody sees it: whoever reads the end and then the metrics finds it there.
-		s.o.Metrics.finished(r, j.version(), j.firstOutputAt())
+		s.o.Metrics.finished(r, j.version(), j.firstOutputAt(), s.o.Tracer.TraceID(&r.Task))
 		if j.lost() > 1 {
 			s.o.Metrics.moved(r)
 		}
 		s.narrate(r, j.version(), was)
+		s.traced(j, &r)
 	})
 	_ = s.guard(j, func() { j.finish(r) }) // from now on the ledger tells how it ended
 	if r.State == task.StateCanceled {
@@ -95,6 +97,19 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 	}
 	s.forget(j)
 	close(j.over)
+}
+
+// traced tells of a task that has ended, and of its time in line.
+func (s *Scheduler) traced(j *job, r *task.Record) {
+	if s.o.Tracer == nil {
+		return
+	}
+	left := j.began()
+	if left.IsZero() { // no replica had it
+		left = r.FinishedAt
+	}
+	s.o.Tracer.Part(&r.Task, tracing.Part{Name: "queue", From: r.Task.AcceptedAt, To: left})
+	s.o.Tracer.Ended(r)
 }
 
 // flush waits until the readers of a canceled task have what was written, for a while.

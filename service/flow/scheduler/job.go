@@ -335,6 +335,13 @@ func (j *job) firstOutputAt() time.Time {
 	return j.firstOutput
 }
 
+// decodesSince is when the first output of this run came; zero: none did.
+func (j *job) decodesSince() time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.decodesFrom
+}
+
 // sent is how many tokens have gone to the log that the next run goes on behind, since it cannot make them again: those of a best-effort task.
 func (j *job) sent() int {
 	if j.task.Determinism == task.Strict {

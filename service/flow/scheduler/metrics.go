@@ -167,12 +167,21 @@ func (m *Metrics) reused(t task.Task, tokens int, saved time.Duration) {
 	m.savedMS.WithLabelValues(t.PoolID).Add(ms(saved))
 }
 
-func (m *Metrics) firstOutput(t task.Task, version string, waited time.Duration) {
-	m.firstTokenMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)).Observe(ms(waited))
+func (m *Metrics) firstOutput(t task.Task, version string, waited time.Duration, traceID string) {
+	observeMS(m.firstTokenMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)), waited, traceID)
+}
+
+// observeMS adds a latency, with the trace of its task as an exemplar where there is one (LO-630).
+func observeMS(h prometheus.Observer, d time.Duration, traceID string) {
+	if with, ok := h.(prometheus.ExemplarObserver); ok && traceID != "" {
+		with.ObserveWithExemplar(ms(d), prometheus.Labels{"trace_id": traceID})
+		return
+	}
+	h.Observe(ms(d))
 }
 
 // finished counts an ended task. First is when its first output came; zero: it had none.
-func (m *Metrics) finished(r task.Record, version string, first time.Time) {
+func (m *Metrics) finished(r task.Record, version string, first time.Time, traceID string) {
 	t := r.Task
 	m.finishedTotal.WithLabelValues(t.PoolID, string(r.State)).Inc()
 	if n := r.Status().TokensOut; n > 0 {
@@ -181,7 +190,7 @@ func (m *Metrics) finished(r task.Record, version string, first time.Time) {
 	if r.End != nil {
 		m.tokensIn.WithLabelValues(t.Engine, version, t.PoolID, r.ReplicaID).Add(float64(r.End.TokensIn))
 		if !first.IsZero() {
-			m.decodeMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)).Observe(ms(r.FinishedAt.Sub(first)))
+			observeMS(m.decodeMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)), r.FinishedAt.Sub(first), traceID)
 		}
 		return
 	}

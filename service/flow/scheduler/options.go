@@ -14,6 +14,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/flow/queue"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // Replicas is what the scheduler asks of the pools.
@@ -52,7 +53,9 @@ type Replica struct {
 	ModelDigest   string
 	Fingerprint   string
 	Slots         int // of its engine
-	Piece         int // tokens of a whole piece of prompt that strict tasks may reuse; 0: they start cold
+	ReadyAt       time.Time
+	LoadTime      time.Duration // until then; 0: not known
+	Piece         int           // tokens of a whole piece of prompt that strict tasks may reuse; 0: they start cold
 }
 
 // Ledger is the record of accepted tasks. Each call returns when what it was told is as durable as the ledger makes it.
@@ -141,6 +144,7 @@ type Options struct {
 	Sessions  Sessions // nil: tasks have no sessions and no budgets
 	Narrator  *observe.Narrator
 	Metrics   *Metrics
+	Tracer    *tracing.Tracer // nil: nothing is traced
 	Log       *zap.Logger
 	Now       func() time.Time
 	// FlushWithin bounds how long a cancel waits for subscribers to take the tokens they are owed. 0: 250 ms.

@@ -106,7 +106,7 @@ func (s *Scheduler) abandon(tried *sync.WaitGroup, r task.Record, e *task.Error)
 		asked()
 		if recorded || s.retryRecord(r) {
 			s.o.Sessions.Settle(r)
-			s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{})
+			s.o.Metrics.finished(r, r.Task.EngineVersion, time.Time{}, "")
 			s.narrate(r, r.Task.EngineVersion, was)
 		}
 	}, narrated(r, r.Task.EngineVersion).Fields)

@@ -19,6 +19,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/lifecycle"
 	"github.com/llama-orch/llama-orch/service/spare"
 	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // A checkpoint of a strict task's log is recorded after so many tokens, or so much time.
@@ -43,11 +44,12 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 	}
 	warm, before := l.s.o.Sessions.Began(j.task, replica.ID, replica.Slots), j.sent()
 	warm = reuses(&j.task, replica) && (warm || l.restored(ctx, j, lease))
-	t, result, answer, err := l.work(ctx, cancel, j, warm, s)
+	t, result, answer, err := l.work(o.Tracer.Context(ctx, &j.task), cancel, j, warm, s)
 	if refused := j.await(context.Background()); err == nil { // it may have sent no token, and not have waited for the ledger
 		err = refused
 	}
 	l.rates.ended(j, j.log.Tokens(), result.Cached, o.Now(), err == nil && before == 0)
+	l.traced(j, replica, now, err)
 	l.active()
 	if err == nil {
 		l.kept(ctx, j, t, warm, s, result)
@@ -71,6 +73,31 @@ func (l *lane) run(ctx context.Context, cancel context.CancelCauseFunc, j *job, 
 		l.s.fail(j, l.whyEnded(ctx, j, err), nil)
 	}
 	l.awaitIdle(j, lease)
+}
+
+// traced tells of a run: of its model's load, if the task waited for that, and of the run itself up to its first output, and from there.
+func (l *lane) traced(j *job, r Replica, from time.Time, err error) {
+	o := &l.s.o
+	if o.Tracer == nil {
+		return
+	}
+	if began := r.ReadyAt.Add(-r.LoadTime); r.LoadTime > 0 && r.ReadyAt.After(j.task.AcceptedAt) && !r.ReadyAt.After(from) {
+		o.Tracer.Part(&j.task, tracing.Part{Name: "load", From: latest(began, j.task.AcceptedAt), To: r.ReadyAt, Replica: r.ID})
+	}
+	now, first := o.Now(), j.decodesSince()
+	if first.IsZero() {
+		o.Tracer.Part(&j.task, tracing.Part{Name: "prefill", From: from, To: now, Replica: r.ID, Err: err})
+		return
+	}
+	o.Tracer.Part(&j.task, tracing.Part{Name: "prefill", From: from, To: first, Replica: r.ID})
+	o.Tracer.Part(&j.task, tracing.Part{Name: "decode", From: first, To: now, Replica: r.ID, Tokens: j.log.Tokens(), Err: err})
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // work has the engine do the task. A panic on the way is an error like any other (LO-803).
@@ -367,7 +394,7 @@ func (l *lane) firstOutput(j *job) {
 	}
 	waited := since(j.task.AcceptedAt, now)
 	r := j.snapshot()
-	l.s.o.Metrics.firstOutput(r.Task, j.version(), waited)
+	l.s.o.Metrics.firstOutput(r.Task, j.version(), waited, l.s.o.Tracer.TraceID(&r.Task))
 	l.s.o.Narrator.StreamStarted(narrated(r, j.version()), waited)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/llama-orch/llama-orch/service/flow/stream"
 	"github.com/llama-orch/llama-orch/service/task"
+	"github.com/llama-orch/llama-orch/service/tracing"
 )
 
 // Subscribe opens a task's stream after the event named by after, or from the start. It waits until a task that was submitted is
@@ -34,8 +35,10 @@ func errAbandoned() *task.Error {
 
 func (s *Scheduler) stream(sub *stream.Subscription, j *job, closed func()) *Stream {
 	s.o.Metrics.streams.Inc()
+	from := s.o.Now()
 	return &Stream{Subscription: sub, job: j, closed: func() {
 		s.o.Metrics.streams.Dec()
+		s.o.Tracer.Part(&j.task, tracing.Part{Name: "delivery", From: from, To: s.o.Now()})
 		closed()
 	}}
 }

@@ -242,6 +242,6 @@ func (h ops) GetMetrics(ctx context.Context, w http.ResponseWriter) error {
 		return task.AsError(err)
 	}
 	gathered := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return families, nil })
-	promhttp.HandlerFor(gathered, promhttp.HandlerOpts{}).ServeHTTP(w, callFrom(ctx).request)
+	promhttp.HandlerFor(gathered, promhttp.HandlerOpts{EnableOpenMetrics: h.Exemplars}).ServeHTTP(w, callFrom(ctx).request)
 	return nil
 }

@@ -22,7 +22,7 @@ func (h tasks) CreateTask(ctx context.Context, req *gen.TaskRequest) (*gen.Admis
 		return nil, err
 	}
 	caller := gate.CallFrom(ctx)
-	in.BodySHA256, in.CorrelationID, in.Actor = callFrom(ctx).bodySHA256, caller.CorrelationID, caller.Identity
+	in.BodySHA256, in.CorrelationID, in.Actor, in.Traceparent = callFrom(ctx).bodySHA256, caller.CorrelationID, caller.Identity, caller.Traceparent
 	a, err := h.Tasks.Submit(ctx, in)
 	if err != nil {
 		return nil, err

@@ -146,7 +146,7 @@ func (x *Exchange) Submit(w http.ResponseWriter, r *http.Request, q task.Request
 // SubmitOn is Submit on other terms.
 func (x *Exchange) SubmitOn(w http.ResponseWriter, r *http.Request, q task.Request, body []byte, terms Terms) (*Answer, error) {
 	call := gate.CallFrom(r.Context())
-	q.CorrelationID, q.Actor = call.CorrelationID, call.Identity
+	q.CorrelationID, q.Actor, q.Traceparent = call.CorrelationID, call.Identity, call.Traceparent
 	q.BodySHA256 = sha256.Sum256(body)
 	q.Front, q.KeepText, q.OnDisconnect = task.Front{Dialect: x.name, Reply: terms.Reply}, x.o.Keep, task.CancelIt
 	if terms.Kept {

@@ -59,6 +59,7 @@ const (
 // Call is what the gate knows of a request that it has let through.
 type Call struct {
 	CorrelationID string
+	Traceparent   string // the client's place in a trace (LO-629); empty: none
 	Identity      string // `localhost` or `token:<6 hex>`; empty: the operation is open, and this caller may not call others
 	Route         Route
 	Head          bool // the request is a HEAD. A front sees it as a GET, and what it writes as a body goes nowhere
@@ -153,6 +154,11 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began, method := time.Now(), r.Method
 	port.Begun(r.Context())
 	c := &Call{CorrelationID: correlationID(r.Header.Get(CorrelationHeader)), Head: method == http.MethodHead}
+	if header := r.Header.Get("Traceparent"); header != "" {
+		if _, ok := task.ParseTraceparent(header); ok {
+			c.Traceparent = header
+		}
+	}
 	r = plain(r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
 	out := &recorder{ResponseWriter: w, within: g.o.WriteTimeout}
 	out.Header().Set(CorrelationHeader, c.CorrelationID)

@@ -161,7 +161,7 @@ func request(w http.ResponseWriter, r *http.Request, model string) (task.Request
 	call := gate.CallFrom(r.Context())
 	q := task.Request{
 		ModelRef: model, Workload: task.Opaque, Path: r.URL.Path, Priority: task.Interactive, Determinism: task.BestEffort, KVHint: task.KVCold,
-		OnDisconnect: task.Continue, Placement: task.Placement{Mode: task.Auto}, CorrelationID: call.CorrelationID, Actor: call.Identity,
+		OnDisconnect: task.Continue, Placement: task.Placement{Mode: task.Auto}, CorrelationID: call.CorrelationID, Traceparent: call.Traceparent, Actor: call.Identity,
 	}
 	exchange.Identify(w.Header(), r)
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {

@@ -262,6 +262,9 @@ func (c *Client) request(ctx context.Context, method, path string, body io.Reade
 	if c.auth != "" {
 		req.Header.Set("Authorization", c.auth)
 	}
+	if at := task.Traceparent(ctx); at != "" {
+		req.Header.Set("Traceparent", at)
+	}
 	return req, nil
 }
 

@@ -70,6 +70,7 @@ type storedRequest struct {
 	OutputMode     string            `json:"output_mode,omitempty"`
 	BodySHA256     string            `json:"body_sha256"`
 	CorrelationID  string            `json:"correlation_id,omitempty"`
+	Traceparent    string            `json:"traceparent,omitempty"`
 	Actor          string            `json:"actor,omitempty"`
 }
 
@@ -112,7 +113,7 @@ func encodeTask(t task.Task) ([]byte, error) {
 			Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, DeadlineNS: q.Deadline, Ctx: q.Ctx, Quantisation: q.Quantisation,
 			ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 			ReturnWithinNS: q.ReturnWithin, Front: q.Front.Dialect, Reply: q.Front.Reply, KeepTextNS: q.KeepText, OutputMode: q.OutputMode,
-			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Actor: q.Actor,
+			BodySHA256: hex.EncodeToString(q.BodySHA256[:]), CorrelationID: q.CorrelationID, Traceparent: q.Traceparent, Actor: q.Actor,
 			BatchID: q.BatchID, BatchLine: q.BatchLine,
 		},
 	}
@@ -158,7 +159,7 @@ func decodeTask(text []byte, t *task.Task) error {
 		SamplerProfile: q.SamplerProfile, Determinism: q.Determinism, MaxTokens: q.MaxTokens, AtMost: q.AtMost, Deadline: q.DeadlineNS, Ctx: q.Ctx, Quantisation: q.Quantisation,
 		ExpectedTokens: q.ExpectedTokens, Placement: q.Placement, KVHint: q.KVHint, OnDisconnect: q.OnDisconnect,
 		ReturnWithin: q.ReturnWithinNS, Front: task.Front{Dialect: q.Front, Reply: q.Reply}, KeepText: q.KeepTextNS, OutputMode: q.OutputMode,
-		CorrelationID: q.CorrelationID, Actor: q.Actor, BatchID: q.BatchID, BatchLine: q.BatchLine,
+		CorrelationID: q.CorrelationID, Traceparent: q.Traceparent, Actor: q.Actor, BatchID: q.BatchID, BatchLine: q.BatchLine,
 	}
 	if n, err := hex.Decode(t.Request.BodySHA256[:], []byte(q.BodySHA256)); err != nil || n != sha256.Size {
 		return errors.Join(fmt.Errorf("body_sha256 %.80q is no SHA-256", q.BodySHA256), err)
