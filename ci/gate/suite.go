@@ -93,11 +93,12 @@ func (Check) Package(ctx context.Context) error {
 type Metrics mg.Namespace
 
 // Lint holds ci/metrics.lint.json against the spec, and the /metrics of a real daemon under a small load against both
-// (ORCH-3028). It needs promtool, and fetches it where there is apt-get.
+// (ORCH-3028). It also asks a real Prometheus every query of the dashboards, and tests the alert rules (LO-602). It needs Prometheus's programs, and fetches them where
+// there is apt-get.
 func (Metrics) Lint(ctx context.Context) error { return prepared(ctx, metricsLint) }
 
 func checkMetrics(ctx context.Context, t *tally.Tally) error {
-	if err := metrics.FetchPromtool(ctx, step.Say); err != nil {
+	if err := metrics.FetchPrometheus(ctx, step.Say); err != nil {
 		return err
 	}
 	return step.GoTest(ctx, t, "-count=1", "./harness/metrics/...")

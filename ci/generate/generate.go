@@ -45,7 +45,7 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the bindings' parts, the status page's templates, what programs print, and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, the status page's templates, what programs print, the dashboards and alert rules, and the command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -66,6 +66,9 @@ func (Gen) All(ctx context.Context) error {
 		if err := os.WriteFile(path, out, 0o644); err != nil {
 			return fmt.Errorf("writing what a generator printed: %w", err)
 		}
+	}
+	if err := deployAnew(ctx); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(manualPath); err != nil {
 		return fmt.Errorf("removing the command line's manual: %w", err)
@@ -158,6 +161,11 @@ func (Gen) Check(ctx context.Context) error {
 	if err := templates(ctx, "-check"); err != nil {
 		stale = append(stale, pagePath)
 	}
+	more, err := staleDeploy(ctx, second)
+	if err != nil {
+		return err
+	}
+	stale = append(stale, more...)
 	slices.Sort(stale)
 	if len(stale) > 0 {
 		return fmt.Errorf("stale, or edited by hand; run `go tool mage gen` and commit the result:\n  %s", strings.Join(stale, "\n  "))

@@ -132,7 +132,7 @@ func (a *App) makeFleet() (err error) {
 	}
 	a.fleet = control.NewFleet(a.setup, a.pools, a.cards, a.shelf, time.Now)
 	a.cards.Watch(a.fleet.CardsBack, a.pools.Trouble)
-	a.registry.MustRegister(a.fleet.CardMetrics())
+	a.registry.MustRegister(a.fleet.CardMetrics(), control.FolderMetrics(c.DataDir))
 	a.residency = residency.New(residency.Options{
 		Models: a.fleet.Models(a.o.Log.Named("control")), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(a.registry),
 		Log: a.o.Log.Named("residency"), Now: time.Now,
@@ -181,7 +181,7 @@ func (a *App) makeControl() error {
 	}
 	a.operator = control.NewOperator(control.OperatorOptions{
 		Fleet: a.fleet, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: a.o.Log.Named("control"),
-		LibsDir: a.o.LibsDir, Env: a.o.Env, Engines: a.engines,
+		LibsDir: a.o.LibsDir, Env: a.o.Env, Engines: a.engines, Registerer: a.registry,
 	})
 	return nil
 }
@@ -224,7 +224,7 @@ func (a *App) makeFront() error {
 	}
 	a.cleanup.push("close the connections past the line", func(context.Context) error { served.Close(); return nil })
 	a.gate, err = gate.New(gate.Options{
-		Auth: a.guard, Fronts: served.Below, Exact: served.Exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),
+		Auth: a.guard, Fronts: served.Below, Exact: served.Exact, Log: log, MaxBody: int64(c.Limits.BodyBytes), Registerer: a.registry,
 	})
 	if err != nil {
 		return err
