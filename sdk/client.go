@@ -38,10 +38,13 @@ package sdk
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -66,6 +69,9 @@ const headerTimeout = time.Minute
 type Options struct {
 	Addr  string // base URL, http or https, without credentials, such as http://127.0.0.1:8080
 	Token string // bearer token; empty sends none
+
+	// CAFile is a PEM file with the certificates that sign the server's, beside those of the system. It is not used with an HTTPClient.
+	CAFile string
 
 	// HTTPClient carries the requests. It needs a Timeout of 0, since streams last. Default: a client of its own.
 	HTTPClient *http.Client
@@ -114,6 +120,13 @@ func New(opts Options) (*Client, error) {
 		transport := http.DefaultTransport.(*http.Transport).Clone()
 		transport.ResponseHeaderTimeout = headerTimeout
 		transport.DisableCompression = true // compression would hold tokens back
+		if opts.CAFile != "" {
+			roots, err := readRoots(opts.CAFile)
+			if err != nil {
+				return nil, err
+			}
+			transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+		}
 		opts.HTTPClient = &http.Client{Transport: transport}
 		transport = transport.Clone()
 		transport.ResponseHeaderTimeout = 0
@@ -132,6 +145,22 @@ func New(opts Options) (*Client, error) {
 		opts.MaxEventBytes = defaultMaxEventBytes
 	}
 	return &Client{opts: opts, base: strings.TrimRight(opts.Addr, "/"), patient: patient, sleep: sleep}, nil
+}
+
+// readRoots are the certificates that the system trusts, and those of a file.
+func readRoots(file string) (*x509.CertPool, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("the file with the server's certificates cannot be read: %w", err)
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil { // the system has none
+		roots = x509.NewCertPool()
+	}
+	if !roots.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s holds no certificate in PEM's form: give the certificate of the server, or of who signed it", file)
+	}
+	return roots, nil
 }
 
 // Close closes idle connections. Streams in progress end with their context.

@@ -45,7 +45,8 @@ const manualPath = ".docs/cli"
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the bindings' parts, the status page's templates, what programs print, the dashboards and alert rules, and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, the status page's templates, what programs print, the dashboards and alert rules, and the
+// command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -158,14 +159,14 @@ func (Gen) Check(ctx context.Context) error {
 			stale = append(stale, path)
 		}
 	}
-	if err := templates(ctx, "-check"); err != nil {
-		stale = append(stale, pagePath)
-	}
 	more, err := staleDeploy(ctx, second)
 	if err != nil {
 		return err
 	}
 	stale = append(stale, more...)
+	if err := templates(ctx, "-check"); err != nil {
+		stale = append(stale, pagePath)
+	}
 	slices.Sort(stale)
 	if len(stale) > 0 {
 		return fmt.Errorf("stale, or edited by hand; run `go tool mage gen` and commit the result:\n  %s", strings.Join(stale, "\n  "))

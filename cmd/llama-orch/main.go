@@ -18,6 +18,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,6 +47,7 @@ const (
 
 const (
 	addrEnv     = "LLORCH_ADDR"
+	caEnv       = "LLORCH_CA_FILE"
 	tokenEnv    = "LLORCH_API_TOKEN" //nolint:gosec // the name of a variable
 	defaultAddr = "http://127.0.0.1:8080"
 )
@@ -78,6 +80,7 @@ func main() {
 // cli is the grammar of the command line.
 type cli struct {
 	Addr    string `placeholder:"URL" help:"Server address (default: $$LLORCH_ADDR, else http://127.0.0.1:8080)."`
+	CA      string `name:"ca" placeholder:"FILE" help:"Certificates, in PEM's form, that sign the server's beside those of the system (default: $$LLORCH_CA_FILE)."`
 	JSON    bool   `name:"json" help:"Print JSON: one object, or one per event of a stream; errors too, on stderr."`
 	Verbose bool   `short:"v" help:"Say on stderr what is happening, even if it is no terminal."`
 
@@ -171,7 +174,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	}
 	a.command = command
 	a.addr = address(c.Addr, env)
-	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Token: env(tokenEnv), OnReconnect: a.lost})
+	a.client, err = sdk.New(sdk.Options{Addr: a.addr, Token: env(tokenEnv), CAFile: cmp.Or(c.CA, env(caEnv)), OnReconnect: a.lost})
 	if err != nil {
 		return a.fail(usageError{err})
 	}

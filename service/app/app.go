@@ -90,6 +90,7 @@ type App struct {
 	unit     *systemd.Service // what systemd is told
 	// front
 	guard    *gate.Auth
+	pair     *port.Pair // nil: plain HTTP
 	gate     *gate.Gate
 	streams  *delivery.Streams
 	feeder   *batch.Feeder // nil: no front has batches
@@ -123,6 +124,7 @@ func New(o Options) (_ *App, err error) {
 	}()
 	for _, step := range []func() error{
 		a.makeGuard,     // who may call
+		a.readPair,      // the certificate
 		a.takeFolder,    // the data folder, which one orchestrator alone may use
 		a.openArtifacts, // what tasks leave behind
 		a.openLedger,    // the record of tasks, whose proof bundles may become artifacts
@@ -148,6 +150,9 @@ func (a *App) Addr() string { return a.listener.Addr().String() }
 func (a *App) ReloadConfig(ctx context.Context) {
 	a.unit.Reload(func() {
 		_ = contain.Do(a.log, "reading the configuration again panicked", func() { _, _ = a.operator.ReloadConfig(ctx) }) // it has logged what went wrong
+		if a.pair != nil {
+			a.pair.Reload()
+		}
 	})
 }
 

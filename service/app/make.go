@@ -53,6 +53,22 @@ func (a *App) makeGuard() (err error) {
 	return err
 }
 
+// readPair reads the certificate and its key, where there are some.
+func (a *App) readPair() (err error) {
+	c := a.o.Config.TLS
+	if c.Cert == "" {
+		return nil
+	}
+	a.pair, err = port.LoadPair(c.Cert, c.Key, func(err error) {
+		if err != nil {
+			a.log.Error("the certificate was not read again, and the one from before stays in use", zap.Error(err))
+			return
+		}
+		a.log.Info("the certificate was read again", zap.String("cert", c.Cert))
+	})
+	return err
+}
+
 // takeFolder takes the data folder, so that no other orchestrator uses it.
 func (a *App) takeFolder() error {
 	folder, err := datafolder.Take(a.o.Config.DataDir)

@@ -4,6 +4,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -100,7 +101,11 @@ func (a *App) listen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.listener = port.Bound(l, port.Options{HalfClose: true, Refusal: a.gate.Unread, Refused: func(from net.Addr) {
+	var secure *tls.Config
+	if a.pair != nil {
+		secure = a.pair.Config()
+	}
+	a.listener = port.Bound(l, port.Options{TLS: secure, HalfClose: true, Refusal: a.gate.Unread, Refused: func(from net.Addr) {
 		a.log.Debug("a connection was refused: there are as many as may be", zap.Stringer("from", from))
 	}, Panicked: func(p any) { contain.Log(a.log, "the end of a connection panicked", p) }})
 	a.cleanup.push("close the port", func(context.Context) error {

@@ -98,7 +98,11 @@ func (c Config) Describe() string {
 	case c.Token == "":
 		who = "callers need the API token, which is not set"
 	}
-	fmt.Fprintf(&b, "Would listen on %s; %s. State is kept in %s.\n", c.BindAddr, who, c.DataDir)
+	tls := ""
+	if c.TLS.Cert != "" {
+		tls = " with TLS"
+	}
+	fmt.Fprintf(&b, "Would listen on %s%s; %s. State is kept in %s.\n", c.BindAddr, tls, who, c.DataDir)
 	for _, p := range c.Pools {
 		fmt.Fprintf(&b, "Pool '%s' would serve %s as \"%s\" %s%s; at most %s wait, %s; a task ends after %s, after %s without a first token or progress, or after %s without a further one.\n",
 			p.ID, plural(p.Workload), p.Model.ID, c.workers(p), shape(p), count(p.Queue.Capacity, "task"), full(p.Queue), spoken(p.Timeouts.Wall), spoken(p.Timeouts.Prefill), spoken(p.Timeouts.Idle))

@@ -19,6 +19,7 @@ type Config struct {
 	BindAddr        string                    `yaml:"bind_addr" jsonschema:"default=127.0.0.1:8080" jsonschema_description:"Address and port to listen on. LLORCH_BIND_ADDR overrides it. An address that other machines can reach needs an API token."`
 	DataDir         string                    `yaml:"data_dir" jsonschema:"default=~/.local/state/llama-orch,minLength=1" jsonschema_description:"Folder of the durable state. LLORCH_DATA_DIR overrides it. A relative path is relative to this file's folder."`
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
+	TLS             TLS                       `yaml:"tls" jsonschema_description:"TLS on bind_addr, with a certificate of yours. Left out: plain HTTP."`
 	Fronts          Fronts                    `yaml:"fronts" jsonschema_description:"Which dialects are served beside the native API, and how. A list alone names the dialects."`
 	Page            string                    `yaml:"page" jsonschema:"default=on,enum=on,enum=off" jsonschema_description:"The status page, which browsers get at /."`
 	Aliases         map[string]Alias          `yaml:"aliases" jsonschema_description:"Further names of models. The name * stands for every name that nothing else has. A model's name alone stands for the whole entry."`
@@ -51,6 +52,12 @@ type Config struct {
 type Auth struct {
 	TokenEnv           string `yaml:"token_env" jsonschema:"default=LLORCH_API_TOKEN,pattern=^[A-Za-z_][A-Za-z0-9_]*$" jsonschema_description:"Name of the environment variable that holds the API token. The token itself is never in this file."`
 	OptionalOnLoopback bool   `yaml:"optional_on_loopback" jsonschema:"default=false" jsonschema_description:"Let callers on this machine in without a token."`
+}
+
+// TLS names a certificate and its key (LO-640).
+type TLS struct {
+	Cert string `yaml:"cert" jsonschema_description:"PEM file with the certificate, followed by those between it and the root. A relative path is relative to this file's folder. It is read again when it has changed."`
+	Key  string `yaml:"key" jsonschema_description:"PEM file with the certificate's key."`
 }
 
 // Fronts says which dialects are served (LO-427).

@@ -31,6 +31,7 @@ func (c *Config) finish(ps *problems, env func(string) string) {
 	c.state(ps, env)
 	c.folders(ps)
 	c.cors(ps)
+	c.tls(ps)
 	c.tracing(ps)
 	c.token(ps, env)
 	if !c.where.set("limits.prompt_bytes") { // who takes smaller bodies means it

@@ -14,6 +14,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/supply/catalog"
 	"github.com/llama-orch/llama-orch/service/supply/fetch"
 	"github.com/llama-orch/llama-orch/service/supply/policy"
@@ -28,6 +29,11 @@ func Check(c config.Config, of func(config.Pool) bool) error {
 	}
 	if err := policy.Check(PolicyRules(c)); err != nil {
 		return fmt.Errorf("%s: policy: %w", c.Path, err)
+	}
+	if c.TLS.Cert != "" {
+		if _, err := port.LoadPair(c.TLS.Cert, c.TLS.Key, nil); err != nil {
+			return fmt.Errorf("%s: %w", c.Path, err)
+		}
 	}
 	return nil
 }

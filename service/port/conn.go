@@ -33,6 +33,7 @@ type conn struct {
 	handled atomic.Bool // a handler answers the request that was read last
 	leaves  atomic.Bool // its client is gone once it has closed its side, until the end of the request
 	refused atomic.Bool // net/http has refused what it read, and ends the connection
+	sealed  bool        // TLS is spoken on it, so that what it carries says nothing here
 
 	early  atomic.Bool // the server has said its last, and the client may still be sending
 	closed atomic.Bool
@@ -42,7 +43,7 @@ type conn struct {
 // client has closed its side alone, it is.
 func (c *conn) Read(b []byte) (int, error) {
 	n, err := c.TCPConn.Read(b)
-	if c.l.o.HalfClose && !c.leaves.Load() && len(b) == 1 && errors.Is(err, io.EOF) {
+	if c.l.o.HalfClose && !c.sealed && !c.leaves.Load() && len(b) == 1 && errors.Is(err, io.EOF) {
 		raw, gone := c.SyscallConn()
 		if gone == nil {
 			gone = Gone(raw)
@@ -57,11 +58,19 @@ func (c *conn) Read(b []byte) (int, error) {
 // Write is net.Conn's. What net/http writes while no handler answers is a refusal of its own: of something that is no request that it
 // can read.
 func (c *conn) Write(b []byte) (int, error) {
-	if c.l.o.Refusal == nil || c.handled.Load() {
+	if c.sealed {
 		return c.TCPConn.Write(b)
 	}
+	return c.refuse(b, c.TCPConn.Write)
+}
+
+// refuse writes, or the port's own words where net/http refuses.
+func (c *conn) refuse(b []byte, write func([]byte) (int, error)) (int, error) {
+	if c.l.o.Refusal == nil || c.handled.Load() {
+		return write(b)
+	}
 	if !c.refused.Swap(true) {
-		if _, err := c.TCPConn.Write(c.l.o.Refusal(b)); err != nil {
+		if _, err := write(c.l.o.Refusal(b)); err != nil {
 			return 0, err
 		}
 	}

@@ -9,6 +9,7 @@ package port
 import (
 	"container/list"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -32,6 +33,8 @@ type Options struct {
 	// Refusal words what net/http refuses by itself, before a handler is called, in place of net/http's own response. The server's
 	// ConnState has to be State, and its handlers have to call Begun. Nil: net/http's own words.
 	Refusal func(said []byte) []byte
+	// TLS is spoken on each connection; nil: none is.
+	TLS *tls.Config
 	// Linger is how long a connection takes in what its client still sends behind an answer that came early. Default 10 s.
 	Linger time.Duration
 }
@@ -85,7 +88,10 @@ func (l *Listener) Accept() (net.Conn, error) {
 			_ = c.Close()
 			return nil, fmt.Errorf("a connection is a %T, not one of TCP", c)
 		}
-		if admitted := l.admit(tcp); admitted != nil {
+		switch admitted := l.admit(tcp); {
+		case admitted != nil && l.o.TLS != nil:
+			return &secure{tls.Server(admitted, l.o.TLS), admitted}, nil
+		case admitted != nil:
 			return admitted, nil
 		}
 		if l.o.Refused != nil {
@@ -120,7 +126,7 @@ func (l *Listener) Drop() {
 
 // admit takes a connection in, where there is room or one that waits makes some.
 func (l *Listener) admit(tcp *net.TCPConn) *conn {
-	c := &conn{TCPConn: tcp, l: l}
+	c := &conn{TCPConn: tcp, l: l, sealed: l.o.TLS != nil}
 	if addr, ok := tcp.RemoteAddr().(*net.TCPAddr); ok {
 		c.from = network(addr.AddrPort().Addr())
 	}

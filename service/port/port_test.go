@@ -19,7 +19,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain waits for no pause of net/http: behind an early answer it lasts half a second.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 // serve serves on a bounded port. A request to /held or /leaves is let in and answered when the test says so.
 func serve(t *testing.T, o Options) (addr string, held chan context.Context, release chan struct{}) {

@@ -17,6 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/gen"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -227,7 +228,7 @@ const maxHost = 512
 // bound to (HME-022).
 func origin(r *http.Request) string {
 	scheme := "http"
-	if r.TLS != nil || r.Header.Get("X-Forwarded-Proto") == "https" { // a tunnel in front of it speaks TLS
+	if port.Secure(r.Context()) || r.Header.Get("X-Forwarded-Proto") == "https" { // a tunnel in front of it speaks TLS
 		scheme = "https"
 	}
 	host := r.Host

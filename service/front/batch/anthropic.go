@@ -11,6 +11,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/exchange"
 	"github.com/llama-orch/llama-orch/service/front/gate"
 	"github.com/llama-orch/llama-orch/service/front/lenient"
+	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/task"
 )
 
@@ -76,7 +77,7 @@ func (a *Anthropic) view(r *http.Request, b task.BatchRecord) messageBatchView {
 	case !b.EndedAt.IsZero():
 		v.Status = "ended"
 		scheme := "http"
-		if r.Header.Get("X-Forwarded-Proto") == "https" { // a proxy has the certificate
+		if port.Secure(r.Context()) || r.Header.Get("X-Forwarded-Proto") == "https" { // a proxy has the certificate
 			scheme = "https"
 		}
 		url := scheme + "://" + r.Host + messageBatches + "/" + b.ID + "/results"
