@@ -1575,12 +1575,12 @@ func switchRow(p api.PoolView) templ.Component {
 				return templ_7745c5c3_Err
 			}
 		} else {
-			if p.Loaded {
+			if p.Loaded && p.Lifecycle == "on_demand" {
 				templ_7745c5c3_Err = act("Unload", p.ID, "POST", at("/v1/pools", p.ID, "unload"), "").Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-			} else {
+			} else if !p.Loaded {
 				templ_7745c5c3_Err = act("Load", p.ID, "POST", at("/v1/pools", p.ID, "load"), "").Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
