@@ -35,14 +35,14 @@ type Answers struct {
 	seen map[string]int
 }
 
-// fronts begin the paths of other dialects. harness/dialect holds those against their owners' documents.
+// fronts begin the paths of other dialects, which harness/dialect holds against their owners' documents, and those of the status page.
 var fronts = []string{
-	"/api/", "/v1/audio/", "/v1/batches", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/files", "/v1/images/", "/v1/messages", "/v1/models", "/v1/rerank", "/v1/responses",
+	"/api/", "/page/", "/v1/audio/", "/v1/batches", "/v1/chat/", "/v1/completions", "/v1/embeddings", "/v1/files", "/v1/images/", "/v1/messages", "/v1/models", "/v1/rerank", "/v1/responses",
 }
 
-// Take adds an exchange, unless there are enough like it, or it is in another dialect.
+// Take adds an exchange, unless there are enough like it, or it is in another dialect. At / is the status page, or Ollama's line.
 func (a *Answers) Take(d *Document, e tape.Exchange) {
-	if slices.ContainsFunc(fronts, func(path string) bool { return strings.HasPrefix(e.Target, path) }) {
+	if e.Target == "/" || slices.ContainsFunc(fronts, func(path string) bool { return strings.HasPrefix(e.Target, path) }) {
 		return
 	}
 	a.Recorded++

@@ -195,3 +195,16 @@ func stream(event, data string) tape.Exchange {
 		Header: http.Header{"Content-Type": {"text/event-stream"}, "X-Correlation-Id": {"c"}},
 	}
 }
+
+// LO-845: what is in no operation's words here is held elsewhere: the dialects against their owners' documents, the status page in a browser.
+func TestOtherDialectsAndThePageAreLeftOut(t *testing.T) {
+	d, err := Load()
+	require.NoError(t, err)
+	var a Answers
+	for _, target := range []string{"/", "/page/events", "/v1/chat/completions"} {
+		a.Take(d, tape.Exchange{Method: "GET", Target: target, Status: 200, Whole: true})
+	}
+	require.Zero(t, a.Recorded)
+	a.Take(d, tape.Exchange{Method: "GET", Target: "/pages", Status: 404, Whole: true})
+	require.Len(t, a.Kept, 1)
+}

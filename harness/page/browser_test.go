@@ -21,7 +21,7 @@ import (
 )
 
 // patience is what only a hang reaches.
-const patience = 15 * time.Second
+const patience = 60 * time.Second
 
 // browser is one tab of a real browser, and what it complained about.
 type browser struct {

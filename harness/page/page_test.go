@@ -339,6 +339,8 @@ func (x *box) switches() {
 	x.b.run(chromedp.Click(chromedp.CSS("[aria-label='Load writer']")))
 	x.b.says("[data-group=switches] [data-key=writer]", "ready")
 	require.NotEmpty(x.t, js[string](x.b, "document.querySelector('[data-group=cards] .ours0')?.getAttribute('width') || ''"), "its memory is in the bar")
+	x.b.says("[data-group=swaps]", "somebody asked for it")
+	require.Zero(x.t, js[int](x.b, "document.querySelectorAll(\"[aria-label='Unload coder']\").length"), "it is pinned")
 	x.b.run(chromedp.Click(chromedp.CSS("[aria-label='Drain coder']")))
 	x.b.says("[data-group=switches] [data-key=coder]", "drained")
 	x.b.run(chromedp.Click(chromedp.CSS("[aria-label='Resume coder']")))

@@ -150,7 +150,9 @@ func (o *Operator) Load(_ context.Context, id string) (api.StandingView, error) 
 		for _, idle := range o.residency.Evictions(id) {
 			if err := o.manager.Unload(idle); err != nil { // a task has started there meanwhile, so this one waits for its memory
 				o.log.Debug("an on-demand pool does not make room", zap.String("pool_id", idle), zap.Error(err))
+				continue
 			}
+			o.residency.Note(idle, false, "makes room for "+id+", which somebody asked for")
 		}
 	}
 	if err := o.manager.Load(id); err != nil {
@@ -164,9 +166,15 @@ func (o *Operator) Load(_ context.Context, id string) (api.StandingView, error) 
 			break
 		}
 	}
+	if onDemand(p) {
+		o.residency.Note(id, true, byHand)
+	}
 	o.log.Info("a pool is to be loaded", zap.String("pool_id", id))
 	return o.stands(p), nil
 }
+
+// byHand is why a model came or went that no plan asked for.
+const byHand = "somebody asked for it"
 
 // unloadWithin is how long the tasks of a pool that is to be unloaded may go on: as long as a drain's at most.
 const unloadWithin = 24 * time.Hour
@@ -185,6 +193,7 @@ func (o *Operator) Unload(_ context.Context, id string) (api.StandingView, error
 	if err := o.manager.Drain(id, unloadWithin); err != nil {
 		return api.StandingView{}, err
 	}
+	o.residency.Note(id, false, byHand)
 	o.log.Info("a pool is to leave the memory", zap.String("pool_id", id))
 	return o.stands(p), nil
 }

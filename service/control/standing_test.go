@@ -107,6 +107,11 @@ func TestAnOnDemandPoolWithoutItsFileIsNotReady(t *testing.T) {
 	_, err = o.operator.Unload(t.Context(), "od")
 	require.NoError(t, err)
 	o.soon(func() bool { return o.stands("od") == task.PoolUnloaded })
+	told := o.operator.residency.Swaps() // LO-607: whoever looks sees that no plan did this
+	require.Len(t, told, 2)
+	require.False(t, told[0].In)
+	require.Equal(t, byHand, told[0].Why)
+	require.True(t, told[1].In)
 }
 
 // LO-942: an operator may have written a key among an engine's arguments.

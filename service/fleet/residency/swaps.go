@@ -22,6 +22,11 @@ func (m *Manager) Swaps() []task.Swap {
 	return out
 }
 
+// Note remembers a swap that the plan did not ask for.
+func (m *Manager) Note(poolID string, in bool, why string) {
+	m.note(task.Swap{At: m.o.Now(), PoolID: poolID, In: in, Why: why})
+}
+
 func (m *Manager) note(s task.Swap) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

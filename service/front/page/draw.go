@@ -24,6 +24,9 @@ const (
 	modelsEvery  = 5 * time.Second
 )
 
+// emptyKey is that of what a list shows that has no rows. No id has a space.
+const emptyKey = "no rows"
+
 // drawer makes rows of what the server shows. One look at a time uses it.
 type drawer struct {
 	views  Views
@@ -80,7 +83,7 @@ func (d *drawer) draw(ctx context.Context) (all []group, busy bool) {
 	}
 	sessions := list{name: "sessions"}
 	for _, s := range d.views.Sessions(someSessions) {
-		sessions.add(ctx, s.ID, sessionRow(s, now))
+		sessions.add(ctx, s.ID, sessionRow(s))
 	}
 	catalog := list{name: "models"}
 	for _, m := range d.catalog(now) {
@@ -98,19 +101,19 @@ func (d *drawer) draw(ctx context.Context) (all []group, busy bool) {
 		{&catalog, 5, "The catalog is empty. Pools that name a file do not need it; add a model with `llama-orch model add`."},
 	} {
 		if len(empty.l.rows) == 0 {
-			empty.l.add(ctx, "empty", emptyRow(empty.cols, empty.text))
+			empty.l.add(ctx, emptyKey, emptyRow(empty.cols, empty.text))
 		}
 	}
 	if len(cards.rows) == 0 {
-		cards.add(ctx, "empty", emptyItem(orElse(gpus.Problem, "No GPU. Pools with device: cpu do not need one.")))
+		cards.add(ctx, emptyKey, emptyItem(orElse(gpus.Problem, "No GPU. Pools with device: cpu do not need one.")))
 	}
 	if len(swaps.rows) == 0 {
-		swaps.add(ctx, "empty", emptyItem("No model was loaded or unloaded since the start. Pools with lifecycle: on_demand take turns."))
+		swaps.add(ctx, emptyKey, emptyItem("No model was loaded or unloaded since the start. Pools with lifecycle: on_demand take turns."))
 	}
 	return []group{
 		d.totals(ctx, pools, gpus), group(poolCards), group(poolRows), group(cards), group(running), group(waiting), group(recent), group(swaps),
 		group(sessions), d.outlook(ctx), group(catalog),
-	}, running.rows[0].key != "empty"
+	}, running.rows[0].key != emptyKey
 }
 
 // readRecent reads the tasks that have ended, where that changed.
@@ -176,7 +179,7 @@ func (d *drawer) totals(ctx context.Context, pools []api.HealthView, gpus api.GP
 func (d *drawer) outlook(ctx context.Context) group {
 	o, l := d.views.Outlook(), list{name: "outlook"}
 	if o.Starts == 0 {
-		l.add(ctx, "empty", emptyItem("No task has started yet, so there is nothing to compare."))
+		l.add(ctx, emptyKey, emptyItem("No task has started yet, so there is nothing to compare."))
 		return group(l)
 	}
 	l.add(ctx, "starts", startsItem(o))
@@ -194,7 +197,7 @@ type list group
 func (l *list) add(ctx context.Context, key string, c templ.Component) {
 	var b strings.Builder
 	if err := keyed(key, c).Render(ctx, &b); err != nil {
-		return // a builder takes all; the look's context has ended
+		return // a builder takes all
 	}
 	l.rows = append(l.rows, row{key, b.String()})
 }

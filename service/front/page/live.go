@@ -106,7 +106,7 @@ func (p *publisher) id(seq int) string { return p.run + "-" + strconv.Itoa(seq) 
 func (p *publisher) look(ctx context.Context) (busy bool) {
 	p.looks.Lock()
 	defer p.looks.Unlock()
-	drawn, busy := p.draw(ctx)
+	drawn, busy := p.draw(context.WithoutCancel(ctx)) // all pages get it, whatever becomes of the one that asked
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.at = time.Now()

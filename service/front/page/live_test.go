@@ -121,6 +121,17 @@ func TestAPageResumes(t *testing.T) {
 	require.Equal(t, p.seq, p.all().seq)
 }
 
+// LO-606: a page that is gone before it is drawn leaves no half drawing to the others.
+func TestAPageThatIsGoneLeavesNoHalfDrawing(t *testing.T) {
+	b := &box{live: []task.Live{running("empty", 1)}}
+	p := newPublisher(b, zap.NewNop())
+	gone, stop := context.WithCancel(t.Context())
+	stop()
+	require.True(t, p.look(gone), "a task may have any name")
+	require.Equal(t, "empty", p.now(gone).named("running")[0].key)
+	require.Equal(t, emptyKey, p.now(gone).named("recent")[0].key)
+}
+
 // LO-606: what is kept for those who come back is bounded in bytes, too.
 func TestWhatIsKeptIsBounded(t *testing.T) {
 	b := &box{}

@@ -711,7 +711,7 @@ func runningRow(t task.Live) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = act("Cancel", t.ID, "POST", "/v1/tasks/"+t.ID+"/cancel", "").Render(ctx, templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = act("Cancel", t.ID, "POST", at("/v1/tasks", t.ID, "cancel"), "").Render(ctx, templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -832,7 +832,7 @@ func waitingRow(t task.Live) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = act("Cancel", t.ID, "POST", "/v1/tasks/"+t.ID+"/cancel", "").Render(ctx, templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = act("Cancel", t.ID, "POST", at("/v1/tasks", t.ID, "cancel"), "").Render(ctx, templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -1570,18 +1570,18 @@ func switchRow(p api.PoolView) templ.Component {
 			return templ_7745c5c3_Err
 		}
 		if p.Draining {
-			templ_7745c5c3_Err = act("Resume", p.ID, "POST", "/v1/pools/"+p.ID+"/resume", "").Render(ctx, templ_7745c5c3_Buffer)
+			templ_7745c5c3_Err = act("Resume", p.ID, "POST", at("/v1/pools", p.ID, "resume"), "").Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
 		} else {
-			if p.Loaded {
-				templ_7745c5c3_Err = act("Unload", p.ID, "POST", "/v1/pools/"+p.ID+"/unload", "").Render(ctx, templ_7745c5c3_Buffer)
+			if p.Loaded && p.Lifecycle == "on_demand" {
+				templ_7745c5c3_Err = act("Unload", p.ID, "POST", at("/v1/pools", p.ID, "unload"), "").Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
-			} else {
-				templ_7745c5c3_Err = act("Load", p.ID, "POST", "/v1/pools/"+p.ID+"/load", "").Render(ctx, templ_7745c5c3_Buffer)
+			} else if !p.Loaded {
+				templ_7745c5c3_Err = act("Load", p.ID, "POST", at("/v1/pools", p.ID, "load"), "").Render(ctx, templ_7745c5c3_Buffer)
 				if templ_7745c5c3_Err != nil {
 					return templ_7745c5c3_Err
 				}
@@ -1590,7 +1590,7 @@ func switchRow(p api.PoolView) templ.Component {
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
-			templ_7745c5c3_Err = act("Drain", p.ID, "POST", "/v1/pools/"+p.ID+"/drain", `{"deadline_ms":60000}`).Render(ctx, templ_7745c5c3_Buffer)
+			templ_7745c5c3_Err = act("Drain", p.ID, "POST", at("/v1/pools", p.ID, "drain"), `{"deadline_ms":60000}`).Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
@@ -2044,7 +2044,7 @@ func swapRow(s task.Swap) templ.Component {
 	})
 }
 
-func sessionRow(s task.SessionStatus, now time.Time) templ.Component {
+func sessionRow(s task.SessionStatus) templ.Component {
 	return templruntime.GeneratedTemplate(func(templ_7745c5c3_Input templruntime.GeneratedComponentInput) (templ_7745c5c3_Err error) {
 		templ_7745c5c3_W, ctx := templ_7745c5c3_Input.Writer, templ_7745c5c3_Input.Context
 		if templ_7745c5c3_CtxErr := ctx.Err(); templ_7745c5c3_CtxErr != nil {
@@ -2130,7 +2130,7 @@ func sessionRow(s task.SessionStatus, now time.Time) templ.Component {
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
-		templ_7745c5c3_Err = until(now.Add(s.TTLLeft).Round(time.Second)).Render(ctx, templ_7745c5c3_Buffer)
+		templ_7745c5c3_Err = until(s.CreatedAt.Add(s.TTL).Truncate(time.Second)).Render(ctx, templ_7745c5c3_Buffer)
 		if templ_7745c5c3_Err != nil {
 			return templ_7745c5c3_Err
 		}
@@ -2491,12 +2491,12 @@ func modelRow(m api.CatalogModel) templ.Component {
 			return templ_7745c5c3_Err
 		}
 		if m.State == "Active" {
-			templ_7745c5c3_Err = act("Retire", m.ID, "POST", "/v1/catalog/models/"+m.ID+"/state", `{"state":"Retired"}`).Render(ctx, templ_7745c5c3_Buffer)
+			templ_7745c5c3_Err = act("Retire", m.ID, "POST", at("/v1/catalog/models", m.ID, "state"), `{"state":"Retired"}`).Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}
 		} else if m.State == "Retired" {
-			templ_7745c5c3_Err = act("Activate", m.ID, "POST", "/v1/catalog/models/"+m.ID+"/state", `{"state":"Active"}`).Render(ctx, templ_7745c5c3_Buffer)
+			templ_7745c5c3_Err = act("Activate", m.ID, "POST", at("/v1/catalog/models", m.ID, "state"), `{"state":"Active"}`).Render(ctx, templ_7745c5c3_Buffer)
 			if templ_7745c5c3_Err != nil {
 				return templ_7745c5c3_Err
 			}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -215,3 +216,6 @@ func device(r api.ReplicaView) string {
 	}
 	return "GPU " + strings.Trim(strings.ReplaceAll(fmt.Sprint(r.Cards), " ", ", "), "[]")
 }
+
+// at is the path of what is done with something that has an id.
+func at(under, id, do string) string { return under + "/" + url.PathEscape(id) + "/" + do }

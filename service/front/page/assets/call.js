@@ -15,6 +15,9 @@ export function said(text) {
   document.getElementById("said").textContent = text;
 }
 
+// clock words a time of day, in the browser's zone.
+export const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
+
 // make is an element with a text and attributes. Texts are never read as HTML.
 export function make(name, text, attributes = {}) {
   const e = document.createElement(name);

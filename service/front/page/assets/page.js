@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // Which view is shown, the times that count, and the buttons that call the API.
-import { call, said } from "./call.js";
+import { call, clock, said } from "./call.js";
 import { follow } from "./live.js";
 import { showTask, showTasks } from "./tasks.js";
 import { openPlayground } from "./play.js";
@@ -21,8 +21,6 @@ function view() {
   if (shown !== next && next === "playground") openPlayground();
   shown = next;
 }
-
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
 
 function left(ms) {
   const s = Math.ceil(ms / 1000);

@@ -70,7 +70,8 @@ async function ask(side, model, f) {
       over(e.tokens_out + " tokens" + rate + ", seed " + e.receipt.seed + ", " + e.receipt.determinism.replace("_", " ") + ", transcript " + e.receipt.transcript_sha256.slice(0, 12) + "…");
     });
     source.addEventListener("error", (event) => {
-      if (event.data) over(JSON.parse(event.data).message); // else the connection was lost, and the browser comes back
+      if (event.data) over(JSON.parse(event.data).message);
+      else if (source.readyState === EventSource.CLOSED) over("The stream was lost. The task is in the list of tasks."); // else the browser comes back
     });
   } catch (error) {
     fact.textContent = error.message;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 // The list of tasks, and the dialog with everything about one.
-import { call, make, mark } from "./call.js";
+import { call, clock, make, mark } from "./call.js";
 
 const page = 100, most = 500;
 const marks = { queued: "ring", running: "play", completed: "tick", failed: "cross", canceled: "dash" };
@@ -21,8 +21,7 @@ function cell(name, content, kind = "") {
 
 function row(t) {
   const tr = make("tr"), acts = make("td", undefined, { class: "acts" });
-  const at = make("time", "", { "data-at": Date.parse(t.accepted_at), "data-as": "clock" });
-  at.textContent = new Date(t.accepted_at).toLocaleTimeString();
+  const at = make("time", clock.format(Date.parse(t.accepted_at)), { "data-at": Date.parse(t.accepted_at), "data-as": "clock" });
   const name = make("button", t.task_id, { type: "button", class: "link", "data-task": t.task_id, "aria-label": "Details of task " + t.task_id });
   const task = cell("Task", name);
   task.append(" ", make("span", t.model_ref, { class: "dim" }));
