@@ -7,109 +7,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/llama-orch/llama-orch/internal/atomicfile"
+	"github.com/llama-orch/llama-orch/harness/debian"
 )
 
 // ErrNoPromtool says how to get promtool.
 var ErrNoPromtool = errors.New("promtool is missing: `go tool mage metrics:lint` fetches it where there is apt-get; " +
 	"elsewhere install it (Debian: apt-get install --no-install-recommends prometheus; Arch: pacman -S prometheus)")
 
-// fetched is where FetchPromtool puts the program.
-func fetched() (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", fmt.Errorf("finding the cache folder: %w", err)
-	}
-	return filepath.Join(cache, "llama-orch", "tools", "promtool"), nil
-}
+var promtool = debian.Program{Name: "promtool", Package: "prometheus", Path: "usr/bin/promtool", Missing: ErrNoPromtool}
 
 // FindPromtool returns the installed promtool, or otherwise the fetched one.
-func FindPromtool() (string, error) {
-	if path, err := exec.LookPath("promtool"); err == nil {
-		return path, nil
-	}
-	path, err := fetched()
-	if err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(path); err != nil {
-		return "", ErrNoPromtool
-	}
-	return path, nil
-}
+func FindPromtool() (string, error) { return promtool.Find() }
 
-// FetchPromtool takes promtool out of Debian's package of prometheus, which apt checks, if there is no promtool yet. It installs nothing and starts no
-// server, so it needs no root, except if there are no package lists yet.
+// FetchPromtool takes promtool out of Debian's package of prometheus, if there is no promtool yet.
 func FetchPromtool(ctx context.Context, progress func(string)) error {
-	if _, err := FindPromtool(); !errors.Is(err, ErrNoPromtool) {
-		return err
-	}
-	for _, tool := range []string{"apt-get", "dpkg-deb"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			return ErrNoPromtool
-		}
-	}
-	progress("promtool is missing: taking it out of Debian's package of prometheus")
-	dir, err := os.MkdirTemp("", "llama-orch-promtool-")
-	if err != nil {
-		return fmt.Errorf("making a folder for promtool: %w", err)
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	// If it can, apt fetches as a user of its own, who may not look into this user's folder.
-	const asThisUser = "APT::Sandbox::User="
-	if err := run(ctx, dir, "apt-get", "-q", "-o", asThisUser, "download", "prometheus"); err != nil {
-		if os.Geteuid() != 0 {
-			return errors.Join(ErrNoPromtool, err)
-		}
-		if err := run(ctx, dir, "apt-get", "-q", "update"); err != nil {
-			return errors.Join(ErrNoPromtool, err)
-		}
-		if err := run(ctx, dir, "apt-get", "-q", "-o", asThisUser, "download", "prometheus"); err != nil {
-			return errors.Join(ErrNoPromtool, err)
-		}
-	}
-	packages, err := filepath.Glob(filepath.Join(dir, "prometheus_*.deb"))
-	if err != nil || len(packages) != 1 {
-		return errors.Join(ErrNoPromtool, err)
-	}
-	if err := run(ctx, dir, "dpkg-deb", "-x", packages[0], "tree"); err != nil {
-		return errors.Join(ErrNoPromtool, err)
-	}
-	return place(filepath.Join(dir, "tree", "usr", "bin", "promtool"))
-}
-
-// place copies the program to the cache.
-func place(from string) error {
-	path, err := fetched()
-	if err != nil {
-		return err
-	}
-	content, err := os.ReadFile(from)
-	if err != nil {
-		return fmt.Errorf("taking promtool out of its package: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("keeping promtool: %w", err)
-	}
-	if err := atomicfile.Write(path, content, 0o755); err != nil {
-		return fmt.Errorf("keeping promtool: %w", err)
-	}
-	return nil
-}
-
-func run(ctx context.Context, dir, name string, args ...string) error {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, bytes.TrimSpace(out))
-	}
-	return nil
+	return promtool.Fetch(ctx, progress)
 }
 
 // Promtool has `promtool check metrics` read an exposition. It returns remarks that the contract does not know, and known remarks that promtool did not
