@@ -48,6 +48,6 @@ func goFiles(ctx context.Context) ([]string, error) {
 	}
 	deleted := strings.Fields(gone)
 	return slices.DeleteFunc(strings.Fields(list), func(f string) bool {
-		return strings.HasPrefix(f, "gen/") || slices.Contains(deleted, f)
+		return strings.HasPrefix(f, "gen/") || strings.HasSuffix(f, "_templ.go") || slices.Contains(deleted, f)
 	}), nil
 }

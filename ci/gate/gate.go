@@ -14,6 +14,7 @@ import (
 	"github.com/llama-orch/llama-orch/ci/contract"
 	"github.com/llama-orch/llama-orch/ci/engine"
 	"github.com/llama-orch/llama-orch/ci/pact"
+	"github.com/llama-orch/llama-orch/ci/page"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 )
@@ -31,6 +32,7 @@ var (
 	pacts       = step.Step{Name: "pacts", Target: "pact", Run: contract.Recorded(pact.Test)}
 	document    = step.Step{Name: "API document", Target: "contract", Run: contract.Test(checkBDD)}
 	sdks        = step.Step{Name: "official SDKs", Target: "clients", Run: clients.Test}
+	statusPage  = step.Step{Name: "status page in a browser", Target: "check:page", Run: page.Test}
 	metricsLint = step.Step{Name: "metrics contract", Target: "metrics:lint", Run: checkMetrics}
 	smoke       = step.Step{Name: "smoke test on stand-ins", Target: "check:smoke", Run: checkSmoke}
 	determinism = step.Step{Name: "determinism", Target: "determinism", Run: checkDeterminism}
@@ -40,7 +42,7 @@ var (
 )
 
 // waiting are the suites on the real daemon, the longest first. They run beside one another.
-var waiting = step.Stage{daemon, bdd, sdks, determinism, chaos, pacts, smoke, haiku, metricsLint}
+var waiting = step.Stage{daemon, bdd, sdks, statusPage, determinism, chaos, pacts, smoke, haiku, metricsLint}
 
 // The two orders of the steps. The gate runs each part once; the daily loop runs the fastest first. Traceability comes last in
 // both: it asks whether the tests have passed. What the features and the pacts saw is held against the API's document behind them.

@@ -12,6 +12,8 @@ import (
 
 	"github.com/llama-orch/llama-orch/ci/agents"
 	"github.com/llama-orch/llama-orch/ci/command"
+	"github.com/llama-orch/llama-orch/ci/engine"
+	"github.com/llama-orch/llama-orch/ci/page"
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 	"github.com/llama-orch/llama-orch/harness/metrics"
@@ -20,7 +22,7 @@ import (
 
 // suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
 // a cached result of theirs never counts.
-var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/haiku", "harness/metrics", "harness/pact"}, outside...)
+var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/haiku", "harness/metrics", "harness/pact", "harness/page"}, outside...)
 
 // outside are the suites that only look at the daemon's program from outside. The race detector sees nothing there.
 var outside = []string{"harness/abuse", "harness/fronts", "harness/handbook", "harness/program", "harness/proxy"}
@@ -66,6 +68,18 @@ func Contract(ctx context.Context) error { return prepared(ctx, document) }
 // It needs Node.js, and fetches the SDKs with npm.
 func Clients(ctx context.Context) error { return prepared(ctx, sdks) }
 
+// Page clicks through the status page in a real browser, which it fetches with npm, on a real daemon with stand-ins for cards and engines (LO-603…612).
+func (Check) Page(ctx context.Context) error { return prepared(ctx, statusPage) }
+
+// Page looks after the documents' images of the status page.
+type Page mg.Namespace
+
+// Shots makes the screenshots in .docs/images anew.
+func (Page) Shots(ctx context.Context) error {
+	mg.CtxDeps(ctx, engine.Engine.Libs)
+	return page.Shots(ctx, ".docs/images")
+}
+
 // Agents runs Claude Code, Codex, opencode and Qwen Code against a real daemon with a scripted engine behind it, and prints what each did (LO-423). It
 // fetches them with npm: 1.5 GB. It is no part of `test`.
 func Agents(ctx context.Context) error {
@@ -83,11 +97,12 @@ func (Check) Package(ctx context.Context) error {
 type Metrics mg.Namespace
 
 // Lint holds ci/metrics.lint.json against the spec, and the /metrics of a real daemon under a small load against both
-// (ORCH-3028). It needs promtool, and fetches it where there is apt-get.
+// (ORCH-3028). It also asks a real Prometheus every query of the dashboards, and tests the alert rules (LO-602). It needs Prometheus's programs, and fetches them where
+// there is apt-get.
 func (Metrics) Lint(ctx context.Context) error { return prepared(ctx, metricsLint) }
 
 func checkMetrics(ctx context.Context, t *tally.Tally) error {
-	if err := metrics.FetchPromtool(ctx, step.Say); err != nil {
+	if err := metrics.FetchPrometheus(ctx, step.Say); err != nil {
 		return err
 	}
 	return step.GoTest(ctx, t, "-count=1", "./harness/metrics/...")

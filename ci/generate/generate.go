@@ -25,7 +25,7 @@ import (
 var printed = map[string]string{
 	"contracts/config-schema/config.schema.json": "./contracts/config-schema/gen",
 	"contracts/blueprint/blueprint.schema.json":  "./contracts/blueprint/gen",
-	".docs/configuration.md":                      "./contracts/config-schema/reference",
+	".docs/configuration.md":                     "./contracts/config-schema/reference",
 }
 
 // files are made from the API's document: what writes each to where it is told.
@@ -36,13 +36,17 @@ var files = map[string]func(ctx context.Context, target string) error{
 	"cmd/llama-orch/bindings/methods.py": generatePython(pythonMethods),
 }
 
+// pagePath has the templates of the status page, and beside each of them what templ makes of it.
+const pagePath = "service/front/page"
+
 // manualPath is the manual of llama-orch, made from its commands.
 const manualPath = ".docs/cli"
 
 // Gen makes what is generated from the contracts.
 type Gen mg.Namespace
 
-// All regenerates the API layer, the SDK's types, the bindings' parts, what programs print, and the command line's manual.
+// All regenerates the API layer, the SDK's types, the bindings' parts, the status page's templates, what programs print, the dashboards and alert rules, and the
+// command line's manual.
 func (Gen) All(ctx context.Context) error {
 	if err := generateAPI(ctx, "gen"); err != nil {
 		return err
@@ -52,6 +56,9 @@ func (Gen) All(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := templates(ctx); err != nil {
+		return err
+	}
 	for path, program := range printed {
 		out, err := output(ctx, program)
 		if err != nil {
@@ -60,6 +67,9 @@ func (Gen) All(ctx context.Context) error {
 		if err := os.WriteFile(path, out, 0o644); err != nil {
 			return fmt.Errorf("writing what a generator printed: %w", err)
 		}
+	}
+	if err := deployAnew(ctx); err != nil {
+		return err
 	}
 	if err := os.RemoveAll(manualPath); err != nil {
 		return fmt.Errorf("removing the command line's manual: %w", err)
@@ -80,6 +90,11 @@ func generateAPI(ctx context.Context, target string) error {
 	defer os.Remove(document)
 	return command.Run(ctx, "go", "tool", "ogen", "--target", target, "--package", "gen", "--clean",
 		"--config", "contracts/openapi/ogen.yml", document)
+}
+
+// templates makes Go of the status page's templates.
+func templates(ctx context.Context, more ...string) error {
+	return command.Run(ctx, "go", append([]string{"tool", "templ", "generate", "-path", pagePath, "-log-level", "error"}, more...)...)
 }
 
 // output is what a program prints.
@@ -143,6 +158,14 @@ func (Gen) Check(ctx context.Context) error {
 		if have, err := os.ReadFile(path); err != nil || !bytes.Equal(have, want) {
 			stale = append(stale, path)
 		}
+	}
+	more, err := staleDeploy(ctx, second)
+	if err != nil {
+		return err
+	}
+	stale = append(stale, more...)
+	if err := templates(ctx, "-check"); err != nil {
+		stale = append(stale, pagePath)
 	}
 	slices.Sort(stale)
 	if len(stale) > 0 {

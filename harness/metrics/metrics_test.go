@@ -30,7 +30,7 @@ func TestSpecAndLintAgree(t *testing.T) {
 	spec, err := metrics.ReadSpec(filepath.Join(root, metrics.SpecPath))
 	require.NoError(t, err)
 	require.Empty(t, metrics.Differences(spec, contract(t).Series))
-	require.Len(t, spec, 52)
+	require.Len(t, spec, 65)
 }
 
 // ORCH-3028, ORCH-3053: the reasons of a restart are those that the pools tell apart.
@@ -194,6 +194,6 @@ func TestAMissingPromtoolIsAFailure(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	_, err := metrics.FindPromtool()
-	require.ErrorIs(t, err, metrics.ErrNoPromtool)
-	require.ErrorContains(t, metrics.FetchPromtool(t.Context(), func(string) {}), "apt-get install")
+	require.ErrorIs(t, err, metrics.ErrNoPrometheus)
+	require.ErrorContains(t, metrics.FetchPrometheus(t.Context(), func(string) {}), "apt-get install")
 }

@@ -14,25 +14,34 @@ import (
 	"github.com/llama-orch/llama-orch/harness/debian"
 )
 
-// ErrNoPromtool says how to get promtool.
-var ErrNoPromtool = errors.New("promtool is missing: `go tool mage metrics:lint` fetches it where there is apt-get; " +
+// ErrNoPrometheus says how to get Prometheus's programs.
+var ErrNoPrometheus = errors.New("promtool or prometheus is missing: `go tool mage metrics:lint` fetches them where there is apt-get; " +
 	"elsewhere install it (Debian: apt-get install --no-install-recommends prometheus; Arch: pacman -S prometheus)")
 
-var promtool = debian.Program{Name: "promtool", Package: "prometheus", Path: "usr/bin/promtool", Missing: ErrNoPromtool}
+// The programs of Prometheus that the suite runs.
+const (
+	promtool   = "promtool"
+	prometheus = "prometheus"
+)
+
+var programs = debian.Package{Name: "prometheus", Programs: []string{"usr/bin/" + promtool, "usr/bin/" + prometheus}, Missing: ErrNoPrometheus}
 
 // FindPromtool returns the installed promtool, or otherwise the fetched one.
-func FindPromtool() (string, error) { return promtool.Find() }
+func FindPromtool() (string, error) { return programs.Find(promtool) }
 
-// FetchPromtool takes promtool out of Debian's package of prometheus, if there is no promtool yet.
-func FetchPromtool(ctx context.Context, progress func(string)) error {
-	return promtool.Fetch(ctx, progress)
+// FindPrometheus returns the installed Prometheus, or otherwise the fetched one.
+func FindPrometheus() (string, error) { return programs.Find(prometheus) }
+
+// FetchPrometheus takes the programs out of Debian's package, if one is missing.
+func FetchPrometheus(ctx context.Context, progress func(string)) error {
+	return programs.Fetch(ctx, progress)
 }
 
 // Promtool has `promtool check metrics` read an exposition. It returns remarks that the contract does not know, and known remarks that promtool did not
 // make.
-func (c Contract) Promtool(ctx context.Context, promtool string, exposition []byte) ([]string, error) {
+func (c Contract) Promtool(ctx context.Context, program string, exposition []byte) ([]string, error) {
 	const remarked = 3 // the exit code of promtool with remarks
-	cmd := exec.CommandContext(ctx, promtool, "check", "metrics")
+	cmd := exec.CommandContext(ctx, program, "check", "metrics")
 	cmd.Stdin = bytes.NewReader(exposition)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

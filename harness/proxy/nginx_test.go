@@ -101,7 +101,7 @@ func next(t *testing.T, lines *bufio.Scanner, prefix string) string {
 // is needed.
 // LO-641, LO-824
 func TestADaemonBehindNginx(t *testing.T) {
-	nginx, err := proxy.Nginx.Find()
+	nginx, err := proxy.Nginx.Find("nginx")
 	require.NoError(t, err)
 	libs, err := provision.LocateEngineLibs()
 	require.NoError(t, err)

@@ -14,4 +14,4 @@ var ErrNoNginx = errors.New("nginx is missing: `go tool mage check:outside` fetc
 	"elsewhere install it (Debian: apt-get install --no-install-recommends nginx; Arch: pacman -S nginx)")
 
 // Nginx is Debian's.
-var Nginx = debian.Program{Name: "nginx", Package: "nginx", Path: "usr/sbin/nginx", Missing: ErrNoNginx}
+var Nginx = debian.Package{Name: "nginx", Programs: []string{"usr/sbin/nginx"}, Missing: ErrNoNginx}

@@ -26,6 +26,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/batch"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/page"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
@@ -93,6 +94,7 @@ type App struct {
 	gate     *gate.Gate
 	streams  *delivery.Streams
 	feeder   *batch.Feeder // nil: no front has batches
+	page     *page.Front   // nil: it is off
 	server   *http.Server
 	listener *port.Listener
 	serving  sync.WaitGroup

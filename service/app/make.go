@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"go.uber.org/zap"
 
+	"github.com/llama-orch/llama-orch/service/config"
 	"github.com/llama-orch/llama-orch/service/control"
 	"github.com/llama-orch/llama-orch/service/control/datafolder"
 	"github.com/llama-orch/llama-orch/service/control/fronts"
@@ -27,6 +28,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/api"
 	"github.com/llama-orch/llama-orch/service/front/delivery"
 	"github.com/llama-orch/llama-orch/service/front/gate"
+	"github.com/llama-orch/llama-orch/service/front/page"
 	"github.com/llama-orch/llama-orch/service/observe"
 	"github.com/llama-orch/llama-orch/service/port"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
@@ -146,7 +148,7 @@ func (a *App) makeFleet() (err error) {
 	}
 	a.fleet = control.NewFleet(a.setup, a.pools, a.cards, a.shelf, time.Now)
 	a.cards.Watch(a.fleet.CardsBack, a.pools.Trouble)
-	a.registry.MustRegister(a.fleet.CardMetrics())
+	a.registry.MustRegister(a.fleet.CardMetrics(), control.FolderMetrics(c.DataDir))
 	a.residency = residency.New(residency.Options{
 		Models: a.fleet.Models(a.o.Log.Named("control")), Rules: residency.Rules(c.Swap), Metrics: residency.NewMetrics(a.registry),
 		Log: a.o.Log.Named("residency"), Now: time.Now,
@@ -195,7 +197,7 @@ func (a *App) makeControl() error {
 	}
 	a.operator = control.NewOperator(control.OperatorOptions{
 		Fleet: a.fleet, Schedule: a.schedule, Residency: a.residency, Policy: a.policy, Sessions: a.sessions, Log: a.o.Log.Named("control"),
-		LibsDir: a.o.LibsDir, Env: a.o.Env, Engines: a.engines,
+		LibsDir: a.o.LibsDir, Env: a.o.Env, Engines: a.engines, Registerer: a.registry,
 	})
 	return nil
 }
@@ -210,8 +212,9 @@ func (a *App) makeFront() error {
 		a.registry.MustRegister(a.o.Dropped)
 	}
 	a.streams = delivery.New(delivery.Options{Log: log})
+	shown := a.fleet.Views(a.schedule, a.ledger, a.selfTest)
 	native, err := api.NewHandler(api.Options{
-		Tasks: a.tasks, Sessions: a.sessions, Pools: a.fleet.Views(a.schedule, a.ledger, a.selfTest), Control: a.operator,
+		Tasks: a.tasks, Sessions: a.sessions, Pools: shown, Control: a.operator,
 		Catalog: a.shelf, Artifacts: fronts.Artifacts{Library: artifact.NewLibrary(a.artifacts, a.ledger)}, Gatherer: a.registry, Exemplars: a.tracer != nil, Engines: control.EngineFeatures(),
 		Streams: a.streams, Log: log, Version: a.o.Version,
 		Limits: api.Limits{BodyBytes: int64(c.Limits.BodyBytes), PromptBytes: int64(c.Limits.PromptBytes), Inputs: c.Limits.Inputs},
@@ -227,9 +230,17 @@ func (a *App) makeFront() error {
 		return err
 	}
 	a.feeder = served.Feeder
+	if c.Page == config.PageOn {
+		a.page, err = served.Page(page.Options{
+			Views: control.NewPageViews(shown, a.schedule, a.residency, a.sessions, a.shelf, a.guard.Identity()), Door: a.guard, Version: a.o.Version, Log: log,
+		})
+		if err != nil {
+			return err
+		}
+	}
 	a.cleanup.push("close the connections past the line", func(context.Context) error { served.Close(); return nil })
 	a.gate, err = gate.New(gate.Options{
-		Auth: a.guard, Fronts: served.Below, Exact: served.Exact, Log: log, MaxBody: int64(c.Limits.BodyBytes),
+		Auth: a.guard, Fronts: served.Below, Exact: served.Exact, Log: log, MaxBody: int64(c.Limits.BodyBytes), Registerer: a.registry,
 	})
 	if err != nil {
 		return err

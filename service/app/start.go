@@ -163,6 +163,9 @@ func (a *App) serve(ctx context.Context) error {
 		a.serving.Wait()
 		return err
 	})
+	if a.page != nil { // its streams end before the connections are closed
+		return a.run(ctx, "the status page", a.page)
+	}
 	return nil
 }
 

@@ -106,3 +106,16 @@ func TestANameWithAWish(t *testing.T) {
 		require.Equal(t, want.wish, wish, name)
 	}
 }
+
+// LO-603: the status page is on, unless the file says otherwise.
+func TestThePage(t *testing.T) {
+	s := compiled(t)
+	for text, want := range map[string]string{"": config.PageOn, "page: on\n": config.PageOn, "page: off\n": "off"} {
+		require.NoError(t, valid(t, s, []byte(text+coder)), text)
+		c, err := config.Parse("c.yaml", []byte(text+coder), environ())
+		require.NoError(t, err, text)
+		require.Equal(t, want, c.Page, text)
+	}
+	_, err := config.Parse("c.yaml", []byte("page: maybe\n"+coder), environ())
+	require.ErrorContains(t, err, "c.yaml:1:7: page")
+}

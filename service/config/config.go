@@ -21,6 +21,7 @@ type Config struct {
 	Auth            Auth                      `yaml:"auth" jsonschema_description:"Who may call the API."`
 	TLS             TLS                       `yaml:"tls" jsonschema_description:"TLS on bind_addr, with a certificate of yours. Left out: plain HTTP."`
 	Fronts          Fronts                    `yaml:"fronts" jsonschema_description:"Which dialects are served beside the native API, and how. A list alone names the dialects."`
+	Page            string                    `yaml:"page" jsonschema:"default=on,enum=on,enum=off" jsonschema_description:"The status page, which browsers get at /."`
 	Aliases         map[string]Alias          `yaml:"aliases" jsonschema_description:"Further names of models. The name * stands for every name that nothing else has. A model's name alone stands for the whole entry."`
 	CORS            CORS                      `yaml:"cors" jsonschema_description:"Which web pages of other origins may read answers of the API."`
 	Log             Log                       `yaml:"log" jsonschema_description:"The log on standard error."`
@@ -75,6 +76,9 @@ const (
 	FrontAnthropic = "anthropic"
 	FrontOllama    = "ollama"
 )
+
+// PageOn has the status page served (LO-603).
+const PageOn = "on"
 
 // AnyName is the alias for every name that nothing else has.
 const AnyName = "*"

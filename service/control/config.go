@@ -19,9 +19,10 @@ import (
 )
 
 // ReloadConfig implements api.Control. SIGHUP calls it too.
-func (o *Operator) ReloadConfig(ctx context.Context) (api.ConfigChange, error) {
+func (o *Operator) ReloadConfig(ctx context.Context) (_ api.ConfigChange, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	defer func() { o.reloads.read(err, o.now()) }()
 	next, err := config.Load(o.file.Path, o.env)
 	if err == nil {
 		err = Check(next, o.changes)

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/llama-orch/llama-orch/service/config"
+	"github.com/llama-orch/llama-orch/service/fleet/gpu"
 	"github.com/llama-orch/llama-orch/service/fleet/pool"
 	"github.com/llama-orch/llama-orch/service/fleet/vram"
 	"github.com/llama-orch/llama-orch/service/front/api"
@@ -78,7 +79,7 @@ func (f Fleet) CardsBack() {
 	}
 }
 
-// CardMetrics returns the gauges of the cards that replicas are on. They are read when they are asked for.
+// CardMetrics returns the gauges of the cards, and of the replicas on them. They are read when they are asked for.
 func (f Fleet) CardMetrics() prometheus.Collector { return cardMetrics{f} }
 
 // cardMetrics are those gauges.
@@ -87,17 +88,23 @@ type cardMetrics struct{ Fleet }
 var (
 	utilizationDesc = prometheus.NewDesc("gpu_utilization", "Share of the time in which a replica's card computed.", observe.ReplicaLabels("device"), nil)
 	usedDesc        = prometheus.NewDesc("vram_used_bytes", "Memory that a replica takes on a card.", observe.ReplicaLabels("device"), nil)
+	memoryDesc      = prometheus.NewDesc("llorch_gpu_memory_bytes", "Memory of a card, by kind (LO-613).", []string{observe.LabelDevice, "kind"}, nil)
+	temperatureDesc = prometheus.NewDesc("llorch_gpu_temperature_celsius", "Temperature of a card (LO-613).", []string{observe.LabelDevice}, nil)
+	powerDesc       = prometheus.NewDesc("llorch_gpu_power_watts", "Power that a card draws (LO-613).", []string{observe.LabelDevice}, nil)
+	healthyDesc     = prometheus.NewDesc("llorch_gpu_healthy", "1 if a card can be given work (LO-613).", []string{observe.LabelDevice}, nil)
 )
 
 // Describe implements prometheus.Collector.
 func (c cardMetrics) Describe(out chan<- *prometheus.Desc) {
-	out <- utilizationDesc
-	out <- usedDesc
+	for _, d := range []*prometheus.Desc{utilizationDesc, usedDesc, memoryDesc, temperatureDesc, powerDesc, healthyDesc} {
+		out <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
 func (c cardMetrics) Collect(out chan<- prometheus.Metric) {
 	inventory := c.cards.monitor.Snapshot()
+	c.collectCards(inventory, out)
 	for _, id := range c.manager.Pools() {
 		for _, r := range c.manager.Infos(id) {
 			for _, index := range r.Cards {
@@ -110,5 +117,33 @@ func (c cardMetrics) Collect(out chan<- prometheus.Metric) {
 				out <- prometheus.MustNewConstMetric(usedDesc, prometheus.GaugeValue, float64(c.cards.ledger.Used(r.Owner, index)), labels...)
 			}
 		}
+	}
+}
+
+// collectCards tells of each card what it is like. What a card does not tell is left out.
+func (c cardMetrics) collectCards(inventory gpu.Inventory, out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	for _, card := range inventory.Cards {
+		device, healthy := strconv.Itoa(card.Index), 0.0
+		if card.Healthy {
+			healthy = 1
+		}
+		gauge(healthyDesc, healthy, device)
+		gauge(memoryDesc, float64(card.Total), device, "total")
+		gauge(memoryDesc, float64(card.Used), device, "used")
+		if card.Temperature > 0 {
+			gauge(temperatureDesc, float64(card.Temperature), device)
+		}
+		if card.Power > 0 {
+			gauge(powerDesc, card.Power, device)
+		}
+	}
+	for _, v := range c.cards.ledger.View().Cards {
+		device := strconv.Itoa(v.Index)
+		gauge(memoryDesc, float64(v.Free), device, "free")
+		gauge(memoryDesc, float64(v.Promised), device, "promised")
+		gauge(memoryDesc, float64(v.Foreign), device, "foreign")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/config"
@@ -39,6 +40,7 @@ type Operator struct {
 	libsDir   string
 	env       func(string) string
 	engines   *Engines
+	reloads   reloads
 
 	mu      sync.Mutex             // one change at a time
 	file    config.Config          // what the file says, but what only a restart can change is as it was at the start; with mu
@@ -58,6 +60,8 @@ type OperatorOptions struct {
 	LibsDir   string
 	Env       func(string) string
 	Engines   *Engines
+	// Registerer is where the series of reloads go; nil: nowhere.
+	Registerer prometheus.Registerer
 }
 
 // NewOperator makes an operator. The configuration in force is what the file said at the start.
@@ -65,6 +69,7 @@ func NewOperator(o OperatorOptions) *Operator {
 	return &Operator{
 		Fleet: o.Fleet, schedule: o.Schedule, residency: o.Residency, sessions: o.Sessions, log: o.Log, libsDir: o.LibsDir, env: o.Env, engines: o.Engines,
 		file: o.Fleet.config(), closing: map[string]config.Pool{}, policy: o.Policy, retired: map[string]bool{},
+		reloads: newReloads(o.Registerer, o.Fleet.now()),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
@@ -172,7 +173,7 @@ func TestWhatOnlyARestartChangesStaysAsItIs(t *testing.T) {
 	require.Equal(t, api.ConfigChange{}, o.reload())
 }
 
-// ORCH-2101
+// ORCH-2101, LO-613
 func TestAnInvalidFileChangesNothing(t *testing.T) {
 	_, url := engineOf(t)
 	o := operate(t, external("a", url))
@@ -181,11 +182,17 @@ func TestAnInvalidFileChangesNothing(t *testing.T) {
 	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
 	require.ErrorContains(t, err, "nothing has changed")
 	require.ErrorContains(t, err, "c.yaml:6:")
+	require.Zero(t, testutil.ToFloat64(o.operator.reloads.ok), "LO-613")
 	require.Len(t, o.view().Pools(), 1)
 	require.Equal(t, "a", o.view().Pools()[0].ID)
 	require.NoError(t, os.Remove(o.path))
 	_, err = o.operator.ReloadConfig(t.Context())
 	require.True(t, task.HasCode(err, task.InvalidParams), "%v", err)
+	o.write(operatedHead, external("a", url))
+	before := testutil.ToFloat64(o.operator.reloads.at)
+	o.reload()
+	require.InDelta(t, 1, testutil.ToFloat64(o.operator.reloads.ok), 0)
+	require.GreaterOrEqual(t, testutil.ToFloat64(o.operator.reloads.at), before)
 }
 
 // ORCH-2101

@@ -50,7 +50,8 @@ func OpenSessions(f Fleet, record SessionLedger, r prometheus.Registerer, log *z
 	if err != nil {
 		return nil, fmt.Errorf("read the sessions of the run before: %w", err)
 	}
-	return &Sessions{m, budgets}, nil
+	s := &Sessions{m, budgets}
+	return s, r.Register(budgetMetrics{s})
 }
 
 // SaveDir is the folder of the KV of sessions whose workers have ended.

@@ -25,7 +25,13 @@ const (
 	LabelPinned        = "pinned"
 	LabelFallback      = "fallback"
 	LabelDeterminism   = "determinism"
+	LabelClient        = "client"
+	LabelDirection     = "direction"
+	LabelDevice        = "device"
 )
+
+// ClientServer is the client of tasks that nobody has submitted.
+const ClientServer = "server"
 
 // PoolLabels are the labels of a series by pool and priority: queue_depth and the latency histograms.
 func PoolLabels() []string {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -37,6 +38,7 @@ type bench struct {
 	contract metrics.Contract
 	// configured has the values of labels without a closed list.
 	configured map[string][]string
+	text       string // of the configuration
 
 	*daemon.Lab
 	daemon *daemon.Daemon
@@ -52,6 +54,7 @@ const config = `
 bind_addr: 127.0.0.1:0
 data_dir: data
 auth: {optional_on_loopback: true}
+budgets: {token: {tokens: 100000000}}
 artifacts: {max_bytes: 1048576, retain_bytes: 1048576}
 sampler_profiles: {v1: {temperature: 0.8, top_p: 0.95, top_k: 40}}
 pools:
@@ -69,6 +72,7 @@ pools:
 const (
 	modelBytes  = 14 << 30
 	utilization = 37 // per cent
+	degrees     = 41
 )
 
 func newBench(t *testing.T) *bench {
@@ -82,7 +86,8 @@ func newBench(t *testing.T) *bench {
 	b.configured = map[string][]string{
 		"pool_id": {"haiku", "gone", "held", "drop", "short", "served", "day", "night"}, "model_id": {"haiku", "held", "drop", "short", "served", "day", "night"},
 		"replica_id":     {"", "haiku-0", "haiku-1", "gone-0", "held-0", "drop-0", "short-0", "served-0", "day-0", "night-0"},
-		"device":         {"0"},
+		"device":         {"0", "1"},
+		"client":         {"localhost"},
 		"engine_version": {"", "fake-1", "vllm 0.11.0", "llama.cpp v0.5.0 built-in"},
 	}
 	engine := func(e **fakeengine.Engine) string {
@@ -92,10 +97,10 @@ func newBench(t *testing.T) *bench {
 		return s.URL
 	}
 	b.elsewhere = served(t)
-	text := strings.NewReplacer("$SERVED", b.elsewhere, "$MODEL", b.Model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
+	b.text = strings.NewReplacer("$SERVED", b.elsewhere, "$MODEL", b.Model, "$GONE", nowhere(t), "$HELD", engine(&b.held), "$DROP", engine(&b.drop), "$SHORT", engine(&b.short),
 		"$STANDIN", b.cards(t)).Replace(config)
 	path := filepath.Join(b.Dir, "config.yaml")
-	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	require.NoError(t, os.WriteFile(path, []byte(b.text), 0o600))
 
 	b.daemon, err = b.Serve(t.Context(), daemon.Options{Config: path, Options: process.Options{
 		Args: []string{"--no-self-test"},
@@ -128,7 +133,7 @@ func (b *bench) cards(t *testing.T) string {
 	_, err := nvmlstub.Build(b.Dir)
 	require.NoError(t, err)
 	state := nvmlstub.Reference()
-	state.Cards[0].Util = utilization
+	state.Cards[0].Util, state.Cards[0].Temp = utilization, degrees
 	require.NoError(t, state.Write(filepath.Join(b.Dir, "cards")))
 	for _, name := range []string{"day", "night"} {
 		require.NoError(t, standin.WriteModel(filepath.Join(b.Dir, name+".gguf"), name, modelBytes))
@@ -144,6 +149,13 @@ func nowhere(t *testing.T) string {
 	require.NoError(t, err)
 	require.NoError(t, l.Close())
 	return "http://" + l.Addr().String()
+}
+
+// reload has the daemon read a configuration file anew.
+func (b *bench) reload(t *testing.T, text string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(b.Dir, "config.yaml"), []byte(text), 0o600))
+	require.NoError(t, b.daemon.Signal(syscall.SIGHUP))
 }
 
 // eventually asks until try finds nothing wrong.

@@ -278,8 +278,25 @@ var table = []action{
 	{"what stands still stands still", func(*testing.T, *bench) []metrics.Move {
 		return []metrics.Move{
 			is(1, `llorch_build_info`), is(0, `llorch_queue_stuck`), is(4+2, `llorch_replica_state{state="ready"}`), is(0, `llorch_replica_state{replica_id="gone-0",state="ready"}`),
+			is(1, `llorch_pool_info{pool_id="haiku",model_id="haiku",engine="llamacpp"}`), is(1, `llorch_config_last_reload_successful`),
+			is(degrees, `llorch_gpu_temperature_celsius{device="0"}`), is(2, `llorch_gpu_healthy`), is(0, `llorch_gpu_memory_bytes{device="1",kind="promised"}`),
+			{Series: `llorch_data_folder_bytes{kind="free"}`, Kind: metrics.AtLeast},
 			is(1, `model_state{model_id="haiku",state="Active"}`), is(0, `model_state{model_id="haiku",state="Retired"}`),
 		}
+	}},
+
+	{"a path that nobody serves", func(t *testing.T, b *bench) []metrics.Move {
+		_, err := b.daemon.Client.Get(bounded(t), "/v1/nothing")
+		require.Error(t, err)
+		return []metrics.Move{by(1, `llorch_http_responses_total{route="none",code="404"}`)}
+	}},
+	{"a broken configuration is refused", func(t *testing.T, b *bench) []metrics.Move {
+		b.reload(t, "nonsense: 1\n")
+		return []metrics.Move{is(0, `llorch_config_last_reload_successful`)}
+	}},
+	{"and comes into force when it is mended", func(t *testing.T, b *bench) []metrics.Move {
+		b.reload(t, b.text)
+		return []metrics.Move{is(1, `llorch_config_last_reload_successful`)}
 	}},
 
 	{"a message batch of one request comes, is run, and is deleted", func(t *testing.T, b *bench) []metrics.Move {
@@ -370,7 +387,7 @@ func swapped(pool string, more ...metrics.Move) func(*testing.T, *bench) []metri
 // openStreams are closed one action after they were opened.
 var openStreams []func()
 
-// ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103, LO-454
+// LO-602, LO-613, ORCH-3028, ORCH-3072, ORCH-3080, ORCH-3097, OC-METRICS-7101, OC-METRICS-7102, LO-103, LO-437, LO-503, ORCH-1103, LO-454
 func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	runtime.LockOSThread() // the daemon ends with this thread, however the test does
 	promtool, err := metrics.FindPromtool()
@@ -380,6 +397,8 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	loose := []metrics.Move{
 		{Series: `llorch_worker_restarts_total{pool_id="gone"}`},
 		{Series: `llorch_ledger_ops_total{op="checkpoint"}`},
+		// Each look of this test is a request.
+		{Series: `llorch_http_responses_total`},
 		// A strict task that ends soon needs no write for its dispatch.
 		{Series: `llorch_ledger_ops_total{op="dispatch"}`},
 		// How many operations share a commit is a matter of timing.
@@ -397,11 +416,12 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	eventually(t, func() []string {
 		return b.contract.Unmoved(metrics.Scrape{}, b.scrape(t), []metrics.Move{is(6, `llorch_replica_state{state="ready"}`), is(1, `llorch_ledger_ops_total{op="claim"}`)}, loose)
 	})
+	prometheus := scrapes(t, b)
 	var last []byte
 	for i, a := range table {
 		if !t.Run(a.name, func(t *testing.T) {
 			before := b.scrape(t)
-			moves := a.do(t, b)
+			moves := withClients(a.do(t, b))
 			eventually(t, func() []string { return b.contract.Unmoved(before, b.scrape(t), moves, loose) })
 			last = b.exposition(t)
 			keep(t, i+1, a.name, last)
@@ -416,6 +436,8 @@ func TestSeriesMoveWhenTheyShould(t *testing.T) {
 	wrong, err := b.contract.Promtool(t.Context(), promtool, last)
 	require.NoError(t, err)
 	require.Empty(t, wrong)
+	t.Run("every panel has data", prometheus.answersEveryPanel)
+	t.Run("every rule is evaluated", prometheus.evaluatesEveryRule)
 	t.Run("a broken copy of the scrape fails", func(t *testing.T) { aBrokenCopyFails(t, b, promtool, last) })
 
 	require.NoError(t, b.daemon.Signal(syscall.SIGTERM))

@@ -23,6 +23,7 @@ import (
 	"github.com/llama-orch/llama-orch/service/front/ollama"
 	"github.com/llama-orch/llama-orch/service/front/opaque"
 	"github.com/llama-orch/llama-orch/service/front/openai"
+	"github.com/llama-orch/llama-orch/service/front/page"
 	"github.com/llama-orch/llama-orch/service/front/upstream"
 	"github.com/llama-orch/llama-orch/service/record/artifact"
 	"github.com/llama-orch/llama-orch/service/record/ledger"
@@ -88,6 +89,20 @@ func New(o Options) (*Fronts, error) {
 		f.Below[upstream.Prefix] = upstream.New(upstream.Options{Engines: f.engines, Log: o.Log})
 	}
 	return f, nil
+}
+
+// Page puts the status page before what else answers at its paths.
+func (f *Fronts) Page(o page.Options) (*page.Front, error) {
+	o.Native, o.Else = f.Below["/"], f.Below["/"]
+	if other := f.Exact[page.Root]; other != nil {
+		o.Else = other
+	}
+	front, err := page.New(o)
+	if err != nil {
+		return nil, err
+	}
+	f.Exact[page.Root], f.Below[page.Prefix] = front, front
+	return front, nil
 }
 
 // passOn puts before the native API, and before rerank, what passes requests to the servers of the pools that have their paths as routes. Errors are

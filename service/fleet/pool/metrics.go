@@ -23,6 +23,7 @@ var (
 	waitingDesc = prometheus.NewDesc("llorch_engine_requests_waiting", "Requests that wait in the replica's engine, as it tells with each health check.", observe.ReplicaLabels(), nil)
 	queriesDesc = prometheus.NewDesc("llorch_engine_prefix_cache_queries_total", "Tokens that the replica's engine has looked up in its prefix cache.", observe.ReplicaLabels(), nil)
 	hitsDesc    = prometheus.NewDesc("llorch_engine_prefix_cache_hits_total", "Tokens that the replica's engine has found in its prefix cache.", observe.ReplicaLabels(), nil)
+	infoDesc    = prometheus.NewDesc("llorch_pool_info", "Always 1; the labels say which model and engine a pool has (LO-613).", []string{"pool_id", "model_id", "engine"}, nil)
 	modelDesc   = prometheus.NewDesc("model_state", "1 for the state of the model's life cycle, 0 for the other.",
 		[]string{"model_id", "state"}, nil)
 )
@@ -52,6 +53,7 @@ type states struct{ m *Manager }
 
 func (s states) Describe(to chan<- *prometheus.Desc) {
 	to <- stateDesc
+	to <- infoDesc
 	to <- modelDesc
 	for _, d := range []*prometheus.Desc{runningDesc, waitingDesc, queriesDesc, hitsDesc} {
 		to <- d
@@ -88,6 +90,7 @@ func (s states) Collect(to chan<- prometheus.Metric) {
 	}
 	for _, id := range now.ids {
 		g := now.pools[id]
+		gauge(infoDesc, true, id, g.spec.ModelID, g.spec.Engine)
 		for _, r := range g.replicas {
 			info := r.info()
 			is := info.State

@@ -81,6 +81,7 @@ type Manager struct {
 	news   chan struct{} // capacity 1: tasks or replicas changed
 
 	mu        sync.Mutex
+	swaps     []task.Swap         // the latest, the oldest first; with mu
 	residents map[string]resident // only the loop writes it
 }
 
@@ -164,8 +165,8 @@ func (m *Manager) look(now time.Time) {
 	}
 	plan := Decide(now, cards, tenants(pools), m.o.Rules)
 	m.hold(pools, plan)
-	m.unload(plan.Unload)
-	m.load(plan.Load)
+	m.unload(plan.Unload, pools)
+	m.load(plan.Load, pools)
 	for i := range pools {
 		if p := &pools[i]; p.demand.Waiting > 0 {
 			// Otherwise these tasks would wait for their deadlines, or for ever.
@@ -267,8 +268,8 @@ func (m *Manager) hold(pools []seen, plan Plan) {
 	}
 }
 
-func (m *Manager) unload(pools []string) {
-	for _, id := range pools {
+func (m *Manager) unload(ids []string, pools []seen) {
+	for _, id := range ids {
 		m.alone(id, func() {
 			if err := m.o.Models.Unload(id); err != nil { // a task started before the pool was held
 				m.o.Log.Debug("a pool was not unloaded", zap.String("pool_id", id), zap.Error(err))
@@ -276,17 +277,19 @@ func (m *Manager) unload(pools []string) {
 			}
 			m.change(id, func(r *resident) { r.asked = request{at: m.o.Now(), from: Loaded} })
 			m.o.Metrics.unloaded(id)
+			m.note(task.Swap{At: m.o.Now(), PoolID: id, Why: whyOut(id, pools)})
 			m.o.Log.Info("an on-demand pool is to leave the memory", zap.String("pool_id", id))
 		})
 	}
 }
 
-func (m *Manager) load(pools []string) {
-	for _, id := range pools {
+func (m *Manager) load(ids []string, pools []seen) {
+	for _, id := range ids {
 		m.alone(id, func() {
 			m.o.Models.Load(id)
 			m.change(id, func(r *resident) { r.asked = request{at: m.o.Now(), load: true, from: Absent} })
 			m.o.Metrics.loaded(id)
+			m.note(task.Swap{At: m.o.Now(), PoolID: id, In: true, Why: whyIn(id, pools)})
 			m.o.Log.Info("an on-demand pool is to be loaded", zap.String("pool_id", id))
 		})
 	}

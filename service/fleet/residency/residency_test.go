@@ -314,3 +314,26 @@ func TestStartsAndStopsInAnyOrder(t *testing.T) {
 		require.Len(t, b.done, 2)
 	})
 }
+
+// LO-607: the page says which models came and went, and why.
+func TestSwapsAreRememberedWithTheirReasons(t *testing.T) {
+	b := newBox(0, in("old", Loaded), in("new", Absent))
+	m := b.manage()
+	m.look(ago(time.Hour))
+	b.asks("new", ago(time.Minute))
+	m.look(noon)
+	require.Equal(t, []string{"unload old"}, b.done)
+	b.pools["old"], b.free = in("old", Absent), 8
+	m.look(noon.Add(time.Second))
+	var told []string
+	for _, s := range m.Swaps() {
+		told = append(told, fmt.Sprint(s.In, " ", s.PoolID, ": ", s.Why))
+	}
+	require.Equal(t, []string{"true new: 1 task waits for it", "false old: makes room for new, for which 1 task waits"}, told, "the newest first")
+	require.Equal(t, "nobody has used it for a while", whyOut("old", nil))
+	require.Equal(t, "2 tasks wait", waits(2))
+	for range 2 * maxSwaps {
+		m.note(task.Swap{PoolID: "x"})
+	}
+	require.Len(t, m.Swaps(), maxSwaps)
+}

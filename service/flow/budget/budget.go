@@ -192,6 +192,28 @@ func (b *Book) Rests(sessionID, actor string) (rests task.Budgets) {
 	return rests
 }
 
+// Used is the share of its budget that each API token has spent in this window, or that its live tasks have reserved, by what the budget bounds: tokens,
+// time or cost.
+func (b *Book) Used() map[string]map[string]float64 {
+	now := b.o.Now()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.renew(now)
+	all := map[string]map[string]float64{}
+	for actor, a := range b.tokens {
+		taken, used := a.spent.Plus(a.reserved), map[string]float64{}
+		for resource, of := range map[string][2]int64{
+			"tokens": {taken.Tokens, a.budget.Tokens}, "time": {int64(taken.Time), int64(a.budget.Time)}, "cost": {taken.Cost, a.budget.Cost},
+		} {
+			if of[1] > 0 { // else it is not bounded
+				used[resource] = float64(of[0]) / float64(of[1])
+			}
+		}
+		all[actor] = used
+	}
+	return all
+}
+
 // Pays reports whether an account pays for a task: its session's, or that of its API token.
 func (b *Book) Pays(r *task.Request) bool { return r.SessionID != "" || b.bounds(r.Actor) }
 

@@ -276,3 +276,16 @@ func TestNobodyOverdraws(t *testing.T) {
 		}
 	})
 }
+
+// LO-613: what an API token has used is what it has spent and what its live tasks have reserved, of what its budget bounds.
+func TestWhatATokenHasUsed(t *testing.T) {
+	w := open(t, task.Amount{}, task.Amount{Tokens: 400, Time: 100 * time.Millisecond})
+	require.Empty(t, w.b.Used(), "nobody has come yet")
+	one, err := w.admit(taskOf("t1", ""))
+	require.NoError(t, err)
+	require.Equal(t, map[string]map[string]float64{"me": {"tokens": 0.25, "time": 0}}, w.b.Used())
+	w.end(one, 10)
+	require.Equal(t, map[string]map[string]float64{"me": {"tokens": 0.125, "time": 0.2}}, w.b.Used())
+	w.now = w.now.Add(24 * time.Hour)
+	require.Equal(t, map[string]map[string]float64{"me": {"tokens": 0, "time": 0}}, w.b.Used(), "the budget has renewed")
+}

@@ -297,3 +297,15 @@ func levelOf(p task.Priority) int {
 	}
 	return interactive
 }
+
+// First appends to into the items that would be popped first, at most n, in that order.
+func (q *Queue[T]) First(n int, into []T) []T {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, list := range q.line.lists {
+		for at := list.head; at != 0 && n > 0; at, n = q.line.nodes[at].next, n-1 {
+			into = append(into, q.slots[at].value)
+		}
+	}
+	return into
+}

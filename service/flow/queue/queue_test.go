@@ -189,3 +189,18 @@ func TestConcurrentUseLosesAndDoublesNothing(t *testing.T) {
 		require.EqualValues(t, 1, left[id].Load(), "item %d", id)
 	}
 }
+
+// LO-607: the first of the line, in the order in which they leave.
+func TestFirst(t *testing.T) {
+	q := queue.New[string](9, queue.Reject)
+	now := time.Now()
+	for _, v := range []string{"b1", "b2"} {
+		_, err := q.Push(task.Batch, v, now)
+		require.NoError(t, err)
+	}
+	_, err := q.Push(task.Interactive, "i1", now)
+	require.NoError(t, err)
+	require.Equal(t, []string{"i1", "b1"}, q.First(2, nil))
+	require.Equal(t, []string{"x", "i1", "b1", "b2"}, q.First(9, []string{"x"}))
+	require.Empty(t, q.First(0, nil))
+}

@@ -88,6 +88,7 @@ func (s *Scheduler) end(j *job, state task.State, end *task.End, e *task.Error) 
 		if j.lost() > 1 {
 			s.o.Metrics.moved(r)
 		}
+		s.outlook.ended(r, j.chance)
 		s.narrate(r, j.version(), was)
 		s.traced(j, &r)
 	})

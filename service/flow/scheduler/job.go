@@ -28,6 +28,7 @@ type job struct {
 	ticket queue.Ticket // the same; names its place in the queue
 	log    *stream.Log  // the same; the log has a lock of its own
 	slot   *slot        // the same; in which it begins before it is accepted; nil: it waits in the queue
+	chance *float64     // the same; that it meets its deadline; nil: it has none, or an earlier process admitted it
 
 	passing *passing // of a request that is passed on, which is not recorded; nil: of a task that is. Set before anybody sees the job
 

@@ -3,6 +3,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"errors"
 	"strconv"
 	"time"
@@ -29,6 +30,9 @@ type Metrics struct {
 	candidates    prometheus.Histogram
 	fullQueue     *prometheus.CounterVec
 	predictionMS  *prometheus.HistogramVec
+	waitMS        *prometheus.HistogramVec
+	clientTasks   *prometheus.CounterVec
+	clientTokens  *prometheus.CounterVec
 	streams       prometheus.Gauge
 	cutOffs       prometheus.Counter
 	failovers     *prometheus.CounterVec
@@ -79,7 +83,11 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 			observe.LabelEngine, observe.LabelPolicy),
 		predictionMS: histogram("llorch_prediction_error_ms", "Milliseconds between the predicted and the actual start, either way (LO-103).",
 			[]float64{10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000}, observe.LabelPoolID),
-		streams: prometheus.NewGauge(prometheus.GaugeOpts{Name: "llorch_streams_open", Help: "Open event streams."}),
+		waitMS: histogram("llorch_queue_wait_ms", "Milliseconds from admission to the first dispatch (LO-613).",
+			[]float64{10, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000, 120000, 300000, 600000}, observe.LabelPoolID, observe.LabelPriority),
+		clientTasks:  counter("llorch_client_tasks_total", "Tasks by who submitted them and by outcome (LO-613).", observe.LabelClient, observe.LabelOutcome),
+		clientTokens: counter("llorch_client_tokens_total", "Tokens by who submitted their task (LO-613).", observe.LabelClient, observe.LabelDirection),
+		streams:      prometheus.NewGauge(prometheus.GaugeOpts{Name: "llorch_streams_open", Help: "Open event streams."}),
 		cutOffs: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "llorch_stream_cutoffs_total", Help: "Streams cut off because their client was too slow when its task was canceled.",
 		}),
@@ -137,6 +145,7 @@ func (m *Metrics) placed(t task.Task, ok bool, considered int) {
 func (m *Metrics) dispatched(t task.Task, r Replica, waited time.Duration, tries int) {
 	m.startedTotal.WithLabelValues(t.Engine, r.EngineVersion, t.PoolID, r.ID, string(t.Request.Priority)).Inc()
 	if tries == 1 {
+		m.waitMS.WithLabelValues(t.PoolID, string(t.Request.Priority)).Observe(ms(waited))
 		m.predictionMS.WithLabelValues(t.PoolID).Observe(ms((waited - t.PredictedStart).Abs()))
 	}
 }
@@ -183,12 +192,16 @@ func observeMS(h prometheus.Observer, d time.Duration, traceID string) {
 // finished counts an ended task. First is when its first output came; zero: it had none.
 func (m *Metrics) finished(r task.Record, version string, first time.Time, traceID string) {
 	t := r.Task
+	client := cmp.Or(t.Request.Actor, observe.ClientServer)
 	m.finishedTotal.WithLabelValues(t.PoolID, string(r.State)).Inc()
+	m.clientTasks.WithLabelValues(client, string(r.State)).Inc()
 	if n := r.Status().TokensOut; n > 0 {
 		m.tokensOut.WithLabelValues(t.Engine, version, t.PoolID, r.ReplicaID).Add(float64(n))
+		m.clientTokens.WithLabelValues(client, "out").Add(float64(n))
 	}
 	if r.End != nil {
 		m.tokensIn.WithLabelValues(t.Engine, version, t.PoolID, r.ReplicaID).Add(float64(r.End.TokensIn))
+		m.clientTokens.WithLabelValues(client, "in").Add(float64(r.End.TokensIn))
 		if !first.IsZero() {
 			observeMS(m.decodeMS.WithLabelValues(t.Engine, version, t.PoolID, string(t.Request.Priority)), r.FinishedAt.Sub(first), traceID)
 		}

@@ -178,6 +178,9 @@ var errPrompt = errors.New("the task's prompt changed")
 func (l *lane) placed(j *job, s *slot, at time.Time) {
 	r, waited := s.lease.Replica(), since(j.task.AcceptedAt, at)
 	l.s.o.Metrics.dispatched(j.task, r, waited, j.tried())
+	if j.tried() == 1 {
+		l.s.outlook.started(j.task.PredictedStart, waited)
+	}
 	l.s.o.Narrator.Placed(narrated(j.snapshot(), r.EngineVersion), waited, s.considered)
 }
 

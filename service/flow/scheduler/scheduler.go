@@ -31,8 +31,10 @@ const attempts = 3
 
 // Scheduler holds the live tasks. Its methods may be called from several goroutines.
 type Scheduler struct {
-	o     Options
-	lanes atomic.Pointer[map[string]*lane] // replaced, with mu held, and never changed
+	o       Options
+	ends    atomic.Uint64 // tasks that this process has let go of
+	outlook outlook
+	lanes   atomic.Pointer[map[string]*lane] // replaced, with mu held, and never changed
 	// prefixes are what the replicas' slots were asked last.
 	prefixes prefix.Map
 
@@ -196,6 +198,7 @@ func (s *Scheduler) forget(j *job) {
 	defer s.mu.Unlock()
 	if s.live[j.task.ID] == j {
 		delete(s.live, j.task.ID)
+		s.ends.Add(1)
 	}
 }
 

@@ -189,6 +189,10 @@ func (l *lane) push(j *job) (run func(), err error) {
 		defer l.rates.queue(j, 1)
 		t.PredictedStart = l.predict(place.Position, t.Request.Priority)
 	}
+	if d := t.Request.Deadline; d > 0 {
+		chance := l.onTime(d, t.PredictedStart)
+		j.chance = &chance
+	}
 	j.log = stream.New(t.Started(), l.s.o.Now)
 	if j.slot != nil {
 		run = l.start(j, j.slot)

@@ -275,6 +275,31 @@ func (m *Manager) Get(ctx context.Context, id, actor string) (task.SessionStatus
 	return s, nil
 }
 
+// List shows at most so many sessions that still take tasks, those that were used last first. It asks no engine.
+func (m *Manager) List(most int) []task.SessionStatus {
+	now := m.o.Now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var all []*entry
+	for _, e := range m.sessions {
+		if e.ends().After(now) {
+			all = append(all, e)
+		}
+	}
+	used := func(e *entry) time.Time {
+		if e.turn != "" {
+			return now
+		}
+		return e.idle
+	}
+	slices.SortFunc(all, func(a, b *entry) int { return cmp.Or(used(b).Compare(used(a)), cmp.Compare(a.ID, b.ID)) })
+	out := make([]task.SessionStatus, 0, min(most, len(all)))
+	for _, e := range all[:min(most, len(all))] {
+		out = append(out, task.SessionStatus{Session: e.Session, TTLLeft: e.ends().Sub(now), Warm: m.warm(e), Rests: m.o.Accounts.Rests(e.ID, "")})
+	}
+	return out
+}
+
 // show is a session as it is now, and where its KV should be, if it should be somewhere.
 func (m *Manager) show(id, actor string) (s task.SessionStatus, place cell, held holding, warm bool, err error) {
 	now := m.o.Now()

@@ -569,3 +569,29 @@ func (l wrongLedger) DropSessions(ctx context.Context, sessions []task.Session) 
 	}
 	return l.world.DropSessions(ctx, sessions)
 }
+
+// LO-607: those that still take tasks, the last used first, without a call of an engine.
+func TestSessionsAreListed(t *testing.T) {
+	w := open(t)
+	for _, id := range []string{"first", "second", "third"} {
+		_, err := w.m.Create(t.Context(), task.SessionRequest{ID: id})
+		require.NoError(t, err)
+		w.now = w.now.Add(time.Second)
+	}
+	one := turn("t", "first")
+	require.NoError(t, w.m.Admit(&one))
+	ids := func(most int) (out []string) {
+		for _, s := range w.m.List(most) {
+			out = append(out, s.ID)
+		}
+		return out
+	}
+	require.Equal(t, []string{"first", "third", "second"}, ids(9), "one is in use")
+	require.Equal(t, []string{"first"}, ids(1))
+	s := w.m.List(1)[0]
+	require.Equal(t, 1, s.Turns)
+	require.Equal(t, int64(1000), s.Rests.Tokens.Left)
+	require.Positive(t, s.TTLLeft)
+	w.now = w.now.Add(time.Hour)
+	require.Empty(t, ids(9))
+}

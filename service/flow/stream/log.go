@@ -15,6 +15,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/go-faster/jx"
 
@@ -346,6 +347,17 @@ func (l *Log) Told() task.Transcript {
 	l.handed = max(l.handed, l.tokensEnd())
 	t, _ := l.soFar()
 	return t
+}
+
+// Tail is the end of what was generated so far, at most so many bytes, for somebody who only looks: a later run may still say something else.
+func (l *Log) Tail(most int) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	text := l.text[max(len(l.text)-most, 0):]
+	for len(text) > 0 && len(text) < len(l.text) && !utf8.RuneStart(text[0]) {
+		text = text[1:]
+	}
+	return string(text)
 }
 
 // soFar is Transcript with mu held.

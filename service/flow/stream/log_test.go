@@ -452,3 +452,15 @@ func BenchmarkTokenToSubscriber(b *testing.B) {
 		s.Written()
 	}
 }
+
+// LO-607: the end of what was said, at whole letters.
+func TestTail(t *testing.T) {
+	l := New(task.Started{TaskID: "a"}, time.Now)
+	require.Empty(t, l.Tail(5))
+	a := l.Begin()
+	require.NoError(t, a.Append(task.TextPiece("grün ")))
+	require.NoError(t, a.Append(task.TextPiece("wärts")))
+	require.Equal(t, "rts", l.Tail(3))
+	require.Equal(t, "rts", l.Tail(4), "half a letter is none")
+	require.Equal(t, "grün wärts", l.Tail(99))
+}

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/llama-orch/llama-orch/service/task"
 )
@@ -33,6 +34,7 @@ type AuthOptions struct {
 	// Origins are those whose web pages may read answers, as browsers write them, or AnyOrigin. Pages of those that are
 	// named count as local where callers from loopback need no token.
 	Origins []string
+	Now     func() time.Time // default time.Now
 }
 
 // Auth decides who may call: whoever has the one bearer token, and callers on loopback, where the configuration says that they
@@ -43,6 +45,7 @@ type Auth struct {
 	set      bool
 	optional bool
 	pages    pages
+	sessions *sessions
 }
 
 // NewAuth returns an Auth. It refuses options under which nobody could ever call.
@@ -51,7 +54,10 @@ func NewAuth(o AuthOptions) (*Auth, error) {
 		return nil, errors.New("a token is required on loopback too (auth.optional_on_loopback is false), but none is set: " +
 			"set LLORCH_API_TOKEN, or auth.optional_on_loopback to true")
 	}
-	a := &Auth{set: o.Token != "", optional: o.OptionalOnLoopback, pages: newPages(o.Origins)}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	a := &Auth{set: o.Token != "", optional: o.OptionalOnLoopback, pages: newPages(o.Origins), sessions: newSessions(o.Token, o.Now)}
 	if a.set {
 		a.digest = sha256.Sum256([]byte(o.Token))
 		a.identity = "token:" + hex.EncodeToString(a.digest[:3])
@@ -115,14 +121,23 @@ func (a *Auth) Authenticate(header string, remoteLoopback bool) (string, error) 
 	return "", e
 }
 
-// Check authenticates a request. The connection's remote address says whether the caller is on loopback; no header can claim it.
+// Identity is that of the callers with the token; empty: there is no token.
+func (a *Auth) Identity() string { return a.identity }
+
+// Check authenticates a request, by its header or by the cookie of a session (LO-604). The connection's remote address says whether the caller is on loopback; no header can claim it.
 // With always, a caller on loopback needs the token too.
 //
 // A caller without a token might be a web page of another site in the user's browser. Its requests carry that site's Host (DNS
 // rebinding) or Origin (cross-site), and Check refuses them with POLICY_DENIED, unless the configuration names that origin (LO-829).
 // So it does where a proxy forwards the request (LO-824).
 func (a *Auth) Check(r *http.Request, always bool) (string, error) {
-	id, err := a.Authenticate(offered(r.Header), remoteLoopback(r.RemoteAddr) && !always)
+	credential := offered(r.Header)
+	if credential == "" && !always {
+		if id, err := a.session(r); id != "" || err != nil {
+			return id, err
+		}
+	}
+	id, err := a.Authenticate(credential, remoteLoopback(r.RemoteAddr) && !always)
 	if err != nil || id != Localhost {
 		return id, err
 	}

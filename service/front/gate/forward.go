@@ -46,4 +46,6 @@ func Back(h http.Header) {
 			h.Del(name)
 		}
 	}
+	// Whatever the engine wrote, a browser must not run it as a page of ours (LO-605).
+	h.Set("Content-Security-Policy", "sandbox")
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/llama-orch/llama-orch/service/contain"
@@ -85,11 +86,12 @@ type Options struct {
 	Fronts map[string]Front
 	// Exact are fronts that get one path each, and nothing that lies under it.
 	Exact        map[string]Front
-	Log          *zap.Logger   // default none
-	MaxBody      int64         // bytes of a request body; default 4 MiB
-	MaxBodies    int64         // bytes of all bodies that are being read or served; default 64 MiB, at least MaxBody
-	ReadTimeout  time.Duration // to read the next bytes of a request's body; default 30 s, and 20 times as much for the whole
-	WriteTimeout time.Duration // to write an answer; what takes longer asks for more time itself; default 30 s
+	Log          *zap.Logger           // default none
+	Registerer   prometheus.Registerer // of the series; nil: nobody reads them
+	MaxBody      int64                 // bytes of a request body; default 4 MiB
+	MaxBodies    int64                 // bytes of all bodies that are being read or served; default 64 MiB, at least MaxBody
+	ReadTimeout  time.Duration         // to read the next bytes of a request's body; default 30 s, and 20 times as much for the whole
+	WriteTimeout time.Duration         // to write an answer; what takes longer asks for more time itself; default 30 s
 }
 
 // The defaults of Options.
@@ -105,6 +107,8 @@ type Gate struct {
 	o      Options
 	mounts []mount // the longest paths first
 	bodies room
+
+	responses *prometheus.CounterVec
 }
 
 type mount struct {
@@ -126,6 +130,10 @@ func New(o Options) (*Gate, error) {
 	o.ReadTimeout, o.WriteTimeout = cmp.Or(o.ReadTimeout, DefaultTimeout), cmp.Or(o.WriteTimeout, DefaultTimeout)
 	o.MaxBodies = max(cmp.Or(o.MaxBodies, defaultMaxBodies), o.MaxBody)
 	g := &Gate{o: o, bodies: room{most: o.MaxBodies}}
+	var err error
+	if g.responses, err = newResponses(o.Registerer); err != nil {
+		return nil, fmt.Errorf("gate: %w", err)
+	}
 	for path, front := range o.Fronts {
 		if !strings.HasPrefix(path, "/") || path != "/" && strings.HasSuffix(path, "/") {
 			return nil, fmt.Errorf("gate: a front is mounted at %q: a path begins with / and does not end with it", path)
@@ -160,7 +168,7 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	r = plain(r.WithContext(context.WithValue(r.Context(), callKey{}, c)))
-	out := &recorder{ResponseWriter: w, within: g.o.WriteTimeout}
+	out := &recorder{ResponseWriter: w, within: g.o.WriteTimeout, answered: func(status int) { g.answered(c.Route, status) }}
 	out.Header().Set(CorrelationHeader, c.CorrelationID)
 	welcome := g.o.Auth.pages.welcome(out.Header(), r.Header.Get("Origin"))
 	if welcome {

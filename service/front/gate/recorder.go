@@ -19,6 +19,8 @@ type recorder struct {
 	asked  bool  // the client waits for a sign before it sends its body
 	taken  bool  // a handler has the connection
 
+	answered func(status int) // is called when the response begins
+
 	within time.Duration // what the answer may take to be written
 	shows  string        // which headers a web page of another origin may read; empty: there is none that may
 }
@@ -44,6 +46,7 @@ func (r *recorder) begin(status int) {
 		return
 	}
 	r.status = status
+	r.answered(status)
 	// What came before, such as the load of a model or a time in which this process was stopped (LO-836), is not the client's doing.
 	r.bound()
 	r.expose()
@@ -75,6 +78,7 @@ func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		r.expose()
 		if r.status == 0 {
 			r.status = http.StatusOK
+			r.answered(r.status)
 		}
 	}
 	return conn, buffer, err

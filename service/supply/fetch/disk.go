@@ -14,11 +14,17 @@ import (
 
 // FreeBytes returns how many bytes an ordinary user may still write to dir's file system.
 func FreeBytes(dir string) (int64, error) {
+	free, _, err := Disk(dir)
+	return free, err
+}
+
+// Disk returns how many bytes an ordinary user may still write to dir's file system, and how many it has.
+func Disk(dir string) (free, size int64, err error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	return int64(s.Bavail) * s.Bsize, nil
+	return int64(s.Bavail) * s.Bsize, int64(s.Blocks) * s.Bsize, nil
 }
 
 func hexOf(h hash.Hash) string { return "sha256:" + hex.EncodeToString(h.Sum(nil)) }

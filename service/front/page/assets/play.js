@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// The playground: sends a task to one model or two, and shows their answers as they come.
+import { call, make, said } from "./call.js";
+
+const form = document.getElementById("play"), halt = document.getElementById("halt");
+const sides = ["first", "second"];
+const talks = { first: [], second: [] }; // the messages of the chat so far
+let running = new Map(); // by side: the task and its stream
+
+export async function openPlayground() {
+  const { first, second } = form.elements;
+  try {
+    const names = [...new Set((await call("GET", "/v1/pools")).pools.filter((p) => p.workload === "completion").map((p) => p.model.id))];
+    for (const select of [first, second]) {
+      const chosen = select.value;
+      select.replaceChildren(...(select === second ? [make("option", "none", { value: "" })] : []), ...names.map((n) => make("option", n, { value: n })));
+      if (names.includes(chosen)) select.value = chosen;
+    }
+  } catch (error) {
+    said(error.message);
+  }
+}
+
+function busy() {
+  halt.disabled = running.size === 0;
+  form.querySelector("[type=submit]").disabled = running.size > 0;
+}
+
+async function ask(side, model, f) {
+  const out = document.querySelector(`[data-talk="${side}"]`), fact = document.querySelector(`[data-facts="${side}"]`);
+  const words = f.words.value, chat = f.kind.value === "chat";
+  document.getElementById(side + "-title").textContent = model;
+  if (!chat) {
+    out.replaceChildren();
+    talks[side] = [];
+  }
+  out.append(make("p", words, { class: "asked" }));
+  const request = { model_ref: model, max_tokens: Number(f.max_tokens.value) || 128 };
+  if (chat) request.messages = [...talks[side], { role: "user", content: words }];
+  else request.prompt = words;
+  if (f.seed.value !== "") request.seed = Number(f.seed.value);
+  if (f.strict.checked) request.determinism = "strict";
+  fact.textContent = "…";
+  try {
+    const task = await call("POST", "/v1/tasks", JSON.stringify(request));
+    const answer = make("span"), thought = make("span", "", { class: "thought" });
+    out.append(thought, answer);
+    const source = new EventSource("/v1/tasks/" + task.task_id + "/stream");
+    running.set(side, { id: task.task_id, source });
+    busy();
+    const over = (text) => {
+      source.close();
+      running.delete(side);
+      fact.textContent = text;
+      busy();
+    };
+    source.addEventListener("metrics", (event) => {
+      const m = JSON.parse(event.data);
+      fact.textContent = m.phase === "queued" ? m.queue_position + " ahead" : m.phase;
+    });
+    source.addEventListener("token", (event) => {
+      const t = JSON.parse(event.data);
+      (t.channel === "reasoning" ? thought : answer).append(t.t);
+      out.scrollTop = out.scrollHeight;
+    });
+    source.addEventListener("end", (event) => {
+      const e = JSON.parse(event.data);
+      if (chat) talks[side] = [...request.messages, { role: "assistant", content: answer.textContent }];
+      const rate = e.decode_time_ms > 0 ? ", " + (1000 * e.tokens_out / e.decode_time_ms).toFixed(1) + " a second" : "";
+      over(e.tokens_out + " tokens" + rate + ", seed " + e.receipt.seed + ", " + e.receipt.determinism.replace("_", " ") + ", transcript " + e.receipt.transcript_sha256.slice(0, 12) + "…");
+    });
+    source.addEventListener("error", (event) => {
+      if (event.data) over(JSON.parse(event.data).message); // else the connection was lost, and the browser comes back
+    });
+  } catch (error) {
+    fact.textContent = error.message;
+    busy();
+  }
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const f = form.elements;
+  document.getElementById("second").hidden = f.second.value === "";
+  for (const side of sides) if (f[side].value) ask(side, f[side].value, f);
+});
+
+halt.addEventListener("click", async () => {
+  for (const { id } of running.values()) await call("POST", "/v1/tasks/" + id + "/cancel").catch((error) => said(error.message));
+});
+
+document.getElementById("anew").addEventListener("click", () => {
+  for (const side of sides) {
+    talks[side] = [];
+    document.querySelector(`[data-talk="${side}"]`).replaceChildren();
+    document.querySelector(`[data-facts="${side}"]`).textContent = "";
+  }
+});

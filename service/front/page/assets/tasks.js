@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+// The list of tasks, and the dialog with everything about one.
+import { call, make, mark } from "./call.js";
+
+const page = 100, most = 500;
+const marks = { queued: "ring", running: "play", completed: "tick", failed: "cross", canceled: "dash" };
+const tones = { running: "busy", completed: "good", failed: "bad" };
+let list = [], drawn = 0;
+
+function state(word) {
+  const e = make("span", undefined, { class: "state " + (tones[word] || "calm") });
+  e.append(mark(marks[word] || "ring"), " " + word);
+  return e;
+}
+
+function cell(name, content, kind = "") {
+  const td = make("td", undefined, { "data-name": name, class: kind });
+  td.append(content);
+  return td;
+}
+
+function row(t) {
+  const tr = make("tr"), acts = make("td", undefined, { class: "acts" });
+  const at = make("time", "", { "data-at": Date.parse(t.accepted_at), "data-as": "clock" });
+  at.textContent = new Date(t.accepted_at).toLocaleTimeString();
+  const name = make("button", t.task_id, { type: "button", class: "link", "data-task": t.task_id, "aria-label": "Details of task " + t.task_id });
+  const task = cell("Task", name);
+  task.append(" ", make("span", t.model_ref, { class: "dim" }));
+  if (t.state === "queued" || t.state === "running") {
+    acts.append(make("button", "Cancel", { type: "button", class: "small", "data-call": "POST", "data-path": "/v1/tasks/" + t.task_id + "/cancel", "data-done": "Cancel: " + t.task_id, "aria-label": "Cancel " + t.task_id }));
+  }
+  tr.append(cell("Accepted", at), task, cell("State", state(t.state)), cell("Pool", t.pool_id), cell("Tokens", String(t.tokens_out), "number"), acts);
+  return tr;
+}
+
+function draw(n) {
+  const rows = document.getElementById("tasks-rows");
+  rows.append(...list.slice(drawn, drawn + n).map(row));
+  drawn = Math.min(drawn + n, list.length);
+  document.getElementById("tasks-more").hidden = drawn >= list.length;
+  document.getElementById("tasks-count").textContent = list.length === 0 ? "No task. Send one, or try the playground." :
+    drawn + " of " + (list.length === most ? "the newest " : "") + list.length;
+}
+
+export async function showTasks() {
+  const wanted = document.forms["tasks-form"].elements.state.value;
+  try {
+    list = (await call("GET", "/v1/tasks?limit=" + most + (wanted ? "&state=" + wanted : ""))).tasks;
+  } catch (error) {
+    list = [];
+    document.getElementById("tasks-count").textContent = error.message;
+    return;
+  }
+  document.getElementById("tasks-rows").replaceChildren();
+  drawn = 0;
+  draw(page);
+}
+
+document.forms["tasks-form"].addEventListener("submit", (event) => { event.preventDefault(); showTasks(); });
+document.getElementById("tasks-more").addEventListener("click", () => draw(page));
+
+const dialog = document.getElementById("task"), body = document.getElementById("task-body"), said = document.getElementById("task-said");
+let open = null, later;
+
+function facts(pairs) {
+  const dl = make("dl");
+  for (const [name, value] of pairs) {
+    if (value === undefined || value === "" || value === null) continue;
+    const dd = make("dd");
+    dd.append(value);
+    dl.append(make("dt", name), dd);
+  }
+  return dl;
+}
+
+export async function showTask(id) {
+  const proof = document.getElementById("task-proof");
+  if (!dialog.open || open?.task_id !== id) {
+    said.textContent = "";
+    document.getElementById("task-title").textContent = "Task " + id;
+    body.replaceChildren(make("p", "…"));
+    proof.hidden = true;
+  }
+  if (!dialog.open) dialog.showModal();
+  try {
+    const t = open = await call("GET", "/v1/tasks/" + encodeURIComponent(id));
+    const live = t.state === "queued" || t.state === "running";
+    dialog.querySelector("[data-do=cancel]").hidden = !live;
+    dialog.querySelector("[data-do=replay]").hidden = live;
+    const receipt = t.end?.receipt;
+    clearTimeout(later);
+    if (live) later = setTimeout(() => { if (dialog.open && open === t) showTask(id); }, 1000);
+    body.replaceChildren(facts([
+      ["State", state(t.state)], ["Model", t.model_ref], ["Pool", t.pool_id], ["Replica", t.replica_id], ["Sent by", t.actor],
+      ["Accepted", new Date(t.accepted_at).toLocaleString()], ["Started", t.started_at && new Date(t.started_at).toLocaleString()],
+      ["Ended", t.finished_at && new Date(t.finished_at).toLocaleString()], ["Position", t.state === "queued" ? String(t.queue_position) : ""],
+      ["Tokens", t.tokens_in + " in, " + t.tokens_out + " out"], ["Finish", t.end?.finish_reason], ["Error", t.error && t.error.code + ": " + t.error.message],
+    ]));
+    if (receipt) {
+      body.append(make("h3", "Receipt"), facts(Object.entries(receipt).map(([name, value]) => [name.replaceAll("_", " "), String(value)])));
+      const found = await call("GET", "/v1/artifacts?kind=proof&limit=1&task_id=" + encodeURIComponent(id));
+      if (found.artifacts?.length && open === t) {
+        proof.href = "/v1/artifacts/" + found.artifacts[0].id + "/content";
+        proof.download = "proof-" + id + ".json";
+        proof.hidden = false;
+      }
+    }
+  } catch (error) {
+    body.replaceChildren(make("p", error.message, { class: "problem" }));
+  }
+}
+
+const acts = {
+  close: () => dialog.close(),
+  async cancel() {
+    const r = await call("POST", "/v1/tasks/" + encodeURIComponent(open.task_id) + "/cancel");
+    await showTask(open.task_id);
+    said.textContent = "The task is " + r.outcome + ".";
+  },
+  async replay() {
+    const t = await call("POST", "/v1/tasks", JSON.stringify({ model_ref: open.model_ref, workload: open.workload, replay_of: open.task_id, seed: open.seed, determinism: open.determinism }));
+    const before = open.end?.receipt;
+    await showTask(t.task_id);
+    said.textContent = "Sent again. Its transcript should be " + (before ? before.transcript_sha256.slice(0, 12) + "…" : "as before") + (open.determinism === "strict" ? "." : ", but this task is best effort.");
+  },
+  async why() {
+    const e = await call("POST", "/v1/placement/explain", JSON.stringify({ model_ref: open.model_ref, workload: open.workload, determinism: open.determinism }));
+    const ul = make("ul", undefined, { class: "plain" });
+    for (const c of e.candidates) {
+      const li = make("li");
+      li.append(mark(c.chosen ? "play" : "ring"), " " + (c.chosen ? "chosen: " : "") + (c.replica_id || c.pool_id) + ": " + c.reasons.join("; "));
+      ul.append(li);
+    }
+    for (const v of e.evictions) ul.append(make("li", "makes room: " + v.replica_id));
+    body.append(make("h3", "Where such a task would run now"), ul);
+    ul.scrollIntoView({ block: "nearest" });
+    said.textContent = e.replica_id ? "It would run on " + e.replica_id + "." : "Nothing fits now.";
+  },
+};
+
+dialog.addEventListener("click", async (event) => {
+  const what = event.target.closest("[data-do]")?.dataset.do;
+  if (!what) return;
+  try {
+    await acts[what]();
+  } catch (error) {
+    said.textContent = error.message;
+  }
+});
