@@ -17,6 +17,7 @@ import (
 	"github.com/llama-orch/llama-orch/ci/step"
 	"github.com/llama-orch/llama-orch/ci/tally"
 	"github.com/llama-orch/llama-orch/harness/metrics"
+	"github.com/llama-orch/llama-orch/harness/proxy"
 )
 
 // suites are steps of their own. They run the daemon's program, which Go's test cache cannot see, so they run with -count=1:
@@ -24,7 +25,7 @@ import (
 var suites = append([]string{"ci/smoke", "harness/bdd", "harness/chaos", "harness/clients", "harness/contract", "harness/determinism", "harness/haiku", "harness/metrics", "harness/pact", "harness/page"}, outside...)
 
 // outside are the suites that only look at the daemon's program from outside. The race detector sees nothing there.
-var outside = []string{"harness/abuse", "harness/fronts", "harness/handbook", "harness/program"}
+var outside = []string{"harness/abuse", "harness/fronts", "harness/handbook", "harness/program", "harness/proxy"}
 
 // notSuites drops the packages of the suites from a list of the module's packages.
 func notSuites(module string, packages []string) []string {
@@ -45,6 +46,9 @@ func (Check) Outside(ctx context.Context) error { return prepared(ctx, daemon) }
 
 // checkOutside runs the suites beside one another: they wait more than they work.
 func checkOutside(ctx context.Context, t *tally.Tally) error {
+	if err := proxy.Nginx.Fetch(ctx, step.Say); err != nil {
+		return err
+	}
 	args := []string{"-count=1", "-p", strconv.Itoa(len(outside))}
 	for _, dir := range outside {
 		args = append(args, "./"+dir+"/...")

@@ -107,15 +107,13 @@ func TestThePackagesAreComplete(t *testing.T) {
 		require.Contains(t, string(text), "deploy/package/"+script+".sh")
 		require.FileExists(t, "deploy/package/"+script+".sh")
 	}
-	c, err := config.Load("deploy/package/config.yaml", func(name string) string {
-		if name == "HOME" {
-			return "/var/lib/llama-orch"
-		}
-		return ""
-	})
-	require.NoError(t, err)
-	require.Equal(t, "/var/lib/llama-orch", c.DataDir, "as StateDirectory= has it")
-	require.Len(t, c.Pools, 1)
+	for _, file := range []string{"deploy/package/config.yaml", "deploy/container/config.yaml"} {
+		c, err := config.Load(file, func(string) string { return "" })
+		require.NoError(t, err)
+		require.Equal(t, "/var/lib/llama-orch", c.DataDir, "as StateDirectory= and VOLUME have it")
+		require.Len(t, c.Pools, 1)
+		require.Equal(t, c.Loopback(), c.Auth.OptionalOnLoopback, "what comes through a published port needs the token")
+	}
 }
 
 // LO-639: an upgrade stops a daemon that runs before its files are replaced, and starts it after that. It starts none that does not run, and nothing deletes what was accepted.
